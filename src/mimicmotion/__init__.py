@@ -1,0 +1,23 @@
+"""MimicMotion: human motion video from one picture and a driving video, of any length."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+# Public names, imported when first used: `import mimicmotion` loads neither torch nor OpenCV.
+_LAZY = {
+    "FusionConfig": "mimicmotion.config",
+    "MimicMotionPipeline": "mimicmotion.pipeline",
+    "PoseSequence": "mimicmotion.pose.keypoints",
+    "open_estimator": "mimicmotion.pose.estimator",
+}
+__all__ = ["FusionConfig", "MimicMotionPipeline", "PoseSequence", "__version__", "open_estimator"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'mimicmotion' has no attribute {name!r}")

@@ -1,0 +1,1 @@
+"""Noise schedule, denoisers, progressive latent fusion, samplers, losses."""

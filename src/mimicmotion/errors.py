@@ -1,0 +1,44 @@
+"""The error tree: every error says what was got, what was expected and how to mend it."""
+
+from __future__ import annotations
+
+
+class MimicMotionError(Exception):
+    """Base of all errors that this package raises on purpose.
+
+    Args:
+        got: what was found, with the name and the value of the thing.
+        expected: what would have been accepted.
+        fix: what the user can do about it.
+    """
+
+    def __init__(self, got: str, expected: str, fix: str) -> None:
+        super().__init__(f"{got}\n  expected: {expected}\n  fix: {fix}")
+        self.got, self.expected, self.fix = got, expected, fix
+
+    def __reduce__(self) -> tuple[type[MimicMotionError], tuple[str, str, str]]:
+        return type(self), (self.got, self.expected, self.fix)
+
+
+class InputError(MimicMotionError, ValueError):
+    """The caller's input or configuration is wrong."""
+
+
+class ConfigError(InputError):
+    """A setting is unknown, has the wrong type or is out of range."""
+
+
+class MediaError(InputError):
+    """A picture or video is missing, empty, damaged or of a kind that cannot be read."""
+
+
+class PoseError(InputError):
+    """A pose file or pose sequence is malformed, or no usable pose was found where one is needed."""
+
+
+class WeightsError(MimicMotionError):
+    """Model weights are missing, damaged, of the wrong shape, or cannot be fetched."""
+
+
+class OutputError(MimicMotionError, OSError):
+    """A result cannot be written (permission, full disk, missing folder)."""

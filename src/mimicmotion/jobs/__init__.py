@@ -1,0 +1,1 @@
+"""The jobs behind the command line: generate, plan, poses, doctor."""

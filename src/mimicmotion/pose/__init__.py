@@ -1,0 +1,1 @@
+"""Poses with confidence: estimators, alignment, drawing. No torch here."""

@@ -1,0 +1,70 @@
+"""`PoseSequence`: the keypoints of one person over time, with the estimator's confidence."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32
+from numpy import ndarray
+
+from mimicmotion.errors import PoseError
+
+# Layout of the 134 points (COCO-WholeBody order with OpenPose's 18 body points in front):
+BODY = slice(0, 18)  # nose, neck, R shoulder, elbow, wrist, L ..., R hip, knee, ankle, L ..., R eye, L eye, R ear, L ear
+FEET = slice(18, 24)  # L big toe, small toe, heel, R big toe, small toe, heel
+FACE = slice(24, 92)  # 68 iBUG points
+LEFT_HAND = slice(92, 113)  # wrist, then thumb, index, middle, ring, little finger from base to tip
+RIGHT_HAND = slice(113, 134)
+NUM_POINTS = 134
+
+# Indices of the body points.
+NOSE, NECK = 0, 1
+R_SHOULDER, R_ELBOW, R_WRIST, L_SHOULDER, L_ELBOW, L_WRIST = 2, 3, 4, 5, 6, 7
+R_HIP, R_KNEE, R_ANKLE, L_HIP, L_KNEE, L_ANKLE = 8, 9, 10, 11, 12, 13
+R_EYE, L_EYE, R_EAR, L_EAR = 14, 15, 16, 17
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PoseSequence:
+    """One person's keypoints over time; "left" and "right" are the person's own.
+
+    Attributes:
+        xy: pixel positions (x, y) in a frame of `size`; pixel centres at integer + 0.5; finite also where unseen.
+        confidence: the estimator's confidence, 0..1; 0 means "not seen", a frame without a person is all 0.
+        size: (height, width) in pixels of the frame that `xy` refers to.
+        fps: frames per second of the sequence.
+        source: who made it (estimator and its version, or a file).
+    """
+
+    xy: Float32[ndarray, "frames 134 2"]
+    confidence: Float32[ndarray, "frames 134"]
+    size: tuple[int, int]
+    fps: float = 0.0
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        frames = self.confidence.shape[0] if self.confidence.ndim else 0
+        if self.xy.shape != (frames, NUM_POINTS, 2) or self.confidence.shape != (frames, NUM_POINTS):
+            raise PoseError(
+                f"xy {self.xy.shape} with confidence {self.confidence.shape}",
+                f"(frames, {NUM_POINTS}, 2) and (frames, {NUM_POINTS})",
+                "use the 134-point layout of mimicmotion.pose.keypoints",
+            )
+        if not np.isfinite(self.xy).all() or not np.isfinite(self.confidence).all():
+            raise PoseError("NaN or infinity in the pose", "finite numbers", "mark unseen points with confidence 0")
+        if frames and not (self.confidence.min() >= 0 and self.confidence.max() <= 1):
+            low, high = float(self.confidence.min()), float(self.confidence.max())
+            raise PoseError(f"confidence {low:.3g} to {high:.3g}", "0 to 1", "rescale or clip the confidences")
+
+    def __len__(self) -> int:
+        return len(self.confidence)
+
+    def __getitem__(self, frames: slice) -> PoseSequence:
+        return dataclasses.replace(self, xy=self.xy[frames], confidence=self.confidence[frames])
+
+    def scaled(self, size: tuple[int, int]) -> PoseSequence:
+        """The same pose in a frame of another (height, width)."""
+        xy = self.xy * np.float32([size[1] / self.size[1], size[0] / self.size[0]])
+        return dataclasses.replace(self, xy=xy.astype(np.float32), size=size)

@@ -1,0 +1,1 @@
+"""Procedural synthetic people with exact keypoints."""

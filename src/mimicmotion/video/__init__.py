@@ -1,0 +1,1 @@
+"""Videos and pictures in and out, and the one geometry transform. No torch here."""

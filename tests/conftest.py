@@ -1,0 +1,53 @@
+"""Shared fixtures: the hypothesis profile, golden files and the optional folder of shared test material."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from numpy import ndarray
+
+settings.register_profile("repo", deadline=None, derandomize=True, print_blob=False)
+settings.load_profile("repo")
+
+GOLDEN = Path(__file__).parent / "golden"
+SHARED = Path(os.environ.get("MIMICMOTION_SHARED", Path(__file__).parents[2] / "shared"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="rewrite the golden files from this run")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Callable[[str], Path]:
+    """Path of a file of the shared test material; skips the test where it is not at hand."""
+
+    def find(name: str) -> Path:
+        path = SHARED / name
+        if not path.exists():
+            pytest.skip(f"{name} is not at hand (set MIMICMOTION_SHARED to the folder that holds it)")
+        return path
+
+    return find
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Compare arrays with tests/golden/NAME.npz; `pytest --update-golden` rewrites the file."""
+
+    def check(name: str, rtol: float = 1e-6, atol: float = 1e-9, **arrays: ndarray) -> None:
+        path = GOLDEN / f"{name}.npz"
+        if request.config.getoption("--update-golden"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.savez_compressed(path, **arrays)
+        with np.load(path) as want:
+            assert set(want.files) == set(arrays), f"{path.name} holds {want.files}, the test made {sorted(arrays)}"
+            for key, got in arrays.items():
+                hint = f"{key} changed. Meant? Run pytest --update-golden and say why in changelog/"
+                np.testing.assert_allclose(got, want[key], rtol=rtol, atol=atol, err_msg=hint)
+
+    return check
