@@ -1,0 +1,52 @@
+# Everything from a clean clone: `make demo` shows what it does, `make test` runs the tests.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+OUT ?= out
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow check docs bench tiny clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+# A stamp per set of extras: editable installs follow the sources, so only the metadata matters.
+$(VENV)/.base: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install -q -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install -q -c constraints.txt -e '.[train,dev]'
+	@touch $@ $(VENV)/.base
+
+demo: $(VENV)/.base  ## a bundled picture makes the movements of a real man: OUT/demo.mp4 and a side-by-side
+	@mkdir -p $(OUT)
+	$(BIN)/mimicmotion demo -o $(OUT)
+
+test: $(VENV)/.dev  ## the tests
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+
+test-slow: $(VENV)/.dev  ## the long tests
+	$(BIN)/python -m pytest -m slow
+
+check: $(VENV)/.dev  ## lint, format, types, floors, docs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyrefly check
+	$(BIN)/lint-imports
+	$(MAKE) docs
+
+docs: $(VENV)/.dev  ## build the documentation into site/
+	$(BIN)/zensical build --clean --strict
+
+bench: $(VENV)/.dev  ## the benchmarks: one JSON line each
+	@set -e; for b in benchmarks/*.py; do OMP_NUM_THREADS=1 $(BIN)/python $$b; done
+
+tiny: $(VENV)/.dev  ## retrain the bundled tiny model from nothing (hours on a CPU)
+	$(BIN)/python scripts/train_tiny.py
+
+clean:  ## remove everything that make built
+	rm -rf $(VENV) $(OUT) site .coverage .pytest_cache .ruff_cache
