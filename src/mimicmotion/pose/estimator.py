@@ -1,0 +1,133 @@
+"""The one door to pose estimators: the protocol, a test double, and opening one by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+from numpy import ndarray
+
+from mimicmotion.errors import ConfigError, PoseError
+from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
+
+Frame: TypeAlias = UInt8[ndarray, "height width 3"]
+PosePoints: TypeAlias = tuple[Float32[ndarray, "134 2"], Float32[ndarray, "134"]]
+Person: TypeAlias = Literal["largest"] | int | tuple[float, float]
+"""Whom to follow: the largest person, the n-th from the left in the first frame, or the one at a point (x, y) in pixels."""
+
+ESTIMATORS = ("holistic", "dwpose")
+
+
+@runtime_checkable
+class PoseEstimator(Protocol):
+    """Finds one person's keypoints in each frame of a video.
+
+    Both methods read `frames` (RGB) once, in order, and never hold more than the current one. A frame in which the
+    person is not found has confidence 0 at all points.
+    """
+
+    def estimate_stream(self, frames: Iterable[Frame]) -> Iterator[PosePoints]:
+        """Yield (xy in pixels, confidence 0..1) for each frame as soon as it is done."""
+        ...
+
+    def estimate(self, frames: Iterable[Frame], fps: float = 0.0) -> PoseSequence:
+        """The poses of all frames; they must have one size."""
+        ...
+
+
+def collect_poses(
+    stream: Callable[[Iterable[Frame]], Iterator[PosePoints]],
+    frames: Iterable[Frame],
+    fps: float = 0.0,
+    source: str = "",
+) -> PoseSequence:
+    """Run `estimate_stream` to its end: what `estimate` of every estimator does.
+
+    Raises:
+        PoseError: there is no frame, or the frames differ in size.
+    """
+    size: tuple[int, int] | None = None
+
+    def watched() -> Iterator[Frame]:
+        nonlocal size
+        for i, frame in enumerate(frames):
+            if size is None:
+                size = (frame.shape[0], frame.shape[1])
+            elif frame.shape[:2] != size:
+                raise PoseError(f"frame {i} is {frame.shape[:2]}", f"{size}, as the first", "resize the frames first")
+            yield frame
+
+    points = list(stream(watched()))
+    if size is None or not points:
+        raise PoseError("a video without frames", "at least one frame", "check the video file")
+    xy, confidence = (np.stack(part).astype(np.float32) for part in zip(*points, strict=True))
+    return PoseSequence(xy, confidence, size, fps, source)
+
+
+class StaticPose:
+    """An estimator for tests: it answers each frame with the given poses in turn, the last one again and again."""
+
+    def __init__(self, pose: PoseSequence) -> None:
+        self.pose = pose
+
+    def estimate_stream(self, frames: Iterable[Frame]) -> Iterator[PosePoints]:
+        """Yield the stored pose, scaled to the frame's size."""
+        for i, frame in enumerate(frames):
+            pose = self.pose.scaled((frame.shape[0], frame.shape[1]))
+            k = min(i, len(pose) - 1)
+            yield pose.xy[k], pose.confidence[k]
+
+    def estimate(self, frames: Iterable[Frame], fps: float = 0.0) -> PoseSequence:
+        """The stored poses, one a frame."""
+        return collect_poses(self.estimate_stream, frames, fps, source="static")
+
+
+def nobody() -> PosePoints:
+    """The points of a frame without a person: all at (0, 0) with confidence 0."""
+    return np.zeros((NUM_POINTS, 2), np.float32), np.zeros(NUM_POINTS, np.float32)
+
+
+def open_estimator(
+    name: str = "holistic",
+    *,
+    person: Person = "largest",
+    threads: int | None = None,
+    device: str = "auto",
+    detector_path: str | Path | None = None,
+    pose_path: str | Path | None = None,
+) -> PoseEstimator:
+    """Open a pose estimator.
+
+    Args:
+        name: "holistic" (bundled, works offline) or "dwpose" (ONNX files given by the user).
+        person: whom to follow where several are seen; see `Person`.
+        threads: CPU threads; None lets onnxruntime decide.
+        device: "auto", "cpu" or "cuda".
+        detector_path: dwpose: the YOLOX person detector, e.g. yolox_l.onnx.
+        pose_path: dwpose: the whole-body network, e.g. dw-ll_ucoco_384.onnx.
+
+    Raises:
+        ConfigError: the name or the device is unknown, or a path is missing or superfluous.
+    """
+    if name not in ESTIMATORS:
+        raise ConfigError(f"pose estimator {name!r}", " or ".join(ESTIMATORS), "choose one of these")
+    if device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"device {device!r} for poses", "auto, cpu or cuda", "choose one of these")
+    if name == "holistic":
+        if detector_path or pose_path:
+            raise ConfigError("model files with the holistic estimator", "none", "use the estimator dwpose for them")
+        from mimicmotion.pose.holistic import HolisticEstimator
+
+        return HolisticEstimator(person=person, threads=threads, device=device)
+    if not detector_path or not pose_path:
+        raise ConfigError(
+            f"dwpose with detector {detector_path} and pose network {pose_path}",
+            "two ONNX files",
+            "give detector_path (yolox_l.onnx) and pose_path (dw-ll_ucoco_384.onnx)",
+        )
+    from mimicmotion.pose.dwpose import DWPoseEstimator
+
+    return DWPoseEstimator(detector_path, pose_path, person=person, threads=threads, device=device)
