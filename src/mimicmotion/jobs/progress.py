@@ -1,0 +1,66 @@
+"""How long jobs report: they are generators that yield `Progress` and return their result."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One report of a running job.
+
+    Attributes:
+        stage: what is being done: poses, load, encode, denoise, write.
+        done: units finished (frames or steps).
+        total: units in all; None where it is not known beforehand.
+    """
+
+    stage: str
+    done: int
+    total: int | None = None
+
+
+Job = Generator[Progress, None, T]
+
+
+def finish(job: Job[T], on_progress: Callable[[Progress], object] | None = None) -> T:
+    """Run a job to its end and return its result; `on_progress` sees every report."""
+    while True:
+        try:
+            report = next(job)
+        except StopIteration as stop:
+            return stop.value
+        if on_progress is not None:
+            on_progress(report)
+
+
+@dataclass
+class Stopwatch:
+    """Seconds spent per stage, from the reports that pass through `watch`."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def watch(self, job: Job[T]) -> Job[T]:
+        """Pass a job's reports on and add up the time until each."""
+        last = time.perf_counter()
+        stage = "start"
+        while True:
+            try:
+                report = next(job)
+            except StopIteration as stop:
+                self._add(stage, last)
+                return stop.value
+            stage = report.stage
+            last = self._add(stage, last)
+            yield report
+            last = time.perf_counter()
+
+    def _add(self, stage: str, since: float) -> float:
+        now = time.perf_counter()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - since
+        return now
