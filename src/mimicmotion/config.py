@@ -61,6 +61,10 @@ def parse(cls: type[T], data: Mapping[str, Any]) -> T:
         error = first.get("ctx", {}).get("error")
         if isinstance(error, ConfigError):
             raise error from e
+        if first["type"].startswith("missing"):
+            raise ConfigError(
+                f"no {where!r}", f"a value for {where!r}", "give it on the command line or in the file"
+            ) from e
         raise ConfigError(f"{where} = {first['input']!r}", first["msg"], fix) from e
 
 
@@ -158,6 +162,28 @@ class SamplingOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PosesConfig(SamplingOptions, PoseOptions):
+    """Everything that a pose file depends on: `mimicmotion poses` and its YAML file have these fields."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    video: Path
+    """The video."""
+    output: Path
+    """The pose file (.npz), or a folder name ending in / for OpenPose JSON files."""
+    draw: Path | None = None
+    """Also write a video of the drawn poses here."""
+    confidence_aware: bool = True
+    """Draw poses with the estimator's confidence (paper); off draws everything above 0.3 at full brightness."""
+    fps: float | None = None  # type: ignore[assignment]
+    """Frames per second of the poses; empty keeps the video's own."""
+
+    def __post_init__(self) -> None:
+        SamplingOptions.__post_init__(self)
+        PoseOptions.__post_init__(self)
+
+
+@dataclass(frozen=True, kw_only=True)
 class GenerateConfig(SamplingOptions, PoseOptions):
     """Everything that one result depends on: `mimicmotion generate` and its YAML file have these fields."""
 
@@ -190,7 +216,9 @@ class GenerateConfig(SamplingOptions, PoseOptions):
     num_inference_steps: int | None = None
     """Denoising steps; empty uses the model's default."""
     guidance_scale: float | None = None
-    """Classifier-free guidance, constant; empty uses the model's default."""
+    """Classifier-free guidance; 1 is none; empty uses the model's default."""
+    guidance_scale_end: float | None = None
+    """Ramp the guidance from guidance_scale at the first frame to this at the last; empty keeps it constant."""
     noise_aug_strength: float = 0.0
     """Noise added to the picture before it is encoded."""
     motion_bucket_id: int = 127
@@ -221,6 +249,7 @@ class GenerateConfig(SamplingOptions, PoseOptions):
             "height": (16, 8192),
             "width": (16, 8192),
             "guidance_scale": (0, 100),
+            "guidance_scale_end": (0, 100),
             "noise_aug_strength": (0, 10),
             "motion_bucket_id": (0, 1023),
             "seed": (0, 2**63 - 1),

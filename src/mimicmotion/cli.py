@@ -1,0 +1,218 @@
+"""The command line. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import sys
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from cyclopts import App, Group, Parameter
+
+from mimicmotion import __version__
+from mimicmotion.config import GenerateConfig, PosesConfig, field_help, load_yaml, parse
+from mimicmotion.errors import InputError, MimicMotionError
+
+if typing.TYPE_CHECKING:
+    from mimicmotion.jobs.progress import Job
+
+T = TypeVar("T")
+
+app = App(
+    name="mimicmotion",
+    version=__version__,
+    help="Human motion video from one picture and a driving video, of any length (MimicMotion, arXiv 2406.19680).",
+)
+weights_app = App(name="weights", help="List, fetch, verify and convert model weights.")
+app.command(weights_app)
+
+ConfigFile = Annotated[
+    Path | None,
+    Parameter(name=["--config", "-c"], help="YAML file with any of these settings; options given here win."),
+]
+
+
+def _options(cls: type, skip: Sequence[str], short: dict[str, str] | None = None) -> type:
+    """A dataclass with the fields of the settings `cls`, all optional: None means "not given"."""
+    helps, hints = field_help(cls), typing.get_type_hints(cls)
+    fields = []
+    for f in dataclasses.fields(cls):
+        if f.name in skip:
+            continue
+        known = f.default is not dataclasses.MISSING and f.default is not None
+        text = helps[f.name] + (f" [default: {str(f.default).lower()}]" if known else "")
+        names = [f"--{f.name.replace('_', '-')}", *([short[f.name]] if short and f.name in short else [])]
+        kind = Annotated[hints[f.name] | None, Parameter(name=names, help=text, show_default=False)]
+        fields.append((f.name, kind, dataclasses.field(default=None)))
+    # cyclopts takes a class of the module "types" for a plain value, so say where this one lives
+    space = {"__module__": __name__}
+    return dataclasses.make_dataclass(f"{cls.__name__}Options", fields, frozen=True, kw_only=True, namespace=space)
+
+
+GenerateOptions = _options(GenerateConfig, ["picture", "video"], {"output": "-o"})
+PlanOptions = _options(GenerateConfig, ["picture", "video", "side_by_side", "preview", "audio"], {"output": "-o"})
+PosesOptions = _options(PosesConfig, ["video"], {"output": "-o"})
+
+
+Settings = Parameter(name="*", group=Group("Settings"))
+
+
+def _merge(cls: type[T], config: Path | None, options: Any, **arguments: Any) -> T:
+    data = load_yaml(config) if config else {}
+    given = {f.name: getattr(options, f.name) for f in dataclasses.fields(options)} if options is not None else {}
+    return parse(cls, data | {k: v for k, v in (given | arguments).items() if v is not None})
+
+
+def _run(job: Job[T]) -> T:
+    """Run a job under a progress display on the error stream."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+    from mimicmotion.jobs.progress import finish
+
+    columns = [SpinnerColumn(), TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn()]
+    with Progress(*columns, TimeRemainingColumn(elapsed_when_finished=True), console=Console(stderr=True)) as display:
+        tasks: dict[str, Any] = {}
+
+        def show(report: Any) -> None:
+            if report.stage not in tasks:
+                tasks[report.stage] = display.add_task(report.stage, total=report.total)
+            display.update(tasks[report.stage], completed=report.done, total=report.total)
+
+        return finish(job, show)
+
+
+@app.command
+def generate(
+    picture: Path | None = None,
+    video: Path | None = None,
+    /,
+    *,
+    config: ConfigFile = None,
+    options: Annotated[GenerateOptions, Settings] = GenerateOptions(),  # pyrefly: ignore
+) -> None:
+    """Make a video of the person in PICTURE moving as the person in VIDEO (or in a pose file).
+
+    Writes OUTPUT and OUTPUT.json (seed, settings, versions and checksums of weights and inputs).
+    """
+    settings = _merge(GenerateConfig, config, options, picture=picture, video=video)
+    from mimicmotion.jobs.generate import generate as job
+
+    print(_run(job(settings)).summary())
+
+
+@app.command
+def plan(
+    picture: Path | None = None,
+    video: Path | None = None,
+    /,
+    *,
+    config: ConfigFile = None,
+    options: Annotated[PlanOptions, Settings] = PlanOptions(),  # pyrefly: ignore
+) -> None:
+    """Say what `generate` would do with the same arguments, before any long work.
+
+    Writes OUTPUT (a picture, plan.png by default): the aligned driving pose over the reference picture.
+    """
+    output = getattr(options, "output", None) or Path("plan.png")
+    settings = _merge(GenerateConfig, config, options, picture=picture, video=video, output=output)
+    from mimicmotion.jobs.plan import plan as job
+
+    print(_run(job(settings)).summary())
+
+
+@app.command
+def poses(
+    video: Path | None = None,
+    /,
+    *,
+    config: ConfigFile = None,
+    options: Annotated[PosesOptions, Settings] = PosesOptions(),  # pyrefly: ignore
+) -> None:
+    """Find the poses of the person in VIDEO and keep them in a file that `generate` takes in place of the video."""
+    settings = _merge(PosesConfig, config, options, video=video)
+    from mimicmotion.jobs.poses import poses as job
+
+    print(_run(job(settings)).summary())
+
+
+@app.command
+def demo(*, output: Annotated[Path, Parameter(name=["--output", "-o"])] = Path("out")) -> None:
+    """Run the bundled example into the folder OUTPUT: a bundled picture moves as a real man in a real video."""
+    from mimicmotion.jobs.demo import demo as job
+
+    print(_run(job(output)).summary())
+
+
+@app.command
+def doctor() -> None:
+    """Print what this machine has and what would be used."""
+    from mimicmotion.jobs.doctor import doctor as report
+
+    print(report())
+
+
+@app.command
+def train(config: Path, /, *, resume: bool = True) -> None:
+    """Train a model by the settings of a YAML file; a run that was stopped goes on where it was."""
+    from mimicmotion.jobs.train import train as job
+
+    print(job(config, resume=resume))
+
+
+@weights_app.command(name="list")
+def weights_list() -> None:
+    """List the known weights, where they come from and which are here."""
+    from mimicmotion.jobs.weights import listing
+
+    print(listing())
+
+
+@weights_app.command(name="fetch")
+def weights_fetch(name: str, /, *, endpoint: str | None = None, offline: bool | None = None) -> None:
+    """Fetch the weights NAME from the hub (or the mirror ENDPOINT), go on with a partial download, and verify them."""
+    from mimicmotion import weights
+
+    print(weights.fetch(name, endpoint=endpoint, offline=offline))
+
+
+@weights_app.command(name="verify")
+def weights_verify(name: str, /) -> None:
+    """Verify the checksum of the weights NAME, or of a file or folder given by path."""
+    from mimicmotion import weights
+
+    print(weights.verify(name))
+
+
+@weights_app.command(name="convert")
+def weights_convert(
+    base: str, checkpoint: str | None = None, /, *, output: Annotated[Path, Parameter(name=["--output", "-o"])]
+) -> None:
+    """Convert a base model and a released checkpoint into one folder of safetensors that loads by itself."""
+    from mimicmotion.jobs.weights import convert
+
+    print(convert(base, checkpoint, output))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point. Exit codes: 0 done, 1 failed, 2 wrong input or usage, 130 interrupted."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
+    try:
+        result = app(argv, exit_on_error=True, result_action="return_value")
+        return result if isinstance(result, int) else 0
+    except InputError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+    except MimicMotionError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; nothing half-written is left", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
