@@ -1,1 +1,1 @@
-"""Noise schedule, denoisers, progressive latent fusion, samplers, losses."""
+"""Pure functions of diffusion: noise levels, noise, denoisers, fusion of segments, samplers, the training objective."""

@@ -1,0 +1,53 @@
+"""Random numbers: drawn on the CPU in float32 for each absolute frame, so device, length and segments do not matter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from torch import Tensor
+
+REFERENCE_FRAME = -1
+"""Frame number under which the noise of the reference slot is drawn."""
+PICTURE_FRAME = -2
+"""Frame number under which the augmentation noise of the reference picture is drawn."""
+
+_WORD = (1 << 64) - 1
+
+
+def frame_noise(seed: int, frame_indices: Iterable[int], shape: tuple[int, ...]) -> Float32[Tensor, frames *shape]:
+    """Unit Gaussian noise of the named frames, float32 on the CPU.
+
+    The pair (seed, frame) is the key of a counter-based generator: frame 7 has the same noise in a video of 8 frames
+    and of 8000, in whatever segment, batch or process it is computed. (A seeded `torch.Generator` on the CPU keeps 32
+    bits of its seed, too few for two numbers.)
+    """
+    rows = []
+    for frame in frame_indices:
+        bits = np.random.Philox(key=np.array([seed & _WORD, frame & _WORD], dtype=np.uint64))
+        rows.append(torch.from_numpy(np.random.Generator(bits).standard_normal(shape, dtype=np.float32)))
+    return torch.stack(rows) if rows else torch.empty(0, *shape)
+
+
+def periodic_noise(
+    noise: Float[Tensor, "batch period *shape"], num_frames: int
+) -> Float[Tensor, "batch {num_frames} *shape"]:
+    """The published code's noise: one segment's worth, repeated along time: noise(f) = n[f mod period]."""
+    return noise[:, torch.arange(num_frames) % noise.shape[1]]
+
+
+def augment_picture(
+    picture: Float[Tensor, "batch 3 height width"], strength: float, noise: Float[Tensor, "batch 3 height width"]
+) -> Float[Tensor, "batch 3 height width"]:
+    """Noise on the reference picture in pixel space (-1..1), before the VAE. Tell the network the same `strength`."""
+    return picture + strength * noise if strength else picture
+
+
+def added_time_ids(fps: float, motion_bucket_id: float, noise_aug_strength: float) -> Float32[Tensor, "1 3"]:
+    """SVD's micro-conditioning [fps - 1, motion bucket, noise augmentation], in this order.
+
+    SVD was trained on fps - 1: a video of 7 frames a second has the number 6.
+    """
+    return torch.tensor([[fps - 1, motion_bucket_id, noise_aug_strength]], dtype=torch.float32)
