@@ -1,0 +1,291 @@
+"""Poses as coloured pictures: the input of PoseNet (paper section 3.3, confidence-aware pose guidance).
+
+The default look is the one that the published weights were trained on. It is painted on a canvas whose short side has
+2160 pixels, without anti-aliasing, and sampled down bilinearly: a limb is a filled ellipse of 4 px half-width at 60 % of
+its colour, a joint a disc of radius 4, a finger bone a line of width 2, a fingertip a disc of radius 4, a face point a
+disc of radius 3. Each colour is multiplied by the confidence of its point, or by the product of the limb's two ends.
+
+Painting costs little; clearing, dimming and sampling a canvas of 25 MB cost much. So limb colours are dimmed before they
+are painted, and only the rectangle that holds the person is cleared and sampled, at block edges where the sampling grid
+of the rectangle coincides with that of the whole canvas: the pixels are the same.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import math
+from collections.abc import Collection, Iterator
+from typing import TypeAlias
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from numpy import ndarray
+
+from mimicmotion.errors import PoseError
+from mimicmotion.pose.keypoints import BODY, FACE, LEFT_HAND, NUM_POINTS, RIGHT_HAND, PoseSequence
+
+Box: TypeAlias = tuple[int, int, int, int]  # top, bottom, left, right
+ALL_PARTS = ("body", "hands", "face")
+
+RELEASED_SHORT_SIDE = 2160
+BODY_THRESHOLD = 0.3
+DIMMING = 0.6
+
+# Body point pairs in painting order, and one hue per 20 degrees for limbs and joints alike.
+LIMBS = np.array(
+    [(1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10), (1, 11), (11, 12), (12, 13)]
+    + [(1, 0), (0, 14), (14, 16), (0, 15), (15, 17)]
+)
+# Red, green, blue: 18 steps around the colour wheel. The released code mixes the wheel of OpenPose as red, green, blue,
+# then swaps red and blue at the end, so the nose is blue; the published weights know it that way.
+_WHEEL = [(255, 0, 0), (255, 85, 0), (255, 170, 0), (255, 255, 0), (170, 255, 0), (85, 255, 0)]
+BODY_COLOURS = np.array([np.roll(c, k)[::-1] for k in range(3) for c in _WHEEL], dtype=np.float64)
+BONES = np.array([(0 if k == 0 else 4 * finger + k, 4 * finger + k + 1) for finger in range(5) for k in range(4)])
+BONE_COLOURS = np.array([colorsys.hsv_to_rgb(i / len(BONES), 1.0, 1.0)[::-1] for i in range(len(BONES))])
+
+_SHIFT = 4  # binary digits behind the point of sub-pixel coordinates
+_FAR = 1 << 14  # points beyond this many canvas sizes are pulled in: OpenCV counts in 32 bit
+
+
+class PoseDrawer:
+    """Draws poses of one frame size, reusing one canvas. Not for use by two threads at once.
+
+    Args:
+        size: (height, width) of the pictures.
+        canvas_short_side: 2160 gives the released look, pixel for pixel. None paints with sub-pixel precision at 2-4
+            times the target size and averages down: the same colours and relative widths, but anti-aliased and many
+            times faster, for small pictures (the released look breaks thin lines apart below some 400 pixels).
+            Another number is the short side of the canvas for this way of painting.
+        stroke: factor on all widths; needs canvas_short_side other than 2160 unless it is 1.
+        confidence_aware: False shows each point above 0.3 in full brightness and no other (for ablations).
+        parts: what to draw.
+
+    Raises:
+        PoseError: size, stroke or parts make no sense.
+    """
+
+    def __init__(
+        self,
+        size: tuple[int, int],
+        *,
+        canvas_short_side: int | None = RELEASED_SHORT_SIDE,
+        stroke: float = 1.0,
+        confidence_aware: bool = True,
+        parts: Collection[str] = ALL_PARTS,
+    ) -> None:
+        height, width = size
+        if height < 1 or width < 1:
+            raise PoseError(f"picture size {size}", "height and width of at least 1", "give (height, width) in pixels")
+        if unknown := set(parts) - set(ALL_PARTS):
+            raise PoseError(f"parts to draw: {sorted(unknown)}", ", ".join(ALL_PARTS), "choose from these")
+        self.released = canvas_short_side == RELEASED_SHORT_SIDE
+        if stroke <= 0 or (self.released and stroke != 1):
+            raise PoseError(f"stroke={stroke}", "above 0, and 1 for the released look", "set canvas_short_side=None")
+        self.size, self.confidence_aware, self.parts = (height, width), confidence_aware, frozenset(parts)
+        short = min(size)
+        target = canvas_short_side or short * (4 if short <= 256 else 3 if short <= 448 else 2)
+        ratio = target / short
+        # int() as in the released code: the canvas may be a fraction of a pixel short
+        self.canvas_size = (max(1, int(height * ratio)), max(1, int(width * ratio)))
+        self.unit = stroke * target / RELEASED_SHORT_SIDE
+        self._canvas = np.zeros((*self.canvas_size, 3), np.uint8)
+        self._dirty: Box | None = None
+
+    def draw(
+        self, xy: Float[ndarray, "*people 134 2"], confidence: Float[ndarray, "*people 134"]
+    ) -> UInt8[ndarray, "height width 3"]:
+        """One RGB picture.
+
+        Args:
+            xy: points in pixels of `size`, of one person or of several.
+            confidence: 0..1; a point of confidence 0 is not drawn.
+        """
+        people = np.asarray(xy, np.float64).reshape(-1, NUM_POINTS, 2)
+        scores = np.asarray(confidence, np.float64).reshape(-1, NUM_POINTS)
+        if not np.isfinite(people).all() or not np.isfinite(scores).all():
+            raise PoseError("NaN or infinity in the pose", "finite numbers", "mark unseen points with confidence 0")
+        if not self.confidence_aware:
+            scores = (scores > BODY_THRESHOLD).astype(np.float64)
+        # First to fractions of the picture, as the released code has them: the same last bit at the edge of a pixel
+        people = people / self.size[::-1] * self.canvas_size[::-1]
+        people = np.clip(people, -_FAR, _FAR + max(self.canvas_size))
+        box = self._bounds(people, scores)
+        self._clear()
+        if box is None:
+            return np.zeros((*self.size, 3), np.uint8)
+        self._dirty = box
+        if "body" in self.parts:
+            self._paint_body(people[:, BODY], scores[:, BODY])
+        if "hands" in self.parts:
+            for side in (LEFT_HAND, RIGHT_HAND):
+                for points, score in zip(people[:, side], scores[:, side], strict=True):
+                    self._paint_hand(points, score)
+        if "face" in self.parts:
+            self._paint_face(people[:, FACE].reshape(-1, 2), scores[:, FACE].reshape(-1))
+        return self._sample(box)
+
+    def _clear(self) -> None:
+        if self._dirty is not None:
+            top, bottom, left, right = self._dirty
+            self._canvas[top:bottom, left:right] = 0
+            self._dirty = None
+
+    def _bounds(self, people: Float[ndarray, "n 134 2"], scores: Float[ndarray, "n 134"]) -> Box | None:
+        """The rectangle of the canvas that can be painted, widened to where its sampling grid meets the whole's."""
+        chosen = np.zeros(NUM_POINTS, bool)
+        for part, places in (("body", (BODY,)), ("hands", (LEFT_HAND, RIGHT_HAND)), ("face", (FACE,))):
+            for place in places:
+                chosen[place] = part in self.parts
+        points = people[(scores > 0) & chosen]
+        if not len(points):
+            return None
+        margin = 8 * max(self.unit, 1.0)
+        box: list[int] = []
+        for axis in (1, 0):
+            pixels, length = self.size[axis ^ 1], self.canvas_size[axis ^ 1]
+            low, high = points[:, axis].min() - margin, points[:, axis].max() + margin
+            if high <= 0 or low >= length:
+                return None
+            # enlarging needs a neighbour from beyond the block, so there the block is the whole
+            block = length // math.gcd(length, pixels) if length >= pixels else length
+            start = max(0, int(low) // block * block)
+            box += [start, min(length, -(-(int(high) + 1) // block) * block)]
+        return box[0], box[1], box[2], box[3]
+
+    def _sample(self, box: Box) -> UInt8[ndarray, "height width 3"]:
+        import cv2
+
+        top, bottom, left, right = box
+        (rows, columns), (height, width) = self.canvas_size, self.size
+        part = self._canvas[top:bottom, left:right]
+        if self.canvas_size != self.size:
+            target = (width * (right - left) // columns, height * (bottom - top) // rows)
+            shrink = cv2.INTER_LINEAR if self.released else cv2.INTER_AREA
+            part = cv2.resize(part, target, interpolation=shrink)
+        out = np.zeros((height, width, 3), np.uint8)
+        y, x = height * top // rows, width * left // columns
+        out[y : y + part.shape[0], x : x + part.shape[1]] = part
+        return out
+
+    def _paint_body(self, points: Float[ndarray, "n 18 2"], scores: Float[ndarray, "n 18"]) -> None:
+        import cv2
+
+        ends, score = points[:, LIMBS], scores[:, LIMBS]  # n limbs 2 (xy)
+        if self.released:
+            # At exactly the threshold its joints are missing but its limbs are not: they end in the last point of all
+            ends = np.where((score == BODY_THRESHOLD)[..., None], points[-1, -1], ends)
+        drawn = (score >= BODY_THRESHOLD).all(-1)
+        colours = np.trunc(BODY_COLOURS[: len(LIMBS)] * score.prod(-1)[..., None])
+        # Dimmed here and not on the canvas: limbs overwrite each other and are not blended
+        colours = np.trunc(np.minimum(colours, 255) * DIMMING)
+        polygons = _ReleasedLimbs(ends) if self.released else _SmoothLimbs(ends, 4 * self.unit)
+        shift = 0 if self.released else _SHIFT
+        rgb = colours.tolist()
+        for limb, n in np.argwhere(drawn.T).tolist():
+            cv2.fillConvexPoly(self._canvas, polygons(n, limb), rgb[n][limb], cv2.LINE_8, shift)
+        joints = np.trunc(BODY_COLOURS * scores[..., None]).swapaxes(0, 1)
+        seen = scores.T > BODY_THRESHOLD
+        self._paint_discs(points.swapaxes(0, 1)[seen], 4, joints[seen])
+
+    def _paint_hand(self, points: Float[ndarray, "21 2"], score: Float[ndarray, 21]) -> None:
+        import cv2
+
+        seen = self._inside(points) & (score > 0)
+        colours = BONE_COLOURS * np.trunc(score[BONES].prod(-1) * 255)[:, None]
+        thickness = 2 if self.released else max(1, round(2 * self.unit))
+        at, shift = self._fixed(points)
+        for (a, b), colour, both in zip(BONES.tolist(), colours.tolist(), seen[BONES].all(-1).tolist(), strict=True):
+            if both:
+                cv2.line(self._canvas, at[a], at[b], colour, thickness, cv2.LINE_8, shift)
+        tips = np.zeros((len(points), 3))
+        tips[:, 0] = np.trunc(score * 255)
+        self._paint_discs(points[seen], 4, tips[seen])
+
+    def _paint_face(self, points: Float[ndarray, "m 2"], score: Float[ndarray, " m"]) -> None:
+        seen = self._inside(points) & (score > 0)
+        self._paint_discs(points[seen], 3, np.trunc(score[seen] * 255)[:, None].repeat(3, 1))
+
+    def _paint_discs(self, points: Float[ndarray, "m 2"], radius: float, colours: Float[ndarray, "m 3"]) -> None:
+        import cv2
+
+        at, shift = self._fixed(points)
+        size = int(radius) if self.released else round(radius * self.unit * (1 << shift))
+        for centre, colour in zip(at, colours.tolist(), strict=True):
+            cv2.circle(self._canvas, centre, size, colour, -1, cv2.LINE_8, shift)
+
+    def _inside(self, points: Float[ndarray, "m 2"]) -> ndarray:
+        # The released code leaves out hand and face points in the first row and column and before them
+        return (np.trunc(points) > 0).all(-1)
+
+    def _fixed(self, points: Float[ndarray, "m 2"]) -> tuple[list[list[int]], int]:
+        """Integer coordinates as OpenCV takes them, with their number of binary digits behind the point."""
+        if self.released:
+            return points.astype(np.int64).tolist(), 0
+        # OpenCV counts from pixel centres, so 0.5 here is 0 there
+        return np.rint((points - 0.5) * (1 << _SHIFT)).astype(np.int64).tolist(), _SHIFT
+
+
+class _ReleasedLimbs:
+    """Limbs as the released code has them: whole pixels and degrees, one polygon point a degree."""
+
+    def __init__(self, ends: Float[ndarray, "n limbs 2 2"]) -> None:
+        offset = ends[..., 0, :] - ends[..., 1, :]
+        self.centre = ends.mean(-2).astype(np.int64).tolist()
+        self.half = (np.hypot(offset[..., 0], offset[..., 1]) / 2).astype(np.int64).tolist()
+        self.angle = np.degrees(np.arctan2(offset[..., 1], offset[..., 0])).astype(np.int64).tolist()
+
+    def __call__(self, n: int, limb: int) -> Int[ndarray, "points 2"]:
+        import cv2
+
+        return cv2.ellipse2Poly(self.centre[n][limb], (self.half[n][limb], 4), self.angle[n][limb], 0, 360, 1)
+
+
+class _SmoothLimbs:
+    """Limbs as ellipses in sub-pixel coordinates, all at once."""
+
+    def __init__(self, ends: Float[ndarray, "n limbs 2 2"], half_width: float) -> None:
+        half = (ends[..., 0, :] - ends[..., 1, :]) / 2
+        length = np.maximum(np.hypot(half[..., 0], half[..., 1]), half_width)[..., None]
+        along = half / np.maximum(np.hypot(half[..., 0], half[..., 1]), 1e-9)[..., None]
+        across = np.stack([-along[..., 1], along[..., 0]], -1) * half_width
+        turn = np.linspace(0, 2 * np.pi, 24, endpoint=False)[:, None]
+        centre = ends.mean(-2)[..., None, :] - 0.5
+        outline = centre + np.cos(turn) * (along * length)[..., None, :] + np.sin(turn) * across[..., None, :]
+        self.points = np.rint(outline * (1 << _SHIFT)).astype(np.int32)
+
+    def __call__(self, n: int, limb: int) -> Int[ndarray, "points 2"]:
+        return self.points[n, limb]
+
+
+def draw_pose(
+    xy: Float[ndarray, "*people 134 2"],
+    confidence: Float[ndarray, "*people 134"],
+    size: tuple[int, int],
+    *,
+    canvas_short_side: int | None = RELEASED_SHORT_SIDE,
+    stroke: float = 1.0,
+    confidence_aware: bool = True,
+    parts: Collection[str] = ALL_PARTS,
+) -> UInt8[ndarray, "height width 3"]:
+    """One pose as an RGB picture of `size` (height, width); `xy` is in its pixels. See `PoseDrawer` for the rest."""
+    drawer = PoseDrawer(
+        size, canvas_short_side=canvas_short_side, stroke=stroke, confidence_aware=confidence_aware, parts=parts
+    )
+    return drawer.draw(xy, confidence)
+
+
+def draw_poses(
+    poses: PoseSequence,
+    size: tuple[int, int] | None = None,
+    *,
+    canvas_short_side: int | None = RELEASED_SHORT_SIDE,
+    stroke: float = 1.0,
+    confidence_aware: bool = True,
+    parts: Collection[str] = ALL_PARTS,
+) -> Iterator[UInt8[ndarray, "height width 3"]]:
+    """The frames of a sequence as RGB pictures, one at a time, scaled to `size` (default: the sequence's own)."""
+    poses = poses if size is None else poses.scaled(size)
+    drawer = PoseDrawer(
+        poses.size, canvas_short_side=canvas_short_side, stroke=stroke, confidence_aware=confidence_aware, parts=parts
+    )
+    return (drawer.draw(xy, confidence) for xy, confidence in zip(poses.xy, poses.confidence, strict=True))
