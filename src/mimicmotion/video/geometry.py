@@ -1,0 +1,264 @@
+"""ONE transform, resize + crop or letterbox, for the picture, the video's frames and the keypoints alike.
+
+Sizes are (height, width) in pixels, points are (x, y). Pixel centres lie at integer + 0.5, so a frame of width w
+spans 0..w and a transform is the same affine map for a pixel and for a keypoint.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from numpy import ndarray
+
+from mimicmotion.errors import ConfigError
+
+Size = tuple[int, int]
+FitMode = Literal["crop", "letterbox", "stretch", "released"]
+Resample = Literal["lanczos", "bicubic", "bilinear", "nearest", "released"]
+SizeMode = Literal["released", "keep"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """The affine map target = source * scale + offset per axis, and how pixels are resampled under it.
+
+    Attributes:
+        source: (height, width) of what goes in.
+        target: (height, width) of what comes out.
+        scale: target pixels per source pixel, (y, x).
+        offset: where the source's top left corner lands in the target, (y, x) pixels; negative where cropped.
+        resample: `lanczos`, `bicubic`, `bilinear` (all antialiased), `nearest`, or `released`: bilinear without
+            antialiasing, as in the published code.
+        fill: RGB colour of the target outside the source.
+    """
+
+    source: Size
+    target: Size
+    scale: tuple[float, float]
+    offset: tuple[float, float]
+    resample: Resample = "lanczos"
+    fill: tuple[int, int, int] = (0, 0, 0)
+
+    def __post_init__(self) -> None:
+        for name in ("source", "target"):
+            if min(getattr(self, name)) < 1:
+                raise ConfigError(f"{name} size {getattr(self, name)}", "at least 1 x 1 pixel", "check the sizes")
+
+    def apply(self, image: UInt8[ndarray, "height width 3"]) -> UInt8[ndarray, "out_height out_width 3"]:
+        """Resample one uint8 RGB picture or frame of size `source` to size `target`.
+
+        Raises:
+            ConfigError: the picture does not have the size that this transform was planned for.
+        """
+        if image.shape[:2] != self.source:
+            raise ConfigError(
+                f"a picture of {image.shape[0]} x {image.shape[1]}",
+                f"{self.source[0]} x {self.source[1]} (height x width)",
+                "plan one transform per source size",
+            )
+        # The target pixels whose centres fall into the source; the rest is fill.
+        (top, bottom), (left, right) = (self._covered(axis) for axis in (0, 1))
+        whole = (top, bottom, left, right) == (0, self.target[0], 0, self.target[1])
+        if whole and self.scale == (1.0, 1.0):
+            y, x = (round(-o) for o in self.offset)
+            if (-y, -x) == self.offset:
+                return np.ascontiguousarray(image[y : y + self.target[0], x : x + self.target[1]])
+        out = np.empty((*self.target, 3), np.uint8)
+        if not whole:
+            out[:] = np.asarray(self.fill, np.uint8)
+        if top < bottom and left < right:
+            part = _resize_released if self.resample == "released" else _resize_pillow
+            out[top:bottom, left:right] = part(self, image, (top, bottom), (left, right))
+        return out
+
+    def points(self, xy: Float[ndarray, "*batch 2"]) -> Float[ndarray, "*batch 2"]:
+        """Where the points (x, y), in pixels of the source, land in the target. Not clipped."""
+        return xy * np.asarray(self.scale[::-1], xy.dtype) + np.asarray(self.offset[::-1], xy.dtype)
+
+    def inverse(self) -> Fit:
+        """The transform back, from `target` to `source`; what the crop has cut off comes back as `fill`."""
+        return Fit(
+            source=self.target,
+            target=self.source,
+            scale=(1 / self.scale[0], 1 / self.scale[1]),
+            offset=(-self.offset[0] / self.scale[0], -self.offset[1] / self.scale[1]),
+            resample="lanczos" if self.resample == "released" else self.resample,
+            fill=self.fill,
+        )
+
+    def _covered(self, axis: int) -> tuple[int, int]:
+        start = self.offset[axis]
+        stop = start + self.scale[axis] * self.source[axis]
+        # 1e-6: the far edge of a crop must not lose its last row to rounding
+        first, last = math.ceil(start - 0.5 - 1e-6), math.ceil(stop - 0.5 - 1e-6)
+        return max(0, first), max(0, min(self.target[axis], last))
+
+
+def plan_fit(
+    source: Size,
+    target: Size,
+    mode: FitMode = "crop",
+    *,
+    anchor: tuple[float, float] = (0.5, 0.5),
+    resample: Resample = "lanczos",
+    fill: tuple[int, int, int] = (0, 0, 0),
+) -> Fit:
+    """Plan the transform of everything of size `source` to size `target`.
+
+    Args:
+        source: (height, width) of the picture, the video, or the frame that the keypoints refer to.
+        target: (height, width) wanted.
+        mode: `crop` fills the target and cuts what is over; `letterbox` shows the whole source and adds bars;
+            `stretch` gives up the aspect ratio; `released` is the published code's resize to whole pixels, without
+            antialiasing, and centre crop.
+        anchor: which part stays in a crop, or where a letterboxed picture sits: (y, x), 0 = top left, 1 = bottom right.
+        resample: filter; antialiased whenever the picture gets smaller. `released` mode has its own.
+        fill: RGB colour of the bars.
+    """
+    if min(*source, *target) < 1:
+        raise ConfigError(f"source {source}, target {target}", "sizes of at least 1 x 1 pixel", "check the sizes")
+    ratios = target[0] / source[0], target[1] / source[1]
+    if mode == "stretch":
+        return Fit(source, target, ratios, (0.0, 0.0), resample, fill)
+    if mode == "crop":  # one exact scale for both axes: a circle stays a circle
+        scale = max(ratios)
+        spare = [t - scale * s for t, s in zip(target, source, strict=True)]
+        # the axis that fills the target exactly has nothing to spare; rounding must not make it start at 1e-13
+        offset = [a * d if d < -1e-9 else 0.0 for a, d in zip(anchor, spare, strict=True)]
+        return Fit(source, target, (scale, scale), (offset[0], offset[1]), resample, fill)
+    if mode == "letterbox":  # whole pixels, so that the bars have sharp edges
+        sizes = [min(t, max(1, round(min(ratios) * s))) for t, s in zip(target, source, strict=True)]
+        starts = [float(round(a * (t - n))) for a, t, n in zip(anchor, target, sizes, strict=True)]
+        scales = sizes[0] / source[0], sizes[1] / source[1]
+        return Fit(source, target, scales, (starts[0], starts[1]), resample, fill)
+    if mode == "released":
+        return _plan_released(source, target, fill)
+    raise ConfigError(f"mode={mode!r}", "crop, letterbox, stretch or released", "choose one of these")
+
+
+def plan_size(
+    source: Size,
+    *,
+    resolution: int = 576,
+    ratio: float = 9 / 16,
+    multiple: int = 64,
+    mode: SizeMode = "released",
+) -> Size:
+    """The (height, width) to generate for a picture of size `source`; both are multiples of `multiple`.
+
+    Args:
+        source: (height, width) of the reference picture.
+        resolution: the short side (paper: 576).
+        ratio: short side / long side (paper: 9/16, that is 576 x 1024).
+        multiple: 64 is what the published weights ask for (8 from the VAE x 8 from the U-Net).
+        mode: `released`: short side `resolution`, long side `resolution / ratio` rounded down; upright if the picture
+            is taller than wide, else lying. `keep`: the picture's own aspect ratio, as near as the multiples allow,
+            with no more pixels than `released` has.
+
+    Raises:
+        ConfigError: `resolution` is not a multiple of `multiple`, or `ratio` is not in (0, 1].
+    """
+    if multiple < 1 or resolution < multiple or resolution % multiple:
+        fix = f"use {max(multiple, round(resolution / max(multiple, 1)) * multiple)}"
+        raise ConfigError(f"resolution={resolution}", f"a multiple of {multiple}", fix)
+    if not 0 < ratio <= 1:
+        raise ConfigError(f"ratio={ratio}", "short side / long side, 0 < ratio <= 1", "for example 9/16 or 1")
+    if min(source) < 1:
+        raise ConfigError(f"source size {source}", "at least 1 x 1 pixel", "check the picture")
+    long = int(resolution / ratio // multiple) * multiple
+    height, width = source
+    if mode == "released":
+        return (long, resolution) if height > width else (resolution, long)
+    if mode == "keep":
+        return _keep_aspect(height / width, resolution * long // multiple**2, multiple)
+    raise ConfigError(f"mode={mode!r}", "released or keep", "choose one of these")
+
+
+def check_size(size: Size, multiple: int = 64) -> None:
+    """Raise ConfigError unless height and width are positive multiples of `multiple`."""
+    for name, value in zip(("height", "width"), size, strict=True):
+        if value < multiple or value % multiple:
+            near = max(multiple, round(value / multiple) * multiple)
+            raise ConfigError(f"{name}={value}", f"a multiple of {multiple}", f"use {near}")
+
+
+def released_round_trip(image: UInt8[ndarray, "height width 3"]) -> UInt8[ndarray, "height width 3"]:
+    """What the published code makes of a picture before CLIP and the VAE see it.
+
+    It maps uint8 to -1..1 in float32 and back by truncation, so that some values come out one lower.
+    """
+    unit = image.astype(np.float32) / np.float32(127.5) - np.float32(1)
+    return ((unit + np.float32(1)) * np.float32(127.5)).astype(np.uint8)
+
+
+def _plan_released(source: Size, target: Size, fill: tuple[int, int, int]) -> Fit:
+    aspect = source[0] / source[1]
+    if aspect < target[0] / target[1]:
+        resized = target[0], math.ceil(target[0] / aspect)
+    else:
+        resized = math.ceil(target[1] * aspect), target[1]
+    # round() goes to the even number on a half, as the published code's centre crop does
+    offset = [-float(round((r - t) / 2)) for r, t in zip(resized, target, strict=True)]
+    scale = resized[0] / source[0], resized[1] / source[1]
+    return Fit(source, target, scale, (offset[0], offset[1]), "released", fill)
+
+
+def _keep_aspect(aspect: float, max_cells: int, multiple: int) -> Size:
+    """Best (rows, columns) of cells of `multiple` pixels: nearest in aspect, then largest, near the full area."""
+    ideal = min(max(math.sqrt(max_cells * aspect), 1.0), float(max_cells))
+    best: tuple[float, Size] | None = None
+    for rows in {max(1, math.floor(ideal)), math.ceil(ideal)}:
+        if rows > max_cells:
+            continue
+        for columns in {max(1, math.floor(rows / aspect)), max(1, math.ceil(rows / aspect))}:
+            fitting = min(columns, max_cells // rows)
+            error = abs(math.log(rows / fitting / aspect))
+            if best is None or (error, -rows * fitting) < (best[0], -best[1][0] * best[1][1]):
+                best = error, (rows, fitting)
+    assert best is not None  # floor(ideal) is never above max_cells
+    return best[1][0] * multiple, best[1][1] * multiple
+
+
+def _resize_pillow(fit: Fit, image: ndarray, rows: tuple[int, int], columns: tuple[int, int]) -> ndarray:
+    from PIL import Image
+
+    # The source region under the wanted target pixels. At the rim it may reach over by less than a target pixel.
+    y0, y1 = ((r - fit.offset[0]) / fit.scale[0] for r in rows)
+    x0, x1 = ((c - fit.offset[1]) / fit.scale[1] for c in columns)
+    over = max(-y0, -x0, y1 - fit.source[0], x1 - fit.source[1])
+    if over > 1e-4:
+        pad = math.ceil(over)
+        image = np.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode="edge")
+        y0, y1, x0, x1 = y0 + pad, y1 + pad, x0 + pad, x1 + pad
+    height, width = image.shape[:2]
+    box = max(0.0, x0), max(0.0, y0), min(float(width), x1), min(float(height), y1)
+    size = columns[1] - columns[0], rows[1] - rows[0]
+    method = Image.Resampling[fit.resample.upper()]
+    return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize(size, method, box=box))
+
+
+def _resize_released(fit: Fit, image: ndarray, rows: tuple[int, int], columns: tuple[int, int]) -> ndarray:
+    """Bilinear between the four nearest pixels, half-pixel centres, float32: only the pixels the crop keeps."""
+    i, j, f = _bilinear_taps(fit, 0, rows)
+    k, m, g = _bilinear_taps(fit, 1, columns)
+    f, g = f[:, None, None], g[None, :, None]
+    one = np.float32(1)
+
+    def across(index: ndarray) -> ndarray:
+        line = image[index].astype(np.float32)
+        return line[:, k] * (one - g) + line[:, m] * g
+
+    return np.clip(np.rint(across(i) * (one - f) + across(j) * f), 0, 255).astype(np.uint8)
+
+
+def _bilinear_taps(fit: Fit, axis: int, span: tuple[int, int]) -> tuple[ndarray, ndarray, ndarray]:
+    size = fit.source[axis]
+    step = np.float32(size) / np.float32(round(fit.scale[axis] * size))
+    position = np.arange(*span, dtype=np.float32) - np.float32(round(fit.offset[axis]))
+    where = np.maximum((position + np.float32(0.5)) * step - np.float32(0.5), np.float32(0))
+    low = np.minimum(where.astype(np.int64), size - 1)
+    return low, np.minimum(low + 1, size - 1), where - low.astype(np.float32)
