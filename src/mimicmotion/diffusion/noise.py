@@ -17,7 +17,7 @@ PICTURE_FRAME = -2
 _WORD = (1 << 64) - 1
 
 
-def frame_noise(seed: int, frame_indices: Iterable[int], shape: tuple[int, ...]) -> Float32[Tensor, frames *shape]:
+def frame_noise(seed: int, frame_indices: Iterable[int], shape: tuple[int, ...]) -> Float32[Tensor, "frames ..."]:
     """Unit Gaussian noise of the named frames, float32 on the CPU.
 
     The pair (seed, frame) is the key of a counter-based generator: frame 7 has the same noise in a video of 8 frames
@@ -32,8 +32,8 @@ def frame_noise(seed: int, frame_indices: Iterable[int], shape: tuple[int, ...])
 
 
 def periodic_noise(
-    noise: Float[Tensor, "batch period *shape"], num_frames: int
-) -> Float[Tensor, "batch {num_frames} *shape"]:
+    noise: Float[Tensor, "batch period ..."], num_frames: int
+) -> Float[Tensor, "batch {num_frames} ..."]:
     """The published code's noise: one segment's worth, repeated along time: noise(f) = n[f mod period]."""
     return noise[:, torch.arange(num_frames) % noise.shape[1]]
 

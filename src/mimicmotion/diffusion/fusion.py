@@ -1,0 +1,139 @@
+"""Long videos from overlapping segments, fused inside every denoising step (paper section 3.5).
+
+Plan and weights are pure functions of integers. Fusion itself is a denoiser: the segments share their latents, and
+because an Euler step is affine in x0, blending x0 with weights that sum to 1 is blending the stepped latents, which is
+how the paper writes it (z_next = j*lambda*z_next + (1 - j*lambda)*z_prev).
+
+With a reference slot each segment begins with the reference picture and its own pose. The slot is one of the N frames
+of a segment and, being the same in all, one of the C frames that neighbours share; so a segment has N - 1 frames of
+the video and neighbours share C - 1 of them, in every mode (that is how the published code counts).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from mimicmotion.config import FusionConfig, FusionMode
+from mimicmotion.diffusion.denoiser import Denoiser, Latents, Sigma
+from mimicmotion.errors import ConfigError, InputError
+
+
+def has_reference_slot(cfg: FusionConfig) -> bool:
+    """Whether segments begin with the reference picture; mode "released" always does."""
+    return cfg.reference_slot or cfg.mode == "released"
+
+
+def plan_segments(num_frames: int, cfg: FusionConfig) -> list[range]:
+    """Cover the frames 0..num_frames-1 of the video by segments of equal length; the last is moved back to fit.
+
+    A video shorter than a segment shrinks the segment. Mode "none" has no overlap (but for the last segment).
+
+    Raises:
+        InputError: there are no frames.
+        ConfigError: the reference slot leaves no room for frames of the video.
+    """
+    if num_frames < 1:
+        raise InputError(f"num_frames={num_frames}", "at least 1 frame", "check that the driving video is not empty")
+    own, shared = cfg.segment_frames, cfg.overlap_frames
+    if has_reference_slot(cfg):
+        own, shared = own - 1, max(shared - 1, 0)
+    if own < 1:
+        raise ConfigError(
+            f"segment_frames={cfg.segment_frames} with a reference slot",
+            "at least 2: the reference picture takes one frame of each segment",
+            "raise segment_frames, or set reference_slot to false (mode released always has it)",
+        )
+    step = own if cfg.mode == "none" else own - shared
+    length = min(own, num_frames)
+    starts = [*range(0, num_frames - length, step), num_frames - length]
+    return [range(s, s + length) for s in starts]
+
+
+def fusion_weights(
+    segments: Sequence[range], num_frames: int, mode: FusionMode = "progressive"
+) -> Float64[Tensor, "segments {num_frames}"]:
+    """Weight of each segment at each frame; every column sums to 1.
+
+    - progressive: in an overlap of C frames the next segment gains j / (C + 1) at its j-th frame, j = 1..C. Where more
+      than two segments overlap they are merged one after another, as in the paper's figure 4.
+    - released: a tent over the whole segment including the reference slot, normalised per frame. In a regular overlap
+      of two segments that is (j + 1/2) / (C + 1).
+    - average: the same weight for each segment that covers the frame (MultiDiffusion).
+    - none: the first segment that covers a frame has it alone.
+    """
+    weights = torch.zeros(len(segments), num_frames, dtype=torch.float64)
+    stop = 0
+    for i, seg in enumerate(segments):
+        part = weights[i, seg.start : seg.stop]
+        if mode == "released":
+            slot = torch.arange(1, len(seg) + 1, dtype=torch.float64) + 0.5  # slot 0 is the reference
+            part[:] = torch.minimum(slot, len(seg) + 1 - slot)
+        elif mode == "average":
+            part[:] = 1
+        elif mode == "none":
+            part[max(stop - seg.start, 0) :] = 1
+        else:
+            overlap = max(stop - seg.start, 0)
+            ramp = torch.arange(1, overlap + 1, dtype=torch.float64) / (overlap + 1)
+            part[:] = 1
+            part[:overlap] = ramp
+            weights[:i, seg.start : seg.start + overlap] *= 1 - ramp
+        stop = seg.stop
+    return weights if mode in ("progressive", "none") else weights / weights.sum(0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FusionPlan:
+    """Which rows each segment sees and what it weighs.
+
+    Attributes:
+        segments: rows per segment. Without a reference slot row f is frame f of the video; with it row 0 is the
+            reference picture and row f + 1 is frame f.
+        weights: weight per segment and row; every column sums to 1 (the reference row is the mean of all segments).
+        reference_slot: whether row 0 is the reference picture.
+    """
+
+    segments: tuple[tuple[int, ...], ...]
+    weights: Float64[Tensor, "segments rows"]
+    reference_slot: bool
+
+    @property
+    def num_rows(self) -> int:
+        """Frames of the video, and one more with a reference slot."""
+        return self.weights.shape[1]
+
+
+def make_plan(num_frames: int, cfg: FusionConfig) -> FusionPlan:
+    """Plan for `num_frames` frames of the video; errors as `plan_segments`."""
+    segments = plan_segments(num_frames, cfg)
+    weights = fusion_weights(segments, num_frames, cfg.mode)
+    if not has_reference_slot(cfg):
+        return FusionPlan(tuple(tuple(s) for s in segments), weights, False)
+    reference = torch.full((len(segments), 1), 1 / len(segments), dtype=torch.float64)
+    rows = tuple((0, *(f + 1 for f in s)) for s in segments)
+    return FusionPlan(rows, torch.cat([reference, weights], dim=1), True)
+
+
+def fuse(inner: Denoiser, plan: FusionPlan) -> Denoiser:
+    """Denoise a long video by denoising its segments and blending their clean latents.
+
+    Segments run one after another, so the memory of the network does not grow with the length of the video. A segment
+    whose weight is 0 at a row does not contribute there.
+    """
+
+    def denoise(x: Latents, sigma: Sigma, frames: Sequence[int]) -> Latents:
+        if len(plan.segments) == 1:
+            return inner(x, sigma, [frames[r] for r in plan.segments[0]])
+        out = torch.zeros_like(x)
+        for rows, weights in zip(plan.segments, plan.weights, strict=True):
+            index = torch.tensor(rows)
+            x0 = inner(x[:, index.to(x.device)], sigma, [frames[r] for r in rows])
+            out.index_add_(1, index.to(x.device), weights[index].to(x).view(-1, 1, 1, 1) * x0.to(out.dtype))
+        return out
+
+    return denoise
