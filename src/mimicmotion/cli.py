@@ -24,6 +24,7 @@ T = TypeVar("T")
 app = App(
     name="mimicmotion",
     version=__version__,
+    suppress_keyboard_interrupt=False,
     help="Human motion video from one picture and a driving video, of any length (MimicMotion, arXiv 2406.19680).",
 )
 weights_app = App(name="weights", help="List, fetch, verify and convert model weights.")
@@ -55,6 +56,7 @@ def _options(cls: type, skip: Sequence[str], short: dict[str, str] | None = None
 GenerateOptions = _options(GenerateConfig, ["picture", "video"], {"output": "-o"})
 PlanOptions = _options(GenerateConfig, ["picture", "video", "side_by_side", "preview", "audio"], {"output": "-o"})
 PosesOptions = _options(PosesConfig, ["video"], {"output": "-o"})
+NO_GENERATE_OPTIONS, NO_PLAN_OPTIONS, NO_POSES_OPTIONS = GenerateOptions(), PlanOptions(), PosesOptions()
 
 
 Settings = Parameter(name="*", group=Group("Settings"))
@@ -62,7 +64,7 @@ Settings = Parameter(name="*", group=Group("Settings"))
 
 def _merge(cls: type[T], config: Path | None, options: Any, **arguments: Any) -> T:
     data = load_yaml(config) if config else {}
-    given = {f.name: getattr(options, f.name) for f in dataclasses.fields(options)} if options is not None else {}
+    given = {f.name: getattr(options, f.name) for f in dataclasses.fields(options)}
     return parse(cls, data | {k: v for k, v in (given | arguments).items() if v is not None})
 
 
@@ -92,7 +94,7 @@ def generate(
     /,
     *,
     config: ConfigFile = None,
-    options: Annotated[GenerateOptions, Settings] = GenerateOptions(),  # pyrefly: ignore
+    options: Annotated[GenerateOptions, Settings] = NO_GENERATE_OPTIONS,  # pyrefly: ignore
 ) -> None:
     """Make a video of the person in PICTURE moving as the person in VIDEO (or in a pose file).
 
@@ -111,7 +113,7 @@ def plan(
     /,
     *,
     config: ConfigFile = None,
-    options: Annotated[PlanOptions, Settings] = PlanOptions(),  # pyrefly: ignore
+    options: Annotated[PlanOptions, Settings] = NO_PLAN_OPTIONS,  # pyrefly: ignore
 ) -> None:
     """Say what `generate` would do with the same arguments, before any long work.
 
@@ -130,7 +132,7 @@ def poses(
     /,
     *,
     config: ConfigFile = None,
-    options: Annotated[PosesOptions, Settings] = PosesOptions(),  # pyrefly: ignore
+    options: Annotated[PosesOptions, Settings] = NO_POSES_OPTIONS,  # pyrefly: ignore
 ) -> None:
     """Find the poses of the person in VIDEO and keep them in a file that `generate` takes in place of the video."""
     settings = _merge(PosesConfig, config, options, video=video)

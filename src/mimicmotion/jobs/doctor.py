@@ -1,0 +1,88 @@
+"""What this machine has and what would be used."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+
+from mimicmotion import __version__
+from mimicmotion.jobs.device import choose_device, choose_dtype
+
+PACKAGES = ("torch", "diffusers", "transformers", "onnxruntime", "av", "opencv-python-headless", "numpy", "pillow")
+# Two OpenCV wheels in one environment overwrite each other's files; the GUI ones fail on machines without a display.
+CONFLICTING = ("opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless")
+
+
+def doctor() -> str:
+    """A report of this machine, one line a fact; warnings begin with "!"."""
+    return "\n".join(_facts())
+
+
+def _facts() -> Iterator[str]:
+    import onnxruntime
+    import torch
+
+    from mimicmotion.weights import list_weights
+
+    yield f"mimicmotion   {__version__} (Python {platform.python_version()}, {platform.platform()})"
+    yield "packages      " + ", ".join(f"{p} {_version(p)}" for p in PACKAGES)
+    yield f"processor     {os.cpu_count()} cores, {torch.get_num_threads()} threads used by torch"
+    yield f"memory        {_memory()}"
+    yield from _gpus()
+    device = choose_device("auto")
+    yield f"would use     device {device}, dtype {str(choose_dtype('auto', device)).removeprefix('torch.')}"
+    providers = onnxruntime.get_available_providers()
+    yield f"pose runs on  {'CUDA' if 'CUDAExecutionProvider' in providers else 'CPU'} ({', '.join(providers)})"
+    if device.type == "cuda" and "CUDAExecutionProvider" not in providers:
+        yield "! A GPU is here, but onnxruntime has no CUDA provider: poses are found on the CPU."
+        yield "!   fix: pip uninstall onnxruntime, then pip install 'mimicmotion[gpu]'"
+    for name in CONFLICTING:
+        if _version(name) != "missing":
+            yield f"! {name} is installed beside opencv-python-headless: they overwrite each other."
+            yield f"!   fix: pip uninstall {name}, then pip install --force-reinstall opencv-python-headless"
+    yield "video codecs  " + _codecs()
+    for w in list_weights():
+        yield f"weights       {w}"
+    yield f"disk          {shutil.disk_usage('.').free / 2**30:.0f} GiB free here"
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "missing"
+
+
+def _memory() -> str:
+    if sys.platform == "linux":
+        with open("/proc/meminfo", encoding="ascii") as f:
+            kib = {line.split(":")[0]: int(line.split()[1]) for line in f if line.split()[1].isdigit()}
+        return f"{kib['MemTotal'] / 2**20:.1f} GiB, {kib['MemAvailable'] / 2**20:.1f} GiB free"
+    return "unknown on this system"
+
+
+def _gpus() -> Iterator[str]:
+    import torch
+
+    if torch.cuda.is_available():
+        for i in range(torch.cuda.device_count()):
+            free, total = torch.cuda.mem_get_info(i)
+            name = torch.cuda.get_device_name(i)
+            yield f"GPU           cuda:{i} {name}, {total / 2**30:.1f} GiB, {free / 2**30:.1f} GiB free"
+    elif torch.backends.mps.is_available():
+        yield "GPU           mps (Apple)"
+    else:
+        yield "GPU           none: the bundled tiny model runs on the CPU; the full model wants a GPU"
+
+
+def _codecs() -> str:
+    import av
+
+    wanted = {"h264": "libx264", "hevc": "hevc", "vp9": "vp9", "av1": "av1"}
+    return ", ".join(
+        f"{name} {'yes' if codec in av.codec.codecs_available else 'NO'}" for name, codec in wanted.items()
+    )

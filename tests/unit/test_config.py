@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mimicmotion.config import FusionConfig, GenerateConfig, PosesConfig, field_help, load_yaml, parse, person_choice
+from mimicmotion.errors import ConfigError, InputError, MimicMotionError, OutputError, WeightsError
+
+REQUIRED = {"picture": "a.png", "video": "b.mp4", "output": "c.mp4"}
+
+fusions = st.integers(1, 40).flatmap(
+    lambda n: st.builds(FusionConfig, segment_frames=st.just(n), overlap_frames=st.integers(0, n - 1))
+)
+
+
+@given(config=fusions)
+def test_config_round_trips(config: FusionConfig) -> None:
+    assert parse(FusionConfig, json.loads(json.dumps(dataclasses.asdict(config)))) == config
+
+
+def test_generate_config_round_trips_through_plain_data() -> None:
+    config = parse(GenerateConfig, REQUIRED | {"seed": 7, "fusion": "average"})
+    plain = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    assert parse(GenerateConfig, plain) == config
+    assert config.picture == Path("a.png")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"sed": 1}, "the fields are: .*seed"),
+        ({"seed": "x"}, "seed = 'x'"),
+        ({"fps": 0}, "fps=0"),
+        ({"fps": float("nan")}, "fps=nan"),
+        ({"tempo": -1}, "tempo=-1"),
+        ({"person": "bob"}, "person='bob'"),
+        ({"fusion": "magic"}, "progressive"),
+        ({"segment_frames": 4, "overlap_frames": 4}, "set overlap_frames to at most 3"),
+        ({"height": 128}, "both or neither"),
+        ({"height": 0, "width": 64}, "height=0"),
+        ({"num_inference_steps": 0}, "num_inference_steps=0"),
+        ({"guidance_scale": -1}, "guidance_scale=-1"),
+        ({"audio": True, "tempo": 0.5}, "audio with a changed speed"),
+        ({"stride": 0}, "stride=0"),
+        ({"start": -2}, "start=-2"),
+        ({"pose_threads": -1}, "pose_threads=-1"),
+    ],
+)
+def test_wrong_settings_are_named(wrong: dict[str, object], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        parse(GenerateConfig, REQUIRED | wrong)
+
+
+def test_missing_setting_is_named() -> None:
+    with pytest.raises(ConfigError, match="no 'video'"):
+        parse(GenerateConfig, {"picture": "a.png", "output": "c.mp4"})
+
+
+@pytest.mark.parametrize(("text", "means"), [("largest", "largest"), ("2", 2), ("320,20.5", (320.0, 20.5))])
+def test_person_choice(text: str, means: object) -> None:
+    assert person_choice(text) == means
+
+
+@pytest.mark.parametrize("cls", [FusionConfig, GenerateConfig, PosesConfig])
+def test_every_field_has_a_help_text(cls: type) -> None:
+    helps = field_help(cls)
+    assert {f.name for f in dataclasses.fields(cls)} == set(helps)
+    assert all(text.endswith(".") for text in helps.values())
+
+
+def test_yaml(tmp_path: Path) -> None:
+    good = tmp_path / "run.yaml"
+    good.write_text("seed: 3\nfusion: none\n")
+    # YAML 1.1 would read a bare `none` as the string, and `null` as nothing
+    assert load_yaml(good) == {"seed": 3, "fusion": "none"}
+    for text in ("- a\n- b\n", "a: [1\n", ""):
+        good.write_text(text)
+        with pytest.raises(ConfigError, match=r"run\.yaml"):
+            load_yaml(good)
+    with pytest.raises(ConfigError, match="check the path"):
+        load_yaml(tmp_path / "missing.yaml")
+
+
+def test_errors_say_three_things_and_travel_between_processes() -> None:
+    e = ConfigError("x=1", "x=2", "set x")
+    assert str(e) == "x=1\n  expected: x=2\n  fix: set x"
+    again = pickle.loads(pickle.dumps(e))
+    assert str(again) == str(e)
+    assert isinstance(again, ConfigError)
+    assert issubclass(ConfigError, InputError)
+    assert issubclass(InputError, ValueError)
+    for cls in (OutputError, WeightsError):
+        assert issubclass(cls, MimicMotionError)
+        assert "fix: c" in str(pickle.loads(pickle.dumps(cls("a", "b", "c"))))
