@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -27,15 +29,16 @@ def centre_of_mass(image: np.ndarray) -> np.ndarray:
 def test_a_keypoint_lands_where_its_dot_is_drawn(source: Size, target: Size, mode: FitMode, at: tuple) -> None:
     fit = plan_fit(source, target, mode, resample="bilinear")
     radius = max(2, round(3 / min(fit.scale)))  # a dot that neither filter can lose
-    assume(min(source) > 2 * radius + 2)
-    y, x = (radius + 1 + round(a * (s - 2 * radius - 2)) for a, s in zip(at, source, strict=True))
+    margin = radius + math.ceil(2 / min(fit.scale)) + 2  # the filter is renormalised at the rim
+    assume(min(source) > 2 * margin)
+    y, x = (margin + round(a * (s - 2 * margin)) for a, s in zip(at, source, strict=True))
     image = np.zeros((*source, 3), np.uint8)
     image[y - radius : y + radius, x - radius : x + radius] = 255
     want = fit.points(np.array([[float(x), float(y)]]))[0]  # the corner between the dot's four middle pixels
     reach = np.array([fit.scale[1], fit.scale[0]]) * radius + 2
     assume((want - reach > 0).all() and (want + reach < [target[1], target[0]]).all())  # not cut by the crop
-    # resampling without antialiasing misses up to half a source pixel of the dot's rim
-    tolerance = 0.05 if mode != "released" else 0.5 * max(1.0, *fit.scale)
+    # interpolation rounds the rim of the dot a little; without antialiasing it misses up to half a source pixel of the dot's rim
+    tolerance = 0.12 if mode != "released" else 0.5 * max(1.0, *fit.scale)
     np.testing.assert_allclose(centre_of_mass(fit.apply(image)), want, atol=tolerance)
 
 
