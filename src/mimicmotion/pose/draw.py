@@ -1,13 +1,13 @@
 """Poses as coloured pictures: the input of PoseNet (paper section 3.3, confidence-aware pose guidance).
 
-The default look is the one that the published weights were trained on. It is painted on a canvas whose short side has
-2160 pixels, without anti-aliasing, and sampled down bilinearly: a limb is a filled ellipse of 4 px half-width at 60 % of
-its colour, a joint a disc of radius 4, a finger bone a line of width 2, a fingertip a disc of radius 4, a face point a
-disc of radius 3. Each colour is multiplied by the confidence of its point, or by the product of the limb's two ends.
+The default look is the one that the published weights were trained on. It is painted on a canvas whose short side
+has 2160 pixels, without anti-aliasing, and sampled down bilinearly: a limb is a filled ellipse of 4 px half-width at
+60 % of its colour, a joint a disc of radius 4, a finger bone a line of width 2, a hand point a disc of radius 4, a face
+point a disc of radius 3. Each colour is multiplied by the confidence of its point, or by that of the limb's two ends.
 
-Painting costs little; clearing, dimming and sampling a canvas of 25 MB cost much. So limb colours are dimmed before they
-are painted, and only the rectangle that holds the person is cleared and sampled, at block edges where the sampling grid
-of the rectangle coincides with that of the whole canvas: the pixels are the same.
+Painting costs little; clearing, dimming and sampling a canvas of 25 MB cost much. So limb colours are dimmed before
+they are painted, and only the rectangle that holds the person is cleared and sampled, at block edges where the sampling
+grid of the rectangle coincides with that of the whole canvas: the pixels are the same.
 """
 
 from __future__ import annotations
@@ -31,11 +31,10 @@ RELEASED_SHORT_SIDE = 2160
 BODY_THRESHOLD = 0.3
 DIMMING = 0.6
 
-# Body point pairs in painting order, and one hue per 20 degrees for limbs and joints alike.
+# Body point pairs in painting order.
 LIMBS = np.array(
-    [(1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10), (1, 11), (11, 12), (12, 13)]
-    + [(1, 0), (0, 14), (14, 16), (0, 15), (15, 17)]
-)
+    "1-2 1-5 2-3 3-4 5-6 6-7 1-8 8-9 9-10 1-11 11-12 12-13 1-0 0-14 14-16 0-15 15-17".replace("-", " ").split(), int
+).reshape(-1, 2)
 # Red, green, blue: 18 steps around the colour wheel. The released code mixes the wheel of OpenPose as red, green, blue,
 # then swaps red and blue at the end, so the nose is blue; the published weights know it that way.
 _WHEEL = [(255, 0, 0), (255, 85, 0), (255, 170, 0), (255, 255, 0), (170, 255, 0), (85, 255, 0)]

@@ -12,7 +12,9 @@ from numpy import ndarray
 from mimicmotion.errors import PoseError
 
 # Layout of the 134 points (COCO-WholeBody order with OpenPose's 18 body points in front):
-BODY = slice(0, 18)  # nose, neck, R shoulder, elbow, wrist, L ..., R hip, knee, ankle, L ..., R eye, L eye, R ear, L ear
+BODY = slice(
+    0, 18
+)  # nose, neck, R shoulder, elbow, wrist, L ..., R hip, knee, ankle, L ..., R eye, L eye, R ear, L ear
 FEET = slice(18, 24)  # L big toe, small toe, heel, R big toe, small toe, heel
 FACE = slice(24, 92)  # 68 iBUG points
 LEFT_HAND = slice(92, 113)  # wrist, then thumb, index, middle, ring, little finger from base to tip

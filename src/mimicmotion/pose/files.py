@@ -1,0 +1,251 @@
+"""Poses on disk: a versioned .npz of our own, and folders of OpenPose JSON in and out."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+import threading
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+from numpy import ndarray
+
+from mimicmotion.errors import OutputError, PoseError
+from mimicmotion.pose.estimator import Person, PosePoints, nobody
+from mimicmotion.pose.keypoints import BODY, FACE, FEET, LEFT_HAND, NUM_POINTS, RIGHT_HAND, PoseSequence
+from mimicmotion.pose.track import PersonTracker
+
+logger = logging.getLogger(__name__)
+
+FORMAT, VERSION = "mimicmotion.poses", 1
+
+# OpenPose's BODY_25 has the middle of the hips at 8; its 18 other points and 6 feet points stand in our order.
+BODY_25 = np.array([*range(8), *range(9, 19)])
+BODY_25_FEET = np.arange(19, 25)
+
+
+@contextlib.contextmanager
+def _atomic(path: Path) -> Iterator[Path]:
+    """A path to write to; the file gets its name only when it is complete."""
+    part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        part.replace(path)
+    except OSError as e:
+        raise OutputError(f"{path}: {e}", "a place to write to", "check permission and free space") from e
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def save_poses(poses: PoseSequence, path: Path | str) -> None:
+    """Write `poses` as .npz: format, version, xy, confidence (float32), size, fps, source.
+
+    Raises:
+        OutputError: the file cannot be written; then no part of it is left.
+    """
+    with _atomic(Path(path)) as part, part.open("wb") as file:
+        np.savez_compressed(
+            file,
+            format=FORMAT,
+            version=VERSION,
+            xy=poses.xy.astype(np.float32),
+            confidence=poses.confidence.astype(np.float32),
+            size=np.array(poses.size, np.int64),
+            fps=np.float64(poses.fps),
+            source=poses.source,
+        )
+
+
+def load_poses(path: Path | str) -> PoseSequence:
+    """Read what `save_poses` wrote.
+
+    Raises:
+        PoseError: the file is missing, is no pose file, is newer than this version, or holds NaN, confidences outside
+            0..1 or wrong shapes.
+    """
+    path = Path(path)
+    mend = "make it with 'mimicmotion poses VIDEO -o poses.npz'"
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            if "format" not in data.files or str(data["format"]) != FORMAT:
+                raise PoseError(f"{path} holds {', '.join(data.files) or 'nothing'}", "a pose file", mend)
+            if int(data["version"]) > VERSION:
+                raise PoseError(
+                    f"{path} is of version {int(data['version'])}", f"version {VERSION} or older", "update mimicmotion"
+                )
+            xy, confidence = data["xy"].astype(np.float32), data["confidence"].astype(np.float32)
+            height, width = (int(v) for v in data["size"])
+            fps, source = float(data["fps"]), str(data["source"])
+    except FileNotFoundError as e:
+        raise PoseError(f"{path} does not exist", "a pose file", "check the path") from e
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as e:
+        if isinstance(e, PoseError):
+            raise
+        raise PoseError(f"{path}: {e}", "a complete pose file without pickled objects", mend) from e
+    if height < 1 or width < 1 or not (np.isfinite(fps) and fps >= 0) or not len(xy):
+        raise PoseError(f"{path}: {len(xy)} frames of {height}x{width} at {fps} fps", "positive numbers", mend)
+    try:
+        return PoseSequence(xy, confidence, (height, width), fps, source)
+    except PoseError as e:
+        raise PoseError(f"{path}: {e.got}", e.expected, e.fix) from e
+
+
+def load_openpose(
+    path: Path | str, size: tuple[int, int] | None = None, *, fps: float = 0.0, person: Person = "largest"
+) -> PoseSequence:
+    """Read OpenPose JSON: a folder with one *.json a frame, or one such file.
+
+    Body of 18 or 25 points, hands of 21, face of 68 or 70 (the pupils are dropped). Coordinates are kept as they are;
+    those that all lie within 0..1 are taken as fractions of the frame. Confidences up to 1.2, which OpenPose's heat
+    maps reach, are cut to 1.
+
+    Args:
+        path: the folder; frames are ordered by the last number in the file names, which must leave no gap.
+        size: (height, width) of the video; may be left out where the files hold canvas_height and canvas_width.
+        fps: frames per second, which the files do not hold.
+        person: whom to follow if there are several.
+
+    Raises:
+        PoseError: no such files, a frame is missing, or a file is malformed.
+    """
+    files = _openpose_files(Path(path))
+    tracker = PersonTracker(person)
+    points: list[PosePoints] = []
+    for file in files:
+        data = _read_json(file)
+        people = [_parse_person(p, file) for p in data["people"]]
+        if size is None and data.get("canvas_height") and data.get("canvas_width"):
+            size = (int(data["canvas_height"]), int(data["canvas_width"]))
+        chosen = None
+        if people:
+            chosen = tracker.choose(np.stack([p[0] for p in people]), np.stack([p[1] for p in people]))
+        else:
+            tracker.choose(np.zeros((0, NUM_POINTS, 2)), np.zeros((0, NUM_POINTS)))
+        points.append(nobody() if chosen is None else people[chosen])
+    if size is None:
+        raise PoseError(
+            f"{path} does not say the size of the frames", "canvas_height and canvas_width", "give the video's size"
+        )
+    xy, confidence = np.stack([p[0] for p in points]), np.stack([p[1] for p in points])
+    if (confidence > 0).any() and np.abs(xy[confidence > 0]).max() <= 1:
+        logger.info("%s: coordinates within 0..1 are taken as fractions of the frame", path)
+        xy *= np.float32(size[::-1])
+    return PoseSequence(xy, confidence, size, fps, source=f"openpose json {Path(path).name}")
+
+
+def save_openpose(poses: PoseSequence, folder: Path | str) -> None:
+    """Write one NAME_%012d_keypoints.json a frame, as OpenPose with BODY_25, hands and face does.
+
+    The middle of the hips and the pupils, which we do not have, are means of their neighbours.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    folder = Path(folder)
+    for i, (xy, confidence) in enumerate(zip(poses.xy, poses.confidence, strict=True)):
+        people = [_format_person(xy, confidence)] if confidence.any() else []
+        data = {"version": 1.3, "people": people, "canvas_height": poses.size[0], "canvas_width": poses.size[1]}
+        with _atomic(folder / f"{folder.name}_{i:012d}_keypoints.json") as part:
+            part.write_text(json.dumps(data), encoding="utf-8")
+
+
+def open_poses(path: Path | str, size: tuple[int, int] | None = None, *, fps: float = 0.0) -> PoseSequence:
+    """Read poses of either kind: .npz, or OpenPose JSON (a folder or a file).
+
+    Raises:
+        PoseError: as `load_poses` and `load_openpose`.
+    """
+    path = Path(path)
+    if path.is_dir() or path.suffix.lower() == ".json":
+        return load_openpose(path, size, fps=fps)
+    return load_poses(path)
+
+
+def _openpose_files(path: Path) -> list[Path]:
+    mend = "give the folder that OpenPose wrote with --write_json"
+    if path.is_file():
+        return [path]
+    files = [p for p in path.glob("*.json") if not p.name.startswith(".")] if path.is_dir() else []
+    if not files:
+        raise PoseError(f"{path} holds no *.json", "a folder of OpenPose JSON files", mend)
+    numbered: dict[int, Path] = {}
+    for file in files:
+        digits = re.findall(r"\d+", file.stem)
+        if not digits or int(digits[-1]) in numbered:
+            raise PoseError(f"{file}: no frame number of its own", "names as video_000000000012_keypoints.json", mend)
+        numbered[int(digits[-1])] = file
+    missing = sorted(set(range(min(numbered), max(numbered))) - numbered.keys())
+    if missing:
+        raise PoseError(
+            f"{path}: no file for frame {missing[0]} and {len(missing) - 1} others", "one file a frame", mend
+        )
+    return [numbered[k] for k in sorted(numbered)]
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise PoseError(f"{file}: {e}", "a readable JSON file", "write the poses again") from e
+    if isinstance(data, list) and len(data) == 1:
+        data = data[0]  # some tools wrap the frame in a list
+    if not isinstance(data, dict) or not isinstance(data.get("people"), list):
+        raise PoseError(f"{file} has no list 'people'", "OpenPose JSON", "write the poses with OpenPose's --write_json")
+    return data
+
+
+def _parse_person(person: Any, file: Path) -> PosePoints:
+    if not isinstance(person, dict):
+        raise PoseError(f"{file}: a person is {person!r:.60}", "a mapping with pose_keypoints_2d", "write it again")
+
+    def part(name: str, *counts: int) -> Float32[ndarray, "points 3"]:
+        values = person.get(name) or []
+        try:
+            numbers = np.asarray(values, np.float32).reshape(-1, 3)
+        except (TypeError, ValueError) as e:
+            raise PoseError(f"{file}: {name} is {values!r:.60}", "x, y, confidence for each point", "mend it") from e
+        if len(numbers) not in (0, *counts):
+            wanted = " or ".join(map(str, counts))
+            raise PoseError(f"{file}: {name} has {len(numbers)} points", wanted, "use the body models COCO or BODY_25")
+        if not np.isfinite(numbers).all() or (numbers[:, 2] < 0).any() or (numbers[:, 2] > 1.2).any():
+            raise PoseError(f"{file}: {name} has NaN or a confidence outside 0..1", "numbers, 0..1", "mend the file")
+        return numbers
+
+    points = np.zeros((NUM_POINTS, 3), np.float32)
+    body = part("pose_keypoints_2d", 18, 25)
+    if len(body) == 25:
+        points[BODY], points[FEET] = body[BODY_25], body[BODY_25_FEET]
+    elif len(body):
+        points[BODY] = body
+    face = part("face_keypoints_2d", 68, 70)
+    for place, values in (
+        (FACE, face[:68]),
+        (LEFT_HAND, part("hand_left_keypoints_2d", 21)),
+        (RIGHT_HAND, part("hand_right_keypoints_2d", 21)),
+    ):
+        if len(values):
+            points[place] = values
+    return points[:, :2], np.minimum(points[:, 2], 1)
+
+
+def _format_person(xy: Float32[ndarray, "134 2"], confidence: Float32[ndarray, 134]) -> dict[str, Any]:
+    points = np.concatenate([xy, confidence[:, None]], 1).astype(np.float64)
+
+    def middle(some: ndarray) -> ndarray:
+        return np.append(some[:, :2].mean(0), some[:, 2].min())
+
+    body = np.zeros((25, 3))
+    body[BODY_25], body[BODY_25_FEET], body[8] = points[BODY], points[FEET], middle(points[[8, 11]])
+    face = points[FACE]
+    face = np.concatenate([face, middle(face[36:42])[None], middle(face[42:48])[None]])
+    parts = {"pose": body, "face": face, "hand_left": points[LEFT_HAND], "hand_right": points[RIGHT_HAND]}
+    return {"person_id": [-1]} | {f"{name}_keypoints_2d": p.round(4).ravel().tolist() for name, p in parts.items()}
