@@ -1,0 +1,214 @@
+"""The holistic estimator: who is in the picture, where to look, what is kept from frame to frame."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mimicmotion.errors import ConfigError, MediaError, PoseError
+from mimicmotion.pose.estimator import Frame, Person, PosePoints, collect_poses, nobody
+from mimicmotion.pose.holistic import layout
+from mimicmotion.pose.holistic.geometry import Picture, Roi, overlap
+from mimicmotion.pose.holistic.layout import assemble, body_confidence, hand_size, one_hand_twice
+from mimicmotion.pose.holistic.networks import BodyPoints, Networks, PartPoints, choose_providers, person_roi
+from mimicmotion.pose.keypoints import PoseSequence
+
+logger = logging.getLogger(__name__)
+
+SOURCE = "holistic (mediapipe 0.10.21 networks)"
+MIN_SCORE = 0.5  # of a person, hand or face; MediaPipe's own default
+MIN_WRIST = 0.1  # visibility of the wrist below which its hand is not looked for
+MAX_WRIST_GAP = 1.0  # a hand farther from its wrist than this many of its sizes is somebody else's
+SAME_PERSON = 0.3  # overlap of two regions that hold one person
+
+
+@dataclass(frozen=True, slots=True)
+class HolisticPoints:
+    """What the networks found of one person, in frame pixels; None: not found.
+
+    "left" and "right" are the person's own.
+    """
+
+    body: BodyPoints
+    left_hand: PartPoints | None = None
+    right_hand: PartPoints | None = None
+    face: PartPoints | None = None
+
+
+class HolisticEstimator:
+    """Whole-body pose with the bundled networks of MediaPipe Holistic, on onnxruntime alone.
+
+    Confidence: each body and foot point has its own (the network's visibility times the peak of its heat map); the
+    21 points of a hand share ONE score, and so do the 68 of the face. There is no small toe (confidence 0). A point
+    outside the frame has confidence 0.
+
+    In a video the region of the next frame follows from the points of this one, and the person detector runs only
+    when nobody is followed; so the person chosen first stays the one that is followed.
+
+    Args:
+        person: whom to follow where several are seen: "largest"; n: the n-th from the left in the first frame that
+            shows anyone (0 is the leftmost); (x, y) in pixels: the one there.
+        threads: CPU threads; None lets onnxruntime decide.
+        device: "auto", "cpu" or "cuda".
+        static: run the detector in every frame and keep nothing, as for unrelated pictures.
+        body_only: skip hands and face (confidence 0), about three times as fast.
+
+    Raises:
+        ConfigError: an argument is out of range, or CUDA is asked for and cannot be used.
+    """
+
+    def __init__(
+        self,
+        *,
+        person: Person = "largest",
+        threads: int | None = None,
+        device: str = "auto",
+        static: bool = False,
+        body_only: bool = False,
+    ) -> None:
+        if threads is not None and threads < 1:
+            raise ConfigError(f"threads={threads}", "at least 1, or None", "leave it out to let onnxruntime decide")
+        self._person = _checked_person(person)
+        self._static, self._body_only = static, body_only
+        self.provider = choose_providers(device)[0]
+        self._networks = Networks(threads, device)
+
+    def estimate(self, frames: Iterable[Frame], fps: float = 0.0) -> PoseSequence:
+        """The pose in each frame (RGB, all of one size); frames without a person have confidence 0.
+
+        Raises:
+            PoseError: there is no frame, the frames differ in size, or `person` names somebody who is not there.
+            MediaError: a frame is not height x width x 3 of uint8.
+        """
+        return collect_poses(self.estimate_stream, frames, fps, source=SOURCE)
+
+    def estimate_stream(self, frames: Iterable[Frame]) -> Iterator[PosePoints]:
+        """Yield (xy in pixels, confidence) for each frame as soon as it is done."""
+        for found, size in self._follow(frames):
+            yield nobody() if found is None else assemble(*_believable(found), size)
+
+    def estimate_raw(self, frames: Iterable[Frame]) -> Iterator[HolisticPoints | None]:
+        """Yield the networks' own points (33 body, 21 a hand, 468 face) before any clean-up; None: nobody there."""
+        for found, _ in self._follow(frames):
+            yield found
+
+    def _follow(self, frames: Iterable[Frame]) -> Iterator[tuple[HolisticPoints | None, tuple[int, int]]]:
+        last: Roi | None = None  # where the followed person was last seen
+        tracked = False
+        for frame in frames:
+            picture = Picture(_checked_frame(frame))
+            body = self._networks.body(picture, last) if last is not None and tracked else None
+            if body is None or body.score < MIN_SCORE or not _lands_on(picture, body):
+                body = self._detect(picture, last)
+            tracked = body is not None and body.next_roi.usable and not self._static
+            if body is not None:
+                last = body.next_roi if not self._static else None
+            yield (None if body is None else self._parts(picture, body)), picture.size
+
+    def _detect(self, picture: Picture, last: Roi | None) -> BodyPoints | None:
+        """The body of the person to follow, by the detector; None if nobody is sure enough."""
+        found = self._networks.find_persons(picture, threshold=MIN_SCORE)
+        regions = [roi for roi in (person_roi(d.points) for d in found) if roi.usable]
+        for region in choose_person(regions, self._person, last):
+            body = self._networks.body(picture, region)
+            if body.score >= MIN_SCORE and _lands_on(picture, body):
+                return body
+        return None
+
+    def _parts(self, picture: Picture, body: BodyPoints) -> HolisticPoints:
+        if self._body_only:
+            return HolisticPoints(body)
+        left = self._hand(picture, body, layout.L_WRIST, layout.L_LITTLE, layout.L_INDEX)
+        right = self._hand(picture, body, layout.R_WRIST, layout.R_LITTLE, layout.R_INDEX)
+        roi = self._networks.face_roi(picture, body.xy[:11], MIN_SCORE)
+        face = self._networks.face(picture, roi) if roi is not None else None
+        return HolisticPoints(body, left, right, face if face is not None and face.score >= MIN_SCORE else None)
+
+    def _hand(self, picture: Picture, body: BodyPoints, wrist: int, little: int, index: int) -> PartPoints | None:
+        if body.visibility[wrist] < MIN_WRIST:
+            return None
+        roi = self._networks.hand_roi(picture, body.xy[wrist], body.xy[little], body.xy[index])
+        if not roi.usable:
+            return None
+        hand = self._networks.hand(picture, roi)
+        return hand if hand.score >= MIN_SCORE else None
+
+
+def choose_person(regions: Sequence[Roi], person: Person, last: Roi | None) -> list[Roi]:
+    """The regions to try, best first.
+
+    Somebody followed before is looked for where he was; else `person` decides.
+
+    Raises:
+        PoseError: `person` is an index and fewer persons are seen.
+    """
+    if not regions:
+        return []
+    if last is not None:
+        near = [r for r in regions if overlap(r, last) >= SAME_PERSON]
+        if near:
+            return sorted(near, key=lambda r: math.dist((r.x, r.y), (last.x, last.y)))
+    elif isinstance(person, int):
+        if person >= len(regions):
+            raise PoseError(
+                f"person={person}, but {len(regions)} seen in the first frame with anyone",
+                f"0 to {len(regions) - 1}, counted from the left",
+                "choose by a point (x, y) instead, or cut the video",
+            )
+        return [sorted(regions, key=lambda r: r.x)[person]]
+    elif isinstance(person, tuple):
+        return sorted(regions, key=lambda r: math.dist((r.x, r.y), person))[:1]
+    return sorted(regions, key=lambda r: -r.size)
+
+
+def _lands_on(picture: Picture, body: BodyPoints) -> bool:
+    """Whether any sure point of the body lies inside the frame."""
+    height, width = picture.size
+    inside = (body.xy >= 0).all(1) & (body.xy[:, 0] < width) & (body.xy[:, 1] < height)
+    return bool((inside & (body_confidence(body) > 0.1)).any())
+
+
+def _believable(
+    found: HolisticPoints,
+) -> tuple[BodyPoints, PartPoints | None, PartPoints | None, PartPoints | None]:
+    """Drop a hand that is far from its wrist, and one of two hands that are the same hand."""
+    body = found.body
+    gaps = {}
+    hands: dict[int, PartPoints | None] = {layout.L_WRIST: found.left_hand, layout.R_WRIST: found.right_hand}
+    for wrist, hand in hands.items():
+        if hand is not None:
+            gaps[wrist] = math.dist(hand.xy[0], body.xy[wrist]) / max(hand_size(hand), 1e-6)
+            if gaps[wrist] > MAX_WRIST_GAP:
+                hands[wrist] = None
+    left, right = hands[layout.L_WRIST], hands[layout.R_WRIST]
+    if one_hand_twice(left, right):
+        # The body point nearer to the common hand is its owner.
+        if gaps[layout.L_WRIST] <= gaps[layout.R_WRIST]:
+            right = None
+        else:
+            left = None
+    return body, left, right, found.face
+
+
+def _checked_person(person: Person) -> Person:
+    good = person == "largest" or (isinstance(person, int) and not isinstance(person, bool) and person >= 0)
+    if not good and isinstance(person, (tuple, list)) and len(person) == 2:
+        point = (float(person[0]), float(person[1]))
+        if all(map(math.isfinite, point)):
+            return point
+    if not good:
+        raise ConfigError(f"person={person!r}", "'largest', an index from 0, or a point (x, y)", "correct 'person'")
+    return person
+
+
+def _checked_frame(frame: Frame) -> Frame:
+    if not isinstance(frame, np.ndarray) or frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
+        got = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
+        raise MediaError(f"a frame is {got}", "uint8, height x width x 3 (RGB)", "convert the frame first")
+    if 0 in frame.shape:
+        raise MediaError(f"a frame is {frame.shape}", "at least 1 x 1 pixel", "check the video")
+    return frame

@@ -1,0 +1,125 @@
+"""Rotated square regions of a frame: cropping one for a network and taking its points back to the frame."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import cv2
+import numpy as np
+from jaxtyping import Float, Float32, UInt8
+from numpy import ndarray
+
+MAX_REDUCTION = 8.0  # bilinear sampling skips pixels: from here on halve the frame (by area) first
+
+
+@dataclass(frozen=True, slots=True)
+class Roi:
+    """A square region of a frame.
+
+    Attributes:
+        x: centre, pixels.
+        y: centre, pixels.
+        size: side, pixels.
+        angle: rotation, radians, clockwise as seen on the screen (y points down).
+    """
+
+    x: float
+    y: float
+    size: float
+    angle: float = 0.0
+
+    def to_frame(self, points: Float[ndarray, "points 2"]) -> Float32[ndarray, "points 2"]:
+        """Points in fractions (0..1) of the region -> pixels of the frame."""
+        cos, sin = math.cos(self.angle) * self.size, math.sin(self.angle) * self.size
+        rotation = np.array([[cos, sin], [-sin, cos]])  # row vectors: p @ rotation
+        return ((points - 0.5) @ rotation + (self.x, self.y)).astype(np.float32)
+
+    def from_frame(self, points: Float[ndarray, "points 2"]) -> Float[ndarray, "points 2"]:
+        """Pixels of the frame -> fractions (0..1) of the region."""
+        cos, sin = math.cos(self.angle) / self.size, math.sin(self.angle) / self.size
+        return (points - np.array([self.x, self.y])) @ np.array([[cos, -sin], [sin, cos]]) + 0.5
+
+    def moved(self, scale: float, shift_y: float = 0.0) -> Roi:
+        """Shifted along its own vertical axis by `shift_y` sides (before scaling), then scaled about its centre."""
+        dx, dy = -math.sin(self.angle) * shift_y * self.size, math.cos(self.angle) * shift_y * self.size
+        return Roi(self.x + dx, self.y + dy, self.size * scale, self.angle)
+
+    @property
+    def usable(self) -> bool:
+        """Whether the numbers are finite and the region is at least a pixel large."""
+        return all(map(math.isfinite, (self.x, self.y, self.size, self.angle))) and self.size >= 1.0
+
+
+def upright_angle(start: ndarray, end: ndarray, target_degrees: float) -> float:
+    """Rotation, radians in -pi..pi, that brings the vector start -> end to `target_degrees` (counter-clockwise)."""
+    dx, dy = float(end[0] - start[0]), float(end[1] - start[1])
+    angle = math.radians(target_degrees) - math.atan2(-dy, dx)
+    return math.remainder(angle, 2 * math.pi)
+
+
+def roi_around(center: ndarray, rim: ndarray, target_degrees: float) -> Roi:
+    """The region whose inscribed circle goes through `rim`, turned so that center -> rim is at `target_degrees`."""
+    size = 2 * math.dist(center, rim)
+    return Roi(float(center[0]), float(center[1]), size, upright_angle(center, rim, target_degrees))
+
+
+def roi_of_points(points: Float[ndarray, "points 2"], start: int, end: int, shift_y: float = 0.0) -> Roi:
+    """The square about the upright bounding box of `points`, turned so that points[start] -> points[end] is level.
+
+    `shift_y` moves it along its own vertical axis, in heights of the box (not of the square).
+    """
+    low, high = points.min(0), points.max(0)
+    x, y = (low + high) / 2
+    size, angle = float((high - low).max()), upright_angle(points[start], points[end], 0.0)
+    relative = float(high[1] - low[1]) / max(size, 1e-9)
+    return Roi(float(x), float(y), size, angle).moved(1.0, shift_y * relative)
+
+
+def overlap(a: Roi, b: Roi) -> float:
+    """Intersection over union of two regions, their rotation ignored."""
+    half = (a.size + b.size) / 2
+    width = min(a.size, b.size, max(0.0, half - abs(a.x - b.x)))
+    height = min(a.size, b.size, max(0.0, half - abs(a.y - b.y)))
+    common = width * height
+    return common / max(a.size**2 + b.size**2 - common, 1e-9)
+
+
+class Picture:
+    """One RGB frame and, made when first needed, its halves: 8k frames are reduced by area and not by skipping."""
+
+    def __init__(self, rgb: UInt8[ndarray, "height width 3"]) -> None:
+        self._levels = [np.ascontiguousarray(rgb)]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        height, width = self._levels[0].shape[:2]
+        return height, width
+
+    @cached_property
+    def whole(self) -> Roi:
+        """The smallest square that holds the frame."""
+        height, width = self.size
+        return Roi(width / 2, height / 2, float(max(height, width)))
+
+    def _level(self, level: int) -> UInt8[ndarray, "height width 3"]:
+        while len(self._levels) <= level:
+            last = self._levels[-1]
+            half = (max(1, last.shape[1] // 2), max(1, last.shape[0] // 2))
+            self._levels.append(cv2.resize(last, half, interpolation=cv2.INTER_AREA))
+        return self._levels[level]
+
+    def crop(self, roi: Roi, pixels: int, *, border: int = cv2.BORDER_REPLICATE) -> UInt8[ndarray, "pixels pixels 3"]:
+        """Resample the region bilinearly to pixels x pixels; outside the frame: `border` (OpenCV's code)."""
+        level = max(0, math.ceil(math.log2(roi.size / pixels / MAX_REDUCTION))) if roi.size > 0 else 0
+        image = self._level(level)
+        height, width = self.size
+        scale = np.array([image.shape[1] / width, image.shape[0] / height], np.float32)
+        # MediaPipe pins the corners of the region to the pixel indices 0 and `pixels` (no half-pixel shift).
+        corners = roi.to_frame(np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])) * scale
+        target = np.array([[0, 0], [pixels, 0], [0, pixels]], np.float32)
+        matrix = cv2.getAffineTransform(target, corners)
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        return cv2.warpAffine(image, matrix, (pixels, pixels), flags=flags, borderMode=border)
