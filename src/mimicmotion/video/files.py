@@ -1,0 +1,114 @@
+"""Files that appear under their name only when complete, and the check of a path before long work."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from mimicmotion.errors import OutputError
+
+
+def check_writable(path: str | os.PathLike[str]) -> Path:
+    """Make sure, before long work, that `path` can be written later; leaves nothing behind.
+
+    Missing parent folders are fine: they are created when writing begins.
+
+    Raises:
+        OutputError: a part of the path is a file, or the nearest existing folder cannot be written.
+    """
+    path = Path(path)
+    folder = path.absolute().parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        if not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+        # trying it is the only check that sees read-only mounts and holds for root too
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as e:
+        raise output_error(path, e) from e
+    return path
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary name beside `path`; on success it becomes `path`, on any error or Ctrl-C it is removed.
+
+    Parent folders are created. What was under `path` before stays there until the new file is complete.
+
+    Raises:
+        OutputError: the place cannot be written, or the disk is full.
+    """
+    path = Path(path)
+    # in the same folder, so that the last step is a rename and not a copy
+    part = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        part.replace(path)
+    except OutputError:
+        raise
+    except OSError as e:
+        raise output_error(path, e) from e
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike[str], pattern: str) -> Iterator[Path]:
+    """The same for a folder of files. An existing folder is replaced only if it holds nothing but `pattern` files.
+
+    Raises:
+        OutputError: the place cannot be written, or holds files that are not ours.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    old = path.with_name(f".{path.name}.{secrets.token_hex(4)}.old")
+    check_replaceable_folder(path, pattern)
+    try:
+        part.mkdir(parents=True)
+        yield part
+        if path.exists():
+            path.replace(old)
+        part.replace(path)
+    except OutputError:
+        raise
+    except OSError as e:
+        raise output_error(path, e) from e
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def check_replaceable_folder(path: Path, pattern: str) -> None:
+    """Raise OutputError if `path` is a file, or a folder with other files than `pattern` (which we would delete)."""
+    if path.exists() and not path.is_dir():
+        raise OutputError(f"{path} is a file", "a new or empty folder", "choose another name")
+    if path.is_dir():
+        foreign = next((p.name for p in sorted(path.iterdir()) if not p.match(pattern)), None)
+        if foreign is not None:
+            raise OutputError(f"{path} already holds {foreign}", "a new or empty folder", "choose another folder")
+
+
+def output_error(path: Path, error: OSError) -> OutputError:
+    """An OutputError that says what is wrong with writing `path` and what helps."""
+    reason = error.strerror or str(error)
+    fix = {
+        errno.ENOSPC: "free some space or write to another disk",
+        errno.EDQUOT: "free some space: the disk quota is used up",
+        errno.EFBIG: "the file system does not take files of this size; write to another disk",
+        errno.EROFS: "the file system is read-only; write elsewhere",
+        errno.ENOTDIR: "a part of the path is a file, not a folder",
+        errno.EISDIR: "this is a folder; name a file, for example out.mp4",
+    }.get(error.errno or 0, "check the folder's permissions or write elsewhere")
+    return OutputError(f"{path} cannot be written ({reason})", "a writable place with enough room", fix)

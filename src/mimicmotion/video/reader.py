@@ -1,0 +1,138 @@
+"""Driving videos as a stream of upright RGB frames, taken by time or by the published code's stride."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+from mimicmotion.errors import ConfigError, MediaError
+from mimicmotion.video.picture import PICTURE_SUFFIXES
+from mimicmotion.video.sources import AnimationSource, AvSource, FolderSource, Frame, VideoInfo
+from mimicmotion.video.timing import every, exact_rate, released_stride, resample
+
+__all__ = ["Frame", "Sampling", "VideoInfo", "VideoReader", "open_video"]
+
+Sampling = Literal["time", "released"]
+RELEASED_FPS = 15.0
+"""What the published code shows its result at, whatever the driving video's rate was."""
+
+
+class VideoReader:
+    """A video that can be walked through any number of times and is never held as a whole.
+
+    Args:
+        path: a video file (whatever FFmpeg reads), an animated GIF, WebP or APNG, a single picture, or a folder of
+            numbered pictures.
+        folder_fps: frames per second of a folder of pictures, which cannot say it itself.
+        square_pixels: widen or narrow anamorphic video to the shape it is shown in; False keeps the stored pixels.
+
+    Attributes:
+        path: the file or folder.
+        info: size, rate, duration and so on.
+
+    Raises:
+        MediaError: missing, empty, not a video, no frame can be decoded.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, folder_fps: float = RELEASED_FPS, square_pixels: bool = True
+    ) -> None:
+        self.path = Path(path)
+        self._source: AvSource | AnimationSource | FolderSource
+        if not self.path.exists():
+            raise MediaError(f"{self.path} does not exist", "a video file or a folder of pictures", "check the path")
+        if self.path.is_dir():
+            self._source = FolderSource(self.path, exact_rate(folder_fps))
+        elif self.path.suffix.lower() in PICTURE_SUFFIXES:
+            self._source = AnimationSource(self.path)
+        else:
+            self._source = AvSource(self.path, square_pixels=square_pixels)
+        self.info: VideoInfo = self._source.info
+
+    def frames(
+        self,
+        fps: float | None = None,
+        stride: int | None = None,
+        *,
+        sampling: Sampling = "time",
+        start: float = 0.0,
+        end: float = math.inf,
+        max_frames: int | None = None,
+    ) -> Iterator[Frame]:
+        """Yield frames, uint8 RGB, all of size `info.size`.
+
+        Args:
+            fps: take the frame nearest to every k / fps seconds: the result lasts as long as the source, also where
+                its rate varies. None: every frame as it comes (or every `stride`-th).
+            stride: take frames 0, stride, 2 stride, ... instead.
+            sampling: `released` multiplies `stride` (default 2) by max(1, int(source fps / 24)), as the published code
+                does; the result is shown at 15 fps there, so its duration is not kept.
+            start: seconds from the beginning.
+            end: seconds from the beginning.
+            max_frames: stop after so many.
+
+        Raises:
+            ConfigError: the arguments contradict each other or are out of range.
+            MediaError: `start` lies behind the end of the video, or a folder's pictures differ in size.
+        """
+        self._check(fps, stride, sampling)
+        if not 0 <= start < end:
+            raise ConfigError(f"start={start} with end={end}", "0 <= start < end, in seconds", "correct them")
+        if max_frames is not None and max_frames < 1:
+            raise ConfigError(f"max_frames={max_frames}", "at least 1", "leave it out to take all frames")
+        if fps is not None:
+            picked = resample(self._source, fps, start, end)
+        else:
+            picked = every(self._source, self._stride(stride, sampling), start, end)
+        return self._convert(islice(picked, max_frames), start)
+
+    def output_fps(self, fps: float | None = None, stride: int | None = None, *, sampling: Sampling = "time") -> float:
+        """Frames per second at which the frames of the same arguments should be shown.
+
+        This keeps the speed of the movement; for `released` it is the published code's fixed 15.
+        """
+        if sampling == "released":
+            return RELEASED_FPS
+        return fps if fps is not None else self.info.fps / self._stride(stride, sampling)
+
+    def __iter__(self) -> Iterator[Frame]:
+        return self.frames()
+
+    def _stride(self, stride: int | None, sampling: Sampling) -> int:
+        if sampling == "released":
+            return released_stride(self.info.fps, 2 if stride is None else stride)
+        return 1 if stride is None else stride
+
+    def _convert(self, picked: Iterator[Callable[[], Frame]], start: float) -> Iterator[Frame]:
+        empty = True
+        for to_rgb in picked:
+            empty = False
+            yield to_rgb()  # a repeated frame is an array of its own: the caller may draw on it
+        if empty:
+            raise MediaError(
+                f"{self.path} has no frame after {start:g} s (it lasts {self.info.duration:.2f} s)",
+                "a start inside the video",
+                "lower start",
+            )
+
+    @staticmethod
+    def _check(fps: float | None, stride: int | None, sampling: Sampling) -> None:
+        if fps is not None:
+            exact_rate(fps)
+        if sampling not in ("time", "released"):
+            raise ConfigError(f"sampling={sampling!r}", "time or released", "choose one of these")
+        if fps is not None and (stride is not None or sampling == "released"):
+            raise ConfigError("both fps and a stride", "one way of choosing frames", "leave one of them out")
+        if stride is not None and stride < 1:
+            raise ConfigError(f"stride={stride}", "at least 1", "1 takes every frame")
+
+
+def open_video(
+    path: str | os.PathLike[str], *, folder_fps: float = RELEASED_FPS, square_pixels: bool = True
+) -> VideoReader:
+    """Open a driving video; see `VideoReader`."""
+    return VideoReader(path, folder_fps=folder_fps, square_pixels=square_pixels)

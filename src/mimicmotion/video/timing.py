@@ -1,0 +1,97 @@
+"""Which frames to take: by time, or by the published code's stride. Pure functions over timed items."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Generic, TypeVar
+
+from mimicmotion.errors import ConfigError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Timed(Generic[T]):
+    """Something shown from `time` on for `duration`, both in seconds from the start of the video."""
+
+    time: Fraction
+    duration: Fraction
+    item: T
+
+
+def exact_rate(fps: float | Fraction) -> Fraction:
+    """`fps` as the fraction it stands for: 29.97 -> 30000/1001, 15.0 -> 15.
+
+    Raises:
+        ConfigError: not a positive finite number.
+    """
+    if not (isinstance(fps, Fraction) or math.isfinite(fps)) or not 0 < fps <= 1000:
+        raise ConfigError(f"fps={fps}", "frames per second, 0 < fps <= 1000", "for example --fps 15")
+    if isinstance(fps, Fraction):
+        return fps
+    for nominal in (24, 30, 48, 60, 120):
+        if abs(fps - nominal * 1000 / 1001) < 0.006:
+            return Fraction(nominal * 1000, 1001)
+    return Fraction(fps).limit_denominator(1001)
+
+
+def resample(
+    items: Iterable[Timed[T]], fps: float | Fraction, start: float = 0.0, end: float = math.inf
+) -> Iterator[T]:
+    """At every t = start + k / fps the item whose time is nearest to t, until the end of the last item.
+
+    The result lasts as long as the source (to half an output frame), whatever either frame rate is: items are
+    repeated or left out. Only one item is looked ahead.
+
+    Args:
+        items: in the order of their times; times that do not rise are nudged.
+        fps: rate of the result.
+        start: seconds to skip.
+        end: seconds at which to stop.
+    """
+    rate, first = exact_rate(fps), Fraction(start)
+    k = 0
+    previous: Timed[T] | None = None
+    for current in items:
+        if previous is not None:
+            middle = (previous.time + current.time) / 2
+            while (t := first + k / rate) < min(middle, end):
+                yield previous.item
+                k += 1
+            if t >= end:
+                return
+        previous = current
+    if previous is None:
+        return
+    # Half an output frame (or one source frame) of grace: time stamps in milliseconds may add up to a little more.
+    grace = min(Fraction(1, 2) / rate, previous.duration)
+    stop = min(previous.time + previous.duration - grace, end)
+    while (t := first + k / rate) < stop or (k == 0 and t <= previous.time + previous.duration):
+        yield previous.item
+        k += 1
+
+
+def every(items: Iterable[Timed[T]], stride: int, start: float = 0.0, end: float = math.inf) -> Iterator[T]:
+    """Items 0, stride, 2 stride, ... of those shown from `start` until `end`, by count and not by time."""
+    if stride < 1:
+        raise ConfigError(f"stride={stride}", "at least 1", "1 takes every frame")
+    n = 0
+    for timed in items:
+        if timed.time >= end:
+            return
+        if timed.time + timed.duration <= start:
+            continue
+        if n % stride == 0:
+            yield timed.item
+        n += 1
+
+
+def released_stride(fps: float, stride: int = 2) -> int:
+    """The published code's rule: `stride` x max(1, int(fps / 24)).
+
+    Its result is then shown at 15 fps whatever the source was, so that a source of 24 fps runs 1.25 times too fast.
+    """
+    return stride * max(1, int(fps / 24))
