@@ -207,8 +207,8 @@ class GenerateConfig(SamplingOptions, PoseOptions):
     """Height of the result in pixels; empty uses the model's own size."""
     width: int | None = None
     """Width of the result in pixels; empty uses the model's own size."""
-    fit: Literal["crop", "letterbox"] = "crop"
-    """How a picture of another aspect ratio is brought to height x width."""
+    fit: Literal["crop", "letterbox", "released"] = "crop"
+    """How the picture is brought to height x width: crop around the person, letterbox, or the published code's crop."""
     align: Literal["weighted", "released", "none"] = "weighted"
     """How the driver's body is fitted to the body in the picture."""
     confidence_aware: bool = True

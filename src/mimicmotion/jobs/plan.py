@@ -1,0 +1,144 @@
+"""What `generate` would do, said before any long work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mimicmotion.config import GenerateConfig
+from mimicmotion.jobs.generate import (
+    check_inputs_exist,
+    fusion_config,
+    load_pipeline,
+    pose_drawer,
+    result_size,
+)
+from mimicmotion.jobs.inputs import Inputs, prepare
+from mimicmotion.jobs.poses import describe_poses
+from mimicmotion.jobs.progress import Job, Progress
+
+if TYPE_CHECKING:
+    from mimicmotion.config import FusionConfig
+    from mimicmotion.pipeline import MimicMotionPipeline
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a generate job would do.
+
+    Attributes:
+        inputs: the fitted picture and the poses.
+        overlay: picture with the aligned driving pose of a few frames drawn over it.
+        segments: number of segments.
+        fusion: how they are cut and joined.
+        steps: denoising steps.
+        passes: U-Net passes in all (segments x steps x two with guidance).
+        memory: expected peak bytes, about: weights, latents and working space.
+    """
+
+    inputs: Inputs
+    overlay: Path
+    size: tuple[int, int]
+    fps: float
+    segments: int
+    fusion: FusionConfig
+    steps: int
+    passes: int
+    memory: dict[str, int]
+
+    def summary(self) -> str:
+        """A few lines for a person to read."""
+        found = self.inputs
+        frames = len(found.driving)
+        total = sum(self.memory.values())
+        return "\n".join(
+            [
+                f"picture   {describe_poses(found.reference)}",
+                f"video     {describe_poses(found.driving)}",
+                *(f"note      {w}" for w in found.warnings),
+                f"result    {frames} frames of {self.size[1]}x{self.size[0]} at {self.fps:g} per second",
+                f"segments  {self.segments} of up to {self.fusion.segment_frames} frames, "
+                f"{self.fusion.overlap_frames} shared, {self.fusion.mode}",
+                f"steps     {self.steps}, so {self.passes} passes of the U-Net",
+                f"memory    about {total / 2**30:.2f} GiB ("
+                + ", ".join(f"{k} {v / 2**30:.2f}" for k, v in self.memory.items())
+                + ")",
+                f"overlay   {self.overlay}",
+            ]
+        )
+
+
+def plan(config: GenerateConfig, pipeline: MimicMotionPipeline | None = None) -> Job[Plan]:
+    """Look at the inputs and say what would be done; writes the overlay picture to `config.output`.
+
+    Raises:
+        InputError: as `generate`.
+        OutputError: the picture cannot be written.
+    """
+    from mimicmotion.video.picture import write_picture
+    from mimicmotion.video.writer import check_writable
+
+    check_writable(config.output)
+    check_inputs_exist(config)
+    yield Progress("load", 0, 1)
+    pipe = pipeline if pipeline is not None else load_pipeline(config)
+    yield Progress("load", 1, 1)
+    size = result_size(config, pipe)
+    inputs = yield from prepare(config, size, pipe.size_multiple)
+    fusion = fusion_config(config, pipe.default_fusion)
+    segments = pipe.plan(len(inputs.aligned), fusion).segments
+    steps = config.num_inference_steps or pipe.settings.get("num_inference_steps", 25)
+    scale = pipe.settings.get("guidance_scale", 2.0) if config.guidance_scale is None else config.guidance_scale
+    guided = config.guidance_scale_end is not None or scale != 1
+    write_picture(config.output, draw_overlay(config, pipe, inputs))
+    return Plan(
+        inputs=inputs,
+        overlay=config.output,
+        size=size,
+        fps=config.fps,
+        segments=len(segments),
+        fusion=fusion,
+        steps=steps,
+        passes=len(segments) * steps * (2 if guided else 1),
+        memory=expected_memory(pipe, size, len(inputs.aligned), len(segments[0]) * (2 if guided else 1)),
+    )
+
+
+def draw_overlay(config: GenerateConfig, pipe: MimicMotionPipeline, inputs: Inputs) -> np.ndarray:
+    """Picture beside picture: the reference with its own pose, and with the driving pose of three moments."""
+    import cv2
+
+    size: tuple[int, int] = inputs.picture.shape[:2]
+    scale = max(1.0, 448 / size[0])
+    shown = (round(size[0] * scale), round(size[1] * scale))
+    drawer = pose_drawer(config, pipe, shown)
+    base = cv2.resize(inputs.picture, shown[::-1], interpolation=cv2.INTER_CUBIC)
+    aligned = inputs.aligned.scaled(shown)
+    moments = sorted({0, len(aligned) // 2, len(aligned) - 1})
+    reference = inputs.reference.scaled(shown)
+    poses = [(reference.xy[0], reference.confidence[0]), *((aligned.xy[i], aligned.confidence[i]) for i in moments)]
+    panes = []
+    for xy, confidence in poses:
+        drawn = drawer.draw(xy, confidence)
+        panes.append(np.where(drawn.any(-1, keepdims=True), drawn, (base * 0.6).astype(np.uint8)))
+    return np.concatenate(panes, axis=1)
+
+
+def expected_memory(pipe: MimicMotionPipeline, size: tuple[int, int], frames: int, segment_rows: int) -> dict[str, int]:
+    """Rough peak of the denoising stage in bytes.
+
+    The working space is counted as 27 tensors of the first level's features for all frames of a segment: with that the
+    published 16 GB for 72 frames of 576x1024 in float16 come out.
+    """
+    modules = (pipe.unet, pipe.vae, pipe.image_encoder, pipe.pose_net)
+    weights = sum(p.numel() * p.element_size() for m in modules for p in m.parameters())
+    cells = size[0] * size[1] // pipe.downscale**2
+    features = cells * pipe.unet.config.block_out_channels[0] * next(pipe.unet.parameters()).element_size()
+    return {
+        "weights": weights,
+        "latents": 4 * 4 * cells * pipe.vae.config.latent_channels * frames,
+        "working space": 27 * features * segment_rows,
+    }
