@@ -16,7 +16,7 @@ from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
 Frame: TypeAlias = UInt8[ndarray, "height width 3"]
 PosePoints: TypeAlias = tuple[Float32[ndarray, "134 2"], Float32[ndarray, "134"]]
 Person: TypeAlias = Literal["largest"] | int | tuple[float, float]
-"""Whom to follow: the largest, the n-th from the left (from 0) at first sight, or the one at a point (x, y) in pixels."""
+"""Whom to follow: the largest, the n-th from the left (from 0) at first sight, or the one at a point (x, y)."""
 
 ESTIMATORS = ("holistic", "dwpose")
 

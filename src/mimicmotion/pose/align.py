@@ -1,0 +1,237 @@
+"""Fit the driving person onto the one in the reference picture: one map for the whole video, so that motion is kept.
+
+The body's shape in the picture is what the network copies, so a driving person who is larger, or elsewhere in the
+frame, makes the person of the picture grow or jump in the first frames.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+from mimicmotion.errors import ConfigError, PoseError
+from mimicmotion.pose.keypoints import (
+    L_ANKLE,
+    L_EAR,
+    L_EYE,
+    L_HIP,
+    L_KNEE,
+    L_SHOULDER,
+    NECK,
+    NOSE,
+    R_ANKLE,
+    R_EAR,
+    R_EYE,
+    R_HIP,
+    R_KNEE,
+    R_SHOULDER,
+    PoseSequence,
+)  # fmt: skip
+
+logger = logging.getLogger(__name__)
+
+AlignMethod: TypeAlias = Literal["weighted", "released", "none"]
+METHODS = ("weighted", "released", "none")
+
+# Arms move too much to tell a person's size and place.
+STABLE = np.array([
+    NOSE, NECK, R_SHOULDER, L_SHOULDER, R_HIP, R_KNEE, R_ANKLE, L_HIP, L_KNEE, L_ANKLE, R_EYE, L_EYE, R_EAR, L_EAR
+])  # fmt: skip
+USABLE = 0.3  # from this confidence on a point takes part
+MAX_PAIR_FRAMES = 400  # enough for the first guess of the scale
+
+
+@dataclass(frozen=True, slots=True)
+class Alignment:
+    """x' = scale[0] * x + offset[0], and y alike, from pixels of the driving video to pixels of the output.
+
+    Attributes:
+        scale: (x, y); equal for every method, so nobody is squashed.
+        offset: (x, y) in pixels of the output.
+        size: (height, width) of the output.
+    """
+
+    scale: tuple[float, float]
+    offset: tuple[float, float]
+    size: tuple[int, int]
+
+    def apply(self, poses: PoseSequence) -> PoseSequence:
+        """The poses in the output's frame; confidences stay as they are."""
+        xy = poses.xy.astype(np.float64) * self.scale + self.offset
+        return dataclasses.replace(poses, xy=xy.astype(np.float32), size=self.size)
+
+
+def align(
+    driving: PoseSequence, reference: PoseSequence, size: tuple[int, int], method: AlignMethod = "weighted"
+) -> PoseSequence:
+    """The driving poses as the person in the reference picture would have made them; see `fit_alignment`."""
+    return fit_alignment(driving, reference, size, method).apply(driving)
+
+
+def fit_alignment(
+    driving: PoseSequence, reference: PoseSequence, size: tuple[int, int], method: AlignMethod = "weighted"
+) -> Alignment:
+    """Find the one map from driving to reference.
+
+    Args:
+        driving: poses of the video, in its pixels.
+        reference: pose of the picture, first frame; scaled to `size` where its own size differs.
+        size: (height, width) of the output.
+        method: "weighted" fits one scale and a shift robustly, each joint weighed by its confidence in the video and
+            in the picture, over the joints that both show. "released" is what the published code does: a straight line
+            through all heights regardless of confidence. "none" only fills the output with the video's frame, centred.
+
+    Raises:
+        ConfigError: the method is unknown.
+        PoseError: the picture or the video shows nobody, or they have no joint in common.
+    """
+    if method not in METHODS:
+        raise ConfigError(f"align = {method!r}", ", ".join(METHODS), "choose one of these")
+    if method == "none":
+        return _fill(driving.size, size)
+    if not len(reference):
+        raise PoseError("an empty reference pose", "one frame", "estimate the pose of the picture first")
+    target = reference if reference.size == size else reference.scaled(size)
+    joints, trust = target.xy[0, STABLE].astype(np.float64), target.confidence[0, STABLE].astype(np.float64)
+    mend = "use a picture and a video that show the same part of one person clearly, or align 'none'"
+    if not (trust > USABLE).any():
+        raise PoseError(f"joints in the reference picture: none above confidence {USABLE}", "a visible person", mend)
+    xy, weight = driving.xy[:, STABLE].astype(np.float64), driving.confidence[:, STABLE].astype(np.float64)
+    if not driving.confidence.any():
+        raise PoseError("nobody in the driving video", "at least one frame with a person", mend)
+    if method == "released":
+        return _fit_released(xy[driving.confidence.any(1)], driving.size, joints, trust > USABLE, size)
+    weight = np.where((weight > USABLE) & (trust > USABLE), weight * trust, 0.0)
+    if not weight.any():
+        raise PoseError("no joint that both the picture and the video show", "at least one", mend)
+    return _fit_weighted(xy, weight, joints, driving.size, size)
+
+
+def _fill(source: tuple[int, int], size: tuple[int, int]) -> Alignment:
+    scale = max(size[0] / source[0], size[1] / source[1])
+    offset = ((size[1] - source[1] * scale) / 2, (size[0] - source[0] * scale) / 2)
+    return Alignment((scale, scale), offset, size)
+
+
+def _fit_released(
+    xy: Float[ndarray, "frames joints 2"],
+    source: tuple[int, int],
+    target: Float[ndarray, "joints 2"],
+    usable: ndarray,
+    size: tuple[int, int],
+) -> Alignment:
+    """Least squares on heights as fractions of the frame; the horizontal scale follows from both frames' shapes."""
+    driven = (xy[:, usable] / source[::-1]).reshape(-1, 2)
+    wanted = np.tile(target[usable] / size[::-1], (len(xy), 1))
+    mean = driven.mean(0)
+    spread = ((driven[:, 1] - mean[1]) ** 2).sum()
+    if spread < 1e-12:
+        logger.warning("the joints seen in both do not tell the height of the person; the scale is left as it is")
+        scale_y = 1.0
+    else:
+        scale_y = ((driven[:, 1] - mean[1]) * wanted[:, 1]).sum() / spread
+    scale_x = scale_y / (source[0] / source[1] / size[0] * size[1])
+    offset = wanted.mean(0) - mean * (scale_x, scale_y)
+    return Alignment(
+        (float(scale_x * size[1] / source[1]), float(scale_y * size[0] / source[0])),
+        (float(offset[0] * size[1]), float(offset[1] * size[0])),
+        size,
+    )
+
+
+def _fit_weighted(
+    xy: Float[ndarray, "frames joints 2"],
+    weight: Float[ndarray, "frames joints"],
+    target: Float[ndarray, "joints 2"],
+    source: tuple[int, int],
+    size: tuple[int, int],
+) -> Alignment:
+    """Scale from the figure's shape within each frame, then the shift from the middle of all frames' shifts.
+
+    Fitting both at once, as a straight line, takes a walk through the frame for size and makes the figure too small.
+    """
+    scale = _guess_scale(xy, weight, target)
+    if scale is None:
+        scale = _fill(source, size).scale[0]
+        logger.warning("too few joints are seen in both picture and video to tell the size: it is left as it is")
+    else:
+        scale = _refine_scale(xy, weight, target, scale)
+    # Per joint and frame, not per frame: a joint far off in a frame then has no say
+    shift = target - scale * xy
+    offset = tuple(_weighted_median(shift[..., k].ravel(), weight.ravel()) for k in (0, 1))
+    offset = _refine_shift(shift, weight, np.array(offset), np.ptp(target[weight.any(0)], axis=0).max())
+    return Alignment((scale, scale), (float(offset[0]), float(offset[1])), size)
+
+
+def _guess_scale(xy: ndarray, weight: ndarray, target: ndarray) -> float | None:
+    """Weighted median of the ratios of distances between joints, picture to video; None if there are none."""
+    frames = np.unique(np.linspace(0, len(xy) - 1, min(len(xy), MAX_PAIR_FRAMES)).round().astype(int))
+    if not ((weight[frames] > 0).sum(1) >= 2).any():
+        frames = np.arange(len(xy))
+    a, b = np.triu_indices(target.shape[0], 1)
+    theirs = np.hypot(*np.moveaxis(xy[frames][:, a] - xy[frames][:, b], -1, 0))
+    ours = np.broadcast_to(np.hypot(*(target[a] - target[b]).T), theirs.shape)
+    # Long distances are known better, relative to their length
+    trust = weight[frames][:, a] * weight[frames][:, b] * np.minimum(theirs / max(theirs.max(), 1e-9), 1)
+    good = (trust > 0) & (theirs > 1e-6) & (ours > 1e-6)
+    if not good.any():
+        return None
+    return float(np.exp(_weighted_median(np.log(ours[good] / theirs[good]), trust[good])))
+
+
+def _refine_scale(xy: ndarray, weight: ndarray, target: ndarray, scale: float, rounds: int = 20) -> float:
+    """Tukey's biweight on the residuals of each frame's figure, both figures taken about their own middles.
+
+    The scale is the ratio of the spreads and not a regression: it treats picture and video alike, so bent knees in
+    half of the frames do not shrink the whole.
+    """
+    robust = weight
+    for _ in range(rounds):
+        use = (robust > 0).sum(1) >= 2
+        if not use.any():
+            return scale
+        w = robust[use] / robust[use].sum(1, keepdims=True)
+        mass = robust[use].sum(1)[:, None, None]
+        theirs = xy[use] - (w[..., None] * xy[use]).sum(1, keepdims=True)
+        ours = target - (w[..., None] * target).sum(1, keepdims=True)
+        spreads = [float((mass * w[..., None] * v**2).sum()) for v in (ours, theirs)]
+        if min(spreads) < 1e-12:
+            return scale
+        new = float(np.sqrt(spreads[0] / spreads[1]))
+        if abs(new / scale - 1) < 1e-10:
+            return new
+        scale = new
+        # Medians and not means as the middles: an outlier must not shift the residuals of the others
+        gap = target - scale * xy
+        middle = np.stack([[_weighted_median(g[:, k], v) for k in (0, 1)] for g, v in zip(gap, weight, strict=True)])
+        robust = weight * _biweight(np.hypot(*np.moveaxis(gap - middle[:, None], -1, 0)), weight)
+    return scale
+
+
+def _refine_shift(shift: ndarray, weight: ndarray, offset: ndarray, extent: float) -> ndarray:
+    """Mean of the shifts near the median: the driver's usual place. Nothing further than half a figure counts."""
+    far = np.hypot(*np.moveaxis(shift - offset, -1, 0))
+    near = weight * (1 - np.clip(far / max(extent / 2, 1e-9), 0, 1) ** 2) ** 2
+    total = near.sum()
+    return (near[..., None] * shift).sum((0, 1)) / total if total > 0 else offset
+
+
+def _biweight(residual: ndarray, weight: ndarray) -> ndarray:
+    cut = 6 * max(_weighted_median(residual.ravel(), weight.ravel()), 1e-6)
+    return (1 - np.clip(residual / cut, 0, 1) ** 2) ** 2
+
+
+def _weighted_median(values: Float[ndarray, " n"], weights: Float[ndarray, " n"]) -> float:
+    """The value at which half of the weight is reached; 0 if there is no weight."""
+    order = np.argsort(values, kind="stable")
+    total = np.cumsum(weights[order])
+    if not total.size or total[-1] <= 0:
+        return 0.0
+    k = int(np.searchsorted(total, total[-1] / 2))
+    return float(values[order[min(k, len(order) - 1)]])
