@@ -28,12 +28,14 @@ SMALL_TOES = [1, 4]
 
 # The 468-point mesh at the places of the 68 iBUG points ("right" is the person's right).
 FACE_SOURCE = np.array(
-    [127, 234, 93, 132, 58, 136, 150, 176, 152, 400, 379, 365, 288, 361, 323, 454, 356]  # jaw, from the right ear
-    + [70, 63, 105, 66, 107, 336, 296, 334, 293, 300]  # right brow, left brow
-    + [168, 197, 195, 4, 98, 97, 2, 326, 327]  # bridge of the nose, its lower edge
-    + [33, 160, 158, 133, 153, 144, 362, 385, 387, 263, 373, 380]  # right eye, left eye
-    + [61, 39, 37, 0, 267, 269, 291, 405, 314, 17, 84, 181]  # outer lips
-    + [78, 81, 13, 311, 308, 402, 14, 178]  # inner lips
+    [
+        *[127, 234, 93, 132, 58, 136, 150, 176, 152, 400, 379, 365, 288, 361, 323, 454, 356],  # jaw, from the right ear
+        *[70, 63, 105, 66, 107, 336, 296, 334, 293, 300],  # right brow, left brow
+        *[168, 197, 195, 4, 98, 97, 2, 326, 327],  # bridge of the nose, its lower edge
+        *[33, 160, 158, 133, 153, 144, 362, 385, 387, 263, 373, 380],  # right eye, left eye
+        *[61, 39, 37, 0, 267, 269, 291, 405, 314, 17, 84, 181],  # outer lips
+        *[78, 81, 13, 311, 308, 402, 14, 178],  # inner lips
+    ]
 )
 
 SAME_HAND = 0.35  # two hands nearer than this part of their size are one hand seen twice

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 NUM_POSE = 33  # the networks' body points; 33 and 34 of its 39 outputs span the region of the next frame
-HEAT_KERNEL = 7
+HEAT_KERNEL = 9  # cells; measured against MediaPipe itself: its graphs say 7
 HEAT_MINIMUM = 0.5  # weaker peaks do not move a point
 
 
@@ -59,7 +59,7 @@ class PartPoints:
 
 def refine_by_heatmap(
     points: Float[ndarray, "points 2"], heat: Float32[ndarray, "rows columns points"]
-) -> tuple[Float[ndarray, "points 2"], Float32[ndarray, points]]:
+) -> tuple[Float[ndarray, "points 2"], Float32[ndarray, " points"]]:
     """Move each point (fractions of the input) to the mean of the heat around it; return the points and the peaks.
 
     A point outside the map keeps its place and has peak 0.
@@ -117,7 +117,7 @@ class Networks:
         if name not in self._sessions:
             self._sessions[name] = self._open(name)
         tensor = image.astype(np.float32) * np.float32((1.0 - low) / 255.0) + np.float32(low)
-        return self._sessions[name].run(None, {"input": tensor[None]})
+        return [np.asarray(out) for out in self._sessions[name].run(None, {"input": tensor[None]})]
 
     def _open(self, name: str) -> InferenceSession:
         import onnxruntime

@@ -27,7 +27,7 @@ class Detection:
 
 
 def anchor_centers(pixels: int, strides: Sequence[int]) -> Float32[ndarray, "anchors 2"]:
-    """Centres of the anchors in fractions of the input: two for each layer at each cell, layers of one stride together."""
+    """Centres of the anchors in fractions of the input: two a layer at each cell, layers of one stride together."""
     parts = []
     for stride, layers in groupby(strides):
         cells = -(-pixels // stride)
@@ -44,7 +44,7 @@ def sigmoid(x: ndarray) -> ndarray:
 
 def decode(
     raw: Float32[ndarray, "anchors values"],
-    logits: Float32[ndarray, anchors],
+    logits: Float32[ndarray, " anchors"],
     anchors: Float32[ndarray, "anchors 2"],
     pixels: int,
     threshold: float,
@@ -64,7 +64,7 @@ def decode(
 
 
 def suppress(
-    boxes: Float[ndarray, "n 4"], points: Float[ndarray, "n points 2"], scores: Float[ndarray, n]
+    boxes: Float[ndarray, "n 4"], points: Float[ndarray, "n points 2"], scores: Float[ndarray, " n"]
 ) -> list[Detection]:
     """Weighted suppression (as BlazeFace): overlapping detections are averaged by score. Input: the best first."""
     found = []
