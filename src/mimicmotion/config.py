@@ -23,7 +23,7 @@ class FusionConfig:
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     mode: FusionMode = "progressive"
-    """progressive (paper), released (tent weights of the published code), average (MultiDiffusion), none (hard cuts)."""
+    """progressive (paper), released (as the published code), average (MultiDiffusion) or none (hard cuts)."""
     segment_frames: int = 16
     """Frames per segment (paper: N)."""
     overlap_frames: int = 6

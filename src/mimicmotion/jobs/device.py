@@ -26,9 +26,10 @@ def choose_device(name: str) -> torch.device:
     except RuntimeError as e:
         raise ConfigError(f"device={name!r}", "auto, cpu, cuda, cuda:1 or mps", "correct 'device'") from e
     count = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
-    if (device.index or 0) >= count.get(device.type, 0):
+    here = count.get(device.type, 0)
+    if (device.index or 0) >= here:
         fix = "use 'auto' or 'cpu', or look at `mimicmotion doctor`"
-        raise ConfigError(f"device={name!r}", f"a device of this machine (has {count[device.type]})", fix)
+        raise ConfigError(f"device={name!r}", f"a device of this machine, which has {here} of this kind", fix)
     return device
 
 

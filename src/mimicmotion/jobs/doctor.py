@@ -8,6 +8,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from mimicmotion import __version__
 from mimicmotion.jobs.device import choose_device, choose_dtype
@@ -59,8 +60,8 @@ def _version(package: str) -> str:
 
 def _memory() -> str:
     if sys.platform == "linux":
-        with open("/proc/meminfo", encoding="ascii") as f:
-            kib = {line.split(":")[0]: int(line.split()[1]) for line in f if line.split()[1].isdigit()}
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        kib = {line.split(":")[0]: int(line.split()[1]) for line in lines if line.split()[1].isdigit()}
         return f"{kib['MemTotal'] / 2**20:.1f} GiB, {kib['MemAvailable'] / 2**20:.1f} GiB free"
     return "unknown on this system"
 

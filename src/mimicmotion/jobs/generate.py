@@ -213,18 +213,13 @@ def pose_drawer(config: GenerateConfig, pipe: MimicMotionPipeline, size: tuple[i
 
 def fusion_config(config: GenerateConfig, default: FusionConfig) -> FusionConfig:
     """The model's fusion with what the settings change."""
-    changes = {
-        "mode": config.fusion,
-        "segment_frames": config.segment_frames,
-        "overlap_frames": config.overlap_frames,
-    }
-    changes = {k: v for k, v in changes.items() if v is not None}
-    if "segment_frames" in changes and "overlap_frames" not in changes:
-        changes["overlap_frames"] = min(default.overlap_frames, changes["segment_frames"] - 1)
-    return dataclasses.replace(default, **changes)  # type: ignore[arg-type]
+    segment = default.segment_frames if config.segment_frames is None else config.segment_frames
+    overlap = min(default.overlap_frames, segment - 1) if config.overlap_frames is None else config.overlap_frames
+    mode = config.fusion or default.mode
+    return dataclasses.replace(default, mode=mode, segment_frames=segment, overlap_frames=overlap)
 
 
-def guidance(config: GenerateConfig, pipe: MimicMotionPipeline) -> dict[str, float | None]:
+def guidance(config: GenerateConfig, pipe: MimicMotionPipeline) -> dict[str, Any]:
     """Guidance arguments of the pipeline: constant or a ramp."""
     if config.guidance_scale_end is None:
         return {"guidance_scale": config.guidance_scale}

@@ -103,7 +103,7 @@ def open_driving(config: GenerateConfig | PosesConfig) -> VideoReader | PoseSequ
 
 
 def find_estimator(options: PoseOptions) -> Callable[..., PoseEstimator]:
-    """A function that opens the chosen estimator; model files are found (or fetched) now, so that failures come early."""
+    """A function that opens the chosen estimator; model files are found or fetched now, so that failures come early."""
     from mimicmotion.pose.estimator import open_estimator
 
     detector, pose_model = options.detector, options.pose_model
@@ -241,7 +241,7 @@ def cache_settings(config: GenerateConfig | PosesConfig) -> dict[str, Any]:
 def fit_poses(poses: PoseSequence, fit: Fit) -> PoseSequence:
     """Poses of the original picture in the fitted one; points that the crop cut off have confidence 0."""
     xy = fit.points(poses.xy.astype(np.float64)).astype(np.float32)
-    inside = ((xy >= 0) & (xy <= np.float32(fit.target[::-1]))).all(-1)
+    inside = ((xy >= 0) & (xy <= np.array(fit.target[::-1], np.float32))).all(-1)
     return dataclasses.replace(poses, xy=xy, confidence=poses.confidence * inside, size=fit.target)
 
 
@@ -277,7 +277,7 @@ def describe_framing(reference: PoseSequence, aligned: PoseSequence) -> list[str
         found.append("the picture shows legs, the video does not: they will be made up")
     height, width = aligned.size
     xy, seen = aligned.xy[:, BODY], aligned.confidence[:, BODY] > SEEN
-    outside = ((xy < 0) | (xy > np.float32([width, height]))).any(-1) & seen
+    outside = ((xy < 0) | (xy > np.array([width, height], np.float32))).any(-1) & seen
     if seen.any() and (share := outside.sum() / seen.sum()) > 0.1:
         found.append(f"{share:.0%} of the driving body points lie outside the frame after alignment")
     return found
