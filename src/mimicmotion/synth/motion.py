@@ -1,0 +1,374 @@
+"""Procedural motion: key poses joined by smooth curves, and the rhythm between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float64
+from numpy import ndarray
+
+from mimicmotion.errors import InputError
+from mimicmotion.synth.figure import (
+    ARM,
+    BLINK,
+    CURL,
+    HEAD_PITCH,
+    HEAD_ROLL,
+    HEAD_YAW,
+    LEG,
+    MOUTH,
+    NUM_PARAMS,
+    PELVIS_OFFSET,
+    PITCH,
+    ROLL,
+    SHRUG,
+    SPINE_PITCH,
+    SPINE_ROLL,
+    SPINE_TWIST,
+    TRAVEL,
+    YAW,
+)
+
+Rng = np.random.Generator
+Params = Float64[ndarray, "n 54"]
+
+# Where a hand can be: wrist (outward, up, forward) in arm lengths from the shoulder, its spread, twist, its spread.
+ARM_REGIONS: dict[str, tuple[tuple[float, float, float], float, float, float]] = {
+    "hang": ((0.14, -0.97, 0.1), 0.05, -1.5, 0.3),
+    "bent": ((0.18, -0.72, 0.42), 0.12, -1.6, 0.5),
+    "hip": ((0.13, -0.6, 0.1), 0.05, -1.9, 0.3),
+    "chest": ((-0.22, -0.35, 0.42), 0.12, -1.6, 0.6),
+    "clasp": ((-0.3, -0.52, 0.42), 0.05, -1.6, 0.3),
+    "low_front": ((-0.1, -0.8, 0.35), 0.1, -1.8, 0.5),
+    "front": ((0.02, -0.02, 0.88), 0.12, -1.8, 0.8),
+    "front_up": ((0.1, 0.45, 0.75), 0.14, -1.8, 0.8),
+    "side": ((0.96, 0.0, 0.08), 0.1, -1.5, 0.9),
+    "side_low": ((0.68, -0.65, 0.15), 0.12, -1.6, 0.7),
+    "side_up": ((0.68, 0.66, 0.1), 0.12, -1.2, 0.8),
+    "over": ((0.12, 0.95, 0.05), 0.1, -1.2, 0.8),
+    "over_bent": ((-0.1, 0.62, 0.12), 0.1, -1.2, 0.6),
+    "face": ((-0.16, 0.25, 0.36), 0.08, -2.0, 0.8),
+    "ear": ((-0.02, 0.4, 0.1), 0.06, -1.4, 0.5),
+    "up_bent": ((0.5, 0.34, 0.28), 0.12, -1.2, 0.7),
+    "cross": ((-0.48, -0.12, 0.55), 0.1, -1.8, 0.5),
+    "back": ((0.02, -0.74, -0.24), 0.06, -2.2, 0.4),
+    "wide_bent": ((0.62, -0.2, 0.3), 0.14, -1.9, 0.7),
+}
+CALM = ("hang", "hang", "hang", "bent", "hip", "clasp", "low_front", "back")
+HAND_SHAPES = {  # thumb, index, middle, ring, little, spread
+    "relaxed": (0.35, 0.35, 0.42, 0.48, 0.5, 0.25),
+    "open": (0.0, 0.02, 0.02, 0.03, 0.05, 1.0),
+    "flat": (0.2, 0.05, 0.03, 0.05, 0.06, 0.1),
+    "fist": (1.2, 1.35, 1.4, 1.4, 1.4, 0.0),
+    "point": (1.0, 0.0, 1.35, 1.4, 1.4, 0.1),
+    "victory": (1.1, 0.02, 0.02, 1.4, 1.4, 1.2),
+    "thumb": (-0.2, 1.35, 1.4, 1.4, 1.4, 0.0),
+    "pinch": (0.8, 0.75, 0.3, 0.25, 0.2, 0.5),
+    "claw": (0.4, 0.7, 0.7, 0.7, 0.7, 0.8),
+}
+
+
+def neutral() -> Float64[ndarray, " 54"]:
+    """Standing, arms hanging."""
+    q = np.zeros(NUM_PARAMS)
+    for side in (0, 1):
+        set_arm(q, side, "hang", None)
+        q[CURL[side] : CURL[side] + 6] = HAND_SHAPES["relaxed"]
+        q[LEG[side] : LEG[side] + 5] = (0.07, 0.0, 0.0, 0.0, 0.2)
+    q[MOUTH] = 1.0
+    return q
+
+
+def set_arm(q: ndarray, side: int, region: str, rng: Rng | None) -> None:
+    """Put a hand into a region; without `rng` at its middle."""
+    centre, spread, twist, twist_spread = ARM_REGIONS[region]
+    k = ARM[side]
+    noise = np.zeros(7) if rng is None else np.clip(rng.normal(size=7), -2, 2)
+    q[k : k + 3] = np.array(centre) + spread * noise[:3]
+    q[k + 3 : k + 7] = (
+        0.3 * noise[3],
+        np.clip(twist + twist_spread * noise[4], -3.1, 0.3),
+        0.3 * noise[5],
+        0.2 * noise[6],
+    )
+
+
+def set_hand(q: ndarray, side: int, shape: str, rng: Rng) -> None:
+    """Fingers in one of HAND_SHAPES, a little varied."""
+    q[CURL[side] : CURL[side] + 6] = np.array(HAND_SHAPES[shape]) + rng.normal(size=6) * 0.06
+
+
+def random_pose(rng: Rng, energy: float = 1.0, *, calm: bool = False) -> Float64[ndarray, " 54"]:
+    """One key pose: arms anywhere a person puts them, weight on either leg, trunk and head turned a little."""
+    q = neutral()
+    names = CALM if calm else tuple(ARM_REGIONS)
+    both = rng.random() < 0.35
+    first = str(rng.choice(names))
+    for side, region in ((0, first), (1, first if both else str(rng.choice(names)))):
+        set_arm(q, side, region, rng)
+        set_hand(q, side, str(rng.choice(list(HAND_SHAPES) if not calm else ["relaxed", "flat"])), rng)
+    n = lambda scale: scale * energy * float(np.clip(rng.normal(), -2, 2))  # noqa: E731
+    q[[PITCH, ROLL, YAW]] = n(0.04), n(0.06), n(0.18)
+    q[[SPINE_PITCH, SPINE_ROLL, SPINE_TWIST]] = 0.04 + n(0.08), n(0.1), n(0.14)
+    q[[HEAD_PITCH, HEAD_YAW, HEAD_ROLL]] = n(0.1), n(0.22), n(0.1)
+    q[list(SHRUG)] = abs(n(0.4))
+    wide = rng.uniform(0.0, 0.28) * energy
+    for side in (0, 1):
+        q[LEG[side] : LEG[side] + 5] = 0.03 + wide, 0.0, n(0.08), 0.0, 0.2 + n(0.12)
+    if rng.random() < 0.25 * energy and not calm:  # one foot up on its toes or lifted
+        side = int(rng.integers(2))
+        q[LEG[side] : LEG[side] + 4] = (
+            0.05 + rng.uniform(0, 0.5),
+            rng.uniform(0.03, 0.45),
+            rng.uniform(-0.35, 0.4),
+            -0.5,
+        )
+        q[0] = (1 - 2 * side) * -0.1
+    else:
+        q[0] = n(0.07)
+    q[1] = -abs(n(0.06))
+    return q
+
+
+def curve(times: ndarray, keys: ndarray, at: ndarray, ease: float = 0.6) -> ndarray:
+    """Cubic Hermite through (times, keys); `ease` 0 stops at every key, 1 flows through."""
+    t = np.clip(at, times[0], times[-1] - 1e-6)
+    i = np.clip(np.searchsorted(times, t, side="right") - 1, 0, len(times) - 2)
+    slope = np.zeros_like(keys)
+    if len(keys) > 2:
+        slope[1:-1] = ease * (keys[2:] - keys[:-2]) / (times[2:] - times[:-2])[:, None]
+    dt = (times[i + 1] - times[i])[:, None]
+    s = (t - times[i])[:, None] / dt
+    h = 2 * s**3 - 3 * s**2 + 1
+    return (
+        h * keys[i] + (1 - h) * keys[i + 1] + (s**3 - 2 * s**2 + s) * dt * slope[i] + (s**3 - s**2) * dt * slope[i + 1]
+    )
+
+
+def _between(rng: Rng, t: ndarray, make: Callable[[], ndarray], low: float, high: float) -> Params:
+    """Key poses from `make` at a steady beat between `low` and `high` seconds."""
+    beat = rng.uniform(low, high)
+    count = int(np.ceil((t[-1] - t[0]) / beat)) + 3
+    times = t[0] - rng.uniform(0, beat) + beat * np.arange(count)
+    keys = np.stack([make() for _ in range(count)])
+    return curve(times, keys, t, float(rng.uniform(0.2, 0.9)))
+
+
+def _wave(t: ndarray, period: float, phase: float = 0.0) -> ndarray:
+    return np.sin(2 * np.pi * (t / period + phase))
+
+
+def dance(rng: Rng, t: ndarray) -> Params:
+    """Random poses on a beat, with a bounce and swaying hips."""
+    q = _between(rng, t, lambda: random_pose(rng, 1.2), 0.4, 0.9)
+    period = rng.uniform(0.45, 0.8)
+    q[:, 1] -= 0.05 * rng.random() * (1 - _wave(t, period))
+    q[:, ROLL] += 0.1 * rng.random() * _wave(t, 2 * period)
+    q[:, 0] += 0.08 * rng.random() * _wave(t, 2 * period)
+    q[:, TRAVEL[0]] += 0.05 * rng.random() * _wave(t, 6 * period, rng.random())
+    return q
+
+
+def sway(rng: Rng, t: ndarray) -> Params:
+    """Any pose to any pose, slowly: broad coverage."""
+    return _between(rng, t, lambda: random_pose(rng, 0.8), 1.0, 2.2)
+
+
+def wave(rng: Rng, t: ndarray) -> Params:
+    """Waving with one hand or both."""
+    q = _between(rng, t, lambda: random_pose(rng, 0.4, calm=True), 2.0, 3.5)
+    sides = [0, 1] if rng.random() < 0.25 else [int(rng.integers(2))]
+    period, high = rng.uniform(0.5, 0.9), rng.uniform(0.25, 0.75)
+    for s in sides:
+        k = ARM[s]
+        beat = _wave(t, period, 0.5 * s)
+        q[:, k] = rng.uniform(0.4, 0.65) + 0.16 * beat
+        q[:, k + 1], q[:, k + 2] = high - 0.03 * beat**2, rng.uniform(0.15, 0.35)
+        q[:, k + 3], q[:, k + 4], q[:, k + 5] = 0, rng.uniform(-1.4, -0.7), 0.0
+        q[:, k + 6] = 0.3 * _wave(t, period, 0.5 * s - 0.12)
+        q[:, CURL[s] : CURL[s] + 6] = HAND_SHAPES["open"]
+    return q
+
+
+def walk(rng: Rng, t: ndarray) -> Params:
+    """Walking or marching on the spot."""
+    q = np.tile(neutral(), (len(t), 1))
+    period, lift, stride = rng.uniform(0.8, 1.3), rng.uniform(0.08, 0.32), rng.uniform(0.05, 0.2)
+    start = rng.random()
+    q[:, YAW] = rng.uniform(-0.6, 0.6)
+    swing = rng.uniform(0.1, 0.32)
+    for s in (0, 1):
+        phase = 2 * np.pi * (t / period + start + 0.5 * s)
+        up = np.maximum(np.sin(phase), 0) ** 1.5
+        q[:, LEG[s]], q[:, LEG[s] + 1] = 0.02, lift * up
+        q[:, LEG[s] + 2] = stride * -np.cos(phase) + 0.3 * lift * up
+        q[:, LEG[s] + 3] = -0.5 * np.maximum(np.sin(phase + 0.6), 0) * min(1.0, 4 * lift)
+        bend = rng.uniform(0.0, 0.3)
+        q[:, ARM[s] + 1] = -0.95 + bend
+        q[:, ARM[s] + 2] = 0.1 + bend + swing * np.cos(phase)
+    step = 2 * np.pi * (t / period + start)
+    q[:, 0], q[:, 1] = -0.04 * np.sin(step), -0.015 * (1 + np.cos(2 * step))
+    q[:, ROLL], q[:, SPINE_TWIST], q[:, SPINE_ROLL] = 0.03 * np.sin(step), 0.1 * np.cos(step), -0.03 * np.sin(step)
+    q[:, SPINE_PITCH] = 0.06
+    return q
+
+
+def turn(rng: Rng, t: ndarray) -> Params:
+    """Turning about the vertical, up to 60 degrees (rarely more) either way."""
+    q = _between(rng, t, lambda: random_pose(rng, 0.6, calm=rng.random() < 0.6), 1.2, 2.5)
+    reach = 1.05 if rng.random() < 0.85 else 1.6
+    yaw = _between(rng, t, lambda: np.array([rng.uniform(-reach, reach)]), 0.9, 1.8)[:, 0]
+    q[:, YAW] = yaw
+    speed = np.abs(np.gradient(yaw, t)) if len(t) > 1 else np.zeros(len(t))
+    for s in (0, 1):  # small steps while turning
+        q[:, LEG[s] + 1] += 0.06 * np.clip(speed, 0, 1) * np.maximum(_wave(t, 0.5, 0.5 * s), 0)
+    q[:, HEAD_YAW] -= 0.25 * yaw * rng.random()
+    return q
+
+
+def squat(rng: Rng, t: ndarray) -> Params:
+    """Squats and deep bends with the arms out in front, on the hips or overhead."""
+    q = np.tile(random_pose(rng, 0.3), (len(t), 1))
+    depth, period = rng.uniform(0.15, 0.5), rng.uniform(1.4, 2.6)
+    low = 0.5 - 0.5 * np.cos(2 * np.pi * (t / period + rng.random()))
+    wide = rng.uniform(0.1, 0.4)
+    a, b = neutral(), neutral()
+    region, end = str(rng.choice(["hang", "hip", "chest"])), str(rng.choice(["front", "hip", "side", "over", "clasp"]))
+    for s in (0, 1):
+        set_arm(a, s, region, None)
+        set_arm(b, s, end, None)
+        k = slice(ARM[s], ARM[s] + 7)
+        q[:, k] = a[k] + (b[k] - a[k]) * low[:, None]
+        q[:, LEG[s] : LEG[s] + 5] = (wide, 0, 0, 0, 0.2 + 0.8 * wide)
+    q[:, 1], q[:, 2] = -depth * low, -0.3 * depth * low
+    q[:, SPINE_PITCH], q[:, PITCH] = 0.3 * depth * low, 0.7 * depth * low
+    q[:, HEAD_PITCH] = -0.6 * depth * low
+    return q
+
+
+def legs(rng: Rng, t: ndarray) -> Params:
+    """Leg lifts: knee up, to the side, to the back, kicks."""
+    period = rng.uniform(1.0, 2.0)
+    first = int(rng.integers(2))
+    q = _between(rng, t, lambda: random_pose(rng, 0.35), 1.2, 2.4)
+    kinds = [((0.0, 0.5, 0.3), -0.5), ((0.75, 0.45, 0.05), 0.0), ((0.05, 0.35, -0.6), -0.6), ((0.05, 0.5, 0.75), 0.1)]
+    target, toe = kinds[rng.integers(4)]
+    size = rng.uniform(0.6, 1.05)
+    for s in (0, 1):
+        beat = np.maximum(_wave(t, 2 * period, 0.5 * (s ^ first)), 0) ** 0.8
+        q[:, LEG[s] : LEG[s] + 3] = np.array([0.05, 0, 0]) + size * beat[:, None] * np.array(target)
+        q[:, LEG[s] + 3] = toe * beat
+        q[:, 0] -= (1 - 2 * s) * 0.09 * beat
+        q[:, ROLL] += (1 - 2 * s) * 0.2 * target[0] * beat
+        q[:, SPINE_ROLL] -= (1 - 2 * s) * 0.12 * beat * rng.random()
+    return q
+
+
+def raise_arms(rng: Rng, t: ndarray) -> Params:
+    """Arms up and down again, to the sides, forward, in circles; together or in turn."""
+    q = np.tile(random_pose(rng, 0.4, calm=True), (len(t), 1))
+    period, lag = rng.uniform(1.2, 2.6), float(rng.choice([0.0, 0.0, 0.5, 0.25]))
+    low, high = rng.uniform(-1.5, -0.8), rng.uniform(0.3, 1.5)
+    plane, reach = rng.uniform(-0.2, 1.3), rng.uniform(0.75, 1.0)
+    twist = rng.uniform(-2.4, -0.4)
+    for s in (0, 1):
+        angle = low + (high - low) * (0.5 - 0.5 * np.cos(2 * np.pi * (t / period + lag * s)))
+        flat = reach * np.cos(angle)
+        k = ARM[s]
+        q[:, k], q[:, k + 1], q[:, k + 2] = flat * np.cos(plane), reach * np.sin(angle), flat * np.sin(plane)
+        q[:, k + 4] = twist
+        set_hand_shape = HAND_SHAPES[str(rng.choice(["flat", "open", "relaxed", "fist"]))]
+        q[:, CURL[s] : CURL[s] + 6] = set_hand_shape
+    return q
+
+
+def balance(rng: Rng, t: ndarray) -> Params:
+    """Standing on one leg, the other out, the trunk leaning against it, the arms stretched and correcting."""
+    side = int(rng.integers(2))
+    sign = 1 - 2 * side  # the lifted leg's side
+
+    def make() -> ndarray:
+        q = neutral()
+        lean = rng.uniform(0.0, 1.0)
+        way = rng.uniform(-0.3, 1.0)  # outward .. backward
+        q[LEG[side] : LEG[side] + 4] = (
+            0.1 + 0.6 * lean * max(way, 0),
+            0.1 + 0.4 * lean * rng.random(),
+            -0.5 * lean * (1 - way),
+            -0.4,
+        )
+        q[0] = -sign * 0.11
+        q[1] = -0.06 * rng.random()
+        q[ROLL], q[SPINE_ROLL] = sign * 0.38 * lean * max(way, 0), sign * 0.3 * lean * rng.random()
+        q[PITCH], q[SPINE_PITCH] = 0.4 * lean * (1 - way) * 0.7, 0.2 * rng.random()
+        for s in (0, 1):
+            set_arm(q, s, str(rng.choice(["side", "side", "side_up", "side_low", "front", "wide_bent", "over"])), rng)
+            set_hand(q, s, str(rng.choice(["open", "flat", "relaxed"])), rng)
+        q[HEAD_ROLL], q[HEAD_YAW], q[HEAD_PITCH] = -0.3 * q[SPINE_ROLL], rng.normal() * 0.15, 0.2 * rng.random()
+        return q
+
+    q = _between(rng, t, make, 0.7, 1.6)
+    q[:, YAW] = rng.uniform(-0.4, 0.4)
+    return q
+
+
+def gesture(rng: Rng, t: ndarray) -> Params:
+    """Talking with the hands in front of the body; signs with the fingers."""
+
+    def make() -> ndarray:
+        q = random_pose(rng, 0.4, calm=True)
+        for s in (0, 1):
+            if rng.random() < 0.8:
+                set_arm(
+                    q,
+                    s,
+                    str(rng.choice(["chest", "bent", "up_bent", "front", "face", "cross", "wide_bent", "front_up"])),
+                    rng,
+                )
+                q[ARM[s] + 4] = rng.uniform(-3.0, -0.6)
+            set_hand(q, s, str(rng.choice(list(HAND_SHAPES))), rng)
+        q[HEAD_YAW], q[HEAD_PITCH], q[HEAD_ROLL] = rng.normal(size=3) * (0.25, 0.12, 0.1)
+        return q
+
+    q = _between(rng, t, make, 0.45, 1.1)
+    q[:, MOUTH] = 1 + 0.8 * np.maximum(_wave(t, 0.37) * _wave(t, 0.9, rng.random()), 0)
+    return q
+
+
+def idle(rng: Rng, t: ndarray) -> Params:
+    """Standing, breathing, shifting the weight."""
+    return _between(rng, t, lambda: random_pose(rng, 0.4, calm=True), 1.8, 3.5)
+
+
+MOTIONS: dict[str, Callable[[Rng, ndarray], Params]] = {
+    "dance": dance, "sway": sway, "wave": wave, "walk": walk, "turn": turn, "squat": squat, "legs": legs,
+    "raise": raise_arms, "balance": balance, "gesture": gesture, "idle": idle,
+}  # fmt: skip
+_SHARE = {"dance": 3.0, "sway": 2.0, "gesture": 1.5, "raise": 1.5, "balance": 1.2, "idle": 0.5}
+
+
+def choose_motion(rng: Rng) -> str:
+    """A motion by its share in mixed data."""
+    weights = np.array([_SHARE.get(name, 1.0) for name in MOTIONS])
+    return str(rng.choice(list(MOTIONS), p=weights / weights.sum()))
+
+
+def motion_params(name: str, rng: Rng, t: Float64[ndarray, " n"]) -> Params:
+    """Parameters of a motion at the times `t` (seconds), with what every living person adds: sway, breath, blinks."""
+    if name not in MOTIONS:
+        raise InputError(f"motion={name!r}", f"one of {sorted(MOTIONS)}", "choose one of them, or None for any")
+    q = MOTIONS[name](rng, t)
+    phase = rng.random(8)
+    q[:, SPINE_PITCH] += 0.012 * _wave(t, 3.4, phase[0])
+    q[:, HEAD_YAW] += 0.06 * _wave(t, 2.9, phase[1])
+    q[:, HEAD_PITCH] += 0.04 * _wave(t, 2.3, phase[2])
+    q[:, HEAD_ROLL] += 0.03 * _wave(t, 3.7, phase[3])
+    q[:, PELVIS_OFFSET.start] += 0.012 * _wave(t, 4.1, phase[4])
+    for s in (0, 1):
+        q[:, ARM[s] : ARM[s] + 3] += 0.015 * _wave(t[:, None], 2.7, phase[5] + s + np.array([0.0, 0.3, 0.6]))
+        q[:, CURL[s] : CURL[s] + 5] += 0.05 * _wave(t[:, None], 1.9, phase[6] + np.arange(5) * 0.1)
+    q[:, BLINK] = ((t / rng.uniform(2.2, 4.0) + phase[7]) % 1 < 0.05).astype(float)
+    if name not in ("gesture",) and rng.random() < 0.4:
+        q[:, MOUTH] = 1 + rng.uniform(0, 1.2) * np.maximum(_wave(t, rng.uniform(0.4, 1.5)), 0)
+    return q

@@ -1,0 +1,103 @@
+"""A list of primitives, each fixed to a segment of the figure, and their way into pixel space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float64
+from numpy import ndarray
+
+Vec = Sequence[float]
+Colour = Sequence[float]  # red, green, blue in 0..1
+
+# What of a primitive changes in time (see `Primitives.dynamic`).
+WIDE, OPEN_MOUTH, CLOSED_EYE = 1, 2, 3
+
+
+class Primitives:
+    """Collects primitives; coordinates are local to the segment, in body heights."""
+
+    def __init__(self) -> None:
+        self.segment: list[int] = []
+        self.centre: list[Vec] = []
+        self.rotation: list[ndarray] = []
+        self.scale: list[Vec] = []
+        self.shape: list[Vec] = []
+        self.rows: list[list[float]] = []
+        self.dynamic: list[int] = []
+
+    def cone(self, segment: int, a: Vec, b: Vec, ra: float, rb: float, colour: Colour, **options: float) -> None:
+        """A round cone from `a` (radius `ra`) to `b`; `wide` and `deep` stretch it across its axis."""
+        start, end = np.asarray(a, float), np.asarray(b, float)
+        length = float(np.linalg.norm(end - start))
+        y = (end - start) / length
+        front = np.array([0.0, 0.0, 1.0]) if abs(y[2]) < 0.95 else np.array([0.0, 1.0, 0.0])
+        z = front - y * (y @ front)
+        z /= np.linalg.norm(z)
+        scale = (options.pop("wide", 1.0), 1.0, options.pop("deep", 1.0))
+        self._add(segment, start, np.stack([np.cross(y, z), y, z], -1), scale, (length, ra, rb), colour, options)
+
+    def ball(
+        self, segment: int, centre: Vec, radii: Vec, colour: Colour, rotation: ndarray | None = None, **options: float
+    ) -> None:
+        """An ellipsoid."""
+        turn = np.eye(3) if rotation is None else rotation
+        self._add(segment, np.asarray(centre, float), turn, radii, (0.0, 1.0, 1.0), colour, options)
+
+    def _add(
+        self, segment: int, centre: ndarray, rotation: ndarray, scale: Vec, shape: Vec, colour: Colour, options: dict
+    ) -> None:
+        get = lambda name, default: options.pop(name, default)  # noqa: E731
+        row = [get("kind", 0), get("texture", 0), get("u_scale", 1), get("v_scale", 1), get("v_start", 0)]
+        row += [get("gloss", 0), get("decal", -1), get("decal_x", 0), get("decal_y", 0)]
+        row += [get("decal_w", 1), get("decal_h", 1), *get("clip", (0, 0, 0, 0)), *colour]
+        self.dynamic.append(int(get("dynamic", 0)))
+        if options:
+            raise TypeError(f"unknown options {sorted(options)}")
+        self.segment.append(segment)
+        self.centre.append(tuple(centre))
+        self.rotation.append(rotation)
+        self.scale.append(scale)
+        self.shape.append(shape)
+        self.rows.append([float(v) for v in row])
+
+    @property
+    def table(self) -> Float64[ndarray, "primitives 18"]:
+        """The static columns that the renderer reads."""
+        return np.array(self.rows)
+
+    def in_pixels(
+        self, rot: ndarray, pos: ndarray, to_pixels: ndarray, origin: ndarray, signals: dict[int, ndarray]
+    ) -> tuple[ndarray, ndarray, ndarray, ndarray]:
+        """Matrices of all primitives in all frames.
+
+        Args:
+            rot: (frames, segments, 3, 3) rotations of the segments, `pos` their positions.
+            pos: (frames, segments, 3).
+            to_pixels: (3, 3) world to pixel space (camera rotation, scale, y down).
+            origin: (3,) pixel position of the world's origin.
+            signals: per kind of dynamic primitive a value per frame.
+
+        Returns:
+            inverse, forward (frames, primitives, 3, 3), centre, shape (frames, primitives, 3).
+        """
+        segment = np.array(self.segment)
+        scale = np.broadcast_to(np.array(self.scale, float), (len(rot), len(segment), 3)).copy()
+        shape = np.broadcast_to(np.array(self.shape, float), (len(rot), len(segment), 3)).copy()
+        dynamic = np.array(self.dynamic)
+        for kind, value in signals.items():
+            which = np.flatnonzero(dynamic == kind)
+            if kind == CLOSED_EYE:
+                shape[:, which, 1:] *= (value > 0.5)[:, None, None]
+            elif kind == OPEN_MOUTH:
+                scale[:, which, 1] *= value[:, None]
+            else:
+                scale[:, which, 0] *= value[:, None]
+        world = rot[:, segment] @ np.array(self.rotation)
+        centre = pos[:, segment] + np.einsum("fpij,pj->fpi", rot[:, segment], np.array(self.centre))
+        turn = to_pixels @ world
+        unit = np.linalg.norm(to_pixels, axis=1)[0]  # to_pixels is a rotation (and flip) times this scale
+        forward = turn * scale[:, :, None, :]
+        inverse = np.swapaxes(turn, -1, -2) / (scale[..., None] * unit**2)
+        return inverse, forward, centre @ to_pixels.T + origin, shape
