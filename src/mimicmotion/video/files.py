@@ -38,29 +38,40 @@ def check_writable(path: str | os.PathLike[str]) -> Path:
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary name beside `path`; on success it becomes `path`, on any error or Ctrl-C it is removed.
-
-    Parent folders are created. What was under `path` before stays there until the new file is complete.
-
-    Raises:
-        OutputError: the place cannot be written, or the disk is full.
-    """
-    path = Path(path)
-    # in the same folder, so that the last step is a rename and not a copy
-    part = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
+def writing(path: Path) -> Iterator[None]:
+    """Turn an OSError of the body, which writes `path`, into an OutputError that says what helps."""
     try:
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        part.replace(path)
+        yield
     except OutputError:
         raise
     except OSError as e:
         raise output_error(path, e) from e
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary name beside `path`; on success it becomes `path`, on any error or Ctrl-C it is removed.
+
+    Parent folders are created. What was under `path` before stays there until the new file is complete. Errors of
+    the body pass unchanged.
+
+    Raises:
+        OutputError: the folder cannot be created or the file cannot get its name.
+    """
+    path = Path(path)
+    # in the same folder, so that the last step is a rename and not a copy
+    part = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
+    with writing(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield part
+        with writing(path):
+            part.replace(path)
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -68,22 +79,20 @@ def atomic_folder(path: str | os.PathLike[str], pattern: str) -> Iterator[Path]:
     """The same for a folder of files. An existing folder is replaced only if it holds nothing but `pattern` files.
 
     Raises:
-        OutputError: the place cannot be written, or holds files that are not ours.
+        OutputError: the folder cannot be created, or its place is taken by files that are not ours.
     """
     path = Path(path)
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     old = path.with_name(f".{path.name}.{secrets.token_hex(4)}.old")
     check_replaceable_folder(path, pattern)
-    try:
+    with writing(path):
         part.mkdir(parents=True)
+    try:
         yield part
-        if path.exists():
-            path.replace(old)
-        part.replace(path)
-    except OutputError:
-        raise
-    except OSError as e:
-        raise output_error(path, e) from e
+        with writing(path):
+            if path.exists():
+                path.replace(old)
+            part.replace(path)
     finally:
         shutil.rmtree(part, ignore_errors=True)
         if path.exists():
