@@ -177,7 +177,7 @@ class PoseDrawer:
         colours = np.trunc(BODY_COLOURS[: len(LIMBS)] * score.prod(-1)[..., None])
         # Dimmed here and not on the canvas: limbs overwrite each other and are not blended
         colours = np.trunc(np.minimum(colours, 255) * DIMMING)
-        polygons = _ReleasedLimbs(ends) if self.released else _SmoothLimbs(ends, 4 * self.unit)
+        polygons = _ReleasedLimbs(ends) if self.released else _SmoothLimbs(ends, self._radius(4))
         shift = 0 if self.released else _SHIFT
         rgb = colours.tolist()
         for limb, n in np.argwhere(drawn.T).tolist():
@@ -208,9 +208,13 @@ class PoseDrawer:
         import cv2
 
         at, shift = self._fixed(points)
-        size = int(radius) if self.released else round(radius * self.unit * (1 << shift))
+        size = int(radius) if self.released else round(self._radius(radius) * (1 << shift))
         for centre, colour in zip(at, colours.tolist(), strict=True):
             cv2.circle(self._canvas, centre, size, colour, -1, cv2.LINE_8, shift)
+
+    def _radius(self, radius: float) -> float:
+        # OpenCV paints the pixels on the outline too: half a pixel more on each side, here as on the large canvas
+        return max((radius + 0.5) * self.unit - 0.5, 0.25)
 
     def _inside(self, points: Float[ndarray, "m 2"]) -> ndarray:
         # The released code leaves out hand and face points in the first row and column and before them
