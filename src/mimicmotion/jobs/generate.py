@@ -171,12 +171,13 @@ def _generate(
 
 def check_outputs(config: GenerateConfig) -> None:
     """Raise OutputError now rather than after the long work."""
-    from mimicmotion.video.writer import check_writable
+    from mimicmotion.video.files import check_writable
+    from mimicmotion.video.writer import check_output
 
-    check_writable(config.output)
+    check_output(config.output)
     check_writable(sidecar_path(config.output))
     if config.side_by_side:
-        check_writable(side_by_side_path(config.output))
+        check_output(side_by_side_path(config.output))
 
 
 def check_inputs_exist(config: GenerateConfig) -> None:
@@ -236,7 +237,7 @@ def write_video(config: GenerateConfig, inputs: Inputs, poses: DrawnPoses, decod
     size: tuple[int, int] = inputs.picture.shape[:2]
     audio = config.video if config.audio else None
     with contextlib.ExitStack() as stack:
-        writer = stack.enter_context(open_writer(config.output, size, config.fps, audio_from=audio))
+        writer = stack.enter_context(open_writer(config.output, size, config.fps, audio_from=audio, audio_start=config.start))
         beside: Callable[[Frame], None] | None = None
         for i, frame in enumerate(decoded):
             writer.write(frame)
@@ -298,6 +299,7 @@ def write_sidecar(config: GenerateConfig, result: GenerateResult) -> None:
     import importlib.metadata
 
     from mimicmotion.jobs.doctor import PACKAGES
+    from mimicmotion.video.files import atomic_path
     from mimicmotion.weights import find_asset
 
     folder = Path(config.model) if config.model else find_asset("tiny")
@@ -320,9 +322,5 @@ def write_sidecar(config: GenerateConfig, result: GenerateResult) -> None:
         "peak_memory": result.peak_memory,
         "warnings": result.warnings,
     }
-    try:
-        part = result.sidecar.with_name(f".{result.sidecar.name}.part")
+    with atomic_path(result.sidecar) as part:
         part.write_text(json.dumps(facts, indent=1, default=str) + "\n", encoding="utf-8")
-        part.replace(result.sidecar)
-    except OSError as e:
-        raise OutputError(f"{result.sidecar}: {e}", "a place to write to", "check permission and free space") from e

@@ -79,7 +79,7 @@ def plan(config: GenerateConfig, pipeline: MimicMotionPipeline | None = None) ->
         OutputError: the picture cannot be written.
     """
     from mimicmotion.video.picture import write_picture
-    from mimicmotion.video.writer import check_writable
+    from mimicmotion.video.files import check_writable
 
     check_writable(config.output)
     check_inputs_exist(config)
