@@ -23,7 +23,7 @@ class Denoiser(Protocol):
     """Clean latents from noisy ones."""
 
     def __call__(self, x: Latents, sigma: Sigma, frames: Sequence[int]) -> Latents:
-        """Return x0 for noisy `x = x0 + sigma * eps`; `frames` says which row of the conditioning each frame has."""
+        """Return x0 for noisy `x = x0 + sigma * eps` (sigma lies on the CPU); `frames`: rows of the conditioning."""
         ...
 
 
@@ -49,8 +49,9 @@ def precondition_v(network: Network) -> Denoiser:
     """EDM preconditioning with sigma_data = 1 for a network that predicts v (SVD, appendix D)."""
 
     def denoise(x: Latents, sigma: Sigma, frames: Sequence[int]) -> Latents:
-        c_skip, c_in = 1 / (sigma**2 + 1), 1 / (sigma**2 + 1) ** 0.5
-        return c_skip * x - sigma * c_in * network(c_in * x, 0.25 * sigma.log(), frames)
+        s = float(sigma)  # double precision on the host, whatever x is
+        c_skip, c_in = 1 / (s**2 + 1), 1 / (s**2 + 1) ** 0.5
+        return c_skip * x - s * c_in * network(c_in * x, 0.25 * sigma.log(), frames)
 
     return denoise
 

@@ -51,3 +51,19 @@ def added_time_ids(fps: float, motion_bucket_id: float, noise_aug_strength: floa
     SVD was trained on fps - 1: a video of 7 frames a second has the number 6.
     """
     return torch.tensor([[fps - 1, motion_bucket_id, noise_aug_strength]], dtype=torch.float32)
+
+
+def released_noise(
+    generator: torch.Generator, picture: tuple[int, int], latent: tuple[int, int, int], period: int
+) -> tuple[Float32[Tensor, "1 3 height width"], Float32[Tensor, "1 {period} channels h w"]]:
+    """Noise in the published code's order: the picture's first (also where it is not used), then one segment's.
+
+    Args:
+        generator: on the device on which the other code drew; its results depend on that.
+        picture: (height, width) in pixels.
+        latent: (channels, h, w) of one frame.
+        period: frames of a segment; `periodic_noise` repeats them.
+    """
+    device = generator.device
+    image = torch.randn(1, 3, *picture, generator=generator, device=device)
+    return image.cpu(), torch.randn(1, period, *latent, generator=generator, device=device).cpu()

@@ -56,8 +56,8 @@ def sample_euler(denoiser: Denoiser, x: Latents, sigmas: Float[Tensor, " levels"
     for index in range(start, total):
         # inference_mode holds inside the step only: around a yield it would leak into the caller.
         with torch.inference_mode():
-            sigma, sigma_next = sigmas[index], sigmas[index + 1]
-            x0 = denoiser(x, sigma, frames)
+            sigma, sigma_next = float(sigmas[index]), float(sigmas[index + 1])
+            x0 = denoiser(x, sigmas[index], frames)
             x = x + (sigma_next - sigma) * ((x - x0) / sigma)
             if not torch.isfinite(x).all():
                 raise NonFiniteError(
@@ -65,4 +65,4 @@ def sample_euler(denoiser: Denoiser, x: Latents, sigmas: Float[Tensor, " levels"
                     "finite latents",
                     "use dtype float32 or bfloat16 (float16 can overflow), and check the weights",
                 )
-        yield Step(index, total, float(sigma_next), x, x0)
+        yield Step(index, total, sigma_next, x, x0)

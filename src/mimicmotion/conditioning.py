@@ -1,0 +1,260 @@
+"""What the network is told: picture, poses and micro-conditioning, each encoded exactly once per video."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from numpy import ndarray
+from torch import Tensor
+
+from mimicmotion.diffusion.denoiser import Latents, Sigma
+from mimicmotion.diffusion.noise import added_time_ids, augment_picture
+from mimicmotion.errors import InputError, PoseError
+from mimicmotion.models.image_encoder import image_embedding
+from mimicmotion.models.posenet import PoseNet
+from mimicmotion.models.unet import with_pose
+from mimicmotion.models.vae import encode_mode
+
+Frame = UInt8[ndarray, "height width 3"]
+
+
+class PoseFrames(Protocol):
+    """Drawn pose frames: an array (frames, height, width, 3) of uint8, or anything whose slices give one lazily."""
+
+    def __len__(self) -> int:
+        """Number of frames."""
+        ...
+
+    def __getitem__(self, index: slice, /) -> Any:
+        """Frames of a slice, uint8 (frames, height, width, 3)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Conditioning:
+    """Everything that the network sees of picture and poses.
+
+    Attributes:
+        image_embeddings: CLIP embedding of the picture (cross-attention).
+        image_latents: VAE latent of the picture: mode of the distribution, not scaled; copied over time.
+        pose_features: PoseNet's features of each frame of the video.
+        reference_pose_features: the same of the picture's own pose, for the reference slot; None switches it off.
+        added_time_ids: [fps - 1, motion bucket, noise augmentation].
+    """
+
+    image_embeddings: Float[Tensor, "batch 1 dim"]
+    image_latents: Float[Tensor, "batch 1 channels h w"]
+    pose_features: Float[Tensor, "batch frames features h w"]
+    reference_pose_features: Float[Tensor, "batch 1 features h w"] | None
+    added_time_ids: Float[Tensor, "batch 3"]
+
+    @property
+    def batch_size(self) -> int:
+        """Number of videos."""
+        return self.image_latents.shape[0]
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of the video, without the reference slot."""
+        return self.pose_features.shape[1]
+
+    def pose_rows(self, rows: Sequence[int], reference_slot: bool) -> Float[Tensor, "batch rows features h w"]:
+        """Pose features of rows: row f is frame f, or with a reference slot row 0 is the picture, row f + 1 frame f."""
+        if not reference_slot:
+            return self.pose_features[:, list(rows)]
+        if self.reference_pose_features is None:
+            raise InputError("no reference pose", "the picture's own pose for the reference slot", "encode it too")
+        parts = [self.reference_pose_features if r == 0 else self.pose_features[:, r - 1 : r] for r in rows]
+        return torch.cat(parts, dim=1)
+
+    @staticmethod
+    def stack(items: Sequence[Conditioning]) -> Conditioning:
+        """Join videos of one length and size into a batch."""
+        fields: dict[str, Any] = {}
+        for field in dataclasses.fields(Conditioning):
+            values = [getattr(item, field.name) for item in items]
+            fields[field.name] = None if values[0] is None else torch.cat(values)
+        return Conditioning(**fields)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ConditionedUNet:
+    """The U-Net with its conditioning, as the networks that `diffusion.denoiser` works with.
+
+    The unconditional pass has no picture (zero embedding, zero latent) and no pose features at all; the
+    micro-conditioning stays (that is how the published weights are used).
+
+    Attributes:
+        unet: SVD's U-Net with the pose input.
+        conditioning: of a batch of videos.
+        reference_slot: whether row 0 is the reference picture.
+        one_batch: both passes of guidance as one batch of two (faster on a GPU) or one after the other (less memory).
+    """
+
+    unet: Any
+    conditioning: Conditioning
+    reference_slot: bool
+    one_batch: bool = True
+
+    def conditional(self, x: Latents, c_noise: Sigma, frames: Sequence[int]) -> Latents:
+        """V with picture and pose."""
+        c = self.conditioning
+        pose = c.pose_rows(frames, self.reference_slot)
+        return self._run(x, c_noise, latents=c.image_latents, embeddings=c.image_embeddings, pose=pose)
+
+    def pair(self, x: Latents, c_noise: Sigma, frames: Sequence[int]) -> tuple[Latents, Latents]:
+        """(unconditional v, conditional v); the `NetworkPair` of guidance."""
+        c = self.conditioning
+        no_latents, no_embeddings = torch.zeros_like(c.image_latents), torch.zeros_like(c.image_embeddings)
+        if not self.one_batch:
+            uncond = self._run(x, c_noise, latents=no_latents, embeddings=no_embeddings, pose=None)
+            return uncond, self.conditional(x, c_noise, frames)
+        pose = c.pose_rows(frames, self.reference_slot)
+        both = self._run(
+            torch.cat([x, x]),
+            c_noise,
+            latents=torch.cat([no_latents, c.image_latents]),
+            embeddings=torch.cat([no_embeddings, c.image_embeddings]),
+            pose=torch.cat([torch.zeros_like(pose), pose]),  # zeros added after conv_in are exactly "no pose"
+        )
+        uncond, cond = both.chunk(2)
+        return uncond, cond
+
+    def _run(self, x: Latents, c_noise: Sigma, *, latents: Tensor, embeddings: Tensor, pose: Tensor | None) -> Latents:
+        dtype = self.unet.dtype
+        latents = latents.to(dtype).expand(-1, x.shape[1], -1, -1, -1)  # copied over time
+        sample = with_pose(torch.cat([x.to(dtype), latents], dim=2), pose)
+        # The time stays float32: the U-Net casts its sinusoids itself, half precision would round ln(sigma).
+        time = c_noise.float().to(x.device)
+        ids = self.conditioning.added_time_ids
+        ids = ids.repeat(x.shape[0] // ids.shape[0], 1)
+        return self.unet(sample, time, embeddings.to(dtype), added_time_ids=ids, return_dict=False)[0].to(x.dtype)
+
+
+def to_unit(frames: UInt8[ndarray, "frames height width 3"]) -> Float[Tensor, "frames 3 height width"]:
+    """Frames of 0..255 to float32 in [-1, 1], channels first."""
+    return torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def pose_chunks(poses: PoseFrames, count: int, size: tuple[int, int], chunk: int) -> Iterator[ndarray]:
+    """Take `count` pose frames in chunks and check each chunk.
+
+    Raises:
+        PoseError: a chunk is not uint8 of (frames, height, width, 3) with the expected size.
+    """
+    for start in range(0, count, chunk):
+        stop = min(start + chunk, count)
+        part = np.asarray(poses[start:stop])
+        if part.shape != (stop - start, *size, 3) or part.dtype != np.uint8:
+            raise PoseError(
+                f"pose frames {start}..{stop - 1}: {part.dtype} of shape {part.shape}",
+                f"uint8 of shape ({stop - start}, {size[0]}, {size[1]}, 3)",
+                "draw the poses at height x width of the generated video",
+            )
+        yield part
+
+
+def encode_poses(
+    pose_net: PoseNet,
+    poses: PoseFrames,
+    reference_pose: Frame | None,
+    size: tuple[int, int],
+    *,
+    num_frames: int | None = None,
+    device: torch.device | str = "cpu",
+    chunk: int = 16,
+) -> tuple[Float[Tensor, "1 frames features h w"], Float[Tensor, "1 1 features h w"] | None]:
+    """PoseNet's features of the video and of the reference slot, each frame once and `chunk` frames at a time.
+
+    A PoseNet with six input channels gets the reference pose beside each driving pose.
+
+    Raises:
+        PoseError: pose frames of another size or kind, or no reference pose where the model needs one.
+    """
+    two_poses = pose_net.widths[0] == 6
+    if two_poses and reference_pose is None:
+        raise PoseError("no reference_pose", "the drawn pose of the picture: this model compares the two", "pass it")
+    dtype = next(pose_net.parameters()).dtype
+    reference = None
+    if reference_pose is not None:
+        (part,) = pose_chunks(reference_pose[None], 1, size, 1)
+        reference = to_unit(part).to(device)
+
+    def run(frames: Tensor) -> Tensor:
+        if two_poses and reference is not None:
+            frames = torch.cat([frames, reference.expand(frames.shape[0], -1, -1, -1)], dim=1)
+        return pose_net(frames.to(dtype)[None])
+
+    count = len(poses) if num_frames is None else num_frames
+    features: Tensor | None = None
+    for index, part in enumerate(pose_chunks(poses, count, size, chunk)):
+        out = run(to_unit(part).to(device))
+        if features is None:  # one buffer for all: collecting chunks and joining them would hold everything twice
+            features = out.new_empty(1, count, *out.shape[2:])
+        features[:, index * chunk : index * chunk + out.shape[1]] = out
+    if features is None:
+        raise PoseError("no pose frames", "at least one", "check that the driving video is not empty")
+    return features, None if reference is None else run(reference)
+
+
+@torch.inference_mode()
+def encode_conditioning(
+    *,
+    vae: Any,
+    image_encoder: Any,
+    pose_net: PoseNet,
+    image: Frame,
+    poses: PoseFrames,
+    reference_pose: Frame | None = None,
+    num_frames: int | None = None,
+    fps: float = 7,
+    motion_bucket_id: float = 127,
+    noise_aug_strength: float = 0.0,
+    image_noise: Float[Tensor, "1 3 height width"] | None = None,
+    device: torch.device | str = "cpu",
+    pose_chunk_size: int = 16,
+) -> Conditioning:
+    """Encode picture and poses.
+
+    Args:
+        vae: SVD's autoencoder.
+        image_encoder: CLIP's picture encoder.
+        pose_net: encoder of pose frames.
+        image: the picture at the size of the video, 0..255.
+        poses: drawn pose frames at the same size; only slices of `pose_chunk_size` frames are taken at a time.
+        reference_pose: the picture's own pose, drawn; needed for a reference slot.
+        num_frames: use the first so many frames; None uses all.
+        fps: frames per second that the network is told (it was trained with 7).
+        motion_bucket_id: SVD's measure of motion, 127 as trained.
+        noise_aug_strength: standard deviation of the noise on the picture (pixels of -1..1) before the VAE sees it.
+        image_noise: unit noise for that, needed where the strength is not 0.
+        device: where the result lies.
+        pose_chunk_size: frames per call of PoseNet.
+
+    Raises:
+        PoseError: see `encode_poses`.
+        InputError: augmentation is asked for without noise.
+    """
+    if noise_aug_strength and image_noise is None:
+        raise InputError("no image_noise", f"noise for noise_aug_strength={noise_aug_strength}", "pass unit noise")
+    picture = to_unit(image[None])
+    embedding = image_embedding(image_encoder, picture)
+    noisy = picture if image_noise is None else augment_picture(picture, noise_aug_strength, image_noise.float().cpu())
+    latents = encode_mode(vae, noisy.to(device))
+    features, reference = encode_poses(
+        pose_net,
+        poses,
+        reference_pose,
+        (image.shape[0], image.shape[1]),
+        num_frames=num_frames,
+        device=device,
+        chunk=pose_chunk_size,
+    )
+    ids = added_time_ids(fps, motion_bucket_id, noise_aug_strength).to(device)
+    return Conditioning(embedding.to(device), latents[:, None], features, reference, ids)

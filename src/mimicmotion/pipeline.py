@@ -1,0 +1,529 @@
+"""`MimicMotionPipeline`: one picture and drawn poses to a video of any length."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mimicmotion._request import Request, build_requests, check_numbers, check_size
+from mimicmotion.conditioning import ConditionedUNet, Conditioning, Frame, PoseFrames, encode_conditioning
+from mimicmotion.config import FusionConfig
+from mimicmotion.diffusion.denoiser import guidance_ramp, guide, precondition_v
+from mimicmotion.diffusion.fusion import FusionPlan, fuse, make_plan
+from mimicmotion.diffusion.noise import PICTURE_FRAME, REFERENCE_FRAME, frame_noise, periodic_noise, released_noise
+from mimicmotion.diffusion.sampling import Step, sample_euler
+from mimicmotion.diffusion.schedule import explicit_sigmas, initial_scale, karras_sigmas
+from mimicmotion.errors import ConfigError, InputError, PoseError
+from mimicmotion.models.posenet import PoseNet
+from mimicmotion.models.vae import decode_stream
+from mimicmotion.weights import find_asset
+
+Latents = Float[Tensor, "batch frames channels h w"]
+OutputType = Literal["np", "pil", "latent", "stream"]
+DEFAULT_STEPS, DEFAULT_GUIDANCE, DEFAULT_FPS, DEFAULT_CHUNK = 25, 2.0, 7.0, 8
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepState:
+    """State after one denoising step.
+
+    Attributes:
+        step: the sampler's state; its latents include the reference slot (give them to `denoise` to resume).
+        reference_slot: whether frame 0 of `step.latents` is the reference picture.
+    """
+
+    step: Step
+    reference_slot: bool
+
+    @property
+    def index(self) -> int:
+        """0 after the first step."""
+        return self.step.index
+
+    @property
+    def total(self) -> int:
+        """Number of steps."""
+        return self.step.total
+
+    @property
+    def sigma(self) -> float:
+        """Noise level that is now in the latents."""
+        return self.step.sigma
+
+    @property
+    def latents(self) -> Latents:
+        """Latents of the video's frames."""
+        return self.step.latents[:, int(self.reference_slot) :]
+
+    @property
+    def preview(self) -> Latents:
+        """Clean latents of the video's frames, as far as they are known by now: decode some for a preview."""
+        return self.step.x0[:, int(self.reference_slot) :]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Recipe:
+    """How one video is denoised, worked out and checked before anything is computed.
+
+    Attributes:
+        fusion: how segments are cut and joined.
+        plan: the segments of this video.
+        sigmas: noise levels, falling, float64 on the CPU.
+        guidance: classifier-free guidance scale of each row of the plan.
+        one_batch: both passes of guidance as one batch of two (faster on a GPU), or one after the other (less memory).
+    """
+
+    fusion: FusionConfig
+    plan: FusionPlan
+    sigmas: Float[Tensor, " levels"]
+    guidance: Float[Tensor, " rows"]
+    one_batch: bool = True
+
+
+class MimicMotionPipeline:
+    """Picture + poses -> video (paper section 3).
+
+    Args:
+        unet: SVD's U-Net with the pose input (`mimicmotion.models.unet.build_unet`).
+        vae: SVD's autoencoder, frozen.
+        image_encoder: CLIP's picture encoder, frozen.
+        pose_net: encoder of pose frames.
+        settings: defaults of this model, as plain data: `height`, `width`, `num_inference_steps`, `guidance_scale`,
+            `fps` (what the network is told), `fusion` (fields of `FusionConfig`).
+
+    Raises:
+        ConfigError: the networks do not fit each other, or a setting is wrong.
+    """
+
+    def __init__(
+        self,
+        unet: Any,
+        vae: Any,
+        image_encoder: Any,
+        pose_net: PoseNet,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.unet, self.vae, self.image_encoder, self.pose_net = unet, vae, image_encoder, pose_net
+        self.settings = dict(settings or {})
+        if pose_net.downscale != self.downscale:
+            raise ConfigError(
+                f"PoseNet shrinks {pose_net.downscale}x, the autoencoder {self.downscale}x",
+                "the same factor",
+                "use the PoseNet and the autoencoder of one model",
+            )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        base: str | Path | None = None,
+        checkpoint: str | Path | None = None,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        variant: str | None = None,
+        **options: Any,
+    ) -> MimicMotionPipeline:
+        """Load a model.
+
+        Args:
+            base: folder or hub id of Stable Video Diffusion, or a folder that `save_pretrained` wrote; None is the
+                small model that comes with this package.
+            checkpoint: MimicMotion's weights (.pth, .safetensors or hub id) to put on the base.
+            device: where the networks go.
+            dtype: number format of the networks.
+            variant: "fp16" reads `*.fp16.safetensors`; None takes what is there.
+            options: passed on to `mimicmotion.models.checkpoint.load_components`.
+
+        Raises:
+            WeightsError: files are missing, damaged, or do not fit (all keys are listed).
+        """
+        from mimicmotion.models.checkpoint import load_components
+
+        if base is None:
+            base = find_asset("tiny")
+        parts = load_components(base, checkpoint, device=device, dtype=dtype, variant=variant, **options)
+        return cls(parts.unet, parts.vae, parts.image_encoder, parts.pose_net, parts.settings)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the model to a folder that `from_pretrained` reads (diffusers' layout, safetensors)."""
+        from mimicmotion.models.checkpoint import Components, save_components
+
+        parts = Components(self.unet, self.vae, self.image_encoder, self.pose_net, self.settings)
+        save_components(parts, Path(folder))
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> MimicMotionPipeline:
+        """Move and cast all networks."""
+        for module in (self.unet, self.vae, self.image_encoder, self.pose_net):
+            nn.Module.to(module, device=device, dtype=dtype)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the U-Net lies."""
+        return next(self.unet.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of the U-Net."""
+        return next(self.unet.parameters()).dtype
+
+    @property
+    def downscale(self) -> int:
+        """Pixels per latent along one side (8 for SVD)."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1) * self.vae.config.get("patch_size", 1)
+
+    @property
+    def size_multiple(self) -> int:
+        """Height and width must be multiples of this (64 for SVD: 8 of the autoencoder x 8 of the U-Net)."""
+        return self.downscale * 2 ** (len(self.unet.config.block_out_channels) - 1)
+
+    def _latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
+        return self.vae.config.latent_channels, size[0] // self.downscale, size[1] // self.downscale
+
+    @property
+    def needs_reference_pose(self) -> bool:
+        """Whether PoseNet compares each pose with the pose in the picture (then `reference_pose` is required)."""
+        return self.pose_net.widths[0] == 6
+
+    @property
+    def default_fusion(self) -> FusionConfig:
+        """Fusion that this model was made for."""
+        return FusionConfig(**self.settings.get("fusion", {}))
+
+    # --- the stages ---------------------------------------------------------------------------------------------
+
+    def encode(
+        self,
+        image: Frame,
+        poses: PoseFrames,
+        reference_pose: Frame | None = None,
+        *,
+        num_frames: int | None = None,
+        fps: float | None = None,
+        motion_bucket_id: float = 127,
+        noise_aug_strength: float = 0.0,
+        image_noise: Float[Tensor, "1 3 height width"] | None = None,
+        seed: int = 42,
+    ) -> Conditioning:
+        """First stage: encode picture and poses once; arguments as for the pipeline itself."""
+        if noise_aug_strength and image_noise is None:
+            image_noise = frame_noise(seed, [PICTURE_FRAME], (3, *image.shape[:2]))
+        return encode_conditioning(
+            vae=self.vae,
+            image_encoder=self.image_encoder,
+            pose_net=self.pose_net,
+            image=image,
+            poses=poses,
+            reference_pose=reference_pose,
+            num_frames=num_frames,
+            fps=self.settings.get("fps", DEFAULT_FPS) if fps is None else fps,
+            motion_bucket_id=motion_bucket_id,
+            noise_aug_strength=noise_aug_strength,
+            image_noise=image_noise,
+            device=self.device,
+        )
+
+    def recipe(
+        self,
+        num_frames: int,
+        *,
+        reference_slot: bool,
+        fusion: FusionConfig | None = None,
+        num_inference_steps: int | None = None,
+        sigmas: Sequence[float] | None = None,
+        guidance_scale: float | None = None,
+        min_guidance_scale: float | None = None,
+        max_guidance_scale: float | None = None,
+        guidance_in_one_batch: bool = True,
+    ) -> Recipe:
+        """Work out segments, noise levels and guidance; costs nothing, and finds wrong settings.
+
+        Args:
+            num_frames: of the video.
+            reference_slot: whether there is a reference pose; without one there is no slot, whatever `fusion` says.
+            fusion: how segments are cut and joined; None is the model's default.
+            num_inference_steps: steps of the Karras schedule; None is the model's default (or 25).
+            sigmas: an explicit schedule in its place, n levels for n - 1 steps (`mimicmotion.diffusion.schedule`).
+            guidance_scale: classifier-free guidance of all frames; 1 skips the unconditional pass.
+            min_guidance_scale: guidance of the first frame, for a ramp over the video.
+            max_guidance_scale: guidance of the last frame, for a ramp over the video.
+            guidance_in_one_batch: see `Recipe`.
+
+        Raises:
+            PoseError: mode "released" without a reference pose.
+            InputError: no frames, or a setting out of range.
+        """
+        fusion = self.default_fusion if fusion is None else fusion
+        if not reference_slot:
+            if fusion.mode == "released":
+                raise PoseError("fusion mode released without reference_pose", "the picture's drawn pose", "pass it")
+            fusion = dataclasses.replace(fusion, reference_slot=False)
+        plan = make_plan(num_frames, fusion)
+        if sigmas is not None and num_inference_steps not in (None, len(sigmas) - 1):
+            raise ConfigError(
+                f"num_inference_steps={num_inference_steps} with {len(sigmas)} sigmas", "one of the two", "drop one"
+            )
+        if sigmas is None:
+            steps = num_inference_steps
+            levels = karras_sigmas(self.settings.get("num_inference_steps", DEFAULT_STEPS) if steps is None else steps)
+        else:
+            levels = explicit_sigmas(sigmas)
+        if guidance_scale is None:
+            guidance_scale = float(self.settings.get("guidance_scale", DEFAULT_GUIDANCE))
+        low = guidance_scale if min_guidance_scale is None else min_guidance_scale
+        high = guidance_scale if max_guidance_scale is None else max_guidance_scale
+        check_numbers(min_guidance_scale=(low, 0, 1000), max_guidance_scale=(high, 0, 1000))
+        guidance = guidance_ramp(plan.num_rows, low, high)
+        return Recipe(fusion, plan, levels, guidance, guidance_in_one_batch)
+
+    def denoise(
+        self, conditioning: Conditioning, noise: Latents, recipe: Recipe, *, start: int = 0
+    ) -> Iterator[StepState]:
+        """Second stage: yields after every step, so the caller shows progress and previews, stops, or resumes.
+
+        Args:
+            conditioning: of one video, or of a batch of videos of the same length (`Conditioning.stack`).
+            noise: unit noise (`draw_noise`) of all rows of the plan, the reference slot in front; with `start` > 0
+                the latents to resume from instead (`StepState.step.latents`).
+            recipe: see `recipe`.
+            start: first step to make.
+
+        Raises:
+            InputError: noise or conditioning do not fit the recipe (before the first step).
+            NonFiniteError: the network said NaN.
+        """
+        plan = recipe.plan
+        rows = conditioning.num_frames + plan.reference_slot
+        if noise.ndim != 5 or noise.shape[:2] != (conditioning.batch_size, plan.num_rows) or rows != plan.num_rows:
+            raise InputError(
+                f"noise of shape {tuple(noise.shape)} and poses of {conditioning.num_frames} frames",
+                f"({conditioning.batch_size}, {plan.num_rows}, channels, h, w), the reference slot counted",
+                "make recipe, noise and conditioning for the same number of frames",
+            )
+        unet = ConditionedUNet(self.unet, conditioning, plan.reference_slot, recipe.one_batch)
+        network = unet.conditional if bool((recipe.guidance == 1).all()) else guide(unet.pair, recipe.guidance)
+        x = noise.to(self.device, torch.float32)
+        x = x if start else x * initial_scale(recipe.sigmas)
+        run = sample_euler(fuse(precondition_v(network), plan), x, recipe.sigmas, start)
+        return (StepState(step, plan.reference_slot) for step in run)
+
+    def draw_noise(
+        self, plan: FusionPlan, size: tuple[int, int], seed: int = 42, *, noise: Latents | None = None
+    ) -> Float[Tensor, "1 rows channels h w"]:
+        """Unit noise for all frames of a plan; each frame's depends on `seed` and its number in the video alone.
+
+        Args:
+            plan: of the video.
+            size: (height, width) of the video in pixels.
+            seed: of the noise.
+            noise: noise to use instead, the reference slot in front; where it has fewer frames it is repeated along
+                time (what the published code does), where it has more the rest is not used.
+
+        Raises:
+            InputError: `noise` has another shape, or is not finite.
+        """
+        slot, rows = int(plan.reference_slot), plan.num_rows
+        shape = self._latent_shape(size)
+        if noise is None:
+            return frame_noise(seed, [*[REFERENCE_FRAME] * slot, *range(rows - slot)], shape)[None]
+        if noise.ndim != 5 or noise.shape[0] != 1 or noise.shape[2:] != shape or not noise.shape[1] >= 1:
+            raise InputError(
+                f"latents of shape {tuple(noise.shape)}", f"(1, frames, {', '.join(map(str, shape))})", "correct it"
+            )
+        if not bool(torch.isfinite(noise).all()):
+            raise InputError("NaN or infinity in latents", "unit Gaussian noise", "draw it anew")
+        return periodic_noise(noise.float().cpu(), rows)
+
+    def decode(
+        self,
+        latents: Float[Tensor, "frames channels h w"],
+        *,
+        decode_chunk_size: int = DEFAULT_CHUNK,
+        decode_overlap: int | None = None,
+        released: bool = False,
+    ) -> Iterator[Frame]:
+        """Third stage: frames one by one, 0..255; memory holds one chunk, whatever the length.
+
+        Args:
+            latents: clean latents of one video.
+            decode_chunk_size: frames decoded at once.
+            decode_overlap: frames shared and blended between chunks; None is half a chunk, 0 cuts hard.
+            released: plain chunks and truncation, as the published code.
+        """
+        mode = "released" if released else "blend"
+        return decode_stream(self.vae, latents, decode_chunk_size, overlap=decode_overlap, mode=mode)
+
+    # --- the whole way ------------------------------------------------------------------------------------------
+
+    def __call__(
+        self,
+        image: Any,
+        poses: Any,
+        reference_pose: Any = None,
+        *,
+        height: int | None = None,
+        width: int | None = None,
+        num_frames: int | None = None,
+        num_inference_steps: int | None = None,
+        sigmas: Sequence[float] | None = None,
+        guidance_scale: float | None = None,
+        min_guidance_scale: float | None = None,
+        max_guidance_scale: float | None = None,
+        guidance_in_one_batch: bool = True,
+        fps: float | None = None,
+        motion_bucket_id: float = 127,
+        noise_aug_strength: float = 0.0,
+        decode_chunk_size: int = DEFAULT_CHUNK,
+        decode_overlap: int | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        seed: int | Sequence[int] = 42,
+        fusion: FusionConfig | None = None,
+        latents: Latents | None = None,
+        image_noise: Float[Tensor, "1 3 height width"] | None = None,
+        output_type: OutputType = "np",
+        callback_on_step_end: Callable[[MimicMotionPipeline, int, float, dict[str, Tensor]], object] | None = None,
+    ) -> Any:
+        """Make a video, or one video per item where lists are given.
+
+        Args:
+            image: the person: PIL picture or uint8 array (height, width, 3), at the size of the video; or a list.
+            poses: drawn pose frames, uint8 (frames, height, width, 3), or anything with a length whose slices give
+                such arrays (frames are then drawn as they are needed); or a list of these.
+            reference_pose: the drawn pose of the person in `image`; None switches the reference slot off.
+            height: to be checked against the picture; None takes the picture's.
+            width: as `height`.
+            num_frames: use the first so many poses; None uses all.
+            num_inference_steps: denoising steps; None is the model's default (25 for the published weights).
+            sigmas: explicit noise levels in place of the Karras schedule; n levels make n - 1 steps.
+            guidance_scale: classifier-free guidance; 1 is none (and half the time); None is the model's default.
+            min_guidance_scale: guidance of the first frame, where it shall rise or fall over the video.
+            max_guidance_scale: guidance of the last frame.
+            guidance_in_one_batch: run both passes of guidance as one batch (faster on a GPU, more memory).
+            fps: frames per second that the network is told; None is the model's default (7).
+            motion_bucket_id: SVD's measure of motion.
+            noise_aug_strength: noise on the picture (pixels of -1..1) before the VAE sees it.
+            decode_chunk_size: frames decoded at once.
+            decode_overlap: frames blended between decoded chunks; None is half a chunk.
+            generator: in mode "released" drawn from as the published code does, else one seed is drawn from it.
+            seed: of the noise, where there is no generator; a list gives one per item.
+            fusion: how long videos are cut and joined; None is the model's default.
+            latents: unit noise to start from, see `draw_noise`.
+            image_noise: unit noise for `noise_aug_strength`; None draws it.
+            output_type: "np" uint8 (frames, height, width, 3), with lists (items, frames, height, width, 3); "pil"
+                list of pictures; "latent" clean latents (items, frames, channels, h, w); "stream" an iterator of
+                frames that decodes as it is read (one video).
+            callback_on_step_end: called as in diffusers with (pipeline, step, sigma, {"latents": ...}) after each
+                step; what it returns is ignored. To stop, change or resume, iterate over `denoise` instead.
+
+        Raises:
+            InputError: something is wrong with picture, poses or settings; found before any network runs.
+        """
+        check_numbers(
+            fps=(fps, 1, 1000),
+            motion_bucket_id=(motion_bucket_id, 0, 100_000),
+            noise_aug_strength=(noise_aug_strength, 0, 100),
+            decode_chunk_size=(decode_chunk_size, 1, 1_000_000),
+        )
+        requests, is_batch = build_requests(
+            image=image,
+            poses=poses,
+            reference_pose=reference_pose,
+            seed=seed,
+            generator=generator,
+            num_frames=num_frames,
+        )
+        self._check(requests, height, width, output_type)
+        recipe = self.recipe(
+            requests[0].num_frames,
+            reference_slot=requests[0].reference_pose is not None,
+            fusion=fusion,
+            num_inference_steps=num_inference_steps,
+            sigmas=sigmas,
+            guidance_scale=guidance_scale,
+            min_guidance_scale=min_guidance_scale,
+            max_guidance_scale=max_guidance_scale,
+            guidance_in_one_batch=guidance_in_one_batch,
+        )
+        noises = [self._noise(r, recipe, latents, image_noise) for r in requests]
+        states: list[StepState] = []
+        # One after the other, in the memory of one video; a batch that fits goes through `Conditioning.stack`.
+        for r, (unit, picture_noise) in zip(requests, noises, strict=True):
+            conditioning = self.encode(
+                r.image,
+                r.poses,
+                r.reference_pose,
+                num_frames=r.num_frames,
+                fps=fps,
+                motion_bucket_id=motion_bucket_id,
+                noise_aug_strength=noise_aug_strength,
+                image_noise=picture_noise,
+            )
+            for state in self.denoise(conditioning, unit, recipe):
+                if callback_on_step_end is not None:
+                    callback_on_step_end(self, state.index, state.sigma, {"latents": state.latents})
+            states.append(state)
+        if output_type == "latent":
+            return torch.cat([s.latents for s in states])
+        streams = (self.decode_state(s, recipe, decode_chunk_size, decode_overlap) for s in states)
+        if output_type == "stream":
+            return next(streams)
+        videos = [list(frames) for frames in streams]
+        if output_type == "pil":
+            from PIL import Image
+
+            pictures = [[Image.fromarray(f) for f in frames] for frames in videos]
+            return pictures if is_batch else pictures[0]
+        arrays = np.stack([np.stack(frames) for frames in videos])
+        return arrays if is_batch else arrays[0]
+
+    def decode_state(
+        self,
+        state: StepState,
+        recipe: Recipe,
+        decode_chunk_size: int = DEFAULT_CHUNK,
+        decode_overlap: int | None = None,
+    ) -> Iterator[Frame]:
+        """Frames of the first video of a state, decoded as its fusion mode does (see `decode`)."""
+        if recipe.fusion.mode != "released":
+            return self.decode(state.latents[0], decode_chunk_size=decode_chunk_size, decode_overlap=decode_overlap)
+        # The published code decodes the reference slot too and drops the frame: chunks begin one frame earlier.
+        frames = self.decode(state.step.latents[0], decode_chunk_size=decode_chunk_size, released=True)
+        return itertools.islice(frames, int(state.reference_slot), None)
+
+    def _check(self, requests: Sequence[Request], height: int | None, width: int | None, output_type: str) -> None:
+        if output_type not in ("np", "pil", "latent", "stream") or (output_type == "stream" and len(requests) > 1):
+            raise ConfigError(
+                f"output_type={output_type!r} for {len(requests)} video(s)",
+                "np, pil, latent, or stream (one video)",
+                "call the pipeline once per video to stream",
+            )
+        for r in requests:
+            check_size(r.image, height, width, self.size_multiple)
+            if self.needs_reference_pose and r.reference_pose is None:
+                raise PoseError("no reference_pose", "the picture's drawn pose: this model compares the two", "pass it")
+
+    def _noise(
+        self, r: Request, recipe: Recipe, latents: Latents | None, image_noise: Tensor | None
+    ) -> tuple[Latents, Tensor]:
+        """Unit noise of the latents and of the picture for one video."""
+        seed = r.seed
+        if recipe.fusion.mode == "released":
+            generator = torch.Generator().manual_seed(seed) if r.generator is None else r.generator
+            shape = self._latent_shape(r.size)
+            picture, unit = released_noise(generator, r.size, shape, recipe.fusion.segment_frames)
+        else:
+            if r.generator is not None:
+                draw = torch.randint(2**62, (1,), generator=r.generator, device=r.generator.device)
+                seed = int(draw)
+            picture, unit = frame_noise(seed, [PICTURE_FRAME], (3, *r.size)), None
+        unit = self.draw_noise(recipe.plan, r.size, seed, noise=unit if latents is None else latents)
+        return unit, picture if image_noise is None else image_noise
