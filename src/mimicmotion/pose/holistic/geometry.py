@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 from numpy import ndarray
 
+SUBPIXELS = 32
 MAX_REDUCTION = 8.0  # bilinear sampling skips pixels: from here on halve the frame (by area) first
 
 
@@ -116,10 +117,16 @@ class Picture:
         level = max(0, math.ceil(math.log2(roi.size / pixels / MAX_REDUCTION))) if roi.size > 0 else 0
         image = self._level(level)
         height, width = self.size
-        scale = np.array([image.shape[1] / width, image.shape[0] / height], np.float32)
-        # MediaPipe pins the corners of the region to the pixel indices 0 and `pixels` (no half-pixel shift).
-        corners = roi.to_frame(np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])) * scale
-        target = np.array([[0, 0], [pixels, 0], [0, pixels]], np.float32)
-        matrix = cv2.getAffineTransform(target, corners)
-        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        return cv2.warpAffine(image, matrix, (pixels, pixels), flags=flags, borderMode=border)
+        scale = np.array([image.shape[1] / width, image.shape[0] / height])
+        # As MediaPipe with OpenCV 4: the region's corners are pinned to the pixel indices 0 and `pixels` (no half-pixel
+        # shift), positions are rounded to 1/32 pixel. OpenCV 5 rounds no more, so it is done here for both.
+        corners = roi.to_frame(np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])).astype(np.float64) * scale
+        start, (right, down) = corners[0] * SUBPIXELS, (corners[1:] - corners[0]) * (SUBPIXELS / pixels)
+        steps = np.arange(pixels)
+        maps = []
+        for axis in (0, 1):  # in float32 and in place: ten times as fast as the plain expression
+            rows, columns = start[axis] + steps * down[axis], steps * right[axis]
+            grid = np.add.outer(rows.astype(np.float32), columns.astype(np.float32))
+            np.rint(grid, out=grid)
+            maps.append(np.multiply(grid, np.float32(1 / SUBPIXELS), out=grid))
+        return cv2.remap(image, maps[0], maps[1], cv2.INTER_LINEAR, borderMode=border)
