@@ -32,7 +32,7 @@ TOPS = ("tee", "tee", "long", "long", "tank", "bare", "hoodie", "shirt")
 BOTTOMS = ("trousers", "trousers", "trousers", "shorts", "shorts", "skirt", "long_skirt", "leggings")
 PATTERNS = ("solid", "stripes", "columns", "checks", "dots", "gradient", "diagonal", "patches")
 TEXTURE_SIZE = 128
-WHITE, TOP, BOTTOM, DECAL, HAIR, SKIN = range(6)
+WHITE, TOP, BOTTOM, DECAL, HAIR = range(5)
 SEE_THROUGH = (255, 0, 255)
 
 # 5x7 letters and digits for prints, one number a row.
@@ -61,12 +61,12 @@ def hsv(h: float, s: float, v: float) -> Rgb:
 def cloth_colour(rng: np.random.Generator) -> Rgb:
     """Greys, denim and muted colours more often than loud ones, as people wear."""
     kind = rng.random()
-    if kind < 0.3:
+    if kind < 0.36:
         grey = rng.choice([0.1, 0.16, 0.3, 0.5, 0.75, 0.93]) + rng.uniform(-0.03, 0.03)
         return hsv(rng.random(), 0.06, float(grey))
-    if kind < 0.45:
+    if kind < 0.55:
         return hsv(rng.uniform(0.57, 0.64), rng.uniform(0.35, 0.7), rng.uniform(0.25, 0.75))
-    return hsv(rng.random(), rng.uniform(0.35, 0.9), rng.uniform(0.4, 0.95))
+    return hsv(rng.random(), rng.uniform(0.3, 0.8), rng.uniform(0.4, 0.92))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,8 @@ class Look:
     shoe_kind: str  # 'shoe', 'boot', 'bare'
     socks: bool
     decal: bool
-    textures: UInt8[ndarray, "6 size size 3"]
+    plain: tuple[bool, bool]  # top, bottom without a pattern
+    textures: UInt8[ndarray, "5 size size 3"]
 
 
 def random_look(rng: np.random.Generator, *, female: bool) -> Look:
@@ -113,16 +114,18 @@ def random_look(rng: np.random.Generator, *, female: bool) -> Look:
     b = a if dress else b
     sleeve = {"tee": rng.uniform(0.22, 0.45), "tank": 0.0, "bare": 0.0}.get(top, 1.0)
     beard = "" if female or rng.random() < 0.65 else str(rng.choice(["full", "chin", "moustache"]))
-    look_top = _pattern(rng, a, cloth_colour(rng), 0.45)
-    look_bottom = look_top if dress else _pattern(rng, b, cloth_colour(rng), 0.75)
+    top_kind, bottom_kind = _pattern_kind(rng, 0.45), _pattern_kind(rng, 0.75)
+    bottom_kind = top_kind if dress else bottom_kind
+    look_top = _pattern(rng, top_kind, a, cloth_colour(rng))
+    look_bottom = look_top if dress else _pattern(rng, bottom_kind, b, cloth_colour(rng))
     textures = np.stack([
         np.full((TEXTURE_SIZE, TEXTURE_SIZE, 3), 255, np.uint8), look_top, look_bottom,
-        _decal(rng, a), _strands(rng, hair), _mottle(rng, skin),
+        _decal(rng, a), _strands(rng, hair),
     ])  # fmt: skip
     return Look(
         skin=_rgb(skin),
         hair=hair,
-        lips=_rgb(np.clip(skin * (0.92, 0.62, 0.62) + (rng.uniform(0, 0.12), 0, 0), 0, 1)),
+        lips=_rgb(np.clip(skin * (0.95, 0.72, 0.7) + (rng.uniform(-0.02, 0.06), 0, 0), 0, 1)),
         iris=rgb(str(rng.choice(["#3b2414", "#2b1a10", "#5b7a94", "#4d6b3c"]))),
         hair_style=str(rng.choice(styles)),
         hat=str(rng.choice(HATS)) if rng.random() < 0.2 else "",
@@ -141,6 +144,7 @@ def random_look(rng: np.random.Generator, *, female: bool) -> Look:
         shoe_kind=str(rng.choice(["shoe", "shoe", "shoe", "boot", "bare"])),
         socks=bool(rng.random() < 0.5),
         decal=bool(top in ("tee", "long", "hoodie") and rng.random() < 0.45),
+        plain=(top_kind == "solid", bottom_kind == "solid"),
         textures=np.ascontiguousarray(textures),
     )
 
@@ -150,11 +154,14 @@ def _rgb(values: ndarray) -> Rgb:
     return r, g, b
 
 
-def _pattern(rng: np.random.Generator, a: Rgb, b: Rgb, plain: float) -> UInt8[ndarray, "size size 3"]:
+def _pattern_kind(rng: np.random.Generator, plain: float) -> str:
+    return "solid" if rng.random() < plain else str(rng.choice(PATTERNS[1:]))
+
+
+def _pattern(rng: np.random.Generator, kind: str, a: Rgb, b: Rgb) -> UInt8[ndarray, "size size 3"]:
     """A tile of cloth that repeats in both directions."""
     n = TEXTURE_SIZE
     y, x = np.mgrid[0:n, 0:n] / n
-    kind = "solid" if rng.random() < plain else str(rng.choice(PATTERNS[1:]))
     k, duty = int(rng.integers(3, 8)), rng.uniform(0.3, 0.6)
     if kind == "stripes":
         mix = (y * k) % 1 < duty
@@ -221,7 +228,3 @@ def _strands(rng: np.random.Generator, hair: Rgb) -> UInt8[ndarray, "size size 3
     shade = np.broadcast_to(shade, (TEXTURE_SIZE, TEXTURE_SIZE, 1))
     return (np.clip(np.array(hair) * shade, 0, 1) * 255).astype(np.uint8)
 
-
-def _mottle(rng: np.random.Generator, skin: ndarray) -> UInt8[ndarray, "size size 3"]:
-    shade = 1 + 0.025 * _smooth_noise(rng, TEXTURE_SIZE, 6)[..., None]
-    return (np.clip(skin * shade, 0, 1) * 255).astype(np.uint8)

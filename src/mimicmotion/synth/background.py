@@ -71,9 +71,13 @@ def _edge(v: ndarray) -> ndarray:
     return np.clip(v + 0.5, 0, 1)
 
 
-def _box(x: ndarray, y: ndarray, x0: float, x1: float, y0: float, y1: float) -> ndarray:
-    """1 inside, 0 outside, one pixel of ramp."""
-    return (_edge(x - x0) * _edge(x1 - x) * _edge(y - y0) * _edge(y1 - y))[..., None]
+def _paint(out: ndarray, colour: ndarray, x0: float, x1: float, y0: float, y1: float) -> None:
+    """A filled rectangle with one pixel of ramp."""
+    top, left = max(int(y0) - 1, 0), max(int(x0) - 1, 0)
+    part = out[top : max(int(y1) + 2, 0), left : max(int(x1) + 2, 0)]
+    y, x = np.arange(part.shape[0]) + top + 0.5, np.arange(part.shape[1]) + left + 0.5
+    cover = (_edge(y - y0) * _edge(y1 - y))[:, None] * (_edge(x - x0) * _edge(x1 - x))
+    part += (colour - part) * cover[..., None]
 
 
 def _room(
@@ -92,10 +96,10 @@ def _room(
             np.array(hsv(rng.random(), 0.4, rng.uniform(0.3, 0.95))),
         )
         edge = 0.012 * height
-        out += (frame - out) * _box(x, y, cx - w - edge, cx + w + edge, cy - h - edge, cy + h + edge)
-        out += (inner * (1.0 - 0.2 * y[..., None] / height) - out) * _box(x, y, cx - w, cx + w, cy - h, cy + h)
+        _paint(out, frame, cx - w - edge, cx + w + edge, cy - h - edge, cy + h + edge)
+        _paint(out, inner, cx - w, cx + w, cy - h, cy + h)
         if rng.random() < 0.4:
-            out += (frame - out) * _box(x, y, cx - edge / 3, cx + edge / 3, cy - h, cy + h)
+            _paint(out, frame, cx - edge / 3, cx + edge / 3, cy - h, cy + h)
     if floor >= height:
         return out
     below = _edge(y - floor)[..., None]
@@ -109,14 +113,14 @@ def _room(
             lines |= np.abs((height * rng.uniform(0.4, 0.8) / far) % 1 - 0.5) < 0.04
         ground = ground * (1 - 0.22 * lines[..., None])
     skirting = 0.018 * height * (rng.random() < 0.6)
-    out += (wall * 0.72 - out) * _box(x, y, -9, width + 9, floor - skirting, floor)
+    _paint(out, wall * 0.72, -9, width + 9, floor - skirting, floor)
     out += (ground - out) * below
     for _ in range(rng.integers(0, 3)):  # furniture
         cx, w, h = rng.choice([0.0, 1.0]) * width, rng.uniform(0.08, 0.28) * width, rng.uniform(0.1, 0.35) * height
         foot = floor + rng.uniform(0.0, 0.12) * height
         colour = np.array(hsv(rng.random(), rng.uniform(0.1, 0.6), rng.uniform(0.2, 0.85)))
-        out += (colour - out) * _box(x, y, cx - w, cx + w, foot - h, foot)
-        out += (colour * 1.18 - out) * _box(x, y, cx - w, cx + w, foot - h, foot - h + 0.02 * height)
+        _paint(out, colour, cx - w, cx + w, foot - h, foot)
+        _paint(out, colour * 1.18, cx - w, cx + w, foot - h, foot - h + 0.02 * height)
     return out
 
 

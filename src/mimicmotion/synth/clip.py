@@ -15,7 +15,7 @@ from mimicmotion.synth.figure import BLINK, MOUTH, solve
 from mimicmotion.synth.keypoints import confidences, depth_tolerance, keypoints
 from mimicmotion.synth.motion import choose_motion, motion_params
 from mimicmotion.synth.person import MARGIN, Person, floor_shadows, make_person
-from mimicmotion.synth.primitives import CLOSED_EYE, OPEN_MOUTH, WIDE
+from mimicmotion.synth.primitives import CLOSED_EYE, INNER_MOUTH, OPEN_MOUTH, WIDE
 
 SOURCE = "mimicmotion.synth"
 _SPARE_SECONDS = 3.0  # of the motion before and after the clip, where the reference may come from
@@ -153,16 +153,16 @@ def _render(
 
     body = person.body
     rot, pos = solve(body, params)
-    signals = {OPEN_MOUTH: params[:, MOUTH], CLOSED_EYE: params[:, BLINK], WIDE: _skirt_width(body.girth, pos)}
+    mouth = params[:, MOUTH]
+    signals = {OPEN_MOUTH: mouth, INNER_MOUTH: np.maximum(mouth - 1, 0.02), CLOSED_EYE: params[:, BLINK], WIDE: _skirt_width(body.girth, pos)}
     inverse, forward, centre, shape = person.primitives.in_pixels(rot, pos, person.to_pixels, person.origin, signals)
     points = keypoints(body, rot, pos, params[:, MOUTH], params[:, BLINK]) @ person.to_pixels.T + person.origin
     blobs = floor_shadows(person, pos)
     for moved in (centre, points, blobs):  # the camera's shift moves all that stands before it
         moved[..., :2] -= pan[:, None]
-    views = np.concatenate([pan, np.ones((len(pan), 1))], 1)
     frames, behind = render(
         inverse, forward, centre, shape, person.primitives.table, person.look.textures, person.light,
-        person.background, blobs, views, size, supersample, person.unit, points,
+        person.background, blobs, pan, size, supersample, person.unit, points,
     )  # fmt: skip
     hidden = behind > depth_tolerance(body) * person.unit
     parts = [slice(0, in_time), slice(in_time, len(params))]

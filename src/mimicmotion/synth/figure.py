@@ -114,6 +114,12 @@ def _unit(v: ndarray) -> ndarray:
     return v / np.maximum(np.sqrt((v * v).sum(-1, keepdims=True)), 1e-9)
 
 
+def _cross(a: ndarray, b: ndarray) -> ndarray:
+    x, y, z = a[..., 0], a[..., 1], a[..., 2]
+    u, v, w = b[..., 0], b[..., 1], b[..., 2]
+    return np.stack([y * w - z * v, z * u - x * w, x * v - y * u], -1)
+
+
 def _apply(m: ndarray, v: ndarray | tuple[float, float, float]) -> ndarray:
     return np.einsum("...ij,...j->...i", m, np.asarray(v, float))
 
@@ -135,11 +141,11 @@ def two_bones(
     cos = np.clip((a * a + reach**2 - b * b) / (2 * a * reach), -1, 1)
     middle = start + a * (line * cos + side * np.sqrt(1 - cos**2))
     end = start + line * reach
-    hinge = np.cross(line, side)
+    hinge = _cross(line, side)
     frames = []
     for first, second in ((start, middle), (middle, end)):
         y = _unit(first - second)
-        frames.append(np.stack([hinge, y, np.cross(hinge, y)], -1))
+        frames.append(np.stack([hinge, y, _cross(hinge, y)], -1))
     return middle, end, frames[0], frames[1]
 
 
@@ -225,7 +231,7 @@ def _arm(body: Body, q: ndarray, side: int, rot: ndarray, pos: ndarray) -> None:
     swivel = q[:, k + 3]
     hint = np.array([0.42, -0.72, -0.54])
     side_axis = _unit(hint - line * (line @ hint)[:, None])
-    hint_turned = side_axis * np.cos(swivel)[:, None] + np.cross(line, side_axis) * np.sin(swivel)[:, None]
+    hint_turned = side_axis * np.cos(swivel)[:, None] + _cross(line, side_axis) * np.sin(swivel)[:, None]
     elbow, wrist, upper, lower = two_bones(
         base + shoulder, base + _apply(chest, target), _apply(chest, hint_turned), body.upper_arm, body.forearm
     )
@@ -285,4 +291,4 @@ def _skirt(body: Body, rot: ndarray, pos: ndarray) -> None:
     down = 0.75 * _unit(knees - top) + np.array([0.0, -0.25, 0.0])
     y = -_unit(down)
     z = _unit(rot[:, PELVIS, :, 2] - y * (rot[:, PELVIS, :, 2] * y).sum(-1, keepdims=True))
-    rot[:, SKIRT], pos[:, SKIRT] = np.stack([np.cross(y, z), y, z], -1), top
+    rot[:, SKIRT], pos[:, SKIRT] = np.stack([_cross(y, z), y, z], -1), top

@@ -6,9 +6,9 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
-from mimicmotion.synth.appearance import HAIR, SKIN, Look
+from mimicmotion.synth.appearance import HAIR, Look
 from mimicmotion.synth.figure import HEAD, Body, rot_x, rot_y, rot_z
-from mimicmotion.synth.primitives import CLOSED_EYE, OPEN_MOUTH, Primitives
+from mimicmotion.synth.primitives import CLOSED_EYE, INNER_MOUTH, OPEN_MOUTH, Primitives
 
 ONES = (1.0, 1.0, 1.0)
 # In head heights, from the head's pivot: chin at -0.08, crown at 0.92, z to the front.
@@ -42,7 +42,7 @@ class HeadShape:
 def add_head(prims: Primitives, body: Body, look: Look) -> None:
     """All the primitives of the head."""
     shape, h, w = HeadShape(body), body.head, body.head_width
-    skin = {"texture": SKIN}
+    skin = {"tint": look.skin}
     prims.ball(HEAD, _SKULL * h, (0.5 * w * h, 0.36 * h, 0.42 * h), ONES, **skin)
     prims.ball(HEAD, _JAW * h, (0.4 * w * h, 0.345 * h, 0.32 * h), ONES, **skin)
     _face(prims, shape, look)
@@ -55,7 +55,7 @@ def add_head(prims: Primitives, body: Body, look: Look) -> None:
 
 
 def _face(prims: Primitives, shape: HeadShape, look: Look) -> None:
-    h, skin = shape.height, {"texture": SKIN}
+    h, skin = shape.height, {"tint": look.skin}
     brow = tuple(0.75 * c for c in look.hair) if sum(look.hair) < 2 else tuple(0.6 * c for c in look.hair)
     for s in (1, -1):
         x = s * _EYE_X
@@ -79,9 +79,9 @@ def _face(prims: Primitives, shape: HeadShape, look: Look) -> None:
             dynamic=CLOSED_EYE,
             **skin,
         )
-        a, b = shape.on_face(s * 0.075, _BROW_Y - 0.012, 0.004), shape.on_face(s * 0.19, _BROW_Y + 0.02, 0.004)
+        a, b = shape.on_face(s * 0.075, _BROW_Y + 0.004, 0.004), shape.on_face(s * 0.18, _BROW_Y + 0.022, 0.004)
         prims.cone(HEAD, a, b, 0.019 * h, 0.018 * h, brow)
-        prims.cone(HEAD, b, shape.on_face(s * 0.255, _BROW_Y - 0.012, 0.0), 0.018 * h, 0.01 * h, brow)
+        prims.cone(HEAD, b, shape.on_face(s * 0.255, _BROW_Y - 0.006, 0.0), 0.018 * h, 0.01 * h, brow)
         ear = (s * 0.505 * shape.width * h, 0.37 * h, -0.03 * h)
         prims.ball(HEAD, ear, (0.035 * h, 0.105 * h, 0.06 * h), ONES, **skin)
         prims.ball(
@@ -102,11 +102,13 @@ def _face(prims: Primitives, shape: HeadShape, look: Look) -> None:
     rose = tuple(c * f for c, f in zip(ONES, (1.0, 0.88, 0.86), strict=True))
     for s in (1, -1):  # cheeks
         prims.ball(HEAD, shape.on_face(s * 0.19, 0.22, -0.055), (0.1 * h, 0.085 * h, 0.07 * h), rose, **skin)
-    prims.ball(
-        HEAD, shape.on_face(0, _MOUTH_Y, -0.012), (0.125 * h, 0.046 * h, 0.036 * h), look.lips, dynamic=OPEN_MOUTH
-    )
-    prims.ball(HEAD, shape.on_face(0, _MOUTH_Y, 0.004), (0.1 * h, 0.02 * h, 0.026 * h), tuple(0.4 * c for c in look.lips),
-               dynamic=OPEN_MOUTH)  # fmt: skip
+    lips = (0.108 * h, 0.038 * h, 0.034 * h)
+    prims.ball(HEAD, shape.on_face(0, _MOUTH_Y, -0.014), lips, look.lips, dynamic=OPEN_MOUTH)
+    dark = tuple(0.45 * c for c in look.lips)
+    prims.ball(HEAD, shape.on_face(0, _MOUTH_Y, -0.004), (0.088 * h, 0.045 * h, 0.03 * h), dark, dynamic=INNER_MOUTH)
+    for s in (1, -1):  # the line between the lips, smiling a little
+        middle, corner = shape.on_face(0, _MOUTH_Y - 0.006, 0.016), shape.on_face(s * 0.118, _MOUTH_Y + 0.014, 0.0)
+        prims.cone(HEAD, middle, corner, 0.009 * h, 0.009 * h, dark)
 
 
 def _beard(prims: Primitives, shape: HeadShape, look: Look) -> None:
@@ -175,34 +177,18 @@ def _hat(prims: Primitives, shape: HeadShape, look: Look) -> None:
     centre = (0.0, 0.585 * h, -0.03 * h)
     shade = tuple(0.7 * c for c in colour)
     if look.hat == "band":
-        prims.cone(
-            HEAD,
-            (0, 0.66 * h, -0.02 * h),
-            (0, 0.7 * h, -0.03 * h),
-            0.5 * w * h * 1.1,
-            0.5 * w * h * 1.08,
-            colour,
-            kind=1,
-            deep=1.17,
-        )
+        prims.ball(HEAD, centre, [1.02 * r for r in radii], colour, clip=(0.0, 0.97, -0.2, -0.16))
+        prims.ball(HEAD, centre, [1.04 * r for r in radii], ONES, clip=(0.0, 0.97, -0.2, -0.4), texture=HAIR, u_scale=4)
         return
-    prims.ball(HEAD, centre, radii, colour, clip=(0.0, 0.96, -0.28, 0.1 if look.hat == "swim" else -0.02),
-               gloss=0.15 if look.hat == "swim" else 0.0)  # fmt: skip
+    smooth = look.hat == "swim"
+    prims.ball(HEAD, centre, radii, colour, clip=(0.0, 0.96, -0.28, 0.1 if smooth else -0.02), gloss=0.15 if smooth else 0.0)
     if look.hat == "cap":
         prims.ball(HEAD, (0, 0.7 * h, 0.42 * h), (0.3 * h, 0.035 * h, 0.26 * h), shade, rot_x(0.18))
     elif look.hat == "brim":
         prims.ball(HEAD, (0, 0.7 * h, -0.02 * h), (0.68 * h, 0.035 * h, 0.72 * h), shade)
     elif look.hat == "beanie":
-        prims.cone(
-            HEAD,
-            (0, 0.68 * h, -0.02 * h),
-            (0, 0.76 * h, -0.04 * h),
-            0.5 * w * h * 1.19,
-            0.5 * w * h * 1.16,
-            shade,
-            kind=1,
-            deep=1.17,
-        )
+        prims.ball(HEAD, centre, [1.05 * r for r in radii], shade, clip=(0.0, 0.97, -0.2, -0.1))
+        prims.ball(HEAD, centre, [1.07 * r for r in radii], colour, clip=(0.0, 0.97, -0.2, -0.38))
         prims.ball(HEAD, (0, 1.06 * h, -0.04 * h), (0.1 * h, 0.09 * h, 0.1 * h), shade)
 
 
@@ -215,7 +201,7 @@ def face_points(body: Body, mouth: Float64[ndarray, " n"], blink: Float64[ndarra
         x, y = 0.345 * np.sin(theta), 0.4 - 0.475 * np.cos(theta) ** 0.8
         z = -0.02 + 0.25 * np.cos(theta) ** 1.3
         points[:, i] = (x * shape.x * h, y * h, z * h)
-    brow = [(0.255, -0.012), (0.215, 0.014), (0.17, 0.019), (0.12, 0.005), (0.075, -0.012)]
+    brow = [(0.255, -0.012), (0.215, 0.014), (0.17, 0.019), (0.12, 0.014), (0.075, 0.004)]
     for i, (x, y) in enumerate(brow):
         points[:, 17 + i] = shape.on_face(-x, _BROW_Y + y, 0.01)
         points[:, 26 - i] = shape.on_face(x, _BROW_Y + y, 0.01)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from mimicmotion.synth.appearance import BOTTOM, DECAL, SKIN, TOP, Look
+from typing import Any
+
+from mimicmotion.synth.appearance import BOTTOM, DECAL, TOP, Look
 from mimicmotion.synth.figure import (
     ABDOMEN,
     CHEST,
@@ -38,103 +40,94 @@ def add_body(prims: Primitives, body: Body, look: Look) -> None:
         _skirt(prims, body, look)
 
 
-def _cloth(look: Look, name: str, height: float, along: float = 1.0) -> dict[str, float]:
+def _cloth(look: Look, name: str, height: float, along: float = 1.0) -> dict[str, Any]:
     """Texture options of a part of the clothes that starts at `height`; `along` -1 where its axis points down."""
     texture = TOP if name == "top" else BOTTOM
+    if look.plain[name != "top"]:
+        return {"tint": look.top_colour if name == "top" else look.bottom_colour}
     return {"texture": texture, "u_scale": 3, "v_scale": _TILE * along, "v_start": _TILE * height}
 
 
 def _trunk(prims: Primitives, body: Body, look: Look) -> None:
     g, w, c = body.girth, body.waistline, body.chest
-    fit = 1.0 if look.top == "bare" else 0.94 + 0.06 * look.fit + (0.06 if look.top == "hoodie" else 0)
-    skin = {"texture": SKIN}
-    top = skin if look.top == "bare" else _cloth(look, "top", 0.6)
-    low = dict(top) if look.dress else _cloth(look, "bottom", 0.5)
-    hips = 0.3 * body.hip_width + 0.7 * 0.054
-    prims.cone(
-        PELVIS, (0, -0.008, 0), (0, 0.04, 0), 0.076 * g * hips / 0.054, 0.074 * g, ONES, deep=0.8, wide=1.18, **low
-    )
-    waist = 0.07 * g * w * fit
-    prims.cone(ABDOMEN, (0, -0.015, 0.004), (0, 0.075, 0), 1.05 * waist, waist, ONES, deep=0.86, wide=1.12, **top)
-    if look.top != "bare" and not look.dress and look.top not in ("tank", "shirt"):  # a hem over the hips
-        hem = _cloth(look, "top", 0.5)
-        prims.cone(
-            PELVIS, (0, 0.004, 0), (0, 0.05, 0), 0.078 * g * fit, 0.072 * g * fit, ONES, deep=0.84, wide=1.19, **hem
-        )
-    elif look.bottom in ("trousers", "shorts", "skirt"):
-        prims.cone(PELVIS, (0, 0.047, 0), (0, 0.052, 0), 0.0725 * g, 0.0725 * g, look.trim, deep=0.84, wide=1.2)
-    ribs = 0.073 * g * fit
-    print_size = 0.082
-    decal = {"decal": DECAL, "decal_x": -0.5 * print_size, "decal_y": 0.03 if body.bust else 0.05,
-             "decal_w": print_size, "decal_h": 0.9 * print_size} if look.decal else {}  # fmt: skip
-    prims.cone(
-        CHEST,
-        (0, -0.01, 0),
-        (0, 0.62 * c, 0.004),
-        waist * 1.02,
-        ribs * 1.08,
-        ONES,
-        deep=0.84,
-        wide=1.14,
-        **top,
-        **decal,
-    )
-    upper = {**top, "v_start": _TILE * (0.6 + 0.62 * c)} if look.top != "bare" else dict(top)
-    width = body.shoulder_width / 0.108
-    prims.cone(CHEST, (0, 0.6 * c, 0.004), (0, 0.86 * c, -0.004), ribs * 1.08, 0.052 * g * fit, ONES, deep=0.84,
-               wide=1.2 * width, **upper)  # fmt: skip
+    loose = 1.0 if look.top == "bare" else 0.96 + 0.3 * (look.fit - 1) + (0.05 if look.top == "hoodie" else 0)
+    top = {"tint": look.skin} if look.top == "bare" else _cloth(look, "top", 0.6)
+    low = _cloth(look, "top" if look.dress else "bottom", 0.5)
+    hips = g * (0.6 + 0.4 * body.hip_width / 0.054)
+    prims.cone(PELVIS, (0, 0.012, 0), (0, 0.045, 0), 0.073 * hips, 0.068 * hips, ONES, deep=0.86, wide=1.24, **low)
+    waist = 0.066 * g * w * loose
+    prims.cone(ABDOMEN, (0, 0.036, 0.002), (0, 0.075, 0), waist * 1.02, waist, ONES, deep=0.85, wide=1.14, **top)
+    if look.top in ("tee", "long", "hoodie") and not look.dress:  # the hem hangs over the hips
+        hem, wide = _cloth(look, "top", 0.5), 1.26
+        prims.cone(PELVIS, (0, -0.026, 0), (0, 0.08, 0), 0.077 * hips * loose, 1.03 * waist, ONES, kind=1, deep=0.88,
+                   wide=wide, **hem)  # fmt: skip
+    elif not look.dress and look.bottom != "leggings":  # a belt
+        prims.cone(PELVIS, (0, 0.048, 0), (0, 0.06, 0), 0.0705 * hips, 0.0685 * hips, look.trim, kind=1, deep=0.87, wide=1.25)
+    ribs = 0.077 * g * loose
+    size = 0.085
+    decal = {"decal": DECAL, "decal_x": -0.5 * size, "decal_y": 0.02 if body.bust else 0.055, "decal_w": size,
+             "decal_h": 0.85 * size} if look.decal else {}  # fmt: skip
+    prims.cone(CHEST, (0, 0, 0), (0, 0.64 * c, 0.004), waist, ribs, ONES, deep=0.82, wide=1.14, **top, **decal)
+    upper = {**top, "v_start": _TILE * (0.6 + 0.64 * c)} if "texture" in top else top
+    width = 1.17 * body.shoulder_width / 0.108
+    prims.cone(CHEST, (0, 0.62 * c, 0.004), (0, 0.86 * c, -0.004), ribs, 0.05 * g * loose, ONES, deep=0.83, wide=width, **upper)
     for s in (1, -1):
-        slope = dict(upper)
+        slope = {"tint": look.skin} if look.top == "tank" else upper
+        a, b = (0.018 * s, c + 0.004, -0.01), (s * 0.9 * body.shoulder_width, c - 0.014, -0.004)
+        prims.cone(CHEST, a, b, 0.028 * g, 0.031 * g * loose, ONES, deep=1.15, **slope)
         if look.top == "tank":
-            slope = {"texture": SKIN}
-        prims.cone(CHEST, (0.018 * s, c + 0.006, -0.01), (s * 0.88 * body.shoulder_width, c - 0.014, -0.004),
-                   0.03 * g, 0.036 * g * fit, ONES, deep=1.15, **slope)  # fmt: skip
-        if look.top == "tank":
-            prims.cone(CHEST, (s * 0.052, 0.8 * c, 0.03), (s * 0.046, c + 0.012, 0.0), 0.024 * g, 0.028, ONES, **upper)
+            prims.cone(CHEST, (s * 0.052, 0.78 * c, 0.03), (s * 0.05, c + 0.008, 0.0), 0.024 * g, 0.03, ONES, **upper)
         if body.bust:
-            r = 0.03 + 0.011 * body.bust
-            prims.ball(CHEST, (s * 0.04, 0.6 * c, 0.046 * g), (1.12 * r, r, 0.9 * r), ONES, **upper)
-        elif not look.decal:
-            prims.ball(CHEST, (s * 0.043, 0.69 * c, 0.035 * g), (0.044, 0.034, 0.03), ONES, **upper)
-    neck = 0.0285 * (0.5 + 0.5 * g) * (1 if body.bust else 1.12)
-    prims.cone(NECK, (0, -0.02, -0.004), (0, body.neck + 0.012, 0), neck * 1.12, neck, ONES, **skin)
-    if look.top in ("hoodie", "shirt", "long"):
-        thick = {"hoodie": 0.02, "shirt": 0.009, "long": 0.008}[look.top]
-        colour = look.trim if look.top == "long" else look.top_colour
-        prims.cone(NECK, (0, -0.012, -0.008), (0, 0.004, -0.002), neck * 1.2 + thick, neck * 1.05 + thick, colour)
-    if look.top in ("shirt", "hoodie"):  # buttons or a zip
-        prims.cone(CHEST, (0, 0.0, 0.066 * g), (0, 0.75 * c, 0.066 * g), 0.004, 0.004, look.trim)
+            r = 0.027 + 0.01 * body.bust
+            prims.ball(CHEST, (s * 0.038, 0.62 * c, 0.042 * g), (1.2 * r, 1.05 * r, 0.92 * r), ONES, **upper)
+        elif look.top == "bare":
+            prims.ball(CHEST, (s * 0.042, 0.72 * c, 0.03 * g), (0.047, 0.034, 0.0355), ONES, **upper)
+    _neck(prims, body, look)
+
+
+def _neck(prims: Primitives, body: Body, look: Look) -> None:
+    neck = 0.0275 * (0.5 + 0.5 * body.girth) * (1 if body.bust else 1.12)
+    prims.cone(NECK, (0, -0.02, -0.004), (0, body.neck + 0.012, 0), neck * 1.12, neck, ONES, tint=look.skin)
+    thick = {"hoodie": 0.018, "shirt": 0.007, "long": 0.006, "tee": 0.005}.get(look.top, 0.0)
+    if thick:
+        colour = look.trim if look.top in ("long", "tee") else look.top_colour
+        height = -0.014 if look.top == "tee" else -0.004
+        prims.cone(NECK, (0, height - 0.006, -0.008), (0, height, -0.004), neck * 1.2 + thick, neck * 1.1 + thick, colour)
+    if look.top == "shirt" and not body.bust:  # a row of buttons
+        for k in range(5):
+            at = (0.14 + 0.13 * k) * body.chest
+            prims.ball(CHEST, (0, at, (0.057 + 0.035 * at) * body.girth * (0.98 + 0.3 * (look.fit - 1))), (0.004,) * 3, look.trim)
 
 
 def _arm(prims: Primitives, body: Body, look: Look, side: int) -> None:
     upper, lower = UPPER_ARM + side * SIDE, FOREARM + side * SIDE
     m = body.girth * body.muscle
     la, lf = body.upper_arm, body.forearm
-    skin = {"texture": SKIN}
-    prims.ball(upper, (0, -0.012, 0), (0.037 * m, 0.043 * m, 0.039 * m), ONES, **skin)
-    prims.cone(upper, (0, -0.02, 0), (0, -la, 0), 0.033 * m, 0.0255 * m, ONES, **skin)
-    prims.cone(lower, (0, 0, 0), (0, -0.35 * lf, 0), 0.0255 * m, 0.0265 * m, ONES, **skin)
-    prims.cone(lower, (0, -0.3 * lf, 0), (0, -lf, 0), 0.0268 * m, 0.0175 * m, ONES, **skin)
+    skin = {"tint": look.skin}
+    prims.ball(upper, (0, -0.012, 0), (0.0315 * m, 0.037 * m, 0.033 * m), ONES, **skin)
+    prims.cone(upper, (0, -0.02, 0), (0, -la, 0), 0.029 * m, 0.0235 * m, ONES, **skin)
+    prims.cone(lower, (0, 0, 0), (0, -0.35 * lf, 0), 0.0238 * m, 0.0248 * m, ONES, **skin)
+    prims.cone(lower, (0, -0.3 * lf, 0), (0, -lf, 0), 0.025 * m, 0.016 * m, ONES, **skin)
     if look.sleeve <= 0:
         return
     f = look.fit * (1.12 if look.top == "hoodie" else 1.0)
     cloth = _cloth(look, "top", 0.85, -1)
     reach = min(1.0, look.sleeve * 2) * la
-    prims.ball(upper, (0, -0.01, 0), (0.039 * m * f, 0.044 * m * f, 0.04 * m * f), ONES, **cloth)
+    prims.ball(upper, (0, -0.01, 0), (0.033 * m * f, 0.037 * m * f, 0.0345 * m * f), ONES, **cloth)
     prims.cone(
-        upper, (0, -0.012, 0), (0, -reach, 0), 0.0355 * m * f, (0.034 if reach < la else 0.0285) * m * f, ONES, **cloth
+        upper, (0, -0.012, 0), (0, -reach, 0), 0.031 * m * f, (0.0315 if reach < la else 0.026) * m * f, ONES, **cloth
     )
     if look.sleeve >= 1:
         cloth = _cloth(look, "top", 0.85 - la, -1)
-        prims.cone(lower, (0, 0, 0), (0, -0.93 * lf, 0), 0.0285 * m * f, 0.0215 * m * f, ONES, **cloth)
+        prims.cone(lower, (0, 0, 0), (0, -0.93 * lf, 0), 0.026 * m * f, 0.0195 * m * f, ONES, **cloth)
         cuff = look.trim if look.top == "hoodie" else look.top_colour
-        prims.cone(lower, (0, -0.9 * lf, 0), (0, -0.97 * lf, 0), 0.0225 * m * f, 0.0215 * m * f, cuff)
+        prims.cone(lower, (0, -0.9 * lf, 0), (0, -0.97 * lf, 0), 0.0208 * m * f, 0.02 * m * f, cuff)
 
 
 def _hand(prims: Primitives, body: Body, look: Look, side: int) -> None:
     hand, h = HAND + side * SIDE, body.hand
     s = 1 - 2 * side
-    skin = {"texture": SKIN}
+    skin = {"tint": look.skin}
     prims.cone(hand, (0, -0.02 * h, 0), (0, -0.12 * h, 0), 0.145 * h, 0.16 * h, ONES, deep=0.8, **skin)
     prims.cone(
         hand, (0.01 * h * s, -0.2 * h, 0), (0, -0.46 * h, 0), 0.19 * h, 0.2 * h, ONES, deep=0.46, wide=1.08, **skin
@@ -153,20 +146,20 @@ def _leg(prims: Primitives, body: Body, look: Look, side: int) -> None:
     thigh, shank = THIGH + side * SIDE, SHANK + side * SIDE
     m, s = body.girth * (0.5 + 0.5 * body.muscle), 1 - 2 * side
     lt, ls = body.thigh, body.shank
-    skin = {"texture": SKIN}
-    prims.cone(thigh, (0.004 * s, 0.005, -0.004), (0, -lt, 0), 0.0585 * m, 0.0365 * m, ONES, **skin)
-    prims.cone(shank, (0, 0, 0), (0, -0.3 * ls, -0.007), 0.0362 * m, 0.0365 * m, ONES, **skin)
-    prims.cone(shank, (0, -0.28 * ls, -0.007), (0, -ls, 0), 0.0365 * m, 0.0215 * m, ONES, **skin)
+    skin = {"tint": look.skin}
+    prims.cone(thigh, (0.004 * s, 0.005, -0.004), (0, -lt, 0), 0.052 * m, 0.0335 * m, ONES, **skin)
+    prims.cone(shank, (0, 0, 0), (0, -0.3 * ls, -0.007), 0.033 * m, 0.034 * m, ONES, **skin)
+    prims.cone(shank, (0, -0.28 * ls, -0.007), (0, -ls, 0), 0.034 * m, 0.02 * m, ONES, **skin)
     f = 0.97 + (look.fit - 1) * 0.9 if look.bottom != "leggings" else 1.02
     upper = _cloth(look, "bottom", 0.5, -1)
     if look.bottom in ("trousers", "leggings"):
-        prims.cone(thigh, (0.004 * s, 0.005, -0.004), (0, -lt, 0), 0.062 * m * f, 0.041 * m * f, ONES, **upper)
+        prims.cone(thigh, (0.004 * s, 0.005, -0.004), (0, -lt, 0), 0.0545 * m * f, 0.0375 * m * f, ONES, **upper)
         lower = _cloth(look, "bottom", 0.5 - lt, -1)
         end = (0.026 if look.bottom == "leggings" else 0.034) * m * f
-        prims.cone(shank, (0, 0, 0), (0, -0.35 * ls, -0.006), 0.041 * m * f, 0.039 * m * f, ONES, **lower)
-        prims.cone(shank, (0, -0.33 * ls, -0.006), (0, -0.95 * ls, 0), 0.0395 * m * f, end, ONES, **lower)
+        prims.cone(shank, (0, 0, 0), (0, -0.35 * ls, -0.006), 0.0375 * m * f, 0.037 * m * f, ONES, **lower)
+        prims.cone(shank, (0, -0.33 * ls, -0.006), (0, -0.95 * ls, 0), 0.0372 * m * f, end, ONES, **lower)
     elif look.bottom == "shorts":
-        prims.cone(thigh, (0.004 * s, 0.005, -0.004), (0, -0.72 * lt, 0), 0.063 * m * f, 0.052 * m * f, ONES, **upper)
+        prims.cone(thigh, (0.004 * s, 0.005, -0.004), (0, -0.72 * lt, 0), 0.0555 * m * f, 0.049 * m * f, ONES, **upper)
     if look.socks and look.shoe_kind == "shoe":
         prims.cone(shank, (0, -0.72 * ls, -0.002), (0, -ls, 0), 0.0285 * m, 0.024 * m, look.trim)
 
@@ -174,7 +167,7 @@ def _leg(prims: Primitives, body: Body, look: Look, side: int) -> None:
 def _foot(prims: Primitives, body: Body, look: Look, side: int) -> None:
     foot, length, a, s = FOOT + side * SIDE, body.foot, body.ankle, 1 - 2 * side
     if look.shoe_kind == "bare":
-        prims.cone(foot, (0, -0.008, -0.006), (0, -a + 0.018, -0.02), 0.022, 0.02, ONES, texture=SKIN)
+        prims.cone(foot, (0, -0.008, -0.006), (0, -a + 0.018, -0.02), 0.022, 0.02, ONES, tint=look.skin)
         prims.cone(
             foot,
             (0, -a + 0.022, 0.0),
@@ -183,12 +176,12 @@ def _foot(prims: Primitives, body: Body, look: Look, side: int) -> None:
             0.011,
             ONES,
             wide=1.35,
-            texture=SKIN,
+            tint=look.skin,
         )
         for k in range(5):
             x, z = (-0.016 + 0.009 * k) * s, length * (0.97 - 0.045 * k)
             r = 0.0085 if k == 0 else 0.006
-            prims.cone(foot, (0.8 * x, -a + 0.01, z - 0.02), (x + 0.003 * s, -a + 0.006, z), r, r, ONES, texture=SKIN)
+            prims.cone(foot, (0.8 * x, -a + 0.01, z - 0.02), (x + 0.003 * s, -a + 0.006, z), r, r, ONES, tint=look.skin)
         return
     prims.cone(foot, (0, -0.012, -0.008), (0, -a + 0.02, -0.012), 0.025, 0.025, look.shoes, gloss=0.1)
     prims.cone(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,7 +13,7 @@ Vec = Sequence[float]
 Colour = Sequence[float]  # red, green, blue in 0..1
 
 # What of a primitive changes in time (see `Primitives.dynamic`).
-WIDE, OPEN_MOUTH, CLOSED_EYE = 1, 2, 3
+WIDE, OPEN_MOUTH, CLOSED_EYE, INNER_MOUTH = 1, 2, 3, 4
 
 
 class Primitives:
@@ -29,25 +30,33 @@ class Primitives:
 
     def cone(self, segment: int, a: Vec, b: Vec, ra: float, rb: float, colour: Colour, **options: float) -> None:
         """A round cone from `a` (radius `ra`) to `b`; `wide` and `deep` stretch it across its axis."""
-        start, end = np.asarray(a, float), np.asarray(b, float)
-        length = float(np.linalg.norm(end - start))
-        y = (end - start) / length
-        front = np.array([0.0, 0.0, 1.0]) if abs(y[2]) < 0.95 else np.array([0.0, 1.0, 0.0])
-        z = front - y * (y @ front)
-        z /= np.linalg.norm(z)
+        dx, dy, dz = b[0] - a[0], b[1] - a[1], b[2] - a[2]  # plain numbers: numpy is slow on single vectors
+        length = math.sqrt(dx * dx + dy * dy + dz * dz)
+        dx, dy, dz = dx / length, dy / length, dz / length
+        fy, fz = (0.0, 1.0) if abs(dz) < 0.95 else (1.0, 0.0)
+        along = dy * fy + dz * fz
+        zx, zy, zz = -dx * along, fy - dy * along, fz - dz * along
+        norm = math.sqrt(zx * zx + zy * zy + zz * zz)
+        zx, zy, zz = zx / norm, zy / norm, zz / norm
+        xx, xy, xz = dy * zz - dz * zy, dz * zx - dx * zz, dx * zy - dy * zx
+        turn = np.array(((xx, dx, zx), (xy, dy, zy), (xz, dz, zz)))
         scale = (options.pop("wide", 1.0), 1.0, options.pop("deep", 1.0))
-        self._add(segment, start, np.stack([np.cross(y, z), y, z], -1), scale, (length, ra, rb), colour, options)
+        self._add(segment, a, turn, scale, (length, ra, rb), colour, options)
 
     def ball(
         self, segment: int, centre: Vec, radii: Vec, colour: Colour, rotation: ndarray | None = None, **options: float
     ) -> None:
         """An ellipsoid."""
         turn = np.eye(3) if rotation is None else rotation
-        self._add(segment, np.asarray(centre, float), turn, radii, (0.0, 1.0, 1.0), colour, options)
+        if "v_scale" in options:  # the local y of a ball is in radii
+            options["v_scale"] *= radii[1]
+        self._add(segment, centre, turn, radii, (0.0, 1.0, 1.0), colour, options)
 
     def _add(
-        self, segment: int, centre: ndarray, rotation: ndarray, scale: Vec, shape: Vec, colour: Colour, options: dict
+        self, segment: int, centre: Vec, rotation: ndarray, scale: Vec, shape: Vec, colour: Colour, options: dict
     ) -> None:
+        tint = options.pop("tint", (1.0, 1.0, 1.0))
+        colour = [c * t for c, t in zip(colour, tint, strict=True)]
         get = lambda name, default: options.pop(name, default)  # noqa: E731
         row = [get("kind", 0), get("texture", 0), get("u_scale", 1), get("v_scale", 1), get("v_start", 0)]
         row += [get("gloss", 0), get("decal", -1), get("decal_x", 0), get("decal_y", 0)]
@@ -56,7 +65,7 @@ class Primitives:
         if options:
             raise TypeError(f"unknown options {sorted(options)}")
         self.segment.append(segment)
-        self.centre.append(tuple(centre))
+        self.centre.append(centre)
         self.rotation.append(rotation)
         self.scale.append(scale)
         self.shape.append(shape)
@@ -90,10 +99,11 @@ class Primitives:
             which = np.flatnonzero(dynamic == kind)
             if kind == CLOSED_EYE:
                 shape[:, which, 1:] *= (value > 0.5)[:, None, None]
-            elif kind == OPEN_MOUTH:
+            elif kind in (OPEN_MOUTH, INNER_MOUTH):
                 scale[:, which, 1] *= value[:, None]
             else:
                 scale[:, which, 0] *= value[:, None]
+                scale[:, which, 2] *= value[:, None]
         world = rot[:, segment] @ np.array(self.rotation)
         centre = pos[:, segment] + np.einsum("fpij,pj->fpi", rot[:, segment], np.array(self.centre))
         turn = to_pixels @ world

@@ -51,25 +51,22 @@ def _hit(kind, h, r1, r2, ox, oy, oz, dx, dy, dz):
     b = ox * dx + oz * dz + rho * g1 * dy
     c = ox * ox + oz * oz - rho * rho
     disc = b * b - a * c
-    best = NOTHING
-    if disc >= 0.0 and abs(a) > 1e-12:
-        root = math.sqrt(disc)
-        t1, t2 = (root - b) / a, (-root - b) / a
-        if t2 > t1:
-            t1, t2 = t2, t1
-        y = oy + t1 * dy
-        if low <= y <= high and g0 - g1 * y >= 0.0:
-            return t1
-        if kind == 1:
-            y = oy + t2 * dy
-            return t2 if low <= y <= high and g0 - g1 * y >= 0.0 else NOTHING
-        y = oy + t2 * dy
-        if low <= y <= high and g0 - g1 * y >= 0.0:
-            best = t2
-    if kind == 1:
+    if disc < 0.0 or abs(a) < 1e-12:  # the cone holds its spheres: what misses it misses them
         return NOTHING
+    root = math.sqrt(disc)
+    t1, t2 = (root - b) / a, (-root - b) / a
+    if t2 > t1:
+        t1, t2 = t2, t1
+    y1, y2 = oy + t1 * dy, oy + t2 * dy
+    if low <= y1 <= high and g0 - g1 * y1 >= 0.0:
+        return t1
+    best = t2 if low <= y2 <= high and g0 - g1 * y2 >= 0.0 else NOTHING
+    if kind == 1:
+        return best
     a = dx * dx + dy * dy + dz * dz
     for end in range(2):
+        if a > 0.0 and ((end == 0 and y1 > high) or (end == 1 and y1 < low)) and g0 - g1 * y1 >= 0.0:
+            continue
         py, r = (oy, r1) if end == 0 else (oy - h, r2)
         b = ox * dx + py * dy + oz * dz
         disc = b * b - a * (ox * ox + py * py + oz * oz - r * r)
@@ -120,13 +117,16 @@ def _colour(p, x, y, z, table, textures, out):
     """Base colour at a local point of primitive `p`."""
     size = textures.shape[1]
     tex = int(table[p, TEXTURE])
-    u = 0.5 + math.atan2(x, z) * (0.5 / math.pi)
-    v = table[p, V_START] + y * table[p, V_SCALE]
-    u *= table[p, U_SCALE]
-    row = min(int((v - math.floor(v)) * size), size - 1)
-    column = min(int((u - math.floor(u)) * size), size - 1)
-    for k in range(3):
-        out[k] = textures[tex, row, column, k] * table[p, TINT + k]
+    if tex == 0:
+        for k in range(3):
+            out[k] = 255.0 * table[p, TINT + k]
+    else:
+        u = (0.5 + math.atan2(x, z) * (0.5 / math.pi)) * table[p, U_SCALE]
+        v = table[p, V_START] + y * table[p, V_SCALE]
+        row = min(int((v - math.floor(v)) * size), size - 1)
+        column = min(int((u - math.floor(u)) * size), size - 1)
+        for k in range(3):
+            out[k] = textures[tex, row, column, k] * table[p, TINT + k]
     decal = int(table[p, DECAL])
     if decal >= 0 and z > 0.0:
         u = (x - table[p, DECAL_X]) / table[p, DECAL_W]
@@ -139,93 +139,127 @@ def _colour(p, x, y, z, table, textures, out):
 
 
 @njit(cache=True, nogil=True, fastmath=True)
+def _light(x, y, z, m, shape, kind, gloss, light):
+    """Brightness (ambient and direct apart) and highlight of the surface at a local point."""
+    h, r1, r2 = shape[0], shape[1], shape[2]
+    ny = y
+    if h > 0.0:
+        k = (r1 - r2) / h
+        if kind == 1.0 or r1 * k < y < h + r2 * k:
+            ny = k * math.sqrt(x * x + z * z) / math.sqrt(max(1.0 - k * k, 1e-4))
+        elif y >= h + r2 * k:
+            ny = y - h
+    wx = m[0, 0] * x + m[1, 0] * ny + m[2, 0] * z
+    wy = m[0, 1] * x + m[1, 1] * ny + m[2, 1] * z
+    wz = m[0, 2] * x + m[1, 2] * ny + m[2, 2] * z
+    norm = 1.0 / math.sqrt(wx * wx + wy * wy + wz * wz + 1e-20)
+    if wz < 0.0:  # the inside of a skirt
+        norm = -0.55 * norm
+    wx, wy, wz = wx * norm, wy * norm, wz * norm
+    lambert = wx * light[0] + wy * light[1] + wz * light[2]
+    direct = 1.25 * (1.0 - light[3]) * max(0.35 * lambert + 0.65 * max(lambert, 0.0), 0.0)
+    shine = 0.0
+    if gloss > 0.0:
+        half = max(wx * 0.5 * light[0] + wy * 0.5 * light[1] + wz * 0.5 * (light[2] + 1.0), 0.0)
+        half *= half
+        half *= half
+        half *= half
+        shine = 255.0 * gloss * half * half * half
+    return light[3] * (0.8 + 0.2 * wz - 0.1 * wy), direct, shine
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def _shadow(depth, ids, si, sj, steps, unit):
+    """Share of the direct light that something nearer, on the way to the light, leaves."""
+    lit = 1.0
+    for k in range(len(steps)):
+        ti, tj = si + int(steps[k, 1]), sj + int(steps[k, 0])
+        if 0 <= ti < depth.shape[0] and 0 <= tj < depth.shape[1] and ids[ti, tj] >= 0:
+            rise = depth[ti, tj] - depth[si, sj] - steps[k, 2]
+            if 0.02 * unit < rise < 0.4 * unit:
+                lit *= 0.72
+    return lit
+
+
+@njit(cache=True, nogil=True, fastmath=True)
 def shade(out, ground, depth, ids, inverse, centre, shape, table, textures, light, factor, unit):
-    """Colour one frame over `ground`.
+    """Colour one frame over `ground`; a pixel within one primitive is lit once, its texture sampled at each sample.
 
     `light`: direction x, y, z, ambient, then the tint r, g, b. `unit`: pixels of one body height (for shadows).
     """
-    rows, columns = depth.shape
-    colour = np.zeros(3)
+    colour, total = np.zeros(3), np.zeros(3)
+    steps = np.zeros((3, 3))
+    for k in range(3):
+        far = unit * 0.014 * (k + 1) * (k + 1)
+        steps[k, 0], steps[k, 1], steps[k, 2] = light[0] * far * factor, light[1] * far * factor, light[2] * far
+    share = 1.0 / (factor * factor)
     for i in range(out.shape[0]):
         for j in range(out.shape[1]):
-            red, green, blue, covered = 0.0, 0.0, 0.0, 0
+            covered, first, same = 0, ids[i * factor, j * factor], True
+            for si in range(i * factor, (i + 1) * factor):
+                for sj in range(j * factor, (j + 1) * factor):
+                    covered += ids[si, sj] >= 0
+                    same = same and ids[si, sj] == first
+            total[:] = 0.0
+            ambient, direct, shine, shadow, lit = 0.0, 0.0, 0.0, 1.0, False
             for si in range(i * factor, (i + 1) * factor):
                 for sj in range(j * factor, (j + 1) * factor):
                     p = ids[si, sj]
-                    if p < 0:
+                    if p < 0 or (same and lit and table[p, TEXTURE] == 0.0 and table[p, DECAL] < 0.0):
                         continue
-                    covered += 1
                     m = inverse[p]
                     px, py = (sj + 0.5) / factor - centre[p, 0], (si + 0.5) / factor - centre[p, 1]
                     pz = depth[si, sj] - centre[p, 2]
                     x = m[0, 0] * px + m[0, 1] * py + m[0, 2] * pz
                     y = m[1, 0] * px + m[1, 1] * py + m[1, 2] * pz
                     z = m[2, 0] * px + m[2, 1] * py + m[2, 2] * pz
-                    h, r1, r2 = shape[p, 0], shape[p, 1], shape[p, 2]
-                    ny = y
-                    if h > 0.0:
-                        k = (r1 - r2) / h
-                        if table[p, KIND] == 1.0 or (r1 * k < y < h + r2 * k):
-                            ny = k * math.sqrt(x * x + z * z) / math.sqrt(max(1.0 - k * k, 1e-4))
-                        elif y >= h + r2 * k:
-                            ny = y - h
                     _colour(p, x, y, z, table, textures, colour)
-                    wx = m[0, 0] * x + m[1, 0] * ny + m[2, 0] * z
-                    wy = m[0, 1] * x + m[1, 1] * ny + m[2, 1] * z
-                    wz = m[0, 2] * x + m[1, 2] * ny + m[2, 2] * z
-                    norm = 1.0 / math.sqrt(wx * wx + wy * wy + wz * wz + 1e-20)
-                    if wz < 0.0:  # the inside of a skirt
-                        norm = -0.55 * norm
-                    wx, wy, wz = wx * norm, wy * norm, wz * norm
-                    lambert = wx * light[0] + wy * light[1] + wz * light[2]
-                    lit = max(0.35 * lambert + 0.65 * max(lambert, 0.0), 0.0)
-                    for step in range(1, 4):  # something nearer on the way to the light casts a soft shadow
-                        far = unit * 0.014 * step * step * factor
-                        ti, tj = int(si + light[1] * far), int(sj + light[0] * far)
-                        if 0 <= ti < rows and 0 <= tj < columns and ids[ti, tj] >= 0:
-                            rise = (depth[ti, tj] - depth[si, sj]) / unit - 0.014 * step * step * light[2]
-                            if 0.02 < rise < 0.4:
-                                lit *= 0.72
-                    lit = light[3] * (0.8 + 0.2 * wz - 0.1 * wy) + (1.0 - light[3]) * 1.25 * lit
-                    shine = 0.0
-                    if table[p, GLOSS] > 0.0:
-                        half = wx * 0.5 * light[0] + wy * 0.5 * light[1] + wz * 0.5 * (light[2] + 1.0)
-                        shine = 255.0 * table[p, GLOSS] * max(half, 0.0) ** 24
-                    red += min(colour[0] * lit * light[4] + shine, 255.0)
-                    green += min(colour[1] * lit * light[5] + shine, 255.0)
-                    blue += min(colour[2] * lit * light[6] + shine, 255.0)
-            share = 1.0 / (factor * factor)
+                    if not (same and lit):
+                        ambient, direct, shine = _light(x, y, z, m, shape[p], table[p, KIND], table[p, GLOSS], light)
+                        shadow = _shadow(depth, ids, si, sj, steps, unit)
+                        lit = True
+                    bright = ambient + direct * shadow
+                    for c in range(3):
+                        total[c] += min(colour[c] * bright * light[4 + c] + shine, 255.0)
+            if same and lit and table[first, TEXTURE] == 0.0 and table[first, DECAL] < 0.0:
+                for c in range(3):
+                    total[c] *= covered
             rest = 1.0 - covered * share
-            out[i, j, 0] = int(red * share + rest * ground[i, j, 0] + 0.5)
-            out[i, j, 1] = int(green * share + rest * ground[i, j, 1] + 0.5)
-            out[i, j, 2] = int(blue * share + rest * ground[i, j, 2] + 0.5)
+            for c in range(3):
+                out[i, j, c] = int(total[c] * share + rest * ground[i, j, c] + 0.5)
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def place_ground(out, background, blobs, view):
-    """The background through a camera (shift x, y and zoom about the middle), darkened by shadow blobs.
+def place_ground(out, background, blobs, shift):
+    """The background through a shifted camera, darkened by shadow blobs.
 
     `blobs`: rows of centre x, y, radii x, y and strength, in output pixels.
     """
     height, width = out.shape[0], out.shape[1]
-    rows, columns = background.shape[0], background.shape[1]
-    for i in range(height):
-        for j in range(width):
-            dark = 1.0
-            for k in range(len(blobs)):
-                a, b = (j + 0.5 - blobs[k, 0]) / blobs[k, 2], (i + 0.5 - blobs[k, 1]) / blobs[k, 3]
+    x0 = 0.5 * (background.shape[1] - width) + shift[0]
+    y0 = 0.5 * (background.shape[0] - height) + shift[1]
+    x0, y0 = min(max(x0, 0.0), background.shape[1] - width - 1.001), min(max(y0, 0.0), background.shape[0] - height - 1.001)
+    left, top = int(x0), int(y0)
+    fx, fy = np.float32(x0 - left), np.float32(y0 - top)
+    if fx == 0 and fy == 0:
+        out[:] = background[top : top + height, left : left + width]
+    else:
+        one = np.float32(1.0)
+        for i in range(height):
+            for j in range(width):
+                for c in range(3):
+                    upper = background[top + i, left + j, c] * (one - fx) + background[top + i, left + j + 1, c] * fx
+                    lower = background[top + i + 1, left + j, c] * (one - fx) + background[top + i + 1, left + j + 1, c] * fx
+                    out[i, j, c] = upper * (one - fy) + lower * fy
+    for k in range(len(blobs)):
+        cx, cy, rx, ry = blobs[k, 0], blobs[k, 1], blobs[k, 2], blobs[k, 3]
+        for i in range(max(int(cy - ry), 0), min(int(cy + ry) + 1, height)):
+            for j in range(max(int(cx - rx), 0), min(int(cx + rx) + 1, width)):
+                a, b = (j + 0.5 - cx) / rx, (i + 0.5 - cy) / ry
                 d = 1.0 - a * a - b * b
                 if d > 0.0:
-                    dark *= 1.0 - blobs[k, 4] * d
-            x = (j + 0.5 - 0.5 * width) / view[2] + 0.5 * columns + view[0] - 0.5
-            y = (i + 0.5 - 0.5 * height) / view[2] + 0.5 * rows + view[1] - 0.5
-            x, y = min(max(x, 0.0), columns - 1.001), min(max(y, 0.0), rows - 1.001)
-            left, top = int(x), int(y)
-            fx, fy = x - left, y - top
-            for c in range(3):
-                upper = background[top, left, c] * (1 - fx) + background[top, left + 1, c] * fx
-                lower = background[top + 1, left, c] * (1 - fx) + background[top + 1, left + 1, c] * fx
-                out[i, j, c] = (upper * (1 - fy) + lower * fy) * dark
+                    for c in range(3):
+                        out[i, j, c] *= np.float32(1.0 - blobs[k, 4] * d)
 
 
 def render(
@@ -238,7 +272,7 @@ def render(
     light: ndarray,
     background: ndarray,
     blobs: ndarray,
-    views: ndarray,
+    shifts: ndarray,
     size: tuple[int, int],
     factor: int,
     unit: float,
@@ -256,7 +290,7 @@ def render(
         light: direction, ambient share, tint (7 numbers).
         background: (rows, columns, 3) float32 picture, at least as large as the frame.
         blobs: (frames, k, 5) floor shadows.
-        views: (frames, 3) shift of the background and its zoom.
+        shifts: (frames, 2) shift of the camera over the background, pixels.
         size: (height, width) of the output.
         factor: supersampling.
         unit: pixels of one body height.
@@ -273,7 +307,7 @@ def render(
     behind = np.full(points.shape[:2], -1.0)
     for f in range(len(inverse)):
         fill(depth, ids, inverse[f], forward[f], centre[f], shape[f], table, factor)
-        place_ground(ground, background, blobs[f], views[f])
+        place_ground(ground, background, blobs[f], shifts[f])
         shade(frames[f], ground, depth, ids, inverse[f], centre[f], shape[f], table, textures, light, factor, unit)
         at = np.floor(points[f, :, :2] * factor).astype(np.int64)
         inside = (at >= 0).all(-1) & (at[:, 1] < depth.shape[0]) & (at[:, 0] < depth.shape[1])
