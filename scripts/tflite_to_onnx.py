@@ -21,7 +21,8 @@ OPSET, IR_VERSION = 18, 9
 TO_FIRST, TO_LAST = [0, 3, 1, 2], [0, 2, 3, 1]  # N H W C -> N C H W and back
 AXIS_FIRST = {0: 0, 1: 2, 2: 3, 3: 1}  # where an axis of N H W C is in N C H W
 OP_NAMES = {v: k for k, v in vars(tflite.BuiltinOperator).items() if isinstance(v, int)}
-DTYPES = {
+KIND = tflite.TensorType
+DTYPES = {KIND.FLOAT32: np.float32, KIND.FLOAT16: np.float16, KIND.INT32: np.int32}
     tflite.TensorType.FLOAT32: np.float32,
     tflite.TensorType.FLOAT16: np.float16,
     tflite.TensorType.INT32: np.int32,
