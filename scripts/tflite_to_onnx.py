@@ -23,10 +23,6 @@ AXIS_FIRST = {0: 0, 1: 2, 2: 3, 3: 1}  # where an axis of N H W C is in N C H W
 OP_NAMES = {v: k for k, v in vars(tflite.BuiltinOperator).items() if isinstance(v, int)}
 KIND = tflite.TensorType
 DTYPES = {KIND.FLOAT32: np.float32, KIND.FLOAT16: np.float16, KIND.INT32: np.int32}
-    tflite.TensorType.FLOAT32: np.float32,
-    tflite.TensorType.FLOAT16: np.float16,
-    tflite.TensorType.INT32: np.int32,
-}
 
 
 class Converter:
