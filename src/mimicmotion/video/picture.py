@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import logging
 import os
+import struct
 import warnings
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,8 @@ logger = logging.getLogger(__name__)
 PICTURE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".avif", ".jp2"}
 )
+# What Pillow raises on damaged files, depending on the format and on where the damage is.
+PILLOW_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
 MAX_PIXELS = 150_000_000
 """Above this a picture is refused: 450 MB as RGB, and usually a decompression bomb. 8k is 33 million pixels."""
 
@@ -66,7 +70,7 @@ def read_picture(
         ) from e
     except Image.DecompressionBombError as e:
         raise MediaError(f"{path}: {e}", f"at most {max_pixels / 1e6:g} million pixels", "scale it down") from e
-    except (OSError, SyntaxError, ValueError, EOFError) as e:  # Pillow raises any of these on damaged files
+    except PILLOW_ERRORS as e:
         raise MediaError(
             f"{path} is damaged or truncated ({e})", "a complete picture file", "copy or export it again"
         ) from e

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -84,10 +85,11 @@ class VideoReader:
             raise ConfigError(f"start={start} with end={end}", "0 <= start < end, in seconds", "correct them")
         if max_frames is not None and max_frames < 1:
             raise ConfigError(f"max_frames={max_frames}", "at least 1", "leave it out to take all frames")
+        begin, stop = (_exact_seconds(t) for t in (start, end))
         if fps is not None:
-            picked = resample(self._source, fps, start, end)
+            picked = resample(self._source, fps, begin, stop)
         else:
-            picked = every(self._source, self._stride(stride, sampling), start, end)
+            picked = every(self._source, self._stride(stride, sampling), begin, stop)
         return self._convert(islice(picked, max_frames), start)
 
     def output_fps(self, fps: float | None = None, stride: int | None = None, *, sampling: Sampling = "time") -> float:
@@ -129,6 +131,11 @@ class VideoReader:
             raise ConfigError("both fps and a stride", "one way of choosing frames", "leave one of them out")
         if stride is not None and stride < 1:
             raise ConfigError(f"stride={stride}", "at least 1", "1 takes every frame")
+
+
+def _exact_seconds(seconds: float) -> Fraction | float:
+    """1.1 as 11/10, not as the binary number beside it, which may lie on the other side of a frame's time."""
+    return Fraction(seconds).limit_denominator(1_000_000) if math.isfinite(seconds) else seconds
 
 
 def open_video(

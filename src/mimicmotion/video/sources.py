@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 from numpy import ndarray
 
 from mimicmotion.errors import MediaError
-from mimicmotion.video.picture import PICTURE_SUFFIXES, check_input_file, picture_to_rgb, read_picture
+from mimicmotion.video.picture import PICTURE_SUFFIXES, PILLOW_ERRORS, check_input_file, picture_to_rgb, read_picture
 from mimicmotion.video.timing import Timed
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ class AnimationSource:
                     image.load()
                 except EOFError:
                     return
-                except (OSError, SyntaxError, ValueError) as e:
+                except PILLOW_ERRORS as e:
                     logger.warning("%s is damaged or truncated: %d frames decoded (%s)", self.path, index, e)
                     return
                 # browsers show frames of "0" or "1" hundredth for a tenth of a second, and so do we

@@ -39,7 +39,7 @@ def exact_rate(fps: float | Fraction) -> Fraction:
 
 
 def resample(
-    items: Iterable[Timed[T]], fps: float | Fraction, start: float = 0.0, end: float = math.inf
+    items: Iterable[Timed[T]], fps: float | Fraction, start: float | Fraction = 0, end: float | Fraction = math.inf
 ) -> Iterator[T]:
     """At every t = start + k / fps the item whose time is nearest to t, until the end of the last item.
 
@@ -74,7 +74,9 @@ def resample(
         k += 1
 
 
-def every(items: Iterable[Timed[T]], stride: int, start: float = 0.0, end: float = math.inf) -> Iterator[T]:
+def every(
+    items: Iterable[Timed[T]], stride: int, start: float | Fraction = 0, end: float | Fraction = math.inf
+) -> Iterator[T]:
     """Items 0, stride, 2 stride, ... of those shown from `start` until `end`, by count and not by time."""
     if stride < 1:
         raise ConfigError(f"stride={stride}", "at least 1", "1 takes every frame")
