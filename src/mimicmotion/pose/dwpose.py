@@ -85,6 +85,11 @@ class DWPoseEstimator:
         return self._network.get_providers()[0]
 
     @property
+    def source(self) -> str:
+        """What made the poses, for `PoseSequence.source`."""
+        return f"dwpose {self._paths[1].name}"
+
+    @property
     def settings(self) -> dict[str, Any]:
         """All that changes the result, for `PoseCache`."""
         from mimicmotion.pose.cache import file_digest
@@ -93,7 +98,7 @@ class DWPoseEstimator:
 
     def estimate(self, frames: Iterable[Frame], fps: float = 0.0) -> PoseSequence:
         """The poses of all frames."""
-        return collect_poses(self.estimate_stream, frames, fps, source=f"dwpose {self._paths[1].name}")
+        return collect_poses(self.estimate_stream, frames, fps, self.source)
 
     def estimate_stream(self, frames: Iterable[Frame]) -> Iterator[PosePoints]:
         """Yield (xy in pixels, confidence) for each RGB frame."""
@@ -288,9 +293,7 @@ def fit_aspect(scale: Float[ndarray, 2], size: tuple[int, int]) -> Float[ndarray
     return np.array([width, width / aspect] if width > height * aspect else [height * aspect, height])
 
 
-def crop_matrix(
-    centre: Float[ndarray, 2], scale: Float[ndarray, 2], size: tuple[int, int]
-) -> Float[ndarray, "2 3"]:
+def crop_matrix(centre: Float[ndarray, 2], scale: Float[ndarray, 2], size: tuple[int, int]) -> Float[ndarray, "2 3"]:
     """The map from the frame to the crop, both in pixel indices."""
     zoom = size[1] / scale[0]
     return np.array([[zoom, 0, size[1] / 2 - zoom * centre[0]], [0, zoom, size[0] / 2 - zoom * centre[1]]])

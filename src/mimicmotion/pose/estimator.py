@@ -70,7 +70,11 @@ def collect_poses(
 class StaticPose:
     """An estimator for tests: it answers each frame with the given poses in turn, the last one again and again."""
 
+    source = "static"
+
     def __init__(self, pose: PoseSequence) -> None:
+        if not len(pose):
+            raise PoseError("a pose sequence without frames", "at least one frame", "give a pose")
         self.pose = pose
 
     def estimate_stream(self, frames: Iterable[Frame]) -> Iterator[PosePoints]:
@@ -82,7 +86,7 @@ class StaticPose:
 
     def estimate(self, frames: Iterable[Frame], fps: float = 0.0) -> PoseSequence:
         """The stored poses, one a frame."""
-        return collect_poses(self.estimate_stream, frames, fps, source="static")
+        return collect_poses(self.estimate_stream, frames, fps, self.source)
 
 
 def nobody() -> PosePoints:

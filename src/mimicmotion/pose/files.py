@@ -75,7 +75,8 @@ def load_poses(path: Path | str) -> PoseSequence:
     path = Path(path)
     mend = "make it with 'mimicmotion poses VIDEO -o poses.npz'"
     try:
-        with np.load(path, allow_pickle=False) as data:
+        # numpy leaves a file open that turns out to be damaged, if it opened it itself
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
             if "format" not in data.files or str(data["format"]) != FORMAT:
                 raise PoseError(f"{path} holds {', '.join(data.files) or 'nothing'}", "a pose file", mend)
             if int(data["version"]) > VERSION:

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy import ndarray
+
+from mimicmotion.errors import ConfigError, PoseError
+from mimicmotion.pose.align import STABLE, align, fit_alignment
+from mimicmotion.pose.keypoints import (
+    L_ANKLE,
+    L_HIP,
+    L_KNEE,
+    NUM_POINTS,
+    R_ANKLE,
+    R_HIP,
+    R_KNEE,
+    R_WRIST,
+    PoseSequence,
+)  # fmt: skip
+
+SIZE = (192, 108)
+FIGURE = np.array(
+    [50, 20, 50, 30, 40, 30, 34, 45, 30, 60, 60, 30, 66, 45, 75, 55, 44, 58, 43, 75, 42, 92, 56, 58, 57, 75, 58, 92,
+     48, 18, 52, 18, 45, 19, 55, 19],
+    dtype=np.float64,
+).reshape(18, 2)  # fmt: skip
+
+
+def dance(frames: int = 12, seed: int = 0, sway: float = 3.0) -> ndarray:
+    """(frames, 134, 2): a figure whose joints all move a little, about a place that does not."""
+    random = np.random.default_rng(seed)
+    xy = np.full((frames, NUM_POINTS, 2), 50.0)
+    xy[:, :18] = FIGURE + random.uniform(-sway, sway, (frames, 18, 2))
+    return xy
+
+
+def poses(xy: ndarray, confidence: ndarray | float = 1.0, size: tuple[int, int] = SIZE) -> PoseSequence:
+    full = np.broadcast_to(np.asarray(confidence, np.float32), xy.shape[:2]).copy()
+    return PoseSequence(xy.astype(np.float32), full, size, 15.0, "test")
+
+
+def still(frames: int) -> ndarray:
+    return np.repeat(dance(1, sway=0), frames, axis=0)
+
+
+@given(scale=st.floats(0.1, 8), x=st.floats(-300, 300), y=st.floats(-300, 300))
+def test_a_known_similarity_is_found_exactly(scale: float, x: float, y: float) -> None:
+    reference = still(1)
+    driving = (still(7) - (x, y)) / scale
+    fit = fit_alignment(poses(driving), poses(reference), SIZE)
+    assert fit.scale == pytest.approx((scale, scale), rel=1e-4)
+    aligned = fit.apply(poses(driving))
+    np.testing.assert_allclose(aligned.xy[:, STABLE], reference[:, STABLE].repeat(7, 0), atol=1e-3)
+
+
+def test_equal_poses_stay_where_they_are() -> None:
+    xy = still(5)
+    fit = fit_alignment(poses(xy), poses(xy[:1]), SIZE)
+    assert fit.scale == pytest.approx((1, 1), abs=1e-9)
+    assert fit.offset == pytest.approx((0, 0), abs=1e-6)
+
+
+@given(seed=st.integers(0, 50), far=st.floats(-500, 500))
+def test_points_of_low_confidence_do_not_pull(seed: int, far: float) -> None:
+    """Joints below the threshold may be anywhere: the map is bit for bit the same."""
+    driving, confidence = dance(10, seed), np.ones((10, NUM_POINTS))
+    hidden = np.random.default_rng(seed).random(confidence.shape) < 0.3
+    confidence[hidden] = 0.2
+    moved = np.where(hidden[..., None], driving + far, driving)
+    reference = poses(still(1) * 1.3)
+    fits = [fit_alignment(poses(xy, confidence), reference, SIZE) for xy in (driving, moved)]
+    assert fits[0] == fits[1]
+
+
+def test_a_wrong_joint_hardly_pulls_even_if_confident() -> None:
+    driving = np.concatenate([dance(20, sway=1)])
+    wrong = driving.copy()
+    wrong[:, R_KNEE] += (60, -40)
+    wrong[3, :18] += 200
+    reference = poses(still(1) * 1.5)
+    clean, robust, plain = (
+        fit_alignment(poses(xy), reference, SIZE, m)
+        for xy, m in ((driving, "weighted"), (wrong, "weighted"), (wrong, "released"))
+    )
+    assert abs(robust.scale[0] / clean.scale[0] - 1) < 0.01
+    assert np.abs(np.subtract(robust.offset, clean.offset)).max() < 2
+    assert abs(plain.scale[0] / clean.scale[0] - 1) > 0.1
+
+
+def test_doubtful_points_weigh_less_than_sure_ones() -> None:
+    driving, confidence = still(10), np.full((10, NUM_POINTS), 0.9)
+    driving[:, :18] += np.random.default_rng(1).uniform(-1, 1, (10, 18, 2))
+    driving[5:, :18] += 6
+    reference = poses(still(1))
+    confidence[5:] = 0.9
+    even = fit_alignment(poses(driving, confidence), reference, SIZE).offset[0]
+    confidence[5:] = 0.31
+    assert fit_alignment(poses(driving, confidence), reference, SIZE).offset[0] > even + 0.5
+
+
+def test_walking_through_the_frame_does_not_change_the_size() -> None:
+    """A straight line fitted through all frames takes the walk for height: the released way shrinks the figure."""
+    driving = still(31)
+    driving[..., 1] += np.linspace(-40, 40, 31)[:, None]
+    driving[..., 0] += np.linspace(-60, 60, 31)[:, None]
+    reference = poses(still(1))
+    fit = fit_alignment(poses(driving), reference, SIZE)
+    assert fit.scale[0] == pytest.approx(1, abs=1e-3)
+    np.testing.assert_allclose(fit.offset, 0, atol=1)
+    assert fit_alignment(poses(driving), reference, SIZE, "released").scale[1] < 0.7
+
+
+def test_an_upper_body_picture_uses_the_joints_that_both_have() -> None:
+    reference, confidence = still(1) * 2, np.ones((1, NUM_POINTS))
+    legs = [R_HIP, R_KNEE, R_ANKLE, L_HIP, L_KNEE, L_ANKLE]
+    confidence[:, legs], reference[:, legs] = 0.1, 0.0  # an estimator's guess at joints outside of the picture
+    aligned = align(poses(still(6)), poses(reference, confidence), SIZE)
+    np.testing.assert_allclose(aligned.xy[:, :8], (still(6) * 2)[:, :8], atol=0.05)
+
+
+@pytest.mark.parametrize("method", ["weighted", "released", "none"])
+def test_nobody_is_squashed_between_wide_and_tall(method: str) -> None:
+    driving = poses(still(5) * 0.5 + (40, 0), size=(108, 192))
+    fit = fit_alignment(driving, poses(still(1)), SIZE, method)  # type: ignore[arg-type]
+    assert fit.scale[0] == pytest.approx(fit.scale[1])
+    aligned = fit.apply(driving)
+    assert aligned.size == SIZE
+    np.testing.assert_array_equal(aligned.confidence, driving.confidence)
+
+
+def test_none_fills_the_frame_and_keeps_its_middle() -> None:
+    driving = poses(np.tile(np.float64([96, 54]), (2, NUM_POINTS, 1)), size=(108, 192))
+    np.testing.assert_allclose(align(driving, poses(still(1)), SIZE, "none").xy, np.tile([54, 96], (2, NUM_POINTS, 1)))
+
+
+def test_frames_without_a_person_do_not_count() -> None:
+    driving, confidence = still(8), np.ones((8, NUM_POINTS))
+    driving[::2], confidence[::2] = 0, 0
+    for method in ("weighted", "released"):
+        fit = fit_alignment(poses(driving, confidence), poses(still(1)), SIZE, method)  # type: ignore[arg-type]
+        assert fit.scale == pytest.approx((1, 1), abs=1e-6)
+        assert fit.offset == pytest.approx((0, 0), abs=1e-4)
+
+
+def test_one_joint_in_common_moves_but_does_not_scale(caplog: pytest.LogCaptureFixture) -> None:
+    confidence = np.zeros((4, NUM_POINTS))
+    confidence[:, 0] = 1
+    with caplog.at_level(logging.WARNING):
+        aligned = align(poses(still(4), confidence), poses(still(1) + 10), SIZE)
+    np.testing.assert_allclose(aligned.xy[:, 0], (still(4) + 10)[:, 0], atol=1e-4)
+    assert "left as it is" in caplog.text
+
+
+def test_a_reference_of_one_height_does_not_break_the_released_way(caplog: pytest.LogCaptureFixture) -> None:
+    confidence = np.zeros((1, NUM_POINTS))
+    confidence[:, [2, 5]] = 1  # both shoulders, at one height
+    with caplog.at_level(logging.WARNING):
+        fit = fit_alignment(poses(still(4)), poses(still(1), confidence), SIZE, "released")
+    assert fit.scale == pytest.approx((1, 1))
+    assert "left as it is" in caplog.text
+
+
+@pytest.mark.parametrize("method", ["weighted", "released"])
+def test_missing_people_are_named(method: str) -> None:
+    someone, nobody = poses(still(3)), poses(still(3), 0.0)
+    with pytest.raises(PoseError, match="reference picture"):
+        align(someone, nobody, SIZE, method)  # type: ignore[arg-type]
+    with pytest.raises(PoseError, match="nobody in the driving video"):
+        align(nobody, someone, SIZE, method)  # type: ignore[arg-type]
+    with pytest.raises(PoseError, match="empty reference"):
+        align(someone, someone[:0], SIZE, method)  # type: ignore[arg-type]
+
+
+def test_no_joint_in_common_is_an_error() -> None:
+    only_wrist, rest = np.zeros((3, NUM_POINTS)), np.ones((1, NUM_POINTS))
+    only_wrist[:, R_WRIST] = 1
+    with pytest.raises(PoseError, match="no joint"):
+        align(poses(still(3), only_wrist), poses(still(1), rest), SIZE)
+
+
+def test_an_unknown_method_is_refused() -> None:
+    with pytest.raises(ConfigError, match="weighted"):
+        align(poses(still(1)), poses(still(1)), SIZE, "best")  # type: ignore[arg-type]
