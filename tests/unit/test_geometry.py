@@ -37,7 +37,7 @@ def test_a_keypoint_lands_where_its_dot_is_drawn(source: Size, target: Size, mod
     want = fit.points(np.array([[float(x), float(y)]]))[0]  # the corner between the dot's four middle pixels
     reach = np.array([fit.scale[1], fit.scale[0]]) * radius + 2
     assume((want - reach > 0).all() and (want + reach < [target[1], target[0]]).all())  # not cut by the crop
-    # interpolation rounds the rim of the dot a little; without antialiasing it misses up to half a source pixel of the dot's rim
+    # interpolation rounds the rim of the dot a little; without antialiasing it misses up to half a source pixel
     tolerance = 0.12 if mode != "released" else 0.5 * max(1.0, *fit.scale)
     np.testing.assert_allclose(centre_of_mass(fit.apply(image)), want, atol=tolerance)
 

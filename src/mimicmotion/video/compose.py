@@ -102,11 +102,12 @@ def _write(bar: Frame, text: str, colour: tuple[int, int, int]) -> None:
 
     ink = (0, 0, 0) if sum(colour) > 382 else _WHITE
     font, scale = cv2.FONT_HERSHEY_SIMPLEX, bar.shape[0] / 36
-    (width, height), _ = cv2.getTextSize(text, font, scale, 1)
+    (width, height), base = cv2.getTextSize(text, font, scale, 1)
     if width > bar.shape[1] - 4:
         scale *= max(1, bar.shape[1] - 4) / width
-        (width, height), _ = cv2.getTextSize(text, font, scale, 1)
+        (width, height), base = cv2.getTextSize(text, font, scale, 1)
     image = np.ascontiguousarray(bar)  # OpenCV draws only into contiguous memory
-    origin = (bar.shape[1] - width) // 2, (bar.shape[0] + height) // 2
+    # the tails of g and p hang below the base line
+    origin = (bar.shape[1] - width) // 2, (bar.shape[0] + height - base) // 2
     cv2.putText(image, text, origin, font, scale, ink, 1, cv2.LINE_AA)
     bar[:] = image

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
@@ -18,6 +17,16 @@ from numpy import ndarray
 from mimicmotion.errors import ConfigError, OutputError
 from mimicmotion.video import files
 from mimicmotion.video.audio import AudioTrack
+from mimicmotion.video.encoders import (
+    BT709,
+    ENCODERS,
+    LIMITED,
+    EncoderSettings,
+    GifPalette,
+    OutputPlan,
+    add_stream,
+    open_container,
+)
 from mimicmotion.video.timing import exact_rate
 
 if TYPE_CHECKING:
@@ -29,12 +38,7 @@ logger = logging.getLogger(__name__)
 Codec = Literal["auto", "h264", "hevc", "vp9"]
 VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".gif", ".webp"})
 FRAME_PATTERN = "frame_*.png"
-_BT709 = 1
-_LIMITED = 1
 _GIF_MAX_FPS = 50
-_ENCODERS = {"h264": "libx264", "hevc": "libx265", "vp9": "libvpx-vp9"}
-# Constant quality that the eye cannot tell from the frames, at each encoder's own scale.
-_CRF = {"h264": 16, "hevc": 20, "vp9": 24}
 
 
 @runtime_checkable
@@ -94,22 +98,8 @@ def open_writer(
             yield from _filled(_FolderWriter(part, target.path, size))
         return
     with files.atomic_path(target.path) as part:
-        settings = _Settings(part, target, size, rate, crf, preset)
+        settings = EncoderSettings(part, target, size, rate, crf, preset)
         yield from _filled(_VideoWriter(settings, audio_from, audio_start))
-
-
-@dataclass(frozen=True, slots=True)
-class OutputPlan:
-    """What will be written where: the kind is `mov`, `mkv`, `webm`, `gif`, `webp` or `folder`."""
-
-    path: Path
-    kind: str
-    codec: str
-
-    @property
-    def sound(self) -> bool:
-        """Whether this kind of file can hold a sound track."""
-        return self.kind in ("mov", "mkv", "webm")
 
 
 def plan_output(path: str | os.PathLike[str], codec: Codec = "auto") -> OutputPlan:
@@ -124,7 +114,7 @@ def plan_output(path: str | os.PathLike[str], codec: Codec = "auto") -> OutputPl
     if suffix not in VIDEO_SUFFIXES:
         raise ConfigError(f"{path} ends in {suffix!r}", ", ".join(sorted(VIDEO_SUFFIXES)), "write to out.mp4")
     kind = {".mp4": "mov", ".m4v": "mov", ".mov": "mov"}.get(suffix, suffix[1:])
-    if codec not in ("auto", *_ENCODERS):
+    if codec not in ("auto", *ENCODERS):
         raise ConfigError(f"codec={codec!r}", "auto, h264, hevc or vp9", "leave it at auto")
     if codec == "auto" or kind in ("gif", "webp"):
         codec = "vp9" if kind == "webm" else "h264"
@@ -146,23 +136,6 @@ def check_output(path: str | os.PathLike[str], codec: Codec = "auto") -> Path:
     elif plan.path.is_dir():
         raise OutputError(f"{plan.path} is a folder", "a file name", f"write to {plan.path / 'out.mp4'}")
     return files.check_writable(plan.path)
-
-
-@dataclass(frozen=True, slots=True)
-class _Settings:
-    part: Path
-    target: OutputPlan
-    size: tuple[int, int]
-    rate: Fraction
-    crf: int | None
-    preset: str
-
-    @property
-    def even_size(self) -> tuple[int, int]:
-        """The stored (height, width): even where the pixel format halves the colour."""
-        if self.target.kind in ("gif", "webp"):
-            return self.size
-        return self.size[0] + self.size[0] % 2, self.size[1] + self.size[1] % 2
 
 
 def _filled(writer: Any) -> Iterator[Any]:
@@ -208,15 +181,15 @@ class _FolderWriter:
 class _VideoWriter:
     """One FFmpeg muxer with a video encoder and, where wanted, a sound track that is fed along with the frames."""
 
-    def __init__(self, s: _Settings, audio_from: str | os.PathLike[str] | None, audio_start: float) -> None:
+    def __init__(self, s: EncoderSettings, audio_from: str | os.PathLike[str] | None, audio_start: float) -> None:
         self.path, self.size, self.count, self._s = s.target.path, s.size, 0, s
-        self._palette = _GifPalette(s) if s.target.kind == "gif" else None
+        self._palette = GifPalette(s) if s.target.kind == "gif" else None
         self._container: OutputContainer | None = None
         self._audio: AudioTrack | None = None
         try:
             with self._translated():
-                self._container = _open_container(s)
-                self._stream = _add_stream(self._container, s)
+                self._container = open_container(s)
+                self._stream = add_stream(self._container, s)
                 self._audio = AudioTrack.open(audio_from, self._container, s.target.kind, audio_start)
         except BaseException:
             self.close()
@@ -273,10 +246,10 @@ class _VideoWriter:
             return rgb.reformat(format="bgra")
         return rgb.reformat(
             format="yuv420p",
-            dst_colorspace=_BT709,
-            dst_color_range=_LIMITED,
-            dst_color_trc=_BT709,
-            dst_color_primaries=_BT709,
+            dst_colorspace=BT709,
+            dst_color_range=LIMITED,
+            dst_color_trc=BT709,
+            dst_color_primaries=BT709,
             # accurate rounding: flat colours come back within 1-2 levels instead of 3
             interpolation="BICUBIC",
         )
@@ -292,77 +265,3 @@ class _VideoWriter:
             raise OutputError(
                 f"{self.path} cannot be encoded ({e})", "an encoder of this FFmpeg", "choose another format"
             ) from e
-
-
-def _open_container(s: _Settings) -> OutputContainer:
-    import av
-
-    options = {"fflags": "+bitexact"}  # no version string, no date: same frames, same bytes
-    if s.target.kind == "mov":
-        options["movflags"] = "+faststart"
-    if s.target.kind in ("gif", "webp"):
-        options["loop"] = "0"  # for ever
-    return av.open(str(s.part.absolute()), "w", options=options)
-
-
-def _add_stream(container: OutputContainer, s: _Settings) -> Any:
-    kind, codec = s.target.kind, s.target.codec
-    encoder = {"gif": "gif", "webp": "libwebp_anim"}.get(kind, _ENCODERS[codec])
-    stream: Any = container.add_stream(encoder, rate=s.rate)
-    stream.height, stream.width = s.even_size
-    stream.time_base = 1 / s.rate
-    context = stream.codec_context
-    if kind == "gif":
-        stream.pix_fmt = "pal8"
-        return stream
-    if kind == "webp":
-        stream.pix_fmt, stream.options = "bgra", {"lossless": "1"}
-        return stream
-    stream.pix_fmt = "yuv420p"
-    context.colorspace = context.color_primaries = context.color_trc = _BT709
-    context.color_range = _LIMITED
-    context.gop_size = max(1, round(2 * s.rate))  # a key frame every 2 s: players can jump
-    context.thread_count = 4  # fixed: x264's result depends on it
-    crf = str(_CRF[codec] if s.crf is None else s.crf)
-    if codec == "vp9":
-        context.bit_rate = 0
-        stream.options = {"crf": crf, "deadline": "good", "cpu-used": "4", "row-mt": "1"}
-    else:
-        stream.options = {"crf": crf, "preset": s.preset}
-    if codec == "hevc":
-        stream.options |= {"x265-params": "log-level=error:pools=4:frame-threads=1"}
-        if kind == "mov":
-            context.codec_tag = "hvc1"  # what Apple's players ask for
-    return stream
-
-
-class _GifPalette:
-    """A palette of its own for every frame, so that nothing but the frame at hand is held."""
-
-    def __init__(self, s: _Settings) -> None:
-        import av
-
-        self._time_base = 1 / s.rate
-        graph = self._graph = av.filter.Graph()
-        rgb = av.VideoFormat("rgb24")
-        height, width = s.size
-        self._source = graph.add_buffer(width=width, height=height, format=rgb, time_base=self._time_base)
-        split = graph.add("split")
-        make = graph.add("palettegen", "stats_mode=single:reserve_transparent=0")
-        use = graph.add("paletteuse", "new=1:dither=bayer:bayer_scale=4")
-        self._sink = graph.add("buffersink")
-        self._source.link_to(split)
-        split.link_to(make, 0, 0)
-        split.link_to(use, 1, 0)
-        make.link_to(use, 0, 1)
-        use.link_to(self._sink)
-        graph.configure()
-
-    def convert(self, frame: ndarray, index: int) -> VideoFrame:
-        from av.video.frame import VideoFrame
-
-        rgb = VideoFrame.from_ndarray(frame, format="rgb24")
-        rgb.pts, rgb.time_base = index, self._time_base
-        self._source.push(rgb)
-        result: Any = self._sink.pull()
-        return result
