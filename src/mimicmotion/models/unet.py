@@ -66,7 +66,7 @@ def build_unet(
     """
     try:
         with torch.device(device):
-            unet = UNetSpatioTemporalConditionModel.from_config(dict(config))
+            unet: Any = UNetSpatioTemporalConditionModel.from_config(dict(config))
     except (TypeError, ValueError) as e:
         raise ConfigError(f"U-Net config: {e}", "the config of SVD's U-Net", "correct unet/config.json") from e
     add_pose_input(unet)
@@ -74,7 +74,7 @@ def build_unet(
     return unet.eval()
 
 
-def add_pose_input(unet: UNetSpatioTemporalConditionModel) -> None:
+def add_pose_input(unet: Any) -> None:
     """Replace `unet.conv_in` by `PoseConvIn` with the same parameters (this one model, nothing global)."""
     plain = unet.conv_in
     if isinstance(plain, PoseConvIn):
@@ -96,7 +96,7 @@ class ConstantAttention:
 
     def __call__(
         self,
-        attn: Attention,
+        attn: Any,
         hidden_states: Float[Tensor, "n tokens channels"],
         encoder_hidden_states: Float[Tensor, "n context dim"] | None = None,
         attention_mask: Tensor | None = None,
@@ -111,7 +111,7 @@ class ConstantAttention:
         return value.expand(-1, hidden_states.shape[1], -1)
 
 
-def cross_attentions(unet: nn.Module) -> Iterator[tuple[str, Attention]]:
+def cross_attentions(unet: nn.Module) -> Iterator[tuple[str, Any]]:
     """Name and module of each cross-attention, of the spatial and the temporal transformers."""
     for name, module in unet.named_modules():
         if name.endswith(".attn2") and isinstance(module, Attention):

@@ -35,16 +35,21 @@ def encode_mode(
         Latents on the autoencoder's device, float32.
     """
     param = next(vae.parameters())
-    upcast = param.dtype == torch.float16 and getattr(vae.config, "force_upcast", False)
-    images = images.to(param.device, torch.float32 if upcast else param.dtype)
-    if not upcast:
-        return vae.encode(images).latent_dist.mode().float()
-    moments = _in_float32(vae.quant_conv, _in_float32(vae.encoder, images))
-    return moments.chunk(2, dim=1)[0]  # the mode of a Gaussian is its mean, the first half of the moments
+    if param.dtype != torch.float16 or not getattr(vae.config, "force_upcast", False):
+        return vae.encode(images.to(param.device, param.dtype)).latent_dist.mode().float()
+    weights = {f"vae.{k}": v.float() for k, v in vae.state_dict().items() if not k.startswith("decoder.")}
+    return torch.func.functional_call(_Encode(vae), weights, (images.to(param.device, torch.float32),))
 
 
-def _in_float32(module: nn.Module, x: Tensor) -> Tensor:
-    return torch.func.functional_call(module, {k: v.float() for k, v in module.state_dict().items()}, (x,))
+class _Encode(nn.Module):
+    """`vae.encode(...)` as a forward, which `functional_call` needs."""
+
+    def __init__(self, vae: Any) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.vae.encode(images).latent_dist.mode()
 
 
 def plan_chunks(num_frames: int, chunk: int, overlap: int) -> list[range]:
