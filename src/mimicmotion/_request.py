@@ -95,7 +95,13 @@ def build_requests(
     counts = {name: len(values) for name, values in lists.items()}
     if len(set(counts.values())) > 1 or 0 in counts.values():
         raise InputError(f"lists of different length: {counts}", "the same number of items, at least 1", "correct them")
-    single: dict[str, Any] = {"image": image, "poses": poses, "reference_pose": reference_pose, "seed": seed, "generator": generator}
+    single: dict[str, Any] = {
+        "image": image,
+        "poses": poses,
+        "reference_pose": reference_pose,
+        "seed": seed,
+        "generator": generator,
+    }
     requests = []
     for i in range(max(counts.values(), default=1)):
         item: dict[str, Any] = {name: lists[name][i] if name in lists else value for name, value in single.items()}

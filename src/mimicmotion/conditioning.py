@@ -139,7 +139,7 @@ class ConditionedUNet:
 
 def to_unit(frames: UInt8[ndarray, "frames height width 3"]) -> Float[Tensor, "frames 3 height width"]:
     """Frames of 0..255 to float32 in [-1, 1], channels first."""
-    return torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.from_numpy(np.array(frames)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def pose_chunks(poses: PoseFrames, count: int, size: tuple[int, int], chunk: int) -> Iterator[ndarray]:
@@ -150,7 +150,7 @@ def pose_chunks(poses: PoseFrames, count: int, size: tuple[int, int], chunk: int
     """
     for start in range(0, count, chunk):
         stop = min(start + chunk, count)
-        part = np.asarray(poses[start:stop])
+        part = _as_array(poses[start:stop])
         if part.shape != (stop - start, *size, 3) or part.dtype != np.uint8:
             raise PoseError(
                 f"pose frames {start}..{stop - 1}: {part.dtype} of shape {part.shape}",
@@ -158,6 +158,13 @@ def pose_chunks(poses: PoseFrames, count: int, size: tuple[int, int], chunk: int
                 "draw the poses at height x width of the generated video",
             )
         yield part
+
+
+def _as_array(frames: Any) -> ndarray:
+    try:
+        return np.asarray(frames)
+    except ValueError as e:
+        raise PoseError(f"pose frames: {e}", "frames of one size", "draw all poses at height x width") from e
 
 
 def encode_poses(

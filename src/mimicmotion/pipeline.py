@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +15,12 @@ from torch import Tensor, nn
 
 from mimicmotion._request import Request, build_requests, check_numbers, check_size
 from mimicmotion.conditioning import ConditionedUNet, Conditioning, Frame, PoseFrames, encode_conditioning
-from mimicmotion.config import FusionConfig
-from mimicmotion.diffusion.denoiser import guidance_ramp, guide, precondition_v
-from mimicmotion.diffusion.fusion import FusionPlan, fuse, make_plan
-from mimicmotion.diffusion.noise import PICTURE_FRAME, REFERENCE_FRAME, frame_noise, periodic_noise, released_noise
+from mimicmotion.config import FusionConfig, parse
+from mimicmotion.diffusion.denoiser import guide, precondition_v
+from mimicmotion.diffusion.fusion import fuse
+from mimicmotion.diffusion.recipe import Noise, Recipe, draw_noise, make_recipe
 from mimicmotion.diffusion.sampling import Step, sample_euler
-from mimicmotion.diffusion.schedule import explicit_sigmas, initial_scale, karras_sigmas
+from mimicmotion.diffusion.schedule import initial_scale
 from mimicmotion.errors import ConfigError, InputError, PoseError
 from mimicmotion.models.posenet import PoseNet
 from mimicmotion.models.vae import decode_stream
@@ -68,25 +67,6 @@ class StepState:
     def preview(self) -> Latents:
         """Clean latents of the video's frames, as far as they are known by now: decode some for a preview."""
         return self.step.x0[:, int(self.reference_slot) :]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Recipe:
-    """How one video is denoised, worked out and checked before anything is computed.
-
-    Attributes:
-        fusion: how segments are cut and joined.
-        plan: the segments of this video.
-        sigmas: noise levels, falling, float64 on the CPU.
-        guidance: classifier-free guidance scale of each row of the plan.
-        one_batch: both passes of guidance as one batch of two (faster on a GPU), or one after the other (less memory).
-    """
-
-    fusion: FusionConfig
-    plan: FusionPlan
-    sigmas: Float[Tensor, " levels"]
-    guidance: Float[Tensor, " rows"]
-    one_batch: bool = True
 
 
 class MimicMotionPipeline:
@@ -186,9 +166,6 @@ class MimicMotionPipeline:
         """Height and width must be multiples of this (64 for SVD: 8 of the autoencoder x 8 of the U-Net)."""
         return self.downscale * 2 ** (len(self.unet.config.block_out_channels) - 1)
 
-    def _latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
-        return self.vae.config.latent_channels, size[0] // self.downscale, size[1] // self.downscale
-
     @property
     def needs_reference_pose(self) -> bool:
         """Whether PoseNet compares each pose with the pose in the picture (then `reference_pose` is required)."""
@@ -197,7 +174,7 @@ class MimicMotionPipeline:
     @property
     def default_fusion(self) -> FusionConfig:
         """Fusion that this model was made for."""
-        return FusionConfig(**self.settings.get("fusion", {}))
+        return parse(FusionConfig, self.settings.get("fusion", {}))
 
     # --- the stages ---------------------------------------------------------------------------------------------
 
@@ -212,11 +189,13 @@ class MimicMotionPipeline:
         motion_bucket_id: float = 127,
         noise_aug_strength: float = 0.0,
         image_noise: Float[Tensor, "1 3 height width"] | None = None,
-        seed: int = 42,
     ) -> Conditioning:
-        """First stage: encode picture and poses once; arguments as for the pipeline itself."""
-        if noise_aug_strength and image_noise is None:
-            image_noise = frame_noise(seed, [PICTURE_FRAME], (3, *image.shape[:2]))
+        """First stage: encode picture and poses once; arguments as for the pipeline itself.
+
+        Raises:
+            PoseError: pose frames of another size or kind.
+            InputError: `noise_aug_strength` without `image_noise` (`Noise.picture`).
+        """
         return encode_conditioning(
             vae=self.vae,
             image_encoder=self.image_encoder,
@@ -262,28 +241,26 @@ class MimicMotionPipeline:
             PoseError: mode "released" without a reference pose.
             InputError: no frames, or a setting out of range.
         """
-        fusion = self.default_fusion if fusion is None else fusion
-        if not reference_slot:
-            if fusion.mode == "released":
-                raise PoseError("fusion mode released without reference_pose", "the picture's drawn pose", "pass it")
-            fusion = dataclasses.replace(fusion, reference_slot=False)
-        plan = make_plan(num_frames, fusion)
         if sigmas is not None and num_inference_steps not in (None, len(sigmas) - 1):
             raise ConfigError(
                 f"num_inference_steps={num_inference_steps} with {len(sigmas)} sigmas", "one of the two", "drop one"
             )
-        if sigmas is None:
-            steps = num_inference_steps
-            levels = karras_sigmas(self.settings.get("num_inference_steps", DEFAULT_STEPS) if steps is None else steps)
-        else:
-            levels = explicit_sigmas(sigmas)
         if guidance_scale is None:
             guidance_scale = float(self.settings.get("guidance_scale", DEFAULT_GUIDANCE))
-        low = guidance_scale if min_guidance_scale is None else min_guidance_scale
-        high = guidance_scale if max_guidance_scale is None else max_guidance_scale
-        check_numbers(min_guidance_scale=(low, 0, 1000), max_guidance_scale=(high, 0, 1000))
-        guidance = guidance_ramp(plan.num_rows, low, high)
-        return Recipe(fusion, plan, levels, guidance, guidance_in_one_batch)
+        if num_inference_steps is None:
+            num_inference_steps = int(self.settings.get("num_inference_steps", DEFAULT_STEPS))
+        return make_recipe(
+            num_frames,
+            self.default_fusion if fusion is None else fusion,
+            reference_slot=reference_slot,
+            steps=num_inference_steps,
+            sigmas=sigmas,
+            guidance=(
+                guidance_scale if min_guidance_scale is None else min_guidance_scale,
+                guidance_scale if max_guidance_scale is None else max_guidance_scale,
+            ),
+            one_batch=guidance_in_one_batch,
+        )
 
     def denoise(
         self, conditioning: Conditioning, noise: Latents, recipe: Recipe, *, start: int = 0
@@ -292,8 +269,8 @@ class MimicMotionPipeline:
 
         Args:
             conditioning: of one video, or of a batch of videos of the same length (`Conditioning.stack`).
-            noise: unit noise (`draw_noise`) of all rows of the plan, the reference slot in front; with `start` > 0
-                the latents to resume from instead (`StepState.step.latents`).
+            noise: unit noise of all rows of the plan, the reference slot in front (`draw_noise().latents`); with
+                `start` > 0 the latents to resume from instead (`StepState.step.latents`).
             recipe: see `recipe`.
             start: first step to make.
 
@@ -317,31 +294,17 @@ class MimicMotionPipeline:
         return (StepState(step, plan.reference_slot) for step in run)
 
     def draw_noise(
-        self, plan: FusionPlan, size: tuple[int, int], seed: int = 42, *, noise: Latents | None = None
-    ) -> Float[Tensor, "1 rows channels h w"]:
-        """Unit noise for all frames of a plan; each frame's depends on `seed` and its number in the video alone.
-
-        Args:
-            plan: of the video.
-            size: (height, width) of the video in pixels.
-            seed: of the noise.
-            noise: noise to use instead, the reference slot in front; where it has fewer frames it is repeated along
-                time (what the published code does), where it has more the rest is not used.
-
-        Raises:
-            InputError: `noise` has another shape, or is not finite.
-        """
-        slot, rows = int(plan.reference_slot), plan.num_rows
-        shape = self._latent_shape(size)
-        if noise is None:
-            return frame_noise(seed, [*[REFERENCE_FRAME] * slot, *range(rows - slot)], shape)[None]
-        if noise.ndim != 5 or noise.shape[0] != 1 or noise.shape[2:] != shape or not noise.shape[1] >= 1:
-            raise InputError(
-                f"latents of shape {tuple(noise.shape)}", f"(1, frames, {', '.join(map(str, shape))})", "correct it"
-            )
-        if not bool(torch.isfinite(noise).all()):
-            raise InputError("NaN or infinity in latents", "unit Gaussian noise", "draw it anew")
-        return periodic_noise(noise.float().cpu(), rows)
+        self,
+        recipe: Recipe,
+        size: tuple[int, int],
+        *,
+        seed: int = 42,
+        generator: torch.Generator | None = None,
+        latents: Latents | None = None,
+    ) -> Noise:
+        """Noise of a video of `size` = (height, width) pixels; see `mimicmotion.diffusion.recipe.draw_noise`."""
+        shape = (self.vae.config.latent_channels, size[0] // self.downscale, size[1] // self.downscale)
+        return draw_noise(recipe, size, shape, seed=seed, generator=generator, latents=latents)
 
     def decode(
         self,
@@ -453,10 +416,12 @@ class MimicMotionPipeline:
             max_guidance_scale=max_guidance_scale,
             guidance_in_one_batch=guidance_in_one_batch,
         )
-        noises = [self._noise(r, recipe, latents, image_noise) for r in requests]
+        noises = [
+            self.draw_noise(recipe, r.size, seed=r.seed, generator=r.generator, latents=latents) for r in requests
+        ]
         states: list[StepState] = []
         # One after the other, in the memory of one video; a batch that fits goes through `Conditioning.stack`.
-        for r, (unit, picture_noise) in zip(requests, noises, strict=True):
+        for r, noise in zip(requests, noises, strict=True):
             conditioning = self.encode(
                 r.image,
                 r.poses,
@@ -465,9 +430,9 @@ class MimicMotionPipeline:
                 fps=fps,
                 motion_bucket_id=motion_bucket_id,
                 noise_aug_strength=noise_aug_strength,
-                image_noise=picture_noise,
+                image_noise=noise.picture if image_noise is None else image_noise,
             )
-            for state in self.denoise(conditioning, unit, recipe):
+            for state in self.denoise(conditioning, noise.latents, recipe):
                 if callback_on_step_end is not None:
                     callback_on_step_end(self, state.index, state.sigma, {"latents": state.latents})
             states.append(state)
@@ -510,20 +475,3 @@ class MimicMotionPipeline:
             check_size(r.image, height, width, self.size_multiple)
             if self.needs_reference_pose and r.reference_pose is None:
                 raise PoseError("no reference_pose", "the picture's drawn pose: this model compares the two", "pass it")
-
-    def _noise(
-        self, r: Request, recipe: Recipe, latents: Latents | None, image_noise: Tensor | None
-    ) -> tuple[Latents, Tensor]:
-        """Unit noise of the latents and of the picture for one video."""
-        seed = r.seed
-        if recipe.fusion.mode == "released":
-            generator = torch.Generator().manual_seed(seed) if r.generator is None else r.generator
-            shape = self._latent_shape(r.size)
-            picture, unit = released_noise(generator, r.size, shape, recipe.fusion.segment_frames)
-        else:
-            if r.generator is not None:
-                draw = torch.randint(2**62, (1,), generator=r.generator, device=r.generator.device)
-                seed = int(draw)
-            picture, unit = frame_noise(seed, [PICTURE_FRAME], (3, *r.size)), None
-        unit = self.draw_noise(recipe.plan, r.size, seed, noise=unit if latents is None else latents)
-        return unit, picture if image_noise is None else image_noise

@@ -21,10 +21,11 @@ from torch import Tensor
 from mimicmotion.conditioning import ConditionedUNet
 from mimicmotion.config import FusionConfig
 from mimicmotion.diffusion.denoiser import guide
+from mimicmotion.diffusion.recipe import Recipe
 from mimicmotion.models.posenet import PoseNet, posenet_config
 from mimicmotion.models.unet import build_unet
 from mimicmotion.models.vae import decode_float
-from mimicmotion.pipeline import MimicMotionPipeline, Recipe
+from mimicmotion.pipeline import MimicMotionPipeline
 
 Shared = Callable[[str], Path]
 ALL_CASES = ["a16_one_tile", "a16_one_tile_aug", "b40_tiles", "b40_tiles_aug", "c37_ragged", "d36_exact"]
@@ -86,7 +87,7 @@ class Case:
             noise_aug_strength=self.set["aug"],
             image_noise=self.tensor("image_noise"),
         )
-        self.noise = pipe.draw_noise(self.recipe.plan, self.image.shape[:2], noise=self.tensor("init_noise"))
+        self.noise = pipe.draw_noise(self.recipe, self.image.shape[:2], latents=self.tensor("init_noise")).latents
 
     def tensor(self, name: str) -> Tensor:
         return torch.from_numpy(self.want[name])
@@ -117,17 +118,14 @@ def test_inputs_and_plan(name: str, shared: Shared, pipe: MimicMotionPipeline) -
 def test_noise_is_drawn_in_the_published_order(
     name: str, seeded: str, shared: Shared, pipe: MimicMotionPipeline
 ) -> None:
-    from mimicmotion._request import Request
-
     case = Case(shared(f"parity/goldens/pipeline/{name}.npz"), pipe)
-    seed = case.set["seed"]
-    generator = torch.Generator().manual_seed(seed) if seeded == "generator" else None
-    request = Request(
-        case.image, case.poses, case.reference_pose, len(case.poses), seed if not generator else 0, generator
-    )
-    unit, picture = pipe._noise(request, case.recipe, None, None)
-    assert torch.equal(unit, case.noise)
-    assert torch.equal(picture, case.tensor("image_noise"))
+    seed, size = case.set["seed"], case.image.shape[:2]
+    if seeded == "seed":
+        noise = pipe.draw_noise(case.recipe, size, seed=seed)
+    else:
+        noise = pipe.draw_noise(case.recipe, size, generator=torch.Generator().manual_seed(seed))
+    assert torch.equal(noise.latents, case.noise)
+    assert torch.equal(noise.picture, case.tensor("image_noise"))
 
 
 @pytest.mark.parametrize("name", ["b40_tiles"])

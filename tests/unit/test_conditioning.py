@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy import ndarray
+
+from micro import micro_pipeline, random_frames
+from mimicmotion.conditioning import ConditionedUNet, Conditioning, encode_poses, to_unit
+from mimicmotion.errors import InputError, PoseError
+from mimicmotion.pipeline import MimicMotionPipeline
+
+IMAGE, POSES, REFERENCE = random_frames(0, 32, 48, 3), random_frames(1, 7, 32, 48, 3), random_frames(2, 32, 48, 3)
+
+
+@pytest.fixture(scope="module")
+def pipe() -> MimicMotionPipeline:
+    return micro_pipeline()
+
+
+@pytest.fixture(scope="module")
+def conditioning(pipe: MimicMotionPipeline) -> Conditioning:
+    return pipe.encode(IMAGE, POSES, REFERENCE)
+
+
+class Lazy:
+    """Pose frames that exist only when a slice is asked for."""
+
+    def __init__(self, frames: ndarray) -> None:
+        self.frames, self.asked = frames, []
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, index: slice) -> ndarray:
+        self.asked.append((index.start, index.stop))
+        return self.frames[index]
+
+
+def test_shapes(conditioning: Conditioning) -> None:
+    assert conditioning.image_embeddings.shape == (1, 1, 16)
+    assert conditioning.image_latents.shape == (1, 1, 4, 4, 6)
+    assert conditioning.pose_features.shape == (1, 7, 32, 4, 6)
+    assert conditioning.reference_pose_features is not None
+    assert conditioning.reference_pose_features.shape == (1, 1, 32, 4, 6)
+    assert conditioning.added_time_ids.tolist() == [[6, 127, 0]]
+    assert conditioning.num_frames == 7
+
+
+def test_latent_is_the_unscaled_mode(pipe: MimicMotionPipeline, conditioning: Conditioning) -> None:
+    with torch.inference_mode():
+        mode = pipe.vae.encode(to_unit(IMAGE[None])).latent_dist.mean
+    torch.testing.assert_close(conditioning.image_latents[0], mode)
+
+
+def test_pose_rows(pipe: MimicMotionPipeline, conditioning: Conditioning) -> None:
+    features, reference = conditioning.pose_features, conditioning.reference_pose_features
+    rows = conditioning.pose_rows([0, 3, 4], True)
+    assert reference is not None
+    assert torch.equal(rows, torch.cat([reference, features[:, 2:4]], dim=1))
+    assert torch.equal(conditioning.pose_rows([0, 3], False), features[:, [0, 3]])
+    bare = pipe.encode(IMAGE, POSES)
+    with pytest.raises(InputError, match="no reference pose"):
+        bare.pose_rows([0, 1], True)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 7, 100])
+def test_pose_frames_are_taken_in_chunks_each_once(
+    pipe: MimicMotionPipeline, conditioning: Conditioning, chunk: int
+) -> None:
+    lazy = Lazy(POSES)
+    with torch.inference_mode():
+        features, _ = encode_poses(pipe.pose_net, lazy, REFERENCE, (32, 48), chunk=chunk)
+    torch.testing.assert_close(features, conditioning.pose_features, rtol=0, atol=1e-6)
+    assert [f for a, b in lazy.asked for f in range(a, b)] == list(range(7))
+    assert max(b - a for a, b in lazy.asked) <= chunk
+
+
+def test_frames_of_a_list_and_the_first_frames_alone(pipe: MimicMotionPipeline, conditioning: Conditioning) -> None:
+    with torch.inference_mode():
+        features, reference = encode_poses(pipe.pose_net, list(POSES), None, (32, 48), num_frames=3)
+    assert reference is None
+    torch.testing.assert_close(features, conditioning.pose_features[:, :3], rtol=0, atol=1e-6)
+
+
+def test_pose_net_of_two_poses_sees_the_reference_pose() -> None:
+    net = micro_pipeline(reference_pose_input=True).pose_net
+    with torch.inference_mode():
+        features, slot = encode_poses(net, POSES, REFERENCE, (32, 48))
+        other, _ = encode_poses(net, POSES, REFERENCE[::-1].copy(), (32, 48))
+        by_hand = net(torch.cat([to_unit(POSES[2:3]), to_unit(REFERENCE[None])], dim=1)[None])
+        own = net(torch.cat([to_unit(REFERENCE[None])] * 2, dim=1)[None])
+    torch.testing.assert_close(features[:, 2:3], by_hand)
+    torch.testing.assert_close(slot, own)
+    assert not torch.allclose(features, other)
+    with pytest.raises(PoseError, match="compares the two"):
+        encode_poses(net, POSES, None, (32, 48))
+
+
+@pytest.mark.parametrize(
+    "poses",
+    [POSES[:, :16], POSES.astype(np.float32), POSES[..., :2], POSES[:0], np.zeros((7, 32, 48), np.uint8)],
+    ids=["size", "float", "channels", "empty", "grey"],
+)
+def test_wrong_pose_frames_are_refused(pipe: MimicMotionPipeline, poses: ndarray) -> None:
+    with pytest.raises(PoseError):
+        encode_poses(pipe.pose_net, poses, REFERENCE, (32, 48))
+
+
+def test_augmentation_noise_enters_in_pixel_space_and_is_told(pipe: MimicMotionPipeline) -> None:
+    noise = torch.randn(1, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+    c = pipe.encode(IMAGE, POSES, noise_aug_strength=0.3, image_noise=noise)
+    with torch.inference_mode():
+        want = pipe.vae.encode(to_unit(IMAGE[None]) + 0.3 * noise).latent_dist.mean
+    torch.testing.assert_close(c.image_latents[0], want)
+    assert float(c.added_time_ids[0, 2]) == pytest.approx(0.3)
+    torch.testing.assert_close(c.image_embeddings, pipe.encode(IMAGE, POSES).image_embeddings)
+    with pytest.raises(InputError, match="image_noise"):
+        pipe.encode(IMAGE, POSES, noise_aug_strength=0.3)
+
+
+def _spy(pipe: MimicMotionPipeline, call: Any) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    seen = []
+    hook = pipe.unet.register_forward_pre_hook(
+        lambda m, args, kwargs: seen.append((args[0], args[2], kwargs["added_time_ids"])), with_kwargs=True
+    )
+    with torch.inference_mode():
+        call()
+    hook.remove()
+    return seen
+
+
+def test_unconditional_pass_has_no_picture_and_no_pose(pipe: MimicMotionPipeline, conditioning: Conditioning) -> None:
+    x, time = torch.randn(1, 3, 4, 4, 6, generator=torch.Generator().manual_seed(0)), torch.tensor(0.3)
+    two = ConditionedUNet(pipe.unet, conditioning, True, one_batch=False)
+    (sample, tokens, ids), (cond_sample, cond_tokens, _) = _spy(pipe, lambda: two.pair(x, time, [0, 4, 5]))
+    assert sample.shape[2] == 8, "no pose features at all, not those of a black pose frame"
+    assert torch.equal(sample[:, :, :4], x)
+    assert not sample[:, :, 4:].any()
+    assert not tokens.any()
+    assert torch.equal(ids, conditioning.added_time_ids), "the micro-conditioning stays"
+    assert cond_sample.shape[2] == 8 + 32
+    assert torch.equal(cond_sample[0, :, 4:8], conditioning.image_latents[0].expand(3, -1, -1, -1))
+    assert torch.equal(cond_tokens, conditioning.image_embeddings)
+
+
+def test_one_batch_of_two_equals_two_passes(pipe: MimicMotionPipeline, conditioning: Conditioning) -> None:
+    x, time = torch.randn(1, 3, 4, 4, 6, generator=torch.Generator().manual_seed(0)), torch.tensor(0.3)
+    with torch.inference_mode():
+        one = ConditionedUNet(pipe.unet, conditioning, True, one_batch=True).pair(x, time, [0, 4, 5])
+        two = ConditionedUNet(pipe.unet, conditioning, True, one_batch=False).pair(x, time, [0, 4, 5])
+    for a, b in zip(one, two, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+    assert not torch.allclose(one[0], one[1], atol=0.01)
+
+
+def test_stack(pipe: MimicMotionPipeline, conditioning: Conditioning) -> None:
+    other = pipe.encode(IMAGE[::-1].copy(), POSES[::-1].copy(), REFERENCE)
+    both = Conditioning.stack([conditioning, other])
+    assert both.batch_size == 2
+    assert torch.equal(both.pose_features[1:], other.pose_features)
+    bare = pipe.encode(IMAGE, POSES)
+    assert Conditioning.stack([bare, bare]).reference_pose_features is None
