@@ -31,7 +31,6 @@ HATS = ("cap", "beanie", "brim", "band", "swim")
 TOPS = ("tee", "tee", "long", "long", "tank", "bare", "hoodie", "shirt")
 BOTTOMS = ("trousers", "trousers", "trousers", "shorts", "shorts", "skirt", "long_skirt", "leggings")
 PATTERNS = ("solid", "stripes", "columns", "checks", "dots", "gradient", "diagonal", "patches")
-TEXTURE_SIZE = 128
 WHITE, TOP, BOTTOM, DECAL, HAIR = range(5)
 SEE_THROUGH = (255, 0, 255)
 
@@ -98,8 +97,9 @@ class Look:
     textures: UInt8[ndarray, "5 size size 3"]
 
 
-def random_look(rng: np.random.Generator, *, female: bool) -> Look:
-    """A random person."""
+def random_look(rng: np.random.Generator, *, female: bool, texture_size: int = 128) -> Look:
+    """A random person; the same one for every size of the textures (a multiple of 64)."""
+    n = texture_size
     skin = np.array(rgb(SKINS[rng.integers(len(SKINS))])) * rng.uniform(0.94, 1.04)
     skin = np.clip(skin, 0, 1)
     dark = skin.mean() < 0.5
@@ -116,11 +116,11 @@ def random_look(rng: np.random.Generator, *, female: bool) -> Look:
     beard = "" if female or rng.random() < 0.65 else str(rng.choice(["full", "chin", "moustache"]))
     top_kind, bottom_kind = _pattern_kind(rng, 0.45), _pattern_kind(rng, 0.75)
     bottom_kind = top_kind if dress else bottom_kind
-    look_top = _pattern(rng, top_kind, a, cloth_colour(rng))
-    look_bottom = look_top if dress else _pattern(rng, bottom_kind, b, cloth_colour(rng))
+    look_top = _pattern(rng, n, top_kind, a, cloth_colour(rng))
+    look_bottom = look_top if dress else _pattern(rng, n, bottom_kind, b, cloth_colour(rng))
     textures = np.stack([
-        np.full((TEXTURE_SIZE, TEXTURE_SIZE, 3), 255, np.uint8), look_top, look_bottom,
-        _decal(rng, a), _strands(rng, hair),
+        np.full((n, n, 3), 255, np.uint8), look_top, look_bottom,
+        _decal(rng, n, a), _strands(rng, n, hair),
     ])  # fmt: skip
     return Look(
         skin=_rgb(skin),
@@ -158,9 +158,8 @@ def _pattern_kind(rng: np.random.Generator, plain: float) -> str:
     return "solid" if rng.random() < plain else str(rng.choice(PATTERNS[1:]))
 
 
-def _pattern(rng: np.random.Generator, kind: str, a: Rgb, b: Rgb) -> UInt8[ndarray, "size size 3"]:
+def _pattern(rng: np.random.Generator, n: int, kind: str, a: Rgb, b: Rgb) -> UInt8[ndarray, "size size 3"]:
     """A tile of cloth that repeats in both directions."""
-    n = TEXTURE_SIZE
     y, x = np.mgrid[0:n, 0:n] / n
     k, duty = int(rng.integers(3, 8)), rng.uniform(0.3, 0.6)
     if kind == "stripes":
@@ -186,9 +185,8 @@ def _pattern(rng: np.random.Generator, kind: str, a: Rgb, b: Rgb) -> UInt8[ndarr
     return (np.clip(cloth * weave, 0, 1) * 255).astype(np.uint8)
 
 
-def _decal(rng: np.random.Generator, under: Rgb) -> UInt8[ndarray, "size size 3"]:
+def _decal(rng: np.random.Generator, n: int, under: Rgb) -> UInt8[ndarray, "size size 3"]:
     """A print: letters, a ring, a disc, a star of rays or a bar; see-through elsewhere."""
-    n = TEXTURE_SIZE
     y, x = np.mgrid[0:n, 0:n] / n - 0.5
     colour = np.array(cloth_colour(rng))
     if np.abs(colour - under).sum() < 0.6:  # a print must be seen
@@ -223,8 +221,8 @@ def _smooth_noise(rng: np.random.Generator, n: int, cells: int) -> ndarray:
     return rows[:, i % cells] * (1 - f) + rows[:, (i + 1) % cells] * f
 
 
-def _strands(rng: np.random.Generator, hair: Rgb) -> UInt8[ndarray, "size size 3"]:
-    shade = 1 + 0.16 * np.repeat(rng.uniform(-1, 1, TEXTURE_SIZE // 2), 2)[None, :, None]
-    shade = np.broadcast_to(shade, (TEXTURE_SIZE, TEXTURE_SIZE, 1))
+def _strands(rng: np.random.Generator, n: int, hair: Rgb) -> UInt8[ndarray, "size size 3"]:
+    shade = 1 + 0.16 * np.repeat(rng.uniform(-1, 1, 64), n // 64)[None, :, None]
+    shade = np.broadcast_to(shade, (n, n, 1))
     return (np.clip(np.array(hair) * shade, 0, 1) * 255).astype(np.uint8)
 

@@ -42,7 +42,7 @@ class HeadShape:
 def add_head(prims: Primitives, body: Body, look: Look) -> None:
     """All the primitives of the head."""
     shape, h, w = HeadShape(body), body.head, body.head_width
-    skin = {"tint": look.skin}
+    skin = {"tint": look.skin, "group": 1}
     prims.ball(HEAD, _SKULL * h, (0.5 * w * h, 0.36 * h, 0.42 * h), ONES, **skin)
     prims.ball(HEAD, _JAW * h, (0.4 * w * h, 0.345 * h, 0.32 * h), ONES, **skin)
     _face(prims, shape, look)
@@ -55,7 +55,7 @@ def add_head(prims: Primitives, body: Body, look: Look) -> None:
 
 
 def _face(prims: Primitives, shape: HeadShape, look: Look) -> None:
-    h, skin = shape.height, {"tint": look.skin}
+    h, skin = shape.height, {"tint": look.skin, "group": 1}
     brow = tuple(0.75 * c for c in look.hair) if sum(look.hair) < 2 else tuple(0.6 * c for c in look.hair)
     for s in (1, -1):
         x = s * _EYE_X
@@ -97,9 +97,9 @@ def _face(prims: Primitives, shape: HeadShape, look: Look) -> None:
         0.026 * h,
         0.046 * h,
         (1, 0.985, 0.98),
-        **skin,
+        tint=look.skin,
     )
-    rose = tuple(c * f for c, f in zip(ONES, (1.0, 0.88, 0.86), strict=True))
+    rose = tuple(c * f for c, f in zip(ONES, (1.0, 0.965, 0.955), strict=True))
     for s in (1, -1):  # cheeks
         prims.ball(HEAD, shape.on_face(s * 0.19, 0.22, -0.055), (0.1 * h, 0.085 * h, 0.07 * h), rose, **skin)
     lips = (0.108 * h, 0.038 * h, 0.034 * h)
@@ -132,7 +132,7 @@ def _beard(prims: Primitives, shape: HeadShape, look: Look) -> None:
 
 def _hair(prims: Primitives, shape: HeadShape, look: Look) -> None:
     h, w, style = shape.height, shape.width, look.hair_style
-    hair = {"texture": HAIR, "u_scale": 4, "gloss": 0.06}
+    hair = {"texture": HAIR, "u_scale": 4, "gloss": 0.06, "group": 4}
     grow = {"buzz": 1.025, "afro": 1.5, "short": 1.07, "side": 1.09}.get(style, 1.1)
     radii = (0.5 * w * h * grow, 0.375 * h * grow, 0.43 * h * grow)
     centre = (_SKULL + (0, 0.02 + 0.1 * (grow - 1), -0.03 - 0.08 * (grow - 1))) * h

@@ -40,54 +40,60 @@ def add_body(prims: Primitives, body: Body, look: Look) -> None:
         _skirt(prims, body, look)
 
 
-def _cloth(look: Look, name: str, height: float, along: float = 1.0) -> dict[str, Any]:
-    """Texture options of a part of the clothes that starts at `height`; `along` -1 where its axis points down."""
+def _skin(look: Look) -> dict[str, Any]:
+    return {"tint": look.skin, "group": 1}
+
+
+def _cloth(look: Look, name: str, height: float, around: float = 1.6) -> dict[str, Any]:
+    """Texture options of clothes on a segment whose origin is at `height`; `around`: tiles about the segment."""
     texture = TOP if name == "top" else BOTTOM
+    group = 2 if name == "top" else 3
     if look.plain[name != "top"]:
-        return {"tint": look.top_colour if name == "top" else look.bottom_colour}
-    return {"texture": texture, "u_scale": 3, "v_scale": _TILE * along, "v_start": _TILE * height}
+        return {"tint": look.top_colour if name == "top" else look.bottom_colour, "group": group}
+    return {"texture": texture, "u_scale": around, "v_scale": _TILE, "v_start": _TILE * height, "group": group}
 
 
 def _trunk(prims: Primitives, body: Body, look: Look) -> None:
     g, w, c = body.girth, body.waistline, body.chest
     loose = 1.0 if look.top == "bare" else 0.96 + 0.3 * (look.fit - 1) + (0.05 if look.top == "hoodie" else 0)
-    top = {"tint": look.skin} if look.top == "bare" else _cloth(look, "top", 0.6)
+    cloth = lambda height: _skin(look) if look.top == "bare" else _cloth(look, "top", height)  # noqa: E731
     low = _cloth(look, "top" if look.dress else "bottom", 0.5)
     hips = g * (0.6 + 0.4 * body.hip_width / 0.054)
-    prims.cone(PELVIS, (0, 0.012, 0), (0, 0.045, 0), 0.073 * hips, 0.068 * hips, ONES, deep=0.86, wide=1.24, **low)
-    waist = 0.066 * g * w * loose
-    prims.cone(ABDOMEN, (0, 0.036, 0.002), (0, 0.075, 0), waist * 1.02, waist, ONES, deep=0.85, wide=1.14, **top)
-    if look.top in ("tee", "long", "hoodie") and not look.dress:  # the hem hangs over the hips
-        hem, wide = _cloth(look, "top", 0.5), 1.26
-        prims.cone(PELVIS, (0, -0.026, 0), (0, 0.08, 0), 0.077 * hips * loose, 1.03 * waist, ONES, kind=1, deep=0.88,
-                   wide=wide, **hem)  # fmt: skip
-    elif not look.dress and look.bottom != "leggings":  # a belt
-        prims.cone(PELVIS, (0, 0.048, 0), (0, 0.06, 0), 0.0705 * hips, 0.0685 * hips, look.trim, kind=1, deep=0.87, wide=1.25)
-    ribs = 0.077 * g * loose
-    size = 0.085
-    decal = {"decal": DECAL, "decal_x": -0.5 * size, "decal_y": 0.02 if body.bust else 0.055, "decal_w": size,
-             "decal_h": 0.85 * size} if look.decal else {}  # fmt: skip
-    prims.cone(CHEST, (0, 0, 0), (0, 0.64 * c, 0.004), waist, ribs, ONES, deep=0.82, wide=1.14, **top, **decal)
-    upper = {**top, "v_start": _TILE * (0.6 + 0.64 * c)} if "texture" in top else top
-    width = 1.17 * body.shoulder_width / 0.108
-    prims.cone(CHEST, (0, 0.62 * c, 0.004), (0, 0.86 * c, -0.004), ribs, 0.05 * g * loose, ONES, deep=0.83, wide=width, **upper)
+    prims.cone(PELVIS, (0, 0.012, 0), (0, 0.045, 0), 0.0745 * hips, 0.068 * hips, ONES, deep=0.86, wide=1.26, **low)
     for s in (1, -1):
-        slope = {"tint": look.skin} if look.top == "tank" else upper
+        prims.ball(PELVIS, (s * 0.048 * hips, 0.006, -0.012), (0.05 * hips, 0.062 * hips, 0.053 * g), ONES, **low)
+    waist = 0.066 * g * w * loose
+    prims.cone(ABDOMEN, (0, 0.036, 0.002), (0, 0.075, 0), waist * 1.02, waist, ONES, deep=0.85, wide=1.14, **cloth(0.53))
+    if look.top in ("tee", "long", "hoodie") and not look.dress:  # the hem hangs over the hips
+        prims.cone(PELVIS, (0, -0.03, 0), (0, 0.085, 0), 0.089 * hips * loose, 1.02 * waist, ONES, kind=1, deep=0.86,
+                   wide=1.27, **cloth(0.5))  # fmt: skip
+    elif not look.dress and look.bottom != "leggings":  # a belt
+        prims.cone(PELVIS, (0, 0.05, 0), (0, 0.061, 0), 0.071 * hips, 0.069 * hips, look.trim, kind=1, deep=0.87, wide=1.26)
+    top = cloth(0.575)
+    if look.decal:
+        top |= {"decal": DECAL, "decal_x": -0.045, "decal_y": 0.4 * c, "decal_w": 0.09, "decal_h": 0.08}
+    ribs = 0.077 * g * loose
+    prims.cone(CHEST, (0, 0, 0), (0, 0.64 * c, 0.004), waist, ribs, ONES, deep=0.82, wide=1.14, **top)
+    width = 1.17 * body.shoulder_width / 0.108
+    prims.cone(CHEST, (0, 0.62 * c, 0.004), (0, 0.86 * c, -0.004), ribs, 0.05 * g * loose, ONES, deep=0.83, wide=width, **top)
+    for s in (1, -1):
+        slope = _skin(look) if look.top == "tank" else top
         a, b = (0.018 * s, c + 0.004, -0.01), (s * 0.9 * body.shoulder_width, c - 0.014, -0.004)
         prims.cone(CHEST, a, b, 0.028 * g, 0.031 * g * loose, ONES, deep=1.15, **slope)
         if look.top == "tank":
-            prims.cone(CHEST, (s * 0.052, 0.78 * c, 0.03), (s * 0.05, c + 0.008, 0.0), 0.024 * g, 0.03, ONES, **upper)
+            prims.cone(CHEST, (s * 0.05, 0.75 * c, 0.045), (s * 0.048, c + 0.012, 0.008), 0.017, 0.013, ONES, **top)
+            prims.cone(CHEST, (s * 0.048, c + 0.012, 0.008), (s * 0.05, 0.8 * c, -0.05), 0.013, 0.017, ONES, **top)
         if body.bust:
             r = 0.027 + 0.01 * body.bust
-            prims.ball(CHEST, (s * 0.038, 0.62 * c, 0.042 * g), (1.2 * r, 1.05 * r, 0.92 * r), ONES, **upper)
+            prims.ball(CHEST, (s * 0.037, 0.61 * c, 0.041 * g), (1.2 * r, 1.15 * r, 0.9 * r), ONES, **top)
         elif look.top == "bare":
-            prims.ball(CHEST, (s * 0.042, 0.72 * c, 0.03 * g), (0.047, 0.034, 0.0355), ONES, **upper)
+            prims.ball(CHEST, (s * 0.042, 0.72 * c, 0.03 * g), (0.047, 0.034, 0.0355), ONES, **top)
     _neck(prims, body, look)
 
 
 def _neck(prims: Primitives, body: Body, look: Look) -> None:
     neck = 0.0275 * (0.5 + 0.5 * body.girth) * (1 if body.bust else 1.12)
-    prims.cone(NECK, (0, -0.02, -0.004), (0, body.neck + 0.012, 0), neck * 1.12, neck, ONES, tint=look.skin)
+    prims.cone(NECK, (0, -0.02, -0.004), (0, body.neck + 0.012, 0), neck * 1.12, neck, ONES, **_skin(look))
     thick = {"hoodie": 0.018, "shirt": 0.007, "long": 0.006, "tee": 0.005}.get(look.top, 0.0)
     if thick:
         colour = look.trim if look.top in ("long", "tee") else look.top_colour
@@ -103,7 +109,7 @@ def _arm(prims: Primitives, body: Body, look: Look, side: int) -> None:
     upper, lower = UPPER_ARM + side * SIDE, FOREARM + side * SIDE
     m = body.girth * body.muscle
     la, lf = body.upper_arm, body.forearm
-    skin = {"tint": look.skin}
+    skin = _skin(look)
     prims.ball(upper, (0, -0.012, 0), (0.0315 * m, 0.037 * m, 0.033 * m), ONES, **skin)
     prims.cone(upper, (0, -0.02, 0), (0, -la, 0), 0.029 * m, 0.0235 * m, ONES, **skin)
     prims.cone(lower, (0, 0, 0), (0, -0.35 * lf, 0), 0.0238 * m, 0.0248 * m, ONES, **skin)
@@ -111,14 +117,14 @@ def _arm(prims: Primitives, body: Body, look: Look, side: int) -> None:
     if look.sleeve <= 0:
         return
     f = look.fit * (1.12 if look.top == "hoodie" else 1.0)
-    cloth = _cloth(look, "top", 0.85, -1)
+    cloth = _cloth(look, "top", 0.85, 0.6)
     reach = min(1.0, look.sleeve * 2) * la
     prims.ball(upper, (0, -0.01, 0), (0.033 * m * f, 0.037 * m * f, 0.0345 * m * f), ONES, **cloth)
     prims.cone(
         upper, (0, -0.012, 0), (0, -reach, 0), 0.031 * m * f, (0.0315 if reach < la else 0.026) * m * f, ONES, **cloth
     )
     if look.sleeve >= 1:
-        cloth = _cloth(look, "top", 0.85 - la, -1)
+        cloth = _cloth(look, "top", 0.85 - la, 0.6)
         prims.cone(lower, (0, 0, 0), (0, -0.93 * lf, 0), 0.026 * m * f, 0.0195 * m * f, ONES, **cloth)
         cuff = look.trim if look.top == "hoodie" else look.top_colour
         prims.cone(lower, (0, -0.9 * lf, 0), (0, -0.97 * lf, 0), 0.0208 * m * f, 0.02 * m * f, cuff)
@@ -127,7 +133,7 @@ def _arm(prims: Primitives, body: Body, look: Look, side: int) -> None:
 def _hand(prims: Primitives, body: Body, look: Look, side: int) -> None:
     hand, h = HAND + side * SIDE, body.hand
     s = 1 - 2 * side
-    skin = {"tint": look.skin}
+    skin = _skin(look)
     prims.cone(hand, (0, -0.02 * h, 0), (0, -0.12 * h, 0), 0.145 * h, 0.16 * h, ONES, deep=0.8, **skin)
     prims.cone(
         hand, (0.01 * h * s, -0.2 * h, 0), (0, -0.46 * h, 0), 0.19 * h, 0.2 * h, ONES, deep=0.46, wide=1.08, **skin
@@ -146,20 +152,20 @@ def _leg(prims: Primitives, body: Body, look: Look, side: int) -> None:
     thigh, shank = THIGH + side * SIDE, SHANK + side * SIDE
     m, s = body.girth * (0.5 + 0.5 * body.muscle), 1 - 2 * side
     lt, ls = body.thigh, body.shank
-    skin = {"tint": look.skin}
-    prims.cone(thigh, (0.004 * s, 0.005, -0.004), (0, -lt, 0), 0.052 * m, 0.0335 * m, ONES, **skin)
+    skin = _skin(look)
+    prims.cone(thigh, (0, -0.012, -0.003), (0, -lt, 0), 0.049 * m, 0.0335 * m, ONES, **skin)
     prims.cone(shank, (0, 0, 0), (0, -0.3 * ls, -0.007), 0.033 * m, 0.034 * m, ONES, **skin)
     prims.cone(shank, (0, -0.28 * ls, -0.007), (0, -ls, 0), 0.034 * m, 0.02 * m, ONES, **skin)
     f = 0.97 + (look.fit - 1) * 0.9 if look.bottom != "leggings" else 1.02
-    upper = _cloth(look, "bottom", 0.5, -1)
+    upper = _cloth(look, "bottom", 0.5, 1.0)
     if look.bottom in ("trousers", "leggings"):
-        prims.cone(thigh, (0.004 * s, 0.005, -0.004), (0, -lt, 0), 0.0545 * m * f, 0.0375 * m * f, ONES, **upper)
-        lower = _cloth(look, "bottom", 0.5 - lt, -1)
+        prims.cone(thigh, (0, -0.012, -0.003), (0, -lt, 0), 0.051 * m * f, 0.0375 * m * f, ONES, **upper)
+        lower = _cloth(look, "bottom", 0.5 - lt, 0.8)
         end = (0.026 if look.bottom == "leggings" else 0.034) * m * f
         prims.cone(shank, (0, 0, 0), (0, -0.35 * ls, -0.006), 0.0375 * m * f, 0.037 * m * f, ONES, **lower)
         prims.cone(shank, (0, -0.33 * ls, -0.006), (0, -0.95 * ls, 0), 0.0372 * m * f, end, ONES, **lower)
     elif look.bottom == "shorts":
-        prims.cone(thigh, (0.004 * s, 0.005, -0.004), (0, -0.72 * lt, 0), 0.0555 * m * f, 0.049 * m * f, ONES, **upper)
+        prims.cone(thigh, (0, -0.012, -0.003), (0, -0.72 * lt, 0), 0.052 * m * f, 0.049 * m * f, ONES, **upper)
     if look.socks and look.shoe_kind == "shoe":
         prims.cone(shank, (0, -0.72 * ls, -0.002), (0, -ls, 0), 0.0285 * m, 0.024 * m, look.trim)
 
@@ -167,7 +173,7 @@ def _leg(prims: Primitives, body: Body, look: Look, side: int) -> None:
 def _foot(prims: Primitives, body: Body, look: Look, side: int) -> None:
     foot, length, a, s = FOOT + side * SIDE, body.foot, body.ankle, 1 - 2 * side
     if look.shoe_kind == "bare":
-        prims.cone(foot, (0, -0.008, -0.006), (0, -a + 0.018, -0.02), 0.022, 0.02, ONES, tint=look.skin)
+        prims.cone(foot, (0, -0.008, -0.006), (0, -a + 0.018, -0.02), 0.022, 0.02, ONES, **_skin(look))
         prims.cone(
             foot,
             (0, -a + 0.022, 0.0),
@@ -176,12 +182,12 @@ def _foot(prims: Primitives, body: Body, look: Look, side: int) -> None:
             0.011,
             ONES,
             wide=1.35,
-            tint=look.skin,
+            **_skin(look),
         )
         for k in range(5):
             x, z = (-0.016 + 0.009 * k) * s, length * (0.97 - 0.045 * k)
             r = 0.0085 if k == 0 else 0.006
-            prims.cone(foot, (0.8 * x, -a + 0.01, z - 0.02), (x + 0.003 * s, -a + 0.006, z), r, r, ONES, tint=look.skin)
+            prims.cone(foot, (0.8 * x, -a + 0.01, z - 0.02), (x + 0.003 * s, -a + 0.006, z), r, r, ONES, **_skin(look))
         return
     prims.cone(foot, (0, -0.012, -0.008), (0, -a + 0.02, -0.012), 0.025, 0.025, look.shoes, gloss=0.1)
     prims.cone(
@@ -205,6 +211,6 @@ def _skirt(prims: Primitives, body: Body, look: Look) -> None:
     length = (0.2 if look.bottom == "skirt" else 0.36) * (1 + 0.15 * (look.fit - 1.1))
     g = body.girth
     flare = 0.145 if look.bottom == "skirt" else 0.155
-    options = _cloth(look, "top" if look.dress else "bottom", 0.55, -1)
+    options = _cloth(look, "top" if look.dress else "bottom", 0.55, 3.0)
     prims.cone(SKIRT, (0, 0.0, 0), (0, -length, 0), 0.078 * g, flare * g, ONES, kind=1, deep=0.8, wide=1.1, dynamic=WIDE,
-               **{**options, "u_scale": 4})  # fmt: skip
+               **options)  # fmt: skip

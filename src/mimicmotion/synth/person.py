@@ -48,7 +48,7 @@ def make_person(seed: int, size: tuple[int, int], framing: str | None = None) ->
         raise InputError(f"framing={framing!r}", f"one of {FRAMINGS} or None", "choose one of them")
     rng = np.random.default_rng([seed, 1])
     body = random_body(rng)
-    look = random_look(rng, female=body.bust > 0)
+    look = random_look(rng, female=body.bust > 0, texture_size=128 if max(size) <= 400 else 512)
     prims = Primitives()
     add_head(prims, body, look)
     add_body(prims, body, look)

@@ -48,8 +48,6 @@ class Primitives:
     ) -> None:
         """An ellipsoid."""
         turn = np.eye(3) if rotation is None else rotation
-        if "v_scale" in options:  # the local y of a ball is in radii
-            options["v_scale"] *= radii[1]
         self._add(segment, centre, turn, radii, (0.0, 1.0, 1.0), colour, options)
 
     def _add(
@@ -60,7 +58,9 @@ class Primitives:
         get = lambda name, default: options.pop(name, default)  # noqa: E731
         row = [get("kind", 0), get("texture", 0), get("u_scale", 1), get("v_scale", 1), get("v_start", 0)]
         row += [get("gloss", 0), get("decal", -1), get("decal_x", 0), get("decal_y", 0)]
-        row += [get("decal_w", 1), get("decal_h", 1), *get("clip", (0, 0, 0, 0)), *colour]
+        row += [get("decal_w", 1), get("decal_h", 1), *get("clip", (0, 0, 0, 0)), *colour, get("group", 0)]
+        place = np.concatenate([rotation * np.asarray(scale, float), np.reshape(centre, (3, 1))], 1)
+        row += place.ravel().tolist()
         self.dynamic.append(int(get("dynamic", 0)))
         if options:
             raise TypeError(f"unknown options {sorted(options)}")
@@ -72,7 +72,7 @@ class Primitives:
         self.rows.append([float(v) for v in row])
 
     @property
-    def table(self) -> Float64[ndarray, "primitives 18"]:
+    def table(self) -> Float64[ndarray, "primitives 31"]:
         """The static columns that the renderer reads."""
         return np.array(self.rows)
 
