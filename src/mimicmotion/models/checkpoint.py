@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor
 
 from mimicmotion import weights
@@ -110,7 +112,7 @@ def save_components(parts: Components, folder: str | Path, *, dtype: torch.dtype
         if folder.exists():
             folder.replace(old)
         part.replace(folder)
-    except OSError as e:
+    except (OSError, SafetensorError) as e:
         if old.exists() and not folder.exists():
             old.replace(folder)
         raise OutputError(f"cannot write {folder}: {e}", "a writable place with enough space", "free space") from e
@@ -121,8 +123,6 @@ def save_components(parts: Components, folder: str | Path, *, dtype: torch.dtype
 
 
 def _write_model(parts: Components, folder: Path, dtype: torch.dtype | None) -> None:
-    from safetensors.torch import save_file
-
     from mimicmotion import __version__
 
     index: dict[str, Any] = {"_class_name": "MimicMotionPipeline", "_mimicmotion_version": __version__}
