@@ -177,14 +177,14 @@ class PoseDrawer:
         colours = np.trunc(BODY_COLOURS[: len(LIMBS)] * score.prod(-1)[..., None])
         # Dimmed here and not on the canvas: limbs overwrite each other and are not blended
         colours = np.trunc(np.minimum(colours, 255) * DIMMING)
-        polygons = _ReleasedLimbs(ends) if self.released else _SmoothLimbs(ends, self._radius(4))
+        polygons = _ReleasedLimbs(ends) if self.released else _SmoothLimbs(ends, self._radius(4.0))
         shift = 0 if self.released else _SHIFT
         rgb = colours.tolist()
         for limb, n in np.argwhere(drawn.T).tolist():
             cv2.fillConvexPoly(self._canvas, polygons(n, limb), rgb[n][limb], cv2.LINE_8, shift)
         joints = np.trunc(BODY_COLOURS * scores[..., None]).swapaxes(0, 1)
         seen = scores.T > BODY_THRESHOLD
-        self._paint_discs(points.swapaxes(0, 1)[seen], 4, joints[seen])
+        self._paint_discs(points.swapaxes(0, 1)[seen], 4.0, joints[seen])
 
     def _paint_hand(self, points: Float[ndarray, "21 2"], score: Float[ndarray, 21]) -> None:
         import cv2
@@ -193,16 +193,18 @@ class PoseDrawer:
         colours = BONE_COLOURS * np.trunc(score[BONES].prod(-1) * 255)[:, None]
         thickness = 2 if self.released else max(1, round(2 * self.unit))
         at, shift = self._fixed(points)
-        for (a, b), colour, both in zip(BONES.tolist(), colours.tolist(), seen[BONES].all(-1).tolist(), strict=True):
+        for (a, b), colour, both in zip(
+            BONES.tolist(), colours.tolist(), np.all(seen[BONES], -1).tolist(), strict=True
+        ):
             if both:
                 cv2.line(self._canvas, at[a], at[b], colour, thickness, cv2.LINE_8, shift)
         tips = np.zeros((len(points), 3))
         tips[:, 0] = np.trunc(score * 255)
-        self._paint_discs(points[seen], 4, tips[seen])
+        self._paint_discs(points[seen], 4.0, tips[seen])
 
     def _paint_face(self, points: Float[ndarray, "m 2"], score: Float[ndarray, " m"]) -> None:
         seen = self._inside(points) & (score > 0)
-        self._paint_discs(points[seen], 3, np.trunc(score[seen] * 255)[:, None].repeat(3, 1))
+        self._paint_discs(points[seen], 3.0, np.trunc(score[seen] * 255)[:, None].repeat(3, 1))
 
     def _paint_discs(self, points: Float[ndarray, "m 2"], radius: float, colours: Float[ndarray, "m 3"]) -> None:
         import cv2
@@ -218,7 +220,7 @@ class PoseDrawer:
 
     def _inside(self, points: Float[ndarray, "m 2"]) -> ndarray:
         # The released code leaves out hand and face points in the first row and column and before them
-        return (np.trunc(points) > 0).all(-1)
+        return np.asarray((np.trunc(points) > 0).all(-1))
 
     def _fixed(self, points: Float[ndarray, "m 2"]) -> tuple[list[list[int]], int]:
         """Integer coordinates as OpenCV takes them, with their number of binary digits behind the point."""
@@ -240,7 +242,8 @@ class _ReleasedLimbs:
     def __call__(self, n: int, limb: int) -> Int[ndarray, "points 2"]:
         import cv2
 
-        return cv2.ellipse2Poly(self.centre[n][limb], (self.half[n][limb], 4), self.angle[n][limb], 0, 360, 1)
+        axes = (self.half[n][limb], 4)
+        return np.asarray(cv2.ellipse2Poly(self.centre[n][limb], axes, self.angle[n][limb], 0, 360, 1))
 
 
 class _SmoothLimbs:

@@ -204,7 +204,7 @@ def _run(session: Any, feed: ndarray) -> list[Float32[ndarray, ...]]:
     return [np.asarray(out, np.float32) for out in session.run(None, {entry.name: feed.astype(dtype)})]
 
 
-def letterbox(frame: Frame, size: tuple[int, int]) -> tuple[UInt8[ndarray, "height width 3"], float]:
+def letterbox(frame: Frame, size: tuple[int, int]) -> tuple[UInt8[ndarray, "rows columns 3"], float]:
     """Scale a frame into the upper left corner of a grey (114) picture of `size`; also gives the scale."""
     import cv2
 
@@ -269,7 +269,7 @@ def multiclass_nms(
 
 def crop_person(
     frame: Frame, box: Float[ndarray, 4], size: tuple[int, int]
-) -> tuple[UInt8[ndarray, "height width 3"], Float[ndarray, 2], Float[ndarray, 2]]:
+) -> tuple[UInt8[ndarray, "rows columns 3"], Float[ndarray, 2], Float[ndarray, 2]]:
     """The box, padded and widened to the shape of `size`, as a picture of `size`; also its centre and extent (x, y)."""
     import cv2
 
@@ -312,7 +312,7 @@ def decode_simcc(
     points = np.stack([x.argmax(-1), y.argmax(-1)], -1).astype(np.float32)
     score = np.minimum(x.max(-1), y.max(-1))
     points[score <= 0] = -1
-    return points / np.float32(bins), score
+    return points / np.array(bins, np.float32), score
 
 
 def order_points(

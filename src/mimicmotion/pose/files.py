@@ -139,7 +139,7 @@ def load_openpose(
     xy, confidence = np.stack([p[0] for p in points]), np.stack([p[1] for p in points])
     if (confidence > 0).any() and np.abs(xy[confidence > 0]).max() <= 1:
         logger.info("%s: coordinates within 0..1 are taken as fractions of the frame", path)
-        xy *= np.float32(size[::-1])
+        xy *= np.array(size[::-1], np.float32)
     return PoseSequence(xy, confidence, size, fps, source=f"openpose json {Path(path).name}")
 
 

@@ -76,7 +76,7 @@ def hand_masks(
     common = np.concatenate(
         [np.maximum(boxes[:, 0, :2], boxes[:, 1, :2]), np.minimum(boxes[:, 0, 2:], boxes[:, 1, 2:])], -1
     )
-    union = left + right - _coverage(common, grid) * reliable.all(-1)[:, None, None]
+    union = left + right - _coverage(common, grid) * (reliable[:, 0] & reliable[:, 1])[:, None, None]
     return union.astype(np.float32)
 
 

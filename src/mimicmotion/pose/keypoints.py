@@ -68,5 +68,5 @@ class PoseSequence:
 
     def scaled(self, size: tuple[int, int]) -> PoseSequence:
         """The same pose in a frame of another (height, width)."""
-        xy = self.xy * np.float32([size[1] / self.size[1], size[0] / self.size[0]])
+        xy = self.xy * np.array([size[1] / self.size[1], size[0] / self.size[0]], np.float32)
         return dataclasses.replace(self, xy=xy.astype(np.float32), size=size)
