@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -14,7 +14,15 @@ from mimicmotion.pose.estimator import Frame, Person, PosePoints, collect_poses,
 from mimicmotion.pose.holistic import layout
 from mimicmotion.pose.holistic.geometry import Picture, Roi, overlap
 from mimicmotion.pose.holistic.layout import assemble, body_confidence, hand_size, one_hand_twice
-from mimicmotion.pose.holistic.networks import BodyPoints, Networks, PartPoints, choose_providers, person_roi
+from mimicmotion.pose.holistic.networks import (
+    BodyPoints,
+    Networks,
+    PartPoints,
+    choose_providers,
+    hand_roi_from_points,
+    person_roi,
+)
+from mimicmotion.pose.holistic.sides import Sides
 from mimicmotion.pose.keypoints import PoseSequence
 
 logger = logging.getLogger(__name__)
@@ -97,45 +105,70 @@ class HolisticEstimator:
             yield found
 
     def _follow(self, frames: Iterable[Frame]) -> Iterator[tuple[HolisticPoints | None, tuple[int, int]]]:
-        last: Roi | None = None  # where the followed person was last seen
-        tracked = False
+        seen = _Seen()
         for frame in frames:
             picture = Picture(_checked_frame(frame))
-            body = self._networks.body(picture, last) if last is not None and tracked else None
-            if body is None or body.score < MIN_SCORE or not _lands_on(picture, body):
-                body = self._detect(picture, last)
-            tracked = body is not None and body.next_roi.usable and not self._static
-            if body is not None:
-                last = body.next_roi if not self._static else None
-            yield (None if body is None else self._parts(picture, body)), picture.size
+            body = self._track(picture, seen) or self._detect(picture, seen)
+            if body is None:
+                seen.found = None
+                yield None, picture.size
+                continue
+            if not self._static:
+                body = seen.sides.steady(body)
+            found = self._parts(picture, body, seen.found)
+            if not self._static:
+                seen.found, seen.roi = found, body.next_roi
+            yield found, picture.size
 
-    def _detect(self, picture: Picture, last: Roi | None) -> BodyPoints | None:
+    def _track(self, picture: Picture, seen: _Seen) -> BodyPoints | None:
+        """The body where the last frame's points say it is; None if nobody is followed or it is lost."""
+        if seen.found is None or not seen.found.body.next_roi.usable:
+            return None
+        body = self._networks.body(picture, seen.found.body.next_roi)
+        return body if body.score >= MIN_SCORE and _lands_on(picture, body) else None
+
+    def _detect(self, picture: Picture, seen: _Seen) -> BodyPoints | None:
         """The body of the person to follow, by the detector; None if nobody is sure enough."""
+        seen.sides = Sides()
         found = self._networks.find_persons(picture, threshold=MIN_SCORE)
         regions = [roi for roi in (person_roi(d.points) for d in found) if roi.usable]
-        for region in choose_person(regions, self._person, last):
+        for region in choose_person(regions, self._person, seen.roi):
             body = self._networks.body(picture, region)
             if body.score >= MIN_SCORE and _lands_on(picture, body):
                 return body
         return None
 
-    def _parts(self, picture: Picture, body: BodyPoints) -> HolisticPoints:
+    def _parts(self, picture: Picture, body: BodyPoints, last: HolisticPoints | None) -> HolisticPoints:
         if self._body_only:
             return HolisticPoints(body)
-        left = self._hand(picture, body, layout.L_WRIST, layout.L_LITTLE, layout.L_INDEX)
-        right = self._hand(picture, body, layout.R_WRIST, layout.R_LITTLE, layout.R_INDEX)
+        left = self._hand(picture, body, layout.LEFT_ARM, last.left_hand if last else None)
+        right = self._hand(picture, body, layout.RIGHT_ARM, last.right_hand if last else None)
         roi = self._networks.face_roi(picture, body.xy[:11], MIN_SCORE)
         face = self._networks.face(picture, roi) if roi is not None else None
         return HolisticPoints(body, left, right, face if face is not None and face.score >= MIN_SCORE else None)
 
-    def _hand(self, picture: Picture, body: BodyPoints, wrist: int, little: int, index: int) -> PartPoints | None:
+    def _hand(
+        self, picture: Picture, body: BodyPoints, arm: tuple[int, int, int], last: PartPoints | None
+    ) -> PartPoints | None:
+        """The hand near the body's wrist and fingers or, if there is none, where it was in the last frame."""
+        wrist, little, index = arm
         if body.visibility[wrist] < MIN_WRIST:
             return None
         roi = self._networks.hand_roi(picture, body.xy[wrist], body.xy[little], body.xy[index])
-        if not roi.usable:
-            return None
-        hand = self._networks.hand(picture, roi)
-        return hand if hand.score >= MIN_SCORE else None
+        hand = self._networks.hand(picture, roi) if roi.usable else None
+        if (hand is None or hand.score < MIN_SCORE) and last is not None:
+            roi = hand_roi_from_points(last.xy)
+            hand = self._networks.hand(picture, roi) if roi.usable else None
+        return hand if hand is not None and hand.score >= MIN_SCORE else None
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What a run remembers: the last frame's points (None: nobody), where the person was, who is left and right."""
+
+    found: HolisticPoints | None = None
+    roi: Roi | None = None
+    sides: Sides = field(default_factory=Sides)
 
 
 def choose_person(regions: Sequence[Roi], person: Person, last: Roi | None) -> list[Roi]:

@@ -18,6 +18,7 @@ from mimicmotion.pose.holistic.networks import BodyPoints, PartPoints
 L_EYE, R_EYE, L_EAR, R_EAR = 2, 5, 7, 8
 L_SHOULDER, R_SHOULDER, L_WRIST, R_WRIST = 11, 12, 15, 16
 L_LITTLE, R_LITTLE, L_INDEX, R_INDEX = 17, 18, 19, 20
+LEFT_ARM, RIGHT_ARM = (L_WRIST, L_LITTLE, L_INDEX), (R_WRIST, R_LITTLE, R_INDEX)
 L_HEEL, R_HEEL, L_TOE, R_TOE = 29, 30, 31, 32
 
 # Ours in the order of `keypoints.BODY`; the neck (1) stands in for the right shoulder until it is set.

@@ -17,7 +17,7 @@ from jaxtyping import Float, Float32
 from numpy import ndarray
 
 from mimicmotion.errors import ConfigError, WeightsError
-from mimicmotion.pose.holistic.geometry import Picture, Roi, roi_around, roi_of_points
+from mimicmotion.pose.holistic.geometry import Picture, Roi, roi_around, roi_of_points, upright_angle
 from mimicmotion.pose.holistic.ssd import Detection, anchor_centers, decode, sigmoid
 
 if TYPE_CHECKING:
@@ -205,3 +205,16 @@ class Networks:
 def person_roi(points: Float[ndarray, "points 2"]) -> Roi:
     """The region of a whole person from (middle of the hips, a point on the circle about the body)."""
     return roi_around(points[0], points[1], 90.0).moved(1.25)
+
+
+PALM = np.array([0, 1, 2, 3, 5, 6, 9, 10, 13, 14, 17, 18])  # of the 21 hand points: those that bend least
+
+
+def hand_roi_from_points(points: Float[ndarray, "21 2"]) -> Roi:
+    """The region of a hand whose points are known, to look for it in the next frame."""
+    knuckles = (points[5] + points[13] + 2 * points[9]) / 4
+    upright = Roi(0.0, 0.0, 1.0, upright_angle(points[0], knuckles, 90.0))
+    palm = upright.from_frame(points[PALM])
+    low, high = palm.min(0), palm.max(0)
+    x, y = upright.to_frame(((low + high) / 2)[None])[0]
+    return Roi(float(x), float(y), float((high - low).max()), upright.angle).moved(2.0, shift_y=-0.1)
