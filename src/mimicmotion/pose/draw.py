@@ -186,7 +186,7 @@ class PoseDrawer:
         seen = scores.T > BODY_THRESHOLD
         self._paint_discs(points.swapaxes(0, 1)[seen], 4.0, joints[seen])
 
-    def _paint_hand(self, points: Float[ndarray, "21 2"], score: Float[ndarray, 21]) -> None:
+    def _paint_hand(self, points: Float[ndarray, "21 2"], score: Float[ndarray, " 21"]) -> None:
         import cv2
 
         seen = self._inside(points) & (score > 0)

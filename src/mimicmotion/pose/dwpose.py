@@ -268,8 +268,8 @@ def multiclass_nms(
 
 
 def crop_person(
-    frame: Frame, box: Float[ndarray, 4], size: tuple[int, int]
-) -> tuple[UInt8[ndarray, "rows columns 3"], Float[ndarray, 2], Float[ndarray, 2]]:
+    frame: Frame, box: Float[ndarray, " 4"], size: tuple[int, int]
+) -> tuple[UInt8[ndarray, "rows columns 3"], Float[ndarray, " 2"], Float[ndarray, " 2"]]:
     """The box, padded and widened to the shape of `size`, as a picture of `size`; also its centre and extent (x, y)."""
     import cv2
 
@@ -286,14 +286,16 @@ def box_centre_scale(
     return (box[..., :2] + box[..., 2:]) / 2, (box[..., 2:] - box[..., :2]) * padding
 
 
-def fit_aspect(scale: Float[ndarray, 2], size: tuple[int, int]) -> Float[ndarray, 2]:
+def fit_aspect(scale: Float[ndarray, " 2"], size: tuple[int, int]) -> Float[ndarray, " 2"]:
     """Enlarge an extent (x, y) in one direction to the shape of `size` (height, width)."""
     aspect = size[1] / size[0]
     width, height = scale
     return np.array([width, width / aspect] if width > height * aspect else [height * aspect, height])
 
 
-def crop_matrix(centre: Float[ndarray, 2], scale: Float[ndarray, 2], size: tuple[int, int]) -> Float[ndarray, "2 3"]:
+def crop_matrix(
+    centre: Float[ndarray, " 2"], scale: Float[ndarray, " 2"], size: tuple[int, int]
+) -> Float[ndarray, "2 3"]:
     """The map from the frame to the crop, both in pixel indices."""
     zoom = size[1] / scale[0]
     return np.array([[zoom, 0, size[1] / 2 - zoom * centre[0]], [0, zoom, size[0] / 2 - zoom * centre[1]]])

@@ -238,7 +238,7 @@ def _parse_person(person: Any, file: Path) -> PosePoints:
     return points[:, :2], np.minimum(points[:, 2], 1)
 
 
-def _format_person(xy: Float32[ndarray, "134 2"], confidence: Float32[ndarray, 134]) -> dict[str, Any]:
+def _format_person(xy: Float32[ndarray, "134 2"], confidence: Float32[ndarray, " 134"]) -> dict[str, Any]:
     points = np.concatenate([xy, confidence[:, None]], 1).astype(np.float64)
 
     def middle(some: ndarray) -> ndarray:

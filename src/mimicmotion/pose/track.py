@@ -23,7 +23,7 @@ MATCH = 0.15  # least likeness at which two frames show the same person
 FORGET = 300  # frames after which a passer-by who has gone is forgotten
 
 
-def person_box(xy: Float[ndarray, "points 2"], confidence: Float[ndarray, " points"]) -> Float[ndarray, 4] | None:
+def person_box(xy: Float[ndarray, "points 2"], confidence: Float[ndarray, " points"]) -> Float[ndarray, " 4"] | None:
     """(left, top, right, bottom) of the points seen, or None if fewer than two are."""
     points = xy[confidence > SEEN]
     if len(points) < 2:
@@ -31,7 +31,7 @@ def person_box(xy: Float[ndarray, "points 2"], confidence: Float[ndarray, " poin
     return np.concatenate([points.min(0), points.max(0)]).astype(np.float64)
 
 
-def box_iou(a: Float[ndarray, 4], b: Float[ndarray, 4]) -> float:
+def box_iou(a: Float[ndarray, " 4"], b: Float[ndarray, " 4"]) -> float:
     """Intersection over union of two (left, top, right, bottom) boxes."""
     overlap = np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None).prod()
     union = (a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - overlap
@@ -44,10 +44,10 @@ class _Track:
 
     xy: Float[ndarray, "points 2"]
     confidence: Float[ndarray, " points"]
-    box: Float[ndarray, 4]
+    box: Float[ndarray, " 4"]
     born: int
     seen: int
-    velocity: Float[ndarray, 2] = field(default_factory=lambda: np.zeros(2))
+    velocity: Float[ndarray, " 2"] = field(default_factory=lambda: np.zeros(2))
 
     def likeness(self, xy: ndarray, confidence: ndarray, box: ndarray, now: int) -> float:
         """0..1: overlap of the boxes and nearness of the points, both after moving on at the last velocity."""
