@@ -22,7 +22,9 @@ from mimicmotion.diffusion.recipe import Noise, Recipe, draw_noise, make_recipe
 from mimicmotion.diffusion.sampling import Step, sample_euler
 from mimicmotion.diffusion.schedule import initial_scale
 from mimicmotion.errors import ConfigError, InputError, PoseError
+from mimicmotion.models.checkpoint import Components, load_components, save_components
 from mimicmotion.models.posenet import PoseNet
+from mimicmotion.models.unet import use_constant_cross_attention
 from mimicmotion.models.vae import decode_stream
 from mimicmotion.weights import find_asset
 
@@ -94,6 +96,8 @@ class MimicMotionPipeline:
     ) -> None:
         self.unet, self.vae, self.image_encoder, self.pose_net = unet, vae, image_encoder, pose_net
         self.settings = dict(settings or {})
+        self.files: tuple[Path, ...] = ()
+        """Files that `from_pretrained` read, for a record of what was used."""
         if pose_net.downscale != self.downscale:
             raise ConfigError(
                 f"PoseNet shrinks {pose_net.downscale}x, the autoencoder {self.downscale}x",
@@ -126,17 +130,16 @@ class MimicMotionPipeline:
         Raises:
             WeightsError: files are missing, damaged, or do not fit (all keys are listed).
         """
-        from mimicmotion.models.checkpoint import load_components
-
         if base is None:
             base = find_asset("tiny")
         parts = load_components(base, checkpoint, device=device, dtype=dtype, variant=variant, **options)
-        return cls(parts.unet, parts.vae, parts.image_encoder, parts.pose_net, parts.settings)
+        use_constant_cross_attention(parts.unet)  # the same numbers for less work
+        pipe = cls(parts.unet, parts.vae, parts.image_encoder, parts.pose_net, parts.settings)
+        pipe.files = parts.files
+        return pipe
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model to a folder that `from_pretrained` reads (diffusers' layout, safetensors)."""
-        from mimicmotion.models.checkpoint import Components, save_components
-
         parts = Components(self.unet, self.vae, self.image_encoder, self.pose_net, self.settings)
         save_components(parts, Path(folder))
 

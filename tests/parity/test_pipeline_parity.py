@@ -9,21 +9,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy import ndarray
-from safetensors.torch import load_file
 from torch import Tensor
 
 from mimicmotion.conditioning import ConditionedUNet
 from mimicmotion.config import FusionConfig
 from mimicmotion.diffusion.denoiser import guide
 from mimicmotion.diffusion.recipe import Recipe
-from mimicmotion.models.posenet import PoseNet, posenet_config
-from mimicmotion.models.unet import build_unet
 from mimicmotion.models.vae import decode_float
 from mimicmotion.pipeline import MimicMotionPipeline
 
@@ -35,30 +31,7 @@ WHOLE = ["a16_one_tile_aug", "c37_ragged"]
 
 @pytest.fixture(scope="module")
 def pipe(shared: Shared) -> MimicMotionPipeline:
-    from diffusers import AutoencoderKLTemporalDecoder
-    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
-
-    svd = shared("parity/tiny_svd")
-
-    def config(part: str) -> dict[str, Any]:
-        return json.loads((svd / part / "config.json").read_text())
-
-    def weights(part: str, name: str) -> dict[str, Tensor]:
-        return {k: v.float() for k, v in load_file(svd / part / name).items()}
-
-    checkpoint = torch.load(shared("parity/tiny_mimicmotion.pth"), weights_only=True)
-    of_unet, of_pose = (
-        {k.removeprefix(p): v.float() for k, v in checkpoint.items() if k.startswith(p)} for p in ("unet.", "pose_net.")
-    )
-    vae = AutoencoderKLTemporalDecoder.from_config(config("vae"))
-    vae.load_state_dict(weights("vae", "diffusion_pytorch_model.fp16.safetensors"))
-    encoder = CLIPVisionModelWithProjection(CLIPVisionConfig.from_dict(config("image_encoder")))
-    encoder.load_state_dict(weights("image_encoder", "model.fp16.safetensors"))
-    unet = build_unet(config("unet"))
-    unet.load_state_dict(of_unet)
-    pose_net = PoseNet(**posenet_config({k: v.shape for k, v in of_pose.items()}))
-    pose_net.load_state_dict(of_pose)
-    return MimicMotionPipeline(unet, vae.eval(), encoder.eval(), pose_net.eval())
+    return MimicMotionPipeline.from_pretrained(shared("parity/tiny_svd"), shared("parity/tiny_mimicmotion.pth"))
 
 
 class Case:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -211,6 +212,15 @@ def test_bfloat16_runs_and_stays_near() -> None:
     out, want = _latents(pipe), _latents(micro_pipeline())
     assert out.dtype == torch.float32
     assert float((out - want).square().mean().sqrt()) < 0.1 * float(want.std())
+
+
+def test_saved_model_gives_the_same_video(pipe: MimicMotionPipeline, tmp_path: Path) -> None:
+    pipe.save_pretrained(tmp_path / "model")
+    again = MimicMotionPipeline.from_pretrained(tmp_path / "model")
+    assert again.settings["fusion"] == pipe.settings["fusion"]
+    assert again.default_fusion == pipe.default_fusion
+    assert {f.suffix for f in again.files} == {".safetensors"}
+    torch.testing.assert_close(_latents(again), _latents(pipe), rtol=0, atol=2e-4)
 
 
 def test_model_that_compares_poses_needs_the_reference_pose() -> None:
