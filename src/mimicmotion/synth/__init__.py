@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from mimicmotion.synth.clip import SynthClip, render_clip, render_still
+from mimicmotion.synth.noise import perturb_poses
 
-__all__ = ["SynthClip", "render_clip", "render_still"]
+__all__ = ["SynthClip", "perturb_poses", "render_clip", "render_still"]

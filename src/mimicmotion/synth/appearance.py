@@ -225,4 +225,3 @@ def _strands(rng: np.random.Generator, n: int, hair: Rgb) -> UInt8[ndarray, "siz
     shade = 1 + 0.16 * np.repeat(rng.uniform(-1, 1, 64), n // 64)[None, :, None]
     shade = np.broadcast_to(shade, (n, n, 1))
     return (np.clip(np.array(hair) * shade, 0, 1) * 255).astype(np.uint8)
-

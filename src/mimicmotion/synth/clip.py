@@ -154,7 +154,12 @@ def _render(
     body = person.body
     rot, pos = solve(body, params)
     mouth = params[:, MOUTH]
-    signals = {OPEN_MOUTH: mouth, INNER_MOUTH: np.maximum(mouth - 1, 0.02), CLOSED_EYE: params[:, BLINK], WIDE: _skirt_width(body.girth, pos)}
+    signals = {
+        OPEN_MOUTH: mouth,
+        INNER_MOUTH: np.maximum(mouth - 1, 0.02),
+        CLOSED_EYE: params[:, BLINK],
+        WIDE: _skirt_width(body.girth, pos),
+    }
     inverse, forward, centre, shape = person.primitives.in_pixels(rot, pos, person.to_pixels, person.origin, signals)
     points = keypoints(body, rot, pos, params[:, MOUTH], params[:, BLINK]) @ person.to_pixels.T + person.origin
     blobs = floor_shadows(person, pos)

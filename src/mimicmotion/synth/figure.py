@@ -221,8 +221,8 @@ def _arm(body: Body, q: ndarray, side: int, rot: ndarray, pos: ndarray) -> None:
     length = body.upper_arm + body.forearm
     want = q[:, k : k + 3]
     # a raised arm lifts its shoulder joint and draws it in
-    lift = np.clip(want[:, 1], 0, 1) * 0.03 + q[:, SHRUG[side]] * 0.02
-    local = np.stack([body.shoulder_width - 0.35 * lift, body.chest - 0.012 + lift, np.full(len(q), -0.004)], -1)
+    lift = np.clip(want[:, 1], 0, 1) * 0.02 + q[:, SHRUG[side]] * 0.012
+    local = np.stack([body.shoulder_width - 0.5 * lift, body.chest - 0.012 + lift, np.full(len(q), -0.004)], -1)
     target = _outside_trunk(body, local + want * length)
     chest = rot[:, CHEST] * both  # the right arm is solved in a mirrored world
     shoulder = _apply(chest, local)

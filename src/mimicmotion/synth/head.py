@@ -33,6 +33,13 @@ class HeadShape:
             best = max(best, centre[2] + radii[2] * np.sqrt(max(d, 0.0)))
         return float(best)
 
+    def half_width(self, y: float) -> float:
+        """Half the width of the head's outline at the height `y`, head heights."""
+        wide = 0.0
+        for centre, radii in ((_SKULL, _SKULL_RADII), (_JAW, _JAW_RADII)):
+            wide = max(wide, radii[0] * self.width * max(1 - ((y - centre[1]) / radii[1]) ** 2, 0.0) ** 0.5)
+        return float(wide)
+
     def on_face(self, x: float, y: float, out: float = 0.0) -> tuple[float, float, float]:
         """The point of the face at (x, y) in body heights, `out` in front of the surface."""
         x *= self.x
@@ -83,7 +90,7 @@ def _face(prims: Primitives, shape: HeadShape, look: Look) -> None:
         prims.cone(HEAD, a, b, 0.019 * h, 0.018 * h, brow)
         prims.cone(HEAD, b, shape.on_face(s * 0.255, _BROW_Y - 0.006, 0.0), 0.018 * h, 0.01 * h, brow)
         ear = (s * 0.505 * shape.width * h, 0.37 * h, -0.03 * h)
-        prims.ball(HEAD, ear, (0.035 * h, 0.105 * h, 0.06 * h), ONES, **skin)
+        prims.ball(HEAD, ear, (0.035 * h, 0.105 * h, 0.06 * h), ONES, tint=look.skin)
         prims.ball(
             HEAD, shape.on_face(s * 0.045, _NOSE_Y - 0.012, 0.018), (0.035 * h, 0.03 * h, 0.035 * h), ONES, **skin
         )
@@ -94,20 +101,17 @@ def _face(prims: Primitives, shape: HeadShape, look: Look) -> None:
         HEAD,
         shape.on_face(0, 0.44, -0.012),
         shape.on_face(0, _NOSE_Y, 0.045),
-        0.026 * h,
-        0.046 * h,
+        0.022 * h,
+        0.042 * h,
         (1, 0.985, 0.98),
         tint=look.skin,
     )
-    rose = tuple(c * f for c, f in zip(ONES, (1.0, 0.965, 0.955), strict=True))
-    for s in (1, -1):  # cheeks
-        prims.ball(HEAD, shape.on_face(s * 0.19, 0.22, -0.055), (0.1 * h, 0.085 * h, 0.07 * h), rose, **skin)
     lips = (0.108 * h, 0.038 * h, 0.034 * h)
     prims.ball(HEAD, shape.on_face(0, _MOUTH_Y, -0.014), lips, look.lips, dynamic=OPEN_MOUTH)
     dark = tuple(0.45 * c for c in look.lips)
     prims.ball(HEAD, shape.on_face(0, _MOUTH_Y, -0.004), (0.088 * h, 0.045 * h, 0.03 * h), dark, dynamic=INNER_MOUTH)
     for s in (1, -1):  # the line between the lips, smiling a little
-        middle, corner = shape.on_face(0, _MOUTH_Y - 0.006, 0.016), shape.on_face(s * 0.118, _MOUTH_Y + 0.014, 0.0)
+        middle, corner = shape.on_face(0, _MOUTH_Y - 0.006, 0.017), shape.on_face(s * 0.118, _MOUTH_Y + 0.014, 0.007)
         prims.cone(HEAD, middle, corner, 0.009 * h, 0.009 * h, dark)
 
 
@@ -181,7 +185,9 @@ def _hat(prims: Primitives, shape: HeadShape, look: Look) -> None:
         prims.ball(HEAD, centre, [1.04 * r for r in radii], ONES, clip=(0.0, 0.97, -0.2, -0.4), texture=HAIR, u_scale=4)
         return
     smooth = look.hat == "swim"
-    prims.ball(HEAD, centre, radii, colour, clip=(0.0, 0.96, -0.28, 0.1 if smooth else -0.02), gloss=0.15 if smooth else 0.0)
+    prims.ball(
+        HEAD, centre, radii, colour, clip=(0.0, 0.96, -0.28, 0.1 if smooth else -0.02), gloss=0.15 if smooth else 0.0
+    )
     if look.hat == "cap":
         prims.ball(HEAD, (0, 0.7 * h, 0.42 * h), (0.3 * h, 0.035 * h, 0.26 * h), shade, rot_x(0.18))
     elif look.hat == "brim":
@@ -198,7 +204,8 @@ def face_points(body: Body, mouth: Float64[ndarray, " n"], blink: Float64[ndarra
     points = np.empty((len(mouth), 68, 3))
     h = shape.height
     for i, theta in enumerate(np.linspace(-np.pi / 2, np.pi / 2, 17)):
-        x, y = 0.345 * np.sin(theta), 0.4 - 0.475 * np.cos(theta) ** 0.8
+        y = 0.4 - 0.475 * np.cos(theta) ** 0.8
+        x = np.sign(theta) * min(0.36 * abs(np.sin(theta)), shape.half_width(y) / shape.x)
         z = -0.02 + 0.25 * np.cos(theta) ** 1.3
         points[:, i] = (x * shape.x * h, y * h, z * h)
     brow = [(0.255, -0.012), (0.215, 0.014), (0.17, 0.019), (0.12, 0.014), (0.075, 0.004)]

@@ -59,23 +59,31 @@ def _trunk(prims: Primitives, body: Body, look: Look) -> None:
     cloth = lambda height: _skin(look) if look.top == "bare" else _cloth(look, "top", height)  # noqa: E731
     low = _cloth(look, "top" if look.dress else "bottom", 0.5)
     hips = g * (0.6 + 0.4 * body.hip_width / 0.054)
-    prims.cone(PELVIS, (0, 0.012, 0), (0, 0.045, 0), 0.0745 * hips, 0.068 * hips, ONES, deep=0.86, wide=1.26, **low)
+    prims.cone(PELVIS, (0, 0.012, 0), (0, 0.045, 0), 0.0745 * hips, 0.068 * hips, ONES, deep=0.86, wide=1.26,
+               clip=(0, -1, 0, 0.046), **low)  # fmt: skip
     for s in (1, -1):
         prims.ball(PELVIS, (s * 0.048 * hips, 0.006, -0.012), (0.05 * hips, 0.062 * hips, 0.053 * g), ONES, **low)
     waist = 0.066 * g * w * loose
-    prims.cone(ABDOMEN, (0, 0.036, 0.002), (0, 0.075, 0), waist * 1.02, waist, ONES, deep=0.85, wide=1.14, **cloth(0.53))
+    prims.cone(
+        ABDOMEN, (0, 0.036, 0.002), (0, 0.075, 0), waist * 1.02, waist, ONES, deep=0.85, wide=1.14, **cloth(0.53)
+    )
     if look.top in ("tee", "long", "hoodie") and not look.dress:  # the hem hangs over the hips
-        prims.cone(PELVIS, (0, -0.03, 0), (0, 0.085, 0), 0.089 * hips * loose, 1.02 * waist, ONES, kind=1, deep=0.86,
-                   wide=1.27, **cloth(0.5))  # fmt: skip
+        hem = {"kind": 1, "deep": 0.88, "wide": 1.27, **cloth(0.5)}
+        prims.cone(PELVIS, (0, -0.03, 0), (0, 0.052, 0), 0.089 * hips * loose, 0.076 * hips * loose, ONES, **hem)
+        prims.cone(PELVIS, (0, 0.05, 0), (0, 0.1, 0), 0.0763 * hips * loose, 0.97 * waist, ONES, **hem)
     elif not look.dress and look.bottom != "leggings":  # a belt
-        prims.cone(PELVIS, (0, 0.05, 0), (0, 0.061, 0), 0.071 * hips, 0.069 * hips, look.trim, kind=1, deep=0.87, wide=1.26)
+        prims.cone(
+            PELVIS, (0, 0.05, 0), (0, 0.061, 0), 0.071 * hips, 0.069 * hips, look.trim, kind=1, deep=0.87, wide=1.26
+        )
     top = cloth(0.575)
     if look.decal:
         top |= {"decal": DECAL, "decal_x": -0.045, "decal_y": 0.4 * c, "decal_w": 0.09, "decal_h": 0.08}
     ribs = 0.077 * g * loose
     prims.cone(CHEST, (0, 0, 0), (0, 0.64 * c, 0.004), waist, ribs, ONES, deep=0.82, wide=1.14, **top)
     width = 1.17 * body.shoulder_width / 0.108
-    prims.cone(CHEST, (0, 0.62 * c, 0.004), (0, 0.86 * c, -0.004), ribs, 0.05 * g * loose, ONES, deep=0.83, wide=width, **top)
+    prims.cone(
+        CHEST, (0, 0.62 * c, 0.004), (0, 0.86 * c, -0.004), ribs, 0.05 * g * loose, ONES, deep=0.83, wide=width, **top
+    )
     for s in (1, -1):
         slope = _skin(look) if look.top == "tank" else top
         a, b = (0.018 * s, c + 0.004, -0.01), (s * 0.9 * body.shoulder_width, c - 0.014, -0.004)
@@ -98,11 +106,18 @@ def _neck(prims: Primitives, body: Body, look: Look) -> None:
     if thick:
         colour = look.trim if look.top in ("long", "tee") else look.top_colour
         height = -0.014 if look.top == "tee" else -0.004
-        prims.cone(NECK, (0, height - 0.006, -0.008), (0, height, -0.004), neck * 1.2 + thick, neck * 1.1 + thick, colour)
+        prims.cone(
+            NECK, (0, height - 0.006, -0.008), (0, height, -0.004), neck * 1.2 + thick, neck * 1.1 + thick, colour
+        )
     if look.top == "shirt" and not body.bust:  # a row of buttons
         for k in range(5):
             at = (0.14 + 0.13 * k) * body.chest
-            prims.ball(CHEST, (0, at, (0.057 + 0.035 * at) * body.girth * (0.98 + 0.3 * (look.fit - 1))), (0.004,) * 3, look.trim)
+            prims.ball(
+                CHEST,
+                (0, at, (0.057 + 0.035 * at) * body.girth * (0.98 + 0.3 * (look.fit - 1))),
+                (0.004,) * 3,
+                look.trim,
+            )
 
 
 def _arm(prims: Primitives, body: Body, look: Look, side: int) -> None:

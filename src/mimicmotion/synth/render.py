@@ -251,18 +251,16 @@ def smooth_light(out, lit, group, level, unit, along):
             if g <= 0:
                 continue
             total, count = lit[i, j], 1.0
-            for side in (-1, 1):
-                last = level[i, j]
-                for k in range(1, radius + 1):
-                    a, b = (i + side * k, j) if along == 0 else (i, j + side * k)
-                    if not (0 <= a < height and 0 <= b < width) or abs(level[a, b] - last) > 0.03 * unit:
-                        break
-                    if group[a, b] != g and group[a, b] != 0:
-                        break
-                    last = level[a, b]
-                    if group[a, b] == g:  # eyes and buttons are passed over
-                        total += lit[a, b]
-                        count += 1.0
+            before, after = level[i, j], level[i, j]
+            for k in range(1, radius + 1):  # as far as both sides go on: a one-sided mean would shift the light
+                a, b, c, d = (i - k, j, i + k, j) if along == 0 else (i, j - k, i, j + k)
+                if a < 0 or b < 0 or c >= height or d >= width or group[a, b] != g or group[c, d] != g:
+                    break
+                if abs(level[a, b] - before) > 0.03 * unit or abs(level[c, d] - after) > 0.03 * unit:
+                    break
+                before, after = level[a, b], level[c, d]
+                total += lit[a, b] + lit[c, d]
+                count += 2.0
             out[i, j] = total / count
 
 
@@ -322,7 +320,10 @@ def place_ground(out, background, blobs, shift):
     height, width = out.shape[0], out.shape[1]
     x0 = 0.5 * (background.shape[1] - width) + shift[0]
     y0 = 0.5 * (background.shape[0] - height) + shift[1]
-    x0, y0 = min(max(x0, 0.0), background.shape[1] - width - 1.001), min(max(y0, 0.0), background.shape[0] - height - 1.001)
+    x0, y0 = (
+        min(max(x0, 0.0), background.shape[1] - width - 1.001),
+        min(max(y0, 0.0), background.shape[0] - height - 1.001),
+    )
     left, top = int(x0), int(y0)
     fx, fy = np.float32(x0 - left), np.float32(y0 - top)
     if fx == 0 and fy == 0:
@@ -333,7 +334,10 @@ def place_ground(out, background, blobs, shift):
             for j in range(width):
                 for c in range(3):
                     upper = background[top + i, left + j, c] * (one - fx) + background[top + i, left + j + 1, c] * fx
-                    lower = background[top + i + 1, left + j, c] * (one - fx) + background[top + i + 1, left + j + 1, c] * fx
+                    lower = (
+                        background[top + i + 1, left + j, c] * (one - fx)
+                        + background[top + i + 1, left + j + 1, c] * fx
+                    )
                     out[i, j, c] = upper * (one - fy) + lower * fy
     for k in range(len(blobs)):
         cx, cy, rx, ry = blobs[k, 0], blobs[k, 1], blobs[k, 2], blobs[k, 3]

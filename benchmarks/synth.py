@@ -1,0 +1,51 @@
+"""Frames per second that one core renders of synthetic people (with poses), at the sizes of the tiny model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import numba
+import numpy as np
+
+from mimicmotion.synth import render_clip
+
+
+def cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", default="224x128", help="heightxwidth")
+    parser.add_argument("--frames", type=int, default=16, help="frames of a clip")
+    parser.add_argument("--clips", type=int, default=40)
+    args = parser.parse_args()
+    height, width = (int(v) for v in args.size.split("x"))
+    render_clip(0, 2, (height, width))  # compile
+    wall, cpu = [], []
+    for seed in range(args.clips):
+        start, start_cpu = time.perf_counter(), time.process_time()
+        n = len(render_clip(seed, args.frames, (height, width)).frames) + 1  # and the reference
+        wall.append(n / (time.perf_counter() - start))
+        cpu.append(n / (time.process_time() - start_cpu))
+    quantiles = statistics.quantiles(wall, n=10)
+    result = {
+        "benchmark": "synth", "size": [height, width], "frames": args.frames, "n": args.clips, "threads": 1,
+        "frames_per_s": {"median": statistics.median(wall), "p10": quantiles[0], "p90": quantiles[-1]},
+        "frames_per_cpu_s": statistics.median(cpu),
+        "cpu": cpu_model(), "python": platform.python_version(), "numpy": np.__version__, "numba": numba.__version__,
+    }  # fmt: skip
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

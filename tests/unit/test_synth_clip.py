@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mimicmotion.errors import InputError
+from mimicmotion.pose.keypoints import FACE, L_WRIST, LEFT_HAND, NECK, R_HIP, R_SHOULDER, RIGHT_HAND
+from mimicmotion.synth import SynthClip, perturb_poses, render_clip, render_still
+from mimicmotion.synth.figure import LEG, YAW, solve
+from mimicmotion.synth.keypoints import keypoints
+from mimicmotion.synth.motion import MOTIONS, motion_params, neutral, set_arm
+from mimicmotion.synth.person import make_person
+
+SMALL = (80, 48)
+
+
+def same(a: SynthClip, b: SynthClip) -> bool:
+    pairs = ((a.frames, b.frames), (a.poses.xy, b.poses.xy), (a.poses.confidence, b.poses.confidence))
+    return all(np.array_equal(x, y) for x, y in (*pairs, (a.reference_frame, b.reference_frame)))
+
+
+def test_same_seed_same_pixels_in_another_process() -> None:
+    clip = render_clip(5, 3, SMALL)
+    assert same(clip, render_clip(5, 3, SMALL))
+    code = "import hashlib;from mimicmotion.synth import render_clip;c=render_clip(5,3,(80,48));"
+    code += "print(hashlib.sha256(c.frames.tobytes()+c.poses.xy.tobytes()+c.poses.confidence.tobytes()).hexdigest())"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    import hashlib
+
+    data = clip.frames.tobytes() + clip.poses.xy.tobytes() + clip.poses.confidence.tobytes()
+    assert out == hashlib.sha256(data).hexdigest()
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 2**40), st.integers(1, 5), st.sampled_from([(48, 32), (33, 47), (64, 64)]), st.booleans())
+def test_invariants(seed: int, n: int, size: tuple[int, int], camera: bool) -> None:
+    clip = render_clip(seed, n, size, camera_motion=camera)
+    assert clip.frames.shape == (n, *size, 3)
+    assert clip.frames.dtype == np.uint8
+    assert clip.reference_frame.shape == (*size, 3)
+    assert len(clip.poses) == n
+    assert len(clip.reference_pose) == 1
+    for poses in (clip.poses, clip.reference_pose):  # PoseSequence itself rejects NaN and confidences beyond 0..1
+        assert poses.size == size
+        inside = ((poses.xy >= 0) & (poses.xy < (size[1], size[0]))).all(-1)
+        assert ((poses.confidence > 0) == inside).all()
+        neck = 0.5 * (poses.xy[:, 2] + poses.xy[:, 5])
+        np.testing.assert_allclose(poses.xy[:, NECK], neck, atol=1e-3)
+
+
+def test_person_seed_keeps_the_person_and_changes_the_motion() -> None:
+    a, b = render_clip(1, 2, SMALL, person_seed=9), render_clip(2, 2, SMALL, person_seed=9)
+    assert not np.array_equal(a.poses.xy, b.poses.xy)
+    corner = (slice(None), slice(0, 6), slice(0, 6))
+    np.testing.assert_array_equal(a.frames[corner], b.frames[corner])  # the same background
+    assert not np.array_equal(a.frames[corner], render_clip(1, 2, SMALL, person_seed=10).frames[corner])
+
+
+@pytest.mark.parametrize("motion", MOTIONS)
+def test_every_motion_moves(motion: str) -> None:
+    clip = render_clip(3, 24, SMALL, motion=motion, framing="full")
+    moved = np.ptp(clip.poses.xy[:, :18], axis=0).max()
+    assert moved > 0.5
+    assert (clip.frames[0] != clip.frames[-1]).any()
+    step = np.abs(np.diff(clip.poses.xy[:, :14], axis=0)).max()
+    assert step < 0.35 * SMALL[0], "a joint jumps"
+
+
+def test_motions_differ() -> None:
+    t = np.arange(20) / 15
+    params = [motion_params(name, np.random.default_rng(0), t) for name in MOTIONS]
+    for i, a in enumerate(params):
+        for b in params[i + 1 :]:
+            assert np.abs(a - b).max() > 0.05
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_keypoints_sit_on_their_part(seed: int) -> None:
+    """Recolour one part by moving it away: pixels near its keypoint must change."""
+    size = (240, 136)
+    person = make_person(seed, size, "full")
+    rest = np.stack([neutral(), neutral()])
+    set_arm(rest[0], 0, "side_low", None)
+    set_arm(rest[1], 0, "side_up", None)
+    from mimicmotion.synth.clip import _render
+
+    frames, poses = _render(person, np.random.default_rng(0), rest, 1, size, 15.0, np.zeros((2, 2)), 2)
+    changed = (np.abs(frames[0].astype(int) - frames[1]) > 8).any(-1)
+    for frame in (0, 1):
+        for point in (L_WRIST, LEFT_HAND.start + 9):
+            x, y = poses.xy[frame, point].astype(int)
+            if 1 <= x < size[1] - 1 and 1 <= y < size[0] - 1:
+                assert changed[y - 1 : y + 2, x - 1 : x + 2].any()
+    right = [R_SHOULDER, R_HIP, *range(RIGHT_HAND.start, RIGHT_HAND.stop)]
+    np.testing.assert_array_equal(poses.xy[0, right], poses.xy[1, right])
+
+
+def test_bones_keep_their_length_and_feet_the_floor() -> None:
+    person = make_person(4, SMALL, "full")
+    body = person.body
+    for name in MOTIONS:
+        q = motion_params(name, np.random.default_rng(1), np.arange(30) / 15)
+        rot, pos = solve(body, q)
+        points = keypoints(body, rot, pos, q[:, 48], q[:, 49])
+        for a, b, length in ((5, 6, body.upper_arm), (6, 7, body.forearm), (8, 9, body.thigh), (12, 13, body.shank)):
+            np.testing.assert_allclose(np.linalg.norm(points[:, a] - points[:, b], axis=-1), length, rtol=1e-6)
+        np.testing.assert_allclose(rot @ np.swapaxes(rot, -1, -2), np.broadcast_to(np.eye(3), rot.shape), atol=1e-6)
+        assert np.linalg.det(rot).min() > 0.99
+        lowest = points[:, 18:24, 1].min()
+        assert lowest > -0.08, f"{name} steps into the floor"
+
+
+def test_left_is_the_persons_own_left() -> None:
+    clip = render_clip(0, 1, (224, 128), motion="idle", framing="full")
+    xy = clip.poses.xy[0]
+    assert xy[5, 0] > xy[2, 0]
+    assert xy[11, 0] > xy[8, 0]
+    assert xy[15, 0] > xy[14, 0]
+    assert xy[FACE][16, 0] > xy[FACE][0, 0]  # the jaw runs from the person's right to the left
+
+
+def test_hidden_points_lose_confidence() -> None:
+    person = make_person(2, (224, 128), "full")
+    q = np.stack([neutral()] * 2)
+    q[1, YAW] = np.pi / 2  # in profile one ear, eye and shoulder are hidden
+    from mimicmotion.synth.clip import _render
+
+    _, poses = _render(person, np.random.default_rng(0), q, 1, (224, 128), 15.0, np.zeros((2, 2)), 2)
+    front, side = poses.confidence
+    assert front[[16, 17]].min() > 0.6
+    assert min(side[16], side[17]) < 0.6
+    assert max(side[16], side[17]) > 0.6
+    assert side[FACE].mean() < front[FACE].mean() - 0.1
+
+
+def test_outside_of_the_frame_is_zero() -> None:
+    clip = render_clip(11, 4, (224, 128), framing="upper")
+    assert (clip.poses.confidence[:, [10, 13]] == 0).all()  # ankles
+    assert np.isfinite(clip.poses.xy).all()
+    assert (clip.poses.confidence[:, :2] > 0).all()
+
+
+def test_fast_points_lose_confidence() -> None:
+    from mimicmotion.synth.keypoints import confidences
+
+    pixels = np.full((8, 134, 3), 50.0)
+    pixels[:, 7, 0] += 10.0 * np.arange(8)
+    hidden = np.zeros((8, 134), bool)
+    c = confidences(np.random.default_rng(0), pixels, hidden, (200, 200), 100.0, 30.0)
+    assert c[:, 7].mean() < 0.75 < c[:, 6].mean()
+
+
+def test_lifted_leg_casts_less_shadow() -> None:
+    from mimicmotion.synth.person import floor_shadows
+
+    person = make_person(2, SMALL, "full")
+    q = np.stack([neutral()] * 2)
+    q[1, LEG[0] + 1] = 0.4
+    blobs = floor_shadows(person, solve(person.body, q)[1])
+    assert blobs[1, 1, 4] < 0.5 * blobs[0, 1, 4]
+    assert blobs[1, 2, 4] == pytest.approx(blobs[0, 2, 4], rel=1e-3)
+
+
+def test_still_is_antialiased() -> None:
+    frame, pose = render_still(1, (256, 144))
+    assert frame.shape == (256, 144, 3)
+    assert len(pose) == 1
+    coarse, _ = render_still(1, (256, 144), supersample=1)
+    assert 0 < np.abs(frame.astype(int) - coarse).mean() < 6
+
+
+def test_people_are_varied() -> None:
+    means = np.stack([render_clip(s, 1, (48, 32)).frames[0].mean((0, 1)) for s in range(24)])
+    assert means.std(0).min() > 15
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"seed": -1}, {"num_frames": 0}, {"size": (8, 8)}, {"fps": 0.0}, {"motion": "fly"}, {"framing": "legs"},
+     {"supersample": 0}],
+)  # fmt: skip
+def test_wrong_arguments(wrong: dict) -> None:
+    with pytest.raises(InputError, match=str(next(iter(wrong)))):
+        render_clip(**{"seed": 0, "num_frames": 1, "size": SMALL, **wrong})
+
+
+def test_golden(golden) -> None:  # type: ignore[no-untyped-def]
+    """Pixels within a small tolerance (libm differs between machines), positions closely."""
+    clip = render_clip(7, 3, SMALL)
+    frames = np.concatenate([clip.frames, clip.reference_frame[None]]).astype(np.int16)
+    positions = np.concatenate([clip.poses.xy, clip.reference_pose.xy])
+    golden("synth_clip_positions", rtol=1e-4, atol=1e-2, xy=positions, confidence=np.round(clip.poses.confidence, 2))
+    coarse = frames.reshape(4, 20, 4, 12, 4, 3).mean((2, 4))  # one sample that falls over an edge is no change
+    golden("synth_clip_frames", rtol=0, atol=6, frames=np.round(coarse).astype(np.float32))
+
+
+@given(st.integers(0, 1000), st.floats(0, 3))
+@settings(max_examples=25)
+def test_noise_keeps_the_layout(seed: int, strength: float) -> None:
+    poses = _poses()
+    noisy = perturb_poses(poses, seed, strength)
+    assert noisy.xy.shape == poses.xy.shape
+    assert ((noisy.confidence > 0) == (poses.confidence > 0)).all()
+    again = perturb_poses(poses, seed, strength)
+    np.testing.assert_array_equal(noisy.xy, again.xy)
+    if strength == 0:
+        assert noisy is poses
+
+
+def test_noise_grows_with_strength_and_makes_faults() -> None:
+    poses = _poses()
+    error = [
+        np.mean([np.abs(perturb_poses(poses, s, k).xy - poses.xy).mean() for s in range(6)]) for k in (0.3, 1.0, 3.0)
+    ]
+    assert error[0] < error[1] < error[2]
+    far = [np.abs(perturb_poses(poses, s, 2.0).xy - poses.xy).max() for s in range(10)]
+    assert max(far) > 10 > np.median(np.abs(perturb_poses(poses, 0, 1.0).xy - poses.xy))
+    with pytest.raises(InputError, match="strength"):
+        perturb_poses(poses, 0, -1.0)
+
+
+_CACHE: list = []
+
+
+def _poses():  # type: ignore[no-untyped-def]
+    if not _CACHE:
+        _CACHE.append(render_clip(0, 24, (224, 128), motion="dance", framing="full").poses)
+    return _CACHE[0]
