@@ -104,14 +104,28 @@ def test_doubtful_points_weigh_less_than_sure_ones() -> None:
 
 def test_walking_through_the_frame_does_not_change_the_size() -> None:
     """A straight line fitted through all frames takes the walk for height: the released way shrinks the figure."""
-    driving = still(31)
-    driving[..., 1] += np.linspace(-40, 40, 31)[:, None]
-    driving[..., 0] += np.linspace(-60, 60, 31)[:, None]
-    reference = poses(still(1))
+    driving = still(31) + np.array([0, 40])
+    driving[..., 1] += np.linspace(-55, 55, 31)[:, None]
+    driving[..., 0] += np.linspace(-20, 20, 31)[:, None]
+    reference = poses(still(1) + np.array([0, 40]))
     fit = fit_alignment(poses(driving), reference, SIZE)
     assert fit.scale[0] == pytest.approx(1, abs=1e-3)
     np.testing.assert_allclose(fit.offset, 0, atol=1)
-    assert fit_alignment(poses(driving), reference, SIZE, "released").scale[1] < 0.7
+    assert fit_alignment(poses(driving), reference, SIZE, "released").scale[1] < 0.75
+
+
+@pytest.mark.parametrize(("axis", "reach"), [(0, 30.0), (0, 200.0), (1, 55.0)])
+def test_the_way_of_the_figure_stays_within_the_frame(axis: int, reach: float) -> None:
+    """The picture's person stands near the edge; the driver walks through the frame."""
+    driving, place = still(21), np.array([-25.0, -10.0])
+    driving[..., axis] += np.linspace(-reach, reach, 21)[:, None]
+    shown = align(poses(driving), poses(still(1) + place), SIZE).xy[:, :18, axis]
+    low, high, end = shown.min(), shown.max(), SIZE[1 - axis]
+    if high - low < end:
+        assert low > -reach / 9  # the outermost frames may reach beyond
+        assert high < end + reach / 9
+    else:
+        assert low + high == pytest.approx(end, abs=2)
 
 
 def test_an_upper_body_picture_uses_the_joints_that_both_have() -> None:

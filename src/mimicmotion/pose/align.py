@@ -16,33 +16,15 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from mimicmotion.errors import ConfigError, PoseError
-from mimicmotion.pose.keypoints import (
-    L_ANKLE,
-    L_EAR,
-    L_EYE,
-    L_HIP,
-    L_KNEE,
-    L_SHOULDER,
-    NECK,
-    NOSE,
-    R_ANKLE,
-    R_EAR,
-    R_EYE,
-    R_HIP,
-    R_KNEE,
-    R_SHOULDER,
-    PoseSequence,
-)  # fmt: skip
+from mimicmotion.pose.keypoints import BODY, PoseSequence
 
 logger = logging.getLogger(__name__)
 
 AlignMethod: TypeAlias = Literal["weighted", "released", "none"]
 METHODS = ("weighted", "released", "none")
 
-# Arms move too much to tell a person's size and place.
-STABLE = np.array([
-    NOSE, NECK, R_SHOULDER, L_SHOULDER, R_HIP, R_KNEE, R_ANKLE, L_HIP, L_KNEE, L_ANKLE, R_EYE, L_EYE, R_EAR, L_EAR
-])  # fmt: skip
+# Nose, neck, shoulders, hips, knees, ankles, eyes and ears. Arms move too much to tell a person's size and place.
+STABLE = np.array([0, 1, 2, 5, *range(8, 18)])
 USABLE = 0.3  # from this confidence on a point takes part
 MAX_PAIR_FRAMES = 400  # enough for the first guess of the scale
 
@@ -84,8 +66,9 @@ def fit_alignment(
         reference: pose of the picture, first frame; scaled to `size` where its own size differs.
         size: (height, width) of the output.
         method: "weighted" fits one scale and a shift robustly, each joint weighed by its confidence in the video and
-            in the picture, over the joints that both show. "released" is what the published code does: a straight line
-            through all heights regardless of confidence. "none" only fills the output with the video's frame, centred.
+            in the picture, over the joints that both show, and keeps the figure's way within the frame. "released" is
+            what the published code does: a straight line through all heights regardless of confidence. "none" only
+            fills the output with the video's frame, centred.
 
     Raises:
         ConfigError: the method is unknown.
@@ -110,7 +93,8 @@ def fit_alignment(
     weight = np.where((weight > USABLE) & (trust > USABLE), weight * trust, 0.0)
     if not weight.any():
         raise PoseError("no joint that both the picture and the video show", "at least one", mend)
-    return _fit_weighted(xy, weight, joints, driving.size, size)
+    fit = _fit_weighted(xy, weight, joints, driving.size, size)
+    return _keep_inside(fit, driving, target)
 
 
 def _fill(source: tuple[int, int], size: tuple[int, int]) -> Alignment:
@@ -220,6 +204,32 @@ def _refine_shift(shift: ndarray, weight: ndarray, offset: ndarray, extent: floa
     near = weight * (1 - np.clip(far / max(extent / 2, 1e-9), 0, 1) ** 2) ** 2
     total = near.sum()
     return (near[..., None] * shift).sum((0, 1)) / total if total > 0 else offset
+
+
+def _keep_inside(fit: Alignment, driving: PoseSequence, target: PoseSequence) -> Alignment:
+    """Shift the figure as little as needed to keep it within the frame on its way, where the picture shows all of it.
+
+    A driver who crosses his frame is at the picture's place in the middle of his way; if that place is near an edge, he
+    would leave the frame. Joints that the picture does not show (legs below an upper body) may be outside.
+    """
+    offset = list(fit.offset)
+    known = target.confidence[0, BODY] > USABLE
+    for axis, joints in ((0, np.ones_like(known)), (1, known)):
+        end = fit.size[1 - axis]
+        own = target.xy[0, BODY, axis][known]
+        usable = (driving.confidence[:, BODY] > USABLE) & joints
+        frames = usable.any(1)
+        if own.min() < 0 or own.max() > end or not frames.any():
+            continue
+        place = driving.xy[:, BODY, axis] * fit.scale[axis] + offset[axis]
+        # Not the utmost: one wild frame must not move the whole video
+        low = np.quantile(np.where(usable, place, np.inf).min(1)[frames], 0.05)
+        high = np.quantile(np.where(usable, place, -np.inf).max(1)[frames], 0.95)
+        if high - low > end:
+            offset[axis] += float(end - low - high) / 2
+        else:
+            offset[axis] += float(max(-low, 0) - max(high - end, 0))
+    return dataclasses.replace(fit, offset=(offset[0], offset[1]))
 
 
 def _biweight(residual: ndarray, weight: ndarray) -> ndarray:
