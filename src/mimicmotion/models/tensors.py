@@ -56,7 +56,7 @@ def _read_pth(path: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as e:
         fix = "fetch the file again; if it holds anything but tensors, this package will not run code from it"
         raise WeightsError(f"{path}: not a plain checkpoint", "a .pth file with tensors only", fix) from e
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as e:
+    except Exception as e:  # a damaged pickle can raise anything
         why = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise WeightsError(f"{path}: {why}", "a complete .pth file", DAMAGED) from e
     if not isinstance(data, Mapping) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in data.items()):

@@ -70,7 +70,9 @@ def build_unet(
     except (TypeError, ValueError) as e:
         raise ConfigError(f"U-Net config: {e}", "the config of SVD's U-Net", "correct unet/config.json") from e
     add_pose_input(unet)
-    nn.Module.to(unet, dtype=dtype)  # diffusers' own `to` logs a warning about an empty list of float32 modules
+    # Not diffusers' own `to`, which logs a warning about an empty list; the device again because diffusers makes the
+    # mixing factors by a constructor that ignores the default device.
+    nn.Module.to(unet, device=device, dtype=dtype)
     return unet.eval()
 
 
