@@ -26,6 +26,7 @@ from mimicmotion.pose.draw import PoseDrawer
 from mimicmotion.pose.keypoints import PoseSequence
 
 if TYPE_CHECKING:
+    from mimicmotion.diffusion.recipe import Recipe
     from mimicmotion.pipeline import MimicMotionPipeline
 
 logger = logging.getLogger(__name__)
@@ -137,6 +138,8 @@ def _generate(
     poses = DrawnPoses(inputs.aligned, drawer)
     reference = drawer.draw(inputs.reference.xy[0], inputs.reference.confidence[0])
 
+    recipe = make_recipe(config, pipe, len(poses))
+    noise = pipe.draw_noise(recipe, size, seed=config.seed)
     yield Progress("encode", 0, 1)
     conditioning = pipe.encode(
         inputs.picture,
@@ -144,24 +147,20 @@ def _generate(
         reference,
         motion_bucket_id=config.motion_bucket_id,
         noise_aug_strength=config.noise_aug_strength,
-        seed=config.seed,
+        image_noise=noise.picture,
     )
     yield Progress("encode", 1, 1)
-
-    fusion = fusion_config(config, pipe.default_fusion)
-    noise = pipe.draw_noise(pipe.plan(len(poses), fusion), size, config.seed)
-    steps = pipe.denoise(
-        conditioning, noise, fusion=fusion, num_inference_steps=config.num_inference_steps, **guidance(config, pipe)
-    )
     latents = None
-    for state in steps:
-        latents = state.latents
+    for state in pipe.denoise(conditioning, noise.latents, recipe):
+        latents = state.latents[0]
         if config.preview:
-            write_preview(config.output, pipe, state.preview)
+            write_preview(config.output, pipe, state.preview[0])
         yield Progress("denoise", state.index + 1, state.total)
     del conditioning  # decoding needs the memory
     assert latents is not None  # a schedule has at least one step
-    decoded = pipe.decode(latents, decode_chunk_size=config.decode_chunk_size)
+    decoded = pipe.decode(
+        latents, decode_chunk_size=config.decode_chunk_size, released=recipe.fusion.mode == "released"
+    )
     yield from write_video(config, inputs, poses, decoded)
     with contextlib.suppress(OSError):
         preview_path(config.output).unlink(missing_ok=True)
@@ -220,13 +219,16 @@ def fusion_config(config: GenerateConfig, default: FusionConfig) -> FusionConfig
     return dataclasses.replace(default, mode=mode, segment_frames=segment, overlap_frames=overlap)
 
 
-def guidance(config: GenerateConfig, pipe: MimicMotionPipeline) -> dict[str, Any]:
-    """Guidance arguments of the pipeline: constant or a ramp."""
-    if config.guidance_scale_end is None:
-        return {"guidance_scale": config.guidance_scale}
-    first = config.guidance_scale
-    first = pipe.settings.get("guidance_scale", 2.0) if first is None else first
-    return {"min_guidance_scale": first, "max_guidance_scale": config.guidance_scale_end}
+def make_recipe(config: GenerateConfig, pipe: MimicMotionPipeline, frames: int) -> Recipe:
+    """Segments, noise levels and guidance by the settings."""
+    return pipe.recipe(
+        frames,
+        reference_slot=True,
+        fusion=fusion_config(config, pipe.default_fusion),
+        num_inference_steps=config.num_inference_steps,
+        guidance_scale=config.guidance_scale,
+        max_guidance_scale=config.guidance_scale_end,
+    )
 
 
 def write_video(config: GenerateConfig, inputs: Inputs, poses: DrawnPoses, decoded: Iterator[Frame]) -> Job[None]:
@@ -237,7 +239,8 @@ def write_video(config: GenerateConfig, inputs: Inputs, poses: DrawnPoses, decod
     size: tuple[int, int] = inputs.picture.shape[:2]
     audio = config.video if config.audio else None
     with contextlib.ExitStack() as stack:
-        writer = stack.enter_context(open_writer(config.output, size, config.fps, audio_from=audio, audio_start=config.start))
+        sound = {"audio_from": audio, "audio_start": config.start}
+        writer = stack.enter_context(open_writer(config.output, size, config.fps, **sound))
         beside: Callable[[Frame], None] | None = None
         for i, frame in enumerate(decoded):
             writer.write(frame)
@@ -271,9 +274,9 @@ def write_preview(output: Path, pipe: MimicMotionPipeline, latents: Any) -> None
     """Decode a few frames of the present estimate and replace the preview picture."""
     from mimicmotion.video.picture import write_picture
 
-    count = latents.shape[1]
+    count = latents.shape[0]
     index = sorted({round(i * (count - 1) / max(PREVIEW_FRAMES - 1, 1)) for i in range(PREVIEW_FRAMES)})
-    frames = [next(iter(pipe.decode(latents[:, i : i + 1]))) for i in index]
+    frames = [next(iter(pipe.decode(latents[i : i + 1]))) for i in index]
     try:
         write_picture(preview_path(output), np.concatenate(frames, axis=1))
     except OutputError as e:  # a preview must not stop the job

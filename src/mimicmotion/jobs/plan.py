@@ -11,8 +11,8 @@ import numpy as np
 from mimicmotion.config import GenerateConfig
 from mimicmotion.jobs.generate import (
     check_inputs_exist,
-    fusion_config,
     load_pipeline,
+    make_recipe,
     pose_drawer,
     result_size,
 )
@@ -78,8 +78,8 @@ def plan(config: GenerateConfig, pipeline: MimicMotionPipeline | None = None) ->
         InputError: as `generate`.
         OutputError: the picture cannot be written.
     """
-    from mimicmotion.video.picture import write_picture
     from mimicmotion.video.files import check_writable
+    from mimicmotion.video.picture import write_picture
 
     check_writable(config.output)
     check_inputs_exist(config)
@@ -88,11 +88,9 @@ def plan(config: GenerateConfig, pipeline: MimicMotionPipeline | None = None) ->
     yield Progress("load", 1, 1)
     size = result_size(config, pipe)
     inputs = yield from prepare(config, size, pipe.size_multiple)
-    fusion = fusion_config(config, pipe.default_fusion)
-    segments = pipe.plan(len(inputs.aligned), fusion).segments
-    steps = config.num_inference_steps or pipe.settings.get("num_inference_steps", 25)
-    scale = pipe.settings.get("guidance_scale", 2.0) if config.guidance_scale is None else config.guidance_scale
-    guided = config.guidance_scale_end is not None or scale != 1
+    recipe = make_recipe(config, pipe, len(inputs.aligned))
+    segments, steps = recipe.plan.segments, len(recipe.sigmas) - 1
+    twice = 1 if bool((recipe.guidance == 1).all()) else 2
     write_picture(config.output, draw_overlay(config, pipe, inputs))
     return Plan(
         inputs=inputs,
@@ -100,10 +98,10 @@ def plan(config: GenerateConfig, pipeline: MimicMotionPipeline | None = None) ->
         size=size,
         fps=config.fps,
         segments=len(segments),
-        fusion=fusion,
+        fusion=recipe.fusion,
         steps=steps,
-        passes=len(segments) * steps * (2 if guided else 1),
-        memory=expected_memory(pipe, size, len(inputs.aligned), len(segments[0]) * (2 if guided else 1)),
+        passes=len(segments) * steps * twice,
+        memory=expected_memory(pipe, size, len(inputs.aligned), len(segments[0]) * twice),
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from mimicmotion.config import PosesConfig
 from mimicmotion.errors import ConfigError
-from mimicmotion.jobs.inputs import driving_poses, find_estimator, open_driving
+from mimicmotion.jobs import inputs
 from mimicmotion.jobs.progress import Job, Progress, Stopwatch
 from mimicmotion.pose.files import save_openpose, save_poses
 from mimicmotion.pose.keypoints import BODY, FACE, LEFT_HAND, RIGHT_HAND, PoseSequence
@@ -69,8 +69,8 @@ def _poses(config: PosesConfig) -> Job[PoseSequence]:
         raise ConfigError(f"output={config.output}", "NAME.npz, or a folder for OpenPose JSON", "correct 'output'")
     for path in filter(None, [config.output, config.draw]):
         check_writable(path)
-    source = open_driving(config)
-    found = yield from driving_poses(config, source, find_estimator(config))
+    source = inputs.open_driving(config)
+    found = yield from inputs.driving_poses(config, source, inputs.find_estimator(config))
     (save_openpose if folder else save_poses)(found, config.output)
     if config.draw:
         yield from _draw(found, config.draw, config.confidence_aware)

@@ -1,0 +1,437 @@
+"""The main job on a model of the real classes with very few channels, with planted poses: fast, and whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy import ndarray
+
+from micro import micro_pipeline
+from mimicmotion.config import GenerateConfig, PosesConfig
+from mimicmotion.errors import (
+    ConfigError,
+    MediaError,
+    MimicMotionError,
+    OutputError,
+    PoseError,
+    WeightsError,
+)
+from mimicmotion.jobs import inputs
+from mimicmotion.jobs.generate import generate
+from mimicmotion.jobs.plan import plan
+from mimicmotion.jobs.poses import poses as find_poses
+from mimicmotion.jobs.progress import Progress, finish
+from mimicmotion.pipeline import MimicMotionPipeline
+from mimicmotion.pose.estimator import StaticPose
+from mimicmotion.pose.files import load_poses, save_poses
+from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
+from mimicmotion.video.picture import write_picture
+from mimicmotion.video.reader import open_video
+from mimicmotion.video.writer import open_writer
+
+SIZE = (96, 64)
+FRAMES = 9
+# A standing person's 18 body points in fractions of the frame (x, y).
+BODY_POINTS = [(0.5, 0.15), (0.5, 0.27), (0.4, 0.27), (0.35, 0.4), (0.33, 0.52), (0.6, 0.27), (0.65, 0.4), (0.67, 0.52)]
+BODY_POINTS += [(0.44, 0.52), (0.44, 0.7), (0.44, 0.88), (0.56, 0.52), (0.56, 0.7), (0.56, 0.88)]
+BODY_POINTS += [(0.47, 0.13), (0.53, 0.13), (0.45, 0.14), (0.55, 0.14)]
+
+
+def standing(frames: int, size: tuple[int, int] = SIZE) -> PoseSequence:
+    """A person who lowers and raises the right wrist."""
+    xy = np.zeros((frames, NUM_POINTS, 2), np.float32)
+    xy[:, :18] = BODY_POINTS
+    xy[:, 4, 1] += 0.1 * np.sin(np.arange(frames))
+    confidence = np.zeros((frames, NUM_POINTS), np.float32)
+    confidence[:, :18] = 0.9
+    return PoseSequence(xy * np.array(size[::-1], np.float32), confidence, size, 15.0, "planted")
+
+
+def dancing(frames: int) -> PoseSequence:
+    """The same person smaller and off the middle, as a driving video shows it."""
+    poses = standing(frames)
+    xy = poses.xy * np.float32(0.7) + np.array([16, 14], np.float32)
+    xy[:, [10, 13], 1] += 4  # longer legs: no fit is exact
+    return dataclasses.replace(poses, xy=xy)
+
+
+def planted(picture: PoseSequence, video: PoseSequence) -> Callable[..., Callable[..., StaticPose]]:
+    """In place of `find_estimator`: these poses are found, whatever is seen."""
+    return lambda _: lambda static=False: StaticPose(picture if static else video)
+
+
+def random_frames(count: int, size: tuple[int, int]) -> ndarray:
+    return np.random.default_rng(1).integers(0, 256, (count, *size, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="session")
+def micro_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pipe = micro_pipeline()
+    pipe.settings |= {"height": SIZE[0], "width": SIZE[1], "num_inference_steps": 2}
+    folder = tmp_path_factory.mktemp("model") / "micro"
+    pipe.save_pretrained(folder)
+    return folder
+
+
+def make_job(folder: Path, model: Path) -> GenerateConfig:
+    """Settings of a small job with real files in a folder of its own."""
+    (folder / "in").mkdir()
+    (folder / "out").mkdir()
+    write_picture(folder / "in" / "person.png", random_frames(1, (150, 120))[0])
+    with open_writer(folder / "in" / "dance.mp4", SIZE, 15.0) as writer:
+        for frame in random_frames(FRAMES, SIZE):
+            writer.write(frame)
+    return GenerateConfig(
+        picture=folder / "in" / "person.png",
+        video=folder / "in" / "dance.mp4",
+        output=folder / "out" / "result.mp4",
+        model=str(model),
+    )
+
+
+@pytest.fixture
+def job(tmp_path: Path, micro_folder: Path, monkeypatch: pytest.MonkeyPatch) -> GenerateConfig:
+    """A small job with planted poses."""
+    monkeypatch.setenv("MIMICMOTION_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(inputs, "find_estimator", planted(standing(1), dancing(FRAMES)))
+    return make_job(tmp_path, micro_folder)
+
+
+@pytest.fixture(scope="session")
+def plain(tmp_path_factory: pytest.TempPathFactory, micro_folder: Path) -> ndarray:
+    """Frames of the small job with default settings."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("plain")
+        patch.setenv("MIMICMOTION_CACHE", str(folder / "cache"))
+        patch.setattr(inputs, "find_estimator", planted(standing(1), dancing(FRAMES)))
+        return frames_of(finish(generate(make_job(folder, micro_folder))).output)
+
+
+@pytest.fixture
+def no_long_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail if sampling begins."""
+
+    def started(*_: object, **__: object) -> Iterator[None]:
+        raise AssertionError("sampling began before the input was refused")
+
+    monkeypatch.setattr(MimicMotionPipeline, "denoise", started)
+
+
+def left_over(job: GenerateConfig) -> list[str]:
+    return sorted(p.name for p in job.output.parent.iterdir())
+
+
+def frames_of(path: Path) -> ndarray:
+    return np.stack(list(open_video(path)))
+
+
+def test_whole_job(job: GenerateConfig) -> None:
+    reports: list[Progress] = []
+    result = finish(generate(dataclasses.replace(job, side_by_side=True, preview=True)), reports.append)
+    video = frames_of(result.output)
+    assert video.shape == (FRAMES, *SIZE, 3)
+    assert result.frames == FRAMES
+    assert [r.stage for r in reports if r.done == r.total] == [
+        "load",
+        "picture",
+        "poses",
+        "poses",
+        "encode",
+        "denoise",
+        "write",
+    ]
+    assert result.side_by_side is not None
+    beside = frames_of(result.side_by_side)
+    assert beside.shape[0] == FRAMES
+    assert beside.shape[2] > 3 * beside.shape[1] * SIZE[1] / SIZE[0] * 0.9
+    facts = json.loads(result.sidecar.read_text())
+    assert facts["settings"]["seed"] == 42
+    assert facts["versions"]["torch"]
+    assert len(facts["inputs_sha256"]) == 2
+    assert any("unet" in name for name in facts["weights_sha256"])
+    assert left_over(job) == ["result-side-by-side.mp4", "result.mp4", "result.mp4.json"]
+    assert str(result.output) in result.summary()
+
+
+def test_same_seed_same_bytes_other_seed_other_video(job: GenerateConfig) -> None:
+    finish(generate(job))
+    first = job.output.read_bytes()
+    finish(generate(job))
+    assert job.output.read_bytes() == first
+    finish(generate(dataclasses.replace(job, seed=1)))
+    assert job.output.read_bytes() != first
+
+
+def test_pose_file_in_place_of_the_video(job: GenerateConfig, tmp_path: Path) -> None:
+    finish(generate(job))
+    first = job.output.read_bytes()
+    save_poses(dancing(FRAMES), tmp_path / "in" / "poses.npz")
+    finish(generate(dataclasses.replace(job, video=tmp_path / "in" / "poses.npz")))
+    assert job.output.read_bytes() == first
+
+
+@pytest.mark.parametrize("frames", [1, 2, 5, 6])
+@pytest.mark.parametrize("fusion", ["progressive", "released", "average", "none"])
+def test_short_videos_in_every_mode(job: GenerateConfig, tmp_path: Path, frames: int, fusion: str) -> None:
+    save_poses(standing(frames), tmp_path / "in" / "poses.npz")
+    config = dataclasses.replace(job, video=tmp_path / "in" / "poses.npz", fusion=fusion, num_inference_steps=1)
+    result = finish(generate(config))
+    assert frames_of(result.output).shape == (frames, *SIZE, 3)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"guidance_scale": 1.0},
+        {"guidance_scale": 1.5, "guidance_scale_end": 3.0},
+        {"noise_aug_strength": 0.1},
+        {"confidence_aware": False},
+        {"align": "released"},
+        {"align": "none"},
+        {"fit": "letterbox"},
+        {"fit": "released"},
+        {"segment_frames": 3},
+        {"segment_frames": 4, "overlap_frames": 0},
+        {"height": 64, "width": 96},
+        {"fps": 5.0},
+        {"tempo": 0.5},
+        {"sampling": "released"},
+        {"start": 0.2, "duration": 0.2},
+        {"dtype": "bfloat16"},
+        {"decode_chunk_size": 1},
+    ],
+)
+def test_settings_do_something(job: GenerateConfig, plain: ndarray, changes: dict[str, object]) -> None:
+    finish(generate(dataclasses.replace(job, **changes)))  # type: ignore[arg-type]
+    changed = frames_of(job.output)
+    assert changed.shape != plain.shape or not np.array_equal(changed, plain)
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ""])
+def test_other_kinds_of_output(job: GenerateConfig, suffix: str) -> None:
+    result = finish(generate(dataclasses.replace(job, output=job.output.with_suffix(suffix))))
+    assert len(frames_of(result.output)) == FRAMES
+
+
+def test_sound_is_taken_along_on_request(job: GenerateConfig) -> None:
+    # the driving video has none: that is no error
+    finish(generate(dataclasses.replace(job, audio=True)))
+    assert not open_video(job.output).info.has_audio
+
+
+def test_plan_says_what_would_be_done(job: GenerateConfig, no_long_work: None) -> None:
+    result = finish(plan(dataclasses.replace(job, output=job.output.with_suffix(".png"))))
+    said = result.summary()
+    assert f"{FRAMES} frames of {SIZE[1]}x{SIZE[0]}" in said
+    assert result.segments == 3  # 5 own frames a segment, 2 of them shared: 0-4, 3-7, 4-8
+    assert result.passes == 3 * 2 * 2
+    assert result.memory["weights"] > 0
+    assert left_over(job) == ["result.png"]
+
+
+def test_poses_job_and_its_cache(job: GenerateConfig, tmp_path: Path) -> None:
+    config = PosesConfig(video=job.video, output=tmp_path / "out" / "poses.npz", draw=tmp_path / "out" / "drawn.mp4")
+    result = finish(find_poses(config))
+    assert len(load_poses(config.output)) == FRAMES
+    assert frames_of(tmp_path / "out" / "drawn.mp4").max() > 50
+    assert "a person in 9 of 9 frames" in result.summary()
+    assert len(list((tmp_path / "cache").rglob("*.npz"))) == 1
+    reports: list[Progress] = []
+    finish(find_poses(config), reports.append)
+    assert [r.done for r in reports if r.stage == "poses"] == [FRAMES]
+
+
+def test_openpose_folder_out_and_in(job: GenerateConfig, tmp_path: Path) -> None:
+    finish(find_poses(PosesConfig(video=job.video, output=tmp_path / "out" / "json")))
+    assert len(list((tmp_path / "out" / "json").glob("*.json"))) == FRAMES
+    result = finish(generate(dataclasses.replace(job, video=tmp_path / "out" / "json")))
+    assert result.frames == FRAMES
+
+
+# --- bad input: each a typed error before the long work, and nothing left behind ---------------------------------
+
+
+def write_bytes(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
+
+
+def poses_with(path: Path, **changes: ndarray) -> Path:
+    good = standing(3)
+    arrays = {"xy": good.xy, "confidence": good.confidence} | changes
+    with np.load(save_and_return(good, path)) as data:
+        np.savez(path, **{k: arrays.get(k, data[k]) for k in data.files})
+    return path
+
+
+def save_and_return(poses: PoseSequence, path: Path) -> Path:
+    save_poses(poses, path)
+    return path
+
+
+BAD: dict[str, tuple[type[MimicMotionError], Callable[[GenerateConfig, Path], dict[str, object]]]] = {
+    "missing picture": (MediaError, lambda c, d: {"picture": d / "none.png"}),
+    "empty picture": (MediaError, lambda c, d: {"picture": write_bytes(d / "a.png", b"")}),
+    "not a picture": (MediaError, lambda c, d: {"picture": write_bytes(d / "a.png", b"hello")}),
+    "truncated picture": (MediaError, lambda c, d: {"picture": write_bytes(d / "a.png", c.picture.read_bytes()[:900])}),
+    "4x4 picture": (MediaError, lambda c, d: {"picture": write_picture(d / "a.png", random_frames(1, (4, 4))[0])}),
+    "missing video": (MediaError, lambda c, d: {"video": d / "none.mp4"}),
+    "empty video": (MediaError, lambda c, d: {"video": write_bytes(d / "a.mp4", b"")}),
+    "not a video": (MediaError, lambda c, d: {"video": write_bytes(d / "a.mp4", b"hello" * 99)}),
+    "video without index": (MediaError, lambda c, d: {"video": write_bytes(d / "a.mp4", c.video.read_bytes()[:60])}),
+    "start behind the end": (MediaError, lambda c, d: {"start": 99.0}),
+    "folder without frames": (MediaError, lambda c, d: {"video": d}),
+    "unknown suffix": (ConfigError, lambda c, d: {"output": d / "a.xyz"}),
+    "output under a file": (OutputError, lambda c, d: {"output": c.picture / "a.mp4"}),
+    "size not a multiple": (ConfigError, lambda c, d: {"height": 100, "width": 64}),
+    "pose file with NaN": (
+        PoseError,
+        lambda c, d: {"video": poses_with(d / "p.npz", xy=np.full((3, NUM_POINTS, 2), np.nan, np.float32))},
+    ),
+    "pose file out of range": (
+        PoseError,
+        lambda c, d: {"video": poses_with(d / "p.npz", confidence=np.full((3, NUM_POINTS), 1.5, np.float32))},
+    ),
+    "foreign npz": (PoseError, lambda c, d: {"video": d / "foreign.npz"}),
+    "missing model": (WeightsError, lambda c, d: {"model": str(d / "no-model")}),
+    "wrong checkpoint": (WeightsError, lambda c, d: {"checkpoint": str(d / "wrong.safetensors")}),
+    "unknown device": (ConfigError, lambda c, d: {"device": "abacus"}),
+    "device not here": (ConfigError, lambda c, d: {"device": "cuda:77"}),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input(name: str, job: GenerateConfig, tmp_path: Path, no_long_work: None) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    folder = tmp_path / "bad"
+    folder.mkdir()
+    np.savez(folder / "foreign.npz", a=np.zeros(3))
+    save_file({"pose_net.scale": torch.ones(1)}, folder / "wrong.safetensors")
+    error, change = BAD[name]
+    config = dataclasses.replace(job, **change(job, folder))  # type: ignore[arg-type]
+    with pytest.raises(error, match="(?s)expected: .*fix: "):
+        finish(generate(config))
+    assert left_over(job) == []
+    assert not [p for p in tmp_path.rglob("*") if ".part" in p.name]
+
+
+def test_no_network_is_explained(job: GenerateConfig, monkeypatch: pytest.MonkeyPatch, no_long_work: None) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
+    with pytest.raises(WeightsError, match="fix: "):
+        finish(generate(dataclasses.replace(job, model="stabilityai/stable-video-diffusion-img2vid-xt-1-1")))
+
+
+def test_truncated_weights(job: GenerateConfig, tmp_path: Path, micro_folder: Path, no_long_work: None) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(micro_folder, copy)
+    file = next((copy / "unet").glob("*.safetensors"))
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(WeightsError, match=r"unet.*\n.*expected"):
+        finish(generate(dataclasses.replace(job, model=str(copy))))
+
+
+@pytest.mark.parametrize(("who", "says"), [("picture", "found in the picture .*png"), ("video", "found in .*mp4")])
+def test_nobody_there(
+    who: str, says: str, job: GenerateConfig, monkeypatch: pytest.MonkeyPatch, no_long_work: None
+) -> None:
+    there = standing(FRAMES)
+    nobody = dataclasses.replace(there, confidence=np.zeros_like(there.confidence))
+    found = (nobody, there) if who == "picture" else (there, nobody)
+    monkeypatch.setattr(inputs, "find_estimator", planted(*found))
+    with pytest.raises(PoseError, match=f"no person {says}"):
+        finish(generate(job))
+    assert left_over(job) == []
+
+
+def test_person_missing_in_some_frames_is_said(job: GenerateConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    poses = standing(FRAMES)
+    confidence = poses.confidence.copy()
+    confidence[3:5] = 0
+    gap = dataclasses.replace(poses, confidence=confidence)
+    monkeypatch.setattr(inputs, "find_estimator", planted(poses, gap))
+    result = finish(generate(job))
+    assert any("2 of 9 frames" in w for w in result.warnings)
+    assert result.frames == FRAMES
+
+
+def test_truncated_video_gives_what_is_there(job: GenerateConfig, tmp_path: Path) -> None:
+    data = job.video.read_bytes()
+    cut = write_bytes(tmp_path / "cut.mp4", data[: len(data) * 2 // 3])
+    assert 1 <= finish(generate(dataclasses.replace(job, video=cut))).frames < FRAMES
+
+
+def test_large_picture(job: GenerateConfig, tmp_path: Path) -> None:
+    large = write_picture(tmp_path / "large.jpg", np.full((4320, 7680, 3), 90, np.uint8))
+    assert finish(generate(dataclasses.replace(job, picture=large, num_inference_steps=1))).frames == FRAMES
+
+
+@pytest.mark.parametrize("stage", ["load", "picture", "poses", "encode", "denoise", "write"])
+def test_stopping_leaves_nothing(stage: str, job: GenerateConfig, tmp_path: Path) -> None:
+    run = generate(dataclasses.replace(job, side_by_side=True, preview=True))
+    for report in run:
+        if report.stage == stage and report.done:
+            break
+    run.close()
+    assert [n for n in left_over(job) if not n.endswith(".preview.png")] == []
+
+
+def test_full_disk(job: GenerateConfig, tmp_path: Path) -> None:
+    """A limit on the size of files stands in for a full disk; the old result stays."""
+    job.output.write_bytes(b"old")
+    run = generate(dataclasses.replace(job, output=job.output.with_suffix(".gif")))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        with pytest.raises(OutputError, match="fix: "):  # noqa: PT012
+            for report in run:
+                if report.stage == "denoise":
+                    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    assert left_over(job) == ["result.mp4"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("delay", [0.3, 2.0, 5.0, 7.0, 9.0])
+def test_ctrl_c_at_any_time(delay: float, tmp_path: Path) -> None:
+    argv = [sys.executable, "-m", "mimicmotion.cli", "demo", "-o", str(tmp_path / "out")]
+    env = os.environ | {"MIMICMOTION_CACHE": str(tmp_path / "cache")}
+    process = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True, env=env)
+    time.sleep(delay)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode in (130, -signal.SIGINT)
+    assert not [p for p in tmp_path.rglob("*") if p.is_file() and p.suffix in (".mp4", ".part")]
+
+
+def test_memory_holds_one_frame_at_a_time(job: GenerateConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames are written as they are decoded: the decoder is never more than a frame ahead of the writer."""
+    written: list[int] = []
+    decode = MimicMotionPipeline.decode
+
+    def counted(self: MimicMotionPipeline, *args: object, **options: object) -> Iterator[ndarray]:
+        for i, frame in enumerate(decode(self, *args, **options)):  # type: ignore[arg-type]
+            assert len(written) == i
+            yield frame
+
+    monkeypatch.setattr(MimicMotionPipeline, "decode", counted)
+    for report in generate(job):
+        if report.stage == "write":
+            written.append(report.done)
+    assert len(written) == FRAMES
