@@ -119,7 +119,7 @@ def test_the_way_of_the_figure_stays_within_the_frame(axis: int, reach: float) -
     """The picture's person stands near the edge; the driver walks through the frame."""
     driving, place = still(21), np.array([-25.0, -10.0])
     driving[..., axis] += np.linspace(-reach, reach, 21)[:, None]
-    shown = align(poses(driving), poses(still(1) + place), SIZE).xy[:, :18, axis]
+    shown = align(poses(driving), poses(still(1) + place), SIZE).xy[:, STABLE, axis]
     low, high, end = shown.min(), shown.max(), SIZE[1 - axis]
     if high - low < end:
         assert low > -reach / 9  # the outermost frames may reach beyond

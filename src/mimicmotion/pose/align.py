@@ -16,7 +16,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from mimicmotion.errors import ConfigError, PoseError
-from mimicmotion.pose.keypoints import BODY, PoseSequence
+from mimicmotion.pose.keypoints import PoseSequence
 
 logger = logging.getLogger(__name__)
 
@@ -93,8 +93,7 @@ def fit_alignment(
     weight = np.where((weight > USABLE) & (trust > USABLE), weight * trust, 0.0)
     if not weight.any():
         raise PoseError("no joint that both the picture and the video show", "at least one", mend)
-    fit = _fit_weighted(xy, weight, joints, driving.size, size)
-    return _keep_inside(fit, driving, target)
+    return _fit_weighted(xy, weight, joints, driving.size, size)
 
 
 def _fill(source: tuple[int, int], size: tuple[int, int]) -> Alignment:
@@ -150,6 +149,7 @@ def _fit_weighted(
     shift = target - scale * xy
     offset = tuple(_weighted_median(shift[..., k].ravel(), weight.ravel()) for k in (0, 1))
     offset = _refine_shift(shift, weight, np.array(offset), np.ptp(target[weight.any(0)], axis=0).max())
+    offset += _keep_inside(scale * xy + offset, weight, target, size)
     return Alignment((scale, scale), (float(offset[0]), float(offset[1])), size)
 
 
@@ -206,30 +206,25 @@ def _refine_shift(shift: ndarray, weight: ndarray, offset: ndarray, extent: floa
     return (near[..., None] * shift).sum((0, 1)) / total if total > 0 else offset
 
 
-def _keep_inside(fit: Alignment, driving: PoseSequence, target: PoseSequence) -> Alignment:
-    """Shift the figure as little as needed to keep it within the frame on its way, where the picture shows all of it.
+def _keep_inside(placed: ndarray, weight: ndarray, target: ndarray, size: tuple[int, int]) -> ndarray:
+    """The least further shift that keeps the figure within the frame on its way, where the picture shows it within.
 
     A driver who crosses his frame is at the picture's place in the middle of his way; if that place is near an edge, he
-    would leave the frame. Joints that the picture does not show (legs below an upper body) may be outside.
+    would leave the frame. The figure's place in a frame is that of the picture, moved by the median of its joints.
     """
-    offset = list(fit.offset)
-    known = target.confidence[0, BODY] > USABLE
-    for axis, joints in ((0, np.ones_like(known)), (1, known)):
-        end = fit.size[1 - axis]
-        own = target.xy[0, BODY, axis][known]
-        usable = (driving.confidence[:, BODY] > USABLE) & joints
-        frames = usable.any(1)
-        if own.min() < 0 or own.max() > end or not frames.any():
+    used = weight.any(0)
+    frames = [(a, w) for a, w in zip(placed - target, weight, strict=True) if w.any()]
+    more = np.zeros(2)
+    for axis in (0, 1):
+        end = size[1 - axis]
+        low, high = target[used, axis].min(), target[used, axis].max()
+        if low < 0 or high > end:
             continue
-        place = driving.xy[:, BODY, axis] * fit.scale[axis] + offset[axis]
         # Not the utmost: one wild frame must not move the whole video
-        low = np.quantile(np.where(usable, place, np.inf).min(1)[frames], 0.05)
-        high = np.quantile(np.where(usable, place, -np.inf).max(1)[frames], 0.95)
-        if high - low > end:
-            offset[axis] += float(end - low - high) / 2
-        else:
-            offset[axis] += float(max(-low, 0) - max(high - end, 0))
-    return dataclasses.replace(fit, offset=(offset[0], offset[1]))
+        moved = np.quantile([_weighted_median(a[:, axis], w) for a, w in frames], (0.05, 0.95))
+        low, high = low + moved[0], high + moved[1]
+        more[axis] = (end - low - high) / 2 if high - low > end else max(-low, 0) - max(high - end, 0)
+    return more
 
 
 def _biweight(residual: ndarray, weight: ndarray) -> ndarray:
