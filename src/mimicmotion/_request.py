@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -88,7 +89,7 @@ def build_requests(
         "image": image if isinstance(image, list | tuple) else None,
         "poses": poses if _is_list_of_videos(poses) else None,
         "reference_pose": reference_pose if isinstance(reference_pose, list | tuple) else None,
-        "seed": None if isinstance(seed, int) else seed,
+        "seed": None if isinstance(seed, numbers.Integral) else seed,
         "generator": generator if isinstance(generator, list | tuple) else None,
     }
     lists = {name: values for name, values in given.items() if values is not None}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from mimicmotion.models.vae import encode_mode
 Frame = UInt8[ndarray, "height width 3"]
 
 
+@runtime_checkable
 class PoseFrames(Protocol):
     """Drawn pose frames: an array (frames, height, width, 3) of uint8, or anything whose slices give one lazily."""
 

@@ -27,7 +27,7 @@ class FusionConfig:
     segment_frames: int = 16
     """Frames per segment (paper: N)."""
     overlap_frames: int = 6
-    """Frames shared by neighbouring segments (paper: C)."""
+    """Frames shared by neighbouring segments (paper: C). The reference slot counts in both numbers."""
     reference_slot: bool = True
     """Put the reference picture with its own pose into slot 0 of every segment, as the published weights expect."""
 

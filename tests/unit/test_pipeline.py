@@ -99,7 +99,7 @@ def test_batch_equals_single_videos(pipe: MimicMotionPipeline) -> None:
     several = pipe(IMAGE, [second_poses, POSES], REFERENCE, seed=[1, 42])
     assert several.shape == (2, 9, 32, 32, 3)
     assert np.array_equal(several[1], one)
-    assert np.array_equal(several[0], pipe(IMAGE, second_poses, REFERENCE, seed=1))
+    assert np.array_equal(several[0], pipe(IMAGE, second_poses, REFERENCE, seed=np.int64(1)))
 
 
 def test_stacked_conditioning_equals_single_videos(pipe: MimicMotionPipeline) -> None:
@@ -166,6 +166,20 @@ def test_outputs_agree(pipe: MimicMotionPipeline) -> None:
     assert np.array_equal(np.stack(list(stream)), frames)
     decoded = list(pipe.decode(_latents(pipe)[0]))
     assert np.array_equal(np.stack(decoded), frames)
+
+
+def test_stream_decodes_as_it_is_read(pipe: MimicMotionPipeline) -> None:
+    chunks: list[int] = []
+    hook = pipe.vae.decoder.register_forward_pre_hook(lambda m, args: chunks.append(len(args[0])))
+    stream = pipe(
+        IMAGE, POSES, REFERENCE, output_type="stream", decode_chunk_size=2, decode_overlap=0, num_inference_steps=1
+    )
+    assert chunks == []
+    next(stream)
+    assert chunks == [2]
+    assert len(list(stream)) == 8
+    hook.remove()
+    assert len(chunks) == 5
 
 
 def test_seeds_generators_and_latents(pipe: MimicMotionPipeline) -> None:

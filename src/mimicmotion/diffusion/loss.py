@@ -76,7 +76,7 @@ def x0_from_v(x: Latents, v: Latents, sigma: Float[Tensor, " batch"]) -> Latents
 
 def hand_weights(
     mask: Float[Tensor, "batch frames hands height width"], scale: float, downscale: int, *, reference_slot: bool
-) -> Float32[Tensor, "batch frames 1 height//downscale width//downscale"]:
+) -> Float32[Tensor, "batch frames 1 h w"]:
     """Loss weight M = 1 + (scale - 1) * m per latent (hand region enhancement, paper section 3.4).
 
     Args:
