@@ -99,6 +99,11 @@ def test_another_person_can_be_chosen(files: tuple[Path, Path]) -> None:
     assert left < DWPoseEstimator(*files, person=1, device="cpu").estimate([LIT]).xy[0, NOSE, 0]
 
 
+def test_a_person_who_is_never_seen_is_an_error(files: tuple[Path, Path]) -> None:
+    with pytest.raises(PoseError, match="person 7"):
+        DWPoseEstimator(*files, person=7, device="cpu").estimate([LIT, LIT])
+
+
 def test_a_frame_without_a_person_has_no_confidence(files: tuple[Path, Path]) -> None:
     poses = DWPoseEstimator(*files, device="cpu").estimate([DARK, LIT, DARK])
     np.testing.assert_array_equal(poses.confidence.any(1), [False, True, False])

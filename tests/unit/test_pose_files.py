@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,28 @@ def test_nothing_is_left_where_writing_fails(tmp_path: Path) -> None:
     with pytest.raises(OutputError):
         save_poses(some_poses(), tmp_path / "folder.npz")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder.npz"]
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "poses.npz"
+    save_poses(some_poses(2), path)
+
+    def full(file: Any, **_: Any) -> None:
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "savez_compressed", full)
+    with pytest.raises(OutputError, match="No space"):
+        save_poses(some_poses(3), path)
+    assert [p.name for p in tmp_path.iterdir()] == ["poses.npz"]
+    assert len(load_poses(path)) == 2
+
+
+def test_frames_of_an_older_run_are_not_mixed_in(tmp_path: Path) -> None:
+    save_openpose(some_poses(4), tmp_path / "clip")
+    save_openpose(some_poses(4, seed=1), tmp_path / "clip")
+    with pytest.raises(OutputError, match="1 other"):
+        save_openpose(some_poses(3), tmp_path / "clip")
 
 
 def test_openpose_round_trip(tmp_path: Path) -> None:

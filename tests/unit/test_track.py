@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy import ndarray
 
-from mimicmotion.errors import ConfigError
+from mimicmotion.errors import ConfigError, PoseError
 from mimicmotion.pose.track import PersonTracker, box_iou, person_box
 
 GRID = np.stack(np.meshgrid([0.0, 0.3, 1.0], np.linspace(0, 1, 6)), -1).reshape(-1, 2)
@@ -82,6 +82,17 @@ def test_a_known_bystander_does_not_take_over_when_the_target_leaves() -> None:
 def test_someone_of_quite_another_size_is_not_the_target_returning() -> None:
     frames = [[figure(50, height=200)]] * 3 + [[]] * 5 + [[figure(400, height=20)]] * 4
     assert run(PersonTracker(), frames) == [0] * 3 + [None] * 9
+
+
+def test_a_person_who_never_comes_is_an_error_at_the_end() -> None:
+    for person, text in ((5, "shows 2"), ((900.0, 900.0), "never seen")):
+        tracker = PersonTracker(person)
+        assert run(tracker, [[figure(50)], [figure(50), figure(200)]]) == [None, None]
+        with pytest.raises(PoseError, match=text):
+            tracker.check_found()
+    tracker = PersonTracker(5)
+    run(tracker, [[]])
+    tracker.check_found()  # nobody at all is for the caller to judge
 
 
 def test_ghosts_without_confident_points_are_nobody() -> None:

@@ -101,12 +101,17 @@ class DWPoseEstimator:
         return collect_poses(self.estimate_stream, frames, fps, self.source)
 
     def estimate_stream(self, frames: Iterable[Frame]) -> Iterator[PosePoints]:
-        """Yield (xy in pixels, confidence) for each RGB frame."""
+        """Yield (xy in pixels, confidence) for each RGB frame.
+
+        Raises:
+            PoseError: after the last frame: persons were seen, but never the one asked for.
+        """
         tracker = PersonTracker(self.person)
         for frame in frames:
             xy, confidence = self.people(frame)
             chosen = tracker.choose(xy, confidence)
             yield nobody() if chosen is None else (xy[chosen], confidence[chosen])
+        tracker.check_found()
 
     def people(self, frame: Frame) -> tuple[Float32[ndarray, "people 134 2"], Float32[ndarray, "people 134"]]:
         """All persons found in a frame, the largest first."""

@@ -116,7 +116,7 @@ def load_openpose(
         person: whom to follow if there are several.
 
     Raises:
-        PoseError: no such files, a frame is missing, or a file is malformed.
+        PoseError: no such files, a frame is missing, a file is malformed, or the person asked for is never seen.
     """
     files = _openpose_files(Path(path))
     tracker = PersonTracker(person)
@@ -132,6 +132,7 @@ def load_openpose(
         else:
             tracker.choose(np.zeros((0, NUM_POINTS, 2)), np.zeros((0, NUM_POINTS)))
         points.append(nobody() if chosen is None else people[chosen])
+    tracker.check_found()
     if size is None:
         raise PoseError(
             f"{path} does not say the size of the frames", "canvas_height and canvas_width", "give the video's size"
@@ -149,13 +150,20 @@ def save_openpose(poses: PoseSequence, folder: Path | str) -> None:
     The middle of the hips and the pupils, which we do not have, are means of their neighbours.
 
     Raises:
-        OutputError: a file cannot be written.
+        OutputError: a file cannot be written, or the folder holds JSON files that would be taken for more frames.
     """
     folder = Path(folder)
+    names = [f"{folder.name}_{i:012d}_keypoints.json" for i in range(len(poses))]
+    if others := {p.name for p in folder.glob("*.json")} - set(names):
+        raise OutputError(
+            f"{folder} holds {len(others)} other JSON files, such as {min(others)}",
+            "a new folder, or one with these frames only",
+            "choose another folder or empty this one",
+        )
     for i, (xy, confidence) in enumerate(zip(poses.xy, poses.confidence, strict=True)):
         people = [_format_person(xy, confidence)] if confidence.any() else []
         data = {"version": 1.3, "people": people, "canvas_height": poses.size[0], "canvas_width": poses.size[1]}
-        with _atomic(folder / f"{folder.name}_{i:012d}_keypoints.json") as part:
+        with _atomic(folder / names[i]) as part:
             part.write_text(json.dumps(data), encoding="utf-8")
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from mimicmotion.errors import ConfigError
+from mimicmotion.errors import ConfigError, PoseError
 from mimicmotion.pose.estimator import Person
 
 logger = logging.getLogger(__name__)
@@ -84,16 +84,31 @@ class PersonTracker:
         self._tracks: list[_Track] = []
         self._target: _Track | None = None
         self._frame = -1
+        self._most = 0
 
     @property
     def started(self) -> bool:
         """Whether the person to follow has been seen."""
         return self._target is not None
 
+    def check_found(self) -> None:
+        """To be called after the last frame.
+
+        Raises:
+            PoseError: persons were seen, but never the one asked for.
+        """
+        if self._target is None and self._most:
+            raise PoseError(
+                f"person {self.person!r} was never seen; the fullest frame shows {self._most}",
+                "an index below that number (0 is leftmost) or a point inside of a person",
+                "choose another person, or 'largest'",
+            )
+
     def choose(self, xy: Float[ndarray, "people points 2"], confidence: Float[ndarray, "people points"]) -> int | None:
         """Index of the person to follow among the people found in the next frame; None if he is not there."""
         self._frame += 1
         boxes = {i: box for i in range(len(xy)) if (box := person_box(xy[i], confidence[i])) is not None}
+        self._most = max(self._most, len(boxes))
         of_track = self._match(xy, confidence, boxes)
         matched = set(of_track.values())
         for i in boxes.keys() - matched:
