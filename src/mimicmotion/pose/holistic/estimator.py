@@ -29,9 +29,14 @@ logger = logging.getLogger(__name__)
 
 SOURCE = "holistic (mediapipe 0.10.21 networks)"
 MIN_SCORE = 0.5  # of a person, hand or face; MediaPipe's own default
+MIN_CLOSE_SCORE = 0.9  # of a body found by a closer look: that finds smaller persons, and more that are none
+MIN_SURE_FOUND, MIN_SURE_FOLLOWED = 0.6, 0.45  # of `sureness`
+SEARCH_EVERY = 10  # frames without anyone between two closer looks
+PATIENCE = 15  # frames in which a lost person may only come back where it was; then anybody is followed
 MIN_WRIST = 0.1  # visibility of the wrist below which its hand is not looked for
 MAX_WRIST_GAP = 1.0  # a hand farther from its wrist than this many of its sizes is somebody else's
-SAME_PERSON = 0.3  # overlap of two regions that hold one person
+SAME_PLACE = 0.3  # overlap of the regions of a person lost and found again
+SAME_BODY = 0.12  # mean distance of the points of one person found twice, in sides of its region
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,18 +130,32 @@ class HolisticEstimator:
         if seen.found is None or not seen.found.body.next_roi.usable:
             return None
         body = self._networks.body(picture, seen.found.body.next_roi)
-        return body if body.score >= MIN_SCORE and _lands_on(picture, body) else None
+        return body if body.score >= MIN_SCORE and sureness(body, picture.size) >= MIN_SURE_FOLLOWED else None
 
     def _detect(self, picture: Picture, seen: _Seen) -> BodyPoints | None:
         """The body of the person to follow, by the detector; None if nobody is sure enough."""
         seen.sides = Sides()
-        found = self._networks.find_persons(picture, threshold=MIN_SCORE)
-        regions = [roi for roi in (person_roi(d.points) for d in found) if roi.usable]
-        for region in choose_person(regions, self._person, seen.roi):
-            body = self._networks.body(picture, region)
-            if body.score >= MIN_SCORE and _lands_on(picture, body):
-                return body
-        return None
+        found: list[BodyPoints] = []
+        if self._person == "largest" or seen.roi is not None:
+            found = self._persons(picture, [picture.whole], MIN_SCORE)
+        if not found and (self._static or seen.frames_alone % SEARCH_EVERY == 0):
+            found = self._persons(picture, [picture.whole, *picture.tiles()], MIN_CLOSE_SCORE)
+        chosen = choose_person(found, self._person, None if seen.frames_alone > PATIENCE else seen.roi, seen.roi)
+        seen.frames_alone = 0 if chosen is not None else seen.frames_alone + 1
+        return chosen
+
+    def _persons(self, picture: Picture, windows: Sequence[Roi], min_score: float) -> list[BodyPoints]:
+        """All persons that the detector finds in the windows, each once, the surest detection first."""
+        found = [d for window in windows for d in self._networks.find_persons(picture, window, MIN_SCORE)]
+        bodies: list[BodyPoints] = []
+        for detection in sorted(found, key=lambda d: -d.score):
+            roi = person_roi(detection.points)
+            body = self._networks.body(picture, roi) if roi.usable else None
+            if body is None or body.score < min_score or sureness(body, picture.size) < MIN_SURE_FOUND:
+                continue
+            if not any(same_person(body, other) for other in bodies):
+                bodies.append(body)
+        return bodies
 
     def _parts(self, picture: Picture, body: BodyPoints, last: HolisticPoints | None) -> HolisticPoints:
         if self._body_only:
@@ -169,40 +188,53 @@ class _Seen:
     found: HolisticPoints | None = None
     roi: Roi | None = None
     sides: Sides = field(default_factory=Sides)
+    frames_alone: int = 0
 
 
-def choose_person(regions: Sequence[Roi], person: Person, last: Roi | None) -> list[Roi]:
-    """The regions to try, best first.
+def choose_person(
+    persons: Sequence[BodyPoints], person: Person, near: Roi | None, last: Roi | None
+) -> BodyPoints | None:
+    """Whom to follow of those found; None if it is none of them.
 
-    Somebody followed before is looked for where he was; else `person` decides.
+    Args:
+        persons: those found.
+        person: what was asked for; it counts as long as nobody was followed.
+        near: only somebody who overlaps this region.
+        last: where the followed person was last seen; None: nobody was followed yet.
 
     Raises:
         PoseError: `person` is an index and fewer persons are seen.
     """
-    if not regions:
-        return []
+    if near is not None:
+        persons = [p for p in persons if overlap(p.next_roi, near) >= SAME_PLACE]
+    if not persons:
+        return None
     if last is not None:
-        near = [r for r in regions if overlap(r, last) >= SAME_PERSON]
-        if near:
-            return sorted(near, key=lambda r: math.dist((r.x, r.y), (last.x, last.y)))
-    elif isinstance(person, int):
-        if person >= len(regions):
+        return min(persons, key=lambda p: math.dist((p.next_roi.x, p.next_roi.y), (last.x, last.y)))
+    if person == "largest":
+        return max(persons, key=lambda p: p.next_roi.size)
+    if isinstance(person, int):
+        if person >= len(persons):
             raise PoseError(
-                f"person={person}, but {len(regions)} seen in the first frame with anyone",
-                f"0 to {len(regions) - 1}, counted from the left",
+                f"person={person}, but {len(persons)} seen in the first frame with anyone",
+                f"0 to {len(persons) - 1}, counted from the left",
                 "choose by a point (x, y) instead, or cut the video",
             )
-        return [sorted(regions, key=lambda r: r.x)[person]]
-    elif isinstance(person, tuple):
-        return sorted(regions, key=lambda r: math.dist((r.x, r.y), person))[:1]
-    return sorted(regions, key=lambda r: -r.size)
+        return sorted(persons, key=lambda p: p.next_roi.x)[person]
+    return min(persons, key=lambda p: math.dist((p.next_roi.x, p.next_roi.y), person))
 
 
-def _lands_on(picture: Picture, body: BodyPoints) -> bool:
-    """Whether any sure point of the body lies inside the frame."""
-    height, width = picture.size
+def same_person(a: BodyPoints, b: BodyPoints) -> bool:
+    """Whether two sets of body points lie on one person."""
+    apart = float(np.linalg.norm(a.xy - b.xy, axis=1).mean())
+    return apart < SAME_BODY * min(a.next_roi.size, b.next_roi.size)
+
+
+def sureness(body: BodyPoints, size: tuple[int, int]) -> float:
+    """Mean confidence of the five surest points inside the frame: high for any part of a person, low for a mirage."""
+    height, width = size
     inside = (body.xy >= 0).all(1) & (body.xy[:, 0] < width) & (body.xy[:, 1] < height)
-    return bool((inside & (body_confidence(body) > 0.1)).any())
+    return float(np.sort(body_confidence(body) * inside)[-5:].mean())
 
 
 def _believable(

@@ -105,6 +105,21 @@ class Picture:
         height, width = self.size
         return Roi(width / 2, height / 2, float(max(height, width)))
 
+    def tiles(self) -> list[Roi]:
+        """Overlapping squares that cover the frame twice: as wide as its short side, and 0.6 times that.
+
+        None for a frame too small or too long to hold a person.
+        """
+        height, width = self.size
+        tiles: list[Roi] = []
+        if min(height, width) < 32 or max(height, width) > 4 * min(height, width):
+            return tiles
+        for side in (min(height, width), 0.6 * min(height, width)):
+            rows, columns = (max(1, math.ceil(length / side * 1.4 - 0.4)) for length in (height, width))
+            for y in np.linspace(side / 2, height - side / 2, rows):
+                tiles += [Roi(float(x), float(y), side) for x in np.linspace(side / 2, width - side / 2, columns)]
+        return tiles
+
     def _level(self, level: int) -> UInt8[ndarray, "height width 3"]:
         while len(self._levels) <= level:
             last = self._levels[-1]

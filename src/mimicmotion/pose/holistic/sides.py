@@ -13,7 +13,7 @@ UPPER = ((11, 12), (13, 14), (15, 16))  # shoulders, elbows, wrists
 LOWER = ((23, 24), (25, 26), (27, 28))  # hips, knees, ankles
 WITH_UPPER = ((1, 4), (2, 5), (3, 6), (7, 8), (9, 10), (17, 18), (19, 20), (21, 22))  # head and fingers go along
 WITH_LOWER = ((29, 30), (31, 32))
-SWAP_COST = 0.004  # per frame, in sides of the person's region: so much is the network's own opinion worth
+SWAP_COST = 0.01  # per frame, in sides of the person's region: so much is the network's own opinion worth
 
 
 class Sides:
