@@ -1,0 +1,149 @@
+"""Every command and every Python example of the README and the documentation is run.
+
+Commands stand in ```console blocks behind "$ ". They run in a folder that holds what the texts speak of: person.png,
+dance.mp4, and small stand-ins with random weights under the names of the published files.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from conftest import SHARED
+from micro import micro_pipeline
+from mimicmotion import cli
+from mimicmotion.config import GenerateConfig, parse
+from mimicmotion.video.reader import open_video
+from mimicmotion.video.writer import open_writer
+from mimicmotion.weights import find_asset
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+HUB_ID = "stabilityai/stable-video-diffusion-img2vid-xt-1-1"
+STAND_IN = "stable-video-diffusion-img2vid-xt-1-1"
+# Commands that need the network or install things: their parts are checked, they are not run.
+NOT_RUN = ("git clone", "cd ", "pip install", "python3 -m venv", "mimicmotion weights fetch")
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    found = []
+    for page in PAGES:
+        for block in re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S):
+            found.append((page.name, block))
+    return found
+
+
+COMMANDS = [
+    (page, line[2:].strip())
+    for page, block in blocks("console")
+    for line in block.splitlines()
+    if line.startswith("$ ")
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a reader would have in the folder in which the commands are typed."""
+    place = tmp_path_factory.mktemp("docs")
+    shutil.copy(find_asset("demo/person.png"), place / "person.png")
+    with open_writer(place / "dance.mp4", (1920, 1080), 10.0) as writer:
+        for frame in open_video(find_asset("demo/driving.mp4")).frames(fps=6.0, max_frames=6):
+            writer.write(frame)
+    pipe = micro_pipeline()
+    pipe.settings |= {"height": 96, "width": 64}
+    pipe.save_pretrained(place / STAND_IN)
+    weights = {f"unet.{k}": v for k, v in pipe.unet.state_dict().items()}
+    weights |= {f"pose_net.{k}": v for k, v in pipe.pose_net.state_dict().items()}
+    torch.save(weights, place / "MimicMotion_1-1.pth")
+    for network in (SHARED / "parity" / "tiny_dwpose").glob("*.onnx"):  # random weights
+        shutil.copy(network, place / network.name)
+    return place
+
+
+def test_there_are_commands() -> None:
+    assert len(COMMANDS) > 10
+    assert {page for page, _ in COMMANDS} >= {"README.md", "generate.md", "poses.md", "weights.md"}
+
+
+@pytest.mark.parametrize(("page", "command"), COMMANDS, ids=[f"{p}: {c[:60]}" for p, c in COMMANDS])
+def test_command(page: str, command: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if command.startswith("make "):
+        targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M)
+        assert set(command.split()[1:]) <= set(targets)
+        return
+    if command.startswith(NOT_RUN):
+        check_unrun(command)
+        return
+    if command.startswith("python benchmarks/"):
+        assert (ROOT / command.split()[1]).is_file()
+        return
+    assert command.startswith("mimicmotion "), f"{page}: do not know how to test {command!r}"
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("MIMICMOTION_CACHE", str(folder / "cache"))
+    argv = [STAND_IN if a == HUB_ID else a for a in shlex.split(command)[1:]]
+    prepare(argv, folder)
+    assert cli.main(argv) == 0, command
+    for option in ("-o", "--draw"):
+        if option in argv:
+            assert (folder / argv[argv.index(option) + 1]).exists()
+
+
+def check_unrun(command: str) -> None:
+    if command.startswith("pip install"):
+        extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+        for named in re.findall(r"\[([a-z,]+)\]", command):
+            assert set(named.split(",")) <= set(extras)
+    if command.startswith("mimicmotion weights fetch"):
+        from mimicmotion.weights import known
+
+        assert known(command.rsplit(maxsplit=1)[-1]).repo
+
+
+def prepare(argv: list[str], folder: Path) -> None:
+    """Put what earlier commands of the page would have made, and keep sampling short."""
+    if "--detector" in argv and not (folder / "yolox_l.onnx").exists():
+        pytest.skip("needs networks of DWPose's form, which no package ships (set MIMICMOTION_SHARED)")
+    if argv[:2] == ["weights", "convert"] and (folder / argv[argv.index("-o") + 1]).exists():
+        shutil.rmtree(folder / argv[argv.index("-o") + 1])
+    if "mimicmotion-1.1" in argv and argv[0] == "generate" and not (folder / "mimicmotion-1.1").exists():
+        cli.main(["weights", "convert", STAND_IN, "MimicMotion_1-1.pth", "-o", "mimicmotion-1.1"])
+    if "poses.npz" in argv[:3] and argv[0] == "generate" and not (folder / "poses.npz").exists():
+        cli.main(["poses", "dance.mp4", "-o", "poses.npz"])
+    for _, block in blocks("yaml"):
+        if block.startswith("# run.yaml"):
+            (folder / "run.yaml").write_text(block)
+
+
+def test_yaml_examples_are_valid() -> None:
+    for _, block in blocks("yaml"):
+        assert parse(GenerateConfig, yaml.safe_load(block)).seed == 7
+
+
+def test_python_examples_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    examples = blocks("python")
+    assert examples
+    for page, block in examples:
+        exec(compile(block, page, "exec"), {})
+
+
+def test_pictures_of_the_pages_exist() -> None:
+    for page in PAGES:
+        for target in re.findall(r"!\[[^]]*\]\(([^)#]+)\)|<img[^>]*src=\"([^\"]+)\"", page.read_text(encoding="utf-8")):
+            name = target[0] or target[1]
+            if not name.startswith("http"):
+                assert (page.parent / name).is_file(), f"{page.name}: {name}"
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in PAGES:
+        for name in re.findall(r"(?<!!)\[[^]]*\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            if not name.startswith(("http", "mailto:")):
+                assert (page.parent / name).exists(), f"{page.name}: {name}"
