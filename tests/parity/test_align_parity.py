@@ -1,4 +1,4 @@
-"""The released retargeting: one straight line for the whole video."""
+"""The released retargeting: one straight line for the whole video, and the pictures drawn from its result."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from numpy import ndarray
 
 from mimicmotion.pose.align import fit_alignment
+from mimicmotion.pose.draw import draw_poses
 from mimicmotion.pose.keypoints import BODY, FACE, LEFT_HAND, NUM_POINTS, RIGHT_HAND, PoseSequence
 
 PARTS = (("candidate", BODY), ("faces", FACE), ("hands", slice(LEFT_HAND.start, RIGHT_HAND.stop)))
@@ -21,6 +22,8 @@ def sequence(file: dict[str, ndarray], names: list[str], size: tuple[int, int]) 
         for part, place in PARTS:
             xy[i, place] = file[f"{name}/{part}"].reshape(-1, 2)
         confidence[i, BODY] = file[f"{name}/score"][0]
+        confidence[i, PARTS[1][1]] = file[f"{name}/faces_score"].ravel()
+        confidence[i, PARTS[2][1]] = file[f"{name}/hands_score"].ravel()
     return PoseSequence((xy * size[::-1]).astype(np.float32), confidence.astype(np.float32), size)
 
 
@@ -31,7 +34,8 @@ def test_the_released_fit_is_found(shared: Callable[[str], Path], case: str) -> 
     count = sum(name.startswith("pose") and name.endswith("/subset") for name in file)
     (frame_height, frame_width), (height, width) = file["frame_hw"].tolist(), file["image_hw"].tolist()
     driving = sequence(file, [f"pose{i}" for i in range(count)], (frame_height, frame_width))
-    fit = fit_alignment(driving, sequence(file, ["ref"], (height, width)), (height, width), "released")
+    reference = sequence(file, ["ref"], (height, width))
+    fit = fit_alignment(driving, reference, (height, width), "released")
 
     scale = fit.scale[0] * frame_width / width, fit.scale[1] * frame_height / height  # in fractions of the frames
     np.testing.assert_allclose(scale, [file["ax"], file["ay"]], atol=1e-6)
@@ -42,3 +46,10 @@ def test_the_released_fit_is_found(shared: Callable[[str], Path], case: str) -> 
         for part, place in PARTS:
             theirs = file[f"out{i}/{part}"].reshape(-1, 2)
             np.testing.assert_allclose(aligned.xy[i, place] / (width, height), theirs, atol=1e-6)
+
+    pictures = list(draw_poses(aligned))
+    assert len(pictures) == len(file["images"])
+    for ours, theirs in zip(pictures, file["images"].transpose(0, 2, 3, 1), strict=True):
+        assert (np.abs(ours.astype(int) - theirs) > 1).mean() < 1e-3
+    (own,) = draw_poses(reference)
+    assert (np.abs(own.astype(int) - file["ref_image_pose"].transpose(1, 2, 0)) > 1).mean() < 1e-3
