@@ -13,7 +13,8 @@ from mimicmotion.pose.keypoints import FACE, L_WRIST, LEFT_HAND, NECK, R_HIP, R_
 from mimicmotion.synth import SynthClip, perturb_poses, render_clip, render_still
 from mimicmotion.synth.figure import LEG, YAW, solve
 from mimicmotion.synth.keypoints import keypoints
-from mimicmotion.synth.motion import MOTIONS, motion_params, neutral, set_arm
+from mimicmotion.synth.keyposes import neutral, set_arm
+from mimicmotion.synth.motion import MOTIONS, motion_params
 from mimicmotion.synth.person import make_person
 
 SMALL = (80, 48)

@@ -11,7 +11,8 @@ from numpy import ndarray
 
 from mimicmotion.errors import InputError
 from mimicmotion.pose.keypoints import PoseSequence
-from mimicmotion.synth.figure import BLINK, MOUTH, solve
+from mimicmotion.synth.bvh import Mocap
+from mimicmotion.synth.figure import BLINK, MOUTH, SHANK, SIDE, solve
 from mimicmotion.synth.keypoints import confidences, depth_tolerance, keypoints
 from mimicmotion.synth.motion import choose_motion, motion_params
 from mimicmotion.synth.person import MARGIN, Person, floor_shadows, make_person
@@ -43,7 +44,7 @@ def render_clip(
     num_frames: int,
     size: tuple[int, int] = (224, 128),
     fps: float = 15.0,
-    motion: str | None = None,
+    motion: str | Mocap | None = None,
     *,
     person_seed: int | None = None,
     framing: str | None = None,
@@ -57,7 +58,7 @@ def render_clip(
         num_frames: frames of the clip, at least 1.
         size: (height, width) in pixels.
         fps: frames per second.
-        motion: a name of `mimicmotion.synth.motion.MOTIONS`; by chance if None.
+        motion: a name of `mimicmotion.synth.motion.MOTIONS` or a recording from `load_bvh`; by chance if None.
         person_seed: the person, clothes, place, framing and light; `seed` if None. Clips of one `person_seed`
             (and size) with other seeds show the same person in other motions.
         framing: 'full' or 'upper'; by the person's chance (65 % full) if None.
@@ -83,7 +84,7 @@ def render_still(
     seed: int,
     size: tuple[int, int] = (1024, 576),
     *,
-    motion: str | None = None,
+    motion: str | Mocap | None = None,
     framing: str | None = None,
     supersample: int = 4,
 ) -> tuple[UInt8[ndarray, "height width 3"], PoseSequence]:
@@ -115,12 +116,12 @@ def _check(seed: int, num_frames: int, size: tuple[int, int], fps: float, supers
         raise InputError(f"fps={fps!r}", "0 < fps < 1000", "give the frames per second")
 
 
-def _params(rng: np.random.Generator, motion: str, num_frames: int, fps: float) -> tuple[ndarray, ndarray]:
+def _params(rng: np.random.Generator, motion: str | Mocap, num_frames: int, fps: float) -> tuple[ndarray, ndarray]:
     """Motion parameters of the clip and of the reference: the same motion at another time, or another motion."""
     spare = int(_SPARE_SECONDS * fps)
     times = np.arange(num_frames + spare) / fps
     start = int(rng.integers(spare + 1))
-    whole = motion_params(motion, rng, times)
+    whole = motion.window(rng, times) if isinstance(motion, Mocap) else motion_params(motion, rng, times)
     other = motion_params(choose_motion(rng), rng, times[: spare + 1])
     pick = rng.random(2)
     reference = whole[int(pick[1] * len(whole))] if pick[0] < 0.5 else other[int(pick[1] * len(other))]
@@ -178,7 +179,5 @@ def _render(
 
 def _skirt_width(girth: float, pos: ndarray) -> ndarray:
     """How much wider a skirt gets when the knees part."""
-    from mimicmotion.synth.figure import SHANK, SIDE
-
     apart = np.sqrt(((pos[:, SHANK] - pos[:, SHANK + SIDE]) ** 2).sum(-1))
     return np.clip(0.75 + 1.8 * apart / girth, 1.0, 1.7)

@@ -34,6 +34,7 @@ SHRUG = (50, 51)
 TRAVEL = (52, 53)  # the whole figure along x and z, in body heights
 NUM_PARAMS = 54
 
+ELBOW_HINT = np.array([0.42, -0.72, -0.54])  # where an elbow points at swivel 0: outward, down, back
 _MIRROR = np.array([-1.0, 1.0, 1.0])
 
 
@@ -158,7 +159,7 @@ def solve(body: Body, q: Float64[ndarray, "n 54"]) -> tuple[Float64[ndarray, "n 
         _leg(body, q, side, rot, pos)
         _arm(body, q, side, rot, pos)
         _fingers(body, q, side, rot, pos)
-    _skirt(body, rot, pos)
+    _skirt(rot, pos)
     return rot, pos
 
 
@@ -229,8 +230,7 @@ def _arm(body: Body, q: ndarray, side: int, rot: ndarray, pos: ndarray) -> None:
     base = pos[:, CHEST] * mirror
     line = _unit(want)
     swivel = q[:, k + 3]
-    hint = np.array([0.42, -0.72, -0.54])
-    side_axis = _unit(hint - line * (line @ hint)[:, None])
+    side_axis = _unit(ELBOW_HINT - line * (line @ ELBOW_HINT)[:, None])
     hint_turned = side_axis * np.cos(swivel)[:, None] + _cross(line, side_axis) * np.sin(swivel)[:, None]
     elbow, wrist, upper, lower = two_bones(
         base + shoulder, base + _apply(chest, target), _apply(chest, hint_turned), body.upper_arm, body.forearm
@@ -284,7 +284,7 @@ def _fingers(body: Body, q: ndarray, side: int, rot: ndarray, pos: ndarray) -> N
             r = r @ rot_x(-(0.7 if f == 0 else (1.1, 0.75, 0.0)[j]) * bend)
 
 
-def _skirt(body: Body, rot: ndarray, pos: ndarray) -> None:
+def _skirt(rot: ndarray, pos: ndarray) -> None:
     """A skirt hangs between the knees and straight down."""
     top = pos[:, PELVIS] + _apply(rot[:, PELVIS], (0.0, 0.05, 0.0))
     knees = 0.5 * (pos[:, SHANK] + pos[:, SHANK + SIDE])

@@ -131,7 +131,7 @@ def _beard(prims: Primitives, shape: HeadShape, look: Look) -> None:
         return
     radii = (0.43 * w * h, 0.37 * h, 0.335 * h)
     clip = (0.0, -1.0, 0.0, -0.36) if look.beard == "full" else (0.0, -1.0, 0.25, -0.95)
-    prims.ball(HEAD, (_JAW - (0, 0.012, 0)) * h, radii, ONES, clip=clip, **hair)
+    prims.ball(HEAD, (_JAW - np.array([0, 0.012, 0])) * h, radii, ONES, clip=clip, **hair)
 
 
 def _hair(prims: Primitives, shape: HeadShape, look: Look) -> None:
@@ -139,7 +139,7 @@ def _hair(prims: Primitives, shape: HeadShape, look: Look) -> None:
     hair = {"texture": HAIR, "u_scale": 4, "gloss": 0.06, "group": 4}
     grow = {"buzz": 1.025, "afro": 1.5, "short": 1.07, "side": 1.09}.get(style, 1.1)
     radii = (0.5 * w * h * grow, 0.375 * h * grow, 0.43 * h * grow)
-    centre = (_SKULL + (0, 0.02 + 0.1 * (grow - 1), -0.03 - 0.08 * (grow - 1))) * h
+    centre = _SKULL * h + h * np.array([0, 0.02 + 0.1 * (grow - 1), -0.03 - 0.08 * (grow - 1)])
     line = {"afro": 0.12, "fringe": 0.42, "bob": 0.42}.get(style, 0.3)
     prims.ball(HEAD, centre, radii, ONES, clip=(0.0, 0.75, -0.66, line), **hair)
     if style in ("fringe", "bob", "long") and (style != "long" or look.fit > 1.1):

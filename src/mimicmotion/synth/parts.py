@@ -165,7 +165,7 @@ def _hand(prims: Primitives, body: Body, look: Look, side: int) -> None:
 
 def _leg(prims: Primitives, body: Body, look: Look, side: int) -> None:
     thigh, shank = THIGH + side * SIDE, SHANK + side * SIDE
-    m, s = body.girth * (0.5 + 0.5 * body.muscle), 1 - 2 * side
+    m = body.girth * (0.5 + 0.5 * body.muscle)
     lt, ls = body.thigh, body.shank
     skin = _skin(look)
     prims.cone(thigh, (0, -0.012, -0.003), (0, -lt, 0), 0.049 * m, 0.0335 * m, ONES, **skin)
@@ -227,5 +227,5 @@ def _skirt(prims: Primitives, body: Body, look: Look) -> None:
     g = body.girth
     flare = 0.145 if look.bottom == "skirt" else 0.155
     options = _cloth(look, "top" if look.dress else "bottom", 0.55, 3.0)
-    prims.cone(SKIRT, (0, 0.0, 0), (0, -length, 0), 0.078 * g, flare * g, ONES, kind=1, deep=0.8, wide=1.1, dynamic=WIDE,
-               **options)  # fmt: skip
+    prims.cone(SKIRT, (0, 0.0, 0), (0, -length, 0), 0.078 * g, flare * g, ONES, kind=1, deep=0.8, wide=1.1,
+               dynamic=WIDE, **options)  # fmt: skip

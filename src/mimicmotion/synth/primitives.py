@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
-Vec = Sequence[float]
+Vec = Sequence[float] | ndarray
 Colour = Sequence[float]  # red, green, blue in 0..1
 
 # What of a primitive changes in time (see `Primitives.dynamic`).
@@ -28,7 +29,7 @@ class Primitives:
         self.rows: list[list[float]] = []
         self.dynamic: list[int] = []
 
-    def cone(self, segment: int, a: Vec, b: Vec, ra: float, rb: float, colour: Colour, **options: float) -> None:
+    def cone(self, segment: int, a: Vec, b: Vec, ra: float, rb: float, colour: Colour, **options: Any) -> None:
         """A round cone from `a` (radius `ra`) to `b`; `wide` and `deep` stretch it across its axis."""
         dx, dy, dz = b[0] - a[0], b[1] - a[1], b[2] - a[2]  # plain numbers: numpy is slow on single vectors
         length = math.sqrt(dx * dx + dy * dy + dz * dz)
@@ -44,18 +45,25 @@ class Primitives:
         self._add(segment, a, turn, scale, (length, ra, rb), colour, options)
 
     def ball(
-        self, segment: int, centre: Vec, radii: Vec, colour: Colour, rotation: ndarray | None = None, **options: float
+        self, segment: int, centre: Vec, radii: Vec, colour: Colour, rotation: ndarray | None = None, **options: Any
     ) -> None:
         """An ellipsoid."""
         turn = np.eye(3) if rotation is None else rotation
         self._add(segment, centre, turn, radii, (0.0, 1.0, 1.0), colour, options)
 
     def _add(
-        self, segment: int, centre: Vec, rotation: ndarray, scale: Vec, shape: Vec, colour: Colour, options: dict
+        self,
+        segment: int,
+        centre: Vec,
+        rotation: ndarray,
+        scale: Vec,
+        shape: Vec,
+        colour: Colour,
+        options: dict[str, Any],
     ) -> None:
         tint = options.pop("tint", (1.0, 1.0, 1.0))
         colour = [c * t for c, t in zip(colour, tint, strict=True)]
-        get = lambda name, default: options.pop(name, default)  # noqa: E731
+        get = options.pop
         row = [get("kind", 0), get("texture", 0), get("u_scale", 1), get("v_scale", 1), get("v_start", 0)]
         row += [get("gloss", 0), get("decal", -1), get("decal_x", 0), get("decal_y", 0)]
         row += [get("decal_w", 1), get("decal_h", 1), *get("clip", (0, 0, 0, 0)), *colour, get("group", 0)]
