@@ -60,6 +60,8 @@ def download(
             if start:
                 logger.info("%s: going on at %d of %s bytes", name, start, expected)
             http_get(url, f, resume_size=start, headers=headers, expected_size=expected, displayed_filename=name)
+    except OutputError:
+        raise
     except OSError as e:
         if type(e).__module__ != "builtins" or "Consistency check failed" in str(e):
             _explain(e, repo, name, target, endpoint)

@@ -15,6 +15,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from mimicmotion import weights
 from mimicmotion.errors import OutputError, WeightsError
 from mimicmotion.models.checkpoint import PARTS, Components, load_components, save_components
+from mimicmotion.models.locate import find_base, find_checkpoint
 from mimicmotion.models.posenet import PoseNet
 from mimicmotion.models.tensors import check_keys, read_tensors
 from mimicmotion.models.unet import PoseConvIn, build_unet
@@ -338,6 +339,24 @@ def test_hub_ids_are_fetched(svd: Path, model: Components, tmp_path: Path, monke
     got = load_components("someone/svd", "someone/mm/net.pth")
     assert same(got, Components(make(3).unet, model.vae, model.image_encoder, make(3).pose_net))
     assert "someone/svd/unet/diffusion_pytorch_model.fp16.safetensors" not in asked
+
+
+@pytest.mark.parametrize(
+    ("base", "checkpoint", "want"),
+    [
+        ("svd-xt-1.1", "mimicmotion-1.1", ["svd-xt-1.1", "mimicmotion-1.1"]),
+        ("svd-xt-1.1", None, ["svd-xt-1.1-full"]),
+        ("stabilityai/stable-video-diffusion-img2vid-xt-1-1", None, ["svd-xt-1.1-full"]),
+        ("tiny", None, ["tiny"]),
+    ],
+)
+def test_known_names(base: str, checkpoint: str | None, want: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(weights, "fetch", lambda name: asked.append(name) or Path(name))
+    find_base(base, full=checkpoint is None)
+    if checkpoint:
+        find_checkpoint(checkpoint)
+    assert asked == want
 
 
 def test_meta_device_needs_no_memory(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import socket
 import threading
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from mimicmotion import weights
-from mimicmotion.errors import WeightsError
+from mimicmotion.errors import OutputError, WeightsError
 
 BODY = bytes(range(256)) * 64
 SHA = hashlib.sha256(BODY).hexdigest()
@@ -43,7 +44,12 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def _answer(self, body: bytes) -> None:
-        refusals = {"gated": (401, "GatedRepo"), "forbidden": (403, ""), "missing": (404, "EntryNotFound")}
+        refusals = {
+            "gated": (401, "GatedRepo"),
+            "forbidden": (403, ""),
+            "missing": (404, "EntryNotFound"),
+            "ill": (500, ""),
+        }
         if self.server.mode in refusals:
             self._refuse(*refusals[self.server.mode])
             return
@@ -57,6 +63,11 @@ class Handler(BaseHTTPRequestHandler):
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(BODY) - 1}/{len(BODY)}")
         self.end_headers()
+        if self.server.mode == "cut" and body:
+            self.server.mode = "ok"
+            self.wfile.write(body[:5000])  # fewer bytes than promised
+            self.close_connection = True
+            return
         self.wfile.write(body[start:])
 
     def do_HEAD(self) -> None:
@@ -112,6 +123,25 @@ def test_broken_download_goes_on(hub: FakeHub, tmp_path: Path, mode: str) -> Non
     assert [p.name for p in folder.iterdir()] == ["net.bin"]
 
 
+def test_connection_cut_in_the_middle(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import file_download
+
+    monkeypatch.setattr(file_download.time, "sleep", lambda seconds: None)
+    hub.mode = "cut"
+    assert fetch(hub, tmp_path).read_bytes() == BODY
+    assert len(hub.ranges) == 2  # (where it goes on depends on how much the client had buffered)
+
+
+def test_full_disk_is_found_before_the_download(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mimicmotion import _hub
+
+    usage = shutil.disk_usage(tmp_path)._replace(free=100)
+    monkeypatch.setattr(_hub.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(OutputError, match="MIMICMOTION_CACHE"):
+        fetch(hub, tmp_path)
+    assert hub.ranges == []
+
+
 def test_interrupted_download_keeps_its_part(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import file_download
 
@@ -144,6 +174,7 @@ def test_part_of_another_version_is_not_continued(hub: FakeHub, tmp_path: Path) 
         ("gated", ["accept the licence", "HF_TOKEN", "owner--name/sub/net.bin"]),
         ("forbidden", ["HTTP 403", "accept the licence"]),
         ("missing", ["has no sub/net.bin", "another endpoint"]),
+        ("ill", ["answered HTTP 500", "another endpoint"]),
     ],
 )
 def test_refusals_say_what_to_do(hub: FakeHub, tmp_path: Path, mode: str, words: list[str]) -> None:
