@@ -85,7 +85,7 @@ def build_requests(
     Raises:
         InputError: lists of different lengths, an empty list, too few frames, a picture of the wrong kind.
     """
-    given = {
+    given: dict[str, Any] = {
         "image": image if isinstance(image, list | tuple) else None,
         "poses": poses if _is_list_of_videos(poses) else None,
         "reference_pose": reference_pose if isinstance(reference_pose, list | tuple) else None,
