@@ -60,6 +60,16 @@ def one_hand_twice(left: PartPoints | None, right: PartPoints | None) -> bool:
     return apart < SAME_HAND * max(hand_size(left), hand_size(right))
 
 
+def move_head(xy: Float32[ndarray, "134 2"]) -> None:
+    """Put nose, eyes and ears of the body where the 68 face points say they are, in place."""
+    face = xy[kp.FACE]
+    xy[kp.NOSE] = face[30]
+    for eye, ear, lids in ((kp.R_EYE, kp.R_EAR, face[36:42]), (kp.L_EYE, kp.L_EAR, face[42:48])):
+        center = lids.mean(0)
+        xy[ear] += center - xy[eye]
+        xy[eye] = center
+
+
 def assemble(
     body: BodyPoints,
     left_hand: PartPoints | None,
@@ -69,7 +79,8 @@ def assemble(
 ) -> tuple[Float32[ndarray, "134 2"], Float32[ndarray, 134]]:
     """All points in our layout; (height, width) = `size`; outside the frame and for missing parts confidence 0.
 
-    A hand or face has one score, which all its points get.
+    A hand or face has one score, which all its points get. Where a face is found, nose and eyes are taken from it and
+    the ears go along with the eyes: in close-ups the body network misses them by 1/40 of the picture.
     """
     xy, confidence = np.zeros((kp.NUM_POINTS, 2), np.float32), np.zeros(kp.NUM_POINTS, np.float32)
     points, trust = np.nan_to_num(body.xy), body_confidence(body)
@@ -86,6 +97,7 @@ def assemble(
     xy[kp.FACE] = points[0]
     if face is not None:
         xy[kp.FACE], confidence[kp.FACE] = face.xy[FACE_SOURCE], face.score
+        move_head(xy)
     height, width = size
     inside = (xy >= 0).all(1) & (xy[:, 0] < width) & (xy[:, 1] < height)
     return xy, np.where(inside, confidence.clip(0, 1), 0).astype(np.float32)

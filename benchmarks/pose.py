@@ -1,0 +1,85 @@
+"""Milliseconds a frame of the holistic pose estimator: python benchmarks/pose.py [VIDEO] --threads 1."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnxruntime
+from numpy import ndarray
+
+from mimicmotion.pose.holistic import HolisticEstimator
+
+PEOPLE = Path(__file__).parents[1] / "tests" / "data" / "people"
+
+
+def read(video: Path | None, count: int, long_side: int) -> list[ndarray]:
+    """RGB frames of the video, or the four of the repository over and over."""
+    if video is None:
+        frames = [cv2.imread(str(path)) for path in sorted(PEOPLE.glob("balance_*.jpg"))]
+        frames = [frames[i % len(frames)] for i in range(count)]
+    else:
+        capture = cv2.VideoCapture(str(video))
+        frames = [frame for good, frame in (capture.read() for _ in range(count)) if good]
+    scale = long_side / max(frames[0].shape)
+    return [cv2.cvtColor(cv2.resize(f, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), 4) for f in frames]
+
+
+def cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("video", nargs="?", type=Path)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--frames", type=int, default=60)
+    parser.add_argument("--long-side", type=int, default=1024)
+    parser.add_argument("--static", action="store_true", help="run the person detector in every frame")
+    parser.add_argument("--body-only", action="store_true")
+    parser.add_argument("--device", default="cpu")
+    arguments = parser.parse_args()
+    cv2.setNumThreads(arguments.threads)
+    frames = read(arguments.video, arguments.frames + 3, arguments.long_side)
+    estimator = HolisticEstimator(
+        threads=arguments.threads, device=arguments.device, static=arguments.static, body_only=arguments.body_only
+    )
+    times, seen = [], []
+    stream = estimator.estimate_stream(frames)
+    for _ in frames:
+        start = time.perf_counter()
+        _, confidence = next(stream)
+        times.append((time.perf_counter() - start) * 1e3)
+        seen.append(confidence.max() > 0)
+    deciles = statistics.quantiles(times[3:], n=10)
+    row = {
+        "bench": "pose",
+        "estimator": "holistic",
+        "video": arguments.video.name if arguments.video else "tests/data/people",
+        "size": frames[0].shape[:2],
+        "static": arguments.static,
+        "body_only": arguments.body_only,
+        "n": len(times) - 3,
+        "seen": round(float(np.mean(seen)), 3),
+        "ms": {"p10": deciles[0], "median": statistics.median(times[3:]), "p90": deciles[-1]},
+        "threads": arguments.threads,
+        "provider": estimator.provider,
+        "cpu": cpu_name(),
+        "python": platform.python_version(),
+        "onnxruntime": onnxruntime.__version__,
+        "cv2": cv2.__version__,
+        "numpy": np.__version__,
+    }
+    print(json.dumps(row))
+
+
+if __name__ == "__main__":
+    main()
