@@ -90,7 +90,10 @@ def load_bvh(path: str | Path) -> Mocap:
         raise InputError(f"{path}: {e}", "a readable BVH file", "check the path") from e
     names, parents, offsets, channels, values, fps = _parse(text, path)
     pos, rot = _forward(parents, offsets, channels, values)
-    return Mocap(_retarget(names, pos, rot, path), fps, path.name)
+    params = _retarget(names, pos, rot, path)
+    if len(params) > 2 and np.abs(params[1] - params[0]).max() > 0.5:  # many files start with a T pose
+        params = params[1:]
+    return Mocap(params, fps, path.name)
 
 
 def _parse(text: str, path: Path) -> tuple[list[str], list[int], ndarray, list[list[str]], ndarray, float]:
@@ -205,6 +208,14 @@ def _retarget(names: list[str], pos: ndarray, rot: ndarray, path: Path) -> Float
     return q
 
 
+def _calm(values: ndarray) -> ndarray:
+    """Mean over nine frames (75 ms at 120 frames per second)."""
+    if len(values) < 9:
+        return values
+    padded = np.concatenate([values[:1].repeat(4), values, values[-1:].repeat(4)])
+    return np.convolve(padded, np.full(9, 1 / 9), "valid")
+
+
 def _length(at: dict[tuple[int, str], ndarray], a: str, b: str) -> float:
     return float(np.mean([np.linalg.norm(at[s, a] - at[s, b], axis=-1).mean() for s in (0, 1)]))
 
@@ -223,7 +234,10 @@ def _retarget_leg(
     pitch = np.arctan2(toe[:, 1], flat)
     standing = q[:, k + 1] < 0.03
     q[:, k + 3] = np.clip(pitch - (np.median(pitch[standing]) if standing.any() else np.median(pitch)), -1.0, 0.5)
-    q[:, k + 4] = np.clip(np.arctan2(sign * toe[:, 0], toe[:, 2]), -0.5, 1.0)
+    level = np.clip(
+        2 * flat / np.maximum(np.linalg.norm(toe, axis=-1), 1e-9) - 0.6, 0, 1
+    )  # a toe that points down has none
+    q[:, k + 4] = _calm(0.2 + level * (np.clip(np.arctan2(sign * toe[:, 0], toe[:, 2]), -0.5, 1.0) - 0.2))
 
 
 def _retarget_arm(q: ndarray, side: int, at: dict[tuple[int, str], ndarray], chest: ndarray) -> None:
@@ -237,4 +251,4 @@ def _retarget_arm(q: ndarray, side: int, at: dict[tuple[int, str], ndarray], che
     axis = _unit(ELBOW_HINT - line * (line @ ELBOW_HINT)[:, None])
     swivel = np.arctan2((np.cross(line, axis) * out).sum(-1), (axis * out).sum(-1))
     bent = np.clip(np.linalg.norm(out, axis=-1) / 0.08, 0, 1)  # a straight arm has no direction of its elbow
-    q[:, k + 3] = np.unwrap(swivel) * bent
+    q[:, k + 3] = _calm(np.clip(swivel, -2.2, 2.2) * bent)

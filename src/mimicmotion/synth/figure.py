@@ -42,11 +42,11 @@ _MIRROR = np.array([-1.0, 1.0, 1.0])
 class Body:
     """Proportions in body heights; defaults are an average adult."""
 
-    hip_height: float = 0.515
+    hip_height: float = 0.522
     hip_width: float = 0.054  # half the distance of the hip joints
-    thigh: float = 0.245
-    shank: float = 0.228
-    ankle: float = 0.042
+    thigh: float = 0.24
+    shank: float = 0.235
+    ankle: float = 0.047
     foot: float = 0.115
     waist: float = 0.075  # pelvis to the pivot of the abdomen, then to the pivot of the chest
     chest: float = 0.215  # pivot of the chest to the line of the shoulders
@@ -55,8 +55,8 @@ class Body:
     forearm: float = 0.147
     hand: float = 0.112
     neck: float = 0.048  # line of the shoulders to the pivot of the head
-    head: float = 0.142  # chin to crown
-    head_width: float = 0.72  # of the head's height
+    head: float = 0.14  # chin to crown
+    head_width: float = 0.69  # of the head's height
     girth: float = 1.0  # thickness of trunk and limbs
     muscle: float = 1.0  # thickness of limbs against the trunk
     bust: float = 0.0
@@ -70,17 +70,17 @@ def random_body(rng: np.random.Generator) -> Body:
     girth = vary(0.97 if female else 1.02, 0.09)
     return Body(
         hip_width=vary(0.056 if female else 0.053, 0.05),
-        thigh=vary(0.245, 0.025),
-        shank=vary(0.228, 0.025),
+        thigh=vary(0.24, 0.025),
+        shank=vary(0.235, 0.025),
         foot=vary(0.115, 0.06),
         chest=vary(0.212, 0.025),
-        shoulder_width=vary(0.1 if female else 0.111, 0.05),
+        shoulder_width=vary(0.099 if female else 0.109, 0.05),
         upper_arm=vary(0.17, 0.035),
         forearm=vary(0.146, 0.035),
         hand=vary(0.116, 0.06),
         neck=vary(0.052 if female else 0.047, 0.08),
-        head=vary(0.143, 0.05),
-        head_width=vary(0.72, 0.04),
+        head=vary(0.14, 0.05),
+        head_width=vary(0.69, 0.04),
         girth=girth,
         muscle=vary(0.92 if female else 1.04, 0.08),
         bust=float(rng.uniform(0.35, 1.0)) if female else 0.0,

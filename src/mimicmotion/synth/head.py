@@ -14,7 +14,7 @@ ONES = (1.0, 1.0, 1.0)
 # In head heights, from the head's pivot: chin at -0.08, crown at 0.92, z to the front.
 _SKULL, _SKULL_RADII = np.array([0.0, 0.56, -0.02]), np.array([0.5, 0.36, 0.42])  # x radius in head widths
 _JAW, _JAW_RADII = np.array([0.0, 0.26, 0.07]), np.array([0.4, 0.345, 0.32])
-_EYE_X, _EYE_Y, _BROW_Y, _MOUTH_Y, _NOSE_Y = 0.16, 0.42, 0.535, 0.125, 0.25
+EYE_X, EYE_Y, _BROW_Y, _MOUTH_Y, NOSE_Y = 0.16, 0.43, 0.545, 0.14, 0.27
 
 
 class HeadShape:
@@ -65,21 +65,21 @@ def _face(prims: Primitives, shape: HeadShape, look: Look) -> None:
     h, skin = shape.height, {"tint": look.skin, "group": 1}
     brow = tuple(0.75 * c for c in look.hair) if sum(look.hair) < 2 else tuple(0.6 * c for c in look.hair)
     for s in (1, -1):
-        x = s * _EYE_X
+        x = s * EYE_X
         out = rot_y(s * 0.3)
-        prims.ball(HEAD, shape.on_face(x, _EYE_Y, -0.012), (0.082 * h, 0.05 * h, 0.03 * h), (0.96, 0.95, 0.93), out)
-        prims.ball(HEAD, shape.on_face(x, _EYE_Y, 0.002), (0.042 * h, 0.047 * h, 0.022 * h), look.iris, out, gloss=0.25)
+        prims.ball(HEAD, shape.on_face(x, EYE_Y, -0.012), (0.082 * h, 0.05 * h, 0.03 * h), (0.96, 0.95, 0.93), out)
+        prims.ball(HEAD, shape.on_face(x, EYE_Y, 0.002), (0.042 * h, 0.047 * h, 0.022 * h), look.iris, out, gloss=0.25)
         prims.ball(
-            HEAD, shape.on_face(x, _EYE_Y, 0.012), (0.02 * h, 0.023 * h, 0.014 * h), (0.03, 0.03, 0.03), out, gloss=0.6
+            HEAD, shape.on_face(x, EYE_Y, 0.012), (0.02 * h, 0.023 * h, 0.014 * h), (0.03, 0.03, 0.03), out, gloss=0.6
         )
         lid = tuple(0.45 * c for c in look.skin)
-        a, b = shape.on_face(x - 0.078, _EYE_Y + 0.03, 0.006), shape.on_face(x + 0.078, _EYE_Y + 0.03, 0.006)
-        top = shape.on_face(x, _EYE_Y + 0.052, 0.012)
+        a, b = shape.on_face(x - 0.078, EYE_Y + 0.03, 0.006), shape.on_face(x + 0.078, EYE_Y + 0.03, 0.006)
+        top = shape.on_face(x, EYE_Y + 0.052, 0.012)
         prims.cone(HEAD, a, top, 0.011 * h, 0.013 * h, lid)
         prims.cone(HEAD, top, b, 0.013 * h, 0.011 * h, lid)
         prims.ball(
             HEAD,
-            shape.on_face(x, _EYE_Y, 0.0),
+            shape.on_face(x, EYE_Y, 0.0),
             (0.088 * h, 0.058 * h, 0.034 * h),
             ONES,
             out,
@@ -92,15 +92,15 @@ def _face(prims: Primitives, shape: HeadShape, look: Look) -> None:
         ear = (s * 0.505 * shape.width * h, 0.37 * h, -0.03 * h)
         prims.ball(HEAD, ear, (0.035 * h, 0.105 * h, 0.06 * h), ONES, tint=look.skin)
         prims.ball(
-            HEAD, shape.on_face(s * 0.045, _NOSE_Y - 0.012, 0.018), (0.035 * h, 0.03 * h, 0.035 * h), ONES, **skin
+            HEAD, shape.on_face(s * 0.045, NOSE_Y - 0.012, 0.018), (0.035 * h, 0.03 * h, 0.035 * h), ONES, **skin
         )
         if look.glasses:
-            prims.ball(HEAD, shape.on_face(s * 0.155, _EYE_Y - 0.01, 0.03), (0.125 * h, 0.095 * h, 0.035 * h),
+            prims.ball(HEAD, shape.on_face(s * 0.155, EYE_Y - 0.01, 0.03), (0.125 * h, 0.095 * h, 0.035 * h),
                        (0.06, 0.06, 0.08), rot_y(s * 0.25), gloss=0.5)  # fmt: skip
     prims.cone(
         HEAD,
-        shape.on_face(0, 0.44, -0.012),
-        shape.on_face(0, _NOSE_Y, 0.045),
+        shape.on_face(0, EYE_Y + 0.02, -0.012),
+        shape.on_face(0, NOSE_Y, 0.045),
         0.022 * h,
         0.042 * h,
         (1, 0.985, 0.98),
@@ -120,8 +120,8 @@ def _beard(prims: Primitives, shape: HeadShape, look: Look) -> None:
     for s in (1, -1):
         prims.cone(
             HEAD,
-            shape.on_face(0.01 * s, 0.185, 0.012),
-            shape.on_face(0.11 * s, 0.145, 0.002),
+            shape.on_face(0.01 * s, 0.2, 0.012),
+            shape.on_face(0.11 * s, 0.16, 0.002),
             0.022 * h,
             0.016 * h,
             ONES,
@@ -137,10 +137,10 @@ def _beard(prims: Primitives, shape: HeadShape, look: Look) -> None:
 def _hair(prims: Primitives, shape: HeadShape, look: Look) -> None:
     h, w, style = shape.height, shape.width, look.hair_style
     hair = {"texture": HAIR, "u_scale": 4, "gloss": 0.06, "group": 4}
-    grow = {"buzz": 1.025, "afro": 1.5, "short": 1.07, "side": 1.09}.get(style, 1.1)
+    grow = {"buzz": 1.025, "afro": 1.36, "short": 1.07, "side": 1.09}.get(style, 1.1)
     radii = (0.5 * w * h * grow, 0.375 * h * grow, 0.43 * h * grow)
     centre = _SKULL * h + h * np.array([0, 0.02 + 0.1 * (grow - 1), -0.03 - 0.08 * (grow - 1)])
-    line = {"afro": 0.12, "fringe": 0.42, "bob": 0.42}.get(style, 0.3)
+    line = {"afro": 0.2, "fringe": 0.42, "bob": 0.42}.get(style, 0.3)
     prims.ball(HEAD, centre, radii, ONES, clip=(0.0, 0.75, -0.66, line), **hair)
     if style in ("fringe", "bob", "long") and (style != "long" or look.fit > 1.1):
         prims.ball(
@@ -213,13 +213,13 @@ def face_points(body: Body, mouth: Float64[ndarray, " n"], blink: Float64[ndarra
         points[:, 17 + i] = shape.on_face(-x, _BROW_Y + y, 0.01)
         points[:, 26 - i] = shape.on_face(x, _BROW_Y + y, 0.01)
     for i, t in enumerate(np.linspace(0, 1, 4)):
-        points[:, 27 + i] = shape.on_face(0, 0.42 + t * (_NOSE_Y + 0.005 - 0.42), 0.01 + 0.075 * t)
+        points[:, 27 + i] = shape.on_face(0, EYE_Y + t * (NOSE_Y + 0.005 - EYE_Y), 0.01 + 0.075 * t)
     for i, x in enumerate((-0.07, -0.036, 0.0, 0.036, 0.07)):
-        points[:, 31 + i] = shape.on_face(x, _NOSE_Y - 0.035 - 0.012 * (i == 2), 0.03)
+        points[:, 31 + i] = shape.on_face(x, NOSE_Y - 0.035 - 0.012 * (i == 2), 0.03)
     eye = [(-0.078, 0.0), (-0.028, 0.045), (0.028, 0.045), (0.078, 0.0), (0.028, -0.04), (-0.028, -0.04)]
     for i, (x, y) in enumerate(eye):
         for first, side in ((36, -1), (42, 1)):
-            open_point = np.array(shape.on_face(side * _EYE_X + x, _EYE_Y + y, 0.01))
+            open_point = np.array(shape.on_face(side * EYE_X + x, EYE_Y + y, 0.01))
             points[:, first + i] = open_point
             points[:, first + i, 1] -= (blink > 0.5) * (y + 0.01) * h
     outer = [(-0.12, 0), (-0.075, 0.03), (-0.03, 0.043), (0, 0.038), (0.03, 0.043), (0.075, 0.03), (0.12, 0)]

@@ -20,7 +20,7 @@ from mimicmotion.synth.figure import (
     Body,
     finger_lengths,
 )
-from mimicmotion.synth.head import HeadShape, face_points
+from mimicmotion.synth.head import EYE_X, EYE_Y, NOSE_Y, HeadShape, face_points
 
 
 def keypoints(
@@ -36,9 +36,9 @@ def keypoints(
             out[:, first + 6 + i] = pos[:, segment + side * SIDE]
     out[:, 1] = 0.5 * (out[:, 2] + out[:, 5])
     shape, h = HeadShape(body), body.head
-    ear = 0.5 * shape.width * h
+    ear = 0.47 * shape.width * h
     local = np.array([
-        shape.on_face(0, 0.25, 0.085), shape.on_face(-0.16, 0.42, 0.01), shape.on_face(0.16, 0.42, 0.01),
+        shape.on_face(0, NOSE_Y, 0.085), shape.on_face(-EYE_X, EYE_Y, 0.01), shape.on_face(EYE_X, EYE_Y, 0.01),
         (-ear, 0.37 * h, -0.01 * h), (ear, 0.37 * h, -0.01 * h),
     ])  # fmt: skip
     out[:, [0, 14, 15, 16, 17]] = _attach(rot, pos, HEAD, local[None])

@@ -140,7 +140,7 @@ def _arm(prims: Primitives, body: Body, look: Look, side: int) -> None:
     )
     if look.sleeve >= 1:
         cloth = _cloth(look, "top", 0.85 - la, 0.6)
-        prims.cone(lower, (0, 0, 0), (0, -0.93 * lf, 0), 0.026 * m * f, 0.0195 * m * f, ONES, **cloth)
+        prims.cone(lower, (0, 0, 0), (0, -0.93 * lf, 0), 0.0277 * m * f, 0.0205 * m * f, ONES, **cloth)
         cuff = look.trim if look.top == "hoodie" else look.top_colour
         prims.cone(lower, (0, -0.9 * lf, 0), (0, -0.97 * lf, 0), 0.0208 * m * f, 0.02 * m * f, cuff)
 
