@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import re
@@ -11,14 +10,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from mimicmotion.errors import OutputError, WeightsError
+from mimicmotion.files import sha256_file
 
 logger = logging.getLogger(__name__)
-
-
-def sha256_file(path: Path | str) -> str:
-    """Hexadecimal sha256 of a file of any size, read in pieces."""
-    with Path(path).open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def download(

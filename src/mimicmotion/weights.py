@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mimicmotion._hub import download, sha256_file
+from mimicmotion._hub import download
 from mimicmotion.errors import WeightsError
+from mimicmotion.files import atomic_path, sha256_file
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +156,7 @@ def cache_folder(cache_dir: Path | str | None = None) -> Path:
     if cache_dir is not None:
         return Path(cache_dir)
     if own := os.environ.get("MIMICMOTION_CACHE"):
-        return Path(own)
+        return Path(own).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mimicmotion"
 
 
@@ -376,9 +377,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _record(root: Path, name: str, entry: dict[str, Any]) -> None:
     path = root / "checksums.json"
     data = _read_json(path) if path.is_file() else {}
-    part = root / f".checksums.{os.getpid()}.json"
-    part.write_text(json.dumps(data | {name: entry}, indent=1) + "\n", encoding="utf-8")
-    part.replace(path)
+    with atomic_path(path) as part:
+        part.write_text(json.dumps(data | {name: entry}, indent=1) + "\n", encoding="utf-8")
 
 
 def _flag(name: str) -> bool:

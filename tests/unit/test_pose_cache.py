@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mimicmotion.errors import MediaError
-from mimicmotion.pose.cache import PoseCache, cache_dir, file_digest
+from mimicmotion.errors import InputError
+from mimicmotion.files import sha256_file
+from mimicmotion.pose.cache import PoseCache
 from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
+from mimicmotion.weights import cache_folder
 
 
 class Counter:
@@ -81,16 +83,16 @@ def test_failures_of_the_estimator_leave_nothing(tmp_path: Path, video: Path) ->
 def test_the_folder_follows_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MIMICMOTION_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache_dir() == tmp_path / "xdg" / "mimicmotion"
+    assert cache_folder() == tmp_path / "xdg" / "mimicmotion"
     monkeypatch.setenv("MIMICMOTION_CACHE", str(tmp_path / "own"))
     assert PoseCache().folder == tmp_path / "own" / "poses"
     monkeypatch.delenv("MIMICMOTION_CACHE")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache_dir() == Path.home() / ".cache" / "mimicmotion"
+    assert cache_folder() == Path.home() / ".cache" / "mimicmotion"
 
 
 def test_digest_is_sha256_and_missing_videos_are_named(tmp_path: Path) -> None:
     (tmp_path / "abc").write_bytes(b"abc")
-    assert file_digest(tmp_path / "abc").startswith("ba7816bf8f01cfea414140de5dae2223")
-    with pytest.raises(MediaError, match="none.mp4"):
-        file_digest(tmp_path / "none.mp4")
+    assert sha256_file(tmp_path / "abc").startswith("ba7816bf8f01cfea414140de5dae2223")
+    with pytest.raises(InputError, match="none.mp4"):
+        sha256_file(tmp_path / "none.mp4")

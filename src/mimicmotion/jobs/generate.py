@@ -19,9 +19,9 @@ from numpy import ndarray
 from mimicmotion import __version__
 from mimicmotion.config import FusionConfig, GenerateConfig
 from mimicmotion.errors import OutputError
-from mimicmotion.jobs.inputs import Inputs, prepare
+from mimicmotion.files import atomic_path, check_writable, sha256_file
+from mimicmotion.jobs.inputs import Inputs, open_driving, prepare
 from mimicmotion.jobs.progress import Job, Progress, Stopwatch
-from mimicmotion.pose.cache import file_digest
 from mimicmotion.pose.draw import PoseDrawer
 from mimicmotion.pose.keypoints import PoseSequence
 
@@ -150,17 +150,14 @@ def _generate(
         image_noise=noise.picture,
     )
     yield Progress("encode", 1, 1)
-    latents = None
+    state = None
     for state in pipe.denoise(conditioning, noise.latents, recipe):
-        latents = state.latents[0]
         if config.preview:
             write_preview(config.output, pipe, state.preview[0])
         yield Progress("denoise", state.index + 1, state.total)
     del conditioning  # decoding needs the memory
-    assert latents is not None  # a schedule has at least one step
-    decoded = pipe.decode(
-        latents, decode_chunk_size=config.decode_chunk_size, released=recipe.fusion.mode == "released"
-    )
+    assert state is not None  # a schedule has at least one step
+    decoded = pipe.decode_state(state, recipe, config.decode_chunk_size)
     yield from write_video(config, inputs, poses, decoded)
     with contextlib.suppress(OSError):
         preview_path(config.output).unlink(missing_ok=True)
@@ -170,7 +167,6 @@ def _generate(
 
 def check_outputs(config: GenerateConfig) -> None:
     """Raise OutputError now rather than after the long work."""
-    from mimicmotion.video.files import check_writable
     from mimicmotion.video.writer import check_output
 
     check_output(config.output)
@@ -181,7 +177,6 @@ def check_outputs(config: GenerateConfig) -> None:
 
 def check_inputs_exist(config: GenerateConfig) -> None:
     """Raise MediaError for a missing picture or video before a model is loaded."""
-    from mimicmotion.jobs.inputs import open_driving
     from mimicmotion.video.picture import check_input_file
 
     check_input_file(config.picture, "a picture")
@@ -302,7 +297,6 @@ def write_sidecar(config: GenerateConfig, result: GenerateResult) -> None:
     import importlib.metadata
 
     from mimicmotion.jobs.doctor import PACKAGES
-    from mimicmotion.video.files import atomic_path
     from mimicmotion.weights import find_asset
 
     folder = Path(config.model) if config.model else find_asset("tiny")
@@ -317,8 +311,8 @@ def write_sidecar(config: GenerateConfig, result: GenerateResult) -> None:
     facts = {
         "settings": dataclasses.asdict(config),
         "versions": versions,
-        "weights_sha256": {name: file_digest(p) for name, p in weights.items() if p.is_file()},
-        "inputs_sha256": {name: file_digest(p) for name, p in files.items() if p.is_file()},
+        "weights_sha256": {name: sha256_file(p) for name, p in weights.items() if p.is_file()},
+        "inputs_sha256": {name: sha256_file(p) for name, p in files.items() if p.is_file()},
         "frames": result.frames,
         "size": result.size,
         "seconds": result.seconds,

@@ -16,8 +16,9 @@ from numpy import ndarray
 
 from mimicmotion.config import GenerateConfig, PoseOptions, PosesConfig, SamplingOptions, person_choice
 from mimicmotion.errors import InputError, MediaError, PoseError
+from mimicmotion.files import sha256_file
 from mimicmotion.jobs.progress import Job, Progress
-from mimicmotion.pose.cache import PoseCache, file_digest
+from mimicmotion.pose.cache import PoseCache
 from mimicmotion.pose.keypoints import BODY, PoseSequence
 from mimicmotion.video.geometry import Fit, check_size, plan_fit
 
@@ -151,15 +152,10 @@ def driving_poses(
     settings = cache_settings(config)
     cache = PoseCache() if config.pose_cache else None
     path = cache.path(config.video, settings) if cache and config.video.is_file() else None
-    if path is not None and path.exists():
-        from mimicmotion.pose.files import load_poses
-
-        try:
-            poses = load_poses(path)
-            yield Progress("poses", len(poses), len(poses))
-            return poses
-        except PoseError as e:
-            logger.warning("the cached poses %s are damaged and made anew: %s", path, e.got)
+    known = cache.load(path) if cache and path else None
+    if known is not None:
+        yield Progress("poses", len(known), len(known))
+        return known
     poses = yield from estimate_video(config, source, estimator())
     if cache and path is not None:
         cache.put(path, poses)
@@ -234,7 +230,7 @@ def cache_settings(config: GenerateConfig | PosesConfig) -> dict[str, Any]:
     facts = {n: getattr(config, n) for n in names if n not in same}
     for n in ("detector", "pose_model"):
         path = getattr(config, n)
-        facts[n] = file_digest(path) if path else None
+        facts[n] = sha256_file(path) if path else None
     return facts | {"version": __version__}
 
 

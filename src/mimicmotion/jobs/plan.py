@@ -78,7 +78,7 @@ def plan(config: GenerateConfig, pipeline: MimicMotionPipeline | None = None) ->
         InputError: as `generate`.
         OutputError: the picture cannot be written.
     """
-    from mimicmotion.video.files import check_writable
+    from mimicmotion.files import check_writable
     from mimicmotion.video.picture import write_picture
 
     check_writable(config.output)

@@ -62,7 +62,7 @@ def poses(config: PosesConfig) -> Job[PosesResult]:
 
 
 def _poses(config: PosesConfig) -> Job[PoseSequence]:
-    from mimicmotion.video.files import check_writable
+    from mimicmotion.files import check_writable
 
     folder = config.output.suffix == ""
     if not folder and config.output.suffix != ".npz":

@@ -5,47 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mimicmotion.errors import MediaError, OutputError, PoseError
+from mimicmotion.errors import OutputError, PoseError
+from mimicmotion.files import sha256_file
 from mimicmotion.pose.files import VERSION, load_poses, save_poses
 from mimicmotion.pose.keypoints import PoseSequence
+from mimicmotion.weights import cache_folder
 
 logger = logging.getLogger(__name__)
-
-
-def cache_dir() -> Path:
-    """MIMICMOTION_CACHE, else mimicmotion in XDG_CACHE_HOME, else ~/.cache/mimicmotion."""
-    if own := os.environ.get("MIMICMOTION_CACHE"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mimicmotion"
-
-
-def file_digest(path: Path | str) -> str:
-    """SHA-256 of a file as hexadecimal digits, read in pieces.
-
-    Raises:
-        MediaError: the file cannot be read.
-    """
-    try:
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as e:
-        raise MediaError(f"{path}: {e}", "a readable file", "check the path") from e
 
 
 class PoseCache:
     """A folder of pose files named by what they were made from.
 
     Args:
-        folder: where the files live; default `cache_dir() / "poses"`. It is made when first needed.
+        folder: where the files live; default `cache_folder() / "poses"`. It is made when first needed.
     """
 
     def __init__(self, folder: Path | str | None = None) -> None:
-        self.folder = Path(folder) if folder is not None else cache_dir() / "poses"
+        self.folder = Path(folder) if folder is not None else cache_folder() / "poses"
 
     def path(self, video: Path | str, settings: Mapping[str, Any]) -> Path:
         """Where the poses of this video with these settings are or would be.
@@ -55,7 +36,7 @@ class PoseCache:
             settings: all that changes the result: estimator, its version, model checksums, person, frame rate. Plain
                 data; paths of models should be given as checksums.
         """
-        facts = {"video": file_digest(video), "settings": dict(settings), "format": VERSION}
+        facts = {"video": sha256_file(video), "settings": dict(settings), "format": VERSION}
         text = json.dumps(facts, sort_keys=True, default=str)
         name = hashlib.sha256(text.encode()).hexdigest()
         return self.folder / name[:2] / f"{name}.npz"
@@ -66,17 +47,24 @@ class PoseCache:
         A damaged entry is made anew; a cache that cannot be written is only warned of.
 
         Raises:
-            MediaError: the video cannot be read.
+            InputError: the video cannot be read.
         """
         path = self.path(video, settings)
-        if path.exists():
-            try:
-                return load_poses(path)
-            except PoseError as e:
-                logger.warning("the cached poses %s are damaged and made anew: %s", path, e.got)
-        poses = estimate()
-        self.put(path, poses)
+        poses = self.load(path)
+        if poses is None:
+            poses = estimate()
+            self.put(path, poses)
         return poses
+
+    def load(self, path: Path) -> PoseSequence | None:
+        """The poses under a path that `path()` gave; None where there are none or they are damaged."""
+        if not path.exists():
+            return None
+        try:
+            return load_poses(path)
+        except PoseError as e:
+            logger.warning("the cached poses %s are damaged and made anew: %s", path, e.got)
+            return None
 
     def put(self, path: Path, poses: PoseSequence) -> None:
         """Store `poses` under a path that `path()` gave."""

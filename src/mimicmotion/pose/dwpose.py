@@ -93,9 +93,9 @@ class DWPoseEstimator:
     @property
     def settings(self) -> dict[str, Any]:
         """All that changes the result, for `PoseCache`."""
-        from mimicmotion.pose.cache import file_digest
+        from mimicmotion.files import sha256_file
 
-        return {"estimator": "dwpose", "version": 1, "files": [*map(file_digest, self._paths)], "person": self.person}
+        return {"estimator": "dwpose", "version": 1, "files": [*map(sha256_file, self._paths)], "person": self.person}
 
     def estimate(self, frames: Iterable[Frame], fps: float = 0.0) -> PoseSequence:
         """The poses of all frames."""

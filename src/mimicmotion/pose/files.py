@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-import os
 import re
-import threading
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +14,7 @@ from jaxtyping import Float32
 from numpy import ndarray
 
 from mimicmotion.errors import OutputError, PoseError
+from mimicmotion.files import atomic_path, writing
 from mimicmotion.pose.estimator import Person, PosePoints, nobody
 from mimicmotion.pose.keypoints import BODY, FACE, FEET, LEFT_HAND, NUM_POINTS, RIGHT_HAND, PoseSequence
 from mimicmotion.pose.track import PersonTracker
@@ -31,28 +28,13 @@ BODY_25 = np.array([*range(8), *range(9, 19)])
 BODY_25_FEET = np.arange(19, 25)
 
 
-@contextlib.contextmanager
-def _atomic(path: Path) -> Iterator[Path]:
-    """A path to write to; the file gets its name only when it is complete."""
-    part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        part.replace(path)
-    except OSError as e:
-        raise OutputError(f"{path}: {e}", "a place to write to", "check permission and free space") from e
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-
-
 def save_poses(poses: PoseSequence, path: Path | str) -> None:
     """Write `poses` as .npz: format, version, xy, confidence (float32), size, fps, source.
 
     Raises:
         OutputError: the file cannot be written; then no part of it is left.
     """
-    with _atomic(Path(path)) as part, part.open("wb") as file:
+    with atomic_path(path) as part, writing(Path(path)), part.open("wb") as file:
         np.savez_compressed(
             file,
             format=FORMAT,
@@ -163,7 +145,7 @@ def save_openpose(poses: PoseSequence, folder: Path | str) -> None:
     for i, (xy, confidence) in enumerate(zip(poses.xy, poses.confidence, strict=True)):
         people = [_format_person(xy, confidence)] if confidence.any() else []
         data = {"version": 1.3, "people": people, "canvas_height": poses.size[0], "canvas_width": poses.size[1]}
-        with _atomic(folder / names[i]) as part:
+        with atomic_path(folder / names[i]) as part:
             part.write_text(json.dumps(data), encoding="utf-8")
 
 

@@ -1,9 +1,10 @@
-"""Files that appear under their name only when complete, and the check of a path before long work."""
+"""Files that appear under their name only when complete, the check of a path before long work, and checksums."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import secrets
 import shutil
@@ -11,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from mimicmotion.errors import OutputError
+from mimicmotion.errors import InputError, OutputError
 
 
 def check_writable(path: str | os.PathLike[str]) -> Path:
@@ -121,3 +122,16 @@ def output_error(path: Path, error: OSError) -> OutputError:
         errno.EISDIR: "this is a folder; name a file, for example out.mp4",
     }.get(error.errno or 0, "check the folder's permissions or write elsewhere")
     return OutputError(f"{path} cannot be written ({reason})", "a writable place with enough room", fix)
+
+
+def sha256_file(path: str | os.PathLike[str]) -> str:
+    """Hexadecimal sha256 of a file of any size, read in pieces.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    try:
+        with Path(path).open("rb") as f:
+            return hashlib.file_digest(f, "sha256").hexdigest()
+    except OSError as e:
+        raise InputError(f"{path} cannot be read ({e.strerror})", "a readable file", "check the path") from e
