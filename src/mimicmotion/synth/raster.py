@@ -26,7 +26,7 @@ NUM_COLUMNS = 31
 NOTHING = -1e9
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def _hit(kind, h, r1, r2, ox, oy, oz, dx, dy, dz):
     """Largest t with o + t d on the primitive, or NOTHING."""
     if kind == 0 and h <= 0.0:
@@ -69,7 +69,7 @@ def _hit(kind, h, r1, r2, ox, oy, oz, dx, dy, dz):
     return best
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def fill(depth, ids, inverse, forward, centre, shape, table, factor):
     """Fill the z-buffer `depth` and the primitive numbers `ids` of one frame; both are `factor` times oversampled."""
     rows, columns = depth.shape

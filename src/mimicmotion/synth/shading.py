@@ -25,7 +25,7 @@ from mimicmotion.synth.raster import (
 )
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def _angle(x, z):
     """atan2(x, z) by an odd polynomial, within 3e-4: the textures need no more, and it is much faster."""
     a, b = abs(x), abs(z)
@@ -39,7 +39,7 @@ def _angle(x, z):
     return -r if x < 0.0 else r
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def _colour(row, lx, ly, lz, textures, out):
     """Base colour at a local point of the primitive with this row of the table."""
     size = textures.shape[1]
@@ -67,7 +67,7 @@ def _colour(row, lx, ly, lz, textures, out):
                 out[0], out[1], out[2] = r, g, b
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def _light(x, y, z, m, shape, kind, gloss, light):
     """Brightness (ambient and direct apart) and highlight of the surface at a local point."""
     h, r1, r2 = shape[0], shape[1], shape[2]
@@ -97,7 +97,7 @@ def _light(x, y, z, m, shape, kind, gloss, light):
     return light[3] * (0.8 + 0.2 * wz - 0.1 * wy), direct, shine
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def _shadow(depth, ids, si, sj, steps, unit):
     """Share of the direct light that something nearer, on the way to the light, leaves."""
     lit = 1.0
@@ -110,7 +110,7 @@ def _shadow(depth, ids, si, sj, steps, unit):
     return lit
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def _local(p, si, sj, depth, inverse, centre, factor):
     m = inverse[p]
     px, py = (sj + 0.5) / factor - centre[p, 0], (si + 0.5) / factor - centre[p, 1]
@@ -120,7 +120,7 @@ def _local(p, si, sj, depth, inverse, centre, factor):
     return x, y, m[2, 0] * px + m[2, 1] * py + m[2, 2] * pz
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def shadow_steps(light, unit, factor):
     """Offsets (x, y in samples, z in pixels) towards the light where a shadow's cause is looked for, and its weight."""
     count = 3 if unit < 300 else 8
@@ -132,7 +132,7 @@ def shadow_steps(light, unit, factor):
     return steps
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def lighting(lit, group, level, depth, ids, inverse, centre, shape, table, light, factor, unit):
     """Brightness per pixel of its first covered sample: `lit`; its material and depth: `group`, `level`."""
     steps = shadow_steps(light, unit, factor)
@@ -150,7 +150,7 @@ def lighting(lit, group, level, depth, ids, inverse, centre, shape, table, light
                     break
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def smooth_light(out, lit, group, level, unit, along):
     """Average the light along one axis over touching surfaces of one material: limbs flow into the trunk."""
     radius = max(1, int(0.013 * unit + 0.5))
@@ -175,7 +175,7 @@ def smooth_light(out, lit, group, level, unit, along):
             out[i, j] = total / count
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def _cover(ids, i, j, factor):
     """Covered samples of a pixel, whether one primitive (or nothing) has all of them, and the first sample's."""
     covered, single, first = 0, True, ids[i * factor, j * factor]
@@ -186,7 +186,7 @@ def _cover(ids, i, j, factor):
     return covered, single, first
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def _add_sample(
     total,
     colour,
@@ -219,7 +219,7 @@ def _add_sample(
         total[c] += min(colour[c] * bright * light[4 + c] + shine, 255.0)
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def shade(out, ground, lit, group, depth, ids, inverse, centre, shape, table, textures, light, factor, unit):
     """Colour one frame over `ground`: textures at every sample, light per pixel except where materials meet.
 
@@ -247,7 +247,7 @@ def shade(out, ground, lit, group, depth, ids, inverse, centre, shape, table, te
                 out[i, j, c] = int(total[c] * weight + rest * ground[i, j, c] + 0.5)
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def place_ground(out, background, blobs, shift):
     """The background through a shifted camera, darkened by shadow blobs.
 
