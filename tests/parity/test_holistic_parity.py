@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 
 import cv2
@@ -14,6 +15,14 @@ from mimicmotion.pose.holistic import HolisticEstimator, HolisticPoints
 
 FAST = 2  # golden frames a clip in the plain run; all of them in the slow one
 LIMITS = {"body": 3.0, "left_hand": 1.0, "right_hand": 1.0, "face": 1.0}
+NETWORKS = (
+    "pose_detection",
+    "pose_landmark_full",
+    "hand_recrop",
+    "hand_landmark_full",
+    "face_detection_short_range",
+    "face_landmark",
+)
 CLIPS = {
     "controlnext_01": "local_only",
     "pose2sim_single_cam01": "clear",
@@ -75,6 +84,20 @@ def check(shared: Callable[[str], Path], count: int | None) -> None:
     for name, values in everything.items():
         assert np.median(np.concatenate(values)) <= LIMITS[name], name
     assert all_differ <= 0.05 * all_total
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_equal_another_conversion(shared: Callable[[str], Path], name: str) -> None:
+    import onnxruntime
+
+    theirs = onnxruntime.InferenceSession(
+        shared(f"models/holistic_onnx/{name}.onnx"), providers=["CPUExecutionProvider"]
+    )
+    path = files("mimicmotion").joinpath("assets", "holistic", f"{name}.onnx")
+    ours = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    image = np.random.default_rng(0).random(ours.get_inputs()[0].shape, dtype=np.float32)
+    for a, b in zip(ours.run(None, {"input": image}), theirs.run(None, {"input": image}), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-3)  # measured: 0
 
 
 def test_points_agree_with_mediapipe(shared: Callable[[str], Path]) -> None:

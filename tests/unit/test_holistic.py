@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from numpy import ndarray
 
-from mimicmotion.errors import ConfigError, MediaError, PoseError
+from mimicmotion.errors import ConfigError, MediaError, PoseError, WeightsError
 from mimicmotion.pose import keypoints as kp
 from mimicmotion.pose.estimator import PoseEstimator, open_estimator
 from mimicmotion.pose.holistic import HolisticEstimator
 from mimicmotion.pose.holistic.estimator import PATIENCE, choose_person
-from mimicmotion.pose.holistic.networks import BodyPoints
+from mimicmotion.pose.holistic.networks import BodyPoints, Networks, choose_providers
 
 PEOPLE = Path(__file__).parents[1] / "data" / "people"
 
@@ -245,3 +245,14 @@ def test_choose_person_waits_for_the_lost_one(estimator: HolisticEstimator) -> N
     assert choose_person([other, body], "largest", here, here) is body
     assert choose_person([other], "largest", None, here) is other
     assert choose_person([], "largest", None, None) is None
+
+
+def test_missing_cuda_and_missing_network_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    choose_providers.cache_clear()
+    with pytest.raises(ConfigError, match="onnxruntime-gpu"):
+        HolisticEstimator(device="cuda")
+    with pytest.raises(WeightsError, match="reinstall"):
+        Networks(1)._open("nothing")
