@@ -174,6 +174,8 @@ def test_assemble_gives_a_hand_its_one_score() -> None:
     assert (out[kp.LEFT_HAND] == 7).all()
     np.testing.assert_array_equal(confidence[kp.LEFT_HAND], np.float32(0.8))
     assert (confidence[kp.RIGHT_HAND] == 0).all()
+    unsure = replace(body_at(standing()), peak=np.full(33, 0.25, np.float32))
+    np.testing.assert_array_equal(assemble(unsure, hand, None, None, (200, 200))[1][kp.LEFT_HAND], np.float32(0.4))
 
 
 def test_face_table_is_symmetric() -> None:

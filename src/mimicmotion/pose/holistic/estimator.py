@@ -56,11 +56,12 @@ class HolisticEstimator:
     """Whole-body pose with the bundled networks of MediaPipe Holistic, on onnxruntime alone.
 
     Confidence: each body and foot point has its own (the network's visibility times the peak of its heat map); the
-    21 points of a hand share ONE score, and so do the 68 of the face. There is no small toe (confidence 0). A point
-    outside the frame has confidence 0.
+    21 points of a hand share ONE score (lowered where the wrist is unsure), and so do the 68 of the face. There is
+    no small toe (confidence 0). A point outside the frame has confidence 0, and so has all of a frame without anyone.
 
     In a video the region of the next frame follows from the points of this one, and the person detector runs only
-    when nobody is followed; so the person chosen first stays the one that is followed.
+    when nobody is followed; so the person chosen first stays the one that is followed. Left and right are kept
+    steady (see `sides`). A lost person may come back where it was; after some frames anybody is followed.
 
     Args:
         person: whom to follow where several are seen: "largest"; n: the n-th from the left in the first frame that

@@ -39,6 +39,7 @@ FACE_SOURCE = np.array(
     ]
 )
 
+SURE_WRIST = 0.5  # below this confidence of the wrist its hand may be somebody else's
 SAME_HAND = 0.35  # two hands nearer than this part of their size are one hand seen twice
 
 
@@ -79,8 +80,9 @@ def assemble(
 ) -> tuple[Float32[ndarray, "134 2"], Float32[ndarray, 134]]:
     """All points in our layout; (height, width) = `size`; outside the frame and for missing parts confidence 0.
 
-    A hand or face has one score, which all its points get. Where a face is found, nose and eyes are taken from it and
-    the ears go along with the eyes: in close-ups the body network misses them by 1/40 of the picture.
+    A hand or face has one score, which all its points get; a hand's is lowered where its wrist is unsure. Where a
+    face is found, nose and eyes are taken from it and the ears go along with the eyes: in close-ups the body network
+    misses them by 1/40 of the picture.
     """
     xy, confidence = np.zeros((kp.NUM_POINTS, 2), np.float32), np.zeros(kp.NUM_POINTS, np.float32)
     points, trust = np.nan_to_num(body.xy), body_confidence(body)
@@ -93,7 +95,7 @@ def assemble(
     for part, place, wrist in ((left_hand, kp.LEFT_HAND, L_WRIST), (right_hand, kp.RIGHT_HAND, R_WRIST)):
         xy[place] = points[wrist]
         if part is not None:
-            xy[place], confidence[place] = part.xy, part.score
+            xy[place], confidence[place] = part.xy, part.score * min(1.0, trust[wrist] / SURE_WRIST)
     xy[kp.FACE] = points[0]
     if face is not None:
         xy[kp.FACE], confidence[kp.FACE] = face.xy[FACE_SOURCE], face.score
