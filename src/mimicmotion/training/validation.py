@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, UInt8
 from numpy import ndarray
 
+from mimicmotion.models.checkpoint import Components, save_components
 from mimicmotion.models.posenet import PoseNet
 from mimicmotion.models.tiny import build_tiny_image_encoder, build_tiny_unet
 from mimicmotion.pipeline import MimicMotionPipeline
@@ -26,26 +28,33 @@ HELD_OUT_SEED = 10_000_000
 MOVED = 0.1
 """A pixel belongs to the moving region if a colour of target and reference differs by more (0..1)."""
 
+SETTINGS: dict[str, Any] = {
+    "height": 224,
+    "width": 128,
+    "guidance_scale": 1.0,
+    "fps": 7.0,
+    "pose_drawing": {"canvas_short_side": None, "stroke": POSE_STROKE},
+}
+"""What the bundled model is used with; steps and fusion are chosen by measurement."""
+
 Frames = UInt8[ndarray, "frames height width 3"]
 
 
-def assemble(
-    denoiser: Path, autoencoder: Path, settings: Mapping[str, Any], decoder: Path | None = None
-) -> MimicMotionPipeline:
+def assemble(denoiser: Path, autoencoder: Path, settings: Mapping[str, Any]) -> MimicMotionPipeline:
     """A pipeline of the averaged weights of two checkpoints.
 
     Args:
         denoiser: checkpoint of stage denoiser.
-        autoencoder: the checkpoint of stage autoencoder that it was trained with, or a later one of the same run.
+        autoencoder: the checkpoint of stage autoencoder that it was trained with, or a later one of the same run
+            (its encoder is frozen, its decoder may be better).
         settings: the model's defaults, see `MimicMotionPipeline`.
-        decoder: unused weights of the encoder must equal those of `autoencoder`; None takes its decoder too.
 
     Raises:
         WeightsError: a checkpoint is missing or damaged.
     """
     state = load_checkpoint(denoiser)
     model = state["model"]
-    vae = load_autoencoder(decoder or autoencoder)
+    vae = load_autoencoder(autoencoder)
     vae.register_to_config(scaling_factor=model["scaling_factor"])
     unet = build_tiny_unet(
         widths=tuple(model["widths"]),
@@ -60,6 +69,18 @@ def assemble(
         module.load_state_dict(averaged(state, name))
         module.eval().requires_grad_(False)
     return MimicMotionPipeline(unet, vae, encoder, pose_net, settings)
+
+
+def export(denoiser: Path, autoencoder: Path, settings: Mapping[str, Any], folder: Path) -> Path:
+    """Write the model of two checkpoints in float16, as `MimicMotionPipeline.from_pretrained` reads it.
+
+    Raises:
+        WeightsError: a checkpoint is missing or damaged.
+        OutputError: the folder cannot be written.
+    """
+    pipe = assemble(denoiser, autoencoder, {**SETTINGS, **settings})
+    parts = Components(pipe.unet, pipe.vae, pipe.image_encoder, pipe.pose_net, pipe.settings)
+    return save_components(parts, folder, dtype=torch.float16)
 
 
 def drawn(poses: PoseSequence, size: tuple[int, int]) -> Frames:
@@ -127,7 +148,7 @@ def score(output: Frames, clip: SynthClip) -> dict[str, float]:
 
 def reconstruct(pipe: MimicMotionPipeline, frames: Frames) -> Frames:
     """Frames through the autoencoder and back: the best that any U-Net could do."""
-    from mimicmotion.conditioning import to_unit
+    from mimicmotion.models.pose_features import to_unit
     from mimicmotion.models.vae import encode_mode
 
     latents = encode_mode(pipe.vae, to_unit(frames)) * pipe.vae.config["scaling_factor"]
