@@ -13,8 +13,8 @@ import torch
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from mimicmotion.conditioning import Frame, PoseFrames
 from mimicmotion.errors import ConfigError, InputError, PoseError
+from mimicmotion.models.pose_features import Frame, PoseFrames
 
 
 @dataclass(frozen=True, slots=True, eq=False)

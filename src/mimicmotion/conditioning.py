@@ -3,38 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float, UInt8
-from numpy import ndarray
+from jaxtyping import Float
 from torch import Tensor
 
 from mimicmotion.diffusion.denoiser import Latents, Sigma
 from mimicmotion.diffusion.noise import added_time_ids, augment_picture
-from mimicmotion.errors import InputError, PoseError
+from mimicmotion.errors import InputError
 from mimicmotion.models.image_encoder import image_embedding
+from mimicmotion.models.pose_features import (
+    Frame,
+    PoseFeatures,
+    PoseFrames,
+    StackedFeatures,
+    encode_poses,
+    to_unit,
+)
 from mimicmotion.models.posenet import PoseNet
 from mimicmotion.models.unet import with_pose
 from mimicmotion.models.vae import encode_mode
-
-Frame = UInt8[ndarray, "height width 3"]
-
-
-@runtime_checkable
-class PoseFrames(Protocol):
-    """Drawn pose frames: an array (frames, height, width, 3) of uint8, or anything whose slices give one lazily."""
-
-    def __len__(self) -> int:
-        """Number of frames."""
-        ...
-
-    def __getitem__(self, index: slice, /) -> Any:
-        """Frames of a slice, uint8 (frames, height, width, 3)."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,14 +35,14 @@ class Conditioning:
     Attributes:
         image_embeddings: CLIP embedding of the picture (cross-attention).
         image_latents: VAE latent of the picture: mode of the distribution, not scaled; copied over time.
-        pose_features: PoseNet's features of each frame of the video.
+        pose_features: PoseNet's features of the frames of the video.
         reference_pose_features: the same of the picture's own pose, for the reference slot; None switches it off.
         added_time_ids: [fps - 1, motion bucket, noise augmentation].
     """
 
     image_embeddings: Float[Tensor, "batch 1 dim"]
     image_latents: Float[Tensor, "batch 1 channels h w"]
-    pose_features: Float[Tensor, "batch frames features h w"]
+    pose_features: PoseFeatures
     reference_pose_features: Float[Tensor, "batch 1 features h w"] | None
     added_time_ids: Float[Tensor, "batch 3"]
 
@@ -63,16 +54,18 @@ class Conditioning:
     @property
     def num_frames(self) -> int:
         """Frames of the video, without the reference slot."""
-        return self.pose_features.shape[1]
+        return self.pose_features.num_frames
 
     def pose_rows(self, rows: Sequence[int], reference_slot: bool) -> Float[Tensor, "batch rows features h w"]:
         """Pose features of rows: row f is frame f, or with a reference slot row 0 is the picture, row f + 1 frame f."""
         if not reference_slot:
-            return self.pose_features[:, list(rows)]
-        if self.reference_pose_features is None:
+            return self.pose_features.rows(rows)
+        reference = self.reference_pose_features
+        if reference is None:
             raise InputError("no reference pose", "the picture's own pose for the reference slot", "encode it too")
-        parts = [self.reference_pose_features if r == 0 else self.pose_features[:, r - 1 : r] for r in rows]
-        return torch.cat(parts, dim=1)
+        features = self.pose_features.rows([max(r - 1, 0) for r in rows])
+        slots = torch.tensor([i for i, r in enumerate(rows) if r == 0], device=features.device, dtype=torch.long)
+        return features.index_copy(1, slots, reference.repeat(1, len(slots), 1, 1, 1))
 
     @staticmethod
     def stack(items: Sequence[Conditioning]) -> Conditioning:
@@ -80,7 +73,10 @@ class Conditioning:
         fields: dict[str, Any] = {}
         for field in dataclasses.fields(Conditioning):
             values = [getattr(item, field.name) for item in items]
-            fields[field.name] = None if values[0] is None else torch.cat(values)
+            if field.name == "pose_features":
+                fields[field.name] = StackedFeatures(tuple(values))
+            else:
+                fields[field.name] = None if values[0] is None else torch.cat(values)
         return Conditioning(**fields)
 
 
@@ -136,79 +132,6 @@ class ConditionedUNet:
         ids = self.conditioning.added_time_ids
         ids = ids.repeat(x.shape[0] // ids.shape[0], 1)
         return self.unet(sample, time, embeddings.to(dtype), added_time_ids=ids, return_dict=False)[0].to(x.dtype)
-
-
-def to_unit(frames: UInt8[ndarray, "frames height width 3"]) -> Float[Tensor, "frames 3 height width"]:
-    """Frames of 0..255 to float32 in [-1, 1], channels first."""
-    return torch.from_numpy(np.array(frames)).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def pose_chunks(poses: PoseFrames, count: int, size: tuple[int, int], chunk: int) -> Iterator[ndarray]:
-    """Take `count` pose frames in chunks and check each chunk.
-
-    Raises:
-        PoseError: a chunk is not uint8 of (frames, height, width, 3) with the expected size.
-    """
-    for start in range(0, count, chunk):
-        stop = min(start + chunk, count)
-        part = _as_array(poses[start:stop])
-        if part.shape != (stop - start, *size, 3) or part.dtype != np.uint8:
-            raise PoseError(
-                f"pose frames {start}..{stop - 1}: {part.dtype} of shape {part.shape}",
-                f"uint8 of shape ({stop - start}, {size[0]}, {size[1]}, 3)",
-                "draw the poses at height x width of the generated video",
-            )
-        yield part
-
-
-def _as_array(frames: Any) -> ndarray:
-    try:
-        return np.asarray(frames)
-    except ValueError as e:
-        raise PoseError(f"pose frames: {e}", "frames of one size", "draw all poses at height x width") from e
-
-
-def encode_poses(
-    pose_net: PoseNet,
-    poses: PoseFrames,
-    reference_pose: Frame | None,
-    size: tuple[int, int],
-    *,
-    num_frames: int | None = None,
-    device: torch.device | str = "cpu",
-    chunk: int = 16,
-) -> tuple[Float[Tensor, "1 frames features h w"], Float[Tensor, "1 1 features h w"] | None]:
-    """PoseNet's features of the video and of the reference slot, each frame once and `chunk` frames at a time.
-
-    A PoseNet with six input channels gets the reference pose beside each driving pose.
-
-    Raises:
-        PoseError: pose frames of another size or kind, or no reference pose where the model needs one.
-    """
-    two_poses = pose_net.widths[0] == 6
-    if two_poses and reference_pose is None:
-        raise PoseError("no reference_pose", "the drawn pose of the picture: this model compares the two", "pass it")
-    dtype = next(pose_net.parameters()).dtype
-    reference = None
-    if reference_pose is not None:
-        (part,) = pose_chunks(reference_pose[None], 1, size, 1)
-        reference = to_unit(part).to(device)
-
-    def run(frames: Tensor) -> Tensor:
-        if two_poses and reference is not None:
-            frames = torch.cat([frames, reference.expand(frames.shape[0], -1, -1, -1)], dim=1)
-        return pose_net(frames.to(dtype)[None])
-
-    count = len(poses) if num_frames is None else num_frames
-    features: Tensor | None = None
-    for index, part in enumerate(pose_chunks(poses, count, size, chunk)):
-        out = run(to_unit(part).to(device))
-        if features is None:  # one buffer for all: collecting chunks and joining them would hold everything twice
-            features = out.new_empty(1, count, *out.shape[2:])
-        features[:, index * chunk : index * chunk + out.shape[1]] = out
-    if features is None:
-        raise PoseError("no pose frames", "at least one", "check that the driving video is not empty")
-    return features, None if reference is None else run(reference)
 
 
 @torch.inference_mode()

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mimicmotion._request import Request, build_requests, check_numbers, check_size
-from mimicmotion.conditioning import ConditionedUNet, Conditioning, Frame, PoseFrames, encode_conditioning
+from mimicmotion.conditioning import ConditionedUNet, Conditioning, encode_conditioning
 from mimicmotion.config import FusionConfig, parse
 from mimicmotion.diffusion.denoiser import guide, precondition_v
 from mimicmotion.diffusion.fusion import fuse
@@ -23,6 +23,7 @@ from mimicmotion.diffusion.sampling import Step, sample_euler
 from mimicmotion.diffusion.schedule import initial_scale
 from mimicmotion.errors import ConfigError, InputError, PoseError
 from mimicmotion.models.checkpoint import Components, load_components, save_components
+from mimicmotion.models.pose_features import Frame, PoseFrames
 from mimicmotion.models.posenet import PoseNet
 from mimicmotion.models.unet import use_constant_cross_attention
 from mimicmotion.models.vae import decode_stream
@@ -79,8 +80,8 @@ class MimicMotionPipeline:
         vae: SVD's autoencoder, frozen.
         image_encoder: CLIP's picture encoder, frozen.
         pose_net: encoder of pose frames.
-        settings: defaults of this model, as plain data: `height`, `width`, `num_inference_steps`, `guidance_scale`,
-            `fps` (what the network is told), `fusion` (fields of `FusionConfig`).
+        settings: defaults of this model, as plain data: `height`, `width`, `num_inference_steps` or `sigmas` (noise
+            levels), `guidance_scale`, `fps` (what the network is told), `fusion` (fields of `FusionConfig`).
 
     Raises:
         ConfigError: the networks do not fit each other, or a setting is wrong.
@@ -244,6 +245,8 @@ class MimicMotionPipeline:
             PoseError: mode "released" without a reference pose.
             InputError: no frames, or a setting out of range.
         """
+        if sigmas is None and num_inference_steps is None:
+            sigmas = self.settings.get("sigmas")
         if sigmas is not None and num_inference_steps not in (None, len(sigmas) - 1):
             raise ConfigError(
                 f"num_inference_steps={num_inference_steps} with {len(sigmas)} sigmas", "one of the two", "drop one"
