@@ -202,6 +202,7 @@ def test_short_videos_in_every_mode(job: GenerateConfig, tmp_path: Path, frames:
         {"fit": "letterbox"},
         {"fit": "released"},
         {"segment_frames": 3},
+        {"reference_slot": False},
         {"segment_frames": 4, "overlap_frames": 0},
         {"height": 64, "width": 96},
         {"fps": 5.0},

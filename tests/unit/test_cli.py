@@ -15,7 +15,8 @@ HEAVY = ("torch", "cv2", "diffusers", "transformers", "onnxruntime", "av", "PIL"
 
 @pytest.mark.parametrize("code", ["import mimicmotion", "from mimicmotion.cli import main; main(['--help'])"])
 def test_nothing_heavy_is_loaded(code: str) -> None:
-    check = f"import sys\ntry:\n    {code}\nexcept SystemExit: pass\nprint('LOADED', [m for m in {HEAVY!r} if m in sys.modules])"
+    look = f"print('LOADED', [m for m in {HEAVY!r} if m in sys.modules])"
+    check = f"import sys\ntry:\n    {code}\nexcept SystemExit: pass\n{look}"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert "LOADED []" in done.stdout
 

@@ -210,8 +210,9 @@ def fusion_config(config: GenerateConfig, default: FusionConfig) -> FusionConfig
     """The model's fusion with what the settings change."""
     segment = default.segment_frames if config.segment_frames is None else config.segment_frames
     overlap = min(default.overlap_frames, segment - 1) if config.overlap_frames is None else config.overlap_frames
+    slot = default.reference_slot if config.reference_slot is None else config.reference_slot
     mode = config.fusion or default.mode
-    return dataclasses.replace(default, mode=mode, segment_frames=segment, overlap_frames=overlap)
+    return dataclasses.replace(default, mode=mode, segment_frames=segment, overlap_frames=overlap, reference_slot=slot)
 
 
 def make_recipe(config: GenerateConfig, pipe: MimicMotionPipeline, frames: int) -> Recipe:
