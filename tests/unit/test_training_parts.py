@@ -18,7 +18,7 @@ from mimicmotion.errors import ConfigError, OutputError, WeightsError
 from mimicmotion.models.tiny import PatchAutoencoder, init_with_pca
 from mimicmotion.pose.keypoints import FACE, LEFT_HAND, NUM_POINTS, PoseSequence
 from mimicmotion.synth import SynthClip
-from mimicmotion.training.denoiser import change_weights, phase_of
+from mimicmotion.training.denoiser import change_weights, loss_weights, phase_of
 from mimicmotion.training.detector_noise import DetectorNoise, disturb
 from mimicmotion.training.pool import open_pool, patch_basis
 from mimicmotion.training.settings import (
@@ -251,3 +251,13 @@ def test_weights_grow_where_latents_leave_the_reference() -> None:
     assert weights[0, 1, 0, 0, 0] == 3
     assert weights[0, 2, 0, 1, 1] == 2
     assert weights.sum() == 12 + 2 + 1
+
+
+def test_channel_weights_have_mean_one() -> None:
+    latents = torch.zeros(1, 2, 4, 2, 2)
+    weights = loss_weights(latents, DenoiserConfig(change_weight=1, channel_weights=(6, 2, 2, 2)))
+    assert weights is not None
+    assert weights.expand_as(latents)[0, 0, :, 0, 0].tolist() == [2, pytest.approx(2 / 3), *[pytest.approx(2 / 3)] * 2]
+    assert loss_weights(latents, DenoiserConfig(change_weight=1)) is None
+    with pytest.raises(ConfigError, match="3 channel_weights"):
+        loss_weights(latents, DenoiserConfig(channel_weights=(1, 1, 1)))

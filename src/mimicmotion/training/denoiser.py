@@ -21,6 +21,7 @@ from mimicmotion.diffusion.loss import (
     v_target,
     weighted_mse,
 )
+from mimicmotion.errors import ConfigError
 from mimicmotion.models.image_encoder import clip_pixels
 from mimicmotion.models.tiny import PatchAutoencoder, build_tiny_image_encoder, build_tiny_posenet, build_tiny_unet
 from mimicmotion.models.unet import unused_parameter_names, use_constant_cross_attention, with_pose
@@ -155,6 +156,26 @@ def change_weights(latents: Float[Tensor, "b f c h w"], strength: float) -> Floa
     return 1 + (strength - 1) * distance.clamp(0, 1)
 
 
+def loss_weights(latents: Float[Tensor, "b f c h w"], config: DenoiserConfig) -> Tensor | None:
+    """Weight of each latent in the loss, broadcast to its shape; None if all are alike.
+
+    Raises:
+        ConfigError: the number of channel weights is not that of the latents' channels.
+    """
+    weights = change_weights(latents, config.change_weight) if config.change_weight != 1 else None
+    if not config.channel_weights:
+        return weights
+    if len(config.channel_weights) != latents.shape[2]:
+        raise ConfigError(
+            f"{len(config.channel_weights)} channel_weights",
+            f"{latents.shape[2]}, one per latent channel",
+            "match them",
+        )
+    each = torch.tensor(config.channel_weights, dtype=torch.float32)
+    each = (each / each.mean()).view(-1, 1, 1)
+    return each if weights is None else weights * each
+
+
 def phase_of(step: int, config: DenoiserConfig) -> PhaseConfig:
     """The phase that step `step` belongs to."""
     return next((p for p in config.phases if step < p.until), config.phases[-1])
@@ -192,7 +213,7 @@ def denoising_loss(
         x = torch.cat([network_input(x0, eps, sigma), picture.expand_as(x0)], dim=2)
         out = networks["unet"](with_pose(x, features), c_noise(sigma), token, ids, return_dict=False)[0]
     target = v_target(x0, eps, sigma)
-    weights = change_weights(x0, config.change_weight) if config.change_weight != 1 else None
+    weights = loss_weights(x0, config)
     loss = weighted_mse(out, target, weights)
     plain = (out.detach().float() - target).square().flatten(1).mean(1)
     band = torch.bucketize(sigma, torch.tensor(BANDS))

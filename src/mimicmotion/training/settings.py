@@ -139,6 +139,9 @@ class DenoiserConfig:
     """Share of samples without picture and pose, for guidance."""
     change_weight: float = 3.0
     """Loss weight of latents that differ much from the reference's at the same place; 1 switches it off."""
+    channel_weights: tuple[float, ...] = ()
+    """Loss weight of each latent channel, brought to mean 1; empty weighs all alike. The best prediction of a channel
+    stays the same, but the network's capacity goes where it is seen: a PCA's first channels carry most of a picture."""
     any_reference: float = 0.5
     """Share of samples whose reference is another frame of the clip instead of its reference frame."""
     pose_noise: bool = True
