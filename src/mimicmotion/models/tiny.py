@@ -77,8 +77,13 @@ def unet_config(
     latent_channels: int = 16,
     token_dim: int = 64,
     head_dim: int = 96,
+    norm_groups: int = 8,
 ) -> dict[str, Any]:
-    """The `config.json` of a narrow `UNetSpatioTemporalConditionModel`; widths in multiples of 32."""
+    """The `config.json` of a narrow `UNetSpatioTemporalConditionModel`; widths in multiples of 32.
+
+    `norm_groups` departs from diffusers' fixed 32: groups of two channels lose the level and the scale of a picture's
+    colours in front of the last convolution.
+    """
     down = ["CrossAttnDownBlockSpatioTemporal" if a else "DownBlockSpatioTemporal" for a in attention]
     up = ["CrossAttnUpBlockSpatioTemporal" if a else "UpBlockSpatioTemporal" for a in reversed(attention)]
     return {
@@ -93,6 +98,7 @@ def unet_config(
         "addition_time_embed_dim": 64,
         "projection_class_embeddings_input_dim": 192,
         "num_frames": 16,
+        "norm_num_groups": norm_groups,
     }
 
 

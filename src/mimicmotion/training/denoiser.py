@@ -49,6 +49,7 @@ def build_networks(config: DenoiserConfig, latent_channels: int) -> dict[str, nn
         layers=config.layers,
         latent_channels=latent_channels,
         token_dim=config.token_dim,
+        norm_groups=config.norm_groups,
     )
     use_constant_cross_attention(unet)
     return {
@@ -242,6 +243,7 @@ def train_denoiser(config: TrainConfig, pool: Pool | None = None, stop_at: int |
         "attention": list(c.attention),
         "layers": c.layers,
         "token_dim": c.token_dim,
+        "norm_groups": c.norm_groups,
         "reference_pose": c.reference_pose,
         "latent_channels": vae.config["latent_channels"],
         "scaling_factor": scaling,

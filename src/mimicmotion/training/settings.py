@@ -127,6 +127,8 @@ class DenoiserConfig:
     """Which levels have transformer blocks."""
     layers: int = 1
     """Residual blocks per level."""
+    norm_groups: int = 8
+    """Groups of each GroupNorm of the U-Net."""
     token_dim: int = 64
     """Size of the picture embedding."""
     reference_pose: bool = True

@@ -62,6 +62,7 @@ def assemble(denoiser: Path, autoencoder: Path, settings: Mapping[str, Any]) -> 
         layers=model["layers"],
         latent_channels=model["latent_channels"],
         token_dim=model["token_dim"],
+        norm_groups=model["norm_groups"],
     )
     pose_net = PoseNet(model["widths"][0], (6 if model["reference_pose"] else 3, 16, 32, 64))
     encoder = build_tiny_image_encoder(model["token_dim"])
