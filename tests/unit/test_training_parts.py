@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from mimicmotion.config import parse
 from mimicmotion.errors import ConfigError, OutputError, WeightsError
-from mimicmotion.models.tiny import PatchAutoencoder, init_with_pca
+from mimicmotion.models.tiny import PatchAutoencoder, build_tiny_posenet, init_with_pca
 from mimicmotion.pose.keypoints import FACE, LEFT_HAND, NUM_POINTS, PoseSequence
 from mimicmotion.synth import SynthClip
+from mimicmotion.training import run
 from mimicmotion.training.denoiser import change_weights, loss_weights, phase_of
 from mimicmotion.training.detector_noise import DetectorNoise, disturb
 from mimicmotion.training.pool import open_pool, patch_basis
@@ -261,3 +262,22 @@ def test_channel_weights_have_mean_one() -> None:
     assert loss_weights(latents, DenoiserConfig(change_weight=1)) is None
     with pytest.raises(ConfigError, match="3 channel_weights"):
         loss_weights(latents, DenoiserConfig(channel_weights=(1, 1, 1)))
+
+
+def test_a_run_that_exists_is_not_overwritten_unasked(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"stage: denoiser\nrun: {tmp_path}\n")
+    save_checkpoint(tmp_path, 3, {}, keep=1)
+    with pytest.raises(ConfigError, match="step-00000003"):
+        run(recipe, resume=False)
+
+
+def test_posenet_starts_with_a_signal() -> None:
+    torch.manual_seed(0)
+    net = build_tiny_posenet(64)
+    poses = torch.full((1, 2, 6, 64, 32), -1.0)
+    poses[0, 1, :, 20:40, 10:14] = 1.0
+    with torch.no_grad():
+        features = net(poses)
+    assert float((features[0, 0] - features[0, 1]).abs().max()) > 0.05
+    assert net.widths == (6, 16, 32, 64)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
+from diffusers import AutoencoderKLTemporalDecoder
 from diffusers.configuration_utils import register_to_config
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from mimicmotion.models.posenet import PoseNet
 from mimicmotion.models.unet import build_unet
 
 
-class PatchAutoencoder(AutoencoderKLTemporalDecoder):
+class PatchAutoencoder(AutoencoderKLTemporalDecoder):  # pyrefly: ignore[invalid-inheritance]
     """SVD's autoencoder on frames whose `patch_size` x `patch_size` pixels are folded into channels.
 
     Pictures go in and come out as usual (3 channels); `in_channels` and `out_channels` of the config count the folded
@@ -102,15 +102,23 @@ def unet_config(
     }
 
 
-def build_tiny_unet(**kwargs: Any) -> UNetSpatioTemporalConditionModel:
+def build_tiny_unet(**kwargs: Any) -> Any:
     """A narrow U-Net with pose input and random weights; arguments as for `unet_config`."""
     return build_unet(unet_config(**kwargs))
 
 
 def build_tiny_posenet(out_channels: int, reference_pose: bool = True) -> PoseNet:
-    """PoseNet for training from scratch: its last layer does NOT start at zero, as there is nothing to preserve."""
+    """PoseNet for training from nothing: its last layer does NOT start at zero, as there is nothing to preserve.
+
+    Weights start larger than PyTorch's default, with which differences of poses shrink to 0.001 over the nine
+    convolutions: a first training needed two thousand steps to get its PoseNet going.
+    """
     net = PoseNet(out_channels, (6 if reference_pose else 3, 16, 32, 64))
-    nn.init.kaiming_uniform_(net.final_proj.weight, a=5**0.5)
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.weight, std=1.8 * module.weight[0].numel() ** -0.5)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
     return net
 
 
@@ -174,11 +182,12 @@ def init_with_pca(vae: PatchAutoencoder, mean: Float[Tensor, "3 p p"], basis: Fl
 
 def _carry(conv: nn.Conv2d, filters: Float[Tensor, "k c"], offset: Float[Tensor, " k"], constant: float) -> None:
     """Let output channels 4i .. 4i + 3 be value i, minus it, and the constant with both signs."""
+    bias = conv.bias if conv.bias is not None else torch.zeros(conv.out_channels)
     for i in range(len(filters)):
         conv.weight[4 * i : 4 * i + 4].zero_()
         conv.weight[4 * i, :, 1, 1], conv.weight[4 * i + 1, :, 1, 1] = filters[i], -filters[i]
-        conv.bias[4 * i], conv.bias[4 * i + 1] = offset[i], -offset[i]
-        conv.bias[4 * i + 2], conv.bias[4 * i + 3] = constant, -constant
+        bias[4 * i], bias[4 * i + 1] = offset[i], -offset[i]
+        bias[4 * i + 2], bias[4 * i + 3] = constant, -constant
 
 
 def _gain(constant: float, width: int) -> float:

@@ -82,7 +82,7 @@ def build_unet(
 
 
 def _set_norm_groups(unet: Any, groups: int) -> None:
-    """Normalise over fewer, larger groups: 32 groups of a narrow network are 2 channels each, which wipes out colour."""
+    """Normalise over fewer, larger groups: 32 groups of a narrow network are 2 channels each, which loses colour."""
     for module in unet.modules():
         if isinstance(module, nn.GroupNorm):
             if module.num_channels % groups:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from mimicmotion.errors import ConfigError
 
-def run(config_path: str | Path, stop_at: int | None = None) -> Path:
+
+def run(config_path: str | Path, stop_at: int | None = None, *, resume: bool = True) -> Path:
     """Train by a recipe (YAML), resuming where the run folder's last checkpoint stands.
 
     Args:
         config_path: a recipe such as configs/tiny-denoiser.yaml.
         stop_at: stop at this step instead of the last one.
+        resume: False refuses a run folder that holds checkpoints already.
 
     Returns:
         The last checkpoint.
@@ -22,8 +25,11 @@ def run(config_path: str | Path, stop_at: int | None = None) -> Path:
     import torch
 
     from mimicmotion.training.settings import load_config
+    from mimicmotion.training.state import checkpoints
 
     config = load_config(config_path)
+    if not resume and (found := checkpoints(Path(config.run))):
+        raise ConfigError(f"{found[-1]} exists", "an empty run folder", "delete it, name another 'run', or resume")
     torch.set_num_threads(config.threads)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.distributed.is_initialized():
         torch.distributed.init_process_group("gloo")  # under torchrun

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
@@ -76,7 +77,7 @@ def open_pool(config: PoolConfig, render: Render = _render) -> Pool:
     head = {"frames": config.frames, "size": [config.height, config.width], "first_seed": config.first_seed}
     head["clips"] = config.clips
     index = folder / "pool.json"
-    state = json.loads(index.read_text(encoding="utf-8")) if index.exists() else head | {"done": 0}
+    state: dict[str, Any] = json.loads(index.read_text(encoding="utf-8")) if index.exists() else head | {"done": 0}
     if {k: state[k] for k in head} != head:
         raise ConfigError(f"{folder} holds {state}", f"{head}", "use another folder or delete this one")
     mode = "r+" if index.exists() else "w+"
@@ -85,7 +86,7 @@ def open_pool(config: PoolConfig, render: Render = _render) -> Pool:
         for k, (s, d) in _shapes(config).items()
     }
     index.write_text(json.dumps(state), encoding="utf-8")
-    for i in range(state["done"], config.clips):
+    for i in range(int(state["done"]), config.clips):
         clip = render(config.first_seed + i, config.frames, (config.height, config.width))
         for key, first, rest in (
             ("frames", clip.reference_frame[None], clip.frames),
