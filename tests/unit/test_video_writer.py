@@ -1,6 +1,6 @@
 """Written files: complete or absent, right in size, rate, length and colour, and the same bytes each time."""
 
-from __future__ import annotations
+from __future__ import ctypes
 
 import os
 import sys
@@ -381,3 +381,21 @@ def test_the_writer_is_the_declared_protocol(tmp_path: Path) -> None:
         assert isinstance(writer, FrameWriter)
         writer.write(make_frame(0))
         assert writer.count == 1
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="fills fresh memory by glibc's mallopt")
+def test_bytes_do_not_depend_on_what_lay_in_memory(tmp_path: Path) -> None:
+    libc = ctypes.CDLL("libc.so.6")
+    rng = np.random.default_rng(0)
+    frames = np.repeat(np.repeat(rng.integers(0, 256, (9, 12, 8, 3), dtype=np.uint8), 8, 1), 8, 2)
+    found = set()
+    for pattern in (0, 1, 0x55, 0xAA):
+        libc.mallopt(-6, pattern)  # M_PERTURB
+        try:
+            with open_writer(tmp_path / "a.mp4", (96, 64), 15) as writer:
+                for frame in frames:
+                    writer.write(frame)
+        finally:
+            libc.mallopt(-6, 0)
+        found.add((tmp_path / "a.mp4").read_bytes())
+    assert len(found) == 1
