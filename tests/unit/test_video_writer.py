@@ -1,7 +1,8 @@
 """Written files: complete or absent, right in size, rate, length and colour, and the same bytes each time."""
 
-from __future__ import ctypes
+from __future__ import annotations
 
+import ctypes
 import os
 import sys
 from collections.abc import Iterator
