@@ -28,14 +28,16 @@ HELD_OUT_SEED = 10_000_000
 MOVED = 0.1
 """A pixel belongs to the moving region if a colour of target and reference differs by more (0..1)."""
 
-SETTINGS: dict[str, Any] = {
+BUNDLED: dict[str, Any] = {
     "height": 224,
     "width": 128,
+    "sigmas": [80.0, 5.0, 0.0],
     "guidance_scale": 1.0,
     "fps": 7.0,
+    "fusion": {"mode": "progressive", "segment_frames": 16, "overlap_frames": 6, "reference_slot": True},
     "pose_drawing": {"canvas_short_side": None, "stroke": POSE_STROKE},
 }
-"""What the bundled model is used with; steps and fusion are chosen by measurement."""
+"""What the bundled model is used with; chosen on held-out clips (see the model card)."""
 
 Frames = UInt8[ndarray, "frames height width 3"]
 
@@ -79,7 +81,7 @@ def export(denoiser: Path, autoencoder: Path, settings: Mapping[str, Any], folde
         WeightsError: a checkpoint is missing or damaged.
         OutputError: the folder cannot be written.
     """
-    pipe = assemble(denoiser, autoencoder, {**SETTINGS, **settings})
+    pipe = assemble(denoiser, autoencoder, settings)
     parts = Components(pipe.unet, pipe.vae, pipe.image_encoder, pipe.pose_net, pipe.settings)
     return save_components(parts, folder, dtype=torch.float16)
 
