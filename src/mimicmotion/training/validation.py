@@ -31,7 +31,7 @@ MOVED = 0.1
 BUNDLED: dict[str, Any] = {
     "height": 224,
     "width": 128,
-    "sigmas": [80.0, 5.0, 0.0],
+    "sigmas": [80.0, 10.0, 0.0],
     "guidance_scale": 1.0,
     "fps": 7.0,
     "fusion": {"mode": "progressive", "segment_frames": 16, "overlap_frames": 6, "reference_slot": True},
