@@ -95,9 +95,11 @@ def test_denoiser_learns(pool: Pool, autoencoder: Path, tmp_path: Path) -> None:
         save_every=1,
         keep=20,
     )
+    # at high noise the answer is -x0, of which a network soon learns the background
+    config = dataclasses.replace(config, denoiser=dataclasses.replace(config.denoiser, sigma_mean=3, sigma_std=0.3))
     before = _loss_of(train_denoiser(config, pool, stop_at=1), config, pool, autoencoder)
     after = _loss_of(train_denoiser(config, pool), config, pool, autoencoder)
-    assert after < 0.95 * before
+    assert after < 0.9 * before
 
 
 def _loss_of(checkpoint: Path, config: TrainConfig, pool: Pool, autoencoder: Path) -> float:

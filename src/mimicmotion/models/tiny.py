@@ -119,6 +119,10 @@ def build_tiny_posenet(out_channels: int, reference_pose: bool = True) -> PoseNe
             nn.init.normal_(module.weight, std=1.8 * module.weight[0].numel() ** -0.5)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+    probe = torch.full((1, 1, net.widths[0], 64, 64), -1.0)
+    probe[:, :, 0, 8:56, 26], probe[:, :, 1, 31, 8:56] = 0.5, 0.5  # two thin strokes on black
+    with torch.no_grad():
+        net.final_proj.weight *= 0.5 / net(probe).std().clamp_min(1e-6)
     return net
 
 
