@@ -1,0 +1,42 @@
+"""The bundled model: small enough to ship, and it moves held-out people better than a still picture does."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mimicmotion.pipeline import MimicMotionPipeline
+from mimicmotion.training.validation import generate, held_out_clip, mean_scores, moving_region, psnr, score, ssim
+from mimicmotion.weights import find_asset
+
+
+def test_it_is_small() -> None:
+    files = [p for p in find_asset("tiny").rglob("*") if p.is_file()]
+    assert sum(p.stat().st_size for p in files) < 25e6
+
+
+def test_it_beats_a_still_picture_where_things_move() -> None:
+    pipe = MimicMotionPipeline.from_pretrained()
+    clips = [held_out_clip(2000 + i, 6, (224, 128)) for i in range(4)]
+    scores = mean_scores([score(generate(pipe, clip), clip) for clip in clips])
+    assert scores["gain_moving"] > 2
+    assert scores["psnr"] > scores["copy_psnr"]
+
+
+def test_it_follows_the_poses_it_is_given() -> None:
+    """With the poses of other frames it must fit those frames better than its own: it does not just blur."""
+    pipe = MimicMotionPipeline.from_pretrained()
+    clip = held_out_clip(2001, 8, (224, 128))
+    output = generate(pipe, clip)
+    mask = moving_region(clip.frames, clip.frames[0]) | moving_region(clip.frames[::-1], clip.frames[0])
+    assert psnr(output, clip.frames, mask) > psnr(output[::-1], clip.frames, mask) + 0.5
+
+
+def test_measures() -> None:
+    rng = np.random.default_rng(0)
+    a = rng.integers(0, 255, (2, 32, 24, 3), np.uint8)
+    assert ssim(a, a) == pytest.approx(1)
+    b = np.clip(a.astype(int) + 255 // 10, 0, 255).astype(np.uint8)
+    assert psnr(np.full_like(a, 100), np.full_like(a, 151)) == pytest.approx(-20 * np.log10(51 / 255))
+    assert not moving_region(b, b[0])[0].any()
+    assert ssim(a, a[::-1]) < 0.2
