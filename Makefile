@@ -27,7 +27,7 @@ demo: $(VENV)/.base  ## a bundled picture makes the movements of a real man: OUT
 	$(BIN)/mimicmotion demo -o $(OUT)
 
 test: $(VENV)/.dev  ## the tests
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: $(VENV)/.dev  ## the long tests
 	$(BIN)/python -m pytest -m slow
