@@ -232,7 +232,7 @@ class GenerateConfig(SamplingOptions, PoseOptions):
     overlap_frames: int | None = None
     """Frames shared by neighbouring segments (paper: C); empty uses the model's default."""
     reference_slot: bool | None = None
-    """Begin each segment with the picture and its own pose, as published weights need; empty uses the model's default."""
+    """Begin each segment with the picture and its pose, as published weights need; empty uses the model's default."""
     decode_chunk_size: int = 8
     """Frames decoded at once."""
     side_by_side: bool = False

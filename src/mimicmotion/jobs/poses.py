@@ -46,7 +46,7 @@ def describe_poses(poses: PoseSequence) -> str:
         return "no person found"
     parts = {"body": BODY, "face": FACE, "left hand": LEFT_HAND, "right hand": RIGHT_HAND}
     means = ", ".join(f"{name} {poses.confidence[found, part].mean():.2f}" for name, part in parts.items())
-    return f"a person in {int(found.sum())} of {len(found)} frames; mean confidence: {means}"
+    return f"a person in {int(found.sum())} of {len(poses)} frames; mean confidence: {means}"
 
 
 def poses(config: PosesConfig) -> Job[PosesResult]:
