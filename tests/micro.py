@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKLTemporalDecoder
+from diffusers import AutoencoderKLTemporalDecoder, EulerDiscreteScheduler
 from numpy import ndarray
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
@@ -69,3 +69,16 @@ def micro_pipeline(*, reference_pose_input: bool = False) -> MimicMotionPipeline
 def random_frames(seed: int, *shape: int) -> ndarray:
     """Random uint8."""
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def svd_scheduler() -> EulerDiscreteScheduler:
+    """Diffusers' sampler with SVD's settings, to compare ours with."""
+    return EulerDiscreteScheduler(
+        prediction_type="v_prediction",
+        use_karras_sigmas=True,
+        sigma_min=0.002,
+        sigma_max=700.0,
+        timestep_type="continuous",
+        timestep_spacing="leading",
+        steps_offset=1,
+    )

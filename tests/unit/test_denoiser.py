@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from micro import svd_scheduler
 from mimicmotion.config import FusionConfig
 from mimicmotion.diffusion.denoiser import Denoiser, guidance_ramp, guide, precondition_v
 from mimicmotion.diffusion.fusion import fuse, make_plan
@@ -26,17 +27,7 @@ def _cond(x: Tensor, c_noise: Tensor, frames: Sequence[int]) -> Tensor:
 
 
 def test_precondition_matches_diffusers_prediction_of_x0() -> None:
-    from diffusers import EulerDiscreteScheduler
-
-    theirs = EulerDiscreteScheduler(
-        prediction_type="v_prediction",
-        use_karras_sigmas=True,
-        sigma_min=0.002,
-        sigma_max=700.0,
-        timestep_type="continuous",
-        timestep_spacing="leading",
-        steps_offset=1,
-    )
+    theirs = svd_scheduler()
     theirs.set_timesteps(4)
     x = _randn(0, 1, 3, 4, 2, 2) * 700
     for t, sigma in zip(theirs.timesteps, theirs.sigmas.double(), strict=False):

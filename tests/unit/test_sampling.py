@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from micro import svd_scheduler
 from mimicmotion.diffusion.denoiser import precondition_v
 from mimicmotion.diffusion.sampling import NonFiniteError, sample_euler
 from mimicmotion.diffusion.schedule import explicit_sigmas, karras_sigmas
@@ -21,17 +22,7 @@ def _start(seed: int = 0) -> Tensor:
 
 
 def test_euler_matches_diffusers() -> None:
-    from diffusers import EulerDiscreteScheduler
-
-    theirs = EulerDiscreteScheduler(
-        prediction_type="v_prediction",
-        use_karras_sigmas=True,
-        sigma_min=0.002,
-        sigma_max=700.0,
-        timestep_type="continuous",
-        timestep_spacing="leading",
-        steps_offset=1,
-    )
+    theirs = svd_scheduler()
     theirs.set_timesteps(25)
     x = y = _start()
     for t in theirs.timesteps:

@@ -5,23 +5,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from micro import svd_scheduler
 from mimicmotion.diffusion.noise import PICTURE_FRAME, REFERENCE_FRAME, frame_noise, periodic_noise
 from mimicmotion.diffusion.schedule import AYS_SVD, ays_sigmas, explicit_sigmas, initial_scale, karras_sigmas
 from mimicmotion.errors import ConfigError
 
 
 def test_karras_levels_match_diffusers() -> None:
-    from diffusers import EulerDiscreteScheduler
-
-    theirs = EulerDiscreteScheduler(
-        prediction_type="v_prediction",
-        use_karras_sigmas=True,
-        sigma_min=0.002,
-        sigma_max=700.0,
-        timestep_type="continuous",
-        timestep_spacing="leading",
-        steps_offset=1,
-    )
+    theirs = svd_scheduler()
     for steps in (2, 4, 25):
         theirs.set_timesteps(steps)
         torch.testing.assert_close(karras_sigmas(steps).float(), theirs.sigmas, rtol=1e-6, atol=0)

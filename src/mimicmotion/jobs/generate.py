@@ -128,12 +128,8 @@ def _generate(
     config: GenerateConfig, pipeline: MimicMotionPipeline | None
 ) -> Job[tuple[int, tuple[int, int], list[str]]]:
     check_outputs(config)
-    check_inputs_exist(config)
-    yield Progress("load", 0, 1)
-    pipe = pipeline if pipeline is not None else load_pipeline(config)
-    yield Progress("load", 1, 1)
-    size = result_size(config, pipe)
-    inputs = yield from prepare(config, size, pipe.size_multiple)
+    pipe, inputs = yield from load_and_prepare(config, pipeline)
+    size: tuple[int, int] = inputs.picture.shape[:2]
     drawer = pose_drawer(config, pipe, size)
     poses = DrawnPoses(inputs.aligned, drawer)
     reference = drawer.draw(inputs.reference.xy[0], inputs.reference.confidence[0])
@@ -173,6 +169,17 @@ def check_outputs(config: GenerateConfig) -> None:
     check_writable(sidecar_path(config.output))
     if config.side_by_side:
         check_output(side_by_side_path(config.output))
+
+
+def load_and_prepare(
+    config: GenerateConfig, pipeline: MimicMotionPipeline | None
+) -> Job[tuple[MimicMotionPipeline, Inputs]]:
+    """Load the model, then read the picture and find and align the poses: the first stages of generate and plan."""
+    check_inputs_exist(config)
+    yield Progress("load", 0, 1)
+    pipe = pipeline if pipeline is not None else load_pipeline(config)
+    yield Progress("load", 1, 1)
+    return pipe, (yield from prepare(config, result_size(config, pipe), pipe.size_multiple))
 
 
 def check_inputs_exist(config: GenerateConfig) -> None:

@@ -9,16 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mimicmotion.config import GenerateConfig
-from mimicmotion.jobs.generate import (
-    check_inputs_exist,
-    load_pipeline,
-    make_recipe,
-    pose_drawer,
-    result_size,
-)
-from mimicmotion.jobs.inputs import Inputs, prepare
+from mimicmotion.jobs.generate import load_and_prepare, make_recipe, pose_drawer
+from mimicmotion.jobs.inputs import Inputs
 from mimicmotion.jobs.poses import describe_poses
-from mimicmotion.jobs.progress import Job, Progress
+from mimicmotion.jobs.progress import Job
 
 if TYPE_CHECKING:
     from mimicmotion.config import FusionConfig
@@ -82,12 +76,8 @@ def plan(config: GenerateConfig, pipeline: MimicMotionPipeline | None = None) ->
     from mimicmotion.video.picture import write_picture
 
     check_writable(config.output)
-    check_inputs_exist(config)
-    yield Progress("load", 0, 1)
-    pipe = pipeline if pipeline is not None else load_pipeline(config)
-    yield Progress("load", 1, 1)
-    size = result_size(config, pipe)
-    inputs = yield from prepare(config, size, pipe.size_multiple)
+    pipe, inputs = yield from load_and_prepare(config, pipeline)
+    size: tuple[int, int] = inputs.picture.shape[:2]
     recipe = make_recipe(config, pipe, len(inputs.aligned))
     segments, steps = recipe.plan.segments, len(recipe.sigmas) - 1
     twice = 1 if bool((recipe.guidance == 1).all()) else 2
