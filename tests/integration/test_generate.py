@@ -235,6 +235,7 @@ def test_plan_says_what_would_be_done(job: GenerateConfig, no_long_work: None) -
     result = finish(plan(dataclasses.replace(job, output=job.output.with_suffix(".png"))))
     said = result.summary()
     assert f"{FRAMES} frames of {SIZE[1]}x{SIZE[0]}" in said
+    assert "1 in the picture, 1 in the video" in said
     assert result.segments == 3  # 5 own frames a segment, 2 of them shared: 0-4, 3-7, 4-8
     assert result.passes == 3 * 2 * 2
     assert result.memory["weights"] > 0

@@ -256,3 +256,10 @@ def test_missing_cuda_and_missing_network_are_explained(monkeypatch: pytest.Monk
         HolisticEstimator(device="cuda")
     with pytest.raises(WeightsError, match="reinstall"):
         Networks(1)._open("nothing")
+
+
+def test_people_are_counted(estimator: HolisticEstimator, balance: list[ndarray]) -> None:
+    assert [estimator.count_people(frame) for frame in balance] == [1] * len(balance)
+    small = cv2.copyMakeBorder(cv2.resize(balance[0], (90, 160)), 20, 300, 20, 500, cv2.BORDER_CONSTANT)
+    assert estimator.count_people(small) <= 1
+    assert estimator.count_people(np.full((64, 64, 3), 90, np.uint8)) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mimicmotion.config import GenerateConfig
+from mimicmotion.jobs import inputs as inputs_module
 from mimicmotion.jobs.generate import load_and_prepare, make_recipe, pose_drawer
 from mimicmotion.jobs.inputs import Inputs
 from mimicmotion.jobs.poses import describe_poses
@@ -19,12 +21,16 @@ if TYPE_CHECKING:
     from mimicmotion.pipeline import MimicMotionPipeline
 
 
+COUNTED_FRAMES = 3
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What a generate job would do.
 
     Attributes:
         inputs: the fitted picture and the poses.
+        people: persons seen in the picture, and in some frames of the video (nothing for a pose file).
         overlay: picture with the aligned driving pose of a few frames drawn over it.
         segments: number of segments.
         fusion: how they are cut and joined.
@@ -34,6 +40,7 @@ class Plan:
     """
 
     inputs: Inputs
+    people: tuple[int, list[int]]
     overlay: Path
     size: tuple[int, int]
     fps: float
@@ -46,12 +53,14 @@ class Plan:
     def summary(self) -> str:
         """A few lines for a person to read."""
         found = self.inputs
-        frames = len(found.driving)
+        frames, seen = len(found.driving), self.people[1]
         total = sum(self.memory.values())
         return "\n".join(
             [
                 f"picture   {describe_poses(found.reference)}",
                 f"video     {describe_poses(found.driving)}",
+                f"persons   {self.people[0]} in the picture, "
+                f"{' to '.join(map(str, sorted({min(seen), max(seen)}))) if seen else 'not counted'} in the video",
                 *(f"note      {w}" for w in found.warnings),
                 f"result    {frames} frames of {self.size[1]}x{self.size[0]} at {self.fps:g} per second",
                 f"segments  {self.segments} of up to {self.fusion.segment_frames} frames, "
@@ -84,6 +93,7 @@ def plan(config: GenerateConfig, pipeline: MimicMotionPipeline | None = None) ->
     write_picture(config.output, draw_overlay(config, pipe, inputs))
     return Plan(
         inputs=inputs,
+        people=count_people(config),
         overlay=config.output,
         size=size,
         fps=config.fps,
@@ -93,6 +103,20 @@ def plan(config: GenerateConfig, pipeline: MimicMotionPipeline | None = None) ->
         passes=len(segments) * steps * twice,
         memory=expected_memory(pipe, size, len(inputs.aligned), len(segments[0]) * twice),
     )
+
+
+def count_people(config: GenerateConfig) -> tuple[int, list[int]]:
+    """Persons in the picture, and in the first frame and one or two later ones of the video."""
+    from mimicmotion.pose.keypoints import PoseSequence
+    from mimicmotion.video.picture import read_picture
+
+    estimator = inputs_module.find_estimator(config)(static=True)
+    source = inputs_module.open_driving(config)
+    if isinstance(source, PoseSequence):
+        return estimator.count_people(read_picture(config.picture)), []
+    every = max(1, (inputs_module.expected_frames(config, source) or 1) // COUNTED_FRAMES)
+    frames = itertools.islice(inputs_module.sampled_frames(config, source), 0, every * COUNTED_FRAMES, every)
+    return estimator.count_people(read_picture(config.picture)), [estimator.count_people(f) for f in frames]
 
 
 def draw_overlay(config: GenerateConfig, pipe: MimicMotionPipeline, inputs: Inputs) -> np.ndarray:

@@ -125,6 +125,10 @@ class DWPoseEstimator:
         # SimCC scores are heights of peaks and can pass 1 or fall below 0 a little
         return xy.astype(np.float32), scores.clip(0, 1).astype(np.float32)
 
+    def count_people(self, frame: Frame) -> int:
+        """How many persons are seen in one frame."""
+        return len(self.detect(frame))
+
     def detect(self, frame: Frame, threshold: float = 0.3) -> Float[ndarray, "people 4"]:
         """Boxes (left, top, right, bottom) in pixels of persons found with a score above the threshold."""
         picture, ratio = letterbox(frame, self._detector_size)

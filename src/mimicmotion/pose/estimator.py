@@ -37,6 +37,10 @@ class PoseEstimator(Protocol):
         """The poses of all frames; they must have one size."""
         ...
 
+    def count_people(self, frame: Frame) -> int:
+        """How many persons are seen in one frame."""
+        ...
+
 
 def collect_poses(
     stream: Callable[[Iterable[Frame]], Iterator[PosePoints]],
@@ -83,6 +87,10 @@ class StaticPose:
             pose = self.pose.scaled((frame.shape[0], frame.shape[1]))
             k = min(i, len(pose) - 1)
             yield pose.xy[k], pose.confidence[k]
+
+    def count_people(self, frame: Frame) -> int:  # noqa: ARG002
+        """One, unless the first stored pose is empty."""
+        return int(self.pose.confidence[0].any())
 
     def estimate(self, frames: Iterable[Frame], fps: float = 0.0) -> PoseSequence:
         """The stored poses, one a frame."""

@@ -126,6 +126,15 @@ class HolisticEstimator:
                 seen.found, seen.roi = found, body.next_roi
             yield found, picture.size
 
+    def count_people(self, frame: Frame) -> int:
+        """How many persons stand out in one frame; a closer look follows only where nobody does.
+
+        (The closer look takes parts of one large person for several, so it can't count.)
+        """
+        picture = Picture(_checked_frame(frame))
+        found = self._persons(picture, [picture.whole], MIN_SCORE)
+        return len(found) or int(bool(self._persons(picture, picture.tiles(), MIN_CLOSE_SCORE)))
+
     def _track(self, picture: Picture, seen: _Seen) -> BodyPoints | None:
         """The body where the last frame's points say it is; None if nobody is followed or it is lost."""
         if seen.found is None or not seen.found.body.next_roi.usable:
