@@ -28,14 +28,16 @@ from mimicmotion.errors import (
     WeightsError,
 )
 from mimicmotion.jobs import inputs
-from mimicmotion.jobs.generate import generate
+from mimicmotion.jobs.generate import generate, result_size
 from mimicmotion.jobs.plan import plan
 from mimicmotion.jobs.poses import poses as find_poses
 from mimicmotion.jobs.progress import Progress, finish
+from mimicmotion.models.checkpoint import published_settings
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.pose.estimator import StaticPose
 from mimicmotion.pose.files import load_poses, save_poses
 from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
+from mimicmotion.video.geometry import plan_fit, released_round_trip
 from mimicmotion.video.picture import write_picture
 from mimicmotion.video.reader import open_video
 from mimicmotion.video.writer import open_writer
@@ -240,6 +242,26 @@ def test_plan_says_what_would_be_done(job: GenerateConfig, no_long_work: None) -
     assert result.passes == 3 * 2 * 2
     assert result.memory["weights"] > 0
     assert left_over(job) == ["result.png"]
+
+
+@pytest.mark.parametrize(("size", "wanted"), [((150, 120), (1024, 576)), ((120, 150), (576, 1024))])
+def test_models_without_settings_follow_the_published_rules(
+    job: GenerateConfig, size: tuple[int, int], wanted: tuple[int, int]
+) -> None:
+    pipe = micro_pipeline()
+    write_picture(job.picture, random_frames(1, size)[0])
+    assert result_size(job, pipe) == wanted
+    newer, older = published_settings("x/MimicMotion_1-1.pth"), published_settings("MimicMotion.pth")
+    assert (newer["fusion"]["segment_frames"], older["fusion"]["segment_frames"]) == (72, 16)
+    assert (newer["num_inference_steps"], newer["guidance_scale"]) == (25, 2.0)
+
+
+def test_released_fit_truncates_as_published(job: GenerateConfig) -> None:
+    config = dataclasses.replace(job, fit="released")
+    given = finish(inputs.prepare(config, SIZE, 16)).picture
+    plain = plan_fit((150, 120), SIZE, "released").apply(random_frames(1, (150, 120))[0])
+    assert np.array_equal(given, released_round_trip(plain))
+    assert not np.array_equal(given, plain)
 
 
 def test_poses_job_and_its_cache(job: GenerateConfig, tmp_path: Path) -> None:

@@ -201,10 +201,16 @@ def load_pipeline(config: GenerateConfig) -> MimicMotionPipeline:
 
 
 def result_size(config: GenerateConfig, pipe: MimicMotionPipeline) -> tuple[int, int]:
-    """(height, width) of the result: the settings', else the model's own."""
+    """(height, width) of the result: the settings', else the model's own, else the published rule for the picture."""
+    from mimicmotion.video.geometry import plan_size
+    from mimicmotion.video.picture import read_picture
+
     if config.height is not None and config.width is not None:
         return config.height, config.width
-    return pipe.settings.get("height", 1024), pipe.settings.get("width", 576)
+    if "height" in pipe.settings and "width" in pipe.settings:
+        return pipe.settings["height"], pipe.settings["width"]
+    picture = read_picture(config.picture)
+    return plan_size((picture.shape[0], picture.shape[1]), multiple=max(64, pipe.size_multiple))
 
 
 def pose_drawer(config: GenerateConfig, pipe: MimicMotionPipeline, size: tuple[int, int]) -> PoseDrawer:

@@ -20,7 +20,7 @@ from mimicmotion.files import sha256_file
 from mimicmotion.jobs.progress import Job, Progress
 from mimicmotion.pose.cache import PoseCache
 from mimicmotion.pose.keypoints import BODY, PoseSequence
-from mimicmotion.video.geometry import Fit, check_size, plan_fit
+from mimicmotion.video.geometry import Fit, check_size, plan_fit, released_round_trip
 
 if TYPE_CHECKING:
     from mimicmotion.pose.estimator import PoseEstimator
@@ -78,6 +78,8 @@ def prepare(config: GenerateConfig, size: tuple[int, int], multiple: int) -> Job
     anchor = crop_anchor(found, size) if config.fit == "crop" else (0.5, 0.5)
     fit = plan_fit(found.size, size, config.fit, anchor=anchor)
     picture, reference = fit.apply(original), fit_poses(found, fit)
+    if config.fit == "released":
+        picture = released_round_trip(picture)
     yield Progress("picture", 1, 1)
 
     driving = yield from driving_poses(config, source, estimator)

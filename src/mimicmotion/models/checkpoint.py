@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Mapping
@@ -69,15 +70,15 @@ def load_components(
         WeightsError: files are missing or damaged, or do not fit each other; says which keys and what to do.
     """
     folder = find_base(base, full=checkpoint is None)
-    settings = read_settings(folder)
+    source = None if checkpoint is None else find_checkpoint(checkpoint)
+    settings = read_settings(folder) or published_settings(source)
     loader = _Loader(folder, (torch.device(device), dtype), variant)
     configs = {part: read_config(folder, part) for part in PARTS[:3]}
     unet = _on_meta("unet", lambda: build_unet(configs["unet"], dtype=dtype, device="meta"))
-    if checkpoint is None:
+    if source is None:
         loader.load("unet", unet)
         pose_net = loader.load_pose_net(unet.config.block_out_channels[0], new_pose_net)
     else:
-        source = find_checkpoint(checkpoint)
         pose_net = _load_checkpoint(source, unet, loader.target)
         loader.files.append(source)
     vae = loader.load("vae", _on_meta("vae", lambda: _build_vae(configs["vae"])))
@@ -159,6 +160,16 @@ def config_of(module: Any) -> dict[str, Any]:
 def read_config(folder: Path, part: str) -> dict[str, Any]:
     """The config.json of one network of a model folder."""
     return _read_json(folder / part / "config.json")
+
+
+def published_settings(checkpoint: str | Path | None) -> dict[str, Any]:
+    """What the published code runs its weights with; they bring no settings of their own.
+
+    Edition 1.1 was trained for segments of up to 72 frames, the first edition for 16.
+    """
+    frames = 72 if checkpoint is not None and re.search(r"1[-_.]1", Path(checkpoint).name) else 16
+    fusion = {"segment_frames": frames, "overlap_frames": 6}
+    return {"num_inference_steps": 25, "guidance_scale": 2.0, "fps": 7.0, "fusion": fusion}
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
