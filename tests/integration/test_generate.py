@@ -233,6 +233,20 @@ def test_sound_is_taken_along_on_request(job: GenerateConfig) -> None:
     assert not open_video(job.output).info.has_audio
 
 
+def test_pose_files_have_no_sound(job: GenerateConfig, tmp_path: Path) -> None:
+    save_poses(dancing(3), tmp_path / "in" / "poses.npz")
+    result = finish(generate(dataclasses.replace(job, video=tmp_path / "in" / "poses.npz", audio=True)))
+    assert frames_of(result.output).shape[0] == 3
+
+
+def test_sidecar_names_the_weights_that_were_used(job: GenerateConfig, micro_folder: Path) -> None:
+    loaded = MimicMotionPipeline.from_pretrained(micro_folder)
+    result = finish(generate(dataclasses.replace(job, model=None), loaded))
+    named = json.loads(result.sidecar.read_text())["weights_sha256"]
+    assert len(named) == 4
+    assert all(name.startswith(str(micro_folder)) for name in named)
+
+
 def test_plan_says_what_would_be_done(job: GenerateConfig, no_long_work: None) -> None:
     result = finish(plan(dataclasses.replace(job, output=job.output.with_suffix(".png"))))
     said = result.summary()

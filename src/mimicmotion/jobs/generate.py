@@ -7,7 +7,7 @@ import dataclasses
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,7 +108,7 @@ def generate(config: GenerateConfig, pipeline: MimicMotionPipeline | None = None
         OutputError: the result cannot be written; no half file is left.
     """
     watch = Stopwatch()
-    frames, size, warnings = yield from watch.watch(_generate(config, pipeline))
+    frames, size, warnings, weights = yield from watch.watch(_generate(config, pipeline))
     result = GenerateResult(
         output=config.output,
         side_by_side=side_by_side_path(config.output) if config.side_by_side else None,
@@ -120,13 +120,13 @@ def generate(config: GenerateConfig, pipeline: MimicMotionPipeline | None = None
         peak_memory=peak_memory(),
         warnings=warnings,
     )
-    write_sidecar(config, result)
+    write_sidecar(config, result, weights)
     return result
 
 
 def _generate(
     config: GenerateConfig, pipeline: MimicMotionPipeline | None
-) -> Job[tuple[int, tuple[int, int], list[str]]]:
+) -> Job[tuple[int, tuple[int, int], list[str], tuple[Path, ...]]]:
     check_outputs(config)
     pipe, inputs = yield from load_and_prepare(config, pipeline)
     size: tuple[int, int] = inputs.picture.shape[:2]
@@ -158,7 +158,7 @@ def _generate(
     with contextlib.suppress(OSError):
         preview_path(config.output).unlink(missing_ok=True)
     limits = [TINY_LIMITS] if config.model is None and pipeline is None else []
-    return len(poses), size, [*inputs.warnings, *limits]
+    return len(poses), size, [*inputs.warnings, *limits], pipe.files
 
 
 def check_outputs(config: GenerateConfig) -> None:
@@ -246,7 +246,7 @@ def write_video(config: GenerateConfig, inputs: Inputs, poses: DrawnPoses, decod
     from mimicmotion.video.writer import open_writer
 
     size: tuple[int, int] = inputs.picture.shape[:2]
-    audio = config.video if config.audio else None
+    audio = sound_source(config)
     with contextlib.ExitStack() as stack:
         sound = {"audio_from": audio, "audio_start": config.start}
         writer = stack.enter_context(open_writer(config.output, size, config.fps, **sound))
@@ -262,6 +262,14 @@ def write_video(config: GenerateConfig, inputs: Inputs, poses: DrawnPoses, decod
                     beside = stack.enter_context(open_writer(path, row.shape[:2], config.fps)).write
                 beside(row)
             yield Progress("write", i + 1, len(poses))
+
+
+def sound_source(config: GenerateConfig) -> Path | None:
+    """The driving video, if its sound is wanted and it has any; pose files, pictures and folders have none."""
+    source = open_driving(config) if config.audio else None
+    if source is None or isinstance(source, PoseSequence) or not source.info.has_audio:
+        return None
+    return config.video
 
 
 def side_by_side_path(output: Path) -> Path:
@@ -306,18 +314,12 @@ def peak_memory() -> dict[str, int]:
     return found
 
 
-def write_sidecar(config: GenerateConfig, result: GenerateResult) -> None:
-    """Write what is needed to make the same result again."""
+def write_sidecar(config: GenerateConfig, result: GenerateResult, weights: Sequence[Path]) -> None:
+    """Write what is needed to make the same result again; `weights` are the files that the model came from."""
     import importlib.metadata
 
     from mimicmotion.jobs.doctor import PACKAGES
-    from mimicmotion.weights import find_asset
 
-    folder = Path(config.model) if config.model else find_asset("tiny")
-    weights = {config.checkpoint: Path(config.checkpoint)} if config.checkpoint else {}
-    if folder.is_dir():
-        weights |= {str(p.relative_to(folder)): p for p in sorted(folder.rglob("*.safetensors"))}
-    files = {str(p): p for p in (config.picture, config.video)}
     versions = {"mimicmotion": __version__, "python": sys.version.split()[0]}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -325,8 +327,8 @@ def write_sidecar(config: GenerateConfig, result: GenerateResult) -> None:
     facts = {
         "settings": dataclasses.asdict(config),
         "versions": versions,
-        "weights_sha256": {name: sha256_file(p) for name, p in weights.items() if p.is_file()},
-        "inputs_sha256": {name: sha256_file(p) for name, p in files.items() if p.is_file()},
+        "weights_sha256": {str(p): sha256_file(p) for p in weights},
+        "inputs_sha256": {str(p): sha256_file(p) for p in (config.picture, config.video) if p.is_file()},
         "frames": result.frames,
         "size": result.size,
         "seconds": result.seconds,
