@@ -290,6 +290,15 @@ def test_poses_job_and_its_cache(job: GenerateConfig, tmp_path: Path) -> None:
     assert [r.done for r in reports if r.stage == "poses"] == [FRAMES]
 
 
+def test_poses_by_the_published_stride_are_shown_at_15(job: GenerateConfig, tmp_path: Path) -> None:
+    output = tmp_path / "out" / "poses.npz"
+    finish(find_poses(PosesConfig(video=job.video, output=output, sampling="released")))
+    found = load_poses(output)
+    assert (len(found), found.fps) == ((FRAMES + 1) // 2, 15.0)
+    again = finish(find_poses(PosesConfig(video=output, output=tmp_path / "out" / "b.npz", sampling="released"))).poses
+    assert (len(again), again.fps) == ((len(found) + 1) // 2, 15.0)
+
+
 def test_openpose_folder_out_and_in(job: GenerateConfig, tmp_path: Path) -> None:
     finish(find_poses(PosesConfig(video=job.video, output=tmp_path / "out" / "json")))
     assert len(list((tmp_path / "out" / "json").glob("*.json"))) == FRAMES

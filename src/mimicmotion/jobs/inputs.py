@@ -21,6 +21,8 @@ from mimicmotion.jobs.progress import Job, Progress
 from mimicmotion.pose.cache import PoseCache
 from mimicmotion.pose.keypoints import BODY, PoseSequence
 from mimicmotion.video.geometry import Fit, check_size, plan_fit, released_round_trip
+from mimicmotion.video.reader import RELEASED_FPS
+from mimicmotion.video.timing import released_stride
 
 if TYPE_CHECKING:
     from mimicmotion.pose.estimator import PoseEstimator
@@ -194,7 +196,9 @@ def sampled_frames(config: SamplingOptions, reader: VideoReader) -> Iterator[UIn
 
 def result_fps(config: SamplingOptions, reader: VideoReader) -> float:
     """Frames per second of the result; a pose job without --fps keeps the video's own."""
-    return config.fps or reader.info.fps or 15.0
+    if config.sampling == "released":
+        return config.fps or RELEASED_FPS
+    return config.fps or reader.info.fps or RELEASED_FPS
 
 
 def expected_frames(config: SamplingOptions, reader: VideoReader) -> int | None:
@@ -204,15 +208,15 @@ def expected_frames(config: SamplingOptions, reader: VideoReader) -> int | None:
         return None
     seconds = max(0.0, min(seconds - config.start, config.duration or seconds))
     if config.sampling == "released":
-        return max(1, round(seconds * reader.info.fps / (config.stride * max(1, int(reader.info.fps / 24)))))
+        return max(1, round(seconds * reader.info.fps / released_stride(reader.info.fps, config.stride)))
     return max(1, round(seconds * result_fps(config, reader) / config.tempo))
 
 
 def resample_poses(poses: PoseSequence, config: SamplingOptions) -> PoseSequence:
     """Poses of a file at the wanted frame rate and speed: the nearest frame in time."""
-    own = poses.fps or config.fps or 15.0
+    own = poses.fps or config.fps or RELEASED_FPS
     if config.sampling == "released":
-        return dataclasses.replace(poses[:: config.stride * max(1, int(own / 24))], fps=config.fps)
+        return dataclasses.replace(poses[:: released_stride(own, config.stride)], fps=config.fps or RELEASED_FPS)
     fps = config.fps or own
     seconds = min(len(poses) / own - config.start, config.duration or math.inf)
     count = max(1, round(seconds * fps / config.tempo))
