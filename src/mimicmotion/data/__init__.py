@@ -1,0 +1,1 @@
+"""Training data: from a folder of videos to shards, from shards to samples and batches."""

@@ -1,0 +1,122 @@
+"""One training sample in numpy, and a batch of them as the networks take it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float32, UInt8
+from numpy import ndarray
+from torch import Tensor
+
+from mimicmotion.errors import InputError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """A clip with its reference picture; all of one size (height, width) and one crop.
+
+    Attributes:
+        number: the sample's number: with the seed it decides everything in it.
+        key: the record that the driving frames come from.
+        frames: RGB of the slots; None where latents are given.
+        latents: VAE mode of the slots, not scaled; None where frames are given.
+        reference: RGB of the reference picture.
+        reference_latents: its latents; None where frames are given.
+        embedding: its image embedding, where the shards hold one.
+        poses: drawn pose of each slot; slot 0 is the reference's own pose if there is a reference slot.
+        reference_pose: drawn pose of the reference picture.
+        hand_mask: share of each latent cell that lies in the box of a reliable hand, 0..1 (paper section 3.4); 0 in
+            the reference slot.
+        fps: frames per second of the driving slots (1 / interval); of frames spread over a scene the mean.
+    """
+
+    number: int
+    key: str
+    frames: UInt8[ndarray, "slots H W 3"] | None
+    latents: Float32[ndarray, "slots c h w"] | None
+    reference: UInt8[ndarray, "H W 3"]
+    reference_latents: Float32[ndarray, "c h w"] | None
+    embedding: Float32[ndarray, " dim"] | None
+    poses: UInt8[ndarray, "slots H W 3"]
+    reference_pose: UInt8[ndarray, "H W 3"]
+    hand_mask: Float32[ndarray, "slots h w"]
+    fps: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Samples of one shape, stacked; pictures are in [-1, 1], channels first. See `Sample` for the fields."""
+
+    numbers: list[int]
+    keys: list[str]
+    frames: Float32[Tensor, "b s 3 H W"] | None
+    latents: Float32[Tensor, "b s c h w"] | None
+    reference: Float32[Tensor, "b 3 H W"]
+    reference_latents: Float32[Tensor, "b c h w"] | None
+    embedding: Float32[Tensor, "b dim"] | None
+    poses: Float32[Tensor, "b s 3 H W"]
+    reference_pose: Float32[Tensor, "b 3 H W"]
+    hand_mask: Float32[Tensor, "b s h w"]
+    fps: Float32[Tensor, " b"]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
+        """The same batch with its tensors on `device`."""
+        return self._each(lambda t: t.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory, from which copies to a GPU are fast; DataLoader calls it."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return dataclasses.replace(self, **{k: change(v) for k, v in values.items() if isinstance(v, Tensor)})
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Stack samples in their order.
+
+    Raises:
+        InputError: there are none, or their shapes or kinds (frames or latents) differ.
+    """
+    if not samples:
+        raise InputError("a batch of 0 samples", "at least 1", "ask for at least one sample")
+
+    def stack(name: str) -> ndarray | None:
+        values = [getattr(s, name) for s in samples]
+        shapes = {None if v is None else v.shape for v in values}
+        if len(shapes) > 1:
+            keys = ", ".join(s.key for s in samples)
+            raise InputError(f"{name} of {sorted(map(str, shapes))} in one batch ({keys})", "one shape", "split it")
+        return None if values[0] is None else np.stack(values)
+
+    def pictures(name: str) -> Tensor | None:
+        values = stack(name)
+        if values is None:
+            return None
+        # the move first and on bytes: a quarter of the memory traffic
+        return torch.from_numpy(np.ascontiguousarray(np.moveaxis(values, -1, -3))).float().div_(127.5).sub_(1)
+
+    def numbers(name: str) -> Tensor | None:
+        values = stack(name)
+        return None if values is None else torch.from_numpy(values.astype(np.float32, copy=False))
+
+    return Batch(
+        numbers=[s.number for s in samples],
+        keys=[s.key for s in samples],
+        frames=pictures("frames"),
+        latents=numbers("latents"),
+        reference=pictures("reference"),  # type: ignore[arg-type]
+        reference_latents=numbers("reference_latents"),
+        embedding=numbers("embedding"),
+        poses=pictures("poses"),  # type: ignore[arg-type]
+        reference_pose=pictures("reference_pose"),  # type: ignore[arg-type]
+        hand_mask=numbers("hand_mask"),  # type: ignore[arg-type]
+        fps=torch.tensor([s.fps for s in samples], dtype=torch.float32),
+    )
