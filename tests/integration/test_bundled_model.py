@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
-import pytest
-
+from mimicmotion.evaluation.pixels import moving_region, psnr
 from mimicmotion.pipeline import MimicMotionPipeline
-from mimicmotion.training.validation import generate, held_out_clip, mean_scores, moving_region, psnr, score, ssim
+from mimicmotion.training.bundled import generate, held_out_clip, mean_scores, score
 from mimicmotion.weights import find_asset
 
 
@@ -30,13 +28,3 @@ def test_it_follows_the_poses_it_is_given() -> None:
     output = generate(pipe, clip)
     mask = moving_region(clip.frames, clip.frames[0]) | moving_region(clip.frames[::-1], clip.frames[0])
     assert psnr(output, clip.frames, mask) > psnr(output[::-1], clip.frames, mask) + 0.5
-
-
-def test_measures() -> None:
-    rng = np.random.default_rng(0)
-    a = rng.integers(0, 255, (2, 32, 24, 3), np.uint8)
-    assert ssim(a, a) == pytest.approx(1)
-    b = np.clip(a.astype(int) + 255 // 10, 0, 255).astype(np.uint8)
-    assert psnr(np.full_like(a, 100), np.full_like(a, 151)) == pytest.approx(-20 * np.log10(51 / 255))
-    assert not moving_region(b, b[0])[0].any()
-    assert ssim(a, a[::-1]) < 0.2

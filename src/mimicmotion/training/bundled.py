@@ -1,0 +1,98 @@
+"""The bundled small model: what it is used with, and how it is measured on held-out synthetic people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import UInt8
+from numpy import ndarray
+
+from mimicmotion.evaluation.pixels import moving_region, psnr, ssim
+from mimicmotion.pose.draw import draw_poses
+from mimicmotion.pose.keypoints import PoseSequence
+from mimicmotion.synth import SynthClip, render_clip
+
+if TYPE_CHECKING:
+    from mimicmotion.pipeline import MimicMotionPipeline
+
+POSE_STROKE = 4.0
+"""Width of drawn limbs, times the published one: that would be half a pixel at this size."""
+
+HELD_OUT_SEED = 10_000_000
+"""Held-out clips come from this seed on; no training data may."""
+
+BUNDLED: dict[str, Any] = {
+    "height": 224,
+    "width": 128,
+    "sigmas": [80.0, 10.0, 0.0],
+    "guidance_scale": 1.0,
+    "fps": 7.0,
+    "fusion": {"mode": "progressive", "segment_frames": 16, "overlap_frames": 6, "reference_slot": True},
+    "pose_drawing": {"canvas_short_side": None, "stroke": POSE_STROKE},
+}
+"""What the bundled model is used with; chosen on held-out clips (see the model card)."""
+
+Frames = UInt8[ndarray, "frames height width 3"]
+
+
+def bundled_settings(size: tuple[int, int]) -> dict[str, Any]:
+    """Default settings of a small model of frames of `size` (height, width): those of the bundled one otherwise."""
+    return {**BUNDLED, "height": size[0], "width": size[1]}
+
+
+def drawn(poses: PoseSequence, size: tuple[int, int]) -> Frames:
+    """Poses as the small model wants to see them."""
+    return np.stack(list(draw_poses(poses, size, **BUNDLED["pose_drawing"])))
+
+
+def held_out_clip(index: int, frames: int, size: tuple[int, int]) -> SynthClip:
+    """Clip number `index` of the held-out people."""
+    return render_clip(HELD_OUT_SEED + index, frames, size)
+
+
+def generate(pipe: MimicMotionPipeline, clip: SynthClip, **options: Any) -> Frames:
+    """The clip's reference picture in the clip's poses; options as for the pipeline."""
+    size = (clip.reference_frame.shape[0], clip.reference_frame.shape[1])
+    reference = drawn(clip.reference_pose, size)[0]
+    return np.asarray(pipe(clip.reference_frame, drawn(clip.poses, size), reference, **options))
+
+
+def reconstruct(pipe: MimicMotionPipeline, frames: Frames) -> Frames:
+    """Frames through the autoencoder and back: the best that any U-Net could do."""
+    from mimicmotion.models.pose_features import to_unit
+    from mimicmotion.models.vae import encode_mode
+
+    latents = encode_mode(pipe.vae, to_unit(frames)) * pipe.vae.config["scaling_factor"]
+    return np.stack(list(pipe.decode(latents)))
+
+
+def score(output: Frames, clip: SynthClip) -> dict[str, float]:
+    """PSNR (whole frames, moving region) and SSIM of a generated clip, and those of copying the reference."""
+    copied = np.broadcast_to(clip.reference_frame, clip.frames.shape)
+    mask = moving_region(clip.frames, clip.reference_frame)
+    if not mask.any():
+        mask[:] = True
+    return {
+        "psnr": psnr(output, clip.frames),
+        "psnr_moving": psnr(output, clip.frames, mask),
+        "ssim": ssim(output, clip.frames),
+        "copy_psnr": psnr(copied, clip.frames),
+        "copy_psnr_moving": psnr(copied, clip.frames, mask),
+        "copy_ssim": ssim(copied, clip.frames),
+    }
+
+
+def mean_scores(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean of each number over clips, and the gain over copying in the moving region."""
+    out = {k: float(np.mean([r[k] for r in rows])) for k in rows[0]}
+    out["gain_moving"] = out["psnr_moving"] - out["copy_psnr_moving"]
+    return out
+
+
+def sheet(rows: Iterable[Sequence[UInt8[ndarray, "height width 3"]]]) -> UInt8[ndarray, "height width 3"]:
+    """Pictures of one size in rows, with a white line between rows."""
+    lines = [np.concatenate(list(row), 1) for row in rows]
+    gap = np.full((4, lines[0].shape[1], 3), 255, np.uint8)
+    return np.concatenate([x for line in lines for x in (line, gap)][:-1])
