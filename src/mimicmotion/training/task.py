@@ -1,0 +1,101 @@
+"""What is trained: the seam between the trainer, which knows no network, and a task, which knows no optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float, UInt8
+from numpy import ndarray
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What one batch gave.
+
+    Attributes:
+        loss: mean over the samples of the batch, float32, with its graph.
+        log: numbers for the log; each is averaged over the batches that report it, so a number that a batch has no
+            samples for is left out.
+        samples: a name per sample, for messages.
+        each: loss per sample, detached; where given, a loss that is no number is blamed on its samples alone.
+    """
+
+    loss: Float[Tensor, ""]
+    log: dict[str, float] = field(default_factory=dict)
+    samples: list[str] = field(default_factory=list)
+    each: Float[Tensor, " batch"] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """What a validation found.
+
+    Attributes:
+        scores: name to number.
+        pictures: name to RGB picture, 0..255.
+        best: the score by which the best weights are chosen.
+        higher_is_better: of that score.
+    """
+
+    scores: dict[str, float]
+    pictures: dict[str, UInt8[ndarray, "height width 3"]] = field(default_factory=dict)
+    best: str = "loss"
+    higher_is_better: bool = False
+
+
+class Task(Protocol):
+    """A network with its data and loss. Inherit from this class to get the defaults of what may be left out.
+
+    Attributes:
+        model: what `Accelerate` wraps for many processes; training calls it only through the wrapped `model(...)`.
+            `parameters` decides what is trained; the trainer freezes all else.
+        identity: plain data (as JSON knows it) that must be equal when a run is resumed: data digest, networks.
+    """
+
+    model: nn.Module
+    identity: dict[str, Any]
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The trained parameters, all of them part of `model`, by name and in a fixed order.
+
+        Every one must get a gradient in every step.
+        """
+        ...
+
+    def batch(self, step: int, numbers: Sequence[int]) -> Any:
+        """The samples of these global numbers: a pure function, called in a worker process of a data loader.
+
+        What comes back is moved by its `to(device)`, or is a tensor, dict, list or tuple of tensors.
+        """
+        ...
+
+    def loss(self, model: nn.Module, batch: Any, step: int) -> StepResult:
+        """Loss of a batch. Random numbers come from (seed, sample number) alone, never from the step's place in the
+        batch, so that the result depends neither on the number of processes nor on how a batch is split.
+        """
+        ...
+
+    def export(self, folder: Path, weights: Mapping[str, Tensor]) -> Path:
+        """Write what inference loads to the new folder `folder`.
+
+        Args:
+            folder: does not exist yet.
+            weights: the names of `parameters` to averaged values, float32.
+        """
+        ...
+
+    def validate(self, step: int, weights: Mapping[str, Tensor]) -> Validation:
+        """Measure averaged weights on held-out data. Leaves the state of `model` as it was."""
+        ...
+
+    def place(self, device: torch.device) -> None:
+        """Move what is not part of `model` (frozen encoders, constants) to the device."""
+
+    def compile(self) -> None:
+        """Compile `model` in place; called before it is wrapped, where the settings ask for it."""
+        self.model.compile(dynamic=False)
