@@ -289,8 +289,17 @@ class AutoencoderConfig:
     """Weight of the KL term (sum over a frame's latents, mean over frames, per pixel)."""
     clip_frames: int = 4
     """Neighbouring frames per clip (the decoder has temporal layers)."""
-    freeze_encoder_at: int = 0
-    """From this step on only the decoder learns, so that latents may be cached; 0 keeps the PCA."""
+    train_encoder: bool = False
+    """Train the encoder too; off, it stays the PCA of patches that it starts as, and `kl` has no influence."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.latent_channels <= 16 or self.patch_size < 1 or self.clip_frames < 1:
+            raise ConfigError(
+                f"autoencoder.latent_channels={self.latent_channels}, patch_size={self.patch_size}, "
+                f"clip_frames={self.clip_frames}",
+                "1 to 16 channels, the others at least 1",
+                "correct it",
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
