@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import re
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from jaxtyping import Float32
@@ -34,17 +35,24 @@ def save_poses(poses: PoseSequence, path: Path | str) -> None:
     Raises:
         OutputError: the file cannot be written; then no part of it is left.
     """
-    with atomic_path(path) as part, writing(Path(path)), part.open("wb") as file:
-        np.savez_compressed(
-            file,
-            format=FORMAT,
-            version=VERSION,
-            xy=poses.xy.astype(np.float32),
-            confidence=poses.confidence.astype(np.float32),
-            size=np.array(poses.size, np.int64),
-            fps=np.float64(poses.fps),
-            source=poses.source,
-        )
+    with atomic_path(path) as part, writing(Path(path)):
+        part.write_bytes(dump_poses(poses))
+
+
+def dump_poses(poses: PoseSequence) -> bytes:
+    """The bytes of a pose file; equal poses give equal bytes."""
+    file = io.BytesIO()
+    np.savez_compressed(
+        file,
+        format=FORMAT,
+        version=VERSION,
+        xy=poses.xy.astype(np.float32),
+        confidence=poses.confidence.astype(np.float32),
+        size=np.array(poses.size, np.int64),
+        fps=np.float64(poses.fps),
+        source=poses.source,
+    )
+    return file.getvalue()
 
 
 def load_poses(path: Path | str) -> PoseSequence:
@@ -55,10 +63,25 @@ def load_poses(path: Path | str) -> PoseSequence:
             0..1 or wrong shapes.
     """
     path = Path(path)
-    mend = "make it with 'mimicmotion poses VIDEO -o poses.npz'"
     try:
         # numpy leaves a file open that turns out to be damaged, if it opened it itself
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
+        with path.open("rb") as file:
+            return parse_poses(file, path)
+    except FileNotFoundError as e:
+        raise PoseError(f"{path} does not exist", "a pose file", "check the path") from e
+    except OSError as e:
+        raise PoseError(f"{path}: {e}", "a readable pose file", "check the path") from e
+
+
+def parse_poses(file: IO[bytes], path: Path | str) -> PoseSequence:
+    """Read an open pose file; `path` is its name in errors.
+
+    Raises:
+        PoseError: as `load_poses`.
+    """
+    mend = "make it with 'mimicmotion poses VIDEO -o poses.npz'"
+    try:
+        with np.load(file, allow_pickle=False) as data:
             if "format" not in data.files or str(data["format"]) != FORMAT:
                 raise PoseError(f"{path} holds {', '.join(data.files) or 'nothing'}", "a pose file", mend)
             if int(data["version"]) > VERSION:
@@ -68,8 +91,6 @@ def load_poses(path: Path | str) -> PoseSequence:
             xy, confidence = data["xy"].astype(np.float32), data["confidence"].astype(np.float32)
             height, width = (int(v) for v in data["size"])
             fps, source = float(data["fps"]), str(data["source"])
-    except FileNotFoundError as e:
-        raise PoseError(f"{path} does not exist", "a pose file", "check the path") from e
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as e:
         if isinstance(e, PoseError):
             raise

@@ -1,0 +1,184 @@
+"""Frames as the members of a record, and back: single pictures (png, jpeg) or a video that can be entered anywhere."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from jaxtyping import UInt8
+from numpy import ndarray
+
+from mimicmotion.errors import ConfigError, InputError, MediaError, OutputError
+
+Store = Literal["png", "jpeg", "video"]
+"""How frames are kept: png (exact), jpeg (quality 95), video (H.264, the smallest for real film)."""
+
+ENDINGS: dict[str, str] = {"png": "png", "jpeg": "jpg", "video": "mp4"}
+MAX_FRAMES = 100_000  # five digits in the names of single pictures
+
+# At most this many frames are decoded to reach one frame of a video.
+_GOP = 16
+_CRF = 16  # that of the video writer: the eye can't tell it from the frames
+_JPEG_QUALITY = 95
+# zlib's levels above 1 cost several times the time for a few per cent (benchmarks/shards.py)
+_PNG_LEVEL = 1
+
+Frame = UInt8[ndarray, "height width 3"]
+Frames = UInt8[ndarray, "n height width 3"]
+
+
+def check_store(store: str, size: tuple[int, int]) -> None:
+    """Raise ConfigError for an unknown store, or a size that it cannot hold."""
+    if store not in get_args(Store):
+        raise ConfigError(f"store={store!r}", ", ".join(get_args(Store)), "correct 'store'")
+    if store == "video" and (size[0] % 2 or size[1] % 2):
+        raise ConfigError(f"frames of {size[0]}x{size[1]} as video", "even height and width", "change the size")
+
+
+def encode_frames(
+    frames: Iterable[Frame], store: str, size: tuple[int, int], fps: float, count: int
+) -> dict[str, bytes]:
+    """Members (ending of the name to bytes) that hold the frames; frames of equal pixels give equal bytes.
+
+    Args:
+        frames: RGB, taken one after the other.
+        store: see `Store`.
+        size: (height, width) that every frame must have.
+        fps: frames per second of the video.
+        count: how many there must be.
+
+    Raises:
+        InputError: a frame is of another size or type, or there are fewer or more.
+        OutputError: the encoder fails.
+    """
+    check_store(store, size)
+    if count > MAX_FRAMES:
+        raise InputError(f"{count} frames", f"at most {MAX_FRAMES}", "cut the scene")
+
+    def checked() -> Iterator[Frame]:
+        i = -1
+        for i, frame in enumerate(frames):
+            if frame.shape != (*size, 3) or frame.dtype != np.uint8:
+                got = f"frame {i} is {frame.dtype} {frame.shape}"
+                raise InputError(got, f"uint8 ({size[0]}, {size[1]}, 3)", "give RGB frames of one size")
+            yield np.ascontiguousarray(frame)
+        if i + 1 != count:
+            raise InputError(f"{i + 1} frames", f"{count}, one a pose", "give as many frames as poses")
+
+    if store == "video":
+        return {"mp4": _encode_video(checked(), size, fps)}
+    return {f"{i:05d}.{ENDINGS[store]}": _encode_picture(f, store) for i, f in enumerate(checked())}
+
+
+def decode_pictures(data: Sequence[bytes], size: tuple[int, int], what: Callable[[int], str]) -> Frames:
+    """Single pictures to frames; `what` names the n-th of them in errors.
+
+    Raises:
+        MediaError: one is damaged or of another size.
+    """
+    import cv2
+
+    out = np.empty((len(data), *size, 3), np.uint8)
+    for i, picture in enumerate(data):
+        found = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR) if picture else None
+        if found is None or found.shape != out.shape[1:]:
+            got = "is damaged" if found is None else f"is {found.shape[0]}x{found.shape[1]}"
+            raise MediaError(f"{what(i)} {got}", f"a picture of {size[0]}x{size[1]}", "make this shard again")
+        cv2.cvtColor(found, cv2.COLOR_BGR2RGB, dst=out[i])
+    return out
+
+
+def decode_video(data: bytes, indices: Sequence[int], size: tuple[int, int], fps: float, what: str) -> Frames:
+    """Frames of a video by number, in any order; each group of 16 that is needed is decoded at most once.
+
+    Raises:
+        MediaError: the video is damaged, holds fewer frames or frames of another size; `what` names it.
+    """
+    import av
+
+    from mimicmotion.video.timing import exact_rate
+
+    out = np.empty((len(indices), *size, 3), np.uint8)
+    places: dict[int, list[int]] = {}
+    for place, index in enumerate(indices):
+        places.setdefault(int(index), []).append(place)
+    mend = "make this shard again"
+    try:
+        with av.open(io.BytesIO(data)) as container:
+            stream = container.streams.video[0]
+            stream.thread_count = 1  # readers are many processes: threads of each would only get in their way
+            rate = exact_rate(fps)
+            todo, at = sorted(places), -1
+            frames = container.decode(stream)
+            while todo:
+                if todo[0] // _GOP != at // _GOP or at < 0:  # another group: enter it at its key frame
+                    start = todo[0] // _GOP * _GOP
+                    container.seek(_pts(start, rate, stream), stream=stream, backward=True)
+                    frames = container.decode(stream)
+                frame = next(frames, None)
+                if frame is None or frame.pts is None:
+                    raise MediaError(f"{what} has no frame {todo[0]}", "all frames that it should hold", mend)
+                at = round(frame.pts * stream.time_base * rate)
+                if at > todo[0]:
+                    raise MediaError(f"{what} has no frame {todo[0]}", "all frames that it should hold", mend)
+                if at < todo[0]:
+                    continue
+                if (frame.height, frame.width) != tuple(size):
+                    got = f"{what} is {frame.height}x{frame.width}"
+                    raise MediaError(got, f"{size[0]}x{size[1]}", mend)
+                out[places[todo.pop(0)]] = frame.to_ndarray(format="rgb24")
+    except (av.error.FFmpegError, IndexError) as e:
+        raise MediaError(f"{what} is damaged ({e})", "a complete video", mend) from e
+    return out
+
+
+def _pts(index: int, rate: Fraction, stream: Any) -> int:
+    return round(index / (rate * stream.time_base))
+
+
+def _encode_picture(frame: Frame, store: str) -> bytes:
+    from PIL import Image
+
+    file = io.BytesIO()
+    options = {"quality": _JPEG_QUALITY, "subsampling": 0} if store == "jpeg" else {"compress_level": _PNG_LEVEL}
+    Image.fromarray(frame).save(file, store, **options)
+    return file.getvalue()
+
+
+def _encode_video(frames: Iterable[Frame], size: tuple[int, int], fps: float) -> bytes:
+    import av
+    from av.video.frame import VideoFrame
+
+    from mimicmotion.video.encoders import BT709, LIMITED, EncoderSettings, OutputPlan, add_stream
+    from mimicmotion.video.timing import exact_rate
+
+    file, name = io.BytesIO(), Path("frames.mp4")
+    rate = exact_rate(fps)
+    settings = EncoderSettings(name, OutputPlan(name, "mov", "h264"), size, rate, _CRF, "medium")
+    try:
+        with av.open(file, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
+            stream = add_stream(container, settings)
+            # A key frame every 16 frames exactly, and no frame that needs a later one: frame i is packet i.
+            stream.codec_context.gop_size, stream.codec_context.thread_count = _GOP, 1
+            stream.codec_context.max_b_frames = 0
+            x264 = f"mbtree=0:keyint={_GOP}:min-keyint={_GOP}:scenecut=0:bframes=0:open-gop=0"
+            stream.options |= {"x264-params": x264}
+            for i, rgb in enumerate(frames):
+                frame = VideoFrame.from_ndarray(rgb, format="rgb24").reformat(
+                    format="yuv420p",
+                    dst_colorspace=BT709,
+                    dst_color_range=LIMITED,
+                    dst_color_trc=BT709,
+                    dst_color_primaries=BT709,
+                    interpolation="BICUBIC",
+                )
+                frame.pts, frame.time_base = i, 1 / rate
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+    except av.error.FFmpegError as e:
+        raise OutputError(f"frames cannot be encoded ({e})", "an FFmpeg with libx264", "use store 'jpeg'") from e
+    return file.getvalue()
