@@ -1,0 +1,72 @@
+"""Records in memory with the attributes of `mimicmotion.data.shards`: random frames, a person's poses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy import ndarray
+
+from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
+
+
+@dataclass
+class FakeRecord:
+    key: str
+    video: str
+    meta: dict[str, Any]
+    poses: PoseSequence
+    pictures: ndarray
+    latents: ndarray | None = None
+    embeddings: ndarray | None = None
+    decoded: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.poses)
+
+    def frames(self, indices: Sequence[int]) -> ndarray:
+        self.decoded += list(indices)
+        return self.pictures[list(indices)]
+
+
+class FakeShards:
+    """Two scenes a video; every frame has a colour of its own, every point a place of its own."""
+
+    def __init__(
+        self,
+        lengths: Sequence[int] = (17, 17, 24),
+        size: tuple[int, int] = (32, 16),
+        stills: int = 1,
+        fps: Sequence[float] = (15.0,),
+        seed: int = 0,
+    ) -> None:
+        rng = np.random.default_rng(seed)
+        self.size, self.digest = size, "fake"
+        self.settings: dict[str, Any] = {}
+        self.records: list[FakeRecord] = []
+        self.videos: dict[str, list[int]] = {}
+        self.fps = [float(fps[i % len(fps)]) for i in range(len(lengths))]
+        for i, n in enumerate(lengths):
+            xy = (rng.random((n, NUM_POINTS, 2)) * size[::-1]).astype(np.float32)
+            confidence = rng.uniform(0.05, 1, (n, NUM_POINTS)).astype(np.float32)
+            confidence[:, 92:] = confidence[:, 92:93] * 0.5 + 0.5  # whole hands are reliable in many frames
+            poses = PoseSequence(xy, confidence, size, self.fps[i])
+            pictures = rng.integers(0, 256, (n, *size, 3), np.uint8)
+            record = FakeRecord(f"v{i // 2}-{i % 2:03d}", f"v{i // 2}", {"fps": self.fps[i]}, poses, pictures)
+            self.records.append(record)
+            self.videos.setdefault(record.video, []).append(i)
+        self.keys = [r.key for r in self.records]
+        self.num_frames = [len(r) for r in self.records]
+        self.stills = [stills] * len(self.records)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def latents_model(self) -> str | None:
+        return self.settings.get("latents_model")
+
+    def __getitem__(self, i: int) -> FakeRecord:
+        return self.records[i]

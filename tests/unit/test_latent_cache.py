@@ -1,0 +1,194 @@
+"""Latents on disk: made once, right for their frames, whole whatever happens."""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy import ndarray
+
+from fake_shards import FakeShards
+from mimicmotion.data.latents import LatentCache
+from mimicmotion.data.sample import SampleMaker
+from mimicmotion.data.settings import SampleConfig
+from mimicmotion.errors import ConfigError, OutputError, WeightsError
+
+
+class Encoder:
+    """8 x 8 means of red and of the left half: not the same for mirrored frames."""
+
+    def __init__(self) -> None:
+        self.calls: list[int] = []
+
+    def __call__(self, frames: ndarray) -> ndarray:
+        self.calls.append(len(frames))
+        n, h, w, _ = frames.shape
+        blocks = frames.astype(np.float32).reshape(n, h // 8, 8, w // 8, 8, 3)
+        return np.stack([blocks[..., 0].mean((2, 4)), blocks[:, :, :, :, :4].mean((2, 4, 5))], 1) / 128
+
+
+def near(frames: ndarray) -> ndarray:
+    return Encoder()(frames).astype(np.float16).astype(np.float32)
+
+
+def test_every_record_is_encoded_once(tmp_path: Path) -> None:
+    shards, encode = FakeShards(), Encoder()
+    cache = LatentCache(shards, "model", encode, tmp_path, chunk=10)
+    for _ in range(2):
+        for i, record in enumerate(shards.records):
+            np.testing.assert_array_equal(cache.latents(i), near(record.pictures))
+    assert encode.calls == [10, 7, 10, 7, 10, 10, 4]
+    chosen = cache.latents(2, [5, 0, 5])
+    assert chosen.dtype == np.float32
+    np.testing.assert_array_equal(chosen, near(shards[2].pictures[[5, 0, 5]]))
+    # another process finds them
+    again = LatentCache(shards, "model", None, tmp_path)
+    np.testing.assert_array_equal(again.latents(1), near(shards[1].pictures))
+    assert not list(tmp_path.rglob("*.part*"))
+
+
+def test_latents_of_another_model_or_of_other_shards_are_not_taken(tmp_path: Path) -> None:
+    shards = FakeShards()
+    LatentCache(shards, "model", Encoder(), tmp_path).latents(0)
+    with pytest.raises(ConfigError, match="v0-000"):
+        LatentCache(shards, "other", None, tmp_path).latents(0)
+    shards.digest = "made again"
+    with pytest.raises(ConfigError, match="v0-000"):
+        LatentCache(shards, "model", None, tmp_path).latents(0)
+
+
+def test_latents_of_the_shards_are_used_if_this_model_made_them(tmp_path: Path) -> None:
+    shards, encode = FakeShards(), Encoder()
+    for record in shards.records:
+        record.latents = np.full((len(record), 2, 4, 2), 7, np.float16)
+    shards.settings["latents_model"] = "model"
+    assert (LatentCache(shards, "model", encode, tmp_path).latents(0, [3]) == 7).all()
+    assert list(LatentCache(shards, "model", encode, tmp_path).fill()) == [1, 2, 3]
+    assert encode.calls == []
+    assert not list(tmp_path.iterdir())
+    np.testing.assert_array_equal(LatentCache(shards, "other", encode, tmp_path).latents(0), near(shards[0].pictures))
+
+
+def test_mirrored_latents_are_those_of_mirrored_frames(tmp_path: Path) -> None:
+    shards = FakeShards()
+    for record in shards.records:
+        record.latents = np.zeros((len(record), 2, 4, 2), np.float16)
+    shards.settings["latents_model"] = "model"
+    cache = LatentCache(shards, "model", Encoder(), tmp_path)
+    want = near(np.ascontiguousarray(shards[1].pictures[:, :, ::-1]))
+    np.testing.assert_array_equal(cache.latents(1, mirrored=True), want)
+    np.testing.assert_array_equal(cache.latents(1, [4], mirrored=True), want[[4]])
+    assert (want[..., ::-1] != near(shards[1].pictures)).any()  # not simply the mirrored latents
+    assert not cache.latents(1).any()
+
+
+def test_fill_makes_what_is_missing(tmp_path: Path) -> None:
+    shards, encode = FakeShards(), Encoder()
+    cache = LatentCache(shards, "model", encode, tmp_path, chunk=100)
+    cache.latents(1)
+    assert list(cache.fill()) == [1, 2, 3]
+    assert encode.calls == [17, 17, 24]
+    list(cache.fill([0], mirrored=True))
+    assert encode.calls[3:] == [17]
+
+
+def test_a_damaged_file_is_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    shards = FakeShards()
+    cache = LatentCache(shards, "model", Encoder(), tmp_path)
+    cache.latents(0)
+    (file,) = tmp_path.rglob("*.npy")
+    whole = file.read_bytes()
+    for damaged in (whole[:90], whole[:-64], b"", b"no array"):
+        file.write_bytes(damaged)
+        np.testing.assert_array_equal(cache.latents(0), near(shards[0].pictures))
+        assert file.read_bytes() == whole
+    assert "encoded again" in caplog.text
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, 1e6])
+def test_numbers_that_cannot_be_kept_stop_the_work(tmp_path: Path, wrong: float) -> None:
+    def encode(frames: ndarray) -> ndarray:
+        return np.full((len(frames), 2, 4, 2), wrong, np.float32)
+
+    with pytest.raises(WeightsError, match="v0-000"):
+        LatentCache(FakeShards(), "model", encode, tmp_path).latents(0)
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+
+
+def test_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(file: Any, values: ndarray) -> None:
+        file.write(values.tobytes()[:50])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    cache = LatentCache(FakeShards(), "model", Encoder(), tmp_path)
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(OutputError, match="No space"):
+        cache.latents(0)
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+
+
+def test_a_place_that_cannot_be_written_is_found_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError):
+        LatentCache(FakeShards(), "model", Encoder(), tmp_path / "file")
+
+
+def test_senseless_chunk_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="chunk"):
+        LatentCache(FakeShards(), "model", None, tmp_path, chunk=0)
+
+
+def _race(folder: Path, start: Any, out: Any) -> None:
+    cache = LatentCache(FakeShards(), "model", Encoder(), folder)
+    start.wait()
+    out.put([cache.latents(i).tobytes() for i in range(3)])
+
+
+def test_processes_may_race(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    start, out = context.Barrier(4), context.Queue()
+    processes = [context.Process(target=_race, args=(tmp_path, start, out)) for _ in range(4)]
+    for p in processes:
+        p.start()
+    results = [out.get(timeout=60) for _ in processes]
+    for p in processes:
+        p.join()
+    assert all(r == [near(x.pictures).tobytes() for x in FakeShards().records] for r in results)
+    assert len([p for p in tmp_path.rglob("*") if p.is_file()]) == 3
+
+
+def test_scaling_factor_brings_latents_to_unit_deviation(tmp_path: Path) -> None:
+    shards = FakeShards()
+    cache = LatentCache(shards, "model", Encoder(), tmp_path)
+    together = np.concatenate([near(r.pictures).ravel() for r in shards.records])
+    assert cache.scaling_factor() * together.std(dtype=np.float64) == pytest.approx(1, rel=1e-6)
+
+
+@pytest.mark.parametrize("slot", [True, False])
+def test_samples_hold_latents_instead_of_frames(tmp_path: Path, slot: bool) -> None:
+    """The latents are of the very frames that the sample would hold, and only the reference is decoded."""
+    config = SampleConfig(num_frames=5, reverse=0.5, flip=0.5, reference_slot=slot)
+    settings: dict[str, Any] = {"seed": 0, "downscale": 8, "drawing": {"canvas_short_side": None}}
+    shards = FakeShards()
+    cache = LatentCache(shards, "model", Encoder(), tmp_path)
+    for flag in (False, True):
+        list(cache.fill(mirrored=flag))
+    plain, cached = (
+        SampleMaker(FakeShards(), config, **settings),
+        SampleMaker(shards, config, latents=cache, **settings),
+    )
+    for number in range(8):
+        for record in shards.records:
+            record.decoded.clear()
+        a, b = plain(number), cached(number)
+        assert a.frames is not None
+        assert b.frames is None
+        np.testing.assert_array_equal(b.latents, near(a.frames))
+        np.testing.assert_array_equal(b.reference_latents, near(a.reference[None])[0])
+        np.testing.assert_array_equal(b.reference, a.reference)
+        np.testing.assert_array_equal(b.poses, a.poses)
+        assert sum(len(r.decoded) for r in shards.records) == 1
