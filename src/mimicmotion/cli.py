@@ -14,6 +14,7 @@ from cyclopts import App, Group, Parameter
 
 from mimicmotion import __version__
 from mimicmotion.config import GenerateConfig, PosesConfig, field_help, load_yaml, parse
+from mimicmotion.data.settings_synthetic import SyntheticConfig
 from mimicmotion.errors import InputError, MimicMotionError
 
 if typing.TYPE_CHECKING:
@@ -29,6 +30,8 @@ app = App(
 )
 weights_app = App(name="weights", help="List, fetch, verify and convert model weights.")
 app.command(weights_app)
+prepare_app = App(name="prepare", help="Make training data: shards of scenes with poses.")
+app.command(prepare_app)
 
 ConfigFile = Annotated[
     Path | None,
@@ -56,7 +59,9 @@ def _options(cls: type, skip: Sequence[str], short: dict[str, str] | None = None
 GenerateOptions = _options(GenerateConfig, ["picture", "video"], {"output": "-o"})
 PlanOptions = _options(GenerateConfig, ["picture", "video", "side_by_side", "preview", "audio"], {"output": "-o"})
 PosesOptions = _options(PosesConfig, ["video"], {"output": "-o"})
+SyntheticOptions = _options(SyntheticConfig, ["count"], {"output": "-o"})
 NO_GENERATE_OPTIONS, NO_PLAN_OPTIONS, NO_POSES_OPTIONS = GenerateOptions(), PlanOptions(), PosesOptions()
+NO_SYNTHETIC_OPTIONS = SyntheticOptions()
 
 
 Settings = Parameter(name="*", group=Group("Settings"))
@@ -163,6 +168,29 @@ def train(config: Path, /, *, resume: bool = True) -> None:
     from mimicmotion.jobs.train import train as job
 
     print(job(config, resume=resume))
+
+
+@app.command
+def ablate(config: Path, /, *, processes: int = 1) -> None:
+    """Train and measure the arms of an ablation (hand loss, confidence-aware guidance), set up in a YAML file."""
+    from mimicmotion.jobs.ablate import ablate as job
+
+    print(_run(job(config, processes=processes)))
+
+
+@prepare_app.command(name="synthetic")
+def prepare_synthetic(
+    count: int | None = None,
+    /,
+    *,
+    config: ConfigFile = None,
+    options: Annotated[SyntheticOptions, Settings] = NO_SYNTHETIC_OPTIONS,  # pyrefly: ignore
+) -> None:
+    """Render COUNT clips of synthetic people with exact poses into the folder OUTPUT."""
+    settings = _merge(SyntheticConfig, config, options, count=count)
+    from mimicmotion.jobs.prepare_synthetic import prepare_synthetic as job
+
+    print(_run(job(settings)).summary())
 
 
 @weights_app.command(name="list")

@@ -63,9 +63,11 @@ def test_seeds_start_from_models_of_their_own() -> None:
     ],
 )
 def test_shared_settings_must_not_decide_what_the_arms_decide(train) -> None:
+    def build():
+        return train_config(AblationConfig(run="x", train=train), ARMS["both"], 0)
+
     with pytest.raises(ConfigError):
-        config = AblationConfig(run="x", train=train)
-        train_config(config, ARMS["both"], 0)
+        build()
 
 
 def test_a_file_is_checked_before_any_training(tmp_path) -> None:
