@@ -154,6 +154,18 @@ def config_of(module: Any) -> dict[str, Any]:
     return {"_class_name": type(module).__name__, **public}
 
 
+def load_part(folder: str | Path, part: str, *, variant: str | None = None) -> Any:
+    """One network of a model folder, on the CPU, in evaluation mode: "vae", "image_encoder" or "unet", in float32.
+
+    Raises:
+        WeightsError: files are missing or damaged.
+    """
+    builders = {"vae": _build_vae, "image_encoder": _build_encoder, "unet": build_unet}
+    config = read_config(Path(folder), part)
+    loader = _Loader(Path(folder), (torch.device("cpu"), torch.float32), variant)
+    return loader.load(part, _on_meta(part, lambda: builders[part](config))).eval()
+
+
 # --- reading --------------------------------------------------------------------------------------------------------
 
 

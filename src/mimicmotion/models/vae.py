@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any, Literal
@@ -39,6 +40,20 @@ def encode_mode(
         return vae.encode(images.to(param.device, param.dtype)).latent_dist.mode().float()
     weights = {f"vae.{k}": v.float() for k, v in vae.state_dict().items() if not k.startswith("decoder.")}
     return torch.func.functional_call(_Encode(vae), weights, (images.to(param.device, torch.float32),))
+
+
+def encoder_digest(vae: Any) -> str:
+    """Identity of an encoder: two autoencoders of one digest make the same latents (decoders may differ).
+
+    Sha256 over its weights in float16, so that a model is the same whether it was read from float32 or float16 files.
+    """
+    digest = hashlib.sha256()
+    for name, value in sorted(vae.state_dict().items()):
+        if not name.startswith("decoder."):
+            half = value.detach().to("cpu", torch.float16).contiguous()
+            digest.update(f"{name} {tuple(half.shape)}\n".encode())
+            digest.update(half.view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()
 
 
 class _Encode(nn.Module):

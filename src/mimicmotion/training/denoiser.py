@@ -1,264 +1,286 @@
-"""Stage 2: U-Net, PoseNet and picture encoder together, on cached latents."""
+"""The video model's training task (stage `denoiser`): data, frozen encoders, objective, export and validation."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float32, UInt8
+from numpy import ndarray
 from torch import Tensor, nn
 
-from mimicmotion.diffusion.loss import (
-    LogNormal,
-    c_noise,
-    draw_dropped,
-    drop_conditions,
-    network_input,
-    v_target,
-    weighted_mse,
-)
+from mimicmotion.data.batch import Batch, Sample, collate
+from mimicmotion.data.latents import LatentCache
+from mimicmotion.data.sample import SampleMaker
+from mimicmotion.data.shards import Shards, open_shards
+from mimicmotion.diffusion.noise import augment_picture
 from mimicmotion.errors import ConfigError
-from mimicmotion.models.image_encoder import clip_pixels
-from mimicmotion.models.tiny import PatchAutoencoder, build_tiny_image_encoder, build_tiny_posenet, build_tiny_unet
-from mimicmotion.models.unet import unused_parameter_names, use_constant_cross_attention, with_pose
-from mimicmotion.pose.draw import PoseDrawer
-from mimicmotion.training.autoencoder import load_autoencoder, to_tensor
-from mimicmotion.training.detector_noise import disturb
-from mimicmotion.training.loop import Trainer
-from mimicmotion.training.pool import Pool, open_pool
-from mimicmotion.training.settings import DenoiserConfig, PhaseConfig, TrainConfig
-from mimicmotion.training.state import seeded, trained_parameters
+from mimicmotion.models.checkpoint import Components, config_of, save_components
+from mimicmotion.models.pose_features import to_unit
+from mimicmotion.models.posenet import PoseNet
+from mimicmotion.models.tensors import assign
+from mimicmotion.models.unet import build_unet, use_constant_cross_attention
+from mimicmotion.models.vae import encoder_digest
+from mimicmotion.training.bundled import bundled_settings
+from mimicmotion.training.lora import merged_state, save_adapter
+from mimicmotion.training.networks import (
+    ENCODE_CHUNK,
+    DenoiserModel,
+    checkpoint_blocks,
+    encode_frames,
+    encode_token,
+    encoder_pixels,
+    load_networks,
+)
+from mimicmotion.training.objective import Draws, Encoded, denoising_loss, draw
+from mimicmotion.training.settings import TrainConfig
+from mimicmotion.training.task import StepResult, Task, Validation
+from mimicmotion.training.trained import choose_trained
 
 logger = logging.getLogger(__name__)
 
-POSE_STROKE = 4.0
-"""Width of drawn limbs: the released look would be half a pixel wide at these sizes."""
-BANDS = (0.5, 2.0, 8.0)
-"""Noise levels between the bands of the log."""
+PUBLISHED_DRAWING: dict[str, Any] = {}
+"""How poses are drawn for models that say nothing about it: `PoseDrawer`'s defaults, the published look."""
+EXPORT_DTYPE = torch.float16
 
 
-def build_networks(config: DenoiserConfig, latent_channels: int) -> dict[str, nn.Module]:
-    """U-Net, PoseNet and picture encoder with random weights."""
-    unet = build_tiny_unet(
-        widths=config.widths,
-        attention=config.attention,
-        layers=config.layers,
-        latent_channels=latent_channels,
-        token_dim=config.token_dim,
-        norm_groups=config.norm_groups,
-    )
-    use_constant_cross_attention(unet)
-    return {
-        "unet": unet.train(),
-        "pose_net": build_tiny_posenet(config.widths[0], config.reference_pose).train(),
-        "image_encoder": build_tiny_image_encoder(config.token_dim).train(),
-    }
-
-
-class LatentCache:
-    """Latents of a pool's frames (posterior mode, not scaled), computed at first use and kept on disk.
+class DenoiserTask(Task):
+    """U-Net and PoseNet learn to remove noise, given a picture and poses (paper section 3).
 
     Args:
-        pool: the frames.
-        vae: with a frozen encoder.
-        path: .npy file; another encoder needs another file.
+        config: of the run; see `ModelConfig` for where the networks come from and `TrainedConfig` for what learns.
+        shards: the training data, in place of those that the config names.
+
+    Raises:
+        ConfigError: settings that contradict each other or the data.
+        InputError: no shards, or scenes too short for a sample.
+        WeightsError: networks are missing, damaged, or do not fit each other.
     """
 
-    def __init__(self, pool: Pool, vae: PatchAutoencoder, path: Path) -> None:
-        self.pool, self.vae = pool, vae
-        clips, slots = pool.frames.shape[:2]
-        down = vae.patch_size * 2 ** (len(vae.config["block_out_channels"]) - 1)
-        shape = (clips, slots, vae.config["latent_channels"], pool.size[0] // down, pool.size[1] // down)
-        done = path.with_suffix(".done.npy")
-        mode = "r+" if path.exists() and done.exists() else "w+"
-        fresh = mode == "w+"
-        self.values = np.lib.format.open_memmap(path, mode, "float16", shape if fresh else None)
-        self.done = np.lib.format.open_memmap(done, mode, "bool", (clips,) if fresh else None)
+    def __init__(self, config: TrainConfig, shards: Shards | None = None) -> None:
+        if config.trained.frozen == "half" and config.precision == "no":
+            raise ConfigError("trained.frozen: half with precision: no", "bf16 or fp16", "set precision: bf16")
+        self.config = config
+        self.cache = Path(config.data.cache or Path(config.run) / "cache")
+        self.shards = shards or open_shards(config.data.shards, config.data.split, cache=self.cache / "shards")
+        self.device = torch.device("cpu")
+        self.parts = load_networks(config.model, config.seed)
+        self.settings = self._settings()
+        vae, encoder = self.parts.vae, self.parts.image_encoder
+        self.downscale = 2 ** (len(vae.config.block_out_channels) - 1) * vae.config.get("patch_size", 1)
+        self.trains_encoder = config.trained.image_encoder or config.model.new is not None
+        self.model: nn.Module = DenoiserModel(
+            self.parts.unet, self.parts.pose_net, encoder if self.trains_encoder else None
+        )
+        self._trained = choose_trained(self.model, config.trained, config.seed)
+        if config.gradient_checkpointing:
+            checkpoint_blocks(self.parts.unet)
+        # wrappers for many GPUs may leave only shards of these in the model
+        self._frozen = {k: p.detach() for k, p in self.model.named_parameters() if k not in self._trained}
+        self.latents = self._latent_cache(self.cache / "latents") if config.data.cache_latents else None
+        self.maker = self.sample_maker(self.shards, self.latents)
+        self.identity: dict[str, Any] = {
+            "stage": "denoiser",
+            "data": self.shards.digest,
+            "autoencoder": encoder_digest(vae),
+            "start": [[f.name, f.stat().st_size] for f in self.parts.files],
+            "unet": config_of(self.parts.unet),
+            "pose_net": config_of(self.parts.pose_net),
+            "trained": dataclasses.asdict(config.trained) | {"targets": list(config.trained.targets)},
+        }
+        count = sum(p.numel() for p in self._trained.values())
+        logger.info("%s: %.1f million parameters learn", config.trained.what, count / 1e6)
+
+    def _settings(self) -> dict[str, Any]:
+        """What the trained model will be used with: its base's settings, as far as this run does not change them."""
+        known = bundled_settings(self.shards.size) if self.config.model.new is not None else {}
+        settings = {**known, **self.parts.settings}
+        if self.config.objective.fps is not None:
+            settings["fps"] = self.config.objective.fps
+        fusion = dict(settings.get("fusion", {}))
+        fusion["reference_slot"] = self.config.data.sample.reference_slot
+        return {**settings, "fusion": fusion}
+
+    @property
+    def drawing(self) -> dict[str, Any]:
+        """How this model sees poses, as arguments of `PoseDrawer`."""
+        return dict(self.settings.get("pose_drawing", PUBLISHED_DRAWING))
+
+    def sample_maker(self, shards: Shards, latents: LatentCache | None, **changes: Any) -> SampleMaker:
+        """Maker of samples as this model wants them.
+
+        Args:
+            shards: the records.
+            latents: gives latents instead of frames.
+            changes: settings of the sample that differ from the run's; `seed` too.
+        """
+        seed = changes.pop("seed", self.config.seed)
+        sample = dataclasses.replace(self.config.data.sample, **changes)
+        return SampleMaker(shards, sample, seed=seed, downscale=self.downscale, drawing=self.drawing, latents=latents)
+
+    def _latent_cache(self, folder: Path) -> LatentCache:
+        return LatentCache(self.shards, encoder_digest(self.parts.vae), self._encode, folder, chunk=ENCODE_CHUNK)
+
+    def _encode(self, frames: UInt8[ndarray, "n height width 3"]) -> Float32[ndarray, "n c h w"]:
+        vae = self.parts.vae
+        return encode_frames(vae, to_unit(frames).to(next(vae.parameters()).device)).cpu().numpy()
+
+    # --- the contract with the trainer --------------------------------------------------------------------------
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The trained parameters by their names in `model`."""
+        return self._trained
+
+    def place(self, device: torch.device) -> None:
+        """Move the frozen encoders; on a GPU the latents are made now, as workers of a data loader cannot use it."""
+        self.device = device
+        half = self.config.trained.frozen == "half" and device.type != "cpu"
+        frozen = [self.parts.vae] if self.trains_encoder else [self.parts.vae, self.parts.image_encoder]
+        for module in frozen:
+            nn.Module.to(module, device=device, dtype=torch.float16 if half else None)
+        if device.type != "cpu" and self.latents is not None:
+            self._fill(self.latents)
+
+    def _fill(self, latents: LatentCache) -> None:
+        """Encode what is missing, each process its share, and wait for the others."""
+        import torch.distributed as dist
+
+        together = dist.is_available() and dist.is_initialized()
+        rank, world = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
+        mine = range(rank, len(self.shards), world)
+        for mirrored in (False, True) if self.config.data.sample.flip else (False,):
+            for done in latents.fill(mine, mirrored=mirrored):
+                if done % 100 == 0:
+                    logger.info("latents of %d of %d scenes", done, len(mine))
+        if together:
+            dist.barrier()
+
+    def batch(self, step: int, numbers: Sequence[int]) -> Batch:
+        """The samples of these numbers; with `overfit_one_clip` the same clip every time, under their numbers."""
+        phase = self.config.phase(step)
+        options = {} if phase is None else {"num_frames": phase.frames, "spacing": phase.spacing}
+        if not self.config.overfit_one_clip:
+            return collate([self.maker(n, **options) for n in numbers])
+        one = self.maker(0, **options)
+        return collate([dataclasses.replace(one, number=n) for n in numbers])
+
+    def loss(self, model: nn.Module, batch: Batch, step: int) -> StepResult:  # noqa: ARG002
+        """The objective on a batch (see `objective`)."""
+        o = self.config.objective
+        latent = self._latent_shape(batch)
+        draws = draw(o, self.config.seed, batch.numbers, latent, (batch.reference.shape[-2], batch.reference.shape[-1]))
+        encoded = self.encode(batch, draws)
+        slot = self.config.data.sample.reference_slot
+        loss = denoising_loss(model, o, encoded, draws, self.scaling_factor, reference_slot=slot)
+        return StepResult(loss.value, loss.log, batch.keys, loss.each)
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """The run's number format, for what is computed beside the wrapped model."""
+        precision = self.config.precision
+        dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+        return torch.autocast(device.type, dtype, enabled=precision != "no")
+
+    @functools.cached_property
+    def validation_samples(self) -> list[Sample]:
+        """The fixed clips of validation."""
+        from mimicmotion.training import validate
+
+        return validate.validation_samples(self, validate.held_out(self))
+
+    @property
+    def scaling_factor(self) -> float:
+        """Latents times this have about unit deviation."""
+        return float(self.parts.vae.config.scaling_factor)
+
+    def _latent_shape(self, batch: Batch) -> tuple[int, int, int, int]:
+        _, slots, _, height, width = batch.poses.shape
+        channels = self.parts.vae.config.latent_channels
+        return slots, channels, height // self.downscale, width // self.downscale
 
     @torch.no_grad()
-    def __getitem__(self, clip: int) -> Float[Tensor, "slots channels h w"]:
-        if not self.done[clip]:
-            mode = self.vae.encode(to_tensor(self.pool.frames[clip])).latent_dist.mode()
-            self.values[clip] = mode.numpy().astype(np.float16)
-            self.done[clip] = True
-        return torch.from_numpy(self.values[clip].astype(np.float32))
+    def encode(self, batch: Batch, draws: Draws, *, image_encoder: Any = None) -> Encoded:
+        """What the frozen networks make of a batch.
 
-    def scaling_factor(self, clips: int = 64) -> float:
-        """1 / standard deviation of the latents of the first clips."""
-        values = torch.cat([self[i].flatten() for i in range(min(clips, len(self.pool)))])
-        return float(1 / values.std())
+        The reference of a sample with augmentation is encoded with its noise, that of all others taken as it is.
+        The picture embedding always sees the clean picture, as in inference.
 
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Sample:
-    """A batch of clips; slot 0 of each is the reference."""
-
-    latents: Float[Tensor, "batch slots channels h w"]
-    poses: Float[Tensor, "batch slots pose_channels height width"]
-    reference: Float[Tensor, "batch 3 height width"]
-    clips: list[int]
-
-
-class Sampler:
-    """Draws training samples from a pool.
-
-    Args:
-        pool: the clips.
-        cache: their latents.
-        config: of the sample.
-    """
-
-    def __init__(self, pool: Pool, cache: LatentCache, config: DenoiserConfig) -> None:
-        self.pool, self.cache, self.config = pool, cache, config
-        self.drawer = PoseDrawer(pool.size, canvas_short_side=None, stroke=POSE_STROKE)
-
-    def choose(self, phase: PhaseConfig, rng: np.random.Generator) -> tuple[int, list[int]]:
-        """A clip and its slots, the reference first."""
-        clip, slots = int(rng.integers(len(self.pool))), self.pool.frames.shape[1]
-        count = min(phase.frames, slots) - 1
-        if phase.spacing == "near":
-            start = int(rng.integers(1, slots - count + 1))
-            chosen = list(range(start, start + count))
+        Args:
+            batch: on the device of the encoders.
+            draws: strength and noise of the augmentation.
+            image_encoder: use this encoder, and give an embedding even if the model trains its own.
+        """
+        vae, encoder = self.parts.vae, image_encoder or self.parts.image_encoder
+        latents = encode_frames(vae, batch.frames) if batch.latents is None else batch.latents  # type: ignore[arg-type]
+        if batch.reference_latents is not None:
+            picture = batch.reference_latents
+        elif self.config.data.sample.reference_slot:
+            picture = latents[:, 0]
         else:
-            chosen = sorted((1 + rng.permutation(slots - 1)[:count]).tolist())
-        if rng.random() < 0.5 and phase.spacing == "near":
-            chosen.reverse()  # a motion played backwards is a motion
-        reference = int(rng.integers(slots)) if rng.random() < self.config.any_reference else 0
-        return clip, [reference, *chosen]
+            picture = encode_frames(vae, batch.reference)
+        for i in torch.nonzero(draws.noise_aug).flatten().tolist():
+            if draws.picture_noise is not None:
+                noise = draws.picture_noise[i : i + 1].to(batch.reference)
+                noisy = augment_picture(batch.reference[i : i + 1], float(draws.noise_aug[i]), noise)
+                picture = picture.index_copy(0, torch.tensor([i], device=picture.device), encode_frames(vae, noisy))
+        token, pixels = None, None
+        if self.trains_encoder and image_encoder is None:
+            pixels = encoder_pixels(encoder, batch.reference)
+        elif batch.embedding is not None and not self.trains_encoder:
+            token = batch.embedding[:, None]
+        else:
+            token = encode_token(encoder, batch.reference)
+        return Encoded(latents, picture, token, pixels, batch.poses, batch.reference_pose, batch.hand_mask, batch.fps)
 
-    def poses(self, clip: int, slots: list[int], rng: np.random.Generator) -> np.ndarray:
-        """Drawn poses, (slots, height, width, 3) uint8."""
-        xy, confidence = self.pool.xy[clip, slots], self.pool.confidence[clip, slots]
-        if self.config.pose_noise:
-            xy, confidence = disturb(xy, confidence, rng)
-        return np.stack([self.drawer.draw(p, s) for p, s in zip(xy, confidence, strict=True)])
+    # --- out ----------------------------------------------------------------------------------------------------
 
-    def __call__(self, phase: PhaseConfig, rng: np.random.Generator) -> Sample:
-        """One batch; the same generator state gives the same batch."""
-        chosen = [self.choose(phase, rng) for _ in range(phase.batch)]
-        latents = torch.stack([self.cache[clip][slots] for clip, slots in chosen])
-        drawn = np.stack([self.poses(clip, slots, rng) for clip, slots in chosen])
-        if self.config.reference_pose:
-            drawn = np.concatenate([drawn, np.broadcast_to(drawn[:, :1], drawn.shape)], axis=-1)
-        reference = to_tensor(np.stack([self.pool.frames[clip, slots[0]] for clip, slots in chosen]))
-        return Sample(latents, to_tensor(drawn), reference, [clip for clip, _ in chosen])
+    def assembled(self, weights: Mapping[str, Tensor], device: torch.device | str | None = None) -> Components:
+        """A plain model of these weights, LoRA merged; frozen weights are shared with the running model, not copied.
 
-
-def change_weights(latents: Float[Tensor, "b f c h w"], strength: float) -> Float[Tensor, "b f 1 h w"]:
-    """Loss weight 1..strength that grows with the distance of a latent from the reference's (slot 0) at its place.
-
-    A choice of this project: most of a frame is background that is copied; the learning is to go where things move.
-    """
-    distance = (latents - latents[:, :1]).abs().mean(2, keepdim=True)
-    return 1 + (strength - 1) * distance.clamp(0, 1)
-
-
-def loss_weights(latents: Float[Tensor, "b f c h w"], config: DenoiserConfig) -> Tensor | None:
-    """Weight of each latent in the loss, broadcast to its shape; None if all are alike.
-
-    Raises:
-        ConfigError: the number of channel weights is not that of the latents' channels.
-    """
-    weights = change_weights(latents, config.change_weight) if config.change_weight != 1 else None
-    if not config.channel_weights:
-        return weights
-    if len(config.channel_weights) != latents.shape[2]:
-        raise ConfigError(
-            f"{len(config.channel_weights)} channel_weights",
-            f"{latents.shape[2]}, one per latent channel",
-            "match them",
+        Args:
+            weights: the names of `parameters` to values.
+            device: where it lies; None leaves every tensor where it is.
+        """
+        state: dict[str, Tensor] = {}
+        for name, live in self.model.state_dict().items():
+            value = weights.get(name, self._frozen.get(name, live) if hasattr(live, "full_tensor") else live)
+            state[name] = value.detach() if device is None else value.detach().to(device)
+        unet_state = {k.removeprefix("unet."): v for k, v in state.items() if k.startswith("unet.")}
+        lora = self.config.trained
+        if lora.what == "lora":
+            unet_state = merged_state(unet_state, lora.alpha / lora.rank)
+        unet = build_unet(config_of(self.parts.unet), device="meta")
+        unet.load_state_dict(unet_state, assign=True)
+        use_constant_cross_attention(unet)
+        with torch.device("meta"):
+            pose_net = PoseNet(**self.parts.pose_net.config)
+        pose_net.load_state_dict(
+            {k.removeprefix("pose_net."): v for k, v in state.items() if k.startswith("pose_net.")}, assign=True
         )
-    each = torch.tensor(config.channel_weights, dtype=torch.float32)
-    each = (each / each.mean()).view(-1, 1, 1)
-    return each if weights is None else weights * each
+        encoder = self.parts.image_encoder
+        if self.trains_encoder:
+            values = {k.removeprefix("image_encoder."): v for k, v in state.items() if k.startswith("image_encoder.")}
+            with torch.device("meta"):
+                encoder = type(encoder)(encoder.config)
+            assign(encoder, values, (next(iter(values.values())).device, torch.float32), "image_encoder")
+        for module in (unet, pose_net, encoder):
+            module.eval().requires_grad_(False)
+        return Components(unet, self.parts.vae, encoder, pose_net, self.settings)
 
+    def export(self, folder: Path, weights: Mapping[str, Tensor]) -> Path:
+        """Write the whole model in float16 as `MimicMotionPipeline.from_pretrained` loads it, and LoRA's adapter."""
+        out = save_components(self.assembled(weights), folder, dtype=EXPORT_DTYPE)
+        if self.config.trained.what == "lora":
+            adapter = {k.removeprefix("unet."): v for k, v in weights.items() if ".lora_" in k}
+            save_adapter(adapter, self.config.trained, out / "adapter")
+        return out
 
-def phase_of(step: int, config: DenoiserConfig) -> PhaseConfig:
-    """The phase that step `step` belongs to."""
-    return next((p for p in config.phases if step < p.until), config.phases[-1])
+    def validate(self, step: int, weights: Mapping[str, Tensor]) -> Validation:  # noqa: ARG002
+        """Loss per noise band and generated clips on held-out data (see `validate`)."""
+        from mimicmotion.training.validate import validate
 
-
-def denoising_loss(
-    networks: dict[str, Any],
-    sample: Sample,
-    config: DenoiserConfig,
-    scaling_factor: float,
-    generator: torch.Generator,
-    bf16: bool,
-) -> tuple[Float[Tensor, ""], dict[str, float]]:
-    """Loss of one batch (mean of M * (F - v)^2) and the plain error per band of noise levels.
-
-    Args:
-        networks: unet, pose_net, image_encoder.
-        sample: latents not scaled.
-        config: of noise, dropout and weights.
-        scaling_factor: brings latents to unit deviation; the condition latent stays unscaled, as in SVD.
-        generator: of noise levels, noise and dropout.
-        bf16: autocast.
-    """
-    x0, batch = sample.latents * scaling_factor, len(sample.latents)
-    sigma = LogNormal(config.sigma_mean, config.sigma_std).sample(batch, generator)
-    eps = torch.randn(x0.shape, generator=generator)
-    dropped = draw_dropped(batch, config.condition_dropout, generator)
-    picture = sample.latents[:, :1]
-    ids = torch.tensor([[config.fps - 1, config.motion_bucket, 0.0]]).expand(batch, -1)
-    size = networks["image_encoder"].config.image_size
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        token = networks["image_encoder"](clip_pixels(sample.reference, size)).image_embeds.unsqueeze(1)
-        features = networks["pose_net"](sample.poses)
-        token, picture, features = drop_conditions(dropped, token, picture, features)
-        x = torch.cat([network_input(x0, eps, sigma), picture.expand_as(x0)], dim=2)
-        out = networks["unet"](with_pose(x, features), c_noise(sigma), token, ids, return_dict=False)[0]
-    target = v_target(x0, eps, sigma)
-    weights = loss_weights(x0, config)
-    loss = weighted_mse(out, target, weights)
-    plain = (out.detach().float() - target).square().flatten(1).mean(1)
-    band = torch.bucketize(sigma, torch.tensor(BANDS))
-    return loss, {f"v_{int(b)}": float(e) for b, e in zip(band, plain, strict=True)}
-
-
-def train_denoiser(config: TrainConfig, pool: Pool | None = None, stop_at: int | None = None) -> Path:
-    """Train, or go on training, U-Net, PoseNet and picture encoder; returns the last checkpoint.
-
-    Raises:
-        WeightsError: there is no autoencoder checkpoint.
-    """
-    c, pool = config.denoiser, pool if pool is not None else open_pool(config.pool)
-    vae_path = Path(config.autoencoder_checkpoint)
-    vae = load_autoencoder(vae_path)
-    run = Path(config.run)
-    run.mkdir(parents=True, exist_ok=True)
-    cache = LatentCache(pool, vae, run / "latents.npy")
-    scaling = cache.scaling_factor()
-    torch.manual_seed(config.seed)
-    networks = build_networks(c, vae.config["latent_channels"])
-    unused = [f"unet.{n}" for n in unused_parameter_names(networks["unet"])]
-    params = trained_parameters(networks, skip=unused)
-    model = {
-        "widths": list(c.widths),
-        "attention": list(c.attention),
-        "layers": c.layers,
-        "token_dim": c.token_dim,
-        "norm_groups": c.norm_groups,
-        "reference_pose": c.reference_pose,
-        "latent_channels": vae.config["latent_channels"],
-        "scaling_factor": scaling,
-    }
-    trainer = Trainer(config, networks, params, model)
-    sampler = Sampler(pool, cache, c)
-    called: dict[str, Any] = dict(networks)
-    if config.compile:
-        called["unet"] = torch.compile(networks["unet"], dynamic=False)
-
-    def step_loss(step: int) -> tuple[Tensor, dict[str, float], object]:
-        rng = np.random.default_rng((config.seed, step, trainer.rank))
-        sample = sampler(phase_of(step, c), rng)
-        g = seeded(config.seed, step, trainer.rank)
-        loss, numbers = denoising_loss(called, sample, c, scaling, g, config.optim.bf16)
-        return loss, numbers, sample.clips
-
-    return trainer.fit(step_loss, stop_at)
+        return validate(self, weights)

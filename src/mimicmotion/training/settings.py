@@ -228,7 +228,10 @@ class TrainedConfig:
     targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
     """lora: ends of the names of the layers that get additions."""
     image_encoder: bool = False
-    """Train the picture encoder too (the small model's is trained from nothing; CLIP stays as it is)."""
+    """Train the picture encoder too (CLIP stays as it is); that of new small networks always is."""
+    frozen: Literal["float32", "half"] = "float32"
+    """Number format of weights that do not learn; half (needs precision bf16 or fp16) saves memory and nothing is lost
+    in the U-Net, which computes in half precision anyway."""
 
     def __post_init__(self) -> None:
         if self.rank < 1 or self.alpha <= 0 or (self.what == "lora" and not self.targets):

@@ -1,0 +1,182 @@
+"""The networks of a training: where they come from, and the one module whose forward is trained."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mimicmotion.diffusion.loss import drop_conditions
+from mimicmotion.errors import ConfigError, WeightsError
+from mimicmotion.models.checkpoint import Components, load_components, load_part
+from mimicmotion.models.image_encoder import clip_pixels, image_embedding
+from mimicmotion.models.posenet import PoseNet
+from mimicmotion.models.tiny import build_tiny_image_encoder, build_tiny_posenet, build_tiny_unet
+from mimicmotion.models.unet import use_constant_cross_attention, with_pose
+from mimicmotion.models.vae import encode_mode
+from mimicmotion.training.objective import NetworkInput
+from mimicmotion.training.settings import ModelConfig, TinyConfig
+from mimicmotion.weights import find_asset
+
+logger = logging.getLogger(__name__)
+
+BUNDLED = "tiny"
+"""Name of the small model that comes with this package, as `model.base`."""
+ENCODE_CHUNK = 8
+"""Frames that the frozen autoencoder encodes at once."""
+CHECKPOINTED = ("SpatioTemporalResBlock", "BasicTransformerBlock", "TemporalBasicTransformerBlock")
+
+
+def load_networks(config: ModelConfig, seed: int) -> Components:
+    """The networks that a training starts from, all frozen and in float32.
+
+    Args:
+        config: what to load or to build.
+        seed: of new networks' random weights.
+
+    Raises:
+        ConfigError: the settings name no weights.
+        WeightsError: files are missing, damaged, or do not fit each other.
+    """
+    if config.new is not None:
+        parts = new_networks(config.new, seed)
+    else:
+        base, checkpoint = chosen_weights(config)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)  # a fresh PoseNet is random below its last layer
+            parts = load_components(base, checkpoint, new_pose_net=True)
+    use_constant_cross_attention(parts.unet)
+    for module in (parts.unet, parts.pose_net, parts.image_encoder, parts.vae):
+        module.eval().requires_grad_(False)
+    return parts
+
+
+def chosen_weights(config: ModelConfig) -> tuple[str | Path, str | Path | None]:
+    """(base, checkpoint) for `load_components`.
+
+    Raises:
+        ConfigError: the settings name no weights.
+    """
+    base: str | Path = find_asset(BUNDLED) if config.base == BUNDLED else config.base
+    checkpoint: str | Path = find_asset(BUNDLED) if config.checkpoint == BUNDLED else config.checkpoint
+    if checkpoint and (Path(checkpoint) / "unet").is_dir():  # a whole model, which needs no base
+        return checkpoint, None
+    if not base:
+        fix = "give model.base (a folder, a known name, 'tiny'), or model.new for random small networks"
+        raise ConfigError(f"model.base={config.base!r}, model.checkpoint={config.checkpoint!r}", "a model", fix)
+    return base, checkpoint or None
+
+
+def new_networks(config: TinyConfig, seed: int) -> Components:
+    """Small networks with random weights around a trained autoencoder.
+
+    Raises:
+        WeightsError: there is no autoencoder where the config says.
+    """
+    vae = load_part(find_autoencoder(config.autoencoder), "vae")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        unet = build_tiny_unet(
+            widths=config.widths,
+            attention=config.attention,
+            layers=config.layers,
+            latent_channels=vae.config.latent_channels,
+            token_dim=config.token_dim,
+            norm_groups=config.norm_groups,
+        )
+        pose_net = build_tiny_posenet(config.widths[0], config.reference_pose)
+        encoder = build_tiny_image_encoder(config.token_dim)
+    return Components(unet, vae, encoder, pose_net)
+
+
+def find_autoencoder(name: str) -> Path:
+    """Model folder with vae/: itself, that of a checkpoint, or that of a run's last checkpoint; "tiny" is the bundled.
+
+    Raises:
+        WeightsError: there is none.
+    """
+    path = find_asset(BUNDLED) if name == BUNDLED else Path(name)
+    newest = sorted(path.glob("checkpoints/step-*"), reverse=True)
+    for folder in (path, path / "model", *(p / "model" for p in newest)) if name else ():
+        if (folder / "vae" / "config.json").is_file():
+            return folder
+    fix = "train one with `stage: autoencoder` and give its run folder, or use 'tiny', the bundled one"
+    raise WeightsError(f"model.new.autoencoder={name!r} has no vae/", "a model folder or a run", fix)
+
+
+class DenoiserModel(nn.Module):
+    """What is trained, as one module, so that a wrapper for many GPUs sees every parameter and every forward.
+
+    Args:
+        unet: with pose input.
+        pose_net: of the same width; one with six input channels sees [driving pose | reference pose].
+        image_encoder: if it is trained too; a frozen one stays outside.
+    """
+
+    def __init__(self, unet: Any, pose_net: PoseNet, image_encoder: Any | None = None) -> None:
+        super().__init__()
+        self.unet, self.pose_net, self.image_encoder = unet, pose_net, image_encoder
+
+    def forward(self, shown: NetworkInput) -> Float[Tensor, "batch slots channels h w"]:
+        """F, the network's v, of a batch."""
+        token, poses = shown.token, shown.poses
+        if self.image_encoder is not None:
+            token = self.image_encoder(shown.pixels).image_embeds.unsqueeze(1)
+        if self.pose_net.widths[0] == 6:
+            reference = shown.reference_pose[:, None].expand(-1, poses.shape[1], -1, -1, -1)
+            poses = torch.cat([poses, reference], dim=2)
+        features = self.pose_net(poses)
+        (token,) = drop_conditions(shown.dropped[:, 0], token)  # type: ignore[arg-type]
+        (picture,) = drop_conditions(shown.dropped[:, 1], shown.picture_latents)
+        (features,) = drop_conditions(shown.dropped[:, 2], features)
+        picture = picture[:, None].expand(-1, shown.x.shape[1], -1, -1, -1)
+        sample = with_pose(torch.cat([shown.x, picture.to(shown.x.dtype)], dim=2), features)
+        return self.unet(sample, shown.c_noise, token, added_time_ids=shown.time_ids, return_dict=False)[0]
+
+
+def checkpoint_blocks(unet: nn.Module) -> int:
+    """Recompute each residual and transformer block in the backward pass instead of keeping what is inside it.
+
+    Diffusers' own switch leaves out the temporal transformer blocks, which hold the most.
+
+    Returns:
+        The number of blocks.
+    """
+    blocks = [m for m in unet.modules() if type(m).__name__ in CHECKPOINTED]
+    for block in blocks:
+        # no random layers inside, so no generator state to keep
+        block.forward = functools.partial(  # type: ignore[method-assign]
+            checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False
+        )
+    return len(blocks)
+
+
+def encode_frames(vae: Any, frames: Float[Tensor, "*lead 3 height width"]) -> Float[Tensor, "*lead channels h w"]:
+    """Mode of the latents of frames in [-1, 1], not scaled, a few frames at a time."""
+    flat = frames.flatten(0, -4)
+    parts = [encode_mode(vae, part) for part in flat.split(ENCODE_CHUNK)]
+    # a clone outside of inference mode is a tensor that autograd may keep
+    return torch.cat(parts).clone().unflatten(0, frames.shape[:-3])
+
+
+def encode_token(encoder: Any, pictures: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 1 dim"]:
+    """Embedding of pictures in [-1, 1] by a frozen encoder."""
+    return image_embedding(encoder, pictures).clone()
+
+
+def encoder_pixels(encoder: Any, pictures: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 s s"]:
+    """Pictures in [-1, 1] as a trained encoder wants them."""
+    return clip_pixels(pictures, encoder.config.image_size)
+
+
+def modules_of(parts: Components) -> Iterator[tuple[str, Any]]:
+    """Name and network of each part."""
+    for name in ("unet", "pose_net", "image_encoder", "vae"):
+        yield name, getattr(parts, name)

@@ -1,0 +1,262 @@
+"""The training objective on a batch: what is drawn for each sample, what the network is shown, and the loss.
+
+Every random number comes from (seed, number of the sample) and is drawn on the CPU in float32, so a sample is trained
+on in the same way in whatever batch, process or device it lands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32
+from torch import Tensor
+
+from mimicmotion.diffusion.loss import SIGMA_PRESETS, LogNormal, c_noise, network_input, v_target
+from mimicmotion.diffusion.noise import added_time_ids
+from mimicmotion.errors import ConfigError, InputError
+from mimicmotion.training.settings import ObjectiveConfig
+
+BANDS = (0.5, 2.0, 8.0)
+"""Noise levels between the bands in which the log tells the loss."""
+CONDITIONS = ("image", "latent", "pose")
+"""Order of the columns of `Draws.dropped`."""
+_STREAM = 1  # samples are cut out of videos by the stream (seed, number), which is the same as (seed, number, 0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Draws:
+    """Random numbers of a batch, float32 on the CPU.
+
+    Attributes:
+        sigma: noise level of each sample.
+        eps: unit noise of the latents.
+        dropped: which samples lose picture embedding, picture latent, pose (columns of `CONDITIONS`).
+        noise_aug: strength of the noise on the reference picture; 0 without augmentation.
+        picture_noise: unit noise of the reference picture, None without augmentation.
+    """
+
+    sigma: Float32[Tensor, " batch"]
+    eps: Float32[Tensor, "batch slots channels h w"]
+    dropped: Bool[Tensor, "batch 3"]
+    noise_aug: Float32[Tensor, " batch"]
+    picture_noise: Float32[Tensor, "batch 3 height width"] | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoded:
+    """A batch as the frozen networks see it, on the device of the training.
+
+    Attributes:
+        latents: of all slots, mode of the posterior, not scaled.
+        picture_latents: of the reference picture (with its augmentation noise), mode, not scaled.
+        token: embedding of the reference picture; None if its encoder is trained, which then gets `pixels`.
+        pixels: the reference picture as the picture encoder wants it.
+        poses: drawn pose frames in [-1, 1].
+        reference_pose: the pose of the reference picture.
+        hand_mask: share of reliable hand boxes per latent.
+        fps: frames per second of each sample.
+    """
+
+    latents: Float[Tensor, "batch slots channels h w"]
+    picture_latents: Float[Tensor, "batch channels h w"]
+    token: Float[Tensor, "batch 1 dim"] | None
+    pixels: Float[Tensor, "batch 3 size size"] | None
+    poses: Float[Tensor, "batch slots 3 height width"]
+    reference_pose: Float[Tensor, "batch 3 height width"]
+    hand_mask: Float[Tensor, "batch slots h w"]
+    fps: Float[Tensor, " batch"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NetworkInput:
+    """The one argument of the trained networks.
+
+    A plain object on purpose: wrappers for many GPUs cast the tensors that they find among the arguments to half
+    precision, which would round ln(sigma).
+
+    Attributes:
+        x: noisy latents times c_in, float32.
+        c_noise: ln(sigma) / 4, float32.
+        picture_latents: not scaled; copied over the slots by the network.
+        token: see `Encoded`.
+        pixels: see `Encoded`.
+        poses: see `Encoded`.
+        reference_pose: see `Encoded`.
+        dropped: see `Draws`.
+        time_ids: [fps - 1, motion bucket, noise augmentation], float32.
+    """
+
+    x: Float32[Tensor, "batch slots channels h w"]
+    c_noise: Float32[Tensor, " batch"]
+    picture_latents: Float[Tensor, "batch channels h w"]
+    token: Float[Tensor, "batch 1 dim"] | None
+    pixels: Float[Tensor, "batch 3 size size"] | None
+    poses: Float[Tensor, "batch slots 3 height width"]
+    reference_pose: Float[Tensor, "batch 3 height width"]
+    dropped: Bool[Tensor, "batch 3"]
+    time_ids: Float32[Tensor, "batch 3"]
+
+
+Network = Callable[[NetworkInput], Tensor]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Loss:
+    """Result of the objective.
+
+    Attributes:
+        value: mean over everything of weight * (F - v)^2, float32.
+        each: the same per sample, detached.
+        log: unweighted mean of (F - v)^2, and the same per noise band.
+    """
+
+    value: Float32[Tensor, ""]
+    each: Float32[Tensor, " batch"]
+    log: dict[str, float]
+
+
+def sigma_distribution(config: ObjectiveConfig) -> LogNormal:
+    """Distribution of training noise levels of these settings."""
+    preset = SIGMA_PRESETS[config.sigma_preset]
+    mean = preset.mean if config.sigma_mean is None else config.sigma_mean
+    return LogNormal(mean, preset.std if config.sigma_std is None else config.sigma_std)
+
+
+def draw(
+    config: ObjectiveConfig,
+    seed: int,
+    numbers: Sequence[int],
+    latent: tuple[int, int, int, int],
+    picture: tuple[int, int],
+) -> Draws:
+    """All random numbers of the samples of these numbers.
+
+    Args:
+        config: of the objective.
+        seed: of the run.
+        numbers: of the samples.
+        latent: (slots, channels, h, w).
+        picture: (height, width) in pixels.
+    """
+    levels = sigma_distribution(config)
+    rows = []
+    for number in numbers:
+        rng = np.random.default_rng([seed, number, _STREAM])
+        # always all of them, so that one option does not change what another draws
+        z, uniform = rng.standard_normal(2, dtype=np.float32), rng.random(5)
+        rows.append((z, uniform, rng.standard_normal(latent, dtype=np.float32), rng))
+    z = torch.from_numpy(np.stack([r[0] for r in rows]))
+    uniform = np.stack([r[1] for r in rows])
+    single = uniform[:, 1:4] < np.array([config.drop_image, config.drop_latent, config.drop_pose])
+    dropped = torch.from_numpy(single | (uniform[:, :1] < config.condition_dropout))
+    strength, noise = torch.zeros(len(rows)), None
+    if config.noise_aug:
+        drawn = (config.noise_aug_mean + config.noise_aug_std * z[:, 1]).exp()
+        strength = torch.where(torch.from_numpy(uniform[:, 4] < config.noise_aug), drawn, strength)
+        noise = torch.from_numpy(np.stack([r[3].standard_normal((3, *picture), dtype=np.float32) for r in rows]))
+    eps = torch.from_numpy(np.stack([r[2] for r in rows]))
+    return Draws((levels.mean + levels.std * z[:, 0]).exp(), eps, dropped, strength, noise)
+
+
+def time_ids(config: ObjectiveConfig, draws: Draws, fps: Float[Tensor, " batch"]) -> Float32[Tensor, "batch 3"]:
+    """[fps - 1, motion bucket, noise augmentation that was used] of each sample."""
+    rates = fps.tolist() if config.fps is None else [config.fps] * len(fps)
+    strengths = draws.noise_aug.tolist()
+    return torch.cat([added_time_ids(f, config.motion_bucket, s) for f, s in zip(rates, strengths, strict=True)])
+
+
+def network_arguments(
+    config: ObjectiveConfig, batch: Encoded, draws: Draws, scaling_factor: float
+) -> tuple[NetworkInput, Float32[Tensor, "batch slots channels h w"]]:
+    """What the networks are shown, and the v that they should answer with.
+
+    Args:
+        config: of the objective.
+        batch: latents not scaled.
+        draws: of the same samples.
+        scaling_factor: brings the latents to be denoised to unit deviation (0.18215 in SVD). The condition latent is
+            not scaled.
+    """
+    device = batch.latents.device
+    x0, eps, sigma = batch.latents.float() * scaling_factor, draws.eps.to(device), draws.sigma.to(device)
+    shown = NetworkInput(
+        x=network_input(x0, eps, sigma),
+        c_noise=c_noise(sigma),
+        picture_latents=batch.picture_latents,
+        token=batch.token,
+        pixels=batch.pixels,
+        poses=batch.poses,
+        reference_pose=batch.reference_pose,
+        dropped=draws.dropped.to(device),
+        time_ids=time_ids(config, draws, batch.fps).to(device),
+    )
+    return shown, v_target(x0, eps, sigma)
+
+
+def loss_weights(
+    config: ObjectiveConfig, batch: Encoded, scaling_factor: float, *, reference_slot: bool
+) -> Float32[Tensor, "batch slots channels_or_1 h w"] | None:
+    """Weight of each latent in the loss; None if all are alike.
+
+    The hand weight M = 1 + (hand_scale - 1) * m is the paper's (section 3.4). The other two are this project's and off
+    by default: more where a latent differs from the reference's at its place, and a weight per latent channel.
+
+    Raises:
+        ConfigError: the number of channel weights is not that of the latents' channels.
+    """
+    weights: Tensor | None = None
+    if config.hand_scale != 1:
+        mask = batch.hand_mask.float()
+        if reference_slot:  # the picture's hands are given, not made
+            mask = torch.cat([torch.zeros_like(mask[:, :1]), mask[:, 1:]], dim=1)
+        weights = (1 + (config.hand_scale - 1) * mask).unsqueeze(2)
+    if config.change_weight != 1:
+        distance = (batch.latents - batch.picture_latents[:, None]).abs().mean(2, keepdim=True) * scaling_factor
+        change = 1 + (config.change_weight - 1) * distance.float().clamp(0, 1)
+        weights = change if weights is None else weights * change
+    if config.channel_weights:
+        channels = batch.latents.shape[2]
+        if len(config.channel_weights) != channels:
+            got = f"{len(config.channel_weights)} channel_weights"
+            raise ConfigError(got, f"{channels}, one per latent channel", "match them")
+        each = torch.tensor(config.channel_weights, dtype=torch.float32, device=batch.latents.device)
+        each = (each / each.mean()).view(-1, 1, 1)
+        weights = each.expand_as(batch.latents) if weights is None else weights * each
+    return weights
+
+
+def denoising_loss(
+    network: Network,
+    config: ObjectiveConfig,
+    batch: Encoded,
+    draws: Draws,
+    scaling_factor: float,
+    *,
+    reference_slot: bool,
+) -> Loss:
+    """mean(M * (F - v)^2) in float32, F the answer of the network; M is not renormalised.
+
+    Raises:
+        InputError: the network answers in another shape.
+        ConfigError: see `loss_weights`.
+    """
+    weights = loss_weights(config, batch, scaling_factor, reference_slot=reference_slot)
+    shown, target = network_arguments(config, batch, draws, scaling_factor)
+    output = network(shown)
+    if output.shape != target.shape:
+        raise InputError(f"output {tuple(output.shape)}", f"{tuple(target.shape)}", "use a U-Net of this autoencoder")
+    error = (output.float() - target).square()
+    each = (error if weights is None else weights * error).flatten(1).mean(1)
+    plain = error.detach().flatten(1).mean(1).cpu()
+    return Loss(each.mean(), each.detach(), {"v": float(plain.mean()), **band_log(draws.sigma, plain)})
+
+
+def band_log(
+    sigma: Float[Tensor, " batch"], errors: Float[Tensor, " batch"], bands: Sequence[float] = BANDS
+) -> dict[str, float]:
+    """Mean error per band of noise levels, for the bands that occur: v_0 is below the first level of `bands`."""
+    index = torch.bucketize(sigma, torch.tensor(bands))
+    return {f"v_{b}": float(errors[index == b].mean()) for b in sorted(set(index.tolist()))}
