@@ -36,6 +36,10 @@ class PoseError(InputError):
     """A pose file or pose sequence is malformed, or no usable pose was found where one is needed."""
 
 
+class TrainingError(MimicMotionError):
+    """Training cannot go on: the loss or its gradient is not a number."""
+
+
 class WeightsError(MimicMotionError):
     """Model weights are missing, damaged, of the wrong shape, or cannot be fetched."""
 

@@ -1,42 +1,93 @@
-"""Training of the bundled model: autoencoder, then U-Net, PoseNet and picture encoder, on synthetic people."""
+"""Training: from shards to a checkpoint by the paper's method, on Accelerate; also the bundled small model's stages."""
 
 from __future__ import annotations
 
-import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mimicmotion.errors import ConfigError
+if TYPE_CHECKING:
+    from mimicmotion.training.loop import Trainer
+    from mimicmotion.training.settings import TrainConfig
+    from mimicmotion.training.task import Task
 
 
-def run(config_path: str | Path, stop_at: int | None = None, *, resume: bool = True) -> Path:
-    """Train by a recipe (YAML), resuming where the run folder's last checkpoint stands.
-
-    Args:
-        config_path: a recipe such as configs/tiny-denoiser.yaml.
-        stop_at: stop at this step instead of the last one.
-        resume: False refuses a run folder that holds checkpoints already.
-
-    Returns:
-        The last checkpoint.
+def open_task(config: TrainConfig) -> Task:
+    """The task of the config's stage.
 
     Raises:
-        ConfigError: the recipe is wrong, or the run folder holds another model.
+        ConfigError: the settings do not fit the data or the weights.
+        WeightsError: weights are missing or damaged.
     """
-    import torch
-
-    from mimicmotion.training.settings import load_config
-    from mimicmotion.training.state import checkpoints
-
-    config = load_config(config_path)
-    if not resume and (found := checkpoints(Path(config.run))):
-        raise ConfigError(f"{found[-1]} exists", "an empty run folder", "delete it, name another 'run', or resume")
-    torch.set_num_threads(config.threads)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("gloo")  # under torchrun
     if config.stage == "autoencoder":
-        from mimicmotion.training.autoencoder import train_autoencoder
+        from mimicmotion.training.autoencoder import AutoencoderTask
 
-        return train_autoencoder(config, stop_at=stop_at)
-    from mimicmotion.training.denoiser import train_denoiser
+        return AutoencoderTask(config)
+    from mimicmotion.training.denoiser import DenoiserTask
 
-    return train_denoiser(config, stop_at=stop_at)
+    return DenoiserTask(config)
+
+
+def open_trainer(
+    config: TrainConfig | str | Path,
+    *,
+    resume: bool = True,
+    allow_changes: bool = False,
+    overrides: Sequence[str] = (),
+    task: Task | None = None,
+) -> Trainer:
+    """A trainer that stands at the run's last checkpoint.
+
+    Args:
+        config: settings, or a recipe (YAML).
+        resume: False refuses a run folder that holds checkpoints already.
+        allow_changes: go on although settings differ from the checkpoint's.
+        overrides: settings that win over the recipe's, such as "optim.lr=1e-4".
+        task: what is trained, if it is not one of the stages.
+
+    Raises:
+        ConfigError: the settings are wrong, or do not fit the run folder.
+        WeightsError: weights are missing or damaged.
+    """
+    from mimicmotion.errors import ConfigError
+    from mimicmotion.training.settings import load_config
+
+    if isinstance(config, (str, Path)):
+        config = load_config(config, overrides)
+    elif overrides:
+        raise ConfigError("overrides of settings that are parsed already", "a recipe", "use dataclasses.replace")
+    from mimicmotion.training.loop import Trainer
+
+    return Trainer(config, task or open_task(config), resume=resume, allow_changes=allow_changes)
+
+
+def run(
+    config: TrainConfig | str | Path,
+    *,
+    resume: bool = True,
+    stop_at: int | None = None,
+    allow_changes: bool = False,
+    overrides: Sequence[str] = (),
+    task: Task | None = None,
+) -> Path:
+    """Train to the end, or to step `stop_at`, going on where the run folder's last checkpoint stands.
+
+    Args:
+        config: settings, or a recipe (YAML) such as those of configs/.
+        resume: False refuses a run folder that holds checkpoints already.
+        stop_at: stop at this step instead of the last one.
+        allow_changes: go on although settings differ from the checkpoint's.
+        overrides: settings that win over the recipe's, such as "optim.lr=1e-4".
+        task: what is trained, if it is not one of the stages.
+
+    Returns:
+        The last checkpoint: its folder `model` is what inference loads.
+
+    Raises:
+        ConfigError: the settings are wrong, or do not fit the run folder.
+        WeightsError: weights are missing or damaged.
+        TrainingError: loss or gradient is not a number.
+        OutputError: a checkpoint cannot be written.
+    """
+    trainer = open_trainer(config, resume=resume, allow_changes=allow_changes, overrides=overrides, task=task)
+    return trainer.fit(stop_at)

@@ -1,12 +1,39 @@
-"""`python -m mimicmotion.training RECIPE.yaml`; under torchrun it trains in several processes."""
+"""`python -m mimicmotion.training RECIPE.yaml [KEY=VALUE ...]`, for torchrun and `accelerate launch`."""
 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
+from mimicmotion.errors import InputError, MimicMotionError
 from mimicmotion.training import run
+from mimicmotion.training.launch import Stopped
+
+
+def main(arguments: list[str]) -> int:
+    """Train; exit codes as the command line's: 0 done, 1 failed, 2 wrong input, 130 stopped."""
+    main_process = os.environ.get("RANK", "0") == "0"
+    level = logging.INFO if main_process else logging.WARNING
+    logging.basicConfig(level=level, format="%(asctime)s %(message)s", stream=sys.stderr)
+    log = logging.getLogger("mimicmotion.training")
+    if not arguments:
+        log.error("usage: python -m mimicmotion.training RECIPE.yaml [KEY=VALUE ...]")
+        return 2
+    try:
+        path = run(arguments[0], overrides=arguments[1:])
+        log.info("%s", path)
+        code = 0
+    except (MimicMotionError, Stopped) as e:
+        if main_process:
+            log.error("%s", e)
+        code = 130 if isinstance(e, Stopped) else 2 if isinstance(e, InputError) else 1
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+    return code
+
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    run(sys.argv[1])
+    sys.exit(main(sys.argv[1:]))

@@ -1,147 +1,466 @@
-"""The loop that both stages share: step, clip, average, log, save, resume."""
+"""The trainer: step, check, clip, average, log, validate, save; can be killed at any moment and goes on exactly.
+
+Everything random comes from (seed, sample number) or (seed, step), so weights, optimiser, average and the step's number
+are the whole state.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import json
 import logging
-from collections.abc import Callable, Mapping
+import math
+import time
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mimicmotion.errors import ConfigError
-from mimicmotion.training.settings import TrainConfig
+from mimicmotion.errors import ConfigError, TrainingError
+from mimicmotion.files import atomic_path, check_writable, writing
+from mimicmotion.training.launch import Stopped, Stopper, build_accelerator, quiet_worker, resume_command, together
+from mimicmotion.training.order import first_number, sample_numbers
+from mimicmotion.training.settings import TrainConfig, as_dict
 from mimicmotion.training.state import (
     Average,
-    Log,
-    check_finite,
+    check_identity,
     checkpoints,
-    load_checkpoint,
+    clear_leftovers,
+    identity,
     lr_factor,
+    mixed_seed,
+    read_identity,
+    read_state,
     save_checkpoint,
+    whole_folder,
+    write_state,
 )
+from mimicmotion.training.strategy import ENGINE, Strategy, build_optimizer
+from mimicmotion.training.task import StepResult, Task, Validation
+from mimicmotion.training.tracking import Log, Means, check_trackers, start_trackers
 
 logger = logging.getLogger(__name__)
 
-StepLoss = Callable[[int], tuple[Tensor, dict[str, float], object]]
-"""From the number of a step: the loss, numbers for the log, and names of the samples."""
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One finished step.
+
+    Attributes:
+        step: steps done.
+        total: steps of the run.
+        loss: of this step, mean over all processes.
+    """
+
+    step: int
+    total: int
+    loss: float
+
+
+class Passes(torch.utils.data.Dataset[Any]):
+    """The batches of one process, by the number of the forward pass since the run's start.
+
+    A sample that cannot be made comes back as its error: a worker's exception would lose its type on the way.
+    """
+
+    def __init__(self, config: TrainConfig, task: Task, rank: int, world: int) -> None:
+        self.config, self.task, self.rank, self.world = config, task, rank, world
+
+    def __getitem__(self, index: int) -> Any:
+        """The batch of forward pass `index`."""
+        accumulation = self.config.optim.accumulation
+        step, part = divmod(index, accumulation)
+        batch = self.config.batch(step)
+        first = first_number(self.config, step, self.world)
+        numbers = sample_numbers(step, self.rank, self.world, batch, accumulation, first=first)
+        try:
+            return self.task.batch(step, numbers[part * batch : (part + 1) * batch])
+        except Exception as e:
+            if torch.utils.data.get_worker_info() is None:
+                raise
+            return e
 
 
 class Trainer:
-    """Runs an optimisation that can be killed at any moment and resumed exactly.
-
-    Every random number of step n comes from (seed, n), so weights, optimiser and average are the whole state. In a
-    process group (torchrun, backend gloo) gradients are averaged over the processes, each of which draws its own
-    samples; process 0 logs and saves.
+    """Trains a task by a config, alone or as one of several processes that torchrun or accelerate started.
 
     Args:
         config: the run.
-        modules: name to network; all their parameters are saved.
-        params: name to parameter that is optimised.
-        model: plain data that rebuilds the networks, saved along and compared on resume.
+        task: what is trained.
+        resume: go on from the last checkpoint; False refuses a run folder that has one.
+        allow_changes: go on although settings differ from the checkpoint's.
+
+    Raises:
+        ConfigError: the settings do not fit the machine, the task or the checkpoint.
+        WeightsError: the last checkpoint is damaged.
+        OutputError: the run folder cannot be written.
     """
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        modules: Mapping[str, nn.Module],
-        params: Mapping[str, nn.Parameter],
-        model: Mapping[str, Any],
-    ) -> None:
-        self.config, self.modules, self.model = config, dict(modules), dict(model)
-        self.params = dict(params)
+    def __init__(self, config: TrainConfig, task: Task, *, resume: bool = True, allow_changes: bool = False) -> None:
+        self.config, self.task = config, task
+        self.run = Path(config.run)
+        self.tracker_names = check_trackers(config.trackers)
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        self.accelerator = build_accelerator(config)
+        self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
+        check_writable(self.run / "log.jsonl")
+        names = trained_names(task)
+        if config.compile:
+            task.compile()
+        task.place(self.accelerator.device)
         o = config.optim
-        self.optimiser = torch.optim.AdamW(
-            list(self.params.values()), lr=o.lr, betas=o.betas, weight_decay=o.weight_decay, fused=True
+        optimizer = build_optimizer(
+            o.optimizer,
+            list(task.parameters().values()),
+            lr=o.lr,
+            betas=o.betas,
+            eps=o.eps,
+            weight_decay=o.weight_decay,
         )
-        self.run_dir = Path(config.run)
-        self.run_dir.mkdir(parents=True, exist_ok=True)
-        self.rank, self.world = distributed()
-        self.average = Average(self.params, o.ema)
-        self.step = 0
-        if found := checkpoints(self.run_dir):
-            self._restore(found[-1])
+        if self.accelerator.distributed_type.value == "DEEPSPEED":
+            self._prepare_deepspeed()
+        self.strategy = Strategy(self.accelerator, task.model, optimizer, names)
+        self.params = self.strategy.params()
+        self.average = Average(self.params, o.ema, on_cpu=o.ema_on_cpu)
+        self.step, self.means, self.seconds = 0, Means(), 0.0
+        self.identity = identity(config, task.identity, self.world)
+        found = checkpoints(self.run)
+        if found and not resume:
+            raise ConfigError(f"{found[-1]} exists", "an empty run folder", "delete it, name another 'run', or resume")
+        if found:
+            self._restore(found[-1], allow_changes=allow_changes)
 
-    def _restore(self, path: Path) -> None:
-        state = load_checkpoint(path)
-        if state["model"] != self.model:
-            raise ConfigError(f"{path} holds another model", "the model of this config", "use a fresh run folder")
-        for name, module in self.modules.items():
-            module.load_state_dict(state["modules"][name])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.average.values = state["average"]
-        self.step = state["step"]
-        logger.info("resumed %s at step %d", path, self.step)
+    def _prepare_deepspeed(self) -> None:
+        if self.config.optim.ema:
+            raise ConfigError(
+                f"optim.ema={self.config.optim.ema} with DeepSpeed", "no average", "set optim.ema: 0, or use FSDP2"
+            )
+        settings = self.accelerator.state.deepspeed_plugin.deepspeed_config
+        settings["train_micro_batch_size_per_gpu"] = self.config.batch(0)
+        settings["gradient_clipping"] = self.config.optim.clip
 
-    def save(self) -> Path:
-        """Write a checkpoint of this moment."""
-        state = {
-            "modules": {k: m.state_dict() for k, m in self.modules.items()},
-            "optimiser": self.optimiser.state_dict(),
-            "average": self.average.values,
-            "model": self.model,
-        }
-        return save_checkpoint(self.run_dir, self.step, state, self.config.keep)
+    def _restore(self, path: Path, *, allow_changes: bool) -> None:
+        check_identity(path, read_identity(path), self.identity, allow_changes=allow_changes)
+        state = read_state(path)
+        self.strategy.fill(self.params, state["params"])
+        if self.config.optim.ema:
+            # a run that had no average starts it here
+            self.strategy.fill(self.average.values, state["average"] or state["params"])
+        held = dict(self.strategy.inner.named_buffers())
+        for name, value in state["buffers"].items():
+            held[name].copy_(value)
+        self.strategy.load_optimizer_state(state["optimizer"])
+        if self.strategy.deepspeed:
+            self.strategy.load_engine(path / "state")
+        if state["scaler"] and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.step, self.seconds = state["step"], state["seconds"]
+        if self.accelerator.is_main_process:
+            self.means.sums = state["means"]
+            logger.info("resumed %s at step %d", path, self.step)
 
-    def fit(self, step_loss: StepLoss, stop_at: int | None = None) -> Path:
-        """Train to the last step, or to `stop_at`; returns the last checkpoint.
+    def fit(self, stop_at: int | None = None) -> Path:
+        """Train to the last step, or to `stop_at`; returns the last checkpoint. See `steps`."""
+        steps = self.steps(stop_at)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as stop:
+                return stop.value
+
+    def steps(self, stop_at: int | None = None) -> Generator[Report, None, Path]:
+        """Train, reporting each step; returns the last checkpoint.
 
         Raises:
-            ConfigError: the loss is not finite; the last good checkpoint stays.
+            TrainingError: loss or gradient is not a number; the state before that step is saved.
+            Stopped: SIGTERM or Ctrl-C came; the state is saved.
+            OutputError: a checkpoint cannot be written; the older ones stay.
+            MediaError: a sample cannot be read.
         """
-        c, log = self.config, Log(self.run_dir)
+        c = self.config
         last = min(c.optim.steps, stop_at or c.optim.steps)
-        params = list(self.params.values())
-        while self.step < last:
-            for group in self.optimiser.param_groups:
-                group["lr"] = c.optim.lr * lr_factor(self.step, c.optim)
-            loss, numbers, samples = step_loss(self.step)
-            check_finite(float(loss.detach()), self.step, samples)
-            self.optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            if self.world > 1:
-                average_gradients(params, self.world)
-            norm = nn.utils.clip_grad_norm_(params, c.optim.clip)
-            check_finite(float(norm), self.step, samples, "norm of the gradient")
-            self.optimiser.step()
-            self.average.update(self.params, self.step)
-            self.step += 1
-            if self.rank:
-                continue
-            log.add(loss=float(loss.detach()), norm=float(norm), **numbers)
-            if self.step % c.log_every == 0:
-                line = log.write(self.step, lr=self.optimiser.param_groups[0]["lr"])
-                logger.info("step %d loss %.4f", self.step, line["loss"])
-            if self.step % c.save_every == 0 and self.step < last:
-                self.save()
-        return self.save() if not self.rank else self.run_dir / "not-rank-0"
+        log = together(self.accelerator, self._open_log)
+        saved = self.step if checkpoints(self.run) else -1
+        try:
+            with Stopper() as stopper, self._passes(last) as passes:
+                while self.step < last:
+                    loss, stop = self._train_step(passes, stopper)
+                    ended = stop or self.step == last
+                    self._log(log, ended=ended)
+                    if c.validation.every and (self.step % c.validation.every == 0 or self.step == c.optim.steps):
+                        self._validate(log)
+                    if self.step % c.save_every == 0 or ended:
+                        self.save()
+                        saved = self.step
+                    yield Report(self.step, c.optim.steps, loss)
+                    if stop and self.step < last:
+                        raise Stopped(
+                            f"stopped after step {self.step}, which is saved; "
+                            f"go on with: {resume_command(c, self.world)}"
+                        )
+        finally:
+            if log is not None:
+                log.close()
+        if saved != self.step:
+            return self.save()
+        return self.run / "checkpoints" / f"step-{self.step:08d}"
+
+    def _open_log(self) -> Log:
+        import yaml
+
+        self.run.mkdir(parents=True, exist_ok=True)
+        clear_leftovers(self.run)
+        path = self.run / "config.yaml"
+        with atomic_path(path) as part, writing(path):
+            text = yaml.safe_dump(json.loads(json.dumps(as_dict(self.config))), sort_keys=False)
+            part.write_text(text, encoding="utf-8")
+        log = Log(self.run, self.step)
+        start_trackers(log, self.accelerator, self.config, self.tracker_names, self.step)
+        return log
+
+    @contextlib.contextmanager
+    def _passes(self, last: int) -> Iterator[Iterator[Any]]:
+        """Batches from the present step on, made ahead by worker processes."""
+        accumulation, workers = self.config.optim.accumulation, self.config.data.workers
+        loader = torch.utils.data.DataLoader(
+            Passes(self.config, self.task, self.rank, self.world),
+            batch_size=None,
+            sampler=range(self.step * accumulation, last * accumulation),
+            collate_fn=_as_it_is,
+            num_workers=workers,
+            worker_init_fn=quiet_worker,
+            multiprocessing_context="fork" if workers else None,
+            pin_memory=self.accelerator.device.type == "cuda",
+        )
+        passes = iter(loader)
+        try:
+            yield passes
+        finally:
+            del passes, loader  # ends the workers
+
+    def _train_step(self, passes: Iterator[Any], stopper: Stopper) -> tuple[float, bool]:
+        """One optimiser step; returns the loss and whether any process was asked to stop."""
+        from accelerate.utils import send_to_device
+
+        c, optimizer, start = self.config, self.strategy.optimizer, time.monotonic()
+        for group in optimizer.param_groups:
+            group["lr"] = c.optim.lr * lr_factor(self.step, c.optim)
+        torch.manual_seed(mixed_seed(c.seed, self.step, self.rank))  # for dropout layers and the like
+        results: list[StepResult] = []
+        for _ in range(c.optim.accumulation):
+            batch = next(passes)
+            if isinstance(batch, Exception):
+                raise batch
+            with self.accelerator.accumulate(self.strategy.model):
+                result = self.task.loss(
+                    self.strategy.model, send_to_device(batch, self.accelerator.device, non_blocking=True), self.step
+                )
+                if self.strategy.deepspeed:  # its backward pass is also its step
+                    self._check(self._shared(result.loss, stopper)[0], 0.0, [result])
+                self.accelerator.backward(result.loss)
+            results.append(dataclasses.replace(result, loss=result.loss.detach()))
+        norm = self._clip()
+        loss, stop = self._shared(torch.stack([r.loss for r in results]).mean(), stopper)
+        self._check(loss, norm, results)
+        optimizer.step()
+        optimizer.zero_grad()
+        self.average.update(self.params, self.step)
+        self.step += 1
+        self.seconds += time.monotonic() - start
+        self.means.add({"loss": loss, "norm": norm})
+        for result in results:
+            self.means.add(result.log)
+        return loss, stop
+
+    def _clip(self) -> float:
+        """Clip the gradient of all passes and processes; returns its norm before."""
+        norm = self.accelerator.clip_grad_norm_(self.params.values(), self.config.optim.clip or math.inf)
+        if norm is None:
+            return 0.0  # DeepSpeed has none to tell yet
+        return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+
+    def _shared(self, loss: Tensor, stopper: Stopper) -> tuple[float, bool]:
+        """Mean loss of all processes, and whether one of them was asked to stop."""
+        values = torch.stack([loss.detach().float(), loss.new_tensor(float(stopper.asked)).float()])
+        if self.world > 1:
+            values = self.accelerator.reduce(values, "sum")
+        total, asked = values.tolist()
+        return total / self.world, asked > 0
+
+    def _check(self, loss: float, norm: float, results: list[StepResult]) -> None:
+        """Stop, in all processes alike, on a loss or gradient that is not a number, before it reaches the weights."""
+        # with fp16 an infinite gradient only means that the loss was scaled too much: that step is left out
+        bad_norm = not math.isfinite(norm) and self.config.precision != "fp16"
+        if math.isfinite(loss) and not bad_norm:
+            return
+        from accelerate.utils import gather_object
+
+        what = f"loss {loss}" if not math.isfinite(loss) else f"gradient's norm {norm}"
+        blamed = gather_object([name for r in results for name in bad_samples(r)])
+        blamed = blamed or gather_object([name for r in results for name in r.samples])
+        self.strategy.optimizer.zero_grad()
+        saved = "" if self.strategy.deepspeed else f"; the state before it is kept in {self.save(keep_all=True)}"
+        raise TrainingError(
+            f"{what} at step {self.step}, samples {', '.join(map(str, blamed))}{saved}",
+            "a finite number",
+            "look at these samples, or lower optim.lr and resume with changes allowed",
+        )
+
+    def _log(self, log: Log | None, *, ended: bool) -> None:
+        c = self.config
+        if self.step % c.log_every and not (ended and self.step == c.optim.steps):
+            return
+        from accelerate.utils import gather_object
+
+        parts = gather_object([self.means.sums])
+        self.means = Means()
+        if log is None:
+            return
+        count = len(range(0, c.log_every)) * c.batch(self.step - 1) * c.optim.accumulation * self.world
+        values = Means.of(parts) | {
+            "lr": c.optim.lr * lr_factor(self.step - 1, c.optim),
+            "seconds": round(self.seconds, 2),
+        }
+        now = time.monotonic()
+        if (since := getattr(self, "_logged_at", None)) is not None:
+            values["samples_per_s"] = count / max(now - since, 1e-9)
+        self._logged_at = now
+        if self.accelerator.device.type == "cuda":
+            values["gpu_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        log.write(self.step, values)
+        logger.info("step %d of %d: loss %.4f", self.step, c.optim.steps, values["loss"])
+
+    def _validate(self, log: Log | None) -> None:
+        weights = self.strategy.whole(self.average.values)
+
+        def work() -> None:
+            assert log is not None
+            found = self.task.validate(self.step, weights)
+            log.write(self.step, {f"validation/{k}": v for k, v in found.scores.items()})
+            log.pictures(self.step, found.pictures)
+            self._keep_best(found, weights)
+
+        together(self.accelerator, work)
+
+    def _keep_best(self, found: Validation, weights: Mapping[str, Tensor]) -> None:
+        """Write RUN/best/{model,score.json} if these weights are the best so far."""
+        best, score = self.run / "best", found.scores.get(found.best)
+        if score is None:
+            raise ConfigError(
+                f"validation.best={found.best}", f"one of {', '.join(found.scores)}", "correct validation.best"
+            )
+        if not math.isfinite(score):
+            return
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            old = json.loads((best / "score.json").read_text(encoding="utf-8"))
+            same = old["name"] == found.best
+            if same and (score <= old["score"] if found.higher_is_better else score >= old["score"]):
+                return
+        with whole_folder(best) as part:
+            self.task.export(part / "model", weights)
+            about = {"step": self.step, "name": found.best, "score": score, "scores": found.scores}
+            (part / "score.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+
+    def save(self, *, keep_all: bool = False) -> Path:
+        """Write a checkpoint of this moment. All processes must call it.
+
+        Raises:
+            OutputError: it cannot be written (in all processes); the older checkpoints stay.
+        """
+        from accelerate.utils import gather_object
+
+        means = Means.joined(gather_object([self.means.sums]))
+        params = self.strategy.whole(self.params)
+        average = self.strategy.whole(self.average.values) if self.config.optim.ema else None
+        scaler = self.accelerator.scaler
+        state = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "params": params,
+            "average": average,
+            "buffers": {k: b.detach().cpu() for k, b in self.strategy.inner.named_buffers()},
+            "optimizer": self.strategy.optimizer_state(),
+            "scaler": scaler.state_dict() if scaler is not None else None,
+            "means": means,
+        }
+        engine = self.run / "checkpoints" / ".step-engine"
+        if self.strategy.deepspeed:
+            self.strategy.save_engine(engine)
+
+        def write(part: Path) -> None:
+            self.task.export(part / "model", average or params)
+            write_state(part, state, self.identity)
+            if engine.exists():
+                (engine / ENGINE).replace(part / "state" / ENGINE)
+
+        keep = None if keep_all else self.config.keep
+        together(self.accelerator, lambda: save_checkpoint(self.run, self.step, write, keep=keep))
+        return self.run / "checkpoints" / f"step-{self.step:08d}"
+
+    def dry_run(self) -> dict[str, Any]:
+        """One forward and backward pass of the next step, no weight touched and no file written: does it fit?
+
+        Returns:
+            Numbers of parameters and samples, loss, seconds, and on a GPU the memory.
+        """
+        from accelerate.utils import send_to_device
+
+        start = time.monotonic()
+        batch = Passes(self.config, self.task, self.rank, self.world)[self.step * self.config.optim.accumulation]
+        result = self.task.loss(self.strategy.model, send_to_device(batch, self.accelerator.device), self.step)
+        self.accelerator.backward(result.loss)
+        norm = self._clip()
+        self.strategy.optimizer.zero_grad()
+        out: dict[str, Any] = {
+            "step": self.step,
+            "device": str(self.accelerator.device),
+            "processes": self.world,
+            "trained_parameters": sum(p.numel() for p in self.params.values()),
+            "all_parameters": sum(p.numel() for p in self.strategy.inner.parameters()),
+            "samples_per_step": self.config.batch(self.step) * self.config.optim.accumulation * self.world,
+            "loss": float(result.loss.detach()),
+            "norm": norm,
+            "seconds": round(time.monotonic() - start, 2),
+        }
+        if self.accelerator.device.type == "cuda":
+            out["gpu_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
+        return out
 
 
-def distributed() -> tuple[int, int]:
-    """Rank and number of processes; (0, 1) without a process group."""
-    import torch.distributed as dist
-
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
-def average_gradients(params: list[nn.Parameter], world: int) -> None:
-    """Mean of the gradients over all processes, in place, as one message."""
-    import torch.distributed as dist
-
-    grads = [p.grad for p in params if p.grad is not None]
-    flat = torch.cat([g.flatten() for g in grads])
-    dist.all_reduce(flat)
-    flat /= world
-    for grad, part in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
-        grad.copy_(part.view_as(grad))
+def bad_samples(result: StepResult) -> list[str]:
+    """Samples whose loss is not a number; all of a batch whose losses are not told apart; none if all is well."""
+    if math.isfinite(float(result.loss)):
+        return []
+    if result.each is None:
+        return list(result.samples)
+    bad = (~torch.isfinite(result.each)).tolist()
+    return [name for name, is_bad in zip(result.samples, bad, strict=True) if is_bad] or list(result.samples)
 
 
-def averaged(state: Mapping[str, Any], name: str) -> dict[str, Tensor]:
-    """Weights of module `name` of a checkpoint with the averaged values where there are some."""
-    weights = dict(state["modules"][name])
-    start = f"{name}."
-    weights.update({k.removeprefix(start): v for k, v in state["average"].items() if k.startswith(start)})
-    return weights
+def trained_names(task: Task) -> dict[str, str]:
+    """Make the task's parameters, and no others, trainable float32; returns their names inside of the model.
+
+    Raises:
+        ConfigError: there are none, or one is no part of the model.
+    """
+    params = task.parameters()
+    inside = {id(p): name for name, p in task.model.named_parameters()}
+    if not params:
+        raise ConfigError("no parameter to train", "at least one", "correct 'trained'")
+    if foreign := [name for name, p in params.items() if id(p) not in inside]:
+        raise ConfigError(f"{foreign[0]} is no part of the model", "parameters of task.model", "correct the task")
+    task.model.requires_grad_(False)
+    for p in params.values():
+        p.requires_grad_(True)
+        if p.dtype != torch.float32:  # small steps vanish in half precision
+            p.data = p.data.float()
+    return {name: inside[id(p)] for name, p in params.items()}

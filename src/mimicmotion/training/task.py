@@ -75,8 +75,10 @@ class Task(Protocol):
         ...
 
     def loss(self, model: nn.Module, batch: Any, step: int) -> StepResult:
-        """Loss of a batch. Random numbers come from (seed, sample number) alone, never from the step's place in the
-        batch, so that the result depends neither on the number of processes nor on how a batch is split.
+        """Loss of a batch.
+
+        Random numbers come from (seed, sample number) alone, never from a sample's place in the batch, so that the
+        result depends neither on the number of processes nor on how a batch is split.
         """
         ...
 

@@ -1,0 +1,166 @@
+"""The log of a run: one JSON object a line, and the same numbers and pictures to Accelerate's trackers."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy import ndarray
+
+from mimicmotion.errors import ConfigError
+from mimicmotion.files import atomic_path, writing
+from mimicmotion.training.settings import TrainConfig, as_dict
+from mimicmotion.training.state import flat
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+logger = logging.getLogger(__name__)
+
+TIMES = ("time", "seconds", "samples_per_s", "gpu_gib")
+"""Numbers of a line that differ from run to run."""
+
+
+class Means:
+    """Sums since the last line of the log; part of a checkpoint, so that a resumed run writes the same lines."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, list[float]] = {}
+
+    def add(self, values: Mapping[str, float]) -> None:
+        """Collect values."""
+        for key, value in values.items():
+            total = self.sums.setdefault(key, [0.0, 0.0])
+            total[0] += float(value)
+            total[1] += 1
+
+    @staticmethod
+    def joined(parts: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, list[float]]:
+        """The sums of several processes together."""
+        keys = dict.fromkeys(k for part in parts for k in part)
+        return {k: [sum(p[k][i] for p in parts if k in p) for i in (0, 1)] for k in keys}
+
+    @staticmethod
+    def of(parts: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, float]:
+        """Means over the sums of several processes."""
+        return {k: total / count for k, (total, count) in Means.joined(parts).items()}
+
+
+class Log:
+    """`log.jsonl` and the trackers; only the main process has one.
+
+    Args:
+        run: the run folder.
+        step: steps done; lines of later steps, which a killed run wrote after its last checkpoint, are removed.
+    """
+
+    def __init__(self, run: Path, step: int) -> None:
+        self.path = run / "log.jsonl"
+        self.run = run
+        self.trackers: list[Any] = []
+        if self.path.exists():
+            lines = self.path.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if _step(line) <= step]
+            if kept != lines:
+                with atomic_path(self.path) as part, writing(part):
+                    part.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Append a line and pass it to the trackers.
+
+        Raises:
+            OutputError: the disk is full.
+        """
+        numbers = {k: float(f"{v:.9g}") for k, v in values.items()}
+        line = {"step": step, **numbers, "time": round(time.time(), 1)}
+        with writing(self.path), self.path.open("a", encoding="utf-8") as f:
+            f.write(json.dumps(line) + "\n")
+        for tracker in self.trackers:
+            tracker.log({_tag(k): v for k, v in numbers.items()}, step=step)
+
+    def pictures(self, step: int, pictures: Mapping[str, ndarray]) -> None:
+        """Write RUN/validation/step-N[-name].png and show the pictures in trackers that can.
+
+        Raises:
+            OutputError: the disk is full.
+        """
+        from PIL import Image
+
+        for name, picture in pictures.items():
+            end = f"-{name}" if len(pictures) > 1 else ""
+            path = self.run / "validation" / f"step-{step:08d}{end}.png"
+            with atomic_path(path) as part, writing(path):
+                Image.fromarray(np.ascontiguousarray(picture)).save(part)
+            for tracker in self.trackers:
+                if tracker.name == "tensorboard":
+                    tracker.log_images({name: picture[None]}, step=step, dataformats="NHWC")
+                elif hasattr(tracker, "log_images"):
+                    tracker.log_images({name: picture[None]}, step=step)
+
+    def close(self) -> None:
+        """Write what trackers still hold."""
+        for tracker in self.trackers:
+            tracker.finish()
+
+
+def _step(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return float("inf")  # half a line of a killed process
+
+
+def _tag(key: str) -> str:
+    return key if "/" in key else f"train/{key}"
+
+
+def check_trackers(names: Sequence[str]) -> list[str]:
+    """The names whose packages are here.
+
+    TensorBoard is asked for by default, so without it there is only a warning: log.jsonl holds the same numbers.
+
+    Raises:
+        ConfigError: a name is unknown, or the package of a tracker other than TensorBoard is missing.
+    """
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+    known = sorted(str(getattr(k, "value", k)) for k in LOGGER_TYPE_TO_CLASS)
+    found = []
+    for name in dict.fromkeys(names):
+        if name not in known:
+            raise ConfigError(f"trackers: {name}", ", ".join(known), "correct the name, or leave it out")
+        module = {"comet_ml": "comet_ml", "dvclive": "dvclive"}.get(name, name)
+        if importlib.util.find_spec(module) is not None:
+            found.append(name)
+        elif name == "tensorboard":
+            logger.warning("tensorboard is not installed: the log is in log.jsonl only")
+        else:
+            raise ConfigError(f"trackers: {name}", "its package", f"pip install {name}, or leave it out")
+    return found
+
+
+def start_trackers(log: Log, accelerator: Accelerator, config: TrainConfig, names: Sequence[str], step: int) -> None:
+    """Start the trackers (main process only) and tell them the settings."""
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, TensorBoardTracker
+
+    for name in names:
+        if name == "tensorboard":
+            # events after the checkpoint are those of steps that are done again
+            tracker = TensorBoardTracker("tensorboard", str(log.run), purge_step=step + 1 if step else None)
+        else:
+            kind = next(c for k, c in LOGGER_TYPE_TO_CLASS.items() if str(getattr(k, "value", k)) == name)
+            inside = (str(log.run),) if kind.requires_logging_directory else ()
+            tracker = kind(log.run.name, *inside)
+        if hasattr(tracker, "start"):  # since accelerate 1.8
+            tracker.start()
+        if name != "tensorboard":  # its page of settings is one more run in every chart
+            tracker.store_init_configuration({k: str(v) for k, v in flat(as_dict(config)).items()})
+        log.trackers.append(tracker)
+    if names:
+        logger.info("%s logs to %s", accelerator.device, ", ".join(names))
