@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import UInt8
@@ -108,21 +107,22 @@ def decode_video(data: bytes, indices: Sequence[int], size: tuple[int, int], fps
         places.setdefault(int(index), []).append(place)
     mend = "make this shard again"
     try:
-        with av.open(io.BytesIO(data)) as container:
+        with av.open(io.BytesIO(data), "r") as container:
             stream = container.streams.video[0]
             stream.thread_count = 1  # readers are many processes: threads of each would only get in their way
             rate = exact_rate(fps)
+            seconds = stream.time_base or 1 / rate  # of one tick
             todo, at = sorted(places), -1
             frames = container.decode(stream)
             while todo:
                 if todo[0] // _GOP != at // _GOP or at < 0:  # another group: enter it at its key frame
                     start = todo[0] // _GOP * _GOP
-                    container.seek(_pts(start, rate, stream), stream=stream, backward=True)
+                    container.seek(round(start / (rate * seconds)), stream=stream, backward=True)
                     frames = container.decode(stream)
                 frame = next(frames, None)
                 if frame is None or frame.pts is None:
                     raise MediaError(f"{what} has no frame {todo[0]}", "all frames that it should hold", mend)
-                at = round(frame.pts * stream.time_base * rate)
+                at = round(frame.pts * seconds * rate)
                 if at > todo[0]:
                     raise MediaError(f"{what} has no frame {todo[0]}", "all frames that it should hold", mend)
                 if at < todo[0]:
@@ -134,10 +134,6 @@ def decode_video(data: bytes, indices: Sequence[int], size: tuple[int, int], fps
     except (av.error.FFmpegError, IndexError) as e:
         raise MediaError(f"{what} is damaged ({e})", "a complete video", mend) from e
     return out
-
-
-def _pts(index: int, rate: Fraction, stream: Any) -> int:
-    return round(index / (rate * stream.time_base))
 
 
 def _encode_picture(frame: Frame, store: str) -> bytes:

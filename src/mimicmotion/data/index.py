@@ -103,7 +103,7 @@ def scan_shard(path: Path) -> ShardEntry:
         raise InputError(f"{path} holds frames of {_sizes(sizes)}", "one size", _PREPARE)
     head = {"size": list(*sizes), "store": _store(groups)} | head if groups else head
     return ShardEntry(
-        path.name, head.get("split", name["split"]), path.stat().st_size, sha256_file(path), head, records
+        path.name, str(head.get("split", name["split"])), path.stat().st_size, sha256_file(path), head, records
     )
 
 
@@ -300,4 +300,4 @@ def _store(groups: Mapping[str, Mapping[str, Member]]) -> str:
 
 
 def _sizes(sizes: Iterable[Sequence[int]]) -> str:
-    return ", ".join(f"{h}x{w}" for h, w in sorted(sizes))
+    return ", ".join(sorted("x".join(map(str, s)) for s in sizes))
