@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import pickle
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from mimicmotion.data.choice import Choice, choose
 from mimicmotion.data.mirror import MIRRORED, mirror_poses
 from mimicmotion.data.sample import SampleMaker
 from mimicmotion.data.settings import SampleConfig
+from mimicmotion.data.shards import RecordData, ShardSettings, ShardWriter, open_shards
 from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.pose.draw import PoseDrawer
 from mimicmotion.pose.hands import hand_masks
@@ -291,6 +294,18 @@ def test_detector_noise_is_on_every_pose_and_in_the_hand_masks() -> None:
     expected = hand_masks(perturb_poses(driving, choice.noise_seeds[0], 2.0), (8, 6))
     np.testing.assert_array_equal(noisy.hand_mask[1:], expected)
     assert (shards[choice.record].poses.xy == FakeShards(size=(64, 48))[choice.record].poses.xy).all()
+
+
+def test_samples_of_shards_on_disk_are_those_in_memory(tmp_path: Path) -> None:
+    fake = FakeShards(size=(32, 16), fps=(15.0, 10.0, 6.0))
+    with ShardWriter(tmp_path, ShardSettings(size=(32, 16), store="png")) as writer:
+        for r in fake.records:
+            writer.add(RecordData(key=r.key, video=r.video, frames=r.pictures, poses=r.poses, stills=1))
+    shards = open_shards(tmp_path)
+    assert shards.keys == fake.keys
+    assert pickle.loads(pickle.dumps(maker(shards)))(0).key == maker(fake)(0).key  # for workers that are spawned
+    for number in range(4):
+        assert_equal(maker(shards, detector_noise=1.0)(number), maker(fake, detector_noise=1.0)(number))
 
 
 # --- mirror ---------------------------------------------------------------------------------------------------------
