@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mimicmotion.errors import InputError
 from mimicmotion.pose.keypoints import FACE, L_WRIST, LEFT_HAND, NECK, R_HIP, R_SHOULDER, RIGHT_HAND
-from mimicmotion.synth import SynthClip, perturb_poses, render_clip, render_still
+from mimicmotion.synth import SynthClip, render_clip, render_still
 from mimicmotion.synth.figure import LEG, YAW, solve
 from mimicmotion.synth.keypoints import keypoints
 from mimicmotion.synth.keyposes import neutral, set_arm
@@ -198,37 +198,3 @@ def test_golden(golden) -> None:  # type: ignore[no-untyped-def]
     golden("synth_clip_positions", rtol=1e-4, atol=1e-2, xy=positions, confidence=np.round(clip.poses.confidence, 2))
     coarse = frames.reshape(4, 20, 4, 12, 4, 3).mean((2, 4))  # one sample that falls over an edge is no change
     golden("synth_clip_frames", rtol=0, atol=6, frames=np.round(coarse).astype(np.float32))
-
-
-@given(st.integers(0, 1000), st.floats(0, 3))
-@settings(max_examples=25)
-def test_noise_keeps_the_layout(seed: int, strength: float) -> None:
-    poses = _poses()
-    noisy = perturb_poses(poses, seed, strength)
-    assert noisy.xy.shape == poses.xy.shape
-    assert ((noisy.confidence > 0) == (poses.confidence > 0)).all()
-    again = perturb_poses(poses, seed, strength)
-    np.testing.assert_array_equal(noisy.xy, again.xy)
-    if strength == 0:
-        assert noisy is poses
-
-
-def test_noise_grows_with_strength_and_makes_faults() -> None:
-    poses = _poses()
-    error = [
-        np.mean([np.abs(perturb_poses(poses, s, k).xy - poses.xy).mean() for s in range(6)]) for k in (0.3, 1.0, 3.0)
-    ]
-    assert error[0] < error[1] < error[2]
-    far = [np.abs(perturb_poses(poses, s, 2.0).xy - poses.xy).max() for s in range(10)]
-    assert max(far) > 10 > np.median(np.abs(perturb_poses(poses, 0, 1.0).xy - poses.xy))
-    with pytest.raises(InputError, match="strength"):
-        perturb_poses(poses, 0, -1.0)
-
-
-_CACHE: list = []
-
-
-def _poses():  # type: ignore[no-untyped-def]
-    if not _CACHE:
-        _CACHE.append(render_clip(0, 24, (224, 128), motion="dance", framing="full").poses)
-    return _CACHE[0]

@@ -1,60 +1,79 @@
-"""What detectors do to poses: jitter, swapped sides, duplicate detections, false hands."""
+"""What detectors do to poses: jitter and drift, doubtful or lost hands and faces, swapped sides, false hands.
+
+The numbers are in noise_fit.json, which scripts/fit_detector_noise.py measures on real videos (how sure the estimator
+is and for how long, how far points jump) and on rendered ones (how far from the truth they lie). See
+docs/synthetic-people.md.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import json
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float64, Int
 from numpy import ndarray
 
 from mimicmotion.errors import InputError
-from mimicmotion.pose.keypoints import (
-    BODY,
-    FACE,
-    L_ELBOW,
-    L_SHOULDER,
-    L_WRIST,
-    LEFT_HAND,
-    NECK,
-    NUM_POINTS,
-    R_ELBOW,
-    R_SHOULDER,
-    R_WRIST,
-    RIGHT_HAND,
-    PoseSequence,
-)
+from mimicmotion.pose.keypoints import FACE, LEFT_HAND, NUM_POINTS, RIGHT_HAND, PoseSequence
+from mimicmotion.synth.noise_measure import Z, normal_cdf, normal_position, torso
 
-_ARMS = (np.array([R_SHOULDER, R_ELBOW, R_WRIST]), np.array([L_SHOULDER, L_ELBOW, L_WRIST]))
-_LEGS = (np.array([8, 9, 10, 21, 22, 23]), np.array([11, 12, 13, 18, 19, 20]))
-_HANDS = (np.arange(RIGHT_HAND.start, RIGHT_HAND.stop), np.arange(LEFT_HAND.start, LEFT_HAND.stop))
+FIT = Path(__file__).with_name("noise_fit.json")
+GROUPS: dict[str, list[int]] = {  # points that a detector treats alike; face and hand: parts with a score of their own
+    "head": [0, 14, 15, 16, 17], "shoulders": [1, 2, 5], "elbows": [3, 6], "wrists": [4, 7], "hips": [8, 11],
+    "knees": [9, 12], "ankles": [10, 13], "feet": [*range(18, 24)],
+    "face": [*range(FACE.start, FACE.stop)], "hand": [*range(LEFT_HAND.start, RIGHT_HAND.stop)],
+}  # fmt: skip
+FACE_BLOCKS = [(0, 17), (17, 22), (22, 27), (27, 36), (36, 42), (42, 48), (48, 68)]  # jaw, brows, nose, eyes, mouth
+HAND_BLOCKS = [(0, 1), (1, 5), (5, 9), (9, 13), (13, 17), (17, 21)]  # wrist, fingers
+PARTS = (FACE, LEFT_HAND, RIGHT_HAND)
+SMALL_TOES = [19, 22]
+_POINTS = 24  # body and feet, which have a score each
+_SCORE_OF = np.concatenate([np.arange(_POINTS), np.full(68, _POINTS), np.full(21, _POINTS + 1), np.full(21, 26)])
+_ARM_L, _ARM_R = np.r_[5:8, LEFT_HAND], np.r_[2:5, RIGHT_HAND]
+_LEG_L, _LEG_R = np.r_[11:14, 18:21], np.r_[8:11, 21:24]
+_HANDS = (np.r_[LEFT_HAND], np.r_[RIGHT_HAND])
 
 
 def perturb_poses(poses: PoseSequence, seed: int, strength: float = 1.0) -> PoseSequence:
-    """The poses as a detector might have found them.
+    """The poses as a detector might have found them, by numbers measured on real and on rendered clips.
 
-    Jitter that grows where the confidence is low and wanders in time; rare episodes of a few frames in which the
-    arms, legs or hands are swapped, a hand is found at a wrong place, a hand jumps onto the other (a duplicate
-    detection), or a limb is lost. Points of an episode get a low confidence, as detectors give them, but not always.
+    Points keep a constant offset from the truth, drift, and jump from frame to frame, the more the lower their
+    confidence; a hand's or face's points move together more than apart. Confidences follow the measured
+    distributions and change as slowly. In two thirds of the clips a hand or the face has one score for all its points
+    and is lost (confidence 0) for some frames or for the whole clip, as holistic estimators give it; else each point
+    has its own, and what would be lost stays with a low one, as with DWPose. Rarely, for some frames: arms or legs
+    swapped, an arm off its place, a hand where none is, a hand on the other one.
 
     Args:
-        poses: exact poses; they are not changed.
+        poses: exact poses, as `render_clip` makes them (their confidence tells what is hidden); they are not changed.
+            Times are taken from `poses.fps` (15 if it is 0).
         seed: any integer >= 0.
-        strength: 0 changes nothing, 1 is an ordinary detector on ordinary video, 3 a bad one.
+        strength: 0 changes nothing, 1 is an ordinary detector on ordinary video, 3 a bad one. It scales lengths and
+            the rates of faults; below 1 also how many clips get the detector's confidences in hands and face.
 
     Returns:
-        Poses of the same shape; confidences stay in 0..1, and points outside of the frame keep 0.
+        Poses of the same shape; confidences stay in 0..1, a point outside of the frame has 0.
+
+    Raises:
+        InputError: strength or seed is out of range.
     """
     if not 0 <= strength <= 10 or seed < 0:
         raise InputError(f"strength={strength!r}, seed={seed!r}", "0 <= strength <= 10, seed >= 0", "correct the value")
     if strength == 0 or len(poses) == 0:
         return poses
     rng = np.random.default_rng([seed, 4])
-    xy, confidence = poses.xy.astype(np.float64), poses.confidence.astype(np.float64)
-    unit = _scale(xy)
-    for start, stop in _episodes(rng, len(poses), 0.012 * strength):
-        _episode(rng, xy[start:stop], confidence[start:stop], unit)
-    _jitter(rng, xy, confidence, unit, strength)
-    confidence = np.where(poses.confidence > 0, np.clip(confidence, 0.02, 1.0), 0.0)
+    fit = load_fit()
+    exact = poses.confidence.astype(np.float64)
+    xy, unit, step = poses.xy.astype(np.float64), torso(poses.xy), 1 / (poses.fps or 15.0)
+    confidence = _confidences(rng, fit, exact, step, strength)
+    _faults(rng, fit, xy, confidence, unit, step, strength)
+    xy += strength * unit * _errors(rng, fit, confidence, step)
+    inside = ((xy >= 0) & (xy < (poses.size[1], poses.size[0]))).all(-1)
+    confidence = np.where(inside & (exact > 0), np.clip(confidence, 0, 1), 0.0)
     return dataclasses.replace(
         poses,
         xy=xy.astype(np.float32),
@@ -63,65 +82,215 @@ def perturb_poses(poses: PoseSequence, seed: int, strength: float = 1.0) -> Pose
     )
 
 
-def _scale(xy: ndarray) -> float:
-    """Median length neck to hips, the measure of the person's size in pixels."""
-    hips = 0.5 * (xy[:, 8] + xy[:, 11])
-    return max(float(np.median(np.sqrt(((hips - xy[:, NECK]) ** 2).sum(-1)))), 1.0)
+@dataclass(frozen=True, slots=True)
+class NoiseFit:
+    """The numbers of noise_fit.json as arrays; G groups in the order of `GROUPS`, L sources of movement."""
+
+    found: Float64[ndarray, "G z+1"]  # confidences that the estimator gives; the first 0: lost
+    found_at: Float64[ndarray, "G z+1"]  # their standard normal positions
+    exact: Float64[ndarray, "G z"]  # confidences of rendered clips at the positions Z
+    follow: Float64[ndarray, " G"]  # correlation of the two
+    score_still: Float64[ndarray, " G"]  # share of the confidence's variance that stays over a clip
+    score_time: Float64[ndarray, " G"]  # seconds in which the rest is forgotten
+    fast: Float64[ndarray, "G 3"]  # min(a + b (1 - confidence)^2, most), torso lengths
+    slow: Float64[ndarray, "G 3"]
+    slow_still: Float64[ndarray, " G"]
+    slow_time: Float64[ndarray, " G"]
+    fast_mix: Float64[ndarray, "134 L"]  # points from sources: of the part, of a finger or feature, of the point
+    slow_mix: Float64[ndarray, "134 L"]
+    tail: float  # degrees of freedom of the jumps' distribution (Student's t), for each frame and part as a whole
+    tail_scale: float
+    one_score: float  # share of clips with one score for a hand or face
+    faults: dict[str, tuple[float, float]]  # starts a second, mean seconds
 
 
-def _jitter(rng: np.random.Generator, xy: ndarray, confidence: ndarray, unit: float, strength: float) -> None:
-    """White noise and a slow wander; the face and a hand's points move together more than apart."""
-    n = len(xy)
-    share = np.full(NUM_POINTS, 0.012)
-    share[FACE], share[LEFT_HAND], share[RIGHT_HAND] = 0.004, 0.01, 0.01
-    spread = strength * unit * share[:, None] * (0.6 + 2.5 * (1 - confidence[..., None]) ** 2)
-    wander = np.empty((n, NUM_POINTS, 2))
-    state = rng.normal(size=(NUM_POINTS, 2))
-    for i in range(n):
-        state = 0.85 * state + 0.53 * rng.normal(size=(NUM_POINTS, 2))
-        wander[i] = state
-    whole = rng.normal(size=(n, 2, 2)) * strength * unit * 0.006
-    xy += spread * (0.6 * wander + 0.4 * rng.normal(size=xy.shape))
-    for k, hand in enumerate((LEFT_HAND, RIGHT_HAND)):
-        xy[:, hand] += whole[:, k, None]
-    confidence *= 1 - 0.04 * strength * np.abs(rng.normal(size=confidence.shape))
+@functools.cache
+def load_fit() -> NoiseFit:
+    """The fit that comes with the package."""
+    data = json.loads(FIT.read_text(encoding="utf-8"))
+    groups = [data["groups"][name] for name in GROUPS]
+
+    def column(name: str) -> ndarray:
+        return np.array([g[name] for g in groups], np.float64)
+
+    rise = 1e-9 * np.arange(len(Z))  # np.interp wants an order, also among equal values
+    lost = np.array([g.get("lost", {"share": 0.0})["share"] for g in groups])[:, None]
+    found = column("found")
+    found_at = normal_position(lost + (1 - lost) * normal_cdf(Z))
+    lowest = np.where(lost > 0, 0.0, found[:, :1])
+    return NoiseFit(
+        found=np.concatenate([lowest, found], 1),
+        found_at=np.concatenate([found_at[:, :1] - 1e-9, found_at], 1),
+        exact=column("exact") + rise,
+        follow=column("follow"),
+        score_still=column("score_still"),
+        score_time=column("score_time"),
+        fast=column("fast"),
+        slow=column("slow"),
+        slow_still=column("slow_still"),
+        slow_time=column("slow_time"),
+        fast_mix=_mixing(data, "fast_shares"),
+        slow_mix=_mixing(data, "slow_shares"),
+        tail=data["tail"]["degrees"],
+        tail_scale=data["tail"]["scale"],
+        one_score=data["chosen"]["one_score"],
+        faults={name: (f["per_second"], f["seconds"]) for name, f in data["faults"].items()},
+    )
 
 
-def _episodes(rng: np.random.Generator, n: int, rate: float) -> list[tuple[int, int]]:
-    starts = np.flatnonzero(rng.random(n) < rate)
-    return [(int(s), min(int(s) + int(rng.integers(1, 5)), n)) for s in starts]
+def _group_of() -> Int[ndarray, " 134"]:
+    out = np.empty(NUM_POINTS, np.int64)
+    for i, points in enumerate(GROUPS.values()):
+        out[points] = i
+    return out
 
 
-def _episode(rng: np.random.Generator, xy: ndarray, confidence: ndarray, unit: float) -> None:
-    """One fault, in place, over a few frames."""
-    fault = rng.integers(5)
-    certain = rng.uniform(0.25, 0.6) if rng.random() < 0.8 else rng.uniform(0.7, 0.95)
+_GROUP = _group_of()
+_SCORE_GROUP = np.concatenate([_GROUP[:_POINTS], [8, 9, 9]])  # groups of the 27 scores
+
+
+def _source_groups() -> Int[ndarray, " L"]:
+    """Group of each source: the points, then the parts, then their blocks."""
+    blocks = [8] * len(FACE_BLOCKS) + [9] * 2 * len(HAND_BLOCKS)
+    return np.concatenate([_GROUP, [8, 9, 9], blocks])
+
+
+_SOURCE_GROUP = _source_groups()
+
+
+def _mixing(data: dict, shares: str) -> Float64[ndarray, "134 L"]:
+    """How much each source moves each point; every row has length 1."""
+    mix = np.zeros((NUM_POINTS, len(_SOURCE_GROUP)))
+    mix[np.arange(_POINTS), np.arange(_POINTS)] = 1
+    block = NUM_POINTS + len(PARTS)
+    for k, (part, blocks) in enumerate(zip(PARTS, (FACE_BLOCKS, HAND_BLOCKS, HAND_BLOCKS), strict=True)):
+        whole, some = data["groups"]["hand" if k else "face"][shares]
+        points = np.arange(part.start, part.stop)
+        mix[points, points] = np.sqrt(max(1 - whole - some, 0))
+        mix[points, NUM_POINTS + k] = np.sqrt(whole)
+        for low, high in blocks:
+            mix[points[low:high], block] = np.sqrt(some)
+            block += 1
+    return mix
+
+
+def _wander(rng: np.random.Generator, n: int, still: ndarray, time: ndarray, step: float) -> Float64[ndarray, "n S"]:
+    """Normal noise of unit variance from S sources: a share stays, the rest is forgotten within `time` seconds."""
+    noise = rng.standard_normal((n + 1, len(still)))
+    keep = np.exp(-step / time)
+    moving = noise[1:] * np.sqrt(1 - keep**2)
+    moving[0] = noise[1]
+    for i in range(1, n):
+        moving[i] += keep * moving[i - 1]
+    return np.sqrt(still) * noise[0] + np.sqrt(1 - still) * moving
+
+
+def _drift(rng: np.random.Generator, n: int, still: ndarray, time: ndarray, step: float) -> Float64[ndarray, "n 2 S"]:
+    """As `_wander`, for x and y, but smooth in time: correlation (1 + t / time) exp(-t / time)."""
+    noise = rng.standard_normal((n + 2, 2, len(still)))
+    keep = np.exp(-step / time)
+    square = keep**2
+    first = 2 * keep / (1 + square)  # correlation of neighbours
+    moving = noise[1:] * np.sqrt((1 - square) ** 3 / (1 + square))
+    moving[0] = noise[1]
+    moving[1] = first * noise[1] + np.sqrt(1 - first**2) * noise[2]
+    for i in range(2, n + 1):
+        moving[i] += 2 * keep * moving[i - 1] - square * moving[i - 2]
+    return np.sqrt(still) * noise[0] + np.sqrt(1 - still) * moving[1:]
+
+
+def _lookup(x: ndarray, group: ndarray, at: Float64[ndarray, "G k"], values: Float64[ndarray, "G k"]) -> ndarray:
+    """Piecewise linear functions, one for each group, in one call; constant beyond their ends."""
+    apart = 20.0 * np.arange(len(at))[:, None]
+    x = np.minimum(np.maximum(x, at[group, 0]), at[group, -1])
+    return np.interp(x + 20.0 * group, (at + apart).ravel(), values.ravel())
+
+
+def _confidences(rng: np.random.Generator, fit: NoiseFit, exact: ndarray, step: float, strength: float) -> ndarray:
+    """The detector's confidences: measured distributions, tied to the exact ones as measured."""
+    n, group = len(exact), _SCORE_GROUP
+    scores = np.concatenate([exact[:, :_POINTS], *(exact[:, p].mean(1, keepdims=True) for p in PARTS)], 1)
+    z = fit.follow[group] * _calm(_lookup(scores, group, fit.exact, np.broadcast_to(Z, fit.exact.shape)))
+    own = _wander(rng, n, fit.score_still[group], fit.score_time[group], step)
+    z = z + np.sqrt(1 - fit.follow[group] ** 2) * own - 0.5 * max(strength - 1, 0)
+    found = _lookup(z, group, fit.found_at, fit.found)[:, _SCORE_OF]
+    if rng.random() < fit.one_score:
+        found[:, SMALL_TOES] = 0.0
+    else:
+        points = _GROUP[_POINTS:]
+        apart = _wander(rng, n, np.full(len(points), 0.5), np.full(len(points), 0.3), step)
+        mixed = np.sqrt(0.7) * z[:, _SCORE_OF[_POINTS:]] + np.sqrt(0.3) * apart
+        low = np.clip(0.15 + 0.08 * apart, 0.03, 0.4)
+        found[:, _POINTS:] = np.maximum(_lookup(mixed, points, fit.found_at, fit.found), low)
+    share = min(strength, 1.0)
+    applies = np.full(_POINTS + len(PARTS), share)
+    applies[_POINTS:] = rng.random(len(PARTS)) < share
+    return exact + applies[_SCORE_OF] * (found - exact)
+
+
+def _calm(values: Float64[ndarray, "frames S"]) -> Float64[ndarray, "frames S"]:
+    """Mean of 5 frames: the exact confidence's own flicker is no reason for a detector's."""
+    n = len(values)
+    padded = np.concatenate([values[:1], values[:1], values, values[-1:], values[-1:]])
+    return np.mean([padded[k : k + n] for k in range(5)], axis=0)
+
+
+def _errors(rng: np.random.Generator, fit: NoiseFit, confidence: ndarray, step: float) -> ndarray:
+    """Displacements (frames, 134, 2) in torso lengths."""
+    n, doubt = len(confidence), (1 - confidence) ** 2
+    slow, fast = (_spreads(s[_GROUP], doubt) for s in (fit.slow, fit.fast))
+    drift = _drift(rng, n, fit.slow_still[_SOURCE_GROUP], fit.slow_time[_SOURCE_GROUP], step) @ fit.slow_mix.T
+    jump = rng.standard_normal((n, 2, len(_SOURCE_GROUP))) @ fit.fast_mix.T
+    size = fit.tail_scale * np.sqrt(fit.tail / rng.chisquare(fit.tail, (n, _POINTS + len(PARTS))))
+    fast = fast * size[:, _SCORE_OF]
+    return np.swapaxes(slow[:, None] * drift + fast[:, None] * jump, 1, 2)
+
+
+def _spreads(numbers: Float64[ndarray, "134 3"], doubt: Float64[ndarray, "frames 134"]) -> ndarray:
+    a, b, most = numbers.T
+    return np.minimum(a + b * doubt, most)
+
+
+def _faults(
+    rng: np.random.Generator,
+    fit: NoiseFit,
+    xy: ndarray,
+    confidence: ndarray,
+    unit: float,
+    step: float,
+    strength: float,
+) -> None:
+    """Rare faults of some frames each, in place."""
+    seconds = len(xy) * step
+    for name, (rate, length) in fit.faults.items():
+        for _ in range(rng.poisson(rate * seconds * strength)):
+            start = int(rng.integers(len(xy)))
+            frames = slice(start, start + max(1, round(rng.exponential(length) / step)))
+            sure = rng.uniform(0.3, 0.7) if rng.random() < 0.8 else 1.0
+            _fault(rng, name, xy[frames], confidence[frames], unit, sure)
+
+
+def _fault(rng: np.random.Generator, name: str, xy: ndarray, confidence: ndarray, unit: float, sure: float) -> None:
+    """One fault over the given frames, in place; `sure` is what is left of the confidence."""
     side = int(rng.integers(2))
-    if fault == 0:  # arms or legs swapped
-        groups = _LEGS if rng.random() < 0.6 else _ARMS
-        if groups is _ARMS:
-            groups = tuple(np.concatenate([a, h]) for a, h in zip(_ARMS, _HANDS, strict=True))
+    here, there = _HANDS[side], _HANDS[1 - side]
+    if name in ("swapped_arms", "swapped_legs"):
+        a, b = (_ARM_L, _ARM_R) if name == "swapped_arms" else (_LEG_L, _LEG_R)
         for values in (xy, confidence):
-            values[:, groups[0]], values[:, groups[1]] = values[:, groups[1]].copy(), values[:, groups[0]].copy()
-        for g in groups:
-            confidence[:, g] *= certain
-    elif fault == 1:  # a duplicate: one hand lies on the other
-        here, there = _HANDS[side], _HANDS[1 - side]
+            values[:, a], values[:, b] = values[:, b].copy(), values[:, a].copy()
+        confidence[:, np.r_[a, b]] *= sure
+    elif name == "same_hand_twice":
         xy[:, here] = xy[:, there] + rng.normal(size=2) * 0.05 * unit
-        confidence[:, here] *= certain
-    elif fault == 2:  # a false hand somewhere near the body
-        hand = _HANDS[side]
-        centre = xy[:, hand].mean(1, keepdims=True)
-        away = rng.normal(size=2) * 0.5 * unit
-        xy[:, hand] = (xy[:, hand] - centre) * rng.uniform(0.5, 1.5) + centre + away
-        confidence[:, hand] *= min(certain, 0.5)
-    elif fault == 3:  # a wrist and its hand off the arm
-        away = rng.normal(size=2) * 0.25 * unit
-        points = np.concatenate([_ARMS[side][2:], _HANDS[side]])
-        xy[:, points] += away
-        confidence[:, points] *= certain
-    else:  # a limb is lost
-        points = (_ARMS, _LEGS)[int(rng.integers(2))][side][1:]
-        confidence[:, points] *= rng.uniform(0.05, 0.35)
-        xy[:, points] += rng.normal(size=(1, len(points), 2)) * 0.08 * unit
-    confidence[:, BODY] = np.minimum(confidence[:, BODY], 1.0)
+        confidence[:, here] = confidence[:, there] * sure
+    elif name == "false_hand":
+        xy[:, here] += _away(rng, 0.3, 1.0) * unit
+        confidence[:, here] = rng.uniform(0.2, 0.6)
+    else:  # an arm off its place
+        points = ((_ARM_L, _ARM_R)[side])[1:]
+        xy[:, points] += _away(rng, 0.2, 0.6) * unit
+        confidence[:, points] *= sure
+
+
+def _away(rng: np.random.Generator, low: float, high: float) -> Float64[ndarray, " 2"]:
+    angle, far = rng.uniform(0, 2 * np.pi), rng.uniform(low, high)
+    return far * np.array([np.cos(angle), np.sin(angle)])
