@@ -17,16 +17,20 @@ and results; warps).
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
+import math
 import platform
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from numpy import ndarray
+from PIL import Image
 
 from mimicmotion.evaluation.baselines import copy_reference, limb_warp
 from mimicmotion.evaluation.bootstrap import Interval, ratio_of_sums, summarise
@@ -80,11 +84,10 @@ def pixels(frames: ndarray, clip: SynthClip) -> dict[str, float]:
 
 
 class PoseScores:
-    """Collects pose fidelity over clips."""
+    """Pose fidelity of several versions of a clip."""
 
     def __init__(self) -> None:
         self.estimator = HolisticEstimator(threads=1, device="cpu")
-        self.rows: dict[str, list[dict[str, Fidelity]]] = {}
 
     def find(self, frames: ndarray) -> PoseSequence:
         if (frames == frames[:1]).all():  # a still picture is read once
@@ -92,45 +95,52 @@ class PoseScores:
             return PoseSequence(one.xy.repeat(len(frames), 0), one.confidence.repeat(len(frames), 0), one.size)
         return redetect(frames, self.estimator)
 
-    def add(self, clip: SynthClip, versions: dict[str, ndarray]) -> None:
+    def __call__(self, clip: SynthClip, versions: dict[str, ndarray]) -> dict[str, dict[str, Fidelity]]:
         true = self.find(clip.frames)
         found = {name: self.find(frames) for name, frames in versions.items()}
         patches = {f"patches {n}": find_patches(f, clip.frames, clip.poses) for n, f in versions.items()}
-        for name, poses in ({"true": true} | found | patches).items():
-            self.rows.setdefault(name, []).append(pose_fidelity(poses, clip.poses))
-        if (true.confidence[:, :18] > 0).any():
-            same = pose_fidelity(found["result"], true, visible=0.5)
-            self.rows.setdefault("same_detector result", []).append(same)
-
-    def table(self) -> dict[str, Any]:
-        out: dict[str, Any] = {}
-        for name, clips in self.rows.items():
-            way, _, what = name.rpartition(" ")
-            parts: dict[str, Any] = {}
-            for part, total in pooled(clips).items():
-                points = [c[part].points for c in clips]
-                met = [c[part].pck * c[part].points if c[part].points else 0.0 for c in clips]
-                parts[part] = {
-                    "pck": rounded(ratio_of_sums(met, points)) if total.points else None,
-                    "error": round(total.error, 4),
-                    "missing": round(total.missing, 4),
-                    "points": total.points,
-                }
-            out.setdefault(way or "poses", {})[what] = parts
+        named = {"true": true} | found | patches
+        out = {name: pose_fidelity(poses, clip.poses) for name, poses in named.items()}
+        if (true.confidence[:, :18] > 0).any():  # somebody was seen
+            out["same_detector result"] = pose_fidelity(found["result"], true, visible=0.5)
         return out
 
 
-def rounded(interval: Interval) -> list[float]:
-    return [round(x, 4) for x in (interval.value, interval.low, interval.high)]
+def pose_table(records: list[dict[str, dict[str, Fidelity]]]) -> dict[str, Any]:
+    """PCK with its interval, mean error, missing share and number of points: way -> version -> part."""
+    out: dict[str, Any] = {}
+    for name in dict.fromkeys(name for r in records for name in r):
+        clips = [r[name] for r in records if name in r]
+        parts: dict[str, Any] = {}
+        for part, total in pooled(clips).items():
+            points = [c[part].points for c in clips]
+            met = [c[part].pck * c[part].points if c[part].points else 0.0 for c in clips]
+            parts[part] = {
+                "pck": rounded(ratio_of_sums(met, points)) if total.points else None,
+                "error": number(total.error),
+                "missing": number(total.missing),
+                "points": total.points,
+            }
+        way, _, what = name.rpartition(" ")
+        out.setdefault(way or "poses", {})[what] = parts
+    return out
 
 
-def table(rows: list[dict[str, float]]) -> dict[str, list[float]]:
+def number(x: float) -> float | None:
+    return round(x, 4) if math.isfinite(x) else None  # JSON has no NaN
+
+
+def rounded(interval: Interval) -> list[float | None]:
+    return [number(x) for x in (interval.value, interval.low, interval.high)]
+
+
+def table(rows: list[dict[str, float]]) -> dict[str, list[float | None]]:
     """Mean and interval of each column, as [mean, low, high]."""
-    keep = [k for k in rows[0] if any(r[k] == r[k] for r in rows)]
+    keep = [k for k in rows[0] if any(math.isfinite(r[k]) for r in rows)]
     return {k: rounded(v) for k, v in summarise([{k: r[k] for k in keep} for r in rows]).items()}
 
 
-def gains(result: list[dict[str, float]], other: list[dict[str, float]]) -> dict[str, list[float]]:
+def gains(result: list[dict[str, float]], other: list[dict[str, float]]) -> dict[str, list[float | None]]:
     return table([{k: a[k] - b[k] for k in a} for a, b in zip(result, other, strict=True)])
 
 
@@ -147,45 +157,85 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--pose-clips", type=int, help="find poses again in the first clips only (it takes longest)")
     parser.add_argument("--frames", type=int, default=16)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--log", type=Path, help="keep what is measured, clip by clip; a second run goes on from it")
     parser.add_argument("--sheet", type=Path, help="PNG or JPEG")
     return parser.parse_args()
 
 
-def main() -> None:
-    import cv2
+def held_out(index: int, frames: int, size: tuple[int, int]) -> SynthClip:
+    return render_clip(HELD_OUT_SEED + FIRST + index, frames, size)
 
+
+def warp(clip: SynthClip, *, segmented: bool = True) -> ndarray:
+    return limb_warp(clip.reference_frame, clip.reference_pose, clip.poses, segmented=segmented)
+
+
+def measure(pipe: MimicMotionPipeline, clip: SynthClip, *, poses: PoseScores | None, bound: bool) -> dict[str, Any]:
+    """All numbers of one clip."""
+    start = time.perf_counter()
+    versions = {"result": generate(pipe, clip)}
+    record: dict[str, Any] = {"seconds": time.perf_counter() - start}
+    versions["copy"] = copy_reference(clip.reference_frame, len(clip.frames))
+    versions |= {"warp": warp(clip), "warp_plain": warp(clip, segmented=False)}
+    if poses:
+        record["poses"] = poses(clip, {k: versions[k] for k in ("result", "copy", "warp")})
+    if bound:
+        versions["bound"] = reconstruct(pipe, clip.frames)
+    return record | {"pixels": {name: pixels(frames, clip) for name, frames in versions.items()}}
+
+
+def read_log(path: Path | None) -> dict[int, dict[str, Any]]:
+    if path is None or not path.exists():
+        return {}
+    records = {}
+    for line in path.read_text().splitlines():
+        record = json.loads(line)
+        if "poses" in record:
+            record["poses"] = {n: {p: Fidelity(*v) for p, v in r.items()} for n, r in record["poses"].items()}
+        records[record["index"]] = record
+    return records
+
+
+def write_log(path: Path | None, record: dict[str, Any]) -> None:
+    if path:
+        poses = {n: {p: dataclasses.astuple(v) for p, v in r.items()} for n, r in record.get("poses", {}).items()}
+        with path.open("a") as file:
+            file.write(json.dumps(record | ({"poses": poses} if poses else {})) + "\n")
+
+
+def write_sheet(path: Path, pipe: MimicMotionPipeline, gain: list[float], frames: int, size: tuple[int, int]) -> None:
+    """Best, middle and worst clips: reference and targets; reference and results; reference and warps."""
+    order = sorted(range(len(gain)), key=lambda i: -gain[i])
+    middle = len(order) // 2
+    chosen = np.linspace(0, frames - 1, 4).astype(int)
+    lines = []
+    for index in dict.fromkeys([*order[:2], *order[middle : middle + 2], *order[-2:]]):
+        clip = held_out(index, frames, size)
+        lines += [[clip.reference_frame, *f[chosen]] for f in (clip.frames, generate(pipe, clip), warp(clip))]
+    Image.fromarray(sheet(lines)).save(path)
+
+
+def main() -> None:
     options = arguments()
     torch.set_num_threads(options.threads)
     cv2.setNumThreads(options.threads)
     pipe = MimicMotionPipeline.from_pretrained(options.model)
     size = (pipe.settings.get("height", 224), pipe.settings.get("width", 128))
-    rows: dict[str, list[dict[str, float]]] = {name: [] for name in ("result", *OTHERS, "bound")}
-    poses, pictures, seconds = PoseScores(), [], 0.0
+    scorer = PoseScores()
+    records = read_log(options.log)
     for index in range(options.clips):
-        clip = render_clip(HELD_OUT_SEED + FIRST + index, options.frames, size)
-        start = time.perf_counter()
-        versions = {"result": generate(pipe, clip)}
-        seconds += time.perf_counter() - start
-        versions["copy"] = copy_reference(clip.reference_frame, options.frames)
-        for name, segmented in (("warp", True), ("warp_plain", False)):
-            versions[name] = limb_warp(clip.reference_frame, clip.reference_pose, clip.poses, segmented=segmented)
-        if options.pose_clips is None or index < options.pose_clips:
-            poses.add(clip, {k: versions[k] for k in ("result", "copy", "warp")})
-        if index % 4 == 0:
-            rows["bound"].append(pixels(reconstruct(pipe, clip.frames), clip))
-        for name, frames in versions.items():
-            rows[name].append(pixels(frames, clip))
-        chosen = np.linspace(0, options.frames - 1, 4).astype(int)
-        pictures.append(
-            [[clip.reference_frame, *f[chosen]] for f in (clip.frames, *map(versions.get, ("result", "warp")))]
-        )
+        if index not in records:
+            wanted = options.pose_clips is None or index < options.pose_clips
+            clip = held_out(index, options.frames, size)
+            record = measure(pipe, clip, poses=scorer if wanted else None, bound=index % 4 == 0)
+            records[index] = {"index": index, **record}
+            write_log(options.log, records[index])
+    measured = [records[i] for i in range(options.clips)]
+    columns = {n: [r["pixels"][n] for r in measured if n in r["pixels"]] for n in ("result", *OTHERS, "bound")}
+    posed = [r["poses"] for r in measured if "poses" in r]
     if options.sheet:
-        gain = [a["psnr_moving"] - b["psnr_moving"] for a, b in zip(rows["result"], rows["warp"], strict=True)]
-        order = np.argsort(gain)[::-1].tolist()
-        middle = len(order) // 2
-        shown = dict.fromkeys([*order[:2], *order[middle : middle + 2], *order[-2:]])
-        picture = sheet(line for i in shown for line in pictures[i])
-        cv2.imwrite(str(options.sheet), picture[..., ::-1])
+        pairs = zip(columns["result"], columns["warp"], strict=True)
+        write_sheet(options.sheet, pipe, [a["psnr_moving"] - b["psnr_moving"] for a, b in pairs], options.frames, size)
     line: dict[str, Any] = {
         "bench": "tiny_quality",
         "n": options.clips,
@@ -193,18 +243,18 @@ def main() -> None:
         "size": list(size),
         "model": str(options.model or "bundled"),
         "settings": pipe.settings,
-        **{name: table(r) for name, r in rows.items()},
-        "gain": {name: gains(rows["result"], rows[name]) for name in OTHERS},
-        "n_poses": len(poses.rows.get("true", [])),
-        **poses.table(),
-        "ms_per_frame": round(seconds / options.clips / options.frames * 1e3, 1),
+        **{name: table(rows) for name, rows in columns.items()},
+        "gain": {name: gains(columns["result"], columns[name]) for name in OTHERS},
+        "n_poses": len(posed),
+        **pose_table(posed),
+        "ms_per_frame": round(sum(r["seconds"] for r in measured) / options.clips / options.frames * 1e3, 1),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cpu": cpu_name(),
         "threads": options.threads,
     }
     line["targets"] = verdict(line)
-    print(json.dumps(line))
+    print(json.dumps(line, allow_nan=False))
 
 
 def verdict(line: dict[str, Any]) -> dict[str, Any]:
