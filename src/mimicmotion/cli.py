@@ -81,13 +81,14 @@ def _run(job: Job[T]) -> T:
     from mimicmotion.jobs.progress import finish
 
     columns = [SpinnerColumn(), TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn()]
-    with Progress(*columns, TimeRemainingColumn(elapsed_when_finished=True), console=Console(stderr=True)) as display:
+    columns += [TimeRemainingColumn(elapsed_when_finished=True), TextColumn("{task.fields[note]}")]
+    with Progress(*columns, console=Console(stderr=True)) as display:
         tasks: dict[str, Any] = {}
 
         def show(report: Any) -> None:
             if report.stage not in tasks:
-                tasks[report.stage] = display.add_task(report.stage, total=report.total)
-            display.update(tasks[report.stage], completed=report.done, total=report.total)
+                tasks[report.stage] = display.add_task(report.stage, total=report.total, note="")
+            display.update(tasks[report.stage], completed=report.done, total=report.total, note=report.note)
 
         return finish(job, show)
 
@@ -163,11 +164,42 @@ def doctor() -> None:
 
 
 @app.command
-def train(config: Path, /, *, resume: bool = True) -> None:
-    """Train a model by the settings of a YAML file; a run that was stopped goes on where it was."""
+def train(
+    config: Path,
+    /,
+    *,
+    resume: bool = True,
+    allow_changes: bool = False,
+    overfit_one_clip: bool = False,
+    dry_run: bool = False,
+    overrides: Annotated[list[str] | None, Parameter(name="--set")] = None,
+) -> None:
+    """Train a model by the settings of a YAML file; a run that was stopped goes on where it was.
+
+    In several processes: accelerate launch -m mimicmotion.training CONFIG [KEY=VALUE ...]
+
+    Args:
+        config: the recipe; configs/ has some.
+        resume: Go on from the run's last checkpoint; --no-resume refuses a run folder that has one.
+        allow_changes: Go on although settings differ from the checkpoint's.
+        overfit_one_clip: Learn one clip by heart, in a run folder of its own: a model that cannot has a fault.
+        dry_run: Load everything, try one forward and backward pass, say what it takes and write nothing.
+        overrides: KEY=VALUE, such as optim.lr=1e-4: a setting that wins over the file's. May be given several times.
+    """
     from mimicmotion.jobs.train import train as job
 
-    print(job(config, resume=resume))
+    print(
+        _run(
+            job(
+                config,
+                resume=resume,
+                allow_changes=allow_changes,
+                overfit_one_clip=overfit_one_clip,
+                dry_run=dry_run,
+                overrides=overrides or (),
+            )
+        ).summary()
+    )
 
 
 @app.command
@@ -239,8 +271,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MimicMotionError as e:
         print(f"error: {e}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("interrupted; nothing half-written is left", file=sys.stderr)
+    except KeyboardInterrupt as e:
+        print(str(e) or "interrupted; nothing half-written is left", file=sys.stderr)
         return 130
 
 

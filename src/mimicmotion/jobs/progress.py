@@ -15,14 +15,16 @@ class Progress:
     """One report of a running job.
 
     Attributes:
-        stage: what is being done: poses, load, encode, denoise, write.
+        stage: what is being done: poses, load, encode, denoise, write, train.
         done: units finished (frames or steps).
         total: units in all; None where it is not known beforehand.
+        note: what is shown beside the progress, such as a loss.
     """
 
     stage: str
     done: int
     total: int | None = None
+    note: str = ""
 
 
 Job = Generator[Progress, None, T]

@@ -140,7 +140,7 @@ class Trainer:
             raise ConfigError(
                 f"optim.ema={self.config.optim.ema} with DeepSpeed", "no average", "set optim.ema: 0, or use FSDP2"
             )
-        settings = self.accelerator.state.deepspeed_plugin.deepspeed_config
+        settings: dict[str, Any] = getattr(self.accelerator.state.deepspeed_plugin, "deepspeed_config")  # noqa: B009
         settings["train_micro_batch_size_per_gpu"] = self.config.batch(0)
         settings["gradient_clipping"] = self.config.optim.clip
 

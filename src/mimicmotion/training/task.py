@@ -97,6 +97,7 @@ class Task(Protocol):
 
     def place(self, device: torch.device) -> None:
         """Move what is not part of `model` (frozen encoders, constants) to the device."""
+        del device  # by default there is nothing else
 
     def compile(self) -> None:
         """Compile `model` in place; called before it is wrapped, where the settings ask for it."""

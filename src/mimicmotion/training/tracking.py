@@ -147,20 +147,17 @@ def check_trackers(names: Sequence[str]) -> list[str]:
 
 def start_trackers(log: Log, accelerator: Accelerator, config: TrainConfig, names: Sequence[str], step: int) -> None:
     """Start the trackers (main process only) and tell them the settings."""
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, TensorBoardTracker
+    from accelerate.tracking import TensorBoardTracker
 
-    for name in names:
-        if name == "tensorboard":
-            # events after the checkpoint are those of steps that are done again
-            tracker = TensorBoardTracker("tensorboard", str(log.run), purge_step=step + 1 if step else None)
-        else:
-            kind = next(c for k, c in LOGGER_TYPE_TO_CLASS.items() if str(getattr(k, "value", k)) == name)
-            inside = (str(log.run),) if kind.requires_logging_directory else ()
-            tracker = kind(log.run.name, *inside)
-        if hasattr(tracker, "start"):  # since accelerate 1.8
-            tracker.start()
-        if name != "tensorboard":  # its page of settings is one more run in every chart
+    if not names:
+        return
+    # events after the checkpoint are those of steps that are done again
+    board = TensorBoardTracker("tensorboard", str(log.run), purge_step=step + 1 if step else None)
+    accelerator.project_configuration.set_directories(str(log.run))
+    accelerator.log_with = [board if name == "tensorboard" else name for name in names]
+    accelerator.init_trackers(log.run.name)
+    log.trackers = list(accelerator.trackers)
+    for tracker in log.trackers:
+        if tracker.name != "tensorboard":  # its page of settings would be one more run in every chart
             tracker.store_init_configuration({k: str(v) for k, v in flat(as_dict(config)).items()})
-        log.trackers.append(tracker)
-    if names:
-        logger.info("%s logs to %s", accelerator.device, ", ".join(names))
+    logger.info("%s logs to %s", accelerator.device, ", ".join(names))

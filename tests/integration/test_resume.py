@@ -1,0 +1,193 @@
+"""A killed training goes on exactly; processes, batches and accumulated passes can be exchanged for one another."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from micro_task import start, train_alone, train_apart
+from mimicmotion.training.settings import DataConfig, OptimConfig, PhaseConfig, TrainConfig, ValidationConfig
+from mimicmotion.training.state import checkpoints, read_state
+from mimicmotion.training.tracking import TIMES
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12 and later
+
+
+def recipe(run: Path, **changes: Any) -> TrainConfig:
+    optim = {"steps": 20, "lr": 1e-2, "warmup": 3, "decay": 5, "batch": 2, "ema": 0.9} | changes.pop("optim", {})
+    settings: dict[str, Any] = {
+        "data": DataConfig(workers=0),
+        "precision": "no",
+        "threads": 1,
+        "cpu": True,
+        "trackers": (),
+        "log_every": 3,
+        "save_every": 4,
+        "keep": 2,
+        "validation": ValidationConfig(every=0),
+    }
+    return TrainConfig(run=str(run), optim=OptimConfig(**optim), **(settings | changes))
+
+
+def lines(run: Path) -> list[dict[str, float]]:
+    text = (run / "log.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in text]
+
+
+def assert_same(a: Path, b: Path, tolerance: float = 0.0) -> None:
+    """Weights, averages and optimiser state of two checkpoints."""
+    left, right = read_state(a), read_state(b)
+    assert left["step"] == right["step"]
+    for group in ("params", "average"):
+        assert left[group].keys() == right[group].keys()
+        for key, value in left[group].items():
+            torch.testing.assert_close(value, right[group][key], rtol=tolerance, atol=tolerance)
+    for key, state in left["optimizer"]["state"].items():
+        for name, value in state.items():
+            torch.testing.assert_close(value, right["optimizer"]["state"][key][name], rtol=tolerance, atol=tolerance)
+    exported = [torch.load(p / "model" / "weights.pt") for p in (a, b)]
+    for key, value in exported[0].items():
+        torch.testing.assert_close(value, exported[1][key], rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_killed_at_random_steps_it_goes_on_bitwise(workers: int, tmp_path: Path) -> None:
+    whole = recipe(tmp_path / "whole", data=DataConfig(workers=workers))
+    want = train_alone(whole, dropout=0.1)
+    killed = dataclasses.replace(whole, run=str(tmp_path / "killed"))
+    steps = sorted(np.random.default_rng(5 + workers).integers(1, 20, 3).tolist())
+    for step in steps:
+        assert train_apart(killed, dropout=0.1, kill_at=step) == [-signal.SIGKILL]
+        done = [int(p.name[5:]) for p in checkpoints(Path(killed.run))]
+        assert max(done, default=0) == step // 4 * 4
+    got = train_alone(killed, dropout=0.1)
+    assert_same(got, want)
+    assert lines(tmp_path / "killed") == lines(tmp_path / "whole")
+
+
+def test_killed_while_saving_the_half_checkpoint_does_not_count(tmp_path: Path) -> None:
+    config = recipe(tmp_path / "run", optim={"steps": 8})
+    train_alone(dataclasses.replace(config, optim=dataclasses.replace(config.optim, steps=6, decay=5)))
+    half = tmp_path / "run" / "checkpoints" / ".step-00000008.part"
+    (half / "state").mkdir(parents=True)
+    (half / "state" / "trainer.pt").write_bytes(b"half")
+    assert [p.name for p in checkpoints(tmp_path / "run")] == ["step-00000004", "step-00000006"]
+    assert train_alone(config).name == "step-00000008"
+    assert sorted(p.name for p in half.parent.iterdir()) == ["step-00000006", "step-00000008"]
+
+
+def test_batch_and_accumulation_are_the_same_training(tmp_path: Path) -> None:
+    want = train_alone(recipe(tmp_path / "batch", optim={"batch": 4}, log_every=1))
+    got = train_alone(recipe(tmp_path / "passes", optim={"batch": 2, "accumulation": 2}, log_every=1))
+    assert_same(got, want, 1e-6)
+    for a, b in zip(lines(tmp_path / "batch"), lines(tmp_path / "passes"), strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], abs=1e-6)
+        assert a["norm"] == pytest.approx(b["norm"], abs=1e-5)
+
+
+def test_two_processes_are_the_same_training(tmp_path: Path) -> None:
+    phases = (PhaseConfig(until=7, frames=1, batch=4), PhaseConfig(until=99, frames=1, batch=2))
+    halves = tuple(dataclasses.replace(p, batch=p.batch // 2) for p in phases)
+    want = train_alone(recipe(tmp_path / "one", phases=phases, log_every=1, optim={"accumulation": 2}))
+    two = recipe(tmp_path / "two", phases=halves, log_every=1, optim={"accumulation": 2})
+    # killed on the way, as one machine of many is: the other one hears of it from the broken connection
+    killed = train_apart(two, 2, kill_at=11)
+    assert -signal.SIGKILL in killed
+    assert 0 not in killed
+    assert checkpoints(tmp_path / "two")[-1].name == "step-00000008"
+    assert train_apart(two, 2) == [0, 0]
+    assert_same(checkpoints(tmp_path / "two")[-1], want, 1e-6)
+    for a, b in zip(lines(tmp_path / "one"), lines(tmp_path / "two"), strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], abs=1e-6)
+
+
+def test_begun_by_one_process_finished_by_two(tmp_path: Path) -> None:
+    one = recipe(tmp_path / "one", optim={"batch": 4})
+    want = train_alone(one)
+    both = recipe(tmp_path / "both", optim={"batch": 4})
+    train_apart(both, kill_at=9)
+    assert train_apart(dataclasses.replace(both, optim=dataclasses.replace(both.optim, batch=2)), 2) == [0, 0]
+    assert_same(checkpoints(tmp_path / "both")[-1], want, 1e-6)
+
+
+def test_wrong_number_of_processes_says_both_numbers(tmp_path: Path) -> None:
+    config = recipe(tmp_path / "run")
+    train_apart(config, kill_at=9)
+    assert train_apart(config, 2) == [3, 3]
+    message = (tmp_path / "run" / "error-1").read_text()
+    assert message.startswith("ConfigError")
+    assert "samples per step: 4 (2 processes x batch 2 x accumulation 1)" in message
+    assert "2 (1 processes x batch 2 x accumulation 1)" in message
+
+
+def test_no_number_in_one_process_stops_all_and_names_the_sample(tmp_path: Path) -> None:
+    # sample 22 belongs to the second process in step 5
+    config = recipe(tmp_path / "run")
+    assert train_apart(config, 2, nan_at=22) == [3, 3]
+    messages = [(tmp_path / "run" / f"error-{rank}").read_text() for rank in range(2)]
+    assert all(m.startswith("TrainingError: loss nan at step 5, samples blob-22;") for m in messages)
+    last = checkpoints(tmp_path / "run")[-1]
+    assert last.name == "step-00000005"
+    assert all(torch.isfinite(p).all() for p in read_state(last)["params"].values())
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_asked_to_stop_it_saves_and_tells_how_to_go_on(world: int, tmp_path: Path) -> None:
+    config = recipe(tmp_path / "run", optim={"steps": 100_000}, save_every=100_000)
+    processes = start(config, world)
+    log = tmp_path / "run" / "log.jsonl"
+    for _ in range(3000):
+        if log.exists() and log.stat().st_size:
+            break
+        time.sleep(0.02)
+    assert processes[0].pid is not None
+    os.kill(processes[0].pid, signal.SIGTERM)  # one is enough: they agree
+    for process in processes:
+        process.join(300)
+    message = (tmp_path / "run" / "error-0").read_text()
+    done = checkpoints(tmp_path / "run")[-1]
+    assert f"Stopped: stopped after step {int(done.name[5:])}, which is saved" in message
+    command = "mimicmotion train" if world == 1 else "accelerate launch --num_processes 2 -m mimicmotion.training"
+    assert f"{command} {config.run}/config.yaml" in message
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from micro_task import MicroTask
+from mimicmotion.training import run
+print(run(sys.argv[1], task=MicroTask()))
+"""
+
+
+@pytest.mark.slow
+def test_torchrun_and_accelerate_start_it(tmp_path: Path) -> None:
+    import yaml
+
+    from mimicmotion.training.settings import as_dict
+
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    want = train_alone(recipe(tmp_path / "one", optim={"batch": 4}))
+    launchers = {
+        "torchrun": ["torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"],
+        "accelerate": ["accelerate.commands.launch", "--cpu", "--num_processes", "2", "--main_process_port", "0"],
+    }
+    for name, launcher in launchers.items():
+        config = recipe(tmp_path / name)
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(json.loads(json.dumps(as_dict(config)))))
+        env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+        subprocess.run([sys.executable, "-m", *launcher, str(program), str(path)], check=True, env=env)
+        assert_same(checkpoints(tmp_path / name)[-1], want, 1e-6)
