@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from mimicmotion.errors import InputError
 from mimicmotion.pose.keypoints import FACE, L_WRIST, LEFT_HAND, NECK, R_HIP, R_SHOULDER, RIGHT_HAND
 from mimicmotion.synth import SynthClip, render_clip, render_still
+from mimicmotion.synth.camera import Camera, zoomed_background
 from mimicmotion.synth.figure import LEG, YAW, solve
 from mimicmotion.synth.keypoints import keypoints
 from mimicmotion.synth.keyposes import neutral, set_arm
@@ -90,7 +91,7 @@ def test_keypoints_sit_on_their_part(seed: int) -> None:
     set_arm(rest[1], 0, "side_up", None)
     from mimicmotion.synth.clip import _render
 
-    frames, poses = _render(person, np.random.default_rng(0), rest, 1, size, 15.0, np.zeros((2, 2)), 2)
+    frames, poses, _ = _render(person, np.random.default_rng(0), rest, 1, size, 15.0, Camera.still(2), 2)
     changed = (np.abs(frames[0].astype(int) - frames[1]) > 8).any(-1)
     for frame in (0, 1):
         for point in (L_WRIST, LEFT_HAND.start + 9):
@@ -131,7 +132,7 @@ def test_hidden_points_lose_confidence() -> None:
     q[1, YAW] = np.pi / 2  # in profile one ear, eye and shoulder are hidden
     from mimicmotion.synth.clip import _render
 
-    _, poses = _render(person, np.random.default_rng(0), q, 1, (224, 128), 15.0, np.zeros((2, 2)), 2)
+    _, poses, _ = _render(person, np.random.default_rng(0), q, 1, (224, 128), 15.0, Camera.still(2), 2)
     front, side = poses.confidence
     assert front[[16, 17]].min() > 0.6
     assert min(side[16], side[17]) < 0.6
@@ -183,11 +184,86 @@ def test_people_are_varied() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [{"seed": -1}, {"num_frames": 0}, {"size": (8, 8)}, {"fps": 0.0}, {"motion": "fly"}, {"framing": "legs"},
-     {"supersample": 0}],
+     {"supersample": 0}, {"camera_zoom": 2.0}, {"motion_blur": -1}],
 )  # fmt: skip
 def test_wrong_arguments(wrong: dict) -> None:
     with pytest.raises(InputError, match=str(next(iter(wrong)))):
         render_clip(**{"seed": 0, "num_frames": 1, "size": SMALL, **wrong})
+
+
+def test_hand_boxes_hold_the_hands() -> None:
+    clip = render_clip(3, 6, (224, 128), motion="wave", framing="full")
+    boxes, seen = clip.hand_boxes
+    assert boxes.shape == (6, 2, 4)
+    assert boxes.dtype == np.float32
+    assert seen.any()
+    for k, hand in enumerate((LEFT_HAND, RIGHT_HAND)):
+        xy = clip.poses.xy[:, hand]
+        assert (xy >= boxes[:, k, None, :2]).all()
+        assert (xy <= boxes[:, k, None, 2:]).all()
+        np.testing.assert_array_equal(seen[:, k], clip.visible[:, hand].sum(1) > 6)
+    assert (clip.poses.confidence[clip.visible] > 0).all()
+    hidden = (clip.poses.confidence > 0) & ~clip.visible
+    assert clip.poses.confidence[hidden].max() < 0.7 < np.median(clip.poses.confidence[clip.visible])
+    outside = render_clip(11, 4, (224, 128), framing="upper")
+    assert not outside.visible[:, [10, 13]].any()
+
+
+def test_a_hand_behind_the_body_is_not_seen() -> None:
+    person = make_person(0, (224, 128), "full")
+    q = np.stack([neutral()] * 2)
+    q[1, YAW] = np.pi / 2  # in profile: one hand before the body, the other behind it
+    from mimicmotion.synth.clip import _render
+
+    frames, poses, visible = _render(person, np.random.default_rng(0), q, 2, (224, 128), 15.0, Camera.still(2), 2)
+    _, seen = SynthClip(frames, poses, frames[0], poses[:1], visible).hand_boxes
+    assert seen[0].all()
+    assert seen[1].sum() == 1
+
+
+def test_zoom_enlarges_about_the_middle_and_takes_the_keypoints_along() -> None:
+    size = (160, 96)
+    plain = render_clip(4, 20, size, motion="idle", framing="full")
+    clip = render_clip(4, 20, size, motion="idle", framing="full", camera_zoom=0.5)
+    np.testing.assert_array_equal(clip.reference_frame, plain.reference_frame)
+    middle = np.array([48.0, 80.0])
+    bones = [np.linalg.norm(c.poses.xy[:, 8] - c.poses.xy[:, 9], axis=-1) for c in (plain, clip)]
+    zoom = bones[1] / bones[0]
+    assert zoom.min() > 0.999
+    assert 1.1 < zoom.max() < 1.5
+    k = int(zoom.argmax())
+    np.testing.assert_allclose(clip.poses.xy[k], middle + zoom[k] * (plain.poses.xy[k] - middle), atol=0.02)
+    import cv2
+
+    matrix = np.array([[zoom[k], 0, (1 - zoom[k]) * 47.5], [0, zoom[k], (1 - zoom[k]) * 79.5]])
+    enlarged = cv2.warpAffine(plain.frames[k], matrix, (96, 160))
+    assert np.abs(enlarged.astype(int) - clip.frames[k]).mean() < 6
+    assert np.abs(plain.frames[k].astype(int) - clip.frames[k]).mean() > 10
+
+
+def test_zoomed_background() -> None:
+    picture = np.zeros((41, 61, 3), np.float32)
+    picture[20, 30], picture[20, 40] = 1, 2
+    same = zoomed_background(picture, np.zeros(2), 1.0)
+    np.testing.assert_array_equal(same, picture)
+    twice = zoomed_background(picture, np.zeros(2), 2.0)
+    assert twice[20, 30, 0] == 1
+    assert twice[20, 50, 0] == 2
+    assert zoomed_background(picture, np.array([10.0, 0.0]), 2.0)[20, 30, 0] == 2
+
+
+def test_motion_blur_blurs_what_moves() -> None:
+    sharp = render_clip(6, 6, SMALL, motion="wave", framing="full")
+    blurred = render_clip(6, 6, SMALL, motion="wave", framing="full", motion_blur=5)
+    np.testing.assert_array_equal(blurred.poses.xy, sharp.poses.xy)
+    np.testing.assert_array_equal(blurred.poses.confidence, sharp.poses.confidence)
+    np.testing.assert_array_equal(blurred.reference_frame, sharp.reference_frame)
+    change = np.abs(blurred.frames.astype(int) - sharp.frames).max((0, 3))
+    moving = np.ptp(sharp.frames.astype(int), axis=0).max(-1) > 40
+    assert change[moving].mean() > 10 * max(change[~moving].mean(), 0.1)
+    assert same(sharp, render_clip(6, 6, SMALL, motion="wave", framing="full", motion_blur=1))
+    one = render_clip(6, 1, SMALL, motion="wave", motion_blur=3)
+    np.testing.assert_array_equal(one.frames, render_clip(6, 1, SMALL, motion="wave").frames)
 
 
 def test_golden(golden) -> None:  # type: ignore[no-untyped-def]

@@ -1,0 +1,75 @@
+"""A camera that drifts, shakes and zooms before the still world of a clip."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from jaxtyping import Float32, Float64
+from numpy import ndarray
+
+from mimicmotion.synth.person import MARGIN
+
+
+@dataclass(frozen=True, slots=True)
+class Camera:
+    """Where the camera looks in each frame; `zoom` is about the middle of the frame and at least 1."""
+
+    pan: Float64[ndarray, "n 2"]  # pixels, before the zoom
+    zoom: Float64[ndarray, " n"]
+
+    @classmethod
+    def still(cls, n: int) -> Camera:
+        """One that does not move."""
+        return cls(np.zeros((n, 2)), np.ones(n))
+
+    @property
+    def zooms(self) -> bool:
+        """Whether any frame is enlarged."""
+        return bool((self.zoom != 1).any())
+
+    def then(self, other: Camera) -> Camera:
+        """This camera's frames and then the other's."""
+        return Camera(np.concatenate([self.pan, other.pan]), np.concatenate([self.zoom, other.zoom]))
+
+
+def move_camera(rng: np.random.Generator, n: int, height: int, fps: float, *, pan: bool, zoom: float) -> Camera:
+    """A slow drift with a small shake inside of the background's margin, and a slow zoom in or out.
+
+    Args:
+        rng: nothing is drawn for what does not move.
+        n: frames.
+        height: of the frame, pixels.
+        fps: frames per second.
+        pan: drift and shake.
+        zoom: the largest enlargement beyond 1, e.g. 0.3.
+    """
+    shift = _pan(rng, n, height, fps) if pan else np.zeros((n, 2))
+    if zoom == 0:
+        return Camera(shift, np.ones(n))
+    size, phase, period = zoom * rng.uniform(0.4, 1.0), rng.random(), rng.uniform(2.5, 6.0)
+    along = 0.5 - 0.5 * np.cos(2 * np.pi * (np.arange(n) / fps / period + phase))
+    return Camera(shift, 1 + size * along)
+
+
+def _pan(rng: np.random.Generator, n: int, height: int, fps: float) -> Float64[ndarray, "n 2"]:
+    t = np.arange(n)[:, None] / fps
+    phase, period = rng.random((3, 2)), rng.uniform(1.0, 4.0, (3, 2))
+    size = np.array([0.6, 0.25, 0.1])[:, None] * rng.uniform(0.2, 1.0)
+    waves = (
+        size[:, None] * np.sin(2 * np.pi * (t / (period[:, None] * [[[2.0]], [[1.0]], [[0.2]]]) + phase[:, None]))
+    ).sum(0)
+    return waves * MARGIN * height
+
+
+def zoomed_background(
+    background: Float32[ndarray, "rows columns 3"], pan: Float64[ndarray, " 2"], zoom: float
+) -> Float32[ndarray, "rows columns 3"]:
+    """The background as the camera sees it: shifted, then enlarged about its middle; to be placed without a shift."""
+    rows, columns = background.shape[:2]
+    middle = 0.5 * np.array([columns - 1, rows - 1])
+    start = middle + pan - middle / zoom
+    matrix = np.array([[1 / zoom, 0, start[0]], [0, 1 / zoom, start[1]]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(background, matrix, (columns, rows), flags=flags, borderMode=cv2.BORDER_REPLICATE)
