@@ -14,6 +14,7 @@ from cyclopts import App, Group, Parameter
 
 from mimicmotion import __version__
 from mimicmotion.config import GenerateConfig, PosesConfig, field_help, load_yaml, parse
+from mimicmotion.data.settings_prepare import PrepareConfig
 from mimicmotion.data.settings_synthetic import SyntheticConfig
 from mimicmotion.errors import InputError, MimicMotionError
 
@@ -60,7 +61,9 @@ GenerateOptions = _options(GenerateConfig, ["picture", "video"], {"output": "-o"
 PlanOptions = _options(GenerateConfig, ["picture", "video", "side_by_side", "preview", "audio"], {"output": "-o"})
 PosesOptions = _options(PosesConfig, ["video"], {"output": "-o"})
 SyntheticOptions = _options(SyntheticConfig, ["count"], {"output": "-o"})
+PrepareOptions = _options(PrepareConfig, ["videos"], {"output": "-o"})
 NO_GENERATE_OPTIONS, NO_PLAN_OPTIONS, NO_POSES_OPTIONS = GenerateOptions(), PlanOptions(), PosesOptions()
+NO_PREPARE_OPTIONS = PrepareOptions()
 NO_SYNTHETIC_OPTIONS = SyntheticOptions()
 
 
@@ -143,6 +146,24 @@ def poses(
     """Find the poses of the person in VIDEO and keep them in a file that `generate` takes in place of the video."""
     settings = _merge(PosesConfig, config, options, video=video)
     from mimicmotion.jobs.poses import poses as job
+
+    print(_run(job(settings)).summary())
+
+
+@prepare_app.default
+def prepare(
+    videos: Path | None = None,
+    /,
+    *,
+    config: ConfigFile = None,
+    options: Annotated[PrepareOptions, Settings] = NO_PREPARE_OPTIONS,  # pyrefly: ignore
+) -> None:
+    """Make shards for training of the folder VIDEOS: scenes, poses, filters, crops, and a report to look at.
+
+    Stopped and started again it goes on; started with more videos it adds them.
+    """
+    settings = _merge(PrepareConfig, config, options, videos=videos)
+    from mimicmotion.jobs.prepare import prepare as job
 
     print(_run(job(settings)).summary())
 
