@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from numpy import ndarray
+
+from mimicmotion.errors import InputError
+from mimicmotion.evaluation.temporal import (
+    background_flicker,
+    jerkiness,
+    sample,
+    seam_score,
+    seam_scores,
+    static_region,
+    warping_error,
+)
+from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
+
+
+def texture(height: int = 64, width: int = 80, seed: int = 0) -> ndarray:
+    """Smooth random colours, which optical flow can follow."""
+    noise = np.random.default_rng(seed).uniform(0, 1, (height, width, 3))
+    blurred = cv2.GaussianBlur(noise, (0, 0), 2.5)
+    return ((blurred - blurred.min()) / (blurred.max() - blurred.min()) * 255).astype(np.uint8)
+
+
+def drifting(frames: int = 6, step: int = 2) -> ndarray:
+    """A camera that moves to the right by `step` pixels a frame."""
+    wide = texture(64, 80 + frames * step)
+    return np.stack([wide[:, i * step : i * step + 80] for i in range(frames)])
+
+
+def test_flicker_is_the_spread_over_time_where_the_target_stands_still() -> None:
+    target = np.repeat(texture()[None], 4, 0)
+    target[:, 10:20, 10:20] = np.random.default_rng(1).integers(0, 256, (4, 10, 10, 3))  # what moves
+    still = static_region(target)
+    assert not still[10:20, 10:20].any()
+    assert still.sum() == 64 * 80 - 100
+    assert background_flicker(target, target) == 0
+    wrong_but_still = np.repeat((target[:1] // 2), 4, 0)
+    assert background_flicker(wrong_but_still, target) == 0
+    output = np.full(target.shape, 100, np.uint8)
+    output[::2] += 20  # 100, 120, 100, 120: spread 10
+    output[:, 10:20, 10:20] = target[:, 10:20, 10:20]
+    assert background_flicker(output, target) == pytest.approx(10 / 255)
+    only_there = np.zeros(still.shape, bool)
+    only_there[0, 0] = True
+    assert background_flicker(output, target, region=only_there) == pytest.approx(10 / 255)
+
+
+def test_flicker_of_a_clip_in_which_everything_moves_is_unknown() -> None:
+    rng = np.random.default_rng(2)
+    clip = rng.integers(0, 256, (5, 16, 16, 3), np.uint8)
+    assert np.isnan(background_flicker(clip, clip))
+
+
+def test_warping_error_follows_motion_and_sees_flicker() -> None:
+    clip = drifting()
+    steady = warping_error(clip)
+    plain = float((np.diff(clip.astype(float) / 255, axis=0) ** 2).mean())
+    assert steady < 0.05 * plain  # the flow explains the drift
+    flashing = clip.astype(float)
+    flashing[1::2] = 0.8 * flashing[1::2] + 25
+    assert warping_error(flashing.astype(np.uint8)) > 5 * steady
+    assert warping_error(flashing.astype(np.uint8), clip) > 5 * steady
+    assert warping_error(np.repeat(clip[:1], 3, 0)) == pytest.approx(0, abs=1e-9)
+    frozen = np.repeat(clip[:1], len(clip), 0)
+    assert warping_error(frozen, clip) > 5 * steady  # judged by the true motion, standing still is wrong
+
+
+def test_warping_error_in_a_mask_equals_a_naive_sum() -> None:
+    clip = drifting(3)
+    mask = np.zeros(clip.shape[:3], bool)
+    mask[1, 20:40, 30:50] = True
+    # only the second frame counts; its flow is that of the true drift, two pixels
+    moved = np.zeros((64, 80, 2), np.float32)
+    moved[..., 0] = 2
+    expected = ((clip[1] / 255 - sample(clip[0] / 255, moved)) ** 2)[mask[1]].mean()
+    assert expected == pytest.approx(0, abs=1e-12)
+    assert warping_error(clip, mask=mask) < 1e-4
+    assert np.isnan(warping_error(clip, mask=np.zeros_like(mask)))
+
+
+def test_seams_stand_out_from_the_jumps_around_them() -> None:
+    frames = np.zeros((12, 8, 8, 3))
+    level = np.cumsum([0, 1, 1, 1, 1, 1, 5, 1, 1, 1, 1, 1]) * 0.01  # a jump five times as large into frame 6
+    frames += level[:, None, None, None]
+    assert seam_scores(frames, [6])[0] == pytest.approx(5, rel=0.05)
+    assert seam_scores(frames, [3])[0] == pytest.approx(1, rel=0.01)
+    assert seam_score(frames, [3, 6]) == pytest.approx(3, rel=0.05)
+    assert seam_scores(frames, [1, 11]) == pytest.approx([1, 1], rel=0.01)  # at the ends there are neighbours inside
+    assert np.isnan(seam_score(frames, []))
+    still = np.zeros((5, 8, 8, 3))
+    assert seam_score(still, [2]) == 1
+
+
+def pose_clip(xy: ndarray) -> PoseSequence:
+    whole = np.zeros((len(xy), NUM_POINTS, 2), np.float32)
+    whole[:, 4] = xy
+    confidence = np.zeros((len(xy), NUM_POINTS), np.float32)
+    confidence[:, 4] = 0.9
+    return PoseSequence(whole, confidence, (100, 100), 15.0)
+
+
+def test_jerkiness() -> None:
+    t = np.arange(8.0)
+    assert jerkiness(pose_clip(np.stack([3 * t, 2 * t], -1)), 50) == pytest.approx(0, abs=1e-7)
+    assert jerkiness(pose_clip(np.stack([t**2, 0 * t], -1)), 50) == pytest.approx(2 / 50)  # steady acceleration
+    trembling = np.stack([(-1) ** t, 0 * t], -1)
+    assert jerkiness(pose_clip(trembling), 50) == pytest.approx(4 / 50)
+    hidden = pose_clip(trembling)
+    hidden.confidence[::2] = 0
+    assert np.isnan(jerkiness(hidden, 50))
+    assert np.isnan(jerkiness(pose_clip(trembling[:2]), 50))
+
+
+def test_bad_input() -> None:
+    clip = drifting(4)
+    with pytest.raises(InputError, match="4 output and 3 target frames"):
+        background_flicker(clip, clip[:3])
+    with pytest.raises(InputError, match="at least 2"):
+        warping_error(clip[:1])
+    with pytest.raises(InputError, match="16 pixels"):
+        warping_error(clip[:, :8])
+    with pytest.raises(InputError, match="mask"):
+        warping_error(clip, mask=np.ones((4, 2, 2), bool))
+    with pytest.raises(InputError, match="border 4 in a clip of 4 frames"):
+        seam_score(clip, [4])
+    with pytest.raises(InputError, match="among borders"):
+        seam_score(clip, [1, 2, 3])
+    with pytest.raises(InputError, match="neighbours=0"):
+        seam_score(clip, [2], neighbours=0)
+    with pytest.raises(InputError, match="NaN"):
+        seam_score(np.full((4, 8, 8, 3), np.nan), [2])
+    with pytest.raises(InputError, match="length=0"):
+        jerkiness(pose_clip(np.zeros((4, 2))), 0)
