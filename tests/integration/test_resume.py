@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from micro_task import start, train_alone, train_apart
+from blob_task import start, train_alone, train_apart
 from mimicmotion.training.settings import DataConfig, OptimConfig, PhaseConfig, TrainConfig, ValidationConfig
 from mimicmotion.training.state import checkpoints, read_state
 from mimicmotion.training.tracking import TIMES
@@ -53,9 +53,9 @@ def assert_same(a: Path, b: Path, tolerance: float = 0.0) -> None:
         assert left[group].keys() == right[group].keys()
         for key, value in left[group].items():
             torch.testing.assert_close(value, right[group][key], rtol=tolerance, atol=tolerance)
-    for key, state in left["optimizer"]["state"].items():
+    for key, state in left["optimizer"].items():
         for name, value in state.items():
-            torch.testing.assert_close(value, right["optimizer"]["state"][key][name], rtol=tolerance, atol=tolerance)
+            torch.testing.assert_close(value, right["optimizer"][key][name], rtol=tolerance, atol=tolerance)
     exported = [torch.load(p / "model" / "weights.pt") for p in (a, b)]
     for key, value in exported[0].items():
         torch.testing.assert_close(value, exported[1][key], rtol=tolerance, atol=tolerance)
@@ -121,6 +121,16 @@ def test_begun_by_one_process_finished_by_two(tmp_path: Path) -> None:
     assert_same(checkpoints(tmp_path / "both")[-1], want, 1e-6)
 
 
+@pytest.mark.parametrize(("before", "after"), [(2, 2), (1, 2), (2, 1)])
+def test_sharded_weights_are_the_same_training(before: int, after: int, tmp_path: Path) -> None:
+    want = train_alone(recipe(tmp_path / "one", optim={"batch": 4}))
+    config = {n: recipe(tmp_path / "sharded", optim={"batch": 4 // n}) for n in (1, 2)}
+    assert -signal.SIGKILL in train_apart(config[before], before, shard=before > 1, kill_at=10)
+    assert checkpoints(tmp_path / "sharded")[-1].name == "step-00000008"
+    assert train_apart(config[after], after, shard=after > 1) == [0] * after
+    assert_same(checkpoints(tmp_path / "sharded")[-1], want, 1e-6)
+
+
 def test_wrong_number_of_processes_says_both_numbers(tmp_path: Path) -> None:
     config = recipe(tmp_path / "run")
     train_apart(config, kill_at=9)
@@ -158,16 +168,16 @@ def test_asked_to_stop_it_saves_and_tells_how_to_go_on(world: int, tmp_path: Pat
     message = (tmp_path / "run" / "error-0").read_text()
     done = checkpoints(tmp_path / "run")[-1]
     assert f"Stopped: stopped after step {int(done.name[5:])}, which is saved" in message
-    command = "mimicmotion train" if world == 1 else "accelerate launch --num_processes 2 -m mimicmotion.training"
+    command = "mimicmotion train" if world == 1 else "torchrun --nproc-per-node 2 -m mimicmotion.training"
     assert f"{command} {config.run}/config.yaml" in message
 
 
 PROGRAM = """
 import sys
 from pathlib import Path
-from micro_task import MicroTask
+from blob_task import BlobTask
 from mimicmotion.training import run
-print(run(sys.argv[1], task=MicroTask()))
+print(run(sys.argv[1], task=BlobTask()))
 """
 
 
@@ -181,13 +191,14 @@ def test_torchrun_and_accelerate_start_it(tmp_path: Path) -> None:
     program.write_text(PROGRAM)
     want = train_alone(recipe(tmp_path / "one", optim={"batch": 4}))
     launchers = {
-        "torchrun": ["torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"],
-        "accelerate": ["accelerate.commands.launch", "--cpu", "--num_processes", "2", "--main_process_port", "0"],
+        "torchrun": (2, ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]),
+        # on CPUs it starts several processes by MPI alone
+        "accelerate": (4, ["accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1"]),
     }
-    for name, launcher in launchers.items():
-        config = recipe(tmp_path / name)
+    for name, (batch, launcher) in launchers.items():
+        config = recipe(tmp_path / name, optim={"batch": batch})
         path = tmp_path / f"{name}.yaml"
         path.write_text(yaml.safe_dump(json.loads(json.dumps(as_dict(config)))))
         env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-        subprocess.run([sys.executable, "-m", *launcher, str(program), str(path)], check=True, env=env)
+        subprocess.run([sys.executable, "-m", *launcher, str(program), str(path)], check=True, env=env, timeout=300)
         assert_same(checkpoints(tmp_path / name)[-1], want, 1e-6)

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from micro_task import MicroTask, train_alone
+from blob_task import BlobTask, train_alone
 from mimicmotion import cli, training
 from mimicmotion.config import parse
 from mimicmotion.errors import ConfigError, MediaError, OutputError, TrainingError, WeightsError
@@ -166,7 +166,7 @@ def test_it_learns_and_writes_what_it_says(recipe: Recipe, tmp_path: Path) -> No
         keep=2,
         validation=ValidationConfig(every=20),
     )
-    task = MicroTask()
+    task = BlobTask()
     frozen = task.model[4].weight.clone()
     last = Trainer(config, task).fit()
     run = tmp_path / "run"
@@ -196,7 +196,7 @@ def test_it_learns_and_writes_what_it_says(recipe: Recipe, tmp_path: Path) -> No
 def test_the_best_weights_are_kept(recipe: Recipe, tmp_path: Path) -> None:
     scores = iter([3.0, 1.0, 2.0, float("nan"), 0.5])
 
-    class Scored(MicroTask):
+    class Scored(BlobTask):
         def validate(self, step: int, weights: Any) -> Validation:
             return Validation({"psnr": next(scores)}, best="psnr", higher_is_better=higher)
 
@@ -217,7 +217,7 @@ def test_the_best_weights_are_kept(recipe: Recipe, tmp_path: Path) -> None:
 
 
 def test_mixed_precision_keeps_float32_weights(recipe: Recipe) -> None:
-    task = MicroTask()
+    task = BlobTask()
     seen: list[torch.dtype] = []
     task.model.half()
     task.model[0].register_forward_hook(lambda m, i, out: seen.append(out.dtype))
@@ -228,16 +228,16 @@ def test_mixed_precision_keeps_float32_weights(recipe: Recipe) -> None:
 
 
 def test_compiled_it_trains_the_same_names(recipe: Recipe) -> None:
-    class Compiled(MicroTask):
+    class Compiled(BlobTask):
         def compile(self) -> None:
             self.model.compile(backend="eager")
 
     state = read_state(Trainer(recipe(compile=True), Compiled()).fit())
-    assert state["params"].keys() == MicroTask().parameters().keys()
+    assert state["params"].keys() == BlobTask().parameters().keys()
 
 
 def test_fewer_steps_end_a_running_training(recipe: Recipe) -> None:
-    trainer = Trainer(recipe(optim={"steps": 100}), MicroTask())
+    trainer = Trainer(recipe(optim={"steps": 100}), BlobTask())
     trainer.fit(stop_at=4)
     assert train_alone(recipe(optim={"steps": 5})).name == "step-00000005"
     again = train_alone(recipe(optim={"steps": 5}))
@@ -245,7 +245,7 @@ def test_fewer_steps_end_a_running_training(recipe: Recipe) -> None:
 
 
 def test_dry_run_touches_nothing(recipe: Recipe, tmp_path: Path) -> None:
-    task = MicroTask()
+    task = BlobTask()
     before = {k: v.clone() for k, v in task.model.state_dict().items()}
     plan = Trainer(recipe(optim={"accumulation": 3}), task).dry_run()
     assert plan["trained_parameters"] == sum(p.numel() for p in task.parameters().values())
@@ -259,7 +259,7 @@ def test_dry_run_touches_nothing(recipe: Recipe, tmp_path: Path) -> None:
 
 
 def test_loss_that_is_no_number_stops_before_the_weights(recipe: Recipe) -> None:
-    task = MicroTask(nan_at=9)
+    task = BlobTask(nan_at=9)
     trainer = Trainer(recipe(), task)
     with pytest.raises(TrainingError, match=r"loss nan at step 4, samples blob-9; .*step-00000004"):
         trainer.fit()
@@ -271,7 +271,7 @@ def test_loss_that_is_no_number_stops_before_the_weights(recipe: Recipe) -> None
 
 
 def test_gradient_that_is_no_number_stops_with_all_samples(recipe: Recipe) -> None:
-    class Steep(MicroTask):
+    class Steep(BlobTask):
         def loss(self, model: nn.Module, batch: Any, step: int) -> StepResult:
             result = super().loss(model, batch, step)
             root = (self.model[0].weight.sum() * 0).sqrt() if step == 2 else 0.0  # 0 with an infinite slope
@@ -293,7 +293,7 @@ def test_only_the_bad_sample_is_blamed() -> None:
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize("workers", [0, 1])
 def test_sample_that_cannot_be_read_keeps_its_error(workers: int, recipe: Recipe) -> None:
-    class Damaged(MicroTask):
+    class Damaged(BlobTask):
         def batch(self, step: int, numbers: Any) -> Any:
             if 7 in numbers:
                 raise MediaError("clip-7 is damaged", "a readable clip", "prepare it again")
@@ -308,7 +308,7 @@ def test_full_disk_leaves_the_older_checkpoints(
     where: str, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = recipe(validation=ValidationConfig(every=2 if where == "best" else 0))
-    task = MicroTask()
+    task = BlobTask()
     trainer = Trainer(config, task)
     steps = trainer.steps()
     for report in steps:
@@ -402,14 +402,14 @@ def test_changed_settings_are_named(recipe: Recipe) -> None:
     changed = recipe(optim={"steps": 12, "lr": 2e-2}, seed=1)
     with pytest.raises(ConfigError, match=r"optim.lr was 0.01, is 0.02, seed was 0, is 1"):
         train_alone(changed)
-    trainer = Trainer(changed, MicroTask(), allow_changes=True)
+    trainer = Trainer(changed, BlobTask(), allow_changes=True)
     assert trainer.step == 9
     assert trainer.fit().name == "step-00000012"
 
 
 def test_another_model_is_refused_even_so(recipe: Recipe) -> None:
     train_alone(recipe())
-    task = MicroTask()
+    task = BlobTask()
     task.identity = {"network": "other", "sizes": [1, 8]}
     with pytest.raises(ConfigError, match=r"another model .*network was 'micro', is 'other'"):
         Trainer(recipe(), task, allow_changes=True)
@@ -428,7 +428,7 @@ def test_batch_may_be_divided_otherwise_but_not_changed(tmp_path: Path) -> None:
 def test_a_run_that_exists_is_not_overwritten_unasked(recipe: Recipe) -> None:
     train_alone(recipe())
     with pytest.raises(ConfigError, match="step-00000008 exists"):
-        Trainer(recipe(), MicroTask(), resume=False)
+        Trainer(recipe(), BlobTask(), resume=False)
 
 
 def test_impossible_settings_of_a_machine(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -446,7 +446,7 @@ def test_impossible_settings_of_a_machine(recipe: Recipe, monkeypatch: pytest.Mo
 def test_run_folder_that_is_a_file(recipe: Recipe, tmp_path: Path) -> None:
     (tmp_path / "run").write_text("x")
     with pytest.raises(OutputError):
-        Trainer(recipe(), MicroTask())
+        Trainer(recipe(), BlobTask())
 
 
 def test_fused_optimiser_is_the_same(recipe: Recipe) -> None:
@@ -456,10 +456,10 @@ def test_fused_optimiser_is_the_same(recipe: Recipe) -> None:
 
 
 def test_nothing_to_train_is_refused(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MicroTask, "parameters", lambda self: {})
+    monkeypatch.setattr(BlobTask, "parameters", lambda self: {})
     with pytest.raises(ConfigError, match="no parameter"):
         train_alone(recipe())
-    monkeypatch.setattr(MicroTask, "parameters", lambda self: {"x": nn.Parameter(torch.zeros(1))})
+    monkeypatch.setattr(BlobTask, "parameters", lambda self: {"x": nn.Parameter(torch.zeros(1))})
     with pytest.raises(ConfigError, match="x is no part"):
         train_alone(recipe())
 
@@ -509,7 +509,7 @@ def test_trackers_that_are_not_here(monkeypatch: pytest.MonkeyPatch, caplog: pyt
 def recipe_file(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     import yaml
 
-    monkeypatch.setattr(training, "open_task", lambda config: MicroTask(config.seed))
+    monkeypatch.setattr(training, "open_task", lambda config: BlobTask(config.seed))
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(json.loads(json.dumps(as_dict(recipe())))))
     return path
@@ -538,7 +538,7 @@ def test_ctrl_c_ends_with_the_command_to_go_on(
 ) -> None:
     import signal
 
-    class Interrupted(MicroTask):
+    class Interrupted(BlobTask):
         def loss(self, model: nn.Module, batch: Any, step: int) -> StepResult:
             if step == 4:
                 signal.raise_signal(signal.SIGINT)
@@ -552,6 +552,6 @@ def test_ctrl_c_ends_with_the_command_to_go_on(
     assert f"mimicmotion train {tmp_path}/run/config.yaml" in text
     assert names(tmp_path / "run")[-1] == "step-00000005"
     assert signal.getsignal(signal.SIGINT) is before
-    monkeypatch.setattr(training, "open_task", lambda config: MicroTask(config.seed))
+    monkeypatch.setattr(training, "open_task", lambda config: BlobTask(config.seed))
     assert cli.main(["train", f"{tmp_path}/run/config.yaml"]) == 0
     assert names(tmp_path / "run")[-1] == "step-00000008"

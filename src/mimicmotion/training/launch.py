@@ -120,4 +120,6 @@ def resume_command(config: TrainConfig, world: int) -> str:
     recipe = f"{config.run}/config.yaml"
     if world == 1:
         return f"mimicmotion train {recipe}"
-    return f"accelerate launch --num_processes {world} -m mimicmotion.training {recipe}"
+    if "ACCELERATE_MIXED_PRECISION" in os.environ:  # only accelerate's launcher sets it
+        return f"accelerate launch --num_processes {world} -m mimicmotion.training {recipe}"
+    return f"torchrun --nproc-per-node {os.environ.get('LOCAL_WORLD_SIZE', world)} -m mimicmotion.training {recipe}"

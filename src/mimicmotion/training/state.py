@@ -272,7 +272,7 @@ def read_identity(checkpoint: Path) -> dict[str, Any]:
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    """The trainer's state in a checkpoint: step, params, buffers, average (averaged params), optimizer, ...
+    """The trainer's state in a checkpoint: step, params, average, buffers, optimizer (moments by name), ...
 
     Raises:
         WeightsError: it is missing or damaged.

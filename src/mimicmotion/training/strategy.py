@@ -80,28 +80,40 @@ class Strategy:
                 source = distribute_tensor(source, value.device_mesh, value.placements)
             value.copy_(source)
 
-    def optimizer_state(self) -> dict[str, Any]:
-        """The optimiser's state with whole tensors; empty under DeepSpeed. All processes must call it."""
+    def optimizer_state(self) -> dict[str, dict[str, Any]]:
+        """The trained parameters' names to their moments as whole tensors; empty under DeepSpeed.
+
+        The same for all strategies, so that a run may change them. All processes must call it.
+        """
         if self.deepspeed:
             return {}
         if not self.sharded:
-            return self.optimizer.state_dict()
+            state = self.optimizer.state_dict()["state"]
+            return {name: state[i] for i, name in enumerate(self.names) if i in state}
         from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
 
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        return dict(get_optimizer_state_dict(self.model, self._plain_optimizer(), options=options))
+        state: Any = get_optimizer_state_dict(self.model, self._plain_optimizer(), options=options)["state"]
+        return {name: state[inside] for name, inside in self.names.items() if inside in state}
 
-    def load_optimizer_state(self, state: dict[str, Any]) -> None:
-        """Take over what `optimizer_state` gave, of any number of processes."""
+    def load_optimizer_state(self, moments: Mapping[str, dict[str, Any]]) -> None:
+        """Take over what `optimizer_state` gave, of any strategy and number of processes."""
         if self.deepspeed:
             return
         if not self.sharded:
-            self.optimizer.load_state_dict(state)
+            state = {i: moments[name] for i, name in enumerate(self.names) if name in moments}
+            self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
             return
-        from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
+        from torch.distributed.checkpoint.state_dict import (
+            StateDictOptions,
+            get_optimizer_state_dict,
+            set_optimizer_state_dict,
+        )
 
         options = StateDictOptions(full_state_dict=True)
-        set_optimizer_state_dict(self.model, self._plain_optimizer(), state, options=options)
+        whole: Any = get_optimizer_state_dict(self.model, self._plain_optimizer(), options=options)
+        whole = {**whole, "state": {self.names[name]: state for name, state in moments.items()}}
+        set_optimizer_state_dict(self.model, self._plain_optimizer(), whole, options=options)
 
     def _plain_optimizer(self) -> torch.optim.Optimizer:
         return getattr(self.optimizer, "optimizer", self.optimizer)
