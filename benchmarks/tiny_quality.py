@@ -224,8 +224,8 @@ def main() -> None:
     scorer = PoseScores()
     records = read_log(options.log)
     for index in range(options.clips):
-        if index not in records:
-            wanted = options.pose_clips is None or index < options.pose_clips
+        wanted = options.pose_clips is None or index < options.pose_clips
+        if index not in records or (wanted and "poses" not in records[index]):
             clip = held_out(index, options.frames, size)
             record = measure(pipe, clip, poses=scorer if wanted else None, bound=index % 4 == 0)
             records[index] = {"index": index, **record}

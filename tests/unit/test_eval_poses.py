@@ -33,7 +33,7 @@ def poses(frames: int = 4, seed: int = 0) -> PoseSequence:
 
 def moved(truth: PoseSequence, by: tuple[float, float], points: slice | list[int] = slice(None)) -> PoseSequence:
     xy = truth.xy.copy()
-    xy[:, points] += np.float32(by)
+    xy[:, points] += np.array(by, np.float32)
     return dataclasses.replace(truth, xy=xy)
 
 
