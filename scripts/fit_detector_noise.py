@@ -1,7 +1,7 @@
 """Fit the detector-noise model of synthetic people: python scripts/fit_detector_noise.py SAMPLES [--cache DIR].
 
 SAMPLES is a folder that holds the videos of `CLIPS`. The bundled estimator runs on them (some 600 frames) and on
-rendered clips with exact keypoints (300 frames); what it does there is measured and written as numbers to
+rendered clips with exact keypoints (600 frames); what it does there is measured and written as numbers to
 src/mimicmotion/synth/noise_fit.json, and compared in docs/images/synth-noise-fit.png with what `perturb_poses` makes
 of exact poses. CACHE keeps what the estimator found, so that only the first run takes minutes.
 """
@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -25,8 +26,18 @@ from mimicmotion.pose.files import load_poses, save_poses
 from mimicmotion.pose.holistic import HolisticEstimator, HolisticPoints
 from mimicmotion.pose.holistic.estimator import SOURCE
 from mimicmotion.pose.holistic.layout import one_hand_twice
-from mimicmotion.pose.keypoints import FACE, L_WRIST, LEFT_HAND, NOSE, R_WRIST, RIGHT_HAND, PoseSequence
-from mimicmotion.synth import render_clip
+from mimicmotion.pose.keypoints import (
+    FACE,
+    L_ANKLE,
+    L_WRIST,
+    LEFT_HAND,
+    NOSE,
+    R_ANKLE,
+    R_WRIST,
+    RIGHT_HAND,
+    PoseSequence,
+)
+from mimicmotion.synth import noise, render_clip
 from mimicmotion.synth.noise import FACE_BLOCKS, FIT, GROUPS, HAND_BLOCKS, SMALL_TOES
 from mimicmotion.synth.noise_measure import (
     Z,
@@ -54,8 +65,9 @@ CLIPS = {  # file: every how many frames (to 16-30 frames per second), how many,
     "local_only/scail_001.mp4": (1, 65, "measured only (GitHub zai-org/SCAIL)"),
 }
 LONG_SIDE = 1024
-RENDERED, RENDERED_FRAMES, RENDERED_SIZE, RENDERED_FPS = 20, 15, (448, 256), 15.0
-FIRST_SEED = 10_000_000  # of people in no training set
+RENDERED, RENDERED_FRAMES, RENDERED_SIZE, RENDERED_FPS = 40, 15, (448, 256), 15.0
+FIRST_SEED = 20_000_000  # of people in no training or validation set
+FIGURE = ROOT / "docs" / "images" / "synth-noise-fit.png"
 BLOCKS = {"face": FACE_BLOCKS, "hand": HAND_BLOCKS}
 FAR = 0.3  # torso lengths; beyond this it is another place, not an inaccuracy
 NO_LENGTH = 0.15  # seconds of a fault that was never seen
@@ -123,6 +135,13 @@ def in_frame(poses: PoseSequence, group: str) -> ndarray:
     return poses.confidence[:, measured_points(group)] > 0
 
 
+def with_legs(found: list[PoseSequence], group: str) -> list[PoseSequence]:
+    """For points of the legs only clips that show them: where the frame ends at the knees they are guessed."""
+    if group not in ("knees", "ankles", "feet"):
+        return found
+    return [p for p in found if np.median(p.confidence[:, [R_ANKLE, L_ANKLE]]) > 0.2]
+
+
 def measured_points(group: str) -> list[int]:
     """The estimator has no small toe of its own."""
     return [p for p in GROUPS[group] if p not in SMALL_TOES]
@@ -179,6 +198,8 @@ def measure_jumps(found: list[PoseSequence], group: str, truth: list[PoseSequenc
     """Frame-to-frame jitter by confidence; against the truth where it is known, which leaves out quick motion."""
     values, confidence, parts = [], [], []
     for i, poses in enumerate(found):
+        if not with_legs([poses], group):
+            continue
         track = poses.xy.astype(np.float64) - (truth[i].xy if truth else 0.0)
         fast, _, good, sure = split(track / torso(poses.xy), poses, group)
         values.append(fast[good])
@@ -221,7 +242,7 @@ def measure_errors(pairs: list[tuple[PoseSequence, PoseSequence]], group: str) -
 
 def measure_scores(found: list[PoseSequence], group: str) -> dict[str, Any]:
     """Distribution of the confidence, how long it lasts, and how often a part is lost."""
-    tracks = [(highest(p, group), in_frame(p, group), 1 / p.fps) for p in found]
+    tracks = [(highest(p, group), in_frame(p, group), 1 / p.fps) for p in with_legs(found, group)]
     everything = np.concatenate([values[seen] for values, seen, _ in tracks])
     given = everything[everything > 0]
     normal = [(to_normal(values, everything)[..., None], seen, step) for values, seen, step in tracks]
@@ -351,6 +372,67 @@ def write_fit(samples: list[str], found: list[PoseSequence], pairs: list[tuple[P
         path.write_text(text + "\n", encoding="utf-8")
 
 
+def imitate(pairs: list[tuple[PoseSequence, PoseSequence]], rounds: int = 4) -> list[tuple[PoseSequence, PoseSequence]]:
+    """The exact poses as the model disturbs them, in the manner of the estimator that was measured."""
+    fit = dataclasses.replace(noise.load_fit(), one_score=1.0)
+    with mock.patch.object(noise, "load_fit", return_value=fit):
+        return [(p, noise.perturb_poses(p, 1000 * k + i)) for k in range(rounds) for i, (p, _) in enumerate(pairs)]
+
+
+def draw(found: list[PoseSequence], pairs: list[tuple[PoseSequence, PoseSequence]], path: Path) -> None:
+    """What was measured (full lines, dots) beside the same measurement on imitated poses (broken lines, circles)."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    made = imitate(pairs)
+    real_numbers, own_numbers = measure(found, pairs), measure([p for _, p in made], made, [e for e, _ in made])
+    figure, axes = plt.subplots(2, 3, figsize=(13, 7.5), layout="constrained")
+    for axis, groups in ((axes[0, 0], ("wrists", "hips", "knees", "feet")), (axes[0, 1], ("hand", "face"))):
+        for k, g in enumerate(groups):
+            for poses, style in ((found, "-"), ([p for _, p in made], "--")):
+                values = np.sort(np.concatenate([highest(p, g)[in_frame(p, g)] for p in with_legs(poses, g)]))
+                axis.plot(
+                    values, np.linspace(0, 1, len(values)), style, color=f"C{k}", label=g if style == "-" else None
+                )
+        axis.set(xlabel="confidence", ylabel="share of points at or below", xlim=(-0.02, 1.02), ylim=(0, 1))
+    axes[0, 0].set_title("Confidence of body points: real videos")
+    axes[0, 1].set_title("Score of hands and face, 0: lost: real videos")
+    for axis, key in ((axes[0, 2], "fast_rows"), (axes[1, 0], "slow_rows")):
+        for k, g in enumerate(("elbows", "wrists", "hips", "knees", "feet", "hand", "face")):
+            for numbers, style, fill in ((real_numbers, "-", "full"), (own_numbers, "--", "none")):
+                rows = np.array(numbers[g][key])
+                axis.plot(rows[:, 0], rows[:, 1], f"o{style}", color=f"C{k}", fillstyle=fill, ms=4,
+                          label=g if fill == "full" else None)  # fmt: skip
+        axis.set(xlabel="confidence", ylabel="spread, torso lengths", yscale="log", xlim=(0, 1.02), ylim=(0.0015, 1.0))
+    axes[0, 2].set_title("Jumps from frame to frame: real videos")
+    axes[1, 0].set_title("Slow error: rendered videos, against the truth")
+    for axis, clips, title in ((axes[1, 1], pairs, "found by the estimator"), (axes[1, 2], made, "imitated")):
+        draw_tracks(axis, clips)
+        axis.set_title(f"Error of wrists in rendered clips: {title}")
+    for axis in axes.ravel()[:4]:
+        axis.legend(loc="upper left", ncol=2, fontsize=8, title="full: measured, broken: imitated", title_fontsize=7)
+        axis.grid(alpha=0.3)
+    with atomic_path(path) as part:
+        axes[1, 0].set_ylim(0.005, 1.0)
+        figure.savefig(part, dpi=80, format="png")
+
+
+def draw_tracks(axis: Any, clips: list[tuple[PoseSequence, PoseSequence]]) -> None:
+    """Sideways errors of one wrist in some clips; gaps where it is not seen."""
+    shown = 0
+    for exact, found in clips:
+        seen = (exact.confidence[:, L_WRIST] > 0) & (found.confidence[:, L_WRIST] > 0)
+        if seen.sum() < len(seen) or shown == 12:
+            continue
+        error = (found.xy[:, L_WRIST, 0] - exact.xy[:, L_WRIST, 0]) / torso(exact.xy)
+        axis.plot(np.arange(len(error)) / exact.fps, error, lw=1)
+        shown += 1
+    axis.set(xlabel="seconds", ylabel="torso lengths", ylim=(-0.25, 0.25))
+    axis.grid(alpha=0.3)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("samples", type=Path)
@@ -362,6 +444,8 @@ def main() -> None:
     found = real(arguments.samples, arguments.cache, watched)
     pairs = rendered(arguments.cache, watched)
     write_fit(list(found), list(found.values()), pairs)
+    noise.load_fit.cache_clear()
+    draw(list(found.values()), pairs, FIGURE)
     print(f"{FIT}: {FIT.stat().st_size} bytes")
 
 

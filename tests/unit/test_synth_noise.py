@@ -28,6 +28,7 @@ from mimicmotion.synth.noise_measure import (
     torso,
 )
 
+ROUNDS = 5
 HANDS = ((LEFT_HAND, L_WRIST), (RIGHT_HAND, R_WRIST))
 
 
@@ -41,7 +42,7 @@ def imitated(one_score: float = 1.0) -> list[PoseSequence]:
     """All clips with one score for a hand (or none), as the holistic estimator of the fit gives it."""
     fit = dataclasses.replace(load_fit(), one_score=one_score)
     with mock.patch.object(noise, "load_fit", return_value=fit):
-        return [perturb_poses(p, 7 + 1000 * k) for k, p in enumerate(exact())]
+        return [perturb_poses(p, 7 + 1000 * k) for k, p in enumerate(exact() * ROUNDS)]
 
 
 def fitted(group: str) -> dict:
@@ -77,7 +78,7 @@ def test_parts_are_lost_as_often_and_as_long_as_measured(group: str) -> None:
 def test_jumps_and_errors_have_the_measured_size(group: str) -> None:
     points = GROUPS[group]
     jumps, errors = [], []
-    for truth, noisy in zip(exact(), imitated(), strict=True):
+    for truth, noisy in zip(exact() * ROUNDS, imitated(), strict=True):
         error = ((noisy.xy.astype(np.float64) - truth.xy) / torso(truth.xy))[:, points]
         sure = noisy.confidence[:, points]
         fast, slow, good = fast_and_slow(error, noisy.confidence[:, points] > 0)
@@ -91,7 +92,7 @@ def test_jumps_and_errors_have_the_measured_size(group: str) -> None:
 
 def test_a_hand_moves_as_one_more_than_apart() -> None:
     whole, apart = [], []
-    for truth, noisy in zip(exact(), imitated(), strict=True):
+    for truth, noisy in zip(exact() * ROUNDS, imitated(), strict=True):
         error = (noisy.xy - truth.xy)[:, LEFT_HAND]
         whole.append(error.mean(1))
         apart.append(error - error.mean(1, keepdims=True))
@@ -145,6 +146,15 @@ def test_little_noise_is_little() -> None:
     np.testing.assert_allclose(noisy.xy, poses.xy, atol=1e-3)
     inside = noisy.confidence > 0
     np.testing.assert_allclose(noisy.confidence[inside], poses.confidence[inside], atol=1e-3)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_golden(golden, seed: int) -> None:  # type: ignore[no-untyped-def]
+    """The same seed means the same noise in later versions too, as long as the fit stays."""
+    rng = np.random.default_rng(3)
+    xy = (100 + 60 * rng.random((5, 134, 2))).astype(np.float32)
+    noisy = perturb_poses(PoseSequence(xy, rng.random((5, 134)).astype(np.float32), (256, 256), 12.0), seed, 1.5)
+    golden(f"synth_noise_{seed}", rtol=1e-4, atol=1e-3, xy=noisy.xy[:, ::5], confidence=noisy.confidence[:, ::5])
 
 
 @pytest.mark.parametrize("name", sorted(load_fit().faults))
