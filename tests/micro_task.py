@@ -1,115 +1,63 @@
-"""A task small enough to train in tests: a conv net learns to undo noise. Also in other processes, to be killed."""
+"""The video model's training task on micro networks and records in memory."""
 
 from __future__ import annotations
 
-import multiprocessing as mp
-import os
-import signal
-import socket
-import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from tests.fake_shards import FakeShards
+from tests.micro import micro_pipeline
 
-from mimicmotion.training.loop import Trainer
+from mimicmotion.config import parse
+from mimicmotion.training.denoiser import DenoiserTask
 from mimicmotion.training.settings import TrainConfig
-from mimicmotion.training.state import mixed_seed
-from mimicmotion.training.task import StepResult, Task, Validation
+
+SIZE = (48, 32)
 
 
-class MicroTask(Task):
-    """Blobs at random places; the network sees them with noise."""
-
-    def __init__(
-        self, seed: int = 0, *, nan_at: int | None = None, kill_at: int | None = None, dropout: float = 0.0
-    ) -> None:
-        torch.manual_seed(mixed_seed(seed, 1))
-        self.seed, self.nan_at, self.kill_at = seed, nan_at, kill_at
-        self.model = nn.Sequential(
-            nn.Conv2d(1, 8, 3, padding=1),
-            nn.SiLU(),
-            nn.Dropout(dropout),
-            nn.Conv2d(8, 1, 3, padding=1),
-            nn.Conv2d(1, 1, 1),  # not trained
-        )
-        self.identity: dict[str, Any] = {"network": "micro", "sizes": (1, 8)}
-
-    def parameters(self) -> dict[str, nn.Parameter]:
-        return {f"net.{k}": p for k, p in self.model.named_parameters() if not k.startswith("4.")}
-
-    def batch(self, step: int, numbers: Sequence[int]) -> dict[str, Any]:
-        pictures = []
-        for number in numbers:
-            rng = np.random.default_rng([self.seed, number])
-            y, x = rng.integers(0, 6, 2)
-            picture = np.zeros((1, 8, 8), np.float32)
-            picture[0, y : y + 3, x : x + 3] = 1
-            if number == self.nan_at:
-                picture[:] = np.nan
-            pictures.append(torch.from_numpy(picture))
-        return {"x": torch.stack(pictures), "numbers": list(numbers)}
-
-    def loss(self, model: nn.Module, batch: dict[str, Any], step: int) -> StepResult:
-        if step == self.kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        x = batch["x"]
-        noise = [torch.randn(1, 8, 8, generator=torch.Generator().manual_seed(n)) for n in batch["numbers"]]
-        each = (model(x + torch.stack(noise)) - x).float().square().flatten(1).mean(1)
-        names = [f"blob-{n}" for n in batch["numbers"]]
-        return StepResult(each.mean(), {"first": float(each[0].detach())}, names, each.detach())
-
-    def export(self, folder: Path, weights: Mapping[str, Tensor]) -> Path:
-        folder.mkdir()
-        torch.save(dict(weights), folder / "weights.pt")
-        return folder
-
-    def validate(self, step: int, weights: Mapping[str, Tensor]) -> Validation:
-        total = sum(float(w.square().sum()) for w in weights.values())
-        picture = np.full((6, 8, 3), step % 256, np.uint8)
-        return Validation({"norm": total, "loss": -total}, {"grid": picture}, best="loss")
+def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Nested settings with changes."""
+    out = dict(base)
+    for key, value in changes.items():
+        out[key] = merged(out[key], value) if isinstance(value, dict) and isinstance(out.get(key), dict) else value
+    return out
 
 
-def train_alone(config: TrainConfig, **task: Any) -> Path:
-    """Train in this process."""
-    return Trainer(config, MicroTask(config.seed, **task)).fit()
+def micro_model(folder: Path) -> Path:
+    """Model folder of the micro networks, written once."""
+    if not folder.exists():
+        micro_pipeline().save_pretrained(folder)
+    return folder
 
 
-def child(config: TrainConfig, task: Mapping[str, Any], rank: int, world: int, port: int) -> None:
-    """One of `world` processes; what went wrong is written to RUN/error-RANK."""
-    from accelerate.state import AcceleratorState
-
-    torch.set_num_threads(1)
-    AcceleratorState._reset_state(reset_partial_state=True)
-    if world > 1:
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "LOCAL_RANK": str(rank)}
-        os.environ.update(address, WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world))
-    try:
-        train_alone(config, **task)
-    except BaseException as e:
-        Path(config.run, f"error-{rank}").write_text(f"{type(e).__name__}: {e}")
-        sys.exit(3)
+def micro_config(folder: Path, **changes: Any) -> TrainConfig:
+    """Settings of a run in `folder`; nested changes."""
+    base = {
+        "run": str(folder / "run"),
+        "data": {"workers": 0, "cache_latents": False, "sample": {"num_frames": 4}},
+        "model": {"base": str(micro_model(folder / "micro"))},
+        "precision": "no",
+        "validation": {"clips": 2, "draws": 1},
+    }
+    return parse(TrainConfig, merged(base, changes))
 
 
-def start(config: TrainConfig, world: int = 1, **task: Any) -> list[mp.process.BaseProcess]:
-    """Start a training in processes of its own."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    Path(config.run).mkdir(parents=True, exist_ok=True)
-    context = mp.get_context("fork")
-    found = [context.Process(target=child, args=(config, task, rank, world, port)) for rank in range(world)]
-    for process in found:
-        process.start()
-    return found
+def micro_task(folder: Path, **changes: Any) -> DenoiserTask:
+    """A task on random frames."""
+    return DenoiserTask(micro_config(folder, **changes), shards=FakeShards(size=SIZE))  # type: ignore[arg-type]
 
 
-def train_apart(config: TrainConfig, world: int = 1, **task: Any) -> list[int | None]:
-    """Train in processes of its own; returns their exit codes."""
-    found = start(config, world, **task)
-    for process in found:
-        process.join(300)
-    return [process.exitcode for process in found]
+def gradients(task: DenoiserTask, numbers: list[int]) -> tuple[float, dict[str, torch.Tensor]]:
+    """Loss of these samples and the gradient of each trained parameter."""
+    task.model.zero_grad(set_to_none=True)
+    result = task.loss(task.model, task.batch(0, numbers), 0)
+    result.loss.backward()
+    found = {k: p.grad for k, p in task.parameters().items()}
+    assert all(g is not None for g in found.values()), [k for k, g in found.items() if g is None]
+    return float(result.loss.detach()), {k: g.clone() for k, g in found.items() if g is not None}
+
+
+def weights_of(task: DenoiserTask) -> dict[str, torch.Tensor]:
+    """Copies of the trained parameters."""
+    return {k: p.detach().clone() for k, p in task.parameters().items()}

@@ -79,7 +79,7 @@ class DenoiserTask(Task):
         )
         self._trained = choose_trained(self.model, config.trained, config.seed)
         if config.gradient_checkpointing:
-            checkpoint_blocks(self.parts.unet)
+            checkpoint_blocks(self.parts.unet, nested=config.gradient_checkpointing == "nested")
         # wrappers for many GPUs may leave only shards of these in the model
         self._frozen = {k: p.detach() for k, p in self.model.named_parameters() if k not in self._trained}
         self.latents = self._latent_cache(self.cache / "latents") if config.data.cache_latents else None
@@ -163,7 +163,7 @@ class DenoiserTask(Task):
     def batch(self, step: int, numbers: Sequence[int]) -> Batch:
         """The samples of these numbers; with `overfit_one_clip` the same clip every time, under their numbers."""
         phase = self.config.phase(step)
-        options = {} if phase is None else {"num_frames": phase.frames, "spacing": phase.spacing}
+        options: dict[str, Any] = {} if phase is None else {"num_frames": phase.frames, "spacing": phase.spacing}
         if not self.config.overfit_one_clip:
             return collate([self.maker(n, **options) for n in numbers])
         one = self.maker(0, **options)
@@ -253,7 +253,7 @@ class DenoiserTask(Task):
         lora = self.config.trained
         if lora.what == "lora":
             unet_state = merged_state(unet_state, lora.alpha / lora.rank)
-        unet = build_unet(config_of(self.parts.unet), device="meta")
+        unet: Any = build_unet(config_of(self.parts.unet), device="meta")
         unet.load_state_dict(unet_state, assign=True)
         use_constant_cross_attention(unet)
         with torch.device("meta"):
@@ -261,13 +261,14 @@ class DenoiserTask(Task):
         pose_net.load_state_dict(
             {k.removeprefix("pose_net."): v for k, v in state.items() if k.startswith("pose_net.")}, assign=True
         )
-        encoder = self.parts.image_encoder
+        encoder: Any = self.parts.image_encoder
         if self.trains_encoder:
             values = {k.removeprefix("image_encoder."): v for k, v in state.items() if k.startswith("image_encoder.")}
             with torch.device("meta"):
                 encoder = type(encoder)(encoder.config)
             assign(encoder, values, (next(iter(values.values())).device, torch.float32), "image_encoder")
-        for module in (unet, pose_net, encoder):
+        modules: tuple[Any, ...] = (unet, pose_net, encoder)
+        for module in modules:
             module.eval().requires_grad_(False)
         return Components(unet, self.parts.vae, encoder, pose_net, self.settings)
 

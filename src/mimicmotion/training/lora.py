@@ -41,7 +41,7 @@ def inject(unet: nn.Module, config: TrainedConfig, seed: int) -> None:
     if not names:
         got = f"no layer of the U-Net ends in {', '.join(config.targets)}"
         raise ConfigError(got, "names of linear layers, such as to_q", "correct trained.targets")
-    lora = LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=names)
+    lora = LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=names)  # type: ignore[arg-type]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inject_adapter_in_model(lora, unet, ADAPTER)

@@ -32,6 +32,7 @@ BUNDLED = "tiny"
 ENCODE_CHUNK = 8
 """Frames that the frozen autoencoder encodes at once."""
 CHECKPOINTED = ("SpatioTemporalResBlock", "BasicTransformerBlock", "TemporalBasicTransformerBlock")
+NESTED = "TransformerSpatioTemporalModel"
 
 
 def load_networks(config: ModelConfig, seed: int) -> Components:
@@ -141,15 +142,20 @@ class DenoiserModel(nn.Module):
         return self.unet(sample, shown.c_noise, token, added_time_ids=shown.time_ids, return_dict=False)[0]
 
 
-def checkpoint_blocks(unet: nn.Module) -> int:
+def checkpoint_blocks(unet: nn.Module, nested: bool = False) -> int:
     """Recompute each residual and transformer block in the backward pass instead of keeping what is inside it.
 
     Diffusers' own switch leaves out the temporal transformer blocks, which hold the most.
 
+    Args:
+        unet: changed in place.
+        nested: also keep nothing between a spatial and its temporal transformer block.
+
     Returns:
         The number of blocks.
     """
-    blocks = [m for m in unet.modules() if type(m).__name__ in CHECKPOINTED]
+    kinds = (*CHECKPOINTED, NESTED) if nested else CHECKPOINTED
+    blocks = [m for m in unet.modules() if type(m).__name__ in kinds]
     for block in blocks:
         # no random layers inside, so no generator state to keep
         block.forward = functools.partial(  # type: ignore[method-assign]

@@ -339,8 +339,9 @@ class TrainConfig:
     """What is measured on the way."""
     precision: Literal["no", "bf16", "fp16"] = "bf16"
     """Type of the computation (autocast); the weights stay float32."""
-    gradient_checkpointing: bool = False
-    """Compute activations twice instead of keeping them: much less memory, about a third more time."""
+    gradient_checkpointing: bool | Literal["nested"] = False
+    """Compute activations twice instead of keeping them: much less memory, about a third more time. nested computes
+    some three times and keeps about half of what is left."""
     compile: bool = False
     """torch.compile: faster after minutes of compiling."""
     overfit_one_clip: bool = False

@@ -1,0 +1,98 @@
+"""Validation during training: fixed clips, noise and levels; scores; pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.micro_task import micro_task, weights_of
+
+from mimicmotion.diffusion.loss import LogNormal
+from mimicmotion.errors import InputError
+from mimicmotion.training.validate import band_levels, clip_scores, picture, validate
+
+
+def test_levels_of_a_band_lie_in_it_and_shares_are_those_of_training() -> None:
+    levels, shares = band_levels(LogNormal(0.5, 1.4), (0.5, 2.0, 8.0), 3)
+    edges = [0.0, 0.5, 2.0, 8.0, float("inf")]
+    for row, low, high in zip(levels, edges, edges[1:], strict=False):
+        assert ((row > low) & (row < high)).all()
+    drawn = LogNormal(0.5, 1.4).sample(20_000, torch.Generator().manual_seed(0))
+    seen = [
+        float(((drawn > low) & (drawn <= high)).float().mean()) for low, high in zip(edges, edges[1:], strict=False)
+    ]
+    assert shares == pytest.approx(seen, abs=0.015)
+    assert sum(shares) == pytest.approx(1)
+
+
+def test_a_band_that_training_never_meets_does_not_break() -> None:
+    levels, shares = band_levels(LogNormal(6.0, 0.1), (0.5, 2.0), 2)
+    assert levels.isfinite().all()
+    assert shares[:2] == pytest.approx([0, 0], abs=1e-5)
+
+
+def test_numbers_depend_on_the_weights_alone(tmp_path: Path) -> None:
+    task = micro_task(tmp_path, validation={"generate": False, "clips": 2})
+    weights = weights_of(task)
+    first = task.validate(1, weights)
+    torch.manual_seed(1)
+    again = micro_task(tmp_path, seed=5, validation={"generate": False, "clips": 2}).validate(9, weights)
+    assert first.scores == again.scores
+    assert set(first.scores) == {"loss", "v_0", "v_1", "v_2", "v_3"}
+    other = task.validate(1, {k: v + 0.05 for k, v in weights.items()})
+    assert other.scores["loss"] != first.scores["loss"]
+    assert (first.best, first.higher_is_better) == ("loss", False)
+
+
+def test_the_training_model_is_not_touched(tmp_path: Path) -> None:
+    task = micro_task(tmp_path, validation={"generate": False, "clips": 1})
+    task.model.train()
+    before = {k: v.clone() for k, v in task.model.state_dict().items()}
+    task.validate(0, {k: v + 1 for k, v in weights_of(task).items()})
+    assert all(torch.equal(v, before[k]) for k, v in task.model.state_dict().items())
+    assert task.model.training
+    assert {k for k, p in task.model.named_parameters() if p.requires_grad} == set(task.parameters())
+
+
+def test_generated_clips_are_scored_and_shown(tmp_path: Path) -> None:
+    task = micro_task(tmp_path, validation={"clips": 1, "best": "psnr_moving"})
+    weights = weights_of(task)
+    result = task.validate(0, weights)
+    assert set(result.scores) >= {"loss", "psnr", "psnr_moving", "gain_moving", "ssim"}
+    assert result.higher_is_better
+    sheet = result.pictures["clip-0"]
+    assert sheet.dtype == np.uint8
+    assert sheet.shape == (3 * 48 + 2 * 4, 4 * 32, 3), "poses, targets, results: the reference and three frames each"
+    assert np.array_equal(sheet, task.validate(1, weights).pictures["clip-0"])
+
+
+def test_scores_of_the_truth_and_of_a_copy() -> None:
+    rng = np.random.default_rng(0)
+    target = rng.integers(0, 256, (3, 16, 16, 3), np.uint8)
+    truth = clip_scores(target, target, target[0])
+    assert truth["psnr_moving"] == 100
+    assert truth["ssim"] == pytest.approx(1)
+    copied = np.broadcast_to(target[0], target.shape)
+    assert clip_scores(copied, target, target[0])["gain_moving"] == 0
+    still = clip_scores(copied, copied, target[0])
+    assert still["psnr_moving"] == 100, "without movement the whole frame counts"
+
+
+def test_large_frames_are_shown_smaller(tmp_path: Path) -> None:
+    task = micro_task(tmp_path)
+    sample = task.validation_samples[0]
+    assert sample.frames is not None
+    big = {f: np.repeat(np.repeat(getattr(sample, f), 8, -3), 8, -2) for f in ("frames", "poses")}
+    big |= {f: np.repeat(np.repeat(getattr(sample, f), 8, 0), 8, 1) for f in ("reference", "reference_pose")}
+    large = dataclasses.replace(sample, **big)
+    assert picture(large, big["frames"][1:], 1).shape == (3 * 256 + 8, 4 * 171, 3)
+
+
+def test_an_unknown_score_is_named_with_those_there_are(tmp_path: Path) -> None:
+    task = micro_task(tmp_path, validation={"generate": False, "clips": 1, "best": "psnr"})
+    with pytest.raises(InputError, match="v_0"):
+        validate(task, weights_of(task))
