@@ -60,6 +60,7 @@ class FakeShards:
         self.keys = [r.key for r in self.records]
         self.num_frames = [len(r) for r in self.records]
         self.stills = [stills] * len(self.records)
+        self.sums = ["0" * 64] * len(self.records)
 
     def __len__(self) -> int:
         return len(self.records)

@@ -12,6 +12,7 @@ import pytest
 from numpy import ndarray
 
 from fake_shards import FakeShards
+from mimicmotion.data.batch import Sample, collate
 from mimicmotion.data.latents import LatentCache
 from mimicmotion.data.sample import SampleMaker
 from mimicmotion.data.settings import SampleConfig
@@ -56,9 +57,17 @@ def test_latents_of_another_model_or_of_other_shards_are_not_taken(tmp_path: Pat
     LatentCache(shards, "model", Encoder(), tmp_path).latents(0)
     with pytest.raises(ConfigError, match="v0-000"):
         LatentCache(shards, "other", None, tmp_path).latents(0)
-    shards.digest = "made again"
+    shards.sums[0] = "made again"
     with pytest.raises(ConfigError, match="v0-000"):
         LatentCache(shards, "model", None, tmp_path).latents(0)
+
+
+def test_shards_that_are_added_leave_the_others_latents(tmp_path: Path) -> None:
+    list(LatentCache(FakeShards((17, 17)), "model", Encoder(), tmp_path).fill())
+    more, encode = FakeShards((17, 17, 24)), Encoder()
+    more.digest, more.sums[2] = "more", "1" * 64
+    list(LatentCache(more, "model", encode, tmp_path, chunk=100).fill())
+    assert encode.calls == [24]
 
 
 def test_latents_of_the_shards_are_used_if_this_model_made_them(tmp_path: Path) -> None:
@@ -192,3 +201,26 @@ def test_samples_hold_latents_instead_of_frames(tmp_path: Path, slot: bool) -> N
         np.testing.assert_array_equal(b.reference, a.reference)
         np.testing.assert_array_equal(b.poses, a.poses)
         assert sum(len(r.decoded) for r in shards.records) == 1
+
+
+def test_embeddings_go_along_with_latents_of_the_same_model(tmp_path: Path) -> None:
+    shards = FakeShards()
+    for i, record in enumerate(shards.records):
+        record.latents = np.zeros((len(record), 2, 4, 2), np.float16)
+        record.embeddings = np.full((len(record), 4), i, np.float32) + np.arange(len(record))[:, None] / 100
+    shards.settings["latents_model"] = "model"
+
+    def sample(model: str, **config: Any) -> Sample:
+        cache = LatentCache(shards, model, Encoder(), tmp_path)
+        settings = SampleConfig(num_frames=5, **config)
+        return SampleMaker(shards, settings, seed=0, downscale=8, drawing={"canvas_short_side": None}, latents=cache)(0)
+
+    found = sample("model")
+    ((record, frame),) = {
+        (i, j) for i, r in enumerate(shards.records) for j, p in enumerate(r.pictures) if (p == found.reference).all()
+    }
+    np.testing.assert_array_equal(found.embedding, np.full(4, np.float32(record) + np.float32(frame / 100)))
+    assert collate([found, found]).embedding is not None
+    assert sample("other").embedding is None
+    # the picture's embedding is none of its mirror image, and a batch has all or none
+    assert sample("model", flip=0.5).embedding is None

@@ -413,14 +413,3 @@ def test_batches_of_nothing_or_of_unequal_samples_are_refused() -> None:
     make = maker()
     with pytest.raises(InputError, match="frames of"):
         collate([make(0), make(1, num_frames=3)])
-
-
-def test_embeddings_go_along_unless_samples_are_mirrored() -> None:
-    shards = FakeShards()
-    for i, record in enumerate(shards.records):
-        record.embeddings = np.full((len(record), 4), i, np.float32) + np.arange(len(record))[:, None] / 100
-    make = maker(shards)
-    record, frame = choices(make, 0).reference
-    np.testing.assert_array_equal(make(0).embedding, np.full(4, record + frame / 100, np.float32))
-    assert collate([make(0), make(1)]).embedding is not None
-    assert maker(shards, flip=0.5)(0).embedding is None

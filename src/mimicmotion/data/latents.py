@@ -27,13 +27,14 @@ class LatentCache:
     """Latents (mode of the VAE's posterior, not scaled) of every frame of a set of shards.
 
     One float16 file a record, which appears when complete: several processes may fill one folder at once. The files
-    stand under a name made of the identities of shards and model, so neither can be taken for another.
+    stand under the identities of the model and of the shard, so neither can be taken for another, and those of
+    unchanged shards are found again when others are added.
 
     Args:
         shards: the records.
         digest: identity of the encoder (for example the sha256 of its weights).
         encode: RGB frames to latents; None where the shards hold the latents, or the folder all of them.
-        folder: where they are kept.
+        folder: where they are kept; must be writable if there is an encoder and the shards hold no latents.
         chunk: frames encoded at once.
 
     Raises:
@@ -46,10 +47,9 @@ class LatentCache:
         if chunk < 1:
             raise ConfigError(f"chunk={chunk}", "at least 1", "use 16")
         self.shards, self.digest, self.encode, self.chunk = shards, digest, encode, chunk
-        name = hashlib.sha256(f"{shards.digest}\n{digest}".encode()).hexdigest()[:16]
-        self.folder = Path(folder) / name
+        self.folder = Path(folder) / hashlib.sha256(digest.encode()).hexdigest()[:16]
         self.in_shards = shards.latents_model == digest
-        if not self.in_shards:
+        if not self.in_shards and encode is not None:
             check_writable(self.folder / "latents.npy")
 
     def latents(
@@ -95,7 +95,8 @@ class LatentCache:
 
     def _path(self, record: int, mirrored: bool) -> Path:
         # keys hold no dot, so this is no other record's name
-        return self.folder / f"{self.shards.keys[record]}{'.mirrored' if mirrored else ''}.npy"
+        name = f"{self.shards.keys[record]}{'.mirrored' if mirrored else ''}.npy"
+        return self.folder / self.shards.sums[record][:16] / name
 
     def _load(self, record: int, mirrored: bool) -> ndarray | None:
         path = self._path(record, mirrored)

@@ -41,7 +41,7 @@ class SampleMaker:
         seed: of the random choices.
         downscale: pixels per latent along each axis.
         drawing: how poses are drawn: the model's settings "pose_drawing" (canvas_short_side, stroke).
-        latents: gives latents instead of frames.
+        latents: gives latents instead of frames, and image embeddings where the shards hold both of this model.
 
     Raises:
         InputError: a record is too short for a sample (see `SampleConfig.short_records`).
@@ -158,9 +158,10 @@ class SampleMaker:
         else:
             frames = _mirrored(driver.frames(choice.frames), choice.flip)
             fields["frames"] = np.concatenate([reference, frames]) if slot else frames
-        # an embedding of the picture is none of its mirror image, and a batch has all or none
-        if not self.config.flip and owner.embeddings is not None:
-            fields["embedding"] = owner.embeddings[frame].astype(np.float32)
+        # Only of the model that made the latents too; and not of mirror images, as a batch has all or none
+        if self.latents is not None and self.latents.in_shards and not self.config.flip:
+            embeddings = owner.embeddings
+            fields["embedding"] = None if embeddings is None else embeddings[frame].astype(np.float32)
         return fields
 
     def _check_lengths(self, config: SampleConfig) -> list[int]:

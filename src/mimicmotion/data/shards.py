@@ -169,6 +169,7 @@ class Shards:
         stills: of each record, leading frames that are no part of the time line.
         fps: frames per second of each record.
         videos: video id to the numbers of its records.
+        sums: sha256 of the shard that holds each record: equal sum and key, equal record.
     """
 
     def __init__(self, place: Place, split: str) -> None:
@@ -186,6 +187,7 @@ class Shards:
         self.num_frames = [r.num_frames for _, r in self._entries]
         self.stills = [r.stills for _, r in self._entries]
         self.fps = [r.fps for _, r in self._entries]
+        self.sums = [s.sha256 for s, _ in self._entries]
         self.videos: dict[str, list[int]] = {}
         for i, (_, r) in enumerate(self._entries):
             self.videos.setdefault(r.video, []).append(i)
