@@ -1,8 +1,9 @@
-"""Retrain the bundled small model from nothing: render people, train both stages, export.
+"""Retrain the bundled small model from nothing: render people, train both stages, copy the result.
 
-    python scripts/train_tiny.py [--processes 2] [--output runs/tiny/model]
+    python scripts/train_tiny.py [--processes 2] [--clips 1400] [--output runs/tiny/model] [--set KEY=VALUE ...]
 
-Stopped at any moment, it goes on where it was. See docs/model-card.md for what it costs.
+Stopped at any moment, it goes on where it was. See docs/model-card.md for what it costs. `--set` changes a setting of
+both stages, `--set-autoencoder` and `--set-denoiser` one of a single stage.
 """
 
 from __future__ import annotations
@@ -13,26 +14,51 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mimicmotion.training import run
-from mimicmotion.training.settings import load_config
+import torch
+
+from mimicmotion.models.checkpoint import load_components, save_components
+from mimicmotion.training.settings import TrainConfig, load_config
 from mimicmotion.training.state import checkpoints
-from mimicmotion.training.validation import BUNDLED, export
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+logger = logging.getLogger("train_tiny")
+
+
+def command(*arguments: str) -> None:
+    """Run the interpreter; a failure has been told by what failed."""
+    done = subprocess.run([sys.executable, *arguments], check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
+
+
+def train(recipe: Path, changes: list[str], processes: int) -> Path:
+    """Train a stage to its end; returns its run folder."""
+    config: TrainConfig = load_config(recipe, changes)
+    launch = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)] if processes > 1 else []
+    command(*launch, "-m", "mimicmotion.training", str(recipe), *changes)
+    return Path(config.run)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--processes", type=int, default=2, help="processes of stage 2, one CPU core each")
+    parser.add_argument("--processes", type=int, default=2, help="for rendering and for stage 2, one CPU core each")
+    parser.add_argument("--clips", type=int, default=1400, help="people to train on")
+    parser.add_argument("--held-out", type=int, default=64, help="people to validate on")
+    parser.add_argument("--recipe", default="tiny-denoiser.yaml", help="of stage 2, in configs/")
     parser.add_argument("--output", type=Path, default=Path("runs/tiny/model"))
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--set-autoencoder", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--set-denoiser", action="append", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    autoencoder = run(CONFIGS / "tiny-autoencoder.yaml")
-    recipe = CONFIGS / "tiny-denoiser.yaml"
-    launch = ["-m", "torch.distributed.run", "--nproc-per-node", str(arguments.processes)]
-    subprocess.run([sys.executable, *launch, "-m", "mimicmotion.training", str(recipe)], check=True)
-    denoiser = checkpoints(Path(load_config(recipe).run))[-1]
-    print(export(denoiser, autoencoder, BUNDLED, arguments.output))
+    changes = [*arguments.set, *arguments.set_denoiser]
+    people = load_config(CONFIGS / arguments.recipe, changes).data.shards
+    counts = [str(arguments.clips), "--held-out", str(arguments.held_out), "--processes", str(arguments.processes)]
+    command("-m", "mimicmotion.cli", "prepare", "synthetic", "-o", people, *counts)
+    train(CONFIGS / "tiny-autoencoder.yaml", [*arguments.set, *arguments.set_autoencoder], 1)
+    run = train(CONFIGS / arguments.recipe, changes, arguments.processes)
+    model = load_components(checkpoints(run)[-1] / "model")
+    logger.info("%s", save_components(model, arguments.output, dtype=torch.float16))
 
 
 if __name__ == "__main__":

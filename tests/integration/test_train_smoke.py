@@ -1,0 +1,110 @@
+"""The whole way at micro size by the public command: people, autoencoder, video model, killed, resumed, generated."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mimicmotion.cli import main
+from mimicmotion.data.shards import open_shards
+from mimicmotion.models.checkpoint import load_part
+from mimicmotion.pose.files import save_poses
+from mimicmotion.training.bundled import BUNDLED
+from mimicmotion.training.settings import load_config
+from mimicmotion.video.reader import open_video
+from mimicmotion.weights import find_asset
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+PEOPLE, RUN = Path("runs/smoke/people"), Path("runs/smoke/denoiser")
+STEPS = load_config(CONFIGS / "smoke-denoiser.yaml").optim.steps
+
+
+def log(run: Path, key: str) -> list[float]:
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [line[key] for line in lines if key in line]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which the commands of configs/smoke-*.yaml ran to their end."""
+    folder = tmp_path_factory.mktemp("smoke")
+    size = ["--height", "64", "--width", "64"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["prepare", "synthetic", "8", "-o", str(PEOPLE), "--held-out", "2", "--frames", "6", *size]) == 0
+        assert main(["train", str(CONFIGS / "smoke-autoencoder.yaml")]) == 0
+        _train_and_kill(folder)
+        assert main(["train", str(CONFIGS / "smoke-denoiser.yaml")]) == 0
+    return folder
+
+
+def _train_and_kill(folder: Path) -> None:
+    """Start the training of the video model in a process of its own, and kill it soon after its first checkpoint."""
+    command = [sys.executable, "-m", "mimicmotion.training", str(CONFIGS / "smoke-denoiser.yaml")]
+    with (folder / "killed.txt").open("w") as err:
+        process = subprocess.Popen(command, cwd=folder, stderr=err, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    first = folder / RUN / "checkpoints" / "step-00000005"
+    while process.poll() is None and not first.exists():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, (folder / "killed.txt").read_text()
+
+
+def test_autoencoder_starts_good_and_keeps_its_encoder(trained: Path) -> None:
+    run = trained / "runs/smoke/autoencoder"
+    assert log(run, "validation/psnr")[-1] > 20
+    assert len(log(run, "loss")) == 12
+    first, last = (load_part(p / "model", "vae").state_dict() for p in sorted((run / "checkpoints").iterdir()))
+    assert all(np.array_equal(first[k], last[k]) for k in first if k.startswith(("encoder.", "quant_conv.")))
+    assert any(not np.array_equal(first[k], last[k]) for k in first if k.startswith("decoder."))
+
+
+def test_killed_training_went_on_and_learned(trained: Path) -> None:
+    run = trained / RUN
+    steps = log(run, "step")
+    assert max(steps) == STEPS
+    assert sorted(p.name for p in (run / "checkpoints").iterdir())[-1] == f"step-{STEPS:08d}"
+    values = log(run, "validation/loss")
+    assert len(values) == STEPS // 10
+    assert values[-1] < 0.9 * values[0]
+    assert list((run / "validation").glob("*.png"))
+
+
+def test_result_makes_a_video(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    record = open_shards(trained / PEOPLE, "val")[0]
+    save_poses(record.poses[1:], tmp_path / "dance.npz")
+    model = trained / RUN / "checkpoints" / f"step-{STEPS:08d}" / "model"
+    settings = json.loads((model / "mimicmotion.json").read_text())["settings"]
+    assert settings["sigmas"] == BUNDLED["sigmas"]
+    assert (settings["height"], settings["width"]) == (64, 64)
+    picture = str(find_asset("demo/person.png"))
+    assert main(["generate", picture, "dance.npz", "--model", str(model), "-o", "out.mp4"]) == 0
+    frames = np.stack(list(open_video(tmp_path / "out.mp4")))
+    assert frames.shape[1:] == (64, 64, 3)
+    assert frames.std() > 5
+
+
+def test_a_finished_run_is_not_started_again_unasked(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(trained)
+    assert main(["train", str(CONFIGS / "smoke-denoiser.yaml"), "--no-resume"]) == 2
+
+
+def test_recipes_can_be_read() -> None:
+    recipes = [p for p in sorted(CONFIGS.glob("*.yaml")) if "stage" in p.read_text()]
+    assert len(recipes) >= 4
+    for path in recipes:
+        config = load_config(path)
+        assert config.run.startswith("runs/")
+        if config.model.new is not None:
+            made = [c for c in map(load_config, recipes) if c.stage == "autoencoder"]
+            assert config.model.new.autoencoder in {c.run for c in made}
