@@ -112,12 +112,12 @@ def decode_video(data: bytes, indices: Sequence[int], size: tuple[int, int], fps
             stream.thread_count = 1  # readers are many processes: threads of each would only get in their way
             rate = exact_rate(fps)
             seconds = stream.time_base or 1 / rate  # of one tick
-            todo, at = sorted(places), -1
+            todo, entered = sorted(places), -1
             frames = container.decode(stream)
             while todo:
-                if todo[0] // _GOP != at // _GOP or at < 0:  # another group: enter it at its key frame
-                    start = todo[0] // _GOP * _GOP
-                    container.seek(round(start / (rate * seconds)), stream=stream, backward=True)
+                if todo[0] // _GOP != entered:  # another group: enter it at its key frame
+                    entered = todo[0] // _GOP
+                    container.seek(round(entered * _GOP / (rate * seconds)), stream=stream, backward=True)
                     frames = container.decode(stream)
                 frame = next(frames, None)
                 if frame is None or frame.pts is None:

@@ -79,6 +79,11 @@ def shard_name(split: str, number: int) -> str:
     return f"{split}-{number:05d}.tar"
 
 
+def shard_files(folder: Path) -> list[Path]:
+    """The shards of a folder, without those that are still being written under a temporary name."""
+    return sorted(p for p in folder.glob("*.tar") if not p.name.startswith("."))
+
+
 def scan_shard(path: Path) -> ShardEntry:
     """Read the headers and the metadata of a shard, check that no member is missing, and sum it.
 
@@ -173,7 +178,7 @@ def scan_folder(folder: Path) -> Index:
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder", "a folder of shards", "check the path")
-    files = sorted(p for p in folder.glob("*.tar") if not p.name.startswith("."))
+    files = shard_files(folder)
     if not files:
         raise InputError(f"{folder} holds no shards", "train-00000.tar and so on", _PREPARE)
     return make_index(map(scan_shard, files), folder)

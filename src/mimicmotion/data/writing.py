@@ -35,6 +35,7 @@ from mimicmotion.data.index import (
     read_head,
     save_index,
     scan_shard,
+    shard_files,
     shard_name,
 )
 from mimicmotion.data.workers import run_parallel
@@ -125,7 +126,10 @@ class OpenShard:
         """
         _check(record, self._shared, self._keys)
         size, count = self._shared.size, len(record.poses)
-        members = encode_frames(record.frames, self._shared.store, size, record.poses.fps, count)
+        try:
+            members = encode_frames(record.frames, self._shared.store, size, record.poses.fps, count)
+        except InputError as e:
+            raise type(e)(f"record {record.key}: {e.got}", e.expected, e.fix) from e
         boxes, reliable = hand_boxes(record.poses.xy, record.poses.confidence)
         meta = dict(record.meta) | {
             "key": record.key,
@@ -172,7 +176,7 @@ class ShardWriter:
         self._numbers: dict[str, int] = {}
         check_store(shared.store, shared.size)
         check_writable(self.folder / INDEX)
-        if any(self.folder.glob("*.tar")):
+        if shard_files(self.folder):
             raise OutputError(f"{folder} holds shards", "a new or empty folder", "choose another folder")
 
     def __enter__(self) -> ShardWriter:
@@ -208,7 +212,7 @@ class ShardWriter:
 
     def write_index(self) -> Path:
         """Write the index of all finished shards."""
-        return save_index(make_index(map(scan_shard, sorted(self.folder.glob("*.tar"))), self.folder), self.folder)
+        return save_index(make_index(map(scan_shard, shard_files(self.folder)), self.folder), self.folder)
 
     def _finish(self, split: str) -> None:
         self._open.pop(split)[0].close()
@@ -364,7 +368,7 @@ def _write_shard(
 def _existing(folder: Path, plan: Sequence[ShardPlan], shared: ShardSettings) -> Iterator[ShardEntry | None]:
     """Per planned shard what is there of it."""
     names = {p.name for p in plan}
-    beyond = next((p.name for p in sorted(folder.glob("*.tar")) if p.name not in names), None)
+    beyond = next((p.name for p in shard_files(folder) if p.name not in names), None)
     if beyond is not None:
         got = f"{folder} holds {beyond}, which is not part of this set"
         raise OutputError(got, "a new folder, or one with a part of the same set", "choose another folder")

@@ -1,0 +1,138 @@
+"""Shards of synthetic people: what is in them, and that interruptions and processes leave no trace."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mimicmotion.cli import main
+from mimicmotion.data.shards import open_shards
+from mimicmotion.data.synthetic import FRAME_RATES, HELD_OUT_SEED, write_synthetic
+from mimicmotion.errors import ConfigError, InputError, OutputError
+from mimicmotion.synth import render_clip
+
+SMALL: dict[str, Any] = {"frames": 3, "size": (64, 32), "records_per_shard": 2}
+
+
+def run(job: Any) -> Any:
+    while True:
+        try:
+            next(job)
+        except StopIteration as stop:
+            return stop.value
+
+
+def sums(folder: Path) -> dict[str, str]:
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
+
+
+def test_records_are_the_rendered_clips(tmp_path: Path) -> None:
+    written = run(write_synthetic(tmp_path, 3, first_seed=4, held_out=1, **SMALL))
+    assert written.records == {"train": 3, "val": 1}
+    shards = open_shards(tmp_path)
+    assert shards.keys == [f"synthetic-0000000{i}-000" for i in (4, 5, 6)]
+    assert shards.fps == [FRAME_RATES[s % 3] for s in (4, 5, 6)]
+    assert (shards.stills, shards.num_frames, shards.size) == ([1] * 3, [4] * 3, (64, 32))
+    clip = render_clip(5, 3, (64, 32), fps=FRAME_RATES[2])
+    found = shards[1]
+    np.testing.assert_array_equal(found.frames([0])[0], clip.reference_frame)
+    np.testing.assert_array_equal(found.frames([1, 2, 3]), clip.frames)
+    np.testing.assert_array_equal(found.poses[:1].xy, clip.reference_pose.xy)
+    np.testing.assert_array_equal(found.poses[1:].xy, clip.poses.xy)
+    np.testing.assert_array_equal(found.poses[1:].confidence, clip.poses.confidence)
+    assert found.meta["seed"] == 5
+    assert open_shards(tmp_path, "val")[0].meta["seed"] == HELD_OUT_SEED
+
+
+def test_some_cameras_move(tmp_path: Path) -> None:
+    run(write_synthetic(tmp_path, 12, camera_motion=0.5, **(SMALL | {"frames": 1})))
+    moving = [r.meta["camera_motion"] for r in open_shards(tmp_path)]
+    assert {True, False} == set(moving)
+    run(write_synthetic(tmp_path / "all", 2, camera_motion=1, **SMALL))
+    clip = render_clip(0, 3, (64, 32), fps=15, camera_motion=True)
+    np.testing.assert_array_equal(open_shards(tmp_path / "all")[0].frames([1, 2, 3]), clip.frames)
+
+
+@pytest.mark.slow
+def test_processes_and_interruptions_leave_the_same_bytes(tmp_path: Path) -> None:
+    run(write_synthetic(tmp_path / "one", 5, held_out=1, **SMALL))
+    job = write_synthetic(tmp_path / "two", 5, held_out=1, processes=2, **SMALL)
+    while next(job).shards < 1:
+        pass
+    job.close()
+    assert not (tmp_path / "two" / "index.json").exists()
+    assert run(write_synthetic(tmp_path / "two", 5, held_out=1, processes=2, **SMALL)).kept >= 1
+    assert sums(tmp_path / "two") == sums(tmp_path / "one")
+
+
+ARGUMENTS = ["--frames", "3", "--height", "64", "--width", "32", "--records-per-shard", "2"]
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_killed_and_begun_again(tmp_path: Path, how: signal.Signals) -> None:
+    out = tmp_path / "killed"
+    command = [sys.executable, "-m", "mimicmotion.cli", "prepare", "synthetic", "60", *ARGUMENTS, "-o", str(out)]
+    # a group of its own, and the signal to all of it: as a terminal does
+    process = subprocess.Popen([*command, "--processes", "2"], start_new_session=True, stderr=subprocess.DEVNULL)
+    while not (out / "train-00000.tar").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, how)
+    code = process.wait(60)
+    assert code == (130 if how == signal.SIGINT else -how)
+    assert not (out / "index.json").exists()
+    parts = [p.name for p in out.iterdir() if p.name.endswith(".part.tar")]
+    if how == signal.SIGINT:
+        assert not parts
+    before = len(list(out.glob("train-*.tar")))
+    assert before >= 1
+    # ends with the same files as one that nobody disturbed
+    kept = run(write_synthetic(out, 60, **SMALL)).kept
+    assert kept == before
+    run(write_synthetic(tmp_path / "whole", 60, **SMALL))
+    assert sums(out) == sums(tmp_path / "whole")
+
+
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "s")
+    assert main(["prepare", "synthetic", "2", "-o", out, "--held-out", "1", "--store", "jpeg", *ARGUMENTS]) == 0
+    assert "2 clips of train, 1 clips of val, 12 frames" in capsys.readouterr().out
+    assert open_shards(out).store == "jpeg"
+    assert main(["prepare", "synthetic", "2", "-o", out, *ARGUMENTS]) == 1
+    assert "another folder" in capsys.readouterr().err
+    assert main(["prepare", "synthetic", "-1", "-o", out]) == 2
+    assert main(["prepare", "synthetic", "2"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"count": -1}, "count"),
+        ({"count": 0}, "nothing to write"),
+        ({"frames": 0}, "frames"),
+        ({"first_seed": -1}, "seeds"),
+        ({"first_seed": HELD_OUT_SEED}, "seeds"),
+        ({"camera_motion": 2}, "camera_motion"),
+        ({"records_per_shard": 0}, "records_per_shard"),
+        ({"store": "gif"}, "store"),
+    ],
+)
+def test_wrong_settings(tmp_path: Path, change: dict[str, Any], match: str) -> None:
+    with pytest.raises((InputError, ConfigError), match=match):
+        run(write_synthetic(tmp_path, **({"count": 1} | SMALL | change)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_smaller_set_is_refused(tmp_path: Path) -> None:
+    run(write_synthetic(tmp_path, 4, **SMALL))
+    with pytest.raises(OutputError, match=r"train-00001\.tar"):
+        run(write_synthetic(tmp_path, 2, **SMALL))

@@ -1,0 +1,592 @@
+"""Shards: what is written comes back, the same bytes each time, and what is wrong is named."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import http.server
+import io
+import json
+import pickle
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy import ndarray
+
+from mimicmotion.data import index as index_module
+from mimicmotion.data.shards import (
+    RecordData,
+    ShardPlan,
+    Shards,
+    ShardSettings,
+    ShardWriter,
+    open_shards,
+    plan_shards,
+    write_index,
+    write_shards,
+)
+from mimicmotion.errors import ConfigError, InputError, MediaError, OutputError
+from mimicmotion.pose.hands import hand_boxes
+from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
+
+SIZE = (32, 24)
+PNG = ShardSettings(size=SIZE, store="png", settings={"made": "for the test"})
+
+
+def picture(seed: int, frames: int, size: tuple[int, int] = SIZE) -> ndarray:
+    """Smooth colours that change slowly, so that lossy stores stay near; the mean tells seed and frame."""
+    y, x = np.mgrid[: size[0], : size[1]].astype(np.float32)
+    t = np.arange(frames, dtype=np.float32)[:, None, None]
+    planes = [40 + 3 * t + seed % 50 + y, 60 + 2 * t + x, 200 - 4 * t + 0 * x]
+    return np.stack(planes, -1).clip(0, 255).astype(np.uint8)
+
+
+def record(seed: int, frames: int = 5, video: str | None = None, **options: Any) -> RecordData:
+    rng = np.random.default_rng(seed)
+    xy = rng.uniform(0, 24, (frames, NUM_POINTS, 2)).astype(np.float32)
+    poses = PoseSequence(xy, rng.random((frames, NUM_POINTS), np.float32) * 0.3 + 0.7, SIZE, 12.5, "test")
+    name = video or f"v{seed}"
+    options = {"frames": picture(seed, frames), "poses": poses} | options
+    return RecordData(key=f"{name}-{seed:03d}", video=name, **options)
+
+
+def make_one(item: int, frames: int = 3) -> Iterator[RecordData]:
+    yield record(item, frames)
+
+
+def make_or_not(item: int) -> Iterator[RecordData]:
+    if item % 2:
+        yield record(item)
+
+
+def run(job: Any) -> Any:
+    while True:
+        try:
+            next(job)
+        except StopIteration as stop:
+            return stop.value
+
+
+def fill(folder: Path, count: int = 5, shared: ShardSettings = PNG, **options: Any) -> Path:
+    with ShardWriter(folder, shared, **options) as writer:
+        for i in range(count):
+            writer.add(record(i, stills=1, meta={"start_s": i / 2}))
+    return folder
+
+
+def sums(folder: Path) -> dict[str, str]:
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
+
+
+def rebuild(path: Path, change: Callable[[str, bytes], bytes | None]) -> None:
+    """Write a tar anew with members changed or (None) left out."""
+    with tarfile.open(path) as tar:
+        members = [(t.name, tar.extractfile(t).read()) for t in tar]  # type: ignore[union-attr]
+    with tarfile.open(path, "w") as tar:
+        for name, old in members:
+            if (data := change(name, old)) is not None:
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+
+
+@pytest.mark.parametrize(("store", "near"), [("png", 0), ("jpeg", 6), ("video", 12)])
+def test_records_come_back(tmp_path: Path, store: str, near: int) -> None:
+    frames, rng = 37, np.random.default_rng(0)
+    latents = rng.normal(size=(frames, 4, 4, 3)).astype(np.float16)
+    embeddings = rng.normal(size=(frames, 7)).astype(np.float32)
+    given_record = record(3, frames, stills=1, meta={"crop": [1, 2]}, latents=latents, embeddings=embeddings)
+    with ShardWriter(tmp_path, ShardSettings(size=SIZE, store=store, settings={"latents_model": "m"})) as writer:
+        writer.add(record(1))
+        writer.add(given_record)
+        writer.add(record(2), split="val")
+    shards = open_shards(tmp_path)
+    assert (shards.keys, shards.num_frames, shards.stills, shards.size) == (
+        ["v1-001", "v3-003"],
+        [5, frames],
+        [0, 1],
+        SIZE,
+    )
+    assert (shards.fps, shards.store, shards.latents_model) == ([12.5, 12.5], store, "m")
+    assert open_shards(tmp_path, "val").keys == ["v2-002"]
+    found = shards[1]
+    assert len(found) == frames
+    whole = found.frames(range(frames))
+    assert np.abs(whole.astype(int) - given_record.frames).max() <= near
+    # any order, also backwards over key frames, and again
+    for indices in ([36, 0, 17, 17, 16, 15, 31, 32], [5], [], list(rng.integers(0, frames, 50))):
+        np.testing.assert_array_equal(found.frames(indices), whole[np.array(indices, int)])
+    np.testing.assert_array_equal(found.poses.xy, given_record.poses.xy)
+    np.testing.assert_array_equal(found.poses.confidence, given_record.poses.confidence)
+    assert (found.poses.fps, found.poses.size) == (12.5, SIZE)
+    boxes, reliable = hand_boxes(given_record.poses.xy, given_record.poses.confidence)
+    np.testing.assert_allclose(found.hands[..., :4], boxes, rtol=1e-6)
+    np.testing.assert_array_equal(found.hands[..., 4], reliable)
+    np.testing.assert_array_equal(found.latents, latents)
+    np.testing.assert_array_equal(found.embeddings, embeddings)
+    assert shards[0].latents is None
+    assert shards[0].embeddings is None
+    want = {"crop": [1, 2], "fps": 12.5, "key": "v3-003", "num_frames": frames, "size": [32, 24], "stills": 1}
+    assert found.meta == want | {"split": "train", "video": "v3"}
+
+
+# webdataset leaves the closing of its files to the garbage collector
+leaky = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@leaky
+def test_plain_webdataset_reads_shards(tmp_path: Path) -> None:
+    import webdataset
+
+    fill(tmp_path)
+    url = str(tmp_path / "train-00000.tar")
+    samples = list(webdataset.WebDataset(url, shardshuffle=False, empty_check=False).decode("rgb8"))
+    assert [s["__key__"] for s in samples] == [f"v{i}-{i:03d}" for i in range(5)]
+    np.testing.assert_array_equal(samples[2]["00004.png"], picture(2, 5)[4])
+    assert samples[2]["json"]["video"] == "v2"
+    assert samples[2]["hands.npy"].shape == (5, 2, 5)
+
+
+def test_videos_group_their_records(tmp_path: Path) -> None:
+    with ShardWriter(tmp_path, PNG, max_records=2) as writer:
+        for i, video in enumerate(["a", "b", "a", "a"]):
+            writer.add(record(i, video=video))
+    assert open_shards(tmp_path).videos == {"a": [0, 2, 3], "b": [1]}
+
+
+def test_writer_rolls_over_by_records_and_by_bytes(tmp_path: Path) -> None:
+    by_number = fill(tmp_path / "a", max_records=2)
+    assert [p.name for p in sorted(by_number.glob("*.tar"))] == [f"train-0000{i}.tar" for i in range(3)]
+    assert len(list(fill(tmp_path / "b", max_bytes=1).glob("*.tar"))) == 5
+    assert open_shards(tmp_path / "a").keys == open_shards(tmp_path / "b").keys
+
+
+@pytest.mark.parametrize("store", ["png", "jpeg", "video"])
+def test_written_again_gives_the_same_bytes(tmp_path: Path, store: str) -> None:
+    shared = ShardSettings(size=SIZE, store=store)
+    assert sums(fill(tmp_path / "a", shared=shared)) == sums(fill(tmp_path / "b", shared=shared))
+
+
+def test_index_made_from_the_shards_is_the_same(tmp_path: Path) -> None:
+    fill(tmp_path, max_records=2)
+    before = (tmp_path / "index.json").read_bytes()
+    digest = open_shards(tmp_path).digest
+    (tmp_path / "index.json").unlink()
+    assert open_shards(tmp_path).digest == digest
+    assert not (tmp_path / "index.json").exists()
+    write_index(tmp_path)
+    assert (tmp_path / "index.json").read_bytes() == before
+
+
+def test_digest_is_that_of_the_split(tmp_path: Path) -> None:
+    run(write_shards(tmp_path / "a", plan_shards([1, 2], 2), make_one, PNG))
+    run(write_shards(tmp_path / "b", plan_shards([1, 2], 2) + plan_shards([7], 2, "val"), make_one, PNG))
+    run(write_shards(tmp_path / "c", plan_shards([1, 3], 2), make_one, PNG))
+    a, b, c = (open_shards(tmp_path / name).digest for name in "abc")
+    assert a == b != c
+    assert open_shards(tmp_path / "b", "val").digest != a
+
+
+@leaky
+def test_foreign_tar_without_our_head(tmp_path: Path) -> None:
+    import webdataset
+
+    fill(tmp_path / "a", 2)
+    (tmp_path / "b").mkdir()
+    with webdataset.TarWriter(str(tmp_path / "b" / "train-0.tar"), encoder=False) as tar:
+        for sample in webdataset.WebDataset(str(tmp_path / "a" / "train-00000.tar"), shardshuffle=False):
+            tar.write(sample)
+    shards = open_shards(tmp_path / "b")
+    assert (shards.keys, shards.size, shards.store) == (["v0-000", "v1-001"], SIZE, "png")
+    np.testing.assert_array_equal(shards[1].frames([3]), picture(1, 5)[3:4])
+
+
+# --- write_shards
+
+
+@given(
+    count=st.integers(0, 40),
+    per_shard=st.integers(1, 12),
+)
+def test_plan_holds_every_item_once_in_order(count: int, per_shard: int) -> None:
+    plan = plan_shards(range(count), per_shard)
+    assert [i for p in plan for i in p.items] == list(range(count))
+    assert all(len(p.items) == per_shard for p in plan[:-1])
+    assert [p.name for p in plan] == [f"train-{i:05d}.tar" for i in range(len(plan))]
+
+
+def test_processes_do_not_matter(tmp_path: Path) -> None:
+    plan = plan_shards(range(7), 2) + plan_shards([100], 2, "val")
+    one = run(write_shards(tmp_path / "one", plan, make_one, PNG))
+    make = functools.partial(make_one, frames=3)
+    two = run(write_shards(tmp_path / "two", plan, make, PNG, processes=2))
+    assert sums(tmp_path / "one") == sums(tmp_path / "two")
+    assert one.records == two.records == {"train": 7, "val": 1}
+    assert (one.frames, one.shards, one.kept) == (24, 5, 0)
+
+
+def test_progress_counts_items(tmp_path: Path) -> None:
+    reports = list(write_shards(tmp_path, plan_shards(range(5), 2), make_or_not, PNG))
+    assert reports[0].done == 0
+    assert (reports[-1].done, reports[-1].total, reports[-1].shards) == (5, 5, 3)
+    assert [r.done for r in reports] == sorted(r.done for r in reports)
+    assert open_shards(tmp_path).keys == ["v1-001", "v3-003"]
+
+
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_stopped_and_begun_again(tmp_path: Path, processes: int) -> None:
+    plan = plan_shards(range(9), 3)
+    run(write_shards(tmp_path / "whole", plan, make_one, PNG))
+    job = write_shards(tmp_path / "a", plan, make_one, PNG, processes=processes)
+    while next(job).shards < 1:
+        pass
+    job.close()
+    left = {p.name for p in (tmp_path / "a").iterdir()}
+    assert left
+    assert left <= {p.name for p in plan}  # whole shards, no index, nothing half-written
+    (tmp_path / "a" / ".train-00002.0123.part.tar").write_bytes(b"of a killed process")
+    again = run(write_shards(tmp_path / "a", plan, make_one, PNG, processes=processes))
+    assert again.kept == len(left)
+    assert sums(tmp_path / "a") == sums(tmp_path / "whole")
+
+
+def test_kept_shards_are_not_touched_and_damaged_ones_are_made_again(tmp_path: Path) -> None:
+    plan = plan_shards(range(6), 2)
+    run(write_shards(tmp_path, plan, make_one, PNG))
+    before = sums(tmp_path)
+    times = {p.name: p.stat().st_mtime_ns for p in tmp_path.glob("*.tar")}
+    damaged = tmp_path / "train-00001.tar"
+    damaged.write_bytes(damaged.read_bytes()[:5000])
+    assert run(write_shards(tmp_path, plan, make_one, PNG)).kept == 2
+    assert sums(tmp_path) == before
+    changed = {p.name for p in tmp_path.glob("*.tar") if p.stat().st_mtime_ns != times[p.name]}
+    assert changed == {"train-00001.tar"}
+
+
+def test_more_items_add_to_what_is_there(tmp_path: Path) -> None:
+    run(write_shards(tmp_path / "a", plan_shards(range(5), 2), make_one, PNG))
+    assert run(write_shards(tmp_path / "a", plan_shards(range(8), 2), make_one, PNG)).kept == 2
+    run(write_shards(tmp_path / "b", plan_shards(range(8), 2), make_one, PNG))
+    assert sums(tmp_path / "a") == sums(tmp_path / "b")
+
+
+def test_other_settings_or_a_smaller_plan_are_refused(tmp_path: Path) -> None:
+    plan = plan_shards(range(4), 2)
+    run(write_shards(tmp_path, plan, make_one, PNG))
+    before = sums(tmp_path)
+    for change in ({"settings": {"made": "x"}}, {"store": "jpeg"}):
+        shared = dataclasses.replace(PNG, **change)
+        with pytest.raises(OutputError, match="another folder"):
+            run(write_shards(tmp_path, plan, make_one, shared))
+    with pytest.raises(OutputError, match=r"train-00001\.tar"):
+        run(write_shards(tmp_path, plan[:1], make_one, PNG))
+    assert sums(tmp_path) == before
+
+
+def fails_at_two(item: int) -> Iterator[RecordData]:
+    if item == 2:
+        raise MediaError("video 2 is damaged", "another", "remove it")
+    yield from make_one(item)
+
+
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_an_error_leaves_whole_shards_only(tmp_path: Path, processes: int) -> None:
+    with pytest.raises(MediaError, match="video 2 is damaged"):
+        run(write_shards(tmp_path, plan_shards(range(6), 2), fails_at_two, PNG, processes=processes))
+    left = {p.name for p in tmp_path.iterdir()}
+    assert "train-00001.tar" not in left
+    assert left <= {"train-00000.tar", "train-00002.tar"}
+
+
+def test_nothing_to_write(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nothing to write"):
+        run(write_shards(tmp_path, [], make_one, PNG))
+    with pytest.raises(InputError, match="no record"):
+        run(write_shards(tmp_path, plan_shards([0, 2], 1), make_or_not, PNG))
+
+
+def test_items_must_be_plain(tmp_path: Path) -> None:
+    assert ShardPlan("train", 0, (Path("a/b"), {"x": [1, 2.5, None]})).digest()
+    with pytest.raises(InputError, match="holds object"):
+        run(write_shards(tmp_path, [ShardPlan("train", 0, (object(),))], make_one, PNG))
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"frames": picture(0, 4)}, "4 frames"),
+        ({"frames": picture(0, 6)}, "6 frames"),
+        ({"frames": picture(0, 5, (32, 32))}, "frame 0 is uint8"),
+        ({"frames": picture(0, 5).astype(np.float32)}, "frame 0 is float32"),
+        ({"stills": 6}, "6 stills"),
+        ({"latents": np.zeros((4, 1, 1, 1), np.float16)}, "latents"),
+        ({"embeddings": np.full((5, 2), np.nan, np.float32)}, "embeddings"),
+        ({"key": "a.b"}, "a.b"),
+    ],
+)
+def test_wrong_records_are_refused(tmp_path: Path, change: dict[str, Any], match: str) -> None:
+    with pytest.raises(InputError, match=match), ShardWriter(tmp_path, PNG) as writer:
+        writer.add(dataclasses.replace(record(0), **change))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_key_twice_is_refused(tmp_path: Path) -> None:
+    with ShardWriter(tmp_path / "a", PNG) as writer:
+        writer.add(record(1))
+        with pytest.raises(InputError, match="v1-001' is there twice"):
+            writer.add(record(1))
+    assert open_shards(tmp_path / "a").keys == ["v1-001"]
+    with pytest.raises(InputError, match="v1-001 is there twice"):  # in two shards
+        run(write_shards(tmp_path, plan_shards([1, 1], 1), make_one, PNG))
+
+
+def test_wrong_store_or_place(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="store"):
+        ShardWriter(tmp_path, ShardSettings(size=SIZE, store="gif"))
+    with pytest.raises(ConfigError, match="even"):
+        ShardWriter(tmp_path, ShardSettings(size=(31, 24), store="video"))
+    fill(tmp_path)
+    with pytest.raises(OutputError, match="holds shards"):
+        ShardWriter(tmp_path, PNG)
+
+
+# --- what can be wrong with a set of shards
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no shards"):
+        open_shards(tmp_path)
+    with pytest.raises(InputError, match="no folder"):
+        open_shards(tmp_path / "missing")
+    with pytest.raises(InputError, match=r"no records of split 'val'(.|\n)*train \(5\)"):
+        open_shards(fill(tmp_path), "val")
+
+
+@pytest.mark.parametrize("name", ["v1-001.json", "v1-001.poses.npz", "v1-001.hands.npy", "v1-001.00003.png"])
+def test_a_missing_member_is_named(tmp_path: Path, name: str) -> None:
+    fill(tmp_path)
+    rebuild(tmp_path / "train-00000.tar", lambda n, data: None if n == name else data)
+    (tmp_path / "index.json").unlink()
+    with pytest.raises(MediaError, match=r"train-00000\.tar: record v1-001 has .*(no frame 3|" + name + ")"):
+        open_shards(tmp_path)
+
+
+@pytest.mark.parametrize("cut", [100, 700, 5000, -1024, -10240])
+def test_a_cut_off_shard_is_named(tmp_path: Path, cut: int) -> None:
+    path = fill(tmp_path) / "train-00000.tar"
+    data = path.read_bytes()
+    path.write_bytes(data[:cut].rstrip(b"\0") if cut < 0 else data[:cut])
+    with pytest.raises(MediaError, match=r"train-00000\.tar has \d+ bytes"):
+        open_shards(tmp_path)
+    (tmp_path / "index.json").unlink()
+    with pytest.raises(MediaError, match=r"train-00000\.tar is damaged or cut off"):
+        open_shards(tmp_path)
+
+
+def test_a_missing_shard_is_named(tmp_path: Path) -> None:
+    fill(tmp_path, max_records=2)
+    (tmp_path / "train-00001.tar").unlink()
+    with pytest.raises(MediaError, match=r"train-00001\.tar is missing"):
+        open_shards(tmp_path)
+
+
+def test_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path)
+    monkeypatch.setattr(index_module, "VERSION", 2)
+    with pytest.raises(InputError, match=r"index\.json is 'mimicmotion.shards' version 1"):
+        open_shards(tmp_path)
+    (tmp_path / "index.json").unlink()
+    with pytest.raises(InputError, match=r"train-00000\.tar is 'mimicmotion.shards' version 1"):
+        open_shards(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"format": "mimicmotion.shards", "version": 1}'])
+def test_a_damaged_index_is_named(tmp_path: Path, text: str) -> None:
+    (fill(tmp_path) / "index.json").write_text(text)
+    with pytest.raises(InputError, match=r"index\.json"):
+        open_shards(tmp_path)
+
+
+def poses_of(count: int) -> bytes:
+    from mimicmotion.pose.files import dump_poses
+
+    return dump_poses(record(0, count).poses)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "read"),
+    [
+        ("poses.npz", b"x", lambda r: r.poses),
+        ("poses.npz", poses_of(4), lambda r: r.poses),
+        ("hands.npy", b"x", lambda r: r.hands),
+        ("00002.png", b"x", lambda r: r.frames([2])),
+        ("00002.png", b"", lambda r: r.frames([2])),
+    ],
+)
+def test_damaged_members_are_named(tmp_path: Path, name: str, data: bytes, read: Callable[[Any], Any]) -> None:
+    fill(tmp_path)
+    rebuild(tmp_path / "train-00000.tar", lambda n, old: data if n == f"v1-001.{name}" else old)
+    (tmp_path / "index.json").unlink()
+    shards = open_shards(tmp_path)
+    read(shards[0])
+    with pytest.raises(MediaError, match=r"train-00000\.tar: record v1-001"):
+        read(shards[1])
+
+
+def test_a_video_with_fewer_frames_than_said_is_named(tmp_path: Path) -> None:
+    shared = ShardSettings(size=SIZE, store="video")
+    with ShardWriter(tmp_path / "short", shared) as writer:
+        writer.add(record(1, 20))
+    short = open_shards(tmp_path / "short")[0]._read("mp4")
+    with ShardWriter(tmp_path / "long", shared) as writer:
+        writer.add(record(1, 40))
+    for name, data in (("short", short), ("damaged", b"x" * 100)):
+        rebuild(tmp_path / "long" / "train-00000.tar", lambda n, old, d=data: d if n == "v1-001.mp4" else old)
+        (tmp_path / "long" / "index.json").unlink(missing_ok=True)
+        found = open_shards(tmp_path / "long")[0]
+        for index in (21, 39):
+            with pytest.raises(MediaError, match=r"train-00000\.tar: record v1-001: mp4"):
+                found.frames([index])
+        if name == "short":
+            assert found.frames([19]).shape == (1, *SIZE, 3)
+
+
+@pytest.mark.parametrize("meta", [b"{", b"{}", b'{"video": 1}', b"[]"])
+def test_wrong_metadata_is_named(tmp_path: Path, meta: bytes) -> None:
+    fill(tmp_path)
+    rebuild(tmp_path / "train-00000.tar", lambda n, old: meta if n == "v1-001.json" else old)
+    (tmp_path / "index.json").unlink()
+    with pytest.raises(MediaError, match=r"train-00000\.tar: record v1-001: v1-001\.json"):
+        open_shards(tmp_path)
+
+
+def test_changed_bytes_are_found_by_verify(tmp_path: Path) -> None:
+    path = fill(tmp_path) / "train-00000.tar"
+    open_shards(tmp_path).verify()
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(MediaError, match=r"train-00000\.tar has sha256"):
+        open_shards(tmp_path).verify()
+
+
+def test_shards_of_different_sizes_do_not_mix(tmp_path: Path) -> None:
+    fill(tmp_path / "a")
+    shared = ShardSettings(size=(16, 16), store="png", settings=PNG.settings)
+    with ShardWriter(tmp_path / "b", shared) as writer:
+        poses = record(9).poses.scaled((16, 16))
+        writer.add(RecordData(key="x-0", video="x", frames=picture(0, 5, (16, 16)), poses=poses))
+    (tmp_path / "b" / "train-00000.tar").replace(tmp_path / "a" / "train-00001.tar")
+    (tmp_path / "a" / "index.json").unlink()
+    with pytest.raises(InputError, match="size is"):
+        open_shards(tmp_path / "a")
+
+
+def test_frames_that_are_not_there(tmp_path: Path) -> None:
+    found = open_shards(fill(tmp_path))[0]
+    for index in (-1, 5):
+        with pytest.raises(InputError, match="0 to 4"):
+            found.frames([0, index])
+
+
+# --- many readers
+
+
+def read_one(shards: Shards, number: int) -> ndarray:
+    return shards[number].frames([4, 0])
+
+
+def test_readers_in_threads_and_processes(tmp_path: Path) -> None:
+    import multiprocessing
+
+    shards = open_shards(fill(tmp_path, max_records=2))
+    numbers = [i % 5 for i in range(40)]
+    want = [picture(n, 5)[[4, 0]] for n in numbers]
+    with ThreadPoolExecutor(8) as pool:
+        np.testing.assert_array_equal(list(pool.map(functools.partial(read_one, shards), numbers)), want)
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        np.testing.assert_array_equal(pool.map(functools.partial(read_one, shards), numbers), want)
+    np.testing.assert_array_equal(read_one(pickle.loads(pickle.dumps(shards)), 3), picture(3, 5)[[4, 0]])
+
+
+# --- shards elsewhere
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    folder = fill(tmp_path / "there", max_records=2)
+    handler = functools.partial(Quiet, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_address[1]}"
+        running.shutdown()
+
+
+def check_remote(url: str, there: Path, cache: Path) -> None:
+    shards = open_shards(url, cache=cache)
+    assert shards.digest == open_shards(there).digest
+    assert not list(cache.rglob("*.tar"))  # shards come when first used
+    np.testing.assert_array_equal(shards[3].frames([1]), picture(3, 5)[1:2])
+    assert len(list(cache.rglob("*.tar"))) == 1
+    assert shards[2].poses.source == "test"
+    assert len(list(cache.rglob("*.tar"))) == 1
+    assert not list(cache.rglob("*.part*"))
+
+
+def test_shards_behind_http(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    check_remote(server, tmp_path / "there", tmp_path / "cache")
+
+
+def test_shards_behind_a_pipe_and_a_file_url(tmp_path: Path) -> None:
+    there = fill(tmp_path / "there", max_records=2)
+    check_remote(f"pipe:cat '{there}/{{}}'", there, tmp_path / "cache")
+    assert open_shards(there.as_uri()).keys == open_shards(there).keys
+
+
+def test_remote_shard_with_other_bytes_is_refused(tmp_path: Path) -> None:
+    there = fill(tmp_path / "there")
+    data = bytearray((there / "train-00000.tar").read_bytes())
+    data[-11000] ^= 1
+    (there / "train-00000.tar").write_bytes(data)
+    shards = open_shards(f"pipe:cat '{there}/{{}}'", cache=tmp_path / "cache")
+    with pytest.raises(MediaError, match=r"train-00000\.tar' has sha256"):
+        shards[0].frames([0])
+    assert not list((tmp_path / "cache").rglob("*.tar"))
+
+
+def test_remote_without_index(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"index\.json.* cannot be read"):
+        open_shards(f"pipe:cat '{tmp_path}/{{}}' 2>/dev/null", cache=tmp_path / "cache")
+
+
+def test_remote_that_is_gone_is_read_from_the_cache(tmp_path: Path) -> None:
+    there = fill(tmp_path / "there")
+    url = f"pipe:cat '{there}/{{}}' 2>/dev/null"
+    open_shards(url, cache=tmp_path / "cache")[0].frames([0])
+    there.rename(tmp_path / "gone")
+    np.testing.assert_array_equal(open_shards(url, cache=tmp_path / "cache")[1].frames([2]), picture(1, 5)[2:3])
+
+
+def test_index_is_plain_json(tmp_path: Path) -> None:
+    data = json.loads((fill(tmp_path, 2) / "index.json").read_text())
+    assert (data["format"], data["version"], data["size"], data["store"]) == ("mimicmotion.shards", 1, [32, 24], "png")
+    assert data["settings"] == {"made": "for the test"}
+    (shard,) = data["splits"]["train"]
+    raw = (tmp_path / shard["file"]).read_bytes()
+    assert (shard["bytes"], shard["sha256"]) == (len(raw), hashlib.sha256(raw).hexdigest())
+    offset, size = shard["records"][1]["members"]["json"]
+    assert json.loads(raw[offset : offset + size])["start_s"] == 0.5
