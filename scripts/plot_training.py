@@ -1,13 +1,15 @@
-"""Draw the curves of a training log: python scripts/plot_training.py RUN/log.jsonl OUT.png [STEP=DB ...].
+"""Draw the curves of a run: python scripts/plot_training.py RUN OUT.png [STEP=DB ...].
 
-Error of v per band of noise levels (mean over a window), learning rate, and with STEP=DB pairs the measured gain on
-held-out clips.
+On the left the training error per band of noise levels (means over a window; the reconstruction's PSNR for the
+autoencoder), on the right what validation found, and with STEP=DB pairs a gain on held-out clips that was measured
+elsewhere. RUN is a run folder or its log.jsonl.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections import defaultdict
 from pathlib import Path
 
 import matplotlib as mpl
@@ -16,40 +18,60 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-BANDS = {"v_3": "sigma > 8", "v_2": "2 to 8", "v_1": "0.5 to 2"}
+BANDS = {"v_3": "sigma > 8", "v_2": "2 to 8", "v_1": "0.5 to 2", "psnr": "dB, training clips"}
+VALIDATED = {
+    "validation/gain_moving": "gain over copying, moving region, dB",
+    "validation/psnr_moving": "moving region, dB",
+    "validation/psnr": "whole frames, dB",
+}
+
+Curve = tuple[np.ndarray, np.ndarray]
 
 
-def read(path: Path) -> dict[int, dict[str, float]]:
-    """Last line written for each step: a resumed run repeats some."""
-    lines = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
-    return {int(line["step"]): line for line in lines}
+def read(path: Path) -> dict[str, Curve]:
+    """Steps and values of each number; of a step that a resumed run repeats, the last."""
+    found: dict[str, dict[int, float]] = defaultdict(dict)
+    for line in (path / "log.jsonl" if path.is_dir() else path).read_text(encoding="utf-8").splitlines():
+        values = json.loads(line)
+        step = int(values.pop("step"))
+        for key, value in values.items():
+            found[key][step] = value
+    return {k: (np.array(sorted(v)), np.array([v[s] for s in sorted(v)])) for k, v in found.items()}
 
 
-def smooth(steps: list[int], values: list[float], window: int) -> tuple[np.ndarray, np.ndarray]:
-    """Means of `window` neighbours."""
-    n = len(values) // window * window
-    return tuple(np.array(x[:n]).reshape(-1, window).mean(1) for x in (steps, values))  # type: ignore[return-value]
+def smooth(curve: Curve, points: int = 60) -> Curve:
+    """Means of neighbours, so that at most `2 * points` are left."""
+    window = max(1, len(curve[0]) // points)
+    n = len(curve[0]) // window * window
+    steps, values = (x[:n].reshape(-1, window).mean(1) for x in curve)
+    return steps, values
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("log", type=Path)
+    parser.add_argument("run", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("gains", nargs="*", help="STEP=DB")
     arguments = parser.parse_args()
-    log = dict(sorted(read(arguments.log).items()))
-    figure, axes = plt.subplots(1, 2 if arguments.gains else 1, figsize=(9, 3.2), squeeze=False)
+    log = read(arguments.run)
+    validated = {label: log[key] for key, label in VALIDATED.items() if key in log}
+    if arguments.gains:
+        pairs = np.array([[float(x) for x in g.split("=")] for g in arguments.gains])
+        validated["gain over copying, held out, dB"] = (pairs[:, 0], pairs[:, 1])
+    figure, axes = plt.subplots(1, 2 if validated else 1, figsize=(9, 3.2), squeeze=False)
     left = axes[0, 0]
     for key, label in BANDS.items():
-        steps = [s for s, line in log.items() if key in line]
-        left.plot(*smooth(steps, [log[s][key] for s in steps], 10), label=label)
-    left.set(xlabel="step", ylabel="mean (F - v)²", ylim=(0, 1.3), title="training error by noise level")
+        if key in log:
+            left.plot(*smooth(log[key]), label=label)
+    left.set(xlabel="step", title="training")
+    if "psnr" not in log:
+        left.set(ylabel="mean (F - v)²", ylim=(0, None), title="training error by noise level")
     left.legend()
-    if arguments.gains:
-        pairs = [tuple(map(float, g.split("="))) for g in arguments.gains]
-        axes[0, 1].plot(*zip(*pairs, strict=True), "o-")
-        axes[0, 1].axhline(0, color="grey", lw=0.8)
-        axes[0, 1].set(xlabel="step", ylabel="dB", title="gain over copying, moving region, held out")
+    for label, curve in validated.items():
+        axes[0, 1].plot(*curve, "o-", ms=3, label=label)
+    if validated:
+        axes[0, 1].set(xlabel="step", title="held-out clips")
+        axes[0, 1].legend()
     figure.tight_layout()
     figure.savefig(arguments.output, dpi=110)
 

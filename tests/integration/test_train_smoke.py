@@ -107,4 +107,4 @@ def test_recipes_can_be_read() -> None:
         assert config.run.startswith("runs/")
         if config.model.new is not None:
             made = [c for c in map(load_config, recipes) if c.stage == "autoencoder"]
-            assert config.model.new.autoencoder in {c.run for c in made}
+            assert config.model.new.autoencoder in {"tiny", *(c.run for c in made)}
