@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 OUT ?= out
+TINY ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow check docs bench tiny clean
@@ -46,7 +47,7 @@ bench: $(VENV)/.dev  ## the benchmarks: one JSON line each
 	@set -e; for b in benchmarks/*.py; do OMP_NUM_THREADS=1 $(BIN)/python $$b; done
 
 tiny: $(VENV)/.dev  ## retrain the bundled tiny model from nothing (hours on a CPU)
-	$(BIN)/python scripts/train_tiny.py
+	$(BIN)/python scripts/train_tiny.py $(TINY)
 
 clean:  ## remove everything that make built
 	rm -rf $(VENV) $(OUT) site .coverage .pytest_cache .ruff_cache
