@@ -224,3 +224,16 @@ def test_persistence_is_measured_as_it_is_made(still: float, time: float) -> Non
     jumping = drift + 0.4 * rng.normal(size=drift.shape)
     got = persistence([(jumping, np.ones(slow.shape, bool), 0.1)], smooth=True)
     assert got == pytest.approx((still, time), abs=0.15)
+
+
+def test_odd_poses() -> None:
+    """Nobody seen, one frame, no rate: as exact poses as any."""
+    poses = exact()[1]
+    nobody = dataclasses.replace(poses, confidence=np.zeros_like(poses.confidence))
+    assert not perturb_poses(nobody, 1).confidence.any()
+    assert len(perturb_poses(poses[:0], 1)) == 0
+    still = dataclasses.replace(poses[:1], fps=0.0)
+    rated = dataclasses.replace(still, fps=15.0)
+    np.testing.assert_array_equal(perturb_poses(still, 4).xy, perturb_poses(rated, 4).xy)
+    long = PoseSequence(np.tile(poses.xy[:1], (400, 1, 1)), np.tile(poses.confidence[:1], (400, 1)), poses.size, 30.0)
+    assert np.isfinite(perturb_poses(long, 2, 10.0).xy).all()
