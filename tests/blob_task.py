@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,9 @@ def child(config: TrainConfig, task: Mapping[str, Any], rank: int, world: int, p
     try:
         train_alone(config, **task)
     except BaseException as e:
-        Path(config.run, f"error-{rank}").write_text(f"{type(e).__name__}: {e}")
+        Path(config.run, f"error-{rank}").write_text(
+            "".join(traceback.format_exception_only(e)) + traceback.format_exc()
+        )
         sys.exit(3)
 
 

@@ -61,7 +61,7 @@ def assert_same(a: Path, b: Path, tolerance: float = 0.0) -> None:
         torch.testing.assert_close(value, exported[1][key], rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, 1])
 def test_killed_at_random_steps_it_goes_on_bitwise(workers: int, tmp_path: Path) -> None:
     whole = recipe(tmp_path / "whole", data=DataConfig(workers=workers))
     want = train_alone(whole, dropout=0.1)
@@ -136,7 +136,7 @@ def test_wrong_number_of_processes_says_both_numbers(tmp_path: Path) -> None:
     train_apart(config, kill_at=9)
     assert train_apart(config, 2) == [3, 3]
     message = (tmp_path / "run" / "error-1").read_text()
-    assert message.startswith("ConfigError")
+    assert message.startswith("mimicmotion.errors.ConfigError")
     assert "samples per step: 4 (2 processes x batch 2 x accumulation 1)" in message
     assert "2 (1 processes x batch 2 x accumulation 1)" in message
 
@@ -146,7 +146,7 @@ def test_no_number_in_one_process_stops_all_and_names_the_sample(tmp_path: Path)
     config = recipe(tmp_path / "run")
     assert train_apart(config, 2, nan_at=22) == [3, 3]
     messages = [(tmp_path / "run" / f"error-{rank}").read_text() for rank in range(2)]
-    assert all(m.startswith("TrainingError: loss nan at step 5, samples blob-22;") for m in messages)
+    assert all(m.startswith("mimicmotion.errors.TrainingError: loss nan at step 5, samples blob-22;") for m in messages)
     last = checkpoints(tmp_path / "run")[-1]
     assert last.name == "step-00000005"
     assert all(torch.isfinite(p).all() for p in read_state(last)["params"].values())

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from blob_task import BlobTask, train_alone
+from blob_task import BlobTask, train_alone, train_apart
 from mimicmotion import cli, training
 from mimicmotion.config import parse
 from mimicmotion.errors import ConfigError, MediaError, OutputError, TrainingError, WeightsError
@@ -326,7 +326,7 @@ def test_full_disk_leaves_the_older_checkpoints(
     with pytest.raises(OutputError, match="No space left"):
         list(steps)
     assert names(tmp_path / "run") == ["step-00000003"]
-    assert not list((tmp_path / "run").rglob(".*"))
+    assert [p.name for p in (tmp_path / "run").rglob(".*")] == [".lock"]
     monkeypatch.undo()
     assert train_alone(config).name == "step-00000008"
 
@@ -441,6 +441,22 @@ def test_impossible_settings_of_a_machine(recipe: Recipe, monkeypatch: pytest.Mo
     monkeypatch.setitem(__import__("sys").modules, "bitsandbytes.optim", None)
     with pytest.raises(ConfigError, match="pip install bitsandbytes"):
         build_optimizer("adamw-8bit", [nn.Parameter(torch.zeros(1))])
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_two_trainings_do_not_share_a_folder(recipe: Recipe, tmp_path: Path) -> None:
+    steps = Trainer(recipe(), BlobTask()).steps()
+    next(steps)
+    assert train_apart(recipe()) == [3]
+    assert (tmp_path / "run" / "error-0").read_text().startswith("mimicmotion.errors.ConfigError")
+    assert "in use by another" in (tmp_path / "run" / "error-0").read_text()
+    assert len(list(steps)) == 7
+
+
+def test_two_frames_in_bfloat16_on_a_cpu(recipe: Recipe) -> None:
+    with pytest.raises(ConfigError, match="2 frames"):
+        train_alone(recipe(precision="bf16", phases=(PhaseConfig(until=3, frames=2, batch=1),)))
+    train_alone(recipe(precision="bf16", phases=(PhaseConfig(until=3, frames=1, batch=1),)))
 
 
 def test_run_folder_that_is_a_file(recipe: Recipe, tmp_path: Path) -> None:

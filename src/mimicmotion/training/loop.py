@@ -31,6 +31,7 @@ from mimicmotion.training.state import (
     checkpoints,
     clear_leftovers,
     identity,
+    lock,
     lr_factor,
     mixed_seed,
     read_identity,
@@ -109,6 +110,7 @@ class Trainer:
         self.accelerator = build_accelerator(config)
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         check_writable(self.run / "log.jsonl")
+        check_lengths(config, self.accelerator.device)
         names = trained_names(task)
         if config.compile:
             task.compile()
@@ -127,7 +129,12 @@ class Trainer:
         self.strategy = Strategy(self.accelerator, task.model, optimizer, names)
         self.params = self.strategy.params()
         self.average = Average(self.params, o.ema, on_cpu=o.ema_on_cpu)
+        if self.strategy.sharded and o.ema_on_cpu:
+            raise ConfigError(
+                "optim.ema_on_cpu with FSDP2", "the average is sharded too", "set optim.ema_on_cpu: false"
+            )
         self.step, self.means, self.seconds = 0, Means(), 0.0
+        self._logged_at: float | None = None
         self.identity = identity(config, task.identity, self.world)
         found = checkpoints(self.run)
         if found and not resume:
@@ -206,6 +213,7 @@ class Trainer:
         finally:
             if log is not None:
                 log.close()
+                self._lock.close()
         if saved != self.step:
             return self.save()
         return self.run / "checkpoints" / f"step-{self.step:08d}"
@@ -214,6 +222,7 @@ class Trainer:
         import yaml
 
         self.run.mkdir(parents=True, exist_ok=True)
+        self._lock = lock(self.run)
         clear_leftovers(self.run)
         path = self.run / "config.yaml"
         with atomic_path(path) as part, writing(path):
@@ -321,14 +330,14 @@ class Trainer:
         self.means = Means()
         if log is None:
             return
-        count = len(range(0, c.log_every)) * c.batch(self.step - 1) * c.optim.accumulation * self.world
+        count = c.log_every * c.batch(self.step - 1) * c.optim.accumulation * self.world
         values = Means.of(parts) | {
             "lr": c.optim.lr * lr_factor(self.step - 1, c.optim),
             "seconds": round(self.seconds, 2),
         }
         now = time.monotonic()
-        if (since := getattr(self, "_logged_at", None)) is not None:
-            values["samples_per_s"] = count / max(now - since, 1e-9)
+        if self._logged_at is not None:
+            values["samples_per_s"] = count / max(now - self._logged_at, 1e-9)
         self._logged_at = now
         if self.accelerator.device.type == "cuda":
             values["gpu_gib"] = torch.cuda.max_memory_allocated() / 2**30
@@ -444,6 +453,20 @@ def bad_samples(result: StepResult) -> list[str]:
         return list(result.samples)
     bad = (~torch.isfinite(result.each)).tolist()
     return [name for name, is_bad in zip(result.samples, bad, strict=True) if is_bad] or list(result.samples)
+
+
+def check_lengths(config: TrainConfig, device: torch.device) -> None:
+    """Refuse clips of two frames in bfloat16 on a CPU.
+
+    oneDNN 3.x gives garbage for the bfloat16 weight gradient of a (3, 1, 1) convolution over two frames.
+    """
+    if device.type != "cpu" or config.precision != "bf16":
+        return
+    lengths = [p.frames for p in config.phases] or [config.data.sample.num_frames]
+    if config.stage == "autoencoder":
+        lengths = [config.autoencoder.clip_frames]
+    if 2 in lengths:
+        raise ConfigError("clips of 2 frames with bf16 on a CPU", "1, or 3 and more", "use 3 frames, or precision: no")
 
 
 def trained_names(task: Task) -> dict[str, str]:

@@ -9,7 +9,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -243,6 +243,29 @@ def save_checkpoint(run: Path, step: int, write: Callable[[Path], object], *, ke
         old.replace(gone)
         shutil.rmtree(gone, ignore_errors=True)
     return path
+
+
+def lock(run: Path) -> IO[str]:
+    """Keep other processes from training into the same folder, until the file is closed or the process ends.
+
+    Raises:
+        ConfigError: another process does.
+    """
+    file = (run / ".lock").open("w", encoding="utf-8")
+    with contextlib.suppress(ImportError):  # Windows
+        import fcntl
+
+        try:
+            # of the process alone: a data worker that outlives a killed trainer holds nothing
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as e:
+            file.close()
+            raise ConfigError(
+                f"{run} is in use by another training", "a run of its own", "stop it, or name another 'run'"
+            ) from e
+        except OSError:  # a file system without locks
+            pass
+    return file
 
 
 def clear_leftovers(run: Path) -> None:

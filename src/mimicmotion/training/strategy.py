@@ -3,6 +3,9 @@
 One process and DDP hold them whole. FSDP2 shards them (DTensor): they are gathered on saving and cut again on
 loading, so a checkpoint may be resumed by another number of processes. FSDP1 is refused: it flattens parameters.
 DeepSpeed owns its optimiser: the engine writes its own files, which need the same number of processes.
+
+Tests run one process, DDP and FSDP2's shards in two CPU processes. Not run by any test, for want of machines: NCCL,
+Accelerate's own wrapping of FSDP2 (it does so on GPUs only), DeepSpeed, 8-bit AdamW.
 """
 
 from __future__ import annotations
@@ -57,7 +60,10 @@ class Strategy:
         return {name: held[inside] for name, inside in self.names.items()}
 
     def whole(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Whole float32 CPU tensors of parameters or averages. All processes must call it."""
+        """Whole float32 CPU tensors of parameters or averages on the main process, nothing on the others.
+
+        All processes must call it.
+        """
         out = {}
         for name, value in values.items():
             if self.deepspeed:
@@ -65,8 +71,8 @@ class Strategy:
 
                 value = safe_get_full_fp32_param(value)  # noqa: PLW2901
             full = value.full_tensor() if hasattr(value, "full_tensor") else value
-            # cloned: on a CPU the next step would change it under the writer
-            out[name] = full.detach().to("cpu", torch.float32, copy=True)
+            if self.accelerator.is_main_process:  # cloned: on a CPU the next step would change it under the writer
+                out[name] = full.detach().to("cpu", torch.float32, copy=True)
         return out
 
     @torch.no_grad()
@@ -83,7 +89,8 @@ class Strategy:
     def optimizer_state(self) -> dict[str, dict[str, Any]]:
         """The trained parameters' names to their moments as whole tensors; empty under DeepSpeed.
 
-        The same for all strategies, so that a run may change them. All processes must call it.
+        Of shards the main process alone gets them. They look alike for all strategies, so that a run may change from
+        one to another. All processes must call it.
         """
         if self.deepspeed:
             return {}
@@ -93,7 +100,8 @@ class Strategy:
         from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
 
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        state: Any = get_optimizer_state_dict(self.model, self._plain_optimizer(), options=options)["state"]
+        whole: Any = get_optimizer_state_dict(self.model, self._plain_optimizer(), options=options)
+        state = whole.get("state", {})  # the main process alone gets it
         return {name: state[inside] for name, inside in self.names.items() if inside in state}
 
     def load_optimizer_state(self, moments: Mapping[str, dict[str, Any]]) -> None:
@@ -104,16 +112,16 @@ class Strategy:
             state = {i: moments[name] for i, name in enumerate(self.names) if name in moments}
             self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
             return
-        from torch.distributed.checkpoint.state_dict import (
-            StateDictOptions,
-            get_optimizer_state_dict,
-            set_optimizer_state_dict,
-        )
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
 
-        options = StateDictOptions(full_state_dict=True)
-        whole: Any = get_optimizer_state_dict(self.model, self._plain_optimizer(), options=options)
-        whole = {**whole, "state": {self.names[name]: state for name, state in moments.items()}}
-        set_optimizer_state_dict(self.model, self._plain_optimizer(), whole, options=options)
+        plain = self._plain_optimizer()
+        # one group, as `build_optimizer` makes it
+        group = {k: v for k, v in plain.param_groups[0].items() if k != "params"}
+        whole: Any = {
+            "state": {self.names[name]: state for name, state in moments.items()},
+            "param_groups": [{**group, "params": list(self.names.values())}],
+        }
+        set_optimizer_state_dict(self.model, plain, whole, options=StateDictOptions(full_state_dict=True))
 
     def _plain_optimizer(self) -> torch.optim.Optimizer:
         return getattr(self.optimizer, "optimizer", self.optimizer)
