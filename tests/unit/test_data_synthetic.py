@@ -77,12 +77,21 @@ def test_processes_and_interruptions_leave_the_same_bytes(tmp_path: Path) -> Non
 ARGUMENTS = ["--frames", "3", "--height", "64", "--width", "32", "--records-per-shard", "2"]
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
-def test_killed_and_begun_again(tmp_path: Path, how: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("how", "processes"),
+    [
+        (signal.SIGKILL, 1),
+        pytest.param(signal.SIGKILL, 2, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 2, marks=pytest.mark.slow),
+    ],
+)
+def test_killed_and_begun_again(tmp_path: Path, how: signal.Signals, processes: int) -> None:
     out = tmp_path / "killed"
     command = [sys.executable, "-m", "mimicmotion.cli", "prepare", "synthetic", "60", *ARGUMENTS, "-o", str(out)]
     # a group of its own, and the signal to all of it: as a terminal does
-    process = subprocess.Popen([*command, "--processes", "2"], start_new_session=True, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*command, "--processes", str(processes)], start_new_session=True, stderr=subprocess.DEVNULL
+    )
     while not (out / "train-00000.tar").exists():
         assert process.poll() is None
         time.sleep(0.01)
