@@ -12,6 +12,7 @@ import argparse
 import dataclasses
 import json
 import re
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -436,7 +437,7 @@ def draw_tracks(axis: Any, clips: list[tuple[PoseSequence, PoseSequence]]) -> No
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("samples", type=Path)
-    parser.add_argument("--cache", type=Path, default=ROOT / ".cache" / "noise")
+    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "mimicmotion-noise")
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
     arguments.cache.mkdir(parents=True, exist_ok=True)
