@@ -40,8 +40,6 @@ _OTHER_SUFFIXES = (
     ".mp3 .wav .m4a .aac .flac .ogg .bvh .part .tmp .crdownload"
 )
 _NO_VIDEO = frozenset(_OTHER_SUFFIXES.split())
-SHARD_FRAMES = 4000
-"""A shard is full with so many frames: some 200 MB of video at 576 x 1024."""
 
 
 def find_videos(folder: Path, output: Path) -> list[str]:
@@ -74,9 +72,9 @@ def video_id(source: str) -> str:
 
     It depends on the path alone, so it stays the same when other videos come and go.
     """
-    plain = unicodedata.normalize("NFKD", str(Path(source).with_suffix(""))).encode("ascii", "ignore").decode()
+    plain = unicodedata.normalize("NFKD", re.sub(r"\.[^./]*$", "", source)).encode("ascii", "ignore").decode()
     slug = re.sub(r"[^A-Za-z0-9]+", "_", plain).strip("_")[-48:].strip("_") or "video"
-    return f"{slug}-{hashlib.sha256(source.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
+    return f"{slug}-{hashlib.sha256(source.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 
 
 def split_of(video: str, seed: int, validation: float) -> Literal["train", "val"]:
@@ -137,7 +135,9 @@ def judge_video(source: str, sha256: str, survey: Survey, notebook: Notebook, co
         scenes.append(SceneReport(number, scene, judgement, crop))
     if any(s.judgement.accepted for s in scenes):
         return VideoReport(source, sha256, "used", "", survey, tuple(scenes))
-    return VideoReport(source, sha256, "without scenes", "every scene was left out", survey, tuple(scenes))
+    several = f"all {len(scenes)} scenes were left out"
+    reason = "; ".join(scenes[0].judgement.reasons) if len(scenes) == 1 else several
+    return VideoReport(source, sha256, "without scenes", reason, survey, tuple(scenes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +161,8 @@ class StoredVideo:
     scenes: tuple[StoredScene, ...]
 
 
-def plan_set(videos: Sequence[VideoReport], config: PrepareConfig, shard_frames: int = SHARD_FRAMES) -> list[ShardPlan]:
-    """Which scene goes into which shard: by the order of the paths, a new shard whenever one has `shard_frames`."""
+def plan_set(videos: Sequence[VideoReport], config: PrepareConfig) -> list[ShardPlan]:
+    """Which scene goes into which shard: by the order of the paths, a new shard whenever one is full."""
     plans: list[ShardPlan] = []
     for split in ("train", "val"):
         items: list[StoredVideo] = []
@@ -170,8 +170,8 @@ def plan_set(videos: Sequence[VideoReport], config: PrepareConfig, shard_frames:
         for video in videos:
             if video.survey is None or split_of(video.video, config.seed, config.validation) != split:
                 continue
-            for chosen in _filled_to([s for s in video.scenes if s.judgement.accepted], frames, shard_frames):
-                if frames >= shard_frames:
+            for chosen in _filled_to([s for s in video.scenes if s.judgement.accepted], frames, config.shard_frames):
+                if frames >= config.shard_frames:
                     plans.append(ShardPlan(split, number, tuple(items)))
                     items, frames, number = [], 0, number + 1
                 scenes = tuple(

@@ -119,7 +119,7 @@ def _drawn(measures: SceneMeasures, k: int, crop: Fit, size: tuple[int, int]) ->
     small = _small_crop(crop, (thumb.shape[0], thumb.shape[1]), size)
     poses = measures.poses[frame : frame + 1]
     stored = fit_poses(poses, crop).scaled(size)
-    pose = PoseDrawer(size, canvas_short_side=None, stroke=1.8).draw(stored.xy[0], stored.confidence[0])
+    pose = PoseDrawer(size, canvas_short_side=None, stroke=2.6).draw(stored.xy[0], stored.confidence[0])
     # the drawing dims limbs to 0.6; here they are brightened again, over a darker picture
     cover = np.clip(pose.max(-1, keepdims=True) / 100, 0, 1)
     bright = np.clip(pose / 0.6, 0, 255)

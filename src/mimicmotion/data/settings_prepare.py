@@ -30,6 +30,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "near_duplicates": (0, 0.5),
     "validation": (0, 1),
     "seed": (0, 2**63 - 1),
+    "shard_frames": (1, 10_000_000),
     "processes": (0, 4096),
 }
 
@@ -76,7 +77,7 @@ class PrepareConfig(PoseOptions):
     """Share of a scene's frames that may hardly differ from the picture a fifth of a second before."""
     max_enlargement: float = 2.0
     """Drop videos whose frames would have to be enlarged more than this to fill height x width."""
-    near_duplicates: float = 0.06
+    near_duplicates: float = 0.04
     """Drop videos whose picture hashes differ from an earlier video's in less than this share of bits; 0 keeps all."""
     validation: float = 0.05
     """Share of the videos (not of scenes) that go into the validation split."""
@@ -86,6 +87,8 @@ class PrepareConfig(PoseOptions):
     """Model (folder or hub id) whose VAE latents and CLIP embeddings are stored too; it makes training faster."""
     latents_device: str = "auto"
     """Where these are computed: auto, cpu, cuda, cuda:1."""
+    shard_frames: int = 4000
+    """A shard is full with this many frames: 4000 are some 120 MB of video at 576 x 1024."""
     processes: int = 0
     """Videos worked on at the same time; 0 is one for each CPU core. The result does not depend on it."""
     overwrite: bool = False

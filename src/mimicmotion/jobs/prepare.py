@@ -20,7 +20,6 @@ from typing import Any
 from mimicmotion.data.analysis import Notebook, Survey, measure_video, survey, usable_scenes
 from mimicmotion.data.duplicates import near_duplicates
 from mimicmotion.data.prepare import (
-    SHARD_FRAMES,
     WORK,
     VideoReport,
     find_videos,
@@ -175,9 +174,12 @@ class _Preparation:
         first: dict[str, str] = {}
         aside: dict[str, VideoReport] = {}
         for s in sources:
-            if s.sha256 in first:
+            if not _is_utf8(s.source):  # it could not be written into a shard
+                aside[s.source] = VideoReport(s.source, s.sha256, "unreadable", "its name is not UTF-8; rename it")
+            elif s.sha256 in first:
                 aside[s.source] = VideoReport(s.source, s.sha256, "duplicate", f"the same file as {first[s.sha256]}")
-            first.setdefault(s.sha256, s.source)
+            else:
+                first[s.sha256] = s.source
         rest = [s for s in sources if s.source not in aside]
         failures = yield from self._survey(rest)
         for s in rest:
@@ -273,8 +275,9 @@ class _Preparation:
         save_report(config.output, reports, config, settings)
         save_page(config.output, reports, self.notebook, config)
         yield Progress("report", 1, 1)
-        plan = plan_set(reports, config, SHARD_FRAMES)
+        plan = plan_set(reports, config)
         unused = [f"{r.source}: {r.status}, {r.reason}" for r in reports if r.status not in ("used", "no video")]
+        unused = [u.encode("utf-8", "replace").decode() for u in unused]
         if not plan:
             lines = "; ".join(unused[:5])
             raise InputError(
@@ -405,6 +408,14 @@ def _check_settings(config: PrepareConfig, settings: dict[str, Any], work: Path)
         "the same settings, or a new folder",
         "choose another folder, or give --overwrite to replace the shards (what was measured is used again)",
     )
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _remove_beyond(folder: Path, names: set[str]) -> None:

