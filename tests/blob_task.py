@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -131,6 +132,11 @@ def start(config: TrainConfig, world: int = 1, **task: Any) -> list[mp.process.B
 def train_apart(config: TrainConfig, world: int = 1, **task: Any) -> list[int | None]:
     """Train in processes of its own; returns their exit codes."""
     found = start(config, world, **task)
-    for process in found:
-        process.join(300)
-    return [process.exitcode for process in found]
+    return wait(found)
+
+
+def wait(processes: list[mp.process.BaseProcess]) -> list[int | None]:
+    """Exit codes; `join` would also wait for the data workers that a killed process leaves for some seconds."""
+    while any(process.exitcode is None for process in processes):
+        time.sleep(0.01)
+    return [process.exitcode for process in processes]

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from blob_task import start, train_alone, train_apart
+from blob_task import start, train_alone, train_apart, wait
 from mimicmotion.training.settings import DataConfig, OptimConfig, PhaseConfig, TrainConfig, ValidationConfig
 from mimicmotion.training.state import checkpoints, read_state
 from mimicmotion.training.tracking import TIMES
@@ -163,8 +163,7 @@ def test_asked_to_stop_it_saves_and_tells_how_to_go_on(world: int, tmp_path: Pat
         time.sleep(0.02)
     assert processes[0].pid is not None
     os.kill(processes[0].pid, signal.SIGTERM)  # one is enough: they agree
-    for process in processes:
-        process.join(300)
+    wait(processes)
     message = (tmp_path / "run" / "error-0").read_text()
     done = checkpoints(tmp_path / "run")[-1]
     assert f"Stopped: stopped after step {int(done.name[5:])}, which is saved" in message
