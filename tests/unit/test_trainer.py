@@ -549,6 +549,19 @@ def test_command_trains_and_says_where(recipe_file: Path, tmp_path: Path, capsys
     assert names(tmp_path / "run-overfit-one-clip") == ["step-00000003", "step-00000006", "step-00000008"]
 
 
+def test_module_for_launchers(recipe_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from mimicmotion.training.__main__ import main
+
+    with caplog.at_level(logging.INFO):
+        assert main([]) == 2
+        assert main([str(recipe_file), "optim.lr=0"]) == 2
+        assert main([str(recipe_file), "optim.steps=4"]) == 0
+    assert "usage: python -m mimicmotion.training" in caplog.text
+    assert "lr=0" in caplog.text
+    assert "step 4 of 4: loss 0." in caplog.text
+    assert names(tmp_path / "run")[-1] == "step-00000004"
+
+
 def test_ctrl_c_ends_with_the_command_to_go_on(
     recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,7 +31,9 @@ HARMLESS = (
     "optim.batch",  # the batch of all processes together is compared instead
     "optim.accumulation",
     "optim.ema_on_cpu",
-    "phases",
+    "phases",  # compared apart from their batch
+    "gradient_checkpointing",
+    "compile",
     "validation",
     "log_every",
     "save_every",
