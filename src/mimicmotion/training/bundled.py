@@ -1,17 +1,18 @@
-"""The bundled small model: what it is used with, and how it is measured on held-out synthetic people."""
+"""The bundled small model: what it is used with, and held-out synthetic people to try it on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from mimicmotion.evaluation.pixels import moving_region, psnr, ssim
+from mimicmotion.data.synthetic import HELD_OUT_SEED
 from mimicmotion.pose.draw import draw_poses
 from mimicmotion.pose.keypoints import PoseSequence
+from mimicmotion.pose.warp import WarpedPicture
 from mimicmotion.synth import SynthClip, render_clip
 
 if TYPE_CHECKING:
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
 
 POSE_STROKE = 4.0
 """Width of drawn limbs, times the published one: that would be half a pixel at this size."""
-
-HELD_OUT_SEED = 10_000_000
-"""Held-out clips come from this seed on; no training data may."""
 
 BUNDLED: dict[str, Any] = {
     "height": 224,
@@ -56,39 +54,9 @@ def generate(pipe: MimicMotionPipeline, clip: SynthClip, **options: Any) -> Fram
     """The clip's reference picture in the clip's poses; options as for the pipeline."""
     size = (clip.reference_frame.shape[0], clip.reference_frame.shape[1])
     reference = drawn(clip.reference_pose, size)[0]
+    if pipe.needs_warped_picture:
+        options["warped"] = WarpedPicture(clip.reference_frame, clip.reference_pose, clip.poses)
     return np.asarray(pipe(clip.reference_frame, drawn(clip.poses, size), reference, **options))
-
-
-def reconstruct(pipe: MimicMotionPipeline, frames: Frames) -> Frames:
-    """Frames through the autoencoder and back: the best that any U-Net could do."""
-    from mimicmotion.models.pose_features import to_unit
-    from mimicmotion.models.vae import encode_mode
-
-    latents = encode_mode(pipe.vae, to_unit(frames)) * pipe.vae.config["scaling_factor"]
-    return np.stack(list(pipe.decode(latents)))
-
-
-def score(output: Frames, clip: SynthClip) -> dict[str, float]:
-    """PSNR (whole frames, moving region) and SSIM of a generated clip, and those of copying the reference."""
-    copied = np.broadcast_to(clip.reference_frame, clip.frames.shape)
-    mask = moving_region(clip.frames, clip.reference_frame)
-    if not mask.any():
-        mask[:] = True
-    return {
-        "psnr": psnr(output, clip.frames),
-        "psnr_moving": psnr(output, clip.frames, mask),
-        "ssim": ssim(output, clip.frames),
-        "copy_psnr": psnr(copied, clip.frames),
-        "copy_psnr_moving": psnr(copied, clip.frames, mask),
-        "copy_ssim": ssim(copied, clip.frames),
-    }
-
-
-def mean_scores(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Mean of each number over clips, and the gain over copying in the moving region."""
-    out = {k: float(np.mean([r[k] for r in rows])) for k in rows[0]}
-    out["gain_moving"] = out["psnr_moving"] - out["copy_psnr_moving"]
-    return out
 
 
 def sheet(rows: Iterable[Sequence[UInt8[ndarray, "height width 3"]]]) -> UInt8[ndarray, "height width 3"]:
