@@ -27,6 +27,7 @@ class Request:
     num_frames: int
     seed: int
     generator: torch.Generator | None
+    warped: PoseFrames | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -79,6 +80,7 @@ def build_requests(
     seed: int | Sequence[int],
     generator: torch.Generator | Sequence[torch.Generator] | None,
     num_frames: int | None,
+    warped: Any = None,
 ) -> tuple[list[Request], bool]:
     """One request per video; single values go with every item of the lists. Also says whether lists were given.
 
@@ -91,6 +93,7 @@ def build_requests(
         "reference_pose": reference_pose if isinstance(reference_pose, list | tuple) else None,
         "seed": None if isinstance(seed, numbers.Integral) else seed,
         "generator": generator if isinstance(generator, list | tuple) else None,
+        "warped": warped if _is_list_of_videos(warped) else None,
     }
     lists = {name: values for name, values in given.items() if values is not None}
     counts = {name: len(values) for name, values in lists.items()}
@@ -102,6 +105,7 @@ def build_requests(
         "reference_pose": reference_pose,
         "seed": seed,
         "generator": generator,
+        "warped": warped,
     }
     requests = []
     for i in range(max(counts.values(), default=1)):
@@ -126,6 +130,7 @@ def _one(
     seed: int,
     generator: torch.Generator | None,
     num_frames: int | None,
+    warped: Any,
 ) -> Request:
     image = picture_array(image)
     if not (hasattr(poses, "__len__") and hasattr(poses, "__getitem__")):
@@ -147,4 +152,6 @@ def _one(
                 "uint8 pose frames of the picture's size (height, width, 3)",
                 "draw the poses at the size of the picture",
             )
-    return Request(image, poses, reference_pose, count, int(seed), generator)
+    if warped is not None and len(warped) < count:
+        raise InputError(f"{len(warped)} warped frames", f"one per pose, {count}", "warp the picture to each pose")
+    return Request(image, poses, reference_pose, count, int(seed), generator, warped)

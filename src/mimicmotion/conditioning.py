@@ -38,6 +38,8 @@ class Conditioning:
         pose_features: PoseNet's features of the frames of the video.
         reference_pose_features: the same of the picture's own pose, for the reference slot; None switches it off.
         added_time_ids: [fps - 1, motion bucket, noise augmentation].
+        warped_latents: of models that are given the picture warped to each pose: its latents, which take the place of
+            the copies of `image_latents` in all but the reference slot; None for all others.
     """
 
     image_embeddings: Float[Tensor, "batch 1 dim"]
@@ -45,6 +47,7 @@ class Conditioning:
     pose_features: PoseFeatures
     reference_pose_features: Float[Tensor, "batch 1 features h w"] | None
     added_time_ids: Float[Tensor, "batch 3"]
+    warped_latents: Float[Tensor, "batch frames channels h w"] | None = None
 
     @property
     def batch_size(self) -> int:
@@ -66,6 +69,16 @@ class Conditioning:
         features = self.pose_features.rows([max(r - 1, 0) for r in rows])
         slots = torch.tensor([i for i, r in enumerate(rows) if r == 0], device=features.device, dtype=torch.long)
         return features.index_copy(1, slots, reference.repeat(1, len(slots), 1, 1, 1))
+
+    def latent_rows(self, rows: Sequence[int], reference_slot: bool) -> Float[Tensor, "batch rows_or_1 channels h w"]:
+        """Picture latents of rows (numbered as for `pose_rows`); one for all where they are the same."""
+        if self.warped_latents is None:
+            return self.image_latents
+        latents = self.warped_latents[:, [max(r - reference_slot, 0) for r in rows]]
+        slots = [i for i, r in enumerate(rows) if reference_slot and r == 0]
+        if slots:
+            latents[:, slots] = self.image_latents.to(latents)
+        return latents
 
     @staticmethod
     def stack(items: Sequence[Conditioning]) -> Conditioning:
@@ -102,13 +115,14 @@ class ConditionedUNet:
     def conditional(self, x: Latents, c_noise: Sigma, frames: Sequence[int]) -> Latents:
         """V with picture and pose."""
         c = self.conditioning
-        pose = c.pose_rows(frames, self.reference_slot)
-        return self._run(x, c_noise, latents=c.image_latents, embeddings=c.image_embeddings, pose=pose)
+        pose, latents = c.pose_rows(frames, self.reference_slot), c.latent_rows(frames, self.reference_slot)
+        return self._run(x, c_noise, latents=latents, embeddings=c.image_embeddings, pose=pose)
 
     def pair(self, x: Latents, c_noise: Sigma, frames: Sequence[int]) -> tuple[Latents, Latents]:
         """(unconditional v, conditional v); the `NetworkPair` of guidance."""
         c = self.conditioning
-        no_latents, no_embeddings = torch.zeros_like(c.image_latents), torch.zeros_like(c.image_embeddings)
+        latents = c.latent_rows(frames, self.reference_slot)
+        no_latents, no_embeddings = torch.zeros_like(latents), torch.zeros_like(c.image_embeddings)
         if not self.one_batch:
             uncond = self._run(x, c_noise, latents=no_latents, embeddings=no_embeddings, pose=None)
             return uncond, self.conditional(x, c_noise, frames)
@@ -116,7 +130,7 @@ class ConditionedUNet:
         both = self._run(
             torch.cat([x, x]),
             c_noise,
-            latents=torch.cat([no_latents, c.image_latents]),
+            latents=torch.cat([no_latents, latents]),
             embeddings=torch.cat([no_embeddings, c.image_embeddings]),
             pose=torch.cat([torch.zeros_like(pose), pose]),  # zeros added after conv_in are exactly "no pose"
         )
@@ -150,6 +164,7 @@ def encode_conditioning(
     image_noise: Float[Tensor, "1 3 height width"] | None = None,
     device: torch.device | str = "cpu",
     pose_chunk_size: int = 16,
+    warped: PoseFrames | None = None,
 ) -> Conditioning:
     """Encode picture and poses.
 
@@ -166,11 +181,12 @@ def encode_conditioning(
         noise_aug_strength: standard deviation of the noise on the picture (pixels of -1..1) before the VAE sees it.
         image_noise: unit noise for that, needed where the strength is not 0.
         device: where the result lies.
-        pose_chunk_size: frames per call of PoseNet.
+        pose_chunk_size: frames per call of PoseNet, and of the VAE for `warped`.
+        warped: the picture warped to each pose (`mimicmotion.pose.warp`), for models that were trained with it.
 
     Raises:
         PoseError: see `encode_poses`.
-        InputError: augmentation is asked for without noise.
+        InputError: augmentation is asked for without noise, or `warped` has another length or size.
     """
     if noise_aug_strength and image_noise is None:
         raise InputError("no image_noise", f"noise for noise_aug_strength={noise_aug_strength}", "pass unit noise")
@@ -188,4 +204,23 @@ def encode_conditioning(
         chunk=pose_chunk_size,
     )
     ids = added_time_ids(fps, motion_bucket_id, noise_aug_strength).to(device)
-    return Conditioning(embedding.to(device), latents[:, None], features, reference, ids)
+    moved = (
+        None if warped is None else _encode_warped(vae, warped, picture, features.num_frames, device, pose_chunk_size)
+    )
+    return Conditioning(embedding.to(device), latents[:, None], features, reference, ids, moved)
+
+
+def _encode_warped(
+    vae: Any, warped: PoseFrames, picture: Tensor, num_frames: int, device: torch.device | str, chunk: int
+) -> Float[Tensor, "1 frames channels h w"]:
+    parts = []
+    for start in range(0, num_frames, chunk):
+        frames = to_unit(warped[start : min(start + chunk, num_frames)])
+        if frames.shape[1:] != picture.shape[1:] or len(frames) != min(chunk, num_frames - start):
+            raise InputError(
+                f"warped frames of shape {tuple(frames.shape)} from frame {start} on",
+                f"one of {tuple(picture.shape[1:])} for each of {num_frames} poses",
+                "warp the picture to the same poses",
+            )
+        parts.append(encode_mode(vae, frames.to(device)))
+    return torch.cat(parts)[None]

@@ -81,7 +81,8 @@ class MimicMotionPipeline:
         image_encoder: CLIP's picture encoder, frozen.
         pose_net: encoder of pose frames.
         settings: defaults of this model, as plain data: `height`, `width`, `num_inference_steps` or `sigmas` (noise
-            levels), `guidance_scale`, `fps` (what the network is told), `fusion` (fields of `FusionConfig`).
+            levels), `guidance_scale`, `fps` (what the network is told), `fusion` (fields of `FusionConfig`),
+            `reference_warp` (see `needs_warped_picture`).
 
     Raises:
         ConfigError: the networks do not fit each other, or a setting is wrong.
@@ -176,6 +177,14 @@ class MimicMotionPipeline:
         return self.pose_net.widths[0] == 6
 
     @property
+    def needs_warped_picture(self) -> bool:
+        """Whether the model is told where limbs go by the picture warped to each pose (then `warped` is required).
+
+        A departure of small models (settings: `reference_warp: limbs`); the published weights know nothing of it.
+        """
+        return self.settings.get("reference_warp", "none") != "none"
+
+    @property
     def default_fusion(self) -> FusionConfig:
         """Fusion that this model was made for."""
         return parse(FusionConfig, self.settings.get("fusion", {}))
@@ -193,6 +202,7 @@ class MimicMotionPipeline:
         motion_bucket_id: float = 127,
         noise_aug_strength: float = 0.0,
         image_noise: Float[Tensor, "1 3 height width"] | None = None,
+        warped: PoseFrames | None = None,
     ) -> Conditioning:
         """First stage: encode picture and poses once; arguments as for the pipeline itself.
 
@@ -213,6 +223,7 @@ class MimicMotionPipeline:
             noise_aug_strength=noise_aug_strength,
             image_noise=image_noise,
             device=self.device,
+            warped=warped,
         )
 
     def recipe(
@@ -358,6 +369,7 @@ class MimicMotionPipeline:
         fusion: FusionConfig | None = None,
         latents: Latents | None = None,
         image_noise: Float[Tensor, "1 3 height width"] | None = None,
+        warped: Any = None,
         output_type: OutputType = "np",
         callback_on_step_end: Callable[[MimicMotionPipeline, int, float, dict[str, Tensor]], object] | None = None,
     ) -> Any:
@@ -387,6 +399,8 @@ class MimicMotionPipeline:
             fusion: how long videos are cut and joined; None is the model's default.
             latents: unit noise to start from, see `draw_noise`.
             image_noise: unit noise for `noise_aug_strength`; None draws it.
+            warped: the picture warped to each pose (`mimicmotion.pose.warp.WarpedPicture`), for models that need it
+                (`needs_warped_picture`): like `poses`, or a list of these.
             output_type: "np" uint8 (frames, height, width, 3), with lists (items, frames, height, width, 3); "pil"
                 list of pictures; "latent" clean latents (items, frames, channels, h, w); "stream" an iterator of
                 frames that decodes as it is read (one video).
@@ -409,6 +423,7 @@ class MimicMotionPipeline:
             seed=seed,
             generator=generator,
             num_frames=num_frames,
+            warped=warped,
         )
         self._check(requests, height, width, output_type)
         recipe = self.recipe(
@@ -437,6 +452,7 @@ class MimicMotionPipeline:
                 motion_bucket_id=motion_bucket_id,
                 noise_aug_strength=noise_aug_strength,
                 image_noise=noise.picture if image_noise is None else image_noise,
+                warped=r.warped,
             )
             for state in self.denoise(conditioning, noise.latents, recipe):
                 if callback_on_step_end is not None:
@@ -481,3 +497,7 @@ class MimicMotionPipeline:
             check_size(r.image, height, width, self.size_multiple)
             if self.needs_reference_pose and r.reference_pose is None:
                 raise PoseError("no reference_pose", "the picture's drawn pose: this model compares the two", "pass it")
+            if self.needs_warped_picture != (r.warped is not None):
+                got = "no warped picture" if r.warped is None else "a warped picture for a model that knows none"
+                fix = "pass warped=mimicmotion.pose.warp.WarpedPicture(...)" if r.warped is None else "leave it out"
+                raise InputError(got, f"reference_warp={self.settings.get('reference_warp', 'none')!r}", fix)

@@ -8,21 +8,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicmotion.errors import InputError
-from mimicmotion.evaluation.baselines import (
+from mimicmotion.evaluation.baselines import copy_reference, limb_warp
+from mimicmotion.evaluation.pixels import moving_region, psnr
+from mimicmotion.pose.keypoints import NUM_POINTS, R_ELBOW, R_SHOULDER, R_WRIST, RIGHT_HAND
+from mimicmotion.pose.warp import (
     BACK_TO_FRONT,
     BONES,
     ENDS,
     bone_map,
-    copy_reference,
     cut,
     fit_affine,
-    limb_warp,
     painting_order,
     part_map,
     rotation,
 )
-from mimicmotion.evaluation.pixels import moving_region, psnr
-from mimicmotion.pose.keypoints import NUM_POINTS, R_ELBOW, R_SHOULDER, R_WRIST, RIGHT_HAND
 from mimicmotion.synth import SynthClip, render_clip
 
 SIZE = (112, 64)

@@ -179,7 +179,7 @@ def test_augmentation_id_is_the_strength_that_is_used() -> None:
 def test_condition_latent_is_neither_scaled_nor_noised() -> None:
     batch = encoded()
     _, shown = run(ObjectiveConfig(), [0, 1, 2, 3], batch)
-    assert torch.equal(shown.picture_latents, batch.picture_latents)
+    assert torch.equal(shown.picture_latents, batch.picture_latents[:, None])
 
 
 def test_pose_is_dropped_with_the_picture() -> None:

@@ -32,6 +32,8 @@ class Sample:
         hand_mask: share of each latent cell that lies in the box of a reliable hand, 0..1 (paper section 3.4); 0 in
             the reference slot.
         fps: frames per second of the driving slots (1 / interval); of frames spread over a scene the mean.
+        warped: the reference picture warped to each slot's pose, for models that are given it; the reference itself in
+            the reference slot.
     """
 
     number: int
@@ -45,6 +47,7 @@ class Sample:
     reference_pose: UInt8[ndarray, "H W 3"]
     hand_mask: Float32[ndarray, "slots h w"]
     fps: float
+    warped: UInt8[ndarray, "slots H W 3"] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,6 +65,7 @@ class Batch:
     reference_pose: Float32[Tensor, "b 3 H W"]
     hand_mask: Float32[Tensor, "b s h w"]
     fps: Float32[Tensor, " b"]
+    warped: Float32[Tensor, "b s 3 H W"] | None = None
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -119,4 +123,5 @@ def collate(samples: Sequence[Sample]) -> Batch:
         reference_pose=pictures("reference_pose"),  # type: ignore[arg-type]
         hand_mask=numbers("hand_mask"),  # type: ignore[arg-type]
         fps=torch.tensor([s.fps for s in samples], dtype=torch.float32),
+        warped=pictures("warped"),
     )

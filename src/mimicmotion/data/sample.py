@@ -20,6 +20,7 @@ from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.pose.draw import PoseDrawer
 from mimicmotion.pose.hands import hand_masks
 from mimicmotion.pose.keypoints import PoseSequence
+from mimicmotion.pose.warp import limb_warp
 
 if TYPE_CHECKING:
     from mimicmotion.data.shards import Record, Shards
@@ -42,6 +43,7 @@ class SampleMaker:
         downscale: pixels per latent along each axis.
         drawing: how poses are drawn: the model's settings "pose_drawing" (canvas_short_side, stroke).
         latents: gives latents instead of frames, and image embeddings where the shards hold both of this model.
+        warp: also give the reference picture warped to each pose (`mimicmotion.pose.warp`).
 
     Raises:
         InputError: a record is too short for a sample (see `SampleConfig.short_records`).
@@ -57,6 +59,7 @@ class SampleMaker:
         downscale: int,
         drawing: Mapping[str, Any],
         latents: LatentCache | None = None,
+        warp: bool = False,
     ) -> None:
         height, width = shards.size
         if downscale < 1 or height % downscale or width % downscale:
@@ -68,6 +71,7 @@ class SampleMaker:
         if seed < 0:
             raise ConfigError(f"seed={seed}", "0 or more", "use 0")
         self.shards, self.config, self.seed, self.latents = shards, config, seed, latents
+        self.warp = warp
         self.grid = (height // downscale, width // downscale)
         self.drawer = PoseDrawer(shards.size, **drawing)
         self.scenes = [Scene(*s) for s in zip(shards.num_frames, shards.stills, shards.fps, strict=True)]
@@ -110,6 +114,7 @@ class SampleMaker:
         if config.reference_slot:
             poses = np.concatenate([reference_pose[None], poses])
             mask = np.concatenate([np.zeros_like(mask[:1]), mask])
+        pictures = self._pictures(driver, owner, choice)
         return Sample(
             number=number,
             key=driver.key,
@@ -117,8 +122,15 @@ class SampleMaker:
             reference_pose=reference_pose,
             hand_mask=mask,
             fps=choice.fps,
-            **self._pictures(driver, owner, choice),
+            **pictures,
+            warped=self._warped(pictures["reference"], own, driving) if self.warp else None,
         )
+
+    def _warped(
+        self, reference: UInt8[ndarray, "H W 3"], own: PoseSequence, driving: PoseSequence
+    ) -> UInt8[ndarray, "slots H W 3"]:
+        moved = limb_warp(reference, own, driving)
+        return np.concatenate([reference[None], moved]) if self.config.reference_slot else moved
 
     def _poses(self, driver: Record, owner: Record, choice: Choice) -> tuple[PoseSequence, PoseSequence]:
         """Poses of the driving frames and of the reference, as a detector would have found them."""

@@ -28,6 +28,7 @@ from mimicmotion.pose.keypoints import PoseSequence
 if TYPE_CHECKING:
     from mimicmotion.diffusion.recipe import Recipe
     from mimicmotion.pipeline import MimicMotionPipeline
+    from mimicmotion.pose.warp import WarpedPicture
 
 logger = logging.getLogger(__name__)
 
@@ -144,6 +145,7 @@ def _generate(
         motion_bucket_id=config.motion_bucket_id,
         noise_aug_strength=config.noise_aug_strength,
         image_noise=noise.picture,
+        warped=warped_picture(pipe, inputs),
     )
     yield Progress("encode", 1, 1)
     state = None
@@ -217,6 +219,15 @@ def pose_drawer(config: GenerateConfig, pipe: MimicMotionPipeline, size: tuple[i
     """The look of poses that the model was trained on."""
     look = pipe.settings.get("pose_drawing", {})
     return PoseDrawer(size, confidence_aware=config.confidence_aware, **look)
+
+
+def warped_picture(pipe: MimicMotionPipeline, inputs: Inputs) -> WarpedPicture | None:
+    """The picture warped to each pose, for models that were trained with it."""
+    from mimicmotion.pose.warp import WarpedPicture
+
+    if not pipe.needs_warped_picture:
+        return None
+    return WarpedPicture(inputs.picture, inputs.reference, inputs.aligned)
 
 
 def fusion_config(config: GenerateConfig, default: FusionConfig) -> FusionConfig:

@@ -212,6 +212,7 @@ def _animate(pipe: Any, clip: Any, condition: Condition, arm: Arm, noise: float,
     """The clip's reference picture in poses as an estimator with these errors would have found them."""
     from mimicmotion.evaluation.planted import plant_errors
     from mimicmotion.pose.draw import draw_poses
+    from mimicmotion.pose.warp import WarpedPicture
     from mimicmotion.synth.noise import perturb_poses
 
     driving, reference = clip.poses, clip.reference_pose
@@ -221,7 +222,8 @@ def _animate(pipe: Any, clip: Any, condition: Condition, arm: Arm, noise: float,
         driving = plant_errors(driving, seed)
     look = {**pipe.settings.get("pose_drawing", {}), "confidence_aware": arm.confidence}
     drawn = [np.stack(list(draw_poses(poses, poses.size, **look))) for poses in (driving, reference)]
-    return np.asarray(pipe(clip.reference_frame, drawn[0], drawn[1][0]))
+    warped = WarpedPicture(clip.reference_frame, reference, driving) if pipe.needs_warped_picture else None
+    return np.asarray(pipe(clip.reference_frame, drawn[0], drawn[1][0], warped=warped))
 
 
 def _scores(frames: np.ndarray, clip: Any) -> dict[str, float]:

@@ -29,7 +29,6 @@ from mimicmotion.models.vae import encoder_digest
 from mimicmotion.training.bundled import bundled_settings
 from mimicmotion.training.lora import merged_state, save_adapter
 from mimicmotion.training.networks import (
-    ENCODE_CHUNK,
     DenoiserModel,
     checkpoint_blocks,
     encode_frames,
@@ -102,6 +101,8 @@ class DenoiserTask(Task):
         settings = {**known, **self.parts.settings}
         if self.config.objective.fps is not None:
             settings["fps"] = self.config.objective.fps
+        if self.config.model.reference_warp is not None:
+            settings["reference_warp"] = self.config.model.reference_warp
         fusion = dict(settings.get("fusion", {}))
         fusion["reference_slot"] = self.config.data.sample.reference_slot
         return {**settings, "fusion": fusion}
@@ -121,10 +122,18 @@ class DenoiserTask(Task):
         """
         seed = changes.pop("seed", self.config.seed)
         sample = dataclasses.replace(self.config.data.sample, **changes)
-        return SampleMaker(shards, sample, seed=seed, downscale=self.downscale, drawing=self.drawing, latents=latents)
+        return SampleMaker(
+            shards,
+            sample,
+            seed=seed,
+            downscale=self.downscale,
+            drawing=self.drawing,
+            latents=latents,
+            warp=self.settings.get("reference_warp", "none") != "none",
+        )
 
     def _latent_cache(self, folder: Path) -> LatentCache:
-        return LatentCache(self.shards, encoder_digest(self.parts.vae), self._encode, folder, chunk=ENCODE_CHUNK)
+        return LatentCache(self.shards, encoder_digest(self.parts.vae), self._encode, folder)
 
     def _encode(self, frames: UInt8[ndarray, "n height width 3"]) -> Float32[ndarray, "n c h w"]:
         vae = self.parts.vae
@@ -234,7 +243,20 @@ class DenoiserTask(Task):
             token = batch.embedding[:, None]
         else:
             token = encode_token(encoder, batch.reference)
-        return Encoded(latents, picture, token, pixels, batch.poses, batch.reference_pose, batch.hand_mask, batch.fps)
+        warped = None if batch.warped is None else encode_frames(vae, batch.warped)
+        if warped is not None and self.config.data.sample.reference_slot:
+            warped[:, 0] = picture  # with its augmentation
+        return Encoded(
+            latents,
+            picture,
+            token,
+            pixels,
+            batch.poses,
+            batch.reference_pose,
+            batch.hand_mask,
+            batch.fps,
+            warped,
+        )
 
     # --- out ----------------------------------------------------------------------------------------------------
 

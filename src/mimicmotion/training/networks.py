@@ -29,8 +29,8 @@ logger = logging.getLogger(__name__)
 
 BUNDLED = "tiny"
 """Name of the small model that comes with this package, as `model.base`."""
-ENCODE_CHUNK = 8
-"""Frames that the frozen autoencoder encodes at once."""
+ENCODE_PIXELS = 1 << 20
+"""Pixels that the frozen autoencoder encodes at once: 1.4 GiB in SVD's, where a whole clip of 576x1024 needs 22."""
 CHECKPOINTED = ("SpatioTemporalResBlock", "BasicTransformerBlock", "TemporalBasicTransformerBlock")
 NESTED = "TransformerSpatioTemporalModel"
 
@@ -137,7 +137,7 @@ class DenoiserModel(nn.Module):
         (token,) = drop_conditions(shown.dropped[:, 0], token)  # type: ignore[arg-type]
         (picture,) = drop_conditions(shown.dropped[:, 1], shown.picture_latents)
         (features,) = drop_conditions(shown.dropped[:, 2], features)
-        picture = picture[:, None].expand(-1, shown.x.shape[1], -1, -1, -1)
+        picture = picture.expand(-1, shown.x.shape[1], -1, -1, -1)
         sample = with_pose(torch.cat([shown.x, picture.to(shown.x.dtype)], dim=2), features)
         return self.unet(sample, shown.c_noise, token, added_time_ids=shown.time_ids, return_dict=False)[0]
 
@@ -167,7 +167,8 @@ def checkpoint_blocks(unet: nn.Module, nested: bool = False) -> int:
 def encode_frames(vae: Any, frames: Float[Tensor, "*lead 3 height width"]) -> Float[Tensor, "*lead channels h w"]:
     """Mode of the latents of frames in [-1, 1], not scaled, a few frames at a time."""
     flat = frames.flatten(0, -4)
-    parts = [encode_mode(vae, part) for part in flat.split(ENCODE_CHUNK)]
+    chunk = max(1, ENCODE_PIXELS // (frames.shape[-2] * frames.shape[-1]))
+    parts = [encode_mode(vae, part) for part in flat.split(chunk)]
     # a clone outside of inference mode is a tensor that autograd may keep
     return torch.cat(parts).clone().unflatten(0, frames.shape[:-3])
 

@@ -58,6 +58,8 @@ class Encoded:
         reference_pose: the pose of the reference picture.
         hand_mask: share of reliable hand boxes per latent.
         fps: frames per second of each sample.
+        warped_latents: of the reference picture warped to each slot's pose, mode, not scaled; None for models that are
+            not given it.
     """
 
     latents: Float[Tensor, "batch slots channels h w"]
@@ -68,6 +70,7 @@ class Encoded:
     reference_pose: Float[Tensor, "batch 3 height width"]
     hand_mask: Float[Tensor, "batch slots h w"]
     fps: Float[Tensor, " batch"]
+    warped_latents: Float[Tensor, "batch slots channels h w"] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,7 +83,7 @@ class NetworkInput:
     Attributes:
         x: noisy latents times c_in, float32.
         c_noise: ln(sigma) / 4, float32.
-        picture_latents: not scaled; copied over the slots by the network.
+        picture_latents: not scaled; one for all slots, or the warped ones, one for each.
         token: see `Encoded`.
         pixels: see `Encoded`.
         poses: see `Encoded`.
@@ -91,7 +94,7 @@ class NetworkInput:
 
     x: Float32[Tensor, "batch slots channels h w"]
     c_noise: Float32[Tensor, " batch"]
-    picture_latents: Float[Tensor, "batch channels h w"]
+    picture_latents: Float[Tensor, "batch slots_or_1 channels h w"]
     token: Float[Tensor, "batch 1 dim"] | None
     pixels: Float[Tensor, "batch 3 size size"] | None
     poses: Float[Tensor, "batch slots 3 height width"]
@@ -185,7 +188,7 @@ def network_arguments(
     shown = NetworkInput(
         x=network_input(x0, eps, sigma),
         c_noise=c_noise(sigma),
-        picture_latents=batch.picture_latents,
+        picture_latents=batch.picture_latents[:, None] if batch.warped_latents is None else batch.warped_latents,
         token=batch.token,
         pixels=batch.pixels,
         poses=batch.poses,

@@ -43,6 +43,9 @@ COLUMNS = 5
 LARGEST = 256
 """Height of a frame in the picture."""
 
+LARGE = 1 << 18
+"""Pixels of a frame above which fewer are decoded at once: 4 of 576x1024 need 4.5 GiB, beside all that trains."""
+
 Frames = UInt8[ndarray, "frames height width 3"]
 
 
@@ -127,8 +130,10 @@ def generate(task: DenoiserTask, parts: Components, sample: Sample, seed: int) -
             width=sample.reference.shape[1],
             seed=seed,
             output_type="latent",
+            warped=None if sample.warped is None else sample.warped[slot:],
         )
-    return np.stack(list(pipe.decode(latents[0])))
+    chunk = 4 if sample.reference.shape[0] * sample.reference.shape[1] > LARGE else 8
+    return np.stack(list(pipe.decode(latents[0], decode_chunk_size=chunk)))
 
 
 def clip_scores(output: Frames, target: Frames, reference: UInt8[ndarray, "height width 3"]) -> dict[str, float]:
