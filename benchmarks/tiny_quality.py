@@ -61,7 +61,12 @@ def drawn(pipe: MimicMotionPipeline, poses: PoseSequence) -> ndarray:
 
 def generate(pipe: MimicMotionPipeline, clip: SynthClip) -> ndarray:
     reference_pose = drawn(pipe, clip.reference_pose)[0]
-    return np.asarray(pipe(clip.reference_frame, drawn(pipe, clip.poses), reference_pose))
+    options: dict[str, Any] = {}
+    if getattr(pipe, "needs_warped_picture", False):  # a model that is told where the limbs go
+        from mimicmotion.pose.warp import WarpedPicture
+
+        options["warped"] = WarpedPicture(clip.reference_frame, clip.reference_pose, clip.poses)
+    return np.asarray(pipe(clip.reference_frame, drawn(pipe, clip.poses), reference_pose, **options))
 
 
 def reconstruct(pipe: MimicMotionPipeline, frames: ndarray) -> ndarray:

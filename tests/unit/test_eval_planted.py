@@ -12,6 +12,7 @@ from mimicmotion.evaluation.planted import (
     hand_on_wrong_hand,
     occluded_elbow,
     plant,
+    plant_errors,
 )
 from mimicmotion.pose.keypoints import LEFT_HAND, NUM_POINTS, R_ELBOW, RIGHT_HAND, PoseSequence
 
@@ -73,6 +74,25 @@ def test_elbow_is_guessed_far_off() -> None:
     assert (gap[[0, 1, 5]] == 0).all()
     assert (gap[2:5] > 0.4 * 60 - 1e-3).all()
     assert (gap[2:5] < 0.6 * 60 + 1e-3).all()
+
+
+def test_all_errors_in_turn() -> None:
+    exact = poses(9)
+    elbows, shares = set(), []
+    for seed in range(8):
+        wrong = plant_errors(exact, seed)
+        assert (wrong.xy == plant_errors(exact, seed).xy).all()
+        arm = [R_ELBOW, 6, *range(LEFT_HAND.start, LEFT_HAND.stop), *range(RIGHT_HAND.start, RIGHT_HAND.stop)]
+        assert changed(exact, wrong) <= set(arm)
+        assert (wrong.xy != exact.xy).any((1, 2)).all()  # no frame is right
+        elbow = np.flatnonzero((wrong.xy[:, [R_ELBOW, 6]] != exact.xy[:, [R_ELBOW, 6]]).any((1, 2)))
+        assert len(elbow) == 3
+        assert elbow[-1] - elbow[0] == 2
+        elbows.add(int(elbow[0]))
+        shares.append(sum(s in wrong.source for s in ("duplicate detection", "hands swapped", "occluded elbow")))
+    assert shares == [3] * 8
+    assert len(elbows) > 1  # the order is the seed's
+    assert len(plant_errors(exact[:1], 0)) == 1
 
 
 def test_nothing_is_found_outside_of_the_frame() -> None:

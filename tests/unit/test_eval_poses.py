@@ -14,6 +14,7 @@ from mimicmotion.errors import InputError, PoseError
 from mimicmotion.evaluation.poses import (
     Fidelity,
     find_patches,
+    patch_errors,
     pooled,
     pose_fidelity,
     redetect,
@@ -183,6 +184,21 @@ def test_patches_of_another_picture_are_not_found() -> None:
     assert blank.missing == 1
     truth.confidence[:, FACE] = 0.2
     assert (find_patches(target, target, truth).confidence[:, FACE] == 0).all()  # not looked for
+
+
+def test_patch_errors_in_two_numbers() -> None:
+    truth = poses(2)
+    truth.xy[:] = np.clip(truth.xy, 40, 90)
+    target = np.stack([picture(0), picture(1)])
+    same = patch_errors(target, target, truth)
+    assert (same.body, same.hands) == (0.0, 0.0)
+    shifted = patch_errors(np.roll(target, 5, 2), target, truth)
+    assert shifted.hands == pytest.approx(0.1, abs=1e-6)
+    assert shifted.body == pytest.approx(0.1, abs=1e-6)
+    blank = patch_errors(np.full_like(target, 128), target, truth)
+    assert (blank.body, blank.hands) == (0.4, 0.4)  # nothing there is not better than something wrong
+    truth.confidence[:, [*range(LEFT_HAND.start, LEFT_HAND.stop), *range(RIGHT_HAND.start, RIGHT_HAND.stop)]] = 0.1
+    assert math.isnan(patch_errors(target, target, truth).hands)
 
 
 def test_bad_input() -> None:

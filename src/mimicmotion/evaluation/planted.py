@@ -96,6 +96,26 @@ def plant(name: str, poses: PoseSequence, seed: int) -> PoseSequence:
     return PLANTED[name](poses, seed)
 
 
+def plant_errors(poses: PoseSequence, seed: int) -> PoseSequence:
+    """All the errors in turn, each in its share of the frames, in an order and on a side that the seed decides.
+
+    Raises:
+        InputError: no frames, or a negative seed.
+    """
+    rng, _ = _start(poses, seed, "right", None)
+    side = ("left", "right")[int(rng.integers(2))]
+    order = rng.permutation(3)
+    for share, kind in zip(np.array_split(np.arange(len(poses)), 3), order, strict=True):
+        frames = share.tolist()
+        if kind == 0:
+            poses = duplicate_detection(poses, seed, side=side, frames=frames)
+        elif kind == 1:
+            poses = hand_on_wrong_hand(poses, seed, frames=frames)
+        else:
+            poses = occluded_elbow(poses, seed, side=side, frames=frames)
+    return poses
+
+
 def _start(
     poses: PoseSequence, seed: int, side: str, frames: Sequence[int] | slice | None
 ) -> tuple[np.random.Generator, Bool[ndarray, " frames"]]:

@@ -114,9 +114,7 @@ def seam_scores(output: Frames, borders: Sequence[int], *, neighbours: int = 3) 
     for b in borders:
         around = [i for i in range(b - 1 - neighbours, b + neighbours) if 0 <= i < len(jump) and i not in at]
         if not around:
-            raise InputError(
-                f"border {b} among borders", "some frames between borders", "use more neighbours"
-            )
+            raise InputError(f"border {b} among borders", "some frames between borders", "use more neighbours")
         # 1e-4 (a fortieth of a grey level) keeps still clips at 1
         scores.append((jump[b - 1] + 1e-4) / (np.median(jump[around]) + 1e-4))
     return np.array(scores)
