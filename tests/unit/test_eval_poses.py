@@ -196,7 +196,7 @@ def test_patch_errors_in_two_numbers() -> None:
     assert shifted.hands == pytest.approx(0.1, abs=1e-6)
     assert shifted.body == pytest.approx(0.1, abs=1e-6)
     blank = patch_errors(np.full_like(target, 128), target, truth)
-    assert (blank.body, blank.hands) == (0.4, 0.4)  # nothing there is not better than something wrong
+    assert (blank.body, blank.hands) == pytest.approx((0.4, 0.4))  # nothing there is not better than something wrong
     truth.confidence[:, [*range(LEFT_HAND.start, LEFT_HAND.stop), *range(RIGHT_HAND.start, RIGHT_HAND.stop)]] = 0.1
     assert math.isnan(patch_errors(target, target, truth).hands)
 
