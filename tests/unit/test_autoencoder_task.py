@@ -31,7 +31,8 @@ def build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Build:
         return shards
 
     def task(**changes: Any) -> AutoencoderTask:
-        c = AutoencoderConfig(**{"latent_channels": 4, "clip_frames": 3, **changes})
+        options: dict[str, Any] = {"latent_channels": 4, "clip_frames": 3, **changes}
+        c = AutoencoderConfig(**options)
         config = TrainConfig(stage="autoencoder", run=str(tmp_path), autoencoder=c, precision="no")
         return AutoencoderTask(dataclasses.replace(config, validation=ValidationConfig(clips=2)))
 

@@ -156,11 +156,9 @@ class AutoencoderTask(Task):
         InputError: shards are missing or empty.
     """
 
-    model: AutoencoderModel
-
     def __init__(self, config: TrainConfig) -> None:
         self.config, self.settings = config, config.autoencoder
-        cache = Path(config.data.cache) if config.data.cache else Path(config.run) / "cache"
+        cache = Path(config.data.cache or Path(config.run) / "cache") / "shards"
         self.shards = open_shards(config.data.shards, config.data.split, cache=cache)
         self._check()
         try:
@@ -173,7 +171,8 @@ class AutoencoderTask(Task):
         size = self.settings.patch_size
         mean, basis = patch_basis(self.shards, size, self.settings.latent_channels, seed=config.seed)
         init_with_pca(vae, torch.from_numpy(mean).float(), torch.from_numpy(basis).float())
-        self.model = AutoencoderModel(vae, self.settings.train_encoder)
+        self.vae = vae
+        self.model: nn.Module = AutoencoderModel(vae, self.settings.train_encoder)
         self.identity = {
             "stage": "autoencoder",
             "data": self.shards.digest,
@@ -199,7 +198,7 @@ class AutoencoderTask(Task):
     def parameters(self) -> dict[str, nn.Parameter]:
         """The decoder's parameters, and the encoder's where that is trained too."""
         left_out = [] if self.settings.train_encoder else ["vae.encoder.", "vae.quant_conv."]
-        if len(self.model.vae.decoder.mid_block.resnets) == 1:
+        if len(self.vae.decoder.mid_block.resnets) == 1:
             left_out.append("vae.decoder.mid_block.attentions.")  # diffusers runs it before a second resnet only
         return {k: p for k, p in self.model.named_parameters() if not k.startswith(tuple(left_out))}
 
@@ -240,7 +239,7 @@ class AutoencoderTask(Task):
                 for k, p in params.items():
                     p.copy_(weights[k])
                 self.model.eval()
-                yield self.model.vae
+                yield self.vae
         finally:
             with torch.no_grad():
                 for k, p in params.items():
