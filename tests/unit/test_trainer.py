@@ -331,6 +331,24 @@ def test_full_disk_leaves_the_older_checkpoints(
     assert train_alone(config).name == "step-00000008"
 
 
+@pytest.mark.parametrize(
+    ("message", "error"),
+    [
+        ("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534", OutputError),  # torch, full disk
+        ("Error while serializing: I/O error: No space left on device (os error 28)", OutputError),  # safetensors
+        ("size mismatch", RuntimeError),
+    ],
+)
+def test_writers_that_hide_a_full_disk(message: str, error: type[Exception], tmp_path: Path) -> None:
+    def write(part: Path) -> None:
+        (part / "half").write_bytes(b"half")
+        raise RuntimeError(message)
+
+    with pytest.raises(error, match="os error 28|672|size"):
+        save_checkpoint(tmp_path, 1, write, keep=1)
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
 def test_damaged_checkpoint_is_named(recipe: Recipe) -> None:
     path = train_alone(recipe()) / "state" / "trainer.pt"
     path.write_bytes(path.read_bytes()[:200])

@@ -20,6 +20,8 @@ from mimicmotion.training.order import global_batches
 from mimicmotion.training.settings import OptimConfig, TrainConfig, as_dict
 
 CHECKPOINT = re.compile(r"step-(\d{8,})")
+FAILED_WRITE = re.compile(r"inline_container|PytorchStreamWriter|file write failed|I/O error|No space left")
+"""How torch.save and safetensors, whose writers raise no OSError, speak of a full disk."""
 HARMLESS = (
     "run",
     "threads",
@@ -201,8 +203,11 @@ def whole_folder(path: Path) -> Iterator[Path]:
         raise
     except OSError as e:
         raise output_error(path, e) from e
-    except RuntimeError as e:  # torch.save's own writer reports a full disk so
-        raise OutputError(f"{path}: {e}", "a writable folder with enough room", "free some space and resume") from e
+    except Exception as e:
+        if not FAILED_WRITE.search(str(e)):
+            raise
+        reason = f"{path} cannot be written (is the disk full? {e})"
+        raise OutputError(reason, "a writable place with enough room", "free some space and resume") from e
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
