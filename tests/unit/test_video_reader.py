@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import weakref
 from collections.abc import Callable, Iterator
@@ -475,3 +476,20 @@ def test_real_clips_last_as_long_as_before(shared: Callable[[str], Path]) -> Non
         video = open_video(shared(f"samples/clear/{name}.mp4"))
         assert sum(1 for _ in video.frames(fps=15)) == num
         assert num / 15 == pytest.approx(video.info.duration, abs=1 / 15)
+
+
+def test_frames_are_let_go_without_the_collector(tmp_path: Path) -> None:
+    path = encode(tmp_path / "v.mp4", [np.full((32, 48, 3), i, np.uint8) for i in range(60)])
+    reader = open_video(path)
+    gc.collect()
+    gc.disable()  # it counts objects and not pixels: hundreds of frames can pass before it runs
+    try:
+        before = count_frames()
+        most = max(count_frames() - before for _ in reader.frames())
+    finally:
+        gc.enable()
+    assert most < 20  # the decoder's threads hold some
+
+
+def count_frames() -> int:
+    return sum(isinstance(o, av.VideoFrame) for o in gc.get_objects())

@@ -114,6 +114,8 @@ class AvSource:
         last = Fraction(-1)
         count = broken = 0
         size: tuple[int, int] | None = None
+        angle: object = "unknown"
+        turn = _Turn()
         with self._open() as container:
             stream = _video_stream(container, self.path)
             stream.thread_type = "AUTO"
@@ -134,7 +136,10 @@ class AvSource:
                         # damaged or joined files repeat or turn back time stamps
                         last = since if since > last else last + nominal
                         length = frame.duration * tick if frame.duration else nominal
-                        turn = _orientation(frame)
+                        # looking at side data ties frame and data into a cycle, which keeps the pixels in memory
+                        # until the collector runs, hundreds of frames later: look only where something changes
+                        if getattr(frame, "rotation", None) != angle:
+                            angle, turn = getattr(frame, "rotation", None), _orientation(frame)
                         self._rotation = turn.degrees
                         # a stream that changes its size in the middle keeps the first frame's
                         size = size or _upright_size(frame, stream if self._square else None, turn)
