@@ -56,6 +56,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with open_writer(place / "dance.mp4", (1920, 1080), 10.0) as writer:
         for frame in open_video(find_asset("demo/driving.mp4")).frames(fps=6.0, max_frames=6):
             writer.write(frame)
+    with open_writer(place / "videos" / "dance.mp4", (1920, 1080), 5.0) as writer:
+        for frame in open_video(find_asset("demo/driving.mp4")).frames(fps=10.0, max_frames=11):
+            writer.write(frame)
     pipe = micro_pipeline()
     pipe.settings |= {"height": 96, "width": 64}
     pipe.save_pretrained(place / STAND_IN)
