@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import pytest
 from numpy import ndarray
 from PIL import Image
 
+from fatal_step import dies_on_b
 from micro import micro_pipeline
 from mimicmotion import cli
 from mimicmotion.config import parse
@@ -27,8 +28,9 @@ from mimicmotion.data.prepare import video_id
 from mimicmotion.data.settings_prepare import PrepareConfig
 from mimicmotion.data.shards import open_shards
 from mimicmotion.errors import ConfigError, InputError, MediaError
-from mimicmotion.jobs import prepare as job
+from mimicmotion.jobs import prepare_steps
 from mimicmotion.jobs.prepare import PrepareResult, prepare
+from mimicmotion.jobs.prepare_steps import Source, run_steps
 from mimicmotion.jobs.progress import finish
 from mimicmotion.pose.keypoints import BODY
 from mimicmotion.synth import render_clip
@@ -51,7 +53,7 @@ def write(path: Path, frames: list[ndarray] | ndarray, crf: int | None = None) -
 @pytest.fixture(scope="module")
 def clips() -> dict[int, ndarray]:
     """People who dance."""
-    return {seed: render_clip(seed, 10, SIZE, 8.0, motion="dance").frames for seed in (1, 4, 7, 9, 11)}
+    return {seed: render_clip(seed, 10, SIZE, 8.0, motion="dance").frames for seed in (1, 4, 7, 9)}
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +65,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory, clips: dict[int, ndarray]) 
     shutil.copy(place / "a" / "two scenes.mp4", place / "b copy.mp4")
     write(place / "c again.mp4", [cv2.resize(f, (96, 168), interpolation=cv2.INTER_AREA) for f in both], crf=28)
     write(place / "d static.mp4", [clips[7][0]] * 10)
-    write(place / "e blurred.mp4", [cv2.GaussianBlur(f, (0, 0), 2.5) for f in clips[11]])
+    write(place / "e blurred.mp4", [cv2.GaussianBlur(f, (0, 0), 3) for f in clips[1]])
     (place / "f corrupt.mp4").write_bytes(b"\0\0\0\x20ftypisom" + bytes(range(256)) * 50)
     grounds = [cv2.resize(np.full((2, 2, 3), 40 + 3 * i, np.uint8), SIZE[::-1]) for i in range(10)]
     write(place / "g nobody.mp4", grounds)
@@ -163,7 +165,7 @@ def test_nothing_new_is_nothing_to_do(
     made: tuple[Path, PrepareResult], videos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {p: p.stat().st_mtime_ns for p in made[0].rglob("*") if p.is_file()}
-    monkeypatch.setattr(job, "survey", None)
+    monkeypatch.setattr(prepare_steps, "survey", None)
     again = finish(prepare(config(videos, made[0])))
     assert not again.fresh
     assert again.totals == made[1].totals
@@ -188,7 +190,7 @@ def test_other_settings_are_refused_unless_asked_for(
     with pytest.raises(ConfigError, match="max_static was 0.5, is 1.0"):
         finish(prepare(config(videos, copy, max_static=1)))
     assert shards(copy) == shards(made[0])
-    monkeypatch.setattr(job, "measure_video", None)  # a threshold changes nothing of what was measured
+    monkeypatch.setattr(prepare_steps, "measure_video", None)  # a threshold changes nothing of what was measured
     finish(prepare(config(videos, copy, max_static=1, overwrite=True)))
     assert report(copy)["d static.mp4"]["status"] == "used"
 
@@ -278,22 +280,10 @@ def test_nothing_good_enough(videos: Path, tmp_path: Path) -> None:
         finish(prepare(config(only, tmp_path / "shards")))
 
 
-def _dies_on_b(config: PrepareConfig, task: Any) -> Generator[int, None, Any]:
-    """A step that a certain file brings down with its process, as a fault in a decoder does."""
-
-    def work() -> Generator[int, None, None]:
-        yield 1
-        if "b" in task.source:
-            os._exit(11)
-
-    return (yield from job._guarded(config, task, work()))
-
-
 def test_a_file_that_kills_its_process_is_named(tmp_path: Path) -> None:
-    preparation = job._Preparation(config(tmp_path, tmp_path / "out", processes=2))
-    preparation.work.mkdir(parents=True)
-    todo = [job._Source(name, name) for name in ("a.mp4", "b.mp4", "c.mp4")]
-    reports = preparation._in_parallel(_dies_on_b, todo)
+    (tmp_path / "out" / ".work").mkdir(parents=True)
+    todo = [Source(name, name) for name in ("a.mp4", "b.mp4", "c.mp4")]
+    reports = run_steps(dies_on_b, config(tmp_path, tmp_path / "out"), todo, 2)
     problems = {r.source: r.problem for r in reports if not isinstance(r, int)}
     assert problems.keys() == {"a.mp4", "b.mp4", "c.mp4"}
     assert problems["a.mp4"] == problems["c.mp4"] == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -91,21 +92,15 @@ def _chunks(frames: Iterable[ndarray]) -> Iterator[ndarray]:
         yield np.stack(held)
 
 
-class _one_thread:
+@contextlib.contextmanager
+def _one_thread(device: str) -> Iterator[None]:
     """On a CPU, sums depend on the number of threads: one makes the same bytes on every machine and in every pool."""
+    import torch
 
-    def __init__(self, device: str) -> None:
-        self._cpu = device == "cpu"
-
-    def __enter__(self) -> None:
-        import torch
-
-        if self._cpu:
-            self._before = torch.get_num_threads()
-            torch.set_num_threads(1)
-
-    def __exit__(self, *_: object) -> None:
-        import torch
-
-        if self._cpu:
-            torch.set_num_threads(self._before)
+    before = torch.get_num_threads()
+    if device == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -8,16 +8,13 @@ import functools
 import hashlib
 import json
 import logging
-import multiprocessing
 import os
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mimicmotion.data.analysis import Notebook, Survey, measure_video, survey, usable_scenes
+from mimicmotion.data.analysis import Notebook, Survey, usable_scenes
 from mimicmotion.data.duplicates import near_duplicates
 from mimicmotion.data.prepare import (
     WORK,
@@ -31,18 +28,17 @@ from mimicmotion.data.prepare import (
 )
 from mimicmotion.data.report import JSON, PAGE, count, save_report
 from mimicmotion.data.settings_prepare import PrepareConfig, result_settings
-from mimicmotion.data.workers import Stopped, run_parallel
 from mimicmotion.data.writing import write_shards
-from mimicmotion.errors import ConfigError, InputError, MediaError, MimicMotionError, OutputError, WeightsError
+from mimicmotion.errors import ConfigError, InputError, MediaError
 from mimicmotion.files import atomic_path, check_writable, sha256_file, writing
 from mimicmotion.jobs import inputs
+from mimicmotion.jobs.prepare_steps import Outcome, Source, Step, measure_one, note_failure, run_steps, survey_one
 from mimicmotion.jobs.progress import Job, Progress, Stopwatch
 
 logger = logging.getLogger(__name__)
 
 _FILES, _SETTINGS, _DONE = "files.json", "settings.json", "done.json"
 _INDEX = "index.json"
-_MARK = "at-work-{}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,18 +97,12 @@ def prepare(config: PrepareConfig) -> Job[PrepareResult]:
     return dataclasses.replace(result, seconds=watch.seconds)
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
-    source: str
-    sha256: str
-
-
 class _Preparation:
     def __init__(self, config: PrepareConfig) -> None:
         # sums depend on the number of threads; the processes are what uses all cores
         self.config = dataclasses.replace(config, pose_threads=config.pose_threads or 1)
         self.work = config.output / WORK
-        self.processes = config.processes or len(os.sched_getaffinity(0))
+        self.processes = config.processes or _cores()
         self.notebook = Notebook(self.work, self.config)
         self.latents_model: str | None = None
 
@@ -134,7 +124,7 @@ class _Preparation:
         reports = yield from self._look(sources)
         return (yield from self._write(reports, settings, stamp))
 
-    def _identify(self, names: Sequence[str]) -> Job[list[_Source]]:
+    def _identify(self, names: Sequence[str]) -> Job[list[Source]]:
         """Checksums of all files; those of files that did not change are known."""
         known = _load_json(self.work / _FILES) or {}
         facts: dict[str, list[Any]] = {}
@@ -147,7 +137,7 @@ class _Preparation:
             yield Progress("files", i + 1, len(names))
         if facts != known:
             _save_json(self.work / _FILES, facts)
-        return [_Source(name, facts[name][2]) for name in names]
+        return [Source(name, facts[name][2]) for name in names]
 
     def _finished(self, stamp: str) -> PrepareResult | None:
         """The result of an earlier run from the same files with the same settings, if all of it is still there."""
@@ -169,7 +159,7 @@ class _Preparation:
             encoder = SceneEncoder.open(self.config.latents, self.config.latents_device)
             self.latents_model = encoder.digest
 
-    def _look(self, sources: Sequence[_Source]) -> Job[list[VideoReport]]:
+    def _look(self, sources: Sequence[Source]) -> Job[list[VideoReport]]:
         """Survey all files, set duplicates aside, measure the rest, and judge every scene."""
         first: dict[str, str] = {}
         aside: dict[str, VideoReport] = {}
@@ -204,25 +194,25 @@ class _Preparation:
             yield Progress("judge", i + 1, len(rest))
         return [aside[s.source] for s in sources]
 
-    def _known(self, source: _Source) -> Survey:
+    def _known(self, source: Source) -> Survey:
         found = self.notebook.load_survey(source.sha256)
         if found is None:
             raise MediaError(f"the notes on {source.source} are gone", "an unchanged .work folder", "run prepare again")
         return found
 
-    def _survey(self, sources: Sequence[_Source]) -> Job[dict[str, str]]:
+    def _survey(self, sources: Sequence[Source]) -> Job[dict[str, str]]:
         todo = [s for s in sources if self.notebook.load_survey(s.sha256) is None]
         failures: dict[str, str] = {}
         done = len(sources) - len(todo)
         yield Progress("scenes", done, len(sources))
-        for report in self._in_parallel(_survey_one, todo):
-            if isinstance(report, _Outcome):
+        for report in self._steps(survey_one, todo):
+            if isinstance(report, Outcome):
                 done += 1
-                _note_failure(report, failures)
+                note_failure(report, failures)
             yield Progress("scenes", done, len(sources))
         return failures
 
-    def _measure(self, sources: Sequence[_Source], surveys: dict[str, Survey]) -> Job[dict[str, str]]:
+    def _measure(self, sources: Sequence[Source], surveys: dict[str, Survey]) -> Job[dict[str, str]]:
         frames = {
             s.source: sum(len(surveys[s.source].scenes[i]) for i in usable_scenes(surveys[s.source], self.config))
             for s in sources
@@ -234,38 +224,17 @@ class _Preparation:
         # the longest first: a long one that begins last would be waited for
         todo.sort(key=lambda s: -frames[s.source])
         yield Progress("poses", done, total)
-        for report in self._in_parallel(_measure_one, todo):
-            if isinstance(report, _Outcome):
-                _note_failure(report, failures)
+        for report in self._steps(measure_one, todo):
+            if isinstance(report, Outcome):
+                note_failure(report, failures)
             else:
                 done += report
                 yield Progress("poses", min(done, total), total)
         yield Progress("poses", total, total)
         return failures
 
-    def _in_parallel(self, one: _Step, todo: Sequence[_Source]) -> Iterator[int | _Outcome]:
-        """Run a step on every file. One that brings its process down (a fault in a decoder) is found and named."""
-        for mark in self.work.glob(_MARK.format("*")):  # of an earlier run
-            mark.unlink()
-        answered: set[str] = set()
-        try:
-            with contextlib.closing(run_parallel(functools.partial(one, self.config), todo, self.processes)) as reports:
-                for report in reports:
-                    if isinstance(report, _Outcome):
-                        answered.add(report.source)
-                    yield report
-        except MimicMotionError as e:
-            if not isinstance(e.__cause__, BrokenProcessPool):
-                raise
-        else:
-            return
-        rest = [s for s in todo if s.source not in answered]
-        suspects = [s for s in rest if (self.work / _MARK.format(s.sha256)).exists()]
-        logger.warning("a worker process died; trying its files one by one")
-        for s in suspects:
-            yield _alone(functools.partial(one, self.config), s)
-        if unharmed := [s for s in rest if s not in suspects]:
-            yield from self._in_parallel(one, unharmed)
+    def _steps(self, step: Step, todo: Sequence[Source]) -> Iterator[int | Outcome]:
+        return run_steps(step, self.config, todo, self.processes)
 
     def _write(self, reports: list[VideoReport], settings: dict[str, Any], stamp: str) -> Job[PrepareResult]:
         config = self.config
@@ -314,80 +283,6 @@ def _as_job(writer: Any) -> Job[Any]:
             yield Progress("shards", report.done, report.total)
 
 
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    """What a worker says of one file; `problem` is empty if all went well."""
-
-    source: str
-    problem: str
-
-
-def _note_failure(outcome: _Outcome, failures: dict[str, str]) -> None:
-    if outcome.problem:
-        failures[outcome.source] = outcome.problem
-
-
-_Step = Callable[[PrepareConfig, _Source], Generator[int, None, _Outcome]]
-
-
-def _survey_one(config: PrepareConfig, task: _Source) -> Generator[int, None, _Outcome]:
-    def work() -> Generator[int, None, None]:
-        found = yield from survey(config.videos / task.source, config)
-        Notebook(config.output / WORK, config).save_survey(task.sha256, found)
-
-    return (yield from _guarded(config, task, work()))
-
-
-def _measure_one(config: PrepareConfig, task: _Source) -> Generator[int, None, _Outcome]:
-    def work() -> Generator[int, None, None]:
-        notebook = Notebook(config.output / WORK, config)
-        seen = notebook.load_survey(task.sha256)
-        if seen is None:
-            raise MediaError("its survey is gone", "an unchanged .work folder", "run prepare again")
-        found = yield from measure_video(config.videos / task.source, seen, config, inputs.find_estimator(config))
-        notebook.save_scenes(task.sha256, found)
-
-    return (yield from _guarded(config, task, work()))
-
-
-def _guarded(config: PrepareConfig, task: _Source, work: Generator[int, None, None]) -> Generator[int, None, _Outcome]:
-    """Run `work`; what is wrong with one video is said of it, what would be wrong with all is raised."""
-    mark = config.output / WORK / _MARK.format(task.sha256)
-    with writing(mark):
-        mark.touch()
-    try:
-        yield from work
-    except (Stopped, ConfigError, WeightsError, OutputError):
-        raise
-    except MediaError as e:
-        return _Outcome(task.source, e.got.replace(str(config.videos / task.source), "it"))
-    except Exception as e:
-        # whatever a decoder makes of a damaged file must not end the work on all others
-        logger.warning("%s is passed over", task.source, exc_info=True)
-        return _Outcome(task.source, f"{type(e).__name__}: {e}")
-    finally:
-        mark.unlink(missing_ok=True)
-    return _Outcome(task.source, "")
-
-
-def _alone(work: Callable[[_Source], Generator[int, None, _Outcome]], task: _Source) -> _Outcome:
-    """Run a step on one file in a process of its own, which may die."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        try:
-            return pool.submit(_to_end, work, task).result()
-        except BrokenProcessPool:
-            return _Outcome(task.source, "reading it brings the process down (damaged, or too large for the memory)")
-
-
-def _to_end(work: Callable[[_Source], Generator[int, None, _Outcome]], task: _Source) -> _Outcome:
-    steps = work(task)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as stop:
-            return stop.value
-
-
 def _check_settings(config: PrepareConfig, settings: dict[str, Any], work: Path) -> None:
     """Shards of other settings are never mixed; they go only if the user says so."""
     old = _load_json(work / _SETTINGS)
@@ -408,6 +303,11 @@ def _check_settings(config: PrepareConfig, settings: dict[str, Any], work: Path)
         "the same settings, or a new folder",
         "choose another folder, or give --overwrite to replace the shards (what was measured is used again)",
     )
+
+
+def _cores() -> int:
+    """CPU cores that this process may use; not every system says which."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _is_utf8(text: str) -> bool:
