@@ -99,6 +99,21 @@ def test_a_finished_run_is_not_started_again_unasked(trained: Path, monkeypatch:
     assert main(["train", str(CONFIGS / "smoke-denoiser.yaml"), "--no-resume"]) == 2
 
 
+def test_data_too_short_for_a_later_phase_is_found_at_the_start(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(trained)
+    changes = [
+        "--set",
+        "run=runs/smoke/long",
+        "--set",
+        "phases=[{until: 5, frames: 3, batch: 1}, {until: 9, frames: 9, batch: 1}]",
+    ]
+    assert main(["train", str(CONFIGS / "smoke-denoiser.yaml"), *changes]) == 2
+    assert "too short" in capsys.readouterr().err
+    assert not Path("runs/smoke/long/checkpoints").exists()
+
+
 def test_recipes_can_be_read() -> None:
     recipes = [p for p in sorted(CONFIGS.glob("*.yaml")) if "stage" in p.read_text()]
     assert len(recipes) >= 4

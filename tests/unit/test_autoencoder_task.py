@@ -126,11 +126,3 @@ def test_clips_longer_than_the_data_are_refused(build: Build) -> None:
         build(clip_frames=5)
     with pytest.raises(ConfigError, match="multiples of 5"):
         build(patch_size=5)
-
-
-def test_two_frames_are_refused_in_bfloat16(build: Build, tmp_path: Path) -> None:
-    build(clip_frames=2)
-    with pytest.raises(ConfigError, match="bf16"):
-        AutoencoderTask(
-            TrainConfig(stage="autoencoder", run=str(tmp_path), autoencoder=AutoencoderConfig(clip_frames=2))
-        )

@@ -190,10 +190,6 @@ class AutoencoderTask(Task):
         if shards.size[0] % c.patch_size or shards.size[1] % c.patch_size:
             fix = "prepare another size, or change autoencoder.patch_size"
             raise ConfigError(f"frames of {shards.size}", f"multiples of {c.patch_size}", fix)
-        if self.config.precision == "bf16" and c.clip_frames == 2:
-            # oneDNN 3.x: the bfloat16 weight gradient of a (3, 1, 1) convolution over two frames is garbage
-            fix = "use 3 frames, or precision: no"
-            raise ConfigError("autoencoder.clip_frames=2 with precision bf16", "1, or 3 and more", fix)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """The decoder's parameters, and the encoder's where that is trained too."""

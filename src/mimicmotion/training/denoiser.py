@@ -83,6 +83,9 @@ class DenoiserTask(Task):
         self._frozen = {k: p.detach() for k, p in self.model.named_parameters() if k not in self._trained}
         self.latents = self._latent_cache(self.cache / "latents") if config.data.cache_latents else None
         self.maker = self.sample_maker(self.shards, self.latents)
+        for phase in config.phases:  # data too short for a later phase is no news for then
+            sample = dataclasses.replace(config.data.sample, num_frames=phase.frames, spacing=phase.spacing)
+            self.maker.usable(sample)
         self.identity: dict[str, Any] = {
             "stage": "denoiser",
             "data": self.shards.digest,
@@ -113,7 +116,7 @@ class DenoiserTask(Task):
         return dict(self.settings.get("pose_drawing", PUBLISHED_DRAWING))
 
     def sample_maker(self, shards: Shards, latents: LatentCache | None, **changes: Any) -> SampleMaker:
-        """Maker of samples as this model wants them.
+        """Maker of samples as this model wants them; those of a run in phases are as in the first.
 
         Args:
             shards: the records.
@@ -121,7 +124,9 @@ class DenoiserTask(Task):
             changes: settings of the sample that differ from the run's; `seed` too.
         """
         seed = changes.pop("seed", self.config.seed)
-        sample = dataclasses.replace(self.config.data.sample, **changes)
+        phase = self.config.phase(0)
+        first: dict[str, Any] = {} if phase is None else {"num_frames": phase.frames, "spacing": phase.spacing}
+        sample = dataclasses.replace(self.config.data.sample, **{**first, **changes})
         return SampleMaker(
             shards,
             sample,
