@@ -22,9 +22,7 @@ def test_levels_of_a_band_lie_in_it_and_shares_are_those_of_training() -> None:
     for row, low, high in zip(levels, edges, edges[1:], strict=False):
         assert ((row > low) & (row < high)).all()
     drawn = LogNormal(0.5, 1.4).sample(20_000, torch.Generator().manual_seed(0))
-    seen = [
-        float(((drawn > low) & (drawn <= high)).float().mean()) for low, high in zip(edges, edges[1:], strict=False)
-    ]
+    seen = [float(((drawn > low) & (drawn <= high)).float().mean()) for low, high in pairwise(edges)]
     assert shares == pytest.approx(seen, abs=0.015)
     assert sum(shares) == pytest.approx(1)
 

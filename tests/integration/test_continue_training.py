@@ -1,0 +1,163 @@
+"""Going on from trained weights: a correct loop does not harm them, a wrong one does; released weights work too."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.fake_shards import FakeShards
+from tests.micro import micro_pipeline
+from tests.micro_task import SIZE, micro_config, micro_task, weights_of
+
+from mimicmotion.config import parse
+from mimicmotion.data.synthetic import write_synthetic
+from mimicmotion.jobs.progress import finish
+from mimicmotion.pipeline import MimicMotionPipeline
+from mimicmotion.training import denoiser, run
+from mimicmotion.training.denoiser import DenoiserTask
+from mimicmotion.training.objective import Encoded, Loss
+from mimicmotion.training.settings import TrainConfig
+
+STEPS, RATE = 16, 3e-5
+NOISE = 0.02
+"""What so short a training may change in the held-out loss by chance: it rests on 24 numbers."""
+
+Objective = Callable[..., Loss]
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("people") / "shards"
+    finish(write_synthetic(folder, 6, frames=6, size=(128, 64), held_out=3))
+    return folder
+
+
+def bundled_config(people: Path, tmp_path: Path) -> TrainConfig:
+    """The objective that the bundled model was trained with."""
+    return parse(
+        TrainConfig,
+        {
+            "run": str(tmp_path / "run"),
+            "data": {"shards": str(people), "workers": 0, "sample": {"num_frames": 3}},
+            "model": {"base": "tiny"},
+            "precision": "no",
+            "objective": {"sigma_mean": 2.5, "sigma_std": 1.2, "hand_scale": 1.0},
+            "validation": {"clips": 3, "draws": 2, "generate": False},
+        },
+    )
+
+
+def rise(config: TrainConfig, objective: Objective | None = None) -> float:
+    """Relative change of the held-out loss, always by the right objective, after a few steps of training."""
+    task = DenoiserTask(config)
+    before = task.validate(0, weights_of(task)).scores["loss"]
+    optimiser = torch.optim.AdamW(task.parameters().values(), lr=RATE)
+    with pytest.MonkeyPatch.context() as patch:
+        if objective is not None:
+            patch.setattr(denoiser, "denoising_loss", objective)
+        for step in range(STEPS):
+            result = task.loss(task.model, task.batch(step, [2 * step, 2 * step + 1]), step)
+            optimiser.zero_grad()
+            result.loss.backward()
+            torch.nn.utils.clip_grad_norm_(task.parameters().values(), 1.0)
+            optimiser.step()
+    return task.validate(STEPS, weights_of(task)).scores["loss"] / before - 1
+
+
+def scaled_condition(network: Any, config: Any, batch: Encoded, *rest: Any, **options: Any) -> Loss:
+    """The mistake of scaling the condition latent as well."""
+    wrong = dataclasses.replace(batch, picture_latents=0.18215 * batch.picture_latents)
+    return RIGHT(network, config, wrong, *rest, **options)
+
+
+def swapped_deviation(network: Any, config: Any, batch: Encoded, draws: Any, *rest: Any, **options: Any) -> Loss:
+    """The mistake of mean and deviation of ln(sigma) swapped, and another noise than is told."""
+    wrong = dataclasses.replace(draws, sigma=draws.sigma.log().mul(2).exp())
+    told = RIGHT_ARGUMENTS(config, batch, draws, *rest)[0].c_noise
+    return RIGHT(lambda x: network(dataclasses.replace(x, c_noise=told)), config, batch, wrong, *rest, **options)
+
+
+RIGHT = denoiser.denoising_loss
+from mimicmotion.training.objective import network_arguments as RIGHT_ARGUMENTS  # noqa: E402
+
+
+@pytest.mark.slow
+def test_a_correct_loop_does_not_harm_the_bundled_model_and_a_wrong_one_does(people: Path, tmp_path: Path) -> None:
+    config = bundled_config(people, tmp_path)
+    assert rise(config) < NOISE
+    assert rise(config, scaled_condition) > 2 * NOISE
+    assert rise(config, swapped_deviation) > 2 * NOISE
+
+
+def test_one_clip_is_learned_by_heart(tmp_path: Path) -> None:
+    config = micro_config(
+        tmp_path,
+        overfit_one_clip=True,
+        cpu=True,
+        trackers=[],
+        data={"sample": {"num_frames": 2}},
+        optim={"steps": 60, "lr": 3e-3, "warmup": 5, "ema": 0.0},
+        objective={"sigma_mean": 2.0, "sigma_std": 0.5, "condition_dropout": 0.0},
+        validation={"every": 0, "generate": False},
+        log_every=60,
+        save_every=60,
+    )
+    task = DenoiserTask(config, shards=FakeShards(size=SIZE))  # type: ignore[arg-type]
+    before = task.validate(0, weights_of(task)).scores["loss"]
+    run(config, task=task)
+    after = task.validate(60, weights_of(task)).scores["loss"]
+    assert after < 0.6 * before
+
+
+def test_released_weights_are_gone_on_from_end_to_end(tmp_path: Path) -> None:
+    """A .pth with unet.* and pose_net.* over a base without PoseNet -> train -> what inference loads."""
+    pipe = micro_pipeline()
+    pipe.save_pretrained(tmp_path / "whole")
+    ignored = shutil.ignore_patterns("pose_net", "mimicmotion.json")
+    shutil.copytree(tmp_path / "whole", tmp_path / "svd", ignore=ignored)
+    state = {f"unet.{k}": v for k, v in pipe.unet.state_dict().items()}
+    state |= {f"pose_net.{k}": v for k, v in pipe.pose_net.state_dict().items()}
+    torch.save(state, tmp_path / "MimicMotion.pth")
+    config = micro_config(
+        tmp_path,
+        model={"base": str(tmp_path / "svd"), "checkpoint": str(tmp_path / "MimicMotion.pth")},
+        cpu=True,
+        trackers=[],
+        optim={"steps": 3, "lr": 1e-4, "warmup": 0, "ema": 0.5},
+        validation={"every": 3, "clips": 1, "generate": False},
+        save_every=2,
+    )
+    task = DenoiserTask(config, shards=FakeShards(size=SIZE))  # type: ignore[arg-type]
+    start = weights_of(task)
+    assert all(torch.equal(v, state[k]) for k, v in start.items())
+    last = run(config, task=task)
+    trained = MimicMotionPipeline.from_pretrained(last / "model")
+    moved = [float((v - trained.unet.state_dict()[k.removeprefix("unet.")]).abs().max()) for k, v in start.items()
+             if k.startswith("unet.")]  # fmt: skip
+    assert 0 < max(moved) < 0.01
+    sample = task.maker(0)
+    assert sample.frames is not None
+    video = trained(sample.reference, sample.poses[1:], sample.reference_pose, num_inference_steps=2)
+    assert video.shape == sample.frames[1:].shape
+    again = DenoiserTask(
+        dataclasses.replace(config, model=dataclasses.replace(config.model, base=str(last / "model"), checkpoint="")),
+        shards=FakeShards(size=SIZE),  # type: ignore[arg-type]
+    )
+    for name, value in weights_of(again).items():
+        torch.testing.assert_close(value, state[name], rtol=0, atol=0.01)
+
+
+def test_training_settings_of_the_start_are_carried_into_the_result(tmp_path: Path) -> None:
+    task = micro_task(tmp_path)
+    out = task.export(tmp_path / "out", weights_of(task))
+    want = micro_pipeline().settings
+    got = MimicMotionPipeline.from_pretrained(out).settings
+    assert got["guidance_scale"] == want["guidance_scale"]
+    assert got["fusion"]["segment_frames"] == want["fusion"]["segment_frames"]
+    assert np.isclose(got["fps"], 7)
