@@ -20,6 +20,7 @@ from conftest import SHARED
 from micro import micro_pipeline
 from mimicmotion import cli
 from mimicmotion.config import GenerateConfig, parse
+from mimicmotion.training.settings import TrainConfig
 from mimicmotion.video.reader import open_video
 from mimicmotion.video.writer import open_writer
 from mimicmotion.weights import find_asset
@@ -120,13 +121,14 @@ def prepare(argv: list[str], folder: Path) -> None:
     if "poses.npz" in argv[:3] and argv[0] == "generate" and not (folder / "poses.npz").exists():
         cli.main(["poses", "dance.mp4", "-o", "poses.npz"])
     for _, block in blocks("yaml"):
-        if block.startswith("# run.yaml"):
-            (folder / "run.yaml").write_text(block)
+        if name := re.match(r"# (\w+\.yaml)\n", block):
+            (folder / name[1]).write_text(block)
 
 
 def test_yaml_examples_are_valid() -> None:
     for _, block in blocks("yaml"):
-        assert parse(GenerateConfig, yaml.safe_load(block)).seed == 7
+        data = yaml.safe_load(block)
+        parse(TrainConfig if "run" in data else GenerateConfig, data)
 
 
 def test_python_examples_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

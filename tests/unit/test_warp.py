@@ -1,0 +1,114 @@
+"""The warped picture as a condition: what is painted, and that training and inference show the network the same."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from micro import micro_pipeline, random_frames
+from mimicmotion.conditioning import ConditionedUNet, Conditioning
+from mimicmotion.errors import InputError
+from mimicmotion.models.vae import encode_mode
+from mimicmotion.pose.keypoints import LEFT_HAND, NUM_POINTS, PoseSequence
+from mimicmotion.pose.warp import WarpedPicture, cut, limb_warp
+from mimicmotion.synth import render_clip
+
+SIZE = (96, 64)
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return render_clip(5, 4, SIZE)
+
+
+def test_slices_are_the_frames_of_the_whole(clip) -> None:
+    whole = limb_warp(clip.reference_frame, clip.reference_pose, clip.poses)
+    lazy = WarpedPicture(clip.reference_frame, clip.reference_pose, clip.poses)
+    assert len(lazy) == 4
+    np.testing.assert_array_equal(lazy[1:3], whole[1:3])
+    np.testing.assert_array_equal(lazy[3:9], whole[3:])
+
+
+def test_a_picture_without_a_seen_person_stays_as_it_is(clip) -> None:
+    blind = dataclasses.replace(clip.reference_pose, confidence=np.zeros((1, NUM_POINTS), np.float32))
+    out = limb_warp(clip.reference_frame, blind, clip.poses)
+    np.testing.assert_array_equal(out, np.broadcast_to(clip.reference_frame, out.shape))
+
+
+def test_parts_without_a_position_are_not_painted(clip) -> None:
+    pose = clip.reference_pose
+    confidence = np.ones((1, NUM_POINTS), np.float32)
+    seen = dataclasses.replace(pose, confidence=confidence)
+    lost = dataclasses.replace(pose, confidence=confidence.copy())
+    lost.confidence[:, LEFT_HAND] = 0
+    puppet = cut(clip.reference_frame, seen)
+    assert "left hand" in puppet.layers
+    nowhere = pose.xy[0].copy()
+    nowhere[LEFT_HAND] += np.array(SIZE)[::-1] / 2 - nowhere[LEFT_HAND].mean(0)  # in the middle of the picture
+    with_hand, without = (puppet.paint(nowhere, c) for c in (seen.confidence[0], lost.confidence[0]))
+    assert (with_hand != without).any()
+    # its place in a reference that does not show it says nothing: the other side's hand is used
+    assert cut(clip.reference_frame, lost).sources["left hand"] == "right hand"
+
+
+def warped_pipeline():
+    pipe = micro_pipeline()
+    pipe.settings = {**pipe.settings, "reference_warp": "limbs"}
+    return pipe
+
+
+def test_the_network_sees_the_picture_in_slot_0_and_warped_ones_elsewhere() -> None:
+    pipe = warped_pipeline()
+    image, poses, reference = random_frames(1, 32, 32, 3), random_frames(2, 3, 32, 32, 3), random_frames(3, 32, 32, 3)
+    moved = random_frames(4, 3, 32, 32, 3)
+    c = pipe.encode(image, poses, reference, warped=moved)
+    rows = c.latent_rows([0, 1, 3], True)
+    unit = torch.from_numpy(moved).permute(0, 3, 1, 2).float() / 127.5 - 1
+    torch.testing.assert_close(rows[:, 0], c.image_latents[:, 0])
+    torch.testing.assert_close(rows[0, 1:], encode_mode(pipe.vae, unit)[[0, 2]])
+    torch.testing.assert_close(c.latent_rows([0, 2], False)[0], encode_mode(pipe.vae, unit)[[0, 2]])
+    seen = []
+
+    def unet(sample, *args, **kwargs):
+        seen.append(sample)
+        return (torch.zeros(sample.shape[0], sample.shape[1], 4, 4, 4),)
+
+    unet.dtype = torch.float32
+    x = torch.randn(1, 3, 4, 4, 4)
+    ConditionedUNet(unet, c, True).pair(x, torch.zeros(1), [0, 1, 3])
+    torch.testing.assert_close(seen[0][1, :, 4:8], rows[0])
+    assert not seen[0][0, :, 4:8].any()
+
+
+def test_warped_frames_steer_the_result_and_stack_into_batches() -> None:
+    pipe = warped_pipeline()
+    image, poses, reference = random_frames(1, 32, 32, 3), random_frames(2, 2, 32, 32, 3), random_frames(3, 32, 32, 3)
+    a, b = random_frames(4, 2, 32, 32, 3), random_frames(5, 2, 32, 32, 3)
+    one, two = (pipe(image, poses, reference, warped=w, num_inference_steps=1) for w in (a, b))
+    assert (one != two).any()
+    both = pipe([image, image], [poses, poses], [reference, reference], warped=[a, b], num_inference_steps=1)
+    np.testing.assert_array_equal(both, np.stack([one, two]))
+    encoded = [pipe.encode(image, poses, reference, warped=w) for w in (a, b)]
+    assert Conditioning.stack(encoded).warped_latents.shape[:2] == (2, 2)
+
+
+def test_missing_superfluous_and_misshapen_warped_frames_are_refused() -> None:
+    pipe, plain = warped_pipeline(), micro_pipeline()
+    image, poses, reference = random_frames(1, 32, 32, 3), random_frames(2, 3, 32, 32, 3), random_frames(3, 32, 32, 3)
+    with pytest.raises(InputError, match="no warped picture"):
+        pipe(image, poses, reference)
+    with pytest.raises(InputError, match="knows none"):
+        plain(image, poses, reference, warped=poses)
+    with pytest.raises(InputError, match="2 warped frames"):
+        pipe(image, poses, reference, warped=poses[:2])
+    with pytest.raises(InputError, match="shape"):
+        pipe(image, poses, reference, warped=random_frames(4, 3, 16, 32, 3))
+
+
+def test_poses_of_another_size_are_refused(clip) -> None:
+    other = PoseSequence(clip.poses.xy, clip.poses.confidence, (10, 10))
+    with pytest.raises(InputError, match="one size"):
+        WarpedPicture(clip.reference_frame, clip.reference_pose, other)
