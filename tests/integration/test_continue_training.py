@@ -24,9 +24,9 @@ from mimicmotion.training.denoiser import DenoiserTask
 from mimicmotion.training.objective import Encoded, Loss
 from mimicmotion.training.settings import TrainConfig
 
-STEPS, RATE = 16, 3e-5
-NOISE = 0.02
-"""What so short a training may change in the held-out loss by chance: it rests on 24 numbers."""
+STEPS = 20
+# the bundled model's own: pixel error per latent error of its autoencoder
+CHANNELS = [5.71, 1.73, 1.41, 1.35, 1.06, 0.73, 0.56, 0.53, 0.46, 0.41, 0.38, 0.36, 0.33, 0.33, 0.32, 0.32]
 
 Objective = Callable[..., Loss]
 
@@ -34,7 +34,7 @@ Objective = Callable[..., Loss]
 @pytest.fixture(scope="module")
 def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("people") / "shards"
-    finish(write_synthetic(folder, 6, frames=6, size=(128, 64), held_out=3))
+    finish(write_synthetic(folder, 8, frames=8, size=(224, 128), held_out=3))
     return folder
 
 
@@ -44,25 +44,33 @@ def bundled_config(people: Path, tmp_path: Path) -> TrainConfig:
         TrainConfig,
         {
             "run": str(tmp_path / "run"),
-            "data": {"shards": str(people), "workers": 0, "sample": {"num_frames": 3}},
+            "data": {"shards": str(people), "workers": 0, "sample": {"num_frames": 4}},
             "model": {"base": "tiny"},
-            "precision": "no",
-            "objective": {"sigma_mean": 2.5, "sigma_std": 1.2, "hand_scale": 1.0},
-            "validation": {"clips": 3, "draws": 2, "generate": False},
+            "precision": "bf16",
+            "objective": {
+                "sigma_mean": 2.5,
+                "sigma_std": 1.2,
+                "hand_scale": 1.0,
+                "change_weight": 3.0,
+                "channel_weights": CHANNELS,
+            },
+            "validation": {"clips": 3, "draws": 1, "generate": False},
         },
     )
 
 
-def rise(config: TrainConfig, objective: Objective | None = None) -> float:
+def rise(config: TrainConfig, rate: float, objective: Objective | None = None) -> float:
     """Relative change of the held-out loss, always by the right objective, after a few steps of training."""
     task = DenoiserTask(config)
     before = task.validate(0, weights_of(task)).scores["loss"]
-    optimiser = torch.optim.AdamW(task.parameters().values(), lr=RATE)
+    optimiser = torch.optim.AdamW(task.parameters().values(), lr=rate, betas=(0.9, 0.99))
     with pytest.MonkeyPatch.context() as patch:
         if objective is not None:
             patch.setattr(denoiser, "denoising_loss", objective)
         for step in range(STEPS):
-            result = task.loss(task.model, task.batch(step, [2 * step, 2 * step + 1]), step)
+            batch = task.batch(step, [2 * step, 2 * step + 1])
+            with task.autocast(torch.device("cpu")):
+                result = task.loss(task.model, batch, step)
             optimiser.zero_grad()
             result.loss.backward()
             torch.nn.utils.clip_grad_norm_(task.parameters().values(), 1.0)
@@ -76,23 +84,19 @@ def scaled_condition(network: Any, config: Any, batch: Encoded, *rest: Any, **op
     return RIGHT(network, config, wrong, *rest, **options)
 
 
-def swapped_deviation(network: Any, config: Any, batch: Encoded, draws: Any, *rest: Any, **options: Any) -> Loss:
-    """The mistake of mean and deviation of ln(sigma) swapped, and another noise than is told."""
-    wrong = dataclasses.replace(draws, sigma=draws.sigma.log().mul(2).exp())
-    told = RIGHT_ARGUMENTS(config, batch, draws, *rest)[0].c_noise
-    return RIGHT(lambda x: network(dataclasses.replace(x, c_noise=told)), config, batch, wrong, *rest, **options)
-
-
 RIGHT = denoiser.denoising_loss
-from mimicmotion.training.objective import network_arguments as RIGHT_ARGUMENTS  # noqa: E402
 
 
 @pytest.mark.slow
 def test_a_correct_loop_does_not_harm_the_bundled_model_and_a_wrong_one_does(people: Path, tmp_path: Path) -> None:
+    """At a rate for fine-tuning nothing changes (measured: +0.2 %). At ten times that the noise of batches of two shows
+    (+6 %), but a wrong objective does twenty times the harm (+136 %).
+    """
     config = bundled_config(people, tmp_path)
-    assert rise(config) < NOISE
-    assert rise(config, scaled_condition) > 2 * NOISE
-    assert rise(config, swapped_deviation) > 2 * NOISE
+    assert rise(config, 1e-5) < 0.01
+    right, wrong = rise(config, 1e-4), rise(config, 1e-4, scaled_condition)
+    assert right < 0.12
+    assert wrong > max(0.3, 4 * right)
 
 
 def test_one_clip_is_learned_by_heart(tmp_path: Path) -> None:
