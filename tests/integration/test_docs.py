@@ -32,6 +32,9 @@ STAND_IN = "stable-video-diffusion-img2vid-xt-1-1"
 # Commands that need the network or install things: their parts are checked, they are not run.
 NOT_RUN = ("git clone", "cd ", "pip install", "python3 -m venv", "mimicmotion weights fetch")
 
+# Commands that take hours or larger models: their settings are checked.
+LONG = ("mimicmotion train configs/", "mimicmotion ablate configs/")
+
 
 def blocks(language: str) -> list[tuple[str, str]]:
     found = []
@@ -82,7 +85,7 @@ def test_command(page: str, command: str, folder: Path, monkeypatch: pytest.Monk
         targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M)
         assert set(command.split()[1:]) <= set(targets)
         return
-    if command.startswith(NOT_RUN):
+    if command.startswith((*NOT_RUN, *LONG)):
         check_unrun(command)
         return
     if command.startswith("python benchmarks/"):
@@ -104,6 +107,14 @@ def check_unrun(command: str) -> None:
         extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
         for named in re.findall(r"\[([a-z,]+)\]", command):
             assert set(named.split(",")) <= set(extras)
+    if command.startswith(LONG):
+        from mimicmotion.training.ablation import load_ablation
+        from mimicmotion.training.settings import load_config
+
+        words = shlex.split(command)
+        path = ROOT / words[2]
+        overrides = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
+        assert load_config(path, overrides).run if words[1] == "train" else load_ablation(path).run
     if command.startswith("mimicmotion weights fetch"):
         from mimicmotion.weights import known
 
