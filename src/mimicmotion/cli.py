@@ -33,6 +33,8 @@ weights_app = App(name="weights", help="List, fetch, verify and convert model we
 app.command(weights_app)
 prepare_app = App(name="prepare", help="Make training data: shards of scenes with poses.")
 app.command(prepare_app)
+study_app = App(name="study", help="A user study by pairs: build its page, serve it, analyse the votes.")
+app.command(study_app)
 
 ConfigFile = Annotated[
     Path | None,
@@ -284,6 +286,103 @@ def weights_convert(
     from mimicmotion.jobs.weights import convert
 
     print(convert(base, checkpoint, output))
+
+
+@study_app.command(name="build")
+def study_build(
+    *,
+    ours: str,
+    output: Annotated[Path, Parameter(name=["--output", "-o"])],
+    baseline: list[str] | None = None,
+    reference: Path | None = None,
+    driving: Path | None = None,
+    title: str = "Which video is better?",
+    question: str = "Which video do you prefer?",
+    repeat_share: float = 0.15,
+    min_seconds: float = 1.0,
+    skip_missing: bool = False,
+    folder_fps: float = 15.0,
+    seed: int | None = None,
+) -> None:
+    """Build the page of a blind study from folders of results: one video for each sequence, under the same names.
+
+    Args:
+        ours: NAME=DIR of our method.
+        output: The folder to make.
+        baseline: NAME=DIR of a method to compare with. May be given several times.
+        reference: Folder of reference pictures, shown beside each pair.
+        driving: Folder of driving videos, shown beside each pair.
+        title: Heading of the page.
+        question: What is asked about each pair.
+        repeat_share: Share of the pairs that each rater sees twice, to check consistency.
+        min_seconds: How long a pair must run before a vote is taken.
+        skip_missing: Leave out sequences that a folder lacks.
+        folder_fps: Frames per second of folders of frames.
+        seed: For blind ids that can be repeated; by default they are drawn afresh.
+    """
+    from mimicmotion.evaluation.study.build import StudyConfig, check_methods
+    from mimicmotion.jobs.study import build as job
+
+    own, others = check_methods(ours, baseline or [])
+    settings = StudyConfig(
+        ours=own,
+        baselines=others,
+        output=output,
+        reference=reference,
+        driving=driving,
+        title=title,
+        question=question,
+        repeat_share=repeat_share,
+        min_seconds=min_seconds,
+        skip_missing=skip_missing,
+        folder_fps=folder_fps,
+        seed=seed,
+    )
+    print(_run(job(settings)).summary())
+
+
+@study_app.command(name="serve")
+def study_serve(folder: Path, /, *, host: str = "127.0.0.1", port: int = 8000) -> None:
+    """Serve the page of the study FOLDER and keep the votes in FOLDER/votes.sqlite until Ctrl-C.
+
+    Args:
+        folder: What `study build` made.
+        host: Address to listen at; 0.0.0.0 lets other machines and phones in.
+        port: 0 takes a free one.
+    """
+    from mimicmotion.jobs.study import serve
+
+    print(serve(folder, host, port, lambda line: print(line, flush=True)))
+
+
+@study_app.command(name="analyse")
+def study_analyse(
+    folder: Path,
+    votes: list[Path] | None = None,
+    /,
+    *,
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    min_votes: int = 0,
+    min_consistency: float = 0.0,
+    max_side: float = 1.0,
+    min_seconds: float = 0.0,
+) -> None:
+    """Say what the votes of the study FOLDER mean: preference with intervals, consistency, side bias, agreement.
+
+    Args:
+        folder: What `study build` made.
+        votes: Files of votes or folders of them; by default what `study serve` kept.
+        output: Folder of the report; FOLDER/analysis by default.
+        min_votes: Leave out raters who answered fewer pairs.
+        min_consistency: Leave out raters who answered a smaller share of repeated pairs alike.
+        max_side: Leave out raters who chose one side more often than this share.
+        min_seconds: Leave out raters whose median time to a vote is shorter.
+    """
+    from mimicmotion.evaluation.study.analyse import Exclusion
+    from mimicmotion.jobs.study import analyse
+
+    rule = Exclusion(min_votes=min_votes, min_consistency=min_consistency, max_side=max_side, min_seconds=min_seconds)
+    print(analyse(folder, votes or [], output, rule).summary())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

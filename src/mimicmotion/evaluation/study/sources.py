@@ -1,0 +1,126 @@
+"""What a folder of results holds: one video for each sequence, as a file or as a folder of frames."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mimicmotion.errors import InputError, MediaError
+from mimicmotion.video.picture import PICTURE_SUFFIXES
+from mimicmotion.video.reader import RELEASED_FPS, VideoReader, open_video
+
+VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".webp", ".apng"})
+# What every current browser plays in a <video>, by the kind of file.
+_PLAYED = {
+    ".mp4": ("h264", "vp9", "av1", "libdav1d"),
+    ".m4v": ("h264",),
+    ".mov": ("h264",),
+    ".webm": ("vp8", "vp9", "av1", "libdav1d"),
+}
+_PIXELS = ("yuv420p", "yuvj420p")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A video that can be read, and how it gets into the page.
+
+    Attributes:
+        path: file or folder of frames.
+        reader: the opened video.
+        suffix: of the file to copy; "" if browsers cannot play it and it has to be encoded.
+    """
+
+    path: Path
+    reader: VideoReader
+    suffix: str
+
+
+def find_videos(folder: Path) -> dict[str, Path]:
+    """Sequence -> video file or folder of frames.
+
+    Raises:
+        InputError: no folder, no video in it, or two of the same name.
+    """
+    return _find(folder, "videos", VIDEO_SUFFIXES, folders=True)
+
+
+def find_pictures(folder: Path) -> dict[str, Path]:
+    """Sequence -> picture.
+
+    Raises:
+        InputError: no folder, no picture in it, or two of the same name.
+    """
+    return _find(folder, "pictures", PICTURE_SUFFIXES, folders=False)
+
+
+def _find(folder: Path, what: str, suffixes: frozenset[str], *, folders: bool) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder", f"a folder of {what}, one for each sequence", "check the path")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        frames = folders and path.is_dir() and any(p.suffix.lower() in PICTURE_SUFFIXES for p in path.iterdir())
+        if path.name.startswith(".") or not (frames or (path.is_file() and path.suffix.lower() in suffixes)):
+            continue
+        name = path.name if frames else path.stem
+        if name in found:
+            fix = "leave one of them there"
+            raise InputError(f"{path} and {found[name].name} have the same name", "one for each sequence", fix)
+        found[name] = path
+    if not found:
+        raise InputError(f"{folder} holds no {what}", f"{what}, one for each sequence", "check the path")
+    return found
+
+
+def common_sequences(folders: Mapping[str, Mapping[str, Path]], *, skip_missing: bool) -> tuple[list[str], list[str]]:
+    """Sequences that all folders have, and a line about each that one lacks.
+
+    Args:
+        folders: name of the folder (for messages) -> sequence -> path.
+        skip_missing: leave such sequences out instead of refusing.
+
+    Raises:
+        InputError: a folder lacks sequences that another has, or no sequence is left.
+    """
+    every = sorted(set().union(*folders.values()))
+    missing = [f"{name} has no {s}" for s in every for name, found in folders.items() if s not in found]
+    common = [s for s in every if all(s in found for found in folders.values())]
+    if missing and (not skip_missing or not common):
+        got = "; ".join(missing[:10]) + (f"; and {len(missing) - 10} more" if len(missing) > 10 else "")
+        fix = "add the files, or leave these sequences out with --skip-missing" if common else "name them alike"
+        raise InputError(got, "the same names in all folders", fix)
+    return common, missing
+
+
+def open_source(path: Path, *, folder_fps: float = RELEASED_FPS) -> Source:
+    """Open a video and decide whether browsers play it as it is.
+
+    Raises:
+        MediaError: it cannot be read.
+    """
+    reader = open_video(path, folder_fps=folder_fps)
+    played = path.is_file() and reader.info.codec in _PLAYED.get(path.suffix.lower(), ()) and _plain_pixels(path)
+    # QuickTime files with H.264 are MP4 files but for the name
+    suffix = path.suffix.lower().replace(".m4v", ".mp4").replace(".mov", ".mp4") if played else ""
+    return Source(path, reader, suffix)
+
+
+def _plain_pixels(path: Path) -> bool:
+    import av
+
+    try:
+        with av.open(str(path.absolute())) as container:
+            return container.streams.video[0].codec_context.pix_fmt in _PIXELS
+    except (av.error.FFmpegError, IndexError) as e:
+        raise MediaError(f"{path} cannot be read ({e})", "a video", "check it in a player") from e
+
+
+def uneven_lengths(sources: Mapping[str, Sequence[tuple[str, Source]]], tolerance: float = 0.1) -> list[str]:
+    """A line about each sequence whose videos differ in length by more than `tolerance`, as a share of the longest."""
+    lines = []
+    for sequence, videos in sources.items():
+        lengths = {name: source.reader.info.duration for name, source in videos}
+        if max(lengths.values()) - min(lengths.values()) > tolerance * max(lengths.values()):
+            listed = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in lengths.items())
+            lines.append(f"{sequence}: {listed}; the shorter one waits on its last frame")
+    return lines

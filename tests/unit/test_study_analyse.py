@@ -1,0 +1,206 @@
+"""What votes say: the paper's percentages, intervals, exclusion, consistency, sides and agreement."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import random
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binom, norm
+
+from mimicmotion import cli
+from mimicmotion.errors import ConfigError, InputError
+from mimicmotion.evaluation.study.analyse import Exclusion, analyse_votes, krippendorff_alpha, share
+from mimicmotion.evaluation.study.folder import Key, KeyPair, KeyVideo
+from mimicmotion.evaluation.study.report import markdown, save_report
+from mimicmotion.evaluation.study.votes import Vote, save_votes
+from study_clips import build, result_folders, vote
+
+PAPER = {"MagicPose": 208, "Moore": 213, "MuseV": 163}  # of 216 = 36 people x 6 pairs
+
+
+def make_key(baselines: list[str], sequences: int) -> Key:
+    videos = {
+        f"v{s}-{m}": KeyVideo(m, str(s), f"{s}.mp4", False)
+        for s in range(sequences)
+        for m in ("MimicMotion", *baselines)
+    }
+    pairs = {f"p{s}-{b}": KeyPair(str(s), b) for s in range(sequences) for b in baselines}
+    return Key("s1", "MimicMotion", tuple(baselines), videos, pairs)
+
+
+def paper_votes(key: Key) -> list[Vote]:
+    rng = random.Random(0)
+    votes = []
+    for baseline, wins in PAPER.items():
+        places = [(r, p) for r in range(36) for p, pair in key.pairs.items() if pair.baseline == baseline]
+        rng.shuffle(places)
+        for i, (rater, pair) in enumerate(places):
+            votes.append(vote(key, f"r{rater}", pair, i < wins, ours_left=rng.random() < 0.5))
+    return votes
+
+
+def test_the_papers_percentages() -> None:
+    key = make_key(list(PAPER), 6)
+    analysis = analyse_votes(key, paper_votes(key))
+    assert [(p.baseline, p.votes.k, p.votes.n, f"{p.votes.share:.1%}") for p in analysis.preferences] == [
+        ("MagicPose", 208, 216, "96.3%"),
+        ("Moore", 213, 216, "98.6%"),
+        ("MuseV", 163, 216, "75.5%"),
+    ]
+    for preference in analysis.preferences:
+        assert preference.votes.low < preference.votes.share < preference.votes.high
+        assert preference.votes.p < 1e-12
+        assert preference.by_rater.value == pytest.approx(preference.votes.share)
+        assert preference.by_rater.n == 36
+        assert preference.by_rater.low > 0.65
+        assert sum(n for _, n in preference.sequences.values()) == 216
+    assert analysis.left.low < 0.5 < analysis.left.high
+    for text in ("**96.3%** (208 of 216)", "**98.6%** (213 of 216)", "**75.5%** (163 of 216)"):
+        assert text in markdown(analysis)
+
+
+@given(st.integers(1, 300), st.data())
+def test_intervals_and_sign_test_are_those_of_the_textbook(n: int, data: st.DataObject) -> None:
+    k = data.draw(st.integers(0, n))
+    got = share(k, n)
+    z = norm.ppf(0.975)
+    centre = (k + z * z / 2) / (n + z * z)
+    half = z / (n + z * z) * math.sqrt(k * (n - k) / n + z * z / 4)
+    assert got.low == pytest.approx(max(0, centre - half), abs=1e-9)
+    assert got.high == pytest.approx(min(1, centre + half), abs=1e-9)
+    assert got.p == pytest.approx(min(1, 2 * binom.cdf(min(k, n - k), n, 0.5)), rel=1e-6)
+
+
+def test_nothing_counted_is_no_number() -> None:
+    assert str(share(0, 0)) == "–"
+    with pytest.raises(InputError, match="3 of 2"):
+        share(3, 2)
+
+
+def rated(key: Key, name: str, ours: bool, **options: object) -> list[Vote]:
+    return [vote(key, name, p, ours, **options) for p in key.pairs]  # type: ignore[arg-type]
+
+
+def test_repetitions_tell_consistency_and_count_in_nothing_else() -> None:
+    key = make_key(["b"], 4)
+    same = rated(key, "same", True) + rated(key, "same", True, ours_left=False, repeat=1)
+    turned = rated(key, "turned", True) + rated(key, "turned", False, repeat=1)
+    analysis = analyse_votes(key, same + turned)
+    assert (analysis.consistency.k, analysis.consistency.n) == (4, 8)
+    assert [(r.name, r.consistent, r.repeated) for r in analysis.raters] == [("same", 4, 4), ("turned", 0, 4)]
+    assert analysis.preferences[0].votes.k == analysis.preferences[0].votes.n == 8
+    kept = analyse_votes(key, same + turned, Exclusion(min_consistency=0.5))
+    assert [r.name for r in kept.kept] == ["same"]
+    assert kept.preferences[0].votes.n == 4
+    assert kept.consistency.share == 1
+    assert kept.raters[1].excluded == "0 of 4 repeated pairs answered alike"
+    assert {row["left_out"] for row in kept.rows if row["rater"] == "turned"} == {1}
+
+
+def test_a_side_is_found_and_can_be_left_out() -> None:
+    key = make_key(["b"], 12)
+    lefty = [vote(key, "lefty", p, i % 2 == 0, ours_left=i % 2 == 0) for i, p in enumerate(key.pairs)]
+    fair = [vote(key, "fair", p, True, ours_left=i % 2 == 0) for i, p in enumerate(key.pairs)]
+    analysis = analyse_votes(key, lefty + fair)
+    assert (analysis.left.k, analysis.left.n) == (18, 24)
+    kept = analyse_votes(key, lefty + fair, Exclusion(max_side=0.9))
+    assert [r.name for r in kept.kept] == ["fair"]
+    assert kept.left.share == 0.5
+    few = analyse_votes(key, lefty[:8] + fair, Exclusion(max_side=0.9))
+    assert len(few.kept) == 2
+
+
+def test_the_other_rules() -> None:
+    key = make_key(["b"], 4)
+    fast = [replace(v, seconds=0.3) for v in rated(key, "fast", False)]
+    some = rated(key, "some", True)[:2]
+    every = rated(key, "every", True)
+    rule = Exclusion(min_votes=3, min_seconds=1)
+    analysis = analyse_votes(key, fast + some + every, rule)
+    assert [r.name for r in analysis.kept] == ["every"]
+    assert "fewer than 3 pairs answered; a median of less than 1 s" in analysis.rule
+    with pytest.raises(InputError, match="all 1 raters are left out"):
+        analyse_votes(key, some, rule)
+    assert Exclusion().rule() == "none left out"
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"min_consistency": 2}, {"max_side": 0.4}, {"min_votes": -1}, {"min_seconds": math.nan}, {"max_side": math.nan}],
+)
+def test_bad_rules(bad: dict) -> None:
+    with pytest.raises(ConfigError):
+        Exclusion(**bad)
+
+
+def test_agreement_is_with_most_of_the_others() -> None:
+    key = make_key(["b"], 2)
+    votes = rated(key, "a", True) + rated(key, "b", True) + rated(key, "c", True) + rated(key, "odd", False)
+    assert {r.name: r.agreement for r in analyse_votes(key, votes).raters} == {"a": 1, "b": 1, "c": 1, "odd": 0}
+    alone = analyse_votes(key, rated(key, "a", True))
+    assert math.isnan(alone.raters[0].agreement)
+    assert math.isnan(alone.alpha)
+    assert "| a | 2 | 2 | 2 | 0 of 0 | – |" in markdown(alone)
+
+
+def test_alpha_of_a_known_table() -> None:
+    key = make_key(["b"], 3)
+    ours, theirs = "v0-MimicMotion", "v0-b"
+    # two raters, 10 pairs: 4 (ours, ours), 4 (theirs, theirs), 2 apart; by hand 1 - 19 * 4 / (2 * 10 * 10)
+    counts = [Counter({ours: 2})] * 4 + [Counter({theirs: 2})] * 4 + [Counter({ours: 1, theirs: 1})] * 2
+    assert krippendorff_alpha(counts, key) == pytest.approx(1 - 19 * 4 / 200)
+    assert krippendorff_alpha([Counter({ours: 2}), Counter({theirs: 3})], key) == 1
+
+
+def test_unknown_ids_and_no_votes_are_refused() -> None:
+    key = make_key(["b"], 1)
+    good = rated(key, "a", True)[0]
+    with pytest.raises(InputError, match="no votes"):
+        analyse_votes(key, [])
+    with pytest.raises(InputError, match="p9"):
+        analyse_votes(key, [replace(good, pair="p9")])
+
+
+def test_a_baseline_without_votes_is_no_row() -> None:
+    key = make_key(["b", "c"], 1)
+    analysis = analyse_votes(key, [vote(key, "a", "p0-b", True)])
+    assert [p.baseline for p in analysis.preferences] == ["b"]
+
+
+def test_files_hold_the_same_numbers(tmp_path: Path) -> None:
+    key = make_key(list(PAPER), 6)
+    analysis = analyse_votes(key, paper_votes(key))
+    for _ in range(2):  # a report may be written again
+        save_report(tmp_path / "out", analysis)
+    data = json.loads((tmp_path / "out" / "preference.json").read_text())
+    assert [p["votes"]["k"] for p in data["preferences"]] == list(PAPER.values())
+    with (tmp_path / "out" / "preference.csv").open() as f:
+        rows = list(csv.DictReader(f))
+    assert [int(r["for_ours"]) for r in rows] == list(PAPER.values())
+    with (tmp_path / "out" / "preference-votes.csv").open() as f:
+        votes = list(csv.DictReader(f))
+    assert len(votes) == 648
+    assert sum(r["preferred"] == "MimicMotion" for r in votes) == sum(PAPER.values())
+    assert (tmp_path / "out" / "preference.md").read_text() == markdown(analysis) + "\n"
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = result_folders(tmp_path)
+    study, key = build(config)
+    for name in ("anna", "ben"):
+        save_votes(tmp_path / "votes" / f"{name}.json", study, rated(key, name, name == "anna"))
+    argv = ["study", "analyse", str(config.output), str(tmp_path / "votes"), "-o", str(tmp_path / "out")]
+    assert cli.main(argv) == 0
+    assert "**50.0%** (2 of 4)" in capsys.readouterr().out
+    assert cli.main([*argv, "--min-votes", "5"]) == 2
+    assert "all 2 raters are left out" in capsys.readouterr().err
+    assert cli.main(["study", "analyse", str(config.output)]) == 2
+    assert "votes.sqlite does not exist" in capsys.readouterr().err

@@ -1,0 +1,237 @@
+"""The folder of a study: what is copied, what is encoded, what stays blind, what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from mimicmotion.errors import ConfigError, InputError, MediaError, OutputError
+from mimicmotion.evaluation.study.build import StudyConfig, check_methods
+from mimicmotion.evaluation.study.folder import load_key, load_study
+from mimicmotion.evaluation.study.page import render_page
+from mimicmotion.jobs import study as jobs
+from mimicmotion.jobs.progress import finish
+from mimicmotion.video.picture import write_picture
+from mimicmotion.video.reader import open_video
+from mimicmotion.video.writer import open_writer
+from study_clips import BASELINES, OURS, build, clip, result_folders
+
+
+def test_every_pair_is_ours_against_a_baseline_and_nothing_says_which(tmp_path: Path) -> None:
+    config = result_folders(tmp_path)
+    study, key = build(config)
+    assert load_study(config.output) == study
+    assert load_key(config.output, study) == key
+    assert {(p.sequence, p.baseline) for p in key.pairs.values()} == {
+        (s, b) for s in ("walk", "turn") for b in BASELINES
+    }
+    for pair in study.pairs:
+        methods = {key.videos[v].method for v in (pair.a, pair.b)}
+        assert methods == {OURS, key.pairs[pair.id].baseline}
+        assert {key.videos[v].sequence for v in (pair.a, pair.b)} == {key.pairs[pair.id].sequence}
+    for file in (config.output / "page").rglob("*"):
+        if file.is_file():
+            assert not re.search(rb"Firstmethod|Secondmethod|Thirdmethod|walk", file.read_bytes(), re.I)
+    page = (config.output / "page" / "index.html").read_text()
+    assert not re.search(r"(src|href)=[\"']?(https?:|//)", page)
+
+
+def test_ours_stands_first_as_often_as_second(tmp_path: Path) -> None:
+    config = result_folders(tmp_path, tuple(f"s{i}" for i in range(8)))
+    first = total = 0
+    for seed in range(4):
+        study, key = build(dataclasses.replace(config, seed=seed, output=tmp_path / f"study{seed}"))
+        first += sum(key.videos[p.a].method == OURS for p in study.pairs)
+        total += len(study.pairs)
+    assert 0.3 < first / total < 0.7
+
+
+def test_playable_videos_are_copied_byte_for_byte(tmp_path: Path) -> None:
+    config = result_folders(tmp_path)
+    study, key = build(config)
+    for name, video in key.videos.items():
+        copied = config.output / "page" / study.videos[name].file
+        assert copied.read_bytes() == (tmp_path / video.method / video.source).read_bytes()
+        assert not video.encoded_again
+
+
+def test_what_browsers_cannot_play_becomes_h264_with_the_same_frames(tmp_path: Path) -> None:
+    config = result_folders(tmp_path, ("walk",))
+    ours = tmp_path / OURS / "walk.mp4"
+    frames = list(open_video(ours).frames())
+    ours.unlink()
+    with av.open(str(tmp_path / OURS / "walk.avi"), "w") as container:  # what cv2.VideoWriter makes
+        stream = container.add_stream("mpeg4", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 48, 64, "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+    (tmp_path / BASELINES[0] / "walk.mp4").unlink()
+    for i, frame in enumerate(frames):
+        write_picture(tmp_path / BASELINES[0] / "walk" / f"{i}.png", frame)
+    (tmp_path / BASELINES[1] / "walk.mp4").unlink()
+    clip(tmp_path / BASELINES[1] / "walk.gif", 80)
+    study, key = build(dataclasses.replace(config, folder_fps=8))
+    for name, video in key.videos.items():
+        assert video.encoded_again
+        made = open_video(config.output / "page" / study.videos[name].file)
+        assert made.info.codec == "h264"
+        assert (made.info.width, made.info.height) == (48, 64)
+        assert made.info.duration == pytest.approx(1, abs=0.11)
+        if video.source == "walk":
+            got = np.stack(list(made.frames())).astype(float)
+            assert np.abs(got - np.stack(frames)).mean() < 3
+
+
+def test_reference_and_driving_stand_beside_the_pairs(tmp_path: Path) -> None:
+    config = result_folders(tmp_path)
+    for name in ("walk", "turn", "unused"):
+        write_picture(tmp_path / "ref" / f"{name}.png", np.full((16, 12, 3), 90, np.uint8))
+        clip(tmp_path / "drive" / f"{name}.mp4", 10)
+    study, _ = build(dataclasses.replace(config, reference=tmp_path / "ref", driving=tmp_path / "drive"))
+    for pair in study.pairs:
+        assert (config.output / "page" / pair.reference).is_file()
+        assert (config.output / "page" / study.videos[pair.driving].file).is_file()
+    assert len(list((config.output / "page" / "videos").iterdir())) == 6 + 2 + 2
+
+
+def test_missing_sequences_are_named_and_left_out_only_when_told(tmp_path: Path) -> None:
+    config = result_folders(tmp_path, ("walk", "turn", "jump"))
+    (tmp_path / BASELINES[1] / "turn.mp4").unlink()
+    with pytest.raises(InputError, match="Thirdmethod has no turn"):
+        build(config)
+    assert not config.output.exists()
+    result = finish(jobs.build(dataclasses.replace(config, skip_missing=True)))
+    assert {p.sequence for p in result.built.key.pairs.values()} == {"walk", "jump"}
+    assert "left out: Thirdmethod has no turn" in result.summary()
+
+
+def test_folders_without_a_common_sequence_are_refused_even_when_told_to_skip(tmp_path: Path) -> None:
+    config = dataclasses.replace(result_folders(tmp_path, ("walk",)), skip_missing=True)
+    (tmp_path / OURS / "walk.mp4").rename(tmp_path / OURS / "other.mp4")
+    with pytest.raises(InputError, match="Firstmethod has no walk"):
+        build(config)
+
+
+def test_an_unreadable_video_is_named_before_anything_is_written(tmp_path: Path) -> None:
+    config = result_folders(tmp_path)
+    broken = tmp_path / BASELINES[0] / "turn.mp4"
+    broken.write_bytes(broken.read_bytes()[:200])
+    with pytest.raises(MediaError, match=re.escape(str(broken))):
+        build(config)
+    assert not config.output.exists()
+
+
+def test_two_files_of_one_sequence_are_refused(tmp_path: Path) -> None:
+    config = result_folders(tmp_path)
+    shutil.copy(tmp_path / OURS / "walk.mp4", tmp_path / OURS / "walk.mov")
+    with pytest.raises(InputError, match="same name"):
+        build(config)
+
+
+@pytest.mark.parametrize("bad", [{"baselines": []}, {"baselines": [(OURS, Path("x"))]}, {"repeat_share": 0.6}])
+def test_bad_settings(tmp_path: Path, bad: dict) -> None:
+    good = {"ours": (OURS, tmp_path), "baselines": [("b", tmp_path)], "output": tmp_path / "study"}
+    with pytest.raises(ConfigError):
+        StudyConfig(**good | bad)
+
+
+@pytest.mark.parametrize("text", ["ours", "=dir", "ours="])
+def test_methods_are_given_as_name_and_folder(text: str) -> None:
+    with pytest.raises(InputError, match="NAME=DIR"):
+        check_methods(text, [])
+    assert check_methods("a=b=c", ["d=e"]) == (("a", Path("b=c")), [("d", Path("e"))])
+
+
+def test_a_study_is_never_overwritten(tmp_path: Path) -> None:
+    config = result_folders(tmp_path, ("walk",))
+    build(config)
+    before = (config.output / "key.json").read_text()
+    with pytest.raises(OutputError, match="already holds"):
+        build(config)
+    assert (config.output / "key.json").read_text() == before
+
+
+def test_ids_are_fresh_each_time_unless_seeded(tmp_path: Path) -> None:
+    config = result_folders(tmp_path, ("walk",))
+    made = [
+        build(dataclasses.replace(config, seed=s, output=tmp_path / f"o{i}"))[0] for i, s in enumerate([3, 3, None])
+    ]
+    assert made[0] == made[1]
+    assert not set(made[0].videos) & set(made[2].videos)
+
+
+def test_names_inside_a_video_or_the_title_are_told(tmp_path: Path) -> None:
+    config = result_folders(tmp_path, ("walk",))
+    path = tmp_path / BASELINES[0] / "walk.mp4"
+    with av.open(str(path)) as source, av.open(str(tmp_path / "tagged.mp4"), "w") as target:
+        target.metadata["comment"] = "made by SECONDMETHOD 2"
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    (tmp_path / "tagged.mp4").replace(path)
+    summary = finish(jobs.build(dataclasses.replace(config, title="Is Firstmethod good?"))).summary()
+    assert "Secondmethod stands in" in summary
+    assert "Firstmethod stands in the title" in summary
+    assert "Thirdmethod stands" not in summary
+
+
+def test_unequal_lengths_are_told(tmp_path: Path) -> None:
+    config = result_folders(tmp_path, ("walk",))
+    clip(tmp_path / BASELINES[0] / "walk.mp4", 10, frames=4)
+    assert "waits on its last frame" in finish(jobs.build(config)).summary()
+
+
+def test_a_title_cannot_break_out_of_the_page(tmp_path: Path) -> None:
+    title = "</script><b>{{script}}<!-- & \u2028"
+    study, _ = build(dataclasses.replace(result_folders(tmp_path, ("walk",)), title=title))
+    page = render_page(study)
+    assert page.count("</script>") == 2
+    assert "<b>" not in page
+    assert "<!--" not in page
+    data = page.split('id="study">')[1].split("</script>")[0]
+    assert json.loads(data)["title"] == title
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", '{"format": "other"}', '{"format": "mimicmotion-study", "version": 1}'])
+def test_damaged_studies_are_refused(tmp_path: Path, damage: str) -> None:
+    config = result_folders(tmp_path, ("walk",))
+    build(config)
+    (config.output / "page" / "study.json").write_text(damage)
+    with pytest.raises(InputError, match=r"study\.json"):
+        load_study(config.output)
+
+
+def test_a_key_of_another_study_is_refused(tmp_path: Path) -> None:
+    config = result_folders(tmp_path, ("walk",))
+    build(config)
+    other, _ = build(dataclasses.replace(config, seed=4, output=tmp_path / "other"))
+    with pytest.raises(InputError, match="another study"):
+        load_key(config.output, other)
+
+
+def test_interrupted_building_leaves_nothing(tmp_path: Path) -> None:
+    config = result_folders(tmp_path, ("walk",))
+    job = jobs.build(config)
+    next(job)
+    job.close()
+    assert not [p for p in tmp_path.iterdir() if "study" in p.name]
+
+
+def test_webm_stays_webm(tmp_path: Path) -> None:
+    config = result_folders(tmp_path, ("walk",))
+    with open_writer(tmp_path / OURS / "walk.webm", (64, 48), 8.0) as writer:
+        for i in range(8):
+            writer.write(np.full((64, 48, 3), 20 * i, np.uint8))
+    (tmp_path / OURS / "walk.mp4").unlink()
+    study, key = build(config)
+    assert sorted(study.videos[i].file[-5:] for i, v in key.videos.items() if v.method == OURS) == [".webm"]
