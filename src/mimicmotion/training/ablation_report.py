@@ -18,12 +18,12 @@ from mimicmotion.files import atomic_path
 
 MEASURES: dict[str, tuple[str, int, bool]] = {
     "psnr_hands": ("PSNR hands, dB", 2, True),
-    "hand_error": ("hand error, % of torso", 2, False),
+    "hand_error": ("hand error, torso lengths", 3, False),
     "psnr_moving": ("PSNR moving, dB", 2, True),
     "psnr": ("PSNR, dB", 2, True),
     "ssim": ("SSIM", 4, True),
-    "body_error": ("body error, % of torso", 2, False),
-    "flicker": ("flicker", 3, False),
+    "body_error": ("body error, torso lengths", 3, False),
+    "flicker": ("flicker", 4, False),
 }
 """Column: title, digits, whether higher is better."""
 EFFECTS = {
