@@ -220,7 +220,7 @@ def _animate(pipe: Any, clip: Any, condition: Condition, arm: Arm, noise: float,
         driving, reference = perturb_poses(driving, seed, noise), perturb_poses(reference, seed + 1, noise)
     elif condition == "planted":
         driving = plant_errors(driving, seed)
-    look = {**pipe.settings.get("pose_drawing", {}), "confidence_aware": arm.confidence}
+    look: dict[str, Any] = {**pipe.settings.get("pose_drawing", {}), "confidence_aware": arm.confidence}
     drawn = [np.stack(list(draw_poses(poses, poses.size, **look))) for poses in (driving, reference)]
     warped = WarpedPicture(clip.reference_frame, reference, driving) if pipe.needs_warped_picture else None
     return np.asarray(pipe(clip.reference_frame, drawn[0], drawn[1][0], warped=warped))
