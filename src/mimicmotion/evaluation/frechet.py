@@ -63,7 +63,7 @@ def _distance(a: Float64[ndarray, "n d"], b: Float64[ndarray, "m d"]) -> float:
 
 def _reduced(x: Float64[ndarray, "n d"]) -> Float64[ndarray, "k d"]:
     """At most d rows with the same x^T x: neither traces nor singular values of products see the difference."""
-    return x if len(x) <= x.shape[1] else np.linalg.qr(x, mode="r")
+    return x if len(x) <= x.shape[1] else np.asarray(np.linalg.qr(x, mode="r"))
 
 
 def checked_features(x: Float[ndarray, "n d"], name: str = "features") -> Float64[ndarray, "n d"]:

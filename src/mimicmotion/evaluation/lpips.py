@@ -76,7 +76,7 @@ def lpips(
     if min(a.shape[1:3]) < least or batch_size < 1:
         got = f"frames of {a.shape[1:3]}, batch_size={batch_size}"
         raise InputError(got, f"at least {least} pixels a side for {network.net}, batch_size >= 1", "use larger frames")
-    device = network.convs[0].weight.device
+    device = next(network.parameters()).device
     out = []
     with torch.inference_mode():
         for i in range(0, len(a), batch_size):

@@ -56,7 +56,8 @@ class Preprocess:
         """
         x = _checked_frame(frame)
         x = (_squashed if self.fit == "squash" else _cropped)(x, self.size)
-        return ((x - np.float32(self.mean)) / np.float32(self.std)).transpose(2, 0, 1).astype(np.float32)
+        mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
+        return np.ascontiguousarray(((x - mean) / std).transpose(2, 0, 1))
 
 
 I3D_INPUT = Preprocess()
@@ -157,12 +158,8 @@ class TorchFeatures:
         if metric is not None and metric not in METRICS:
             raise InputError(f"metric={metric!r}", f"one of {', '.join(METRICS)}, or None", "correct the name")
         self.module, self.name, self.metric, self.device = module, name, metric, device
+        self.is_standin = metric is None
         self.length, self.preprocess, self.dim = length, preprocess, dim
-
-    @property
-    def is_standin(self) -> bool:
-        """Whether distances on it must not carry the name of a published metric."""
-        return self.metric is None
 
     @property
     def title(self) -> str:
