@@ -182,7 +182,10 @@ def run_one(config: AblationConfig, name: str, seed: int) -> Path:
     if scores.exists():
         return scores
     make_start(config, seed)
-    checkpoint = run(train_config(config, arm, seed))
+    settings = train_config(config, arm, seed)
+    checkpoint = Path(settings.run) / "checkpoints" / f"step-{settings.optim.steps:08d}"
+    if not (checkpoint / "model").is_dir():
+        checkpoint = run(settings)
     rows = measure(checkpoint / "model", arm, config.test)
     with atomic_path(scores) as part:
         part.write_text(json.dumps([{"arm": arm.name, "seed": seed, **r} for r in rows], indent=0), encoding="utf-8")
