@@ -30,7 +30,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 HUB_ID = "stabilityai/stable-video-diffusion-img2vid-xt-1-1"
 STAND_IN = "stable-video-diffusion-img2vid-xt-1-1"
 # Commands that need the network or install things: their parts are checked, they are not run.
-NOT_RUN = ("git clone", "cd ", "pip install", "python3 -m venv", "mimicmotion weights fetch")
+NOT_RUN = ("git clone", "cd ", "pip install", "python3 -m venv", "mimicmotion weights fetch", "mimicmotion study serve")
 
 # Commands that take hours or larger models: their settings are checked.
 LONG = ("mimicmotion train configs/", "mimicmotion ablate configs/")
@@ -131,9 +131,35 @@ def prepare(argv: list[str], folder: Path) -> None:
         cli.main(["weights", "convert", STAND_IN, "MimicMotion_1-1.pth", "-o", "mimicmotion-1.1"])
     if "poses.npz" in argv[:3] and argv[0] == "generate" and not (folder / "poses.npz").exists():
         cli.main(["poses", "dance.mp4", "-o", "poses.npz"])
+    if argv[0] == "study":
+        prepare_study(argv, folder)
     for _, block in blocks("yaml"):
         if name := re.match(r"# (\w+\.yaml)\n", block):
             (folder / name[1]).write_text(block)
+
+
+def prepare_study(argv: list[str], folder: Path) -> None:
+    """Results of three methods, and for an analysis a built study with the votes of two people."""
+    from mimicmotion.evaluation.study.folder import load_key, load_study
+    from mimicmotion.evaluation.study.votes import save_votes
+    from study_clips import vote
+
+    for method in ("mimicmotion", "magicpose", "moore"):
+        shutil.copytree(folder / "videos", folder / "results" / method, dirs_exist_ok=True)
+    (folder / "pictures").mkdir(exist_ok=True)
+    shutil.copy(folder / "person.png", folder / "pictures" / "dance.png")
+    study = folder / "study"
+    if argv[1] == "build":
+        shutil.rmtree(study, ignore_errors=True)
+        return
+    if not study.exists():
+        options = [f"--baseline={name}=results/{name}" for name in ("magicpose", "moore")]
+        assert cli.main(["study", "build", "--ours=mimicmotion=results/mimicmotion", *options, "-o", "study"]) == 0
+    loaded = load_study(study)
+    key = load_key(study, loaded)
+    for name in ("anna", "ben"):
+        votes = [vote(key, name, pair, name == "anna", repeat=r) for pair in key.pairs for r in (0, 1)]
+        save_votes(folder / "votes" / f"{name}.json", loaded, votes)
 
 
 def test_yaml_examples_are_valid() -> None:

@@ -75,7 +75,6 @@ def test_page_and_videos_are_served_and_nothing_else(server: StudyServer, made: 
         "/votes.sqlite",
         "/videos/",
         "/page/index.html",
-        "//",
         "/votes",
     ):
         assert ask(server, "GET", path)[0] == 404, path

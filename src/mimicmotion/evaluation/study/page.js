@@ -266,7 +266,8 @@
         const data = await reply.json().catch(() => ({}));
         return "stored" in data ? "stored" : "refused";
       }
-      return reply.status >= 400 && reply.status < 500 ? "refused" : "later";
+      const gone = reply.status === 501 || (reply.status >= 400 && reply.status < 500 && ![408, 429].includes(reply.status));
+      return gone ? "refused" : "later";
     } catch {
       return "later";
     }

@@ -1,0 +1,380 @@
+"""The page of a study in a real browser: Debian's chromium and chromium-driver, driven by selenium."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mimicmotion.evaluation.study.analyse import analyse_votes
+from mimicmotion.evaluation.study.folder import Key, Study
+from mimicmotion.evaluation.study.serve import StudyServer
+from mimicmotion.evaluation.study.votes import load_votes
+from mimicmotion.video.picture import write_picture
+from study_clips import BASELINES, OURS, build, clip, result_folders
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed (pip install -e '.[dev]')")
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER),
+    reason="chromium and chromedriver are not installed (apt install chromium chromium-driver)",
+)
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1200,800",
+]
+PATIENCE = 60  # seconds; only a broken page waits so long
+
+
+class Page:
+    """The open page, in words of the study."""
+
+    def __init__(self, driver: Any, downloads: Path) -> None:
+        self.driver, self.downloads = driver, downloads
+
+    def open(self, url: str) -> None:
+        self.driver.get(url)
+
+    def js(self, code: str, *args: Any) -> Any:
+        return self.driver.execute_script(code, *args)
+
+    def until(self, what: str, code: str) -> Any:
+        from selenium.webdriver.support.ui import WebDriverWait
+
+        def look(_: Any) -> Any:
+            return self.js(f"return {code}")
+
+        return WebDriverWait(self.driver, PATIENCE, poll_frequency=0.05).until(look, what)
+
+    def at(self, place: str) -> None:
+        """Wait until this pair ("2 / 5") can be voted on."""
+        self.until(
+            f"pair {place}", f"$('place').textContent === '{place}' && !$('choose-a').disabled".replace("$(", ID)
+        )
+
+    def key(self, name: str) -> None:
+        from selenium.webdriver.common.action_chains import ActionChains
+
+        ActionChains(self.driver).send_keys(name).perform()
+
+    def click(self, name: str) -> None:
+        self.driver.find_element("id", name).click()
+
+    def sides(self) -> tuple[str, str]:
+        """Ids of the videos on both sides."""
+        a, b = self.js("return ['a', 'b'].map((i) => document.querySelector(`#${i} video`).getAttribute('src'))")
+        return Path(a).stem, Path(b).stem
+
+    def wait_for_end(self) -> None:
+        self.until("the end", f"!{ID}'end').hidden")
+
+
+ID = "document.getElementById("
+LEFT, RIGHT, SPACE, BACKSPACE = "\ue012", "\ue014", " ", "\ue003"
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    home = tmp_path_factory.mktemp("chromium")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in [*FLAGS, f"--user-data-dir={home / 'profile'}"]:
+        options.add_argument(flag)
+    (home / "downloads").mkdir()
+    options.add_experimental_option("prefs", {"download.default_directory": str(home / "downloads")})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=DRIVER))
+    try:
+        yield Page(driver, home / "downloads")
+    finally:
+        driver.quit()
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Path, Study, Key]]:
+    root = tmp_path_factory.mktemp("results")
+    config = result_folders(root)
+    for m, method in enumerate((OURS, *BASELINES)):  # long enough to see them drift
+        for sequence in ("walk", "turn"):
+            clip(root / method / f"{sequence}.mp4", 40 * m, frames=40)
+    for sequence in ("walk", "turn"):
+        write_picture(root / "ref" / f"{sequence}.png", np.full((64, 48, 3), 200, np.uint8))
+        clip(root / "drive" / f"{sequence}.mp4", 120, frames=40)
+    count = iter(range(100))
+
+    def make(**options: Any) -> tuple[Path, Study, Key]:
+        """A study of 4 pairs, one of them twice."""
+        own = dataclasses.replace(config, output=root / f"study{next(count)}", seed=None, **options)
+        return (own.output, *build(own))
+
+    make.root = root  # type: ignore[attr-defined]
+    return make
+
+
+Served = tuple[StudyServer, Path, Study, Key]
+
+
+@pytest.fixture
+def served(results: Callable[..., tuple[Path, Study, Key]]) -> Iterator[Served]:
+    folder, study, key = results()
+    with StudyServer(folder).running() as server:
+        yield server, folder, study, key
+
+
+def test_voting_by_keyboard_survives_a_reload_and_lands_in_the_database(page: Page, served: Served) -> None:
+    server, folder, study, key = served
+    page.open(f"{server.url}?rater=anna")
+    pressed, seen = [LEFT, RIGHT, LEFT, LEFT, RIGHT], []
+    for i, arrow in enumerate(pressed):
+        page.at(f"{i + 1} / 5")
+        seen.append(page.sides())
+        page.key(LEFT if i == 1 else arrow)
+        if i == 1:  # answered anew after going back
+            page.at("3 / 5")
+            page.driver.refresh()
+            page.at("3 / 5")
+            page.key(BACKSPACE)
+            page.at("2 / 5")
+            assert page.sides() == seen[1]  # the same order and sides after a reload
+            page.key(RIGHT)
+    page.wait_for_end()
+    page.until("votes to be stored", f"{ID}'end').dataset.stored === 'true'")
+    votes = sorted(load_votes(folder, study), key=lambda v: v.time)
+    assert [(v.left, v.right) for v in votes] == seen
+    assert [v.choice for v in votes] == [s[0] if k == LEFT else s[1] for s, k in zip(seen, pressed, strict=True)]
+    assert {v.rater for v in votes} == {"anna"}
+    assert {v.pair for v in votes if v.repeat == 0} == {p.id for p in study.pairs}
+    (again,) = [v for v in votes if v.repeat]
+    (first,) = [v for v in votes if v.pair == again.pair and not v.repeat]
+    assert (again.left, again.right) == (first.right, first.left)
+    assert analyse_votes(key, votes).consistency.n == 1
+    page.driver.refresh()
+    page.wait_for_end()
+    assert not [e for e in page.driver.get_log("browser") if e["level"] == "SEVERE"]
+
+
+def test_order_and_sides_differ_between_raters(page: Page, served: Served) -> None:
+    server, _, _, key = served
+    firsts = []
+    for i in range(12):
+        page.open(f"{server.url}?rater=r{i}")
+        page.until("a pair", "!!document.querySelector('#b video')")
+        firsts.append(page.sides())
+    ours_left = sum(key.videos[left].method == OURS for left, _ in firsts)
+    assert 0 < ours_left < 12
+    assert len({frozenset(sides) for sides in firsts}) > 1
+
+
+def test_nothing_that_is_served_names_a_method(page: Page, served: Served) -> None:
+    server, _, study, _ = served
+    page.open(f"{server.url}?rater=anna")
+    page.at("1 / 5")
+    asked = page.js("return performance.getEntriesByType('resource').map((e) => e.name)")
+    assert asked
+    assert all(name.startswith((server.url, "data:")) for name in asked)
+    for path in server.files:
+        with urllib.request.urlopen(server.url.rstrip("/") + path) as reply:
+            content = reply.read().lower()
+        for name in (OURS, *BASELINES, "walk", "turn.mp4"):
+            assert name.lower().encode() not in content, path
+    assert len(server.files) == 3 + len(study.videos)
+
+
+def test_a_page_from_the_disk_gives_a_file_of_votes(page: Page, results: Callable[..., Any]) -> None:
+    folder, study, key = results()
+    page.open((folder / "page" / "index.html").as_uri())
+    page.until("the start", f"!{ID}'start').hidden")
+    assert page.js(f"return {ID}'count').textContent") == "5"
+    page.driver.find_element("id", "rater").send_keys("ben 1\n")  # a blank is no part of a name
+    assert not page.js(f"return {ID}'start').hidden")
+    page.driver.find_element("id", "rater").send_keys(BACKSPACE * 2 + "\n")
+    for i in range(5):
+        page.at(f"{i + 1} / 5")
+        page.click("choose-b")
+    page.wait_for_end()
+    assert "save your votes as a file" in page.js(f"return {ID}'outcome').textContent")
+    page.click("save")
+    file = page.downloads / "votes-ben.json"
+    wait_for(page, file)
+    votes = load_votes(folder, study, [file])
+    assert len(votes) == 5
+    assert all(v.choice == v.right and v.rater == "ben" for v in votes)
+    assert analyse_votes(key, votes).left.k == 0
+
+
+def wait_for(page: Page, file: Path) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(page.driver, PATIENCE).until(lambda _: file.exists() and file.stat().st_size)
+
+
+def test_votes_are_sent_once_the_server_is_back(page: Page, results: Callable[..., Any]) -> None:
+    folder, study, _ = results()
+    with StudyServer(folder).running() as server:
+        url, port = server.url, server.server_address[1]
+        page.open(f"{url}?rater=anna")
+        page.at("1 / 5")
+    page.key(LEFT)
+    page.until("the vote to be kept", f"localStorage.getItem('{study.study}/rater/anna').includes('unsent')")
+    with StudyServer(folder, port=port).running() as server:
+        page.until(
+            "the vote to be sent", f"!JSON.parse(localStorage.getItem('{study.study}/rater/anna')).unsent.length"
+        )
+        assert len(server.store.votes()) == 1
+
+
+def test_videos_run_together_again_after_one_was_moved(page: Page, results: Callable[..., Any]) -> None:
+    folder, _, _ = results(reference=results.root / "ref", driving=results.root / "drive")  # type: ignore[attr-defined]
+    with StudyServer(folder).running() as server:
+        page.open(f"{server.url}?rater=anna")
+        page.at("1 / 5")
+        times = "[...document.querySelectorAll('video')].map((v) => v.currentTime)"
+        assert len(page.js(f"return {times}")) == 3
+        together = (
+            f"(() => {{ const t = {times}; return Math.max(...t) - Math.min(...t) < 0.15 && Math.min(...t) > 0.2; }})()"
+        )
+        page.until("three videos at one time", together)
+        page.js("document.querySelector('#b video').currentTime += 2")
+        page.until("three videos at one time again", together)
+        page.js("document.querySelectorAll('video').forEach((v) => { v.currentTime = v.duration - 0.3; })")
+        page.until("the beginning again", f"{times}.every((t) => t > 0 && t < 3)")
+        assert page.js("return document.querySelector('#given img').naturalWidth") == 48
+
+
+def test_space_pauses_and_never_votes(page: Page, served: Served) -> None:
+    page.open(f"{served[0].url}?rater=anna")
+    page.at("1 / 5")
+    page.click("choose-a")
+    page.at("2 / 5")
+    assert page.js("return document.activeElement.id") == "heading"
+    page.key(SPACE)
+    page.until("both to stand", "[...document.querySelectorAll('#stage video')].every((v) => v.paused)")
+    assert page.js(f"return {ID}'pause').textContent") == "Play"
+    page.key(SPACE)
+    page.until("both to run", "[...document.querySelectorAll('#stage video')].every((v) => !v.paused)")
+    page.at("2 / 5")
+
+
+def test_no_motion_for_those_who_asked_for_none(page: Page, served: Served) -> None:
+    media = {"features": [{"name": "prefers-reduced-motion", "value": "reduce"}]}
+    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    try:
+        page.open(f"{served[0].url}?rater=anna")
+        page.until("a pair", "document.querySelector('#b video')?.readyState >= 2")
+        assert page.js("return [...document.querySelectorAll('#stage video')].every((v) => v.paused)")
+        assert page.js(f"return {ID}'choose-a').disabled")
+        page.key(SPACE)
+        page.at("1 / 5")
+    finally:
+        page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+@pytest.mark.parametrize("size", [(390, 844), (844, 390), (320, 568)])
+def test_a_phone_shows_all_without_scrolling(page: Page, results: Callable[..., Any], size: tuple[int, int]) -> None:
+    folder, _, _ = results(reference=results.root / "ref", driving=results.root / "drive")  # type: ignore[attr-defined]
+    metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 2, "mobile": True}
+    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        with StudyServer(folder).running() as server:
+            page.open(f"{server.url}?rater=anna")
+            page.at("1 / 5")
+            boxes = page.js(
+                "return ['box-a', 'box-b', 'choose-a', 'choose-b', 'back', 'pause'].map((i) => {"
+                " const r = document.getElementById(i).getBoundingClientRect();"
+                " return [r.left, r.top, r.right, r.bottom]; })"
+            )
+            for left, top, right, bottom in boxes:
+                assert left >= 0
+                assert top >= 0
+                assert right <= size[0]
+                assert bottom <= size[1]
+                assert right - left >= 44
+                assert bottom - top >= 44
+            assert page.js("return document.documentElement.scrollWidth") <= size[0]
+            page.click("choose-b")
+            page.at("2 / 5")
+    finally:
+        page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_wide_videos_stand_one_above_the_other_on_a_phone(page: Page, tmp_path: Path) -> None:
+    config = result_folders(tmp_path, ("walk",))
+    for m, method in enumerate((OURS, *BASELINES)):
+        clip(tmp_path / method / "walk.mp4", 40 * m, size=(48, 96))
+    build(config)
+    place = "return ['a', 'b'].map((i) => Math.round(document.getElementById(i).getBoundingClientRect()[arguments[0]]))"
+    try:
+        with StudyServer(config.output).running() as server:
+            for width, height, stacked in ((390, 844, True), (844, 390, False)):
+                metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": True}
+                page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+                page.open(f"{server.url}?rater=anna")
+                page.at("1 / 3")
+                left, top = page.js(place, "left"), page.js(place, "top")
+                assert (left[0] == left[1], top[0] < top[1]) == (stacked, stacked)
+    finally:
+        page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_a_video_that_cannot_be_loaded_is_told_and_tried_again(page: Page, results: Callable[..., Any]) -> None:
+    folder, _, _ = results()
+    with StudyServer(folder).running() as server:
+        videos = folder / "page" / "videos"
+        videos.rename(folder / "away")
+        page.open(f"{server.url}?rater=anna")
+        page.until("the trouble", f"{ID}'trouble').textContent.includes('could not be loaded')")
+        page.key(LEFT)
+        assert page.js(f"return {ID}'place').textContent") == "1 / 5"
+        (folder / "away").rename(videos)
+        page.driver.find_element("css selector", "#trouble button").click()
+        page.at("1 / 5")
+        assert server.store.votes() == []
+
+
+def test_a_second_person_at_the_same_browser(page: Page, results: Callable[..., Any]) -> None:
+    folder, _, _ = results(repeat_share=0.0)
+    with StudyServer(folder).running() as server:
+        page.open(server.url)
+        for name in ("anna", "ben"):
+            page.until("the start", f"!{ID}'start').hidden")
+            page.driver.find_element("id", "rater").send_keys(name + "\n")
+            for i in range(4):
+                page.at(f"{i + 1} / 4")
+                page.key(LEFT)
+            page.wait_for_end()
+            page.until("votes to be stored", f"{ID}'end').dataset.stored === 'true'")
+            page.click("other")
+        assert [v.rater for v in server.store.votes()] == ["anna"] * 4 + ["ben"] * 4
+
+
+def test_everything_has_a_label(page: Page, served: Served) -> None:
+    page.open(f"{served[0].url}?rater=anna")
+    page.at("1 / 5")
+    tree = page.driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    named = [
+        (n["role"]["value"], n.get("name", {}).get("value", "")) for n in tree if not n.get("ignored") and "role" in n
+    ]
+    roles = json.dumps(named)
+    for role, name in (
+        ("button", "A is better"),
+        ("button", "B is better"),
+        ("Video", "Video A"),
+        ("Video", "Video B"),
+    ):
+        assert [role, name] in json.loads(roles), roles
+    assert all(name for role, name in named if role in ("button", "Video", "heading", "progressIndicator", "image"))
