@@ -104,6 +104,18 @@ class VideoReader:
     def __iter__(self) -> Iterator[Frame]:
         return self.frames()
 
+    def count(self, fps: float | None = None) -> int:
+        """How many frames `frames(fps)` yields: the file is decoded to its end, but nothing is converted to RGB."""
+        if fps is None:
+            return sum(1 for _ in self._source)
+        self._check(fps, None, "time")
+        return sum(1 for _ in resample(self._source, fps))
+
+    @property
+    def damage(self) -> str:
+        """What was wrong with the file when it was last read to its end; empty if nothing was."""
+        return self._source.damage
+
     def _stride(self, stride: int | None, sampling: Sampling) -> int:
         if sampling == "released":
             return released_stride(self.info.fps, 2 if stride is None else stride)

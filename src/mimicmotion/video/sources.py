@@ -148,13 +148,18 @@ class AvSource:
             except av.error.FFmpegError as e:
                 broken += 1
                 logger.debug("%s: %s", self.path, e)
+        self.damage = ""
         if count and (broken or count < 0.9 * self.expected):
+            self.damage = (
+                f"damaged or truncated: {count} frames, about {self.expected} expected, {broken} broken packets"
+            )
             logger.warning(
                 "%s is damaged or truncated: going on with %d frames (about %d expected, %d packets broken)",
                 *(self.path, count, self.expected, broken),
             )
 
     _rotation = 0
+    damage = ""
 
     def _open(self) -> InputContainer:
         import av
@@ -177,6 +182,8 @@ class AvSource:
 
 class AnimationSource:
     """GIF, WebP, APNG and still pictures, by Pillow: FFmpeg reads no animated WebP."""
+
+    damage = ""
 
     def __init__(self, path: Path) -> None:
         check_input_file(path, "a video or picture")
@@ -206,6 +213,7 @@ class AnimationSource:
                 except EOFError:
                     return
                 except PILLOW_ERRORS as e:
+                    self.damage = f"damaged or truncated: {index} frames decoded ({e})"
                     logger.warning("%s is damaged or truncated: %d frames decoded (%s)", self.path, index, e)
                     return
                 # browsers show frames of "0" or "1" hundredth for a tenth of a second, and so do we
@@ -217,6 +225,8 @@ class AnimationSource:
 
 class FolderSource:
     """A folder of numbered pictures, in natural order (2 before 10), shown at a given rate."""
+
+    damage = ""  # a picture that cannot be read is an error at once
 
     def __init__(self, path: Path, fps: Fraction) -> None:
         self.path, self.rate = path, fps

@@ -1,0 +1,276 @@
+"""Numbers of one pair of videos, computed piece by piece; equal to those of whole clips at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from jaxtyping import Float64, UInt8
+from numpy import ndarray
+
+from mimicmotion.errors import InputError
+from mimicmotion.evaluation import pixels, temporal
+from mimicmotion.evaluation.pixels import unit_frames
+
+if TYPE_CHECKING:
+    from mimicmotion.evaluation.networks.lpips import Lpips
+    from mimicmotion.evaluation.poses import Fidelity
+    from mimicmotion.pose.keypoints import PoseSequence
+
+VERSIONS = {"psnr": 1, "ssim": 1, "l1": 1, "flicker": 1, "warping": 1, "lpips": 1, "lpips-vgg": 1, "poses": 1}
+"""Raised when a number's meaning changes, so that old cached ones are not used."""
+
+Bytes = UInt8[ndarray, "frames height width 3"]
+Frame = UInt8[ndarray, "height width 3"]
+
+
+class Measure(Protocol):
+    """Takes a sequence piece by piece."""
+
+    def add(self, output: Bytes, target: Bytes) -> None:
+        """The next frames."""
+        ...
+
+    def result(self) -> dict[str, float]:
+        """Name -> number of the whole sequence; NaN where it is undefined."""
+        ...
+
+
+class Mean:
+    """Mean over all frames of a number for each frame."""
+
+    name = ""
+
+    def __init__(self) -> None:
+        self._sum, self._count = 0.0, 0
+
+    def add(self, output: Bytes, target: Bytes) -> None:
+        """The next frames."""
+        values = self.values(output, target)
+        self._sum, self._count = self._sum + float(values.sum()), self._count + len(values)
+
+    def values(self, output: Bytes, target: Bytes) -> Float64[ndarray, " frames"]:
+        """One number for each frame."""
+        raise NotImplementedError
+
+    def result(self) -> dict[str, float]:
+        """The mean; NaN without frames."""
+        return {self.name: self._sum / self._count if self._count else float("nan")}
+
+
+class Psnr(Mean):
+    """PSNR of the mean squared error of the whole sequence."""
+
+    name = "psnr"
+
+    def values(self, output: Bytes, target: Bytes) -> Float64[ndarray, " frames"]:
+        """Mean squared errors."""
+        a, b = pixels.pair(output, target)
+        return ((a - b) ** 2).mean((1, 2, 3))
+
+    def result(self) -> dict[str, float]:
+        """In dB, at most 100."""
+        error = super().result()[self.name]
+        return {self.name: float(-10 * np.log10(max(error, pixels.FLOOR)))}
+
+
+class L1(Mean):
+    """Mean absolute difference."""
+
+    name = "l1"
+
+    def values(self, output: Bytes, target: Bytes) -> Float64[ndarray, " frames"]:
+        """Of each frame."""
+        a, b = pixels.pair(output, target)
+        return np.abs(a - b).mean((1, 2, 3))
+
+
+class Ssim(Mean):
+    """See `pixels.frame_ssim`."""
+
+    name = "ssim"
+
+    def values(self, output: Bytes, target: Bytes) -> Float64[ndarray, " frames"]:
+        """Of each frame."""
+        return pixels.frame_ssim(output, target)
+
+
+class FieldPsnr(Mean):
+    """Mean of the frames' PSNR; 100 where frames are equal."""
+
+    name = "psnr_field"
+
+    def values(self, output: Bytes, target: Bytes) -> Float64[ndarray, " frames"]:
+        """Of each frame."""
+        return pixels.frame_psnr(output, target)
+
+
+class FieldOverflow(Mean):
+    """What old tables call PSNR: differences and squares of 8-bit numbers wrap around at 256."""
+
+    name = "psnr_overflow"
+
+    def values(self, output: Bytes, target: Bytes) -> Float64[ndarray, " frames"]:
+        """Of each frame."""
+        difference = output - target  # wraps around: that is the point
+        errors = (difference * difference).mean((1, 2, 3), dtype=np.float64)
+        return np.where(errors == 0, 100.0, 10 * np.log10(255.0**2 / np.maximum(errors, 1e-12)))
+
+
+class FieldL1(Mean):
+    """Colours from 0 to 255, divided by the number of pixels once more after averaging."""
+
+    name = "l1_field"
+
+    def values(self, output: Bytes, target: Bytes) -> Float64[ndarray, " frames"]:
+        """Of each frame."""
+        height, width = output.shape[1:3]
+        return np.abs(output.astype(np.float64) - target).mean((1, 2, 3)) / (height * width)
+
+
+class FieldSsim(Mean):
+    """On 8-bit grey with scikit-image's defaults: uniform 7 x 7 window, sample covariance."""
+
+    name = "ssim_field"
+
+    def values(self, output: Bytes, target: Bytes) -> Float64[ndarray, " frames"]:
+        """Of each frame."""
+        import cv2
+
+        if min(output.shape[1:3]) < 7:
+            raise InputError(f"frames of {output.shape[1:3]}", "at least 7 pixels a side", "compare larger frames")
+        from skimage.metrics import structural_similarity
+
+        greys = ([cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in clip] for clip in (output, target))
+        return np.array([float(structural_similarity(x, y)) for x, y in zip(*greys, strict=True)])
+
+
+class LpipsMean(Mean):
+    """Mean LPIPS over frames.
+
+    Args:
+        network: AlexNet or VGG-16 with heads.
+        field: give it pictures in 0..1, as widespread code does, where it was trained on -1..1.
+    """
+
+    def __init__(self, network: Lpips, *, field: bool = False) -> None:
+        super().__init__()
+        self.network, self.field = network, field
+        self.name = f"lpips_{network.net}" + ("_field" if field else "")
+
+    def values(self, output: Bytes, target: Bytes) -> Float64[ndarray, " frames"]:
+        """Of each frame."""
+        from mimicmotion.evaluation.lpips import lpips
+
+        a, b = unit_frames(output), unit_frames(target)
+        if self.field:  # lpips() doubles and subtracts 1
+            a, b = 0.5 + a / 2, 0.5 + b / 2
+        return lpips(a, b, network=self.network)
+
+
+class Flicker:
+    """See `temporal.background_flicker`; sums of the difference to the first frame keep it exact."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def add(self, output: Bytes, target: Bytes) -> None:
+        """The next frames."""
+        a = unit_frames(output)
+        if not self._count:
+            self._first, self._sum, self._squares = a[0], np.zeros_like(a[0]), np.zeros_like(a[0])
+            self._low, self._high = target[0], target[0]
+        away = a - self._first
+        self._sum += away.sum(0)
+        self._squares += (away**2).sum(0)
+        self._low = np.minimum(self._low, target.min(0))
+        self._high = np.maximum(self._high, target.max(0))
+        self._count += len(a)
+
+    def result(self) -> dict[str, float]:
+        """NaN where nothing of the real video stands still, or with fewer than two frames."""
+        if self._count < 2:
+            return {"flicker": float("nan")}
+        moved = (self._high.astype(np.float64) - self._low).max(-1) / 255
+        still = moved <= temporal.STATIC
+        variance = self._squares / self._count - (self._sum / self._count) ** 2
+        return {"flicker": float(np.sqrt(max(variance[still].mean(), 0.0))) if still.any() else float("nan")}
+
+
+class Warping:
+    """See `temporal.warping_error`, with the flow of the generated frames."""
+
+    def __init__(self) -> None:
+        self._last: ndarray | None = None
+        self._errors: list[float] = []
+
+    def add(self, output: Bytes, target: Bytes) -> None:  # noqa: ARG002
+        """The next frames."""
+        frames = output if self._last is None else np.concatenate([self._last, output])
+        for i in range(1, len(frames)):
+            self._errors.append(temporal.warping_error(frames[i - 1 : i + 1]))
+        self._last = frames[-1:]
+
+    def result(self) -> dict[str, float]:
+        """NaN where no pixel of any pair counts."""
+        known = [e for e in self._errors if not np.isnan(e)]
+        return {"warping_error": float(np.mean(known)) if known else float("nan")}
+
+
+EXACT: dict[str, tuple[type[Measure], ...]] = {
+    "psnr": (Psnr,),
+    "ssim": (Ssim,),
+    "l1": (L1,),
+    "flicker": (Flicker,),
+    "warping": (Warping,),
+}
+FIELD = EXACT | {"psnr": (FieldPsnr, FieldOverflow), "ssim": (FieldSsim,), "l1": (FieldL1,)}
+
+
+def measure(chunks: Iterable[tuple[Bytes, Bytes]], measures: Sequence[Measure]) -> Iterator[int]:
+    """Feed all measures in one pass; yields the number of frames so far."""
+    done = 0
+    for output, target in chunks:
+        for m in measures:
+            m.add(output, target)
+        done += len(output)
+        yield done
+
+
+def detection_size(size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) at which poses are looked for: small frames are enlarged, as `poses.redetect` does."""
+    from mimicmotion.evaluation.poses import DETECTION_SIDE
+
+    scale = max(1.0, DETECTION_SIDE / min(size))
+    return round(size[0] * scale), round(size[1] * scale)
+
+
+def enlarged(frames: Iterable[Frame], size: tuple[int, int]) -> Iterator[Frame]:
+    """Frames of (height, width) `size`, at the size at which poses are looked for."""
+    import cv2
+
+    height, width = detection_size(size)
+    for frame in frames:
+        yield frame if (height, width) == size else cv2.resize(frame, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def pose_numbers(found: PoseSequence, truth: PoseSequence) -> dict[str, float]:
+    """All numbers of pose fidelity.
+
+    Raises:
+        PoseError: lengths differ, or the truth shows no torso.
+    """
+    from mimicmotion.evaluation.poses import VISIBLE, pose_fidelity, torso_length
+    from mimicmotion.pose.keypoints import LEFT_HAND, RIGHT_HAND
+
+    parts: dict[str, Fidelity] = pose_fidelity(found, truth)
+    out: dict[str, float] = {}
+    for name, part in parts.items():
+        out |= {f"pose_error_{name}": part.error, f"pck_{name}": part.pck, f"missing_{name}": part.missing}
+    hands = np.r_[LEFT_HAND, RIGHT_HAND]
+    shown = truth.confidence[:, hands] >= VISIBLE
+    confidence = found.confidence[:, hands][shown]
+    out["hand_confidence"] = float(confidence.mean()) if len(confidence) else float("nan")
+    out["jerkiness"] = temporal.jerkiness(found.scaled(truth.size), torso_length(truth))
+    return out

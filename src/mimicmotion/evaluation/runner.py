@@ -1,0 +1,332 @@
+"""Evaluate methods on a set of real videos: what is known is taken from the cache, the rest is measured and kept."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import os
+import platform
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float32
+from numpy import ndarray
+
+from mimicmotion import __version__
+from mimicmotion.errors import InputError, PoseError
+from mimicmotion.evaluation import measures
+from mimicmotion.evaluation.cache import ResultCache
+from mimicmotion.evaluation.choice import Choice, Network, choose
+from mimicmotion.evaluation.protocols import Protocol, load_protocol
+from mimicmotion.evaluation.settings import FRECHET, EvaluateConfig
+from mimicmotion.evaluation.summary import Row, Sets, Summary, add_frechet, summarise_rows
+from mimicmotion.evaluation.videos import Pair, Source, find_sequences, missing, open_pair
+from mimicmotion.pose.keypoints import PoseSequence
+
+logger = logging.getLogger(__name__)
+
+FEATURES_VERSION = 1
+PACKAGES = ("numpy", "opencv-python-headless", "av", "pillow", "scikit-image", "torch", "onnxruntime")
+
+
+class Step(NamedTuple):
+    """Progress of an evaluation: stage, units done, units in all, what is shown beside it."""
+
+    stage: str
+    done: int
+    total: int | None
+    note: str = ""
+
+
+Steps = Generator[Step, None, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A video that could not be measured; the rest went on."""
+
+    method: str
+    sequence: str
+    reason: str
+
+
+@dataclass(slots=True)
+class Evaluation:
+    """All that a report says.
+
+    Attributes:
+        config: the settings.
+        protocol: which part of which sequences.
+        choice: metrics and networks.
+        methods: names, in the order given.
+        rows: numbers of each sequence and method.
+        summary: means, intervals, differences.
+        failures: videos that could not be measured.
+        notes: sentences on what is missing or was adapted.
+        inputs: checksums of the videos: method (or "real") -> sequence -> sha256.
+        reused: how many cached results were taken, and how many were made.
+    """
+
+    config: EvaluateConfig
+    protocol: Protocol
+    choice: Choice
+    methods: list[str]
+    rows: list[Row]
+    summary: Summary
+    failures: list[Failure] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    inputs: dict[str, dict[str, str]] = field(default_factory=dict)
+    reused: tuple[int, int] = (0, 0)
+
+
+def evaluate(config: EvaluateConfig) -> Generator[Step, None, Evaluation]:
+    """Measure all methods; yields its progress.
+
+    Raises:
+        InputError: folders, settings or protocol are wrong; with `strict`, also whatever else is amiss.
+        WeightsError: a metric was asked for whose network is not here.
+    """
+    return (yield from _Run(config).steps())
+
+
+def environment() -> dict[str, str]:
+    """Versions and processor, as far as numbers may depend on them."""
+    found = {"mimicmotion": __version__, "python": platform.python_version(), "platform": platform.platform()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "missing"
+    return found | {"processors": str(os.cpu_count())}
+
+
+class _Run:
+    def __init__(self, config: EvaluateConfig) -> None:
+        self.config, self.protocol = config, load_protocol(config.protocol)
+        self.cache = ResultCache(config.cache_dir, enabled=config.cache)
+        self.failures: list[Failure] = []
+        self.notes: list[str] = []
+        self.inputs: dict[str, dict[str, str]] = {}
+        self.loaded: dict[str, Any] = {}
+
+    def steps(self) -> Generator[Step, None, Evaluation]:
+        config, methods = self.config, list(self.config.generated)
+        real = find_sequences(config.real, self.protocol)
+        found = {m: find_sequences(folder, self.protocol) for m, folder in config.generated.items()}
+        self._check_missing(real, found)
+        self.choice = choose(config)
+        pairs = yield from self._look(real, found)
+        rows = {(p.method, p.sequence): Row(p.sequence, p.method, p.frames, {}, p.notes) for p in pairs}
+        yield from self._each("measure", pairs, rows, self._measure)
+        if "poses" in self.choice.groups:
+            yield from self._each("poses", pairs, rows, self._poses)
+        sets: dict[str, Sets] = {}
+        for group in self._frechet_groups():
+            sets[group] = yield from self._features(group, pairs, rows)
+        measured = [rows[p.method, p.sequence] for p in pairs if (p.method, p.sequence) in rows]
+        summary = summarise_rows(measured, methods, config)
+        for group, of in sets.items():
+            for done, total in add_frechet(summary, self.choice.networks[group].metric, of, config):
+                yield Step(f"{group} interval", done, total)
+        self._say_if_uneven(measured, methods)
+        notes = [*self.choice.notes, *self.notes, *summary.notes]
+        reused = self.cache.hits, self.cache.misses
+        parts = self.failures, notes, self.inputs, reused
+        return Evaluation(config, self.protocol, self.choice, methods, measured, summary, *parts)
+
+    def _check_missing(self, real: dict[str, Path], found: dict[str, dict[str, Path]]) -> None:
+        lines = missing(real, found, self.protocol.sequences)
+        if lines and self.config.strict:
+            got = "; ".join(lines[:10]) + (f"; and {len(lines) - 10} more" if len(lines) > 10 else "")
+            raise InputError(got, "the same sequences in all folders", "add the videos, or leave out --strict")
+        if not real or not any(s in of for of in found.values() for s in real):
+            have = ", ".join(sorted({s for of in found.values() for s in of})[:5]) or "none"
+            got = f"no common sequence (real: {', '.join(list(real)[:5]) or 'none'}; generated: {have})"
+            raise InputError(
+                got, "videos of the same names (whatever their suffix)", "rename them, or check --protocol"
+            )
+        self.notes += lines
+        if any(line.startswith("real: ") for line in lines):
+            self.notes.append(f"sequences of the protocol {self.protocol.name} are missing: these are not its numbers")
+
+    def _look(self, real: dict[str, Path], found: dict[str, dict[str, Path]]) -> Generator[Step, None, list[Pair]]:
+        """Open all pairs; a damaged video is noted once and its sequence left out."""
+        todo = [(s, m) for s in real for m in found if s in found[m]]
+        sources: dict[tuple[str, str], Source] = {}
+        pairs: list[Pair] = []
+        for i, (sequence, method) in enumerate(todo):
+            yield Step("look", i, len(todo), f"{method} {sequence}")
+            try:
+                for name, path in (("real", real[sequence]), (method, found[method][sequence])):
+                    if (name, sequence) not in sources:
+                        sources[name, sequence] = Source.of(path, self.config)
+                        self.inputs.setdefault(name, {})[sequence] = sources[name, sequence].digest
+                both = sources["real", sequence], sources[method, sequence]
+                pairs.append(open_pair(sequence, method, *both, self.config, self.protocol, self.cache))
+            except InputError as e:
+                self._failed(method, sequence, e)
+        yield Step("look", len(todo), len(todo))
+        return pairs
+
+    def _failed(self, method: str, sequence: str, error: InputError) -> None:
+        if self.config.strict:
+            raise error
+        logger.warning("%s, %s: %s", method, sequence, error.got)
+        self.failures.append(Failure(method, sequence, error.got))
+
+    def _each(self, stage: str, pairs: Sequence[Pair], rows: dict[tuple[str, str], Row], work: Any) -> Steps:
+        """Do the work of every pair; one that fails loses its row, so that no half-measured one is counted."""
+        total, done = sum(p.frames for p in pairs), 0
+        for pair in pairs:
+            key = pair.method, pair.sequence
+            if key in rows:
+                try:
+                    for frames in work(pair, rows[key]):
+                        yield Step(stage, done + frames, total, f"{pair.method} {pair.sequence}")
+                except InputError as e:
+                    self._failed(*key, e)
+                    rows.pop(key, None)
+            done += pair.frames
+            yield Step(stage, done, total)
+
+    def _measure(self, pair: Pair, row: Row) -> Iterator[int]:
+        """Everything that looks at a pair of frames, in one pass."""
+        table = measures.FIELD if self.config.convention == "field" else measures.EXACT
+        groups = [g for g in self.choice.groups if g in table or g in ("lpips", "lpips-vgg")]
+        keys = {g: self._key(pair, g) for g in groups}
+        known = {g: self.cache.get(keys[g]) for g in groups}
+        made = {g: self._measures(g, table) for g in groups if known[g] is None}
+        if made:
+            yield from measures.measure(pair.chunks(), [m for ms in made.values() for m in ms])
+        for group, ms in made.items():
+            values = {k: v for m in ms for k, v in m.result().items()}
+            self.cache.put(keys[group], values)
+            known[group] = values
+        for group in groups:
+            row.values |= known[group] or {}
+
+    def _key(self, pair: Pair, group: str) -> dict[str, Any]:
+        network = self.choice.networks.get(group)
+        field = self.config.convention == "field" and group in ("psnr", "ssim", "l1", "lpips", "lpips-vgg")
+        return {
+            "kind": group,
+            "version": measures.VERSIONS[group],
+            "convention": "field" if field else "exact",
+            "network": network.digest if network else None,
+            "real": pair.half_key("real"),
+            "generated": pair.half_key("generated"),
+        }
+
+    def _measures(self, group: str, table: dict[str, Any]) -> list[measures.Measure]:
+        if group in table:
+            return [cls() for cls in table[group]]
+        field = self.config.convention == "field" and group == "lpips-vgg"
+        return [measures.LpipsMean(self._load(self.choice.networks[group]), field=field)]
+
+    def _load(self, network: Network) -> Any:
+        if network.group not in self.loaded:
+            self.loaded[network.group] = network.load()
+        return self.loaded[network.group]
+
+    def _poses(self, pair: Pair, row: Row) -> Iterator[int]:
+        found = yield from self._found_poses(pair, "generated", 0)
+        if self.config.driving is None:
+            truth = yield from self._found_poses(pair, "real", pair.frames // 2)
+        else:
+            truth = driving_poses(self.config.driving, pair)
+        try:
+            row.values |= measures.pose_numbers(found, truth)
+        except PoseError as e:
+            self.notes.append(f"{pair.method}, {pair.sequence}: no pose fidelity: {e.got}")
+
+    def _found_poses(self, pair: Pair, which: str, before: int) -> Generator[int, None, PoseSequence]:
+        """Poses found in one side of a pair, in pixels of what is compared; streamed and kept."""
+        from mimicmotion.pose.holistic.estimator import SOURCE
+
+        key = {"kind": "poses", "version": measures.VERSIONS["poses"], "estimator": SOURCE} | pair.half_key(which)
+        points = self.cache.get_array(key)
+        if points is None:
+            frames = pair.real_frames() if which == "real" else pair.generated_frames()
+            found = []
+            for xy, confidence in self._estimator().estimate_stream(measures.enlarged(frames, pair.size)):
+                found.append(np.concatenate([xy, confidence[:, None]], 1))
+                yield min(before + len(found) // 2, pair.frames)
+            points = np.stack(found).astype(np.float32)
+            height, width = measures.detection_size(pair.size)
+            points[..., :2] *= np.array([pair.size[1] / width, pair.size[0] / height], np.float32)
+            self.cache.put_array(key, points)
+        return PoseSequence(points[..., :2], points[..., 2], pair.size, pair.fps or 0.0, SOURCE)
+
+    def _estimator(self) -> Any:
+        if "poses" not in self.loaded:
+            from mimicmotion.pose.holistic import HolisticEstimator
+
+            # one thread, so that the result does not depend on the machine's load
+            self.loaded["poses"] = HolisticEstimator(threads=1, device="cpu")
+        return self.loaded["poses"]
+
+    def _frechet_groups(self) -> list[str]:
+        return [g for g in self.choice.groups if g.replace("-", "_") in FRECHET]
+
+    def _features(
+        self, group: str, pairs: Sequence[Pair], rows: dict[tuple[str, str], Row]
+    ) -> Generator[Step, None, Sets]:
+        network = self.choice.networks[group]
+        sets: Sets = {m: {} for m in self.config.generated}
+
+        def work(pair: Pair, row: Row) -> Iterator[int]:  # noqa: ARG001
+            if pair.frames < network.length:
+                text = f"{pair.frames} frames make no clip of {network.length}: left out of {group}"
+                self.notes.append(f"{pair.method}, {pair.sequence}: {text}")
+                return
+            real = self._clip_features(network, pair, "real")
+            yield pair.frames // 2
+            sets[pair.method][pair.sequence] = real, self._clip_features(network, pair, "generated")
+
+        yield from self._each(group, pairs, rows, work)
+        return sets
+
+    def _clip_features(self, network: Network, pair: Pair, which: str) -> Float32[ndarray, "clips dim"]:
+        config = self.config
+        key = {"kind": "features", "version": FEATURES_VERSION, "network": network.digest, "group": network.group}
+        key |= {"length": network.length, "clips": config.clips, "fit": config.fit} | {"side": pair.half_key(which)}
+        known = self.cache.get_array(key)
+        if known is None:
+            from mimicmotion.evaluation.fvd import features
+
+            frames = pair.real_frames() if which == "real" else pair.generated_frames()
+            known = features(frames, self._load(network), mode=config.clips)
+            if not np.isfinite(known).all():
+                got = f"NaN in the {network.title} features of the {which} video"
+                raise InputError(got, "finite features", "see what made these frames")
+            self.cache.put_array(key, known)
+        return known
+
+    def _say_if_uneven(self, rows: Sequence[Row], methods: Sequence[str]) -> None:
+        sequences = {m: {r.sequence for r in rows if r.method == m} for m in methods}
+        if len(set(map(frozenset, sequences.values()))) > 1:
+            text = ", ".join(f"{m} {len(s)}" for m, s in sequences.items())
+            self.notes.append(f"unequal sets of sequences ({text}): compare methods by the paired differences only")
+
+
+def driving_poses(folder: Path, pair: Pair) -> PoseSequence:
+    """The true poses of a sequence from a pose file, at the frames and in the pixels that are compared.
+
+    Raises:
+        PoseError: no such file, it is malformed, or has too few frames.
+    """
+    from mimicmotion.data.crop import fit_poses
+    from mimicmotion.pose.files import load_poses
+
+    poses = load_poses(folder / f"{pair.sequence}.npz").scaled(pair.real.info.size)
+    index = np.arange(pair.frames)
+    if pair.fps is not None and poses.fps:
+        index = np.minimum(np.rint(index * poses.fps / pair.fps).astype(int), len(poses) - 1)
+    if len(poses) <= index[-1]:
+        got = f"{folder / pair.sequence}.npz has {len(poses)} poses"
+        raise PoseError(got, f"one for each of {pair.frames} frames", "find the poses of the whole video")
+    taken = PoseSequence(poses.xy[index], poses.confidence[index], poses.size, pair.fps or poses.fps, poses.source)
+    return fit_poses(taken, pair.fits.real)

@@ -1,0 +1,167 @@
+"""Settings of `mimicmotion evaluate`, and what each number is called."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from mimicmotion.config import STRICT
+from mimicmotion.errors import ConfigError
+
+Better = Literal["higher", "lower", ""]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A number of the report.
+
+    Attributes:
+        title: heading in tables.
+        better: which direction is better; "" where a number only describes.
+        digits: behind the decimal point.
+        what: one line for the report.
+    """
+
+    title: str
+    better: Better
+    digits: int
+    what: str
+
+
+PARTS = {"body": "body", "left_hand": "left hand", "right_hand": "right hand", "face": "face"}
+METRICS: dict[str, Metric] = {
+    "psnr": Metric("PSNR (dB)", "higher", 2, "of the mean squared error of the whole sequence, RGB"),
+    "ssim": Metric("SSIM", "higher", 4, "Wang et al. 2004 on grey: Gaussian window of sigma 1.5, mean over frames"),
+    "l1": Metric("L1", "lower", 4, "mean absolute difference, colours from 0 to 1"),
+    "flicker": Metric("flicker", "lower", 5, "deviation over time where the real video stands still, 0 to 1"),
+    "warping_error": Metric("warping error", "lower", 6, "squared difference after optical flow, 0 to 1; low if still"),
+    "lpips_alex": Metric("LPIPS (AlexNet)", "lower", 4, "Zhang et al. 2018, mean over frames"),
+    "lpips_vgg": Metric("LPIPS (VGG-16)", "lower", 4, "Zhang et al. 2018, mean over frames"),
+    "psnr_field": Metric("PSNR (field)", "higher", 2, "mean of the frames' PSNR, each frame weighing the same"),
+    "psnr_overflow": Metric("PSNR with overflow (field)", "higher", 2, "differences overflow in uint8: no PSNR at all"),
+    "ssim_field": Metric("SSIM (field)", "higher", 4, "on 8-bit grey, uniform window of 7 pixels, sample covariance"),
+    "l1_field": Metric("L1 (field)", "lower", 8, "colours from 0 to 255, divided by height x width once more"),
+    "lpips_vgg_field": Metric("LPIPS (VGG-16, field)", "lower", 4, "pictures in 0..1 instead of -1..1"),
+    **{
+        f"pose_error_{k}": Metric(f"pose error, {v}", "lower", 4, "torso lengths, found points")
+        for k, v in PARTS.items()
+    },
+    **{f"pck_{k}": Metric(f"PCK@0.1, {v}", "higher", 4, "share within 0.1 torso lengths") for k, v in PARTS.items()},
+    **{f"missing_{k}": Metric(f"missing, {v}", "lower", 4, "share of points not found") for k, v in PARTS.items()},
+    "hand_confidence": Metric("hand confidence", "higher", 4, "the estimator's, where the real video shows a hand"),
+    "jerkiness": Metric("jerkiness", "", 5, "mean second difference of the found points, in torso lengths"),
+    "fvd": Metric("FVD", "lower", 1, "I3D Kinetics-400"),
+    "fid_vid": Metric("FID-VID", "lower", 2, "the network given by path as the 3D ResNet-50"),
+    "fid": Metric("FID", "lower", 2, "the network given by path as InceptionV3"),
+    "cd_fvd": Metric("CD-FVD", "lower", 2, "the VideoMAE given by path"),
+    "features": Metric("Frechet distance", "lower", 2, "on features of the network given by path: not FVD or FID"),
+}
+FIELD = ("psnr_field", "psnr_overflow", "ssim_field", "l1_field", "lpips_vgg_field")
+"""Weighted by frames, as published tables are."""
+FRECHET = ("fvd", "fid_vid", "fid", "cd_fvd", "features")
+PLAIN = ("psnr", "ssim", "l1", "flicker", "warping")
+GROUPS = (*PLAIN, "poses", "lpips", "lpips-vgg", "fvd", "fid-vid", "fid", "cd-fvd", "features")
+"""What --metrics takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Everything that a report depends on."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    real: Path
+    """The folder of real videos: one file or folder of frames for each sequence."""
+    generated: dict[str, Path]
+    """NAME=DIR of each method: its videos bear the names of the real ones (whatever the suffix)."""
+    output: Path
+    """The folder of the report."""
+    metrics: list[str] | None = None
+    """Which metrics; empty takes all that need nothing that is not here."""
+    poses: bool = False
+    """Also find poses in real and generated frames and compare them (bundled estimator)."""
+    driving: Path | None = None
+    """Folder of pose files, NAME.npz for each sequence: the true poses, instead of those found in the real frames."""
+    protocol: str = "plain"
+    """plain (whole frames), tiktok (sequences 335 to 340, central squares), or a YAML file."""
+    convention: Literal["exact", "field"] = "exact"
+    """exact: by definition; field: PSNR, SSIM, L1, LPIPS as widespread code computes them, under names of their own."""
+    frame_rate: Literal["resample", "refuse", "count"] = "resample"
+    """Unequal frame rates: resample by time, refuse, or count (frame n against frame n)."""
+    fps: float | None = None
+    """Compare at this rate; empty uses the real video's."""
+    folder_fps: float | None = None
+    """Frames per second of folders of frames; empty: frame n is compared with frame n."""
+    strict: bool = False
+    """Refuse missing sequences, unequal lengths, and damaged files instead of noting them."""
+    clips: Literal["stride1", "disjoint"] = "stride1"
+    """Frechet distances: a clip begins at every frame (DisCo's protocol), or clips follow one another."""
+    clip_frames: int = 16
+    """Frames of a clip."""
+    fit: Literal["squash", "crop"] = "squash"
+    """Frames become the network's square by bicubic resizing, or by a central crop (both are in use)."""
+    equal_n: Literal["cut", "warn"] = "cut"
+    """Frechet distances of methods with unequal numbers of clips: cut to the same clips, or only warn."""
+    i3d: Path | None = None
+    """I3D weights as safetensors; empty uses the fetched ones."""
+    fid: Path | None = None
+    """InceptionV3 as TorchScript (299 x 299, colours from 0 to 255)."""
+    fid_vid: Path | None = None
+    """3D ResNet-50 as TorchScript (16 frames of 112 x 112)."""
+    cd_fvd: Path | None = None
+    """Folder of a VideoMAE of transformers."""
+    features: Path | None = None
+    """Any other network as TorchScript (clips of 224 x 224): a Frechet distance that has no name."""
+    device: str = "auto"
+    """Where networks run: auto, cpu, cuda."""
+    resamples: int = 10_000
+    """Draws of the bootstrap over sequences."""
+    frechet_resamples: int = 200
+    """Draws of the bootstrap for Frechet distances, which take longer."""
+    seed: int = 0
+    """Seed of these draws."""
+    cache: bool = True
+    """Keep what was measured by content of the files, and use it again."""
+    cache_dir: Path | None = None
+    """Where; empty uses the user's cache folder."""
+
+    def __post_init__(self) -> None:
+        limits = {"clip_frames": (1, 1000), "resamples": (100, 10_000_000), "frechet_resamples": (0, 1_000_000)}
+        for name, (low, high) in limits.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ConfigError(f"{name}={value}", f"{low} to {high}", f"correct {name!r}")
+        for name in ("fps", "folder_fps"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= 1000:
+                raise ConfigError(f"{name}={value}", "a number above 0, at most 1000", f"correct {name!r}")
+        unknown = [m for m in self.metrics or () if m not in GROUPS]
+        if unknown or self.metrics == []:
+            raise ConfigError(f"metrics={self.metrics}", f"any of {', '.join(GROUPS)}", "correct 'metrics'")
+        if not self.generated:
+            raise ConfigError("no generated videos", "at least one NAME=DIR", "give --generated NAME=DIR")
+        bad = [n for n in self.generated if not n.strip() or n == "real" or any(c in n for c in "|=\n\r")]
+        if bad:
+            got = f"a method called {bad[0]!r}"
+            raise ConfigError(got, "a name without | and =, other than 'real'", "name it otherwise")
+        for group in ("fid", "fid_vid", "cd_fvd", "features"):
+            if group.replace("_", "-") in (self.metrics or ()) and getattr(self, group) is None:
+                name = group.replace("_", "-")
+                raise ConfigError(f"metric {name} without its network", f"--{name} PATH", "give the network by path")
+
+
+def parse_methods(items: list[str]) -> dict[str, Path]:
+    """NAME=DIR of the command line.
+
+    Raises:
+        ConfigError: not NAME=DIR, or a name is given twice.
+    """
+    methods: dict[str, Path] = {}
+    for item in items:
+        name, _, folder = item.partition("=")
+        if not name.strip() or not folder or name in methods:
+            what = "NAME=DIR, each name once"
+            raise ConfigError(f"generated {item!r}", what, "for example --generated ours=results/ theirs=other/")
+        methods[name.strip()] = Path(folder)
+    return methods

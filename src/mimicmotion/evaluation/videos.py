@@ -1,0 +1,243 @@
+"""Real and generated videos of a sequence as one stream of pairs of frames; nothing is re-encoded or held."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from numpy import ndarray
+
+from mimicmotion.errors import InputError, MediaError
+from mimicmotion.evaluation.cache import ResultCache, content_digest
+from mimicmotion.evaluation.protocols import Fits, Protocol, plain_name, plan_fits
+from mimicmotion.evaluation.settings import EvaluateConfig
+from mimicmotion.video.geometry import Fit
+from mimicmotion.video.picture import PICTURE_SUFFIXES
+from mimicmotion.video.reader import RELEASED_FPS, VideoReader, open_video
+
+_SUFFIXES = "mp4 m4v mov mkv webm avi gif webp apng ts mts m2ts mpg mpeg mpe wmv asf flv ogv 3gp y4m"
+VIDEO_SUFFIXES = frozenset(f".{s}" for s in _SUFFIXES.split())
+SAME_RATE = 0.01
+"""Frame rates that differ by less are the same: 29.97 is 30."""
+PIXELS_AT_ONCE = 2_000_000
+
+Frames = UInt8[ndarray, "frames height width 3"]
+
+
+def find_sequences(folder: Path, protocol: Protocol) -> dict[str, Path]:
+    """Sequence -> video, or folder of frames.
+
+    Raises:
+        InputError: no such folder, no sequence in it, or two of one name.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder", "a folder of videos, one for each sequence", "check the path")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        source = _source(path, protocol.frames_in)
+        if source is None:
+            continue
+        name = path.name if path.is_dir() else path.stem
+        name = plain_name(name) if protocol.sequences else name
+        if name in found:
+            got = f"{path} and {found[name]} are both sequence {name}"
+            raise InputError(got, "one video for each sequence", "leave one of them there")
+        found[name] = source
+    if not found:
+        raise InputError(f"{folder} holds no videos", "a video or a folder of frames for each sequence", "check it")
+    wanted = {plain_name(s) for s in protocol.sequences}
+    return {k: v for k, v in found.items() if k in wanted} if wanted else found
+
+
+def _source(path: Path, frames_in: str) -> Path | None:
+    if path.name.startswith("."):
+        return None
+    if path.is_file():
+        return path if path.suffix.lower() in VIDEO_SUFFIXES else None
+    for folder in (path / frames_in, path) if frames_in else (path,):
+        if folder.is_dir() and any(p.suffix.lower() in PICTURE_SUFFIXES for p in folder.iterdir()):
+            return folder
+    return None
+
+
+def missing(real: Mapping[str, Path], methods: Mapping[str, Mapping[str, Path]], wanted: tuple[str, ...]) -> list[str]:
+    """A line about each sequence that a folder lacks, and about videos without a real one."""
+    lines = [f"real: no sequence {s}" for s in map(plain_name, wanted) if s not in real]
+    for name, found in methods.items():
+        lines += [f"{name}: no sequence {s}" for s in real if s not in found]
+        lines += [f"{name}: {s} has no real video, left out" for s in found if s not in real]
+    return lines
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A video, its checksum, and whether it says how fast it is to be shown."""
+
+    path: Path
+    digest: str
+    timed: bool
+
+    @classmethod
+    def of(cls, path: Path, config: EvaluateConfig) -> Source:
+        """Raises InputError if the file cannot be read."""
+        return cls(path, content_digest(path), path.is_file() or config.folder_fps is not None)
+
+    def open(self, folder_fps: float) -> VideoReader:
+        """Raises MediaError if it cannot be read."""
+        return open_video(self.path, folder_fps=folder_fps)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A real and a generated video of one sequence, and how their frames meet.
+
+    Attributes:
+        sequence: its name.
+        method: whose video it is.
+        real: reader of the real video.
+        generated: reader of the generated one.
+        digests: checksums of both.
+        fps: both are resampled to this by time; None: frame n meets frame n.
+        frames: how many are compared.
+        fits: maps of both to what is compared.
+        notes: what the report should say.
+    """
+
+    sequence: str
+    method: str
+    real: VideoReader
+    generated: VideoReader
+    digests: tuple[str, str]
+    fps: float | None
+    frames: int
+    fits: Fits
+    notes: tuple[str, ...]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of what is compared."""
+        return self.fits.real.target
+
+    def real_frames(self) -> Iterator[UInt8[ndarray, "height width 3"]]:
+        """The real frames, fitted."""
+        return self._stream(self.real, self.fits.real)
+
+    def generated_frames(self) -> Iterator[UInt8[ndarray, "height width 3"]]:
+        """The generated frames, fitted."""
+        return self._stream(self.generated, self.fits.generated)
+
+    def chunks(self) -> Iterator[tuple[Frames, Frames]]:
+        """Generated and real frames in pieces, in this order."""
+        count = max(1, PIXELS_AT_ONCE // (self.size[0] * self.size[1]))
+        held: list[tuple[ndarray, ndarray]] = []
+        for both in zip(self.generated_frames(), self.real_frames(), strict=True):
+            held.append(both)
+            if len(held) == count:
+                yield _stacked(held)
+                held = []
+        if held:
+            yield _stacked(held)
+
+    def half_key(self, which: str) -> dict[str, object]:
+        """All that the fitted frames of one side depend on: which is "real" or "generated"."""
+        fit = self.fits.real if which == "real" else self.fits.generated
+        digest = self.digests[0 if which == "real" else 1]
+        return {"video": digest, "fps": self.fps, "frames": self.frames, "fit": _fit_key(fit)}
+
+    def _stream(self, reader: VideoReader, fit: Fit) -> Iterator[ndarray]:
+        count = 0
+        for frame in reader.frames(fps=self.fps, max_frames=self.frames):
+            count += 1
+            yield fit.apply(frame)
+        if count < self.frames:  # the file was changed since it was looked at
+            raise MediaError(f"{reader.path} has {count} frames", f"{self.frames}", "evaluate again")
+
+
+def _stacked(pairs: list[tuple[ndarray, ndarray]]) -> tuple[Frames, Frames]:
+    return np.stack([a for a, _ in pairs]), np.stack([b for _, b in pairs])
+
+
+def _fit_key(fit: Fit) -> list[object]:
+    return [*fit.source, *fit.target, *fit.scale, *fit.offset, fit.resample]
+
+
+def open_pair(
+    sequence: str,
+    method: str,
+    real: Source,
+    generated: Source,
+    config: EvaluateConfig,
+    protocol: Protocol,
+    cache: ResultCache,
+) -> Pair:
+    """Look at both videos to their ends, and decide how they are compared.
+
+    Raises:
+        MediaError: one is damaged or cannot be read.
+        InputError: rates or lengths differ and the settings refuse that, or the crops do not meet.
+    """
+    rate = _folder_rate(real, generated, config)
+    readers = real.open(rate), generated.open(rate)
+    notes: list[str] = []
+    fps = _common_rate(real, generated, readers, config, notes)
+    lengths = [_count(s, r, fps, rate, cache) for s, r in zip((real, generated), readers, strict=True)]
+    if lengths[0] != lengths[1]:
+        text = f"{lengths[0]} real and {lengths[1]} generated frames"
+        if config.strict:
+            raise InputError(f"{sequence}, {method}: {text}", "equal lengths", "cut one of them, or leave out --strict")
+        notes.append(f"{text}: the first {min(lengths)} are compared")
+    fits = plan_fits(protocol, method, readers[0].info.size, readers[1].info.size)
+    own, size = readers[1].info.size, fits.real.target
+    if own != size and not fits.notes:
+        notes.append(f"frames of {own[1]} x {own[0]} compared at {size[1]} x {size[0]}")
+    digests = real.digest, generated.digest
+    return Pair(sequence, method, *readers, digests, fps, min(lengths), fits, (*notes, *fits.notes))
+
+
+def _folder_rate(real: Source, generated: Source, config: EvaluateConfig) -> float:
+    """Frames per second of a folder of frames: the setting, or the other video's."""
+    if config.folder_fps:
+        return config.folder_fps
+    if real.timed == generated.timed:
+        return RELEASED_FPS
+    return (real if real.timed else generated).open(RELEASED_FPS).info.fps
+
+
+def _common_rate(
+    real: Source, generated: Source, readers: tuple[VideoReader, VideoReader], config: EvaluateConfig, notes: list[str]
+) -> float | None:
+    if config.frame_rate == "count":
+        return None
+    if not (real.timed and generated.timed) and config.fps is None:
+        return None
+    a, b = (r.info for r in readers)
+    steady = not (a.variable_frame_rate or b.variable_frame_rate)
+    wanted = config.fps or a.fps
+    if steady and all(abs(i.fps / wanted - 1) < SAME_RATE for i in (a, b)):
+        return None
+    if config.frame_rate == "refuse" and (not steady or abs(a.fps / b.fps - 1) >= SAME_RATE):
+        got = f"real at {a.fps:g}, generated at {b.fps:g} frames per second" + ("" if steady else ", variable")
+        raise InputError(got, "one steady frame rate", "compare with --frame-rate resample or count")
+    notes.append(f"real at {a.fps:g}, generated at {b.fps:g} frames per second: both taken by time at {wanted:g}")
+    return wanted
+
+
+def _count(source: Source, reader: VideoReader, fps: float | None, folder_fps: float, cache: ResultCache) -> int:
+    """Frames of a video, which is decoded to its end for that.
+
+    Raises:
+        MediaError: it is damaged, or has no frames.
+    """
+    rate = folder_fps if source.path.is_dir() else None
+    key = {"kind": "count", "version": 1, "video": source.digest, "fps": fps, "rate": rate}
+    known = cache.get(key)
+    if known is None:
+        known = {"frames": reader.count(fps), "damage": reader.damage}
+        cache.put(key, known)
+    if known["damage"] or not known["frames"]:
+        what = known["damage"] or "has no frames"
+        raise MediaError(f"{source.path}: {what}", "a whole video", "make or copy it again")
+    return int(known["frames"])
