@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mimicmotion._request import Request, build_requests, check_numbers, check_size
 from mimicmotion.conditioning import ConditionedUNet, Conditioning, encode_conditioning
 from mimicmotion.config import FusionConfig, parse
-from mimicmotion.diffusion.denoiser import guide, precondition_v
+from mimicmotion.diffusion.denoiser import guide, precondition_v, shift
 from mimicmotion.diffusion.fusion import fuse
 from mimicmotion.diffusion.recipe import Noise, Recipe, draw_noise, make_recipe
 from mimicmotion.diffusion.sampling import Step, sample_euler
@@ -180,7 +180,8 @@ class MimicMotionPipeline:
     def needs_warped_picture(self) -> bool:
         """Whether the model is told where limbs go by the picture warped to each pose (then `warped` is required).
 
-        A departure of small models (settings: `reference_warp: limbs`); the published weights know nothing of it.
+        A departure of small models (settings: `reference_warp: limbs`, or `residual`, where moreover the difference to
+        the warped picture is what is denoised); the published weights know nothing of it.
         """
         return self.settings.get("reference_warp", "none") != "none"
 
@@ -305,9 +306,13 @@ class MimicMotionPipeline:
             )
         unet = ConditionedUNet(self.unet, conditioning, plan.reference_slot, recipe.one_batch)
         network = unet.conditional if bool((recipe.guidance == 1).all()) else guide(unet.pair, recipe.guidance)
+        denoiser = precondition_v(network)
+        if self.settings.get("reference_warp") == "residual":
+            scale = self.vae.config.scaling_factor
+            denoiser = shift(denoiser, lambda rows: scale * conditioning.latent_rows(rows, plan.reference_slot))
         x = noise.to(self.device, torch.float32)
         x = x if start else x * initial_scale(recipe.sigmas)
-        run = sample_euler(fuse(precondition_v(network), plan), x, recipe.sigmas, start)
+        run = sample_euler(fuse(denoiser, plan), x, recipe.sigmas, start)
         return (StepState(step, plan.reference_slot) for step in run)
 
     def draw_noise(

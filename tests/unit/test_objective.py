@@ -15,6 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mimicmotion.diffusion.loss import network_input, v_target
 from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.training.objective import (
     Encoded,
@@ -222,7 +223,7 @@ def test_inputs_of_a_batch_of_four_equal_two_batches_of_two_bitwise() -> None:
     halves = []
     for rows in (slice(0, 2), slice(2, 4)):
         fields = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
-        part = Encoded(**{k: None if v is None else v[rows] for k, v in fields.items()})
+        part = Encoded(**{k: v[rows] if isinstance(v, torch.Tensor) else v for k, v in fields.items()})
         halves.append(run(config, numbers[rows], part)[1])
     for field in dataclasses.fields(NetworkInput):
         want = getattr(whole, field.name)
@@ -241,3 +242,18 @@ def test_wrong_settings_and_answers_are_named() -> None:
     draws = draw(ObjectiveConfig(), 0, [0, 1, 2, 3], LATENT, PICTURE)
     with pytest.raises(InputError, match="output"):
         denoising_loss(lambda s: s.x[:, 1:], ObjectiveConfig(), encoded(), draws, SCALE, reference_slot=True)
+
+
+def test_with_a_warped_picture_the_network_sees_it_and_may_denoise_the_difference() -> None:
+    config, numbers = ObjectiveConfig(), [3, 1, 4, 5]
+    warped = torch.randn(4, *LATENT, generator=torch.Generator().manual_seed(9))
+    batch = encoded(warped_latents=warped)
+    draws = draw(config, 0, numbers, LATENT, PICTURE)
+    shown, target = network_arguments(config, batch, draws, SCALE)
+    assert torch.equal(shown.picture_latents, warped)
+    plain = v_target(batch.latents * SCALE, draws.eps, draws.sigma)
+    torch.testing.assert_close(target, plain)
+    shown, target = network_arguments(config, dataclasses.replace(batch, residual=True), draws, SCALE)
+    difference = (batch.latents - warped) * SCALE
+    torch.testing.assert_close(target, v_target(difference, draws.eps, draws.sigma))
+    torch.testing.assert_close(shown.x, network_input(difference, draws.eps, draws.sigma))

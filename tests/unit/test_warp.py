@@ -10,6 +10,7 @@ import torch
 
 from micro import micro_pipeline, random_frames
 from mimicmotion.conditioning import ConditionedUNet, Conditioning
+from mimicmotion.diffusion.denoiser import shift
 from mimicmotion.errors import InputError
 from mimicmotion.models.vae import encode_mode
 from mimicmotion.pose.keypoints import LEFT_HAND, NUM_POINTS, PoseSequence
@@ -112,3 +113,31 @@ def test_poses_of_another_size_are_refused(clip) -> None:
     other = PoseSequence(clip.poses.xy, clip.poses.confidence, (10, 10))
     with pytest.raises(InputError, match="one size"):
         WarpedPicture(clip.reference_frame, clip.reference_pose, other)
+
+
+def test_a_silent_network_that_denoises_the_difference_gives_the_warped_picture() -> None:
+    pipe = warped_pipeline()
+    pipe.settings["reference_warp"] = "residual"
+    torch.nn.init.zeros_(pipe.unet.conv_out.weight)
+    torch.nn.init.zeros_(pipe.unet.conv_out.bias)
+    image, poses, reference = random_frames(1, 32, 32, 3), random_frames(2, 9, 32, 32, 3), random_frames(3, 32, 32, 3)
+    moved = random_frames(4, 9, 32, 32, 3)
+    options = {"warped": moved, "sigmas": [1000.0, 0.0], "output_type": "latent"}
+    latents = pipe(image, poses, reference, **options)
+    unit = torch.from_numpy(moved).permute(0, 3, 1, 2).float() / 127.5 - 1
+    want = encode_mode(pipe.vae, unit) * pipe.vae.config.scaling_factor
+    torch.testing.assert_close(latents[0], want, rtol=0, atol=2e-2)  # what is left of the noise
+    pipe.settings["reference_warp"] = "limbs"
+    assert pipe(image, poses, reference, **options).abs().max() < 2e-2
+
+
+def test_shifting_moves_a_denoiser_along_with_its_data() -> None:
+    offset = torch.randn(1, 5, 2, 3, 3, dtype=torch.float64)
+
+    def inner(x, sigma, frames):
+        return torch.tanh(x) + float(sigma) + len(frames)
+
+    x, sigma = torch.randn(1, 2, 2, 3, 3, dtype=torch.float64), torch.tensor(2.0)
+    moved = shift(inner, lambda rows: offset[:, list(rows)])
+    known = offset[:, [1, 4]]
+    torch.testing.assert_close(moved(x + known, sigma, [1, 4]), known + inner(x, sigma, [1, 4]))

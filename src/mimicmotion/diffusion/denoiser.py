@@ -7,7 +7,7 @@ so guiding or fusing v equals guiding or fusing x0.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -61,6 +61,19 @@ def guidance_ramp(
 ) -> Float[Tensor, " {num_frames}"]:
     """Guidance scale per frame, linear from the first to the last frame of the whole video (as SVD's pipeline)."""
     return torch.linspace(min_guidance_scale, max_guidance_scale, num_frames, dtype=torch.float64)
+
+
+def shift(inner: Denoiser, offset: Callable[[Sequence[int]], Latents]) -> Denoiser:
+    """A denoiser of whole latents from one of their difference to `offset` (of the frames asked for).
+
+    x = offset + r + sigma * eps has the same noise as its difference r + sigma * eps, so the sampler need not know.
+    """
+
+    def denoise(x: Latents, sigma: Sigma, frames: Sequence[int]) -> Latents:
+        known = offset(frames).to(x)
+        return known + inner(x - known, sigma, frames)
+
+    return denoise
 
 
 def guide(pair: NetworkPair, scale: Float[Tensor, " rows"]) -> Network:

@@ -261,6 +261,7 @@ class DenoiserTask(Task):
             batch.hand_mask,
             batch.fps,
             warped,
+            self.settings.get("reference_warp") == "residual",
         )
 
     # --- out ----------------------------------------------------------------------------------------------------

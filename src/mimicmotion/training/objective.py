@@ -60,6 +60,7 @@ class Encoded:
         fps: frames per second of each sample.
         warped_latents: of the reference picture warped to each slot's pose, mode, not scaled; None for models that are
             not given it.
+        residual: what is denoised is the difference of the latents to the warped ones.
     """
 
     latents: Float[Tensor, "batch slots channels h w"]
@@ -71,6 +72,7 @@ class Encoded:
     hand_mask: Float[Tensor, "batch slots h w"]
     fps: Float[Tensor, " batch"]
     warped_latents: Float[Tensor, "batch slots channels h w"] | None = None
+    residual: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -185,6 +187,8 @@ def network_arguments(
     """
     device = batch.latents.device
     x0, eps, sigma = batch.latents.float() * scaling_factor, draws.eps.to(device), draws.sigma.to(device)
+    if batch.residual and batch.warped_latents is not None:
+        x0 = x0 - batch.warped_latents.float() * scaling_factor
     shown = NetworkInput(
         x=network_input(x0, eps, sigma),
         c_noise=c_noise(sigma),

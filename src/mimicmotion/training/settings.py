@@ -84,9 +84,10 @@ class ModelConfig:
     PoseNet from nothing."""
     new: TinyConfig | None = None
     """Small networks from nothing instead."""
-    reference_warp: Literal["none", "limbs"] | None = None
-    """limbs: give the U-Net the picture's latents warped limb by limb to each pose, in place of copies of one latent.
-    Not in the paper; a small model learns much faster with it. Empty keeps what the start was trained with."""
+    reference_warp: Literal["none", "limbs", "residual"] | None = None
+    """limbs: give the U-Net the picture's latents warped limb by limb to each pose, in place of copies of one latent;
+    residual: and let it denoise the difference to them. Not in the paper; a small model learns much faster with it.
+    Empty keeps what the start was trained with."""
 
     def __post_init__(self) -> None:
         if self.new is not None and (self.base or self.checkpoint):
