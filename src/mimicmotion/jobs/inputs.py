@@ -15,6 +15,7 @@ from jaxtyping import UInt8
 from numpy import ndarray
 
 from mimicmotion.config import GenerateConfig, PoseOptions, PosesConfig, SamplingOptions, person_choice
+from mimicmotion.data.crop import fit_poses
 from mimicmotion.errors import InputError, MediaError, PoseError
 from mimicmotion.files import sha256_file
 from mimicmotion.jobs.progress import Job, Progress
@@ -238,13 +239,6 @@ def cache_settings(config: GenerateConfig | PosesConfig) -> dict[str, Any]:
         path = getattr(config, n)
         facts[n] = sha256_file(path) if path else None
     return facts | {"version": __version__}
-
-
-def fit_poses(poses: PoseSequence, fit: Fit) -> PoseSequence:
-    """Poses of the original picture in the fitted one; points that the crop cut off have confidence 0."""
-    xy = fit.points(poses.xy.astype(np.float64)).astype(np.float32)
-    inside = ((xy >= 0) & (xy <= np.array(fit.target[::-1], np.float32))).all(-1)
-    return dataclasses.replace(poses, xy=xy, confidence=poses.confidence * inside, size=fit.target)
 
 
 def crop_anchor(pose: PoseSequence, target: tuple[int, int]) -> tuple[float, float]:
