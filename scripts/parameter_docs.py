@@ -64,7 +64,7 @@ def kind_text(kind: Any) -> str:
         )
     if origin is tuple:
         return f"{'list of' if Ellipsis in args else len(args)} {plural(args[0])}"
-    if settings_class(kind):
+    if origin is dict or settings_class(kind):
         return "group"
     raise TypeError(f"no words for {kind}: add them here")
 
@@ -98,7 +98,8 @@ def rows(cls: type) -> Iterator[str]:
         if dataclasses.is_dataclass(hints[field.name]):
             continue
         words = " ".join(helps[field.name].split()).replace("|", "\\|")
-        yield f"| `{field.name}` | {kind_text(hints[field.name])} | {value_text(field.default)} | {words} |"
+        default = None if field.default_factory is dict else field.default
+        yield f"| `{field.name}` | {kind_text(hints[field.name])} | {value_text(default)} | {words} |"
 
 
 def page() -> str:

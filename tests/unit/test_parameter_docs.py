@@ -44,4 +44,4 @@ def test_every_setting_stands_on_the_page(script: ModuleType) -> None:
 
 def test_types_without_words_are_an_error(script: ModuleType) -> None:
     with pytest.raises(TypeError, match="no words"):
-        script.kind_text(dict[str, int])
+        script.kind_text(set[int])

@@ -70,6 +70,10 @@ class DenoiserTask(Task):
         self.device = torch.device("cpu")
         self.parts = load_networks(config.model, config.seed)
         self.settings = self._settings()
+        if self.settings.get("reference_warp") == "residual" != self.parts.settings.get("reference_warp"):
+            # what the U-Net said so far was another quantity; saying nothing is the warped picture itself
+            for p in self.parts.unet.conv_out.parameters():
+                torch.nn.init.zeros_(p)
         vae, encoder = self.parts.vae, self.parts.image_encoder
         self.downscale = 2 ** (len(vae.config.block_out_channels) - 1) * vae.config.get("patch_size", 1)
         self.trains_encoder = config.trained.image_encoder or config.model.new is not None
@@ -101,7 +105,7 @@ class DenoiserTask(Task):
     def _settings(self) -> dict[str, Any]:
         """What the trained model will be used with: its base's settings, as far as this run does not change them."""
         known = bundled_settings(self.shards.size) if self.config.model.new is not None else {}
-        settings = {**known, **self.parts.settings}
+        settings = {**known, **self.parts.settings, **self.config.model.settings}
         if self.config.objective.fps is not None:
             settings["fps"] = self.config.objective.fps
         if self.config.model.reference_warp is not None:

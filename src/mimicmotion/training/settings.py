@@ -88,6 +88,8 @@ class ModelConfig:
     """limbs: give the U-Net the picture's latents warped limb by limb to each pose, in place of copies of one latent;
     residual: and let it denoise the difference to them. Not in the paper; a small model learns much faster with it.
     Empty keeps what the start was trained with."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """What the trained model will be used with by default, where that differs from its start: sigmas, fusion, ..."""
 
     def __post_init__(self) -> None:
         if self.new is not None and (self.base or self.checkpoint):
