@@ -35,6 +35,8 @@ prepare_app = App(name="prepare", help="Make training data: shards of scenes wit
 app.command(prepare_app)
 study_app = App(name="study", help="A user study by pairs: build its page, serve it, analyse the votes.")
 app.command(study_app)
+figures_app = App(name="figures", help="The paper's figures from results: PNG, and the numbers they show as CSV.")
+app.command(figures_app)
 
 ConfigFile = Annotated[
     Path | None,
@@ -383,6 +385,189 @@ def study_analyse(
 
     rule = Exclusion(min_votes=min_votes, min_consistency=min_consistency, max_side=max_side, min_seconds=min_seconds)
     print(analyse(folder, votes or [], output, rule).summary())
+
+
+FigureFile = Annotated[Path, Parameter(name=["--output", "-o"])]
+Numbers = Annotated[list[int] | None, Parameter(consume_multiple=True, negative="")]
+
+
+@figures_app.command(name="yt")
+def figures_yt(
+    results: list[str],
+    /,
+    *,
+    output: FigureFile = Path("yt.png"),
+    column: int | None = None,
+    borders: Numbers = None,
+    segment_frames: int | None = None,
+    overlap_frames: int = 6,
+    reference_slot: bool = True,
+    max_frames: int | None = None,
+    resize: bool = False,
+) -> None:
+    """y-t slice: one column of pixels over time, of one or several RESULTS (NAME=PATH) side by side.
+
+    Args:
+        results: NAME=PATH or PATH each: videos or folders of frames, of one size and length.
+        output: The PNG file; the numbers stand beside it as CSV.
+        column: Which column, from the left, from 0; by default the one that changes most.
+        borders: First frames of new segments, to mark.
+        segment_frames: Mark the borders of segments of so many frames (N) instead.
+        overlap_frames: Frames shared by neighbouring segments (C).
+        reference_slot: Whether the reference picture takes one frame of each segment, as `generate` has it by default.
+        max_frames: Take only so many frames of each.
+        resize: Scale results to the size of the first.
+    """
+    from mimicmotion.jobs.figures import ClipOptions, yt
+
+    options = ClipOptions(
+        max_frames=max_frames,
+        resize=resize,
+        borders=borders or (),
+        segment_frames=segment_frames,
+        overlap_frames=overlap_frames,
+        reference_slot=reference_slot,
+    )
+    print(_run(yt(results, output, options, column)).summary())
+
+
+@figures_app.command(name="diff")
+def figures_diff(
+    results: list[str],
+    /,
+    *,
+    output: FigureFile = Path("diff.png"),
+    frames: Numbers = None,
+    borders: Numbers = None,
+    segment_frames: int | None = None,
+    overlap_frames: int = 6,
+    reference_slot: bool = True,
+    max_frames: int | None = None,
+    resize: bool = False,
+) -> None:
+    """Rows of |frame t - frame t-1| of one or several RESULTS (NAME=PATH), and their mean over time.
+
+    Args:
+        results: NAME=PATH or PATH each: videos or folders of frames, of one size and length.
+        output: The PNG file; the numbers stand beside it as CSV.
+        frames: Which frames to show, from 1; by default six, evenly spaced.
+        borders: First frames of new segments, to mark.
+        segment_frames: Mark the borders of segments of so many frames (N) instead.
+        overlap_frames: Frames shared by neighbouring segments (C).
+        reference_slot: Whether the reference picture takes one frame of each segment, as `generate` has it by default.
+        max_frames: Take only so many frames of each.
+        resize: Scale results to the size of the first.
+    """
+    from mimicmotion.jobs.figures import ClipOptions, diff
+
+    options = ClipOptions(
+        max_frames=max_frames,
+        resize=resize,
+        borders=borders or (),
+        segment_frames=segment_frames,
+        overlap_frames=overlap_frames,
+        reference_slot=reference_slot,
+    )
+    print(_run(diff(results, output, options, frames or ())).summary())
+
+
+@figures_app.command(name="poses")
+def figures_poses(
+    video: Path,
+    /,
+    *,
+    output: FigureFile = Path("poses.png"),
+    poses: Path | None = None,
+    frames: Numbers = None,
+    whole: bool = False,
+) -> None:
+    """Pose maps with and without confidence for some frames of VIDEO, under the frames.
+
+    Args:
+        video: The driving video.
+        output: The PNG file; the numbers stand beside it as CSV.
+        poses: Its pose file; without one the bundled estimator looks at the frames, each by itself.
+        frames: Which frames, from 0; by default four, evenly spaced.
+        whole: Show whole frames, not only where the person is.
+    """
+    from mimicmotion.jobs.figures import poses as job
+
+    print(_run(job(video, output, poses=poses, frames=frames or (), whole=whole)).summary())
+
+
+@figures_app.command(name="hands")
+def figures_hands(
+    results: list[str],
+    /,
+    *,
+    output: FigureFile = Path("hands.png"),
+    poses: Path | None = None,
+    frames: Numbers = None,
+    threshold: float = 0.3,
+    max_frames: int | None = None,
+) -> None:
+    """Hands cut out of several RESULTS (NAME=PATH) at the same frames and places.
+
+    Args:
+        results: NAME=PATH or PATH each: videos or folders of frames, of one length and shape.
+        output: The PNG file; the numbers stand beside it as CSV.
+        poses: Where the hands are: a pose file in the frame of the results, or the RESULT.json that `generate` wrote.
+            Without it the hands are looked for in the first result, which should be the real video.
+        frames: Which frames, from 0; by default four in which a hand is seen.
+        threshold: A hand is shown if all its 21 points exceed this confidence.
+        max_frames: Take only so many frames of each.
+    """
+    from mimicmotion.jobs.figures import hands as job
+
+    made = job(results, output, poses=poses, frames=frames or (), threshold=threshold, max_frames=max_frames)
+    print(_run(made).summary())
+
+
+@figures_app.command(name="fusion")
+def figures_fusion(
+    *,
+    output: FigureFile = Path("fusion.png"),
+    segment_frames: int = 8,
+    overlap_frames: int = 3,
+    frames: int = 18,
+    mode: list[str] | None = None,
+    reference_slot: bool = False,
+) -> None:
+    """Diagram of how segments overlap and what each weighs; by default the paper's N = 8, C = 3.
+
+    Args:
+        output: The PNG file; the numbers stand beside it as CSV.
+        segment_frames: Frames per segment (N).
+        overlap_frames: Frames shared by neighbouring segments (C).
+        frames: Frames of the video.
+        mode: progressive (default), released, average or none. May be given several times.
+        reference_slot: The reference picture takes one frame of each segment; mode released always has it.
+    """
+    from mimicmotion.jobs.figures import fusion as job
+
+    made = job(
+        output,
+        segment_frames=segment_frames,
+        overlap_frames=overlap_frames,
+        frames=frames,
+        modes=mode or ("progressive",),
+        reference_slot=reference_slot,
+    )
+    print(made.summary())
+
+
+@figures_app.command(name="bars")
+def figures_bars(report: Path, /, *, output: FigureFile = Path("bars.png"), metric: list[str] | None = None) -> None:
+    """Bars of the metrics of REPORT with their intervals.
+
+    Args:
+        report: A report's folder, its summary.json or its metrics.csv.
+        output: The PNG file; the numbers stand beside it as CSV.
+        metric: Which metric to show; all by default. May be given several times.
+    """
+    from mimicmotion.jobs.figures import bars as job
+
+    print(job(report, output, metric or ()).summary())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,0 +1,179 @@
+"""Hand crops of several results, side by side at the same frames (paper figure on hand region enhancement)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+from mimicmotion.errors import InputError, PoseError
+from mimicmotion.evaluation.figures import style
+from mimicmotion.evaluation.figures.clips import Clip, check_frames, check_lengths, spaced
+from mimicmotion.pose.hands import hand_boxes
+from mimicmotion.pose.keypoints import LEFT_HAND, RIGHT_HAND, PoseSequence
+from mimicmotion.video.reader import Frame
+
+SIDES = ("left", "right")
+THRESHOLD = 0.3  # what is drawn is worth looking at; the loss asks for more
+PADDING = 0.3
+LEAST_SHARE = 1 / 16  # of the frame's short side: a fist seen from afar is still a picture
+SHOWN = 4
+ASPECT_TOLERANCE = 0.02
+Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HandCrop:
+    """One hand in one frame.
+
+    Attributes:
+        frame: number of the frame.
+        side: left or right, of the person.
+        confidence: the lowest of its 21 points.
+        boxes: name -> (left, top, right, bottom) in the pixels of that result.
+        crops: name -> what is inside; outside the frame black.
+    """
+
+    frame: int
+    side: str
+    confidence: float
+    boxes: dict[str, Box]
+    crops: dict[str, Frame]
+
+    def difference(self, name: str) -> float:
+        """Mean absolute difference from the first result's crop, in grey levels; crops are compared at its size."""
+        import cv2
+
+        first = next(iter(self.crops.values()))
+        other = self.crops[name]
+        if other.shape != first.shape:
+            other = cv2.resize(other, first.shape[1::-1], interpolation=cv2.INTER_AREA)
+        return float(np.abs(other.astype(np.float64) - first).mean())
+
+
+def square_boxes(poses: PoseSequence, threshold: float = THRESHOLD) -> tuple[Float[ndarray, "frames 2 4"], ndarray]:
+    """Squares around both hands as fractions of the frame's width and height, and which hands are seen well enough.
+
+    A square has the side of the hand's longer extent with a margin, at least 1/16 of the frame's short side.
+    """
+    boxes, reliable = hand_boxes(poses.xy, poses.confidence, threshold=threshold, padding=PADDING)
+    centre = (boxes[..., :2] + boxes[..., 2:]) / 2
+    side = (boxes[..., 2:] - boxes[..., :2]).max(-1, keepdims=True)
+    half = np.maximum(side, LEAST_SHARE * min(poses.size)) / 2
+    inside = ((centre > 0) & (centre < np.array(poses.size[::-1]))).all(-1)
+    squares = np.concatenate([centre - half, centre + half], -1) / np.tile(poses.size[::-1], 2)
+    return squares, reliable & inside
+
+
+def crop(frame: Frame, box: Box) -> Frame:
+    """What is inside (left, top, right, bottom); black outside the frame."""
+    left, top, right, bottom = box
+    height, width = frame.shape[:2]
+    out = np.zeros((bottom - top, right - left, 3), np.uint8)
+    y0, y1, x0, x1 = max(top, 0), min(bottom, height), max(left, 0), min(right, width)
+    if y1 > y0 and x1 > x0:
+        out[y0 - top : y1 - top, x0 - left : x1 - left] = frame[y0:y1, x0:x1]
+    return out
+
+
+def choose_frames(usable: Sequence[int], count: int = SHOWN) -> list[int]:
+    """Up to `count` of the usable frames, evenly spaced among them."""
+    return [usable[i] for i in spaced(0, len(usable) - 1, count)]
+
+
+def measure(
+    clips: Sequence[Clip],
+    poses: PoseSequence,
+    *,
+    numbers: Sequence[int] | None = None,
+    frames: Sequence[int] = (),
+    threshold: float = THRESHOLD,
+) -> list[HandCrop]:
+    """Cut the hands out of each result at the same places.
+
+    Args:
+        clips: results of one length and shape; sizes may differ.
+        poses: true poses, of any size of the same shape.
+        numbers: numbers of the frames that `poses` holds; None means all frames.
+        frames: frames to show; none given takes four in which a hand is seen, evenly spaced.
+        threshold: a hand is shown if all its 21 points exceed this.
+
+    Raises:
+        InputError: lengths or shapes differ, or a frame lies outside.
+        PoseError: no hand is seen well enough in the frames.
+    """
+    _check_shapes(clips, poses)
+    count = check_lengths(clips, {c.name: c.count() for c in clips}, least=1)
+    known = range(count) if numbers is None else numbers
+    if len(known) != len(poses):
+        got = f"{len(poses)} poses ({poses.source or 'given'}) for {len(known)} frames of {clips[0]}"
+        raise InputError(got, "a pose for each frame", "make the poses at the frame rate of the results")
+    squares, seen = square_boxes(poses, threshold)
+    row = {t: i for i, t in enumerate(known)}
+    usable = [t for t in check_frames(frames or known, 0, count) if t in row and seen[row[t]].any()]
+    if not usable:
+        parts = [poses.confidence[:, part].min(1).max() for part in (LEFT_HAND, RIGHT_HAND)]
+        raise PoseError(
+            f"no hand with all points above {threshold:g} (best: left {parts[0]:.2f}, right {parts[1]:.2f})",
+            "a hand that is seen",
+            "choose other frames or lower --threshold",
+        )
+    shown = usable if frames else choose_frames(usable)
+    pictures = {c.name: c.chosen(shown) for c in clips}
+    found = []
+    for t in shown:
+        i = row[t]
+        for k in np.flatnonzero(seen[i]):
+            part = (LEFT_HAND, RIGHT_HAND)[k]
+            boxes = {c.name: _pixels(squares[i, k], c.size) for c in clips}
+            crops = {n: crop(pictures[n][t], box) for n, box in boxes.items()}
+            found.append(HandCrop(t, SIDES[k], float(poses.confidence[i, part].min()), boxes, crops))
+    return found
+
+
+def save(data: Sequence[HandCrop], output: Path) -> list[Path]:
+    """Write the figure, and OUTPUT.csv with the boxes and each crop's difference from the first result's.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    head = ("result", "frame", "hand", "left", "top", "right", "bottom", "confidence", "difference_from_first")
+    rows = (
+        (name, h.frame, h.side, *box, h.confidence, h.difference(name)) for h in data for name, box in h.boxes.items()
+    )
+    table = style.write_csv(output.with_suffix(".csv"), head, rows)
+    _paint(data, output)
+    return [output, table]
+
+
+def _paint(data: Sequence[HandCrop], output: Path) -> None:
+    names = list(data[0].crops)
+    cell = min((style.PAGE_WIDTH - 0.4) / max(len(data), 4), 1.6)
+    with style.figure(output, height=cell * len(names) + 0.5) as sheet:
+        grid = sheet.subplots(len(names), len(data), squeeze=False)
+        for j, hand in enumerate(data):
+            for k, name in enumerate(names):
+                grid[k, j].imshow(hand.crops[name], interpolation="antialiased")
+                style.bare(grid[k, j])
+                if not j:
+                    grid[k, j].set_ylabel(name, color=style.colour(k))
+            grid[0, j].set_title(f"frame {hand.frame}\n{hand.side} {hand.confidence:.2f}")
+
+
+def _pixels(square: Float[ndarray, " 4"], size: tuple[int, int]) -> Box:
+    left, top, right, bottom = square * np.tile(size[::-1], 2)
+    side = max(2, round(float(max(right - left, bottom - top))))
+    x, y = round(float(left + right - side) / 2), round(float(top + bottom - side) / 2)
+    return x, y, x + side, y + side
+
+
+def _check_shapes(clips: Sequence[Clip], poses: PoseSequence) -> None:
+    shapes = {str(c): c.size for c in clips} | {f"poses ({poses.source or 'given'})": poses.size}
+    ratios = [w / h for h, w in shapes.values()]
+    if max(ratios) > min(ratios) * (1 + ASPECT_TOLERANCE):
+        got = "; ".join(f"{n} is {w} x {h}" for n, (h, w) in shapes.items())
+        raise InputError(got, "one shape (width : height)", "crop the results alike; use poses in the same frame")

@@ -1,0 +1,131 @@
+"""Pose maps with and without confidence-aware guidance, next to the frames (paper figures 2 and 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from numpy import ndarray
+
+from mimicmotion.errors import InputError, PoseError
+from mimicmotion.evaluation.figures import style
+from mimicmotion.pose.draw import BODY_THRESHOLD, draw_pose
+from mimicmotion.pose.keypoints import BODY, FACE, FEET, LEFT_HAND, NUM_POINTS, RIGHT_HAND, PoseSequence
+from mimicmotion.video.reader import Frame
+
+PARTS = {"body": BODY, "feet": FEET, "face": FACE, "left hand": LEFT_HAND, "right hand": RIGHT_HAND}
+DRAWN_SIDE = 512  # pixels of the longer side: as many as the page shows
+STROKE = 3.0  # thicker than the network sees it: the page is small
+MARGIN = 0.1
+ROWS = ("frame", "with confidence", "without")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PoseMaps:
+    """What the figure shows, per frame number.
+
+    Attributes:
+        frames: frame number -> the frame, cut to the part that is shown.
+        aware: frame number -> pose, colours multiplied by confidence.
+        plain: frame number -> pose, every point above 0.3 in full colours and no other.
+        poses: frame number -> (xy in pixels of the whole frame, confidence).
+    """
+
+    frames: dict[int, Frame]
+    aware: dict[int, UInt8[ndarray, "height width 3"]]
+    plain: dict[int, UInt8[ndarray, "height width 3"]]
+    poses: dict[int, tuple[Float[ndarray, "134 2"], Float[ndarray, " 134"]]]
+
+
+def part_of(point: int) -> str:
+    """The part of the body that a point belongs to."""
+    return next(name for name, part in PARTS.items() if part.start <= point < part.stop)
+
+
+def person_box(poses: PoseSequence) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) of all points that are drawn in any frame, with a margin, within the frame.
+
+    The whole frame if nobody is seen.
+    """
+    height, width = poses.size
+    seen = poses.xy[poses.confidence > BODY_THRESHOLD]
+    if not len(seen):
+        return 0, 0, width, height
+    low, high = seen.min(0), seen.max(0)
+    margin = MARGIN * max(high - low)
+    left, top = np.clip(np.floor(low - margin), 0, [width - 2, height - 2]).astype(int)
+    right, bottom = np.clip(np.ceil(high + margin), [left + 2, top + 2], [width, height]).astype(int)
+    return int(left), int(top), int(right), int(bottom)
+
+
+def make_maps(frames: Mapping[int, Frame], poses: PoseSequence, *, whole: bool = False) -> PoseMaps:
+    """Draw the poses of some frames both ways.
+
+    Args:
+        frames: frame number -> frame.
+        poses: one pose for each of them, in this order, in their pixels.
+        whole: show whole frames; by default the part where the person is.
+
+    Raises:
+        InputError: no frames, or frames and poses do not fit together.
+        PoseError: nobody is seen in any of the frames.
+    """
+    if not frames:
+        raise InputError("no frames", "at least 1", "choose frames of the video")
+    sizes = {f.shape[:2] for f in frames.values()}
+    if len(frames) != len(poses) or sizes != {poses.size}:
+        got = f"{len(poses)} poses of {poses.size} for {len(frames)} frames of {sorted(sizes)}"
+        raise InputError(got, "a pose for each frame, in its pixels", "use the poses of this video")
+    if not (poses.confidence > BODY_THRESHOLD).any():
+        raise PoseError(
+            f"nobody seen in the frames {', '.join(map(str, frames))}", "a person", "choose other frames with --frames"
+        )
+    left, top, right, bottom = (0, 0, *poses.size[::-1]) if whole else person_box(poses)
+    scale = DRAWN_SIDE / max(right - left, bottom - top)
+    size = max(1, round((bottom - top) * scale)), max(1, round((right - left) * scale))
+    to_map = np.array([size[1] / (right - left), size[0] / (bottom - top)])
+    aware, plain = {}, {}
+    for t, xy, confidence in zip(frames, poses.xy, poses.confidence, strict=True):
+        at = (xy - np.array([left, top])) * to_map
+        for pictures, on in ((aware, True), (plain, False)):
+            pictures[t] = draw_pose(at, confidence, size, canvas_short_side=None, stroke=STROKE, confidence_aware=on)
+    cut = {t: f[top:bottom, left:right] for t, f in frames.items()}
+    points = {t: (poses.xy[i], poses.confidence[i]) for i, t in enumerate(frames)}
+    return PoseMaps(cut, aware, plain, points)
+
+
+def save(data: PoseMaps, output: Path) -> list[Path]:
+    """Write the figure, and OUTPUT.csv with position and confidence of every point.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    rows = (
+        (t, k, part_of(k), float(xy[k, 0]), float(xy[k, 1]), float(c[k]), int(c[k] > BODY_THRESHOLD))
+        for t, (xy, c) in data.poses.items()
+        for k in range(NUM_POINTS)
+    )
+    head = ("frame", "point", "part", "x", "y", "confidence", "drawn_without")
+    table = style.write_csv(output.with_suffix(".csv"), head, rows)
+    _paint(data, output)
+    return [output, table]
+
+
+def _paint(data: PoseMaps, output: Path) -> None:
+    first = next(iter(data.frames.values()))
+    cell = (style.PAGE_WIDTH - 0.4) / max(len(data.frames), 3)
+    row = min(cell * first.shape[0] / first.shape[1], 2.6)
+    with style.figure(output, height=3 * row + 0.45) as sheet:
+        grid = sheet.subplots(3, len(data.frames), squeeze=False)
+        for k, pictures in enumerate((data.frames, data.aware, data.plain)):
+            for j, (t, picture) in enumerate(pictures.items()):
+                axes = grid[k, j]
+                axes.imshow(picture, interpolation="antialiased")
+                style.bare(axes)
+                if not k:
+                    seen = data.poses[t][1]
+                    axes.set_title(f"frame {t}" + ("" if seen.any() else ": nobody found"))
+            grid[k, 0].set_ylabel(ROWS[k])

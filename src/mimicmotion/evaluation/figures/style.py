@@ -1,0 +1,148 @@
+"""One look for all figures, and files that are the same bytes for the same numbers."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from numpy import ndarray
+
+from mimicmotion.errors import ConfigError, OutputError
+from mimicmotion.files import atomic_path, check_writable, writing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PAGE_WIDTH = 7.0
+"""Inches: the text width of a page, so that letters keep their size in print."""
+DPI = 150
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito (2008): told apart with any colour vision."""
+LINES = ("-", "--", "-.", ":")
+MARK = "#D55E00"
+INFERNO = "inferno"  # equal steps look equal, also in grey
+STYLE: dict[str, Any] = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters on every machine
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "lines.linewidth": 1.2,
+    "image.interpolation": "nearest",
+    "text.parse_math": False,  # a name with two $ in it is a name
+    "text.hinting": "none",
+}
+
+
+def check_output(path: Path) -> Path:
+    """Make sure, before long work, that `path` is a PNG file that can be written, and that matplotlib is here.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+        OutputError: another suffix, or a place that cannot be written.
+    """
+    _matplotlib()
+    if path.suffix.lower() != ".png":
+        raise OutputError(f"{path} has the suffix {path.suffix!r}", "NAME.png", "figures are PNG; correct 'output'")
+    for place in (path, path.with_suffix(".csv")):
+        if place.is_dir():
+            raise OutputError(f"{place} is a folder", "NAME.png", "choose another name")
+    return check_writable(path)
+
+
+@contextlib.contextmanager
+def figure(path: Path, height: float, width: float = PAGE_WIDTH) -> Iterator[Figure]:
+    """Give an empty figure of `width` x `height` inches; at the end of the block it is written to `path`.
+
+    Equal figures give equal bytes (with one version of matplotlib): no date, no version, no user settings.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+        OutputError: `path` cannot be written.
+    """
+    mpl = _matplotlib()
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context():
+        mpl.rcdefaults()  # what a matplotlibrc of the user says stays out
+        mpl.rcParams.update(STYLE)
+        sheet = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+        yield sheet
+        with atomic_path(path) as part, writing(path):
+            sheet.savefig(part, format="png", dpi=DPI, metadata={"Software": None})
+
+
+def _matplotlib() -> Any:
+    try:
+        import matplotlib as mpl
+    except ImportError as e:
+        fix = "pip install 'mimicmotion[eval]'"
+        raise ConfigError("matplotlib is not installed", "the packages for evaluation", fix) from e
+    return mpl
+
+
+def write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) -> Path:
+    """Write a table; floats keep all their digits.
+
+    Raises:
+        OutputError: `path` cannot be written.
+    """
+    with atomic_path(path) as part, writing(path), part.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(head)
+        table.writerows(rows)
+    return path
+
+
+def colour(i: int) -> str:
+    """The i-th colour of the palette, around and around."""
+    return PALETTE[i % len(PALETTE)]
+
+
+def line(i: int) -> dict[str, Any]:
+    """Colour and dashes of the i-th curve: told apart in grey too."""
+    return {"color": colour(i), "linestyle": LINES[i % len(LINES)]}
+
+
+def bare(axes: Axes) -> None:
+    """No ticks and no frame: for pictures."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+
+
+def mark_borders(axes: Axes, borders: Sequence[int]) -> None:
+    """A small triangle above each border, between frame border - 1 and border; a line would cover the seam itself."""
+    if borders:
+        at = [b - 0.5 for b in borders]
+        axes.plot(
+            at, [1.0] * len(at), "v", ms=4, color=MARK, transform=axes.get_xaxis_transform(), clip_on=False, zorder=5
+        )
+
+
+def curves(axes: Axes, values: Mapping[str, ndarray], label: str, borders: Sequence[int]) -> None:
+    """One curve for each result, of the frames 1, 2, ..., with its mean in the legend."""
+    from matplotlib.ticker import MaxNLocator
+
+    for k, (name, numbers) in enumerate(values.items()):
+        axes.plot(range(1, len(numbers) + 1), numbers, label=f"{name} (mean {numbers.mean():.2f})", **line(k))
+    highest = max(float(numbers.max()) for numbers in values.values())
+    axes.set_ylim(0, 1.3 * highest or 1.0)  # room for the legend
+    axes.margins(x=0.01)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("frame" + (" (triangles: a new segment begins)" if borders else ""))
+    axes.set_ylabel(label)
+    mark_borders(axes, borders)
+    axes.legend(ncols=3, loc="upper right")
