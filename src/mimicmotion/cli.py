@@ -17,6 +17,7 @@ from mimicmotion.config import GenerateConfig, PosesConfig, field_help, load_yam
 from mimicmotion.data.settings_prepare import PrepareConfig
 from mimicmotion.data.settings_synthetic import SyntheticConfig
 from mimicmotion.errors import InputError, MimicMotionError
+from mimicmotion.evaluation.settings import EvaluateConfig
 
 if typing.TYPE_CHECKING:
     from mimicmotion.jobs.progress import Job
@@ -69,6 +70,8 @@ PrepareOptions = _options(PrepareConfig, ["videos"], {"output": "-o"})
 NO_GENERATE_OPTIONS, NO_PLAN_OPTIONS, NO_POSES_OPTIONS = GenerateOptions(), PlanOptions(), PosesOptions()
 NO_PREPARE_OPTIONS = PrepareOptions()
 NO_SYNTHETIC_OPTIONS = SyntheticOptions()
+EvaluateOptions = _options(EvaluateConfig, ["real", "generated", "metrics"], {"output": "-o"})
+NO_EVALUATE_OPTIONS = EvaluateOptions()
 
 
 Settings = Parameter(name="*", group=Group("Settings"))
@@ -233,6 +236,63 @@ def ablate(config: Path, /, *, processes: int = 1) -> None:
     from mimicmotion.jobs.ablate import ablate as job
 
     print(_run(job(config, processes=processes)))
+
+
+@app.command
+def evaluate(
+    *,
+    real: Path | None = None,
+    generated: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
+    metrics: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
+    config: ConfigFile = None,
+    options: Annotated[EvaluateOptions, Settings] = NO_EVALUATE_OPTIONS,  # pyrefly: ignore
+) -> int:
+    """Measure generated videos against real ones of the same names, and write a report with intervals.
+
+    Writes OUTPUT/report.md, report.html, metrics.csv and summary.json. Exit code 1: a video could not be measured.
+
+    Args:
+        real: The folder of real videos: one file or folder of frames for each sequence.
+        generated: NAME=DIR of each method; differences are taken to the first one.
+        metrics: Any of psnr, ssim, l1, flicker, warping, poses, lpips, lpips-vgg, fvd, fid, fid-vid, cd-fvd, features;
+            by default all that need nothing that is not here (poses with --poses).
+        config: YAML file with settings.
+        options: Settings.
+    """
+    from mimicmotion.evaluation.settings import parse_methods
+
+    methods = parse_methods(generated) if generated else None
+    settings = _merge(EvaluateConfig, config, options, real=real, generated=methods, metrics=metrics)
+    from mimicmotion.jobs.evaluate import evaluate as job
+
+    result = _run(job(settings))
+    print(result.summary())
+    return result.exit_code
+
+
+@app.command
+def compare(
+    sources: list[str],
+    /,
+    *,
+    output: Annotated[Path, Parameter(name=["--output", "-o"])] = Path("comparison"),
+    metrics: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
+    published: bool = True,
+) -> None:
+    """Put reports, tables of any method and the paper's published numbers (labelled) side by side.
+
+    Writes OUTPUT/compare.md, compare.tex, compare.html and compare.csv.
+
+    Args:
+        sources: PATH or NAME=PATH each: folders of reports of `evaluate`, or CSV files: columns method, metric and
+            value, or method and one column a metric; several rows of a method are averaged.
+        output: The folder of the tables.
+        metrics: Only these, in this order; by default all that some source has.
+        published: Add the published numbers of MagicPose, Moore-AnimateAnyone, MuseV, MagicAnimate and MimicMotion.
+    """
+    from mimicmotion.jobs.compare import compare as job
+
+    print(job(sources, output, published=published, metrics=metrics or ()).summary())
 
 
 @prepare_app.command(name="synthetic")

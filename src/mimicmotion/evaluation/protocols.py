@@ -21,6 +21,7 @@ Box = tuple[float, float, float, float]
 """Left, top, width, height."""
 SAME_SHAPE = 0.02
 """Aspect ratios that differ by less are the same: networks ask for multiples of 64."""
+_TINY = 1e-6  # of a pixel: rounding of shares
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -155,21 +156,24 @@ def _window(protocol: Protocol, method: str, real: Size, generated: Size, notes:
         return left, top, w, h
     wanted, own = width / height, generated[1] / generated[0]
     alike, square = abs(own / wanted - 1) < SAME_SHAPE, abs(own - 1) < SAME_SHAPE
-    if shows == "auto":
-        shows = "centre" if square and not alike and protocol.region == "square" else "full"
+    if shows == "auto" and square and not alike and protocol.region == "square":
+        return _region(protocol, real)
+    if shows != "centre":
+        shows = "full"
     if shows == "full":
         if not alike:
             notes.append(f"stretched from {generated[1]} x {generated[0]} to the shape of {width} x {height}")
         return 0, 0, width, height
     w, h = (width, width / own) if own > wanted else (height * own, height)
-    return (width - w) / 2, (height - h) / 2, w, h
+    # whole pixels, as central squares begin at
+    return math.floor((width - w) / 2), math.floor((height - h) / 2), w, h
 
 
 def _intersection(a: Box, b: Box) -> Box | None:
-    """Whole pixels of `a` that lie in `b`; half a pixel at a rim is forgiven."""
-    left, top = max(a[0], math.ceil(b[0] - 0.5)), max(a[1], math.ceil(b[1] - 0.5))
-    right = min(a[0] + a[2], math.floor(b[0] + b[2] + 0.5))
-    bottom = min(a[1] + a[3], math.floor(b[1] + b[3] + 0.5))
+    """Whole pixels of `a` that lie in `b`."""
+    left, top = max(a[0], math.ceil(b[0] - _TINY)), max(a[1], math.ceil(b[1] - _TINY))
+    right = min(a[0] + a[2], math.floor(b[0] + b[2] + _TINY))
+    bottom = min(a[1] + a[3], math.floor(b[1] + b[3] + _TINY))
     return (left, top, right - left, bottom - top) if right > left and bottom > top else None
 
 

@@ -1,0 +1,273 @@
+"""Whole evaluations of small folders: what goes in, what the report says, what goes wrong and is named."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import shutil
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from evaluation_clips import folders, frames, run, value, video
+from mimicmotion import cli
+from mimicmotion.errors import ConfigError, InputError, WeightsError
+from mimicmotion.evaluation import pixels
+from mimicmotion.evaluation.settings import EvaluateConfig, parse_methods
+from mimicmotion.jobs.evaluate import evaluate
+from mimicmotion.jobs.progress import finish
+from mimicmotion.pose.files import save_poses
+from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
+from mimicmotion.video.picture import write_picture
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIMICMOTION_CACHE", str(tmp_path / "user-cache"))  # no weights of the user's
+
+
+def test_the_command_writes_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders(tmp_path)
+    argv = ["evaluate", "--real", str(tmp_path / "real"), "--generated", f"ours={tmp_path / 'ours'}"]
+    argv += [f"theirs={tmp_path / 'theirs'}", "-o", str(tmp_path / "report"), "--resamples", "200"]
+    assert cli.main(argv) == 0
+    text = capsys.readouterr().out
+    assert "mimicmotion weights fetch i3d" in text
+    assert "fid, fid-vid, cd-fvd not computed" in text
+    files = {p.name: p.read_text() for p in (tmp_path / "report").iterdir()}
+    assert set(files) == {"report.md", "report.html", "metrics.csv", "summary.json"}
+    data = json.loads(files["summary.json"])
+    want = np.mean([pixels.psnr(frames(s, 4.0), frames(s)) for s in (0, 1)])
+    cell = data["methods"]["ours"]["psnr"]
+    assert cell["mean"] == pytest.approx(want)
+    assert cell["n"] == 2
+    assert cell["low"] < cell["mean"] < cell["high"]
+    assert set(data["methods"]["theirs"]) == {"psnr", "ssim", "l1", "flicker", "warping_error"}
+    assert all(p["baseline"] == "ours" and p["n"] == 2 for p in data["paired"])
+    assert data["protocol"]["name"] == "plain"
+    assert data["environment"]["numpy"] == np.__version__
+    rows = list(csv.DictReader(files["metrics.csv"].splitlines()))
+    assert len(rows) == 2 * 2 * 5
+    assert "too few sequences" in files["report.md"]
+    assert "src=" not in files["report.html"]
+    assert "http" not in files["report.html"]
+    assert cli.main([*argv, "--no-cache"]) == 0  # the same numbers, and the same bytes, without what was kept
+    assert {p.name: p.read_text() for p in (tmp_path / "report").iterdir()} == files
+
+
+def test_only_what_is_new_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = folders(tmp_path)
+    first = run(**settings)
+    assert first.reused[0] > 0  # theirs finds what is known of the real videos
+    again = run(**settings)
+    assert again.reused[1] == 0
+    assert [r.values for r in again.rows] == [r.values for r in first.rows]
+    shutil.copytree(tmp_path / "ours", tmp_path / "renamed")  # content counts, not names
+    assert run(**settings | {"generated": {"copy": tmp_path / "renamed"}}).reused[1] == 0
+    more = run(**settings | {"metrics": ["psnr", "l1", "flicker"]})
+    assert more.reused[1] == 4  # flicker of four pairs
+    video(tmp_path / "ours" / "turn.mp4", frames(5))
+    shutil.rmtree(tmp_path / "ours" / "turn")
+    changed = run(**settings)
+    assert 0 < changed.reused[1] < first.reused[1]
+    for file in (tmp_path / "cache").rglob("*.json"):
+        file.write_text("{")  # damaged entries are made anew
+    assert [r.values for r in run(**settings).rows] == [r.values for r in changed.rows]
+
+
+def test_a_run_that_was_stopped_goes_on(tmp_path: Path) -> None:
+    settings = folders(tmp_path) | {"metrics": ["psnr"], "resamples": 200}
+    steps = evaluate(EvaluateConfig(**settings))
+    for step in steps:
+        if step.stage == "measure" and step.done >= 16:
+            break
+    steps.close()
+    assert not (tmp_path / "report").exists()
+    made = finish(evaluate(EvaluateConfig(**settings))).evaluation.reused[1]
+    assert made == 3  # stopped within the second of four pairs
+
+
+def test_a_damaged_file_is_named_and_the_rest_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders(tmp_path, suffix=".mp4")
+    file = tmp_path / "ours" / "turn.mp4"
+    data = bytearray(file.read_bytes())
+    middle = data.find(b"mdat") + (len(data) - data.find(b"mdat")) // 2
+    for k in range(middle, middle + len(data) // 4):
+        data[k] = (data[k] * 7 + 13) % 256
+    file.write_bytes(data)
+    (tmp_path / "theirs" / "walk.mp4").write_bytes(b"nothing")
+    argv = ["evaluate", "--real", str(tmp_path / "real"), "--generated", f"ours={tmp_path / 'ours'}"]
+    argv += [f"theirs={tmp_path / 'theirs'}", "-o", str(tmp_path / "report"), "--resamples", "200", "--metrics", "psnr"]
+    assert cli.main(argv) == 1
+    text = capsys.readouterr().out
+    assert "FAILED: ours, turn:" in text
+    assert "FAILED: theirs, walk:" in text
+    report = json.loads((tmp_path / "report" / "summary.json").read_text())
+    assert {(f["method"], f["sequence"]) for f in report["failures"]} == {("ours", "turn"), ("theirs", "walk")}
+    assert report["methods"]["ours"]["psnr"]["n"] == 1
+    assert any("unequal sets of sequences" in n for n in report["notes"])
+    assert "## Failed" in (tmp_path / "report" / "report.md").read_text()
+    assert cli.main([*argv, "--strict"]) == 2
+
+
+def test_a_damaged_picture_in_a_folder_of_frames(tmp_path: Path) -> None:
+    settings = folders(tmp_path)
+    (tmp_path / "ours" / "turn" / "0003.png").write_bytes(b"\x89PNG")
+    done = run(**settings)
+    assert [(f.method, f.sequence) for f in done.failures] == [("ours", "turn")]
+    assert "0003.png" in done.failures[0].reason
+    assert len(done.rows) == 3
+
+
+def test_lengths_rates_and_sizes(tmp_path: Path) -> None:
+    clip = frames(0, count=12)
+    video(tmp_path / "real" / "a.mp4", clip, fps=12.0)
+    video(tmp_path / "half" / "a.mp4", clip[::2], fps=6.0)
+    video(tmp_path / "short" / "a.mp4", clip[:9], fps=12.0)
+    video(tmp_path / "frames" / "a", clip)
+    video(tmp_path / "large" / "a.mp4", clip.repeat(2, 1).repeat(2, 2), fps=12.0)
+    names = ("half", "short", "frames", "large")
+    settings = {"real": tmp_path / "real", "output": tmp_path / "o", "generated": {n: tmp_path / n for n in names}}
+    done = run(**settings)
+    rows = {r.method: r for r in done.rows}
+    assert {m: r.frames for m, r in rows.items()} == {"half": 12, "short": 9, "frames": 12, "large": 12}
+    assert "6 frames per second" in rows["half"].notes[0]
+    assert "first 9 are compared" in rows["short"].notes[0]
+    assert "64 x 96 compared at 32 x 48" in rows["large"].notes[0]
+    assert rows["frames"].notes == ()
+    assert rows["short"].values["psnr"] > 35
+    assert rows["half"].values["psnr"] < rows["short"].values["psnr"]
+    at_six = run(**settings | {"fps": 6.0, "generated": {"half": tmp_path / "half"}})
+    assert at_six.rows[0].frames == 6
+    assert at_six.rows[0].values["psnr"] > 35
+    by_count = run(**settings | {"frame_rate": "count", "generated": {"half": tmp_path / "half"}})
+    assert by_count.rows[0].frames == 6
+    refused = run(**settings | {"frame_rate": "refuse"})
+    assert [f.method for f in refused.failures] == ["half"]
+    with pytest.raises(InputError, match="12 real and 9 generated"):
+        run(**settings | {"strict": True, "generated": {"short": tmp_path / "short"}})
+
+
+def test_missing_sequences(tmp_path: Path) -> None:
+    settings = folders(tmp_path)
+    shutil.rmtree(tmp_path / "theirs" / "walk")
+    done = run(**settings)
+    assert "theirs: no sequence walk" in done.notes
+    assert done.summary.methods["theirs"]["psnr"].n == 1
+    assert done.summary.paired[0].interval.n == 1
+    assert done.failures == []
+    with pytest.raises(InputError, match="theirs: no sequence walk"):
+        run(**settings | {"strict": True})
+    video(tmp_path / "elsewhere" / "run", frames(0))
+    with pytest.raises(InputError, match=r"no common sequence \(real: turn, walk; generated: run\)"):
+        run(**settings | {"generated": {"x": tmp_path / "elsewhere"}})
+
+
+def test_the_tiktok_protocol_on_its_layout(tmp_path: Path) -> None:
+    size = (54, 30)
+    for n in (334, *range(335, 341)):
+        for i, frame in enumerate(frames(n, count=3, size=size)):
+            write_picture(tmp_path / "TikTok_dataset" / f"{n:05d}" / "images" / f"{i + 1:04d}.png", frame)
+        video(tmp_path / "whole" / f"{n}", frames(n, count=3, size=size))
+        video(tmp_path / "square" / f"{n}", np.ascontiguousarray(frames(n, count=3, size=size)[:, 12:42]))
+    methods = {n: tmp_path / n for n in ("whole", "square")}
+    settings = {"real": tmp_path / "TikTok_dataset", "generated": methods, "output": tmp_path / "o"}
+    done = run(**settings, protocol="tiktok")
+    assert {r.sequence for r in done.rows} == {str(n) for n in range(335, 341)}
+    assert all(r.values["psnr"] == 100 for r in done.rows)  # both show exactly the real square
+    assert len(done.rows) == 12
+    shutil.rmtree(tmp_path / "TikTok_dataset" / "00337")
+    assert any("these are not its numbers" in n for n in run(**settings, protocol="tiktok").notes)
+
+
+def test_numbers_of_the_field_have_names_of_their_own(tmp_path: Path) -> None:
+    settings = folders(tmp_path) | {"metrics": ["psnr", "ssim", "l1"], "convention": "field"}
+    done = run(**settings)
+    assert set(done.rows[0].values) == {"psnr_field", "psnr_overflow", "ssim_field", "l1_field"}
+    want = pixels.frame_psnr(frames(0, 4.0), frames(0)).mean()
+    assert value(done, "ours", "turn", "psnr_field") == pytest.approx(want)
+    finish(evaluate(EvaluateConfig(**settings | {"resamples": 200})))
+    assert "not by definition" in (tmp_path / "report" / "report.md").read_text()
+
+
+class Means(torch.nn.Module):
+    """Mean colours of a clip."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(2).mean(2)
+
+
+def network(path: Path) -> Path:
+    with warnings.catch_warnings(action="ignore"):  # newer torch calls TorchScript old
+        torch.jit.trace(Means(), torch.zeros(1, 3, 4, 8, 8)).save(str(path))
+    return path
+
+
+def test_frechet_distance_on_a_network_given_by_path(tmp_path: Path) -> None:
+    settings = folders(tmp_path, ("a", "b", "c")) | {"features": network(tmp_path / "colours.pt"), "clip_frames": 4}
+    settings |= {"metrics": ["features"], "frechet_resamples": 20}
+    video(tmp_path / "real" / "short", frames(9, count=3))
+    video(tmp_path / "ours" / "short", frames(9, count=3))
+    result = finish(evaluate(EvaluateConfig(**settings)))
+    done = result.evaluation
+    cell = done.summary.methods["theirs"]["features"]
+    assert (cell.n, cell.low <= cell.value <= cell.high) == (3, True)
+    assert any("3 frames make no clip of 4" in n for n in done.notes)
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "Frechet distance on colours features (not FVD, FID or FID-VID)" in text
+    assert "| FVD" not in text
+    assert done.choice.networks["features"].digest in text
+    assert run(**settings).reused[1] == 0
+    same = run(**settings | {"generated": {"real videos": tmp_path / "real"}})
+    assert same.summary.methods["real videos"]["features"].value == pytest.approx(0, abs=1e-6)
+
+
+def test_networks_that_are_not_there(tmp_path: Path) -> None:
+    settings = folders(tmp_path)
+    for asked, fix in (("fvd", "mimicmotion weights fetch i3d"), ("lpips", "mimicmotion weights fetch lpips-alex")):
+        with pytest.raises(WeightsError, match=fix):
+            run(**settings | {"metrics": [asked]})
+    with pytest.raises(ConfigError, match="--fid PATH"):
+        run(**settings | {"metrics": ["fid"]})
+    with pytest.raises(WeightsError, match="is not there"):
+        run(**settings | {"metrics": ["fid-vid"], "fid_vid": tmp_path / "none.pt"})
+
+
+def test_poses_of_people_that_nobody_sees_are_undefined_not_zero(tmp_path: Path) -> None:
+    settings = folders(tmp_path, ("a",))
+    done = run(**settings | {"metrics": ["psnr"], "poses": True})
+    assert any("no pose fidelity: no torso in the true poses" in n for n in done.notes)
+    assert "pck_body" not in done.summary.methods["ours"]
+    xy = np.random.default_rng(0).uniform(4, 28, (8, NUM_POINTS, 2)).astype(np.float32)
+    save_poses(PoseSequence(xy, np.ones((8, NUM_POINTS), np.float32), (48, 32), 10.0), tmp_path / "poses" / "a.npz")
+    driven = run(**settings | {"metrics": ["poses"], "driving": tmp_path / "poses"})
+    assert value(driven, "ours", "a", "missing_body") == 1
+    assert math.isnan(value(driven, "ours", "a", "pose_error_body"))
+    assert any("pose_error_body is undefined for a" in n for n in driven.notes)
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"metrics": ["psnr2"]}, "psnr2"),
+        ({"metrics": []}, "metrics"),
+        ({"generated": {}}, "no generated"),
+        ({"generated": {"a|b": Path("x")}}, "a|b"),
+        ({"fps": 0.0}, "fps"),
+        ({"resamples": 3}, "resamples"),
+    ],
+)
+def test_wrong_settings(settings: dict, why: str) -> None:
+    with pytest.raises(ConfigError, match=why.replace("|", "\\|")):
+        EvaluateConfig(**{"real": Path("r"), "generated": {"a": Path("x")}, "output": Path("o")} | settings)
+
+
+def test_methods_of_the_command_line() -> None:
+    assert parse_methods(["a=x/", "b=y=z"]) == {"a": Path("x/"), "b": Path("y=z")}
+    for wrong in (["a"], ["=x"], ["a="], ["a=x", "a=y"]):
+        with pytest.raises(ConfigError):
+            parse_methods(wrong)

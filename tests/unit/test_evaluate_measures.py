@@ -1,0 +1,83 @@
+"""Numbers computed piece by piece are those of whole clips; the field's convention is what its code computes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from numpy import ndarray
+
+from evaluation_clips import frames
+from mimicmotion.evaluation import measures, pixels, temporal
+from mimicmotion.evaluation.poses import torso_length
+from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
+
+TRUE, MADE = frames(3, count=9), frames(3, 6.0, count=9)
+
+
+def streamed(kind: Callable[[], measures.Measure], output: ndarray, target: ndarray, *cuts: int) -> dict[str, float]:
+    m = kind()
+    ends = [0, *cuts, len(output)]
+    chunks = [(output[a:b], target[a:b]) for a, b in pairwise(ends)]
+    assert list(measures.measure(chunks, [m])) == ends[1:]
+    return m.result()
+
+
+@pytest.mark.parametrize("cuts", [(), (1,), (3, 4, 8)])
+@pytest.mark.parametrize(
+    ("kind", "whole"),
+    [
+        (measures.Psnr, pixels.psnr),
+        (measures.L1, pixels.l1),
+        (measures.Ssim, pixels.ssim),
+        (measures.Flicker, temporal.background_flicker),
+        (measures.Warping, lambda a, b: temporal.warping_error(a)),
+        (measures.FieldPsnr, lambda a, b: pixels.frame_psnr(a, b).mean()),
+    ],
+)
+def test_pieces_give_the_number_of_the_whole(kind: type[measures.Measure], whole: Callable, cuts: tuple) -> None:
+    (got,) = streamed(kind, MADE, TRUE, *cuts).values()
+    assert got == pytest.approx(float(whole(MADE, TRUE)), rel=1e-9)
+
+
+def test_numbers_of_the_field_repeat_its_code() -> None:
+    a, b = MADE[:1], TRUE[:1]
+    wrapped = ((a.astype(int) - b) % 256) ** 2 % 256  # what uint8 makes of it
+    want = 20 * math.log10(255 / math.sqrt(wrapped.mean()))
+    assert streamed(measures.FieldOverflow, a, b)["psnr_overflow"] == pytest.approx(want)
+    assert want > 24  # whatever the frames are: a wrapped square is at most 255
+    assert streamed(measures.FieldOverflow, b, b)["psnr_overflow"] == 100
+    l1 = streamed(measures.FieldL1, a, b)["l1_field"]
+    assert l1 * a.shape[1] * a.shape[2] / 255 == pytest.approx(pixels.l1(a, b))
+    assert streamed(measures.FieldSsim, b, b)["ssim_field"] == pytest.approx(1)
+    assert 0 < streamed(measures.FieldSsim, a, b)["ssim_field"] < 1
+
+
+def test_what_is_undefined_is_nan() -> None:
+    assert math.isnan(streamed(measures.Flicker, MADE[:1], TRUE[:1])["flicker"])
+    assert math.isnan(streamed(measures.Warping, MADE[:1], TRUE[:1])["warping_error"])
+    everywhere = np.stack([np.full_like(TRUE[0], 60 * i) for i in range(4)])  # nothing stands still
+    assert math.isnan(streamed(measures.Flicker, MADE[:4], everywhere)["flicker"])
+
+
+def test_pose_numbers_of_a_shifted_figure() -> None:
+    rng = np.random.default_rng(0)
+    xy = rng.uniform(20, 80, (4, NUM_POINTS, 2)).astype(np.float32)
+    truth = PoseSequence(xy, np.ones((4, NUM_POINTS), np.float32), (100, 100), 10.0)
+    shift = 0.2 * torso_length(truth)
+    moved = PoseSequence(xy + np.float32([shift, 0]), truth.confidence * np.float32(0.9), (100, 100), 10.0)
+    got = measures.pose_numbers(moved, truth)
+    assert got["pose_error_body"] == pytest.approx(0.2, abs=1e-4)
+    assert got["pck_face"] == 0
+    assert got["missing_left_hand"] == 0
+    assert got["hand_confidence"] == pytest.approx(0.9)
+    assert measures.pose_numbers(truth, truth)["pck_body"] == 1
+
+
+def test_small_frames_are_enlarged_for_the_estimator() -> None:
+    assert measures.detection_size((48, 32)) == (192, 128)
+    assert measures.detection_size((300, 200)) == (300, 200)
+    assert next(measures.enlarged(TRUE, (48, 32))).shape == (192, 128, 3)
