@@ -81,3 +81,24 @@ def test_small_frames_are_enlarged_for_the_estimator() -> None:
     assert measures.detection_size((48, 32)) == (192, 128)
     assert measures.detection_size((300, 200)) == (300, 200)
     assert next(measures.enlarged(TRUE, (48, 32))).shape == (192, 128, 3)
+
+
+def test_lpips_in_pieces_and_on_the_range_of_the_field() -> None:
+    import torch
+
+    from mimicmotion.evaluation.lpips import lpips
+    from mimicmotion.evaluation.networks.lpips import Lpips
+
+    torch.manual_seed(0)
+    network = Lpips("alex").eval()
+    for head in network.heads:
+        torch.nn.init.uniform_(head)
+    a, b = MADE[:3], TRUE[:3]
+    got = streamed(lambda: measures.LpipsMean(network), a, b, 2)
+    assert got == {"lpips_alex": pytest.approx(lpips(a, b, network=network).mean(), rel=1e-5)}
+    field = streamed(lambda: measures.LpipsMean(network, field=True), a, b)
+    x, y = (torch.from_numpy(z.transpose(0, 3, 1, 2) / np.float32(255)) for z in (a, b))
+    with torch.inference_mode():
+        want = float(network(x, y).mean())  # pictures in 0..1, as they are
+    assert field == {"lpips_alex_field": pytest.approx(want, rel=1e-4)}
+    assert want != pytest.approx(got["lpips_alex"], rel=1e-3)
