@@ -48,8 +48,8 @@ def bundled_config(people: Path, tmp_path: Path) -> TrainConfig:
             "model": {"base": "tiny"},
             "precision": "bf16",
             "objective": {
-                "sigma_mean": 2.5,
-                "sigma_std": 1.2,
+                "sigma_mean": 1.5,
+                "sigma_std": 1.5,
                 "hand_scale": 1.0,
                 "change_weight": 3.0,
                 "channel_weights": CHANNELS,
@@ -80,7 +80,10 @@ def rise(config: TrainConfig, rate: float, objective: Objective | None = None) -
 
 def scaled_condition(network: Any, config: Any, batch: Encoded, *rest: Any, **options: Any) -> Loss:
     """The mistake of scaling the condition latent as well."""
-    wrong = dataclasses.replace(batch, picture_latents=0.18215 * batch.picture_latents)
+    scaled = {"picture_latents": 0.18215 * batch.picture_latents}
+    if batch.warped_latents is not None:
+        scaled["warped_latents"] = 0.18215 * batch.warped_latents
+    wrong = dataclasses.replace(batch, **scaled)
     return RIGHT(network, config, wrong, *rest, **options)
 
 
