@@ -13,7 +13,7 @@ from mimicmotion.conditioning import ConditionedUNet, Conditioning
 from mimicmotion.diffusion.denoiser import shift
 from mimicmotion.errors import InputError
 from mimicmotion.models.vae import encode_mode
-from mimicmotion.pose.keypoints import LEFT_HAND, NUM_POINTS, PoseSequence
+from mimicmotion.pose.keypoints import FACE, LEFT_HAND, NUM_POINTS, PoseSequence
 from mimicmotion.pose.warp import WarpedPicture, cut, limb_warp
 from mimicmotion.synth import render_clip
 
@@ -141,3 +141,26 @@ def test_shifting_moves_a_denoiser_along_with_its_data() -> None:
     moved = shift(inner, lambda rows: offset[:, list(rows)])
     known = offset[:, [1, 4]]
     torch.testing.assert_close(moved(x + known, sigma, [1, 4]), known + inner(x, sigma, [1, 4]))
+
+
+def test_points_that_were_not_found_have_no_say(clip) -> None:
+    """Estimators give them zeros: a lost hand goes with its forearm, a head without face points with eyes and ears."""
+    puppet = cut(clip.reference_frame, clip.reference_pose)
+    xy, confidence = clip.poses.xy[0], np.ones(NUM_POINTS, np.float32)
+    lost = confidence.copy()
+    lost[LEFT_HAND] = lost[FACE] = 0
+    nowhere = xy.copy()
+    nowhere[LEFT_HAND] = nowhere[FACE] = 0
+    np.testing.assert_array_equal(puppet.paint(nowhere, lost), puppet.paint(xy, lost))
+    assert (puppet.paint(nowhere, confidence) != puppet.paint(xy, confidence)).any()
+    # and neither in the reference
+    blank = clip.reference_pose.confidence.copy()
+    blank[:, FACE] = 0
+    gone = clip.reference_pose.xy.copy()
+    gone[:, FACE] = 0
+    pictures = [
+        cut(clip.reference_frame, dataclasses.replace(clip.reference_pose, confidence=blank, xy=points)).paint(xy, lost)
+        for points in (clip.reference_pose.xy, gone)
+    ]
+    np.testing.assert_array_equal(*pictures)
+    assert (pictures[0] != puppet.background.astype(np.uint8)).any()

@@ -121,6 +121,7 @@ class Puppet:
         sources: per part, the part that it was cut from (the other side's where its own is hidden).
         xy: the reference pose.
         unit: torso length in pixels.
+        face: whether the reference pose has face points.
     """
 
     background: Float32[ndarray, "height width 3"]
@@ -128,15 +129,20 @@ class Puppet:
     sources: dict[str, str]
     xy: Float64[ndarray, "134 2"]
     unit: float
+    face: bool = True
 
     def paint(self, xy: Float[ndarray, "134 2"], confidence: Float[ndarray, " 134"]) -> Picture:
         """The person in another pose."""
         picture = self.background.copy()
         height, width = picture.shape[:2]
         for part in painting_order(confidence):
-            if part not in self.layers or _mean_confidence(confidence, part) < UNSEEN:
+            leader = _leader(part, confidence)
+            if part not in self.layers or _mean_confidence(confidence, leader) < UNSEEN:
                 continue
-            matrix = part_map(self.xy, np.asarray(xy, np.float64), part, self.sources[part], self.unit)
+            source, end = self.sources[part], np.asarray(xy, np.float64)
+            if leader != part:  # a hand or foot without points of its own stays in line with its limb
+                source = ENDS[source][1]
+            matrix = part_map(self.xy, end, leader, source, self.unit, face=self.face and has_face(confidence))
             layer = cv2.warpAffine(self.layers[part], _pixel_centres(matrix), (width, height), flags=cv2.INTER_LINEAR)
             picture = picture * (1 - layer[..., 3:]) + layer[..., :3]
         return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
@@ -150,7 +156,8 @@ def cut(reference: Picture, pose: PoseSequence, *, segmented: bool = True) -> Pu
     seen = [part for part in BACK_TO_FRONT if _mean_confidence(confidence, part) >= UNSEEN]
     if not seen:
         return Puppet(reference.astype(np.float32), {}, {}, xy, unit)
-    regions = {part: part_region(xy, part, unit, size) for part in seen}
+    face = has_face(confidence)
+    regions = {part: part_region(xy, part, unit, size, face=face) for part in seen}
     person = segment_person(reference, regions, unit) if segmented else np.any(list(regions.values()), 0)
     around = cv2.dilate(person.astype(np.uint8), np.ones((5, 5), np.uint8))
     background = cv2.inpaint(reference, around, 3, cv2.INPAINT_TELEA)
@@ -159,7 +166,7 @@ def cut(reference: Picture, pose: PoseSequence, *, segmented: bool = True) -> Pu
     layers = {part: _layer(reference, part, region, person, arms) for part, region in regions.items()}
     sources = {part: _source(part, confidence) for part in BACK_TO_FRONT}
     sources = {part: source for part, source in sources.items() if source in layers}
-    return Puppet(background.astype(np.float32), {p: layers[s] for p, s in sources.items()}, sources, xy, unit)
+    return Puppet(background.astype(np.float32), {p: layers[s] for p, s in sources.items()}, sources, xy, unit, face)
 
 
 def _layer(reference: Picture, part: str, region: ndarray, person: ndarray, arms: ndarray) -> ndarray:
@@ -203,7 +210,7 @@ def segment_person(
 
 
 def part_region(
-    xy: Float64[ndarray, "134 2"], part: str, unit: float, size: tuple[int, int]
+    xy: Float64[ndarray, "134 2"], part: str, unit: float, size: tuple[int, int], *, face: bool = True
 ) -> Bool[ndarray, "height width"]:
     """Pixels in which a part may lie: capsules around bones, hulls around torso, head, hands and feet."""
     mask = np.zeros(size, np.uint8)
@@ -215,7 +222,7 @@ def part_region(
     if part == "torso":
         points, reach = xy[TORSO], 0.14
     elif part == "head":
-        points, reach = np.concatenate([xy[HEAD], crown(xy)]), 0.1
+        points, reach = np.concatenate([xy[head_points(face)], crown(xy, face=face)]), 0.1
     else:
         points, reach = xy[ENDS[part][0]], ENDS[part][2]
     hull = cv2.convexHull(np.clip(points, -(2**15), 2**15).astype(np.float32))
@@ -223,10 +230,22 @@ def part_region(
     return cv2.dilate(mask, _disc(reach * unit)) > 0
 
 
-def crown(xy: Float64[ndarray, "134 2"]) -> Float64[ndarray, "3 2"]:
+def has_face(confidence: Float[ndarray, " 134"]) -> bool:
+    """Whether face points were found; where not, they have no position worth the name."""
+    return bool(np.mean(confidence[FACE]) >= UNSEEN)
+
+
+def head_points(face: bool) -> ndarray:
+    """The points that tell where the head is."""
+    return HEAD if face else HEAD[:5]
+
+
+def crown(xy: Float64[ndarray, "134 2"], *, face: bool = True) -> Float64[ndarray, "3 2"]:
     """Three points above the brows, where the face's points end but the head does not."""
-    face = xy[FACE]
-    chin, brows = face[8], face[17:27].mean(0)
+    if face:
+        chin, brows = xy[FACE][8], xy[FACE][17:27].mean(0)
+    else:
+        chin, brows = 0.5 * (xy[NOSE] + xy[NECK]), xy[[R_EYE, L_EYE]].mean(0)
     up = 1.0 * (brows - chin)
     across = 0.5 * (xy[L_EAR] - xy[R_EAR])
     return brows + up * np.array([[0.8], [1.0], [0.8]]) + across * np.array([[-1.0], [0.0], [1.0]])
@@ -234,14 +253,26 @@ def crown(xy: Float64[ndarray, "134 2"]) -> Float64[ndarray, "3 2"]:
 
 def painting_order(confidence: Float[ndarray, " 134"]) -> list[str]:
     """Parts from back to front; arms that the detector hardly sees go behind the torso."""
-    hidden = [p for p in BACK_TO_FRONT if p not in ("torso", "head") and _mean_confidence(confidence, p) < HIDDEN]
+    sure = {p: _mean_confidence(confidence, _leader(p, confidence)) for p in BACK_TO_FRONT}
+    hidden = [p for p in BACK_TO_FRONT if p not in ("torso", "head") and sure[p] < HIDDEN]
     return hidden + [p for p in BACK_TO_FRONT if p not in hidden]
 
 
+def _leader(part: str, confidence: Float[ndarray, " 134"]) -> str:
+    """The part whose points say where `part` is: a hand or foot that was not found goes with its limb."""
+    return ENDS[part][1] if part in ENDS and _mean_confidence(confidence, part) < UNSEEN else part
+
+
 def part_map(
-    start: Float64[ndarray, "134 2"], end: Float64[ndarray, "134 2"], part: str, source: str, unit: float
+    start: Float64[ndarray, "134 2"],
+    end: Float64[ndarray, "134 2"],
+    part: str,
+    source: str,
+    unit: float,
+    *,
+    face: bool = True,
 ) -> Affine:
-    """The affine map that takes a part from the reference pose to a driving pose."""
+    """The affine map that takes a part from the reference pose to a driving pose; `face`: both have face points."""
     if part in BONES:
         (a, b, _), (c, d, _) = BONES[source], BONES[part]
         return bone_map(start[a], start[b], end[c], end[d], unit, mirrored=source != part)
@@ -251,7 +282,7 @@ def part_map(
         turn = rotation(p[5] - p[0], q[5] - q[0])
         return fit_affine(p, q, turn, 0.01 * unit**2)
     if part == "head":
-        p, q = start[HEAD], end[HEAD]
+        p, q = (v[head_points(face)] for v in (start, end))
         turn = rotation(p.mean(0) - start[NECK], q.mean(0) - end[NECK])
         return fit_affine(p, q, turn, 0.005 * unit**2)
     points, bone, _ = ENDS[part]
