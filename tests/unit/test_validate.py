@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,8 @@ from tests.micro_task import micro_task, weights_of
 
 from mimicmotion.diffusion.loss import LogNormal
 from mimicmotion.errors import InputError
-from mimicmotion.training.validate import band_levels, clip_scores, picture, validate
+from mimicmotion.synth import render_clip
+from mimicmotion.training.validate import band_levels, clip_scores, picture, pose_scores, validate
 
 
 def test_levels_of_a_band_lie_in_it_and_shares_are_those_of_training() -> None:
@@ -94,3 +97,21 @@ def test_an_unknown_score_is_named_with_those_there_are(tmp_path: Path) -> None:
     task = micro_task(tmp_path, validation={"generate": False, "clips": 1, "best": "psnr"})
     with pytest.raises(InputError, match="v_0"):
         validate(task, weights_of(task))
+
+
+def test_poses_found_in_generated_clips_are_compared_with_those_of_the_true_ones() -> None:
+    clip = render_clip(10_000_003, 3, (224, 128), motion="dance", framing="full")
+    empty = np.full_like(clip.frames, 200)
+    slot = SimpleNamespace(reference_slot=False)
+    config = SimpleNamespace(data=SimpleNamespace(sample=slot))
+    sample = SimpleNamespace(frames=clip.frames, number=0)
+    task: Any = SimpleNamespace(config=config, validation_samples=[sample], true_poses={})
+    right = pose_scores(task, [clip.frames])
+    assert right == {"pck_body": 1.0, "pose_error": 0.0}
+    other = np.repeat(clip.reference_frame[None], 3, 0)
+    wrong = pose_scores(task, [other])
+    assert wrong["pck_body"] < 0.8
+    assert wrong["pose_error"] > 0.05
+    assert pose_scores(task, [empty]) == {"pck_body": 0.0}, "nobody there: every point counts as missed"
+    blank: Any = SimpleNamespace(config=config, true_poses={}, validation_samples=[SimpleNamespace(frames=empty)])
+    assert pose_scores(blank, [empty]) == {}, "nobody to follow"

@@ -26,6 +26,7 @@ from mimicmotion.models.posenet import PoseNet
 from mimicmotion.models.tensors import assign
 from mimicmotion.models.unet import build_unet, use_constant_cross_attention
 from mimicmotion.models.vae import encoder_digest
+from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.training.bundled import bundled_settings
 from mimicmotion.training.lora import merged_state, save_adapter
 from mimicmotion.training.networks import (
@@ -68,6 +69,7 @@ class DenoiserTask(Task):
         self.cache = Path(config.data.cache or Path(config.run) / "cache")
         self.shards = shards or open_shards(config.data.shards, config.data.split, cache=self.cache / "shards")
         self.device = torch.device("cpu")
+        self.true_poses: dict[int, PoseSequence] = {}  # found in the clips of validation, see `validate.pose_scores`
         self.parts = load_networks(config.model, config.seed)
         self.settings = self._settings()
         if self.settings.get("reference_warp") == "residual" != self.parts.settings.get("reference_warp"):

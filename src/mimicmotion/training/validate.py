@@ -24,6 +24,7 @@ from mimicmotion.errors import InputError
 from mimicmotion.evaluation.pixels import moving_region, psnr, ssim
 from mimicmotion.models.checkpoint import Components
 from mimicmotion.pipeline import MimicMotionPipeline
+from mimicmotion.pose.keypoints import BODY
 from mimicmotion.training.bundled import sheet
 from mimicmotion.training.networks import DenoiserModel
 from mimicmotion.training.objective import Draws, denoising_loss, sigma_distribution
@@ -37,7 +38,9 @@ logger = logging.getLogger(__name__)
 
 SEED = 20_240_628
 """Of the choice of clips and of noise: the same in every run, so that runs compare."""
-HIGHER_IS_BETTER = ("psnr", "ssim", "gain")
+HIGHER_IS_BETTER = ("psnr", "ssim", "gain", "pck")
+SEEN = 0.5
+"""Points that the estimator is surer of than this in a true clip count in the scores of poses."""
 COLUMNS = 5
 """Frames of a clip that the picture shows."""
 LARGEST = 256
@@ -177,25 +180,49 @@ def _shrunk(frame: UInt8[ndarray, "height width 3"]) -> UInt8[ndarray, "h w 3"]:
     return cv2.resize(frame, (round(width * LARGEST / height), LARGEST), interpolation=cv2.INTER_AREA)
 
 
+def pose_scores(task: DenoiserTask, outputs: Sequence[Frames]) -> dict[str, float]:
+    """How well generated clips follow: poses found in them against those found in the true clips."""
+    from mimicmotion.evaluation.poses import pooled, pose_fidelity, redetect
+    from mimicmotion.pose.estimator import open_estimator
+
+    estimator, slot = open_estimator(threads=1, device="cpu"), int(task.config.data.sample.reference_slot)
+    clips = []
+    for number, (sample, output) in enumerate(zip(task.validation_samples, outputs, strict=True)):
+        if number not in task.true_poses:
+            task.true_poses[number] = redetect(_frames(sample)[slot:], estimator)
+        true = task.true_poses[number]
+        if (true.confidence[:, BODY] > SEEN).any():
+            clips.append(pose_fidelity(redetect(output, estimator), true, visible=SEEN))
+    body = pooled(clips)["body"] if clips else None
+    if body is None or not body.points:
+        return {}
+    # where nothing is found there is no error, but every point counts as missed
+    return {"pck_body": body.pck} | ({"pose_error": body.error} if np.isfinite(body.error) else {})
+
+
 def validate(task: DenoiserTask, weights: Mapping[str, Tensor]) -> Validation:
     """Measure weights on the fixed clips; the model in training is not touched.
 
     Scores: `loss` and `v_0`.. (see `band_losses`); with `generate` also `psnr`, `psnr_moving`, `ssim` and
-    `gain_moving` (dB over copying the reference), and a picture per clip.
+    `gain_moving` (dB over copying the reference), and a picture per clip; with `poses` also `pck_body` and
+    `pose_error` (torso lengths) of the body points that the estimator finds in the true clips, where it finds any.
     """
     v: ValidationConfig = task.config.validation
     parts = task.assembled(weights, task.device)
     samples = task.validation_samples
     scores = band_losses(task, parts, samples)
     pictures: dict[str, Any] = {}
-    rows = []
+    rows, outputs = [], []
     slot = int(task.config.data.sample.reference_slot)
     for number, sample in enumerate(samples if v.generate else ()):
         output = generate(task, parts, sample, seed=number)
+        outputs.append(output)
         rows.append(clip_scores(output, _frames(sample)[slot:], sample.reference))
         pictures[f"clip-{number}"] = picture(sample, output, slot)
     if rows:
         scores |= {k: float(np.mean([r[k] for r in rows])) for k in rows[0]}
+    if outputs and v.poses:
+        scores |= pose_scores(task, outputs)
     if v.best not in scores:
         raise InputError(f"validation.best={v.best!r}", ", ".join(scores), "name one of these scores")
     return Validation(scores, pictures, v.best, v.best.startswith(HIGHER_IS_BETTER))
