@@ -11,17 +11,17 @@ from mimicmotion.errors import InputError
 from mimicmotion.evaluation.baselines import copy_reference, limb_warp
 from mimicmotion.evaluation.pixels import moving_region, psnr
 from mimicmotion.pose.keypoints import NUM_POINTS, R_ELBOW, R_SHOULDER, R_WRIST, RIGHT_HAND
-from mimicmotion.pose.warp import (
+from mimicmotion.pose.limbs import (
     BACK_TO_FRONT,
     BONES,
     ENDS,
     bone_map,
-    cut,
     fit_affine,
     painting_order,
     part_map,
     rotation,
 )
+from mimicmotion.pose.warp import cut
 from mimicmotion.synth import SynthClip, render_clip
 
 SIZE = (112, 64)
