@@ -270,12 +270,18 @@ def test_a_page_without_a_video_and_a_taken_port_are_told(tmp_path: Path) -> Non
         StudyServer(config.output)
 
 
+def heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
 def test_ctrl_c_stops_the_command_and_exports_the_votes(made: tuple[Path, Study, Key]) -> None:
     folder, study, key = made
     argv = [sys.executable, "-m", "mimicmotion.cli", "study", "serve", str(folder), "--port", "0"]
     env = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # tests that run in the background of a shell are started with Ctrl-C ignored, and hand that on
+    with subprocess.Popen(argv, **pipes, env=env, preexec_fn=heed_interrupts) as process:  # noqa: PLW1509
         assert process.stdout is not None
         line = process.stdout.readline()
         host, port = line.split("/")[2].split(":")
@@ -284,7 +290,10 @@ def test_ctrl_c_stops_the_command_and_exports_the_votes(made: tuple[Path, Study,
         connection.request("POST", "/votes", json.dumps(votes_as_json(study, votes)), JSON)
         assert connection.getresponse().status == 200
         process.send_signal(signal.SIGINT)  # the connection is still open
-        out, err = process.communicate(timeout=60)
+        try:
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()  # else the test would wait for ever
         connection.close()
     assert process.returncode == 0, err
     assert err == ""
