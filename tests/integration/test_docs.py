@@ -151,6 +151,13 @@ def prepare(argv: list[str], folder: Path) -> None:
     for _, block in blocks("yaml"):
         if name := re.match(r"# (\w+\.yaml)\n", block):
             (folder / name[1]).write_text(block)
+    people = ["prepare", "synthetic", "4", "-o", "few-people", "--height", "64", "--width", "64", "--held-out", "1"]
+    if "first.yaml" in argv and not (folder / "few-people").exists():
+        cli.main(people)
+    if "--model" in argv and "runs/first" in argv[-1] and not (folder / "runs" / "first").exists():
+        if not (folder / "few-people").exists():
+            cli.main(people)
+        cli.main(["train", "first.yaml"])
 
 
 def prepare_study(argv: list[str], folder: Path) -> None:
