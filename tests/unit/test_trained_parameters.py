@@ -285,3 +285,11 @@ def test_exported_folder_holds_the_given_weights_and_leaves_the_model_alone(tmp_
     assert pipe.settings["fusion"]["reference_slot"] is True
     assert all(torch.equal(v, before[k]) for k, v in task.model.state_dict().items())
     assert {k for k, p in task.model.named_parameters() if p.requires_grad} == set(task.parameters())
+
+
+def test_a_model_trained_with_thresholds_is_used_with_thresholds(tmp_path: Path) -> None:
+    plain = micro_task(tmp_path).settings.get("pose_drawing", {})
+    assert plain.get("confidence_aware", True)
+    task = micro_task(tmp_path, data={"sample": {"num_frames": 4, "guidance": "threshold"}})
+    assert task.settings["pose_drawing"] == {**plain, "confidence_aware": False}
+    assert task.maker(0).poses.any()

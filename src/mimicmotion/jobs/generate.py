@@ -217,8 +217,9 @@ def result_size(config: GenerateConfig, pipe: MimicMotionPipeline) -> tuple[int,
 
 def pose_drawer(config: GenerateConfig, pipe: MimicMotionPipeline, size: tuple[int, int]) -> PoseDrawer:
     """The look of poses that the model was trained on."""
-    look = pipe.settings.get("pose_drawing", {})
-    return PoseDrawer(size, confidence_aware=config.confidence_aware, **look)
+    look = dict(pipe.settings.get("pose_drawing", {}))
+    aware = look.pop("confidence_aware", True) and config.confidence_aware
+    return PoseDrawer(size, confidence_aware=aware, **look)
 
 
 def warped_picture(pipe: MimicMotionPipeline, inputs: Inputs) -> WarpedPicture | None:
