@@ -63,7 +63,7 @@ def _options(cls: type, skip: Sequence[str], short: dict[str, str] | None = None
 
 
 GenerateOptions = _options(GenerateConfig, ["picture", "video"], {"output": "-o"})
-PlanOptions = _options(GenerateConfig, ["picture", "video", "side_by_side", "preview", "audio"], {"output": "-o"})
+PlanOptions = _options(GenerateConfig, ["picture", "video", "side_by_side", "preview", "audio", "resume", "save_every"], {"output": "-o"})
 PosesOptions = _options(PosesConfig, ["video"], {"output": "-o"})
 SyntheticOptions = _options(SyntheticConfig, ["count"], {"output": "-o"})
 PrepareOptions = _options(PrepareConfig, ["videos"], {"output": "-o"})
