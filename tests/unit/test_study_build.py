@@ -132,7 +132,7 @@ def test_an_unreadable_video_is_named_before_anything_is_written(tmp_path: Path)
 def test_two_files_of_one_sequence_are_refused(tmp_path: Path) -> None:
     config = result_folders(tmp_path)
     shutil.copy(tmp_path / OURS / "walk.mp4", tmp_path / OURS / "walk.mov")
-    with pytest.raises(InputError, match="same name"):
+    with pytest.raises(InputError, match="are both sequence"):
         build(config)
 
 

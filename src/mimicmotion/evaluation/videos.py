@@ -12,14 +12,12 @@ from numpy import ndarray
 
 from mimicmotion.errors import InputError, MediaError
 from mimicmotion.evaluation.cache import ResultCache, content_digest
+from mimicmotion.evaluation.listing import list_videos
 from mimicmotion.evaluation.protocols import Fits, Protocol, plain_name, plan_fits
 from mimicmotion.evaluation.settings import EvaluateConfig
 from mimicmotion.video.geometry import Fit
-from mimicmotion.video.picture import PICTURE_SUFFIXES
 from mimicmotion.video.reader import RELEASED_FPS, VideoReader, open_video
 
-_SUFFIXES = "mp4 m4v mov mkv webm avi gif webp apng ts mts m2ts mpg mpeg mpe wmv asf flv ogv 3gp y4m"
-VIDEO_SUFFIXES = frozenset(f".{s}" for s in _SUFFIXES.split())
 SAME_RATE = 0.01
 """Frame rates that differ by less are the same: 29.97 is 30."""
 PIXELS_AT_ONCE = 2_000_000
@@ -28,39 +26,14 @@ Frames = UInt8[ndarray, "frames height width 3"]
 
 
 def find_sequences(folder: Path, protocol: Protocol) -> dict[str, Path]:
-    """Sequence -> video, or folder of frames.
+    """Sequence -> video, or folder of frames: those that the protocol wants.
 
     Raises:
         InputError: no such folder, no sequence in it, or two of one name.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder} is no folder", "a folder of videos, one for each sequence", "check the path")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        source = _source(path, protocol.frames_in)
-        if source is None:
-            continue
-        name = path.name if path.is_dir() else path.stem
-        name = plain_name(name) if protocol.sequences else name
-        if name in found:
-            got = f"{path} and {found[name]} are both sequence {name}"
-            raise InputError(got, "one video for each sequence", "leave one of them there")
-        found[name] = source
-    if not found:
-        raise InputError(f"{folder} holds no videos", "a video or a folder of frames for each sequence", "check it")
+    found = list_videos(folder, frames_in=protocol.frames_in, rename=plain_name if protocol.sequences else str)
     wanted = {plain_name(s) for s in protocol.sequences}
     return {k: v for k, v in found.items() if k in wanted} if wanted else found
-
-
-def _source(path: Path, frames_in: str) -> Path | None:
-    if path.name.startswith("."):
-        return None
-    if path.is_file():
-        return path if path.suffix.lower() in VIDEO_SUFFIXES else None
-    for folder in (path / frames_in, path) if frames_in else (path,):
-        if folder.is_dir() and any(p.suffix.lower() in PICTURE_SUFFIXES for p in folder.iterdir()):
-            return folder
-    return None
 
 
 def missing(real: Mapping[str, Path], methods: Mapping[str, Mapping[str, Path]], wanted: tuple[str, ...]) -> list[str]:

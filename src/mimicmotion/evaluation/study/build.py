@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from mimicmotion.errors import ConfigError, InputError
+from mimicmotion.evaluation.listing import list_pictures, list_videos
 from mimicmotion.evaluation.study.folder import (
     INDEX,
     KEY,
@@ -31,8 +32,6 @@ from mimicmotion.evaluation.study.page import render_page
 from mimicmotion.evaluation.study.sources import (
     Source,
     common_sequences,
-    find_pictures,
-    find_videos,
     open_source,
     uneven_lengths,
 )
@@ -144,9 +143,9 @@ def build_study(config: StudyConfig) -> Generator[tuple[int, int], None, BuiltSt
 
 def _open_inputs(config: StudyConfig) -> _Inputs:
     """Find and open everything, so that what is wrong comes up before anything is written."""
-    found = {name: find_videos(path) for name, path in config.methods}
-    references = find_pictures(config.reference) if config.reference else {}
-    driving = find_videos(config.driving) if config.driving else {}
+    found = {name: list_videos(path) for name, path in config.methods}
+    references = list_pictures(config.reference) if config.reference else {}
+    driving = list_videos(config.driving) if config.driving else {}
     folders: dict[str, dict[str, Path]] = dict(found)
     # further references or driving videos do no harm, so only lacking ones count
     every = set().union(*found.values())

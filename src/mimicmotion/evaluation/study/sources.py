@@ -1,4 +1,4 @@
-"""What a folder of results holds: one video for each sequence, as a file or as a folder of frames."""
+"""Videos of a study: which sequences all folders have, and whether browsers play a file as it is."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mimicmotion.errors import InputError, MediaError
-from mimicmotion.video.picture import PICTURE_SUFFIXES
 from mimicmotion.video.reader import RELEASED_FPS, VideoReader, open_video
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".webp", ".apng"})
 # What every current browser plays in a <video>, by the kind of file.
 _PLAYED = {
     ".mp4": ("h264", "vp9", "av1", "libdav1d"),
@@ -34,42 +32,6 @@ class Source:
     path: Path
     reader: VideoReader
     suffix: str
-
-
-def find_videos(folder: Path) -> dict[str, Path]:
-    """Sequence -> video file or folder of frames.
-
-    Raises:
-        InputError: no folder, no video in it, or two of the same name.
-    """
-    return _find(folder, "videos", VIDEO_SUFFIXES, folders=True)
-
-
-def find_pictures(folder: Path) -> dict[str, Path]:
-    """Sequence -> picture.
-
-    Raises:
-        InputError: no folder, no picture in it, or two of the same name.
-    """
-    return _find(folder, "pictures", PICTURE_SUFFIXES, folders=False)
-
-
-def _find(folder: Path, what: str, suffixes: frozenset[str], *, folders: bool) -> dict[str, Path]:
-    if not folder.is_dir():
-        raise InputError(f"{folder} is no folder", f"a folder of {what}, one for each sequence", "check the path")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        frames = folders and path.is_dir() and any(p.suffix.lower() in PICTURE_SUFFIXES for p in path.iterdir())
-        if path.name.startswith(".") or not (frames or (path.is_file() and path.suffix.lower() in suffixes)):
-            continue
-        name = path.name if frames else path.stem
-        if name in found:
-            fix = "leave one of them there"
-            raise InputError(f"{path} and {found[name].name} have the same name", "one for each sequence", fix)
-        found[name] = path
-    if not found:
-        raise InputError(f"{folder} holds no {what}", f"{what}, one for each sequence", "check the path")
-    return found
 
 
 def common_sequences(folders: Mapping[str, Mapping[str, Path]], *, skip_missing: bool) -> tuple[list[str], list[str]]:
