@@ -262,6 +262,8 @@ def test_threshold_guidance_shows_all_or_nothing() -> None:
     for i, c in enumerate(confidence):
         drawn = PoseDrawer(shards.size, **LOOK).draw(xy[i], np.where(c > 0.6, 1.0, 0.0))
         np.testing.assert_array_equal(sample.poses[i + 1], drawn)
+        own = PoseDrawer(shards.size, **LOOK, confidence_aware=False, threshold=0.6).draw(xy[i], c)
+        np.testing.assert_array_equal(own, drawn)
     np.testing.assert_array_equal(sample.hand_mask, plain.hand_mask)
     assert (sample.poses != plain.poses).any()
     # at 0.3 it is the drawing's own switch

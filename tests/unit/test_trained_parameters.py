@@ -291,5 +291,5 @@ def test_a_model_trained_with_thresholds_is_used_with_thresholds(tmp_path: Path)
     plain = micro_task(tmp_path).settings.get("pose_drawing", {})
     assert plain.get("confidence_aware", True)
     task = micro_task(tmp_path, data={"sample": {"num_frames": 4, "guidance": "threshold"}})
-    assert task.settings["pose_drawing"] == {**plain, "confidence_aware": False}
+    assert task.settings["pose_drawing"] == {**plain, "confidence_aware": False, "threshold": 0.3}
     assert task.maker(0).poses.any()

@@ -73,7 +73,9 @@ class SampleMaker:
         self.shards, self.config, self.seed, self.latents = shards, config, seed, latents
         self.warp = warp
         self.grid = (height // downscale, width // downscale)
-        self.drawer = PoseDrawer(shards.size, **drawing)
+        plain = {"confidence_aware": False, "threshold": config.pose_threshold}
+        look = {**drawing, **plain} if config.guidance == "threshold" else drawing
+        self.drawer = PoseDrawer(shards.size, **look)
         self.scenes = [Scene(*s) for s in zip(shards.num_frames, shards.stills, shards.fps, strict=True)]
         self.siblings: list[Sequence[int]] = [[i] for i in range(len(self.scenes))]
         for records in shards.videos.values():
@@ -151,10 +153,7 @@ class SampleMaker:
         return found[0], found[1]
 
     def _draw(self, poses: PoseSequence) -> UInt8[ndarray, "frames H W 3"]:
-        confidence = poses.confidence
-        if self.config.guidance == "threshold":
-            confidence = (confidence > self.config.pose_threshold).astype(np.float32)
-        return np.stack([self.drawer.draw(xy, c) for xy, c in zip(poses.xy, confidence, strict=True)])
+        return np.stack([self.drawer.draw(xy, c) for xy, c in zip(poses.xy, poses.confidence, strict=True)])
 
     def _pictures(self, driver: Record, owner: Record, choice: Choice) -> dict[str, Any]:
         """Frames or latents of the slots, and the reference."""

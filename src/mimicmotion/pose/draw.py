@@ -56,11 +56,12 @@ class PoseDrawer:
             times faster, for small pictures (the released look breaks thin lines apart below some 400 pixels).
             Another number is the short side of the canvas for this way of painting.
         stroke: factor on all widths; needs canvas_short_side other than 2160 unless it is 1.
-        confidence_aware: False shows each point above 0.3 in full brightness and no other (for ablations).
+        confidence_aware: False shows each point above `threshold` in full brightness and no other (for ablations).
         parts: what to draw.
+        threshold: see `confidence_aware`; confidence-aware drawing has no use for it.
 
     Raises:
-        PoseError: size, stroke or parts make no sense.
+        PoseError: size, stroke, threshold or parts make no sense.
     """
 
     def __init__(
@@ -71,12 +72,16 @@ class PoseDrawer:
         stroke: float = 1.0,
         confidence_aware: bool = True,
         parts: Collection[str] = ALL_PARTS,
+        threshold: float = BODY_THRESHOLD,
     ) -> None:
         height, width = size
         if height < 1 or width < 1:
             raise PoseError(f"picture size {size}", "height and width of at least 1", "give (height, width) in pixels")
         if unknown := set(parts) - set(ALL_PARTS):
             raise PoseError(f"parts to draw: {sorted(unknown)}", ", ".join(ALL_PARTS), "choose from these")
+        if not 0 <= threshold < 1:
+            raise PoseError(f"threshold={threshold}", "0 or more, below 1", "use 0.3")
+        self.threshold = threshold
         self.released = canvas_short_side == RELEASED_SHORT_SIDE
         if stroke <= 0 or (self.released and stroke != 1):
             raise PoseError(f"stroke={stroke}", "above 0, and 1 for the released look", "set canvas_short_side=None")
@@ -104,7 +109,7 @@ class PoseDrawer:
         if not np.isfinite(people).all() or not np.isfinite(scores).all():
             raise PoseError("NaN or infinity in the pose", "finite numbers", "mark unseen points with confidence 0")
         if not self.confidence_aware:
-            scores = (scores > BODY_THRESHOLD).astype(np.float64)
+            scores = (scores > self.threshold).astype(np.float64)
         # First to fractions of the picture, as the released code has them: the same last bit at the edge of a pixel
         people = people / self.size[::-1] * self.canvas_size[::-1]
         people = np.clip(people, -_FAR, _FAR + max(self.canvas_size))

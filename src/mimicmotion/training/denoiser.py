@@ -112,10 +112,12 @@ class DenoiserTask(Task):
             settings["fps"] = self.config.objective.fps
         if self.config.model.reference_warp is not None:
             settings["reference_warp"] = self.config.model.reference_warp
-        if self.config.data.sample.guidance == "threshold":  # the model is to be used as it was trained
-            settings["pose_drawing"] = {**settings.get("pose_drawing", PUBLISHED_DRAWING), "confidence_aware": False}
+        sample = self.config.data.sample
+        if sample.guidance == "threshold":  # the model is to be used as it was trained
+            plain = {"confidence_aware": False, "threshold": sample.pose_threshold}
+            settings["pose_drawing"] = {**settings.get("pose_drawing", PUBLISHED_DRAWING), **plain}
         fusion = dict(settings.get("fusion", {}))
-        fusion["reference_slot"] = self.config.data.sample.reference_slot
+        fusion["reference_slot"] = sample.reference_slot
         return {**settings, "fusion": fusion}
 
     @property
