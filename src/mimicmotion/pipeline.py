@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from mimicmotion._request import Request, build_requests, check_numbers, check_size
 from mimicmotion.conditioning import ConditionedUNet, Conditioning, encode_conditioning
 from mimicmotion.config import FusionConfig, parse
-from mimicmotion.diffusion.denoiser import guide, precondition_v, shift
-from mimicmotion.diffusion.fusion import fuse
+from mimicmotion.config.speed import Sampler, Schedule
+from mimicmotion.diffusion.denoiser import Denoiser, guide, precondition_v, shift
+from mimicmotion.diffusion.fusion import fuse_parts
+from mimicmotion.diffusion.guidance import Differences, by_level, guide_again, guide_and_keep
 from mimicmotion.diffusion.recipe import Noise, Recipe, draw_noise, make_recipe
-from mimicmotion.diffusion.sampling import Step, sample_euler
+from mimicmotion.diffusion.sampling import Step, sample
 from mimicmotion.diffusion.schedule import initial_scale
 from mimicmotion.errors import ConfigError, InputError, PoseError
 from mimicmotion.models.checkpoint import Components, load_components, save_components
@@ -31,20 +33,24 @@ from mimicmotion.weights import find_asset
 
 Latents = Float[Tensor, "batch frames channels h w"]
 OutputType = Literal["np", "pil", "latent", "stream"]
-DEFAULT_STEPS, DEFAULT_GUIDANCE, DEFAULT_FPS, DEFAULT_CHUNK = 25, 2.0, 7.0, 8
+DEFAULT_GUIDANCE, DEFAULT_FPS, DEFAULT_CHUNK = 2.0, 7.0, 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepState:
     """State after one denoising step.
 
+    To resume: `denoise(conditioning, state.step.latents, recipe, start=state.index + 1, memory=state.memory)`.
+
     Attributes:
-        step: the sampler's state; its latents include the reference slot (give them to `denoise` to resume).
+        step: the sampler's state; its latents include the reference slot.
         reference_slot: whether frame 0 of `step.latents` is the reference picture.
+        memory: what the next step needs besides the latents, by name; empty for Euler's method with plain guidance.
     """
 
     step: Step
     reference_slot: bool
+    memory: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def index(self) -> int:
@@ -68,8 +74,22 @@ class StepState:
 
     @property
     def preview(self) -> Latents:
-        """Clean latents of the video's frames, as far as they are known by now: decode some for a preview."""
+        """Clean latents of the video's frames, as far as they are known by now: decode some for a preview.
+
+        Raises:
+            InputError: they were not kept (`denoise(keep_x0=False)`).
+        """
+        if self.step.x0 is None:
+            raise InputError("a preview of a step without x0", "denoise(keep_x0=True)", "let 'denoise' keep them")
         return self.step.x0[:, int(self.reference_slot) :]
+
+
+def _with_differences(run: Iterator[Step], recipe: Recipe, differences: Differences) -> Iterator[StepState]:
+    passes = (*recipe.passes, "none")
+    for step in run:
+        if passes[step.index + 1] != "again":
+            differences.kept = None  # the next step makes its own, if it keeps any
+        yield StepState(step, recipe.plan.reference_slot, {**step.memory, **differences.memory()})
 
 
 class MimicMotionPipeline:
@@ -239,6 +259,10 @@ class MimicMotionPipeline:
         min_guidance_scale: float | None = None,
         max_guidance_scale: float | None = None,
         guidance_in_one_batch: bool = True,
+        sampler: Sampler = "euler",
+        schedule: Schedule | None = None,
+        guidance_interval: tuple[float, float] | None = None,
+        guidance_every: int = 1,
     ) -> Recipe:
         """Work out segments, noise levels and guidance; costs nothing, and finds wrong settings.
 
@@ -246,18 +270,24 @@ class MimicMotionPipeline:
             num_frames: of the video.
             reference_slot: whether there is a reference pose; without one there is no slot, whatever `fusion` says.
             fusion: how segments are cut and joined; None is the model's default.
-            num_inference_steps: steps of the Karras schedule; None is the model's default (or 25).
-            sigmas: an explicit schedule in its place, n levels for n - 1 steps (`mimicmotion.diffusion.schedule`).
+            num_inference_steps: steps of the schedule; None is the model's default (or 25, 10 of "ays").
+            sigmas: noise levels in place of a schedule, n levels for n - 1 steps (`mimicmotion.diffusion.schedule`).
             guidance_scale: classifier-free guidance of all frames; 1 skips the unconditional pass.
             min_guidance_scale: guidance of the first frame, for a ramp over the video.
             max_guidance_scale: guidance of the last frame, for a ramp over the video.
             guidance_in_one_batch: see `Recipe`.
+            sampler: "euler" or "dpmpp-2m" (`mimicmotion.diffusion.sampling.sample`).
+            schedule: "karras" or "ays"; None is the model's own levels, else "karras".
+            guidance_interval: lowest and highest noise level that is guided; None guides all.
+            guidance_every: run the unconditional pass in each so-many-th of the guided steps.
 
         Raises:
             PoseError: mode "released" without a reference pose.
             InputError: no frames, or a setting out of range.
         """
-        if sigmas is None and num_inference_steps is None:
+        if sigmas is not None and schedule is not None:
+            raise ConfigError(f"schedule={schedule!r} with {len(sigmas)} sigmas", "one of the two", "drop one")
+        if sigmas is None and num_inference_steps is None and schedule is None:
             sigmas = self.settings.get("sigmas")
         if sigmas is not None and num_inference_steps not in (None, len(sigmas) - 1):
             raise ConfigError(
@@ -265,23 +295,36 @@ class MimicMotionPipeline:
             )
         if guidance_scale is None:
             guidance_scale = float(self.settings.get("guidance_scale", DEFAULT_GUIDANCE))
-        if num_inference_steps is None:
-            num_inference_steps = int(self.settings.get("num_inference_steps", DEFAULT_STEPS))
+        if num_inference_steps is None and schedule in (None, "karras"):
+            num_inference_steps = self.settings.get("num_inference_steps")
         return make_recipe(
             num_frames,
             self.default_fusion if fusion is None else fusion,
             reference_slot=reference_slot,
             steps=num_inference_steps,
+            schedule=schedule or "karras",
             sigmas=sigmas,
             guidance=(
                 guidance_scale if min_guidance_scale is None else min_guidance_scale,
                 guidance_scale if max_guidance_scale is None else max_guidance_scale,
             ),
             one_batch=guidance_in_one_batch,
+            sampler=sampler,
+            guidance_interval=guidance_interval,
+            guidance_every=guidance_every,
         )
 
     def denoise(
-        self, conditioning: Conditioning, noise: Latents, recipe: Recipe, *, start: int = 0
+        self,
+        conditioning: Conditioning,
+        noise: Latents,
+        recipe: Recipe,
+        *,
+        start: int = 0,
+        memory: Mapping[str, Tensor] | None = None,
+        keep_x0: bool = True,
+        in_place: bool = False,
+        latents_on_host: bool = False,
     ) -> Iterator[StepState]:
         """Second stage: yields after every step, so the caller shows progress and previews, stops, or resumes.
 
@@ -291,9 +334,15 @@ class MimicMotionPipeline:
                 `start` > 0 the latents to resume from instead (`StepState.step.latents`).
             recipe: see `recipe`.
             start: first step to make.
+            memory: `StepState.memory` of the step before `start`.
+            keep_x0: keep clean latents for `StepState.preview`, as much memory again as the latents.
+            in_place: write each step over the last one (and over `noise`, where it is float32 and lies where latents
+                are kept), so that there is one copy of the latents, however long the video is. A state that was
+                yielded then holds only until the next one is asked for.
+            latents_on_host: keep the latents on the CPU; the rows of a segment go to the device when it is denoised.
 
         Raises:
-            InputError: noise or conditioning do not fit the recipe (before the first step).
+            InputError: noise, memory or conditioning do not fit the recipe (before the first step).
             NonFiniteError: the network said NaN.
         """
         plan = recipe.plan
@@ -304,16 +353,43 @@ class MimicMotionPipeline:
                 f"({conditioning.batch_size}, {plan.num_rows}, channels, h, w), the reference slot counted",
                 "make recipe, noise and conditioning for the same number of frames",
             )
-        unet = ConditionedUNet(self.unet, conditioning, plan.reference_slot, recipe.one_batch)
-        network = unet.conditional if bool((recipe.guidance == 1).all()) else guide(unet.pair, recipe.guidance)
-        denoiser = precondition_v(network)
+        store = torch.device("cpu") if latents_on_host else self.device
+        differences = Differences(plan.segments, store, self.dtype if self.dtype.itemsize == 2 else None)
+        if 0 < start < len(recipe.passes) and recipe.passes[start] == "again":
+            differences.restore(memory or {}, noise.shape)
+        x = noise.to(store, torch.float32)
+        if start == 0:
+            with torch.inference_mode(in_place):  # there tensors of either mode may be changed
+                x = torch.mul(x, initial_scale(recipe.sigmas), out=x if in_place else None)
+        run = sample(
+            fuse_parts(self._denoiser(conditioning, recipe, differences), plan, self.device),
+            x,
+            recipe.sigmas,
+            recipe.sampler,
+            start=start,
+            memory=memory,
+            keep_x0=keep_x0,
+            in_place=in_place,
+        )
+        return _with_differences(run, recipe, differences)
+
+    def _denoiser(self, conditioning: Conditioning, recipe: Recipe, differences: Differences) -> Denoiser:
+        slot, scale, passes = recipe.plan.reference_slot, recipe.guidance, recipe.passes
+        unet = ConditionedUNet(self.unet, conditioning, slot, recipe.one_batch)
+        ways = {
+            "none": precondition_v(unet.conditional),
+            "both": precondition_v(guide(unet.pair, scale)),
+            "keep": precondition_v(guide_and_keep(unet.pair, scale, differences)),
+            "again": precondition_v(guide_again(unet.conditional, scale, differences)),
+        }
+        nexts = (*passes[1:], None)
+        # a difference is kept where the next step needs it
+        kinds = ["keep" if (now, then) == ("both", "again") else now for now, then in zip(passes, nexts, strict=True)]
+        denoiser = by_level(recipe.sigmas, [ways[kind] for kind in kinds])
         if self.settings.get("reference_warp") == "residual":
-            scale = self.vae.config.scaling_factor
-            denoiser = shift(denoiser, lambda rows: scale * conditioning.latent_rows(rows, plan.reference_slot))
-        x = noise.to(self.device, torch.float32)
-        x = x if start else x * initial_scale(recipe.sigmas)
-        run = sample_euler(fuse(denoiser, plan), x, recipe.sigmas, start)
-        return (StepState(step, plan.reference_slot) for step in run)
+            factor = self.vae.config.scaling_factor
+            denoiser = shift(denoiser, lambda rows: factor * conditioning.latent_rows(rows, slot))
+        return denoiser
 
     def draw_noise(
         self,
@@ -375,6 +451,10 @@ class MimicMotionPipeline:
         latents: Latents | None = None,
         image_noise: Float[Tensor, "1 3 height width"] | None = None,
         warped: Any = None,
+        sampler: Sampler = "euler",
+        schedule: Schedule | None = None,
+        guidance_interval: tuple[float, float] | None = None,
+        guidance_every: int = 1,
         output_type: OutputType = "np",
         callback_on_step_end: Callable[[MimicMotionPipeline, int, float, dict[str, Tensor]], object] | None = None,
     ) -> Any:
@@ -389,7 +469,7 @@ class MimicMotionPipeline:
             width: as `height`.
             num_frames: use the first so many poses; None uses all.
             num_inference_steps: denoising steps; None is the model's default (25 for the published weights).
-            sigmas: explicit noise levels in place of the Karras schedule; n levels make n - 1 steps.
+            sigmas: explicit noise levels in place of a schedule; n levels make n - 1 steps.
             guidance_scale: classifier-free guidance; 1 is none (and half the time); None is the model's default.
             min_guidance_scale: guidance of the first frame, where it shall rise or fall over the video.
             max_guidance_scale: guidance of the last frame.
@@ -406,6 +486,10 @@ class MimicMotionPipeline:
             image_noise: unit noise for `noise_aug_strength`; None draws it.
             warped: the picture warped to each pose (`mimicmotion.pose.warp.WarpedPicture`), for models that need it
                 (`needs_warped_picture`): like `poses`, or a list of these.
+            sampler: "euler" as published, or "dpmpp-2m", of second order: the same quality in fewer steps.
+            schedule: noise levels "karras" as published, or "ays" (Align Your Steps, 10 steps); None is the model's.
+            guidance_interval: guide only between these noise levels; elsewhere there is no unconditional pass.
+            guidance_every: run the unconditional pass in each so-many-th guided step, use its difference in between.
             output_type: "np" uint8 (frames, height, width, 3), with lists (items, frames, height, width, 3); "pil"
                 list of pictures; "latent" clean latents (items, frames, channels, h, w); "stream" an iterator of
                 frames that decodes as it is read (one video).
@@ -441,6 +525,10 @@ class MimicMotionPipeline:
             min_guidance_scale=min_guidance_scale,
             max_guidance_scale=max_guidance_scale,
             guidance_in_one_batch=guidance_in_one_batch,
+            sampler=sampler,
+            schedule=schedule,
+            guidance_interval=guidance_interval,
+            guidance_every=guidance_every,
         )
         noises = [
             self.draw_noise(recipe, r.size, seed=r.seed, generator=r.generator, latents=latents) for r in requests

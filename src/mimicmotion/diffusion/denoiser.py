@@ -7,7 +7,7 @@ so guiding or fusing v equals guiding or fusing x0.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -24,6 +24,18 @@ class Denoiser(Protocol):
 
     def __call__(self, x: Latents, sigma: Sigma, frames: Sequence[int]) -> Latents:
         """Return x0 for noisy `x = x0 + sigma * eps` (sigma lies on the CPU); `frames`: rows of the conditioning."""
+        ...
+
+
+@runtime_checkable
+class PartDenoiser(Protocol):
+    """Clean latents part by part."""
+
+    def __call__(self, x: Latents, sigma: Sigma, frames: Sequence[int]) -> Iterator[tuple[list[int], Latents]]:
+        """Yield (rows, x0 of these rows) until each row came once.
+
+        `x` at these rows may be overwritten before the next part is asked for: it is not looked at again.
+        """
         ...
 
 
@@ -86,7 +98,11 @@ def guide(pair: NetworkPair, scale: Float[Tensor, " rows"]) -> Network:
 
     def network(x: Latents, c_noise: Sigma, frames: Sequence[int]) -> Latents:
         uncond, cond = pair(x, c_noise, frames)
-        w = scale[torch.as_tensor(list(frames))].to(cond.device, cond.dtype).view(1, -1, 1, 1, 1)
-        return uncond + w * (cond - uncond)
+        return uncond + frame_scale(scale, frames, cond) * (cond - uncond)
 
     return network
+
+
+def frame_scale(scale: Float[Tensor, " rows"], frames: Sequence[int], like: Tensor) -> Float[Tensor, "1 frames 1 1 1"]:
+    """Guidance scale of these rows, to multiply latents by."""
+    return scale[torch.as_tensor(list(frames))].to(like.device, like.dtype).view(1, -1, 1, 1, 1)

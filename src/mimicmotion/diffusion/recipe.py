@@ -6,22 +6,25 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
 from mimicmotion.config import FusionConfig
+from mimicmotion.config.speed import Sampler, Schedule
 from mimicmotion.diffusion.denoiser import guidance_ramp
 from mimicmotion.diffusion.fusion import FusionPlan, make_plan
+from mimicmotion.diffusion.guidance import Pass, plan_passes
 from mimicmotion.diffusion.noise import PICTURE_FRAME, REFERENCE_FRAME, frame_noise, periodic_noise, released_noise
-from mimicmotion.diffusion.schedule import explicit_sigmas, karras_sigmas
+from mimicmotion.diffusion.schedule import explicit_sigmas, named_sigmas
 from mimicmotion.errors import ConfigError, InputError, PoseError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recipe:
-    """Segments, noise levels and guidance of one video.
+    """Segments, noise levels, sampler and guidance of one video.
 
     Attributes:
         fusion: how segments are cut and joined.
@@ -29,6 +32,10 @@ class Recipe:
         sigmas: noise levels, falling, on the CPU.
         guidance: classifier-free guidance scale of each row of the plan.
         one_batch: both passes of guidance as one batch of two (faster on a GPU), or one after the other (less memory).
+        sampler: solver of the probability-flow ODE.
+        guidance_interval: lowest and highest noise level that is guided, both included; None guides all.
+        guidance_every: of the guided steps each so-many-th runs the unconditional pass; the others use the last
+            difference of both passes again.
     """
 
     fusion: FusionConfig
@@ -36,6 +43,14 @@ class Recipe:
     sigmas: Float64[Tensor, " levels"]
     guidance: Float64[Tensor, " rows"]
     one_batch: bool = True
+    sampler: Sampler = "euler"
+    guidance_interval: tuple[float, float] | None = None
+    guidance_every: int = 1
+
+    @property
+    def passes(self) -> tuple[Pass, ...]:
+        """What guidance does in each step."""
+        return plan_passes(self.sigmas, self.guidance, self.guidance_interval, self.guidance_every)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,10 +71,14 @@ def make_recipe(
     fusion: FusionConfig,
     *,
     reference_slot: bool,
-    steps: int,
+    steps: int | None = None,
+    schedule: Schedule = "karras",
     sigmas: Sequence[float] | None = None,
     guidance: tuple[float, float] = (2.0, 2.0),
     one_batch: bool = True,
+    sampler: Sampler = "euler",
+    guidance_interval: tuple[float, float] | None = None,
+    guidance_every: int = 1,
 ) -> Recipe:
     """Work out and check a recipe.
 
@@ -67,10 +86,14 @@ def make_recipe(
         num_frames: of the video.
         fusion: how segments are cut and joined.
         reference_slot: whether there is a reference pose; without one there is no slot, whatever `fusion` says.
-        steps: of the Karras schedule.
-        sigmas: an explicit schedule in its place.
+        steps: of the schedule; None is the usual number.
+        schedule: of the noise levels.
+        sigmas: noise levels in its place.
         guidance: scale of the first and of the last frame.
-        one_batch: see `Recipe`.
+        one_batch: see `Recipe`, as the remaining ones.
+        sampler: see `Recipe`.
+        guidance_interval: see `Recipe`.
+        guidance_every: see `Recipe`.
 
     Raises:
         PoseError: mode "released" without a reference pose.
@@ -84,8 +107,13 @@ def make_recipe(
         if not (math.isfinite(value) and value >= 0):
             raise ConfigError(f"{name}={value}", "a finite number, 0 or more", "use 2.0 (1 is no guidance)")
     plan = make_plan(num_frames, fusion)
-    levels = karras_sigmas(steps) if sigmas is None else explicit_sigmas(sigmas)
-    return Recipe(fusion, plan, levels, guidance_ramp(plan.num_rows, *guidance), one_batch)
+    levels = named_sigmas(schedule, steps) if sigmas is None else explicit_sigmas(sigmas)
+    ramp = guidance_ramp(plan.num_rows, *guidance)
+    if sampler not in get_args(Sampler):
+        raise ConfigError(f"sampler={sampler!r}", " or ".join(get_args(Sampler)), "correct 'sampler'")
+    recipe = Recipe(fusion, plan, levels, ramp, one_batch, sampler, guidance_interval, guidance_every)
+    _ = recipe.passes  # finds a wrong interval now
+    return recipe
 
 
 def draw_noise(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import get_args
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from mimicmotion.config.speed import Schedule
 from mimicmotion.errors import ConfigError
 
 SIGMA_MIN, SIGMA_MAX, RHO = 0.002, 700.0, 7.0
@@ -16,6 +18,21 @@ SIGMA_MIN, SIGMA_MAX, RHO = 0.002, 700.0, 7.0
 
 AYS_SVD = (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002)
 """Align Your Steps for Stable Video Diffusion: 11 levels, so 10 steps."""
+
+USUAL_STEPS: dict[Schedule, int] = {"karras": 25, "ays": len(AYS_SVD) - 1}
+"""Steps of each schedule where none are asked for."""
+
+
+def named_sigmas(schedule: Schedule, steps: int | None = None) -> Float64[Tensor, " levels"]:
+    """Levels of a schedule by name; `steps` None is the usual number.
+
+    Raises:
+        ConfigError: there is no such schedule, or no step is asked for.
+    """
+    if schedule not in get_args(Schedule):
+        raise ConfigError(f"schedule={schedule!r}", " or ".join(get_args(Schedule)), "correct 'schedule'")
+    count = USUAL_STEPS[schedule] if steps is None else steps
+    return karras_sigmas(count) if schedule == "karras" else ays_sigmas(count)
 
 
 def karras_sigmas(

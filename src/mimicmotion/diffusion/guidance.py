@@ -1,0 +1,144 @@
+"""Guidance that does not run the unconditional pass in every step: which step does what, and what is kept between.
+
+The conditional pass runs always. Inside of an interval of noise levels the result is guided (Kynkaanniemi et al.
+2024), and of the steps there each n-th runs the unconditional pass; the others take the difference of both passes
+(as v) from the last step that had it. The difference belongs to a segment: segments share rows but see them at another
+place of their attention, so each has its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mimicmotion.diffusion.denoiser import Denoiser, Latents, Network, NetworkPair, Sigma, frame_scale, guide
+from mimicmotion.errors import ConfigError, InputError
+
+Pass = Literal["none", "both", "again"]
+"""What a step does: no guidance, both passes, or the conditional pass with the last difference."""
+
+
+def plan_passes(
+    sigmas: Float[Tensor, " levels"],
+    scale: Float[Tensor, " rows"],
+    interval: tuple[float, float] | None = None,
+    every: int = 1,
+) -> tuple[Pass, ...]:
+    """What each step does.
+
+    Args:
+        sigmas: noise levels; step i works at level i.
+        scale: guidance of each row; where all are 1 there is nothing to guide.
+        interval: lowest and highest level that is guided, both included; None guides all.
+        every: of the guided steps each `every`-th runs the unconditional pass, beginning with the first.
+
+    Raises:
+        ConfigError: an empty interval, or `every` is below 1.
+    """
+    low, high = (0.0, float("inf")) if interval is None else interval
+    if not 0 <= low < high:
+        raise ConfigError(f"guidance_interval={low}, {high}", "0 <= lowest < highest level", "swap or correct them")
+    if every < 1:
+        raise ConfigError(f"guidance_every={every}", "1 or more", "use 1 for both passes in every step")
+    if bool((scale == 1).all()):
+        return ("none",) * (len(sigmas) - 1)
+    passes: list[Pass] = []
+    guided = 0
+    for sigma in sigmas[:-1].tolist():
+        inside = low <= sigma <= high
+        passes.append(("again" if guided % every else "both") if inside else "none")
+        guided += inside
+    return tuple(passes)
+
+
+class Differences:
+    """The last difference of both passes (conditional minus unconditional v) of each segment.
+
+    Args:
+        segments: rows per segment, of equal length.
+        device: where differences are kept; None is where they are computed.
+        dtype: number format in which they are kept; None is that of the latents. Half precision loses nothing that
+            matters where the network itself computes in it.
+    """
+
+    def __init__(
+        self,
+        segments: Sequence[Sequence[int]],
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        length = len(segments[0])
+        self.places = {tuple(rows): slice(i * length, (i + 1) * length) for i, rows in enumerate(segments)}
+        self.total = len(segments) * length
+        self.device, self.dtype = device, dtype
+        self.kept: Float[Tensor, "batch places channels h w"] | None = None
+
+    def put(self, frames: Sequence[int], difference: Latents) -> None:
+        """Keep the difference of the segment of these rows."""
+        if self.kept is None:
+            shape = (difference.shape[0], self.total, *difference.shape[2:])
+            self.kept = torch.empty(
+                shape, dtype=self.dtype or difference.dtype, device=self.device or difference.device
+            )
+        self.kept[:, self.places[tuple(frames)]] = difference.to(self.kept)
+
+    def get(self, frames: Sequence[int], like: Latents) -> Latents:
+        """The difference of the segment of these rows, as `like`."""
+        if self.kept is None:
+            raise InputError("no difference is kept", "a step with both passes before", "start where both passes run")
+        return self.kept[:, self.places[tuple(frames)]].to(like)
+
+    def memory(self) -> dict[str, Tensor]:
+        """What a resumed run needs."""
+        return {} if self.kept is None else {"guidance": self.kept}
+
+    def restore(self, memory: Mapping[str, Tensor], shape: tuple[int, ...]) -> None:
+        """Take the memory of a run over; `shape` is that of its latents.
+
+        Raises:
+            InputError: it is missing or has another shape.
+        """
+        kept = memory.get("guidance")
+        expected = (shape[0], self.total, *shape[2:])
+        if kept is None or kept.shape != expected:
+            raise InputError(
+                "no guidance in memory" if kept is None else f"memory guidance of shape {tuple(kept.shape)}",
+                f"the differences of all segments {expected}: the next step uses them again",
+                "pass the memory of the step that is resumed",
+            )
+        self.kept = kept.to(device=self.device, dtype=self.dtype, copy=True)
+
+
+def guide_again(conditional: Network, scale: Float[Tensor, " rows"], differences: Differences) -> Network:
+    """Guidance with the kept difference: v = v_cond + (scale - 1) * difference."""
+
+    def network(x: Latents, c_noise: Sigma, frames: Sequence[int]) -> Latents:
+        cond = conditional(x, c_noise, frames)
+        return cond + (frame_scale(scale, frames, cond) - 1) * differences.get(frames, cond)
+
+    return network
+
+
+def guide_and_keep(pair: NetworkPair, scale: Float[Tensor, " rows"], differences: Differences) -> Network:
+    """Guidance by both passes whose difference is kept."""
+
+    def keeping(x: Latents, c_noise: Sigma, frames: Sequence[int]) -> tuple[Latents, Latents]:
+        uncond, cond = pair(x, c_noise, frames)
+        differences.put(frames, cond - uncond)
+        return uncond, cond
+
+    return guide(keeping, scale)
+
+
+def by_level(sigmas: Float[Tensor, " levels"], denoisers: Sequence[Denoiser]) -> Denoiser:
+    """The i-th denoiser at the i-th level."""
+    table = {float(sigma): denoiser for sigma, denoiser in zip(sigmas, denoisers, strict=False)}
+
+    def denoise(x: Latents, sigma: Sigma, frames: Sequence[int]) -> Latents:
+        return table[float(sigma)](x, sigma, frames)
+
+    return denoise
