@@ -54,7 +54,7 @@ class SpeedPlan:
 
     Attributes:
         sampler: solver of the probability-flow ODE.
-        schedule: of the noise levels.
+        schedule: of the noise levels; None keeps the model's own (Karras with 25 steps for the published weights).
         guidance_interval: (lowest, highest) noise level that is guided; None guides all.
         guidance_every: steps per unconditional pass.
         block_cache: error budget; 0 is off.
@@ -62,7 +62,7 @@ class SpeedPlan:
     """
 
     sampler: Sampler = "euler"
-    schedule: Schedule = "karras"
+    schedule: Schedule | None = None
     guidance_interval: tuple[float, float] | None = None
     guidance_every: int = 1
     block_cache: float = 0.0
