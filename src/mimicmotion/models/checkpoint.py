@@ -166,6 +166,18 @@ def load_part(folder: str | Path, part: str, *, variant: str | None = None) -> A
     return loader.load(part, _on_meta(part, lambda: builders[part](config))).eval()
 
 
+def build_part(module: Any) -> Any:
+    """A network of the class and config of `module`, without data (on "meta")."""
+    config = config_of(module)
+    if isinstance(module, PoseNet):
+        return _on_meta("pose_net", lambda: PoseNet(module.out_channels, module.widths))
+    if hasattr(module, "conv_in") and hasattr(module, "down_blocks"):
+        return _on_meta("unet", lambda: build_unet(config, device="meta"))
+    return _on_meta(
+        type(module).__name__, lambda: (_build_vae if hasattr(module, "decoder") else _build_encoder)(config)
+    )
+
+
 # --- reading --------------------------------------------------------------------------------------------------------
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mimicmotion.errors import ConfigError
 
 DecodeMode = Literal["blend", "released"]
+DecodeClip = Callable[[Any, Tensor], Tensor]
 
 
 @torch.inference_mode()
@@ -106,6 +107,7 @@ def decode_float(
     *,
     overlap: int | None = None,
     mode: DecodeMode = "blend",
+    decode: DecodeClip | None = None,
 ) -> Iterator[Float[Tensor, "3 height width"]]:
     """Decode latents to frames one by one, float32 before clamping, on the autoencoder's device.
 
@@ -120,6 +122,7 @@ def decode_float(
         decode_chunk_size: frames decoded at once; with all frames in one chunk the result is exact.
         overlap: least frames shared by neighbouring chunks; default is half a chunk. 0 cuts hard.
         mode: "blend", or "released" for plain chunks with a short last one, as the published code has them.
+        decode: how the frames of a chunk are decoded, such as `vae_tiles.decode_latents`; None is the plain way.
 
     Raises:
         ConfigError: bad chunk size or overlap.
@@ -133,13 +136,13 @@ def decode_float(
         chunks = [range(s, min(s + decode_chunk_size, len(latents))) for s in starts]
     elif mode != "blend":
         raise ConfigError(f"decode mode {mode!r}", "blend or released", "correct the mode")
-    return _decode_chunks(vae, latents, chunks)
+    return _decode_chunks(vae, latents, chunks, decode or decode_clip)
 
 
-def _decode_chunks(vae: Any, latents: Tensor, chunks: list[range]) -> Iterator[Tensor]:
+def _decode_chunks(vae: Any, latents: Tensor, chunks: list[range], decode: DecodeClip) -> Iterator[Tensor]:
     held: list[Tensor] = []  # frames decoded but not final yet: the next chunk may still be blended in
     for i, chunk in enumerate(chunks):
-        frames = list(_decode(vae, latents[chunk.start : chunk.stop]))
+        frames = list(decode(vae, latents[chunk.start : chunk.stop]))
         for j in range(len(held)):
             frames[j] = torch.lerp(held[j], frames[j], blend_weight(j + 1, len(held)))
         final = chunks[i + 1].start - chunk.start if i + 1 < len(chunks) else len(frames)
@@ -148,7 +151,8 @@ def _decode_chunks(vae: Any, latents: Tensor, chunks: list[range]) -> Iterator[T
 
 
 @torch.inference_mode()
-def _decode(vae: Any, latents: Tensor) -> Float[Tensor, "frames 3 height width"]:
+def decode_clip(vae: Any, latents: Float[Tensor, "frames channels h w"]) -> Float[Tensor, "frames 3 height width"]:
+    """Decode frames at once: the plain way."""
     param = next(vae.decoder.parameters())
     z = latents.to(param.device) / vae.config.scaling_factor
     return vae.decode(z.to(param.dtype), num_frames=len(z)).sample.float()
@@ -171,13 +175,14 @@ def decode_stream(
     *,
     overlap: int | None = None,
     mode: DecodeMode = "blend",
+    decode: DecodeClip | None = None,
 ) -> Iterator[UInt8[ndarray, "height width 3"]]:
     """Decode latents to RGB frames one by one; arguments as for `decode_float`.
 
     "released" also truncates instead of rounding. It decodes all latents given, so drop the reference slot from the
     frames and not from the latents if equality with the published code is wanted.
     """
-    frames = decode_float(vae, latents, decode_chunk_size, overlap=overlap, mode=mode)
+    frames = decode_float(vae, latents, decode_chunk_size, overlap=overlap, mode=mode, decode=decode)
     return _as_uint8(frames, truncate=mode == "released")
 
 
