@@ -28,10 +28,11 @@ from mimicmotion.errors import (
     WeightsError,
 )
 from mimicmotion.jobs import inputs
-from mimicmotion.jobs.generate import generate, result_size
+from mimicmotion.jobs.generate import generate
 from mimicmotion.jobs.plan import plan
 from mimicmotion.jobs.poses import poses as find_poses
 from mimicmotion.jobs.progress import Progress, finish
+from mimicmotion.jobs.setup import result_size
 from mimicmotion.models.checkpoint import published_settings
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.pose.estimator import StaticPose
@@ -428,13 +429,21 @@ def test_large_picture(job: GenerateConfig, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stage", ["load", "picture", "poses", "encode", "denoise", "write"])
-def test_stopping_leaves_nothing(stage: str, job: GenerateConfig, tmp_path: Path) -> None:
+def test_stopping_leaves_the_state_alone(stage: str, job: GenerateConfig, tmp_path: Path) -> None:
     run = generate(dataclasses.replace(job, side_by_side=True, preview=True))
     for report in run:
         if report.stage == stage and report.done:
             break
     run.close()
-    assert [n for n in left_over(job) if not n.endswith(".preview.png")] == []
+    kept = [] if stage in ("load", "picture", "poses") else ["result.mp4.state"]
+    assert [n for n in left_over(job) if not n.endswith(".preview.png")] == kept
+
+
+def test_without_states_stopping_leaves_nothing(job: GenerateConfig) -> None:
+    run = generate(dataclasses.replace(job, save_every=0))
+    next(r for r in run if r.stage == "denoise")
+    run.close()
+    assert left_over(job) == []
 
 
 def test_full_disk(job: GenerateConfig, tmp_path: Path) -> None:
@@ -451,7 +460,7 @@ def test_full_disk(job: GenerateConfig, tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, before)
-    assert left_over(job) == ["result.mp4"]
+    assert left_over(job) == ["result.gif.state", "result.mp4"]  # decoding can be repeated alone
 
 
 @pytest.mark.slow

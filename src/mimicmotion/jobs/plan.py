@@ -11,10 +11,10 @@ import numpy as np
 
 from mimicmotion.config import GenerateConfig
 from mimicmotion.jobs import inputs as inputs_module
-from mimicmotion.jobs.generate import load_and_prepare, make_recipe, pose_drawer
 from mimicmotion.jobs.inputs import Inputs
 from mimicmotion.jobs.poses import describe_poses
 from mimicmotion.jobs.progress import Job
+from mimicmotion.jobs.setup import load_and_prepare, make_recipe, pose_drawer
 
 if TYPE_CHECKING:
     from mimicmotion.config import FusionConfig

@@ -1,0 +1,59 @@
+"""Ctrl-C and SIGTERM as a wish that a long job can meet at a good moment."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopped(KeyboardInterrupt):
+    """A job was interrupted and nothing of its work is lost; the message says how it goes on."""
+
+
+class Interrupts:
+    """While entered, SIGTERM is what Ctrl-C is; inside `patiently` the first of them is a wish, the second interrupts.
+
+    Outside the main thread, and for signals that are ignored (as under nohup), all stays as it is.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._patient = False
+        self._old: dict[int, Any] = {}
+        self._pid = os.getpid()
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            wanted = [s for s in SIGNALS if signal.getsignal(s) not in (signal.SIG_IGN, None)]
+            self._old = {s: signal.signal(s, self._on) for s in wanted}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+        self._old = {}
+
+    @contextlib.contextmanager
+    def patiently(self) -> Iterator[None]:
+        """The body looks at `asked` and stops by itself."""
+        self._patient = True
+        try:
+            yield
+        finally:
+            self._patient = False
+
+    def _on(self, _number: int, _frame: FrameType | None) -> None:
+        if os.getpid() != self._pid or self.asked or not self._patient:
+            raise KeyboardInterrupt
+        self.asked = True
+        logger.warning("this step is finished and saved, then the job stops; Ctrl-C again stops at once")

@@ -1,0 +1,108 @@
+"""From settings to a loaded model, prepared inputs and a recipe: what generate and plan have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from mimicmotion.config import FusionConfig, GenerateConfig, resolve_speed
+from mimicmotion.jobs.inputs import Inputs, open_driving, prepare
+from mimicmotion.jobs.progress import Job, Progress
+from mimicmotion.pose.draw import PoseDrawer
+
+if TYPE_CHECKING:
+    from mimicmotion.diffusion.recipe import Recipe
+    from mimicmotion.pipeline import MimicMotionPipeline
+    from mimicmotion.pose.warp import WarpedPicture
+
+
+def load_and_prepare(
+    config: GenerateConfig, pipeline: MimicMotionPipeline | None
+) -> Job[tuple[MimicMotionPipeline, Inputs]]:
+    """Load the model, then read the picture and find and align the poses: the first stages of plan."""
+    check_inputs_exist(config)
+    pipe = yield from load(config, pipeline)
+    return pipe, (yield from prepare(config, result_size(config, pipe), pipe.size_multiple))
+
+
+def load(config: GenerateConfig, pipeline: MimicMotionPipeline | None) -> Job[MimicMotionPipeline]:
+    """The model that was given, or the one of the settings."""
+    yield Progress("load", 0, 1)
+    pipe = pipeline if pipeline is not None else load_pipeline(config)
+    yield Progress("load", 1, 1)
+    return pipe
+
+
+def check_inputs_exist(config: GenerateConfig) -> None:
+    """Raise MediaError for a missing picture or video before a model is loaded."""
+    from mimicmotion.video.picture import check_input_file
+
+    check_input_file(config.picture, "a picture")
+    open_driving(config)
+
+
+def load_pipeline(config: GenerateConfig) -> MimicMotionPipeline:
+    """The model of the settings on the device of the settings."""
+    from mimicmotion.jobs.device import choose_device, choose_dtype
+    from mimicmotion.pipeline import MimicMotionPipeline
+
+    device = choose_device(config.device)
+    dtype = choose_dtype(config.dtype, device)
+    return MimicMotionPipeline.from_pretrained(config.model, config.checkpoint, device=device, dtype=dtype)
+
+
+def result_size(config: GenerateConfig, pipe: MimicMotionPipeline) -> tuple[int, int]:
+    """(height, width) of the result: the settings', else the model's own, else the published rule for the picture."""
+    from mimicmotion.video.geometry import plan_size
+    from mimicmotion.video.picture import read_picture
+
+    if config.height is not None and config.width is not None:
+        return config.height, config.width
+    if "height" in pipe.settings and "width" in pipe.settings:
+        return pipe.settings["height"], pipe.settings["width"]
+    picture = read_picture(config.picture)
+    return plan_size((picture.shape[0], picture.shape[1]), multiple=max(64, pipe.size_multiple))
+
+
+def pose_drawer(config: GenerateConfig, pipe: MimicMotionPipeline, size: tuple[int, int]) -> PoseDrawer:
+    """The look of poses that the model was trained on."""
+    look = dict(pipe.settings.get("pose_drawing", {}))
+    aware = look.pop("confidence_aware", True) and config.confidence_aware
+    return PoseDrawer(size, confidence_aware=aware, **look)
+
+
+def warped_picture(pipe: MimicMotionPipeline, inputs: Inputs) -> WarpedPicture | None:
+    """The picture warped to each pose, for models that were trained with it."""
+    from mimicmotion.pose.warp import WarpedPicture
+
+    if not pipe.needs_warped_picture:
+        return None
+    return WarpedPicture(inputs.picture, inputs.reference, inputs.aligned)
+
+
+def fusion_config(config: GenerateConfig, default: FusionConfig) -> FusionConfig:
+    """The model's fusion with what the settings change."""
+    segment = default.segment_frames if config.segment_frames is None else config.segment_frames
+    overlap = min(default.overlap_frames, segment - 1) if config.overlap_frames is None else config.overlap_frames
+    slot = default.reference_slot if config.reference_slot is None else config.reference_slot
+    mode = config.fusion or default.mode
+    return dataclasses.replace(default, mode=mode, segment_frames=segment, overlap_frames=overlap, reference_slot=slot)
+
+
+def make_recipe(config: GenerateConfig, pipe: MimicMotionPipeline, frames: int) -> Recipe:
+    """Segments, noise levels, sampler and guidance by the settings."""
+    speed = resolve_speed(config)
+    # karras as a tier's default is not asked for: a model may have levels of its own
+    schedule = None if config.schedule is None and speed.schedule == "karras" else speed.schedule
+    return pipe.recipe(
+        frames,
+        reference_slot=True,
+        fusion=fusion_config(config, pipe.default_fusion),
+        num_inference_steps=config.num_inference_steps,
+        guidance_scale=config.guidance_scale,
+        max_guidance_scale=config.guidance_scale_end,
+        sampler=speed.sampler,
+        schedule=schedule,
+        guidance_interval=speed.guidance_interval,
+        guidance_every=speed.guidance_every,
+    )
