@@ -14,6 +14,7 @@ from torch import Tensor
 from mimicmotion.diffusion.denoiser import Latents, Sigma
 from mimicmotion.diffusion.noise import added_time_ids, augment_picture
 from mimicmotion.errors import InputError
+from mimicmotion.models.block_cache import BlockCache, Source, pass_key, run_unet
 from mimicmotion.models.image_encoder import image_embedding
 from mimicmotion.models.pose_features import (
     Frame,
@@ -105,21 +106,29 @@ class ConditionedUNet:
         conditioning: of a batch of videos.
         reference_slot: whether row 0 is the reference picture.
         one_batch: both passes of guidance as one batch of two (faster on a GPU) or one after the other (less memory).
+        cache: features that are used again, of this run alone; with it each pass is made by itself (`one_batch` and
+            the number of videos do not change what is cached). None computes all.
     """
 
     unet: Any
     conditioning: Conditioning
     reference_slot: bool
     one_batch: bool = True
+    cache: BlockCache | None = None
 
     def conditional(self, x: Latents, c_noise: Sigma, frames: Sequence[int]) -> Latents:
         """V with picture and pose."""
+        if self.cache is not None:
+            return self._cached(self.cache, x, c_noise, frames, conditional=True)
         c = self.conditioning
         pose, latents = c.pose_rows(frames, self.reference_slot), c.latent_rows(frames, self.reference_slot)
         return self._run(x, c_noise, latents=latents, embeddings=c.image_embeddings, pose=pose)
 
     def pair(self, x: Latents, c_noise: Sigma, frames: Sequence[int]) -> tuple[Latents, Latents]:
         """(unconditional v, conditional v); the `NetworkPair` of guidance."""
+        if self.cache is not None:
+            uncond = self._cached(self.cache, x, c_noise, frames, conditional=False)
+            return uncond, self._cached(self.cache, x, c_noise, frames, conditional=True)
         c = self.conditioning
         latents = c.latent_rows(frames, self.reference_slot)
         no_latents, no_embeddings = torch.zeros_like(latents), torch.zeros_like(c.image_embeddings)
@@ -138,14 +147,47 @@ class ConditionedUNet:
         return uncond, cond
 
     def _run(self, x: Latents, c_noise: Sigma, *, latents: Tensor, embeddings: Tensor, pose: Tensor | None) -> Latents:
+        ids = self.conditioning.added_time_ids
+        ids = ids.repeat(x.shape[0] // ids.shape[0], 1)
+        sample, time, embeddings = self._inputs(x, c_noise, latents, embeddings, pose)
+        return self.unet(sample, time, embeddings, added_time_ids=ids, return_dict=False)[0].to(x.dtype)
+
+    def _inputs(
+        self, x: Latents, c_noise: Sigma, latents: Tensor, embeddings: Tensor, pose: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         dtype = self.unet.dtype
         latents = latents.to(dtype).expand(-1, x.shape[1], -1, -1, -1)  # copied over time
         sample = with_pose(torch.cat([x.to(dtype), latents], dim=2), pose)
         # The time stays float32: the U-Net casts its sinusoids itself, half precision would round ln(sigma).
-        time = c_noise.float().to(x.device)
-        ids = self.conditioning.added_time_ids
-        ids = ids.repeat(x.shape[0] // ids.shape[0], 1)
-        return self.unet(sample, time, embeddings.to(dtype), added_time_ids=ids, return_dict=False)[0].to(x.dtype)
+        return sample, c_noise.float().to(x.device), embeddings.to(dtype)
+
+    def _cached(
+        self, cache: BlockCache, x: Latents, c_noise: Sigma, frames: Sequence[int], *, conditional: bool
+    ) -> Latents:
+        """One pass for each video, since each decides by itself what it uses again."""
+        c = self.conditioning
+        latents, embeddings = c.latent_rows(frames, self.reference_slot), c.image_embeddings
+        pose = c.pose_rows(frames, self.reference_slot) if conditional else None
+        if not conditional:
+            latents, embeddings = torch.zeros_like(latents), torch.zeros_like(embeddings)
+
+        def one(video: int, source: Source) -> Latents:
+            mine = slice(video, video + 1)
+            own_pose = None if pose is None else pose[mine if len(pose) > 1 else slice(None)]
+            sample, time, token = self._inputs(
+                source.x.to(x.device), source.c_noise, latents[mine], embeddings[mine], own_pose
+            )
+            key = pass_key(frames, conditional, video)
+            ids = c.added_time_ids[mine]
+            return run_unet(self.unet, sample, time, token, ids, lambda inside, f: cache.deep(key, source, inside, f))
+
+        def step(video: int) -> Latents:
+            lost = cache.lost(pass_key(frames, conditional, video))
+            if lost is not None:  # after a resume: the features as they were
+                one(video, lost)
+            return one(video, Source(x[video : video + 1], c_noise))
+
+        return torch.cat([step(video) for video in range(len(x))]).to(x.dtype)
 
 
 @torch.inference_mode()

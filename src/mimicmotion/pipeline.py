@@ -24,6 +24,7 @@ from mimicmotion.diffusion.recipe import Noise, Recipe, draw_noise, make_recipe
 from mimicmotion.diffusion.sampling import Step, sample
 from mimicmotion.diffusion.schedule import initial_scale
 from mimicmotion.errors import ConfigError, InputError, PoseError
+from mimicmotion.models.block_cache import BlockCache
 from mimicmotion.models.checkpoint import Components, load_components, save_components
 from mimicmotion.models.pose_features import Frame, PoseFrames
 from mimicmotion.models.posenet import PoseNet
@@ -84,12 +85,19 @@ class StepState:
         return self.step.x0[:, int(self.reference_slot) :]
 
 
-def _with_differences(run: Iterator[Step], recipe: Recipe, differences: Differences) -> Iterator[StepState]:
+def _states(
+    run: Iterator[Step], recipe: Recipe, differences: Differences, cache: BlockCache | None
+) -> Iterator[StepState]:
     passes = (*recipe.passes, "none")
-    for step in run:
-        if passes[step.index + 1] != "again":
-            differences.kept = None  # the next step makes its own, if it keeps any
-        yield StepState(step, recipe.plan.reference_slot, {**step.memory, **differences.memory()})
+    try:
+        for step in run:
+            if passes[step.index + 1] != "again":
+                differences.kept = None  # the next step makes its own, if it keeps any
+            cached = {} if cache is None else cache.state()
+            yield StepState(step, recipe.plan.reference_slot, {**step.memory, **differences.memory(), **cached})
+    finally:
+        if cache is not None:
+            cache.clear()  # decoding needs the memory
 
 
 class MimicMotionPipeline:
@@ -263,6 +271,7 @@ class MimicMotionPipeline:
         schedule: Schedule | None = None,
         guidance_interval: tuple[float, float] | None = None,
         guidance_every: int = 1,
+        block_cache: float = 0.0,
     ) -> Recipe:
         """Work out segments, noise levels and guidance; costs nothing, and finds wrong settings.
 
@@ -280,6 +289,7 @@ class MimicMotionPipeline:
             schedule: "karras" or "ays"; None is the model's own levels, else "karras".
             guidance_interval: lowest and highest noise level that is guided; None guides all.
             guidance_every: run the unconditional pass in each so-many-th of the guided steps.
+            block_cache: error budget of using the U-Net's deep features again (`mimicmotion.models.block_cache`).
 
         Raises:
             PoseError: mode "released" without a reference pose.
@@ -312,6 +322,7 @@ class MimicMotionPipeline:
             sampler=sampler,
             guidance_interval=guidance_interval,
             guidance_every=guidance_every,
+            block_cache=block_cache,
         )
 
     def denoise(
@@ -357,12 +368,13 @@ class MimicMotionPipeline:
         differences = Differences(plan.segments, store, self.dtype if self.dtype.itemsize == 2 else None)
         if 0 < start < len(recipe.passes) and recipe.passes[start] == "again":
             differences.restore(memory or {}, noise.shape)
+        cache = BlockCache(recipe.block_cache, memory or {} if start else None) if recipe.block_cache else None
         x = noise.to(store, torch.float32)
         if start == 0:
             with torch.inference_mode(in_place):  # there tensors of either mode may be changed
                 x = torch.mul(x, initial_scale(recipe.sigmas), out=x if in_place else None)
         run = sample(
-            fuse_parts(self._denoiser(conditioning, recipe, differences), plan, self.device),
+            fuse_parts(self._denoiser(conditioning, recipe, differences, cache), plan, self.device),
             x,
             recipe.sigmas,
             recipe.sampler,
@@ -371,11 +383,13 @@ class MimicMotionPipeline:
             keep_x0=keep_x0,
             in_place=in_place,
         )
-        return _with_differences(run, recipe, differences)
+        return _states(run, recipe, differences, cache)
 
-    def _denoiser(self, conditioning: Conditioning, recipe: Recipe, differences: Differences) -> Denoiser:
+    def _denoiser(
+        self, conditioning: Conditioning, recipe: Recipe, differences: Differences, cache: BlockCache | None
+    ) -> Denoiser:
         slot, scale, passes = recipe.plan.reference_slot, recipe.guidance, recipe.passes
-        unet = ConditionedUNet(self.unet, conditioning, slot, recipe.one_batch)
+        unet = ConditionedUNet(self.unet, conditioning, slot, recipe.one_batch, cache)
         ways = {
             "none": precondition_v(unet.conditional),
             "both": precondition_v(guide(unet.pair, scale)),
@@ -455,6 +469,7 @@ class MimicMotionPipeline:
         schedule: Schedule | None = None,
         guidance_interval: tuple[float, float] | None = None,
         guidance_every: int = 1,
+        block_cache: float = 0.0,
         output_type: OutputType = "np",
         callback_on_step_end: Callable[[MimicMotionPipeline, int, float, dict[str, Tensor]], object] | None = None,
     ) -> Any:
@@ -490,6 +505,7 @@ class MimicMotionPipeline:
             schedule: noise levels "karras" as published, or "ays" (Align Your Steps, 10 steps); None is the model's.
             guidance_interval: guide only between these noise levels; elsewhere there is no unconditional pass.
             guidance_every: run the unconditional pass in each so-many-th guided step, use its difference in between.
+            block_cache: error budget of using the U-Net's deep features again (0 computes all, 0.1 little error).
             output_type: "np" uint8 (frames, height, width, 3), with lists (items, frames, height, width, 3); "pil"
                 list of pictures; "latent" clean latents (items, frames, channels, h, w); "stream" an iterator of
                 frames that decodes as it is read (one video).
@@ -529,6 +545,7 @@ class MimicMotionPipeline:
             schedule=schedule,
             guidance_interval=guidance_interval,
             guidance_every=guidance_every,
+            block_cache=block_cache,
         )
         noises = [
             self.draw_noise(recipe, r.size, seed=r.seed, generator=r.generator, latents=latents) for r in requests

@@ -36,6 +36,7 @@ class Recipe:
         guidance_interval: lowest and highest noise level that is guided, both included; None guides all.
         guidance_every: of the guided steps each so-many-th runs the unconditional pass; the others use the last
             difference of both passes again.
+        block_cache: error budget of using deep features again (`mimicmotion.models.block_cache`); 0 computes all.
     """
 
     fusion: FusionConfig
@@ -46,6 +47,7 @@ class Recipe:
     sampler: Sampler = "euler"
     guidance_interval: tuple[float, float] | None = None
     guidance_every: int = 1
+    block_cache: float = 0.0
 
     @property
     def passes(self) -> tuple[Pass, ...]:
@@ -79,6 +81,7 @@ def make_recipe(
     sampler: Sampler = "euler",
     guidance_interval: tuple[float, float] | None = None,
     guidance_every: int = 1,
+    block_cache: float = 0.0,
 ) -> Recipe:
     """Work out and check a recipe.
 
@@ -94,6 +97,7 @@ def make_recipe(
         sampler: see `Recipe`.
         guidance_interval: see `Recipe`.
         guidance_every: see `Recipe`.
+        block_cache: see `Recipe`.
 
     Raises:
         PoseError: mode "released" without a reference pose.
@@ -111,7 +115,9 @@ def make_recipe(
     ramp = guidance_ramp(plan.num_rows, *guidance)
     if sampler not in get_args(Sampler):
         raise ConfigError(f"sampler={sampler!r}", " or ".join(get_args(Sampler)), "correct 'sampler'")
-    recipe = Recipe(fusion, plan, levels, ramp, one_batch, sampler, guidance_interval, guidance_every)
+    if not (math.isfinite(block_cache) and block_cache >= 0):
+        raise ConfigError(f"block_cache={block_cache}", "a finite number, 0 or more", "use 0 for none")
+    recipe = Recipe(fusion, plan, levels, ramp, one_batch, sampler, guidance_interval, guidance_every, block_cache)
     _ = recipe.passes  # finds a wrong interval now
     return recipe
 

@@ -1,0 +1,258 @@
+"""Block cache: the deep part of the U-Net is used again while it would change little (approximate; off by default).
+
+Between neighbouring noise levels the coarse levels of the U-Net change slowly. A *light* pass computes the outermost
+level alone (`conv_in`, first down block, last up block, `conv_out`) and takes the output of everything deeper from the
+last *full* pass of the same segment with the same condition.
+
+When a full pass is due is measured, not scheduled. The features that go into the deep part are computed in either
+case; how far they are from those of the last full pass predicts how far its output would be: each full pass compares
+the change of what went in with the change of what came out, and later predictions are scaled by that ratio. A change
+counts as much as the network's output does in the clean latents, sigma / sqrt(sigma^2 + 1) of it. The predictions of
+light passes add up, and where their sum would exceed the budget the pass is a full one. The first pass is therefore
+full, and so is the second, since no ratio is known before it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mimicmotion.errors import ConfigError, InputError
+
+STRIDE = 4
+"""Changes are measured at every fourth position along height and width: the mean hardly differs, memory does."""
+
+PREFIX = "block_cache."
+"""Of the names in a state."""
+
+PassKey = tuple[tuple[int, ...], bool, int]
+"""(rows of the segment, with or without the condition, number of the video in the batch)."""
+
+
+def pass_key(rows: Sequence[int], conditional: bool, video: int = 0) -> PassKey:
+    """Whose features these are: of which segment, with or without the condition, of which video of the batch."""
+    return tuple(rows), conditional, video
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """What the network saw in a full pass: enough to make its features again."""
+
+    x: Float[Tensor, "1 frames channels h w"]
+    c_noise: Float[Tensor, ""]
+
+
+@dataclass(slots=True, eq=False)
+class Kept:
+    """What is kept of the last full pass of one key.
+
+    Attributes:
+        source: what the pass was made from.
+        inside: features in front of the deep part, at every `STRIDE`-th position; None after a resume, until remade.
+        deep: output of the deep part; None like `inside`.
+        ratio: change of `deep` per change of `inside`, as last measured; None before there were two full passes.
+        error: predictions for the light passes since, added up.
+    """
+
+    source: Source
+    inside: Tensor | None
+    deep: Tensor | None
+    ratio: float | None = None
+    error: float = 0.0
+
+
+class BlockCache:
+    """Deep features of ONE run, by key.
+
+    A key says which rows and which condition a pass is for: features of another segment, or of the pass without
+    picture, have nothing to do with this one's. The state lives here and not in the network, so runs that share a
+    network do not mix.
+
+    Args:
+        budget: how large the predicted error of the deep part may grow (mean absolute change over mean absolute value)
+            before it is computed again.
+        state: of a run that is resumed (`state()`); its features are made again when they are first needed, from the
+            latents they were made from, so a resumed run goes on bit by bit as if it had not been interrupted.
+
+    Raises:
+        ConfigError: the budget is not above 0 (for none, use no cache).
+        InputError: the state is not one, or empty.
+    """
+
+    def __init__(self, budget: float, state: Mapping[str, Tensor] | None = None) -> None:
+        if not 0 < budget < math.inf:
+            raise ConfigError(f"block_cache={budget}", "a budget above 0", "use e.g. 0.1; leave the cache out for none")
+        self.budget = budget
+        self.kept: dict[PassKey, Kept] = {} if state is None else _restore(state)
+        self.full = 0
+        """Full passes so far."""
+        self.light = 0
+        """Light passes so far."""
+
+    def clear(self) -> None:
+        """Drop all features (the counts stay)."""
+        self.kept.clear()
+
+    def nbytes(self) -> int:
+        """Bytes of the kept features."""
+        return sum(t.nbytes for k in self.kept.values() for t in (k.deep, k.inside) if t is not None)
+
+    def state(self) -> dict[str, Tensor]:
+        """All that a resumed run needs, by name: not the features but the latents that they were made from.
+
+        The tensors stay as they are when the run goes on.
+        """
+        out: dict[str, Tensor] = {}
+        for i, ((rows, conditional, video), k) in enumerate(self.kept.items()):
+            ratio = math.nan if k.ratio is None else k.ratio
+            name = f"{PREFIX}{i}"
+            out[f"{name}.key"] = torch.tensor([int(conditional), video, *rows])
+            out[f"{name}.numbers"] = torch.tensor([ratio, k.error], dtype=torch.float64)
+            out[f"{name}.x"], out[f"{name}.c_noise"] = k.source.x, k.source.c_noise
+        return out
+
+    def lost(self, key: PassKey) -> Source | None:
+        """What a full pass must be made from first (`remade`), since only a resumed state is there; else None."""
+        kept = self.kept.get(key)
+        return kept.source if kept is not None and kept.deep is None else None
+
+    def deep(self, key: PassKey, source: Source, inside: Tensor, compute: Callable[[], Tensor]) -> Tensor:
+        """The deep part's output: kept, or computed.
+
+        Args:
+            key: of this pass.
+            source: what the pass is made from; kept with its result.
+            inside: features (rows, channels, h, w) in front of the deep part.
+            compute: the deep part.
+        """
+        sample = inside[..., ::STRIDE, ::STRIDE].clone()
+        kept = self.kept.get(key)
+        if kept is None:
+            return self._keep(key, Kept(source, sample, compute()))
+        if kept.deep is None or kept.inside is None:
+            return self._keep(key, Kept(source, sample, compute(), kept.ratio, kept.error))
+        change = relative_change(sample, kept.inside)
+        predicted = math.inf if kept.ratio is None else kept.ratio * change * output_share(source.c_noise)
+        if kept.error + predicted <= self.budget:
+            kept.error += predicted
+            self.light += 1
+            return kept.deep
+        out = compute()
+        ratio = relative_change(out, kept.deep) / change if change > 0 else kept.ratio
+        return self._keep(key, Kept(source, sample, out, ratio))
+
+    def _keep(self, key: PassKey, kept: Kept) -> Tensor:
+        assert kept.deep is not None
+        self.kept[key] = kept
+        self.full += 1
+        return kept.deep
+
+
+def relative_change(new: Tensor, old: Tensor) -> float:
+    """Mean absolute difference over the mean absolute value of `old`, in float32."""
+    new, old = new.float(), old.float()
+    return float((new - old).abs().mean() / old.abs().mean().clamp_min(1e-12))
+
+
+def output_share(c_noise: Float[Tensor, ""]) -> float:
+    """How much of the network's output enters the clean latents: sigma * c_in, where c_noise is ln(sigma) / 4."""
+    sigma = math.exp(min(4 * float(c_noise), 700.0))
+    return sigma / math.sqrt(sigma**2 + 1) if sigma < 1e100 else 1.0
+
+
+def cache_bytes(unet: Any, rows: int, height: int, width: int, itemsize: int) -> int:
+    """Bytes that a cache keeps per segment and condition (two conditions where there is guidance).
+
+    Args:
+        unet: SVD's U-Net.
+        rows: frames of a segment, the reference slot counted.
+        height: of the latents.
+        width: of the latents.
+        itemsize: bytes of a number of the U-Net (2 for float16).
+    """
+    widths = list(unet.config.block_out_channels)
+    out = widths[min(1, len(widths) - 1)] * height * width  # the block before the last one has grown to full size
+    down = 2 if len(widths) > 1 else 1
+    inside = widths[0] * math.ceil(height / down / STRIDE) * math.ceil(width / down / STRIDE)
+    return rows * (out + inside) * itemsize
+
+
+def _restore(state: Mapping[str, Tensor]) -> dict[PassKey, Kept]:
+    kept: dict[PassKey, Kept] = {}
+    names = [n.removesuffix(".key") for n in state if n.startswith(PREFIX) and n.endswith(".key")]
+    try:
+        for name in names:
+            conditional, video, *rows = state[f"{name}.key"].tolist()
+            ratio, error = state[f"{name}.numbers"].tolist()
+            source = Source(state[f"{name}.x"], state[f"{name}.c_noise"].cpu())
+            ratio = None if math.isnan(ratio) else ratio
+            kept[tuple(rows), bool(conditional), video] = Kept(source, None, None, ratio, error)
+    except (KeyError, ValueError) as e:
+        raise InputError(f"block cache: {e!r}", "the memory of the step that is resumed", "pass it whole") from e
+    if not kept:
+        raise InputError("no block cache in memory", "the memory of the step that is resumed", "pass it")
+    return kept
+
+
+def run_unet(
+    unet: Any,
+    sample: Float[Tensor, "batch frames channels h w"],
+    timestep: Float[Tensor, ""],
+    encoder_hidden_states: Float[Tensor, "batch 1 dim"],
+    added_time_ids: Float[Tensor, "batch 3"],
+    deep: Callable[[Tensor, Callable[[], Tensor]], Tensor],
+) -> Float[Tensor, "batch frames out h w"]:
+    """SVD's U-Net with its deep part in the hands of `deep`; equal to `unet(...)` bit by bit where it is computed.
+
+    Args:
+        unet: SVD's U-Net; its blocks are called as the network itself calls them.
+        sample: latents with what rides behind them on the channel axis.
+        timestep: ln(sigma) / 4.
+        encoder_hidden_states: picture embedding.
+        added_time_ids: micro-conditioning.
+        deep: called with the features in front of the deep part and a function that computes it.
+    """
+    batch, frames = sample.shape[:2]
+    time = unet.time_embedding(unet.time_proj(timestep.expand(batch)).to(sample.dtype))
+    micro = unet.add_time_proj(added_time_ids.flatten()).reshape(batch, -1).to(time.dtype)
+    temb = (time + unet.add_embedding(micro)).repeat_interleave(frames, dim=0)
+    context = encoder_hidden_states.repeat_interleave(frames, dim=0)
+    still = torch.zeros(batch, frames, dtype=sample.dtype, device=sample.device)
+
+    def call(block: Any, hidden: Tensor, **more: Any) -> Any:
+        if getattr(block, "has_cross_attention", False) or block is unet.mid_block:
+            more["encoder_hidden_states"] = context
+        return block(hidden_states=hidden, temb=temb, image_only_indicator=still, **more)
+
+    def up(index: int, hidden: Tensor, skips: list[Tensor]) -> Tensor:
+        block = unet.up_blocks[index]
+        own = tuple(skips[-len(block.resnets) :])
+        del skips[-len(block.resnets) :]
+        # A size that does not halve evenly must be met again on the way up.
+        uneven = any(s % 2**unet.num_upsamplers for s in sample.shape[-2:]) and index < len(unet.up_blocks) - 1
+        return call(block, hidden, res_hidden_states_tuple=own, upsample_size=skips[-1].shape[2:] if uneven else None)
+
+    first = unet.conv_in(sample.flatten(0, 1))
+    inside, near = call(unet.down_blocks[0], first)
+    skips = [first, *near]
+
+    def compute() -> Tensor:
+        hidden = inside
+        for block in unet.down_blocks[1:]:
+            hidden, more = call(block, hidden)
+            skips.extend(more)
+        hidden = call(unet.mid_block, hidden)
+        for index in range(len(unet.up_blocks) - 1):
+            hidden = up(index, hidden, skips)
+        return hidden
+
+    hidden = deep(inside, compute)
+    del skips[len(unet.up_blocks[-1].resnets) :]  # a light pass leaves over what only the deep part takes
+    hidden = unet.conv_act(unet.conv_norm_out(up(len(unet.up_blocks) - 1, hidden, skips)))
+    return unet.conv_out(hidden).unflatten(0, (batch, frames))
