@@ -7,13 +7,26 @@ keep their names, and blocks keep their signatures, so that offloading and cache
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
+import torch
+from diffusers import UNetSpatioTemporalConditionModel
+from diffusers.models.activations import GEGLU
+from diffusers.models.attention import BasicTransformerBlock, FeedForward, TemporalBasicTransformerBlock
+from diffusers.models.resnet import SpatioTemporalResBlock, TemporalResnetBlock
+from diffusers.models.transformers.transformer_temporal import TransformerSpatioTemporalModel
+from diffusers.models.unets.unet_3d_blocks import (
+    CrossAttnDownBlockSpatioTemporal,
+    CrossAttnUpBlockSpatioTemporal,
+    DownBlockSpatioTemporal,
+    UpBlockSpatioTemporal,
+)
 from torch import nn
 
 from mimicmotion.errors import ConfigError
-
-AttentionKernel = Literal["plain", "auto", "math", "sdpa", "efficient", "flash", "cudnn", "fa3"]
+from mimicmotion.models import lean
+from mimicmotion.models.attention import AttentionKernel, check_kernel, use_attention
+from mimicmotion.models.lean_layers import GatedLinear, LeanLinear, TimeConv, TimeNorm
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,22 +61,97 @@ class UNetExecution:
             raise ConfigError(f"attention={self.attention!r}", f"one of {kernels}", 'use "auto"')
 
 
+BLOCKS: dict[type[nn.Module], type[nn.Module]] = {
+    UNetSpatioTemporalConditionModel: lean.LeanUNet,
+    DownBlockSpatioTemporal: lean.LeanDownBlock,
+    CrossAttnDownBlockSpatioTemporal: lean.LeanCrossDownBlock,
+    UpBlockSpatioTemporal: lean.LeanUpBlock,
+    CrossAttnUpBlockSpatioTemporal: lean.LeanCrossUpBlock,
+    SpatioTemporalResBlock: lean.LeanResBlock,
+    TransformerSpatioTemporalModel: lean.LeanTransformer,
+}
+LAYERS: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Linear: LeanLinear,
+    nn.GroupNorm: TimeNorm,
+    nn.Conv3d: TimeConv,
+}
+PLAIN = {new: old for old, new in (BLOCKS | LAYERS).items()} | {GatedLinear: nn.Linear}
+
+
 def apply_execution(unet: nn.Module, execution: UNetExecution) -> None:
     """Let this model compute as `execution` says; `UNetExecution()` gives the plain network back.
 
-    Put it on before hooks for offloading: those keep the forward that they find.
+    Put it on before hooks for offloading: those keep the forward that they find. Settings may change under hooks, as
+    long as they do not change from or to the plain network.
 
     Args:
         unet: diffusers' `UNetSpatioTemporalConditionModel`, with or without the pose input.
         execution: how to compute. Applying the same again does nothing.
 
     Raises:
-        ConfigError: an attention kernel or a compiler that is not there.
+        ConfigError: an attention kernel that is not there, or a network of another kind.
     """
-    raise NotImplementedError
+    if type(unet) not in (UNetSpatioTemporalConditionModel, lean.LeanUNet):
+        raise ConfigError(f"a {type(unet).__name__}", "SVD's U-Net of diffusers", "use build_unet or load_components")
+    if execution == execution_of(unet):
+        return
+    check_kernel(execution.attention, next(unet.parameters()).device)
+    is_lean = execution != UNetExecution()
+    for module in unet.modules():
+        if isinstance(module, (BasicTransformerBlock, TemporalBasicTransformerBlock)):
+            use_attention(module.attn1, execution.attention)
+        _exchange(module, is_lean)
+    for module in list(unet.modules()):
+        if type(module) in PLAIN and type(module) in BLOCKS.values():
+            module.execution = execution
+        elif "execution" in vars(module):
+            del module.execution
+    set_memory_format(unet, execution.channels_last)
 
 
 def execution_of(unet: nn.Module) -> UNetExecution:
     """What was put on a model."""
-    found: Any = getattr(unet, "execution", None)
+    found: Any = vars(unet).get("execution")
     return found or UNetExecution()
+
+
+def _exchange(module: nn.Module, is_lean: bool) -> None:
+    """Give a module the lean class of its kind, or the plain one back."""
+    if not is_lean:
+        if type(module) in PLAIN:
+            module.__class__ = PLAIN[type(module)]
+        return
+    if type(module) in BLOCKS:
+        module.__class__ = BLOCKS[type(module)]
+    elif isinstance(module, TemporalResnetBlock):
+        for layer in (module.norm1, module.norm2, module.conv1, module.conv2):
+            _take(layer, LAYERS)
+    elif isinstance(module, GEGLU):
+        _take(module.proj, {nn.Linear: GatedLinear})
+    elif isinstance(module, FeedForward):
+        _take(module.net[2], LAYERS)
+    elif isinstance(module, (BasicTransformerBlock, TemporalBasicTransformerBlock)):
+        for layer in (module.attn1.to_q, module.attn1.to_k, module.attn1.to_v, module.attn1.to_out[0]):
+            _take(layer, LAYERS)
+    elif isinstance(module, TransformerSpatioTemporalModel):
+        _take(module.proj_in, LAYERS)
+        _take(module.proj_out, LAYERS)
+
+
+def _take(layer: nn.Module, classes: dict[type[nn.Module], type[nn.Module]]) -> None:
+    if type(layer) in classes:  # adapters and quantised layers have classes of their own and stay
+        layer.__class__ = classes[type(layer)]
+
+
+def set_memory_format(unet: nn.Module, channels_last: bool) -> None:
+    """Store the weights of convolutions with channels last, or as they were; values and names stay the same.
+
+    `unet.to(memory_format=...)` fails on this network, whose parameters have four and five dimensions.
+    """
+    for module in unet.modules():
+        if isinstance(module, (nn.Conv2d, nn.Conv3d)):
+            flat = torch.channels_last if module.weight.ndim == 4 else torch.channels_last_3d
+            with torch.no_grad():
+                module.weight.data = module.weight.data.contiguous(
+                    memory_format=flat if channels_last else torch.contiguous_format
+                )
