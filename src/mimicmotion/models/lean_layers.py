@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import platform
 from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,10 +27,15 @@ def recording() -> bool:
     return torch.is_grad_enabled()
 
 
+first_portions: ContextVar[bool] = ContextVar("first_portions", default=False)
+"""Set while a network runs on shapes to find out its memory: two portions of a loop say what all need."""
+
+
 def portions(total: int, size: int | None) -> Iterator[slice]:
     """Cut 0..total-1 into slices of `size`; the last one may be shorter. None is one slice."""
     step = size or max(total, 1)
-    for start in range(0, total, step):
+    starts = range(0, total, step)
+    for start in starts[:2] if first_portions.get() else starts:
         yield slice(start, min(start + step, total))
 
 
