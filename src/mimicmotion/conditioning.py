@@ -18,15 +18,22 @@ from mimicmotion.models.block_cache import BlockCache, Source, pass_key, run_une
 from mimicmotion.models.image_encoder import image_embedding
 from mimicmotion.models.pose_features import (
     Frame,
+    KeptFeatures,
     PoseFeatures,
     PoseFrames,
+    SpooledRows,
     StackedFeatures,
     encode_poses,
+    feature_budget,
     to_unit,
 )
 from mimicmotion.models.posenet import PoseNet
 from mimicmotion.models.unet import with_pose
 from mimicmotion.models.vae import encode_mode
+
+
+WARPED_SHARE = 4
+"""Latents of warped pictures are kept in memory while they need at most this part of the pose features' budget."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,8 +46,9 @@ class Conditioning:
         pose_features: PoseNet's features of the frames of the video.
         reference_pose_features: the same of the picture's own pose, for the reference slot; None switches it off.
         added_time_ids: [fps - 1, motion bucket, noise augmentation].
-        warped_latents: of models that are given the picture warped to each pose: its latents, which take the place of
-            the copies of `image_latents` in all but the reference slot; None for all others.
+        warped_latents: of models that are given the picture warped to each pose: its latents, picked by number as
+            `pose_features` are, which take the place of the copies of `image_latents` in all but the reference slot;
+            None for all others.
     """
 
     image_embeddings: Float[Tensor, "batch 1 dim"]
@@ -48,7 +56,7 @@ class Conditioning:
     pose_features: PoseFeatures
     reference_pose_features: Float[Tensor, "batch 1 features h w"] | None
     added_time_ids: Float[Tensor, "batch 3"]
-    warped_latents: Float[Tensor, "batch frames channels h w"] | None = None
+    warped_latents: PoseFeatures | None = None
 
     @property
     def batch_size(self) -> int:
@@ -75,7 +83,7 @@ class Conditioning:
         """Picture latents of rows (numbered as for `pose_rows`); one for all where they are the same."""
         if self.warped_latents is None:
             return self.image_latents
-        latents = self.warped_latents[:, [max(r - reference_slot, 0) for r in rows]]
+        latents = self.warped_latents.rows([max(r - reference_slot, 0) for r in rows])
         slots = [i for i, r in enumerate(rows) if reference_slot and r == 0]
         if slots:
             latents[:, slots] = self.image_latents.to(latents)
@@ -87,10 +95,12 @@ class Conditioning:
         fields: dict[str, Any] = {}
         for field in dataclasses.fields(Conditioning):
             values = [getattr(item, field.name) for item in items]
-            if field.name == "pose_features":
-                fields[field.name] = StackedFeatures(tuple(values))
+            if values[0] is None:
+                fields[field.name] = None
+            elif isinstance(values[0], Tensor):
+                fields[field.name] = torch.cat(values)
             else:
-                fields[field.name] = None if values[0] is None else torch.cat(values)
+                fields[field.name] = StackedFeatures(tuple(values))
         return Conditioning(**fields)
 
 
@@ -254,8 +264,9 @@ def encode_conditioning(
 
 def _encode_warped(
     vae: Any, warped: PoseFrames, picture: Tensor, num_frames: int, device: torch.device | str, chunk: int
-) -> Float[Tensor, "1 frames channels h w"]:
-    parts = []
+) -> PoseFeatures:
+    kept: Tensor | None = None
+    spooled: SpooledRows | None = None
     for start in range(0, num_frames, chunk):
         frames = to_unit(warped[start : min(start + chunk, num_frames)])
         if frames.shape[1:] != picture.shape[1:] or len(frames) != min(chunk, num_frames - start):
@@ -264,5 +275,13 @@ def _encode_warped(
                 f"one of {tuple(picture.shape[1:])} for each of {num_frames} poses",
                 "warp the picture to the same poses",
             )
-        parts.append(encode_mode(vae, frames.to(device)))
-    return torch.cat(parts)[None]
+        latents = encode_mode(vae, frames.to(device))
+        if start == 0 and num_frames * latents[0].nbytes > feature_budget(device) // WARPED_SHARE:
+            spooled = SpooledRows(device)
+        elif start == 0:
+            kept = latents.new_empty(1, num_frames, *latents.shape[1:])
+        if spooled is not None:
+            spooled.add(latents)
+        elif kept is not None:
+            kept[0, start : start + len(latents)] = latents
+    return spooled if kept is None else KeptFeatures(kept)

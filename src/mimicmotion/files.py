@@ -1,4 +1,4 @@
-"""Files that appear under their name only when complete, the check of a path before long work, and checksums."""
+"""Files that appear under their name only when complete, checks of a path before long work, checksums, spools."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import os
 import secrets
 import shutil
 import tempfile
+import threading
+import weakref
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -135,3 +138,52 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
             return hashlib.file_digest(f, "sha256").hexdigest()
     except OSError as e:
         raise InputError(f"{path} cannot be read ({e.strerror})", "a readable file", "check the path") from e
+
+
+class Spool:
+    """Pieces of data that are needed again but would fill the memory: `spool[i]` is the i-th piece that was added.
+
+    They lie in a temporary file (of the folder that TMPDIR names), which vanishes with the object or the process. The
+    system keeps what is read often in memory that it can take back.
+    """
+
+    def __init__(self) -> None:
+        self._path = Path(tempfile.gettempdir())
+        with writing(self._path):
+            self._file = tempfile.TemporaryFile(prefix="mimicmotion-", buffering=0)  # noqa: SIM115 - lives with self
+        weakref.finalize(self, self._file.close)
+        self._ends = array("q", [0])
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def add(self, data: bytes | memoryview) -> None:
+        """Add a piece.
+
+        Raises:
+            OutputError: the disk is full.
+        """
+        view = memoryview(data).cast("B")
+        with self._lock, writing(self._path):
+            self._file.seek(self._ends[-1])
+            done = 0
+            while done < len(view):
+                done += self._file.write(view[done:])
+            self._ends.append(self._ends[-1] + done)
+
+    def __getitem__(self, index: int) -> bytes:
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        index %= len(self)
+        start, stop = self._ends[index], self._ends[index + 1]
+        data = memoryview(bytearray(stop - start))
+        with self._lock:
+            self._file.seek(start)
+            done = 0
+            while done < len(data):  # a raw file may give less than asked for
+                count = self._file.readinto(data[done:])
+                if not count:
+                    raise OutputError(f"a temporary file in {self._path} was cut off", "a sound disk", "check the disk")
+                done += count
+        return bytes(data)

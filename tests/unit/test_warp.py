@@ -93,7 +93,7 @@ def test_warped_frames_steer_the_result_and_stack_into_batches() -> None:
     both = pipe([image, image], [poses, poses], [reference, reference], warped=[a, b], num_inference_steps=1)
     np.testing.assert_array_equal(both, np.stack([one, two]))
     encoded = [pipe.encode(image, poses, reference, warped=w) for w in (a, b)]
-    assert Conditioning.stack(encoded).warped_latents.shape[:2] == (2, 2)
+    assert Conditioning.stack(encoded).warped_latents.rows([0, 1]).shape[:2] == (2, 2)
 
 
 def test_missing_superfluous_and_misshapen_warped_frames_are_refused() -> None:

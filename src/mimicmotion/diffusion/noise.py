@@ -24,17 +24,23 @@ def frame_noise(seed: int, frame_indices: Iterable[int], shape: tuple[int, ...])
     and of 8000, in whatever segment, batch or process it is computed. (A seeded `torch.Generator` on the CPU keeps 32
     bits of its seed, too few for two numbers.)
     """
-    rows = []
-    for frame in frame_indices:
+    frames = list(frame_indices)
+    noise = np.empty((len(frames), *shape), np.float32)
+    for row, frame in zip(noise, frames, strict=True):
         bits = np.random.Philox(key=np.array([seed & _WORD, frame & _WORD], dtype=np.uint64))
-        rows.append(torch.from_numpy(np.random.Generator(bits).standard_normal(shape, dtype=np.float32)))
-    return torch.stack(rows) if rows else torch.empty(0, *shape)
+        np.random.Generator(bits).standard_normal(dtype=np.float32, out=row)
+    return torch.from_numpy(noise)
 
 
 def periodic_noise(
     noise: Float[Tensor, "batch period ..."], num_frames: int
 ) -> Float[Tensor, "batch {num_frames} ..."]:
-    """The published code's noise: one segment's worth, repeated along time: noise(f) = n[f mod period]."""
+    """The published code's noise: one segment's worth, repeated along time: noise(f) = n[f mod period].
+
+    Where there is enough for all frames it is a view of `noise`.
+    """
+    if num_frames <= noise.shape[1]:
+        return noise[:, :num_frames]
     return noise[:, torch.arange(num_frames) % noise.shape[1]]
 
 

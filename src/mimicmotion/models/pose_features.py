@@ -14,13 +14,21 @@ from numpy import ndarray
 from torch import Tensor
 
 from mimicmotion.errors import PoseError
+from mimicmotion.files import Spool
 from mimicmotion.models.posenet import PoseNet
 
 Frame = UInt8[ndarray, "height width 3"]
 Rows = Float[Tensor, "batch rows features h w"]
 
 FEATURE_BUDGET = 1 << 30
-"""Bytes of features that are kept. At 576x1024 a frame has 5.9 MB in float16, so 1 GiB holds 180 frames."""
+"""Bytes of features that are kept on a GPU. At 576x1024 a frame has 5.9 MB in float16, so 1 GiB holds 180 frames."""
+HOST_BUDGET = 1 << 26
+"""The same on a CPU: so little that the memory of a process hardly depends on the length of the video."""
+
+
+def feature_budget(device: torch.device | str) -> int:
+    """Bytes of features that are kept on a device."""
+    return HOST_BUDGET if torch.device(device).type == "cpu" else FEATURE_BUDGET
 
 
 @runtime_checkable
@@ -69,12 +77,12 @@ class KeptFeatures:
 class RepeatedFeatures:
     """Features made again each time, for videos whose features would not fit into memory.
 
-    The drawn frames are kept packed (mostly black: some 10 kB a frame, less than its latents); PoseNet's work is
-    0.2 % of the U-Net's on the same frames.
+    The drawn frames are kept packed in a temporary file (mostly black: some 10 kB a frame); PoseNet's work is 0.2 %
+    of the U-Net's on the same frames.
     """
 
     encoder: PoseEncoder
-    packed: tuple[bytes, ...]
+    packed: Spool
     size: tuple[int, int]
     chunk: int
 
@@ -90,6 +98,35 @@ class RepeatedFeatures:
             pixels = b"".join(zlib.decompress(self.packed[i]) for i in index[start : start + self.chunk])
             parts.append(self.encoder(np.frombuffer(pixels, np.uint8).reshape(-1, *self.size, 3)))
         return torch.cat(parts, dim=1)
+
+
+class SpooledRows:
+    """Rows of a tensor (1, frames, ...) in a temporary file, for those that are too much for memory.
+
+    Args:
+        device: where rows are handed out.
+    """
+
+    def __init__(self, device: torch.device | str) -> None:
+        self.device, self.spool = device, Spool()
+        self.shape: tuple[int, ...] = ()
+        self.dtype = torch.float32
+
+    def add(self, rows: Float[Tensor, "frames ..."]) -> None:
+        """Add the next frames."""
+        self.shape, self.dtype = tuple(rows.shape[1:]), rows.dtype
+        for row in rows.cpu():
+            self.spool.add(row.contiguous().view(-1).view(torch.uint8).numpy())
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of the video."""
+        return len(self.spool)
+
+    def rows(self, index: Sequence[int]) -> Float[Tensor, "1 rows ..."]:
+        """The frames of these numbers."""
+        data = bytearray().join(self.spool[i] for i in index)
+        return torch.frombuffer(data, dtype=self.dtype).view(1, len(index), *self.shape).to(self.device)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -148,7 +185,7 @@ def encode_poses(
     num_frames: int | None = None,
     device: torch.device | str = "cpu",
     chunk: int = 16,
-    budget: int = FEATURE_BUDGET,
+    budget: int | None = None,
 ) -> tuple[PoseFeatures, Float[Tensor, "1 1 features h w"] | None]:
     """PoseNet's features of the video and of the reference slot, `chunk` frames at a time.
 
@@ -160,7 +197,8 @@ def encode_poses(
         num_frames: use the first so many; None uses all.
         device: where the features lie.
         chunk: frames per call of PoseNet.
-        budget: bytes of features that are kept; where they need more, they are made again for each segment.
+        budget: bytes of features that are kept; where they need more, they are made again for each segment. None is
+            `feature_budget`.
 
     Raises:
         PoseError: pose frames of another size or kind, or no reference pose where the model needs one.
@@ -170,20 +208,25 @@ def encode_poses(
     encoder = PoseEncoder(pose_net, reference_pose, device)
     count = len(poses) if num_frames is None else num_frames
     cells = (size[0] // pose_net.downscale) * (size[1] // pose_net.downscale)
-    keep = count * cells * pose_net.out_channels * encoder.dtype.itemsize <= budget
+    limit = feature_budget(device) if budget is None else budget
+    keep = count * cells * pose_net.out_channels * encoder.dtype.itemsize <= limit
     kept: Tensor | None = None
-    packed: list[bytes] = []
+    packed: Spool | None = None if keep else Spool()
     for index, part in enumerate(pose_chunks(poses, count, size, chunk)):
-        if not keep:
-            packed += [zlib.compress(np.ascontiguousarray(frame).tobytes(), 1) for frame in part]
+        if packed is not None:
+            for frame in part:
+                packed.add(zlib.compress(np.ascontiguousarray(frame), 1))
             continue
         out = encoder(part)
         if kept is None:  # one buffer for all: collecting chunks and joining them would hold everything twice
             kept = out.new_empty(1, count, *out.shape[2:])
         kept[:, index * chunk : index * chunk + out.shape[1]] = out
-    if kept is None and not packed:
+    if packed:
+        features: PoseFeatures = RepeatedFeatures(encoder, packed, size, chunk)
+    elif kept is not None:
+        features = KeptFeatures(kept)
+    else:
         raise PoseError("no pose frames", "at least one", "check that the driving video is not empty")
-    features = RepeatedFeatures(encoder, tuple(packed), size, chunk) if kept is None else KeptFeatures(kept)
     return features, None if reference_pose is None else encoder(reference_pose[None])
 
 
