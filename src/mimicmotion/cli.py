@@ -63,7 +63,9 @@ def _options(cls: type, skip: Sequence[str], short: dict[str, str] | None = None
 
 
 GenerateOptions = _options(GenerateConfig, ["picture", "video"], {"output": "-o"})
-PlanOptions = _options(GenerateConfig, ["picture", "video", "side_by_side", "preview", "audio", "resume", "save_every"], {"output": "-o"})
+PlanOptions = _options(
+    GenerateConfig, ["picture", "video", "side_by_side", "preview", "audio", "resume", "save_every"], {"output": "-o"}
+)
 PosesOptions = _options(PosesConfig, ["video"], {"output": "-o"})
 SyntheticOptions = _options(SyntheticConfig, ["count"], {"output": "-o"})
 PrepareOptions = _options(PrepareConfig, ["videos"], {"output": "-o"})
@@ -114,12 +116,55 @@ def generate(
 ) -> None:
     """Make a video of the person in PICTURE moving as the person in VIDEO (or in a pose file).
 
-    Writes OUTPUT and OUTPUT.json (seed, settings, versions and checksums of weights and inputs).
+    Writes OUTPUT and OUTPUT.json (seed, settings, versions and checksums of weights and inputs). While it runs, its
+    state lies in OUTPUT.state: killed at any moment, the same command with --resume goes on.
     """
     settings = _merge(GenerateConfig, config, options, picture=picture, video=video)
     from mimicmotion.jobs.generate import generate as job
 
     print(_run(job(settings)).summary())
+
+
+@app.command
+def replay(
+    sidecar: Path,
+    /,
+    *,
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    picture: Path | None = None,
+    video: Path | None = None,
+    detector: Path | None = None,
+    pose_model: Path | None = None,
+    model: str | None = None,
+    checkpoint: str | None = None,
+    resume: bool = False,
+) -> None:
+    """Make the result of SIDECAR (OUTPUT.json, as `generate` writes it) again, and say whether it is the same file.
+
+    Inputs and weights must be those that it names, by their contents; other versions of packages are noted.
+
+    Args:
+        sidecar: The file OUTPUT.json beside a result.
+        output: The new result; OUTPUT-replay beside the sidecar by default.
+        picture: Where the picture lies now.
+        video: Where the driving video or pose file lies now.
+        detector: Where the person detector of dwpose lies now.
+        pose_model: Where the whole-body network of dwpose lies now.
+        model: Where the model lies now.
+        checkpoint: Where the checkpoint lies now.
+        resume: Go on with an interrupted replay.
+    """
+    from mimicmotion.jobs.replay import replay as job
+
+    places = {
+        "picture": picture,
+        "video": video,
+        "detector": detector,
+        "pose_model": pose_model,
+        "model": model,
+        "checkpoint": checkpoint,
+    }
+    print(_run(job(sidecar, output, resume=resume, **places)).summary())
 
 
 @app.command
@@ -254,8 +299,8 @@ def evaluate(
     Args:
         real: The folder of real videos: one file or folder of frames for each sequence.
         generated: NAME=DIR of each method; differences are taken to the first one.
-        metrics: Any of psnr, ssim, l1, flicker, warping, poses, lpips, lpips-vgg, fvd, fid, fid-vid, cd-fvd, features;
-            by default all that need nothing that is not here (poses with --poses).
+        metrics: Any of psnr, ssim, l1, flicker, warping, seams, poses, identity, lpips, lpips-vgg, fvd, fid, fid-vid,
+            cd-fvd, features; by default all that need nothing that is not here (poses with --poses).
         config: YAML file with settings.
         options: Settings.
     """

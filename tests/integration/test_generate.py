@@ -35,72 +35,28 @@ from mimicmotion.jobs.progress import Progress, finish
 from mimicmotion.jobs.setup import result_size
 from mimicmotion.models.checkpoint import published_settings
 from mimicmotion.pipeline import MimicMotionPipeline
-from mimicmotion.pose.estimator import StaticPose
 from mimicmotion.pose.files import load_poses, save_poses
 from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
 from mimicmotion.video.geometry import plan_fit, released_round_trip
 from mimicmotion.video.picture import write_picture
 from mimicmotion.video.reader import open_video
-from mimicmotion.video.writer import open_writer
-
-SIZE = (96, 64)
-FRAMES = 9
-# A standing person's 18 body points in fractions of the frame (x, y).
-BODY_POINTS = [(0.5, 0.15), (0.5, 0.27), (0.4, 0.27), (0.35, 0.4), (0.33, 0.52), (0.6, 0.27), (0.65, 0.4), (0.67, 0.52)]
-BODY_POINTS += [(0.44, 0.52), (0.44, 0.7), (0.44, 0.88), (0.56, 0.52), (0.56, 0.7), (0.56, 0.88)]
-BODY_POINTS += [(0.47, 0.13), (0.53, 0.13), (0.45, 0.14), (0.55, 0.14)]
-
-
-def standing(frames: int, size: tuple[int, int] = SIZE) -> PoseSequence:
-    """A person who lowers and raises the right wrist."""
-    xy = np.zeros((frames, NUM_POINTS, 2), np.float32)
-    xy[:, :18] = BODY_POINTS
-    xy[:, 4, 1] += 0.1 * np.sin(np.arange(frames))
-    confidence = np.zeros((frames, NUM_POINTS), np.float32)
-    confidence[:, :18] = 0.9
-    return PoseSequence(xy * np.array(size[::-1], np.float32), confidence, size, 15.0, "planted")
-
-
-def dancing(frames: int) -> PoseSequence:
-    """The same person smaller and off the middle, as a driving video shows it."""
-    poses = standing(frames)
-    xy = poses.xy * np.float32(0.7) + np.array([16, 14], np.float32)
-    xy[:, [10, 13], 1] += 4  # longer legs: no fit is exact
-    return dataclasses.replace(poses, xy=xy)
-
-
-def planted(picture: PoseSequence, video: PoseSequence) -> Callable[..., Callable[..., StaticPose]]:
-    """In place of `find_estimator`: these poses are found, whatever is seen."""
-    return lambda _: lambda static=False: StaticPose(picture if static else video)
-
-
-def random_frames(count: int, size: tuple[int, int]) -> ndarray:
-    return np.random.default_rng(1).integers(0, 256, (count, *size, 3), dtype=np.uint8)
+from planted_job import (
+    FRAMES,
+    SIZE,
+    dancing,
+    frames_of,
+    left_over,
+    make_job,
+    planted,
+    random_frames,
+    save_micro_model,
+    standing,
+)
 
 
 @pytest.fixture(scope="session")
 def micro_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pipe = micro_pipeline()
-    pipe.settings |= {"height": SIZE[0], "width": SIZE[1], "num_inference_steps": 2}
-    folder = tmp_path_factory.mktemp("model") / "micro"
-    pipe.save_pretrained(folder)
-    return folder
-
-
-def make_job(folder: Path, model: Path) -> GenerateConfig:
-    """Settings of a small job with real files in a folder of its own."""
-    (folder / "in").mkdir()
-    (folder / "out").mkdir()
-    write_picture(folder / "in" / "person.png", random_frames(1, (150, 120))[0])
-    with open_writer(folder / "in" / "dance.mp4", SIZE, 15.0) as writer:
-        for frame in random_frames(FRAMES, SIZE):
-            writer.write(frame)
-    return GenerateConfig(
-        picture=folder / "in" / "person.png",
-        video=folder / "in" / "dance.mp4",
-        output=folder / "out" / "result.mp4",
-        model=str(model),
-    )
+    return save_micro_model(tmp_path_factory.mktemp("model") / "micro")
 
 
 @pytest.fixture
@@ -129,14 +85,6 @@ def no_long_work(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("sampling began before the input was refused")
 
     monkeypatch.setattr(MimicMotionPipeline, "denoise", started)
-
-
-def left_over(job: GenerateConfig) -> list[str]:
-    return sorted(p.name for p in job.output.parent.iterdir())
-
-
-def frames_of(path: Path) -> ndarray:
-    return np.stack(list(open_video(path)))
 
 
 def test_whole_job(job: GenerateConfig) -> None:

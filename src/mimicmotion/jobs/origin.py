@@ -59,8 +59,10 @@ FREE_SETTINGS = frozenset(
 )
 """Settings that may differ when an interrupted run goes on: the result does not change. All others are compared."""
 
-COMPARED = ("settings", "inputs", "weights", "model", "machine")
-NOTED = ("versions", "runtime")
+CONTENTS = ("inputs", "weights", "model")
+COMPARED = ("settings", *CONTENTS, "machine")
+NOTED = ("machine", "versions", "runtime")
+"""Where these differ the result is the same but for rounding."""
 FULL_NAMES = {
     "settings": "setting {}",
     "inputs": "content of {}",
@@ -173,7 +175,9 @@ def _shown(value: Any) -> str:
     return "not there" if value is None else repr(value)
 
 
-def check_same(what: str, old: Mapping[str, Any], new: Mapping[str, Any], fix: str) -> None:
+def check_same(
+    what: str, old: Mapping[str, Any], new: Mapping[str, Any], fix: str, parts: Sequence[str] = COMPARED
+) -> None:
     """Refuse to go on from `old` with `new`.
 
     Args:
@@ -181,9 +185,10 @@ def check_same(what: str, old: Mapping[str, Any], new: Mapping[str, Any], fix: s
         old: facts of the earlier run.
         new: facts of this run; parts that it lacks are not compared.
         fix: what helps.
+        parts: what is compared.
 
     Raises:
         ConfigError: listing what differs.
     """
-    if found := differences(old, new):
+    if found := differences(old, new, parts):
         raise ConfigError(f"{what} is of another run:\n    " + "\n    ".join(found), "all as it was", fix)

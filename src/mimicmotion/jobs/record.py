@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from mimicmotion.config import GenerateConfig
 from mimicmotion.jobs.inputs import Inputs
 from mimicmotion.jobs.origin import (
+    CONTENTS,
     NOTED,
     Checksums,
     Facts,
@@ -91,7 +92,7 @@ class RunRecord:
     def _compare(self) -> None:
         if self.expected:
             fix = "give the original files (see --help); for another result use `mimicmotion generate`"
-            check_same("what the sidecar describes", self.expected, self._origin, fix)
+            check_same("what the sidecar describes", self.expected, self._origin, fix, CONTENTS)
         if self.saved:
             fix = f"put back what was, or leave out --resume to begin anew (or delete {self.state.folder})"
             check_same(f"the state in {self.state.folder}", self._earlier, self._origin, fix)

@@ -1,0 +1,554 @@
+"""Whenever a generate job is killed, with --resume it ends with the same bytes as if it had not been."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mimicmotion.config import GenerateConfig
+from mimicmotion.errors import ConfigError, OutputError
+from mimicmotion.jobs import generate as job_module
+from mimicmotion.jobs import inputs, outputs, resume
+from mimicmotion.jobs.generate import generate
+from mimicmotion.jobs.interrupt import Stopped
+from mimicmotion.jobs.origin import FREE_SETTINGS
+from mimicmotion.jobs.outputs import side_by_side_path, sidecar_path
+from mimicmotion.jobs.progress import Progress, finish
+from mimicmotion.jobs.replay import replay
+from mimicmotion.jobs.resume import STATE_FILE, state_path
+from mimicmotion.pipeline import MimicMotionPipeline
+from planted_job import FRAMES, dancing, left_over, make_job, planted, save_micro_model, standing
+
+TESTS = Path(__file__).parents[1]
+STEPS = 5
+ALL_MEMORY = {"sampler": "dpmpp-2m", "guidance_every": 2}  # samplers that remember more than the latents
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_micro_model(tmp_path_factory.mktemp("model") / "micro")
+
+
+@pytest.fixture
+def job(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> GenerateConfig:
+    monkeypatch.setenv("MIMICMOTION_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(inputs, "find_estimator", planted(standing(1), dancing(FRAMES)))
+    config = make_job(tmp_path, model)
+    return dataclasses.replace(config, num_inference_steps=STEPS, save_every=2, **ALL_MEMORY)  # type: ignore[arg-type]
+
+
+def again(config: GenerateConfig, **changes: Any) -> GenerateConfig:
+    return dataclasses.replace(config, resume=True, **changes)
+
+
+def elsewhere(config: GenerateConfig) -> GenerateConfig:
+    """The same job with a folder of its own, never interrupted."""
+    return dataclasses.replace(config, output=config.output.parents[1] / "whole" / config.output.name)
+
+
+def stop_after(config: GenerateConfig, stage: str, done: int) -> None:
+    """Begin the job and close it after a report."""
+    run = generate(config)
+    for report in run:
+        if (report.stage, report.done) == (stage, done):
+            break
+    else:
+        raise AssertionError(f"no report {stage} {done}")
+    run.close()
+
+
+# --- one process ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("stage", "done", "begins_at"),
+    [("encode", 1, 0), ("denoise", 1, 1), ("denoise", 4, 4), ("denoise", STEPS, STEPS), ("write", 3, STEPS)],
+)
+@pytest.mark.parametrize("changes", [{}, {"sampler": None, "guidance_every": None}])
+def test_closed_job_goes_on_with_the_same_bytes(
+    stage: str, done: int, begins_at: int, changes: dict[str, Any], job: GenerateConfig
+) -> None:
+    job = dataclasses.replace(job, **changes)
+    finish(generate(elsewhere(job)))
+    stop_after(job, stage, done)
+    assert left_over(job) == ["result.mp4.state"]
+    reports: list[Progress] = []
+    result = finish(generate(again(job)), reports.append)
+    assert job.output.read_bytes() == elsewhere(job).output.read_bytes()
+    assert left_over(job) == ["result.mp4", "result.mp4.json"]
+    steps = [r.done for r in reports if r.stage == "denoise"]
+    assert steps == (list(range(begins_at + 1, STEPS + 1)) or [STEPS])
+    assert ("encode" in {r.stage for r in reports}) == (begins_at < STEPS)
+    assert "picture" not in {r.stage for r in reports}
+    assert result.resumed_at == [begins_at]
+    assert f"resumed after step {begins_at}" in result.summary()
+
+
+def test_sidecar_of_a_resumed_run_adds_up(job: GenerateConfig) -> None:
+    stop_after(job, "denoise", 2)
+    state = json.loads((state_path(job.output) / STATE_FILE).read_text())
+    stop_after(again(job), "denoise", 4)
+    result = finish(generate(again(job)))
+    facts = json.loads(result.sidecar.read_text())
+    assert facts["resumed_at"] == [2, 4]
+    assert facts["seconds"]["load"] > state["facts"]["seconds"]["load"]
+    assert facts["seconds"]["picture"] == state["facts"]["seconds"]["picture"]
+
+
+def test_nothing_to_resume_is_a_start(job: GenerateConfig) -> None:
+    result = finish(generate(again(job)))
+    assert any("nothing to resume" in w for w in result.warnings)
+    assert result.resumed_at == []
+
+
+def test_without_resume_an_old_state_is_kept_until_the_new_result_is_complete(
+    job: GenerateConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    stop_after(job, "denoise", 3)
+    old = sorted(p.read_bytes() for p in state_path(job.output).iterdir())
+    other = dataclasses.replace(job, seed=1)
+    stop_after(other, "denoise", 1)
+    assert "add --resume" in caplog.text
+    aside = state_path(job.output).with_name("result.mp4.state.old")
+    assert sorted(p.read_bytes() for p in aside.iterdir()) == old
+    finish(generate(again(other)))
+    assert left_over(job) == ["result.mp4", "result.mp4.json"]
+
+
+def test_a_run_without_states_leaves_an_old_one_alone(job: GenerateConfig) -> None:
+    stop_after(job, "denoise", 3)
+    finish(generate(dataclasses.replace(job, save_every=0)))
+    assert left_over(job) == ["result.mp4", "result.mp4.json", "result.mp4.state"]
+    finish(generate(again(job, save_every=0)))
+    assert left_over(job) == ["result.mp4", "result.mp4.json"]
+
+
+CHANGED: dict[str, tuple[str, Callable[[GenerateConfig], dict[str, Any]]]] = {
+    "seed": ("setting seed was 42, is 7", lambda c: {"seed": 7}),
+    "steps": ("setting num_inference_steps was 5, is 6", lambda c: {"num_inference_steps": 6}),
+    "guidance": ("setting guidance_scale was not there, is 3.0", lambda c: {"guidance_scale": 3.0}),
+    "sampler": ("setting sampler was 'dpmpp-2m', is 'euler'", lambda c: {"sampler": "euler"}),
+    "chunk": ("setting decode_chunk_size was 8, is 4", lambda c: {"decode_chunk_size": 4}),
+    "speed": ("setting fps was 15.0, is 10.0", lambda c: {"fps": 10.0}),
+    "picture": ("content of picture was sha256", lambda c: {"picture": touched(c.picture)}),
+    "video": ("content of video was sha256", lambda c: {"video": touched(c.video)}),
+    "number format": ("dtype was 'float32', is 'bfloat16'", lambda c: {"dtype": "bfloat16"}),
+}
+
+
+def touched(path: Path) -> Path:
+    path.write_bytes(path.read_bytes() + b"\0")
+    return path
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_changed_settings_and_inputs_are_refused(
+    name: str, job: GenerateConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_after(job, "denoise", 2)
+    before = {p.name: p.read_bytes() for p in state_path(job.output).iterdir()}
+    says, change = CHANGED[name]
+    monkeypatch.setattr(MimicMotionPipeline, "denoise", None)  # nothing long may begin
+    with pytest.raises(ConfigError, match="is of another run") as caught:
+        finish(generate(again(job, **change(job))))
+    assert says in str(caught.value)
+    assert {p.name: p.read_bytes() for p in state_path(job.output).iterdir()} == before
+
+
+def test_all_that_differs_is_listed(job: GenerateConfig) -> None:
+    stop_after(job, "denoise", 2)
+    touched(job.picture)
+    with pytest.raises(ConfigError) as caught:
+        finish(generate(again(job, seed=1, tempo=0.5)))
+    assert all(f" {name} was " in str(caught.value) for name in ("seed", "tempo", "picture"))
+
+
+def test_other_weights_are_refused(job: GenerateConfig, tmp_path: Path) -> None:
+    stop_after(job, "denoise", 2)
+    copy = tmp_path / "copy" / "micro"
+    shutil.copytree(str(job.model), copy)
+    same = again(job, model=str(copy))
+    stop_after(same, "denoise", 3)  # the same weights in another place are the same
+    file = next((copy / "pose_net").glob("*.safetensors"))
+    flip(file, 0)
+    with pytest.raises(ConfigError, match="weights pose_net/"):
+        finish(generate(same))
+
+
+def test_what_does_not_change_the_result_may_differ(job: GenerateConfig, tmp_path: Path) -> None:
+    finish(generate(elsewhere(job)))
+    stop_after(job, "denoise", 3)
+    moved = tmp_path / "moved.png"
+    shutil.move(job.picture, moved)
+    config = again(job, picture=moved, side_by_side=True, preview=True, save_every=1, memory=3.0, pose_threads=1)
+    finish(generate(config))
+    assert job.output.read_bytes() == elsewhere(job).output.read_bytes()
+    assert side_by_side_path(job.output).is_file()
+
+
+def test_free_settings_exist() -> None:
+    """A renamed setting must not stay in the list under its old name."""
+    assert {f.name for f in dataclasses.fields(GenerateConfig)} >= FREE_SETTINGS
+
+
+def cut(path: Path, share: float) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+
+
+def flip(path: Path, _: float) -> None:
+    data = bytearray(path.read_bytes())
+    data[-9] ^= 1
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("harm", [cut, flip])
+@pytest.mark.parametrize("share", [0.0, 0.6])
+@pytest.mark.parametrize("part", [STATE_FILE, "inputs-*.npz", "step-*.safetensors"])
+def test_damaged_state_is_not_used(
+    part: str, share: float, harm: Callable[[Path, float], None], job: GenerateConfig
+) -> None:
+    if harm is flip and (share or part == STATE_FILE):
+        pytest.skip("the same again, or still the same state")
+    finish(generate(elsewhere(job)))
+    stop_after(job, "denoise", 3)
+    harm(next(state_path(job.output).glob(part)), share)
+    result = finish(generate(again(job)))
+    assert any("damaged" in w for w in result.warnings)
+    assert result.resumed_at == ([0] if part.startswith("step") else [])
+    assert job.output.read_bytes() == elsewhere(job).output.read_bytes()
+    assert left_over(job) == ["result.mp4", "result.mp4.json"]
+
+
+def test_state_of_a_newer_version_is_refused(job: GenerateConfig) -> None:
+    stop_after(job, "denoise", 3)
+    file = state_path(job.output) / STATE_FILE
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"version": 99}))
+    with pytest.raises(ConfigError, match="update mimicmotion"):
+        finish(generate(again(job)))
+
+
+def test_full_disk_while_saving_is_only_said(
+    job: GenerateConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    finish(generate(elsewhere(job)))
+    write, calls = resume.dump_step, []
+
+    def full(step: Any, path: Path) -> None:
+        calls.append(step.done)
+        if step.done == 4:
+            path.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(step, path)
+
+    monkeypatch.setattr(resume, "dump_step", full)
+    run = generate(job)
+    for report in run:
+        if (report.stage, report.done) == ("denoise", STEPS):
+            names = sorted(p.name.split("-")[0] for p in state_path(job.output).iterdir())
+            assert names == ["inputs", "lock", STATE_FILE, "step"]  # of step 2: no half file
+            assert next(state_path(job.output).glob("step-00002-*"))
+            break
+    result = finish(run)
+    assert calls == [2, 4, 5]
+    assert any("after step 4 could not be saved" in w for w in result.warnings)
+    assert "No space left" in caplog.text
+    assert job.output.read_bytes() == elsewhere(job).output.read_bytes()
+
+
+def test_full_disk_from_the_start(job: GenerateConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(resume, "dump_inputs", full)
+    result = finish(generate(job))
+    assert any("could not be saved" in w for w in result.warnings)
+    assert left_over(job) == ["result.mp4", "result.mp4.json"]
+
+
+def test_failed_writing_says_what_is_kept(
+    job: GenerateConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object, **__: object) -> Iterator[None]:
+        raise OutputError("the disk is full", "room", "make some")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(job_module, "write_video", full)
+        with pytest.raises(OutputError):
+            finish(generate(job))
+    assert "5 of 5 steps are kept" in caplog.text
+    assert "--resume" in caplog.text
+    assert finish(generate(again(job))).resumed_at == [STEPS]
+
+
+def test_one_process_at_a_time(job: GenerateConfig) -> None:
+    run = generate(job)
+    next(r for r in run if r.stage == "denoise")
+    for config in (job, again(job)):
+        with pytest.raises(ConfigError, match="in use by another process"):
+            finish(generate(config))
+    finish(run)
+
+
+def test_states_are_one_file_each_and_small(job: GenerateConfig) -> None:
+    names = []
+    for report in generate(job):
+        if report.stage == "denoise":
+            names.append(sorted(p.name.split("-")[0] for p in state_path(job.output).iterdir()))
+    assert names[:3] == [["inputs", "lock", STATE_FILE]] * 2 + [["inputs", "lock", STATE_FILE, "step"]]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_during_a_step_finishes_and_keeps_it(
+    number: int, job: GenerateConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish(generate(elsewhere(job)))
+    unet, calls = MimicMotionPipeline._denoiser, []
+
+    def signalled(self: MimicMotionPipeline, *args: Any) -> Any:
+        inner = unet(self, *args)
+
+        def denoise(*a: Any) -> Any:
+            calls.append(1)
+            if len(calls) == 8:  # three segments a step: in the middle of the third step
+                os.kill(os.getpid(), number)
+            return inner(*a)
+
+        return denoise
+
+    monkeypatch.setattr(MimicMotionPipeline, "_denoiser", signalled)
+    before = signal.getsignal(number)
+    with pytest.raises(Stopped, match="3 of 5 steps are kept in .*--resume"):
+        finish(generate(job))
+    assert signal.getsignal(number) == before
+    assert len(calls) == 9
+    result = finish(generate(again(job)))
+    assert result.resumed_at == [3]
+    assert job.output.read_bytes() == elsewhere(job).output.read_bytes()
+
+
+def test_second_signal_interrupts_at_once(job: GenerateConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    unet, calls = MimicMotionPipeline._denoiser, []
+
+    def signalled(self: MimicMotionPipeline, *args: Any) -> Any:
+        inner = unet(self, *args)
+
+        def denoise(*a: Any) -> Any:
+            calls.append(1)
+            if len(calls) >= 10:  # in the fourth step: what is kept is the second one
+                os.kill(os.getpid(), signal.SIGINT)
+            return inner(*a)
+
+        return denoise
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MimicMotionPipeline, "_denoiser", signalled)
+        with pytest.raises(Stopped, match="2 of 5 steps"):
+            finish(generate(job))
+    assert len(calls) == 11
+    assert finish(generate(again(job))).resumed_at == [2]
+
+
+# --- replay -----------------------------------------------------------------------------------------------------
+
+
+def test_replay_gives_the_same_bytes(job: GenerateConfig) -> None:
+    finish(generate(job))
+    result = finish(replay(sidecar_path(job.output)))
+    assert result.made.output.name == "result-replay.mp4"
+    assert result.identical
+    assert result.original_state == "the same"
+    assert result.made.output.read_bytes() == job.output.read_bytes()
+    assert "byte for byte" in result.summary()
+    # a replay's own sidecar serves as well, also where the original is gone
+    job.output.unlink()
+    second = finish(replay(sidecar_path(job.output), job.output.with_name("b.mp4")))
+    assert (second.identical, second.original_state) == (True, "not there")
+
+
+def test_replay_of_a_resumed_run_and_of_an_interrupted_replay(job: GenerateConfig) -> None:
+    stop_after(job, "denoise", 3)
+    finish(generate(again(job)))
+    run = replay(sidecar_path(job.output))
+    next(r for r in run if (r.stage, r.done) == ("denoise", 3))
+    run.close()
+    result = finish(replay(sidecar_path(job.output), resume=True))
+    assert result.made.resumed_at == [3]
+    assert result.identical
+
+
+def test_replay_refuses_other_inputs_and_finds_moved_ones(job: GenerateConfig, tmp_path: Path) -> None:
+    finish(generate(job))
+    sidecar = sidecar_path(job.output)
+    job.picture.rename(job.output.parent / job.picture.name)  # beside the sidecar
+    job.video.rename(tmp_path / "moved.mp4")
+    assert finish(replay(sidecar, video=tmp_path / "moved.mp4")).identical
+    touched(tmp_path / "moved.mp4")
+    with pytest.raises(ConfigError, match="content of video was sha256"):
+        finish(replay(sidecar, video=tmp_path / "moved.mp4"))
+
+
+def test_replay_notes_other_versions(job: GenerateConfig) -> None:
+    finish(generate(job))
+    sidecar = sidecar_path(job.output)
+    facts = json.loads(sidecar.read_text())
+    facts["origin"]["versions"]["torch"] = "1.0"
+    sidecar.write_text(json.dumps(facts))
+    result = finish(replay(sidecar))
+    assert any("version of torch was '1.0'" in w for w in result.made.warnings)
+    job.output.write_bytes(b"other")
+    assert finish(replay(sidecar)).original_state == "another file"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "no sidecar|Expecting value"),
+        ("{}", "no sidecar"),
+        (json.dumps({"settings": {}, "versions": {"mimicmotion": "0.1"}}), "older version .0.1."),
+        (json.dumps({"format": outputs.FORMAT, "version": 99, "settings": {}}), "form 99"),
+        (json.dumps({"format": outputs.FORMAT, "version": 1, "settings": {}}), "lacks origin, output_sha256"),
+    ],
+)
+def test_files_that_are_no_sidecar(text: str, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "result.mp4.json"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=says):
+        finish(replay(path))
+
+
+def test_replay_never_replaces_the_result(job: GenerateConfig) -> None:
+    finish(generate(job))
+    with pytest.raises(ConfigError, match="name another output"):
+        finish(replay(sidecar_path(job.output), job.output))
+
+
+# --- processes that are killed ----------------------------------------------------------------------------------
+
+
+class Runner:
+    """`kill_task.py`, fed with requests."""
+
+    def __init__(self, folder: Path) -> None:
+        env = os.environ | {
+            "MIMICMOTION_CACHE": str(folder / "cache"),
+            "PYTHONPATH": str(TESTS),
+            "OMP_NUM_THREADS": "1",
+        }
+        argv = [sys.executable, str(TESTS / "kill_task.py")]
+        self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+
+    def __call__(self, config: GenerateConfig, **how: Any) -> dict[str, Any]:
+        assert self.process.stdin
+        assert self.process.stdout
+        request = {"config": dataclasses.asdict(config), **how}
+        self.process.stdin.write(json.dumps(request, default=str) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def close(self) -> None:
+        self.process.communicate(timeout=60)
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> Iterator[Runner]:
+    runner = Runner(tmp_path)
+    yield runner
+    runner.close()
+
+
+def fresh(job: GenerateConfig, name: object) -> GenerateConfig:
+    """The job with an output of its own, and every kind of file."""
+    output = job.output.parents[1] / f"out-{name}" / "result.mp4"
+    return dataclasses.replace(job, output=output, side_by_side=True)
+
+
+def assert_complete(config: GenerateConfig, whole: GenerateConfig) -> None:
+    for path in (config.output, side_by_side_path(config.output)):
+        assert path.read_bytes() == (whole.output.parent / path.name).read_bytes()
+    assert left_over(config) == ["result-side-by-side.mp4", "result.mp4", "result.mp4.json"]
+
+
+def kill_before_operations(runner: Runner, job: GenerateConfig, share: float) -> None:
+    whole = fresh(job, "whole")
+    said = runner(whole)
+    assert (said["code"], said["error"]) == (0, "")
+    random.seed(3)
+    for n in sorted(random.sample(range(said["seen"]), max(2, round(share * said["seen"])))):
+        config = fresh(job, n)
+        assert runner(config, at=n)["code"] == -signal.SIGKILL
+        second = runner(again(config), at=random.randrange(said["seen"]))  # and killed again on the way
+        assert second["code"] in (0, -signal.SIGKILL), second
+        last = runner(again(config))
+        assert (last["code"], last["error"]) == (0, ""), n
+        assert_complete(config, whole)
+
+
+def test_killed_before_some_operation_on_files(runner: Runner, job: GenerateConfig) -> None:
+    kill_before_operations(runner, job, 0.05)
+
+
+@pytest.mark.slow
+def test_killed_before_any_operation_on_files(runner: Runner, job: GenerateConfig) -> None:
+    kill_before_operations(runner, job, 1.0)
+
+
+def kill_at_random(run: Callable[[GenerateConfig, float | None], int], job: GenerateConfig, kills: int) -> list[float]:
+    """Kill runs after random times until so many were; each run is begun again until it is complete."""
+    whole = fresh(job, "whole")
+    start = time.perf_counter()
+    assert run(whole, None) == 0
+    length = time.perf_counter() - start
+    rng = np.random.default_rng(7)
+    times: list[float] = []
+    number = 0
+    while len(times) < kills:
+        config, number = fresh(job, number), number + 1
+        for _ in range(4):
+            seconds = float(rng.uniform(0, length))
+            code = run(again(config), seconds)
+            if code == 0:
+                break
+            assert code == -signal.SIGKILL
+            times.append(seconds)
+        assert run(again(config), None) == 0
+        assert_complete(config, whole)
+    return times
+
+
+def test_killed_at_random_moments(runner: Runner, job: GenerateConfig) -> None:
+    def run(config: GenerateConfig, seconds: float | None) -> int:
+        return runner(config, **({} if seconds is None else {"after": seconds}))["code"]
+
+    kill_at_random(run, job, 3)
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_random_moments_of_a_process(job: GenerateConfig, tmp_path: Path) -> None:
+    """From the start of Python on: imports, loading, poses, denoising, decoding, writing."""
+    env = os.environ | {"MIMICMOTION_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"}
+
+    def run(config: GenerateConfig, seconds: float | None) -> int:
+        code = "import sys, kill_task as k; k.plant(); sys.exit(k.run_alone(sys.argv[1]))"
+        argv = [sys.executable, "-c", code, json.dumps(dataclasses.asdict(config), default=str)]
+        process = subprocess.Popen(argv, env=env)
+        if seconds is not None:
+            time.sleep(seconds)
+            process.kill()
+        return process.wait()
+
+    kill_at_random(run, job, 20)

@@ -1,0 +1,92 @@
+"""Generate jobs in processes that are killed: `python tests/kill_task.py` reads one JSON request a line.
+
+Python and the libraries are loaded once; each request runs in a fork. It is killed before its n-th operation on the
+output's folder ("at"), or after some seconds ("after"). The answer is one JSON line: exit code (negative: the signal),
+operations seen, and what was raised.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+
+from mimicmotion.config import GenerateConfig, parse
+from mimicmotion.jobs import inputs
+from mimicmotion.jobs.generate import generate
+from mimicmotion.jobs.progress import finish
+from planted_job import FRAMES, dancing, planted, standing
+
+OPERATIONS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.listdir", "os.scandir")
+
+
+def run(config: GenerateConfig, at: int | None, report: int) -> int:
+    """The job, in the forked process; `report`: where the number of operations and an error are written."""
+    folder, seen, error = os.fspath(config.output.parent), 0, ""
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal seen
+        if event in OPERATIONS and any(
+            isinstance(a, str | Path) and os.fspath(a).startswith(folder) for a in arguments
+        ):
+            if seen == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            seen += 1
+
+    sys.addaudithook(watch)
+    try:
+        finish(generate(config))
+    except Exception as e:
+        error = f"{type(e).__name__}: {e}"
+    os.write(report, json.dumps({"seen": seen, "error": error}).encode())
+    return 1 if error else 0
+
+
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    """Run one request in a fork."""
+    config = parse(GenerateConfig, request["config"])
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 70
+        try:
+            code = run(config, request.get("at"), write)
+        finally:
+            os._exit(code)
+    os.close(write)
+    if "after" in request:
+        time.sleep(request["after"])
+        os.kill(child, signal.SIGKILL)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    with os.fdopen(read) as file:
+        said = file.read()
+    return {"code": status, **(json.loads(said) if said else {})}
+
+
+def plant() -> None:
+    """Poses that are found whatever is seen."""
+    inputs.find_estimator = planted(standing(1), dancing(FRAMES))
+
+
+def run_alone(config: str) -> int:
+    """The job of these settings (JSON) in this process."""
+    finish(generate(parse(GenerateConfig, json.loads(config))))
+    return 0
+
+
+def main() -> None:
+    plant()
+    cv2.setNumThreads(1)  # threads do not survive a fork
+    for line in sys.stdin:
+        sys.stdout.write(json.dumps(answer(json.loads(line))) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
