@@ -26,6 +26,7 @@ from mimicmotion.diffusion.schedule import initial_scale
 from mimicmotion.errors import ConfigError, InputError, PoseError
 from mimicmotion.models.block_cache import BlockCache
 from mimicmotion.models.checkpoint import Components, load_components, save_components
+from mimicmotion.models.cpu_kernels import use_cpu_kernels
 from mimicmotion.models.pose_features import Frame, PoseFrames
 from mimicmotion.models.posenet import PoseNet
 from mimicmotion.models.unet import use_constant_cross_attention
@@ -163,10 +164,19 @@ class MimicMotionPipeline:
         if base is None:
             base = find_asset("tiny")
         parts = load_components(base, checkpoint, device=device, dtype=dtype, variant=variant, **options)
-        use_constant_cross_attention(parts.unet)  # the same numbers for less work
         pipe = cls(parts.unet, parts.vae, parts.image_encoder, parts.pose_net, parts.settings)
+        pipe.use_fast_kernels()
         pipe.files = parts.files
         return pipe
+
+    def use_fast_kernels(self, enabled: bool = True) -> None:
+        """Switch on (or off) what gives the same numbers for less work; `from_pretrained` has done so.
+
+        Constant cross-attention, and on a CPU the kernels of `mimicmotion.models.cpu_kernels`.
+        """
+        use_constant_cross_attention(self.unet, enabled)
+        for network in (self.unet, self.vae, self.image_encoder, self.pose_net):
+            use_cpu_kernels(network, enabled)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model to a folder that `from_pretrained` reads (diffusers' layout, safetensors)."""

@@ -1,0 +1,305 @@
+"""Our exact tier against the published code's way of working, end to end: `python benchmarks/released.py`.
+
+The published code's WORK PATTERN is rebuilt here from parts of this package: whole 2160-pixel canvases are drawn and
+sampled down, all pose frames lie in memory as float tensors, PoseNet runs again for every tile in every step, the
+unconditional and the conditional pass follow each other, cross-attention is computed in full, chunks of 8 frames are
+decoded with hard cuts, all frames are gathered and only then encoded, one stage after another. Ours is the job
+`mimicmotion generate` in fusion mode "released", so that both do the same work; `tests/integration/test_released.py`
+holds their results together (1e-5). Poses are planted: finding them is the same on both sides, and is not timed.
+
+The model is SVD's classes at a fifth of their width with random weights; at 384x256 its operations are spread as in the
+published model at 1024x576 (spatial convolutions 29 %, feed-forward along time 22 %, spatial attention 17 %, ...).
+Each run is a process of its own, so that neither inherits the other's memory; sides take turns. One JSON line.
+Takes about 4 minutes on a quiet core (--quick: 1).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy import ndarray
+
+from drawing import cpu_model, dancer, draw_plainly
+from mimicmotion.config import FusionConfig, GenerateConfig
+from mimicmotion.diffusion.schedule import initial_scale
+from mimicmotion.pipeline import MimicMotionPipeline
+from mimicmotion.pose.keypoints import PoseSequence
+
+SIZE = (384, 256)
+TILE, OVERLAP = 16, 6
+SIDES = ("released", "ours")
+
+
+class Watch:
+    """Seconds per stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+
+# --- the published code's way ---------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def released_latents(
+    pipe: MimicMotionPipeline,
+    image: ndarray,
+    reference: PoseSequence,
+    poses: PoseSequence,
+    steps: int,
+    seed: int,
+    watch: Watch,
+) -> torch.Tensor:
+    """Latents of reference slot and video, (1, frames + 1, channels, h, w), made in the published order of work."""
+    size: tuple[int, int] = image.shape[:2]
+    recipe = pipe.recipe(
+        len(poses),
+        reference_slot=True,
+        fusion=FusionConfig(mode="released", segment_frames=TILE, overlap_frames=OVERLAP),
+        num_inference_steps=steps,
+    )
+    noise = pipe.draw_noise(recipe, size, seed=seed)
+    with watch("draw"):
+        everyone = [(reference.xy[0], reference.confidence[0]), *zip(poses.xy, poses.confidence, strict=True)]
+        pictures = [draw_plainly(xy, confidence, size) for xy, confidence in everyone]
+        pose = torch.stack([torch.from_numpy(p).permute(2, 0, 1).float() / 127.5 - 1 for p in pictures])[None]
+    with watch("encode"):
+        told = pipe.encode(image, pictures[1][None])  # picture only: its pose features are not looked at
+    with watch("denoise"):
+        x = noise.latents * initial_scale(recipe.sigmas)
+        frames = x.shape[1]
+        for sigma, sigma_next in zip(recipe.sigmas[:-1].tolist(), recipe.sigmas[1:].tolist(), strict=True):
+            scaled = x / (sigma**2 + 1) ** 0.5
+            c_noise = torch.tensor(0.25 * np.log(sigma), dtype=torch.float32)
+            total, weight = torch.zeros_like(x), torch.zeros(frames)
+            for rows in recipe.plan.segments:
+                index = list(rows)
+                slots = torch.arange(len(index)) + 0.5
+                tent = torch.minimum(slots, len(index) - slots) * 2 / len(index)
+                features = pipe.pose_net(pose[:, index].to(pipe.dtype))
+                without = run_unet(pipe, scaled[:, index], c_noise, told, None)
+                with_all = run_unet(pipe, scaled[:, index], c_noise, told, features)
+                scale = recipe.guidance[index].float().view(1, -1, 1, 1, 1)
+                guided = without + scale * (with_all - without)
+                total[:, index] += tent.view(1, -1, 1, 1, 1) * guided
+                weight[index] += tent
+            v = total / weight.view(1, -1, 1, 1, 1)
+            x0 = x / (sigma**2 + 1) - v * (sigma / (sigma**2 + 1) ** 0.5)
+            x = x + (x - x0) / sigma * (sigma_next - sigma)
+    return x
+
+
+def run_unet(pipe: MimicMotionPipeline, x: torch.Tensor, c_noise: torch.Tensor, told: Any, pose: Any) -> torch.Tensor:
+    """One pass; without pose features the picture is left out too."""
+    latents, embedding = told.image_latents, told.image_embeddings
+    if pose is None:
+        latents, embedding = torch.zeros_like(latents), torch.zeros_like(embedding)
+    parts = [x, latents.expand(-1, x.shape[1], -1, -1, -1)]
+    sample = torch.cat([p.to(pipe.dtype) for p in (*parts, *([] if pose is None else [pose]))], dim=2)
+    embedding = embedding.to(pipe.dtype)
+    ids = told.added_time_ids
+    return pipe.unet(sample, c_noise, embedding, added_time_ids=ids, return_dict=False)[0].float()
+
+
+def run_released(pipe: MimicMotionPipeline, config: GenerateConfig, steps: int) -> dict[str, float]:
+    """The whole job in the published order; returns seconds per stage."""
+    from mimicmotion.jobs.inputs import prepare
+    from mimicmotion.jobs.progress import finish
+    from mimicmotion.video.writer import open_writer
+
+    found = finish(prepare(config, SIZE, pipe.size_multiple))
+    watch = Watch()
+    latents = released_latents(pipe, found.picture, found.reference, found.aligned, steps, config.seed, watch)
+    with watch("decode"):
+        frames = np.stack(list(pipe.decode(latents[0], decode_chunk_size=8, released=True)))[1:]
+    with watch("write"), open_writer(config.output, SIZE, config.fps) as writer:
+        for frame in frames:
+            writer.write(frame)
+    return watch.seconds
+
+
+# --- our way --------------------------------------------------------------------------------------------------------
+
+
+def run_ours(pipe: MimicMotionPipeline, config: GenerateConfig) -> dict[str, float]:
+    """The job as the command line runs it; returns seconds per stage."""
+    from mimicmotion.jobs.generate import generate
+    from mimicmotion.jobs.progress import finish
+
+    seconds = finish(generate(config, pipe)).seconds
+    return {stage: spent for stage, spent in seconds.items() if stage not in ("load", "picture", "poses")}
+
+
+# --- what both work on ----------------------------------------------------------------------------------------------
+
+
+def build_pipeline(dtype: torch.dtype = torch.float32, seed: int = 0) -> MimicMotionPipeline:
+    """SVD's classes, narrow, with random weights; 61 M parameters in the U-Net."""
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    from mimicmotion.models.posenet import PoseNet
+    from mimicmotion.models.tiny import PatchAutoencoder
+    from mimicmotion.models.unet import build_unet
+
+    torch.manual_seed(seed)
+    down, up = "CrossAttnDownBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"
+    unet = build_unet(
+        {
+            "in_channels": 8,
+            "out_channels": 4,
+            "block_out_channels": [64, 128, 256, 256],
+            "down_block_types": [down, down, down, "DownBlockSpatioTemporal"],
+            "up_block_types": ["UpBlockSpatioTemporal", up, up, up],
+            "layers_per_block": 2,
+            "cross_attention_dim": 208,
+            "num_attention_heads": [1, 2, 4, 4],
+            "addition_time_embed_dim": 64,
+            "projection_class_embeddings_input_dim": 192,
+            "num_frames": TILE,
+        }
+    )
+    vae = PatchAutoencoder(
+        patch_size=2,
+        in_channels=12,
+        out_channels=12,
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        block_out_channels=(32, 64, 64),
+        latent_channels=4,
+    )
+    encoder = CLIPVisionModelWithProjection(
+        CLIPVisionConfig(
+            hidden_size=64, intermediate_size=128, num_hidden_layers=4, num_attention_heads=4, projection_dim=208
+        )
+    )
+    pose_net = PoseNet(64, (3, 4, 8, 16))
+    for p in pose_net.final_proj.parameters():
+        torch.nn.init.normal_(p, std=0.5)  # it starts at zero: then nothing would show whether poses are used
+    settings = {"height": SIZE[0], "width": SIZE[1], "guidance_scale": 2.0}
+    return MimicMotionPipeline(unet, vae.eval(), encoder.eval(), pose_net.eval(), settings).to(dtype=dtype)
+
+
+def plant_poses(folder: Path, frames: int, size: tuple[int, int]) -> tuple[Path, Path]:
+    """A picture and a pose file; the picture's pose is the first one."""
+    from mimicmotion.jobs import inputs
+    from mimicmotion.pose.estimator import StaticPose
+    from mimicmotion.pose.files import save_poses
+    from mimicmotion.video.picture import write_picture
+
+    xy, confidence = dancer(frames, size)
+    poses = PoseSequence(xy.astype(np.float32), confidence.astype(np.float32), size, 15.0, "planted")
+    save_poses(poses, folder / "poses.npz")
+    write_picture(folder / "person.png", np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
+    inputs.find_estimator = lambda _: lambda static=False: StaticPose(poses[:1])  # noqa: ARG005
+    return folder / "person.png", folder / "poses.npz"
+
+
+def one(side: str, dtype: str, frames: int, steps: int) -> dict[str, Any]:
+    """One run of one side in this process."""
+    import resource
+
+    pipe = build_pipeline(getattr(torch, dtype))
+    with tempfile.TemporaryDirectory() as folder:
+        picture, video = plant_poses(Path(folder), frames, SIZE)
+        config = GenerateConfig(
+            picture=picture,
+            video=video,
+            output=Path(folder) / "out.mp4",
+            num_inference_steps=steps,
+            fusion="released",
+            segment_frames=TILE,
+            overlap_frames=OVERLAP,
+            device="cpu",
+        )
+        busy = time.process_time()
+        start = time.perf_counter()
+        if side == "released":
+            seconds = run_released(pipe, config, steps)
+        else:
+            pipe.use_fast_kernels()
+            seconds = run_ours(pipe, config)
+        total, busy = time.perf_counter() - start, time.process_time() - busy
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"seconds": total, "processor_seconds": busy, "stages": seconds, "peak_mib": peak}
+
+
+def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Medians over the runs of one side."""
+    stages = {s: round(statistics.median(r["stages"].get(s, 0.0) for r in runs), 2) for s in runs[0]["stages"]}
+    total = {k: round(statistics.median(r[k] for r in runs), 2) for k in ("seconds", "processor_seconds")}
+    return {**total, "stages": stages, "peak_mib": round(max(r["peak_mib"] for r in runs))}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--frames", type=int, default=24)
+    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--quick", action="store_true", help="one repeat, one step, one tile")
+    parser.add_argument("--one", nargs=2, metavar=("SIDE", "DTYPE"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.quick:
+        options.repeats, options.steps, options.frames = 1, 1, 15
+    if options.one:
+        torch.set_num_threads(options.threads)
+        sys.stdout.write(json.dumps(one(*options.one, options.frames, options.steps)) + "\n")
+        return
+    # bfloat16 as such is slower than float32 in the published pattern on some processors: both are shown
+    kinds = [(side, dtype) for dtype in ("float32", "bfloat16") for side in SIDES]
+    runs: dict[tuple[str, str], list[dict[str, Any]]] = {kind: [] for kind in kinds}
+    environment = os.environ | {"OMP_NUM_THREADS": str(options.threads)}
+    for _ in range(options.repeats):
+        for kind in kinds:
+            argv = [sys.executable, __file__, "--one", *kind, "--frames", str(options.frames)]
+            argv += ["--steps", str(options.steps), "--threads", str(options.threads)]
+            done = subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+            runs[kind].append(json.loads(done.stdout.splitlines()[-1]))
+    found = {f"{side}_{dtype}": summary(runs[side, dtype]) for side, dtype in kinds}
+
+    def ratio(ours: str, released: str, what: str) -> float:
+        return round(found[f"released_{released}"][what] / found[f"ours_{ours}"][what], 2)
+
+    row = {
+        "bench": "released",
+        "size": SIZE,
+        "frames": options.frames,
+        "steps": options.steps,
+        "tile": TILE,
+        "overlap": OVERLAP,
+        "ratio": {
+            f"{ours}_over_released_{released}": {w: ratio(ours, released, w) for w in ("seconds", "processor_seconds")}
+            for ours, released in (("float32", "float32"), ("bfloat16", "bfloat16"), ("bfloat16", "float32"))
+        },
+        **found,
+        "repeats": options.repeats,
+        "threads": options.threads,
+        "cores": os.cpu_count(),
+        "cpu": cpu_model(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+    sys.stdout.write(json.dumps(row) + "\n")
+
+
+if __name__ == "__main__":
+    main()
