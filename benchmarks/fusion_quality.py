@@ -19,9 +19,9 @@ import torch
 
 from mimicmotion.config import FusionConfig
 from mimicmotion.data.synthetic import HELD_OUT_SEED
-from mimicmotion.diffusion.fusion import plan_segments
 from mimicmotion.evaluation.bootstrap import bootstrap_mean, paired_difference
 from mimicmotion.evaluation.pixels import psnr, ssim
+from mimicmotion.evaluation.seams import segment_borders
 from mimicmotion.evaluation.temporal import background_flicker, seam_score
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.synth import render_clip
@@ -29,17 +29,6 @@ from mimicmotion.training.bundled import generate
 
 MODES = ("none", "average", "progressive", "released")
 FIRST = 5000
-
-
-def borders(frames: int, config: FusionConfig) -> list[int]:
-    """Frames at which the mixture of segments changes abruptly, if it does."""
-    segments = plan_segments(frames, config)
-    if config.mode == "none":
-        # the last segment is moved back; what it shares with the one before stays the earlier one's
-        edges = {s.start if i < len(segments) - 1 else segments[i - 1].stop for i, s in enumerate(segments) if i}
-    else:
-        edges = {s.start for s in segments[1:]} | {s.stop for s in segments[:-1]}
-    return sorted(e for e in edges if 0 < e < frames)
 
 
 def rounded(interval: object) -> list[float]:
@@ -66,7 +55,7 @@ def main() -> None:
             config = FusionConfig(mode=mode, **sizes)
             output = generate(pipe, clip, fusion=config, seed=index)
             row = {
-                "seam": seam_score(output, borders(options.frames, config)),
+                "seam": seam_score(output, segment_borders(options.frames, config)),
                 "flicker": background_flicker(output, clip.frames),
                 "psnr": psnr(output, clip.frames),
                 "ssim": ssim(output, clip.frames),

@@ -9,11 +9,14 @@ import shutil
 import warnings
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from skimage import data
 
 from evaluation_clips import folders, frames, run, value, video
+from face_networks import quarters_network
 from mimicmotion import cli
 from mimicmotion.errors import ConfigError, InputError, WeightsError
 from mimicmotion.evaluation import pixels
@@ -271,3 +274,94 @@ def test_methods_of_the_command_line() -> None:
     for wrong in (["a"], ["=x"], ["a="], ["a=x", "a=y"]):
         with pytest.raises(ConfigError):
             parse_methods(wrong)
+
+
+def test_seams_by_settings_and_by_what_generate_wrote(tmp_path: Path) -> None:
+    cut = frames(0, count=12).astype(int)
+    cut[6:] += 25  # the second segment is brighter
+    for name, clip in (("smooth", frames(0, count=12)), ("cut", np.clip(cut, 0, 255).astype(np.uint8))):
+        video(tmp_path / name / "a", clip)
+    video(tmp_path / "real" / "a", frames(0, count=12))
+    methods = {n: tmp_path / n for n in ("cut", "smooth")}
+    settings = {"real": tmp_path / "real", "generated": methods, "output": tmp_path / "o", "cache_dir": tmp_path / "c"}
+    settings["metrics"] = ["seams"]
+    given = run(**settings, borders=[6])
+    assert value(given, "cut", "a", "seam") > 1.2 * value(given, "smooth", "a", "seam")
+    planned = {"segment_frames": 6, "reference_slot": False, "fusion": "none"}
+    assert run(**settings, **planned).rows[0].values == given.rows[0].values
+    elsewhere = run(**settings, borders=[3])
+    assert value(elsewhere, "cut", "a", "seam") < value(given, "cut", "a", "seam")  # and nothing stale from the cache
+    facts = {"fusion": {"mode": "none", "segment_frames": 6, "overlap_frames": 0, "reference_slot": False}}
+    (tmp_path / "cut" / "a.json").write_text(json.dumps(facts))
+    read = run(**settings)
+    assert read.rows[0].values == given.rows[0].values
+    assert "seam" not in read.rows[1].values
+    assert any(n.startswith("smooth, a: no seam score: nothing says where segments begin") for n in read.notes)
+    whole = run(**settings | {"metrics": None})
+    assert whole.rows[0].values["seam"] == given.rows[0].values["seam"]  # by default, where a result has a sidecar
+    (tmp_path / "cut" / "a.json").unlink()
+    assert any("seams not computed: give --segment-frames" in n for n in run(**settings | {"metrics": None}).notes)
+    with pytest.raises(ConfigError, match="borders"):
+        EvaluateConfig(**settings | {"borders": [6], "segment_frames": 6})
+
+
+def test_frechet_distance_at_infinitely_many_clips(tmp_path: Path) -> None:
+    settings = folders(tmp_path, ("a", "b", "c")) | {"features": network(tmp_path / "colours.pt"), "clip_frames": 2}
+    settings |= {"metrics": ["features"], "frechet_resamples": 0, "fd_infinity": True}
+    done = finish(evaluate(EvaluateConfig(**settings))).evaluation
+    fit = done.summary.fits["features_infinity"]["theirs"]
+    cell = done.summary.methods["theirs"]["features_infinity"]
+    assert (cell.value, cell.n, math.isnan(cell.low)) == (fit.value, 3, True)
+    assert fit.sizes[-1] == 21  # three sequences of seven clips
+    saved = json.loads((tmp_path / "report" / "summary.json").read_text())
+    assert saved["fits"]["features_infinity"]["theirs"]["slope"] == fit.slope
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "## Infinitely many clips" in text
+    assert "Frechet distance on colours features, infinite set (not FVD, FID or FID-VID)" in text
+    few = run(**settings | {"clips": "disjoint"})
+    assert few.summary.fits == {}
+    assert any("features_infinity is undefined: sets of shape (12, 3)" in n for n in few.notes)
+
+
+def test_identity_by_a_network_given_by_path(tmp_path: Path) -> None:
+    person = cv2.resize(data.astronaut(), (256, 256), interpolation=cv2.INTER_AREA)
+    clip = np.stack([np.roll(person, 3 * i, 1) for i in range(3)])
+    blurred = np.stack([cv2.GaussianBlur(f, (0, 0), 1.0) for f in clip])
+    hidden = clip.copy()
+    hidden[1] = 128  # nobody in one frame
+    for name, made in (("real", clip), ("ours", blurred), ("theirs", hidden)):
+        video(tmp_path / name / "a", made)
+    write_picture(tmp_path / "references" / "a.png", person)
+    settings = {"real": tmp_path / "real", "output": tmp_path / "report", "cache_dir": tmp_path / "cache"}
+    settings |= {"generated": {n: tmp_path / n for n in ("ours", "theirs", "real again")}, "metrics": ["identity"]}
+    shutil.copytree(tmp_path / "real", tmp_path / "real again")
+    settings |= {"identity": quarters_network(tmp_path / "face.onnx"), "identity_size": 16}
+    done = run(**settings, references=tmp_path / "references")
+    got = {r.method: r.values for r in done.rows}
+    assert got["real again"]["identity"] == pytest.approx(1, abs=1e-5)
+    assert got["real again"]["identity_reference"] > 0.9
+    assert got["ours"]["identity"] < 0.99999
+    assert [got[m]["identity_missing"] for m in ("ours", "theirs")] == [0, pytest.approx(1 / 3)]
+    assert got["theirs"]["identity"] == pytest.approx(1, abs=0.01)  # over the frames that show a face
+    again = run(**settings, references=tmp_path / "references")
+    assert again.reused[1] == 0
+    assert "identity_reference" not in run(**settings).rows[0].values
+    assert run(**settings, identity_colours="bgr").reused[1] > 0  # another convention is another number
+    nobody = run(**folders(tmp_path / "x", ("a",)) | {k: settings[k] for k in ("metrics", "identity", "identity_size")})
+    assert any("no sure face in the real frames" in n for n in nobody.notes)
+    assert math.isnan(nobody.rows[0].values["identity"])
+
+
+def test_a_face_network_that_is_missing_or_none(tmp_path: Path) -> None:
+    settings = folders(tmp_path, ("a",))
+    assert any("identity not computed: give a face network" in n for n in run(**settings | {"metrics": None}).notes)
+    gone = settings | {"identity": tmp_path / "none.onnx"}
+    assert any("none.onnx is not there" in n for n in run(**gone | {"metrics": None}).notes)
+    with pytest.raises(WeightsError, match="is not there"):
+        run(**gone | {"metrics": ["identity"]})
+    with pytest.raises(ConfigError, match="--identity PATH"):
+        run(**settings | {"metrics": ["identity"]})
+    wrong = settings | {"identity": quarters_network(tmp_path / "face.onnx"), "metrics": ["psnr", "identity"]}
+    steps = evaluate(EvaluateConfig(**wrong))
+    with pytest.raises(WeightsError, match="--identity-size 16"):
+        next(steps)  # before anything is measured

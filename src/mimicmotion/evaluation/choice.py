@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mimicmotion.errors import InputError, WeightsError
+from mimicmotion.evaluation.networks.faces import FaceInput, FaceNetwork
+from mimicmotion.evaluation.seams import has_sidecars
 from mimicmotion.evaluation.settings import PLAIN, EvaluateConfig
 from mimicmotion.files import sha256_file
 from mimicmotion.weights import known
@@ -80,6 +82,12 @@ def choose(config: EvaluateConfig) -> Choice:
             networks[group] = network
     if asked is None:
         absent = [g for g in BY_PATH[:3] if getattr(config, g.replace("-", "_")) is None]
+        if config.identity is None:
+            notes.append("identity not computed: give a face network as ONNX by path (--identity)")
+        if "seams" not in groups:
+            notes.append(
+                "seams not computed: give --segment-frames or --borders, or keep the OUTPUT.json of `generate`"
+            )
         if absent:
             notes.append(
                 f"{', '.join(absent)} not computed: no package index carries the networks; "
@@ -91,8 +99,15 @@ def choose(config: EvaluateConfig) -> Choice:
 
 
 def _default(config: EvaluateConfig) -> list[str]:
-    given = [g for g in BY_PATH if getattr(config, g.replace("-", "_")) is not None]
-    return [*PLAIN, "lpips-vgg" if config.convention == "field" else "lpips", "fvd", *given]
+    given = [g for g in (*BY_PATH, "identity") if getattr(config, g.replace("-", "_")) is not None]
+    known = config.borders or config.segment_frames or any(map(has_sidecars, config.generated.values()))
+    return [
+        *PLAIN,
+        *(["seams"] if known else []),
+        "lpips-vgg" if config.convention == "field" else "lpips",
+        "fvd",
+        *given,
+    ]
 
 
 def _network(group: str, config: EvaluateConfig) -> Network | None:
@@ -103,6 +118,8 @@ def _network(group: str, config: EvaluateConfig) -> Network | None:
         return _fetched(group, config)
     if group in BY_PATH:
         return _by_path(group, config)
+    if group == "identity":
+        return _faces(config)
     return None
 
 
@@ -149,6 +166,18 @@ def _by_path(group: str, config: EvaluateConfig) -> Network:
 
     title = f"Frechet distance on {path.stem} features" if group == "features" else group.upper()
     return Network(group, title, path, _digest(path), length, load)
+
+
+def _faces(config: EvaluateConfig) -> Network:
+    path = config.identity
+    if path is None or not path.is_file():
+        raise WeightsError(f"{path} is not there", "a face network as ONNX", "correct --identity")
+    convention = FaceInput(config.identity_size, config.identity_colours, config.identity_mean, config.identity_std)
+
+    def load() -> Any:
+        return FaceNetwork(path, convention)
+
+    return Network("identity", f"identity by {path.stem}", path, sha256_file(path), 0, load)
 
 
 def _digest(path: Path) -> str:

@@ -141,6 +141,14 @@ class Extrapolated:
     sizes: tuple[int, ...]
     distances: tuple[float, ...]
 
+    @property
+    def r_squared(self) -> float:
+        """Share of the distances' variance that the line explains; NaN where they don't vary."""
+        seen = np.array(self.distances)
+        spread = float(((seen - seen.mean()) ** 2).sum())
+        left = float(((seen - self.value - self.slope / np.array(self.sizes)) ** 2).sum())
+        return 1 - left / spread if spread > 0 else float("nan")
+
 
 def fd_infinity(
     x: Float[ndarray, "n d"],

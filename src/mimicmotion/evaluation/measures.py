@@ -18,7 +18,18 @@ if TYPE_CHECKING:
     from mimicmotion.evaluation.poses import Fidelity
     from mimicmotion.pose.keypoints import PoseSequence
 
-VERSIONS = {"psnr": 1, "ssim": 1, "l1": 1, "flicker": 1, "warping": 1, "lpips": 1, "lpips-vgg": 1, "poses": 1}
+VERSIONS = {
+    "psnr": 1,
+    "ssim": 1,
+    "l1": 1,
+    "flicker": 1,
+    "warping": 1,
+    "seams": 1,
+    "lpips": 1,
+    "lpips-vgg": 1,
+    "poses": 1,
+    "identity": 1,
+}
 """Raised when a number's meaning changes, so that old cached ones are not used."""
 
 Bytes = UInt8[ndarray, "frames height width 3"]
@@ -218,6 +229,35 @@ class Warping:
         return {"warping_error": float(np.mean(known)) if known else float("nan")}
 
 
+class Seams:
+    """Mean of `temporal.seam_scores` over the borders of a result; looks at the generated frames alone.
+
+    Args:
+        borders: first frames of new segments; those behind the end of what is compared don't count.
+    """
+
+    def __init__(self, borders: Sequence[int]) -> None:
+        self.borders = borders
+        self._last: ndarray | None = None
+        self._jumps: list[ndarray] = []
+
+    def add(self, output: Bytes, target: Bytes) -> None:  # noqa: ARG002
+        """The next frames."""
+        frames = unit_frames(output if self._last is None else np.concatenate([self._last, output]))
+        self._jumps.append(temporal.jumps(frames))
+        self._last = output[-1:]
+
+    def result(self) -> dict[str, float]:
+        """NaN without borders, or where no frames lie between them."""
+        jumps = np.concatenate(self._jumps) if self._jumps else np.empty(0)
+        borders = [b for b in self.borders if b <= len(jumps)]
+        try:
+            scores = temporal.scores_of_jumps(jumps, borders)
+        except InputError:  # a border in every frame
+            scores = np.empty(0)
+        return {"seam": float(scores.mean()) if len(scores) else float("nan")}
+
+
 EXACT: dict[str, tuple[type[Measure], ...]] = {
     "psnr": (Psnr,),
     "ssim": (Ssim,),
@@ -272,5 +312,8 @@ def pose_numbers(found: PoseSequence, truth: PoseSequence) -> dict[str, float]:
     shown = truth.confidence[:, hands] >= VISIBLE
     confidence = found.confidence[:, hands][shown]
     out["hand_confidence"] = float(confidence.mean()) if len(confidence) else float("nan")
-    out["jerkiness"] = temporal.jerkiness(found.scaled(truth.size), torso_length(truth))
+    length = torso_length(truth)
+    out["jerkiness"] = temporal.jerkiness(found.scaled(truth.size), length)
+    steady = temporal.jerkiness(truth, length)
+    out["jerkiness_ratio"] = out["jerkiness"] / steady if steady > 0 else float("nan")
     return out

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mimicmotion.evaluation.bootstrap import Interval
+from mimicmotion.evaluation.frechet import Extrapolated
 from mimicmotion.evaluation.runner import Evaluation, environment
 from mimicmotion.evaluation.settings import FIELD, FRECHET, METRICS, Metric
 from mimicmotion.evaluation.summary import Row
@@ -53,6 +54,7 @@ def as_data(done: Evaluation) -> dict[str, Any]:
             {"method": p.method, "baseline": p.baseline, "metric": p.metric} | _interval(p.interval)
             for p in done.summary.paired
         ],
+        "fits": {metric: {m: _fit(f) for m, f in of.items()} for metric, of in done.summary.fits.items()},
         "metrics": {m: {"title": title(done, m), "better": i.better, "what": i.what} for m, i in used.items()},
         "sequences": sorted({r.sequence for r in done.rows}),
         "rows": [{"sequence": r.sequence, "method": r.method, "frames": r.frames, "notes": r.notes} for r in done.rows],
@@ -66,6 +68,11 @@ def as_data(done: Evaluation) -> dict[str, Any]:
     }
 
 
+def _fit(f: Extrapolated) -> dict[str, Any]:
+    r_squared = f.r_squared if math.isfinite(f.r_squared) else None
+    return {"value": f.value, "slope": f.slope, "r_squared": r_squared, "sizes": f.sizes, "distances": f.distances}
+
+
 def _protocol(done: Evaluation) -> dict[str, Any]:
     p = done.protocol
     crops = {m: p.crop_of(m).shows for m in done.methods}
@@ -75,8 +82,16 @@ def _protocol(done: Evaluation) -> dict[str, Any]:
 
 def _settings(done: Evaluation) -> dict[str, Any]:
     c = done.config
-    names = ("convention", "frame_rate", "fps", "folder_fps", "strict", "clips", "clip_frames", "fit", "equal_n")
-    return {n: getattr(c, n) for n in (*names, "resamples", "frechet_resamples", "seed")} | {
+    names = ["convention", "frame_rate", "fps", "folder_fps", "strict", "clips", "clip_frames", "fit", "equal_n"]
+    if "seams" in done.choice.groups:
+        names += [
+            "borders",
+            "segment_frames",
+            *(["overlap_frames", "reference_slot", "fusion"] if c.segments() else []),
+        ]
+    if "identity" in done.choice.groups:
+        names += [f"identity_{n}" for n in ("size", "colours", "mean", "std", "confidence")]
+    return {n: getattr(c, n) for n in (*names, "fd_infinity", "resamples", "frechet_resamples", "seed")} | {
         "metrics": list(done.choice.groups),
         "driving_poses": c.driving is not None,
     }
@@ -105,8 +120,11 @@ def _csv(done: Evaluation) -> str:
 
 def title(done: Evaluation, metric: str) -> str:
     """Heading of a metric; a stand-in's names its network."""
-    network = done.choice.networks.get(metric)
-    return f"{network.title} (not FVD, FID or FID-VID)" if metric == "features" and network else METRICS[metric].title
+    network = done.choice.networks.get("features")
+    if network is None or metric.removesuffix("_infinity") != "features":
+        return METRICS[metric].title
+    infinite = ", infinite set" if metric.endswith("_infinity") else ""
+    return f"{network.title}{infinite} (not FVD, FID or FID-VID)"
 
 
 Cells = list[list[str]]
@@ -198,6 +216,8 @@ def _blocks(done: Evaluation) -> list[tuple[str, list[str], list[str], Cells]]:
     blocks = [("Methods", intro, *method_cells(done))]
     if done.summary.paired:
         blocks.append((f"Differences to {done.methods[0]}", ["Over the sequences of both."], *_paired_cells(done)))
+    if done.summary.fits:
+        blocks.append(("Infinitely many clips", *_fit_cells(done)))
     if done.failures:
         cells = [[f.method, f.sequence, f.reason] for f in done.failures]
         blocks.append(("Failed", ["These videos could not be measured."], ["method", "sequence", "reason"], cells))
@@ -220,6 +240,21 @@ def _blocks(done: Evaluation) -> list[tuple[str, list[str], list[str], Cells]]:
     blocks.append(("Videos", [], ["folder", "sequence", "sha256"], inputs))
     blocks.append(("Environment", [], ["what", "version"], [list(kv) for kv in environment().items()]))
     return blocks
+
+
+def _fit_cells(done: Evaluation) -> tuple[list[str], list[str], Cells]:
+    said = [
+        "A distance of n clips is too large by about slope / n: a line through the mean distances of subsets, read at "
+        "infinitely many. R² says how well it fits. Clips of one sequence resemble one another, most of all at stride "
+        "1: that there are few sequences no line can take out."
+    ]
+    rows = []
+    for metric, of in done.summary.fits.items():
+        for method, f in of.items():
+            points = ", ".join(f"{n}: {d:.2f}" for n, d in zip(f.sizes, f.distances, strict=True))
+            cells = [title(done, metric), method, f"{f.value:.2f}", f"{f.slope:.0f}", f"{f.r_squared:.3f}", points]
+            rows.append(cells)
+    return said, ["metric", "method", "at infinity", "slope", "R²", "mean distance of n clips"], rows
 
 
 def _sequence_cells(done: Evaluation) -> tuple[list[str], Cells]:

@@ -16,15 +16,17 @@ from jaxtyping import Float32
 from numpy import ndarray
 
 from mimicmotion import __version__
+from mimicmotion.config import FusionConfig
 from mimicmotion.errors import InputError, PoseError
 from mimicmotion.evaluation import measures
 from mimicmotion.evaluation.cache import ResultCache
 from mimicmotion.evaluation.choice import Choice, Network, choose
-from mimicmotion.evaluation.protocols import Protocol, load_protocol
+from mimicmotion.evaluation.people import People, driving_poses
+from mimicmotion.evaluation.protocols import Protocol, load_protocol, plain_name
+from mimicmotion.evaluation.seams import segment_borders, sidecar_fusion
 from mimicmotion.evaluation.settings import FRECHET, EvaluateConfig
 from mimicmotion.evaluation.summary import Row, Sets, Summary, add_frechet, summarise_rows
 from mimicmotion.evaluation.videos import Pair, Source, find_sequences, missing, open_pair
-from mimicmotion.pose.keypoints import PoseSequence
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +113,7 @@ class _Run:
         self.notes: list[str] = []
         self.inputs: dict[str, dict[str, str]] = {}
         self.loaded: dict[str, Any] = {}
+        self.borders: dict[tuple[str, str], list[int]] = {}
 
     def steps(self) -> Generator[Step, None, Evaluation]:
         config, methods = self.config, list(self.config.generated)
@@ -118,11 +121,17 @@ class _Run:
         found = {m: find_sequences(folder, self.protocol) for m, folder in config.generated.items()}
         self._check_missing(real, found)
         self.choice = choose(config)
+        faces = self.choice.networks.get("identity")
+        rename = plain_name if self.protocol.sequences else str
+        # a wrong file comes up before the long work
+        self.people = People(config, self.cache, self.notes, faces=faces and self._load(faces), rename=rename)
         pairs = yield from self._look(real, found)
         rows = {(p.method, p.sequence): Row(p.sequence, p.method, p.frames, {}, p.notes) for p in pairs}
         yield from self._each("measure", pairs, rows, self._measure)
         if "poses" in self.choice.groups:
             yield from self._each("poses", pairs, rows, self._poses)
+        if "identity" in self.choice.groups:
+            yield from self._each("identity", pairs, rows, self._identity)
         sets: dict[str, Sets] = {}
         for group in self._frechet_groups():
             sets[group] = yield from self._features(group, pairs, rows)
@@ -196,9 +205,11 @@ class _Run:
         """Everything that looks at a pair of frames, in one pass."""
         table = measures.FIELD if self.config.convention == "field" else measures.EXACT
         groups = [g for g in self.choice.groups if g in table or g in ("lpips", "lpips-vgg")]
+        if "seams" in self.choice.groups and self._find_borders(pair):
+            groups.append("seams")
         keys = {g: self._key(pair, g) for g in groups}
         known = {g: self.cache.get(keys[g]) for g in groups}
-        made = {g: self._measures(g, table) for g in groups if known[g] is None}
+        made = {g: self._measures(pair, g, table) for g in groups if known[g] is None}
         if made:
             yield from measures.measure(pair.chunks(), [m for ms in made.values() for m in ms])
         for group, ms in made.items():
@@ -211,7 +222,8 @@ class _Run:
     def _key(self, pair: Pair, group: str) -> dict[str, Any]:
         network = self.choice.networks.get(group)
         field = self.config.convention == "field" and group in ("psnr", "ssim", "l1", "lpips", "lpips-vgg")
-        return {
+        borders = {"borders": self.borders[pair.method, pair.sequence]} if group == "seams" else {}
+        return borders | {
             "kind": group,
             "version": measures.VERSIONS[group],
             "convention": "field" if field else "exact",
@@ -220,11 +232,31 @@ class _Run:
             "generated": pair.half_key("generated"),
         }
 
-    def _measures(self, group: str, table: dict[str, Any]) -> list[measures.Measure]:
+    def _measures(self, pair: Pair, group: str, table: dict[str, Any]) -> list[measures.Measure]:
+        if group == "seams":
+            return [measures.Seams(self.borders[pair.method, pair.sequence])]
         if group in table:
             return [cls() for cls in table[group]]
         field = self.config.convention == "field" and group == "lpips-vgg"
         return [measures.LpipsMean(self._load(self.choice.networks[group]), field=field)]
+
+    def _find_borders(self, pair: Pair) -> list[int]:
+        """Where the segments of a result meet; a note where nothing says so."""
+        config = self.config
+        fusion = config.segments() or (None if config.borders else sidecar_fusion(pair.generated.path))
+        if pair.fps is not None:
+            why = "its frames are resampled"
+        elif config.borders or fusion is not None:
+            borders = list(config.borders or segment_borders(pair.made, fusion or FusionConfig()))
+            borders = [b for b in sorted(set(borders)) if b < pair.frames]
+            self.borders[pair.method, pair.sequence] = borders
+            if borders:
+                return borders
+            why = "it is a single segment" if fusion else "no border lies within it"
+        else:
+            why = "nothing says where segments begin (no OUTPUT.json beside it, no --segment-frames, no --borders)"
+        self.notes.append(f"{pair.method}, {pair.sequence}: no seam score: {why}")
+        return []
 
     def _load(self, network: Network) -> Any:
         if network.group not in self.loaded:
@@ -232,9 +264,9 @@ class _Run:
         return self.loaded[network.group]
 
     def _poses(self, pair: Pair, row: Row) -> Iterator[int]:
-        found = yield from self._found_poses(pair, "generated", 0)
+        found = yield from self.people.poses(pair, "generated", 0)
         if self.config.driving is None:
-            truth = yield from self._found_poses(pair, "real", pair.frames // 2)
+            truth = yield from self.people.poses(pair, "real", pair.frames // 2)
         else:
             truth = driving_poses(self.config.driving, pair)
         try:
@@ -242,31 +274,8 @@ class _Run:
         except PoseError as e:
             self.notes.append(f"{pair.method}, {pair.sequence}: no pose fidelity: {e.got}")
 
-    def _found_poses(self, pair: Pair, which: str, before: int) -> Generator[int, None, PoseSequence]:
-        """Poses found in one side of a pair, in pixels of what is compared; streamed and kept."""
-        from mimicmotion.pose.holistic.estimator import SOURCE
-
-        key = {"kind": "poses", "version": measures.VERSIONS["poses"], "estimator": SOURCE} | pair.half_key(which)
-        points = self.cache.get_array(key)
-        if points is None:
-            frames = pair.real_frames() if which == "real" else pair.generated_frames()
-            found = []
-            for xy, confidence in self._estimator().estimate_stream(measures.enlarged(frames, pair.size)):
-                found.append(np.concatenate([xy, confidence[:, None]], 1))
-                yield min(before + len(found) // 2, pair.frames)
-            points = np.stack(found).astype(np.float32)
-            height, width = measures.detection_size(pair.size)
-            points[..., :2] *= np.array([pair.size[1] / width, pair.size[0] / height], np.float32)
-            self.cache.put_array(key, points)
-        return PoseSequence(points[..., :2], points[..., 2], pair.size, pair.fps or 0.0, SOURCE)
-
-    def _estimator(self) -> Any:
-        if "poses" not in self.loaded:
-            from mimicmotion.pose.holistic import HolisticEstimator
-
-            # one thread, so that the result does not depend on the machine's load
-            self.loaded["poses"] = HolisticEstimator(threads=1, device="cpu")
-        return self.loaded["poses"]
+    def _identity(self, pair: Pair, row: Row) -> Iterator[int]:
+        row.values |= yield from self.people.identity(pair)
 
     def _frechet_groups(self) -> list[str]:
         return [g for g in self.choice.groups if g.replace("-", "_") in FRECHET]
@@ -297,8 +306,7 @@ class _Run:
         if known is None:
             from mimicmotion.evaluation.fvd import features
 
-            frames = pair.real_frames() if which == "real" else pair.generated_frames()
-            known = features(frames, self._load(network), mode=config.clips)
+            known = features(pair.side(which), self._load(network), mode=config.clips)
             if not np.isfinite(known).all():
                 got = f"NaN in the {network.title} features of the {which} video"
                 raise InputError(got, "finite features", "see what made these frames")
@@ -310,23 +318,3 @@ class _Run:
         if len(set(map(frozenset, sequences.values()))) > 1:
             text = ", ".join(f"{m} {len(s)}" for m, s in sequences.items())
             self.notes.append(f"unequal sets of sequences ({text}): compare methods by the paired differences only")
-
-
-def driving_poses(folder: Path, pair: Pair) -> PoseSequence:
-    """The true poses of a sequence from a pose file, at the frames and in the pixels that are compared.
-
-    Raises:
-        PoseError: no such file, it is malformed, or has too few frames.
-    """
-    from mimicmotion.data.crop import fit_poses
-    from mimicmotion.pose.files import load_poses
-
-    poses = load_poses(folder / f"{pair.sequence}.npz").scaled(pair.real.info.size)
-    index = np.arange(pair.frames)
-    if pair.fps is not None and poses.fps:
-        index = np.minimum(np.rint(index * poses.fps / pair.fps).astype(int), len(poses) - 1)
-    if len(poses) <= index[-1]:
-        got = f"{folder / pair.sequence}.npz has {len(poses)} poses"
-        raise PoseError(got, f"one for each of {pair.frames} frames", "find the poses of the whole video")
-    taken = PoseSequence(poses.xy[index], poses.confidence[index], poses.size, pair.fps or poses.fps, poses.source)
-    return fit_poses(taken, pair.fits.real)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from mimicmotion.config import STRICT
+from mimicmotion.config import STRICT, FusionConfig, FusionMode
 from mimicmotion.errors import ConfigError
 
 Better = Literal["higher", "lower", ""]
@@ -36,6 +36,7 @@ METRICS: dict[str, Metric] = {
     "l1": Metric("L1", "lower", 4, "mean absolute difference, colours from 0 to 1"),
     "flicker": Metric("flicker", "lower", 5, "deviation over time where the real video stands still, 0 to 1"),
     "warping_error": Metric("warping error", "lower", 6, "squared difference after optical flow, 0 to 1; low if still"),
+    "seam": Metric("seam score", "", 3, "jump across a segment border / the jumps next to it; 1: no seam can be told"),
     "lpips_alex": Metric("LPIPS (AlexNet)", "lower", 4, "Zhang et al. 2018, mean over frames"),
     "lpips_vgg": Metric("LPIPS (VGG-16)", "lower", 4, "Zhang et al. 2018, mean over frames"),
     "psnr_field": Metric("PSNR (field)", "higher", 2, "mean of the frames' PSNR, each frame weighing the same"),
@@ -51,17 +52,27 @@ METRICS: dict[str, Metric] = {
     **{f"missing_{k}": Metric(f"missing, {v}", "lower", 4, "share of points not found") for k, v in PARTS.items()},
     "hand_confidence": Metric("hand confidence", "higher", 4, "the estimator's, where the real video shows a hand"),
     "jerkiness": Metric("jerkiness", "", 5, "mean second difference of the found points, in torso lengths"),
+    "jerkiness_ratio": Metric("jerkiness / true", "", 3, "1: as smooth as the true poses; above, it trembles"),
+    "identity": Metric("identity", "higher", 4, "cosine of face vectors, generated and real frame"),
+    "identity_reference": Metric("identity, reference", "higher", 4, "cosine of face vectors, frame and picture"),
+    "identity_missing": Metric("faces missing", "lower", 4, "share of the real faces where no generated one is sure"),
     "fvd": Metric("FVD", "lower", 1, "I3D Kinetics-400"),
     "fid_vid": Metric("FID-VID", "lower", 2, "the network given by path as the 3D ResNet-50"),
     "fid": Metric("FID", "lower", 2, "the network given by path as InceptionV3"),
     "cd_fvd": Metric("CD-FVD", "lower", 2, "the VideoMAE given by path"),
     "features": Metric("Frechet distance", "lower", 2, "on features of the network given by path: not FVD or FID"),
 }
+FRECHET = ("fvd", "fid_vid", "fid", "cd_fvd", "features")
+METRICS |= {
+    f"{m}_infinity": Metric(
+        f"{METRICS[m].title}, infinite set", "lower", 2, "a line in 1/n, read at infinitely many clips"
+    )
+    for m in FRECHET
+}
 FIELD = ("psnr_field", "psnr_overflow", "ssim_field", "l1_field", "lpips_vgg_field")
 """Weighted by frames, as published tables are."""
-FRECHET = ("fvd", "fid_vid", "fid", "cd_fvd", "features")
 PLAIN = ("psnr", "ssim", "l1", "flicker", "warping")
-GROUPS = (*PLAIN, "poses", "lpips", "lpips-vgg", "fvd", "fid-vid", "fid", "cd-fvd", "features")
+GROUPS = (*PLAIN, "seams", "poses", "identity", "lpips", "lpips-vgg", "fvd", "fid-vid", "fid", "cd-fvd", "features")
 """What --metrics takes."""
 
 
@@ -113,6 +124,32 @@ class EvaluateConfig:
     """Folder of a VideoMAE of transformers."""
     features: Path | None = None
     """Any other network as TorchScript (clips of 224 x 224): a Frechet distance that has no name."""
+    fd_infinity: bool = False
+    """Also estimate each Frechet distance at infinitely many clips (a line in 1/n)."""
+    borders: list[int] | None = None
+    """First frames of new segments, for the seam score; empty: by segment_frames, or the OUTPUT.json of results."""
+    segment_frames: int | None = None
+    """Frames per segment (N) of the results, to find the borders by the plan of sampling."""
+    overlap_frames: int | None = None
+    """Frames shared by neighbouring segments (C); empty: 6, or what shorter segments allow."""
+    reference_slot: bool = True
+    """Whether the reference picture takes one of these frames."""
+    fusion: FusionMode = "progressive"
+    """How segments were joined: with none, only the first frames of segments are borders."""
+    identity: Path | None = None
+    """Network of face embeddings as ONNX (ArcFace's kind)."""
+    references: Path | None = None
+    """Folder of reference pictures, NAME.png for each sequence: generated faces are also compared with theirs."""
+    identity_size: int = 112
+    """Side of the aligned face that this network takes, in pixels."""
+    identity_colours: Literal["rgb", "bgr"] = "rgb"
+    """Order of its colours."""
+    identity_mean: float = 127.5
+    """Subtracted from values of 0 to 255."""
+    identity_std: float = 127.5
+    """What is left is divided by it."""
+    identity_confidence: float = 0.5
+    """Frames whose face points have less confidence are left out and counted."""
     device: str = "auto"
     """Where networks run: auto, cpu, cuda."""
     resamples: int = 10_000
@@ -136,6 +173,7 @@ class EvaluateConfig:
             value = getattr(self, name)
             if value is not None and not 0 < value <= 1000:
                 raise ConfigError(f"{name}={value}", "a number above 0, at most 1000", f"correct {name!r}")
+        self._check_numbers()
         unknown = [m for m in self.metrics or () if m not in GROUPS]
         if unknown or self.metrics == []:
             raise ConfigError(f"metrics={self.metrics}", f"any of {', '.join(GROUPS)}", "correct 'metrics'")
@@ -145,10 +183,32 @@ class EvaluateConfig:
         if bad:
             got = f"a method called {bad[0]!r}"
             raise ConfigError(got, "a name without | and =, other than 'real'", "name it otherwise")
-        for group in ("fid", "fid_vid", "cd_fvd", "features"):
+        for group in ("fid", "fid_vid", "cd_fvd", "features", "identity"):
             if group.replace("_", "-") in (self.metrics or ()) and getattr(self, group) is None:
                 name = group.replace("_", "-")
                 raise ConfigError(f"metric {name} without its network", f"--{name} PATH", "give the network by path")
+
+    def _check_numbers(self) -> None:
+        if self.borders is not None and (self.segment_frames is not None or min(self.borders, default=1) < 1):
+            got = f"borders={self.borders}, segment_frames={self.segment_frames}"
+            raise ConfigError(got, "borders from 1, or segment_frames", "leave one out")
+        self.segments()
+        if not 8 <= self.identity_size <= 1024 or not self.identity_std > 0 or not 0 <= self.identity_confidence <= 1:
+            got = f"identity_size={self.identity_size}, identity_std={self.identity_std}, "
+            got += f"identity_confidence={self.identity_confidence}"
+            raise ConfigError(got, "8 to 1024, above 0, 0 to 1", "correct these settings")
+
+    def segments(self) -> FusionConfig | None:
+        """How the results were cut into segments, if the settings say so."""
+        if self.segment_frames is None:
+            return None
+        overlap = min(6, self.segment_frames - 1) if self.overlap_frames is None else self.overlap_frames
+        return FusionConfig(
+            mode=self.fusion,
+            segment_frames=self.segment_frames,
+            overlap_frames=overlap,
+            reference_slot=self.reference_slot,
+        )
 
 
 def parse_methods(items: list[str]) -> dict[str, Path]:

@@ -12,7 +12,7 @@ from numpy import ndarray
 
 from mimicmotion.errors import InputError
 from mimicmotion.evaluation.bootstrap import Interval, bootstrap_mean, ratio_of_sums
-from mimicmotion.evaluation.frechet import frechet_distance
+from mimicmotion.evaluation.frechet import Extrapolated, fd_infinity, frechet_distance
 from mimicmotion.evaluation.settings import FIELD, METRICS, EvaluateConfig
 
 
@@ -47,11 +47,15 @@ class Paired:
 
 @dataclass(slots=True)
 class Summary:
-    """method -> metric -> number with interval; differences to the first method; sentences on what is undefined."""
+    """method -> metric -> number with interval; differences to the first method; sentences on what is undefined.
+
+    `fits`: metric -> method -> the line from which a distance at infinitely many clips was read.
+    """
 
     methods: dict[str, dict[str, Interval]]
     paired: list[Paired] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    fits: dict[str, dict[str, Extrapolated]] = field(default_factory=dict)
 
 
 Sets = dict[str, dict[str, tuple[Float[ndarray, "n d"], Float[ndarray, "n d"]]]]
@@ -118,7 +122,23 @@ def add_frechet(summary: Summary, metric: str, sets: Sets, config: EvaluateConfi
         if len(of) == 1:
             summary.notes.append(f"{method}: {metric} rests on one sequence: no interval, and it says little")
     _paired_frechet(summary, metric, sets, values, draws)
+    if config.fd_infinity:
+        _extrapolate(summary, metric, sets, config.seed)
     yield config.frechet_resamples, config.frechet_resamples
+
+
+def _extrapolate(summary: Summary, metric: str, sets: Sets, seed: int) -> None:
+    """Add the distances at infinitely many clips; they have no interval."""
+    name = f"{metric}_infinity"
+    for method, of in sets.items():
+        real, generated = (np.concatenate(side) for side in zip(*of.values(), strict=True))
+        try:
+            fit = fd_infinity(real, generated, seed=seed)
+        except InputError as e:
+            summary.notes.append(f"{method}: {name} is undefined: {e.got}")
+            continue
+        summary.fits.setdefault(name, {})[method] = fit
+        summary.methods[method][name] = Interval(fit.value, math.nan, math.nan, len(of))
 
 
 def _paired_frechet(

@@ -104,11 +104,23 @@ def seam_scores(output: Frames, borders: Sequence[int], *, neighbours: int = 3) 
     """
     frames = unit_frames(output, "output")
     _at_least(frames, 3)
-    bad = [b for b in borders if not 1 <= b < len(frames)]
+    return scores_of_jumps(jumps(frames), borders, neighbours=neighbours)
+
+
+def jumps(frames: Float[ndarray, "frames h w 3"]) -> Float64[ndarray, " frames-1"]:
+    """Root mean square difference of each frame from the one before it, colours from 0 to 1."""
+    return np.sqrt(((frames[1:] - frames[:-1]) ** 2).mean((1, 2, 3)))
+
+
+def scores_of_jumps(
+    jump: Float[ndarray, " frames-1"], borders: Sequence[int], *, neighbours: int = 3
+) -> Float64[ndarray, " borders"]:
+    """`seam_scores` of a clip whose `jumps` are known; raises as it does."""
+    frames = len(jump) + 1
+    bad = [b for b in borders if not 1 <= b < frames]
     if bad or neighbours < 1:
         got = f"border {bad[0]}" if bad else f"neighbours={neighbours}"
-        raise InputError(f"{got} in a clip of {len(frames)} frames", "1 to frames - 1", "give first frames of segments")
-    jump = np.sqrt(((frames[1:] - frames[:-1]) ** 2).mean((1, 2, 3)))  # jump[i]: frame i to i + 1
+        raise InputError(f"{got} in a clip of {frames} frames", "1 to frames - 1", "give first frames of segments")
     at = {b - 1 for b in borders}
     scores = []
     for b in borders:

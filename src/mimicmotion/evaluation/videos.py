@@ -75,6 +75,7 @@ class Pair:
         digests: checksums of both.
         fps: both are resampled to this by time; None: frame n meets frame n.
         frames: how many are compared.
+        made: how many the generated video has.
         fits: maps of both to what is compared.
         notes: what the report should say.
     """
@@ -86,6 +87,7 @@ class Pair:
     digests: tuple[str, str]
     fps: float | None
     frames: int
+    made: int
     fits: Fits
     notes: tuple[str, ...]
 
@@ -101,6 +103,10 @@ class Pair:
     def generated_frames(self) -> Iterator[UInt8[ndarray, "height width 3"]]:
         """The generated frames, fitted."""
         return self._stream(self.generated, self.fits.generated)
+
+    def side(self, which: str) -> Iterator[UInt8[ndarray, "height width 3"]]:
+        """`real_frames` or `generated_frames`: which is "real" or "generated"."""
+        return self.real_frames() if which == "real" else self.generated_frames()
 
     def chunks(self) -> Iterator[tuple[Frames, Frames]]:
         """Generated and real frames in pieces, in this order."""
@@ -167,7 +173,7 @@ def open_pair(
     if own != size and not fits.notes:
         notes.append(f"frames of {own[1]} x {own[0]} compared at {size[1]} x {size[0]}")
     digests = real.digest, generated.digest
-    return Pair(sequence, method, *readers, digests, fps, min(lengths), fits, (*notes, *fits.notes))
+    return Pair(sequence, method, *readers, digests, fps, min(lengths), lengths[1], fits, (*notes, *fits.notes))
 
 
 def _folder_rate(real: Source, generated: Source, config: EvaluateConfig) -> float:

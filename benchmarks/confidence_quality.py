@@ -1,0 +1,297 @@
+"""Does drawing poses with their confidence protect from errors? python benchmarks/confidence_quality.py [--clips 20].
+
+Prints one JSON line. Held-out synthetic people are animated by poses with planted errors (paper, figure 8): a hand
+found a second time on the other hand, hands taken for one another, an elbow guessed wrongly though above the usual
+threshold. Each clip is made twice with the same noise: poses drawn with their confidence (`on`), or every point above
+0.3 in full and no other (`off`). Results are compared with the true frames: PSNR and SSIM of whole frames, PSNR near
+the points that the error moved (`psnr_near`), and how far the true points' surroundings lie from where they belong
+(`point_error`, torso lengths). `difference` is on less off, paired by clip; 95 % bootstrap intervals over clips.
+
+A model that is given the warped picture gets it from the same wrong poses (`found`), as in use, and once more from the
+exact poses (`exact`), so that the pose map alone is wrong. `none` has exact poses: what the drawing costs there.
+
+    python benchmarks/confidence_quality.py --log run.jsonl --sheet docs/images/confidence.png > confidence.json
+    python benchmarks/confidence_quality.py --tables confidence.json --page docs/confidence.md
+
+The second line puts the numbers into the page, between its two marks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy import ndarray
+
+from mimicmotion.data.synthetic import HELD_OUT_SEED
+from mimicmotion.evaluation.bootstrap import bootstrap_mean, paired_difference
+from mimicmotion.evaluation.pixels import psnr, ssim
+from mimicmotion.evaluation.planted import PLANTED, plant
+from mimicmotion.evaluation.poses import VISIBLE, find_patches, torso_length
+from mimicmotion.files import atomic_path
+from mimicmotion.pipeline import MimicMotionPipeline
+from mimicmotion.pose.draw import draw_poses
+from mimicmotion.pose.keypoints import L_ELBOW, LEFT_HAND, R_ELBOW, RIGHT_HAND, PoseSequence
+from mimicmotion.pose.warp import WarpedPicture
+from mimicmotion.synth import SynthClip, render_clip
+from mimicmotion.video.picture import write_picture
+
+FIRST = 6000
+ERRORS = ("none", *PLANTED)
+TITLES = {"none": "exact poses", "duplicate_detection": "duplicate detection"}
+TITLES |= {"hand_on_wrong_hand": "hands taken for one another", "occluded_elbow": "occluded elbow"}
+MEASURES = {"psnr_near": ("PSNR near, dB ↑", 2), "point_error": ("point error ↓", 4)}
+MEASURES |= {"psnr": ("PSNR, dB ↑", 2), "ssim": ("SSIM ↑", 4)}
+NEAR = 0.25  # torso lengths around the points that the error moved
+MARKS = ("<!-- tables -->", "<!-- end of tables -->")
+
+Versions = dict[tuple[str, str], ndarray]
+
+
+def pose_maps(pipe: MimicMotionPipeline, poses: PoseSequence, *, aware: bool) -> ndarray:
+    look = dict(pipe.settings.get("pose_drawing", {})) | {"confidence_aware": aware}
+    return np.stack(list(draw_poses(poses, poses.size, **look)))
+
+
+class Warps:
+    """The picture of a clip, cut once and warped to any poses."""
+
+    def __init__(self, clip: SynthClip) -> None:
+        self.cut = WarpedPicture(clip.reference_frame, clip.reference_pose, clip.poses)
+
+    def to(self, poses: PoseSequence) -> WarpedPicture:
+        out = copy.copy(self.cut)
+        out.poses = poses
+        return out
+
+
+def animate(
+    pipe: MimicMotionPipeline, clip: SynthClip, poses: PoseSequence, warped: Any, *, aware: bool, seed: int
+) -> ndarray:
+    options: dict[str, Any] = {"seed": seed} if warped is None else {"seed": seed, "warped": warped}
+    maps, reference = (pose_maps(pipe, p, aware=aware) for p in (poses, clip.reference_pose))
+    return np.asarray(pipe(clip.reference_frame, maps, reference[0], **options))
+
+
+def moved_points(clip: SynthClip, poses: PoseSequence) -> ndarray:
+    """Points that an error moved or doubts; of exact poses, all those that errors are planted on."""
+    moved = (poses.xy != clip.poses.xy).any(-1) | (poses.confidence != clip.poses.confidence)
+    if not moved.any():
+        for part in (LEFT_HAND, RIGHT_HAND, L_ELBOW, R_ELBOW):
+            moved[:, part] = True
+    return moved
+
+
+def near(clip: SynthClip, poses: PoseSequence, moved: ndarray) -> ndarray:
+    """Pixels near the moved points, where they truly are and where they were put."""
+    radius = max(round(NEAR * torso_length(clip.poses)), 1)
+    mask = np.zeros((len(poses), *poses.size), np.uint8)
+    for i, points in enumerate(moved):
+        for xy in (clip.poses.xy[i, points], poses.xy[i, points]):
+            for x, y in np.floor(xy).astype(int):
+                cv2.circle(mask[i], (int(x), int(y)), radius, 1, -1)
+    return mask.astype(bool)
+
+
+def point_error(frames: ndarray, clip: SynthClip, moved: ndarray) -> float:
+    """Mean distance of the found surroundings of the moved points that are visible, in torso lengths."""
+    confidence = np.where(moved, clip.poses.confidence, np.minimum(clip.poses.confidence, np.float32(VISIBLE / 2)))
+    truth = PoseSequence(clip.poses.xy, confidence, clip.poses.size)
+    found = find_patches(frames, clip.frames, truth)
+    seen = found.confidence > 0
+    if not seen.any():
+        return float("nan")
+    return float(np.hypot(*(found.xy - truth.xy)[seen].T).mean() / torso_length(truth))
+
+
+def warps(pipe: MimicMotionPipeline, error: str) -> tuple[str, ...]:
+    return ("found", "exact") if pipe.needs_warped_picture and error != "none" else ("found",)
+
+
+def measure(
+    pipe: MimicMotionPipeline, clip: SynthClip, made: Warps | None, error: str, index: int
+) -> tuple[dict[str, Any], Versions]:
+    """Numbers of one clip with one error: warp -> on/off -> measure; and the frames."""
+    poses = clip.poses if error == "none" else plant(error, clip.poses, index)
+    moved = moved_points(clip, poses)
+    mask = near(clip, poses, moved)
+    record: dict[str, Any] = {}
+    versions: Versions = {}
+    for warp in warps(pipe, error):
+        for arm in ("on", "off"):
+            warped = made.to(poses if warp == "found" else clip.poses) if made else None
+            frames = animate(pipe, clip, poses, warped, aware=arm == "on", seed=index)
+            versions[warp, arm] = frames
+            record.setdefault(warp, {})[arm] = {
+                "psnr_near": psnr(frames, clip.frames, mask),
+                "point_error": point_error(frames, clip, moved),
+                "psnr": psnr(frames, clip.frames),
+                "ssim": ssim(frames, clip.frames),
+            }
+    return record, versions
+
+
+class Sheet:
+    """For each error the frame whose two pose maps differ most, whatever the results look like."""
+
+    def __init__(self, pipe: MimicMotionPipeline) -> None:
+        self.pipe, self.rows = pipe, {}
+
+    def add(self, clip: SynthClip, error: str, index: int, versions: Versions) -> None:
+        if error == "none":
+            return
+        poses = plant(error, clip.poses, index)
+        off, on = (pose_maps(self.pipe, poses, aware=aware) for aware in (False, True))
+        difference = np.abs(off.astype(float) - on).mean((1, 2, 3))
+        t = int(difference.argmax())
+        if error not in self.rows or difference[t] > self.rows[error][0]:
+            result = {arm: versions["found", arm][t] for arm in ("on", "off")}
+            self.rows[error] = difference[t], [clip.frames[t], off[t], result["off"], on[t], result["on"]]
+
+    def save(self, path: Path, zoom: int = 2) -> None:
+        heads = ("true frame", "threshold: pose", "result", "confidence: pose", "result")
+        lines = []
+        for error, (_, pictures) in self.rows.items():
+            large = [cv2.resize(p, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_NEAREST) for p in pictures]
+            row = np.concatenate([np.pad(p, ((24, 4), (2, 2), (0, 0)), constant_values=255) for p in large], 1)
+            step = row.shape[1] // len(large)
+            for i, head in enumerate(heads):
+                text = head if i else TITLES[error]
+                cv2.putText(row, text, (4 + i * step, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 1, cv2.LINE_AA)
+            lines.append(row)
+        write_picture(path, np.concatenate(lines))
+
+
+def rounded(interval: Any) -> list[float | None]:
+    values = [float(getattr(interval, k)) for k in ("value", "low", "high")]
+    return [round(v, 4) if math.isfinite(v) else None for v in values]
+
+
+def summary(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """error -> warp -> on, off, difference -> measure -> mean, low, high."""
+    out: dict[str, Any] = {}
+    for error in ERRORS:
+        for warp in records[0][error]:
+            cells = out.setdefault(error, {})[warp] = {"on": {}, "off": {}, "difference": {}}
+            for name in MEASURES:
+                both = [(r[error][warp]["on"][name], r[error][warp]["off"][name]) for r in records]
+                both = [(a, b) for a, b in both if a is not None and b is not None and math.isfinite(a - b)]
+                if both:
+                    on, off = zip(*both, strict=True)
+                    cells["on"][name], cells["off"][name] = rounded(bootstrap_mean(on)), rounded(bootstrap_mean(off))
+                    cells["difference"][name] = rounded(paired_difference(on, off))
+    return out
+
+
+def tables(data: dict[str, Any]) -> str:
+    """The page's tables."""
+    heads = [title for title, _ in MEASURES.values()]
+
+    def cell(numbers: list[float | None] | None, digits: int, *, bold: bool) -> str:
+        if not numbers or numbers[0] is None:
+            return "–"
+        value, low, high = numbers
+        if low is None or high is None:
+            return f"{value:.{digits}f}"
+        text = f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+        return f"**{text}**" if bold and (low > 0 or high < 0) else text
+
+    lines = []
+    for warp, what in (("found", "as in use"), ("exact", "the warped picture made from exact poses")):
+        if not any(warp in data["errors"][e] for e in ERRORS):
+            continue
+        lines += ["", f"{data['n']} clips of {data['frames']} frames, {what}:", ""]
+        lines += ["| poses | drawn | " + " | ".join(heads) + " |", "|" + "---|" * (2 + len(heads))]
+        for error in ERRORS:
+            arms = data["errors"][error].get(warp, {})
+            for arm, name in (("off", "threshold"), ("on", "confidence"), ("difference", "confidence − threshold")):
+                if arms:
+                    cells = [cell(arms[arm].get(m), d, bold=arm == "difference") for m, (_, d) in MEASURES.items()]
+                    lines.append("| " + " | ".join([TITLES[error], name, *cells]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def write_tables(data: Path, page: Path) -> None:
+    """Put the tables of a run into the page, between its marks."""
+    text = page.read_text(encoding="utf-8")
+    start, end = (text.index(mark) for mark in MARKS)
+    made = tables(json.loads(data.read_text(encoding="utf-8").strip().splitlines()[-1]))
+    with atomic_path(page) as part:
+        part.write_text(text[: start + len(MARKS[0])] + "\n" + made + "\n" + text[end:], encoding="utf-8")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, help="model folder; the bundled one if left out")
+    parser.add_argument("--clips", type=int, default=20)
+    parser.add_argument("--frames", type=int, default=16)
+    parser.add_argument("--log", type=Path, help="keep what is measured, clip by clip; a second run goes on from it")
+    parser.add_argument("--sheet", type=Path, help="PNG: pose maps and results side by side")
+    parser.add_argument("--tables", type=Path, help="JSON of a run: put it into --page and do nothing else")
+    parser.add_argument("--page", type=Path, default=Path("docs/confidence.md"))
+    return parser.parse_args()
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    pipe = MimicMotionPipeline.from_pretrained(options.model)
+    size = (pipe.settings["height"], pipe.settings["width"])
+    lines = options.log.read_text().splitlines() if options.log and options.log.exists() else []
+    records = {r["index"]: r for r in map(json.loads, lines)}
+    sheet = Sheet(pipe)
+    start = time.perf_counter()
+    for index in range(options.clips):
+        known = records.get(index)
+        if known and not options.sheet:
+            continue
+        clip = render_clip(HELD_OUT_SEED + FIRST + index, options.frames, size)
+        made = Warps(clip) if pipe.needs_warped_picture else None
+        record: dict[str, Any] = {"index": index}
+        for error in ERRORS:
+            record[error], versions = measure(pipe, clip, made, error, index)
+            if options.sheet:
+                sheet.add(clip, error, index, versions)
+        records[index] = record
+        if options.log and not known:
+            with options.log.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+        print(f"{index + 1} of {options.clips} clips, {time.perf_counter() - start:.0f} s", file=sys.stderr)
+    if options.sheet:
+        sheet.save(options.sheet)
+    return {
+        "bench": "confidence_quality",
+        "n": options.clips,
+        "frames": options.frames,
+        "first_seed": HELD_OUT_SEED + FIRST,
+        "sigmas": pipe.settings.get("sigmas"),
+        "pose_drawing": pipe.settings.get("pose_drawing"),
+        "warped_picture": pipe.needs_warped_picture,
+        "errors": summary([records[i] for i in range(options.clips)]),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "threads": 1,
+    }
+
+
+def main() -> None:
+    options = arguments()
+    if options.tables:
+        write_tables(options.tables, options.page)
+        return
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    print(json.dumps(run(options)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""Is it still the same person? Faces cut out along five points, and the likeness of their embeddings.
+
+Eyes, nose and corners of the mouth come from the pose estimator's 68 face points. A similarity transform (turn, scale,
+shift; least squares) brings them to the places where face networks of ArcFace's kind expect them. Frames without a sure
+face are left out and counted: where nobody is recognised, no likeness is made up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Float64, UInt8
+from numpy import ndarray
+
+from mimicmotion.evaluation.networks.faces import FaceNetwork
+from mimicmotion.pose.keypoints import FACE, PoseSequence
+
+PLACES = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]])
+"""Where the left and right eye, nose and corners of the mouth lie in 112 x 112 pixels (as seen; centres at 0)."""
+PLACES_SIDE = 112
+MIN_EYES = 6.0
+"""Pixels between the eyes, below which a face is a blot: a third of what an aligned face has would be 12."""
+SURE = 0.5
+"""Confidence that a face needs."""
+
+# of the 68 points: eyes, nose tip, corners of the mouth; the person's right is on the left
+_GROUPS = (slice(36, 42), slice(42, 48), slice(30, 31), slice(48, 49), slice(54, 55))
+
+Frame = UInt8[ndarray, "height width 3"]
+Embeddings = Float32[ndarray, "frames dim"]
+
+
+def five_points(poses: PoseSequence) -> tuple[Float64[ndarray, "frames 5 2"], Float64[ndarray, " frames"]]:
+    """Eyes, nose and corners of the mouth in pixels, and the least confidence among them."""
+    xy, confidence = poses.xy[:, FACE].astype(np.float64), poses.confidence[:, FACE].astype(np.float64)
+    points = np.stack([xy[:, g].mean(1) for g in _GROUPS], 1)
+    return points, np.stack([confidence[:, g].min(1) for g in _GROUPS], 1).min(1)
+
+
+def sure_faces(poses: PoseSequence, threshold: float = SURE) -> Bool[ndarray, " frames"]:
+    """Frames whose face is seen well enough: all five points above `threshold`, the eyes far enough apart."""
+    points, confidence = five_points(poses)
+    return (confidence >= threshold) & (np.hypot(*(points[:, 1] - points[:, 0]).T) >= MIN_EYES)
+
+
+def similarity(source: Float[ndarray, "n 2"], target: Float[ndarray, "n 2"]) -> Float64[ndarray, "2 3"]:
+    """The turn, scale and shift that brings `source` nearest to `target` (least squares), without mirroring."""
+    a, b = np.asarray(source, np.float64), np.asarray(target, np.float64)
+    x, y = a[:, 0], a[:, 1]
+    one, zero = np.ones_like(x), np.zeros_like(x)
+    equations = np.concatenate([np.stack([x, -y, one, zero], 1), np.stack([y, x, zero, one], 1)])
+    p, q, dx, dy = np.linalg.lstsq(equations, np.concatenate([b[:, 0], b[:, 1]]), rcond=None)[0]
+    return np.array([[p, -q, dx], [q, p, dy]])
+
+
+def aligned_face(frame: Frame, points: Float[ndarray, "5 2"], size: int = PLACES_SIDE) -> UInt8[ndarray, "size size 3"]:
+    """The face of a frame in a square of `size`, eyes, nose and mouth where face networks expect them."""
+    import cv2
+
+    # our pixel centres lie at + 0.5, OpenCV's and those of PLACES at 0
+    matrix = similarity(np.asarray(points) - 0.5, (PLACES + 0.5) * (size / PLACES_SIDE) - 0.5)
+    # pyrefly: ignore [bad-return]
+    return cv2.warpAffine(frame, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+
+
+def embeddings(
+    frames: Iterable[Frame], poses: PoseSequence, network: FaceNetwork, *, threshold: float = SURE
+) -> Iterator[Float32[ndarray, " dim"] | None]:
+    """For each frame the face's vector of length 1; None where no face is sure.
+
+    Args:
+        frames: RGB.
+        poses: found in these frames, in their pixels.
+        network: see `FaceNetwork`.
+        threshold: confidence that a face needs.
+    """
+    points, _ = five_points(poses)
+    for frame, five, sure in zip(frames, points, sure_faces(poses, threshold), strict=True):
+        yield network.embed([aligned_face(frame, five, network.convention.size)])[0] if sure else None
+
+
+def stacked(vectors: Iterable[Float32[ndarray, " dim"] | None]) -> Embeddings:
+    """Vectors as rows, NaN where there is none."""
+    found = list(vectors)
+    dim = next((len(v) for v in found if v is not None), 1)
+    return (
+        np.stack([np.full(dim, np.nan, np.float32) if v is None else v for v in found]) if found else np.empty((0, 1))
+    )
+
+
+def identity_numbers(made: Embeddings, real: Embeddings, reference: Embeddings | None = None) -> dict[str, float]:
+    """Likeness of generated faces to the real ones of the same frames and to the reference picture's.
+
+    Args:
+        made: vectors of the generated frames, NaN where no face is sure.
+        real: those of the real frames.
+        reference: that of the reference picture, one row.
+
+    Returns:
+        Mean cosines (-1..1) over the frames with both faces, and `identity_missing`: the share of the frames with a
+        real face in which no generated one is sure. NaN where there is no such frame.
+    """
+    seen, known = np.isfinite(made).all(1), np.isfinite(real).all(1)
+    both = seen & known
+    nan = float("nan")
+    out = {
+        "identity": float((made[both] * real[both]).sum(1).mean(dtype=np.float64)) if both.any() else nan,
+        "identity_missing": float((known & ~seen).sum() / known.sum()) if known.any() else nan,
+    }
+    if reference is not None:
+        good = seen.any() and bool(np.isfinite(reference).all())
+        out["identity_reference"] = float((made[seen] @ reference[0]).mean(dtype=np.float64)) if good else nan
+    return out

@@ -1,0 +1,104 @@
+"""Networks that tell faces apart, given as ONNX by path: a picture of an aligned face becomes a vector.
+
+ArcFace and its kin take 112 x 112 pixels in which eyes, nose and mouth lie at fixed places; colours, scale and size
+are settings, because an ONNX file doesn't say them. No package index carries such a network under a free licence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+from numpy import ndarray
+
+from mimicmotion.errors import WeightsError
+
+Colours = Literal["rgb", "bgr"]
+
+
+@dataclass(frozen=True, slots=True)
+class FaceInput:
+    """How an aligned face becomes the network's input: (value - mean) / std for values in 0..255.
+
+    Attributes:
+        size: side of the square in pixels.
+        colours: their order.
+        mean: subtracted.
+        std: divided by.
+    """
+
+    size: int = 112
+    colours: Colours = "rgb"
+    mean: float = 127.5
+    std: float = 127.5
+
+
+class FaceNetwork:
+    """An ONNX network with one picture as input and one vector as output, on the CPU.
+
+    Args:
+        path: the file.
+        convention: its input.
+        threads: CPU threads.
+
+    Raises:
+        WeightsError: the file is no such network.
+    """
+
+    def __init__(self, path: Path, convention: FaceInput | None = None, *, threads: int = 1) -> None:
+        import onnxruntime
+
+        self.path, self.convention = path, convention or FaceInput()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.log_severity_level = threads, 3
+        try:
+            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as e:  # onnxruntime's own classes, one for each kind of damage
+            reason = " ".join(str(e).split())[:200]
+            raise WeightsError(f"{path}: {reason}", "a face network as ONNX", "correct --identity") from e
+        self.session = session
+        self._input = self._check(session.get_inputs())
+        self._channels_last = self._input.shape[1] != 3
+        self.embed([np.zeros((self.convention.size, self.convention.size, 3), np.uint8)])
+
+    def embed(self, faces: Sequence[UInt8[ndarray, "size size 3"]]) -> Float32[ndarray, "faces dim"]:
+        """Vectors of length 1 of aligned faces (RGB).
+
+        Raises:
+            WeightsError: the network gives something else than a vector of numbers for a face.
+        """
+        vectors = [self._vector(face) for face in faces]
+        return np.stack(vectors).astype(np.float32) if vectors else np.empty((0, 1), np.float32)
+
+    def _vector(self, face: UInt8[ndarray, "size size 3"]) -> ndarray:
+        c = self.convention
+        x = face if c.colours == "rgb" else face[..., ::-1]
+        x = (x.astype(np.float32) - np.float32(c.mean)) / np.float32(c.std)
+        x = x[None] if self._channels_last else x.transpose(2, 0, 1)[None]
+        try:
+            outputs: list[Any] = self.session.run(None, {self._input.name: np.ascontiguousarray(x)})
+        except Exception as e:
+            got = f"{self.path} fails on a face: {' '.join(str(e).split())[:200]}"
+            raise WeightsError(got, "a network of one face", "correct --identity, or --identity-size") from e
+        vector = np.asarray(outputs[0], np.float64).ravel()
+        length = float(np.linalg.norm(vector))
+        if vector.size < 2 or not np.isfinite(length):
+            got = f"{self.path} gives {vector.size} number(s), length {length:g}"
+            raise WeightsError(got, "a vector for each face", "give a network of face embeddings")
+        return vector / max(length, 1e-12)
+
+    def _check(self, inputs: Sequence[Any]) -> Any:
+        shape = list(inputs[0].shape) if len(inputs) == 1 else []
+        if len(shape) != 4 or 3 not in (shape[1], shape[3]) or inputs[0].type != "tensor(float)":
+            got = f"{self.path} takes " + ", ".join(f"{i.name} {i.shape} of {i.type}" for i in inputs)
+            raise WeightsError(got, "one float picture (1, 3, side, side)", "give a network of face embeddings")
+        sides = shape[2:] if shape[1] == 3 else shape[1:3]
+        wrong = [s for s in sides if isinstance(s, int) and s != self.convention.size]
+        if wrong:
+            got = f"{self.path} takes faces of {wrong[0]} pixels, identity_size is {self.convention.size}"
+            raise WeightsError(got, "one size", f"give --identity-size {wrong[0]}")
+        return inputs[0]
