@@ -31,7 +31,6 @@ from mimicmotion.models.posenet import PoseNet
 from mimicmotion.models.unet import with_pose
 from mimicmotion.models.vae import encode_mode
 
-
 WARPED_SHARE = 4
 """Latents of warped pictures are kept in memory while they need at most this part of the pose features' budget."""
 
@@ -184,9 +183,8 @@ class ConditionedUNet:
         def one(video: int, source: Source) -> Latents:
             mine = slice(video, video + 1)
             own_pose = None if pose is None else pose[mine if len(pose) > 1 else slice(None)]
-            sample, time, token = self._inputs(
-                source.x.to(x.device), source.c_noise, latents[mine], embeddings[mine], own_pose
-            )
+            level = torch.tensor(source.c_noise, dtype=c_noise.dtype)
+            sample, time, token = self._inputs(source.x.to(x.device), level, latents[mine], embeddings[mine], own_pose)
             key = pass_key(frames, conditional, video)
             ids = c.added_time_ids[mine]
             return run_unet(self.unet, sample, time, token, ids, lambda inside, f: cache.deep(key, source, inside, f))
@@ -195,7 +193,7 @@ class ConditionedUNet:
             lost = cache.lost(pass_key(frames, conditional, video))
             if lost is not None:  # after a resume: the features as they were
                 one(video, lost)
-            return one(video, Source(x[video : video + 1], c_noise))
+            return one(video, Source(x[video : video + 1], float(c_noise)))
 
         return torch.cat([step(video) for video in range(len(x))]).to(x.dtype)
 

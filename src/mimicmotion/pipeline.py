@@ -224,6 +224,12 @@ class MimicMotionPipeline:
         return self.settings.get("reference_warp", "none") != "none"
 
     @property
+    def default_steps(self) -> int:
+        """Denoising steps that this model makes where nothing else is asked for."""
+        levels = self.settings.get("sigmas")
+        return int(self.settings.get("num_inference_steps") or 25) if levels is None else len(levels) - 1
+
+    @property
     def default_fusion(self) -> FusionConfig:
         """Fusion that this model was made for."""
         return parse(FusionConfig, self.settings.get("fusion", {}))

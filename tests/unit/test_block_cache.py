@@ -107,7 +107,7 @@ def test_refresh_follows_the_measured_ratio() -> None:
             calls.append(inside)
             return torch.full((2, 1, 4, 4), float(out))
 
-        source = Source(torch.zeros(1), torch.tensor(c_noise))
+        source = Source(torch.zeros(1), c_noise)
         return float(cache.deep(key, source, torch.full((2, 1, 4, 4), inside), compute).mean())
 
     assert step(1.0, 1.0) == 1.0
@@ -128,8 +128,8 @@ def test_refresh_follows_the_measured_ratio() -> None:
 
 def test_share_of_the_output_in_the_clean_latents() -> None:
     for sigma in (0.002, 1.0, 700.0):
-        assert output_share(torch.tensor(sigma).log() / 4) == pytest.approx(sigma / math.hypot(sigma, 1), rel=1e-5)
-    assert output_share(torch.tensor(1e6)) == 1.0
+        assert output_share(math.log(sigma) / 4) == pytest.approx(sigma / math.hypot(sigma, 1), rel=1e-5)
+    assert output_share(1e6) == 1.0
 
 
 def independent(frames: int) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -55,6 +55,7 @@ class SpeedPlan:
     Attributes:
         sampler: solver of the probability-flow ODE.
         schedule: of the noise levels; None keeps the model's own (Karras with 25 steps for the published weights).
+        steps: of the schedule; None is its usual number.
         guidance_interval: (lowest, highest) noise level that is guided; None guides all.
         guidance_every: steps per unconditional pass.
         block_cache: error budget; 0 is off.
@@ -63,6 +64,7 @@ class SpeedPlan:
 
     sampler: Sampler = "euler"
     schedule: Schedule | None = None
+    steps: int | None = None
     guidance_interval: tuple[float, float] | None = None
     guidance_every: int = 1
     block_cache: float = 0.0
@@ -76,13 +78,29 @@ class SpeedPlan:
 
 TIERS: dict[Speed, SpeedPlan] = {
     "exact": SpeedPlan(),
-    "balanced": SpeedPlan(schedule="ays", sampler="dpmpp-2m", guidance_interval=(0.4, 60.0)),
-    "fast": SpeedPlan(schedule="ays", sampler="dpmpp-2m", guidance_interval=(1.0, 60.0), block_cache=0.1),
+    "balanced": SpeedPlan(schedule="ays", sampler="dpmpp-2m", steps=10, guidance_interval=(0.4, 60.0)),
+    "fast": SpeedPlan(
+        schedule="ays", sampler="dpmpp-2m", steps=6, guidance_interval=(0.4, 60.0), guidance_every=2, block_cache=0.3
+    ),
 }
+"""What the tiers are made of; measured by benchmarks/tiers.py."""
 
 
-def resolve_speed(options: SpeedOptions) -> SpeedPlan:
-    """The tier's features, each replaced by what the options name."""
+def resolve_speed(options: SpeedOptions, model_steps: int | None = None) -> SpeedPlan:
+    """The tier's features, each replaced by what the options name.
+
+    A tier never makes more steps than the model does by itself: where the model's own noise levels are as few as the
+    tier's (distilled models, the bundled one), they stay, with the model's sampler. What was set by hand holds always.
+
+    Args:
+        options: of the user; a number of steps (`num_inference_steps`) among them takes the place of the tier's.
+        model_steps: steps that the model makes by default; None if that is not known.
+    """
     tier = TIERS[options.speed]
-    given = {f.name: getattr(options, f.name) for f in fields(SpeedPlan)}
+    if model_steps is not None and tier.steps is not None and model_steps <= tier.steps:
+        tier = replace(tier, schedule=None, sampler="euler", steps=None)
+    given = {f.name: getattr(options, f.name, None) for f in fields(SpeedPlan)}
+    given["steps"] = getattr(options, "num_inference_steps", None)
+    if given["schedule"] not in (None, tier.schedule):
+        tier = replace(tier, steps=None)  # the tier's number is for its own schedule
     return SpeedPlan(**{k: getattr(tier, k) if v is None else v for k, v in given.items()})

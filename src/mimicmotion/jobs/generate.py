@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 from mimicmotion.config import GenerateConfig
 from mimicmotion.errors import MimicMotionError
@@ -14,6 +15,7 @@ from mimicmotion.jobs.interrupt import Interrupts, Stopped
 from mimicmotion.jobs.origin import Facts
 from mimicmotion.jobs.outputs import (
     DrawnPoses,
+    Frame,
     GenerateResult,
     check_outputs,
     preview_path,
@@ -26,7 +28,15 @@ from mimicmotion.jobs.outputs import (
 from mimicmotion.jobs.progress import Job, Progress
 from mimicmotion.jobs.record import RunRecord
 from mimicmotion.jobs.resume import RunState, SavedStep
-from mimicmotion.jobs.setup import check_inputs_exist, load, make_recipe, pose_drawer, result_size, warped_picture
+from mimicmotion.jobs.setup import (
+    check_inputs_exist,
+    load,
+    make_recipe,
+    pose_drawer,
+    preview_decode,
+    result_size,
+    warped_picture,
+)
 
 if TYPE_CHECKING:
     from mimicmotion.diffusion.recipe import Recipe
@@ -87,11 +97,12 @@ def _generate(
     record.begin()
     pipe = yield from load(config, pipeline)
     record.know(pipe)
+    show = preview_decode(config, pipe)
     inputs = yield from _inputs(record, pipe)
     size: tuple[int, int] = inputs.picture.shape[:2]
     poses = DrawnPoses(inputs.aligned, pose_drawer(config, pipe, size))
     recipe = make_recipe(config, pipe, len(poses))
-    state = yield from _denoise(record, pipe, inputs, poses, recipe, interrupts)
+    state = yield from _denoise(record, pipe, inputs, poses, recipe, interrupts, show)
     decoded = pipe.decode_state(state, recipe, config.decode_chunk_size)
     yield from write_video(config, inputs, poses, decoded)
     with contextlib.suppress(OSError):
@@ -129,8 +140,9 @@ def _denoise(
     poses: DrawnPoses,
     recipe: Recipe,
     interrupts: Interrupts,
+    show: Callable[[Any], Iterable[Frame]],
 ) -> Job[StepState]:
-    """Encode and denoise, from the saved step on; the state after the last step."""
+    """Encode and denoise, from the saved step on, with previews by `show`; the state after the last step."""
     config, size = record.config, inputs.picture.shape[:2]
     saved, record.saved = record.saved and record.saved.step, None  # latents are held once
     if saved is not None and saved.done == saved.total:
@@ -159,7 +171,7 @@ def _denoise(
     with interrupts.patiently() if record.state.enabled else contextlib.nullcontext():
         for state in steps:
             if config.preview:
-                write_preview(config.output, state.preview[0], pipe.decode)
+                write_preview(config.output, state.preview[0], show)
             try:
                 yield Progress("denoise", state.index + 1, state.total)
             except GeneratorExit:

@@ -6,7 +6,7 @@ import contextlib
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -173,7 +173,7 @@ def sound_source(config: GenerateConfig) -> Path | None:
     return config.video
 
 
-def write_preview(output: Path, latents: Any, decode: Callable[[Any], Iterator[Frame]]) -> None:
+def write_preview(output: Path, latents: Any, decode: Callable[[Any], Iterable[Frame]]) -> None:
     """Decode a few frames of the present estimate and replace the preview picture."""
     from mimicmotion.video.picture import write_picture
 

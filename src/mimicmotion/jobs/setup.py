@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 from mimicmotion.config import FusionConfig, GenerateConfig, resolve_speed
 from mimicmotion.jobs.inputs import Inputs, open_driving, prepare
+from mimicmotion.jobs.outputs import Frame
 from mimicmotion.jobs.progress import Job, Progress
 from mimicmotion.pose.draw import PoseDrawer
 
@@ -48,7 +50,25 @@ def load_pipeline(config: GenerateConfig) -> MimicMotionPipeline:
 
     device = choose_device(config.device)
     dtype = choose_dtype(config.dtype, device)
-    return MimicMotionPipeline.from_pretrained(config.model, config.checkpoint, device=device, dtype=dtype)
+    pipe = MimicMotionPipeline.from_pretrained(config.model, config.checkpoint, device=device, dtype=dtype)
+    quantize = resolve_speed(config).quantize
+    if quantize != "none":
+        from mimicmotion.models.quantize import quantize_weights
+
+        quantize_weights(pipe.unet, quantize)
+    return pipe
+
+
+def preview_decode(config: GenerateConfig, pipe: MimicMotionPipeline) -> Callable[[Any], Iterable[Frame]]:
+    """What decodes previews: the tiny autoencoder of the settings, or the model's own."""
+    if config.preview_decoder is None:
+        return pipe.decode
+    from mimicmotion.models.preview import load_preview_decoder
+
+    channels = int(pipe.vae.config.latent_channels)
+    return load_preview_decoder(
+        config.preview_decoder, latent_channels=channels, downscale=pipe.downscale, device=pipe.device, dtype=pipe.dtype
+    )
 
 
 def result_size(config: GenerateConfig, pipe: MimicMotionPipeline) -> tuple[int, int]:
@@ -91,18 +111,17 @@ def fusion_config(config: GenerateConfig, default: FusionConfig) -> FusionConfig
 
 def make_recipe(config: GenerateConfig, pipe: MimicMotionPipeline, frames: int) -> Recipe:
     """Segments, noise levels, sampler and guidance by the settings."""
-    speed = resolve_speed(config)
-    # karras as a tier's default is not asked for: a model may have levels of its own
-    schedule = None if config.schedule is None and speed.schedule == "karras" else speed.schedule
+    speed = resolve_speed(config, pipe.default_steps)
     return pipe.recipe(
         frames,
         reference_slot=True,
         fusion=fusion_config(config, pipe.default_fusion),
-        num_inference_steps=config.num_inference_steps,
+        num_inference_steps=speed.steps,
         guidance_scale=config.guidance_scale,
         max_guidance_scale=config.guidance_scale_end,
         sampler=speed.sampler,
-        schedule=schedule,
+        schedule=speed.schedule,
         guidance_interval=speed.guidance_interval,
         guidance_every=speed.guidance_every,
+        block_cache=speed.block_cache,
     )

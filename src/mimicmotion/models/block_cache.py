@@ -45,7 +45,7 @@ class Source:
     """What the network saw in a full pass: enough to make its features again."""
 
     x: Float[Tensor, "1 frames channels h w"]
-    c_noise: Float[Tensor, ""]
+    c_noise: float
 
 
 @dataclass(slots=True, eq=False)
@@ -109,12 +109,13 @@ class BlockCache:
         The tensors stay as they are when the run goes on.
         """
         out: dict[str, Tensor] = {}
+        places: dict[int, int] = {}  # both passes of guidance saw the same latents: they are stored once
         for i, ((rows, conditional, video), k) in enumerate(self.kept.items()):
-            ratio = math.nan if k.ratio is None else k.ratio
-            name = f"{PREFIX}{i}"
-            out[f"{name}.key"] = torch.tensor([int(conditional), video, *rows])
-            out[f"{name}.numbers"] = torch.tensor([ratio, k.error], dtype=torch.float64)
-            out[f"{name}.x"], out[f"{name}.c_noise"] = k.source.x, k.source.c_noise
+            x, ratio = k.source.x, math.nan if k.ratio is None else k.ratio
+            place = places.setdefault(x.data_ptr(), i)
+            out[f"{PREFIX}{place}.x"] = x
+            out[f"{PREFIX}{i}.key"] = torch.tensor([place, int(conditional), video, *rows])
+            out[f"{PREFIX}{i}.numbers"] = torch.tensor([ratio, k.error, k.source.c_noise], dtype=torch.float64)
         return out
 
     def lost(self, key: PassKey) -> Source | None:
@@ -160,10 +161,9 @@ def relative_change(new: Tensor, old: Tensor) -> float:
     return float((new - old).abs().mean() / old.abs().mean().clamp_min(1e-12))
 
 
-def output_share(c_noise: Float[Tensor, ""]) -> float:
+def output_share(c_noise: float) -> float:
     """How much of the network's output enters the clean latents: sigma * c_in, where c_noise is ln(sigma) / 4."""
-    sigma = math.exp(min(4 * float(c_noise), 700.0))
-    return sigma / math.sqrt(sigma**2 + 1) if sigma < 1e100 else 1.0
+    return 1 / math.sqrt(1 + math.exp(min(-8 * c_noise, 700.0)))
 
 
 def cache_bytes(unet: Any, rows: int, height: int, width: int, itemsize: int) -> int:
@@ -188,9 +188,9 @@ def _restore(state: Mapping[str, Tensor]) -> dict[PassKey, Kept]:
     names = [n.removesuffix(".key") for n in state if n.startswith(PREFIX) and n.endswith(".key")]
     try:
         for name in names:
-            conditional, video, *rows = state[f"{name}.key"].tolist()
-            ratio, error = state[f"{name}.numbers"].tolist()
-            source = Source(state[f"{name}.x"], state[f"{name}.c_noise"].cpu())
+            place, conditional, video, *rows = state[f"{name}.key"].tolist()
+            ratio, error, c_noise = state[f"{name}.numbers"].tolist()
+            source = Source(state[f"{PREFIX}{place}.x"], c_noise)
             ratio = None if math.isnan(ratio) else ratio
             kept[tuple(rows), bool(conditional), video] = Kept(source, None, None, ratio, error)
     except (KeyError, ValueError) as e:

@@ -1,0 +1,119 @@
+"""Weights of the U-Net's linear layers in 8 bits, by torchao (approximate; extra `fast`).
+
+Only storage is narrow: each weight is widened when its layer computes, so this saves memory and, where memory is what
+a layer waits for, time. Convolutions stay as they are: they compute long on each weight, and torchao's weight-only
+formats know linear layers. On a CPU it is no faster.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from mimicmotion.errors import ConfigError
+from mimicmotion.models.unet import ConstantAttention, cross_attentions
+
+Format = Literal["int8", "fp8"]
+MARK = "_mimicmotion_quantized"
+MIN_SIZE = 32
+"""Layers with a side below this stay as they are: one scale a row would be no saving."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quantized:
+    """What was done.
+
+    Attributes:
+        format: of the weights.
+        layers: how many linear layers were narrowed.
+        bytes_before: of all parameters of the network.
+        bytes_after: the same now.
+    """
+
+    format: Format
+    layers: int
+    bytes_before: int
+    bytes_after: int
+
+
+def quantize_weights(unet: nn.Module, format: Format) -> Quantized:
+    """Narrow the weights of the U-Net's linear layers in place; one scale for each row of a weight.
+
+    The network can no longer be trained or saved; load it anew for that. Queries and keys of cross-attention are left
+    alone where they are not used (`mimicmotion.models.unet.ConstantAttention`).
+
+    Args:
+        unet: on its device, in its number format.
+        format: "int8", or "fp8" (float8 e4m3).
+
+    Raises:
+        ConfigError: torchao is not installed, another format, or the network is quantized differently already.
+    """
+    if format not in ("int8", "fp8"):
+        raise ConfigError(f"quantize={format!r}", "int8 or fp8", "use one of these, or none")
+    before: Quantized | None = getattr(unet, MARK, None)
+    if before is not None:
+        if before.format == format:
+            return before
+        raise ConfigError(f"quantize={format!r} for weights in {before.format}", "plain weights", "load the model anew")
+    size = weight_bytes(unet)
+    names = set(quantized_layers(unet))
+    with _quietly():
+        try:
+            from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
+        except ImportError as e:
+            raise ConfigError(
+                f"quantize={format!r} without torchao ({e})", "torchao", "pip install 'mimicmotion[fast]'"
+            ) from e
+        config = Int8WeightOnlyConfig() if format == "int8" else Float8WeightOnlyConfig()
+        quantize_(unet, config, filter_fn=lambda _, name: name in names)
+    done = Quantized(format, len(names), size, weight_bytes(unet))
+    object.__setattr__(unet, MARK, done)
+    return done
+
+
+def quantized_layers(unet: nn.Module) -> Iterator[str]:
+    """Names of the layers that are narrowed."""
+    unused = {f"{n}.{p}" for n, a in cross_attentions(unet) for p in ("to_q", "to_k") if _constant(a)}
+    for name, module in unet.named_modules():
+        if isinstance(module, nn.Linear) and min(module.weight.shape) >= MIN_SIZE and name not in unused:
+            yield name
+
+
+def weight_bytes(module: nn.Module) -> int:
+    """Bytes of all parameters as they are stored, narrow weights with their scales."""
+    return sum(_stored(p) for p in module.parameters())
+
+
+def _constant(attention: Any) -> bool:
+    return isinstance(attention.processor, ConstantAttention)
+
+
+def _stored(tensor: torch.Tensor) -> int:
+    flatten = getattr(tensor, "__tensor_flatten__", None)  # tensor subclasses name the tensors they are made of
+    if flatten is None:
+        return tensor.nbytes
+    return sum(_stored(getattr(tensor, name)) for name in flatten()[0])
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Importing torchao logs about kernels that it finds no GPU for; the arithmetic here needs none of them."""
+    loggers = [logging.getLogger(name) for name in ("torchao", "torch.utils._pytree")]
+    levels = [log.level for log in loggers]
+    try:
+        for log in loggers:
+            log.setLevel(logging.CRITICAL)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for log, level in zip(loggers, levels, strict=True):
+            log.setLevel(level)
