@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mimicmotion.models.lean_layers import portions
+
 Frames = Float[Tensor, "frames channels h w"]
 Layer = Callable[[Frames], Frames]
 
@@ -66,8 +68,8 @@ class _Clip:
 
     def now(self) -> Frames:
         out: Tensor | None = None
-        for start in range(0, len(self.x), self.portion):
-            part = self.x[start : start + self.portion]
+        for place in portions(len(self.x), self.portion):
+            part = self.x[place]
             for layer in self.layers:
                 part = layer(part)
             if out is None:
@@ -75,7 +77,7 @@ class _Clip:
                     out = part
                     break
                 out = part.new_empty(len(self.x), *part.shape[1:])
-            out[start : start + self.portion] = part
+            out[place] = part
         if out is None:
             raise ValueError("no frames")
         self.layers, self.x = [], out
@@ -86,7 +88,7 @@ class _Clip:
         self.later(lambda x: block.spatial_res_block(x, None))
         x = self.now()
         height, rows = x.shape[2], max(1, x.shape[2] * self.portion // len(x))
-        temporal_in_place(block, x, self.single, [slice(a, a + rows) for a in range(0, height, rows)])
+        temporal_in_place(block, x, self.single, list(portions(height, rows)))
 
 
 def temporal_in_place(block: Any, x: Frames, single: Tensor, parts: list[slice]) -> None:

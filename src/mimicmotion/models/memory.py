@@ -54,6 +54,8 @@ class LiveBytes(TorchDispatchMode):
         return out
 
     def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
+        if func._schema.name.endswith("_") and args and isinstance(args[0], Tensor) and args[0].is_meta:
+            return args[0]  # written in place, and there is nothing to write
         if func._schema.is_mutable or any(r.alias_info is not None for r in func._schema.returns):
             return func(*args, **kwargs)  # views and in-place work make no storage and are cheap
         try:
@@ -143,7 +145,7 @@ class LeanAttention(TorchFunctionMode):
 
 @contextmanager
 def follow(resident: Iterable[Tensor] = (), *, scores: bool = False) -> Iterator[LiveBytes]:
-    """Count the bytes that the block makes: `with follow(net.parameters()) as live: net(x)`, then `live.peak`.
+    """Count the bytes that a `with` block makes; afterwards `peak` of what it was given says the most.
 
     Args:
         resident: tensors that are counted elsewhere.
@@ -152,6 +154,18 @@ def follow(resident: Iterable[Tensor] = (), *, scores: bool = False) -> Iterator
     live = LiveBytes(resident)
     with torch.inference_mode(), live, LeanAttention(scores):
         yield live
+
+
+@contextmanager
+def shape_run() -> Iterator[None]:
+    """Let loops over portions stop after the second: later ones take no more memory than that."""
+    from mimicmotion.models.lean_layers import first_portions
+
+    token = first_portions.set(True)
+    try:
+        yield
+    finally:
+        first_portions.reset(token)
 
 
 def tensors_of(*modules: nn.Module | None) -> list[Tensor]:

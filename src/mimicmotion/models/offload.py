@@ -1,0 +1,229 @@
+"""Weights that are not on the device all the time, or not in full width.
+
+- Modules: a network that has nothing to do waits on the host (`Parked`).
+- Blocks: each block of the U-Net comes when its turn is near and goes afterwards; on a GPU a second stream brings the
+  next block while one computes. diffusers' group offloading does it.
+- Eight bits: weights are stored as float8 with a scale for each output channel and widened for each call of a layer.
+  This is approximate (about 2-3 % error of each weight); everything else here changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from typing import Any
+
+import torch
+from diffusers.hooks import HookRegistry, apply_group_offloading
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from mimicmotion.models.memory import weight_bytes
+
+FLOAT8 = torch.float8_e4m3fn
+OFFLOADING_HOOKS = ("group_offloading", "layer_execution_tracker", "lazy_prefetch_group_offloading")
+
+
+# --- modules --------------------------------------------------------------------------------------------------------
+
+
+class Parked:
+    """A network with its weights on the host and, when asked for, copies of them on a device.
+
+    The way back costs nothing: the host's copy has stayed.
+
+    Args:
+        module: the network; its weights are moved to the host.
+        device: where it works.
+    """
+
+    def __init__(self, module: nn.Module, device: torch.device) -> None:
+        self.module, self.device = module, device
+        nn.Module.to(module, device="cpu")
+        self.host: dict[Tensor, Tensor] = {}
+        self.here = device.type == "cpu"
+
+    def bring(self) -> None:
+        """Put the weights on the device."""
+        if self.here:
+            return
+        self.host = {t: t.data for t in _tensors(self.module)}
+        for t, data in self.host.items():
+            t.data = data.to(self.device)
+        self.here = True
+
+    def park(self) -> None:
+        """Free the device's copies."""
+        if not self.here or self.device.type == "cpu":
+            return
+        for t, data in self.host.items():
+            t.data = data
+        self.host = {}
+        self.here = False
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()
+
+
+# --- blocks ---------------------------------------------------------------------------------------------------------
+
+
+def offload_blocks(unet: nn.Module, device: torch.device) -> None:
+    """Let the blocks of a U-Net wait on the host; put an execution on first (`mimicmotion.models.execution`)."""
+    nn.Module.to(unet, device="cpu")
+    stream = device.type == "cuda"
+    apply_group_offloading(
+        unet,
+        onload_device=device,
+        offload_device=torch.device("cpu"),
+        offload_type="block_level",
+        num_blocks_per_group=1,
+        use_stream=stream,
+        non_blocking=stream,
+    )
+
+
+def is_offloaded(unet: nn.Module) -> bool:
+    """Whether `offload_blocks` was called."""
+    return any("group_offloading" in _hooks(m) for m in unet.modules())
+
+
+def bring_blocks(unet: nn.Module) -> None:
+    """Undo `offload_blocks`; the weights stay where they are (on the host between two passes)."""
+    if not is_offloaded(unet):
+        return
+    for name in OFFLOADING_HOOKS:
+        for module in unet.modules():
+            if name in _hooks(module):
+                HookRegistry.check_if_exists_or_initialize(module).remove_hook(name, recurse=False)
+    nn.Module.to(unet, device="cpu")
+
+
+def _hooks(module: nn.Module) -> Mapping[str, Any]:
+    registry = getattr(module, "_diffusers_hook", None)
+    return {} if registry is None else registry.hooks
+
+
+def blocks_of(unet: Any) -> list[nn.Module]:
+    """The blocks that come and go, in the order in which they compute; the rest of the network stays on the device."""
+    return [*unet.down_blocks, *unet.up_blocks]
+
+
+class BlockBytes:
+    """Counts, in a run on shapes, the weights that are on the device while blocks come and go.
+
+    With a stream the next block is there while one computes.
+
+    Args:
+        unet: the network that runs on shapes.
+        sizes: bytes of each of its blocks.
+        rest: bytes of what stays.
+    """
+
+    def __init__(self, unet: Any, sizes: Mapping[nn.Module, int], rest: int) -> None:
+        self.sizes, self.rest = sizes, rest
+        order = [b for b in blocks_of(unet) if b in sizes]
+        self.following = dict(pairwise(order))
+        self.held: dict[nn.Module | None, Tensor] = {}
+        self.handles: list[RemovableHandle] = []
+
+    def __enter__(self) -> BlockBytes:
+        self._hold(None, self.rest)
+        for block in self.sizes:
+            self.handles.append(block.register_forward_pre_hook(self._before))
+            self.handles.append(block.register_forward_hook(self._after))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self.handles:
+            handle.remove()
+        self.held.clear()
+
+    def _hold(self, block: nn.Module | None, size: int) -> None:
+        if block not in self.held:
+            self.held[block] = torch.empty(size, dtype=torch.uint8, device="meta")
+
+    def _before(self, block: nn.Module, _args: object) -> None:
+        self._hold(block, self.sizes[block])
+        following = self.following.get(block)
+        if following is not None:
+            self._hold(following, self.sizes[following])
+
+    def _after(self, block: nn.Module, _args: object, _out: object) -> None:
+        self.held.pop(block, None)
+
+
+def block_bytes(twin: Any, unet: Any, stored: bool = False) -> BlockBytes:
+    """`BlockBytes` of the twin on shapes of a U-Net; `stored`: with weights in eight bits."""
+    count = stored_bytes if stored else weight_bytes
+    pairs = zip(blocks_of(twin), blocks_of(unet), strict=True)
+    sizes = {meta: count(real) for meta, real in pairs}
+    return BlockBytes(twin, sizes, count(unet) - sum(sizes.values()))
+
+
+# --- eight bits -----------------------------------------------------------------------------------------------------
+
+
+def _narrow_layers(unet: nn.Module) -> Iterator[nn.Module]:
+    """Layers that are stored in eight bits: those with large weights. Norms, time and ends of the network stay."""
+    for name, module in unet.named_modules():
+        inside = name.startswith(("down_blocks", "mid_block", "up_blocks"))
+        if inside and isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv3d)) and "time" not in name:
+            yield module
+
+
+def stored_bytes(unet: nn.Module) -> int:
+    """Bytes of a U-Net's weights with those stored in eight bits that `store_in_eight_bits` would store so."""
+    saved = 0
+    for m in _narrow_layers(unet):
+        weight: Tensor = m.weight  # type: ignore[assignment]
+        saved += weight.numel() * (weight.element_size() - 1) - 4 * weight.shape[0]
+    return weight_bytes(unet) - saved
+
+
+def widest(unet: nn.Module) -> int:
+    """Bytes of the largest weight that is widened for a call; scaling makes one copy more."""
+    return 2 * max((m.weight.numel() * m.weight.element_size() for m in _narrow_layers(unet)), default=0)  # type: ignore[union-attr,operator]
+
+
+def store_in_eight_bits(unet: nn.Module) -> int:
+    """Store the weights of linear layers and convolutions in float8, widen them for each call. NOT exact.
+
+    There is no way back but loading the model again.
+
+    Returns:
+        The number of layers.
+    """
+    count = 0
+    for module in _narrow_layers(unet):
+        weight: Any = module.weight
+        if weight.dtype == FLOAT8:
+            continue
+        wide = weight.dtype
+        top = weight.detach().float().flatten(1).abs().amax(1).clamp_min(1e-12)
+        scale = (top / torch.finfo(FLOAT8).max).view(-1, *[1] * (weight.ndim - 1))
+        weight.requires_grad_(False)
+        weight.data = (weight.detach().float() / scale).to(FLOAT8)
+        hook = _Widen(wide, scale)
+        module.register_forward_pre_hook(hook.before)
+        module.register_forward_hook(hook.after, always_call=True)
+        count += 1
+    return count
+
+
+class _Widen:
+    def __init__(self, wide: torch.dtype, scale: Tensor) -> None:
+        self.wide, self.scale = wide, scale
+        self.narrow: Tensor | None = None
+
+    def before(self, module: Any, _args: object) -> None:
+        self.narrow = module.weight.data
+        if self.scale.device != self.narrow.device:
+            self.scale = self.scale.to(self.narrow.device)
+        module.weight.data = self.narrow.to(self.wide) * self.scale.to(self.wide)
+
+    def after(self, module: Any, _args: object, _out: object) -> None:
+        if self.narrow is not None:
+            module.weight.data, self.narrow = self.narrow, None

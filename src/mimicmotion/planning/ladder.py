@@ -1,0 +1,209 @@
+"""The ladder of ways to run, from the fastest to the smallest, and the first of them that fits."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from mimicmotion.config.execution import ExecutionOptions
+from mimicmotion.errors import ConfigError
+from mimicmotion.models.attention import AttentionKernel
+from mimicmotion.models.execution import UNetExecution
+from mimicmotion.planning.plan import GIB, ExecutionPlan, Peaks
+from mimicmotion.planning.predict import Predictor, Task
+
+PORTIONS: dict[int | None, float] = {None: 1.0, 16: 1.01, 8: 1.03, 4: 1.06, 2: 1.15, 1: 1.3}
+"""Frames at once, and what that costs in time; guesses that order the ladder, not promises."""
+TWO_PASSES = 1.02
+OFFLOAD = {"none": 1.0, "modules": 1.005, "blocks": 1.25}
+DECODE_PORTIONS: tuple[int | None, ...] = (None, 4, 2, 1)
+TILES = (512, 384, 256)
+SPARE = 0.97
+"""A step down must need at most this part of the memory that was too much."""
+
+
+def execution(portion: int | None, rows: int, cells: int, options: ExecutionOptions, cuda: bool) -> UNetExecution:
+    """Portions of about equal size in all kinds of layers.
+
+    Args:
+        portion: frames at once; None is all.
+        rows: frames in a call of the network, of all passes.
+        cells: places of a frame at full size.
+        options: kernel and memory format.
+        cuda: whether it runs on a GPU of that kind.
+    """
+    last = cuda if options.channels_last is None else options.channels_last
+    kernel: AttentionKernel = options.attention
+    common: dict[str, Any] = {"attention": kernel, "channels_last": last, "compile": options.compile}
+    if portion is None or portion >= rows:
+        return UNetExecution(**common)
+    # Deeper layers have up to four times the channels at a quarter of the places: a quarter of the places at once.
+    places = max(1, cells * portion // (4 * rows))
+    return UNetExecution(
+        frame_chunk=portion, position_chunk=places, feed_forward_chunk=max(1, cells * portion // 2), **common
+    )
+
+
+def rungs(task: Task, cells: int, options: ExecutionOptions, device: torch.device) -> Iterator[ExecutionPlan]:
+    """Ways to denoise, the fastest first; nothing is said of decoding."""
+    cuda = device.type == "cuda"
+    offloads = (options.offload,) if options.offload != "auto" else ("none", "modules", "blocks")
+    if device.type == "cpu":
+        offloads = ("none",)  # host and device are one
+    portions = PORTIONS if options.frame_chunk is None else {options.frame_chunk: 1.0}
+    batches = (True, False) if task.guided else (True,)
+    ways = []
+    for offload, (portion, slow), batch in itertools.product(offloads, portions.items(), batches):
+        if portion is not None and portion >= task.segment_rows and options.frame_chunk is None:
+            continue
+        ways.append((slow * OFFLOAD[offload] * (1 if batch else TWO_PASSES), offload, portion, batch))
+    storage = "fp8" if options.weight_storage == "fp8" else "same"
+    for _, offload, portion, batch in sorted(ways, key=lambda w: w[0]):
+        rows = task.segment_rows * (1 + (batch and task.guided))
+        yield ExecutionPlan(
+            unet=execution(portion, rows, cells, options, cuda),
+            guidance_in_one_batch=batch,
+            offload=offload,  # type: ignore[arg-type]
+            weight_storage=storage,
+            latents_on_host=offload != "none",
+        )
+
+
+def decode_rungs(options: ExecutionOptions, tiles: bool) -> Iterator[dict[str, int | None]]:
+    """Ways to decode, the fastest first; tiles are not exact and come only where they are asked for, or last."""
+    if options.decode_tile is not None:
+        yield from ({"decode_portion": p, "decode_tile": options.decode_tile} for p in DECODE_PORTIONS)
+        return
+    yield from ({"decode_portion": p, "decode_tile": None} for p in DECODE_PORTIONS)
+    if tiles:
+        yield from ({"decode_portion": 1, "decode_tile": t} for t in TILES)
+
+
+def plan_execution(
+    pipe: Any,
+    size: tuple[int, int],
+    segment_frames: int,
+    num_frames: int,
+    budget_bytes: int | None,
+    options: ExecutionOptions | None = None,
+    *,
+    device: torch.device | None = None,
+    predictor: Predictor | None = None,
+    **task: Any,
+) -> ExecutionPlan:
+    """The fastest way that is predicted to fit. Segments are never shortened.
+
+    Args:
+        pipe: the pipeline; its networks may lie anywhere.
+        size: (height, width) in pixels.
+        segment_frames: frames of a segment, the reference slot counted.
+        num_frames: of the video.
+        budget_bytes: what may be used, weights included (`free_memory`); None takes the fastest.
+        options: what the user has set; None leaves all to the plan.
+        device: where it will run; None is the pipeline's.
+        predictor: of this pipeline, if there is one already.
+        task: further fields of `Task`, such as `guided`, `chunk` and `warped`.
+
+    Raises:
+        ConfigError: nothing fits; says how much is missing and what would help.
+    """
+    options = options or ExecutionOptions()
+    device = device or pipe.device
+    rows = min(segment_frames, num_frames + 1)
+    job = Task(size=size, segment_rows=rows, num_frames=num_frames, **task)
+    predictor = predictor or Predictor(pipe)
+    cells = (size[0] // pipe.downscale) * (size[1] // pipe.downscale)
+    ways = list(rungs(job, cells, options, device))
+    if budget_bytes is None:
+        first = next(iter(decode_rungs(options, False)))
+        return dataclasses.replace(ways[0], **first)  # type: ignore[arg-type]
+    smallest: Peaks | None = None
+    for tiles in (False, True):
+        for way in _worth_trying(ways, predictor, job, budget_bytes):
+            for decode in decode_rungs(options, tiles):
+                plan = dataclasses.replace(way, **decode)  # type: ignore[arg-type]
+                peaks = predictor.peaks(plan, job)
+                if peaks.most <= budget_bytes:
+                    return dataclasses.replace(plan, peaks=peaks, budget=budget_bytes)
+                smallest = peaks if smallest is None or peaks.most < smallest.most else smallest
+                if max(peaks.denoise, peaks.encode) > budget_bytes:
+                    break  # another way to decode does not help
+    raise too_little(smallest or predictor.peaks(ways[-1], job), budget_bytes, job, options)
+
+
+def _worth_trying(ways: list[ExecutionPlan], predictor: Predictor, job: Task, budget: int) -> Iterator[ExecutionPlan]:
+    """Skip what needs at least as much as something that was too much, without working it out."""
+    too_much: list[tuple[bool, int, bool]] = []
+    order = {"none": False, "modules": True, "blocks": True}
+    for way in ways:
+        portion = way.unet.frame_chunk or 1 << 30
+        mine = (order[way.offload], portion, way.guidance_in_one_batch)
+        if any(mine[0] <= o and mine[1] >= p and mine[2] >= b for o, p, b in too_much) and way.offload != "blocks":
+            continue
+        yield way
+        if predictor.peaks(way, job).denoise > budget and way.offload != "blocks":
+            too_much.append(mine)
+
+
+def too_little(peaks: Peaks, budget: int, job: Task, options: ExecutionOptions) -> ConfigError:
+    """The error of a plan that nothing fits."""
+    stage = max(("encode", "denoise", "decode"), key=lambda s: getattr(peaks, s))
+    fixes = [f"make the result smaller (now {job.size[1]}x{job.size[0]})"]
+    if stage == "denoise" and job.segment_rows > 8:
+        fixes.append(f"lower segment_frames (now {job.segment_rows})")
+    if options.offload not in ("auto", "blocks"):
+        fixes.append("set offload to auto")
+    if options.frame_chunk is not None:
+        fixes.append("leave frame_chunk empty")
+    if stage == "denoise" and options.weight_storage != "fp8":
+        fixes.append("allow weight_storage fp8 (not exact)")
+    if options.memory is not None:
+        fixes.append("allow more memory")
+    return ConfigError(
+        f"{budget / GIB:.2f} GiB of memory for stage {stage} at {job.size[1]}x{job.size[0]}, "
+        f"{job.segment_rows} frames a segment",
+        f"at least {peaks.most / GIB:.2f} GiB (predicted for the smallest way to run)",
+        ", or ".join(fixes),
+    )
+
+
+def next_rung(plan: ExecutionPlan, device: torch.device) -> ExecutionPlan | None:
+    """One step down from a plan that was too much for denoising; None where there is none.
+
+    Without a prediction: what halves the largest part comes first. The U-Net keeps an execution of its own kind, so
+    that the step can be made between two passes.
+    """
+    if plan.guidance_in_one_batch:
+        return dataclasses.replace(plan, guidance_in_one_batch=False)
+    unet = plan.unet
+    smaller = {None: 16, 16: 8, 8: 4, 4: 2, 2: 1}
+    portion = unet.frame_chunk
+    below = smaller.get(portion, None if portion is None or portion == 1 else portion // 2)
+    if below is not None:
+        shrink = 4 if portion is None else max(1, portion // below)
+        places = unet.position_chunk or 9216
+        tokens = unet.feed_forward_chunk or 147456
+        narrow = dataclasses.replace(
+            unet,
+            frame_chunk=below,
+            position_chunk=max(1, places // shrink),
+            feed_forward_chunk=max(1, tokens // shrink),
+        )
+        return dataclasses.replace(plan, unet=narrow)
+    if device.type != "cpu" and plan.offload != "blocks":
+        following = {"none": "modules", "modules": "blocks"}[plan.offload]
+        return dataclasses.replace(plan, offload=following, latents_on_host=True)  # type: ignore[arg-type]
+    return None
+
+
+def next_decode_rung(plan: ExecutionPlan, clip: int) -> ExecutionPlan | None:
+    """One step down in decoding clips of so many frames: first in portions, then in tiles (not exact)."""
+    portion, tile = plan.decode_portion or clip, plan.decode_tile
+    if portion > 1:
+        return dataclasses.replace(plan, decode_portion=portion // 2)
+    smaller = TILES[0] if tile is None else next((t for t in TILES if t < tile), None)
+    return None if smaller is None else dataclasses.replace(plan, decode_tile=smaller)

@@ -1,0 +1,218 @@
+"""Peak memory of each stage, by running the networks on shapes (`mimicmotion.models.memory`)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from mimicmotion.conditioning import ConditionedUNet, Conditioning
+from mimicmotion.models.block_cache import cache_bytes
+from mimicmotion.models.execution import UNetExecution, apply_execution
+from mimicmotion.models.memory import follow, meta_twin, shape_run, weight_bytes
+from mimicmotion.models.offload import BlockBytes, block_bytes, stored_bytes, widest
+from mimicmotion.models.pose_features import FEATURE_BUDGET, KeptFeatures
+from mimicmotion.models.vae import encode_mode
+from mimicmotion.models.vae_tiles import decode_latents
+from mimicmotion.planning.plan import ExecutionPlan, Peaks
+
+POSE_CHUNK = 16
+"""Pose frames that are encoded at once."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """What is to be computed.
+
+    Attributes:
+        size: (height, width) in pixels.
+        segment_rows: frames of a segment, the reference slot counted.
+        num_frames: of the video.
+        guided: whether there is an unconditional pass.
+        chunk: frames that are decoded as one clip.
+        warped: whether the picture warped to each pose is given.
+        segments: number of segments (for the block cache).
+        block_cache: whether deep features are kept between steps.
+    """
+
+    size: tuple[int, int]
+    segment_rows: int
+    num_frames: int
+    guided: bool = True
+    chunk: int = 8
+    warped: bool = False
+    segments: int = 1
+    block_cache: bool = False
+
+
+class Predictor:
+    """Predicts the peaks of plans for one set of networks; what was worked out once is remembered.
+
+    Args:
+        pipe: the pipeline (its networks may lie anywhere, also on "meta").
+    """
+
+    def __init__(self, pipe: Any) -> None:
+        self.unet, self.vae = pipe.unet, pipe.vae
+        self.image_encoder, self.pose_net = pipe.image_encoder, pipe.pose_net
+        self.downscale, self.latent_channels = pipe.downscale, pipe.vae.config.latent_channels
+        self.dtype = pipe.dtype
+        self._twins: dict[str, Any] = {}
+        self._known: dict[Any, int] = {}
+
+    def peaks(self, plan: ExecutionPlan, task: Task) -> Peaks:
+        """Predicted bytes of each stage."""
+        unet = stored_bytes(self.unet) if plan.weight_storage == "fp8" else weight_bytes(self.unet)
+        vae, clip, pose = (weight_bytes(m) for m in (self.vae, self.image_encoder, self.pose_net))
+        everything = unet + vae + clip + pose
+        alone = plan.offload != "none"
+        kept = self._kept(plan, task)
+        denoise = self.denoise_bytes(plan, task) + kept
+        if plan.offload != "blocks":
+            denoise += unet + pose if alone else everything
+        return Peaks(
+            encode=max(
+                self.clip_bytes() + (clip if alone else everything),
+                self.encode_bytes(task) + (vae if alone else everything),
+                self.pose_bytes(task) + (pose if alone else everything) + kept,
+            ),
+            denoise=denoise,
+            decode=self.decode_bytes(plan, task) + (vae if alone else everything) + self._latents(plan, task),
+        )
+
+    # --- what is kept -----------------------------------------------------------------------------------------------
+
+    def _cells(self, task: Task) -> int:
+        return (task.size[0] // self.downscale) * (task.size[1] // self.downscale)
+
+    def _latents(self, plan: ExecutionPlan, task: Task) -> int:
+        copies = 0 if plan.latents_on_host else 2  # noisy and clean
+        return copies * 4 * self._cells(task) * self.latent_channels * task.num_frames
+
+    def _kept(self, plan: ExecutionPlan, task: Task) -> int:
+        features = task.num_frames * self._cells(task) * self.pose_net.out_channels * self.dtype.itemsize
+        on_device = features <= FEATURE_BUDGET and not plan.latents_on_host
+        warped = 4 * self._cells(task) * self.latent_channels * task.num_frames * task.warped
+        cached = 0
+        if task.block_cache:
+            h, w = task.size[0] // self.downscale, task.size[1] // self.downscale
+            per_pass = cache_bytes(self.unet, task.segment_rows, h, w, self.dtype.itemsize)
+            cached = per_pass * task.segments * (1 + task.guided)
+        return self._latents(plan, task) + features * on_device + warped + cached
+
+    # --- stages: working space without weights ----------------------------------------------------------------------
+
+    def denoise_bytes(self, plan: ExecutionPlan, task: Task) -> int:
+        """Of one segment: all that the passes make; with weights offloaded by blocks those that are there, too."""
+        one_batch = plan.guidance_in_one_batch and task.guided and not task.block_cache
+        execution, blocks = plan.unet, plan.offload == "blocks"
+        key = (
+            task.size,
+            task.segment_rows,
+            task.guided,
+            task.warped,
+            execution,
+            one_batch,
+            blocks,
+            plan.weight_storage,
+        )
+        return self._remember(("denoise", key), lambda: self._denoise(plan, task, execution, one_batch, blocks))
+
+    def _denoise(self, plan: ExecutionPlan, task: Task, execution: UNetExecution, one_batch: bool, blocks: bool) -> int:
+        unet = self._twin("unet", self.unet)
+        # A compiled block makes fewer temporary values than are counted here.
+        apply_execution(unet, _on_shapes(execution))
+        h, w = task.size[0] // self.downscale, task.size[1] // self.downscale
+        rows = task.segment_rows
+        conditioning = Conditioning(
+            image_embeddings=_empty(1, 1, unet.config.cross_attention_dim),
+            image_latents=_empty(1, 1, self.latent_channels, h, w),
+            pose_features=KeptFeatures(_empty(1, rows, self.pose_net.out_channels, h, w, dtype=self.dtype)),
+            reference_pose_features=None,
+            added_time_ids=_empty(1, 3),
+            warped_latents=KeptFeatures(_empty(1, rows, self.latent_channels, h, w)) if task.warped else None,
+        )
+        network = ConditionedUNet(unet, conditioning, False, one_batch)
+        run = network.pair if task.guided else network.conditional
+        x = _empty(1, rows, self.latent_channels, h, w)
+        stored = plan.weight_storage == "fp8"
+        moves: Any = block_bytes(unet, self.unet, stored) if blocks else BlockBytes(unet, {}, 0)
+        resident = [*unet.parameters(), *unet.buffers(), x, conditioning.pose_features.features]  # type: ignore[union-attr]
+        with follow(resident, scores=execution.attention == "math") as live, shape_run(), moves:
+            run(x, torch.zeros((), device="meta"), range(rows))
+        return live.peak + (widest(unet) if stored else 0)
+
+    def decode_bytes(self, plan: ExecutionPlan, task: Task) -> int:
+        """Of one clip of `chunk` frames, the blending of clips included."""
+        frames = min(task.chunk, task.num_frames)
+        portion = None if plan.decode_portion is None or plan.decode_portion >= frames else plan.decode_portion
+        key = ("decode", task.size, frames, portion, plan.decode_tile)
+
+        def work() -> int:
+            h, w = task.size[0] // self.downscale, task.size[1] // self.downscale
+            return self._run(
+                "vae",
+                self.vae,
+                lambda vae: decode_latents(
+                    vae, _empty(frames, self.latent_channels, h, w), portion=portion, tile=plan.decode_tile
+                ),
+            )
+
+        held = 4 * 3 * task.size[0] * task.size[1] * (frames // 2)  # frames of the last clip that are still blended
+        return self._remember(key, work) + held
+
+    def encode_bytes(self, task: Task) -> int:
+        """Of the autoencoder on the picture, or on the pictures warped to the poses of a chunk."""
+        count = min(POSE_CHUNK, task.num_frames) if task.warped else 1
+        work = lambda: self._run("vae", self.vae, lambda vae: encode_mode(vae, _empty(count, 3, *task.size)))  # noqa: E731
+        return self._remember(("encode", count, task.size), work)
+
+    def pose_bytes(self, task: Task) -> int:
+        """Of PoseNet on a chunk of frames."""
+        count, channels = min(POSE_CHUNK, task.num_frames), self.pose_net.widths[0]
+
+        def work() -> int:
+            return self._run(
+                "pose_net", self.pose_net, lambda net: net(_empty(count, channels, *task.size).to(self.dtype)[None])
+            )
+
+        return self._remember(("pose", count, task.size), work)
+
+    def clip_bytes(self) -> int:
+        """Of CLIP on one picture."""
+        side = self.image_encoder.config.image_size
+        dtype = next(self.image_encoder.parameters()).dtype
+        work = lambda: self._run("clip", self.image_encoder, lambda net: net(_empty(1, 3, side, side, dtype=dtype)))  # noqa: E731
+        return self._remember("clip", work)
+
+    # --- helpers ----------------------------------------------------------------------------------------------------
+
+    def _run(self, name: str, module: nn.Module, work: Callable[[Any], object]) -> int:
+        twin = self._twin(name, module)
+        with follow([*twin.parameters(), *twin.buffers()]) as live, shape_run():
+            work(twin)
+        return live.peak
+
+    def _twin(self, name: str, module: nn.Module) -> Any:
+        if name not in self._twins:
+            self._twins[name] = meta_twin(module)
+        return self._twins[name]
+
+    def _remember(self, key: Any, work: Callable[[], int]) -> int:
+        if key not in self._known:
+            self._known[key] = work()
+        return self._known[key]
+
+
+def _empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def _on_shapes(execution: UNetExecution) -> UNetExecution:
+    """The same portions, with the kernel that any device has: on shapes all that keep no scores are alike."""
+    kernel = "plain" if execution.attention in ("plain", "math") else "sdpa"
+    return dataclasses.replace(execution, compile=False, attention=kernel)
