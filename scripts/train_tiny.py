@@ -1,9 +1,9 @@
-"""Retrain the bundled small model from nothing: render people, train both stages, copy the result.
+"""Retrain the bundled small model from nothing: render people, train the three stages, copy the result.
 
     python scripts/train_tiny.py [--processes 2] [--clips 1400] [--output runs/tiny/model] [--set KEY=VALUE ...]
 
 Stopped at any moment, it goes on where it was. See docs/model-card.md for what it costs. `--set` changes a setting of
-both stages, `--set-autoencoder` and `--set-denoiser` one of a single stage.
+all stages, `--set-autoencoder`, `--set-denoiser` and `--set-detail` one of a single stage.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--set-autoencoder", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--set-denoiser", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--set-detail", action="append", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     changes = [*arguments.set, *arguments.set_denoiser]
@@ -57,6 +58,8 @@ def main() -> None:
     command("-m", "mimicmotion.cli", "prepare", "synthetic", "-o", people, *counts)
     train(CONFIGS / "tiny-autoencoder.yaml", [*arguments.set, *arguments.set_autoencoder], 1)
     run = train(CONFIGS / arguments.recipe, changes, arguments.processes)
+    denoiser = f"model.checkpoint={checkpoints(run)[-1] / 'model'}"
+    run = train(CONFIGS / "tiny-detail.yaml", [denoiser, *arguments.set, *arguments.set_detail], 1)
     model = load_components(checkpoints(run)[-1] / "model")
     logger.info("%s", save_components(model, arguments.output, dtype=torch.float16))
 

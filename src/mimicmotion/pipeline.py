@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from mimicmotion.errors import ConfigError, InputError, PoseError
 from mimicmotion.models.block_cache import BlockCache
 from mimicmotion.models.checkpoint import Components, load_components, save_components
 from mimicmotion.models.cpu_kernels import use_cpu_kernels
+from mimicmotion.models.detail import DetailNet, add_detail
 from mimicmotion.models.pose_features import Frame, PoseFrames
 from mimicmotion.models.posenet import PoseNet
 from mimicmotion.models.unet import use_constant_cross_attention
@@ -112,6 +114,8 @@ class MimicMotionPipeline:
         settings: defaults of this model, as plain data: `height`, `width`, `num_inference_steps` or `sigmas` (noise
             levels), `guidance_scale`, `fps` (what the network is told), `fusion` (fields of `FusionConfig`),
             `reference_warp` (see `needs_warped_picture`).
+        detail: gives decoded frames the warped picture's detail, in small models that have it; None, as in the
+            published model, leaves frames as the autoencoder decodes them.
 
     Raises:
         ConfigError: the networks do not fit each other, or a setting is wrong.
@@ -124,8 +128,10 @@ class MimicMotionPipeline:
         image_encoder: Any,
         pose_net: PoseNet,
         settings: Mapping[str, Any] | None = None,
+        detail: DetailNet | None = None,
     ) -> None:
         self.unet, self.vae, self.image_encoder, self.pose_net = unet, vae, image_encoder, pose_net
+        self.detail = detail
         self.settings = dict(settings or {})
         self.files: tuple[Path, ...] = ()
         """Files that `from_pretrained` read, for a record of what was used."""
@@ -135,6 +141,9 @@ class MimicMotionPipeline:
                 "the same factor",
                 "use the PoseNet and the autoencoder of one model",
             )
+        if detail is not None and not self.needs_warped_picture:
+            got = f"a detail network with reference_warp={self.settings.get('reference_warp', 'none')!r}"
+            raise ConfigError(got, "reference_warp: limbs or residual", "leave out the detail network")
 
     @classmethod
     def from_pretrained(
@@ -164,7 +173,7 @@ class MimicMotionPipeline:
         if base is None:
             base = find_asset("tiny")
         parts = load_components(base, checkpoint, device=device, dtype=dtype, variant=variant, **options)
-        pipe = cls(parts.unet, parts.vae, parts.image_encoder, parts.pose_net, parts.settings)
+        pipe = cls(parts.unet, parts.vae, parts.image_encoder, parts.pose_net, parts.settings, parts.detail)
         pipe.use_fast_kernels()
         pipe.files = parts.files
         return pipe
@@ -180,13 +189,14 @@ class MimicMotionPipeline:
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model to a folder that `from_pretrained` reads (diffusers' layout, safetensors)."""
-        parts = Components(self.unet, self.vae, self.image_encoder, self.pose_net, self.settings)
+        parts = Components(self.unet, self.vae, self.image_encoder, self.pose_net, self.settings, detail=self.detail)
         save_components(parts, Path(folder))
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> MimicMotionPipeline:
         """Move and cast all networks."""
-        for module in (self.unet, self.vae, self.image_encoder, self.pose_net):
-            nn.Module.to(module, device=device, dtype=dtype)
+        for module in (self.unet, self.vae, self.image_encoder, self.pose_net, self.detail):
+            if module is not None:
+                nn.Module.to(module, device=device, dtype=dtype)
         return self
 
     @property
@@ -441,6 +451,9 @@ class MimicMotionPipeline:
         decode_chunk_size: int = DEFAULT_CHUNK,
         decode_overlap: int | None = None,
         released: bool = False,
+        picture: Frame | None = None,
+        warped: PoseFrames | None = None,
+        first: int = 0,
     ) -> Iterator[Frame]:
         """Third stage: frames one by one, 0..255; memory holds one chunk, whatever the length.
 
@@ -449,9 +462,21 @@ class MimicMotionPipeline:
             decode_chunk_size: frames decoded at once.
             decode_overlap: frames shared and blended between chunks; None is half a chunk, 0 cuts hard.
             released: plain chunks and truncation, as the published code.
+            picture: the person, for models with a `detail` network.
+            warped: the picture warped to each frame's pose, for the same; without it their frames stay soft.
+            first: number of the first latents' frame in `warped`; -1 for a reference slot, which stays as it is.
+
+        Raises:
+            InputError: `warped` without `picture`, or fewer warped frames than latents.
         """
-        mode = "released" if released else "blend"
-        return decode_stream(self.vae, latents, decode_chunk_size, overlap=decode_overlap, mode=mode)
+        mode, finish = "released" if released else "blend", None
+        if self.detail is not None and warped is not None:
+            if picture is None or len(warped) < first + len(latents):
+                got = f"{len(warped)} warped frames, {'no' if picture is None else 'a'} picture"
+                want = f"both, {first + len(latents)} frames"
+                raise InputError(got, want, "pass the picture and the frames that it was warped to")
+            finish = functools.partial(add_detail, self.detail, picture=picture, warped=warped, first=first)
+        return decode_stream(self.vae, latents, decode_chunk_size, overlap=decode_overlap, mode=mode, finish=finish)
 
     # --- the whole way ------------------------------------------------------------------------------------------
 
@@ -586,7 +611,10 @@ class MimicMotionPipeline:
             states.append(state)
         if output_type == "latent":
             return torch.cat([s.latents for s in states])
-        streams = (self.decode_state(s, recipe, decode_chunk_size, decode_overlap) for s in states)
+        streams = (
+            self.decode_state(s, recipe, decode_chunk_size, decode_overlap, picture=r.image, warped=r.warped)
+            for s, r in zip(states, requests, strict=True)
+        )
         if output_type == "stream":
             return next(streams)
         videos = [list(frames) for frames in streams]
@@ -604,13 +632,30 @@ class MimicMotionPipeline:
         recipe: Recipe,
         decode_chunk_size: int = DEFAULT_CHUNK,
         decode_overlap: int | None = None,
+        *,
+        picture: Frame | None = None,
+        warped: PoseFrames | None = None,
     ) -> Iterator[Frame]:
         """Frames of the first video of a state, decoded as its fusion mode does (see `decode`)."""
         if recipe.fusion.mode != "released":
-            return self.decode(state.latents[0], decode_chunk_size=decode_chunk_size, decode_overlap=decode_overlap)
+            return self.decode(
+                state.latents[0],
+                decode_chunk_size=decode_chunk_size,
+                decode_overlap=decode_overlap,
+                picture=picture,
+                warped=warped,
+            )
         # The published code decodes the reference slot too and drops the frame: chunks begin one frame earlier.
-        frames = self.decode(state.step.latents[0], decode_chunk_size=decode_chunk_size, released=True)
-        return itertools.islice(frames, int(state.reference_slot), None)
+        slot = int(state.reference_slot)
+        frames = self.decode(
+            state.step.latents[0],
+            decode_chunk_size=decode_chunk_size,
+            released=True,
+            picture=picture,
+            warped=warped,
+            first=-slot,
+        )
+        return itertools.islice(frames, slot, None)
 
     def _check(self, requests: Sequence[Request], height: int | None, width: int | None, output_type: str) -> None:
         if output_type not in ("np", "pil", "latent", "stream") or (output_type == "stream" and len(requests) > 1):

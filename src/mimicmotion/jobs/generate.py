@@ -103,7 +103,9 @@ def _generate(
     poses = DrawnPoses(inputs.aligned, pose_drawer(config, pipe, size))
     recipe = make_recipe(config, pipe, len(poses))
     state = yield from _denoise(record, pipe, inputs, poses, recipe, interrupts, show)
-    decoded = pipe.decode_state(state, recipe, config.decode_chunk_size)
+    decoded = pipe.decode_state(
+        state, recipe, config.decode_chunk_size, picture=inputs.picture, warped=warped_picture(pipe, inputs)
+    )
     yield from write_video(config, inputs, poses, decoded)
     with contextlib.suppress(OSError):
         preview_path(config.output).unlink(missing_ok=True)

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from mimicmotion import weights
 from mimicmotion.errors import OutputError, WeightsError
-from mimicmotion.models.locate import FILE_NAMES, LISTED, PARTS, SETTINGS_FILE, find_base, find_checkpoint
+from mimicmotion.models.detail import DetailNet
+from mimicmotion.models.locate import DETAIL, FILE_NAMES, LISTED, PARTS, SETTINGS_FILE, find_base, find_checkpoint
 from mimicmotion.models.posenet import PoseNet, posenet_config
 from mimicmotion.models.tensors import Target, assign, check_keys, read_tensors
 from mimicmotion.models.unet import build_unet
@@ -35,7 +36,10 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Components:
-    """The networks of a model, its default settings (plain data) and the files it was loaded from."""
+    """The networks of a model, its default settings (plain data) and the files it was loaded from.
+
+    `detail` is only there in small models that give decoded frames the warped picture's detail (`models.detail`).
+    """
 
     unet: Any
     vae: Any
@@ -43,6 +47,7 @@ class Components:
     pose_net: PoseNet
     settings: dict[str, Any] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
+    detail: DetailNet | None = None
 
 
 def load_components(
@@ -83,15 +88,16 @@ def load_components(
         loader.files.append(source)
     vae = loader.load("vae", _on_meta("vae", lambda: _build_vae(configs["vae"])))
     encoder = loader.load("image_encoder", _on_meta("image_encoder", lambda: _build_encoder(configs["image_encoder"])))
-    return Components(unet, vae, encoder, pose_net, settings, tuple(loader.files))
+    detail = loader.load_detail()
+    return Components(unet, vae, encoder, pose_net, settings, tuple(loader.files), detail)
 
 
 def save_components(parts: Components, folder: str | Path, *, dtype: torch.dtype | None = None) -> Path:
     """Write a model so that `load_components(folder)` gives it back.
 
-    Layout: model_index.json, {unet, vae, image_encoder, pose_net}/ with config.json and safetensors, and
-    mimicmotion.json with the settings and the sha256 of each file. The folder appears under its name only when
-    complete; an earlier model of the same name is replaced, anything else is left alone.
+    Layout: model_index.json, {unet, vae, image_encoder, pose_net}/ (and detail/, where there is one) with config.json
+    and safetensors, and mimicmotion.json with the settings and the sha256 of each file. The folder appears under its
+    name only when complete; an earlier model of the same name is replaced, anything else is left alone.
 
     Args:
         parts: the model.
@@ -127,13 +133,15 @@ def _write_model(parts: Components, folder: Path, dtype: torch.dtype | None) -> 
     from mimicmotion import __version__
 
     index: dict[str, Any] = {"_class_name": "MimicMotionPipeline", "_mimicmotion_version": __version__}
-    for name in PARTS:
+    for name in PARTS if parts.detail is None else (*PARTS, DETAIL):
         module = getattr(parts, name)
         (folder / name).mkdir()
         _write_json(folder / name / "config.json", config_of(module))
         tensors = {k: v.detach().to("cpu", dtype).contiguous() for k, v in module.state_dict().items()}
         save_file(tensors, folder / name / f"{FILE_NAMES[name]}.safetensors", metadata={"format": "pt"})
-        library = {"image_encoder": "transformers", "pose_net": "mimicmotion"}.get(name, "diffusers")
+        library = {"image_encoder": "transformers", "pose_net": "mimicmotion", DETAIL: "mimicmotion"}.get(
+            name, "diffusers"
+        )
         index[name] = [library, type(module).__name__]
     _write_json(folder / "model_index.json", index)
     written = sorted(p for p in folder.rglob("*") if p.is_file())
@@ -145,8 +153,8 @@ def _write_model(parts: Components, folder: Path, dtype: torch.dtype | None) -> 
 
 def config_of(module: Any) -> dict[str, Any]:
     """The config of a network as plain data, without paths of this machine."""
-    if isinstance(module, PoseNet):
-        return {"_class_name": "PoseNet", **module.config}
+    if isinstance(module, (PoseNet, DetailNet)):
+        return {"_class_name": type(module).__name__, **module.config}
     if hasattr(module.config, "to_diff_dict"):  # transformers
         config = module.config.to_dict()
         return {k: v for k, v in config.items() if not k.startswith("_") and k not in ("dtype", "torch_dtype")}
@@ -255,6 +263,13 @@ class _Loader:
         pose_net = _on_meta("pose_net", lambda: PoseNet(**config))
         _check_width(pose_net, out_channels, str(self.folder))
         return self.load("pose_net", pose_net)
+
+    def load_detail(self) -> DetailNet | None:
+        """The detail network, of folders that hold one."""
+        if not (self.folder / DETAIL).is_dir():
+            return None
+        config = {k: v for k, v in read_config(self.folder, DETAIL).items() if not k.startswith("_")}
+        return self.load(DETAIL, _on_meta(DETAIL, lambda: DetailNet(**config)).eval())
 
 
 def _on_meta(part: str, build: Callable[[], Any]) -> Any:

@@ -10,8 +10,9 @@ from mimicmotion.errors import WeightsError
 
 SETTINGS_FILE = "mimicmotion.json"
 PARTS = ("unet", "vae", "image_encoder", "pose_net")
+DETAIL = "detail"  # a part that only some small models have
 # transformers calls the file of a network "model", diffusers "diffusion_pytorch_model".
-FILE_NAMES = {part: "model" if part == "image_encoder" else "diffusion_pytorch_model" for part in PARTS}
+FILE_NAMES = {part: "model" if part == "image_encoder" else "diffusion_pytorch_model" for part in (*PARTS, DETAIL)}
 LISTED = 10
 
 
@@ -78,11 +79,14 @@ def _fetch_folder(repo: str, full: bool) -> Path:
             if "HTTP 404" not in e.got:
                 raise
             weights.fetch_file(repo, f"{name}/{FILE_NAMES[name]}.safetensors")
-    for name in (SETTINGS_FILE, "pose_net/config.json", "pose_net/diffusion_pytorch_model.safetensors"):
+    own = [
+        f"{part}/{name}" for part in ("pose_net", DETAIL) for name in ("config.json", f"{FILE_NAMES[part]}.safetensors")
+    ]
+    for name in (SETTINGS_FILE, *own):
         try:
             weights.fetch_file(repo, name)
         except WeightsError as e:
             if "HTTP 404" not in e.got:
                 raise
-            break  # a base model without pose input
+            break  # a base model without pose input, or a model without a detail network
     return weights.fetch_file(repo, "unet/config.json").parents[1]

@@ -176,13 +176,18 @@ def decode_stream(
     overlap: int | None = None,
     mode: DecodeMode = "blend",
     decode: DecodeClip | None = None,
+    finish: Callable[[Iterator[Tensor]], Iterator[Tensor]] | None = None,
 ) -> Iterator[UInt8[ndarray, "height width 3"]]:
     """Decode latents to RGB frames one by one; arguments as for `decode_float`.
+
+    `finish` changes decoded frames before they become bytes (as `models.detail.add_detail` does).
 
     "released" also truncates instead of rounding. It decodes all latents given, so drop the reference slot from the
     frames and not from the latents if equality with the published code is wanted.
     """
     frames = decode_float(vae, latents, decode_chunk_size, overlap=overlap, mode=mode, decode=decode)
+    if finish is not None:
+        frames = finish(frames)
     return _as_uint8(frames, truncate=mode == "released")
 
 

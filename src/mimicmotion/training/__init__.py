@@ -23,6 +23,10 @@ def open_task(config: TrainConfig) -> Task:
         from mimicmotion.training.autoencoder import AutoencoderTask
 
         return AutoencoderTask(config)
+    if config.stage == "detail":
+        from mimicmotion.training.detail import DetailTask
+
+        return DetailTask(config)
     from mimicmotion.training.denoiser import DenoiserTask
 
     return DenoiserTask(config)

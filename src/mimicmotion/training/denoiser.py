@@ -308,7 +308,7 @@ class DenoiserTask(Task):
         modules: tuple[Any, ...] = (unet, pose_net, encoder)
         for module in modules:
             module.eval().requires_grad_(False)
-        return Components(unet, self.parts.vae, encoder, pose_net, self.settings)
+        return Components(unet, self.parts.vae, encoder, pose_net, self.settings, detail=self.parts.detail)
 
     def export(self, folder: Path, weights: Mapping[str, Tensor]) -> Path:
         """Write the whole model in float16 as `MimicMotionPipeline.from_pretrained` loads it, and LoRA's adapter."""

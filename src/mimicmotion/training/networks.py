@@ -54,8 +54,9 @@ def load_networks(config: ModelConfig, seed: int) -> Components:
             torch.manual_seed(seed)  # a fresh PoseNet is random below its last layer
             parts = load_components(base, checkpoint, new_pose_net=True)
     use_constant_cross_attention(parts.unet)
-    for module in (parts.unet, parts.pose_net, parts.image_encoder, parts.vae):
-        module.eval().requires_grad_(False)
+    for module in (parts.unet, parts.pose_net, parts.image_encoder, parts.vae, parts.detail):
+        if module is not None:
+            module.eval().requires_grad_(False)
     return parts
 
 

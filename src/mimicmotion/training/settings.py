@@ -315,6 +315,39 @@ class AutoencoderConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DetailConfig:
+    """The small model's detail network: what it learns from, its size, its loss."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    clips: int = 400
+    """Clips of data.sample.num_frames slots that the model generates before the first step, to be learned from."""
+    new: bool = False
+    """Begin with random weights even where the model has a detail network already."""
+    width: int = 160
+    """Channels of the part that works on frames folded 8x8, in multiples of 8 (of a new network, as those below)."""
+    blocks: int = 3
+    """Residual blocks of that part."""
+    fine: int = 32
+    """Channels of the part that works on frames folded 2x2."""
+    reach: float = 8.0
+    """Largest displacement of the warped picture in pixels."""
+    moving_weight: float = 5.0
+    """Loss weight of pixels where the true frame differs from the reference picture."""
+    recolour: float = 0.5
+    """Share of samples whose three colours change places."""
+
+    def __post_init__(self) -> None:
+        if self.clips < 1 or not 0 <= self.moving_weight < math.inf:
+            raise ConfigError(
+                f"detail.clips={self.clips}, moving_weight={self.moving_weight}",
+                "clips >= 1, a finite weight >= 0",
+                "correct it",
+            )
+        _share("detail.recolour", self.recolour)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
     """One training run."""
 
@@ -322,8 +355,8 @@ class TrainConfig:
 
     run: str
     """Folder of checkpoints and logs."""
-    stage: Literal["denoiser", "autoencoder"] = "denoiser"
-    """What is trained: the video model, or the small model's autoencoder."""
+    stage: Literal["denoiser", "autoencoder", "detail"] = "denoiser"
+    """What is trained: the video model, the small model's autoencoder, or its detail network."""
     seed: int = 0
     """Seed of weights, data order and noise."""
     threads: int = 0
@@ -333,11 +366,13 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     """The data."""
     model: ModelConfig = field(default_factory=ModelConfig)
-    """Where the weights come from (stage denoiser)."""
+    """Where the weights come from (stages denoiser and detail)."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     """The loss (stage denoiser)."""
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     """Network and loss (stage autoencoder)."""
+    detail: DetailConfig = field(default_factory=DetailConfig)
+    """Network and loss (stage detail)."""
     trained: TrainedConfig = field(default_factory=TrainedConfig)
     """Which weights learn (stage denoiser)."""
     optim: OptimConfig = field(default_factory=OptimConfig)

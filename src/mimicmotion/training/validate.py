@@ -122,8 +122,9 @@ def band_losses(task: DenoiserTask, parts: Components, samples: Sequence[Sample]
 @torch.no_grad()
 def generate(task: DenoiserTask, parts: Components, sample: Sample, seed: int) -> Frames:
     """The sample's reference in its driving poses, as inference makes it."""
-    pipe = MimicMotionPipeline(parts.unet, parts.vae, parts.image_encoder, parts.pose_net, parts.settings)
+    pipe = MimicMotionPipeline(parts.unet, parts.vae, parts.image_encoder, parts.pose_net, parts.settings, parts.detail)
     slot = int(task.config.data.sample.reference_slot)
+    warped = None if sample.warped is None else sample.warped[slot:]
     with task.autocast(pipe.device):
         latents = pipe(
             sample.reference,
@@ -133,10 +134,11 @@ def generate(task: DenoiserTask, parts: Components, sample: Sample, seed: int) -
             width=sample.reference.shape[1],
             seed=seed,
             output_type="latent",
-            warped=None if sample.warped is None else sample.warped[slot:],
+            warped=warped,
         )
     chunk = 4 if sample.reference.shape[0] * sample.reference.shape[1] > LARGE else 8
-    return np.stack(list(pipe.decode(latents[0], decode_chunk_size=chunk)))
+    frames = pipe.decode(latents[0], decode_chunk_size=chunk, picture=sample.reference, warped=warped)
+    return np.stack(list(frames))
 
 
 def clip_scores(output: Frames, target: Frames, reference: UInt8[ndarray, "height width 3"]) -> dict[str, float]:

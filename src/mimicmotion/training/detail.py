@@ -1,0 +1,344 @@
+"""The small model's detail network: learns which of the warped picture's pixels are right (stage `detail`)."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from numpy import ndarray
+from torch import Tensor, nn
+
+from mimicmotion.data.batch import Sample
+from mimicmotion.data.sample import SampleMaker
+from mimicmotion.data.shards import Shards, open_shards
+from mimicmotion.errors import ConfigError, InputError
+from mimicmotion.evaluation.pixels import moving_region
+from mimicmotion.files import atomic_path, check_writable, sha256_file, writing
+from mimicmotion.models.checkpoint import save_components
+from mimicmotion.models.detail import DetailNet
+from mimicmotion.models.pose_features import to_unit
+from mimicmotion.models.vae import to_uint8
+from mimicmotion.pipeline import MimicMotionPipeline
+from mimicmotion.training.bundled import sheet
+from mimicmotion.training.networks import load_networks
+from mimicmotion.training.settings import TrainConfig
+from mimicmotion.training.task import StepResult, Task, Validation
+from mimicmotion.training.validate import SEED, clip_scores
+
+logger = logging.getLogger(__name__)
+
+EXPORT_DTYPE = torch.float16
+FLOOR = 2e-4
+"""Squared error (pixels in [-1, 1], 43 dB) below which a frame counts as right: log(0) has no gradient to speak of."""
+_SHOWN = 4  # frames of a clip in a validation's picture
+
+Frames = UInt8[ndarray, "frames height width 3"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Predicted:
+    """A clip with what the model makes of it.
+
+    Attributes:
+        reference: the picture.
+        true: the clip's frames.
+        warped: the picture warped to their poses.
+        decoded: the model's frames without detail.
+    """
+
+    reference: UInt8[ndarray, "height width 3"]
+    true: Frames
+    warped: Frames
+    decoded: Frames
+
+    def joined(self) -> Frames:
+        """One array, for a file."""
+        return np.concatenate([self.reference[None], self.true, self.warped, self.decoded])
+
+    @staticmethod
+    def of(joined: Frames) -> Predicted:
+        """From `joined`."""
+        n = (len(joined) - 1) // 3
+        return Predicted(joined[0], joined[1 : n + 1], joined[n + 1 : 2 * n + 1], joined[2 * n + 1 :])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frames4:
+    """A batch of single frames from many clips; fields as for `Predicted`.
+
+    Attributes:
+        numbers: of the samples.
+        keys: their names.
+        pictures: reference, true, warped and decoded, in this order.
+        moving: where the true frame differs from the reference (`evaluation.pixels.moving_region`).
+    """
+
+    numbers: list[int]
+    keys: list[str]
+    pictures: UInt8[Tensor, "batch 4 height width 3"]
+    moving: Bool[Tensor, "batch height width"]
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Frames4:
+        """The same frames on `device`."""
+        moved = {k: getattr(self, k).to(device, non_blocking=non_blocking) for k in ("pictures", "moving")}
+        return dataclasses.replace(self, **moved)
+
+    def pin_memory(self) -> Frames4:
+        """The same frames in page-locked memory; DataLoader calls it."""
+        return dataclasses.replace(self, pictures=self.pictures.pin_memory(), moving=self.moving.pin_memory())
+
+
+def detail_loss(
+    output: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"], moving: Bool[Tensor, "n h w"], weight: float
+) -> Float[Tensor, " n"]:
+    """Ln of each frame's mean squared error, so that each counts as in a mean of decibels.
+
+    Args:
+        output: frames in about [-1, 1].
+        target: the true ones.
+        moving: the moving region.
+        weight: of its pixels; the others' is 1.
+    """
+    w = 1 + (weight - 1) * moving.float()
+    error = (output.float() - target).square().mean(1)
+    return (((w * error).mean((1, 2)) / w.mean((1, 2))) + FLOOR).log()
+
+
+class DetailTask(Task):
+    """The detail network on frames that the rest of the model, which stays as it is, makes of training clips.
+
+    The frames are made once, before the first step, and kept in the cache folder.
+
+    Args:
+        config: of the run, stage `detail`.
+        shards: the training data, in place of those that the config names.
+
+    Raises:
+        ConfigError: the model has no warped picture, or frames do not fit.
+        InputError: shards are missing, empty or too short.
+        WeightsError: the model is missing or damaged.
+    """
+
+    def __init__(self, config: TrainConfig, shards: Shards | None = None) -> None:
+        self.config, self.options = config, config.detail
+        self.cache = Path(config.data.cache or Path(config.run) / "cache")
+        self.parts = load_networks(config.model, config.seed)
+        settings = {**self.parts.settings, **config.model.settings}
+        if settings.get("reference_warp", "none") == "none":
+            fix = "train one with model.reference_warp: residual first"
+            raise ConfigError("stage detail for a model without a warped picture", "model.checkpoint of one", fix)
+        self.parts = dataclasses.replace(self.parts, settings=settings)
+        self.shards = shards or open_shards(config.data.shards, config.data.split, cache=self.cache / "shards")
+        self.net = self._network()
+        self.model: nn.Module = self.net
+        self.device = torch.device("cpu")
+        model = [[p.parent.name, sha256_file(p)] for p in self.parts.files if p.parent.name != "detail"]
+        self.identity: dict[str, Any] = {
+            "stage": "detail",
+            "data": self.shards.digest,
+            "start": model,
+            "detail": dataclasses.asdict(self.options) | self.net.config,
+        }
+        self.train_clips = self._clips(self.shards, config.seed, "train", {})
+        self.held_out: _Clips | None = None
+
+    def _network(self) -> DetailNet:
+        o = self.options
+        if self.parts.detail is not None and not o.new:
+            return self.parts.detail
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.seed)
+            return DetailNet(o.width, o.blocks, o.fine, o.reach)
+
+    def _clips(self, shards: Shards, seed: int, name: str, changes: Mapping[str, Any]) -> _Clips:
+        sample = dataclasses.replace(self.config.data.sample, **changes)
+        parts, vae = self.parts, self.parts.vae
+        maker = SampleMaker(
+            shards,
+            sample,
+            seed=seed,
+            downscale=2 ** (len(vae.config.block_out_channels) - 1) * vae.config.get("patch_size", 1),
+            drawing=parts.settings.get("pose_drawing", {}),
+            warp=True,
+        )
+        made_of = [self.identity["start"], shards.digest, dataclasses.asdict(sample), seed, parts.settings]
+        digest = hashlib.sha256(json.dumps(made_of, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        return _Clips(self, maker, self.cache / f"detail-{name}-{digest}")
+
+    # --- the contract with the trainer --------------------------------------------------------------------------
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """All of the network's."""
+        return dict(self.net.named_parameters())
+
+    def place(self, device: torch.device) -> None:
+        """Make the frames to learn from; each process its share."""
+        import torch.distributed as dist
+
+        self.device = device
+        together = dist.is_available() and dist.is_initialized()
+        rank, world = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
+        with self._networks():
+            self.train_clips.fill(range(rank, self._count, world))
+        if together:
+            dist.barrier()
+
+    @property
+    def _count(self) -> int:
+        return 1 if self.config.overfit_one_clip else self.options.clips
+
+    def _networks(self) -> _OnDevice:
+        return _OnDevice((self.parts.unet, self.parts.vae, self.parts.image_encoder, self.parts.pose_net), self.device)
+
+    def predict(self, sample: Sample) -> Predicted:
+        """The sample with what the model without detail makes of it."""
+        p, slot = self.parts, int(self.config.data.sample.reference_slot)
+        if sample.frames is None or sample.warped is None:
+            raise InputError("a sample without frames", "frames and warped picture", "make samples with both")
+        pipe = MimicMotionPipeline(p.unet, p.vae, p.image_encoder, p.pose_net, p.settings)
+        warped, precision = sample.warped[slot:], self.config.precision
+        dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+        with torch.autocast(self.device.type, dtype, enabled=precision != "no"):
+            frames = pipe(
+                sample.reference,
+                sample.poses[slot:],
+                sample.reference_pose,
+                warped=warped,
+                seed=sample.number,
+            )
+        return Predicted(sample.reference, sample.frames[slot:], warped, np.asarray(frames))
+
+    def batch(self, step: int, numbers: Sequence[int]) -> Frames4:  # noqa: ARG002
+        """One frame of some clip for each of these sample numbers."""
+        keys, pictures, masks = zip(*(self._frame(n) for n in numbers), strict=True)
+        moving = torch.from_numpy(np.stack(masks))
+        return Frames4(list(numbers), list(keys), torch.from_numpy(np.stack(pictures)), moving)
+
+    def _frame(self, number: int) -> tuple[str, UInt8[ndarray, "4 height width 3"], Bool[ndarray, "height width"]]:
+        rng = np.random.default_rng([self.config.seed, number])
+        clip = int(rng.integers(self._count))
+        shown = self.train_clips[clip]
+        i = int(rng.integers(len(shown.true)))
+        pictures = np.stack([shown.reference, shown.true[i], shown.warped[i], shown.decoded[i]])
+        if rng.random() < 0.5:
+            pictures = pictures[:, :, ::-1]
+        if rng.random() < self.options.recolour:
+            pictures = pictures[..., rng.permutation(3)]
+        pictures = np.ascontiguousarray(pictures)
+        return f"{clip}/{i}", pictures, moving_region(pictures[1:2], pictures[0])[0]
+
+    def loss(self, model: nn.Module, batch: Frames4, step: int) -> StepResult:  # noqa: ARG002
+        """`detail_loss`; the log has the gain over the decoded frames in dB."""
+        reference, true, warped, decoded = (batch.pictures[:, k] for k in range(4))
+        target, soft = _unit(true), _unit(decoded)
+        output = model(soft, _unit(warped), _unit(reference))
+        each = detail_loss(output, target, batch.moving, self.options.moving_weight)
+        with torch.no_grad():
+            before = detail_loss(soft, target, batch.moving, self.options.moving_weight)
+            gain = float((before - each).mean() * 10 / np.log(10))
+        return StepResult(each.mean(), {"gain": gain}, batch.keys, each.detach())
+
+    def export(self, folder: Path, weights: Mapping[str, Tensor]) -> Path:
+        """Write the whole model, its detail network with these weights, in float16."""
+        parts = dataclasses.replace(self.parts, detail=self._with(weights))
+        return save_components(parts, folder, dtype=EXPORT_DTYPE)
+
+    def _with(self, weights: Mapping[str, Tensor]) -> DetailNet:
+        net = DetailNet(**self.net.config)
+        net.load_state_dict({k: v.detach().cpu() for k, v in weights.items()})
+        return net.eval()
+
+    @torch.no_grad()
+    def validate(self, step: int, weights: Mapping[str, Tensor]) -> Validation:  # noqa: ARG002
+        """PSNR and SSIM of held-out clips, and the gain over their decoded frames and over the warped picture."""
+        clips = self._held_out()
+        net = self._with(weights).to(self.device)
+        rows, scores = [], []
+        for k in range(1 if self.config.overfit_one_clip else self.config.validation.clips):
+            shown = clips[k]
+            made = self._detailed(net, shown)
+            score = clip_scores(made, shown.true, shown.reference)
+            for name, other in (("decoded", shown.decoded), ("warp", shown.warped)):
+                than = clip_scores(other, shown.true, shown.reference)
+                score[f"gain_over_{name}"] = score["psnr_moving"] - than["psnr_moving"]
+            scores.append(score)
+            chosen = np.unique(np.linspace(0, len(made) - 1, _SHOWN).astype(int))
+            rows += [list(frames[chosen]) for frames in (shown.true, shown.warped, shown.decoded, made)]
+        mean = {name: float(np.mean([s[name] for s in scores])) for name in scores[0]}
+        return Validation(mean, {"detail": sheet(rows)}, best="psnr_moving", higher_is_better=True)
+
+    def _detailed(self, net: DetailNet, shown: Predicted) -> Frames:
+        reference = to_unit(shown.reference[None]).to(self.device)
+        made = [
+            net(*(to_unit(f[i : i + 1]).to(self.device) for f in (shown.decoded, shown.warped)), reference)
+            for i in range(len(shown.true))
+        ]
+        return to_uint8(torch.cat(made))
+
+    def _held_out(self) -> _Clips:
+        """Clips of validation, made when first asked for; those of the training split where there is no other."""
+        if self.config.overfit_one_clip:
+            return self.train_clips
+        if self.held_out is None:
+            v, d = self.config.validation, self.config.data
+            try:
+                shards = open_shards(d.shards, v.split, cache=self.cache / "shards")
+            except InputError as e:
+                logger.warning("no validation split (%s): fixed samples of the training split instead", e.got)
+                shards = self.shards
+            self.held_out = self._clips(shards, SEED, "val", {"reverse": 0.0, "flip": 0.0, "short_records": "skip"})
+        with self._networks():
+            self.held_out.fill(range(self.config.validation.clips))
+        return self.held_out
+
+
+class _Clips:
+    """Predicted clips on disk: one file each, which appears when complete; several processes may fill one folder."""
+
+    def __init__(self, task: DetailTask, maker: SampleMaker, folder: Path) -> None:
+        self.task, self.maker, self.folder = task, maker, folder
+        check_writable(folder / "0.npy")
+
+    def path(self, number: int) -> Path:
+        return self.folder / f"{number}.npy"
+
+    def fill(self, numbers: Sequence[int]) -> None:
+        missing = [n for n in numbers if not self.path(n).exists()]
+        for done, number in enumerate(missing):
+            if done % 20 == 0:
+                logger.info("frames to learn from: clip %d of %d", done, len(missing))
+            clip = self.task.predict(self.maker(number))
+            path = self.path(number)
+            with atomic_path(path) as part, writing(path), part.open("wb") as file:
+                np.save(file, clip.joined())
+
+    def __getitem__(self, number: int) -> Predicted:
+        return Predicted.of(np.load(self.path(number), mmap_mode="r"))  # a step wants few frames of a clip
+
+
+class _OnDevice:
+    """Networks on a device while they are needed; then again on the CPU, out of the trained one's way."""
+
+    def __init__(self, modules: Sequence[Any], device: torch.device) -> None:
+        self.modules, self.device = modules, device
+
+    def __enter__(self) -> None:
+        for m in self.modules:
+            nn.Module.to(m, device=self.device)
+
+    def __exit__(self, *_: object) -> None:
+        for m in self.modules:
+            nn.Module.to(m, device="cpu")
+
+
+def _unit(frames: UInt8[Tensor, "n height width 3"]) -> Float[Tensor, "n 3 height width"]:
+    return frames.movedim(-1, -3).float().div_(127.5).sub_(1)
