@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from mimicmotion.allocator import keep_freed_memory
 from mimicmotion.config import GenerateConfig
 from mimicmotion.errors import MimicMotionError
 from mimicmotion.jobs.inputs import Inputs, prepare
@@ -70,7 +71,11 @@ def generate(
         OutputError: the result cannot be written; no half file is left.
         Stopped: Ctrl-C or SIGTERM came; the message says what is kept.
     """
-    with Interrupts() as interrupts, RunState(config.output, enabled=config.save_every > 0) as state:
+    with (
+        Interrupts() as interrupts,
+        RunState(config.output, enabled=config.save_every > 0) as state,
+        keep_freed_memory(),
+    ):
         record = RunRecord(config, state, expected)
         try:
             pipe, result = yield from record.watch.watch(_generate(record, pipeline, interrupts))

@@ -19,6 +19,7 @@ from mimicmotion.data.crop import fit_poses
 from mimicmotion.errors import InputError, MediaError, PoseError
 from mimicmotion.files import sha256_file
 from mimicmotion.jobs.progress import Job, Progress
+from mimicmotion.overlap import prefetch
 from mimicmotion.pose.cache import PoseCache
 from mimicmotion.pose.keypoints import BODY, PoseSequence
 from mimicmotion.video.geometry import Fit, check_size, plan_fit, released_round_trip
@@ -174,9 +175,10 @@ def estimate_video(config: SamplingOptions, reader: VideoReader, estimator: Pose
     points = []
     total = expected_frames(config, reader)
     yield Progress("poses", 0, total)
-    for i, point in enumerate(estimator.estimate_stream(sampled_frames(config, reader))):
-        points.append(point)
-        yield Progress("poses", i + 1, max(total or 0, i + 1) if total else None)
+    with prefetch(sampled_frames(config, reader)) as frames:  # the next frames are decoded meanwhile
+        for i, point in enumerate(estimator.estimate_stream(frames)):
+            points.append(point)
+            yield Progress("poses", i + 1, max(total or 0, i + 1) if total else None)
     if not points:
         raise MediaError(
             f"{reader.path} from second {config.start:g} on has no frame", "at least one frame", "correct start"

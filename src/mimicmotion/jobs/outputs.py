@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from mimicmotion.errors import ConfigError, OutputError
 from mimicmotion.files import atomic_path, check_writable
 from mimicmotion.jobs.inputs import Inputs, open_driving
 from mimicmotion.jobs.progress import Job, Progress
+from mimicmotion.overlap import behind
 from mimicmotion.pose.draw import PoseDrawer
 from mimicmotion.pose.keypoints import PoseSequence
 
@@ -27,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 Frame = UInt8[ndarray, "height width 3"]
 PREVIEW_FRAMES = 4
+MAX_DRAWING_THREADS, FRAMES_PER_DRAWING_THREAD = 4, 2  # a canvas has 25 MB; half of the work is Python's own
+WAITING_FRAMES = 8  # decoded, not written yet
 SIDE_BY_SIDE_HEIGHT = 448  # small results are shown larger beside picture and pose
 FORMAT, VERSION = "mimicmotion.result", 1
 
@@ -77,17 +82,36 @@ class GenerateResult:
 
 
 class DrawnPoses:
-    """Pose frames that are drawn when they are asked for: `[a:b]` gives uint8 (b - a, height, width, 3)."""
+    """Pose frames that are drawn when they are asked for: `[a:b]` gives uint8 (b - a, height, width, 3).
 
-    def __init__(self, poses: PoseSequence, drawer: PoseDrawer) -> None:
+    Args:
+        poses: in pixels of the pictures.
+        drawer: draws them.
+        threads: of so many, each draws its share of a slice with a canvas of its own.
+    """
+
+    def __init__(self, poses: PoseSequence, drawer: PoseDrawer, threads: int | None = None) -> None:
         self.poses, self.drawer = poses, drawer
+        self.threads = min(os.cpu_count() or 1, MAX_DRAWING_THREADS) if threads is None else threads
+        self._drawers = [drawer]
 
     def __len__(self) -> int:
         return len(self.poses)
 
     def __getitem__(self, index: slice, /) -> UInt8[ndarray, "frames height width 3"]:
         rows = range(*index.indices(len(self)))
-        return np.stack([self.drawer.draw(self.poses.xy[i], self.poses.confidence[i]) for i in rows])
+        threads = min(self.threads, len(rows) // FRAMES_PER_DRAWING_THREAD)
+        if threads < 2:
+            return np.stack(self._draw(self.drawer, rows))
+        while len(self._drawers) < threads:
+            self._drawers.append(self.drawer.twin())
+        with ThreadPoolExecutor(threads) as pool:
+            shares = pool.map(self._draw, self._drawers, [rows[i::threads] for i in range(threads)])
+            drawn = list(shares)
+        return np.stack([drawn[i % threads][i // threads] for i in range(len(rows))])
+
+    def _draw(self, drawer: PoseDrawer, rows: range) -> list[Frame]:
+        return [drawer.draw(self.poses.xy[i], self.poses.confidence[i]) for i in rows]
 
 
 # --- names ------------------------------------------------------------------------------------------------------
@@ -142,7 +166,7 @@ def glob_escape(text: str) -> str:
 
 
 def write_video(config: GenerateConfig, inputs: Inputs, poses: DrawnPoses, decoded: Iterator[Frame]) -> Job[None]:
-    """Write frames as they are decoded; the files appear when all are complete."""
+    """Write frames as they are decoded, on a thread behind the decoder; the files appear when all are complete."""
     from mimicmotion.video.compose import side_by_side
     from mimicmotion.video.writer import open_writer
 
@@ -152,17 +176,24 @@ def write_video(config: GenerateConfig, inputs: Inputs, poses: DrawnPoses, decod
         sound = {"audio_from": audio, "audio_start": config.start}
         writer = stack.enter_context(open_writer(config.output, size, config.fps, **sound))
         beside: Callable[[Frame], None] | None = None
-        for i, frame in enumerate(decoded):
+
+        def write(item: tuple[int, Frame]) -> None:
+            nonlocal beside
+            i, frame = item
             writer.write(frame)
-            if config.side_by_side:
-                row = side_by_side(
-                    [inputs.picture, poses[i : i + 1][0], frame], height=max(SIDE_BY_SIDE_HEIGHT, size[0])
-                )
-                if beside is None:
-                    path = side_by_side_path(config.output)
-                    beside = stack.enter_context(open_writer(path, row.shape[:2], config.fps)).write
-                beside(row)
-            yield Progress("write", i + 1, len(poses))
+            if not config.side_by_side:
+                return
+            row = side_by_side([inputs.picture, poses[i : i + 1][0], frame], height=max(SIDE_BY_SIDE_HEIGHT, size[0]))
+            if beside is None:
+                path = side_by_side_path(config.output)
+                beside = stack.enter_context(open_writer(path, row.shape[:2], config.fps)).write
+            beside(row)
+
+        # Left before the files are completed: what waits is written then
+        with behind(write, WAITING_FRAMES) as hand_over:
+            for i, frame in enumerate(decoded):
+                hand_over((i, frame))
+                yield Progress("write", i + 1, len(poses))
 
 
 def sound_source(config: GenerateConfig) -> Path | None:

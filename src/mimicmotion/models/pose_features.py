@@ -16,6 +16,7 @@ from torch import Tensor
 from mimicmotion.errors import PoseError
 from mimicmotion.files import Spool
 from mimicmotion.models.posenet import PoseNet
+from mimicmotion.overlap import prefetch
 
 Frame = UInt8[ndarray, "height width 3"]
 Rows = Float[Tensor, "batch rows features h w"]
@@ -212,15 +213,16 @@ def encode_poses(
     keep = count * cells * pose_net.out_channels * encoder.dtype.itemsize <= limit
     kept: Tensor | None = None
     packed: Spool | None = None if keep else Spool()
-    for index, part in enumerate(pose_chunks(poses, count, size, chunk)):
-        if packed is not None:
-            for frame in part:
-                packed.add(zlib.compress(np.ascontiguousarray(frame), 1))
-            continue
-        out = encoder(part)
-        if kept is None:  # one buffer for all: collecting chunks and joining them would hold everything twice
-            kept = out.new_empty(1, count, *out.shape[2:])
-        kept[:, index * chunk : index * chunk + out.shape[1]] = out
+    with prefetch(pose_chunks(poses, count, size, chunk), 1) as parts:  # drawn while PoseNet is at the last ones
+        for index, part in enumerate(parts):
+            if packed is not None:
+                for frame in part:
+                    packed.add(zlib.compress(np.ascontiguousarray(frame), 1))
+                continue
+            out = encoder(part)
+            if kept is None:  # one buffer for all: collecting chunks and joining them would hold everything twice
+                kept = out.new_empty(1, count, *out.shape[2:])
+            kept[:, index * chunk : index * chunk + out.shape[1]] = out
     if packed:
         features: PoseFeatures = RepeatedFeatures(encoder, packed, size, chunk)
     elif kept is not None:

@@ -13,6 +13,7 @@ grid of the rectangle coincides with that of the whole canvas: the pixels are th
 from __future__ import annotations
 
 import colorsys
+import copy
 import math
 from collections.abc import Collection, Iterator
 from typing import TypeAlias
@@ -94,6 +95,12 @@ class PoseDrawer:
         self.unit = stroke * target / RELEASED_SHORT_SIDE
         self._canvas = np.zeros((*self.canvas_size, 3), np.uint8)
         self._dirty: Box | None = None
+
+    def twin(self) -> PoseDrawer:
+        """Another drawer of the same look, for another thread."""
+        other = copy.copy(self)
+        other._canvas, other._dirty = np.zeros_like(self._canvas), None
+        return other
 
     def draw(
         self, xy: Float[ndarray, "*people 134 2"], confidence: Float[ndarray, "*people 134"]
