@@ -26,6 +26,7 @@ from torch import nn
 from mimicmotion.errors import ConfigError
 from mimicmotion.models import lean
 from mimicmotion.models.attention import AttentionKernel, check_kernel, use_attention
+from mimicmotion.models.cpu_kernels import CpuLinear, CpuTimeConv
 from mimicmotion.models.lean_layers import GatedLinear, LeanLinear, TimeConv, TimeNorm
 
 
@@ -72,10 +73,12 @@ BLOCKS: dict[type[nn.Module], type[nn.Module]] = {
 }
 LAYERS: dict[type[nn.Module], type[nn.Module]] = {
     nn.Linear: LeanLinear,
+    CpuLinear: LeanLinear,
     nn.GroupNorm: TimeNorm,
     nn.Conv3d: TimeConv,
+    CpuTimeConv: TimeConv,
 }
-PLAIN = {new: old for old, new in (BLOCKS | LAYERS).items()} | {GatedLinear: nn.Linear}
+BEFORE = "_class_before_execution"
 
 
 def apply_execution(unet: nn.Module, execution: UNetExecution) -> None:
@@ -102,10 +105,10 @@ def apply_execution(unet: nn.Module, execution: UNetExecution) -> None:
             use_attention(module.attn1, execution.attention)
         _exchange(module, is_lean)
     for module in list(unet.modules()):
-        if type(module) in PLAIN and type(module) in BLOCKS.values():
+        if type(module) in BLOCKS.values():
             module.execution = execution
-        elif "execution" in vars(module):
-            del module.execution
+        else:
+            vars(module).pop("execution", None)
     set_memory_format(unet, execution.channels_last)
 
 
@@ -116,31 +119,29 @@ def execution_of(unet: nn.Module) -> UNetExecution:
 
 
 def _exchange(module: nn.Module, is_lean: bool) -> None:
-    """Give a module the lean class of its kind, or the plain one back."""
+    """Give a module and its layers the lean classes of their kinds, or those that they had before."""
     if not is_lean:
-        if type(module) in PLAIN:
-            module.__class__ = PLAIN[type(module)]
+        if BEFORE in vars(module):
+            module.__class__ = vars(module).pop(BEFORE)
         return
-    if type(module) in BLOCKS:
-        module.__class__ = BLOCKS[type(module)]
-    elif isinstance(module, TemporalResnetBlock):
-        for layer in (module.norm1, module.norm2, module.conv1, module.conv2):
-            _take(layer, LAYERS)
+    _take(BLOCKS, module)
+    if isinstance(module, TemporalResnetBlock):
+        _take(LAYERS, module.norm1, module.norm2, module.conv1, module.conv2)
     elif isinstance(module, GEGLU):
-        _take(module.proj, {nn.Linear: GatedLinear})
+        _take({nn.Linear: GatedLinear, CpuLinear: GatedLinear}, module.proj)
     elif isinstance(module, FeedForward):
-        _take(module.net[2], LAYERS)
+        _take(LAYERS, module.net[2])
     elif isinstance(module, (BasicTransformerBlock, TemporalBasicTransformerBlock)):
-        for layer in (module.attn1.to_q, module.attn1.to_k, module.attn1.to_v, module.attn1.to_out[0]):
-            _take(layer, LAYERS)
+        _take(LAYERS, module.attn1.to_q, module.attn1.to_k, module.attn1.to_v, module.attn1.to_out[0])
     elif isinstance(module, TransformerSpatioTemporalModel):
-        _take(module.proj_in, LAYERS)
-        _take(module.proj_out, LAYERS)
+        _take(LAYERS, module.proj_in, module.proj_out)
 
 
-def _take(layer: nn.Module, classes: dict[type[nn.Module], type[nn.Module]]) -> None:
-    if type(layer) in classes:  # adapters and quantised layers have classes of their own and stay
-        layer.__class__ = classes[type(layer)]
+def _take(classes: dict[type[nn.Module], type[nn.Module]], *modules: nn.Module) -> None:
+    for module in modules:
+        if type(module) in classes:  # adapters and quantised layers have classes of their own and stay
+            vars(module)[BEFORE] = type(module)
+            module.__class__ = classes[type(module)]
 
 
 def set_memory_format(unet: nn.Module, channels_last: bool) -> None:

@@ -1,0 +1,72 @@
+"""Attention kernels against plain arithmetic in float64."""
+
+from __future__ import annotations
+
+import sys
+import types
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from mimicmotion.models import attention
+from mimicmotion.models.attention import attend, rows_attention
+
+
+def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    q, k, v = q.double(), k.double(), v.double()
+    return torch.softmax(q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5, -1) @ v
+
+
+def random_heads(n: int, heads: int, tokens: int, dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    g = torch.Generator().manual_seed(n + tokens)
+    q, k, v = (torch.randn(n, tokens, heads, dim, generator=g).to(dtype).transpose(1, 2) for _ in range(3))
+    return q, k, v
+
+
+@given(
+    shape=st.tuples(st.integers(1, 5), st.integers(1, 3), st.integers(1, 70), st.sampled_from([8, 24])),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    room=st.sampled_from([64, 1000, 100_000]),
+)
+def test_rows_attention(shape: tuple[int, int, int, int], dtype: torch.dtype, room: int) -> None:
+    q, k, v = random_heads(*shape, dtype)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "ROW_BYTES", room)
+        got = rows_attention(q, k, v)
+    assert got.dtype == dtype
+    tolerance = 1e-5 if dtype == torch.float32 else 0.03
+    torch.testing.assert_close(got.double(), plain(q, k, v), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("kernel", ["auto", "math", "sdpa", "flash"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_kernels(kernel: str, dtype: torch.dtype) -> None:
+    q, k, v = random_heads(2, 2, 33, 16, dtype)
+    tolerance = 1e-5 if dtype == torch.float32 else 0.03
+    got = attend(kernel, q, k, v)
+    torch.testing.assert_close(got.double(), plain(q, k, v), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("as_tuple", [False, True])
+def test_flash_attention_3_is_called_in_its_own_layout(monkeypatch: pytest.MonkeyPatch, as_tuple: bool) -> None:
+    seen = []
+
+    def flash_attn_func(q: Tensor, k: Tensor, v: Tensor) -> Any:
+        seen.append(q.shape)  # batch, tokens, heads, dim
+        out = plain(*(t.transpose(1, 2) for t in (q, k, v))).transpose(1, 2).to(q.dtype)
+        return (out, None) if as_tuple else out
+
+    module: Any = types.ModuleType("flash_attn_interface")
+    module.flash_attn_func = flash_attn_func
+    monkeypatch.setitem(sys.modules, "flash_attn_interface", module)
+    q, k, v = random_heads(2, 3, 5, 8, torch.bfloat16)
+    got = attend("fa3", q, k, v)
+    assert seen == [(2, 5, 3, 8)]
+    torch.testing.assert_close(got.double(), plain(q, k, v), rtol=0.03, atol=0.03)
+    q, k, v = random_heads(2, 3, 5, 8, torch.float32)  # which it does not take
+    torch.testing.assert_close(attend("fa3", q, k, v).double(), plain(q, k, v), rtol=1e-5, atol=1e-5)
+    assert len(seen) == 1
