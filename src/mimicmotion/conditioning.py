@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from mimicmotion.diffusion.denoiser import Latents, Sigma
 from mimicmotion.diffusion.noise import added_time_ids, augment_picture
 from mimicmotion.errors import InputError
-from mimicmotion.models.block_cache import BlockCache, Source, pass_key, run_unet
+from mimicmotion.models.block_cache import BlockCache, Source, has_own_order, pass_key, run_unet
 from mimicmotion.models.image_encoder import image_embedding
 from mimicmotion.models.pose_features import (
     Frame,
@@ -187,6 +187,8 @@ class ConditionedUNet:
             sample, time, token = self._inputs(source.x.to(x.device), level, latents[mine], embeddings[mine], own_pose)
             key = pass_key(frames, conditional, video)
             ids = c.added_time_ids[mine]
+            if has_own_order(self.unet):  # out of memory has sent its blocks to the host
+                return self.unet(sample, time, token, added_time_ids=ids, return_dict=False)[0]
             return run_unet(self.unet, sample, time, token, ids, lambda inside, f: cache.deep(key, source, inside, f))
 
         def step(video: int) -> Latents:
@@ -215,6 +217,8 @@ def encode_conditioning(
     device: torch.device | str = "cpu",
     pose_chunk_size: int = 16,
     warped: PoseFrames | None = None,
+    use: Callable[[str], object] | None = None,
+    budget: int | None = None,
 ) -> Conditioning:
     """Encode picture and poses.
 
@@ -233,6 +237,8 @@ def encode_conditioning(
         device: where the result lies.
         pose_chunk_size: frames per call of PoseNet, and of the VAE for `warped`.
         warped: the picture warped to each pose (`mimicmotion.pose.warp`), for models that were trained with it.
+        use: called with the name of a network before it is needed ("image_encoder", "vae"), to bring its weights.
+        budget: bytes of pose features that are kept on the device, see `encode_poses`.
 
     Raises:
         PoseError: see `encode_poses`.
@@ -240,9 +246,12 @@ def encode_conditioning(
     """
     if noise_aug_strength and image_noise is None:
         raise InputError("no image_noise", f"noise for noise_aug_strength={noise_aug_strength}", "pass unit noise")
+    use = use or (lambda _: None)
     picture = to_unit(image[None])
+    use("image_encoder")
     embedding = image_embedding(image_encoder, picture)
     noisy = picture if image_noise is None else augment_picture(picture, noise_aug_strength, image_noise.float().cpu())
+    use("vae")
     latents = encode_mode(vae, noisy.to(device))
     features, reference = encode_poses(
         pose_net,
@@ -252,6 +261,7 @@ def encode_conditioning(
         num_frames=num_frames,
         device=device,
         chunk=pose_chunk_size,
+        budget=budget,
     )
     ids = added_time_ids(fps, motion_bucket_id, noise_aug_strength).to(device)
     moved = (

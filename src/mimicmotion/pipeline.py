@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,11 +30,18 @@ from mimicmotion.models.block_cache import BlockCache
 from mimicmotion.models.checkpoint import Components, load_components, save_components
 from mimicmotion.models.cpu_kernels import use_cpu_kernels
 from mimicmotion.models.detail import DetailNet, add_detail
+from mimicmotion.models.execution import execution_of
+from mimicmotion.models.offload import is_offloaded
 from mimicmotion.models.pose_features import Frame, PoseFrames
 from mimicmotion.models.posenet import PoseNet
 from mimicmotion.models.unet import use_constant_cross_attention
 from mimicmotion.models.vae import decode_stream
+from mimicmotion.models.vae_tiles import decode_latents
+from mimicmotion.planning import ExecutionPlan, Placement, RecoveringUNet
+from mimicmotion.planning.recover import again, decode_clip, spread_out
 from mimicmotion.weights import find_asset
+
+logger = logging.getLogger(__name__)
 
 Latents = Float[Tensor, "batch frames channels h w"]
 OutputType = Literal["np", "pil", "latent", "stream"]
@@ -133,6 +141,8 @@ class MimicMotionPipeline:
         self.unet, self.vae, self.image_encoder, self.pose_net = unet, vae, image_encoder, pose_net
         self.detail = detail
         self.settings = dict(settings or {})
+        self._placement: Placement | None = None
+        self._plan: ExecutionPlan | None = None
         self.files: tuple[Path, ...] = ()
         """Files that `from_pretrained` read, for a record of what was used."""
         if pose_net.downscale != self.downscale:
@@ -193,16 +203,47 @@ class MimicMotionPipeline:
         save_components(parts, Path(folder))
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> MimicMotionPipeline:
-        """Move and cast all networks."""
+        """Move and cast all networks; ends a plan that keeps weights elsewhere (`configure`)."""
+        if self._placement is not None:
+            self._placement.release()
+            self._placement = None
+            device = device or self._device
         for module in (self.unet, self.vae, self.image_encoder, self.pose_net, self.detail):
             if module is not None:
                 nn.Module.to(module, device=device, dtype=dtype)
         return self
 
+    def configure(self, plan: ExecutionPlan, device: torch.device | str | None = None) -> MimicMotionPipeline:
+        """Run as a plan says from now on (`mimicmotion.planning.plan_execution`); may be called between two steps.
+
+        Args:
+            plan: how the networks run; the result stays the same (see `ExecutionPlan.exact`).
+            device: where they work; None is where they do now. Weights that wait are on the host.
+        """
+        self._device = self.device if device is None else torch.device(device)
+        if self._placement is None or self._placement.device != self._device:
+            if self._placement is not None:
+                self._placement.release()
+            self._placement = Placement(self, self._device, plan)
+        else:
+            self._placement.apply(plan)
+        self._plan = plan
+        return self
+
+    @property
+    def plan(self) -> ExecutionPlan:
+        """How the networks run; without `configure` plainly, all at once."""
+        return ExecutionPlan(unet=execution_of(self.unet)) if self._plan is None else self._plan
+
+    def use(self, name: str) -> None:
+        """Have a network ("unet", "vae", "image_encoder") on the device, where weights come and go by a plan."""
+        if self._placement is not None:
+            self._placement.use(name)
+
     @property
     def device(self) -> torch.device:
-        """Where the U-Net lies."""
-        return next(self.unet.parameters()).device
+        """Where the networks work."""
+        return next(self.unet.parameters()).device if self._placement is None else self._placement.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -265,21 +306,27 @@ class MimicMotionPipeline:
             PoseError: pose frames of another size or kind.
             InputError: `noise_aug_strength` without `image_noise` (`Noise.picture`).
         """
-        return encode_conditioning(
-            vae=self.vae,
-            image_encoder=self.image_encoder,
-            pose_net=self.pose_net,
-            image=image,
-            poses=poses,
-            reference_pose=reference_pose,
-            num_frames=num_frames,
-            fps=self.settings.get("fps", DEFAULT_FPS) if fps is None else fps,
-            motion_bucket_id=motion_bucket_id,
-            noise_aug_strength=noise_aug_strength,
-            image_noise=image_noise,
-            device=self.device,
-            warped=warped,
-        )
+
+        def work() -> Conditioning:
+            return encode_conditioning(
+                vae=self.vae,
+                image_encoder=self.image_encoder,
+                pose_net=self.pose_net,
+                image=image,
+                poses=poses,
+                reference_pose=reference_pose,
+                num_frames=num_frames,
+                fps=self.settings.get("fps", DEFAULT_FPS) if fps is None else fps,
+                motion_bucket_id=motion_bucket_id,
+                noise_aug_strength=noise_aug_strength,
+                image_noise=image_noise,
+                device=self.device,
+                warped=warped,
+                use=self.use,
+                budget=0 if self.plan.latents_on_host else None,
+            )
+
+        return again(self, "encode", work, spread_out)
 
     def recipe(
         self,
@@ -361,7 +408,7 @@ class MimicMotionPipeline:
         memory: Mapping[str, Tensor] | None = None,
         keep_x0: bool = True,
         in_place: bool = False,
-        latents_on_host: bool = False,
+        latents_on_host: bool | None = None,
     ) -> Iterator[StepState]:
         """Second stage: yields after every step, so the caller shows progress and previews, stops, or resumes.
 
@@ -377,6 +424,7 @@ class MimicMotionPipeline:
                 are kept), so that there is one copy of the latents, however long the video is. A state that was
                 yielded then holds only until the next one is asked for.
             latents_on_host: keep the latents on the CPU; the rows of a segment go to the device when it is denoised.
+                None does as the plan says (`configure`).
 
         Raises:
             InputError: noise, memory or conditioning do not fit the recipe (before the first step).
@@ -390,11 +438,12 @@ class MimicMotionPipeline:
                 f"({conditioning.batch_size}, {plan.num_rows}, channels, h, w), the reference slot counted",
                 "make recipe, noise and conditioning for the same number of frames",
             )
-        store = torch.device("cpu") if latents_on_host else self.device
+        on_host = self.plan.latents_on_host if latents_on_host is None else latents_on_host
+        store = torch.device("cpu") if on_host else self.device
         differences = Differences(plan.segments, store, self.dtype if self.dtype.itemsize == 2 else None)
         if 0 < start < len(recipe.passes) and recipe.passes[start] == "again":
             differences.restore(memory or {}, noise.shape)
-        cache = BlockCache(recipe.block_cache, memory or {} if start else None) if recipe.block_cache else None
+        cache = self._block_cache(recipe, memory or {} if start else None)
         x = noise.to(store, torch.float32)
         if start == 0:
             with torch.inference_mode(in_place):  # there tensors of either mode may be changed
@@ -411,11 +460,19 @@ class MimicMotionPipeline:
         )
         return _states(run, recipe, differences, cache)
 
+    def _block_cache(self, recipe: Recipe, state: Mapping[str, Tensor] | None) -> BlockCache | None:
+        if not recipe.block_cache:
+            return None
+        if is_offloaded(self.unet):  # its blocks are fetched in the order of a whole pass
+            logger.warning("no block cache: the U-Net's blocks wait on the host, so every pass is a whole one")
+            return None
+        return BlockCache(recipe.block_cache, state)
+
     def _denoiser(
         self, conditioning: Conditioning, recipe: Recipe, differences: Differences, cache: BlockCache | None
     ) -> Denoiser:
         slot, scale, passes = recipe.plan.reference_slot, recipe.guidance, recipe.passes
-        unet = ConditionedUNet(self.unet, conditioning, slot, recipe.one_batch, cache)
+        unet = RecoveringUNet(self, ConditionedUNet(self.unet, conditioning, slot, recipe.one_batch, cache))
         ways = {
             "none": precondition_v(unet.conditional),
             "both": precondition_v(guide(unet.pair, scale)),
@@ -476,7 +533,10 @@ class MimicMotionPipeline:
                 want = f"both, {first + len(latents)} frames"
                 raise InputError(got, want, "pass the picture and the frames that it was warped to")
             finish = functools.partial(add_detail, self.detail, picture=picture, warped=warped, first=first)
-        return decode_stream(self.vae, latents, decode_chunk_size, overlap=decode_overlap, mode=mode, finish=finish)
+        clip = functools.partial(decode_clip, self, decode_latents)
+        return decode_stream(
+            self.vae, latents, decode_chunk_size, overlap=decode_overlap, mode=mode, decode=clip, finish=finish
+        )
 
     # --- the whole way ------------------------------------------------------------------------------------------
 

@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 from mimicmotion.planning.budget import free_memory
-from mimicmotion.planning.ladder import next_rung, plan_execution
+from mimicmotion.planning.ladder import plan_execution
+from mimicmotion.planning.placement import Placement
 from mimicmotion.planning.plan import ExecutionPlan, Peaks
 from mimicmotion.planning.predict import Predictor, Task
+from mimicmotion.planning.recover import RecoveringUNet
 
-__all__ = ["ExecutionPlan", "Peaks", "Predictor", "Task", "free_memory", "next_rung", "plan_execution"]
+__all__ = [
+    "ExecutionPlan",
+    "Peaks",
+    "Placement",
+    "Predictor",
+    "RecoveringUNet",
+    "Task",
+    "free_memory",
+    "plan_execution",
+]

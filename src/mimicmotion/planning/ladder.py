@@ -171,39 +171,46 @@ def too_little(peaks: Peaks, budget: int, job: Task, options: ExecutionOptions) 
     )
 
 
-def next_rung(plan: ExecutionPlan, device: torch.device) -> ExecutionPlan | None:
+def next_rung(plan: ExecutionPlan, device: torch.device, rows: int, cells: int) -> ExecutionPlan | None:
     """One step down from a plan that was too much for denoising; None where there is none.
 
-    Without a prediction: what halves the largest part comes first. The U-Net keeps an execution of its own kind, so
-    that the step can be made between two passes.
+    Without a prediction, so the order is fixed: two passes, idle networks away, smaller portions, blocks of weights
+    away. The U-Net keeps an execution of its own kind, so that the step can be made between two passes.
+
+    Args:
+        plan: what was too much.
+        device: where it runs.
+        rows: frames in a call of the network.
+        cells: places of a frame.
     """
     if plan.guidance_in_one_batch:
         return dataclasses.replace(plan, guidance_in_one_batch=False)
-    unet = plan.unet
-    smaller = {None: 16, 16: 8, 8: 4, 4: 2, 2: 1}
-    portion = unet.frame_chunk
-    below = smaller.get(portion, None if portion is None or portion == 1 else portion // 2)
-    if below is not None:
-        shrink = 4 if portion is None else max(1, portion // below)
-        places = unet.position_chunk or 9216
-        tokens = unet.feed_forward_chunk or 147456
-        narrow = dataclasses.replace(
-            unet,
-            frame_chunk=below,
-            position_chunk=max(1, places // shrink),
-            feed_forward_chunk=max(1, tokens // shrink),
-        )
-        return dataclasses.replace(plan, unet=narrow)
-    if device.type != "cpu" and plan.offload != "blocks":
-        following = {"none": "modules", "modules": "blocks"}[plan.offload]
-        return dataclasses.replace(plan, offload=following, latents_on_host=True)  # type: ignore[arg-type]
+    if device.type != "cpu" and plan.offload == "none":
+        return dataclasses.replace(plan, offload="modules", latents_on_host=True)
+    portion = min(plan.unet.frame_chunk or rows, rows)
+    if portion > 1:
+        smaller = execution(16 if portion > 32 else portion // 2, rows, cells, ExecutionOptions(), False)
+        names = ("frame_chunk", "position_chunk", "feed_forward_chunk")
+        chunks = {name: getattr(smaller, name) for name in names}
+        return dataclasses.replace(plan, unet=dataclasses.replace(plan.unet, **chunks))
+    if device.type != "cpu" and plan.offload == "modules":
+        return dataclasses.replace(plan, offload="blocks")
     return None
 
 
-def next_decode_rung(plan: ExecutionPlan, clip: int) -> ExecutionPlan | None:
-    """One step down in decoding clips of so many frames: first in portions, then in tiles (not exact)."""
-    portion, tile = plan.decode_portion or clip, plan.decode_tile
+def next_decode_rung(plan: ExecutionPlan, clip: int, side: int, device: torch.device) -> ExecutionPlan | None:
+    """One step down in decoding: idle networks away, then in smaller portions, then in tiles (not exact).
+
+    Args:
+        plan: what was too much.
+        clip: frames that are decoded as one.
+        side: of a frame, the shorter one in pixels.
+        device: where it runs.
+    """
+    if device.type != "cpu" and plan.offload == "none":
+        return dataclasses.replace(plan, offload="modules", latents_on_host=True)
+    portion, tile = min(plan.decode_portion or clip, clip), plan.decode_tile
     if portion > 1:
         return dataclasses.replace(plan, decode_portion=portion // 2)
-    smaller = TILES[0] if tile is None else next((t for t in TILES if t < tile), None)
+    smaller = next((t for t in TILES if t < (tile or side)), None)
     return None if smaller is None else dataclasses.replace(plan, decode_tile=smaller)

@@ -1,0 +1,73 @@
+"""Puts a plan on the networks of a pipeline: where weights are, and when they come and go."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from torch import nn
+
+from mimicmotion.models.execution import apply_execution
+from mimicmotion.models.offload import Parked, bring_blocks, is_offloaded, offload_blocks, store_in_eight_bits
+from mimicmotion.planning.plan import ExecutionPlan
+
+logger = logging.getLogger(__name__)
+
+LARGE = ("unet", "vae", "image_encoder")
+"""Networks that are moved; PoseNet is so small that it stays."""
+
+
+class Placement:
+    """The networks of a pipeline, placed as a plan says.
+
+    Args:
+        pipe: the pipeline.
+        device: where it works.
+        plan: what to begin with.
+    """
+
+    def __init__(self, pipe: Any, device: torch.device, plan: ExecutionPlan) -> None:
+        self.pipe, self.device = pipe, device
+        self.parked: dict[str, Parked] = {}
+        self.apply(plan)
+
+    def apply(self, plan: ExecutionPlan) -> None:
+        """Change to a plan; may be called between two calls of a network."""
+        unet = self.pipe.unet
+        blocks = plan.offload == "blocks"
+        plain = type(plan.unet)()
+        if is_offloaded(unet) and (not blocks or plan.unet == plain):
+            bring_blocks(unet)  # hooks keep the forward that they find
+        if self.parked and (plan.offload == "none" or (blocks and "unet" in self.parked)):
+            self.release()
+        apply_execution(unet, plan.unet)
+        if plan.weight_storage == "fp8":
+            count = store_in_eight_bits(unet)
+            if count:
+                logger.warning("weights of %d layers are stored in 8 bits: the result is not exact", count)
+        nn.Module.to(self.pipe.pose_net, device=self.device)
+        if plan.offload == "none":
+            for name in LARGE:
+                nn.Module.to(getattr(self.pipe, name), device=self.device)
+            return
+        for name in LARGE:
+            if name not in self.parked and not (blocks and name == "unet"):
+                self.parked[name] = Parked(getattr(self.pipe, name), self.device)
+        if blocks and not is_offloaded(unet):
+            offload_blocks(unet, self.device)
+
+    def use(self, name: str) -> None:
+        """Have a network on the device; others that are not always there make room first."""
+        for other, parked in self.parked.items():
+            if other != name:
+                parked.park()
+        if name in self.parked:
+            self.parked[name].bring()
+
+    def release(self) -> None:
+        """All weights to the host."""
+        for parked in self.parked.values():
+            parked.park()
+        self.parked.clear()
+        bring_blocks(self.pipe.unet)
