@@ -78,10 +78,8 @@ class SpeedPlan:
 
 TIERS: dict[Speed, SpeedPlan] = {
     "exact": SpeedPlan(),
-    "balanced": SpeedPlan(schedule="ays", sampler="dpmpp-2m", steps=10, guidance_interval=(0.4, 60.0)),
-    "fast": SpeedPlan(
-        schedule="ays", sampler="dpmpp-2m", steps=6, guidance_interval=(0.4, 60.0), guidance_every=2, block_cache=0.3
-    ),
+    "balanced": SpeedPlan(schedule="ays", steps=10, guidance_interval=(0.4, 60.0), block_cache=0.6),
+    "fast": SpeedPlan(schedule="ays", steps=6, guidance_interval=(0.4, 60.0), guidance_every=2, block_cache=0.6),
 }
 """What the tiers are made of; measured by benchmarks/tiers.py."""
 
