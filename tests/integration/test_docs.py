@@ -135,6 +135,8 @@ def prepare(argv: list[str], folder: Path) -> None:
         cli.main(["weights", "convert", STAND_IN, "MimicMotion_1-1.pth", "-o", "mimicmotion-1.1"])
     if "poses.npz" in argv[:3] and argv[0] == "generate" and not (folder / "poses.npz").exists():
         cli.main(["poses", "dance.mp4", "-o", "poses.npz"])
+    if argv[0] == "replay" and not (folder / "result.mp4.json").exists():
+        cli.main(["generate", "person.png", "dance.mp4", "-o", "result.mp4"])
     if argv[0] == "study":
         prepare_study(argv, folder)
     if argv[0] == "figures":

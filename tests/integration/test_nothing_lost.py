@@ -38,26 +38,58 @@ STEPS = 5
 ALL_MEMORY = {"sampler": "dpmpp-2m", "guidance_every": 2}  # samplers that remember more than the latents
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_micro_model(tmp_path_factory.mktemp("model") / "micro")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def planted_and_loaded_once(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Poses are planted, and the model is loaded once."""
+    load, loaded = MimicMotionPipeline.from_pretrained, {}
+
+    def load_once(base: str, *args: Any, **options: Any) -> MimicMotionPipeline:
+        if base != str(model):
+            return load(base, *args, **options)
+        key = str(options)
+        loaded[key] = loaded.get(key) or load(base, *args, **options)
+        return loaded[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MIMICMOTION_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr(inputs, "find_estimator", planted(standing(1), dancing(FRAMES)))
+        patch.setattr(MimicMotionPipeline, "from_pretrained", load_once)
+        yield
+
+
+def small_job(folder: Path, model: Path) -> GenerateConfig:
+    config = make_job(folder, model)
+    return dataclasses.replace(config, height=32, width=32, num_inference_steps=STEPS, save_every=2, **ALL_MEMORY)
+
+
 @pytest.fixture
-def job(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> GenerateConfig:
-    monkeypatch.setenv("MIMICMOTION_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(inputs, "find_estimator", planted(standing(1), dancing(FRAMES)))
-    config = make_job(tmp_path, model)
-    return dataclasses.replace(config, num_inference_steps=STEPS, save_every=2, **ALL_MEMORY)  # type: ignore[arg-type]
+def job(tmp_path: Path, model: Path) -> GenerateConfig:
+    return small_job(tmp_path, model)
+
+
+@pytest.fixture(scope="module")
+def whole(model: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The result of the job that is never interrupted."""
+    config = small_job(tmp_path_factory.mktemp("whole"), model)
+    finish(generate(config))
+    return config.output.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def stopped(model: Path, tmp_path_factory: pytest.TempPathFactory) -> GenerateConfig:
+    """A job that was stopped after two steps."""
+    config = small_job(tmp_path_factory.mktemp("stopped"), model)
+    stop_after(config, "denoise", 2)
+    return config
 
 
 def again(config: GenerateConfig, **changes: Any) -> GenerateConfig:
     return dataclasses.replace(config, resume=True, **changes)
-
-
-def elsewhere(config: GenerateConfig) -> GenerateConfig:
-    """The same job with a folder of its own, never interrupted."""
-    return dataclasses.replace(config, output=config.output.parents[1] / "whole" / config.output.name)
 
 
 def stop_after(config: GenerateConfig, stage: str, done: int) -> None:
@@ -78,17 +110,14 @@ def stop_after(config: GenerateConfig, stage: str, done: int) -> None:
     ("stage", "done", "begins_at"),
     [("encode", 1, 0), ("denoise", 1, 1), ("denoise", 4, 4), ("denoise", STEPS, STEPS), ("write", 3, STEPS)],
 )
-@pytest.mark.parametrize("changes", [{}, {"sampler": None, "guidance_every": None}])
 def test_closed_job_goes_on_with_the_same_bytes(
-    stage: str, done: int, begins_at: int, changes: dict[str, Any], job: GenerateConfig
+    stage: str, done: int, begins_at: int, job: GenerateConfig, whole: bytes
 ) -> None:
-    job = dataclasses.replace(job, **changes)
-    finish(generate(elsewhere(job)))
     stop_after(job, stage, done)
     assert left_over(job) == ["result.mp4.state"]
     reports: list[Progress] = []
     result = finish(generate(again(job)), reports.append)
-    assert job.output.read_bytes() == elsewhere(job).output.read_bytes()
+    assert job.output.read_bytes() == whole
     assert left_over(job) == ["result.mp4", "result.mp4.json"]
     steps = [r.done for r in reports if r.stage == "denoise"]
     assert steps == (list(range(begins_at + 1, STEPS + 1)) or [STEPS])
@@ -96,6 +125,15 @@ def test_closed_job_goes_on_with_the_same_bytes(
     assert "picture" not in {r.stage for r in reports}
     assert result.resumed_at == [begins_at]
     assert f"resumed after step {begins_at}" in result.summary()
+
+
+def test_with_the_default_sampler(job: GenerateConfig) -> None:
+    plain = dataclasses.replace(job, sampler=None, guidance_every=None)
+    finish(generate(plain))
+    want = job.output.read_bytes()
+    stop_after(plain, "denoise", 3)
+    finish(generate(again(plain)))
+    assert job.output.read_bytes() == want
 
 
 def test_sidecar_of_a_resumed_run_adds_up(job: GenerateConfig) -> None:
@@ -137,43 +175,42 @@ def test_a_run_without_states_leaves_an_old_one_alone(job: GenerateConfig) -> No
     assert left_over(job) == ["result.mp4", "result.mp4.json"]
 
 
-CHANGED: dict[str, tuple[str, Callable[[GenerateConfig], dict[str, Any]]]] = {
-    "seed": ("setting seed was 42, is 7", lambda c: {"seed": 7}),
-    "steps": ("setting num_inference_steps was 5, is 6", lambda c: {"num_inference_steps": 6}),
-    "guidance": ("setting guidance_scale was not there, is 3.0", lambda c: {"guidance_scale": 3.0}),
-    "sampler": ("setting sampler was 'dpmpp-2m', is 'euler'", lambda c: {"sampler": "euler"}),
-    "chunk": ("setting decode_chunk_size was 8, is 4", lambda c: {"decode_chunk_size": 4}),
-    "speed": ("setting fps was 15.0, is 10.0", lambda c: {"fps": 10.0}),
-    "picture": ("content of picture was sha256", lambda c: {"picture": touched(c.picture)}),
-    "video": ("content of video was sha256", lambda c: {"video": touched(c.video)}),
-    "number format": ("dtype was 'float32', is 'bfloat16'", lambda c: {"dtype": "bfloat16"}),
+CHANGED: dict[str, tuple[str, Callable[[GenerateConfig, Path], dict[str, Any]]]] = {
+    "seed": ("setting seed was 42, is 7", lambda c, d: {"seed": 7}),
+    "steps": ("setting num_inference_steps was 5, is 6", lambda c, d: {"num_inference_steps": 6}),
+    "guidance": ("setting guidance_scale was not there, is 3.0", lambda c, d: {"guidance_scale": 3.0}),
+    "sampler": ("setting sampler was 'dpmpp-2m', is 'euler'", lambda c, d: {"sampler": "euler"}),
+    "chunk": ("setting decode_chunk_size was 8, is 4", lambda c, d: {"decode_chunk_size": 4}),
+    "fps": ("setting fps was 15.0, is 10.0", lambda c, d: {"fps": 10.0}),
+    "picture": ("content of picture was sha256", lambda c, d: {"picture": changed_copy(c.picture, d)}),
+    "video": ("content of video was sha256", lambda c, d: {"video": changed_copy(c.video, d)}),
+    "number format": ("dtype was 'float32', is 'bfloat16'", lambda c, d: {"dtype": "bfloat16"}),
 }
 
 
-def touched(path: Path) -> Path:
-    path.write_bytes(path.read_bytes() + b"\0")
-    return path
+def changed_copy(path: Path, folder: Path) -> Path:
+    copy = folder / path.name
+    copy.write_bytes(path.read_bytes() + b"\0")
+    return copy
 
 
 @pytest.mark.parametrize("name", CHANGED)
 def test_changed_settings_and_inputs_are_refused(
-    name: str, job: GenerateConfig, monkeypatch: pytest.MonkeyPatch
+    name: str, stopped: GenerateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stop_after(job, "denoise", 2)
-    before = {p.name: p.read_bytes() for p in state_path(job.output).iterdir()}
+    before = {p.name: p.read_bytes() for p in state_path(stopped.output).iterdir()}
     says, change = CHANGED[name]
     monkeypatch.setattr(MimicMotionPipeline, "denoise", None)  # nothing long may begin
     with pytest.raises(ConfigError, match="is of another run") as caught:
-        finish(generate(again(job, **change(job))))
+        finish(generate(again(stopped, **change(stopped, tmp_path))))
     assert says in str(caught.value)
-    assert {p.name: p.read_bytes() for p in state_path(job.output).iterdir()} == before
+    assert {p.name: p.read_bytes() for p in state_path(stopped.output).iterdir()} == before
 
 
-def test_all_that_differs_is_listed(job: GenerateConfig) -> None:
-    stop_after(job, "denoise", 2)
-    touched(job.picture)
+def test_all_that_differs_is_listed(stopped: GenerateConfig, tmp_path: Path) -> None:
+    picture = changed_copy(stopped.picture, tmp_path)
     with pytest.raises(ConfigError) as caught:
-        finish(generate(again(job, seed=1, tempo=0.5)))
+        finish(generate(again(stopped, seed=1, tempo=0.5, picture=picture)))
     assert all(f" {name} was " in str(caught.value) for name in ("seed", "tempo", "picture"))
 
 
@@ -189,14 +226,13 @@ def test_other_weights_are_refused(job: GenerateConfig, tmp_path: Path) -> None:
         finish(generate(same))
 
 
-def test_what_does_not_change_the_result_may_differ(job: GenerateConfig, tmp_path: Path) -> None:
-    finish(generate(elsewhere(job)))
+def test_what_does_not_change_the_result_may_differ(job: GenerateConfig, tmp_path: Path, whole: bytes) -> None:
     stop_after(job, "denoise", 3)
     moved = tmp_path / "moved.png"
     shutil.move(job.picture, moved)
     config = again(job, picture=moved, side_by_side=True, preview=True, save_every=1, memory=3.0, pose_threads=1)
     finish(generate(config))
-    assert job.output.read_bytes() == elsewhere(job).output.read_bytes()
+    assert job.output.read_bytes() == whole
     assert side_by_side_path(job.output).is_file()
 
 
@@ -216,21 +252,26 @@ def flip(path: Path, _: float) -> None:
     path.write_bytes(bytes(data))
 
 
-@pytest.mark.parametrize("harm", [cut, flip])
-@pytest.mark.parametrize("share", [0.0, 0.6])
-@pytest.mark.parametrize("part", [STATE_FILE, "inputs-*.npz", "step-*.safetensors"])
+@pytest.mark.parametrize(
+    ("part", "harm", "share"),
+    [
+        (STATE_FILE, cut, 0.0),
+        (STATE_FILE, cut, 0.6),
+        ("inputs-*.npz", cut, 0.6),
+        ("inputs-*.npz", flip, 0),
+        ("step-*.safetensors", cut, 0.6),
+        ("step-*.safetensors", flip, 0),
+    ],
+)
 def test_damaged_state_is_not_used(
-    part: str, share: float, harm: Callable[[Path, float], None], job: GenerateConfig
+    part: str, harm: Callable[[Path, float], None], share: float, job: GenerateConfig, whole: bytes
 ) -> None:
-    if harm is flip and (share or part == STATE_FILE):
-        pytest.skip("the same again, or still the same state")
-    finish(generate(elsewhere(job)))
     stop_after(job, "denoise", 3)
     harm(next(state_path(job.output).glob(part)), share)
     result = finish(generate(again(job)))
     assert any("damaged" in w for w in result.warnings)
     assert result.resumed_at == ([0] if part.startswith("step") else [])
-    assert job.output.read_bytes() == elsewhere(job).output.read_bytes()
+    assert job.output.read_bytes() == whole
     assert left_over(job) == ["result.mp4", "result.mp4.json"]
 
 
@@ -243,9 +284,8 @@ def test_state_of_a_newer_version_is_refused(job: GenerateConfig) -> None:
 
 
 def test_full_disk_while_saving_is_only_said(
-    job: GenerateConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    job: GenerateConfig, whole: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    finish(generate(elsewhere(job)))
     write, calls = resume.dump_step, []
 
     def full(step: Any, path: Path) -> None:
@@ -267,7 +307,7 @@ def test_full_disk_while_saving_is_only_said(
     assert calls == [2, 4, 5]
     assert any("after step 4 could not be saved" in w for w in result.warnings)
     assert "No space left" in caplog.text
-    assert job.output.read_bytes() == elsewhere(job).output.read_bytes()
+    assert job.output.read_bytes() == whole
 
 
 def test_full_disk_from_the_start(job: GenerateConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,9 +354,8 @@ def test_states_are_one_file_each_and_small(job: GenerateConfig) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_during_a_step_finishes_and_keeps_it(
-    number: int, job: GenerateConfig, monkeypatch: pytest.MonkeyPatch
+    number: int, job: GenerateConfig, whole: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    finish(generate(elsewhere(job)))
     unet, calls = MimicMotionPipeline._denoiser, []
 
     def signalled(self: MimicMotionPipeline, *args: Any) -> Any:
@@ -338,7 +377,7 @@ def test_signal_during_a_step_finishes_and_keeps_it(
     assert len(calls) == 9
     result = finish(generate(again(job)))
     assert result.resumed_at == [3]
-    assert job.output.read_bytes() == elsewhere(job).output.read_bytes()
+    assert job.output.read_bytes() == whole
 
 
 def test_second_signal_interrupts_at_once(job: GenerateConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -397,9 +436,9 @@ def test_replay_refuses_other_inputs_and_finds_moved_ones(job: GenerateConfig, t
     job.picture.rename(job.output.parent / job.picture.name)  # beside the sidecar
     job.video.rename(tmp_path / "moved.mp4")
     assert finish(replay(sidecar, video=tmp_path / "moved.mp4")).identical
-    touched(tmp_path / "moved.mp4")
+    other = changed_copy(tmp_path / "moved.mp4", job.output.parent)
     with pytest.raises(ConfigError, match="content of video was sha256"):
-        finish(replay(sidecar, video=tmp_path / "moved.mp4"))
+        finish(replay(sidecar, video=other))
 
 
 def test_replay_notes_other_versions(job: GenerateConfig) -> None:
@@ -530,16 +569,23 @@ def kill_at_random(run: Callable[[GenerateConfig, float | None], int], job: Gene
     return times
 
 
-def test_killed_at_random_moments(runner: Runner, job: GenerateConfig) -> None:
-    def run(config: GenerateConfig, seconds: float | None) -> int:
-        return runner(config, **({} if seconds is None else {"after": seconds}))["code"]
+def in_forks(runner: Runner) -> Callable[[GenerateConfig, float | None], int]:
+    """From the loading of the model on."""
+    return lambda config, seconds: runner(config, **({} if seconds is None else {"after": seconds}))["code"]
 
-    kill_at_random(run, job, 3)
+
+def test_killed_at_random_moments(runner: Runner, job: GenerateConfig) -> None:
+    kill_at_random(in_forks(runner), job, 3)
 
 
 @pytest.mark.slow
-def test_killed_at_twenty_random_moments_of_a_process(job: GenerateConfig, tmp_path: Path) -> None:
-    """From the start of Python on: imports, loading, poses, denoising, decoding, writing."""
+def test_killed_at_many_random_moments(runner: Runner, job: GenerateConfig) -> None:
+    assert len(kill_at_random(in_forks(runner), job, 24)) == 24
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_of_a_whole_process(job: GenerateConfig, tmp_path: Path) -> None:
+    """From the start of Python on, the import of the libraries included."""
     env = os.environ | {"MIMICMOTION_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"}
 
     def run(config: GenerateConfig, seconds: float | None) -> int:
@@ -551,4 +597,4 @@ def test_killed_at_twenty_random_moments_of_a_process(job: GenerateConfig, tmp_p
             process.kill()
         return process.wait()
 
-    kill_at_random(run, job, 20)
+    kill_at_random(run, job, 6)

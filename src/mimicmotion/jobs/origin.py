@@ -149,8 +149,8 @@ def fingerprint(pipe: MimicMotionPipeline) -> str:
     import torch
 
     total = hashlib.sha256()
-    for module in (pipe.unet, pipe.vae, pipe.image_encoder, pipe.pose_net):
-        for name, tensor in module.state_dict().items():
+    for module in (pipe.unet, pipe.vae, pipe.image_encoder, pipe.pose_net, pipe.detail):
+        for name, tensor in ({} if module is None else module.state_dict()).items():
             total.update(name.encode())
             total.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from mimicmotion.config import GenerateConfig
+from mimicmotion.config import GenerateConfig, resolve_speed
 from mimicmotion.jobs.inputs import Inputs
 from mimicmotion.jobs.origin import (
     CONTENTS,
@@ -21,6 +21,7 @@ from mimicmotion.jobs.origin import (
 from mimicmotion.jobs.outputs import GenerateResult, clear_halves, peak_memory
 from mimicmotion.jobs.progress import Stopwatch
 from mimicmotion.jobs.resume import RunState, Saved, SavedStep
+from mimicmotion.jobs.setup import fusion_config
 from mimicmotion.video.writer import plan_output
 
 if TYPE_CHECKING:
@@ -160,6 +161,9 @@ class RunRecord:
             "inputs_sha256": inputs,
             "output_sha256": self._sums[plan_output(config.output).path],
             "origin": origin,
+            "speed": plain(dataclasses.asdict(resolve_speed(config, pipe.default_steps))),
+            # what the settings leave to the model: evaluation finds the borders of segments by it
+            "fusion": plain(dataclasses.asdict(fusion_config(config, pipe.default_fusion))),
             "frames": result.frames,
             "size": result.size,
             "seconds": result.seconds,
