@@ -7,6 +7,7 @@ import json
 import math
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -26,6 +27,7 @@ from mimicmotion.jobs.progress import finish
 from mimicmotion.pose.files import save_poses
 from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
 from mimicmotion.video.picture import write_picture
+from mimicmotion.video.reader import VideoReader
 
 
 @pytest.fixture(autouse=True)
@@ -185,6 +187,33 @@ def test_the_tiktok_protocol_on_its_layout(tmp_path: Path) -> None:
     assert len(done.rows) == 12
     shutil.rmtree(tmp_path / "TikTok_dataset" / "00337")
     assert any("these are not its numbers" in n for n in run(**settings, protocol="tiktok").notes)
+
+
+def test_the_tiktok_protocol_on_frames_of_a_real_video(tmp_path: Path, shared: Callable[[str], Path]) -> None:
+    """The public layout made of a real video; one method shows the square, one saw another crop."""
+    reader = VideoReader(shared("samples/clear/pose2sim_single_cam01.mp4"))
+    small = [cv2.resize(f, (108, 192), interpolation=cv2.INTER_AREA) for f in reader.frames(max_frames=18)]
+    for i, n in enumerate(range(335, 341)):
+        clip = np.stack(small[3 * i : 3 * i + 3])
+        for t, frame in enumerate(clip):
+            write_picture(tmp_path / "TikTok_dataset" / f"{n:05d}" / "images" / f"{t + 1:04d}.png", frame)
+            write_picture(tmp_path / "TikTok_dataset" / f"{n:05d}" / "masks" / f"{t + 1:04d}.png", 0 * frame)
+        square = np.stack([cv2.resize(f[42:150], (216, 216), interpolation=cv2.INTER_CUBIC) for f in clip])
+        video(tmp_path / "square" / f"{n}.mp4", square, fps=30)
+        video(tmp_path / "lower" / f"{n}", np.ascontiguousarray(clip[:, 48:]))
+        video(tmp_path / "shifted" / f"{n}", np.ascontiguousarray(clip[:, 46:154]))  # a square four pixels too low
+    file = tmp_path / "mine.yaml"
+    file.write_text("base: tiktok\nmethods:\n  lower: {shows: [0, 48, 108, 144]}\n")
+    methods = {n: tmp_path / n for n in ("square", "lower", "shifted")}
+    settings = {"real": tmp_path / "TikTok_dataset", "generated": methods, "output": tmp_path / "o"}
+    done = run(**settings, protocol=str(file))
+    assert len(done.rows) == 18
+    assert not done.failures
+    rows = {m: [r for r in done.rows if r.method == m] for m in methods}
+    assert all(r.values["psnr"] == 100 for r in rows["lower"])  # its own crop, cut to what it shows of the square
+    assert all("only 108 x 102 at (0, 48) of 108 x 108 at (0, 42) is compared" in r.notes[0] for r in rows["lower"])
+    for placed, shifted in zip(rows["square"], rows["shifted"], strict=True):  # resized and compressed, yet in place
+        assert placed.values["psnr"] > max(28, shifted.values["psnr"] + 3)
 
 
 def test_numbers_of_the_field_have_names_of_their_own(tmp_path: Path) -> None:

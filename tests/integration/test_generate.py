@@ -18,7 +18,7 @@ import pytest
 from numpy import ndarray
 
 from micro import micro_pipeline
-from mimicmotion.config import GenerateConfig, PosesConfig
+from mimicmotion.config import FusionConfig, GenerateConfig, PosesConfig
 from mimicmotion.errors import (
     ConfigError,
     MediaError,
@@ -27,6 +27,7 @@ from mimicmotion.errors import (
     PoseError,
     WeightsError,
 )
+from mimicmotion.evaluation.seams import sidecar_fusion
 from mimicmotion.jobs import inputs
 from mimicmotion.jobs.generate import generate
 from mimicmotion.jobs.plan import plan
@@ -109,6 +110,8 @@ def test_whole_job(job: GenerateConfig) -> None:
     facts = json.loads(result.sidecar.read_text())
     assert facts["settings"]["seed"] == 42
     assert facts["versions"]["torch"]
+    assert set(facts["fusion"]) == {"mode", "segment_frames", "overlap_frames", "reference_slot"}
+    assert sidecar_fusion(result.output) == FusionConfig(**facts["fusion"])  # as evaluation reads it
     assert len(facts["inputs_sha256"]) == 2
     assert any("unet" in name for name in facts["weights_sha256"])
     assert left_over(job) == ["result-side-by-side.mp4", "result.mp4", "result.mp4.json"]
@@ -203,7 +206,7 @@ def test_plan_says_what_would_be_done(job: GenerateConfig, no_long_work: None) -
     assert "1 in the picture, 1 in the video" in said
     assert result.segments == 3  # 5 own frames a segment, 2 of them shared: 0-4, 3-7, 4-8
     assert result.passes == 3 * 2 * 2
-    assert result.memory["weights"] > 0
+    assert result.execution.peaks.denoise > 0
     assert left_over(job) == ["result.png"]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from evaluation_clips import frames
-from mimicmotion.config import FusionConfig
+from mimicmotion.config import FusionConfig, parse
 from mimicmotion.evaluation import measures, temporal
 from mimicmotion.evaluation.seams import has_sidecars, segment_borders, sidecar_fusion
 
@@ -47,7 +47,7 @@ def test_what_the_sidecar_says(tmp_path: Path) -> None:
     assert not has_sidecars(tmp_path)
     used = {"mode": "average", "segment_frames": 12, "overlap_frames": 4, "reference_slot": False}
     sidecar.write_text(json.dumps({"fusion": used, "settings": {"segment_frames": 72, "overlap_frames": 6}}))
-    assert sidecar_fusion(video) == FusionConfig(**used)  # what was used wins over what was asked for
+    assert sidecar_fusion(video) == parse(FusionConfig, used)  # what was used wins over what was asked for
     assert not has_sidecars(tmp_path)  # a sidecar of nothing
     video.touch()
     assert has_sidecars(tmp_path)

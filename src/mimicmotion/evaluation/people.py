@@ -45,8 +45,8 @@ class People:
         rename: Callable[[str], str] = str,
     ) -> None:
         self.config, self.cache, self.notes, self.faces = config, cache, notes, faces
-        wanted = faces is not None and config.references is not None
-        self.pictures = list_pictures(config.references, rename=rename) if wanted else {}
+        folder = config.references if faces is not None else None
+        self.pictures = list_pictures(folder, rename=rename) if folder is not None else {}
         self.known: dict[str, Embeddings] = {}
         self._estimator: Any = None
         if faces is not None:

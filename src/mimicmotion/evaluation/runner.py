@@ -124,7 +124,7 @@ class _Run:
         faces = self.choice.networks.get("identity")
         rename = plain_name if self.protocol.sequences else str
         # a wrong file comes up before the long work
-        self.people = People(config, self.cache, self.notes, faces=faces and self._load(faces), rename=rename)
+        self.people = People(config, self.cache, self.notes, faces=self._load(faces) if faces else None, rename=rename)
         pairs = yield from self._look(real, found)
         rows = {(p.method, p.sequence): Row(p.sequence, p.method, p.frames, {}, p.notes) for p in pairs}
         yield from self._each("measure", pairs, rows, self._measure)

@@ -54,8 +54,9 @@ def _fusion(facts: Any) -> dict[str, Any]:
     if isinstance(used, dict):
         return used
     settings = facts.get("settings") if isinstance(facts, dict) else None
-    given = {k: settings.get(k) for k in ("segment_frames", "overlap_frames")} if isinstance(settings, dict) else {}
-    if not given or None in given.values():
+    settings = settings if isinstance(settings, dict) else {}
+    given = {k: settings.get(k) for k in ("segment_frames", "overlap_frames")}
+    if None in given.values():
         raise ConfigError("no fusion in the sidecar", "the field 'fusion'", "generate it again, or give --borders")
     extra = {"mode": settings.get("fusion"), "reference_slot": settings.get("reference_slot")}
     return given | {k: v for k, v in extra.items() if v is not None}

@@ -80,7 +80,7 @@ class FaceNetwork:
         x = (x.astype(np.float32) - np.float32(c.mean)) / np.float32(c.std)
         x = x[None] if self._channels_last else x.transpose(2, 0, 1)[None]
         try:
-            outputs: list[Any] = self.session.run(None, {self._input.name: np.ascontiguousarray(x)})
+            outputs: Any = self.session.run(None, {self._input.name: np.ascontiguousarray(x)})
         except Exception as e:
             got = f"{self.path} fails on a face: {' '.join(str(e).split())[:200]}"
             raise WeightsError(got, "a network of one face", "correct --identity, or --identity-size") from e
