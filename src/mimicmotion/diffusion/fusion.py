@@ -148,7 +148,8 @@ def fuse_parts(inner: Denoiser, plan: FusionPlan, device: torch.device | str | N
             done = [r for r in window if last[r] == i]
             waiting = [r for r in window if last[r] > i]
             carried = total[:, [place[r] for r in waiting]]
-            yield done, total[:, [place[r] for r in done]]
+            if done:
+                yield done, total[:, [place[r] for r in done]]
 
     return parts
 
