@@ -127,8 +127,9 @@ def test_closed_job_goes_on_with_the_same_bytes(
     assert f"resumed after step {begins_at}" in result.summary()
 
 
-def test_with_the_default_sampler(job: GenerateConfig) -> None:
-    plain = dataclasses.replace(job, sampler=None, guidance_every=None)
+@pytest.mark.parametrize("changes", [{}, {"block_cache": 0.5}])
+def test_other_ways_to_sample_go_on_too(changes: dict[str, Any], job: GenerateConfig) -> None:
+    plain = dataclasses.replace(job, sampler=None, guidance_every=None, **changes)
     finish(generate(plain))
     want = job.output.read_bytes()
     stop_after(plain, "denoise", 3)

@@ -97,14 +97,18 @@ def origin_of_inputs(config: GenerateConfig, sums: Checksums) -> Facts:
     }
 
 
-def origin_of_model(pipe: MimicMotionPipeline, sums: Checksums) -> Facts:
+def origin_of_model(config: GenerateConfig, pipe: MimicMotionPipeline, sums: Checksums) -> Facts:
     """Checksums of the weights, the model's own settings, and where it computes."""
     import torch
 
+    from mimicmotion.jobs.device import choose_device
+
+    # weights may wait on the host until it is planned which of them fit
+    device = pipe.device if pipe.device.type != "cpu" else choose_device(config.device)
     return {
         "weights": {short_name(p): sums[p] for p in pipe.files} or {"in memory": fingerprint(pipe)},
         "model": plain(pipe.settings),
-        "machine": {"device": pipe.device.type, "dtype": str(pipe.dtype).removeprefix("torch.")},
+        "machine": {"device": device.type, "dtype": str(pipe.dtype).removeprefix("torch.")},
         "runtime": {"threads": torch.get_num_threads()},
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from mimicmotion.config import GenerateConfig, resolve_speed
+from mimicmotion.config import ExecutionOptions, GenerateConfig, resolve_speed
 from mimicmotion.jobs.inputs import Inputs
 from mimicmotion.jobs.origin import (
     CONTENTS,
@@ -26,6 +26,7 @@ from mimicmotion.video.writer import plan_output
 
 if TYPE_CHECKING:
     from mimicmotion.pipeline import MimicMotionPipeline, StepState
+    from mimicmotion.planning import ExecutionPlan
 
 
 class RunRecord:
@@ -50,6 +51,8 @@ class RunRecord:
         self._earlier: Facts = {}
         self._peak: dict[str, int] = {}
         self._total: int | None = None
+        self._pipe: MimicMotionPipeline | None = None
+        self._earlier_plan: Facts | None = None
 
     def begin(self) -> None:
         """Find the state of an interrupted run and compare settings and inputs with it, before a model is loaded.
@@ -75,16 +78,19 @@ class RunRecord:
         self.watch.seconds.update(saved.facts.get("seconds", {}))
         self._peak = dict(saved.facts.get("peak_memory", {}))
         self.resumed_at = [*saved.facts.get("resumed_at", []), saved.step.done if saved.step else 0]
+        if saved.facts.get("options") == self._options():
+            self._earlier_plan = saved.facts.get("execution")
 
     def know(self, pipe: MimicMotionPipeline) -> None:
-        """Compare the model, too.
+        """Remember the model, and compare it, too.
 
         Raises:
             ConfigError: it differs.
         """
+        self._pipe = pipe
         if not (self.saved or self.expected):
             return
-        self._origin |= origin_of_model(pipe, self._sums)
+        self._origin |= origin_of_model(self.config, pipe, self._sums)
         self._compare()
         found = [d for old in (self._earlier, self.expected or {}) for d in differences(old, self._origin, NOTED)]
         if found:
@@ -103,7 +109,7 @@ class RunRecord:
         if "settings" not in self._origin:
             self._origin |= origin_of_inputs(self.config, self._sums)
         if "weights" not in self._origin:
-            self._origin |= origin_of_model(pipe, self._sums)
+            self._origin |= origin_of_model(self.config, pipe, self._sums)
         return self._origin
 
     # --- saving -------------------------------------------------------------------------------------------------
@@ -139,7 +145,30 @@ class RunRecord:
 
     def facts(self) -> Facts:
         """What changes while the run goes on."""
-        return {"seconds": self.watch.seconds, "peak_memory": self.peak_memory(), "resumed_at": self.resumed_at}
+        return {
+            "seconds": self.watch.seconds,
+            "peak_memory": self.peak_memory(),
+            "resumed_at": self.resumed_at,
+            "options": self._options(),
+            "execution": None if self._pipe is None else plain(self._pipe.plan.as_dict()),
+        }
+
+    def _options(self) -> Facts:
+        return plain({f.name: getattr(self.config, f.name) for f in dataclasses.fields(ExecutionOptions)})
+
+    def earlier_plan(self) -> ExecutionPlan | None:
+        """How the interrupted run ran, if the settings of that are the same: what is free now may differ, bits not."""
+        from mimicmotion.models.execution import UNetExecution
+        from mimicmotion.planning import ExecutionPlan, Peaks
+
+        known = self._earlier_plan
+        if known is None or self.resumed_at[-1] == 0:
+            return None
+        try:
+            parts: Facts = {"unet": UNetExecution(**known["unet"]), "peaks": Peaks(**known["peaks"])}
+            return ExecutionPlan(**(known | parts))
+        except (KeyError, TypeError):  # of another version
+            return None
 
     def peak_memory(self) -> dict[str, int]:
         """Peak bytes of all parts of the run."""
@@ -161,6 +190,7 @@ class RunRecord:
             "inputs_sha256": inputs,
             "output_sha256": self._sums[plan_output(config.output).path],
             "origin": origin,
+            "execution": plain(pipe.plan.as_dict()),
             "speed": plain(dataclasses.asdict(resolve_speed(config, pipe.default_steps))),
             # what the settings leave to the model: evaluation finds the borders of segments by it
             "fusion": plain(dataclasses.asdict(fusion_config(config, pipe.default_fusion))),

@@ -9,58 +9,32 @@ state is the one before or the one after, never a mix.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import errno
-import io
 import json
 import logging
-import os
-import secrets
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
-
-import numpy as np
+from typing import IO, Any
 
 from mimicmotion.errors import ConfigError, MimicMotionError, OutputError
 from mimicmotion.files import sha256_file, writing
 from mimicmotion.jobs.inputs import Inputs
-from mimicmotion.pose.files import dump_poses, parse_poses
-from mimicmotion.video.geometry import Fit
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from mimicmotion.jobs.state_files import (
+    DamagedError,
+    SavedStep,
+    dump_inputs,
+    dump_step,
+    load_inputs,
+    load_step,
+    sync_folder,
+    write_new,
+)
 
 logger = logging.getLogger(__name__)
 
 FORMAT, VERSION = "mimicmotion.state", 1
 STATE_FILE, LOCK_FILE = "state.json", "lock"
-POSES = ("reference", "driving", "aligned")
-
-
-class DamagedError(Exception):
-    """A state that cannot be read; never leaves this module."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class SavedStep:
-    """The sampler after a step, on the CPU.
-
-    Attributes:
-        done: steps done.
-        total: steps of the schedule.
-        sigma: noise level that is in the latents.
-        latents: all rows of the plan, the reference slot in front.
-        memory: what the sampler remembers beside them, by name.
-    """
-
-    done: int
-    total: int
-    sigma: float
-    latents: Tensor
-    memory: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -204,13 +178,13 @@ class RunState:
         try:
             with writing(self.folder):
                 self._take_place()
-                path = _write_new(self.folder / name, write)
+                path = write_new(self.folder / name, write)
                 files = self._files | {part: {"name": path.name, "sha256": sha256_file(path)}}
                 data = {"format": FORMAT, "version": VERSION, "origin": self.origin, "facts": facts, "files": files}
                 text = json.dumps(data, indent=1, default=str) + "\n"
-                new = _write_new(self.folder / STATE_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+                new = write_new(self.folder / STATE_FILE, lambda path: path.write_text(text, encoding="utf-8"))
                 new.replace(self.folder / STATE_FILE)
-                _sync_folder(self.folder)
+                sync_folder(self.folder)
         except (OutputError, ConfigError) as e:
             self._note(f"the state after step {done} could not be saved, the job goes on: {e.got}")
         else:
@@ -285,83 +259,3 @@ class RunState:
     def _note(self, text: str) -> None:
         logger.warning("%s", text)
         self.problems.append(text)
-
-
-def dump_inputs(inputs: Inputs, path: Path) -> None:
-    """Write picture, transform, poses and warnings as .npz."""
-    facts = {"fit": dataclasses.asdict(inputs.fit), "warnings": inputs.warnings}
-    poses = {name: np.frombuffer(dump_poses(getattr(inputs, name)), np.uint8) for name in POSES}
-    with path.open("wb") as file:  # numpy would add a suffix to a name
-        np.savez(file, picture=inputs.picture, facts=json.dumps(facts), **poses)
-
-
-def load_inputs(path: Path) -> Inputs:
-    """Read what `dump_inputs` wrote.
-
-    Raises:
-        DamagedError: it is not.
-    """
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
-            facts = json.loads(str(data["facts"]))
-            poses = {name: parse_poses(io.BytesIO(data[name].tobytes()), path) for name in POSES}
-            fit = {k: tuple(v) if isinstance(v, list) else v for k, v in facts["fit"].items()}
-            return Inputs(picture=data["picture"], fit=Fit(**fit), warnings=facts["warnings"], **poses)
-    except Exception as e:  # zipfile, numpy and json raise many kinds
-        raise DamagedError(f"{path.name}: {e}") from e
-
-
-def dump_step(step: SavedStep, path: Path) -> None:
-    """Write the sampler's state as safetensors."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    tensors = {"latents": step.latents, **{f"memory.{k}": v for k, v in step.memory.items()}}
-    numbers = {"done": str(step.done), "total": str(step.total), "sigma": repr(step.sigma)}
-    try:
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, path, metadata=numbers)
-    except SafetensorError as e:  # its writer raises no OSError
-        raise OSError(errno.EIO, str(e), str(path)) from e
-
-
-def load_step(path: Path) -> SavedStep:
-    """Read what `dump_step` wrote.
-
-    Raises:
-        DamagedError: it is not.
-    """
-    from safetensors import safe_open
-
-    try:
-        with safe_open(path, "pt") as file:
-            numbers = file.metadata()
-            tensors = {k: file.get_tensor(k).clone() for k in file.keys()}  # noqa: SIM118
-        memory = {k.removeprefix("memory."): v for k, v in tensors.items() if k.startswith("memory.")}
-        done, total = int(numbers["done"]), int(numbers["total"])
-        return SavedStep(done, total, float(numbers["sigma"]), tensors["latents"], memory)
-    except Exception as e:  # safetensors raises several kinds
-        raise DamagedError(f"{path.name}: {e}") from e
-
-
-def _write_new(path: Path, write: Callable[[Path], object]) -> Path:
-    """Write a file under a name of its own and wait until it is on the disk; nothing stays on an error."""
-    new = path.with_name(f"{path.stem}-{secrets.token_hex(4)}{path.suffix}")
-    try:
-        write(new)
-        with new.open("rb") as file:
-            os.fsync(file.fileno())  # a name must not outlive a power cut with half of the contents
-    except BaseException:
-        with contextlib.suppress(OSError):
-            new.unlink(missing_ok=True)
-        raise
-    return new
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
