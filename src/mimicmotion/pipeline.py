@@ -235,6 +235,11 @@ class MimicMotionPipeline:
         """How the networks run; without `configure` plainly, all at once."""
         return ExecutionPlan(unet=execution_of(self.unet)) if self._plan is None else self._plan
 
+    @property
+    def is_configured(self) -> bool:
+        """Whether a plan was set."""
+        return self._plan is not None
+
     def use(self, name: str) -> None:
         """Have a network ("unet", "vae", "image_encoder") on the device, where weights come and go by a plan."""
         if self._placement is not None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from mimicmotion.config import GenerateConfig
 from mimicmotion.jobs import inputs as inputs_module
+from mimicmotion.jobs.execution import plan_run
 from mimicmotion.jobs.inputs import Inputs
 from mimicmotion.jobs.poses import describe_poses
 from mimicmotion.jobs.progress import Job
@@ -19,6 +20,7 @@ from mimicmotion.jobs.setup import load_and_prepare, make_recipe, pose_drawer
 if TYPE_CHECKING:
     from mimicmotion.config import FusionConfig
     from mimicmotion.pipeline import MimicMotionPipeline
+    from mimicmotion.planning import ExecutionPlan
 
 
 COUNTED_FRAMES = 3
@@ -36,7 +38,7 @@ class Plan:
         fusion: how they are cut and joined.
         steps: denoising steps.
         passes: U-Net passes in all (segments x steps x two with guidance).
-        memory: expected peak bytes, about: weights, latents and working space.
+        execution: how the networks would run in the memory there is, with the predicted peaks.
     """
 
     inputs: Inputs
@@ -48,13 +50,12 @@ class Plan:
     fusion: FusionConfig
     steps: int
     passes: int
-    memory: dict[str, int]
+    execution: ExecutionPlan
 
     def summary(self) -> str:
         """A few lines for a person to read."""
         found = self.inputs
         frames, seen = len(found.driving), self.people[1]
-        total = sum(self.memory.values())
         return "\n".join(
             [
                 f"picture   {describe_poses(found.reference)}",
@@ -66,9 +67,8 @@ class Plan:
                 f"segments  {self.segments} of up to {self.fusion.segment_frames} frames, "
                 f"{self.fusion.overlap_frames} shared, {self.fusion.mode}",
                 f"steps     {self.steps}, so {self.passes} passes of the U-Net",
-                f"memory    about {total / 2**30:.2f} GiB ("
-                + ", ".join(f"{k} {v / 2**30:.2f}" for k, v in self.memory.items())
-                + ")",
+                f"runs with {self.execution.describe()}",
+                f"memory    {self.execution.describe_peaks()}",
                 f"overlay   {self.overlay}",
             ]
         )
@@ -101,7 +101,7 @@ def plan(config: GenerateConfig, pipeline: MimicMotionPipeline | None = None) ->
         fusion=recipe.fusion,
         steps=steps,
         passes=len(segments) * steps * twice,
-        memory=expected_memory(pipe, size, len(inputs.aligned), len(segments[0]) * twice),
+        execution=plan_run(config, pipe, size, recipe, predict=True),
     )
 
 
@@ -137,20 +137,3 @@ def draw_overlay(config: GenerateConfig, pipe: MimicMotionPipeline, inputs: Inpu
         drawn = drawer.draw(xy, confidence)
         panes.append(np.where(drawn.any(-1, keepdims=True), drawn, (base * 0.6).astype(np.uint8)))
     return np.concatenate(panes, axis=1)
-
-
-def expected_memory(pipe: MimicMotionPipeline, size: tuple[int, int], frames: int, segment_rows: int) -> dict[str, int]:
-    """Rough peak of the denoising stage in bytes.
-
-    The working space is counted as 27 tensors of the first level's features for all frames of a segment: with that the
-    published 16 GB for 72 frames of 576x1024 in float16 come out.
-    """
-    modules = (pipe.unet, pipe.vae, pipe.image_encoder, pipe.pose_net)
-    weights = sum(p.numel() * p.element_size() for m in modules for p in m.parameters())
-    cells = size[0] * size[1] // pipe.downscale**2
-    features = cells * pipe.unet.config.block_out_channels[0] * next(pipe.unet.parameters()).element_size()
-    return {
-        "weights": weights,
-        "latents": 4 * 4 * cells * pipe.vae.config.latent_channels * frames,
-        "working space": 27 * features * segment_rows,
-    }

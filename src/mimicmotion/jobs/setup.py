@@ -50,7 +50,9 @@ def load_pipeline(config: GenerateConfig) -> MimicMotionPipeline:
 
     device = choose_device(config.device)
     dtype = choose_dtype(config.dtype, device)
-    pipe = MimicMotionPipeline.from_pretrained(config.model, config.checkpoint, device=device, dtype=dtype)
+    # For a GPU the weights stay on the host until it is planned which of them fit (`jobs.execution`).
+    place = "cpu" if device.type == "cuda" else device
+    pipe = MimicMotionPipeline.from_pretrained(config.model, config.checkpoint, device=place, dtype=dtype)
     quantize = resolve_speed(config).quantize
     if quantize != "none":
         from mimicmotion.models.quantize import quantize_weights

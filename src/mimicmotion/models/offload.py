@@ -42,10 +42,16 @@ class Parked:
         nn.Module.to(module, device="cpu")
         self.host: dict[Tensor, Tensor] = {}
         self.here = device.type == "cpu"
+        # Quantised weights are tensors of other classes, which do not let their data be swapped.
+        self.plain = all(type(t) in (Tensor, nn.Parameter) for t in _tensors(module))
 
     def bring(self) -> None:
         """Put the weights on the device."""
         if self.here:
+            return
+        if not self.plain:
+            nn.Module.to(self.module, device=self.device)
+            self.here = True
             return
         self.host = {t: t.data for t in _tensors(self.module)}
         for t, data in self.host.items():
@@ -56,6 +62,8 @@ class Parked:
         """Free the device's copies."""
         if not self.here or self.device.type == "cpu":
             return
+        if not self.plain:
+            nn.Module.to(self.module, device="cpu")
         for t, data in self.host.items():
             t.data = data
         self.host = {}

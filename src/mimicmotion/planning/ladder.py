@@ -26,7 +26,7 @@ SPARE = 0.97
 """A step down must need at most this part of the memory that was too much."""
 
 
-def execution(portion: int | None, rows: int, cells: int, options: ExecutionOptions, cuda: bool) -> UNetExecution:
+def execution(portion: int | None, rows: int, cells: int, options: ExecutionOptions, last: bool) -> UNetExecution:
     """Portions of about equal size in all kinds of layers.
 
     Args:
@@ -34,9 +34,9 @@ def execution(portion: int | None, rows: int, cells: int, options: ExecutionOpti
         rows: frames in a call of the network, of all passes.
         cells: places of a frame at full size.
         options: kernel and memory format.
-        cuda: whether it runs on a GPU of that kind.
+        last: whether this kind of device is faster with channels last in memory.
     """
-    last = cuda if options.channels_last is None else options.channels_last
+    last = last if options.channels_last is None else options.channels_last
     kernel: AttentionKernel = options.attention
     common: dict[str, Any] = {"attention": kernel, "channels_last": last, "compile": options.compile}
     if portion is None or portion >= rows:
@@ -50,8 +50,10 @@ def execution(portion: int | None, rows: int, cells: int, options: ExecutionOpti
 
 def rungs(task: Task, cells: int, options: ExecutionOptions, device: torch.device) -> Iterator[ExecutionPlan]:
     """Ways to denoise, the fastest first; nothing is said of decoding."""
-    cuda = device.type == "cuda"
+    last = device.type in ("cpu", "cuda")
     offloads = (options.offload,) if options.offload != "auto" else ("none", "modules", "blocks")
+    if task.block_cache:
+        offloads = tuple(o for o in offloads if o != "blocks") or ("none",)  # blocks come in the order of whole passes
     if device.type == "cpu":
         offloads = ("none",)  # host and device are one
     portions = PORTIONS if options.frame_chunk is None else {options.frame_chunk: 1.0}
@@ -65,7 +67,7 @@ def rungs(task: Task, cells: int, options: ExecutionOptions, device: torch.devic
     for _, offload, portion, batch in sorted(ways, key=lambda w: w[0]):
         rows = task.segment_rows * (1 + (batch and task.guided))
         yield ExecutionPlan(
-            unet=execution(portion, rows, cells, options, cuda),
+            unet=execution(portion, rows, cells, options, last),
             guidance_in_one_batch=batch,
             offload=offload,  # type: ignore[arg-type]
             weight_storage=storage,
@@ -93,6 +95,7 @@ def plan_execution(
     *,
     device: torch.device | None = None,
     predictor: Predictor | None = None,
+    always_predict: bool = False,
     **task: Any,
 ) -> ExecutionPlan:
     """The fastest way that is predicted to fit. Segments are never shortened.
@@ -106,6 +109,7 @@ def plan_execution(
         options: what the user has set; None leaves all to the plan.
         device: where it will run; None is the pipeline's.
         predictor: of this pipeline, if there is one already.
+        always_predict: work out the peaks also where a coarse upper bound says that there is enough.
         task: further fields of `Task`, such as `guided`, `chunk` and `warped`.
 
     Raises:
@@ -118,9 +122,11 @@ def plan_execution(
     predictor = predictor or Predictor(pipe)
     cells = (size[0] // pipe.downscale) * (size[1] // pipe.downscale)
     ways = list(rungs(job, cells, options, device))
-    if budget_bytes is None:
-        first = next(iter(decode_rungs(options, False)))
-        return dataclasses.replace(ways[0], **first)  # type: ignore[arg-type]
+    first = dataclasses.replace(ways[0], **next(iter(decode_rungs(options, False))))  # type: ignore[arg-type]
+    if budget_bytes is None or (not always_predict and predictor.upper_bound(job) <= budget_bytes):
+        if always_predict:
+            first = dataclasses.replace(first, peaks=predictor.peaks(first, job))
+        return dataclasses.replace(first, budget=budget_bytes)
     smallest: Peaks | None = None
     for tiles in (False, True):
         for way in _worth_trying(ways, predictor, job, budget_bytes):

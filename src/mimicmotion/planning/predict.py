@@ -84,6 +84,23 @@ class Predictor:
             decode=self.decode_bytes(plan, task) + (vae if alone else everything) + self._latents(plan, task),
         )
 
+    def upper_bound(self, task: Task) -> int:
+        """Bytes that certainly suffice for everything at once, without running on shapes."""
+        networks = (self.unet, self.vae, self.image_encoder, self.pose_net)
+        weights = sum(weight_bytes(m) for m in networks)
+        wide = max(self.dtype.itemsize, 2)
+        level = self._cells(task) * self.unet.config.block_out_channels[0] * wide * task.segment_rows
+        pixels = task.size[0] * task.size[1] // self.vae.config.get("patch_size", 1) ** 2
+        frame = pixels * self.vae.config.block_out_channels[0] * wide
+        encoded = POSE_CHUNK if task.warped else 1
+        plain = ExecutionPlan()
+        return (
+            weights
+            + self._kept(plan=plain, task=task)
+            + max(64 * level * (1 + task.guided), 16 * frame * min(task.chunk, task.num_frames), 32 * frame * encoded)
+            + 2**27
+        )
+
     # --- what is kept -----------------------------------------------------------------------------------------------
 
     def _cells(self, task: Task) -> int:

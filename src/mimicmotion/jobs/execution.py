@@ -1,0 +1,73 @@
+"""How a job's networks run: planned for the memory there is, or for what the settings allow."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from mimicmotion.config import GenerateConfig
+
+if TYPE_CHECKING:
+    from mimicmotion.diffusion.recipe import Recipe
+    from mimicmotion.pipeline import MimicMotionPipeline
+    from mimicmotion.planning import ExecutionPlan
+
+logger = logging.getLogger(__name__)
+
+
+def plan_run(
+    config: GenerateConfig, pipe: MimicMotionPipeline, size: tuple[int, int], recipe: Recipe, *, predict: bool = False
+) -> ExecutionPlan:
+    """The fastest way to run that fits.
+
+    Args:
+        config: settings; `memory` takes the place of what is free.
+        pipe: the loaded model; its weights may still be on the host.
+        size: (height, width) of the result.
+        recipe: of the video.
+        predict: work out the peaks even where there is plainly enough.
+
+    Raises:
+        ConfigError: nothing fits; says what is missing.
+    """
+    from mimicmotion.jobs.device import choose_device
+    from mimicmotion.models.memory import weight_bytes
+    from mimicmotion.planning import free_memory, plan_execution
+
+    device = pipe.device if pipe.device.type != "cpu" else choose_device(config.device)
+    networks = (pipe.unet, pipe.vae, pipe.image_encoder, pipe.pose_net)
+    there = weight_bytes(*networks) if pipe.device.type == device.type else 0
+    budget = free_memory(device, there) if config.memory is None else int(config.memory * 2**30)
+    rows = len(recipe.plan.segments[0])
+    return plan_execution(
+        pipe,
+        size,
+        rows,
+        recipe.plan.num_rows - recipe.plan.reference_slot,
+        budget,
+        config,
+        device=device,
+        always_predict=predict,
+        guided=not all(p == "none" for p in recipe.passes),
+        chunk=config.decode_chunk_size,
+        warped=pipe.needs_warped_picture,
+        segments=len(recipe.plan.segments),
+        block_cache=bool(recipe.block_cache),
+    )
+
+
+def run_by_plan(
+    config: GenerateConfig, pipe: MimicMotionPipeline, size: tuple[int, int], recipe: Recipe
+) -> ExecutionPlan:
+    """Plan, and put the plan on the pipeline; a pipeline that was configured before keeps its own plan."""
+    from mimicmotion.jobs.device import choose_device
+
+    if pipe.is_configured:
+        return pipe.plan
+    device = pipe.device if pipe.device.type != "cpu" else choose_device(config.device)
+    plan = plan_run(config, pipe, size, recipe)
+    logger.info("runs with %s", plan.describe())
+    if not plan.exact:
+        logger.warning("%s: the result is not exactly that of the plain way", plan.describe())
+    pipe.configure(plan, device)
+    return plan
