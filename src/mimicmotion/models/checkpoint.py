@@ -163,12 +163,12 @@ def config_of(module: Any) -> dict[str, Any]:
 
 
 def load_part(folder: str | Path, part: str, *, variant: str | None = None) -> Any:
-    """One network of a model folder, on the CPU, in evaluation mode: "vae", "image_encoder" or "unet", in float32.
+    """One network of a model folder, on the CPU, in evaluation mode: "vae", "image_encoder", "unet" or "detail", in float32.
 
     Raises:
         WeightsError: files are missing or damaged.
     """
-    builders = {"vae": _build_vae, "image_encoder": _build_encoder, "unet": build_unet}
+    builders = {"vae": _build_vae, "image_encoder": _build_encoder, "unet": build_unet, DETAIL: _build_detail}
     config = read_config(Path(folder), part)
     loader = _Loader(Path(folder), (torch.device("cpu"), torch.float32), variant)
     return loader.load(part, _on_meta(part, lambda: builders[part](config))).eval()
@@ -268,8 +268,8 @@ class _Loader:
         """The detail network, of folders that hold one."""
         if not (self.folder / DETAIL).is_dir():
             return None
-        config = {k: v for k, v in read_config(self.folder, DETAIL).items() if not k.startswith("_")}
-        return self.load(DETAIL, _on_meta(DETAIL, lambda: DetailNet(**config)).eval())
+        config = read_config(self.folder, DETAIL)
+        return self.load(DETAIL, _on_meta(DETAIL, lambda: _build_detail(config)).eval())
 
 
 def _on_meta(part: str, build: Callable[[], Any]) -> Any:
@@ -345,6 +345,10 @@ def _build_vae(config: dict[str, Any]) -> Any:
     else:
         raise ValueError(f"class {name}, known are AutoencoderKLTemporalDecoder and PatchAutoencoder")
     return Autoencoder.from_config(config)
+
+
+def _build_detail(config: dict[str, Any]) -> DetailNet:
+    return DetailNet(**{k: v for k, v in config.items() if not k.startswith("_")})
 
 
 def _build_encoder(config: dict[str, Any]) -> Any:

@@ -1,8 +1,7 @@
 """Pixel detail of the warped picture for decoded frames (a departure of small models, see the model card).
 
 What the limb warp shows right is sharp, and comes out soft from a small autoencoder. This network sees the decoded
-frame, the warped picture and the reference picture, and chooses at each pixel: it moves the warped picture by a small
-learned displacement, blends it in where it is right, and adds a correction.
+frame, the warped picture and the reference picture, and chooses at each pixel how much to trust each.
 """
 
 from __future__ import annotations
@@ -18,39 +17,51 @@ from torch import Tensor, nn
 from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.models.pose_features import Frame, PoseFrames, to_unit
 
-FOLD, HALF = 8, 2
-"""Pixels per side of a cell of the wide part, and of the fine part."""
+FOLD = 2
+"""Pixels per side of a cell of the finest level; the coarsest has 8."""
+BLURS = (1.0, 2.5)
+"""Standard deviations of the blurred candidates, pixels."""
+CANDIDATES = 2 * (1 + len(BLURS)) + 1
+"""Decoded frame, warped picture, each of them blurred, reference picture: the order of the network's weights."""
 
 
 class DetailNet(nn.Module):
     """(decoded, warped, reference) to the frame with its detail.
 
-    out = decoded + gate * (moved warped picture - decoded) + correction. The wide part works on frames folded 8x8 and
-    decides what is where, the fine part on frames folded 2x2 and follows edges. At the start the gate is a half
-    everywhere, displacement and correction are 0.
+    Each pixel becomes a weighted mean of the candidates at its place (`CANDIDATES`; blurred ones are right where a
+    border may lie a little beside). Nothing is added to them: a network that may paint learns its few training people
+    by heart.
 
     Args:
-        width: channels of the wide part.
-        blocks: residual blocks of two 3x3 convolutions in the wide part.
-        fine: channels of the fine part.
-        reach: largest displacement in pixels.
+        width: channels of the coarsest level, cells of 8x8 pixels; half of them in the middle, a third in the finest.
+        blocks: residual blocks of two 3x3 convolutions in the coarsest level.
+        dropout: share of the coarsest level's channels that are dropped in training.
     """
 
-    def __init__(self, width: int = 160, blocks: int = 3, fine: int = 32, reach: float = 8.0) -> None:
+    def __init__(self, width: int = 96, blocks: int = 2, dropout: float = 0.1) -> None:
         super().__init__()
-        if width < 8 or width % 8 or blocks < 0 or fine < 1 or not reach > 0:
-            got = f"width={width}, blocks={blocks}, fine={fine}, reach={reach}"
-            raise ConfigError(got, "width in multiples of 8, blocks >= 0, fine >= 1, reach > 0", "correct it")
-        self.config = {"width": width, "blocks": blocks, "fine": fine, "reach": reach}
-        ratio = (FOLD // HALF) ** 2
-        self.fold = nn.Conv2d(9 * FOLD**2, width, 1)
+        if width < 24 or width % 24 or blocks < 0 or not 0 <= dropout < 1:
+            got = f"width={width}, blocks={blocks}, dropout={dropout}"
+            raise ConfigError(got, "width in multiples of 24, blocks >= 0, 0 <= dropout < 1", "correct it")
+        self.config = {"width": width, "blocks": blocks, "dropout": dropout}
+        fine, middle = width // 3, width // 2
+        self.enter = nn.Conv2d(9 * FOLD**2, fine, 3, padding=1)
+        self.fine = nn.Conv2d(fine, fine, 3, padding=1)
+        self.down = nn.Conv2d(fine, middle, 4, stride=2, padding=1)
+        self.middle = nn.Conv2d(middle, middle, 3, padding=1)
+        self.deep = nn.Conv2d(middle, width, 4, stride=2, padding=1)
+        self.drop = nn.Dropout2d(dropout)
         self.blocks = nn.ModuleList(_Block(width) for _ in range(blocks))
-        self.spread = nn.Conv2d(width, ratio * fine, 1)
-        self.fine_in = nn.Conv2d(6 * HALF**2 + fine, fine, 3, padding=1)
-        self.fine_mid = nn.Conv2d(fine, fine, 3, padding=1)
-        self.out = nn.Conv2d(fine, 6 * HALF**2, 3, padding=1)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
+        self.up = nn.Conv2d(width, 4 * middle, 1)
+        self.join = nn.Conv2d(middle, middle, 3, padding=1)
+        self.rise = nn.Conv2d(middle, 4 * fine, 1)
+        self.last = nn.Conv2d(fine, fine, 3, padding=1)
+        self.out = nn.Conv2d(fine, CANDIDATES * FOLD**2, 1)
+        with torch.no_grad():
+            self.out.weight.zero_()
+            self.out.bias.zero_()  # type: ignore[union-attr]
+            for sharp in (0, 1 + len(BLURS)):
+                self.out.bias[sharp * FOLD**2 : (sharp + 1) * FOLD**2] = 3.0  # type: ignore[index]
 
     def forward(
         self,
@@ -59,19 +70,22 @@ class DetailNet(nn.Module):
         reference: Float[Tensor, "n 3 height width"],
     ) -> Float[Tensor, "n 3 height width"]:
         """Frames in about [-1, 1]; height and width in multiples of 8."""
-        difference = warped - decoded
-        x = self.fold(F.pixel_unshuffle(torch.cat([warped, difference, reference - decoded], 1), FOLD))
+        seen = torch.cat([warped, warped - decoded, reference - warped], 1)
+        fine = self.enter(F.pixel_unshuffle(seen, FOLD))
+        fine = fine + self.fine(F.silu(fine))
+        middle = self.down(F.silu(fine))
+        middle = middle + self.middle(F.silu(middle))
+        x = self.drop(self.deep(F.silu(middle)))
         for block in self.blocks:
             x = block(x)
-        x = F.pixel_shuffle(self.spread(F.silu(x)), FOLD // HALF)
-        near = F.pixel_unshuffle(torch.cat([warped, difference], 1), HALF)
-        x = self.fine_in(torch.cat([x, near], 1))
-        x = x + self.fine_mid(F.silu(x))
-        maps = F.pixel_shuffle(self.out(F.silu(x)), HALF).float()
-        gate, shift, correction = maps[:, :1].sigmoid(), maps[:, 1:3], maps[:, 3:]
-        reach = self.config["reach"]
-        moved = displace(warped, reach * torch.tanh(shift / reach))
-        return decoded + gate * (moved - decoded) + correction
+        middle = middle + F.pixel_shuffle(self.up(F.silu(x)), 2)
+        middle = middle + self.join(F.silu(middle))
+        fine = fine + F.pixel_shuffle(self.rise(F.silu(middle)), 2)
+        fine = fine + self.last(F.silu(fine))
+        weights = F.pixel_shuffle(self.out(F.silu(fine)), FOLD).float().softmax(1)
+        soft = [[blurred(p, sigma) for sigma in BLURS] for p in (decoded, warped)]
+        shown = [decoded, *soft[0], warped, *soft[1], reference]
+        return torch.stack([weights[:, k : k + 1] * c for k, c in enumerate(shown)]).sum(0)
 
 
 class _Block(nn.Module):
@@ -80,23 +94,19 @@ class _Block(nn.Module):
         self.norm = nn.GroupNorm(8, width)
         self.conv1 = nn.Conv2d(width, width, 3, padding=1)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
-        nn.init.normal_(self.conv2.weight, std=0.3 * (9 * width) ** -0.5)
-        nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv2(F.silu(self.conv1(F.silu(self.norm(x)))))
 
 
-def displace(
-    picture: Float[Tensor, "n 3 height width"], shift: Float[Tensor, "n 2 height width"]
-) -> Float[Tensor, "n 3 height width"]:
-    """The picture read at each pixel's place plus `shift` (x, y in pixels), bilinear; edges are continued."""
-    height, width = picture.shape[-2:]
-    y = torch.arange(height, device=picture.device, dtype=shift.dtype)[:, None]
-    x = torch.arange(width, device=picture.device, dtype=shift.dtype)[None]
-    # align_corners=False: -1 and 1 are the outer borders, pixel centres lie half a pixel inside
-    grid = torch.stack([(x + shift[:, 0] + 0.5) * (2 / width) - 1, (y + shift[:, 1] + 0.5) * (2 / height) - 1], -1)
-    return F.grid_sample(picture.to(shift.dtype), grid, padding_mode="border", align_corners=False)
+def blurred(picture: Float[Tensor, "n 3 height width"], sigma: float) -> Float[Tensor, "n 3 height width"]:
+    """The picture smoothed by a Gaussian of `sigma` pixels; edges are continued."""
+    reach = round(2.5 * sigma)
+    at = torch.arange(-reach, reach + 1, device=picture.device, dtype=torch.float32)
+    kernel = (-0.5 * (at / sigma).square()).exp()
+    kernel = (kernel / kernel.sum()).to(picture.dtype).expand(3, 1, 1, -1)
+    across = F.conv2d(F.pad(picture, (reach, reach, 0, 0), mode="replicate"), kernel, groups=3)
+    return F.conv2d(F.pad(across, (0, 0, reach, reach), mode="replicate"), kernel.mT, groups=3)
 
 
 @torch.inference_mode()

@@ -113,6 +113,17 @@ def detail_loss(
     return (((w * error).mean((1, 2)) / w.mean((1, 2))) + FLOOR).log()
 
 
+def recoloured(
+    pictures: UInt8[ndarray, "n height width 3"], rng: np.random.Generator
+) -> UInt8[ndarray, "n height width 3"]:
+    """All pictures with colours in another order, and another contrast and brightness of each."""
+    gain, offset = rng.uniform(0.6, 1.2, 3), rng.uniform(-25, 25, 3)
+    values = np.arange(256)[:, None]
+    table = np.clip(np.rint((values - 127.5) * gain + 127.5 + offset), 0, 255).astype(np.uint8)
+    order = rng.permutation(3)
+    return np.stack([table[:, k][pictures[..., order[k]]] for k in range(3)], -1)
+
+
 class DetailTask(Task):
     """The detail network on frames that the rest of the model, which stays as it is, makes of training clips.
 
@@ -157,7 +168,7 @@ class DetailTask(Task):
             return self.parts.detail
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
-            return DetailNet(o.width, o.blocks, o.fine, o.reach)
+            return DetailNet(o.width, o.blocks, o.dropout)
 
     def _clips(self, shards: Shards, seed: int, name: str, changes: Mapping[str, Any]) -> _Clips:
         sample = dataclasses.replace(self.config.data.sample, **changes)
@@ -232,7 +243,7 @@ class DetailTask(Task):
         if rng.random() < 0.5:
             pictures = pictures[:, :, ::-1]
         if rng.random() < self.options.recolour:
-            pictures = pictures[..., rng.permutation(3)]
+            pictures = recoloured(pictures, rng)
         pictures = np.ascontiguousarray(pictures)
         return f"{clip}/{i}", pictures, moving_region(pictures[1:2], pictures[0])[0]
 

@@ -320,22 +320,22 @@ class DetailConfig:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
-    clips: int = 400
+    clips: int = 600
     """Clips of data.sample.num_frames slots that the model generates before the first step, to be learned from."""
     new: bool = False
     """Begin with random weights even where the model has a detail network already."""
-    width: int = 160
-    """Channels of the part that works on frames folded 8x8, in multiples of 8 (of a new network, as those below)."""
-    blocks: int = 3
-    """Residual blocks of that part."""
-    fine: int = 32
-    """Channels of the part that works on frames folded 2x2."""
-    reach: float = 8.0
-    """Largest displacement of the warped picture in pixels."""
+    start: str = ""
+    """Model folder whose detail network is gone on from instead of the model's own."""
+    width: int = 96
+    """Channels of the coarsest level, in multiples of 24 (of a new network, as the two below)."""
+    blocks: int = 2
+    """Residual blocks of that level."""
+    dropout: float = 0.1
+    """Share of that level's channels that are dropped in training."""
     moving_weight: float = 5.0
     """Loss weight of pixels where the true frame differs from the reference picture."""
-    recolour: float = 0.5
-    """Share of samples whose three colours change places."""
+    recolour: float = 0.8
+    """Share of samples whose three colours change places, contrast and brightness."""
 
     def __post_init__(self) -> None:
         if self.clips < 1 or not 0 <= self.moving_weight < math.inf:

@@ -1,0 +1,172 @@
+"""The detail network as a task of the trainer: what it learns from, that it learns, and what it writes."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fake_shards import FakeShards
+from micro import micro_pipeline
+from mimicmotion.data.settings import SampleConfig
+from mimicmotion.errors import ConfigError
+from mimicmotion.models.detail import DetailNet
+from mimicmotion.pipeline import MimicMotionPipeline
+from mimicmotion.training import open_trainer
+from mimicmotion.training.detail import DetailTask, Frames4, detail_loss, recoloured
+from mimicmotion.training.settings import (
+    DataConfig,
+    DetailConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+    ValidationConfig,
+)
+
+SIZE = (32, 16)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pipe = micro_pipeline()
+    pipe.settings |= {"reference_warp": "residual", "sigmas": [3.0, 0.0], "guidance_scale": 1.0}
+    path = tmp_path_factory.mktemp("model") / "micro"
+    pipe.save_pretrained(path)
+    return path
+
+
+def config(folder: Path, run: Path, **changes: Any) -> TrainConfig:
+    c = TrainConfig(
+        stage="detail",
+        run=str(run),
+        cpu=True,
+        data=DataConfig(workers=0, sample=SampleConfig(num_frames=3), cache=str(folder.parent / "cache")),
+        model=ModelConfig(checkpoint=str(folder)),
+        detail=DetailConfig(clips=2, width=24, blocks=1),
+        optim=OptimConfig(steps=30, batch=4, lr=1e-2, warmup=0, ema=0.5),
+        validation=ValidationConfig(every=0, clips=1),
+        precision="no",
+        save_every=100,
+        trackers=(),
+    )
+    return dataclasses.replace(c, **changes)
+
+
+def task(c: TrainConfig) -> DetailTask:
+    return DetailTask(c, shards=FakeShards(size=SIZE))  # type: ignore[arg-type]
+
+
+def mean_loss(net: Any, batch: Frames4, shown: DetailTask) -> float:
+    with torch.no_grad():
+        return float(shown.loss(net, batch, 0).loss)
+
+
+def test_the_loss_is_zero_decibels_apart_for_each_frame_alike() -> None:
+    target = torch.zeros(2, 3, 4, 4)
+    output = torch.zeros(2, 3, 4, 4)
+    output[0] += 0.1
+    output[1] += 0.5
+    moving = torch.zeros(2, 4, 4, dtype=torch.bool)
+    got = detail_loss(output, target, moving, 5.0)
+    torch.testing.assert_close(got.exp(), torch.tensor([0.01, 0.25]) + 2e-4)
+    output[0, :, 0] += 0.1  # an error in the moving region counts more
+    moving[0, 0] = True
+    want = (5 * 0.04 * 4 + 0.01 * 12) / (5 * 4 + 12) + 2e-4
+    assert float(detail_loss(output, target, moving, 5.0)[0].exp()) == pytest.approx(want, rel=1e-5)
+
+
+def test_a_sample_is_its_number_alone_and_shows_one_frame_four_ways(folder: Path, tmp_path: Path) -> None:
+    plain = config(folder, tmp_path, detail=DetailConfig(clips=2, width=24, blocks=1, recolour=0.0))
+    one, two = task(plain), task(plain)
+    one.place(torch.device("cpu"))
+    two.place(torch.device("cpu"))  # finds the frames of the first on disk
+    batch = one.batch(0, list(range(8)))
+    assert batch.pictures.shape == (8, 4, *SIZE, 3)
+    mirrored = 0
+    for i in range(8):
+        assert torch.equal(two.batch(5, [i]).pictures[0], batch.pictures[i])
+        clip, frame = map(int, batch.keys[i].split("/"))
+        shown, pictures = one.train_clips[clip], batch.pictures[i].numpy()
+        assert len(shown.true) == 2  # the reference slot is no frame to learn from
+        want = np.stack([shown.reference, shown.true[frame], shown.warped[frame], shown.decoded[frame]])
+        as_is = np.array_equal(want, pictures)
+        assert as_is or np.array_equal(want[:, :, ::-1], pictures)
+        mirrored += not as_is
+    assert 0 < mirrored < 8
+
+
+def test_colours_change_in_all_pictures_alike() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 3), dtype=np.uint8)
+    both = recoloured(np.concatenate([picture, picture]), np.random.default_rng(1))
+    np.testing.assert_array_equal(both[0], both[1])
+    ranks = [np.argsort(picture[0, ..., c].ravel(), kind="stable") for c in range(3)]
+    for c in range(3):  # each is one of the colours, its order kept
+        values = both[0, ..., c].ravel().astype(int)
+        assert sum(bool((np.diff(values[r]) >= 0).all()) for r in ranks) == 1
+    assert (both[0] != picture[0]).mean() > 0.5
+
+
+def test_decoded_frames_are_those_of_the_model_without_detail(folder: Path, tmp_path: Path) -> None:
+    t = task(config(folder, tmp_path))
+    sample = t.train_clips.maker(0)
+    shown = t.predict(sample)
+    pipe = MimicMotionPipeline.from_pretrained(folder)
+    want = pipe(sample.reference, sample.poses[1:], sample.reference_pose, warped=sample.warped[1:], seed=0)
+    assert np.abs(want.astype(int) - shown.decoded).max() <= 1
+    np.testing.assert_array_equal(shown.warped, sample.warped[1:])
+
+
+def test_training_lowers_the_loss_resumes_exactly_and_exports_a_whole_model(folder: Path, tmp_path: Path) -> None:
+    straight = task(config(folder, tmp_path / "a"))
+    trainer = open_trainer(straight.config, task=straight)
+    batch = straight.batch(0, list(range(100, 116)))
+    before = mean_loss(straight.net, batch, straight)
+    model = trainer.fit() / "model"
+    for stop in (11, None):
+        again = task(config(folder, tmp_path / "b"))
+        resumed = open_trainer(again.config, task=again).fit(stop) / "model"
+    pipes = [MimicMotionPipeline.from_pretrained(m) for m in (model, resumed)]
+    assert isinstance(pipes[0].detail, DetailNet)
+    for name, value in pipes[0].detail.state_dict().items():
+        assert torch.equal(value, pipes[1].detail.state_dict()[name]), name
+    assert mean_loss(pipes[0].detail, batch, straight) < before - 0.1
+    # going on from a model that has a network starts with it, whatever size the settings name
+    more = config(
+        model, tmp_path / "c", detail=DetailConfig(clips=2, width=48), model=ModelConfig(checkpoint=str(model))
+    )
+    assert task(more).net.config["width"] == 24
+    assert task(dataclasses.replace(more, detail=DetailConfig(clips=2, width=48, new=True))).net.config["width"] == 48
+
+
+def test_validation_tells_the_gain_over_what_was_decoded(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    from mimicmotion.training import detail
+
+    shards = FakeShards(size=SIZE, seed=1)
+    monkeypatch.setattr(detail, "open_shards", lambda *_, **__: shards)
+    t = task(config(folder, tmp_path))
+    weights = {k: v.detach().clone() for k, v in t.parameters().items()}
+    with torch.no_grad():
+        weights["out.bias"][:4] = 40.0  # the decoded frame
+    found = t.validate(0, weights)
+    assert found.scores["gain_over_decoded"] == pytest.approx(0, abs=1e-6)
+    weights["out.bias"][12:16] = 80.0  # the warped picture
+    found = t.validate(0, weights)
+    assert found.scores["gain_over_warp"] == pytest.approx(0, abs=1e-6)
+    assert found.pictures["detail"].shape[2] == 3
+    assert float(t.net.out.bias.detach().max()) == 3.0  # the trained network was not touched
+
+
+def test_models_without_a_warped_picture_and_wrong_settings_are_refused(folder: Path, tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    micro_pipeline().save_pretrained(plain)
+    with pytest.raises(ConfigError, match="without a warped picture"):
+        task(config(plain, tmp_path / "run"))
+    for wrong in ({"clips": 0}, {"recolour": 1.5}, {"moving_weight": -1.0}):
+        with pytest.raises(ConfigError):
+            DetailConfig(**wrong)
+    with pytest.raises(ConfigError, match="width"):
+        task(config(folder, tmp_path / "run", detail=DetailConfig(width=12)))
