@@ -139,6 +139,8 @@ def test_training_lowers_the_loss_resumes_exactly_and_exports_a_whole_model(fold
         model, tmp_path / "c", detail=DetailConfig(clips=2, width=48), model=ModelConfig(checkpoint=str(model))
     )
     assert task(more).net.config["width"] == 24
+    other = task(config(folder, tmp_path / "d", detail=DetailConfig(clips=2, width=48, start=str(model)))).net
+    assert torch.equal(other.out.bias, pipes[0].detail.out.bias)
     assert task(dataclasses.replace(more, detail=DetailConfig(clips=2, width=48, new=True))).net.config["width"] == 48
 
 

@@ -23,7 +23,7 @@ from mimicmotion.data.shards import Shards, open_shards
 from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.evaluation.pixels import moving_region
 from mimicmotion.files import atomic_path, check_writable, sha256_file, writing
-from mimicmotion.models.checkpoint import save_components
+from mimicmotion.models.checkpoint import load_part, save_components
 from mimicmotion.models.detail import DetailNet
 from mimicmotion.models.pose_features import to_unit
 from mimicmotion.models.vae import to_uint8
@@ -164,6 +164,8 @@ class DetailTask(Task):
 
     def _network(self) -> DetailNet:
         o = self.options
+        if o.start:
+            return load_part(o.start, "detail")
         if self.parts.detail is not None and not o.new:
             return self.parts.detail
         with torch.random.fork_rng(devices=[]):
