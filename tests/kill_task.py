@@ -2,12 +2,13 @@
 
 Python and the libraries are loaded once; each request runs in a fork. It is killed before its n-th operation on the
 output's folder ("at"), or after some seconds ("after"). The answer is one JSON line: exit code (negative: the signal),
-operations seen, and what was raised.
+seconds, operations seen, and what was raised.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
@@ -60,13 +61,15 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         finally:
             os._exit(code)
     os.close(write)
-    if "after" in request:
-        time.sleep(request["after"])
-        os.kill(child, signal.SIGKILL)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    start = time.perf_counter()
+    while (ended := os.waitpid(child, os.WNOHANG))[0] == 0:
+        if time.perf_counter() - start > request.get("after", math.inf):
+            os.kill(child, signal.SIGKILL)
+        time.sleep(0.003)
     with os.fdopen(read) as file:
         said = file.read()
-    return {"code": status, **(json.loads(said) if said else {})}
+    seconds = time.perf_counter() - start
+    return {"code": os.waitstatus_to_exitcode(ended[1]), "seconds": seconds, **(json.loads(said) if said else {})}
 
 
 def plant() -> None:

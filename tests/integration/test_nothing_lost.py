@@ -547,32 +547,38 @@ def test_killed_before_any_operation_on_files(runner: Runner, job: GenerateConfi
     kill_before_operations(runner, job, 1.0)
 
 
-def kill_at_random(run: Callable[[GenerateConfig, float | None], int], job: GenerateConfig, kills: int) -> list[float]:
-    """Kill runs after random times until so many were; each run is begun again until it is complete."""
+Run = Callable[[GenerateConfig, float | None], tuple[int, float]]
+"""A job that is killed after some seconds: its exit code and how long it ran."""
+
+
+def kill_at_random(run: Run, job: GenerateConfig, kills: int) -> None:
+    """Kill runs after random times until so many were; each is begun again until it is complete."""
     whole = fresh(job, "whole")
-    start = time.perf_counter()
-    assert run(whole, None) == 0
-    length = time.perf_counter() - start
+    code, length = run(whole, None)
+    assert code == 0
     rng = np.random.default_rng(7)
-    times: list[float] = []
-    number = 0
-    while len(times) < kills:
-        config, number = fresh(job, number), number + 1
+    killed = number = 0
+    while killed < kills:
+        config, number, code = fresh(job, number), number + 1, -signal.SIGKILL
         for _ in range(4):
-            seconds = float(rng.uniform(0, length))
-            code = run(again(config), seconds)
+            code, _ = run(again(config), float(rng.uniform(0, length)))
             if code == 0:
                 break
             assert code == -signal.SIGKILL
-            times.append(seconds)
-        assert run(again(config), None) == 0
+            killed += 1
+        assert code == 0 or run(again(config), None)[0] == 0
         assert_complete(config, whole)
-    return times
 
 
-def in_forks(runner: Runner) -> Callable[[GenerateConfig, float | None], int]:
+def in_forks(runner: Runner) -> Run:
     """From the loading of the model on."""
-    return lambda config, seconds: runner(config, **({} if seconds is None else {"after": seconds}))["code"]
+
+    def run(config: GenerateConfig, seconds: float | None) -> tuple[int, float]:
+        said = runner(config, **({} if seconds is None else {"after": seconds}))
+        assert not said.get("error"), said
+        return said["code"], said["seconds"]
+
+    return run
 
 
 def test_killed_at_random_moments(runner: Runner, job: GenerateConfig) -> None:
@@ -581,7 +587,7 @@ def test_killed_at_random_moments(runner: Runner, job: GenerateConfig) -> None:
 
 @pytest.mark.slow
 def test_killed_at_many_random_moments(runner: Runner, job: GenerateConfig) -> None:
-    assert len(kill_at_random(in_forks(runner), job, 24)) == 24
+    kill_at_random(in_forks(runner), job, 24)
 
 
 @pytest.mark.slow
@@ -589,13 +595,15 @@ def test_killed_at_random_moments_of_a_whole_process(job: GenerateConfig, tmp_pa
     """From the start of Python on, the import of the libraries included."""
     env = os.environ | {"MIMICMOTION_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"}
 
-    def run(config: GenerateConfig, seconds: float | None) -> int:
+    def run(config: GenerateConfig, seconds: float | None) -> tuple[int, float]:
         code = "import sys, kill_task as k; k.plant(); sys.exit(k.run_alone(sys.argv[1]))"
         argv = [sys.executable, "-c", code, json.dumps(dataclasses.asdict(config), default=str)]
+        start = time.perf_counter()
         process = subprocess.Popen(argv, env=env)
-        if seconds is not None:
-            time.sleep(seconds)
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
             process.kill()
-        return process.wait()
+        return process.wait(), time.perf_counter() - start
 
     kill_at_random(run, job, 6)

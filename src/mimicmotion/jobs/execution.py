@@ -57,15 +57,22 @@ def plan_run(
 
 
 def run_by_plan(
-    config: GenerateConfig, pipe: MimicMotionPipeline, size: tuple[int, int], recipe: Recipe
+    config: GenerateConfig,
+    pipe: MimicMotionPipeline,
+    size: tuple[int, int],
+    recipe: Recipe,
+    earlier: ExecutionPlan | None = None,
 ) -> ExecutionPlan:
-    """Plan, and put the plan on the pipeline; a pipeline that was configured before keeps its own plan."""
+    """Plan, and put the plan on the pipeline; a pipeline that was configured before keeps its own plan.
+
+    With `earlier`, how an interrupted run ran, that is taken: the same bits come of the same portions only.
+    """
     from mimicmotion.jobs.device import choose_device
 
     if pipe.is_configured:
         return pipe.plan
     device = pipe.device if pipe.device.type != "cpu" else choose_device(config.device)
-    plan = plan_run(config, pipe, size, recipe)
+    plan = plan_run(config, pipe, size, recipe) if earlier is None else earlier
     logger.info("runs with %s", plan.describe())
     if not plan.exact:
         logger.warning("%s: the result is not exactly that of the plain way", plan.describe())

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mimicmotion.allocator import keep_freed_memory
 from mimicmotion.config import GenerateConfig
 from mimicmotion.errors import MimicMotionError
+from mimicmotion.jobs.execution import run_by_plan
 from mimicmotion.jobs.inputs import Inputs, prepare
 from mimicmotion.jobs.interrupt import Interrupts, Stopped
 from mimicmotion.jobs.origin import Facts
@@ -107,6 +108,7 @@ def _generate(
     size: tuple[int, int] = inputs.picture.shape[:2]
     poses = DrawnPoses(inputs.aligned, pose_drawer(config, pipe, size))
     recipe = make_recipe(config, pipe, len(poses))
+    run_by_plan(config, pipe, size, recipe, record.earlier_plan())
     state = yield from _denoise(record, pipe, inputs, poses, recipe, interrupts, show)
     decoded = pipe.decode_state(
         state, recipe, config.decode_chunk_size, picture=inputs.picture, warped=warped_picture(pipe, inputs)
@@ -151,7 +153,8 @@ def _denoise(
 ) -> Job[StepState]:
     """Encode and denoise, from the saved step on, with previews by `show`; the state after the last step."""
     config, size = record.config, inputs.picture.shape[:2]
-    saved, record.saved = record.saved and record.saved.step, None  # latents are held once
+    saved = record.saved.step if record.saved else None
+    record.saved = None  # latents are held once
     if saved is not None and saved.done == saved.total:
         yield Progress("denoise", saved.done, saved.total)
         return _as_state(saved, recipe)
@@ -167,7 +170,7 @@ def _denoise(
         warped=warped_picture(pipe, inputs),
     )
     yield Progress("encode", 1, 1)
-    latents, start, memory = noise.latents, 0, {}
+    latents, start, memory = noise.latents, 0, None
     if saved is not None:
         latents, start, memory = saved.latents, saved.done, saved.memory
     steps = pipe.denoise(

@@ -135,7 +135,7 @@ def short_name(path: Path) -> str:
 
 
 def sha256_path(path: Path) -> str:
-    """Checksum of a file, or of the names and contents of all files in a folder.
+    """Checksum of a file, or of the names and contents of the files in a folder (not of folders in it).
 
     Raises:
         InputError: it cannot be read.
@@ -143,8 +143,8 @@ def sha256_path(path: Path) -> str:
     if not path.is_dir():
         return sha256_file(path)
     total = hashlib.sha256()
-    for file in sorted(p for p in path.rglob("*") if p.is_file()):
-        total.update(f"{file.relative_to(path).as_posix()} {sha256_file(file)}\n".encode())
+    for file in sorted(p for p in path.iterdir() if p.is_file()):
+        total.update(f"{file.name} {sha256_file(file)}\n".encode())
     return total.hexdigest()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import io
 import json
 import os
 import secrets
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mimicmotion.jobs.inputs import Inputs
-from mimicmotion.pose.files import dump_poses, parse_poses
+from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.video.geometry import Fit
 
 if TYPE_CHECKING:
@@ -50,11 +49,15 @@ class SavedStep:
 
 
 def dump_inputs(inputs: Inputs, path: Path) -> None:
-    """Write picture, transform, poses and warnings as .npz."""
-    facts = {"fit": dataclasses.asdict(inputs.fit), "warnings": inputs.warnings}
-    poses: dict[str, Any] = {name: np.frombuffer(dump_poses(getattr(inputs, name)), np.uint8) for name in POSES}
+    """Write picture, transform, poses and warnings as .npz, without a copy of the arrays."""
+    arrays: dict[str, Any] = {"picture": inputs.picture}
+    facts: dict[str, Any] = {"fit": dataclasses.asdict(inputs.fit), "warnings": inputs.warnings}
+    for name in POSES:
+        poses: PoseSequence = getattr(inputs, name)
+        arrays |= {f"{name}.xy": poses.xy, f"{name}.confidence": poses.confidence}
+        facts[name] = {"size": poses.size, "fps": poses.fps, "source": poses.source}
     with path.open("wb") as file:  # numpy would add a suffix to a name
-        np.savez(file, picture=inputs.picture, facts=json.dumps(facts), **poses)
+        np.savez(file, allow_pickle=False, facts=json.dumps(facts), **arrays)
 
 
 def load_inputs(path: Path) -> Inputs:
@@ -65,12 +68,18 @@ def load_inputs(path: Path) -> Inputs:
     """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
-            facts = json.loads(str(data["facts"]))
-            poses: dict[str, Any] = {name: parse_poses(io.BytesIO(data[name].tobytes()), path) for name in POSES}
-            fit: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in facts["fit"].items()}
-            return Inputs(picture=data["picture"], fit=Fit(**fit), warnings=facts["warnings"], **poses)
+            facts = _tuples(json.loads(str(data["facts"])))
+            poses = {n: PoseSequence(data[f"{n}.xy"], data[f"{n}.confidence"], **facts[n]) for n in POSES}
+            return Inputs(picture=data["picture"], fit=Fit(**facts["fit"]), warnings=list(facts["warnings"]), **poses)
     except Exception as e:  # zipfile, numpy and json raise many kinds
         raise DamagedError(f"{path.name}: {e}") from e
+
+
+def _tuples(data: Any) -> Any:
+    """What JSON has made lists of."""
+    if isinstance(data, dict):
+        return {k: _tuples(v) for k, v in data.items()}
+    return tuple(_tuples(v) for v in data) if isinstance(data, list) else data
 
 
 def dump_step(step: SavedStep, path: Path) -> None:
