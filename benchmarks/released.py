@@ -10,7 +10,8 @@ holds their results together (1e-5). Poses are planted: finding them is the same
 The model is SVD's classes at a fifth of their width with random weights; at 384x256 its operations are spread as in the
 published model at 1024x576 (spatial convolutions 29 %, feed-forward along time 22 %, spatial attention 17 %, ...).
 Each run is a process of its own, so that neither inherits the other's memory; sides take turns. One JSON line.
-Takes about 4 minutes on a quiet core (--quick: 1).
+Takes about 8 minutes on a quiet core (--quick: 1). --profile runs each side once and says what kinds of operations the
+time goes into.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,15 @@ from mimicmotion.pose.keypoints import PoseSequence
 
 SIZE = (384, 256)
 TILE, OVERLAP = 16, 6
+KINDS = {
+    "matrix products": ("addmm", "mm", "bmm", "_linear_pointwise"),
+    "convolutions": ("mkldnn_convolution", "slow_conv3d_forward", "_slow_conv2d_forward", "convolution"),
+    "attention": ("_scaled_dot_product_flash_attention_for_cpu", "_softmax"),
+    "copies": ("copy_", "cat", "clone", "index", "fill_"),
+    "activations, sums": ("gelu", "silu", "mul", "mul_", "add", "add_", "div", "lerp", "lerp_", "sub", "addcmul"),
+    "norms": ("native_layer_norm", "native_group_norm"),
+}
+"""Operations of PyTorch by what they do, for --profile."""
 SIDES = ("released", "ours")
 
 
@@ -213,7 +223,22 @@ def plant_poses(folder: Path, frames: int, size: tuple[int, int]) -> tuple[Path,
     return folder / "person.png", folder / "poses.npz"
 
 
-def one(side: str, dtype: str, frames: int, steps: int) -> dict[str, Any]:
+def profiled(work: Callable[[], dict[str, float]]) -> tuple[dict[str, float], dict[str, float]]:
+    """What `work` returns, and seconds of processor time by kind of operation."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU]) as found:
+        seconds = work()
+    spent = dict.fromkeys([*KINDS, "other"], 0.0)
+    kinds = {
+        f"{space}::{name}": kind for kind, names in KINDS.items() for name in names for space in ("aten", "mkldnn")
+    }
+    for event in found.key_averages():
+        spent[kinds.get(event.key, "other")] += event.self_cpu_time_total / 1e6
+    return seconds, {kind: round(value, 2) for kind, value in spent.items()}
+
+
+def one(side: str, dtype: str, frames: int, steps: int, profile: bool = False) -> dict[str, Any]:
     """One run of one side in this process."""
     import resource
 
@@ -230,23 +255,34 @@ def one(side: str, dtype: str, frames: int, steps: int) -> dict[str, Any]:
             overlap_frames=OVERLAP,
             device="cpu",
         )
-        busy = time.process_time()
-        start = time.perf_counter()
-        if side == "released":
-            seconds = run_released(pipe, config, steps)
-        else:
-            pipe.use_fast_kernels()
-            seconds = run_ours(pipe, config)
+        if side == "ours":
+            pipe.use_fast_kernels()  # as `from_pretrained` does
+
+        def work() -> dict[str, float]:
+            return run_ours(pipe, config) if side == "ours" else run_released(pipe, config, steps)
+
+        before = resource.getrusage(resource.RUSAGE_SELF)
+        start, busy = time.perf_counter(), time.process_time()
+        seconds, kinds = profiled(work) if profile else (work(), {})
         total, busy = time.perf_counter() - start, time.process_time() - busy
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"seconds": total, "processor_seconds": busy, "stages": seconds, "peak_mib": peak}
+        after = resource.getrusage(resource.RUSAGE_SELF)
+    return {
+        "seconds": total,
+        "processor_seconds": busy,
+        "system_seconds": after.ru_stime - before.ru_stime,  # of them: clearing pages, above all
+        "stages": seconds,
+        "peak_mib": after.ru_maxrss / 1024,
+        "kinds": kinds,
+    }
 
 
 def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Medians over the runs of one side."""
     stages = {s: round(statistics.median(r["stages"].get(s, 0.0) for r in runs), 2) for s in runs[0]["stages"]}
-    total = {k: round(statistics.median(r[k] for r in runs), 2) for k in ("seconds", "processor_seconds")}
-    return {**total, "stages": stages, "peak_mib": round(max(r["peak_mib"] for r in runs))}
+    names = ("seconds", "processor_seconds", "system_seconds")
+    total = {k: round(statistics.median(r[k] for r in runs), 2) for k in names}
+    found = {**total, "stages": stages, "peak_mib": round(max(r["peak_mib"] for r in runs))}
+    return found | ({"kinds": runs[0]["kinds"]} if runs[0]["kinds"] else {})
 
 
 def main() -> None:
@@ -256,13 +292,17 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="one repeat, one step, one tile")
+    parser.add_argument("--profile", action="store_true", help="one run of each side: time by kind of operation")
     parser.add_argument("--one", nargs=2, metavar=("SIDE", "DTYPE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.quick:
         options.repeats, options.steps, options.frames = 1, 1, 15
+    if options.profile:
+        options.repeats = 1
     if options.one:
         torch.set_num_threads(options.threads)
-        sys.stdout.write(json.dumps(one(*options.one, options.frames, options.steps)) + "\n")
+        result = one(*options.one, options.frames, options.steps, options.profile)
+        sys.stdout.write(json.dumps(result) + "\n")
         return
     # bfloat16 as such is slower than float32 in the published pattern on some processors: both are shown
     kinds = [(side, dtype) for dtype in ("float32", "bfloat16") for side in SIDES]
@@ -272,6 +312,7 @@ def main() -> None:
         for kind in kinds:
             argv = [sys.executable, __file__, "--one", *kind, "--frames", str(options.frames)]
             argv += ["--steps", str(options.steps), "--threads", str(options.threads)]
+            argv += ["--profile"] * options.profile
             done = subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True, env=environment)
             runs[kind].append(json.loads(done.stdout.splitlines()[-1]))
     found = {f"{side}_{dtype}": summary(runs[side, dtype]) for side, dtype in kinds}
@@ -280,7 +321,7 @@ def main() -> None:
         return round(found[f"released_{released}"][what] / found[f"ours_{ours}"][what], 2)
 
     row = {
-        "bench": "released",
+        "bench": "released_profile" if options.profile else "released",
         "size": SIZE,
         "frames": options.frames,
         "steps": options.steps,
