@@ -122,6 +122,8 @@ class Behind(Generic[T]):
     def __call__(self, item: T) -> None:
         """Hand over an item; waits while `depth` items are not done, raises what the work raised."""
         self._shared.free.acquire()
+        if self._error:
+            self._shared.free.release()  # not the last one to be told
         self._check()
         self._shared.items.put(("item", item))
 

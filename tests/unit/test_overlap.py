@@ -161,6 +161,20 @@ def test_an_error_of_the_work_is_raised_to_the_caller() -> None:
             send(i)
 
 
+def test_a_caller_who_goes_on_after_an_error_is_told_again() -> None:
+    def fail(_: int) -> None:
+        raise PlantedError
+
+    told = 0
+    with pytest.raises(PlantedError), behind(fail, depth=1) as send:  # noqa: PT012
+        for i in range(6):
+            try:
+                send(i)
+            except PlantedError:
+                told += 1
+    assert told >= 4
+
+
 def test_if_the_caller_fails_what_waits_is_dropped() -> None:
     gate, done, begun = threading.Event(), [], threading.Event()
 

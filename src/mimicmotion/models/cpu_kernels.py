@@ -8,6 +8,8 @@ and a layer whose input or weights are not plain CPU tensors, or that is to be t
 
 from __future__ import annotations
 
+import functools
+import platform
 from typing import Any
 
 import torch
@@ -18,19 +20,28 @@ from torch import Tensor, nn
 
 # The operator is PyTorch's own for compiled models; its presence and its float32 form are looked at once.
 _LINEAR: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
-_DTYPES = (torch.float32, torch.bfloat16)
+_MACHINES = ("x86_64", "amd64")
 
 
 def cpu_kernels_available() -> bool:
-    """Whether this PyTorch has oneDNN."""
-    return _LINEAR is not None and torch.backends.mkldnn.is_available()
+    """Whether this PyTorch has oneDNN, on a processor for which it is the faster one."""
+    return _LINEAR is not None and torch.backends.mkldnn.is_available() and platform.machine().lower() in _MACHINES
+
+
+@functools.cache
+def _knows(dtype: torch.dtype) -> bool:
+    if dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return dtype == torch.float32
 
 
 def _plain(x: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN's operators may take the place of PyTorch's."""
-    if x.device.type != "cpu" or x.dtype not in _DTYPES or weight.dtype != x.dtype or x.numel() == 0:
+    if x.device.type != "cpu" or weight.dtype != x.dtype or x.numel() == 0 or not _knows(x.dtype):
         return False
     if type(weight) not in (Tensor, nn.Parameter) or weight.device.type != "cpu":  # quantised weights are subclasses
+        return False
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
         return False
     return not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
 
