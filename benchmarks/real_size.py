@@ -1,0 +1,179 @@
+"""Memory and time of the real model (1.52 B U-Net, random weights, float16) at 576x1024, for each memory budget.
+
+    python benchmarks/real_size.py [--quick]
+
+Without a GPU the peaks are COMPUTED on shapes, and the rows say so. On a CUDA device each plan is run: one guided pass
+of a segment and one decoded clip, measured by torch.cuda.max_memory_allocated, with the prediction beside it. One JSON
+line per budget. Takes a minute or two on a CPU, some minutes on a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLTemporalDecoder
+from torch import nn
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from mimicmotion.conditioning import ConditionedUNet, Conditioning
+from mimicmotion.errors import ConfigError
+from mimicmotion.models.posenet import PoseNet
+from mimicmotion.models.unet import build_unet, use_constant_cross_attention
+from mimicmotion.models.vae_tiles import decode_latents
+from mimicmotion.pipeline import MimicMotionPipeline
+from mimicmotion.planning import ExecutionPlan, Predictor, plan_execution
+from mimicmotion.planning.recover import RecoveringUNet
+from train_memory import SVD_UNET
+
+SIZE, GIB = (576, 1024), 2**30
+VIDEO_FRAMES = 265  # 35 s at 15 per second, every second frame
+BUDGETS = {72: (40.0, 24.0, 16.0, 12.0, 8.0, 6.0), 16: (16.0, 8.0, 5.0, 4.0)}
+"""Frames of a segment: budgets in GB (10^9 bytes)."""
+
+
+def pipeline(dtype: torch.dtype = torch.float16) -> MimicMotionPipeline:
+    """The published model's shapes, on "meta"."""
+    with torch.device("meta"):
+        vae = AutoencoderKLTemporalDecoder(
+            block_out_channels=(128, 256, 512, 512),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            layers_per_block=2,
+            force_upcast=True,
+        )
+        clip = CLIPVisionModelWithProjection(
+            CLIPVisionConfig(
+                hidden_size=1280,
+                intermediate_size=5120,
+                num_hidden_layers=32,
+                num_attention_heads=16,
+                patch_size=14,
+                projection_dim=1024,
+                hidden_act="gelu",
+            )
+        )
+        pose_net = PoseNet(320)
+    unet = build_unet(SVD_UNET, device="meta", dtype=dtype)
+    use_constant_cross_attention(unet)
+    for module in (vae, clip, pose_net):
+        nn.Module.to(module.eval(), device="meta", dtype=dtype)
+    return MimicMotionPipeline(unet, vae, clip, pose_net)
+
+
+def on_host(pipe: MimicMotionPipeline) -> None:
+    """Random weights."""
+    for module in (pipe.unet, pipe.vae, pipe.image_encoder, pipe.pose_net):
+        nn.Module.to_empty(module, device="cpu")
+        for p in module.parameters():
+            p.data.normal_(0, 0.01).requires_grad_(False)
+        for b in module.buffers():
+            b.data.zero_()
+
+
+class MadeFeatures:
+    """Pose features that are made when they are asked for, as for long videos."""
+
+    num_frames = VIDEO_FRAMES
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def rows(self, index: Sequence[int]) -> torch.Tensor:
+        shape = (1, len(index), 320, SIZE[0] // 8, SIZE[1] // 8)
+        return torch.randn(shape, device=self.device, dtype=torch.float16)
+
+
+@torch.inference_mode()
+def measured(pipe: MimicMotionPipeline, plan: ExecutionPlan, rows: int, device: torch.device) -> dict[str, Any]:
+    """Run one guided pass and one clip on the GPU."""
+    pipe.configure(plan, device)
+    h, w = SIZE[0] // 8, SIZE[1] // 8
+    options: dict[str, Any] = {"device": device, "dtype": torch.float16}
+    conditioning = Conditioning(
+        image_embeddings=torch.randn(1, 1, 1024, **options),
+        image_latents=torch.randn(1, 1, 4, h, w, **options),
+        pose_features=MadeFeatures(device),
+        reference_pose_features=None,
+        added_time_ids=torch.tensor([[6.0, 127.0, 0.0]], device=device),
+    )
+    network = RecoveringUNet(pipe, ConditionedUNet(pipe.unet, conditioning, False, plan.guidance_in_one_batch))
+    x = torch.randn(1, rows, 4, h, w, device=device)
+    found: dict[str, Any] = {}
+    runs = {
+        "denoise": lambda: network.pair(x, torch.tensor(0.5), range(rows)),
+        "decode": lambda: decode_latents(
+            pipe.vae, x[0, :8], portion=pipe.plan.decode_portion, tile=pipe.plan.decode_tile
+        ),
+    }
+    for stage, run in runs.items():
+        pipe.use({"denoise": "unet", "decode": "vae"}[stage])
+        run()  # kernels are chosen, streams learn the order of blocks
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        start = time.perf_counter()
+        run()
+        torch.cuda.synchronize()
+        found[f"{stage}_seconds"] = round(time.perf_counter() - start, 2)
+        found[f"{stage}_gib"] = round(torch.cuda.max_memory_allocated() / GIB, 2)
+    return found | {"stepped_down": pipe.plan != plan}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="only the budgets of 8 GB and 5 GB")
+    arguments = parser.parse_args()
+    device = torch.device("cuda")
+    on_gpu = torch.cuda.is_available()
+    pipe = pipeline()
+    predictor = Predictor(pipe)
+    if on_gpu:
+        on_host(pipe)
+    for rows, budgets in BUDGETS.items():
+        for budget in budgets:
+            if arguments.quick and (rows, budget) not in ((72, 8.0), (16, 5.0)):
+                continue
+            start = time.monotonic()
+            row: dict[str, Any] = {
+                "bench": "real_size",
+                "how": "measured" if on_gpu else "computed on shapes, not measured on a GPU",
+                "segment_frames": rows,
+                "budget_gb": budget,
+            }
+            try:
+                plan = plan_execution(
+                    pipe,
+                    SIZE,
+                    rows,
+                    VIDEO_FRAMES,
+                    int(budget * 1e9),
+                    device=device,
+                    predictor=predictor,
+                    always_predict=True,
+                )
+            except ConfigError as e:
+                sys.stdout.write(json.dumps(row | {"plan": None, "why": e.expected}) + "\n")
+                continue
+            peaks = plan.peaks
+            row |= {
+                "plan": plan.describe(),
+                "exact": plan.exact,
+                "predicted_gib": {k: round(getattr(peaks, k) / GIB, 2) for k in ("encode", "denoise", "decode")},
+                "predicted_gb": round(peaks.most / 1e9, 2),
+                "planning_seconds": round(time.monotonic() - start, 1),
+            }
+            if on_gpu:
+                row |= measured(pipe, plan, rows, device) | {"gpu": torch.cuda.get_device_name()}
+            row |= {"torch": torch.__version__, "python": platform.python_version()}
+            sys.stdout.write(json.dumps(row) + "\n")
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
