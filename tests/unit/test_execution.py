@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import functools
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +16,10 @@ from torch import Tensor, nn
 
 from micro import fill
 from mimicmotion.errors import ConfigError
+from mimicmotion.models import compiled, execution
 from mimicmotion.models.checkpoint import config_of
 from mimicmotion.models.execution import UNetExecution, apply_execution, execution_of
+from mimicmotion.models.lean_layers import LeanNorm, Moments
 from mimicmotion.models.unet import build_unet, use_constant_cross_attention, with_pose
 
 CONFIG = {
@@ -238,3 +242,60 @@ def test_kernels_that_are_not_there(kernel: Any) -> None:
 def test_another_network_is_refused() -> None:
     with pytest.raises(ConfigError, match="Linear"):
         apply_execution(nn.Linear(2, 2), FULL)
+
+
+def test_compiled_parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without the code generator, whose results are PyTorch's affair: portions, sizes and versions."""
+    plain = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f: plain(f, backend="eager"))
+    monkeypatch.setattr(compiled, "_compiled", functools.cache(compiled._compiled.__wrapped__))
+    monkeypatch.setattr(compiled, "check_compiler", lambda _device: None)
+    monkeypatch.setattr(execution, "check_compiler", lambda _device: None)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
+    monkeypatch.setenv("MIMICMOTION_CACHE", str(tmp_path))
+    small = {"block_out_channels": [32], "num_attention_heads": [2]}
+    small |= {f"{way}_block_types": CONFIG[f"{way}_block_types"][-i:][:1] for i, way in ((2, "down"), (1, "up"))}
+    plain_unet: Any = fill(build_unet(CONFIG | small), 5)
+    unet = copy.deepcopy(plain_unet)
+    for frames in (2, 3):
+        args = inputs(1, frames, 4, 6)
+        want = run(plain_unet, args)
+        apply_execution(unet, UNetExecution(compile=True, attention="auto"))
+        assert difference(run(unet, args), want) <= 1e-5
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "compiled")
+    functions = compiled._compiled.cache_info()
+    assert functions.hits > functions.misses > 0
+
+
+def test_compiling_wants_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(ConfigError, match=r"C\+\+ compiler"):
+        apply_execution(copy.deepcopy(network()), UNetExecution(compile=True))
+
+
+@given(
+    frames=st.integers(1, 3),
+    channels=st.sampled_from([32, 64, 512]),
+    size=st.sampled_from([(1, 2), (3, 5), (30, 40)]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    large=st.booleans(),
+)
+@settings(max_examples=25)
+@torch.inference_mode()
+def test_norms(frames: int, channels: int, size: tuple[int, int], dtype: torch.dtype, large: bool) -> None:
+    """Any number of places, channels last or not, in portions, also far from zero."""
+    norm = LeanNorm(32, channels).to(dtype)
+    norm.weight.copy_(torch.linspace(0.5, 2, channels))
+    norm.bias.copy_(torch.linspace(-1, 1, channels))
+    x = torch.randn(frames, channels, *size, generator=torch.Generator().manual_seed(1)) + 10 * large
+    x = x.to(dtype)
+    want = torch.nn.functional.group_norm(x.double(), 32, norm.weight.double(), norm.bias.double(), norm.eps)
+    last = x.contiguous(memory_format=torch.channels_last)
+    moments = Moments()
+    for part in (slice(0, 1), slice(1, None)):
+        if x[..., part].numel():
+            moments.add(x[..., part])
+    tolerance = (1e-3 if large else 2e-5) if dtype == torch.float32 else 0.03
+    for got in (norm(x), norm(last), norm(x, moments)):
+        torch.testing.assert_close(got.double(), want, rtol=tolerance, atol=tolerance)

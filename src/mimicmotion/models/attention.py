@@ -37,6 +37,7 @@ MAX_BATCH = 32768
 Heads = Float[Tensor, "n heads tokens dim"]
 
 
+@torch.compiler.disable
 def rows_attention(q: Heads, k: Heads, v: Heads) -> Heads:
     """Attention by plain matrix products, a block of queries at a time.
 

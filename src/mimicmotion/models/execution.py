@@ -13,7 +13,7 @@ import torch
 from diffusers import UNetSpatioTemporalConditionModel
 from diffusers.models.activations import GEGLU
 from diffusers.models.attention import BasicTransformerBlock, FeedForward, TemporalBasicTransformerBlock
-from diffusers.models.resnet import SpatioTemporalResBlock, TemporalResnetBlock
+from diffusers.models.resnet import ResnetBlock2D, SpatioTemporalResBlock, TemporalResnetBlock
 from diffusers.models.transformers.transformer_temporal import TransformerSpatioTemporalModel
 from diffusers.models.unets.unet_3d_blocks import (
     CrossAttnDownBlockSpatioTemporal,
@@ -26,8 +26,9 @@ from torch import nn
 from mimicmotion.errors import ConfigError
 from mimicmotion.models import lean
 from mimicmotion.models.attention import AttentionKernel, check_kernel, use_attention
+from mimicmotion.models.compiled import check_compiler, keep_compiled_code
 from mimicmotion.models.cpu_kernels import CpuLinear, CpuTimeConv
-from mimicmotion.models.lean_layers import GatedLinear, LeanLinear, TimeConv, TimeNorm
+from mimicmotion.models.lean_layers import GatedLinear, LeanLinear, LeanNorm, TimeConv
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +51,8 @@ class UNetExecution:
     attention: AttentionKernel = "plain"
     """Kernel of self-attention: "auto" picks by device and number format, "sdpa" leaves it to PyTorch."""
     compile: bool = False
-    """Compile the repeated blocks with torch.compile; compiled code is kept on disk."""
+    """Compile the repeated parts with torch.compile; compiled code is kept on disk. Not together with hooks that bring
+    weights of single layers or blocks."""
 
     def __post_init__(self) -> None:
         for name in ("frame_chunk", "position_chunk", "feed_forward_chunk"):
@@ -74,7 +76,7 @@ BLOCKS: dict[type[nn.Module], type[nn.Module]] = {
 LAYERS: dict[type[nn.Module], type[nn.Module]] = {
     nn.Linear: LeanLinear,
     CpuLinear: LeanLinear,
-    nn.GroupNorm: TimeNorm,
+    nn.GroupNorm: LeanNorm,
     nn.Conv3d: TimeConv,
     CpuTimeConv: TimeConv,
 }
@@ -92,13 +94,17 @@ def apply_execution(unet: nn.Module, execution: UNetExecution) -> None:
         execution: how to compute. Applying the same again does nothing.
 
     Raises:
-        ConfigError: an attention kernel that is not there, or a network of another kind.
+        ConfigError: an attention kernel or a compiler that is not there, or a network of another kind.
     """
     if type(unet) not in (UNetSpatioTemporalConditionModel, lean.LeanUNet):
         raise ConfigError(f"a {type(unet).__name__}", "SVD's U-Net of diffusers", "use build_unet or load_components")
     if execution == execution_of(unet):
         return
-    check_kernel(execution.attention, next(unet.parameters()).device)
+    device = next(unet.parameters()).device
+    check_kernel(execution.attention, device)
+    if execution.compile:
+        check_compiler(device)
+        keep_compiled_code()
     is_lean = execution != UNetExecution()
     for module in unet.modules():
         if isinstance(module, (BasicTransformerBlock, TemporalBasicTransformerBlock)):
@@ -125,7 +131,11 @@ def _exchange(module: nn.Module, is_lean: bool) -> None:
             module.__class__ = vars(module).pop(BEFORE)
         return
     _take(BLOCKS, module)
-    if isinstance(module, TemporalResnetBlock):
+    if isinstance(module, lean.LeanUNet):
+        _take(LAYERS, module.conv_norm_out)
+    elif isinstance(module, ResnetBlock2D):
+        _take(LAYERS, module.norm1, module.norm2)
+    elif isinstance(module, TemporalResnetBlock):
         _take(LAYERS, module.norm1, module.norm2, module.conv1, module.conv2)
     elif isinstance(module, GEGLU):
         _take({nn.Linear: GatedLinear, CpuLinear: GatedLinear}, module.proj)
@@ -134,7 +144,7 @@ def _exchange(module: nn.Module, is_lean: bool) -> None:
     elif isinstance(module, (BasicTransformerBlock, TemporalBasicTransformerBlock)):
         _take(LAYERS, module.attn1.to_q, module.attn1.to_k, module.attn1.to_v, module.attn1.to_out[0])
     elif isinstance(module, TransformerSpatioTemporalModel):
-        _take(LAYERS, module.proj_in, module.proj_out)
+        _take(LAYERS, module.norm, module.proj_in, module.proj_out)
 
 
 def _take(classes: dict[type[nn.Module], type[nn.Module]], *modules: nn.Module) -> None:

@@ -28,6 +28,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mimicmotion.models.attention import SelfAttention
+from mimicmotion.models.compiled import compiled
 from mimicmotion.models.lean_layers import (
     Moments,
     feed_forward,
@@ -55,25 +56,31 @@ def spatial_resnet(block: Any, x: Maps, temb: Float[Tensor, "n dim"]) -> Maps:
     return h.add_(x if block.conv_shortcut is None else block.conv_shortcut(x))
 
 
+def temporal_change(block: Any, x: Tensor, temb: Tensor, weight: Tensor) -> Tensor:
+    """What `temporal_resnet` adds, for all places at once."""
+    h = block.conv1(F.silu(block.norm1(x), inplace=True))
+    h += block.time_emb_proj(F.silu(temb)).transpose(1, 2)[..., None]
+    return block.conv2(F.silu(block.norm2(h), inplace=True)).mul_(weight)
+
+
 def temporal_resnet(
     block: Any,
     x: Float[Tensor, "batch channels frames places"],
     temb: Float[Tensor, "batch frames dim"],
     weight: Float[Tensor, "batch 1 frames 1"],
     chunk: int | None,
+    compile: bool = False,
 ) -> None:
     """Add `TemporalResnetBlock`'s change, times `weight`, to `x` in place.
 
     The blend a*x + (1-a)*(x + change) of `AlphaBlender` is x + (1-a)*change.
     """
-    bias = block.time_emb_proj(F.silu(temb)).transpose(1, 2)[..., None]
     places = x.shape[3]
     if chunk is None or chunk >= places:
-        h = block.conv1(F.silu(block.norm1(x), inplace=True))
-        h += bias
-        h = block.conv2(F.silu(block.norm2(h), inplace=True))
-        x += h.mul_(weight)
+        change = compiled(temporal_change, block) if compile else temporal_change
+        x += change(block, x, temb, weight)
         return
+    bias = block.time_emb_proj(F.silu(temb)).transpose(1, 2)[..., None]
     first, second = Moments(), Moments()
     for part in portions(places, chunk):
         first.add(x[..., part])
@@ -111,17 +118,24 @@ class LeanResBlock(SpatioTemporalResBlock):
                 torch.cat(tuple(parts), 1) if len(parts) > 1 else parts[0], temb, image_only_indicator
             )
         batch, frames = image_only_indicator.shape
+        resnet = self.spatial_res_block
+        run = compiled(spatial_resnet, resnet) if self.execution.compile else spatial_resnet
 
         def spatial(part: slice) -> Maps:
             x = torch.cat([p[part] for p in parts], 1) if len(parts) > 1 else parts[0][part]
-            return spatial_resnet(self.spatial_res_block, x, temb[part])
+            return run(resnet, x, temb[part])
 
         x = in_portions(spatial, parts[0].shape[0], self.execution.frame_chunk)
         weight = temporal_share(self.time_mixer, image_only_indicator, x).view(batch, 1, frames, 1)
         # (B F) C H W -> B C F (H W), a view in either memory format
         video = x.unflatten(0, (batch, frames)).flatten(3).transpose(1, 2)
         temporal_resnet(
-            self.temporal_res_block, video, temb.unflatten(0, (batch, frames)), weight, self.execution.position_chunk
+            self.temporal_res_block,
+            video,
+            temb.unflatten(0, (batch, frames)),
+            weight,
+            self.execution.position_chunk,
+            self.execution.compile,
         )
         return x
 
@@ -190,7 +204,8 @@ class LeanTransformer(TransformerSpatioTemporalModel):
 
             def spatial(part: slice, number: int = number, block: Any = block, before: Any = hidden) -> Tokens:
                 tokens = self._tokens(x[part]) if number == 0 else before[part]
-                return spatial_tokens(block, tokens, encoder_hidden_states[part], self.execution.feed_forward_chunk)
+                run = compiled(spatial_tokens, block) if self.execution.compile else spatial_tokens
+                return run(block, tokens, encoder_hidden_states[part], self.execution.feed_forward_chunk)
 
             hidden = in_portions(spatial, x.shape[0], self.execution.frame_chunk)
             share = temporal_share(self.time_mixer, image_only_indicator, hidden)
@@ -215,11 +230,12 @@ class LeanTransformer(TransformerSpatioTemporalModel):
         share: Float[Tensor, "n 1 1"],
     ) -> None:
         """Blend in the temporal block's result, in place."""
+        run = compiled(temporal_tokens, block) if self.execution.compile else temporal_tokens
         weight = share.view(hidden.shape[0], hidden.shape[1], 1, 1)
         for part in portions(hidden.shape[2], self.execution.position_chunk):
             old = hidden[:, :, part]
             tokens = (old + emb[:, None]).transpose(1, 2).flatten(0, 1)  # (B places) F C
-            new = temporal_tokens(block, tokens, contexts, self.execution.feed_forward_chunk)
+            new = run(block, tokens, contexts, self.execution.feed_forward_chunk)
             del tokens
             new = new.unflatten(0, (hidden.shape[0], -1)).transpose(1, 2)
             old.lerp_(new, weight.expand_as(new))
