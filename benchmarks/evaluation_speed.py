@@ -9,7 +9,11 @@ its network was here. Each metric runs alone, from an empty cache, on `--sequenc
     python benchmarks/evaluation_speed.py --make clips --sequences 8 --frames 20
 
 writes the folders of the example of the documentation instead: real, model (the bundled model), warp (a limb warp
-without learning), copy (the reference picture held still), a folder of PNG frames for each sequence.
+without learning), copy (the reference picture held still), a folder of PNG frames for each sequence. Then
+
+    python benchmarks/evaluation_speed.py --report report --page docs/evaluate.md
+
+puts the table of methods of a report into the page, between its two marks.
 """
 
 from __future__ import annotations
@@ -34,7 +38,7 @@ from mimicmotion.errors import ConfigError, WeightsError
 from mimicmotion.evaluation.baselines import copy_reference, limb_warp
 from mimicmotion.evaluation.runner import evaluate
 from mimicmotion.evaluation.settings import EvaluateConfig
-from mimicmotion.files import sha256_file
+from mimicmotion.files import atomic_path, sha256_file
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.synth import SynthClip, render_clip
 from mimicmotion.training.bundled import generate
@@ -44,6 +48,19 @@ FIRST = 7000
 SIZE = (224, 128)
 METRICS = ("psnr", "ssim", "l1", "flicker", "warping", "seams", "poses", "lpips", "fvd")
 CLIP = 16  # frames
+
+
+MARKS = ("<!-- real run -->", "<!-- end of real run -->")
+
+
+def write_table(report: Path, page: Path) -> None:
+    """Put the table of methods of a report into the page."""
+    (part,) = (p for p in (report / "report.md").read_text(encoding="utf-8").split("\n## ") if p.startswith("Methods"))
+    table = "\n".join(line for line in part.splitlines() if line.startswith("|"))
+    text = page.read_text(encoding="utf-8")
+    start, end = (text.index(mark) for mark in MARKS)
+    with atomic_path(page) as new:
+        new.write_text(f"{text[: start + len(MARKS[0])]}\n\n{table}\n\n{text[end:]}", encoding="utf-8")
 
 
 def save(folder: Path, frames: ndarray) -> None:
@@ -122,7 +139,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--make", type=Path, help="write the folders of the documentation's example here, and stop")
     parser.add_argument("--model", type=Path, help="with --make: model folder; the bundled one if left out")
+    parser.add_argument("--report", type=Path, help="a report: put its tables into --page, and stop")
+    parser.add_argument("--page", type=Path, default=Path("docs/evaluate.md"))
     options = parser.parse_args()
+    if options.report:
+        write_table(options.report, options.page)
+        return
     torch.set_num_threads(options.threads)
     cv2.setNumThreads(options.threads)
     if options.make:

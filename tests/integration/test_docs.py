@@ -145,7 +145,14 @@ def prepare(argv: list[str], folder: Path) -> None:
         (folder / "results").mkdir(exist_ok=True)
         bar = {"mean": 0.8, "low": 0.7, "high": 0.9, "n": 6}
         (folder / "results" / "summary.json").write_text(json.dumps({"ours": {"ssim": bar, "psnr": bar}}))
-    if argv[0] == "compare" and not (folder / "report").exists():
+    if "model=clips/model" in argv:
+        argv.remove("lpips")  # needs a network
+        for name, there in (("model", "ours"), ("warp", "theirs"), ("copy", "theirs")):
+            shutil.copytree(folder / "clips" / there, folder / "clips" / name, dirs_exist_ok=True)
+    if argv[:3] == ["figures", "bars", "report"]:  # metrics that need networks or people are not in this report
+        argv[:] = [*argv[: argv.index("--metric")], "--metric", "psnr"]
+        (folder / "docs" / "images").mkdir(parents=True, exist_ok=True)
+    if (argv[0] == "compare" or argv[:3] == ["figures", "bars", "report"]) and not (folder / "report").exists():
         clips = [f"ours={folder / 'clips' / 'ours'}", "--metrics", "psnr"]
         cli.main(["evaluate", "--real", str(folder / "clips" / "real"), "--generated", *clips, "-o", "report"])
     if argv[:2] == ["prepare", "synthetic"]:
