@@ -21,8 +21,8 @@ import pytest
 
 from mimicmotion.config import GenerateConfig
 from mimicmotion.errors import ConfigError, OutputError
+from mimicmotion.jobs import execution, inputs, outputs, resume
 from mimicmotion.jobs import generate as job_module
-from mimicmotion.jobs import inputs, outputs, resume
 from mimicmotion.jobs.generate import generate
 from mimicmotion.jobs.interrupt import Stopped
 from mimicmotion.jobs.origin import FREE_SETTINGS
@@ -235,6 +235,27 @@ def test_what_does_not_change_the_result_may_differ(job: GenerateConfig, tmp_pat
     finish(generate(config))
     assert job.output.read_bytes() == whole
     assert side_by_side_path(job.output).is_file()
+
+
+def test_runs_on_as_it_ran_before(job: GenerateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What memory is free may change between the two; portions, and with them the last bits, do not."""
+    copy = tmp_path / "copy"
+    shutil.copytree(str(job.model), copy)  # a model of its own: one that is loaded already keeps its plan
+    own = dataclasses.replace(job, model=str(copy))
+    original = execution.plan_run
+
+    def in_portions(*args: Any, **options: Any) -> Any:
+        plan = original(*args, **options)
+        return dataclasses.replace(plan, unet=dataclasses.replace(plan.unet, frame_chunk=2))
+
+    monkeypatch.setattr(execution, "plan_run", in_portions)
+    stop_after(own, "denoise", 2)
+    monkeypatch.setattr(execution, "plan_run", original)
+    result = finish(generate(again(own)))
+    assert json.loads(result.sidecar.read_text())["execution"]["unet"]["frame_chunk"] == 2
+    stop_after(own, "denoise", 2)
+    result = finish(generate(again(own, memory=4.0)))  # asked for otherwise: planned anew
+    assert json.loads(result.sidecar.read_text())["execution"]["unet"]["frame_chunk"] is None
 
 
 def test_free_settings_exist() -> None:
