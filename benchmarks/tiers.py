@@ -45,6 +45,7 @@ from mimicmotion.training.bundled import drawn, held_out_clip, sheet
 FIRST = 7000  # held-out clips that nothing was chosen on, tiers.py's own
 TUNING = 6900  # the tiers' values were chosen on clips from here
 STEPS, GUIDANCE = 25, 2.0
+SHOWN = ("exact", "balanced", "fast")
 REFERENCE = SpeedPlan(schedule="karras", steps=STEPS)
 VARIANTS: dict[str, SpeedPlan] = {
     "exact": REFERENCE,
@@ -54,7 +55,7 @@ VARIANTS: dict[str, SpeedPlan] = {
     "guidance_interval": SpeedPlan(schedule="karras", steps=STEPS, guidance_interval=(0.4, 60.0)),
     "guidance_every 2": SpeedPlan(schedule="karras", steps=STEPS, guidance_every=2),
     "block_cache 0.1": SpeedPlan(schedule="karras", steps=STEPS, block_cache=0.1),
-    "block_cache 0.3": SpeedPlan(schedule="karras", steps=STEPS, block_cache=0.3),
+    "block_cache 0.6": SpeedPlan(schedule="karras", steps=STEPS, block_cache=0.6),
     "int8": SpeedPlan(schedule="karras", steps=STEPS, quantize="int8"),
     "fp8": SpeedPlan(schedule="karras", steps=STEPS, quantize="fp8"),
     "balanced": resolve_speed(SpeedOptions(speed="balanced"), STEPS),
@@ -113,7 +114,7 @@ def against_released(frames: int) -> dict[str, Any]:
     import tempfile
 
     import mimicmotion.pipeline
-    import released  # benchmarks/released.py
+    import released  # pyrefly: ignore[missing-import]  # benchmarks/released.py, beside this file
     from mimicmotion.config import GenerateConfig
     from mimicmotion.models.block_cache import BlockCache
 
@@ -204,16 +205,13 @@ class Bench:
         missing = [n for n in names if key + self.label(n, plans) not in self.records]
         if not missing:
             return
-        clip = self.clip(index)
-        kept = self.options.log and self.options.log.with_suffix(f".{key.replace(' ', '-')}exact.npy")
-        exact: ndarray | None = np.load(kept) if kept and kept.exists() else None
+        clip, exact = self.clip(index), self.kept(index, "exact")
         for name in missing if exact is not None else dict.fromkeys(["exact", *missing]):
             pipe = self.pipe(plans[name].quantize)
             frames, seconds = generate(pipe, clip, plans[name], index)
-            if exact is None:
-                exact = frames
-                if kept:
-                    np.save(kept, frames)
+            exact = frames if exact is None else exact
+            if name in SHOWN and self.options.log:
+                np.save(self.frames_file(index, name), frames)
             found = pose_fidelity(redetect(frames, self.estimator), clip.poses)["body"]
             record = {
                 "id": key + self.label(name, plans),
@@ -231,6 +229,15 @@ class Bench:
             if self.options.log:
                 with self.options.log.open("a") as file:
                     file.write(json.dumps(record) + "\n")
+
+    def frames_file(self, index: int, name: str) -> Path:
+        return self.options.log.with_suffix(f".{self.options.first + index}-{self.options.frames}-{name}.npy")
+
+    def kept(self, index: int, name: str) -> ndarray | None:
+        """Frames that an earlier measurement left beside the log."""
+        if self.options.log is None or not self.frames_file(index, name).exists():
+            return None
+        return np.load(self.frames_file(index, name))
 
     @staticmethod
     def label(name: str, plans: dict[str, SpeedPlan]) -> str:
@@ -299,7 +306,10 @@ def write_sheet(path: Path, bench: Bench, plans: dict[str, SpeedPlan]) -> None:
     lines = []
     for index in range(min(bench.options.clips, 2)):
         clip = bench.clip(index)
-        results = [generate(bench.pipe("none"), clip, plans[n], index)[0] for n in ("exact", "balanced", "fast")]
+        results = []
+        for name in SHOWN:
+            kept = bench.kept(index, name)
+            results.append(generate(bench.pipe("none"), clip, plans[name], index)[0] if kept is None else kept)
         lines += [[clip.reference_frame, *frames[chosen]] for frames in (clip.frames, *results)]
     Image.fromarray(sheet(lines)).save(path)
 

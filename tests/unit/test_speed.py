@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import fields
 from pathlib import Path
 from typing import get_args
@@ -9,11 +10,13 @@ from typing import get_args
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.micro import micro_pipeline
 
 from mimicmotion.config import GenerateConfig, SpeedOptions, SpeedPlan, resolve_speed
 from mimicmotion.config.speed import TIERS, Quantize, Sampler, Schedule, Speed
 from mimicmotion.diffusion.schedule import named_sigmas
-from mimicmotion.errors import ConfigError
+from mimicmotion.errors import ConfigError, WeightsError
+from mimicmotion.jobs.setup import make_recipe, preview_decode
 
 by_hand = st.fixed_dictionaries(
     {},
@@ -81,3 +84,25 @@ def test_exact_is_the_default() -> None:
 def test_wrong_options(options: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         SpeedOptions(**options)  # type: ignore[arg-type]
+
+
+def test_job_uses_the_tier_as_the_model_allows() -> None:
+    pipe = micro_pipeline()  # makes 3 steps by itself
+    config = GenerateConfig(picture=Path("a.png"), video=Path("b.mp4"), output=Path("c.mp4"), speed="fast")
+    few = make_recipe(config, pipe, 8)
+    assert len(few.sigmas) == 3 + 1
+    assert few.block_cache == TIERS["fast"].block_cache
+    assert few.guidance_interval == TIERS["fast"].guidance_interval
+    pipe.settings["num_inference_steps"] = 25
+    assert len(make_recipe(config, pipe, 8).sigmas) == TIERS["fast"].steps + 1  # type: ignore[operator]
+    own = dataclasses.replace(config, num_inference_steps=9, block_cache=0.0, sampler="dpmpp-2m")
+    recipe = make_recipe(own, pipe, 8)
+    assert (len(recipe.sigmas), recipe.block_cache, recipe.sampler) == (10, 0.0, "dpmpp-2m")
+
+
+def test_wrong_preview_decoder_is_found_at_once(tmp_path: Path) -> None:
+    config = GenerateConfig(
+        picture=Path("a.png"), video=Path("b.mp4"), output=Path("c.mp4"), preview_decoder=tmp_path / "none"
+    )
+    with pytest.raises(WeightsError, match="preview_decoder"):
+        preview_decode(config, micro_pipeline())
