@@ -12,6 +12,7 @@ from micro import micro_pipeline, random_frames
 from mimicmotion.conditioning import ConditionedUNet, Conditioning
 from mimicmotion.diffusion.denoiser import shift
 from mimicmotion.errors import InputError
+from mimicmotion.models.pose_features import KeptFeatures, SpooledRows
 from mimicmotion.models.vae import encode_mode
 from mimicmotion.pose.keypoints import FACE, LEFT_HAND, NUM_POINTS, PoseSequence
 from mimicmotion.pose.warp import WarpedPicture, cut, limb_warp
@@ -94,6 +95,20 @@ def test_warped_frames_steer_the_result_and_stack_into_batches() -> None:
     np.testing.assert_array_equal(both, np.stack([one, two]))
     encoded = [pipe.encode(image, poses, reference, warped=w) for w in (a, b)]
     assert Conditioning.stack(encoded).warped_latents.rows([0, 1]).shape[:2] == (2, 2)
+
+
+def test_warped_latents_that_do_not_fit_are_kept_in_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = warped_pipeline()
+    image, poses, reference = random_frames(1, 32, 32, 3), random_frames(2, 20, 32, 32, 3), random_frames(3, 32, 32, 3)
+    kept = pipe.encode(image, poses, reference, warped=poses)
+    monkeypatch.setattr("mimicmotion.conditioning.feature_budget", lambda device: 0)
+    spooled = pipe.encode(image, poses, reference, warped=poses)
+    assert isinstance(kept.warped_latents, KeptFeatures)
+    assert isinstance(spooled.warped_latents, SpooledRows)
+    for rows in ([0, 1, 20], [0, 17, 5, 16]):
+        assert torch.equal(spooled.latent_rows(rows, True), kept.latent_rows(rows, True))
+    stacked = Conditioning.stack([spooled, kept])
+    assert torch.equal(stacked.latent_rows([0, 3], True), kept.latent_rows([0, 3], True).repeat(2, 1, 1, 1, 1))
 
 
 def test_missing_superfluous_and_misshapen_warped_frames_are_refused() -> None:
