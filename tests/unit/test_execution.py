@@ -22,7 +22,7 @@ from mimicmotion.models.execution import UNetExecution, apply_execution, executi
 from mimicmotion.models.lean_layers import LeanNorm, Moments
 from mimicmotion.models.unet import build_unet, use_constant_cross_attention, with_pose
 
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "in_channels": 8,
     "out_channels": 4,
     "block_out_channels": [32, 64],
@@ -253,7 +253,7 @@ def test_compiled_parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     monkeypatch.setattr(execution, "check_compiler", lambda _device: None)
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
     monkeypatch.setenv("MIMICMOTION_CACHE", str(tmp_path))
-    small = {"block_out_channels": [32], "num_attention_heads": [2]}
+    small: dict[str, Any] = {"block_out_channels": [32], "num_attention_heads": [2]}
     small |= {f"{way}_block_types": CONFIG[f"{way}_block_types"][-i:][:1] for i, way in ((2, "down"), (1, "up"))}
     plain_unet: Any = fill(build_unet(CONFIG | small), 5)
     unet = copy.deepcopy(plain_unet)

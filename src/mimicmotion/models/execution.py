@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 import torch
-from diffusers import UNetSpatioTemporalConditionModel
 from diffusers.models.activations import GEGLU
 from diffusers.models.attention import BasicTransformerBlock, FeedForward, TemporalBasicTransformerBlock
 from diffusers.models.resnet import ResnetBlock2D, SpatioTemporalResBlock, TemporalResnetBlock
@@ -21,6 +20,7 @@ from diffusers.models.unets.unet_3d_blocks import (
     DownBlockSpatioTemporal,
     UpBlockSpatioTemporal,
 )
+from diffusers.models.unets.unet_spatio_temporal_condition import UNetSpatioTemporalConditionModel
 from torch import nn
 
 from mimicmotion.errors import ConfigError
@@ -112,7 +112,7 @@ def apply_execution(unet: nn.Module, execution: UNetExecution) -> None:
         _exchange(module, is_lean)
     for module in list(unet.modules()):
         if type(module) in BLOCKS.values():
-            module.execution = execution
+            vars(module)["execution"] = execution
         else:
             vars(module).pop("execution", None)
     set_memory_format(unet, execution.channels_last)
@@ -124,7 +124,7 @@ def execution_of(unet: nn.Module) -> UNetExecution:
     return found or UNetExecution()
 
 
-def _exchange(module: nn.Module, is_lean: bool) -> None:
+def _exchange(module: Any, is_lean: bool) -> None:
     """Give a module and its layers the lean classes of their kinds, or those that they had before."""
     if not is_lean:
         if BEFORE in vars(module):
@@ -142,7 +142,8 @@ def _exchange(module: nn.Module, is_lean: bool) -> None:
     elif isinstance(module, FeedForward):
         _take(LAYERS, module.net[2])
     elif isinstance(module, (BasicTransformerBlock, TemporalBasicTransformerBlock)):
-        _take(LAYERS, module.attn1.to_q, module.attn1.to_k, module.attn1.to_v, module.attn1.to_out[0])
+        attn: Any = module.attn1
+        _take(LAYERS, attn.to_q, attn.to_k, attn.to_v, attn.to_out[0])
     elif isinstance(module, TransformerSpatioTemporalModel):
         _take(LAYERS, module.norm, module.proj_in, module.proj_out)
 

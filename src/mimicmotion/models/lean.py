@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import UNetSpatioTemporalConditionModel
 from diffusers.models.resnet import SpatioTemporalResBlock
 from diffusers.models.transformers.transformer_temporal import (
     TransformerSpatioTemporalModel,
@@ -23,7 +22,10 @@ from diffusers.models.unets.unet_3d_blocks import (
     DownBlockSpatioTemporal,
     UpBlockSpatioTemporal,
 )
-from diffusers.models.unets.unet_spatio_temporal_condition import UNetSpatioTemporalConditionOutput
+from diffusers.models.unets.unet_spatio_temporal_condition import (
+    UNetSpatioTemporalConditionModel,
+    UNetSpatioTemporalConditionOutput,
+)
 from jaxtyping import Float
 from torch import Tensor
 
@@ -398,7 +400,8 @@ class LeanUNet(UNetSpatioTemporalConditionModel):
             skips.extend(outputs)
             del outputs
         x = self.mid_block(hidden_states=x, encoder_hidden_states=context, **shared)
-        for block in self.up_blocks:
+        up_blocks: Any = self.up_blocks
+        for block in up_blocks:
             count = len(block.resnets)
             mine = skips[-count:]
             del skips[-count:]
