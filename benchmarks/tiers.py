@@ -254,7 +254,8 @@ def interval(values: list[float]) -> list[float | None]:
     if not finite:
         return [None, None, None]
     found = bootstrap_mean(finite)
-    return [round(float(v), 4) for v in (found.value, found.low, found.high)]
+    bounds = (found.value, found.low, found.high)  # of a single clip there is no interval
+    return [round(float(v), 4) if math.isfinite(v) else None for v in bounds]
 
 
 def summary(bench: Bench, names: list[str], plans: dict[str, SpeedPlan]) -> dict[str, Any]:
@@ -298,6 +299,8 @@ def markdown(table: dict[str, Any]) -> str:
 def _cell(value: list[float | None], spec: str) -> str:
     if value[0] is None:
         return "not measured"
+    if value[1] is None or value[2] is None:
+        return f"{value[0]:{spec}}"
     return f"{value[0]:{spec}} ({value[1]:{spec}} to {value[2]:{spec}})"
 
 
