@@ -41,6 +41,13 @@ def keep_freed_memory() -> Iterator[bool]:
         libc.malloc_trim(0)
 
 
+def give_back_freed_memory() -> None:
+    """Give what is free now back to the system, gaps too: between stages that need different memory."""
+    libc = _glibc()
+    if libc is not None:
+        libc.malloc_trim(0)
+
+
 def _glibc() -> Any:
     if not sys.platform.startswith("linux"):
         return None

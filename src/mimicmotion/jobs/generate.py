@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from mimicmotion.allocator import keep_freed_memory
+from mimicmotion.allocator import give_back_freed_memory, keep_freed_memory
 from mimicmotion.config import GenerateConfig
 from mimicmotion.errors import MimicMotionError
 from mimicmotion.jobs.execution import run_by_plan
@@ -158,6 +158,7 @@ def _denoise(
     if saved is not None and saved.done == saved.total:
         yield Progress("denoise", saved.done, saved.total)
         return _as_state(saved, recipe)
+    give_back_freed_memory()  # finding and saving the poses of a long video took several copies of them
     noise = pipe.draw_noise(recipe, size, seed=config.seed)
     yield Progress("encode", 0, 1)
     conditioning = pipe.encode(

@@ -45,8 +45,11 @@ class Alignment:
 
     def apply(self, poses: PoseSequence) -> PoseSequence:
         """The poses in the output's frame; confidences stay as they are."""
-        xy = poses.xy.astype(np.float64) * self.scale + self.offset
-        return dataclasses.replace(poses, xy=xy.astype(np.float32), size=self.size)
+        xy = np.empty(poses.xy.shape, np.float32)
+        for start in range(0, len(xy), 1024):  # in portions, so that double precision takes no memory worth mention
+            part = slice(start, start + 1024)
+            xy[part] = poses.xy[part].astype(np.float64) * self.scale + self.offset
+        return dataclasses.replace(poses, xy=xy, size=self.size)
 
 
 def align(
