@@ -72,6 +72,18 @@ def test_it_starts_with_the_mean_and_can_choose_any_candidate() -> None:
         torch.testing.assert_close(net(decoded, warped, reference), want, rtol=0, atol=1e-5)
 
 
+def test_a_lean_counts_when_the_network_is_used_but_not_while_it_learns() -> None:
+    shown = pictures(0)
+    plain, leaning = small(silent=True), DetailNet(width=24, blocks=1, dropout=0.0, warped_lean=60.0)
+    leaning.load_state_dict(plain.state_dict())
+    torch.testing.assert_close(leaning.train()(*shown), plain(*shown))
+    torch.testing.assert_close(leaning.eval()(*shown), shown[1], rtol=0, atol=1e-5)
+    leaning = DetailNet(width=24, blocks=1, warped_lean=60.0, blurred_lean=120.0).eval()
+    leaning.load_state_dict(plain.state_dict())
+    soft = torch.stack([blurred(p, s) for p in shown[:2] for s in (1.0, 2.5)]).mean(0)
+    torch.testing.assert_close(leaning(*shown), soft, rtol=0, atol=1e-5)
+
+
 def test_it_paints_nothing_that_is_in_none_of_its_pictures() -> None:
     net, (decoded, warped, reference) = small(), pictures(0)
     got = net(decoded, warped, reference)

@@ -46,7 +46,7 @@ def config(folder: Path, run: Path, **changes: Any) -> TrainConfig:
         cpu=True,
         data=DataConfig(workers=0, sample=SampleConfig(num_frames=3), cache=str(folder.parent / "cache")),
         model=ModelConfig(checkpoint=str(folder)),
-        detail=DetailConfig(clips=2, width=24, blocks=1),
+        detail=DetailConfig(clips=2, width=24, blocks=1, warped_lean=0.0, blurred_lean=0.0),
         optim=OptimConfig(steps=30, batch=4, lr=1e-2, warmup=0, ema=0.5),
         validation=ValidationConfig(every=0, clips=1),
         precision="no",

@@ -163,7 +163,7 @@ def config_of(module: Any) -> dict[str, Any]:
 
 
 def load_part(folder: str | Path, part: str, *, variant: str | None = None) -> Any:
-    """One network of a model folder, on the CPU, in evaluation mode: "vae", "image_encoder", "unet", "detail"; in float32.
+    """One network of a model folder on the CPU, to be used: "vae", "image_encoder", "unet" or "detail", in float32.
 
     Raises:
         WeightsError: files are missing or damaged.

@@ -149,7 +149,10 @@ class DetailTask(Task):
             raise ConfigError("stage detail for a model without a warped picture", "model.checkpoint of one", fix)
         self.parts = dataclasses.replace(self.parts, settings=settings)
         self.shards = shards or open_shards(config.data.shards, config.data.split, cache=self.cache / "shards")
-        self.net = self._network()
+        net = self._network()
+        leans = {"warped_lean": self.options.warped_lean, "blurred_lean": self.options.blurred_lean}
+        self.net = DetailNet(**(net.config | leans))
+        self.net.load_state_dict(net.state_dict())
         self.model: nn.Module = self.net
         self.device = torch.device("cpu")
         model = [[p.parent.name, sha256_file(p)] for p in self.parts.files if p.parent.name != "detail"]

@@ -332,6 +332,10 @@ class DetailConfig:
     """Residual blocks of that level."""
     dropout: float = 0.1
     """Share of that level's channels that are dropped in training."""
+    warped_lean: float = 1.5
+    """Added to the logarithm of the warped picture's weight when the network is used (not while it learns)."""
+    blurred_lean: float = -2.0
+    """The same of the blurred candidates' weights."""
     moving_weight: float = 5.0
     """Loss weight of pixels where the true frame differs from the reference picture."""
     recolour: float = 0.8
