@@ -17,8 +17,9 @@ import cv2
 import numpy as np
 from numpy import ndarray
 
+from mimicmotion.jobs.outputs import DrawnPoses
 from mimicmotion.pose.draw import BODY_COLOURS, BONE_COLOURS, BONES, LIMBS, PoseDrawer
-from mimicmotion.pose.keypoints import FACE, LEFT_HAND, NUM_POINTS, RIGHT_HAND
+from mimicmotion.pose.keypoints import FACE, LEFT_HAND, NUM_POINTS, RIGHT_HAND, PoseSequence
 
 
 def dancer(frames: int, size: tuple[int, int], seed: int = 0) -> tuple[ndarray, ndarray]:
@@ -79,6 +80,19 @@ def cpu_model() -> str:
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
+def on_threads(xy: ndarray, confidence: ndarray, size: tuple[int, int]) -> dict[str, float]:
+    """Milliseconds a frame where many are drawn at once, by the number of threads that share them."""
+    poses = PoseSequence(xy.astype(np.float32), confidence.astype(np.float32), size, 15.0, "planted")
+    ways = {threads: DrawnPoses(poses, PoseDrawer(size), threads) for threads in (1, 2, 4)}
+    times: dict[int, list[float]] = {threads: [] for threads in ways}
+    for _ in range(4):  # the first round makes the canvases
+        for threads, frames in ways.items():
+            start = time.perf_counter()
+            _ = frames[:]
+            times[threads].append((time.perf_counter() - start) * 1e3 / len(poses))
+    return {str(threads): round(statistics.median(t[1:]), 2) for threads, t in times.items()}
+
+
 def main() -> None:
     """Time both ways in turn on the same frames, after checking that the pictures are the same."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -106,6 +120,7 @@ def main() -> None:
     row = {
         "bench": "drawing", "size": size, "frames": options.frames, "largest_difference": different,
         "ms": {name: quantiles(t) for name, t in times.items()},
+        "ms_by_drawing_threads": on_threads(xy, confidence, size),
         "ratio": round(statistics.median(times["plain"]) / statistics.median(times["ours"]), 1),
         "direct_frames_per_second": round(1e3 / statistics.median(times["direct_224x128"])),
         "python": platform.python_version(), "cv2": cv2.__version__, "numpy": np.__version__,
