@@ -189,11 +189,11 @@ def build_pipeline(dtype: torch.dtype = torch.float32, seed: int = 0) -> MimicMo
         }
     )
     vae = PatchAutoencoder(
-        patch_size=2,
-        in_channels=12,
-        out_channels=12,
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        block_out_channels=(32, 64, 64),
+        patch_size=4,  # decoding is 4 % of the published model's operations: full resolution would be too much here
+        in_channels=48,
+        out_channels=48,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        block_out_channels=(64, 64),
         latent_channels=4,
     )
     encoder = CLIPVisionModelWithProjection(
