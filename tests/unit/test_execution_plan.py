@@ -1,0 +1,215 @@
+"""The planner, running by a plan, and going on when memory is full."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from micro import micro_pipeline, random_frames
+from mimicmotion.config.execution import ExecutionOptions
+from mimicmotion.errors import ConfigError
+from mimicmotion.models.decode_portions import decode_in_portions
+from mimicmotion.models.execution import UNetExecution
+from mimicmotion.models.memory import weight_bytes
+from mimicmotion.models.offload import bring_blocks, is_offloaded, offload_blocks, store_in_eight_bits, stored_bytes
+from mimicmotion.models.vae_tiles import decode_latents
+from mimicmotion.pipeline import MimicMotionPipeline
+from mimicmotion.planning import ExecutionPlan, Predictor, plan_execution
+from mimicmotion.planning.budget import host_free
+
+SIZE, FRAMES = (32, 32), 9
+IMAGE, POSES = random_frames(1, *SIZE, 3), random_frames(2, FRAMES, *SIZE, 3)
+REFERENCE = random_frames(3, *SIZE, 3)
+PORTIONS = UNetExecution(attention="auto", frame_chunk=2, position_chunk=3, feed_forward_chunk=7)
+CUDA = torch.device("cuda")
+
+
+def latents(pipe: MimicMotionPipeline) -> torch.Tensor:
+    return pipe(IMAGE, POSES, reference_pose=REFERENCE, output_type="latent", seed=1)
+
+
+@pytest.fixture(scope="module")
+def plain() -> torch.Tensor:
+    return latents(micro_pipeline())
+
+
+def close(a: torch.Tensor, b: torch.Tensor) -> None:
+    assert float((a - b).abs().max() / b.abs().max()) < 1e-5
+
+
+def test_a_plan_changes_nothing(plain: torch.Tensor) -> None:
+    pipe = micro_pipeline().configure(ExecutionPlan(unet=PORTIONS, guidance_in_one_batch=False))
+    close(latents(pipe), plain)
+    pipe.configure(ExecutionPlan())
+    assert torch.equal(latents(pipe), plain)
+
+
+@pytest.mark.parametrize("failures", [[0], [0, 3, 4]])
+def test_out_of_memory_goes_on_with_the_same_pass(plain: torch.Tensor, failures: list[int]) -> None:
+    pipe = micro_pipeline()
+    calls: list[int] = []
+
+    def full(*_: object) -> None:
+        calls.append(len(calls))
+        if calls[-1] in failures:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    pipe.unet.mid_block.register_forward_pre_hook(full)
+    close(latents(pipe), plain)
+    assert not pipe.plan.guidance_in_one_batch
+    assert (pipe.plan.unet.frame_chunk is None) == (len(failures) == 1)
+
+
+def test_out_of_memory_on_the_last_rung_says_what_to_do() -> None:
+    pipe = micro_pipeline()
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    pipe.unet.mid_block.register_forward_pre_hook(full)
+    with pytest.raises(ConfigError, match="lower segment_frames"):
+        latents(pipe)
+
+
+def test_other_errors_are_not_taken_for_it() -> None:
+    pipe = micro_pipeline()
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    pipe.unet.mid_block.register_forward_pre_hook(broken)
+    with pytest.raises(RuntimeError, match="mat1"):
+        latents(pipe)
+
+
+def test_decoding_goes_on_in_portions() -> None:
+    pipe = micro_pipeline()
+    z = torch.randn(4, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    wanted = list(pipe.decode(z, decode_chunk_size=4))
+    failed = []
+
+    def full(*_: object) -> None:
+        if not failed:
+            failed.append(1)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    pipe.vae.decoder.mid_block.register_forward_pre_hook(full)
+    found = list(pipe.decode(z, decode_chunk_size=4))
+    assert pipe.plan.decode_portion == 2
+    assert max(abs(a.astype(int) - b.astype(int)).max() for a, b in zip(found, wanted, strict=True)) <= 1
+
+
+@settings(max_examples=8)
+@given(st.integers(1, 5), st.integers(1, 6), st.sampled_from([torch.float32, torch.float64]))
+def test_decoder_in_portions_is_the_decoder(frames: int, portion: int, dtype: torch.dtype) -> None:
+    vae = micro_pipeline().vae.to(dtype)
+    z = torch.randn(frames, 4, 4, 6, generator=torch.Generator().manual_seed(0)).to(dtype)
+    with torch.inference_mode():
+        wanted = vae.decode(z, num_frames=frames).sample
+        found = decode_in_portions(vae.decoder, z, portion)
+    assert float((found - wanted).abs().max() / wanted.abs().max()) < (1e-5 if dtype == torch.float32 else 1e-13)
+
+
+def test_tiles_cover_the_frame() -> None:
+    vae = micro_pipeline().vae
+    z = torch.randn(1, 4, 12, 20, generator=torch.Generator().manual_seed(0))
+    whole, tiled = decode_latents(vae, z), decode_latents(vae, z, tile=64, portion=1)
+    assert tiled.shape == whole.shape
+    assert torch.equal(decode_latents(vae, z, tile=256), whole)  # one tile is the frame
+    error = (tiled - whole).abs().mean() / whole.abs().mean()
+    assert 0 < float(error) < 0.3  # not exact, and no hole
+    with pytest.raises(ConfigError, match="decode_tile"):
+        decode_latents(vae, z, tile=32)
+
+
+def test_blocks_that_wait_on_the_host_change_nothing(plain: torch.Tensor) -> None:
+    pipe = micro_pipeline()
+    offload_blocks(pipe.unet, torch.device("cpu"))
+    assert is_offloaded(pipe.unet)
+    assert torch.equal(latents(pipe), plain)
+    bring_blocks(pipe.unet)
+    assert not is_offloaded(pipe.unet)
+    assert torch.equal(latents(pipe), plain)
+
+
+def test_eight_bits_are_smaller_and_near(plain: torch.Tensor) -> None:
+    pipe = micro_pipeline()
+    before = {n: p.detach().clone() for n, p in pipe.unet.named_parameters()}
+    predicted = stored_bytes(pipe.unet)
+    assert store_in_eight_bits(pipe.unet) > 10
+    assert store_in_eight_bits(pipe.unet) == 0
+    hooked = {n: h.__self__ for n, m in pipe.unet.named_modules() for h in m._forward_hooks.values()}
+    assert weight_bytes(pipe.unet) + sum(h.scale.nbytes for h in hooked.values()) == predicted
+    for name, hook in hooked.items():
+        module = pipe.unet.get_submodule(name)
+        hook.before(module, ())
+        wide = module.weight.detach().clone()
+        hook.after(module, (), None)
+        exact = before[f"{name}.weight"]
+        assert 0 < float((wide - exact).norm() / exact.norm()) < 0.04
+    found = latents(pipe)
+    assert torch.isfinite(found).all()
+    assert not torch.equal(found, plain)
+
+
+def test_planner_takes_the_fastest_that_fits() -> None:
+    pipe = micro_pipeline()
+    predictor = Predictor(pipe)
+
+    def plan(budget: int | None, **options: object) -> ExecutionPlan:
+        return plan_execution(
+            pipe, (64, 64), 7, 20, budget, ExecutionOptions(**options), device=CUDA, predictor=predictor,
+            always_predict=True,
+        )  # fmt: skip
+
+    easy = plan(1 << 34)
+    assert easy.exact
+    assert (easy.guidance_in_one_batch, easy.unet.frame_chunk, easy.offload) == (True, None, "none")
+    last = easy
+    for share in (0.9, 0.7):
+        tight = plan(int(last.peaks.most * share))
+        assert tight.peaks.most <= last.peaks.most * share
+        last = tight
+    with pytest.raises(ConfigError, match="at least"):
+        plan(1 << 16)
+    assert plan(1 << 34, frame_chunk=3).unet.frame_chunk == 3
+    assert plan(1 << 34, offload="modules").offload == "modules"
+    assert plan(1 << 34, weight_storage="fp8").weight_storage == "fp8"
+    assert plan(None).guidance_in_one_batch
+
+
+def test_coarse_bound_is_above_the_prediction() -> None:
+    pipe = micro_pipeline()
+    predictor = Predictor(pipe)
+    plan = plan_execution(pipe, (64, 64), 7, 20, 1 << 40, predictor=predictor, always_predict=True)
+    from mimicmotion.planning import Task
+
+    assert predictor.upper_bound(Task(size=(64, 64), segment_rows=7, num_frames=20)) >= plan.peaks.most
+
+
+def test_limit_of_a_container_counts(tmp_path: Path) -> None:
+    proc, groups = tmp_path / "proc", tmp_path / "cgroup"
+    (proc / "self").mkdir(parents=True)
+    (groups / "job").mkdir(parents=True)
+    (proc / "meminfo").write_text("MemTotal: 100 kB\nMemAvailable: 80 kB\n")
+    (proc / "self" / "cgroup").write_text("0::/job\n")
+    assert host_free(proc, groups) == 80 * 1024
+    (groups / "job" / "memory.max").write_text("50000\n")
+    (groups / "job" / "memory.current").write_text("30000\n")
+    (groups / "job" / "memory.stat").write_text("anon 10\ninactive_file 4000\n")
+    assert host_free(proc, groups) == 24000
+    (groups / "job" / "memory.max").write_text("max\n")
+    assert host_free(proc, groups) == 80 * 1024
+
+
+def test_plans_are_plain_data() -> None:
+    plan = ExecutionPlan(unet=PORTIONS, offload="blocks", decode_tile=256)
+    assert plan.as_dict()["unet"]["frame_chunk"] == 2
+    assert not plan.exact
+    assert "not exact" in plan.describe()
+    assert dataclasses.replace(plan, decode_tile=None).exact
