@@ -274,7 +274,7 @@ def _encode_warped(
     vae: Any, warped: PoseFrames, picture: Tensor, num_frames: int, device: torch.device | str, chunk: int
 ) -> PoseFeatures:
     kept: Tensor | None = None
-    spooled: SpooledRows | None = None
+    spooled = SpooledRows(device)
     for start in range(0, num_frames, chunk):
         frames = to_unit(warped[start : min(start + chunk, num_frames)])
         if frames.shape[1:] != picture.shape[1:] or len(frames) != min(chunk, num_frames - start):
@@ -284,12 +284,10 @@ def _encode_warped(
                 "warp the picture to the same poses",
             )
         latents = encode_mode(vae, frames.to(device))
-        if start == 0 and num_frames * latents[0].nbytes > feature_budget(device) // WARPED_SHARE:
-            spooled = SpooledRows(device)
-        elif start == 0:
+        if start == 0 and num_frames * latents[0].nbytes <= feature_budget(device) // WARPED_SHARE:
             kept = latents.new_empty(1, num_frames, *latents.shape[1:])
-        if spooled is not None:
+        if kept is None:
             spooled.add(latents)
-        elif kept is not None:
+        else:
             kept[0, start : start + len(latents)] = latents
     return spooled if kept is None else KeptFeatures(kept)

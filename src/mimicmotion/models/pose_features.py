@@ -117,7 +117,7 @@ class SpooledRows:
         """Add the next frames."""
         self.shape, self.dtype = tuple(rows.shape[1:]), rows.dtype
         for row in rows.cpu():
-            self.spool.add(row.contiguous().view(-1).view(torch.uint8).numpy())
+            self.spool.add(row.contiguous().view(-1).view(torch.uint8).numpy().data)
 
     @property
     def num_frames(self) -> int:
@@ -217,7 +217,7 @@ def encode_poses(
         for index, part in enumerate(parts):
             if packed is not None:
                 for frame in part:
-                    packed.add(zlib.compress(np.ascontiguousarray(frame), 1))
+                    packed.add(zlib.compress(np.ascontiguousarray(frame).data, 1))
                 continue
             out = encoder(part)
             if kept is None:  # one buffer for all: collecting chunks and joining them would hold everything twice
