@@ -55,9 +55,10 @@ def _available_elsewhere() -> int | None:
         return None
     try:  # macOS, Windows: not a dependency, but often there
         import psutil
+
+        return int(psutil.virtual_memory().available)
     except ImportError:
         return None
-    return int(psutil.virtual_memory().available)
 
 
 def _group_room(proc: Path, groups: Path) -> int | None:

@@ -77,12 +77,10 @@ def rungs(task: Task, cells: int, options: ExecutionOptions, device: torch.devic
 
 def decode_rungs(options: ExecutionOptions, tiles: bool) -> Iterator[dict[str, int | None]]:
     """Ways to decode, the fastest first; tiles are not exact and come only where they are asked for, or last."""
-    if options.decode_tile is not None:
-        yield from ({"decode_portion": p, "decode_tile": options.decode_tile} for p in DECODE_PORTIONS)
-        return
-    yield from ({"decode_portion": p, "decode_tile": None} for p in DECODE_PORTIONS)
-    if tiles:
-        yield from ({"decode_portion": 1, "decode_tile": t} for t in TILES)
+    whole: list[tuple[int | None, int | None]] = [(p, options.decode_tile) for p in DECODE_PORTIONS]
+    small = [(1, t) for t in TILES] if tiles and options.decode_tile is None else []
+    for portion, tile in [*whole, *small]:
+        yield {"decode_portion": portion, "decode_tile": tile}
 
 
 def plan_execution(
