@@ -73,8 +73,8 @@ class SampleMaker:
         self.shards, self.config, self.seed, self.latents = shards, config, seed, latents
         self.warp = warp
         self.grid = (height // downscale, width // downscale)
-        plain = {"confidence_aware": False, "threshold": config.pose_threshold}
-        look = {**drawing, **plain} if config.guidance == "threshold" else drawing
+        plain: dict[str, Any] = {"confidence_aware": False, "threshold": config.pose_threshold}
+        look: Mapping[str, Any] = {**drawing, **plain} if config.guidance == "threshold" else drawing
         self.drawer = PoseDrawer(shards.size, **look)
         self.scenes = [Scene(*s) for s in zip(shards.num_frames, shards.stills, shards.fps, strict=True)]
         self.siblings: list[Sequence[int]] = [[i] for i in range(len(self.scenes))]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -53,7 +54,7 @@ class DetailNet(nn.Module):
         if width < 24 or width % 24 or blocks < 0 or not 0 <= dropout < 1:
             got = f"width={width}, blocks={blocks}, dropout={dropout}"
             raise ConfigError(got, "width in multiples of 24, blocks >= 0, 0 <= dropout < 1", "correct it")
-        self.config = {
+        self.config: dict[str, Any] = {
             "width": width,
             "blocks": blocks,
             "dropout": dropout,

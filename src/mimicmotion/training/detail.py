@@ -150,7 +150,7 @@ class DetailTask(Task):
         self.parts = dataclasses.replace(self.parts, settings=settings)
         self.shards = shards or open_shards(config.data.shards, config.data.split, cache=self.cache / "shards")
         net = self._network()
-        leans = {"warped_lean": self.options.warped_lean, "blurred_lean": self.options.blurred_lean}
+        leans: dict[str, Any] = {"warped_lean": self.options.warped_lean, "blurred_lean": self.options.blurred_lean}
         self.net = DetailNet(**(net.config | leans))
         self.net.load_state_dict(net.state_dict())
         self.model: nn.Module = self.net
