@@ -300,10 +300,16 @@ def draw_poses(
     stroke: float = 1.0,
     confidence_aware: bool = True,
     parts: Collection[str] = ALL_PARTS,
+    threshold: float = BODY_THRESHOLD,
 ) -> Iterator[UInt8[ndarray, "height width 3"]]:
     """The frames of a sequence as RGB pictures, one at a time, scaled to `size` (default: the sequence's own)."""
     poses = poses if size is None else poses.scaled(size)
     drawer = PoseDrawer(
-        poses.size, canvas_short_side=canvas_short_side, stroke=stroke, confidence_aware=confidence_aware, parts=parts
+        poses.size,
+        canvas_short_side=canvas_short_side,
+        stroke=stroke,
+        confidence_aware=confidence_aware,
+        parts=parts,
+        threshold=threshold,
     )
     return (drawer.draw(xy, confidence) for xy, confidence in zip(poses.xy, poses.confidence, strict=True))
