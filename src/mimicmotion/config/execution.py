@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from mimicmotion.config.parsing import STRICT, check_range
+from mimicmotion.errors import ConfigError
 
 Attention = Literal["auto", "math", "sdpa", "flash", "cudnn", "fa3"]
 Offload = Literal["auto", "none", "modules", "blocks"]
@@ -37,4 +38,9 @@ class ExecutionOptions:
     frame does not fit."""
 
     def __post_init__(self) -> None:
+        if self.compile and (self.offload == "blocks" or self.weight_storage == "fp8"):
+            other = "offload blocks" if self.offload == "blocks" else "weight_storage fp8"
+            raise ConfigError(
+                f"compile with {other}", "one of the two: compiled blocks hold their weights", "drop one of them"
+            )
         check_range(self, {"memory": (0.01, 10_000), "frame_chunk": (1, 100_000), "decode_tile": (64, 8192)})

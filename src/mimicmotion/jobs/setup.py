@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from mimicmotion.config import FusionConfig, GenerateConfig, resolve_speed
+from mimicmotion.errors import ConfigError
 from mimicmotion.jobs.inputs import Inputs, open_driving, prepare
 from mimicmotion.jobs.outputs import Frame
 from mimicmotion.jobs.progress import Job, Progress
@@ -30,9 +31,23 @@ def load_and_prepare(
 def load(config: GenerateConfig, pipeline: MimicMotionPipeline | None) -> Job[MimicMotionPipeline]:
     """The model that was given, or the one of the settings."""
     yield Progress("load", 0, 1)
-    pipe = pipeline if pipeline is not None else load_pipeline(config)
+    pipe = load_pipeline(config) if pipeline is None else pipeline
+    _check_weights(config, pipe)
     yield Progress("load", 1, 1)
     return pipe
+
+
+def _check_weights(config: GenerateConfig, pipe: MimicMotionPipeline) -> None:
+    """A model that was given stays as it is: narrowed weights would come as a surprise in its next use."""
+    from mimicmotion.models.quantize import quantized
+
+    wanted, done = resolve_speed(config).quantize, quantized(pipe.unet)
+    if wanted != "none" and (done is None or done.format != wanted):
+        raise ConfigError(
+            f"quantize={wanted!r} with a pipeline that has {'plain' if done is None else done.format} weights",
+            "no pipeline (the model is loaded so), or one with such weights",
+            f"call mimicmotion.models.quantize.quantize_weights(pipeline.unet, {wanted!r}) first",
+        )
 
 
 def check_inputs_exist(config: GenerateConfig) -> None:

@@ -94,6 +94,9 @@ class CpuBlender(AlphaBlender):
         return torch.lerp(*pair, alpha)
 
 
+CLASS_BEFORE = "_class_before_execution"
+"""Attribute of a layer that computes as `mimicmotion.models.execution` says: the class it has without that."""
+
 _SWAPS: dict[type[nn.Module], type[nn.Module]] = {
     nn.Linear: CpuLinear,
     GEGLU: CpuGEGLU,
@@ -105,6 +108,8 @@ _SWAPS: dict[type[nn.Module], type[nn.Module]] = {
 def use_cpu_kernels(module: nn.Module, enabled: bool = True) -> int:
     """Switch these kernels on or off in one network; where PyTorch has no oneDNN nothing is switched.
 
+    Layers that an execution has taken over (`mimicmotion.models.execution`) are switched for when it comes off.
+
     Returns:
         The number of layers that were switched.
     """
@@ -113,10 +118,14 @@ def use_cpu_kernels(module: nn.Module, enabled: bool = True) -> int:
     swaps = _SWAPS if enabled else {fast: plain for plain, fast in _SWAPS.items()}
     switched = 0
     for layer in module.modules():
-        target = swaps.get(type(layer))
+        waiting = CLASS_BEFORE in vars(layer)
+        target = swaps.get(vars(layer)[CLASS_BEFORE] if waiting else type(layer))
         if target is None or (target is CpuTimeConv and not _is_time_conv(layer)):
             continue
-        layer.__class__ = target
+        if waiting:
+            vars(layer)[CLASS_BEFORE] = target
+        else:
+            layer.__class__ = target
         switched += 1
     return switched
 

@@ -27,7 +27,7 @@ from mimicmotion.errors import ConfigError
 from mimicmotion.models import lean
 from mimicmotion.models.attention import AttentionKernel, check_kernel, use_attention
 from mimicmotion.models.compiled import check_compiler, keep_compiled_code
-from mimicmotion.models.cpu_kernels import CpuLinear, CpuTimeConv
+from mimicmotion.models.cpu_kernels import CLASS_BEFORE, CpuLinear, CpuTimeConv
 from mimicmotion.models.lean_layers import GatedLinear, LeanLinear, LeanNorm, TimeConv
 
 
@@ -80,7 +80,6 @@ LAYERS: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv3d: TimeConv,
     CpuTimeConv: TimeConv,
 }
-BEFORE = "_class_before_execution"
 
 
 def apply_execution(unet: nn.Module, execution: UNetExecution) -> None:
@@ -127,8 +126,8 @@ def execution_of(unet: nn.Module) -> UNetExecution:
 def _exchange(module: Any, is_lean: bool) -> None:
     """Give a module and its layers the lean classes of their kinds, or those that they had before."""
     if not is_lean:
-        if BEFORE in vars(module):
-            module.__class__ = vars(module).pop(BEFORE)
+        if CLASS_BEFORE in vars(module):
+            module.__class__ = vars(module).pop(CLASS_BEFORE)
         return
     _take(BLOCKS, module)
     if isinstance(module, lean.LeanUNet):
@@ -151,7 +150,7 @@ def _exchange(module: Any, is_lean: bool) -> None:
 def _take(classes: dict[type[nn.Module], type[nn.Module]], *modules: nn.Module) -> None:
     for module in modules:
         if type(module) in classes:  # adapters and quantised layers have classes of their own and stay
-            vars(module)[BEFORE] = type(module)
+            vars(module)[CLASS_BEFORE] = type(module)
             module.__class__ = classes[type(module)]
 
 

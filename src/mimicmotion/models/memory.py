@@ -176,7 +176,14 @@ def tensors_of(*modules: nn.Module | None) -> list[Tensor]:
 def weight_bytes(*modules: nn.Module | None) -> int:
     """Bytes of parameters and buffers, those that are shared counted once."""
     seen = {t.untyped_storage()._cdata if t.device.type != "meta" else id(t): t for t in tensors_of(*modules)}
-    return sum(t.numel() * t.element_size() for t in seen.values())
+    return sum(_stored(t) for t in seen.values())
+
+
+def _stored(tensor: Tensor) -> int:
+    flatten = getattr(tensor, "__tensor_flatten__", None)  # quantised weights name the tensors they are made of
+    if flatten is None:
+        return tensor.numel() * tensor.element_size()
+    return sum(_stored(getattr(tensor, name)) for name in flatten()[0])
 
 
 def meta_twin(module: Any) -> Any:

@@ -18,8 +18,11 @@ from diffusers.hooks import HookRegistry, apply_group_offloading
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from mimicmotion.errors import ConfigError
 from mimicmotion.models.memory import weight_bytes
 
+QUANTIZED = "_mimicmotion_quantized"
+"""Attribute of a network that `mimicmotion.models.quantize` has narrowed."""
 FLOAT8 = torch.float8_e4m3fn
 OFFLOADING_HOOKS = ("group_offloading", "layer_execution_tracker", "lazy_prefetch_group_offloading")
 
@@ -203,7 +206,12 @@ def store_in_eight_bits(unet: nn.Module) -> int:
 
     Returns:
         The number of layers.
+
+    Raises:
+        ConfigError: the weights are quantised already (`mimicmotion.models.quantize`).
     """
+    if hasattr(unet, QUANTIZED):
+        raise ConfigError("weight_storage fp8 for quantised weights", "one of the two", "leave weight_storage alone")
     count = 0
     for module in _narrow_layers(unet):
         weight: Any = module.weight

@@ -14,14 +14,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch import nn
 
 from mimicmotion.errors import ConfigError
+from mimicmotion.models.memory import weight_bytes
+from mimicmotion.models.offload import FLOAT8, QUANTIZED
 from mimicmotion.models.unet import ConstantAttention, cross_attentions
 
 Format = Literal["int8", "fp8"]
-MARK = "_mimicmotion_quantized"
 MIN_SIZE = 32
 """Layers with a side below this stay as they are: one scale a row would be no saving."""
 
@@ -58,11 +58,14 @@ def quantize_weights(unet: nn.Module, format: Format) -> Quantized:
     """
     if format not in ("int8", "fp8"):
         raise ConfigError(f"quantize={format!r}", "int8 or fp8", "use one of these, or none")
-    before: Quantized | None = getattr(unet, MARK, None)
+    before = quantized(unet)
     if before is not None:
         if before.format == format:
             return before
         raise ConfigError(f"quantize={format!r} for weights in {before.format}", "plain weights", "load the model anew")
+    if any(p.dtype == FLOAT8 for p in unet.parameters()):
+        got = f"quantize={format!r} for weights stored in eight bits (weight_storage fp8)"
+        raise ConfigError(got, "one of the two", "load the model anew and leave weight_storage alone")
     size = weight_bytes(unet)
     names = set(quantized_layers(unet))
     with _quietly():
@@ -75,8 +78,13 @@ def quantize_weights(unet: nn.Module, format: Format) -> Quantized:
         config = Int8WeightOnlyConfig() if format == "int8" else Float8WeightOnlyConfig()
         quantize_(unet, config, filter_fn=lambda _, name: name in names)
     done = Quantized(format, len(names), size, weight_bytes(unet))
-    object.__setattr__(unet, MARK, done)
+    object.__setattr__(unet, QUANTIZED, done)
     return done
+
+
+def quantized(unet: nn.Module) -> Quantized | None:
+    """What `quantize_weights` has done to a network; None if nothing."""
+    return getattr(unet, QUANTIZED, None)
 
 
 def quantized_layers(unet: nn.Module) -> Iterator[str]:
@@ -87,20 +95,8 @@ def quantized_layers(unet: nn.Module) -> Iterator[str]:
             yield name
 
 
-def weight_bytes(module: nn.Module) -> int:
-    """Bytes of all parameters as they are stored, narrow weights with their scales."""
-    return sum(_stored(p) for p in module.parameters())
-
-
 def _constant(attention: Any) -> bool:
     return isinstance(attention.processor, ConstantAttention)
-
-
-def _stored(tensor: torch.Tensor) -> int:
-    flatten = getattr(tensor, "__tensor_flatten__", None)  # tensor subclasses name the tensors they are made of
-    if flatten is None:
-        return tensor.nbytes
-    return sum(_stored(getattr(tensor, name)) for name in flatten()[0])
 
 
 @contextlib.contextmanager

@@ -54,6 +54,8 @@ def rungs(task: Task, cells: int, options: ExecutionOptions, device: torch.devic
     offloads = (options.offload,) if options.offload != "auto" else ("none", "modules", "blocks")
     if task.block_cache:
         offloads = tuple(o for o in offloads if o != "blocks") or ("none",)  # blocks come in the order of whole passes
+    if options.compile and options.offload == "auto":
+        offloads = ("none", "modules")  # compiled blocks hold their weights
     if device.type == "cpu":
         offloads = ("none",)  # host and device are one
     portions = PORTIONS if options.frame_chunk is None else {options.frame_chunk: 1.0}
@@ -198,7 +200,7 @@ def next_rung(plan: ExecutionPlan, device: torch.device, rows: int, cells: int) 
         chunks = {name: getattr(smaller, name) for name in names}
         return dataclasses.replace(plan, unet=dataclasses.replace(plan.unet, **chunks))
     if device.type != "cpu" and plan.offload == "modules":
-        return dataclasses.replace(plan, offload="blocks")
+        return dataclasses.replace(plan, offload="blocks", unet=dataclasses.replace(plan.unet, compile=False))
     return None
 
 

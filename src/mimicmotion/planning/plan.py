@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from mimicmotion.errors import ConfigError
 from mimicmotion.models.execution import UNetExecution
 
 GIB = 2**30
@@ -54,6 +55,11 @@ class ExecutionPlan:
     decode_tile: int | None = None
     peaks: Peaks = field(default_factory=Peaks)
     budget: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.unet.compile and (self.offload == "blocks" or self.weight_storage == "fp8"):
+            other = "offload='blocks'" if self.offload == "blocks" else "weight_storage='fp8'"
+            raise ConfigError(f"compile=True with {other}", "one of the two", "compiled blocks hold their weights")
 
     @property
     def exact(self) -> bool:

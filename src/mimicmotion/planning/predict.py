@@ -16,6 +16,7 @@ from mimicmotion.models.execution import UNetExecution, apply_execution
 from mimicmotion.models.memory import follow, meta_twin, shape_run, weight_bytes
 from mimicmotion.models.offload import BlockBytes, block_bytes, stored_bytes, widest
 from mimicmotion.models.pose_features import FEATURE_BUDGET, KeptFeatures
+from mimicmotion.models.quantize import quantized
 from mimicmotion.models.vae import encode_mode
 from mimicmotion.models.vae_tiles import decode_latents
 from mimicmotion.planning.plan import ExecutionPlan, Peaks
@@ -161,7 +162,8 @@ class Predictor:
         resident = [*unet.parameters(), *unet.buffers(), x, conditioning.pose_features.features]  # type: ignore[union-attr]
         with follow(resident, scores=execution.attention == "math") as live, shape_run(), moves:
             run(x, torch.zeros((), device="meta"), range(rows))
-        return live.peak + (widest(unet) if stored else 0)
+        widened = stored or quantized(self.unet) is not None
+        return live.peak + (widest(unet) if widened else 0)
 
     def decode_bytes(self, plan: ExecutionPlan, task: Task) -> int:
         """Of one clip of `chunk` frames, the blending of clips included."""

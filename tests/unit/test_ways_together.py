@@ -1,0 +1,135 @@
+"""Ways to run that meet: CPU kernels, executions, narrow weights, compiled blocks and weights that come and go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from micro import micro_pipeline, random_frames
+from mimicmotion.config import GenerateConfig
+from mimicmotion.config.execution import ExecutionOptions
+from mimicmotion.errors import ConfigError
+from mimicmotion.jobs.setup import load
+from mimicmotion.models.cpu_kernels import cpu_kernels_available
+from mimicmotion.models.execution import UNetExecution
+from mimicmotion.models.memory import weight_bytes
+from mimicmotion.models.offload import bring_blocks, offload_blocks, store_in_eight_bits
+from mimicmotion.models.quantize import quantize_weights
+from mimicmotion.pipeline import MimicMotionPipeline
+from mimicmotion.planning import ExecutionPlan, Task, plan_execution
+from mimicmotion.planning.ladder import next_rung, rungs
+
+SIZE, FRAMES = (32, 32), 7
+IMAGE, POSES = random_frames(1, *SIZE, 3), random_frames(2, FRAMES, *SIZE, 3)
+REFERENCE = random_frames(3, *SIZE, 3)
+PORTIONS = UNetExecution(attention="auto", frame_chunk=2, position_chunk=3, feed_forward_chunk=7, channels_last=True)
+CUDA = torch.device("cuda")
+
+
+def latents(pipe: MimicMotionPipeline) -> torch.Tensor:
+    return pipe(IMAGE, POSES, reference_pose=REFERENCE, output_type="latent", seed=1)
+
+
+def difference(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b).abs().max() / b.abs().max())
+
+
+def classes(pipe: MimicMotionPipeline) -> list[type]:
+    return [type(m) for m in pipe.unet.modules()]
+
+
+@pytest.mark.skipif(not cpu_kernels_available(), reason="this PyTorch has no oneDNN")
+@pytest.mark.parametrize("first", [True, False])
+def test_fast_kernels_are_switched_under_an_execution(first: bool) -> None:
+    pipe, other = micro_pipeline(), micro_pipeline()
+    plain = latents(pipe)
+    pipe.use_fast_kernels(first)
+    other.use_fast_kernels(not first)
+    before, after = classes(pipe), classes(other)
+    assert before != after
+    pipe.configure(ExecutionPlan(unet=PORTIONS))
+    assert difference(latents(pipe), plain) < 5e-5
+    pipe.use_fast_kernels(not first)
+    assert difference(latents(pipe), plain) < 5e-5
+    pipe.configure(ExecutionPlan())
+    assert classes(pipe) == after
+    assert difference(latents(pipe), plain) < 5e-5
+    pipe.use_fast_kernels(first)
+    assert classes(pipe) == before
+
+
+@pytest.mark.parametrize("format", ["int8", "fp8"])
+def test_narrow_weights_run_in_any_way(format: Any) -> None:
+    pytest.importorskip("torchao", reason="torchao is not installed (extra 'fast')")
+    pipe, other = micro_pipeline(), micro_pipeline()
+    pipe.use_fast_kernels()
+    exact, wide = latents(pipe), weight_bytes(pipe.unet)
+    peaks = [plan_execution(pipe, SIZE, 6, FRAMES, 1 << 40, always_predict=True).peaks]
+    quantize_weights(pipe.unet, format)
+    assert weight_bytes(pipe.unet) < 0.7 * wide
+    peaks.append(plan_execution(pipe, SIZE, 6, FRAMES, 1 << 40, always_predict=True).peaks)
+    assert peaks[1].decode < peaks[0].decode - 0.25 * wide
+    narrow = latents(pipe)
+    assert difference(narrow, exact) > 1e-3
+    pipe.configure(ExecutionPlan(unet=PORTIONS))
+    assert difference(latents(pipe), narrow) < 1e-4
+    pipe.configure(ExecutionPlan())
+    assert torch.equal(latents(pipe), narrow)
+    offload_blocks(pipe.unet, torch.device("cpu"))
+    assert torch.equal(latents(pipe), narrow)
+    bring_blocks(pipe.unet)
+    other.configure(ExecutionPlan(unet=PORTIONS))
+    quantize_weights(other.unet, format)
+    assert difference(latents(other), narrow) < 1e-4
+    with pytest.raises(ConfigError, match="leave weight_storage alone"):
+        store_in_eight_bits(pipe.unet)
+
+
+def test_weights_are_narrowed_once() -> None:
+    pipe = micro_pipeline()
+    store_in_eight_bits(pipe.unet)
+    with pytest.raises(ConfigError, match="stored in eight bits"):
+        quantize_weights(pipe.unet, "int8")
+    names = {"picture": Path("a.png"), "video": Path("b.mp4"), "output": Path("c.mp4")}
+    with pytest.raises(ConfigError, match="both narrow"):
+        GenerateConfig(**names, quantize="fp8", weight_storage="fp8")
+    assert GenerateConfig(**names, quantize="none", weight_storage="fp8").weight_storage == "fp8"
+
+
+def test_a_given_pipeline_is_not_narrowed() -> None:
+    pipe = micro_pipeline()
+    config = GenerateConfig(picture=Path("a.png"), video=Path("b.mp4"), output=Path("c.mp4"), quantize="int8")
+    before = weight_bytes(pipe.unet)
+    with pytest.raises(ConfigError, match="quantize_weights"):
+        list(load(config, pipe))
+    assert weight_bytes(pipe.unet) == before
+    pytest.importorskip("torchao", reason="torchao is not installed (extra 'fast')")
+    quantize_weights(pipe.unet, "int8")
+    list(load(config, pipe))
+
+
+@pytest.mark.parametrize("wrong", [{"offload": "blocks"}, {"weight_storage": "fp8"}])
+def test_compiled_blocks_hold_their_weights(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="compile with"):
+        ExecutionOptions(compile=True, **wrong)
+    with pytest.raises(ConfigError, match="compile=True with"):
+        ExecutionPlan(unet=UNetExecution(compile=True), **wrong)
+
+
+def test_the_planner_keeps_them_apart() -> None:
+    task = Task(size=SIZE, segment_rows=6, num_frames=FRAMES)
+
+    def offloads(compile: bool) -> set[str]:
+        return {p.offload for p in rungs(task, 16, ExecutionOptions(compile=compile), CUDA)}
+
+    assert offloads(compile=True) == {"none", "modules"}
+    assert offloads(compile=False) == {"none", "modules", "blocks"}
+    plan: ExecutionPlan | None = ExecutionPlan(unet=UNetExecution(compile=True, attention="auto"))
+    seen = []
+    while (plan := next_rung(plan, CUDA, 6, 16)) is not None:
+        seen.append((plan.offload, plan.unet.compile))
+    assert ("modules", True) in seen
+    assert seen[-1] == ("blocks", False)
