@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import sys
@@ -140,17 +141,23 @@ def test_an_old_result_stays_until_the_new_one_is_complete(tmp_path: Path, name:
     assert leftovers(tmp_path) == [name.rstrip("/")]
 
 
-@pytest.fixture
-def file_limit() -> Iterator[object]:
-    """Sets the largest size a file may grow to: what a full disk looks like, without filling one."""
+@contextlib.contextmanager
+def file_limit(size: int) -> Iterator[None]:
+    """The largest size a file may grow to: what a full disk looks like, without filling one.
+
+    No longer than needed: it is the test report's limit, too.
+    """
     resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.gif", "a.webp"])
-def test_full_disk_gives_the_whole_file_or_none(tmp_path: Path, name: str, file_limit: object) -> None:
+def test_full_disk_gives_the_whole_file_or_none(tmp_path: Path, name: str) -> None:
     """Also where the last buffered bytes are the ones that do not fit."""
     rng = np.random.default_rng(0)
     noise = [rng.integers(0, 256, (48, 48, 3), dtype=np.uint8) for _ in range(4)]
@@ -164,18 +171,16 @@ def test_full_disk_gives_the_whole_file_or_none(tmp_path: Path, name: str, file_
     whole = (tmp_path / name).stat().st_size
     (tmp_path / name).unlink()
     for limit in [0, 10, 500, *np.linspace(whole // 2, whole - 1, 12).astype(int).tolist(), whole - 2]:
-        file_limit(limit)  # type: ignore[operator]
-        with pytest.raises(OutputError, match="cannot be written"):
+        with file_limit(limit), pytest.raises(OutputError, match="cannot be written"):
             make()
         assert leftovers(tmp_path) == [], limit
-    file_limit(whole)  # type: ignore[operator]
-    make()
+    with file_limit(whole):
+        make()
     assert (tmp_path / name).stat().st_size == whole
 
 
-def test_full_disk_while_writing_frames_to_a_folder(tmp_path: Path, file_limit: object) -> None:
-    file_limit(50)  # type: ignore[operator]
-    with pytest.raises(OutputError):
+def test_full_disk_while_writing_frames_to_a_folder(tmp_path: Path) -> None:
+    with file_limit(50), pytest.raises(OutputError):
         write(f"{tmp_path}/frames/")
     assert leftovers(tmp_path) == []
 
