@@ -1,7 +1,8 @@
 """Quality of the small model on held-out synthetic people: python benchmarks/tiny_quality.py [--model DIR].
 
-Prints one JSON line. The reference picture is animated by the exact poses of clips that no training saw, and compared
-with the clips' frames: PSNR and SSIM of whole frames, and PSNR inside the moving region (pixels where the target
+Prints one JSON line. The reference picture is animated by the poses of clips that no training saw (the exact ones, or
+with `--driving found` those that the bundled estimator finds in the true frames, as in use), and compared with the
+clips' frames: PSNR and SSIM of whole frames, and PSNR inside the moving region (pixels where the target
 differs from the reference picture by more than a tenth of the range) and inside the boxes of reliable hands.
 Beside the result stand `copy` (the reference picture held still), `warp` (a limb warp without learning, cut by
 GrabCut), `warp_plain` (the same, cut along capsules) and `bound` (the autoencoder alone, every fourth clip). `gain`
@@ -160,6 +161,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, help="model folder; the bundled one if left out")
     parser.add_argument("--clips", type=int, default=200)
     parser.add_argument("--pose-clips", type=int, help="find poses again in the first clips only (it takes longest)")
+    parser.add_argument("--driving", choices=["exact", "found"], default="exact", help="poses of model and warp")
     parser.add_argument("--frames", type=int, default=16)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--log", type=Path, help="keep what is measured, clip by clip; a second run goes on from it")
@@ -175,13 +177,21 @@ def warp(clip: SynthClip, *, segmented: bool = True) -> ndarray:
     return limb_warp(clip.reference_frame, clip.reference_pose, clip.poses, segmented=segmented)
 
 
-def measure(pipe: MimicMotionPipeline, clip: SynthClip, *, poses: PoseScores | None, bound: bool) -> dict[str, Any]:
-    """All numbers of one clip."""
+def found(clip: SynthClip, scorer: PoseScores) -> SynthClip:
+    """The clip with the poses that the bundled estimator finds in its frames."""
+    reference = scorer.find(clip.reference_frame[None])
+    return dataclasses.replace(clip, poses=scorer.find(clip.frames), reference_pose=reference)
+
+
+def measure(
+    pipe: MimicMotionPipeline, clip: SynthClip, driving: SynthClip, *, poses: PoseScores | None, bound: bool
+) -> dict[str, Any]:
+    """All numbers of one clip; `driving` is the clip with the poses that model and warp are given."""
     start = time.perf_counter()
-    versions = {"result": generate(pipe, clip)}
+    versions = {"result": generate(pipe, driving)}
     record: dict[str, Any] = {"seconds": time.perf_counter() - start}
     versions["copy"] = copy_reference(clip.reference_frame, len(clip.frames))
-    versions |= {"warp": warp(clip), "warp_plain": warp(clip, segmented=False)}
+    versions |= {"warp": warp(driving), "warp_plain": warp(driving, segmented=False)}
     if poses:
         record["poses"] = poses(clip, {k: versions[k] for k in ("result", "copy", "warp")})
     if bound:
@@ -232,7 +242,8 @@ def main() -> None:
         wanted = options.pose_clips is None or index < options.pose_clips
         if index not in records or (wanted and "poses" not in records[index]):
             clip = held_out(index, options.frames, size)
-            record = measure(pipe, clip, poses=scorer if wanted else None, bound=index % 4 == 0)
+            driving = found(clip, scorer) if options.driving == "found" else clip
+            record = measure(pipe, clip, driving, poses=scorer if wanted else None, bound=index % 4 == 0)
             records[index] = {"index": index, **record}
             write_log(options.log, records[index])
     measured = [records[i] for i in range(options.clips)]
@@ -247,6 +258,7 @@ def main() -> None:
         "frames": options.frames,
         "size": list(size),
         "model": str(options.model or "bundled"),
+        "driving": options.driving,
         "settings": pipe.settings,
         **{name: table(rows) for name, rows in columns.items()},
         "gain": {name: gains(columns["result"], columns[name]) for name in OTHERS},
