@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tests.fake_shards import FakeShards
-from tests.micro import micro_pipeline
 
+from fake_shards import FakeShards
+from micro import micro_pipeline
 from mimicmotion.config import parse
 from mimicmotion.training.denoiser import DenoiserTask
 from mimicmotion.training.settings import TrainConfig

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.fake_shards import FakeShards
-from tests.micro import micro_pipeline
-from tests.micro_task import SIZE, micro_config, micro_task, weights_of
 
+from fake_shards import FakeShards
+from micro import micro_pipeline
+from micro_task import SIZE, micro_config, micro_task, weights_of
 from mimicmotion.config import parse
 from mimicmotion.data.synthetic import write_synthetic
 from mimicmotion.jobs.progress import finish

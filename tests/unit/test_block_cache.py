@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.micro import micro_pipeline, random_frames
 from torch import Tensor
 
 import mimicmotion.conditioning
 import mimicmotion.pipeline
+from micro import micro_pipeline, random_frames
 from mimicmotion.conditioning import ConditionedUNet, Conditioning
 from mimicmotion.config import FusionConfig
 from mimicmotion.diffusion.noise import frame_noise

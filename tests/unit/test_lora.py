@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
-from tests.micro import UNET, fill
-from tests.micro_task import gradients, micro_task, weights_of
 
+from micro import UNET, fill
+from micro_task import gradients, micro_task, weights_of
 from mimicmotion.errors import ConfigError
 from mimicmotion.models.unet import build_unet
 from mimicmotion.training.denoiser import DenoiserTask

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.micro import micro_pipeline
 
+from micro import micro_pipeline
 from mimicmotion.diffusion.noise import frame_noise
 from mimicmotion.errors import ConfigError
 from mimicmotion.models.quantize import quantize_weights, quantized_layers, weight_bytes
@@ -26,7 +26,7 @@ def run(unet: Any) -> torch.Tensor:
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_small_error_and_smaller_weights(format: Any) -> None:
-    pytest.importorskip("torchao")
+    pytest.importorskip("torchao", reason="torchao is not installed (extra 'fast')")
     unet = micro_pipeline().unet
     exact, layers = run(unet), list(quantized_layers(unet))
     before = sum(unet.get_submodule(n).weight.nbytes for n in layers)

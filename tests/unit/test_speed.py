@@ -10,8 +10,8 @@ from typing import get_args
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.micro import micro_pipeline
 
+from micro import micro_pipeline
 from mimicmotion.config import GenerateConfig, SpeedOptions, SpeedPlan, resolve_speed
 from mimicmotion.config.speed import TIERS, Quantize, Sampler, Schedule, Speed
 from mimicmotion.diffusion.schedule import named_sigmas

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.fake_shards import FakeShards
-from tests.micro_task import SIZE, gradients, micro_config, micro_task, weights_of
 
+from fake_shards import FakeShards
+from micro_task import SIZE, gradients, micro_config, micro_task, weights_of
 from mimicmotion.conditioning import ConditionedUNet, encode_conditioning
 from mimicmotion.errors import ConfigError, WeightsError
 from mimicmotion.models.unet import build_unet, unused_parameter_names
@@ -194,7 +194,7 @@ def test_a_doubtful_second_hand_does_not_touch_the_first_hands_weight() -> None:
     masks = [hand_masks(PoseSequence(xy, c, (32, 32), 15.0), (4, 4)) for c in (both, doubtful, alone)]
     assert np.array_equal(masks[1], masks[2])
     assert masks[0].sum() > masks[1].sum() > 0
-    from tests.unit.test_objective import encoded
+    from unit.test_objective import encoded
 
     batch = dataclasses.replace(encoded(), hand_mask=torch.from_numpy(masks[1])[None])
     weights = loss_weights(ObjectiveConfig(), batch, 1.0, reference_slot=False)

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.micro_task import micro_task, weights_of
 
+from micro_task import micro_task, weights_of
 from mimicmotion.diffusion.loss import LogNormal
 from mimicmotion.errors import InputError
 from mimicmotion.synth import render_clip
