@@ -17,9 +17,21 @@ from mimicmotion.evaluation.figures import style
 SUMMARY, TABLE = "summary.json", "metrics.csv"
 ACROSS = 4
 HIGHER = ("ssim", "psnr", "pck", "identity", "similarity", "confidence", "preference")
+# of a seam score 1 is best, so it has no arrow
 LOWER = (
-    "fvd", "fid", "frechet", "fd_", "lpips", "l1", "error", "missing", "flicker", "warping", "jerk", "distance",
-)  # fmt: skip; of a seam score 1 is best, so it has no arrow
+    "fvd",
+    "fid",
+    "frechet",
+    "fd_",
+    "lpips",
+    "l1",
+    "error",
+    "missing",
+    "flicker",
+    "warping",
+    "jerk",
+    "distance",
+)
 
 
 @dataclass(frozen=True, slots=True)
