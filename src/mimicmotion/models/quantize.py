@@ -70,7 +70,7 @@ def quantize_weights(unet: nn.Module, format: Format) -> Quantized:
     names = set(quantized_layers(unet))
     with _quietly():
         try:
-            from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
+            from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig, quantize_  # pyrefly: ignore
         except ImportError as e:
             raise ConfigError(
                 f"quantize={format!r} without torchao ({e})", "torchao", "pip install 'mimicmotion[fast]'"
