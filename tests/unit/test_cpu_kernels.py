@@ -142,7 +142,7 @@ def test_what_onednn_does_not_do_goes_the_plain_way(
 ) -> None:
     layer = nn.Sequential(nn.Linear(6, 8), GEGLU(8, 4)).to(device, dtype)
     use_cpu_kernels(layer)
-    monkeypatch.setattr(cpu_kernels, "_LINEAR", None)  # calling it would fail
+    monkeypatch.setattr(cpu_kernels, "ONEDNN_LINEAR", None)  # calling it would fail
     with torch.inference_mode():
         assert layer(torch.ones(2, 6, device=device, dtype=dtype)).shape == (2, 4)
 
@@ -154,13 +154,13 @@ def test_weights_of_another_kind_go_the_plain_way(monkeypatch: pytest.MonkeyPatc
     layer = nn.Linear(6, 8)
     layer.weight = nn.Parameter(layer.weight.detach().as_subclass(Quantised), requires_grad=False)
     use_cpu_kernels(layer)
-    monkeypatch.setattr(cpu_kernels, "_LINEAR", None)
+    monkeypatch.setattr(cpu_kernels, "ONEDNN_LINEAR", None)
     with torch.inference_mode():
         assert layer(torch.ones(2, 6)).shape == (2, 8)
 
 
 def test_nothing_is_switched_without_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_kernels, "_LINEAR", None)
+    monkeypatch.setattr(cpu_kernels, "ONEDNN_LINEAR", None)
     layer = nn.Linear(2, 2)
     assert use_cpu_kernels(layer) == 0
     assert type(layer) is nn.Linear

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from micro import fill
+from micro import UNET, fill
 from mimicmotion.errors import ConfigError
 from mimicmotion.models import compiled, execution
 from mimicmotion.models.checkpoint import config_of
@@ -23,17 +23,10 @@ from mimicmotion.models.lean_layers import LeanNorm, Moments
 from mimicmotion.models.unet import build_unet, use_constant_cross_attention, with_pose
 
 CONFIG: dict[str, Any] = {
-    "in_channels": 8,
-    "out_channels": 4,
+    **UNET,
     "block_out_channels": [32, 64],
     "down_block_types": ["CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"],
     "up_block_types": ["UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"],
-    "layers_per_block": 1,
-    "cross_attention_dim": 16,
-    "num_attention_heads": [2, 2],
-    "addition_time_embed_dim": 8,
-    "projection_class_embeddings_input_dim": 24,
-    "num_frames": 6,
 }
 
 

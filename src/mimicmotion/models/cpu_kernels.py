@@ -19,13 +19,15 @@ from diffusers.models.resnet import AlphaBlender
 from torch import Tensor, nn
 
 # The operator is PyTorch's own for compiled models; its presence and its float32 form are looked at once.
-_LINEAR: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+ONEDNN_LINEAR: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 _MACHINES = ("x86_64", "amd64")
 
 
 def cpu_kernels_available() -> bool:
     """Whether this PyTorch has oneDNN, on a processor for which it is the faster one."""
-    return _LINEAR is not None and torch.backends.mkldnn.is_available() and platform.machine().lower() in _MACHINES
+    return (
+        ONEDNN_LINEAR is not None and torch.backends.mkldnn.is_available() and platform.machine().lower() in _MACHINES
+    )
 
 
 @functools.cache
@@ -35,7 +37,7 @@ def _knows(dtype: torch.dtype) -> bool:
     return dtype == torch.float32
 
 
-def _plain(x: Tensor, weight: Tensor) -> bool:
+def plain_on_cpu(x: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN's operators may take the place of PyTorch's."""
     if x.device.type != "cpu" or weight.dtype != x.dtype or x.numel() == 0 or not _knows(x.dtype):
         return False
@@ -51,9 +53,9 @@ class CpuLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """As `nn.Linear`."""
-        if input.dtype != torch.float32 or not _plain(input, self.weight):
+        if input.dtype != torch.float32 or not plain_on_cpu(input, self.weight):
             return super().forward(input)
-        return _LINEAR(input, self.weight, self.bias, "none", [], "")
+        return ONEDNN_LINEAR(input, self.weight, self.bias, "none", [], "")
 
 
 class CpuGEGLU(GEGLU):
@@ -62,11 +64,11 @@ class CpuGEGLU(GEGLU):
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """As diffusers' GEGLU."""
         weight, bias = self.proj.weight, self.proj.bias
-        if not isinstance(self.proj, nn.Linear) or bias is None or not _plain(hidden_states, weight):
+        if not isinstance(self.proj, nn.Linear) or bias is None or not plain_on_cpu(hidden_states, weight):
             return super().forward(hidden_states, *args, **kwargs)
         (up, gate), (up_bias, gate_bias) = weight.chunk(2), bias.chunk(2)
-        opened = _LINEAR(hidden_states, gate, gate_bias, "gelu", [], "none")
-        return _LINEAR.binary(hidden_states, opened, up, up_bias, "mul")
+        opened = ONEDNN_LINEAR(hidden_states, gate, gate_bias, "gelu", [], "none")
+        return ONEDNN_LINEAR.binary(hidden_states, opened, up, up_bias, "mul")
 
 
 class CpuTimeConv(nn.Conv3d):
@@ -74,7 +76,7 @@ class CpuTimeConv(nn.Conv3d):
 
     def forward(self, input: Tensor) -> Tensor:
         """As `nn.Conv3d` with a kernel of (k, 1, 1)."""
-        if input.ndim != 5 or not _plain(input, self.weight):
+        if input.ndim != 5 or not plain_on_cpu(input, self.weight):
             return super().forward(input)
         padding = (int(self.padding[0]), 0)
         out = F.conv2d(input.flatten(3), self.weight.flatten(3), self.bias, (1, 1), padding, (self.dilation[0], 1))
@@ -86,7 +88,7 @@ class CpuBlender(AlphaBlender):
 
     def forward(self, x_spatial: Tensor, x_temporal: Tensor, image_only_indicator: Tensor | None = None) -> Tensor:
         """As diffusers' AlphaBlender."""
-        if not _plain(x_spatial, x_temporal):
+        if not plain_on_cpu(x_spatial, x_temporal):
             return super().forward(x_spatial, x_temporal, image_only_indicator)
         indicator: Any = image_only_indicator  # None is fine for most ways of blending, whatever is declared
         alpha = self.get_alpha(indicator, x_spatial.ndim).to(x_spatial.dtype)

@@ -7,8 +7,6 @@ Where gradients are recorded, the plain form is used.
 
 from __future__ import annotations
 
-import functools
-import platform
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -18,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from mimicmotion.models.cpu_kernels import ONEDNN_LINEAR, cpu_kernels_available, plain_on_cpu
 
 Planes = Float[Tensor, "batch channels frames places"]
 
@@ -42,27 +42,13 @@ def portions(total: int, size: int | None) -> Iterator[slice]:
 # --- linear layers --------------------------------------------------------------------------------------------------
 
 
-@functools.cache
-def _onednn(dtype: torch.dtype) -> Any:
-    """OneDNN's linear layer with an operation fused behind it, or None where it does not pay or is missing."""
-    if platform.machine().lower() not in ("x86_64", "amd64") or not torch.backends.mkldnn.is_available():
-        return None
-    try:
-        if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-            return None
-        return torch.ops.mkldnn._linear_pointwise
-    except (AttributeError, RuntimeError):
-        return None
-
-
 def _fused(x: Tensor, layer: nn.Linear) -> Any:
-    weight = layer.weight
-    plain = type(weight) in (Tensor, nn.Parameter) and type(x) is Tensor and x.numel() > 0
-    if not plain or x.device.type != "cpu" or weight.dtype != x.dtype or torch.compiler.is_compiling():
+    """OneDNN's linear layer with an operation fused behind it, or None where it may not take the plain one's place."""
+    if torch.compiler.is_compiling() or recording() or type(x) is not Tensor:  # a compiler makes its own
         return None
-    if x.dtype not in (torch.float32, torch.bfloat16) or recording() or torch.is_autocast_enabled("cpu"):
+    if not cpu_kernels_available() or not plain_on_cpu(x, layer.weight):
         return None
-    return _onednn(x.dtype)
+    return ONEDNN_LINEAR
 
 
 class LeanLinear(nn.Linear):
