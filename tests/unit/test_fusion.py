@@ -118,6 +118,14 @@ def test_average_and_none() -> None:
     ]
 
 
+@pytest.mark.parametrize("mode", ["progressive", "released", "average", "none"])
+def test_the_plan_of_a_long_video_holds_no_table_of_segments_and_frames(mode: FusionMode) -> None:
+    plan = make_plan(3000, FusionConfig(mode=mode, segment_frames=16, overlap_frames=6))
+    numbers = sum(share.untyped_storage().nbytes() // 8 for share in plan.shares)
+    assert numbers == sum(len(rows) for rows in plan.segments)
+    assert 3000 < numbers < 2 * 3001
+
+
 def test_short_video_shrinks_the_segment_and_one_frame_works() -> None:
     assert plan_segments(5, FusionConfig(segment_frames=16, overlap_frames=6)) == [range(5)]
     assert plan_segments(1, FusionConfig(segment_frames=1, overlap_frames=0, reference_slot=False)) == [range(1)]

@@ -40,7 +40,9 @@ def any_plans(draw: st.DrawFn) -> FusionPlan:
     weights = torch.zeros(len(segments), rows, dtype=torch.float64)
     for i, part in enumerate(segments):
         weights[i, list(part)] = torch.tensor([draw(st.floats(0.1, 1)) for _ in part], dtype=torch.float64)
-    return FusionPlan(tuple(segments), weights / weights.sum(0), False)
+    weights /= weights.sum(0)
+    shares = tuple(weights[i, list(part)] for i, part in enumerate(segments))
+    return FusionPlan(tuple(segments), shares, False)
 
 
 def _inner(x: Tensor, sigma: Tensor, frames: Sequence[int]) -> Tensor:

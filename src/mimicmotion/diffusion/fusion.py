@@ -54,10 +54,10 @@ def plan_segments(num_frames: int, cfg: FusionConfig) -> list[range]:
     return [range(s, s + length) for s in starts]
 
 
-def fusion_weights(
+def segment_weights(
     segments: Sequence[range], num_frames: int, mode: FusionMode = "progressive"
-) -> Float64[Tensor, "segments {num_frames}"]:
-    """Weight of each segment at each frame; every column sums to 1.
+) -> list[Float64[Tensor, " length"]]:
+    """Weight of each segment at its own frames; those of one frame sum to 1.
 
     - progressive: in an overlap of C frames the next segment gains j / (C + 1) at its j-th frame, j = 1..C. Where more
       than two segments overlap they are merged one after another, as in the paper's figure 4.
@@ -66,25 +66,46 @@ def fusion_weights(
     - average: the same weight for each segment that covers the frame (MultiDiffusion).
     - none: the first segment that covers a frame has it alone.
     """
-    weights = torch.zeros(len(segments), num_frames, dtype=torch.float64)
+    parts: list[Tensor] = []
     stop = 0
     for i, seg in enumerate(segments):
-        part = weights[i, seg.start : seg.stop]
+        overlap = max(stop - seg.start, 0)
+        part = torch.ones(len(seg), dtype=torch.float64)
         if mode == "released":
             slot = torch.arange(1, len(seg) + 1, dtype=torch.float64) + 0.5  # slot 0 is the reference
-            part[:] = torch.minimum(slot, len(seg) + 1 - slot)
-        elif mode == "average":
-            part[:] = 1
+            part = torch.minimum(slot, len(seg) + 1 - slot)
         elif mode == "none":
-            part[max(stop - seg.start, 0) :] = 1
-        else:
-            overlap = max(stop - seg.start, 0)
+            part[:overlap] = 0
+        elif mode == "progressive":
             ramp = torch.arange(1, overlap + 1, dtype=torch.float64) / (overlap + 1)
-            part[:] = 1
             part[:overlap] = ramp
-            weights[:i, seg.start : seg.start + overlap] *= 1 - ramp
+            for earlier, other in zip(reversed(segments[:i]), reversed(parts), strict=True):
+                if earlier.stop <= seg.start:
+                    break  # segments stop in their order
+                shared = range(max(earlier.start, seg.start), earlier.stop)
+                other[shared.start - earlier.start :] *= 1 - ramp[shared.start - seg.start : shared.stop - seg.start]
+        parts.append(part)
         stop = seg.stop
-    return weights if mode in ("progressive", "none") else weights / weights.sum(0)
+    if mode in ("released", "average"):
+        total = torch.zeros(num_frames, dtype=torch.float64)
+        for seg, part in zip(segments, parts, strict=True):
+            total[seg.start : seg.stop] += part
+        parts = [part / total[seg.start : seg.stop] for seg, part in zip(segments, parts, strict=True)]
+    return parts
+
+
+def fusion_weights(
+    segments: Sequence[range], num_frames: int, mode: FusionMode = "progressive"
+) -> Float64[Tensor, "segments {num_frames}"]:
+    """`segment_weights` as a table of all frames, to look at: its size grows with the square of the length."""
+    return _table([list(s) for s in segments], segment_weights(segments, num_frames, mode), num_frames)
+
+
+def _table(segments: Sequence[Sequence[int]], parts: Sequence[Tensor], rows: int) -> Tensor:
+    table = torch.zeros(len(segments), rows, dtype=torch.float64)
+    for line, segment, part in zip(table, segments, parts, strict=True):
+        line[list(segment)] = part
+    return table
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,29 +115,35 @@ class FusionPlan:
     Attributes:
         segments: rows per segment. Without a reference slot row f is frame f of the video; with it row 0 is the
             reference picture and row f + 1 is frame f.
-        weights: weight per segment and row; every column sums to 1 (the reference row is the mean of all segments).
+        shares: weight of each segment at its rows; those of one row sum to 1 (the reference row is the mean of all
+            segments).
         reference_slot: whether row 0 is the reference picture.
     """
 
     segments: tuple[tuple[int, ...], ...]
-    weights: Float64[Tensor, "segments rows"]
+    shares: tuple[Float64[Tensor, " length"], ...]
     reference_slot: bool
 
     @property
     def num_rows(self) -> int:
         """Frames of the video, and one more with a reference slot."""
-        return self.weights.shape[1]
+        return 1 + max(map(max, self.segments))
+
+    @property
+    def weights(self) -> Float64[Tensor, "segments rows"]:
+        """The shares as a table of all rows, to look at: its size grows with the square of the length."""
+        return _table(self.segments, self.shares, self.num_rows)
 
 
 def make_plan(num_frames: int, cfg: FusionConfig) -> FusionPlan:
     """Plan for `num_frames` frames of the video; errors as `plan_segments`."""
     segments = plan_segments(num_frames, cfg)
-    weights = fusion_weights(segments, num_frames, cfg.mode)
+    shares = segment_weights(segments, num_frames, cfg.mode)
     if not has_reference_slot(cfg):
-        return FusionPlan(tuple(tuple(s) for s in segments), weights, False)
-    reference = torch.full((len(segments), 1), 1 / len(segments), dtype=torch.float64)
+        return FusionPlan(tuple(tuple(s) for s in segments), tuple(shares), False)
+    reference = torch.full((1,), 1 / len(segments), dtype=torch.float64)
     rows = tuple((0, *(f + 1 for f in s)) for s in segments)
-    return FusionPlan(rows, torch.cat([reference, weights], dim=1), True)
+    return FusionPlan(rows, tuple(torch.cat([reference, share]) for share in shares), True)
 
 
 def fuse_parts(inner: Denoiser, plan: FusionPlan, device: torch.device | str | None = None) -> PartDenoiser:
@@ -135,7 +162,7 @@ def fuse_parts(inner: Denoiser, plan: FusionPlan, device: torch.device | str | N
     def parts(x: Latents, sigma: Sigma, frames: Sequence[int]) -> Iterator[tuple[list[int], Latents]]:
         waiting: list[int] = []  # rows that a later segment adds to
         carried: Latents | None = None
-        for i, (rows, weights) in enumerate(zip(plan.segments, plan.weights, strict=True)):
+        for i, (rows, weights) in enumerate(zip(plan.segments, plan.shares, strict=True)):
             at = torch.tensor(rows)
             x0 = inner(x[:, at.to(x.device)].to(device or x.device), sigma, [frames[r] for r in rows])
             window = list(dict.fromkeys((*waiting, *rows)))
@@ -143,7 +170,7 @@ def fuse_parts(inner: Denoiser, plan: FusionPlan, device: torch.device | str | N
             total = x0.new_zeros(x0.shape[0], len(window), *x0.shape[2:])
             if carried is not None:
                 total[:, : len(waiting)] = carried
-            share = weights[at].to(x0).view(-1, 1, 1, 1) * x0
+            share = weights.to(x0).view(-1, 1, 1, 1) * x0
             total.index_add_(1, torch.tensor([place[r] for r in rows], device=x0.device), share)
             done = [r for r in window if last[r] == i]
             waiting = [r for r in window if last[r] > i]
