@@ -1,7 +1,8 @@
 """Peak memory of the host against the length of the video: `python benchmarks/memory.py [--short 450 --long 9000]`.
 
 Half a minute of video at 15 frames a second against ten minutes. Each length runs in a process of its own, with planted
-poses and the bundled model at 96x64; prints one JSON line.
+poses and the bundled model at 96x64; prints one JSON line: peaks, their ratio, how much the peak grows per frame, and
+the resident memory when each stage was last reported.
 """
 
 from __future__ import annotations
@@ -14,12 +15,22 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 SIZE = (96, 64)
 
 
-def one(frames: int) -> int:
-    """Peak bytes of a generate job of so many frames."""
+def resident() -> int | None:
+    """Bytes of this process that are in memory now; None where the system does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def one(frames: int) -> dict[str, Any]:
+    """Peak bytes of a generate job of so many frames, resident bytes by stage, and seconds."""
     import numpy as np
 
     from mimicmotion.config import GenerateConfig
@@ -47,7 +58,9 @@ def one(frames: int) -> int:
             width=SIZE[1],
             num_inference_steps=1,
         )
-        return finish(generate(config)).peak_memory["process"]
+        stages: dict[str, int | None] = {}
+        result = finish(generate(config), lambda report: stages.update({report.stage: resident()}))
+    return {"peak": result.peak_memory["process"], "stages": stages, "seconds": sum(result.seconds.values())}
 
 
 def main() -> None:
@@ -57,16 +70,23 @@ def main() -> None:
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        sys.stdout.write(str(one(arguments.one)))
+        sys.stdout.write(json.dumps(one(arguments.one)))
         return
-    peaks = {}
+    found = {}
     for frames in (arguments.short, arguments.long):
         argv = [sys.executable, __file__, "--one", str(frames)]
-        peaks[frames] = int(subprocess.run(argv, check=True, capture_output=True, text=True).stdout)
+        found[frames] = json.loads(subprocess.run(argv, check=True, capture_output=True, text=True).stdout)
+    short, long = (found[frames]["peak"] for frames in (arguments.short, arguments.long))
     row = {
         "bench": "memory",
-        "peak_mib": {str(k): round(v / 2**20) for k, v in peaks.items()},
-        "ratio": round(peaks[arguments.long] / peaks[arguments.short], 3),
+        "peak_mib": {frames: round(one["peak"] / 2**20) for frames, one in found.items()},
+        "ratio": round(long / short, 3),
+        "bytes_per_frame": round((long - short) / (arguments.long - arguments.short)),
+        "resident_mib": {
+            frames: {stage: size and round(size / 2**20) for stage, size in one["stages"].items()}
+            for frames, one in found.items()
+        },
+        "seconds": {frames: round(one["seconds"], 1) for frames, one in found.items()},
         "python": platform.python_version(),
         "cores": os.cpu_count(),
     }

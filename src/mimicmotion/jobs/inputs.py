@@ -56,6 +56,13 @@ class Inputs:
     aligned: PoseSequence
     warnings: list[str]
 
+    def without_driving(self) -> Inputs:
+        """The same without the poses as they were found, which take as much memory as the aligned ones."""
+        none = dataclasses.replace(
+            self.driving, xy=self.driving.xy[:0].copy(), confidence=self.driving.confidence[:0].copy()
+        )
+        return dataclasses.replace(self, driving=none)
+
 
 def prepare(config: GenerateConfig, size: tuple[int, int], multiple: int) -> Job[Inputs]:
     """Read the picture, find or load the poses, align them.
