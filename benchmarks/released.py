@@ -45,12 +45,14 @@ TILE, OVERLAP = 16, 6
 KINDS = {
     "matrix products": ("addmm", "mm", "bmm", "_linear_pointwise"),
     "convolutions": ("mkldnn_convolution", "slow_conv3d_forward", "_slow_conv2d_forward", "convolution"),
-    "attention": ("_scaled_dot_product_flash_attention_for_cpu", "_softmax"),
-    "copies": ("copy_", "cat", "clone", "index", "fill_"),
-    "activations, sums": ("gelu", "silu", "mul", "mul_", "add", "add_", "div", "lerp", "lerp_", "sub", "addcmul"),
+    "copies": ("copy_", "cat", "clone", "index", "fill_", "upsample_nearest2d", "pixel_shuffle"),
+    "activations, sums": (
+        *("gelu", "silu", "silu_", "mul", "mul_", "add", "add_", "div", "lerp", "lerp_", "sub", "addcmul", "clamp"),
+        *("sum", "mean", "sigmoid", "round"),
+    ),
     "norms": ("native_layer_norm", "native_group_norm"),
 }
-"""Operations of PyTorch by what they do, for --profile."""
+"""Operations of PyTorch by what they do, for --profile; all that attention calls is attention."""
 SIDES = ("released", "ours")
 
 
@@ -223,26 +225,68 @@ def plant_poses(folder: Path, frames: int, size: tuple[int, int]) -> tuple[Path,
     return folder / "person.png", folder / "poses.npz"
 
 
+@contextmanager
+def labelled(module: Any, name: str, label: str) -> Iterator[None]:
+    """Calls of a function carry a label in the profile."""
+    plain = getattr(module, name)
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with torch.profiler.record_function(label):
+            return plain(*args, **kwargs)
+
+    setattr(module, name, run)
+    yield
+    setattr(module, name, plain)
+
+
 def profiled(work: Callable[[], dict[str, float]]) -> tuple[dict[str, float], dict[str, float]]:
     """What `work` returns, and seconds of processor time by kind of operation."""
     from torch.profiler import ProfilerActivity, profile
 
-    with profile(activities=[ProfilerActivity.CPU]) as found:
+    from mimicmotion.models import attention
+
+    with (
+        labelled(attention, "attend", "attention"),
+        labelled(torch.nn.functional, "scaled_dot_product_attention", "attention"),
+        profile(activities=[ProfilerActivity.CPU]) as found,
+    ):
         seconds = work()
-    spent = dict.fromkeys([*KINDS, "other"], 0.0)
+    spent = dict.fromkeys(["matrix products", "attention", *KINDS, "other operations"], 0.0)
     kinds = {
         f"{space}::{name}": kind for kind, names in KINDS.items() for name in names for space in ("aten", "mkldnn")
     }
-    for event in found.key_averages():
-        spent[kinds.get(event.key, "other")] += event.self_cpu_time_total / 1e6
+    for event in found.events() or ():
+        above = event
+        while above is not None and above.name != "attention":
+            above = above.cpu_parent
+        kind = "attention" if above is not None else kinds.get(event.name, "other operations")
+        spent[kind] += event.self_cpu_time_total / 1e6
     return seconds, {kind: round(value, 2) for kind, value in spent.items()}
+
+
+def resident_bytes() -> int:
+    """Memory of this process now (Linux; 0 elsewhere)."""
+    path = Path("/proc/self/statm")
+    return int(path.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if path.exists() else 0
+
+
+def predicted_bytes(pipe: MimicMotionPipeline, config: GenerateConfig, frames: int) -> int:
+    """What the planner says that our side takes at most, weights included."""
+    from mimicmotion.jobs.execution import plan_run
+    from mimicmotion.jobs.setup import make_recipe
+
+    return plan_run(config, pipe, SIZE, make_recipe(config, pipe, frames), predict=True).peaks.most
 
 
 def one(side: str, dtype: str, frames: int, steps: int, profile: bool = False) -> dict[str, Any]:
     """One run of one side in this process."""
     import resource
 
+    from mimicmotion.models.memory import weight_bytes
+
     pipe = build_pipeline(getattr(torch, dtype))
+    networks = (pipe.unet, pipe.vae, pipe.image_encoder, pipe.pose_net)
+    program = resident_bytes() - weight_bytes(*networks)  # the interpreter and its libraries
     with tempfile.TemporaryDirectory() as folder:
         picture, video = plant_poses(Path(folder), frames, SIZE)
         config = GenerateConfig(
@@ -266,12 +310,15 @@ def one(side: str, dtype: str, frames: int, steps: int, profile: bool = False) -
         seconds, kinds = profiled(work) if profile else (work(), {})
         total, busy = time.perf_counter() - start, time.process_time() - busy
         after = resource.getrusage(resource.RUSAGE_SELF)
+        predicted = predicted_bytes(pipe, config, frames) if side == "ours" else 0
     return {
         "seconds": total,
         "processor_seconds": busy,
         "system_seconds": after.ru_stime - before.ru_stime,  # of them: clearing pages, above all
         "stages": seconds,
         "peak_mib": after.ru_maxrss / 1024,
+        "taken_mib": after.ru_maxrss / 1024 - program / 2**20,  # of the peak: weights and what is computed
+        "predicted_mib": predicted / 2**20,  # by the planner, of the same
         "kinds": kinds,
     }
 
@@ -281,7 +328,9 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
     stages = {s: round(statistics.median(r["stages"].get(s, 0.0) for r in runs), 2) for s in runs[0]["stages"]}
     names = ("seconds", "processor_seconds", "system_seconds")
     total = {k: round(statistics.median(r[k] for r in runs), 2) for k in names}
-    found = {**total, "stages": stages, "peak_mib": round(max(r["peak_mib"] for r in runs))}
+    spread = [round(f(r["seconds"] for r in runs), 2) for f in (min, max)]
+    memory = {k: round(max(r[k] for r in runs)) for k in ("peak_mib", "taken_mib", "predicted_mib")}
+    found = {**total, "seconds_from_to": spread, "stages": stages, **memory}
     return found | ({"kinds": runs[0]["kinds"]} if runs[0]["kinds"] else {})
 
 
