@@ -267,6 +267,21 @@ def test_compiling_wants_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
         apply_execution(copy.deepcopy(network()), UNetExecution(compile=True))
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_bfloat16_is_as_exact_as_the_plain_way(channels_last: bool) -> None:
+    args = inputs(1, 6, 16, 24)
+    exact = run(network(), args)
+
+    def error(unet: Any) -> float:
+        return float((run(unet, inputs(1, 6, 16, 24, torch.bfloat16)).float() - exact).square().mean().sqrt())
+
+    plain = error(network(torch.bfloat16))
+    unet = copy.deepcopy(network(torch.bfloat16))
+    apply_execution(unet, UNetExecution(attention="auto", channels_last=channels_last))
+    assert 0 < plain < 0.1 * float(exact.std())
+    assert error(unet) <= 1.1 * plain
+
+
 @given(
     frames=st.integers(1, 3),
     channels=st.sampled_from([32, 64, 512]),

@@ -201,8 +201,9 @@ class LeanNorm(nn.GroupNorm):
         if moments is None:
             if recording() or not _slow_norm(input, self.num_groups):
                 return super().forward(input)
-            if input.dtype != torch.float32:
-                return super().forward(input.contiguous()).contiguous(memory_format=torch.channels_last)
+            if input.dtype != torch.float32 and not _slow_norm(wide := input.float(), self.num_groups):
+                weights = (None if p is None else p.float() for p in (self.weight, self.bias))
+                return F.group_norm(wide, self.num_groups, *weights, self.eps).to(input.dtype)
             moments = Moments()
             moments.add(input)
         mean, variance = moments.of_groups(self.num_groups)
