@@ -10,8 +10,8 @@ holds their results together (1e-5). Poses are planted: finding them is the same
 The model is SVD's classes at a fifth of their width with random weights; at 384x256 its operations are spread as in the
 published model at 1024x576 (spatial convolutions 29 %, feed-forward along time 22 %, spatial attention 17 %, ...).
 Each run is a process of its own, so that neither inherits the other's memory; sides take turns. One JSON line.
-Takes about 8 minutes on a quiet core (--quick: 1). --profile runs each side once and says what kinds of operations the
-time goes into.
+Takes about 10 minutes on a quiet core (--quick: 1); with --log FILE it can be stopped and goes on. --profile runs each
+side once and says what kinds of operations the time goes into.
 """
 
 from __future__ import annotations
@@ -334,14 +334,39 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
     return found | ({"kinds": runs[0]["kinds"]} if runs[0]["kinds"] else {})
 
 
+def take_turns(kinds: list[tuple[str, str]], options: argparse.Namespace) -> dict[tuple[str, str], list[Any]]:
+    """All runs by side and format; each in a process of its own, or out of the log."""
+    known = options.log.read_text().splitlines() if options.log and options.log.exists() else []
+    logged = {(row["side"], row["dtype"], row["turn"], tuple(row["of"])): row["run"] for row in map(json.loads, known)}
+    settings = (options.frames, options.steps, options.threads, options.profile)
+    runs: dict[tuple[str, str], list[Any]] = {kind: [] for kind in kinds}
+    environment = os.environ | {"OMP_NUM_THREADS": str(options.threads)}
+    for turn in range(options.repeats):
+        for kind in kinds:
+            run = logged.get((*kind, turn, settings))
+            if run is None:
+                argv = [sys.executable, __file__, "--one", *kind, "--frames", str(options.frames)]
+                argv += ["--steps", str(options.steps), "--threads", str(options.threads)]
+                argv += ["--profile"] * options.profile
+                done = subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+                run = json.loads(done.stdout.splitlines()[-1])
+                if options.log:
+                    row = {"side": kind[0], "dtype": kind[1], "turn": turn, "of": settings, "run": run}
+                    with options.log.open("a") as log:
+                        log.write(json.dumps(row) + "\n")
+            runs[kind].append(run)
+    return runs
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--frames", type=int, default=24)
-    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--frames", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="one repeat, one step, one tile")
     parser.add_argument("--profile", action="store_true", help="one run of each side: time by kind of operation")
+    parser.add_argument("--log", type=Path, help="keeps each run; those that are there are not made again")
     parser.add_argument("--one", nargs=2, metavar=("SIDE", "DTYPE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.quick:
@@ -355,15 +380,7 @@ def main() -> None:
         return
     # bfloat16 as such is slower than float32 in the published pattern on some processors: both are shown
     kinds = [(side, dtype) for dtype in ("float32", "bfloat16") for side in SIDES]
-    runs: dict[tuple[str, str], list[dict[str, Any]]] = {kind: [] for kind in kinds}
-    environment = os.environ | {"OMP_NUM_THREADS": str(options.threads)}
-    for _ in range(options.repeats):
-        for kind in kinds:
-            argv = [sys.executable, __file__, "--one", *kind, "--frames", str(options.frames)]
-            argv += ["--steps", str(options.steps), "--threads", str(options.threads)]
-            argv += ["--profile"] * options.profile
-            done = subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True, env=environment)
-            runs[kind].append(json.loads(done.stdout.splitlines()[-1]))
+    runs = take_turns(kinds, options)
     found = {f"{side}_{dtype}": summary(runs[side, dtype]) for side, dtype in kinds}
 
     def ratio(ours: str, released: str, what: str) -> float:
