@@ -35,24 +35,28 @@ def save_poses(poses: PoseSequence, path: Path | str) -> None:
     Raises:
         OutputError: the file cannot be written; then no part of it is left.
     """
-    with atomic_path(path) as part, writing(Path(path)):
-        part.write_bytes(dump_poses(poses))
+    with atomic_path(path) as part, writing(Path(path)), part.open("wb") as file:
+        _write_poses(poses, file)
 
 
 def dump_poses(poses: PoseSequence) -> bytes:
     """The bytes of a pose file; equal poses give equal bytes."""
     file = io.BytesIO()
+    _write_poses(poses, file)
+    return file.getvalue()
+
+
+def _write_poses(poses: PoseSequence, file: IO[bytes]) -> None:
     np.savez_compressed(
         file,
         format=FORMAT,
         version=VERSION,
-        xy=poses.xy.astype(np.float32),
-        confidence=poses.confidence.astype(np.float32),
+        xy=np.asarray(poses.xy, np.float32),
+        confidence=np.asarray(poses.confidence, np.float32),
         size=np.array(poses.size, np.int64),
         fps=np.float64(poses.fps),
         source=poses.source,
     )
-    return file.getvalue()
 
 
 def load_poses(path: Path | str) -> PoseSequence:
@@ -88,7 +92,7 @@ def parse_poses(file: IO[bytes], path: Path | str) -> PoseSequence:
                 raise PoseError(
                     f"{path} is of version {int(data['version'])}", f"version {VERSION} or older", "update mimicmotion"
                 )
-            xy, confidence = data["xy"].astype(np.float32), data["confidence"].astype(np.float32)
+            xy, confidence = (np.asarray(data[k], np.float32) for k in ("xy", "confidence"))
             height, width = (int(v) for v in data["size"])
             fps, source = float(data["fps"]), str(data["source"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as e:
