@@ -202,8 +202,8 @@ class LeanNorm(nn.GroupNorm):
             if recording() or not _slow_norm(input, self.num_groups):
                 return super().forward(input)
             if input.dtype != torch.float32 and not _slow_norm(wide := input.float(), self.num_groups):
-                weights = (None if p is None else p.float() for p in (self.weight, self.bias))
-                return F.group_norm(wide, self.num_groups, *weights, self.eps).to(input.dtype)
+                weight, bias = (None if p is None else p.float() for p in (self.weight, self.bias))
+                return F.group_norm(wide, self.num_groups, weight, bias, self.eps).to(input.dtype)
             moments = Moments()
             moments.add(input)
         mean, variance = moments.of_groups(self.num_groups)
