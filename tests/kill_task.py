@@ -1,8 +1,8 @@
 """Generate jobs in processes that are killed: `python tests/kill_task.py` reads one JSON request a line.
 
 Python and the libraries are loaded once; each request runs in a fork. It is killed before its n-th operation on the
-output's folder ("at"), or after some seconds ("after"). The answer is one JSON line: exit code (negative: the signal),
-seconds, operations seen, and what was raised.
+output's folder ("at"), after some seconds ("after"), or at a report ("report": stage and units done). The answer is one
+JSON line: exit code (negative: the signal), seconds, operations seen, and what was raised.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ import cv2
 from mimicmotion.config import GenerateConfig, parse
 from mimicmotion.jobs import inputs
 from mimicmotion.jobs.generate import generate
-from mimicmotion.jobs.progress import finish
+from mimicmotion.jobs.progress import Progress, finish
 from planted_job import FRAMES, dancing, planted, standing
 
 OPERATIONS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.listdir", "os.scandir")
 
 
-def run(config: GenerateConfig, at: int | None, report: int) -> int:
-    """The job, in the forked process; `report`: where the number of operations and an error are written."""
+def run(config: GenerateConfig, at: int | None, last_report: list[Any] | None, answers: int) -> int:
+    """The job, in the forked process; `answers`: where the number of operations and an error are written."""
     folder, seen, error = os.fspath(config.output.parent), 0, ""
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
@@ -40,12 +40,16 @@ def run(config: GenerateConfig, at: int | None, report: int) -> int:
                 os.kill(os.getpid(), signal.SIGKILL)
             seen += 1
 
+    def see(report: Progress) -> None:
+        if [report.stage, report.done] == last_report:
+            os.kill(os.getpid(), signal.SIGKILL)
+
     sys.addaudithook(watch)
     try:
-        finish(generate(config))
+        finish(generate(config), see)
     except Exception as e:
         error = f"{type(e).__name__}: {e}"
-    os.write(report, json.dumps({"seen": seen, "error": error}).encode())
+    os.write(answers, json.dumps({"seen": seen, "error": error}).encode())
     return 1 if error else 0
 
 
@@ -57,7 +61,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     if child == 0:
         code = 70
         try:
-            code = run(config, request.get("at"), write)
+            code = run(config, request.get("at"), request.get("report"), write)
         finally:
             os._exit(code)
     os.close(write)

@@ -35,6 +35,8 @@ class Step:
         latents: the noisy latents, from which step `index + 1` goes on.
         x0: the clean latents that the denoiser saw in this step (for previews); None where they were not kept.
         memory: what a sampler moreover needs to go on from here (shares its tensors with `x0`).
+        open_rows: rows that this step has not moved yet, of a step that is handed out in parts; nothing goes on from
+            it before there are none.
     """
 
     index: int
@@ -43,6 +45,7 @@ class Step:
     latents: Latents
     x0: Latents | None
     memory: Mapping[str, Tensor] = field(default_factory=dict)
+    open_rows: frozenset[int] = frozenset()
 
 
 def whole(denoiser: Denoiser) -> PartDenoiser:
@@ -64,6 +67,7 @@ def sample(
     memory: Mapping[str, Tensor] | None = None,
     keep_x0: bool = True,
     in_place: bool = False,
+    last_in_parts: bool = False,
 ) -> Iterator[Step]:
     """Follow the probability-flow ODE down the noise levels.
 
@@ -81,6 +85,8 @@ def sample(
         keep_x0: keep the clean latents of each step for previews, as much memory again (dpmpp-2m keeps them anyway).
         in_place: write each step over `x` (and over the memory): the tensors of a yielded step hold only until the
             next one is asked for. Otherwise each step has tensors of its own.
+        last_in_parts: yield during the last step too, each time that the denoiser has handed out rows: they are clean
+            for good. These states share the tensors of the last one, and name the rows that are open still.
 
     Raises:
         ConfigError: unknown sampler, or `start` is not a step of the schedule.
@@ -101,7 +107,7 @@ def sample(
             "pass the memory of the step that is resumed",
         )
     clean = None if clean is None else clean.to(x)
-    return _sample(denoiser, x, sigmas, second_order, start, clean, keep_x0, in_place)
+    return _sample(denoiser, x, sigmas, second_order, start, clean, keep_x0, in_place, last_in_parts)
 
 
 def _sample(
@@ -113,27 +119,45 @@ def _sample(
     clean: Latents | None,
     keep_x0: bool,
     in_place: bool,
+    last_in_parts: bool,
 ) -> Iterator[Step]:
     total = len(sigmas) - 1
     for index in range(start, total):
+        level, open_rows = float(sigmas[index + 1]), set(range(x.shape[1]))
         # inference_mode holds inside the step only: around a yield it would leak into the caller.
         with torch.inference_mode():
             if not in_place:
                 x, clean = x.clone(), None if clean is None else clean.clone()
             if clean is None and (keep_x0 or second_order):
                 clean = torch.empty_like(x)
-            known = second_order and index > 0
-            for rows, x0 in denoiser(x, sigmas[index], range(x.shape[1])):
-                at = torch.tensor(rows, device=x.device)
-                last = clean[:, at].to(x0) if known and clean is not None else None
-                moved = advance(x[:, at].to(x0), x0, last, sigmas, index)
-                if not torch.isfinite(moved).all():
-                    raise _not_finite(index, total)
-                x[:, at] = moved.to(x)
-                if clean is not None:
-                    clean[:, at] = x0.to(clean)
+            parts = denoiser(x, sigmas[index], range(x.shape[1]))
+        shown = clean if keep_x0 else None
+        while True:
+            with torch.inference_mode():
+                part = next(parts, None)
+                if part is None:
+                    break
+                _move(x, clean, *part, second_order and index > 0, sigmas, index)
+            open_rows.difference_update(part[0])
+            del part
+            if last_in_parts and index + 1 == total and open_rows:
+                yield Step(index, total, level, x, shown, open_rows=frozenset(open_rows))
         remembered = {"x0": clean} if second_order and clean is not None else {}
-        yield Step(index, total, float(sigmas[index + 1]), x, clean if keep_x0 else None, remembered)
+        yield Step(index, total, level, x, shown, remembered)
+
+
+def _move(
+    x: Latents, clean: Latents | None, rows: list[int], x0: Latents, known: bool, sigmas: Tensor, index: int
+) -> None:
+    """Step these rows, in place; `known`: `clean` holds their x0 of the step before."""
+    at = torch.tensor(rows, device=x.device)
+    last = clean[:, at].to(x0) if known and clean is not None else None
+    moved = advance(x[:, at].to(x0), x0, last, sigmas, index)
+    if not torch.isfinite(moved).all():
+        raise _not_finite(index, len(sigmas) - 1)
+    x[:, at] = moved.to(x)
+    if clean is not None:
+        clean[:, at] = x0.to(clean)
 
 
 def advance(x: Latents, x0: Latents, last: Latents | None, sigmas: Float[Tensor, " levels"], index: int) -> Latents:

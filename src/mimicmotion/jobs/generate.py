@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mimicmotion.allocator import give_back_freed_memory, keep_freed_memory
 from mimicmotion.config import GenerateConfig
 from mimicmotion.errors import MimicMotionError
+from mimicmotion.jobs.denoising import Denoising
 from mimicmotion.jobs.execution import run_by_plan
 from mimicmotion.jobs.inputs import Inputs, prepare
 from mimicmotion.jobs.interrupt import Interrupts, Stopped
@@ -109,11 +111,17 @@ def _generate(
     poses = DrawnPoses(inputs.aligned, pose_drawer(config, pipe, size))
     recipe = make_recipe(config, pipe, len(poses))
     run_by_plan(config, pipe, size, recipe, record.earlier_plan())
-    state = yield from _denoise(record, pipe, inputs, poses, recipe, interrupts, show)
-    decoded = pipe.decode_state(
-        state, recipe, config.decode_chunk_size, picture=inputs.picture, warped=warped_picture(pipe, inputs)
+    denoising = yield from _denoising(record, pipe, inputs, poses, recipe, interrupts, show)
+    meanwhile = functools.partial(
+        pipe.decode_meanwhile,
+        recipe=recipe,
+        decode_chunk_size=config.decode_chunk_size,
+        picture=inputs.picture,
+        warped=warped_picture(pipe, inputs),
     )
-    yield from write_video(config, inputs, poses, decoded)
+    with denoising:
+        yield from denoising.steps()
+        yield from write_video(config, inputs, poses, denoising.last(meanwhile))
     with contextlib.suppress(OSError):
         preview_path(config.output).unlink(missing_ok=True)
     limits = [TINY_LIMITS] if config.model is None and pipeline is None else []
@@ -139,10 +147,10 @@ def _inputs(record: RunRecord, pipe: MimicMotionPipeline) -> Job[Inputs]:
         inputs = record.saved.inputs
         yield Progress("poses", len(inputs.driving), len(inputs.driving))
     record.keep_inputs(inputs, pipe)
-    return inputs
+    return inputs.without_driving()
 
 
-def _denoise(
+def _denoising(
     record: RunRecord,
     pipe: MimicMotionPipeline,
     inputs: Inputs,
@@ -150,14 +158,13 @@ def _denoise(
     recipe: Recipe,
     interrupts: Interrupts,
     show: Callable[[Any], Iterable[Frame]],
-) -> Job[StepState]:
-    """Encode and denoise, from the saved step on, with previews by `show`; the state after the last step."""
+) -> Job[Denoising]:
+    """Encode; then the steps that are to be made from the saved one on, with previews by `show`."""
     config, size = record.config, inputs.picture.shape[:2]
     saved = record.saved.step if record.saved else None
     record.saved = None  # latents are held once
     if saved is not None and saved.done == saved.total:
-        yield Progress("denoise", saved.done, saved.total)
-        return _as_state(saved, recipe)
+        return Denoising(iter([_as_state(saved, recipe)]), 0, record, interrupts)
     give_back_freed_memory()  # finding and saving the poses of a long video took several copies of them
     noise = pipe.draw_noise(recipe, size, seed=config.seed)
     yield Progress("encode", 0, 1)
@@ -174,26 +181,22 @@ def _denoise(
     latents, start, memory = noise.latents, 0, None
     if saved is not None:
         latents, start, memory = saved.latents, saved.done, saved.memory
-    steps = pipe.denoise(
-        conditioning, latents, recipe, start=start, memory=memory, keep_x0=config.preview, in_place=True
+    states = pipe.denoise(
+        conditioning,
+        latents,
+        recipe,
+        start=start,
+        memory=memory,
+        keep_x0=config.preview,
+        in_place=True,
+        last_in_parts=pipe.can_decode_meanwhile(recipe),
     )
-    del noise, saved, latents, memory
-    state = None
-    with interrupts.patiently() if record.state.enabled else contextlib.nullcontext():
-        for state in steps:
-            if config.preview:
-                write_preview(config.output, state.preview[0], show)
-            try:
-                yield Progress("denoise", state.index + 1, state.total)
-            except GeneratorExit:
-                record.keep_step(state)
-                raise
-            if interrupts.asked or record.is_due(state):
-                record.keep_step(state)
-            if interrupts.asked:
-                raise Stopped
-    assert state is not None  # a schedule has at least one step
-    return state
+
+    def preview(state: StepState) -> None:
+        write_preview(config.output, state.preview[0], show)
+
+    before_last = len(recipe.sigmas) - 2 - start
+    return Denoising(states, before_last, record, interrupts, preview if config.preview else None)
 
 
 def _as_state(saved: SavedStep, recipe: Recipe) -> StepState:

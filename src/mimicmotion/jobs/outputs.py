@@ -165,8 +165,13 @@ def glob_escape(text: str) -> str:
 # --- video ------------------------------------------------------------------------------------------------------
 
 
-def write_video(config: GenerateConfig, inputs: Inputs, poses: DrawnPoses, decoded: Iterator[Frame]) -> Job[None]:
-    """Write frames as they are decoded, on a thread behind the decoder; the files appear when all are complete."""
+def write_video(
+    config: GenerateConfig, inputs: Inputs, poses: DrawnPoses, decoded: Iterator[Frame | Progress]
+) -> Job[None]:
+    """Write frames as they are decoded, on a thread behind the decoder; the files appear when all are complete.
+
+    Reports that come between the frames are passed on.
+    """
     from mimicmotion.video.compose import side_by_side
     from mimicmotion.video.writer import open_writer
 
@@ -191,9 +196,14 @@ def write_video(config: GenerateConfig, inputs: Inputs, poses: DrawnPoses, decod
 
         # Left before the files are completed: what waits is written then
         with behind(write, WAITING_FRAMES) as hand_over:
-            for i, frame in enumerate(decoded):
-                hand_over((i, frame))
-                yield Progress("write", i + 1, len(poses))
+            done = 0
+            for item in decoded:
+                if isinstance(item, Progress):
+                    yield item
+                    continue
+                hand_over((done, item))
+                done += 1
+                yield Progress("write", done, len(poses))
 
 
 def sound_source(config: GenerateConfig) -> Path | None:

@@ -127,16 +127,34 @@ def decode_float(
     Raises:
         ConfigError: bad chunk size or overlap.
     """
+    chunks = decode_chunks(len(latents), decode_chunk_size, overlap=overlap, mode=mode)
+    return _decode_chunks(vae, latents, chunks, decode or decode_clip)
+
+
+def decode_chunks(
+    num_frames: int, decode_chunk_size: int = 8, *, overlap: int | None = None, mode: DecodeMode = "blend"
+) -> list[range]:
+    """Frames of each chunk; arguments as for `decode_float`.
+
+    Raises:
+        ConfigError: bad chunk size or overlap.
+    """
     shared = decode_chunk_size // 2 if overlap is None else overlap
     chunks = plan_chunks(
-        len(latents), decode_chunk_size, min(shared, decode_chunk_size - 1) if overlap is None else shared
+        num_frames, decode_chunk_size, min(shared, decode_chunk_size - 1) if overlap is None else shared
     )
     if mode == "released":
-        starts = range(0, len(latents), decode_chunk_size)
-        chunks = [range(s, min(s + decode_chunk_size, len(latents))) for s in starts]
-    elif mode != "blend":
+        starts = range(0, num_frames, decode_chunk_size)
+        return [range(s, min(s + decode_chunk_size, num_frames)) for s in starts]
+    if mode != "blend":
         raise ConfigError(f"decode mode {mode!r}", "blend or released", "correct the mode")
-    return _decode_chunks(vae, latents, chunks, decode or decode_clip)
+    return chunks
+
+
+def frames_within(chunks: list[range], known: int) -> int:
+    """Frames that come of the chunks which need no more than the first `known` latents."""
+    whole = sum(chunk.stop <= known for chunk in chunks)
+    return chunks[whole].start if whole < len(chunks) else known
 
 
 def _decode_chunks(vae: Any, latents: Tensor, chunks: list[range], decode: DecodeClip) -> Iterator[Tensor]:
@@ -146,8 +164,9 @@ def _decode_chunks(vae: Any, latents: Tensor, chunks: list[range], decode: Decod
         for j in range(len(held)):
             frames[j] = torch.lerp(held[j], frames[j], blend_weight(j + 1, len(held)))
         final = chunks[i + 1].start - chunk.start if i + 1 < len(chunks) else len(frames)
-        held = frames[final:]
-        yield from frames[:final]
+        held, frames = frames[final:], frames[:final]
+        yield from frames
+        del frames  # while the next chunk is decoded
 
 
 @torch.inference_mode()
