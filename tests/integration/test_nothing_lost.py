@@ -267,7 +267,7 @@ CHANGED: dict[str, tuple[str, Callable[[GenerateConfig, Path], dict[str, Any]]]]
     "steps": ("setting num_inference_steps was 5, is 6", lambda c, d: {"num_inference_steps": 6}),
     "guidance": ("setting guidance_scale was not there, is 3.0", lambda c, d: {"guidance_scale": 3.0}),
     "sampler": ("setting sampler was 'dpmpp-2m', is 'euler'", lambda c, d: {"sampler": "euler"}),
-    "chunk": ("setting decode_chunk_size was 8, is 4", lambda c, d: {"decode_chunk_size": 4}),
+    "chunk": ("setting decode_chunk_size was 2, is 4", lambda c, d: {"decode_chunk_size": 4}),
     "fps": ("setting fps was 15.0, is 10.0", lambda c, d: {"fps": 10.0}),
     "picture": ("content of picture was sha256", lambda c, d: {"picture": changed_copy(c.picture, d)}),
     "video": ("content of video was sha256", lambda c, d: {"video": changed_copy(c.video, d)}),
