@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import platform
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -37,11 +38,20 @@ def _knows(dtype: torch.dtype) -> bool:
     return dtype == torch.float32
 
 
+as_on_cpu: ContextVar[bool] = ContextVar("as_on_cpu", default=False)
+"""Set while a network runs on shapes ("meta" tensors) to find out what it would take on a CPU."""
+
+
+def on_cpu(x: Tensor) -> bool:
+    """Whether a tensor lies on a CPU, or stands for one that does."""
+    return x.device.type == "cpu" or (x.is_meta and as_on_cpu.get())
+
+
 def plain_on_cpu(x: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN's operators may take the place of PyTorch's."""
-    if x.device.type != "cpu" or weight.dtype != x.dtype or x.numel() == 0 or not _knows(x.dtype):
+    if not on_cpu(x) or weight.dtype != x.dtype or x.numel() == 0 or not _knows(x.dtype):
         return False
-    if type(weight) not in (Tensor, nn.Parameter) or weight.device.type != "cpu":  # quantised weights are subclasses
+    if type(weight) not in (Tensor, nn.Parameter) or not on_cpu(weight):  # quantised weights are subclasses
         return False
     if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
         return False
@@ -130,6 +140,12 @@ def use_cpu_kernels(module: nn.Module, enabled: bool = True) -> int:
             layer.__class__ = target
         switched += 1
     return switched
+
+
+def has_cpu_kernels(module: nn.Module) -> bool:
+    """Whether they are switched on in a network."""
+    fast = set(_SWAPS.values())
+    return any(vars(layer).get(CLASS_BEFORE, type(layer)) in fast for layer in module.modules())
 
 
 def _is_time_conv(layer: Any) -> bool:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mimicmotion.models.cpu_kernels import ONEDNN_LINEAR, cpu_kernels_available, plain_on_cpu
+from mimicmotion.models.cpu_kernels import ONEDNN_LINEAR, cpu_kernels_available, on_cpu, plain_on_cpu
 
 Planes = Float[Tensor, "batch channels frames places"]
 
@@ -187,7 +187,7 @@ SMALL_MAP = 1024
 
 def _slow_norm(x: Tensor, groups: int) -> bool:
     """Whether PyTorch's GroupNorm on a CPU is 2 to 20 times slower than other ways to the same numbers (measured)."""
-    if x.device.type != "cpu" or x.ndim != 4 or torch.compiler.is_compiling():
+    if not on_cpu(x) or x.ndim != 4 or torch.compiler.is_compiling():
         return False
     small = x.shape[2] * x.shape[3] < SMALL_MAP and x.is_contiguous(memory_format=torch.channels_last)
     return small and not x.is_contiguous() and (x.dtype != torch.float32 or x.shape[1] // groups < 8)

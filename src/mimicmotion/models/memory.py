@@ -21,6 +21,18 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mimicmotion.models.attention import ROW_BYTES
+from mimicmotion.models.cpu_kernels import ONEDNN_LINEAR, as_on_cpu, has_cpu_kernels, use_cpu_kernels
+
+_LINEAR_AND_MORE: Any = getattr(ONEDNN_LINEAR, "binary", None)
+_NORM = torch.ops.aten.group_norm.default
+_COPYING = {
+    _NORM,
+    torch.ops.aten.convolution.default,
+    torch.ops.aten.conv2d.default,
+    torch.ops.aten.conv2d.padding,
+    torch.ops.aten.conv3d.default,
+}
 _Recipe = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
 
 
@@ -51,9 +63,13 @@ class LiveBytes(TorchDispatchMode):
         for t in out if isinstance(out, (tuple, list)) else (out,):
             if isinstance(t, Tensor):
                 self._count(t)
+        if func in _COPYING and args[0].is_meta and as_on_cpu.get():
+            self._reach(self.now + _copied(func, args[0], args[1], out))
         return out
 
     def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
+        if func is _LINEAR_AND_MORE and args[0].is_meta:  # PyTorch knows no shapes for it
+            return args[0].new_empty(*args[0].shape[:-1], args[2].shape[0])
         if func._schema.name.endswith("_") and args and isinstance(args[0], Tensor) and args[0].is_meta:
             return args[0]  # written in place, and there is nothing to write
         if func._schema.is_mutable or any(r.alias_info is not None for r in func._schema.returns):
@@ -80,8 +96,11 @@ class LiveBytes(TorchDispatchMode):
         self._live[key] = size
         self.now += size
         weakref.finalize(storage, self._free, key)
-        if self.now > self.peak:
-            self.peak = self.now
+        self._reach(self.now)
+
+    def _reach(self, size: int) -> None:
+        if size > self.peak:
+            self.peak = size
             if self.labels is not None:
                 self.label = self.labels()
 
@@ -91,6 +110,24 @@ class LiveBytes(TorchDispatchMode):
     def biggest(self, count: int = 12) -> list[int]:
         """Bytes of the largest tensors alive now."""
         return sorted(self._live.values(), reverse=True)[:count]
+
+
+def _copied(func: Any, x: Tensor, weight: Any, out: Tensor) -> int:
+    """Bytes of the copies that an operation makes for itself on a CPU, gone when it is done.
+
+    oneDNN's convolutions put input and result into an order of their own. With channels last there is none of the
+    result, nor of an input that has them last. A norm wants its input in one piece.
+    """
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.ndim, torch.contiguous_format)
+    if _is_last(x, last):
+        return 0
+    if func is _NORM:
+        return 0 if x.is_contiguous() else _stored(x)
+    return _stored(x) if _is_last(weight, last) else max(_stored(x), _stored(out))
+
+
+def _is_last(x: Tensor, layout: torch.memory_format) -> bool:
+    return x.is_contiguous(memory_format=layout) and not x.is_contiguous()
 
 
 def _key(value: Any) -> Any:
@@ -121,11 +158,13 @@ class LeanAttention(TorchFunctionMode):
 
     Args:
         scores: count the matrix of scores and its softmax, as the plain kernel ("math") keeps them.
+        rows: count what `mimicmotion.models.attention.rows_attention` makes: a scaled copy of the queries, and the
+            scores of some of them.
     """
 
-    def __init__(self, scores: bool = False) -> None:
+    def __init__(self, scores: bool = False, rows: bool = False) -> None:
         super().__init__()
-        self.scores = scores
+        self.scores, self.rows = scores, rows
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Stand in for attention; everything else runs."""
@@ -137,35 +176,43 @@ class LeanAttention(TorchFunctionMode):
         shape = (*query.shape[:-1], key.shape[-2] if self.scores else 1)
         scores = torch.empty(shape, device=query.device, dtype=query.dtype if self.scores else torch.float32)
         weights = torch.empty_like(scores) if self.scores else scores
+        scaled = torch.empty_like(query) if self.rows else scores
+        some = query.new_empty(2 * ROW_BYTES // query.element_size()) if self.rows else scores
         # Kernels write (batch, tokens, heads, dim), which the caller's transpose makes contiguous without a copy.
         out = query.new_empty(query.shape[0], query.shape[2], query.shape[1], value.shape[-1]).transpose(1, 2)
-        del scores, weights
+        del scores, weights, scaled, some
         return out
 
 
 @contextmanager
-def follow(resident: Iterable[Tensor] = (), *, scores: bool = False) -> Iterator[LiveBytes]:
+def follow(resident: Iterable[Tensor] = (), *, scores: bool = False, rows: bool = False) -> Iterator[LiveBytes]:
     """Count the bytes that a `with` block makes; afterwards `peak` of what it was given says the most.
 
     Args:
         resident: tensors that are counted elsewhere.
         scores: see `LeanAttention`; for meta tensors only. Real tensors keep their own kernel.
+        rows: see there.
     """
     live = LiveBytes(resident)
-    with torch.inference_mode(), live, LeanAttention(scores):
+    with torch.inference_mode(), live, LeanAttention(scores, rows):
         yield live
 
 
 @contextmanager
-def shape_run() -> Iterator[None]:
-    """Let loops over portions stop after the second: later ones take no more memory than that."""
+def shape_run(cpu: bool = False) -> Iterator[None]:
+    """Let loops over portions stop after the second: later ones take no more memory than that.
+
+    Args:
+        cpu: take the kernels of `mimicmotion.models.cpu_kernels`, where they are switched on.
+    """
     from mimicmotion.models.lean_layers import first_portions
 
-    token = first_portions.set(True)
+    tokens = first_portions.set(True), as_on_cpu.set(cpu)
     try:
         yield
     finally:
-        first_portions.reset(token)
+        first_portions.reset(tokens[0])
+        as_on_cpu.reset(tokens[1])
 
 
 def tensors_of(*modules: nn.Module | None) -> list[Tensor]:
@@ -187,7 +234,7 @@ def _stored(tensor: Tensor) -> int:
 
 
 def meta_twin(module: Any) -> Any:
-    """A network of the same config, dtype and mode without data, fresh: without hooks, patches or adapters."""
+    """A network of the same config, dtype, kernels and mode without data, fresh: without hooks or adapters."""
     from mimicmotion.models.checkpoint import build_part
     from mimicmotion.models.unet import ConstantAttention, cross_attentions, use_constant_cross_attention
 
@@ -196,4 +243,6 @@ def meta_twin(module: Any) -> Any:
     nn.Module.to(twin, device="meta", dtype=dtype)
     if any(isinstance(attn.processor, ConstantAttention) for _, attn in cross_attentions(module)):
         use_constant_cross_attention(twin)
+    if has_cpu_kernels(module):
+        use_cpu_kernels(twin)
     return twin.eval()

@@ -18,7 +18,8 @@ from mimicmotion.planning.predict import Predictor, Task
 
 PORTIONS: dict[int | None, float] = {None: 1.0, 16: 1.01, 8: 1.03, 4: 1.06, 2: 1.15, 1: 1.3}
 """Frames at once, and what that costs in time; guesses that order the ladder, not promises."""
-TWO_PASSES = 1.02
+TWO_PASSES, TWO_PASSES_ON_CPU = 1.02, 0.99
+"""Against one batch: a GPU is used better by the batch, a CPU is not (measured: `benchmarks/memory_prediction.py`)."""
 OFFLOAD = {"none": 1.0, "modules": 1.005, "blocks": 1.25}
 DECODE_PORTIONS: tuple[int | None, ...] = (None, 4, 2, 1)
 TILES = (512, 384, 256)
@@ -60,11 +61,14 @@ def rungs(task: Task, cells: int, options: ExecutionOptions, device: torch.devic
         offloads = ("none",)  # host and device are one
     portions = PORTIONS if options.frame_chunk is None else {options.frame_chunk: 1.0}
     batches = (True, False) if task.guided else (True,)
+    two_passes = TWO_PASSES_ON_CPU if device.type == "cpu" else TWO_PASSES
     ways = []
     for offload, (portion, slow), batch in itertools.product(offloads, portions.items(), batches):
         if portion is not None and portion >= task.segment_rows and options.frame_chunk is None:
             continue
-        ways.append((slow * OFFLOAD[offload] * (1 if batch else TWO_PASSES), offload, portion, batch))
+        ways.append(
+            (slow * OFFLOAD[offload] * (1 if batch or not task.guided else two_passes), offload, portion, batch)
+        )
     storage = "fp8" if options.weight_storage == "fp8" else "same"
     for _, offload, portion, batch in sorted(ways, key=lambda w: w[0]):
         rows = task.segment_rows * (1 + (batch and task.guided))
@@ -119,7 +123,7 @@ def plan_execution(
     device = device or pipe.device
     rows = min(segment_frames, num_frames + 1)
     job = Task(size=size, segment_rows=rows, num_frames=num_frames, **task)
-    predictor = predictor or Predictor(pipe)
+    predictor = predictor or Predictor(pipe, device)
     cells = (size[0] // pipe.downscale) * (size[1] // pipe.downscale)
     ways = list(rungs(job, cells, options, device))
     first = dataclasses.replace(ways[0], **next(iter(decode_rungs(options, False))))  # type: ignore[arg-type]

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from mimicmotion.conditioning import ConditionedUNet, Conditioning
+from mimicmotion.conditioning import WARPED_SHARE, ConditionedUNet, Conditioning
 from mimicmotion.models.block_cache import cache_bytes
 from mimicmotion.models.execution import UNetExecution, apply_execution
 from mimicmotion.models.memory import follow, meta_twin, shape_run, weight_bytes
 from mimicmotion.models.offload import BlockBytes, block_bytes, stored_bytes, widest
-from mimicmotion.models.pose_features import FEATURE_BUDGET, KeptFeatures
+from mimicmotion.models.pose_features import KeptFeatures, feature_budget
 from mimicmotion.models.quantize import quantized
 from mimicmotion.models.vae import encode_mode
 from mimicmotion.models.vae_tiles import decode_latents
@@ -38,6 +38,8 @@ class Task:
         warped: whether the picture warped to each pose is given.
         segments: number of segments (for the block cache).
         block_cache: whether deep features are kept between steps.
+        latent_copies: sets of latents that are held: the noisy ones, and the clean ones for previews or a solver of
+            second order.
     """
 
     size: tuple[int, int]
@@ -48,6 +50,7 @@ class Task:
     warped: bool = False
     segments: int = 1
     block_cache: bool = False
+    latent_copies: int = 2
 
 
 class Predictor:
@@ -55,9 +58,13 @@ class Predictor:
 
     Args:
         pipe: the pipeline (its networks may lie anywhere, also on "meta").
+        device: where it will run; None is where it is. "meta" stands for a GPU.
     """
 
-    def __init__(self, pipe: Any) -> None:
+    def __init__(self, pipe: Any, device: torch.device | None = None) -> None:
+        self.device = device or pipe.device
+        self.cpu = self.device.type == "cpu"
+        self.budget = feature_budget(self.device)
         self.unet, self.vae = pipe.unet, pipe.vae
         self.image_encoder, self.pose_net = pipe.image_encoder, pipe.pose_net
         self.downscale, self.latent_channels = pipe.downscale, pipe.vae.config.latent_channels
@@ -72,7 +79,9 @@ class Predictor:
         everything = unet + vae + clip + pose
         alone = plan.offload != "none"
         kept = self._kept(plan, task)
-        denoise = self.denoise_bytes(plan, task) + kept
+        meanwhile = not alone and not task.block_cache  # frames are decoded during the last step
+        several = task.num_frames >= task.segment_rows  # segments; between them a decoded clip is being handed out
+        denoise = self.denoise_bytes(plan, task) + kept + self._clip(task) * (meanwhile and several)
         if plan.offload != "blocks":
             denoise += unet + pose if alone else everything
         return Peaks(
@@ -82,7 +91,9 @@ class Predictor:
                 self.pose_bytes(task) + (pose if alone else everything) + kept,
             ),
             denoise=denoise,
-            decode=self.decode_bytes(plan, task) + (vae if alone else everything) + self._latents(plan, task),
+            decode=self.decode_bytes(plan, task)
+            + (vae if alone else everything)
+            + (kept if meanwhile else self._latents(plan, task)),
         )
 
     def upper_bound(self, task: Task) -> int:
@@ -108,13 +119,15 @@ class Predictor:
         return (task.size[0] // self.downscale) * (task.size[1] // self.downscale)
 
     def _latents(self, plan: ExecutionPlan, task: Task) -> int:
-        copies = 0 if plan.latents_on_host else 2  # noisy and clean
+        copies = 0 if plan.latents_on_host and not self.cpu else task.latent_copies
         return copies * 4 * self._cells(task) * self.latent_channels * task.num_frames
 
     def _kept(self, plan: ExecutionPlan, task: Task) -> int:
         features = task.num_frames * self._cells(task) * self.pose_net.out_channels * self.dtype.itemsize
-        on_device = features <= FEATURE_BUDGET and not plan.latents_on_host
+        # with the budgets of `mimicmotion.conditioning`; what is too much lies in a file
+        on_device = features <= self.budget and not plan.latents_on_host
         warped = 4 * self._cells(task) * self.latent_channels * task.num_frames * task.warped
+        warped *= warped <= self.budget // WARPED_SHARE
         cached = 0
         if task.block_cache:
             h, w = task.size[0] // self.downscale, task.size[1] // self.downscale
@@ -160,7 +173,9 @@ class Predictor:
         stored = plan.weight_storage == "fp8"
         moves: Any = block_bytes(unet, self.unet, stored) if blocks else BlockBytes(unet, {}, 0)
         resident = [*unet.parameters(), *unet.buffers(), x, conditioning.pose_features.features]  # type: ignore[union-attr]
-        with follow(resident, scores=execution.attention == "math") as live, shape_run(), moves:
+        in_rows = self.cpu and execution.attention == "auto" and self.dtype == torch.bfloat16
+        kernel = {"scores": execution.attention == "math", "rows": in_rows}
+        with follow(resident, **kernel) as live, shape_run(self.cpu), moves:
             run(x, torch.zeros((), device="meta"), range(rows))
         widened = stored or quantized(self.unet) is not None
         return live.peak + (widest(unet) if widened else 0)
@@ -181,8 +196,11 @@ class Predictor:
                 ),
             )
 
-        held = 4 * 3 * task.size[0] * task.size[1] * (frames // 2)  # frames of the last clip that are still blended
+        held = self._clip(task) * (task.num_frames > frames)  # the last clip, whose end is blended in
         return self._remember(key, work) + held
+
+    def _clip(self, task: Task) -> int:
+        return 4 * 3 * task.size[0] * task.size[1] * min(task.chunk, task.num_frames)
 
     def encode_bytes(self, task: Task) -> int:
         """Of the autoencoder on the picture, or on the pictures warped to the poses of a chunk."""
@@ -212,7 +230,7 @@ class Predictor:
 
     def _run(self, name: str, module: nn.Module, work: Callable[[Any], object]) -> int:
         twin = self._twin(name, module)
-        with follow([*twin.parameters(), *twin.buffers()]) as live, shape_run():
+        with follow([*twin.parameters(), *twin.buffers()]) as live, shape_run(self.cpu):
             work(twin)
         return live.peak
 

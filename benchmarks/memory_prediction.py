@@ -1,0 +1,247 @@
+"""Predicted against measured peaks of every way to run, on a CPU: `python benchmarks/memory_prediction.py`.
+
+A model of SVD's classes with random weights makes a video of a few segments, one step, once for each way. Measured are
+the bytes that live at the same time in each stage: what PyTorch's allocator hands out, inside of kernels too (its
+profiler's records), and the weights. Memory that libraries take by themselves (oneDNN) and the allocator's gaps are in
+the resident size of the process alone and are not counted, on either side. One JSON line; `--table FILE` writes the
+table of docs/speed-and-memory.md. Takes some minutes on one core (--quick: a smaller model).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from drawing import cpu_model
+from mimicmotion.config import FusionConfig
+from mimicmotion.config.execution import ExecutionOptions
+from mimicmotion.models.execution import UNetExecution
+from mimicmotion.models.memory import weight_bytes
+from mimicmotion.pipeline import MimicMotionPipeline
+from mimicmotion.planning import ExecutionPlan, Peaks, Predictor, Task
+from mimicmotion.planning.ladder import execution
+
+MARK = "stage:"
+STAGES = ("encode", "denoise", "decode")
+
+
+class Recorder:
+    """Peaks of the bytes that PyTorch's allocator has handed out, by stage, from the profiler's records."""
+
+    def __init__(self) -> None:
+        self.peaks: dict[str, int] = {}
+
+    @contextmanager
+    def stages(self) -> Iterator[None]:
+        """Record the block; each of its stages is in a `record_function("stage:NAME")`."""
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+            yield
+        events = sorted(found.profiler.kineto_results.events(), key=lambda e: e.start_ns())
+        stages = [(e.duration_ns(), e.start_ns(), e.name()) for e in events if e.name().startswith(MARK)]
+        stages.sort()  # within another stage, the inner one
+        now = 0
+        for event in events:
+            if event.name() != "[memory]":
+                continue
+            now += event.nbytes()
+            inside = (n for length, start, n in stages if start <= event.start_ns() <= start + length)
+            name = next(inside, MARK).removeprefix(MARK)
+            self.peaks[name] = max(self.peaks.get(name, 0), now)
+
+
+def ways(rows: int, cells: int) -> dict[str, ExecutionPlan]:
+    """The kinds of ways that the planner chooses from on a CPU, by name."""
+
+    def unet(portion: int | None, batch: bool) -> UNetExecution:
+        return execution(portion, rows * (1 + batch), cells, ExecutionOptions(), True)
+
+    return {
+        "one batch": ExecutionPlan(unet=unet(None, True)),
+        "two passes": ExecutionPlan(unet=unet(None, False), guidance_in_one_batch=False),
+        "one batch, 8 frames at once": ExecutionPlan(unet=unet(8, True), decode_portion=4),
+        "two passes, 4 frames at once": ExecutionPlan(
+            unet=unet(4, False), guidance_in_one_batch=False, decode_portion=2
+        ),
+        "two passes, 1 frame at once": ExecutionPlan(
+            unet=unet(1, False), guidance_in_one_batch=False, decode_portion=1
+        ),
+        "plain U-Net, one batch": ExecutionPlan(),
+    }
+
+
+def measure(pipe: MimicMotionPipeline, plan: ExecutionPlan, task: Task, segments: int) -> Peaks:
+    """Run all stages as a job does (in place, decoding during the last step) and see what they took."""
+    pipe.configure(plan)
+    generator = np.random.default_rng(1)
+    picture = generator.integers(0, 256, (*task.size, 3), dtype=np.uint8)
+    poses = generator.integers(0, 256, (task.num_frames, *task.size, 3), dtype=np.uint8)
+    overlap = max(1, task.segment_rows - 1 - (task.num_frames - task.segment_rows + 1) // max(1, segments - 1))
+    fusion = FusionConfig(segment_frames=task.segment_rows, overlap_frames=overlap + 1)
+    recipe = pipe.recipe(
+        task.num_frames,
+        reference_slot=True,
+        fusion=fusion,
+        sigmas=(10.0, 0.0),
+        guidance_scale=2.0 if task.guided else 1.0,
+    )
+    recorder = Recorder()
+    with recorder.stages():
+        noise = pipe.draw_noise(recipe, task.size).latents
+        with record_function(MARK + "encode"):
+            conditioning = pipe.encode(picture, poses, poses[0])
+        states = pipe.denoise(conditioning, noise, recipe, keep_x0=False, in_place=True, last_in_parts=True)
+        del conditioning, noise
+        with record_function(MARK + "decode"):
+            for _ in pipe.decode_meanwhile(marked(states), recipe, task.chunk):
+                pass
+    found = recorder.peaks
+    weights = weight_bytes(pipe.unet, pipe.vae, pipe.image_encoder, pipe.pose_net)
+    return Peaks(**{stage: found[stage] + weights for stage in STAGES})
+
+
+def marked(states: Any) -> Iterator[Any]:
+    """The states; what makes them is denoising, all in between is decoding."""
+    while True:
+        with record_function(MARK + "denoise"):
+            state = next(states, None)
+        if state is None:
+            return
+        yield state
+
+
+def compare(
+    pipe: MimicMotionPipeline, task: Task, segments: int, only: Sequence[str] | None = None
+) -> list[dict[str, Any]]:
+    """Rows of predicted and measured bytes, way by way (of these names) and stage by stage."""
+    predictor = Predictor(pipe)
+    rows = []
+    cells = (task.size[0] // pipe.downscale) * (task.size[1] // pipe.downscale)
+    for name, plan in ways(task.segment_rows, cells).items():
+        if only is not None and name not in only:
+            continue
+        said, found = predictor.peaks(plan, task), measure(pipe, plan, task, segments)
+        for stage in STAGES:
+            rows.append(
+                {"way": name, "stage": stage, "predicted": getattr(said, stage), "measured": getattr(found, stage)}
+            )
+    return rows
+
+
+def build_pipeline(quick: bool = False, dtype: torch.dtype = torch.float32) -> MimicMotionPipeline:
+    """SVD's classes at a fifth of their width (--quick: a tenth), random weights."""
+    from diffusers import AutoencoderKLTemporalDecoder
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    from mimicmotion.models.posenet import PoseNet
+    from mimicmotion.models.unet import build_unet
+
+    width = 32 if quick else 64
+    down, up = "CrossAttnDownBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"
+    unet = build_unet(
+        {
+            "in_channels": 8,
+            "out_channels": 4,
+            "block_out_channels": [width, 2 * width, 4 * width, 4 * width],
+            "down_block_types": [down, down, down, "DownBlockSpatioTemporal"],
+            "up_block_types": ["UpBlockSpatioTemporal", up, up, up],
+            "layers_per_block": 1 if quick else 2,
+            "cross_attention_dim": 64,
+            "num_attention_heads": [1, 2, 4, 4],
+            "addition_time_embed_dim": 32,
+            "projection_class_embeddings_input_dim": 96,
+            "num_frames": 16,
+        }
+    )
+    vae = AutoencoderKLTemporalDecoder(
+        block_out_channels=(32, 32, 64, 64) if quick else (32, 64, 128, 128),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        layers_per_block=1,
+    )
+    clip = CLIPVisionConfig(
+        hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, projection_dim=64
+    )
+    encoder = CLIPVisionModelWithProjection(clip)
+    pose_net = PoseNet(width, (3, 4, 8, 16))
+    pipe = MimicMotionPipeline(unet.eval(), vae.eval(), encoder.eval(), pose_net.eval()).to(dtype=dtype)
+    for network in (pipe.unet, pipe.vae, pipe.image_encoder, pipe.pose_net):
+        for p in network.parameters():
+            p.requires_grad_(False)
+    pipe.use_fast_kernels()
+    return pipe
+
+
+def seconds(pipe: MimicMotionPipeline, task: Task, repeats: int) -> dict[str, float]:
+    """Median seconds of one guided pass of a segment, in turn: both passes as one batch, and one after the other."""
+    recipe = pipe.recipe(task.segment_rows - 1, reference_slot=True, sigmas=(10.0, 0.0), guidance_scale=2.0)
+    poses = np.zeros((task.segment_rows - 1, *task.size, 3), np.uint8)
+    conditioning, noise = pipe.encode(poses[0], poses, poses[0]), pipe.draw_noise(recipe, task.size).latents
+    cells = (task.size[0] // pipe.downscale) * (task.size[1] // pipe.downscale)
+    both = {name: way for name, way in ways(task.segment_rows, cells).items() if name in ("one batch", "two passes")}
+    taken: dict[str, list[float]] = {name: [] for name in both}
+    for _ in range(repeats + 1):
+        for name, plan in both.items():
+            pipe.configure(plan)
+            start = time.perf_counter()
+            list(pipe.denoise(conditioning, noise, recipe, keep_x0=False))
+            taken[name].append(time.perf_counter() - start)
+    return {name: round(statistics.median(t[1:]), 3) for name, t in taken.items()}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: for each way and stage the measured MiB and the prediction's part of it."""
+    lines = ["| way to run | encode | denoise | decode |", "|---|---|---|---|"]
+    for way in dict.fromkeys(r["way"] for r in rows):
+        cells = [
+            f"{r['predicted'] / 2**20:.0f} / {r['measured'] / 2**20:.0f} = {r['predicted'] / r['measured']:.2f}"
+            for r in rows
+            if r["way"] == way
+        ]
+        lines.append(f"| {way} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure, and print one JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a smaller model and smaller pictures")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--repeats", type=int, default=0, help="also time both ways of guidance, so many times")
+    parser.add_argument("--table", type=Path, help="where the table is written")
+    args = parser.parse_args()
+    pipe = build_pipeline(args.quick, getattr(torch, args.dtype))
+    size, frames = ((128, 128), 21) if args.quick else ((384, 256), 25)
+    task = Task(size=size, segment_rows=16, num_frames=frames, latent_copies=1)
+    rows = compare(pipe, task, segments=2)
+    if args.table:
+        args.table.write_text(table(rows), encoding="utf-8")
+    ratios = [r["predicted"] / r["measured"] for r in rows]
+    facts = {
+        "benchmark": "memory_prediction",
+        "dtype": args.dtype,
+        "size": size,
+        "frames": frames,
+        "seconds": seconds(pipe, task, args.repeats) if args.repeats else None,
+        "rows": rows,
+        "least": round(min(ratios), 3),
+        "most": round(max(ratios), 3),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "cpu": cpu_model(),
+        "threads": torch.get_num_threads(),
+    }
+    print(json.dumps(facts))
+
+
+if __name__ == "__main__":
+    main()
