@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 import numpy as np
@@ -61,3 +62,11 @@ def test_a_twin_has_a_canvas_of_its_own(poses: PoseSequence) -> None:
     picture = drawer.draw(poses.xy[0], poses.confidence[0])
     assert np.array_equal(twin.draw(poses.xy[0], poses.confidence[0]), picture)
     assert not np.shares_memory(twin._canvas, drawer._canvas)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not say which cores may be used")
+def test_no_more_threads_than_cores_that_may_be_used(poses: PoseSequence, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawer = PoseDrawer(SIZE, canvas_short_side=None)
+    for allowed, threads in (({5}, 1), ({0, 3, 9}, 3), (set(range(64)), 4)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, allowed=allowed: allowed)
+        assert DrawnPoses(poses, drawer).threads == threads

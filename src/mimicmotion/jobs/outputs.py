@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,7 @@ from mimicmotion.errors import ConfigError, OutputError
 from mimicmotion.files import atomic_path, check_writable
 from mimicmotion.jobs.inputs import Inputs, open_driving
 from mimicmotion.jobs.progress import Job, Progress
-from mimicmotion.overlap import behind
+from mimicmotion.overlap import behind, cores
 from mimicmotion.pose.draw import PoseDrawer
 from mimicmotion.pose.keypoints import PoseSequence
 
@@ -92,7 +91,7 @@ class DrawnPoses:
 
     def __init__(self, poses: PoseSequence, drawer: PoseDrawer, threads: int | None = None) -> None:
         self.poses, self.drawer = poses, drawer
-        self.threads = min(os.cpu_count() or 1, MAX_DRAWING_THREADS) if threads is None else threads
+        self.threads = min(cores(), MAX_DRAWING_THREADS) if threads is None else threads
         self._drawers = [drawer]
 
     def __len__(self) -> int:

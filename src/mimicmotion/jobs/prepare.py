@@ -8,7 +8,6 @@ import functools
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +33,7 @@ from mimicmotion.files import atomic_path, check_writable, sha256_file, writing
 from mimicmotion.jobs import inputs
 from mimicmotion.jobs.prepare_steps import Outcome, Source, Step, measure_one, note_failure, run_steps, survey_one
 from mimicmotion.jobs.progress import Job, Progress, Stopwatch
+from mimicmotion.overlap import cores
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ class _Preparation:
         # sums depend on the number of threads; the processes are what uses all cores
         self.config = dataclasses.replace(config, pose_threads=config.pose_threads or 1)
         self.work = config.output / WORK
-        self.processes = config.processes or _cores()
+        self.processes = config.processes or cores()
         self.notebook = Notebook(self.work, self.config)
         self.latents_model: str | None = None
 
@@ -303,11 +303,6 @@ def _check_settings(config: PrepareConfig, settings: dict[str, Any], work: Path)
         "the same settings, or a new folder",
         "choose another folder, or give --overwrite to replace the shards (what was measured is used again)",
     )
-
-
-def _cores() -> int:
-    """CPU cores that this process may use; not every system says which."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _is_utf8(text: str) -> bool:

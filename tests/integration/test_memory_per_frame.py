@@ -1,0 +1,58 @@
+"""What a job holds for each frame is latents and aligned poses, nothing else: `benchmarks/memory.py` in small."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import tracemalloc
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import torch
+
+from micro import micro_pipeline
+from mimicmotion.config import GenerateConfig
+from mimicmotion.jobs import inputs
+from mimicmotion.jobs.generate import generate
+from mimicmotion.models import pose_features
+from mimicmotion.pipeline import MimicMotionPipeline
+from mimicmotion.pose.files import save_poses
+from mimicmotion.pose.keypoints import NUM_POINTS
+from planted_job import SIZE, dancing, make_job, planted, standing
+
+POSES = 3 * 4 * NUM_POINTS
+LATENTS = 4 * 4 * SIZE[0] * SIZE[1] // 8**2
+BOOKS = 800
+"""Numbers of rows, weights of segments, places in temporary files."""
+
+
+def held(job: GenerateConfig, pipeline: MimicMotionPipeline, frames: int) -> int:
+    """Bytes in arrays, objects and tensors after the first step."""
+    poses = job.picture.with_name(f"{frames}.npz")
+    save_poses(dancing(frames), poses)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        with closing(generate(dataclasses.replace(job, video=poses), pipeline)) as run:
+            assert any(report.stage == "denoise" and report.done == 1 for report in run)
+            gc.collect()
+            return tracemalloc.get_traced_memory()[0] + tensors()
+    finally:
+        tracemalloc.stop()
+
+
+def tensors() -> int:
+    found = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in found}.values())
+
+
+def test_a_frame_costs_its_latents_and_poses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs, "find_estimator", planted(standing(1), standing(1)))
+    monkeypatch.setattr(pose_features, "HOST_BUDGET", 0)  # as in a video whose features would not fit
+    job = dataclasses.replace(make_job(tmp_path, tmp_path), height=SIZE[0], width=SIZE[1], save_every=0)
+    pipeline = micro_pipeline()
+    held(job, pipeline, 12)  # what is loaded once
+    growth = (held(job, pipeline, 42) - held(job, pipeline, 12)) / 30
+    # Noise becomes latents in place; drawn by numpy, they are counted there and as a tensor.
+    assert POSES + 2 * LATENTS < growth < POSES + 2 * LATENTS + BOOKS
