@@ -21,6 +21,7 @@ from mimicmotion.training.settings import TrainConfig, load_config
 from mimicmotion.training.state import checkpoints
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+OTHER_PEOPLE = ("--first-seed", "5000000")
 logger = logging.getLogger("train_tiny")
 
 
@@ -43,6 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--processes", type=int, default=2, help="for rendering and for stage 2, one CPU core each")
     parser.add_argument("--clips", type=int, default=1400, help="people to train on")
+    parser.add_argument("--detail-clips", type=int, default=2000, help="other people, for stage 3")
     parser.add_argument("--held-out", type=int, default=64, help="people to validate on")
     parser.add_argument("--recipe", default="tiny-denoiser.yaml", help="of stage 2, in configs/")
     parser.add_argument("--output", type=Path, default=Path("runs/tiny/model"))
@@ -53,13 +55,18 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     changes = [*arguments.set, *arguments.set_denoiser]
-    people = load_config(CONFIGS / arguments.recipe, changes).data.shards
-    counts = [str(arguments.clips), "--held-out", str(arguments.held_out), "--processes", str(arguments.processes)]
-    command("-m", "mimicmotion.cli", "prepare", "synthetic", "-o", people, *counts)
+    held_out = ["--held-out", str(arguments.held_out), "--processes", str(arguments.processes)]
+
+    def render(people: str, clips: int, *more: str) -> None:
+        command("-m", "mimicmotion.cli", "prepare", "synthetic", str(clips), "-o", people, *held_out, *more)
+
+    render(load_config(CONFIGS / arguments.recipe, changes).data.shards, arguments.clips)
     train(CONFIGS / "tiny-autoencoder.yaml", [*arguments.set, *arguments.set_autoencoder], 1)
     run = train(CONFIGS / arguments.recipe, changes, arguments.processes)
     denoiser = f"model.checkpoint={checkpoints(run)[-1] / 'model'}"
-    run = train(CONFIGS / "tiny-detail.yaml", [denoiser, *arguments.set, *arguments.set_detail], 1)
+    changes = [denoiser, *arguments.set, *arguments.set_detail]
+    render(load_config(CONFIGS / "tiny-detail.yaml", changes).data.shards, arguments.detail_clips, *OTHER_PEOPLE)
+    run = train(CONFIGS / "tiny-detail.yaml", changes, 1)
     model = load_components(checkpoints(run)[-1] / "model")
     logger.info("%s", save_components(model, arguments.output, dtype=torch.float16))
 

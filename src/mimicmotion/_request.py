@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 from numpy import ndarray
 
 from mimicmotion.errors import ConfigError, InputError, PoseError
+from mimicmotion.models.detail import DetailGuide
 from mimicmotion.models.pose_features import Frame, PoseFrames
 
 
@@ -33,6 +34,14 @@ class Request:
     def size(self) -> tuple[int, int]:
         """(height, width) of the video in pixels."""
         return self.image.shape[0], self.image.shape[1]
+
+    @property
+    def detail_from(self) -> DetailGuide | None:
+        """What a detail network takes detail from; None where the picture is not warped."""
+        if self.warped is None:
+            return None
+        own = np.zeros_like(self.image) if self.reference_pose is None else self.reference_pose
+        return DetailGuide(self.image, own, self.warped, self.poses)
 
 
 def picture_array(image: Any) -> UInt8[ndarray, "height width 3"]:

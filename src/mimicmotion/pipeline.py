@@ -30,7 +30,7 @@ from mimicmotion.errors import ConfigError, InputError, PoseError
 from mimicmotion.models.block_cache import BlockCache
 from mimicmotion.models.checkpoint import Components, load_components, save_components
 from mimicmotion.models.cpu_kernels import use_cpu_kernels
-from mimicmotion.models.detail import DetailNet, add_detail
+from mimicmotion.models.detail import DetailGuide, DetailNet, add_detail
 from mimicmotion.models.execution import execution_of
 from mimicmotion.models.offload import is_offloaded
 from mimicmotion.models.pose_features import Frame, PoseFrames
@@ -533,8 +533,7 @@ class MimicMotionPipeline:
         decode_chunk_size: int = DEFAULT_CHUNK,
         decode_overlap: int | None = None,
         released: bool = False,
-        picture: Frame | None = None,
-        warped: PoseFrames | None = None,
+        detail_from: DetailGuide | None = None,
         first: int = 0,
     ) -> Iterator[Frame]:
         """Third stage: frames one by one, 0..255; memory holds one chunk, whatever the length.
@@ -544,20 +543,18 @@ class MimicMotionPipeline:
             decode_chunk_size: frames decoded at once.
             decode_overlap: frames shared and blended between chunks; None is half a chunk, 0 cuts hard.
             released: plain chunks and truncation, as the published code.
-            picture: the person, for models with a `detail` network.
-            warped: the picture warped to each frame's pose, for the same; without it their frames stay soft.
-            first: number of the first latents' frame in `warped`; -1 for a reference slot, which stays as it is.
+            detail_from: what models with a `detail` network take it from; without it their frames stay soft.
+            first: number of the first latents' frame in `detail_from`; -1 for a reference slot, which stays as it is.
 
         Raises:
-            InputError: `warped` without `picture`, or fewer warped frames than latents.
+            InputError: fewer frames in `detail_from` than latents.
         """
         mode, finish = "released" if released else "blend", None
-        if self.detail is not None and warped is not None:
-            if picture is None or len(warped) < first + len(latents):
-                got = f"{len(warped)} warped frames, {'no' if picture is None else 'a'} picture"
-                want = f"both, {first + len(latents)} frames"
-                raise InputError(got, want, "pass the picture and the frames that it was warped to")
-            finish = functools.partial(add_detail, self.detail, picture=picture, warped=warped, first=first)
+        if self.detail is not None and detail_from is not None:
+            if len(detail_from) < first + len(latents):
+                got, want = f"detail_from of {len(detail_from)} frames", f"{first + len(latents)} frames"
+                raise InputError(got, want, "pass a warped picture and a drawn pose for each frame")
+            finish = functools.partial(add_detail, self.detail, guide=detail_from, first=first)
         clip = functools.partial(decode_clip, self, decode_latents)
         return decode_stream(
             self.vae, latents, decode_chunk_size, overlap=decode_overlap, mode=mode, decode=clip, finish=finish
@@ -700,15 +697,13 @@ class MimicMotionPipeline:
             if stream:  # of one video; the last step is made as frames are read
                 for _ in itertools.islice(run, len(recipe.sigmas) - 2):
                     pass
-                both = self.decode_meanwhile(
-                    run, recipe, decode_chunk_size, decode_overlap, picture=r.image, warped=r.warped
-                )
+                both = self.decode_meanwhile(run, recipe, decode_chunk_size, decode_overlap, detail_from=r.detail_from)
                 return (item for item in both if not isinstance(item, StepState))
             states.extend(deque(run, maxlen=1))
         if output_type == "latent":
             return torch.cat([s.latents for s in states])
         streams = (
-            self.decode_state(s, recipe, decode_chunk_size, decode_overlap, picture=r.image, warped=r.warped)
+            self.decode_state(s, recipe, decode_chunk_size, decode_overlap, detail_from=r.detail_from)
             for s, r in zip(states, requests, strict=True)
         )
         videos = [list(frames) for frames in streams]
@@ -727,8 +722,7 @@ class MimicMotionPipeline:
         decode_chunk_size: int = DEFAULT_CHUNK,
         decode_overlap: int | None = None,
         *,
-        picture: Frame | None = None,
-        warped: PoseFrames | None = None,
+        detail_from: DetailGuide | None = None,
     ) -> Iterator[Frame]:
         """Frames of the first video of a state, decoded as its fusion mode does (see `decode`)."""
         if recipe.fusion.mode != "released":
@@ -736,8 +730,7 @@ class MimicMotionPipeline:
                 state.latents[0],
                 decode_chunk_size=decode_chunk_size,
                 decode_overlap=decode_overlap,
-                picture=picture,
-                warped=warped,
+                detail_from=detail_from,
             )
         # The published code decodes the reference slot too and drops the frame: chunks begin one frame earlier.
         slot = int(state.reference_slot)
@@ -745,8 +738,7 @@ class MimicMotionPipeline:
             state.step.latents[0],
             decode_chunk_size=decode_chunk_size,
             released=True,
-            picture=picture,
-            warped=warped,
+            detail_from=detail_from,
             first=-slot,
         )
         return itertools.islice(frames, slot, None)
@@ -762,8 +754,7 @@ class MimicMotionPipeline:
         decode_chunk_size: int = DEFAULT_CHUNK,
         decode_overlap: int | None = None,
         *,
-        picture: Frame | None = None,
-        warped: PoseFrames | None = None,
+        detail_from: DetailGuide | None = None,
     ) -> Iterator[StepState | Frame]:
         """Frames as by `decode_state`, each as soon as its latents are final, between the states that it comes from.
 
@@ -774,8 +765,7 @@ class MimicMotionPipeline:
             recipe: see `decode_state`, as the remaining ones.
             decode_chunk_size: see there.
             decode_overlap: see there.
-            picture: see there.
-            warped: see there.
+            detail_from: see there.
         """
         frames: Iterator[Frame] = iter(())
         state, given = None, 0
@@ -784,8 +774,7 @@ class MimicMotionPipeline:
             recipe=recipe,
             decode_chunk_size=decode_chunk_size,
             decode_overlap=decode_overlap,
-            picture=picture,
-            warped=warped,
+            detail_from=detail_from,
         )
         for state in states:  # to its end: what the U-Net has kept is let go then
             yield state

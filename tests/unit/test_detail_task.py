@@ -17,7 +17,7 @@ from mimicmotion.errors import ConfigError
 from mimicmotion.models.detail import DetailNet
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.training import open_trainer
-from mimicmotion.training.detail import DetailTask, Frames4, detail_loss, recoloured
+from mimicmotion.training.detail import DetailTask, FrameBatch, detail_loss, recoloured
 from mimicmotion.training.settings import (
     DataConfig,
     DetailConfig,
@@ -28,6 +28,7 @@ from mimicmotion.training.settings import (
 )
 
 SIZE = (32, 16)
+SMALL: dict[str, Any] = {"widths": (8, 8, 8, 8), "blocks": (1, 0, 0, 1)}
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def config(folder: Path, run: Path, **changes: Any) -> TrainConfig:
         cpu=True,
         data=DataConfig(workers=0, sample=SampleConfig(num_frames=3), cache=str(folder.parent / "cache")),
         model=ModelConfig(checkpoint=str(folder)),
-        detail=DetailConfig(clips=2, width=24, blocks=1, warped_lean=0.0, blurred_lean=0.0),
+        detail=DetailConfig(clips=2, **SMALL, sharp_lean=0.0, blurred_lean=0.0),
         optim=OptimConfig(steps=30, batch=4, lr=1e-2, warmup=0, ema=0.5),
         validation=ValidationConfig(every=0, clips=1),
         precision="no",
@@ -60,7 +61,7 @@ def task(c: TrainConfig) -> DetailTask:
     return DetailTask(c, shards=FakeShards(size=SIZE))  # type: ignore[arg-type]
 
 
-def mean_loss(net: Any, batch: Frames4, shown: DetailTask) -> float:
+def mean_loss(net: Any, batch: FrameBatch, shown: DetailTask) -> float:
     with torch.no_grad():
         return float(shown.loss(net, batch, 0).loss)
 
@@ -79,24 +80,42 @@ def test_the_loss_is_zero_decibels_apart_for_each_frame_alike() -> None:
     assert float(detail_loss(output, target, moving, 5.0)[0].exp()) == pytest.approx(want, rel=1e-5)
 
 
-def test_a_sample_is_its_number_alone_and_shows_one_frame_four_ways(folder: Path, tmp_path: Path) -> None:
-    plain = config(folder, tmp_path, detail=DetailConfig(clips=2, width=24, blocks=1, recolour=0.0))
+def test_a_sample_is_its_number_alone_and_shows_one_frame_in_all_ways(folder: Path, tmp_path: Path) -> None:
+    plain = config(folder, tmp_path, detail=DetailConfig(clips=2, **SMALL, recolour=0.0))
     one, two = task(plain), task(plain)
     one.place(torch.device("cpu"))
     two.place(torch.device("cpu"))  # finds the frames of the first on disk
     batch = one.batch(0, list(range(8)))
-    assert batch.pictures.shape == (8, 4, *SIZE, 3)
-    mirrored = 0
+    assert batch.pictures.shape == (8, 6, *SIZE, 3)
     for i in range(8):
         assert torch.equal(two.batch(5, [i]).pictures[0], batch.pictures[i])
         clip, frame = map(int, batch.keys[i].split("/"))
         shown, pictures = one.train_clips[clip], batch.pictures[i].numpy()
         assert len(shown.true) == 2  # the reference slot is no frame to learn from
-        want = np.stack([shown.reference, shown.true[frame], shown.warped[frame], shown.decoded[frame]])
-        as_is = np.array_equal(want, pictures)
-        assert as_is or np.array_equal(want[:, :, ::-1], pictures)
-        mirrored += not as_is
-    assert 0 < mirrored < 8
+        still = (shown.reference, shown.poses[frame], shown.reference_pose)
+        want = np.stack([shown.decoded[frame], shown.warped[frame], *still, shown.true[frame]])
+        np.testing.assert_array_equal(want, pictures)
+    recolour = task(config(folder, tmp_path, detail=DetailConfig(clips=2, **SMALL, recolour=1.0)))
+    recolour.place(torch.device("cpu"))
+    for i, other in enumerate(recolour.batch(0, list(range(8))).pictures):
+        same = [torch.equal(a, b) for a, b in zip(other, batch.pictures[i], strict=True)]
+        assert same == [False, False, False, True, True, False]  # drawn poses keep their colours
+
+
+def test_some_clips_have_exact_poses_and_some_a_detectors(folder: Path, tmp_path: Path) -> None:
+    sample = SampleConfig(num_frames=3, detector_noise=3.0)
+
+    def drawn_poses(share: float, noise: float) -> list[Any]:
+        data = DataConfig(workers=0, sample=dataclasses.replace(sample, detector_noise=noise), cache=str(tmp_path))
+        t = task(config(folder, tmp_path, data=data, detail=DetailConfig(clips=2, **SMALL, exact_poses=share)))
+        return [t.train_clips.make(n).poses for n in range(8)]
+
+    exact, noisy = drawn_poses(0.5, 0.0), drawn_poses(0.0, 3.0)
+    mixed = drawn_poses(0.5, 3.0)
+    as_exact = [np.array_equal(a, b) for a, b in zip(mixed, exact, strict=True)]
+    as_noisy = [np.array_equal(a, b) for a, b in zip(mixed, noisy, strict=True)]
+    assert [not x for x in as_exact] == as_noisy
+    assert 0 < sum(as_exact) < 8
 
 
 def test_colours_change_in_all_pictures_alike() -> None:
@@ -112,12 +131,14 @@ def test_colours_change_in_all_pictures_alike() -> None:
 
 def test_decoded_frames_are_those_of_the_model_without_detail(folder: Path, tmp_path: Path) -> None:
     t = task(config(folder, tmp_path))
-    sample = t.train_clips.maker(0)
+    sample = t.train_clips.make(0)
     shown = t.predict(sample)
     pipe = MimicMotionPipeline.from_pretrained(folder)
     want = pipe(sample.reference, sample.poses[1:], sample.reference_pose, warped=sample.warped[1:], seed=0)
     assert np.abs(want.astype(int) - shown.decoded).max() <= 1
     np.testing.assert_array_equal(shown.warped, sample.warped[1:])
+    np.testing.assert_array_equal(shown.poses, sample.poses[1:])
+    np.testing.assert_array_equal(shown.reference_pose, sample.reference_pose)
 
 
 def test_training_lowers_the_loss_resumes_exactly_and_exports_a_whole_model(folder: Path, tmp_path: Path) -> None:
@@ -136,12 +157,15 @@ def test_training_lowers_the_loss_resumes_exactly_and_exports_a_whole_model(fold
     assert mean_loss(pipes[0].detail, batch, straight) < before - 0.1
     # going on from a model that has a network starts with it, whatever size the settings name
     more = config(
-        model, tmp_path / "c", detail=DetailConfig(clips=2, width=48), model=ModelConfig(checkpoint=str(model))
+        model, tmp_path / "c", detail=DetailConfig(clips=2, widths=(16,) * 4), model=ModelConfig(checkpoint=str(model))
     )
-    assert task(more).net.config["width"] == 24
-    other = task(config(folder, tmp_path / "d", detail=DetailConfig(clips=2, width=48, start=str(model)))).net
+    assert task(more).net.config["widths"] == [8] * 4
+    other = task(config(folder, tmp_path / "d", detail=DetailConfig(clips=2, widths=(16,) * 4, start=str(model)))).net
     assert torch.equal(other.out.bias, pipes[0].detail.out.bias)
-    assert task(dataclasses.replace(more, detail=DetailConfig(clips=2, width=48, new=True))).net.config["width"] == 48
+    assert (
+        task(dataclasses.replace(more, detail=DetailConfig(clips=2, widths=(16,) * 4, new=True))).net.config["widths"]
+        == [16] * 4
+    )
 
 
 def test_validation_tells_the_gain_over_what_was_decoded(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
@@ -167,8 +191,8 @@ def test_models_without_a_warped_picture_and_wrong_settings_are_refused(folder: 
     micro_pipeline().save_pretrained(plain)
     with pytest.raises(ConfigError, match="without a warped picture"):
         task(config(plain, tmp_path / "run"))
-    for wrong in ({"clips": 0}, {"recolour": 1.5}, {"moving_weight": -1.0}):
+    for wrong in ({"clips": 0}, {"recolour": 1.5}, {"exact_poses": -0.1}, {"moving_weight": -1.0}):
         with pytest.raises(ConfigError):
             DetailConfig(**wrong)
-    with pytest.raises(ConfigError, match="width"):
-        task(config(folder, tmp_path / "run", detail=DetailConfig(width=12)))
+    with pytest.raises(ConfigError, match="widths"):
+        task(config(folder, tmp_path / "run", detail=DetailConfig(widths=(12,) * 4)))

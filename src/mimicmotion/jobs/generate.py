@@ -34,10 +34,12 @@ from mimicmotion.jobs.record import RunRecord
 from mimicmotion.jobs.resume import RunState, SavedStep
 from mimicmotion.jobs.setup import (
     check_inputs_exist,
+    detail_guide,
     load,
     make_recipe,
     pose_drawer,
     preview_decode,
+    reference_pose,
     result_size,
     warped_picture,
 )
@@ -116,8 +118,7 @@ def _generate(
         pipe.decode_meanwhile,
         recipe=recipe,
         decode_chunk_size=config.decode_chunk_size,
-        picture=inputs.picture,
-        warped=warped_picture(pipe, inputs),
+        detail_from=detail_guide(pipe, inputs, poses),
     )
     with denoising:
         yield from denoising.steps()
@@ -171,7 +172,7 @@ def _denoising(
     conditioning = pipe.encode(
         inputs.picture,
         poses,
-        poses.drawer.draw(inputs.reference.xy[0], inputs.reference.confidence[0]),
+        reference_pose(inputs, poses),
         motion_bucket_id=config.motion_bucket_id,
         noise_aug_strength=config.noise_aug_strength,
         image_noise=noise.picture,

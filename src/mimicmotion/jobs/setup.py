@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 from mimicmotion.config import FusionConfig, GenerateConfig, resolve_speed
 from mimicmotion.errors import ConfigError
 from mimicmotion.jobs.inputs import Inputs, open_driving, prepare
-from mimicmotion.jobs.outputs import Frame
+from mimicmotion.jobs.outputs import DrawnPoses, Frame
 from mimicmotion.jobs.progress import Job, Progress
 from mimicmotion.pose.draw import PoseDrawer
 
 if TYPE_CHECKING:
     from mimicmotion.diffusion.recipe import Recipe
+    from mimicmotion.models.detail import DetailGuide
     from mimicmotion.pipeline import MimicMotionPipeline
     from mimicmotion.pose.warp import WarpedPicture
 
@@ -115,6 +116,22 @@ def warped_picture(pipe: MimicMotionPipeline, inputs: Inputs) -> WarpedPicture |
     if not pipe.needs_warped_picture:
         return None
     return WarpedPicture(inputs.picture, inputs.reference, inputs.aligned)
+
+
+def detail_guide(pipe: MimicMotionPipeline, inputs: Inputs, poses: DrawnPoses) -> DetailGuide | None:
+    """What a detail network takes detail from, for models that have one."""
+    from mimicmotion.models.detail import DetailGuide
+
+    warped = warped_picture(pipe, inputs) if pipe.detail is not None else None
+    if warped is None:
+        return None
+    again = DrawnPoses(poses.poses, poses.drawer.twin(), threads=1)  # others draw ahead with their own canvas meanwhile
+    return DetailGuide(inputs.picture, reference_pose(inputs, poses), warped, again)
+
+
+def reference_pose(inputs: Inputs, poses: DrawnPoses) -> Frame:
+    """The picture's own pose, drawn as the others."""
+    return poses.drawer.draw(inputs.reference.xy[0], inputs.reference.confidence[0])
 
 
 def fusion_config(config: GenerateConfig, default: FusionConfig) -> FusionConfig:

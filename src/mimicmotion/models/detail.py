@@ -1,13 +1,16 @@
-"""Pixel detail of the warped picture for decoded frames (a departure of small models, see the model card).
+"""Pixel detail for decoded frames (a departure of small models, see the model card).
 
 What the limb warp shows right is sharp, and comes out soft from a small autoencoder. This network sees the decoded
-frame, the warped picture and the reference picture, and chooses at each pixel how much to trust each.
+frame, the warped picture, the reference picture and both poses, and chooses at each pixel which to show, moved to where
+the figure's borders are, or paints it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,106 +22,159 @@ from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.models.pose_features import Frame, PoseFrames, to_unit
 
 FOLD = 2
-"""Pixels per side of a cell of the finest level; the coarsest has 8."""
+"""Pixels per side of a cell of the finest level; each of the others has twice as many."""
+LEVELS = 4
 BLURS = (1.0, 2.5)
 """Standard deviations of the blurred candidates, pixels."""
-CANDIDATES = 2 * (1 + len(BLURS)) + 1
-"""Decoded frame, warped picture, each of them blurred, reference picture: the order of the network's weights."""
+REACH = 8.0
+"""How far the moved candidates are moved at most, pixels along an axis."""
+CANDIDATES = ("decoded", "decoded 1", "decoded 2.5", "warped", "warped 1", "warped 2.5", "reference")
+CANDIDATES += ("warped, moved", "decoded, moved", "painted")
+_GROUPS = 8
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DetailGuide:
+    """What a frame's detail is taken from.
+
+    Attributes:
+        picture: the reference picture.
+        reference_pose: its drawn pose.
+        warped: the picture warped to each frame's pose; a frame is taken when it is needed.
+        poses: the drawn poses, likewise.
+    """
+
+    picture: Frame
+    reference_pose: Frame
+    warped: PoseFrames
+    poses: PoseFrames
+
+    def __len__(self) -> int:
+        return min(len(self.warped), len(self.poses))
 
 
 class DetailNet(nn.Module):
-    """(decoded, warped, reference) to the frame with its detail.
+    """(decoded, warped, reference, pose, reference pose) to the frame with its detail.
 
-    Each pixel becomes a weighted mean of the candidates at its place (`CANDIDATES`; blurred ones are right where a
-    border may lie a little beside). Nothing is added to them: a network that may paint learns its few training people
-    by heart.
+    Each pixel becomes a weighted mean of the candidates at its place (`CANDIDATES`: the pictures, blurred ones, which
+    are right where a border may lie a little beside, ones moved by a smooth displacement, and its own colour).
 
     Args:
-        width: channels of the coarsest level, cells of 8x8 pixels; half of them in the middle, a third in the finest.
-        blocks: residual blocks of two 3x3 convolutions in the coarsest level.
+        widths: channels of the levels, from cells of 2x2 pixels to cells of 16x16, in multiples of 8.
+        blocks: residual blocks of two 3x3 convolutions in each level, on the way down and again on the way up.
         dropout: share of the coarsest level's channels that are dropped in training.
-        warped_lean: added to the logarithm of the warped picture's weight outside of training. The least squared error
-            of training people is softer than a pose estimator and the eye want, and theirs were noisier poses.
+        sharp_lean: added to the logarithm of the weights of the warped picture, moved or not, outside of training. The
+            least squared error of uncertain frames is softer than a pose estimator and the eye want.
         blurred_lean: the same of the blurred candidates'.
     """
 
     def __init__(
         self,
-        width: int = 96,
-        blocks: int = 2,
+        widths: Sequence[int] = (32, 48, 96, 128),
+        blocks: Sequence[int] = (1, 1, 2, 2),
         dropout: float = 0.1,
-        warped_lean: float = 0.0,
+        sharp_lean: float = 0.0,
         blurred_lean: float = 0.0,
     ) -> None:
         super().__init__()
-        if width < 24 or width % 24 or blocks < 0 or not 0 <= dropout < 1:
-            got = f"width={width}, blocks={blocks}, dropout={dropout}"
-            raise ConfigError(got, "width in multiples of 24, blocks >= 0, 0 <= dropout < 1", "correct it")
+        _check(widths, blocks, dropout)
         self.config: dict[str, Any] = {
-            "width": width,
-            "blocks": blocks,
+            "widths": list(widths),
+            "blocks": list(blocks),
             "dropout": dropout,
-            "warped_lean": warped_lean,
+            "sharp_lean": sharp_lean,
             "blurred_lean": blurred_lean,
         }
         soft = [blurred_lean] * len(BLURS)
-        self.lean = (0.0, *soft, warped_lean, *soft, 0.0)
-        fine, middle = width // 3, width // 2
-        self.enter = nn.Conv2d(9 * FOLD**2, fine, 3, padding=1)
-        self.fine = nn.Conv2d(fine, fine, 3, padding=1)
-        self.down = nn.Conv2d(fine, middle, 4, stride=2, padding=1)
-        self.middle = nn.Conv2d(middle, middle, 3, padding=1)
-        self.deep = nn.Conv2d(middle, width, 4, stride=2, padding=1)
+        self.lean = (0.0, *soft, sharp_lean, *soft, 0.0, sharp_lean, 0.0, 0.0)
+        steps = list(itertools.pairwise(widths))
+
+        def level(k: int) -> nn.Sequential:
+            return nn.Sequential(*(_Block(widths[k]) for _ in range(blocks[k])))
+
+        self.enter = nn.Conv2d(15 * FOLD**2, widths[0], 3, padding=1)
+        self.down_blocks = nn.ModuleList(level(k) for k in range(LEVELS))
+        self.downs = nn.ModuleList(nn.Conv2d(a, b, 4, stride=2, padding=1) for a, b in steps)
         self.drop = nn.Dropout2d(dropout)
-        self.blocks = nn.ModuleList(_Block(width) for _ in range(blocks))
-        self.up = nn.Conv2d(width, 4 * middle, 1)
-        self.join = nn.Conv2d(middle, middle, 3, padding=1)
-        self.rise = nn.Conv2d(middle, 4 * fine, 1)
-        self.last = nn.Conv2d(fine, fine, 3, padding=1)
-        self.out = nn.Conv2d(fine, CANDIDATES * FOLD**2, 1)
+        self.ups = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in steps)
+        self.up_blocks = nn.ModuleList(level(k) for k in range(LEVELS - 1))
+        self.displace = nn.Conv2d(widths[1], 4, 3, padding=1)
+        self.out = nn.Conv2d(widths[0], (len(CANDIDATES) + 3) * FOLD**2, 1)
         with torch.no_grad():
-            self.out.weight.zero_()
-            self.out.bias.zero_()  # type: ignore[union-attr]
-            for sharp in (0, 1 + len(BLURS)):
-                self.out.bias[sharp * FOLD**2 : (sharp + 1) * FOLD**2] = 3.0  # type: ignore[index]
+            nn.init.normal_(self.displace.weight, std=1e-3)
+            for parameter in (self.displace.bias, self.out.weight, self.out.bias):
+                parameter.zero_()  # type: ignore[union-attr]
+            for sharp in ("decoded", "warped"):
+                k = CANDIDATES.index(sharp)
+                self.out.bias[k * FOLD**2 : (k + 1) * FOLD**2] = 3.0  # type: ignore[index]
 
     def forward(
         self,
         decoded: Float[Tensor, "n 3 height width"],
         warped: Float[Tensor, "n 3 height width"],
         reference: Float[Tensor, "n 3 height width"],
+        pose: Float[Tensor, "n 3 height width"],
+        reference_pose: Float[Tensor, "n 3 height width"],
     ) -> Float[Tensor, "n 3 height width"]:
-        """Frames in about [-1, 1]; height and width in multiples of 8."""
-        seen = torch.cat([warped, warped - decoded, reference - warped], 1)
-        fine = self.enter(F.pixel_unshuffle(seen, FOLD))
-        fine = fine + self.fine(F.silu(fine))
-        middle = self.down(F.silu(fine))
-        middle = middle + self.middle(F.silu(middle))
-        x = self.drop(self.deep(F.silu(middle)))
-        for block in self.blocks:
-            x = block(x)
-        middle = middle + F.pixel_shuffle(self.up(F.silu(x)), 2)
-        middle = middle + self.join(F.silu(middle))
-        fine = fine + F.pixel_shuffle(self.rise(F.silu(middle)), 2)
-        fine = fine + self.last(F.silu(fine))
-        weights = F.pixel_shuffle(self.out(F.silu(fine)), FOLD).float()
+        """Frames in about [-1, 1], height and width in multiples of 16; the poses drawn, in [-1, 1]."""
+        seen = torch.cat([warped, warped - decoded, reference - warped, pose, reference_pose], 1)
+        fine, middle = self._levels(F.pixel_unshuffle(seen, FOLD))
+        out = F.pixel_shuffle(self.out(F.silu(fine)), FOLD).float()
+        weights, colour = out.split([len(CANDIDATES), 3], 1)
         if not self.training:
             weights = weights + weights.new_tensor(self.lean).view(1, -1, 1, 1)
-        weights = weights.softmax(1)
+        by = REACH * torch.tanh(self.displace(F.silu(middle)).float() / 2)
+        by = F.interpolate(by, scale_factor=2.0 * FOLD, mode="bilinear")
         soft = [[blurred(p, sigma) for sigma in BLURS] for p in (decoded, warped)]
         shown = [decoded, *soft[0], warped, *soft[1], reference]
-        return torch.stack([weights[:, k : k + 1] * c for k, c in enumerate(shown)]).sum(0)
+        shown += [moved(warped, by[:, :2]), moved(decoded, by[:, 2:]), soft[0][-1] + colour]
+        return sum(w[:, None] * p.float() for w, p in zip(weights.softmax(1).unbind(1), shown, strict=True))  # type: ignore[return-value]
+
+    def _levels(self, folded: Tensor) -> tuple[Tensor, Tensor]:
+        """Features of the finest level and of the next."""
+        x, kept = self.enter(folded), []
+        for blocks, down in zip(self.down_blocks, self.downs, strict=False):
+            x = blocks(x)
+            kept.append(x)
+            x = down(F.silu(x))
+        x = self.down_blocks[-1](self.drop(x))
+        features = []
+        for beside, up, blocks in zip(reversed(kept), reversed(self.ups), reversed(self.up_blocks), strict=True):  # type: ignore[call-overload]
+            x = blocks(beside + F.pixel_shuffle(up(F.silu(x)), 2))
+            features.append(x)
+        return features[-1], features[-2]
 
 
 class _Block(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(8, width)
+        self.norm = nn.GroupNorm(_GROUPS, width)
         self.conv1 = nn.Conv2d(width, width, 3, padding=1)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        with torch.no_grad():  # it starts as if it were not there
+            for parameter in self.conv2.parameters():
+                parameter.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv2(F.silu(self.conv1(F.silu(self.norm(x)))))
+
+
+def _check(widths: Sequence[int], blocks: Sequence[int], dropout: float) -> None:
+    fits = len(widths) == len(blocks) == LEVELS and all(w >= _GROUPS and w % _GROUPS == 0 for w in widths)
+    if not fits or min(blocks) < 0 or not 0 <= dropout < 1:
+        got = f"widths={tuple(widths)}, blocks={tuple(blocks)}, dropout={dropout}"
+        want = f"{LEVELS} widths in multiples of {_GROUPS}, {LEVELS} blocks >= 0, 0 <= dropout < 1"
+        raise ConfigError(got, want, "correct it")
+
+
+def moved(
+    picture: Float[Tensor, "n 3 height width"], by: Float[Tensor, "n 2 height width"]
+) -> Float[Tensor, "n 3 height width"]:
+    """At each place what the picture shows `by` = (x, y) pixels further, between pixels bilinearly; edges go on."""
+    height, width = picture.shape[-2:]
+    y, x = torch.meshgrid(*(torch.arange(n, device=by.device, dtype=by.dtype) for n in (height, width)), indexing="ij")
+    at = torch.stack([(2 * (x + by[:, 0]) + 1) / width - 1, (2 * (y + by[:, 1]) + 1) / height - 1], -1)
+    return F.grid_sample(picture.to(by.dtype), at, padding_mode="border", align_corners=False)
 
 
 def blurred(picture: Float[Tensor, "n 3 height width"], sigma: float) -> Float[Tensor, "n 3 height width"]:
@@ -135,40 +191,38 @@ def blurred(picture: Float[Tensor, "n 3 height width"], sigma: float) -> Float[T
 def _detailed(
     net: DetailNet,
     decoded: Float[Tensor, "3 height width"],
-    warped: Frame,
-    reference: Float[Tensor, "1 3 height width"],
+    guide: DetailGuide,
+    number: int,
+    still: tuple[Float[Tensor, "1 3 height width"], Float[Tensor, "1 3 height width"]],
 ) -> Float[Tensor, "3 height width"]:
-    param = next(net.parameters())
-    moved = to_unit(warped[None]).to(decoded.device)
-    if moved.shape[-2:] != decoded.shape[-2:]:
-        got = f"a warped picture of {tuple(moved.shape[-2:])} pixels"
-        raise InputError(got, f"{tuple(decoded.shape[-2:])} as the frame", "warp the picture at the size of the video")
-    inputs = (decoded[None].clamp(-1, 1), moved, reference)
+    param, size = next(net.parameters()), decoded.shape[-2:]
+    warped, pose = (to_unit(f[number : number + 1]).to(decoded.device) for f in (guide.warped, guide.poses))
+    for name, picture in (("warped picture", warped), ("drawn pose", pose)):
+        if picture.shape[-2:] != size:
+            got = f"a {name} of {tuple(picture.shape[-2:])} pixels"
+            raise InputError(got, f"{tuple(size)} as the frame", "make it at the size of the video")
+    inputs = (decoded[None].clamp(-1, 1), warped, still[0], pose, still[1])
     return net(*(x.to(param.device, param.dtype) for x in inputs))[0].float()
 
 
 def add_detail(
-    net: DetailNet,
-    frames: Iterator[Float[Tensor, "3 height width"]],
-    picture: Frame,
-    warped: PoseFrames,
-    first: int = 0,
+    net: DetailNet, frames: Iterator[Float[Tensor, "3 height width"]], guide: DetailGuide, first: int = 0
 ) -> Iterator[Float[Tensor, "3 height width"]]:
-    """Decoded frames with the warped picture's detail, one by one: each depends on nothing but itself.
+    """Decoded frames with their detail, one by one: each depends on nothing but itself.
 
     Args:
         net: the network.
         frames: decoded frames, about [-1, 1]; closed with this stream.
-        picture: the reference picture.
-        warped: the picture warped to the frames' poses; a frame is taken when it is needed.
-        first: number of the first frame in `warped`; frames before number 0 stay as they are.
+        guide: what detail is taken from.
+        first: number of the first frame in `guide`; frames before number 0 stay as they are.
     """
-    reference: Tensor | None = None
+    still: tuple[Tensor, Tensor] | None = None
     with closing(frames):  # type: ignore[type-var]
         for number, frame in enumerate(frames, first):
             if number < 0:
                 yield frame
                 continue
-            if reference is None:
-                reference = to_unit(picture[None]).to(frame.device)
-            yield _detailed(net, frame, warped[number : number + 1][0], reference)
+            if still is None:
+                reference, pose = (to_unit(p[None]).to(frame.device) for p in (guide.picture, guide.reference_pose))
+                still = (reference, pose)
+            yield _detailed(net, frame, guide, number, still)

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,49 +50,59 @@ class Predicted:
 
     Attributes:
         reference: the picture.
+        reference_pose: its drawn pose.
         true: the clip's frames.
         warped: the picture warped to their poses.
         decoded: the model's frames without detail.
+        poses: the drawn poses.
     """
 
     reference: UInt8[ndarray, "height width 3"]
+    reference_pose: UInt8[ndarray, "height width 3"]
     true: Frames
     warped: Frames
     decoded: Frames
+    poses: Frames
 
     def joined(self) -> Frames:
         """One array, for a file."""
-        return np.concatenate([self.reference[None], self.true, self.warped, self.decoded])
+        still = np.stack([self.reference, self.reference_pose])
+        return np.concatenate([still, self.true, self.warped, self.decoded, self.poses])
 
     @staticmethod
     def of(joined: Frames) -> Predicted:
         """From `joined`."""
-        n = (len(joined) - 1) // 3
-        return Predicted(joined[0], joined[1 : n + 1], joined[n + 1 : 2 * n + 1], joined[2 * n + 1 :])
+        n = (len(joined) - 2) // 4
+        return Predicted(joined[0], joined[1], *(joined[2 + k * n : 2 + (k + 1) * n] for k in range(4)))
+
+    def frame(self, i: int) -> UInt8[ndarray, "6 height width 3"]:
+        """What belongs to frame `i`: the pictures of `FrameBatch`."""
+        shown = (self.decoded[i], self.warped[i], self.reference, self.poses[i], self.reference_pose, self.true[i])
+        return np.stack(shown)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Frames4:
-    """A batch of single frames from many clips; fields as for `Predicted`.
+class FrameBatch:
+    """A batch of single frames from many clips.
 
     Attributes:
         numbers: of the samples.
         keys: their names.
-        pictures: reference, true, warped and decoded, in this order.
+        pictures: what the network takes (decoded, warped, reference, pose, reference pose), and the true frame.
         moving: where the true frame differs from the reference (`evaluation.pixels.moving_region`).
     """
 
     numbers: list[int]
     keys: list[str]
-    pictures: UInt8[Tensor, "batch 4 height width 3"]
+    pictures: UInt8[Tensor, "batch 6 height width 3"]
     moving: Bool[Tensor, "batch height width"]
 
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Frames4:
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> FrameBatch:
         """The same frames on `device`."""
         moved = {k: getattr(self, k).to(device, non_blocking=non_blocking) for k in ("pictures", "moving")}
         return dataclasses.replace(self, **moved)
 
-    def pin_memory(self) -> Frames4:
+    def pin_memory(self) -> FrameBatch:
         """The same frames in page-locked memory; DataLoader calls it."""
         return dataclasses.replace(self, pictures=self.pictures.pin_memory(), moving=self.moving.pin_memory())
 
@@ -150,7 +160,7 @@ class DetailTask(Task):
         self.parts = dataclasses.replace(self.parts, settings=settings)
         self.shards = shards or open_shards(config.data.shards, config.data.split, cache=self.cache / "shards")
         net = self._network()
-        leans: dict[str, Any] = {"warped_lean": self.options.warped_lean, "blurred_lean": self.options.blurred_lean}
+        leans: dict[str, Any] = {"sharp_lean": self.options.sharp_lean, "blurred_lean": self.options.blurred_lean}
         self.net = DetailNet(**(net.config | leans))
         self.net.load_state_dict(net.state_dict())
         self.model: nn.Module = self.net
@@ -173,22 +183,30 @@ class DetailTask(Task):
             return self.parts.detail
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
-            return DetailNet(o.width, o.blocks, o.dropout)
+            return DetailNet(o.widths, o.blocks, o.dropout)
 
     def _clips(self, shards: Shards, seed: int, name: str, changes: Mapping[str, Any]) -> _Clips:
         sample = dataclasses.replace(self.config.data.sample, **changes)
         parts, vae = self.parts, self.parts.vae
-        maker = SampleMaker(
-            shards,
-            sample,
-            seed=seed,
-            downscale=2 ** (len(vae.config.block_out_channels) - 1) * vae.config.get("patch_size", 1),
-            drawing=parts.settings.get("pose_drawing", {}),
-            warp=True,
+        noisy, exact = (
+            SampleMaker(
+                shards,
+                s,
+                seed=seed,
+                downscale=2 ** (len(vae.config.block_out_channels) - 1) * vae.config.get("patch_size", 1),
+                drawing=parts.settings.get("pose_drawing", {}),
+                warp=True,
+            )
+            for s in (sample, dataclasses.replace(sample, detector_noise=0.0))
         )
-        made_of = [self.identity["start"], shards.digest, dataclasses.asdict(sample), seed, parts.settings]
+        share = self.options.exact_poses if sample.detector_noise else 0.0
+
+        def make(number: int) -> Sample:
+            return (exact if np.random.default_rng([seed, number, 1]).random() < share else noisy)(number)
+
+        made_of = [self.identity["start"], shards.digest, dataclasses.asdict(sample), share, seed, parts.settings]
         digest = hashlib.sha256(json.dumps(made_of, sort_keys=True, default=str).encode()).hexdigest()[:16]
-        return _Clips(self, maker, self.cache / f"detail-{name}-{digest}")
+        return _Clips(self, make, self.cache / f"detail-{name}-{digest}")
 
     # --- the contract with the trainer --------------------------------------------------------------------------
 
@@ -223,7 +241,8 @@ class DetailTask(Task):
         pipe = MimicMotionPipeline(p.unet, p.vae, p.image_encoder, p.pose_net, p.settings)
         warped, precision = sample.warped[slot:], self.config.precision
         dtype = torch.float16 if precision == "fp16" else torch.bfloat16
-        with torch.autocast(self.device.type, dtype, enabled=precision != "no"):
+        fast = precision != "no" and self.device.type != "cpu"  # as the model is used there: in float32
+        with torch.autocast(self.device.type, dtype, enabled=fast):
             frames = pipe(
                 sample.reference,
                 sample.poses[slot:],
@@ -231,32 +250,32 @@ class DetailTask(Task):
                 warped=warped,
                 seed=sample.number,
             )
-        return Predicted(sample.reference, sample.frames[slot:], warped, np.asarray(frames))
+        made = np.asarray(frames)
+        return Predicted(
+            sample.reference, sample.reference_pose, sample.frames[slot:], warped, made, sample.poses[slot:]
+        )
 
-    def batch(self, step: int, numbers: Sequence[int]) -> Frames4:  # noqa: ARG002
+    def batch(self, step: int, numbers: Sequence[int]) -> FrameBatch:  # noqa: ARG002
         """One frame of some clip for each of these sample numbers."""
         keys, pictures, masks = zip(*(self._frame(n) for n in numbers), strict=True)
         moving = torch.from_numpy(np.stack(masks))
-        return Frames4(list(numbers), list(keys), torch.from_numpy(np.stack(pictures)), moving)
+        return FrameBatch(list(numbers), list(keys), torch.from_numpy(np.stack(pictures)), moving)
 
-    def _frame(self, number: int) -> tuple[str, UInt8[ndarray, "4 height width 3"], Bool[ndarray, "height width"]]:
+    def _frame(self, number: int) -> tuple[str, UInt8[ndarray, "6 height width 3"], Bool[ndarray, "height width"]]:
         rng = np.random.default_rng([self.config.seed, number])
         clip = int(rng.integers(self._count))
         shown = self.train_clips[clip]
         i = int(rng.integers(len(shown.true)))
-        pictures = np.stack([shown.reference, shown.true[i], shown.warped[i], shown.decoded[i]])
-        if rng.random() < 0.5:
-            pictures = pictures[:, :, ::-1]
+        pictures = shown.frame(i)
         if rng.random() < self.options.recolour:
-            pictures = recoloured(pictures, rng)
-        pictures = np.ascontiguousarray(pictures)
-        return f"{clip}/{i}", pictures, moving_region(pictures[1:2], pictures[0])[0]
+            photos = [0, 1, 2, 5]  # drawn poses keep their colours: these tell left from right
+            pictures[photos] = recoloured(pictures[photos], rng)
+        return f"{clip}/{i}", pictures, moving_region(pictures[5:], pictures[2])[0]
 
-    def loss(self, model: nn.Module, batch: Frames4, step: int) -> StepResult:  # noqa: ARG002
+    def loss(self, model: nn.Module, batch: FrameBatch, step: int) -> StepResult:  # noqa: ARG002
         """`detail_loss`; the log has the gain over the decoded frames in dB."""
-        reference, true, warped, decoded = (batch.pictures[:, k] for k in range(4))
-        target, soft = _unit(true), _unit(decoded)
-        output = model(soft, _unit(warped), _unit(reference))
+        *given, target = (_unit(batch.pictures[:, k]) for k in range(6))
+        soft, output = given[0], model(*given)
         each = detail_loss(output, target, batch.moving, self.options.moving_weight)
         with torch.no_grad():
             before = detail_loss(soft, target, batch.moving, self.options.moving_weight)
@@ -293,11 +312,7 @@ class DetailTask(Task):
         return Validation(mean, {"detail": sheet(rows)}, best="psnr_moving", higher_is_better=True)
 
     def _detailed(self, net: DetailNet, shown: Predicted) -> Frames:
-        reference = to_unit(shown.reference[None]).to(self.device)
-        made = [
-            net(*(to_unit(f[i : i + 1]).to(self.device) for f in (shown.decoded, shown.warped)), reference)
-            for i in range(len(shown.true))
-        ]
+        made = [net(*(to_unit(p[None]).to(self.device) for p in shown.frame(i)[:5])) for i in range(len(shown.true))]
         return to_uint8(torch.cat(made))
 
     def _held_out(self) -> _Clips:
@@ -320,8 +335,8 @@ class DetailTask(Task):
 class _Clips:
     """Predicted clips on disk: one file each, which appears when complete; several processes may fill one folder."""
 
-    def __init__(self, task: DetailTask, maker: SampleMaker, folder: Path) -> None:
-        self.task, self.maker, self.folder = task, maker, folder
+    def __init__(self, task: DetailTask, make: Callable[[int], Sample], folder: Path) -> None:
+        self.task, self.make, self.folder = task, make, folder
         check_writable(folder / "0.npy")
 
     def path(self, number: int) -> Path:
@@ -332,7 +347,7 @@ class _Clips:
         for done, number in enumerate(missing):
             if done % 20 == 0:
                 logger.info("frames to learn from: clip %d of %d", done, len(missing))
-            clip = self.task.predict(self.maker(number))
+            clip = self.task.predict(self.make(number))
             path = self.path(number)
             with atomic_path(path) as part, writing(path), part.open("wb") as file:
                 np.save(file, clip.joined())

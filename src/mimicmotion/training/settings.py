@@ -326,15 +326,17 @@ class DetailConfig:
     """Begin with random weights even where the model has a detail network already."""
     start: str = ""
     """Model folder whose detail network is gone on from instead of the model's own."""
-    width: int = 96
-    """Channels of the coarsest level, in multiples of 24 (of a new network, as the two below)."""
-    blocks: int = 2
-    """Residual blocks of that level."""
+    exact_poses: float = 0.5
+    """Share of these clips whose poses are exact; the others' have data.sample.detector_noise."""
+    widths: tuple[int, ...] = (32, 48, 96, 128)
+    """Channels of the four levels, cells of 2x2 to 16x16 pixels, in multiples of 8 (of a new network, as below)."""
+    blocks: tuple[int, ...] = (1, 1, 2, 2)
+    """Residual blocks of each level."""
     dropout: float = 0.1
-    """Share of that level's channels that are dropped in training."""
-    warped_lean: float = 1.5
-    """Added to the logarithm of the warped picture's weight when the network is used (not while it learns)."""
-    blurred_lean: float = -2.0
+    """Share of the coarsest level's channels that are dropped in training."""
+    sharp_lean: float = 0.7
+    """Added to the logarithm of the warped picture's weights when the network is used (not while it learns)."""
+    blurred_lean: float = -1.0
     """The same of the blurred candidates' weights."""
     moving_weight: float = 5.0
     """Loss weight of pixels where the true frame differs from the reference picture."""
@@ -349,6 +351,7 @@ class DetailConfig:
                 "correct it",
             )
         _share("detail.recolour", self.recolour)
+        _share("detail.exact_poses", self.exact_poses)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

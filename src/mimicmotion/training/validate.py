@@ -23,6 +23,7 @@ from mimicmotion.diffusion.loss import LogNormal
 from mimicmotion.errors import InputError
 from mimicmotion.evaluation.pixels import moving_region, psnr, ssim
 from mimicmotion.models.checkpoint import Components
+from mimicmotion.models.detail import DetailGuide
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.pose.keypoints import BODY
 from mimicmotion.training.bundled import sheet
@@ -124,11 +125,11 @@ def generate(task: DenoiserTask, parts: Components, sample: Sample, seed: int) -
     """The sample's reference in its driving poses, as inference makes it."""
     pipe = MimicMotionPipeline(parts.unet, parts.vae, parts.image_encoder, parts.pose_net, parts.settings, parts.detail)
     slot = int(task.config.data.sample.reference_slot)
-    warped = None if sample.warped is None else sample.warped[slot:]
+    poses, warped = sample.poses[slot:], None if sample.warped is None else sample.warped[slot:]
     with task.autocast(pipe.device):
         latents = pipe(
             sample.reference,
-            sample.poses[slot:],
+            poses,
             sample.reference_pose,
             height=sample.reference.shape[0],
             width=sample.reference.shape[1],
@@ -137,7 +138,8 @@ def generate(task: DenoiserTask, parts: Components, sample: Sample, seed: int) -
             warped=warped,
         )
     chunk = 4 if sample.reference.shape[0] * sample.reference.shape[1] > LARGE else 8
-    frames = pipe.decode(latents[0], decode_chunk_size=chunk, picture=sample.reference, warped=warped)
+    own = None if warped is None else DetailGuide(sample.reference, sample.reference_pose, warped, poses)
+    frames = pipe.decode(latents[0], decode_chunk_size=chunk, detail_from=own)
     return np.stack(list(frames))
 
 
