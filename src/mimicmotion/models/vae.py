@@ -199,7 +199,7 @@ def decode_stream(
 ) -> Iterator[UInt8[ndarray, "height width 3"]]:
     """Decode latents to RGB frames one by one; arguments as for `decode_float`.
 
-    `finish` changes decoded frames before they become bytes (as `models.detail.add_detail` does), and must not ask for a
+    `finish` changes decoded frames before they become bytes (as `models.detail.add_detail` does). It must not ask for a
     frame before it has given the last one: later latents may not be final yet (`MimicMotionPipeline.decode_meanwhile`).
 
     "released" also truncates instead of rounding. It decodes all latents given, so drop the reference slot from the
