@@ -3,26 +3,36 @@
 Prints one JSON line. The bundled model is used as the published one is, with 25 Karras steps and guidance 2 (by itself
 it makes one step), and animates held-out synthetic people. Speed-ups are of CPU time on one thread, each variant in
 turn on each clip: of denoising, and of encoding, denoising and decoding. Errors are against the exact result of the
-same noise: PSNR and LPIPS (without `mimicmotion weights fetch lpips-alex` the column says so); beside them PSNR against
-the true frames, and how well the driving pose is found again in the result by the bundled estimator (PCK@0.1, body).
-Intervals are 95 % bootstrap intervals over clips. --log keeps what is measured, a second run goes on from it; --table
-writes Markdown; --sheet a picture (rows per clip: truth, exact, balanced, fast). Four clips take about 8 minutes.
+same noise: PSNR, LPIPS (without `mimicmotion weights fetch lpips-alex` the column says so), and pose fidelity: the
+share of the body's points whose surroundings in the exact frame lie within a tenth of a torso length of the same place
+here (`mimicmotion.evaluation.poses.find_patches`; a pose estimator flips on this model's noisy frames: a result 67 dB
+from another had it find nobody). Beside them PSNR and pose fidelity to the true frames. Intervals are 95 % bootstrap
+intervals over clips. --keep names a folder for times and frames: a second run goes on from them.
+--sheet writes a picture (rows: truth, exact, balanced, fast). Four clips take about 8 minutes.
 
---released times whole jobs instead (poses planted) with the mid-size random model of benchmarks/released.py: the
-published code's way of working with 25 steps, and `mimicmotion generate` in each tier. About 6 minutes more.
+--released times whole jobs too (poses planted) with the mid-size random model of benchmarks/released.py: the published
+code's way of working with 25 steps, and `mimicmotion generate` in each tier, each in a process of its own, one after
+another. About 6 minutes more; --only-released leaves the rest out.
+
+--table writes Markdown; --page puts it between the markers of a page (docs/speed-and-memory.md).
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import hashlib
 import json
 import math
+import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import cv2
 import numpy as np
@@ -34,10 +44,10 @@ from mimicmotion.config import SpeedOptions, SpeedPlan, resolve_speed
 from mimicmotion.errors import MimicMotionError
 from mimicmotion.evaluation.bootstrap import bootstrap_mean
 from mimicmotion.evaluation.pixels import psnr
-from mimicmotion.evaluation.poses import pose_fidelity, redetect
+from mimicmotion.evaluation.poses import find_patches, pose_fidelity
+from mimicmotion.files import sha256_file
 from mimicmotion.models.quantize import quantize_weights
 from mimicmotion.pipeline import MimicMotionPipeline
-from mimicmotion.pose.holistic import HolisticEstimator
 from mimicmotion.pose.warp import WarpedPicture
 from mimicmotion.synth import SynthClip
 from mimicmotion.training.bundled import drawn, held_out_clip, sheet
@@ -46,6 +56,9 @@ FIRST = 7000  # held-out clips that nothing was chosen on, tiers.py's own
 TUNING = 6900  # the tiers' values were chosen on clips from here
 STEPS, GUIDANCE = 25, 2.0
 SHOWN = ("exact", "balanced", "fast")
+SHEET_CLIP = 0
+Side = Literal["released", "exact", "balanced", "fast"]
+SIDES: tuple[Side, ...] = get_args(Side)
 REFERENCE = SpeedPlan(schedule="karras", steps=STEPS)
 VARIANTS: dict[str, SpeedPlan] = {
     "exact": REFERENCE,
@@ -71,11 +84,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--first", type=int, default=FIRST, help=f"first held-out clip ({TUNING}: those for choosing)")
     parser.add_argument("--variants", nargs="*", help="only these (and exact)")
     parser.add_argument("--plan", action="append", default=[], help='one more, as NAME={"steps": 8, ...}')
-    parser.add_argument("--log", type=Path)
+    parser.add_argument("--keep", type=Path, help="folder for times and frames; what is there is not made again")
     parser.add_argument("--table", type=Path)
     parser.add_argument("--sheet", type=Path)
+    parser.add_argument("--page", type=Path, help="Markdown page whose tables are replaced")
     parser.add_argument("--released", action="store_true", help="whole jobs against the published way of working")
+    parser.add_argument("--only-released", action="store_true", help="nothing but these")
     parser.add_argument("--released-frames", type=int, default=7)
+    parser.add_argument("--released-steps", type=int, default=STEPS, help="fewer are for trying out")
+    parser.add_argument("--job", choices=SIDES, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -105,12 +122,12 @@ def generate(
     encoded = time.process_time()
     *_, state = pipe.denoise(conditioning, pipe.draw_noise(recipe, size, seed=seed).latents, recipe)
     denoised = time.process_time()
-    frames = np.stack(list(pipe.decode_state(state, recipe)))
+    frames = np.stack(list(pipe.decode_state(state, recipe, picture=clip.reference_frame, warped=warped)))
     return frames, {"denoise": denoised - encoded, "all": time.process_time() - start}
 
 
-def against_released(frames: int) -> dict[str, Any]:
-    """CPU seconds of whole jobs: the published way of working, and ours in each tier, one after another."""
+def job(side: Side, frames: int, steps: int) -> dict[str, Any]:
+    """One whole job in this process: the published way of working, or ours in a tier."""
     import tempfile
 
     import mimicmotion.pipeline
@@ -125,36 +142,80 @@ def against_released(frames: int) -> dict[str, Any]:
         return caches[-1]
 
     mimicmotion.pipeline.BlockCache = counted  # type: ignore[assignment,misc]
-    pipe, out = released.build_pipeline(), {}
-    for side in ("released", "exact", "balanced", "fast"):
-        with tempfile.TemporaryDirectory() as folder:
-            picture, video = released.plant_poses(Path(folder), frames, released.SIZE)
-            config = GenerateConfig(
-                picture=picture,
-                video=video,
-                output=Path(folder) / "out.mp4",
-                fusion="released",
-                segment_frames=released.TILE,
-                overlap_frames=released.OVERLAP,
-                device="cpu",
-                speed="exact" if side == "released" else side,
-            )
-            start, wall = time.process_time(), time.perf_counter()
-            if side == "released":
-                stages = released.run_released(pipe, config, STEPS)
-            else:
-                pipe.use_fast_kernels()
-                stages = released.run_ours(pipe, config)
-            seconds = {"cpu": time.process_time() - start, "wall": time.perf_counter() - wall}
-        out[side] = {
-            **{k: round(v, 2) for k, v in seconds.items()},
-            "stages": {k: round(v, 2) for k, v in stages.items()},
-            "times_as_fast": round(out["released"]["cpu"] / seconds["cpu"], 2) if out else 1.0,
-        }
-        if caches:
-            out[side]["block_cache"] = {"full": caches[-1].full, "light": caches[-1].light}
-            caches.clear()
-    return {"frames": frames, "size": list(released.SIZE), "steps": STEPS, **out}
+    pipe = released.build_pipeline()
+    with tempfile.TemporaryDirectory() as folder:
+        picture, video = released.plant_poses(Path(folder), frames, released.SIZE)
+        config = GenerateConfig(
+            picture=picture,
+            video=video,
+            output=Path(folder) / "out.mp4",
+            fusion="released",
+            segment_frames=released.TILE,
+            overlap_frames=released.OVERLAP,
+            device="cpu",
+            speed="exact" if side == "released" else side,
+            num_inference_steps=steps if side == "exact" else None,
+        )
+        start, wall = time.process_time(), time.perf_counter()
+        if side == "released":
+            stages = released.run_released(pipe, config, steps)
+        else:
+            pipe.use_fast_kernels()  # as `from_pretrained` does
+            stages = released.run_ours(pipe, config)
+        out: dict[str, Any] = {"cpu": time.process_time() - start, "wall": time.perf_counter() - wall}
+    out["stages"] = {k: round(v, 2) for k, v in stages.items()}
+    if caches:
+        out["passes"] = {"full": caches[0].full, "light": caches[0].light}
+    return out
+
+
+def against_released(options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of whole jobs, one after another: the published way of working, and ours in each tier."""
+    import released  # pyrefly: ignore[missing-import]
+
+    out: dict[str, Any] = {}
+    for side in SIDES:
+        plan = resolve_speed(SpeedOptions(speed="exact" if side == "released" else side), options.released_steps)
+        file = kept_file(options, f"{side} {options.released_frames} {options.released_steps} {plan}", ".json")
+        if file is not None and file.exists():
+            out[side] = json.loads(file.read_text())
+        else:
+            argv = [sys.executable, __file__, "--job", side, "--released-frames", str(options.released_frames)]
+            argv += ["--released-steps", str(options.released_steps)]
+            environment = os.environ | {"OMP_NUM_THREADS": "1"}
+            done = subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+            out[side] = json.loads(done.stdout.splitlines()[-1])
+            if file is not None:
+                file.write_text(json.dumps(out[side]))
+        out[side]["times_as_fast"] = round(out["released"]["cpu"] / out[side]["cpu"], 2)
+    found = {"frames": options.released_frames, "size": list(released.SIZE), "steps": options.released_steps}
+    return found | {"sides": out, "cpu_model": released.cpu_model(), "parameters": "61 M, random"}
+
+
+def kept_file(options: argparse.Namespace, label: str, suffix: str) -> Path | None:
+    """Where a measurement is kept; None if none are."""
+    if options.keep is None:
+        return None
+    options.keep.mkdir(parents=True, exist_ok=True)
+    return options.keep / f"{hashlib.sha256(label.encode()).hexdigest()[:16]}{suffix}"
+
+
+def released_markdown(found: dict[str, Any]) -> str:
+    lines = ["| | seconds of processor time | times as fast as the published way |", "|---|---|---|"]
+    names = {"released": "published way, 25 steps"}
+    for side, row in found["sides"].items():
+        times = "1" if side == "released" else f"**{row['times_as_fast']:.1f}**"
+        lines.append(f"| {names.get(side, side)} | {row['cpu']:.1f} | {times} |")
+    return "\n".join(lines) + "\n"
+
+
+def put(page: Path, marker: str, text: str) -> None:
+    """Replace what stands between two markers of a page."""
+    before, _, rest = page.read_text().partition(f"<!-- {marker}:table -->\n")
+    _, _, after = rest.partition(f"<!-- {marker}:end -->")
+    if not after:
+        raise SystemExit(f"{page} has no markers {marker}:table and {marker}:end")
+    page.write_text(f"{before}<!-- {marker}:table -->\n{text}<!-- {marker}:end -->{after}")
 
 
 def find_lpips() -> Callable[[ndarray, ndarray], float] | None:
@@ -168,21 +229,16 @@ def find_lpips() -> Callable[[ndarray, ndarray], float] | None:
 
 
 class Bench:
-    """Pipelines per weight format, scorers, and what was measured."""
+    """Pipelines per weight format, and what they made: frames and seconds, kept in a folder if there is one."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.pipes: dict[str, MimicMotionPipeline] = {}
         self.weights: dict[str, Any] = {}
-        self.size = (0, 0)
-        pipe = self.pipe("none")
-        self.size = (pipe.settings.get("height", 224), pipe.settings.get("width", 128))
-        self.estimator = HolisticEstimator(threads=1, device="cpu")
-        self.lpips = find_lpips()
-        self.records: dict[str, dict[str, Any]] = {}
-        if options.log and options.log.exists():
-            lines = [json.loads(line) for line in options.log.read_text().splitlines()]
-            self.records = {record["id"]: record for record in lines}
+        self.made: dict[tuple[int, SpeedPlan], tuple[ndarray, dict[str, float]]] = {}
+        self.weights_seen = sorted(sha256_file(f) for f in self.pipe("none").files) if options.keep else []
+        settings = self.pipe("none").settings
+        self.size = (settings.get("height", 224), settings.get("width", 128))
 
     def pipe(self, quantize: str) -> MimicMotionPipeline:
         if quantize not in self.pipes:
@@ -199,54 +255,41 @@ class Bench:
     def clip(self, index: int) -> SynthClip:
         return held_out_clip(self.options.first + index, self.options.frames, self.size)
 
-    def measure(self, index: int, names: list[str], plans: dict[str, SpeedPlan]) -> None:
-        """Run what the log does not have yet, exact first."""
-        key = f"{self.options.first + index} {self.options.frames} "
-        missing = [n for n in names if key + self.label(n, plans) not in self.records]
-        if not missing:
-            return
-        clip, exact = self.clip(index), self.kept(index, "exact")
-        for name in missing if exact is not None else dict.fromkeys(["exact", *missing]):
-            pipe = self.pipe(plans[name].quantize)
-            frames, seconds = generate(pipe, clip, plans[name], index)
-            exact = frames if exact is None else exact
-            if name in SHOWN and self.options.log:
-                np.save(self.frames_file(index, name), frames)
-            found = pose_fidelity(redetect(frames, self.estimator), clip.poses)["body"]
-            record = {
-                "id": key + self.label(name, plans),
-                "name": name,
-                "index": index,
-                "seconds": seconds,
-                "psnr": psnr(frames, exact),
-                "lpips": None if self.lpips is None else self.lpips(frames, exact),
-                "psnr_truth": psnr(frames, clip.frames),
-                "pck": found.pck,
-                "pose_error": found.error,
-                "missing": found.missing,
+    def result(self, index: int, plan: SpeedPlan) -> tuple[ndarray, dict[str, float]]:
+        """Frames and seconds of a clip, made if they are not there."""
+        if (index, plan) in self.made:
+            return self.made[index, plan]
+        label = f"{self.weights_seen} {self.options.first + index} {self.options.frames} {GUIDANCE} {plan}"
+        file = kept_file(self.options, label, ".npz")
+        if file is not None and file.exists():
+            with np.load(file) as kept:
+                made = kept["frames"], {k: float(kept[k]) for k in ("denoise", "all")}
+        else:
+            pipe = self.pipe(plan.quantize)
+            if not self.made:  # the first pass of a process takes longer
+                generate(pipe, self.clip(index), dataclasses.replace(plan, steps=2), index)
+            made = generate(pipe, self.clip(index), plan, index)
+            if file is not None:
+                np.savez(file, frames=made[0], denoise=made[1]["denoise"], all=made[1]["all"])
+        self.made[index, plan] = made
+        return made
+
+
+def compare(bench: Bench, plans: dict[str, SpeedPlan]) -> dict[str, list[dict[str, Any]]]:
+    """By name, a row for each clip: seconds, and how near the frames are to the exact and the true ones."""
+    measure_lpips, rows = find_lpips(), {name: [] for name in plans}
+    for index in range(bench.options.clips):
+        clip, exact = bench.clip(index), bench.result(index, REFERENCE)[0]
+        for name, plan in plans.items():
+            frames, seconds = bench.result(index, plan)
+            found = {
+                key: pose_fidelity(find_patches(frames, other, clip.poses), clip.poses)["body"].pck
+                for key, other in (("pose", exact), ("pose_truth", clip.frames))
             }
-            self.records[record["id"]] = record
-            if self.options.log:
-                with self.options.log.open("a") as file:
-                    file.write(json.dumps(record) + "\n")
-
-    def frames_file(self, index: int, name: str) -> Path:
-        return self.options.log.with_suffix(f".{self.options.first + index}-{self.options.frames}-{name}.npy")
-
-    def kept(self, index: int, name: str) -> ndarray | None:
-        """Frames that an earlier measurement left beside the log."""
-        if self.options.log is None or not self.frames_file(index, name).exists():
-            return None
-        return np.load(self.frames_file(index, name))
-
-    @staticmethod
-    def label(name: str, plans: dict[str, SpeedPlan]) -> str:
-        return f"{name} {plans[name]}"
-
-    def rows(self, name: str, plans: dict[str, SpeedPlan]) -> list[dict[str, Any]]:
-        first = self.options.first
-        ids = [f"{first + i} {self.options.frames} {self.label(name, plans)}" for i in range(self.options.clips)]
-        return [self.records[i] for i in ids]
+            distances = {"psnr": psnr(frames, exact), "psnr_truth": psnr(frames, clip.frames)}
+            perceived = None if measure_lpips is None else measure_lpips(frames, exact)
+            rows[name].append({"seconds": seconds, **distances, **found, "lpips": perceived})
+    return rows
 
 
 def interval(values: list[float]) -> list[float | None]:
@@ -258,16 +301,14 @@ def interval(values: list[float]) -> list[float | None]:
     return [round(float(v), 4) if math.isfinite(v) else None for v in bounds]
 
 
-def summary(bench: Bench, names: list[str], plans: dict[str, SpeedPlan]) -> dict[str, Any]:
-    exact = bench.rows("exact", plans)
+def summary(rows: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     out: dict[str, Any] = {}
-    for name in names:
-        rows = bench.rows(name, plans)
+    for name, own in rows.items():
         out[name] = {
-            **{f"speedup_{part}": _ratio(exact, rows, part) for part in ("denoise", "all")},
-            "seconds": {k: round(statistics.median(r["seconds"][k] for r in rows), 2) for k in ("denoise", "all")},
-            **{k: interval([r[k] for r in rows]) for k in ("psnr", "psnr_truth", "pck", "pose_error", "missing")},
-            "lpips": interval([r["lpips"] for r in rows if r["lpips"] is not None]),
+            **{f"speedup_{part}": _ratio(rows["exact"], own, part) for part in ("denoise", "all")},
+            "seconds": {k: round(statistics.median(r["seconds"][k] for r in own), 2) for k in ("denoise", "all")},
+            **{k: interval([r[k] for r in own]) for k in ("psnr", "pose", "psnr_truth", "pose_truth")},
+            "lpips": interval([r["lpips"] for r in own if r["lpips"] is not None]),
         }
     return out
 
@@ -279,8 +320,9 @@ def _ratio(exact: list[dict[str, Any]], rows: list[dict[str, Any]], part: str) -
 
 def markdown(table: dict[str, Any]) -> str:
     lines = [
-        "| | denoising, times as fast | all stages | PSNR to exact, dB | LPIPS to exact | PSNR to truth, dB | PCK |",
-        "|---|---|---|---|---|---|---|",
+        "| | denoising, times as fast | all stages | PSNR to exact, dB | LPIPS to exact | pose as in exact "
+        "| PSNR to truth, dB | pose as in truth |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, row in table.items():
         same = name == "exact"
@@ -289,8 +331,9 @@ def markdown(table: dict[str, Any]) -> str:
             f"{row['speedup_all']:.2f}",
             "-" if same else _cell(row["psnr"], ".1f"),
             "-" if same else _cell(row["lpips"], ".4f"),
+            "-" if same else _cell(row["pose"], ".3f"),
             _cell(row["psnr_truth"], ".2f"),
-            _cell(row["pck"], ".3f"),
+            _cell(row["pose_truth"], ".3f"),
         ]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
@@ -305,22 +348,16 @@ def _cell(value: list[float | None], spec: str) -> str:
 
 
 def write_sheet(path: Path, bench: Bench, plans: dict[str, SpeedPlan]) -> None:
+    """One of the clips: the picture, then frames of truth and results, one row each."""
     chosen = np.linspace(0, bench.options.frames - 1, 5).astype(int)
-    lines = []
-    for index in range(min(bench.options.clips, 2)):
-        clip = bench.clip(index)
-        results = []
-        for name in SHOWN:
-            kept = bench.kept(index, name)
-            results.append(generate(bench.pipe("none"), clip, plans[name], index)[0] if kept is None else kept)
-        lines += [[clip.reference_frame, *frames[chosen]] for frames in (clip.frames, *results)]
+    clip = bench.clip(SHEET_CLIP % bench.options.clips)
+    results = [bench.result(SHEET_CLIP % bench.options.clips, plans[name])[0] for name in SHOWN]
+    lines = [[clip.reference_frame, *frames[chosen]] for frames in (clip.frames, *results)]
     Image.fromarray(sheet(lines)).save(path)
 
 
-def main() -> None:
-    options = arguments()
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
+def quality(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """Errors and speed-ups on the bundled model, and their table."""
     plans = dict(VARIANTS)
     for text in options.plan:
         name, _, fields = text.partition("=")
@@ -331,30 +368,44 @@ def main() -> None:
     chosen = options.variants if options.variants is not None else list(VARIANTS)
     names = list(dict.fromkeys(["exact", *chosen, *(t.partition("=")[0] for t in options.plan)]))
     bench = Bench(options)
-    for index in range(options.clips):
-        bench.measure(index, names, plans)
-    table = summary(bench, names, plans)
-    if options.table:
-        options.table.write_text(markdown(table))
+    table = summary(compare(bench, {name: plans[name] for name in names}))
     if options.sheet:
         write_sheet(options.sheet, bench, plans)
     line = {
-        "bench": "tiers",
         "n": options.clips,
         "frames": options.frames,
         "first": options.first,
         "size": list(bench.size),
         "model": str(options.model or "bundled"),
         "reference": {"schedule": "karras", "steps": STEPS, "guidance": GUIDANCE, "sampler": "euler"},
-        "lpips": bench.lpips is not None,
+        "lpips": table["exact"]["lpips"][0] is not None,
         "weights": bench.weights,
         "table": table,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "threads": 1,
     }
-    if options.released:
-        line["released"] = against_released(options.released_frames)
+    return line, markdown(table)
+
+
+def main() -> None:
+    options = arguments()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    if options.job:
+        print(json.dumps(job(options.job, options.released_frames, options.released_steps)))
+        return
+    line: dict[str, Any] = {"bench": "tiers"}
+    tables: dict[str, str] = {}
+    if not options.only_released:
+        found, tables["tiers"] = quality(options)
+        line |= found
+    if options.released or options.only_released:
+        line["released"] = against_released(options)
+        tables["tiers-released"] = released_markdown(line["released"])
+    line |= {"python": platform.python_version(), "torch": torch.__version__, "threads": 1}
+    if options.table:
+        options.table.write_text("\n".join(tables.values()))
+    for marker, text in tables.items():
+        if options.page:
+            put(options.page, marker, text)
     print(json.dumps(line, allow_nan=False))
 
 
