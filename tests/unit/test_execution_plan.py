@@ -183,6 +183,13 @@ def test_planner_takes_the_fastest_that_fits() -> None:
     assert plan(None).guidance_in_one_batch
 
 
+def test_on_a_cpu_two_passes_come_first() -> None:
+    pipe = micro_pipeline()
+    assert not plan_execution(pipe, (64, 64), 7, 20, None).guidance_in_one_batch
+    assert plan_execution(pipe, (64, 64), 7, 20, None, device=CUDA).guidance_in_one_batch
+    assert plan_execution(pipe, (64, 64), 7, 20, None, guided=False).guidance_in_one_batch  # there is one pass alone
+
+
 def test_coarse_bound_is_above_the_prediction() -> None:
     pipe = micro_pipeline()
     predictor = Predictor(pipe)
