@@ -46,6 +46,7 @@ from mimicmotion.evaluation.bootstrap import bootstrap_mean
 from mimicmotion.evaluation.pixels import psnr
 from mimicmotion.evaluation.poses import find_patches, pose_fidelity
 from mimicmotion.files import sha256_file
+from mimicmotion.models.detail import DetailGuide
 from mimicmotion.models.quantize import quantize_weights
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.pose.warp import WarpedPicture
@@ -102,9 +103,10 @@ def generate(
     """Frames, and CPU seconds of denoising and of all stages (drawing the poses left out)."""
     size: tuple[int, int] = clip.reference_frame.shape[:2]
     poses, reference = drawn(clip.poses, size), drawn(clip.reference_pose, size)[0]
-    warped = None
+    warped = detail_from = None
     if pipe.needs_warped_picture:
         warped = WarpedPicture(clip.reference_frame, clip.reference_pose, clip.poses)
+        detail_from = DetailGuide(clip.reference_frame, reference, warped, poses)
     start = time.process_time()
     recipe = pipe.recipe(
         len(poses),
@@ -122,7 +124,7 @@ def generate(
     encoded = time.process_time()
     *_, state = pipe.denoise(conditioning, pipe.draw_noise(recipe, size, seed=seed).latents, recipe)
     denoised = time.process_time()
-    frames = np.stack(list(pipe.decode_state(state, recipe, picture=clip.reference_frame, warped=warped)))
+    frames = np.stack(list(pipe.decode_state(state, recipe, detail_from=detail_from)))
     return frames, {"denoise": denoised - encoded, "all": time.process_time() - start}
 
 
