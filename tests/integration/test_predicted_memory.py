@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -12,8 +9,8 @@ import torch
 
 from mimicmotion.models.memory import weight_bytes
 from mimicmotion.planning import Task
+from scripts_of_repository import load
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 TASK = Task(size=(128, 64), segment_rows=8, num_frames=11, chunk=3, latent_copies=1)
 SCRATCH = 2**19
 """Bytes that kernels may take for themselves; the stages take 3 to 45 MiB."""
@@ -22,16 +19,7 @@ WAYS = ("one batch", "two passes", "two passes, 4 frames at once", "plain U-Net,
 
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        spec = importlib.util.spec_from_file_location("memory_prediction", BENCHMARKS / "memory_prediction.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-    return module
+    return load("benchmarks/memory_prediction.py")
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -16,22 +13,14 @@ from mimicmotion.config import FusionConfig
 from mimicmotion.jobs.outputs import DrawnPoses
 from mimicmotion.pose.draw import PoseDrawer
 from mimicmotion.pose.keypoints import PoseSequence
+from scripts_of_repository import load
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SIZE, FRAMES, STEPS = (64, 48), 9, 3
 
 
 @pytest.fixture(scope="module")
 def released() -> ModuleType:
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        spec = importlib.util.spec_from_file_location("released_benchmark", BENCHMARKS / "released.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(BENCHMARKS))
+    module = load("benchmarks/released.py")
     module.TILE, module.OVERLAP = 6, 3
     return module
 

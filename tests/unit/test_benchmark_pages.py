@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
@@ -13,22 +12,14 @@ import pytest
 from mimicmotion.evaluation.planted import plant
 from mimicmotion.pose.keypoints import L_ELBOW, LEFT_HAND, NECK, R_ELBOW, RIGHT_HAND
 from mimicmotion.synth import SynthClip, render_clip
+from scripts_of_repository import load
 
 ROOT = Path(__file__).parents[2]
 
 
-def benchmark(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", ROOT / "benchmarks" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def confidence() -> ModuleType:
-    return benchmark("confidence_quality")
+    return load("benchmarks/confidence_quality.py")
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +77,7 @@ def test_tables_of_a_run_stand_between_the_marks(confidence: ModuleType, tmp_pat
 
 
 def test_the_table_of_a_report_stands_between_the_marks(tmp_path: Path) -> None:
-    speed = benchmark("evaluation_speed")
+    speed = load("benchmarks/evaluation_speed.py")
     start, end = speed.MARKS
     (tmp_path / "report.md").write_text(
         "# E\n\n## Methods\n\ntwo\n\n| m | a |\n| --- | --- |\n| x | 1 |\n\n## Notes\n| n |\n"

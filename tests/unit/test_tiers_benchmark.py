@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,18 +12,14 @@ import pytest
 from mimicmotion.config import SpeedPlan
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.training.bundled import generate, held_out_clip
+from scripts_of_repository import load
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def tiers() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("benchmark_tiers", ROOT / "benchmarks" / "tiers.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("benchmarks/tiers.py")
 
 
 def test_its_frames_are_those_of_the_pipeline(tiers: ModuleType) -> None:
