@@ -13,6 +13,7 @@ from numpy import ndarray
 from mimicmotion.errors import InputError, PoseError
 from mimicmotion.evaluation.poses import (
     Fidelity,
+    box_sides,
     find_patches,
     patch_errors,
     pooled,
@@ -66,6 +67,28 @@ def test_known_distances() -> None:
     one = pose_fidelity(moved(truth, (0, 10), RIGHT_HAND), truth)
     assert one["right_hand"].error == pytest.approx(0.2)
     assert one["left_hand"].error == one["face"].error == 0
+
+
+def test_a_tenth_of_the_box() -> None:
+    truth = poses(3, 6)
+    truth.confidence[1, 0:18] = 0.1  # nothing of the body is seen: no box
+    truth.confidence[2, 3:18] = 0.1  # three points
+    sides = box_sides(truth)
+    whole, three = truth.xy[0, 0:18].astype(float), truth.xy[2, 0:3].astype(float)
+    assert sides[0] == pytest.approx(max(np.ptp(whole[:, 0]), np.ptp(whole[:, 1])))
+    assert math.isnan(sides[1])
+    assert sides[2] == pytest.approx(max(np.ptp(three[:, 0]), np.ptp(three[:, 1])))
+    found = dataclasses.replace(truth, xy=truth.xy.copy())
+    found.xy[0, 0:9, 0] += 0.0999 * sides[0]
+    found.xy[0, 9:18, 0] += 0.1001 * sides[0]
+    result = pose_fidelity(found, truth, unit="box", threshold=0.05)["body"]
+    assert result.points == 18 + 3, "hidden points and frames without a box are left out"
+    assert result.pck == pytest.approx((9 + 3) / 21)
+    assert result.error == pytest.approx(0.1 * 18 / 21, rel=1e-3)
+    one_place = dataclasses.replace(truth, xy=np.full_like(truth.xy, 7))
+    assert np.isnan(box_sides(one_place)).all()
+    with pytest.raises(InputError, match="unit='head'"):
+        pose_fidelity(found, truth, unit="head")  # type: ignore[arg-type]
 
 
 def test_parts_against_a_naive_loop() -> None:

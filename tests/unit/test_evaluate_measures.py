@@ -71,7 +71,9 @@ def test_pose_numbers_of_a_shifted_figure() -> None:
     moved = PoseSequence(xy + np.float32([shift, 0]), truth.confidence * np.float32(0.9), (100, 100), 10.0)
     got = measures.pose_numbers(moved, truth)
     assert got["pose_error_body"] == pytest.approx(0.2, abs=1e-4)
-    assert got["pck_face"] == 0
+    assert got["pck_face"] == got["pck_body"] == 0
+    share = np.mean([0.1 * np.ptp(f[:18], axis=0).max() >= shift for f in xy])  # a fifth of a torso, a tenth of a box
+    assert got["pck_box_body"] == share
     assert got["missing_left_hand"] == 0
     assert got["hand_confidence"] == pytest.approx(0.9)
     assert measures.pose_numbers(truth, truth)["pck_body"] == 1

@@ -308,6 +308,7 @@ def pose_numbers(found: PoseSequence, truth: PoseSequence) -> dict[str, float]:
     out: dict[str, float] = {}
     for name, part in parts.items():
         out |= {f"pose_error_{name}": part.error, f"pck_{name}": part.pck, f"missing_{name}": part.missing}
+    out["pck_box_body"] = pose_fidelity(found, truth, unit="box")["body"].pck
     hands = np.r_[LEFT_HAND, RIGHT_HAND]
     shown = truth.confidence[:, hands] >= VISIBLE
     confidence = found.confidence[:, hands][shown]

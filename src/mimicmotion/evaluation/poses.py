@@ -2,7 +2,9 @@
 
 All lengths are in torso lengths: the distance from the neck to the middle of the hips in the true poses, median over
 the clip's frames (a single frame's would shrink when the person bends towards the camera). PCK@0.1 is the share of the
-truly visible points found within 0.1 torso lengths; a point that was not found counts as wrong.
+truly visible points found within 0.1 torso lengths; a point that was not found counts as wrong. By the first definition
+of PCK (Yang and Ramanan 2013) it is a tenth of the longer side of the person's box, three to four times as far for a
+standing person: that is `unit="box"`, for comparison with tables that mean it.
 
 Two ways to find points in generated frames:
 - `redetect`: a pose estimator. Its idea of a joint differs a little from the truth's, and it errs on true frames too:
@@ -15,10 +17,11 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Literal
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Float64, UInt8
 from numpy import ndarray
 
 from mimicmotion.errors import InputError, PoseError
@@ -42,7 +45,8 @@ VISIBLE = 0.6
 FOUND = 0.3
 """A point with lower confidence was not found."""
 PCK_RADIUS = 0.1
-"""In torso lengths."""
+"""In units of length."""
+Unit = Literal["torso", "box"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,7 @@ class Fidelity:
     """How well the points of one part were met.
 
     Attributes:
-        error: mean distance of the found points in torso lengths; NaN if none was found.
+        error: mean distance of the found points in the unit of length; NaN if none was found.
         pck: share of the visible points found within the radius; NaN if none is visible.
         missing: share of the visible points that were not found; NaN if none is visible.
         points: how many points of all frames were visible in the truth.
@@ -84,11 +88,25 @@ def torso_length(truth: PoseSequence) -> float:
     return length
 
 
+def box_sides(truth: PoseSequence, visible: float = VISIBLE) -> Float64[ndarray, " frames"]:
+    """Pixels of the longer side of the tight box around the visible body points, in each frame.
+
+    Frames that show fewer than two points, or all at one place, have NaN.
+    """
+    shown = truth.confidence[:, BODY] >= visible
+    xy = np.where(shown[..., None], truth.xy[:, BODY].astype(np.float64), np.nan)
+    sides = np.full(len(truth), np.nan)
+    enough = shown.sum(1) >= 2
+    sides[enough] = (np.nanmax(xy[enough], 1) - np.nanmin(xy[enough], 1)).max(-1)
+    return np.where(sides > 0, sides, np.nan)
+
+
 def pose_fidelity(
     found: PoseSequence,
     truth: PoseSequence,
     *,
     radius: float = PCK_RADIUS,
+    unit: Unit = "torso",
     visible: float = VISIBLE,
     threshold: float = FOUND,
 ) -> dict[str, Fidelity]:
@@ -97,7 +115,9 @@ def pose_fidelity(
     Args:
         found: poses found in the result; scaled to the truth's size if it has another.
         truth: the driving poses.
-        radius: of PCK, in torso lengths.
+        radius: of PCK, in units of length.
+        unit: of length: "torso" (`torso_length`) or "box" (`box_sides`; hands and faces are smaller than the radius
+            then, so that only the body's PCK says anything). Frames without a box are left out.
         visible: truth points with lower confidence don't count.
         threshold: found points with lower confidence count as missing.
 
@@ -106,14 +126,18 @@ def pose_fidelity(
 
     Raises:
         PoseError: lengths differ, there are no frames, or the truth shows no torso.
+        InputError: another unit.
     """
+    if unit not in ("torso", "box"):
+        raise InputError(f"unit={unit!r}", "'torso' or 'box'", "correct it")
     if len(found) != len(truth) or not len(truth):
         got = f"{len(found)} found and {len(truth)} true poses"
         raise PoseError(got, "equal lengths, at least 1", "cut or resample one of them")
     if found.size != truth.size:
         found = found.scaled(truth.size)
-    distance = np.hypot(*np.moveaxis(found.xy.astype(np.float64) - truth.xy, -1, 0)) / torso_length(truth)
-    counts, met = truth.confidence >= visible, found.confidence >= threshold
+    length = box_sides(truth, visible)[:, None] if unit == "box" else np.full((len(truth), 1), torso_length(truth))
+    distance = np.hypot(*np.moveaxis(found.xy.astype(np.float64) - truth.xy, -1, 0)) / length
+    counts, met = (truth.confidence >= visible) & np.isfinite(length), found.confidence >= threshold
     return {name: _fidelity(distance[:, p], counts[:, p], met[:, p], radius) for name, p in PARTS.items()}
 
 

@@ -49,6 +49,7 @@ METRICS: dict[str, Metric] = {
         for k, v in PARTS.items()
     },
     **{f"pck_{k}": Metric(f"PCK@0.1, {v}", "higher", 4, "share within 0.1 torso lengths") for k, v in PARTS.items()},
+    "pck_box_body": Metric("PCK@0.1 of the box, body", "higher", 4, "within a tenth of the box's longer side"),
     **{f"missing_{k}": Metric(f"missing, {v}", "lower", 4, "share of points not found") for k, v in PARTS.items()},
     "hand_confidence": Metric("hand confidence", "higher", 4, "the estimator's, where the real video shows a hand"),
     "jerkiness": Metric("jerkiness", "", 5, "mean second difference of the found points, in torso lengths"),

@@ -1,0 +1,78 @@
+"""A limb warp of LATENTS, without learning: the simplest way to tell a latent model where the limbs go.
+
+Cells of the picture's latent along capsules and hulls around the keypoints are moved to each pose by the same affine
+maps as in `mimicmotion.pose.warp`, and decoded. What the person left is filled from the cells around it. It has no
+outline finer than a cell, and so is a much weaker baseline than the warp of pixels.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32, UInt8
+from numpy import ndarray
+
+from mimicmotion.models.pose_features import to_unit
+from mimicmotion.models.vae import encode_mode
+from mimicmotion.pipeline import MimicMotionPipeline
+from mimicmotion.pose.keypoints import PoseSequence
+from mimicmotion.pose.limbs import (
+    BACK_TO_FRONT,
+    ENDS,
+    UNSEEN,
+    body_unit,
+    has_face,
+    leader_of,
+    mean_confidence,
+    painting_order,
+    part_map,
+    part_region,
+    source_of,
+)
+
+Cells = Float32[ndarray, "channels h w"]
+
+
+def warp_latents(
+    pipe: MimicMotionPipeline,
+    reference: UInt8[ndarray, "height width 3"],
+    reference_pose: PoseSequence,
+    poses: PoseSequence,
+) -> UInt8[ndarray, "frames height width 3"]:
+    """Frames of the picture whose latent's cells were moved limb by limb."""
+    scale = pipe.vae.config["scaling_factor"]
+    latent: Cells = (encode_mode(pipe.vae, to_unit(reference[None]))[0] * scale).float().cpu().numpy()
+    height, width = latent.shape[1:]
+    small = reference_pose.scaled((height, width))
+    xy, confidence = small.xy[0].astype(np.float64), small.confidence[0].astype(np.float64)
+    unit, face = body_unit(xy), has_face(confidence)
+    seen = [part for part in BACK_TO_FRONT if mean_confidence(confidence, part) >= UNSEEN]
+    regions = {part: part_region(xy, part, unit, (height, width), face=face) for part in seen}
+    background = filled(latent, np.any(list(regions.values()), 0)) if seen else latent
+    sources = {part: source_of(part, confidence) for part in BACK_TO_FRONT}
+    frames = []
+    driving = poses.scaled((height, width))
+    for target, sure in zip(driving.xy.astype(np.float64), driving.confidence, strict=True):
+        cells = background.copy()
+        for part in painting_order(sure):
+            leader, source = leader_of(part, sure), sources[part]
+            if source not in regions or mean_confidence(sure, leader) < UNSEEN:
+                continue
+            # a hand or foot without points of its own stays in line with its limb
+            start = source if leader == part else ENDS[source][1]
+            matrix = part_map(xy, target, leader, start, unit, face=face and has_face(sure))
+            matrix[:, 2] += matrix[:, :2] @ np.full(2, 0.5) - 0.5  # OpenCV has the middle of a cell at integers
+            layer = np.concatenate([latent * regions[source], regions[source][None]]).astype(np.float32)
+            moved = np.stack([cv2.warpAffine(x, matrix, (width, height)) for x in layer])
+            cells = cells * (1 - moved[-1]) + moved[:-1]
+        frames.append(cells)
+    return np.stack(list(pipe.decode(torch.from_numpy(np.stack(frames)).float())))
+
+
+def filled(latent: Cells, person: Bool[ndarray, "h w"], sigma: float = 2.0) -> Cells:
+    """The latent with the person's cells taken from the nearest others, smoothly."""
+    free = (~person).astype(np.float32)
+    weight = cv2.GaussianBlur(free, (0, 0), sigma) + 1e-6
+    smooth = np.stack([cv2.GaussianBlur(x * free, (0, 0), sigma) / weight for x in latent])
+    return np.where(person, smooth, latent).astype(np.float32)
