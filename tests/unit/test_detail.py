@@ -85,6 +85,21 @@ def test_it_starts_with_the_mean_and_can_choose_any_candidate() -> None:
         torch.testing.assert_close(net(decoded, warped, reference, *poses), want, rtol=0, atol=1e-5)
 
 
+def test_corrections_at_whole_pixels_start_at_nothing_and_see_each_pixel() -> None:
+    plain, finer = small(), DetailNet(**SMALL, fine=8).eval()
+    assert set(finer.load_state_dict(plain.state_dict(), strict=False).missing_keys) == {
+        f"fine.{layer}.{what}" for layer in (0, 2) for what in ("weight", "bias")
+    }
+    given = pictures(5, 1)
+    with torch.no_grad():
+        assert torch.equal(plain(*given), finer(*given))
+        for p in finer.fine.parameters():  # type: ignore[union-attr]
+            torch.nn.init.normal_(p)
+        before = finer(*given)
+        assert not torch.equal(plain(*given), before)
+    assert DetailNet(**finer.config).fine is not None
+
+
 def test_it_moves_pictures_by_pixels_and_paints_on_the_softest() -> None:
     net, (decoded, warped, *others) = small(silent=True), pictures(0)
     net.requires_grad_(False)
@@ -251,7 +266,13 @@ def test_a_folder_without_its_detail_file_or_with_a_wrong_config_is_refused(tmp_
 
 
 def test_wrong_settings_and_missing_pictures_are_refused() -> None:
-    for wrong in ({"widths": (8, 8, 8, 12)}, {"blocks": (1, 1, 1)}, {"blocks": (1, 1, 1, -1)}, {"dropout": 1.0}):
+    for wrong in (
+        {"widths": (8, 8, 8, 12)},
+        {"blocks": (1, 1, 1)},
+        {"blocks": (1, 1, 1, -1)},
+        {"dropout": 1.0},
+        {"fine": -1},
+    ):
         with pytest.raises(ConfigError):
             DetailNet(**(SMALL | wrong))
     plain = micro_pipeline()

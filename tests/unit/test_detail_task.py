@@ -160,12 +160,63 @@ def test_training_lowers_the_loss_resumes_exactly_and_exports_a_whole_model(fold
         model, tmp_path / "c", detail=DetailConfig(clips=2, widths=(16,) * 4), model=ModelConfig(checkpoint=str(model))
     )
     assert task(more).net.config["widths"] == [8] * 4
+    # one without the last convolutions gets them, and is at first what it was
+    old = MimicMotionPipeline.from_pretrained(model)
+    assert isinstance(old.detail, DetailNet)
+    bare = DetailNet(**(old.detail.config | {"fine": 0}))
+    bare.load_state_dict({k: v for k, v in old.detail.state_dict().items() if not k.startswith("fine")})
+    old.detail = bare
+    old.save_pretrained(tmp_path / "old")
+    gone_on = task(
+        config(
+            folder,
+            tmp_path / "e",
+            detail=DetailConfig(clips=2, start=str(tmp_path / "old"), sharp_lean=0.0, blurred_lean=0.0),
+        )
+    ).net
+    assert gone_on.config["fine"] == 16
+    assert torch.equal(gone_on.out.bias, bare.out.bias)
+    shown = [torch.rand(1, 3, *SIZE) for _ in range(5)]
+    assert torch.equal(gone_on.eval()(*shown), bare.eval()(*shown))
     other = task(config(folder, tmp_path / "d", detail=DetailConfig(clips=2, widths=(16,) * 4, start=str(model)))).net
     assert torch.equal(other.out.bias, pipes[0].detail.out.bias)
     assert (
         task(dataclasses.replace(more, detail=DetailConfig(clips=2, widths=(16,) * 4, new=True))).net.config["widths"]
         == [16] * 4
     )
+
+
+def test_what_the_eye_sees_can_be_part_of_the_loss(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mimicmotion.evaluation.networks.lpips import Lpips
+    from mimicmotion.training import detail
+
+    torch.manual_seed(0)
+    network = Lpips("vgg")  # AlexNet wants larger pictures
+    for head in network.heads:
+        torch.nn.init.uniform_(head)
+    monkeypatch.setattr(detail, "load_lpips", lambda *_, **__: network)
+    options = DetailConfig(clips=2, **SMALL, sharp_lean=0.0, blurred_lean=0.0)
+    plain = task(config(folder, tmp_path / "a", detail=options))
+    both = task(config(folder, tmp_path / "b", detail=dataclasses.replace(options, perceptual=3.0)))
+    for t in (plain, both):
+        t.place(torch.device("cpu"))
+        t.net.eval()
+    batch = plain.batch(0, [1, 2, 3])
+    a, b = plain.loss(plain.net, batch, 0), both.loss(both.net, batch, 0)
+    with torch.no_grad():
+        *given, target = (batch.pictures[:, k].movedim(-1, 1).float() / 127.5 - 1 for k in range(6))
+        want = network(plain.net(*given), target)
+    assert float(want.min()) > 0
+    torch.testing.assert_close(b.loss - a.loss, 3 * want.mean())
+    assert b.log["lpips"] == pytest.approx(float(want.mean()), rel=1e-5)
+    b.loss.backward()
+    assert all(torch.isfinite(p.grad).all() for p in both.net.parameters() if p.grad is not None)
+    assert both.net.out.weight.grad is not None
+    assert network.convs[0].weight.grad is None
+    assert "lpips" not in a.log
+    assert set(both.parameters()) == set(plain.parameters())
 
 
 def test_validation_tells_the_gain_over_what_was_decoded(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
@@ -191,7 +242,13 @@ def test_models_without_a_warped_picture_and_wrong_settings_are_refused(folder: 
     micro_pipeline().save_pretrained(plain)
     with pytest.raises(ConfigError, match="without a warped picture"):
         task(config(plain, tmp_path / "run"))
-    for wrong in ({"clips": 0}, {"recolour": 1.5}, {"exact_poses": -0.1}, {"moving_weight": -1.0}):
+    for wrong in (
+        {"clips": 0},
+        {"recolour": 1.5},
+        {"exact_poses": -0.1},
+        {"moving_weight": -1.0},
+        {"perceptual": -1.0},
+    ):
         with pytest.raises(ConfigError):
             DetailConfig(**wrong)
     with pytest.raises(ConfigError, match="widths"):

@@ -63,6 +63,8 @@ class DetailNet(nn.Module):
         widths: channels of the levels, from cells of 2x2 pixels to cells of 16x16, in multiples of 8.
         blocks: residual blocks of two 3x3 convolutions in each level, on the way down and again on the way up.
         dropout: share of the coarsest level's channels that are dropped in training.
+        fine: channels between two last convolutions that see whole pixels and correct the weights, which cells of 2x2
+            pixels alone leave ragged; 0: none.
         sharp_lean: added to the logarithm of the weights of the warped picture, moved or not, outside of training. The
             least squared error of uncertain frames is softer than a pose estimator and the eye want.
         blurred_lean: the same of the blurred candidates'.
@@ -73,15 +75,17 @@ class DetailNet(nn.Module):
         widths: Sequence[int] = (32, 48, 96, 128),
         blocks: Sequence[int] = (1, 1, 2, 2),
         dropout: float = 0.1,
+        fine: int = 0,
         sharp_lean: float = 0.0,
         blurred_lean: float = 0.0,
     ) -> None:
         super().__init__()
-        _check(widths, blocks, dropout)
+        _check(widths, blocks, dropout, fine)
         self.config: dict[str, Any] = {
             "widths": list(widths),
             "blocks": list(blocks),
             "dropout": dropout,
+            "fine": fine,
             "sharp_lean": sharp_lean,
             "blurred_lean": blurred_lean,
         }
@@ -99,7 +103,9 @@ class DetailNet(nn.Module):
         self.ups = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in steps)
         self.up_blocks = nn.ModuleList(level(k) for k in range(LEVELS - 1))
         self.displace = nn.Conv2d(widths[1], 4, 3, padding=1)
-        self.out = nn.Conv2d(widths[0], (len(CANDIDATES) + 3) * FOLD**2, 1)
+        made = len(CANDIDATES) + 3
+        self.out = nn.Conv2d(widths[0], made * FOLD**2, 1)
+        self.fine = _corrections(made, fine) if fine else None
         with torch.no_grad():
             nn.init.normal_(self.displace.weight, std=1e-3)
             for parameter in (self.displace.bias, self.out.weight, self.out.bias):
@@ -119,7 +125,10 @@ class DetailNet(nn.Module):
         """Frames in about [-1, 1], height and width in multiples of 16; the poses drawn, in [-1, 1]."""
         seen = torch.cat([warped, warped - decoded, reference - warped, pose, reference_pose], 1)
         fine, middle = self._levels(F.pixel_unshuffle(seen, FOLD))
-        out = F.pixel_shuffle(self.out(F.silu(fine)), FOLD).float()
+        out = F.pixel_shuffle(self.out(F.silu(fine)), FOLD)
+        if self.fine is not None:
+            out = out + self.fine(torch.cat([out, warped, warped - decoded, reference - warped], 1))
+        out = out.float()
         weights, colour = out.split([len(CANDIDATES), 3], 1)
         if not self.training:
             weights = weights + weights.new_tensor(self.lean).view(1, -1, 1, 1)
@@ -159,11 +168,20 @@ class _Block(nn.Module):
         return x + self.conv2(F.silu(self.conv1(F.silu(self.norm(x)))))
 
 
-def _check(widths: Sequence[int], blocks: Sequence[int], dropout: float) -> None:
+def _corrections(made: int, channels: int) -> nn.Sequential:
+    """Of what is made for each pixel, from that and three pictures; none at first."""
+    last = nn.Conv2d(channels, made, 3, padding=1)
+    with torch.no_grad():
+        for parameter in last.parameters():
+            parameter.zero_()
+    return nn.Sequential(nn.Conv2d(made + 9, channels, 3, padding=1), nn.SiLU(), last)
+
+
+def _check(widths: Sequence[int], blocks: Sequence[int], dropout: float, fine: int) -> None:
     fits = len(widths) == len(blocks) == LEVELS and all(w >= _GROUPS and w % _GROUPS == 0 for w in widths)
-    if not fits or min(blocks) < 0 or not 0 <= dropout < 1:
-        got = f"widths={tuple(widths)}, blocks={tuple(blocks)}, dropout={dropout}"
-        want = f"{LEVELS} widths in multiples of {_GROUPS}, {LEVELS} blocks >= 0, 0 <= dropout < 1"
+    if not fits or min(blocks) < 0 or not 0 <= dropout < 1 or fine < 0:
+        got = f"widths={tuple(widths)}, blocks={tuple(blocks)}, dropout={dropout}, fine={fine}"
+        want = f"{LEVELS} widths in multiples of {_GROUPS}, {LEVELS} blocks >= 0, 0 <= dropout < 1, fine >= 0"
         raise ConfigError(got, want, "correct it")
 
 

@@ -21,6 +21,7 @@ from mimicmotion.data.batch import Sample
 from mimicmotion.data.sample import SampleMaker
 from mimicmotion.data.shards import Shards, open_shards
 from mimicmotion.errors import ConfigError, InputError
+from mimicmotion.evaluation.lpips import load_lpips
 from mimicmotion.evaluation.pixels import moving_region
 from mimicmotion.files import atomic_path, check_writable, sha256_file, writing
 from mimicmotion.models.checkpoint import load_part, save_components
@@ -146,7 +147,7 @@ class DetailTask(Task):
     Raises:
         ConfigError: the model has no warped picture, or frames do not fit.
         InputError: shards are missing, empty or too short.
-        WeightsError: the model is missing or damaged.
+        WeightsError: the model, or LPIPS where the loss has it, is missing or damaged.
     """
 
     def __init__(self, config: TrainConfig, shards: Shards | None = None) -> None:
@@ -161,9 +162,15 @@ class DetailTask(Task):
         self.shards = shards or open_shards(config.data.shards, config.data.split, cache=self.cache / "shards")
         net = self._network()
         leans: dict[str, Any] = {"sharp_lean": self.options.sharp_lean, "blurred_lean": self.options.blurred_lean}
-        self.net = DetailNet(**(net.config | leans))
-        self.net.load_state_dict(net.state_dict())
+        fine = {"fine": net.config["fine"] or self.options.fine}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.net = DetailNet(**(net.config | leans | fine))
+        self.net.load_state_dict(net.state_dict(), strict=fine["fine"] == net.config["fine"])
         self.model: nn.Module = self.net
+        self.lpips: nn.Module | None = None
+        if self.options.perceptual:
+            self.lpips = load_lpips("alex", device="cpu").requires_grad_(False)
         self.device = torch.device("cpu")
         model = [[p.parent.name, sha256_file(p)] for p in self.parts.files if p.parent.name != "detail"]
         self.identity: dict[str, Any] = {
@@ -183,7 +190,7 @@ class DetailTask(Task):
             return self.parts.detail
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
-            return DetailNet(o.widths, o.blocks, o.dropout)
+            return DetailNet(o.widths, o.blocks, o.dropout, o.fine)
 
     def _clips(self, shards: Shards, seed: int, name: str, changes: Mapping[str, Any]) -> _Clips:
         sample = dataclasses.replace(self.config.data.sample, **changes)
@@ -219,6 +226,8 @@ class DetailTask(Task):
         import torch.distributed as dist
 
         self.device = device
+        if self.lpips is not None:
+            self.lpips.to(device)
         together = dist.is_available() and dist.is_initialized()
         rank, world = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
         with self._networks():
@@ -273,14 +282,19 @@ class DetailTask(Task):
         return f"{clip}/{i}", pictures, moving_region(pictures[5:], pictures[2])[0]
 
     def loss(self, model: nn.Module, batch: FrameBatch, step: int) -> StepResult:  # noqa: ARG002
-        """`detail_loss`; the log has the gain over the decoded frames in dB."""
+        """`detail_loss` and, where it is asked for, LPIPS; the log has the gain over the decoded frames in dB."""
         *given, target = (_unit(batch.pictures[:, k]) for k in range(6))
         soft, output = given[0], model(*given)
         each = detail_loss(output, target, batch.moving, self.options.moving_weight)
         with torch.no_grad():
             before = detail_loss(soft, target, batch.moving, self.options.moving_weight)
             gain = float((before - each).mean() * 10 / np.log(10))
-        return StepResult(each.mean(), {"gain": gain}, batch.keys, each.detach())
+        if self.lpips is None:
+            return StepResult(each.mean(), {"gain": gain}, batch.keys, each.detach())
+        seen = self.lpips(output, target)
+        logged = {"gain": gain, "lpips": float(seen.detach().mean())}
+        each = each + self.options.perceptual * seen
+        return StepResult(each.mean(), logged, batch.keys, each.detach())
 
     def export(self, folder: Path, weights: Mapping[str, Tensor]) -> Path:
         """Write the whole model, its detail network with these weights, in float16."""

@@ -334,20 +334,25 @@ class DetailConfig:
     """Residual blocks of each level."""
     dropout: float = 0.1
     """Share of the coarsest level's channels that are dropped in training."""
+    fine: int = 16
+    """Channels of the last convolutions, at whole pixels; a network that has none gets them (0: it doesn't)."""
     sharp_lean: float = 0.7
     """Added to the logarithm of the warped picture's weights when the network is used (not while it learns)."""
     blurred_lean: float = -1.0
     """The same of the blurred candidates' weights."""
     moving_weight: float = 5.0
     """Loss weight of pixels where the true frame differs from the reference picture."""
+    perceptual: float = 0.0
+    """Loss weight of LPIPS (AlexNet; `mimicmotion weights fetch lpips-alex`) beside the logarithm of the squared error:
+    sharper frames, further from the true ones in decibels."""
     recolour: float = 0.8
     """Share of samples whose three colours change places, contrast and brightness."""
 
     def __post_init__(self) -> None:
-        if self.clips < 1 or not 0 <= self.moving_weight < math.inf:
+        if self.clips < 1 or not (0 <= self.moving_weight < math.inf and 0 <= self.perceptual < math.inf):
             raise ConfigError(
-                f"detail.clips={self.clips}, moving_weight={self.moving_weight}",
-                "clips >= 1, a finite weight >= 0",
+                f"detail.clips={self.clips}, moving_weight={self.moving_weight}, perceptual={self.perceptual}",
+                "clips >= 1, finite weights >= 0",
                 "correct it",
             )
         _share("detail.recolour", self.recolour)

@@ -45,7 +45,8 @@ class Lpips(nn.Module):
                 x = F.max_pool2d(x, 2)
             x = F.relu(conv(x))
             if self.net == "alex" or i in _VGG_TAPS:
-                out.append(x / (x.square().sum(1, keepdim=True).sqrt() + 1e-10))
+                # 1e-20: where nothing is active the root has no gradient
+                out.append(x / ((x.square().sum(1, keepdim=True) + 1e-20).sqrt() + 1e-10))
         return out
 
     def forward(self, a: Float[Tensor, "n 3 h w"], b: Float[Tensor, "n 3 h w"]) -> Float[Tensor, " n"]:
