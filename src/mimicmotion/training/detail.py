@@ -162,7 +162,7 @@ class DetailTask(Task):
         self.shards = shards or open_shards(config.data.shards, config.data.split, cache=self.cache / "shards")
         net = self._network()
         leans: dict[str, Any] = {"sharp_lean": self.options.sharp_lean, "blurred_lean": self.options.blurred_lean}
-        fine = {"fine": net.config["fine"] or self.options.fine}
+        fine: dict[str, Any] = {"fine": net.config["fine"] or self.options.fine}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.net = DetailNet(**(net.config | leans | fine))
