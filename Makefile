@@ -7,7 +7,7 @@ OUT ?= out
 TINY ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check docs bench tiny clean
+.PHONY: help demo test test-slow check shapes docs bench tiny clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -33,12 +33,21 @@ test: $(VENV)/.dev  ## the tests
 test-slow: $(VENV)/.dev  ## the long tests
 	$(BIN)/python -m pytest -m slow
 
-check: $(VENV)/.dev  ## lint, format, types, floors, docs
+SHAPES := mimicmotion.pose,mimicmotion.video,mimicmotion.diffusion
+SHAPES_OF := align draw drawn_poses dwpose estimator fusion geometry guidance hands keypoints picture pose_cache \
+  pose_files sampling schedule smooth solvers track video_reader video_writer warp
+
+check: $(VENV)/.dev  ## lint, format, types, floors, shapes, docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyrefly check
 	$(BIN)/lint-imports
+	$(MAKE) shapes
 	$(MAKE) docs
+
+shapes: $(VENV)/.dev  ## tests of the lower floors with every annotated type and shape checked as it runs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -p no:cacheprovider --jaxtyping-packages=$(SHAPES),typechecks.checked \
+	  $(SHAPES_OF:%=tests/unit/test_%.py)
 
 docs: $(VENV)/.dev  ## build the documentation into site/
 	$(BIN)/zensical build --clean --strict

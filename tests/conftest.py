@@ -19,6 +19,10 @@ GOLDEN = Path(__file__).parent / "golden"
 SHARED = Path(os.environ.get("MIMICMOTION_SHARED", Path(__file__).parents[2] / "shared"))
 
 
+WRONG_ON_PURPOSE = ("refused", "malformed", "senseless", "bad_settings", "contradicting", "damaged", "unknown")
+"""In the names of tests that give functions what they must not take."""
+
+
 def pytest_configure() -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in what a script's shell starts with `&`
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -26,6 +30,14 @@ def pytest_configure() -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite the golden files from this run")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Under `make shapes` the checker is the first to refuse arguments of a wrong type or shape."""
+    if config.getoption("--jaxtyping-packages"):
+        for item in items:
+            if any(word in item.name for word in WRONG_ON_PURPOSE):
+                item.add_marker(pytest.mark.skip(reason="gives wrong types on purpose"))
 
 
 @pytest.fixture(scope="session")

@@ -121,7 +121,7 @@ class FusionPlan:
     """
 
     segments: tuple[tuple[int, ...], ...]
-    shares: tuple[Float64[Tensor, " length"], ...]
+    shares: tuple[Float64[Tensor, " _"], ...]
     reference_slot: bool
 
     @property

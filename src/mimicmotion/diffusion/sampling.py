@@ -19,6 +19,9 @@ from mimicmotion.config.speed import Sampler
 from mimicmotion.diffusion.denoiser import Denoiser, Latents, PartDenoiser, Sigma
 from mimicmotion.errors import ConfigError, InputError, MimicMotionError
 
+Part = Float[Tensor, "batch part channels height width"]
+"""Some of the frames of `Latents`."""
+
 
 class NonFiniteError(MimicMotionError, ArithmeticError):
     """The network's output is not a number: sampling on would waste the time."""
@@ -147,7 +150,7 @@ def _sample(
 
 
 def _move(
-    x: Latents, clean: Latents | None, rows: list[int], x0: Latents, known: bool, sigmas: Tensor, index: int
+    x: Latents, clean: Latents | None, rows: list[int], x0: Part, known: bool, sigmas: Tensor, index: int
 ) -> None:
     """Step these rows, in place; `known`: `clean` holds their x0 of the step before."""
     at = torch.tensor(rows, device=x.device)

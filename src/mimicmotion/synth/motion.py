@@ -41,7 +41,7 @@ def _between(rng: Rng, t: ndarray, make: Callable[[], ndarray], low: float, high
     return curve(times, keys, t, float(rng.uniform(0.2, 0.9)))
 
 
-def _wave(t: ndarray, period: float, phase: float = 0.0) -> ndarray:
+def _wave(t: ndarray, period: float, phase: float | ndarray = 0.0) -> ndarray:
     return np.sin(2 * np.pi * (t / period + phase))
 
 

@@ -86,8 +86,8 @@ def perturb_poses(poses: PoseSequence, seed: int, strength: float = 1.0) -> Pose
 class NoiseFit:
     """The numbers of noise_fit.json as arrays; G groups in the order of `GROUPS`, L sources of movement."""
 
-    found: Float64[ndarray, "G z+1"]  # confidences that the estimator gives; the first 0: lost
-    found_at: Float64[ndarray, "G z+1"]  # their standard normal positions
+    found: Float64[ndarray, "G levels"]  # confidences that the estimator gives; the first 0: lost
+    found_at: Float64[ndarray, "G levels"]  # their standard normal positions
     exact: Float64[ndarray, "G z"]  # confidences of rendered clips at the positions Z
     follow: Float64[ndarray, " G"]  # correlation of the two
     score_still: Float64[ndarray, " G"]  # share of the confidence's variance that stays over a clip

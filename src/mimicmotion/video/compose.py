@@ -12,7 +12,8 @@ from numpy import ndarray
 from mimicmotion.errors import ConfigError
 from mimicmotion.video.geometry import plan_fit
 
-Frame = UInt8[ndarray, "height width 3"]
+Frame = UInt8[ndarray, "_ _ 3"]
+"""RGB; those of one call may have different sizes."""
 _WHITE = (255, 255, 255)
 
 

@@ -283,8 +283,8 @@ def _orientation(frame: VideoFrame) -> _Turn:
         return _Turn()
     a, b, _, c, d = np.frombuffer(bytes(side), np.int32)[:5]
     if abs(int(a)) >= abs(int(b)):
-        return _Turn(False, a < 0, d < 0)
-    return _Turn(True, c < 0, b < 0)
+        return _Turn(False, bool(a < 0), bool(d < 0))
+    return _Turn(True, bool(c < 0), bool(b < 0))
 
 
 def _to_rgb(frame: VideoFrame, turn: _Turn, size: tuple[int, int]) -> Frame:

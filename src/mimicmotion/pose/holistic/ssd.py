@@ -37,7 +37,7 @@ def anchor_centers(pixels: int, strides: Sequence[int]) -> Float32[ndarray, "anc
     return np.concatenate(parts).astype(np.float32)
 
 
-def sigmoid(x: ndarray) -> ndarray:
+def sigmoid(x: ndarray | np.floating) -> ndarray | np.floating:
     """The logistic function, free of overflow."""
     return 1.0 / (1.0 + np.exp(-np.clip(x, -80.0, 80.0)))
 
