@@ -3,7 +3,8 @@
 Prints one JSON line. The reference picture is animated by the poses of clips that no training saw (the exact ones, or
 with `--driving found` those that the bundled estimator finds in the true frames, as in use), and compared with the
 clips' frames: PSNR and SSIM of whole frames, and PSNR inside the moving region (pixels where the target
-differs from the reference picture by more than a tenth of the range) and inside the boxes of reliable hands.
+differs from the reference picture by more than a tenth of the range) and inside the boxes of reliable hands; LPIPS of
+whole frames, if its weights were fetched (`mimicmotion weights fetch lpips-alex`).
 Beside the result stand `copy` (the reference picture held still), `warp` (a limb warp without learning, cut by
 GrabCut), `warp_plain` (the same, cut along capsules), and on every fourth clip `warp_latents` (cells of the latent
 moved limb by limb, decoded) and `bound` (the autoencoder alone). `gain` is the result less each of them, clip by clip.
@@ -22,9 +23,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import math
 import platform
+import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -36,9 +39,11 @@ import torch
 from numpy import ndarray
 from PIL import Image
 
+from mimicmotion.errors import WeightsError
 from mimicmotion.evaluation.baselines import copy_reference, limb_warp
 from mimicmotion.evaluation.bootstrap import Interval, ratio_of_sums, summarise
 from mimicmotion.evaluation.latent_warp import warp_latents
+from mimicmotion.evaluation.lpips import load_lpips, lpips
 from mimicmotion.evaluation.pixels import hand_psnr, moving_region, psnr, ssim
 from mimicmotion.evaluation.poses import Fidelity, find_patches, pooled, pose_fidelity, redetect
 from mimicmotion.pipeline import MimicMotionPipeline
@@ -83,9 +88,20 @@ def reconstruct(pipe: MimicMotionPipeline, frames: ndarray) -> ndarray:
     return np.stack(list(pipe.decode(latents)))
 
 
+@functools.cache
+def perception() -> Any:
+    """LPIPS's network, where its weights were fetched."""
+    try:
+        return load_lpips("alex", device="cpu")
+    except WeightsError as e:
+        print(f"without LPIPS: {e}", file=sys.stderr)
+        return None
+
+
 def pixels(frames: ndarray, clip: SynthClip) -> dict[str, float]:
-    mask = moving_region(clip.frames, clip.reference_frame)
-    return {
+    mask, network = moving_region(clip.frames, clip.reference_frame), perception()
+    seen = {} if network is None else {"lpips": float(lpips(frames, clip.frames, network=network).mean())}
+    return seen | {
         "psnr": psnr(frames, clip.frames),
         "psnr_moving": psnr(frames, clip.frames, mask),
         "psnr_hands": hand_psnr(frames, clip.frames, clip.poses),

@@ -1,9 +1,10 @@
-"""Retrain the bundled small model from nothing: render people, train the three stages, copy the result.
+"""Retrain the bundled small model from nothing: render people, train stage by stage, copy the result.
 
     python scripts/train_tiny.py [--processes 2] [--clips 1400] [--output runs/tiny/model] [--set KEY=VALUE ...]
 
 Stopped at any moment, it goes on where it was. See docs/model-card.md for what it costs. `--set` changes a setting of
-all stages, `--set-autoencoder`, `--set-denoiser` and `--set-detail` one of a single stage.
+all stages, `--set-autoencoder`, `--set-denoiser`, `--set-detail` and `--set-detail-2` one of a single stage. The last
+one asks for LPIPS (`mimicmotion weights fetch lpips-alex`), which is fetched before all else.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from mimicmotion.training.settings import TrainConfig, load_config
 from mimicmotion.training.state import checkpoints
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-OTHER_PEOPLE = ("--first-seed", "5000000")
+DETAIL = ("tiny-detail.yaml", "tiny-detail-continue.yaml")
+OTHER_PEOPLE = (5_000_000, 6_000_000)
+"""First seeds of the people that the detail network learns from: the rest of the model never saw them."""
 logger = logging.getLogger("train_tiny")
 
 
@@ -44,7 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--processes", type=int, default=2, help="for rendering and for stage 2, one CPU core each")
     parser.add_argument("--clips", type=int, default=1400, help="people to train on")
-    parser.add_argument("--detail-clips", type=int, default=2000, help="other people, for stage 3")
+    parser.add_argument("--detail-clips", type=int, nargs=2, default=[2000, 1600], help="other people, for stages 3, 4")
     parser.add_argument("--held-out", type=int, default=64, help="people to validate on")
     parser.add_argument("--recipe", default="tiny-denoiser.yaml", help="of stage 2, in configs/")
     parser.add_argument("--output", type=Path, default=Path("runs/tiny/model"))
@@ -52,6 +55,7 @@ def main() -> None:
     parser.add_argument("--set-autoencoder", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--set-denoiser", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--set-detail", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--set-detail-2", action="append", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     changes = [*arguments.set, *arguments.set_denoiser]
@@ -60,13 +64,17 @@ def main() -> None:
     def render(people: str, clips: int, *more: str) -> None:
         command("-m", "mimicmotion.cli", "prepare", "synthetic", str(clips), "-o", people, *held_out, *more)
 
+    each = (arguments.set_detail, arguments.set_detail_2)
+    details = [load_config(CONFIGS / recipe, [*arguments.set, *own]) for recipe, own in zip(DETAIL, each, strict=True)]
+    if any(config.detail.perceptual for config in details):
+        command("-m", "mimicmotion.cli", "weights", "fetch", "lpips-alex")
     render(load_config(CONFIGS / arguments.recipe, changes).data.shards, arguments.clips)
     train(CONFIGS / "tiny-autoencoder.yaml", [*arguments.set, *arguments.set_autoencoder], 1)
     run = train(CONFIGS / arguments.recipe, changes, arguments.processes)
-    denoiser = f"model.checkpoint={checkpoints(run)[-1] / 'model'}"
-    changes = [denoiser, *arguments.set, *arguments.set_detail]
-    render(load_config(CONFIGS / "tiny-detail.yaml", changes).data.shards, arguments.detail_clips, *OTHER_PEOPLE)
-    run = train(CONFIGS / "tiny-detail.yaml", changes, 1)
+    for recipe, clips, seed, own in zip(DETAIL, arguments.detail_clips, OTHER_PEOPLE, each, strict=True):
+        changes = [f"model.checkpoint={checkpoints(run)[-1] / 'model'}", *arguments.set, *own]
+        render(load_config(CONFIGS / recipe, changes).data.shards, clips, "--first-seed", str(seed))
+        run = train(CONFIGS / recipe, changes, 1)
     model = load_components(checkpoints(run)[-1] / "model")
     logger.info("%s", save_components(model, arguments.output, dtype=torch.float16))
 

@@ -37,9 +37,9 @@ def anchor_centers(pixels: int, strides: Sequence[int]) -> Float32[ndarray, "anc
     return np.concatenate(parts).astype(np.float32)
 
 
-def sigmoid(x: ndarray | np.floating) -> ndarray | np.floating:
-    """The logistic function, free of overflow."""
-    return 1.0 / (1.0 + np.exp(-np.clip(x, -80.0, 80.0)))
+def sigmoid(x: ndarray | np.floating) -> ndarray:
+    """The logistic function, free of overflow; of a number an array without axes."""
+    return np.asarray(1.0 / (1.0 + np.exp(-np.clip(x, -80.0, 80.0))))
 
 
 def decode(
