@@ -40,7 +40,14 @@ def warp_latents(
     reference_pose: PoseSequence,
     poses: PoseSequence,
 ) -> UInt8[ndarray, "frames height width 3"]:
-    """Frames of the picture whose latent's cells were moved limb by limb."""
+    """Frames of the picture whose latent's cells were moved limb by limb.
+
+    Args:
+        pipe: whose autoencoder encodes and decodes.
+        reference: RGB, at a size that the autoencoder takes.
+        reference_pose: its pose, one frame, in pixels of the picture.
+        poses: driving poses in pixels of the same picture.
+    """
     scale = pipe.vae.config["scaling_factor"]
     latent: Cells = (encode_mode(pipe.vae, to_unit(reference[None]))[0] * scale).float().cpu().numpy()
     height, width = latent.shape[1:]
