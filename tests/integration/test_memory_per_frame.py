@@ -43,7 +43,8 @@ def held(job: GenerateConfig, pipeline: MimicMotionPipeline, frames: int) -> int
 
 
 def tensors() -> int:
-    found = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
+    # Of exactly these types: tensors without memory, which predictions leave behind, have no address.
+    found = [thing for thing in gc.get_objects() if type(thing) in (torch.Tensor, torch.nn.Parameter)]
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in found}.values())
 
 

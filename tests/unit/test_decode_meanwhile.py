@@ -159,3 +159,27 @@ def test_frames_within(frames: int, chunk: int, data: st.DataObject) -> None:
     # a frame is final when no chunk that holds it needs more than what is known
     final = [f for f in range(frames) if all(c.stop <= known for c in chunks if f in c)]
     assert list(range(count)) == final
+
+
+@pytest.mark.parametrize("full", [{"clip": [0]}, {"segment": [7]}, {"segment": [6, 8], "clip": [0]}])
+def test_memory_that_is_full_in_between_loses_nothing(full: dict[str, list[int]]) -> None:
+    pipe = micro_pipeline()
+    how: dict[str, Any] = {"num_inference_steps": 2, "guidance_scale": 2.0, "decode_chunk_size": 2}
+    want = list(pipe(IMAGE, POSES, REFERENCE, output_type="stream", **how))
+    calls = {"segment": 0, "clip": 0}
+    failed: list[str] = []
+
+    def fails(what: str) -> None:
+        number = calls[what]
+        calls[what] += 1
+        if number in full.get(what, []):
+            failed.append(what)
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    pipe.unet.mid_block.register_forward_pre_hook(lambda *_: fails("segment"))
+    pipe.vae.decoder.mid_block.register_forward_pre_hook(lambda *_: fails("clip"))
+    got = list(pipe(IMAGE, POSES, REFERENCE, output_type="stream", **how))
+    assert len(failed) == sum(map(len, full.values()))
+    assert pipe.plan != ExecutionPlan()
+    assert len(got) == len(want) == FRAMES
+    assert max(int(np.abs(a.astype(int) - b).max()) for a, b in zip(got, want, strict=True)) <= 1
