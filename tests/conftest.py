@@ -34,7 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Under `make shapes` the checker is the first to refuse arguments of a wrong type or shape."""
-    if config.getoption("--jaxtyping-packages"):
+    if config.getoption("--jaxtyping-packages", None):
         for item in items:
             if any(word in item.name for word in WRONG_ON_PURPOSE):
                 item.add_marker(pytest.mark.skip(reason="gives wrong types on purpose"))
