@@ -17,19 +17,8 @@ from mimicmotion.models.pose_features import to_unit
 from mimicmotion.models.vae import encode_mode
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.pose.keypoints import PoseSequence
-from mimicmotion.pose.limbs import (
-    BACK_TO_FRONT,
-    ENDS,
-    UNSEEN,
-    body_unit,
-    has_face,
-    leader_of,
-    mean_confidence,
-    painting_order,
-    part_map,
-    part_region,
-    source_of,
-)
+from mimicmotion.pose.limbs import BACK_TO_FRONT, UNSEEN, body_unit, has_face, mean_confidence, part_region, source_of
+from mimicmotion.pose.warp import moves
 
 Cells = Float32[ndarray, "channels h w"]
 
@@ -58,19 +47,14 @@ def warp_latents(
     regions = {part: part_region(xy, part, unit, (height, width), face=face) for part in seen}
     background = filled(latent, np.any(list(regions.values()), 0)) if seen else latent
     sources = {part: source_of(part, confidence) for part in BACK_TO_FRONT}
+    sources = {part: source for part, source in sources.items() if source in regions}
     frames = []
     driving = poses.scaled((height, width))
-    for target, sure in zip(driving.xy.astype(np.float64), driving.confidence, strict=True):
+    for target, sure in zip(driving.xy, driving.confidence, strict=True):
         cells = background.copy()
-        for part in painting_order(sure):
-            leader, source = leader_of(part, sure), sources[part]
-            if source not in regions or mean_confidence(sure, leader) < UNSEEN:
-                continue
-            # a hand or foot without points of its own stays in line with its limb
-            start = source if leader == part else ENDS[source][1]
-            matrix = part_map(xy, target, leader, start, unit, face=face and has_face(sure))
-            matrix[:, 2] += matrix[:, :2] @ np.full(2, 0.5) - 0.5  # OpenCV has the middle of a cell at integers
-            layer = np.concatenate([latent * regions[source], regions[source][None]]).astype(np.float32)
+        for part, matrix in moves(xy, sources, unit, target, sure, face=face):
+            region = regions[sources[part]]
+            layer = np.concatenate([latent * region, region[None]]).astype(np.float32)
             moved = np.stack([cv2.warpAffine(x, matrix, (width, height)) for x in layer])
             cells = cells * (1 - moved[-1]) + moved[:-1]
         frames.append(cells)

@@ -8,6 +8,7 @@ as the baseline to beat; a small model can be given its result as a hint of wher
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import cv2
@@ -98,17 +99,41 @@ class Puppet:
         """The person in another pose."""
         picture = self.background.copy()
         height, width = picture.shape[:2]
-        for part in painting_order(confidence):
-            leader = leader_of(part, confidence)
-            if part not in self.layers or mean_confidence(confidence, leader) < UNSEEN:
-                continue
-            source, end = self.sources[part], np.asarray(xy, np.float64)
-            if leader != part:  # a hand or foot without points of its own stays in line with its limb
-                source = ENDS[source][1]
-            matrix = part_map(self.xy, end, leader, source, self.unit, face=self.face and has_face(confidence))
-            layer = cv2.warpAffine(self.layers[part], _pixel_centres(matrix), (width, height), flags=cv2.INTER_LINEAR)
+        for part, matrix in moves(self.xy, self.sources, self.unit, xy, confidence, face=self.face):
+            layer = cv2.warpAffine(self.layers[part], matrix, (width, height), flags=cv2.INTER_LINEAR)
             picture = picture * (1 - layer[..., 3:]) + layer[..., :3]
         return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+
+
+def moves(
+    start: Float64[ndarray, "134 2"],
+    sources: Mapping[str, str],
+    unit: float,
+    xy: Float[ndarray, "134 2"],
+    confidence: Float[ndarray, " 134"],
+    *,
+    face: bool,
+) -> Iterator[tuple[str, Affine]]:
+    """Parts from back to front, and how each moves from one pose to another (as `cv2.warpAffine` wants it).
+
+    Args:
+        start: the pose in which the parts were cut out.
+        sources: the parts that there are, and which each was cut from.
+        unit: torso length in `start`.
+        xy: the other pose.
+        confidence: of its points; parts that it does not show are left out.
+        face: whether `start` has face points.
+    """
+    end = np.asarray(xy, np.float64)
+    for part in painting_order(confidence):
+        leader = leader_of(part, confidence)
+        if part not in sources or mean_confidence(confidence, leader) < UNSEEN:
+            continue
+        source = sources[part]
+        if leader != part:  # a hand or foot without points of its own stays in line with its limb
+            source = ENDS[source][1]
+        matrix = part_map(start, end, leader, source, unit, face=face and has_face(confidence))
+        yield part, _pixel_centres(matrix)
 
 
 def cut(reference: Picture, pose: PoseSequence, *, segmented: bool = True) -> Puppet:
