@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from types import ModuleType
 
 import pytest
 import torch
 
 from mimicmotion.models.memory import weight_bytes
-from mimicmotion.planning import Task
+from mimicmotion.pipeline import MimicMotionPipeline
+from mimicmotion.planning import ExecutionPlan, Predictor, Task
+from mimicmotion.planning.predict import DETAIL_PLANES
 from scripts_of_repository import load
 
 TASK = Task(size=(128, 64), segment_rows=8, num_frames=11, chunk=3, latent_copies=1)
 SCRATCH = 2**19
 """Bytes that kernels may take for themselves; the stages take 3 to 45 MiB."""
-WAYS = ("one batch", "two passes", "two passes, 4 frames at once", "plain U-Net, one batch")
+WAYS = ("one batch", "two passes", "two passes side by side", "two passes, 4 frames at once", "plain U-Net, one batch")
+
+
+@pytest.fixture(autouse=True)
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)  # else nothing runs side by side
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +39,39 @@ def test_peaks_are_predicted_within_15_percent(benchmark: ModuleType, way: str) 
     pipe = benchmark.build_pipeline(quick=True)
     weights = weight_bytes(pipe.unet, pipe.vae, pipe.image_encoder, pipe.pose_net)
     rows = benchmark.compare(pipe, TASK, 2, [way])
+    if not rows:
+        pytest.skip("the C library does not say what it has handed out to all threads")
     assert [r["stage"] for r in rows] == ["encode", "denoise", "decode"]
     for row in rows:
         # of the working space alone: the weights, of which nobody doubts, would hide an error
-        off = abs(row["predicted"] - row["measured"])
-        assert off <= 0.15 * (row["measured"] - weights) + SCRATCH, row
+        off, work = row["predicted"] - row["measured"], row["measured"] - weights
+        # two passes side by side are rarely both at their widest layer: there it is a bound
+        above = 0.3 if (row["way"], row["stage"]) == ("two passes side by side", "denoise") else 0.15
+        assert -0.15 * work - SCRATCH <= off <= above * work + SCRATCH, row
+
+
+def test_the_detail_network_is_predicted(benchmark: ModuleType) -> None:
+    torch.manual_seed(0)
+    pipe = MimicMotionPipeline.from_pretrained()
+    assert pipe.detail is not None
+    task = Task(size=(128, 192), segment_rows=8, num_frames=11)
+    said = Predictor(pipe).detail_bytes(task)
+    inputs = [torch.rand(1, 3, *task.size) for _ in range(5)]
+    recorder = benchmark.Recorder()
+    with torch.inference_mode(), recorder.stages(), recorder.stage("detail"):
+        pipe.detail(*inputs)
+    found = recorder.peaks["detail"]
+    assert abs(said - found - sum(x.nbytes for x in inputs)) <= 0.15 * found + SCRATCH
+    # more of it fits into the coarse bound that spares small jobs the prediction
+    assert said < DETAIL_PLANES * 4 * 128 * 192
+
+
+def test_the_detail_network_counts_in_the_peaks() -> None:
+    pipe = MimicMotionPipeline.from_pretrained()
+    task = Task(size=(256, 384), segment_rows=8, num_frames=2, chunk=1, warped=True, guided=False)
+    with_detail = Predictor(pipe).peaks(ExecutionPlan(), task)
+    weights = weight_bytes(pipe.detail)
+    pipe.detail = None
+    without = Predictor(pipe).peaks(ExecutionPlan(), task)
+    assert with_detail.encode - without.encode == with_detail.denoise - without.denoise == weights
+    assert with_detail.decode - without.decode >= weights

@@ -49,6 +49,42 @@ def test_a_plan_changes_nothing(plain: torch.Tensor) -> None:
     assert torch.equal(latents(pipe), plain)
 
 
+@settings(max_examples=10)
+@given(
+    frames=st.integers(1, 12),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    order=st.sampled_from(["one batch", "one after the other", "side by side"]),
+    portion=st.sampled_from([None, 1, 3]),
+    channels_last=st.booleans(),
+    on_host=st.booleans(),
+)
+def test_no_plan_changes_anything_at_any_length(
+    frames: int, dtype: torch.dtype, order: str, portion: int | None, channels_last: bool, on_host: bool
+) -> None:
+    pipe, poses = micro_pipeline().to(dtype=dtype), random_frames(2, frames, *SIZE, 3)
+
+    def run() -> torch.Tensor:
+        return pipe(IMAGE, poses, reference_pose=REFERENCE, output_type="latent", seed=1, sigmas=(2.0, 0.0))
+
+    plain = run()
+    chunks = {"frame_chunk": portion, "position_chunk": portion, "feed_forward_chunk": portion}
+    plan = ExecutionPlan(
+        unet=UNetExecution(attention="auto", channels_last=channels_last, **chunks),
+        guidance_in_one_batch=order == "one batch",
+        side_by_side=order == "side by side",
+        latents_on_host=on_host,
+    )
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        pipe.configure(plan)
+        found = run()
+    finally:
+        torch.set_num_threads(threads)
+    # With a network in float64 only what happens to the latents outside of it is rounded to float32.
+    assert float((found - plain).abs().max() / plain.abs().max()) < (1e-5 if dtype == torch.float32 else 3e-6)
+
+
 @pytest.mark.parametrize("failures", [[0], [0, 3, 4]])
 def test_out_of_memory_goes_on_with_the_same_pass(plain: torch.Tensor, failures: list[int]) -> None:
     pipe = micro_pipeline()

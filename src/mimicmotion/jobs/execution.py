@@ -35,7 +35,7 @@ def plan_run(
     from mimicmotion.planning import free_memory, plan_execution
 
     device = pipe.device if pipe.device.type != "cpu" else choose_device(config.device)
-    networks = (pipe.unet, pipe.vae, pipe.image_encoder, pipe.pose_net)
+    networks = (pipe.unet, pipe.vae, pipe.image_encoder, pipe.pose_net, pipe.detail)
     there = weight_bytes(*networks) if pipe.device.type == device.type else 0
     budget = free_memory(device, there) if config.memory is None else int(config.memory * 2**30)
     rows = len(recipe.plan.segments[0])

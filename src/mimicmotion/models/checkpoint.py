@@ -179,6 +179,8 @@ def build_part(module: Any) -> Any:
     config = config_of(module)
     if isinstance(module, PoseNet):
         return _on_meta("pose_net", lambda: PoseNet(module.out_channels, module.widths))
+    if isinstance(module, DetailNet):
+        return _on_meta("detail", lambda: DetailNet(**module.config))
     if hasattr(module, "conv_in") and hasattr(module, "down_blocks"):
         return _on_meta("unet", lambda: build_unet(config, device="meta"))
     return _on_meta(

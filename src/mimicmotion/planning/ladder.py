@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -13,21 +13,30 @@ from mimicmotion.config.execution import ExecutionOptions
 from mimicmotion.errors import ConfigError
 from mimicmotion.models.attention import AttentionKernel
 from mimicmotion.models.execution import UNetExecution
+from mimicmotion.models.side_by_side import can_share_cores
 from mimicmotion.planning.plan import GIB, ExecutionPlan, Peaks
 from mimicmotion.planning.predict import Predictor, Task
 
 PORTIONS: dict[int | None, float] = {None: 1.0, 16: 1.01, 8: 1.03, 4: 1.06, 2: 1.15, 1: 1.3}
 """Frames at once, and what that costs in time; guesses that order the ladder, not promises."""
-TWO_PASSES, TWO_PASSES_ON_CPU = 1.02, 0.99
-"""Against one batch: a GPU is used better by the batch, a CPU is not (measured: `benchmarks/memory_prediction.py`)."""
+Passes = Literal["one batch", "one after the other", "side by side"]
+ON_CPU: dict[Passes, float] = {"side by side": 0.9, "one after the other": 0.99, "one batch": 1.0}
+ON_GPU: dict[Passes, float] = {"one batch": 1.0, "one after the other": 1.02}
+"""What guidance's two passes cost in time: a GPU is used better by the batch, a CPU is not (measured:
+`benchmarks/memory_prediction.py --repeats`)."""
 OFFLOAD = {"none": 1.0, "modules": 1.005, "blocks": 1.25}
 DECODE_PORTIONS: tuple[int | None, ...] = (None, 4, 2, 1)
 TILES = (512, 384, 256)
-SPARE = 0.97
-"""A step down must need at most this part of the memory that was too much."""
 
 
-def execution(portion: int | None, rows: int, cells: int, options: ExecutionOptions, last: bool) -> UNetExecution:
+TOKENS_PER_THREAD = 2048
+"""Of a feed-forward at once on a CPU: what its two wide layers hand over stays in the caches (3 % of a pass in
+bfloat16, 0 to 4 % in float32), and is less."""
+
+
+def execution(
+    portion: int | None, rows: int, cells: int, options: ExecutionOptions, last: bool, tokens: int | None = None
+) -> UNetExecution:
     """Portions of about equal size in all kinds of layers.
 
     Args:
@@ -36,17 +45,18 @@ def execution(portion: int | None, rows: int, cells: int, options: ExecutionOpti
         cells: places of a frame at full size.
         options: kernel and memory format.
         last: whether this kind of device is faster with channels last in memory.
+        tokens: of a feed-forward at once at most; None is all.
     """
     last = last if options.channels_last is None else options.channels_last
     kernel: AttentionKernel = options.attention
     common: dict[str, Any] = {"attention": kernel, "channels_last": last, "compile": options.compile}
     if portion is None or portion >= rows:
-        return UNetExecution(**common)
+        return UNetExecution(feed_forward_chunk=tokens, **common)
     # Deeper layers have up to four times the channels at a quarter of the places: a quarter of the places at once.
     places = max(1, cells * portion // (4 * rows))
-    return UNetExecution(
-        frame_chunk=portion, position_chunk=places, feed_forward_chunk=max(1, cells * portion // 2), **common
-    )
+    some = max(1, cells * portion // 2)
+    some = some if tokens is None else min(some, tokens)
+    return UNetExecution(frame_chunk=portion, position_chunk=places, feed_forward_chunk=some, **common)
 
 
 def rungs(task: Task, cells: int, options: ExecutionOptions, device: torch.device) -> Iterator[ExecutionPlan]:
@@ -60,25 +70,36 @@ def rungs(task: Task, cells: int, options: ExecutionOptions, device: torch.devic
     if device.type == "cpu":
         offloads = ("none",)  # host and device are one
     portions = PORTIONS if options.frame_chunk is None else {options.frame_chunk: 1.0}
-    batches = (True, False) if task.guided else (True,)
-    two_passes = TWO_PASSES_ON_CPU if device.type == "cpu" else TWO_PASSES
+    passes = _passes(task, options, device)
     ways = []
-    for offload, (portion, slow), batch in itertools.product(offloads, portions.items(), batches):
+    for offload, (portion, slow), (order, cost) in itertools.product(offloads, portions.items(), passes.items()):
         if portion is not None and portion >= task.segment_rows and options.frame_chunk is None:
             continue
-        ways.append(
-            (slow * OFFLOAD[offload] * (1 if batch or not task.guided else two_passes), offload, portion, batch)
-        )
+        ways.append((slow * OFFLOAD[offload] * cost, offload, portion, order))
     storage = "fp8" if options.weight_storage == "fp8" else "same"
-    for _, offload, portion, batch in sorted(ways, key=lambda w: w[0]):
-        rows = task.segment_rows * (1 + (batch and task.guided))
+    for _, offload, portion, order in sorted(ways, key=lambda w: w[0]):
+        rows = task.segment_rows * (1 + (order == "one batch" and task.guided))
+        threads = torch.get_num_threads() // (1 + (order == "side by side"))
+        tokens = TOKENS_PER_THREAD * threads if device.type == "cpu" and not options.compile else None
         yield ExecutionPlan(
-            unet=execution(portion, rows, cells, options, last),
-            guidance_in_one_batch=batch,
+            unet=execution(portion, rows, cells, options, last, tokens),
+            guidance_in_one_batch=order == "one batch",
+            side_by_side=order == "side by side",
             offload=offload,  # type: ignore[arg-type]
             weight_storage=storage,
             latents_on_host=offload != "none",
         )
+
+
+def _passes(task: Task, options: ExecutionOptions, device: torch.device) -> dict[Passes, float]:
+    """Ways to run guidance's two passes, and what they cost in time."""
+    if not task.guided:
+        return {"one batch": 1.0}
+    if device.type != "cpu":
+        return ON_GPU
+    # A cache decides pass by pass, and compiled code is not called from two threads.
+    alone = task.block_cache or options.compile or not can_share_cores()
+    return {order: cost for order, cost in ON_CPU.items() if order != "side by side" or not alone}
 
 
 def decode_rungs(options: ExecutionOptions, tiles: bool) -> Iterator[dict[str, int | None]]:
@@ -147,11 +168,11 @@ def plan_execution(
 
 def _worth_trying(ways: list[ExecutionPlan], predictor: Predictor, job: Task, budget: int) -> Iterator[ExecutionPlan]:
     """Skip what needs at least as much as something that was too much, without working it out."""
-    too_much: list[tuple[bool, int, bool]] = []
+    too_much: list[tuple[bool, int, int]] = []
     order = {"none": False, "modules": True, "blocks": True}
     for way in ways:
         portion = way.unet.frame_chunk or 1 << 30
-        mine = (order[way.offload], portion, way.guidance_in_one_batch)
+        mine = (order[way.offload], portion, way.guidance_in_one_batch + 2 * way.side_by_side)
         if any(mine[0] <= o and mine[1] >= p and mine[2] >= b for o, p, b in too_much) and way.offload != "blocks":
             continue
         yield way
@@ -184,8 +205,9 @@ def too_little(peaks: Peaks, budget: int, job: Task, options: ExecutionOptions) 
 def next_rung(plan: ExecutionPlan, device: torch.device, rows: int, cells: int) -> ExecutionPlan | None:
     """One step down from a plan that was too much for denoising; None where there is none.
 
-    Without a prediction, so the order is fixed: two passes, idle networks away, smaller portions, blocks of weights
-    away. The U-Net keeps an execution of its own kind, so that the step can be made between two passes.
+    Without a prediction, so the order is fixed: two passes one after the other, idle networks away, smaller portions,
+    blocks of weights away. The U-Net keeps an execution of its own kind, so that the step can be made between two
+    passes.
 
     Args:
         plan: what was too much.
@@ -193,13 +215,14 @@ def next_rung(plan: ExecutionPlan, device: torch.device, rows: int, cells: int) 
         rows: frames in a call of the network.
         cells: places of a frame.
     """
-    if plan.guidance_in_one_batch:
-        return dataclasses.replace(plan, guidance_in_one_batch=False)
+    if plan.guidance_in_one_batch or plan.side_by_side:
+        return dataclasses.replace(plan, guidance_in_one_batch=False, side_by_side=False)
     if device.type != "cpu" and plan.offload == "none":
         return dataclasses.replace(plan, offload="modules", latents_on_host=True)
     portion = min(plan.unet.frame_chunk or rows, rows)
     if portion > 1:
-        smaller = execution(16 if portion > 32 else portion // 2, rows, cells, ExecutionOptions(), False)
+        tokens = plan.unet.feed_forward_chunk if plan.unet.frame_chunk is None else None
+        smaller = execution(16 if portion > 32 else portion // 2, rows, cells, ExecutionOptions(), False, tokens)
         names = ("frame_chunk", "position_chunk", "feed_forward_chunk")
         chunks = {name: getattr(smaller, name) for name in names}
         return dataclasses.replace(plan, unet=dataclasses.replace(plan.unet, **chunks))

@@ -15,7 +15,7 @@ from mimicmotion.planning.plan import ExecutionPlan
 logger = logging.getLogger(__name__)
 
 LARGE = ("unet", "vae", "image_encoder")
-"""Networks that are moved; PoseNet is so small that it stays."""
+"""Networks that are moved; PoseNet and the detail network are so small that they stay."""
 
 
 class Placement:
@@ -46,7 +46,9 @@ class Placement:
             count = store_in_eight_bits(unet)
             if count:
                 logger.warning("weights of %d layers are stored in 8 bits: the result is not exact", count)
-        nn.Module.to(self.pipe.pose_net, device=self.device)
+        for small in (self.pipe.pose_net, self.pipe.detail):
+            if small is not None:
+                nn.Module.to(small, device=self.device)
         if plan.offload == "none":
             for name in LARGE:
                 nn.Module.to(getattr(self.pipe, name), device=self.device)

@@ -23,6 +23,8 @@ from mimicmotion.planning.plan import ExecutionPlan, Peaks
 
 POSE_CHUNK = 16
 """Pose frames that are encoded at once."""
+DETAIL_PLANES = 256
+"""Numbers for each pixel that certainly suffice for the detail network (the bundled one needs 121)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +68,7 @@ class Predictor:
         self.cpu = self.device.type == "cpu"
         self.budget = feature_budget(self.device)
         self.unet, self.vae = pipe.unet, pipe.vae
-        self.image_encoder, self.pose_net = pipe.image_encoder, pipe.pose_net
+        self.image_encoder, self.pose_net, self.detail = pipe.image_encoder, pipe.pose_net, pipe.detail
         self.downscale, self.latent_channels = pipe.downscale, pipe.vae.config.latent_channels
         self.dtype = pipe.dtype
         self._twins: dict[str, Any] = {}
@@ -75,31 +77,31 @@ class Predictor:
     def peaks(self, plan: ExecutionPlan, task: Task) -> Peaks:
         """Predicted bytes of each stage."""
         unet = stored_bytes(self.unet) if plan.weight_storage == "fp8" else weight_bytes(self.unet)
-        vae, clip, pose = (weight_bytes(m) for m in (self.vae, self.image_encoder, self.pose_net))
-        everything = unet + vae + clip + pose
+        vae, clip = weight_bytes(self.vae), weight_bytes(self.image_encoder)
+        small = weight_bytes(self.pose_net, self.detail)  # these stay where they are
+        everything = unet + vae + clip + small
         alone = plan.offload != "none"
         kept = self._kept(plan, task)
         meanwhile = not alone and not task.block_cache  # frames are decoded during the last step
         several = task.num_frames >= task.segment_rows  # segments; between them a decoded clip is being handed out
         denoise = self.denoise_bytes(plan, task) + kept + self._clip(task) * (meanwhile and several)
         if plan.offload != "blocks":
-            denoise += unet + pose if alone else everything
+            denoise += unet + small if alone else everything
         return Peaks(
             encode=max(
-                self.clip_bytes() + (clip if alone else everything),
-                self.encode_bytes(task) + (vae if alone else everything),
-                self.pose_bytes(task) + (pose if alone else everything) + kept,
+                self.clip_bytes() + (clip + small if alone else everything),
+                self.encode_bytes(task) + (vae + small if alone else everything),
+                self.pose_bytes(task) + (small if alone else everything) + kept,
             ),
             denoise=denoise,
-            decode=self.decode_bytes(plan, task)
-            + (vae if alone else everything)
+            decode=max(self.decode_bytes(plan, task), self._clip(task) + self.detail_bytes(task))
+            + (vae + small if alone else everything)
             + (kept if meanwhile else self._latents(plan, task)),
         )
 
     def upper_bound(self, task: Task) -> int:
         """Bytes that certainly suffice for everything at once, without running on shapes."""
-        networks = (self.unet, self.vae, self.image_encoder, self.pose_net)
-        weights = sum(weight_bytes(m) for m in networks)
+        weights = weight_bytes(self.unet, self.vae, self.image_encoder, self.pose_net, self.detail)
         wide = max(self.dtype.itemsize, 2)
         level = self._cells(task) * self.unet.config.block_out_channels[0] * wide * task.segment_rows
         pixels = task.size[0] * task.size[1] // self.vae.config.get("patch_size", 1) ** 2
@@ -110,6 +112,7 @@ class Predictor:
             weights
             + self._kept(plan=plain, task=task)
             + max(64 * level * (1 + task.guided), 16 * frame * min(task.chunk, task.num_frames), 32 * frame * encoded)
+            + (0 if self.detail is None else DETAIL_PLANES * 4 * task.size[0] * task.size[1])
             + 2**27
         )
 
@@ -140,6 +143,7 @@ class Predictor:
     def denoise_bytes(self, plan: ExecutionPlan, task: Task) -> int:
         """Of one segment: all that the passes make; with weights offloaded by blocks those that are there, too."""
         one_batch = plan.guidance_in_one_batch and task.guided and not task.block_cache
+        beside = plan.side_by_side and not one_batch and task.guided and not task.block_cache
         execution, blocks = plan.unet, plan.offload == "blocks"
         key = (
             task.size,
@@ -151,7 +155,8 @@ class Predictor:
             blocks,
             plan.weight_storage,
         )
-        return self._remember(("denoise", key), lambda: self._denoise(plan, task, execution, one_batch, blocks))
+        one = self._remember(("denoise", key), lambda: self._denoise(plan, task, execution, one_batch, blocks))
+        return one * (1 + beside)  # both passes are at about the same layer
 
     def _denoise(self, plan: ExecutionPlan, task: Task, execution: UNetExecution, one_batch: bool, blocks: bool) -> int:
         unet = self._twin("unet", self.unet)
@@ -201,6 +206,14 @@ class Predictor:
 
     def _clip(self, task: Task) -> int:
         return 4 * 3 * task.size[0] * task.size[1] * min(task.chunk, task.num_frames)
+
+    def detail_bytes(self, task: Task) -> int:
+        """Of the detail network on one frame; 0 for models without one."""
+        if self.detail is None:
+            return 0
+        frame = lambda: _empty(1, 3, *task.size, dtype=next(self.detail.parameters()).dtype)  # noqa: E731
+        work = lambda: self._run("detail", self.detail, lambda net: net(*(frame() for _ in range(5))))  # noqa: E731
+        return self._remember(("detail", task.size), work)
 
     def encode_bytes(self, task: Task) -> int:
         """Of the autoencoder on the picture, or on the pictures warped to the poses of a chunk."""

@@ -90,15 +90,18 @@ class RecoveringUNet:
         return self._again(x, lambda network: network.pair(x, c_noise, frames), guided=True)
 
     def _again(self, x: Tensor, run: Callable[[ConditionedUNet], T], guided: bool) -> T:
-        one = guided and self.network.one_batch and self.network.cache is None
+        two = guided and self.network.cache is None
 
         def work() -> T:
             self.pipe.use("unet")
             batch = self.network.one_batch and self.pipe.plan.guidance_in_one_batch
-            return run(dataclasses.replace(self.network, one_batch=batch))
+            return run(dataclasses.replace(self.network, one_batch=batch, side_by_side=self.pipe.plan.side_by_side))
 
         def down(plan: ExecutionPlan) -> ExecutionPlan | None:
-            plan = dataclasses.replace(plan, guidance_in_one_batch=plan.guidance_in_one_batch and one)
+            # one pass alone is smaller in neither way
+            batch = plan.guidance_in_one_batch and two and self.network.one_batch
+            beside = plan.side_by_side and two and not batch
+            plan = dataclasses.replace(plan, guidance_in_one_batch=batch, side_by_side=beside)
             return next_rung(plan, self.pipe.device, x.shape[0] * x.shape[1], x.shape[-2] * x.shape[-1])
 
         return again(self.pipe, "denoise", work, down)
