@@ -27,8 +27,6 @@ ON_GPU: dict[Passes, float] = {"one batch": 1.0, "one after the other": 1.02}
 OFFLOAD = {"none": 1.0, "modules": 1.005, "blocks": 1.25}
 DECODE_PORTIONS: tuple[int | None, ...] = (None, 4, 2, 1)
 TILES = (512, 384, 256)
-
-
 TOKENS_PER_THREAD = 2048
 """Of a feed-forward at once on a CPU: what its two wide layers hand over stays in the caches (3 % of a pass in
 bfloat16, 0 to 4 % in float32), and is less."""
