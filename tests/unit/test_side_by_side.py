@@ -6,7 +6,6 @@ import dataclasses
 import multiprocessing
 import sys
 import threading
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -26,13 +25,7 @@ BESIDE = ExecutionPlan(
     unet=UNetExecution(attention="auto", channels_last=True), guidance_in_one_batch=False, side_by_side=True
 )
 
-
-@pytest.fixture(autouse=True)
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("two_threads")
 
 
 def latents(pipe: MimicMotionPipeline) -> torch.Tensor:
