@@ -3,16 +3,17 @@
 A model of SVD's classes with random weights makes a video of a few segments, one step, once for each way. Measured are
 the bytes that live at the same time in each stage: what PyTorch's allocator hands out, inside of kernels too (its
 profiler's records), and the weights. Memory that libraries take by themselves (oneDNN) and the allocator's gaps are in
-the resident size of the process alone and are not counted, on either side. Those records know one thread only: where
-passes run side by side, what the C library has handed out is looked at every half a millisecond, in a second run, when
-the libraries have what they take once. One JSON line; `--table FILE` writes the table of docs/speed-and-memory.md.
-Takes some minutes on one core (--quick: a smaller model).
+the resident size of the process alone and are not counted, on either side. Those records know one thread only: for
+denoising with passes side by side, what the C library has handed out is looked at every half a millisecond, in a second
+run, when the libraries have what they take once. One JSON line; `--table FILE` writes the table of
+docs/speed-and-memory.md. Takes some minutes on one core (--quick: a smaller model).
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
+import dataclasses
 import json
 import platform
 import statistics
@@ -109,23 +110,24 @@ class HeapWatch:
     def __init__(self, used: Callable[[], int]) -> None:
         self.peaks: dict[str, int] = {}
         self._used, self._stage = used, ""
+        self._start, self._lock = used(), threading.Lock()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Part of the block."""
         outer, self._stage = self._stage, name
         yield
+        self._look(name)  # a stage may be over before the watcher's turn comes
         self._stage = outer
 
     @contextmanager
     def stages(self) -> Iterator[None]:
         """Watch the block."""
-        ended, start = threading.Event(), self._used()
+        ended, self._start = threading.Event(), self._used()
 
         def watch() -> None:
             while not ended.wait(0.0005):
-                name, now = self._stage, self._used() - start
-                self.peaks[name] = max(self.peaks.get(name, 0), now)
+                self._look(self._stage)
 
         watcher = threading.Thread(target=watch)
         watcher.start()
@@ -134,6 +136,10 @@ class HeapWatch:
         finally:
             ended.set()
             watcher.join()
+
+    def _look(self, stage: str) -> None:
+        with self._lock:
+            self.peaks[stage] = max(self.peaks.get(stage, 0), self._used() - self._start)
 
 
 def ways(rows: int, cells: int) -> dict[str, ExecutionPlan]:
@@ -216,7 +222,8 @@ def compare(
             continue  # nothing to measure it by, or it would be one after the other
         said, found = predictor.peaks(plan, task), measure(pipe, plan, task, segments)
         if used is not None:
-            found = measure(pipe, plan, task, segments, HeapWatch(used))
+            watched = measure(pipe, plan, task, segments, HeapWatch(used))
+            found = dataclasses.replace(found, denoise=watched.denoise)
         for stage in STAGES:
             rows.append(
                 {"way": name, "stage": stage, "predicted": getattr(said, stage), "measured": getattr(found, stage)}
