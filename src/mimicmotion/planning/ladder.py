@@ -95,7 +95,8 @@ def _passes(task: Task, options: ExecutionOptions, device: torch.device) -> dict
         return {"one batch": 1.0}
     if device.type != "cpu":
         return ON_GPU
-    # A cache decides pass by pass, and compiled code is not called from two threads.
+    # With a cache a light pass would wait for a full one (measured: slower); compiled code is not called from two
+    # threads.
     alone = task.block_cache or options.compile or not can_share_cores()
     return {order: cost for order, cost in ON_CPU.items() if order != "side by side" or not alone}
 
