@@ -66,10 +66,10 @@ def pipeline(dtype: torch.dtype = torch.float16) -> MimicMotionPipeline:
     return MimicMotionPipeline(unet, vae, clip, pose_net)
 
 
-def on_host(pipe: MimicMotionPipeline) -> None:
-    """Random weights."""
+def randomise(pipe: MimicMotionPipeline, device: torch.device | str = "cpu") -> None:
+    """Random weights on a device."""
     for module in (pipe.unet, pipe.vae, pipe.image_encoder, pipe.pose_net):
-        nn.Module.to_empty(module, device="cpu")
+        nn.Module.to_empty(module, device=device)
         for p in module.parameters():
             p.data.normal_(0, 0.01).requires_grad_(False)
         for b in module.buffers():
@@ -134,7 +134,7 @@ def main() -> None:
     pipe = pipeline()
     predictor = Predictor(pipe)
     if on_gpu:
-        on_host(pipe)
+        randomise(pipe)
     for rows, budgets in BUDGETS.items():
         for budget in budgets:
             if arguments.quick and (rows, budget) not in ((72, 8.0), (16, 5.0)):

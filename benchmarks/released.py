@@ -9,14 +9,16 @@ holds their results together (1e-5). Poses are planted: finding them is the same
 
 The model is SVD's classes at a fifth of their width with random weights; at 384x256 its operations are spread as in the
 published model at 1024x576 (spatial convolutions 29 %, feed-forward along time 22 %, spatial attention 17 %, ...).
-Each run is a process of its own, so that neither inherits the other's memory; sides take turns. One JSON line.
-Takes about 10 minutes on a quiet core (--quick: 1); with --log FILE it can be stopped and goes on. --profile runs each
-side once and says what kinds of operations the time goes into.
+`--model real --device cuda` runs the published model's own shapes with random weights, at 1024x576 in float16, in tiles
+of 72 frames. Each run is a process of its own, so that neither inherits the other's memory; sides take turns. One JSON
+line. Takes about 10 minutes on a quiet core (--quick: 1); with --log FILE it can be stopped and goes on. --profile runs
+each side once and says what kinds of operations the time goes into.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import platform
@@ -27,6 +29,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +45,7 @@ from mimicmotion.pose.keypoints import PoseSequence
 
 SIZE = (384, 256)
 TILE, OVERLAP = 16, 6
+REAL_SIZE, REAL_TILE = (576, 1024), 72
 KINDS = {
     "matrix products": ("addmm", "mm", "bmm", "_linear_pointwise"),
     "convolutions": ("mkldnn_convolution", "slow_conv3d_forward", "_slow_conv2d_forward", "convolution"),
@@ -56,6 +60,41 @@ KINDS = {
 SIDES = ("released", "ours")
 
 
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What both sides run.
+
+    Attributes:
+        model: "mid" (a fifth of the published width) or "real".
+        device: "cpu" or "cuda".
+        size: (height, width).
+        tile: frames of a tile, the reference slot counted.
+        overlap: frames that two tiles share, counted as the published code does.
+        frames: of the video.
+        steps: of Euler's method.
+        threads: of the CPU.
+        compile: our side compiles its blocks.
+        profile: count the time by kind of operation.
+    """
+
+    model: str = "mid"
+    device: str = "cpu"
+    size: tuple[int, int] = SIZE
+    tile: int = TILE
+    overlap: int = OVERLAP
+    frames: int = 15
+    steps: int = 4
+    threads: int = 1
+    compile: bool = False
+    profile: bool = False
+
+
+def synchronize() -> None:
+    """Wait for the GPU, where there is one at work."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
 class Watch:
     """Seconds per stage."""
 
@@ -66,6 +105,7 @@ class Watch:
     def __call__(self, stage: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
+        synchronize()
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
@@ -81,13 +121,15 @@ def released_latents(
     steps: int,
     seed: int,
     watch: Watch,
+    tiles: tuple[int, int] = (TILE, OVERLAP),
 ) -> torch.Tensor:
     """Latents of reference slot and video, (1, frames + 1, channels, h, w), made in the published order of work."""
     size: tuple[int, int] = image.shape[:2]
+    device = pipe.device
     recipe = pipe.recipe(
         len(poses),
         reference_slot=True,
-        fusion=FusionConfig(mode="released", segment_frames=TILE, overlap_frames=OVERLAP),
+        fusion=FusionConfig(mode="released", segment_frames=tiles[0], overlap_frames=tiles[1]),
         num_inference_steps=steps,
     )
     noise = pipe.draw_noise(recipe, size, seed=seed)
@@ -98,20 +140,21 @@ def released_latents(
     with watch("encode"):
         told = pipe.encode(image, pictures[1][None])  # picture only: its pose features are not looked at
     with watch("denoise"):
-        x = noise.latents * initial_scale(recipe.sigmas)
+        x = noise.latents.to(device) * initial_scale(recipe.sigmas)
+        guidance = recipe.guidance.float().to(device)
         frames = x.shape[1]
         for sigma, sigma_next in zip(recipe.sigmas[:-1].tolist(), recipe.sigmas[1:].tolist(), strict=True):
             scaled = x / (sigma**2 + 1) ** 0.5
-            c_noise = torch.tensor(0.25 * np.log(sigma), dtype=torch.float32)
-            total, weight = torch.zeros_like(x), torch.zeros(frames)
+            c_noise = torch.tensor(0.25 * np.log(sigma), dtype=torch.float32, device=device)
+            total, weight = torch.zeros_like(x), torch.zeros(frames, device=device)
             for rows in recipe.plan.segments:
                 index = list(rows)
-                slots = torch.arange(len(index)) + 0.5
+                slots = torch.arange(len(index), device=device) + 0.5
                 tent = torch.minimum(slots, len(index) - slots) * 2 / len(index)
-                features = pipe.pose_net(pose[:, index].to(pipe.dtype))
+                features = pipe.pose_net(pose[:, index].to(device, pipe.dtype))
                 without = run_unet(pipe, scaled[:, index], c_noise, told, None)
                 with_all = run_unet(pipe, scaled[:, index], c_noise, told, features)
-                scale = recipe.guidance[index].float().view(1, -1, 1, 1, 1)
+                scale = guidance[index].view(1, -1, 1, 1, 1)
                 guided = without + scale * (with_all - without)
                 total[:, index] += tent.view(1, -1, 1, 1, 1) * guided
                 weight[index] += tent
@@ -133,18 +176,22 @@ def run_unet(pipe: MimicMotionPipeline, x: torch.Tensor, c_noise: torch.Tensor, 
     return pipe.unet(sample, c_noise, embedding, added_time_ids=ids, return_dict=False)[0].float()
 
 
-def run_released(pipe: MimicMotionPipeline, config: GenerateConfig, steps: int) -> dict[str, float]:
+def run_released(pipe: MimicMotionPipeline, config: GenerateConfig) -> dict[str, float]:
     """The whole job in the published order; returns seconds per stage."""
     from mimicmotion.jobs.inputs import prepare
     from mimicmotion.jobs.progress import finish
     from mimicmotion.video.writer import open_writer
 
-    found = finish(prepare(config, SIZE, pipe.size_multiple))
-    watch = Watch()
-    latents = released_latents(pipe, found.picture, found.reference, found.aligned, steps, config.seed, watch)
+    size = (pipe.settings["height"], pipe.settings["width"])
+    found = finish(prepare(config, size, pipe.size_multiple))
+    watch, steps, tile, overlap = Watch(), config.num_inference_steps, config.segment_frames, config.overlap_frames
+    if steps is None or tile is None or overlap is None:
+        raise ValueError("steps, frames of a tile and overlap are needed")
+    inputs = (found.picture, found.reference, found.aligned)
+    latents = released_latents(pipe, *inputs, steps, config.seed, watch, (tile, overlap))
     with watch("decode"):
         frames = np.stack(list(pipe.decode(latents[0], decode_chunk_size=8, released=True)))[1:]
-    with watch("write"), open_writer(config.output, SIZE, config.fps) as writer:
+    with watch("write"), open_writer(config.output, size, config.fps) as writer:
         for frame in frames:
             writer.write(frame)
     return watch.seconds
@@ -210,6 +257,16 @@ def build_pipeline(dtype: torch.dtype = torch.float32, seed: int = 0) -> MimicMo
     return MimicMotionPipeline(unet, vae.eval(), encoder.eval(), pose_net.eval(), settings).to(dtype=dtype)
 
 
+def build_real_pipeline(dtype: torch.dtype, device: str, size: tuple[int, int]) -> MimicMotionPipeline:
+    """The published model's shapes (1.52 B parameters in the U-Net), random weights."""
+    from real_size import pipeline, randomise  # pyrefly: ignore[missing-import]  # beside this file
+
+    pipe = pipeline(dtype)
+    randomise(pipe, device)
+    settings = {"height": size[0], "width": size[1], "guidance_scale": 2.0}
+    return MimicMotionPipeline(pipe.unet, pipe.vae, pipe.image_encoder, pipe.pose_net, settings)
+
+
 def plant_poses(folder: Path, frames: int, size: tuple[int, int]) -> tuple[Path, Path]:
     """A picture and a pose file; the picture's pose is the first one."""
     from mimicmotion.jobs import inputs
@@ -270,57 +327,68 @@ def resident_bytes() -> int:
     return int(path.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if path.exists() else 0
 
 
-def predicted_bytes(pipe: MimicMotionPipeline, config: GenerateConfig, frames: int) -> int:
+def predicted_bytes(pipe: MimicMotionPipeline, config: GenerateConfig, setup: Setup) -> int:
     """What the planner says that our side takes at most, weights included."""
     from mimicmotion.jobs.execution import plan_run
     from mimicmotion.jobs.setup import make_recipe
 
-    return plan_run(config, pipe, SIZE, make_recipe(config, pipe, frames), predict=True).peaks.most
+    recipe = make_recipe(config, pipe, setup.frames)
+    return plan_run(config, pipe, setup.size, recipe, predict=True).peaks.most
 
 
-def one(side: str, dtype: str, frames: int, steps: int, profile: bool = False) -> dict[str, Any]:
+def one(side: str, dtype: str, setup: Setup) -> dict[str, Any]:
     """One run of one side in this process."""
     import resource
 
     from mimicmotion.models.memory import weight_bytes
 
-    pipe = build_pipeline(getattr(torch, dtype))
+    if setup.model == "real":
+        pipe = build_real_pipeline(getattr(torch, dtype), setup.device, setup.size)
+    else:
+        pipe = build_pipeline(getattr(torch, dtype)).to(setup.device)
+        pipe.settings |= {"height": setup.size[0], "width": setup.size[1]}
+    pipe.use_fast_kernels(side == "ours")  # `from_pretrained` switches them on
     networks = (pipe.unet, pipe.vae, pipe.image_encoder, pipe.pose_net)
+    on_gpu = setup.device != "cpu"
     program = resident_bytes() - weight_bytes(*networks)  # the interpreter and its libraries
     with tempfile.TemporaryDirectory() as folder:
-        picture, video = plant_poses(Path(folder), frames, SIZE)
+        picture, video = plant_poses(Path(folder), setup.frames, setup.size)
         config = GenerateConfig(
             picture=picture,
             video=video,
             output=Path(folder) / "out.mp4",
-            num_inference_steps=steps,
+            num_inference_steps=setup.steps,
             fusion="released",
-            segment_frames=TILE,
-            overlap_frames=OVERLAP,
-            device="cpu",
+            segment_frames=setup.tile,
+            overlap_frames=setup.overlap,
+            device=setup.device,
+            compile=setup.compile,
         )
-        if side == "ours":
-            pipe.use_fast_kernels()  # as `from_pretrained` does
 
-        def work() -> dict[str, float]:
-            return run_ours(pipe, config) if side == "ours" else run_released(pipe, config, steps)
+        def work(config: GenerateConfig) -> dict[str, float]:
+            return run_ours(pipe, config) if side == "ours" else run_released(pipe, config)
 
+        if on_gpu:  # kernels are loaded and chosen, blocks compiled
+            work(dataclasses.replace(config, output=Path(folder) / "first.mp4", num_inference_steps=1))
+            synchronize()
+            torch.cuda.reset_peak_memory_stats()
         before = resource.getrusage(resource.RUSAGE_SELF)
         start, busy = time.perf_counter(), time.process_time()
-        seconds, kinds = profiled(work) if profile else (work(), {})
+        seconds, kinds = profiled(lambda: work(config)) if setup.profile else (work(config), {})
         total, busy = time.perf_counter() - start, time.process_time() - busy
         after = resource.getrusage(resource.RUSAGE_SELF)
-        predicted = predicted_bytes(pipe, config, frames) if side == "ours" else 0
-    return {
+        predicted = predicted_bytes(pipe, config, setup) if side == "ours" else 0
+    found: dict[str, Any] = {
         "seconds": total,
         "processor_seconds": busy,
         "system_seconds": after.ru_stime - before.ru_stime,  # of them: clearing pages, above all
         "stages": seconds,
         "peak_mib": after.ru_maxrss / 1024,
         "taken_mib": after.ru_maxrss / 1024 - program / 2**20,  # of the peak: weights and what is computed
-        "predicted_mib": predicted / 2**20,  # by the planner, of the same
+        "predicted_mib": predicted / 2**20,  # by the planner, of the same; of the GPU's where there is one
         "kinds": kinds,
     }
+    return found | ({"gpu_peak_mib": torch.cuda.max_memory_allocated() / 2**20} if on_gpu else {})
 
 
 def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -329,79 +397,109 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
     names = ("seconds", "processor_seconds", "system_seconds")
     total = {k: round(statistics.median(r[k] for r in runs), 2) for k in names}
     spread = [round(f(r["seconds"] for r in runs), 2) for f in (min, max)]
-    memory = {k: round(max(r[k] for r in runs)) for k in ("peak_mib", "taken_mib", "predicted_mib")}
+    kinds = [k for k in ("peak_mib", "taken_mib", "predicted_mib", "gpu_peak_mib") if k in runs[0]]
+    memory = {k: round(max(r[k] for r in runs)) for k in kinds}
     found = {**total, "seconds_from_to": spread, "stages": stages, **memory}
     return found | ({"kinds": runs[0]["kinds"]} if runs[0]["kinds"] else {})
 
 
-def take_turns(kinds: list[tuple[str, str]], options: argparse.Namespace) -> dict[tuple[str, str], list[Any]]:
+def take_turns(kinds: list[tuple[str, str]], setup: Setup, repeats: int, file: Path | None) -> dict[Any, list[Any]]:
     """All runs by side and format; each in a process of its own, or out of the log."""
-    known = options.log.read_text().splitlines() if options.log and options.log.exists() else []
-    logged = {(row["side"], row["dtype"], row["turn"], tuple(row["of"])): row["run"] for row in map(json.loads, known)}
-    settings = (options.frames, options.steps, options.threads, options.profile)
+    known = file.read_text().splitlines() if file and file.exists() else []
+    settings = json.dumps(dataclasses.asdict(setup))
+    logged = {(row["side"], row["dtype"], row["turn"], row["of"]): row["run"] for row in map(json.loads, known)}
     runs: dict[tuple[str, str], list[Any]] = {kind: [] for kind in kinds}
-    environment = os.environ | {"OMP_NUM_THREADS": str(options.threads)}
-    for turn in range(options.repeats):
+    environment = os.environ | {"OMP_NUM_THREADS": str(setup.threads)}
+    for turn in range(repeats):
         for kind in kinds:
             run = logged.get((*kind, turn, settings))
             if run is None:
-                argv = [sys.executable, __file__, "--one", *kind, "--frames", str(options.frames)]
-                argv += ["--steps", str(options.steps), "--threads", str(options.threads)]
-                argv += ["--profile"] * options.profile
+                argv = [sys.executable, __file__, "--one", *kind, settings]
                 done = subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True, env=environment)
                 run = json.loads(done.stdout.splitlines()[-1])
-                if options.log:
+                if file:
                     row = {"side": kind[0], "dtype": kind[1], "turn": turn, "of": settings, "run": run}
-                    with options.log.open("a") as log:
+                    with file.open("a") as log:
                         log.write(json.dumps(row) + "\n")
             runs[kind].append(run)
     return runs
 
 
-def main() -> None:
+def run_one(side: str, dtype: str, settings: str) -> None:
+    """What a process of its own does: one run, printed as one line."""
+    values = json.loads(settings)
+    setup = Setup(**{**values, "size": tuple(values["size"])})
+    torch.set_num_threads(setup.threads)
+    sys.stdout.write(json.dumps(one(side, dtype, setup)) + "\n")
+
+
+def arguments() -> tuple[argparse.Namespace, Setup]:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--frames", type=int, default=15)
+    parser.add_argument("--frames", type=int, help="of the video; 15, with the real model 71")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--model", choices=["mid", "real"], default="mid", help="real: 1.52 B parameters")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument(
+        "--dtypes", nargs="+", choices=["float32", "bfloat16", "float16"], help="formats, each side in each"
+    )
+    parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--tile", type=int, help="frames of a tile; 16, with the real model 72")
+    parser.add_argument("--compile", action="store_true", help="our side compiles its blocks")
     parser.add_argument("--quick", action="store_true", help="one repeat, one step, one tile")
     parser.add_argument("--profile", action="store_true", help="one run of each side: time by kind of operation")
     parser.add_argument("--log", type=Path, help="keeps each run; those that are there are not made again")
-    parser.add_argument("--one", nargs=2, metavar=("SIDE", "DTYPE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.quick:
-        options.repeats, options.steps, options.frames = 1, 1, 15
+        options.repeats, options.steps = 1, 1
     if options.profile:
         options.repeats = 1
-    if options.one:
-        torch.set_num_threads(options.threads)
-        result = one(*options.one, options.frames, options.steps, options.profile)
-        sys.stdout.write(json.dumps(result) + "\n")
-        return
     # bfloat16 as such is slower than float32 in the published pattern on some processors: both are shown
-    kinds = [(side, dtype) for dtype in ("float32", "bfloat16") for side in SIDES]
-    runs = take_turns(kinds, options)
+    options.dtypes = options.dtypes or (["float32", "bfloat16"] if options.device == "cpu" else ["float16"])
+    real = options.model == "real"
+    tile = options.tile or (REAL_TILE if real else TILE)
+    size = tuple(options.size) if options.size else REAL_SIZE if real else SIZE
+    setup = Setup(
+        model=options.model,
+        device=options.device,
+        size=size,
+        tile=tile,
+        overlap=min(OVERLAP, tile // 2),
+        frames=options.frames or tile - 1,
+        steps=options.steps,
+        threads=options.threads,
+        compile=options.compile,
+        profile=options.profile,
+    )
+    return options, setup
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--one"]:
+        run_one(*sys.argv[2:])
+        return
+    options, setup = arguments()
+    kinds = [(side, dtype) for dtype in options.dtypes for side in SIDES]
+    runs = take_turns(kinds, setup, options.repeats, options.log)
     found = {f"{side}_{dtype}": summary(runs[side, dtype]) for side, dtype in kinds}
+    pairs = [(dtype, dtype) for dtype in options.dtypes] + [(d, options.dtypes[0]) for d in options.dtypes[1:]]
 
     def ratio(ours: str, released: str, what: str) -> float:
         return round(found[f"released_{released}"][what] / found[f"ours_{ours}"][what], 2)
 
     row = {
-        "bench": "released_profile" if options.profile else "released",
-        "size": SIZE,
-        "frames": options.frames,
-        "steps": options.steps,
-        "tile": TILE,
-        "overlap": OVERLAP,
+        "bench": "released_profile" if setup.profile else "released",
+        **dataclasses.asdict(setup),
         "ratio": {
             f"{ours}_over_released_{released}": {w: ratio(ours, released, w) for w in ("seconds", "processor_seconds")}
-            for ours, released in (("float32", "float32"), ("bfloat16", "bfloat16"), ("bfloat16", "float32"))
+            for ours, released in pairs
         },
         **found,
         "repeats": options.repeats,
-        "threads": options.threads,
         "cores": os.cpu_count(),
         "cpu": cpu_model(),
+        "gpu": torch.cuda.get_device_name() if setup.device == "cuda" else None,
         "python": platform.python_version(),
         "torch": torch.__version__,
     }

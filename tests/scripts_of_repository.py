@@ -19,6 +19,7 @@ def load(path: str) -> ModuleType:
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # dataclasses look for their module there
         spec.loader.exec_module(module)
     finally:
         sys.path.remove(str(file.parent))
