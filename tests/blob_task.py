@@ -102,6 +102,7 @@ def child(config: TrainConfig, task: Mapping[str, Any], rank: int, world: int, p
     from accelerate.state import AcceleratorState
 
     torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # accelerate warns where it is not set, and warnings are errors here
     AcceleratorState._reset_state(reset_partial_state=True)
     if world > 1:
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": str(rank), "LOCAL_RANK": str(rank)}
