@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -53,15 +54,29 @@ def shared() -> Callable[[str], Path]:
     return find
 
 
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    """PyTorch computes on two threads: with one nothing runs side by side."""
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """PyTorch computes on so many threads."""
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(2)
+    torch.set_num_threads(count)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """PyTorch computes on one thread: sums come in the same order on every machine."""
+    with threads(1):
+        yield
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """PyTorch computes on two threads: with one nothing runs side by side."""
+    with threads(2):
+        yield
 
 
 @pytest.fixture
