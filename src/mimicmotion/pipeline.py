@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mimicmotion._request import Request, build_requests, check_numbers, check_size
+from mimicmotion.arrays import Frame
 from mimicmotion.conditioning import ConditionedUNet, Conditioning, encode_conditioning
 from mimicmotion.config import FusionConfig, parse
 from mimicmotion.config.speed import Sampler, Schedule
@@ -33,7 +34,7 @@ from mimicmotion.models.cpu_kernels import use_cpu_kernels
 from mimicmotion.models.detail import DetailGuide, DetailNet, add_detail
 from mimicmotion.models.execution import execution_of
 from mimicmotion.models.offload import is_offloaded
-from mimicmotion.models.pose_features import Frame, PoseFrames
+from mimicmotion.models.pose_features import PoseFrames
 from mimicmotion.models.posenet import PoseNet
 from mimicmotion.models.unet import use_constant_cross_attention
 from mimicmotion.models.vae import decode_chunks, decode_stream, frames_within

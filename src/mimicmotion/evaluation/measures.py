@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float64, UInt8
 from numpy import ndarray
 
+from mimicmotion.arrays import Frame
 from mimicmotion.errors import InputError
 from mimicmotion.evaluation import pixels, temporal
 from mimicmotion.evaluation.pixels import unit_frames
@@ -33,7 +34,6 @@ VERSIONS = {
 """Raised when a number's meaning changes, so that old cached ones are not used."""
 
 Bytes = UInt8[ndarray, "frames height width 3"]
-Frame = UInt8[ndarray, "height width 3"]
 
 
 class Measure(Protocol):

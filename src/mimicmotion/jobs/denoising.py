@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from mimicmotion.arrays import Frame
 from mimicmotion.jobs.interrupt import Interrupts, Stopped
-from mimicmotion.jobs.outputs import Frame
 from mimicmotion.jobs.progress import Job, Progress
 from mimicmotion.jobs.record import RunRecord
 

@@ -26,8 +26,8 @@ from mimicmotion.jobs import inputs
 from mimicmotion.jobs.progress import Job, Progress
 
 if TYPE_CHECKING:
+    from mimicmotion.arrays import Frame
     from mimicmotion.pose.keypoints import PoseSequence
-    from mimicmotion.video.reader import Frame
 
 POSE_FRAMES = 4
 HAND_CANDIDATES = 12

@@ -19,8 +19,9 @@ import numpy as np
 from jaxtyping import Float, Float32, Int, UInt8
 from numpy import ndarray
 
+from mimicmotion.arrays import Frame
 from mimicmotion.errors import WeightsError
-from mimicmotion.pose.estimator import Frame, Person, PosePoints, collect_poses, nobody
+from mimicmotion.pose.estimator import Person, PosePoints, collect_poses, nobody
 from mimicmotion.pose.keypoints import NUM_POINTS, VISIBLE, PoseSequence
 from mimicmotion.pose.session import open_session
 from mimicmotion.pose.track import PersonTracker

@@ -17,6 +17,7 @@ from jaxtyping import Float32, UInt8
 from numpy import ndarray
 from torch import Tensor
 
+from mimicmotion.arrays import Frames
 from mimicmotion.data.batch import Sample, collate
 from mimicmotion.data.shards import Shards, open_shards
 from mimicmotion.diffusion.loss import LogNormal
@@ -50,8 +51,6 @@ LARGEST = 256
 
 LARGE = 1 << 18
 """Pixels of a frame above which fewer are decoded at once: 4 of 576x1024 need 4.5 GiB, beside all that trains."""
-
-Frames = UInt8[ndarray, "frames height width 3"]
 
 
 def band_levels(levels: LogNormal, bands: Sequence[float], draws: int) -> tuple[Float32[Tensor, "b d"], list[float]]:

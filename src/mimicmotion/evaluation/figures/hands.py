@@ -10,12 +10,12 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
+from mimicmotion.arrays import Frame
 from mimicmotion.errors import InputError, PoseError
 from mimicmotion.evaluation.figures import style
 from mimicmotion.evaluation.figures.clips import Clip, check_frames, check_lengths, spaced
 from mimicmotion.pose.hands import hand_boxes
 from mimicmotion.pose.keypoints import LEFT_HAND, RIGHT_HAND, VISIBLE, PoseSequence
-from mimicmotion.video.reader import Frame
 
 SIDES = ("left", "right")
 PADDING = 0.3

@@ -10,11 +10,11 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from numpy import ndarray
 
+from mimicmotion.arrays import Frame
 from mimicmotion.errors import InputError, PoseError
 from mimicmotion.evaluation.figures import style
 from mimicmotion.pose.draw import draw_pose
 from mimicmotion.pose.keypoints import BODY, FACE, FEET, LEFT_HAND, NUM_POINTS, RIGHT_HAND, VISIBLE, PoseSequence
-from mimicmotion.video.reader import Frame
 
 PARTS = {"body": BODY, "feet": FEET, "face": FACE, "left hand": LEFT_HAND, "right hand": RIGHT_HAND}
 DRAWN_SIDE = 512  # pixels of the longer side: as many as the page shows
