@@ -9,7 +9,6 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from mimicmotion.allocator import give_back_freed_memory, keep_freed_memory
 from mimicmotion.config import GenerateConfig
 from mimicmotion.errors import MimicMotionError
 from mimicmotion.jobs.denoising import Denoising
@@ -76,11 +75,7 @@ def generate(
         OutputError: the result cannot be written; no half file is left.
         Stopped: Ctrl-C or SIGTERM came; the message says what is kept.
     """
-    with (
-        Interrupts() as interrupts,
-        RunState(config.output, enabled=config.save_every > 0) as state,
-        keep_freed_memory(),
-    ):
+    with Interrupts() as interrupts, RunState(config.output, enabled=config.save_every > 0) as state:
         record = RunRecord(config, state, expected)
         try:
             pipe, result = yield from record.watch.watch(_generate(record, pipeline, interrupts))
@@ -166,7 +161,6 @@ def _denoising(
     record.saved = None  # latents are held once
     if saved is not None and saved.done == saved.total:
         return Denoising(iter([_as_state(saved, recipe)]), 0, record, interrupts)
-    give_back_freed_memory()  # finding and saving the poses of a long video took several copies of them
     noise = pipe.draw_noise(recipe, size, seed=config.seed)
     yield Progress("encode", 0, 1)
     conditioning = pipe.encode(
