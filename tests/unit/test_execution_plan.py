@@ -53,13 +53,13 @@ def test_a_plan_changes_nothing(plain: torch.Tensor) -> None:
 @given(
     frames=st.integers(1, 12),
     dtype=st.sampled_from([torch.float32, torch.float64]),
-    order=st.sampled_from(["one batch", "one after the other", "side by side"]),
+    one_batch=st.booleans(),
     portion=st.sampled_from([None, 1, 3]),
     channels_last=st.booleans(),
     on_host=st.booleans(),
 )
 def test_no_plan_changes_anything_at_any_length(
-    frames: int, dtype: torch.dtype, order: str, portion: int | None, channels_last: bool, on_host: bool
+    frames: int, dtype: torch.dtype, one_batch: bool, portion: int | None, channels_last: bool, on_host: bool
 ) -> None:
     pipe, poses = micro_pipeline().to(dtype=dtype), random_frames(2, frames, *SIZE, 3)
 
@@ -70,17 +70,11 @@ def test_no_plan_changes_anything_at_any_length(
     chunks = {"frame_chunk": portion, "position_chunk": portion, "feed_forward_chunk": portion}
     plan = ExecutionPlan(
         unet=UNetExecution(attention="auto", channels_last=channels_last, **chunks),
-        guidance_in_one_batch=order == "one batch",
-        side_by_side=order == "side by side",
+        guidance_in_one_batch=one_batch,
         latents_on_host=on_host,
     )
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        pipe.configure(plan)
-        found = run()
-    finally:
-        torch.set_num_threads(threads)
+    pipe.configure(plan)
+    found = run()
     # With a network in float64 only what happens to the latents outside of it is rounded to float32.
     assert float((found - plain).abs().max() / plain.abs().max()) < (1e-5 if dtype == torch.float32 else 3e-6)
 

@@ -35,7 +35,6 @@ class ExecutionPlan:
     Attributes:
         unet: portions, memory format and attention kernel of the U-Net.
         guidance_in_one_batch: both passes of guidance as one batch, or one after the other.
-        side_by_side: where it is not one batch: both passes at the same time, on half of the CPU's threads each.
         offload: which weights wait on the host: none, modules (networks that are not in use), blocks (those of the
             U-Net too, each brought when its turn comes).
         weight_storage: "same", or "fp8": the U-Net's weights are stored in 8 bits and widened layer by layer
@@ -49,7 +48,6 @@ class ExecutionPlan:
 
     unet: UNetExecution = field(default_factory=UNetExecution)
     guidance_in_one_batch: bool = True
-    side_by_side: bool = False
     offload: Literal["none", "modules", "blocks"] = "none"
     weight_storage: Literal["same", "fp8"] = "same"
     latents_on_host: bool = False
@@ -75,8 +73,7 @@ class ExecutionPlan:
     def describe(self) -> str:
         """A line for a person to read."""
         unet = self.unet
-        passes = "two passes side by side" if self.side_by_side else "two passes"
-        parts = ["both passes in one batch" if self.guidance_in_one_batch else passes]
+        parts = ["both passes in one batch" if self.guidance_in_one_batch else "two passes"]
         parts.append("all frames at once" if unet.frame_chunk is None else f"{unet.frame_chunk} frames at once")
         words = {"modules": "idle networks on the host", "blocks": "weights on the host, brought block by block"}
         if self.offload != "none":

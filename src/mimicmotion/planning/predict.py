@@ -143,7 +143,6 @@ class Predictor:
     def denoise_bytes(self, plan: ExecutionPlan, task: Task) -> int:
         """Of one segment: all that the passes make; with weights offloaded by blocks those that are there, too."""
         one_batch = plan.guidance_in_one_batch and task.guided and not task.block_cache
-        beside = plan.side_by_side and not one_batch and task.guided and not task.block_cache
         execution, blocks = plan.unet, plan.offload == "blocks"
         key = (
             task.size,
@@ -155,8 +154,7 @@ class Predictor:
             blocks,
             plan.weight_storage,
         )
-        one = self._remember(("denoise", key), lambda: self._denoise(plan, task, execution, one_batch, blocks))
-        return one * (1 + beside)  # both passes are at about the same layer
+        return self._remember(("denoise", key), lambda: self._denoise(plan, task, execution, one_batch, blocks))
 
     def _denoise(self, plan: ExecutionPlan, task: Task, execution: UNetExecution, one_batch: bool, blocks: bool) -> int:
         unet = self._twin("unet", self.unet)
