@@ -74,14 +74,12 @@ def rungs(task: Task, cells: int, options: ExecutionOptions, device: torch.devic
             continue
         ways.append((slow * OFFLOAD[offload] * cost, offload, portion, batch))
     tokens = TOKENS_PER_THREAD * torch.get_num_threads() if device.type == "cpu" and not options.compile else None
-    storage = "fp8" if options.weight_storage == "fp8" else "same"
     for _, offload, portion, batch in sorted(ways, key=lambda w: w[0]):
         rows = task.segment_rows * (1 + (batch and task.guided))
         yield ExecutionPlan(
             unet=execution(portion, rows, cells, options, last, tokens),
             guidance_in_one_batch=batch,
             offload=offload,  # type: ignore[arg-type]
-            weight_storage=storage,
             latents_on_host=offload != "none",
         )
 
@@ -174,8 +172,6 @@ def too_little(peaks: Peaks, budget: int, job: Task, options: ExecutionOptions) 
         fixes.append("set offload to auto")
     if options.frame_chunk is not None:
         fixes.append("leave frame_chunk empty")
-    if stage == "denoise" and options.weight_storage != "fp8":
-        fixes.append("allow weight_storage fp8 (not exact)")
     if options.memory is not None:
         fixes.append("allow more memory")
     return ConfigError(

@@ -37,8 +37,6 @@ class ExecutionPlan:
         guidance_in_one_batch: both passes of guidance as one batch, or one after the other.
         offload: which weights wait on the host: none, modules (networks that are not in use), blocks (those of the
             U-Net too, each brought when its turn comes).
-        weight_storage: "same", or "fp8": the U-Net's weights are stored in 8 bits and widened layer by layer
-            (approximate, only if asked for).
         latents_on_host: latents and pose features wait on the host; a segment's rows go to the device.
         decode_portion: frames at once inside of the decoder (the result is the same); None is the whole chunk.
         decode_tile: side in pixels of tiles that frames are decoded in (approximate, only where nothing else fits).
@@ -49,7 +47,6 @@ class ExecutionPlan:
     unet: UNetExecution = field(default_factory=UNetExecution)
     guidance_in_one_batch: bool = True
     offload: Literal["none", "modules", "blocks"] = "none"
-    weight_storage: Literal["same", "fp8"] = "same"
     latents_on_host: bool = False
     decode_portion: int | None = None
     decode_tile: int | None = None
@@ -57,14 +54,14 @@ class ExecutionPlan:
     budget: int | None = None
 
     def __post_init__(self) -> None:
-        if self.unet.compile and (self.offload == "blocks" or self.weight_storage == "fp8"):
-            other = "offload='blocks'" if self.offload == "blocks" else "weight_storage='fp8'"
-            raise ConfigError(f"compile=True with {other}", "one of the two", "compiled blocks hold their weights")
+        if self.unet.compile and self.offload == "blocks":
+            got = "compile=True with offload='blocks'"
+            raise ConfigError(got, "one of the two", "compiled blocks hold their weights")
 
     @property
     def exact(self) -> bool:
         """Whether the result is that of the plain way but for rounding."""
-        return self.weight_storage == "same" and self.decode_tile is None
+        return self.decode_tile is None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for a record."""
@@ -78,8 +75,6 @@ class ExecutionPlan:
         words = {"modules": "idle networks on the host", "blocks": "weights on the host, brought block by block"}
         if self.offload != "none":
             parts.append(words[self.offload])
-        if self.weight_storage == "fp8":
-            parts.append("weights stored in fp8 (not exact)")
         if self.decode_portion is not None:
             parts.append(f"decoder {self.decode_portion} frame{'s' * (self.decode_portion > 1)} at once")
         if self.decode_tile is not None:

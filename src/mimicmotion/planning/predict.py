@@ -14,9 +14,9 @@ from mimicmotion.conditioning import WARPED_SHARE, ConditionedUNet, Conditioning
 from mimicmotion.models.block_cache import cache_bytes
 from mimicmotion.models.execution import UNetExecution, apply_execution
 from mimicmotion.models.memory import follow, meta_twin, shape_run, weight_bytes
-from mimicmotion.models.offload import BlockBytes, block_bytes, stored_bytes, widest
+from mimicmotion.models.offload import BlockBytes, block_bytes
 from mimicmotion.models.pose_features import KeptFeatures, feature_budget
-from mimicmotion.models.quantize import quantized
+from mimicmotion.models.quantize import widened_bytes
 from mimicmotion.models.vae import encode_mode
 from mimicmotion.models.vae_tiles import decode_latents
 from mimicmotion.planning.plan import ExecutionPlan, Peaks
@@ -76,8 +76,7 @@ class Predictor:
 
     def peaks(self, plan: ExecutionPlan, task: Task) -> Peaks:
         """Predicted bytes of each stage."""
-        unet = stored_bytes(self.unet) if plan.weight_storage == "fp8" else weight_bytes(self.unet)
-        vae, clip = weight_bytes(self.vae), weight_bytes(self.image_encoder)
+        unet, vae, clip = weight_bytes(self.unet), weight_bytes(self.vae), weight_bytes(self.image_encoder)
         small = weight_bytes(self.pose_net, self.detail)  # these stay where they are
         everything = unet + vae + clip + small
         alone = plan.offload != "none"
@@ -144,19 +143,10 @@ class Predictor:
         """Of one segment: all that the passes make; with weights offloaded by blocks those that are there, too."""
         one_batch = plan.guidance_in_one_batch and task.guided and not task.block_cache
         execution, blocks = plan.unet, plan.offload == "blocks"
-        key = (
-            task.size,
-            task.segment_rows,
-            task.guided,
-            task.warped,
-            execution,
-            one_batch,
-            blocks,
-            plan.weight_storage,
-        )
-        return self._remember(("denoise", key), lambda: self._denoise(plan, task, execution, one_batch, blocks))
+        key = ("denoise", task.size, task.segment_rows, task.guided, task.warped, execution, one_batch, blocks)
+        return self._remember(key, lambda: self._denoise(task, execution, one_batch, blocks))
 
-    def _denoise(self, plan: ExecutionPlan, task: Task, execution: UNetExecution, one_batch: bool, blocks: bool) -> int:
+    def _denoise(self, task: Task, execution: UNetExecution, one_batch: bool, blocks: bool) -> int:
         unet = self._twin("unet", self.unet)
         # A compiled block makes fewer temporary values than are counted here.
         apply_execution(unet, _on_shapes(execution))
@@ -173,15 +163,13 @@ class Predictor:
         network = ConditionedUNet(unet, conditioning, False, one_batch)
         run = network.pair if task.guided else network.conditional
         x = _empty(1, rows, self.latent_channels, h, w)
-        stored = plan.weight_storage == "fp8"
-        moves: Any = block_bytes(unet, self.unet, stored) if blocks else BlockBytes(unet, {}, 0)
+        moves = block_bytes(unet, self.unet) if blocks else BlockBytes(unet, {}, 0)
         resident = [*unet.parameters(), *unet.buffers(), x, conditioning.pose_features.features]  # type: ignore[union-attr]
         in_rows = self.cpu and execution.attention == "auto" and self.dtype == torch.bfloat16
         kernel = {"scores": execution.attention == "math", "rows": in_rows}
         with follow(resident, **kernel) as live, shape_run(self.cpu), moves:
             run(x, torch.zeros((), device="meta"), range(rows))
-        widened = stored or quantized(self.unet) is not None
-        return live.peak + (widest(unet) if widened else 0)
+        return live.peak + widened_bytes(self.unet)
 
     def decode_bytes(self, plan: ExecutionPlan, task: Task) -> int:
         """Of one clip of `chunk` frames, the blending of clips included."""

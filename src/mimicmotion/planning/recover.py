@@ -57,7 +57,7 @@ def again(pipe: Any, what: str, work: Callable[[], T], step_down: StepDown) -> T
             raise ConfigError(
                 f"out of memory in stage {what}, also in the smallest way to run ({pipe.plan.describe()}): {said}",
                 "more free memory",
-                "make the result smaller, lower segment_frames, close other programs, or allow weight_storage fp8",
+                "make the result smaller, lower segment_frames, or close other programs",
             )
         logger.warning("out of memory in stage %s (%s); going on with: %s", what, said, plan.describe())
         give_back()
