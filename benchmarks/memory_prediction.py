@@ -85,7 +85,7 @@ def ways(rows: int, cells: int) -> dict[str, ExecutionPlan]:
 
 
 def measure(pipe: MimicMotionPipeline, plan: ExecutionPlan, task: Task, segments: int) -> Peaks:
-    """Run all stages as a job does (in place, decoding during the last step) and see what they took."""
+    """Run all stages as a job does (in place) and see what they took."""
     pipe.configure(plan)
     generator = np.random.default_rng(1)
     picture = generator.integers(0, 256, (*task.size, 3), dtype=np.uint8)
@@ -104,24 +104,16 @@ def measure(pipe: MimicMotionPipeline, plan: ExecutionPlan, task: Task, segments
         noise = pipe.draw_noise(recipe, task.size).latents
         with recorder.stage("encode"):
             conditioning = pipe.encode(picture, poses, poses[0])
-        states = pipe.denoise(conditioning, noise, recipe, keep_x0=False, in_place=True, last_in_parts=True)
-        del conditioning, noise
+        with recorder.stage("denoise"):
+            states = pipe.denoise(conditioning, noise, recipe, keep_x0=False, in_place=True)
+            del conditioning, noise
+            *_, state = states
         with recorder.stage("decode"):
-            for _ in pipe.decode_meanwhile(marked(states, recorder), recipe, task.chunk):
+            for _ in pipe.decode_state(state, recipe, task.chunk):
                 pass
     found = recorder.peaks
     weights = weight_bytes(pipe.unet, pipe.vae, pipe.image_encoder, pipe.pose_net)
     return Peaks(**{stage: found[stage] + weights for stage in STAGES})
-
-
-def marked(states: Any, recorder: Recorder) -> Iterator[Any]:
-    """The states; what makes them is denoising, all in between is decoding."""
-    while True:
-        with recorder.stage("denoise"):
-            state = next(states, None)
-        if state is None:
-            return
-        yield state
 
 
 def compare(
@@ -226,7 +218,7 @@ def main() -> None:
     args = parser.parse_args()
     pipe = build_pipeline(args.quick, getattr(torch, args.dtype))
     size, frames = ((128, 128), 21) if args.quick else ((384, 256), 25)
-    task = Task(size=size, segment_rows=16, num_frames=frames, latent_copies=1)
+    task = Task(size=size, segment_rows=16, num_frames=frames, latent_copies=2)
     rows = compare(pipe, task, segments=2)
     if args.table:
         args.table.write_text(table(rows), encoding="utf-8")

@@ -13,7 +13,7 @@ from mimicmotion.planning import ExecutionPlan, Predictor, Task
 from mimicmotion.planning.predict import DETAIL_PLANES
 from scripts_of_repository import load
 
-TASK = Task(size=(128, 64), segment_rows=8, num_frames=11, chunk=3, latent_copies=1)
+TASK = Task(size=(128, 64), segment_rows=8, num_frames=11, chunk=3, latent_copies=2)
 SCRATCH = 2**19
 """Bytes that kernels may take for themselves; the stages take 3 to 45 MiB."""
 WAYS = ("one batch", "two passes", "two passes, 4 frames at once", "plain U-Net, one batch")

@@ -40,8 +40,8 @@ class Task:
         warped: whether the picture warped to each pose is given.
         segments: number of segments (for the block cache).
         block_cache: whether deep features are kept between steps.
-        latent_copies: sets of latents that are held: the noisy ones, and the clean ones for previews or a solver of
-            second order.
+        latent_copies: sets of latents that are held: the noisy ones, the clean ones, and the last step's clean ones for
+            previews or a solver of second order.
     """
 
     size: tuple[int, int]
@@ -81,9 +81,7 @@ class Predictor:
         everything = unet + vae + clip + small
         alone = plan.offload != "none"
         kept = self._kept(plan, task)
-        meanwhile = not alone and not task.block_cache  # frames are decoded during the last step
-        several = task.num_frames >= task.segment_rows  # segments; between them a decoded clip is being handed out
-        denoise = self.denoise_bytes(plan, task) + kept + self._clip(task) * (meanwhile and several)
+        denoise = self.denoise_bytes(plan, task) + kept
         if plan.offload != "blocks":
             denoise += unet + small if alone else everything
         return Peaks(
@@ -95,7 +93,7 @@ class Predictor:
             denoise=denoise,
             decode=max(self.decode_bytes(plan, task), self._clip(task) + self.detail_bytes(task))
             + (vae + small if alone else everything)
-            + (kept if meanwhile else self._latents(plan, task)),
+            + self._latents(plan, task),
         )
 
     def upper_bound(self, task: Task) -> int:
