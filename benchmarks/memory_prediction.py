@@ -3,26 +3,21 @@
 A model of SVD's classes with random weights makes a video of a few segments, one step, once for each way. Measured are
 the bytes that live at the same time in each stage: what PyTorch's allocator hands out, inside of kernels too (its
 profiler's records), and the weights. Memory that libraries take by themselves (oneDNN) and the allocator's gaps are in
-the resident size of the process alone and are not counted, on either side. Those records know one thread only: for
-denoising with passes side by side, what the C library has handed out is looked at every half a millisecond, in a second
-run, when the libraries have what they take once. One JSON line; `--table FILE` writes the table of
-docs/speed-and-memory.md. Takes some minutes on one core (--quick: a smaller model).
+the resident size of the process alone and are not counted, on either side. One JSON line; `--table
+FILE` writes the table of docs/speed-and-memory.md. Takes some minutes on one core (--quick: a smaller model).
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
-import dataclasses
 import json
 import platform
 import statistics
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,20 +34,6 @@ from mimicmotion.planning.ladder import TOKENS_PER_THREAD, execution
 
 MARK = "stage:"
 STAGES = ("encode", "denoise", "decode")
-
-
-class Measure(Protocol):
-    """Peaks of the bytes that live at the same time, by stage."""
-
-    peaks: dict[str, int]
-
-    def stages(self) -> AbstractContextManager[None]:
-        """Measure the block."""
-        ...
-
-    def stage(self, name: str) -> AbstractContextManager[Any]:
-        """Part of the block."""
-        ...
 
 
 class Recorder:
@@ -83,65 +64,6 @@ class Recorder:
             self.peaks[name] = max(self.peaks.get(name, 0), now)
 
 
-class _MallInfo(ctypes.Structure):
-    """Of glibc's mallinfo2(3)."""
-
-    _names = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
-    _fields_ = [(name, ctypes.c_size_t) for name in _names]
-
-
-def heap_bytes() -> Callable[[], int] | None:
-    """Tells how many bytes the C library has handed out to all threads; None where it cannot say (glibc 2.33 can)."""
-    mallinfo = getattr(ctypes.CDLL(None), "mallinfo2", None) if platform.system() == "Linux" else None
-    if mallinfo is None:
-        return None
-    mallinfo.restype = _MallInfo
-
-    def used() -> int:
-        info = mallinfo()
-        return info.uordblks + info.hblkhd
-
-    return used
-
-
-class HeapWatch:
-    """What the C library has handed out since the block began, looked at every half a millisecond."""
-
-    def __init__(self, used: Callable[[], int]) -> None:
-        self.peaks: dict[str, int] = {}
-        self._used, self._stage = used, ""
-        self._start, self._lock = used(), threading.Lock()
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Part of the block."""
-        outer, self._stage = self._stage, name
-        yield
-        self._look(name)  # a stage may be over before the watcher's turn comes
-        self._stage = outer
-
-    @contextmanager
-    def stages(self) -> Iterator[None]:
-        """Watch the block."""
-        ended, self._start = threading.Event(), self._used()
-
-        def watch() -> None:
-            while not ended.wait(0.0005):
-                self._look(self._stage)
-
-        watcher = threading.Thread(target=watch)
-        watcher.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            watcher.join()
-
-    def _look(self, stage: str) -> None:
-        with self._lock:
-            self.peaks[stage] = max(self.peaks.get(stage, 0), self._used() - self._start)
-
-
 def ways(rows: int, cells: int) -> dict[str, ExecutionPlan]:
     """The kinds of ways that the planner chooses from on a CPU, by name."""
 
@@ -151,9 +73,6 @@ def ways(rows: int, cells: int) -> dict[str, ExecutionPlan]:
     return {
         "one batch": ExecutionPlan(unet=unet(None, True)),
         "two passes": ExecutionPlan(unet=unet(None, False), guidance_in_one_batch=False),
-        "two passes side by side": ExecutionPlan(
-            unet=unet(None, False), guidance_in_one_batch=False, side_by_side=True
-        ),
         "one batch, 8 frames at once": ExecutionPlan(unet=unet(8, True), decode_portion=4),
         "two passes, 4 frames at once": ExecutionPlan(
             unet=unet(4, False), guidance_in_one_batch=False, decode_portion=2
@@ -165,10 +84,8 @@ def ways(rows: int, cells: int) -> dict[str, ExecutionPlan]:
     }
 
 
-def measure(
-    pipe: MimicMotionPipeline, plan: ExecutionPlan, task: Task, segments: int, recorder: Measure | None = None
-) -> Peaks:
-    """Run all stages as a job does (in place, decoding during the last step) and see what they took."""
+def measure(pipe: MimicMotionPipeline, plan: ExecutionPlan, task: Task, segments: int) -> Peaks:
+    """Run all stages as a job does (in place) and see what they took."""
     pipe.configure(plan)
     generator = np.random.default_rng(1)
     picture = generator.integers(0, 256, (*task.size, 3), dtype=np.uint8)
@@ -182,29 +99,21 @@ def measure(
         sigmas=(10.0, 0.0),
         guidance_scale=2.0 if task.guided else 1.0,
     )
-    recorder = Recorder() if recorder is None else recorder
+    recorder = Recorder()
     with recorder.stages():
         noise = pipe.draw_noise(recipe, task.size).latents
         with recorder.stage("encode"):
             conditioning = pipe.encode(picture, poses, poses[0])
-        states = pipe.denoise(conditioning, noise, recipe, keep_x0=False, in_place=True, last_in_parts=True)
-        del conditioning, noise
+        with recorder.stage("denoise"):
+            states = pipe.denoise(conditioning, noise, recipe, keep_x0=False, in_place=True)
+            del conditioning, noise
+            *_, state = states
         with recorder.stage("decode"):
-            for _ in pipe.decode_meanwhile(marked(states, recorder), recipe, task.chunk):
+            for _ in pipe.decode_state(state, recipe, task.chunk):
                 pass
     found = recorder.peaks
     weights = weight_bytes(pipe.unet, pipe.vae, pipe.image_encoder, pipe.pose_net)
     return Peaks(**{stage: found[stage] + weights for stage in STAGES})
-
-
-def marked(states: Any, recorder: Measure) -> Iterator[Any]:
-    """The states; what makes them is denoising, all in between is decoding."""
-    while True:
-        with recorder.stage("denoise"):
-            state = next(states, None)
-        if state is None:
-            return
-        yield state
 
 
 def compare(
@@ -217,13 +126,7 @@ def compare(
     for name, plan in ways(task.segment_rows, cells).items():
         if only is not None and name not in only:
             continue
-        used = heap_bytes() if plan.side_by_side else None
-        if plan.side_by_side and (used is None or torch.get_num_threads() % 2):
-            continue  # nothing to measure it by, or it would be one after the other
         said, found = predictor.peaks(plan, task), measure(pipe, plan, task, segments)
-        if used is not None:
-            watched = measure(pipe, plan, task, segments, HeapWatch(used))
-            found = dataclasses.replace(found, denoise=watched.denoise)
         for stage in STAGES:
             rows.append(
                 {"way": name, "stage": stage, "predicted": getattr(said, stage), "measured": getattr(found, stage)}
@@ -275,12 +178,12 @@ def build_pipeline(quick: bool = False, dtype: torch.dtype = torch.float32) -> M
 
 
 def seconds(pipe: MimicMotionPipeline, task: Task, repeats: int) -> dict[str, float]:
-    """Median seconds of one guided step of a segment, in turn: as one batch, one after the other, side by side."""
+    """Median seconds of one guided step of a segment, in turn: as one batch, and as two passes."""
     recipe = pipe.recipe(task.segment_rows - 1, reference_slot=True, sigmas=(10.0, 0.0), guidance_scale=2.0)
     poses = np.zeros((task.segment_rows - 1, *task.size, 3), np.uint8)
     conditioning, noise = pipe.encode(poses[0], poses, poses[0]), pipe.draw_noise(recipe, task.size).latents
     cells = (task.size[0] // pipe.downscale) * (task.size[1] // pipe.downscale)
-    whole = ("one batch", "two passes", "two passes side by side")
+    whole = ("one batch", "two passes")
     orders = {name: way for name, way in ways(task.segment_rows, cells).items() if name in whole}
     taken: dict[str, list[float]] = {name: [] for name in orders}
     for _ in range(repeats + 1):
@@ -315,7 +218,7 @@ def main() -> None:
     args = parser.parse_args()
     pipe = build_pipeline(args.quick, getattr(torch, args.dtype))
     size, frames = ((128, 128), 21) if args.quick else ((384, 256), 25)
-    task = Task(size=size, segment_rows=16, num_frames=frames, latent_copies=1)
+    task = Task(size=size, segment_rows=16, num_frames=frames, latent_copies=2)
     rows = compare(pipe, task, segments=2)
     if args.table:
         args.table.write_text(table(rows), encoding="utf-8")

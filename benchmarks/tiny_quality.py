@@ -39,10 +39,10 @@ import torch
 from numpy import ndarray
 from PIL import Image
 
+from latent_warp import warp_latents
 from mimicmotion.errors import WeightsError
 from mimicmotion.evaluation.baselines import copy_reference, limb_warp
 from mimicmotion.evaluation.bootstrap import Interval, ratio_of_sums, summarise
-from mimicmotion.evaluation.latent_warp import warp_latents
 from mimicmotion.evaluation.lpips import load_lpips, lpips
 from mimicmotion.evaluation.pixels import hand_psnr, moving_region, psnr, ssim
 from mimicmotion.evaluation.poses import Fidelity, find_patches, pooled, pose_fidelity, redetect

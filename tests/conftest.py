@@ -73,13 +73,6 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
-def two_threads() -> Iterator[None]:
-    """PyTorch computes on two threads: with one nothing runs side by side."""
-    with threads(2):
-        yield
-
-
-@pytest.fixture
 def golden(request: pytest.FixtureRequest) -> Callable[..., None]:
     """Compare arrays with tests/golden/NAME.npz; `pytest --update-golden` rewrites the file."""
 

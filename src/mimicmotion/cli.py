@@ -18,7 +18,6 @@ from mimicmotion.data.settings_prepare import PrepareConfig
 from mimicmotion.data.settings_synthetic import SyntheticConfig
 from mimicmotion.errors import InputError, MimicMotionError
 from mimicmotion.evaluation.settings import EvaluateConfig
-from mimicmotion.overlap import spin_briefly
 
 if typing.TYPE_CHECKING:
     from mimicmotion.jobs.progress import Job
@@ -700,7 +699,6 @@ def figures_bars(report: Path, /, *, output: FigureFile = Path("bars.png"), metr
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. Exit codes: 0 done, 1 failed, 2 wrong input or usage, 130 interrupted."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
-    spin_briefly()
     try:
         result = app(argv, exit_on_error=True, result_action="return_value")
         return result if isinstance(result, int) else 0

@@ -28,7 +28,6 @@ from mimicmotion.models.pose_features import (
     to_unit,
 )
 from mimicmotion.models.posenet import PoseNet
-from mimicmotion.models.side_by_side import one_after_the_other, side_by_side
 from mimicmotion.models.unet import with_pose
 from mimicmotion.models.vae import encode_mode
 
@@ -118,8 +117,6 @@ class ConditionedUNet:
         one_batch: both passes of guidance as one batch of two (faster on a GPU) or one after the other (less memory).
         cache: features that are used again, of this run alone; with it each pass is made by itself (`one_batch` and
             the number of videos do not change what is cached). None computes all.
-        side_by_side: where neither `one_batch` nor `cache` is: both passes at the same time, on half of the CPU's
-            threads each.
     """
 
     unet: Any
@@ -127,7 +124,6 @@ class ConditionedUNet:
     reference_slot: bool
     one_batch: bool = True
     cache: BlockCache | None = None
-    side_by_side: bool = False
 
     def conditional(self, x: Latents, c_noise: Sigma, frames: Sequence[int]) -> Latents:
         """V with picture and pose."""
@@ -146,11 +142,8 @@ class ConditionedUNet:
         latents = c.latent_rows(frames, self.reference_slot)
         no_latents, no_embeddings = torch.zeros_like(latents), torch.zeros_like(c.image_embeddings)
         if not self.one_batch:
-            together = side_by_side if self.side_by_side else one_after_the_other
-            return together(
-                lambda: self._run(x, c_noise, latents=no_latents, embeddings=no_embeddings, pose=None),
-                lambda: self.conditional(x, c_noise, frames),
-            )
+            uncond = self._run(x, c_noise, latents=no_latents, embeddings=no_embeddings, pose=None)
+            return uncond, self.conditional(x, c_noise, frames)
         pose = c.pose_rows(frames, self.reference_slot)
         both = self._run(
             torch.cat([x, x]),

@@ -16,19 +16,6 @@ from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
-SPINS = 3000
-
-
-def spin_briefly() -> None:
-    """Let OpenMP's threads that wait for each other sleep after microseconds; call it before torch is imported.
-
-    GNU's OpenMP, which torch brings along on Linux, lets them spin for milliseconds by default. Where another program,
-    the video encoder or a drawing thread has the core of one of them, the others then burn theirs, layer after layer.
-    What the user has set (`OMP_WAIT_POLICY`, `GOMP_SPINCOUNT`) stands.
-    """
-    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
-        os.environ["GOMP_SPINCOUNT"] = str(SPINS)
-
 
 def cores() -> int:
     """CPU cores that this process may use, where the system says which; else those there are."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +21,7 @@ from mimicmotion.conditioning import ConditionedUNet, Conditioning, encode_condi
 from mimicmotion.config import FusionConfig, parse
 from mimicmotion.config.speed import Sampler, Schedule
 from mimicmotion.diffusion.denoiser import Denoiser, guide, precondition_v, shift
-from mimicmotion.diffusion.fusion import fuse_parts
+from mimicmotion.diffusion.fusion import fuse
 from mimicmotion.diffusion.guidance import Differences, by_level, guide_again, guide_and_keep
 from mimicmotion.diffusion.recipe import Noise, Recipe, draw_noise, make_recipe
 from mimicmotion.diffusion.sampling import Step, sample
@@ -37,7 +36,7 @@ from mimicmotion.models.offload import is_offloaded
 from mimicmotion.models.pose_features import PoseFrames
 from mimicmotion.models.posenet import PoseNet
 from mimicmotion.models.unet import use_constant_cross_attention
-from mimicmotion.models.vae import decode_chunks, decode_stream, frames_within
+from mimicmotion.models.vae import decode_stream
 from mimicmotion.models.vae_tiles import decode_latents
 from mimicmotion.planning import ExecutionPlan, Placement, RecoveringUNet
 from mimicmotion.planning.recover import again, decode_clip, spread_out
@@ -55,7 +54,6 @@ class StepState:
     """State after one denoising step.
 
     To resume: `denoise(conditioning, state.step.latents, recipe, start=state.index + 1, memory=state.memory)`.
-    With `denoise(last_in_parts=True)` it is also a state during the last step, of which nothing can be resumed.
 
     Attributes:
         step: the sampler's state; its latents include the reference slot.
@@ -88,19 +86,8 @@ class StepState:
         return self.step.latents[:, int(self.reference_slot) :]
 
     @property
-    def is_complete(self) -> bool:
-        """Whether the step is; else some of `latents` are still those of the step before."""
-        return not self.step.open_rows
-
-    @property
-    def ready(self) -> int:
-        """Leading frames of the video whose latents this step will not change any more."""
-        slot, rows = int(self.reference_slot), self.step.latents.shape[1]
-        return min((r for r in self.step.open_rows if r >= slot), default=rows) - slot
-
-    @property
     def preview(self) -> Latents:
-        """Clean latents of the video's frames, as far as they are known by now: decode some for a preview.
+        """Clean latents of the video's frames, as this step estimates them: decode some for a preview.
 
         Raises:
             InputError: they were not kept (`denoise(keep_x0=False)`).
@@ -116,9 +103,6 @@ def _states(
     passes = (*recipe.passes, "none")
     try:
         for step in run:
-            if step.open_rows:
-                yield StepState(step, recipe.plan.reference_slot)
-                continue
             if passes[step.index + 1] != "again":
                 differences.kept = None  # the next step makes its own, if it keeps any
             cached = {} if cache is None else cache.state()
@@ -430,8 +414,6 @@ class MimicMotionPipeline:
         memory: Mapping[str, Tensor] | None = None,
         keep_x0: bool = True,
         in_place: bool = False,
-        latents_on_host: bool | None = None,
-        last_in_parts: bool = False,
     ) -> Iterator[StepState]:
         """Second stage: yields after every step, so the caller shows progress and previews, stops, or resumes.
 
@@ -444,12 +426,8 @@ class MimicMotionPipeline:
             memory: `StepState.memory` of the step before `start`.
             keep_x0: keep clean latents for `StepState.preview`, as much memory again as the latents.
             in_place: write each step over the last one (and over `noise`, where it is float32 and lies where latents
-                are kept), so that there is one copy of the latents, however long the video is. A state that was
-                yielded then holds only until the next one is asked for.
-            latents_on_host: keep the latents on the CPU; the rows of a segment go to the device when it is denoised.
-                None does as the plan says (`configure`).
-            last_in_parts: yield during the last step too, whenever further frames are final (`StepState.ready`), so
-                that they can be decoded meanwhile (`decode_meanwhile`).
+                are kept): one copy of the noisy latents. A state that was yielded then holds only until the next one
+                is asked for.
 
         Raises:
             InputError: noise, memory or conditioning do not fit the recipe (before the first step).
@@ -463,8 +441,7 @@ class MimicMotionPipeline:
                 f"({conditioning.batch_size}, {plan.num_rows}, channels, h, w), the reference slot counted",
                 "make recipe, noise and conditioning for the same number of frames",
             )
-        on_host = self.plan.latents_on_host if latents_on_host is None else latents_on_host
-        store = torch.device("cpu") if on_host else self.device
+        store = torch.device("cpu") if self.plan.latents_on_host else self.device
         differences = Differences(plan.segments, store, self.dtype if self.dtype.itemsize == 2 else None)
         if 0 < start < len(recipe.passes) and recipe.passes[start] == "again":
             differences.restore(memory or {}, noise.shape)
@@ -474,7 +451,7 @@ class MimicMotionPipeline:
             with torch.inference_mode(in_place):  # there tensors of either mode may be changed
                 x = torch.mul(x, initial_scale(recipe.sigmas), out=x if in_place else None)
         run = sample(
-            fuse_parts(self._denoiser(conditioning, recipe, differences, cache), plan, self.device),
+            fuse(self._denoiser(conditioning, recipe, differences, cache), plan, self.device),
             x,
             recipe.sigmas,
             recipe.sampler,
@@ -482,7 +459,6 @@ class MimicMotionPipeline:
             memory=memory,
             keep_x0=keep_x0,
             in_place=in_place,
-            last_in_parts=last_in_parts,
         )
         return _states(run, recipe, differences, cache)
 
@@ -632,7 +608,7 @@ class MimicMotionPipeline:
             block_cache: error budget of using the U-Net's deep features again (0 computes all, 0.1 little error).
             output_type: "np" uint8 (frames, height, width, 3), with lists (items, frames, height, width, 3); "pil"
                 list of pictures; "latent" clean latents (items, frames, channels, h, w); "stream" an iterator of
-                frames that decodes as it is read, and makes the last denoising step meanwhile (one video).
+                frames that decodes as it is read (one video).
             callback_on_step_end: called as in diffusers with (pipeline, step, sigma, {"latents": ...}) after each
                 step; what it returns is ignored. To stop, change or resume, iterate over `denoise` instead.
 
@@ -675,7 +651,6 @@ class MimicMotionPipeline:
             self.draw_noise(recipe, r.size, seed=r.seed, generator=r.generator, latents=latents) for r in requests
         ]
         states: list[StepState] = []
-        stream = output_type == "stream"
         # One after the other, in the memory of one video; a batch that fits goes through `Conditioning.stack`.
         for r, noise in zip(requests, noises, strict=True):
             conditioning = self.encode(
@@ -689,24 +664,20 @@ class MimicMotionPipeline:
                 image_noise=noise.picture if image_noise is None else image_noise,
                 warped=r.warped,
             )
-            run = self._notify(
-                self.denoise(
-                    conditioning, noise.latents, recipe, last_in_parts=stream and self.can_decode_meanwhile(recipe)
-                ),
-                callback_on_step_end,
-            )
-            if stream:  # of one video; the last step is made as frames are read
-                for _ in itertools.islice(run, len(recipe.sigmas) - 2):
-                    pass
-                both = self.decode_meanwhile(run, recipe, decode_chunk_size, decode_overlap, detail_from=r.detail_from)
-                return (item for item in both if not isinstance(item, StepState))
-            states.extend(deque(run, maxlen=1))
+            steps = self.denoise(conditioning, noise.latents, recipe, keep_x0=False)
+            del conditioning  # the steps hold it as long as they need it
+            for state in steps:
+                if callback_on_step_end is not None:
+                    callback_on_step_end(self, state.index, state.sigma, {"latents": state.latents})
+            states.append(state)
         if output_type == "latent":
             return torch.cat([s.latents for s in states])
         streams = (
             self.decode_state(s, recipe, decode_chunk_size, decode_overlap, detail_from=r.detail_from)
             for s, r in zip(states, requests, strict=True)
         )
+        if output_type == "stream":
+            return next(streams)
         videos = [list(frames) for frames in streams]
         if output_type == "pil":
             from PIL import Image
@@ -743,59 +714,6 @@ class MimicMotionPipeline:
             first=-slot,
         )
         return itertools.islice(frames, slot, None)
-
-    def can_decode_meanwhile(self, recipe: Recipe) -> bool:
-        """Whether frames may be decoded during the last step: all networks are there, and decoding has the room."""
-        return self.plan.offload == "none" and not recipe.block_cache
-
-    def decode_meanwhile(
-        self,
-        states: Iterable[StepState],
-        recipe: Recipe,
-        decode_chunk_size: int = DEFAULT_CHUNK,
-        decode_overlap: int | None = None,
-        *,
-        detail_from: DetailGuide | None = None,
-    ) -> Iterator[StepState | Frame]:
-        """Frames as by `decode_state`, each as soon as its latents are final, between the states that it comes from.
-
-        The clips that are decoded, and so the frames, are the same bit for bit.
-
-        Args:
-            states: of the last step, one or more (`denoise(last_in_parts=True)`).
-            recipe: see `decode_state`, as the remaining ones.
-            decode_chunk_size: see there.
-            decode_overlap: see there.
-            detail_from: see there.
-        """
-        frames: Iterator[Frame] = iter(())
-        state, given = None, 0
-        decode = functools.partial(
-            self.decode_state,
-            recipe=recipe,
-            decode_chunk_size=decode_chunk_size,
-            decode_overlap=decode_overlap,
-            detail_from=detail_from,
-        )
-        for state in states:  # to its end: what the U-Net has kept is let go then
-            yield state
-            # the published code's first clip begins with the reference slot, which is final last
-            if state.is_complete or recipe.fusion.mode == "released":
-                continue
-            chunks = decode_chunks(state.latents.shape[1], decode_chunk_size, overlap=decode_overlap)
-            known = frames_within(chunks, state.ready)
-            if known > given == 0:
-                frames = decode(state)
-            yield from itertools.islice(frames, known - given)
-            given = known
-        if state is not None and state.is_complete:
-            yield from frames if given else decode(state)
-
-    def _notify(self, states: Iterator[StepState], callback: Callable[..., object] | None) -> Iterator[StepState]:
-        for state in states:
-            if callback is not None and state.is_complete:
-                callback(self, state.index, state.sigma, {"latents": state.latents})
-            yield state
 
     def _check(self, requests: Sequence[Request], height: int | None, width: int | None, output_type: str) -> None:
         if output_type not in ("np", "pil", "latent", "stream") or (output_type == "stream" and len(requests) > 1):

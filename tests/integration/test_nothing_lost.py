@@ -65,7 +65,7 @@ def planted_and_loaded_once(model: Path, tmp_path_factory: pytest.TempPathFactor
 def small_job(folder: Path, model: Path) -> GenerateConfig:
     config = make_job(folder, model)
     config = dataclasses.replace(config, height=32, width=32, num_inference_steps=STEPS, save_every=2, **ALL_MEMORY)
-    return dataclasses.replace(config, decode_chunk_size=2)  # so small that frames come during the last step
+    return dataclasses.replace(config, decode_chunk_size=2)
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def stop_after(config: GenerateConfig, stage: str, done: int) -> None:
         ("denoise", 1, 1),
         ("denoise", 4, 4),
         ("denoise", STEPS, STEPS),
-        ("write", 1, STEPS),  # the last step is finished and kept
+        ("write", 1, STEPS),
         ("write", FRAMES, STEPS),
     ],
 )
@@ -127,7 +127,7 @@ def test_closed_job_goes_on_with_the_same_bytes(
     result = finish(generate(again(job)), reports.append)
     assert job.output.read_bytes() == whole
     assert left_over(job) == ["result.mp4", "result.mp4.json"]
-    steps = [r.done for r in reports if r.stage == "denoise" and not r.note]
+    steps = [r.done for r in reports if r.stage == "denoise"]
     assert steps == (list(range(begins_at + 1, STEPS + 1)) or [STEPS])
     assert ("encode" in {r.stage for r in reports}) == (begins_at < STEPS)
     assert "picture" not in {r.stage for r in reports}
@@ -135,44 +135,13 @@ def test_closed_job_goes_on_with_the_same_bytes(
     assert f"resumed after step {begins_at}" in result.summary()
 
 
-def test_frames_are_written_during_the_last_step(job: GenerateConfig) -> None:
-    reports: list[Progress] = []
-    finish(generate(job), reports.append)
-    made = [(r.stage, r.done) for r in reports if r.stage in ("denoise", "write")]
-    assert made.index(("write", 1)) < made.index(("denoise", STEPS)) < made.index(("write", FRAMES))
-    assert [done for stage, done in made if stage == "write"] == list(range(1, FRAMES + 1))
-
-
-def test_failed_writing_during_the_last_step_keeps_it(
-    job: GenerateConfig, whole: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    write_video = job_module.write_video
-
-    def full(*arguments: Any) -> Iterator[Progress]:
-        for report in write_video(*arguments):
-            yield report
-            if report.stage == "write":
-                raise OutputError("the disk is full", "room", "make some")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(job_module, "write_video", full)
-        with pytest.raises(OutputError):
-            finish(generate(job))
-    assert "5 of 5 steps are kept" in caplog.text
-    assert left_over(job) == ["result.mp4.state"]
-    assert finish(generate(again(job))).resumed_at == [STEPS]
-    assert job.output.read_bytes() == whole
-
-
-def test_failed_denoising_during_the_last_step_keeps_the_one_before(
+def test_failed_denoising_keeps_the_step_before(
     job: GenerateConfig, whole: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reports: list[Progress] = []
     with monkeypatch.context() as patch:
         patch.setattr(MimicMotionPipeline, "_denoiser", failing(3 * STEPS))  # three segments a step: the very last
         with pytest.raises(InputError):
-            finish(generate(job), reports.append)
-    assert any(r.stage == "write" for r in reports)
+            finish(generate(job))
     assert left_over(job) == ["result.mp4.state"]
     assert finish(generate(again(job))).resumed_at == [4]
     assert job.output.read_bytes() == whole
@@ -197,16 +166,21 @@ def failing(call: int) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signal_while_frames_are_written_in_the_last_step(number: int, job: GenerateConfig, whole: bytes) -> None:
-    reports: list[Progress] = []
+def test_signal_while_frames_are_decoded_stops_at_once(
+    number: int, job: GenerateConfig, whole: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = MimicMotionPipeline.decode_state
 
-    def see(report: Progress) -> None:
-        reports.append(report)
-        if report.stage == "write":
+    def signalled(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        for frame in decode(*args, **kwargs):
+            yield frame
             os.kill(os.getpid(), number)
 
-    with pytest.raises(Stopped, match="5 of 5 steps are kept in .*--resume"):
-        finish(generate(job), see)
+    reports: list[Progress] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(MimicMotionPipeline, "decode_state", signalled)
+        with pytest.raises(Stopped, match="5 of 5 steps are kept in .*--resume"):
+            finish(generate(job), reports.append)
     assert [r.done for r in reports if r.stage == "write"] == [1]  # no further frame was made
     assert left_over(job) == ["result.mp4.state"]
     assert finish(generate(again(job))).resumed_at == [STEPS]
@@ -688,13 +662,12 @@ def in_forks(runner: Runner) -> Run:
     return run
 
 
-@pytest.mark.parametrize("frame", [1, 2])
-def test_killed_between_the_frames_of_the_last_step(frame: int, runner: Runner, job: GenerateConfig) -> None:
+def test_killed_while_frames_are_written(runner: Runner, job: GenerateConfig) -> None:
     whole, config = fresh(job, "whole"), fresh(job, "killed")
     assert runner(whole)["code"] == 0
-    assert runner(config, report=["write", frame])["code"] == -signal.SIGKILL
+    assert runner(config, report=["write", 2])["code"] == -signal.SIGKILL
     facts = json.loads((state_path(config.output) / STATE_FILE).read_text())
-    assert facts["files"]["step"]["name"].startswith("step-00004")  # the fifth was not complete
+    assert facts["files"]["step"]["name"].startswith("step-00005")
     assert runner(again(config))["code"] == 0
     assert_complete(config, whole)
 

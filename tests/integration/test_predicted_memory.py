@@ -13,13 +13,10 @@ from mimicmotion.planning import ExecutionPlan, Predictor, Task
 from mimicmotion.planning.predict import DETAIL_PLANES
 from scripts_of_repository import load
 
-TASK = Task(size=(128, 64), segment_rows=8, num_frames=11, chunk=3, latent_copies=1)
+TASK = Task(size=(128, 64), segment_rows=8, num_frames=11, chunk=3, latent_copies=2)
 SCRATCH = 2**19
 """Bytes that kernels may take for themselves; the stages take 3 to 45 MiB."""
 WAYS = ("one batch", "two passes", "two passes, 4 frames at once", "plain U-Net, one batch")
-
-
-pytestmark = pytest.mark.usefixtures("two_threads")
 
 
 @pytest.fixture(scope="module")
@@ -38,21 +35,6 @@ def test_peaks_are_predicted_within_15_percent(benchmark: ModuleType, way: str) 
         # of the working space alone: the weights, of which nobody doubts, would hide an error
         off, work = row["predicted"] - row["measured"], row["measured"] - weights
         assert abs(off) <= 0.15 * work + SCRATCH, row
-
-
-def test_two_passes_side_by_side_are_never_above_their_prediction(benchmark: ModuleType) -> None:
-    torch.manual_seed(0)
-    pipe = benchmark.build_pipeline(quick=True)
-    weights = weight_bytes(pipe.unet, pipe.vae, pipe.image_encoder, pipe.pose_net)
-    rows = benchmark.compare(pipe, TASK, 2, ["two passes", "two passes side by side"])
-    found = {(r["way"], r["stage"]): (r["predicted"] - weights, r["measured"] - weights) for r in rows}
-    _, one_at_a_time = found["two passes", "denoise"]
-    if ("two passes side by side", "denoise") not in found:
-        pytest.skip("the C library does not say what it has handed out to all threads")
-    said, both = found["two passes side by side", "denoise"]
-    # the two are rarely at their widest layer at the same moment: how rarely is up to the machine, so it is a bound
-    assert both <= 1.15 * said + SCRATCH
-    assert one_at_a_time < said <= 1.15 * 2 * one_at_a_time + SCRATCH
 
 
 def test_the_detail_network_is_predicted(benchmark: ModuleType) -> None:

@@ -15,8 +15,7 @@ from mimicmotion.config.execution import ExecutionOptions
 from mimicmotion.errors import ConfigError
 from mimicmotion.models.decode_portions import decode_in_portions
 from mimicmotion.models.execution import UNetExecution
-from mimicmotion.models.memory import weight_bytes
-from mimicmotion.models.offload import bring_blocks, is_offloaded, offload_blocks, store_in_eight_bits, stored_bytes
+from mimicmotion.models.offload import bring_blocks, is_offloaded, offload_blocks
 from mimicmotion.models.vae_tiles import decode_latents
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.planning import ExecutionPlan, Predictor, plan_execution
@@ -53,13 +52,13 @@ def test_a_plan_changes_nothing(plain: torch.Tensor) -> None:
 @given(
     frames=st.integers(1, 12),
     dtype=st.sampled_from([torch.float32, torch.float64]),
-    order=st.sampled_from(["one batch", "one after the other", "side by side"]),
+    one_batch=st.booleans(),
     portion=st.sampled_from([None, 1, 3]),
     channels_last=st.booleans(),
     on_host=st.booleans(),
 )
 def test_no_plan_changes_anything_at_any_length(
-    frames: int, dtype: torch.dtype, order: str, portion: int | None, channels_last: bool, on_host: bool
+    frames: int, dtype: torch.dtype, one_batch: bool, portion: int | None, channels_last: bool, on_host: bool
 ) -> None:
     pipe, poses = micro_pipeline().to(dtype=dtype), random_frames(2, frames, *SIZE, 3)
 
@@ -70,17 +69,11 @@ def test_no_plan_changes_anything_at_any_length(
     chunks = {"frame_chunk": portion, "position_chunk": portion, "feed_forward_chunk": portion}
     plan = ExecutionPlan(
         unet=UNetExecution(attention="auto", channels_last=channels_last, **chunks),
-        guidance_in_one_batch=order == "one batch",
-        side_by_side=order == "side by side",
+        guidance_in_one_batch=one_batch,
         latents_on_host=on_host,
     )
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        pipe.configure(plan)
-        found = run()
-    finally:
-        torch.set_num_threads(threads)
+    pipe.configure(plan)
+    found = run()
     # With a network in float64 only what happens to the latents outside of it is rounded to float32.
     assert float((found - plain).abs().max() / plain.abs().max()) < (1e-5 if dtype == torch.float32 else 3e-6)
 
@@ -173,26 +166,6 @@ def test_blocks_that_wait_on_the_host_change_nothing(plain: torch.Tensor) -> Non
     assert torch.equal(latents(pipe), plain)
 
 
-def test_eight_bits_are_smaller_and_near(plain: torch.Tensor) -> None:
-    pipe = micro_pipeline()
-    before = {n: p.detach().clone() for n, p in pipe.unet.named_parameters()}
-    predicted = stored_bytes(pipe.unet)
-    assert store_in_eight_bits(pipe.unet) > 10
-    assert store_in_eight_bits(pipe.unet) == 0
-    hooked = {n: h.__self__ for n, m in pipe.unet.named_modules() for h in m._forward_hooks.values()}
-    assert weight_bytes(pipe.unet) + sum(h.scale.nbytes for h in hooked.values()) == predicted
-    for name, hook in hooked.items():
-        module = pipe.unet.get_submodule(name)
-        hook.before(module, ())
-        wide = module.weight.detach().clone()
-        hook.after(module, (), None)
-        exact = before[f"{name}.weight"]
-        assert 0 < float((wide - exact).norm() / exact.norm()) < 0.04
-    found = latents(pipe)
-    assert torch.isfinite(found).all()
-    assert not torch.equal(found, plain)
-
-
 def test_planner_takes_the_fastest_that_fits() -> None:
     pipe = micro_pipeline()
     predictor = Predictor(pipe)
@@ -215,7 +188,6 @@ def test_planner_takes_the_fastest_that_fits() -> None:
         plan(1 << 16)
     assert plan(1 << 34, frame_chunk=3).unet.frame_chunk == 3
     assert plan(1 << 34, offload="modules").offload == "modules"
-    assert plan(1 << 34, weight_storage="fp8").weight_storage == "fp8"
     assert plan(None).guidance_in_one_batch
 
 

@@ -11,11 +11,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mimicmotion.config import FusionConfig, FusionMode
-from mimicmotion.diffusion.fusion import FusionPlan, fuse, fusion_weights, has_reference_slot, make_plan, plan_segments
+from mimicmotion.diffusion.fusion import FusionPlan, fuse, has_reference_slot, make_plan, plan_segments, segment_weights
 from mimicmotion.errors import ConfigError, InputError
 
 MODES: list[FusionMode] = ["progressive", "released", "average", "none"]
 PAPER = {"mode": "progressive", "reference_slot": False}
+
+
+def fusion_weights(segments: Sequence[range], num_frames: int, mode: FusionMode = "progressive") -> Tensor:
+    """Weights as a table (segments, num_frames)."""
+    return FusionPlan(tuple(map(tuple, segments)), tuple(segment_weights(segments, num_frames, mode)), False).weights
 
 
 @st.composite
@@ -182,6 +187,27 @@ def test_fused_denoiser_is_the_papers_merge_of_stepped_latents(segment: int, ove
         ours = ours + (sigma_next - sigma) * (ours - fused(ours, torch.tensor(sigma), range(num_frames))) / sigma
         naive = _naive_paper_step(naive, sigma, sigma_next, segment, overlap, denoise)
     torch.testing.assert_close(ours, naive, rtol=0, atol=1e-12)
+
+
+@given(cfg=configs(), num_frames=st.integers(1, 40), batch=st.integers(1, 2))
+def test_clean_latents_of_segments_are_summed_with_their_weights(
+    cfg: FusionConfig, num_frames: int, batch: int
+) -> None:
+    plan = make_plan(num_frames, cfg)
+    x = torch.randn(batch, plan.num_rows, 2, 1, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+
+    def inner(x: Tensor, sigma: Tensor, frames: Sequence[int]) -> Tensor:
+        rows = torch.tensor(list(frames), dtype=x.dtype).view(1, -1, 1, 1, 1)
+        return torch.tanh(x + 0.1 * rows + x.cumsum(1))  # depends on the place within the segment
+
+    want = torch.zeros_like(x)
+    for rows, weights in zip(plan.segments, plan.weights, strict=True):
+        for place, row in enumerate(rows):
+            want[:, row] += weights[row] * inner(x[:, list(rows)], torch.tensor(1.0), rows)[:, place]
+    before = x.clone()
+    got = fuse(inner, plan)(x, torch.tensor(1.0), range(plan.num_rows))
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-13)
+    assert torch.equal(x, before)
 
 
 def test_the_denoiser_is_told_the_rows_of_the_conditioning() -> None:

@@ -193,7 +193,7 @@ def test_memory_saving_ways_change_no_bit(
     recipe = pipe.recipe(9, reference_slot=True, fusion=fusion, sampler=sampler, guidance_every=2)
     want = _run(pipe, conditioning, recipe)
     noise = pipe.draw_noise(recipe, (32, 32)).latents.clone()
-    run = pipe.denoise(conditioning, noise, recipe, keep_x0=False, in_place=True, latents_on_host=True)
+    run = pipe.denoise(conditioning, noise, recipe, keep_x0=False, in_place=True)
     for state in run:
         assert state.step.latents.data_ptr() == noise.data_ptr()
         assert torch.equal(state.latents, want[state.index].latents)

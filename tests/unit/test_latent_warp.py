@@ -4,12 +4,13 @@ import numpy as np
 import torch
 
 from micro import micro_pipeline
-from mimicmotion.evaluation import latent_warp
-from mimicmotion.evaluation.latent_warp import filled, warp_latents
 from mimicmotion.models.vae import encode_mode
 from mimicmotion.synth import render_clip
+from scripts_of_repository import load
 
 SIZE = (192, 128)
+latent_warp = load("benchmarks/latent_warp.py")
+filled, warp_latents = latent_warp.filled, latent_warp.warp_latents
 
 
 def test_cells_go_with_the_limbs_and_the_rest_stays() -> None:
@@ -51,5 +52,5 @@ def test_a_picture_without_a_seen_person_stays() -> None:
     clip = render_clip(3, 1, SIZE)
     nobody = type(clip.reference_pose)(clip.reference_pose.xy, clip.reference_pose.confidence * 0, SIZE, 0.0)
     pipe = micro_pipeline()
-    got = latent_warp.warp_latents(pipe, clip.reference_frame, nobody, clip.poses)
+    got = warp_latents(pipe, clip.reference_frame, nobody, clip.poses)
     assert (got == got[:1]).all()

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimicmotion.overlap import SPINS, Behind, behind, prefetch, spin_briefly
+from mimicmotion.overlap import Behind, behind, prefetch
 
 
 class PlantedError(Exception):
@@ -205,33 +202,3 @@ def test_depth_of_nothing_is_refused() -> None:
         prefetch([], 0)
     with pytest.raises(ValueError, match="depth"):
         behind(print, 0)
-
-
-@pytest.mark.parametrize(
-    ("given", "wanted"),
-    [
-        ({}, {"GOMP_SPINCOUNT": str(SPINS)}),
-        *[({k: v}, {k: v}) for k, v in {"OMP_WAIT_POLICY": "active", "GOMP_SPINCOUNT": "7"}.items()],
-    ],
-)
-def test_what_the_user_has_set_about_waiting_stands(
-    given: dict[str, str], wanted: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
-        monkeypatch.setenv(name, "to be restored")
-        monkeypatch.delenv(name)
-    for name, value in given.items():
-        monkeypatch.setenv(name, value)
-    spin_briefly()
-    assert {k: v for k, v in os.environ.items() if k in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")} == wanted
-
-
-def test_the_command_line_tells_openmp_before_it_is_loaded() -> None:
-    code = "import mimicmotion.cli as c; c.main(['--version']); import torch"
-    environment = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
-    environment["OMP_DISPLAY_ENV"] = "VERBOSE"
-    argv = [sys.executable, "-c", code]
-    said = subprocess.run(argv, env=environment, check=True, capture_output=True, text=True).stderr
-    if "GOMP_" not in said:
-        pytest.skip("this torch has another OpenMP than GNU's")
-    assert f"GOMP_SPINCOUNT = '{SPINS}'" in said

@@ -16,7 +16,7 @@ from mimicmotion.jobs.setup import load
 from mimicmotion.models.cpu_kernels import cpu_kernels_available
 from mimicmotion.models.execution import UNetExecution
 from mimicmotion.models.memory import weight_bytes
-from mimicmotion.models.offload import bring_blocks, offload_blocks, store_in_eight_bits
+from mimicmotion.models.offload import bring_blocks, offload_blocks
 from mimicmotion.models.quantize import quantize_weights
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.planning import ExecutionPlan, Task, plan_execution
@@ -84,19 +84,6 @@ def test_narrow_weights_run_in_any_way(format: Any) -> None:
     other.configure(ExecutionPlan(unet=PORTIONS))
     quantize_weights(other.unet, format)
     assert difference(latents(other), narrow) < 1e-4
-    with pytest.raises(ConfigError, match="leave weight_storage alone"):
-        store_in_eight_bits(pipe.unet)
-
-
-def test_weights_are_narrowed_once() -> None:
-    pipe = micro_pipeline()
-    store_in_eight_bits(pipe.unet)
-    with pytest.raises(ConfigError, match="stored in eight bits"):
-        quantize_weights(pipe.unet, "int8")
-    names = {"picture": Path("a.png"), "video": Path("b.mp4"), "output": Path("c.mp4")}
-    with pytest.raises(ConfigError, match="both narrow"):
-        GenerateConfig(**names, quantize="fp8", weight_storage="fp8")
-    assert GenerateConfig(**names, quantize="none", weight_storage="fp8").weight_storage == "fp8"
 
 
 def test_a_given_pipeline_is_not_narrowed() -> None:
@@ -111,12 +98,11 @@ def test_a_given_pipeline_is_not_narrowed() -> None:
     list(load(config, pipe))
 
 
-@pytest.mark.parametrize("wrong", [{"offload": "blocks"}, {"weight_storage": "fp8"}])
-def test_compiled_blocks_hold_their_weights(wrong: dict[str, Any]) -> None:
+def test_compiled_blocks_hold_their_weights() -> None:
     with pytest.raises(ConfigError, match="compile with"):
-        ExecutionOptions(compile=True, **wrong)
+        ExecutionOptions(compile=True, offload="blocks")
     with pytest.raises(ConfigError, match="compile=True with"):
-        ExecutionPlan(unet=UNetExecution(compile=True), **wrong)
+        ExecutionPlan(unet=UNetExecution(compile=True), offload="blocks")
 
 
 def test_the_planner_keeps_them_apart() -> None:

@@ -10,7 +10,6 @@ from mimicmotion.errors import ConfigError
 
 Attention = Literal["auto", "math", "sdpa", "flash", "cudnn", "fa3"]
 Offload = Literal["auto", "none", "modules", "blocks"]
-WeightStorage = Literal["auto", "same", "fp8"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,16 +30,13 @@ class ExecutionOptions:
     """Frames at once in the U-Net's layers that look at single frames; empty lets the memory decide."""
     offload: Offload = "auto"
     """Weights that wait on the host: none, modules (networks that are not in use) or blocks (of the U-Net too)."""
-    weight_storage: WeightStorage = "auto"
-    """same keeps the U-Net's weights as they compute; fp8 halves them (not exact); auto is same."""
     decode_tile: int | None = None
     """Side in pixels of tiles that a frame is decoded in (not exact at their borders); empty uses tiles only if a whole
     frame does not fit."""
 
     def __post_init__(self) -> None:
-        if self.compile and (self.offload == "blocks" or self.weight_storage == "fp8"):
-            other = "offload blocks" if self.offload == "blocks" else "weight_storage fp8"
+        if self.compile and self.offload == "blocks":
             raise ConfigError(
-                f"compile with {other}", "one of the two: compiled blocks hold their weights", "drop one of them"
+                "compile with offload blocks", "one of the two: compiled blocks hold their weights", "drop one of them"
             )
         check_range(self, {"memory": (0.01, 10_000), "frame_chunk": (1, 100_000), "decode_tile": (64, 8192)})

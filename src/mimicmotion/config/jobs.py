@@ -10,7 +10,7 @@ from mimicmotion.config.execution import ExecutionOptions
 from mimicmotion.config.fusion import FusionMode
 from mimicmotion.config.inputs import PoseOptions, SamplingOptions
 from mimicmotion.config.parsing import STRICT, check_range
-from mimicmotion.config.speed import SpeedOptions, resolve_speed
+from mimicmotion.config.speed import SpeedOptions
 from mimicmotion.errors import ConfigError
 
 
@@ -124,12 +124,6 @@ class GenerateConfig(SamplingOptions, PoseOptions, SpeedOptions, ExecutionOption
                 f"overlap_frames={self.overlap_frames} with segment_frames={self.segment_frames}",
                 "overlap_frames < segment_frames",
                 f"set overlap_frames to at most {self.segment_frames - 1}",
-            )
-        if resolve_speed(self).quantize != "none" and self.weight_storage == "fp8":
-            raise ConfigError(
-                f"quantize={self.quantize} with weight_storage=fp8",
-                "one of the two: both narrow the weights",
-                "drop one",
             )
         if (self.height is None) != (self.width is None):
             raise ConfigError(f"height={self.height}, width={self.width}", "both or neither", "give the other one too")

@@ -7,7 +7,7 @@ so guiding or fusing v equals guiding or fusing x0.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -24,18 +24,6 @@ class Denoiser(Protocol):
 
     def __call__(self, x: Latents, sigma: Sigma, frames: Sequence[int]) -> Latents:
         """Return x0 for noisy `x = x0 + sigma * eps` (sigma lies on the CPU); `frames`: rows of the conditioning."""
-        ...
-
-
-@runtime_checkable
-class PartDenoiser(Protocol):
-    """Clean latents part by part."""
-
-    def __call__(self, x: Latents, sigma: Sigma, frames: Sequence[int]) -> Iterator[tuple[list[int], Latents]]:
-        """Yield (rows, x0 of these rows) until each row came once.
-
-        `x` at these rows may be overwritten before the next part is asked for: it is not looked at again.
-        """
         ...
 
 

@@ -11,7 +11,7 @@ the video and neighbours share C - 1 of them, in every mode (that is how the pub
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +19,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from mimicmotion.config import FusionConfig, FusionMode
-from mimicmotion.diffusion.denoiser import Denoiser, Latents, PartDenoiser, Sigma
+from mimicmotion.diffusion.denoiser import Denoiser, Latents, Sigma
 from mimicmotion.errors import ConfigError, InputError
 
 
@@ -94,20 +94,6 @@ def segment_weights(
     return parts
 
 
-def fusion_weights(
-    segments: Sequence[range], num_frames: int, mode: FusionMode = "progressive"
-) -> Float64[Tensor, "segments {num_frames}"]:
-    """`segment_weights` as a table of all frames, to look at: its size grows with the square of the length."""
-    return _table([list(s) for s in segments], segment_weights(segments, num_frames, mode), num_frames)
-
-
-def _table(segments: Sequence[Sequence[int]], parts: Sequence[Tensor], rows: int) -> Tensor:
-    table = torch.zeros(len(segments), rows, dtype=torch.float64)
-    for line, segment, part in zip(table, segments, parts, strict=True):
-        line[list(segment)] = part
-    return table
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class FusionPlan:
     """Which rows each segment sees and what it weighs.
@@ -132,7 +118,10 @@ class FusionPlan:
     @property
     def weights(self) -> Float64[Tensor, "segments rows"]:
         """The shares as a table of all rows, to look at: its size grows with the square of the length."""
-        return _table(self.segments, self.shares, self.num_rows)
+        table = torch.zeros(len(self.segments), self.num_rows, dtype=torch.float64)
+        for line, rows, share in zip(table, self.segments, self.shares, strict=True):
+            line[list(rows)] = share
+        return table
 
 
 def make_plan(num_frames: int, cfg: FusionConfig) -> FusionPlan:
@@ -146,53 +135,23 @@ def make_plan(num_frames: int, cfg: FusionConfig) -> FusionPlan:
     return FusionPlan(rows, tuple(torch.cat([reference, share]) for share in shares), True)
 
 
-def fuse_parts(inner: Denoiser, plan: FusionPlan, device: torch.device | str | None = None) -> PartDenoiser:
-    """Denoise a long video segment by segment, and hand out each row when no later segment holds it.
+def fuse(inner: Denoiser, plan: FusionPlan, device: torch.device | str | None = None) -> Denoiser:
+    """Denoise a long video by denoising its segments and blending their clean latents.
 
-    So a sampler may step rows at once and in place: a later segment still finds the old latents of all its rows. What
-    is carried on between segments is the sum of the rows that are not final, at most one segment for usual plans.
+    Segments run one after another, so the memory of the network does not grow with the length of the video.
 
     Args:
         inner: denoiser of segments.
         plan: of the video.
         device: where segments are denoised; None is where the latents lie.
     """
-    last = {row: i for i, rows in enumerate(plan.segments) for row in rows}
-
-    def parts(x: Latents, sigma: Sigma, frames: Sequence[int]) -> Iterator[tuple[list[int], Latents]]:
-        waiting: list[int] = []  # rows that a later segment adds to
-        carried: Latents | None = None
-        for i, (rows, weights) in enumerate(zip(plan.segments, plan.shares, strict=True)):
-            at = torch.tensor(rows)
-            x0 = inner(x[:, at.to(x.device)].to(device or x.device), sigma, [frames[r] for r in rows])
-            window = list(dict.fromkeys((*waiting, *rows)))
-            place = {row: j for j, row in enumerate(window)}
-            total = x0.new_zeros(x0.shape[0], len(window), *x0.shape[2:])
-            if carried is not None:
-                total[:, : len(waiting)] = carried
-            share = weights.to(x0).view(-1, 1, 1, 1) * x0
-            total.index_add_(1, torch.tensor([place[r] for r in rows], device=x0.device), share)
-            done = [r for r in window if last[r] == i]
-            waiting = [r for r in window if last[r] > i]
-            carried = total[:, [place[r] for r in waiting]]
-            if done:
-                yield done, total[:, [place[r] for r in done]]
-
-    return parts
-
-
-def fuse(inner: Denoiser, plan: FusionPlan) -> Denoiser:
-    """Denoise a long video by denoising its segments and blending their clean latents.
-
-    Segments run one after another, so the memory of the network does not grow with the length of the video. A segment
-    whose weight is 0 at a row does not contribute there.
-    """
-    parts = fuse_parts(inner, plan)
 
     def denoise(x: Latents, sigma: Sigma, frames: Sequence[int]) -> Latents:
-        out = torch.empty_like(x)
-        for rows, x0 in parts(x, sigma, frames):
-            out[:, torch.tensor(rows, device=x.device)] = x0.to(out)
-        return out
+        fused = torch.zeros_like(x)
+        for rows, share in zip(plan.segments, plan.shares, strict=True):
+            at = torch.tensor(rows, device=x.device)
+            x0 = inner(x[:, at].to(device or x.device), sigma, [frames[r] for r in rows])
+            fused.index_add_(1, at, (share.to(x0).view(-1, 1, 1, 1) * x0).to(x))
+        return fused
 
     return denoise

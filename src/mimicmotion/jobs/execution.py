@@ -53,7 +53,7 @@ def plan_run(
         warped=pipe.needs_warped_picture,
         segments=len(recipe.plan.segments),
         block_cache=bool(recipe.block_cache),
-        latent_copies=1 + (config.preview or recipe.sampler == "dpmpp-2m"),
+        latent_copies=2 + (config.preview or recipe.sampler == "dpmpp-2m"),
     )
 
 

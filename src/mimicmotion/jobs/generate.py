@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import logging
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from mimicmotion.allocator import give_back_freed_memory, keep_freed_memory
 from mimicmotion.config import GenerateConfig
 from mimicmotion.errors import MimicMotionError
-from mimicmotion.jobs.denoising import Denoising
 from mimicmotion.jobs.execution import run_by_plan
 from mimicmotion.jobs.inputs import Inputs, prepare
 from mimicmotion.jobs.interrupt import Interrupts, Stopped
@@ -76,11 +73,7 @@ def generate(
         OutputError: the result cannot be written; no half file is left.
         Stopped: Ctrl-C or SIGTERM came; the message says what is kept.
     """
-    with (
-        Interrupts() as interrupts,
-        RunState(config.output, enabled=config.save_every > 0) as state,
-        keep_freed_memory(),
-    ):
+    with Interrupts() as interrupts, RunState(config.output, enabled=config.save_every > 0) as state:
         record = RunRecord(config, state, expected)
         try:
             pipe, result = yield from record.watch.watch(_generate(record, pipeline, interrupts))
@@ -113,16 +106,10 @@ def _generate(
     poses = DrawnPoses(inputs.aligned, pose_drawer(config, pipe, size))
     recipe = make_recipe(config, pipe, len(poses))
     run_by_plan(config, pipe, size, recipe, record.earlier_plan())
-    denoising = yield from _denoising(record, pipe, inputs, poses, recipe, interrupts, show)
-    meanwhile = functools.partial(
-        pipe.decode_meanwhile,
-        recipe=recipe,
-        decode_chunk_size=config.decode_chunk_size,
-        detail_from=detail_guide(pipe, inputs, poses),
-    )
-    with denoising:
-        yield from denoising.steps()
-        yield from write_video(config, inputs, poses, denoising.last(meanwhile))
+    state = yield from _denoise(record, pipe, inputs, poses, recipe, interrupts, show)
+    detail = detail_guide(pipe, inputs, poses)
+    frames = pipe.decode_state(state, recipe, config.decode_chunk_size, detail_from=detail)
+    yield from write_video(config, inputs, poses, frames)
     with contextlib.suppress(OSError):
         preview_path(config.output).unlink(missing_ok=True)
     limits = [TINY_LIMITS] if config.model is None and pipeline is None else []
@@ -151,7 +138,7 @@ def _inputs(record: RunRecord, pipe: MimicMotionPipeline) -> Job[Inputs]:
     return inputs.without_driving()
 
 
-def _denoising(
+def _denoise(
     record: RunRecord,
     pipe: MimicMotionPipeline,
     inputs: Inputs,
@@ -159,14 +146,17 @@ def _denoising(
     recipe: Recipe,
     interrupts: Interrupts,
     show: Callable[[Any], Iterable[Frame]],
-) -> Job[Denoising]:
-    """Encode; then the steps that are to be made from the saved one on, with previews by `show`."""
+) -> Job[StepState]:
+    """Encode and make the steps, from the saved one on, with previews by `show`; gives the last state.
+
+    A first Ctrl-C is met when a step is made and kept. A job that is closed keeps the step that it has made.
+    """
     config, size = record.config, inputs.picture.shape[:2]
     saved = record.saved.step if record.saved else None
     record.saved = None  # latents are held once
     if saved is not None and saved.done == saved.total:
-        return Denoising(iter([_as_state(saved, recipe)]), 0, record, interrupts)
-    give_back_freed_memory()  # finding and saving the poses of a long video took several copies of them
+        yield Progress("denoise", saved.done, saved.total)
+        return _as_state(saved, recipe)
     noise = pipe.draw_noise(recipe, size, seed=config.seed)
     yield Progress("encode", 0, 1)
     conditioning = pipe.encode(
@@ -183,21 +173,22 @@ def _denoising(
     if saved is not None:
         latents, start, memory = saved.latents, saved.done, saved.memory
     states = pipe.denoise(
-        conditioning,
-        latents,
-        recipe,
-        start=start,
-        memory=memory,
-        keep_x0=config.preview,
-        in_place=True,
-        last_in_parts=pipe.can_decode_meanwhile(recipe),
+        conditioning, latents, recipe, start=start, memory=memory, keep_x0=config.preview, in_place=True
     )
-
-    def preview(state: StepState) -> None:
-        write_preview(config.output, state.preview[0], show)
-
-    before_last = len(recipe.sigmas) - 2 - start
-    return Denoising(states, before_last, record, interrupts, preview if config.preview else None)
+    with interrupts.patiently() if record.state.enabled else contextlib.nullcontext():
+        for state in states:
+            if config.preview:
+                write_preview(config.output, state.preview[0], show)
+            try:
+                yield Progress("denoise", state.index + 1, state.total)
+            except GeneratorExit:
+                record.keep_step(state)
+                raise
+            if interrupts.asked or record.is_due(state):
+                record.keep_step(state)
+            if interrupts.asked:
+                raise Stopped
+    return state
 
 
 def _as_state(saved: SavedStep, recipe: Recipe) -> StepState:

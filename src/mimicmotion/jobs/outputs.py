@@ -6,7 +6,7 @@ import contextlib
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,13 +164,8 @@ def glob_escape(text: str) -> str:
 # --- video ------------------------------------------------------------------------------------------------------
 
 
-def write_video(
-    config: GenerateConfig, inputs: Inputs, poses: DrawnPoses, decoded: Iterator[Frame | Progress]
-) -> Job[None]:
-    """Write frames as they are decoded, on a thread behind the decoder; the files appear when all are complete.
-
-    Reports that come between the frames are passed on.
-    """
+def write_video(config: GenerateConfig, inputs: Inputs, poses: DrawnPoses, frames: Iterable[Frame]) -> Job[None]:
+    """Write frames as they are decoded, on a thread behind the decoder; the files appear when all are complete."""
     from mimicmotion.video.compose import side_by_side
     from mimicmotion.video.writer import open_writer
 
@@ -195,14 +190,9 @@ def write_video(
 
         # Left before the files are completed: what waits is written then
         with behind(write, WAITING_FRAMES) as hand_over:
-            done = 0
-            for item in decoded:
-                if isinstance(item, Progress):
-                    yield item
-                    continue
-                hand_over((done, item))
-                done += 1
-                yield Progress("write", done, len(poses))
+            for i, frame in enumerate(frames):
+                hand_over((i, frame))
+                yield Progress("write", i + 1, len(poses))
 
 
 def sound_source(config: GenerateConfig) -> Path | None:

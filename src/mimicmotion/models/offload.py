@@ -1,10 +1,8 @@
-"""Weights that are not on the device all the time, or not in full width.
+"""Weights that are not on the device all the time.
 
 - Modules: a network that has nothing to do waits on the host (`Parked`).
 - Blocks: each block of the U-Net comes when its turn is near and goes afterwards; on a GPU a second stream brings the
   next block while one computes. diffusers' group offloading does it.
-- Eight bits: weights are stored as float8 with a scale for each output channel and widened for each call of a layer.
-  This is approximate (about 2-3 % error of each weight); everything else here changes nothing.
 """
 
 from __future__ import annotations
@@ -18,12 +16,8 @@ from diffusers.hooks import HookRegistry, apply_group_offloading
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from mimicmotion.errors import ConfigError
 from mimicmotion.models.memory import weight_bytes
 
-QUANTIZED = "_mimicmotion_quantized"
-"""Attribute of a network that `mimicmotion.models.quantize` has narrowed."""
-FLOAT8 = torch.float8_e4m3fn
 OFFLOADING_HOOKS = ("group_offloading", "layer_execution_tracker", "lazy_prefetch_group_offloading")
 
 
@@ -166,80 +160,8 @@ class BlockBytes:
         self.held.pop(block, None)
 
 
-def block_bytes(twin: Any, unet: Any, stored: bool = False) -> BlockBytes:
-    """`BlockBytes` of the twin on shapes of a U-Net; `stored`: with weights in eight bits."""
-    count = stored_bytes if stored else weight_bytes
+def block_bytes(twin: Any, unet: Any) -> BlockBytes:
+    """`BlockBytes` of the twin on shapes of a U-Net."""
     pairs = zip(blocks_of(twin), blocks_of(unet), strict=True)
-    sizes = {meta: count(real) for meta, real in pairs}
-    return BlockBytes(twin, sizes, count(unet) - sum(sizes.values()))
-
-
-# --- eight bits -----------------------------------------------------------------------------------------------------
-
-
-def _narrow_layers(unet: nn.Module) -> Iterator[nn.Module]:
-    """Layers that are stored in eight bits: those with large weights. Norms, time and ends of the network stay."""
-    for name, module in unet.named_modules():
-        inside = name.startswith(("down_blocks", "mid_block", "up_blocks"))
-        if inside and isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv3d)) and "time" not in name:
-            yield module
-
-
-def stored_bytes(unet: nn.Module) -> int:
-    """Bytes of a U-Net's weights with those stored in eight bits that `store_in_eight_bits` would store so."""
-    saved = 0
-    for m in _narrow_layers(unet):
-        weight: Tensor = m.weight  # type: ignore[assignment]
-        saved += weight.numel() * (weight.element_size() - 1) - 4 * weight.shape[0]
-    return weight_bytes(unet) - saved
-
-
-def widest(unet: nn.Module) -> int:
-    """Bytes of the largest weight that is widened for a call; scaling makes one copy more."""
-    return 2 * max((m.weight.numel() * m.weight.element_size() for m in _narrow_layers(unet)), default=0)  # type: ignore[union-attr,operator]
-
-
-def store_in_eight_bits(unet: nn.Module) -> int:
-    """Store the weights of linear layers and convolutions in float8, widen them for each call. NOT exact.
-
-    There is no way back but loading the model again.
-
-    Returns:
-        The number of layers.
-
-    Raises:
-        ConfigError: the weights are quantised already (`mimicmotion.models.quantize`).
-    """
-    if hasattr(unet, QUANTIZED):
-        raise ConfigError("weight_storage fp8 for quantised weights", "one of the two", "leave weight_storage alone")
-    count = 0
-    for module in _narrow_layers(unet):
-        weight: Any = module.weight
-        if weight.dtype == FLOAT8:
-            continue
-        wide = weight.dtype
-        top = weight.detach().float().flatten(1).abs().amax(1).clamp_min(1e-12)
-        scale = (top / torch.finfo(FLOAT8).max).view(-1, *[1] * (weight.ndim - 1))
-        weight.requires_grad_(False)
-        weight.data = (weight.detach().float() / scale).to(FLOAT8)
-        hook = _Widen(wide, scale)
-        module.register_forward_pre_hook(hook.before)
-        module.register_forward_hook(hook.after, always_call=True)
-        count += 1
-    return count
-
-
-class _Widen:
-    def __init__(self, wide: torch.dtype, scale: Tensor) -> None:
-        self.wide, self.scale = wide, scale
-        self.narrow: Tensor | None = None
-
-    def before(self, module: Any, _args: object) -> None:
-        self.narrow = module.weight.data
-        if self.scale.device != self.narrow.device:
-            self.scale = self.scale.to(self.narrow.device)
-        module.weight.data = self.narrow.to(self.wide) * self.scale.to(self.wide)
-
-    def after(self, module: Any, _args: object, _out: object) -> None:
-        if self.narrow is not None:
-            module.weight.data, self.narrow = self.narrow, None
+    sizes = {meta: weight_bytes(real) for meta, real in pairs}
+    return BlockBytes(twin, sizes, weight_bytes(unet) - sum(sizes.values()))

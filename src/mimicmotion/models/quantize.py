@@ -18,10 +18,11 @@ from torch import nn
 
 from mimicmotion.errors import ConfigError
 from mimicmotion.models.memory import weight_bytes
-from mimicmotion.models.offload import FLOAT8, QUANTIZED
 from mimicmotion.models.unet import ConstantAttention, cross_attentions
 
 Format = Literal["int8", "fp8"]
+QUANTIZED = "_mimicmotion_quantized"
+"""Attribute of a narrowed network: what was done to it."""
 MIN_SIZE = 32
 """Layers with a side below this stay as they are: one scale a row would be no saving."""
 
@@ -63,9 +64,6 @@ def quantize_weights(unet: nn.Module, format: Format) -> Quantized:
         if before.format == format:
             return before
         raise ConfigError(f"quantize={format!r} for weights in {before.format}", "plain weights", "load the model anew")
-    if any(p.dtype == FLOAT8 for p in unet.parameters()):
-        got = f"quantize={format!r} for weights stored in eight bits (weight_storage fp8)"
-        raise ConfigError(got, "one of the two", "load the model anew and leave weight_storage alone")
     size = weight_bytes(unet)
     names = set(quantized_layers(unet))
     with _quietly():
@@ -85,6 +83,14 @@ def quantize_weights(unet: nn.Module, format: Format) -> Quantized:
 def quantized(unet: nn.Module) -> Quantized | None:
     """What `quantize_weights` has done to a network; None if nothing."""
     return getattr(unet, QUANTIZED, None)
+
+
+def widened_bytes(unet: nn.Module) -> int:
+    """Bytes that the largest narrowed weight takes where its layer computes: wide, and once more while it is scaled."""
+    if quantized(unet) is None:
+        return 0
+    weights = [unet.get_parameter(f"{name}.weight") for name in quantized_layers(unet)]
+    return max((2 * w.numel() * w.dtype.itemsize for w in weights), default=0)  # a narrow tensor names the wide format
 
 
 def quantized_layers(unet: nn.Module) -> Iterator[str]:

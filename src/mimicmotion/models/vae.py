@@ -151,12 +151,6 @@ def decode_chunks(
     return chunks
 
 
-def frames_within(chunks: list[range], known: int) -> int:
-    """Frames that come of the chunks which need no more than the first `known` latents."""
-    whole = sum(chunk.stop <= known for chunk in chunks)
-    return chunks[whole].start if whole < len(chunks) else known
-
-
 def _decode_chunks(vae: Any, latents: Tensor, chunks: list[range], decode: DecodeClip) -> Iterator[Tensor]:
     held: list[Tensor] = []  # frames decoded but not final yet: the next chunk may still be blended in
     for i, chunk in enumerate(chunks):
@@ -199,8 +193,7 @@ def decode_stream(
 ) -> Iterator[UInt8[ndarray, "height width 3"]]:
     """Decode latents to RGB frames one by one; arguments as for `decode_float`.
 
-    `finish` changes decoded frames before they become bytes (as `models.detail.add_detail` does). It must not ask for a
-    frame before it has given the last one: later latents may not be final yet (`MimicMotionPipeline.decode_meanwhile`).
+    `finish` changes decoded frames before they become bytes (as `models.detail.add_detail` does).
 
     "released" also truncates instead of rounding. It decodes all latents given, so drop the reference slot from the
     frames and not from the latents if equality with the published code is wanted.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -13,17 +13,14 @@ from mimicmotion.config.execution import ExecutionOptions
 from mimicmotion.errors import ConfigError
 from mimicmotion.models.attention import AttentionKernel
 from mimicmotion.models.execution import UNetExecution
-from mimicmotion.models.side_by_side import can_share_cores
 from mimicmotion.planning.plan import GIB, ExecutionPlan, Peaks
 from mimicmotion.planning.predict import Predictor, Task
 
 PORTIONS: dict[int | None, float] = {None: 1.0, 16: 1.01, 8: 1.03, 4: 1.06, 2: 1.15, 1: 1.3}
 """Frames at once, and what that costs in time; guesses that order the ladder, not promises."""
-Passes = Literal["one batch", "one after the other", "side by side"]
-ON_CPU: dict[Passes, float] = {"side by side": 0.9, "one after the other": 0.99, "one batch": 1.0}
-ON_GPU: dict[Passes, float] = {"one batch": 1.0, "one after the other": 1.02}
-"""What guidance's two passes cost in time: a GPU is used better by the batch, a CPU is not (measured:
-`benchmarks/memory_prediction.py --repeats`)."""
+TWO_PASSES_ON_CPU, TWO_PASSES_ON_GPU = 0.99, 1.02
+"""What guidance's two passes cost in time against one batch of both: a GPU is used better by the batch, a CPU is not
+(measured: `benchmarks/memory_prediction.py --repeats`)."""
 OFFLOAD = {"none": 1.0, "modules": 1.005, "blocks": 1.25}
 DECODE_PORTIONS: tuple[int | None, ...] = (None, 4, 2, 1)
 TILES = (512, 384, 256)
@@ -68,37 +65,23 @@ def rungs(task: Task, cells: int, options: ExecutionOptions, device: torch.devic
     if device.type == "cpu":
         offloads = ("none",)  # host and device are one
     portions = PORTIONS if options.frame_chunk is None else {options.frame_chunk: 1.0}
-    passes = _passes(task, options, device)
+    passes = {True: 1.0}
+    if task.guided:
+        passes[False] = TWO_PASSES_ON_CPU if device.type == "cpu" else TWO_PASSES_ON_GPU
     ways = []
-    for offload, (portion, slow), (order, cost) in itertools.product(offloads, portions.items(), passes.items()):
+    for offload, (portion, slow), (batch, cost) in itertools.product(offloads, portions.items(), passes.items()):
         if portion is not None and portion >= task.segment_rows and options.frame_chunk is None:
             continue
-        ways.append((slow * OFFLOAD[offload] * cost, offload, portion, order))
-    storage = "fp8" if options.weight_storage == "fp8" else "same"
-    for _, offload, portion, order in sorted(ways, key=lambda w: w[0]):
-        rows = task.segment_rows * (1 + (order == "one batch" and task.guided))
-        threads = torch.get_num_threads() // (1 + (order == "side by side"))
-        tokens = TOKENS_PER_THREAD * threads if device.type == "cpu" and not options.compile else None
+        ways.append((slow * OFFLOAD[offload] * cost, offload, portion, batch))
+    tokens = TOKENS_PER_THREAD * torch.get_num_threads() if device.type == "cpu" and not options.compile else None
+    for _, offload, portion, batch in sorted(ways, key=lambda w: w[0]):
+        rows = task.segment_rows * (1 + (batch and task.guided))
         yield ExecutionPlan(
             unet=execution(portion, rows, cells, options, last, tokens),
-            guidance_in_one_batch=order == "one batch",
-            side_by_side=order == "side by side",
+            guidance_in_one_batch=batch,
             offload=offload,  # type: ignore[arg-type]
-            weight_storage=storage,
             latents_on_host=offload != "none",
         )
-
-
-def _passes(task: Task, options: ExecutionOptions, device: torch.device) -> dict[Passes, float]:
-    """Ways to run guidance's two passes, and what they cost in time."""
-    if not task.guided:
-        return {"one batch": 1.0}
-    if device.type != "cpu":
-        return ON_GPU
-    # With a cache a light pass would wait for a full one (measured: slower); compiled code is not called from two
-    # threads.
-    alone = task.block_cache or options.compile or not can_share_cores()
-    return {order: cost for order, cost in ON_CPU.items() if order != "side by side" or not alone}
 
 
 def decode_rungs(options: ExecutionOptions, tiles: bool) -> Iterator[dict[str, int | None]]:
@@ -171,7 +154,7 @@ def _worth_trying(ways: list[ExecutionPlan], predictor: Predictor, job: Task, bu
     order = {"none": False, "modules": True, "blocks": True}
     for way in ways:
         portion = way.unet.frame_chunk or 1 << 30
-        mine = (order[way.offload], portion, way.guidance_in_one_batch + 2 * way.side_by_side)
+        mine = (order[way.offload], portion, way.guidance_in_one_batch)
         if any(mine[0] <= o and mine[1] >= p and mine[2] >= b for o, p, b in too_much) and way.offload != "blocks":
             continue
         yield way
@@ -189,8 +172,6 @@ def too_little(peaks: Peaks, budget: int, job: Task, options: ExecutionOptions) 
         fixes.append("set offload to auto")
     if options.frame_chunk is not None:
         fixes.append("leave frame_chunk empty")
-    if stage == "denoise" and options.weight_storage != "fp8":
-        fixes.append("allow weight_storage fp8 (not exact)")
     if options.memory is not None:
         fixes.append("allow more memory")
     return ConfigError(
@@ -214,8 +195,8 @@ def next_rung(plan: ExecutionPlan, device: torch.device, rows: int, cells: int) 
         rows: frames in a call of the network.
         cells: places of a frame.
     """
-    if plan.guidance_in_one_batch or plan.side_by_side:
-        return dataclasses.replace(plan, guidance_in_one_batch=False, side_by_side=False)
+    if plan.guidance_in_one_batch:
+        return dataclasses.replace(plan, guidance_in_one_batch=False)
     if device.type != "cpu" and plan.offload == "none":
         return dataclasses.replace(plan, offload="modules", latents_on_host=True)
     portion = min(plan.unet.frame_chunk or rows, rows)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import torch
 from torch import nn
 
 from mimicmotion.models.execution import apply_execution
-from mimicmotion.models.offload import Parked, bring_blocks, is_offloaded, offload_blocks, store_in_eight_bits
+from mimicmotion.models.offload import Parked, bring_blocks, is_offloaded, offload_blocks
 from mimicmotion.planning.plan import ExecutionPlan
-
-logger = logging.getLogger(__name__)
 
 LARGE = ("unet", "vae", "image_encoder")
 """Networks that are moved; PoseNet and the detail network are so small that they stay."""
@@ -42,10 +39,6 @@ class Placement:
         if self.parked and (plan.offload == "none" or (blocks and "unet" in self.parked)):
             self.release()
         apply_execution(unet, plan.unet)
-        if plan.weight_storage == "fp8":
-            count = store_in_eight_bits(unet)
-            if count:
-                logger.warning("weights of %d layers are stored in 8 bits: the result is not exact", count)
         for small in (self.pipe.pose_net, self.pipe.detail):
             if small is not None:
                 nn.Module.to(small, device=self.device)

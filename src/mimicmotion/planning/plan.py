@@ -35,11 +35,8 @@ class ExecutionPlan:
     Attributes:
         unet: portions, memory format and attention kernel of the U-Net.
         guidance_in_one_batch: both passes of guidance as one batch, or one after the other.
-        side_by_side: where it is not one batch: both passes at the same time, on half of the CPU's threads each.
         offload: which weights wait on the host: none, modules (networks that are not in use), blocks (those of the
             U-Net too, each brought when its turn comes).
-        weight_storage: "same", or "fp8": the U-Net's weights are stored in 8 bits and widened layer by layer
-            (approximate, only if asked for).
         latents_on_host: latents and pose features wait on the host; a segment's rows go to the device.
         decode_portion: frames at once inside of the decoder (the result is the same); None is the whole chunk.
         decode_tile: side in pixels of tiles that frames are decoded in (approximate, only where nothing else fits).
@@ -49,9 +46,7 @@ class ExecutionPlan:
 
     unet: UNetExecution = field(default_factory=UNetExecution)
     guidance_in_one_batch: bool = True
-    side_by_side: bool = False
     offload: Literal["none", "modules", "blocks"] = "none"
-    weight_storage: Literal["same", "fp8"] = "same"
     latents_on_host: bool = False
     decode_portion: int | None = None
     decode_tile: int | None = None
@@ -59,14 +54,14 @@ class ExecutionPlan:
     budget: int | None = None
 
     def __post_init__(self) -> None:
-        if self.unet.compile and (self.offload == "blocks" or self.weight_storage == "fp8"):
-            other = "offload='blocks'" if self.offload == "blocks" else "weight_storage='fp8'"
-            raise ConfigError(f"compile=True with {other}", "one of the two", "compiled blocks hold their weights")
+        if self.unet.compile and self.offload == "blocks":
+            got = "compile=True with offload='blocks'"
+            raise ConfigError(got, "one of the two", "compiled blocks hold their weights")
 
     @property
     def exact(self) -> bool:
         """Whether the result is that of the plain way but for rounding."""
-        return self.weight_storage == "same" and self.decode_tile is None
+        return self.decode_tile is None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for a record."""
@@ -75,14 +70,11 @@ class ExecutionPlan:
     def describe(self) -> str:
         """A line for a person to read."""
         unet = self.unet
-        passes = "two passes side by side" if self.side_by_side else "two passes"
-        parts = ["both passes in one batch" if self.guidance_in_one_batch else passes]
+        parts = ["both passes in one batch" if self.guidance_in_one_batch else "two passes"]
         parts.append("all frames at once" if unet.frame_chunk is None else f"{unet.frame_chunk} frames at once")
         words = {"modules": "idle networks on the host", "blocks": "weights on the host, brought block by block"}
         if self.offload != "none":
             parts.append(words[self.offload])
-        if self.weight_storage == "fp8":
-            parts.append("weights stored in fp8 (not exact)")
         if self.decode_portion is not None:
             parts.append(f"decoder {self.decode_portion} frame{'s' * (self.decode_portion > 1)} at once")
         if self.decode_tile is not None:

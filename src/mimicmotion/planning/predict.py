@@ -14,9 +14,9 @@ from mimicmotion.conditioning import WARPED_SHARE, ConditionedUNet, Conditioning
 from mimicmotion.models.block_cache import cache_bytes
 from mimicmotion.models.execution import UNetExecution, apply_execution
 from mimicmotion.models.memory import follow, meta_twin, shape_run, weight_bytes
-from mimicmotion.models.offload import BlockBytes, block_bytes, stored_bytes, widest
+from mimicmotion.models.offload import BlockBytes, block_bytes
 from mimicmotion.models.pose_features import KeptFeatures, feature_budget
-from mimicmotion.models.quantize import quantized
+from mimicmotion.models.quantize import widened_bytes
 from mimicmotion.models.vae import encode_mode
 from mimicmotion.models.vae_tiles import decode_latents
 from mimicmotion.planning.plan import ExecutionPlan, Peaks
@@ -40,8 +40,8 @@ class Task:
         warped: whether the picture warped to each pose is given.
         segments: number of segments (for the block cache).
         block_cache: whether deep features are kept between steps.
-        latent_copies: sets of latents that are held: the noisy ones, and the clean ones for previews or a solver of
-            second order.
+        latent_copies: sets of latents that are held: the noisy ones, the clean ones, and the last step's clean ones for
+            previews or a solver of second order.
     """
 
     size: tuple[int, int]
@@ -76,15 +76,12 @@ class Predictor:
 
     def peaks(self, plan: ExecutionPlan, task: Task) -> Peaks:
         """Predicted bytes of each stage."""
-        unet = stored_bytes(self.unet) if plan.weight_storage == "fp8" else weight_bytes(self.unet)
-        vae, clip = weight_bytes(self.vae), weight_bytes(self.image_encoder)
+        unet, vae, clip = weight_bytes(self.unet), weight_bytes(self.vae), weight_bytes(self.image_encoder)
         small = weight_bytes(self.pose_net, self.detail)  # these stay where they are
         everything = unet + vae + clip + small
         alone = plan.offload != "none"
         kept = self._kept(plan, task)
-        meanwhile = not alone and not task.block_cache  # frames are decoded during the last step
-        several = task.num_frames >= task.segment_rows  # segments; between them a decoded clip is being handed out
-        denoise = self.denoise_bytes(plan, task) + kept + self._clip(task) * (meanwhile and several)
+        denoise = self.denoise_bytes(plan, task) + kept
         if plan.offload != "blocks":
             denoise += unet + small if alone else everything
         return Peaks(
@@ -96,7 +93,7 @@ class Predictor:
             denoise=denoise,
             decode=max(self.decode_bytes(plan, task), self._clip(task) + self.detail_bytes(task))
             + (vae + small if alone else everything)
-            + (kept if meanwhile else self._latents(plan, task)),
+            + self._latents(plan, task),
         )
 
     def upper_bound(self, task: Task) -> int:
@@ -143,22 +140,11 @@ class Predictor:
     def denoise_bytes(self, plan: ExecutionPlan, task: Task) -> int:
         """Of one segment: all that the passes make; with weights offloaded by blocks those that are there, too."""
         one_batch = plan.guidance_in_one_batch and task.guided and not task.block_cache
-        beside = plan.side_by_side and not one_batch and task.guided and not task.block_cache
         execution, blocks = plan.unet, plan.offload == "blocks"
-        key = (
-            task.size,
-            task.segment_rows,
-            task.guided,
-            task.warped,
-            execution,
-            one_batch,
-            blocks,
-            plan.weight_storage,
-        )
-        one = self._remember(("denoise", key), lambda: self._denoise(plan, task, execution, one_batch, blocks))
-        return one * (1 + beside)  # both passes are at about the same layer
+        key = ("denoise", task.size, task.segment_rows, task.guided, task.warped, execution, one_batch, blocks)
+        return self._remember(key, lambda: self._denoise(task, execution, one_batch, blocks))
 
-    def _denoise(self, plan: ExecutionPlan, task: Task, execution: UNetExecution, one_batch: bool, blocks: bool) -> int:
+    def _denoise(self, task: Task, execution: UNetExecution, one_batch: bool, blocks: bool) -> int:
         unet = self._twin("unet", self.unet)
         # A compiled block makes fewer temporary values than are counted here.
         apply_execution(unet, _on_shapes(execution))
@@ -175,15 +161,13 @@ class Predictor:
         network = ConditionedUNet(unet, conditioning, False, one_batch)
         run = network.pair if task.guided else network.conditional
         x = _empty(1, rows, self.latent_channels, h, w)
-        stored = plan.weight_storage == "fp8"
-        moves: Any = block_bytes(unet, self.unet, stored) if blocks else BlockBytes(unet, {}, 0)
+        moves = block_bytes(unet, self.unet) if blocks else BlockBytes(unet, {}, 0)
         resident = [*unet.parameters(), *unet.buffers(), x, conditioning.pose_features.features]  # type: ignore[union-attr]
         in_rows = self.cpu and execution.attention == "auto" and self.dtype == torch.bfloat16
         kernel = {"scores": execution.attention == "math", "rows": in_rows}
         with follow(resident, **kernel) as live, shape_run(self.cpu), moves:
             run(x, torch.zeros((), device="meta"), range(rows))
-        widened = stored or quantized(self.unet) is not None
-        return live.peak + (widest(unet) if widened else 0)
+        return live.peak + widened_bytes(self.unet)
 
     def decode_bytes(self, plan: ExecutionPlan, task: Task) -> int:
         """Of one clip of `chunk` frames, the blending of clips included."""

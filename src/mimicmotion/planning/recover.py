@@ -57,7 +57,7 @@ def again(pipe: Any, what: str, work: Callable[[], T], step_down: StepDown) -> T
             raise ConfigError(
                 f"out of memory in stage {what}, also in the smallest way to run ({pipe.plan.describe()}): {said}",
                 "more free memory",
-                "make the result smaller, lower segment_frames, close other programs, or allow weight_storage fp8",
+                "make the result smaller, lower segment_frames, or close other programs",
             )
         logger.warning("out of memory in stage %s (%s); going on with: %s", what, said, plan.describe())
         give_back()
@@ -95,13 +95,11 @@ class RecoveringUNet:
         def work() -> T:
             self.pipe.use("unet")
             batch = self.network.one_batch and self.pipe.plan.guidance_in_one_batch
-            return run(dataclasses.replace(self.network, one_batch=batch, side_by_side=self.pipe.plan.side_by_side))
+            return run(dataclasses.replace(self.network, one_batch=batch))
 
         def down(plan: ExecutionPlan) -> ExecutionPlan | None:
-            # one pass alone is smaller in neither way
             batch = plan.guidance_in_one_batch and two and self.network.one_batch
-            beside = plan.side_by_side and two and not batch
-            plan = dataclasses.replace(plan, guidance_in_one_batch=batch, side_by_side=beside)
+            plan = dataclasses.replace(plan, guidance_in_one_batch=batch)  # one pass alone is no smaller without
             return next_rung(plan, self.pipe.device, x.shape[0] * x.shape[1], x.shape[-2] * x.shape[-1])
 
         return again(self.pipe, "denoise", work, down)
