@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,10 +24,8 @@ CASES = ["a16_one_tile", "b40_tiles", "c37_ragged", "d36_exact"]
 
 
 @pytest.fixture(scope="module")
-def model(shared: Find, tmp_path_factory: pytest.TempPathFactory) -> Components:
-    file = tmp_path_factory.mktemp("pth") / "net.pth"
-    shutil.copy(shared("parity/tiny_mimicmotion.pth"), file)
-    return load_components(shared("parity/tiny_svd"), file)
+def model(shared: Find) -> Components:
+    return load_components(shared("parity/tiny_svd"), shared("parity/tiny_mimicmotion.pth"))
 
 
 @pytest.fixture(scope="module")
