@@ -1,13 +1,13 @@
 # Everything from a clean clone: `make demo` shows what it does, `make test` runs the tests.
 PYTHON ?= python3
 VENV ?= .venv
-BIN := $(VENV)/bin
+BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 OUT ?= out
 TINY ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check shapes docs bench tiny clean
+.PHONY: help demo test test-slow test-lowest check shapes docs package bench tiny clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -20,7 +20,7 @@ $(VENV)/.base: pyproject.toml constraints.txt
 
 $(VENV)/.dev: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install -q -c constraints.txt -e '.[train,dev]'
+	$(PIP) install -q -c constraints.txt $(PIN) -e '.[train,dev]'
 	@touch $@ $(VENV)/.base
 
 demo: $(VENV)/.base  ## a bundled picture makes the movements of a real man: OUT/demo.mp4 and a side-by-side
@@ -32,6 +32,17 @@ test: $(VENV)/.dev  ## the tests
 
 test-slow: $(VENV)/.dev  ## the long tests
 	$(BIN)/python -m pytest -m slow
+
+test-lowest:  ## the tests with the lowest versions of what pyproject.toml asks for, but torch's
+	$(MAKE) test VENV=.venv-lowest PIN="-c .venv-lowest/lowest.txt"
+
+# The constraints of .venv-lowest are made before anything is installed into it.
+.venv-lowest/lowest.txt: pyproject.toml scripts/lowest.py
+	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
+	$(PYTHON) scripts/lowest.py > $@
+ifneq ($(PIN),)
+$(VENV)/.dev: $(VENV)/lowest.txt
+endif
 
 SHAPES := mimicmotion.pose,mimicmotion.video,mimicmotion.diffusion
 SHAPES_OF := align draw drawn_poses dwpose estimator fusion geometry guidance hands keypoints picture pose_cache \
@@ -51,6 +62,16 @@ shapes: $(VENV)/.dev  ## tests of the lower floors with every annotated type and
 
 docs: $(VENV)/.dev  ## build the documentation into site/
 	$(BIN)/zensical build --clean --strict
+
+package: $(VENV)/.dev  ## wheel and sdist: built, checked, installed alone, every module imported, the demo run
+	rm -rf dist
+	$(BIN)/python -m hatchling build -d dist
+	$(BIN)/python -m twine check --strict dist/*.whl dist/*.tar.gz
+	set -e; for file in dist/*.whl dist/*.tar.gz; do \
+	  rm -rf dist/venv; $(PYTHON) -m venv dist/venv; python=$$(ls dist/venv/*/python* | head -1); \
+	  $$python -m pip --disable-pip-version-check install -q -c constraints.txt $$file; \
+	  $$python scripts/import_all.py; $$(dirname $$python)/mimicmotion demo -o dist/out; done
+	rm -rf dist/venv
 
 bench: $(VENV)/.dev  ## the benchmarks: one JSON line each
 	@set -e; for b in benchmarks/*.py; do OMP_NUM_THREADS=1 $(BIN)/python $$b; done
