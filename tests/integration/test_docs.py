@@ -159,7 +159,7 @@ def prepare(argv: list[str], folder: Path) -> None:
         clips = [f"ours={folder / 'clips' / 'ours'}", "--metrics", "psnr"]
         cli.main(["evaluate", "--real", str(folder / "clips" / "real"), "--generated", *clips, "-o", "report"])
     if argv[:2] == ["prepare", "synthetic"]:
-        argv[2] = str(min(int(argv[2]), 4))
+        argv[2] = "4" if "--held-out" in argv else "2"
     for _, block in blocks("yaml"):
         if name := re.match(r"# (\w+\.yaml)\n", block):
             (folder / name[1]).write_text(block)
