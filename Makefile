@@ -7,7 +7,7 @@ OUT ?= out
 TINY ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-lowest check shapes docs package bench tiny clean
+.PHONY: help demo test test-fast test-slow test-cpus test-lowest coverage check shapes docs package bench tiny clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -27,10 +27,15 @@ demo: $(VENV)/.base  ## a bundled picture makes the movements of a real man: OUT
 	@mkdir -p $(OUT)
 	$(BIN)/mimicmotion demo -o $(OUT)
 
-test: $(VENV)/.dev  ## the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-slow: $(VENV)/.dev  ## the long tests
+test: $(VENV)/.dev  ## the tests
+	$(PYTEST) -m "not slow"
+
+test-fast: $(VENV)/.dev  ## the tests of single parts, within a minute
+	$(PYTEST) -q -m "not slow and not whole" tests/unit
+
+test-slow: $(VENV)/.dev  ## the long tests, and those of benchmarks and of tables in the documentation
 	$(BIN)/python -m pytest -m slow
 
 test-lowest:  ## the tests with the lowest versions of what pyproject.toml asks for, but torch's
@@ -43,6 +48,20 @@ test-lowest:  ## the tests with the lowest versions of what pyproject.toml asks 
 ifneq ($(PIN),)
 $(VENV)/.dev: $(VENV)/lowest.txt
 endif
+
+NUMBERS := tests/parity $(wildcard $(patsubst %,tests/unit/test_%.py,attention block_cache conditioning denoiser detail \
+  execution_plan fusion fvd geometry guidance image_encoder latent_warp layers lora loss lpips network objective picture \
+  pipeline posenet preview_decoder quantize sampling schedule solvers tiny_networks trained_parameters unet vae warp))
+
+test-cpus: $(VENV)/.dev  ## the numeric tests as other kinds of CPU compute, on one and two threads
+	@set -e; for isa in "default SSE41" "avx2 AVX2"; do set -- $$isa; for threads in 1 2; do \
+	  echo "ATEN_CPU_CAPABILITY=$$1 ONEDNN_MAX_CPU_ISA=$$2 OMP_NUM_THREADS=$$threads"; \
+	  ATEN_CPU_CAPABILITY=$$1 ONEDNN_MAX_CPU_ISA=$$2 OMP_NUM_THREADS=$$threads \
+	    $(BIN)/python -m pytest -q -m "not slow" $(NUMBERS); done; done
+
+coverage: $(VENV)/.dev  ## branches that the tests take, and the floors they must keep
+	$(PYTEST) -q -m "not slow" --cov --cov-report=json:.coverage.json
+	$(BIN)/python scripts/coverage_floors.py .coverage.json
 
 SHAPES := mimicmotion.pose,mimicmotion.video,mimicmotion.diffusion
 SHAPES_OF := align draw drawn_poses dwpose estimator fusion geometry guidance hands keypoints picture pose_cache \

@@ -1,4 +1,4 @@
-"""Constraints that pin every direct dependency to its lowest version, all but torch: `python scripts/lowest.py`.
+"""Constraints that pin every direct dependency to its lowest minor version, all but torch: `python scripts/lowest.py`.
 
 For `pip install -c`: what works with these and with the newest releases is taken to work with what lies between.
 """
@@ -18,7 +18,7 @@ def main() -> None:
     for line in sorted({*PROJECT["dependencies"], *(d for extra in extras for d in extra)}):
         found = re.fullmatch(r"([\w.-]+)(?:\[.*\])?>=([\d.]+)", line)
         if found and found[1] != "torch":
-            sys.stdout.write(f"{found[1]}=={found[2]}\n")
+            sys.stdout.write(f"{found[1]}=={found[2]}.*\n")
 
 
 if __name__ == "__main__":

@@ -585,11 +585,28 @@ class Runner:
         self.process.communicate(timeout=60)
 
 
-@pytest.fixture
-def runner(tmp_path: Path) -> Iterator[Runner]:
-    runner = Runner(tmp_path)
+@pytest.fixture(scope="module")
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
+    runner = Runner(tmp_path_factory.mktemp("runner"))
     yield runner
     runner.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class Complete:
+    """A run of a whole process that nobody killed."""
+
+    config: GenerateConfig
+    seconds: float
+    operations: int
+
+
+@pytest.fixture(scope="module")
+def complete(runner: Runner, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Complete:
+    config = fresh(small_job(tmp_path_factory.mktemp("complete"), model), "whole")
+    said = runner(config)
+    assert (said["code"], said["error"]) == (0, "")
+    return Complete(config, said["seconds"], said["seen"])
 
 
 def fresh(job: GenerateConfig, name: object) -> GenerateConfig:
@@ -604,81 +621,75 @@ def assert_complete(config: GenerateConfig, whole: GenerateConfig) -> None:
     assert left_over(config) == ["result-side-by-side.mp4", "result.mp4", "result.mp4.json"]
 
 
-def kill_before_operations(runner: Runner, job: GenerateConfig, share: float) -> None:
-    whole = fresh(job, "whole")
-    said = runner(whole)
-    assert (said["code"], said["error"]) == (0, "")
+def kill_before_operations(runner: Runner, job: GenerateConfig, complete: Complete, share: float) -> None:
+    count = complete.operations
     random.seed(3)
-    for n in sorted(random.sample(range(said["seen"]), max(2, round(share * said["seen"])))):
+    for n in sorted(random.sample(range(count), max(2, round(share * count)))):
         config = fresh(job, n)
         assert runner(config, at=n)["code"] == -signal.SIGKILL
-        second = runner(again(config), at=random.randrange(said["seen"]))  # and killed again on the way
+        second = runner(again(config), at=random.randrange(count))  # and killed again on the way
         assert second["code"] in (0, -signal.SIGKILL), second
         last = runner(again(config))
         assert (last["code"], last["error"]) == (0, ""), n
-        assert_complete(config, whole)
+        assert_complete(config, complete.config)
 
 
-def test_killed_before_some_operation_on_files(runner: Runner, job: GenerateConfig) -> None:
-    kill_before_operations(runner, job, 0.05)
+def test_killed_before_some_operation_on_files(runner: Runner, job: GenerateConfig, complete: Complete) -> None:
+    kill_before_operations(runner, job, complete, 0.05)
 
 
 @pytest.mark.slow
-def test_killed_before_any_operation_on_files(runner: Runner, job: GenerateConfig) -> None:
-    kill_before_operations(runner, job, 1.0)
+def test_killed_before_any_operation_on_files(runner: Runner, job: GenerateConfig, complete: Complete) -> None:
+    kill_before_operations(runner, job, complete, 1.0)
 
 
-Run = Callable[[GenerateConfig, float | None], tuple[int, float]]
-"""A job that is killed after some seconds: its exit code and how long it ran."""
+Run = Callable[[GenerateConfig, float | None], int]
+"""A job that is killed after some seconds: its exit code."""
 
 
-def kill_at_random(run: Run, job: GenerateConfig, kills: int) -> None:
-    """Kill runs after random times until so many were; each is begun again until it is complete."""
-    whole = fresh(job, "whole")
-    code, length = run(whole, None)
-    assert code == 0
+def kill_at_random(run: Run, job: GenerateConfig, whole: GenerateConfig, length: float, kills: int) -> None:
+    """Kill runs within `length` seconds until so many were; each is begun again until it is complete."""
     rng = np.random.default_rng(7)
     killed = number = 0
     while killed < kills:
         config, number, code = fresh(job, number), number + 1, -signal.SIGKILL
         for _ in range(4):
-            code, _ = run(again(config), float(rng.uniform(0, length)))
+            code = run(again(config), float(rng.uniform(0, length)))
             if code == 0:
                 break
             assert code == -signal.SIGKILL
             killed += 1
-        assert code == 0 or run(again(config), None)[0] == 0
+        assert code == 0 or run(again(config), None) == 0
         assert_complete(config, whole)
 
 
 def in_forks(runner: Runner) -> Run:
     """From the loading of the model on."""
 
-    def run(config: GenerateConfig, seconds: float | None) -> tuple[int, float]:
+    def run(config: GenerateConfig, seconds: float | None) -> int:
         said = runner(config, **({} if seconds is None else {"after": seconds}))
         assert not said.get("error"), said
-        return said["code"], said["seconds"]
+        return said["code"]
 
     return run
 
 
-def test_killed_while_frames_are_written(runner: Runner, job: GenerateConfig) -> None:
-    whole, config = fresh(job, "whole"), fresh(job, "killed")
-    assert runner(whole)["code"] == 0
+def test_killed_while_frames_are_written(runner: Runner, job: GenerateConfig, complete: Complete) -> None:
+    config = fresh(job, "killed")
     assert runner(config, report=["write", 2])["code"] == -signal.SIGKILL
     facts = json.loads((state_path(config.output) / STATE_FILE).read_text())
     assert facts["files"]["step"]["name"].startswith("step-00005")
     assert runner(again(config))["code"] == 0
-    assert_complete(config, whole)
+    assert_complete(config, complete.config)
 
 
-def test_killed_at_random_moments(runner: Runner, job: GenerateConfig) -> None:
-    kill_at_random(in_forks(runner), job, 3)
+def test_killed_at_random_moments(runner: Runner, job: GenerateConfig, complete: Complete) -> None:
+    kill_at_random(in_forks(runner), job, complete.config, complete.seconds, 3)
 
 
 @pytest.mark.slow
-def test_killed_at_many_random_moments(runner: Runner, job: GenerateConfig) -> None:
-    kill_at_random(in_forks(runner), job, 24)
+def test_killed_at_many_random_moments(runner: Runner, job: GenerateConfig, complete: Complete) -> None:
+    kill_at_random(in_forks(runner), job, complete.config, complete.seconds, 24)
 
 
 @pytest.mark.slow
@@ -686,15 +697,16 @@ def test_killed_at_random_moments_of_a_whole_process(job: GenerateConfig, tmp_pa
     """From the start of Python on, the import of the libraries included."""
     env = os.environ | {"MIMICMOTION_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"}
 
-    def run(config: GenerateConfig, seconds: float | None) -> tuple[int, float]:
+    def run(config: GenerateConfig, seconds: float | None) -> int:
         code = "import sys, kill_task as k; k.plant(); sys.exit(k.run_alone(sys.argv[1]))"
         argv = [sys.executable, "-c", code, json.dumps(dataclasses.asdict(config), default=str)]
-        start = time.perf_counter()
         process = subprocess.Popen(argv, env=env)
         try:
             process.wait(seconds)
         except subprocess.TimeoutExpired:
             process.kill()
-        return process.wait(), time.perf_counter() - start
+        return process.wait()
 
-    kill_at_random(run, job, 6)
+    whole, start = fresh(job, "whole"), time.perf_counter()
+    assert run(whole, None) == 0
+    kill_at_random(run, job, whole, time.perf_counter() - start, 6)

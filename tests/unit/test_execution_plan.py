@@ -74,7 +74,8 @@ def test_no_plan_changes_anything_at_any_length(
     )
     pipe.configure(plan)
     found = run()
-    # With a network in float64 only what happens to the latents outside of it is rounded to float32.
+    # With a network in float64 only what happens to the latents outside of it is rounded to float32. One in float32 is
+    # off by 2.9e-6 from that (AVX-512, AVX2 and SSE4.1), so two ways through it may differ by twice as much.
     assert float((found - plain).abs().max() / plain.abs().max()) < (1e-5 if dtype == torch.float32 else 3e-6)
 
 
