@@ -44,13 +44,15 @@ class Shared:
         frames: of each video.
         time: embedding of noise level and micro-conditioning, for each frame.
         context: of each video, for cross-attention.
-        execution: how to compute; its attention kernel is chosen ("auto" is not among them).
+        execution: how to compute.
+        kernel: of attention, see `attend`.
     """
 
     frames: int
     time: Float[Tensor, "n dim"]
     context: Float[Tensor, "batch context dim"]
     execution: Execution
+    kernel: str
 
 
 # --- transformers ---------------------------------------------------------------------------------------------------
@@ -166,7 +168,7 @@ class SpatioTemporalTransformer(nn.Module):
 
             def spatial(part: slice, block: nn.Module = block, before: Tensor | None = hidden) -> Tensor:
                 tokens = self._tokens(x[part]) if before is None else before[part]
-                return execution.block(block, tokens, context[part], execution.attention, execution.feed_forward_chunk)
+                return execution.block(block, tokens, context[part], shared.kernel, execution.feed_forward_chunk)
 
             hidden = map_chunks(spatial, x.shape[0], execution.frame_chunk)
             hidden = self._mix_temporal(temporal, hidden, places, shared)
@@ -188,7 +190,7 @@ class SpatioTemporalTransformer(nn.Module):
             old = video[:, :, part]
             # -> (batch positions) frames channels
             tokens = (old + places[:, None]).transpose(1, 2).flatten(0, 1)
-            new = execution.block(block, tokens, shared.context, execution.attention, execution.feed_forward_chunk)
+            new = execution.block(block, tokens, shared.context, shared.kernel, execution.feed_forward_chunk)
             new = new.unflatten(0, (len(video), -1)).transpose(1, 2)
             return torch.lerp(old, new, share) if torch.is_grad_enabled() else old.lerp_(new, share)
 

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mimicmotion.models.lean_layers import portions
+from mimicmotion.models.layers import chunks as portions
 
 Frames = Float[Tensor, "frames channels h w"]
 Layer = Callable[[Frames], Frames]

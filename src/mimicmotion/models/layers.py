@@ -319,7 +319,7 @@ class ResnetBlock(nn.Module):
     ) -> Float[Tensor, "n out h w"]:
         """Compute; the result is new memory."""
         h = self.conv1(silu(self.norm1(x)))
-        if self.time_emb_proj is not None:
+        if self.time_emb_proj is not None and time is not None:
             h = add(h, self.time_emb_proj(F.silu(time))[:, :, None, None])
         h = self.conv2(silu(self.norm2(h)))
         return add(h, x if self.conv_shortcut is None else self.conv_shortcut(x))
@@ -344,7 +344,7 @@ class TemporalResnetBlock(nn.Module):
         self, time: Float[Tensor, "batch frames dim"] | None
     ) -> Float[Tensor, "batch channels frames 1"] | None:
         """What the time embedding adds between the two halves."""
-        if self.time_emb_proj is None:
+        if self.time_emb_proj is None or time is None:
             return None
         return self.time_emb_proj(F.silu(time)).transpose(1, 2)[..., None]
 

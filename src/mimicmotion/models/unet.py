@@ -5,7 +5,6 @@ Names of parameters and fields of the config are those of diffusers' `UNetSpatio
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -77,6 +76,8 @@ class UNet(nn.Module):
         heads, context = _per_level(c, "num_attention_heads"), _per_level(c, "cross_attention_dim")
         depths = _per_level(c, "transformer_layers_per_block")
         time = 4 * widths[0]
+        self.skips = [count + 1 for count in reversed(layers)]
+        """How many skip connections each block on the way up takes."""
 
         def options(level: int, count: int, attention: bool, eps: float) -> dict[str, Any]:
             depth = _depths(depths[level], count) if attention else None
@@ -174,7 +175,7 @@ class UNet(nn.Module):
 
     def deep(self, features: Features) -> Maps:
         """All levels but the outermost; takes its skip connection out of `features`."""
-        outer, shared = len(self.up_blocks[-1].resnets), features.shared
+        outer, shared = self.skips[-1], features.shared
         x, skips = features.skips[-1], features.skips[outer:]
         del features.skips[outer:]
         for block in self.down_blocks[1:]:
@@ -182,8 +183,7 @@ class UNet(nn.Module):
             skips += more
             x = more[-1]
         x = self.mid_block(x, shared)
-        for block in self.up_blocks[:-1]:
-            count = len(block.resnets)
+        for block, count in zip(self.up_blocks[:-1], self.skips, strict=False):
             mine = skips[-count:]
             del skips[-count:]
             size = (skips or features.skips)[-1].shape[2:]
@@ -197,8 +197,7 @@ class UNet(nn.Module):
             features: of `shallow`; its skip connections are taken out.
             deep: what `deep` gives for these features, or for similar ones.
         """
-        outer = len(self.up_blocks[-1].resnets)
-        mine, shared = features.skips[:outer], features.shared
+        mine, shared = features.skips[: self.skips[-1]], features.shared
         features.skips.clear()
         x = self.up_blocks[-1](deep, mine, shared)
         x = map_chunks(lambda p: self.conv_out(silu(self.conv_norm_out(x[p]))), len(x), self.execution.frame_chunk)
@@ -206,15 +205,13 @@ class UNet(nn.Module):
 
     def _shared(self, sample: Tensor, timestep: Tensor | float, context: Tensor, ids: Tensor) -> Shared:
         batch, frames = sample.shape[:2]
-        execution = dataclasses.replace(
-            self.execution, attention=choose_kernel(self.execution.attention, sample.device, sample.dtype)
-        )
         # Sinusoids are float32: half precision would round ln(sigma).
         level = torch.as_tensor(timestep, device=sample.device).reshape(-1).expand(batch)
         time = self.time_embedding(sinusoids(level, self.config.block_out_channels[0]).to(sample.dtype))
         micro = sinusoids(ids.flatten(), self.config.addition_time_embed_dim).unflatten(0, (batch, -1)).flatten(1)
         time = time + self.add_embedding(micro.to(sample.dtype))
-        return Shared(frames, time.repeat_interleave(frames, 0), context, execution)
+        kernel = choose_kernel(self.execution.attention, sample.device, sample.dtype)
+        return Shared(frames, time.repeat_interleave(frames, 0), context, self.execution, kernel)
 
     def _checked(self, pose: Tensor, sample: Tensor) -> Tensor:
         """Pose features of each video, in the number format of the sample."""

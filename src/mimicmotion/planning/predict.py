@@ -12,8 +12,8 @@ from torch import nn
 
 from mimicmotion.conditioning import WARPED_SHARE, ConditionedUNet, Conditioning
 from mimicmotion.models.block_cache import cache_bytes
-from mimicmotion.models.execution import UNetExecution, apply_execution
-from mimicmotion.models.memory import follow, meta_twin, shape_run, weight_bytes
+from mimicmotion.models.execution import Execution
+from mimicmotion.models.memory import follow, meta_twin, weight_bytes
 from mimicmotion.models.offload import BlockBytes, block_bytes
 from mimicmotion.models.pose_features import KeptFeatures, feature_budget
 from mimicmotion.models.quantize import widened_bytes
@@ -144,10 +144,10 @@ class Predictor:
         key = ("denoise", task.size, task.segment_rows, task.guided, task.warped, execution, one_batch, blocks)
         return self._remember(key, lambda: self._denoise(task, execution, one_batch, blocks))
 
-    def _denoise(self, task: Task, execution: UNetExecution, one_batch: bool, blocks: bool) -> int:
+    def _denoise(self, task: Task, execution: Execution, one_batch: bool, blocks: bool) -> int:
         unet = self._twin("unet", self.unet)
         # A compiled block makes fewer temporary values than are counted here.
-        apply_execution(unet, _on_shapes(execution))
+        unet.set_execution(_on_shapes(execution))
         h, w = task.size[0] // self.downscale, task.size[1] // self.downscale
         rows = task.segment_rows
         conditioning = Conditioning(
@@ -165,7 +165,7 @@ class Predictor:
         resident = [*unet.parameters(), *unet.buffers(), x, conditioning.pose_features.features]  # type: ignore[union-attr]
         in_rows = self.cpu and execution.attention == "auto" and self.dtype == torch.bfloat16
         kernel = {"scores": execution.attention == "math", "rows": in_rows}
-        with follow(resident, **kernel) as live, shape_run(self.cpu), moves:
+        with follow(resident, **kernel) as live, moves:
             run(x, torch.zeros((), device="meta"), range(rows))
         return live.peak + widened_bytes(self.unet)
 
@@ -227,7 +227,7 @@ class Predictor:
 
     def _run(self, name: str, module: nn.Module, work: Callable[[Any], object]) -> int:
         twin = self._twin(name, module)
-        with follow([*twin.parameters(), *twin.buffers()]) as live, shape_run(self.cpu):
+        with follow([*twin.parameters(), *twin.buffers()]) as live:
             work(twin)
         return live.peak
 
@@ -246,7 +246,6 @@ def _empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
-def _on_shapes(execution: UNetExecution) -> UNetExecution:
+def _on_shapes(execution: Execution) -> Execution:
     """The same portions, with the kernel that any device has: on shapes all that keep no scores are alike."""
-    kernel = "plain" if execution.attention in ("plain", "math") else "sdpa"
-    return dataclasses.replace(execution, compile=False, attention=kernel)
+    return dataclasses.replace(execution, compile=False, attention="sdpa")

@@ -21,17 +21,17 @@ from mimicmotion.data.shards import Shards, open_shards
 from mimicmotion.diffusion.noise import augment_picture
 from mimicmotion.errors import ConfigError
 from mimicmotion.models.checkpoint import Components, config_of, save_components
+from mimicmotion.models.execution import Execution
 from mimicmotion.models.pose_features import to_unit
 from mimicmotion.models.posenet import PoseNet
 from mimicmotion.models.tensors import assign
-from mimicmotion.models.unet import build_unet, use_constant_cross_attention
+from mimicmotion.models.unet import build_unet
 from mimicmotion.models.vae import encoder_digest
 from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.training.bundled import bundled_settings
 from mimicmotion.training.lora import merged_state, save_adapter
 from mimicmotion.training.networks import (
     DenoiserModel,
-    checkpoint_blocks,
     encode_frames,
     encode_token,
     encoder_pixels,
@@ -84,7 +84,8 @@ class DenoiserTask(Task):
         )
         self._trained = choose_trained(self.model, config.trained, config.seed)
         if config.gradient_checkpointing:
-            checkpoint_blocks(self.parts.unet, nested=config.gradient_checkpointing == "nested")
+            checkpointing = "nested" if config.gradient_checkpointing == "nested" else "blocks"
+            self.parts.unet.set_execution(Execution(checkpointing=checkpointing))
         # wrappers for many GPUs may leave only shards of these in the model
         self._frozen = {k: p.detach() for k, p in self.model.named_parameters() if k not in self._trained}
         self.latents = self._latent_cache(self.cache / "latents") if config.data.cache_latents else None
@@ -293,7 +294,6 @@ class DenoiserTask(Task):
             unet_state = merged_state(unet_state, lora.alpha / lora.rank)
         unet: Any = build_unet(config_of(self.parts.unet), device="meta")
         unet.load_state_dict(unet_state, assign=True)
-        use_constant_cross_attention(unet)
         with torch.device("meta"):
             pose_net = PoseNet(**self.parts.pose_net.config)
         pose_net.load_state_dict(
