@@ -28,12 +28,11 @@ from mimicmotion.diffusion.schedule import initial_scale
 from mimicmotion.errors import ConfigError, InputError, PoseError
 from mimicmotion.models.block_cache import BlockCache
 from mimicmotion.models.checkpoint import Components, load_components, save_components
+from mimicmotion.models.decode import decode_frames, decode_stream
 from mimicmotion.models.detail import DetailGuide, DetailNet, add_detail
 from mimicmotion.models.offload import is_offloaded
 from mimicmotion.models.pose_features import Frame, PoseFrames
 from mimicmotion.models.posenet import PoseNet
-from mimicmotion.models.vae import decode_stream
-from mimicmotion.models.vae_tiles import decode_latents
 from mimicmotion.planning import ExecutionPlan, Placement, RecoveringUNet
 from mimicmotion.planning.recover import again, decode_clip, spread_out
 from mimicmotion.weights import find_asset
@@ -245,7 +244,7 @@ class MimicMotionPipeline:
     @property
     def downscale(self) -> int:
         """Pixels per latent along one side (8 for SVD)."""
-        return 2 ** (len(self.vae.config.block_out_channels) - 1) * self.vae.config.get("patch_size", 1)
+        return self.vae.downscale
 
     @property
     def size_multiple(self) -> int:
@@ -518,7 +517,7 @@ class MimicMotionPipeline:
                 got, want = f"detail_from of {len(detail_from)} frames", f"{first + len(latents)} frames"
                 raise InputError(got, want, "pass a warped picture and a drawn pose for each frame")
             finish = functools.partial(add_detail, self.detail, guide=detail_from, first=first)
-        clip = functools.partial(decode_clip, self, decode_latents)
+        clip = functools.partial(decode_clip, self, decode_frames)
         return decode_stream(
             self.vae, latents, decode_chunk_size, overlap=decode_overlap, mode=mode, decode=clip, finish=finish
         )

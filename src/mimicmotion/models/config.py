@@ -39,7 +39,7 @@ def read_config(
         ConfigError: an unknown field, or a value that is not supported.
     """
     only = only or {}
-    plain = {k: v for k, v in given.items() if not k.startswith("_")}
+    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in given.items() if not k.startswith("_")}
     unknown = sorted(k for k in plain if k not in fields and k not in only and k not in without_effect)
     if unknown:
         known = ", ".join(sorted({*fields, *only}))
@@ -49,4 +49,4 @@ def read_config(
         if plain.get(name, value) != value:
             fix = "use a network without it"
             raise ConfigError(f"{network} config: {name}={plain[name]!r}", f"{name}={value!r}", fix)
-    return Config({**fields, **plain})
+    return Config({**fields, **only, **plain})

@@ -415,6 +415,7 @@ class SpatioTemporalResBlock(nn.Module):
         frames: int,
         time: Float[Tensor, "n dim"] | None = None,
         execution: Execution = Execution(),  # noqa: B008 - frozen
+        before: nn.Module | None = None,
     ) -> Maps:
         """Compute; the result is new memory.
 
@@ -423,12 +424,14 @@ class SpatioTemporalResBlock(nn.Module):
             frames: of each video; n is a multiple of it.
             time: embedding of the noise level of each frame.
             execution: chunks, and whether to compile.
+            before: a layer of single frames in front of the block, so that its result is never held for all frames.
         """
         parts = (x,) if isinstance(x, Tensor) else tuple(x)
         total = parts[0].shape[0]
 
         def spatial(part: slice) -> Tensor:
             joined = parts[0][part] if len(parts) == 1 else torch.cat([p[part] for p in parts], 1)
+            joined = joined if before is None else before(joined)
             return execution.run(self.spatial_res_block, joined, None if time is None else time[part])
 
         maps = map_chunks(spatial, total, execution.frame_chunk)

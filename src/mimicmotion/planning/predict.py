@@ -12,13 +12,13 @@ from torch import nn
 
 from mimicmotion.conditioning import WARPED_SHARE, ConditionedUNet, Conditioning
 from mimicmotion.models.block_cache import cache_bytes
+from mimicmotion.models.decode import decode_frames
 from mimicmotion.models.execution import Execution
 from mimicmotion.models.memory import follow, meta_twin, weight_bytes
 from mimicmotion.models.offload import BlockBytes, block_bytes
 from mimicmotion.models.pose_features import KeptFeatures, feature_budget
 from mimicmotion.models.quantize import widened_bytes
 from mimicmotion.models.vae import encode_mode
-from mimicmotion.models.vae_tiles import decode_latents
 from mimicmotion.planning.plan import ExecutionPlan, Peaks
 
 POSE_CHUNK = 16
@@ -101,7 +101,7 @@ class Predictor:
         weights = weight_bytes(self.unet, self.vae, self.image_encoder, self.pose_net, self.detail)
         wide = max(self.dtype.itemsize, 2)
         level = self._cells(task) * self.unet.config.block_out_channels[0] * wide * task.segment_rows
-        pixels = task.size[0] * task.size[1] // self.vae.config.get("patch_size", 1) ** 2
+        pixels = task.size[0] * task.size[1] // self.vae.patch_size ** 2
         frame = pixels * self.vae.config.block_out_channels[0] * wide
         encoded = POSE_CHUNK if task.warped else 1
         plain = ExecutionPlan()
@@ -180,8 +180,8 @@ class Predictor:
             return self._run(
                 "vae",
                 self.vae,
-                lambda vae: decode_latents(
-                    vae, _empty(frames, self.latent_channels, h, w), portion=portion, tile=plan.decode_tile
+                lambda vae: decode_frames(
+                    vae, _empty(frames, self.latent_channels, h, w), frame_chunk=portion, tile=plan.decode_tile
                 ),
             )
 

@@ -77,7 +77,7 @@ class DenoiserTask(Task):
             for p in self.parts.unet.conv_out.parameters():
                 torch.nn.init.zeros_(p)
         vae, encoder = self.parts.vae, self.parts.image_encoder
-        self.downscale = 2 ** (len(vae.config.block_out_channels) - 1) * vae.config.get("patch_size", 1)
+        self.downscale = vae.downscale
         self.trains_encoder = config.trained.image_encoder or config.model.new is not None
         self.model: nn.Module = DenoiserModel(
             self.parts.unet, self.parts.pose_net, encoder if self.trains_encoder else None

@@ -125,7 +125,7 @@ class DenoiserModel(nn.Module):
         """F, the network's v, of a batch."""
         token, poses = shown.token, shown.poses
         if self.image_encoder is not None:
-            token = self.image_encoder(shown.pixels).image_embeds.unsqueeze(1)
+            token = self.image_encoder(shown.pixels).unsqueeze(1)
         if self.pose_net.widths[0] == 6:
             reference = shown.reference_pose[:, None].expand(-1, poses.shape[1], -1, -1, -1)
             poses = torch.cat([poses, reference], dim=2)
