@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKLTemporalDecoder, EulerDiscreteScheduler
+from diffusers import EulerDiscreteScheduler
 from numpy import ndarray
 from torch import nn
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from mimicmotion.diffusion.noise import frame_noise
+from mimicmotion.models.image_encoder import ImageEncoder
 from mimicmotion.models.posenet import PoseNet
 from mimicmotion.models.unet import build_unet
+from mimicmotion.models.vae import Autoencoder
 from mimicmotion.pipeline import MimicMotionPipeline
 
 UNET = {
@@ -26,6 +27,16 @@ UNET = {
     "addition_time_embed_dim": 8,
     "projection_class_embeddings_input_dim": 24,
     "num_frames": 6,
+}
+
+CLIP = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 32,
+    "patch_size": 16,
+    "projection_dim": 16,
 }
 
 
@@ -43,20 +54,8 @@ def fill(module: nn.Module, seed: int) -> nn.Module:
 
 def micro_pipeline(*, reference_pose_input: bool = False) -> MimicMotionPipeline:
     """8 pixels a latent, sizes in multiples of 16."""
-    vae = AutoencoderKLTemporalDecoder(
-        block_out_channels=(32, 32, 32, 32), down_block_types=("DownEncoderBlock2D",) * 4, layers_per_block=1
-    )
-    encoder = CLIPVisionModelWithProjection(
-        CLIPVisionConfig(
-            hidden_size=16,
-            intermediate_size=32,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            image_size=32,
-            patch_size=16,
-            projection_dim=16,
-        )
-    )
+    vae = Autoencoder({"block_out_channels": [32, 32, 32, 32]})
+    encoder = ImageEncoder(CLIP)
     pose_net = PoseNet(32, (6 if reference_pose_input else 3, 4, 8, 8))
     settings = {
         "num_inference_steps": 3,

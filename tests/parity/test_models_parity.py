@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from mimicmotion.models.checkpoint import Components, _build_encoder, _build_vae, load_components
-from mimicmotion.models.image_encoder import image_embedding
+from mimicmotion.models.checkpoint import Components, load_components
+from mimicmotion.models.decode import decode_float, to_uint8
+from mimicmotion.models.image_encoder import ImageEncoder, image_embedding
 from mimicmotion.models.posenet import PoseNet, posenet_config
 from mimicmotion.models.unet import build_unet, unused_parameter_names, use_constant_cross_attention, with_pose
-from mimicmotion.models.vae import decode_float, encode_mode, to_uint8
+from mimicmotion.models.vae import Autoencoder, encode_mode
 
 Find = Callable[[str], Path]
 CASES = ["a16_one_tile", "b40_tiles", "c37_ragged", "d36_exact"]
@@ -156,5 +157,5 @@ def test_full_size_svd_keys(shared: Find) -> None:
         "patch_size": 14, "projection_dim": 1024,
     }  # fmt: skip
     with torch.device("meta"):
-        assert shapes(_build_vae(vae | {"block_out_channels": (128, 256, 512, 512)})) == want["vae"]
-        assert shapes(_build_encoder(clip)) == want["image_encoder"]
+        assert shapes(Autoencoder(vae | {"block_out_channels": (128, 256, 512, 512)})) == want["vae"]
+        assert shapes(ImageEncoder(clip)) == want["image_encoder"]

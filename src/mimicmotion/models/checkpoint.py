@@ -94,8 +94,8 @@ def load_components(
     else:
         pose_net = _load_checkpoint(source, unet, loader.target)
         loader.files.append(source)
-    vae = loader.load("vae", _on_meta("vae", lambda: _build_vae(configs["vae"])))
-    encoder = loader.load("image_encoder", _on_meta("image_encoder", lambda: ImageEncoder(**configs["image_encoder"])))
+    vae = loader.load("vae", _on_meta("vae", lambda: Autoencoder(configs["vae"])))
+    encoder = loader.load("image_encoder", _on_meta("image_encoder", lambda: ImageEncoder(configs["image_encoder"])))
     detail = loader.load_detail()
     return Components(unet, vae, encoder, pose_net, settings, tuple(loader.files), detail)
 
@@ -162,10 +162,7 @@ def config_of(module: Any) -> dict[str, Any]:
     """The config of a network as plain data, without paths of this machine."""
     if isinstance(module, (PoseNet, DetailNet)):
         return {"_class_name": type(module).__name__, **module.config}
-    if isinstance(module, (Autoencoder, ImageEncoder)):
-        return dict(module.config)
-    public = {k: v for k, v in dict(module.config).items() if k not in ("_name_or_path", "_use_default_values")}
-    return {"_class_name": type(module).__name__, **public}
+    return dict(module.config)
 
 
 def load_part(folder: str | Path, part: str, *, variant: str | None = None) -> Any:
@@ -175,8 +172,8 @@ def load_part(folder: str | Path, part: str, *, variant: str | None = None) -> A
         WeightsError: files are missing or damaged.
     """
     builders: dict[str, Callable[[dict[str, Any]], Any]] = {
-        "vae": _build_vae,
-        "image_encoder": lambda c: ImageEncoder(**c),
+        "vae": Autoencoder,
+        "image_encoder": ImageEncoder,
         "unet": build_unet,
         DETAIL: _build_detail,
     }
@@ -187,13 +184,12 @@ def load_part(folder: str | Path, part: str, *, variant: str | None = None) -> A
 
 def build_part(module: Any) -> Any:
     """A network of the class and config of `module`, without data (on "meta")."""
-    config = config_of(module)
-    if isinstance(module, (Autoencoder, ImageEncoder, DetailNet)):
-        kind = type(module)
-        return _on_meta(kind.__name__, lambda: kind(**module.config))
     if isinstance(module, PoseNet):
         return _on_meta("pose_net", lambda: PoseNet(module.out_channels, module.widths))
-    return _on_meta("unet", lambda: build_unet(config, device="meta"))
+    if isinstance(module, DetailNet):
+        return _on_meta(DETAIL, lambda: DetailNet(**module.config))
+    kind = type(module)
+    return _on_meta(kind.__name__, lambda: kind(module.config))
 
 
 # --- reading --------------------------------------------------------------------------------------------------------
@@ -344,13 +340,6 @@ def _guess(tensors: Mapping[str, Tensor]) -> str:
     if any(k.startswith("pose_net.") for k in tensors) and any(k.startswith("unet.") for k in tensors):
         return "the checkpoint belongs to a U-Net of other size or kind: use the base it was trained on (SVD xt 1.1)"
     return "use a MimicMotion checkpoint such as MimicMotion_1-1.pth (keys unet.* and pose_net.*)"
-
-
-def _build_vae(config: dict[str, Any]) -> Autoencoder:
-    name = config.get("_class_name", "AutoencoderKLTemporalDecoder")
-    if name not in ("AutoencoderKLTemporalDecoder", "Autoencoder"):
-        raise ValueError(f"class {name}, known are AutoencoderKLTemporalDecoder and Autoencoder")
-    return Autoencoder(**config)
 
 
 def _build_detail(config: dict[str, Any]) -> DetailNet:

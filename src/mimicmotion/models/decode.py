@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -80,28 +80,13 @@ def decode_float(
     Raises:
         ConfigError: bad chunk size or overlap.
     """
-    chunks = decode_chunks(len(latents), decode_chunk_size, overlap=overlap, mode=mode)
-    return _decode_chunks(vae, latents, chunks, decode or decode_frames)
-
-
-def decode_chunks(
-    num_frames: int, decode_chunk_size: int = 8, *, overlap: int | None = None, mode: DecodeMode = "blend"
-) -> list[range]:
-    """Frames of each chunk; arguments as for `decode_float`.
-
-    Raises:
-        ConfigError: bad chunk size or overlap.
-    """
-    shared = decode_chunk_size // 2 if overlap is None else overlap
-    chunks = plan_chunks(
-        num_frames, decode_chunk_size, min(shared, decode_chunk_size - 1) if overlap is None else shared
-    )
-    if mode == "released":
-        starts = range(0, num_frames, decode_chunk_size)
-        return [range(s, min(s + decode_chunk_size, num_frames)) for s in starts]
-    if mode != "blend":
+    if mode not in get_args(DecodeMode):
         raise ConfigError(f"decode mode {mode!r}", "blend or released", "correct the mode")
-    return chunks
+    shared = min(decode_chunk_size // 2, decode_chunk_size - 1) if overlap is None else overlap
+    chunks = plan_chunks(len(latents), decode_chunk_size, shared)
+    if mode == "released":
+        chunks = [range(s, min(s + decode_chunk_size, len(latents))) for s in range(0, len(latents), decode_chunk_size)]
+    return _decode_chunks(vae, latents, chunks, decode or decode_frames)
 
 
 def _decode_chunks(vae: Autoencoder, latents: Tensor, chunks: list[range], decode: DecodeClip) -> Iterator[Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.models.config import read_config
+from mimicmotion.models.layers import Linear, linear_add
 
 # Statistics of CLIP's training pictures (RGB, values in [0, 1]).
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -34,7 +35,7 @@ FIELDS = {
     "initializer_factor": 1.0,
 }
 WITHOUT_EFFECT = (
-    "architectures model_type transformers_version dropout torchscript use_bfloat16 tf_legacy_loss pruned_heads "
+    "architectures transformers_version dropout torchscript use_bfloat16 tf_legacy_loss pruned_heads "
     "chunk_size_feed_forward tie_word_embeddings tie_encoder_decoder is_encoder_decoder is_decoder add_cross_attention "
     "cross_attention_hidden_size output_attentions output_hidden_states return_dict id2label label2id num_labels "
     "problem_type finetuning_task task_specific_params tokenizer_class prefix bos_token_id eos_token_id pad_token_id "
@@ -54,25 +55,26 @@ class ImageEncoder(nn.Module):
     Config and parameter names are those of transformers' `CLIPVisionModelWithProjection`.
 
     Args:
-        config: fields of its config.json; those left out have the defaults of `FIELDS`.
+        config: its config.json; fields left out have the defaults of `FIELDS`.
 
     Raises:
         ConfigError: an unknown field, an activation other than gelu and quick_gelu, or sizes that do not divide.
     """
 
-    def __init__(self, **config: Any) -> None:
+    def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
         # the number format is that of the file, whatever was noted when it was saved
         plain = {k: v for k, v in config.items() if k not in ("dtype", "torch_dtype")}
-        c = self.config = read_config("image encoder", plain, FIELDS, without_effect=WITHOUT_EFFECT)
-        c.update(architectures=["CLIPVisionModelWithProjection"], model_type="clip_vision_model")
+        kind = {"model_type": "clip_vision_model"}
+        c = self.config = read_config("image encoder", plain, FIELDS, only=kind, without_effect=WITHOUT_EFFECT)
+        c["architectures"] = ["CLIPVisionModelWithProjection"]
         if c.hidden_act not in ACTIVATIONS:
             raise ConfigError(f"hidden_act={c.hidden_act!r}", "gelu or quick_gelu", "use another image encoder")
         if c.hidden_size % c.num_attention_heads:
             got = f"hidden_size={c.hidden_size}, num_attention_heads={c.num_attention_heads}"
             raise ConfigError(got, "a size that the heads divide", "correct image_encoder/config.json")
         self.vision_model = VisionModel(**c)
-        self.visual_projection = nn.Linear(c.hidden_size, c.projection_dim, bias=False)
+        self.visual_projection = Linear(c.hidden_size, c.projection_dim, bias=False)
         self.reset_parameters()
 
     @torch.no_grad()
@@ -151,12 +153,10 @@ class VisionLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.heads, self.dropout, self.act = num_attention_heads, attention_dropout, ACTIVATIONS[hidden_act]
+        self.self_attn = nn.ModuleDict({f"{k}_proj": Linear(width, width) for k in ("k", "v", "q", "out")})
         self.layer_norm1 = nn.LayerNorm(width, eps=eps)
-        self.self_attn = nn.ModuleDict({f"{k}_proj": nn.Linear(width, width) for k in ("k", "v", "q", "out")})
+        self.mlp = nn.ModuleDict({"fc1": Linear(width, intermediate_size), "fc2": Linear(intermediate_size, width)})
         self.layer_norm2 = nn.LayerNorm(width, eps=eps)
-        self.mlp = nn.ModuleDict(
-            {"fc1": nn.Linear(width, intermediate_size), "fc2": nn.Linear(intermediate_size, width)}
-        )
 
     def forward(self, x: Float[Tensor, "batch tokens channels"]) -> Float[Tensor, "batch tokens channels"]:
         """One layer."""
@@ -166,8 +166,9 @@ class VisionLayer(nn.Module):
             self.self_attn[f"{name}_proj"](normed).unflatten(-1, (self.heads, -1)).transpose(1, 2) for name in "qkv"
         )
         mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
-        x = x + self.self_attn["out_proj"](mixed.transpose(1, 2).flatten(2))  # (b heads n dim) -> (b n c)
-        return x + self.mlp["fc2"](self.act(self.mlp["fc1"](self.layer_norm2(x))))
+        mixed = mixed.transpose(1, 2).flatten(2)  # (b heads n dim) -> (b n c)
+        x = linear_add(self.self_attn["out_proj"], mixed, x)
+        return linear_add(self.mlp["fc2"], self.act(self.mlp["fc1"](self.layer_norm2(x))), x)
 
 
 @torch.inference_mode()

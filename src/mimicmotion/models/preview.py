@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +42,13 @@ class TinyDecoder(nn.Module):
     """The decoder of diffusers' `AutoencoderTiny`: plain convolutions, each frame by itself.
 
     Args:
-        config: fields of the autoencoder's config.json; those left out have the defaults of `FIELDS` (TAESD's).
+        config: the autoencoder's config.json; fields left out have the defaults of `FIELDS` (TAESD's).
 
     Raises:
         ConfigError: a field or value that it does not know.
     """
 
-    def __init__(self, **config: Any) -> None:
+    def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
         c = self.config = read_config("preview decoder", config, FIELDS, without_effect=WITHOUT_EFFECT)
         widths, counts = c.decoder_block_out_channels, c.num_decoder_blocks
@@ -168,7 +169,7 @@ def _build(file: Path) -> TinyDecoder:
             raise WeightsError(f"preview_decoder {config_file} is of {name}", expected, fix)
     try:
         with torch.device("meta"):
-            return TinyDecoder(**config)
+            return TinyDecoder(config)
     except (MimicMotionError, TypeError, ValueError) as e:
         raise WeightsError(f"preview_decoder {config_file}: {e}", expected, fix) from e
 

@@ -81,13 +81,15 @@ def build_tiny_posenet(out_channels: int, reference_pose: bool = True) -> PoseNe
 def build_tiny_image_encoder(token_dim: int = 64, hidden: int = 64, layers: int = 2) -> ImageEncoder:
     """A narrow CLIP picture encoder, 64x64 pixels in patches of 8, one token out."""
     return ImageEncoder(
-        hidden_size=hidden,
-        intermediate_size=2 * hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=2,
-        image_size=64,
-        patch_size=8,
-        projection_dim=token_dim,
+        {
+            "hidden_size": hidden,
+            "intermediate_size": 2 * hidden,
+            "num_hidden_layers": layers,
+            "num_attention_heads": 2,
+            "image_size": 64,
+            "patch_size": 8,
+            "projection_dim": token_dim,
+        }
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -37,6 +37,7 @@ FIELDS = {
     "force_upcast": True,
     "patch_size": 1,
 }
+CLASSES = ("AutoencoderKLTemporalDecoder", "Autoencoder")
 GROUPS, EPS, TEMPORAL_EPS = 32, 1e-6, 1e-5
 
 
@@ -48,14 +49,17 @@ class Autoencoder(nn.Module):
     `out_channels` then count the folded ones, 3 p^2. A latent stands for p * 2^(levels - 1) pixels a side.
 
     Args:
-        config: fields of its config.json; those left out have the defaults of `FIELDS`.
+        config: its config.json; fields left out have the defaults of `FIELDS`.
 
     Raises:
-        ConfigError: an unknown field, another kind of block, or channels that do not fit the patches.
+        ConfigError: another class, an unknown field, another kind of block, or channels that do not fit the patches.
     """
 
-    def __init__(self, **config: Any) -> None:
+    def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
+        name = config.get("_class_name", CLASSES[0])
+        if name not in CLASSES:
+            raise ConfigError(f"autoencoder of class {name}", " or ".join(CLASSES), "use another autoencoder")
         levels = len(config.get("block_out_channels", FIELDS["block_out_channels"]))
         only = {"down_block_types": ["DownEncoderBlock2D"] * levels}
         c = read_config("autoencoder", config, FIELDS, only=only, without_effect=("sample_size",))
@@ -67,9 +71,9 @@ class Autoencoder(nn.Module):
         self.encoder = Encoder(c)
         self.decoder = TemporalDecoder(c)
         self.quant_conv = nn.Conv2d(2 * c.latent_channels, 2 * c.latent_channels, 1)
-        same = self.patch_size == 1
-        name = {"_class_name": "AutoencoderKLTemporalDecoder"} if same else {"_class_name": "Autoencoder"}
-        self.config = Config({**name, **c, **({} if same else {"patch_size": self.patch_size})})
+        # Without patches diffusers' class opens it too, which knows no such field.
+        patches = {} if self.patch_size == 1 else {"patch_size": self.patch_size}
+        self.config = Config({"_class_name": CLASSES[bool(patches)], **c, **patches})
 
     @property
     def downscale(self) -> int:
@@ -119,7 +123,7 @@ class Encoder(nn.Module):
             self.down_blocks.append(nn.ModuleDict(block))
         mid = [ResnetBlock(last, last, eps=EPS, groups=GROUPS) for _ in range(2)]
         self.mid_block = nn.ModuleDict(
-            {"resnets": nn.ModuleList(mid), "attentions": nn.ModuleList([FrameAttention(last)])}
+            {"attentions": nn.ModuleList([FrameAttention(last)]), "resnets": nn.ModuleList(mid)}
         )
         self.conv_norm_out = GroupNorm(GROUPS, last, eps=EPS)
         self.conv_out = nn.Conv2d(last, 2 * c.latent_channels, 3, padding=1)
@@ -144,7 +148,7 @@ class TemporalDecoder(nn.Module):
         self.conv_in = nn.Conv2d(c.latent_channels, widths[0], 3, padding=1)
         mid = [_temporal_block(widths[0], widths[0]) for _ in range(layers)]
         self.mid_block = nn.ModuleDict(
-            {"resnets": nn.ModuleList(mid), "attentions": nn.ModuleList([FrameAttention(widths[0])])}
+            {"attentions": nn.ModuleList([FrameAttention(widths[0])]), "resnets": nn.ModuleList(mid)}
         )
         self.up_blocks = nn.ModuleList()
         for before, width in zip([widths[0], *widths], widths, strict=False):

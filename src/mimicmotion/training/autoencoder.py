@@ -158,7 +158,7 @@ class AutoencoderTask(Task):
             self.held_out = self.shards
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            vae = Autoencoder(**autoencoder_config(self.settings.patch_size, self.settings.latent_channels))
+            vae = Autoencoder(autoencoder_config(self.settings.patch_size, self.settings.latent_channels))
         size = self.settings.patch_size
         mean, basis = patch_basis(self.shards, size, self.settings.latent_channels, seed=config.seed)
         init_with_pca(vae, torch.from_numpy(mean).float(), torch.from_numpy(basis).float())
