@@ -101,7 +101,7 @@ class Predictor:
         weights = weight_bytes(self.unet, self.vae, self.image_encoder, self.pose_net, self.detail)
         wide = max(self.dtype.itemsize, 2)
         level = self._cells(task) * self.unet.config.block_out_channels[0] * wide * task.segment_rows
-        pixels = task.size[0] * task.size[1] // self.vae.patch_size ** 2
+        pixels = task.size[0] * task.size[1] // self.vae.patch_size**2
         frame = pixels * self.vae.config.block_out_channels[0] * wide
         encoded = POSE_CHUNK if task.warped else 1
         plain = ExecutionPlan()
