@@ -161,7 +161,7 @@ class VisionLayer(nn.Module):
     def forward(self, x: Float[Tensor, "batch tokens channels"]) -> Float[Tensor, "batch tokens channels"]:
         """One layer."""
         normed = self.layer_norm1(x)
-        # B N C -> (b heads n dim)
+        # B N C -> B heads N dim
         q, k, v = (
             self.self_attn[f"{name}_proj"](normed).unflatten(-1, (self.heads, -1)).transpose(1, 2) for name in "qkv"
         )
