@@ -11,12 +11,12 @@ import platform
 import sys
 
 import torch
+from mimicmotion.models.vae_tiles import decode_latents
 
 from mimicmotion.models import vae_tiles
 from mimicmotion.models.checkpoint import load_part
 from mimicmotion.models.pose_features import to_unit
 from mimicmotion.models.vae import encode_mode
-from mimicmotion.models.vae_tiles import decode_latents
 from mimicmotion.video.picture import read_picture
 from mimicmotion.weights import find_asset
 

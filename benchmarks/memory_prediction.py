@@ -26,7 +26,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from drawing import cpu_model
 from mimicmotion.config import FusionConfig
 from mimicmotion.config.execution import ExecutionOptions
-from mimicmotion.models.execution import UNetExecution
+from mimicmotion.models.execution import Execution
 from mimicmotion.models.memory import weight_bytes
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.planning import ExecutionPlan, Peaks, Predictor, Task
@@ -67,7 +67,7 @@ class Recorder:
 def ways(rows: int, cells: int) -> dict[str, ExecutionPlan]:
     """The kinds of ways that the planner chooses from on a CPU, by name."""
 
-    def unet(portion: int | None, batch: bool) -> UNetExecution:
+    def unet(portion: int | None, batch: bool) -> Execution:
         return execution(portion, rows * (1 + batch), cells, ExecutionOptions(), True, TOKENS_PER_THREAD)
 
     return {
@@ -173,7 +173,6 @@ def build_pipeline(quick: bool = False, dtype: torch.dtype = torch.float32) -> M
     for network in (pipe.unet, pipe.vae, pipe.image_encoder, pipe.pose_net):
         for p in network.parameters():
             p.requires_grad_(False)
-    pipe.use_fast_kernels()
     return pipe
 
 

@@ -19,14 +19,14 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKLTemporalDecoder
+from mimicmotion.models.vae_tiles import decode_latents
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from mimicmotion.conditioning import ConditionedUNet, Conditioning
 from mimicmotion.errors import ConfigError
 from mimicmotion.models.posenet import PoseNet
-from mimicmotion.models.unet import build_unet, use_constant_cross_attention
-from mimicmotion.models.vae_tiles import decode_latents
+from mimicmotion.models.unet import build_unet
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.planning import ExecutionPlan, Predictor, plan_execution
 from mimicmotion.planning.recover import RecoveringUNet
@@ -60,7 +60,6 @@ def pipeline(dtype: torch.dtype = torch.float16) -> MimicMotionPipeline:
         )
         pose_net = PoseNet(320)
     unet = build_unet(SVD_UNET, device="meta", dtype=dtype)
-    use_constant_cross_attention(unet)
     for module in (vae, clip, pose_net):
         nn.Module.to(module.eval(), device="meta", dtype=dtype)
     return MimicMotionPipeline(unet, vae, clip, pose_net)

@@ -2,7 +2,7 @@
 
 The published code's WORK PATTERN is rebuilt here from parts of this package: whole 2160-pixel canvases are drawn and
 sampled down, all pose frames lie in memory as float tensors, PoseNet runs again for every tile in every step, the
-unconditional and the conditional pass follow each other, cross-attention is computed in full, chunks of 8 frames are
+unconditional and the conditional pass of diffusers' U-Net follow each other, chunks of 8 frames are
 decoded with hard cuts, all frames are gathered and only then encoded, one stage after another. Ours is the job
 `mimicmotion generate` in fusion mode "released", so that both do the same work; `tests/integration/test_released.py`
 holds their results together (1e-5). Poses are planted: finding them is the same on both sides, and is not timed.
@@ -40,6 +40,8 @@ from numpy import ndarray
 from drawing import cpu_model, dancer, draw_plainly
 from mimicmotion.config import FusionConfig, GenerateConfig
 from mimicmotion.diffusion.schedule import initial_scale
+from mimicmotion.models.checkpoint import config_of
+from mimicmotion.models.unet import UNet
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.pose.keypoints import PoseSequence
 
@@ -125,7 +127,7 @@ def released_latents(
 ) -> torch.Tensor:
     """Latents of reference slot and video, (1, frames + 1, channels, h, w), made in the published order of work."""
     size: tuple[int, int] = image.shape[:2]
-    device = pipe.device
+    device, unet = pipe.device, diffusers_unet(pipe.unet)
     recipe = pipe.recipe(
         len(poses),
         reference_slot=True,
@@ -152,8 +154,8 @@ def released_latents(
                 slots = torch.arange(len(index), device=device) + 0.5
                 tent = torch.minimum(slots, len(index) - slots) * 2 / len(index)
                 features = pipe.pose_net(pose[:, index].to(device, pipe.dtype))
-                without = run_unet(pipe, scaled[:, index], c_noise, told, None)
-                with_all = run_unet(pipe, scaled[:, index], c_noise, told, features)
+                without = run_unet(unet, scaled[:, index], c_noise, told, None)
+                with_all = run_unet(unet, scaled[:, index], c_noise, told, features)
                 scale = guidance[index].view(1, -1, 1, 1, 1)
                 guided = without + scale * (with_all - without)
                 total[:, index] += tent.view(1, -1, 1, 1, 1) * guided
@@ -164,16 +166,26 @@ def released_latents(
     return x
 
 
-def run_unet(pipe: MimicMotionPipeline, x: torch.Tensor, c_noise: torch.Tensor, told: Any, pose: Any) -> torch.Tensor:
+def diffusers_unet(unet: UNet) -> Any:
+    """Diffusers' network on the same weights."""
+    from diffusers import UNetSpatioTemporalConditionModel
+
+    with torch.device("meta"):
+        plain: Any = UNetSpatioTemporalConditionModel.from_config(config_of(unet))
+    plain.load_state_dict(unet.state_dict(), assign=True)
+    return plain.eval()
+
+
+def run_unet(unet: Any, x: torch.Tensor, c_noise: torch.Tensor, told: Any, pose: Any) -> torch.Tensor:
     """One pass; without pose features the picture is left out too."""
     latents, embedding = told.image_latents, told.image_embeddings
     if pose is None:
         latents, embedding = torch.zeros_like(latents), torch.zeros_like(embedding)
-    parts = [x, latents.expand(-1, x.shape[1], -1, -1, -1)]
-    sample = torch.cat([p.to(pipe.dtype) for p in (*parts, *([] if pose is None else [pose]))], dim=2)
-    embedding = embedding.to(pipe.dtype)
-    ids = told.added_time_ids
-    return pipe.unet(sample, c_noise, embedding, added_time_ids=ids, return_dict=False)[0].float()
+    sample = torch.cat([x, latents.expand(-1, x.shape[1], -1, -1, -1)], dim=2).to(unet.dtype)
+    hook = unet.conv_in.register_forward_hook(lambda _m, _i, out: out if pose is None else out + pose.flatten(0, 1))
+    out = unet(sample, c_noise, embedding.to(unet.dtype), added_time_ids=told.added_time_ids, return_dict=False)[0]
+    hook.remove()
+    return out.float()
 
 
 def run_released(pipe: MimicMotionPipeline, config: GenerateConfig) -> dict[str, float]:
@@ -347,7 +359,6 @@ def one(side: str, dtype: str, setup: Setup) -> dict[str, Any]:
     else:
         pipe = build_pipeline(getattr(torch, dtype)).to(setup.device)
         pipe.settings |= {"height": setup.size[0], "width": setup.size[1]}
-    pipe.use_fast_kernels(side == "ours")  # `from_pretrained` switches them on
     networks = (pipe.unet, pipe.vae, pipe.image_encoder, pipe.pose_net)
     on_gpu = setup.device != "cpu"
     program = resident_bytes() - weight_bytes(*networks)  # the interpreter and its libraries

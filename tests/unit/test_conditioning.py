@@ -151,7 +151,9 @@ def _spy(pipe: MimicMotionPipeline, call: Any) -> list[tuple[Any, ...]]:
 def test_unconditional_pass_has_no_picture_and_no_pose(pipe: MimicMotionPipeline, conditioning: Conditioning) -> None:
     x, time = torch.randn(1, 3, 4, 4, 6, generator=torch.Generator().manual_seed(0)), torch.tensor(0.3)
     two = ConditionedUNet(pipe.unet, conditioning, True, one_batch=False)
-    (sample, tokens, ids, pose), (cond_sample, cond_tokens, _, cond_pose) = _spy(pipe, lambda: two.pair(x, time, [0, 4, 5]))
+    (sample, tokens, ids, pose), (cond_sample, cond_tokens, _, cond_pose) = _spy(
+        pipe, lambda: two.pair(x, time, [0, 4, 5])
+    )
     assert pose is None, "no pose features at all, not those of a black pose frame"
     assert torch.equal(sample[:, :, :4], x)
     assert not sample[:, :, 4:].any()

@@ -9,14 +9,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mimicmotion.models.decode_portions import decode_in_portions
+from mimicmotion.models.vae_tiles import decode_latents
 
 from micro import micro_pipeline, random_frames
 from mimicmotion.config.execution import ExecutionOptions
 from mimicmotion.errors import ConfigError
-from mimicmotion.models.decode_portions import decode_in_portions
 from mimicmotion.models.execution import Execution
 from mimicmotion.models.offload import bring_blocks, is_offloaded, offload_blocks
-from mimicmotion.models.vae_tiles import decode_latents
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.planning import ExecutionPlan, Predictor, plan_execution
 from mimicmotion.planning.budget import host_free

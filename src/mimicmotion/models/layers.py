@@ -443,7 +443,7 @@ class SpatioTemporalResBlock(nn.Module):
 
     def _add_temporal(self, x: Video, time: Tensor | None, execution: Execution) -> Video:
         """X + share * change; in the memory of x where no gradients are recorded."""
-        block, share = self.temporal_res_block, self.time_mixer()
+        block, share = self.temporal_res_block, self.time_mixer().to(x.dtype)
         positions, chunk = x.shape[3], execution.position_chunk
         if chunk is None or chunk >= positions:
             return _add_scaled(x, execution.run(block, x, time), share)
