@@ -18,15 +18,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKLTemporalDecoder
 from torch import nn
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from mimicmotion.conditioning import ConditionedUNet, Conditioning
 from mimicmotion.errors import ConfigError
+from mimicmotion.models.decode import decode_frames
+from mimicmotion.models.image_encoder import ImageEncoder
 from mimicmotion.models.posenet import PoseNet
-from mimicmotion.models.unet import build_unet, use_constant_cross_attention
-from mimicmotion.models.vae_tiles import decode_latents
+from mimicmotion.models.unet import build_unet
+from mimicmotion.models.vae import Autoencoder
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.planning import ExecutionPlan, Predictor, plan_execution
 from mimicmotion.planning.recover import RecoveringUNet
@@ -37,30 +37,25 @@ VIDEO_FRAMES = 265  # 35 s at 15 per second, every second frame
 BUDGETS = {72: (40.0, 24.0, 16.0, 12.0, 8.0, 6.0), 16: (16.0, 8.0, 5.0, 4.0)}
 """Frames of a segment: budgets in GB (10^9 bytes)."""
 
+SVD_VAE = {"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2}
+SVD_CLIP = {
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 16,
+    "patch_size": 14,
+    "projection_dim": 1024,
+    "hidden_act": "gelu",
+}
+
 
 def pipeline(dtype: torch.dtype = torch.float16) -> MimicMotionPipeline:
     """The published model's shapes, on "meta"."""
     with torch.device("meta"):
-        vae = AutoencoderKLTemporalDecoder(
-            block_out_channels=(128, 256, 512, 512),
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            layers_per_block=2,
-            force_upcast=True,
-        )
-        clip = CLIPVisionModelWithProjection(
-            CLIPVisionConfig(
-                hidden_size=1280,
-                intermediate_size=5120,
-                num_hidden_layers=32,
-                num_attention_heads=16,
-                patch_size=14,
-                projection_dim=1024,
-                hidden_act="gelu",
-            )
-        )
+        vae = Autoencoder(SVD_VAE)
+        clip = ImageEncoder(SVD_CLIP)
         pose_net = PoseNet(320)
     unet = build_unet(SVD_UNET, device="meta", dtype=dtype)
-    use_constant_cross_attention(unet)
     for module in (vae, clip, pose_net):
         nn.Module.to(module.eval(), device="meta", dtype=dtype)
     return MimicMotionPipeline(unet, vae, clip, pose_net)
@@ -107,8 +102,8 @@ def measured(pipe: MimicMotionPipeline, plan: ExecutionPlan, rows: int, device: 
     found: dict[str, Any] = {}
     runs = {
         "denoise": lambda: network.pair(x, torch.tensor(0.5), range(rows)),
-        "decode": lambda: decode_latents(
-            pipe.vae, x[0, :8], portion=pipe.plan.decode_portion, tile=pipe.plan.decode_tile
+        "decode": lambda: decode_frames(
+            pipe.vae, x[0, :8], frame_chunk=pipe.plan.decode_portion, tile=pipe.plan.decode_tile
         ),
     }
     for stage, run in runs.items():

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
-from diffusers import AutoencoderKLTemporalDecoder, EulerDiscreteScheduler
 from numpy import ndarray
 from torch import nn
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from mimicmotion.diffusion.noise import frame_noise
+from mimicmotion.models.image_encoder import ImageEncoder
 from mimicmotion.models.posenet import PoseNet
 from mimicmotion.models.unet import build_unet
+from mimicmotion.models.vae import Autoencoder
 from mimicmotion.pipeline import MimicMotionPipeline
 
 # The norms have 32 groups. Where a group is one channel, the norm takes away what the time embedding adds: with 32
@@ -30,6 +32,16 @@ UNET = {
     "num_frames": 6,
 }
 
+CLIP = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 32,
+    "patch_size": 16,
+    "projection_dim": 16,
+}
+
 
 @torch.no_grad()
 def fill(module: nn.Module, seed: int) -> nn.Module:
@@ -45,20 +57,8 @@ def fill(module: nn.Module, seed: int) -> nn.Module:
 
 def micro_pipeline(*, reference_pose_input: bool = False) -> MimicMotionPipeline:
     """8 pixels a latent, sizes in multiples of 16."""
-    vae = AutoencoderKLTemporalDecoder(
-        block_out_channels=(32, 32, 32, 32), down_block_types=("DownEncoderBlock2D",) * 4, layers_per_block=1
-    )
-    encoder = CLIPVisionModelWithProjection(
-        CLIPVisionConfig(
-            hidden_size=16,
-            intermediate_size=32,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            image_size=32,
-            patch_size=16,
-            projection_dim=16,
-        )
-    )
+    vae = Autoencoder({"block_out_channels": [32, 32, 32, 32]})
+    encoder = ImageEncoder(CLIP)
     pose_net = PoseNet(32, (6 if reference_pose_input else 3, 4, 8, 8))
     settings = {
         "num_inference_steps": 3,
@@ -73,8 +73,10 @@ def random_frames(seed: int, *shape: int) -> ndarray:
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-def svd_scheduler() -> EulerDiscreteScheduler:
+def svd_scheduler() -> Any:
     """Diffusers' sampler with SVD's settings, to compare ours with."""
+    from diffusers import EulerDiscreteScheduler
+
     return EulerDiscreteScheduler(
         prediction_type="v_prediction",
         use_karras_sigmas=True,

@@ -14,7 +14,7 @@ from torch import Tensor
 from mimicmotion.diffusion.denoiser import Latents, Sigma
 from mimicmotion.diffusion.noise import added_time_ids, augment_picture
 from mimicmotion.errors import InputError
-from mimicmotion.models.block_cache import BlockCache, Source, has_own_order, pass_key, run_unet
+from mimicmotion.models.block_cache import BlockCache, Source, has_own_order, pass_key, sparse
 from mimicmotion.models.image_encoder import image_embedding
 from mimicmotion.models.pose_features import (
     Frame,
@@ -28,7 +28,7 @@ from mimicmotion.models.pose_features import (
     to_unit,
 )
 from mimicmotion.models.posenet import PoseNet
-from mimicmotion.models.unet import with_pose
+from mimicmotion.models.unet import UNet
 from mimicmotion.models.vae import encode_mode
 
 WARPED_SHARE = 4
@@ -119,7 +119,7 @@ class ConditionedUNet:
             the number of videos do not change what is cached). None computes all.
     """
 
-    unet: Any
+    unet: UNet
     conditioning: Conditioning
     reference_slot: bool
     one_batch: bool = True
@@ -158,15 +158,13 @@ class ConditionedUNet:
     def _run(self, x: Latents, c_noise: Sigma, *, latents: Tensor, embeddings: Tensor, pose: Tensor | None) -> Latents:
         ids = self.conditioning.added_time_ids
         ids = ids.repeat(x.shape[0] // ids.shape[0], 1)
-        sample, time, embeddings = self._inputs(x, c_noise, latents, embeddings, pose)
-        return self.unet(sample, time, embeddings, added_time_ids=ids, return_dict=False)[0].to(x.dtype)
+        sample, time, embeddings = self._inputs(x, c_noise, latents, embeddings)
+        return self.unet(sample, time, embeddings, ids, pose).to(x.dtype)
 
-    def _inputs(
-        self, x: Latents, c_noise: Sigma, latents: Tensor, embeddings: Tensor, pose: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _inputs(self, x: Latents, c_noise: Sigma, latents: Tensor, embeddings: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         dtype = self.unet.dtype
         latents = latents.to(dtype).expand(-1, x.shape[1], -1, -1, -1)  # copied over time
-        sample = with_pose(torch.cat([x.to(dtype), latents], dim=2), pose)
+        sample = torch.cat([x.to(dtype), latents], dim=2)
         # The time stays float32: the U-Net casts its sinusoids itself, half precision would round ln(sigma).
         return sample, c_noise.float().to(x.device), embeddings.to(dtype)
 
@@ -184,12 +182,14 @@ class ConditionedUNet:
             mine = slice(video, video + 1)
             own_pose = None if pose is None else pose[mine if len(pose) > 1 else slice(None)]
             level = torch.tensor(source.c_noise, dtype=c_noise.dtype)
-            sample, time, token = self._inputs(source.x.to(x.device), level, latents[mine], embeddings[mine], own_pose)
-            key = pass_key(frames, conditional, video)
+            sample, time, token = self._inputs(source.x.to(x.device), level, latents[mine], embeddings[mine])
             ids = c.added_time_ids[mine]
             if has_own_order(self.unet):  # out of memory has sent its blocks to the host
-                return self.unet(sample, time, token, added_time_ids=ids, return_dict=False)[0]
-            return run_unet(self.unet, sample, time, token, ids, lambda inside, f: cache.deep(key, source, inside, f))
+                return self.unet(sample, time, token, ids, own_pose)
+            features = self.unet.shallow(sample, time, token, ids, own_pose)
+            key, inside = pass_key(frames, conditional, video), sparse(features.skips[-1])
+            deep = cache.deep(key, source, inside, lambda: self.unet.deep(features))
+            return self.unet.finish(features, deep)
 
         def step(video: int) -> Latents:
             lost = cache.lost(pass_key(frames, conditional, video))

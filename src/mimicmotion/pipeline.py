@@ -29,15 +29,11 @@ from mimicmotion.diffusion.schedule import initial_scale
 from mimicmotion.errors import ConfigError, InputError, PoseError
 from mimicmotion.models.block_cache import BlockCache
 from mimicmotion.models.checkpoint import Components, load_components, save_components
-from mimicmotion.models.cpu_kernels import use_cpu_kernels
+from mimicmotion.models.decode import decode_frames, decode_stream
 from mimicmotion.models.detail import DetailGuide, DetailNet, add_detail
-from mimicmotion.models.execution import execution_of
 from mimicmotion.models.offload import is_offloaded
 from mimicmotion.models.pose_features import PoseFrames
 from mimicmotion.models.posenet import PoseNet
-from mimicmotion.models.unet import use_constant_cross_attention
-from mimicmotion.models.vae import decode_stream
-from mimicmotion.models.vae_tiles import decode_latents
 from mimicmotion.planning import ExecutionPlan, Placement, RecoveringUNet
 from mimicmotion.planning.recover import again, decode_clip, spread_out
 from mimicmotion.weights import find_asset
@@ -185,18 +181,8 @@ class MimicMotionPipeline:
             base = find_asset("tiny")
         parts = load_components(base, checkpoint, device=device, dtype=dtype, variant=variant, **options)
         pipe = cls(parts.unet, parts.vae, parts.image_encoder, parts.pose_net, parts.settings, parts.detail)
-        pipe.use_fast_kernels()
         pipe.files = parts.files
         return pipe
-
-    def use_fast_kernels(self, enabled: bool = True) -> None:
-        """Switch on (or off) what gives the same numbers for less work; `from_pretrained` has done so.
-
-        Constant cross-attention, and on a CPU the kernels of `mimicmotion.models.cpu_kernels`.
-        """
-        use_constant_cross_attention(self.unet, enabled)
-        for network in (self.unet, self.vae, self.image_encoder, self.pose_net):
-            use_cpu_kernels(network, enabled)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model to a folder that `from_pretrained` reads (diffusers' layout, safetensors)."""
@@ -234,7 +220,7 @@ class MimicMotionPipeline:
     @property
     def plan(self) -> ExecutionPlan:
         """How the networks run; without `configure` plainly, all at once."""
-        return ExecutionPlan(unet=execution_of(self.unet)) if self._plan is None else self._plan
+        return ExecutionPlan(unet=self.unet.execution) if self._plan is None else self._plan
 
     @property
     def is_configured(self) -> bool:
@@ -259,7 +245,7 @@ class MimicMotionPipeline:
     @property
     def downscale(self) -> int:
         """Pixels per latent along one side (8 for SVD)."""
-        return 2 ** (len(self.vae.config.block_out_channels) - 1) * self.vae.config.get("patch_size", 1)
+        return self.vae.downscale
 
     @property
     def size_multiple(self) -> int:
@@ -532,7 +518,7 @@ class MimicMotionPipeline:
                 got, want = f"detail_from of {len(detail_from)} frames", f"{first + len(latents)} frames"
                 raise InputError(got, want, "pass a warped picture and a drawn pose for each frame")
             finish = functools.partial(add_detail, self.detail, guide=detail_from, first=first)
-        clip = functools.partial(decode_clip, self, decode_latents)
+        clip = functools.partial(decode_clip, self, decode_frames)
         return decode_stream(
             self.vae, latents, decode_chunk_size, overlap=decode_overlap, mode=mode, decode=clip, finish=finish
         )

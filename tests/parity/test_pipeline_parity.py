@@ -22,7 +22,7 @@ from mimicmotion.conditioning import ConditionedUNet, Conditioning
 from mimicmotion.config import FusionConfig
 from mimicmotion.diffusion.denoiser import guide
 from mimicmotion.diffusion.recipe import Recipe
-from mimicmotion.models.vae import decode_float
+from mimicmotion.models.decode import decode_float
 from mimicmotion.pipeline import MimicMotionPipeline
 
 Shared = Callable[[str], Path]

@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from micro import micro_pipeline, random_frames
 from mimicmotion.config.execution import ExecutionOptions
 from mimicmotion.errors import ConfigError
-from mimicmotion.models.decode_portions import decode_in_portions
-from mimicmotion.models.execution import UNetExecution
+from mimicmotion.models.decode import decode_frames
+from mimicmotion.models.execution import Execution
 from mimicmotion.models.offload import bring_blocks, is_offloaded, offload_blocks
-from mimicmotion.models.vae_tiles import decode_latents
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.planning import ExecutionPlan, Predictor, plan_execution
 from mimicmotion.planning.budget import host_free
@@ -24,7 +23,7 @@ from mimicmotion.planning.budget import host_free
 SIZE, FRAMES = (32, 32), 9
 IMAGE, POSES = random_frames(1, *SIZE, 3), random_frames(2, FRAMES, *SIZE, 3)
 REFERENCE = random_frames(3, *SIZE, 3)
-PORTIONS = UNetExecution(attention="auto", frame_chunk=2, position_chunk=3, feed_forward_chunk=7)
+PORTIONS = Execution(attention="auto", frame_chunk=2, position_chunk=3, feed_forward_chunk=7)
 CUDA = torch.device("cuda")
 
 
@@ -68,7 +67,7 @@ def test_no_plan_changes_anything_at_any_length(
     plain = run()
     chunks = {"frame_chunk": portion, "position_chunk": portion, "feed_forward_chunk": portion}
     plan = ExecutionPlan(
-        unet=UNetExecution(attention="auto", channels_last=channels_last, **chunks),
+        unet=Execution(attention="auto", channels_last=channels_last, **chunks),
         guidance_in_one_batch=one_batch,
         latents_on_host=on_host,
     )
@@ -128,33 +127,22 @@ def test_decoding_goes_on_in_portions() -> None:
             failed.append(1)
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    pipe.vae.decoder.mid_block.register_forward_pre_hook(full)
+    pipe.vae.decoder.conv_out.register_forward_pre_hook(full)
     found = list(pipe.decode(z, decode_chunk_size=4))
     assert pipe.plan.decode_portion == 2
     assert max(abs(a.astype(int) - b.astype(int)).max() for a, b in zip(found, wanted, strict=True)) <= 1
 
 
-@settings(max_examples=8)
-@given(st.integers(1, 5), st.integers(1, 6), st.sampled_from([torch.float32, torch.float64]))
-def test_decoder_in_portions_is_the_decoder(frames: int, portion: int, dtype: torch.dtype) -> None:
-    vae = micro_pipeline().vae.to(dtype)
-    z = torch.randn(frames, 4, 4, 6, generator=torch.Generator().manual_seed(0)).to(dtype)
-    with torch.inference_mode():
-        wanted = vae.decode(z, num_frames=frames).sample
-        found = decode_in_portions(vae.decoder, z, portion)
-    assert float((found - wanted).abs().max() / wanted.abs().max()) < (1e-5 if dtype == torch.float32 else 1e-13)
-
-
 def test_tiles_cover_the_frame() -> None:
     vae = micro_pipeline().vae
     z = torch.randn(1, 4, 12, 20, generator=torch.Generator().manual_seed(0))
-    whole, tiled = decode_latents(vae, z), decode_latents(vae, z, tile=64, portion=1)
+    whole, tiled = decode_frames(vae, z), decode_frames(vae, z, tile=64, frame_chunk=1)
     assert tiled.shape == whole.shape
-    assert torch.equal(decode_latents(vae, z, tile=256), whole)  # one tile is the frame
+    assert torch.equal(decode_frames(vae, z, tile=256), whole)  # one tile is the frame
     error = (tiled - whole).abs().mean() / whole.abs().mean()
     assert 0 < float(error) < 0.3  # not exact, and no hole
     with pytest.raises(ConfigError, match="decode_tile"):
-        decode_latents(vae, z, tile=32)
+        decode_frames(vae, z, tile=32)
 
 
 def test_blocks_that_wait_on_the_host_change_nothing(plain: torch.Tensor) -> None:

@@ -1,11 +1,105 @@
+"""CLIP's vision tower against transformers' class, and the picture prepared for it against diffusers' pipeline."""
+
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from mimicmotion.models.image_encoder import CLIP_MEAN, CLIP_STD, clip_pixels, image_embedding, resize_antialiased
+from against_library import assert_same, half_errors, save, twins
+from mimicmotion.errors import ConfigError, InputError
+from mimicmotion.models.checkpoint import load_part
+from mimicmotion.models.image_encoder import (
+    CLIP_MEAN,
+    CLIP_STD,
+    ImageEncoder,
+    clip_pixels,
+    image_embedding,
+    resize_antialiased,
+)
+
+SMALL: dict[str, Any] = {
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "image_size": 32,
+    "patch_size": 8,
+    "projection_dim": 12,
+    "layer_norm_eps": 1e-3,
+}
+PIXELS = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def pair(**change: Any) -> tuple[Any, Any]:
+    config = SMALL | change
+    return twins(CLIPVisionModelWithProjection(CLIPVisionConfig(**config)), ImageEncoder(config))
+
+
+def embed_theirs(encoder: Any) -> torch.Tensor:
+    return encoder(PIXELS.to(encoder.dtype)).image_embeds
+
+
+def embed_ours(encoder: ImageEncoder) -> torch.Tensor:
+    return encoder(PIXELS.to(encoder.visual_projection.weight.dtype))
+
+
+@pytest.mark.parametrize("act", ["gelu", "quick_gelu"])
+def test_same_as_transformers(act: str) -> None:
+    assert_same(*pair(hidden_act=act), embed_theirs, embed_ours)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_error_in_half_precision(dtype: torch.dtype) -> None:
+    theirs, ours = half_errors(*pair(), embed_theirs, embed_ours, dtype)
+    assert 0 < ours < 1.5 * theirs
+
+
+def test_files_open_in_both(tmp_path: Path) -> None:
+    theirs, ours = (m.float() for m in pair(hidden_act="gelu"))
+    opened = CLIPVisionModelWithProjection.from_pretrained(save(ours, tmp_path / "ours", "model")).eval()
+    theirs.save_pretrained(tmp_path / "image_encoder")
+    again: Any = load_part(tmp_path, "image_encoder")
+    with torch.no_grad():
+        torch.testing.assert_close(embed_theirs(opened), embed_ours(ours), rtol=0, atol=1e-5)
+        assert torch.equal(embed_ours(again), embed_ours(ours))
+
+
+def test_new_weights_are_as_wide_as_theirs() -> None:
+    torch.manual_seed(0)
+    config = SMALL | {"hidden_size": 96, "initializer_factor": 2.0}  # of 96 numbers: 0.3 is three standard errors
+    theirs, ours = CLIPVisionModelWithProjection(CLIPVisionConfig(**config)), ImageEncoder(config)
+    found = ours.state_dict()
+    for name, want in theirs.state_dict().items():
+        assert float(found[name].std()) == pytest.approx(float(want.std()), rel=0.3), name
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"hidden_act": "gelu_new"}, "hidden_act"),
+        ({"num_attention_heads": 5}, "heads"),
+        ({"vision_config": {}}, "unknown vision_config"),
+        ({"model_type": "siglip_vision_model"}, "model_type"),
+    ],
+)
+def test_what_it_would_not_honour_is_refused(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        ImageEncoder(SMALL | change)
+
+
+def test_all_that_transformers_writes_is_known() -> None:
+    written = CLIPVisionConfig(**SMALL).to_dict() | {"torch_dtype": "float16", "dropout": 0.0}
+    assert ImageEncoder(written).config.projection_dim == 12
+
+
+def test_a_picture_of_another_size_is_refused() -> None:
+    with pytest.raises(InputError, match="clip_pixels"):
+        ImageEncoder(SMALL)(PIXELS[..., :24].float())
 
 
 @pytest.mark.parametrize("size", [(128, 64), (150, 300), (56, 56), (57, 60), (300, 100)])
@@ -26,12 +120,11 @@ def test_constant_pictures_and_tiny_pictures() -> None:
 
 
 def test_embedding(golden) -> None:
-    torch.manual_seed(0)
-    config = CLIPVisionConfig(
-        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=16,
-        projection_dim=12,
-    )  # fmt: skip
-    encoder = CLIPVisionModelWithProjection(config).eval()
+    config = {
+        "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32,
+        "patch_size": 16, "projection_dim": 12,
+    }  # fmt: skip
+    encoder = ImageEncoder(config).eval()
     with torch.no_grad():
         for i, p in enumerate(encoder.parameters()):  # the same on every version and machine
             p.copy_(torch.linspace(-1, 1, p.numel()).mul(7 + i).sin().reshape(p.shape) * 0.3)

@@ -13,11 +13,12 @@ import pytest
 import torch
 from diffusers import AutoencoderTiny
 
+from against_library import assert_same, half_errors, twins
 from mimicmotion.diffusion.noise import frame_noise
 from mimicmotion.errors import ConfigError, WeightsError
 from mimicmotion.evaluation.pixels import psnr
 from mimicmotion.models.pose_features import to_unit
-from mimicmotion.models.preview import WEIGHTS, load_preview_decoder
+from mimicmotion.models.preview import WEIGHTS, TinyDecoder, load_preview_decoder
 from mimicmotion.synth import render_clip
 
 SVD = {"latent_channels": 4, "downscale": 8}
@@ -30,6 +31,31 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     widths = {f"{side}_block_out_channels": (8, 8, 8, 8) for side in ("encoder", "decoder")}
     AutoencoderTiny(**widths, num_encoder_blocks=(1, 1, 1, 1), num_decoder_blocks=(1, 1, 1, 1)).save_pretrained(path)
     return path
+
+
+OTHER: dict[str, Any] = {
+    "encoder_block_out_channels": (8, 8),
+    "decoder_block_out_channels": (8, 8),
+    "num_encoder_blocks": (1, 1),
+    "num_decoder_blocks": (1, 2),
+    "act_fn": "silu",
+    "upsample_fn": "bilinear",
+    "upsampling_scaling_factor": 3,
+}
+
+
+def pair(config: dict[str, Any]) -> tuple[Any, Any]:
+    theirs = AutoencoderTiny(**config)
+    return twins(theirs.decoder, TinyDecoder(theirs.config))
+
+
+@pytest.mark.parametrize("config", [{}, OTHER], ids=["usual", "other"])
+def test_same_as_diffusers(config: dict[str, Any]) -> None:
+    z = frame_noise(0, range(2), (4, 4, 6)).double()
+    assert_same(*pair(config), lambda d: d(z), lambda d: d(z))
+    for dtype in (torch.float16, torch.bfloat16):
+        theirs, ours = half_errors(*pair(config), *[lambda d: d(z.to(next(d.parameters()).dtype))] * 2, dtype)
+        assert 0 < ours < 1.5 * theirs
 
 
 def test_decodes_each_frame_by_itself(folder: Path) -> None:
@@ -47,8 +73,11 @@ def test_the_real_one_shows_the_picture(shared: Callable[[str], Path]) -> None:
     path = shared("models/taesd")
     decode = load_preview_decoder(path, **SVD)
     frame = render_clip(3, 1, (256, 192)).frames
+    theirs = AutoencoderTiny.from_pretrained(path)
     with torch.inference_mode():
-        latents = decode.network.encode(to_unit(frame)).latents
+        latents = theirs.encode(to_unit(frame)).latents
+        want = theirs.decode(latents).sample
+        torch.testing.assert_close(decode.network(latents), want, rtol=0, atol=1e-5)
     assert psnr(decode(latents), frame) > 25
     assert psnr(decode(latents / 0.18215), frame) < 20  # it wants latents as they are denoised, not the VAE's own
 
@@ -79,11 +108,12 @@ def damage(folder: Path, kind: str) -> None:
             "another class": {"_class_name": "AutoencoderKL"},
             "other widths": {"decoder_block_out_channels": [16, 16, 16, 16]},
             "nonsense": {"num_decoder_blocks": 5},
+            "unknown": {"conv_kernel": 5},
         }[kind]
         (folder / "config.json").write_text(json.dumps(config | change))
 
 
-KINDS = ("no weights", "torn weights", "no JSON", "another class", "other widths", "nonsense")
+KINDS = ("no weights", "torn weights", "no JSON", "another class", "other widths", "nonsense", "unknown")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,14 +1,13 @@
-"""The small networks: their start from a PCA, PoseNet's first signal, and that they survive saving."""
+"""The small networks: their start from a PCA, and PoseNet's first signal."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from fake_shards import FakeShards
-from mimicmotion.models.tiny import PatchAutoencoder, build_tiny_posenet, init_with_pca
+from mimicmotion.models.tiny import autoencoder_config, build_tiny_posenet, init_with_pca
+from mimicmotion.models.vae import Autoencoder
 from mimicmotion.training.autoencoder import patch_basis
 
 
@@ -43,40 +42,19 @@ def test_basis_is_the_projection_of_patches() -> None:
 def test_autoencoder_starts_as_the_projection_of_patches() -> None:
     shards = smooth_shards()
     mean, basis = (torch.from_numpy(a).float() for a in patch_basis(shards, 8, 6, samples=40))  # type: ignore[arg-type]
-    vae = PatchAutoencoder(latent_channels=6).eval()
+    vae = Autoencoder(autoencoder_config(latent_channels=6)).eval()
     init_with_pca(vae, mean, basis)
     pictures = np.stack([r.pictures[0] for r in shards.records])
     x = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
     with torch.no_grad():
-        got = vae.encode(x).latent_dist.mode()
+        got = vae(x)
     patches = x.unfold(2, 8, 8).unfold(3, 8, 8)
     want = torch.einsum("nchwij,kcij->nkhw", patches - mean[None, :, None, None], basis)
     assert got.shape == (8, 6, 8, 4)
     torch.testing.assert_close(got, want, rtol=0.02, atol=0.03)
     with torch.no_grad():
-        out = vae.decode(got, num_frames=8).sample
+        out = vae.decode(got, 8)
     assert float((out - x).abs().mean()) < 0.1 * float((x - x.mean()).abs().mean())
-
-
-def test_patch_autoencoder_survives_saving(tmp_path: Path) -> None:
-    vae = PatchAutoencoder(
-        patch_size=2,
-        in_channels=12,
-        out_channels=12,
-        latent_channels=4,
-        block_out_channels=(32, 64),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-    )
-    vae.eval().save_pretrained(tmp_path)
-    again = PatchAutoencoder.from_pretrained(tmp_path).eval()
-    x = torch.randn(3, 3, 16, 24, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        z = vae.encode(x).latent_dist.mode()
-        out = vae.decode(z, num_frames=3).sample
-        assert z.shape == (3, 4, 4, 6)
-        assert out.shape == x.shape
-        torch.testing.assert_close(again.decode(again.encode(x).latent_dist.mode(), num_frames=3).sample, out)
-        torch.testing.assert_close(again.decode(z, num_frames=3, return_dict=False)[0], out)
 
 
 def test_posenet_starts_with_a_signal() -> None:

@@ -1,118 +1,138 @@
+"""The autoencoder against diffusers' class, with and without chunks, and its encoder in float16."""
+
 from __future__ import annotations
 
-from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKLTemporalDecoder
-from hypothesis import given
-from hypothesis import strategies as st
 
+from against_library import assert_same, half_errors, save, twins
 from mimicmotion.errors import ConfigError
-from mimicmotion.models.vae import blend_weight, decode_float, decode_stream, encode_mode, plan_chunks, to_uint8
+from mimicmotion.models.checkpoint import load_part
+from mimicmotion.models.vae import Autoencoder, encode_mode
+
+SMALL: dict[str, Any] = {
+    "block_out_channels": [64, 96, 96],
+    "down_block_types": ["DownEncoderBlock2D"] * 3,
+    "latent_channels": 4,
+    "layers_per_block": 2,
+}
+FRAMES = 5
 
 
-def make_vae(seed: int = 0) -> AutoencoderKLTemporalDecoder:
-    torch.manual_seed(seed)
-    down = ("DownEncoderBlock2D",) * 2
-    vae = AutoencoderKLTemporalDecoder(
-        block_out_channels=(32, 32), down_block_types=down, layers_per_block=1, scaling_factor=0.5
-    )
-    with torch.no_grad():  # fresh mixing factors hide most of the temporal layers
-        for name, p in vae.named_parameters():
-            if name.endswith("mix_factor"):
-                p.fill_(-2.0)
-    return vae.eval()
+def pair(**change: Any) -> tuple[Any, Any]:
+    config = SMALL | change
+    return twins(AutoencoderKLTemporalDecoder(**config), Autoencoder(config))
 
 
-@pytest.fixture(scope="module")
-def vae() -> AutoencoderKLTemporalDecoder:
-    return make_vae()
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-@pytest.fixture(scope="module")
-def latents() -> torch.Tensor:
-    g = torch.Generator().manual_seed(3)
-    walk = torch.randn(21, 4, 4, 4, generator=g).cumsum(0)  # neighbours alike, ends far apart, as in a video
-    return walk / walk.std()
+IMAGES, LATENTS = normal(3, 3, 16, 24), normal(2 * FRAMES, 4, 4, 6)
 
 
-@given(st.integers(0, 200), st.integers(1, 20).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n - 1))))
-def test_chunks_cover_with_enough_overlap(num_frames: int, sizes: tuple[int, int]) -> None:
-    chunk, overlap = sizes
-    chunks = plan_chunks(num_frames, chunk, overlap)
-    assert sorted({f for c in chunks for f in c}) == list(range(num_frames))
-    assert all(len(c) == min(chunk, num_frames) for c in chunks)
-    for a, b in pairwise(chunks):
-        assert a.stop - b.start >= overlap
-        assert b.start > a.start
+def their_moments(vae: Any) -> torch.Tensor:
+    found = vae.encode(IMAGES.to(vae.dtype)).latent_dist
+    return torch.cat([found.mean, found.logvar])
 
 
-@pytest.mark.parametrize(("chunk", "overlap"), [(0, 0), (4, 4), (4, -1)])
-def test_bad_chunks(chunk: int, overlap: int, vae, latents) -> None:
-    with pytest.raises(ConfigError, match="decode_chunk_size"):
-        decode_float(vae, latents, chunk, overlap=overlap)
-    with pytest.raises(ConfigError, match="mode"):
-        decode_float(vae, latents, mode="nonsense")  # before the first frame is asked for
+def our_moments(vae: Autoencoder) -> torch.Tensor:
+    return torch.cat(vae.encode(IMAGES.to(vae.quant_conv.weight.dtype)))
 
 
-def test_blend_weights_are_a_rising_partition() -> None:
-    for n in (1, 2, 5):
-        w = [blend_weight(j, n) for j in range(1, n + 1)]
-        assert w == sorted(w)
-        np.testing.assert_allclose(np.array(w) + np.array(w[::-1]), 1)
+@pytest.mark.parametrize("layers", [1, 2, 3])  # with 1 the decoder has no attention, with 3 a block that is not run
+def test_same_as_diffusers(layers: int) -> None:
+    theirs, ours = pair(layers_per_block=layers)
+    assert_same(theirs, ours, their_moments, our_moments)
+    decode = lambda vae: vae.decode(LATENTS, num_frames=FRAMES).sample  # noqa: E731
+    assert_same(theirs, ours, decode, lambda vae: vae.decode(LATENTS, FRAMES))
 
 
-def test_one_chunk_is_exact(vae, latents) -> None:
-    with torch.inference_mode():
-        want = vae.decode(latents / 0.5, num_frames=21).sample
-    for mode in ("blend", "released"):
-        assert torch.equal(torch.stack(list(decode_float(vae, latents, 21, mode=mode))), want)
-    assert list(decode_float(vae, latents[:0])) == []
-    assert len(list(decode_float(vae, latents[:1]))) == 1
+@pytest.mark.parametrize("frame_chunk", [1, 3, 2 * FRAMES])
+def test_chunks_change_nothing(frame_chunk: int) -> None:
+    theirs, ours = pair()
+    decode = lambda vae: vae.decode(LATENTS, num_frames=FRAMES).sample  # noqa: E731
+    assert_same(theirs, ours, decode, lambda vae: vae.decode(LATENTS, FRAMES, frame_chunk))
 
 
-def test_blend_is_nearer_to_the_whole_decode_at_the_seams(vae, latents) -> None:
-    whole = torch.stack(list(decode_float(vae, latents, 21)))
-    error = {}
-    for mode in ("blend", "released"):
-        frames = torch.stack(list(decode_float(vae, latents, 8, mode=mode)))
-        steps = (frames.diff(dim=0) - whole.diff(dim=0)).square().mean((1, 2, 3)).sqrt()
-        error[mode] = max(steps[7], steps[15])
-    assert error["blend"] < 0.5 * error["released"]
-
-
-def test_frames_come_one_by_one_and_latents_are_read_as_needed(vae, latents, monkeypatch) -> None:
+def test_frames_run_in_chunks() -> None:
+    _, ours = pair()
     seen: list[int] = []
-    decode = vae.decode
-    monkeypatch.setattr(vae, "decode", lambda z, num_frames: seen.append(num_frames) or decode(z, num_frames))
-    stream = decode_stream(vae, latents, 4, overlap=1)
-    assert seen == []
-    frame = next(stream)
-    assert seen == [4]
-    assert frame.shape == (8, 8, 3)
-    assert frame.dtype == np.uint8
-    assert 1 + len(list(stream)) == 21
-    assert max(seen) == 4
+    for layer in (ours.decoder.conv_in, ours.decoder.up_blocks[0].upsamplers[0], ours.decoder.conv_out):
+        layer.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    with torch.no_grad():
+        ours.decode(LATENTS, FRAMES, 4)
+    assert seen == [4, 4, 2] * 3
 
 
-def test_uint8_rounds_clamps_or_truncates() -> None:
-    values = torch.tensor([-1.5, -1.0, 0.0, 0.999, 1.0, 9.0]).repeat(3, 1)[:, None]
-    assert to_uint8(values)[0, :, 0].tolist() == [0, 0, 128, 255, 255, 255]
-    assert to_uint8(values, truncate=True)[0, :, 0].tolist() == [0, 0, 127, 254, 255, 255]
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("frame_chunk", [None, 2])
+def test_error_in_half_precision(dtype: torch.dtype, frame_chunk: int | None) -> None:
+    decode = lambda vae: vae.decode(LATENTS.to(vae.dtype), num_frames=FRAMES).sample  # noqa: E731
+    ours = lambda vae: vae.decode(LATENTS.to(vae.quant_conv.weight.dtype), FRAMES, frame_chunk)  # noqa: E731
+    for run_theirs, run_ours in ((their_moments, our_moments), (decode, ours)):
+        theirs_off, ours_off = half_errors(*pair(), run_theirs, run_ours, dtype)
+        assert 0 < ours_off < 1.5 * theirs_off
 
 
-def test_encode_is_the_mode_and_upcasts_float16_without_touching_the_network(vae) -> None:
-    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    with torch.inference_mode():
-        want = vae.encode(images).latent_dist.mode()
-    assert torch.equal(encode_mode(vae, images), want)
-    half = make_vae().half()
-    got = encode_mode(half, images)
-    assert got.dtype == torch.float32
-    assert {p.dtype for p in half.parameters()} == {torch.float16}
-    rounded = make_vae().half().float()
-    with torch.inference_mode():
-        torch.testing.assert_close(got, rounded.encode(images).latent_dist.mode(), rtol=0, atol=1e-6)
-    assert encode_mode(make_vae().bfloat16(), images).dtype == torch.float32
+def test_files_open_in_both(tmp_path: Path) -> None:
+    theirs, ours = (m.float() for m in pair(scaling_factor=0.3))
+    opened = AutoencoderKLTemporalDecoder.from_pretrained(save(ours, tmp_path / "ours")).eval()
+    assert opened.config.scaling_factor == 0.3
+    theirs.save_pretrained(tmp_path / "vae")
+    again = load_part(tmp_path, "vae")
+    assert again.config.scaling_factor == 0.3
+    z = LATENTS.float()
+    with torch.no_grad():
+        want = opened.decode(z, num_frames=FRAMES).sample
+        torch.testing.assert_close(ours.decode(z, FRAMES), want, rtol=0, atol=1e-5 * float(want.abs().max()))
+        assert torch.equal(again.decode(z, FRAMES), ours.decode(z, FRAMES))
+
+
+def test_patches_are_folded_into_channels(tmp_path: Path) -> None:
+    config = {"patch_size": 2, "in_channels": 12, "out_channels": 12, "block_out_channels": [32, 64]}
+    vae = Autoencoder(config).eval()
+    x = IMAGES.float()
+    with torch.no_grad():
+        z = vae(x)
+        out = vae.decode(z, num := len(x))
+        assert (z.shape, out.shape, vae.downscale) == ((3, 4, 4, 6), x.shape, 4)
+        save(vae, tmp_path / "vae")
+        again = load_part(tmp_path, "vae")
+        assert torch.equal(again.decode(again(x), num), out)
+    assert again.config == vae.config
+    assert vae.config["_class_name"] == "Autoencoder", "diffusers' class would not know patch_size"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"norm_num_groups": 16}, "unknown norm_num_groups"),
+        ({"down_block_types": ["AttnDownEncoderBlock2D"] * 3}, "down_block_types"),
+        ({"in_channels": 4}, "3 \\* patch_size"),
+        ({"_class_name": "AutoencoderKL"}, "class AutoencoderKL"),
+    ],
+)
+def test_what_it_would_not_honour_is_refused(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        Autoencoder(SMALL | change)
+    assert Autoencoder(SMALL | {"sample_size": 768}).config.sample_size == 768
+
+
+def test_encode_is_the_mode_and_upcasts_float16_without_touching_the_network() -> None:
+    vae = pair()[1].float()
+    images = IMAGES.float().clamp(-1, 1)
+    with torch.no_grad():
+        assert torch.equal(encode_mode(vae, images), vae.encode(images)[0])
+        half = pair()[1].half()
+        got = encode_mode(half, images)
+        assert got.dtype == torch.float32
+        assert {p.dtype for p in half.parameters()} == {torch.float16}
+        torch.testing.assert_close(got, pair()[1].half().float()(images), rtol=0, atol=1e-6)
+        half.config["force_upcast"] = False
+        assert float((encode_mode(half, images) - got).abs().max()) > 1e-4
+    assert encode_mode(pair()[1].bfloat16(), images).dtype == torch.float32

@@ -22,8 +22,8 @@ class SceneEncoder:
     """The two frozen networks that see whole pictures.
 
     Attributes:
-        vae: diffusers' AutoencoderKLTemporalDecoder.
-        image_encoder: transformers' CLIPVisionModelWithProjection.
+        vae: the autoencoder.
+        image_encoder: CLIP's vision tower.
         digest: identity of the autoencoder's weights, as a training asks for it.
     """
 

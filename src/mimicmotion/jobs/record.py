@@ -158,14 +158,14 @@ class RunRecord:
 
     def earlier_plan(self) -> ExecutionPlan | None:
         """How the interrupted run ran, if the settings of that are the same: what is free now may differ, bits not."""
-        from mimicmotion.models.execution import UNetExecution
+        from mimicmotion.models.execution import Execution
         from mimicmotion.planning import ExecutionPlan, Peaks
 
         known = self._earlier_plan
         if known is None or self.resumed_at[-1] == 0:
             return None
         try:
-            parts: Facts = {"unet": UNetExecution(**known["unet"]), "peaks": Peaks(**known["peaks"])}
+            parts: Facts = {"unet": Execution(**known["unet"]), "peaks": Peaks(**known["peaks"])}
             return ExecutionPlan(**(known | parts))
         except (KeyError, TypeError):  # of another version
             return None

@@ -1,27 +1,23 @@
-"""Self-attention with a chosen kernel.
-
-diffusers' own switch (`set_attention_backend`) reaches only processors that SVD's U-Net does not have: it succeeds and
-changes nothing. Here a processor of each layer calls the kernel itself.
-"""
+"""Multi-head attention with a chosen kernel."""
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mimicmotion.errors import ConfigError
+from mimicmotion.models.layers import Linear, linear_add
 
 logger = logging.getLogger(__name__)
-
-AttentionKernel = Literal["plain", "auto", "math", "sdpa", "efficient", "flash", "cudnn", "fa3"]
 
 BACKENDS = {
     "math": SDPBackend.MATH,
@@ -39,7 +35,44 @@ MAX_BATCH = 32768
 Heads = Float[Tensor, "n heads tokens dim"]
 
 
-@torch.compiler.disable
+class Attention(nn.Module):
+    """Multi-head attention; projections of queries, keys and values have no bias.
+
+    Args:
+        channels: of the tokens.
+        heads: they share the channels.
+        context_dim: channels of what is attended to; None is the tokens themselves.
+    """
+
+    def __init__(self, channels: int, heads: int, context_dim: int | None = None) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_q = Linear(channels, channels, bias=False)
+        self.to_k = Linear(context_dim or channels, channels, bias=False)
+        self.to_v = Linear(context_dim or channels, channels, bias=False)
+        self.to_out = nn.ModuleList([Linear(channels, channels)])
+
+    def forward(
+        self,
+        x: Float[Tensor, "n tokens channels"],
+        residual: Float[Tensor, "n tokens channels"],
+        kernel: str = "sdpa",
+        context: Float[Tensor, "n context dim"] | None = None,
+    ) -> Float[Tensor, "n tokens channels"]:
+        """Residual + attention of `x` to itself or to `context`, by a kernel of `attend`."""
+        return linear_add(self.to_out[0], self._heads(x, x if context is None else context, kernel), residual)
+
+    def of_one(self, token: Float[Tensor, "n 1 dim"]) -> Float[Tensor, "n 1 channels"]:
+        """Attention to one token: softmax over one value is 1, so queries and keys do not matter."""
+        return self.to_out[0](self.to_v(token))
+
+    def _heads(self, x: Tensor, context: Tensor, kernel: str) -> Float[Tensor, "n tokens channels"]:
+        inputs = ((self.to_q, x), (self.to_k, context), (self.to_v, context))
+        # n tokens (heads dim) -> n heads tokens dim, and back
+        q, k, v = (project(y).unflatten(-1, (self.heads, -1)).transpose(1, 2) for project, y in inputs)
+        return attend(kernel, q, k, v).transpose(1, 2).flatten(2)
+
+
 def rows_attention(q: Heads, k: Heads, v: Heads) -> Heads:
     """Attention by plain matrix products, a block of queries at a time.
 
@@ -51,8 +84,6 @@ def rows_attention(q: Heads, k: Heads, v: Heads) -> Heads:
     q = q * dim**-0.5
     k = k.transpose(-1, -2)
     rows = max(16, ROW_BYTES // (context * q.element_size()))
-    if n * heads * tokens <= rows:
-        return torch.softmax(q @ k, -1) @ v
     out = torch.empty((n, tokens, heads, dim), dtype=q.dtype, device=q.device).transpose(1, 2)
     if tokens <= rows:  # many short sequences
         step = max(1, rows // (tokens * heads))
@@ -68,6 +99,19 @@ def rows_attention(q: Heads, k: Heads, v: Heads) -> Heads:
     return out
 
 
+@torch.library.custom_op("mimicmotion::rows_attention", mutates_args=())
+def _rows_in_graph(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """One operation of a compiled graph, whose compiler would unroll the loops."""
+    return rows_attention(q, k, v)
+
+
+@_rows_in_graph.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # noqa: ARG001
+    n, heads, tokens, dim = q.shape
+    return q.new_empty(n, tokens, heads, dim).transpose(1, 2)
+
+
+@functools.cache
 def _flash_attention_3() -> Callable[..., Any] | None:
     """FlashAttention-3's function, where it is installed (module `flash_attn_interface`)."""
     try:
@@ -93,15 +137,9 @@ def check_kernel(kernel: str, device: torch.device) -> None:
 
 
 def attend(kernel: str, q: Heads, k: Heads, v: Heads) -> Heads:
-    """Scaled dot-product attention by a kernel; see `AttentionKernel`.
-
-    "auto" is FlashAttention-3 on a GPU of compute capability 9 where it is installed (16-bit formats), else PyTorch's
-    own choice; on a CPU in bfloat16 it is `rows_attention`.
-    """
-    if kernel == "auto":
-        kernel = _choose(q)
+    """Scaled dot-product attention by a kernel that `choose_kernel` gives."""
     if kernel == "rows":
-        return rows_attention(q, k, v)
+        return (_rows_in_graph if torch.compiler.is_compiling() else rows_attention)(q, k, v)
     if q.shape[0] > MAX_BATCH and q.device.type == "cuda":
         parts = zip(q.split(MAX_BATCH), k.split(MAX_BATCH), v.split(MAX_BATCH), strict=True)
         return torch.cat([attend(kernel, *part) for part in parts])
@@ -118,60 +156,15 @@ def attend(kernel: str, q: Heads, k: Heads, v: Heads) -> Heads:
     return F.scaled_dot_product_attention(q, k, v)
 
 
-def _choose(q: Tensor) -> str:
-    if q.device.type == "cpu":
-        return "rows" if q.dtype == torch.bfloat16 else "sdpa"
-    hopper = (
-        q.device.type == "cuda" and torch.cuda.is_available() and torch.cuda.get_device_capability(q.device)[0] == 9
-    )
-    return "fa3" if hopper and _flash_attention_3() is not None else "sdpa"
+def choose_kernel(kernel: str, device: torch.device, dtype: torch.dtype) -> str:
+    """What "auto" stands for; other kernels as they are.
 
-
-class SelfAttention:
-    """Attention processor for `attn1`: diffusers' plain form with a chosen kernel.
-
-    Args:
-        plain: the processor that it takes the place of; used for whatever is not plain self-attention.
-        kernel: see `attend`.
+    FlashAttention-3 on a GPU of compute capability 9 where it is installed (16-bit formats), rows of queries on a CPU
+    in bfloat16 where no gradients are recorded, else PyTorch's own choice.
     """
-
-    def __init__(self, plain: Any, kernel: AttentionKernel) -> None:
-        self.plain, self.kernel = plain, kernel
-
-    def __call__(
-        self,
-        attn: Any,
-        hidden_states: Float[Tensor, "n tokens channels"],
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        temb: Tensor | None = None,
-    ) -> Float[Tensor, "n tokens channels"]:
-        """Attend; the arguments are those of diffusers' attention processors."""
-        if hidden_states.ndim != 3 or encoder_hidden_states is not None or attention_mask is not None:
-            return self.plain(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
-        return attn.to_out[1](attn.to_out[0](self.heads(attn, hidden_states)))
-
-    def heads(self, attn: Any, tokens: Float[Tensor, "n tokens channels"]) -> Float[Tensor, "n tokens inner"]:
-        """Attention without its output projection."""
-        q, k, v = (
-            project(tokens).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
-            for project in (attn.to_q, attn.to_k, attn.to_v)
-        )
-        return attend(self.kernel, q, k, v).transpose(1, 2).flatten(2)
-
-
-def is_plain_attention(attn: Any) -> bool:
-    """Whether a layer is projections and a softmax, and nothing else."""
-    extras = (attn.group_norm, attn.spatial_norm, attn.norm_cross, attn.norm_q, attn.norm_k)
-    return not attn.residual_connection and attn.rescale_output_factor == 1 and all(e is None for e in extras)
-
-
-def use_attention(attn: Any, kernel: AttentionKernel) -> None:
-    """Give one self-attention a kernel; "plain" gives it its own processor back."""
-    processor = attn.processor
-    plain = processor.plain if isinstance(processor, SelfAttention) else processor
-    if kernel == "plain":
-        if plain is not processor:
-            attn.set_processor(plain)
-    elif is_plain_attention(attn):
-        attn.set_processor(SelfAttention(plain, kernel))
+    if kernel != "auto":
+        return kernel
+    if device.type == "cpu":
+        return "rows" if dtype == torch.bfloat16 and not torch.is_grad_enabled() else "sdpa"
+    hopper = device.type == "cuda" and torch.cuda.is_available() and torch.cuda.get_device_capability(device)[0] == 9
+    return "fa3" if hopper and _flash_attention_3() is not None else "sdpa"

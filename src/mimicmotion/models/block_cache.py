@@ -129,16 +129,15 @@ class BlockCache:
         Args:
             key: of this pass.
             source: what the pass is made from; kept with its result.
-            inside: features (rows, channels, h, w) in front of the deep part.
+            inside: features in front of the deep part, made `sparse`.
             compute: the deep part.
         """
-        sample = inside[..., ::STRIDE, ::STRIDE].clone()
         kept = self.kept.get(key)
         if kept is None:
-            return self._keep(key, Kept(source, sample, compute()))
+            return self._keep(key, Kept(source, inside, compute()))
         if kept.deep is None or kept.inside is None:
-            return self._keep(key, Kept(source, sample, compute(), kept.ratio, kept.error))
-        change = relative_change(sample, kept.inside)
+            return self._keep(key, Kept(source, inside, compute(), kept.ratio, kept.error))
+        change = relative_change(inside, kept.inside)
         predicted = math.inf if kept.ratio is None else kept.ratio * change * output_share(source.c_noise)
         if kept.error + predicted <= self.budget:
             kept.error += predicted
@@ -146,13 +145,18 @@ class BlockCache:
             return kept.deep
         out = compute()
         ratio = relative_change(out, kept.deep) / change if change > 0 else kept.ratio
-        return self._keep(key, Kept(source, sample, out, ratio))
+        return self._keep(key, Kept(source, inside, out, ratio))
 
     def _keep(self, key: PassKey, kept: Kept) -> Tensor:
         assert kept.deep is not None
         self.kept[key] = kept
         self.full += 1
         return kept.deep
+
+
+def sparse(features: Float[Tensor, "rows channels h w"]) -> Float[Tensor, "rows channels few_h few_w"]:
+    """A copy of every `STRIDE`-th position."""
+    return features[..., ::STRIDE, ::STRIDE].clone()
 
 
 def relative_change(new: Tensor, old: Tensor) -> float:
@@ -203,61 +207,3 @@ def _restore(state: Mapping[str, Tensor]) -> dict[PassKey, Kept]:
 def has_own_order(unet: Any) -> bool:
     """Whether something hangs on the network's own forward and its order of blocks (weights that come and go)."""
     return bool(getattr(getattr(unet, "_diffusers_hook", None), "hooks", None))
-
-
-def run_unet(
-    unet: Any,
-    sample: Float[Tensor, "batch frames channels h w"],
-    timestep: Float[Tensor, ""],
-    encoder_hidden_states: Float[Tensor, "batch 1 dim"],
-    added_time_ids: Float[Tensor, "batch 3"],
-    deep: Callable[[Tensor, Callable[[], Tensor]], Tensor],
-) -> Float[Tensor, "batch frames out h w"]:
-    """SVD's U-Net with its deep part in the hands of `deep`; equal to `unet(...)` bit by bit where it is computed.
-
-    Args:
-        unet: SVD's U-Net; its blocks are called as the network itself calls them.
-        sample: latents with what rides behind them on the channel axis.
-        timestep: ln(sigma) / 4.
-        encoder_hidden_states: picture embedding.
-        added_time_ids: micro-conditioning.
-        deep: called with the features in front of the deep part and a function that computes it.
-    """
-    batch, frames = sample.shape[:2]
-    time = unet.time_embedding(unet.time_proj(timestep.expand(batch)).to(sample.dtype))
-    micro = unet.add_time_proj(added_time_ids.flatten()).reshape(batch, -1).to(time.dtype)
-    temb = (time + unet.add_embedding(micro)).repeat_interleave(frames, dim=0)
-    context = encoder_hidden_states.repeat_interleave(frames, dim=0)
-    still = torch.zeros(batch, frames, dtype=sample.dtype, device=sample.device)
-
-    def call(block: Any, hidden: Tensor, **more: Any) -> Any:
-        if getattr(block, "has_cross_attention", False) or block is unet.mid_block:
-            more["encoder_hidden_states"] = context
-        return block(hidden_states=hidden, temb=temb, image_only_indicator=still, **more)
-
-    def up(index: int, hidden: Tensor, skips: list[Tensor]) -> Tensor:
-        block = unet.up_blocks[index]
-        own = tuple(skips[-len(block.resnets) :])
-        del skips[-len(block.resnets) :]
-        # A size that does not halve evenly must be met again on the way up.
-        uneven = any(s % 2**unet.num_upsamplers for s in sample.shape[-2:]) and index < len(unet.up_blocks) - 1
-        return call(block, hidden, res_hidden_states_tuple=own, upsample_size=skips[-1].shape[2:] if uneven else None)
-
-    first = unet.conv_in(sample.flatten(0, 1))
-    inside, near = call(unet.down_blocks[0], first)
-    skips = [first, *near]
-
-    def compute() -> Tensor:
-        hidden = inside
-        for block in unet.down_blocks[1:]:
-            hidden, more = call(block, hidden)
-            skips.extend(more)
-        hidden = call(unet.mid_block, hidden)
-        for index in range(len(unet.up_blocks) - 1):
-            hidden = up(index, hidden, skips)
-        return hidden
-
-    hidden = deep(inside, compute)
-    del skips[len(unet.up_blocks[-1].resnets) :]  # a light pass leaves over what only the deep part takes
-    hidden = unet.conv_act(unet.conv_norm_out(up(len(unet.up_blocks) - 1, hidden, skips)))
-    return unet.conv_out(hidden).unflatten(0, (batch, frames))

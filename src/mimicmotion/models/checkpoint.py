@@ -22,16 +22,24 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mimicmotion import weights
-from mimicmotion.errors import OutputError, WeightsError
+from mimicmotion.errors import ConfigError, OutputError, WeightsError
 from mimicmotion.models.detail import DetailNet
+from mimicmotion.models.image_encoder import ImageEncoder
 from mimicmotion.models.locate import DETAIL, FILE_NAMES, LISTED, PARTS, SETTINGS_FILE, find_base, find_checkpoint
 from mimicmotion.models.posenet import PoseNet, posenet_config
 from mimicmotion.models.tensors import Target, assign, check_keys, read_tensors
 from mimicmotion.models.unet import build_unet
+from mimicmotion.models.vae import Autoencoder
 
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
+LIBRARIES = {
+    "UNetSpatioTemporalConditionModel": "diffusers",
+    "AutoencoderKLTemporalDecoder": "diffusers",
+    "CLIPVisionModelWithProjection": "transformers",
+}
+"""Where the classes are from that also open a part which we write; other classes are ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +50,8 @@ class Components:
     """
 
     unet: Any
-    vae: Any
-    image_encoder: Any
+    vae: Autoencoder
+    image_encoder: ImageEncoder
     pose_net: PoseNet
     settings: dict[str, Any] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
@@ -86,8 +94,8 @@ def load_components(
     else:
         pose_net = _load_checkpoint(source, unet, loader.target)
         loader.files.append(source)
-    vae = loader.load("vae", _on_meta("vae", lambda: _build_vae(configs["vae"])))
-    encoder = loader.load("image_encoder", _on_meta("image_encoder", lambda: _build_encoder(configs["image_encoder"])))
+    vae = loader.load("vae", _on_meta("vae", lambda: Autoencoder(configs["vae"])))
+    encoder = loader.load("image_encoder", _on_meta("image_encoder", lambda: ImageEncoder(configs["image_encoder"])))
     detail = loader.load_detail()
     return Components(unet, vae, encoder, pose_net, settings, tuple(loader.files), detail)
 
@@ -136,13 +144,12 @@ def _write_model(parts: Components, folder: Path, dtype: torch.dtype | None) -> 
     for name in PARTS if parts.detail is None else (*PARTS, DETAIL):
         module = getattr(parts, name)
         (folder / name).mkdir()
-        _write_json(folder / name / "config.json", config_of(module))
+        config = config_of(module)
+        _write_json(folder / name / "config.json", config)
         tensors = {k: v.detach().to("cpu", dtype).contiguous() for k, v in module.state_dict().items()}
         save_file(tensors, folder / name / f"{FILE_NAMES[name]}.safetensors", metadata={"format": "pt"})
-        library = {"image_encoder": "transformers", "pose_net": "mimicmotion", DETAIL: "mimicmotion"}.get(
-            name, "diffusers"
-        )
-        index[name] = [library, type(module).__name__]
+        known_as = config["architectures"][0] if "architectures" in config else config["_class_name"]
+        index[name] = [LIBRARIES.get(known_as, "mimicmotion"), known_as]
     _write_json(folder / "model_index.json", index)
     written = sorted(p for p in folder.rglob("*") if p.is_file())
     sums = {
@@ -155,11 +162,7 @@ def config_of(module: Any) -> dict[str, Any]:
     """The config of a network as plain data, without paths of this machine."""
     if isinstance(module, (PoseNet, DetailNet)):
         return {"_class_name": type(module).__name__, **module.config}
-    if hasattr(module.config, "to_diff_dict"):  # transformers
-        config = module.config.to_dict()
-        return {k: v for k, v in config.items() if not k.startswith("_") and k not in ("dtype", "torch_dtype")}
-    public = {k: v for k, v in dict(module.config).items() if k not in ("_name_or_path", "_use_default_values")}
-    return {"_class_name": type(module).__name__, **public}
+    return dict(module.config)
 
 
 def load_part(folder: str | Path, part: str, *, variant: str | None = None) -> Any:
@@ -168,7 +171,12 @@ def load_part(folder: str | Path, part: str, *, variant: str | None = None) -> A
     Raises:
         WeightsError: files are missing or damaged.
     """
-    builders = {"vae": _build_vae, "image_encoder": _build_encoder, "unet": build_unet, DETAIL: _build_detail}
+    builders: dict[str, Callable[[dict[str, Any]], Any]] = {
+        "vae": Autoencoder,
+        "image_encoder": ImageEncoder,
+        "unet": build_unet,
+        DETAIL: _build_detail,
+    }
     config = read_config(Path(folder), part)
     loader = _Loader(Path(folder), (torch.device("cpu"), torch.float32), variant)
     return loader.load(part, _on_meta(part, lambda: builders[part](config))).eval()
@@ -176,16 +184,12 @@ def load_part(folder: str | Path, part: str, *, variant: str | None = None) -> A
 
 def build_part(module: Any) -> Any:
     """A network of the class and config of `module`, without data (on "meta")."""
-    config = config_of(module)
     if isinstance(module, PoseNet):
         return _on_meta("pose_net", lambda: PoseNet(module.out_channels, module.widths))
     if isinstance(module, DetailNet):
-        return _on_meta("detail", lambda: DetailNet(**module.config))
-    if hasattr(module, "conv_in") and hasattr(module, "down_blocks"):
-        return _on_meta("unet", lambda: build_unet(config, device="meta"))
-    return _on_meta(
-        type(module).__name__, lambda: (_build_vae if hasattr(module, "decoder") else _build_encoder)(config)
-    )
+        return _on_meta(DETAIL, lambda: DetailNet(**module.config))
+    kind = type(module)
+    return _on_meta(kind.__name__, lambda: kind(module.config))
 
 
 # --- reading --------------------------------------------------------------------------------------------------------
@@ -279,7 +283,9 @@ def _on_meta(part: str, build: Callable[[], Any]) -> Any:
     try:
         with torch.device("meta"):
             return build()
-    except Exception as e:  # each library has its own kinds of errors for a bad config
+    except ConfigError as e:
+        raise WeightsError(f"config of {part}: {e.got}", e.expected, e.fix) from e
+    except Exception as e:  # a value of a wrong type may fail anywhere
         fix = "correct its config.json, or fetch or copy the model again"
         raise WeightsError(f"config of {part}: {type(e).__name__}: {e}", "a config its class accepts", fix) from e
 
@@ -338,26 +344,8 @@ def _guess(tensors: Mapping[str, Tensor]) -> str:
     return "use a MimicMotion checkpoint such as MimicMotion_1-1.pth (keys unet.* and pose_net.*)"
 
 
-def _build_vae(config: dict[str, Any]) -> Any:
-    name = config.get("_class_name", "AutoencoderKLTemporalDecoder")
-    if name == "PatchAutoencoder":
-        from mimicmotion.models.tiny import PatchAutoencoder as Autoencoder
-    elif name == "AutoencoderKLTemporalDecoder":
-        from diffusers import AutoencoderKLTemporalDecoder as Autoencoder
-    else:
-        raise ValueError(f"class {name}, known are AutoencoderKLTemporalDecoder and PatchAutoencoder")
-    return Autoencoder.from_config(config)
-
-
 def _build_detail(config: dict[str, Any]) -> DetailNet:
     return DetailNet(**{k: v for k, v in config.items() if not k.startswith("_")})
-
-
-def _build_encoder(config: dict[str, Any]) -> Any:
-    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
-
-    known = {k: v for k, v in config.items() if not k.startswith("_") and k not in ("dtype", "torch_dtype")}
-    return CLIPVisionModelWithProjection(CLIPVisionConfig(**known))
 
 
 def _write_json(path: Path, data: Mapping[str, Any]) -> None:

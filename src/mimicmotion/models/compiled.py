@@ -65,7 +65,7 @@ def _compiled(function: Any, shapes: tuple[Any, ...]) -> Any:
     code = function.__code__.replace(co_name=f"{function.__name__}_{len(shapes)}_{abs(hash(shapes)):x}")
     own = types.FunctionType(code, function.__globals__, code.co_name, function.__defaults__, function.__closure__)
     own.__kwdefaults__ = function.__kwdefaults__
-    fast = torch.compile(own)
+    fast = torch.compile(own, fullgraph=True)
 
     def run(*args: Any) -> Any:
         from torch._inductor.exc import InductorError

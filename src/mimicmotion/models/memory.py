@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mimicmotion.models.attention import ROW_BYTES
-from mimicmotion.models.cpu_kernels import ONEDNN_LINEAR, as_on_cpu, has_cpu_kernels, use_cpu_kernels
+from mimicmotion.models.layers import ONEDNN_LINEAR
 
 _LINEAR_AND_MORE: Any = getattr(ONEDNN_LINEAR, "binary", None)
 _NORM = torch.ops.aten.group_norm.default
@@ -63,8 +63,6 @@ class LiveBytes(TorchDispatchMode):
         for t in out if isinstance(out, (tuple, list)) else (out,):
             if isinstance(t, Tensor):
                 self._count(t)
-        if func in _COPYING and args[0].is_meta and as_on_cpu.get():
-            self._reach(self.now + _copied(func, args[0], args[1], out))
         return out
 
     def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -198,23 +196,6 @@ def follow(resident: Iterable[Tensor] = (), *, scores: bool = False, rows: bool 
         yield live
 
 
-@contextmanager
-def shape_run(cpu: bool = False) -> Iterator[None]:
-    """Let loops over portions stop after the second: later ones take no more memory than that.
-
-    Args:
-        cpu: take the kernels of `mimicmotion.models.cpu_kernels`, where they are switched on.
-    """
-    from mimicmotion.models.lean_layers import first_portions
-
-    tokens = first_portions.set(True), as_on_cpu.set(cpu)
-    try:
-        yield
-    finally:
-        first_portions.reset(tokens[0])
-        as_on_cpu.reset(tokens[1])
-
-
 def tensors_of(*modules: nn.Module | None) -> list[Tensor]:
     """Parameters and buffers."""
     return [t for m in modules if m is not None for t in (*m.parameters(), *m.buffers())]
@@ -236,13 +217,8 @@ def _stored(tensor: Tensor) -> int:
 def meta_twin(module: Any) -> Any:
     """A network of the same config, dtype, kernels and mode without data, fresh: without hooks or adapters."""
     from mimicmotion.models.checkpoint import build_part
-    from mimicmotion.models.unet import ConstantAttention, cross_attentions, use_constant_cross_attention
 
     twin = build_part(module)
     dtype = next(module.parameters()).dtype
     nn.Module.to(twin, device="meta", dtype=dtype)
-    if any(isinstance(attn.processor, ConstantAttention) for _, attn in cross_attentions(module)):
-        use_constant_cross_attention(twin)
-    if has_cpu_kernels(module):
-        use_cpu_kernels(twin)
     return twin.eval()

@@ -12,13 +12,13 @@ import logging
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from torch import nn
 
 from mimicmotion.errors import ConfigError
 from mimicmotion.models.memory import weight_bytes
-from mimicmotion.models.unet import ConstantAttention, cross_attentions
+from mimicmotion.models.unet import UNet, unused_parameter_names
 
 Format = Literal["int8", "fp8"]
 QUANTIZED = "_mimicmotion_quantized"
@@ -44,18 +44,19 @@ class Quantized:
     bytes_after: int
 
 
-def quantize_weights(unet: nn.Module, format: Format) -> Quantized:
+def quantize_weights(unet: UNet, format: Format) -> Quantized:
     """Narrow the weights of the U-Net's linear layers in place; one scale for each row of a weight.
 
-    The network can no longer be trained or saved; load it anew for that. Queries and keys of cross-attention are left
-    alone where they are not used (`mimicmotion.models.unet.ConstantAttention`).
+    The network can no longer be trained or saved; load it anew for that. Queries and keys of cross-attention, which
+    one context token does not need, are left alone.
 
     Args:
         unet: on its device, in its number format.
         format: "int8", or "fp8" (float8 e4m3).
 
     Raises:
-        ConfigError: torchao is not installed, another format, or the network is quantized differently already.
+        ConfigError: torchao is not installed, another format, a network without wide layers, or one that is quantized
+            differently already.
     """
     if format not in ("int8", "fp8"):
         raise ConfigError(f"quantize={format!r}", "int8 or fp8", "use one of these, or none")
@@ -66,6 +67,12 @@ def quantize_weights(unet: nn.Module, format: Format) -> Quantized:
         raise ConfigError(f"quantize={format!r} for weights in {before.format}", "plain weights", "load the model anew")
     size = weight_bytes(unet)
     names = set(quantized_layers(unet))
+    if not names:
+        raise ConfigError(
+            f"quantize={format!r} for a network without linear layers of {MIN_SIZE} x {MIN_SIZE}",
+            "some",
+            "leave it off",
+        )
     with _quietly():
         try:
             from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig, quantize_  # pyrefly: ignore
@@ -85,7 +92,7 @@ def quantized(unet: nn.Module) -> Quantized | None:
     return getattr(unet, QUANTIZED, None)
 
 
-def widened_bytes(unet: nn.Module) -> int:
+def widened_bytes(unet: UNet) -> int:
     """Bytes that the largest narrowed weight takes where its layer computes: wide, and once more while it is scaled."""
     if quantized(unet) is None:
         return 0
@@ -93,16 +100,12 @@ def widened_bytes(unet: nn.Module) -> int:
     return max((2 * w.numel() * w.dtype.itemsize for w in weights), default=0)  # a narrow tensor names the wide format
 
 
-def quantized_layers(unet: nn.Module) -> Iterator[str]:
+def quantized_layers(unet: UNet) -> Iterator[str]:
     """Names of the layers that are narrowed."""
-    unused = {f"{n}.{p}" for n, a in cross_attentions(unet) for p in ("to_q", "to_k") if _constant(a)}
+    unused = set(unused_parameter_names(unet))
     for name, module in unet.named_modules():
-        if isinstance(module, nn.Linear) and min(module.weight.shape) >= MIN_SIZE and name not in unused:
+        if isinstance(module, nn.Linear) and min(module.weight.shape) >= MIN_SIZE and f"{name}.weight" not in unused:
             yield name
-
-
-def _constant(attention: Any) -> bool:
-    return isinstance(attention.processor, ConstantAttention)
 
 
 @contextlib.contextmanager

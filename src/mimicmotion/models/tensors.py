@@ -119,18 +119,12 @@ def assign(module: nn.Module, tensors: Mapping[str, Tensor], target: Target, nam
         WeightsError: missing, unexpected or misshapen keys, each listed.
     """
     want = module.state_dict()
-    # Older transformers stored this constant; it is not a parameter.
+    # Older transformers stored this constant, 0, 1, 2, ...; it is not a parameter.
     got = {k: v for k, v in tensors.items() if not k.endswith("embeddings.position_ids")}
     check_keys({k: v.shape for k, v in want.items()}, {k: v.shape for k, v in got.items()}, name)
     device, dtype = target
     ready = {k: v.to(device, dtype if v.is_floating_point() else v.dtype) for k, v in got.items()}
     module.load_state_dict(ready, strict=True, assign=True)
-    for key, buffer in module.named_buffers():
-        if buffer.is_meta and device.type != "meta":  # constants that are not in the file
-            if not key.endswith("position_ids"):
-                raise WeightsError(f"{name}: no value for the constant {key}", "a known network", "report this")
-            owner = module.get_submodule(key.rpartition(".")[0])
-            owner.position_ids = torch.arange(buffer.shape[-1], device=device).expand(buffer.shape)
     module.eval()
 
 

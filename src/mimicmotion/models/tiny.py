@@ -1,9 +1,9 @@
 """The small networks of the bundled model: the same classes as the big model at narrow width.
 
-One departure: the autoencoder works on patches. Diffusers' temporal autoencoder needs at least 32 channels at full
-resolution, which costs 220 ms a decoded 224x128 frame on one CPU core; folding 4x4 pixels into channels first
-(`PatchAutoencoder`) costs 45 ms and trains four times faster. Everything else, the conditioning paths above all, is
-the same, so one pipeline serves both.
+One departure: the autoencoder works on patches. The temporal decoder needs at least 32 channels at full resolution,
+which costs 220 ms a decoded 224x128 frame on one CPU core; folding 4x4 pixels into channels first (`patch_size`) costs
+45 ms and trains four times faster. Everything else, the conditioning paths above all, is the same, so one pipeline
+serves both.
 """
 
 from __future__ import annotations
@@ -11,63 +11,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from diffusers import AutoencoderKLTemporalDecoder
-from diffusers.configuration_utils import register_to_config
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from mimicmotion.errors import ConfigError
+from mimicmotion.models.image_encoder import ImageEncoder
+from mimicmotion.models.layers import ResnetBlock, TemporalResnetBlock
 from mimicmotion.models.posenet import PoseNet
 from mimicmotion.models.unet import build_unet
-
-
-class PatchAutoencoder(AutoencoderKLTemporalDecoder):  # pyrefly: ignore[invalid-inheritance]
-    """SVD's autoencoder on frames whose `patch_size` x `patch_size` pixels are folded into channels.
-
-    Pictures go in and come out as usual (3 channels); `in_channels` and `out_channels` of the config count the folded
-    ones, 3 * patch_size^2. Latents are `patch_size * 2^(levels - 1)` times smaller than the frame.
-    """
-
-    @register_to_config
-    def __init__(
-        self,
-        patch_size: int = 8,
-        in_channels: int = 192,
-        out_channels: int = 192,
-        down_block_types: tuple[str, ...] = ("DownEncoderBlock2D",),
-        block_out_channels: tuple[int, ...] = (128,),
-        layers_per_block: int = 1,
-        latent_channels: int = 16,
-        sample_size: int = 128,
-        scaling_factor: float = 1.0,
-        force_upcast: bool = False,
-    ) -> None:
-        super().__init__(
-            in_channels=in_channels,
-            out_channels=out_channels,
-            down_block_types=down_block_types,  # type: ignore[arg-type]
-            block_out_channels=block_out_channels,  # type: ignore[arg-type]
-            layers_per_block=layers_per_block,
-            latent_channels=latent_channels,
-            sample_size=sample_size,
-            scaling_factor=scaling_factor,
-            force_upcast=force_upcast,
-        )
-        self.patch_size = patch_size
-
-    def encode(self, x: Float[Tensor, "n 3 height width"], return_dict: bool = True) -> Any:
-        """Pictures in [-1, 1] to the distribution of their latents, as the parent class."""
-        return super().encode(F.pixel_unshuffle(x, self.patch_size), return_dict=return_dict)
-
-    def decode(self, z: Float[Tensor, "n channels h w"], num_frames: int, return_dict: bool = True) -> Any:
-        """Latents (n = videos x frames) to pictures, about [-1, 1], as the parent class."""
-        out = super().decode(z, num_frames=num_frames, return_dict=return_dict)
-        if return_dict:
-            out.sample = F.pixel_shuffle(out.sample, self.patch_size)
-            return out
-        return (F.pixel_shuffle(out[0], self.patch_size),)
+from mimicmotion.models.vae import Autoencoder, FrameAttention
 
 
 def unet_config(
@@ -126,24 +78,37 @@ def build_tiny_posenet(out_channels: int, reference_pose: bool = True) -> PoseNe
     return net
 
 
-def build_tiny_image_encoder(token_dim: int = 64, hidden: int = 64, layers: int = 2) -> CLIPVisionModelWithProjection:
+def build_tiny_image_encoder(token_dim: int = 64, hidden: int = 64, layers: int = 2) -> ImageEncoder:
     """A narrow CLIP picture encoder, 64x64 pixels in patches of 8, one token out."""
-    return CLIPVisionModelWithProjection(
-        CLIPVisionConfig(
-            hidden_size=hidden,
-            intermediate_size=2 * hidden,
-            num_hidden_layers=layers,
-            num_attention_heads=2,
-            image_size=64,
-            patch_size=8,
-            projection_dim=token_dim,
-        )
+    return ImageEncoder(
+        {
+            "hidden_size": hidden,
+            "intermediate_size": 2 * hidden,
+            "num_hidden_layers": layers,
+            "num_attention_heads": 2,
+            "image_size": 64,
+            "patch_size": 8,
+            "projection_dim": token_dim,
+        }
     )
 
 
+def autoencoder_config(patch_size: int = 8, latent_channels: int = 16) -> dict[str, Any]:
+    """The `config.json` of an autoencoder of one level, 128 channels wide."""
+    return {
+        "patch_size": patch_size,
+        "in_channels": 3 * patch_size**2,
+        "out_channels": 3 * patch_size**2,
+        "block_out_channels": [128],
+        "latent_channels": latent_channels,
+        "scaling_factor": 1.0,
+        "force_upcast": False,
+    }
+
+
 @torch.no_grad()
-def init_with_pca(vae: PatchAutoencoder, mean: Float[Tensor, "3 p p"], basis: Float[Tensor, "channels 3 p p"]) -> None:
-    """Make a one-level `PatchAutoencoder` a linear projection of patches and back, as a start for training.
+def init_with_pca(vae: Autoencoder, mean: Float[Tensor, "3 p p"], basis: Float[Tensor, "channels 3 p p"]) -> None:
+    """Make an autoencoder of one level a linear projection of patches and back, as a start for training.
 
     The residual blocks start as identities. Each latent takes four channels: x, -x and a large constant with both
     signs, which makes the GroupNorm before the last convolution harmless, while SiLU(x) - SiLU(-x) = x. The other
@@ -155,33 +120,34 @@ def init_with_pca(vae: PatchAutoencoder, mean: Float[Tensor, "3 p p"], basis: Fl
         basis: filters; latent k = sum of basis[k] * (patch - mean).
     """
     k, width = len(basis), vae.config.block_out_channels[0]
+    encoder: Any = vae.encoder
+    decoder: Any = vae.decoder
+    to_moments: Any = vae.quant_conv
     for module in vae.modules():
-        if type(module).__name__ in ("ResnetBlock2D", "TemporalResnetBlock"):
-            nn.init.zeros_(module.conv2.weight)  # type: ignore[union-attr,arg-type]
-            nn.init.zeros_(module.conv2.bias)  # type: ignore[union-attr,arg-type]
-        if type(module).__name__ == "Attention":
-            nn.init.zeros_(module.to_out[0].weight)  # type: ignore[union-attr,index]
-            nn.init.zeros_(module.to_out[0].bias)  # type: ignore[union-attr,index]
+        last = module.conv2 if isinstance(module, (ResnetBlock, TemporalResnetBlock)) else None
+        last = module.to_out[0] if isinstance(module, FrameAttention) else last
+        for p in () if last is None else last.parameters():
+            nn.init.zeros_(p)
     filters, offset = basis.flatten(1), -(basis * mean).flatten(1).sum(1)
-    _carry(vae.encoder.conv_in, filters, offset, constant=50.0)
+    _carry(encoder.conv_in, filters, offset, constant=50.0)
     gain = _gain(50.0, width)
-    nn.init.zeros_(vae.encoder.conv_out.weight)
-    nn.init.zeros_(vae.encoder.conv_out.bias)
+    nn.init.zeros_(encoder.conv_out.weight)
+    nn.init.zeros_(encoder.conv_out.bias)
     for i in range(k):
-        vae.encoder.conv_out.weight[i, 4 * i, 1, 1], vae.encoder.conv_out.weight[i, 4 * i + 1, 1, 1] = gain, -gain
-    vae.quant_conv.weight.copy_(torch.eye(2 * k)[:, :, None, None])
-    vae.quant_conv.bias.zero_()
-    vae.quant_conv.bias[k:] = -5.0  # variance: a little noise on the latents makes the decoder robust
+        encoder.conv_out.weight[i, 4 * i, 1, 1], encoder.conv_out.weight[i, 4 * i + 1, 1, 1] = gain, -gain
+    to_moments.weight.copy_(torch.eye(2 * k)[:, :, None, None])
+    to_moments.bias.zero_()
+    to_moments.bias[k:] = -5.0  # variance: a little noise on the latents makes the decoder robust
     # Back: the basis is orthogonal but not normalised. A smaller constant leaves the decoder's linear path trainable.
     patches = filters / filters.square().sum(1, keepdim=True)
-    _carry(vae.decoder.conv_in, torch.eye(k), torch.zeros(k), constant=4.0)
-    gain, out = _gain(4.0, width), vae.decoder.conv_out
+    _carry(decoder.conv_in, torch.eye(k), torch.zeros(k), constant=4.0)
+    gain, out = _gain(4.0, width), decoder.conv_out
     nn.init.zeros_(out.weight)
     out.bias.copy_(mean.flatten())
     for i in range(k):
         out.weight[:, 4 * i, 1, 1], out.weight[:, 4 * i + 1, 1, 1] = gain * patches[i], -gain * patches[i]
-    nn.init.dirac_(vae.decoder.time_conv_out.weight)
-    nn.init.zeros_(vae.decoder.time_conv_out.bias)
+    nn.init.dirac_(decoder.time_conv_out.weight)
+    nn.init.zeros_(decoder.time_conv_out.bias)
 
 
 def _carry(conv: nn.Conv2d, filters: Float[Tensor, "k c"], offset: Float[Tensor, " k"], constant: float) -> None:

@@ -1,28 +1,234 @@
-"""SVD's autoencoder: pictures to latents, and latents to a stream of frames."""
+"""SVD's autoencoder: an encoder of single pictures, and a decoder that also looks along time (arXiv 2311.15127)."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from contextlib import closing
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float, UInt8
-from numpy import ndarray
+import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from mimicmotion.errors import ConfigError
+from mimicmotion.models.config import Config, read_config
+from mimicmotion.models.execution import Execution
+from mimicmotion.models.layers import (
+    Downsample,
+    GroupNorm,
+    Linear,
+    Maps,
+    ResnetBlock,
+    SpatioTemporalResBlock,
+    TemporalConv,
+    Upsample,
+    map_chunks,
+    silu,
+)
 
-DecodeMode = Literal["blend", "released"]
-DecodeClip = Callable[[Any, Tensor], Tensor]
+FIELDS = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "block_out_channels": [64],
+    "layers_per_block": 1,
+    "latent_channels": 4,
+    "scaling_factor": 0.18215,
+    "force_upcast": True,
+    "patch_size": 1,
+}
+CLASSES = ("AutoencoderKLTemporalDecoder", "Autoencoder")
+GROUPS, EPS, TEMPORAL_EPS = 32, 1e-6, 1e-5
+
+
+class Autoencoder(nn.Module):
+    """Pictures in [-1, 1] to latents, and latents of a video to frames.
+
+    Config and parameter names are those of diffusers' `AutoencoderKLTemporalDecoder`. One field is new: `patch_size`
+    folds p x p pixels into channels first, which makes a small model several times faster. `in_channels` and
+    `out_channels` then count the folded ones, 3 p^2. A latent stands for p * 2^(levels - 1) pixels a side.
+
+    Args:
+        config: its config.json; fields left out have the defaults of `FIELDS`.
+
+    Raises:
+        ConfigError: another class, an unknown field, another kind of block, or channels that do not fit the patches.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        name = config.get("_class_name", CLASSES[0])
+        if name not in CLASSES:
+            raise ConfigError(f"autoencoder of class {name}", " or ".join(CLASSES), "use another autoencoder")
+        levels = len(config.get("block_out_channels", FIELDS["block_out_channels"]))
+        only = {"down_block_types": ["DownEncoderBlock2D"] * levels}
+        c = read_config("autoencoder", config, FIELDS, only=only, without_effect=("sample_size",))
+        self.patch_size = c.pop("patch_size")
+        channels = 3 * self.patch_size**2
+        if (c.in_channels, c.out_channels) != (channels, channels):
+            got = f"in_channels={c.in_channels}, out_channels={c.out_channels}, patch_size={self.patch_size}"
+            raise ConfigError(got, "3 * patch_size^2 channels in and out", "correct vae/config.json")
+        self.encoder = Encoder(c)
+        self.decoder = TemporalDecoder(c)
+        self.quant_conv = nn.Conv2d(2 * c.latent_channels, 2 * c.latent_channels, 1)
+        # Without patches diffusers' class opens it too, which knows no such field.
+        patches = {} if self.patch_size == 1 else {"patch_size": self.patch_size}
+        self.config = Config({"_class_name": CLASSES[bool(patches)], **c, **patches})
+
+    @property
+    def downscale(self) -> int:
+        """Pixels per latent along one side."""
+        return self.patch_size * 2 ** (len(self.config.block_out_channels) - 1)
+
+    def encode(
+        self, images: Float[Tensor, "n 3 height width"]
+    ) -> tuple[Float[Tensor, "n channels h w"], Float[Tensor, "n channels h w"]]:
+        """Mean and logarithm of the variance of the latents, NOT multiplied by the scaling factor."""
+        x = F.pixel_unshuffle(images, self.patch_size) if self.patch_size > 1 else images
+        mean, logvar = self.quant_conv(self.encoder(x)).chunk(2, dim=1)
+        return mean, logvar.clamp(-30, 20)
+
+    def forward(self, images: Float[Tensor, "n 3 height width"]) -> Float[Tensor, "n channels h w"]:
+        """The mean alone, which is also the mode."""
+        return self.encode(images)[0]
+
+    def decode(
+        self, z: Float[Tensor, "n channels h w"], frames: int, frame_chunk: int | None = None
+    ) -> Float[Tensor, "n 3 height width"]:
+        """Frames, about [-1, 1].
+
+        Args:
+            z: latents divided by the scaling factor; n = videos * frames.
+            frames: of each video. They influence each other.
+            frame_chunk: frames at once in layers that look at one frame; layers along time then take as many values
+                at once. None is all. The same result (to rounding) in less memory.
+        """
+        out = self.decoder(z, frames, frame_chunk)
+        return F.pixel_shuffle(out, self.patch_size) if self.patch_size > 1 else out
+
+
+class Level(nn.Module):
+    """Layers of one level; who holds it runs them."""
+
+    def __init__(
+        self,
+        resnets: Iterable[nn.Module],
+        *,
+        attentions: Iterable[nn.Module] = (),
+        downsamplers: Iterable[nn.Module] = (),
+        upsamplers: Iterable[nn.Module] = (),
+    ) -> None:
+        super().__init__()
+        self.attentions, self.resnets = nn.ModuleList(attentions), nn.ModuleList(resnets)
+        self.downsamplers, self.upsamplers = nn.ModuleList(downsamplers), nn.ModuleList(upsamplers)
+
+
+class Encoder(nn.Module):
+    """Residual blocks at falling size, and attention at the smallest."""
+
+    def __init__(self, c: Config) -> None:
+        super().__init__()
+        widths, layers = c.block_out_channels, c.layers_per_block
+        last = widths[-1]
+        self.conv_in = nn.Conv2d(c.in_channels, widths[0], 3, padding=1)
+        self.down_blocks: Any = nn.ModuleList()
+        for before, width in zip([widths[0], *widths], widths, strict=False):
+            resnets = [ResnetBlock(before if i == 0 else width, width, eps=EPS, groups=GROUPS) for i in range(layers)]
+            smaller = [Downsample(width, padding=0)] if len(self.down_blocks) + 1 < len(widths) else []
+            self.down_blocks.append(Level(resnets, downsamplers=smaller))
+        mid = [ResnetBlock(last, last, eps=EPS, groups=GROUPS) for _ in range(2)]
+        self.mid_block = Level(mid, attentions=[FrameAttention(last)])
+        self.conv_norm_out = GroupNorm(GROUPS, last, eps=EPS)
+        self.conv_out = nn.Conv2d(last, 2 * c.latent_channels, 3, padding=1)
+
+    def forward(self, x: Float[Tensor, "n channels height width"]) -> Float[Tensor, "n twice h w"]:
+        """Encode."""
+        x = self.conv_in(x)
+        for block in self.down_blocks:
+            for layer in (*block.resnets, *block.downsamplers):
+                x = layer(x)
+        first, second = self.mid_block.resnets
+        x = second(self.mid_block.attentions[0](first(x)))
+        return self.conv_out(silu(self.conv_norm_out(x)))
+
+
+class TemporalDecoder(nn.Module):
+    """Blocks that look at frames and along time, at rising size."""
+
+    def __init__(self, c: Config) -> None:
+        super().__init__()
+        widths, layers = c.block_out_channels[::-1], c.layers_per_block
+        self.conv_in = nn.Conv2d(c.latent_channels, widths[0], 3, padding=1)
+        mid = [_temporal_block(widths[0], widths[0]) for _ in range(layers)]
+        self.mid_block = Level(mid, attentions=[FrameAttention(widths[0])])
+        self.up_blocks: Any = nn.ModuleList()
+        for before, width in zip([widths[0], *widths], widths, strict=False):
+            resnets = [_temporal_block(before if i == 0 else width, width) for i in range(layers + 1)]
+            larger = [Upsample(width)] if len(self.up_blocks) + 1 < len(widths) else []
+            self.up_blocks.append(Level(resnets, upsamplers=larger))
+        self.conv_norm_out = GroupNorm(GROUPS, widths[-1], eps=EPS)
+        self.conv_out = nn.Conv2d(widths[-1], c.out_channels, 3, padding=1)
+        self.time_conv_out = TemporalConv(c.out_channels, c.out_channels)
+
+    def forward(
+        self, z: Float[Tensor, "n latent h w"], frames: int, frame_chunk: int | None = None
+    ) -> Float[Tensor, "n channels height width"]:
+        """Decode; arguments as for `Autoencoder.decode`."""
+        x, share = z, min(1.0, (frame_chunk or len(z)) / len(z))
+        for before, block in self.blocks():
+            # Together, so that what an upsampler makes is never held for all frames.
+            spatial = nn.Sequential(*([] if before is None else [before]), block.spatial_res_block)
+            x = _by_frames(spatial, x, frame_chunk)
+            chunk = max(1, int(x.shape[2] * x.shape[3] * share))
+            x = block.temporal(x, frames, execution=Execution(position_chunk=chunk))
+        x = _by_frames(lambda part: self.conv_out(silu(self.conv_norm_out(part))), x, frame_chunk)
+        # (B F) C H W -> B C F (H W), and back
+        video = x.unflatten(0, (-1, frames)).flatten(3).transpose(1, 2)
+        return self.time_conv_out(video).transpose(1, 2).flatten(0, 1).unflatten(2, x.shape[2:])
+
+    def blocks(self) -> Iterator[tuple[nn.Module | None, Any]]:
+        """Each residual block that is run, and the layer of single frames in front of it."""
+        first, *others = self.mid_block.resnets
+        yield self.conv_in, first
+        # One attention is all there is: a single block goes without it, and a third one is not run (as in diffusers).
+        yield from zip(self.mid_block.attentions, others, strict=False)
+        before = None
+        for up in self.up_blocks:
+            for block in up.resnets:
+                yield before, block
+                before = None
+            before = next(iter(up.upsamplers), None)
+
+
+def _by_frames(layer: Callable[[Tensor], Tensor], x: Maps, frame_chunk: int | None) -> Maps:
+    return map_chunks(lambda part: layer(x[part]), len(x), frame_chunk)
+
+
+def _temporal_block(channels: int, out: int) -> SpatioTemporalResBlock:
+    return SpatioTemporalResBlock(
+        channels, out, eps=EPS, temporal_eps=TEMPORAL_EPS, groups=GROUPS, mix_factor=0.0, switched=True
+    )
+
+
+class FrameAttention(nn.Module):
+    """Self-attention of one head over the positions of each frame, beside a residual."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.group_norm = GroupNorm(GROUPS, width, eps=EPS)
+        self.to_q, self.to_k, self.to_v = (Linear(width, width) for _ in range(3))
+        self.to_out = nn.ModuleList([Linear(width, width)])
+
+    def forward(self, x: Maps) -> Maps:
+        """Attend; the result is new memory."""
+        tokens = self.group_norm(x).flatten(2).transpose(1, 2)  # N C H W -> N (H W) C
+        q, k, v = (project(tokens)[:, None] for project in (self.to_q, self.to_k, self.to_v))
+        mixed = self.to_out[0](F.scaled_dot_product_attention(q, k, v)[:, 0])
+        return x + mixed.transpose(1, 2).unflatten(2, x.shape[2:])  # N (H W) C -> N C H W
 
 
 @torch.inference_mode()
-def encode_mode(
-    vae: Any, images: Float[Tensor, "batch 3 height width"]
-) -> Float[Tensor, "batch channels height//8 width//8"]:
+def encode_mode(vae: Autoencoder, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch channels h w"]:
     """Encode pictures to the mode of the posterior, NOT multiplied by the scaling factor.
 
     This is how SVD conditions on a picture; latents to be denoised are the same times `vae.config.scaling_factor`.
@@ -30,20 +236,20 @@ def encode_mode(
     overflow float16. The upcast is a temporary copy of the weights, the module itself is not touched.
 
     Args:
-        vae: diffusers' AutoencoderKLTemporalDecoder or a network with the same `encode` and `config`.
+        vae: the autoencoder.
         images: RGB in [-1, 1], on any device.
 
     Returns:
         Latents on the autoencoder's device, float32.
     """
     param = next(vae.parameters())
-    if param.dtype != torch.float16 or not getattr(vae.config, "force_upcast", False):
-        return vae.encode(images.to(param.device, param.dtype)).latent_dist.mode().float()
-    weights = {f"vae.{k}": v.float() for k, v in vae.state_dict().items() if not k.startswith("decoder.")}
-    return torch.func.functional_call(_Encode(vae), weights, (images.to(param.device, torch.float32),))
+    if param.dtype != torch.float16 or not vae.config.force_upcast:
+        return vae(images.to(param.device, param.dtype)).float()
+    weights = {k: v.float() for k, v in vae.state_dict().items() if not k.startswith("decoder.")}
+    return torch.func.functional_call(vae, weights, (images.to(param.device, torch.float32),))
 
 
-def encoder_digest(vae: Any) -> str:
+def encoder_digest(vae: Autoencoder) -> str:
     """Identity of an encoder: two autoencoders of one digest make the same latents (decoders may differ).
 
     Sha256 over its weights in float16, so that a model is the same whether it was read from float32 or float16 files.
@@ -55,156 +261,3 @@ def encoder_digest(vae: Any) -> str:
             digest.update(f"{name} {tuple(half.shape)}\n".encode())
             digest.update(half.view(torch.int16).numpy().tobytes())
     return digest.hexdigest()
-
-
-class _Encode(nn.Module):
-    """`vae.encode(...)` as a forward, which `functional_call` needs."""
-
-    def __init__(self, vae: Any) -> None:
-        super().__init__()
-        self.vae = vae
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.vae.encode(images).latent_dist.mode()
-
-
-def plan_chunks(num_frames: int, chunk: int, overlap: int) -> list[range]:
-    """Cover 0..num_frames-1 by chunks of equal size, neighbours sharing at least `overlap` frames, spread evenly.
-
-    Args:
-        num_frames: 0 gives no chunk.
-        chunk: frames per chunk; a shorter video is one chunk.
-        overlap: less than `chunk`.
-    """
-    if chunk < 1 or not 0 <= overlap < chunk:
-        raise ConfigError(
-            f"decode_chunk_size={chunk} with an overlap of {overlap}",
-            "decode_chunk_size >= 1 and 0 <= overlap < decode_chunk_size",
-            "raise decode_chunk_size or lower the overlap",
-        )
-    if num_frames <= chunk:
-        return [range(num_frames)] if num_frames else []
-    last = num_frames - chunk
-    count = -(-last // (chunk - overlap))
-    starts = [i * last // count for i in range(count + 1)]  # steps of at most chunk - overlap
-    return [range(s, s + chunk) for s in starts]
-
-
-def blend_weight(j: int, overlap: int) -> float:
-    """Weight of the next chunk at frame j = 1..overlap of an overlap: 6t^5 - 15t^4 + 10t^3 at t = j/(overlap+1).
-
-    A decoded frame is the more wrong the nearer it is to the end of its chunk. Against a whole decode this ramp
-    leaves less than half the error of the straight one.
-    """
-    t = j / (overlap + 1)
-    return t**3 * (t * (6 * t - 15) + 10)
-
-
-def decode_float(
-    vae: Any,
-    latents: Float[Tensor, "frames channels h w"],
-    decode_chunk_size: int = 8,
-    *,
-    overlap: int | None = None,
-    mode: DecodeMode = "blend",
-    decode: DecodeClip | None = None,
-) -> Iterator[Float[Tensor, "3 height width"]]:
-    """Decode latents to frames one by one, float32 before clamping, on the autoencoder's device.
-
-    The decoder looks along time (29 temporal convolutions, 28 norms over time), so a chunk is not decoded as the
-    same frames in a whole video would be: plain chunks show seams. Chunks that overlap are blended by a ramp that
-    trusts the frames at the ends of a chunk least, see `blend_weight`. Memory holds one chunk, whatever the number
-    of frames.
-
-    Args:
-        vae: diffusers' AutoencoderKLTemporalDecoder or a network with the same `decode(z, num_frames=)`.
-        latents: of one video, at unit scale (divided by `vae.config.scaling_factor` here), on any device.
-        decode_chunk_size: frames decoded at once; with all frames in one chunk the result is exact.
-        overlap: least frames shared by neighbouring chunks; default is half a chunk. 0 cuts hard.
-        mode: "blend", or "released" for plain chunks with a short last one, as the published code has them.
-        decode: how the frames of a chunk are decoded, such as `vae_tiles.decode_latents`; None is the plain way.
-
-    Raises:
-        ConfigError: bad chunk size or overlap.
-    """
-    chunks = decode_chunks(len(latents), decode_chunk_size, overlap=overlap, mode=mode)
-    return _decode_chunks(vae, latents, chunks, decode or decode_clip)
-
-
-def decode_chunks(
-    num_frames: int, decode_chunk_size: int = 8, *, overlap: int | None = None, mode: DecodeMode = "blend"
-) -> list[range]:
-    """Frames of each chunk; arguments as for `decode_float`.
-
-    Raises:
-        ConfigError: bad chunk size or overlap.
-    """
-    shared = decode_chunk_size // 2 if overlap is None else overlap
-    chunks = plan_chunks(
-        num_frames, decode_chunk_size, min(shared, decode_chunk_size - 1) if overlap is None else shared
-    )
-    if mode == "released":
-        starts = range(0, num_frames, decode_chunk_size)
-        return [range(s, min(s + decode_chunk_size, num_frames)) for s in starts]
-    if mode != "blend":
-        raise ConfigError(f"decode mode {mode!r}", "blend or released", "correct the mode")
-    return chunks
-
-
-def _decode_chunks(vae: Any, latents: Tensor, chunks: list[range], decode: DecodeClip) -> Iterator[Tensor]:
-    held: list[Tensor] = []  # frames decoded but not final yet: the next chunk may still be blended in
-    for i, chunk in enumerate(chunks):
-        frames = list(decode(vae, latents[chunk.start : chunk.stop]))
-        for j in range(len(held)):
-            frames[j] = torch.lerp(held[j], frames[j], blend_weight(j + 1, len(held)))
-        final = chunks[i + 1].start - chunk.start if i + 1 < len(chunks) else len(frames)
-        held, frames = frames[final:], frames[:final]
-        yield from frames
-        del frames  # while the next chunk is decoded
-
-
-@torch.inference_mode()
-def decode_clip(vae: Any, latents: Float[Tensor, "frames channels h w"]) -> Float[Tensor, "frames 3 height width"]:
-    """Decode frames at once: the plain way."""
-    param = next(vae.decoder.parameters())
-    z = latents.to(param.device) / vae.config.scaling_factor
-    return vae.decode(z.to(param.dtype), num_frames=len(z)).sample.float()
-
-
-def to_uint8(
-    frame: Float[Tensor, "*lead 3 height width"], truncate: bool = False
-) -> UInt8[ndarray, "*lead height width 3"]:
-    """[-1, 1] to 0..255, clamped, channels last. Rounds to nearest; the published code truncates."""
-    # Order of operations as in the published code, so that truncation meets the same values.
-    scaled = (frame.float() / 2 + 0.5).clamp(0, 1) * 255
-    values = scaled if truncate else scaled.round()
-    return np.ascontiguousarray(values.to(torch.uint8).movedim(-3, -1).cpu().numpy())
-
-
-def decode_stream(
-    vae: Any,
-    latents: Float[Tensor, "frames channels h w"],
-    decode_chunk_size: int = 8,
-    *,
-    overlap: int | None = None,
-    mode: DecodeMode = "blend",
-    decode: DecodeClip | None = None,
-    finish: Callable[[Iterator[Tensor]], Iterator[Tensor]] | None = None,
-) -> Iterator[UInt8[ndarray, "height width 3"]]:
-    """Decode latents to RGB frames one by one; arguments as for `decode_float`.
-
-    `finish` changes decoded frames before they become bytes (as `models.detail.add_detail` does).
-
-    "released" also truncates instead of rounding. It decodes all latents given, so drop the reference slot from the
-    frames and not from the latents if equality with the published code is wanted.
-    """
-    frames = decode_float(vae, latents, decode_chunk_size, overlap=overlap, mode=mode, decode=decode)
-    if finish is not None:
-        frames = finish(frames)
-    return _as_uint8(frames, truncate=mode == "released")
-
-
-def _as_uint8(frames: Iterator[Tensor], truncate: bool) -> Iterator[ndarray]:
-    with closing(frames):  # type: ignore[type-var]
-        for frame in frames:
-            yield to_uint8(frame, truncate)

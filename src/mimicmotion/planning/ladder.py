@@ -11,8 +11,7 @@ import torch
 
 from mimicmotion.config.execution import ExecutionOptions
 from mimicmotion.errors import ConfigError
-from mimicmotion.models.attention import AttentionKernel
-from mimicmotion.models.execution import UNetExecution
+from mimicmotion.models.execution import AttentionKernel, Execution
 from mimicmotion.planning.plan import GIB, ExecutionPlan, Peaks
 from mimicmotion.planning.predict import Predictor, Task
 
@@ -31,7 +30,7 @@ bfloat16, 0 to 4 % in float32), and is less."""
 
 def execution(
     portion: int | None, rows: int, cells: int, options: ExecutionOptions, last: bool, tokens: int | None = None
-) -> UNetExecution:
+) -> Execution:
     """Portions of about equal size in all kinds of layers.
 
     Args:
@@ -46,12 +45,12 @@ def execution(
     kernel: AttentionKernel = options.attention
     common: dict[str, Any] = {"attention": kernel, "channels_last": last, "compile": options.compile}
     if portion is None or portion >= rows:
-        return UNetExecution(feed_forward_chunk=tokens, **common)
+        return Execution(feed_forward_chunk=tokens, **common)
     # Deeper layers have up to four times the channels at a quarter of the places: a quarter of the places at once.
     places = max(1, cells * portion // (4 * rows))
     some = max(1, cells * portion // 2)
     some = some if tokens is None else min(some, tokens)
-    return UNetExecution(frame_chunk=portion, position_chunk=places, feed_forward_chunk=some, **common)
+    return Execution(frame_chunk=portion, position_chunk=places, feed_forward_chunk=some, **common)
 
 
 def rungs(task: Task, cells: int, options: ExecutionOptions, device: torch.device) -> Iterator[ExecutionPlan]:

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from mimicmotion.models.execution import apply_execution
 from mimicmotion.models.offload import Parked, bring_blocks, is_offloaded, offload_blocks
 from mimicmotion.planning.plan import ExecutionPlan
 
@@ -33,12 +32,11 @@ class Placement:
         """Change to a plan; may be called between two calls of a network."""
         unet = self.pipe.unet
         blocks = plan.offload == "blocks"
-        plain = type(plan.unet)()
-        if is_offloaded(unet) and (not blocks or plan.unet == plain):
-            bring_blocks(unet)  # hooks keep the forward that they find
+        if is_offloaded(unet) and not blocks:
+            bring_blocks(unet)
         if self.parked and (plan.offload == "none" or (blocks and "unet" in self.parked)):
             self.release()
-        apply_execution(unet, plan.unet)
+        unet.set_execution(plan.unet)
         for small in (self.pipe.pose_net, self.pipe.detail):
             if small is not None:
                 nn.Module.to(small, device=self.device)

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from mimicmotion.errors import ConfigError
-from mimicmotion.models.execution import UNetExecution
+from mimicmotion.models.execution import Execution
 
 GIB = 2**30
 
@@ -44,7 +44,7 @@ class ExecutionPlan:
         budget: bytes that the plan was made for.
     """
 
-    unet: UNetExecution = field(default_factory=UNetExecution)
+    unet: Execution = field(default_factory=Execution)
     guidance_in_one_batch: bool = True
     offload: Literal["none", "modules", "blocks"] = "none"
     latents_on_host: bool = False

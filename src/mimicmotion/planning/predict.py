@@ -12,13 +12,13 @@ from torch import nn
 
 from mimicmotion.conditioning import WARPED_SHARE, ConditionedUNet, Conditioning
 from mimicmotion.models.block_cache import cache_bytes
-from mimicmotion.models.execution import UNetExecution, apply_execution
-from mimicmotion.models.memory import follow, meta_twin, shape_run, weight_bytes
+from mimicmotion.models.decode import decode_frames
+from mimicmotion.models.execution import Execution
+from mimicmotion.models.memory import follow, meta_twin, weight_bytes
 from mimicmotion.models.offload import BlockBytes, block_bytes
 from mimicmotion.models.pose_features import KeptFeatures, feature_budget
 from mimicmotion.models.quantize import widened_bytes
 from mimicmotion.models.vae import encode_mode
-from mimicmotion.models.vae_tiles import decode_latents
 from mimicmotion.planning.plan import ExecutionPlan, Peaks
 
 POSE_CHUNK = 16
@@ -101,7 +101,7 @@ class Predictor:
         weights = weight_bytes(self.unet, self.vae, self.image_encoder, self.pose_net, self.detail)
         wide = max(self.dtype.itemsize, 2)
         level = self._cells(task) * self.unet.config.block_out_channels[0] * wide * task.segment_rows
-        pixels = task.size[0] * task.size[1] // self.vae.config.get("patch_size", 1) ** 2
+        pixels = task.size[0] * task.size[1] // self.vae.patch_size**2
         frame = pixels * self.vae.config.block_out_channels[0] * wide
         encoded = POSE_CHUNK if task.warped else 1
         plain = ExecutionPlan()
@@ -144,10 +144,10 @@ class Predictor:
         key = ("denoise", task.size, task.segment_rows, task.guided, task.warped, execution, one_batch, blocks)
         return self._remember(key, lambda: self._denoise(task, execution, one_batch, blocks))
 
-    def _denoise(self, task: Task, execution: UNetExecution, one_batch: bool, blocks: bool) -> int:
+    def _denoise(self, task: Task, execution: Execution, one_batch: bool, blocks: bool) -> int:
         unet = self._twin("unet", self.unet)
         # A compiled block makes fewer temporary values than are counted here.
-        apply_execution(unet, _on_shapes(execution))
+        unet.set_execution(_on_shapes(execution))
         h, w = task.size[0] // self.downscale, task.size[1] // self.downscale
         rows = task.segment_rows
         conditioning = Conditioning(
@@ -165,7 +165,7 @@ class Predictor:
         resident = [*unet.parameters(), *unet.buffers(), x, conditioning.pose_features.features]  # type: ignore[union-attr]
         in_rows = self.cpu and execution.attention == "auto" and self.dtype == torch.bfloat16
         kernel = {"scores": execution.attention == "math", "rows": in_rows}
-        with follow(resident, **kernel) as live, shape_run(self.cpu), moves:
+        with follow(resident, **kernel) as live, moves:
             run(x, torch.zeros((), device="meta"), range(rows))
         return live.peak + widened_bytes(self.unet)
 
@@ -180,8 +180,8 @@ class Predictor:
             return self._run(
                 "vae",
                 self.vae,
-                lambda vae: decode_latents(
-                    vae, _empty(frames, self.latent_channels, h, w), portion=portion, tile=plan.decode_tile
+                lambda vae: decode_frames(
+                    vae, _empty(frames, self.latent_channels, h, w), frame_chunk=portion, tile=plan.decode_tile
                 ),
             )
 
@@ -227,7 +227,7 @@ class Predictor:
 
     def _run(self, name: str, module: nn.Module, work: Callable[[Any], object]) -> int:
         twin = self._twin(name, module)
-        with follow([*twin.parameters(), *twin.buffers()]) as live, shape_run(self.cpu):
+        with follow([*twin.parameters(), *twin.buffers()]) as live:
             work(twin)
         return live.peak
 
@@ -246,7 +246,6 @@ def _empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
-def _on_shapes(execution: UNetExecution) -> UNetExecution:
+def _on_shapes(execution: Execution) -> Execution:
     """The same portions, with the kernel that any device has: on shapes all that keep no scores are alike."""
-    kernel = "plain" if execution.attention in ("plain", "math") else "sdpa"
-    return dataclasses.replace(execution, compile=False, attention=kernel)
+    return dataclasses.replace(execution, compile=False, attention="sdpa")

@@ -110,7 +110,7 @@ def decode_clip(pipe: Any, decode: Callable[..., Tensor], vae: Any, latents: Ten
 
     def work() -> Tensor:
         pipe.use("vae")
-        return decode(vae, latents, portion=pipe.plan.decode_portion, tile=pipe.plan.decode_tile)
+        return decode(vae, latents, frame_chunk=pipe.plan.decode_portion, tile=pipe.plan.decode_tile)
 
     def down(plan: ExecutionPlan) -> ExecutionPlan | None:
         side = min(latents.shape[-2:]) * pipe.downscale

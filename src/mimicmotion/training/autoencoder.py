@@ -21,9 +21,10 @@ from mimicmotion.data.shards import Shards, open_shards
 from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.models.checkpoint import FORMAT, config_of
 from mimicmotion.models.locate import FILE_NAMES, SETTINGS_FILE
-from mimicmotion.models.tiny import PatchAutoencoder, init_with_pca
+from mimicmotion.models.tiny import autoencoder_config, init_with_pca
+from mimicmotion.models.vae import Autoencoder
 from mimicmotion.training.bundled import bundled_settings, sheet
-from mimicmotion.training.settings import AutoencoderConfig, TrainConfig
+from mimicmotion.training.settings import TrainConfig
 from mimicmotion.training.task import StepResult, Task, Validation
 
 _STREAM = 2  # random numbers of the loss; (seed, number) alone chooses the clip
@@ -34,17 +35,6 @@ _SHOWN_FRAMES = 8  # of each clip in a validation
 def to_unit_tensor(frames: UInt8[Tensor, "*lead height width 3"]) -> Float32[Tensor, "*lead 3 height width"]:
     """RGB bytes, channels last, to [-1, 1], channels first."""
     return frames.movedim(-1, -3).float().div_(127.5).sub_(1)
-
-
-def model_config(config: AutoencoderConfig) -> dict[str, Any]:
-    """Arguments of the `PatchAutoencoder` of these settings."""
-    folded = 3 * config.patch_size**2
-    return {
-        "patch_size": config.patch_size,
-        "in_channels": folded,
-        "out_channels": folded,
-        "latent_channels": config.latent_channels,
-    }
 
 
 def patch_basis(
@@ -126,7 +116,7 @@ class AutoencoderModel(nn.Module):
         train_encoder: keep the encoder's graph.
     """
 
-    def __init__(self, vae: PatchAutoencoder, train_encoder: bool) -> None:
+    def __init__(self, vae: Autoencoder, train_encoder: bool) -> None:
         super().__init__()
         self.vae, self.train_encoder = vae, train_encoder
 
@@ -138,10 +128,11 @@ class AutoencoderModel(nn.Module):
         # Float32 throughout: its latents are what the video model will be trained on.
         with torch.set_grad_enabled(self.train_encoder and torch.is_grad_enabled()):
             with torch.autocast(x.device.type, enabled=False):
-                posterior = self.vae.encode(x).latent_dist
-            z = posterior.mean + posterior.std * noise.flatten(0, 1)
-            kl = posterior.kl().mean()
-        out = self.vae.decode(z, num_frames=frames.shape[1]).sample
+                mean, logvar = self.vae.encode(x)
+            z = mean + (logvar / 2).exp() * noise.flatten(0, 1)
+            # against a standard normal distribution, summed over the latents of a frame
+            kl = (mean.square() + logvar.exp() - 1 - logvar).flatten(1).sum(1).mean() / 2
+        out = self.vae.decode(z, frames.shape[1])
         return out.unflatten(0, frames.shape[:2]), kl
 
 
@@ -167,7 +158,7 @@ class AutoencoderTask(Task):
             self.held_out = self.shards
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            vae = PatchAutoencoder(**model_config(self.settings))
+            vae = Autoencoder(autoencoder_config(self.settings.patch_size, self.settings.latent_channels))
         size = self.settings.patch_size
         mean, basis = patch_basis(self.shards, size, self.settings.latent_channels, seed=config.seed)
         init_with_pca(vae, torch.from_numpy(mean).float(), torch.from_numpy(basis).float())
@@ -194,8 +185,8 @@ class AutoencoderTask(Task):
     def parameters(self) -> dict[str, nn.Parameter]:
         """The decoder's parameters, and the encoder's where that is trained too."""
         left_out = [] if self.settings.train_encoder else ["vae.encoder.", "vae.quant_conv."]
-        if len(self.vae.decoder.mid_block.resnets) == 1:
-            left_out.append("vae.decoder.mid_block.attentions.")  # diffusers runs it before a second resnet only
+        if self.vae.config.layers_per_block == 1:
+            left_out.append("vae.decoder.mid_block.attentions.")  # it is run before a second block only
         return {k: p for k, p in self.model.named_parameters() if not k.startswith(tuple(left_out))}
 
     def batch(self, step: int, numbers: Sequence[int]) -> Clips:  # noqa: ARG002
@@ -226,7 +217,7 @@ class AutoencoderTask(Task):
         return StepResult(loss, {"psnr": psnr(out.detach(), target)}, batch.keys)
 
     @contextlib.contextmanager
-    def _with_weights(self, weights: Mapping[str, Tensor]) -> Iterator[PatchAutoencoder]:
+    def _with_weights(self, weights: Mapping[str, Tensor]) -> Iterator[Autoencoder]:
         """The autoencoder with these weights in evaluation mode; afterwards it is as before."""
         params, training = self.parameters(), self.model.training
         kept = {k: p.detach().clone() for k, p in params.items()}
@@ -250,7 +241,7 @@ class AutoencoderTask(Task):
         with self._with_weights(weights) as vae:
             if self._scaling is None or self.settings.train_encoder:
                 self._scaling = self._scaling_factor(vae)
-            vae.register_to_config(scaling_factor=self._scaling)
+            vae.config["scaling_factor"] = self._scaling
             (folder / "vae").mkdir(parents=True)
             tensors = {k: v.detach().cpu().contiguous() for k, v in vae.state_dict().items()}
             save_file(tensors, folder / "vae" / f"{FILE_NAMES['vae']}.safetensors", metadata={"format": "pt"})
@@ -258,13 +249,13 @@ class AutoencoderTask(Task):
         _write_json(folder / SETTINGS_FILE, {"format": FORMAT, "settings": bundled_settings(self.shards.size)})
         return folder
 
-    def _scaling_factor(self, vae: PatchAutoencoder) -> float:
+    def _scaling_factor(self, vae: Autoencoder) -> float:
         device, values = next(vae.parameters()).device, []
         for i in range(min(_SCALE_RECORDS, len(self.shards))):
             record = self.shards[i]
             chosen = np.linspace(0, len(record) - 1, _SCALE_FRAMES).astype(int).tolist()
             frames = to_unit_tensor(torch.from_numpy(record.frames(chosen)).to(device))
-            values.append(vae.encode(frames).latent_dist.mode().flatten())
+            values.append(vae(frames).flatten())
         return float(1 / torch.cat(values).std())
 
     def validate(self, step: int, weights: Mapping[str, Tensor]) -> Validation:  # noqa: ARG002
@@ -278,7 +269,7 @@ class AutoencoderTask(Task):
                 first = self.held_out.stills[i]
                 frames = record.frames(range(first, min(first + _SHOWN_FRAMES, len(record))))
                 x = to_unit_tensor(torch.from_numpy(frames).to(device))
-                out = vae.decode(vae.encode(x).latent_dist.mode(), num_frames=len(x)).sample
+                out = vae.decode(vae(x), len(x))
                 scores.append(psnr(out, x))
                 made = ((out.clamp(-1, 1) + 1) * 127.5).round().byte().movedim(1, -1).cpu().numpy()
                 chosen = np.linspace(0, len(frames) - 1, 4).astype(int)

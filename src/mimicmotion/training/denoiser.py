@@ -21,17 +21,18 @@ from mimicmotion.data.shards import Shards, open_shards
 from mimicmotion.diffusion.noise import augment_picture
 from mimicmotion.errors import ConfigError
 from mimicmotion.models.checkpoint import Components, config_of, save_components
+from mimicmotion.models.execution import Execution
 from mimicmotion.models.pose_features import to_unit
 from mimicmotion.models.posenet import PoseNet
 from mimicmotion.models.tensors import assign
-from mimicmotion.models.unet import build_unet, use_constant_cross_attention
+from mimicmotion.models.unet import build_unet
 from mimicmotion.models.vae import encoder_digest
 from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.training.bundled import bundled_settings
 from mimicmotion.training.lora import merged_state, save_adapter
 from mimicmotion.training.networks import (
     DenoiserModel,
-    checkpoint_blocks,
+    checkpointing,
     encode_frames,
     encode_token,
     encoder_pixels,
@@ -77,14 +78,13 @@ class DenoiserTask(Task):
             for p in self.parts.unet.conv_out.parameters():
                 torch.nn.init.zeros_(p)
         vae, encoder = self.parts.vae, self.parts.image_encoder
-        self.downscale = 2 ** (len(vae.config.block_out_channels) - 1) * vae.config.get("patch_size", 1)
+        self.downscale = vae.downscale
         self.trains_encoder = config.trained.image_encoder or config.model.new is not None
         self.model: nn.Module = DenoiserModel(
             self.parts.unet, self.parts.pose_net, encoder if self.trains_encoder else None
         )
         self._trained = choose_trained(self.model, config.trained, config.seed)
-        if config.gradient_checkpointing:
-            checkpoint_blocks(self.parts.unet, nested=config.gradient_checkpointing == "nested")
+        self.parts.unet.set_execution(Execution(checkpointing=checkpointing(config)))
         # wrappers for many GPUs may leave only shards of these in the model
         self._frozen = {k: p.detach() for k, p in self.model.named_parameters() if k not in self._trained}
         self.latents = self._latent_cache(self.cache / "latents") if config.data.cache_latents else None
@@ -293,7 +293,6 @@ class DenoiserTask(Task):
             unet_state = merged_state(unet_state, lora.alpha / lora.rank)
         unet: Any = build_unet(config_of(self.parts.unet), device="meta")
         unet.load_state_dict(unet_state, assign=True)
-        use_constant_cross_attention(unet)
         with torch.device("meta"):
             pose_net = PoseNet(**self.parts.pose_net.config)
         pose_net.load_state_dict(

@@ -26,9 +26,9 @@ from mimicmotion.evaluation.lpips import load_lpips
 from mimicmotion.evaluation.pixels import moving_region
 from mimicmotion.files import atomic_path, check_writable, sha256_file, writing
 from mimicmotion.models.checkpoint import load_part, save_components
+from mimicmotion.models.decode import to_uint8
 from mimicmotion.models.detail import DetailNet
 from mimicmotion.models.pose_features import to_unit
-from mimicmotion.models.vae import to_uint8
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.training.bundled import sheet
 from mimicmotion.training.networks import load_networks
@@ -199,7 +199,7 @@ class DetailTask(Task):
                 shards,
                 s,
                 seed=seed,
-                downscale=2 ** (len(vae.config.block_out_channels) - 1) * vae.config.get("patch_size", 1),
+                downscale=vae.downscale,
                 drawing=parts.settings.get("pose_drawing", {}),
                 warp=True,
             )

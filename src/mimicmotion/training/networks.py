@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,18 +10,18 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from mimicmotion.diffusion.loss import drop_conditions
 from mimicmotion.errors import ConfigError, WeightsError
 from mimicmotion.models.checkpoint import Components, load_components, load_part
+from mimicmotion.models.execution import Checkpointing
 from mimicmotion.models.image_encoder import clip_pixels, image_embedding
 from mimicmotion.models.posenet import PoseNet
 from mimicmotion.models.tiny import build_tiny_image_encoder, build_tiny_posenet, build_tiny_unet
-from mimicmotion.models.unet import use_constant_cross_attention, with_pose
+from mimicmotion.models.unet import UNet
 from mimicmotion.models.vae import encode_mode
 from mimicmotion.training.objective import NetworkInput
-from mimicmotion.training.settings import ModelConfig, TinyConfig
+from mimicmotion.training.settings import ModelConfig, TinyConfig, TrainConfig
 from mimicmotion.weights import find_asset
 
 logger = logging.getLogger(__name__)
@@ -31,8 +30,6 @@ BUNDLED = "tiny"
 """Name of the small model that comes with this package, as `model.base`."""
 ENCODE_PIXELS = 1 << 20
 """Pixels that the frozen autoencoder encodes at once: 1.4 GiB in SVD's, where a whole clip of 576x1024 needs 22."""
-CHECKPOINTED = ("SpatioTemporalResBlock", "BasicTransformerBlock", "TemporalBasicTransformerBlock")
-NESTED = "TransformerSpatioTemporalModel"
 
 
 def load_networks(config: ModelConfig, seed: int) -> Components:
@@ -53,7 +50,6 @@ def load_networks(config: ModelConfig, seed: int) -> Components:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # a fresh PoseNet is random below its last layer
             parts = load_components(base, checkpoint, new_pose_net=True)
-    use_constant_cross_attention(parts.unet)
     for module in (parts.unet, parts.pose_net, parts.image_encoder, parts.vae, parts.detail):
         if module is not None:
             module.eval().requires_grad_(False)
@@ -122,7 +118,7 @@ class DenoiserModel(nn.Module):
         image_encoder: if it is trained too; a frozen one stays outside.
     """
 
-    def __init__(self, unet: Any, pose_net: PoseNet, image_encoder: Any | None = None) -> None:
+    def __init__(self, unet: UNet, pose_net: PoseNet, image_encoder: Any | None = None) -> None:
         super().__init__()
         self.unet, self.pose_net, self.image_encoder = unet, pose_net, image_encoder
 
@@ -130,7 +126,7 @@ class DenoiserModel(nn.Module):
         """F, the network's v, of a batch."""
         token, poses = shown.token, shown.poses
         if self.image_encoder is not None:
-            token = self.image_encoder(shown.pixels).image_embeds.unsqueeze(1)
+            token = self.image_encoder(shown.pixels).unsqueeze(1)
         if self.pose_net.widths[0] == 6:
             reference = shown.reference_pose[:, None].expand(-1, poses.shape[1], -1, -1, -1)
             poses = torch.cat([poses, reference], dim=2)
@@ -139,30 +135,14 @@ class DenoiserModel(nn.Module):
         (picture,) = drop_conditions(shown.dropped[:, 1], shown.picture_latents)
         (features,) = drop_conditions(shown.dropped[:, 2], features)
         picture = picture.expand(-1, shown.x.shape[1], -1, -1, -1)
-        sample = with_pose(torch.cat([shown.x, picture.to(shown.x.dtype)], dim=2), features)
-        return self.unet(sample, shown.c_noise, token, added_time_ids=shown.time_ids, return_dict=False)[0]
+        sample = torch.cat([shown.x, picture.to(shown.x.dtype)], dim=2)
+        return self.unet(sample, shown.c_noise, token, shown.time_ids, features)
 
 
-def checkpoint_blocks(unet: nn.Module, nested: bool = False) -> int:
-    """Recompute each residual and transformer block in the backward pass instead of keeping what is inside it.
-
-    Diffusers' own switch leaves out the temporal transformer blocks, which hold the most.
-
-    Args:
-        unet: changed in place.
-        nested: also keep nothing between a spatial and its temporal transformer block.
-
-    Returns:
-        The number of blocks.
-    """
-    kinds = (*CHECKPOINTED, NESTED) if nested else CHECKPOINTED
-    blocks = [m for m in unet.modules() if type(m).__name__ in kinds]
-    for block in blocks:
-        # no random layers inside, so no generator state to keep
-        block.forward = functools.partial(  # type: ignore[method-assign]
-            checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False
-        )
-    return len(blocks)
+def checkpointing(config: TrainConfig) -> Checkpointing:
+    """What the settings want to be computed again in the backward pass."""
+    wanted = config.gradient_checkpointing
+    return wanted if wanted == "nested" else "blocks" if wanted else "off"
 
 
 def encode_frames(vae: Any, frames: Float[Tensor, "*lead 3 height width"]) -> Float[Tensor, "*lead channels h w"]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from mimicmotion.models.unet import unused_parameter_names
+from mimicmotion.models.unet import UNet, unused_parameter_names
 from mimicmotion.training.lora import inject, lora_names
 from mimicmotion.training.networks import DenoiserModel
 from mimicmotion.training.settings import TrainedConfig
@@ -23,7 +23,7 @@ def temporal_names(unet: nn.Module) -> list[str]:
     return [n for n, _ in unet.named_parameters() if TEMPORAL.search(n)]
 
 
-def unet_names(unet: nn.Module, config: TrainedConfig) -> list[str]:
+def unet_names(unet: UNet, config: TrainedConfig) -> list[str]:
     """Parameters of the U-Net that these settings train, without those that cannot change the output."""
     names: Iterable[str]
     if config.what == "pose_net":
