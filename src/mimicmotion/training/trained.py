@@ -8,8 +8,8 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from mimicmotion.models.lora import inject, lora_names
 from mimicmotion.models.unet import unused_parameter_names
-from mimicmotion.training.lora import inject, lora_names
 from mimicmotion.training.networks import DenoiserModel
 from mimicmotion.training.settings import TrainedConfig
 
@@ -53,7 +53,7 @@ def choose_trained(model: DenoiserModel, config: TrainedConfig, seed: int) -> di
         Name ("unet.conv_in.weight") to parameter, in the order of the module.
     """
     if config.what == "lora":
-        inject(model.unet, config, seed)
+        inject(model.unet, config.targets, config.rank, config.alpha, seed)
     chosen = {f"unet.{n}" for n in unet_names(model.unet, config)}
     frozen = torch.bfloat16 if config.frozen == "half" else torch.float32
     out: dict[str, nn.Parameter] = {}
