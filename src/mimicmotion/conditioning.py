@@ -14,7 +14,7 @@ from torch import Tensor
 from mimicmotion.diffusion.denoiser import Latents, Sigma
 from mimicmotion.diffusion.noise import added_time_ids, augment_picture
 from mimicmotion.errors import InputError
-from mimicmotion.models.block_cache import BlockCache, Source, has_own_order, pass_key, run_unet
+from mimicmotion.models.block_cache import BlockCache, Source, pass_key, run_unet
 from mimicmotion.models.image_encoder import image_embedding
 from mimicmotion.models.pose_features import (
     Frame,
@@ -187,8 +187,6 @@ class ConditionedUNet:
             sample, time, token = self._inputs(source.x.to(x.device), level, latents[mine], embeddings[mine], own_pose)
             key = pass_key(frames, conditional, video)
             ids = c.added_time_ids[mine]
-            if has_own_order(self.unet):  # out of memory has sent its blocks to the host
-                return self.unet(sample, time, token, added_time_ids=ids, return_dict=False)[0]
             return run_unet(self.unet, sample, time, token, ids, lambda inside, f: cache.deep(key, source, inside, f))
 
         def step(video: int) -> Latents:

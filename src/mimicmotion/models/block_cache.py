@@ -200,11 +200,6 @@ def _restore(state: Mapping[str, Tensor]) -> dict[PassKey, Kept]:
     return kept
 
 
-def has_own_order(unet: Any) -> bool:
-    """Whether something hangs on the network's own forward and its order of blocks (weights that come and go)."""
-    return bool(getattr(getattr(unet, "_diffusers_hook", None), "hooks", None))
-
-
 def run_unet(
     unet: Any,
     sample: Float[Tensor, "batch frames channels h w"],
