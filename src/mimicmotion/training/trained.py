@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from mimicmotion.errors import ConfigError
 from mimicmotion.models.lora import inject, lora_names
 from mimicmotion.models.unet import unused_parameter_names
 from mimicmotion.training.networks import DenoiserModel
@@ -19,8 +20,15 @@ embedding, temporal convolutions, and the numbers that mix both with their spati
 
 
 def temporal_names(unet: nn.Module) -> list[str]:
-    """Parameters of the U-Net that look along time."""
-    return [n for n, _ in unet.named_parameters() if TEMPORAL.search(n)]
+    """Parameters of the U-Net that look along time.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    names = [n for n, _ in unet.named_parameters() if TEMPORAL.search(n)]
+    if not names:
+        raise ConfigError("no temporal layers in the U-Net", "SVD's names of layers", "choose another trained.what")
+    return names
 
 
 def unet_names(unet: nn.Module, config: TrainedConfig) -> list[str]:

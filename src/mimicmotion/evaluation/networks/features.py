@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 from numpy import ndarray
 
-from mimicmotion.errors import InputError, WeightsError
+from mimicmotion.errors import ConfigError, InputError, WeightsError
 from mimicmotion.weights import known
 
 if TYPE_CHECKING:
@@ -296,6 +296,7 @@ def load_network(
 
     Raises:
         WeightsError: missing, or not such a file or folder.
+        ConfigError: a VideoMAE, and the package transformers is not installed.
         InputError: an unknown metric.
     """
     path, where = Path(path), best_device(device)
@@ -319,8 +320,10 @@ def _torchscript(path: Path) -> Any:
 
 
 def _video_mae(path: Path) -> Any:
-    from transformers import VideoMAEModel
-
+    try:
+        from transformers import VideoMAEModel
+    except ImportError as e:
+        raise ConfigError(f"{path}: a VideoMAE without transformers", "that package", "pip install transformers") from e
     try:
         return VideoMAEModel.from_pretrained(path, local_files_only=True, use_safetensors=True).eval()
     except Exception as e:
