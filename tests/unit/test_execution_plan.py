@@ -15,7 +15,6 @@ from mimicmotion.config.execution import ExecutionOptions
 from mimicmotion.errors import ConfigError
 from mimicmotion.models.decode import decode_frames
 from mimicmotion.models.execution import Execution
-from mimicmotion.models.offload import bring_blocks, is_offloaded, offload_blocks
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.planning import ExecutionPlan, Predictor, plan_execution
 from mimicmotion.planning.budget import host_free
@@ -145,13 +144,13 @@ def test_tiles_cover_the_frame() -> None:
         decode_frames(vae, z, tile=32)
 
 
-def test_blocks_that_wait_on_the_host_change_nothing(plain: torch.Tensor) -> None:
-    pipe = micro_pipeline()
-    offload_blocks(pipe.unet, torch.device("cpu"))
-    assert is_offloaded(pipe.unet)
+@pytest.mark.parametrize("offload", ["modules", "blocks"])
+def test_weights_that_wait_on_the_host_change_nothing(offload: Any, plain: torch.Tensor) -> None:
+    pipe = micro_pipeline().configure(ExecutionPlan(offload=offload))
     assert torch.equal(latents(pipe), plain)
-    bring_blocks(pipe.unet)
-    assert not is_offloaded(pipe.unet)
+    pipe.configure(ExecutionPlan(unet=PORTIONS, offload=offload))
+    torch.testing.assert_close(latents(pipe), plain, rtol=1e-5, atol=1e-5)
+    pipe.configure(ExecutionPlan())
     assert torch.equal(latents(pipe), plain)
 
 

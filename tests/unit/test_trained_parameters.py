@@ -55,6 +55,11 @@ def test_counts_on_the_real_network() -> None:
     assert unet_names(unet, TrainedConfig(what="pose_net")) == []
 
 
+def test_a_network_without_temporal_layers_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no temporal layers"):
+        unet_names(torch.nn.Linear(2, 2), TrainedConfig(what="temporal"))
+
+
 @pytest.mark.parametrize("what", ["all", "pose_net", "temporal", "lora"])
 def test_only_what_is_named_learns_and_all_of_it_does(what: Any, tmp_path: Path) -> None:
     task = micro_task(tmp_path, trained={"what": what, "rank": 2})

@@ -57,8 +57,6 @@ def rungs(task: Task, cells: int, options: ExecutionOptions, device: torch.devic
     """Ways to denoise, the fastest first; nothing is said of decoding."""
     last = device.type in ("cpu", "cuda")
     offloads = (options.offload,) if options.offload != "auto" else ("none", "modules", "blocks")
-    if task.block_cache:
-        offloads = tuple(o for o in offloads if o != "blocks") or ("none",)  # blocks come in the order of whole passes
     if options.compile and options.offload == "auto":
         offloads = ("none", "modules")  # compiled blocks hold their weights
     if device.type == "cpu":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from mimicmotion.models.block_cache import cache_bytes
 from mimicmotion.models.decode import decode_frames
 from mimicmotion.models.execution import Execution
 from mimicmotion.models.memory import follow, meta_twin, weight_bytes
-from mimicmotion.models.offload import BlockBytes, block_bytes
+from mimicmotion.models.offload import block_bytes
 from mimicmotion.models.pose_features import KeptFeatures, feature_budget
 from mimicmotion.models.quantize import widened_bytes
 from mimicmotion.models.vae import encode_mode
@@ -161,7 +162,7 @@ class Predictor:
         network = ConditionedUNet(unet, conditioning, False, one_batch)
         run = network.pair if task.guided else network.conditional
         x = _empty(1, rows, self.latent_channels, h, w)
-        moves = block_bytes(unet, self.unet) if blocks else BlockBytes(unet, {}, 0)
+        moves = block_bytes(unet, self.unet) if blocks else contextlib.nullcontext()
         resident = [*unet.parameters(), *unet.buffers(), x, conditioning.pose_features.features]  # type: ignore[union-attr]
         in_rows = self.cpu and execution.attention == "auto" and self.dtype == torch.bfloat16
         kernel = {"scores": execution.attention == "math", "rows": in_rows}

@@ -8,8 +8,9 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from mimicmotion.errors import ConfigError
+from mimicmotion.models.lora import inject, lora_names
 from mimicmotion.models.unet import UNet, unused_parameter_names
-from mimicmotion.training.lora import inject, lora_names
 from mimicmotion.training.networks import DenoiserModel
 from mimicmotion.training.settings import TrainedConfig
 
@@ -19,8 +20,15 @@ embedding, temporal convolutions, and the numbers that mix both with their spati
 
 
 def temporal_names(unet: nn.Module) -> list[str]:
-    """Parameters of the U-Net that look along time."""
-    return [n for n, _ in unet.named_parameters() if TEMPORAL.search(n)]
+    """Parameters of the U-Net that look along time.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    names = [n for n, _ in unet.named_parameters() if TEMPORAL.search(n)]
+    if not names:
+        raise ConfigError("no temporal layers in the U-Net", "SVD's names of layers", "choose another trained.what")
+    return names
 
 
 def unet_names(unet: UNet, config: TrainedConfig) -> list[str]:
@@ -53,7 +61,7 @@ def choose_trained(model: DenoiserModel, config: TrainedConfig, seed: int) -> di
         Name ("unet.conv_in.weight") to parameter, in the order of the module.
     """
     if config.what == "lora":
-        inject(model.unet, config, seed)
+        inject(model.unet, config.targets, config.rank, config.alpha, seed)
     chosen = {f"unet.{n}" for n in unet_names(model.unet, config)}
     frozen = torch.bfloat16 if config.frozen == "half" else torch.float32
     out: dict[str, nn.Parameter] = {}
