@@ -310,7 +310,7 @@ def test_missing_things(svd: Path, folder: Path, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="readable JSON"):
         load_components(svd, new_pose_net=True)
     (svd / "vae/config.json").write_text('{"_class_name": "AutoencoderKL"}')
-    with pytest.raises(WeightsError, match="class AutoencoderKL,"):
+    with pytest.raises(WeightsError, match="config of vae: autoencoder of class AutoencoderKL\n"):
         load_components(svd, new_pose_net=True)
     (svd / "vae/config.json").unlink()
     with pytest.raises(WeightsError, match="config.json is missing"):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from mimicmotion.models.vae_tiles import decode_latents
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from micro import UNET, micro_pipeline
+from mimicmotion.models.decode import decode_frames
 from mimicmotion.models.execution import Execution
 from mimicmotion.models.memory import LiveBytes, follow, meta_twin, weight_bytes
 from mimicmotion.models.unet import UNet, build_unet
@@ -57,8 +57,8 @@ def test_portions_of_the_decoder_are_predicted() -> None:
     peaks = []
     for portion in (None, 2):
         with follow(twin.parameters()) as live:
-            decode_latents(twin, torch.zeros(4, 4, 6, 8, device="meta"), portion=portion)
-        real = allocated(lambda p=portion: decode_latents(vae, torch.zeros(4, 4, 6, 8), portion=p))
+            decode_frames(twin, torch.zeros(4, 4, 6, 8, device="meta"), frame_chunk=portion)
+        real = allocated(lambda p=portion: decode_frames(vae, torch.zeros(4, 4, 6, 8), frame_chunk=p))
         assert 0.75 * real <= live.peak <= 1.15 * real
         peaks.append(live.peak)
     assert peaks[1] < 0.75 * peaks[0]
