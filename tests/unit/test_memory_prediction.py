@@ -61,7 +61,7 @@ def test_portions_of_the_decoder_are_predicted() -> None:
         real = allocated(lambda p=portion: decode_frames(vae, torch.zeros(4, 4, 6, 8), frame_chunk=p))
         assert 0.75 * real <= live.peak <= 1.15 * real
         peaks.append(live.peak)
-    assert peaks[1] < 0.75 * peaks[0]
+    assert peaks[1] < 0.9 * peaks[0]  # two activations of all frames stay
 
 
 def test_bytes_live_and_die_with_their_tensors() -> None:
