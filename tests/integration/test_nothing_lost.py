@@ -89,6 +89,21 @@ def stopped(model: Path, tmp_path_factory: pytest.TempPathFactory) -> GenerateCo
     return config
 
 
+@pytest.fixture(scope="module")
+def three_steps(model: Path, tmp_path_factory: pytest.TempPathFactory) -> GenerateConfig:
+    """Another that was stopped after three."""
+    config = small_job(tmp_path_factory.mktemp("three-steps"), model)
+    stop_after(config, "denoise", 3)
+    return config
+
+
+@pytest.fixture
+def begun(job: GenerateConfig, three_steps: GenerateConfig) -> GenerateConfig:
+    """The job with what is kept after three steps."""
+    shutil.copytree(state_path(three_steps.output), state_path(job.output))
+    return job
+
+
 def again(config: GenerateConfig, **changes: Any) -> GenerateConfig:
     return dataclasses.replace(config, resume=True, **changes)
 
@@ -215,25 +230,23 @@ def test_nothing_to_resume_is_a_start(job: GenerateConfig) -> None:
 
 
 def test_without_resume_an_old_state_is_kept_until_the_new_result_is_complete(
-    job: GenerateConfig, caplog: pytest.LogCaptureFixture
+    begun: GenerateConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
-    stop_after(job, "denoise", 3)
-    old = sorted(p.read_bytes() for p in state_path(job.output).iterdir())
-    other = dataclasses.replace(job, seed=1)
+    old = sorted(p.read_bytes() for p in state_path(begun.output).iterdir())
+    other = dataclasses.replace(begun, seed=1)
     stop_after(other, "denoise", 1)
     assert "add --resume" in caplog.text
-    aside = state_path(job.output).with_name("result.mp4.state.old")
+    aside = state_path(begun.output).with_name("result.mp4.state.old")
     assert sorted(p.read_bytes() for p in aside.iterdir()) == old
     finish(generate(again(other)))
-    assert left_over(job) == ["result.mp4", "result.mp4.json"]
+    assert left_over(begun) == ["result.mp4", "result.mp4.json"]
 
 
-def test_a_run_without_states_leaves_an_old_one_alone(job: GenerateConfig) -> None:
-    stop_after(job, "denoise", 3)
-    finish(generate(dataclasses.replace(job, save_every=0)))
-    assert left_over(job) == ["result.mp4", "result.mp4.json", "result.mp4.state"]
-    finish(generate(again(job, save_every=0)))
-    assert left_over(job) == ["result.mp4", "result.mp4.json"]
+def test_a_run_without_states_leaves_an_old_one_alone(begun: GenerateConfig) -> None:
+    finish(generate(dataclasses.replace(begun, save_every=0)))
+    assert left_over(begun) == ["result.mp4", "result.mp4.json", "result.mp4.state"]
+    finish(generate(again(begun, save_every=0)))
+    assert left_over(begun) == ["result.mp4", "result.mp4.json"]
 
 
 CHANGED: dict[str, tuple[str, Callable[[GenerateConfig, Path], dict[str, Any]]]] = {
@@ -287,14 +300,13 @@ def test_other_weights_are_refused(job: GenerateConfig, tmp_path: Path) -> None:
         finish(generate(same))
 
 
-def test_what_does_not_change_the_result_may_differ(job: GenerateConfig, tmp_path: Path, whole: bytes) -> None:
-    stop_after(job, "denoise", 3)
+def test_what_does_not_change_the_result_may_differ(begun: GenerateConfig, tmp_path: Path, whole: bytes) -> None:
     moved = tmp_path / "moved.png"
-    shutil.move(job.picture, moved)
-    config = again(job, picture=moved, side_by_side=True, preview=True, save_every=1, memory=3.0, pose_threads=1)
+    shutil.move(begun.picture, moved)
+    config = again(begun, picture=moved, side_by_side=True, preview=True, save_every=1, memory=3.0, pose_threads=1)
     finish(generate(config))
-    assert job.output.read_bytes() == whole
-    assert side_by_side_path(job.output).is_file()
+    assert begun.output.read_bytes() == whole
+    assert side_by_side_path(begun.output).is_file()
 
 
 def test_runs_on_as_it_ran_before(job: GenerateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,23 +358,21 @@ def flip(path: Path, _: float) -> None:
     ],
 )
 def test_damaged_state_is_not_used(
-    part: str, harm: Callable[[Path, float], None], share: float, job: GenerateConfig, whole: bytes
+    part: str, harm: Callable[[Path, float], None], share: float, begun: GenerateConfig, whole: bytes
 ) -> None:
-    stop_after(job, "denoise", 3)
-    harm(next(state_path(job.output).glob(part)), share)
-    result = finish(generate(again(job)))
+    harm(next(state_path(begun.output).glob(part)), share)
+    result = finish(generate(again(begun)))
     assert any("damaged" in w for w in result.warnings)
     assert result.resumed_at == ([0] if part.startswith("step") else [])
-    assert job.output.read_bytes() == whole
-    assert left_over(job) == ["result.mp4", "result.mp4.json"]
+    assert begun.output.read_bytes() == whole
+    assert left_over(begun) == ["result.mp4", "result.mp4.json"]
 
 
-def test_state_of_a_newer_version_is_refused(job: GenerateConfig) -> None:
-    stop_after(job, "denoise", 3)
-    file = state_path(job.output) / STATE_FILE
+def test_state_of_a_newer_version_is_refused(begun: GenerateConfig) -> None:
+    file = state_path(begun.output) / STATE_FILE
     file.write_text(json.dumps(json.loads(file.read_text()) | {"version": 99}))
     with pytest.raises(ConfigError, match="update mimicmotion"):
-        finish(generate(again(job)))
+        finish(generate(again(begun)))
 
 
 def test_full_disk_while_saving_is_only_said(
@@ -501,13 +511,12 @@ def test_replay_gives_the_same_bytes(job: GenerateConfig) -> None:
     assert (second.identical, second.original_state) == (True, "not there")
 
 
-def test_replay_of_a_resumed_run_and_of_an_interrupted_replay(job: GenerateConfig) -> None:
-    stop_after(job, "denoise", 3)
-    finish(generate(again(job)))
-    run = replay(sidecar_path(job.output))
+def test_replay_of_a_resumed_run_and_of_an_interrupted_replay(begun: GenerateConfig) -> None:
+    finish(generate(again(begun)))
+    run = replay(sidecar_path(begun.output))
     next(r for r in run if (r.stage, r.done) == ("denoise", 3))
     run.close()
-    result = finish(replay(sidecar_path(job.output), resume=True))
+    result = finish(replay(sidecar_path(begun.output), resume=True))
     assert result.made.resumed_at == [3]
     assert result.identical
 

@@ -13,6 +13,8 @@ from mimicmotion.training.ablation import ARMS, AblationConfig, load_ablation, r
 from mimicmotion.training.ablation_report import MEASURES, cube, effect, interval, tables, write_report
 from mimicmotion.training.settings import as_dict
 
+pytestmark = pytest.mark.whole
+
 TRAIN = {"data": {"shards": "people", "sample": {"num_frames": 4}}, "optim": {"steps": 5, "warmup": 0}}
 
 

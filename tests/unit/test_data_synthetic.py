@@ -77,6 +77,7 @@ def test_processes_and_interruptions_leave_the_same_bytes(tmp_path: Path) -> Non
 ARGUMENTS = ["--frames", "3", "--height", "64", "--width", "32", "--records-per-shard", "2"]
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     ("how", "processes"),
     [

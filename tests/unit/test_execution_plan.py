@@ -19,6 +19,8 @@ from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.planning import ExecutionPlan, Predictor, plan_execution
 from mimicmotion.planning.budget import host_free
 
+pytestmark = pytest.mark.whole
+
 SIZE, FRAMES = (32, 32), 9
 IMAGE, POSES = random_frames(1, *SIZE, 3), random_frames(2, FRAMES, *SIZE, 3)
 REFERENCE = random_frames(3, *SIZE, 3)

@@ -25,6 +25,8 @@ from mimicmotion.training.objective import draw, loss_weights, network_arguments
 from mimicmotion.training.settings import ModelConfig, ObjectiveConfig, TinyConfig, TrainedConfig
 from mimicmotion.training.trained import temporal_names, unet_names
 
+pytestmark = pytest.mark.whole
+
 SVD_UNET: dict[str, Any] = {
     "in_channels": 8,
     "out_channels": 4,

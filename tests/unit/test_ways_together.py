@@ -20,6 +20,8 @@ from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.planning import ExecutionPlan, Task, plan_execution
 from mimicmotion.planning.ladder import next_rung, rungs
 
+pytestmark = pytest.mark.whole
+
 SIZE, FRAMES = (32, 32), 7
 IMAGE, POSES = random_frames(1, *SIZE, 3), random_frames(2, FRAMES, *SIZE, 3)
 REFERENCE = random_frames(3, *SIZE, 3)
