@@ -7,7 +7,7 @@ OUT ?= out
 TINY ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-slow test-cpus test-lowest coverage check shapes docs package bench tiny clean
+.PHONY: help demo test test-fast test-slow test-cpus test-lowest coverage gpu check shapes docs package bench tiny clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -62,6 +62,11 @@ test-cpus: $(VENV)/.dev  ## the numeric tests as other kinds of CPU compute, on 
 coverage: $(VENV)/.dev  ## branches that the tests take, and the floors they must keep
 	$(PYTEST) -q -m "not slow" --cov --cov-report=json:.coverage.json
 	$(BIN)/python scripts/coverage_floors.py .coverage.json
+
+GPU_PYTHON ?= $(BIN)/python
+
+gpu:  ## what only a CUDA device can tell, in five minutes: gpu_checks.json (GPU_PYTHON: a Python with torch for CUDA)
+	$(GPU_PYTHON) scripts/gpu_checks.py
 
 SHAPES := mimicmotion.pose,mimicmotion.video,mimicmotion.diffusion
 SHAPES_OF := align draw drawn_poses dwpose estimator fusion geometry guidance hands keypoints picture pose_cache \
