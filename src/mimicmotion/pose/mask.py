@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import cv2
@@ -33,8 +33,9 @@ Box: TypeAlias = Float[ndarray, "4"]
 PIXELS = 256  # side of the network's input
 CANVAS = 512  # most pixels along the person: the network knows no finer outline
 MARGINS = (1.2, 1.5)  # the network looks twice: at the person's box grown so much, the second time mirrored
-REACH = 0.15  # torso lengths that the person may reach beyond the parts of the pose
-CORE = 0.6  # of a part's half-width: what lies deeper inside is the person's, whatever the network says
+REACH = 0.3  # torso lengths that the person may reach beyond the parts of the pose
+CORE = 0.6  # of a part's half-width: what lies deeper inside is the person's, whatever the network says ...
+SURE = 0.6  # ... if the part's points have this confidence
 
 
 @runtime_checkable
@@ -101,7 +102,7 @@ class SelfieSegmenter:
         canvas = cv2.resize(view, size, interpolation=cv2.INTER_AREA)
         if parts:
             points = (xy - np.array([left, top])) * (np.array(size) / view.shape[1::-1])
-            person = self._guided(canvas, points, parts, face=has_face(confidence))
+            person = self._guided(canvas, points, confidence, parts)
         else:
             person = self._look(canvas, np.array([0.0, 0.0, *size]))
         mask = np.zeros(frame.shape[:2], np.uint8)
@@ -110,9 +111,9 @@ class SelfieSegmenter:
         return mask
 
     def _guided(
-        self, canvas: Frame, xy: Float[ndarray, "134 2"], parts: list[str], *, face: bool
+        self, canvas: Frame, xy: Float[ndarray, "134 2"], confidence: Float32[ndarray, " 134"], parts: list[str]
     ) -> Float32[ndarray, "height width"]:
-        unit, size = body_unit(xy), canvas.shape[:2]
+        unit, size, face = body_unit(xy), canvas.shape[:2], has_face(confidence)
         regions = {part: part_region(xy, part, unit, size, face=face) for part in parts}
         union = np.any(list(regions.values()), 0)
         if not union.any():  # all of the person is outside of the frame
@@ -125,7 +126,9 @@ class SelfieSegmenter:
         first = self._look(canvas, _grown(box, MARGINS[0]))
         second = self._look(canvas[:, ::-1], _grown(mirrored, MARGINS[1]))[:, ::-1]
         near = cv2.dilate(union.astype(np.uint8), disc(REACH * unit)) > 0
-        return np.where(near, np.maximum((first + second) / 2, _core(regions, size)), np.float32(0))
+        # the top of the head is shown by no keypoint, and the network knows heads best
+        sure = [r for p, r in regions.items() if p != "head" and mean_confidence(confidence, p) >= SURE]
+        return np.where(near, np.max([(first + second) / 2, *map(_core, sure)], 0), np.float32(0))
 
     def _look(self, image: Frame, box: Box) -> Float32[ndarray, "height width"]:
         """The network's answer (0..1) for a box, which fills its input whatever the proportions."""
@@ -154,11 +157,7 @@ def _grown(box: Box, factor: float) -> Box:
     return np.concatenate([middle - half, middle + half])
 
 
-def _core(regions: Mapping[str, Bool[ndarray, "height width"]], size: tuple[int, ...]) -> Bool[ndarray, "height width"]:
-    """The middle of each part but the head, whose top no keypoint shows and which the network knows best."""
-    core = np.zeros(size, bool)
-    for part, region in regions.items():
-        if part != "head":
-            depth = cv2.distanceTransform(region.astype(np.uint8), cv2.DIST_L2, 3)
-            core |= (depth > CORE * depth.max()) & region
-    return core
+def _core(region: Bool[ndarray, "height width"]) -> Bool[ndarray, "height width"]:
+    """The middle of a part."""
+    depth = cv2.distanceTransform(region.astype(np.uint8), cv2.DIST_L2, 3)
+    return (depth > CORE * depth.max()) & region
