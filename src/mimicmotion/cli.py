@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar
 from cyclopts import App, Group, Parameter
 
 from mimicmotion import __version__
-from mimicmotion.config import GenerateConfig, PosesConfig, field_help, load_yaml, parse
+from mimicmotion.config import GenerateConfig, MaskConfig, PosesConfig, field_help, load_yaml, parse
 from mimicmotion.data.settings_prepare import PrepareConfig
 from mimicmotion.data.settings_synthetic import SyntheticConfig
 from mimicmotion.errors import InputError, MimicMotionError
@@ -67,10 +67,11 @@ PlanOptions = _options(
     GenerateConfig, ["picture", "video", "side_by_side", "preview", "audio", "resume", "save_every"], {"output": "-o"}
 )
 PosesOptions = _options(PosesConfig, ["video"], {"output": "-o"})
+MaskOptions = _options(MaskConfig, ["video"], {"output": "-o"})
 SyntheticOptions = _options(SyntheticConfig, ["count"], {"output": "-o"})
 PrepareOptions = _options(PrepareConfig, ["videos"], {"output": "-o"})
 NO_GENERATE_OPTIONS, NO_PLAN_OPTIONS, NO_POSES_OPTIONS = GenerateOptions(), PlanOptions(), PosesOptions()
-NO_PREPARE_OPTIONS = PrepareOptions()
+NO_MASK_OPTIONS, NO_PREPARE_OPTIONS = MaskOptions(), PrepareOptions()
 NO_SYNTHETIC_OPTIONS = SyntheticOptions()
 EvaluateOptions = _options(EvaluateConfig, ["real", "generated", "metrics"], {"output": "-o"})
 NO_EVALUATE_OPTIONS = EvaluateOptions()
@@ -198,6 +199,21 @@ def poses(
     """Find the poses of the person in VIDEO and keep them in a file that `generate` takes in place of the video."""
     settings = _merge(PosesConfig, config, options, video=video)
     from mimicmotion.jobs.poses import poses as job
+
+    print(_run(job(settings)).summary())
+
+
+@app.command
+def mask(
+    video: Path | None = None,
+    /,
+    *,
+    config: ConfigFile = None,
+    options: Annotated[MaskOptions, Settings] = NO_MASK_OPTIONS,  # pyrefly: ignore
+) -> None:
+    """Find the pixels of the person in each frame of VIDEO: white where the person is, black elsewhere."""
+    settings = _merge(MaskConfig, config, options, video=video)
+    from mimicmotion.jobs.mask import mask as job
 
     print(_run(job(settings)).summary())
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mimicmotion.config import GenerateConfig
 from mimicmotion.errors import MimicMotionError
+from mimicmotion.jobs.background import with_background
 from mimicmotion.jobs.execution import run_by_plan
 from mimicmotion.jobs.inputs import Inputs, prepare
 from mimicmotion.jobs.interrupt import Interrupts, Stopped
@@ -109,7 +110,7 @@ def _generate(
     state = yield from _denoise(record, pipe, inputs, poses, recipe, interrupts, show)
     detail = detail_guide(pipe, inputs, poses)
     frames = pipe.decode_state(state, recipe, config.decode_chunk_size, detail_from=detail)
-    yield from write_video(config, inputs, poses, frames)
+    yield from write_video(config, inputs, poses, with_background(config, inputs, frames))
     with contextlib.suppress(OSError):
         preview_path(config.output).unlink(missing_ok=True)
     limits = [TINY_LIMITS] if config.model is None and pipeline is None else []
