@@ -167,10 +167,11 @@ class Cut:
 
     def _neckline(self, m: Measures, v: ndarray) -> ndarray:
         front = np.clip(v[:, 2] / 1.2, -0.3, 1)
-        high = {"high": 9.0, "crew": 0.1, "v": 0.1, "boat": -0.1}[self.neck]
-        out = m.level["neck"] + high - (0.45 if high < 1 else 0) * front - v[:, 1]
+        high = {"high": 0.22, "crew": 0.1, "v": 0.1, "boat": -0.1}[self.neck]
+        out = m.level["neck"] + high - (0.45 if self.neck != "high" else 0.0) * front - v[:, 1]
         if self.neck == "v":
-            out = np.minimum(out, np.where(v[:, 2] > 0, m.level["shoulder"] - 0.7 + 1.5 * np.abs(v[:, 0]) - v[:, 1], 9.0))
+            behind = 4 * np.clip(0.5 - v[:, 2], 0, 2)
+            out = np.minimum(out, m.level["shoulder"] - 0.7 + 1.5 * np.abs(v[:, 0]) + behind - v[:, 1])
         if self.neck == "boat":
             out = np.minimum(out, m.level["shoulder"] + 0.35 - v[:, 1])
         return out
@@ -225,6 +226,8 @@ def from_tights(
     low = np.clip((start - v[:, 1]) / span, 0, 1) * (arm < 0.5)
     along = np.clip(reach / max(m.wrist, 0.1), 0, 1) * (arm >= 0.5)
     away = loose + flare * low**1.3 + 0.5 * flare * along
+    if cut.neck:
+        away = away * np.clip(0.3 + 0.7 * (m.level["neck"] + 0.1 - v[:, 1]) / 0.9, 0.3, 1)
     uv = _flat(m, s, normal)
     if folds is not None:
         rows, columns = folds.shape
