@@ -123,10 +123,11 @@ def _face_maps(assets: Assets, size: int) -> dict[str, Float32[ndarray, "size si
     x, y, z = np.abs(place[..., 0]), place[..., 1], place[..., 2]
     head = (group == 0) & (y > 5.8)
     along = np.clip((x - 0.13) / 0.5, 0, 1)
-    line = 7.50 + 0.09 * np.sin(np.pi * along * 0.75)
-    thick = 0.06 - 0.03 * along
-    brow = np.exp(-(((y - line) / thick) ** 2) * 1.2) * (x > 0.1) * (x < 0.66) * (z > 0.9) * head
-    low = 6.92 - 0.0 * x
+    line = 7.535 + 0.07 * np.sin(np.pi * np.clip(along * 0.85, 0, 1))
+    thick = 0.045 - 0.022 * along
+    brow = np.exp(-(((y - line) / thick) ** 2)) * np.clip((x - 0.12) / 0.06, 0, 1) * np.clip((0.64 - x) / 0.08, 0, 1)
+    brow = brow * (z > 0.9) * head
+    low = 6.92
     jaw = np.clip((low + 0.35 * np.clip(x - 0.45, 0, 1) - y) / 0.12, 0, 1) * np.clip((y - 6.05) / 0.2, 0, 1)
     beard = jaw * np.clip((z - 0.25) / 0.3, 0, 1) * head
     moustache = np.exp(-(((y - 6.92) / 0.08) ** 2)) * (x < 0.32) * (z > 1.2) * head
@@ -178,7 +179,7 @@ def skin_texture(
     colour += (nails - colour) * np.maximum(one("fingernails"), one("toenails")) * 0.8
     dark = hair / 255.0 * 0.6
     strands = np.clip(0.8 + 0.15 * _shifted(rng, "fine", size), 0, 1)[..., None]
-    colour += (dark - colour) * np.clip(one("brow") * rng.uniform(0.8, 1.4), 0, 1) * strands * 0.9
+    colour += (dark - colour) * np.clip(one("brow") * rng.uniform(0.6, 1.3), 0, 1) * strands * (0.65 if female else 0.85)
     if not female and age > 19:
         kind = rng.choice([0.0, 0.12, 0.3, 0.75], p=[0.4, 0.2, 0.2, 0.2])
         beard = np.clip(one("beard") * 1.3, 0, 1) * (1 - one("lips")) * np.clip(0.8 + 0.4 * fine, 0, 1.2)
@@ -214,7 +215,15 @@ def leather_texture(rng: Rng, size: int, base: ndarray, sole: ndarray, band: nda
 
 
 def cloth_texture(
-    rng: Rng, size: int, base: ndarray, *, pattern: str = "plain", denim: bool = False, front: str = "", rough: float = 1.0
+    rng: Rng,
+    size: int,
+    base: ndarray,
+    *,
+    pattern: str = "plain",
+    denim: bool = False,
+    front: str = "",
+    rough: float = 1.0,
+    folds: float = 1.0,
 ) -> Texture:
     """Cloth of 16 x 8 decimetres: its front in the left half, its back in the right one; waist at row 0.
 
@@ -226,6 +235,7 @@ def cloth_texture(
         denim: washed out, with a weave.
         front: what runs down the middle of the front: buttons, zip or nothing.
         rough: strength of the weave.
+        folds: strength of the folds.
     """
     other = cloth_colour(rng)
     colour = np.broadcast_to(base, (size, size, 3)).astype(np.float32).copy()
@@ -249,7 +259,7 @@ def cloth_texture(
             cv2.rectangle(
                 colour, (int((c - 0.6) * scale), int(0.93 * size)), (int((c + 0.6) * scale), size - 2), tuple(map(float, base * 0.7)), 1
             )
-    height = 0.06 * _shifted(rng, "folds", size) + 0.008 * mid + 0.0012 * rough * fine
+    height = 0.06 * folds * _shifted(rng, "folds", size) + 0.008 * mid + 0.0012 * rough * fine
     return _pack(colour, height, (size / 16.0, size / 8.0))
 
 

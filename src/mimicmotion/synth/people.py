@@ -16,7 +16,7 @@ from mimicmotion.synth.clothes import Measures, hidden, normals_of
 from mimicmotion.synth.light import EYE, EYE_X, EYE_Z, IRIS_B, IRIS_R, LEATHER, SKIN
 from mimicmotion.synth.rig import Pose, Skeleton
 from mimicmotion.synth.wardrobe import Palette, dress
-from mimicmotion.synth.zbuffer import fill_depth
+from mimicmotion.synth.zbuffer import fill_depth, njit
 
 LARGE = 400  # pixels of a frame's long side, from where on textures and strands are finer
 DIRECTIONS = 28  # of the ambient occlusion
@@ -38,6 +38,7 @@ class Figure:
         vertex_of: the mesh's vertex for each of the base mesh's, -1 where it is hidden.
         actions: face action to (vertices, displacements) of the mesh.
         height: from the soles to the crown, decimetres.
+        shaped: the base mesh in this body's shape.
     """
 
     genes: Genes
@@ -50,6 +51,7 @@ class Figure:
     vertex_of: ndarray
     actions: dict[str, tuple[ndarray, ndarray]]
     height: float
+    shaped: ndarray
 
     def place(self, pose: Pose, frame: int, face: dict[str, float]) -> Float32[ndarray, "n 3"]:
         """Vertices of one frame, with a face's actions (0..1)."""
@@ -106,7 +108,7 @@ def make_figure(rng: np.random.Generator, assets: Assets, long_side: int) -> Fig
     occlusion = ambient_occlusion(mesh.vertices, mesh.triangles, mesh.cut, DIRECTIONS)
     return Figure(
         genes, skeleton, mesh, np.stack(palette.rows), np.stack(palette.textures), occlusion, _fold(skeleton, mesh), vertex_of,
-        actions, height,
+        actions, height, vertices,
     )  # fmt: skip
 
 
@@ -192,14 +194,25 @@ def ambient_occlusion(
     return (0.25 + 0.75 * share).astype(np.float32)
 
 
+@njit(cache=True, nogil=True)
+def bounds(points, axes):
+    """Least and largest coordinates of points (n, 3) along three axes (rows)."""
+    low, high = np.full(3, np.inf), np.full(3, -np.inf)
+    for i in range(len(points)):
+        for k in range(3):
+            value = points[i, 0] * axes[k, 0] + points[i, 1] * axes[k, 1] + points[i, 2] * axes[k, 2]
+            low[k] = min(low[k], value)
+            high[k] = max(high[k], value)
+    return low, high
+
+
 def map_matrix(vertices: ndarray, way: ndarray, size: int) -> Float32[ndarray, "3 4"]:
     """World to column, row and nearness (decimetres, at least 1) of a map that looks against `way`."""
     z = way / np.linalg.norm(way)
     x = np.cross([0.0, 0.0, 1.0] if abs(z[2]) < 0.9 else [0.0, 1.0, 0.0], z)
     x /= np.linalg.norm(x)
     y = np.cross(z, x)
-    seen = vertices @ np.stack([x, y, z]).T
-    low, high = seen.min(0), seen.max(0)
+    low, high = bounds(vertices, np.stack([x, y, z]))
     scale = (size - 2) / max(float((high - low)[:2].max()), 1e-6)
     out = np.zeros((3, 4), np.float32)
     out[0, :3], out[0, 3] = scale * x, 1 - scale * low[0]

@@ -116,7 +116,11 @@ def _garments(rng: Rng, assets: Assets, genes: Genes, m: Measures, palette: Pale
     denim = kind in ("long", "short") and rng.random() < 0.45
     colour = np.array([52, 72, 112]) * rng.uniform(0.4, 1.5) if denim else look.cloth_colour(rng)
     pattern = str(rng.choice(look.PATTERNS)) if not denim and rng.random() < 0.25 else "plain"
-    lower = palette.cloth(rng, look.cloth_texture(rng, palette.size, colour, pattern=pattern, denim=denim, rough=1.5))
+    tight = kind == "leggings" or rng.random() < 0.25
+    texture = look.cloth_texture(
+        rng, palette.size, colour, pattern=pattern, denim=denim, rough=1.5, folds=0.25 if tight else 1.0
+    )
+    lower = palette.cloth(rng, texture)
     waist = level["waist"] + rng.uniform(-0.75, 0.1)
     if kind == "skirt":
         hem = level["knee"] + leg * float(rng.choice([0.25, 0.1, -0.2, -0.4]))
@@ -131,7 +135,6 @@ def _garments(rng: Rng, assets: Assets, genes: Genes, m: Measures, palette: Pale
     else:
         hem = {"long": level["ankle"] + rng.uniform(-0.3, 0.25), "short": level["crotch"] - leg * rng.uniform(0.12, 0.48),
                "leggings": level["ankle"] + rng.uniform(0, 0.6), "cropped": level["knee"] - leg * rng.uniform(0.1, 0.3)}[kind]  # fmt: skip
-        tight = kind == "leggings" or rng.random() < 0.25
         loose, flare = (0.05, 0.0) if tight else (float(rng.uniform(0.1, 0.2)), float(rng.uniform(0.05, 0.35)))
         pieces = [from_tights(assets, m, Cut(waist, hem), lower, loose=loose, flare=flare, folds=None if tight else folds)]
     return pieces + _tops(rng, assets, genes, m, palette, folds, pieces[0], skirt=kind == "skirt")
