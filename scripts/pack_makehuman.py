@@ -229,15 +229,18 @@ def wanted_macro(short: str) -> bool:
 
 
 def in_small(short: str) -> bool:
-    return bool(
-        re.fullmatch(r"macrodetails/(african|asian)-female-young|macrodetails/caucasian-(male-(young|child)|female-young)", short)
-        or re.fullmatch(
-            r"macrodetails/universal-(female-young-averagemuscle-(average|max)weight|"
-            r"male-young-(averagemuscle-(average|min)weight)|male-child-averagemuscle-averageweight)", short
+    return any(
+        re.fullmatch(pattern, short)
+        for pattern in (
+            "macrodetails/(african|asian)-female-young",
+            "macrodetails/caucasian-(male-(young|child)|female-(young|old))",
+            "macrodetails/universal-female-young-averagemuscle-(average|max)weight",
+            "macrodetails/universal-male-young-averagemuscle-(average|min)weight",
+            "macrodetails/universal-(male-child|male-old|female-old)-averagemuscle-averageweight",
+            "face/(eyeBlink(Left|Right)|jawOpen|mouthSmile(Left|Right)|browInnerUp)",
+            "head/head-oval|nose/nose-scale-horiz-incr|eyebrows/eyebrows-trans-up",
         )
-        or re.fullmatch(r"face/(eyeBlink(Left|Right)|jawOpen|mouthSmile(Left|Right)|browInnerUp)", short)
-        or short in ("head/head-oval", "nose/nose-scale-horiz-incr", "eyebrows/eyebrows-trans-up")
-    )  # fmt: skip
+    )
 
 
 def surfaces(size: int) -> dict[str, ndarray]:

@@ -19,7 +19,7 @@ from mimicmotion.synth.keypoints import confidences
 from mimicmotion.synth.light import encode
 from mimicmotion.synth.motion import choose_motion, motion_params
 from mimicmotion.synth.rig import pose_bones
-from mimicmotion.synth.scene import Moment, Scene, correspondence, develop, make_scene, render_moment
+from mimicmotion.synth.scene import Grade, Moment, Scene, correspondence, develop, make_scene, render_moment
 
 SOURCE = "mimicmotion.synth"
 SEEN_SHARE = 0.3  # of a hand's points
@@ -130,7 +130,7 @@ def render_clip(
     rng = np.random.default_rng([seed, 2])
     name = choose_motion(rng)
     params, reference = _params(rng, motion or name, num_frames, fps)
-    camera = move_camera(rng, num_frames, size[0], fps, pan=camera_motion, zoom=camera_zoom).then(Camera.still(1))
+    camera = move_camera(np.random.default_rng([seed, 6]), num_frames, size[0], fps, pan=camera_motion, zoom=camera_zoom).then(Camera.still(1))
     params = np.concatenate([params, reference])
     shots = _render(scene, rng, params, num_frames, fps, camera, supersample, motion_blur)
     poses, n = shots.poses, num_frames
@@ -149,7 +149,7 @@ def render_still(
     framing: str | None = None,
     supersample: int = 4,
 ) -> tuple[UInt8[ndarray, "height width 3"], PoseSequence]:
-    """One picture of a person (the one that `render_clip(seed, ...)` shows) and its pose.
+    """One picture, without noise, of a person (the one that `render_clip(seed, ...)` shows) and its pose.
 
     Args:
         seed: any integer >= 0.
@@ -159,12 +159,12 @@ def render_still(
         supersample: samples per pixel along each axis.
     """
     _check(seed, 1, size, 15.0, supersample)
-    scene = make_scene(seed, size, framing)
+    scene = dataclasses.replace(make_scene(seed, size, framing), grade=Grade(0, (0, 0), 0))
     rng = np.random.default_rng([seed, 3])
     name = choose_motion(rng)
     params, _ = _params(rng, motion or name, 1, 15.0)
     shots = _render(scene, rng, params, 1, 15.0, Camera.still(1), supersample)
-    return shots.frames[0], dataclasses.replace(shots.poses, fps=0.0)
+    return shots.clean[0], dataclasses.replace(shots.poses, fps=0.0)
 
 
 def _check(seed: int, num_frames: int, size: tuple[int, int], fps: float, supersample: int) -> None:

@@ -196,7 +196,7 @@ def from_tights(
     hang: float = 0.0,
     folds: ndarray | None = None,
     group: str = "helper-tights",
-    under: list[Piece] | None = None,
+    over: list[Piece] | None = None,
 ) -> Piece:
     """A garment from one of the helper meshes.
 
@@ -210,7 +210,7 @@ def from_tights(
         hang: 0..1, how much it hangs straight down from the chest instead of following the belly.
         folds: (rows, columns) of a height map that the surface is displaced by, decimetres.
         group: helper-tights or helper-skirt.
-        under: what is tucked over this garment: it ends where they begin.
+        over: garments that lie over this one: it ends where they begin.
     """
     s = sheet(assets, group)
     v = s.place(m.vertices)
@@ -218,7 +218,7 @@ def from_tights(
     if group == "helper-skirt":
         arm = np.zeros_like(arm)
     inside = cut.field(m, (v, arm, reach))
-    for piece in under or []:
+    for piece in over or []:
         inside = np.minimum(inside, MARGIN - s.place(piece.inside) - 0.05)
     normal = normals_of(v, s.triangles)
     span = max(cut.top - cut.hem, 0.1) if cut.sleeve is None else max(m.level["armpit"] - cut.hem, 0.1)

@@ -18,7 +18,6 @@ from mimicmotion.synth.rig import Skeleton
 _ANGLES = np.array([0, 25, 50, 68, 80, 95, 110, 130, 180])
 _LINE = np.array([7.98, 7.95, 7.85, 7.55, 7.2, 7.45, 7.25, 6.75, 6.5])
 _CENTRE = np.array([0.0, 7.4, 0.2])
-LAYERS = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +73,13 @@ def scalp_hair(assets: Assets, vertices: Float64[ndarray, "n 3"], style: HairSty
     comb = np.array([0.0, -0.25, -0.45]) * (1 - style.curl)
     uv = assets.uv[corners]
     out = []
-    for k in range(LAYERS):
-        share = k / (LAYERS - 1)
+    layers = int(np.clip(5 + 14 * style.length, 6, 18))
+    for k in range(layers):
+        share = k / (layers - 1)
         away = normal + share * comb
         away /= np.maximum(np.linalg.norm(away, axis=1, keepdims=True), 1e-9)
         placed = vertices + away * (0.03 + share * length)[:, None]
-        density = 1.0 - 0.75 * share
+        density = 1.0 - 0.85 * share**1.5
         cut = np.minimum(inside / 0.12 + 0.35, 1.0 if k == 0 else density)
         out.append(
             Mesh.of(

@@ -24,7 +24,7 @@ _NOSE, _EAR, _HEEL = (0.0, 6.98, 1.75), (0.74, 7.15, 0.35), (2.2, -8.0, -0.42)  
 
 
 @functools.cache
-def _face_vertices() -> tuple[ndarray, ndarray]:
+def face_vertices() -> tuple[ndarray, ndarray]:
     """Vertices of the base mesh and weights of the 68 points of a face."""
     data = json.loads(FACE_POINTS.read_text(encoding="utf-8"))
     return np.array(data["vertices"]), np.array(data["weights"])
@@ -68,7 +68,7 @@ def keypoints(
         foot = bones.index(f"foot.{side}")
         out[first], out[first + 1] = tips[f"toe1-2.{side}"], tips[f"toe5-3.{side}"]
         out[first + 2] = pose.rot[frame, foot] @ heels[int(side == "R")] + pose.shift[frame, foot]
-    index, weight = _face_vertices()
+    index, weight = face_vertices()
     out[FACE] = (at(index) * weight[..., None]).sum(1)
     for side, hand in (("L", LEFT_HAND), ("R", RIGHT_HAND)):
         out[hand.start] = head[bones.index(f"wrist.{side}")]

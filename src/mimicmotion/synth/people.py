@@ -18,7 +18,8 @@ from mimicmotion.synth.rig import Pose, Skeleton
 from mimicmotion.synth.wardrobe import Palette, dress
 from mimicmotion.synth.zbuffer import fill_depth, njit
 
-LARGE = 400  # pixels of a frame's long side, from where on textures and strands are finer
+# Long side of a frame in pixels, up to which: the side of a texture in texels, and strands of hair across a texture.
+FINENESS = ((100, 128, 40.0), (400, 512, 90.0), (1_000_000, 1024, 260.0))
 DIRECTIONS = 28  # of the ambient occlusion
 LASHES = ("helper-l-eyelashes-1", "helper-l-eyelashes-2", "helper-r-eyelashes-1", "helper-r-eyelashes-2")
 
@@ -84,8 +85,7 @@ def make_figure(rng: np.random.Generator, assets: Assets, long_side: int) -> Fig
     trunk &= np.isin(np.arange(len(vertices)), triangles)
     deep = float(vertices[trunk, 2].max() - skeleton.hip[2])
     skeleton = dataclasses.replace(skeleton, trunk=(float(np.abs(vertices[trunk, 0]).max()), deep))
-    large = long_side > LARGE
-    palette = Palette(1024 if large else 512, 260.0 if large else 90.0)
+    palette = Palette(*next((texels, strands) for most, texels, strands in FINENESS if long_side <= most))
     base = look.skin_colour(rng, genes.races)
     grey = float(np.clip((genes.age - 50) / 25, 0, 1)) * rng.random()
     dark = genes.races[2] < 0.5
@@ -157,9 +157,9 @@ def _flesh(assets: Assets, vertices: ndarray, materials: dict[str, int], under: 
 
 def _fold(skeleton: Skeleton, mesh: Mesh) -> Float32[ndarray, " n"]:
     """Folds gather at elbows, knees, armpits, waist and hems."""
-    out = np.full(len(mesh.vertices), 0.35, np.float32)
+    out = np.full(len(mesh.vertices), 0.22, np.float32)
     for name, radius, size in (
-        ("lowerarm01", 1.2, 0.9), ("lowerleg01", 1.6, 0.8), ("upperarm01", 1.3, 0.5), ("upperleg01", 1.8, 0.6),
+        ("lowerarm01", 1.2, 0.8), ("lowerleg01", 1.4, 0.5), ("upperarm01", 1.3, 0.5), ("upperleg01", 1.8, 0.6),
         ("foot", 1.4, 0.8), ("wrist", 0.9, 0.5),
     ):  # fmt: skip
         for side in "LR":

@@ -359,12 +359,13 @@ class _Painter:
         scale = self.view.focal * at[2]
         if at[2] > 0.3:
             return
-        for k in range(140):
+        count = int(np.clip(8 * radius * scale, 40, 420))
+        for k in range(count):
             a, r = rng.uniform(0, 2 * np.pi), radius * np.sqrt(rng.random())
             up = np.sin(a) * r
             middle = int((at[0] + np.cos(a) * r * scale) * 16), int((at[1] - up * scale) * 16)
-            size = max(radius * scale * rng.uniform(0.05, 0.14), 0.7)
-            shade = (0.45 + 0.45 * (0.5 + 0.5 * up / radius) + 0.25 * rng.random()) * (0.6 + 0.4 * k / 140)
+            size = max(radius * scale * rng.uniform(0.03, 0.08), 0.7)
+            shade = (0.45 + 0.45 * (0.5 + 0.5 * up / radius) + 0.25 * rng.random()) * (0.6 + 0.4 * k / count)
             axes = int(size * 16), int(size * 16 * rng.uniform(0.3, 0.8))
             cv2.ellipse(self.picture, middle, axes, rng.uniform(0, 180), 0, 360, tuple(map(float, tint * shade)), -1, cv2.LINE_AA, 4)
 

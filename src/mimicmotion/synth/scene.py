@@ -76,7 +76,7 @@ def make_scene(seed: int, size: tuple[int, int], framing: str | None = None) -> 
     figure = make_figure(own, assets, max(size))
     view = choose_view(rng, size, figure.height, framing or by_chance)
     place = make_place(around, assets, view, size, int(MARGIN * size[0]) + 1)
-    noise = (float(rng.uniform(0.5, 3.0)), float(rng.uniform(0, 3.0))) if rng.random() < 0.8 else (0.0, 0.0)
+    noise = (float(rng.uniform(0.3, 2.0)), float(rng.uniform(0, 2.5))) if rng.random() < 0.8 else (0.0, 0.0)
     quality = int(rng.integers(55, 96)) if rng.random() < 0.65 else 0
     grade = Grade(float(max(rng.normal(0.25, 0.25), 0)) * min(size) / 192, noise, quality)
     ends = view.project(np.array([[0.0, 0.0, 0.0], [0.0, figure.height, 0.0]]))
@@ -160,6 +160,7 @@ def render_moment(
         key_map, key_matrix, (0.05 + 0.8 * place.softness) * key_cells, top_map, top_matrix, 0.8 * top_cells, factor,
     )  # fmt: skip
     points = view.project(keypoints(scene.assets, figure, scene.heels, pose, frame, v))
+    points[1, :2] = 0.5 * (points[2, :2] + points[5, :2])  # of the picture, as estimators have it
     hidden = hidden_points(points, nearness, factor, depth_tolerance(figure.height))
     return Moment(picture, cover, seen, ids, bary, nearness, points, hidden, empty)
 

@@ -109,69 +109,88 @@ def _suit(rng: Rng, assets: Assets, m: Measures, palette: Palette, name: str) ->
 
 
 def _garments(rng: Rng, assets: Assets, genes: Genes, m: Measures, palette: Palette, folds: ndarray) -> list[Piece]:
-    level, female = m.level, genes.female > 0.5
+    """Trousers, shorts or skirt, a top, perhaps a jacket; what lies under another one ends where that begins."""
+    female = genes.female > 0.5
+    kinds = ["long", "short", "skirt", "leggings", "cropped"]
+    kind = str(rng.choice(kinds, p=[0.52, 0.13, 0.15, 0.12, 0.08] if female else [0.7, 0.27, 0.0, 0.01, 0.02]))
+    tucked = kind == "skirt" or rng.random() < 0.25
+    if tucked:
+        lower = _lower(rng, assets, m, palette, folds, kind, [])
+        return lower + _tops(rng, assets, genes, m, palette, folds, lower[:1])
+    upper = _tops(rng, assets, genes, m, palette, folds, [])
+    return _lower(rng, assets, m, palette, folds, kind, upper) + upper
+
+
+def _lower(
+    rng: Rng, assets: Assets, m: Measures, palette: Palette, folds: ndarray, kind: str, over: list[Piece]
+) -> list[Piece]:
+    level = m.level
     leg = level["crotch"] - level["ankle"]
-    kinds = ["long", "long", "short", "skirt", "leggings", "cropped"]
-    kind = str(rng.choice(kinds, p=[0.35, 0.2, 0.13, 0.15, 0.1, 0.07] if female else [0.4, 0.32, 0.25, 0.0, 0.01, 0.02]))
-    denim = kind in ("long", "short") and rng.random() < 0.45
+    denim = kind in ("long", "short") and rng.random() < 0.4
     colour = np.array([52, 72, 112]) * rng.uniform(0.4, 1.5) if denim else look.cloth_colour(rng)
     pattern = str(rng.choice(look.PATTERNS)) if not denim and rng.random() < 0.25 else "plain"
     tight = kind == "leggings" or rng.random() < 0.25
     texture = look.cloth_texture(
         rng, palette.size, colour, pattern=pattern, denim=denim, rough=1.5, folds=0.25 if tight else 1.0
     )
-    lower = palette.cloth(rng, texture)
-    waist = level["waist"] + rng.uniform(-0.75, 0.1)
+    material = palette.cloth(rng, texture)
     if kind == "skirt":
-        hem = level["knee"] + leg * float(rng.choice([0.25, 0.1, -0.2, -0.4]))
+        cut = Cut(level["waist"] + 0.1, level["knee"] + leg * float(rng.choice([0.25, 0.1, -0.2, -0.4])))
         flare = float(rng.uniform(0.1, 0.8))
-        bottom = from_tights(
-            assets, m, Cut(level["waist"] + 0.1, hem), lower, loose=0.12, flare=flare, folds=1.6 * folds, group="helper-skirt"
+        skirt = from_tights(
+            assets, m, cut, material, loose=0.12, flare=flare, folds=1.6 * folds, group="helper-skirt"
         )
-        pieces = [bottom]
-        if rng.random() < 0.3:  # leggings under it
-            under = palette.cloth(rng, look.cloth_texture(rng, palette.size, np.array(look.NEUTRAL[0])))
-            pieces.append(from_tights(assets, m, Cut(level["hip"] + 0.5, level["ankle"] + 0.1), under, loose=0.04))
-    else:
-        hem = {"long": level["ankle"] + rng.uniform(-0.3, 0.25), "short": level["crotch"] - leg * rng.uniform(0.12, 0.48),
-               "leggings": level["ankle"] + rng.uniform(0, 0.6), "cropped": level["knee"] - leg * rng.uniform(0.1, 0.3)}[kind]  # fmt: skip
-        loose, flare = (0.05, 0.0) if tight else (float(rng.uniform(0.1, 0.2)), float(rng.uniform(0.05, 0.35)))
-        pieces = [from_tights(assets, m, Cut(waist, hem), lower, loose=loose, flare=flare, folds=None if tight else folds)]
-    return pieces + _tops(rng, assets, genes, m, palette, folds, pieces[0], skirt=kind == "skirt")
+        if rng.random() < 0.7:
+            return [skirt]
+        black = palette.cloth(rng, look.cloth_texture(rng, palette.size, np.array(look.NEUTRAL[0]), folds=0.2))
+        return [skirt, from_tights(assets, m, Cut(level["hip"] + 0.5, level["ankle"] + 0.1), black, loose=0.04)]
+    hem = {
+        "long": level["ankle"] + rng.uniform(-0.3, 0.25), "short": level["crotch"] - leg * rng.uniform(0.12, 0.48),
+        "leggings": level["ankle"] + rng.uniform(0, 0.6), "cropped": level["knee"] - leg * rng.uniform(0.1, 0.3),
+    }[kind]  # fmt: skip
+    waist = level["waist"] + rng.uniform(-0.75, 0.1)
+    loose, flare = (0.05, 0.0) if tight else (float(rng.uniform(0.1, 0.2)), float(rng.uniform(0.05, 0.35)))
+    cut = Cut(waist, hem)
+    return [
+        from_tights(assets, m, cut, material, loose=loose, flare=flare, folds=None if tight else folds, over=over)
+    ]
 
 
 def _tops(
-    rng: Rng, assets: Assets, genes: Genes, m: Measures, palette: Palette, folds: ndarray, bottom: Piece, *, skirt: bool
+    rng: Rng, assets: Assets, genes: Genes, m: Measures, palette: Palette, folds: ndarray, over: list[Piece]
 ) -> list[Piece]:
+    """A top, tucked into what is `over` it if that is given, and perhaps an open jacket, cardigan or coat."""
     level, female = m.level, genes.female > 0.5
-    sleeve = float(rng.choice([0.0, 0.55, 0.75, 1.3, 1.85, 1.85], p=[0.12 if female else 0.05, 0.2, 0.25, 0.08, 0.25, 0.1 if female else 0.17]))
+    sleeves = [0.0, 0.55, 0.75, 1.3, 1.85]
+    sleeve = float(rng.choice(sleeves, p=[0.12 if female else 0.05, 0.2, 0.25, 0.08, 0.35 if female else 0.42]))
     reach = m.elbow * min(sleeve, 1) + (m.wrist - m.elbow) * max(sleeve - 1, 0)
-    neck = str(rng.choice(["crew", "crew", "v", "boat" if sleeve == 0 and female else "crew", "high"], p=[0.4, 0.2, 0.15, 0.15, 0.1]))
-    tucked = skirt or rng.random() < 0.25
-    hem = level["waist"] - 0.5 if tucked else level["hip"] + rng.uniform(-0.5, 0.5)
-    if female and not tucked and rng.random() < 0.15:
+    necks = ["crew", "v", "boat" if sleeve == 0 and female else "crew", "high"]
+    neck = str(rng.choice(necks, p=[0.6, 0.15, 0.15, 0.1]))
+    hem = level["waist"] - 0.5 if over else level["hip"] + rng.uniform(-0.5, 0.5)
+    if female and not over and rng.random() < 0.15:
         hem = level["waist"] + rng.uniform(0.0, 0.5)  # cropped
     front = str(rng.choice(["", "", "", "buttons", "zip"]))
     pattern = str(rng.choice(look.PATTERNS)) if rng.random() < 0.6 else "plain"
-    texture = look.cloth_texture(rng, palette.size, look.cloth_colour(rng), pattern=pattern, front=front)
-    loose = float(rng.uniform(0.08, 0.24))
-    flare = 0.0 if tucked else float(rng.uniform(0.0, 0.3))
-    over = [bottom] if tucked else []
+    loose, flare = float(rng.uniform(0.08, 0.24)), 0.0 if over else float(rng.uniform(0.0, 0.3))
+    texture = look.cloth_texture(
+        rng, palette.size, look.cloth_colour(rng), pattern=pattern, front=front, folds=min(5 * loose, 1)
+    )
+    material = palette.cloth(rng, texture)
+    jackets = []
+    if rng.random() < 0.25:
+        pattern = str(rng.choice(["plain", "plain", "checks", "plaid"]))
+        shade = look.cloth_texture(rng, palette.size, look.cloth_colour(rng), pattern=pattern)
+        long = float(m.wrist - rng.uniform(0.0, 0.4)) if rng.random() < 0.85 else 0.0
+        cut = Cut(LAST, level["hip"] + rng.uniform(-1.2, 0.6), long, "v", float(rng.uniform(0.25, 0.9)))
+        away, wide = loose + 0.22, flare + 0.2
+        cloth = palette.cloth(rng, shade)
+        jackets = [from_tights(assets, m, cut, cloth, loose=away, flare=wide, hang=0.5, folds=1.3 * folds)]
+    hang = float(rng.uniform(0.3, 1))
     cut = Cut(LAST, hem, reach, neck)
     top = from_tights(
-        assets, m, cut, palette.cloth(rng, texture), loose=loose, flare=flare, hang=float(rng.uniform(0.3, 1)), folds=folds, under=over
+        assets, m, cut, material, loose=loose, flare=flare, hang=hang, folds=folds, over=[*over, *jackets]
     )
-    pieces = [top]
-    if rng.random() < 0.25:  # an open jacket, cardigan or coat
-        shade = look.cloth_texture(rng, palette.size, look.cloth_colour(rng), pattern=str(rng.choice(["plain", "plain", "checks", "plaid"])))
-        long = float(m.wrist - rng.uniform(0.0, 0.4))
-        cut = Cut(LAST, level["hip"] + rng.uniform(-1.2, 0.6), long if rng.random() < 0.85 else 0.0, "v", float(rng.uniform(0.25, 0.9)))
-        pieces.append(
-            from_tights(
-                assets, m, cut, palette.cloth(rng, shade), loose=loose + 0.22, flare=flare + 0.2, hang=0.5, folds=1.3 * folds
-            )
-        )
-    return pieces
+    return [top, *jackets]
 
 
 def _shoes(rng: Rng, assets: Assets, m: Measures, palette: Palette) -> tuple[list[Piece], float]:
