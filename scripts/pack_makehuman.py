@@ -49,9 +49,7 @@ SIDED = (
     "pelvis", "upperleg01", "upperleg02", "lowerleg01", "lowerleg02", "foot", "toe2-1",
 )  # fmt: skip
 BONES = (*TRUNK, *(f"{name}.{side}" for side in "LR" for name in SIDED))
-TIPS = tuple(
-    f"{name}.{side}" for side in "LR" for name in (*(f"finger{f}-3" for f in range(1, 6)), "toe1-2", "toe5-3")
-)
+TIPS = tuple(f"{name}.{side}" for side in "LR" for name in (*(f"finger{f}-3" for f in range(1, 6)), "toe1-2", "toe5-3"))
 MASKS = ("lips", "eyelids", "face", "fingernails", "toenails", "ears")
 SHAPES = (
     "head", "nose", "mouth", "chin", "cheek", "eyes", "forehead", "ears", "eyebrows", "neck", "torso", "hip",

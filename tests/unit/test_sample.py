@@ -29,9 +29,9 @@ from mimicmotion.pose.draw import PoseDrawer
 from mimicmotion.pose.hands import hand_masks
 from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
 from mimicmotion.synth import render_clip
-from mimicmotion.synth.noise import perturb_poses
 from mimicmotion.synth.assets import load_assets
 from mimicmotion.synth.keypoints import face_vertices
+from mimicmotion.synth.noise import perturb_poses
 
 LOOK = {"canvas_short_side": None, "stroke": 2.0}
 

@@ -6,8 +6,13 @@ import numpy as np
 import pytest
 
 from mimicmotion.errors import InputError
+from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.synth import load_bvh, render_clip
+from mimicmotion.synth.camera import Camera
+from mimicmotion.synth.clip import _render
 from mimicmotion.synth.figure import ARM, LEG, YAW
+from mimicmotion.synth.motion import motion_params
+from mimicmotion.synth.recordings import lift_poses
 from mimicmotion.synth.rig import pose_bones
 from mimicmotion.synth.scene import make_scene
 
@@ -97,6 +102,30 @@ def test_recordings_move_within_reach(shared, name: str) -> None:  # type: ignor
     assert np.abs(np.diff(mocap.params, axis=0)).max() < 0.7  # at 120 frames per second
     clip = render_clip(2, 4, (80, 48), motion=mocap)
     assert clip.frames.std() > 5
+
+
+@pytest.mark.parametrize("motion", ["raise", "wave", "squat"])
+def test_poses_of_a_video_become_a_motion(motion: str) -> None:
+    """Lifted from exact poses seen from the front, wrists and hips move as they did."""
+    scene = make_scene(0, (224, 128), "full")
+    params = motion_params(motion, np.random.default_rng(4), np.arange(30) / 15)
+    params[:, YAW] = 0
+    shots = _render(scene, np.random.default_rng(0), params, 30, 15.0, Camera.still(30), 1)
+    lifted = lift_poses(shots.poses, motion)
+    assert (lifted.params.shape, lifted.fps, lifted.name) == ((30, 54), 15.0, motion)
+    for side in (0, 1):
+        up = slice(ARM[side] + 1, ARM[side] + 2)
+        assert np.abs(lifted.params[:, up] - params[:, up]).mean() < 0.25  # arm lengths
+        if np.ptp(params[:, up]) > 0.5:
+            assert np.corrcoef(lifted.params[:, up.start], params[:, up.start])[0, 1] > 0.8
+    if motion == "squat":
+        assert np.corrcoef(lifted.params[:, 1], params[:, 1])[0, 1] > 0.8
+
+
+def test_a_video_without_a_trunk_is_refused() -> None:
+    poses = PoseSequence(np.zeros((4, 134, 2), np.float32), np.zeros((4, 134), np.float32), (64, 48), 15.0)
+    with pytest.raises(InputError, match="no trunk"):
+        lift_poses(poses, "empty.npz")
 
 
 def test_a_leading_t_pose_is_dropped(tmp_path: Path) -> None:

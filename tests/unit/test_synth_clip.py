@@ -115,7 +115,9 @@ def test_bones_keep_their_length_and_feet_the_floor() -> None:
             for start, end in ends.items():
                 a, b = (skeleton.index(f"{bone}.{side}") for bone in (start, end))
                 length = np.linalg.norm(skeleton.heads[b] - skeleton.heads[a])
-                np.testing.assert_allclose(np.linalg.norm(pose.head[:, b] - pose.head[:, a], axis=-1), length, rtol=1e-6)
+                np.testing.assert_allclose(
+                    np.linalg.norm(pose.head[:, b] - pose.head[:, a], axis=-1), length, rtol=1e-6
+                )
         turned = pose.rot @ np.swapaxes(pose.rot, -1, -2)
         np.testing.assert_allclose(turned, np.broadcast_to(np.eye(3), turned.shape), atol=1e-6)
         assert np.linalg.det(pose.rot).min() > 0.99
@@ -219,7 +221,9 @@ def test_a_hand_behind_the_body_is_not_seen() -> None:
     q[1, YAW] = np.pi / 2  # in profile: one hand before the body, the other behind it
     shots = shoot(make_scene(0, (224, 128), "full"), q)
     clip = render_clip(0, 1, SMALL)
-    _, seen = SynthClip(shots.frames, shots.poses, shots.frames[0], shots.poses[:1], shots.visible, clip.truth).hand_boxes
+    _, seen = SynthClip(
+        shots.frames, shots.poses, shots.frames[0], shots.poses[:1], shots.visible, clip.truth
+    ).hand_boxes
     assert seen[0].all()
     assert seen[1].sum() == 1
 

@@ -130,7 +130,9 @@ def render_clip(
     rng = np.random.default_rng([seed, 2])
     name = choose_motion(rng)
     params, reference = _params(rng, motion or name, num_frames, fps)
-    camera = move_camera(np.random.default_rng([seed, 6]), num_frames, size[0], fps, pan=camera_motion, zoom=camera_zoom).then(Camera.still(1))
+    camera = move_camera(
+        np.random.default_rng([seed, 6]), num_frames, size[0], fps, pan=camera_motion, zoom=camera_zoom
+    ).then(Camera.still(1))
     params = np.concatenate([params, reference])
     shots = _render(scene, rng, params, num_frames, fps, camera, supersample, motion_blur)
     poses, n = shots.poses, num_frames

@@ -68,9 +68,9 @@ class Measures:
         }
         return cls(vertices, arm, reach, level, a, a + b)
 
-    def flat(self, normals: ndarray, select: ndarray | slice = slice(None)) -> Float64[ndarray, "n 2"]:
+    def flat(self) -> Float64[ndarray, "n 2"]:
         """Texture coordinates of cloth in decimetres: across, and down the trunk or along the sleeve."""
-        v, arm, reach = self.vertices[select], self.arm[select], self.reach[select]
+        v, arm, reach = self.vertices, self.arm, self.reach
         down = v[:, 1] * (1 - arm) + (self.level["shoulder"] - reach) * arm
         across = v[:, 0] * (1 - arm) + np.sign(v[:, 0]) * (2.2 + v[:, 2]) * arm
         return np.stack([across, down - self.level["waist"]], -1)
@@ -163,7 +163,11 @@ class Cut:
             return np.where(on_arm, -np.abs(out) - 0.1, out)
         if self.sleeve <= 0:
             return np.minimum(np.where(on_arm, 9.0, out), 2.5 * (0.45 - arm))
-        return np.where(on_arm, self.sleeve - reach, np.where(arm > 0.05, np.maximum(out, 0.3), out) if self.hem < m.level["armpit"] else out)
+        return np.where(
+            on_arm,
+            self.sleeve - reach,
+            np.where(arm > 0.05, np.maximum(out, 0.3), out) if self.hem < m.level["armpit"] else out,
+        )
 
     def _neckline(self, m: Measures, v: ndarray) -> ndarray:
         front = np.clip(v[:, 2] / 1.2, -0.3, 1)
@@ -228,7 +232,7 @@ def from_tights(
     away = loose + flare * low**1.3 + 0.5 * flare * along
     if cut.neck:
         away = away * np.clip(0.3 + 0.7 * (m.level["neck"] + 0.1 - v[:, 1]) / 0.9, 0.3, 1)
-    uv = _flat(m, s, normal)
+    uv = Measures(v, s.place(m.arm), reach, m.level, m.elbow, m.wrist).flat()
     if folds is not None:
         rows, columns = folds.shape
         i = np.mod(np.round(-uv[:, 1] / TILE[1] * rows).astype(int), rows)
@@ -242,13 +246,8 @@ def from_tights(
         pull = below & (normal[:, 2] > 0.2)
         moved[pull, 2] += hang * np.clip(front - moved[pull, 2], 0, 0.8) * normal[pull, 2]
     mesh = textured(moved, s.bone, s.weight, s.triangles, uv, normal, material, inside)
-    field = cut.field(m, (m.vertices, m.arm if group == "helper-tights" else m.arm, m.reach))
+    field = cut.field(m, (m.vertices, m.arm, m.reach))
     return Piece(mesh, field)
-
-
-def _flat(m: Measures, s: Sheet, normal: ndarray) -> ndarray:
-    placed = Measures(s.place(m.vertices), s.place(m.arm), s.place(m.reach), m.level, m.elbow, m.wrist)
-    return placed.flat(normal)
 
 
 def textured(
@@ -316,9 +315,7 @@ def fit(assets: Assets, garment: Garment, vertices: Float64[ndarray, "n 3"]) -> 
         unit[k] = abs(vertices[int(a), k] - vertices[int(b), k]) / float(distance)
     placed = (vertices[garment.vertex] * garment.weight[..., None]).sum(1) + garment.offset * unit
     share = np.maximum(garment.weight, 0)
-    bone, weight = mix_weights(
-        assets.weight_bone[garment.vertex], assets.weight[garment.vertex] * share[..., None]
-    )
+    bone, weight = mix_weights(assets.weight_bone[garment.vertex], assets.weight[garment.vertex] * share[..., None])
     return placed, bone, weight
 
 
@@ -336,7 +333,9 @@ def components(triangles: ndarray, count: int) -> ndarray:
         label = new
 
 
-def from_garment(assets: Assets, m: Measures, garment: Garment, materials: dict[str, int], thick: float = 0.02) -> Piece:
+def from_garment(
+    assets: Assets, m: Measures, garment: Garment, materials: dict[str, int], thick: float = 0.02
+) -> Piece:
     """A suit of a further folder; its connected pieces are tops and trousers by where they are."""
     placed, bone, weight = fit(assets, garment, m.vertices)
     triangles = garment.triangles
@@ -345,7 +344,7 @@ def from_garment(assets: Assets, m: Measures, garment: Garment, materials: dict[
     share = share / np.maximum(share.sum(1, keepdims=True), 1e-9)
     arm = (m.arm[garment.vertex] * share).sum(1)
     reach = (m.reach[garment.vertex] * share).sum(1)
-    flat = Measures(placed, arm, reach, m.level, m.elbow, m.wrist).flat(normal)
+    flat = Measures(placed, arm, reach, m.level, m.elbow, m.wrist).flat()
     label = components(triangles, len(placed))
     kind = np.empty(len(placed), np.int64)
     names = list(materials)

@@ -159,7 +159,11 @@ def _curtain(
     shoulder = m.level["shoulder"] + 0.5
     near = np.clip((shoulder + 0.5 - y) / 0.6, 0, 1)[:, None]  # what reaches the shoulders lies behind or before them
     behind, before = float(low[:, 2].min()) - 0.15, float(low[:, 2].max()) + 0.1
-    z = np.where(np.cos(angle) < 0.25, np.minimum(z, z * (1 - near) + near * behind), np.maximum(z, z * (1 - near) + near * before))
+    z = np.where(
+        np.cos(angle) < 0.25,
+        np.minimum(z, z * (1 - near) + near * behind),
+        np.maximum(z, z * (1 - near) + near * before),
+    )
     placed = np.stack([x, np.broadcast_to(y[:, None], x.shape), z], -1).reshape(-1, 3)
     grid = np.arange(rows * columns).reshape(rows, columns)
     quads = np.stack([grid[:-1, :-1], grid[1:, :-1], grid[1:, 1:], grid[:-1, 1:]], -1).reshape(-1, 4)

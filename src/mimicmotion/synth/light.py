@@ -15,7 +15,9 @@ from mimicmotion.synth.zbuffer import hash01, njit
 
 SKIN, CLOTH, HAIR, EYE, LEATHER = range(5)
 # Columns of the table of materials.
-TEXTURE, KIND, GLOSS, POWER, BUMP, TWO_SIDED, STRAND_U, STRAND_V, SHEEN, EYE_X, EYE_Y, EYE_Z, IRIS_R, IRIS_G, IRIS_B = range(15)
+TEXTURE, KIND, GLOSS, POWER, BUMP, TWO_SIDED, STRAND_U, STRAND_V, SHEEN, EYE_X, EYE_Y, EYE_Z, IRIS_R, IRIS_G, IRIS_B = (
+    range(15)
+)
 NUM_COLUMNS = 15
 _TAPS = np.array([
     (-0.94, -0.40), (0.95, -0.77), (-0.09, -0.93), (0.34, 0.29), (-0.92, 0.46), (-0.82, -0.88), (-0.38, 0.28),
@@ -41,9 +43,10 @@ def _lit(depth, x, y, z, radius, turn):
 
 
 @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
-def shade(
+def shade(  # noqa: PLR0912, PLR0915 - one kernel: the loops of a sample cannot be split without passing all of it
     out, cover, background, ids, bary, points, triangles, position, normal, rest, uv, shadow, fold, material, table,
-    textures, eye, key, key_colour, sky, ground, key_map, key_matrix, key_radius, top_map, top_matrix, top_radius, factor,
+    textures, eye, key, key_colour, sky, ground, key_map, key_matrix, key_radius, top_map, top_matrix, top_radius,
+    factor,
 ):  # fmt: skip
     """Shade all samples of a frame and average them over each pixel.
 
@@ -123,23 +126,66 @@ def shade(
                     j1, i1 = (j0 + 1) % size, (i0 + 1) % size
                     a0, a1, a2, a3 = (1 - f) * (1 - g), f * (1 - g), (1 - f) * g, f * g
                     tex = textures[int(table[m, TEXTURE])]
-                    cr = a0 * LINEAR[tex[i0, j0, 0]] + a1 * LINEAR[tex[i0, j1, 0]] + a2 * LINEAR[tex[i1, j0, 0]] + a3 * LINEAR[tex[i1, j1, 0]]
-                    cg = a0 * LINEAR[tex[i0, j0, 1]] + a1 * LINEAR[tex[i0, j1, 1]] + a2 * LINEAR[tex[i1, j0, 1]] + a3 * LINEAR[tex[i1, j1, 1]]
-                    cb = a0 * LINEAR[tex[i0, j0, 2]] + a1 * LINEAR[tex[i0, j1, 2]] + a2 * LINEAR[tex[i1, j0, 2]] + a3 * LINEAR[tex[i1, j1, 2]]
+                    cr = (
+                        a0 * LINEAR[tex[i0, j0, 0]]
+                        + a1 * LINEAR[tex[i0, j1, 0]]
+                        + a2 * LINEAR[tex[i1, j0, 0]]
+                        + a3 * LINEAR[tex[i1, j1, 0]]
+                    )
+                    cg = (
+                        a0 * LINEAR[tex[i0, j0, 1]]
+                        + a1 * LINEAR[tex[i0, j1, 1]]
+                        + a2 * LINEAR[tex[i1, j0, 1]]
+                        + a3 * LINEAR[tex[i1, j1, 1]]
+                    )
+                    cb = (
+                        a0 * LINEAR[tex[i0, j0, 2]]
+                        + a1 * LINEAR[tex[i0, j1, 2]]
+                        + a2 * LINEAR[tex[i1, j0, 2]]
+                        + a3 * LINEAR[tex[i1, j1, 2]]
+                    )
                     # tangents along u and v
-                    e1x, e1y, e1z = position[b, 0] - position[a, 0], position[b, 1] - position[a, 1], position[b, 2] - position[a, 2]
-                    e2x, e2y, e2z = position[c, 0] - position[a, 0], position[c, 1] - position[a, 1], position[c, 2] - position[a, 2]
+                    e1x, e1y, e1z = (
+                        position[b, 0] - position[a, 0],
+                        position[b, 1] - position[a, 1],
+                        position[b, 2] - position[a, 2],
+                    )
+                    e2x, e2y, e2z = (
+                        position[c, 0] - position[a, 0],
+                        position[c, 1] - position[a, 1],
+                        position[c, 2] - position[a, 2],
+                    )
                     du1, dv1 = uv[t, 1, 0] - uv[t, 0, 0], uv[t, 1, 1] - uv[t, 0, 1]
                     du2, dv2 = uv[t, 2, 0] - uv[t, 0, 0], uv[t, 2, 1] - uv[t, 0, 1]
                     sign = 1.0 if du1 * dv2 - du2 * dv1 >= 0.0 else -1.0
-                    tx, ty, tz = (e1x * dv2 - e2x * dv1) * sign, (e1y * dv2 - e2y * dv1) * sign, (e1z * dv2 - e2z * dv1) * sign
-                    bx, by, bz = (e2x * du1 - e1x * du2) * sign, (e2y * du1 - e1y * du2) * sign, (e2z * du1 - e1z * du2) * sign
+                    tx, ty, tz = (
+                        (e1x * dv2 - e2x * dv1) * sign,
+                        (e1y * dv2 - e2y * dv1) * sign,
+                        (e1z * dv2 - e2z * dv1) * sign,
+                    )
+                    bx, by, bz = (
+                        (e2x * du1 - e1x * du2) * sign,
+                        (e2y * du1 - e1y * du2) * sign,
+                        (e2z * du1 - e1z * du2) * sign,
+                    )
                     tn = 1.0 / (math.sqrt(tx * tx + ty * ty + tz * tz) + 1e-12)
                     bn = 1.0 / (math.sqrt(bx * bx + by * by + bz * bz) + 1e-12)
                     bump = table[m, BUMP]
                     if bump > 0.0:
-                        gx = a0 * tex[i0, j0, 3] + a1 * tex[i0, j1, 3] + a2 * tex[i1, j0, 3] + a3 * tex[i1, j1, 3] - 128.0
-                        gy = a0 * tex[i0, j0, 4] + a1 * tex[i0, j1, 4] + a2 * tex[i1, j0, 4] + a3 * tex[i1, j1, 4] - 128.0
+                        gx = (
+                            a0 * tex[i0, j0, 3]
+                            + a1 * tex[i0, j1, 3]
+                            + a2 * tex[i1, j0, 3]
+                            + a3 * tex[i1, j1, 3]
+                            - 128.0
+                        )
+                        gy = (
+                            a0 * tex[i0, j0, 4]
+                            + a1 * tex[i0, j1, 4]
+                            + a2 * tex[i1, j0, 4]
+                            + a3 * tex[i1, j1, 4]
+                            - 128.0
+                        )
                         if kind == CLOTH:
                             bump *= w0 * fold[a] + w1 * fold[b] + w2 * fold[c]
                         gx, gy = gx * bump / 64.0 * tn, gy * bump / 64.0 * bn
@@ -195,7 +241,7 @@ def shade(
                         th = (sx * hx + sy * hy + sz * hz) * norm
                         shine = math.sqrt(max(1.0 - th * th, 0.0)) ** power
                         wrap = max((nl + 0.4) / 1.4, 0.0) * direct
-                        vary = 0.65 + 0.7 * hash01(int(math.floor(u * table[m, STRAND_U])), m)
+                        vary = 0.65 + 0.7 * hash01(math.floor(u * table[m, STRAND_U]), m)
                         cr, cg, cb = cr * vary, cg * vary, cb * vary
                         dr = dg = db = wrap
                         spec = gloss * shine * direct * max(nl + 0.3, 0.0) * (0.4 + 1.2 * vary * vary)
@@ -264,7 +310,12 @@ def shade_floor(out, background, shadow, ambient, share, start, cell, eye, ray0,
                     f, g = fx - a, fz - b
                     w0, w1, w2, w3 = (1 - f) * (1 - g), f * (1 - g), (1 - f) * g, f * g
                     s = w0 * shadow[b, a] + w1 * shadow[b, a + 1] + w2 * shadow[b + 1, a] + w3 * shadow[b + 1, a + 1]
-                    o = w0 * ambient[b, a] + w1 * ambient[b, a + 1] + w2 * ambient[b + 1, a] + w3 * ambient[b + 1, a + 1]
+                    o = (
+                        w0 * ambient[b, a]
+                        + w1 * ambient[b, a + 1]
+                        + w2 * ambient[b + 1, a]
+                        + w3 * ambient[b + 1, a + 1]
+                    )
                     dim = share * (1.0 - s) + (1.0 - share) * (1.0 - o)
             for k in range(3):
                 out[i, j, k] = background[i, j, k] * dim

@@ -102,7 +102,18 @@ def texels(assets: Assets, size: int) -> tuple[Float32[ndarray, "size size 3"], 
         bary = np.zeros((size, size, 2), np.float32)
         ones = np.ones(len(points), np.float32)
         flat = np.zeros((len(own), 3, 2), np.float32)
-        fill(points, own, np.ones(len(own), np.bool_), ones, 0 * ones, flat, np.ones((len(own), 2), np.float32), depth, ids, bary)
+        fill(
+            points,
+            own,
+            np.ones(len(own), np.bool_),
+            ones,
+            0 * ones,
+            flat,
+            np.ones((len(own), 2), np.float32),
+            depth,
+            ids,
+            bary,
+        )
         hit = ids >= 0
         w = np.concatenate([1 - bary[hit].sum(1, keepdims=True), bary[hit]], 1)
         place[hit] = (assets.vertices[triangles[ids[hit]]] * w[..., None]).sum(1)
@@ -166,20 +177,34 @@ def skin_texture(
     coarse, mid, fine = (_shifted(rng, k, size)[..., None] for k in ("coarse", "mid", "fine"))
     colour = tone * (1 + 0.02 * coarse + 0.02 * mid + 0.012 * fine)
     red = np.array([1.06, 0.86, 0.84]) ** rng.uniform(0.4, 1.6)
-    flush = np.clip(one("cheek") + one("nose") + 0.6 * one("ears") + 0.7 * one("knuckle") + 0.5 * one("knee") + 0.5 * one("elbow"), 0, 1)
+    flush = np.clip(
+        one("cheek") + one("nose") + 0.6 * one("ears") + 0.7 * one("knuckle") + 0.5 * one("knee") + 0.5 * one("elbow"),
+        0,
+        1,
+    )
     colour = colour * (1 + (red - 1) * (0.5 * flush + 0.12 * np.clip(coarse, -1, 1)))
     if rng.random() < 0.3 * (tone.mean() > 0.5):
         spots = np.clip(_shifted(rng, "fine", size) - 1.6, 0, 1)[..., None] * (one("cheek") + one("nose"))
         colour = colour * (1 - 0.35 * np.clip(spots, 0, 1))
     colour = colour * (1 - (0.12 + 0.1 * rng.random()) * one("eye") * (0.5 + age / 80))
     colour = colour * (1 - 0.12 * one("eyelids"))
-    lips = tone * np.array([0.86, 0.6, 0.6]) if not female or rng.random() < 0.6 else hsv(rng.uniform(-0.06, 0.02), 0.6, rng.uniform(0.35, 0.8)) / 255
+    lips = (
+        tone * np.array([0.86, 0.6, 0.6])
+        if not female or rng.random() < 0.6
+        else hsv(rng.uniform(-0.06, 0.02), 0.6, rng.uniform(0.35, 0.8)) / 255
+    )
     colour += (lips - colour) * one("lips") * 0.85
-    nails = hsv(rng.random(), 0.6, 0.7) / 255 if female and rng.random() < 0.3 else np.minimum(tone * np.array([1.08, 0.98, 0.98]), 1)
+    nails = (
+        hsv(rng.random(), 0.6, 0.7) / 255
+        if female and rng.random() < 0.3
+        else np.minimum(tone * np.array([1.08, 0.98, 0.98]), 1)
+    )
     colour += (nails - colour) * np.maximum(one("fingernails"), one("toenails")) * 0.8
     dark = hair / 255.0 * 0.6
     strands = np.clip(0.8 + 0.15 * _shifted(rng, "fine", size), 0, 1)[..., None]
-    colour += (dark - colour) * np.clip(one("brow") * rng.uniform(0.6, 1.3), 0, 1) * strands * (0.65 if female else 0.85)
+    colour += (
+        (dark - colour) * np.clip(one("brow") * rng.uniform(0.6, 1.3), 0, 1) * strands * (0.65 if female else 0.85)
+    )
     if not female and age > 19:
         kind = rng.choice([0.0, 0.12, 0.3, 0.75], p=[0.4, 0.2, 0.2, 0.2])
         beard = np.clip(one("beard") * 1.3, 0, 1) * (1 - one("lips")) * np.clip(0.8 + 0.4 * fine, 0, 1.2)
@@ -253,17 +278,23 @@ def cloth_texture(
     colour *= (1 + 0.03 * rough * fine + 0.035 * mid + 0.02 * _shifted(rng, "coarse", size))[..., None]
     if denim:
         x = np.arange(size) / scale
-        thigh = sum(np.exp(-(((x - c) / 0.7) ** 2)) for c in (2.6, 5.4, 10.6, 13.4))
+        thigh = np.sum([np.exp(-(((x - c) / 0.7) ** 2)) for c in (2.6, 5.4, 10.6, 13.4)], axis=0)
         colour += (np.array([170, 182, 200]) - colour) * (0.35 * rng.random() * thigh)[None, :, None]
         for c in (2.4, 5.6, 10.2, 13.8):
             cv2.rectangle(
-                colour, (int((c - 0.6) * scale), int(0.93 * size)), (int((c + 0.6) * scale), size - 2), tuple(map(float, base * 0.7)), 1
+                colour,
+                (int((c - 0.6) * scale), int(0.93 * size)),
+                (int((c + 0.6) * scale), size - 2),
+                tuple(map(float, base * 0.7)),
+                1,
             )
     height = 0.06 * folds * _shifted(rng, "folds", size) + 0.008 * mid + 0.0012 * rough * fine
     return _pack(colour, height, (size / 16.0, size / 8.0))
 
 
-def _draw_pattern(rng: Rng, colour: ndarray, base: ndarray, other: ndarray, pattern: str) -> None:
+def _draw_pattern(  # noqa: PLR0912 - one branch a pattern
+    rng: Rng, colour: ndarray, base: ndarray, other: ndarray, pattern: str
+) -> None:
     size = len(colour)
     y, x = np.arange(size)[:, None], np.arange(size)[None, :]
     waves = lambda n, z, share: (z * n / size) % 1 < share  # noqa: E731

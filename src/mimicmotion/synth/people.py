@@ -12,7 +12,7 @@ from numpy import ndarray
 from mimicmotion.synth import look
 from mimicmotion.synth.assets import Assets
 from mimicmotion.synth.body import Genes, Mesh, joint_positions, random_genes, shape_vertices, skin, vertex_normals
-from mimicmotion.synth.clothes import Measures, hidden, normals_of
+from mimicmotion.synth.clothes import Measures, hidden
 from mimicmotion.synth.light import EYE, EYE_X, EYE_Z, IRIS_B, IRIS_R, LEATHER, SKIN
 from mimicmotion.synth.rig import Pose, Skeleton
 from mimicmotion.synth.wardrobe import Palette, dress
@@ -105,11 +105,19 @@ def make_figure(rng: np.random.Generator, assets: Assets, long_side: int) -> Fig
             seen = vertex_of[index] >= 0
             actions[name.removeprefix("face/")] = vertex_of[index[seen]], delta[seen]
     height = float(vertices[triangles.ravel(), 1].max()) - outfit.floor
-    occlusion = ambient_occlusion(mesh.vertices, mesh.triangles, mesh.cut, DIRECTIONS)
     return Figure(
-        genes, skeleton, mesh, np.stack(palette.rows), np.stack(palette.textures), occlusion, _fold(skeleton, mesh), vertex_of,
-        actions, height, vertices,
-    )  # fmt: skip
+        genes=genes,
+        skeleton=skeleton,
+        mesh=mesh,
+        table=np.stack(palette.rows),
+        textures=np.stack(palette.textures),
+        occlusion=ambient_occlusion(mesh.vertices, mesh.triangles, mesh.cut, DIRECTIONS),
+        fold=_fold(skeleton, mesh),
+        vertex_of=vertex_of,
+        actions=actions,
+        height=height,
+        shaped=vertices,
+    )
 
 
 def _flesh_materials(

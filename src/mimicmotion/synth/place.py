@@ -43,7 +43,9 @@ class Place:
     softness: float
 
 
-def make_place(rng: Rng, assets: Assets, view: View, size: tuple[int, int], margin: int, kind: str | None = None) -> Place:
+def make_place(
+    rng: Rng, assets: Assets, view: View, size: tuple[int, int], margin: int, kind: str | None = None
+) -> Place:
     """A place by chance.
 
     Args:
@@ -57,7 +59,12 @@ def make_place(rng: Rng, assets: Assets, view: View, size: tuple[int, int], marg
     kind = kind or str(rng.choice(KINDS))
     factor = 2
     rows, columns = (factor * (n + 2 * margin) for n in size)
-    own = View(view.eye, view.pitch, view.focal * factor, (factor * (view.centre[0] + margin), factor * (view.centre[1] + margin)))
+    own = View(
+        view.eye,
+        view.pitch,
+        view.focal * factor,
+        (factor * (view.centre[0] + margin), factor * (view.centre[1] + margin)),
+    )
     outside = kind in ("street", "park")
     side = rng.choice([-1.0, 1.0])
     key = np.array([side * rng.uniform(0.15, 1.0), rng.uniform(0.7, 1.6), rng.uniform(0.3, 1.1)])
@@ -78,6 +85,10 @@ def make_place(rng: Rng, assets: Assets, view: View, size: tuple[int, int], marg
     softness = float(rng.uniform(0.03, 0.1) if outside else rng.uniform(0.1, 0.35))
     f = lambda a: a.astype(np.float32)  # noqa: E731
     return Place(picture.astype(np.float32), margin, f(key), f(light), f(sky), f(ground), softness)
+
+
+def _rgb(red: float, green: float, blue: float) -> Float32[ndarray, " 3"]:
+    return np.array([red, green, blue], np.float32)
 
 
 def _linear(colour: ndarray) -> ndarray:
@@ -140,7 +151,9 @@ class _Painter:
         lamp = np.array([rng.uniform(-20, 20), rng.uniform(10, 26), back])
         glow = 0.75 + 0.45 * np.exp(-((x - lamp[0]) ** 2 + (y - lamp[1]) ** 2) / rng.uniform(12, 30) ** 2)
         for side in sides:
-            t = np.where(way[..., 0] * side > 1e-4, (side - eye[0]) / np.where(np.abs(way[..., 0]) > 1e-4, way[..., 0], 1), 1e6)
+            t = np.where(
+                way[..., 0] * side > 1e-4, (side - eye[0]) / np.where(np.abs(way[..., 0]) > 1e-4, way[..., 0], 1), 1e6
+            )
             seen = t < self.far
             if seen.any():
                 z, high = eye[2] + way[..., 2] * t, eye[1] + way[..., 1] * t
@@ -149,36 +162,45 @@ class _Painter:
                 self.far = np.where(seen, t, self.far)
         hit, fx, fz, far = self.floor_at()
         on_floor = hit & (far < self.far)
-        self._wall_things(back, sides, ceiling)
+        self._wall_things(back, sides)
         wall_y = eye[1] + way[..., 1] * self.far
         crease = 1 - 0.45 * np.exp(-np.maximum(wall_y, 0) / 1.6) - 0.3 * np.exp(-np.maximum(ceiling - wall_y, 0) / 2.5)
         edge = np.minimum(np.abs(x - sides[0]), np.abs(x - sides[1]))
         crease *= 1 - 0.3 * np.exp(-edge / 3)
         self.picture *= (glow * crease)[..., None]
         above = (wall_y > ceiling)[..., None]
-        self.picture = np.where(above, np.float32([0.75, 0.74, 0.72]) * 0.8, self.picture)
+        self.picture = np.where(above, _rgb(0.75, 0.74, 0.72) * 0.8, self.picture)
         skirting = (wall_y < rng.uniform(0.6, 1.2)) & ~on_floor & (rng.random() < 0.7)
         self.picture = np.where(skirting[..., None], self.picture * 0.6 + 0.15, self.picture)
         near = np.minimum.reduce([fz - back, fx - sides[0], sides[1] - fx])
-        ground = floors(fx, fz, far) * (0.75 + 0.3 * np.exp(-(fx**2 + fz**2) / 1500) - 0.4 * np.exp(-np.maximum(near, 0) / 2))[..., None]
+        ground = (
+            floors(fx, fz, far)
+            * (0.75 + 0.3 * np.exp(-(fx**2 + fz**2) / 1500) - 0.4 * np.exp(-np.maximum(near, 0) / 2))[..., None]
+        )
         self.picture = np.where(on_floor[..., None], ground, self.picture)
         self.far = np.where(on_floor, far, self.far)
         for _ in range(int(rng.integers(1, 6))):
             self._furniture(back, sides)
 
-    def _wall_paint(self):  # noqa: ANN202
+    def _wall_paint(self):
         rng = self.rng
         kind, base = str(rng.choice(WALLS)), self.colour(0.5, 0.97, 0.4)
         other, scale, phase = self.colour(0.3, 0.95, 0.5), rng.uniform(0.7, 1.5), rng.random(2)
         brick = rng.uniform(0.4, 0.9)
 
         def paint(u: ndarray, v: ndarray, far: ndarray) -> ndarray:
-            rough = 1 + 0.03 * self.sample("coarse", u / 60 + phase[0], v / 60 + phase[1]) + 0.015 * self.sample("fine", u / 20, v / 20)
+            rough = (
+                1
+                + 0.03 * self.sample("coarse", u / 60 + phase[0], v / 60 + phase[1])
+                + 0.015 * self.sample("fine", u / 20, v / 20)
+            )
             out = base * rough[..., None]
             if kind == "brick":
                 row = np.floor(v / (0.75 * scale))
                 across = u / (2.4 * scale) + 0.5 * np.mod(row, 2)
-                joint = np.maximum(np.abs(np.mod(across, 1) - 0.5) - 0.47, np.abs(np.mod(v / (0.75 * scale), 1) - 0.5) - 0.42)
+                joint = np.maximum(
+                    np.abs(np.mod(across, 1) - 0.5) - 0.47, np.abs(np.mod(v / (0.75 * scale), 1) - 0.5) - 0.42
+                )
                 shade = np.mod(np.sin(np.floor(across) * 12.9898 + row * 78.233) * 43758.5, 1)
                 clear = np.clip(60 / far, 0.2, 1)
                 mortar = np.clip(joint * 30, 0, 1) * clear
@@ -201,7 +223,7 @@ class _Painter:
 
         return paint
 
-    def _floor_paint(self, kind: str):  # noqa: ANN202
+    def _floor_paint(self, kind: str):
         rng = self.rng
         wood = _linear(hsv(rng.uniform(0.05, 0.11), rng.uniform(0.25, 0.65), rng.uniform(0.25, 0.8)))
         base = self.colour(0.3, 0.85, 0.35)
@@ -212,7 +234,9 @@ class _Painter:
         def paint(x: ndarray, z: ndarray, far: ndarray) -> ndarray:
             u, v = (z, x) if turn else (x, z)
             clear = np.clip(70 / far, 0.15, 1)
-            rough = 1 + 0.06 * self.sample("coarse", u / 50, v / 50) + 0.05 * clear * self.sample("fine", u / 14, v / 14)
+            rough = (
+                1 + 0.06 * self.sample("coarse", u / 50, v / 50) + 0.05 * clear * self.sample("fine", u / 14, v / 14)
+            )
             if kind in ("planks", "parquet", "rug"):
                 wide = 1.3 * scale
                 row = np.floor(u / wide)
@@ -246,13 +270,15 @@ class _Painter:
         at = self.view.project(corners)
         if (at[:, 2] > 0.5).any():
             return
-        cv2.fillConvexPoly(self.picture, np.round(at[:, :2] * 16).astype(np.int32), tuple(map(float, colour)), cv2.LINE_AA, 4)
+        cv2.fillConvexPoly(
+            self.picture, np.round(at[:, :2] * 16).astype(np.int32), tuple(map(float, colour)), cv2.LINE_AA, 4
+        )
 
     def _on_wall(self, back: float, x: float, y: float, w: float, h: float, colour: ndarray) -> None:
         corners = np.array([[x - w, y - h, back], [x + w, y - h, back], [x + w, y + h, back], [x - w, y + h, back]])
         self._quad(corners, colour)
 
-    def _wall_things(self, back: float, sides: tuple[float, float], ceiling: float) -> None:
+    def _wall_things(self, back: float, sides: tuple[float, float]) -> None:
         rng = self.rng
         for _ in range(int(rng.integers(1, 8))):
             kind = rng.choice(["picture", "window", "door", "shelf", "poster", "switch"])
@@ -264,23 +290,25 @@ class _Painter:
                 self._on_wall(back, x, h, w, h, frame)
                 for low in (5.5, 14.5):
                     self._on_wall(back, x, low, w * 0.65, 3.4, frame * 0.86)
-                self._on_wall(back, x + w * 0.8, 10, 0.35, 0.25, np.float32([0.5, 0.45, 0.35]))
+                self._on_wall(back, x + w * 0.8, 10, 0.35, 0.25, _rgb(0.5, 0.45, 0.35))
             elif kind == "window":
                 w, h, y = rng.uniform(4, 9), rng.uniform(5, 7), rng.uniform(13, 16)
-                self._on_wall(back, x, y, w + 0.7, h + 0.7, np.float32([0.8, 0.8, 0.78]))
-                self._on_wall(back, x, y, w, h, np.float32([0.95, 1.05, 1.2]) * rng.uniform(0.7, 1.2))
-                self._on_wall(back, x, y - h * 0.6, w, h * 0.4, np.float32([0.35, 0.5, 0.3]) * rng.uniform(0.5, 1.2))
-                self._on_wall(back, x, y, 0.25, h, np.float32([0.75, 0.75, 0.73]))
+                self._on_wall(back, x, y, w + 0.7, h + 0.7, _rgb(0.8, 0.8, 0.78))
+                self._on_wall(back, x, y, w, h, _rgb(0.95, 1.05, 1.2) * rng.uniform(0.7, 1.2))
+                self._on_wall(back, x, y - h * 0.6, w, h * 0.4, _rgb(0.35, 0.5, 0.3) * rng.uniform(0.5, 1.2))
+                self._on_wall(back, x, y, 0.25, h, _rgb(0.75, 0.75, 0.73))
             elif kind == "shelf":
                 y, w = rng.uniform(9, 20), rng.uniform(3, 8)
                 at = x - w
                 while at < x + w:
                     wide, high = rng.uniform(0.15, 0.5), rng.uniform(1.2, 2.4)
-                    self._on_wall(back, at + wide, y + high / 2 + 0.2, wide * 0.94, high / 2, self.colour(0.15, 0.85, 0.8))
+                    self._on_wall(
+                        back, at + wide, y + high / 2 + 0.2, wide * 0.94, high / 2, self.colour(0.15, 0.85, 0.8)
+                    )
                     at += 2 * wide
                 self._on_wall(back, x, y, w + 0.3, 0.2, frame)
             elif kind == "switch":
-                self._on_wall(back, x, 11, 0.4, 0.4, np.float32([0.8, 0.8, 0.78]))
+                self._on_wall(back, x, 11, 0.4, 0.4, _rgb(0.8, 0.8, 0.78))
             else:
                 w, h, y = rng.uniform(1.5, 5), rng.uniform(1.5, 4.5), rng.uniform(12, 19)
                 edge = 0.35 if kind == "picture" else 0.0
@@ -288,13 +316,22 @@ class _Painter:
                 self._on_wall(back, x, y, w, h, inner)
                 for _ in range(int(rng.integers(2, 9))):
                     a, b = rng.uniform(-0.7, 0.7, 2)
-                    self._on_wall(back, x + a * w, y + b * h, w * rng.uniform(0.05, 0.28), h * rng.uniform(0.05, 0.28), self.colour(0.1, 0.95, 0.8))
+                    self._on_wall(
+                        back,
+                        x + a * w,
+                        y + b * h,
+                        w * rng.uniform(0.05, 0.28),
+                        h * rng.uniform(0.05, 0.28),
+                        self.colour(0.1, 0.95, 0.8),
+                    )
 
     def _box(self, low: ndarray, high: ndarray, colour: ndarray) -> None:
         """An upright box with a soft shadow on the floor."""
         (x0, y0, z0), (x1, y1, z1) = low, high
         spread = 1.2
-        floor = np.array([[x0 - spread, 0, z0], [x1 + spread, 0, z0], [x1 + spread, 0, z1 + spread], [x0 - spread, 0, z1 + spread]])
+        floor = np.array(
+            [[x0 - spread, 0, z0], [x1 + spread, 0, z0], [x1 + spread, 0, z1 + spread], [x0 - spread, 0, z1 + spread]]
+        )
         at = self.view.project(floor)
         if (at[:, 2] > 0.2).any():
             return
@@ -337,17 +374,27 @@ class _Painter:
             w, h = rng.uniform(4, 8), rng.uniform(4, 7.4)
             for a in (-1, 1):
                 for b in (0, 1):
-                    self._box(np.array([x + a * w - 0.3, 0, z + 4 * b]), np.array([x + a * w + 0.3, h, z + 4 * b + 0.6]), wood * 0.8)
+                    self._box(
+                        np.array([x + a * w - 0.3, 0, z + 4 * b]),
+                        np.array([x + a * w + 0.3, h, z + 4 * b + 0.6]),
+                        wood * 0.8,
+                    )
             self._box(np.array([x - w - 0.5, h, z - 0.5]), np.array([x + w + 0.5, h + 0.4, z + 5]), wood)
             for _ in range(int(rng.integers(0, 4))):
                 at = x + rng.uniform(-0.7, 0.7) * w
-                self._box(np.array([at, h + 0.4, z + 2]), np.array([at + rng.uniform(0.5, 2), h + rng.uniform(0.8, 3), z + 3]), self.colour(0.1, 0.9, 0.8))
+                self._box(
+                    np.array([at, h + 0.4, z + 2]),
+                    np.array([at + rng.uniform(0.5, 2), h + rng.uniform(0.8, 3), z + 3]),
+                    self.colour(0.1, 0.9, 0.8),
+                )
         elif kind == "plant":
             self._box(np.array([x - 1.4, 0, z - 1.4]), np.array([x + 1.4, 2.8, z + 1.4]), self.colour(0.3, 0.9, 0.5))
-            self._leaves(x, 8, z, rng.uniform(2.5, 5), _linear(hsv(rng.uniform(0.22, 0.4), 0.6, rng.uniform(0.25, 0.6))))
+            self._leaves(
+                x, 8, z, rng.uniform(2.5, 5), _linear(hsv(rng.uniform(0.22, 0.4), 0.6, rng.uniform(0.25, 0.6)))
+            )
         elif kind == "lamp":
-            self._box(np.array([x - 0.15, 0, z]), np.array([x + 0.15, 14, z + 0.3]), np.float32([0.1, 0.1, 0.1]))
-            self._box(np.array([x - 1.8, 13, z - 1.8]), np.array([x + 1.8, 16, z + 1.8]), np.float32([1.3, 1.15, 0.85]))
+            self._box(np.array([x - 0.15, 0, z]), np.array([x + 0.15, 14, z + 0.3]), _rgb(0.1, 0.1, 0.1))
+            self._box(np.array([x - 1.8, 13, z - 1.8]), np.array([x + 1.8, 16, z + 1.8]), _rgb(1.3, 1.15, 0.85))
         else:
             w, h = rng.uniform(1.5, 4), rng.uniform(1.5, 6)
             self._box(np.array([x - w, 0, z - w]), np.array([x + w, h, z + w]), self.colour(0.15, 0.85, 0.6))
@@ -367,7 +414,18 @@ class _Painter:
             size = max(radius * scale * rng.uniform(0.03, 0.08), 0.7)
             shade = (0.45 + 0.45 * (0.5 + 0.5 * up / radius) + 0.25 * rng.random()) * (0.6 + 0.4 * k / count)
             axes = int(size * 16), int(size * 16 * rng.uniform(0.3, 0.8))
-            cv2.ellipse(self.picture, middle, axes, rng.uniform(0, 180), 0, 360, tuple(map(float, tint * shade)), -1, cv2.LINE_AA, 4)
+            cv2.ellipse(
+                self.picture,
+                middle,
+                axes,
+                rng.uniform(0, 180),
+                0,
+                360,
+                tuple(map(float, tint * shade)),
+                -1,
+                cv2.LINE_AA,
+                4,
+            )
 
     def _sky(self) -> None:
         rng = self.rng
@@ -376,7 +434,9 @@ class _Painter:
         low = _linear(hsv(rng.uniform(0.5, 0.62), 0.08, 0.97))
         self.picture = low + (top - low) * up[..., None]
         depth = 1 / np.maximum(self.way[..., 1] + 0.15, 0.05)
-        cloud = self.sample("coarse", self.way[..., 0] * depth / 6 + rng.random(), depth / 6) + 0.5 * self.sample("mid", self.way[..., 0] * depth / 3, depth / 3)
+        cloud = self.sample("coarse", self.way[..., 0] * depth / 6 + rng.random(), depth / 6) + 0.5 * self.sample(
+            "mid", self.way[..., 0] * depth / 3, depth / 3
+        )
         cover = np.clip(cloud * 0.6 - rng.uniform(-0.6, 0.8), 0, 1) * np.clip(up * 5, 0, 1)
         self.picture += (1.0 - self.picture) * (0.8 * cover)[..., None]
 
@@ -396,7 +456,9 @@ class _Painter:
         strength = {"grass": 1.1, "gravel": 0.8, "asphalt": 0.35, "paving": 0.2}[kind]
         shade = (1 - 0.5 * strength + strength * grain) * (1 + 0.1 * self.sample("coarse", x / 150, z / 150))
         if kind == "paving":
-            gap = np.maximum(np.abs(np.mod(x / 5, 1) - 0.5), np.abs(np.mod(z / 5 + 0.5 * np.mod(np.floor(x / 5), 2), 1) - 0.5))
+            gap = np.maximum(
+                np.abs(np.mod(x / 5, 1) - 0.5), np.abs(np.mod(z / 5 + 0.5 * np.mod(np.floor(x / 5), 2), 1) - 0.5)
+            )
             shade = shade * (1 - 0.3 * np.clip(25 * (gap - 0.47), 0, 1) * np.clip(70 / far, 0, 1))
         haze = np.clip((far - 150) / 900, 0, 0.6)[..., None]
         ground = base * shade[..., None] * 1.1
@@ -416,18 +478,20 @@ class _Painter:
             wall = self.colour(0.35, 0.9, 0.45) * rng.uniform(0.6, 1)
             self._on_wall(back, x + wide / 2, high / 2, wide / 2, high / 2, wall)
             step = rng.uniform(8, 14)
-            glass = np.float32([0.16, 0.2, 0.25]) * rng.uniform(0.5, 2)
+            glass = _rgb(0.16, 0.2, 0.25) * rng.uniform(0.5, 2)
             for a in np.arange(x + step * 0.6, x + wide - 2, step):
                 for b in np.arange(16, high - 4, rng.uniform(12, 16)):
                     self._on_wall(back, a, b, step * 0.3, 4.2, wall * 1.15)
                     self._on_wall(back, a, b, step * 0.26, 3.8, glass * rng.uniform(0.7, 1.5))
                 if rng.random() < 0.6:
-                    self._on_wall(back, a, 6, step * 0.38, 6, self.colour(0.05, 0.6, 0.5) if rng.random() < 0.5 else glass)
+                    self._on_wall(
+                        back, a, 6, step * 0.38, 6, self.colour(0.05, 0.6, 0.5) if rng.random() < 0.5 else glass
+                    )
             x += wide
         for _ in range(int(rng.integers(0, 4))):
             x, z = rng.choice([-1.0, 1.0]) * rng.uniform(9, 40), back + rng.uniform(2, 10)
             if rng.random() < 0.5:
-                self._box(np.array([x - 0.6, 0, z]), np.array([x + 0.6, 20, z + 1]), np.float32([0.08, 0.06, 0.05]))
+                self._box(np.array([x - 0.6, 0, z]), np.array([x + 0.6, 20, z + 1]), _rgb(0.08, 0.06, 0.05))
                 self._leaves(x, 26, z, rng.uniform(7, 12), _linear(hsv(rng.uniform(0.2, 0.35), 0.5, 0.5)))
             else:
                 tint = self.colour(0.1, 0.9, 0.8)
@@ -451,7 +515,7 @@ class _Painter:
             tint = _linear(hsv(rng.uniform(0.18, 0.38), rng.uniform(0.3, 0.6), rng.uniform(0.25, 0.55)))
             radius = rng.uniform(12, 30)
             if rng.random() < 0.6:
-                self._box(np.array([x - 1, 0, z]), np.array([x + 1, 25, z + 1]), np.float32([0.07, 0.05, 0.04]))
+                self._box(np.array([x - 1, 0, z]), np.array([x + 1, 25, z + 1]), _rgb(0.07, 0.05, 0.04))
                 self._leaves(x, 20 + radius, z, radius, tint)
             else:
                 for k in range(4):
@@ -461,7 +525,7 @@ class _Painter:
         """A paper roll: one colour from the floor up the wall, with a soft spot of light."""
         rng = self.rng
         base = self.colour(0.25, 0.98, 0.6)
-        hit, x, z, far = self.floor_at()
+        hit, _, z, far = self.floor_at()
         y = np.clip(self.way[..., 1] * 2, -1, 1)
         spot = np.exp(-((self.way[..., 0] - rng.uniform(-0.2, 0.2)) ** 2 + (y - 0.2) ** 2) / rng.uniform(0.3, 1.5))
         self.picture[:] = base * (0.65 + 0.4 * spot)[..., None]
@@ -480,5 +544,8 @@ class _Painter:
             low = picture + (half - picture) * np.minimum(2 * away, 1)
             picture = low + (soft - low) * np.clip(2 * away - 1, 0, 1)
         rows, columns = self.size
-        x, y = np.arange(columns) / columns - rng.uniform(0.3, 0.7), np.arange(rows)[:, None] / rows - rng.uniform(0.2, 0.6)
+        x, y = (
+            np.arange(columns) / columns - rng.uniform(0.3, 0.7),
+            np.arange(rows)[:, None] / rows - rng.uniform(0.2, 0.6),
+        )
         return picture * (1.05 - rng.uniform(0, 0.3) * (x**2 + y**2))[..., None].astype(np.float32)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float64
@@ -32,6 +34,8 @@ from mimicmotion.synth.figure import (
     two_bones,
 )
 
+Put = Callable[[int, ndarray, ndarray], None]
+Follow = Callable[[int], ndarray]
 SPINE = ("spine04", "spine03", "spine02", "spine01")
 NECK = ("neck01", "neck02", "neck03", "head")
 _MIRROR = np.array([-1.0, 1.0, 1.0])
@@ -63,7 +67,9 @@ class Skeleton:
     trunk: tuple[float, float]
 
     @classmethod
-    def of(cls, assets: Assets, joints: Float64[ndarray, "joints 3"], floor: float, trunk: tuple[float, float]) -> Skeleton:
+    def of(
+        cls, assets: Assets, joints: Float64[ndarray, "joints 3"], floor: float, trunk: tuple[float, float]
+    ) -> Skeleton:
         """From the joints that `joint_positions` gives."""
         count = len(assets.bones)
         of_tip = {"toe1-2": "toe2-1", "toe5-3": "toe2-1"}
@@ -215,7 +221,9 @@ def _frames(start: ndarray, middle: ndarray, end: ndarray, bend: ndarray) -> tup
 
 def _leg(skeleton: Skeleton, q: ndarray, side: int, rot: ndarray, head: ndarray) -> None:
     k, letter, sign = LEG[side], "LR"[side], 1 - 2 * side
-    names = [f"{b}.{letter}" for b in ("pelvis", "upperleg01", "upperleg02", "lowerleg01", "lowerleg02", "foot", "toe2-1")]
+    names = [
+        f"{b}.{letter}" for b in ("pelvis", "upperleg01", "upperleg02", "lowerleg01", "lowerleg02", "foot", "toe2-1")
+    ]
     pelvis, upper, upper2, lower, lower2, foot, toe = (skeleton.index(name) for name in names)
     root = rot[:, skeleton.index("root")]
     rot[:, pelvis], head[:, pelvis] = root, _follow_from(skeleton, rot, head, pelvis, "root")
@@ -223,7 +231,7 @@ def _leg(skeleton: Skeleton, q: ndarray, side: int, rot: ndarray, head: ndarray)
     bend = heading[..., 2] + 0.5 * root[..., 2] + sign * 0.12 * root[..., 0]
     hip = _follow(skeleton, rot, head, upper)
     rest = [skeleton.heads[i] for i in (upper, lower, foot)]
-    thigh, shank = (float(np.linalg.norm(b - a)) for a, b in zip(rest, rest[1:], strict=False))
+    thigh, shank = (float(np.linalg.norm(b - a)) for a, b in pairwise(rest))
     target = _ankle_targets(skeleton, q, rot_y(q[:, YAW]), side)
     knee, ankle, first, second = two_bones(hip, target, bend, thigh, shank)
     a, b = _frames(rest[0], rest[1], rest[2], np.array([0.12 * sign, 0.0, 1.5]))
@@ -308,7 +316,7 @@ def _outside_trunk(skeleton: Skeleton, wrist: ndarray) -> ndarray:
     return out
 
 
-def _hand_frame(rest: ndarray, index) -> ndarray:  # noqa: ANN001
+def _hand_frame(rest: ndarray, index) -> ndarray:
     """In the rest pose: x to the thumb, y to the forearm, z out of the palm."""
     y = _unit(rest[index("wrist")] - rest[index("finger3-1")])
     x = rest[index("finger2-1")] - rest[index("finger5-1")]
@@ -316,14 +324,14 @@ def _hand_frame(rest: ndarray, index) -> ndarray:  # noqa: ANN001
     return np.stack([x, y, np.cross(x, y)], -1)
 
 
-def _fingers(skeleton: Skeleton, q: ndarray, side: int, hand: ndarray, frame: ndarray, put, follow) -> None:  # noqa: ANN001
+def _fingers(skeleton: Skeleton, q: ndarray, side: int, hand: ndarray, frame: ndarray, put, follow) -> None:
     letter, mirror = "LR"[side], (_MIRROR if side else np.ones(3))
     rest, tips = skeleton.heads * mirror, skeleton.tips * mirror
     curls, spread = q[:, CURL[side] : CURL[side] + 5], q[:, CURL[side] + 5]
     for f in range(5):
         bones = [skeleton.index(f"finger{f + 1}-{j}.{letter}") for j in (1, 2, 3)]
         places = [*(rest[b] for b in bones), tips[f + (7 if side else 0)]]
-        ways = [_unit(b - a) for a, b in zip(places, places[1:], strict=False)]
+        ways = [_unit(b - a) for a, b in pairwise(places)]
         rotation = hand
         before = -frame[:, 1]
         for j, (bone, way) in enumerate(zip(bones, ways, strict=True)):

@@ -12,10 +12,10 @@ from numpy import ndarray
 from mimicmotion.errors import InputError
 from mimicmotion.synth.assets import Assets, load_assets
 from mimicmotion.synth.body import vertex_normals
+from mimicmotion.synth.keypoints import depth_tolerance, heels_of, hidden_points, keypoints
 from mimicmotion.synth.light import STRAND_U, STRAND_V, TWO_SIDED, encode, shade, shade_floor
 from mimicmotion.synth.people import Figure, apply_matrix, make_figure, map_matrix
 from mimicmotion.synth.place import Place, make_place
-from mimicmotion.synth.keypoints import depth_tolerance, heels_of, hidden_points, keypoints
 from mimicmotion.synth.rig import Pose
 from mimicmotion.synth.view import View, choose_view
 from mimicmotion.synth.zbuffer import fill, fill_depth, njit
@@ -23,7 +23,12 @@ from mimicmotion.synth.zbuffer import fill, fill_depth, njit
 FRAMINGS = ("full", "upper")
 MARGIN = 0.08  # of the frame's height: how far the background reaches beyond the frame, for a moving camera
 KEY_MAP, TOP_MAP, FLOOR_CELLS, CELL = 288, 112, 160, 0.26
-_BANDS = ((0.0, 0.5, 0.15), (0.5, 2.0, 1.0), (2.0, 6.0, 3.5), (6.0, 60.0, 11.0))  # heights above the floor: low, high, middle
+_BANDS = (
+    (0.0, 0.5, 0.15),
+    (0.5, 2.0, 1.0),
+    (2.0, 6.0, 3.5),
+    (6.0, 60.0, 11.0),
+)  # heights above the floor: low, high, middle
 _SEEN_DEPTH = 0.3  # decimetres behind the reference's surface that still count as the same place
 
 
@@ -155,9 +160,10 @@ def render_moment(
     picture, cover = np.empty((rows, columns, 3), np.float32), np.empty((rows, columns), np.float32)
     eye = np.array(view.eye, np.float32)
     shade(
-        picture, cover, background, ids, bary, seen, mesh.triangles, v, normal, mesh.vertices, mesh.uv, figure.occlusion,
-        figure.fold, mesh.material, table, figure.textures, eye, place.key, place.key_colour, place.sky, place.ground,
-        key_map, key_matrix, (0.05 + 0.8 * place.softness) * key_cells, top_map, top_matrix, 0.8 * top_cells, factor,
+        picture, cover, background, ids, bary, seen, mesh.triangles, v, normal, mesh.vertices, mesh.uv,
+        figure.occlusion, figure.fold, mesh.material, table, figure.textures, eye, place.key, place.key_colour,
+        place.sky, place.ground, key_map, key_matrix, (0.05 + 0.8 * place.softness) * key_cells, top_map, top_matrix,
+        0.8 * top_cells, factor,
     )  # fmt: skip
     points = view.project(keypoints(scene.assets, figure, scene.heels, pose, frame, v))
     points[1, :2] = 0.5 * (points[2, :2] + points[5, :2])  # of the picture, as estimators have it
@@ -195,7 +201,7 @@ def _floor_shadow(scene: Scene, view: View, v: Float32[ndarray, "n 3"], backgrou
         shadow += cv2.GaussianBlur(mask, (0, 0), max(place.softness * mid / CELL, 0.6))
     near = cv2.GaussianBlur(np.exp(-low[1] / 0.4).astype(np.float32), (0, 0), 0.35 / CELL)
     wide = cv2.GaussianBlur(np.exp(-low[1] / 4.0).astype(np.float32), (0, 0), 2.2 / CELL)
-    ambient = 1 - (1 - 0.85 * near) * (1 - 0.55 * wide)
+    ambient = 1 - (1 - 0.92 * near) * (1 - 0.6 * wide)
     key = float(place.key_colour.mean() * place.key[1])
     share = key / (key + float(place.sky.mean()))
     s, c = np.sin(view.pitch), np.cos(view.pitch)
@@ -225,7 +231,7 @@ def develop(
         out = np.clip(np.rint(exact + grain * (dark + light * np.sqrt(exact / 255))), 0, 255).astype(np.uint8)
     if grade.quality:
         _, data = cv2.imencode(".jpg", out[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, grade.quality])
-        out = np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
+        out = np.ascontiguousarray(np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))[..., ::-1])
     return clean, out
 
 
@@ -286,7 +292,7 @@ def correspondence(
     middle = np.array([0.5 * columns, 0.5 * rows])
     shift = middle * (1 - scale) + zoom[1] * (pan[0] - pan[1])
     _correspond(
-        flow, seen, here.ids, here.bary, here.seen, there.seen, there.ids, there.nearness, scene.figure.mesh.triangles, shift,
-        scale, factor, _SEEN_DEPTH,
+        flow, seen, here.ids, here.bary, here.seen, there.seen, there.ids, there.nearness,
+        scene.figure.mesh.triangles, shift, scale, factor, _SEEN_DEPTH,
     )  # fmt: skip
     return flow, seen

@@ -10,7 +10,7 @@ from numpy import ndarray
 from mimicmotion.synth import look
 from mimicmotion.synth.assets import Assets
 from mimicmotion.synth.body import Genes, Mesh
-from mimicmotion.synth.clothes import Cut, Measures, Piece, from_garment, from_tights, shoe
+from mimicmotion.synth.clothes import Cut, Measures, Piece, from_garment, from_tights, normals_of, shoe
 from mimicmotion.synth.hair import HairStyle, garment_hair, hanging_hair, scalp_hair
 from mimicmotion.synth.light import (
     BUMP,
@@ -69,7 +69,11 @@ class Palette:
 
     def hair(self, texture: look.Texture, *, cards: bool) -> int:
         """A material of hair: strands along v for `cards`, small cells for layers over the scalp."""
-        cells = {"strand_u": 1.6 * self.strands, "strand_v": 1.0} if cards else {"strand_u": self.strands * 6, "strand_v": self.strands * 6}
+        cells = (
+            {"strand_u": 1.6 * self.strands, "strand_v": 1.0}
+            if cards
+            else {"strand_u": self.strands * 6, "strand_v": self.strands * 6}
+        )
         return self.add(HAIR, texture, gloss=0.10, power=40, bump=0.0, two_sided=1, **cells)
 
 
@@ -137,9 +141,7 @@ def _lower(
     if kind == "skirt":
         cut = Cut(level["waist"] + 0.1, level["knee"] + leg * float(rng.choice([0.25, 0.1, -0.2, -0.4])))
         flare = float(rng.uniform(0.1, 0.8))
-        skirt = from_tights(
-            assets, m, cut, material, loose=0.12, flare=flare, folds=1.6 * folds, group="helper-skirt"
-        )
+        skirt = from_tights(assets, m, cut, material, loose=0.12, flare=flare, folds=1.6 * folds, group="helper-skirt")
         if rng.random() < 0.7:
             return [skirt]
         black = palette.cloth(rng, look.cloth_texture(rng, palette.size, np.array(look.NEUTRAL[0]), folds=0.2))
@@ -151,9 +153,7 @@ def _lower(
     waist = level["waist"] + rng.uniform(-0.75, 0.1)
     loose, flare = (0.05, 0.0) if tight else (float(rng.uniform(0.1, 0.2)), float(rng.uniform(0.05, 0.35)))
     cut = Cut(waist, hem)
-    return [
-        from_tights(assets, m, cut, material, loose=loose, flare=flare, folds=None if tight else folds, over=over)
-    ]
+    return [from_tights(assets, m, cut, material, loose=loose, flare=flare, folds=None if tight else folds, over=over)]
 
 
 def _tops(
@@ -182,9 +182,9 @@ def _tops(
         shade = look.cloth_texture(rng, palette.size, look.cloth_colour(rng), pattern=pattern)
         long = float(m.wrist - rng.uniform(0.0, 0.4)) if rng.random() < 0.85 else 0.0
         cut = Cut(LAST, level["hip"] + rng.uniform(-1.2, 0.6), long, "v", float(rng.uniform(0.25, 0.9)))
-        away, wide = loose + 0.22, flare + 0.2
+        away, wide = loose + 0.2, flare + 0.08
         cloth = palette.cloth(rng, shade)
-        jackets = [from_tights(assets, m, cut, cloth, loose=away, flare=wide, hang=0.5, folds=1.3 * folds)]
+        jackets = [from_tights(assets, m, cut, cloth, loose=away, flare=wide, hang=0.5, folds=folds)]
     hang = float(rng.uniform(0.3, 1))
     cut = Cut(LAST, hem, reach, neck)
     top = from_tights(
@@ -201,7 +201,12 @@ def _shoes(rng: Rng, assets: Assets, m: Measures, palette: Palette) -> tuple[lis
     base, band = look.cloth_colour(rng), look.cloth_colour(rng)
     white = np.array([232, 230, 224], np.float32)
     sole = white if kind == "sneaker" and rng.random() < 0.7 else np.array([28, 26, 25], np.float32)
-    height = {"sneaker": rng.uniform(-0.15, 0.2), "shoe": rng.uniform(-0.2, 0.0), "boot": rng.uniform(0.5, 2.2), "slip": -0.35}[kind]
+    height = {
+        "sneaker": rng.uniform(-0.15, 0.2),
+        "shoe": rng.uniform(-0.2, 0.0),
+        "boot": rng.uniform(0.5, 2.2),
+        "slip": -0.35,
+    }[kind]
     thickness = float(rng.uniform(0.12, 0.3)) if kind == "sneaker" else float(rng.uniform(0.06, 0.16))
     texture = look.leather_texture(rng, palette.size, base, sole, band, (thickness + 0.12) / 2)
     gloss = 0.02 if kind == "sneaker" else float(rng.uniform(0.03, 0.16))
@@ -210,7 +215,9 @@ def _shoes(rng: Rng, assets: Assets, m: Measures, palette: Palette) -> tuple[lis
     piece = shoe(assets, m, material, height=float(height), thick=0.1, sole=thickness, lift=0.0, pointed=pointed)
     pieces = [piece]
     if kind in ("sneaker", "shoe") and rng.random() < 0.6:
-        socks = palette.cloth(rng, look.cloth_texture(rng, palette.size, white if rng.random() < 0.5 else look.cloth_colour(rng)))
+        socks = palette.cloth(
+            rng, look.cloth_texture(rng, palette.size, white if rng.random() < 0.5 else look.cloth_colour(rng))
+        )
         top = level["ankle"] + rng.uniform(0.4, 1.6)
         pieces.append(from_tights(assets, m, Cut(top, level["floor"] - 1), socks, loose=0.035))
     return pieces, level["floor"] - thickness
@@ -264,14 +271,16 @@ def _crop(assets: Assets, m: Measures, palette: Palette, rng: Rng, colour: ndarr
 def _hat(rng: Rng, assets: Assets, m: Measures, palette: Palette) -> Mesh:
     """A knitted cap."""
     pattern = str(rng.choice(["plain", "stripes", "dots"]))
-    material = palette.cloth(rng, look.cloth_texture(rng, palette.size, look.cloth_colour(rng), pattern=pattern, rough=3))
-    triangles, corners = assets.faces("body")
+    material = palette.cloth(
+        rng, look.cloth_texture(rng, palette.size, look.cloth_colour(rng), pattern=pattern, rough=3)
+    )
+    triangles, _ = assets.faces("body")
     base = assets.vertices
     inside = base[:, 1] - (7.55 + 0.35 * np.clip((base[:, 2] - 0.3) / 1.2, -0.3, 1))
     use = (inside[triangles] > 0).any(1)
-    from mimicmotion.synth.clothes import normals_of
-
     normal = normals_of(m.vertices, triangles)
-    placed = m.vertices + normal * (0.22 + 0.1 * np.clip(inside, 0, 0.6) - 0.06 * np.clip(1 - inside / 0.2, 0, 1))[:, None]
+    placed = (
+        m.vertices + normal * (0.22 + 0.1 * np.clip(inside, 0, 0.6) - 0.06 * np.clip(1 - inside / 0.2, 0, 1))[:, None]
+    )
     uv = np.stack([placed[:, 0] / 4 + 0.5, placed[:, 1] / 3], -1)[triangles[use]]
     return Mesh.of(placed, assets.weight_bone, assets.weight, triangles[use], uv, material, inside)

@@ -49,10 +49,10 @@ def fill(points, triangles, two_sided, cut, fray, uv, strands, depth, ids, bary)
         area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
         if area == 0.0 or (area > 0.0 and not two_sided[t]) or z0 <= 0.0 or z1 <= 0.0 or z2 <= 0.0:
             continue
-        left = max(int(math.ceil(min(x0, x1, x2) - 0.5)), 0)
-        right = min(int(math.floor(max(x0, x1, x2) - 0.5)), columns - 1)
-        top = max(int(math.ceil(min(y0, y1, y2) - 0.5)), 0)
-        bottom = min(int(math.floor(max(y0, y1, y2) - 0.5)), rows - 1)
+        left = max(math.ceil(min(x0, x1, x2) - 0.5), 0)
+        right = min(math.floor(max(x0, x1, x2) - 0.5), columns - 1)
+        top = max(math.ceil(min(y0, y1, y2) - 0.5), 0)
+        bottom = min(math.floor(max(y0, y1, y2) - 0.5), rows - 1)
         inv = 1.0 / area
         ca, cb, cc = cut[a], cut[b], cut[c]
         fa, fb, fc = fray[a], fray[b], fray[c]
@@ -77,7 +77,7 @@ def fill(points, triangles, two_sided, cut, fray, uv, strands, depth, ids, bary)
                     if frayed:
                         u = w0 * uv[t, 0, 0] + w1 * uv[t, 1, 0] + w2 * uv[t, 2, 0]
                         v = w0 * uv[t, 0, 1] + w1 * uv[t, 1, 1] + w2 * uv[t, 2, 1]
-                        cell = hash01(int(math.floor(u * strands[t, 0])), int(math.floor(v * strands[t, 1])))
+                        cell = hash01(math.floor(u * strands[t, 0]), math.floor(v * strands[t, 1]))
                         left_over -= (w0 * fa + w1 * fb + w2 * fc) * cell
                     if left_over < 0.0:
                         continue
@@ -102,10 +102,10 @@ def fill_depth(points, triangles, cut, depth):
         area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
         if area == 0.0:
             continue
-        left = max(int(math.ceil(min(x0, x1, x2) - 0.5)), 0)
-        right = min(int(math.floor(max(x0, x1, x2) - 0.5)), columns - 1)
-        top = max(int(math.ceil(min(y0, y1, y2) - 0.5)), 0)
-        bottom = min(int(math.floor(max(y0, y1, y2) - 0.5)), rows - 1)
+        left = max(math.ceil(min(x0, x1, x2) - 0.5), 0)
+        right = min(math.floor(max(x0, x1, x2) - 0.5), columns - 1)
+        top = max(math.ceil(min(y0, y1, y2) - 0.5), 0)
+        bottom = min(math.floor(max(y0, y1, y2) - 0.5), rows - 1)
         inv = 1.0 / area
         tested = ca < 0.0 or cb < 0.0 or cc < 0.0
         for i in range(top, bottom + 1):
