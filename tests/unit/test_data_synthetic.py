@@ -55,7 +55,7 @@ def test_records_are_the_rendered_clips(tmp_path: Path) -> None:
 
 
 def test_some_cameras_move(tmp_path: Path) -> None:
-    run(write_synthetic(tmp_path, 12, camera_motion=0.5, **(SMALL | {"frames": 1})))
+    run(write_synthetic(tmp_path, 6, camera_motion=0.5, **(SMALL | {"frames": 1})))
     moving = [r.meta["camera_motion"] for r in open_shards(tmp_path)]
     assert {True, False} == set(moving)
     run(write_synthetic(tmp_path / "all", 2, camera_motion=1, **SMALL))
@@ -112,7 +112,7 @@ ARGUMENTS = ["--frames", "3", "--height", "64", "--width", "32", "--records-per-
 )
 def test_killed_and_begun_again(tmp_path: Path, how: signal.Signals, processes: int) -> None:
     out = tmp_path / "killed"
-    command = [sys.executable, "-m", "mimicmotion.cli", "prepare", "synthetic", "16", *ARGUMENTS, "-o", str(out)]
+    command = [sys.executable, "-m", "mimicmotion.cli", "prepare", "synthetic", "10", *ARGUMENTS, "-o", str(out)]
     # a group of its own, and the signal to all of it: as a terminal does
     process = subprocess.Popen(
         [*command, "--processes", str(processes)], start_new_session=True, stderr=subprocess.DEVNULL
@@ -130,9 +130,9 @@ def test_killed_and_begun_again(tmp_path: Path, how: signal.Signals, processes: 
     before = len(list(out.glob("train-*.tar")))
     assert before >= 1
     # ends with the same files as one that nobody disturbed
-    kept = run(write_synthetic(out, 16, **SMALL)).kept
+    kept = run(write_synthetic(out, 10, **SMALL)).kept
     assert kept == before
-    run(write_synthetic(tmp_path / "whole", 16, **SMALL))
+    run(write_synthetic(tmp_path / "whole", 10, **SMALL))
     assert sums(out) == sums(tmp_path / "whole")
 
 

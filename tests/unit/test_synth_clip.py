@@ -43,7 +43,7 @@ def test_same_seed_same_pixels_in_another_process() -> None:
     assert out == hashlib.sha256(data).hexdigest()
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(st.integers(0, 2**40), st.integers(1, 5), st.sampled_from([(48, 32), (33, 47), (64, 64)]), st.booleans())
 def test_invariants(seed: int, n: int, size: tuple[int, int], camera: bool) -> None:
     clip = render_clip(seed, n, size, camera_motion=camera)
@@ -184,7 +184,7 @@ def test_still_is_antialiased() -> None:
 
 
 def test_people_are_varied() -> None:
-    means = np.stack([render_clip(s, 1, (48, 32)).frames[0].mean((0, 1)) for s in range(24)])
+    means = np.stack([render_clip(s, 1, (48, 32)).frames[0].mean((0, 1)) for s in range(12)])
     assert means.std(0).min() > 15
 
 

@@ -58,8 +58,8 @@ def noise(kind: str, size: int) -> Float32[ndarray, "size size"]:
     if kind == "folds":
         bent, other = noise("coarse", size), np.roll(noise("coarse", size), (size // 3, size // 2), (0, 1))
         y, x = np.mgrid[0:size, 0:size] / size
-        first = np.sin(2 * np.pi * (5 * x + 2 * y) + 5.5 * bent) * np.clip(0.6 + other, 0, 1.5)
-        second = np.sin(2 * np.pi * (4 * x - 3 * y) + 5.0 * other) * np.clip(0.6 - other, 0, 1.5)
+        first = np.sin(2 * np.pi * (12 * x + 2 * y) + 5 * bent) * np.clip(0.6 + other, 0, 1.5)
+        second = np.sin(2 * np.pi * (10 * x - 3 * y) + 5 * other) * np.clip(0.6 - other, 0, 1.5)
         out = first + second + 0.5 * noise("mid", size)
         return ((out - out.mean()) / out.std()).astype(np.float32)
     f = np.fft.fftfreq(size)[:, None] ** 2 + np.fft.rfftfreq(size) ** 2
@@ -138,10 +138,10 @@ def _face_maps(assets: Assets, size: int) -> dict[str, Float32[ndarray, "size si
     thick = 0.045 - 0.022 * along
     brow = np.exp(-(((y - line) / thick) ** 2)) * np.clip((x - 0.12) / 0.06, 0, 1) * np.clip((0.64 - x) / 0.08, 0, 1)
     brow = brow * (z > 0.9) * head
-    low = 6.92
-    jaw = np.clip((low + 0.35 * np.clip(x - 0.45, 0, 1) - y) / 0.12, 0, 1) * np.clip((y - 6.05) / 0.2, 0, 1)
-    beard = jaw * np.clip((z - 0.25) / 0.3, 0, 1) * head
-    moustache = np.exp(-(((y - 6.92) / 0.08) ** 2)) * (x < 0.32) * (z > 1.2) * head
+    low = np.interp(x, [0.0, 0.2, 0.34, 0.6, 0.85], [6.56, 6.6, 6.82, 6.92, 7.1])
+    jaw = np.clip((low - y) / 0.1, 0, 1) * np.clip((y - 6.1) / 0.25, 0, 1)
+    beard = jaw * np.clip((z - 0.2) / 0.3, 0, 1) * head
+    moustache = np.exp(-(((y - 6.83 + 0.25 * x) / 0.055) ** 2)) * np.clip((0.36 - x) / 0.06, 0, 1) * (z > 1.1) * head
     maps = {
         "brow": brow,
         "beard": np.maximum(beard, moustache),
@@ -207,8 +207,8 @@ def skin_texture(
     )
     if not female and age > 19:
         kind = rng.choice([0.0, 0.12, 0.3, 0.75], p=[0.4, 0.2, 0.2, 0.2])
-        beard = np.clip(one("beard") * 1.3, 0, 1) * (1 - one("lips")) * np.clip(0.8 + 0.4 * fine, 0, 1.2)
-        colour += (hair / 255.0 * 0.8 - colour) * np.clip(beard * kind * 1.2, 0, 0.92)
+        beard = np.clip(one("beard") * 1.3, 0, 1) * (1 - one("lips")) * np.clip(0.9 + 0.12 * fine, 0, 1.2)
+        colour += (hair / 255.0 * 0.8 - colour) * np.clip(beard * kind * 1.1, 0, 0.8)
     colour += (np.array([0.82, 0.78, 0.68]) - colour) * one("teeth")
     colour += (np.array([0.6, 0.28, 0.27]) - colour) * one("tongue")
     rough = 0.003 + 0.006 * np.clip((age - 35) / 40, 0, 1)

@@ -132,7 +132,7 @@ def _flesh_materials(
     female = genes.female > 0.5
     texture = look.skin_texture(rng, assets, palette.size, base, hair, female=female, age=genes.age)
     dark = np.full((palette.size, palette.size, 5), 128, np.uint8)
-    dark[..., :3] = 12
+    dark[..., :3] = 38
     out = {"skin": palette.add(SKIN, texture, gloss=float(rng.uniform(0.05, 0.14)), power=22, bump=1.0)}
     brown = genes.races[2] < 0.5 or rng.random() < 0.4
     iris = look.IRISES[rng.integers(2) if brown else rng.integers(len(look.IRISES))]

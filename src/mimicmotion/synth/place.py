@@ -151,9 +151,8 @@ class _Painter:
         lamp = np.array([rng.uniform(-20, 20), rng.uniform(10, 26), back])
         glow = 0.75 + 0.45 * np.exp(-((x - lamp[0]) ** 2 + (y - lamp[1]) ** 2) / rng.uniform(12, 30) ** 2)
         for side in sides:
-            t = np.where(
-                way[..., 0] * side > 1e-4, (side - eye[0]) / np.where(np.abs(way[..., 0]) > 1e-4, way[..., 0], 1), 1e6
-            )
+            across = way[..., 0] * np.sign(side)
+            t = np.where(across > 1e-3, (side - eye[0]) * np.sign(side) / np.maximum(across, 1e-3), 1e6)
             seen = t < self.far
             if seen.any():
                 z, high = eye[2] + way[..., 2] * t, eye[1] + way[..., 1] * t

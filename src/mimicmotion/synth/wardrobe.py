@@ -10,7 +10,7 @@ from numpy import ndarray
 from mimicmotion.synth import look
 from mimicmotion.synth.assets import Assets
 from mimicmotion.synth.body import Genes, Mesh
-from mimicmotion.synth.clothes import Cut, Measures, Piece, from_garment, from_tights, normals_of, shoe
+from mimicmotion.synth.clothes import Cut, Measures, Piece, fit, from_garment, from_tights, normals_of, shoe
 from mimicmotion.synth.hair import HairStyle, garment_hair, hanging_hair, scalp_hair
 from mimicmotion.synth.light import (
     BUMP,
@@ -199,6 +199,9 @@ def _shoes(rng: Rng, assets: Assets, m: Measures, palette: Palette) -> tuple[lis
     if kind == "bare":
         return [], level["floor"]
     base, band = look.cloth_colour(rng), look.cloth_colour(rng)
+    ready = [n for n in assets.garments if n.startswith("clothes/shoes")]
+    if ready and rng.random() < 0.4:
+        return _ready_shoes(rng, assets, m, palette, ready[rng.integers(len(ready))])
     white = np.array([232, 230, 224], np.float32)
     sole = white if kind == "sneaker" and rng.random() < 0.7 else np.array([28, 26, 25], np.float32)
     height = {
@@ -221,6 +224,19 @@ def _shoes(rng: Rng, assets: Assets, m: Measures, palette: Palette) -> tuple[lis
         top = level["ankle"] + rng.uniform(0.4, 1.6)
         pieces.append(from_tights(assets, m, Cut(top, level["floor"] - 1), socks, loose=0.035))
     return pieces, level["floor"] - thickness
+
+
+def _ready_shoes(rng: Rng, assets: Assets, m: Measures, palette: Palette, name: str) -> tuple[list[Piece], float]:
+    """Shoes of a further folder."""
+    garment = assets.garments[name]
+    placed, bone, weight = fit(assets, garment, m.vertices)
+    floor = float(placed[:, 1].min())
+    dark = np.array([28, 26, 25], np.float32)
+    texture = look.leather_texture(rng, palette.size, look.cloth_colour(rng), dark, look.cloth_colour(rng), 0.1)
+    material = palette.add(LEATHER, texture, gloss=float(rng.uniform(0.02, 0.14)), power=30, bump=0.5, two_sided=1)
+    uv = np.stack([(placed[:, 2] + 1) / 4, np.clip((placed[:, 1] - floor) / 2, 0, 0.99)], -1)[garment.triangles]
+    mesh = Mesh.of(placed, bone, weight, garment.triangles, uv, material)
+    return [Piece(mesh, np.where(garment.hides, 9.0, -1.0))], min(floor, m.level["floor"])
 
 
 def _hair(
@@ -269,7 +285,14 @@ def _crop(assets: Assets, m: Measures, palette: Palette, rng: Rng, colour: ndarr
 
 
 def _hat(rng: Rng, assets: Assets, m: Measures, palette: Palette) -> Mesh:
-    """A knitted cap."""
+    """A knitted cap, or a hat of a further folder."""
+    ready = [n for n in assets.garments if n.startswith("clothes/fedora")]
+    if ready and rng.random() < 0.3:
+        garment = assets.garments[ready[rng.integers(len(ready))]]
+        placed, bone, weight = fit(assets, garment, m.vertices)
+        material = palette.cloth(rng, look.cloth_texture(rng, palette.size, look.cloth_colour(rng), folds=0.1))
+        uv = garment.uv[garment.triangle_uv]
+        return Mesh.of(placed, bone, weight, garment.triangles, uv, material)
     pattern = str(rng.choice(["plain", "stripes", "dots"]))
     material = palette.cloth(
         rng, look.cloth_texture(rng, palette.size, look.cloth_colour(rng), pattern=pattern, rough=3)
