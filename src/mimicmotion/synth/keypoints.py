@@ -20,7 +20,8 @@ _JOINTS = {  # bones whose heads are points: OpenPose's number for the right sid
     "upperarm01": (2, 5), "lowerarm01": (3, 6), "wrist": (4, 7), "upperleg01": (8, 11), "lowerleg01": (9, 12),
     "foot": (10, 13), "eye": (14, 15),
 }  # fmt: skip
-_NOSE, _EAR, _HEEL = (0.0, 6.98, 1.75), (0.74, 7.15, 0.35), (2.2, -8.0, -0.42)  # on the unshaped base mesh
+_NOSE, _EAR, _HEEL = (0.0, 6.98, 1.75), (0.62, 7.12, 0.48), (2.2, -8.0, -0.42)  # on the unshaped base mesh
+_SHOULDER = np.array([0.0, 0.28, 0.0])  # estimators find shoulders so far above the joint, measured on rendered people
 
 
 @functools.cache
@@ -61,6 +62,8 @@ def keypoints(
     head = pose.head[frame]
     for name, (right, left) in _JOINTS.items():
         out[right], out[left] = head[bones.index(f"{name}.R")], head[bones.index(f"{name}.L")]
+    for side, point in (("R", 2), ("L", 5)):
+        out[point] += pose.rot[frame, bones.index(f"clavicle.{side}")] @ _SHOULDER * figure.height / 17
     out[0], out[16], out[17] = at(marks["nose"]), at(marks["ear.R"]), at(marks["ear.L"])
     out[1] = 0.5 * (out[2] + out[5])
     tips = dict(zip(assets.tips, pose.tips[frame], strict=True))

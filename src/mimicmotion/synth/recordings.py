@@ -149,7 +149,7 @@ def _lift_fingers(q: ndarray, side: int, xy: ndarray, seen: ndarray) -> None:
 def _lift_legs(q: ndarray, at: ndarray, hips: ndarray, back: ndarray) -> None:
     ankles = np.stack([at[:, L_ANKLE], at[:, R_ANKLE]])
     length = float(np.mean([np.percentile(np.linalg.norm(at[:, a] - at[:, c], axis=-1), 95) for a, _, c in _LEGS]))
-    floor = np.percentile(ankles[..., 1].min(0), 10)
+    floor = ankles[..., 1].min(0)  # one foot always stands: the camera may move
     q[:, PELVIS_OFFSET.start + 1] = np.clip((hips[:, 1] - floor) / length - 1, -0.5, 0.2)
     for side in (0, 1):
         k, sign = LEG[side], 1 - 2 * side
