@@ -139,7 +139,7 @@ class Cut:
     Attributes:
         top: height of its upper border; the neck's for what hangs on the shoulders.
         hem: height of its lower border.
-        sleeve: reach at which its sleeves end; negative: none, 0 and less than 0 with the arms bare.
+        sleeve: reach at which its sleeves end; 0 with the arms bare, None for what does not go round the shoulders.
         neck: shape of the neckline for what hangs on the shoulders: crew, v, boat, high.
         open: half width of an open front; 0 closed.
     """
@@ -163,11 +163,9 @@ class Cut:
             return np.where(on_arm, -np.abs(out) - 0.1, out)
         if self.sleeve <= 0:
             return np.minimum(np.where(on_arm, 9.0, out), 2.5 * (0.45 - arm))
-        return np.where(
-            on_arm,
-            self.sleeve - reach,
-            np.where(arm > 0.05, np.maximum(out, 0.3), out) if self.hem < m.level["armpit"] else out,
-        )
+        if self.hem < m.level["armpit"]:  # the hem's plane also meets hanging arms, which it does not cut
+            out = np.where(arm > 0.05, np.maximum(out, 0.3), out)
+        return np.where(on_arm, self.sleeve - reach, out)
 
     def _neckline(self, m: Measures, v: ndarray) -> ndarray:
         front = np.clip(v[:, 2] / 1.2, -0.3, 1)
@@ -270,7 +268,7 @@ def textured(
 
 
 def shoe(
-    assets: Assets, m: Measures, material: int, *, height: float, thick: float, sole: float, lift: float, pointed: float
+    assets: Assets, m: Measures, material: int, *, height: float, thick: float, sole: float, pointed: float
 ) -> Piece:
     """A pair of shoes: the tights' feet, thicker, with a sole.
 
@@ -281,7 +279,6 @@ def shoe(
         height: of the shaft above the ankle, decimetres.
         thick: distance from the skin.
         sole: height of the sole.
-        lift: how much higher the heel stands.
         pointed: how much the toe reaches forward.
     """
     s = sheet(assets, "helper-tights")
@@ -297,8 +294,6 @@ def shoe(
     moved[:, 2] += pointed * toe * np.clip(1.3 - up, 0, 1)
     moved[low, 1] = floor - sole + (moved[low, 1] - moved[low, 1].min()) * 0.35
     moved[low] += (normal * [1, 0, 1])[low] * (0.08 + 0.06 * (up < 0.2)[low])[:, None]
-    heel = np.clip((0.5 - v[:, 2]) / 1.0, 0, 1) * low
-    moved[:, 1] -= lift * heel
     keep = s.triangles[(inside[s.triangles] > 0).any(1)]
     height_in = (moved[:, 1] - (floor - sole)) / 2.0
     uv = np.stack([(v[:, 2] + 1.0) / 4.0, np.clip(height_in, 0, 0.99)], -1)[keep]

@@ -29,7 +29,6 @@ class Figure:
     """A dressed body.
 
     Attributes:
-        genes: what the body is mixed from.
         skeleton: its joints.
         mesh: all that is seen of it.
         table: its materials, see `mimicmotion.synth.light`.
@@ -42,7 +41,6 @@ class Figure:
         shaped: the base mesh in this body's shape.
     """
 
-    genes: Genes
     skeleton: Skeleton
     mesh: Mesh
     table: Float32[ndarray, "materials 15"]
@@ -106,7 +104,6 @@ def make_figure(rng: np.random.Generator, assets: Assets, long_side: int) -> Fig
             actions[name.removeprefix("face/")] = vertex_of[index[seen]], delta[seen]
     height = float(vertices[triangles.ravel(), 1].max()) - outfit.floor
     return Figure(
-        genes=genes,
         skeleton=skeleton,
         mesh=mesh,
         table=np.stack(palette.rows),

@@ -46,11 +46,6 @@ class View:
         centre = tuple(m + zoom * (c - s - m) for m, c, s in zip(middle, self.centre, shift, strict=True))
         return View(self.eye, self.pitch, self.focal * zoom, (centre[0], centre[1]))
 
-    @property
-    def horizon(self) -> float:
-        """Row of the horizon."""
-        return self.centre[1] - self.focal * np.tan(self.pitch)
-
 
 def choose_view(rng: np.random.Generator, size: tuple[int, int], height: float, framing: str) -> View:
     """A camera for a person of `height` (decimetres) who stands at x = z = 0.

@@ -215,7 +215,7 @@ def _shoes(rng: Rng, assets: Assets, m: Measures, palette: Palette) -> tuple[lis
     gloss = 0.02 if kind == "sneaker" else float(rng.uniform(0.03, 0.16))
     material = palette.add(LEATHER, texture, gloss=gloss, power=30, bump=0.5, two_sided=1)
     pointed = float(rng.uniform(0.0, 0.25))
-    piece = shoe(assets, m, material, height=float(height), thick=0.1, sole=thickness, lift=0.0, pointed=pointed)
+    piece = shoe(assets, m, material, height=float(height), thick=0.1, sole=thickness, pointed=pointed)
     pieces = [piece]
     if kind in ("sneaker", "shoe") and rng.random() < 0.6:
         socks = palette.cloth(
