@@ -19,6 +19,8 @@ settings.load_profile("repo")
 
 GOLDEN = Path(__file__).parent / "golden"
 SHARED = Path(os.environ.get("MIMICMOTION_SHARED", Path(__file__).parents[2] / "shared"))
+# the same people in every process of the tests, whatever lies in the user's cache
+os.environ["MIMICMOTION_PEOPLE"] = str(Path(__file__).parent / "data" / "makehuman-small.npz")
 
 
 WRONG_ON_PURPOSE = ("refused", "malformed", "senseless", "bad_settings", "contradicting", "damaged", "unknown")
