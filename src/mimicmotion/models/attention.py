@@ -168,3 +168,13 @@ def choose_kernel(kernel: str, device: torch.device, dtype: torch.dtype) -> str:
         return "rows" if dtype == torch.bfloat16 and not torch.is_grad_enabled() else "sdpa"
     hopper = device.type == "cuda" and torch.cuda.is_available() and torch.cuda.get_device_capability(device)[0] == 9
     return "fa3" if hopper and _flash_attention_3() is not None else "sdpa"
+
+
+def scratch_bytes(kernel: str, q: Heads, k: Heads) -> int:
+    """Bytes that a kernel of `attend` takes for itself while it computes."""
+    scores = q.nbytes // q.shape[-1] * k.shape[2]
+    if kernel == "math":
+        return 2 * scores  # and their softmax
+    if kernel == "rows":
+        return q.nbytes + 2 * min(ROW_BYTES, scores)
+    return 4 * q.numel() // q.shape[-1]  # logarithms of sums

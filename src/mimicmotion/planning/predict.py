@@ -1,42 +1,42 @@
-"""Peak memory of each stage, by running the networks on shapes (`mimicmotion.models.memory`)."""
+"""Peak memory of each stage, by running the networks on fake tensors (`mimicmotion.models.memory`)."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mimicmotion.conditioning import WARPED_SHARE, ConditionedUNet, Conditioning
+from mimicmotion.models.attention import choose_kernel, scratch_bytes
 from mimicmotion.models.block_cache import cache_bytes
-from mimicmotion.models.decode import decode_frames
-from mimicmotion.models.execution import Execution
-from mimicmotion.models.memory import follow, meta_twin, weight_bytes
-from mimicmotion.models.offload import BlockBytes, block_bytes
+from mimicmotion.models.memory import LiveBytes, fake_copy, tensors_of, weight_bytes
+from mimicmotion.models.offload import blocks_of
 from mimicmotion.models.pose_features import KeptFeatures, feature_budget
 from mimicmotion.models.quantize import widened_bytes
 from mimicmotion.models.vae import encode_mode
+from mimicmotion.models.vae_tiles import decode_latents
 from mimicmotion.planning.plan import ExecutionPlan, Peaks
 
 POSE_CHUNK = 16
 """Pose frames that are encoded at once."""
-DETAIL_PLANES = 256
-"""Numbers for each pixel that certainly suffice for the detail network (the bundled one needs 121)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Task:
+class Workload:
     """What is to be computed.
 
     Attributes:
         size: (height, width) in pixels.
-        segment_rows: frames of a segment, the reference slot counted.
+        segment_frames: frames of a segment, the reference slot counted.
         num_frames: of the video.
         guided: whether there is an unconditional pass.
-        chunk: frames that are decoded as one clip.
+        decode_chunk: frames that are decoded as one clip.
         warped: whether the picture warped to each pose is given.
         segments: number of segments (for the block cache).
         block_cache: whether deep features are kept between steps.
@@ -45,10 +45,10 @@ class Task:
     """
 
     size: tuple[int, int]
-    segment_rows: int
+    segment_frames: int
     num_frames: int
     guided: bool = True
-    chunk: int = 8
+    decode_chunk: int = 8
     warped: bool = False
     segments: int = 1
     block_cache: bool = False
@@ -60,192 +60,162 @@ class Predictor:
 
     Args:
         pipe: the pipeline (its networks may lie anywhere, also on "meta").
-        device: where it will run; None is where it is. "meta" stands for a GPU.
+        device: where it will run; None is where it is.
     """
 
     def __init__(self, pipe: Any, device: torch.device | None = None) -> None:
-        self.device = device or pipe.device
-        self.cpu = self.device.type == "cpu"
-        self.budget = feature_budget(self.device)
-        self.unet, self.vae = pipe.unet, pipe.vae
-        self.image_encoder, self.pose_net, self.detail = pipe.image_encoder, pipe.pose_net, pipe.detail
-        self.downscale, self.latent_channels = pipe.downscale, pipe.vae.config.latent_channels
-        self.dtype = pipe.dtype
-        self._twins: dict[str, Any] = {}
-        self._known: dict[Any, int] = {}
+        self.pipe, self.device = pipe, device or pipe.device
+        # Fake tensors of a GPU need a PyTorch that is built for it; all that counts is that they are not on a CPU.
+        self.fake, self.fake_device = FakeTensorMode(), "cpu" if self.device.type == "cpu" else "meta"
+        self._copies: dict[str, Any] = {}
+        self._known: dict[Any, list[int]] = {}
 
-    def peaks(self, plan: ExecutionPlan, task: Task) -> Peaks:
-        """Predicted bytes of each stage."""
-        unet, vae, clip = weight_bytes(self.unet), weight_bytes(self.vae), weight_bytes(self.image_encoder)
-        small = weight_bytes(self.pose_net, self.detail)  # these stay where they are
-        everything = unet + vae + clip + small
+    def peaks(self, plan: ExecutionPlan, work: Workload) -> Peaks:
+        """Predicted bytes of each stage: weights that are there, what is kept, and working space."""
+        pipe = self.pipe
+        unet, vae, clip = weight_bytes(pipe.unet), weight_bytes(pipe.vae), weight_bytes(pipe.image_encoder)
+        others = weight_bytes(pipe.pose_net, pipe.detail)  # these stay where they are
+        every = unet + vae + clip + others
         alone = plan.offload != "none"
-        kept = self._kept(plan, task)
-        denoise = self.denoise_bytes(plan, task) + kept
-        if plan.offload != "blocks":
-            denoise += unet + small if alone else everything
+        kept = self._kept(plan, work)
+        resident = {"none": every, "modules": unet + others, "blocks": others}[plan.offload]
         return Peaks(
             encode=max(
-                self.clip_bytes() + (clip + small if alone else everything),
-                self.encode_bytes(task) + (vae + small if alone else everything),
-                self.pose_bytes(task) + (small if alone else everything) + kept,
+                self.clip_bytes() + (clip + others if alone else every),
+                self.encode_bytes(work) + (vae + others if alone else every),
+                self.pose_bytes(work) + (others if alone else every) + kept,
             ),
-            denoise=denoise,
-            decode=max(self.decode_bytes(plan, task), self._clip(task) + self.detail_bytes(task))
-            + (vae + small if alone else everything)
-            + self._latents(plan, task),
-        )
-
-    def upper_bound(self, task: Task) -> int:
-        """Bytes that certainly suffice for everything at once, without running on shapes."""
-        weights = weight_bytes(self.unet, self.vae, self.image_encoder, self.pose_net, self.detail)
-        wide = max(self.dtype.itemsize, 2)
-        level = self._cells(task) * self.unet.config.block_out_channels[0] * wide * task.segment_rows
-        pixels = task.size[0] * task.size[1] // self.vae.patch_size ** 2
-        frame = pixels * self.vae.config.block_out_channels[0] * wide
-        encoded = POSE_CHUNK if task.warped else 1
-        plain = ExecutionPlan()
-        return (
-            weights
-            + self._kept(plan=plain, task=task)
-            + max(64 * level * (1 + task.guided), 16 * frame * min(task.chunk, task.num_frames), 32 * frame * encoded)
-            + (0 if self.detail is None else DETAIL_PLANES * 4 * task.size[0] * task.size[1])
-            + 2**27
+            denoise=self.denoise_bytes(plan, work) + kept + resident,
+            decode=max(self.decode_bytes(plan, work), self.detail_bytes(work) + self._clip(work))
+            + (vae + others if alone else every)
+            + self._latents(plan, work),
         )
 
     # --- what is kept -----------------------------------------------------------------------------------------------
 
-    def _cells(self, task: Task) -> int:
-        return (task.size[0] // self.downscale) * (task.size[1] // self.downscale)
+    def _latent_shape(self, work: Workload, frames: int) -> tuple[int, int, int, int]:
+        height, width = (side // self.pipe.downscale for side in work.size)
+        return frames, self.pipe.vae.config.latent_channels, height, width
 
-    def _latents(self, plan: ExecutionPlan, task: Task) -> int:
-        copies = 0 if plan.latents_on_host and not self.cpu else task.latent_copies
-        return copies * 4 * self._cells(task) * self.latent_channels * task.num_frames
+    def _latents(self, plan: ExecutionPlan, work: Workload) -> int:
+        one = 4 * torch.Size(self._latent_shape(work, work.num_frames)).numel()
+        return 0 if plan.latents_on_host and self.device.type != "cpu" else work.latent_copies * one
 
-    def _kept(self, plan: ExecutionPlan, task: Task) -> int:
-        features = task.num_frames * self._cells(task) * self.pose_net.out_channels * self.dtype.itemsize
-        # with the budgets of `mimicmotion.conditioning`; what is too much lies in a file
-        on_device = features <= self.budget and not plan.latents_on_host
-        warped = 4 * self._cells(task) * self.latent_channels * task.num_frames * task.warped
-        warped *= warped <= self.budget // WARPED_SHARE
-        cached = 0
-        if task.block_cache:
-            h, w = task.size[0] // self.downscale, task.size[1] // self.downscale
-            per_pass = cache_bytes(self.unet, task.segment_rows, h, w, self.dtype.itemsize)
-            cached = per_pass * task.segments * (1 + task.guided)
-        return self._latents(plan, task) + features * on_device + warped + cached
+    def _kept(self, plan: ExecutionPlan, work: Workload) -> int:
+        """Latents, pose features and cached features; what is over the budgets of conditioning lies in a file."""
+        frames, channels, height, width = self._latent_shape(work, work.num_frames)
+        one = frames * height * width
+        features = one * self.pipe.pose_net.out_channels * self.pipe.dtype.itemsize
+        budget = feature_budget(self.device)
+        features *= features <= budget and not plan.latents_on_host
+        warped = 4 * one * channels * work.warped
+        warped *= warped <= budget // WARPED_SHARE
+        per_pass = cache_bytes(self.pipe.unet, work.segment_frames, height, width, self.pipe.dtype.itemsize)
+        cached = per_pass * work.segments * (1 + work.guided) * work.block_cache
+        return self._latents(plan, work) + features + warped + cached
 
-    # --- stages: working space without weights ----------------------------------------------------------------------
+    def _clip(self, work: Workload) -> int:
+        """Of a decoded clip."""
+        return 4 * 3 * work.size[0] * work.size[1] * min(work.decode_chunk, work.num_frames)
 
-    def denoise_bytes(self, plan: ExecutionPlan, task: Task) -> int:
-        """Of one segment: all that the passes make; with weights offloaded by blocks those that are there, too."""
-        one_batch = plan.guidance_in_one_batch and task.guided and not task.block_cache
-        execution, blocks = plan.unet, plan.offload == "blocks"
-        key = ("denoise", task.size, task.segment_rows, task.guided, task.warped, execution, one_batch, blocks)
-        return self._remember(key, lambda: self._denoise(task, execution, one_batch, blocks))
+    # --- working space of the networks, without weights -------------------------------------------------------------
 
-    def _denoise(self, task: Task, execution: Execution, one_batch: bool, blocks: bool) -> int:
-        unet = self._twin("unet", self.unet)
-        # A compiled block makes fewer temporary values than are counted here.
-        unet.set_execution(_on_shapes(execution))
-        h, w = task.size[0] // self.downscale, task.size[1] // self.downscale
-        rows = task.segment_rows
-        conditioning = Conditioning(
-            image_embeddings=_empty(1, 1, unet.config.cross_attention_dim),
-            image_latents=_empty(1, 1, self.latent_channels, h, w),
-            pose_features=KeptFeatures(_empty(1, rows, self.pose_net.out_channels, h, w, dtype=self.dtype)),
-            reference_pose_features=None,
-            added_time_ids=_empty(1, 3),
-            warped_latents=KeptFeatures(_empty(1, rows, self.latent_channels, h, w)) if task.warped else None,
-        )
-        network = ConditionedUNet(unet, conditioning, False, one_batch)
-        run = network.pair if task.guided else network.conditional
-        x = _empty(1, rows, self.latent_channels, h, w)
-        moves = block_bytes(unet, self.unet) if blocks else BlockBytes(unet, {}, 0)
-        resident = [*unet.parameters(), *unet.buffers(), x, conditioning.pose_features.features]  # type: ignore[union-attr]
-        in_rows = self.cpu and execution.attention == "auto" and self.dtype == torch.bfloat16
-        kernel = {"scores": execution.attention == "math", "rows": in_rows}
-        with follow(resident, **kernel) as live, moves:
-            run(x, torch.zeros((), device="meta"), range(rows))
-        return live.peak + widened_bytes(self.unet)
+    def denoise_bytes(self, plan: ExecutionPlan, work: Workload) -> int:
+        """Of one segment, all passes; where the U-Net's blocks come and go, its weights are included."""
+        one_batch = plan.guidance_in_one_batch and work.guided and not work.block_cache
+        frames, channels, height, width = self._latent_shape(work, work.segment_frames)
+        # Attention counts by `scratch_bytes`; compiled layers make fewer temporary tensors than are counted here.
+        execution = dataclasses.replace(plan.unet, attention="sdpa", compile=False)
 
-    def decode_bytes(self, plan: ExecutionPlan, task: Task) -> int:
-        """Of one clip of `chunk` frames, the blending of clips included."""
-        frames = min(task.chunk, task.num_frames)
-        portion = None if plan.decode_portion is None or plan.decode_portion >= frames else plan.decode_portion
-        key = ("decode", task.size, frames, portion, plan.decode_tile)
-
-        def work() -> int:
-            h, w = task.size[0] // self.downscale, task.size[1] // self.downscale
-            return self._run(
-                "vae",
-                self.vae,
-                lambda vae: decode_frames(
-                    vae, _empty(frames, self.latent_channels, h, w), frame_chunk=portion, tile=plan.decode_tile
-                ),
+        def run(unet: Any, live: LiveBytes) -> None:
+            unet.set_execution(execution)
+            x = torch.empty(1, frames, channels, height, width, device=self.fake_device)
+            features = x.new_empty(1, frames, self.pipe.pose_net.out_channels, height, width, dtype=self.pipe.dtype)
+            live.now = 0  # these are counted with what is kept
+            conditioning = Conditioning(
+                image_embeddings=x.new_empty(1, 1, unet.config.cross_attention_dim),
+                image_latents=x[:, :1],
+                pose_features=KeptFeatures(features),
+                reference_pose_features=None,
+                added_time_ids=x.new_empty(1, 3),
+                warped_latents=KeptFeatures(x) if work.warped else None,
             )
+            network = ConditionedUNet(unet, conditioning, False, one_batch)
+            passes = network.pair if work.guided else network.conditional
+            passes(x, x.new_zeros(()), range(frames))
 
-        held = self._clip(task) * (task.num_frames > frames)  # the last clip, whose end is blended in
-        return self._remember(key, work) + held
+        kernel = choose_kernel(plan.unet.attention, self.device, self.pipe.dtype)
+        key = (work.size, frames, work.guided, work.warped, execution, kernel, one_batch)
+        peaks = self._peaks("unet", key, run, kernel)
+        if plan.offload == "blocks":
+            peaks = [p + w for p, w in zip(peaks, itertools.cycle(self._weights_by_block()), strict=False)]
+        return max(peaks) + widened_bytes(self.pipe.unet)
 
-    def _clip(self, task: Task) -> int:
-        return 4 * 3 * task.size[0] * task.size[1] * min(task.chunk, task.num_frames)
+    def _weights_by_block(self) -> list[int]:
+        """Of the U-Net's weights, those that are there while each of its blocks computes: its own and the next one's."""
+        sizes = [weight_bytes(block) for block in blocks_of(self.pipe.unet)]
+        rest = weight_bytes(self.pipe.unet) - sum(sizes)
+        return [rest + now + then for now, then in zip(sizes, [*sizes[1:], sizes[0]], strict=True)]
 
-    def detail_bytes(self, task: Task) -> int:
+    def decode_bytes(self, plan: ExecutionPlan, work: Workload) -> int:
+        """Of one clip; of one tile of it, where it is decoded in tiles. The blending of clips is included."""
+        frames = min(work.decode_chunk, work.num_frames)
+        shape = list(self._latent_shape(work, frames))
+        held = self._clip(work) * (work.num_frames > frames)  # the last clip, whose end is blended in
+        if plan.decode_tile is not None and plan.decode_tile < max(work.size):
+            shape[2:] = (min(side, plan.decode_tile // self.pipe.downscale) for side in shape[2:])
+            held += self._clip(work)
+
+        def run(vae: Any, _: LiveBytes) -> None:
+            decode_latents(vae, torch.empty(shape, device=self.fake_device), portion=plan.decode_chunk)
+
+        return self._peak("vae", (*shape, plan.decode_chunk), run) + held
+
+    def detail_bytes(self, work: Workload) -> int:
         """Of the detail network on one frame; 0 for models without one."""
-        if self.detail is None:
+        if self.pipe.detail is None:
             return 0
-        frame = lambda: _empty(1, 3, *task.size, dtype=next(self.detail.parameters()).dtype)  # noqa: E731
-        work = lambda: self._run("detail", self.detail, lambda net: net(*(frame() for _ in range(5))))  # noqa: E731
-        return self._remember(("detail", task.size), work)
+        return self._peak("detail", work.size, lambda net, _: net(*(self._pictures(net, 1, work) for _ in range(5))))
 
-    def encode_bytes(self, task: Task) -> int:
+    def encode_bytes(self, work: Workload) -> int:
         """Of the autoencoder on the picture, or on the pictures warped to the poses of a chunk."""
-        count = min(POSE_CHUNK, task.num_frames) if task.warped else 1
-        work = lambda: self._run("vae", self.vae, lambda vae: encode_mode(vae, _empty(count, 3, *task.size)))  # noqa: E731
-        return self._remember(("encode", count, task.size), work)
+        count = min(POSE_CHUNK, work.num_frames) if work.warped else 1
+        run = lambda vae, _: encode_mode(vae, torch.empty(count, 3, *work.size, device=self.fake_device))  # noqa: E731
+        return self._peak("vae", ("encode", count, work.size), run)
 
-    def pose_bytes(self, task: Task) -> int:
+    def pose_bytes(self, work: Workload) -> int:
         """Of PoseNet on a chunk of frames."""
-        count, channels = min(POSE_CHUNK, task.num_frames), self.pose_net.widths[0]
-
-        def work() -> int:
-            return self._run(
-                "pose_net", self.pose_net, lambda net: net(_empty(count, channels, *task.size).to(self.dtype)[None])
-            )
-
-        return self._remember(("pose", count, task.size), work)
+        count, channels = min(POSE_CHUNK, work.num_frames), self.pipe.pose_net.widths[0]
+        run = lambda net, _: net(self._pictures(net, count, work, channels)[None])  # noqa: E731
+        return self._peak("pose_net", (count, work.size), run)
 
     def clip_bytes(self) -> int:
         """Of CLIP on one picture."""
-        side = self.image_encoder.config.image_size
-        dtype = next(self.image_encoder.parameters()).dtype
-        work = lambda: self._run("clip", self.image_encoder, lambda net: net(_empty(1, 3, side, side, dtype=dtype)))  # noqa: E731
-        return self._remember("clip", work)
+        side = self.pipe.image_encoder.config.image_size
+        square = Workload(size=(side, side), segment_frames=1, num_frames=1)
+        return self._peak("image_encoder", "clip", lambda net, _: net(self._pictures(net, 1, square)))
 
-    # --- helpers ----------------------------------------------------------------------------------------------------
+    def _pictures(self, net: nn.Module, count: int, work: Workload, channels: int = 3) -> Tensor:
+        dtype = next(net.parameters()).dtype
+        return torch.empty(count, channels, *work.size, device=self.fake_device).to(dtype)
 
-    def _run(self, name: str, module: nn.Module, work: Callable[[Any], object]) -> int:
-        twin = self._twin(name, module)
-        with follow([*twin.parameters(), *twin.buffers()]) as live:
-            work(twin)
-        return live.peak
+    def _peak(self, name: str, key: Any, run: Callable[[Any, LiveBytes], object]) -> int:
+        return max(self._peaks(name, key, run))
 
-    def _twin(self, name: str, module: nn.Module) -> Any:
-        if name not in self._twins:
-            self._twins[name] = meta_twin(module)
-        return self._twins[name]
-
-    def _remember(self, key: Any, work: Callable[[], int]) -> int:
-        if key not in self._known:
-            self._known[key] = work()
-        return self._known[key]
-
-
-def _empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    return torch.empty(shape, dtype=dtype, device="meta")
-
-
-def _on_shapes(execution: Execution) -> Execution:
-    """The same portions, with the kernel that any device has: on shapes all that keep no scores are alike."""
-    return dataclasses.replace(execution, compile=False, attention="sdpa")
+    def _peaks(
+        self, name: str, key: Any, run: Callable[[Any, LiveBytes], object], kernel: str = "sdpa"
+    ) -> list[int]:
+        """Most bytes alive while `run(network, counter)` runs on fake tensors; of a U-Net, in each block in turn."""
+        if (name, key) not in self._known:
+            if name not in self._copies:
+                self._copies[name] = fake_copy(getattr(self.pipe, name), self.fake, self.fake_device)
+            network = self._copies[name]
+            live = LiveBytes(tensors_of(network), lambda query, key: scratch_bytes(kernel, query, key))
+            blocks = blocks_of(network)[1:] if name == "unet" else []
+            hooks = [block.register_forward_pre_hook(lambda *_: live.peaks.append(live.now)) for block in blocks]
+            with torch.inference_mode(), self.fake, live:
+                run(network, live)
+            for hook in hooks:
+                hook.remove()
+            self._known[name, key] = live.peaks
+        return self._known[name, key]
