@@ -8,15 +8,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from itertools import pairwise
 from typing import Any
 
 import torch
 from diffusers.hooks import HookRegistry, apply_group_offloading
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
-
-from mimicmotion.models.memory import weight_bytes
 
 OFFLOADING_HOOKS = ("group_offloading", "layer_execution_tracker", "lazy_prefetch_group_offloading")
 
@@ -114,54 +110,3 @@ def _hooks(module: nn.Module) -> Mapping[str, Any]:
 def blocks_of(unet: Any) -> list[nn.Module]:
     """The blocks that come and go, in the order in which they compute; the rest of the network stays on the device."""
     return [*unet.down_blocks, *unet.up_blocks]
-
-
-class BlockBytes:
-    """Counts, in a run on shapes, the weights that are on the device while blocks come and go.
-
-    With a stream the next block is there while one computes.
-
-    Args:
-        unet: the network that runs on shapes.
-        sizes: bytes of each of its blocks.
-        rest: bytes of what stays.
-    """
-
-    def __init__(self, unet: Any, sizes: Mapping[nn.Module, int], rest: int) -> None:
-        self.sizes, self.rest = sizes, rest
-        order = [b for b in blocks_of(unet) if b in sizes]
-        self.following = dict(pairwise(order))
-        self.held: dict[nn.Module | None, Tensor] = {}
-        self.handles: list[RemovableHandle] = []
-
-    def __enter__(self) -> BlockBytes:
-        self._hold(None, self.rest)
-        for block in self.sizes:
-            self.handles.append(block.register_forward_pre_hook(self._before))
-            self.handles.append(block.register_forward_hook(self._after))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self.handles:
-            handle.remove()
-        self.held.clear()
-
-    def _hold(self, block: nn.Module | None, size: int) -> None:
-        if block not in self.held:
-            self.held[block] = torch.empty(size, dtype=torch.uint8, device="meta")
-
-    def _before(self, block: nn.Module, _args: object) -> None:
-        self._hold(block, self.sizes[block])
-        following = self.following.get(block)
-        if following is not None:
-            self._hold(following, self.sizes[following])
-
-    def _after(self, block: nn.Module, _args: object, _out: object) -> None:
-        self.held.pop(block, None)
-
-
-def block_bytes(twin: Any, unet: Any) -> BlockBytes:
-    """`BlockBytes` of the twin on shapes of a U-Net."""
-    pairs = zip(blocks_of(twin), blocks_of(unet), strict=True)
-    sizes = {meta: weight_bytes(real) for meta, real in pairs}
-    return BlockBytes(twin, sizes, weight_bytes(unet) - sum(sizes.values()))

@@ -152,10 +152,10 @@ class Predictor:
         return max(peaks) + widened_bytes(self.pipe.unet)
 
     def _weights_by_block(self) -> list[int]:
-        """Of the U-Net's weights, those that are there while each of its blocks computes: its own and the next one's."""
+        """Of the U-Net's weights, those that are there up to each of its blocks: the one before, and its own."""
         sizes = [weight_bytes(block) for block in blocks_of(self.pipe.unet)]
         rest = weight_bytes(self.pipe.unet) - sum(sizes)
-        return [rest + now + then for now, then in zip(sizes, [*sizes[1:], sizes[0]], strict=True)]
+        return [rest + before + own for before, own in zip([sizes[-1], *sizes], sizes, strict=False)]
 
     def decode_bytes(self, plan: ExecutionPlan, work: Workload) -> int:
         """Of one clip; of one tile of it, where it is decoded in tiles. The blending of clips is included."""
@@ -205,13 +205,13 @@ class Predictor:
     def _peaks(
         self, name: str, key: Any, run: Callable[[Any, LiveBytes], object], kernel: str = "sdpa"
     ) -> list[int]:
-        """Most bytes alive while `run(network, counter)` runs on fake tensors; of a U-Net, in each block in turn."""
+        """Most bytes alive while `run(network, counter)` runs on fake tensors; of a U-Net, up to each block in turn."""
         if (name, key) not in self._known:
             if name not in self._copies:
                 self._copies[name] = fake_copy(getattr(self.pipe, name), self.fake, self.fake_device)
             network = self._copies[name]
             live = LiveBytes(tensors_of(network), lambda query, key: scratch_bytes(kernel, query, key))
-            blocks = blocks_of(network)[1:] if name == "unet" else []
+            blocks = blocks_of(network) if name == "unet" else []
             hooks = [block.register_forward_pre_hook(lambda *_: live.peaks.append(live.now)) for block in blocks]
             with torch.inference_mode(), self.fake, live:
                 run(network, live)
