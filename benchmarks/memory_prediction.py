@@ -132,11 +132,10 @@ def compare(
 
 def build_pipeline(quick: bool = False, dtype: torch.dtype = torch.float32) -> MimicMotionPipeline:
     """SVD's classes at a fifth of their width (--quick: a tenth), random weights."""
-    from diffusers import AutoencoderKLTemporalDecoder
-    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
-
+    from mimicmotion.models.image_encoder import ImageEncoder
     from mimicmotion.models.posenet import PoseNet
     from mimicmotion.models.unet import build_unet
+    from mimicmotion.models.vae import Autoencoder
 
     width = 32 if quick else 64
     down, up = "CrossAttnDownBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"
@@ -155,15 +154,16 @@ def build_pipeline(quick: bool = False, dtype: torch.dtype = torch.float32) -> M
             "num_frames": 16,
         }
     )
-    vae = AutoencoderKLTemporalDecoder(
-        block_out_channels=(32, 32, 64, 64) if quick else (32, 64, 128, 128),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        layers_per_block=1,
+    vae = Autoencoder({"block_out_channels": [32, 32, 64, 64] if quick else [32, 64, 128, 128], "layers_per_block": 1})
+    encoder = ImageEncoder(
+        {
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "projection_dim": 64,
+        }
     )
-    clip = CLIPVisionConfig(
-        hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, projection_dim=64
-    )
-    encoder = CLIPVisionModelWithProjection(clip)
     pose_net = PoseNet(width, (3, 4, 8, 16))
     pipe = MimicMotionPipeline(unet.eval(), vae.eval(), encoder.eval(), pose_net.eval()).to(dtype=dtype)
     for network in (pipe.unet, pipe.vae, pipe.image_encoder, pipe.pose_net):

@@ -18,15 +18,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKLTemporalDecoder
 from torch import nn
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from mimicmotion.conditioning import ConditionedUNet, Conditioning
 from mimicmotion.errors import ConfigError
+from mimicmotion.models.decode import decode_frames
+from mimicmotion.models.image_encoder import ImageEncoder
 from mimicmotion.models.posenet import PoseNet
-from mimicmotion.models.unet import build_unet, use_constant_cross_attention
-from mimicmotion.models.vae_tiles import decode_latents
+from mimicmotion.models.unet import build_unet
+from mimicmotion.models.vae import Autoencoder
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.planning import ExecutionPlan, Predictor, plan_execution
 from mimicmotion.planning.recover import RecoveringUNet
@@ -41,26 +41,20 @@ BUDGETS = {72: (40.0, 24.0, 16.0, 12.0, 8.0, 6.0), 16: (16.0, 8.0, 5.0, 4.0)}
 def pipeline(dtype: torch.dtype = torch.float16) -> MimicMotionPipeline:
     """The published model's shapes, on "meta"."""
     with torch.device("meta"):
-        vae = AutoencoderKLTemporalDecoder(
-            block_out_channels=(128, 256, 512, 512),
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            layers_per_block=2,
-            force_upcast=True,
-        )
-        clip = CLIPVisionModelWithProjection(
-            CLIPVisionConfig(
-                hidden_size=1280,
-                intermediate_size=5120,
-                num_hidden_layers=32,
-                num_attention_heads=16,
-                patch_size=14,
-                projection_dim=1024,
-                hidden_act="gelu",
-            )
+        vae = Autoencoder({"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2})
+        clip = ImageEncoder(
+            {
+                "hidden_size": 1280,
+                "intermediate_size": 5120,
+                "num_hidden_layers": 32,
+                "num_attention_heads": 16,
+                "patch_size": 14,
+                "projection_dim": 1024,
+                "hidden_act": "gelu",
+            }
         )
         pose_net = PoseNet(320)
     unet = build_unet(SVD_UNET, device="meta", dtype=dtype)
-    use_constant_cross_attention(unet)
     for module in (vae, clip, pose_net):
         nn.Module.to(module.eval(), device="meta", dtype=dtype)
     return MimicMotionPipeline(unet, vae, clip, pose_net)
@@ -107,8 +101,8 @@ def measured(pipe: MimicMotionPipeline, plan: ExecutionPlan, rows: int, device: 
     found: dict[str, Any] = {}
     runs = {
         "denoise": lambda: network.pair(x, torch.tensor(0.5), range(rows)),
-        "decode": lambda: decode_latents(
-            pipe.vae, x[0, :8], portion=pipe.plan.decode_portion, tile=pipe.plan.decode_tile
+        "decode": lambda: decode_frames(
+            pipe.vae, x[0, :8], frame_chunk=pipe.plan.decode_chunk, tile=pipe.plan.decode_tile
         ),
     }
     for stage, run in runs.items():
@@ -155,7 +149,6 @@ def main() -> None:
                     int(budget * 1e9),
                     device=device,
                     predictor=predictor,
-                    always_predict=True,
                 )
             except ConfigError as e:
                 sys.stdout.write(json.dumps(row | {"plan": None, "why": e.expected}) + "\n")

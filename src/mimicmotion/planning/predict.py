@@ -15,12 +15,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from mimicmotion.conditioning import WARPED_SHARE, ConditionedUNet, Conditioning
 from mimicmotion.models.attention import choose_kernel, scratch_bytes
 from mimicmotion.models.block_cache import cache_bytes
+from mimicmotion.models.decode import decode_frames
 from mimicmotion.models.memory import LiveBytes, fake_copy, tensors_of, weight_bytes
 from mimicmotion.models.offload import blocks_of
 from mimicmotion.models.pose_features import KeptFeatures, feature_budget
 from mimicmotion.models.quantize import widened_bytes
 from mimicmotion.models.vae import encode_mode
-from mimicmotion.models.vae_tiles import decode_latents
 from mimicmotion.planning.plan import ExecutionPlan, Peaks
 
 POSE_CHUNK = 16
@@ -167,7 +167,7 @@ class Predictor:
             held += self._clip(work)
 
         def run(vae: Any, _: LiveBytes) -> None:
-            decode_latents(vae, torch.empty(shape, device=self.fake_device), portion=plan.decode_chunk)
+            decode_frames(vae, torch.empty(shape, device=self.fake_device), frame_chunk=plan.decode_chunk)
 
         return self._peak("vae", (*shape, plan.decode_chunk), run) + held
 

@@ -113,7 +113,7 @@ def decode_recovering(pipe: Any, decode: Callable[..., Tensor], vae: Any, latent
 
     def work() -> Tensor:
         pipe.use("vae")
-        return decode(vae, latents, portion=pipe.plan.decode_chunk, tile=pipe.plan.decode_tile)
+        return decode(vae, latents, frame_chunk=pipe.plan.decode_chunk, tile=pipe.plan.decode_tile)
 
     side = max(latents.shape[-2:]) * pipe.downscale
     return recovering(pipe, "decode", work, lambda plan: decode_levels(plan, len(latents), side))
