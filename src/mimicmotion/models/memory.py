@@ -10,6 +10,7 @@ allocator loses to fragments. `mimicmotion.planning.budget` leaves room for thes
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -85,14 +86,15 @@ class LiveBytes(TorchDispatchMode):
 def _copied(func: Any, x: Tensor, weight: Any, out: Tensor) -> int:
     """Bytes of the copies that an operation makes for itself on a CPU, gone when it is done.
 
-    oneDNN's convolutions put input and result into an order of their own. With channels last there is none of the
-    result, nor of an input that has them last. A norm wants its input in one piece.
+    oneDNN's convolutions put input and result into an order of their own, in blocks of 16 channels. With channels last
+    there is none of the result, nor of an input that has them last. A norm wants its input in one piece.
     """
     if _channels_last(x):
         return 0
     if func is GROUP_NORM:
         return 0 if x.is_contiguous() else x.nbytes
-    return x.nbytes if _channels_last(weight) else max(x.nbytes, out.nbytes)
+    blocks = math.ceil(out.shape[1] / 16) * 16
+    return x.nbytes if _channels_last(weight) else max(x.nbytes, out.nbytes * blocks // out.shape[1])
 
 
 def _channels_last(x: Tensor) -> bool:
