@@ -11,12 +11,12 @@ import platform
 import sys
 
 import torch
+from mimicmotion.models.vae_tiles import decode_latents
 
-from mimicmotion.models import vae_tiles
+from mimicmotion.models import decode
 from mimicmotion.models.checkpoint import load_part
 from mimicmotion.models.pose_features import to_unit
 from mimicmotion.models.vae import encode_mode
-from mimicmotion.models.vae_tiles import decode_latents
 from mimicmotion.video.picture import read_picture
 from mimicmotion.weights import find_asset
 
@@ -28,13 +28,12 @@ def main() -> None:
     picture = to_unit(read_picture(find_asset("demo/person.png"))[None])
     picture = torch.nn.functional.interpolate(picture, size=(224 * SCALE, 128 * SCALE), mode="bicubic").clamp(-1, 1)
     latents = encode_mode(vae, picture) * vae.config.scaling_factor
-    down = 2 ** (len(vae.config.block_out_channels) - 1) * vae.config.get("patch_size", 1)
-    whole = decode_latents(vae, latents).clamp(-1, 1)
+    whole = decode.decode_frames(vae, latents).clamp(-1, 1)
     found = {}
     for side in (8, 12, 16):
         for overlap in (0.0, 0.125, 0.25, 0.5):
-            vae_tiles.TILE_OVERLAP = overlap
-            tiled = decode_latents(vae, latents, tile=side * down).clamp(-1, 1)
+            decode.TILE_OVERLAP = overlap
+            tiled = decode.decode_frames(vae, latents, tile=side * vae.downscale).clamp(-1, 1)
             error = float((tiled - whole).square().mean()) / 4
             psnr = None if error == 0 else round(-10 * math.log10(error), 1)
             found[f"{side} latents, overlap {overlap}"] = psnr

@@ -37,22 +37,23 @@ VIDEO_FRAMES = 265  # 35 s at 15 per second, every second frame
 BUDGETS = {72: (40.0, 24.0, 16.0, 12.0, 8.0, 6.0), 16: (16.0, 8.0, 5.0, 4.0)}
 """Frames of a segment: budgets in GB (10^9 bytes)."""
 
+SVD_VAE = {"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2}
+SVD_CLIP = {
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 16,
+    "patch_size": 14,
+    "projection_dim": 1024,
+    "hidden_act": "gelu",
+}
+
 
 def pipeline(dtype: torch.dtype = torch.float16) -> MimicMotionPipeline:
     """The published model's shapes, on "meta"."""
     with torch.device("meta"):
-        vae = Autoencoder({"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2})
-        clip = ImageEncoder(
-            {
-                "hidden_size": 1280,
-                "intermediate_size": 5120,
-                "num_hidden_layers": 32,
-                "num_attention_heads": 16,
-                "patch_size": 14,
-                "projection_dim": 1024,
-                "hidden_act": "gelu",
-            }
-        )
+        vae = Autoencoder(SVD_VAE)
+        clip = ImageEncoder(SVD_CLIP)
         pose_net = PoseNet(320)
     unet = build_unet(SVD_UNET, device="meta", dtype=dtype)
     for module in (vae, clip, pose_net):

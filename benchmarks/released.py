@@ -1,14 +1,16 @@
 """Our exact tier against the published code's way of working, end to end: `python benchmarks/released.py`.
 
-The published code's WORK PATTERN is rebuilt here from parts of this package: whole 2160-pixel canvases are drawn and
-sampled down, all pose frames lie in memory as float tensors, PoseNet runs again for every tile in every step, the
-unconditional and the conditional pass follow each other, cross-attention is computed in full, chunks of 8 frames are
-decoded with hard cuts, all frames are gathered and only then encoded, one stage after another. Ours is the job
-`mimicmotion generate` in fusion mode "released", so that both do the same work; `tests/integration/test_released.py`
-holds their results together (1e-5). Poses are planted: finding them is the same on both sides, and is not timed.
+The published code's WORK PATTERN is rebuilt here with diffusers' U-Net and decoder and parts of this package: whole
+2160-pixel canvases are drawn and sampled down, all pose frames lie in memory as float tensors, PoseNet runs again for
+every tile in every step, the unconditional and the conditional pass follow each other, cross-attention is computed in
+full, chunks of 8 frames are decoded with hard cuts, all frames are gathered and only then encoded, one stage after
+another. Ours is the job `mimicmotion generate` in fusion mode "released", so that both do the same work;
+`tests/integration/test_released.py` holds their results together (1e-5). Poses are planted: finding them is the same on
+both sides, and is not timed.
 
 The model is SVD's classes at a fifth of their width with random weights; at 384x256 its operations are spread as in the
 published model at 1024x576 (spatial convolutions 29 %, feed-forward along time 22 %, spatial attention 17 %, ...).
+`--vae svd` decodes with an autoencoder of SVD's shape, where that alone decides about the peak of memory.
 `--model real --device cuda` runs the published model's own shapes with random weights, at 1024x576 in float16, in tiles
 of 72 frames. Each run is a process of its own, so that neither inherits the other's memory; sides take turns. One JSON
 line. Takes about 10 minutes on a quiet core (--quick: 1); with --log FILE it can be stopped and goes on. --profile runs
@@ -40,6 +42,10 @@ from numpy import ndarray
 from drawing import cpu_model, dancer, draw_plainly
 from mimicmotion.config import FusionConfig, GenerateConfig
 from mimicmotion.diffusion.schedule import initial_scale
+from mimicmotion.models.checkpoint import config_of
+from mimicmotion.models.decode import decode_stream
+from mimicmotion.models.unet import UNet
+from mimicmotion.models.vae import Autoencoder
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.pose.keypoints import PoseSequence
 
@@ -66,6 +72,7 @@ class Setup:
 
     Attributes:
         model: "mid" (a fifth of the published width) or "real".
+        vae: "patches" (as cheap as decoding is in the published model, next to the rest) or "svd", of "mid".
         device: "cpu" or "cuda".
         size: (height, width).
         tile: frames of a tile, the reference slot counted.
@@ -78,6 +85,7 @@ class Setup:
     """
 
     model: str = "mid"
+    vae: str = "patches"
     device: str = "cpu"
     size: tuple[int, int] = SIZE
     tile: int = TILE
@@ -112,6 +120,25 @@ class Watch:
 # --- the published code's way ---------------------------------------------------------------------------------------
 
 
+def diffusers_decoder(vae: Autoencoder) -> Callable[[Any, torch.Tensor], torch.Tensor]:
+    """Decodes the latents of a clip by diffusers' autoencoder on the same weights."""
+    from diffusers import AutoencoderKLTemporalDecoder
+
+    known = {k: v for k, v in vae.config.items() if k != "patch_size"}
+    with torch.device("meta"):
+        theirs: Any = AutoencoderKLTemporalDecoder.from_config(known)
+    theirs.load_state_dict(vae.state_dict(), assign=True)
+    theirs.eval()
+
+    @torch.inference_mode()
+    def decode(_: Any, latents: torch.Tensor) -> torch.Tensor:
+        z = (latents.to(theirs.device) / known["scaling_factor"]).to(theirs.dtype)
+        frames = theirs.decode(z, num_frames=len(z)).sample
+        return torch.nn.functional.pixel_shuffle(frames, vae.patch_size).float()
+
+    return decode
+
+
 @torch.inference_mode()
 def released_latents(
     pipe: MimicMotionPipeline,
@@ -125,7 +152,7 @@ def released_latents(
 ) -> torch.Tensor:
     """Latents of reference slot and video, (1, frames + 1, channels, h, w), made in the published order of work."""
     size: tuple[int, int] = image.shape[:2]
-    device = pipe.device
+    device, unet = pipe.device, diffusers_unet(pipe.unet)
     recipe = pipe.recipe(
         len(poses),
         reference_slot=True,
@@ -152,8 +179,8 @@ def released_latents(
                 slots = torch.arange(len(index), device=device) + 0.5
                 tent = torch.minimum(slots, len(index) - slots) * 2 / len(index)
                 features = pipe.pose_net(pose[:, index].to(device, pipe.dtype))
-                without = run_unet(pipe, scaled[:, index], c_noise, told, None)
-                with_all = run_unet(pipe, scaled[:, index], c_noise, told, features)
+                without = run_unet(unet, scaled[:, index], c_noise, told, None)
+                with_all = run_unet(unet, scaled[:, index], c_noise, told, features)
                 scale = guidance[index].view(1, -1, 1, 1, 1)
                 guided = without + scale * (with_all - without)
                 total[:, index] += tent.view(1, -1, 1, 1, 1) * guided
@@ -164,16 +191,26 @@ def released_latents(
     return x
 
 
-def run_unet(pipe: MimicMotionPipeline, x: torch.Tensor, c_noise: torch.Tensor, told: Any, pose: Any) -> torch.Tensor:
+def diffusers_unet(unet: UNet) -> Any:
+    """Diffusers' network on the same weights."""
+    from diffusers import UNetSpatioTemporalConditionModel
+
+    with torch.device("meta"):
+        plain: Any = UNetSpatioTemporalConditionModel.from_config(config_of(unet))
+    plain.load_state_dict(unet.state_dict(), assign=True)
+    return plain.eval()
+
+
+def run_unet(unet: Any, x: torch.Tensor, c_noise: torch.Tensor, told: Any, pose: Any) -> torch.Tensor:
     """One pass; without pose features the picture is left out too."""
     latents, embedding = told.image_latents, told.image_embeddings
     if pose is None:
         latents, embedding = torch.zeros_like(latents), torch.zeros_like(embedding)
-    parts = [x, latents.expand(-1, x.shape[1], -1, -1, -1)]
-    sample = torch.cat([p.to(pipe.dtype) for p in (*parts, *([] if pose is None else [pose]))], dim=2)
-    embedding = embedding.to(pipe.dtype)
-    ids = told.added_time_ids
-    return pipe.unet(sample, c_noise, embedding, added_time_ids=ids, return_dict=False)[0].float()
+    sample = torch.cat([x, latents.expand(-1, x.shape[1], -1, -1, -1)], dim=2).to(unet.dtype)
+    hook = unet.conv_in.register_forward_hook(lambda _m, _i, out: out if pose is None else out + pose.flatten(0, 1))
+    out = unet(sample, c_noise, embedding.to(unet.dtype), added_time_ids=told.added_time_ids, return_dict=False)[0]
+    hook.remove()
+    return out.float()
 
 
 def run_released(pipe: MimicMotionPipeline, config: GenerateConfig) -> dict[str, float]:
@@ -190,7 +227,8 @@ def run_released(pipe: MimicMotionPipeline, config: GenerateConfig) -> dict[str,
     inputs = (found.picture, found.reference, found.aligned)
     latents = released_latents(pipe, *inputs, steps, config.seed, watch, (tile, overlap))
     with watch("decode"):
-        frames = np.stack(list(pipe.decode(latents[0], decode_chunk_size=8, released=True)))[1:]
+        decode = diffusers_decoder(pipe.vae)
+        frames = np.stack(list(decode_stream(pipe.vae, latents[0], 8, mode="released", decode=decode)))[1:]
     with watch("write"), open_writer(config.output, size, config.fps) as writer:
         for frame in frames:
             writer.write(frame)
@@ -212,12 +250,10 @@ def run_ours(pipe: MimicMotionPipeline, config: GenerateConfig) -> dict[str, flo
 # --- what both work on ----------------------------------------------------------------------------------------------
 
 
-def build_pipeline(dtype: torch.dtype = torch.float32, seed: int = 0) -> MimicMotionPipeline:
-    """SVD's classes, narrow, with random weights; 61 M parameters in the U-Net."""
-    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
-
+def build_pipeline(dtype: torch.dtype = torch.float32, seed: int = 0, vae: str = "patches") -> MimicMotionPipeline:
+    """SVD's networks, narrow, with random weights; 61 M parameters in the U-Net."""
+    from mimicmotion.models.image_encoder import ImageEncoder
     from mimicmotion.models.posenet import PoseNet
-    from mimicmotion.models.tiny import PatchAutoencoder
     from mimicmotion.models.unet import build_unet
 
     torch.manual_seed(seed)
@@ -237,24 +273,24 @@ def build_pipeline(dtype: torch.dtype = torch.float32, seed: int = 0) -> MimicMo
             "num_frames": TILE,
         }
     )
-    vae = PatchAutoencoder(
-        patch_size=4,  # decoding is 4 % of the published model's operations: full resolution would be too much here
-        in_channels=48,
-        out_channels=48,
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        block_out_channels=(64, 64),
-        latent_channels=4,
-    )
-    encoder = CLIPVisionModelWithProjection(
-        CLIPVisionConfig(
-            hidden_size=64, intermediate_size=128, num_hidden_layers=4, num_attention_heads=4, projection_dim=208
-        )
+    # decoding is 4 % of the published model's operations: full resolution would be too much here
+    patches = {"patch_size": 4, "in_channels": 48, "out_channels": 48, "block_out_channels": [64, 64]}
+    svd = {"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2}
+    autoencoder = Autoencoder({"patches": patches, "svd": svd}[vae])
+    encoder = ImageEncoder(
+        {
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "projection_dim": 208,
+        }
     )
     pose_net = PoseNet(64, (3, 4, 8, 16))
     for p in pose_net.final_proj.parameters():
         torch.nn.init.normal_(p, std=0.5)  # it starts at zero: then nothing would show whether poses are used
     settings = {"height": SIZE[0], "width": SIZE[1], "guidance_scale": 2.0}
-    return MimicMotionPipeline(unet, vae.eval(), encoder.eval(), pose_net.eval(), settings).to(dtype=dtype)
+    return MimicMotionPipeline(unet, autoencoder.eval(), encoder.eval(), pose_net.eval(), settings).to(dtype=dtype)
 
 
 def build_real_pipeline(dtype: torch.dtype, device: str, size: tuple[int, int]) -> MimicMotionPipeline:
@@ -345,9 +381,8 @@ def one(side: str, dtype: str, setup: Setup) -> dict[str, Any]:
     if setup.model == "real":
         pipe = build_real_pipeline(getattr(torch, dtype), setup.device, setup.size)
     else:
-        pipe = build_pipeline(getattr(torch, dtype)).to(setup.device)
+        pipe = build_pipeline(getattr(torch, dtype), vae=setup.vae).to(setup.device)
         pipe.settings |= {"height": setup.size[0], "width": setup.size[1]}
-    pipe.use_fast_kernels(side == "ours")  # `from_pretrained` switches them on
     networks = (pipe.unet, pipe.vae, pipe.image_encoder, pipe.pose_net)
     on_gpu = setup.device != "cpu"
     program = resident_bytes() - weight_bytes(*networks)  # the interpreter and its libraries
@@ -440,6 +475,7 @@ def arguments() -> tuple[argparse.Namespace, Setup]:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--model", choices=["mid", "real"], default="mid", help="real: 1.52 B parameters")
+    parser.add_argument("--vae", choices=["patches", "svd"], default="patches", help="svd: of SVD's shape")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument(
         "--dtypes", nargs="+", choices=["float32", "bfloat16", "float16"], help="formats, each side in each"
@@ -462,6 +498,7 @@ def arguments() -> tuple[argparse.Namespace, Setup]:
     size = tuple(options.size) if options.size else REAL_SIZE if real else SIZE
     setup = Setup(
         model=options.model,
+        vae=options.vae,
         device=options.device,
         size=size,
         tile=tile,

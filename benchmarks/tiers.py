@@ -160,11 +160,7 @@ def job(side: Side, frames: int, steps: int) -> dict[str, Any]:
             num_inference_steps=steps if side in ("released", "exact") else None,
         )
         start, wall = time.process_time(), time.perf_counter()
-        if side == "released":
-            stages = released.run_released(pipe, config)
-        else:
-            pipe.use_fast_kernels()  # as `from_pretrained` does
-            stages = released.run_ours(pipe, config)
+        stages = released.run_released(pipe, config) if side == "released" else released.run_ours(pipe, config)
         out: dict[str, Any] = {"cpu": time.process_time() - start, "wall": time.perf_counter() - wall}
     out["stages"] = {k: round(v, 2) for k, v in stages.items()}
     if caches:

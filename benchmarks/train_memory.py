@@ -26,9 +26,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from mimicmotion.models.execution import Execution
 from mimicmotion.models.posenet import PoseNet
-from mimicmotion.models.unet import build_unet, use_constant_cross_attention
-from mimicmotion.training.networks import DenoiserModel, checkpoint_blocks
+from mimicmotion.models.unet import build_unet
+from mimicmotion.training.networks import DenoiserModel, checkpointing
 from mimicmotion.training.objective import NetworkInput
 from mimicmotion.training.settings import TrainConfig, load_config
 from mimicmotion.training.trained import choose_trained
@@ -89,7 +90,7 @@ def norms_as_on_cuda(model: nn.Module) -> None:
 
     for module in model.modules():
         if isinstance(module, nn.GroupNorm):
-            module.forward = lambda x, n=module: group(x, n)  # type: ignore[method-assign,misc]
+            module.forward = lambda x, _moments=None, n=module: group(x, n)  # type: ignore[method-assign,misc]
         elif isinstance(module, nn.LayerNorm):
             module.forward = lambda x, n=module: layer(x, n)  # type: ignore[method-assign,misc]
 
@@ -131,15 +132,13 @@ def step_bytes(model: DenoiserModel, batch: int, frames: int) -> dict[str, int]:
 def needed(config: TrainConfig, processes: int, sharded: bool) -> dict[str, Any]:
     """Bytes per GPU of a recipe."""
     unet: Any = build_unet(SVD_UNET, device="meta")
-    use_constant_cross_attention(unet)
     with torch.device("meta"):
         pose_net = PoseNet(320)
     model = DenoiserModel(unet, pose_net)
     trained = choose_trained(model, config.trained, 0)
     count = sum(p.numel() for p in trained.values())
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    if config.gradient_checkpointing:
-        checkpoint_blocks(unet, nested=config.gradient_checkpointing == "nested")
+    unet.set_execution(Execution(checkpointing=checkpointing(config)))
     with FakeTensorMode():
         fake_parameters(model)
         if config.optim.accumulation > 1:  # from the second forward pass of a step on the gradients are there

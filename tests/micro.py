@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
-from diffusers import EulerDiscreteScheduler
 from numpy import ndarray
 from torch import nn
 
@@ -70,8 +71,10 @@ def random_frames(seed: int, *shape: int) -> ndarray:
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-def svd_scheduler() -> EulerDiscreteScheduler:
+def svd_scheduler() -> Any:
     """Diffusers' sampler with SVD's settings, to compare ours with."""
+    from diffusers import EulerDiscreteScheduler
+
     return EulerDiscreteScheduler(
         prediction_type="v_prediction",
         use_karras_sigmas=True,

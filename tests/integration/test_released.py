@@ -23,15 +23,13 @@ def released() -> ModuleType:
     return load("benchmarks/released.py")
 
 
-@pytest.mark.parametrize("kernels", [False, True], ids=["plain kernels", "fast kernels"])
-def test_the_published_order_of_work_gives_our_latents(released: ModuleType, kernels: bool) -> None:
+def test_the_published_order_of_work_gives_our_latents(released: ModuleType) -> None:
     xy, confidence = released.dancer(FRAMES, SIZE)
     poses = PoseSequence(xy.astype(np.float32), confidence.astype(np.float32), SIZE, 15.0, "planted")
     image = np.random.default_rng(3).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
     pipe = micro_pipeline()
     theirs = released.released_latents(pipe, image, poses[:1], poses, STEPS, 5, released.Watch(), (6, 3))
 
-    pipe.use_fast_kernels(kernels)
     drawer = PoseDrawer(SIZE)
     recipe = pipe.recipe(
         FRAMES,

@@ -16,7 +16,7 @@ from mimicmotion.models.checkpoint import Components, load_components
 from mimicmotion.models.decode import decode_float, to_uint8
 from mimicmotion.models.image_encoder import ImageEncoder, image_embedding
 from mimicmotion.models.posenet import PoseNet, posenet_config
-from mimicmotion.models.unet import build_unet, unused_parameter_names, use_constant_cross_attention, with_pose
+from mimicmotion.models.unet import build_unet, unused_parameter_names
 from mimicmotion.models.vae import Autoencoder, encode_mode
 
 Find = Callable[[str], Path]
@@ -52,14 +52,12 @@ def test_pose_net(model: Components, modules: dict[str, torch.Tensor]) -> None:
     close(model.pose_net(modules["pose_img"][None])[0], modules["pose_latents"], 1e-6)
 
 
-@pytest.mark.parametrize("constant", [False, True])
 @torch.inference_mode()
-def test_unet(model: Components, modules: dict[str, torch.Tensor], constant: bool) -> None:
+def test_unet(model: Components, modules: dict[str, torch.Tensor]) -> None:
     m = modules
     rest = (m["unet_t"], m["unet_ehs"], m["unet_ids"])
-    use_constant_cross_attention(model.unet, constant)
-    close(model.unet(with_pose(m["unet_sample"], m["pose_latents"][None]), *rest).sample, m["unet_out_pose"], 2e-5)
-    close(model.unet(m["unet_sample"], *rest).sample, m["unet_out_nopose"], 2e-5)
+    close(model.unet(m["unet_sample"], *rest, m["pose_latents"][None]), m["unet_out_pose"], 2e-5)
+    close(model.unet(m["unet_sample"], *rest), m["unet_out_nopose"], 2e-5)
 
 
 @torch.inference_mode()
@@ -68,10 +66,10 @@ def test_unet_in_the_first_step(model: Components, shared: Find) -> None:
     with np.load(shared("parity/goldens/pipeline/a16_one_tile.npz")) as z:
         case = {k: torch.from_numpy(np.asarray(z[k])) for k in z.files if k != "case"}
     t, ids, embedding = case["timesteps"][0], case["added_time_ids"], case["image_embeddings"]
-    x = with_pose(case["step0_tile0_input_cond"], case["step0_tile0_pose_latents"][None])
-    close(model.unet(x, t, embedding, ids).sample, case["step0_tile_cond"], 5e-5)
+    x, pose = case["step0_tile0_input_cond"], case["step0_tile0_pose_latents"][None]
+    close(model.unet(x, t, embedding, ids, pose), case["step0_tile_cond"], 5e-5)
     x = case["step0_tile0_input_uncond"]
-    close(model.unet(x, t, torch.zeros_like(embedding), ids).sample, case["step0_tile_uncond"], 5e-5)
+    close(model.unet(x, t, torch.zeros_like(embedding), ids), case["step0_tile_uncond"], 5e-5)
 
 
 def test_encoders(model: Components, modules: dict[str, torch.Tensor]) -> None:

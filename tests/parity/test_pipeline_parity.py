@@ -130,7 +130,7 @@ def _fused(outputs: list[Tensor], case: Case) -> Tensor:
 
 def _whole(case: Case, pipe: MimicMotionPipeline) -> None:
     want, states, outputs = case.want, [], []
-    hook = pipe.unet.register_forward_hook(lambda module, args, out: outputs.append(out[0]))
+    hook = pipe.unet.register_forward_hook(lambda module, args, out: outputs.append(out))
     try:
         for state in pipe.denoise(case.conditioning, case.noise, case.recipe):
             states.append(state)

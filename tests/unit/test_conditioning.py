@@ -138,11 +138,10 @@ def test_augmentation_noise_enters_in_pixel_space_and_is_told(pipe: MimicMotionP
         pipe.encode(IMAGE, POSES, noise_aug_strength=0.3)
 
 
-def _spy(pipe: MimicMotionPipeline, call: Any) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+def _spy(pipe: MimicMotionPipeline, call: Any) -> list[tuple[Any, ...]]:
+    """The U-Net's arguments but the noise level: sample, token, micro-conditioning, pose."""
     seen = []
-    hook = pipe.unet.register_forward_pre_hook(
-        lambda m, args, kwargs: seen.append((args[0], args[2], kwargs["added_time_ids"])), with_kwargs=True
-    )
+    hook = pipe.unet.register_forward_pre_hook(lambda m, args: seen.append((args[0], *args[2:])))
     with torch.inference_mode():
         call()
     hook.remove()
@@ -152,14 +151,16 @@ def _spy(pipe: MimicMotionPipeline, call: Any) -> list[tuple[torch.Tensor, torch
 def test_unconditional_pass_has_no_picture_and_no_pose(pipe: MimicMotionPipeline, conditioning: Conditioning) -> None:
     x, time = torch.randn(1, 3, 4, 4, 6, generator=torch.Generator().manual_seed(0)), torch.tensor(0.3)
     two = ConditionedUNet(pipe.unet, conditioning, True, one_batch=False)
-    (sample, tokens, ids), (cond_sample, cond_tokens, _) = _spy(pipe, lambda: two.pair(x, time, [0, 4, 5]))
-    assert sample.shape[2] == 8, "no pose features at all, not those of a black pose frame"
+    (sample, tokens, ids, pose), (cond_sample, cond_tokens, _, cond_pose) = _spy(
+        pipe, lambda: two.pair(x, time, [0, 4, 5])
+    )
+    assert pose is None, "no pose features at all, not those of a black pose frame"
     assert torch.equal(sample[:, :, :4], x)
     assert not sample[:, :, 4:].any()
     assert not tokens.any()
     assert torch.equal(ids, conditioning.added_time_ids), "the micro-conditioning stays"
-    assert cond_sample.shape[2] == 8 + 32
-    assert torch.equal(cond_sample[0, :, 4:8], conditioning.image_latents[0].expand(3, -1, -1, -1))
+    assert torch.equal(cond_pose, conditioning.pose_rows([0, 4, 5], reference_slot=True))
+    assert torch.equal(cond_sample[0, :, 4:], conditioning.image_latents[0].expand(3, -1, -1, -1))
     assert torch.equal(cond_tokens, conditioning.image_embeddings)
 
 

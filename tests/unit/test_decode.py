@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicmotion.errors import ConfigError
-from mimicmotion.models.decode import blend_weight, decode_float, decode_frames, decode_stream, plan_chunks, to_uint8
+from mimicmotion.models.decode import blend_weight, decode_float, decode_stream, plan_chunks, to_uint8
 from mimicmotion.models.vae import Autoencoder
 
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mimicmotion.models.decode_portions import decode_in_portions
+from mimicmotion.models.vae_tiles import decode_latents
 
 from micro import micro_pipeline, random_frames
 from mimicmotion.config.execution import ExecutionOptions
 from mimicmotion.errors import ConfigError
-from mimicmotion.models.decode_portions import decode_in_portions
-from mimicmotion.models.execution import UNetExecution
+from mimicmotion.models.execution import Execution
 from mimicmotion.models.offload import bring_blocks, is_offloaded, offload_blocks
-from mimicmotion.models.vae_tiles import decode_latents
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.planning import ExecutionPlan, Predictor, plan_execution
 from mimicmotion.planning.budget import host_free
@@ -24,7 +24,7 @@ from mimicmotion.planning.budget import host_free
 SIZE, FRAMES = (32, 32), 9
 IMAGE, POSES = random_frames(1, *SIZE, 3), random_frames(2, FRAMES, *SIZE, 3)
 REFERENCE = random_frames(3, *SIZE, 3)
-PORTIONS = UNetExecution(attention="auto", frame_chunk=2, position_chunk=3, feed_forward_chunk=7)
+PORTIONS = Execution(attention="auto", frame_chunk=2, position_chunk=3, feed_forward_chunk=7)
 CUDA = torch.device("cuda")
 
 
@@ -68,7 +68,7 @@ def test_no_plan_changes_anything_at_any_length(
     plain = run()
     chunks = {"frame_chunk": portion, "position_chunk": portion, "feed_forward_chunk": portion}
     plan = ExecutionPlan(
-        unet=UNetExecution(attention="auto", channels_last=channels_last, **chunks),
+        unet=Execution(attention="auto", channels_last=channels_last, **chunks),
         guidance_in_one_batch=one_batch,
         latents_on_host=on_host,
     )

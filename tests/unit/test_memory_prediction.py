@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from mimicmotion.models.vae_tiles import decode_latents
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from micro import UNET, micro_pipeline
-from mimicmotion.models.execution import UNetExecution, apply_execution
-from mimicmotion.models.memory import LiveBytes, follow, meta_twin, shape_run, weight_bytes
-from mimicmotion.models.unet import build_unet, use_constant_cross_attention
-from mimicmotion.models.vae_tiles import decode_latents
+from mimicmotion.models.execution import Execution
+from mimicmotion.models.memory import LiveBytes, follow, meta_twin, weight_bytes
+from mimicmotion.models.unet import UNet, build_unet
 
-PORTIONS = UNetExecution(attention="sdpa", frame_chunk=2, position_chunk=256, feed_forward_chunk=1024)
+PORTIONS = Execution(attention="sdpa", frame_chunk=2, position_chunk=256, feed_forward_chunk=1024)
 
 
 def allocated(run) -> int:
@@ -33,22 +31,20 @@ def allocated(run) -> int:
 def call(unet: nn.Module, device: str, frames: int = 6, size: tuple[int, int] = (32, 48)) -> Tensor:
     x = torch.zeros(1, frames, 8, *size, device=device)
     token, ids = torch.zeros(1, 1, 16, device=device), torch.zeros(1, 3, device=device)
-    return unet(x, torch.zeros((), device=device), token, added_time_ids=ids, return_dict=False)[0]
+    return unet(x, torch.zeros((), device=device), token, ids)
 
 
 @pytest.fixture(scope="module")
-def unet() -> nn.Module:
-    unet = build_unet(UNET)
-    use_constant_cross_attention(unet)
-    return unet
+def unet() -> UNet:
+    return build_unet(UNET)
 
 
-@pytest.mark.parametrize("execution", [UNetExecution(), PORTIONS])
-def test_prediction_is_what_the_allocator_says(unet: nn.Module, execution: UNetExecution) -> None:
+@pytest.mark.parametrize("execution", [Execution(), PORTIONS])
+def test_prediction_is_what_the_allocator_says(unet: UNet, execution: Execution) -> None:
     twin = meta_twin(unet)
     for net in (unet, twin):
-        apply_execution(net, execution)
-    with follow(twin.parameters()) as live, shape_run():
+        net.set_execution(execution)
+    with follow(twin.parameters()) as live:
         call(twin, "meta")
     real = allocated(lambda: call(unet, "cpu"))
     # the kernels' own scratch memory belongs to the processor and is not predicted
@@ -60,34 +56,12 @@ def test_portions_of_the_decoder_are_predicted() -> None:
     twin = meta_twin(vae)
     peaks = []
     for portion in (None, 2):
-        with follow(twin.parameters()) as live, shape_run():
+        with follow(twin.parameters()) as live:
             decode_latents(twin, torch.zeros(4, 4, 6, 8, device="meta"), portion=portion)
         real = allocated(lambda p=portion: decode_latents(vae, torch.zeros(4, 4, 6, 8), portion=p))
         assert 0.75 * real <= live.peak <= 1.15 * real
         peaks.append(live.peak)
     assert peaks[1] < 0.75 * peaks[0]
-
-
-@settings(max_examples=6)
-@given(st.integers(1, 6), st.sampled_from([(8, 8), (16, 8)]), st.integers(1, 3))
-def test_two_portions_say_what_all_say(frames: int, size: tuple[int, int], portion: int) -> None:
-    twin = build_unet(UNET, device="meta")
-    use_constant_cross_attention(twin)
-    cells = size[0] * size[1]
-    apply_execution(
-        twin,
-        UNetExecution(
-            attention="sdpa",
-            frame_chunk=portion,
-            position_chunk=max(1, cells * portion // frames),
-            feed_forward_chunk=cells * portion,
-        ),
-    )
-    with follow(twin.parameters()) as all_portions:
-        call(twin, "meta", frames, size)
-    with follow(twin.parameters()) as two, shape_run():
-        call(twin, "meta", frames, size)
-    assert 0.85 * all_portions.peak <= two.peak <= all_portions.peak
 
 
 def test_bytes_live_and_die_with_their_tensors() -> None:

@@ -12,16 +12,16 @@ from micro import micro_pipeline
 from mimicmotion.diffusion.noise import frame_noise
 from mimicmotion.errors import ConfigError
 from mimicmotion.models.quantize import quantize_weights, quantized_layers, weight_bytes
-from mimicmotion.models.unet import use_constant_cross_attention
+from mimicmotion.models.unet import unused_parameter_names
 
 FORMATS = ("int8", "fp8")
 
 
 def run(unet: Any) -> torch.Tensor:
-    sample = frame_noise(1, range(6), (8 + 32, 4, 6)).unflatten(0, (2, 3))
-    rest = frame_noise(2, range(2), (1, 16)), frame_noise(3, range(2), (3,))
+    sample, pose = (frame_noise(i, range(6), (width, 4, 6)).unflatten(0, (2, 3)) for i, width in ((1, 8), (4, 32)))
+    token, ids = frame_noise(2, range(2), (1, 16)), frame_noise(3, range(2), (3,))
     with torch.inference_mode():
-        return unet(sample, torch.tensor(0.4), rest[0], added_time_ids=rest[1], return_dict=False)[0]
+        return unet(sample, torch.tensor(0.4), token, ids, pose)
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -46,12 +46,11 @@ def test_small_error_and_smaller_weights(format: Any) -> None:
 
 def test_unused_weights_stay() -> None:
     unet = micro_pipeline().unet
-    use_constant_cross_attention(unet, False)
-    plain = set(quantized_layers(unet))
-    use_constant_cross_attention(unet)
-    left_out = plain - set(quantized_layers(unet))
-    assert left_out
-    assert all(n.endswith((".attn2.to_q", ".attn2.to_k")) for n in left_out)
+    unused = {n.removesuffix(".weight") for n in unused_parameter_names(unet) if ".attn2." in n}
+    narrowed = set(quantized_layers(unet))
+    assert unused
+    assert not unused & narrowed
+    assert {n.replace("attn2", "attn1") for n in unused} <= narrowed
 
 
 def test_without_torchao_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,6 +68,11 @@ def test_without_torchao_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> 
         quantize_weights(unet, "int8")
     monkeypatch.undo()
     assert torch.equal(run(unet), before)
+
+
+def test_a_network_without_wide_layers_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no transformer block"):
+        quantize_weights(torch.nn.Linear(64, 64), "int8")  # type: ignore[arg-type]
 
 
 def test_unknown_format() -> None:

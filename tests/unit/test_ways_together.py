@@ -1,4 +1,4 @@
-"""Ways to run that meet: CPU kernels, executions, narrow weights, compiled blocks and weights that come and go."""
+"""Ways to run that meet: executions, narrow weights, compiled blocks and weights that come and go."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from mimicmotion.config import GenerateConfig
 from mimicmotion.config.execution import ExecutionOptions
 from mimicmotion.errors import ConfigError
 from mimicmotion.jobs.setup import load
-from mimicmotion.models.cpu_kernels import cpu_kernels_available
-from mimicmotion.models.execution import UNetExecution
+from mimicmotion.models.execution import Execution
 from mimicmotion.models.memory import weight_bytes
 from mimicmotion.models.offload import bring_blocks, offload_blocks
 from mimicmotion.models.quantize import quantize_weights
@@ -25,7 +24,7 @@ from mimicmotion.planning.ladder import next_rung, rungs
 SIZE, FRAMES = (32, 32), 7
 IMAGE, POSES = random_frames(1, *SIZE, 3), random_frames(2, FRAMES, *SIZE, 3)
 REFERENCE = random_frames(3, *SIZE, 3)
-PORTIONS = UNetExecution(attention="auto", frame_chunk=2, position_chunk=3, feed_forward_chunk=7, channels_last=True)
+PORTIONS = Execution(attention="auto", frame_chunk=2, position_chunk=3, feed_forward_chunk=7, channels_last=True)
 CUDA = torch.device("cuda")
 
 
@@ -37,35 +36,10 @@ def difference(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a - b).abs().max() / b.abs().max())
 
 
-def classes(pipe: MimicMotionPipeline) -> list[type]:
-    return [type(m) for m in pipe.unet.modules()]
-
-
-@pytest.mark.skipif(not cpu_kernels_available(), reason="this PyTorch has no oneDNN")
-@pytest.mark.parametrize("first", [True, False])
-def test_fast_kernels_are_switched_under_an_execution(first: bool) -> None:
-    pipe, other = micro_pipeline(), micro_pipeline()
-    plain = latents(pipe)
-    pipe.use_fast_kernels(first)
-    other.use_fast_kernels(not first)
-    before, after = classes(pipe), classes(other)
-    assert before != after
-    pipe.configure(ExecutionPlan(unet=PORTIONS))
-    assert difference(latents(pipe), plain) < 5e-5
-    pipe.use_fast_kernels(not first)
-    assert difference(latents(pipe), plain) < 5e-5
-    pipe.configure(ExecutionPlan())
-    assert classes(pipe) == after
-    assert difference(latents(pipe), plain) < 5e-5
-    pipe.use_fast_kernels(first)
-    assert classes(pipe) == before
-
-
 @pytest.mark.parametrize("format", ["int8", "fp8"])
 def test_narrow_weights_run_in_any_way(format: Any) -> None:
     pytest.importorskip("torchao", reason="torchao is not installed (extra 'fast')")
     pipe, other = micro_pipeline(), micro_pipeline()
-    pipe.use_fast_kernels()
     exact, wide = latents(pipe), weight_bytes(pipe.unet)
     peaks = [plan_execution(pipe, SIZE, 6, FRAMES, 1 << 40, always_predict=True).peaks]
     quantize_weights(pipe.unet, format)
@@ -102,7 +76,7 @@ def test_compiled_blocks_hold_their_weights() -> None:
     with pytest.raises(ConfigError, match="compile with"):
         ExecutionOptions(compile=True, offload="blocks")
     with pytest.raises(ConfigError, match="compile=True with"):
-        ExecutionPlan(unet=UNetExecution(compile=True), offload="blocks")
+        ExecutionPlan(unet=Execution(compile=True), offload="blocks")
 
 
 def test_the_planner_keeps_them_apart() -> None:
@@ -113,7 +87,7 @@ def test_the_planner_keeps_them_apart() -> None:
 
     assert offloads(compile=True) == {"none", "modules"}
     assert offloads(compile=False) == {"none", "modules", "blocks"}
-    plan: ExecutionPlan | None = ExecutionPlan(unet=UNetExecution(compile=True, attention="auto"))
+    plan: ExecutionPlan | None = ExecutionPlan(unet=Execution(compile=True, attention="auto"))
     seen = []
     while (plan := next_rung(plan, CUDA, 6, 16)) is not None:
         seen.append((plan.offload, plan.unet.compile))

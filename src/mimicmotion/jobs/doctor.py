@@ -13,7 +13,7 @@ from pathlib import Path
 from mimicmotion import __version__
 from mimicmotion.jobs.device import choose_device, choose_dtype
 
-PACKAGES = ("torch", "diffusers", "transformers", "onnxruntime", "av", "opencv-python-headless", "numpy", "pillow")
+PACKAGES = ("torch", "onnxruntime", "av", "opencv-python-headless", "numpy", "pillow")
 # Two OpenCV wheels in one environment overwrite each other's files; the GUI ones fail on machines without a display.
 CONFLICTING = ("opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless")
 

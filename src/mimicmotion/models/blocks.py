@@ -183,7 +183,7 @@ class SpatioTemporalTransformer(nn.Module):
         self, block: nn.Module, hidden: Tokens, places: Float[Tensor, "frames channels"], shared: Shared
     ) -> Tokens:
         """Blend in the temporal block's result; in the memory of `hidden` where no gradients are recorded."""
-        execution, share = shared.execution, self.time_mixer()
+        execution, share = shared.execution, self.time_mixer().to(hidden.dtype)
         video = hidden.unflatten(0, (-1, shared.frames))  # batch frames positions channels
 
         def mixed(part: slice) -> Tensor:
@@ -192,7 +192,8 @@ class SpatioTemporalTransformer(nn.Module):
             tokens = (old + places[:, None]).transpose(1, 2).flatten(0, 1)
             new = execution.block(block, tokens, shared.context, shared.kernel, execution.feed_forward_chunk)
             new = new.unflatten(0, (len(video), -1)).transpose(1, 2)
-            return torch.lerp(old, new, share) if torch.is_grad_enabled() else old.lerp_(new, share)
+            # Under autocast the two may differ in number format.
+            return old + share * (new - old) if torch.is_grad_enabled() else old.lerp_(new.to(old.dtype), share)
 
         if torch.is_grad_enabled():
             return map_chunks(mixed, video.shape[2], execution.position_chunk, dim=2).flatten(0, 1)

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mimicmotion.errors import ConfigError, InputError
-from mimicmotion.models.config import read_config
+from mimicmotion.models.config import Config, read_config
 from mimicmotion.models.layers import Linear, linear_add
 
 # Statistics of CLIP's training pictures (RGB, values in [0, 1]).
@@ -35,16 +35,18 @@ FIELDS = {
     "initializer_factor": 1.0,
 }
 WITHOUT_EFFECT = (
-    "architectures transformers_version dropout torchscript use_bfloat16 tf_legacy_loss pruned_heads "
-    "chunk_size_feed_forward tie_word_embeddings tie_encoder_decoder is_encoder_decoder is_decoder add_cross_attention "
-    "cross_attention_hidden_size output_attentions output_hidden_states return_dict id2label label2id num_labels "
-    "problem_type finetuning_task task_specific_params tokenizer_class prefix bos_token_id eos_token_id pad_token_id "
-    "sep_token_id decoder_start_token_id max_length min_length do_sample early_stopping num_beams num_beam_groups "
-    "diversity_penalty temperature top_k top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size "
-    "encoder_no_repeat_ngram_size bad_words_ids num_return_sequences output_scores return_dict_in_generate "
-    "forced_bos_token_id forced_eos_token_id remove_invalid_values exponential_decay_length_penalty suppress_tokens "
-    "begin_suppress_tokens"
-).split()
+    "architectures", "transformers_version", "dropout", "torchscript", "use_bfloat16", "tf_legacy_loss",
+    "pruned_heads", "chunk_size_feed_forward", "tie_word_embeddings", "tie_encoder_decoder", "is_encoder_decoder",
+    "is_decoder", "add_cross_attention", "cross_attention_hidden_size", "output_attentions", "output_hidden_states",
+    "return_dict", "id2label", "label2id", "num_labels", "problem_type", "finetuning_task", "task_specific_params",
+    "tokenizer_class", "prefix", "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id",
+    "decoder_start_token_id", "max_length", "min_length", "do_sample", "early_stopping", "num_beams",
+    "num_beam_groups", "diversity_penalty", "temperature", "top_k", "top_p", "typical_p", "repetition_penalty",
+    "length_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "bad_words_ids",
+    "num_return_sequences", "output_scores", "return_dict_in_generate", "forced_bos_token_id",
+    "forced_eos_token_id", "remove_invalid_values", "exponential_decay_length_penalty", "suppress_tokens",
+    "begin_suppress_tokens",
+)  # fmt: skip
 """What transformers writes into any config; the vision tower looks at none of it."""
 ACTIVATIONS = {"gelu": F.gelu, "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x)}
 
@@ -73,16 +75,15 @@ class ImageEncoder(nn.Module):
         if c.hidden_size % c.num_attention_heads:
             got = f"hidden_size={c.hidden_size}, num_attention_heads={c.num_attention_heads}"
             raise ConfigError(got, "a size that the heads divide", "correct image_encoder/config.json")
-        self.vision_model = VisionModel(**c)
+        self.vision_model = VisionModel(c)
         self.visual_projection = Linear(c.hidden_size, c.projection_dim, bias=False)
         self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Random weights with CLIP's standard deviations."""
-        c, layers = self.config, self.vision_model.encoder.layers
-        width = c.hidden_size**-0.5
-        narrow = width * (2 * len(layers)) ** -0.5
+        c, width = self.config, self.config.hidden_size**-0.5
+        narrow = width * (2 * c.num_hidden_layers) ** -0.5
         spread = {"class_embedding": width, "patch_embedding": c.initializer_range, "visual_projection": width}
         spread |= {"position_embedding": c.initializer_range, "out_proj": width, "fc1": width / 2**0.5}
         spread |= dict.fromkeys(("q_proj", "k_proj", "v_proj", "fc2"), narrow)
@@ -112,61 +113,60 @@ class ImageEncoder(nn.Module):
 class VisionModel(nn.Module):
     """Patches and a class token through the transformer; gives the class token."""
 
-    def __init__(self, *, hidden_size: int, layer_norm_eps: float, num_hidden_layers: int, **config: Any) -> None:
+    def __init__(self, c: Config) -> None:
         super().__init__()
-        side, channels = config["patch_size"], config["num_channels"]
-        self.embeddings = nn.Module()
-        self.embeddings.class_embedding = nn.Parameter(torch.empty(hidden_size))
-        self.embeddings.patch_embedding = nn.Conv2d(channels, hidden_size, side, stride=side, bias=False)
-        self.embeddings.position_embedding = nn.Embedding((config["image_size"] // side) ** 2 + 1, hidden_size)
-        self.pre_layrnorm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)  # spelt as in the files
-        self.encoder = nn.Module()
-        self.encoder.layers = nn.ModuleList(
-            VisionLayer(hidden_size, layer_norm_eps, **config) for _ in range(num_hidden_layers)
-        )
-        self.post_layernorm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
+        self.embeddings = Embeddings(c)
+        self.pre_layrnorm = nn.LayerNorm(c.hidden_size, eps=c.layer_norm_eps)  # spelt as in the files
+        layers = nn.ModuleList(VisionLayer(c) for _ in range(c.num_hidden_layers))
+        self.encoder: Any = nn.ModuleDict({"layers": layers})
+        self.post_layernorm = nn.LayerNorm(c.hidden_size, eps=c.layer_norm_eps)
 
     def forward(self, pixels: Float[Tensor, "batch 3 size size"]) -> Float[Tensor, "batch channels"]:
         """Encode pictures."""
-        e = self.embeddings
-        patches = e.patch_embedding(pixels).flatten(2).transpose(1, 2)  # (b c h w) -> (b, h w, c)
-        first = e.class_embedding.expand(len(pixels), 1, -1)
-        x = self.pre_layrnorm(torch.cat([first, patches], dim=1) + e.position_embedding.weight)
-        for layer in self.encoder.layers:
+        x = self.pre_layrnorm(self.embeddings(pixels))
+        for layer in self.encoder["layers"]:
             x = layer(x)
         return self.post_layernorm(x[:, 0])
+
+
+class Embeddings(nn.Module):
+    """The class token and the patches, each with its position."""
+
+    def __init__(self, c: Config) -> None:
+        super().__init__()
+        side = c.patch_size
+        self.class_embedding = nn.Parameter(torch.empty(c.hidden_size))
+        self.patch_embedding = nn.Conv2d(c.num_channels, c.hidden_size, side, stride=side, bias=False)
+        self.position_embedding = nn.Embedding((c.image_size // side) ** 2 + 1, c.hidden_size)
+
+    def forward(self, pixels: Float[Tensor, "batch 3 size size"]) -> Float[Tensor, "batch tokens channels"]:
+        """Embed."""
+        patches = self.patch_embedding(pixels).flatten(2).transpose(1, 2)  # B C H W -> B (H W) C
+        first = self.class_embedding.expand(len(pixels), 1, -1)
+        return torch.cat([first, patches], dim=1) + self.position_embedding.weight
 
 
 class VisionLayer(nn.Module):
     """Self-attention and a feed-forward, each behind a norm and beside a residual."""
 
-    def __init__(
-        self,
-        width: int,
-        eps: float,
-        *,
-        num_attention_heads: int,
-        attention_dropout: float,
-        intermediate_size: int,
-        hidden_act: str,
-        **_: Any,
-    ) -> None:
+    def __init__(self, c: Config) -> None:
         super().__init__()
-        self.heads, self.dropout, self.act = num_attention_heads, attention_dropout, ACTIVATIONS[hidden_act]
+        width, inner, eps = c.hidden_size, c.intermediate_size, c.layer_norm_eps
+        self.heads, self.dropout, self.act = c.num_attention_heads, c.attention_dropout, ACTIVATIONS[c.hidden_act]
         self.self_attn = nn.ModuleDict({f"{k}_proj": Linear(width, width) for k in ("k", "v", "q", "out")})
         self.layer_norm1 = nn.LayerNorm(width, eps=eps)
-        self.mlp = nn.ModuleDict({"fc1": Linear(width, intermediate_size), "fc2": Linear(intermediate_size, width)})
+        self.mlp = nn.ModuleDict({"fc1": Linear(width, inner), "fc2": Linear(inner, width)})
         self.layer_norm2 = nn.LayerNorm(width, eps=eps)
 
     def forward(self, x: Float[Tensor, "batch tokens channels"]) -> Float[Tensor, "batch tokens channels"]:
         """One layer."""
         normed = self.layer_norm1(x)
-        # (b n c) -> (b heads n dim)
+        # B N C -> B heads N dim
         q, k, v = (
             self.self_attn[f"{name}_proj"](normed).unflatten(-1, (self.heads, -1)).transpose(1, 2) for name in "qkv"
         )
         mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
-        mixed = mixed.transpose(1, 2).flatten(2)  # (b heads n dim) -> (b n c)
+        mixed = mixed.transpose(1, 2).flatten(2)  # B heads N dim -> B N C
         x = linear_add(self.self_attn["out_proj"], mixed, x)
         return linear_add(self.mlp["fc2"], self.act(self.mlp["fc1"](self.layer_norm2(x))), x)
 

@@ -55,9 +55,9 @@ def map_chunks(run: Callable[[slice], Tensor], total: int, chunk: int | None, di
         if out is None:
             shape = list(result.shape)
             shape[dim] = total
-            out = result.new_empty(shape)
-            if result.ndim == 4 and _channels_last(result):
-                out = torch.empty_like(out, memory_format=torch.channels_last)
+            last = result.ndim == 4 and _channels_last(result)
+            layout = torch.channels_last if last else torch.contiguous_format
+            out = torch.empty(shape, dtype=result.dtype, device=result.device, memory_format=layout)
         out.narrow(dim, part.start, part.stop - part.start).copy_(result)
         del result
     assert out is not None
@@ -443,7 +443,7 @@ class SpatioTemporalResBlock(nn.Module):
 
     def _add_temporal(self, x: Video, time: Tensor | None, execution: Execution) -> Video:
         """X + share * change; in the memory of x where no gradients are recorded."""
-        block, share = self.temporal_res_block, self.time_mixer()
+        block, share = self.temporal_res_block, self.time_mixer().to(x.dtype)
         positions, chunk = x.shape[3], execution.position_chunk
         if chunk is None or chunk >= positions:
             return _add_scaled(x, execution.run(block, x, time), share)

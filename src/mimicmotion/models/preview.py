@@ -30,9 +30,9 @@ FIELDS = {
     "upsampling_scaling_factor": 2,
 }
 WITHOUT_EFFECT = (
-    "in_channels encoder_block_out_channels num_encoder_blocks block_out_channels latent_magnitude latent_shift "
-    "force_upcast scaling_factor shift_factor"
-).split()
+    "in_channels", "encoder_block_out_channels", "num_encoder_blocks", "block_out_channels", "latent_magnitude",
+    "latent_shift", "force_upcast", "scaling_factor", "shift_factor",
+)  # fmt: skip
 """Fields of the encoder, and those for storing latents as bytes."""
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "swish": nn.SiLU, "mish": nn.Mish}
 UPSAMPLING = ("nearest", "nearest-exact", "bilinear", "bicubic", "area")
@@ -59,7 +59,7 @@ class TinyDecoder(nn.Module):
             got = f"act_fn={c.act_fn!r}, upsample_fn={c.upsample_fn!r}"
             raise ConfigError(got, f"{', '.join(ACTIVATIONS)}; {', '.join(UPSAMPLING)}", "use another autoencoder")
         width = widths[0]
-        layers = [nn.Conv2d(c.latent_channels, width, 3, padding=1), ACTIVATIONS[c.act_fn]()]
+        layers: list[nn.Module] = [nn.Conv2d(c.latent_channels, width, 3, padding=1), ACTIVATIONS[c.act_fn]()]
         for level, count in enumerate(counts, 1):
             layers += [TinyBlock(width, c.act_fn) for _ in range(count)]
             if level < len(counts):

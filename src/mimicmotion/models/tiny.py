@@ -120,31 +120,34 @@ def init_with_pca(vae: Autoencoder, mean: Float[Tensor, "3 p p"], basis: Float[T
         basis: filters; latent k = sum of basis[k] * (patch - mean).
     """
     k, width = len(basis), vae.config.block_out_channels[0]
+    encoder: Any = vae.encoder
+    decoder: Any = vae.decoder
+    to_moments: Any = vae.quant_conv
     for module in vae.modules():
         last = module.conv2 if isinstance(module, (ResnetBlock, TemporalResnetBlock)) else None
         last = module.to_out[0] if isinstance(module, FrameAttention) else last
         for p in () if last is None else last.parameters():
             nn.init.zeros_(p)
     filters, offset = basis.flatten(1), -(basis * mean).flatten(1).sum(1)
-    _carry(vae.encoder.conv_in, filters, offset, constant=50.0)
+    _carry(encoder.conv_in, filters, offset, constant=50.0)
     gain = _gain(50.0, width)
-    nn.init.zeros_(vae.encoder.conv_out.weight)
-    nn.init.zeros_(vae.encoder.conv_out.bias)
+    nn.init.zeros_(encoder.conv_out.weight)
+    nn.init.zeros_(encoder.conv_out.bias)
     for i in range(k):
-        vae.encoder.conv_out.weight[i, 4 * i, 1, 1], vae.encoder.conv_out.weight[i, 4 * i + 1, 1, 1] = gain, -gain
-    vae.quant_conv.weight.copy_(torch.eye(2 * k)[:, :, None, None])
-    vae.quant_conv.bias.zero_()
-    vae.quant_conv.bias[k:] = -5.0  # variance: a little noise on the latents makes the decoder robust
+        encoder.conv_out.weight[i, 4 * i, 1, 1], encoder.conv_out.weight[i, 4 * i + 1, 1, 1] = gain, -gain
+    to_moments.weight.copy_(torch.eye(2 * k)[:, :, None, None])
+    to_moments.bias.zero_()
+    to_moments.bias[k:] = -5.0  # variance: a little noise on the latents makes the decoder robust
     # Back: the basis is orthogonal but not normalised. A smaller constant leaves the decoder's linear path trainable.
     patches = filters / filters.square().sum(1, keepdim=True)
-    _carry(vae.decoder.conv_in, torch.eye(k), torch.zeros(k), constant=4.0)
-    gain, out = _gain(4.0, width), vae.decoder.conv_out
+    _carry(decoder.conv_in, torch.eye(k), torch.zeros(k), constant=4.0)
+    gain, out = _gain(4.0, width), decoder.conv_out
     nn.init.zeros_(out.weight)
     out.bias.copy_(mean.flatten())
     for i in range(k):
         out.weight[:, 4 * i, 1, 1], out.weight[:, 4 * i + 1, 1, 1] = gain * patches[i], -gain * patches[i]
-    nn.init.dirac_(vae.decoder.time_conv_out.weight)
-    nn.init.zeros_(vae.decoder.time_conv_out.bias)
+    nn.init.dirac_(decoder.time_conv_out.weight)
+    nn.init.zeros_(decoder.time_conv_out.bias)
 
 
 def _carry(conv: nn.Conv2d, filters: Float[Tensor, "k c"], offset: Float[Tensor, " k"], constant: float) -> None:

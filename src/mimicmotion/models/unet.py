@@ -5,7 +5,7 @@ Names of parameters and fields of the config are those of diffusers' `UNetSpatio
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -242,20 +242,19 @@ def build_unet(
         return UNet(config).to(dtype).eval()
 
 
-def transformer_blocks(unet: UNet) -> Iterator[tuple[str, TransformerBlock]]:
-    """Name and module of each block with attention, of the spatial and the temporal transformers."""
-    for name, module in unet.named_modules():
-        if isinstance(module, TransformerBlock):
-            yield name, module
-
-
 def unused_parameter_names(unet: UNet) -> list[str]:
     """Parameters that cannot change the output with one context token: to_q, to_k and norm2 of each cross-attention.
 
     They have no gradient: leave them out of an optimiser but keep them in checkpoints.
+
+    Raises:
+        ConfigError: the network has no cross-attention.
     """
-    parts = [f"{n}.{p}." for n, _ in transformer_blocks(unet) for p in ("attn2.to_q", "attn2.to_k", "norm2")]
-    return [n for n, _ in unet.named_parameters() if n.startswith(tuple(parts))]
+    names = [n for n, module in unet.named_modules() if isinstance(module, TransformerBlock)]
+    if not names:
+        raise ConfigError(f"a {type(unet).__name__} with no transformer block", "a U-Net", "use build_unet")
+    parts = tuple(f"{n}.{p}." for n in names for p in ("attn2.to_q", "attn2.to_k", "norm2"))
+    return [n for n, _ in unet.named_parameters() if n.startswith(parts)]
 
 
 def set_memory_format(unet: nn.Module, channels_last: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -107,6 +107,22 @@ class Autoencoder(nn.Module):
         return F.pixel_shuffle(out, self.patch_size) if self.patch_size > 1 else out
 
 
+class Level(nn.Module):
+    """Layers of one level; who holds it runs them."""
+
+    def __init__(
+        self,
+        resnets: Iterable[nn.Module],
+        *,
+        attentions: Iterable[nn.Module] = (),
+        downsamplers: Iterable[nn.Module] = (),
+        upsamplers: Iterable[nn.Module] = (),
+    ) -> None:
+        super().__init__()
+        self.attentions, self.resnets = nn.ModuleList(attentions), nn.ModuleList(resnets)
+        self.downsamplers, self.upsamplers = nn.ModuleList(downsamplers), nn.ModuleList(upsamplers)
+
+
 class Encoder(nn.Module):
     """Residual blocks at falling size, and attention at the smallest."""
 
@@ -115,16 +131,13 @@ class Encoder(nn.Module):
         widths, layers = c.block_out_channels, c.layers_per_block
         last = widths[-1]
         self.conv_in = nn.Conv2d(c.in_channels, widths[0], 3, padding=1)
-        self.down_blocks = nn.ModuleList()
+        self.down_blocks: Any = nn.ModuleList()
         for before, width in zip([widths[0], *widths], widths, strict=False):
             resnets = [ResnetBlock(before if i == 0 else width, width, eps=EPS, groups=GROUPS) for i in range(layers)]
             smaller = [Downsample(width, padding=0)] if len(self.down_blocks) + 1 < len(widths) else []
-            block = {"resnets": nn.ModuleList(resnets), "downsamplers": nn.ModuleList(smaller)}
-            self.down_blocks.append(nn.ModuleDict(block))
+            self.down_blocks.append(Level(resnets, downsamplers=smaller))
         mid = [ResnetBlock(last, last, eps=EPS, groups=GROUPS) for _ in range(2)]
-        self.mid_block = nn.ModuleDict(
-            {"attentions": nn.ModuleList([FrameAttention(last)]), "resnets": nn.ModuleList(mid)}
-        )
+        self.mid_block = Level(mid, attentions=[FrameAttention(last)])
         self.conv_norm_out = GroupNorm(GROUPS, last, eps=EPS)
         self.conv_out = nn.Conv2d(last, 2 * c.latent_channels, 3, padding=1)
 
@@ -132,10 +145,10 @@ class Encoder(nn.Module):
         """Encode."""
         x = self.conv_in(x)
         for block in self.down_blocks:
-            for layer in (*block["resnets"], *block["downsamplers"]):
+            for layer in (*block.resnets, *block.downsamplers):
                 x = layer(x)
-        first, second = self.mid_block["resnets"]
-        x = second(self.mid_block["attentions"][0](first(x)))
+        first, second = self.mid_block.resnets
+        x = second(self.mid_block.attentions[0](first(x)))
         return self.conv_out(silu(self.conv_norm_out(x)))
 
 
@@ -147,15 +160,12 @@ class TemporalDecoder(nn.Module):
         widths, layers = c.block_out_channels[::-1], c.layers_per_block
         self.conv_in = nn.Conv2d(c.latent_channels, widths[0], 3, padding=1)
         mid = [_temporal_block(widths[0], widths[0]) for _ in range(layers)]
-        self.mid_block = nn.ModuleDict(
-            {"attentions": nn.ModuleList([FrameAttention(widths[0])]), "resnets": nn.ModuleList(mid)}
-        )
-        self.up_blocks = nn.ModuleList()
+        self.mid_block = Level(mid, attentions=[FrameAttention(widths[0])])
+        self.up_blocks: Any = nn.ModuleList()
         for before, width in zip([widths[0], *widths], widths, strict=False):
             resnets = [_temporal_block(before if i == 0 else width, width) for i in range(layers + 1)]
             larger = [Upsample(width)] if len(self.up_blocks) + 1 < len(widths) else []
-            block = {"resnets": nn.ModuleList(resnets), "upsamplers": nn.ModuleList(larger)}
-            self.up_blocks.append(nn.ModuleDict(block))
+            self.up_blocks.append(Level(resnets, upsamplers=larger))
         self.conv_norm_out = GroupNorm(GROUPS, widths[-1], eps=EPS)
         self.conv_out = nn.Conv2d(widths[-1], c.out_channels, 3, padding=1)
         self.time_conv_out = TemporalConv(c.out_channels, c.out_channels)
@@ -180,16 +190,16 @@ class TemporalDecoder(nn.Module):
 
         So what an upsampler makes is never held for all frames.
         """
-        first, *others = self.mid_block["resnets"]
+        first, *others = self.mid_block.resnets
         yield self.conv_in, first
         # One attention is all there is: a single block goes without it, and a third one is not run (as in diffusers).
-        yield from zip(self.mid_block["attentions"], others, strict=False)
+        yield from zip(self.mid_block.attentions, others, strict=False)
         before = None
         for up in self.up_blocks:
-            for block in up["resnets"]:
+            for block in up.resnets:
                 yield before, block
                 before = None
-            before = next(iter(up["upsamplers"]), None)
+            before = next(iter(up.upsamplers), None)
 
 
 def _temporal_block(channels: int, out: int) -> SpatioTemporalResBlock:
@@ -216,9 +226,7 @@ class FrameAttention(nn.Module):
 
 
 @torch.inference_mode()
-def encode_mode(
-    vae: Autoencoder, images: Float[Tensor, "batch 3 height width"]
-) -> Float[Tensor, "batch channels h w"]:
+def encode_mode(vae: Autoencoder, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch channels h w"]:
     """Encode pictures to the mode of the posterior, NOT multiplied by the scaling factor.
 
     This is how SVD conditions on a picture; latents to be denoised are the same times `vae.config.scaling_factor`.

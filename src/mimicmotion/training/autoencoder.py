@@ -24,7 +24,7 @@ from mimicmotion.models.locate import FILE_NAMES, SETTINGS_FILE
 from mimicmotion.models.tiny import autoencoder_config, init_with_pca
 from mimicmotion.models.vae import Autoencoder
 from mimicmotion.training.bundled import bundled_settings, sheet
-from mimicmotion.training.settings import AutoencoderConfig, TrainConfig
+from mimicmotion.training.settings import TrainConfig
 from mimicmotion.training.task import StepResult, Task, Validation
 
 _STREAM = 2  # random numbers of the loss; (seed, number) alone chooses the clip

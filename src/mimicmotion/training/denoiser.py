@@ -32,6 +32,7 @@ from mimicmotion.training.bundled import bundled_settings
 from mimicmotion.training.lora import merged_state, save_adapter
 from mimicmotion.training.networks import (
     DenoiserModel,
+    checkpointing,
     encode_frames,
     encode_token,
     encoder_pixels,
@@ -83,9 +84,7 @@ class DenoiserTask(Task):
             self.parts.unet, self.parts.pose_net, encoder if self.trains_encoder else None
         )
         self._trained = choose_trained(self.model, config.trained, config.seed)
-        if config.gradient_checkpointing:
-            checkpointing = "nested" if config.gradient_checkpointing == "nested" else "blocks"
-            self.parts.unet.set_execution(Execution(checkpointing=checkpointing))
+        self.parts.unet.set_execution(Execution(checkpointing=checkpointing(config)))
         # wrappers for many GPUs may leave only shards of these in the model
         self._frozen = {k: p.detach() for k, p in self.model.named_parameters() if k not in self._trained}
         self.latents = self._latent_cache(self.cache / "latents") if config.data.cache_latents else None

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from mimicmotion.diffusion.loss import drop_conditions
 from mimicmotion.errors import ConfigError, WeightsError
 from mimicmotion.models.checkpoint import Components, load_components, load_part
+from mimicmotion.models.execution import Checkpointing
 from mimicmotion.models.image_encoder import clip_pixels, image_embedding
 from mimicmotion.models.posenet import PoseNet
 from mimicmotion.models.tiny import build_tiny_image_encoder, build_tiny_posenet, build_tiny_unet
 from mimicmotion.models.unet import UNet
 from mimicmotion.models.vae import encode_mode
 from mimicmotion.training.objective import NetworkInput
-from mimicmotion.training.settings import ModelConfig, TinyConfig
+from mimicmotion.training.settings import ModelConfig, TinyConfig, TrainConfig
 from mimicmotion.weights import find_asset
 
 logger = logging.getLogger(__name__)
@@ -136,6 +137,12 @@ class DenoiserModel(nn.Module):
         picture = picture.expand(-1, shown.x.shape[1], -1, -1, -1)
         sample = torch.cat([shown.x, picture.to(shown.x.dtype)], dim=2)
         return self.unet(sample, shown.c_noise, token, shown.time_ids, features)
+
+
+def checkpointing(config: TrainConfig) -> Checkpointing:
+    """What the settings want to be computed again in the backward pass."""
+    wanted = config.gradient_checkpointing
+    return wanted if wanted == "nested" else "blocks" if wanted else "off"
 
 
 def encode_frames(vae: Any, frames: Float[Tensor, "*lead 3 height width"]) -> Float[Tensor, "*lead channels h w"]:

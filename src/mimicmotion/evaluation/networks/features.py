@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 from numpy import ndarray
 
-from mimicmotion.errors import InputError, WeightsError
+from mimicmotion.errors import ConfigError, InputError, WeightsError
 from mimicmotion.weights import known
 
 if TYPE_CHECKING:
@@ -319,8 +319,11 @@ def _torchscript(path: Path) -> Any:
 
 
 def _video_mae(path: Path) -> Any:
-    from transformers import VideoMAEModel
-
+    try:
+        from transformers import VideoMAEModel
+    except ImportError as e:
+        fix = "pip install 'mimicmotion[eval]'"
+        raise ConfigError(f"{path} without transformers ({e})", "transformers, to read a VideoMAE", fix) from e
     try:
         return VideoMAEModel.from_pretrained(path, local_files_only=True, use_safetensors=True).eval()
     except Exception as e:
