@@ -172,9 +172,12 @@ def choose_kernel(kernel: str, device: torch.device, dtype: torch.dtype) -> str:
 
 def scratch_bytes(kernel: str, q: Heads, k: Heads) -> int:
     """Bytes that a kernel of `attend` takes for itself while it computes."""
-    scores = q.nbytes // q.shape[-1] * k.shape[2]
+    n, heads, tokens, _ = q.shape
+    per_query = k.shape[2] * q.element_size()  # scores
     if kernel == "math":
-        return 2 * scores  # and their softmax
+        return 2 * n * heads * tokens * per_query  # and their softmax
     if kernel == "rows":
-        return q.nbytes + 2 * min(ROW_BYTES, scores)
-    return 4 * q.numel() // q.shape[-1]  # logarithms of sums
+        rows, sequence = max(16, ROW_BYTES // per_query), heads * tokens
+        rows = rows if tokens > rows else min(n, max(1, rows // sequence)) * sequence
+        return q.nbytes + 2 * rows * per_query
+    return 4 * n * heads * tokens  # logarithms of sums

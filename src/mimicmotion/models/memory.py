@@ -13,11 +13,11 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
@@ -52,8 +52,7 @@ class LiveBytes(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation and count what it makes."""
         if func is ATTENTION:
-            query, key, value = args[:3]
-            self._reach(self.scratch(query, key))
+            query, _, value = args[:3]
             # Fused kernels write (batch, tokens, heads, dim), which the caller's transpose makes contiguous.
             n, heads, tokens, _ = query.shape
             out = query.new_empty(n, tokens, heads, value.shape[-1]).transpose(1, 2)
@@ -64,6 +63,8 @@ class LiveBytes(TorchDispatchMode):
         for t in out if isinstance(out, (tuple, list)) else (out,):
             if isinstance(t, Tensor):
                 self._count(t.untyped_storage())
+        if func is ATTENTION:
+            self._reach(self.scratch(*args[:2]))
         if func in COPYING and args[0].device.type == "cpu":
             self._reach(_copied(func, args[0], args[1], out))
         return out
@@ -102,12 +103,12 @@ def _channels_last(x: Tensor) -> bool:
     return x.is_contiguous(memory_format=layout) and not x.is_contiguous()
 
 
-def fake_copy(module: nn.Module, fake: FakeTensorMode, device: torch.device | str) -> Any:
+def fake_copy(module: nn.Module, fake: AbstractContextManager[Any], device: str) -> Any:
     """A network of the same config and number format, fresh, whose weights are fake.
 
     Args:
         module: the network; its weights may lie anywhere.
-        fake: the mode that the copy belongs to.
+        fake: the `FakeTensorMode` that the copy belongs to; none is needed for "meta".
         device: where the copy pretends to be: "cpu", or "meta" for any other.
     """
     from mimicmotion.models.checkpoint import build_part

@@ -78,72 +78,57 @@ def decode_levels(plan: ExecutionPlan, frames: int, side: int, tiles: bool = Tru
 
 def plan_execution(
     pipe: Any,
-    size: tuple[int, int],
-    segment_frames: int,
-    num_frames: int,
-    budget_bytes: int | None,
+    work: Workload,
+    budget: int | None,
     options: ExecutionOptions | None = None,
     *,
     device: torch.device | None = None,
     predictor: Predictor | None = None,
-    **workload: Any,
 ) -> ExecutionPlan:
     """The fastest way that is predicted to fit. Segments are never shortened.
 
     Args:
         pipe: the pipeline; its networks may lie anywhere.
-        size: (height, width) in pixels.
-        segment_frames: frames of a segment, the reference slot counted.
-        num_frames: of the video.
-        budget_bytes: what may be used, weights included (`free_memory`); None takes the fastest without a prediction.
+        work: what is to be computed.
+        budget: bytes that may be used, weights included (`free_memory`); None takes the fastest way, unpredicted.
         options: what the user has set; None leaves all to the plan.
         device: where it will run; None is the pipeline's.
         predictor: of this pipeline, if there is one already.
-        workload: further fields of `Workload`, such as `guided`, `decode_chunk` and `warped`.
 
     Raises:
         ConfigError: nothing fits; says how much is missing and what would help.
     """
     options, device = options or ExecutionOptions(), device or pipe.device
-    work = Workload(
-        size=size, segment_frames=min(segment_frames, num_frames + 1), num_frames=num_frames, **workload
-    )
     plans = _levels(work, pipe.downscale, options, device)
-    if budget_bytes is None:
+    if budget is None:
         return plans[0]
-    predictor = predictor or Predictor(pipe, device)
-    smallest: Peaks | None = None
+    predictor, found = predictor or Predictor(pipe, device), []
     for tiles in (False, True):
         for level in plans:
-            for plan in (level, *decode_levels(level, min(work.decode_chunk, num_frames), max(size), tiles)):
+            for plan in (level, *decode_levels(level, min(work.decode_chunk, work.num_frames), max(work.size), tiles)):
                 peaks = predictor.peaks(plan, work)
-                if peaks.most <= budget_bytes:
-                    return replace(plan, peaks=peaks, budget=budget_bytes)
-                smallest = peaks if smallest is None or peaks.most < smallest.most else smallest
-                if max(peaks.denoise, peaks.encode) > budget_bytes:
+                if peaks.most <= budget:
+                    return replace(plan, peaks=peaks, budget=budget)
+                found.append(peaks)
+                if max(peaks.denoise, peaks.encode) > budget:
                     break  # another way to decode does not help
-    assert smallest is not None
-    raise too_little(smallest, budget_bytes, work, options)
+    raise _too_little(min(found, key=lambda peaks: peaks.most), budget, work, options)
 
 
-def _levels(
-    work: Workload, downscale: int, options: ExecutionOptions, device: torch.device
-) -> list[ExecutionPlan]:
+def _levels(work: Workload, downscale: int, options: ExecutionOptions, device: torch.device) -> list[ExecutionPlan]:
     """The fastest way to denoise that the options allow, and its fallback levels."""
-    cpu = device.type == "cpu"
+    cpu, positions = device.type == "cpu", work.size[0] * work.size[1] // downscale**2
     unet = Execution(
         attention=options.attention,
         channels_last=device.type in ("cpu", "cuda") if options.channels_last is None else options.channels_last,
         compile=options.compile,
         feed_forward_chunk=TOKENS_PER_THREAD * torch.get_num_threads() if cpu and not options.compile else None,
     )
-    positions = work.size[0] * work.size[1] // downscale**2
     if options.frame_chunk is not None:
-        count = math.ceil(work.segment_frames / options.frame_chunk)
-        unet = in_chunks(unet, count, work.segment_frames, positions)
-    # A GPU is used better by one batch, a CPU is not (measured: `benchmarks/memory_prediction.py --repeats`).
+        unet = in_chunks(unet, math.ceil(work.segment_frames / options.frame_chunk), work.segment_frames, positions)
     first = ExecutionPlan(
         unet=unet,
+        # A GPU is used better by one batch, a CPU is not (measured: `benchmarks/memory_prediction.py --repeats`).
         guidance_in_one_batch=not cpu or not work.guided,
         offload="none" if cpu or options.offload == "auto" else options.offload,
         decode_tile=options.decode_tile,
@@ -151,26 +136,22 @@ def _levels(
     plans = [first, *fallback_levels(first, work.segment_frames, positions, device)]
     if options.frame_chunk is not None:
         plans = [replace(p, unet=replace(p.unet, frame_chunk=options.frame_chunk)) for p in plans]
-    if options.offload != "auto" or cpu:
-        plans = [replace(p, offload=first.offload) for p in plans]
-    return [p for p in plans if p.offload != "blocks" or not work.block_cache]  # a cache has an order of its own
+    return plans if options.offload == "auto" else [replace(p, offload=first.offload) for p in plans]
 
 
-def too_little(peaks: Peaks, budget: int, work: Workload, options: ExecutionOptions) -> ConfigError:
+def _too_little(peaks: Peaks, budget: int, work: Workload, options: ExecutionOptions) -> ConfigError:
     """The error of a plan that nothing fits."""
     stage = max(("encode", "denoise", "decode"), key=lambda s: getattr(peaks, s))
-    fixes = [f"make the result smaller (now {work.size[1]}x{work.size[0]})"]
-    if stage == "denoise" and work.segment_frames > 8:
-        fixes.append(f"lower segment_frames (now {work.segment_frames})")
-    if options.offload not in ("auto", "blocks"):
-        fixes.append("set offload to auto")
-    if options.frame_chunk is not None:
-        fixes.append("leave frame_chunk empty")
-    if options.memory is not None:
-        fixes.append("allow more memory")
+    size = f"{work.size[1]}x{work.size[0]}"
+    fixes = {
+        f"make the result smaller (now {size})": True,
+        f"lower segment_frames (now {work.segment_frames})": stage == "denoise" and work.segment_frames > 8,
+        "set offload to auto": options.offload not in ("auto", "blocks"),
+        "leave frame_chunk empty": options.frame_chunk is not None,
+        "allow more memory": options.memory is not None,
+    }
     return ConfigError(
-        f"{budget / GIB:.2f} GiB of memory for stage {stage} at {work.size[1]}x{work.size[0]}, "
-        f"{work.segment_frames} frames a segment",
+        f"{budget / GIB:.2f} GiB of memory for stage {stage} at {size}, {work.segment_frames} frames a segment",
         f"at least {peaks.most / GIB:.2f} GiB (predicted for the smallest way to run)",
-        ", or ".join(fixes),
+        ", or ".join(fix for fix, helps in fixes.items() if helps),
     )

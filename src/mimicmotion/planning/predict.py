@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from itertools import cycle
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mimicmotion.conditioning import WARPED_SHARE, ConditionedUNet, Conditioning
@@ -38,8 +37,7 @@ class Workload:
         guided: whether there is an unconditional pass.
         decode_chunk: frames that are decoded as one clip.
         warped: whether the picture warped to each pose is given.
-        segments: number of segments (for the block cache).
-        block_cache: whether deep features are kept between steps.
+        cached_segments: segments whose deep features are kept between steps; 0 without a block cache.
         latent_copies: sets of latents that are held: the noisy ones, the clean ones, and the last step's clean ones for
             previews or a solver of second order.
     """
@@ -50,8 +48,7 @@ class Workload:
     guided: bool = True
     decode_chunk: int = 8
     warped: bool = False
-    segments: int = 1
-    block_cache: bool = False
+    cached_segments: int = 0
     latent_copies: int = 2
 
 
@@ -65,70 +62,73 @@ class Predictor:
 
     def __init__(self, pipe: Any, device: torch.device | None = None) -> None:
         self.pipe, self.device = pipe, device or pipe.device
-        # Fake tensors of a GPU need a PyTorch that is built for it; all that counts is that they are not on a CPU.
-        self.fake, self.fake_device = FakeTensorMode(), "cpu" if self.device.type == "cpu" else "meta"
+        # Fake tensors of a GPU need a PyTorch that is built for it. "meta" tensors do as well: they are not on a CPU.
+        cpu = self.device.type == "cpu"
+        self.fake, self.fake_device = FakeTensorMode() if cpu else nullcontext(), "cpu" if cpu else "meta"
         self._copies: dict[str, Any] = {}
         self._known: dict[Any, list[int]] = {}
 
     def peaks(self, plan: ExecutionPlan, work: Workload) -> Peaks:
         """Predicted bytes of each stage: weights that are there, what is kept, and working space."""
-        pipe = self.pipe
-        unet, vae, clip = weight_bytes(pipe.unet), weight_bytes(pipe.vae), weight_bytes(pipe.image_encoder)
-        others = weight_bytes(pipe.pose_net, pipe.detail)  # these stay where they are
-        every = unet + vae + clip + others
-        alone = plan.offload != "none"
-        kept = self._kept(plan, work)
-        resident = {"none": every, "modules": unet + others, "blocks": others}[plan.offload]
+        names = ("unet", "vae", "image_encoder", "pose_net", "detail")
+        sizes = {name: weight_bytes(getattr(self.pipe, name)) for name in names}
+        encoded = min(POSE_CHUNK, work.num_frames)
+        clip_side, channels = self.pipe.image_encoder.config.image_size, self.pipe.pose_net.widths[0]
+        latents, kept = self._latents(plan, work), self._kept(plan, work)
+
+        def weights(*used: str) -> int:
+            """Small networks always stay on the device."""
+            return sum(sizes[name] for name in (names if plan.offload == "none" else (*used, "pose_net", "detail")))
+
         return Peaks(
             encode=max(
-                self.clip_bytes() + (clip + others if alone else every),
-                self.encode_bytes(work) + (vae + others if alone else every),
-                self.pose_bytes(work) + (others if alone else every) + kept,
+                weights("image_encoder") + self._pass("image_encoder", (1, 3, clip_side, clip_side)),
+                weights("vae") + self._pass("vae", (encoded if work.warped else 1, 3, *work.size)),
+                weights() + self._pass("pose_net", (1, encoded, channels, *work.size)) + latents + kept,
             ),
-            denoise=self.denoise_bytes(plan, work) + kept + resident,
-            decode=max(self.decode_bytes(plan, work), self.detail_bytes(work) + self._clip(work))
-            + (vae + others if alone else every)
-            + self._latents(plan, work),
+            denoise=weights(*["unet"][: plan.offload != "blocks"]) + self.denoise_bytes(plan, work) + latents + kept,
+            decode=weights("vae") + max(self.decode_bytes(plan, work), self.detail_bytes(work)) + latents,
         )
 
     # --- what is kept -----------------------------------------------------------------------------------------------
 
-    def _latent_shape(self, work: Workload, frames: int) -> tuple[int, int, int, int]:
+    def _shape(self, work: Workload, frames: int) -> tuple[int, int, int, int]:
+        """Of latents."""
         height, width = (side // self.pipe.downscale for side in work.size)
         return frames, self.pipe.vae.config.latent_channels, height, width
 
     def _latents(self, plan: ExecutionPlan, work: Workload) -> int:
-        one = 4 * torch.Size(self._latent_shape(work, work.num_frames)).numel()
+        one = 4 * torch.Size(self._shape(work, work.num_frames)).numel()
         return 0 if plan.latents_on_host and self.device.type != "cpu" else work.latent_copies * one
 
     def _kept(self, plan: ExecutionPlan, work: Workload) -> int:
-        """Latents, pose features and cached features; what is over the budgets of conditioning lies in a file."""
-        frames, channels, height, width = self._latent_shape(work, work.num_frames)
-        one = frames * height * width
-        features = one * self.pipe.pose_net.out_channels * self.pipe.dtype.itemsize
-        budget = feature_budget(self.device)
-        features *= features <= budget and not plan.latents_on_host
-        warped = 4 * one * channels * work.warped
+        """Features of poses and pictures within the budgets of `mimicmotion.conditioning`, and cached features."""
+        frames, channels, height, width = self._shape(work, work.num_frames)
+        budget, itemsize = feature_budget(self.device), self.pipe.dtype.itemsize
+        poses = frames * height * width * self.pipe.pose_net.out_channels * itemsize
+        poses *= poses <= budget and not plan.latents_on_host
+        warped = frames * height * width * channels * 4 * work.warped
         warped *= warped <= budget // WARPED_SHARE
-        per_pass = cache_bytes(self.pipe.unet, work.segment_frames, height, width, self.pipe.dtype.itemsize)
-        cached = per_pass * work.segments * (1 + work.guided) * work.block_cache
-        return self._latents(plan, work) + features + warped + cached
+        cached = cache_bytes(self.pipe.unet, work.segment_frames, height, width, itemsize) * work.cached_segments
+        return poses + warped + cached * (1 + work.guided)
 
     def _clip(self, work: Workload) -> int:
-        """Of a decoded clip."""
+        """Of decoded frames."""
         return 4 * 3 * work.size[0] * work.size[1] * min(work.decode_chunk, work.num_frames)
 
-    # --- working space of the networks, without weights -------------------------------------------------------------
+    # --- working space of the networks ------------------------------------------------------------------------------
 
     def denoise_bytes(self, plan: ExecutionPlan, work: Workload) -> int:
-        """Of one segment, all passes; where the U-Net's blocks come and go, its weights are included."""
-        one_batch = plan.guidance_in_one_batch and work.guided and not work.block_cache
-        frames, channels, height, width = self._latent_shape(work, work.segment_frames)
+        """Of one segment; where the U-Net's blocks come and go, its weights are included."""
+        one_batch = plan.guidance_in_one_batch and work.guided and not work.cached_segments
+        frames, channels, height, width = self._shape(work, work.segment_frames)
         # Attention counts by `scratch_bytes`; compiled layers make fewer temporary tensors than are counted here.
-        execution = dataclasses.replace(plan.unet, attention="sdpa", compile=False)
+        execution = replace(plan.unet, attention="sdpa", compile=False)
+        copy = self._copy("unet")
+        with self.fake:
+            copy.set_execution(execution)
 
         def run(unet: Any, live: LiveBytes) -> None:
-            unet.set_execution(execution)
             x = torch.empty(1, frames, channels, height, width, device=self.fake_device)
             features = x.new_empty(1, frames, self.pipe.pose_net.out_channels, height, width, dtype=self.pipe.dtype)
             live.now = 0  # these are counted with what is kept
@@ -140,77 +140,52 @@ class Predictor:
                 added_time_ids=x.new_empty(1, 3),
                 warped_latents=KeptFeatures(x) if work.warped else None,
             )
-            network = ConditionedUNet(unet, conditioning, False, one_batch)
-            passes = network.pair if work.guided else network.conditional
-            passes(x, x.new_zeros(()), range(frames))
+            network = ConditionedUNet(unet, conditioning, reference_slot=False, one_batch=one_batch)
+            (network.pair if one_batch else network.conditional)(x, x.new_zeros(()), range(frames))
 
         kernel = choose_kernel(plan.unet.attention, self.device, self.pipe.dtype)
-        key = (work.size, frames, work.guided, work.warped, execution, kernel, one_batch)
-        peaks = self._peaks("unet", key, run, kernel)
-        if plan.offload == "blocks":
-            peaks = [p + w for p, w in zip(peaks, itertools.cycle(self._weights_by_block()), strict=False)]
+        peaks = self._peaks("unet", (work.size, frames, work.warped, execution, kernel, one_batch), run, kernel)
+        if plan.offload == "blocks":  # the block before, and a block's own weights
+            sizes = [weight_bytes(block) for block in blocks_of(self.pipe.unet)]
+            rest = weight_bytes(self.pipe.unet) - sum(sizes)
+            there = [rest + before + own for before, own in zip([sizes[-1], *sizes], sizes, strict=False)]
+            peaks = [peak + weights for peak, weights in zip(peaks, cycle(there), strict=False)]
         return max(peaks) + widened_bytes(self.pipe.unet)
 
-    def _weights_by_block(self) -> list[int]:
-        """Of the U-Net's weights, those that are there up to each of its blocks: the one before, and its own."""
-        sizes = [weight_bytes(block) for block in blocks_of(self.pipe.unet)]
-        rest = weight_bytes(self.pipe.unet) - sum(sizes)
-        return [rest + before + own for before, own in zip([sizes[-1], *sizes], sizes, strict=False)]
-
     def decode_bytes(self, plan: ExecutionPlan, work: Workload) -> int:
-        """Of one clip; of one tile of it, where it is decoded in tiles. The blending of clips is included."""
-        frames = min(work.decode_chunk, work.num_frames)
-        shape = list(self._latent_shape(work, frames))
-        held = self._clip(work) * (work.num_frames > frames)  # the last clip, whose end is blended in
+        """Of one clip, or of a tile of it. Of a long video the clip before is held, whose end is blended in."""
+        frames, *shape = self._shape(work, min(work.decode_chunk, work.num_frames))
+        held = self._clip(work) * (work.num_frames > frames)
         if plan.decode_tile is not None and plan.decode_tile < max(work.size):
-            shape[2:] = (min(side, plan.decode_tile // self.pipe.downscale) for side in shape[2:])
+            shape[1:] = (min(side, plan.decode_tile // self.pipe.downscale) for side in shape[1:])
             held += self._clip(work)
 
         def run(vae: Any, _: LiveBytes) -> None:
-            decode_frames(vae, torch.empty(shape, device=self.fake_device), frame_chunk=plan.decode_chunk)
+            decode_frames(vae, torch.empty(frames, *shape, device=self.fake_device), frame_chunk=plan.decode_chunk)
 
-        return self._peak("vae", (*shape, plan.decode_chunk), run) + held
+        return max(self._peaks("vae", (frames, *shape, plan.decode_chunk), run)) + held
 
     def detail_bytes(self, work: Workload) -> int:
-        """Of the detail network on one frame; 0 for models without one."""
-        if self.pipe.detail is None:
-            return 0
-        return self._peak("detail", work.size, lambda net, _: net(*(self._pictures(net, 1, work) for _ in range(5))))
+        """Of the detail network on one frame of a clip; 0 for models without one."""
+        return 0 if self.pipe.detail is None else self._clip(work) + self._pass("detail", *[(1, 3, *work.size)] * 5)
 
-    def encode_bytes(self, work: Workload) -> int:
-        """Of the autoencoder on the picture, or on the pictures warped to the poses of a chunk."""
-        count = min(POSE_CHUNK, work.num_frames) if work.warped else 1
-        run = lambda vae, _: encode_mode(vae, torch.empty(count, 3, *work.size, device=self.fake_device))  # noqa: E731
-        return self._peak("vae", ("encode", count, work.size), run)
+    def _pass(self, name: str, *shapes: tuple[int, ...]) -> int:
+        """Of a network on pictures of these shapes, which come in float32; of the autoencoder, its encoder."""
 
-    def pose_bytes(self, work: Workload) -> int:
-        """Of PoseNet on a chunk of frames."""
-        count, channels = min(POSE_CHUNK, work.num_frames), self.pipe.pose_net.widths[0]
-        run = lambda net, _: net(self._pictures(net, count, work, channels)[None])  # noqa: E731
-        return self._peak("pose_net", (count, work.size), run)
+        def run(network: Any, _: LiveBytes) -> None:
+            pictures = [torch.empty(shape, device=self.fake_device) for shape in shapes]
+            if name == "vae":
+                encode_mode(network, *pictures)
+            else:
+                network(*(picture.to(next(network.parameters()).dtype) for picture in pictures))
 
-    def clip_bytes(self) -> int:
-        """Of CLIP on one picture."""
-        side = self.pipe.image_encoder.config.image_size
-        square = Workload(size=(side, side), segment_frames=1, num_frames=1)
-        return self._peak("image_encoder", "clip", lambda net, _: net(self._pictures(net, 1, square)))
+        return max(self._peaks(name, shapes, run))
 
-    def _pictures(self, net: nn.Module, count: int, work: Workload, channels: int = 3) -> Tensor:
-        dtype = next(net.parameters()).dtype
-        return torch.empty(count, channels, *work.size, device=self.fake_device).to(dtype)
-
-    def _peak(self, name: str, key: Any, run: Callable[[Any, LiveBytes], object]) -> int:
-        return max(self._peaks(name, key, run))
-
-    def _peaks(
-        self, name: str, key: Any, run: Callable[[Any, LiveBytes], object], kernel: str = "sdpa"
-    ) -> list[int]:
+    def _peaks(self, name: str, key: Any, run: Callable[[Any, LiveBytes], object], kernel: str = "sdpa") -> list[int]:
         """Most bytes alive while `run(network, counter)` runs on fake tensors; of a U-Net, up to each block in turn."""
         if (name, key) not in self._known:
-            if name not in self._copies:
-                self._copies[name] = fake_copy(getattr(self.pipe, name), self.fake, self.fake_device)
-            network = self._copies[name]
-            live = LiveBytes(tensors_of(network), lambda query, key: scratch_bytes(kernel, query, key))
+            network = self._copy(name)
+            live = LiveBytes(tensors_of(network), lambda q, k: scratch_bytes(kernel, q, k))
             blocks = blocks_of(network) if name == "unet" else []
             hooks = [block.register_forward_pre_hook(lambda *_: live.peaks.append(live.now)) for block in blocks]
             with torch.inference_mode(), self.fake, live:
@@ -219,3 +194,8 @@ class Predictor:
                 hook.remove()
             self._known[name, key] = live.peaks
         return self._known[name, key]
+
+    def _copy(self, name: str) -> Any:
+        if name not in self._copies:
+            self._copies[name] = fake_copy(getattr(self.pipe, name), self.fake, self.fake_device)
+        return self._copies[name]
