@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.profiler import ProfilerActivity, profile
 
 from micro import UNET, micro_pipeline
 from mimicmotion.models.attention import choose_kernel, scratch_bytes
 from mimicmotion.models.decode import decode_frames
 from mimicmotion.models.execution import Execution
-from mimicmotion.models.memory import LiveBytes, fake_copy, tensors_of, weight_bytes
+from mimicmotion.models.memory import LiveBytes, shape_copy, tensors_of, weight_bytes
 from mimicmotion.models.posenet import PoseNet
 from mimicmotion.models.unet import build_unet
 from mimicmotion.planning import ExecutionPlan, Predictor, Workload
@@ -37,9 +36,9 @@ def allocated(run: Callable[[], object]) -> int:
     return peak
 
 
-def predicted(copy: nn.Module, fake: FakeTensorMode, run: Callable[[Any], object], kernel: str = "sdpa") -> int:
-    live = LiveBytes(tensors_of(copy), lambda query, key: scratch_bytes(kernel, query, key))
-    with torch.inference_mode(), fake, live:
+def predicted(copy: nn.Module, run: Callable[[Any], object], kernel: str = "sdpa") -> int:
+    live = LiveBytes(True, tensors_of(copy), lambda query, key: scratch_bytes(kernel, query, key))
+    with torch.inference_mode(), live:
         run(copy)
     return live.peaks[0]
 
@@ -50,11 +49,10 @@ def predicted(copy: nn.Module, fake: FakeTensorMode, run: Callable[[Any], object
 @pytest.mark.usefixtures("one_thread")
 def test_prediction_is_what_the_allocator_says(dtype: torch.dtype, chunks: bool, channels_last: bool) -> None:
     execution = dataclasses.replace(CHUNKS if chunks else Execution(), channels_last=channels_last)
-    unet, fake = build_unet(UNET, dtype=dtype), FakeTensorMode()
-    copy = fake_copy(unet, fake, "cpu")
+    unet = build_unet(UNET, dtype=dtype)
+    copy = shape_copy(unet, cpu=True)
     unet.set_execution(execution)
-    with fake:
-        copy.set_execution(dataclasses.replace(execution, attention="sdpa"))
+    copy.set_execution(dataclasses.replace(execution, attention="sdpa"))
 
     def run(unet: Any) -> None:
         x, token = torch.zeros(1, 6, 8, 32, 48, dtype=dtype), torch.zeros(1, 1, 16, dtype=dtype)
@@ -63,30 +61,33 @@ def test_prediction_is_what_the_allocator_says(dtype: torch.dtype, chunks: bool,
     with torch.inference_mode():
         kernel = choose_kernel("auto", CPU, dtype)
     # the kernels' own scratch memory belongs to the processor and is not predicted
-    assert predicted(copy, fake, run, kernel) == pytest.approx(allocated(lambda: run(unet)), rel=0.15)
+    assert predicted(copy, run, kernel) == pytest.approx(allocated(lambda: run(unet)), rel=0.15)
 
 
 def test_chunks_of_the_decoder_are_predicted() -> None:
-    vae, fake = micro_pipeline().vae, FakeTensorMode()
-    copy, peaks = fake_copy(vae, fake, "cpu"), []
+    vae = micro_pipeline().vae
+    copy, peaks = shape_copy(vae, cpu=True), []
     for chunk in (None, 2):
         run = lambda vae, chunk=chunk: decode_frames(vae, torch.zeros(4, 4, 12, 16), frame_chunk=chunk)  # noqa: E731
-        peaks.append(predicted(copy, fake, run))
+        peaks.append(predicted(copy, run))
         assert peaks[-1] == pytest.approx(allocated(lambda run=run: run(vae)), rel=0.15)
     assert peaks[1] < 0.9 * peaks[0]
 
 
 def test_convolutions_of_few_channels_are_predicted() -> None:
-    net, fake = PoseNet(32, (3, 4, 8, 8)).eval(), FakeTensorMode()
-    copy = fake_copy(net, fake, "cpu")
+    net = PoseNet(32, (3, 4, 8, 8)).eval()
+    copy = shape_copy(net, cpu=True)
     run = lambda net: net(torch.zeros(1, 4, 3, 128, 64))  # noqa: E731
-    assert predicted(copy, fake, run) == pytest.approx(allocated(lambda: run(net)), rel=0.15)
+    assert predicted(copy, run) == pytest.approx(allocated(lambda: run(net)), rel=0.15)
 
 
-def test_bytes_live_and_die_with_their_tensors() -> None:
-    with torch.inference_mode(), FakeTensorMode(), LiveBytes() as live:
-        a = torch.empty(1000)
+@pytest.mark.parametrize("cpu", [False, True])
+def test_bytes_live_and_die_with_their_tensors(cpu: bool) -> None:
+    with torch.inference_mode(), LiveBytes(cpu) as live:
+        a = torch.empty(1000, device="cpu" if cpu else "meta")
+        assert a.device.type == ("cpu" if cpu else "meta")
         b = a.view(10, 100)
+        b += 1
         c = a + 1
         assert live.now == 8000
         del c
@@ -97,11 +98,13 @@ def test_bytes_live_and_die_with_their_tensors() -> None:
     assert (live.now, live.peaks) == (0, [8000])
 
 
-def test_a_fake_copy_has_the_weights_sizes_and_no_data() -> None:
+def test_a_copy_on_shapes_has_the_weights_sizes_and_no_data() -> None:
     unet = build_unet(UNET, dtype=torch.bfloat16)
-    copy = fake_copy(unet, FakeTensorMode(), "cpu")
+    copy = shape_copy(unet, cpu=True)
     assert weight_bytes(copy) == weight_bytes(unet)
-    assert all(type(t.data).__name__ == "FakeTensor" and t.device == CPU for t in tensors_of(copy))
+    for t in tensors_of(copy):
+        assert t.device == CPU
+        assert t.is_meta
 
 
 def test_scores_count_where_a_kernel_keeps_them() -> None:

@@ -1,21 +1,19 @@
-"""Peak memory of each stage, by running the networks on fake tensors (`mimicmotion.models.memory`)."""
+"""Peak memory of each stage, by running the networks on shapes (`mimicmotion.models.memory`)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import cycle
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mimicmotion.conditioning import WARPED_SHARE, ConditionedUNet, Conditioning
 from mimicmotion.models.attention import choose_kernel, scratch_bytes
 from mimicmotion.models.block_cache import cache_bytes
 from mimicmotion.models.decode import decode_frames
-from mimicmotion.models.memory import LiveBytes, fake_copy, tensors_of, weight_bytes
+from mimicmotion.models.memory import LiveBytes, shape_copy, tensors_of, weight_bytes
 from mimicmotion.models.offload import blocks_of
 from mimicmotion.models.pose_features import KeptFeatures, feature_budget
 from mimicmotion.models.quantize import widened_bytes
@@ -62,9 +60,7 @@ class Predictor:
 
     def __init__(self, pipe: Any, device: torch.device | None = None) -> None:
         self.pipe, self.device = pipe, device or pipe.device
-        # Fake tensors of a GPU need a PyTorch that is built for it. "meta" tensors do as well: they are not on a CPU.
-        cpu = self.device.type == "cpu"
-        self.fake, self.fake_device = FakeTensorMode() if cpu else nullcontext(), "cpu" if cpu else "meta"
+        self.cpu = self.device.type == "cpu"
         self._copies: dict[str, Any] = {}
         self._known: dict[Any, list[int]] = {}
 
@@ -99,7 +95,7 @@ class Predictor:
 
     def _latents(self, plan: ExecutionPlan, work: Workload) -> int:
         one = 4 * torch.Size(self._shape(work, work.num_frames)).numel()
-        return 0 if plan.latents_on_host and self.device.type != "cpu" else work.latent_copies * one
+        return 0 if plan.latents_on_host and not self.cpu else work.latent_copies * one
 
     def _kept(self, plan: ExecutionPlan, work: Workload) -> int:
         """Features of poses and pictures within the budgets of `mimicmotion.conditioning`, and cached features."""
@@ -124,12 +120,10 @@ class Predictor:
         frames, channels, height, width = self._shape(work, work.segment_frames)
         # Attention counts by `scratch_bytes`; compiled layers make fewer temporary tensors than are counted here.
         execution = replace(plan.unet, attention="sdpa", compile=False)
-        copy = self._copy("unet")
-        with self.fake:
-            copy.set_execution(execution)
+        self._copy("unet").set_execution(execution)
 
         def run(unet: Any, live: LiveBytes) -> None:
-            x = torch.empty(1, frames, channels, height, width, device=self.fake_device)
+            x = torch.empty(1, frames, channels, height, width)
             features = x.new_empty(1, frames, self.pipe.pose_net.out_channels, height, width, dtype=self.pipe.dtype)
             live.now = 0  # these are counted with what is kept
             conditioning = Conditioning(
@@ -161,7 +155,7 @@ class Predictor:
             held += self._clip(work)
 
         def run(vae: Any, _: LiveBytes) -> None:
-            decode_frames(vae, torch.empty(frames, *shape, device=self.fake_device), frame_chunk=plan.decode_chunk)
+            decode_frames(vae, torch.empty(frames, *shape), frame_chunk=plan.decode_chunk)
 
         return max(self._peaks("vae", (frames, *shape, plan.decode_chunk), run)) + held
 
@@ -173,7 +167,7 @@ class Predictor:
         """Of a network on pictures of these shapes, which come in float32; of the autoencoder, its encoder."""
 
         def run(network: Any, _: LiveBytes) -> None:
-            pictures = [torch.empty(shape, device=self.fake_device) for shape in shapes]
+            pictures = [torch.empty(shape) for shape in shapes]
             if name == "vae":
                 encode_mode(network, *pictures)
             else:
@@ -182,13 +176,13 @@ class Predictor:
         return max(self._peaks(name, shapes, run))
 
     def _peaks(self, name: str, key: Any, run: Callable[[Any, LiveBytes], object], kernel: str = "sdpa") -> list[int]:
-        """Most bytes alive while `run(network, counter)` runs on fake tensors; of a U-Net, up to each block in turn."""
+        """Most bytes alive while `run(network, counter)` runs on shapes; of a U-Net, up to each block in turn."""
         if (name, key) not in self._known:
             network = self._copy(name)
-            live = LiveBytes(tensors_of(network), lambda q, k: scratch_bytes(kernel, q, k))
+            live = LiveBytes(self.cpu, tensors_of(network), lambda q, k: scratch_bytes(kernel, q, k))
             blocks = blocks_of(network) if name == "unet" else []
             hooks = [block.register_forward_pre_hook(lambda *_: live.peaks.append(live.now)) for block in blocks]
-            with torch.inference_mode(), self.fake, live:
+            with torch.inference_mode(), live:
                 run(network, live)
             for hook in hooks:
                 hook.remove()
@@ -197,5 +191,5 @@ class Predictor:
 
     def _copy(self, name: str) -> Any:
         if name not in self._copies:
-            self._copies[name] = fake_copy(getattr(self.pipe, name), self.fake, self.fake_device)
+            self._copies[name] = shape_copy(getattr(self.pipe, name), self.cpu)
         return self._copies[name]
