@@ -37,7 +37,7 @@ from mimicmotion.data.synthetic import HELD_OUT_SEED
 from mimicmotion.evaluation.bootstrap import bootstrap_mean, paired_difference
 from mimicmotion.evaluation.pixels import psnr, ssim
 from mimicmotion.evaluation.planted import PLANTED, plant
-from mimicmotion.evaluation.poses import VISIBLE, find_patches, torso_length
+from mimicmotion.evaluation.poses import TRULY_VISIBLE, find_patches, torso_length
 from mimicmotion.files import atomic_path
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.pose.draw import draw_poses
@@ -105,7 +105,9 @@ def near(clip: SynthClip, poses: PoseSequence, moved: ndarray) -> ndarray:
 
 def point_error(frames: ndarray, clip: SynthClip, moved: ndarray) -> float:
     """Mean distance of the found surroundings of the moved points that are visible, in torso lengths."""
-    confidence = np.where(moved, clip.poses.confidence, np.minimum(clip.poses.confidence, np.float32(VISIBLE / 2)))
+    confidence = np.where(
+        moved, clip.poses.confidence, np.minimum(clip.poses.confidence, np.float32(TRULY_VISIBLE / 2))
+    )
     truth = PoseSequence(clip.poses.xy, confidence, clip.poses.size)
     found = find_patches(frames, clip.frames, truth)
     seen = found.confidence > 0

@@ -11,7 +11,6 @@ import platform
 import sys
 
 import torch
-from mimicmotion.models.vae_tiles import decode_latents
 
 from mimicmotion.models import decode
 from mimicmotion.models.checkpoint import load_part

@@ -1,6 +1,6 @@
 """GPU memory that a training recipe needs at 576x1024 x 16 frames, COMPUTED without a GPU and without the weights.
 
-    python benchmarks/train_memory.py [configs/finetune-24gb-lora.yaml ...]
+    python benchmarks/train_memory.py [finetune-24gb-lora ...]
 
 The real networks are built without memory (fake tensors), one forward and backward pass is run, and the live bytes of
 every tensor are followed: weights, what autograd keeps, temporary values, gradients. Optimiser state and average are
@@ -167,19 +167,18 @@ def needed(config: TrainConfig, processes: int, sharded: bool) -> dict[str, Any]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    configs = Path(__file__).parents[1] / "configs"
-    parser.add_argument("recipes", nargs="*", type=Path, default=[configs / f"{n}.yaml" for n in PRESETS])
+    parser.add_argument("recipes", nargs="*", default=PRESETS)
     arguments = parser.parse_args()
-    for path in arguments.recipes:
-        config = load_config(path)
-        processes = 8 if "8gpu" in path.name else 1
+    for name in arguments.recipes:
+        config = load_config(name)
+        processes = 8 if "8gpu" in name else 1
         for sharded in (False, True)[: 1 + (processes > 1)]:
             start = time.monotonic()
             found = needed(config, processes, sharded)
             row = {
                 "bench": "train_memory",
                 "how": "computed with fake tensors, not measured on a GPU",
-                "recipe": path.stem,
+                "recipe": Path(name).stem,
                 "frames": config.data.sample.num_frames,
                 "batch": config.optim.batch,
                 "processes": processes,

@@ -16,7 +16,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "train-parameters.md"
 INTRO = """\
 # What each parameter does
 
-All settings of `mimicmotion train CONFIG.yaml`. A config file names only what differs from the defaults; an unknown
+All settings of `mimicmotion train RECIPE`. A recipe names only what differs from the defaults; an unknown
 name or a value out of range stops the run before it begins. Groups are written as nested mappings:
 
 ```yaml

@@ -21,8 +21,7 @@ from mimicmotion.models.checkpoint import load_components, save_components
 from mimicmotion.training.settings import TrainConfig, load_config
 from mimicmotion.training.state import checkpoints
 
-CONFIGS = Path(__file__).parents[1] / "configs"
-DETAIL = ("tiny-detail.yaml", "tiny-detail-continue.yaml")
+DETAIL = ("tiny-detail", "tiny-detail-continue")
 OTHER_PEOPLE = (5_000_000, 6_000_000)
 """First seeds of the people that the detail network learns from: the rest of the model never saw them."""
 logger = logging.getLogger("train_tiny")
@@ -35,11 +34,11 @@ def command(*arguments: str) -> None:
         sys.exit(done.returncode)
 
 
-def train(recipe: Path, changes: list[str], processes: int) -> Path:
+def train(recipe: str, changes: list[str], processes: int) -> Path:
     """Train a stage to its end; returns its run folder."""
     config: TrainConfig = load_config(recipe, changes)
     launch = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)] if processes > 1 else []
-    command(*launch, "-m", "mimicmotion.training", str(recipe), *changes)
+    command(*launch, "-m", "mimicmotion.training", recipe, *changes)
     return Path(config.run)
 
 
@@ -49,7 +48,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=1400, help="people to train on")
     parser.add_argument("--detail-clips", type=int, nargs=2, default=[2000, 1600], help="other people, for stages 3, 4")
     parser.add_argument("--held-out", type=int, default=64, help="people to validate on")
-    parser.add_argument("--recipe", default="tiny-denoiser.yaml", help="of stage 2, in configs/")
+    parser.add_argument("--recipe", default="tiny-denoiser", help="of stage 2")
     parser.add_argument("--output", type=Path, default=Path("runs/tiny/model"))
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--set-autoencoder", action="append", default=[], metavar="KEY=VALUE")
@@ -65,16 +64,16 @@ def main() -> None:
         command("-m", "mimicmotion.cli", "prepare", "synthetic", str(clips), "-o", people, *held_out, *more)
 
     each = (arguments.set_detail, arguments.set_detail_2)
-    details = [load_config(CONFIGS / recipe, [*arguments.set, *own]) for recipe, own in zip(DETAIL, each, strict=True)]
+    details = [load_config(recipe, [*arguments.set, *own]) for recipe, own in zip(DETAIL, each, strict=True)]
     if any(config.detail.perceptual for config in details):
         command("-m", "mimicmotion.cli", "weights", "fetch", "lpips-alex")
-    render(load_config(CONFIGS / arguments.recipe, changes).data.shards, arguments.clips)
-    train(CONFIGS / "tiny-autoencoder.yaml", [*arguments.set, *arguments.set_autoencoder], 1)
-    run = train(CONFIGS / arguments.recipe, changes, arguments.processes)
+    render(load_config(arguments.recipe, changes).data.shards, arguments.clips)
+    train("tiny-autoencoder", [*arguments.set, *arguments.set_autoencoder], 1)
+    run = train(arguments.recipe, changes, arguments.processes)
     for recipe, clips, seed, own in zip(DETAIL, arguments.detail_clips, OTHER_PEOPLE, each, strict=True):
         changes = [f"model.checkpoint={checkpoints(run)[-1] / 'model'}", *arguments.set, *own]
-        render(load_config(CONFIGS / recipe, changes).data.shards, clips, "--first-seed", str(seed))
-        run = train(CONFIGS / recipe, changes, 1)
+        render(load_config(recipe, changes).data.shards, clips, "--first-seed", str(seed))
+        run = train(recipe, changes, 1)
     model = load_components(checkpoints(run)[-1] / "model")
     logger.info("%s", save_components(model, arguments.output, dtype=torch.float16))
 

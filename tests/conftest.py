@@ -54,6 +54,17 @@ def shared() -> Callable[[str], Path]:
     return find
 
 
+@pytest.fixture(scope="session", autouse=True)
+def users_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where the user keeps fetched weights, to read. What tests keep there goes to a folder of this session."""
+    from mimicmotion.weights import cache_folder
+
+    users = cache_folder()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MIMICMOTION_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield users
+
+
 @contextmanager
 def threads(count: int) -> Iterator[None]:
     """PyTorch computes on so many threads."""

@@ -16,10 +16,12 @@ from mimicmotion.models.unet import build_unet
 from mimicmotion.models.vae import Autoencoder
 from mimicmotion.pipeline import MimicMotionPipeline
 
+# The norms have 32 groups. Where a group is one channel, the norm takes away what the time embedding adds: with 32
+# channels in both levels the output would not depend on noise level, fps or bucket at all.
 UNET = {
     "in_channels": 8,
     "out_channels": 4,
-    "block_out_channels": [32, 32],
+    "block_out_channels": [32, 64],
     "down_block_types": ["DownBlockSpatioTemporal", "CrossAttnDownBlockSpatioTemporal"],
     "up_block_types": ["CrossAttnUpBlockSpatioTemporal", "UpBlockSpatioTemporal"],
     "layers_per_block": 1,

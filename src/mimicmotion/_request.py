@@ -13,9 +13,10 @@ import torch
 from jaxtyping import UInt8
 from numpy import ndarray
 
+from mimicmotion.arrays import Frame
 from mimicmotion.errors import ConfigError, InputError, PoseError
 from mimicmotion.models.detail import DetailGuide
-from mimicmotion.models.pose_features import Frame, PoseFrames
+from mimicmotion.models.pose_features import PoseFrames
 
 
 @dataclass(frozen=True, slots=True, eq=False)

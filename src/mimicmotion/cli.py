@@ -238,8 +238,7 @@ def doctor() -> None:
 
 @app.command
 def train(
-    config: Path,
-    /,
+    recipe: Annotated[str, Parameter(name="--recipe")],
     *,
     resume: bool = True,
     allow_changes: bool = False,
@@ -247,12 +246,12 @@ def train(
     dry_run: bool = False,
     overrides: Annotated[list[str] | None, Parameter(name="--set")] = None,
 ) -> None:
-    """Train a model by the settings of a YAML file; a run that was stopped goes on where it was.
+    """Train a model by a recipe: settings in a YAML file. A run that was stopped goes on where it was.
 
-    In several processes: accelerate launch -m mimicmotion.training CONFIG [KEY=VALUE ...]
+    In several processes: accelerate launch -m mimicmotion.training RECIPE [KEY=VALUE ...]
 
     Args:
-        config: the recipe; configs/ has some.
+        recipe: A YAML file, or a name that `mimicmotion recipes` lists.
         resume: Go on from the run's last checkpoint; --no-resume refuses a run folder that has one.
         allow_changes: Go on although settings differ from the checkpoint's.
         overfit_one_clip: Learn one clip by heart, in a run folder of its own: a model that cannot has a fault.
@@ -264,7 +263,7 @@ def train(
     print(
         _run(
             job(
-                config,
+                recipe,
                 resume=resume,
                 allow_changes=allow_changes,
                 overfit_one_clip=overfit_one_clip,
@@ -276,11 +275,33 @@ def train(
 
 
 @app.command
-def ablate(config: Path, /, *, processes: int = 1) -> None:
-    """Train and measure the arms of an ablation (hand loss, confidence-aware guidance), set up in a YAML file."""
+def recipes(name: str | None = None, /) -> None:
+    """List the training recipes that come with this package, or print one: copy it and change what you like.
+
+    Args:
+        name: The recipe to print.
+    """
+    from mimicmotion.config import find_recipe
+    from mimicmotion.config import recipes as known
+
+    if name is not None:
+        print(find_recipe(name).read_text(encoding="utf-8"), end="")
+        return
+    for recipe, path in known().items():
+        print(f"{recipe:32} {path.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}")
+
+
+@app.command
+def ablate(recipe: Annotated[str, Parameter(name="--recipe")], *, processes: int = 1) -> None:
+    """Train and measure the arms of an ablation (hand loss, confidence-aware guidance).
+
+    Args:
+        recipe: A YAML file, or a name that `mimicmotion recipes` lists, such as ablation-tiny.
+        processes: Trainings at a time.
+    """
     from mimicmotion.jobs.ablate import ablate as job
 
-    print(_run(job(config, processes=processes)))
+    print(_run(job(recipe, processes=processes)))
 
 
 @app.command

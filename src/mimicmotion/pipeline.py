@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mimicmotion._request import Request, build_requests, check_numbers, check_size
+from mimicmotion.arrays import Frame
 from mimicmotion.conditioning import ConditionedUNet, Conditioning, encode_conditioning
 from mimicmotion.config import FusionConfig, parse
 from mimicmotion.config.speed import Sampler, Schedule
@@ -31,7 +32,7 @@ from mimicmotion.models.checkpoint import Components, load_components, save_comp
 from mimicmotion.models.decode import decode_frames, decode_stream
 from mimicmotion.models.detail import DetailGuide, DetailNet, add_detail
 from mimicmotion.models.offload import is_offloaded
-from mimicmotion.models.pose_features import Frame, PoseFrames
+from mimicmotion.models.pose_features import PoseFrames
 from mimicmotion.models.posenet import PoseNet
 from mimicmotion.planning import ExecutionPlan, Placement, RecoveringUNet
 from mimicmotion.planning.recover import decode_recovering, recovering

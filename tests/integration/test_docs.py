@@ -35,7 +35,7 @@ STAND_IN = "stable-video-diffusion-img2vid-xt-1-1"
 NOT_RUN = ("git clone", "cd ", "pip install", "python3 -m venv", "mimicmotion weights fetch", "mimicmotion study serve")
 
 # Commands that take hours or larger models: their settings are checked.
-LONG = ("mimicmotion train configs/", "mimicmotion ablate configs/")
+LONG = ("mimicmotion train --recipe", "mimicmotion ablate --recipe")
 
 
 def blocks(language: str) -> list[tuple[str, str]]:
@@ -116,9 +116,9 @@ def check_unrun(command: str) -> None:
         from mimicmotion.training.settings import load_config
 
         words = shlex.split(command)
-        path = ROOT / words[2]
+        name = words[words.index("--recipe") + 1]
         overrides = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
-        assert load_config(path, overrides).run if words[1] == "train" else load_ablation(path).run
+        assert load_config(name, overrides).run if words[1] == "train" else load_ablation(name).run
     if command.startswith("mimicmotion weights fetch"):
         from mimicmotion.weights import known
 

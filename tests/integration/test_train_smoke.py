@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from mimicmotion.cli import main
+from mimicmotion.config import recipes
 from mimicmotion.data.shards import open_shards
 from mimicmotion.models.checkpoint import load_part
 from mimicmotion.pose.files import save_poses
@@ -22,9 +23,8 @@ from mimicmotion.training.settings import load_config
 from mimicmotion.video.reader import open_video
 from mimicmotion.weights import find_asset
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 PEOPLE, RUN = Path("runs/smoke/people"), Path("runs/smoke/denoiser")
-STEPS = load_config(CONFIGS / "smoke-denoiser.yaml").optim.steps
+STEPS = load_config("smoke-denoiser").optim.steps
 
 
 def log(run: Path, key: str) -> list[float]:
@@ -34,21 +34,21 @@ def log(run: Path, key: str) -> list[float]:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder in which the commands of configs/smoke-*.yaml ran to their end."""
+    """The folder in which the commands of the recipes smoke-autoencoder and smoke-denoiser ran to their end."""
     folder = tmp_path_factory.mktemp("smoke")
     size = ["--height", "64", "--width", "64"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert main(["prepare", "synthetic", "8", "-o", str(PEOPLE), "--held-out", "2", "--frames", "6", *size]) == 0
-        assert main(["train", str(CONFIGS / "smoke-autoencoder.yaml")]) == 0
+        assert main(["train", "smoke-autoencoder"]) == 0
         _train_and_kill(folder)
-        assert main(["train", str(CONFIGS / "smoke-denoiser.yaml")]) == 0
+        assert main(["train", "smoke-denoiser"]) == 0
     return folder
 
 
 def _train_and_kill(folder: Path) -> None:
     """Start the training of the video model in a process of its own, and kill it soon after its first checkpoint."""
-    command = [sys.executable, "-m", "mimicmotion.training", str(CONFIGS / "smoke-denoiser.yaml")]
+    command = [sys.executable, "-m", "mimicmotion.training", "smoke-denoiser"]
     with (folder / "killed.txt").open("w") as err:
         process = subprocess.Popen(command, cwd=folder, stderr=err, env={**os.environ, "OMP_NUM_THREADS": "1"})
     first = folder / RUN / "checkpoints" / "step-00000005"
@@ -96,7 +96,7 @@ def test_result_makes_a_video(trained: Path, tmp_path: Path, monkeypatch: pytest
 
 def test_a_finished_run_is_not_started_again_unasked(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(trained)
-    assert main(["train", str(CONFIGS / "smoke-denoiser.yaml"), "--no-resume"]) == 2
+    assert main(["train", "smoke-denoiser", "--no-resume"]) == 2
 
 
 def test_data_too_short_for_a_later_phase_is_found_at_the_start(
@@ -109,17 +109,17 @@ def test_data_too_short_for_a_later_phase_is_found_at_the_start(
         "--set",
         "phases=[{until: 5, frames: 3, batch: 1}, {until: 9, frames: 9, batch: 1}]",
     ]
-    assert main(["train", str(CONFIGS / "smoke-denoiser.yaml"), *changes]) == 2
+    assert main(["train", "smoke-denoiser", *changes]) == 2
     assert "too short" in capsys.readouterr().err
     assert not Path("runs/smoke/long/checkpoints").exists()
 
 
 def test_recipes_can_be_read() -> None:
-    recipes = [p for p in sorted(CONFIGS.glob("*.yaml")) if "stage" in p.read_text()]
-    assert len(recipes) >= 4
-    for path in recipes:
-        config = load_config(path)
+    known = [name for name, path in recipes().items() if "stage" in path.read_text()]
+    assert len(known) >= 4
+    for name in known:
+        config = load_config(name)
         assert config.run.startswith("runs/")
         if config.model.new is not None:
-            made = [c for c in map(load_config, recipes) if c.stage == "autoencoder"]
+            made = [c for c in map(load_config, known) if c.stage == "autoencoder"]
             assert config.model.new.autoencoder in {"tiny", *(c.run for c in made)}

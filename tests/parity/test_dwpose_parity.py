@@ -31,7 +31,14 @@ class Replay:
 
 
 @pytest.fixture(scope="module")
-def data(shared: Callable[[str], Path]) -> dict[str, ndarray]:
+def data() -> dict[str, ndarray]:
+    with np.load(Path(__file__).with_name("data") / "pose/postprocess.npz") as file:
+        return dict(file)
+
+
+@pytest.fixture(scope="module")
+def more(shared: Callable[[str], Path]) -> dict[str, ndarray]:
+    """What also needs whole pictures."""
     with np.load(shared("parity/goldens/pose/onnx.npz")) as file:
         return dict(file)
 
@@ -52,28 +59,34 @@ def test_nms(data: dict[str, ndarray], case: str) -> None:
         np.testing.assert_allclose(multi, data[f"{case}/multi"], atol=1e-12)
 
 
+def test_letterbox(data: dict[str, ndarray]) -> None:
+    picture, ratio = dwpose.letterbox(data["letterbox0/img"], (640, 640))
+    np.testing.assert_array_equal(picture.transpose(2, 0, 1)[:, 4::9, 4::9], data["letterbox0/out_every_9th"])
+    assert ratio == data["letterbox0/ratio"]
+
+
 @pytest.mark.parametrize("k", range(5))
-def test_letterbox(data: dict[str, ndarray], k: int) -> None:
-    picture, ratio = dwpose.letterbox(data[f"letterbox{k}/img"], (640, 640))
-    np.testing.assert_array_equal(picture.transpose(2, 0, 1), data[f"letterbox{k}/out"])
-    assert ratio == data[f"letterbox{k}/ratio"]
+def test_more_letterboxes(more: dict[str, ndarray], k: int) -> None:
+    picture, ratio = dwpose.letterbox(more[f"letterbox{k}/img"], (640, 640))
+    np.testing.assert_array_equal(picture.transpose(2, 0, 1), more[f"letterbox{k}/out"])
+    assert ratio == more[f"letterbox{k}/ratio"]
 
 
-def test_grid(data: dict[str, ndarray]) -> None:
+def test_grid(more: dict[str, ndarray]) -> None:
     rows = np.zeros((1, 8400, 85), np.float32)
-    rows[:, ::37] = data["grid/in"]
+    rows[:, ::37] = more["grid/in"]
     decoded = dwpose.decode_grid(rows, (640, 640))[:, ::37]
-    np.testing.assert_allclose(decoded, data["grid/out_rows"], rtol=1e-6)
+    np.testing.assert_allclose(decoded, more["grid/out_rows"], rtol=1e-6)
 
 
-def test_detector(estimator: dwpose.DWPoseEstimator, data: dict[str, ndarray]) -> None:
+def test_detector(estimator: dwpose.DWPoseEstimator, more: dict[str, ndarray]) -> None:
     rows = np.zeros((1, 8400, 85), np.float32)
-    rows[0, data["detector/rows"]] = data["detector/raw_rows"]
+    rows[0, more["detector/rows"]] = more["detector/raw_rows"]
     estimator._detector = session = Replay([1, 3, 640, 640], [[rows]])
-    np.testing.assert_allclose(estimator.detect(data["detector/img"]), data["detector/boxes"], atol=1e-5)
-    np.testing.assert_array_equal(session.feeds[0], data["detector/feed_uint8"])
+    np.testing.assert_allclose(estimator.detect(more["detector/img"]), more["detector/boxes"], atol=1e-5)
+    np.testing.assert_array_equal(session.feeds[0], more["detector/feed_uint8"])
     estimator._detector = Replay([1, 3, 640, 640], [[rows * 0]])
-    assert estimator.detect(data["detector/img"]).shape == (0, 4)
+    assert estimator.detect(more["detector/img"]).shape == (0, 4)
 
 
 @pytest.mark.parametrize("padding", [1.0, 1.25])
@@ -85,14 +98,19 @@ def test_centre_and_scale(data: dict[str, ndarray], padding: float) -> None:
 
 @pytest.mark.parametrize("k", range(5))
 def test_crop(data: dict[str, ndarray], k: int) -> None:
-    import cv2
-
     scale = dwpose.fit_aspect(data[f"affine{k}/scale_in"], SIZE)
     np.testing.assert_array_equal(scale, data[f"affine{k}/scale"])
     matrix = dwpose.crop_matrix(data[f"affine{k}/center"], scale, SIZE)
     np.testing.assert_allclose(matrix, data[f"affine{k}/matrix"], atol=1e-12)
-    crop = cv2.warpAffine(data["detector/img"], matrix, SIZE[::-1], flags=cv2.INTER_LINEAR)
-    np.testing.assert_array_equal(crop, data[f"affine{k}/crop"])
+
+
+@pytest.mark.parametrize("k", range(5))
+def test_pixels_of_a_crop(more: dict[str, ndarray], k: int) -> None:
+    import cv2
+
+    matrix = dwpose.crop_matrix(more[f"affine{k}/center"], more[f"affine{k}/scale"], SIZE)
+    crop = cv2.warpAffine(more["detector/img"], matrix, SIZE[::-1], flags=cv2.INTER_LINEAR)
+    np.testing.assert_array_equal(crop, more[f"affine{k}/crop"])
 
 
 def test_simcc(data: dict[str, ndarray]) -> None:
@@ -101,22 +119,22 @@ def test_simcc(data: dict[str, ndarray]) -> None:
     np.testing.assert_array_equal(scores, data["simcc/scores"])
 
 
-def test_points_of_several_persons(estimator: dwpose.DWPoseEstimator, data: dict[str, ndarray]) -> None:
-    frame = data["detector/img"]
-    answers = [[data["simcc/x"][k : k + 1], data["simcc/y"][k : k + 1]] for k in (0, 1)]
+def test_points_of_several_persons(estimator: dwpose.DWPoseEstimator, more: dict[str, ndarray]) -> None:
+    frame = more["detector/img"]
+    answers = [[more["simcc/x"][k : k + 1], more["simcc/y"][k : k + 1]] for k in (0, 1)]
     estimator._network = Replay([1, 3, *SIZE], answers)
-    keypoints, scores = estimator.locate(frame, data["pose/boxes"])
-    np.testing.assert_allclose(keypoints, data["pose/keypoints"], atol=1e-9)
-    np.testing.assert_array_equal(scores, data["pose/scores"])
+    keypoints, scores = estimator.locate(frame, more["pose/boxes"])
+    np.testing.assert_allclose(keypoints, more["pose/keypoints"], atol=1e-9)
+    np.testing.assert_array_equal(scores, more["pose/scores"])
 
-    xy, confidence = dwpose.order_points(*estimator.locate(frame, data["detector/boxes"]))
-    np.testing.assert_allclose(xy, data["wholebody0/keypoints"], atol=1e-9)
-    np.testing.assert_allclose(confidence, data["wholebody0/scores"], atol=1e-9)
+    xy, confidence = dwpose.order_points(*estimator.locate(frame, more["detector/boxes"]))
+    np.testing.assert_allclose(xy, more["wholebody0/keypoints"], atol=1e-9)
+    np.testing.assert_allclose(confidence, more["wholebody0/scores"], atol=1e-9)
     fractions = xy / (frame.shape[1], frame.shape[0])
-    np.testing.assert_allclose(fractions[:, :18].reshape(-1, 2), data["dict0/candidate"], atol=1e-12)
-    np.testing.assert_allclose(fractions[:, 24:92], data["dict0/faces"], atol=1e-12)
+    np.testing.assert_allclose(fractions[:, :18].reshape(-1, 2), more["dict0/candidate"], atol=1e-12)
+    np.testing.assert_allclose(fractions[:, 24:92], more["dict0/faces"], atol=1e-12)
     hands = np.concatenate([fractions[:, 92:113], fractions[:, 113:]])
-    np.testing.assert_allclose(hands, data["dict0/hands"], atol=1e-12)
+    np.testing.assert_allclose(hands, more["dict0/hands"], atol=1e-12)
 
 
 @pytest.mark.parametrize("k", range(3))
@@ -127,9 +145,9 @@ def test_order_of_the_points(data: dict[str, ndarray], k: int) -> None:
     np.testing.assert_array_equal(confidence, data[f"order{k}/scores"])
 
 
-def test_whole_networks(estimator: dwpose.DWPoseEstimator, data: dict[str, ndarray]) -> None:
+def test_whole_networks(estimator: dwpose.DWPoseEstimator, more: dict[str, ndarray]) -> None:
     """The networks' own outputs, decoded here by the released formulas in other words, give the same points."""
-    frame = data["detector/img"]
+    frame = more["detector/img"]
     found = estimator.detect(frame)
     feed = np.full((640, 640, 3), 114, np.float32)
     feed[:] = dwpose.letterbox(frame, (640, 640))[0]

@@ -23,6 +23,11 @@ from mimicmotion.evaluation.networks.features import load_i3d
 from mimicmotion.video.reader import VideoReader
 
 
+@pytest.fixture(autouse=True)
+def fetched_weights(monkeypatch: pytest.MonkeyPatch, users_cache: Path) -> None:
+    monkeypatch.setenv("MIMICMOTION_CACHE", str(users_cache))
+
+
 def fetched(name: str) -> Path:
     path = weights.known(name).find()
     if path is None and os.environ.get("MIMICMOTION_TEST_FETCH") == "1":

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,13 @@ from mimicmotion.models.unet import build_unet, unused_parameter_names
 from mimicmotion.models.vae import Autoencoder, encode_mode
 
 Find = Callable[[str], Path]
+DATA = Path(__file__).with_name("data")
 CASES = ["a16_one_tile", "b40_tiles", "c37_ragged", "d36_exact"]
 
 
 @pytest.fixture(scope="module")
-def model(shared: Find, tmp_path_factory: pytest.TempPathFactory) -> Components:
-    file = tmp_path_factory.mktemp("pth") / "net.pth"
-    shutil.copy(shared("parity/tiny_mimicmotion.pth"), file)
-    return load_components(shared("parity/tiny_svd"), file)
+def model(shared: Find) -> Components:
+    return load_components(shared("parity/tiny_svd"), shared("parity/tiny_mimicmotion.pth"))
 
 
 @pytest.fixture(scope="module")
@@ -130,9 +129,16 @@ def shapes(module: torch.nn.Module, prefix: str = "") -> dict[str, list[int]]:
     return {prefix + k: list(v.shape) for k, v in module.state_dict().items()}
 
 
-def test_full_size_checkpoint_keys(shared: Find) -> None:
+def published(name: str) -> Any:
+    """Names and shapes of the released full-size weights."""
+    return json.loads(gzip.decompress((DATA / name).read_bytes()))
+
+
+def test_full_size_checkpoint_keys() -> None:
     """Names and shapes of the published 1.5 B parameters, without memory."""
-    config = json.loads(shared("parity/tiny_svd/unet/config.json").read_text()) | {
+    config = json.loads((DATA / "svd/unet/config.json").read_text()) | {
+        "layers_per_block": 2,
+        "transformer_layers_per_block": 1,
         "block_out_channels": (320, 640, 1280, 1280),
         "num_attention_heads": (5, 10, 20, 20),
         "cross_attention_dim": 1024,
@@ -140,17 +146,17 @@ def test_full_size_checkpoint_keys(shared: Find) -> None:
         "projection_class_embeddings_input_dim": 768,
     }
     unet = build_unet(config, device="meta", dtype=torch.float16)
-    want = json.loads(shared("parity/full_keys.json").read_text())
+    want = published("full_keys.json.gz")
     assert shapes(unet, "unet.") | shapes(PoseNet(), "pose_net.") == want
     assert round(sum(p.numel() for p in unet.parameters()) / 1e6, 1) == 1524.6
     unused = set(unused_parameter_names(unet))
     assert round(sum(p.numel() for n, p in unet.named_parameters() if n in unused) / 1e6, 1) == 50.4
 
 
-def test_full_size_svd_keys(shared: Find) -> None:
-    want = json.loads(shared("parity/full_keys_svd.json").read_text())
-    vae = json.loads(shared("parity/tiny_svd/vae/config.json").read_text())
-    clip = json.loads(shared("parity/tiny_svd/image_encoder/config.json").read_text()) | {
+def test_full_size_svd_keys() -> None:
+    want = published("full_keys_svd.json.gz")
+    vae = json.loads((DATA / "svd/vae/config.json").read_text()) | {"layers_per_block": 2}
+    clip = json.loads((DATA / "svd/image_encoder/config.json").read_text()) | {
         "hidden_size": 1280, "intermediate_size": 5120, "num_attention_heads": 16, "num_hidden_layers": 32,
         "patch_size": 14, "projection_dim": 1024,
     }  # fmt: skip

@@ -159,16 +159,17 @@ def test_checkpoint_on_a_base(model: Components, svd: Path, tmp_path: Path, suff
     assert file in got.files
 
 
-def test_pth_is_converted_once_and_again_when_it_changes(svd: Path, tmp_path: Path, caplog) -> None:
-    file = tmp_path / "net.pth"
-    torch.save(checkpoint_of(make(1)), file)
-    copy = tmp_path / "net.pth.safetensors"
-    read_tensors(file)
-    stamp = copy.stat().st_mtime_ns
-    tensors = read_tensors(file)
-    assert copy.stat().st_mtime_ns == stamp
+def test_pth_is_converted_once_and_again_when_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from safetensors import safe_open
 
+    monkeypatch.setenv("MIMICMOTION_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "source" / "net.pth"
+    file.parent.mkdir()
+    torch.save(checkpoint_of(make(1)), file)
+    tensors = read_tensors(file)
+    (copy,) = (tmp_path / "cache" / "converted").iterdir()
+    stamp = copy.stat().st_mtime_ns
+    read_tensors(file)
     with safe_open(copy, framework="pt") as f:
         assert f.metadata()["source_sha256"] == weights.sha256_file(file)
     os.utime(file, (1, 1))  # touched, but the same content
@@ -176,19 +177,22 @@ def test_pth_is_converted_once_and_again_when_it_changes(svd: Path, tmp_path: Pa
     assert copy.stat().st_mtime_ns == stamp
     torch.save(checkpoint_of(make(2)), file)
     assert not torch.equal(read_tensors(file)["pose_net.final_proj.weight"], tensors["pose_net.final_proj.weight"])
+    assert list(file.parent.iterdir()) == [file]
 
 
-def test_conversion_goes_to_the_cache_where_the_place_is_not_writable(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tensors_that_share_memory_are_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MIMICMOTION_CACHE", str(tmp_path / "cache"))
-    file = tmp_path / "net.pth"
     shared = torch.arange(6.0)
-    torch.save({"a": shared[:3], "b": shared[2:5]}, file)  # one storage, which safetensors would refuse
-    (tmp_path / "net.pth.safetensors").mkdir()  # stands in the way, for root too
-    tensors = read_tensors(file)
-    assert tensors["b"].tolist() == [2, 3, 4]
-    assert len(list((tmp_path / "cache/converted").iterdir())) == 1
+    torch.save({"a": shared[:3], "b": shared[2:5]}, tmp_path / "net.pth")  # safetensors would refuse one storage
+    assert read_tensors(tmp_path / "net.pth")["b"].tolist() == [2, 3, 4]
+    assert len(list((tmp_path / "cache" / "converted").iterdir())) == 1
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("no folder, for root too")
+    monkeypatch.setenv("MIMICMOTION_CACHE", str(tmp_path / "file"))
+    torch.save({"a": torch.arange(3.0)}, tmp_path / "net.pth")
+    assert read_tensors(tmp_path / "net.pth")["a"].tolist() == [0, 1, 2]
 
 
 class Evil:
@@ -310,7 +314,7 @@ def test_missing_things(svd: Path, folder: Path, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="readable JSON"):
         load_components(svd, new_pose_net=True)
     (svd / "vae/config.json").write_text('{"_class_name": "AutoencoderKL"}')
-    with pytest.raises(WeightsError, match="class AutoencoderKL,"):
+    with pytest.raises(WeightsError, match="config of vae: autoencoder of class AutoencoderKL\n"):
         load_components(svd, new_pose_net=True)
     (svd / "vae/config.json").unlink()
     with pytest.raises(WeightsError, match="config.json is missing"):

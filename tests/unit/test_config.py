@@ -9,7 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimicmotion.config import FusionConfig, GenerateConfig, PosesConfig, field_help, load_yaml, parse, person_choice
+from mimicmotion import cli
+from mimicmotion.config import (
+    FusionConfig,
+    GenerateConfig,
+    PosesConfig,
+    field_help,
+    find_recipe,
+    load_yaml,
+    parse,
+    person_choice,
+    recipes,
+)
 from mimicmotion.errors import ConfigError, InputError, MimicMotionError, OutputError, WeightsError
 
 REQUIRED = {"picture": "a.png", "video": "b.mp4", "output": "c.mp4"}
@@ -98,3 +109,18 @@ def test_errors_say_three_things_and_travel_between_processes() -> None:
     for cls in (OutputError, WeightsError):
         assert issubclass(cls, MimicMotionError)
         assert "fix: c" in str(pickle.loads(pickle.dumps(cls("a", "b", "c"))))
+
+
+def test_recipes_are_found_by_name_and_listed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    known = recipes()
+    assert {"paper-8gpu", "finetune-24gb-lora", "ablation-tiny"} <= known.keys()
+    assert find_recipe("paper-8gpu") == known["paper-8gpu"]
+    assert find_recipe(tmp_path / "mine.yaml") == tmp_path / "mine.yaml"
+    with pytest.raises(ConfigError, match="did you mean paper-8gpu"):
+        find_recipe("paper-8gpus")
+    assert cli.main(["recipes"]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in listed] == list(known)
+    assert all(len(line.split()) > 3 for line in listed)
+    assert cli.main(["recipes", "paper-8gpu"]) == 0
+    assert capsys.readouterr().out == known["paper-8gpu"].read_text()

@@ -7,14 +7,13 @@ from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.evaluation.planted import (
     DOUBTFUL,
     PLANTED,
-    USUAL_THRESHOLD,
     duplicate_detection,
     hand_on_wrong_hand,
     occluded_elbow,
     plant,
     plant_errors,
 )
-from mimicmotion.pose.keypoints import LEFT_HAND, NUM_POINTS, R_ELBOW, RIGHT_HAND, PoseSequence
+from mimicmotion.pose.keypoints import LEFT_HAND, NUM_POINTS, R_ELBOW, RIGHT_HAND, VISIBLE, PoseSequence
 
 
 def poses(frames: int = 6) -> PoseSequence:
@@ -41,7 +40,7 @@ def test_errors_are_seeded_and_leave_the_truth_alone(name: str) -> None:
     touched = sorted(changed(exact, wrong))
     doubtful = wrong.confidence[:, touched]
     assert touched
-    assert doubtful.min() > USUAL_THRESHOLD  # a drawing with a threshold shows them in full
+    assert doubtful.min() > VISIBLE  # a drawing with a threshold shows them in full
     assert doubtful.max() <= DOUBTFUL[1]
     assert wrong.source.startswith("exact + ")
     assert (wrong.size, wrong.fps) == (exact.size, exact.fps)

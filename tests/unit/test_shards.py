@@ -35,7 +35,6 @@ from mimicmotion.data.shards import (
     write_shards,
 )
 from mimicmotion.errors import ConfigError, InputError, MediaError, OutputError
-from mimicmotion.pose.hands import hand_boxes
 from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
 
 SIZE = (32, 24)
@@ -79,7 +78,8 @@ def run(job: Any) -> Any:
 def fill(folder: Path, count: int = 5, shared: ShardSettings = PNG, **options: Any) -> Path:
     with ShardWriter(folder, shared, **options) as writer:
         for i in range(count):
-            writer.add(record(i, stills=1, meta={"start_s": i / 2}))
+            embeddings = np.zeros((5, 7), np.float32)
+            writer.add(record(i, stills=1, meta={"start_s": i / 2}, embeddings=embeddings))
     return folder
 
 
@@ -128,9 +128,6 @@ def test_records_come_back(tmp_path: Path, store: str, near: int) -> None:
     np.testing.assert_array_equal(found.poses.xy, given_record.poses.xy)
     np.testing.assert_array_equal(found.poses.confidence, given_record.poses.confidence)
     assert (found.poses.fps, found.poses.size) == (12.5, SIZE)
-    boxes, reliable = hand_boxes(given_record.poses.xy, given_record.poses.confidence)
-    np.testing.assert_allclose(found.hands[..., :4], boxes, rtol=1e-6)
-    np.testing.assert_array_equal(found.hands[..., 4], reliable)
     np.testing.assert_array_equal(found.latents, latents)
     np.testing.assert_array_equal(found.embeddings, embeddings)
     assert shards[0].latents is None
@@ -153,7 +150,7 @@ def test_plain_webdataset_reads_shards(tmp_path: Path) -> None:
     assert [s["__key__"] for s in samples] == [f"v{i}-{i:03d}" for i in range(5)]
     np.testing.assert_array_equal(samples[2]["00004.png"], picture(2, 5)[4])
     assert samples[2]["json"]["video"] == "v2"
-    assert samples[2]["hands.npy"].shape == (5, 2, 5)
+    assert samples[2]["poses.npz"]["xy"].shape == (5, 134, 2)
 
 
 def test_videos_group_their_records(tmp_path: Path) -> None:
@@ -371,7 +368,7 @@ def test_nothing_there(tmp_path: Path) -> None:
         open_shards(fill(tmp_path), "val")
 
 
-@pytest.mark.parametrize("name", ["v1-001.json", "v1-001.poses.npz", "v1-001.hands.npy", "v1-001.00003.png"])
+@pytest.mark.parametrize("name", ["v1-001.json", "v1-001.poses.npz", "v1-001.00003.png"])
 def test_a_missing_member_is_named(tmp_path: Path, name: str) -> None:
     fill(tmp_path)
     rebuild(tmp_path / "train-00000.tar", lambda n, data: None if n == name else data)
@@ -427,7 +424,7 @@ def poses_of(count: int) -> bytes:
     [
         ("poses.npz", b"x", lambda r: r.poses),
         ("poses.npz", poses_of(4), lambda r: r.poses),
-        ("hands.npy", b"x", lambda r: r.hands),
+        ("embeddings.npy", b"x", lambda r: r.embeddings),
         ("00002.png", b"x", lambda r: r.frames([2])),
         ("00002.png", b"", lambda r: r.frames([2])),
     ],

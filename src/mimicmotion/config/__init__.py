@@ -4,7 +4,7 @@ from mimicmotion.config.execution import ExecutionOptions
 from mimicmotion.config.fusion import FusionConfig, FusionMode
 from mimicmotion.config.inputs import PoseOptions, SamplingOptions, person_choice
 from mimicmotion.config.jobs import GenerateConfig, PosesConfig
-from mimicmotion.config.parsing import STRICT, check_range, field_help, load_yaml, parse
+from mimicmotion.config.parsing import STRICT, check_range, field_help, find_recipe, load_yaml, parse, recipes
 from mimicmotion.config.speed import SpeedOptions, SpeedPlan, resolve_speed
 
 __all__ = [
@@ -20,8 +20,10 @@ __all__ = [
     "SpeedPlan",
     "check_range",
     "field_help",
+    "find_recipe",
     "load_yaml",
     "parse",
     "person_choice",
+    "recipes",
     "resolve_speed",
 ]

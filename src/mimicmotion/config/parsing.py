@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -55,6 +56,27 @@ def load_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ConfigError(f"{path} holds {type(data).__name__}", "a mapping of settings", "write 'name: value' lines")
     return data
+
+
+def recipes() -> dict[str, Path]:
+    """Name and file of the training recipes that come with this package."""
+    return {path.stem: path for path in sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))}
+
+
+def find_recipe(name: str | Path) -> Path:
+    """A recipe's file: a path as it is, or one of `recipes` by its name.
+
+    Raises:
+        ConfigError: neither a YAML file's name nor that of a recipe.
+    """
+    path, known = Path(name), recipes()
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        return path
+    if str(name) not in known:
+        close = difflib.get_close_matches(str(name), known, 1)
+        fix = f"did you mean {close[0]}?" if close else "'mimicmotion recipes' lists them"
+        raise ConfigError(f"recipe {str(name)!r}", f"a YAML file, or one of {', '.join(known)}", fix)
+    return known[str(name)]
 
 
 def field_help(cls: type) -> dict[str, str]:

@@ -36,7 +36,7 @@ class SpeedOptions:
     quantize: Quantize | None = None
     """Weights of the U-Net as none (as they are), int8 or fp8; empty is the tier's."""
     preview_decoder: Path | None = None
-    """A tiny autoencoder (an AutoencoderTiny of diffusers: folder or file) that decodes previews in place of the big one."""
+    """A tiny autoencoder (diffusers' layout: folder or file) that decodes previews in place of the big one."""
 
     def __post_init__(self) -> None:
         check_range(self, {"guidance_every": (1, 1000), "block_cache": (0, 10)})

@@ -9,11 +9,9 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
-from mimicmotion.pose.keypoints import BODY, PoseSequence
+from mimicmotion.pose.keypoints import BODY, VISIBLE, PoseSequence
 from mimicmotion.video.geometry import Fit, plan_fit
 
-SEEN = 0.3
-"""A body point of at least this confidence counts as seen; the drawing's own threshold."""
 _OUTLIERS = 0.02
 
 
@@ -47,7 +45,7 @@ def fit_poses(poses: PoseSequence, fit: Fit) -> PoseSequence:
 
 def person_boxes(poses: PoseSequence) -> Float64[ndarray, "frames 4"]:
     """Box (left, top, right, bottom) of the seen body points of each frame, in pixels; NaN where none is seen."""
-    seen = poses.confidence[:, BODY] > SEEN
+    seen = poses.confidence[:, BODY] > VISIBLE
     xy = poses.xy[:, BODY].astype(np.float64)
     low = np.where(seen[..., None], xy, np.inf).min(1)
     high = np.where(seen[..., None], xy, -np.inf).max(1)

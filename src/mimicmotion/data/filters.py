@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mimicmotion.data.crop import SEEN
 from mimicmotion.data.measure import SceneMeasures
 from mimicmotion.data.settings_prepare import PrepareConfig
 from mimicmotion.pose.hands import hand_boxes
-from mimicmotion.pose.keypoints import BODY, PoseSequence
+from mimicmotion.pose.keypoints import BODY, VISIBLE, PoseSequence
 
 STATIC_CHANGE = 0.75
 """A frame that differs less than this (of 255) from the one a fifth of a second before hardly moves. Compression alone
@@ -73,7 +72,7 @@ def judge(measures: SceneMeasures, stored: PoseSequence, enlargement: float, con
 def measure_poses(poses: PoseSequence) -> dict[str, float]:
     """Shares of frames and points that are seen in the stored frames, and the confidence of those points."""
     body = poses.confidence[:, BODY]
-    seen = body > SEEN
+    seen = body > VISIBLE
     found = seen.any(1)
     reliable = hand_boxes(poses.xy, poses.confidence)[1]
     numbers = {"found": float(found.mean()), "body": float(seen.mean())}

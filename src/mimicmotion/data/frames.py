@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-from jaxtyping import UInt8
-from numpy import ndarray
 
+from mimicmotion.arrays import Frame, Frames
 from mimicmotion.errors import ConfigError, InputError, MediaError, OutputError
 
 Store = Literal["png", "jpeg", "video"]
@@ -25,9 +24,6 @@ _CRF = 16  # that of the video writer: the eye can't tell it from the frames
 _JPEG_QUALITY = 95
 # zlib's level 6 makes synthetic frames 16 % smaller, but takes 2.6 times as long
 _PNG_LEVEL = 1
-
-Frame = UInt8[ndarray, "height width 3"]
-Frames = UInt8[ndarray, "n height width 3"]
 
 
 def check_store(store: str, size: tuple[int, int]) -> None:

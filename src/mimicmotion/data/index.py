@@ -25,7 +25,7 @@ HEAD = "__shard__/head.json"
 Span = tuple[int, int]  # offset, size
 _NAME = re.compile(r"(?P<split>.+)-(?P<number>\d+)\.tar")
 _PICTURE = re.compile(r"(\d{5})\.(png|jpg)")
-_NEEDED = ("json", "poses.npz", "hands.npy")
+_NEEDED = ("json", "poses.npz")
 _PREPARE = "make the shards with 'mimicmotion prepare'"
 
 

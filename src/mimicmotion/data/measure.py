@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float32, Int, UInt8
 from numpy import ndarray
 
+from mimicmotion.arrays import Frame
 from mimicmotion.data.crop import person_boxes
 from mimicmotion.data.scenes import shrink
 from mimicmotion.pose.estimator import PoseEstimator, PosePoints
@@ -23,8 +24,6 @@ CHANGE_OVER = 0.2
 THUMB_SIDE = 256
 _CHANGE_SIDE = 96
 _MARGIN = 0.1
-
-Frame = UInt8[ndarray, "height width 3"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,6 @@ from mimicmotion.data.index import FORMAT, HEAD, VERSION, canonical
 from mimicmotion.errors import InputError
 from mimicmotion.files import atomic_path, writing
 from mimicmotion.pose.files import dump_poses
-from mimicmotion.pose.hands import hand_boxes
 from mimicmotion.pose.keypoints import PoseSequence
 
 _KEY = re.compile(r"[^./\s][^./]{0,79}")  # WebDataset ends the key at the first dot
@@ -105,7 +104,6 @@ class OpenShard:
             members = encode_frames(record.frames, self._shared.store, size, record.poses.fps, count)
         except InputError as e:
             raise type(e)(f"record {record.key}: {e.got}", e.expected, e.fix) from e
-        boxes, reliable = hand_boxes(record.poses.xy, record.poses.confidence)
         meta = dict(record.meta) | {
             "key": record.key,
             "video": record.video,
@@ -117,7 +115,6 @@ class OpenShard:
         }
         members["json"] = canonical(meta).encode()
         members["poses.npz"] = dump_poses(record.poses)
-        members["hands.npy"] = _npy(np.concatenate([boxes, reliable[..., None]], -1).astype(np.float32))
         if record.latents is not None:
             members["latents.npy"] = _npy(record.latents.astype(np.float16))
         if record.embeddings is not None:

@@ -1,9 +1,8 @@
 """Shards: records (scenes of videos with poses) in tar files, read by number in any order.
 
 A shard is a tar in WebDataset's form, which `webdataset.WebDataset` reads too. The members of record KEY:
-KEY.json (metadata), KEY.mp4 or KEY.00000.png ... or KEY.00000.jpg ... (frames), KEY.poses.npz (a pose file),
-KEY.hands.npy (left, top, right, bottom, reliable of both hands in each frame), and optionally KEY.latents.npy and
-KEY.embeddings.npy. FOLDER/index.json says where each member lies.
+KEY.json (metadata), KEY.mp4 or KEY.00000.png ... or KEY.00000.jpg ... (frames), KEY.poses.npz (a pose file), and
+optionally KEY.latents.npy and KEY.embeddings.npy. FOLDER/index.json says where each member lies.
 """
 
 from __future__ import annotations
@@ -103,11 +102,6 @@ class Record:
             got = f"{self.where}: {len(poses)} poses of frames {poses.size}"
             raise MediaError(got, f"{len(self)} of {self._size}", MEND)
         return poses
-
-    @functools.cached_property
-    def hands(self) -> Float32[ndarray, "frames 2 5"]:
-        """Left and right hand in each frame: left, top, right, bottom in pixels, and 1 where it is reliable."""
-        return self._array("hands.npy", np.dtype(np.float32), 3)
 
     @functools.cached_property
     def latents(self) -> Float16[ndarray, "frames c h w"] | None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from mimicmotion.arrays import Frame
 from mimicmotion.errors import InputError
-from mimicmotion.pose.warp import Clip, Picture, check_picture, limb_warp
+from mimicmotion.pose.warp import Clip, check_picture, limb_warp
 
 __all__ = ["copy_reference", "limb_warp"]
 
 
-def copy_reference(reference: Picture, num_frames: int) -> Clip:
+def copy_reference(reference: Frame, num_frames: int) -> Clip:
     """The reference picture as a clip of `num_frames` frames.
 
     Raises:

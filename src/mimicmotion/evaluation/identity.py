@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, UInt8
 from numpy import ndarray
 
+from mimicmotion.arrays import Frame
 from mimicmotion.evaluation.networks.faces import FaceNetwork
 from mimicmotion.pose.keypoints import FACE, PoseSequence
 
@@ -27,7 +28,6 @@ SURE = 0.5
 # of the 68 points: eyes, nose tip, corners of the mouth; the person's right is on the left
 _GROUPS = (slice(36, 42), slice(42, 48), slice(30, 31), slice(48, 49), slice(54, 55))
 
-Frame = UInt8[ndarray, "height width 3"]
 Embeddings = Float32[ndarray, "frames dim"]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float64, UInt8
 from numpy import ndarray
 
+from mimicmotion.arrays import Frame
 from mimicmotion.errors import InputError
 from mimicmotion.evaluation import pixels, temporal
 from mimicmotion.evaluation.pixels import unit_frames
@@ -33,7 +34,6 @@ VERSIONS = {
 """Raised when a number's meaning changes, so that old cached ones are not used."""
 
 Bytes = UInt8[ndarray, "frames height width 3"]
-Frame = UInt8[ndarray, "height width 3"]
 
 
 class Measure(Protocol):
@@ -301,7 +301,7 @@ def pose_numbers(found: PoseSequence, truth: PoseSequence) -> dict[str, float]:
     Raises:
         PoseError: lengths differ, or the truth shows no torso.
     """
-    from mimicmotion.evaluation.poses import VISIBLE, pose_fidelity, torso_length
+    from mimicmotion.evaluation.poses import TRULY_VISIBLE, pose_fidelity, torso_length
     from mimicmotion.pose.keypoints import LEFT_HAND, RIGHT_HAND
 
     parts: dict[str, Fidelity] = pose_fidelity(found, truth)
@@ -310,7 +310,7 @@ def pose_numbers(found: PoseSequence, truth: PoseSequence) -> dict[str, float]:
         out |= {f"pose_error_{name}": part.error, f"pck_{name}": part.pck, f"missing_{name}": part.missing}
     out["pck_box_body"] = pose_fidelity(found, truth, unit="box")["body"].pck
     hands = np.r_[LEFT_HAND, RIGHT_HAND]
-    shown = truth.confidence[:, hands] >= VISIBLE
+    shown = truth.confidence[:, hands] >= TRULY_VISIBLE
     confidence = found.confidence[:, hands][shown]
     out["hand_confidence"] = float(confidence.mean()) if len(confidence) else float("nan")
     length = torso_length(truth)

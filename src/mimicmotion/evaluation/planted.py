@@ -28,8 +28,6 @@ from mimicmotion.pose.keypoints import (
 )
 
 ARMS = {"right": (R_SHOULDER, R_ELBOW, R_WRIST, RIGHT_HAND), "left": (L_SHOULDER, L_ELBOW, L_WRIST, LEFT_HAND)}
-USUAL_THRESHOLD = 0.3
-"""What drawings without confidence use: points above it are drawn in full."""
 DOUBTFUL = (0.35, 0.5)
 """Confidence of planted points: above the usual threshold, yet low."""
 

@@ -36,14 +36,13 @@ from mimicmotion.pose.keypoints import (
     R_HIP,
     R_SHOULDER,
     RIGHT_HAND,
+    VISIBLE,
     PoseSequence,
 )
 
 PARTS = {"body": BODY, "left_hand": LEFT_HAND, "right_hand": RIGHT_HAND, "face": FACE}
-VISIBLE = 0.6
+TRULY_VISIBLE = 0.6
 """Points count where the truth's confidence is at least this: hidden points of synthetic people stay below it."""
-FOUND = 0.3
-"""A point with lower confidence was not found."""
 PCK_RADIUS = 0.1
 """In units of length."""
 Unit = Literal["torso", "box"]
@@ -88,7 +87,7 @@ def torso_length(truth: PoseSequence) -> float:
     return length
 
 
-def box_sides(truth: PoseSequence, visible: float = VISIBLE) -> Float64[ndarray, " frames"]:
+def box_sides(truth: PoseSequence, visible: float = TRULY_VISIBLE) -> Float64[ndarray, " frames"]:
     """Pixels of the longer side of the tight box around the visible body points, in each frame.
 
     Frames that show fewer than two points, or all at one place, have NaN.
@@ -107,8 +106,8 @@ def pose_fidelity(
     *,
     radius: float = PCK_RADIUS,
     unit: Unit = "torso",
-    visible: float = VISIBLE,
-    threshold: float = FOUND,
+    visible: float = TRULY_VISIBLE,
+    threshold: float = VISIBLE,
 ) -> dict[str, Fidelity]:
     """Compare poses found in generated frames with the driving poses; body, hands and face apart.
 
@@ -206,7 +205,7 @@ def find_patches(
     target: UInt8[ndarray, "frames height width 3"],
     truth: PoseSequence,
     *,
-    visible: float = VISIBLE,
+    visible: float = TRULY_VISIBLE,
 ) -> PoseSequence:
     """Where the surroundings of each true point lie in the generated frames.
 
@@ -265,7 +264,7 @@ def patch_errors(
     target: UInt8[ndarray, "frames height width 3"],
     truth: PoseSequence,
     *,
-    visible: float = VISIBLE,
+    visible: float = TRULY_VISIBLE,
 ) -> PatchErrors:
     """`find_patches` in two numbers, for comparing models.
 

@@ -11,7 +11,7 @@ from numpy import ndarray
 
 from mimicmotion.errors import InputError
 from mimicmotion.evaluation.pixels import Frames, Mask, grey, pair, unit_frames
-from mimicmotion.pose.keypoints import PoseSequence
+from mimicmotion.pose.keypoints import VISIBLE, PoseSequence
 
 STATIC = 4 / 255
 """A pixel is static if no colour of the target moves by more than this in the whole clip."""
@@ -138,7 +138,7 @@ def seam_score(output: Frames, borders: Sequence[int], *, neighbours: int = 3) -
     return float(scores.mean()) if len(scores) else float("nan")
 
 
-def jerkiness(poses: PoseSequence, length: float, *, visible: float = 0.3) -> float:
+def jerkiness(poses: PoseSequence, length: float, *, visible: float = VISIBLE) -> float:
     """Motion smoothness: mean size of the second difference of the points' positions, in `length` per frame squared.
 
     Steady motion has 0, trembling much; to judge a result, compare with the true poses' value.

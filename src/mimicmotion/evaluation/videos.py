@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
 
+from mimicmotion.arrays import Frames
 from mimicmotion.errors import InputError, MediaError
 from mimicmotion.evaluation.cache import ResultCache, content_digest
 from mimicmotion.evaluation.listing import list_videos
@@ -21,8 +22,6 @@ from mimicmotion.video.reader import RELEASED_FPS, VideoReader, open_video
 SAME_RATE = 0.01
 """Frame rates that differ by less are the same: 29.97 is 30."""
 PIXELS_AT_ONCE = 2_000_000
-
-Frames = UInt8[ndarray, "frames height width 3"]
 
 
 def find_sequences(folder: Path, protocol: Protocol) -> dict[str, Path]:

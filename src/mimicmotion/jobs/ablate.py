@@ -9,11 +9,11 @@ from pathlib import Path
 from mimicmotion.jobs.progress import Job, Progress
 
 
-def ablate(config_path: Path, *, processes: int = 1) -> Job[Path]:
+def ablate(config_path: str | Path, *, processes: int = 1) -> Job[Path]:
     """Run the experiment of a file, going on where it was stopped.
 
     Args:
-        config_path: see configs/ablation-tiny.yaml.
+        config_path: a YAML file, or the name of a recipe such as ablation-tiny.
         processes: trainings at a time.
 
     Returns:

@@ -26,8 +26,8 @@ from mimicmotion.jobs import inputs
 from mimicmotion.jobs.progress import Job, Progress
 
 if TYPE_CHECKING:
+    from mimicmotion.arrays import Frame
     from mimicmotion.pose.keypoints import PoseSequence
-    from mimicmotion.video.reader import Frame
 
 POSE_FRAMES = 4
 HAND_CANDIDATES = 12
@@ -192,10 +192,11 @@ def hands(
         OutputError: the figure cannot be written.
     """
     from mimicmotion.evaluation.figures import hands as part
+    from mimicmotion.pose.keypoints import VISIBLE
 
     style.check_output(output)
     clips = open_clips(parse_names(results), same_size=False, max_frames=max_frames)
-    limit = part.THRESHOLD if threshold is None else threshold
+    limit = VISIBLE if threshold is None else threshold
     if not 0 <= limit <= 1:
         raise ConfigError(f"threshold={limit}", "0 to 1", "correct 'threshold'")
     numbers: list[int] | None = None

@@ -21,7 +21,7 @@ from mimicmotion.files import sha256_file
 from mimicmotion.jobs.progress import Job, Progress
 from mimicmotion.overlap import prefetch
 from mimicmotion.pose.cache import PoseCache
-from mimicmotion.pose.keypoints import BODY, PoseSequence
+from mimicmotion.pose.keypoints import BODY, VISIBLE, PoseSequence
 from mimicmotion.video.geometry import Fit, check_size, plan_fit, released_round_trip
 from mimicmotion.video.reader import RELEASED_FPS
 from mimicmotion.video.timing import released_stride
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MIN_PICTURE_SIDE = 64
-SEEN = 0.3  # the drawing's own threshold: below it a body point is not drawn
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +146,7 @@ def picture_pose(estimator: PoseEstimator, picture: UInt8[ndarray, "height width
         PoseError: nobody is found.
     """
     pose = estimator.estimate([picture])
-    if not (pose.confidence[0, BODY] > SEEN).any():
+    if not (pose.confidence[0, BODY] > VISIBLE).any():
         raise PoseError(
             f"no person found in the picture {name}",
             "one person, at least head and shoulders, clearly visible",
@@ -252,7 +251,7 @@ def cache_settings(config: GenerateConfig | PosesConfig) -> dict[str, Any]:
 
 def crop_anchor(pose: PoseSequence, target: tuple[int, int]) -> tuple[float, float]:
     """Which part a crop to `target` should keep (y, x; 0 = top left, 1 = bottom right): the person in the middle."""
-    seen = pose.xy[0, BODY][pose.confidence[0, BODY] > SEEN]
+    seen = pose.xy[0, BODY][pose.confidence[0, BODY] > VISIBLE]
     centre = (seen.min(0) + seen.max(0))[::-1] / 2
     scale = max(t / s for t, s in zip(target, pose.size, strict=True))
     anchor = []
@@ -275,13 +274,13 @@ def describe_framing(reference: PoseSequence, aligned: PoseSequence) -> list[str
     found = []
     legs = [9, 10, 12, 13]
     shows = {"picture": reference.confidence[:, legs], "video": aligned.confidence[:, legs]}
-    sees = {k: float((v > SEEN).mean()) > 0.25 for k, v in shows.items()}
+    sees = {k: float((v > VISIBLE).mean()) > 0.25 for k, v in shows.items()}
     if sees["video"] and not sees["picture"]:
         found.append("the video shows legs, the picture does not: they will be left out of the frame or made up")
     if sees["picture"] and not sees["video"]:
         found.append("the picture shows legs, the video does not: they will be made up")
     height, width = aligned.size
-    xy, seen = aligned.xy[:, BODY], aligned.confidence[:, BODY] > SEEN
+    xy, seen = aligned.xy[:, BODY], aligned.confidence[:, BODY] > VISIBLE
     outside = ((xy < 0) | (xy > np.array([width, height], np.float32))).any(-1) & seen
     if seen.any() and (share := outside.sum() / seen.sum()) > 0.1:
         found.append(f"{share:.0%} of the driving body points lie outside the frame after alignment")

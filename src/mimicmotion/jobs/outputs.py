@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
 
+from mimicmotion.arrays import Frame
 from mimicmotion.config import GenerateConfig
 from mimicmotion.errors import ConfigError, OutputError
 from mimicmotion.files import atomic_path, check_writable
@@ -27,7 +28,6 @@ from mimicmotion.pose.keypoints import PoseSequence
 
 logger = logging.getLogger(__name__)
 
-Frame = UInt8[ndarray, "height width 3"]
 PREVIEW_FRAMES = 4
 MAX_DRAWING_THREADS, FRAMES_PER_DRAWING_THREAD = 4, 2  # a canvas has 25 MB; half of the work is Python's own
 WAITING_FRAMES = 8  # decoded, not written yet

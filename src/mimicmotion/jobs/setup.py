@@ -6,10 +6,11 @@ import dataclasses
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from mimicmotion.arrays import Frame
 from mimicmotion.config import FusionConfig, GenerateConfig, resolve_speed
 from mimicmotion.errors import ConfigError
 from mimicmotion.jobs.inputs import Inputs, open_driving, prepare
-from mimicmotion.jobs.outputs import DrawnPoses, Frame
+from mimicmotion.jobs.outputs import DrawnPoses
 from mimicmotion.jobs.progress import Job, Progress
 from mimicmotion.pose.draw import PoseDrawer
 

@@ -42,7 +42,7 @@ class TrainResult:
 
 
 def train(
-    config: Path,
+    config: str | Path,
     *,
     resume: bool = True,
     allow_changes: bool = False,
@@ -53,7 +53,7 @@ def train(
     """Run a training to its end.
 
     Args:
-        config: recipe (YAML).
+        config: recipe: a YAML file, or the name of one of this package.
         resume: go on from the last checkpoint; False refuses a run folder that has one.
         allow_changes: go on although settings differ from the checkpoint's.
         overfit_one_clip: learn one clip by heart, in a run folder of its own.

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mimicmotion import weights
-from mimicmotion.errors import OutputError, WeightsError
+from mimicmotion.errors import ConfigError, OutputError, WeightsError
 from mimicmotion.models.detail import DetailNet
 from mimicmotion.models.image_encoder import ImageEncoder
 from mimicmotion.models.locate import DETAIL, FILE_NAMES, LISTED, PARTS, SETTINGS_FILE, find_base, find_checkpoint
@@ -283,7 +283,9 @@ def _on_meta(part: str, build: Callable[[], Any]) -> Any:
     try:
         with torch.device("meta"):
             return build()
-    except Exception as e:  # each library has its own kinds of errors for a bad config
+    except ConfigError as e:
+        raise WeightsError(f"config of {part}: {e.got}", e.expected, e.fix) from e
+    except Exception as e:  # a value of a wrong type may fail anywhere
         fix = "correct its config.json, or fetch or copy the model again"
         raise WeightsError(f"config of {part}: {type(e).__name__}: {e}", "a config its class accepts", fix) from e
 

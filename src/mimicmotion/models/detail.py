@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mimicmotion.arrays import Frame
 from mimicmotion.errors import ConfigError, InputError
-from mimicmotion.models.pose_features import Frame, PoseFrames, to_unit
+from mimicmotion.models.pose_features import PoseFrames, to_unit
 
 FOLD = 2
 """Pixels per side of a cell of the finest level; each of the others has twice as many."""

@@ -415,7 +415,6 @@ class SpatioTemporalResBlock(nn.Module):
         frames: int,
         time: Float[Tensor, "n dim"] | None = None,
         execution: Execution = Execution(),  # noqa: B008 - frozen
-        before: nn.Module | None = None,
     ) -> Maps:
         """Compute; the result is new memory.
 
@@ -424,17 +423,24 @@ class SpatioTemporalResBlock(nn.Module):
             frames: of each video; n is a multiple of it.
             time: embedding of the noise level of each frame.
             execution: chunks, and whether to compile.
-            before: a layer of single frames in front of the block, so that its result is never held for all frames.
         """
         parts = (x,) if isinstance(x, Tensor) else tuple(x)
         total = parts[0].shape[0]
 
         def spatial(part: slice) -> Tensor:
             joined = parts[0][part] if len(parts) == 1 else torch.cat([p[part] for p in parts], 1)
-            joined = joined if before is None else before(joined)
             return execution.run(self.spatial_res_block, joined, None if time is None else time[part])
 
-        maps = map_chunks(spatial, total, execution.frame_chunk)
+        return self.temporal(map_chunks(spatial, total, execution.frame_chunk), frames, time, execution)
+
+    def temporal(
+        self,
+        maps: Maps,
+        frames: int,
+        time: Float[Tensor, "n dim"] | None = None,
+        execution: Execution = Execution(),  # noqa: B008 - frozen
+    ) -> Maps:
+        """The half along time; takes the memory of `maps` where no gradients are recorded."""
         # (B F) C H W -> B C F (H W), a view in either memory format
         video = maps.unflatten(0, (-1, frames)).flatten(3).transpose(1, 2)
         video = self._add_temporal(video, None if time is None else time.unflatten(0, (-1, frames)), execution)

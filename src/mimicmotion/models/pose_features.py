@@ -13,12 +13,12 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 from torch import Tensor
 
+from mimicmotion.arrays import Frame
 from mimicmotion.errors import PoseError
 from mimicmotion.files import Spool
 from mimicmotion.models.posenet import PoseNet
 from mimicmotion.overlap import prefetch
 
-Frame = UInt8[ndarray, "height width 3"]
 Rows = Float[Tensor, "batch rows features h w"]
 
 FEATURE_BUDGET = 1 << 30

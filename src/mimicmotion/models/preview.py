@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mimicmotion.errors import ConfigError, MimicMotionError, WeightsError
+from mimicmotion.errors import ConfigError, WeightsError
 from mimicmotion.models.config import read_config
 from mimicmotion.models.decode import to_uint8
 from mimicmotion.models.tensors import assign
@@ -170,7 +170,9 @@ def _build(file: Path) -> TinyDecoder:
     try:
         with torch.device("meta"):
             return TinyDecoder(config)
-    except (MimicMotionError, TypeError, ValueError) as e:
+    except ConfigError as e:
+        raise WeightsError(f"preview_decoder {config_file}: {e.got}", e.expected, e.fix) from e
+    except (TypeError, ValueError) as e:
         raise WeightsError(f"preview_decoder {config_file}: {e}", expected, fix) from e
 
 

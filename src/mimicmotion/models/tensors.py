@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -28,8 +29,8 @@ DAMAGED = "the file is truncated or damaged: delete it and fetch or copy it agai
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Tensors of a .safetensors or .pth file, mapped from disk where the format allows it.
 
-    A .pth file is read without running code from it (`weights_only`), and converted once to safetensors beside it or,
-    if that place is not writable, in the cache; the copy carries the sha256 of its source and is reused.
+    A .pth file is read without running code from it (`weights_only`), and converted once to safetensors in the cache;
+    the copy carries the sha256 of its source and is reused.
 
     Raises:
         WeightsError: missing, truncated, not of this format, or not a plain dictionary of tensors.
@@ -68,36 +69,33 @@ def _read_pth(path: Path) -> dict[str, Tensor]:
 
 
 def convert_pth(path: Path) -> Path | None:
-    """Safetensors copy of a .pth file, made on first use; None if there is no place to write it."""
+    """Safetensors copy of a .pth file, made in the cache on first use; None if the cache cannot be written."""
     stat = path.stat()
     stamp = {"source_size": str(stat.st_size), "source_mtime_ns": str(stat.st_mtime_ns)}
-    name = f"{path.name}.safetensors"
     digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()
-    spare = weights.cache_folder() / "converted" / f"{digest[:12]}-{name}"
-    for place in (path.with_name(name), spare):
-        try:
-            with safe_open(place, framework="pt") as f:
-                meta = f.metadata() or {}
-        except (OSError, SafetensorError):
-            continue
-        if stamp.items() <= meta.items() or meta.get("source_sha256") == weights.sha256_file(path):
-            return place
+    copy = weights.cache_folder() / "converted" / f"{digest[:12]}-{path.name}.safetensors"
+    try:
+        with safe_open(copy, framework="pt") as f:
+            meta = f.metadata() or {}
+    except (OSError, SafetensorError):
+        meta = {}
+    if stamp.items() <= meta.items() or (meta and meta.get("source_sha256") == weights.sha256_file(path)):
+        return copy
     tensors = _read_pth(path)  # before writing anything: a damaged file must say so
     stamp["source_sha256"] = weights.sha256_file(path)
-    for place in (path.with_name(name), spare):
-        part = place.with_name(f".{place.name}.{os.getpid()}.part")
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            _save(tensors, part, {"format": "pt", **stamp})
-            part.replace(place)
-        except (OSError, SafetensorError) as e:
-            logger.info("no converted copy at %s: %s", place, e)
-            continue
-        finally:
-            part.unlink(missing_ok=True)
-        logger.info("converted %s (sha256 %s) to %s", path, stamp["source_sha256"], place)
-        return place
-    return None
+    part = copy.with_name(f".{copy.name}.{os.getpid()}.part")
+    try:
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        _save(tensors, part, {"format": "pt", **stamp})
+        part.replace(copy)
+    except (OSError, SafetensorError) as e:
+        logger.info("no converted copy at %s: %s", copy, e)
+        return None
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()
+    logger.info("converted %s (sha256 %s) to %s", path, stamp["source_sha256"], copy)
+    return copy
 
 
 def _save(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -174,22 +174,20 @@ class TemporalDecoder(nn.Module):
         self, z: Float[Tensor, "n latent h w"], frames: int, frame_chunk: int | None = None
     ) -> Float[Tensor, "n channels height width"]:
         """Decode; arguments as for `Autoencoder.decode`."""
-        x, positions = z, z.shape[2] * z.shape[3]
-        share = min(1.0, (frame_chunk or len(z)) / len(z))
+        x, share = z, min(1.0, (frame_chunk or len(z)) / len(z))
         for before, block in self.blocks():
-            positions *= 4 if isinstance(before, Upsample) else 1
-            chunk = max(1, int(positions * share))
-            x = block(x, frames, before=before, execution=Execution(frame_chunk=frame_chunk, position_chunk=chunk))
-        x = map_chunks(lambda part: self.conv_out(silu(self.conv_norm_out(x[part]))), len(x), frame_chunk)
+            # Together, so that what an upsampler makes is never held for all frames.
+            spatial = nn.Sequential(*([] if before is None else [before]), block.spatial_res_block)
+            x = _by_frames(spatial, x, frame_chunk)
+            chunk = max(1, int(x.shape[2] * x.shape[3] * share))
+            x = block.temporal(x, frames, execution=Execution(position_chunk=chunk))
+        x = _by_frames(lambda part: self.conv_out(silu(self.conv_norm_out(part))), x, frame_chunk)
         # (B F) C H W -> B C F (H W), and back
         video = x.unflatten(0, (-1, frames)).flatten(3).transpose(1, 2)
         return self.time_conv_out(video).transpose(1, 2).flatten(0, 1).unflatten(2, x.shape[2:])
 
-    def blocks(self) -> Iterator[tuple[nn.Module | None, nn.Module]]:
-        """Each residual block that is run, with the layer of single frames in front of it.
-
-        So what an upsampler makes is never held for all frames.
-        """
+    def blocks(self) -> Iterator[tuple[nn.Module | None, Any]]:
+        """Each residual block that is run, and the layer of single frames in front of it."""
         first, *others = self.mid_block.resnets
         yield self.conv_in, first
         # One attention is all there is: a single block goes without it, and a third one is not run (as in diffusers).
@@ -200,6 +198,10 @@ class TemporalDecoder(nn.Module):
                 yield before, block
                 before = None
             before = next(iter(up.upsamplers), None)
+
+
+def _by_frames(layer: Callable[[Tensor], Tensor], x: Maps, frame_chunk: int | None) -> Maps:
+    return map_chunks(lambda part: layer(x[part]), len(x), frame_chunk)
 
 
 def _temporal_block(channels: int, out: int) -> SpatioTemporalResBlock:

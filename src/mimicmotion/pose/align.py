@@ -16,7 +16,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from mimicmotion.errors import ConfigError, PoseError
-from mimicmotion.pose.keypoints import PoseSequence
+from mimicmotion.pose.keypoints import VISIBLE, PoseSequence
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,6 @@ METHODS = ("weighted", "released", "none")
 
 # Nose, neck, shoulders, hips, knees, ankles, eyes and ears. Arms move too much to tell a person's size and place.
 STABLE = np.array([0, 1, 2, 5, *range(8, 18)])
-USABLE = 0.3  # from this confidence on a point takes part
 MAX_PAIR_FRAMES = 400  # enough for the first guess of the scale
 
 
@@ -86,14 +85,14 @@ def fit_alignment(
     target = reference if reference.size == size else reference.scaled(size)
     joints, trust = target.xy[0, STABLE].astype(np.float64), target.confidence[0, STABLE].astype(np.float64)
     mend = "use a picture and a video that show the same part of one person clearly, or align 'none'"
-    if not (trust > USABLE).any():
-        raise PoseError(f"joints in the reference picture: none above confidence {USABLE}", "a visible person", mend)
+    if not (trust > VISIBLE).any():
+        raise PoseError(f"joints in the reference picture: none above confidence {VISIBLE}", "a visible person", mend)
     xy, weight = driving.xy[:, STABLE].astype(np.float64), driving.confidence[:, STABLE].astype(np.float64)
     if not driving.confidence.any():
         raise PoseError("nobody in the driving video", "at least one frame with a person", mend)
     if method == "released":
-        return _fit_released(xy[driving.confidence.any(1)], driving.size, joints, trust > USABLE, size)
-    weight = np.where((weight > USABLE) & (trust > USABLE), weight * trust, 0.0)
+        return _fit_released(xy[driving.confidence.any(1)], driving.size, joints, trust > VISIBLE, size)
+    weight = np.where((weight > VISIBLE) & (trust > VISIBLE), weight * trust, 0.0)
     if not weight.any():
         raise PoseError("no joint that both the picture and the video show", "at least one", mend)
     return _fit_weighted(xy, weight, joints, driving.size, size)

@@ -23,13 +23,12 @@ from jaxtyping import Float, Int, UInt8
 from numpy import ndarray
 
 from mimicmotion.errors import PoseError
-from mimicmotion.pose.keypoints import BODY, FACE, LEFT_HAND, NUM_POINTS, RIGHT_HAND, PoseSequence
+from mimicmotion.pose.keypoints import BODY, FACE, LEFT_HAND, NUM_POINTS, RIGHT_HAND, VISIBLE, PoseSequence
 
 Box: TypeAlias = tuple[int, int, int, int]  # top, bottom, left, right
 ALL_PARTS = ("body", "hands", "face")
 
 RELEASED_SHORT_SIDE = 2160
-BODY_THRESHOLD = 0.3
 DIMMING = 0.6
 
 # Body point pairs in painting order.
@@ -73,7 +72,7 @@ class PoseDrawer:
         stroke: float = 1.0,
         confidence_aware: bool = True,
         parts: Collection[str] = ALL_PARTS,
-        threshold: float = BODY_THRESHOLD,
+        threshold: float = VISIBLE,
     ) -> None:
         height, width = size
         if height < 1 or width < 1:
@@ -184,8 +183,8 @@ class PoseDrawer:
         ends, score = points[:, LIMBS], scores[:, LIMBS]  # n limbs 2 (xy)
         if self.released:
             # At exactly the threshold its joints are missing but its limbs are not: they end in the last point of all
-            ends = np.where((score == BODY_THRESHOLD)[..., None], points[-1, -1], ends)
-        drawn = (score >= BODY_THRESHOLD).all(-1)
+            ends = np.where((score == VISIBLE)[..., None], points[-1, -1], ends)
+        drawn = (score >= VISIBLE).all(-1)
         colours = np.trunc(BODY_COLOURS[: len(LIMBS)] * score.prod(-1)[..., None])
         # Dimmed here and not on the canvas: limbs overwrite each other and are not blended
         colours = np.trunc(np.minimum(colours, 255) * DIMMING)
@@ -195,7 +194,7 @@ class PoseDrawer:
         for limb, n in np.argwhere(drawn.T).tolist():
             cv2.fillConvexPoly(self._canvas, polygons(n, limb), rgb[n][limb], cv2.LINE_8, shift)
         joints = np.trunc(BODY_COLOURS * scores[..., None]).swapaxes(0, 1)
-        seen = scores.T > BODY_THRESHOLD
+        seen = scores.T > VISIBLE
         self._paint_discs(points.swapaxes(0, 1)[seen], 4.0, joints[seen])
 
     def _paint_hand(self, points: Float[ndarray, "21 2"], score: Float[ndarray, " 21"]) -> None:
@@ -300,7 +299,7 @@ def draw_poses(
     stroke: float = 1.0,
     confidence_aware: bool = True,
     parts: Collection[str] = ALL_PARTS,
-    threshold: float = BODY_THRESHOLD,
+    threshold: float = VISIBLE,
 ) -> Iterator[UInt8[ndarray, "height width 3"]]:
     """The frames of a sequence as RGB pictures, one at a time, scaled to `size` (default: the sequence's own)."""
     poses = poses if size is None else poses.scaled(size)

@@ -19,9 +19,10 @@ import numpy as np
 from jaxtyping import Float, Float32, Int, UInt8
 from numpy import ndarray
 
+from mimicmotion.arrays import Frame
 from mimicmotion.errors import WeightsError
-from mimicmotion.pose.estimator import Frame, Person, PosePoints, collect_poses, nobody
-from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
+from mimicmotion.pose.estimator import Person, PosePoints, collect_poses, nobody
+from mimicmotion.pose.keypoints import NUM_POINTS, VISIBLE, PoseSequence
 from mimicmotion.pose.session import open_session
 from mimicmotion.pose.track import PersonTracker
 
@@ -29,7 +30,6 @@ logger = logging.getLogger(__name__)
 
 NUM_WHOLE_BODY = 133
 SHOULDERS = [5, 6]  # left and right in COCO order
-SHOULDER_THRESHOLD = 0.3
 MEAN, STD = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])  # ImageNet, RGB, 0..255
 BOX_PADDING = 1.25
 MAX_PEOPLE = 8
@@ -293,7 +293,7 @@ def order_points(
     The neck's score is 1 if both shoulders are above 0.3, else 0, as in the released code.
     """
     neck = keypoints[:, SHOULDERS].mean(1, keepdims=True)
-    sure = (scores[:, SHOULDERS] > SHOULDER_THRESHOLD).all(1, keepdims=True).astype(scores.dtype)
+    sure = (scores[:, SHOULDERS] > VISIBLE).all(1, keepdims=True).astype(scores.dtype)
     ordered, score = keypoints[:, COCO_ORDER], scores[:, COCO_ORDER]
     return (
         np.concatenate([ordered[:, :1], neck, ordered[:, 1:]], 1),

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32
 from numpy import ndarray
 
+from mimicmotion.arrays import Frame
 from mimicmotion.errors import ConfigError, PoseError
 from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
 
-Frame: TypeAlias = UInt8[ndarray, "height width 3"]
 PosePoints: TypeAlias = tuple[Float32[ndarray, "134 2"], Float32[ndarray, "134"]]
 Person: TypeAlias = Literal["largest"] | int | tuple[float, float]
 """Whom to follow: the largest, the n-th from the left (from 0) at first sight, or the one at a point (x, y)."""

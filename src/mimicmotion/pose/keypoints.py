@@ -27,6 +27,9 @@ R_SHOULDER, R_ELBOW, R_WRIST, L_SHOULDER, L_ELBOW, L_WRIST = 2, 3, 4, 5, 6, 7
 R_HIP, R_KNEE, R_ANKLE, L_HIP, L_KNEE, L_ANKLE = 8, 9, 10, 11, 12, 13
 R_EYE, L_EYE, R_EAR, L_EAR = 14, 15, 16, 17
 
+VISIBLE = 0.3
+"""Confidence above which a point counts as seen: the published code's limit for drawing and retargeting."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PoseSequence:

@@ -15,17 +15,17 @@ from numpy import ndarray
 
 from mimicmotion.errors import ConfigError, PoseError
 from mimicmotion.pose.estimator import Person
+from mimicmotion.pose.keypoints import VISIBLE
 
 logger = logging.getLogger(__name__)
 
-SEEN = 0.3  # a point counts from this confidence on
 MATCH = 0.15  # least likeness at which two frames show the same person
 FORGET = 300  # frames after which a passer-by who has gone is forgotten
 
 
 def person_box(xy: Float[ndarray, "points 2"], confidence: Float[ndarray, " points"]) -> Float[ndarray, " 4"] | None:
     """(left, top, right, bottom) of the points seen, or None if fewer than two are."""
-    points = xy[confidence > SEEN]
+    points = xy[confidence > VISIBLE]
     if len(points) < 2:
         return None
     return np.concatenate([points.min(0), points.max(0)]).astype(np.float64)
@@ -54,7 +54,7 @@ class _Track:
         # A person lost for long will not have gone on in the same way
         step = self.velocity * min(now - self.seen, 5)
         overlap = box_iou(self.box + np.tile(step, 2), box)
-        both = (self.confidence > SEEN) & (confidence > SEEN)
+        both = (self.confidence > VISIBLE) & (confidence > VISIBLE)
         if not both.any():
             return overlap / 2
         scale = 0.15 * max(np.hypot(*(box[2:] - box[:2])), 1.0)

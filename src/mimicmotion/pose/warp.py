@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, UInt8
 from numpy import ndarray
 
+from mimicmotion.arrays import Frame
 from mimicmotion.errors import InputError
 from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.pose.limbs import (
@@ -35,11 +36,10 @@ from mimicmotion.pose.limbs import (
     source_of,
 )
 
-Picture = UInt8[ndarray, "height width 3"]
 Clip = UInt8[ndarray, "frames height width 3"]
 
 
-def limb_warp(reference: Picture, reference_pose: PoseSequence, poses: PoseSequence, *, segmented: bool = True) -> Clip:
+def limb_warp(reference: Frame, reference_pose: PoseSequence, poses: PoseSequence, *, segmented: bool = True) -> Clip:
     """The person of the reference picture moved limb by limb to the driving poses.
 
     Args:
@@ -63,7 +63,7 @@ class WarpedPicture:
     Args: as for `limb_warp`.
     """
 
-    def __init__(self, reference: Picture, reference_pose: PoseSequence, poses: PoseSequence) -> None:
+    def __init__(self, reference: Frame, reference_pose: PoseSequence, poses: PoseSequence) -> None:
         _check(reference, reference_pose, poses)
         self.poses, self.puppet = poses, cut(reference, reference_pose)
 
@@ -95,7 +95,7 @@ class Puppet:
     unit: float
     face: bool = True
 
-    def paint(self, xy: Float[ndarray, "134 2"], confidence: Float[ndarray, " 134"]) -> Picture:
+    def paint(self, xy: Float[ndarray, "134 2"], confidence: Float[ndarray, " 134"]) -> Frame:
         """The person in another pose."""
         picture = self.background.copy()
         height, width = picture.shape[:2]
@@ -136,7 +136,7 @@ def moves(
         yield part, _pixel_centres(matrix)
 
 
-def cut(reference: Picture, pose: PoseSequence, *, segmented: bool = True) -> Puppet:
+def cut(reference: Frame, pose: PoseSequence, *, segmented: bool = True) -> Puppet:
     """Take a picture apart: background, and one layer for each part of the person; see `limb_warp`."""
     size = (reference.shape[0], reference.shape[1])
     xy, confidence = pose.xy[0].astype(np.float64), pose.confidence[0].astype(np.float64)
@@ -157,7 +157,7 @@ def cut(reference: Picture, pose: PoseSequence, *, segmented: bool = True) -> Pu
     return Puppet(background.astype(np.float32), {p: layers[s] for p, s in sources.items()}, sources, xy, unit, face)
 
 
-def _layer(reference: Picture, part: str, region: ndarray, person: ndarray, arms: ndarray) -> ndarray:
+def _layer(reference: Frame, part: str, region: ndarray, person: ndarray, arms: ndarray) -> ndarray:
     """Colours and opacity of one part; what the arms hide of torso and head is filled in."""
     colours, opacity = reference, region & person
     if part in ("torso", "head") and (arms & region).any() and not (arms | ~opacity).all():
@@ -170,7 +170,7 @@ def _layer(reference: Picture, part: str, region: ndarray, person: ndarray, arms
 
 
 def segment_person(
-    reference: Picture, regions: dict[str, Bool[ndarray, "height width"]], unit: float
+    reference: Frame, regions: dict[str, Bool[ndarray, "height width"]], unit: float
 ) -> Bool[ndarray, "height width"]:
     """The person's pixels: GrabCut, told that the middle of each part is person and what is far from all is not."""
     union = np.any(list(regions.values()), 0).astype(np.uint8)
@@ -193,7 +193,7 @@ def _pixel_centres(matrix: Affine) -> Affine:
     return np.column_stack([matrix[:, :2], matrix[:, 2] + matrix[:, :2] @ half - half])
 
 
-def _check(reference: Picture, reference_pose: PoseSequence, poses: PoseSequence) -> None:
+def _check(reference: Frame, reference_pose: PoseSequence, poses: PoseSequence) -> None:
     check_picture(reference)
     size = (reference.shape[0], reference.shape[1])
     if len(reference_pose) != 1 or len(poses) < 1:

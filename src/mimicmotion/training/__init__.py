@@ -77,7 +77,7 @@ def run(
     """Train to the end, or to step `stop_at`, going on where the run folder's last checkpoint stands.
 
     Args:
-        config: settings, or a recipe (YAML) such as those of configs/.
+        config: settings, or a recipe (YAML) or the name of one of this package.
         resume: False refuses a run folder that holds checkpoints already.
         stop_at: stop at this step instead of the last one.
         allow_changes: go on although settings differ from the checkpoint's.

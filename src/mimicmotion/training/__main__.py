@@ -1,4 +1,4 @@
-"""`python -m mimicmotion.training RECIPE.yaml [KEY=VALUE ...]`, for torchrun and `accelerate launch`."""
+"""`python -m mimicmotion.training RECIPE [KEY=VALUE ...]`, for torchrun and `accelerate launch`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def main(arguments: list[str]) -> int:
     logging.basicConfig(level=level, format="%(asctime)s %(message)s", stream=sys.stderr)
     log = logging.getLogger("mimicmotion.training")
     if not arguments:
-        log.error("usage: python -m mimicmotion.training RECIPE.yaml [KEY=VALUE ...]")
+        log.error("usage: python -m mimicmotion.training RECIPE [KEY=VALUE ...]")
         return 2
     try:
         path = run(arguments[0], overrides=arguments[1:])

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from mimicmotion.config import STRICT, load_yaml, parse
+from mimicmotion.config import STRICT, find_recipe, load_yaml, parse
 from mimicmotion.errors import ConfigError
 from mimicmotion.files import atomic_path
 from mimicmotion.training.settings import TrainConfig
@@ -110,7 +110,7 @@ def load_ablation(path: str | Path) -> AblationConfig:
     Raises:
         ConfigError: the file cannot be read, or a setting is unknown or out of range.
     """
-    config = parse(AblationConfig, load_yaml(Path(path)))
+    config = parse(AblationConfig, load_yaml(find_recipe(path)))
     for arm, seed in runs(config):
         train_config(config, arm, seed)
     return config

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
 
+from mimicmotion.arrays import Frames
 from mimicmotion.data.synthetic import HELD_OUT_SEED
 from mimicmotion.pose.draw import draw_poses
 from mimicmotion.pose.keypoints import PoseSequence
@@ -31,8 +32,6 @@ BUNDLED: dict[str, Any] = {
     "pose_drawing": {"canvas_short_side": None, "stroke": POSE_STROKE},
 }
 """What the bundled model is used with; chosen on held-out clips (see the model card)."""
-
-Frames = UInt8[ndarray, "frames height width 3"]
 
 
 def bundled_settings(size: tuple[int, int]) -> dict[str, Any]:

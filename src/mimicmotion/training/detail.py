@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, UInt8
 from numpy import ndarray
 from torch import Tensor, nn
 
+from mimicmotion.arrays import Frames
 from mimicmotion.data.batch import Sample
 from mimicmotion.data.sample import SampleMaker
 from mimicmotion.data.shards import Shards, open_shards
@@ -41,8 +42,6 @@ EXPORT_DTYPE = torch.float16
 FLOOR = 2e-4
 """Squared error (pixels in [-1, 1], 43 dB) below which a frame counts as right: log(0) has no gradient to speak of."""
 _SHOWN = 4  # frames of a clip in a validation's picture
-
-Frames = UInt8[ndarray, "frames height width 3"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

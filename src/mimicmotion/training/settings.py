@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from mimicmotion.config import STRICT, load_yaml, parse
+from mimicmotion.config import STRICT, find_recipe, load_yaml, parse
 from mimicmotion.data.settings import SampleConfig
 from mimicmotion.errors import ConfigError
 
@@ -431,7 +431,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
     """Read a recipe.
 
     Args:
-        path: YAML file.
+        path: YAML file, or the name of a recipe of this package (`mimicmotion.config.recipes`).
         overrides: settings that win over the file's, such as "optim.lr=1e-4".
 
     Raises:
@@ -439,7 +439,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
     """
     import yaml
 
-    data = load_yaml(Path(path))
+    data = load_yaml(find_recipe(path))
     for item in overrides:
         key, equals, text = item.partition("=")
         if not equals or not key.strip():

@@ -17,6 +17,7 @@ from jaxtyping import Float32, UInt8
 from numpy import ndarray
 from torch import Tensor
 
+from mimicmotion.arrays import Frames
 from mimicmotion.data.batch import Sample, collate
 from mimicmotion.data.shards import Shards, open_shards
 from mimicmotion.diffusion.loss import LogNormal
@@ -40,8 +41,9 @@ logger = logging.getLogger(__name__)
 SEED = 20_240_628
 """Of the choice of clips and of noise: the same in every run, so that runs compare."""
 HIGHER_IS_BETTER = ("psnr", "ssim", "gain", "pck")
-SEEN = 0.5
-"""Points that the estimator is surer of than this in a true clip count in the scores of poses."""
+SURE = 0.5
+"""Points that the estimator is surer of than this in a true clip count in the scores of poses: more than
+`pose.keypoints.VISIBLE`, since a true position is wanted."""
 COLUMNS = 5
 """Frames of a clip that the picture shows."""
 LARGEST = 256
@@ -49,8 +51,6 @@ LARGEST = 256
 
 LARGE = 1 << 18
 """Pixels of a frame above which fewer are decoded at once: 4 of 576x1024 need 4.5 GiB, beside all that trains."""
-
-Frames = UInt8[ndarray, "frames height width 3"]
 
 
 def band_levels(levels: LogNormal, bands: Sequence[float], draws: int) -> tuple[Float32[Tensor, "b d"], list[float]]:
@@ -195,8 +195,8 @@ def pose_scores(task: DenoiserTask, outputs: Sequence[Frames]) -> dict[str, floa
         if number not in task.true_poses:
             task.true_poses[number] = redetect(_frames(sample)[slot:], estimator)
         true = task.true_poses[number]
-        if (true.confidence[:, BODY] > SEEN).any():
-            clips.append(pose_fidelity(redetect(output, estimator), true, visible=SEEN))
+        if (true.confidence[:, BODY] > SURE).any():
+            clips.append(pose_fidelity(redetect(output, estimator), true, visible=SURE))
     body = pooled(clips)["body"] if clips else None
     if body is None or not body.points:
         return {}

@@ -6,14 +6,11 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import UInt8
-from numpy import ndarray
 
+from mimicmotion.arrays import Frame
 from mimicmotion.errors import ConfigError
 from mimicmotion.video.geometry import plan_fit
 
-Frame = UInt8[ndarray, "_ _ 3"]
-"""RGB; those of one call may have different sizes."""
 _WHITE = (255, 255, 255)
 
 

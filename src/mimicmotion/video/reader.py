@@ -10,9 +10,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
+from mimicmotion.arrays import Frame
 from mimicmotion.errors import ConfigError, MediaError
 from mimicmotion.video.picture import PICTURE_SUFFIXES
-from mimicmotion.video.sources import AnimationSource, AvSource, FolderSource, Frame, VideoInfo
+from mimicmotion.video.sources import AnimationSource, AvSource, FolderSource, VideoInfo
 from mimicmotion.video.timing import every, exact_rate, released_stride, resample
 
 __all__ = ["Frame", "Sampling", "VideoInfo", "VideoReader", "open_video"]

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import UInt8
-from numpy import ndarray
 
+from mimicmotion.arrays import Frame
 from mimicmotion.errors import MediaError
 from mimicmotion.video.picture import PICTURE_SUFFIXES, PILLOW_ERRORS, check_input_file, picture_to_rgb, read_picture
 from mimicmotion.video.timing import Timed
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Frame = UInt8[ndarray, "height width 3"]
 # Frames are converted to RGB when asked for: of a 60 fps video shown at 15, three of four never are.
 Lazy = Timed[Callable[[], Frame]]
 # Demuxers of FFmpeg that make a "video" out of text or open other files than the one named.

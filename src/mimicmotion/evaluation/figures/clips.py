@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mimicmotion.arrays import Frame
 from mimicmotion.errors import InputError
-from mimicmotion.video.reader import RELEASED_FPS, Frame, VideoReader, open_video
+from mimicmotion.video.reader import RELEASED_FPS, VideoReader, open_video
 
 if TYPE_CHECKING:
     from mimicmotion.config import FusionConfig

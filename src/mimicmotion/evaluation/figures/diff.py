@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Float32, Float64
 from numpy import ndarray
 
+from mimicmotion.arrays import Frame
 from mimicmotion.errors import InputError
 from mimicmotion.evaluation.figures import style
 from mimicmotion.evaluation.figures.clips import Clip, check_borders, check_frames, check_lengths, spaced
-from mimicmotion.video.reader import Frame
 
 SHOWN = 6
 BRIGHTEST = 99.7  # percentile of the shown differences that gets the brightest colour

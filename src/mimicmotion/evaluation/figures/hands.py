@@ -10,15 +10,14 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
+from mimicmotion.arrays import Frame
 from mimicmotion.errors import InputError, PoseError
 from mimicmotion.evaluation.figures import style
 from mimicmotion.evaluation.figures.clips import Clip, check_frames, check_lengths, spaced
 from mimicmotion.pose.hands import hand_boxes
-from mimicmotion.pose.keypoints import LEFT_HAND, RIGHT_HAND, PoseSequence
-from mimicmotion.video.reader import Frame
+from mimicmotion.pose.keypoints import LEFT_HAND, RIGHT_HAND, VISIBLE, PoseSequence
 
 SIDES = ("left", "right")
-THRESHOLD = 0.3  # what is drawn is worth looking at; the loss asks for more
 PADDING = 0.3
 LEAST_SHARE = 1 / 16  # of the frame's short side: a fist seen from afar is still a picture
 SHOWN = 4
@@ -55,7 +54,7 @@ class HandCrop:
         return float(np.abs(other.astype(np.float64) - first).mean())
 
 
-def square_boxes(poses: PoseSequence, threshold: float = THRESHOLD) -> tuple[Float[ndarray, "frames 2 4"], ndarray]:
+def square_boxes(poses: PoseSequence, threshold: float = VISIBLE) -> tuple[Float[ndarray, "frames 2 4"], ndarray]:
     """Squares around both hands as fractions of the frame's width and height, and which hands are seen well enough.
 
     A square has the side of the hand's longer extent with a margin, at least 1/16 of the frame's short side.
@@ -91,7 +90,7 @@ def measure(
     *,
     numbers: Sequence[int] | None = None,
     frames: Sequence[int] = (),
-    threshold: float = THRESHOLD,
+    threshold: float = VISIBLE,
 ) -> list[HandCrop]:
     """Cut the hands out of each result at the same places.
 

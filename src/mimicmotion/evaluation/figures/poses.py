@@ -10,11 +10,11 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from numpy import ndarray
 
+from mimicmotion.arrays import Frame
 from mimicmotion.errors import InputError, PoseError
 from mimicmotion.evaluation.figures import style
-from mimicmotion.pose.draw import BODY_THRESHOLD, draw_pose
-from mimicmotion.pose.keypoints import BODY, FACE, FEET, LEFT_HAND, NUM_POINTS, RIGHT_HAND, PoseSequence
-from mimicmotion.video.reader import Frame
+from mimicmotion.pose.draw import draw_pose
+from mimicmotion.pose.keypoints import BODY, FACE, FEET, LEFT_HAND, NUM_POINTS, RIGHT_HAND, VISIBLE, PoseSequence
 
 PARTS = {"body": BODY, "feet": FEET, "face": FACE, "left hand": LEFT_HAND, "right hand": RIGHT_HAND}
 DRAWN_SIDE = 512  # pixels of the longer side: as many as the page shows
@@ -51,7 +51,7 @@ def person_box(poses: PoseSequence) -> tuple[int, int, int, int]:
     The whole frame if nobody is seen.
     """
     height, width = poses.size
-    seen = poses.xy[poses.confidence > BODY_THRESHOLD]
+    seen = poses.xy[poses.confidence > VISIBLE]
     if not len(seen):
         return 0, 0, width, height
     low, high = seen.min(0), seen.max(0)
@@ -79,7 +79,7 @@ def make_maps(frames: Mapping[int, Frame], poses: PoseSequence, *, whole: bool =
     if len(frames) != len(poses) or sizes != {poses.size}:
         got = f"{len(poses)} poses of {poses.size} for {len(frames)} frames of {sorted(sizes)}"
         raise InputError(got, "a pose for each frame, in its pixels", "use the poses of this video")
-    if not (poses.confidence > BODY_THRESHOLD).any():
+    if not (poses.confidence > VISIBLE).any():
         raise PoseError(
             f"nobody seen in the frames {', '.join(map(str, frames))}", "a person", "choose other frames with --frames"
         )
@@ -104,7 +104,7 @@ def save(data: PoseMaps, output: Path) -> list[Path]:
         OutputError: a file cannot be written.
     """
     rows = (
-        (t, k, part_of(k), float(xy[k, 0]), float(xy[k, 1]), float(c[k]), int(c[k] > BODY_THRESHOLD))
+        (t, k, part_of(k), float(xy[k, 0]), float(xy[k, 1]), float(c[k]), int(c[k] > VISIBLE))
         for t, (xy, c) in data.poses.items()
         for k in range(NUM_POINTS)
     )

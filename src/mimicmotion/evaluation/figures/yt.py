@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Float64, UInt8
 from numpy import ndarray
 
+from mimicmotion.arrays import Frame
 from mimicmotion.errors import InputError
 from mimicmotion.evaluation.figures import style
 from mimicmotion.evaluation.figures.clips import Clip, check_borders, check_lengths
-from mimicmotion.video.reader import Frame
 
 COLUMNS = 4  # slices beside one another
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from mimicmotion.arrays import Frame
 from mimicmotion.errors import ConfigError, MediaError, PoseError
-from mimicmotion.pose.estimator import Frame, Person, PosePoints, collect_poses, nobody
+from mimicmotion.pose.estimator import Person, PosePoints, collect_poses, nobody
 from mimicmotion.pose.holistic import layout
 from mimicmotion.pose.holistic.geometry import Picture, Roi, overlap
 from mimicmotion.pose.holistic.layout import assemble, body_confidence, hand_size, one_hand_twice
