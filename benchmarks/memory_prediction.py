@@ -25,12 +25,11 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from drawing import cpu_model
 from mimicmotion.config import FusionConfig
-from mimicmotion.config.execution import ExecutionOptions
 from mimicmotion.models.execution import Execution
 from mimicmotion.models.memory import weight_bytes
 from mimicmotion.pipeline import MimicMotionPipeline
-from mimicmotion.planning import ExecutionPlan, Peaks, Predictor, Task
-from mimicmotion.planning.ladder import TOKENS_PER_THREAD, execution
+from mimicmotion.planning import ExecutionPlan, Peaks, Predictor, Workload
+from mimicmotion.planning.levels import TOKENS_PER_THREAD, in_chunks
 
 MARK = "stage:"
 STAGES = ("encode", "denoise", "decode")
@@ -64,44 +63,41 @@ class Recorder:
             self.peaks[name] = max(self.peaks.get(name, 0), now)
 
 
-def ways(rows: int, cells: int) -> dict[str, ExecutionPlan]:
+def ways(frames: int, positions: int) -> dict[str, ExecutionPlan]:
     """The kinds of ways that the planner chooses from on a CPU, by name."""
+    plain = Execution(channels_last=True, feed_forward_chunk=TOKENS_PER_THREAD)
 
-    def unet(portion: int | None, batch: bool) -> Execution:
-        return execution(portion, rows * (1 + batch), cells, ExecutionOptions(), True, TOKENS_PER_THREAD)
+    def two_passes(count: int, decode_chunk: int | None) -> ExecutionPlan:
+        unet = in_chunks(plain, count, frames, positions)
+        return ExecutionPlan(unet=unet, guidance_in_one_batch=False, decode_chunk=decode_chunk)
 
     return {
-        "one batch": ExecutionPlan(unet=unet(None, True)),
-        "two passes": ExecutionPlan(unet=unet(None, False), guidance_in_one_batch=False),
-        "one batch, 8 frames at once": ExecutionPlan(unet=unet(8, True), decode_portion=4),
-        "two passes, 4 frames at once": ExecutionPlan(
-            unet=unet(4, False), guidance_in_one_batch=False, decode_portion=2
-        ),
-        "two passes, 1 frame at once": ExecutionPlan(
-            unet=unet(1, False), guidance_in_one_batch=False, decode_portion=1
-        ),
-        "plain U-Net, one batch": ExecutionPlan(),
+        "one batch": ExecutionPlan(unet=plain),
+        "two passes": two_passes(1, None),
+        "two passes, 4 chunks": two_passes(4, 2),
+        "two passes, 8 chunks": two_passes(8, 1),
+        "one batch, channels first": ExecutionPlan(),
     }
 
 
-def measure(pipe: MimicMotionPipeline, plan: ExecutionPlan, task: Task, segments: int) -> Peaks:
+def measure(pipe: MimicMotionPipeline, plan: ExecutionPlan, work: Workload, segments: int) -> Peaks:
     """Run all stages as a job does (in place) and see what they took."""
     pipe.configure(plan)
     generator = np.random.default_rng(1)
-    picture = generator.integers(0, 256, (*task.size, 3), dtype=np.uint8)
-    poses = generator.integers(0, 256, (task.num_frames, *task.size, 3), dtype=np.uint8)
-    overlap = max(1, task.segment_rows - 1 - (task.num_frames - task.segment_rows + 1) // max(1, segments - 1))
-    fusion = FusionConfig(segment_frames=task.segment_rows, overlap_frames=overlap + 1)
+    picture = generator.integers(0, 256, (*work.size, 3), dtype=np.uint8)
+    poses = generator.integers(0, 256, (work.num_frames, *work.size, 3), dtype=np.uint8)
+    overlap = max(1, work.segment_frames - 1 - (work.num_frames - work.segment_frames + 1) // max(1, segments - 1))
+    fusion = FusionConfig(segment_frames=work.segment_frames, overlap_frames=overlap + 1)
     recipe = pipe.recipe(
-        task.num_frames,
+        work.num_frames,
         reference_slot=True,
         fusion=fusion,
         sigmas=(10.0, 0.0),
-        guidance_scale=2.0 if task.guided else 1.0,
+        guidance_scale=2.0 if work.guided else 1.0,
     )
     recorder = Recorder()
     with recorder.stages():
-        noise = pipe.draw_noise(recipe, task.size).latents
+        noise = pipe.draw_noise(recipe, work.size).latents
         with recorder.stage("encode"):
             conditioning = pipe.encode(picture, poses, poses[0])
         with recorder.stage("denoise"):
@@ -109,7 +105,7 @@ def measure(pipe: MimicMotionPipeline, plan: ExecutionPlan, task: Task, segments
             del conditioning, noise
             *_, state = states
         with recorder.stage("decode"):
-            for _ in pipe.decode_state(state, recipe, task.chunk):
+            for _ in pipe.decode_state(state, recipe, work.decode_chunk):
                 pass
     found = recorder.peaks
     weights = weight_bytes(pipe.unet, pipe.vae, pipe.image_encoder, pipe.pose_net)
@@ -117,16 +113,16 @@ def measure(pipe: MimicMotionPipeline, plan: ExecutionPlan, task: Task, segments
 
 
 def compare(
-    pipe: MimicMotionPipeline, task: Task, segments: int, only: Sequence[str] | None = None
+    pipe: MimicMotionPipeline, work: Workload, segments: int, only: Sequence[str] | None = None
 ) -> list[dict[str, Any]]:
     """Rows of predicted and measured bytes, way by way (of these names) and stage by stage."""
     predictor = Predictor(pipe)
     rows = []
-    cells = (task.size[0] // pipe.downscale) * (task.size[1] // pipe.downscale)
-    for name, plan in ways(task.segment_rows, cells).items():
+    cells = (work.size[0] // pipe.downscale) * (work.size[1] // pipe.downscale)
+    for name, plan in ways(work.segment_frames, cells).items():
         if only is not None and name not in only:
             continue
-        said, found = predictor.peaks(plan, task), measure(pipe, plan, task, segments)
+        said, found = predictor.peaks(plan, work), measure(pipe, plan, work, segments)
         for stage in STAGES:
             rows.append(
                 {"way": name, "stage": stage, "predicted": getattr(said, stage), "measured": getattr(found, stage)}
@@ -158,7 +154,7 @@ def build_pipeline(quick: bool = False, dtype: torch.dtype = torch.float32) -> M
             "num_frames": 16,
         }
     )
-    vae = Autoencoder({"block_out_channels": [32, 32, 64, 64] if quick else [32, 64, 128, 128]})
+    vae = Autoencoder({"block_out_channels": [32, 32, 64, 64] if quick else [32, 64, 128, 128], "layers_per_block": 1})
     encoder = ImageEncoder(
         {
             "hidden_size": 64,
@@ -176,14 +172,14 @@ def build_pipeline(quick: bool = False, dtype: torch.dtype = torch.float32) -> M
     return pipe
 
 
-def seconds(pipe: MimicMotionPipeline, task: Task, repeats: int) -> dict[str, float]:
+def seconds(pipe: MimicMotionPipeline, work: Workload, repeats: int) -> dict[str, float]:
     """Median seconds of one guided step of a segment, in turn: as one batch, and as two passes."""
-    recipe = pipe.recipe(task.segment_rows - 1, reference_slot=True, sigmas=(10.0, 0.0), guidance_scale=2.0)
-    poses = np.zeros((task.segment_rows - 1, *task.size, 3), np.uint8)
-    conditioning, noise = pipe.encode(poses[0], poses, poses[0]), pipe.draw_noise(recipe, task.size).latents
-    cells = (task.size[0] // pipe.downscale) * (task.size[1] // pipe.downscale)
+    recipe = pipe.recipe(work.segment_frames - 1, reference_slot=True, sigmas=(10.0, 0.0), guidance_scale=2.0)
+    poses = np.zeros((work.segment_frames - 1, *work.size, 3), np.uint8)
+    conditioning, noise = pipe.encode(poses[0], poses, poses[0]), pipe.draw_noise(recipe, work.size).latents
+    cells = (work.size[0] // pipe.downscale) * (work.size[1] // pipe.downscale)
     whole = ("one batch", "two passes")
-    orders = {name: way for name, way in ways(task.segment_rows, cells).items() if name in whole}
+    orders = {name: way for name, way in ways(work.segment_frames, cells).items() if name in whole}
     taken: dict[str, list[float]] = {name: [] for name in orders}
     for _ in range(repeats + 1):
         for name, plan in orders.items():
@@ -217,8 +213,8 @@ def main() -> None:
     args = parser.parse_args()
     pipe = build_pipeline(args.quick, getattr(torch, args.dtype))
     size, frames = ((128, 128), 21) if args.quick else ((384, 256), 25)
-    task = Task(size=size, segment_rows=16, num_frames=frames, latent_copies=2)
-    rows = compare(pipe, task, segments=2)
+    work = Workload(size=size, segment_frames=16, num_frames=frames, latent_copies=2)
+    rows = compare(pipe, work, segments=2)
     if args.table:
         args.table.write_text(table(rows), encoding="utf-8")
     ratios = [r["predicted"] / r["measured"] for r in rows]
@@ -227,7 +223,7 @@ def main() -> None:
         "dtype": args.dtype,
         "size": size,
         "frames": frames,
-        "seconds": seconds(pipe, task, args.repeats) if args.repeats else None,
+        "seconds": seconds(pipe, work, args.repeats) if args.repeats else None,
         "rows": rows,
         "least": round(min(ratios), 3),
         "most": round(max(ratios), 3),

@@ -28,7 +28,7 @@ from mimicmotion.models.posenet import PoseNet
 from mimicmotion.models.unet import build_unet
 from mimicmotion.models.vae import Autoencoder
 from mimicmotion.pipeline import MimicMotionPipeline
-from mimicmotion.planning import ExecutionPlan, Predictor, plan_execution
+from mimicmotion.planning import ExecutionPlan, Predictor, Workload, plan_execution
 from mimicmotion.planning.recover import RecoveringUNet
 from train_memory import SVD_UNET
 
@@ -103,7 +103,7 @@ def measured(pipe: MimicMotionPipeline, plan: ExecutionPlan, rows: int, device: 
     runs = {
         "denoise": lambda: network.pair(x, torch.tensor(0.5), range(rows)),
         "decode": lambda: decode_frames(
-            pipe.vae, x[0, :8], frame_chunk=pipe.plan.decode_portion, tile=pipe.plan.decode_tile
+            pipe.vae, x[0, :8], frame_chunk=pipe.plan.decode_chunk, tile=pipe.plan.decode_tile
         ),
     }
     for stage, run in runs.items():
@@ -127,10 +127,11 @@ def main() -> None:
     device = torch.device("cuda")
     on_gpu = torch.cuda.is_available()
     pipe = pipeline()
-    predictor = Predictor(pipe)
+    predictor = Predictor(pipe, device)
     if on_gpu:
         randomise(pipe)
     for rows, budgets in BUDGETS.items():
+        work = Workload(size=SIZE, segment_frames=rows, num_frames=VIDEO_FRAMES)
         for budget in budgets:
             if arguments.quick and (rows, budget) not in ((72, 8.0), (16, 5.0)):
                 continue
@@ -142,16 +143,7 @@ def main() -> None:
                 "budget_gb": budget,
             }
             try:
-                plan = plan_execution(
-                    pipe,
-                    SIZE,
-                    rows,
-                    VIDEO_FRAMES,
-                    int(budget * 1e9),
-                    device=device,
-                    predictor=predictor,
-                    always_predict=True,
-                )
+                plan = plan_execution(pipe, work, int(budget * 1e9), device=device, predictor=predictor)
             except ConfigError as e:
                 sys.stdout.write(json.dumps(row | {"plan": None, "why": e.expected}) + "\n")
                 continue

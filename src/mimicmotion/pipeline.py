@@ -34,7 +34,7 @@ from mimicmotion.models.detail import DetailGuide, DetailNet, add_detail
 from mimicmotion.models.pose_features import PoseFrames
 from mimicmotion.models.posenet import PoseNet
 from mimicmotion.planning import ExecutionPlan, Placement, RecoveringUNet
-from mimicmotion.planning.recover import again, decode_clip, spread_out
+from mimicmotion.planning.recover import decode_recovering, recovering
 from mimicmotion.weights import find_asset
 
 logger = logging.getLogger(__name__)
@@ -317,7 +317,7 @@ class MimicMotionPipeline:
                 budget=0 if self.plan.latents_on_host else None,
             )
 
-        return again(self, "encode", work, spread_out)
+        return recovering(self, "encode", work)
 
     def recipe(
         self,
@@ -509,7 +509,7 @@ class MimicMotionPipeline:
                 got, want = f"detail_from of {len(detail_from)} frames", f"{first + len(latents)} frames"
                 raise InputError(got, want, "pass a warped picture and a drawn pose for each frame")
             finish = functools.partial(add_detail, self.detail, guide=detail_from, first=first)
-        clip = functools.partial(decode_clip, self, decode_frames)
+        clip = functools.partial(decode_recovering, self, decode_frames)
         return decode_stream(
             self.vae, latents, decode_chunk_size, overlap=decode_overlap, mode=mode, decode=clip, finish=finish
         )

@@ -16,16 +16,18 @@ from mimicmotion.errors import ConfigError
 from mimicmotion.models.decode import decode_frames
 from mimicmotion.models.execution import Execution
 from mimicmotion.pipeline import MimicMotionPipeline
-from mimicmotion.planning import ExecutionPlan, Predictor, plan_execution
+from mimicmotion.planning import ExecutionPlan, Predictor, Workload, plan_execution
 from mimicmotion.planning.budget import host_free
+from mimicmotion.planning.levels import decode_levels, fallback_levels
 
 pytestmark = pytest.mark.whole
 
 SIZE, FRAMES = (32, 32), 9
 IMAGE, POSES = random_frames(1, *SIZE, 3), random_frames(2, FRAMES, *SIZE, 3)
 REFERENCE = random_frames(3, *SIZE, 3)
-PORTIONS = Execution(attention="auto", frame_chunk=2, position_chunk=3, feed_forward_chunk=7)
+CHUNKS = Execution(attention="auto", frame_chunk=2, position_chunk=3, feed_forward_chunk=7)
 CUDA = torch.device("cuda")
+WORK = Workload(size=(64, 64), segment_frames=7, num_frames=20)
 
 
 def latents(pipe: MimicMotionPipeline) -> torch.Tensor:
@@ -42,7 +44,7 @@ def close(a: torch.Tensor, b: torch.Tensor) -> None:
 
 
 def test_a_plan_changes_nothing(plain: torch.Tensor) -> None:
-    pipe = micro_pipeline().configure(ExecutionPlan(unet=PORTIONS, guidance_in_one_batch=False))
+    pipe = micro_pipeline().configure(ExecutionPlan(unet=CHUNKS, guidance_in_one_batch=False))
     close(latents(pipe), plain)
     pipe.configure(ExecutionPlan())
     assert torch.equal(latents(pipe), plain)
@@ -53,12 +55,12 @@ def test_a_plan_changes_nothing(plain: torch.Tensor) -> None:
     frames=st.integers(1, 12),
     dtype=st.sampled_from([torch.float32, torch.float64]),
     one_batch=st.booleans(),
-    portion=st.sampled_from([None, 1, 3]),
+    chunk=st.sampled_from([None, 1, 3]),
     channels_last=st.booleans(),
     on_host=st.booleans(),
 )
 def test_no_plan_changes_anything_at_any_length(
-    frames: int, dtype: torch.dtype, one_batch: bool, portion: int | None, channels_last: bool, on_host: bool
+    frames: int, dtype: torch.dtype, one_batch: bool, chunk: int | None, channels_last: bool, on_host: bool
 ) -> None:
     pipe, poses = micro_pipeline().to(dtype=dtype), random_frames(2, frames, *SIZE, 3)
 
@@ -66,11 +68,11 @@ def test_no_plan_changes_anything_at_any_length(
         return pipe(IMAGE, poses, reference_pose=REFERENCE, output_type="latent", seed=1, sigmas=(2.0, 0.0))
 
     plain = run()
-    chunks = {"frame_chunk": portion, "position_chunk": portion, "feed_forward_chunk": portion}
+    chunks = {"frame_chunk": chunk, "position_chunk": chunk, "feed_forward_chunk": chunk}
     plan = ExecutionPlan(
         unet=Execution(attention="auto", channels_last=channels_last, **chunks),
         guidance_in_one_batch=one_batch,
-        latents_on_host=on_host,
+        offload="modules" if on_host else "none",
     )
     pipe.configure(plan)
     found = run()
@@ -95,7 +97,7 @@ def test_out_of_memory_goes_on_with_the_same_pass(plain: torch.Tensor, failures:
     assert (pipe.plan.unet.frame_chunk is None) == (len(failures) == 1)
 
 
-def test_out_of_memory_on_the_last_rung_says_what_to_do() -> None:
+def test_out_of_memory_at_the_last_level_says_what_to_do() -> None:
     pipe = micro_pipeline()
 
     def full(*_: object) -> None:
@@ -117,7 +119,7 @@ def test_other_errors_are_not_taken_for_it() -> None:
         latents(pipe)
 
 
-def test_decoding_goes_on_in_portions() -> None:
+def test_decoding_goes_on_in_chunks() -> None:
     pipe = micro_pipeline()
     z = torch.randn(4, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     wanted = list(pipe.decode(z, decode_chunk_size=4))
@@ -130,7 +132,7 @@ def test_decoding_goes_on_in_portions() -> None:
 
     pipe.vae.decoder.conv_out.register_forward_pre_hook(full)
     found = list(pipe.decode(z, decode_chunk_size=4))
-    assert pipe.plan.decode_portion == 2
+    assert pipe.plan.decode_chunk == 2
     assert max(abs(a.astype(int) - b.astype(int)).max() for a, b in zip(found, wanted, strict=True)) <= 1
 
 
@@ -150,7 +152,7 @@ def test_tiles_cover_the_frame() -> None:
 def test_weights_that_wait_on_the_host_change_nothing(offload: Any, plain: torch.Tensor) -> None:
     pipe = micro_pipeline().configure(ExecutionPlan(offload=offload))
     assert torch.equal(latents(pipe), plain)
-    pipe.configure(ExecutionPlan(unet=PORTIONS, offload=offload))
+    pipe.configure(ExecutionPlan(unet=CHUNKS, offload=offload))
     torch.testing.assert_close(latents(pipe), plain, rtol=1e-5, atol=1e-5)
     pipe.configure(ExecutionPlan())
     assert torch.equal(latents(pipe), plain)
@@ -161,16 +163,13 @@ def test_planner_takes_the_fastest_that_fits() -> None:
     predictor = Predictor(pipe)
 
     def plan(budget: int | None, **options: object) -> ExecutionPlan:
-        return plan_execution(
-            pipe, (64, 64), 7, 20, budget, ExecutionOptions(**options), device=CUDA, predictor=predictor,
-            always_predict=True,
-        )  # fmt: skip
+        return plan_execution(pipe, WORK, budget, ExecutionOptions(**options), device=CUDA, predictor=predictor)
 
     easy = plan(1 << 34)
     assert easy.exact
     assert (easy.guidance_in_one_batch, easy.unet.frame_chunk, easy.offload) == (True, None, "none")
     last = easy
-    for share in (0.9, 0.7):
+    for share in (0.9, 0.8):
         tight = plan(int(last.peaks.most * share))
         assert tight.peaks.most <= last.peaks.most * share
         last = tight
@@ -181,20 +180,28 @@ def test_planner_takes_the_fastest_that_fits() -> None:
     assert plan(None).guidance_in_one_batch
 
 
+def test_each_fallback_level_takes_less() -> None:
+    pipe = micro_pipeline()
+    predictor, work = Predictor(pipe, CUDA), Workload(size=(256, 256), segment_frames=8, num_frames=20)
+    first = ExecutionPlan()
+    plans = [first, *fallback_levels(first, 8, 32 * 32, CUDA)]
+    peaks = [predictor.peaks(plan, work).denoise for plan in plans]
+    assert len(plans) == 6
+    assert peaks == sorted(peaks, reverse=True)
+    assert len(set(peaks)) == len(peaks)
+    clips = [first, *decode_levels(first, 8, 256)]
+    peaks = [predictor.decode_bytes(plan, work) for plan in clips]
+    assert [(p.decode_chunk, p.decode_tile) for p in clips] == [(None, None), (4, None), (2, None), (1, None)]
+    assert peaks == sorted(peaks, reverse=True)
+    assert [p.decode_tile for p in decode_levels(clips[-1], 8, 600)] == [512, 384, 256]
+
+
 def test_on_a_cpu_two_passes_come_first() -> None:
     pipe = micro_pipeline()
-    assert not plan_execution(pipe, (64, 64), 7, 20, None).guidance_in_one_batch
-    assert plan_execution(pipe, (64, 64), 7, 20, None, device=CUDA).guidance_in_one_batch
-    assert plan_execution(pipe, (64, 64), 7, 20, None, guided=False).guidance_in_one_batch  # there is one pass alone
-
-
-def test_coarse_bound_is_above_the_prediction() -> None:
-    pipe = micro_pipeline()
-    predictor = Predictor(pipe)
-    plan = plan_execution(pipe, (64, 64), 7, 20, 1 << 40, predictor=predictor, always_predict=True)
-    from mimicmotion.planning import Task
-
-    assert predictor.upper_bound(Task(size=(64, 64), segment_rows=7, num_frames=20)) >= plan.peaks.most
+    alone = dataclasses.replace(WORK, guided=False)
+    assert not plan_execution(pipe, WORK, None).guidance_in_one_batch
+    assert plan_execution(pipe, WORK, None, device=CUDA).guidance_in_one_batch
+    assert plan_execution(pipe, alone, None).guidance_in_one_batch  # there is one pass alone
 
 
 def test_limit_of_a_container_counts(tmp_path: Path) -> None:
@@ -213,7 +220,7 @@ def test_limit_of_a_container_counts(tmp_path: Path) -> None:
 
 
 def test_plans_are_plain_data() -> None:
-    plan = ExecutionPlan(unet=PORTIONS, offload="blocks", decode_tile=256)
+    plan = ExecutionPlan(unet=CHUNKS, offload="blocks", decode_tile=256)
     assert plan.as_dict()["unet"]["frame_chunk"] == 2
     assert not plan.exact
     assert "not exact" in plan.describe()

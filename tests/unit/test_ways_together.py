@@ -17,15 +17,15 @@ from mimicmotion.models.execution import Execution
 from mimicmotion.models.memory import weight_bytes
 from mimicmotion.models.quantize import quantize_weights
 from mimicmotion.pipeline import MimicMotionPipeline
-from mimicmotion.planning import ExecutionPlan, Task, plan_execution
-from mimicmotion.planning.ladder import next_rung, rungs
+from mimicmotion.planning import ExecutionPlan, Workload, plan_execution
+from mimicmotion.planning.levels import fallback_levels
 
 pytestmark = pytest.mark.whole
 
 SIZE, FRAMES = (32, 32), 7
 IMAGE, POSES = random_frames(1, *SIZE, 3), random_frames(2, FRAMES, *SIZE, 3)
 REFERENCE = random_frames(3, *SIZE, 3)
-PORTIONS = Execution(attention="auto", frame_chunk=2, position_chunk=3, feed_forward_chunk=7, channels_last=True)
+CHUNKS = Execution(attention="auto", frame_chunk=2, position_chunk=3, feed_forward_chunk=7, channels_last=True)
 CUDA = torch.device("cuda")
 
 
@@ -42,21 +42,22 @@ def test_narrow_weights_run_in_any_way(format: Any) -> None:
     pytest.importorskip("torchao", reason="torchao is not installed (extra 'fast')")
     pipe, other = micro_pipeline(), micro_pipeline()
     exact, wide = latents(pipe), weight_bytes(pipe.unet)
-    peaks = [plan_execution(pipe, SIZE, 6, FRAMES, 1 << 40, always_predict=True).peaks]
+    work = Workload(size=SIZE, segment_frames=6, num_frames=FRAMES)
+    peaks = [plan_execution(pipe, work, 1 << 40).peaks]
     quantize_weights(pipe.unet, format)
     assert weight_bytes(pipe.unet) < 0.7 * wide
-    peaks.append(plan_execution(pipe, SIZE, 6, FRAMES, 1 << 40, always_predict=True).peaks)
+    peaks.append(plan_execution(pipe, work, 1 << 40).peaks)
     assert peaks[1].decode < peaks[0].decode - 0.25 * wide
     narrow = latents(pipe)
     assert difference(narrow, exact) > 1e-3
-    pipe.configure(ExecutionPlan(unet=PORTIONS))
+    pipe.configure(ExecutionPlan(unet=CHUNKS))
     assert difference(latents(pipe), narrow) < 1e-4
     pipe.configure(ExecutionPlan())
     assert torch.equal(latents(pipe), narrow)
     for offload in ("modules", "blocks", "none"):
         pipe.configure(ExecutionPlan(offload=offload))
         assert torch.equal(latents(pipe), narrow)
-    other.configure(ExecutionPlan(unet=PORTIONS))
+    other.configure(ExecutionPlan(unet=CHUNKS))
     quantize_weights(other.unet, format)
     assert difference(latents(other), narrow) < 1e-4
 
@@ -80,17 +81,8 @@ def test_compiled_blocks_hold_their_weights() -> None:
         ExecutionPlan(unet=Execution(compile=True), offload="blocks")
 
 
-def test_the_planner_keeps_them_apart() -> None:
-    task = Task(size=SIZE, segment_rows=6, num_frames=FRAMES)
-
-    def offloads(compile: bool) -> set[str]:
-        return {p.offload for p in rungs(task, 16, ExecutionOptions(compile=compile), CUDA)}
-
-    assert offloads(compile=True) == {"none", "modules"}
-    assert offloads(compile=False) == {"none", "modules", "blocks"}
-    plan: ExecutionPlan | None = ExecutionPlan(unet=Execution(compile=True, attention="auto"))
-    seen = []
-    while (plan := next_rung(plan, CUDA, 6, 16)) is not None:
-        seen.append((plan.offload, plan.unet.compile))
-    assert ("modules", True) in seen
-    assert seen[-1] == ("blocks", False)
+def test_the_last_fallback_level_gives_up_compiled_blocks() -> None:
+    plan = ExecutionPlan(unet=Execution(compile=True))
+    levels = list(fallback_levels(plan, 6, 16, CUDA))
+    assert [(p.offload, p.unet.compile) for p in levels[-2:]] == [("modules", True), ("blocks", False)]
+    assert [p.offload for p in fallback_levels(plan, 6, 16, torch.device("cpu"))] == ["none"] * 3

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 def plan_run(
-    config: GenerateConfig, pipe: MimicMotionPipeline, size: tuple[int, int], recipe: Recipe, *, predict: bool = False
+    config: GenerateConfig, pipe: MimicMotionPipeline, size: tuple[int, int], recipe: Recipe
 ) -> ExecutionPlan:
     """The fastest way to run that fits.
 
@@ -25,36 +25,30 @@ def plan_run(
         pipe: the loaded model; its weights may still be on the host.
         size: (height, width) of the result.
         recipe: of the video.
-        predict: work out the peaks even where there is plainly enough.
 
     Raises:
         ConfigError: nothing fits; says what is missing.
     """
     from mimicmotion.jobs.device import choose_device
     from mimicmotion.models.memory import weight_bytes
-    from mimicmotion.planning import free_memory, plan_execution
+    from mimicmotion.planning import Workload, free_memory, plan_execution
 
     device = pipe.device if pipe.device.type != "cpu" else choose_device(config.device)
     networks = (pipe.unet, pipe.vae, pipe.image_encoder, pipe.pose_net, pipe.detail)
     there = weight_bytes(*networks) if pipe.device.type == device.type else 0
     budget = free_memory(device, there) if config.memory is None else int(config.memory * 2**30)
-    rows = len(recipe.plan.segments[0])
-    return plan_execution(
-        pipe,
-        size,
-        rows,
-        recipe.plan.num_rows - recipe.plan.reference_slot,
-        budget,
-        config,
-        device=device,
-        always_predict=predict,
+    segments, num_frames = recipe.plan.segments, recipe.plan.num_rows - recipe.plan.reference_slot
+    work = Workload(
+        size=size,
+        segment_frames=min(len(segments[0]), num_frames + 1),
+        num_frames=num_frames,
         guided=not all(p == "none" for p in recipe.passes),
-        chunk=config.decode_chunk_size,
+        decode_chunk=config.decode_chunk_size,
         warped=pipe.needs_warped_picture,
-        segments=len(recipe.plan.segments),
-        block_cache=bool(recipe.block_cache),
+        cached_segments=len(segments) if recipe.block_cache else 0,
         latent_copies=2 + (config.preview or recipe.sampler == "dpmpp-2m"),
     )
+    return plan_execution(pipe, work, budget, config, device=device)
 
 
 def run_by_plan(

@@ -168,3 +168,16 @@ def choose_kernel(kernel: str, device: torch.device, dtype: torch.dtype) -> str:
         return "rows" if dtype == torch.bfloat16 and not torch.is_grad_enabled() else "sdpa"
     hopper = device.type == "cuda" and torch.cuda.is_available() and torch.cuda.get_device_capability(device)[0] == 9
     return "fa3" if hopper and _flash_attention_3() is not None else "sdpa"
+
+
+def scratch_bytes(kernel: str, q: Heads, k: Heads) -> int:
+    """Bytes that a kernel of `attend` takes for itself while it computes."""
+    n, heads, tokens, _ = q.shape
+    per_query = k.shape[2] * q.element_size()  # scores
+    if kernel == "math":
+        return 2 * n * heads * tokens * per_query  # and their softmax
+    if kernel == "rows":
+        rows, sequence = max(16, ROW_BYTES // per_query), heads * tokens
+        rows = rows if tokens > rows else min(n, max(1, rows // sequence)) * sequence
+        return q.nbytes + 2 * rows * per_query
+    return 4 * n * heads * tokens  # logarithms of sums

@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
 
 from mimicmotion.models.execution import Execution
+from mimicmotion.models.memory import CpuShape
 
 Maps = Float[Tensor, "n _channels _h _w"]
 Video = Float[Tensor, "batch channels frames positions"]
@@ -126,8 +126,8 @@ class Linear(nn.Linear):
             return False  # a compiler makes its own
         if x.device.type != "cpu" or x.numel() == 0 or x.dtype != self.weight.dtype or not onednn_takes(x.dtype):
             return False
-        # Quantised and sharded weights are subclasses; a fake tensor stands for a plain one.
-        return all(type(t) in (Tensor, nn.Parameter, FakeTensor) for t in (x, self.weight))
+        # Quantised and sharded weights are subclasses; `CpuShape` stands for a plain one.
+        return all(type(t) in (Tensor, nn.Parameter, CpuShape) for t in (x, self.weight))
 
 
 def _gate(x: Float[Tensor, "... twice"]) -> Float[Tensor, "... half"]:

@@ -1,199 +1,182 @@
 """How much memory a computation takes, found without doing it: the networks run on shapes alone.
 
-A network without data ("meta" tensors) is run as the real one would be, and the bytes of every tensor are followed
-from where it is made to where it is freed. So the peak belongs to the code that runs, chunks and all, and needs no
-formula of its own. Attention counts as the kernels compute it that keep no matrix of scores.
+Tensors without data ("meta") go through a network as real ones would, chunks and all, and the bytes of each are counted
+from where it is made to where it is freed. Attention counts as the fused kernels compute it, which keep no matrix of
+scores. PyTorch's own fake tensors do the same; each of their operations takes five times as long.
 
-Not in it: the device's context and libraries, workspaces that convolutions and matrix products ask for, and what the
-allocator loses to fragments. `mimicmotion.planning` leaves room for these.
+Not counted: the device's context and libraries, workspaces that convolutions and matrix products ask for, and what the
+allocator loses to fragments. `mimicmotion.planning.budget` leaves room for these.
 """
 
 from __future__ import annotations
 
+import math
 import weakref
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mimicmotion.models.attention import ROW_BYTES
-from mimicmotion.models.layers import ONEDNN_LINEAR
+META = torch.device("meta")
+ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
+ONEDNN_LINEAR: Any = getattr(getattr(torch.ops.mkldnn, "_linear_pointwise", None), "binary", None)
+GROUP_NORM = torch.ops.aten.group_norm.default
+LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+COPYING = {GROUP_NORM, torch.ops.aten.conv2d.default, torch.ops.aten.conv2d.padding, torch.ops.aten.conv3d.default}
 
-_LINEAR_AND_MORE: Any = getattr(ONEDNN_LINEAR, "binary", None)
-_NORM = torch.ops.aten.group_norm.default
-_COPYING = {
-    _NORM,
-    torch.ops.aten.convolution.default,
-    torch.ops.aten.conv2d.default,
-    torch.ops.aten.conv2d.padding,
-    torch.ops.aten.conv3d.default,
-}
-_Recipe = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
+
+class CpuShape(Tensor):
+    """A tensor without data for which a network decides as for one on a CPU."""
+
+    device = torch.device("cpu")
+    __torch_function__ = torch._C._disabled_torch_function_impl  # results of operations are plain tensors
 
 
 class LiveBytes(TorchDispatchMode):
-    """Follows the bytes of all storages that operations make, until they are freed.
+    """Runs all operations inside a `with` block on shapes, and counts the bytes of tensors until they are freed.
 
-    On meta tensors the shapes of an operation are worked out once and then remembered: loops over chunks cost little.
+    Use it in inference mode: there layers such as attention arrive whole, and what they keep for themselves does not
+    count.
 
     Args:
-        resident: tensors that were there before and are counted elsewhere (parameters).
-        labels: called at each new peak for a word on where it is; for finding out what holds memory.
+        cpu: tensors pretend to be on a CPU. Else they are on "meta", which stands for any other device.
+        resident: tensors that are counted elsewhere (parameters).
+        scratch: bytes that attention on (query, key) takes for itself.
 
     Attributes:
         now: bytes alive.
-        peak: the most so far.
+        peaks: the most so far, of each section in turn; append `now` to begin a new one.
     """
 
-    def __init__(self, resident: Iterable[Tensor] = (), labels: Callable[[], Any] | None = None) -> None:
+    def __init__(
+        self,
+        cpu: bool,
+        resident: Iterable[Tensor] = (),
+        scratch: Callable[[Tensor, Tensor], int] = lambda _q, _k: 0,
+    ) -> None:
         super().__init__()
-        self.now, self.peak = 0, 0
-        self.labels, self.label = labels, None
-        self._live: dict[int, int] = {t.untyped_storage()._cdata: 0 for t in resident}
-        self._known: dict[Any, _Recipe | list[_Recipe]] = {}
+        self.now, self.peaks = 0, [0]
+        self.cpu, self.scratch = cpu, scratch
+        self._sizes = {t.untyped_storage()._cdata: 0 for t in resident}
+        self._known: dict[Any, Any] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation, or make an empty result of the shape it had the last time; count what it made."""
-        out = self._run(func, args, kwargs or {})
-        for t in out if isinstance(out, (tuple, list)) else (out,):
+        """Run an operation and count what it makes."""
+        if func._schema.name.endswith("_"):
+            return args[0]  # written in place, and there is nothing to write
+        out = self._run(func, _on_meta(args), {k: _on_meta(v) for k, v in (kwargs or {}).items()})
+        several = isinstance(out, (tuple, list))
+        for t in out if several else (out,):
             if isinstance(t, Tensor):
-                self._count(t)
-        return out
+                self._count(t.untyped_storage())
+        if func is ATTENTION:
+            self._reach(self.scratch(*args[:2]))
+        if func in COPYING:
+            self._reach(_copied(func, args[0], args[1], out, self.cpu))
+        if not self.cpu:
+            return out
+        return [_on_cpu(t) for t in out] if several else _on_cpu(out)
 
     def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
-        if func is _LINEAR_AND_MORE and args[0].is_meta:  # PyTorch knows no shapes for it
-            return args[0].new_empty(*args[0].shape[:-1], args[2].shape[0])
-        if func._schema.name.endswith("_") and args and isinstance(args[0], Tensor) and args[0].is_meta:
-            return args[0]  # written in place, and there is nothing to write
-        if func._schema.is_mutable or any(r.alias_info is not None for r in func._schema.returns):
-            return func(*args, **kwargs)  # views and in-place work make no storage and are cheap
-        try:
-            key = (func, _key(args), _key(tuple(kwargs.items())))
-            found = self._known.get(key)
-        except TypeError:  # something that cannot be a key
-            return func(*args, **kwargs)
-        if found is None:
-            out = func(*args, **kwargs)
-            recipe = _recipe(out)
-            if recipe is not None:
-                self._known[key] = recipe
-            return out
-        return [_empty(r) for r in found] if isinstance(found, list) else _empty(found)
+        """The shape of a new tensor is worked out once: so loops over chunks cost little."""
+        if len(func._schema.returns) != 1 or func._schema.returns[0].alias_info is not None:
+            return func(*args, **kwargs)  # several, or views
+        key = (func, _key(args), _key(tuple(kwargs.items())))
+        if key not in self._known:
+            out = _infer(func, args, kwargs, self.cpu)
+            if not isinstance(out, Tensor):
+                return out
+            self._known[key] = out.shape, out.stride(), out.dtype
+        shape, stride, dtype = self._known[key]
+        return torch.empty_strided(shape, stride, dtype=dtype, device=META)
 
-    def _count(self, t: Tensor) -> None:
-        storage = t.untyped_storage()
+    def _count(self, storage: torch.UntypedStorage) -> None:
         key = storage._cdata
-        if key in self._live:
-            return
-        size = storage.nbytes()
-        self._live[key] = size
-        self.now += size
-        weakref.finalize(storage, self._free, key)
-        self._reach(self.now)
+        if key not in self._sizes:
+            self._sizes[key] = storage.nbytes()
+            self.now += storage.nbytes()
+            weakref.finalize(storage, self._free, key)
+            self._reach(0)
 
-    def _reach(self, size: int) -> None:
-        if size > self.peak:
-            self.peak = size
-            if self.labels is not None:
-                self.label = self.labels()
+    def _reach(self, more: int) -> None:
+        self.peaks[-1] = max(self.peaks[-1], self.now + more)
 
     def _free(self, key: int) -> None:
-        self.now -= self._live.pop(key, 0)
-
-    def biggest(self, count: int = 12) -> list[int]:
-        """Bytes of the largest tensors alive now."""
-        return sorted(self._live.values(), reverse=True)[:count]
+        self.now -= self._sizes.pop(key, 0)
 
 
-def _copied(func: Any, x: Tensor, weight: Any, out: Tensor) -> int:
-    """Bytes of the copies that an operation makes for itself on a CPU, gone when it is done.
+def _infer(func: Any, args: Any, kwargs: Any, cpu: bool) -> Any:
+    if func is ATTENTION:  # fused kernels write (n, tokens, heads, dim), which the caller's transpose makes contiguous
+        n, heads, tokens, _ = args[0].shape
+        return args[0].new_empty(n, tokens, heads, args[2].shape[-1]).transpose(1, 2)
+    if func is ONEDNN_LINEAR:  # PyTorch knows no shapes for it
+        return args[0].new_empty(*args[0].shape[:-1], args[2].shape[0])
+    out = func(*args, **kwargs)
+    if func is GROUP_NORM:
+        last = cpu and _channels_last(args[0])
+    else:
+        last = func in COPYING and (_channels_last(args[0]) or _channels_last(args[1]))
+    return out.contiguous(memory_format=LAST[out.ndim]) if last else out
 
-    oneDNN's convolutions put input and result into an order of their own. With channels last there is none of the
-    result, nor of an input that has them last. A norm wants its input in one piece.
-    """
-    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.ndim, torch.contiguous_format)
-    if _is_last(x, last):
-        return 0
-    if func is _NORM:
-        return 0 if x.is_contiguous() else _stored(x)
-    return _stored(x) if _is_last(weight, last) else max(_stored(x), _stored(out))
+
+def _on_meta(value: Any) -> Any:
+    if isinstance(value, (tuple, list)):
+        return [_on_meta(v) for v in value]
+    if isinstance(value, Tensor):
+        return value.as_subclass(Tensor)
+    return META if isinstance(value, torch.device) else value
 
 
-def _is_last(x: Tensor, layout: torch.memory_format) -> bool:
-    return x.is_contiguous(memory_format=layout) and not x.is_contiguous()
+def _on_cpu(value: Any) -> Any:
+    return value.as_subclass(CpuShape) if isinstance(value, Tensor) else value
 
 
 def _key(value: Any) -> Any:
     if isinstance(value, Tensor):
-        return (tuple(value.shape), value.stride(), value.dtype, value.device.type)
+        return value.shape, value.stride(), value.dtype
     if isinstance(value, (tuple, list)):
-        return tuple(_key(v) for v in value)
+        return tuple(map(_key, value))
     return type(value), value  # 1, 1.0 and True are different arguments
 
 
-def _recipe(out: Any) -> _Recipe | list[_Recipe] | None:
-    """Shape, strides and dtype of each result; None where results are no fresh meta tensors."""
-    if isinstance(out, Tensor):
-        fresh = out.device.type == "meta" and type(out) is Tensor
-        return (tuple(out.shape), out.stride(), out.dtype) if fresh else None
-    if isinstance(out, (tuple, list)) and out:
-        parts = [_recipe(t) for t in out]
-        return None if None in parts else parts  # type: ignore[return-value]
-    return None
+def _copied(func: Any, x: Tensor, weight: Any, out: Tensor, cpu: bool) -> int:
+    """Bytes of the copies that an operation makes for itself, gone when it is done.
+
+    A norm wants its input in one piece, or on a CPU with channels last. A convolution wants input and weight in one
+    order; without channels last oneDNN, on a CPU, puts input and result into blocks of 16 channels.
+    """
+    if func is GROUP_NORM:
+        return 0 if x.is_contiguous() or (cpu and _channels_last(x)) else x.nbytes
+    if _channels_last(x):
+        return 0
+    if _channels_last(weight) or not cpu:
+        return x.nbytes * _channels_last(weight)
+    return max(x.nbytes, out.nbytes * math.ceil(out.shape[1] / 16) * 16 // out.shape[1])
 
 
-def _empty(recipe: Any) -> Tensor:
-    return torch.empty_strided(recipe[0], recipe[1], dtype=recipe[2], device="meta")
+def _channels_last(x: Tensor) -> bool:
+    return x.ndim in LAST and x.is_contiguous(memory_format=LAST[x.ndim]) and not x.is_contiguous()
 
 
-class LeanAttention(TorchFunctionMode):
-    """Takes the place of `scaled_dot_product_attention`, with the memory of a kernel that keeps no scores.
+def shape_copy(module: nn.Module, cpu: bool) -> Any:
+    """A network of the same config and number format, fresh and without data.
 
     Args:
-        scores: count the matrix of scores and its softmax, as the plain kernel ("math") keeps them.
-        rows: count what `mimicmotion.models.attention.rows_attention` makes: a scaled copy of the queries, and the
-            scores of some of them.
+        module: the network; its weights may lie anywhere.
+        cpu: as for `LiveBytes`.
     """
+    from mimicmotion.models.checkpoint import build_part
 
-    def __init__(self, scores: bool = False, rows: bool = False) -> None:
-        super().__init__()
-        self.scores, self.rows = scores, rows
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Stand in for attention; everything else runs."""
-        kwargs = kwargs or {}
-        if func is not F.scaled_dot_product_attention:
-            return func(*args, **kwargs)
-        given = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
-        query, key, value = given["query"], given["key"], given["value"]
-        shape = (*query.shape[:-1], key.shape[-2] if self.scores else 1)
-        scores = torch.empty(shape, device=query.device, dtype=query.dtype if self.scores else torch.float32)
-        weights = torch.empty_like(scores) if self.scores else scores
-        scaled = torch.empty_like(query) if self.rows else scores
-        some = query.new_empty(2 * ROW_BYTES // query.element_size()) if self.rows else scores
-        # Kernels write (batch, tokens, heads, dim), which the caller's transpose makes contiguous without a copy.
-        out = query.new_empty(query.shape[0], query.shape[2], query.shape[1], value.shape[-1]).transpose(1, 2)
-        del scores, weights, scaled, some
-        return out
-
-
-@contextmanager
-def follow(resident: Iterable[Tensor] = (), *, scores: bool = False, rows: bool = False) -> Iterator[LiveBytes]:
-    """Count the bytes that a `with` block makes; afterwards `peak` of what it was given says the most.
-
-    Args:
-        resident: tensors that are counted elsewhere.
-        scores: see `LeanAttention`; for meta tensors only. Real tensors keep their own kernel.
-        rows: see there.
-    """
-    live = LiveBytes(resident)
-    with torch.inference_mode(), live, LeanAttention(scores, rows):
-        yield live
+    copy, dtype = build_part(module), next(module.parameters()).dtype
+    for part in copy.modules():
+        for tensors in (part._parameters, part._buffers):
+            for name, t in tensors.items():
+                if t is not None:
+                    shape: Any = torch.empty(t.shape, dtype=dtype, device=META)
+                    tensors[name] = shape.as_subclass(CpuShape) if cpu else shape
+    return copy.eval()
 
 
 def tensors_of(*modules: nn.Module | None) -> list[Tensor]:
@@ -203,22 +186,9 @@ def tensors_of(*modules: nn.Module | None) -> list[Tensor]:
 
 def weight_bytes(*modules: nn.Module | None) -> int:
     """Bytes of parameters and buffers, those that are shared counted once."""
-    seen = {t.untyped_storage()._cdata if t.device.type != "meta" else id(t): t for t in tensors_of(*modules)}
-    return sum(_stored(t) for t in seen.values())
+    return sum(map(_stored, {id(t): t for t in tensors_of(*modules)}.values()))
 
 
 def _stored(tensor: Tensor) -> int:
     flatten = getattr(tensor, "__tensor_flatten__", None)  # quantised weights name the tensors they are made of
-    if flatten is None:
-        return tensor.numel() * tensor.element_size()
-    return sum(_stored(getattr(tensor, name)) for name in flatten()[0])
-
-
-def meta_twin(module: Any) -> Any:
-    """A network of the same config, dtype, kernels and mode without data, fresh: without hooks or adapters."""
-    from mimicmotion.models.checkpoint import build_part
-
-    twin = build_part(module)
-    dtype = next(module.parameters()).dtype
-    nn.Module.to(twin, device="meta", dtype=dtype)
-    return twin.eval()
+    return tensor.nbytes if flatten is None else sum(_stored(getattr(tensor, name)) for name in flatten()[0])

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from mimicmotion.errors import ConfigError
-from mimicmotion.models.memory import tensors_of, weight_bytes
+from mimicmotion.models.memory import tensors_of
 
 
 class Parked:
@@ -115,7 +115,7 @@ class ParkedBlocks(Parked):
         super().__init__(network, device, without=blocks)
         stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.blocks = {block: Parked(block, device, stream=stream) for block in blocks}
-        self.following = following(blocks)
+        self.following = dict(pairwise([*blocks, blocks[0]]))  # the last one's is the first
         self.handles: list[RemovableHandle] = []
         for block in blocks:
             self.handles.append(block.register_forward_pre_hook(self._before))
@@ -171,56 +171,3 @@ def _exchange(t: Tensor, data: Tensor) -> Tensor:
 def blocks_of(unet: Any) -> list[nn.Module]:
     """The U-Net's blocks, in the order in which they compute."""
     return [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
-
-
-def following(blocks: Sequence[nn.Module]) -> dict[nn.Module, nn.Module]:
-    """Each block's next one; the last one's is the first."""
-    return dict(pairwise([*blocks, blocks[0]]))
-
-
-# --- prediction -----------------------------------------------------------------------------------------------------
-
-
-class BlockBytes:
-    """Counts, in a run on shapes, the weights that are on the device with `ParkedBlocks`.
-
-    Args:
-        sizes: bytes of each block of the network that runs on shapes, in order.
-        rest: bytes of what stays.
-    """
-
-    def __init__(self, sizes: Mapping[nn.Module, int], rest: int) -> None:
-        self.sizes, self.rest = sizes, rest
-        self.following = following(list(sizes)) if sizes else {}
-        self.held: dict[nn.Module | None, Tensor] = {}
-        self.handles: list[RemovableHandle] = []
-
-    def __enter__(self) -> BlockBytes:
-        self._hold(None, self.rest)
-        for block in self.sizes:
-            self.handles.append(block.register_forward_pre_hook(self._before))
-            self.handles.append(block.register_forward_hook(self._after))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self.handles:
-            handle.remove()
-        self.held.clear()
-
-    def _hold(self, block: nn.Module | None, size: int) -> None:
-        if block not in self.held:
-            self.held[block] = torch.empty(size, dtype=torch.uint8, device="meta")
-
-    def _before(self, block: nn.Module, _args: object) -> None:
-        for one in (block, self.following[block]):
-            self._hold(one, self.sizes[one])
-
-    def _after(self, block: nn.Module, _args: object, _out: object) -> None:
-        self.held.pop(block, None)
-
-
-def block_bytes(twin: Any, unet: Any) -> BlockBytes:
-    """`BlockBytes` of the twin on shapes of a U-Net."""
-    pairs = zip(blocks_of(twin), blocks_of(unet), strict=True)
-    sizes = {meta: weight_bytes(real) for meta, real in pairs}
-    return BlockBytes(sizes, weight_bytes(unet) - sum(sizes.values()))

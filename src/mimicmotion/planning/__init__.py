@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from mimicmotion.planning.budget import free_memory
-from mimicmotion.planning.ladder import plan_execution
+from mimicmotion.planning.levels import plan_execution
 from mimicmotion.planning.placement import Placement
 from mimicmotion.planning.plan import ExecutionPlan, Peaks
-from mimicmotion.planning.predict import Predictor, Task
+from mimicmotion.planning.predict import Predictor, Workload
 from mimicmotion.planning.recover import RecoveringUNet
 
 __all__ = [
@@ -15,7 +15,7 @@ __all__ = [
     "Placement",
     "Predictor",
     "RecoveringUNet",
-    "Task",
+    "Workload",
     "free_memory",
     "plan_execution",
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import sys
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -12,6 +13,11 @@ DEVICE_SHARE, DEVICE_RESERVE = 0.92, 0.5 * GIB
 """Of what a GPU has free: fragments, workspaces of convolutions and matrix products."""
 HOST_SHARE = 0.85
 """Of the host's memory: others live there too, and too much is answered by being killed."""
+GROUP_FILES = {
+    2: ("memory.max", "memory.current", "inactive_file"),
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
+"""Limit, use and name of the page cache of a control group, by version."""
 
 
 def free_memory(device: torch.device, resident: int = 0) -> int | None:
@@ -27,8 +33,8 @@ def free_memory(device: torch.device, resident: int = 0) -> int | None:
         return max(0, int((free + unused) * DEVICE_SHARE - DEVICE_RESERVE)) + resident
     if device.type == "mps":
         free = torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
-        return int(free * HOST_SHARE) + resident
-    free = host_free()
+    else:
+        free = host_free()
     return None if free is None else int(free * HOST_SHARE) + resident
 
 
@@ -37,60 +43,33 @@ def host_free(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup"))
 
     None where the system does not say.
     """
-    found = [b for b in (_available(proc), _group_room(proc, groups)) if b is not None]
-    return min(found) if found else None
-
-
-def _available(proc: Path) -> int | None:
-    try:
+    rooms = list(_group_rooms(proc, groups))
+    with contextlib.suppress(OSError, KeyError, ValueError):
         lines = (proc / "meminfo").read_text(encoding="ascii").splitlines()
         kib = {line.split(":")[0]: int(line.split()[1]) for line in lines if len(line.split()) > 1}
-        return kib["MemAvailable"] * 1024
-    except (OSError, KeyError, ValueError):
-        return _available_elsewhere()
+        rooms.append(kib["MemAvailable"] * 1024)
+    if not rooms:
+        with contextlib.suppress(ImportError):  # macOS, Windows: not a dependency, but often there
+            import psutil
+
+            rooms.append(int(psutil.virtual_memory().available))
+    return min(rooms, default=None)
 
 
-def _available_elsewhere() -> int | None:
-    if sys.platform == "linux":
-        return None
-    try:  # macOS, Windows: not a dependency, but often there
-        import psutil
-
-        return int(psutil.virtual_memory().available)
-    except ImportError:
-        return None
-
-
-def _group_room(proc: Path, groups: Path) -> int | None:
-    """Limit minus use of the tightest control group around this process; page cache counts as free."""
-    rooms = []
-    for folder, limit_name, use_name, cache_name in _group_folders(proc, groups):
-        try:
-            limit = (folder / limit_name).read_text(encoding="ascii").strip()
-            if limit == "max" or int(limit) >= 1 << 60:
-                continue
-            used = int((folder / use_name).read_text(encoding="ascii"))
-            stat = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
-            rooms.append(max(0, int(limit) - used + int(stat.get(cache_name, 0))))
-        except (OSError, ValueError):
-            continue
-    return min(rooms) if rooms else None
-
-
-def _group_folders(proc: Path, groups: Path) -> list[tuple[Path, str, str, str]]:
-    try:
-        lines = (proc / "self" / "cgroup").read_text(encoding="ascii").splitlines()
-    except OSError:
-        lines = []
-    found: list[tuple[Path, str, str, str]] = []
-    for line in [*lines, "0::/"]:
+def _group_rooms(proc: Path, groups: Path) -> Iterator[int]:
+    """Limit minus use of each control group around this process; page cache counts as free."""
+    lines = ["0::/"]
+    with contextlib.suppress(OSError):
+        lines += (proc / "self" / "cgroup").read_text(encoding="ascii").splitlines()
+    for line in lines:
         _, kinds, path = line.split(":", 2)
-        if not kinds:  # version 2: limits hold along the whole path
-            parts = [p for p in path.split("/") if p and p != ".."]
-            for depth in range(len(parts) + 1):
-                folder = groups.joinpath(*parts[:depth])
-                found.append((folder, "memory.max", "memory.current", "inactive_file"))
-        elif "memory" in kinds.split(","):
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-            found += [(groups / "memory" / path.lstrip("/"), *names), (groups / "memory", *names)]
-    return found
+        if kinds and "memory" not in kinds.split(","):
+            continue
+        root, (limit_file, use_file, cache) = (groups / "memory", GROUP_FILES[1]) if kinds else (groups, GROUP_FILES[2])
+        inner = root / path.lstrip("/").replace("../", "")
+        for folder in (inner, *inner.parents):
+            with contextlib.suppress(OSError, ValueError):  # not there; "max" is no number
+                limit, used = (int((folder / name).read_text(encoding="ascii")) for name in (limit_file, use_file))
+                stat = dict(row.split() for row in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
+                if limit < 1 << 60:
+                    yield max(0, limit - used + int(stat.get(cache, 0)))

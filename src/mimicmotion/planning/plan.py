@@ -33,12 +33,11 @@ class ExecutionPlan:
     """How the networks run. Segments, steps and everything else that makes the result stay as they are.
 
     Attributes:
-        unet: portions, memory format and attention kernel of the U-Net.
+        unet: chunks, memory format and attention kernel of the U-Net.
         guidance_in_one_batch: both passes of guidance as one batch, or one after the other.
         offload: which weights wait on the host: none, modules (networks that are not in use), blocks (those of the
             U-Net too, each brought when its turn comes).
-        latents_on_host: latents and pose features wait on the host; a segment's rows go to the device.
-        decode_portion: frames at once inside of the decoder (the result is the same); None is the whole chunk.
+        decode_chunk: frames at once inside of the decoder (the result is the same); None is the whole clip.
         decode_tile: side in pixels of tiles that frames are decoded in (approximate, only where nothing else fits).
         peaks: predicted bytes of each stage.
         budget: bytes that the plan was made for.
@@ -47,8 +46,7 @@ class ExecutionPlan:
     unet: Execution = field(default_factory=Execution)
     guidance_in_one_batch: bool = True
     offload: Literal["none", "modules", "blocks"] = "none"
-    latents_on_host: bool = False
-    decode_portion: int | None = None
+    decode_chunk: int | None = None
     decode_tile: int | None = None
     peaks: Peaks = field(default_factory=Peaks)
     budget: int | None = None
@@ -57,6 +55,11 @@ class ExecutionPlan:
         if self.unet.compile and self.offload == "blocks":
             got = "compile=True with offload='blocks'"
             raise ConfigError(got, "one of the two", "compiled blocks hold their weights")
+
+    @property
+    def latents_on_host(self) -> bool:
+        """Whether latents and pose features wait on the host; a segment's frames go to the device."""
+        return self.offload != "none"
 
     @property
     def exact(self) -> bool:
@@ -75,8 +78,8 @@ class ExecutionPlan:
         words = {"modules": "idle networks on the host", "blocks": "weights on the host, brought block by block"}
         if self.offload != "none":
             parts.append(words[self.offload])
-        if self.decode_portion is not None:
-            parts.append(f"decoder {self.decode_portion} frame{'s' * (self.decode_portion > 1)} at once")
+        if self.decode_chunk is not None:
+            parts.append(f"decoder {self.decode_chunk} frame{'s' * (self.decode_chunk > 1)} at once")
         if self.decode_tile is not None:
             parts.append(f"decoded in tiles of {self.decode_tile} pixels (not exact)")
         return ", ".join(parts)

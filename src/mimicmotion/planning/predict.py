@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import cycle
 from typing import Any
 
 import torch
-from torch import nn
 
 from mimicmotion.conditioning import WARPED_SHARE, ConditionedUNet, Conditioning
+from mimicmotion.models.attention import choose_kernel, scratch_bytes
 from mimicmotion.models.block_cache import cache_bytes
 from mimicmotion.models.decode import decode_frames
-from mimicmotion.models.execution import Execution
-from mimicmotion.models.memory import follow, meta_twin, weight_bytes
-from mimicmotion.models.offload import block_bytes
+from mimicmotion.models.memory import LiveBytes, shape_copy, tensors_of, weight_bytes
+from mimicmotion.models.offload import blocks_of
 from mimicmotion.models.pose_features import KeptFeatures, feature_budget
 from mimicmotion.models.quantize import widened_bytes
 from mimicmotion.models.vae import encode_mode
@@ -24,35 +22,31 @@ from mimicmotion.planning.plan import ExecutionPlan, Peaks
 
 POSE_CHUNK = 16
 """Pose frames that are encoded at once."""
-DETAIL_PLANES = 256
-"""Numbers for each pixel that certainly suffice for the detail network (the bundled one needs 121)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Task:
+class Workload:
     """What is to be computed.
 
     Attributes:
         size: (height, width) in pixels.
-        segment_rows: frames of a segment, the reference slot counted.
+        segment_frames: frames of a segment, the reference slot counted.
         num_frames: of the video.
         guided: whether there is an unconditional pass.
-        chunk: frames that are decoded as one clip.
+        decode_chunk: frames that are decoded as one clip.
         warped: whether the picture warped to each pose is given.
-        segments: number of segments (for the block cache).
-        block_cache: whether deep features are kept between steps.
+        cached_segments: segments whose deep features are kept between steps; 0 without a block cache.
         latent_copies: sets of latents that are held: the noisy ones, the clean ones, and the last step's clean ones for
             previews or a solver of second order.
     """
 
     size: tuple[int, int]
-    segment_rows: int
+    segment_frames: int
     num_frames: int
     guided: bool = True
-    chunk: int = 8
+    decode_chunk: int = 8
     warped: bool = False
-    segments: int = 1
-    block_cache: bool = False
+    cached_segments: int = 0
     latent_copies: int = 2
 
 
@@ -61,192 +55,141 @@ class Predictor:
 
     Args:
         pipe: the pipeline (its networks may lie anywhere, also on "meta").
-        device: where it will run; None is where it is. "meta" stands for a GPU.
+        device: where it will run; None is where it is.
     """
 
     def __init__(self, pipe: Any, device: torch.device | None = None) -> None:
-        self.device = device or pipe.device
+        self.pipe, self.device = pipe, device or pipe.device
         self.cpu = self.device.type == "cpu"
-        self.budget = feature_budget(self.device)
-        self.unet, self.vae = pipe.unet, pipe.vae
-        self.image_encoder, self.pose_net, self.detail = pipe.image_encoder, pipe.pose_net, pipe.detail
-        self.downscale, self.latent_channels = pipe.downscale, pipe.vae.config.latent_channels
-        self.dtype = pipe.dtype
-        self._twins: dict[str, Any] = {}
-        self._known: dict[Any, int] = {}
+        self._copies: dict[str, Any] = {}
+        self._known: dict[Any, list[int]] = {}
 
-    def peaks(self, plan: ExecutionPlan, task: Task) -> Peaks:
-        """Predicted bytes of each stage."""
-        unet, vae, clip = weight_bytes(self.unet), weight_bytes(self.vae), weight_bytes(self.image_encoder)
-        small = weight_bytes(self.pose_net, self.detail)  # these stay where they are
-        everything = unet + vae + clip + small
-        alone = plan.offload != "none"
-        kept = self._kept(plan, task)
-        denoise = self.denoise_bytes(plan, task) + kept
-        if plan.offload != "blocks":
-            denoise += unet + small if alone else everything
+    def peaks(self, plan: ExecutionPlan, work: Workload) -> Peaks:
+        """Predicted bytes of each stage: weights that are there, what is kept, and working space."""
+        names = ("unet", "vae", "image_encoder", "pose_net", "detail")
+        sizes = {name: weight_bytes(getattr(self.pipe, name)) for name in names}
+        encoded = min(POSE_CHUNK, work.num_frames)
+        clip_side, channels = self.pipe.image_encoder.config.image_size, self.pipe.pose_net.widths[0]
+        latents, kept = self._latents(plan, work), self._kept(plan, work)
+
+        def weights(*used: str) -> int:
+            """Small networks always stay on the device."""
+            return sum(sizes[name] for name in (names if plan.offload == "none" else (*used, "pose_net", "detail")))
+
         return Peaks(
             encode=max(
-                self.clip_bytes() + (clip + small if alone else everything),
-                self.encode_bytes(task) + (vae + small if alone else everything),
-                self.pose_bytes(task) + (small if alone else everything) + kept,
+                weights("image_encoder") + self._pass("image_encoder", (1, 3, clip_side, clip_side)),
+                weights("vae") + self._pass("vae", (encoded if work.warped else 1, 3, *work.size)),
+                weights() + self._pass("pose_net", (1, encoded, channels, *work.size)) + latents + kept,
             ),
-            denoise=denoise,
-            decode=max(self.decode_bytes(plan, task), self._clip(task) + self.detail_bytes(task))
-            + (vae + small if alone else everything)
-            + self._latents(plan, task),
-        )
-
-    def upper_bound(self, task: Task) -> int:
-        """Bytes that certainly suffice for everything at once, without running on shapes."""
-        weights = weight_bytes(self.unet, self.vae, self.image_encoder, self.pose_net, self.detail)
-        wide = max(self.dtype.itemsize, 2)
-        level = self._cells(task) * self.unet.config.block_out_channels[0] * wide * task.segment_rows
-        pixels = task.size[0] * task.size[1] // self.vae.patch_size**2
-        frame = pixels * self.vae.config.block_out_channels[0] * wide
-        encoded = POSE_CHUNK if task.warped else 1
-        plain = ExecutionPlan()
-        return (
-            weights
-            + self._kept(plan=plain, task=task)
-            + max(64 * level * (1 + task.guided), 16 * frame * min(task.chunk, task.num_frames), 32 * frame * encoded)
-            + (0 if self.detail is None else DETAIL_PLANES * 4 * task.size[0] * task.size[1])
-            + 2**27
+            denoise=weights(*["unet"][: plan.offload != "blocks"]) + self.denoise_bytes(plan, work) + latents + kept,
+            decode=weights("vae") + max(self.decode_bytes(plan, work), self.detail_bytes(work)) + latents,
         )
 
     # --- what is kept -----------------------------------------------------------------------------------------------
 
-    def _cells(self, task: Task) -> int:
-        return (task.size[0] // self.downscale) * (task.size[1] // self.downscale)
+    def _shape(self, work: Workload, frames: int) -> tuple[int, int, int, int]:
+        """Of latents."""
+        height, width = (side // self.pipe.downscale for side in work.size)
+        return frames, self.pipe.vae.config.latent_channels, height, width
 
-    def _latents(self, plan: ExecutionPlan, task: Task) -> int:
-        copies = 0 if plan.latents_on_host and not self.cpu else task.latent_copies
-        return copies * 4 * self._cells(task) * self.latent_channels * task.num_frames
+    def _latents(self, plan: ExecutionPlan, work: Workload) -> int:
+        one = 4 * torch.Size(self._shape(work, work.num_frames)).numel()
+        return 0 if plan.latents_on_host and not self.cpu else work.latent_copies * one
 
-    def _kept(self, plan: ExecutionPlan, task: Task) -> int:
-        features = task.num_frames * self._cells(task) * self.pose_net.out_channels * self.dtype.itemsize
-        # with the budgets of `mimicmotion.conditioning`; what is too much lies in a file
-        on_device = features <= self.budget and not plan.latents_on_host
-        warped = 4 * self._cells(task) * self.latent_channels * task.num_frames * task.warped
-        warped *= warped <= self.budget // WARPED_SHARE
-        cached = 0
-        if task.block_cache:
-            h, w = task.size[0] // self.downscale, task.size[1] // self.downscale
-            per_pass = cache_bytes(self.unet, task.segment_rows, h, w, self.dtype.itemsize)
-            cached = per_pass * task.segments * (1 + task.guided)
-        return self._latents(plan, task) + features * on_device + warped + cached
+    def _kept(self, plan: ExecutionPlan, work: Workload) -> int:
+        """Features of poses and pictures within the budgets of `mimicmotion.conditioning`, and cached features."""
+        frames, channels, height, width = self._shape(work, work.num_frames)
+        budget, itemsize = feature_budget(self.device), self.pipe.dtype.itemsize
+        poses = frames * height * width * self.pipe.pose_net.out_channels * itemsize
+        poses *= poses <= budget and not plan.latents_on_host
+        warped = frames * height * width * channels * 4 * work.warped
+        warped *= warped <= budget // WARPED_SHARE
+        cached = cache_bytes(self.pipe.unet, work.segment_frames, height, width, itemsize) * work.cached_segments
+        return poses + warped + cached * (1 + work.guided)
 
-    # --- stages: working space without weights ----------------------------------------------------------------------
+    def _clip(self, work: Workload) -> int:
+        """Of decoded frames."""
+        return 4 * 3 * work.size[0] * work.size[1] * min(work.decode_chunk, work.num_frames)
 
-    def denoise_bytes(self, plan: ExecutionPlan, task: Task) -> int:
-        """Of one segment: all that the passes make; with weights offloaded by blocks those that are there, too."""
-        one_batch = plan.guidance_in_one_batch and task.guided and not task.block_cache
-        execution, blocks = plan.unet, plan.offload == "blocks"
-        key = ("denoise", task.size, task.segment_rows, task.guided, task.warped, execution, one_batch, blocks)
-        return self._remember(key, lambda: self._denoise(task, execution, one_batch, blocks))
+    # --- working space of the networks ------------------------------------------------------------------------------
 
-    def _denoise(self, task: Task, execution: Execution, one_batch: bool, blocks: bool) -> int:
-        unet = self._twin("unet", self.unet)
-        # A compiled block makes fewer temporary values than are counted here.
-        unet.set_execution(_on_shapes(execution))
-        h, w = task.size[0] // self.downscale, task.size[1] // self.downscale
-        rows = task.segment_rows
-        conditioning = Conditioning(
-            image_embeddings=_empty(1, 1, unet.config.cross_attention_dim),
-            image_latents=_empty(1, 1, self.latent_channels, h, w),
-            pose_features=KeptFeatures(_empty(1, rows, self.pose_net.out_channels, h, w, dtype=self.dtype)),
-            reference_pose_features=None,
-            added_time_ids=_empty(1, 3),
-            warped_latents=KeptFeatures(_empty(1, rows, self.latent_channels, h, w)) if task.warped else None,
-        )
-        network = ConditionedUNet(unet, conditioning, False, one_batch)
-        run = network.pair if task.guided else network.conditional
-        x = _empty(1, rows, self.latent_channels, h, w)
-        moves = block_bytes(unet, self.unet) if blocks else contextlib.nullcontext()
-        resident = [*unet.parameters(), *unet.buffers(), x, conditioning.pose_features.features]  # type: ignore[union-attr]
-        in_rows = self.cpu and execution.attention == "auto" and self.dtype == torch.bfloat16
-        kernel = {"scores": execution.attention == "math", "rows": in_rows}
-        with follow(resident, **kernel) as live, moves:
-            run(x, torch.zeros((), device="meta"), range(rows))
-        return live.peak + widened_bytes(self.unet)
+    def denoise_bytes(self, plan: ExecutionPlan, work: Workload) -> int:
+        """Of one segment; where the U-Net's blocks come and go, its weights are included."""
+        one_batch = plan.guidance_in_one_batch and work.guided and not work.cached_segments
+        frames, channels, height, width = self._shape(work, work.segment_frames)
+        # Attention counts by `scratch_bytes`; compiled layers make fewer temporary tensors than are counted here.
+        execution = replace(plan.unet, attention="sdpa", compile=False)
+        self._copy("unet").set_execution(execution)
 
-    def decode_bytes(self, plan: ExecutionPlan, task: Task) -> int:
-        """Of one clip of `chunk` frames, the blending of clips included."""
-        frames = min(task.chunk, task.num_frames)
-        portion = None if plan.decode_portion is None or plan.decode_portion >= frames else plan.decode_portion
-        key = ("decode", task.size, frames, portion, plan.decode_tile)
-
-        def work() -> int:
-            h, w = task.size[0] // self.downscale, task.size[1] // self.downscale
-            return self._run(
-                "vae",
-                self.vae,
-                lambda vae: decode_frames(
-                    vae, _empty(frames, self.latent_channels, h, w), frame_chunk=portion, tile=plan.decode_tile
-                ),
+        def run(unet: Any, live: LiveBytes) -> None:
+            x = torch.empty(1, frames, channels, height, width)
+            features = x.new_empty(1, frames, self.pipe.pose_net.out_channels, height, width, dtype=self.pipe.dtype)
+            live.now = 0  # these are counted with what is kept
+            conditioning = Conditioning(
+                image_embeddings=x.new_empty(1, 1, unet.config.cross_attention_dim),
+                image_latents=x[:, :1],
+                pose_features=KeptFeatures(features),
+                reference_pose_features=None,
+                added_time_ids=x.new_empty(1, 3),
+                warped_latents=KeptFeatures(x) if work.warped else None,
             )
+            network = ConditionedUNet(unet, conditioning, reference_slot=False, one_batch=one_batch)
+            (network.pair if one_batch else network.conditional)(x, x.new_zeros(()), range(frames))
 
-        held = self._clip(task) * (task.num_frames > frames)  # the last clip, whose end is blended in
-        return self._remember(key, work) + held
+        kernel = choose_kernel(plan.unet.attention, self.device, self.pipe.dtype)
+        peaks = self._peaks("unet", (work.size, frames, work.warped, execution, kernel, one_batch), run, kernel)
+        if plan.offload == "blocks":  # the block before, and a block's own weights
+            sizes = [weight_bytes(block) for block in blocks_of(self.pipe.unet)]
+            rest = weight_bytes(self.pipe.unet) - sum(sizes)
+            there = [rest + before + own for before, own in zip([sizes[-1], *sizes], sizes, strict=False)]
+            peaks = [peak + weights for peak, weights in zip(peaks, cycle(there), strict=False)]
+        return max(peaks) + widened_bytes(self.pipe.unet)
 
-    def _clip(self, task: Task) -> int:
-        return 4 * 3 * task.size[0] * task.size[1] * min(task.chunk, task.num_frames)
+    def decode_bytes(self, plan: ExecutionPlan, work: Workload) -> int:
+        """Of one clip, or of a tile of it. Of a long video the clip before is held, whose end is blended in."""
+        frames, *shape = self._shape(work, min(work.decode_chunk, work.num_frames))
+        held = self._clip(work) * (work.num_frames > frames)
+        if plan.decode_tile is not None and plan.decode_tile < max(work.size):
+            shape[1:] = (min(side, plan.decode_tile // self.pipe.downscale) for side in shape[1:])
+            held += self._clip(work)
 
-    def detail_bytes(self, task: Task) -> int:
-        """Of the detail network on one frame; 0 for models without one."""
-        if self.detail is None:
-            return 0
-        frame = lambda: _empty(1, 3, *task.size, dtype=next(self.detail.parameters()).dtype)  # noqa: E731
-        work = lambda: self._run("detail", self.detail, lambda net: net(*(frame() for _ in range(5))))  # noqa: E731
-        return self._remember(("detail", task.size), work)
+        def run(vae: Any, _: LiveBytes) -> None:
+            decode_frames(vae, torch.empty(frames, *shape), frame_chunk=plan.decode_chunk)
 
-    def encode_bytes(self, task: Task) -> int:
-        """Of the autoencoder on the picture, or on the pictures warped to the poses of a chunk."""
-        count = min(POSE_CHUNK, task.num_frames) if task.warped else 1
-        work = lambda: self._run("vae", self.vae, lambda vae: encode_mode(vae, _empty(count, 3, *task.size)))  # noqa: E731
-        return self._remember(("encode", count, task.size), work)
+        return max(self._peaks("vae", (frames, *shape, plan.decode_chunk), run)) + held
 
-    def pose_bytes(self, task: Task) -> int:
-        """Of PoseNet on a chunk of frames."""
-        count, channels = min(POSE_CHUNK, task.num_frames), self.pose_net.widths[0]
+    def detail_bytes(self, work: Workload) -> int:
+        """Of the detail network on one frame of a clip; 0 for models without one."""
+        return 0 if self.pipe.detail is None else self._clip(work) + self._pass("detail", *[(1, 3, *work.size)] * 5)
 
-        def work() -> int:
-            return self._run(
-                "pose_net", self.pose_net, lambda net: net(_empty(count, channels, *task.size).to(self.dtype)[None])
-            )
+    def _pass(self, name: str, *shapes: tuple[int, ...]) -> int:
+        """Of a network on pictures of these shapes, which come in float32; of the autoencoder, its encoder."""
 
-        return self._remember(("pose", count, task.size), work)
+        def run(network: Any, _: LiveBytes) -> None:
+            pictures = [torch.empty(shape) for shape in shapes]
+            if name == "vae":
+                encode_mode(network, *pictures)
+            else:
+                network(*(picture.to(next(network.parameters()).dtype) for picture in pictures))
 
-    def clip_bytes(self) -> int:
-        """Of CLIP on one picture."""
-        side = self.image_encoder.config.image_size
-        dtype = next(self.image_encoder.parameters()).dtype
-        work = lambda: self._run("clip", self.image_encoder, lambda net: net(_empty(1, 3, side, side, dtype=dtype)))  # noqa: E731
-        return self._remember("clip", work)
+        return max(self._peaks(name, shapes, run))
 
-    # --- helpers ----------------------------------------------------------------------------------------------------
+    def _peaks(self, name: str, key: Any, run: Callable[[Any, LiveBytes], object], kernel: str = "sdpa") -> list[int]:
+        """Most bytes alive while `run(network, counter)` runs on shapes; of a U-Net, up to each block in turn."""
+        if (name, key) not in self._known:
+            network = self._copy(name)
+            live = LiveBytes(self.cpu, tensors_of(network), lambda q, k: scratch_bytes(kernel, q, k))
+            blocks = blocks_of(network) if name == "unet" else []
+            hooks = [block.register_forward_pre_hook(lambda *_: live.peaks.append(live.now)) for block in blocks]
+            with torch.inference_mode(), live:
+                run(network, live)
+            for hook in hooks:
+                hook.remove()
+            self._known[name, key] = live.peaks
+        return self._known[name, key]
 
-    def _run(self, name: str, module: nn.Module, work: Callable[[Any], object]) -> int:
-        twin = self._twin(name, module)
-        with follow([*twin.parameters(), *twin.buffers()]) as live:
-            work(twin)
-        return live.peak
-
-    def _twin(self, name: str, module: nn.Module) -> Any:
-        if name not in self._twins:
-            self._twins[name] = meta_twin(module)
-        return self._twins[name]
-
-    def _remember(self, key: Any, work: Callable[[], int]) -> int:
-        if key not in self._known:
-            self._known[key] = work()
-        return self._known[key]
-
-
-def _empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    return torch.empty(shape, dtype=dtype, device="meta")
-
-
-def _on_shapes(execution: Execution) -> Execution:
-    """The same portions, with the kernel that any device has: on shapes all that keep no scores are alike."""
-    return dataclasses.replace(execution, compile=False, attention="sdpa")
+    def _copy(self, name: str) -> Any:
+        if name not in self._copies:
+            self._copies[name] = shape_copy(getattr(self.pipe, name), self.cpu)
+        return self._copies[name]
