@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +13,7 @@ from micro import UNET, fill
 from mimicmotion.errors import ConfigError
 from mimicmotion.models import offload
 from mimicmotion.models.memory import weight_bytes
-from mimicmotion.models.offload import BlockBytes, Parked, ParkedBlocks, blocks_of
+from mimicmotion.models.offload import Parked, ParkedBlocks, blocks_of
 from mimicmotion.models.unet import build_unet
 
 CPU = torch.device("cpu")  # as a device of its own: copies are made there, too
@@ -186,21 +185,6 @@ def test_each_block_is_waited_for_before_it_computes_and_before_its_memory_is_gi
     assert first.missing is not None
     parked.park()
     assert first.missing is None
-
-
-def test_prediction_counts_what_is_there() -> None:
-    net = network()
-    twin = copy.deepcopy(net).to("meta")
-    sizes = [weight_bytes(b) for b in net.blocks]
-    parked, seen = watched(net)
-    parked.bring()
-    net(X)
-    with BlockBytes(dict(zip(twin.blocks, sizes, strict=True)), weight_bytes(net.first, net.last)) as counted:
-        held: list[int] = []
-        for block in twin.blocks:
-            block[0].register_forward_pre_hook(lambda *_: held.append(sum(t.nbytes for t in counted.held.values())))
-        twin(X.to("meta"))
-    assert held == [weight_bytes(net.first, net.last) + sum(sizes[i] for i in step) for step in seen]
 
 
 def test_a_network_without_blocks_is_refused() -> None:

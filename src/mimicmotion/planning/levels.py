@@ -19,7 +19,8 @@ OFFLOAD: tuple[Literal["none", "modules", "blocks"], ...] = ("none", "modules", 
 LEVELS: tuple[tuple[int, str], ...] = ((1, "none"), (1, "modules"), (4, "modules"), (8, "modules"), (8, "blocks"))
 """Chunks that a segment is computed in, and weights that wait on the host, where guidance's passes come one by one.
 
-More chunks save little: of SVD's U-Net 8 leave 35 % of the working space, 72 leave 33 %."""
+More chunks save little: at 576x1024 in float16, 72 frames of SVD's U-Net take 8.7 GiB of working space at once, 4.1 in
+4 chunks and 3.3 in 8."""
 DECODE_CHUNKS, TILES = (4, 2, 1), (512, 384, 256)
 TOKENS_PER_THREAD = 2048
 """Of a feed-forward at once on a CPU: what its two wide layers hand over stays in the caches (3 % of a pass in
@@ -35,9 +36,9 @@ def fallback_levels(plan: ExecutionPlan, frames: int, positions: int, device: to
         positions: latents of a frame.
         device: where it runs; on a CPU no weights are moved.
     """
-    for chunks, offload in LEVELS:
+    for chunks, least in LEVELS:
         unet = in_chunks(plan.unet, chunks, frames, positions)
-        offload = plan.offload if device.type == "cpu" else OFFLOAD[max(map(OFFLOAD.index, (offload, plan.offload)))]
+        offload = plan.offload if device.type == "cpu" else OFFLOAD[max(map(OFFLOAD.index, (least, plan.offload)))]
         if offload == "blocks":
             unet = replace(unet, compile=False)
         level = replace(plan, unet=unet, offload=offload, guidance_in_one_batch=False)
@@ -56,7 +57,8 @@ def in_chunks(unet: Execution, count: int, frames: int, positions: int) -> Execu
         "position_chunk": math.ceil(positions / (4 * count)),
         "feed_forward_chunk": math.ceil(frames * positions / (2 * count)),
     }
-    return replace(unet, **{name: min(size, getattr(unet, name) or size) for name, size in sizes.items()})
+    smaller: dict[str, Any] = {name: min(size, getattr(unet, name) or size) for name, size in sizes.items()}
+    return replace(unet, **smaller)
 
 
 def decode_levels(plan: ExecutionPlan, frames: int, side: int, tiles: bool = True) -> Iterator[ExecutionPlan]:

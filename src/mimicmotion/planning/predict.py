@@ -168,6 +168,8 @@ class Predictor:
 
         def run(network: Any, _: LiveBytes) -> None:
             pictures = [torch.empty(shape) for shape in shapes]
+            if name in ("vae", "pose_net"):  # as they come from `to_unit`, channels last in memory
+                pictures = [torch.empty(*shape[:-3], *shape[-2:], shape[-3]).movedim(-1, -3) for shape in shapes]
             if name == "vae":
                 encode_mode(network, *pictures)
             else:
