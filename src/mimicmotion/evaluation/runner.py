@@ -19,6 +19,7 @@ from mimicmotion import __version__
 from mimicmotion.config import FusionConfig
 from mimicmotion.errors import InputError, PoseError
 from mimicmotion.evaluation import measures
+from mimicmotion.evaluation.bootstrap import scipy_stats
 from mimicmotion.evaluation.cache import ResultCache
 from mimicmotion.evaluation.choice import Choice, Network, choose
 from mimicmotion.evaluation.people import People, driving_poses
@@ -107,6 +108,7 @@ def environment() -> dict[str, str]:
 
 class _Run:
     def __init__(self, config: EvaluateConfig) -> None:
+        scipy_stats()  # that it is missing comes up before the long work
         self.config, self.protocol = config, load_protocol(config.protocol)
         self.cache = ResultCache(config.cache_dir, enabled=config.cache)
         self.failures: list[Failure] = []
