@@ -6,15 +6,16 @@ be far too narrow. The draws are seeded, so a report can be repeated.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import ModuleType
 
 import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
-from mimicmotion.errors import ConfigError, InputError
+from mimicmotion.errors import InputError
+from mimicmotion.extras import import_extra
 
 RESAMPLES = 10_000
 _AT_ONCE = 4_000_000  # numbers held while drawing
@@ -40,6 +41,16 @@ class Interval:
     def excludes_zero(self) -> bool:
         """Whether 0 lies outside the interval."""
         return self.low > 0 or self.high < 0
+
+    def text(self, digits: int, sign: str = "") -> str:
+        """Such as "15.02 [14.80, 15.30]", of which only the number is left where there is no interval.
+
+        Args:
+            digits: behind the decimal point.
+            sign: "+" shows the sign of positive numbers too.
+        """
+        value, low, high = (f"{v:{sign}.{digits}f}" for v in (self.value, self.low, self.high))
+        return f"{value} [{low}, {high}]" if math.isfinite(self.low) else value
 
 
 def bootstrap_mean(values: Sequence[float] | ndarray, *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
@@ -79,7 +90,7 @@ def ratio_of_sums(
     value = float(x.sum() / y.sum())
     if len(x) == 1:  # nothing to draw from, which scipy refuses
         return Interval(value, n=1)
-    found = scipy_stats().bootstrap(
+    found = import_extra("scipy.stats", "eval").bootstrap(
         (x, y),
         lambda x, y, axis: x.sum(axis) / y.sum(axis),
         paired=True,
@@ -90,20 +101,6 @@ def ratio_of_sums(
     )
     low, high = found.confidence_interval
     return Interval(value, float(low), float(high), len(x))
-
-
-def scipy_stats() -> ModuleType:
-    """The module scipy.stats.
-
-    Raises:
-        ConfigError: scipy is not installed.
-    """
-    try:
-        import scipy.stats
-    except ImportError as e:
-        fix = "pip install 'mimicmotion[eval]'"
-        raise ConfigError("scipy is not installed", "the packages for evaluation", fix) from e
-    return scipy.stats
 
 
 def _checked(values: Sequence[float] | ndarray) -> Float64[ndarray, " n"]:

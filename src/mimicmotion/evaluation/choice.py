@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from mimicmotion.errors import InputError, WeightsError
+from mimicmotion.evaluation.metrics import PLAIN
 from mimicmotion.evaluation.networks.faces import FaceInput, FaceNetwork
 from mimicmotion.evaluation.seams import has_sidecars
-from mimicmotion.evaluation.settings import PLAIN, EvaluateConfig
+from mimicmotion.evaluation.settings import EvaluateConfig
 from mimicmotion.files import sha256_file
 from mimicmotion.weights import known
 

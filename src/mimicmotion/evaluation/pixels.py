@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Float64, Num, UInt8
 from numpy import ndarray
 
 from mimicmotion.errors import InputError
+from mimicmotion.extras import import_extra
 from mimicmotion.pose.hands import HAND_PADDING, HAND_THRESHOLD, hand_boxes
 from mimicmotion.pose.keypoints import PoseSequence
 
@@ -105,13 +106,7 @@ def frame_ssim(output: Frames, target: Frames) -> Float64[ndarray, " frames"]:
     a, b = pair(output, target)
     if min(a.shape[1:3]) < SSIM_WINDOW:
         raise InputError(f"frames of {a.shape[1:3]}", f"at least {SSIM_WINDOW} pixels a side", "compare larger frames")
-    try:
-        from skimage.metrics import structural_similarity
-    except ImportError as error:
-        raise InputError(
-            "scikit-image is not installed", "scikit-image for SSIM", "pip install 'mimicmotion[eval]'"
-        ) from error
-
+    structural_similarity = import_extra("skimage.metrics", "eval").structural_similarity
     options = {"data_range": 1.0, "gaussian_weights": True, "sigma": SSIM_SIGMA, "use_sample_covariance": False}
     greys = zip(grey(a), grey(b), strict=True)
     return np.array([float(structural_similarity(x, y, **options)) for x, y in greys])

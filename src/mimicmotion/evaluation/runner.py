@@ -19,15 +19,16 @@ from mimicmotion import __version__
 from mimicmotion.config import FusionConfig
 from mimicmotion.errors import InputError, PoseError
 from mimicmotion.evaluation import measures
-from mimicmotion.evaluation.bootstrap import scipy_stats
 from mimicmotion.evaluation.cache import ResultCache
 from mimicmotion.evaluation.choice import Choice, Network, choose
+from mimicmotion.evaluation.metrics import FRECHET
 from mimicmotion.evaluation.people import People, driving_poses
 from mimicmotion.evaluation.protocols import Protocol, load_protocol, plain_name
 from mimicmotion.evaluation.seams import segment_borders, sidecar_fusion
-from mimicmotion.evaluation.settings import FRECHET, EvaluateConfig
+from mimicmotion.evaluation.settings import EvaluateConfig
 from mimicmotion.evaluation.summary import Row, Sets, Summary, add_frechet, summarise_rows
 from mimicmotion.evaluation.videos import Pair, Source, find_sequences, missing, open_pair
+from mimicmotion.extras import import_extra
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +109,8 @@ def environment() -> dict[str, str]:
 
 class _Run:
     def __init__(self, config: EvaluateConfig) -> None:
-        scipy_stats()  # that it is missing comes up before the long work
+        for module in ("scipy.stats", "matplotlib"):  # what the report needs is missed before the long work
+            import_extra(module, "eval")
         self.config, self.protocol = config, load_protocol(config.protocol)
         self.cache = ResultCache(config.cache_dir, enabled=config.cache)
         self.failures: list[Failure] = []

@@ -13,7 +13,8 @@ from numpy import ndarray
 from mimicmotion.errors import InputError
 from mimicmotion.evaluation.bootstrap import Interval, bootstrap_mean, ratio_of_sums
 from mimicmotion.evaluation.frechet import Extrapolated, fd_infinity, frechet_distance
-from mimicmotion.evaluation.settings import FIELD, METRICS, EvaluateConfig
+from mimicmotion.evaluation.metrics import FIELD, METRICS
+from mimicmotion.evaluation.settings import EvaluateConfig
 
 
 @dataclass(slots=True)

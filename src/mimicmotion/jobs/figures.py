@@ -13,7 +13,6 @@ import numpy as np
 
 from mimicmotion.config import FusionConfig, GenerateConfig, PoseOptions, parse
 from mimicmotion.errors import ConfigError, InputError, PoseError
-from mimicmotion.evaluation.figures import style
 from mimicmotion.evaluation.figures.clips import (
     Clip,
     check_frames,
@@ -22,8 +21,10 @@ from mimicmotion.evaluation.figures.clips import (
     planned_borders,
     spaced,
 )
+from mimicmotion.evaluation.results import load_results
 from mimicmotion.jobs import inputs
 from mimicmotion.jobs.progress import Job, Progress
+from mimicmotion.plot import check_output
 
 if TYPE_CHECKING:
     from mimicmotion.arrays import Frame
@@ -100,7 +101,7 @@ def yt(results: Sequence[str], output: Path, options: ClipOptions, column: int |
     """
     from mimicmotion.evaluation.figures import yt as part
 
-    style.check_output(output)
+    check_output(output)
     clips = open_clips(parse_names(results), resize=options.resize, max_frames=options.max_frames)
     yield Progress("read", 0, 1)
     data = part.measure(clips, column=column, borders=options.find_borders(clips[0]))
@@ -118,7 +119,7 @@ def diff(results: Sequence[str], output: Path, options: ClipOptions, frames: Seq
     """
     from mimicmotion.evaluation.figures import diff as part
 
-    style.check_output(output)
+    check_output(output)
     clips = open_clips(parse_names(results), resize=options.resize, max_frames=options.max_frames)
     yield Progress("read", 0, 1)
     data = part.measure(clips, frames=frames, borders=options.find_borders(clips[0]))
@@ -145,7 +146,7 @@ def poses(
     """
     from mimicmotion.evaluation.figures import poses as part
 
-    style.check_output(output)
+    check_output(output)
     known = _load_poses(poses) if poses else None
     clip = open_clips([("video", video)])[0]
     count = clip.count()
@@ -194,7 +195,7 @@ def hands(
     from mimicmotion.evaluation.figures import hands as part
     from mimicmotion.pose.keypoints import VISIBLE
 
-    style.check_output(output)
+    check_output(output)
     clips = open_clips(parse_names(results), same_size=False, max_frames=max_frames)
     limit = VISIBLE if threshold is None else threshold
     if not 0 <= limit <= 1:
@@ -232,7 +233,7 @@ def fusion(
     """
     from mimicmotion.evaluation.figures import fusion as part
 
-    style.check_output(output)
+    check_output(output)
     made = [
         part.plan(frames, segment_frames, overlap_frames, mode, reference_slot=reference_slot)
         for mode in dict.fromkeys(modes)
@@ -257,10 +258,10 @@ def bars(report: Path, output: Path, metrics: Sequence[str] = ()) -> FigureResul
     """
     from mimicmotion.evaluation.figures import bars as part
 
-    style.check_output(output)
-    summary = part.load(report)
-    shown = part.choose(summary, metrics)
-    return FigureResult(part.save(summary, output, shown), [f"{len(shown)} metrics of {len(summary)} methods"])
+    check_output(output)
+    results, _ = load_results(report)
+    shown = part.choose(results, metrics)
+    return FigureResult(part.save(results, output, shown), [f"{len(shown)} metrics of {len(results)} methods"])
 
 
 def _load_poses(path: Path) -> PoseSequence:
