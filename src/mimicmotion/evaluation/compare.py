@@ -142,7 +142,7 @@ def save_comparison(folder: Path, c: Comparison) -> Path:
             e.source,
             int(e.published),
             m,
-            *(v if math.isfinite(v) else None for v in (i.value, i.low, i.high)),
+            *(float(v) if math.isfinite(v) else None for v in (i.value, i.low, i.high)),
             i.n,
         ]
         for e in c.entries
