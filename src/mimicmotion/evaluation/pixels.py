@@ -77,7 +77,7 @@ def psnr(output: Frames, target: Frames, mask: Mask | None = None) -> float:
         InputError: see `pair`; or a mask of another shape.
     """
     a, b = pair(output, target)
-    return _decibel(_mean((a - b) ** 2, mask))
+    return decibel(_mean((a - b) ** 2, mask))
 
 
 def frame_psnr(output: Frames, target: Frames, mask: Mask | None = None) -> Float64[ndarray, " frames"]:
@@ -85,7 +85,7 @@ def frame_psnr(output: Frames, target: Frames, mask: Mask | None = None) -> Floa
     a, b = pair(output, target)
     error = (a - b) ** 2
     masks = [None] * len(a) if mask is None else list(_checked(mask, error.shape[:3])[:, None])
-    return np.array([_decibel(_mean(e[None], m)) for e, m in zip(error, masks, strict=True)])
+    return np.array([decibel(_mean(e[None], m)) for e, m in zip(error, masks, strict=True)])
 
 
 def l1(output: Frames, target: Frames, mask: Mask | None = None) -> float:
@@ -178,5 +178,6 @@ def _mean(values: Float64[ndarray, "f h w 3"], mask: Mask | None) -> float:
     return float(chosen.mean()) if chosen.size else float("nan")
 
 
-def _decibel(mse: float) -> float:
+def decibel(mse: float) -> float:
+    """PSNR of a mean squared error of colours from 0 to 1, at most 100; NaN stays NaN."""
     return float(-10 * np.log10(max(mse, FLOOR))) if np.isfinite(mse) else mse

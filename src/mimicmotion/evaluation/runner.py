@@ -215,7 +215,7 @@ class _Run:
         known = {g: self.cache.get(keys[g]) for g in groups}
         made = {g: self._measures(pair, g, table) for g in groups if known[g] is None}
         if made:
-            yield from measures.measure(pair.chunks(), [m for ms in made.values() for m in ms])
+            yield from measures.run_measures(pair.chunks(), [m for ms in made.values() for m in ms])
         for group, ms in made.items():
             values = {k: v for m in ms for k, v in m.result().items()}
             self.cache.put(keys[group], values)
@@ -240,9 +240,9 @@ class _Run:
         if group == "seams":
             return [measures.Seams(self.borders[pair.method, pair.sequence])]
         if group in table:
-            return [cls() for cls in table[group]]
+            return [make() for make in table[group]]
         field = self.config.convention == "field" and group == "lpips-vgg"
-        return [measures.LpipsMean(self._load(self.choice.networks[group]), field=field)]
+        return [measures.lpips_mean(self._load(self.choice.networks[group]), field=field)]
 
     def _find_borders(self, pair: Pair) -> list[int]:
         """Where the segments of a result meet; a note where nothing says so."""
