@@ -83,11 +83,11 @@ def test_differences_are_those_of_a_naive_loop(pair: tuple[list[str], dict[str, 
         total = sum(abs(int(a) - int(b)) for a, b in zip(clip[t].flat, clip[t - 1].flat, strict=True))
         assert float(r["mean_abs_difference"]) == pytest.approx(total / clip[t].size, rel=1e-6)
         assert r["border"] == str(int(t == 2))
-    data = diff.measure(open_clips(parse_names(texts)), frames=[2, 4])
+    data = diff.compare_frames(open_clips(parse_names(texts)), frames=[2, 4])
     assert list(data.pictures["average"]) == [2, 4]
     naive = np.abs(clips["average"][4].astype(float) - clips["average"][3]).mean(-1)
     np.testing.assert_allclose(data.pictures["average"][4], naive, rtol=1e-5)
-    assert list(diff.measure(open_clips(parse_names(texts))).pictures["average"]) == [1, 2, 3, 4]
+    assert list(diff.compare_frames(open_clips(parse_names(texts))).pictures["average"]) == [1, 2, 3, 4]
 
 
 def test_the_slice_is_what_the_picture_shows(tmp_path: Path) -> None:

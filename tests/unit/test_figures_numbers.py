@@ -89,7 +89,7 @@ def test_both_forms_of_table_give_bootstrapped_means(tmp_path: Path) -> None:
         (tmp_path / f"{name}.csv").write_text(text)
         found, _ = load_results(tmp_path / f"{name}.csv")
         assert {m: of["psnr"] for m, of in found.items()} == {m: bootstrap_mean(v) for m, v in values.items()}
-        assert bars.choose(found) == ["psnr"]
+        assert bars.choose_metrics(found) == ["psnr"]
     assert math.isnan(load_results(tmp_path / "wide.csv")[0]["a"]["fvd"].value)
 
 

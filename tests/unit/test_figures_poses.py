@@ -208,7 +208,7 @@ def test_hands_that_cannot_be_shown(video: Path, tmp_path: Path) -> None:
         finish(job.make(HandsSpec(results=[str(video)], output=out, poses=file)))
     short = write_clip(tmp_path / "short", random_clip(5, 4, *SIZE))
     with pytest.raises(InputError, match=r"5 frames; short .* 4 frames"):
-        hands.measure(open_clips(parse_names([str(video), str(short)])), standing(5))
+        hands.cut_hands(open_clips(parse_names([str(video), str(short)])), standing(5))
     with pytest.raises(ConfigError, match=r"threshold=1\.5"):
         finish(job.make(HandsSpec(results=[str(video)], output=out, threshold=1.5)))
     (tmp_path / "bad.json").write_text("{")

@@ -7,10 +7,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float64
 from numpy import ndarray
 
-from mimicmotion.arrays import Frame
+from mimicmotion.arrays import Frame, Frames
 from mimicmotion.errors import InputError
 from mimicmotion.evaluation import pixels, temporal
 from mimicmotion.evaluation.pixels import unit_frames
@@ -35,13 +35,11 @@ VERSIONS = {
 }
 """Raised when a number's meaning changes, so that old cached ones are not used."""
 
-Bytes = UInt8[ndarray, "frames height width 3"]
-
 
 class Measure(Protocol):
     """Takes a sequence piece by piece."""
 
-    def add(self, output: Bytes, target: Bytes) -> None:
+    def add(self, output: Frames, target: Frames) -> None:
         """The next frames."""
         ...
 
@@ -50,7 +48,7 @@ class Measure(Protocol):
         ...
 
 
-FrameNumbers = Callable[[Bytes, Bytes], Float64[ndarray, " frames"]]
+FrameNumbers = Callable[[Frames, Frames], Float64[ndarray, " frames"]]
 """Generated and real frames -> one number for each frame."""
 
 
@@ -67,7 +65,7 @@ class FrameMean:
         self.name, self.values, self.finish = name, values, finish
         self._sum, self._count = 0.0, 0
 
-    def add(self, output: Bytes, target: Bytes) -> None:
+    def add(self, output: Frames, target: Frames) -> None:
         """The next frames."""
         values = self.values(output, target)
         self._sum, self._count = self._sum + float(values.sum()), self._count + len(values)
@@ -77,30 +75,30 @@ class FrameMean:
         return {self.name: self.finish(self._sum / self._count if self._count else float("nan"))}
 
 
-def _squared_error(output: Bytes, target: Bytes) -> Float64[ndarray, " frames"]:
+def _squared_error(output: Frames, target: Frames) -> Float64[ndarray, " frames"]:
     a, b = pixels.pair(output, target)
     return ((a - b) ** 2).mean((1, 2, 3))
 
 
-def _absolute_error(output: Bytes, target: Bytes) -> Float64[ndarray, " frames"]:
+def _absolute_error(output: Frames, target: Frames) -> Float64[ndarray, " frames"]:
     a, b = pixels.pair(output, target)
     return np.abs(a - b).mean((1, 2, 3))
 
 
-def _overflown_psnr(output: Bytes, target: Bytes) -> Float64[ndarray, " frames"]:
+def _overflown_psnr(output: Frames, target: Frames) -> Float64[ndarray, " frames"]:
     """What old tables call PSNR: differences and squares of 8-bit numbers wrap around at 256."""
     difference = output - target  # wraps around: that is the point
     errors = (difference * difference).mean((1, 2, 3), dtype=np.float64)
     return np.where(errors == 0, 100.0, 10 * np.log10(255.0**2 / np.maximum(errors, 1e-12)))
 
 
-def _field_l1(output: Bytes, target: Bytes) -> Float64[ndarray, " frames"]:
+def _field_l1(output: Frames, target: Frames) -> Float64[ndarray, " frames"]:
     """Colours from 0 to 255, divided by the number of pixels once more after averaging."""
     height, width = output.shape[1:3]
     return np.abs(output.astype(np.float64) - target).mean((1, 2, 3)) / (height * width)
 
 
-def _field_ssim(output: Bytes, target: Bytes) -> Float64[ndarray, " frames"]:
+def _field_ssim(output: Frames, target: Frames) -> Float64[ndarray, " frames"]:
     """On 8-bit grey with scikit-image's defaults: uniform 7 x 7 window, sample covariance."""
     import cv2
 
@@ -129,7 +127,7 @@ def lpips_mean(network: Lpips, *, field: bool = False) -> FrameMean:
     """
     from mimicmotion.evaluation.lpips import lpips
 
-    def values(output: Bytes, target: Bytes) -> Float64[ndarray, " frames"]:
+    def values(output: Frames, target: Frames) -> Float64[ndarray, " frames"]:
         a, b = unit_frames(output), unit_frames(target)
         if field:  # lpips() doubles and subtracts 1
             a, b = 0.5 + a / 2, 0.5 + b / 2
@@ -144,7 +142,7 @@ class Flicker:
     def __init__(self) -> None:
         self._count = 0
 
-    def add(self, output: Bytes, target: Bytes) -> None:
+    def add(self, output: Frames, target: Frames) -> None:
         """The next frames."""
         a = unit_frames(output)
         if not self._count:
@@ -174,7 +172,7 @@ class Warping:
         self._last: ndarray | None = None
         self._errors: list[float] = []
 
-    def add(self, output: Bytes, target: Bytes) -> None:  # noqa: ARG002
+    def add(self, output: Frames, target: Frames) -> None:  # noqa: ARG002
         """The next frames."""
         frames = output if self._last is None else np.concatenate([self._last, output])
         for i in range(1, len(frames)):
@@ -199,7 +197,7 @@ class Seams:
         self._last: ndarray | None = None
         self._jumps: list[ndarray] = []
 
-    def add(self, output: Bytes, target: Bytes) -> None:  # noqa: ARG002
+    def add(self, output: Frames, target: Frames) -> None:  # noqa: ARG002
         """The next frames."""
         frames = unit_frames(output if self._last is None else np.concatenate([self._last, output]))
         self._jumps.append(temporal.jumps(frames))
@@ -226,7 +224,7 @@ EXACT: dict[str, tuple[Callable[[], Measure], ...]] = {
 FIELD = EXACT | {"psnr": (FieldPsnr, FieldOverflow), "ssim": (FieldSsim,), "l1": (FieldL1,)}
 
 
-def run_measures(chunks: Iterable[tuple[Bytes, Bytes]], measures: Sequence[Measure]) -> Iterator[int]:
+def run_measures(chunks: Iterable[tuple[Frames, Frames]], measures: Sequence[Measure]) -> Iterator[int]:
     """Feed all measures in one pass; yields the number of frames so far."""
     done = 0
     for output, target in chunks:

@@ -70,7 +70,7 @@ def as_data(done: Evaluation) -> dict[str, Any]:
         "notes": done.notes,
         "protocol": _protocol(done),
         "settings": _settings(done),
-        "networks": {n.group: {"file": n.path.name, "sha256": n.digest} for n in done.choice.networks.values()},
+        "networks": {n.group: {"file": n.path.name, "sha256": n.digest} for n in done.selection.networks.values()},
         "inputs": done.inputs,
         "environment": environment(),
     }
@@ -91,16 +91,16 @@ def _protocol(done: Evaluation) -> dict[str, Any]:
 def _settings(done: Evaluation) -> dict[str, Any]:
     c = done.config
     names = ["convention", "frame_rate", "fps", "folder_fps", "strict", "clips", "clip_frames", "fit", "equal_n"]
-    if "seams" in done.choice.groups:
+    if "seams" in done.selection.groups:
         names += [
             "borders",
             "segment_frames",
             *(["overlap_frames", "reference_slot", "fusion"] if c.segments() else []),
         ]
-    if "identity" in done.choice.groups:
+    if "identity" in done.selection.groups:
         names += [f"identity_{n}" for n in ("size", "colours", "mean", "std", "confidence")]
     return {n: getattr(c, n) for n in (*names, "fd_infinity", "resamples", "frechet_resamples", "seed")} | {
-        "metrics": list(done.choice.groups),
+        "metrics": list(done.selection.groups),
         "driving_poses": c.driving is not None,
     }
 
@@ -112,7 +112,7 @@ def _interval(i: Interval) -> dict[str, Any]:
 
 def title(done: Evaluation, metric: str) -> str:
     """Heading of a metric; a stand-in's names its network."""
-    network = done.choice.networks.get("features")
+    network = done.selection.networks.get("features")
     if network is None or metric.removesuffix("_infinity") != "features":
         return METRICS[metric].title
     infinite = ", infinite set" if metric.endswith("_infinity") else ""
@@ -159,7 +159,7 @@ def _sections(done: Evaluation) -> list[Section]:
     """All parts of the report."""
     used = [m for m in METRICS if any(m in of for of in done.summary.methods.values())]
     settings = {k: json.dumps(v, ensure_ascii=False) for k, v in (_protocol(done) | _settings(done)).items()}
-    networks = [[n.title, n.path.name, n.digest] for n in done.choice.networks.values()]
+    networks = [[n.title, n.path.name, n.digest] for n in done.selection.networks.values()]
     inputs = [[name, s, digest] for name, of in done.inputs.items() for s, digest in of.items()]
     noted = [[r.method, r.sequence, "; ".join(r.notes)] for r in done.rows if r.notes]
     failed = [[f.method, f.sequence, f.reason] for f in done.failures]

@@ -76,7 +76,7 @@ def _yt(spec: YtSpec) -> Job[FigureResult]:
 
     clips = open_clips(parse_names(spec.results), resize=spec.resize, max_frames=spec.max_frames)
     yield Progress("read", 0, 1)
-    data = part.measure(clips, column=spec.column, borders=_borders(spec, clips[0]))
+    data = part.cut_slices(clips, column=spec.column, borders=_borders(spec, clips[0]))
     yield Progress("read", 1, 1)
     means = ", ".join(f"{name} {jumps.mean():.2f}" for name, jumps in data.jumps().items())
     return FigureResult(part.save(data, spec.output), [f"column {data.column}; mean jump in grey levels: {means}"])
@@ -87,7 +87,7 @@ def _diff(spec: DiffSpec) -> Job[FigureResult]:
 
     clips = open_clips(parse_names(spec.results), resize=spec.resize, max_frames=spec.max_frames)
     yield Progress("read", 0, 1)
-    data = part.measure(clips, frames=spec.frames or (), borders=_borders(spec, clips[0]))
+    data = part.compare_frames(clips, frames=spec.frames or (), borders=_borders(spec, clips[0]))
     yield Progress("read", 1, 1)
     means = ", ".join(f"{name} {values.mean():.2f}" for name, values in data.curves.items())
     return FigureResult(part.save(data, spec.output), [f"mean difference in grey levels: {means}"])
@@ -133,7 +133,7 @@ def _hands(spec: HandsSpec) -> Job[FigureResult]:
         known = _load_poses(spec.poses)
     if spec.poses is not None and spec.max_frames is not None:
         known = known[: spec.max_frames]
-    data = part.measure(clips, known, numbers=numbers, frames=frames, threshold=spec.threshold)
+    data = part.cut_hands(clips, known, numbers=numbers, frames=frames, threshold=spec.threshold)
     note = f"{len(data)} hands in frames {', '.join(map(str, sorted({h.frame for h in data})))}"
     return FigureResult(part.save(data, spec.output), [note])
 
@@ -156,7 +156,7 @@ def _bars(spec: BarsSpec) -> Job[FigureResult]:
 
     yield from ()
     results, _ = load_results(spec.report)
-    shown = part.choose(results, spec.metric or ())
+    shown = part.choose_metrics(results, spec.metric or ())
     notes = [f"{len(shown)} metrics of {len(results)} methods"]
     return FigureResult(part.save(results, spec.output, shown), notes)
 

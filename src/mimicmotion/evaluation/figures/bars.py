@@ -19,7 +19,7 @@ from mimicmotion.tables import write_csv
 ACROSS = 4
 
 
-def choose(results: Results, metrics: Sequence[str] = ()) -> list[str]:
+def choose_metrics(results: Results, metrics: Sequence[str] = ()) -> list[str]:
     """The metrics to show, in the order given, or all that some method has a number for.
 
     Raises:

@@ -57,7 +57,7 @@ def curve(frames: Iterable[Frame]) -> Float64[ndarray, " frames_minus_1"]:
     return np.array(means, np.float64)
 
 
-def measure(clips: Sequence[Clip], *, frames: Sequence[int] = (), borders: Sequence[int] = ()) -> Differences:
+def compare_frames(clips: Sequence[Clip], *, frames: Sequence[int] = (), borders: Sequence[int] = ()) -> Differences:
     """Compute the curves, and the pictures of the chosen frames; the videos are read twice, one frame at a time.
 
     Args:

@@ -85,7 +85,7 @@ def choose_frames(usable: Sequence[int], count: int = SHOWN) -> list[int]:
     return [usable[i] for i in spaced(0, len(usable) - 1, count)]
 
 
-def measure(
+def cut_hands(
     clips: Sequence[Clip],
     poses: PoseSequence,
     *,

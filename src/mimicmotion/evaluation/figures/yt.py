@@ -67,7 +67,7 @@ def slice_at(frames: Iterable[Frame], column: int) -> UInt8[ndarray, "height fra
     return np.stack([f[:, column] for f in frames], 1)
 
 
-def measure(clips: Sequence[Clip], *, column: int | None = None, borders: Sequence[int] = ()) -> Slices:
+def cut_slices(clips: Sequence[Clip], *, column: int | None = None, borders: Sequence[int] = ()) -> Slices:
     """Cut the slices; the videos are read twice, one frame at a time.
 
     Args:
