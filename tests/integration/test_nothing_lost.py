@@ -21,10 +21,10 @@ import pytest
 
 from mimicmotion.config import GenerateConfig
 from mimicmotion.errors import ConfigError, InputError, OutputError
+from mimicmotion.interrupt import Stopped
 from mimicmotion.jobs import execution, inputs, outputs, resume
 from mimicmotion.jobs import generate as job_module
 from mimicmotion.jobs.generate import generate
-from mimicmotion.jobs.interrupt import Stopped
 from mimicmotion.jobs.origin import FREE_SETTINGS
 from mimicmotion.jobs.outputs import side_by_side_path, sidecar_path
 from mimicmotion.jobs.progress import Progress, finish

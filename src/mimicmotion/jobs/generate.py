@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from mimicmotion.config import GenerateConfig
 from mimicmotion.errors import MimicMotionError
+from mimicmotion.interrupt import Interrupts, Stopped
 from mimicmotion.jobs.background import with_background
 from mimicmotion.jobs.execution import run_by_plan
 from mimicmotion.jobs.inputs import Inputs, prepare
-from mimicmotion.jobs.interrupt import Interrupts, Stopped
 from mimicmotion.jobs.origin import Facts
 from mimicmotion.jobs.outputs import (
     DrawnPoses,
@@ -176,7 +176,8 @@ def _denoise(
     states = pipe.denoise(
         conditioning, latents, recipe, start=start, memory=memory, keep_x0=config.preview, in_place=True
     )
-    with interrupts.patiently() if record.state.enabled else contextlib.nullcontext():
+    notice = "this step is finished and saved, then the job stops; Ctrl-C again stops at once"
+    with interrupts.patiently(notice) if record.state.enabled else contextlib.nullcontext():
         for state in states:
             if config.preview:
                 write_preview(config.output, state.preview[0], show)
