@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def plan_run(
-    config: GenerateConfig, pipe: MimicMotionPipeline, size: tuple[int, int], recipe: Recipe
-) -> ExecutionPlan:
+def plan_run(config: GenerateConfig, pipe: MimicMotionPipeline, size: tuple[int, int], recipe: Recipe) -> ExecutionPlan:
     """The fastest way to run that fits.
 
     Args:
