@@ -152,7 +152,7 @@ def test_unused_parameters_have_no_gradient_and_all_others_do() -> None:
     assert len(unused) == 4 * 4 * 2  # of four transformers two blocks, each with to_q, to_k and a norm's two
 
 
-def test_a_network_without_transformers_has_none() -> None:
+def test_a_network_without_transformers_is_refused() -> None:
     with pytest.raises(ConfigError, match="no transformer"):
         unused_parameter_names(torch.nn.Linear(2, 2))  # type: ignore[arg-type]
 

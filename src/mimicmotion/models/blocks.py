@@ -50,7 +50,7 @@ class Shared:
 
     frames: int
     time: Float[Tensor, "n dim"]
-    context: Float[Tensor, "batch context dim"]
+    context: Float[Tensor, "batch tokens channels"]
     execution: Execution
     kernel: str
 
