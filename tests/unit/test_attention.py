@@ -63,7 +63,6 @@ def test_flash_attention_3_is_called_in_its_own_layout(monkeypatch: pytest.Monke
     module: Any = types.ModuleType("flash_attn_interface")
     module.flash_attn_func = flash_attn_func
     monkeypatch.setitem(sys.modules, "flash_attn_interface", module)
-    monkeypatch.setattr(attention, "_flash_attention_3", attention._flash_attention_3.__wrapped__)  # looked up once
     q, k, v = random_heads(2, 3, 5, 8, torch.bfloat16)
     got = attend("fa3", q, k, v)
     assert seen == [(2, 5, 3, 8)]
