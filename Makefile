@@ -77,6 +77,7 @@ check: $(VENV)/.dev  ## lint, format, types, floors, shapes, docs
 	$(BIN)/ruff format --check .
 	$(BIN)/pyrefly check
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/structure.py
 	$(MAKE) shapes
 	$(MAKE) docs
 

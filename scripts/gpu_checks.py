@@ -163,15 +163,15 @@ def golden_run(pipe: Any, want: Any) -> tuple[np.ndarray, np.ndarray]:
 def plans(setup: Setup) -> Iterator[Row]:
     """Predicted against measured memory of the plans for GPUs of four sizes."""
     from mimicmotion.errors import ConfigError
-    from mimicmotion.planning import Predictor, plan_execution
+    from mimicmotion.planning import Predictor, Workload, plan_execution
 
     device = torch.device(setup.device)
     pipe = large_pipeline(setup)
     predictor = Predictor(pipe, device)
     for budget in (8.0, 16.0, 24.0, 80.0):
-        options: Row = {"device": device, "predictor": predictor, "always_predict": True}
+        work = Workload(size=setup.size, segment_frames=setup.frames, num_frames=265)
         try:
-            plan = plan_execution(pipe, setup.size, setup.frames, 265, int(budget * 1e9), **options)
+            plan = plan_execution(pipe, work, int(budget * 1e9), device=device, predictor=predictor)
         except ConfigError as e:
             yield {"budget_gb": budget, "plan": None, "why": str(e), "ok": False}
             continue
@@ -241,7 +241,7 @@ class PublishedCalls:
 def exact(setup: Setup) -> Iterator[Row]:
     """Two denoising steps the published way (by our network) and ours, eager and compiled."""
     from mimicmotion.config.execution import ExecutionOptions
-    from mimicmotion.planning import plan_execution
+    from mimicmotion.planning import Workload, plan_execution
     from mimicmotion.pose.keypoints import PoseSequence
     from released import (  # pyrefly: ignore[missing-import]  # in benchmarks/
         Watch,
@@ -267,8 +267,11 @@ def exact(setup: Setup) -> Iterator[Row]:
     published = seconds[0]
     yield {"side": "published", **row, "denoise_seconds": round(published, 3)}
     for compiled in (False, True):
-        options = ExecutionOptions(compile=compiled)
-        plan = plan_execution(pipe, setup.size, setup.frames, frames, None, options, device=torch.device(setup.device))
+        work, options = (
+            Workload(size=setup.size, segment_frames=setup.frames, num_frames=frames),
+            ExecutionOptions(compile=compiled),
+        )
+        plan = plan_execution(pipe, work, None, options, device=torch.device(setup.device))
         pipe.configure(plan, torch.device(setup.device))
         conditioning, recipe, noise = told(pipe, setup, frames)
 

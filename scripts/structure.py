@@ -18,9 +18,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1] / "src" / "mimicmotion"
 START = "mimicmotion.jobs.generate"
 LIMITS = {
-    "lines": 37_900,
-    "generate reaches": 103,
-    "longest function": 105,
+    "lines": 40_400,
+    "generate reaches": 105,
+    "longest function": 200,
     "underscore modules": 4,
     "import cycles": 2,
 }

@@ -252,7 +252,7 @@ def test_frechet_distance_on_a_network_given_by_path(tmp_path: Path) -> None:
     text = (tmp_path / "report" / "report.md").read_text()
     assert "Frechet distance on colours features (not FVD, FID or FID-VID)" in text
     assert "| FVD" not in text
-    assert done.choice.networks["features"].digest in text
+    assert done.selection.networks["features"].digest in text
     assert run(**settings).reused[1] == 0
     same = run(**settings | {"generated": {"real videos": tmp_path / "real"}})
     assert same.summary.methods["real videos"]["features"].value == pytest.approx(0, abs=1e-6)

@@ -65,7 +65,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory, clips: dict[int, ndarray]) 
     shutil.copy(place / "a" / "two scenes.mp4", place / "b copy.mp4")
     write(place / "c again.mp4", [cv2.resize(f, (96, 168), interpolation=cv2.INTER_AREA) for f in both], crf=28)
     write(place / "d static.mp4", [clips[7][0]] * 10)
-    write(place / "e blurred.mp4", [cv2.GaussianBlur(f, (0, 0), 6) for f in clips[1]])
+    write(place / "e blurred.mp4", [cv2.GaussianBlur(f, (0, 0), 4) for f in clips[1]])
     (place / "f corrupt.mp4").write_bytes(b"\0\0\0\x20ftypisom" + bytes(range(256)) * 50)
     grounds = [cv2.resize(np.full((2, 2, 3), 40 + 3 * i, np.uint8), SIZE[::-1]) for i in range(10)]
     write(place / "g nobody.mp4", grounds)

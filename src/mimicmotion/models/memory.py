@@ -31,8 +31,7 @@ class CpuShape(Tensor):
     """A tensor without data for which a network decides as for one on a CPU."""
 
     device = torch.device("cpu")
-    # results of operations are plain tensors
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+    __torch_function__: Any = torch._C._disabled_torch_function_impl  # results of operations are plain tensors
 
 
 class LiveBytes(TorchDispatchMode):

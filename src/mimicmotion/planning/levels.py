@@ -52,13 +52,14 @@ def in_chunks(unet: Execution, count: int, frames: int, positions: int) -> Execu
     if count == 1:
         return unet
     # Deeper layers have up to four times the channels at a quarter of the positions.
-    sizes = {
-        "frame_chunk": math.ceil(frames / count),
-        "position_chunk": math.ceil(positions / (4 * count)),
-        "feed_forward_chunk": math.ceil(frames * positions / (2 * count)),
-    }
-    smaller: dict[str, Any] = {name: min(size, getattr(unet, name) or size) for name, size in sizes.items()}
-    return replace(unet, **smaller)
+    positions_at_once = math.ceil(positions / (4 * count))
+    frames_at_once, tokens = math.ceil(frames / count), math.ceil(frames * positions / (2 * count))
+    return replace(
+        unet,
+        frame_chunk=min(frames_at_once, unet.frame_chunk or frames_at_once),
+        position_chunk=min(positions_at_once, unet.position_chunk or positions_at_once),
+        feed_forward_chunk=min(tokens, unet.feed_forward_chunk or tokens),
+    )
 
 
 def decode_levels(plan: ExecutionPlan, frames: int, side: int, tiles: bool = True) -> Iterator[ExecutionPlan]:
