@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mimicmotion.errors import ConfigError, WeightsError
+from mimicmotion.models.unet import unused_parameter_names
 
 WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
 PREFIX = "base_model.model."
@@ -30,8 +31,6 @@ HARMLESS = {
     *("qalora_group_size", "revision", "target_modules", "task_type"),
 }
 """Settings of peft that change nothing once an adapter is trained; the names in the file say which layers it is for."""
-DEAD = re.compile(r"\.attn2\.to_[qk]$")
-"""Queries and keys of cross-attention over one token change nothing."""
 
 
 class LoraLinear(nn.Module):
@@ -62,7 +61,8 @@ class LoraLinear(nn.Module):
 def target_names(unet: nn.Module, targets: Sequence[str]) -> list[str]:
     """Linear layers whose names end in one of `targets`, without those that cannot change the output."""
     linear = [n for n, m in unet.named_modules() if isinstance(m, nn.Linear)]
-    return [n for n in linear if n.endswith(tuple(f".{t}" for t in targets)) and not DEAD.search(n)]
+    unused = set(unused_parameter_names(unet))
+    return [n for n in linear if n.endswith(tuple(f".{t}" for t in targets)) and f"{n}.weight" not in unused]
 
 
 def inject(unet: nn.Module, targets: Sequence[str], rank: int, alpha: float, seed: int) -> None:

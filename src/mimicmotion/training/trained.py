@@ -2,33 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 import torch
 from torch import nn
 
-from mimicmotion.errors import ConfigError
 from mimicmotion.models.lora import inject, lora_names
-from mimicmotion.models.unet import UNet, unused_parameter_names
+from mimicmotion.models.unet import UNet, temporal_parameter_names, unused_parameter_names
 from mimicmotion.training.networks import DenoiserModel
 from mimicmotion.training.settings import TrainedConfig
-
-TEMPORAL = re.compile(r"(^|\.)(temporal_transformer_blocks|temporal_res_block|time_pos_embed|time_mixer)\.")
-"""Names in SVD's U-Net of what looks along time, 656 of its 1525 million parameters: temporal attention and its frame
-embedding, temporal convolutions, and the numbers that mix both with their spatial counterparts."""
-
-
-def temporal_names(unet: nn.Module) -> list[str]:
-    """Parameters of the U-Net that look along time.
-
-    Raises:
-        ConfigError: there are none.
-    """
-    names = [n for n, _ in unet.named_parameters() if TEMPORAL.search(n)]
-    if not names:
-        raise ConfigError("no temporal layers in the U-Net", "SVD's names of layers", "choose another trained.what")
-    return names
 
 
 def unet_names(unet: UNet, config: TrainedConfig) -> list[str]:
@@ -37,7 +19,7 @@ def unet_names(unet: UNet, config: TrainedConfig) -> list[str]:
     if config.what == "pose_net":
         names = []
     elif config.what == "temporal":
-        names = temporal_names(unet)
+        names = temporal_parameter_names(unet)
     elif config.what == "lora":
         names = lora_names(unet)
     else:
