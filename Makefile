@@ -1,13 +1,13 @@
 # Everything from a clean clone: `make demo` shows what it does, `make test` runs the tests.
 PYTHON ?= python3
 VENV ?= .venv
-BIN := $(VENV)/bin
+BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 OUT ?= out
 TINY ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check shapes docs bench tiny clean
+.PHONY: help demo test test-fast test-slow test-cpus test-lowest coverage gpu check shapes docs package bench tiny clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -20,18 +20,53 @@ $(VENV)/.base: pyproject.toml constraints.txt
 
 $(VENV)/.dev: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install -q -c constraints.txt -e '.[train,dev]'
+	$(PIP) install -q -c constraints.txt $(PIN) -e '.[train,dev]'
 	@touch $@ $(VENV)/.base
 
 demo: $(VENV)/.base  ## a bundled picture makes the movements of a real man: OUT/demo.mp4 and a side-by-side
 	@mkdir -p $(OUT)
 	$(BIN)/mimicmotion demo -o $(OUT)
 
-test: $(VENV)/.dev  ## the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-slow: $(VENV)/.dev  ## the long tests
+test: $(VENV)/.dev  ## the tests
+	$(PYTEST) -m "not slow"
+
+test-fast: $(VENV)/.dev  ## the tests of single parts, within a minute
+	$(PYTEST) -q -m "not slow and not whole" tests/unit
+
+test-slow: $(VENV)/.dev  ## the long tests, and those of benchmarks and of tables in the documentation
 	$(BIN)/python -m pytest -m slow
+
+test-lowest:  ## the tests with the lowest versions of what pyproject.toml asks for, but torch's
+	$(MAKE) test VENV=.venv-lowest PIN="-c .venv-lowest/lowest.txt"
+
+# The constraints of .venv-lowest are made before anything is installed into it.
+.venv-lowest/lowest.txt: pyproject.toml scripts/lowest.py
+	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
+	$(PYTHON) scripts/lowest.py > $@
+ifneq ($(PIN),)
+$(VENV)/.dev: $(VENV)/lowest.txt
+endif
+
+NUMBERS := tests/parity $(wildcard $(patsubst %,tests/unit/test_%.py,attention block_cache conditioning decode denoiser detail \
+  execution execution_plan fusion fvd geometry guidance image_encoder latent_warp layers lora loss lpips mask objective picture \
+  pipeline posenet preview_decoder quantize sampling schedule solvers tiny_networks trained_parameters unet vae warp))
+
+test-cpus: $(VENV)/.dev  ## the numeric tests as other kinds of CPU compute, on one and two threads
+	@set -e; for isa in "default SSE41" "avx2 AVX2"; do set -- $$isa; for threads in 1 2; do \
+	  echo "ATEN_CPU_CAPABILITY=$$1 ONEDNN_MAX_CPU_ISA=$$2 OMP_NUM_THREADS=$$threads"; \
+	  ATEN_CPU_CAPABILITY=$$1 ONEDNN_MAX_CPU_ISA=$$2 OMP_NUM_THREADS=$$threads \
+	    $(BIN)/python -m pytest -q -m "not slow" $(NUMBERS); done; done
+
+coverage: $(VENV)/.dev  ## branches that the tests take, and the floors they must keep
+	$(PYTEST) -q -m "not slow" --cov --cov-report=json:.coverage.json
+	$(BIN)/python scripts/coverage_floors.py .coverage.json
+
+GPU_PYTHON ?= $(BIN)/python
+
+gpu:  ## what only a CUDA device can tell, in five minutes: gpu_checks.json (GPU_PYTHON: a Python with torch for CUDA)
+	$(GPU_PYTHON) scripts/gpu_checks.py
 
 SHAPES := mimicmotion.pose,mimicmotion.video,mimicmotion.diffusion
 SHAPES_OF := align draw drawn_poses dwpose estimator fusion geometry guidance hands keypoints picture pose_cache \
@@ -42,6 +77,7 @@ check: $(VENV)/.dev  ## lint, format, types, floors, shapes, docs
 	$(BIN)/ruff format --check .
 	$(BIN)/pyrefly check
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/structure.py
 	$(MAKE) shapes
 	$(MAKE) docs
 
@@ -51,6 +87,16 @@ shapes: $(VENV)/.dev  ## tests of the lower floors with every annotated type and
 
 docs: $(VENV)/.dev  ## build the documentation into site/
 	$(BIN)/zensical build --clean --strict
+
+package: $(VENV)/.dev  ## wheel and sdist: built, checked, installed alone, every module imported, the demo run
+	rm -rf dist
+	$(BIN)/python -m hatchling build -d dist
+	$(BIN)/python -m twine check --strict dist/*.whl dist/*.tar.gz
+	set -e; for file in dist/*.whl dist/*.tar.gz; do \
+	  rm -rf dist/venv; $(PYTHON) -m venv dist/venv; python=$$(ls dist/venv/*/python* | head -1); \
+	  $$python -m pip --disable-pip-version-check install -q -c constraints.txt $$file; \
+	  $$python scripts/import_all.py; $$(dirname $$python)/mimicmotion demo -o dist/out; done
+	rm -rf dist/venv
 
 bench: $(VENV)/.dev  ## the benchmarks: one JSON line each
 	@set -e; for b in benchmarks/*.py; do OMP_NUM_THREADS=1 $(BIN)/python $$b; done

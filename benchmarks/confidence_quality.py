@@ -34,7 +34,7 @@ import torch
 from numpy import ndarray
 
 from mimicmotion.data.synthetic import HELD_OUT_SEED
-from mimicmotion.evaluation.bootstrap import bootstrap_mean, paired_difference
+from mimicmotion.evaluation.bootstrap import bootstrap_mean
 from mimicmotion.evaluation.pixels import psnr, ssim
 from mimicmotion.evaluation.planted import PLANTED, plant
 from mimicmotion.evaluation.poses import TRULY_VISIBLE, find_patches, torso_length
@@ -191,7 +191,7 @@ def summary(records: list[dict[str, Any]]) -> dict[str, Any]:
                 if both:
                     on, off = zip(*both, strict=True)
                     cells["on"][name], cells["off"][name] = rounded(bootstrap_mean(on)), rounded(bootstrap_mean(off))
-                    cells["difference"][name] = rounded(paired_difference(on, off))
+                    cells["difference"][name] = rounded(bootstrap_mean(np.subtract(on, off)))
     return out
 
 

@@ -19,7 +19,7 @@ import torch
 
 from mimicmotion.config import FusionConfig
 from mimicmotion.data.synthetic import HELD_OUT_SEED
-from mimicmotion.evaluation.bootstrap import bootstrap_mean, paired_difference
+from mimicmotion.evaluation.bootstrap import bootstrap_mean
 from mimicmotion.evaluation.pixels import psnr, ssim
 from mimicmotion.evaluation.seams import segment_borders
 from mimicmotion.evaluation.temporal import background_flicker, seam_score
@@ -72,7 +72,7 @@ def main() -> None:
         "sigmas": pipe.settings.get("sigmas"),
         **{m: {k: rounded(bootstrap_mean(v)) for k, v in s.items()} for m, s in scores.items()},
         "minus_progressive": {
-            m: {k: rounded(paired_difference(v, scores["progressive"][k])) for k, v in scores[m].items()}
+            m: {k: rounded(bootstrap_mean(np.subtract(v, scores["progressive"][k]))) for k, v in scores[m].items()}
             for m in MODES
             if m != "progressive"
         },

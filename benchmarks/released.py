@@ -149,10 +149,14 @@ def released_latents(
     seed: int,
     watch: Watch,
     tiles: tuple[int, int] = (TILE, OVERLAP),
+    network: Callable[[UNet], Any] | None = None,
 ) -> torch.Tensor:
-    """Latents of reference slot and video, (1, frames + 1, channels, h, w), made in the published order of work."""
+    """Latents of reference slot and video, (1, frames + 1, channels, h, w), made in the published order of work.
+
+    `network` makes of our U-Net what is called; None is `diffusers_unet`.
+    """
     size: tuple[int, int] = image.shape[:2]
-    device, unet = pipe.device, diffusers_unet(pipe.unet)
+    device, unet = pipe.device, (network or diffusers_unet)(pipe.unet)
     recipe = pipe.recipe(
         len(poses),
         reference_slot=True,

@@ -42,7 +42,7 @@ from PIL import Image
 from latent_warp import warp_latents
 from mimicmotion.errors import WeightsError
 from mimicmotion.evaluation.baselines import copy_reference, limb_warp
-from mimicmotion.evaluation.bootstrap import Interval, ratio_of_sums, summarise
+from mimicmotion.evaluation.bootstrap import Interval, bootstrap_mean, ratio_of_sums
 from mimicmotion.evaluation.lpips import load_lpips, lpips
 from mimicmotion.evaluation.pixels import hand_psnr, moving_region, psnr, ssim
 from mimicmotion.evaluation.poses import Fidelity, find_patches, pooled, pose_fidelity, redetect
@@ -163,9 +163,9 @@ def rounded(interval: Interval) -> list[float | None]:
 
 
 def table(rows: list[dict[str, float]]) -> dict[str, list[float | None]]:
-    """Mean and interval of each column, as [mean, low, high]."""
-    keep = [k for k in rows[0] if any(math.isfinite(r[k]) for r in rows)]
-    return {k: rounded(v) for k, v in summarise([{k: r[k] for k in keep} for r in rows]).items()}
+    """Mean and interval of each column over the clips that have a number, as [mean, low, high]."""
+    known = {k: [r[k] for r in rows if math.isfinite(r[k])] for k in rows[0]}
+    return {k: rounded(bootstrap_mean(v)) for k, v in known.items() if v}
 
 
 def gains(result: list[dict[str, float]], other: list[dict[str, float]]) -> dict[str, list[float | None]]:

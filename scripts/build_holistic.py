@@ -1,8 +1,8 @@
-"""Rebuild the bundled holistic networks from the PyPI wheel of mediapipe 0.10.21.
+"""Rebuild the bundled networks of MediaPipe from the PyPI wheel of mediapipe 0.10.21.
 
     pip install tflite onnx && python scripts/build_holistic.py
 
-Downloads the wheel (36 MB, its SHA-256 is checked), converts six of its TFLite networks to ONNX and writes them with
+Downloads the wheel (36 MB, its SHA-256 is checked), converts seven of its TFLite networks to ONNX and writes them with
 their licence and origin to src/mimicmotion/assets/holistic. The same wheel gives the same bytes.
 """
 
@@ -32,6 +32,7 @@ NETWORKS = {
     "hand_landmark/hand_landmark_full": ("Identity", "Identity_1"),
     "face_detection/face_detection_short_range": ("regressors", "classificators"),
     "face_landmark/face_landmark": ("conv2d_21", "conv2d_31"),
+    "selfie_segmentation/selfie_segmentation": ("activation_10",),
 }
 
 

@@ -1,4 +1,4 @@
-"""A small converter from TensorFlow Lite to ONNX: the 17 operations that MediaPipe Holistic's networks use.
+"""A small converter from TensorFlow Lite to ONNX: the 21 operations that MediaPipe's networks use.
 
 Feature maps become channels-first; weights stay in the precision of the file (float16, with a cast to float32).
 Needs `pip install tflite onnx`.
@@ -128,9 +128,30 @@ class Converter:
         out = self.add("MaxPool", [self.names[op.Inputs(0)]], kernel_shape=kernel, strides=strides, pads=pads)
         return self.activate(out, options.FusedActivationFunction())
 
-    def binary_add(self, op: Any) -> str:
-        out = self.add("Add", [self.names[op.Inputs(0)], self.names[op.Inputs(1)]])
-        return self.activate(out, self.options(op, tflite.AddOptions).FusedActivationFunction())
+    def average_pool(self, op: Any) -> str:
+        options = self.options(op, tflite.Pool2DOptions)
+        kernel, strides = [options.FilterHeight(), options.FilterWidth()], [options.StrideH(), options.StrideW()]
+        if any(self.pads(op, options.Padding(), kernel, strides)):
+            raise NotImplementedError("average pooling with padding")
+        out = self.add("AveragePool", [self.names[op.Inputs(0)]], kernel_shape=kernel, strides=strides)
+        return self.activate(out, options.FusedActivationFunction())
+
+    def transposed_conv(self, op: Any) -> str:
+        """MediaPipe's own Convolution2DTransposeBias; its options are TFLite's struct of padding and strides."""
+        padding, *strides = op.CustomOptionsAsNumpy().view(np.int32)[:3].tolist()
+        kernel, bias = self.constant(op.Inputs(1)), self.constant(op.Inputs(2))
+        assert kernel is not None
+        assert bias is not None
+        if strides != list(kernel.shape[1:3]) or self.shape(op.Outputs(0))[1:3] != [
+            size * stride for size, stride in zip(self.shape(op.Inputs(0))[1:3], strides, strict=True)
+        ]:
+            raise NotImplementedError(f"transposed convolution of padding {padding} that overlaps or cuts")
+        weights = [self.weight(kernel.transpose(3, 0, 1, 2)), self.weight(bias)]
+        return self.add("ConvTranspose", [self.names[op.Inputs(0)], *weights], strides=strides)
+
+    def binary(self, op: Any, op_type: str, kind: type) -> str:
+        out = self.add(op_type, [self.names[op.Inputs(0)], self.names[op.Inputs(1)]])
+        return self.activate(out, self.options(op, kind).FusedActivationFunction())
 
     def pad(self, op: Any) -> str:
         pads = self.constant(op.Inputs(1))
@@ -209,6 +230,7 @@ class Converter:
     def convert_op(self, op: Any) -> None:
         code = self.model.OperatorCodes(op.OpcodeIndex())
         kind = OP_NAMES[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
+        kind = code.CustomCode().decode() if kind == "CUSTOM" else kind
         if kind in ("DEQUANTIZE", "DENSIFY"):  # of weights: the constant stands for itself
             values = self.constant(op.Inputs(0))
             if values is None:
@@ -219,10 +241,14 @@ class Converter:
             "CONV_2D": lambda o: self.conv(o, depthwise=False),
             "DEPTHWISE_CONV_2D": lambda o: self.conv(o, depthwise=True),
             "MAX_POOL_2D": self.max_pool,
-            "ADD": self.binary_add,
+            "AVERAGE_POOL_2D": self.average_pool,
+            "Convolution2DTransposeBias": self.transposed_conv,
+            "ADD": lambda o: self.binary(o, "Add", tflite.AddOptions),
+            "MUL": lambda o: self.binary(o, "Mul", tflite.MulOptions),
             "PAD": self.pad,
             "PRELU": self.prelu,
             "RELU": lambda o: self.add("Relu", [self.names[o.Inputs(0)]]),
+            "HARD_SWISH": lambda o: self.add("HardSwish", [self.names[o.Inputs(0)]]),
             "LOGISTIC": lambda o: self.add("Sigmoid", [self.names[o.Inputs(0)]]),
             "RESIZE_BILINEAR": self.resize,
             "DEPTH_TO_SPACE": self.depth_to_space,

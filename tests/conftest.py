@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -18,6 +19,8 @@ settings.load_profile("repo")
 
 GOLDEN = Path(__file__).parent / "golden"
 SHARED = Path(os.environ.get("MIMICMOTION_SHARED", Path(__file__).parents[2] / "shared"))
+# the same people in every process of the tests, whatever lies in the user's cache
+os.environ["MIMICMOTION_PEOPLE"] = str(Path(__file__).parent / "data" / "makehuman-small.npz")
 
 
 WRONG_ON_PURPOSE = ("refused", "malformed", "senseless", "bad_settings", "contradicting", "damaged", "unknown")
@@ -31,6 +34,12 @@ def pytest_configure() -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite the golden files from this run")
+
+
+def pytest_collection_finish() -> None:
+    """Millions of objects of imported libraries stay as they are: every full collection would look at all of them."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

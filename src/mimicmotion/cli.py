@@ -13,10 +13,11 @@ from typing import Annotated, Any, TypeVar
 from cyclopts import App, Group, Parameter
 
 from mimicmotion import __version__
-from mimicmotion.config import GenerateConfig, PosesConfig, field_help, load_yaml, parse
+from mimicmotion.config import GenerateConfig, MaskConfig, PosesConfig, field_help, load_yaml, parse
 from mimicmotion.data.settings_prepare import PrepareConfig
 from mimicmotion.data.settings_synthetic import SyntheticConfig
 from mimicmotion.errors import InputError, MimicMotionError
+from mimicmotion.evaluation.figures.specs import BarsSpec, DiffSpec, FusionSpec, HandsSpec, PosesSpec, YtSpec
 from mimicmotion.evaluation.settings import EvaluateConfig
 
 if typing.TYPE_CHECKING:
@@ -45,7 +46,7 @@ ConfigFile = Annotated[
 ]
 
 
-def _options(cls: type, skip: Sequence[str], short: dict[str, str] | None = None) -> type:
+def _options(cls: type, skip: Sequence[str]) -> type:
     """A dataclass with the fields of the settings `cls`, all optional: None means "not given"."""
     helps, hints = field_help(cls), typing.get_type_hints(cls)
     fields = []
@@ -54,26 +55,38 @@ def _options(cls: type, skip: Sequence[str], short: dict[str, str] | None = None
             continue
         known = f.default is not dataclasses.MISSING and f.default is not None
         text = helps[f.name] + (f" [default: {str(f.default).lower()}]" if known else "")
-        names = [f"--{f.name.replace('_', '-')}", *([short[f.name]] if short and f.name in short else [])]
-        kind = Annotated[hints[f.name] | None, Parameter(name=names, help=text, show_default=False)]
+        names = [f"--{f.name.replace('_', '-')}", *(["-o"] if f.name == "output" else [])]
+        several = {"consume_multiple": True, "negative": ""} if "list[" in str(hints[f.name]) else {}
+        kind = Annotated[hints[f.name] | None, Parameter(name=names, help=text, show_default=False, **several)]
         fields.append((f.name, kind, dataclasses.field(default=None)))
     # cyclopts takes a class of the module "types" for a plain value, so say where this one lives
     space = {"__module__": __name__}
     return dataclasses.make_dataclass(f"{cls.__name__}Options", fields, frozen=True, kw_only=True, namespace=space)
 
 
-GenerateOptions = _options(GenerateConfig, ["picture", "video"], {"output": "-o"})
-PlanOptions = _options(
-    GenerateConfig, ["picture", "video", "side_by_side", "preview", "audio", "resume", "save_every"], {"output": "-o"}
-)
-PosesOptions = _options(PosesConfig, ["video"], {"output": "-o"})
-SyntheticOptions = _options(SyntheticConfig, ["count"], {"output": "-o"})
-PrepareOptions = _options(PrepareConfig, ["videos"], {"output": "-o"})
+GenerateOptions = _options(GenerateConfig, ["picture", "video"])
+PlanOptions = _options(GenerateConfig, ["picture", "video", "side_by_side", "preview", "audio", "resume", "save_every"])
+PosesOptions = _options(PosesConfig, ["video"])
+MaskOptions = _options(MaskConfig, ["video"])
+SyntheticOptions = _options(SyntheticConfig, ["count"])
+PrepareOptions = _options(PrepareConfig, ["videos"])
 NO_GENERATE_OPTIONS, NO_PLAN_OPTIONS, NO_POSES_OPTIONS = GenerateOptions(), PlanOptions(), PosesOptions()
-NO_PREPARE_OPTIONS = PrepareOptions()
+NO_MASK_OPTIONS, NO_PREPARE_OPTIONS = MaskOptions(), PrepareOptions()
 NO_SYNTHETIC_OPTIONS = SyntheticOptions()
-EvaluateOptions = _options(EvaluateConfig, ["real", "generated", "metrics"], {"output": "-o"})
+EvaluateOptions = _options(EvaluateConfig, ["real", "generated", "metrics"])
 NO_EVALUATE_OPTIONS = EvaluateOptions()
+YtOptions, DiffOptions = (
+    _options(YtSpec, ["results"]),
+    _options(DiffSpec, ["results"]),
+)
+PoseMapOptions = _options(PosesSpec, ["video"])
+HandsOptions = _options(HandsSpec, ["results"])
+FusionOptions, BarsOptions = (
+    _options(FusionSpec, []),
+    _options(BarsSpec, ["report"]),
+)
+NO_YT_OPTIONS, NO_DIFF_OPTIONS, NO_POSE_MAP_OPTIONS = YtOptions(), DiffOptions(), PoseMapOptions()
+NO_HANDS_OPTIONS, NO_FUSION_OPTIONS, NO_BARS_OPTIONS = HandsOptions(), FusionOptions(), BarsOptions()
 
 
 Settings = Parameter(name="*", group=Group("Settings"))
@@ -198,6 +211,21 @@ def poses(
     """Find the poses of the person in VIDEO and keep them in a file that `generate` takes in place of the video."""
     settings = _merge(PosesConfig, config, options, video=video)
     from mimicmotion.jobs.poses import poses as job
+
+    print(_run(job(settings)).summary())
+
+
+@app.command
+def mask(
+    video: Path | None = None,
+    /,
+    *,
+    config: ConfigFile = None,
+    options: Annotated[MaskOptions, Settings] = NO_MASK_OPTIONS,  # pyrefly: ignore
+) -> None:
+    """Find the pixels of the person in each frame of VIDEO: white where the person is, black elsewhere."""
+    settings = _merge(MaskConfig, config, options, video=video)
+    from mimicmotion.jobs.mask import mask as job
 
     print(_run(job(settings)).summary())
 
@@ -513,187 +541,46 @@ def study_analyse(
     print(analyse(folder, votes or [], output, rule).summary())
 
 
-FigureFile = Annotated[Path, Parameter(name=["--output", "-o"])]
-Numbers = Annotated[list[int] | None, Parameter(consume_multiple=True, negative="")]
+def _figure(cls: type, options: Any, **arguments: Any) -> None:
+    from mimicmotion.jobs.figures import make
+
+    print(_run(make(_merge(cls, None, options, **arguments))).summary())
 
 
 @figures_app.command(name="yt")
-def figures_yt(
-    results: list[str],
-    /,
-    *,
-    output: FigureFile = Path("yt.png"),
-    column: int | None = None,
-    borders: Numbers = None,
-    segment_frames: int | None = None,
-    overlap_frames: int = 6,
-    reference_slot: bool = True,
-    max_frames: int | None = None,
-    resize: bool = False,
-) -> None:
-    """y-t slice: one column of pixels over time, of one or several RESULTS (NAME=PATH) side by side.
-
-    Args:
-        results: NAME=PATH or PATH each: videos or folders of frames, of one size and length.
-        output: The PNG file; the numbers stand beside it as CSV.
-        column: Which column, from the left, from 0; by default the one that changes most.
-        borders: First frames of new segments, to mark.
-        segment_frames: Mark the borders of segments of so many frames (N) instead.
-        overlap_frames: Frames shared by neighbouring segments (C).
-        reference_slot: Whether the reference picture takes one frame of each segment, as `generate` has it by default.
-        max_frames: Take only so many frames of each.
-        resize: Scale results to the size of the first.
-    """
-    from mimicmotion.jobs.figures import ClipOptions, yt
-
-    options = ClipOptions(
-        max_frames=max_frames,
-        resize=resize,
-        borders=borders or (),
-        segment_frames=segment_frames,
-        overlap_frames=overlap_frames,
-        reference_slot=reference_slot,
-    )
-    print(_run(yt(results, output, options, column)).summary())
+def figures_yt(results: list[str], /, *, options: Annotated[YtOptions, Settings] = NO_YT_OPTIONS) -> None:  # pyrefly: ignore
+    """y-t slice: one column of pixels over time, of one or several RESULTS (NAME=PATH) side by side."""
+    _figure(YtSpec, options, results=results)
 
 
 @figures_app.command(name="diff")
-def figures_diff(
-    results: list[str],
-    /,
-    *,
-    output: FigureFile = Path("diff.png"),
-    frames: Numbers = None,
-    borders: Numbers = None,
-    segment_frames: int | None = None,
-    overlap_frames: int = 6,
-    reference_slot: bool = True,
-    max_frames: int | None = None,
-    resize: bool = False,
-) -> None:
-    """Rows of |frame t - frame t-1| of one or several RESULTS (NAME=PATH), and their mean over time.
-
-    Args:
-        results: NAME=PATH or PATH each: videos or folders of frames, of one size and length.
-        output: The PNG file; the numbers stand beside it as CSV.
-        frames: Which frames to show, from 1; by default six, evenly spaced.
-        borders: First frames of new segments, to mark.
-        segment_frames: Mark the borders of segments of so many frames (N) instead.
-        overlap_frames: Frames shared by neighbouring segments (C).
-        reference_slot: Whether the reference picture takes one frame of each segment, as `generate` has it by default.
-        max_frames: Take only so many frames of each.
-        resize: Scale results to the size of the first.
-    """
-    from mimicmotion.jobs.figures import ClipOptions, diff
-
-    options = ClipOptions(
-        max_frames=max_frames,
-        resize=resize,
-        borders=borders or (),
-        segment_frames=segment_frames,
-        overlap_frames=overlap_frames,
-        reference_slot=reference_slot,
-    )
-    print(_run(diff(results, output, options, frames or ())).summary())
+def figures_diff(results: list[str], /, *, options: Annotated[DiffOptions, Settings] = NO_DIFF_OPTIONS) -> None:  # pyrefly: ignore
+    """Rows of |frame t - frame t-1| of one or several RESULTS (NAME=PATH), and their mean over time."""
+    _figure(DiffSpec, options, results=results)
 
 
 @figures_app.command(name="poses")
-def figures_poses(
-    video: Path,
-    /,
-    *,
-    output: FigureFile = Path("poses.png"),
-    poses: Path | None = None,
-    frames: Numbers = None,
-    whole: bool = False,
-) -> None:
-    """Pose maps with and without confidence for some frames of VIDEO, under the frames.
-
-    Args:
-        video: The driving video.
-        output: The PNG file; the numbers stand beside it as CSV.
-        poses: Its pose file; without one the bundled estimator looks at the frames, each by itself.
-        frames: Which frames, from 0; by default four, evenly spaced.
-        whole: Show whole frames, not only where the person is.
-    """
-    from mimicmotion.jobs.figures import poses as job
-
-    print(_run(job(video, output, poses=poses, frames=frames or (), whole=whole)).summary())
+def figures_poses(video: Path, /, *, options: Annotated[PoseMapOptions, Settings] = NO_POSE_MAP_OPTIONS) -> None:  # pyrefly: ignore
+    """Pose maps with and without confidence for some frames of VIDEO, under the frames."""
+    _figure(PosesSpec, options, video=video)
 
 
 @figures_app.command(name="hands")
-def figures_hands(
-    results: list[str],
-    /,
-    *,
-    output: FigureFile = Path("hands.png"),
-    poses: Path | None = None,
-    frames: Numbers = None,
-    threshold: float = 0.3,
-    max_frames: int | None = None,
-) -> None:
-    """Hands cut out of several RESULTS (NAME=PATH) at the same frames and places.
-
-    Args:
-        results: NAME=PATH or PATH each: videos or folders of frames, of one length and shape.
-        output: The PNG file; the numbers stand beside it as CSV.
-        poses: Where the hands are: a pose file in the frame of the results, or the RESULT.json that `generate` wrote.
-            Without it the hands are looked for in the first result, which should be the real video.
-        frames: Which frames, from 0; by default four in which a hand is seen.
-        threshold: A hand is shown if all its 21 points exceed this confidence.
-        max_frames: Take only so many frames of each.
-    """
-    from mimicmotion.jobs.figures import hands as job
-
-    made = job(results, output, poses=poses, frames=frames or (), threshold=threshold, max_frames=max_frames)
-    print(_run(made).summary())
+def figures_hands(results: list[str], /, *, options: Annotated[HandsOptions, Settings] = NO_HANDS_OPTIONS) -> None:  # pyrefly: ignore
+    """Hands cut out of several RESULTS (NAME=PATH) at the same frames and places."""
+    _figure(HandsSpec, options, results=results)
 
 
 @figures_app.command(name="fusion")
-def figures_fusion(
-    *,
-    output: FigureFile = Path("fusion.png"),
-    segment_frames: int = 8,
-    overlap_frames: int = 3,
-    frames: int = 18,
-    mode: list[str] | None = None,
-    reference_slot: bool = False,
-) -> None:
-    """Diagram of how segments overlap and what each weighs; by default the paper's N = 8, C = 3.
-
-    Args:
-        output: The PNG file; the numbers stand beside it as CSV.
-        segment_frames: Frames per segment (N).
-        overlap_frames: Frames shared by neighbouring segments (C).
-        frames: Frames of the video.
-        mode: progressive (default), released, average or none. May be given several times.
-        reference_slot: The reference picture takes one frame of each segment; mode released always has it.
-    """
-    from mimicmotion.jobs.figures import fusion as job
-
-    made = job(
-        output,
-        segment_frames=segment_frames,
-        overlap_frames=overlap_frames,
-        frames=frames,
-        modes=mode or ("progressive",),
-        reference_slot=reference_slot,
-    )
-    print(made.summary())
+def figures_fusion(*, options: Annotated[FusionOptions, Settings] = NO_FUSION_OPTIONS) -> None:  # pyrefly: ignore
+    """Diagram of how segments overlap and what each weighs; by default the paper's N = 8, C = 3."""
+    _figure(FusionSpec, options)
 
 
 @figures_app.command(name="bars")
-def figures_bars(report: Path, /, *, output: FigureFile = Path("bars.png"), metric: list[str] | None = None) -> None:
-    """Bars of the metrics of REPORT with their intervals.
-
-    Args:
-        report: A report's folder, its summary.json or its metrics.csv.
-        output: The PNG file; the numbers stand beside it as CSV.
-        metric: Which metric to show; all by default. May be given several times.
-    """
-    from mimicmotion.jobs.figures import bars as job
-
-    print(job(report, output, metric or ()).summary())
+def figures_bars(report: Path, /, *, options: Annotated[BarsOptions, Settings] = NO_BARS_OPTIONS) -> None:  # pyrefly: ignore
+    """Bars of the metrics of REPORT with their intervals."""
+    _figure(BarsSpec, options, report=report)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,7 +14,7 @@ from torch import Tensor
 from mimicmotion.diffusion.denoiser import Latents, Sigma
 from mimicmotion.diffusion.noise import added_time_ids, augment_picture
 from mimicmotion.errors import InputError
-from mimicmotion.models.block_cache import BlockCache, Source, has_own_order, pass_key, sparse
+from mimicmotion.models.block_cache import BlockCache, Source, pass_key, sparse
 from mimicmotion.models.image_encoder import image_embedding
 from mimicmotion.models.pose_features import (
     Frame,
@@ -184,8 +184,6 @@ class ConditionedUNet:
             level = torch.tensor(source.c_noise, dtype=c_noise.dtype)
             sample, time, token = self._inputs(source.x.to(x.device), level, latents[mine], embeddings[mine])
             ids = c.added_time_ids[mine]
-            if has_own_order(self.unet):  # out of memory has sent its blocks to the host
-                return self.unet(sample, time, token, ids, own_pose)
             features = self.unet.shallow(sample, time, token, ids, own_pose)
             key, inside = pass_key(frames, conditional, video), sparse(features.skips[-1])
             deep = cache.deep(key, source, inside, lambda: self.unet.deep(features))

@@ -31,7 +31,6 @@ from mimicmotion.models.block_cache import BlockCache
 from mimicmotion.models.checkpoint import Components, load_components, save_components
 from mimicmotion.models.decode import decode_frames, decode_stream
 from mimicmotion.models.detail import DetailGuide, DetailNet, add_detail
-from mimicmotion.models.offload import is_offloaded
 from mimicmotion.models.pose_features import PoseFrames
 from mimicmotion.models.posenet import PoseNet
 from mimicmotion.planning import ExecutionPlan, Placement, RecoveringUNet
@@ -431,7 +430,7 @@ class MimicMotionPipeline:
         differences = Differences(plan.segments, store, self.dtype if self.dtype.itemsize == 2 else None)
         if 0 < start < len(recipe.passes) and recipe.passes[start] == "again":
             differences.restore(memory or {}, noise.shape)
-        cache = self._block_cache(recipe, memory or {} if start else None)
+        cache = BlockCache(recipe.block_cache, memory or {} if start else None) if recipe.block_cache else None
         x = noise.to(store, torch.float32)
         if start == 0:
             with torch.inference_mode(in_place):  # there tensors of either mode may be changed
@@ -447,14 +446,6 @@ class MimicMotionPipeline:
             in_place=in_place,
         )
         return _states(run, recipe, differences, cache)
-
-    def _block_cache(self, recipe: Recipe, state: Mapping[str, Tensor] | None) -> BlockCache | None:
-        if not recipe.block_cache:
-            return None
-        if is_offloaded(self.unet):  # its blocks are fetched in the order of a whole pass
-            logger.warning("no block cache: the U-Net's blocks wait on the host, so every pass is a whole one")
-            return None
-        return BlockCache(recipe.block_cache, state)
 
     def _denoiser(
         self, conditioning: Conditioning, recipe: Recipe, differences: Differences, cache: BlockCache | None

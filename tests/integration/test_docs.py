@@ -13,6 +13,7 @@ import shutil
 import tomllib
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 import yaml
@@ -31,6 +32,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 HUB_ID = "stabilityai/stable-video-diffusion-img2vid-xt-1-1"
 STAND_IN = "stable-video-diffusion-img2vid-xt-1-1"
+SIZE = (640, 360)
 # Commands that need the network or install things: their parts are checked, they are not run.
 NOT_RUN = ("git clone", "cd ", "pip install", "python3 -m venv", "mimicmotion weights fetch", "mimicmotion study serve")
 
@@ -59,12 +61,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a reader would have in the folder in which the commands are typed."""
     place = tmp_path_factory.mktemp("docs")
     shutil.copy(find_asset("demo/person.png"), place / "person.png")
-    with open_writer(place / "dance.mp4", (1920, 1080), 10.0) as writer:
-        for frame in open_video(find_asset("demo/driving.mp4")).frames(fps=6.0, max_frames=6):
-            writer.write(frame)
-    with open_writer(place / "videos" / "dance.mp4", (1920, 1080), 5.0) as writer:
-        for frame in open_video(find_asset("demo/driving.mp4")).frames(fps=10.0, max_frames=11):
-            writer.write(frame)
+    for path, fps, taken in (("dance.mp4", 10.0, {"fps": 6.0, "max_frames": 6}),
+                             ("videos/dance.mp4", 5.0, {"fps": 10.0, "max_frames": 11})):  # fmt: skip
+        with open_writer(place / path, SIZE, fps) as writer:
+            for frame in open_video(find_asset("demo/driving.mp4")).frames(**taken):
+                writer.write(cv2.resize(frame, SIZE[::-1], interpolation=cv2.INTER_AREA))
     folders(place / "clips", suffix=".mp4")
     (place / "others.csv").write_text("method,metric,value\nothers,psnr,20.5\n")
     pipe = micro_pipeline()
@@ -129,6 +130,8 @@ def prepare(argv: list[str], folder: Path) -> None:
     """Put what earlier commands of the page would have made, and keep sampling short."""
     if "--detector" in argv and not (folder / "yolox_l.onnx").exists():
         pytest.skip("needs networks of DWPose's form, which no package ships (set MIMICMOTION_SHARED)")
+    if argv[0] == "generate" and "--config" not in argv:
+        argv += ["--num-inference-steps", "2"]
     if argv[:2] == ["weights", "convert"] and (folder / argv[argv.index("-o") + 1]).exists():
         shutil.rmtree(folder / argv[argv.index("-o") + 1])
     if "mimicmotion-1.1" in argv and argv[0] == "generate" and not (folder / "mimicmotion-1.1").exists():
@@ -156,7 +159,7 @@ def prepare(argv: list[str], folder: Path) -> None:
         clips = [f"ours={folder / 'clips' / 'ours'}", "--metrics", "psnr"]
         cli.main(["evaluate", "--real", str(folder / "clips" / "real"), "--generated", *clips, "-o", "report"])
     if argv[:2] == ["prepare", "synthetic"]:
-        argv[2] = str(min(int(argv[2]), 4))
+        argv[2] = "4" if "--held-out" in argv else "2"
     for _, block in blocks("yaml"):
         if name := re.match(r"# (\w+\.yaml)\n", block):
             (folder / name[1]).write_text(block)

@@ -58,7 +58,7 @@ def test_the_command_writes_the_report(tmp_path: Path, capsys: pytest.CaptureFix
     rows = list(csv.DictReader(files["metrics.csv"].splitlines()))
     assert len(rows) == 2 * 2 * 5
     assert "too few sequences" in files["report.md"]
-    assert "src=" not in files["report.html"]
+    assert files["report.html"].count("src=") == files["report.html"].count('src="data:image/png;base64,') == 1
     assert "http" not in files["report.html"]
     assert cli.main([*argv, "--no-cache"]) == 0  # the same numbers, and the same bytes, without what was kept
     assert {p.name: p.read_text() for p in (tmp_path / "report").iterdir()} == files
@@ -252,7 +252,7 @@ def test_frechet_distance_on_a_network_given_by_path(tmp_path: Path) -> None:
     text = (tmp_path / "report" / "report.md").read_text()
     assert "Frechet distance on colours features (not FVD, FID or FID-VID)" in text
     assert "| FVD" not in text
-    assert done.choice.networks["features"].digest in text
+    assert done.selection.networks["features"].digest in text
     assert run(**settings).reused[1] == 0
     same = run(**settings | {"generated": {"real videos": tmp_path / "real"}})
     assert same.summary.methods["real videos"]["features"].value == pytest.approx(0, abs=1e-6)

@@ -33,6 +33,7 @@ from mimicmotion.jobs.generate import generate
 from mimicmotion.jobs.plan import plan
 from mimicmotion.jobs.poses import poses as find_poses
 from mimicmotion.jobs.progress import Progress, finish
+from mimicmotion.jobs.replay import replay
 from mimicmotion.jobs.setup import result_size
 from mimicmotion.models.checkpoint import published_settings
 from mimicmotion.pipeline import MimicMotionPipeline
@@ -86,6 +87,20 @@ def no_long_work(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("sampling began before the input was refused")
 
     monkeypatch.setattr(MimicMotionPipeline, "denoise", started)
+
+
+def test_kept_background_is_the_picture(job: GenerateConfig) -> None:
+    keep = dataclasses.replace(job, background="keep", output=job.output.with_name("kept"), decode_chunk_size=2)
+    result = finish(generate(keep))
+    frames, plain = frames_of(result.output), frames_of(finish(generate(job)).output)
+    assert json.loads(result.sidecar.read_text())["settings"]["background"] == "keep"
+    picture = finish(inputs.prepare(job, SIZE, 8)).picture
+    edge = np.ones(SIZE, bool)  # neither the picture's person nor the moving one comes near
+    edge[6:, 8:-8] = False
+    assert all(np.array_equal(frame[edge], picture[edge]) for frame in frames)
+    assert not np.array_equal(plain[0][edge], picture[edge])
+    assert frames.shape == plain.shape
+    assert finish(replay(result.sidecar, job.output.with_name("again"))).identical
 
 
 def test_whole_job(job: GenerateConfig) -> None:

@@ -21,10 +21,10 @@ import pytest
 
 from mimicmotion.config import GenerateConfig
 from mimicmotion.errors import ConfigError, InputError, OutputError
+from mimicmotion.interrupt import Stopped
 from mimicmotion.jobs import execution, inputs, outputs, resume
 from mimicmotion.jobs import generate as job_module
 from mimicmotion.jobs.generate import generate
-from mimicmotion.jobs.interrupt import Stopped
 from mimicmotion.jobs.origin import FREE_SETTINGS
 from mimicmotion.jobs.outputs import side_by_side_path, sidecar_path
 from mimicmotion.jobs.progress import Progress, finish
@@ -87,6 +87,21 @@ def stopped(model: Path, tmp_path_factory: pytest.TempPathFactory) -> GenerateCo
     config = small_job(tmp_path_factory.mktemp("stopped"), model)
     stop_after(config, "denoise", 2)
     return config
+
+
+@pytest.fixture(scope="module")
+def three_steps(model: Path, tmp_path_factory: pytest.TempPathFactory) -> GenerateConfig:
+    """Another that was stopped after three."""
+    config = small_job(tmp_path_factory.mktemp("three-steps"), model)
+    stop_after(config, "denoise", 3)
+    return config
+
+
+@pytest.fixture
+def begun(job: GenerateConfig, three_steps: GenerateConfig) -> GenerateConfig:
+    """The job with what is kept after three steps."""
+    shutil.copytree(state_path(three_steps.output), state_path(job.output))
+    return job
 
 
 def again(config: GenerateConfig, **changes: Any) -> GenerateConfig:
@@ -215,25 +230,23 @@ def test_nothing_to_resume_is_a_start(job: GenerateConfig) -> None:
 
 
 def test_without_resume_an_old_state_is_kept_until_the_new_result_is_complete(
-    job: GenerateConfig, caplog: pytest.LogCaptureFixture
+    begun: GenerateConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
-    stop_after(job, "denoise", 3)
-    old = sorted(p.read_bytes() for p in state_path(job.output).iterdir())
-    other = dataclasses.replace(job, seed=1)
+    old = sorted(p.read_bytes() for p in state_path(begun.output).iterdir())
+    other = dataclasses.replace(begun, seed=1)
     stop_after(other, "denoise", 1)
     assert "add --resume" in caplog.text
-    aside = state_path(job.output).with_name("result.mp4.state.old")
+    aside = state_path(begun.output).with_name("result.mp4.state.old")
     assert sorted(p.read_bytes() for p in aside.iterdir()) == old
     finish(generate(again(other)))
-    assert left_over(job) == ["result.mp4", "result.mp4.json"]
+    assert left_over(begun) == ["result.mp4", "result.mp4.json"]
 
 
-def test_a_run_without_states_leaves_an_old_one_alone(job: GenerateConfig) -> None:
-    stop_after(job, "denoise", 3)
-    finish(generate(dataclasses.replace(job, save_every=0)))
-    assert left_over(job) == ["result.mp4", "result.mp4.json", "result.mp4.state"]
-    finish(generate(again(job, save_every=0)))
-    assert left_over(job) == ["result.mp4", "result.mp4.json"]
+def test_a_run_without_states_leaves_an_old_one_alone(begun: GenerateConfig) -> None:
+    finish(generate(dataclasses.replace(begun, save_every=0)))
+    assert left_over(begun) == ["result.mp4", "result.mp4.json", "result.mp4.state"]
+    finish(generate(again(begun, save_every=0)))
+    assert left_over(begun) == ["result.mp4", "result.mp4.json"]
 
 
 CHANGED: dict[str, tuple[str, Callable[[GenerateConfig, Path], dict[str, Any]]]] = {
@@ -287,14 +300,13 @@ def test_other_weights_are_refused(job: GenerateConfig, tmp_path: Path) -> None:
         finish(generate(same))
 
 
-def test_what_does_not_change_the_result_may_differ(job: GenerateConfig, tmp_path: Path, whole: bytes) -> None:
-    stop_after(job, "denoise", 3)
+def test_what_does_not_change_the_result_may_differ(begun: GenerateConfig, tmp_path: Path, whole: bytes) -> None:
     moved = tmp_path / "moved.png"
-    shutil.move(job.picture, moved)
-    config = again(job, picture=moved, side_by_side=True, preview=True, save_every=1, memory=3.0, pose_threads=1)
+    shutil.move(begun.picture, moved)
+    config = again(begun, picture=moved, side_by_side=True, preview=True, save_every=1, memory=3.0, pose_threads=1)
     finish(generate(config))
-    assert job.output.read_bytes() == whole
-    assert side_by_side_path(job.output).is_file()
+    assert begun.output.read_bytes() == whole
+    assert side_by_side_path(begun.output).is_file()
 
 
 def test_runs_on_as_it_ran_before(job: GenerateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,23 +358,21 @@ def flip(path: Path, _: float) -> None:
     ],
 )
 def test_damaged_state_is_not_used(
-    part: str, harm: Callable[[Path, float], None], share: float, job: GenerateConfig, whole: bytes
+    part: str, harm: Callable[[Path, float], None], share: float, begun: GenerateConfig, whole: bytes
 ) -> None:
-    stop_after(job, "denoise", 3)
-    harm(next(state_path(job.output).glob(part)), share)
-    result = finish(generate(again(job)))
+    harm(next(state_path(begun.output).glob(part)), share)
+    result = finish(generate(again(begun)))
     assert any("damaged" in w for w in result.warnings)
     assert result.resumed_at == ([0] if part.startswith("step") else [])
-    assert job.output.read_bytes() == whole
-    assert left_over(job) == ["result.mp4", "result.mp4.json"]
+    assert begun.output.read_bytes() == whole
+    assert left_over(begun) == ["result.mp4", "result.mp4.json"]
 
 
-def test_state_of_a_newer_version_is_refused(job: GenerateConfig) -> None:
-    stop_after(job, "denoise", 3)
-    file = state_path(job.output) / STATE_FILE
+def test_state_of_a_newer_version_is_refused(begun: GenerateConfig) -> None:
+    file = state_path(begun.output) / STATE_FILE
     file.write_text(json.dumps(json.loads(file.read_text()) | {"version": 99}))
     with pytest.raises(ConfigError, match="update mimicmotion"):
-        finish(generate(again(job)))
+        finish(generate(again(begun)))
 
 
 def test_full_disk_while_saving_is_only_said(
@@ -501,13 +511,12 @@ def test_replay_gives_the_same_bytes(job: GenerateConfig) -> None:
     assert (second.identical, second.original_state) == (True, "not there")
 
 
-def test_replay_of_a_resumed_run_and_of_an_interrupted_replay(job: GenerateConfig) -> None:
-    stop_after(job, "denoise", 3)
-    finish(generate(again(job)))
-    run = replay(sidecar_path(job.output))
+def test_replay_of_a_resumed_run_and_of_an_interrupted_replay(begun: GenerateConfig) -> None:
+    finish(generate(again(begun)))
+    run = replay(sidecar_path(begun.output))
     next(r for r in run if (r.stage, r.done) == ("denoise", 3))
     run.close()
-    result = finish(replay(sidecar_path(job.output), resume=True))
+    result = finish(replay(sidecar_path(begun.output), resume=True))
     assert result.made.resumed_at == [3]
     assert result.identical
 
@@ -585,11 +594,28 @@ class Runner:
         self.process.communicate(timeout=60)
 
 
-@pytest.fixture
-def runner(tmp_path: Path) -> Iterator[Runner]:
-    runner = Runner(tmp_path)
+@pytest.fixture(scope="module")
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
+    runner = Runner(tmp_path_factory.mktemp("runner"))
     yield runner
     runner.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class Complete:
+    """A run of a whole process that nobody killed."""
+
+    config: GenerateConfig
+    seconds: float
+    operations: int
+
+
+@pytest.fixture(scope="module")
+def complete(runner: Runner, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Complete:
+    config = fresh(small_job(tmp_path_factory.mktemp("complete"), model), "whole")
+    said = runner(config)
+    assert (said["code"], said["error"]) == (0, "")
+    return Complete(config, said["seconds"], said["seen"])
 
 
 def fresh(job: GenerateConfig, name: object) -> GenerateConfig:
@@ -604,81 +630,75 @@ def assert_complete(config: GenerateConfig, whole: GenerateConfig) -> None:
     assert left_over(config) == ["result-side-by-side.mp4", "result.mp4", "result.mp4.json"]
 
 
-def kill_before_operations(runner: Runner, job: GenerateConfig, share: float) -> None:
-    whole = fresh(job, "whole")
-    said = runner(whole)
-    assert (said["code"], said["error"]) == (0, "")
+def kill_before_operations(runner: Runner, job: GenerateConfig, complete: Complete, share: float) -> None:
+    count = complete.operations
     random.seed(3)
-    for n in sorted(random.sample(range(said["seen"]), max(2, round(share * said["seen"])))):
+    for n in sorted(random.sample(range(count), max(2, round(share * count)))):
         config = fresh(job, n)
         assert runner(config, at=n)["code"] == -signal.SIGKILL
-        second = runner(again(config), at=random.randrange(said["seen"]))  # and killed again on the way
+        second = runner(again(config), at=random.randrange(count))  # and killed again on the way
         assert second["code"] in (0, -signal.SIGKILL), second
         last = runner(again(config))
         assert (last["code"], last["error"]) == (0, ""), n
-        assert_complete(config, whole)
+        assert_complete(config, complete.config)
 
 
-def test_killed_before_some_operation_on_files(runner: Runner, job: GenerateConfig) -> None:
-    kill_before_operations(runner, job, 0.05)
+def test_killed_before_some_operation_on_files(runner: Runner, job: GenerateConfig, complete: Complete) -> None:
+    kill_before_operations(runner, job, complete, 0.05)
 
 
 @pytest.mark.slow
-def test_killed_before_any_operation_on_files(runner: Runner, job: GenerateConfig) -> None:
-    kill_before_operations(runner, job, 1.0)
+def test_killed_before_any_operation_on_files(runner: Runner, job: GenerateConfig, complete: Complete) -> None:
+    kill_before_operations(runner, job, complete, 1.0)
 
 
-Run = Callable[[GenerateConfig, float | None], tuple[int, float]]
-"""A job that is killed after some seconds: its exit code and how long it ran."""
+Run = Callable[[GenerateConfig, float | None], int]
+"""A job that is killed after some seconds: its exit code."""
 
 
-def kill_at_random(run: Run, job: GenerateConfig, kills: int) -> None:
-    """Kill runs after random times until so many were; each is begun again until it is complete."""
-    whole = fresh(job, "whole")
-    code, length = run(whole, None)
-    assert code == 0
+def kill_at_random(run: Run, job: GenerateConfig, whole: GenerateConfig, length: float, kills: int) -> None:
+    """Kill runs within `length` seconds until so many were; each is begun again until it is complete."""
     rng = np.random.default_rng(7)
     killed = number = 0
     while killed < kills:
         config, number, code = fresh(job, number), number + 1, -signal.SIGKILL
         for _ in range(4):
-            code, _ = run(again(config), float(rng.uniform(0, length)))
+            code = run(again(config), float(rng.uniform(0, length)))
             if code == 0:
                 break
             assert code == -signal.SIGKILL
             killed += 1
-        assert code == 0 or run(again(config), None)[0] == 0
+        assert code == 0 or run(again(config), None) == 0
         assert_complete(config, whole)
 
 
 def in_forks(runner: Runner) -> Run:
     """From the loading of the model on."""
 
-    def run(config: GenerateConfig, seconds: float | None) -> tuple[int, float]:
+    def run(config: GenerateConfig, seconds: float | None) -> int:
         said = runner(config, **({} if seconds is None else {"after": seconds}))
         assert not said.get("error"), said
-        return said["code"], said["seconds"]
+        return said["code"]
 
     return run
 
 
-def test_killed_while_frames_are_written(runner: Runner, job: GenerateConfig) -> None:
-    whole, config = fresh(job, "whole"), fresh(job, "killed")
-    assert runner(whole)["code"] == 0
+def test_killed_while_frames_are_written(runner: Runner, job: GenerateConfig, complete: Complete) -> None:
+    config = fresh(job, "killed")
     assert runner(config, report=["write", 2])["code"] == -signal.SIGKILL
     facts = json.loads((state_path(config.output) / STATE_FILE).read_text())
     assert facts["files"]["step"]["name"].startswith("step-00005")
     assert runner(again(config))["code"] == 0
-    assert_complete(config, whole)
+    assert_complete(config, complete.config)
 
 
-def test_killed_at_random_moments(runner: Runner, job: GenerateConfig) -> None:
-    kill_at_random(in_forks(runner), job, 3)
+def test_killed_at_random_moments(runner: Runner, job: GenerateConfig, complete: Complete) -> None:
+    kill_at_random(in_forks(runner), job, complete.config, complete.seconds, 3)
 
 
 @pytest.mark.slow
-def test_killed_at_many_random_moments(runner: Runner, job: GenerateConfig) -> None:
-    kill_at_random(in_forks(runner), job, 24)
+def test_killed_at_many_random_moments(runner: Runner, job: GenerateConfig, complete: Complete) -> None:
+    kill_at_random(in_forks(runner), job, complete.config, complete.seconds, 24)
 
 
 @pytest.mark.slow
@@ -686,15 +706,16 @@ def test_killed_at_random_moments_of_a_whole_process(job: GenerateConfig, tmp_pa
     """From the start of Python on, the import of the libraries included."""
     env = os.environ | {"MIMICMOTION_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"}
 
-    def run(config: GenerateConfig, seconds: float | None) -> tuple[int, float]:
+    def run(config: GenerateConfig, seconds: float | None) -> int:
         code = "import sys, kill_task as k; k.plant(); sys.exit(k.run_alone(sys.argv[1]))"
         argv = [sys.executable, "-c", code, json.dumps(dataclasses.asdict(config), default=str)]
-        start = time.perf_counter()
         process = subprocess.Popen(argv, env=env)
         try:
             process.wait(seconds)
         except subprocess.TimeoutExpired:
             process.kill()
-        return process.wait(), time.perf_counter() - start
+        return process.wait()
 
-    kill_at_random(run, job, 6)
+    whole, start = fresh(job, "whole"), time.perf_counter()
+    assert run(whole, None) == 0
+    kill_at_random(run, job, whole, time.perf_counter() - start, 6)

@@ -97,7 +97,6 @@ def _close(got: Tensor | ndarray, want: Tensor | ndarray, atol: float, rtol: flo
     torch.testing.assert_close(torch.as_tensor(got), torch.as_tensor(want), atol=atol, rtol=rtol)
 
 
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("name", ALL_CASES)
 def test_inputs_and_plan(name: str, shared: Shared, pipe: MimicMotionPipeline) -> None:
     case = Case(shared(f"parity/goldens/pipeline/{name}.npz"), pipe)
@@ -106,7 +105,7 @@ def test_inputs_and_plan(name: str, shared: Shared, pipe: MimicMotionPipeline) -
     _close(case.recipe.sigmas.float(), want["sigmas"], 0, 1e-6)
     _close((0.25 * case.recipe.sigmas[:-1].log()).float(), want["timesteps"], 1e-6)
     _close(c.image_embeddings, want["image_embeddings"], 1e-5)
-    _close(c.image_latents[0, 0], want["image_latents"], 1e-5)
+    _close(c.image_latents[0, 0], want["image_latents"], 3e-5)  # as in data/README.md
     _close(c.added_time_ids, want["added_time_ids"], 1e-8)
     _close(c.pose_rows(plan.segments[0], True)[0], want["step0_tile0_pose_latents"], 1e-5)
     _close(case.noise * float(want["init_noise_sigma"]), want["latents_steps"][0], 0, 1e-6)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mimicmotion.models import attention
-from mimicmotion.models.attention import attend, rows_attention
+from mimicmotion.models.attention import attend, choose_kernel, rows_attention
 
 
 def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ def test_rows_attention(shape: tuple[int, int, int, int], dtype: torch.dtype, ro
     torch.testing.assert_close(got.double(), plain(q, k, v), rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("kernel", ["auto", "math", "sdpa", "flash"])
+@pytest.mark.parametrize("kernel", ["rows", "math", "sdpa", "flash"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_kernels(kernel: str, dtype: torch.dtype) -> None:
     q, k, v = random_heads(2, 2, 33, 16, dtype)
@@ -70,3 +70,25 @@ def test_flash_attention_3_is_called_in_its_own_layout(monkeypatch: pytest.Monke
     q, k, v = random_heads(2, 3, 5, 8, torch.float32)  # which it does not take
     torch.testing.assert_close(attend("fa3", q, k, v).double(), plain(q, k, v), rtol=1e-5, atol=1e-5)
     assert len(seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("dtype", "recorded", "want"),
+    [
+        (torch.bfloat16, False, "rows"),
+        (torch.bfloat16, True, "sdpa"),
+        (torch.float32, False, "sdpa"),
+        (torch.float16, False, "sdpa"),
+    ],
+)
+def test_choice_on_a_cpu(dtype: torch.dtype, recorded: bool, want: str) -> None:
+    with torch.set_grad_enabled(recorded):
+        assert choose_kernel("auto", torch.device("cpu"), dtype) == want
+        assert choose_kernel("math", torch.device("cpu"), dtype) == "math"
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 5, 8), (1, 2, 1500, 8)])
+def test_own_kernel_in_a_compiled_graph(shape: tuple[int, int, int, int]) -> None:
+    """Its layout in memory is the one that the compiler was told."""
+    q, k, v = random_heads(*shape, torch.bfloat16)
+    torch.library.opcheck(attention._own_in_graph, (q, k, v, "rows"))

@@ -15,6 +15,7 @@ from mimicmotion.synth import SynthClip, render_clip
 from scripts_of_repository import load
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow  # guards benchmarks and the tables they write
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from mimicmotion import cli
 from mimicmotion.config import (
     FusionConfig,
     GenerateConfig,
+    MaskConfig,
     PosesConfig,
     field_help,
     find_recipe,
@@ -78,7 +79,7 @@ def test_person_choice(text: str, means: object) -> None:
     assert person_choice(text) == means
 
 
-@pytest.mark.parametrize("cls", [FusionConfig, GenerateConfig, PosesConfig])
+@pytest.mark.parametrize("cls", [FusionConfig, GenerateConfig, MaskConfig, PosesConfig])
 def test_every_field_has_a_help_text(cls: type) -> None:
     helps = field_help(cls)
     assert {f.name for f in dataclasses.fields(cls)} == set(helps)

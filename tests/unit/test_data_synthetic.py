@@ -18,6 +18,7 @@ from mimicmotion.cli import main
 from mimicmotion.data.shards import open_shards
 from mimicmotion.data.synthetic import FRAME_RATES, HELD_OUT_SEED, write_synthetic
 from mimicmotion.errors import ConfigError, InputError, OutputError
+from mimicmotion.pose.files import save_poses
 from mimicmotion.synth import render_clip
 
 SMALL: dict[str, Any] = {"frames": 3, "size": (64, 32), "records_per_shard": 2}
@@ -54,12 +55,36 @@ def test_records_are_the_rendered_clips(tmp_path: Path) -> None:
 
 
 def test_some_cameras_move(tmp_path: Path) -> None:
-    run(write_synthetic(tmp_path, 12, camera_motion=0.5, **(SMALL | {"frames": 1})))
+    run(write_synthetic(tmp_path, 6, camera_motion=0.5, **(SMALL | {"frames": 1})))
     moving = [r.meta["camera_motion"] for r in open_shards(tmp_path)]
     assert {True, False} == set(moving)
     run(write_synthetic(tmp_path / "all", 2, camera_motion=1, **SMALL))
     clip = render_clip(0, 3, (64, 32), fps=15, camera_motion=True)
     np.testing.assert_array_equal(open_shards(tmp_path / "all")[0].frames([1, 2, 3]), clip.frames)
+
+
+def test_masks_and_flow_are_kept_if_asked_for(tmp_path: Path) -> None:
+    run(write_synthetic(tmp_path / "with", 1, first_seed=5, truth=True, **SMALL))
+    clip = render_clip(5, 3, (64, 32), fps=FRAME_RATES[2])
+    truth = open_shards(tmp_path / "with")[0].truth
+    assert truth is not None
+    np.testing.assert_array_equal(truth["mask"][0], clip.truth.reference_mask)
+    np.testing.assert_array_equal(truth["mask"][1:], clip.truth.mask)
+    assert (truth["flow"][0] == 0).all()
+    np.testing.assert_allclose(truth["flow"][1:], clip.truth.flow[:, ::2, ::2], atol=0.04)  # float16 at 64 pixels
+    np.testing.assert_array_equal(truth["in_reference"][1:], clip.truth.in_reference[:, ::2, ::2])
+    run(write_synthetic(tmp_path / "without", 1, **SMALL))
+    assert open_shards(tmp_path / "without")[0].truth is None
+
+
+def test_a_third_follow_recorded_motions(tmp_path: Path) -> None:
+    save_poses(render_clip(0, 20, (96, 64), framing="full").poses, tmp_path / "mocap" / "wave.npz")
+    run(write_synthetic(tmp_path / "out", 9, mocap=tmp_path / "mocap", **(SMALL | {"frames": 1})))
+    motions = [r.meta["motion"] for r in open_shards(tmp_path / "out")]
+    assert set(motions) == {"wave.npz", None}
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="recorded motion"):
+        run(write_synthetic(tmp_path / "none", 1, mocap=tmp_path / "empty", **SMALL))
 
 
 @pytest.mark.slow
@@ -77,6 +102,7 @@ def test_processes_and_interruptions_leave_the_same_bytes(tmp_path: Path) -> Non
 ARGUMENTS = ["--frames", "3", "--height", "64", "--width", "32", "--records-per-shard", "2"]
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     ("how", "processes"),
     [
@@ -87,7 +113,7 @@ ARGUMENTS = ["--frames", "3", "--height", "64", "--width", "32", "--records-per-
 )
 def test_killed_and_begun_again(tmp_path: Path, how: signal.Signals, processes: int) -> None:
     out = tmp_path / "killed"
-    command = [sys.executable, "-m", "mimicmotion.cli", "prepare", "synthetic", "60", *ARGUMENTS, "-o", str(out)]
+    command = [sys.executable, "-m", "mimicmotion.cli", "prepare", "synthetic", "10", *ARGUMENTS, "-o", str(out)]
     # a group of its own, and the signal to all of it: as a terminal does
     process = subprocess.Popen(
         [*command, "--processes", str(processes)], start_new_session=True, stderr=subprocess.DEVNULL
@@ -105,9 +131,9 @@ def test_killed_and_begun_again(tmp_path: Path, how: signal.Signals, processes: 
     before = len(list(out.glob("train-*.tar")))
     assert before >= 1
     # ends with the same files as one that nobody disturbed
-    kept = run(write_synthetic(out, 60, **SMALL)).kept
+    kept = run(write_synthetic(out, 10, **SMALL)).kept
     assert kept == before
-    run(write_synthetic(tmp_path / "whole", 60, **SMALL))
+    run(write_synthetic(tmp_path / "whole", 10, **SMALL))
     assert sums(out) == sums(tmp_path / "whole")
 
 

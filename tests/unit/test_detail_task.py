@@ -27,6 +27,8 @@ from mimicmotion.training.settings import (
     ValidationConfig,
 )
 
+pytestmark = pytest.mark.whole
+
 SIZE = (32, 16)
 SMALL: dict[str, Any] = {"widths": (8, 8, 8, 8), "blocks": (1, 0, 0, 1)}
 

@@ -44,9 +44,6 @@ def test_flicker_is_the_spread_over_time_where_the_target_stands_still() -> None
     output[::2] += 20  # 100, 120, 100, 120: spread 10
     output[:, 10:20, 10:20] = target[:, 10:20, 10:20]
     assert background_flicker(output, target) == pytest.approx(10 / 255)
-    only_there = np.zeros(still.shape, bool)
-    only_there[0, 0] = True
-    assert background_flicker(output, target, region=only_there) == pytest.approx(10 / 255)
 
 
 def test_flicker_of_a_clip_in_which_everything_moves_is_unknown() -> None:
@@ -63,23 +60,16 @@ def test_warping_error_follows_motion_and_sees_flicker() -> None:
     flashing = clip.astype(float)
     flashing[1::2] = 0.8 * flashing[1::2] + 25
     assert warping_error(flashing.astype(np.uint8)) > 5 * steady
-    assert warping_error(flashing.astype(np.uint8), clip) > 5 * steady
     assert warping_error(np.repeat(clip[:1], 3, 0)) == pytest.approx(0, abs=1e-9)
-    frozen = np.repeat(clip[:1], len(clip), 0)
-    assert warping_error(frozen, clip) > 5 * steady  # judged by the true motion, standing still is wrong
 
 
-def test_warping_error_in_a_mask_equals_a_naive_sum() -> None:
+def test_sampling_along_a_known_drift_gives_the_frame_before() -> None:
     clip = drifting(3)
-    mask = np.zeros(clip.shape[:3], bool)
-    mask[1, 20:40, 30:50] = True
-    # only the second frame counts; its flow is that of the true drift, two pixels
     moved = np.zeros((64, 80, 2), np.float32)
-    moved[..., 0] = 2
-    expected = ((clip[1] / 255 - sample(clip[0] / 255, moved)) ** 2)[mask[1]].mean()
+    moved[..., 0] = 2  # the true drift: two pixels a frame
+    inside = (slice(20, 40), slice(30, 50))
+    expected = ((clip[1] / 255 - sample(clip[0] / 255, moved)) ** 2)[inside].mean()
     assert expected == pytest.approx(0, abs=1e-12)
-    assert warping_error(clip, mask=mask) < 1e-4
-    assert np.isnan(warping_error(clip, mask=np.zeros_like(mask)))
 
 
 def test_seams_stand_out_from_the_jumps_around_them() -> None:
@@ -123,8 +113,6 @@ def test_bad_input() -> None:
         warping_error(clip[:1])
     with pytest.raises(InputError, match="16 pixels"):
         warping_error(clip[:, :8])
-    with pytest.raises(InputError, match="mask"):
-        warping_error(clip, mask=np.ones((4, 2, 2), bool))
     with pytest.raises(InputError, match="border 4 in a clip of 4 frames"):
         seam_score(clip, [4])
     with pytest.raises(InputError, match="among borders"):

@@ -67,12 +67,12 @@ def test_reports_of_unlike_protocols_are_told(tmp_path: Path) -> None:
     ("name", "text", "why"),
     [
         ("a.csv", "", "no rows"),
-        ("a.csv", "method,psnr\na,high\n", "'high' in line 2"),
+        ("a.csv", "method,psnr\na,high\n", "psnr in line 2: 'high'"),
         ("a.csv", "method,psnr\na,1,2\n", "line 2"),
         ("a.csv", "method,psnr\na,nan\n", "no number"),
-        ("a.json", "{}", "KeyError"),
+        ("a.json", "{}", "holds no number"),
         ("a.json", "[", "JSONDecodeError"),
-        ("a.json", '{"methods": {"a": {"psnr": 3}}}', "AttributeError"),
+        ("a.json", '{"methods": {"a": {"psnr": 3}}}', "a, psnr: 3"),
     ],
 )
 def test_malformed_sources_are_named(tmp_path: Path, name: str, text: str, why: str) -> None:

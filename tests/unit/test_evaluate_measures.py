@@ -22,7 +22,7 @@ def streamed(kind: Callable[[], measures.Measure], output: ndarray, target: ndar
     m = kind()
     ends = [0, *cuts, len(output)]
     chunks = [(output[a:b], target[a:b]) for a, b in pairwise(ends)]
-    assert list(measures.measure(chunks, [m])) == ends[1:]
+    assert list(measures.run_measures(chunks, [m])) == ends[1:]
     return m.result()
 
 
@@ -96,9 +96,9 @@ def test_lpips_in_pieces_and_on_the_range_of_the_field() -> None:
     for head in network.heads:
         torch.nn.init.uniform_(head)
     a, b = MADE[:3], TRUE[:3]
-    got = streamed(lambda: measures.LpipsMean(network), a, b, 2)
+    got = streamed(lambda: measures.lpips_mean(network), a, b, 2)
     assert got == {"lpips_alex": pytest.approx(lpips(a, b, network=network).mean(), rel=1e-5)}
-    field = streamed(lambda: measures.LpipsMean(network, field=True), a, b)
+    field = streamed(lambda: measures.lpips_mean(network, field=True), a, b)
     x, y = (torch.from_numpy(z.transpose(0, 3, 1, 2) / np.float32(255)) for z in (a, b))
     with torch.inference_mode():
         want = float(network(x, y).mean())  # pictures in 0..1, as they are

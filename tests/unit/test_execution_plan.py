@@ -15,11 +15,12 @@ from mimicmotion.config.execution import ExecutionOptions
 from mimicmotion.errors import ConfigError
 from mimicmotion.models.decode import decode_frames
 from mimicmotion.models.execution import Execution
-from mimicmotion.models.offload import bring_blocks, is_offloaded, offload_blocks
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.planning import ExecutionPlan, Predictor, Workload, plan_execution
 from mimicmotion.planning.budget import host_free
 from mimicmotion.planning.levels import decode_levels, fallback_levels
+
+pytestmark = pytest.mark.whole
 
 SIZE, FRAMES = (32, 32), 9
 IMAGE, POSES = random_frames(1, *SIZE, 3), random_frames(2, FRAMES, *SIZE, 3)
@@ -75,7 +76,8 @@ def test_no_plan_changes_anything_at_any_length(
     )
     pipe.configure(plan)
     found = run()
-    # With a network in float64 only what happens to the latents outside of it is rounded to float32.
+    # With a network in float64 only what happens to the latents outside of it is rounded to float32. One in float32 is
+    # off by 2.9e-6 from that (AVX-512, AVX2 and SSE4.1), so two ways through it may differ by twice as much.
     assert float((found - plain).abs().max() / plain.abs().max()) < (1e-5 if dtype == torch.float32 else 3e-6)
 
 
@@ -146,13 +148,13 @@ def test_tiles_cover_the_frame() -> None:
         decode_frames(vae, z, tile=32)
 
 
-def test_blocks_that_wait_on_the_host_change_nothing(plain: torch.Tensor) -> None:
-    pipe = micro_pipeline()
-    offload_blocks(pipe.unet, torch.device("cpu"))
-    assert is_offloaded(pipe.unet)
+@pytest.mark.parametrize("offload", ["modules", "blocks"])
+def test_weights_that_wait_on_the_host_change_nothing(offload: Any, plain: torch.Tensor) -> None:
+    pipe = micro_pipeline().configure(ExecutionPlan(offload=offload))
     assert torch.equal(latents(pipe), plain)
-    bring_blocks(pipe.unet)
-    assert not is_offloaded(pipe.unet)
+    pipe.configure(ExecutionPlan(unet=CHUNKS, offload=offload))
+    torch.testing.assert_close(latents(pipe), plain, rtol=1e-5, atol=1e-5)
+    pipe.configure(ExecutionPlan())
     assert torch.equal(latents(pipe), plain)
 
 

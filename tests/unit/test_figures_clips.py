@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from numpy import ndarray
 
 from mimicmotion.errors import ConfigError, InputError, MediaError, OutputError
-from mimicmotion.evaluation.figures import diff, style, yt
+from mimicmotion.evaluation.figures import diff, yt
 from mimicmotion.evaluation.figures.clips import check_borders, open_clips, parse_names, planned_borders, spaced
+from mimicmotion.evaluation.figures.specs import DiffSpec, YtSpec
 from mimicmotion.jobs import figures as job
-from mimicmotion.jobs.figures import ClipOptions
 from mimicmotion.jobs.progress import finish
+from mimicmotion.plot import check_output
 from mimicmotion.video.picture import read_picture, write_picture
 
 FRAMES, HEIGHT, WIDTH = 5, 12, 10
@@ -46,7 +47,7 @@ def pair(tmp_path: Path) -> tuple[list[str], dict[str, ndarray]]:
 
 def test_slice_is_the_column_of_the_frames(pair: tuple[list[str], dict[str, ndarray]], tmp_path: Path) -> None:
     texts, clips = pair
-    made = finish(job.yt(texts, tmp_path / "yt.png", ClipOptions(borders=[3]), column=4))
+    made = finish(job.make(YtSpec(results=texts, output=tmp_path / "yt.png", borders=[3], column=4)))
     table = {(r["result"], int(r["frame"]), int(r["row"])): r for r in rows(tmp_path / "yt.csv")}
     assert len(table) == 2 * FRAMES * HEIGHT
     for (name, t, y), r in table.items():
@@ -74,7 +75,7 @@ def test_column_with_the_largest_change_is_chosen() -> None:
 
 def test_differences_are_those_of_a_naive_loop(pair: tuple[list[str], dict[str, ndarray]], tmp_path: Path) -> None:
     texts, clips = pair
-    finish(job.diff(texts, tmp_path / "diff.png", ClipOptions(borders=[2]), frames=[2, 4]))
+    finish(job.make(DiffSpec(results=texts, output=tmp_path / "diff.png", borders=[2], frames=[2, 4])))
     found = rows(tmp_path / "diff.csv")
     assert [(r["result"], int(r["frame"])) for r in found] == [(n, t) for n in clips for t in range(1, FRAMES)]
     for r in found:
@@ -82,18 +83,18 @@ def test_differences_are_those_of_a_naive_loop(pair: tuple[list[str], dict[str, 
         total = sum(abs(int(a) - int(b)) for a, b in zip(clip[t].flat, clip[t - 1].flat, strict=True))
         assert float(r["mean_abs_difference"]) == pytest.approx(total / clip[t].size, rel=1e-6)
         assert r["border"] == str(int(t == 2))
-    data = diff.measure(open_clips(parse_names(texts)), frames=[2, 4])
+    data = diff.compare_frames(open_clips(parse_names(texts)), frames=[2, 4])
     assert list(data.pictures["average"]) == [2, 4]
     naive = np.abs(clips["average"][4].astype(float) - clips["average"][3]).mean(-1)
     np.testing.assert_allclose(data.pictures["average"][4], naive, rtol=1e-5)
-    assert list(diff.measure(open_clips(parse_names(texts))).pictures["average"]) == [1, 2, 3, 4]
+    assert list(diff.compare_frames(open_clips(parse_names(texts))).pictures["average"]) == [1, 2, 3, 4]
 
 
 def test_the_slice_is_what_the_picture_shows(tmp_path: Path) -> None:
     """A clip of one colour per frame: these colours, in this order, fill the panel of the figure."""
     colours = np.array([[250, 10, 10], [10, 250, 10], [10, 10, 250]], np.uint8)
     clip = np.broadcast_to(colours[:, None, None], (3, HEIGHT, WIDTH, 3))
-    finish(job.yt([f"a={write_clip(tmp_path / 'a', clip)}"], tmp_path / "yt.png", ClipOptions(), column=5))
+    finish(job.make(YtSpec(results=[f"a={write_clip(tmp_path / 'a', clip)}"], output=tmp_path / "yt.png", column=5)))
     picture = read_picture(tmp_path / "yt.png")
     seen = [np.argwhere((picture == c).all(-1)) for c in colours]
     # the frame shown beside is the middle one, so only the outer two are in the slice alone
@@ -110,10 +111,10 @@ def test_equal_input_gives_equal_bytes(
 
     texts, _ = pair
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1")
-    finish(job.diff(texts, tmp_path / "a.png", ClipOptions()))
+    finish(job.make(DiffSpec(results=texts, output=tmp_path / "a.png")))
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "999999999")
     with mpl.rc_context({"font.size": 20, "axes.facecolor": "red"}):  # as a matplotlibrc of the user would
-        finish(job.diff(texts, tmp_path / "b.png", ClipOptions()))
+        finish(job.make(DiffSpec(results=texts, output=tmp_path / "b.png")))
     data = (tmp_path / "a.png").read_bytes()
     assert data == (tmp_path / "b.png").read_bytes()
     assert b"atplotlib" not in data
@@ -126,23 +127,23 @@ def test_results_of_other_lengths_and_sizes_are_named(tmp_path: Path) -> None:
     wide = write_clip(tmp_path / "wide", random_clip(0, width=16))
     one = write_clip(tmp_path / "one", random_clip(0, frames=1))
     out = tmp_path / "x.png"
-    for make in (job.yt, job.diff):
+    for spec in (YtSpec, DiffSpec):
         with pytest.raises(InputError, match=r"a \(.*5 frames; short \(.*3 frames"):
-            finish(make([str(a), str(short)], out, ClipOptions()))
+            finish(job.make(spec(results=[str(a), str(short)], output=out)))
         with pytest.raises(InputError, match=r"a \(.* is 10 x 12; wide \(.* is 16 x 12"):
-            finish(make([str(a), str(wide)], out, ClipOptions()))
+            finish(job.make(spec(results=[str(a), str(wide)], output=out)))
         with pytest.raises(InputError, match=r"one \(.*1 frame"):
-            finish(make([str(one)], out, ClipOptions()))
+            finish(job.make(spec(results=[str(one)], output=out)))
         with pytest.raises(InputError, match="border 5 of 5"):
-            finish(make([str(a)], out, ClipOptions(borders=[5])))
+            finish(job.make(spec(results=[str(a)], output=out, borders=[5])))
     assert not out.exists()
-    finish(job.yt([str(a), str(short)], out, ClipOptions(max_frames=3)))
+    finish(job.make(YtSpec(results=[str(a), str(short)], output=out, max_frames=3)))
     assert {r["frame"] for r in rows(tmp_path / "x.csv")} == {"0", "1", "2"}
-    finish(job.diff([str(a), str(wide)], out, ClipOptions(resize=True)))
+    finish(job.make(DiffSpec(results=[str(a), str(wide)], output=out, resize=True)))
     with pytest.raises(InputError, match="column=10"):
-        finish(job.yt([str(a)], out, ClipOptions(), column=10))
+        finish(job.make(YtSpec(results=[str(a)], output=out, column=10)))
     with pytest.raises(InputError, match="frame 0 of 5"):
-        finish(job.diff([str(a)], out, ClipOptions(), frames=[0]))
+        finish(job.make(DiffSpec(results=[str(a)], output=out, frames=[0])))
 
 
 @pytest.mark.parametrize(
@@ -163,23 +164,23 @@ def test_names(tmp_path: Path) -> None:
 
 def test_wrong_places_and_missing_files(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match="does not exist"):
-        finish(job.yt([str(tmp_path / "none.mp4")], tmp_path / "a.png", ClipOptions()))
+        finish(job.make(YtSpec(results=[str(tmp_path / "none.mp4")], output=tmp_path / "a.png")))
     with pytest.raises(OutputError, match="suffix"):
-        finish(job.yt(["a.mp4"], tmp_path / "a.jpg", ClipOptions()))
+        finish(job.make(YtSpec(results=["a.mp4"], output=tmp_path / "a.jpg")))
     with pytest.raises(InputError, match="max_frames=0"):
-        finish(job.yt(["a.mp4"], tmp_path / "a.png", ClipOptions(max_frames=0)))
+        finish(job.make(YtSpec(results=["a.mp4"], output=tmp_path / "a.png", max_frames=0)))
     with pytest.raises(ConfigError, match="both borders and"):
-        ClipOptions(borders=[1], segment_frames=8)
+        YtSpec(results=["a.mp4"], borders=[1], segment_frames=8)
 
 
 def test_without_matplotlib_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ConfigError, match=r"mimicmotion\[eval\]"):
-        style.check_output(tmp_path / "a.png")
+        check_output(tmp_path / "a.png")
 
 
 def test_borders_of_a_plan() -> None:
-    fusion = ClipOptions(segment_frames=8, overlap_frames=3, reference_slot=False).fusion()
+    fusion = YtSpec(results=["a.mp4"], segment_frames=8, overlap_frames=3, reference_slot=False).fusion()
     assert fusion is not None
     assert planned_borders(18, fusion) == [5, 10]
     assert planned_borders(8, fusion) == []

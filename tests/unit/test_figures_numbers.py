@@ -16,8 +16,11 @@ from mimicmotion.diffusion.fusion import make_plan
 from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.evaluation.bootstrap import bootstrap_mean
 from mimicmotion.evaluation.figures import bars
-from mimicmotion.evaluation.figures.bars import Bar
+from mimicmotion.evaluation.figures.specs import BarsSpec, FusionSpec
+from mimicmotion.evaluation.metrics import describe
+from mimicmotion.evaluation.results import load_results
 from mimicmotion.jobs import figures as job
+from mimicmotion.jobs.progress import finish
 
 
 def weights(path: Path, mode: str, frames: int) -> np.ndarray:
@@ -26,7 +29,7 @@ def weights(path: Path, mode: str, frames: int) -> np.ndarray:
 
 def test_weights_of_the_paper(tmp_path: Path) -> None:
     modes = ["progressive", "released", "average", "none"]
-    job.fusion(tmp_path / "f.png", modes=modes)
+    finish(job.make(FusionSpec(output=tmp_path / "f.png", mode=modes)))
     for mode in modes:
         table = weights(tmp_path / "f.csv", mode, 18)
         np.testing.assert_allclose(table.sum(0), 1, atol=1e-12)
@@ -41,8 +44,8 @@ def test_weights_of_the_paper(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "found"),
     [
-        ({"modes": ["linear"]}, "'linear'"),
-        ({"modes": []}, "no mode"),
+        ({"mode": ["linear"]}, "'linear'"),
+        ({"mode": []}, "no mode"),
         ({"overlap_frames": 8}, "overlap_frames=8"),
         ({"frames": 0}, "num_frames=0"),
         ({"segment_frames": 1, "overlap_frames": 0, "reference_slot": True}, "reference slot"),
@@ -50,7 +53,7 @@ def test_weights_of_the_paper(tmp_path: Path) -> None:
 )
 def test_plans_that_cannot_be(settings: dict, found: str, tmp_path: Path) -> None:
     with pytest.raises((ConfigError, InputError), match=found):
-        job.fusion(tmp_path / "f.png", **settings)
+        finish(job.make(FusionSpec(output=tmp_path / "f.png", **settings)))
     assert not list(tmp_path.iterdir())
 
 
@@ -63,18 +66,18 @@ SUMMARY = {
 def test_bars_show_the_summary(tmp_path: Path) -> None:
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "summary.json").write_text(json.dumps(SUMMARY))
-    job.bars(tmp_path / "report", tmp_path / "b.png")
+    finish(job.make(BarsSpec(report=tmp_path / "report", output=tmp_path / "b.png")))
     table = {(r["method"], r["metric"]): r for r in rows(tmp_path / "b.csv")}
     assert list(table) == [(m, k) for m in SUMMARY for k in ("ssim", "fvd")]
     for (method, metric), row in table.items():
         for key in ("mean", "low", "high"):
             want = SUMMARY[method][metric].get(key)
             assert float(row[key]) == pytest.approx(math.nan if want is None else want, nan_ok=True)
-    job.bars(tmp_path / "report" / "summary.json", tmp_path / "c.png", ["fvd"])
+    finish(job.make(BarsSpec(report=tmp_path / "report" / "summary.json", output=tmp_path / "c.png", metric=["fvd"])))
     assert {r["metric"] for r in rows(tmp_path / "c.csv")} == {"fvd"}
 
 
-def test_both_forms_of_table_give_bootstrapped_means() -> None:
+def test_both_forms_of_table_give_bootstrapped_means(tmp_path: Path) -> None:
     values = {"a": [1.0, 2.0, 4.0], "b": [3.0, 3.5, 5.0]}
     wide = "sequence,method,psnr,fvd\n"
     long = "sequence,method,metric,value\n"
@@ -82,20 +85,20 @@ def test_both_forms_of_table_give_bootstrapped_means() -> None:
         for i, v in enumerate(numbers):
             wide += f"s{i},{method},{v},\n"
             long += f"s{i},{method},psnr,{v}\n"
-    want = {m: bootstrap_mean(v) for m, v in values.items()}
-    for text in (wide, long):
-        found = bars.from_table(text)
-        for m, i in want.items():
-            assert found[m]["psnr"] == Bar(i.value, i.low, i.high, 3)
-    assert math.isnan(bars.from_table(wide)["a"]["fvd"].mean)
-    assert bars.choose(bars.from_table(wide)) == ["psnr"]
+    for name, text in (("wide", wide), ("long", long)):
+        (tmp_path / f"{name}.csv").write_text(text)
+        found, _ = load_results(tmp_path / f"{name}.csv")
+        assert {m: of["psnr"] for m, of in found.items()} == {m: bootstrap_mean(v) for m, v in values.items()}
+        assert bars.choose_metrics(found) == ["psnr"]
+    assert math.isnan(load_results(tmp_path / "wide.csv")[0]["a"]["fvd"].value)
 
 
 @pytest.mark.parametrize(
-    ("metric", "arrow"), [("ssim", "↑"), ("FVD", "↓"), ("hand_error", "↓"), ("pck@0.1", "↑"), ("motion", "")]
+    ("metric", "arrow"),
+    [("ssim", " ↑"), ("fvd", " ↓"), ("pose_error_face", " ↓"), ("hand_confidence", " ↑"), ("seam", ""), ("motion", "")],
 )
 def test_arrows(metric: str, arrow: str) -> None:
-    assert bars.better(metric) == arrow
+    assert describe(metric).arrow == arrow
 
 
 @pytest.mark.parametrize(
@@ -103,19 +106,19 @@ def test_arrows(metric: str, arrow: str) -> None:
     [
         ("summary.json", "{", "summary.json"),
         ("summary.json", "[]", "another form"),
-        ("summary.json", "{}", "no metric"),
+        ("summary.json", "{}", "no number"),
         ("summary.json", '{"a": {"ssim": 3}}', "a, ssim: 3"),
         ("summary.json", '{"a": {"ssim": {"mean": "x"}}}', "a, ssim, mean: 'x'"),
-        ("summary.json", '{"a": {"ssim": {"mean": null}}}', "only NaN in ssim"),
-        ("metrics.csv", "sequence,psnr\n1,2\n", "sequence, psnr"),
-        ("metrics.csv", "sequence,method,psnr\n1,a,x\n", "1, a, psnr: 'x'"),
+        ("summary.json", '{"a": {"ssim": {"mean": null}}}', "no number"),
+        ("metrics.csv", "sequence,psnr\n1,2,3\n", "line 2"),
+        ("metrics.csv", "sequence,method,psnr\n1,a,x\n", "psnr in line 2: 'x'"),
         ("metrics.csv", "", "no rows"),
     ],
 )
 def test_reports_that_are_none(name: str, text: str, found: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=found):
-        job.bars(tmp_path, tmp_path / "b.png")
+        finish(job.make(BarsSpec(report=tmp_path, output=tmp_path / "b.png")))
     assert not (tmp_path / "b.png").exists()
 
 
@@ -125,6 +128,6 @@ def test_unknown_metric_and_missing_report(tmp_path: Path, capsys: pytest.Captur
     assert cli.main(["figures", "bars", str(tmp_path), "--metric", "psnr", *out]) == 2
     assert "ssim, fvd" in capsys.readouterr().err
     assert cli.main(["figures", "bars", str(tmp_path / "no"), *out]) == 2
-    assert "does not exist" in capsys.readouterr().err
+    assert "No such file" in capsys.readouterr().err
     assert cli.main(["figures", "fusion", "--mode", "linear", *out]) == 2
     assert cli.main(["figures", "bars", str(tmp_path), "--metric", "fvd", *out]) == 0

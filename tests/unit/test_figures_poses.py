@@ -14,6 +14,7 @@ from mimicmotion.errors import ConfigError, InputError, PoseError
 from mimicmotion.evaluation.figures import hands
 from mimicmotion.evaluation.figures.clips import open_clips, parse_names
 from mimicmotion.evaluation.figures.poses import make_maps, part_of, person_box
+from mimicmotion.evaluation.figures.specs import HandsSpec, PosesSpec
 from mimicmotion.jobs import figures as job
 from mimicmotion.jobs.progress import finish
 from mimicmotion.pose.estimator import StaticPose
@@ -78,7 +79,7 @@ def test_pose_table_holds_the_file(video: Path, tmp_path: Path) -> None:
     poses = standing(5)
     poses.confidence[:, 4] = 0.3
     save_poses(poses, tmp_path / "poses.npz")
-    finish(job.poses(video, tmp_path / "p.png", poses=tmp_path / "poses.npz", frames=[4, 1]))
+    finish(job.make(PosesSpec(video=video, output=tmp_path / "p.png", poses=tmp_path / "poses.npz", frames=[4, 1])))
     found = rows(tmp_path / "p.csv")
     assert [(int(r["frame"]), int(r["point"])) for r in found] == [(t, k) for t in (1, 4) for k in range(NUM_POINTS)]
     for r in found:
@@ -90,24 +91,24 @@ def test_pose_table_holds_the_file(video: Path, tmp_path: Path) -> None:
 
 def test_poses_are_found_where_none_are_given(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mimicmotion.jobs.inputs.find_estimator", lambda options: lambda static: StaticPose(standing()))
-    finish(job.poses(video, tmp_path / "p.png"))
+    finish(job.make(PosesSpec(video=video, output=tmp_path / "p.png")))
     assert sorted({int(r["frame"]) for r in rows(tmp_path / "p.csv")}) == [0, 1, 3, 4]
 
 
 def test_poses_that_do_not_fit(video: Path, tmp_path: Path) -> None:
     save_poses(standing(4), tmp_path / "short.npz")
     with pytest.raises(InputError, match=r"4 poses, .* has 5 frames"):
-        finish(job.poses(video, tmp_path / "p.png", poses=tmp_path / "short.npz"))
+        finish(job.make(PosesSpec(video=video, output=tmp_path / "p.png", poses=tmp_path / "short.npz")))
     save_poses(standing(5, (64, 96)), tmp_path / "turned.npz")
     with pytest.raises(PoseError, match="96 x 64"):
-        finish(job.poses(video, tmp_path / "p.png", poses=tmp_path / "turned.npz"))
+        finish(job.make(PosesSpec(video=video, output=tmp_path / "p.png", poses=tmp_path / "turned.npz")))
     nobody = standing(5)
     nobody.confidence[:] = 0
     save_poses(nobody, tmp_path / "nobody.npz")
     with pytest.raises(PoseError, match="nobody seen in the frames 2"):
-        finish(job.poses(video, tmp_path / "p.png", poses=tmp_path / "nobody.npz", frames=[2]))
+        finish(job.make(PosesSpec(video=video, output=tmp_path / "p.png", poses=tmp_path / "nobody.npz", frames=[2])))
     with pytest.raises(InputError, match="frame 5 of 5"):
-        finish(job.poses(video, tmp_path / "p.png", frames=[5]))
+        finish(job.make(PosesSpec(video=video, output=tmp_path / "p.png", frames=[5])))
     with pytest.raises(InputError, match="1 poses"):
         make_maps({0: random_clip(0, 1)[0]}, standing())
     assert not (tmp_path / "p.png").exists()
@@ -124,7 +125,15 @@ def test_hands_are_cut_at_the_same_place(video: Path, tmp_path: Path) -> None:
     poses.confidence[:, RIGHT_HAND.start] = 0.2
     poses.confidence[0, LEFT_HAND.start] = 0.2
     save_poses(poses, tmp_path / "poses.npz")
-    finish(job.hands(list(map(str, (first, double, brighter))), tmp_path / "h.png", poses=tmp_path / "poses.npz"))
+    finish(
+        job.make(
+            HandsSpec(
+                results=list(map(str, (first, double, brighter))),
+                output=tmp_path / "h.png",
+                poses=tmp_path / "poses.npz",
+            )
+        )
+    )
     found = rows(tmp_path / "h.csv")
     assert {(r["frame"], r["hand"]) for r in found} == {(str(t), "left") for t in (1, 2, 3, 4)}
     for a, b, c in zip(found[::3], found[1::3], found[2::3], strict=True):
@@ -160,7 +169,7 @@ def test_hands_are_found_in_the_first_result(video: Path, tmp_path: Path, monkey
 
     monkeypatch.setattr("mimicmotion.jobs.inputs.find_estimator", lambda options: lambda static: Watched(standing()))
     other = write_clip(tmp_path / "other", random_clip(6, 5, *SIZE))
-    finish(job.hands([f"real={video}", str(other)], tmp_path / "h.png", frames=[3]))
+    finish(job.make(HandsSpec(results=[f"real={video}", str(other)], output=tmp_path / "h.png", frames=[3])))
     assert np.array_equal(seen, random_clip(5, 5, *SIZE)[[3]])
     assert {(r["result"], r["frame"], r["hand"]) for r in rows(tmp_path / "h.csv")} == {
         (n, "3", h) for n in ("real", "other") for h in ("left", "right")
@@ -179,7 +188,7 @@ def test_hands_by_the_settings_of_a_result(video: Path, tmp_path: Path, monkeypa
     sidecar = tmp_path / "video.mp4.json"
     settings = {"picture": "p.png", "video": "d.mp4", "output": "video.mp4"}
     sidecar.write_text(json.dumps({"settings": settings, "size": list(SIZE)}))
-    finish(job.hands([str(video)], tmp_path / "h.png", poses=sidecar, max_frames=3))
+    finish(job.make(HandsSpec(results=[str(video)], output=tmp_path / "h.png", poses=sidecar, max_frames=3)))
     assert asked == [(Path("d.mp4"), SIZE)]
     assert {r["frame"] for r in rows(tmp_path / "h.csv")} == {"0", "1", "2"}
 
@@ -190,19 +199,19 @@ def test_hands_that_cannot_be_shown(video: Path, tmp_path: Path) -> None:
     unsure.confidence[:, [LEFT_HAND.start, RIGHT_HAND.start]] = 0.25
     save_poses(unsure, file)
     with pytest.raises(PoseError, match=r"best: left 0\.25"):
-        finish(job.hands([str(video)], out, poses=file))
+        finish(job.make(HandsSpec(results=[str(video)], output=out, poses=file)))
     save_poses(standing(4), file)
     with pytest.raises(InputError, match="4 poses .* for 5 frames"):
-        finish(job.hands([str(video)], out, poses=file))
+        finish(job.make(HandsSpec(results=[str(video)], output=out, poses=file)))
     save_poses(standing(5, (64, 96)), file)
     with pytest.raises(InputError, match="one shape"):
-        finish(job.hands([str(video)], out, poses=file))
+        finish(job.make(HandsSpec(results=[str(video)], output=out, poses=file)))
     short = write_clip(tmp_path / "short", random_clip(5, 4, *SIZE))
     with pytest.raises(InputError, match=r"5 frames; short .* 4 frames"):
-        hands.measure(open_clips(parse_names([str(video), str(short)])), standing(5))
+        hands.cut_hands(open_clips(parse_names([str(video), str(short)])), standing(5))
     with pytest.raises(ConfigError, match=r"threshold=1\.5"):
-        finish(job.hands([str(video)], out, threshold=1.5))
+        finish(job.make(HandsSpec(results=[str(video)], output=out, threshold=1.5)))
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(InputError, match=r"bad\.json"):
-        finish(job.hands([str(video)], out, poses=tmp_path / "bad.json"))
+        finish(job.make(HandsSpec(results=[str(video)], output=out, poses=tmp_path / "bad.json")))
     assert not out.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimicmotion.errors import InputError, WeightsError
+from mimicmotion.errors import ConfigError, InputError, WeightsError
 from mimicmotion.evaluation import fvd as module
 from mimicmotion.evaluation.fvd import features, load_i3d, windows
 from mimicmotion.evaluation.networks import features as networks
@@ -168,6 +169,12 @@ def test_a_video_mae_of_transformers_gives_averaged_tokens(tmp_path: Path) -> No
     got = features(steps(5), net)
     assert got.shape == (2, 8)
     assert np.isfinite(got).all()
+
+
+def test_a_video_mae_without_transformers_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ConfigError, match=r"pip install 'mimicmotion\[eval\]'"):
+        load_network(tmp_path, "VideoMAE")
 
 
 def test_missing_or_foreign_weights_name_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,19 +1,25 @@
-"""LoRA on the U-Net: starts as nothing, learns, is merged exactly, and is also saved as peft reads it."""
+"""LoRA on the U-Net: starts as nothing, learns as by peft, is merged exactly, and exchanges files with peft."""
 
 from __future__ import annotations
 
+import copy
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
+from diffusers import UNetSpatioTemporalConditionModel
+from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from micro import UNET, fill
 from micro_task import gradients, micro_task, weights_of
-from mimicmotion.errors import ConfigError
+from mimicmotion.errors import ConfigError, WeightsError
+from mimicmotion.models.lora import LoraLinear, inject, lora_names, merge_adapter, target_names
 from mimicmotion.models.unet import build_unet
 from mimicmotion.training.denoiser import DenoiserTask
-from mimicmotion.training.lora import target_names
 from mimicmotion.training.objective import NetworkInput, draw, network_arguments
 
 LORA = {"what": "lora", "rank": 3, "alpha": 6.0}
@@ -64,25 +70,133 @@ def test_merged_model_answers_as_the_one_with_adapters(tmp_path: Path) -> None:
     assert not [k for k in parts.unet.state_dict() if "lora" in k or "base_layer" in k]
 
 
-def test_exported_folder_needs_no_peft_and_its_adapter_fits_the_base(tmp_path: Path) -> None:
+def micro_unet() -> Any:
+    return fill(build_unet(UNET), 1)
+
+
+def diffusers_unet(state: dict[str, Tensor]) -> Any:
+    """The network that peft is used with elsewhere, with the same weights."""
+    unet: Any = UNetSpatioTemporalConditionModel.from_config(UNET)
+    unet.load_state_dict(state)
+    return unet.eval()
+
+
+def answer(unet: Any) -> Tensor:
+    g = torch.Generator().manual_seed(0)
+    sample, token = torch.randn(1, 3, 8, 4, 4, generator=g), torch.randn(1, 1, 16, generator=g)
+    out = unet(sample, torch.tensor(0.3), token, torch.ones(1, 3))
+    return out if isinstance(out, Tensor) else out[0]  # diffusers' network wraps it
+
+
+def fill_adapters(unet: nn.Module) -> None:
+    g = torch.Generator().manual_seed(3)
+    for name, p in unet.named_parameters():
+        if ".lora_" in name:
+            p.data = 0.2 * torch.randn(p.shape, generator=g)
+
+
+def test_results_and_gradients_are_those_of_peft() -> None:
+    ours, theirs = micro_unet(), micro_unet()
+    names = target_names(ours, ("to_q", "to_k", "to_v", "to_out.0", "net.2"))
+    inject(ours, ("to_q", "to_k", "to_v", "to_out.0", "net.2"), 3, 6.0, 0)
+    inject_adapter_in_model(LoraConfig(r=3, lora_alpha=6, target_modules=names), theirs)
+    found = dict(ours.named_parameters())
+    wanted = {n.replace(".default", ""): p for n, p in theirs.named_parameters()}
+    assert set(found) == set(wanted)
+    assert len(lora_names(ours)) == 2 * len(names)
+    for name in lora_names(ours):
+        bound = found[name].shape[1] ** -0.5 if ".lora_A." in name else 0.0  # uniform in +-bound at the start
+        for start in (found[name], wanted[name]):
+            assert 0.8 * bound <= float(start.detach().abs().max()) <= bound, name
+    for unet in (ours, theirs):
+        fill_adapters(unet)
+    a, b = answer(ours), answer(theirs)
+    assert torch.equal(a, b)
+    a.square().mean().backward()
+    b.square().mean().backward()
+    for name in lora_names(ours):
+        grads = found[name].grad, wanted[name].grad
+        assert grads[0] is not None, name
+        torch.testing.assert_close(*grads, rtol=1e-6, atol=1e-9)
+    frozen = [n for n, p in found.items() if ".base_layer." in n and p.grad is not None]
+    assert not frozen
+
+
+def test_layers_of_any_class_and_number_format() -> None:
+    class Doubled(nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            return 2 * super().forward(input)
+
+    x = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0))
+    layer = LoraLinear(Doubled(8, 4).to(torch.bfloat16), 2, 4.0)
+    fill_adapters(nn.Sequential(layer))
+    out = layer(x.to(torch.bfloat16))
+    assert out.dtype == torch.bfloat16
+    base = 2 * nn.functional.linear(x.to(torch.bfloat16), layer.base_layer.weight, layer.base_layer.bias)
+    added = 2.0 * x.to(torch.bfloat16).float() @ (layer.lora_B.weight @ layer.lora_A.weight).T
+    torch.testing.assert_close(out, base + added.to(torch.bfloat16), rtol=2**-7, atol=2**-7)  # rounded to bfloat16
+
+
+def test_exported_folder_needs_no_lora_and_peft_reads_the_adapter(tmp_path: Path) -> None:
     from mimicmotion.pipeline import MimicMotionPipeline
 
     task = micro_task(tmp_path, trained=LORA)
     folder = task.export(tmp_path / "out", moved(task))
-    merged = MimicMotionPipeline.from_pretrained(folder).unet.state_dict()
-    base = MimicMotionPipeline.from_pretrained(tmp_path / "micro").unet
-    assert set(merged) == set(base.state_dict())
-    unet = PeftModel.from_pretrained(base, folder / "adapter").merge_and_unload()  # type: ignore[arg-type]
-    for name, value in unet.state_dict().items():
-        torch.testing.assert_close(merged[name], value, rtol=2e-3, atol=2e-3)  # float16 on disk
+    merged = MimicMotionPipeline.from_pretrained(folder).unet
+    base: Any = MimicMotionPipeline.from_pretrained(tmp_path / "micro").unet
+    theirs = PeftModel.from_pretrained(diffusers_unet(base.state_dict()), folder / "adapter").merge_and_unload()  # type: ignore[arg-type]
+    assert set(merged.state_dict()) == set(base.state_dict())
+    for name, value in theirs.state_dict().items():
+        torch.testing.assert_close(merged.state_dict()[name], value, rtol=2e-3, atol=2e-3)  # float16 on disk
+    start = answer(base)
+    assert merge_adapter(base, folder / "adapter") == len(target_names(base, task.config.trained.targets))
+    torch.testing.assert_close(answer(base), answer(theirs), rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(answer(base), start, atol=0.01)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"use_rslora": True, "lora_dropout": 0.1, "init_lora_weights": "gaussian"},
+        {"rank_pattern": {"to_v": 5}, "alpha_pattern": {"attn1.to_q": 1, "to_v": 9}},
+    ],
+)
+def test_adapters_made_by_peft_are_merged(settings: dict[str, Any], tmp_path: Path) -> None:
+    base = micro_unet()
+    config = LoraConfig(r=3, lora_alpha=6, target_modules=["to_q", "to_v", "proj_in"], **settings)
+    theirs: Any = get_peft_model(diffusers_unet(base.state_dict()), config).eval()
+    fill_adapters(theirs)
+    theirs.save_pretrained(tmp_path)
+    assert merge_adapter(base, tmp_path) == len(load_file(tmp_path / "adapter_model.safetensors")) // 2
+    torch.testing.assert_close(answer(base), answer(theirs), rtol=1e-5, atol=1e-5)
+
+
+def test_adapters_that_do_not_fit_change_nothing(tmp_path: Path) -> None:
+    base: Any = micro_unet()
+    before = copy.deepcopy(base.state_dict())
+
+    def refused(match: str, *targets: str, **settings: Any) -> None:
+        config = LoraConfig(r=3, target_modules=list(targets) or ["to_q"])
+        get_peft_model(diffusers_unet(before), config).save_pretrained(str(tmp_path))
+        file = tmp_path / "adapter_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+        with pytest.raises(WeightsError, match=match):
+            merge_adapter(base, tmp_path)
+
+    refused("conv_in with shapes", "to_q", "conv_in")
+    refused("use_dora=True", use_dora=True)
+    refused("pissa", init_lora_weights="pissa")
+    refused("new_method", new_method={"x": 1})
+    refused("IA3", peft_type="IA3")
+    with pytest.raises(WeightsError, match="adapter_config"):
+        merge_adapter(base, tmp_path / "nothing")
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"x")
+    with pytest.raises(WeightsError, match="in peft's format"):
+        merge_adapter(base, tmp_path)
+    assert all(torch.equal(v, before[k]) for k, v in base.state_dict().items())
 
 
 def test_targets_without_a_layer_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="to_nothing"):
         micro_task(tmp_path, trained={**LORA, "targets": ["to_nothing"]})
-
-
-def test_other_linear_layers_can_be_targets() -> None:
-    unet = build_unet(UNET)
-    fill(unet, 0)
-    assert any(".ff." in n for n in target_names(unet, ("net.2",)))

@@ -72,13 +72,13 @@ def test_decodes_each_frame_by_itself(folder: Path) -> None:
 def test_the_real_one_shows_the_picture(shared: Callable[[str], Path]) -> None:
     path = shared("models/taesd")
     decode = load_preview_decoder(path, **SVD)
-    frame = render_clip(3, 1, (256, 192)).frames
+    frame = render_clip(3, 1, (256, 192)).truth.clean
     theirs = AutoencoderTiny.from_pretrained(path)
     with torch.inference_mode():
         latents = theirs.encode(to_unit(frame)).latents
         want = theirs.decode(latents).sample
         torch.testing.assert_close(decode.network(latents), want, rtol=0, atol=1e-5)
-    assert psnr(decode(latents), frame) > 25
+    assert psnr(decode(latents), frame) > 22
     assert psnr(decode(latents / 0.18215), frame) < 20  # it wants latents as they are denoised, not the VAE's own
 
 

@@ -221,6 +221,7 @@ def test_plan_holds_every_item_once_in_order(count: int, per_shard: int) -> None
     assert [p.name for p in plan] == [f"train-{i:05d}.tar" for i in range(len(plan))]
 
 
+@pytest.mark.whole
 def test_processes_do_not_matter(tmp_path: Path) -> None:
     plan = plan_shards(range(7), 2) + plan_shards([100], 2, "val")
     one = run(write_shards(tmp_path / "one", plan, make_one, PNG))

@@ -189,7 +189,7 @@ def test_files_hold_the_same_numbers(tmp_path: Path) -> None:
         votes = list(csv.DictReader(f))
     assert len(votes) == 648
     assert sum(r["preferred"] == "MimicMotion" for r in votes) == sum(PAPER.values())
-    assert (tmp_path / "out" / "preference.md").read_text() == markdown(analysis) + "\n"
+    assert (tmp_path / "out" / "preference.md").read_text() == markdown(analysis)
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,9 +6,15 @@ import numpy as np
 import pytest
 
 from mimicmotion.errors import InputError
+from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.synth import load_bvh, render_clip
-from mimicmotion.synth.figure import ARM, LEG, YAW, Body, solve
-from mimicmotion.synth.keypoints import keypoints
+from mimicmotion.synth.camera import Camera
+from mimicmotion.synth.clip import _render
+from mimicmotion.synth.figure import ARM, LEG, YAW
+from mimicmotion.synth.motion import motion_params
+from mimicmotion.synth.recordings import lift_poses
+from mimicmotion.synth.rig import pose_bones
+from mimicmotion.synth.scene import make_scene
 
 LIMB = """JOINT {0}UpLeg {{ OFFSET {1}2 -1 0 CHANNELS 3 Zrotation Xrotation Yrotation
  JOINT {0}Leg {{ OFFSET 0 -8 0 CHANNELS 3 Zrotation Xrotation Yrotation
@@ -46,10 +52,11 @@ def test_t_pose_turn_and_raised_arm(tmp_path: Path) -> None:
     np.testing.assert_allclose(q[2, ARM[0] : ARM[0] + 3], (0, 1, 0), atol=1e-6)
     np.testing.assert_allclose(q[2, ARM[1] : ARM[1] + 3], (1, 0, 0), atol=1e-6)
     np.testing.assert_allclose(q[3], q[0] * 1.0, atol=1e-6)  # walking away does not leave the picture
-    body = Body()
-    points = keypoints(body, *solve(body, q), np.ones(4), np.zeros(4))
-    assert points[0, 7, 0] > 0.3 > -0.3 > points[0, 4, 0]  # wrists out to the person's left and right
-    assert points[2, 7, 1] > points[2, 0, 1]  # above the nose
+    skeleton = make_scene(0, (48, 32), "full").figure.skeleton
+    heads = pose_bones(skeleton, q).head
+    left, right, head = (skeleton.index(name) for name in ("wrist.L", "wrist.R", "head"))
+    assert heads[0, left, 0] > 4 > -4 > heads[0, right, 0]  # decimetres out to the person's left and right
+    assert heads[2, left, 1] > heads[2, head, 1]
 
 
 def test_window_faces_the_viewer_and_repeats_short_files(tmp_path: Path) -> None:
@@ -95,6 +102,30 @@ def test_recordings_move_within_reach(shared, name: str) -> None:  # type: ignor
     assert np.abs(np.diff(mocap.params, axis=0)).max() < 0.7  # at 120 frames per second
     clip = render_clip(2, 4, (80, 48), motion=mocap)
     assert clip.frames.std() > 5
+
+
+@pytest.mark.parametrize("motion", ["raise", "wave", "squat"])
+def test_poses_of_a_video_become_a_motion(motion: str) -> None:
+    """Lifted from exact poses seen from the front, wrists and hips move as they did."""
+    scene = make_scene(0, (224, 128), "full")
+    params = motion_params(motion, np.random.default_rng(4), np.arange(30) / 15)
+    params[:, YAW] = 0
+    shots = _render(scene, np.random.default_rng(0), params, 30, 15.0, Camera.still(30), 1)
+    lifted = lift_poses(shots.poses, motion)
+    assert (lifted.params.shape, lifted.fps, lifted.name) == ((30, 54), 15.0, motion)
+    for side in (0, 1):
+        up = slice(ARM[side] + 1, ARM[side] + 2)
+        assert np.abs(lifted.params[:, up] - params[:, up]).mean() < 0.25  # arm lengths
+        if np.ptp(params[:, up]) > 0.5:
+            assert np.corrcoef(lifted.params[:, up.start], params[:, up.start])[0, 1] > 0.8
+    if motion == "squat":
+        assert np.corrcoef(lifted.params[:, 1], params[:, 1])[0, 1] > 0.8
+
+
+def test_a_video_without_a_trunk_is_refused() -> None:
+    poses = PoseSequence(np.zeros((4, 134, 2), np.float32), np.zeros((4, 134), np.float32), (64, 48), 15.0)
+    with pytest.raises(InputError, match="no trunk"):
+        lift_poses(poses, "empty.npz")
 
 
 def test_a_leading_t_pose_is_dropped(tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ def fitted(group: str) -> dict:
     return json.loads(FIT.read_text())["groups"][group]
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("group", [g for g in GROUPS if g not in ("face", "hand")])
 def test_body_confidences_have_the_measured_distribution(group: str) -> None:
     points = [p for p in GROUPS[group] if p not in SMALL_TOES]

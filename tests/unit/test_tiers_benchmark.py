@@ -15,6 +15,7 @@ from mimicmotion.training.bundled import generate, held_out_clip
 from scripts_of_repository import load
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow  # guards a benchmark and the tables it writes
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from fake_shards import FakeShards
 from micro_task import SIZE, gradients, micro_config, micro_task, weights_of
 from mimicmotion.conditioning import ConditionedUNet, encode_conditioning
 from mimicmotion.errors import ConfigError, WeightsError
-from mimicmotion.models.unet import build_unet, unused_parameter_names
+from mimicmotion.models.unet import build_unet, temporal_parameter_names, unused_parameter_names
 from mimicmotion.models.vae import encoder_digest
 from mimicmotion.pose.hands import hand_masks
 from mimicmotion.pose.keypoints import LEFT_HAND, NUM_POINTS, RIGHT_HAND, PoseSequence
@@ -23,7 +24,9 @@ from mimicmotion.training.denoiser import DenoiserTask
 from mimicmotion.training.networks import load_networks
 from mimicmotion.training.objective import draw, loss_weights, network_arguments
 from mimicmotion.training.settings import ModelConfig, ObjectiveConfig, TinyConfig, TrainedConfig
-from mimicmotion.training.trained import temporal_names, unet_names
+from mimicmotion.training.trained import unet_names
+
+pytestmark = pytest.mark.whole
 
 SVD_UNET: dict[str, Any] = {
     "in_channels": 8,
@@ -46,13 +49,18 @@ def test_counts_on_the_real_network() -> None:
     assert sum(sizes.values()) == 1_524_623_082
     assert sum(sizes[n] for n in unused_parameter_names(unet)) == 50_389_760
     assert sum(sizes[n] for n in unet_names(unet, TrainedConfig(what="all"))) == 1_474_233_322
-    temporal = temporal_names(unet)
+    temporal = temporal_parameter_names(unet)
     assert len(temporal) == 416 + 64 + 220 + 38  # attention, frame embedding, convolutions, mixing numbers
     assert sum(sizes[n] for n in temporal) == 656_076_838
     assert not [n for n in temporal if "spatial" in n or ".transformer_blocks." in n]
     trained = unet_names(unet, TrainedConfig(what="temporal"))
     assert sum(sizes[n] for n in trained) == 656_076_838 - 25_194_880
     assert unet_names(unet, TrainedConfig(what="pose_net")) == []
+
+
+def test_a_network_without_temporal_layers_is_refused() -> None:
+    with pytest.raises(ConfigError, match="temporal layers"):
+        unet_names(torch.nn.Linear(2, 2), TrainedConfig(what="temporal"))
 
 
 @pytest.mark.parametrize("what", ["all", "pose_net", "temporal", "lora"])
@@ -71,9 +79,23 @@ def test_only_what_is_named_learns_and_all_of_it_does(what: Any, tmp_path: Path)
         optimiser.step()
     changed = {k for k, v in task.model.state_dict().items() if not torch.equal(v, before[k])}
     assert changed <= names
-    # in front of a norm whose groups are single channels, as here, what is added to a whole channel is lost
+    # in front of a norm whose groups are single channels, as in the level of 32, what is added to a channel is lost
     lost = ("conv1.bias", "time_emb_proj.bias", "time_emb_proj.weight")
-    assert not [n for n in names - changed if not n.endswith(lost)]
+    narrow = ("unet.down_blocks.0.", "unet.up_blocks.1.")
+    assert not [n for n in names - changed if not (n.startswith(narrow) and n.endswith(lost))]
+
+
+def test_accelerate_finds_the_blocks_to_shard(tmp_path: Path) -> None:
+    fsdp = pytest.importorskip("accelerate.utils.fsdp_utils")
+    from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
+
+    plugin = SimpleNamespace(auto_wrap_policy=transformer_auto_wrap_policy, transformer_cls_names_to_wrap=None)
+    model = micro_task(tmp_path).model
+    policy = fsdp.fsdp2_prepare_auto_wrap_policy(plugin, model)
+    units = [m for m in model.modules() if policy(m)]
+    inside = sum(p.numel() for m in units for p in m.parameters())
+    assert inside > 0.8 * sum(p.numel() for p in model.unet.parameters())
+    assert not any(a is not b and a in b.modules() for a in units for b in units)
 
 
 def test_frozen_weights_take_half_the_memory_where_asked(tmp_path: Path) -> None:
@@ -158,9 +180,9 @@ def test_latents_are_modes_not_samples_and_not_scaled(tmp_path: Path) -> None:
     draws = draw(task.config.objective, 0, [0, 1], (4, 4, 6, 4), SIZE)
     encoded = task.encode(batch, draws)
     assert batch.frames is not None
-    posterior = task.parts.vae.encode(batch.frames.flatten(0, 1)).latent_dist
-    torch.testing.assert_close(encoded.latents.flatten(0, 1), posterior.mode(), rtol=1e-5, atol=1e-5)
-    assert float((posterior.sample() - posterior.mode()).abs().max()) > 1e-3, "a sample would be told apart"
+    mean, logvar = task.parts.vae.encode(batch.frames.flatten(0, 1))
+    torch.testing.assert_close(encoded.latents.flatten(0, 1), mean, rtol=1e-5, atol=1e-5)
+    assert float((logvar / 2).exp().max()) > 1e-3, "a sample would be told apart"
     assert torch.equal(encoded.picture_latents, encoded.latents[:, 0])
     assert torch.equal(task.encode(batch, draws).latents, encoded.latents)
 

@@ -47,6 +47,8 @@ from mimicmotion.training.strategy import build_optimizer
 from mimicmotion.training.task import StepResult, Validation
 from mimicmotion.training.tracking import Log, Means, check_trackers
 
+pytestmark = pytest.mark.whole
+
 Recipe = Callable[..., TrainConfig]
 
 

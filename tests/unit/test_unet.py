@@ -17,7 +17,7 @@ from micro import UNET, fill
 from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.models.checkpoint import config_of
 from mimicmotion.models.execution import Execution
-from mimicmotion.models.unet import UNet, build_unet, unused_parameter_names
+from mimicmotion.models.unet import UNet, build_unet, temporal_parameter_names, unused_parameter_names
 
 SMALL: dict[str, Any] = {
     "block_out_channels": [32, 64],
@@ -152,9 +152,10 @@ def test_unused_parameters_have_no_gradient_and_all_others_do() -> None:
     assert len(unused) == 4 * 4 * 2  # of four transformers two blocks, each with to_q, to_k and a norm's two
 
 
-def test_a_network_without_transformers_has_none() -> None:
-    with pytest.raises(ConfigError, match="no transformer"):
-        unused_parameter_names(torch.nn.Linear(2, 2))  # type: ignore[arg-type]
+def test_a_network_without_transformers_is_refused() -> None:
+    for names in (unused_parameter_names, temporal_parameter_names):
+        with pytest.raises(ConfigError, match="without transformers"):
+            names(torch.nn.Linear(2, 2))
 
 
 def test_dtype_device_and_no_global_change() -> None:

@@ -18,6 +18,8 @@ from mimicmotion.errors import InputError
 from mimicmotion.synth import render_clip
 from mimicmotion.training.validate import band_levels, clip_scores, picture, pose_scores, validate
 
+pytestmark = pytest.mark.whole
+
 
 def test_levels_of_a_band_lie_in_it_and_shares_are_those_of_training() -> None:
     levels, shares = band_levels(LogNormal(0.5, 1.4), (0.5, 2.0, 8.0), 3)

@@ -156,6 +156,7 @@ def file_limit(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.gif", "a.webp"])
 def test_full_disk_gives_the_whole_file_or_none(tmp_path: Path, name: str) -> None:
     """Also where the last buffered bytes are the ones that do not fit."""

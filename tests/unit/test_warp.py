@@ -76,7 +76,7 @@ def test_the_network_sees_the_picture_in_slot_0_and_warped_ones_elsewhere() -> N
 
     def unet(sample, *args, **kwargs):
         seen.append(sample)
-        return (torch.zeros(sample.shape[0], sample.shape[1], 4, 4, 4),)
+        return torch.zeros(sample.shape[0], sample.shape[1], 4, 4, 4)
 
     unet.dtype = torch.float32
     x = torch.randn(1, 3, 4, 4, 4)

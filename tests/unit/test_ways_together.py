@@ -15,11 +15,12 @@ from mimicmotion.errors import ConfigError
 from mimicmotion.jobs.setup import load
 from mimicmotion.models.execution import Execution
 from mimicmotion.models.memory import weight_bytes
-from mimicmotion.models.offload import bring_blocks, offload_blocks
 from mimicmotion.models.quantize import quantize_weights
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.planning import ExecutionPlan, Workload, plan_execution
 from mimicmotion.planning.levels import fallback_levels
+
+pytestmark = pytest.mark.whole
 
 SIZE, FRAMES = (32, 32), 7
 IMAGE, POSES = random_frames(1, *SIZE, 3), random_frames(2, FRAMES, *SIZE, 3)
@@ -53,9 +54,9 @@ def test_narrow_weights_run_in_any_way(format: Any) -> None:
     assert difference(latents(pipe), narrow) < 1e-4
     pipe.configure(ExecutionPlan())
     assert torch.equal(latents(pipe), narrow)
-    offload_blocks(pipe.unet, torch.device("cpu"))
-    assert torch.equal(latents(pipe), narrow)
-    bring_blocks(pipe.unet)
+    for offload in ("modules", "blocks", "none"):
+        pipe.configure(ExecutionPlan(offload=offload))
+        assert torch.equal(latents(pipe), narrow)
     other.configure(ExecutionPlan(unet=CHUNKS))
     quantize_weights(other.unet, format)
     assert difference(latents(other), narrow) < 1e-4

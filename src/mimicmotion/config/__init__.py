@@ -3,7 +3,7 @@
 from mimicmotion.config.execution import ExecutionOptions
 from mimicmotion.config.fusion import FusionConfig, FusionMode
 from mimicmotion.config.inputs import PoseOptions, SamplingOptions, person_choice
-from mimicmotion.config.jobs import GenerateConfig, PosesConfig
+from mimicmotion.config.jobs import GenerateConfig, MaskConfig, PosesConfig
 from mimicmotion.config.parsing import STRICT, check_range, field_help, find_recipe, load_yaml, parse, recipes
 from mimicmotion.config.speed import SpeedOptions, SpeedPlan, resolve_speed
 
@@ -13,6 +13,7 @@ __all__ = [
     "FusionConfig",
     "FusionMode",
     "GenerateConfig",
+    "MaskConfig",
     "PoseOptions",
     "PosesConfig",
     "SamplingOptions",

@@ -37,6 +37,24 @@ class PosesConfig(SamplingOptions, PoseOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MaskConfig(SamplingOptions, PoseOptions):
+    """Everything that the masks of a video depend on: `mimicmotion mask` and its YAML file have these fields."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    video: Path
+    """The video."""
+    output: Path
+    """White person on black: .mp4, a folder name ending in / for PNG frames, or .npz for the exact masks."""
+    fps: float | None = None  # type: ignore[assignment]
+    """Frames per second of the masks; empty keeps the video's own."""
+
+    def __post_init__(self) -> None:
+        SamplingOptions.__post_init__(self)
+        PoseOptions.__post_init__(self)
+
+
+@dataclass(frozen=True, kw_only=True)
 class GenerateConfig(SamplingOptions, PoseOptions, SpeedOptions, ExecutionOptions):
     """Everything that one result depends on: `mimicmotion generate` and its YAML file have these fields."""
 
@@ -76,6 +94,8 @@ class GenerateConfig(SamplingOptions, PoseOptions, SpeedOptions, ExecutionOption
     """Noise added to the picture before it is encoded."""
     motion_bucket_id: int = 127
     """Stable Video Diffusion's motion condition."""
+    background: Literal["model", "keep"] = "model"
+    """model: as the model makes it; keep: the picture's own, filled in once where its person stood."""
     seed: int = 42
     """Seed of the noise: same input and seed, same result."""
     fusion: FusionMode | None = None

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from mimicmotion.errors import ConfigError
+from mimicmotion.extras import import_extra
 
 HASH_SIDE = 16
 HASH_BITS = HASH_SIDE**2
@@ -27,15 +27,9 @@ def picture_hash(frame: UInt8[ndarray, "height width 3"]) -> UInt8[ndarray, 32]:
     Raises:
         ConfigError: imagehash is not installed.
     """
-    try:
-        import imagehash
-    except ImportError as e:
-        raise ConfigError(
-            "imagehash is not installed", "the packages for training", "pip install 'mimicmotion[train]'"
-        ) from e
     from PIL import Image
 
-    return np.packbits(imagehash.phash(Image.fromarray(frame), hash_size=HASH_SIDE).hash)
+    return np.packbits(import_extra("imagehash", "train").phash(Image.fromarray(frame), hash_size=HASH_SIDE).hash)
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ class RecordData:
         meta: further plain data, such as source, sha256, start_s, crop, statistics.
         latents: of the frames, by the autoencoder's mode, unscaled.
         embeddings: CLIP embedding of each frame.
+        truth: what is known of rendered frames: see `mimicmotion.data.synthetic.pack_truth`.
     """
 
     key: str
@@ -47,6 +48,7 @@ class RecordData:
     meta: Mapping[str, Any] = field(default_factory=dict)
     latents: Float16[ndarray, "frames c h w"] | None = None
     embeddings: Float32[ndarray, "frames dim"] | None = None
+    truth: Mapping[str, ndarray] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +121,10 @@ class OpenShard:
             members["latents.npy"] = _npy(record.latents.astype(np.float16))
         if record.embeddings is not None:
             members["embeddings.npy"] = _npy(record.embeddings.astype(np.float32))
+        if record.truth is not None:
+            packed = io.BytesIO()
+            np.savez_compressed(packed, allow_pickle=False, **record.truth)
+            members["truth.npz"] = packed.getvalue()
         self._tar.write({"__key__": record.key, **members})
         self._keys.add(record.key)
 

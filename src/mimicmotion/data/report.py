@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from typing import Any
 
 from mimicmotion.data.prepare import SceneReport, VideoReport, crop_facts, split_of
 from mimicmotion.data.settings_prepare import PrepareConfig
-from mimicmotion.files import atomic_path, writing
+from mimicmotion.tables import write_csv, write_text
 
 JSON, TABLE, PAGE = "report.json", "report.csv", "report.html"
 NUMBERS = (
@@ -57,17 +56,8 @@ def save_report(folder: Path, videos: Sequence[VideoReport], config: PrepareConf
         "summary": count(videos, config),
         "videos": [_video(v, config) for v in videos],
     }
-    with atomic_path(folder / JSON) as part, writing(folder / JSON):
-        part.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8", errors="replace")
-    with (
-        atomic_path(folder / TABLE) as part,
-        writing(folder / TABLE),
-        part.open("w", newline="", encoding="utf-8", errors="replace") as file,
-    ):
-        table = csv.DictWriter(file, _COLUMNS, lineterminator="\n")
-        table.writeheader()
-        for video in videos:
-            table.writerows(_rows(video, config))
+    write_text(folder / JSON, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+    write_csv(folder / TABLE, _COLUMNS, [[row.get(c) for c in _COLUMNS] for v in videos for row in _rows(v, config)])
 
 
 def _video(video: VideoReport, config: PrepareConfig) -> dict[str, Any]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import html
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,20 +11,19 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
 
+from mimicmotion import plot
 from mimicmotion.data.analysis import Notebook
 from mimicmotion.data.crop import fit_poses
 from mimicmotion.data.measure import SceneMeasures
 from mimicmotion.data.prepare import SceneReport, VideoReport
 from mimicmotion.data.report import PAGE, count
 from mimicmotion.data.settings_prepare import PrepareConfig
-from mimicmotion.errors import ConfigError
 from mimicmotion.files import atomic_path, writing
 from mimicmotion.pose.draw import PoseDrawer
+from mimicmotion.tables import Section, Table, html_page, write_text
 from mimicmotion.video.geometry import Fit, plan_fit
-from mimicmotion.video.picture import write_picture
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from PIL.ImageFont import FreeTypeFont, ImageFont
 
 PICTURES = "report"
@@ -34,7 +31,7 @@ PICTURES = "report"
 SHOWN = {"used": 36, "left out": 12}
 MAX_ROWS = 500
 _TALL, _GAP, _LINE, _SHEET = 224, 6, 15, 1500
-_GREEN, _RED, _GREY, _BLUE = (31, 122, 66), (178, 48, 48), (90, 90, 90), "#2b6cb0"
+_GREEN, _RED, _GREY = (31, 122, 66), (178, 48, 48), (90, 90, 90)
 
 
 def save_page(folder: Path, videos: Sequence[VideoReport], notebook: Notebook, config: PrepareConfig) -> Path:
@@ -44,21 +41,17 @@ def save_page(folder: Path, videos: Sequence[VideoReport], notebook: Notebook, c
         OutputError: the folder cannot be written.
         ConfigError: matplotlib is not installed.
     """
-    pictures = {
-        "clips": contact_sheet(_chosen(videos, True), notebook, config),
-        "left_out": contact_sheet(_chosen(videos, False), notebook, config),
-        "confidence": _confidence(videos, config),
-        "hands": _hands(videos),
-    }
-    for name, picture in pictures.items():
+    sheets = {n: contact_sheet(_chosen(videos, n == "clips"), notebook, config) for n in ("clips", "left_out")}
+    pngs = {n: None if sheet is None else _png(sheet) for n, sheet in sheets.items()}
+    pngs |= {"confidence": _confidence(videos, config), "hands": _hands(videos)}
+    for name, png in pngs.items():
         path = folder / PICTURES / f"{name}.png"
-        if picture is not None:
-            write_picture(path, picture)
-        else:
+        if png is None:
             path.unlink(missing_ok=True)
-    with atomic_path(folder / PAGE) as part, writing(folder / PAGE):
-        part.write_text(_page(videos, config, pictures), encoding="utf-8", errors="replace")
-    return folder / PAGE
+            continue
+        with atomic_path(path) as part, writing(path):
+            part.write_bytes(png)
+    return write_text(folder / PAGE, html_page("Prepared videos", _sections(videos, config, pngs)))
 
 
 Chosen = list[tuple[VideoReport, SceneReport]]
@@ -149,110 +142,80 @@ def _shortened(text: str, font: Any, width: int, *, keep_end: bool) -> str:
     return short
 
 
-def _confidence(videos: Sequence[VideoReport], config: PrepareConfig) -> ndarray | None:
+def _confidence(videos: Sequence[VideoReport], config: PrepareConfig) -> bytes | None:
     """Histogram of the mean confidence of the seen body points, one value a scene."""
     judged = [s.judgement for v in videos for s in v.scenes if "confidence" in s.judgement.numbers]
     groups = {
         name: [j.numbers["confidence"] for j in judged if j.accepted is accepted]
         for name, accepted in (("used", True), ("left out", False))
     }
-
-    def paint(axes: Axes) -> None:
-        _histogram(axes, groups, (_BLUE, "#c9a27e"))
-        axes.axvline(config.min_confidence, color="black", lw=1, ls=":", label="min_confidence")
-        axes.set_xlabel("mean confidence of the body points seen in a scene")
-
-    return _figure(paint) if judged else None
+    label = "mean confidence of the body points seen in a scene"
+    return _histogram(groups, label, {"min_confidence": config.min_confidence}) if judged else None
 
 
-def _hands(videos: Sequence[VideoReport]) -> ndarray | None:
+def _hands(videos: Sequence[VideoReport]) -> bytes | None:
     """Histogram of the share of frames with a reliable hand, one value a used scene."""
     used = [s.judgement.numbers for v in videos for s in v.scenes if s.judgement.accepted]
     names = {"either hand": "hands", "left hand": "left_hand", "right hand": "right_hand"}
-
-    def paint(axes: Axes) -> None:
-        _histogram(axes, {k: [n[v] for n in used] for k, v in names.items()}, (_BLUE, "#c9a27e", "#7aa37a"))
-        axes.set_xlabel("share of a scene's frames in which all 21 points of the hand are sure")
-
-    return _figure(paint) if used else None
+    label = "share of a scene's frames in which all 21 points of the hand are sure"
+    return _histogram({k: [n[v] for n in used] for k, v in names.items()}, label) if used else None
 
 
-def _histogram(axes: Axes, groups: dict[str, list[float]], colours: Sequence[str]) -> None:
+def _histogram(groups: dict[str, list[float]], label: str, marks: Mapping[str, float] | None = None) -> bytes:
     from matplotlib.ticker import MaxNLocator
 
-    axes.hist(
-        list(groups.values()),
-        bins=np.linspace(0, 1, 21).tolist(),
-        color=list(colours),
-        label=[f"{name} ({len(values)})" for name, values in groups.items()],
-    )
-    axes.set_xlim(0, 1)
-    axes.set_ylabel("scenes")
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    png = io.BytesIO()
+    with plot.figure(png, height=3) as sheet:
+        axes = sheet.subplots()
+        axes.hist(
+            list(groups.values()),
+            bins=np.linspace(0, 1, 21).tolist(),
+            color=[plot.colour(i) for i in range(len(groups))],
+            label=[f"{name} ({len(values)})" for name, values in groups.items()],
+        )
+        for name, at in (marks or {}).items():
+            axes.axvline(at, color="black", lw=1, ls=":", label=name)
+        axes.set_xlim(0, 1)
+        axes.set_xlabel(label)
+        axes.set_ylabel("scenes")
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4)
+    return png.getvalue()
 
 
-def _figure(paint: Any) -> ndarray:
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as e:
-        fix = "pip install 'mimicmotion[train]'"
-        raise ConfigError("matplotlib is not installed", "the packages for training", fix) from e
-    figure = Figure(figsize=(7, 3), dpi=110, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    paint(axes)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4)
-    canvas.draw()
-    return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
+def _png(picture: ndarray) -> bytes:
+    from PIL import Image
+
+    png = io.BytesIO()
+    Image.fromarray(picture).save(png, "png")
+    return png.getvalue()
 
 
-_STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1540px;margin:2em auto;padding:0 1em;color:#222}
-table{border-collapse:collapse;margin:.5em 0 1.5em}td,th{padding:.2em .8em .2em 0;text-align:left;vertical-align:top}
-th{border-bottom:1px solid #aaa}td{border-bottom:1px solid #eee}img{max-width:100%}h2{margin-top:1.6em}"""
-
-
-def _page(videos: Sequence[VideoReport], config: PrepareConfig, pictures: dict[str, ndarray | None]) -> str:
+def _sections(videos: Sequence[VideoReport], config: PrepareConfig, pngs: Mapping[str, bytes | None]) -> list[Section]:
     total = count(videos, config)
-    unused = [v for v in videos if v.status not in ("used", "without scenes")]
+    said = (
+        f"{total['used']} of {total['scenes']} scenes of {len(videos)} files are used, stored at "
+        f"{config.height} x {config.width} (height x width)."
+    )
     splits = [[name, *numbers.values()] for name, numbers in total["splits"].items()]
     scenes = [(v.source, s.number, s.judgement) for v in videos for s in v.scenes]
     rejected = [[source, number, "; ".join(j.reasons)] for source, number, j in scenes if not j.accepted]
-    parts = [
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>Prepared videos</title><style>{_STYLE}</style>",
-        "<h1>Prepared videos</h1>",
-        f"<p>{total['used']} of {total['scenes']} scenes of {len(videos)} files are used, stored at "
-        f"{config.height} x {config.width} (height x width).</p>",
-        _table(["split", "videos", "scenes", "frames", "seconds"], splits),
-        "<h2>Why scenes were left out</h2>",
-        _table(["threshold", "scenes"], [[k, v] for k, v in total["left_out"].items()]),
-        _image("Clips with poses", pictures["clips"]),
-        _image("Confidence", pictures["confidence"]),
-        _image("Hand visibility", pictures["hands"]),
-        _image("Scenes that were left out", pictures["left_out"]),
-        _table(["file", "scene", "reasons"], rejected),
-        "<h2>Files that were not used</h2>",
-        _table(["file", "status", "reason"], [[v.source, v.status, v.reason] for v in unused]),
+    unused = [[v.source, v.status, v.reason] for v in videos if v.status not in ("used", "without scenes")]
+
+    def section(
+        heading: str, picture: str = "", head: Sequence[str] = (), rows: Sequence[Sequence[Any]] = ()
+    ) -> Section:
+        png = pngs.get(picture)
+        more = f"{len(rows)} rows, the first {MAX_ROWS} of them here, all in report.csv"
+        text = [more] if len(rows) > MAX_ROWS else [] if rows or png else ["none"]
+        return Section(heading, text, Table(head, rows[:MAX_ROWS]), {heading: png} if png else {})
+
+    return [
+        Section("", [said], Table(["split", "videos", "scenes", "frames", "seconds"], splits)),
+        section("Why scenes were left out", "", ["threshold", "scenes"], list(total["left_out"].items())),
+        section("Clips with poses", "clips"),
+        section("Confidence", "confidence"),
+        section("Hand visibility", "hands"),
+        section("Scenes that were left out", "left_out", ["file", "scene", "reasons"], rejected),
+        section("Files that were not used", "", ["file", "status", "reason"], unused),
     ]
-    return "\n".join(p for p in parts if p) + "\n"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    if not rows:
-        return "<p>none</p>"
-    lines = ["".join(f"<td>{html.escape(str(v))}</td>" for v in row) for row in rows[:MAX_ROWS]]
-    more = f"<p>and {len(rows) - MAX_ROWS} more, see report.csv</p>" if len(rows) > MAX_ROWS else ""
-    top = "".join(f"<th>{h}</th>" for h in head)
-    return f"<table><tr>{top}</tr>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>{more}"
-
-
-def _image(title: str, picture: ndarray | None) -> str:
-    from PIL import Image
-
-    if picture is None:
-        return f"<h2>{title}</h2><p>none</p>"
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "png")
-    data = base64.b64encode(file.getvalue()).decode()
-    return f'<h2>{title}</h2><img alt="{title}" src="data:image/png;base64,{data}">'

@@ -2,13 +2,15 @@
 
 A shard is a tar in WebDataset's form, which `webdataset.WebDataset` reads too. The members of record KEY:
 KEY.json (metadata), KEY.mp4 or KEY.00000.png ... or KEY.00000.jpg ... (frames), KEY.poses.npz (a pose file), and
-optionally KEY.latents.npy and KEY.embeddings.npy. FOLDER/index.json says where each member lies.
+optionally KEY.latents.npy and KEY.embeddings.npy, or KEY.truth.npz (masks and flow of rendered people).
+FOLDER/index.json says where each member lies.
 """
 
 from __future__ import annotations
 
 import functools
 import io
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -114,6 +116,21 @@ class Record:
         return (
             self._array("embeddings.npy", np.dtype(np.float32), 2) if "embeddings.npy" in self._entry.members else None
         )
+
+    @functools.cached_property
+    def truth(self) -> dict[str, ndarray] | None:
+        """What is known of rendered frames (see `mimicmotion.data.synthetic.pack_truth`); None if the shard has none.
+
+        Raises:
+            MediaError: the member is damaged.
+        """
+        if "truth.npz" not in self._entry.members:
+            return None
+        try:
+            with np.load(io.BytesIO(self._read("truth.npz"))) as stored:
+                return {name: stored[name] for name in stored.files}
+        except (ValueError, OSError, zipfile.BadZipFile) as e:
+            raise MediaError(f"{self.where}: truth.npz is damaged ({e})", "an .npz file", MEND) from e
 
     def frames(self, indices: Sequence[int]) -> UInt8[ndarray, "n height width 3"]:
         """Some frames, RGB, in the order asked for; a number may come twice.

@@ -12,14 +12,11 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 from mimicmotion.errors import MimicMotionError
+from mimicmotion.interrupt import Stopped
 
 T = TypeVar("T")
 R = TypeVar("R")
 Work = Callable[[T], Generator[int, None, R]]
-
-
-class Stopped(Exception):
-    """Raised in a worker whose work is no longer wanted."""
 
 
 _shared: dict[str, Any] = {}  # of a worker process

@@ -87,44 +87,6 @@ def checked_features(x: Float[ndarray, "n d"], name: str = "features") -> Float6
     return x.astype(np.float64)
 
 
-class FeatureStats:
-    """A set of features that grows chunk by chunk.
-
-    Keeps the features themselves: for clips there are fewer of them than a covariance has rows, and resampling and
-    `fd_infinity` need them.
-    """
-
-    def __init__(self) -> None:
-        self._chunks: list[Float[ndarray, "n d"]] = []
-
-    def __len__(self) -> int:
-        return sum(map(len, self._chunks))
-
-    def add(self, features: Float[ndarray, "n d"]) -> None:
-        """Append features; an empty chunk is fine.
-
-        Raises:
-            InputError: not a matrix, or of another dimension than the ones before.
-        """
-        features = np.asarray(features)
-        want = self._chunks[0].shape[1] if self._chunks else None
-        if features.ndim != 2 or (want is not None and features.shape[1] != want):
-            raise InputError(
-                f"features of shape {features.shape}", f"(clips, {want or 'numbers'})", "use one network for all"
-            )
-        if len(features):
-            self._chunks.append(features.copy())
-
-    @property
-    def features(self) -> Float[ndarray, "n d"]:
-        """All features so far, in the order in which they came."""
-        return np.concatenate(self._chunks) if self._chunks else np.empty((0, 1), np.float32)
-
-    def distance(self, other: FeatureStats) -> float:
-        """`frechet_distance` to another set; raises and warns as it does."""
-        return frechet_distance(self.features, other.features)
-
-
 @dataclass(frozen=True, slots=True)
 class Extrapolated:
     """Distances at growing set sizes and the line fitted to them.

@@ -23,7 +23,7 @@ from mimicmotion.evaluation.networks.features import FeatureNetwork, Fit, Prepro
 __all__ = ["features", "fvd", "load_i3d", "windows"]
 
 Mode = Literal["stride1", "disjoint"]
-Frame = UInt8[ndarray, "height width 3"] | Float[ndarray, "height width 3"]
+AnyFrame = UInt8[ndarray, "height width 3"] | Float[ndarray, "height width 3"]
 
 
 def windows(num_frames: int, length: int = 16, mode: Mode = "stride1") -> list[tuple[int, int]]:
@@ -47,7 +47,7 @@ def windows(num_frames: int, length: int = 16, mode: Mode = "stride1") -> list[t
 
 
 def features(
-    frames: Iterable[Frame],
+    frames: Iterable[AnyFrame],
     network: FeatureNetwork,
     *,
     mode: Mode = "stride1",
@@ -86,7 +86,7 @@ def _clips(frames: Iterator[ndarray], length: int, mode: Mode) -> Iterator[ndarr
     windows(count, length, mode)  # raises where there were too few
 
 
-def _prepared(frames: Iterable[Frame], preprocess: Preprocess) -> Iterator[ndarray]:
+def _prepared(frames: Iterable[AnyFrame], preprocess: Preprocess) -> Iterator[ndarray]:
     shape = None
     for i, frame in enumerate(frames):
         if shape is not None and np.shape(frame) != shape:
@@ -99,8 +99,8 @@ def _prepared(frames: Iterable[Frame], preprocess: Preprocess) -> Iterator[ndarr
 
 
 def fvd(
-    real: Iterable[Iterable[Frame]],
-    generated: Iterable[Iterable[Frame]],
+    real: Iterable[Iterable[AnyFrame]],
+    generated: Iterable[Iterable[AnyFrame]],
     *,
     mode: Mode = "stride1",
     fit: Fit = "squash",

@@ -11,7 +11,7 @@ from numpy import ndarray
 
 from mimicmotion.errors import InputError
 from mimicmotion.evaluation.networks.features import best_device, load_strictly, weights_path
-from mimicmotion.evaluation.pixels import Frames, pair
+from mimicmotion.evaluation.pixels import AnyFrames, pair
 
 if TYPE_CHECKING:
     from mimicmotion.evaluation.networks.lpips import Lpips
@@ -45,8 +45,8 @@ def load_lpips(net: Net = "alex", path: Path | str | None = None, *, device: str
 
 
 def lpips(
-    output: Frames,
-    target: Frames,
+    output: AnyFrames,
+    target: AnyFrames,
     net: Net = "alex",
     *,
     network: Lpips | None = None,

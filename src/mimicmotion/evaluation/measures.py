@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float64
 from numpy import ndarray
 
-from mimicmotion.arrays import Frame
+from mimicmotion.arrays import Frame, Frames
 from mimicmotion.errors import InputError
 from mimicmotion.evaluation import pixels, temporal
 from mimicmotion.evaluation.pixels import unit_frames
+from mimicmotion.extras import import_extra
 
 if TYPE_CHECKING:
     from mimicmotion.evaluation.networks.lpips import Lpips
@@ -33,13 +35,11 @@ VERSIONS = {
 }
 """Raised when a number's meaning changes, so that old cached ones are not used."""
 
-Bytes = UInt8[ndarray, "frames height width 3"]
-
 
 class Measure(Protocol):
     """Takes a sequence piece by piece."""
 
-    def add(self, output: Bytes, target: Bytes) -> None:
+    def add(self, output: Frames, target: Frames) -> None:
         """The next frames."""
         ...
 
@@ -48,136 +48,92 @@ class Measure(Protocol):
         ...
 
 
-class Mean:
-    """Mean over all frames of a number for each frame."""
+FrameNumbers = Callable[[Frames, Frames], Float64[ndarray, " frames"]]
+"""Generated and real frames -> one number for each frame."""
 
-    name = ""
 
-    def __init__(self) -> None:
+class FrameMean:
+    """Mean over all frames of a number for each frame; NaN without frames.
+
+    Args:
+        name: what the mean is called.
+        values: the numbers.
+        finish: what is made of their mean.
+    """
+
+    def __init__(self, name: str, values: FrameNumbers, finish: Callable[[float], float] = float) -> None:
+        self.name, self.values, self.finish = name, values, finish
         self._sum, self._count = 0.0, 0
 
-    def add(self, output: Bytes, target: Bytes) -> None:
+    def add(self, output: Frames, target: Frames) -> None:
         """The next frames."""
         values = self.values(output, target)
         self._sum, self._count = self._sum + float(values.sum()), self._count + len(values)
 
-    def values(self, output: Bytes, target: Bytes) -> Float64[ndarray, " frames"]:
-        """One number for each frame."""
-        raise NotImplementedError
-
     def result(self) -> dict[str, float]:
-        """The mean; NaN without frames."""
-        return {self.name: self._sum / self._count if self._count else float("nan")}
+        """The mean, finished."""
+        return {self.name: self.finish(self._sum / self._count if self._count else float("nan"))}
 
 
-class Psnr(Mean):
-    """PSNR of the mean squared error of the whole sequence."""
-
-    name = "psnr"
-
-    def values(self, output: Bytes, target: Bytes) -> Float64[ndarray, " frames"]:
-        """Mean squared errors."""
-        a, b = pixels.pair(output, target)
-        return ((a - b) ** 2).mean((1, 2, 3))
-
-    def result(self) -> dict[str, float]:
-        """In dB, at most 100."""
-        error = super().result()[self.name]
-        return {self.name: float(-10 * np.log10(max(error, pixels.FLOOR)))}
+def _squared_error(output: Frames, target: Frames) -> Float64[ndarray, " frames"]:
+    a, b = pixels.pair(output, target)
+    return ((a - b) ** 2).mean((1, 2, 3))
 
 
-class L1(Mean):
-    """Mean absolute difference."""
-
-    name = "l1"
-
-    def values(self, output: Bytes, target: Bytes) -> Float64[ndarray, " frames"]:
-        """Of each frame."""
-        a, b = pixels.pair(output, target)
-        return np.abs(a - b).mean((1, 2, 3))
+def _absolute_error(output: Frames, target: Frames) -> Float64[ndarray, " frames"]:
+    a, b = pixels.pair(output, target)
+    return np.abs(a - b).mean((1, 2, 3))
 
 
-class Ssim(Mean):
-    """See `pixels.frame_ssim`."""
-
-    name = "ssim"
-
-    def values(self, output: Bytes, target: Bytes) -> Float64[ndarray, " frames"]:
-        """Of each frame."""
-        return pixels.frame_ssim(output, target)
-
-
-class FieldPsnr(Mean):
-    """Mean of the frames' PSNR; 100 where frames are equal."""
-
-    name = "psnr_field"
-
-    def values(self, output: Bytes, target: Bytes) -> Float64[ndarray, " frames"]:
-        """Of each frame."""
-        return pixels.frame_psnr(output, target)
-
-
-class FieldOverflow(Mean):
+def _overflown_psnr(output: Frames, target: Frames) -> Float64[ndarray, " frames"]:
     """What old tables call PSNR: differences and squares of 8-bit numbers wrap around at 256."""
-
-    name = "psnr_overflow"
-
-    def values(self, output: Bytes, target: Bytes) -> Float64[ndarray, " frames"]:
-        """Of each frame."""
-        difference = output - target  # wraps around: that is the point
-        errors = (difference * difference).mean((1, 2, 3), dtype=np.float64)
-        return np.where(errors == 0, 100.0, 10 * np.log10(255.0**2 / np.maximum(errors, 1e-12)))
+    difference = output - target  # wraps around: that is the point
+    errors = (difference * difference).mean((1, 2, 3), dtype=np.float64)
+    return np.where(errors == 0, 100.0, 10 * np.log10(255.0**2 / np.maximum(errors, 1e-12)))
 
 
-class FieldL1(Mean):
+def _field_l1(output: Frames, target: Frames) -> Float64[ndarray, " frames"]:
     """Colours from 0 to 255, divided by the number of pixels once more after averaging."""
-
-    name = "l1_field"
-
-    def values(self, output: Bytes, target: Bytes) -> Float64[ndarray, " frames"]:
-        """Of each frame."""
-        height, width = output.shape[1:3]
-        return np.abs(output.astype(np.float64) - target).mean((1, 2, 3)) / (height * width)
+    height, width = output.shape[1:3]
+    return np.abs(output.astype(np.float64) - target).mean((1, 2, 3)) / (height * width)
 
 
-class FieldSsim(Mean):
+def _field_ssim(output: Frames, target: Frames) -> Float64[ndarray, " frames"]:
     """On 8-bit grey with scikit-image's defaults: uniform 7 x 7 window, sample covariance."""
+    import cv2
 
-    name = "ssim_field"
-
-    def values(self, output: Bytes, target: Bytes) -> Float64[ndarray, " frames"]:
-        """Of each frame."""
-        import cv2
-
-        if min(output.shape[1:3]) < 7:
-            raise InputError(f"frames of {output.shape[1:3]}", "at least 7 pixels a side", "compare larger frames")
-        from skimage.metrics import structural_similarity
-
-        greys = ([cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in clip] for clip in (output, target))
-        return np.array([float(structural_similarity(x, y)) for x, y in zip(*greys, strict=True)])
+    if min(output.shape[1:3]) < 7:
+        raise InputError(f"frames of {output.shape[1:3]}", "at least 7 pixels a side", "compare larger frames")
+    structural_similarity = import_extra("skimage.metrics", "eval").structural_similarity
+    greys = ([cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in clip] for clip in (output, target))
+    return np.array([float(structural_similarity(x, y)) for x, y in zip(*greys, strict=True)])
 
 
-class LpipsMean(Mean):
+Psnr = partial(FrameMean, "psnr", _squared_error, pixels.decibel)
+L1 = partial(FrameMean, "l1", _absolute_error)
+Ssim = partial(FrameMean, "ssim", pixels.frame_ssim)
+FieldPsnr = partial(FrameMean, "psnr_field", pixels.frame_psnr)
+FieldOverflow = partial(FrameMean, "psnr_overflow", _overflown_psnr)
+FieldL1 = partial(FrameMean, "l1_field", _field_l1)
+FieldSsim = partial(FrameMean, "ssim_field", _field_ssim)
+
+
+def lpips_mean(network: Lpips, *, field: bool = False) -> FrameMean:
     """Mean LPIPS over frames.
 
     Args:
         network: AlexNet or VGG-16 with heads.
         field: give it pictures in 0..1, as widespread code does, where it was trained on -1..1.
     """
+    from mimicmotion.evaluation.lpips import lpips
 
-    def __init__(self, network: Lpips, *, field: bool = False) -> None:
-        super().__init__()
-        self.network, self.field = network, field
-        self.name = f"lpips_{network.net}" + ("_field" if field else "")
-
-    def values(self, output: Bytes, target: Bytes) -> Float64[ndarray, " frames"]:
-        """Of each frame."""
-        from mimicmotion.evaluation.lpips import lpips
-
+    def values(output: Frames, target: Frames) -> Float64[ndarray, " frames"]:
         a, b = unit_frames(output), unit_frames(target)
-        if self.field:  # lpips() doubles and subtracts 1
+        if field:  # lpips() doubles and subtracts 1
             a, b = 0.5 + a / 2, 0.5 + b / 2
-        return lpips(a, b, network=self.network)
+        return lpips(a, b, network=network)
+
+    return FrameMean(f"lpips_{network.net}" + ("_field" if field else ""), values)
 
 
 class Flicker:
@@ -186,7 +142,7 @@ class Flicker:
     def __init__(self) -> None:
         self._count = 0
 
-    def add(self, output: Bytes, target: Bytes) -> None:
+    def add(self, output: Frames, target: Frames) -> None:
         """The next frames."""
         a = unit_frames(output)
         if not self._count:
@@ -216,7 +172,7 @@ class Warping:
         self._last: ndarray | None = None
         self._errors: list[float] = []
 
-    def add(self, output: Bytes, target: Bytes) -> None:  # noqa: ARG002
+    def add(self, output: Frames, target: Frames) -> None:  # noqa: ARG002
         """The next frames."""
         frames = output if self._last is None else np.concatenate([self._last, output])
         for i in range(1, len(frames)):
@@ -241,7 +197,7 @@ class Seams:
         self._last: ndarray | None = None
         self._jumps: list[ndarray] = []
 
-    def add(self, output: Bytes, target: Bytes) -> None:  # noqa: ARG002
+    def add(self, output: Frames, target: Frames) -> None:  # noqa: ARG002
         """The next frames."""
         frames = unit_frames(output if self._last is None else np.concatenate([self._last, output]))
         self._jumps.append(temporal.jumps(frames))
@@ -258,7 +214,7 @@ class Seams:
         return {"seam": float(scores.mean()) if len(scores) else float("nan")}
 
 
-EXACT: dict[str, tuple[type[Measure], ...]] = {
+EXACT: dict[str, tuple[Callable[[], Measure], ...]] = {
     "psnr": (Psnr,),
     "ssim": (Ssim,),
     "l1": (L1,),
@@ -268,7 +224,7 @@ EXACT: dict[str, tuple[type[Measure], ...]] = {
 FIELD = EXACT | {"psnr": (FieldPsnr, FieldOverflow), "ssim": (FieldSsim,), "l1": (FieldL1,)}
 
 
-def measure(chunks: Iterable[tuple[Bytes, Bytes]], measures: Sequence[Measure]) -> Iterator[int]:
+def run_measures(chunks: Iterable[tuple[Frames, Frames]], measures: Sequence[Measure]) -> Iterator[int]:
     """Feed all measures in one pass; yields the number of frames so far."""
     done = 0
     for output, target in chunks:

@@ -15,7 +15,7 @@ from mimicmotion.evaluation.identity import Embeddings, embeddings, identity_num
 from mimicmotion.evaluation.listing import list_pictures
 from mimicmotion.evaluation.networks.faces import FaceNetwork
 from mimicmotion.evaluation.settings import EvaluateConfig
-from mimicmotion.evaluation.videos import Pair
+from mimicmotion.evaluation.videos import VideoPair
 from mimicmotion.files import sha256_file
 from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.video.picture import read_picture
@@ -62,7 +62,7 @@ class People:
             self._estimator = HolisticEstimator(threads=1, device="cpu")
         return self._estimator
 
-    def poses(self, pair: Pair, which: str, before: int) -> Generator[int, None, PoseSequence]:
+    def poses(self, pair: VideoPair, which: str, before: int) -> Generator[int, None, PoseSequence]:
         """Poses found in one side of a pair ("real" or "generated"), in pixels of what is compared; yields frames done.
 
         Args:
@@ -85,7 +85,7 @@ class People:
             self.cache.put_array(key, points)
         return PoseSequence(points[..., :2], points[..., 2], pair.size, pair.fps or 0.0, SOURCE)
 
-    def identity(self, pair: Pair) -> Generator[int, None, dict[str, float]]:
+    def identity(self, pair: VideoPair) -> Generator[int, None, dict[str, float]]:
         """Numbers of identity similarity; yields frames done."""
         real = yield from self._embeddings(pair, "real", 0)
         made = yield from self._embeddings(pair, "generated", pair.frames // 2)
@@ -93,7 +93,7 @@ class People:
             self.notes.append(f"{pair.method}, {pair.sequence}: no identity: no sure face in the real frames")
         return identity_numbers(made, real, self._reference(pair) if self.pictures else None)
 
-    def _embeddings(self, pair: Pair, which: str, before: int) -> Generator[int, None, Embeddings]:
+    def _embeddings(self, pair: VideoPair, which: str, before: int) -> Generator[int, None, Embeddings]:
         """Face vectors of one side of a pair, a row a frame; NaN where no face is sure."""
         assert self.faces is not None
         key = self._key() | {"side": pair.half_key(which)}
@@ -117,7 +117,7 @@ class People:
         versions = [measures.VERSIONS["identity"], measures.VERSIONS["poses"], SOURCE]
         return {"kind": "identity", "versions": versions, "network": self.digest, "conventions": conventions}
 
-    def _reference(self, pair: Pair) -> Embeddings | None:
+    def _reference(self, pair: VideoPair) -> Embeddings | None:
         """The face vector of a sequence's reference picture; NaN without a sure face, None without a picture."""
         path = self.pictures.get(pair.sequence)
         if path is None:
@@ -139,7 +139,7 @@ class People:
         return stacked(embeddings([picture], poses, self.faces, threshold=self.config.identity_confidence))
 
 
-def driving_poses(folder: Path, pair: Pair) -> PoseSequence:
+def driving_poses(folder: Path, pair: VideoPair) -> PoseSequence:
     """The true poses of a sequence from a pose file, at the frames and in the pixels that are compared.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Frames against true frames: PSNR, L1 and SSIM, of whole frames, of the moving region and of the hands.
+"""AnyFrames against true frames: PSNR, L1 and SSIM, of whole frames, of the moving region and of the hands.
 
 Clips are uint8 (0..255) or floats in 0..1; all numbers refer to the range 0..1. Everything is computed in float64
 (the PSNR of about 29 in old tables of this field is an overflow of uint8).
@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Float64, Num, UInt8
 from numpy import ndarray
 
 from mimicmotion.errors import InputError
+from mimicmotion.extras import import_extra
 from mimicmotion.pose.hands import HAND_PADDING, HAND_THRESHOLD, hand_boxes
 from mimicmotion.pose.keypoints import PoseSequence
 
@@ -21,7 +22,7 @@ FLOOR = 1e-10
 SSIM_SIGMA = 1.5
 SSIM_WINDOW = 11  # what scikit-image makes of this sigma; smaller frames cannot be compared
 
-Frames = UInt8[ndarray, "frames height width 3"] | Float[ndarray, "frames height width 3"]
+AnyFrames = UInt8[ndarray, "frames height width 3"] | Float[ndarray, "frames height width 3"]
 Mask = Bool[ndarray, "frames height width"]
 
 
@@ -47,7 +48,7 @@ def unit_frames(frames: Num[ndarray, ...], name: str = "frames") -> Float64[ndar
     return frames.astype(np.float64)
 
 
-def pair(output: Frames, target: Frames) -> tuple[Float64[ndarray, "f h w 3"], Float64[ndarray, "f h w 3"]]:
+def pair(output: AnyFrames, target: AnyFrames) -> tuple[Float64[ndarray, "f h w 3"], Float64[ndarray, "f h w 3"]]:
     """Both clips as float64 in 0..1, checked to be of one length and size.
 
     Raises:
@@ -61,7 +62,7 @@ def pair(output: Frames, target: Frames) -> tuple[Float64[ndarray, "f h w 3"], F
     return a, b
 
 
-def psnr(output: Frames, target: Frames, mask: Mask | None = None) -> float:
+def psnr(output: AnyFrames, target: AnyFrames, mask: Mask | None = None) -> float:
     """Peak signal-to-noise ratio in dB of the mean squared error of the whole clip, at most 100.
 
     Args:
@@ -76,24 +77,24 @@ def psnr(output: Frames, target: Frames, mask: Mask | None = None) -> float:
         InputError: see `pair`; or a mask of another shape.
     """
     a, b = pair(output, target)
-    return _decibel(_mean((a - b) ** 2, mask))
+    return decibel(_mean((a - b) ** 2, mask))
 
 
-def frame_psnr(output: Frames, target: Frames, mask: Mask | None = None) -> Float64[ndarray, " frames"]:
+def frame_psnr(output: AnyFrames, target: AnyFrames, mask: Mask | None = None) -> Float64[ndarray, " frames"]:
     """`psnr` of each frame; its mean over frames is what most papers call PSNR. NaN where a frame's mask is empty."""
     a, b = pair(output, target)
     error = (a - b) ** 2
     masks = [None] * len(a) if mask is None else list(_checked(mask, error.shape[:3])[:, None])
-    return np.array([_decibel(_mean(e[None], m)) for e, m in zip(error, masks, strict=True)])
+    return np.array([decibel(_mean(e[None], m)) for e, m in zip(error, masks, strict=True)])
 
 
-def l1(output: Frames, target: Frames, mask: Mask | None = None) -> float:
+def l1(output: AnyFrames, target: AnyFrames, mask: Mask | None = None) -> float:
     """Mean absolute difference, 0..1; NaN where the mask is empty. Raises as `psnr`."""
     a, b = pair(output, target)
     return _mean(np.abs(a - b), mask)
 
 
-def frame_ssim(output: Frames, target: Frames) -> Float64[ndarray, " frames"]:
+def frame_ssim(output: AnyFrames, target: AnyFrames) -> Float64[ndarray, " frames"]:
     """Structural similarity of each frame by scikit-image, as Wang et al. 2004 define it.
 
     On grey (Rec. 601), Gaussian weights of 1.5 pixels, variances without Bessel's correction, range 1, the border of
@@ -105,19 +106,13 @@ def frame_ssim(output: Frames, target: Frames) -> Float64[ndarray, " frames"]:
     a, b = pair(output, target)
     if min(a.shape[1:3]) < SSIM_WINDOW:
         raise InputError(f"frames of {a.shape[1:3]}", f"at least {SSIM_WINDOW} pixels a side", "compare larger frames")
-    try:
-        from skimage.metrics import structural_similarity
-    except ImportError as error:
-        raise InputError(
-            "scikit-image is not installed", "scikit-image for SSIM", "pip install 'mimicmotion[eval]'"
-        ) from error
-
+    structural_similarity = import_extra("skimage.metrics", "eval").structural_similarity
     options = {"data_range": 1.0, "gaussian_weights": True, "sigma": SSIM_SIGMA, "use_sample_covariance": False}
     greys = zip(grey(a), grey(b), strict=True)
     return np.array([float(structural_similarity(x, y, **options)) for x, y in greys])
 
 
-def ssim(output: Frames, target: Frames) -> float:
+def ssim(output: AnyFrames, target: AnyFrames) -> float:
     """Mean of `frame_ssim` over the frames."""
     return float(frame_ssim(output, target).mean())
 
@@ -127,7 +122,7 @@ def grey(frames: Float[ndarray, "*n 3"]) -> Float64[ndarray, "*n"]:
     return frames @ np.array([0.299, 0.587, 0.114])
 
 
-def moving_region(target: Frames, reference: Num[ndarray, "height width 3"], threshold: float = MOVED) -> Mask:
+def moving_region(target: AnyFrames, reference: Num[ndarray, "height width 3"], threshold: float = MOVED) -> Mask:
     """Where a target frame differs from the reference picture by more than `threshold` in a colour.
 
     Raises:
@@ -166,7 +161,7 @@ def hand_region_of(poses: PoseSequence, *, threshold: float = HAND_THRESHOLD, pa
     return hand_region(np.concatenate([boxes, reliable[..., None]], -1), poses.size)
 
 
-def hand_psnr(output: Frames, target: Frames, poses: PoseSequence) -> float:
+def hand_psnr(output: AnyFrames, target: AnyFrames, poses: PoseSequence) -> float:
     """PSNR within the boxes of reliable hands; NaN if no hand of the clip is reliable. Raises as `psnr`."""
     return psnr(output, target, hand_region_of(poses))
 
@@ -183,5 +178,6 @@ def _mean(values: Float64[ndarray, "f h w 3"], mask: Mask | None) -> float:
     return float(chosen.mean()) if chosen.size else float("nan")
 
 
-def _decibel(mse: float) -> float:
+def decibel(mse: float) -> float:
+    """PSNR of a mean squared error of colours from 0 to 1, at most 100; NaN stays NaN."""
     return float(-10 * np.log10(max(mse, FLOOR))) if np.isfinite(mse) else mse

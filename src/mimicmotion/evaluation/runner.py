@@ -20,13 +20,15 @@ from mimicmotion.config import FusionConfig
 from mimicmotion.errors import InputError, PoseError
 from mimicmotion.evaluation import measures
 from mimicmotion.evaluation.cache import ResultCache
-from mimicmotion.evaluation.choice import Choice, Network, choose
+from mimicmotion.evaluation.metrics import FRECHET
 from mimicmotion.evaluation.people import People, driving_poses
 from mimicmotion.evaluation.protocols import Protocol, load_protocol, plain_name
 from mimicmotion.evaluation.seams import segment_borders, sidecar_fusion
-from mimicmotion.evaluation.settings import FRECHET, EvaluateConfig
+from mimicmotion.evaluation.selection import Network, Selection, select_metrics
+from mimicmotion.evaluation.settings import EvaluateConfig
 from mimicmotion.evaluation.summary import Row, Sets, Summary, add_frechet, summarise_rows
-from mimicmotion.evaluation.videos import Pair, Source, find_sequences, missing, open_pair
+from mimicmotion.evaluation.videos import VideoFile, VideoPair, find_sequences, missing, open_pair
+from mimicmotion.extras import import_extra
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +64,7 @@ class Evaluation:
     Attributes:
         config: the settings.
         protocol: which part of which sequences.
-        choice: metrics and networks.
+        selection: metrics and networks.
         methods: names, in the order given.
         rows: numbers of each sequence and method.
         summary: means, intervals, differences.
@@ -74,7 +76,7 @@ class Evaluation:
 
     config: EvaluateConfig
     protocol: Protocol
-    choice: Choice
+    selection: Selection
     methods: list[str]
     rows: list[Row]
     summary: Summary
@@ -107,6 +109,8 @@ def environment() -> dict[str, str]:
 
 class _Run:
     def __init__(self, config: EvaluateConfig) -> None:
+        for module in ("scipy.stats", "matplotlib"):  # what the report needs is missed before the long work
+            import_extra(module, "eval")
         self.config, self.protocol = config, load_protocol(config.protocol)
         self.cache = ResultCache(config.cache_dir, enabled=config.cache)
         self.failures: list[Failure] = []
@@ -120,17 +124,17 @@ class _Run:
         real = find_sequences(config.real, self.protocol)
         found = {m: find_sequences(folder, self.protocol) for m, folder in config.generated.items()}
         self._check_missing(real, found)
-        self.choice = choose(config)
-        faces = self.choice.networks.get("identity")
+        self.selection = select_metrics(config)
+        faces = self.selection.networks.get("identity")
         rename = plain_name if self.protocol.sequences else str
         # a wrong file comes up before the long work
         self.people = People(config, self.cache, self.notes, faces=self._load(faces) if faces else None, rename=rename)
         pairs = yield from self._look(real, found)
         rows = {(p.method, p.sequence): Row(p.sequence, p.method, p.frames, {}, p.notes) for p in pairs}
         yield from self._each("measure", pairs, rows, self._measure)
-        if "poses" in self.choice.groups:
+        if "poses" in self.selection.groups:
             yield from self._each("poses", pairs, rows, self._poses)
-        if "identity" in self.choice.groups:
+        if "identity" in self.selection.groups:
             yield from self._each("identity", pairs, rows, self._identity)
         sets: dict[str, Sets] = {}
         for group in self._frechet_groups():
@@ -138,13 +142,13 @@ class _Run:
         measured = [rows[p.method, p.sequence] for p in pairs if (p.method, p.sequence) in rows]
         summary = summarise_rows(measured, methods, config)
         for group, of in sets.items():
-            for done, total in add_frechet(summary, self.choice.networks[group].metric, of, config):
+            for done, total in add_frechet(summary, self.selection.networks[group].metric, of, config):
                 yield Step(f"{group} interval", done, total)
         self._say_if_uneven(measured, methods)
-        notes = [*self.choice.notes, *self.notes, *summary.notes]
+        notes = [*self.selection.notes, *self.notes, *summary.notes]
         reused = self.cache.hits, self.cache.misses
         parts = self.failures, notes, self.inputs, reused
-        return Evaluation(config, self.protocol, self.choice, methods, measured, summary, *parts)
+        return Evaluation(config, self.protocol, self.selection, methods, measured, summary, *parts)
 
     def _check_missing(self, real: dict[str, Path], found: dict[str, dict[str, Path]]) -> None:
         lines = missing(real, found, self.protocol.sequences)
@@ -161,17 +165,17 @@ class _Run:
         if any(line.startswith("real: ") for line in lines):
             self.notes.append(f"sequences of the protocol {self.protocol.name} are missing: these are not its numbers")
 
-    def _look(self, real: dict[str, Path], found: dict[str, dict[str, Path]]) -> Generator[Step, None, list[Pair]]:
+    def _look(self, real: dict[str, Path], found: dict[str, dict[str, Path]]) -> Generator[Step, None, list[VideoPair]]:
         """Open all pairs; a damaged video is noted once and its sequence left out."""
         todo = [(s, m) for s in real for m in found if s in found[m]]
-        sources: dict[tuple[str, str], Source] = {}
-        pairs: list[Pair] = []
+        sources: dict[tuple[str, str], VideoFile] = {}
+        pairs: list[VideoPair] = []
         for i, (sequence, method) in enumerate(todo):
             yield Step("look", i, len(todo), f"{method} {sequence}")
             try:
                 for name, path in (("real", real[sequence]), (method, found[method][sequence])):
                     if (name, sequence) not in sources:
-                        sources[name, sequence] = Source.of(path, self.config)
+                        sources[name, sequence] = VideoFile.of(path, self.config)
                         self.inputs.setdefault(name, {})[sequence] = sources[name, sequence].digest
                 both = sources["real", sequence], sources[method, sequence]
                 pairs.append(open_pair(sequence, method, *both, self.config, self.protocol, self.cache))
@@ -186,7 +190,7 @@ class _Run:
         logger.warning("%s, %s: %s", method, sequence, error.got)
         self.failures.append(Failure(method, sequence, error.got))
 
-    def _each(self, stage: str, pairs: Sequence[Pair], rows: dict[tuple[str, str], Row], work: Any) -> Steps:
+    def _each(self, stage: str, pairs: Sequence[VideoPair], rows: dict[tuple[str, str], Row], work: Any) -> Steps:
         """Do the work of every pair; one that fails loses its row, so that no half-measured one is counted."""
         total, done = sum(p.frames for p in pairs), 0
         for pair in pairs:
@@ -201,17 +205,17 @@ class _Run:
             done += pair.frames
             yield Step(stage, done, total)
 
-    def _measure(self, pair: Pair, row: Row) -> Iterator[int]:
+    def _measure(self, pair: VideoPair, row: Row) -> Iterator[int]:
         """Everything that looks at a pair of frames, in one pass."""
         table = measures.FIELD if self.config.convention == "field" else measures.EXACT
-        groups = [g for g in self.choice.groups if g in table or g in ("lpips", "lpips-vgg")]
-        if "seams" in self.choice.groups and self._find_borders(pair):
+        groups = [g for g in self.selection.groups if g in table or g in ("lpips", "lpips-vgg")]
+        if "seams" in self.selection.groups and self._find_borders(pair):
             groups.append("seams")
         keys = {g: self._key(pair, g) for g in groups}
         known = {g: self.cache.get(keys[g]) for g in groups}
         made = {g: self._measures(pair, g, table) for g in groups if known[g] is None}
         if made:
-            yield from measures.measure(pair.chunks(), [m for ms in made.values() for m in ms])
+            yield from measures.run_measures(pair.chunks(), [m for ms in made.values() for m in ms])
         for group, ms in made.items():
             values = {k: v for m in ms for k, v in m.result().items()}
             self.cache.put(keys[group], values)
@@ -219,8 +223,8 @@ class _Run:
         for group in groups:
             row.values |= known[group] or {}
 
-    def _key(self, pair: Pair, group: str) -> dict[str, Any]:
-        network = self.choice.networks.get(group)
+    def _key(self, pair: VideoPair, group: str) -> dict[str, Any]:
+        network = self.selection.networks.get(group)
         field = self.config.convention == "field" and group in ("psnr", "ssim", "l1", "lpips", "lpips-vgg")
         borders = {"borders": self.borders[pair.method, pair.sequence]} if group == "seams" else {}
         return borders | {
@@ -232,15 +236,15 @@ class _Run:
             "generated": pair.half_key("generated"),
         }
 
-    def _measures(self, pair: Pair, group: str, table: dict[str, Any]) -> list[measures.Measure]:
+    def _measures(self, pair: VideoPair, group: str, table: dict[str, Any]) -> list[measures.Measure]:
         if group == "seams":
             return [measures.Seams(self.borders[pair.method, pair.sequence])]
         if group in table:
-            return [cls() for cls in table[group]]
+            return [make() for make in table[group]]
         field = self.config.convention == "field" and group == "lpips-vgg"
-        return [measures.LpipsMean(self._load(self.choice.networks[group]), field=field)]
+        return [measures.lpips_mean(self._load(self.selection.networks[group]), field=field)]
 
-    def _find_borders(self, pair: Pair) -> list[int]:
+    def _find_borders(self, pair: VideoPair) -> list[int]:
         """Where the segments of a result meet; a note where nothing says so."""
         config = self.config
         fusion = config.segments() or (None if config.borders else sidecar_fusion(pair.generated.path))
@@ -263,7 +267,7 @@ class _Run:
             self.loaded[network.group] = network.load()
         return self.loaded[network.group]
 
-    def _poses(self, pair: Pair, row: Row) -> Iterator[int]:
+    def _poses(self, pair: VideoPair, row: Row) -> Iterator[int]:
         found = yield from self.people.poses(pair, "generated", 0)
         if self.config.driving is None:
             truth = yield from self.people.poses(pair, "real", pair.frames // 2)
@@ -274,19 +278,19 @@ class _Run:
         except PoseError as e:
             self.notes.append(f"{pair.method}, {pair.sequence}: no pose fidelity: {e.got}")
 
-    def _identity(self, pair: Pair, row: Row) -> Iterator[int]:
+    def _identity(self, pair: VideoPair, row: Row) -> Iterator[int]:
         row.values |= yield from self.people.identity(pair)
 
     def _frechet_groups(self) -> list[str]:
-        return [g for g in self.choice.groups if g.replace("-", "_") in FRECHET]
+        return [g for g in self.selection.groups if g.replace("-", "_") in FRECHET]
 
     def _features(
-        self, group: str, pairs: Sequence[Pair], rows: dict[tuple[str, str], Row]
+        self, group: str, pairs: Sequence[VideoPair], rows: dict[tuple[str, str], Row]
     ) -> Generator[Step, None, Sets]:
-        network = self.choice.networks[group]
+        network = self.selection.networks[group]
         sets: Sets = {m: {} for m in self.config.generated}
 
-        def work(pair: Pair, row: Row) -> Iterator[int]:  # noqa: ARG001
+        def work(pair: VideoPair, row: Row) -> Iterator[int]:  # noqa: ARG001
             if pair.frames < network.length:
                 text = f"{pair.frames} frames make no clip of {network.length}: left out of {group}"
                 self.notes.append(f"{pair.method}, {pair.sequence}: {text}")
@@ -298,7 +302,7 @@ class _Run:
         yield from self._each(group, pairs, rows, work)
         return sets
 
-    def _clip_features(self, network: Network, pair: Pair, which: str) -> Float32[ndarray, "clips dim"]:
+    def _clip_features(self, network: Network, pair: VideoPair, which: str) -> Float32[ndarray, "clips dim"]:
         config = self.config
         key = {"kind": "features", "version": FEATURES_VERSION, "network": network.digest, "group": network.group}
         key |= {"length": network.length, "clips": config.clips, "fit": config.fit} | {"side": pair.half_key(which)}

@@ -1,4 +1,4 @@
-"""Settings of `mimicmotion evaluate`, and what each number is called."""
+"""Settings of `mimicmotion evaluate`."""
 
 from __future__ import annotations
 
@@ -8,73 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from mimicmotion.config import STRICT, FusionConfig, FusionMode
 from mimicmotion.errors import ConfigError
-
-Better = Literal["higher", "lower", ""]
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """A number of the report.
-
-    Attributes:
-        title: heading in tables.
-        better: which direction is better; "" where a number only describes.
-        digits: behind the decimal point.
-        what: one line for the report.
-    """
-
-    title: str
-    better: Better
-    digits: int
-    what: str
-
-
-PARTS = {"body": "body", "left_hand": "left hand", "right_hand": "right hand", "face": "face"}
-METRICS: dict[str, Metric] = {
-    "psnr": Metric("PSNR (dB)", "higher", 2, "of the mean squared error of the whole sequence, RGB"),
-    "ssim": Metric("SSIM", "higher", 4, "Wang et al. 2004 on grey: Gaussian window of sigma 1.5, mean over frames"),
-    "l1": Metric("L1", "lower", 4, "mean absolute difference, colours from 0 to 1"),
-    "flicker": Metric("flicker", "lower", 5, "deviation over time where the real video stands still, 0 to 1"),
-    "warping_error": Metric("warping error", "lower", 6, "squared difference after optical flow, 0 to 1; low if still"),
-    "seam": Metric("seam score", "", 3, "jump across a segment border / the jumps next to it; 1: no seam can be told"),
-    "lpips_alex": Metric("LPIPS (AlexNet)", "lower", 4, "Zhang et al. 2018, mean over frames"),
-    "lpips_vgg": Metric("LPIPS (VGG-16)", "lower", 4, "Zhang et al. 2018, mean over frames"),
-    "psnr_field": Metric("PSNR (field)", "higher", 2, "mean of the frames' PSNR, each frame weighing the same"),
-    "psnr_overflow": Metric("PSNR with overflow (field)", "higher", 2, "differences overflow in uint8: no PSNR at all"),
-    "ssim_field": Metric("SSIM (field)", "higher", 4, "on 8-bit grey, uniform window of 7 pixels, sample covariance"),
-    "l1_field": Metric("L1 (field)", "lower", 8, "colours from 0 to 255, divided by height x width once more"),
-    "lpips_vgg_field": Metric("LPIPS (VGG-16, field)", "lower", 4, "pictures in 0..1 instead of -1..1"),
-    **{
-        f"pose_error_{k}": Metric(f"pose error, {v}", "lower", 4, "torso lengths, found points")
-        for k, v in PARTS.items()
-    },
-    **{f"pck_{k}": Metric(f"PCK@0.1, {v}", "higher", 4, "share within 0.1 torso lengths") for k, v in PARTS.items()},
-    "pck_box_body": Metric("PCK@0.1 of the box, body", "higher", 4, "within a tenth of the box's longer side"),
-    **{f"missing_{k}": Metric(f"missing, {v}", "lower", 4, "share of points not found") for k, v in PARTS.items()},
-    "hand_confidence": Metric("hand confidence", "higher", 4, "the estimator's, where the real video shows a hand"),
-    "jerkiness": Metric("jerkiness", "", 5, "mean second difference of the found points, in torso lengths"),
-    "jerkiness_ratio": Metric("jerkiness / true", "", 3, "1: as smooth as the true poses; above, it trembles"),
-    "identity": Metric("identity", "higher", 4, "cosine of face vectors, generated and real frame"),
-    "identity_reference": Metric("identity, reference", "higher", 4, "cosine of face vectors, frame and picture"),
-    "identity_missing": Metric("faces missing", "lower", 4, "share of the real faces where no generated one is sure"),
-    "fvd": Metric("FVD", "lower", 1, "I3D Kinetics-400"),
-    "fid_vid": Metric("FID-VID", "lower", 2, "the network given by path as the 3D ResNet-50"),
-    "fid": Metric("FID", "lower", 2, "the network given by path as InceptionV3"),
-    "cd_fvd": Metric("CD-FVD", "lower", 2, "the VideoMAE given by path"),
-    "features": Metric("Frechet distance", "lower", 2, "on features of the network given by path: not FVD or FID"),
-}
-FRECHET = ("fvd", "fid_vid", "fid", "cd_fvd", "features")
-METRICS |= {
-    f"{m}_infinity": Metric(
-        f"{METRICS[m].title}, infinite set", "lower", 2, "a line in 1/n, read at infinitely many clips"
-    )
-    for m in FRECHET
-}
-FIELD = ("psnr_field", "psnr_overflow", "ssim_field", "l1_field", "lpips_vgg_field")
-"""Weighted by frames, as published tables are."""
-PLAIN = ("psnr", "ssim", "l1", "flicker", "warping")
-GROUPS = (*PLAIN, "seams", "poses", "identity", "lpips", "lpips-vgg", "fvd", "fid-vid", "fid", "cd-fvd", "features")
-"""What --metrics takes."""
+from mimicmotion.evaluation.metrics import GROUPS
 
 
 @dataclass(frozen=True, kw_only=True)

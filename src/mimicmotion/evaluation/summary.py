@@ -13,7 +13,8 @@ from numpy import ndarray
 from mimicmotion.errors import InputError
 from mimicmotion.evaluation.bootstrap import Interval, bootstrap_mean, ratio_of_sums
 from mimicmotion.evaluation.frechet import Extrapolated, fd_infinity, frechet_distance
-from mimicmotion.evaluation.settings import FIELD, METRICS, EvaluateConfig
+from mimicmotion.evaluation.metrics import FIELD, METRICS
+from mimicmotion.evaluation.settings import EvaluateConfig
 
 
 @dataclass(slots=True)
@@ -98,7 +99,9 @@ def add_frechet(summary: Summary, metric: str, sets: Sets, config: EvaluateConfi
     """Add a Frechet distance to a summary; yields (draws done, draws in all).
 
     The interval comes from drawing whole sequences, for all methods alike. A draw holds fewer different clips than the
-    set, which raises its distance; so the draws' spread is laid around the set's own distance.
+    set, which raises its distance; so the draws' spread is laid around the set's own distance. scipy's bootstrap can
+    neither share its draws between methods (the paired differences need that) nor report progress, so they are made
+    here.
     """
     sets, notes = equal_sets(sets, config.equal_n)
     summary.notes += [f"{metric}: {n}" for n in notes]
@@ -138,7 +141,7 @@ def _extrapolate(summary: Summary, metric: str, sets: Sets, seed: int) -> None:
             summary.notes.append(f"{method}: {name} is undefined: {e.got}")
             continue
         summary.fits.setdefault(name, {})[method] = fit
-        summary.methods[method][name] = Interval(fit.value, math.nan, math.nan, len(of))
+        summary.methods[method][name] = Interval(fit.value, n=len(of))
 
 
 def _paired_frechet(
@@ -179,6 +182,6 @@ def _distance(pairs: Sequence[tuple[ndarray, ndarray]]) -> float:
 
 def _centred(value: float, draws: Float64[ndarray, " draws"], n: int, floor: float) -> Interval:
     if n < 2 or not len(draws):
-        return Interval(value, float("nan"), float("nan"), n)
+        return Interval(value, n=n)
     low, high = value + np.quantile(draws - draws.mean(), [0.025, 0.975])
     return Interval(value, max(float(low), floor), float(high), n)

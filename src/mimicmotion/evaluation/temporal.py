@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Float32, Float64
 from numpy import ndarray
 
 from mimicmotion.errors import InputError
-from mimicmotion.evaluation.pixels import Frames, Mask, grey, pair, unit_frames
+from mimicmotion.evaluation.pixels import AnyFrames, grey, pair, unit_frames
 from mimicmotion.pose.keypoints import VISIBLE, PoseSequence
 
 STATIC = 4 / 255
@@ -18,7 +18,7 @@ STATIC = 4 / 255
 OCCLUSION_SHARE, OCCLUSION_OFFSET = 0.01, 0.5  # forward-backward check of Sundaram et al. 2010
 
 
-def static_region(target: Frames, threshold: float = STATIC) -> Bool[ndarray, "height width"]:
+def static_region(target: AnyFrames, threshold: float = STATIC) -> Bool[ndarray, "height width"]:
     """Where the true clip stands still: the largest colour of a pixel exceeds its smallest by at most `threshold`.
 
     Raises:
@@ -28,7 +28,7 @@ def static_region(target: Frames, threshold: float = STATIC) -> Bool[ndarray, "h
     return (frames.max(0) - frames.min(0)).max(-1) <= threshold
 
 
-def background_flicker(output: Frames, target: Frames, *, region: Bool[ndarray, "height width"] | None = None) -> float:
+def background_flicker(output: AnyFrames, target: AnyFrames) -> float:
     """Standard deviation over time where the target is static, root mean square over pixels and colours (0..1).
 
     A background that is wrong but still has 0; the target itself has nearly 0.
@@ -36,21 +36,20 @@ def background_flicker(output: Frames, target: Frames, *, region: Bool[ndarray, 
     Args:
         output: generated frames, at least 2.
         target: true frames.
-        region: static pixels; `static_region(target)` if None.
 
     Returns:
         0..0.5; NaN where nothing is static.
 
     Raises:
-        InputError: lengths or sizes differ, fewer than 2 frames, NaN, or a region of another shape.
+        InputError: lengths or sizes differ, fewer than 2 frames, or NaN.
     """
     a, b = pair(output, target)
     _at_least(a, 2)
-    still = static_region(b) if region is None else _checked(region, a.shape[1:3])
+    still = static_region(b)
     return float(np.sqrt(a[:, still].var(0).mean())) if still.any() else float("nan")
 
 
-def warping_error(output: Frames, target: Frames | None = None, *, mask: Mask | None = None) -> float:
+def warping_error(output: AnyFrames) -> float:
     """Mean squared difference between each frame and the one before it, moved along the optical flow (Lai et al. 2018).
 
     Flow by OpenCV's DIS (medium preset) on grey; pixels whose flow there and back disagree, or that come from outside
@@ -58,36 +57,29 @@ def warping_error(output: Frames, target: Frames | None = None, *, mask: Mask | 
 
     Args:
         output: frames to judge, at least 2.
-        target: take the flow from these frames (the true motion) rather than from the output itself.
-        mask: only these pixels of each frame count (the first frame's is not used).
 
     Returns:
         Mean over frame pairs, on the range 0..1; NaN where no pixel of any pair counts.
 
     Raises:
-        InputError: lengths or sizes differ, fewer than 2 frames, NaN, frames smaller than 16 pixels, a wrong mask.
+        InputError: fewer than 2 frames, NaN, frames smaller than 16 pixels.
     """
     frames = unit_frames(output, "output")
-    moving = frames if target is None else pair(output, target)[1]
     _at_least(frames, 2)
     if min(frames.shape[1:3]) < 16:
         raise InputError(
             f"frames of {frames.shape[1:3]}", "at least 16 pixels a side for optical flow", "use larger frames"
         )
-    if mask is not None:
-        mask = _checked(mask, frames.shape[:3])
-    greys = np.rint(grey(moving) * 255).astype(np.uint8)
+    greys = np.rint(grey(frames) * 255).astype(np.uint8)
     errors = []
     for i in range(1, len(frames)):
         back, valid = _flow(greys[i], greys[i - 1])
-        if mask is not None:
-            valid = valid & mask[i]
         if valid.any():
             errors.append(float(((frames[i] - sample(frames[i - 1], back)) ** 2)[valid].mean()))
     return float(np.mean(errors)) if errors else float("nan")
 
 
-def seam_scores(output: Frames, borders: Sequence[int], *, neighbours: int = 3) -> Float64[ndarray, " borders"]:
+def seam_scores(output: AnyFrames, borders: Sequence[int], *, neighbours: int = 3) -> Float64[ndarray, " borders"]:
     """How much larger the jump across each segment border is than the jumps next to it.
 
     A jump is the root mean square difference of consecutive frames. The score is the jump from frame border - 1 to
@@ -132,7 +124,7 @@ def scores_of_jumps(
     return np.array(scores)
 
 
-def seam_score(output: Frames, borders: Sequence[int], *, neighbours: int = 3) -> float:
+def seam_score(output: AnyFrames, borders: Sequence[int], *, neighbours: int = 3) -> float:
     """Mean of `seam_scores`; NaN for a clip without borders."""
     scores = seam_scores(output, borders, neighbours=neighbours)
     return float(scores.mean()) if len(scores) else float("nan")
@@ -183,13 +175,6 @@ def _flow(now: ndarray, before: ndarray) -> tuple[Float32[ndarray, "h w 2"], Boo
     steady = apart <= OCCLUSION_SHARE * ((back**2).sum(-1) + (again**2).sum(-1)) + OCCLUSION_OFFSET
     height, width = now.shape
     return back, steady & (x >= 0) & (y >= 0) & (x <= width - 1) & (y <= height - 1)
-
-
-def _checked(mask: ndarray, shape: tuple[int, ...]) -> ndarray:
-    mask = np.asarray(mask)
-    if mask.shape != shape or mask.dtype != bool:
-        raise InputError(f"mask {mask.shape} of {mask.dtype}", f"{shape} of bool", "make it from these frames")
-    return mask
 
 
 def _at_least(frames: ndarray, n: int) -> None:

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
 from numpy import ndarray
 
-from mimicmotion.arrays import Frames
+from mimicmotion.arrays import Frame, Frames
 from mimicmotion.errors import InputError, MediaError
 from mimicmotion.evaluation.cache import ResultCache, content_digest
 from mimicmotion.evaluation.listing import list_videos
@@ -45,7 +44,7 @@ def missing(real: Mapping[str, Path], methods: Mapping[str, Mapping[str, Path]],
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class VideoFile:
     """A video, its checksum, and whether it says how fast it is to be shown."""
 
     path: Path
@@ -53,7 +52,7 @@ class Source:
     timed: bool
 
     @classmethod
-    def of(cls, path: Path, config: EvaluateConfig) -> Source:
+    def of(cls, path: Path, config: EvaluateConfig) -> VideoFile:
         """Raises InputError if the file cannot be read."""
         return cls(path, content_digest(path), path.is_file() or config.folder_fps is not None)
 
@@ -63,7 +62,7 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class VideoPair:
     """A real and a generated video of one sequence, and how their frames meet.
 
     Attributes:
@@ -95,15 +94,15 @@ class Pair:
         """(height, width) of what is compared."""
         return self.fits.real.target
 
-    def real_frames(self) -> Iterator[UInt8[ndarray, "height width 3"]]:
+    def real_frames(self) -> Iterator[Frame]:
         """The real frames, fitted."""
         return self._stream(self.real, self.fits.real)
 
-    def generated_frames(self) -> Iterator[UInt8[ndarray, "height width 3"]]:
+    def generated_frames(self) -> Iterator[Frame]:
         """The generated frames, fitted."""
         return self._stream(self.generated, self.fits.generated)
 
-    def side(self, which: str) -> Iterator[UInt8[ndarray, "height width 3"]]:
+    def side(self, which: str) -> Iterator[Frame]:
         """`real_frames` or `generated_frames`: which is "real" or "generated"."""
         return self.real_frames() if which == "real" else self.generated_frames()
 
@@ -145,12 +144,12 @@ def _fit_key(fit: Fit) -> list[object]:
 def open_pair(
     sequence: str,
     method: str,
-    real: Source,
-    generated: Source,
+    real: VideoFile,
+    generated: VideoFile,
     config: EvaluateConfig,
     protocol: Protocol,
     cache: ResultCache,
-) -> Pair:
+) -> VideoPair:
     """Look at both videos to their ends, and decide how they are compared.
 
     Raises:
@@ -172,10 +171,10 @@ def open_pair(
     if own != size and not fits.notes:
         notes.append(f"frames of {own[1]} x {own[0]} compared at {size[1]} x {size[0]}")
     digests = real.digest, generated.digest
-    return Pair(sequence, method, *readers, digests, fps, min(lengths), lengths[1], fits, (*notes, *fits.notes))
+    return VideoPair(sequence, method, *readers, digests, fps, min(lengths), lengths[1], fits, (*notes, *fits.notes))
 
 
-def _folder_rate(real: Source, generated: Source, config: EvaluateConfig) -> float:
+def _folder_rate(real: VideoFile, generated: VideoFile, config: EvaluateConfig) -> float:
     """Frames per second of a folder of frames: the setting, or the other video's."""
     if config.folder_fps:
         return config.folder_fps
@@ -185,7 +184,11 @@ def _folder_rate(real: Source, generated: Source, config: EvaluateConfig) -> flo
 
 
 def _common_rate(
-    real: Source, generated: Source, readers: tuple[VideoReader, VideoReader], config: EvaluateConfig, notes: list[str]
+    real: VideoFile,
+    generated: VideoFile,
+    readers: tuple[VideoReader, VideoReader],
+    config: EvaluateConfig,
+    notes: list[str],
 ) -> float | None:
     if config.frame_rate == "count":
         return None
@@ -203,7 +206,7 @@ def _common_rate(
     return wanted
 
 
-def _count(source: Source, reader: VideoReader, fps: float | None, folder_fps: float, cache: ResultCache) -> int:
+def _count(source: VideoFile, reader: VideoReader, fps: float | None, folder_fps: float, cache: ResultCache) -> int:
     """Frames of a video, which is decoded to its end for that.
 
     Raises:

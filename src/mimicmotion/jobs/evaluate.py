@@ -28,10 +28,10 @@ class EvaluateResult:
     def summary(self) -> str:
         """A few lines for a person to read."""
         done = self.evaluation
-        hits, made = done.reused
+        (hits, made), table = done.reused, method_table(done)
         lines = [f"note: {n}" for n in done.notes]
         lines += [f"FAILED: {f.method}, {f.sequence}: {f.reason}" for f in done.failures]
-        lines += ["", *method_table(done), ""]
+        lines += ["", *(table.markdown() if table.rows else ["nothing could be measured"]), ""]
         lines.append(f"{hits} results from the cache, {made} made anew")
         lines.append(f"report: {self.output / 'report.md'} (also report.html, metrics.csv, summary.json)")
         return "\n".join(lines)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mimicmotion.config import FusionConfig, GenerateConfig, PoseOptions, parse
+from mimicmotion.config import GenerateConfig, PoseOptions, parse
 from mimicmotion.errors import ConfigError, InputError, PoseError
-from mimicmotion.evaluation.figures import style
 from mimicmotion.evaluation.figures.clips import (
     Clip,
     check_frames,
@@ -22,8 +21,19 @@ from mimicmotion.evaluation.figures.clips import (
     planned_borders,
     spaced,
 )
+from mimicmotion.evaluation.figures.specs import (
+    BarsSpec,
+    DiffSpec,
+    FigureSpec,
+    FusionSpec,
+    HandsSpec,
+    PosesSpec,
+    YtSpec,
+)
+from mimicmotion.evaluation.results import load_results
 from mimicmotion.jobs import inputs
 from mimicmotion.jobs.progress import Job, Progress
+from mimicmotion.plot import check_output
 
 if TYPE_CHECKING:
     from mimicmotion.arrays import Frame
@@ -50,217 +60,121 @@ class FigureResult:
         return "\n".join([*self.notes, f"figure: {self.files[0]}", *(f"numbers: {p}" for p in self.files[1:])])
 
 
-@dataclass(frozen=True, kw_only=True)
-class ClipOptions:
-    """How results are read and where their segments begin.
-
-    Attributes:
-        max_frames: take only so many frames of each from the beginning.
-        resize: scale results to the size of the first.
-        borders: first frames of new segments.
-        segment_frames: frames per segment (N), to find the borders by the plan of sampling instead.
-        overlap_frames: frames shared by neighbours (C).
-        reference_slot: whether the reference picture takes one of these frames, as in sampling.
-    """
-
-    max_frames: int | None = None
-    resize: bool = False
-    borders: Sequence[int] = ()
-    segment_frames: int | None = None
-    overlap_frames: int = 6
-    reference_slot: bool = True
-
-    def __post_init__(self) -> None:
-        if self.borders and self.segment_frames is not None:
-            raise ConfigError("both borders and segment_frames", "one of them", "leave one out")
-        self.fusion()
-
-    def fusion(self) -> FusionConfig | None:
-        """The plan's settings; None if borders are given or there are none."""
-        if self.segment_frames is None:
-            return None
-        return FusionConfig(
-            segment_frames=self.segment_frames,
-            overlap_frames=self.overlap_frames,
-            reference_slot=self.reference_slot,
-        )
-
-    def find_borders(self, clip: Clip) -> list[int]:
-        """First frames of new segments in a clip."""
-        fusion = self.fusion()
-        return list(self.borders) if fusion is None else planned_borders(clip.count(), fusion)
-
-
-def yt(results: Sequence[str], output: Path, options: ClipOptions, column: int | None = None) -> Job[FigureResult]:
-    """y-t slice of results, given as NAME=PATH.
+def make(spec: FigureSpec) -> Job[FigureResult]:
+    """Make the figure that a spec describes.
 
     Raises:
-        InputError: the results do not fit together or cannot be read.
+        InputError: what it is made from does not fit together, cannot be read, or shows nothing.
         OutputError: the figure cannot be written.
     """
+    check_output(spec.output)
+    return (yield from _MAKERS[type(spec)](spec))
+
+
+def _yt(spec: YtSpec) -> Job[FigureResult]:
     from mimicmotion.evaluation.figures import yt as part
 
-    style.check_output(output)
-    clips = open_clips(parse_names(results), resize=options.resize, max_frames=options.max_frames)
+    clips = open_clips(parse_names(spec.results), resize=spec.resize, max_frames=spec.max_frames)
     yield Progress("read", 0, 1)
-    data = part.measure(clips, column=column, borders=options.find_borders(clips[0]))
+    data = part.cut_slices(clips, column=spec.column, borders=_borders(spec, clips[0]))
     yield Progress("read", 1, 1)
     means = ", ".join(f"{name} {jumps.mean():.2f}" for name, jumps in data.jumps().items())
-    return FigureResult(part.save(data, output), [f"column {data.column}; mean jump in grey levels: {means}"])
+    return FigureResult(part.save(data, spec.output), [f"column {data.column}; mean jump in grey levels: {means}"])
 
 
-def diff(results: Sequence[str], output: Path, options: ClipOptions, frames: Sequence[int] = ()) -> Job[FigureResult]:
-    """Rows of |frame_t - frame_t-1| of results, given as NAME=PATH.
-
-    Raises:
-        InputError: the results do not fit together or cannot be read.
-        OutputError: the figure cannot be written.
-    """
+def _diff(spec: DiffSpec) -> Job[FigureResult]:
     from mimicmotion.evaluation.figures import diff as part
 
-    style.check_output(output)
-    clips = open_clips(parse_names(results), resize=options.resize, max_frames=options.max_frames)
+    clips = open_clips(parse_names(spec.results), resize=spec.resize, max_frames=spec.max_frames)
     yield Progress("read", 0, 1)
-    data = part.measure(clips, frames=frames, borders=options.find_borders(clips[0]))
+    data = part.compare_frames(clips, frames=spec.frames or (), borders=_borders(spec, clips[0]))
     yield Progress("read", 1, 1)
     means = ", ".join(f"{name} {values.mean():.2f}" for name, values in data.curves.items())
-    return FigureResult(part.save(data, output), [f"mean difference in grey levels: {means}"])
+    return FigureResult(part.save(data, spec.output), [f"mean difference in grey levels: {means}"])
 
 
-def poses(
-    video: Path, output: Path, *, poses: Path | None = None, frames: Sequence[int] = (), whole: bool = False
-) -> Job[FigureResult]:
-    """Pose maps with and without confidence for some frames of a video.
-
-    Args:
-        video: the driving video.
-        output: the PNG file.
-        poses: its pose file; without one the poses of the shown frames are found, each by itself.
-        frames: which frames; four by default, evenly spaced.
-        whole: show whole frames, not only where the person is.
-
-    Raises:
-        InputError: video, poses and frames do not fit together, or nobody is found.
-        OutputError: the figure cannot be written.
-    """
+def _poses(spec: PosesSpec) -> Job[FigureResult]:
     from mimicmotion.evaluation.figures import poses as part
 
-    style.check_output(output)
-    known = _load_poses(poses) if poses else None
-    clip = open_clips([("video", video)])[0]
+    known = _load_poses(spec.poses) if spec.poses else None
+    clip = open_clips([("video", spec.video)])[0]
     count = clip.count()
-    shown = check_frames(frames, 0, count) or spaced(0, count - 1, POSE_FRAMES)
+    shown = check_frames(spec.frames or (), 0, count) or spaced(0, count - 1, POSE_FRAMES)
     pictures = clip.chosen(shown)
     if known is None:
         found = yield from _estimate(list(pictures.values()))
     else:
         if len(known) != count:
-            got = f"{poses} has {len(known)} poses, {video} has {count} frames"
-            raise InputError(got, "a pose for each frame", f"make it with 'mimicmotion poses {video}' without --fps")
-        _check_aspect(known, clip, poses)
+            got = f"{spec.poses} has {len(known)} poses, {spec.video} has {count} frames"
+            fix = f"make it with 'mimicmotion poses {spec.video}' without --fps"
+            raise InputError(got, "a pose for each frame", fix)
+        _check_aspect(known, clip, spec.poses)
         found = dataclasses.replace(known, xy=known.xy[shown], confidence=known.confidence[shown]).scaled(clip.size)
-    data = part.make_maps(pictures, found, whole=whole)
+    data = part.make_maps(pictures, found, whole=spec.whole)
     seen = found.confidence[found.confidence > 0]
     dim = float((seen < 0.5).mean()) if len(seen) else 0.0
-    note = f"frames {', '.join(map(str, shown))} by {found.source or poses}; {dim:.0%} of the seen points are below 0.5"
-    return FigureResult(part.save(data, output), [note])
+    source = found.source or spec.poses
+    note = f"frames {', '.join(map(str, shown))} by {source}; {dim:.0%} of the seen points are below 0.5"
+    return FigureResult(part.save(data, spec.output), [note])
 
 
-def hands(
-    results: Sequence[str],
-    output: Path,
-    *,
-    poses: Path | None = None,
-    frames: Sequence[int] = (),
-    threshold: float | None = None,
-    max_frames: int | None = None,
-) -> Job[FigureResult]:
-    """Hand crops of results, given as NAME=PATH, at the same frames and places.
-
-    Args:
-        results: videos of one length and shape.
-        output: the PNG file.
-        poses: where the hands are: a pose file in the frame of the results, or the RESULT.json that `generate` wrote
-            (the driving poses as they were fitted to the picture). Without it the hands are looked for in the first
-            result, which should be the real video.
-        frames: which frames; by default four in which a hand is seen.
-        threshold: a hand is shown if all its points exceed this confidence.
-        max_frames: take only so many frames of each.
-
-    Raises:
-        InputError: results, poses and frames do not fit together, or no hand is seen.
-        OutputError: the figure cannot be written.
-    """
+def _hands(spec: HandsSpec) -> Job[FigureResult]:
     from mimicmotion.evaluation.figures import hands as part
-    from mimicmotion.pose.keypoints import VISIBLE
 
-    style.check_output(output)
-    clips = open_clips(parse_names(results), same_size=False, max_frames=max_frames)
-    limit = VISIBLE if threshold is None else threshold
-    if not 0 <= limit <= 1:
-        raise ConfigError(f"threshold={limit}", "0 to 1", "correct 'threshold'")
-    numbers: list[int] | None = None
-    if poses is None:
+    clips = open_clips(parse_names(spec.results), same_size=False, max_frames=spec.max_frames)
+    numbers, frames = None, spec.frames or ()
+    if spec.poses is None:
         count = clips[0].count()
         numbers = check_frames(frames, 0, count) or spaced(0, count - 1, HAND_CANDIDATES)
         known = yield from _estimate(list(clips[0].chosen(numbers).values()))
-    elif poses.suffix.lower() == ".json" and (sidecar := _sidecar(poses)):
+    elif spec.poses.suffix.lower() == ".json" and (sidecar := _sidecar(spec.poses)):
         known = yield from _aligned(*sidecar)
     else:
-        known = _load_poses(poses)
-    if poses is not None and max_frames is not None:
-        known = known[:max_frames]
-    data = part.measure(clips, known, numbers=numbers, frames=frames, threshold=limit)
+        known = _load_poses(spec.poses)
+    if spec.poses is not None and spec.max_frames is not None:
+        known = known[: spec.max_frames]
+    data = part.cut_hands(clips, known, numbers=numbers, frames=frames, threshold=spec.threshold)
     note = f"{len(data)} hands in frames {', '.join(map(str, sorted({h.frame for h in data})))}"
-    return FigureResult(part.save(data, output), [note])
+    return FigureResult(part.save(data, spec.output), [note])
 
 
-def fusion(
-    output: Path,
-    *,
-    segment_frames: int = 8,
-    overlap_frames: int = 3,
-    frames: int = 18,
-    modes: Sequence[str] = ("progressive",),
-    reference_slot: bool = False,
-) -> FigureResult:
-    """Diagram of the weights of fusion; the defaults are the paper's N and C.
-
-    Raises:
-        InputError: the numbers make no plan, or a mode is unknown.
-        OutputError: the figure cannot be written.
-    """
+def _fusion(spec: FusionSpec) -> Job[FigureResult]:
     from mimicmotion.evaluation.figures import fusion as part
 
-    style.check_output(output)
-    made = [
-        part.plan(frames, segment_frames, overlap_frames, mode, reference_slot=reference_slot)
-        for mode in dict.fromkeys(modes)
-    ]
-    if not made:
+    yield from ()
+    modes = ["progressive"] if spec.mode is None else list(dict.fromkeys(spec.mode))
+    if not modes:
         raise ConfigError("no mode", ", ".join(part.MODES), "name at least one")
-    notes = [f"{w.config.mode}: {len(w.segments)} segments for {frames} frames" for w in made]
-    return FigureResult(part.save(made, output), notes)
+    plan = spec.frames, spec.segment_frames, spec.overlap_frames
+    made = [part.plan(*plan, mode, reference_slot=spec.reference_slot) for mode in modes]
+    notes = [f"{w.config.mode}: {len(w.segments)} segments for {spec.frames} frames" for w in made]
+    return FigureResult(part.save(made, spec.output), notes)
 
 
-def bars(report: Path, output: Path, metrics: Sequence[str] = ()) -> FigureResult:
-    """Bars of a report's metrics with their intervals.
-
-    Args:
-        report: the report's folder, its summary.json or its metrics.csv.
-        output: the PNG file.
-        metrics: which to show; all by default.
-
-    Raises:
-        InputError: no report, or an unknown metric.
-        OutputError: the figure cannot be written.
-    """
+def _bars(spec: BarsSpec) -> Job[FigureResult]:
     from mimicmotion.evaluation.figures import bars as part
 
-    style.check_output(output)
-    summary = part.load(report)
-    shown = part.choose(summary, metrics)
-    return FigureResult(part.save(summary, output, shown), [f"{len(shown)} metrics of {len(summary)} methods"])
+    yield from ()
+    results, _ = load_results(spec.report)
+    shown = part.choose_metrics(results, spec.metric or ())
+    notes = [f"{len(shown)} metrics of {len(results)} methods"]
+    return FigureResult(part.save(results, spec.output, shown), notes)
+
+
+_MAKERS: dict[type[FigureSpec], Callable[[Any], Job[FigureResult]]] = {
+    YtSpec: _yt,
+    DiffSpec: _diff,
+    PosesSpec: _poses,
+    HandsSpec: _hands,
+    FusionSpec: _fusion,
+    BarsSpec: _bars,
+}
+
+
+def _borders(spec: YtSpec | DiffSpec, clip: Clip) -> list[int]:
+    """First frames of new segments in a clip."""
+    fusion = spec.fusion()
+    return list(spec.borders or ()) if fusion is None else planned_borders(clip.count(), fusion)
 
 
 def _load_poses(path: Path) -> PoseSequence:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from mimicmotion.config import GenerateConfig
 from mimicmotion.errors import MimicMotionError
+from mimicmotion.interrupt import Interrupts, Stopped
+from mimicmotion.jobs.background import with_background
 from mimicmotion.jobs.execution import run_by_plan
 from mimicmotion.jobs.inputs import Inputs, prepare
-from mimicmotion.jobs.interrupt import Interrupts, Stopped
 from mimicmotion.jobs.origin import Facts
 from mimicmotion.jobs.outputs import (
     DrawnPoses,
@@ -109,7 +110,7 @@ def _generate(
     state = yield from _denoise(record, pipe, inputs, poses, recipe, interrupts, show)
     detail = detail_guide(pipe, inputs, poses)
     frames = pipe.decode_state(state, recipe, config.decode_chunk_size, detail_from=detail)
-    yield from write_video(config, inputs, poses, frames)
+    yield from write_video(config, inputs, poses, with_background(config, inputs, frames))
     with contextlib.suppress(OSError):
         preview_path(config.output).unlink(missing_ok=True)
     limits = [TINY_LIMITS] if config.model is None and pipeline is None else []
@@ -175,7 +176,8 @@ def _denoise(
     states = pipe.denoise(
         conditioning, latents, recipe, start=start, memory=memory, keep_x0=config.preview, in_place=True
     )
-    with interrupts.patiently() if record.state.enabled else contextlib.nullcontext():
+    notice = "this step is finished and saved, then the job stops; Ctrl-C again stops at once"
+    with interrupts.patiently(notice) if record.state.enabled else contextlib.nullcontext():
         for state in states:
             if config.preview:
                 write_preview(config.output, state.preview[0], show)

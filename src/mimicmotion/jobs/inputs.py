@@ -14,7 +14,14 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from mimicmotion.config import GenerateConfig, PoseOptions, PosesConfig, SamplingOptions, person_choice
+from mimicmotion.config import (
+    GenerateConfig,
+    MaskConfig,
+    PoseOptions,
+    PosesConfig,
+    SamplingOptions,
+    person_choice,
+)
 from mimicmotion.data.crop import fit_poses
 from mimicmotion.errors import InputError, MediaError, PoseError
 from mimicmotion.files import sha256_file
@@ -104,7 +111,7 @@ def prepare(config: GenerateConfig, size: tuple[int, int], multiple: int) -> Job
     return Inputs(picture, fit, reference, driving, aligned, warnings)
 
 
-def open_driving(config: GenerateConfig | PosesConfig) -> VideoReader | PoseSequence:
+def open_driving(config: GenerateConfig | PosesConfig | MaskConfig) -> VideoReader | PoseSequence:
     """The driving video, opened, or the poses of a pose file."""
     from mimicmotion.pose.files import open_poses
     from mimicmotion.video.reader import open_video
@@ -156,7 +163,9 @@ def picture_pose(estimator: PoseEstimator, picture: UInt8[ndarray, "height width
 
 
 def driving_poses(
-    config: GenerateConfig | PosesConfig, source: VideoReader | PoseSequence, estimator: Callable[..., PoseEstimator]
+    config: GenerateConfig | PosesConfig | MaskConfig,
+    source: VideoReader | PoseSequence,
+    estimator: Callable[..., PoseEstimator],
 ) -> Job[PoseSequence]:
     """Poses of the driving video at the wanted frame rate, from the cache where they are known."""
     if isinstance(source, PoseSequence):
@@ -236,7 +245,7 @@ def resample_poses(poses: PoseSequence, config: SamplingOptions) -> PoseSequence
     return dataclasses.replace(poses, xy=poses.xy[index], confidence=poses.confidence[index], fps=fps)
 
 
-def cache_settings(config: GenerateConfig | PosesConfig) -> dict[str, Any]:
+def cache_settings(config: GenerateConfig | PosesConfig | MaskConfig) -> dict[str, Any]:
     """All that changes the poses of a video, as plain data."""
     from mimicmotion import __version__
 

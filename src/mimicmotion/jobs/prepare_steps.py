@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from mimicmotion.data.analysis import Notebook, measure_video, survey
 from mimicmotion.data.prepare import WORK
 from mimicmotion.data.settings_prepare import PrepareConfig
-from mimicmotion.data.workers import Stopped, run_parallel
+from mimicmotion.data.workers import run_parallel
 from mimicmotion.errors import ConfigError, MediaError, MimicMotionError, OutputError, WeightsError
 from mimicmotion.files import writing
 from mimicmotion.jobs import inputs
@@ -110,7 +110,7 @@ def guarded(config: PrepareConfig, task: Source, work: Generator[int, None, None
         mark.touch()
     try:
         yield from work
-    except (Stopped, ConfigError, WeightsError, OutputError):
+    except (ConfigError, WeightsError, OutputError):
         raise
     except MediaError as e:
         return Outcome(task.source, e.got.replace(str(config.videos / task.source), "it"))

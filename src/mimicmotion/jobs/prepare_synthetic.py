@@ -54,6 +54,8 @@ def prepare_synthetic(config: SyntheticConfig) -> Job[SyntheticResult]:
         held_out=config.held_out,
         store=config.store,
         camera_motion=config.camera_motion,
+        mocap=config.mocap,
+        truth=config.truth,
         records_per_shard=config.records_per_shard,
         processes=config.processes,
     )

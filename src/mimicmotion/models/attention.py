@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 import logging
 from collections.abc import Callable
@@ -33,6 +32,7 @@ MAX_BATCH = 32768
 """Sequences per call of a kernel: CUDA kernels number them in 16 bits."""
 
 Heads = Float[Tensor, "n heads tokens dim"]
+Keys = Float[Tensor, "n heads context dim"]
 
 
 class Attention(nn.Module):
@@ -73,7 +73,7 @@ class Attention(nn.Module):
         return attend(kernel, q, k, v).transpose(1, 2).flatten(2)
 
 
-def rows_attention(q: Heads, k: Heads, v: Heads) -> Heads:
+def rows_attention(q: Heads, k: Keys, v: Keys) -> Heads:
     """Attention by plain matrix products, a block of queries at a time.
 
     In bfloat16 on a CPU this is faster than PyTorch's fused kernel, which does not use the bfloat16 units for both
@@ -99,19 +99,6 @@ def rows_attention(q: Heads, k: Heads, v: Heads) -> Heads:
     return out
 
 
-@torch.library.custom_op("mimicmotion::rows_attention", mutates_args=())
-def _rows_in_graph(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """One operation of a compiled graph, whose compiler would unroll the loops."""
-    return rows_attention(q, k, v)
-
-
-@_rows_in_graph.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # noqa: ARG001
-    n, heads, tokens, dim = q.shape
-    return q.new_empty(n, tokens, heads, dim).transpose(1, 2)
-
-
-@functools.cache
 def _flash_attention_3() -> Callable[..., Any] | None:
     """FlashAttention-3's function, where it is installed (module `flash_attn_interface`)."""
     try:
@@ -136,36 +123,56 @@ def check_kernel(kernel: str, device: torch.device) -> None:
         raise ConfigError(f"attention={kernel!r} on {device.type}", "an NVIDIA GPU", 'use attention="auto"')
 
 
-def attend(kernel: str, q: Heads, k: Heads, v: Heads) -> Heads:
+def attend(kernel: str, q: Heads, k: Keys, v: Keys) -> Heads:
     """Scaled dot-product attention by a kernel that `choose_kernel` gives."""
-    if kernel == "rows":
-        return (_rows_in_graph if torch.compiler.is_compiling() else rows_attention)(q, k, v)
     if q.shape[0] > MAX_BATCH and q.device.type == "cuda":
         parts = zip(q.split(MAX_BATCH), k.split(MAX_BATCH), v.split(MAX_BATCH), strict=True)
         return torch.cat([attend(kernel, *part) for part in parts])
-    if kernel == "fa3":
-        flash = _flash_attention_3()
-        if flash is not None and q.dtype in (torch.float16, torch.bfloat16):
-            out = flash(*(t.transpose(1, 2) for t in (q, k, v)))
-            return (out[0] if isinstance(out, tuple) else out).transpose(1, 2)
-        kernel = "sdpa"  # float32 has no FlashAttention
+    if kernel == "rows" or (kernel == "fa3" and q.dtype in (torch.float16, torch.bfloat16)):
+        return (_own_in_graph if torch.compiler.is_compiling() else _own_kernel)(q, k, v, kernel)
     if kernel in BACKENDS:
         # The named kernel, and the plain one for shapes and formats that it does not take.
         with sdpa_kernel([BACKENDS[kernel], SDPBackend.MATH], set_priority=True):
             return F.scaled_dot_product_attention(q, k, v)
-    return F.scaled_dot_product_attention(q, k, v)
+    return F.scaled_dot_product_attention(q, k, v)  # also in float32, for which there is no FlashAttention
+
+
+def _own_kernel(q: Heads, k: Keys, v: Keys, kernel: str) -> Heads:
+    """A kernel that PyTorch does not know of; the result lies in memory as (n, tokens, heads, dim)."""
+    flash = _flash_attention_3() if kernel == "fa3" else None
+    if flash is None:
+        return rows_attention(q, k, v)
+    out = flash(*(t.transpose(1, 2) for t in (q, k, v)))
+    return (out[0] if isinstance(out, tuple) else out).transpose(1, 2)
+
+
+# One operation of a compiled graph: the compiler would unroll the loops. Gradients do not go through it.
+_own_in_graph: Any = torch.library.custom_op(
+    "mimicmotion::attention",
+    _own_kernel,
+    mutates_args=(),
+    schema="(Tensor q, Tensor k, Tensor v, str kernel) -> Tensor",
+)
+
+
+@_own_in_graph.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, kernel: str) -> Tensor:  # noqa: ARG001
+    n, heads, tokens, dim = q.shape
+    return q.new_empty(n, tokens, heads, dim).transpose(1, 2)
 
 
 def choose_kernel(kernel: str, device: torch.device, dtype: torch.dtype) -> str:
     """What "auto" stands for; other kernels as they are.
 
-    FlashAttention-3 on a GPU of compute capability 9 where it is installed (16-bit formats), rows of queries on a CPU
-    in bfloat16 where no gradients are recorded, else PyTorch's own choice.
+    Where gradients are recorded, PyTorch's own choice. Else FlashAttention-3 on a GPU of compute capability 9 where it
+    is installed (16-bit formats), rows of queries on a CPU in bfloat16.
     """
     if kernel != "auto":
         return kernel
+    if torch.is_grad_enabled():
+        return "sdpa"
     if device.type == "cpu":
-        return "rows" if dtype == torch.bfloat16 and not torch.is_grad_enabled() else "sdpa"
+        return "rows" if dtype == torch.bfloat16 else "sdpa"
     hopper = device.type == "cuda" and torch.cuda.is_available() and torch.cuda.get_device_capability(device)[0] == 9
     return "fa3" if hopper and _flash_attention_3() is not None else "sdpa"
 

@@ -202,8 +202,3 @@ def _restore(state: Mapping[str, Tensor]) -> dict[PassKey, Kept]:
     if not kept:
         raise InputError("no block cache in memory", "the memory of the step that is resumed", "pass it")
     return kept
-
-
-def has_own_order(unet: Any) -> bool:
-    """Whether something hangs on the network's own forward and its order of blocks (weights that come and go)."""
-    return bool(getattr(getattr(unet, "_diffusers_hook", None), "hooks", None))

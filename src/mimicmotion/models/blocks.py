@@ -50,7 +50,7 @@ class Shared:
 
     frames: int
     time: Float[Tensor, "n dim"]
-    context: Float[Tensor, "batch context dim"]
+    context: Float[Tensor, "batch tokens channels"]
     execution: Execution
     kernel: str
 
@@ -96,6 +96,7 @@ class TransformerBlock(nn.Module):
 
     def __init__(self, channels: int, heads: int, context_dim: int, temporal: bool = False) -> None:
         super().__init__()
+        self.temporal = temporal
         self.norm_in = nn.LayerNorm(channels) if temporal else None
         self.ff_in = FeedForward(channels) if temporal else None
         self.norm1 = nn.LayerNorm(channels)

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from mimicmotion import weights
 from mimicmotion.errors import ConfigError, OutputError, WeightsError
@@ -278,10 +279,21 @@ class _Loader:
         return self.load(DETAIL, _on_meta(DETAIL, lambda: _build_detail(config)).eval())
 
 
+class _WithoutRandomNumbers(TorchFunctionMode):
+    """Networks without memory are not filled; on "meta" that would import PyTorch's compiler, which takes a second."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        return kwargs["tensor"] if func in _FILLING else func(*args, **kwargs)
+
+
+_FILLING = (nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_)
+
+
 def _on_meta(part: str, build: Callable[[], Any]) -> Any:
     """Build a network without memory; a config that its class refuses becomes a WeightsError."""
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _WithoutRandomNumbers():
             return build()
     except ConfigError as e:
         raise WeightsError(f"config of {part}: {e.got}", e.expected, e.fix) from e

@@ -1,9 +1,8 @@
-"""torch.compile of the U-Net's repeated parts, with compiled code kept on disk.
+"""torch.compile of a network's repeated layers, with compiled code kept on disk.
 
-The network repeats a few functions with a few sizes. diffusers' `compile_repeated_blocks` does nothing on this U-Net,
-and the network as one graph takes minutes to compile, again for each length of a segment. Here each function is
-compiled once for each shape of its parameters: blocks of one size share the code, and another number of frames makes
-PyTorch compile a version for any number.
+The network as one graph takes minutes to compile, again for each length of a segment. Here each kind of layer is
+compiled once for each shape of its parameters, as one graph: layers of one size share the code, and another number of
+frames makes PyTorch compile a version for any number.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Real
 from torch import Tensor, nn
 
 from mimicmotion.models.execution import Execution
@@ -149,7 +149,7 @@ def linear_gated(layer: nn.Module, x: Tensor) -> Tensor:
 # --- embeddings of numbers ------------------------------------------------------------------------------------------
 
 
-def sinusoids(values: Float[Tensor, " n"], dim: int) -> Float[Tensor, "n {dim}"]:
+def sinusoids(values: Real[Tensor, " n"], dim: int) -> Float[Tensor, "n {dim}"]:
     """Cosines, then sines, of numbers times frequencies from 1 down to 1/10,000 (Vaswani et al. 2017), in float32."""
     frequencies = torch.exp(-math.log(10000) * torch.arange(dim // 2, device=values.device).float() / (dim // 2))
     angles = values.float()[:, None] * frequencies

@@ -15,11 +15,20 @@ from torch import Tensor, nn
 
 from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.models.attention import check_kernel, choose_kernel
-from mimicmotion.models.blocks import DownBlock, MidBlock, Shared, TransformerBlock, UpBlock
+from mimicmotion.models.blocks import DownBlock, MidBlock, Shared, SpatioTemporalTransformer, TransformerBlock, UpBlock
 from mimicmotion.models.compiled import check_compiler, keep_compiled_code
 from mimicmotion.models.config import Config, read_config
 from mimicmotion.models.execution import Execution
-from mimicmotion.models.layers import GroupNorm, Maps, TimestepEmbedding, map_chunks, silu, sinusoids
+from mimicmotion.models.layers import (
+    GroupNorm,
+    Maps,
+    TemporalResnetBlock,
+    TimeMixer,
+    TimestepEmbedding,
+    map_chunks,
+    silu,
+    sinusoids,
+)
 
 DOWN = {"CrossAttnDownBlockSpatioTemporal": True, "DownBlockSpatioTemporal": False}
 UP = {"CrossAttnUpBlockSpatioTemporal": True, "UpBlockSpatioTemporal": False}
@@ -242,7 +251,7 @@ def build_unet(
         return UNet(config).to(dtype).eval()
 
 
-def unused_parameter_names(unet: UNet) -> list[str]:
+def unused_parameter_names(unet: nn.Module) -> list[str]:
     """Parameters that cannot change the output with one context token: to_q, to_k and norm2 of each cross-attention.
 
     They have no gradient: leave them out of an optimiser but keep them in checkpoints.
@@ -251,10 +260,35 @@ def unused_parameter_names(unet: UNet) -> list[str]:
         ConfigError: the network has no cross-attention.
     """
     names = [n for n, module in unet.named_modules() if isinstance(module, TransformerBlock)]
-    if not names:
-        raise ConfigError(f"a {type(unet).__name__} with no transformer block", "a U-Net", "use build_unet")
-    parts = tuple(f"{n}.{p}." for n in names for p in ("attn2.to_q", "attn2.to_k", "norm2"))
-    return [n for n, _ in unet.named_parameters() if n.startswith(parts)]
+    return _within(unet, [f"{n}.{part}" for n in names for part in ("attn2.to_q", "attn2.to_k", "norm2")])
+
+
+def temporal_parameter_names(unet: nn.Module) -> list[str]:
+    """Parameters of what looks along time, 656 of SVD's 1525 million.
+
+    Temporal attention and its frame embedding, temporal convolutions, and the numbers that mix both with their spatial
+    counterparts.
+
+    Raises:
+        ConfigError: the network has no temporal layers.
+    """
+    kinds = (TemporalResnetBlock, TimeMixer)
+    parts: list[str] = []
+    for name, module in unet.named_modules():
+        if isinstance(module, kinds) or (isinstance(module, TransformerBlock) and module.temporal):
+            parts.append(name)
+        elif isinstance(module, SpatioTemporalTransformer):
+            parts.append(f"{name}.time_pos_embed")
+    return _within(unet, parts)
+
+
+def _within(unet: nn.Module, modules: list[str]) -> list[str]:
+    """Names of the parameters of modules."""
+    prefixes = tuple(f"{name}." for name in modules)
+    if not prefixes:
+        got = f"a {type(unet).__name__} without transformers and temporal layers"
+        raise ConfigError(got, "a network of mimicmotion.models.unet", "use build_unet, or choose another trained.what")
+    return [n for n, _ in unet.named_parameters() if n.startswith(prefixes)]
 
 
 def set_memory_format(unet: nn.Module, channels_last: bool) -> None:

@@ -51,14 +51,13 @@ def in_chunks(unet: Execution, count: int, frames: int, positions: int) -> Execu
     """The same in at least so many chunks of about equal size in all kinds of layers; one changes nothing."""
     if count == 1:
         return unet
-    some_frames, tokens = math.ceil(frames / count), math.ceil(frames * positions / (2 * count))
-    some_positions = math.ceil(
-        positions / (4 * count)
-    )  # deeper layers have four times the channels at a quarter of them
+    # Deeper layers have up to four times the channels at a quarter of the positions.
+    positions_at_once = math.ceil(positions / (4 * count))
+    frames_at_once, tokens = math.ceil(frames / count), math.ceil(frames * positions / (2 * count))
     return replace(
         unet,
-        frame_chunk=min(some_frames, unet.frame_chunk or some_frames),
-        position_chunk=min(some_positions, unet.position_chunk or some_positions),
+        frame_chunk=min(frames_at_once, unet.frame_chunk or frames_at_once),
+        position_chunk=min(positions_at_once, unet.position_chunk or positions_at_once),
         feed_forward_chunk=min(tokens, unet.feed_forward_chunk or tokens),
     )
 

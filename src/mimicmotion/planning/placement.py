@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mimicmotion.models.offload import Parked, bring_blocks, is_offloaded, offload_blocks
+from mimicmotion.models.offload import Parked, ParkedBlocks, blocks_of
 from mimicmotion.planning.plan import ExecutionPlan
 
 LARGE = ("unet", "vae", "image_encoder")
@@ -26,29 +26,27 @@ class Placement:
     def __init__(self, pipe: Any, device: torch.device, plan: ExecutionPlan) -> None:
         self.pipe, self.device = pipe, device
         self.parked: dict[str, Parked] = {}
+        self.offload = plan.offload
         self.apply(plan)
 
     def apply(self, plan: ExecutionPlan) -> None:
         """Change to a plan; may be called between two calls of a network."""
-        unet = self.pipe.unet
-        blocks = plan.offload == "blocks"
-        if is_offloaded(unet) and not blocks:
-            bring_blocks(unet)
-        if self.parked and (plan.offload == "none" or (blocks and "unet" in self.parked)):
+        if plan.offload != self.offload:
             self.release()
-        unet.set_execution(plan.unet)
+        self.offload = plan.offload
+        self.pipe.unet.set_execution(plan.unet)
         for small in (self.pipe.pose_net, self.pipe.detail):
             if small is not None:
                 nn.Module.to(small, device=self.device)
-        if plan.offload == "none":
-            for name in LARGE:
-                nn.Module.to(getattr(self.pipe, name), device=self.device)
-            return
         for name in LARGE:
-            if name not in self.parked and not (blocks and name == "unet"):
-                self.parked[name] = Parked(getattr(self.pipe, name), self.device)
-        if blocks and not is_offloaded(unet):
-            offload_blocks(unet, self.device)
+            module = getattr(self.pipe, name)
+            if plan.offload == "none":
+                nn.Module.to(module, device=self.device)
+            elif name not in self.parked:
+                blocks = plan.offload == "blocks" and name == "unet"
+                self.parked[name] = (
+                    ParkedBlocks(module, blocks_of(module), self.device) if blocks else Parked(module, self.device)
+                )
 
     def use(self, name: str) -> None:
         """Have a network on the device; others that are not always there make room first."""
@@ -61,6 +59,5 @@ class Placement:
     def release(self) -> None:
         """All weights to the host."""
         for parked in self.parked.values():
-            parked.park()
+            parked.release()
         self.parked.clear()
-        bring_blocks(self.pipe.unet)

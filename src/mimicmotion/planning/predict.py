@@ -164,11 +164,12 @@ class Predictor:
         return 0 if self.pipe.detail is None else self._clip(work) + self._pass("detail", *[(1, 3, *work.size)] * 5)
 
     def _pass(self, name: str, *shapes: tuple[int, ...]) -> int:
-        """Of a network on float32 pictures of these shapes; of the autoencoder, its encoder."""
+        """Of a network on pictures of these shapes, which come in float32; of the autoencoder, its encoder."""
 
         def run(network: Any, _: LiveBytes) -> None:
-            # their bytes come as (height, width, channels), and stay so
-            pictures = [torch.empty(*n, height, width, c).movedim(-1, -3) for *n, c, height, width in shapes]
+            pictures = [torch.empty(shape) for shape in shapes]
+            if name in ("vae", "pose_net"):  # as they come from `to_unit`, channels last in memory
+                pictures = [torch.empty(*shape[:-3], *shape[-2:], shape[-3]).movedim(-1, -3) for shape in shapes]
             if name == "vae":
                 encode_mode(network, *pictures)
             else:

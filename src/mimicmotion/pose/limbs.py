@@ -196,15 +196,18 @@ def source_of(part: str, confidence: Float64[ndarray, " 134"]) -> str:
     return other if mine < HIDDEN <= theirs else part
 
 
-def mean_confidence(confidence: Float[ndarray, " 134"], part: str) -> float:
-    """Mean confidence of the points that a part hangs on; of a head without its face points."""
+def points_of(part: str) -> ndarray:
+    """Indices of the points that a part hangs on; of a head without its face points."""
     if part in BONES:
-        points: ndarray = np.array(BONES[part][:2])
-    elif part in ENDS:
-        points = ENDS[part][0]
-    else:
-        points = TORSO if part == "torso" else HEAD[:5]
-    return float(np.mean(confidence[points]))
+        return np.array(BONES[part][:2])
+    if part in ENDS:
+        return ENDS[part][0]
+    return TORSO if part == "torso" else HEAD[:5]
+
+
+def mean_confidence(confidence: Float[ndarray, " 134"], part: str) -> float:
+    """Mean confidence of the points that a part hangs on."""
+    return float(np.mean(confidence[points_of(part)]))
 
 
 def disc(radius: float) -> UInt8[ndarray, "n n"]:

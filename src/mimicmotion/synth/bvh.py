@@ -246,9 +246,14 @@ def _retarget_arm(q: ndarray, side: int, at: dict[tuple[int, str], ndarray], che
     wrist = np.einsum("fji,fj->fi", chest, at[side, "hand"] - at[side, "arm"]) * mirror / length
     elbow = np.einsum("fji,fj->fi", chest, at[side, "forearm"] - at[side, "arm"]) * mirror / length
     q[:, k : k + 3] = wrist
+    q[:, k + 3] = _calm(elbow_swivel(wrist, elbow))
+
+
+def elbow_swivel(wrist: Float64[ndarray, "n 3"], elbow: Float64[ndarray, "n 3"]) -> Float64[ndarray, " n"]:
+    """How far an elbow is turned about the line to the wrist; both from the shoulder in arm lengths, as a left arm."""
     line = _unit(wrist)
     out = elbow - line * (elbow * line).sum(-1, keepdims=True)
     axis = _unit(ELBOW_HINT - line * (line @ ELBOW_HINT)[:, None])
     swivel = np.arctan2((np.cross(line, axis) * out).sum(-1), (axis * out).sum(-1))
     bent = np.clip(np.linalg.norm(out, axis=-1) / 0.08, 0, 1)  # a straight arm has no direction of its elbow
-    q[:, k + 3] = _calm(np.clip(swivel, -2.2, 2.2) * bent)
+    return np.clip(swivel, -2.2, 2.2) * bent

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Float64
 from numpy import ndarray
 
-from mimicmotion.synth.person import MARGIN
+from mimicmotion.synth.scene import MARGIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +22,6 @@ class Camera:
     def still(cls, n: int) -> Camera:
         """One that does not move."""
         return cls(np.zeros((n, 2)), np.ones(n))
-
-    @property
-    def zooms(self) -> bool:
-        """Whether any frame is enlarged."""
-        return bool((self.zoom != 1).any())
 
     def then(self, other: Camera) -> Camera:
         """This camera's frames and then the other's."""
@@ -61,15 +55,3 @@ def _pan(rng: np.random.Generator, n: int, height: int, fps: float) -> Float64[n
         size[:, None] * np.sin(2 * np.pi * (t / (period[:, None] * [[[2.0]], [[1.0]], [[0.2]]]) + phase[:, None]))
     ).sum(0)
     return waves * MARGIN * height
-
-
-def zoomed_background(
-    background: Float32[ndarray, "rows columns 3"], pan: Float64[ndarray, " 2"], zoom: float
-) -> Float32[ndarray, "rows columns 3"]:
-    """The background as the camera sees it: shifted, then enlarged about its middle; to be placed without a shift."""
-    rows, columns = background.shape[:2]
-    middle = 0.5 * np.array([columns - 1, rows - 1])
-    start = middle + pan - middle / zoom
-    matrix = np.array([[1 / zoom, 0, start[0]], [0, 1 / zoom, start[1]]])
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return cv2.warpAffine(background, matrix, (columns, rows), flags=flags, borderMode=cv2.BORDER_REPLICATE)

@@ -11,19 +11,48 @@ from numpy import ndarray
 
 from mimicmotion.errors import InputError
 from mimicmotion.pose import hands
-from mimicmotion.pose.keypoints import LEFT_HAND, RIGHT_HAND, PoseSequence
+from mimicmotion.pose.keypoints import LEFT_HAND, NUM_POINTS, RIGHT_HAND, PoseSequence
 from mimicmotion.synth.bvh import Mocap
-from mimicmotion.synth.camera import Camera, move_camera, zoomed_background
-from mimicmotion.synth.figure import BLINK, MOUTH, SHANK, SIDE, solve
-from mimicmotion.synth.keypoints import confidences, depth_tolerance, keypoints
+from mimicmotion.synth.camera import Camera, move_camera
+from mimicmotion.synth.faces import face_actions
+from mimicmotion.synth.keypoints import confidences
+from mimicmotion.synth.light import encode
 from mimicmotion.synth.motion import choose_motion, motion_params
-from mimicmotion.synth.person import Person, floor_shadows, make_person
-from mimicmotion.synth.primitives import CLOSED_EYE, INNER_MOUTH, OPEN_MOUTH, WIDE
+from mimicmotion.synth.rig import pose_bones
+from mimicmotion.synth.scene import Grade, Moment, Scene, correspondence, develop, make_scene, render_moment
 
 SOURCE = "mimicmotion.synth"
 SEEN_SHARE = 0.3  # of a hand's points
 SHUTTER = 0.5  # of the time between frames
 _SPARE_SECONDS = 3.0  # of the motion before and after the clip, where the reference may come from
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is known of a clip's pictures and of its reference picture.
+
+    Attributes:
+        clean: the clip without the camera's noise and compression.
+        mask: the person's share of each pixel, 0..255.
+        depth: distance from the camera in metres where the person is; infinite elsewhere.
+        flow: from each pixel of the clip to the same place in the reference, pixels (x, y); exact for the person, and
+            for the background by the camera's movement.
+        in_reference: whether that place is seen in the reference.
+        background: of each frame, without the person and their shadow.
+        reference_clean: the reference without noise.
+        reference_mask: the person's share of its pixels.
+        reference_depth: its depth.
+    """
+
+    clean: UInt8[ndarray, "frames height width 3"]
+    mask: UInt8[ndarray, "frames height width"]
+    depth: Float32[ndarray, "frames height width"]
+    flow: Float32[ndarray, "frames height width 2"]
+    in_reference: Bool[ndarray, "frames height width"]
+    background: UInt8[ndarray, "frames height width 3"]
+    reference_clean: UInt8[ndarray, "height width 3"]
+    reference_mask: UInt8[ndarray, "height width"]
+    reference_depth: Float32[ndarray, "height width"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +65,7 @@ class SynthClip:
         reference_frame: the person in another pose.
         reference_pose: its pose, one frame.
         visible: which points are inside of the frame and not hidden, whatever their confidence.
+        truth: all else that is known.
     """
 
     frames: UInt8[ndarray, "frames height width 3"]
@@ -43,6 +73,7 @@ class SynthClip:
     reference_frame: UInt8[ndarray, "height width 3"]
     reference_pose: PoseSequence
     visible: Bool[ndarray, "frames 134"]
+    truth: Truth
 
     @property
     def hand_boxes(self) -> tuple[Float32[ndarray, "frames 2 4"], Bool[ndarray, "frames 2"]]:
@@ -95,14 +126,21 @@ def render_clip(
     if not 0 <= camera_zoom <= 1 or not 0 <= motion_blur <= 64:
         got = f"camera_zoom={camera_zoom!r}, motion_blur={motion_blur!r}"
         raise InputError(got, "0 to 1, and 0 to 64 moments", "correct the value")
-    person = make_person(seed if person_seed is None else person_seed, size, framing)
+    scene = make_scene(seed if person_seed is None else person_seed, size, framing)
     rng = np.random.default_rng([seed, 2])
     name = choose_motion(rng)
     params, reference = _params(rng, motion or name, num_frames, fps)
-    camera = move_camera(rng, num_frames, size[0], fps, pan=camera_motion, zoom=camera_zoom).then(Camera.still(1))
+    camera = move_camera(
+        np.random.default_rng([seed, 6]), num_frames, size[0], fps, pan=camera_motion, zoom=camera_zoom
+    ).then(Camera.still(1))
     params = np.concatenate([params, reference])
-    frames, poses, visible = _render(person, rng, params, num_frames, size, fps, camera, supersample, motion_blur)
-    return SynthClip(frames[:-1], poses[:num_frames], frames[-1], poses[num_frames:], visible[:num_frames])
+    shots = _render(scene, rng, params, num_frames, fps, camera, supersample, motion_blur)
+    poses, n = shots.poses, num_frames
+    truth = Truth(
+        shots.clean[:n], shots.mask[:n], shots.depth[:n], shots.flow, shots.in_reference, shots.background,
+        shots.clean[n], shots.mask[n], shots.depth[n],
+    )  # fmt: skip
+    return SynthClip(shots.frames[:n], poses[:n], shots.frames[n], poses[n:], shots.visible[:n], truth)
 
 
 def render_still(
@@ -113,7 +151,7 @@ def render_still(
     framing: str | None = None,
     supersample: int = 4,
 ) -> tuple[UInt8[ndarray, "height width 3"], PoseSequence]:
-    """One picture of a person (the one that `render_clip(seed, ...)` shows) and its pose.
+    """One picture, without noise, of a person (the one that `render_clip(seed, ...)` shows) and its pose.
 
     Args:
         seed: any integer >= 0.
@@ -123,12 +161,12 @@ def render_still(
         supersample: samples per pixel along each axis.
     """
     _check(seed, 1, size, 15.0, supersample)
-    person = make_person(seed, size, framing)
+    scene = dataclasses.replace(make_scene(seed, size, framing), grade=Grade(0, (0, 0), 0))
     rng = np.random.default_rng([seed, 3])
     name = choose_motion(rng)
     params, _ = _params(rng, motion or name, 1, 15.0)
-    frames, poses, _ = _render(person, rng, params, 1, size, 15.0, Camera.still(1), supersample)
-    return frames[0], dataclasses.replace(poses, fps=0.0)
+    shots = _render(scene, rng, params, 1, 15.0, Camera.still(1), supersample)
+    return shots.clean[0], dataclasses.replace(shots.poses, fps=0.0)
 
 
 def _check(seed: int, num_frames: int, size: tuple[int, int], fps: float, supersample: int) -> None:
@@ -153,82 +191,75 @@ def _params(rng: np.random.Generator, motion: str | Mocap, num_frames: int, fps:
     return whole[start : start + num_frames], reference[None]
 
 
+@dataclass(frozen=True, slots=True)
+class _Shots:
+    """Frames in a row, some of which follow one another in time; flow leads to the last of them."""
+
+    frames: ndarray
+    clean: ndarray
+    mask: ndarray
+    depth: ndarray
+    flow: ndarray
+    in_reference: ndarray
+    background: ndarray
+    poses: PoseSequence
+    visible: ndarray
+
+
 def _render(
-    person: Person,
+    scene: Scene,
     rng: np.random.Generator,
     params: ndarray,
     in_time: int,
-    size: tuple[int, int],
     fps: float,
     camera: Camera,
     supersample: int,
     blur: int = 0,
-) -> tuple[ndarray, PoseSequence, ndarray]:
-    """Frames, poses and what is visible; only the first `in_time` frames follow one another in time."""
-    frames, points, hidden = _moment(person, params, size, camera, supersample)
-    if blur > 1:
-        frames[:in_time] = _blurred(person, params[:in_time], size, camera, supersample, blur)
-    parts = [slice(0, in_time), slice(in_time, len(params))]
-    confidence = np.concatenate([confidences(rng, points[p], hidden[p], size, person.unit, fps) for p in parts])
-    poses = PoseSequence(points[..., :2].astype(np.float32), confidence.astype(np.float32), size, fps, SOURCE)
-    return frames, poses, ~hidden & (confidence > 0)
+) -> _Shots:
+    """All the frames; only the first `in_time` frames follow one another in time."""
+    n, size = len(params), scene.size
+    pose = pose_bones(scene.figure.skeleton, params)
+    faces = face_actions(rng, params, np.arange(n) / fps)
 
+    def shoot(k: int) -> Moment:
+        return render_moment(scene, pose, k, faces[k], camera.pan[k], float(camera.zoom[k]), supersample)
 
-def _moment(
-    person: Person, params: ndarray, size: tuple[int, int], camera: Camera, supersample: int
-) -> tuple[ndarray, ndarray, ndarray]:
-    """Sharp frames, their keypoints in pixels and depth, and which of them are hidden."""
-    from mimicmotion.synth.render import render
-
-    body = person.body
-    rot, pos = solve(body, params)
-    mouth = params[:, MOUTH]
-    signals = {
-        OPEN_MOUTH: mouth,
-        INNER_MOUTH: np.maximum(mouth - 1, 0.02),
-        CLOSED_EYE: params[:, BLINK],
-        WIDE: _skirt_width(body.girth, pos),
-    }
-    inverse, forward, centre, shape = person.primitives.in_pixels(rot, pos, person.to_pixels, person.origin, signals)
-    points = keypoints(body, rot, pos, params[:, MOUTH], params[:, BLINK]) @ person.to_pixels.T + person.origin
-    blobs = floor_shadows(person, pos)
-    for moved in (centre, points, blobs):  # the camera's shift moves all that stands before it
-        moved[..., :2] -= camera.pan[:, None]
-    table, textures, light, ground = person.primitives.table, person.look.textures, person.light, person.background
-    if not camera.zooms:
-        frames, behind = render(
-            inverse, forward, centre, shape, table, textures, light, ground, blobs, camera.pan, size, supersample,
-            person.unit, points,
-        )  # fmt: skip
-        return frames, points, behind > depth_tolerance(body) * person.unit
-    zoom = camera.zoom[:, None, None]
-    middle = np.array([0.5 * size[1], 0.5 * size[0], 0.0])
-    centre, points = middle + zoom * (centre - middle), middle + zoom * (points - middle)
-    blobs[..., :2] = middle[:2] + zoom * (blobs[..., :2] - middle[:2])
-    blobs[..., 2:4] *= zoom
-    inverse, forward = inverse / zoom[..., None], forward * zoom[..., None]
-    frames, behind = np.empty((len(params), *size, 3), np.uint8), np.empty(points.shape[:2])
-    for k in range(len(params)):  # one by one, as each has a scale and a background of its own
-        one, scale = slice(k, k + 1), float(camera.zoom[k])
-        seen = zoomed_background(ground, camera.pan[k], scale)
-        frames[one], behind[one] = render(
-            inverse[one], forward[one], centre[one], shape[one], table, textures, light, seen, blobs[one],
-            np.zeros((1, 2)), size, supersample, person.unit * scale, points[one],
-        )  # fmt: skip
-    return frames, points, behind > depth_tolerance(body) * person.unit * zoom[..., 0]
+    last = shoot(n - 1)
+    blurred = _blurred(scene, params[:in_time], faces, camera, supersample, blur) if blur > 1 else None
+    frames, clean, background = (np.empty((n, *size, 3), np.uint8) for _ in range(3))
+    mask, depth = np.empty((n, *size), np.uint8), np.empty((n, *size), np.float32)
+    flow, there = np.empty((n - 1, *size, 2), np.float32), np.empty((n - 1, *size), bool)
+    points, hidden = np.empty((n, NUM_POINTS, 2)), np.empty((n, NUM_POINTS), bool)
+    for k in range(n):
+        moment = last if k == n - 1 else shoot(k)
+        picture = moment.picture if blurred is None or k >= in_time else blurred[k]
+        clean[k], frames[k] = develop(scene, picture, rng)
+        background[k] = np.clip(np.rint(encode(moment.background)), 0, 255)
+        mask[k] = np.rint(255 * moment.cover)
+        depth[k] = moment.depth(supersample)
+        points[k], hidden[k] = moment.points[:, :2], moment.hidden
+        if k < n - 1:
+            pans, zooms = (camera.pan[k], camera.pan[-1]), (float(camera.zoom[k]), float(camera.zoom[-1]))
+            flow[k], there[k] = correspondence(scene, moment, last, pans, zooms, supersample)
+    parts = [slice(0, in_time), slice(in_time, n)]
+    sure = np.concatenate([confidences(rng, points[p], hidden[p], size, scene.unit, fps) for p in parts])
+    poses = PoseSequence(points.astype(np.float32), sure.astype(np.float32), size, fps, SOURCE)
+    return _Shots(frames, clean, mask, depth, flow, there, background[: n - 1], poses, ~hidden & (sure > 0))
 
 
 def _blurred(
-    person: Person, params: ndarray, size: tuple[int, int], camera: Camera, supersample: int, blur: int
-) -> UInt8[ndarray, "frames height width 3"]:
+    scene: Scene, params: ndarray, faces: list[dict[str, float]], camera: Camera, supersample: int, blur: int
+) -> Float32[ndarray, "frames height width 3"]:
     """Means over moments while the shutter is open, evenly before and after each frame's own."""
     n = len(params)
-    total = np.zeros((n, *size, 3), np.float32)
+    total = np.zeros((n, *scene.size, 3), np.float32)
     for k in range(blur):
         time = SHUTTER * ((k + 0.5) / blur - 0.5) + np.arange(n)
-        moved = Camera(_between(camera.pan[:n], time), _between(camera.zoom[:n], time))
-        total += _moment(person, _between(params, time), size, moved, supersample)[0]
-    return np.round(total / blur).astype(np.uint8)
+        pose = pose_bones(scene.figure.skeleton, _between(params, time))
+        pan, zoom = _between(camera.pan[:n], time), _between(camera.zoom[:n], time)
+        for i in range(n):
+            total[i] += render_moment(scene, pose, i, faces[i], pan[i], float(zoom[i]), supersample).picture
+    return total / blur
 
 
 def _between(values: Float64[ndarray, "n ..."], time: Float64[ndarray, " m"]) -> Float64[ndarray, "m ..."]:
@@ -238,9 +269,3 @@ def _between(values: Float64[ndarray, "n ..."], time: Float64[ndarray, " m"]) ->
     left = np.clip(np.floor(time).astype(int), 0, len(values) - 2)
     share = (time - left).reshape(-1, *[1] * (values.ndim - 1))
     return values[left] * (1 - share) + values[left + 1] * share
-
-
-def _skirt_width(girth: float, pos: ndarray) -> ndarray:
-    """How much wider a skirt gets when the knees part."""
-    apart = np.sqrt(((pos[:, SHANK] - pos[:, SHANK + SIDE]) ** 2).sum(-1))
-    return np.clip(0.75 + 1.8 * apart / girth, 1.0, 1.7)

@@ -1,92 +1,124 @@
-"""The truth: 134 keypoints of the figure in pixels, and the confidence that a detector would have."""
+"""The truth: the 134 keypoints of a posed body, whether they are seen, and how sure a detector would be."""
 
 from __future__ import annotations
 
+import functools
+import json
+from pathlib import Path
+
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 from numpy import ndarray
 
 from mimicmotion.pose.keypoints import FACE, LEFT_HAND, NUM_POINTS, RIGHT_HAND
-from mimicmotion.synth.figure import (
-    FINGERS,
-    FOOT,
-    FOREARM,
-    HAND,
-    HEAD,
-    SHANK,
-    SIDE,
-    THIGH,
-    UPPER_ARM,
-    Body,
-    finger_lengths,
-)
-from mimicmotion.synth.head import EYE_X, EYE_Y, NOSE_Y, HeadShape, face_points
+from mimicmotion.synth.assets import Assets
+from mimicmotion.synth.people import Figure
+from mimicmotion.synth.rig import Pose
+
+FACE_POINTS = Path(__file__).with_name("face_points.json")
+_JOINTS = {  # bones whose heads are points: OpenPose's number for the right side and for the left one
+    "upperarm01": (2, 5), "lowerarm01": (3, 6), "wrist": (4, 7), "upperleg01": (8, 11), "lowerleg01": (9, 12),
+    "foot": (10, 13), "eye": (14, 15),
+}  # fmt: skip
+_NOSE, _EAR, _HEEL = (0.0, 6.98, 1.75), (0.62, 7.12, 0.48), (2.2, -8.0, -0.42)  # on the unshaped base mesh
+_SHOULDER = np.array([0.0, 0.28, 0.0])  # estimators find shoulders so far above the joint, measured on rendered people
+
+
+@functools.cache
+def face_vertices() -> tuple[ndarray, ndarray]:
+    """Vertices of the base mesh and weights of the 68 points of a face."""
+    data = json.loads(FACE_POINTS.read_text(encoding="utf-8"))
+    return np.array(data["vertices"]), np.array(data["weights"])
+
+
+@functools.lru_cache(maxsize=2)
+def _landmarks(assets: Assets) -> dict[str, int]:
+    """Vertices of the base mesh: nose, ears and heels."""
+    body = np.unique(assets.faces("body")[0])
+    nearest = lambda at: int(body[((assets.vertices[body] - np.array(at)) ** 2).sum(1).argmin()])  # noqa: E731
+    mirror = np.array([-1.0, 1.0, 1.0])
+    return {
+        "nose": nearest(_NOSE), "ear.L": nearest(_EAR), "ear.R": nearest(mirror * _EAR), "heel.L": nearest(_HEEL),
+        "heel.R": nearest(mirror * _HEEL),
+    }  # fmt: skip
 
 
 def keypoints(
-    body: Body, rot: ndarray, pos: ndarray, mouth: Float64[ndarray, " n"], blink: Float64[ndarray, " n"]
-) -> Float64[ndarray, "n 134 3"]:
-    """World positions of all the points; neck = middle of the shoulders, as OpenPose defines it."""
-    n = len(rot)
-    out = np.zeros((n, NUM_POINTS, 3))
-    for first, side in ((5, 0), (2, 1)):  # 5.. left arm, 2.. right arm
-        for i, segment in enumerate((UPPER_ARM, FOREARM, HAND)):
-            out[:, first + i] = pos[:, segment + side * SIDE]
-        for i, segment in enumerate((THIGH, SHANK, FOOT)):
-            out[:, first + 6 + i] = pos[:, segment + side * SIDE]
-    out[:, 1] = 0.5 * (out[:, 2] + out[:, 5])
-    shape, h = HeadShape(body), body.head
-    ear = 0.47 * shape.width * h
-    local = np.array([
-        shape.on_face(0, NOSE_Y, 0.085), shape.on_face(-EYE_X, EYE_Y, 0.01), shape.on_face(EYE_X, EYE_Y, 0.01),
-        (-ear, 0.37 * h, -0.01 * h), (ear, 0.37 * h, -0.01 * h),
-    ])  # fmt: skip
-    out[:, [0, 14, 15, 16, 17]] = _attach(rot, pos, HEAD, local[None])
-    out[:, FACE] = _attach(rot, pos, HEAD, face_points(body, mouth, blink))
-    length, a = body.foot, body.ankle
-    for first, side in ((18, 0), (21, 1)):
-        s = 1 - 2 * side
-        feet = [(-0.014 * s, 0.012 - a, length), (0.026 * s, 0.01 - a, 0.82 * length), (0, 0.014 - a, -0.036)]
-        out[:, first : first + 3] = _attach(rot, pos, FOOT + side * SIDE, np.array([feet]))
-    lengths = finger_lengths(body)
-    for hand, side in ((LEFT_HAND, 0), (RIGHT_HAND, 1)):
-        out[:, hand.start] = pos[:, HAND + side * SIDE]
+    assets: Assets, figure: Figure, heels: Float64[ndarray, "2 3"], pose: Pose, frame: int, vertices: ndarray
+) -> Float64[ndarray, "134 3"]:
+    """World positions of all the points in one frame; neck = middle of the shoulders, as OpenPose defines it.
+
+    Args:
+        assets: the packed people.
+        figure: the person.
+        heels: of the left and the right foot, in the rest pose.
+        pose: of all frames.
+        frame: which one.
+        vertices: of the figure's mesh in this frame.
+    """
+    out = np.zeros((NUM_POINTS, 3))
+    at = lambda base: vertices[figure.vertex_of[base]]  # noqa: E731
+    marks, bones = _landmarks(assets), figure.skeleton
+    head = pose.head[frame]
+    for name, (right, left) in _JOINTS.items():
+        out[right], out[left] = head[bones.index(f"{name}.R")], head[bones.index(f"{name}.L")]
+    for side, point in (("R", 2), ("L", 5)):
+        out[point] += pose.rot[frame, bones.index(f"clavicle.{side}")] @ _SHOULDER * figure.height / 17
+    out[0], out[16], out[17] = at(marks["nose"]), at(marks["ear.R"]), at(marks["ear.L"])
+    out[1] = 0.5 * (out[2] + out[5])
+    tips = dict(zip(assets.tips, pose.tips[frame], strict=True))
+    for side, first in (("L", 18), ("R", 21)):
+        foot = bones.index(f"foot.{side}")
+        out[first], out[first + 1] = tips[f"toe1-2.{side}"], tips[f"toe5-3.{side}"]
+        out[first + 2] = pose.rot[frame, foot] @ heels[int(side == "R")] + pose.shift[frame, foot]
+    index, weight = face_vertices()
+    out[FACE] = (at(index) * weight[..., None]).sum(1)
+    for side, hand in (("L", LEFT_HAND), ("R", RIGHT_HAND)):
+        out[hand.start] = head[bones.index(f"wrist.{side}")]
         for f in range(5):
-            base = FINGERS + side * 15 + 3 * f
-            out[:, hand.start + 1 + 4 * f : hand.start + 4 + 4 * f] = pos[:, base : base + 3]
-            tip = np.array([[(0.0, -lengths[f, 2], 0.0)]])
-            out[:, hand.start + 4 + 4 * f] = _attach(rot, pos, base + 2, tip)[:, 0]
+            first = hand.start + 1 + 4 * f
+            for j in range(3):
+                out[first + j] = head[bones.index(f"finger{f + 1}-{j + 1}.{side}")]
+            out[first + 3] = tips[f"finger{f + 1}-3.{side}"]
     return out
 
 
-def _attach(rot: ndarray, pos: ndarray, segment: int, local: ndarray) -> ndarray:
-    local = np.broadcast_to(local, (len(rot), *local.shape[1:]))
-    return pos[:, segment, None] + np.einsum("fij,fpj->fpi", rot[:, segment], local)
+def heels_of(assets: Assets, vertices: Float64[ndarray, "n 3"]) -> Float64[ndarray, "2 3"]:
+    """Heels of a shaped body, left and right."""
+    marks = _landmarks(assets)
+    return vertices[[marks["heel.L"], marks["heel.R"]]]
 
 
-def depth_tolerance(body: Body) -> Float64[ndarray, " 134"]:
-    """How far (body heights) a point may lie under the surface and still count as visible: its own part and clothes."""
-    out = np.full(NUM_POINTS, 0.02)
-    out[[2, 5]] = 0.07  # shoulders
-    out[1] = 0.09
-    out[[3, 6]] = 0.055
-    out[[4, 7]] = 0.04
-    out[[8, 11]] = 0.115
-    out[[9, 12]] = 0.07
-    out[[10, 13]] = 0.05
-    out[0] = 0.02
-    out[[14, 15, 16, 17]] = 0.025
-    out[18:24] = 0.035
-    out[FACE] = 0.022
-    out[92:134] = 0.16 * body.hand
-    out[[92, 113]] = 0.04
-    return out * (0.5 + 0.5 * max(body.girth, 1.0))
+def depth_tolerance(height: float) -> Float64[ndarray, " 134"]:
+    """How far (decimetres) a point may lie under the surface and still count as seen: its own part and clothes."""
+    out = np.full(NUM_POINTS, 0.4)
+    out[1] = 1.5
+    for points, value in (
+        ((2, 5), 1.3), ((3, 6), 0.95), ((4, 7), 0.75), ((8, 11), 2.0), ((9, 12), 1.2), ((10, 13), 0.95),
+        ((14, 15, 16, 17), 0.45), (range(18, 24), 0.85),
+    ):  # fmt: skip
+        out[list(points)] = value
+    out[LEFT_HAND] = out[RIGHT_HAND] = 0.3
+    out[[LEFT_HAND.start, RIGHT_HAND.start]] = 0.7
+    return out * height / 17
+
+
+def hidden_points(
+    seen: Float64[ndarray, "134 3"], nearness: ndarray, factor: int, tolerance: Float64[ndarray, " 134"]
+) -> Bool[ndarray, " 134"]:
+    """Which points (column, row, nearness) lie behind the surface of a depth buffer of `factor` samples a pixel."""
+    rows, columns = nearness.shape
+    at = np.floor(seen[:, :2] * factor).astype(np.int64)
+    inside = (at >= 0).all(1) & (at[:, 0] < columns) & (at[:, 1] < rows)
+    surface = np.zeros(len(seen))
+    surface[inside] = nearness[at[inside, 1], at[inside, 0]]
+    return (surface > 0) & (1 / seen[:, 2] - 1 / np.maximum(surface, 1e-9) > tolerance)
 
 
 def confidences(
     rng: np.random.Generator,
-    pixels: Float64[ndarray, "n 134 3"],
-    hidden: ndarray,
+    pixels: Float64[ndarray, "n 134 2"],
+    hidden: Bool[ndarray, "n 134"],
     size: tuple[int, int],
     unit: float,
     fps: float,
@@ -96,7 +128,7 @@ def confidences(
     Args:
         rng: source of the spread.
         pixels: positions in the frame.
-        hidden: (n, 134) bool, the z-buffer covers the point.
+        hidden: what lies behind something.
         size: (height, width) of the frame.
         unit: pixels of one body height.
         fps: frames per second, for the speed.
@@ -105,14 +137,14 @@ def confidences(
     base = 0.93 + 0.05 * _slow_noise(rng, n)
     base *= np.where(hidden, np.clip(0.425 + 0.175 * _slow_noise(rng, n), 0.25, 0.6), 1.0)
     if n > 1:
-        speed = np.sqrt((np.gradient(pixels[..., :2], axis=0) ** 2).sum(-1)) / unit * fps  # body heights per second
+        speed = np.sqrt((np.gradient(pixels, axis=0) ** 2).sum(-1)) / unit * fps  # body heights per second
         base *= 1 - 0.45 * np.clip((speed - 0.8) / 3.0, 0, 1)
     x, y = pixels[..., 0], pixels[..., 1]
     inside = (x >= 0) & (y >= 0) & (x < size[1]) & (y < size[0])
     return np.where(inside, np.clip(base, 0.02, 1.0), 0.0)
 
 
-def _slow_noise(rng: np.random.Generator, n: int) -> ndarray:
+def _slow_noise(rng: np.random.Generator, n: int) -> Float64[ndarray, "n 134"]:
     """Noise of unit spread per point that changes a little from frame to frame."""
     still = np.clip(rng.normal(size=(1, NUM_POINTS)), -2, 2)
     return 0.8 * still + 0.5 * np.clip(rng.normal(size=(n, NUM_POINTS)), -2, 2)

@@ -7,8 +7,8 @@ import os
 import sys
 
 from mimicmotion.errors import InputError, MimicMotionError
+from mimicmotion.interrupt import Stopped
 from mimicmotion.training import run
-from mimicmotion.training.launch import Stopped
 
 
 def main(arguments: list[str]) -> int:

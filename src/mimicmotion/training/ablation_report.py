@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +12,21 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
+from mimicmotion import plot
 from mimicmotion.errors import InputError
-from mimicmotion.files import atomic_path
+from mimicmotion.evaluation.bootstrap import Interval
+from mimicmotion.evaluation.metrics import Metric
+from mimicmotion.tables import Table, write_csv, write_text
 
-MEASURES: dict[str, tuple[str, int, bool]] = {
-    "psnr_hands": ("PSNR hands, dB", 2, True),
-    "hand_error": ("hand error, torso lengths", 3, False),
-    "psnr_moving": ("PSNR moving, dB", 2, True),
-    "psnr": ("PSNR, dB", 2, True),
-    "ssim": ("SSIM", 4, True),
-    "body_error": ("body error, torso lengths", 3, False),
-    "flicker": ("flicker", 4, False),
+MEASURES: dict[str, Metric] = {
+    "psnr_hands": Metric("PSNR hands, dB", "higher", 2),
+    "hand_error": Metric("hand error, torso lengths", "lower", 3),
+    "psnr_moving": Metric("PSNR moving, dB", "higher", 2),
+    "psnr": Metric("PSNR, dB", "higher", 2),
+    "ssim": Metric("SSIM", "higher", 4),
+    "body_error": Metric("body error, torso lengths", "lower", 3),
+    "flicker": Metric("flicker", "lower", 4),
 }
-"""Column: title, digits, whether higher is better."""
 EFFECTS = {
     "hand loss": ((("hand", "none"), 1), (("both", "confidence"), 1)),
     "confidence": ((("confidence", "none"), 1), (("both", "hand"), 1)),
@@ -41,19 +42,6 @@ PAPER = """The paper's Table 2 (second-hand; another data set, another model, fu
 | + hand + confidence | 12.2 | 623 | .787 | 18.4 |
 | + progressive fusion | 9.3 | 594 | .795 | 20.1 |
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A mean with its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
-
-    def text(self, digits: int) -> str:
-        """Such as "15.02 [14.80, 15.30]"."""
-        return f"{self.mean:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
 
 
 def cube(rows: Sequence[Mapping[str, Any]], arm: str, condition: str, measure: str) -> Float64[ndarray, "seeds clips"]:
@@ -77,13 +65,13 @@ def interval(values: Float64[ndarray, "seeds clips"], seed: int = 0, draws: int 
     """
     values = values[:, ~np.isnan(values).all(0)]
     if not values.size:
-        return Interval(float("nan"), float("nan"), float("nan"))
+        return Interval(float("nan"))
     rng = np.random.default_rng(seed)
     s = rng.integers(values.shape[0], size=(draws, values.shape[0], 1))
     c = rng.integers(values.shape[1], size=(draws, 1, values.shape[1]))
     means = np.nanmean(values[s, c], axis=(1, 2))
     low, high = np.quantile(means, [0.025, 0.975])
-    return Interval(float(np.nanmean(values)), float(low), float(high))
+    return Interval(float(np.nanmean(values)), float(low), float(high), values.shape[1])
 
 
 def effect(rows: Sequence[Mapping[str, Any]], name: str, condition: str, measure: str) -> Interval:
@@ -103,55 +91,43 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> str:
         seeds = len({r["seed"] for r in rows})
         clips = len({r["clip"] for r in rows if r["condition"] == condition})
         out += [f"Poses: {condition}; {seeds} seeds x {clips} clips, mean with 95 % interval", ""]
-        out += _table(
-            "arm", arms, lambda arm, m, condition=condition: interval(cube(rows, arm, condition, m)), plus=False
-        )
+        out += _table("arm", {arm: partial(_arm, rows, arm, condition) for arm in arms}, plus=False)
         if {"none", "hand", "confidence", "both"} <= set(arms):
             out += ["Effects (paired differences):", ""]
-            out += _table(
-                "effect", list(EFFECTS), lambda e, m, condition=condition: effect(rows, e, condition, m), plus=True
-            )
+            out += _table("effect", {e: partial(effect, rows, e, condition) for e in EFFECTS}, plus=True)
     return "\n".join([*out, PAPER])
 
 
-def _table(head: str, names: Sequence[str], value: Any, *, plus: bool) -> list[str]:
-    lines = [
-        f"| {head} | " + " | ".join(f"{t} {'↑' if up else '↓'}" for t, _, up in MEASURES.values()) + " |",
-        "|---" * (len(MEASURES) + 1) + "|",
-    ]
-    for name in names:
-        cells = []
-        for measure, (_, digits, _) in MEASURES.items():
-            found = value(name, measure)
-            sure = plus and (found.low > 0 or found.high < 0)
-            cells.append(f"**{found.text(digits)}**" if sure else found.text(digits))
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return [*lines, ""]
+def _arm(rows: Sequence[Mapping[str, Any]], arm: str, condition: str, measure: str) -> Interval:
+    return interval(cube(rows, arm, condition, measure))
+
+
+def _table(head: str, values: Mapping[str, Callable[[str], Interval]], *, plus: bool) -> list[str]:
+    """A row for each name, a column for each measure; with `plus`, what excludes zero in bold."""
+    found = {name: [value(m) for m in MEASURES] for name, value in values.items()}
+    bold = {(i, j + 1) for i, of in enumerate(found.values()) for j, v in enumerate(of) if plus and v.excludes_zero}
+    digits = [m.digits for m in MEASURES.values()]
+    rows = [[name, *(v.text(d) for v, d in zip(of, digits, strict=True))] for name, of in found.items()]
+    return [*Table([head, *(m.title + m.arrow for m in MEASURES.values())], rows, bold).markdown(), ""]
 
 
 def figure(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Effects with their intervals, one panel per measure, as a PNG file."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
     conditions = list(dict.fromkeys(r["condition"] for r in rows))
-    with mpl.rc_context({"font.size": 8}):
-        sheet = Figure(figsize=(11, 4.6), layout="constrained")
-        for k, (measure, (title, _, up)) in enumerate(MEASURES.items()):
+    with plot.figure(path, height=4.6, width=11) as sheet:
+        for k, (measure, info) in enumerate(MEASURES.items()):
             axis = sheet.add_subplot(2, 4, k + 1)
             axis.axhline(0, color="0.6", lw=0.8)
             for j, condition in enumerate(conditions):
                 found = [effect(rows, e, condition, measure) for e in EFFECTS]
-                mean = np.array([f.mean for f in found])
+                mean = np.array([f.value for f in found])
                 bars = np.abs(np.array([[f.low, f.high] for f in found]).T - mean)
                 axis.errorbar(np.arange(3) + 0.15 * j, mean, yerr=bars, fmt="o", ms=4, capsize=3, label=condition)
             axis.set_xticks(range(3), list(EFFECTS))
-            axis.set_title(f"{title} ({'higher' if up else 'lower'} is better)")
+            axis.set_title(f"{info.title} ({info.better} is better)")
             if not k:
                 axis.legend()
         sheet.suptitle("Effect of each switch, paired by seed and clip, 95 % intervals")
-        with atomic_path(path) as part:
-            sheet.savefig(part, dpi=130, format="png")
 
 
 def write_report(folder: Path, scores: Sequence[Path]) -> Path:
@@ -163,13 +139,7 @@ def write_report(folder: Path, scores: Sequence[Path]) -> Path:
     rows = [row for path in scores for row in json.loads(path.read_text(encoding="utf-8"))]
     if not rows:
         raise InputError("no scores", "scores.json of at least one run", "run the ablation first")
-    with atomic_path(folder / "results.csv") as part, part.open("w", newline="", encoding="utf-8") as f:
-        writer = csv.DictWriter(f, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(folder / "results.csv", list(rows[0]), [list(row.values()) for row in rows])
     if {"none", "hand", "confidence", "both"} <= {r["arm"] for r in rows}:
         figure(rows, folder / "effects.png")
-    table = folder / "table.md"
-    with atomic_path(table) as part:
-        part.write_text(tables(rows), encoding="utf-8")
-    return table
+    return write_text(folder / "table.md", tables(rows))

@@ -22,6 +22,7 @@ from mimicmotion.diffusion.noise import augment_picture
 from mimicmotion.errors import ConfigError
 from mimicmotion.models.checkpoint import Components, config_of, save_components
 from mimicmotion.models.execution import Execution
+from mimicmotion.models.lora import merged_state, save_adapter
 from mimicmotion.models.pose_features import to_unit
 from mimicmotion.models.posenet import PoseNet
 from mimicmotion.models.tensors import assign
@@ -29,7 +30,6 @@ from mimicmotion.models.unet import build_unet
 from mimicmotion.models.vae import encoder_digest
 from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.training.bundled import bundled_settings
-from mimicmotion.training.lora import merged_state, save_adapter
 from mimicmotion.training.networks import (
     DenoiserModel,
     checkpointing,
@@ -312,9 +312,10 @@ class DenoiserTask(Task):
     def export(self, folder: Path, weights: Mapping[str, Tensor]) -> Path:
         """Write the whole model in float16 as `MimicMotionPipeline.from_pretrained` loads it, and LoRA's adapter."""
         out = save_components(self.assembled(weights), folder, dtype=EXPORT_DTYPE)
-        if self.config.trained.what == "lora":
+        lora = self.config.trained
+        if lora.what == "lora":
             adapter = {k.removeprefix("unet."): v for k, v in weights.items() if ".lora_" in k}
-            save_adapter(adapter, self.config.trained, out / "adapter")
+            save_adapter(adapter, lora.rank, lora.alpha, out / "adapter")
         return out
 
     def validate(self, step: int, weights: Mapping[str, Tensor]) -> Validation:  # noqa: ARG002

@@ -1,14 +1,12 @@
-"""What surrounds a training: the accelerator, the wish to stop, agreement between processes."""
+"""What surrounds a training: the accelerator, agreement between processes."""
 
 from __future__ import annotations
 
 import datetime
 import os
 import signal
-import threading
 from collections.abc import Callable
-from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
@@ -20,36 +18,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
 WAIT = datetime.timedelta(hours=3)
 """How long processes wait for the main one while it validates or saves."""
-
-
-class Stopped(KeyboardInterrupt):
-    """A run was asked to stop and has saved itself; the message tells how it goes on."""
-
-
-class Stopper:
-    """While entered, SIGTERM and Ctrl-C are a wish that the loop reads; a second one interrupts at once."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._old: dict[int, Any] = {}
-        self._pid = os.getpid()
-
-    def __enter__(self) -> Stopper:
-        if threading.current_thread() is threading.main_thread():  # elsewhere the caller's own handling stays
-            self._old = {s: signal.signal(s, self._on) for s in SIGNALS}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
-
-    def _on(self, _number: int, _frame: FrameType | None) -> None:
-        if os.getpid() != self._pid or self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
 
 
 def quiet_worker(_: int) -> None:

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from mimicmotion.errors import ConfigError, TrainingError
 from mimicmotion.files import atomic_path, check_writable, writing
-from mimicmotion.training.launch import Stopped, Stopper, build_accelerator, quiet_worker, resume_command, together
+from mimicmotion.interrupt import Interrupts, Stopped
+from mimicmotion.training.launch import build_accelerator, quiet_worker, resume_command, together
 from mimicmotion.training.order import first_number, sample_numbers
 from mimicmotion.training.settings import TrainConfig, as_dict
 from mimicmotion.training.state import (
@@ -194,9 +195,9 @@ class Trainer:
         log = together(self.accelerator, self._open_log)
         saved = self.step if checkpoints(self.run) else -1
         try:
-            with Stopper() as stopper, self._passes(last) as passes:
+            with Interrupts() as interrupts, interrupts.patiently(), self._passes(last) as passes:
                 while self.step < last:
-                    loss, stop = self._train_step(passes, stopper)
+                    loss, stop = self._train_step(passes, interrupts)
                     ended = stop or self.step == last
                     self._log(log, ended=ended)
                     if c.validation.every and (self.step % c.validation.every == 0 or self.step == c.optim.steps):
@@ -252,7 +253,7 @@ class Trainer:
         finally:
             del passes, loader  # ends the workers
 
-    def _train_step(self, passes: Iterator[Any], stopper: Stopper) -> tuple[float, bool]:
+    def _train_step(self, passes: Iterator[Any], interrupts: Interrupts) -> tuple[float, bool]:
         """One optimiser step; returns the loss and whether any process was asked to stop."""
         from accelerate.utils import send_to_device
 
@@ -270,11 +271,11 @@ class Trainer:
                     self.strategy.model, send_to_device(batch, self.accelerator.device, non_blocking=True), self.step
                 )
                 if self.strategy.deepspeed:  # its backward pass is also its step
-                    self._check(self._shared(result.loss, stopper)[0], 0.0, [result])
+                    self._check(self._shared(result.loss, interrupts)[0], 0.0, [result])
                 self.accelerator.backward(result.loss)
             results.append(dataclasses.replace(result, loss=result.loss.detach()))
         norm = self._clip()
-        loss, stop = self._shared(torch.stack([r.loss for r in results]).mean(), stopper)
+        loss, stop = self._shared(torch.stack([r.loss for r in results]).mean(), interrupts)
         self._check(loss, norm, results)
         optimizer.step()
         optimizer.zero_grad()
@@ -293,9 +294,9 @@ class Trainer:
             return 0.0  # DeepSpeed has none to tell yet
         return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
 
-    def _shared(self, loss: Tensor, stopper: Stopper) -> tuple[float, bool]:
+    def _shared(self, loss: Tensor, interrupts: Interrupts) -> tuple[float, bool]:
         """Mean loss of all processes, and whether one of them was asked to stop."""
-        values = torch.stack([loss.detach().float(), loss.new_tensor(float(stopper.asked)).float()])
+        values = torch.stack([loss.detach().float(), loss.new_tensor(float(interrupts.asked)).float()])
         if self.world > 1:
             values = self.accelerator.reduce(values, "sum")
         total, asked = values.tolist()

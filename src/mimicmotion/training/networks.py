@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from mimicmotion.diffusion.loss import drop_conditions
 from mimicmotion.errors import ConfigError, WeightsError
+from mimicmotion.models.blocks import SpatioTemporalTransformer
 from mimicmotion.models.checkpoint import Components, load_components, load_part
 from mimicmotion.models.execution import Checkpointing
 from mimicmotion.models.image_encoder import clip_pixels, image_embedding
+from mimicmotion.models.layers import SpatioTemporalResBlock
 from mimicmotion.models.posenet import PoseNet
 from mimicmotion.models.tiny import build_tiny_image_encoder, build_tiny_posenet, build_tiny_unet
 from mimicmotion.models.unet import UNet
@@ -117,6 +119,9 @@ class DenoiserModel(nn.Module):
         pose_net: of the same width; one with six input channels sees [driving pose | reference pose].
         image_encoder: if it is trained too; a frozen one stays outside.
     """
+
+    _no_split_modules: ClassVar = [SpatioTemporalResBlock.__name__, SpatioTemporalTransformer.__name__]
+    """Accelerate's name for what FSDP2 gathers together (policy TRANSFORMER_BASED_WRAP)."""
 
     def __init__(self, unet: UNet, pose_net: PoseNet, image_encoder: Any | None = None) -> None:
         super().__init__()

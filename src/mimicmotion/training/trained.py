@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 import torch
 from torch import nn
 
-from mimicmotion.models.unet import UNet, unused_parameter_names
-from mimicmotion.training.lora import inject, lora_names
+from mimicmotion.models.lora import inject, lora_names
+from mimicmotion.models.unet import UNet, temporal_parameter_names, unused_parameter_names
 from mimicmotion.training.networks import DenoiserModel
 from mimicmotion.training.settings import TrainedConfig
-
-TEMPORAL = re.compile(r"(^|\.)(temporal_transformer_blocks|temporal_res_block|time_pos_embed|time_mixer)\.")
-"""Names in SVD's U-Net of what looks along time, 656 of its 1525 million parameters: temporal attention and its frame
-embedding, temporal convolutions, and the numbers that mix both with their spatial counterparts."""
-
-
-def temporal_names(unet: nn.Module) -> list[str]:
-    """Parameters of the U-Net that look along time."""
-    return [n for n, _ in unet.named_parameters() if TEMPORAL.search(n)]
 
 
 def unet_names(unet: UNet, config: TrainedConfig) -> list[str]:
@@ -29,7 +19,7 @@ def unet_names(unet: UNet, config: TrainedConfig) -> list[str]:
     if config.what == "pose_net":
         names = []
     elif config.what == "temporal":
-        names = temporal_names(unet)
+        names = temporal_parameter_names(unet)
     elif config.what == "lora":
         names = lora_names(unet)
     else:
@@ -53,7 +43,7 @@ def choose_trained(model: DenoiserModel, config: TrainedConfig, seed: int) -> di
         Name ("unet.conv_in.weight") to parameter, in the order of the module.
     """
     if config.what == "lora":
-        inject(model.unet, config, seed)
+        inject(model.unet, config.targets, config.rank, config.alpha, seed)
     chosen = {f"unet.{n}" for n in unet_names(model.unet, config)}
     frozen = torch.bfloat16 if config.frozen == "half" else torch.float32
     out: dict[str, nn.Parameter] = {}

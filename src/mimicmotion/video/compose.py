@@ -6,22 +6,26 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import UInt8
+from numpy import ndarray
 
-from mimicmotion.arrays import Frame
 from mimicmotion.errors import ConfigError
 from mimicmotion.video.geometry import plan_fit
 
 _WHITE = (255, 255, 255)
 
+Picture = UInt8[ndarray, "_ _ 3"]
+"""RGB; pictures of several sizes stand beside each other here."""
+
 
 def side_by_side(
-    frames: Sequence[Frame],
+    frames: Sequence[Picture],
     *,
     height: int | None = None,
     gap: int = 4,
     labels: Sequence[str] | None = None,
     colour: tuple[int, int, int] = _WHITE,
-) -> Frame:
+) -> Picture:
     """Put frames of any size into one row of equal height, for example picture | pose | result.
 
     The size depends on the sizes and labels only, so that every frame of a video gets the same; it is even, as video
@@ -53,13 +57,13 @@ def side_by_side(
 
 
 def contact_sheet(
-    frames: Sequence[Frame],
+    frames: Sequence[Picture],
     *,
     columns: int | None = None,
     tile_height: int | None = None,
     gap: int = 4,
     colour: tuple[int, int, int] = _WHITE,
-) -> Frame:
+) -> Picture:
     """Lay frames out in a grid, row by row; smaller ones are centred in their cell.
 
     Args:
@@ -83,18 +87,18 @@ def contact_sheet(
     return out
 
 
-def _to_height(frame: Frame, height: int) -> Frame:
+def _to_height(frame: Picture, height: int) -> Picture:
     target = height, max(1, round(frame.shape[1] * height / frame.shape[0]))
     return plan_fit(frame.shape[:2], target, "stretch").apply(frame)
 
 
-def _canvas(size: tuple[int, int], colour: tuple[int, int, int]) -> Frame:
+def _canvas(size: tuple[int, int], colour: tuple[int, int, int]) -> Picture:
     out = np.empty((*size, 3), np.uint8)
     out[:] = np.asarray(colour, np.uint8)
     return out
 
 
-def _write(bar: Frame, text: str, colour: tuple[int, int, int]) -> None:
+def _write(bar: Picture, text: str, colour: tuple[int, int, int]) -> None:
     """Write `text` into the middle of `bar`, in place, shrunk until it fits."""
     import cv2
 

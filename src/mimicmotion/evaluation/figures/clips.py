@@ -103,11 +103,9 @@ def open_clips(
         folder_fps: frames per second of folders of frames.
 
     Raises:
-        InputError: sizes differ, or max_frames is below 1.
+        InputError: sizes differ.
         MediaError: a video is missing, empty or damaged.
     """
-    if max_frames is not None and max_frames < 1:
-        raise InputError(f"max_frames={max_frames}", "at least 1", "leave it out to take all frames")
     readers = [(name, open_video(path, folder_fps=folder_fps)) for name, path in named]
     first = readers[0][1].info.size
     sizes = {r.info.size for _, r in readers}

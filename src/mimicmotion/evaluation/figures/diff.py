@@ -10,10 +10,11 @@ import numpy as np
 from jaxtyping import Float32, Float64
 from numpy import ndarray
 
+from mimicmotion import plot
 from mimicmotion.arrays import Frame
 from mimicmotion.errors import InputError
-from mimicmotion.evaluation.figures import style
 from mimicmotion.evaluation.figures.clips import Clip, check_borders, check_frames, check_lengths, spaced
+from mimicmotion.tables import write_csv
 
 SHOWN = 6
 BRIGHTEST = 99.7  # percentile of the shown differences that gets the brightest colour
@@ -56,7 +57,7 @@ def curve(frames: Iterable[Frame]) -> Float64[ndarray, " frames_minus_1"]:
     return np.array(means, np.float64)
 
 
-def measure(clips: Sequence[Clip], *, frames: Sequence[int] = (), borders: Sequence[int] = ()) -> Differences:
+def compare_frames(clips: Sequence[Clip], *, frames: Sequence[int] = (), borders: Sequence[int] = ()) -> Differences:
     """Compute the curves, and the pictures of the chosen frames; the videos are read twice, one frame at a time.
 
     Args:
@@ -89,7 +90,7 @@ def save(data: Differences, output: Path) -> list[Path]:
         for name, values in data.curves.items()
         for t, v in enumerate(values, 1)
     )
-    table = style.write_csv(output.with_suffix(".csv"), ("result", "frame", "mean_abs_difference", "border"), rows)
+    table = write_csv(output.with_suffix(".csv"), ("result", "frame", "mean_abs_difference", "border"), rows)
     _paint(data, output)
     return [output, table]
 
@@ -101,21 +102,21 @@ def _paint(data: Differences, output: Path) -> None:
         for pictures in data.pictures.values()
     )
     first = next(iter(data.pictures.values()))[shown[0]]
-    cell = (style.PAGE_WIDTH - 1.0) / max(len(shown), 4)
+    cell = (plot.PAGE_WIDTH - 1.0) / max(len(shown), 4)
     row = min(cell * first.shape[0] / first.shape[1], 2.4)
-    with style.figure(output, height=row * len(data.pictures) + 2.3) as sheet:
+    with plot.figure(output, height=row * len(data.pictures) + 2.3) as sheet:
         top, bottom = sheet.subfigures(2, 1, squeeze=False, height_ratios=[row * len(data.pictures) + 0.4, 1.9])[:, 0]
         grid = top.subplots(len(data.pictures), len(shown), squeeze=False)
         image = None
         for k, (name, pictures) in enumerate(data.pictures.items()):
             for j, t in enumerate(shown):
                 axes = grid[k, j]
-                image = axes.imshow(pictures[t], cmap=style.INFERNO, vmin=0, vmax=max(brightest, 1.0))
-                style.bare(axes)
+                image = axes.imshow(pictures[t], cmap=plot.INFERNO, vmin=0, vmax=max(brightest, 1.0))
+                plot.bare(axes)
                 if not k:
                     new = t in data.borders
-                    axes.set_title(f"frame {t}" + (" ▼" if new else ""), color=style.MARK if new else "k")
-            grid[k, 0].set_ylabel(name, color=style.colour(k))
+                    axes.set_title(f"frame {t}" + (" ▼" if new else ""), color=plot.MARK if new else "k")
+            grid[k, 0].set_ylabel(name, color=plot.colour(k))
         if image is not None:
             top.colorbar(image, ax=grid, label="|difference|, grey levels", extend="max", pad=0.01, aspect=40)
-        style.curves(bottom.subplots(), data.curves, "mean |difference|,\ngrey levels", data.borders)
+        plot.curves(bottom.subplots(), data.curves, "mean |difference|,\ngrey levels", data.borders)

@@ -11,9 +11,10 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
+from mimicmotion import plot
 from mimicmotion.config import FusionConfig, FusionMode
 from mimicmotion.errors import ConfigError
-from mimicmotion.evaluation.figures import style
+from mimicmotion.tables import write_csv
 
 MODES = get_args(FusionMode)
 MAX_LABELS = 32  # frames whose weights can be written into their cells
@@ -74,7 +75,7 @@ def save(data: Sequence[Weights], output: Path) -> list[Path]:
         for w in data
         for k, (first, last) in enumerate(w.segments)
     )
-    table = style.write_csv(output.with_suffix(".csv"), head, rows)
+    table = write_csv(output.with_suffix(".csv"), head, rows)
     _paint(data, output)
     return [output, table]
 
@@ -85,7 +86,7 @@ def _paint(data: Sequence[Weights], output: Path) -> None:
     from matplotlib.ticker import MaxNLocator
 
     heights = [0.8 + 0.24 * len(w.segments) for w in data]
-    with style.figure(output, height=sum(heights) + 1.0 * len(data)) as sheet:
+    with plot.figure(output, height=sum(heights) + 1.0 * len(data)) as sheet:
         parts = sheet.subfigures(len(data), 1, squeeze=False, height_ratios=[h + 1.0 for h in heights])[:, 0]
         for part, w, height in zip(parts, data, heights, strict=True):
             top, bottom = part.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [height, 1.0]})
@@ -93,14 +94,14 @@ def _paint(data: Sequence[Weights], output: Path) -> None:
             for k, (first, last) in enumerate(w.segments):
                 for t in range(first, last + 1):
                     share = float(w.weights[k, t])
-                    face = (*mpl.colors.to_rgb(style.colour(k)), 0.08 + 0.85 * share)
+                    face = (*mpl.colors.to_rgb(plot.colour(k)), 0.08 + 0.85 * share)
                     top.add_patch(Rectangle((t - 0.5, k - 0.42), 1, 0.84, fc=face, ec="0.35", lw=0.5))
                     if frames <= MAX_LABELS:
                         ink = "w" if share > 0.6 else "k"
                         top.text(t, k, _short(share), ha="center", va="center", fontsize=5.5, color=ink)
                 at = np.arange(max(first - 1, 0), min(last + 2, frames))  # down to the zeros beside it
-                bottom.plot(at, w.weights[k, at], marker=".", ms=3, **style.line(k))
-                bottom.fill_between(at, w.weights[k, at], color=style.colour(k), alpha=0.12, lw=0)
+                bottom.plot(at, w.weights[k, at], marker=".", ms=3, **plot.line(k))
+                bottom.fill_between(at, w.weights[k, at], color=plot.colour(k), alpha=0.12, lw=0)
             top.set_xlim(-0.7, frames - 0.3)
             top.set_ylim(len(w.segments) - 0.4, -0.6)
             top.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))

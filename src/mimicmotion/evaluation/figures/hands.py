@@ -10,12 +10,13 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
+from mimicmotion import plot
 from mimicmotion.arrays import Frame
 from mimicmotion.errors import InputError, PoseError
-from mimicmotion.evaluation.figures import style
 from mimicmotion.evaluation.figures.clips import Clip, check_frames, check_lengths, spaced
 from mimicmotion.pose.hands import hand_boxes
 from mimicmotion.pose.keypoints import LEFT_HAND, RIGHT_HAND, VISIBLE, PoseSequence
+from mimicmotion.tables import write_csv
 
 SIDES = ("left", "right")
 PADDING = 0.3
@@ -84,7 +85,7 @@ def choose_frames(usable: Sequence[int], count: int = SHOWN) -> list[int]:
     return [usable[i] for i in spaced(0, len(usable) - 1, count)]
 
 
-def measure(
+def cut_hands(
     clips: Sequence[Clip],
     poses: PoseSequence,
     *,
@@ -144,22 +145,22 @@ def save(data: Sequence[HandCrop], output: Path) -> list[Path]:
     rows = (
         (name, h.frame, h.side, *box, h.confidence, h.difference(name)) for h in data for name, box in h.boxes.items()
     )
-    table = style.write_csv(output.with_suffix(".csv"), head, rows)
+    table = write_csv(output.with_suffix(".csv"), head, rows)
     _paint(data, output)
     return [output, table]
 
 
 def _paint(data: Sequence[HandCrop], output: Path) -> None:
     names = list(data[0].crops)
-    cell = min((style.PAGE_WIDTH - 0.4) / max(len(data), 4), 1.6)
-    with style.figure(output, height=cell * len(names) + 0.5) as sheet:
+    cell = min((plot.PAGE_WIDTH - 0.4) / max(len(data), 4), 1.6)
+    with plot.figure(output, height=cell * len(names) + 0.5) as sheet:
         grid = sheet.subplots(len(names), len(data), squeeze=False)
         for j, hand in enumerate(data):
             for k, name in enumerate(names):
                 grid[k, j].imshow(hand.crops[name], interpolation="antialiased")
-                style.bare(grid[k, j])
+                plot.bare(grid[k, j])
                 if not j:
-                    grid[k, j].set_ylabel(name, color=style.colour(k))
+                    grid[k, j].set_ylabel(name, color=plot.colour(k))
             grid[0, j].set_title(f"frame {hand.frame}\n{hand.side} {hand.confidence:.2f}")
 
 

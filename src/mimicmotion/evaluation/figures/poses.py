@@ -10,11 +10,12 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from numpy import ndarray
 
+from mimicmotion import plot
 from mimicmotion.arrays import Frame
 from mimicmotion.errors import InputError, PoseError
-from mimicmotion.evaluation.figures import style
 from mimicmotion.pose.draw import draw_pose
 from mimicmotion.pose.keypoints import BODY, FACE, FEET, LEFT_HAND, NUM_POINTS, RIGHT_HAND, VISIBLE, PoseSequence
+from mimicmotion.tables import write_csv
 
 PARTS = {"body": BODY, "feet": FEET, "face": FACE, "left hand": LEFT_HAND, "right hand": RIGHT_HAND}
 DRAWN_SIDE = 512  # pixels of the longer side: as many as the page shows
@@ -109,22 +110,22 @@ def save(data: PoseMaps, output: Path) -> list[Path]:
         for k in range(NUM_POINTS)
     )
     head = ("frame", "point", "part", "x", "y", "confidence", "drawn_without")
-    table = style.write_csv(output.with_suffix(".csv"), head, rows)
+    table = write_csv(output.with_suffix(".csv"), head, rows)
     _paint(data, output)
     return [output, table]
 
 
 def _paint(data: PoseMaps, output: Path) -> None:
     first = next(iter(data.frames.values()))
-    cell = (style.PAGE_WIDTH - 0.4) / max(len(data.frames), 3)
+    cell = (plot.PAGE_WIDTH - 0.4) / max(len(data.frames), 3)
     row = min(cell * first.shape[0] / first.shape[1], 2.6)
-    with style.figure(output, height=3 * row + 0.45) as sheet:
+    with plot.figure(output, height=3 * row + 0.45) as sheet:
         grid = sheet.subplots(3, len(data.frames), squeeze=False)
         for k, pictures in enumerate((data.frames, data.aware, data.plain)):
             for j, (t, picture) in enumerate(pictures.items()):
                 axes = grid[k, j]
                 axes.imshow(picture, interpolation="antialiased")
-                style.bare(axes)
+                plot.bare(axes)
                 if not k:
                     seen = data.poses[t][1]
                     axes.set_title(f"frame {t}" + ("" if seen.any() else ": nobody found"))

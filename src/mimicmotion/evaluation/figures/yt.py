@@ -10,10 +10,11 @@ import numpy as np
 from jaxtyping import Float64, UInt8
 from numpy import ndarray
 
+from mimicmotion import plot
 from mimicmotion.arrays import Frame
 from mimicmotion.errors import InputError
-from mimicmotion.evaluation.figures import style
 from mimicmotion.evaluation.figures.clips import Clip, check_borders, check_lengths
+from mimicmotion.tables import write_csv
 
 COLUMNS = 4  # slices beside one another
 
@@ -66,7 +67,7 @@ def slice_at(frames: Iterable[Frame], column: int) -> UInt8[ndarray, "height fra
     return np.stack([f[:, column] for f in frames], 1)
 
 
-def measure(clips: Sequence[Clip], *, column: int | None = None, borders: Sequence[int] = ()) -> Slices:
+def cut_slices(clips: Sequence[Clip], *, column: int | None = None, borders: Sequence[int] = ()) -> Slices:
     """Cut the slices; the videos are read twice, one frame at a time.
 
     Args:
@@ -103,14 +104,14 @@ def save(data: Slices, output: Path) -> list[Path]:
         for t in range(cut.shape[1])
         for y in range(cut.shape[0])
     )
-    table = style.write_csv(output.with_suffix(".csv"), ("result", "frame", "row", "red", "green", "blue"), pixels)
+    table = write_csv(output.with_suffix(".csv"), ("result", "frame", "row", "red", "green", "blue"), pixels)
     head = ("result", "column", "frame", "mean_abs_difference", "border")
     jumps = (
         (name, data.column, t, float(v), int(t in data.borders))
         for name, values in data.jumps().items()
         for t, v in enumerate(values, 1)
     )
-    curve = style.write_csv(output.with_name(f"{output.stem}-jumps.csv"), head, jumps)
+    curve = write_csv(output.with_name(f"{output.stem}-jumps.csv"), head, jumps)
     _paint(data, output)
     return [output, table, curve]
 
@@ -120,15 +121,15 @@ def _paint(data: Slices, output: Path) -> None:
     down = -(-len(data.slices) // across)
     height, width = data.frame.shape[:2]
     tall = 2.4
-    with style.figure(output, height=tall * down + 1.7) as sheet:
+    with plot.figure(output, height=tall * down + 1.7) as sheet:
         top, bottom = sheet.subfigures(2, 1, squeeze=False, height_ratios=[tall * down, 1.7])[:, 0]
         place = min(0.9 * tall * width / height, 2.0)
-        left, right = top.subfigures(1, 2, squeeze=False, width_ratios=[place, style.PAGE_WIDTH - place])[0]
+        left, right = top.subfigures(1, 2, squeeze=False, width_ratios=[place, plot.PAGE_WIDTH - place])[0]
         axes = left.subplots()
-        style.bare(axes)
+        plot.bare(axes)
         axes.imshow(data.frame)
         axes.axvline(data.column, color="w", lw=1.8)
-        axes.axvline(data.column, color=style.MARK, lw=1.0)
+        axes.axvline(data.column, color=plot.MARK, lw=1.0)
         axes.set_title(f"column {data.column}")
         grid = right.subplots(down, across, squeeze=False, sharey=True)
         for axes in grid.flat[len(data.slices) :]:
@@ -136,10 +137,10 @@ def _paint(data: Slices, output: Path) -> None:
         for k, (name, cut) in enumerate(data.slices.items()):
             axes = grid.flat[k]
             axes.imshow(cut, aspect="auto")
-            axes.set_title(name, color=style.colour(k), pad=9 if data.borders else None)
+            axes.set_title(name, color=plot.colour(k), pad=9 if data.borders else None)
             axes.tick_params(length=2)
             axes.set_xlabel("frame")
-            style.mark_borders(axes, data.borders)
+            plot.mark_borders(axes, data.borders)
         for row in grid:
             row[0].set_ylabel("y")
-        style.curves(bottom.subplots(), data.jumps(), "jump in the column,\ngrey levels", data.borders)
+        plot.curves(bottom.subplots(), data.jumps(), "jump in the column,\ngrey levels", data.borders)

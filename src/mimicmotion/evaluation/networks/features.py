@@ -296,6 +296,7 @@ def load_network(
 
     Raises:
         WeightsError: missing, or not such a file or folder.
+        ConfigError: a VideoMAE, and the package transformers is not installed.
         InputError: an unknown metric.
     """
     path, where = Path(path), best_device(device)

@@ -18,6 +18,7 @@ from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.evaluation.bootstrap import Interval, ratio_of_sums
 from mimicmotion.evaluation.study.folder import Key
 from mimicmotion.evaluation.study.votes import Vote
+from mimicmotion.extras import import_extra
 
 SIDE_VOTES = 10
 """Fewer votes than this say nothing about a preferred side."""
@@ -60,12 +61,7 @@ def share(k: int, n: int) -> Share:
         raise InputError(f"{k} of {n}", "0 <= k <= n", "count again")
     if not n:
         return Share(0, 0, math.nan, math.nan, math.nan, math.nan)
-    try:
-        from scipy.stats import binomtest
-    except ImportError as e:
-        fix = "pip install 'mimicmotion[eval]'"
-        raise ConfigError("scipy is not installed", "the packages for evaluation", fix) from e
-    test = binomtest(k, n)
+    test = import_extra("scipy.stats", "eval").binomtest(k, n)
     interval = test.proportion_ci(method="wilson")
     return Share(k, n, k / n, float(interval.low), float(interval.high), float(test.pvalue))
 

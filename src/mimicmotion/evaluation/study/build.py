@@ -25,14 +25,14 @@ from mimicmotion.evaluation.study.folder import (
     Key,
     KeyPair,
     KeyVideo,
-    Pair,
     Study,
+    StudyPair,
 )
 from mimicmotion.evaluation.study.page import render_page
 from mimicmotion.evaluation.study.sources import (
-    Source,
+    StudyVideo,
     common_sequences,
-    open_source,
+    open_study_video,
     uneven_lengths,
 )
 from mimicmotion.files import atomic_folder, check_replaceable_folder, check_writable, writing
@@ -107,9 +107,9 @@ class BuiltStudy:
 
 @dataclass(frozen=True, slots=True)
 class _Inputs:
-    videos: dict[tuple[str, str], Source]  # (method, sequence)
+    videos: dict[tuple[str, str], StudyVideo]  # (method, sequence)
     references: dict[str, Path]
-    driving: dict[str, Source]
+    driving: dict[str, StudyVideo]
     sequences: list[str]
     warnings: list[str]
 
@@ -153,10 +153,11 @@ def _open_inputs(config: StudyConfig) -> _Inputs:
         if given:
             folders[f"--{name}"] = {k: v for k, v in extra.items() if k in every}
     sequences, missing = common_sequences(folders, skip_missing=config.skip_missing)
-    videos = {(name, s): open_source(found[name][s], folder_fps=config.folder_fps) for s in sequences for name in found}
+    fps = config.folder_fps
+    videos = {(m, s): open_study_video(found[m][s], folder_fps=fps) for s in sequences for m in found}
     for s in sequences if references else ():
         read_picture(references[s])
-    opened = {s: open_source(driving[s], folder_fps=config.folder_fps) for s in sequences if driving}
+    opened = {s: open_study_video(driving[s], folder_fps=fps) for s in sequences if driving}
     by_sequence = {s: [(name, videos[name, s]) for name in found] for s in sequences}
     warnings = [f"left out: {line}" for line in missing] + uneven_lengths(by_sequence)
     return _Inputs(videos, {s: references[s] for s in sequences if references}, opened, sequences, warnings)
@@ -176,7 +177,7 @@ def _build(config: StudyConfig, inputs: _Inputs, writer: _Writer) -> Generator[t
     names = [name for name, _ in config.baselines]
     for sequence, baseline in writer.shuffled(itertools.product(inputs.sequences, names)):
         a, b = writer.shuffled([shown[config.ours[0], sequence], shown[baseline, sequence]])
-        pair = Pair(writer.new_id("p"), a, b, pictures.get(sequence, ""), driving.get(sequence, ""))
+        pair = StudyPair(writer.new_id("p"), a, b, pictures.get(sequence, ""), driving.get(sequence, ""))
         pairs.append(pair)
         key_pairs[pair.id] = KeyPair(sequence, baseline)
     study = Study(
@@ -209,7 +210,7 @@ class _Writer:
         listed = list(items)
         return self.rng.sample(listed, len(listed))
 
-    def video(self, source: Source) -> Generator[tuple[int, int], None, str]:
+    def video(self, source: StudyVideo) -> Generator[tuple[int, int], None, str]:
         name = self.new_id("v")
         file = f"{VIDEOS}/{name}{source.suffix or '.mp4'}"
         if source.suffix:
@@ -232,7 +233,7 @@ class _Writer:
         return self.done, self.total
 
 
-def encode(source: Source, path: Path) -> None:
+def encode(source: StudyVideo, path: Path) -> None:
     """Write a video that browsers do not play as H.264, frame by frame at its own size and rate.
 
     Raises:

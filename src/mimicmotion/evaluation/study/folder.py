@@ -26,7 +26,7 @@ FORMAT, KEY_FORMAT, VERSION = "mimicmotion-study", "mimicmotion-study-key", 1
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class StudyPair:
     """Two videos of one sequence, in an order that says nothing, and what is shown with them.
 
     Attributes:
@@ -73,7 +73,7 @@ class Study:
     question: str
     repeat_share: float
     min_seconds: float
-    pairs: tuple[Pair, ...]
+    pairs: tuple[StudyPair, ...]
     videos: dict[str, Clip]
 
     def as_json(self) -> dict[str, Any]:

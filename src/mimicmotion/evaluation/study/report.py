@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mimicmotion.evaluation.study.analyse import Analysis, Share
+from mimicmotion.evaluation.study.analyse import Analysis
 from mimicmotion.files import atomic_folder, writing
+from mimicmotion.tables import Section, Table, markdown_page, write_csv, write_text
 
 _FILES = "preference*"
 
@@ -22,35 +21,25 @@ def save_report(folder: Path, analysis: Analysis) -> Path:
     Raises:
         OutputError: the folder holds other files or cannot be written.
     """
+    head = ["baseline", "votes", "for_ours", "share", "low", "high", "p", "raters", "raters_low", "raters_high"]
     rows = [
-        {
-            "baseline": p.baseline,
-            "votes": p.votes.n,
-            "for_ours": p.votes.k,
-            "share": p.votes.share,
-            "low": p.votes.low,
-            "high": p.votes.high,
-            "p": p.votes.p,
-            "raters": p.by_rater.n,
-            "raters_low": p.by_rater.low,
-            "raters_high": p.by_rater.high,
-        }
+        [p.baseline, v.n, v.k, v.share, v.low, v.high, v.p, p.by_rater.n, p.by_rater.low, p.by_rater.high]
         for p in analysis.preferences
+        for v in [p.votes]
     ]
     with atomic_folder(folder, _FILES) as part, writing(folder):
-        (part / "preference.md").write_text(markdown(analysis) + "\n", encoding="utf-8")
+        write_text(part / "preference.md", markdown(analysis))
         data = json.dumps(_plain(asdict(analysis)), indent=1, allow_nan=False, ensure_ascii=False)
-        (part / "preference.json").write_text(data + "\n", encoding="utf-8")
-        _table(part / "preference.csv", rows)
-        _table(part / "preference-votes.csv", analysis.rows)
+        write_text(part / "preference.json", data + "\n")
+        write_csv(part / "preference.csv", head, rows)
+        write_csv(part / "preference-votes.csv", list(analysis.rows[0]), [list(r.values()) for r in analysis.rows])
     return folder
 
 
 def markdown(analysis: Analysis) -> str:
     """The report as text."""
-    out = [f"# User study: {_cell(analysis.ours)} against {len(analysis.preferences)} baselines", ""]
-    head = ["baseline", f"prefer {analysis.ours}", "95 % Wilson", "sign test p", "95 % over raters"]
-    rows = [
+    preferences, raters = analysis.preferences, analysis.raters
+    shares = [
         [
             p.baseline,
             f"**{p.votes.share:.1%}** ({p.votes.k} of {p.votes.n})",
@@ -58,38 +47,33 @@ def markdown(analysis: Analysis) -> str:
             f"{p.votes.p:.2g}",
             _interval(p.by_rater.low, p.by_rater.high),
         ]
-        for p in analysis.preferences
+        for p in preferences
     ]
-    out += [*_grid(head, rows), ""]
-    out.append("Wilson and the sign test take votes for independent; the last column draws whole raters.")
-    out += ["", "## Checks", ""]
-    out += [f"- repeated pairs answered alike: {analysis.consistency} (50 % is guessing)"]
-    out += [f"- answers for the left side: {analysis.left}, p = {_p(analysis.left)} (50 % is expected)"]
-    out += [f"- agreement of the raters (Krippendorff's alpha): {_number(analysis.alpha, '.2f')}"]
-    left_out = len(analysis.raters) - len(analysis.kept)
-    out += [f"- raters left out: {left_out} of {len(analysis.raters)}; rule: {analysis.rule}", "", "## Raters", ""]
-    head = ["rater", "pairs", "for ours", "left", "repeated alike", "with the majority", "seconds", "left out"]
-    out += _grid(
-        head,
+    head = ["baseline", f"prefer {analysis.ours}", "95 % Wilson", "sign test p", "95 % over raters"]
+    said = "Wilson and the sign test take votes for independent; the last column draws whole raters."
+    checks = [
+        f"- repeated pairs answered alike: {analysis.consistency} (50 % is guessing)",
+        f"- answers for the left side: {analysis.left}, p = {_number(analysis.left.p, '.2g')} (50 % is expected)",
+        f"- agreement of the raters (Krippendorff's alpha): {_number(analysis.alpha, '.2f')}",
+        f"- raters left out: {len(raters) - len(analysis.kept)} of {len(raters)}; rule: {analysis.rule}",
+    ]
+    people = [
+        [r.name, r.votes, r.ours, r.left, alike, _number(r.agreement, ".0%"), f"{r.seconds:.1f}", r.excluded]
+        for r in raters
+        for alike in [f"{r.consistent} of {r.repeated}"]
+    ]
+    columns = ["rater", "pairs", "for ours", "left", "repeated alike", "with the majority", "seconds", "left out"]
+    sequences = sorted({s for p in preferences for s in p.sequences})
+    counts = [[s, *(_of(p.sequences.get(s)) for p in preferences)] for s in sequences]
+    return markdown_page(
+        f"User study: {analysis.ours} against {len(preferences)} baselines",
         [
-            [
-                r.name,
-                r.votes,
-                r.ours,
-                r.left,
-                f"{r.consistent} of {r.repeated}",
-                _number(r.agreement, ".0%"),
-                f"{r.seconds:.1f}",
-                r.excluded,
-            ]
-            for r in analysis.raters
+            Section("", [said], Table(head, shares)),
+            Section("Checks", checks),
+            Section("Raters", (), Table(columns, people)),
+            Section("Sequences", (), Table(["sequence", *(p.baseline for p in preferences)], counts)),
         ],
     )
-    out += ["", "## Sequences", ""]
-    sequences = sorted({s for p in analysis.preferences for s in p.sequences})
-    cells = [[s, *(_of(p.sequences.get(s)) for p in analysis.preferences)] for s in sequences]
-    out += _grid(["sequence", *(p.baseline for p in analysis.preferences)], cells)
-    return "\n".join(out)
 
 
 def _of(counts: tuple[int, int] | None) -> str:
@@ -104,19 +88,6 @@ def _number(value: float, form: str) -> str:
     return "–" if math.isnan(value) else format(value, form)
 
 
-def _p(value: Share) -> str:
-    return _number(value.p, ".2g")
-
-
-def _grid(head: Sequence[Any], rows: Sequence[Sequence[Any]]) -> list[str]:
-    lines = [head, ["---"] * len(head), *rows]
-    return ["| " + " | ".join(_cell(c) for c in line) + " |" for line in lines]
-
-
-def _cell(value: Any) -> str:
-    return str(value).replace("|", "\\|").replace("\n", " ")
-
-
 def _plain(value: Any) -> Any:
     """Numbers that JSON has; NaN becomes null."""
     if isinstance(value, float):
@@ -126,10 +97,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
     return value
-
-
-def _table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as f:
-        writer = csv.DictWriter(f, list(rows[0]) if rows else ["baseline"], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)

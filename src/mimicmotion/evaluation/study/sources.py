@@ -20,7 +20,7 @@ _PIXELS = ("yuv420p", "yuvj420p")
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class StudyVideo:
     """A video that can be read, and how it gets into the page.
 
     Attributes:
@@ -54,7 +54,7 @@ def common_sequences(folders: Mapping[str, Mapping[str, Path]], *, skip_missing:
     return common, missing
 
 
-def open_source(path: Path, *, folder_fps: float = RELEASED_FPS) -> Source:
+def open_study_video(path: Path, *, folder_fps: float = RELEASED_FPS) -> StudyVideo:
     """Open a video and decide whether browsers play it as it is.
 
     Raises:
@@ -64,7 +64,7 @@ def open_source(path: Path, *, folder_fps: float = RELEASED_FPS) -> Source:
     played = path.is_file() and reader.info.codec in _PLAYED.get(path.suffix.lower(), ()) and _plain_pixels(path)
     # QuickTime files with H.264 are MP4 files but for the name
     suffix = path.suffix.lower().replace(".m4v", ".mp4").replace(".mov", ".mp4") if played else ""
-    return Source(path, reader, suffix)
+    return StudyVideo(path, reader, suffix)
 
 
 def _plain_pixels(path: Path) -> bool:
@@ -77,7 +77,7 @@ def _plain_pixels(path: Path) -> bool:
         raise MediaError(f"{path} cannot be read ({e})", "a video", "check it in a player") from e
 
 
-def uneven_lengths(sources: Mapping[str, Sequence[tuple[str, Source]]], tolerance: float = 0.1) -> list[str]:
+def uneven_lengths(sources: Mapping[str, Sequence[tuple[str, StudyVideo]]], tolerance: float = 0.1) -> list[str]:
     """A line about each sequence whose videos differ in length by more than `tolerance`, as a share of the longest."""
     lines = []
     for sequence, videos in sources.items():

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mimicmotion.errors import InputError, OutputError
-from mimicmotion.evaluation.study.folder import DATABASE, Pair, Study, read_json
+from mimicmotion.evaluation.study.folder import DATABASE, Study, StudyPair, read_json
 from mimicmotion.files import atomic_path, writing
 
 FORMAT, VERSION = "mimicmotion-votes", 1
@@ -63,7 +63,7 @@ def parse_votes(study: Study, data: Any, where: str = "the votes") -> list[Vote]
     return [_vote(v, data.get("rater"), pairs, f"{where}, vote {i + 1}") for i, v in enumerate(votes)]
 
 
-def _vote(data: Any, rater: Any, pairs: dict[str, Pair], where: str) -> Vote:
+def _vote(data: Any, rater: Any, pairs: dict[str, StudyPair], where: str) -> Vote:
     def need(good: bool, name: str, expected: str) -> None:
         if not good:
             value = data.get(name) if isinstance(data, dict) else data

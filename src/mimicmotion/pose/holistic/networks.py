@@ -1,4 +1,4 @@
-"""The six networks of MediaPipe Holistic on onnxruntime: what goes in, what comes out, in frame pixels.
+"""MediaPipe's networks on onnxruntime: what goes in, what comes out, in frame pixels.
 
 Constants are those of the graphs in the PyPI package mediapipe 0.10.21.
 """
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, UInt8
 from numpy import ndarray
 
 from mimicmotion.errors import ConfigError, WeightsError
@@ -200,6 +200,11 @@ class Networks:
         """468 points of the face in the region."""
         raw, logit = self._run("face_landmark", picture.crop(roi, 192))
         return PartPoints(roi.to_frame(raw.reshape(468, 3)[:, :2] / 192.0), float(sigmoid(logit).item()))
+
+    def person(self, image: UInt8[ndarray, "256 256 3"]) -> Float32[ndarray, "256 256"]:
+        """How likely each pixel of an RGB picture shows a person, 0..1."""
+        (likely,) = self._run("selfie_segmentation", image)
+        return likely[0, ..., 0]
 
 
 def person_roi(points: Float[ndarray, "points 2"]) -> Roi:

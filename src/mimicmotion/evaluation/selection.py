@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from mimicmotion.errors import InputError, WeightsError
+from mimicmotion.evaluation.metrics import PLAIN
 from mimicmotion.evaluation.networks.faces import FaceInput, FaceNetwork
 from mimicmotion.evaluation.seams import has_sidecars
-from mimicmotion.evaluation.settings import PLAIN, EvaluateConfig
+from mimicmotion.evaluation.settings import EvaluateConfig
 from mimicmotion.files import sha256_file
 from mimicmotion.weights import known
 
@@ -44,7 +45,7 @@ class Network:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class Selection:
     """What is computed, and sentences on what is not."""
 
     groups: tuple[str, ...]
@@ -57,7 +58,7 @@ BY_PATH = ("fid", "fid-vid", "cd-fvd", "features")
 I3D_MIN_FRAMES = 9
 
 
-def choose(config: EvaluateConfig) -> Choice:
+def select_metrics(config: EvaluateConfig) -> Selection:
     """The metrics asked for, or all that can be computed with what is here.
 
     Raises:
@@ -95,7 +96,7 @@ def choose(config: EvaluateConfig) -> Choice:
             )
     if config.convention == "field":
         notes.append("PSNR, SSIM, L1 and LPIPS by the field's convention, under names of their own (see below)")
-    return Choice(tuple(groups), networks, tuple(notes))
+    return Selection(tuple(groups), networks, tuple(notes))
 
 
 def _default(config: EvaluateConfig) -> list[str]:

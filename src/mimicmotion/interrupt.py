@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish that a long job can meet at a good moment."""
+"""Ctrl-C and SIGTERM as a request that long work meets at a good moment."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(KeyboardInterrupt):
-    """A job was interrupted and nothing of its work is lost; the message says how it goes on."""
+    """Work ended early because it was asked to. Nothing of it is lost; the message, if any, says how it goes on."""
 
 
 class Interrupts:
-    """While entered, SIGTERM is what Ctrl-C is; inside `patiently` the first of them is a wish, the second interrupts.
+    """While entered, SIGTERM is what Ctrl-C is; inside `patiently` the first sets `asked`, the second interrupts.
 
     Outside the main thread, and for signals that are ignored (as under nohup), all stays as it is.
     """
 
     def __init__(self) -> None:
         self.asked = False
-        self._patient = False
+        self._patient, self._notice = False, ""
         self._old: dict[int, Any] = {}
         self._pid = os.getpid()
 
@@ -44,9 +44,9 @@ class Interrupts:
         self._old = {}
 
     @contextlib.contextmanager
-    def patiently(self) -> Iterator[None]:
-        """The body looks at `asked` and stops by itself."""
-        self._patient = True
+    def patiently(self, notice: str = "") -> Iterator[None]:
+        """The body looks at `asked` and stops by itself; `notice` is logged when that is asked of it."""
+        self._patient, self._notice = True, notice
         try:
             yield
         finally:
@@ -56,4 +56,5 @@ class Interrupts:
         if os.getpid() != self._pid or self.asked or not self._patient:
             raise KeyboardInterrupt
         self.asked = True
-        logger.warning("this step is finished and saved, then the job stops; Ctrl-C again stops at once")
+        if self._notice:
+            logger.warning(self._notice)

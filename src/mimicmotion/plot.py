@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from numpy import ndarray
 
-from mimicmotion.errors import ConfigError, OutputError
+from mimicmotion.errors import OutputError
+from mimicmotion.extras import import_extra
 from mimicmotion.files import atomic_path, check_writable, writing
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def check_output(path: Path) -> Path:
         ConfigError: matplotlib is not installed.
         OutputError: another suffix, or a place that cannot be written.
     """
-    _matplotlib()
+    import_extra("matplotlib", "eval")
     if path.suffix.lower() != ".png":
         raise OutputError(f"{path} has the suffix {path.suffix!r}", "NAME.png", "figures are PNG; correct 'output'")
     for place in (path, path.with_suffix(".csv")):
@@ -63,16 +64,16 @@ def check_output(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def figure(path: Path, height: float, width: float = PAGE_WIDTH) -> Iterator[Figure]:
-    """Give an empty figure of `width` x `height` inches; at the end of the block it is written to `path`.
+def figure(output: Path | BytesIO, height: float, width: float = PAGE_WIDTH) -> Iterator[Figure]:
+    """Give an empty figure of `width` x `height` inches; at the end of the block it is written to `output` as PNG.
 
     Equal figures give equal bytes (with one version of matplotlib): no date, no version, no user settings.
 
     Raises:
         ConfigError: matplotlib is not installed.
-        OutputError: `path` cannot be written.
+        OutputError: `output` cannot be written.
     """
-    mpl = _matplotlib()
+    mpl = import_extra("matplotlib", "eval")
     from matplotlib.figure import Figure
 
     with mpl.rc_context():
@@ -80,30 +81,13 @@ def figure(path: Path, height: float, width: float = PAGE_WIDTH) -> Iterator[Fig
         mpl.rcParams.update(STYLE)
         sheet = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
         yield sheet
-        with atomic_path(path) as part, writing(path):
-            sheet.savefig(part, format="png", dpi=DPI, metadata={"Software": None})
-
-
-def _matplotlib() -> Any:
-    try:
-        import matplotlib as mpl
-    except ImportError as e:
-        fix = "pip install 'mimicmotion[eval]'"
-        raise ConfigError("matplotlib is not installed", "the packages for evaluation", fix) from e
-    return mpl
-
-
-def write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) -> Path:
-    """Write a table; floats keep all their digits.
-
-    Raises:
-        OutputError: `path` cannot be written.
-    """
-    with atomic_path(path) as part, writing(path), part.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(head)
-        table.writerows(rows)
-    return path
+        png = BytesIO()
+        sheet.savefig(png, format="png", dpi=DPI, metadata={"Software": None})
+    if isinstance(output, BytesIO):
+        output.write(png.getvalue())
+        return
+    with atomic_path(output) as part, writing(output):
+        part.write_bytes(png.getvalue())
 
 
 def colour(i: int) -> str:

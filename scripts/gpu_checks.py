@@ -1,0 +1,459 @@
+"""What only a CUDA device can tell, in five minutes: `make gpu`, or `python scripts/gpu_checks.py [--out FILE]`.
+
+Parts, the most valuable first, each a process of its own with its own time limit:
+
+- goldens: the released code's results on small weights (tests/parity/data), CPU against GPU, float32 and float16;
+- plans: the published model's size with random weights (72 frames of 576x1024): for 8, 16, 24 and 80 GB the plan, its
+  predicted peak and what torch.cuda.max_memory_allocated says, of a guided step and of decoding;
+- exact: the exact tier against the published way of working, eager and compiled, two denoising steps each;
+- decode: 16 frames of 576x1024;
+- lora: one LoRA training step at the published size: memory and samples per second.
+
+Needs torch, numpy, safetensors, OpenCV and the checkout; no network, no media libraries. Results are written to the
+JSON file as they come: a part that fails or runs out of time leaves what it had measured. The exit status is 1 if a
+part failed or a golden is off. `--small --device cpu` rehearses every part on a CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import platform
+import queue
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "benchmarks")]
+
+GIB = 2**30
+Row = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Setup:
+    """Where the checks run: on `device`, at the published size or a small one."""
+
+    device: str
+    small: bool
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the model's frames."""
+        return (64, 64) if self.small else (576, 1024)
+
+    @property
+    def frames(self) -> int:
+        """Frames of a segment, the reference slot counted."""
+        return 4 if self.small else 72
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the large model."""
+        return torch.float32 if self.device == "cpu" else torch.float16
+
+
+# --- measuring ------------------------------------------------------------------------------------------------------
+
+
+def synchronize() -> None:
+    """Wait for the GPU, where one is at work."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def measured(work: Callable[[], object]) -> Row:
+    """Seconds and, on a GPU, the peak of allocated memory of one call."""
+    on_gpu = torch.cuda.is_initialized()
+    if on_gpu:
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    start = time.perf_counter()
+    work()
+    synchronize()
+    row: Row = {"seconds": round(time.perf_counter() - start, 3)}
+    return row | ({"peak_gib": round(torch.cuda.max_memory_allocated() / GIB, 2)} if on_gpu else {})
+
+
+def large_pipeline(setup: Setup) -> Any:
+    """The published shapes (small: a fifth of the width) with random weights, on the device."""
+    if setup.small:
+        from released import build_pipeline  # pyrefly: ignore[missing-import]  # in benchmarks/
+
+        pipe = build_pipeline().to(setup.device)
+    else:
+        from released import build_real_pipeline  # pyrefly: ignore[missing-import]  # in benchmarks/
+
+        pipe = build_real_pipeline(setup.dtype, setup.device, setup.size)
+    return pipe
+
+
+# --- parts ----------------------------------------------------------------------------------------------------------
+
+
+def goldens(setup: Setup) -> Iterator[Row]:
+    """The released code's results, with the tolerances of tests/parity/data/README.md in float32."""
+    from mimicmotion.pipeline import MimicMotionPipeline
+
+    data = ROOT / "tests/parity/data"
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    for dtype in (torch.float32, torch.float16):
+        if setup.device == "cpu" and dtype == torch.float16:
+            continue  # not a format to compute in on a CPU
+        pipe = MimicMotionPipeline.from_pretrained(data / "svd", data / "mimicmotion.safetensors")
+        pipe.to(setup.device, dtype)
+        for file in sorted((data / "pipeline").glob("*.npz")):
+            want = np.load(file)
+            latents, frames = golden_run(pipe, want)
+            # float16 keeps 11 bits: its error says how far it drifts, float32 must be right
+            limit = 1e-4 if dtype == torch.float32 else 0.1 * float(np.abs(want["latents"]).max())
+            error = float(np.abs(latents - want["latents"]).max())
+            levels = np.abs(frames[want["frames_kept"]].astype(int) - want["frames_uint8"].transpose(0, 2, 3, 1))
+            yield {
+                "case": file.stem,
+                "dtype": str(dtype).removeprefix("torch."),
+                "latents_max_error": error,
+                "latents_limit": limit,
+                "uint8_max": int(levels.max()),
+                "uint8_mean": float(levels.mean()),
+                "ok": bool(error <= limit and (dtype != torch.float32 or levels.max() <= 1)),
+            }
+
+
+def golden_run(pipe: Any, want: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Final latents and frames of one published run."""
+    from mimicmotion.config import FusionConfig
+
+    case = json.loads(str(want["case"]))
+    image, poses = want["ref_image"], np.ascontiguousarray(want["pose_uint8"].transpose(0, 2, 3, 1))
+    recipe = pipe.recipe(
+        len(poses) - 1,
+        reference_slot=True,
+        fusion=FusionConfig(mode="released", segment_frames=case["tile"], overlap_frames=case["overlap"]),
+        num_inference_steps=case["steps"],
+        min_guidance_scale=case["gmin"],
+        max_guidance_scale=case["gmax"],
+    )
+    conditioning = pipe.encode(
+        image,
+        poses[1:],
+        poses[0],
+        image_noise=torch.from_numpy(want["image_noise"]),
+        fps=case["fps"],
+        motion_bucket_id=case["bucket"],
+        noise_aug_strength=case["aug"],
+    )
+    noise = pipe.draw_noise(recipe, image.shape[:2], latents=torch.from_numpy(want["init_noise"])).latents
+    *_, last = pipe.denoise(conditioning, noise, recipe)
+    frames = np.stack(list(pipe.decode_state(last, recipe, case["chunk"])))
+    return last.step.latents.float().cpu().numpy(), frames
+
+
+def plans(setup: Setup) -> Iterator[Row]:
+    """Predicted against measured memory of the plans for GPUs of four sizes."""
+    from mimicmotion.errors import ConfigError
+    from mimicmotion.planning import Predictor, Workload, plan_execution
+
+    device = torch.device(setup.device)
+    pipe = large_pipeline(setup)
+    predictor = Predictor(pipe, device)
+    for budget in (8.0, 16.0, 24.0, 80.0):
+        work = Workload(size=setup.size, segment_frames=setup.frames, num_frames=265)
+        try:
+            plan = plan_execution(pipe, work, int(budget * 1e9), device=device, predictor=predictor)
+        except ConfigError as e:
+            yield {"budget_gb": budget, "plan": None, "why": str(e), "ok": False}
+            continue
+        peaks = plan.peaks
+        row: Row = {"budget_gb": budget, "plan": plan.describe()}
+        row["predicted_gib"] = {stage: round(getattr(peaks, stage) / GIB, 2) for stage in ("denoise", "decode")}
+        found = plan_run(pipe, plan, setup)
+        row |= {f"{stage}_{k}": v for stage, values in found.items() for k, v in values.items()}
+        row["stepped_down"] = pipe.plan != plan
+        if setup.device == "cuda":
+            near = [abs(found[s]["peak_gib"] * GIB / getattr(peaks, s) - 1) <= 0.15 for s in ("denoise", "decode")]
+            row["ok"] = all(near) and not row["stepped_down"]
+        yield row
+
+
+def plan_run(pipe: Any, plan: Any, setup: Setup) -> dict[str, Row]:
+    """One guided step of a segment and one decoded clip, by a plan; each once before it is measured."""
+    pipe.configure(plan, torch.device(setup.device))
+    conditioning, recipe, noise = told(pipe, setup, setup.frames - 1)
+
+    def step() -> None:
+        next(iter(pipe.denoise(conditioning, noise, recipe)))
+
+    def decode() -> None:
+        with torch.inference_mode():
+            for _ in pipe.decode(noise[0, :8]):
+                pass
+
+    found = {}
+    for stage, network, work in (("denoise", "unet", step), ("decode", "vae", decode)):
+        pipe.use(network)
+        work()  # kernels are loaded and chosen
+        found[stage] = measured(work)
+    return found
+
+
+def told(pipe: Any, setup: Setup, frames: int, steps: int = 2) -> tuple[Any, Any, torch.Tensor]:
+    """Conditioning, recipe and noise of random pictures, in tiles as the published code has them."""
+    from mimicmotion.config import FusionConfig
+
+    random = np.random.default_rng(0)
+    picture, poses = (random.integers(0, 256, (n, *setup.size, 3), dtype=np.uint8) for n in (1, frames))
+    pipe.use("image_encoder")
+    conditioning = pipe.encode(picture[0], poses, poses[0])
+    overlap = min(6, setup.frames // 2)
+    recipe = pipe.recipe(
+        frames,
+        reference_slot=True,
+        fusion=FusionConfig(mode="released", segment_frames=setup.frames, overlap_frames=overlap),
+        num_inference_steps=steps,
+        guidance_scale=2.0,
+    )
+    return conditioning, recipe, pipe.draw_noise(recipe, setup.size, seed=0).latents
+
+
+class PublishedCalls:
+    """Our network behind the calls of diffusers' (which the machine with the GPU need not have), all at once."""
+
+    def __init__(self, unet: Any) -> None:
+        self.unet, self.conv_in, self.dtype = unet, unet.conv_in, unet.dtype
+
+    def __call__(self, sample: Any, timestep: Any, context: Any, *, added_time_ids: Any, **_: Any) -> Any:
+        """Predict."""
+        return (self.unet(sample, timestep, context, added_time_ids),)
+
+
+def exact(setup: Setup) -> Iterator[Row]:
+    """Two denoising steps the published way (by our network) and ours, eager and compiled."""
+    from mimicmotion.config.execution import ExecutionOptions
+    from mimicmotion.planning import Workload, plan_execution
+    from mimicmotion.pose.keypoints import PoseSequence
+    from released import (  # pyrefly: ignore[missing-import]  # in benchmarks/
+        Watch,
+        dancer,
+        released_latents,
+    )
+
+    pipe = large_pipeline(setup)
+    frames = setup.frames - 1
+    xy, confidence = dancer(frames, setup.size)
+    poses = PoseSequence(xy.astype(np.float32), confidence.astype(np.float32), setup.size, 15.0, "planted")
+    picture = np.random.default_rng(0).integers(0, 256, (*setup.size, 3), dtype=np.uint8)
+    tiles = (setup.frames, min(6, setup.frames // 2))
+
+    def released() -> float:
+        watch = Watch()
+        released_latents(pipe, picture, poses[:1], poses, 2, 0, watch, tiles, PublishedCalls)
+        return watch.seconds["denoise"]
+
+    seconds: list[float] = []
+    released()  # kernels are loaded and chosen
+    row = measured(lambda: seconds.append(released()))
+    published = seconds[0]
+    yield {"side": "published", **row, "denoise_seconds": round(published, 3)}
+    for compiled in (False, True):
+        work, options = (
+            Workload(size=setup.size, segment_frames=setup.frames, num_frames=frames),
+            ExecutionOptions(compile=compiled),
+        )
+        plan = plan_execution(pipe, work, None, options, device=torch.device(setup.device))
+        pipe.configure(plan, torch.device(setup.device))
+        conditioning, recipe, noise = told(pipe, setup, frames)
+
+        def ours(conditioning: Any = conditioning, recipe: Any = recipe, noise: Any = noise) -> None:
+            for _ in pipe.denoise(conditioning, noise, recipe):
+                pass
+
+        start = time.perf_counter()
+        ours()
+        first = time.perf_counter() - start
+        row = measured(ours)
+        yield {
+            "side": "ours, compiled" if compiled else "ours, eager",
+            **row,
+            "first_seconds": round(first, 1),
+            "plan": plan.describe(),
+            "speedup": round(published / row["seconds"], 2),
+        }
+
+
+def decode(setup: Setup) -> Iterator[Row]:
+    """16 frames, in chunks of 8."""
+    pipe = large_pipeline(setup)
+    h, w = (side // pipe.downscale for side in setup.size)
+    latents = torch.randn(16, pipe.vae.config.latent_channels, h, w, device=setup.device)
+
+    def work() -> None:
+        with torch.inference_mode():
+            for _ in pipe.decode(latents):
+                pass
+
+    work()
+    yield {"frames": 16, **measured(work)}
+
+
+def lora(setup: Setup) -> Iterator[Row]:
+    """Training steps of the recipe for 24 GB: LoRA of rank 32, bfloat16, gradient checkpointing, 16 frames."""
+    from mimicmotion.models.execution import Execution
+    from mimicmotion.training.networks import DenoiserModel
+    from mimicmotion.training.objective import NetworkInput
+    from mimicmotion.training.settings import TrainedConfig
+    from mimicmotion.training.trained import choose_trained
+
+    pipe = large_pipeline(setup)
+    pipe.unet.float()
+    pipe.pose_net.float()
+    model = DenoiserModel(pipe.unet, pipe.pose_net)
+    frozen: Any = "float32" if setup.device == "cpu" else "half"  # a CPU has no norms of mixed formats
+    trained = choose_trained(model, TrainedConfig(what="lora", rank=32, frozen=frozen), 0)
+    model.unet.set_execution(Execution(checkpointing="blocks"))
+    optimizer = torch.optim.AdamW(trained.values(), lr=1e-4)
+    slots = 4 if setup.small else 16
+    h, w = (side // pipe.downscale for side in setup.size)
+    channels, dim = pipe.vae.config.latent_channels, pipe.unet.config.cross_attention_dim
+    random = torch.Generator(setup.device).manual_seed(0)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=random, device=setup.device)
+
+    shown = NetworkInput(
+        x=draw(1, slots, channels, h, w),
+        c_noise=draw(1),
+        picture_latents=draw(1, 1, channels, h, w),
+        token=draw(1, 1, dim),
+        pixels=None,
+        poses=draw(1, slots, 3, *setup.size),
+        reference_pose=draw(1, 3, *setup.size),
+        dropped=torch.zeros(1, 3, dtype=torch.bool, device=setup.device),
+        time_ids=draw(1, 3),
+    )
+    target = draw(1, slots, channels, h, w)
+
+    def step() -> None:
+        with torch.autocast(setup.device, torch.bfloat16, enabled=setup.device == "cuda"):
+            out = model(shown)
+        loss = (out.float() - target).square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    step()
+    row = measured(step)
+    count = sum(p.numel() for p in trained.values())
+    yield {
+        "slots": slots,
+        "trained_millions": round(count / 1e6, 2),
+        **row,
+        "samples_per_second": round(1 / row["seconds"], 3),
+    }
+
+
+PARTS: dict[str, tuple[Callable[[Setup], Iterator[Row]], int]] = {
+    "goldens": (goldens, 45),
+    "plans": (plans, 90),
+    "exact": (exact, 90),
+    "decode": (decode, 30),
+    "lora": (lora, 45),
+}
+"""Name of a part: how it is made, and its limit in seconds."""
+
+
+# --- running --------------------------------------------------------------------------------------------------------
+
+
+def environment() -> Row:
+    """What the numbers belong to."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"gpu": gpu, "python": platform.python_version(), "torch": torch.__version__, "cuda": torch.version.cuda}
+
+
+def run_part(name: str, setup: Setup) -> None:
+    """In a process of its own: print each row as a line."""
+    for row in PARTS[name][0](setup):
+        sys.stdout.write(json.dumps(row) + "\n")
+        sys.stdout.flush()
+
+
+def rows_of(name: str, setup: Setup, limit: float) -> Iterator[Row]:
+    """Rows of a part as they come; the last one says what went wrong, if something did."""
+    argv = [sys.executable, __file__, "--part", name, "--device", setup.device, *["--small"] * setup.small]
+    start = time.monotonic()
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    lines: queue.Queue[str | None] = queue.Queue()
+    errors: list[str] = []
+
+    def read() -> None:
+        for line in process.stdout or ():
+            lines.put(line)
+        lines.put(None)
+
+    readers = [threading.Thread(target=read), threading.Thread(target=lambda: errors.extend(process.stderr or ()))]
+    for reader in readers:
+        reader.start()
+    try:
+        while (line := lines.get(timeout=max(0.0, start + limit - time.monotonic()))) is not None:
+            if line.startswith("{"):
+                yield json.loads(line)
+    except queue.Empty:
+        yield {"error": f"stopped after its limit of {limit:.0f} seconds", "ok": False}
+    finally:
+        if time.monotonic() - start >= limit:
+            process.kill()
+        code = process.wait()
+        for reader in readers:
+            reader.join()
+    if code > 0:
+        yield {"error": "".join(errors[-20:]).strip(), "ok": False}
+
+
+def main() -> int:
+    """Run the parts; 1 if one of them failed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
+    parser.add_argument("--small", action="store_true", help="a small model: a rehearsal")
+    parser.add_argument("--out", type=Path, default=Path("gpu_checks.json"), help="the JSON file")
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), help="these parts")
+    parser.add_argument("--part", choices=list(PARTS), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    setup = Setup(options.device, options.small)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("no CUDA device: --device cpu --small rehearses the checks")
+    if options.part:
+        try:
+            run_part(options.part, setup)
+        except Exception:
+            traceback.print_exc()
+            return 1
+        return 0
+    found: Row = {"environment": environment(), "device": setup.device, "small": setup.small, "parts": {}}
+    good = True
+    for name in options.only:
+        start = time.monotonic()
+        part = found["parts"][name] = {"seconds": 0.0, "rows": []}
+        for row in rows_of(name, setup, PARTS[name][1] * (4 if setup.small else 1)):
+            part["rows"].append(row)
+            part["seconds"] = round(time.monotonic() - start, 1)
+            good = good and row.get("ok", True)
+            options.out.write_text(json.dumps(found, indent=1) + "\n")
+            sys.stdout.write(f"{name}: {json.dumps(row)}\n")
+            sys.stdout.flush()
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""All numbers of a report: what they are called, their unit, and which direction is better."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Better = Literal["higher", "lower", ""]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A number of the report.
+
+    Attributes:
+        name: what it is called.
+        better: which direction is better; "" where a number only describes.
+        digits: behind the decimal point.
+        group: what `--metrics` takes to have it computed.
+        what: one line for the report.
+        unit: "" for a plain number.
+    """
+
+    name: str
+    better: Better
+    digits: int
+    group: str = ""
+    what: str = ""
+    unit: str = ""
+
+    @property
+    def title(self) -> str:
+        """Name and unit."""
+        return f"{self.name} ({self.unit})" if self.unit else self.name
+
+    @property
+    def arrow(self) -> str:
+        """Where better values lie, after a space; "" where a number only describes."""
+        return {"higher": " ↑", "lower": " ↓", "": ""}[self.better]
+
+    def best(self, values: Sequence[float | None]) -> int | None:
+        """Index of the best of several values; None with fewer than two, or where a number only describes."""
+        known = [(v, i) for i, v in enumerate(values) if v is not None]
+        if len(known) < 2 or not self.better:
+            return None
+        return (max if self.better == "higher" else min)(known)[1]
+
+
+def describe(metric: str) -> Metric:
+    """The metric of this key; a number that only describes itself where it is none of `METRICS`."""
+    return METRICS.get(metric) or Metric(metric.replace("_", " "), "", 4)
+
+
+_PARTS = {"body": "body", "left_hand": "left hand", "right_hand": "right hand", "face": "face"}
+METRICS: dict[str, Metric] = {
+    "psnr": Metric("PSNR", "higher", 2, "psnr", "of the mean squared error of the whole sequence, RGB", "dB"),
+    "ssim": Metric(
+        "SSIM", "higher", 4, "ssim", "Wang et al. 2004 on grey: Gaussian window of sigma 1.5, mean over frames"
+    ),
+    "l1": Metric("L1", "lower", 4, "l1", "mean absolute difference, colours from 0 to 1"),
+    "flicker": Metric(
+        "flicker", "lower", 5, "flicker", "deviation over time where the real video stands still, 0 to 1"
+    ),
+    "warping_error": Metric(
+        "warping error", "lower", 6, "warping", "squared difference after optical flow, 0 to 1; low if still"
+    ),
+    "seam": Metric(
+        "seam score", "", 3, "seams", "jump across a segment border / the jumps next to it; 1: no seam can be told"
+    ),
+    "lpips_alex": Metric("LPIPS (AlexNet)", "lower", 4, "lpips", "Zhang et al. 2018, mean over frames"),
+    "lpips_vgg": Metric("LPIPS (VGG-16)", "lower", 4, "lpips-vgg", "Zhang et al. 2018, mean over frames"),
+    "psnr_field": Metric("PSNR (field)", "higher", 2, "psnr", "mean of the frames' PSNR, each frame weighing the same"),
+    "psnr_overflow": Metric(
+        "PSNR with overflow (field)", "higher", 2, "psnr", "differences overflow in uint8: no PSNR at all"
+    ),
+    "ssim_field": Metric(
+        "SSIM (field)", "higher", 4, "ssim", "on 8-bit grey, uniform window of 7 pixels, sample covariance"
+    ),
+    "l1_field": Metric("L1 (field)", "lower", 8, "l1", "colours from 0 to 255, divided by height x width once more"),
+    "lpips_vgg_field": Metric("LPIPS (VGG-16, field)", "lower", 4, "lpips-vgg", "pictures in 0..1 instead of -1..1"),
+    **{
+        f"pose_error_{k}": Metric(f"pose error, {v}", "lower", 4, "poses", "torso lengths, found points")
+        for k, v in _PARTS.items()
+    },
+    **{
+        f"pck_{k}": Metric(f"PCK@0.1, {v}", "higher", 4, "poses", "share within 0.1 torso lengths")
+        for k, v in _PARTS.items()
+    },
+    "pck_box_body": Metric("PCK@0.1 of the box, body", "higher", 4, "poses", "within a tenth of the box's longer side"),
+    **{
+        f"missing_{k}": Metric(f"missing, {v}", "lower", 4, "poses", "share of points not found")
+        for k, v in _PARTS.items()
+    },
+    "hand_confidence": Metric(
+        "hand confidence", "higher", 4, "poses", "the estimator's, where the real video shows a hand"
+    ),
+    "jerkiness": Metric("jerkiness", "", 5, "poses", "mean second difference of the found points, in torso lengths"),
+    "jerkiness_ratio": Metric("jerkiness / true", "", 3, "poses", "1: as smooth as the true poses; above, it trembles"),
+    "identity": Metric("identity", "higher", 4, "identity", "cosine of face vectors, generated and real frame"),
+    "identity_reference": Metric(
+        "identity, reference", "higher", 4, "identity", "cosine of face vectors, frame and picture"
+    ),
+    "identity_missing": Metric(
+        "faces missing", "lower", 4, "identity", "share of the real faces where no generated one is sure"
+    ),
+    "fvd": Metric("FVD", "lower", 1, "fvd", "I3D Kinetics-400"),
+    "fid_vid": Metric("FID-VID", "lower", 2, "fid-vid", "the network given by path as the 3D ResNet-50"),
+    "fid": Metric("FID", "lower", 2, "fid", "the network given by path as InceptionV3"),
+    "cd_fvd": Metric("CD-FVD", "lower", 2, "cd-fvd", "the VideoMAE given by path"),
+    "features": Metric(
+        "Frechet distance", "lower", 2, "features", "on features of the network given by path: not FVD or FID"
+    ),
+}
+PLAIN = ("psnr", "ssim", "l1", "flicker", "warping")
+"""Groups that need no network and no further settings."""
+FRECHET = ("fvd", "fid_vid", "fid", "cd_fvd", "features")
+METRICS |= {
+    f"{m}_infinity": Metric(
+        f"{METRICS[m].title}, infinite set",
+        "lower",
+        2,
+        METRICS[m].group,
+        "a line in 1/n, read at infinitely many clips",
+    )
+    for m in FRECHET
+}
+FIELD = ("psnr_field", "psnr_overflow", "ssim_field", "l1_field", "lpips_vgg_field")
+"""Weighted by frames, as published tables are."""
+GROUPS = tuple(dict.fromkeys(m.group for m in METRICS.values()))
+"""What --metrics takes."""

@@ -1,0 +1,163 @@
+"""Which pixels of a frame show the person: the protocol, and MediaPipe's selfie segmentation guided by the pose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol, TypeAlias, runtime_checkable
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, Float32, UInt8
+from numpy import ndarray
+
+from mimicmotion.errors import PoseError
+from mimicmotion.pose.estimator import Frame
+from mimicmotion.pose.holistic.networks import Networks
+from mimicmotion.pose.keypoints import PoseSequence
+from mimicmotion.pose.limbs import (
+    BACK_TO_FRONT,
+    UNSEEN,
+    body_unit,
+    disc,
+    has_face,
+    mean_confidence,
+    part_region,
+    points_of,
+)
+
+Mask: TypeAlias = UInt8[ndarray, "height width"]
+"""255 where the person is, 0 elsewhere; from 128 on a pixel counts as the person's."""
+Box: TypeAlias = Float[ndarray, "4"]
+"""(left, top, right, bottom) in pixels."""
+
+PIXELS = 256  # side of the network's input
+CANVAS = 512  # most pixels along the person: the network knows no finer outline
+MARGINS = (1.2, 1.5)  # the network looks twice: at the person's box grown so much, the second time mirrored
+REACH = 0.3  # torso lengths that the person may reach beyond the parts of the pose
+CORE = 0.6  # of a part's half-width: what lies deeper inside is the person's, whatever the network says ...
+SURE = 0.6  # ... if the part's points have this confidence
+
+
+@runtime_checkable
+class PersonSegmenter(Protocol):
+    """Finds the pixels of one person in each frame of a video."""
+
+    def masks(self, frames: Iterable[Frame], poses: PoseSequence) -> Iterator[Mask]:
+        """Yield a mask of the frame's size for each frame (RGB) as soon as it is done.
+
+        Args:
+            frames: all of one size; read once, in order.
+            poses: of the person, one for each frame, in pixels of the frames.
+        """
+        ...
+
+
+class SelfieSegmenter:
+    """MediaPipe's selfie segmentation (shipped) on the box of the pose, which also says what must and can't be person.
+
+    A frame without a pose is looked at as a whole. Frames are taken one by one: a median over time loses quick hands.
+
+    Args:
+        threads: CPU threads; None lets onnxruntime decide.
+        device: "auto", "cpu" or "cuda".
+    """
+
+    def __init__(self, threads: int | None = None, device: str = "auto") -> None:
+        self._networks = Networks(threads, device)
+
+    def masks(self, frames: Iterable[Frame], poses: PoseSequence) -> Iterator[Mask]:
+        """See `PersonSegmenter`.
+
+        Raises:
+            PoseError: there are fewer or more poses than frames, or they are in pixels of another size.
+        """
+        count = 0
+        for count, frame in enumerate(frames, 1):
+            if count > len(poses) or frame.shape[:2] != poses.size:
+                got = f"frame {count - 1} of {frame.shape[:2]} with {len(poses)} poses in {poses.size}"
+                raise PoseError(got, "a pose for each frame, in its pixels", "use the poses found in these frames")
+            yield self.mask(frame, poses.xy[count - 1], poses.confidence[count - 1])
+        if count != len(poses):
+            raise PoseError(f"{count} frames with {len(poses)} poses", "as many", "use the poses of these frames")
+
+    def mask(self, frame: Frame, xy: Float32[ndarray, "134 2"], confidence: Float32[ndarray, " 134"]) -> Mask:
+        """The mask of one frame.
+
+        Args:
+            frame: RGB.
+            xy: the pose in pixels of the frame.
+            confidence: of its points, 0..1.
+        """
+        placed = confidence > 0  # the others have no position
+        xy = np.where(placed[:, None], xy, xy[placed].mean(0) if placed.any() else 0).astype(np.float64)
+        parts = [
+            part
+            for part in BACK_TO_FRONT
+            if mean_confidence(confidence, part) >= UNSEEN and placed[points_of(part)].all()
+        ]
+        left, top, right, bottom = _around(xy[placed], body_unit(xy), frame) if parts else _whole(frame)
+        view = frame[top:bottom, left:right]
+        scale = min(1.0, CANVAS / max(view.shape[:2]))
+        size = (max(1, round(view.shape[1] * scale)), max(1, round(view.shape[0] * scale)))
+        canvas = cv2.resize(view, size, interpolation=cv2.INTER_AREA)
+        if parts:
+            points = (xy - np.array([left, top])) * (np.array(size) / view.shape[1::-1])
+            person = self._guided(canvas, points, confidence, parts)
+        else:
+            person = self._look(canvas, np.array([0.0, 0.0, *size]))
+        mask = np.zeros(frame.shape[:2], np.uint8)
+        large = cv2.resize(person, view.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+        mask[top:bottom, left:right] = np.rint(255 * large)
+        return mask
+
+    def _guided(
+        self, canvas: Frame, xy: Float[ndarray, "134 2"], confidence: Float32[ndarray, " 134"], parts: list[str]
+    ) -> Float32[ndarray, "height width"]:
+        unit, size, face = body_unit(xy), canvas.shape[:2], has_face(confidence)
+        regions = {part: part_region(xy, part, unit, size, face=face) for part in parts}
+        union = np.any(list(regions.values()), 0)
+        if not union.any():  # all of the person is outside of the frame
+            return np.zeros(size, np.float32)
+        if "torso" not in regions:  # it may be anywhere around the parts that are known
+            union[:] = True
+        rows, columns = np.flatnonzero(union.any(1)), np.flatnonzero(union.any(0))
+        box = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float64)
+        mirrored = box[[2, 1, 0, 3]] * (-1, 1, -1, 1) + (size[1], 0, size[1], 0)
+        first = self._look(canvas, _grown(box, MARGINS[0]))
+        second = self._look(canvas[:, ::-1], _grown(mirrored, MARGINS[1]))[:, ::-1]
+        near = cv2.dilate(union.astype(np.uint8), disc(REACH * unit)) > 0
+        # the top of the head is shown by no keypoint, and the network knows heads best
+        sure = [r for p, r in regions.items() if p != "head" and mean_confidence(confidence, p) >= SURE]
+        return np.where(near, np.max([(first + second) / 2, *map(_core, sure)], 0), np.float32(0))
+
+    def _look(self, image: Frame, box: Box) -> Float32[ndarray, "height width"]:
+        """The network's answer (0..1) for a box, which fills its input whatever the proportions."""
+        scale = PIXELS / (box[2:] - box[:2])
+        to_input = np.column_stack([np.diag(scale), (0.5 - box[:2]) * scale - 0.5])  # pixel centres at integers
+        crop = cv2.warpAffine(image, to_input, (PIXELS, PIXELS), borderMode=cv2.BORDER_REPLICATE)
+        back = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        return cv2.warpAffine(self._networks.person(crop), to_input, image.shape[1::-1], flags=back)
+
+
+def _whole(frame: Frame) -> tuple[int, int, int, int]:
+    return 0, 0, frame.shape[1], frame.shape[0]
+
+
+def _around(points: Float[ndarray, "n 2"], unit: float, frame: Frame) -> tuple[int, int, int, int]:
+    """The part of the frame that can show the person and what the network sees around: left, top, right, bottom."""
+    box = _grown(np.concatenate([points.min(0) - unit / 2, points.max(0) + unit / 2]), MARGINS[-1])
+    limits = np.array(frame.shape[1::-1])
+    low, high = np.clip(np.floor(box[:2]), 0, limits - 1), np.clip(np.ceil(box[2:]), 1, limits)
+    high = np.maximum(high, low + 1)
+    return int(low[0]), int(low[1]), int(high[0]), int(high[1])
+
+
+def _grown(box: Box, factor: float) -> Box:
+    middle, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2 * factor
+    return np.concatenate([middle - half, middle + half])
+
+
+def _core(region: Bool[ndarray, "height width"]) -> Bool[ndarray, "height width"]:
+    """The middle of a part."""
+    depth = cv2.distanceTransform(region.astype(np.uint8), cv2.DIST_L2, 3)
+    return (depth > CORE * depth.max()) & region

@@ -1,0 +1,84 @@
+"""Masks of a video in a file, written and read frame by frame: an .npz with one array, `masks`."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy import ndarray
+
+from mimicmotion.errors import MediaError, OutputError
+from mimicmotion.files import atomic_path, writing
+from mimicmotion.pose.mask import Mask
+
+VERSION = 1  # of how masks are found
+MEMBER = "masks.npy"
+
+
+def save_masks(masks: Iterable[Mask], path: Path, count: int, size: tuple[int, int]) -> Iterator[Mask]:
+    """Write masks as they come and pass them on; the file appears when all have come.
+
+    `numpy.load(path)["masks"]` gives uint8 (frames, height, width), 255 where the person is.
+
+    Args:
+        masks: uint8 of `size`.
+        path: the .npz file.
+        count: how many masks will come.
+        size: (height, width).
+
+    Raises:
+        OutputError: the place cannot be written, or other than `count` masks came.
+    """
+    header = {"descr": "|u1", "fortran_order": False, "shape": (count, *size)}
+    done = 0
+    with atomic_path(path) as part:
+        with (
+            writing(path),
+            zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+            archive.open(MEMBER, "w", force_zip64=True) as file,
+        ):
+            np.lib.format.write_array_header_1_0(file, header)
+            for mask in masks:
+                file.write(np.ascontiguousarray(mask).tobytes())
+                done += 1
+                yield mask
+        if done != count:
+            raise OutputError(f"{done} masks for {path}", f"{count}", "give a mask for each frame")
+
+
+def are_whole(path: Path) -> bool:
+    """Whether there is a file of masks whose checksum holds."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None and MEMBER in archive.namelist()
+    except (OSError, zipfile.BadZipFile, zlib.error):
+        return False
+
+
+def load_masks(path: Path) -> Iterator[Mask]:
+    """Read masks one by one.
+
+    Raises:
+        MediaError: the file is missing, damaged or something else.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(MEMBER) as file:
+            np.lib.format.read_magic(file)
+            shape, _, kind = np.lib.format.read_array_header_1_0(file)
+            if len(shape) != 3 or kind != np.uint8:
+                raise ValueError(f"{kind} of shape {shape}")
+            for _ in range(shape[0]):
+                yield _read(file, shape[1:])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as e:
+        raise MediaError(f"{path} is no file of masks ({e})", "what `mimicmotion mask` writes", "make it anew") from e
+
+
+def _read(file: IO[bytes], size: tuple[int, int]) -> ndarray:
+    data = file.read(size[0] * size[1])
+    if len(data) != size[0] * size[1]:
+        raise ValueError("it ends too early")
+    return np.frombuffer(data, np.uint8).reshape(size)

@@ -1,0 +1,176 @@
+"""MakeHuman's people (CC0) in one packed file: base mesh, shape targets, rig, weights, masks, clothes and hair."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int32, Int64, UInt8
+from numpy import ndarray
+
+from mimicmotion.errors import InputError
+from mimicmotion.weights import cache_folder
+
+FORMAT = "mimicmotion-people-1"
+VARIABLE = "MIMICMOTION_PEOPLE"
+
+
+def default_path() -> Path:
+    """Where the packed file lies: $MIMICMOTION_PEOPLE, or people/makehuman.npz in the cache folder."""
+    if own := os.environ.get(VARIABLE):
+        return Path(own).expanduser()
+    return cache_folder() / "people" / "makehuman.npz"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Garment:
+    """Clothes, shoes or hair that fit any body: each vertex hangs on three of the body's.
+
+    Attributes:
+        vertex: the three vertices of the base mesh.
+        weight: their weights.
+        offset: added, in units of `scale`.
+        scale: rows (axis, vertex, vertex, distance): the axis' unit is the vertices' distance over the given one.
+        triangles: corners.
+        triangle_uv: numbers of their texture coordinates.
+        uv: texture coordinates, 0..1.
+        hides: vertices of the base mesh that lie under it.
+    """
+
+    vertex: Int64[ndarray, "n 3"]
+    weight: Float32[ndarray, "n 3"]
+    offset: Float32[ndarray, "n 3"]
+    scale: Float32[ndarray, "axes 4"]
+    triangles: Int32[ndarray, "faces 3"]
+    triangle_uv: Int32[ndarray, "faces 3"]
+    uv: Float32[ndarray, "texture 2"]
+    hides: Bool[ndarray, " vertices"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Assets:
+    """What all people are made from; lengths in decimetres, x to the person's left, y up, z forward.
+
+    Attributes:
+        vertices: of the base mesh, in its rest pose.
+        uv: texture coordinates, 0..1, v upwards.
+        quads: corners of each face.
+        quad_uv: numbers of their texture coordinates.
+        quad_group: number of the face's group in `groups`.
+        groups: body, eyes, teeth, lashes, and the helpers tights, skirt and hair.
+        bones: names of the bones.
+        parents: number of each bone's parent, -1 for the root.
+        tips: names of the bones whose ends are points, too (fingers, toes).
+        joints: vertices whose mean is the head of each bone, then the ends of `tips`.
+        weight_bone: up to six bones that move a vertex.
+        weight: their weights; rows sum to 1.
+        targets: name to (vertices, displacements) of a shape.
+        masks: name to a picture in texture space, 0..255.
+        surfaces: name to a grey texture, 0..255.
+        garments: name to clothes and hair of further folders.
+    """
+
+    vertices: Float32[ndarray, "vertices 3"]
+    uv: Float32[ndarray, "texture 2"]
+    quads: Int32[ndarray, "faces 4"]
+    quad_uv: Int32[ndarray, "faces 4"]
+    quad_group: UInt8[ndarray, " faces"]
+    groups: tuple[str, ...]
+    bones: tuple[str, ...]
+    parents: tuple[int, ...]
+    tips: tuple[str, ...]
+    joints: tuple[ndarray, ...]
+    weight_bone: UInt8[ndarray, "vertices 6"]
+    weight: Float32[ndarray, "vertices 6"]
+    targets: dict[str, tuple[ndarray, ndarray]]
+    masks: dict[str, UInt8[ndarray, "n n"]]
+    surfaces: dict[str, UInt8[ndarray, "n n"]]
+    garments: dict[str, Garment] = field(default_factory=dict)
+
+    def bone(self, name: str) -> int:
+        """Number of a bone."""
+        return self.bones.index(name)
+
+    def faces(self, *groups: str) -> tuple[Int32[ndarray, "n 3"], Int32[ndarray, "n 3"]]:
+        """Triangles of some groups, and the numbers of their texture coordinates."""
+        chosen = np.isin(self.quad_group, [self.groups.index(g) for g in groups])
+        return _split(self.quads[chosen]), _split(self.quad_uv[chosen])
+
+
+def _split(quads: ndarray) -> Int32[ndarray, "n 3"]:
+    return np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]])
+
+
+def load_assets(path: Path | str | None = None) -> Assets:
+    """Read the packed file once per process.
+
+    Args:
+        path: the file; `default_path()` if None.
+
+    Raises:
+        InputError: it is missing, damaged or of another version.
+    """
+    return _load(Path(path) if path is not None else default_path())
+
+
+@functools.lru_cache(maxsize=2)
+def _load(path: Path) -> Assets:
+    fix = "make it: python scripts/pack_makehuman.py (see docs/synthetic-people.md), or name it in $" + VARIABLE
+    if not path.is_file():
+        raise InputError(f"{path} is missing", "the packed people of MakeHuman", fix)
+    try:
+        with np.load(path) as stored:
+            data = {name: stored[name] for name in stored.files}
+        meta = json.loads(data.pop("meta").tobytes())
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as e:
+        raise InputError(f"{path} cannot be read: {e}", "the packed people of MakeHuman", fix) from e
+    if meta.get("format") != FORMAT:
+        raise InputError(f"{path} has the format {meta.get('format')!r}", FORMAT, fix)
+    return _unpack(data, meta)
+
+
+def _unpack(data: dict[str, ndarray], meta: dict[str, Any]) -> Assets:
+    joints = np.split(data["joint_vertex"].astype(np.int64), data["joint_end"][:-1])
+    weight = data["weight"].astype(np.float32)
+    vertices = np.split(data["target_vertex"].astype(np.int64), data["target_end"][:-1])
+    deltas = np.split(data["target_delta"], data["target_end"][:-1])
+    step = np.float32(meta["step"])
+    names = {prefix: sorted(n for n in data if n.startswith(prefix)) for prefix in ("mask_", "surface_")}
+    return Assets(
+        vertices=data["vertices"],
+        uv=data["uv"].astype(np.float32) / 65535,
+        quads=data["quads"].astype(np.int32),
+        quad_uv=data["quad_uv"].astype(np.int32),
+        quad_group=data["quad_group"],
+        groups=tuple(meta["groups"]),
+        bones=tuple(meta["bones"]),
+        parents=tuple(meta["parents"]),
+        tips=tuple(meta["tips"]),
+        joints=tuple(joints),
+        weight_bone=data["weight_bone"],
+        weight=weight / weight.sum(1, keepdims=True),
+        targets={n: (v, d * step) for n, v, d in zip(meta["targets"], vertices, deltas, strict=True)},
+        masks={n.removeprefix("mask_"): data[n] for n in names["mask_"]},
+        surfaces={n.removeprefix("surface_"): data[n] for n in names["surface_"]},
+        garments={n: _garment(data, n, len(data["vertices"])) for n in meta["garments"]},
+    )
+
+
+def _garment(data: dict[str, ndarray], name: str, count: int) -> Garment:
+    part = lambda key: data[f"{name}/{key}"]  # noqa: E731
+    return Garment(
+        vertex=part("vertex").astype(np.int64),
+        weight=part("weight"),
+        offset=part("offset"),
+        scale=part("scale"),
+        triangles=part("triangles").astype(np.int32),
+        triangle_uv=part("triangle_uv").astype(np.int32),
+        uv=part("uv").astype(np.float32) / 65535,
+        hides=np.unpackbits(part("hides"), count=count).astype(bool),
+    )

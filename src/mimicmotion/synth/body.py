@@ -1,0 +1,214 @@
+"""Bodies: a mix of MakeHuman's shapes for each person, the joints inside of it, and skinning."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float32, Float64
+from numpy import ndarray
+
+from mimicmotion.synth.assets import Assets
+from mimicmotion.synth.zbuffer import njit
+
+AGES = {"baby": 0.0, "child": 9.0, "young": 25.0, "old": 80.0}  # years of MakeHuman's age targets
+RACES = ("african", "asian", "caucasian")
+FACE_FOLDERS = ("head", "nose", "mouth", "chin", "cheek", "eyes", "forehead", "ears", "eyebrows", "neck")
+BODY_FOLDERS = ("torso", "hip", "stomach", "buttocks", "pelvis", "breast", "arms", "legs", "hands")
+
+
+@dataclass(frozen=True, slots=True)
+class Genes:
+    """What a body is mixed from.
+
+    Attributes:
+        female: 0 male, 1 female.
+        age: years, 4 to 80.
+        races: shares of `RACES`, of sum 1.
+        muscle: 0 to 1; 0.5 is the average.
+        weight: 0 to 1; 0.5 is the average.
+        height: -1 small, 1 tall.
+        details: further targets and their strengths.
+    """
+
+    female: float
+    age: float
+    races: tuple[float, float, float]
+    muscle: float
+    weight: float
+    height: float
+    details: dict[str, float] = field(default_factory=dict)
+
+
+def random_genes(rng: np.random.Generator, assets: Assets) -> Genes:
+    """Anybody: 15 % children and teenagers, 20 % above 55, faces and proportions of their own."""
+    female = float(np.clip(round(rng.random()) + rng.normal() * 0.08, 0, 1))
+    kind = rng.random()
+    age = rng.uniform(5, 17) if kind < 0.15 else rng.uniform(56, 78) if kind > 0.8 else rng.uniform(18, 55)
+    races = rng.dirichlet([0.35] * 3)
+    details: dict[str, float] = {}
+    for folders, count, size in ((FACE_FOLDERS, 2, 0.5), (BODY_FOLDERS, 1, 0.3)):
+        for folder in folders:
+            names = [n for n in assets.targets if n.startswith(folder + "/") and "pregnant" not in n]
+            for name in rng.choice(names, min(count, len(names)), replace=False) if names else []:
+                for twin, share in _both_sides(str(name), assets, rng).items():
+                    details[twin] = details.get(twin, 0.0) + share * size * float(rng.random())
+    return Genes(
+        female,
+        float(age),
+        (float(races[0]), float(races[1]), float(races[2])),
+        float(np.clip(rng.normal(0.5, 0.2), 0, 1)),
+        float(np.clip(rng.normal(0.5, 0.2) + 0.002 * (age - 30), 0, 1)),
+        float(np.clip(rng.normal() * 0.4, -1, 1)),
+        details,
+    )
+
+
+def _both_sides(name: str, assets: Assets, rng: np.random.Generator) -> dict[str, float]:
+    """A target of one side brings the other side's, nearly as strong."""
+    folder, short = name.split("/", 1)
+    if short[:2] not in ("l-", "r-"):
+        return {name: 1.0}
+    other = f"{folder}/{'r' if short[0] == 'l' else 'l'}-{short[2:]}"
+    return {name: 1.0, **({other: float(rng.uniform(0.85, 1.15))} if other in assets.targets else {})}
+
+
+def shape_weights(genes: Genes) -> dict[str, float]:
+    """Strengths of all the targets: products of MakeHuman's macro settings, and the details."""
+    out = dict(genes.details)
+    sexes = {"female": genes.female, "male": 1 - genes.female}
+    names, years = list(AGES), list(AGES.values())
+    upper = min(max(int(np.searchsorted(years, genes.age)), 1), len(years) - 1)
+    share = float(np.clip((genes.age - years[upper - 1]) / (years[upper] - years[upper - 1]), 0, 1))
+    ages = {names[upper - 1]: 1 - share, names[upper]: share}
+    muscles, weights = _levels(genes.muscle, "muscle"), _levels(genes.weight, "weight")
+    level = "maxheight" if genes.height > 0 else "minheight"
+    for sex, a in sexes.items():
+        for age, b in ages.items():
+            for race, c in zip(RACES, genes.races, strict=True):
+                out[f"macrodetails/{race}-{sex}-{age}"] = a * b * c
+            for muscle, d in muscles.items():
+                for weight, e in weights.items():
+                    out[f"macrodetails/universal-{sex}-{age}-{muscle}-{weight}"] = a * b * d * e
+            out[f"macrodetails/height/{sex}-{age}-averagemuscle-averageweight-{level}"] = a * b * abs(genes.height)
+    return {name: w for name, w in out.items() if w > 1e-3}
+
+
+def _levels(value: float, name: str) -> dict[str, float]:
+    if value < 0.5:
+        return {f"min{name}": 1 - 2 * value, f"average{name}": 2 * value}
+    return {f"average{name}": 2 - 2 * value, f"max{name}": 2 * value - 1}
+
+
+def shape_vertices(assets: Assets, genes: Genes) -> Float64[ndarray, "vertices 3"]:
+    """The base mesh in its rest pose in this body's shape; targets that the packed file lacks are left out."""
+    vertices = assets.vertices.astype(np.float64)
+    for name, strength in shape_weights(genes).items():
+        if name in assets.targets:
+            index, delta = assets.targets[name]
+            vertices[index] += strength * delta
+    return vertices
+
+
+def joint_positions(assets: Assets, vertices: Float64[ndarray, "vertices 3"]) -> Float64[ndarray, "joints 3"]:
+    """Heads of all the bones, then the ends of `assets.tips`."""
+    return np.array([vertices[v].mean(0) for v in assets.joints])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Mesh:
+    """Parts of a person that move together with the bones.
+
+    Attributes:
+        vertices: in the rest pose, decimetres.
+        bone: bones of each vertex.
+        weight: their weights.
+        triangles: corners.
+        uv: texture coordinates of the corners of each triangle.
+        material: of each triangle.
+        cut: what is below 0 between the corners is left out.
+        fray: how far the cut is blurred into strands.
+    """
+
+    vertices: Float32[ndarray, "n 3"]
+    bone: ndarray
+    weight: Float32[ndarray, "n 6"]
+    triangles: ndarray
+    uv: Float32[ndarray, "faces 3 2"]
+    material: ndarray
+    cut: Float32[ndarray, " n"]
+    fray: Float32[ndarray, " n"]
+
+    @classmethod
+    def of(
+        cls,
+        vertices: ndarray,
+        bone: ndarray,
+        weight: ndarray,
+        triangles: ndarray,
+        uv: ndarray,
+        material: int,
+        cut: ndarray | None = None,
+        fray: ndarray | None = None,
+    ) -> Mesh:
+        """A part of one material; only the vertices that its triangles use are kept."""
+        used, corners = np.unique(triangles, return_inverse=True)
+        pick = lambda a, value: np.full(len(used), value, np.float32) if a is None else a[used].astype(np.float32)  # noqa: E731
+        return cls(
+            vertices[used].astype(np.float32),
+            bone[used].astype(np.int32),
+            weight[used].astype(np.float32),
+            corners.reshape(-1, 3).astype(np.int32),
+            uv.astype(np.float32),
+            np.full(len(triangles), material, np.int32),
+            pick(cut, 1.0),
+            pick(fray, 0.0),
+        )
+
+    @classmethod
+    def join(cls, parts: list[Mesh]) -> Mesh:
+        """All the parts in one."""
+        starts = np.cumsum([0, *(len(p.vertices) for p in parts[:-1])])
+        arrays = {f.name: [getattr(p, f.name) for p in parts] for f in dataclasses.fields(cls)}
+        arrays["triangles"] = [p.triangles + s for p, s in zip(parts, starts, strict=True)]
+        return cls(**{name: np.concatenate(a) for name, a in arrays.items()})
+
+
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def skin(vertices, bone, weight, rot, shift, out):
+    """Move vertices by the weighted mean of their bones' motions: rot (bones, 3, 3), shift (bones, 3)."""
+    for i in range(len(vertices)):
+        x, y, z = vertices[i, 0], vertices[i, 1], vertices[i, 2]
+        a = b = c = 0.0
+        for k in range(weight.shape[1]):
+            w = weight[i, k]
+            if w <= 0.0:
+                break
+            j = bone[i, k]
+            m = rot[j]
+            a += w * (m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + shift[j, 0])
+            b += w * (m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + shift[j, 1])
+            c += w * (m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + shift[j, 2])
+        out[i, 0], out[i, 1], out[i, 2] = a, b, c
+
+
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def vertex_normals(vertices, triangles, out):
+    """Normals weighted by the area of the triangles around each vertex."""
+    out[:] = 0.0
+    for t in range(len(triangles)):
+        i, j, k = triangles[t, 0], triangles[t, 1], triangles[t, 2]
+        ax, ay, az = (vertices[j, 0] - vertices[i, 0], vertices[j, 1] - vertices[i, 1], vertices[j, 2] - vertices[i, 2])
+        bx, by, bz = (vertices[k, 0] - vertices[i, 0], vertices[k, 1] - vertices[i, 1], vertices[k, 2] - vertices[i, 2])
+        x, y, z = ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx
+        for v in (i, j, k):
+            out[v, 0] += x
+            out[v, 1] += y
+            out[v, 2] += z
+    for i in range(len(out)):
+        length = math.sqrt(out[i, 0] ** 2 + out[i, 1] ** 2 + out[i, 2] ** 2) + 1e-12
+        out[i, 0] /= length
+        out[i, 1] /= length
+        out[i, 2] /= length

@@ -1,0 +1,369 @@
+"""Clothes for any body: cut from MakeHuman's tights and skirt, or garments of further folders; shoes, socks, hats.
+
+Where a garment ends is a number per vertex (`Mesh.cut`), so its border is smooth however coarse the mesh is; the body
+under it is left out, so skin never shows through.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float64
+from numpy import ndarray
+
+from mimicmotion.synth.assets import Assets, Garment
+from mimicmotion.synth.body import Mesh
+from mimicmotion.synth.rig import Skeleton
+
+MARGIN = 0.35  # decimetres from a garment's border, from where on the body under it is left out
+TILE = (16.0, 8.0)  # decimetres of one texture: front in its left half, back in its right half
+ARM_BONES = ("upperarm", "lowerarm", "wrist", "metacarpal", "finger")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Measures:
+    """A body as a tailor sees it: every vertex of the base mesh by where on the body it is, decimetres.
+
+    Attributes:
+        vertices: in the rest pose.
+        arm: share of a vertex that moves with an arm, 0..1.
+        reach: its way along the arm, from the shoulder.
+        level: heights of the ankle, knee, crotch, hip, waist, armpit, shoulder and neck.
+        elbow: reach of the elbow.
+        wrist: reach of the wrist.
+    """
+
+    vertices: Float64[ndarray, "n 3"]
+    arm: Float64[ndarray, " n"]
+    reach: Float64[ndarray, " n"]
+    level: dict[str, float]
+    elbow: float
+    wrist: float
+
+    @classmethod
+    def of(cls, assets: Assets, skeleton: Skeleton, vertices: Float64[ndarray, "n 3"]) -> Measures:
+        """Measure a body."""
+        in_arm = np.array([name.startswith(ARM_BONES) for name in assets.bones])
+        arm = (assets.weight * in_arm[assets.weight_bone]).sum(1).astype(np.float64)
+        mirrored = np.abs(vertices[:, :1]) * [1, 0, 0] + vertices * [0, 1, 1]
+        shoulder, elbow, wrist = (skeleton.head(f"{b}.L") for b in ("upperarm01", "lowerarm01", "wrist"))
+        upper, lower = elbow - shoulder, wrist - elbow
+        a, b = float(np.linalg.norm(upper)), float(np.linalg.norm(lower))
+        first, second = (mirrored - shoulder) @ upper / a, (mirrored - elbow) @ lower / b
+        reach = np.where(second > 0, a + second, np.minimum(first, a))
+        head = lambda name: float(skeleton.head(name)[1])  # noqa: E731
+        hip = head("upperleg01.L")
+        level = {
+            "floor": skeleton.floor,
+            "ankle": head("foot.L"),
+            "knee": head("lowerleg01.L"),
+            "crotch": hip - 0.12 * (hip - head("lowerleg01.L")),
+            "hip": hip,
+            "waist": head("spine04"),
+            "armpit": head("upperarm01.L") - 0.9,
+            "shoulder": head("upperarm01.L"),
+            "neck": head("neck01"),
+        }
+        return cls(vertices, arm, reach, level, a, a + b)
+
+    def flat(self) -> Float64[ndarray, "n 2"]:
+        """Texture coordinates of cloth in decimetres: across, and down the trunk or along the sleeve."""
+        v, arm, reach = self.vertices, self.arm, self.reach
+        down = v[:, 1] * (1 - arm) + (self.level["shoulder"] - reach) * arm
+        across = v[:, 0] * (1 - arm) + np.sign(v[:, 0]) * (2.2 + v[:, 2]) * arm
+        return np.stack([across, down - self.level["waist"]], -1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sheet:
+    """A helper mesh, subdivided once: each vertex is a mean of some of the base mesh's."""
+
+    base: ndarray  # (n, 4) vertices of the base mesh
+    quads: ndarray  # (faces, 4)
+    bone: ndarray
+    weight: ndarray
+
+    def place(self, values: ndarray) -> ndarray:
+        """Values of the base mesh's vertices, on the sheet."""
+        return values[self.base].mean(1)
+
+    @property
+    def triangles(self) -> ndarray:
+        """Corners of the triangles."""
+        return np.concatenate([self.quads[:, [0, 1, 2]], self.quads[:, [0, 2, 3]]])
+
+
+@functools.lru_cache(maxsize=8)
+def sheet(assets: Assets, group: str) -> Sheet:
+    """Tights or skirt, every quad cut into four."""
+    quads = assets.quads[assets.quad_group == assets.groups.index(group)]
+    used, corners = np.unique(quads, return_inverse=True)
+    corners = corners.reshape(-1, 4)
+    edges = np.sort(np.stack([corners, np.roll(corners, -1, 1)], -1), -1).reshape(-1, 2)
+    unique, edge = np.unique(edges, axis=0, return_inverse=True)
+    edge = edge.reshape(-1, 4) + len(used)
+    centre = np.arange(len(quads)) + len(used) + len(unique)
+    base = np.concatenate([np.repeat(used[:, None], 4, 1), np.tile(used[unique], (1, 2)), quads])
+    parts = [np.stack([corners[:, k], edge[:, k], centre, edge[:, k - 1]], -1) for k in range(4)]
+    bone, weight = mix_weights(assets.weight_bone[base], assets.weight[base] / 4)
+    return Sheet(base, np.concatenate(parts), bone, weight)
+
+
+def mix_weights(bone: ndarray, weight: ndarray) -> tuple[ndarray, ndarray]:
+    """The six strongest bones of vertices that hang on several others: (n, k, 6) to (n, 6), weights of sum 1."""
+    n = len(bone)
+    dense = np.zeros((n, int(bone.max()) + 1), np.float32)
+    np.add.at(dense, (np.arange(n)[:, None], bone.reshape(n, -1)), weight.reshape(n, -1))
+    order = np.argsort(-dense, axis=1, kind="stable")[:, :6]
+    top = np.take_along_axis(dense, order, 1)
+    return order.astype(np.int32), top / np.maximum(top.sum(1, keepdims=True), 1e-9)
+
+
+def normals_of(vertices: ndarray, triangles: ndarray) -> ndarray:
+    """Unit normals of vertices (numpy; once per garment)."""
+    a, b, c = (vertices[triangles[:, k]] for k in range(3))
+    face = np.cross(b - a, c - a)
+    out = np.zeros_like(vertices)
+    for k in range(3):
+        for axis in range(3):
+            out[:, axis] += np.bincount(triangles[:, k], face[:, axis], len(vertices))
+    return out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-9)
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Where a garment ends.
+
+    Attributes:
+        top: height of its upper border; the neck's for what hangs on the shoulders.
+        hem: height of its lower border.
+        sleeve: reach at which its sleeves end; 0 with the arms bare, None for what does not go round the shoulders.
+        neck: shape of the neckline for what hangs on the shoulders: crew, v, boat, high.
+        open: half width of an open front; 0 closed.
+    """
+
+    top: float
+    hem: float
+    sleeve: float | None = None
+    neck: str = ""
+    open: float = 0.0
+
+    def field(self, m: Measures, values: tuple[ndarray, ndarray, ndarray]) -> ndarray:
+        """How far inside of the garment (decimetres) points with these vertices, arm shares and reaches are."""
+        v, arm, reach = values
+        on_arm = arm > 0.5
+        out = np.minimum(self.top - v[:, 1], v[:, 1] - self.hem)
+        if self.neck:
+            out = np.minimum(out, self._neckline(m, v))
+        if self.open:
+            out = np.minimum(out, np.where(v[:, 2] > 0, np.abs(v[:, 0]) - self.open, 9.0))
+        if self.sleeve is None:
+            return np.where(on_arm, -np.abs(out) - 0.1, out)
+        if self.sleeve <= 0:
+            return np.minimum(np.where(on_arm, 9.0, out), 2.5 * (0.45 - arm))
+        if self.hem < m.level["armpit"]:  # the hem's plane also meets hanging arms, which it does not cut
+            out = np.where(arm > 0.05, np.maximum(out, 0.3), out)
+        return np.where(on_arm, self.sleeve - reach, out)
+
+    def _neckline(self, m: Measures, v: ndarray) -> ndarray:
+        front = np.clip(v[:, 2] / 1.2, -0.3, 1)
+        high = {"high": 0.22, "crew": 0.1, "v": 0.1, "boat": -0.1}[self.neck]
+        out = m.level["neck"] + high - (0.45 if self.neck != "high" else 0.0) * front - v[:, 1]
+        if self.neck == "v":
+            behind = 4 * np.clip(0.5 - v[:, 2], 0, 2)
+            out = np.minimum(out, m.level["shoulder"] - 0.7 + 1.5 * np.abs(v[:, 0]) + behind - v[:, 1])
+        if self.neck == "boat":
+            out = np.minimum(out, m.level["shoulder"] + 0.35 - v[:, 1])
+        return out
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Piece:
+    """A garment on a body: its mesh, and how far inside of it each vertex of the base mesh lies."""
+
+    mesh: Mesh
+    inside: ndarray
+
+
+def from_tights(
+    assets: Assets,
+    m: Measures,
+    cut: Cut,
+    material: int,
+    *,
+    loose: float,
+    flare: float = 0.0,
+    hang: float = 0.0,
+    folds: ndarray | None = None,
+    group: str = "helper-tights",
+    over: list[Piece] | None = None,
+) -> Piece:
+    """A garment from one of the helper meshes.
+
+    Args:
+        assets: the packed people.
+        m: the body.
+        cut: where it ends.
+        material: its number.
+        loose: distance from the skin, decimetres.
+        flare: how much wider it is at its hem, decimetres.
+        hang: 0..1, how much it hangs straight down from the chest instead of following the belly.
+        folds: (rows, columns) of a height map that the surface is displaced by, decimetres.
+        group: helper-tights or helper-skirt.
+        over: garments that lie over this one: it ends where they begin.
+    """
+    s = sheet(assets, group)
+    v = s.place(m.vertices)
+    arm, reach = s.place(m.arm), s.place(m.reach)
+    if group == "helper-skirt":
+        arm = np.zeros_like(arm)
+    inside = cut.field(m, (v, arm, reach))
+    for piece in over or []:
+        inside = np.minimum(inside, MARGIN - s.place(piece.inside) - 0.05)
+    normal = normals_of(v, s.triangles)
+    span = max(cut.top - cut.hem, 0.1) if cut.sleeve is None else max(m.level["armpit"] - cut.hem, 0.1)
+    start = cut.top if cut.sleeve is None else m.level["armpit"]
+    low = np.clip((start - v[:, 1]) / span, 0, 1) * (arm < 0.5)
+    along = np.clip(reach / max(m.wrist, 0.1), 0, 1) * (arm >= 0.5)
+    away = loose + flare * low**1.3 + 0.5 * flare * along
+    if cut.neck:
+        away = away * np.clip(0.3 + 0.7 * (m.level["neck"] + 0.1 - v[:, 1]) / 0.9, 0.3, 1)
+    uv = Measures(v, s.place(m.arm), reach, m.level, m.elbow, m.wrist).flat()
+    if folds is not None:
+        rows, columns = folds.shape
+        i = np.mod(np.round(-uv[:, 1] / TILE[1] * rows).astype(int), rows)
+        j = np.mod(np.round(uv[:, 0] / TILE[0] * columns).astype(int), columns)
+        away = away + folds[i, j] * (0.4 + 0.6 * low + 0.8 * along)
+    moved = v + normal * np.maximum(away, 0.04)[:, None]
+    if hang:
+        below = (v[:, 1] < start) & (arm < 0.5)
+        chest = (v[:, 1] > start - 0.6) & (v[:, 1] < start + 0.6) & (arm < 0.3)
+        front = float(moved[chest, 2].max(initial=0)) if chest.any() else 0.0
+        pull = below & (normal[:, 2] > 0.2)
+        moved[pull, 2] += hang * np.clip(front - moved[pull, 2], 0, 0.8) * normal[pull, 2]
+    mesh = textured(moved, s.bone, s.weight, s.triangles, uv, normal, material, inside)
+    field = cut.field(m, (m.vertices, m.arm, m.reach))
+    return Piece(mesh, field)
+
+
+def textured(
+    vertices: ndarray,
+    bone: ndarray,
+    weight: ndarray,
+    triangles: ndarray,
+    flat: ndarray,
+    normal: ndarray,
+    material: int,
+    cut: ndarray,
+) -> Mesh:
+    """A mesh with the coordinates of cloth; triangles wholly outside of the cut are dropped."""
+    triangles = triangles[(cut[triangles] > 0).any(1)]
+    uv = flat[triangles] / np.array(TILE) * np.array([1.0, 1.0])
+    back = normal[triangles, 2].mean(1) < -0.05
+    uv = uv + np.array([0.25, 0.0])
+    uv[back, :, 0] += 0.5
+    return Mesh.of(vertices, bone, weight, triangles, uv, material, cut)
+
+
+def shoe(
+    assets: Assets, m: Measures, material: int, *, height: float, thick: float, sole: float, pointed: float
+) -> Piece:
+    """A pair of shoes: the tights' feet, thicker, with a sole.
+
+    Args:
+        assets: the packed people.
+        m: the body.
+        material: its number.
+        height: of the shaft above the ankle, decimetres.
+        thick: distance from the skin.
+        sole: height of the sole.
+        pointed: how much the toe reaches forward.
+    """
+    s = sheet(assets, "helper-tights")
+    v = s.place(m.vertices)
+    ankle, floor = m.level["ankle"], m.level["floor"]
+    tilt = 0.25 * (v[:, 2] - v[:, 2].mean())  # the shaft is higher behind
+    inside = np.minimum(ankle + height - tilt * (height < 0.3) - v[:, 1], 9.0)
+    normal = normals_of(v, s.triangles)
+    up = (v[:, 1] - floor) / max(ankle - floor, 0.1)
+    toe = np.clip((v[:, 2] - 0.6) / 1.4, 0, 1)
+    moved = v + normal * (thick * (1 - 0.5 * np.clip(up - 0.8, 0, 1)))[:, None]
+    low = up < 0.33
+    moved[:, 2] += pointed * toe * np.clip(1.3 - up, 0, 1)
+    moved[low, 1] = floor - sole + (moved[low, 1] - moved[low, 1].min()) * 0.35
+    moved[low] += (normal * [1, 0, 1])[low] * (0.08 + 0.06 * (up < 0.2)[low])[:, None]
+    keep = s.triangles[(inside[s.triangles] > 0).any(1)]
+    height_in = (moved[:, 1] - (floor - sole)) / 2.0
+    uv = np.stack([(v[:, 2] + 1.0) / 4.0, np.clip(height_in, 0, 0.99)], -1)[keep]
+    mesh = Mesh.of(moved, s.bone, s.weight, keep, uv, material, inside)
+    field = np.where(m.vertices[:, 1] < ankle + height, ankle + height - m.vertices[:, 1], -1.0)
+    return Piece(mesh, field)
+
+
+def fit(assets: Assets, garment: Garment, vertices: Float64[ndarray, "n 3"]) -> tuple[ndarray, ndarray, ndarray]:
+    """A garment of a further folder on a body: vertices, bones, weights."""
+    unit = np.ones(3)
+    for axis, a, b, distance in garment.scale:
+        k = int(axis)
+        unit[k] = abs(vertices[int(a), k] - vertices[int(b), k]) / float(distance)
+    placed = (vertices[garment.vertex] * garment.weight[..., None]).sum(1) + garment.offset * unit
+    share = np.maximum(garment.weight, 0)
+    bone, weight = mix_weights(assets.weight_bone[garment.vertex], assets.weight[garment.vertex] * share[..., None])
+    return placed, bone, weight
+
+
+def components(triangles: ndarray, count: int) -> ndarray:
+    """Number of the connected piece that each vertex belongs to."""
+    label = np.arange(count)
+    while True:
+        low = label[triangles].min(1)
+        new = label.copy()
+        for k in range(3):
+            np.minimum.at(new, triangles[:, k], low)
+        new = new[new]
+        if (new == label).all():
+            return label
+        label = new
+
+
+def from_garment(
+    assets: Assets, m: Measures, garment: Garment, materials: dict[str, int], thick: float = 0.02
+) -> Piece:
+    """A suit of a further folder; its connected pieces are tops and trousers by where they are."""
+    placed, bone, weight = fit(assets, garment, m.vertices)
+    triangles = garment.triangles
+    normal = normals_of(placed, triangles)
+    share = np.maximum(garment.weight, 0)
+    share = share / np.maximum(share.sum(1, keepdims=True), 1e-9)
+    arm = (m.arm[garment.vertex] * share).sum(1)
+    reach = (m.reach[garment.vertex] * share).sum(1)
+    flat = Measures(placed, arm, reach, m.level, m.elbow, m.wrist).flat()
+    label = components(triangles, len(placed))
+    kind = np.empty(len(placed), np.int64)
+    names = list(materials)
+    for piece in np.unique(label):
+        own = label == piece
+        low, high = placed[own, 1].min(), placed[own, 1].max()
+        trousers = high < m.level["armpit"] and low < m.level["crotch"] + 0.8
+        name = "bottom" if trousers else "top"
+        if high < m.level["ankle"] + 1.5:
+            name = "shoes"
+        kind[own] = names.index(name) if name in materials else 0
+    parts = []
+    for k, name in enumerate(names):
+        own = triangles[kind[triangles[:, 0]] == k]
+        if len(own):
+            ones = np.ones(len(placed))
+            parts.append(textured(placed + normal * thick, bone, weight, own, flat, normal, materials[name], ones))
+    inside = np.where(garment.hides, 9.0, -1.0)
+    return Piece(Mesh.join(parts), inside)
+
+
+def hidden(pieces: list[Piece], count: int) -> Bool[ndarray, " n"]:
+    """Vertices of the base mesh that lie so far under clothes that nobody sees them."""
+    out = np.zeros(count, bool)
+    for piece in pieces:
+        out |= piece.inside > MARGIN
+    return out

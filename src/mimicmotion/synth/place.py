@@ -1,0 +1,550 @@
+"""Places: rooms and outdoors drawn in the camera's perspective, with surfaces, things, light and blur."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from jaxtyping import Float32
+from numpy import ndarray
+
+from mimicmotion.synth.assets import Assets
+from mimicmotion.synth.light import LINEAR
+from mimicmotion.synth.look import hsv, noise
+from mimicmotion.synth.view import View
+
+Rng = np.random.Generator
+KINDS = ("room", "room", "room", "street", "park", "studio")
+FLOORS = ("planks", "tiles", "carpet", "concrete", "parquet", "rug")
+WALLS = ("paint", "paint", "brick", "paper", "panels", "concrete", "curtain")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A background and the light in it.
+
+    Attributes:
+        picture: linear colours, with a margin around the frame.
+        margin: pixels of the margin.
+        key: direction to the key light.
+        key_colour: its strength.
+        sky: ambient light from above.
+        ground: ambient light from below.
+        softness: of the key light's shadow, decimetres of blur per decimetre of distance.
+    """
+
+    picture: Float32[ndarray, "rows columns 3"]
+    margin: int
+    key: Float32[ndarray, " 3"]
+    key_colour: Float32[ndarray, " 3"]
+    sky: Float32[ndarray, " 3"]
+    ground: Float32[ndarray, " 3"]
+    softness: float
+
+
+def make_place(
+    rng: Rng, assets: Assets, view: View, size: tuple[int, int], margin: int, kind: str | None = None
+) -> Place:
+    """A place by chance.
+
+    Args:
+        rng: source of all choices.
+        assets: the packed people, for their surfaces.
+        view: the camera.
+        size: (height, width) of the frame.
+        margin: pixels to draw beyond each side of it.
+        kind: one of `KINDS`; by chance if None.
+    """
+    kind = kind or str(rng.choice(KINDS))
+    factor = 2
+    rows, columns = (factor * (n + 2 * margin) for n in size)
+    own = View(
+        view.eye,
+        view.pitch,
+        view.focal * factor,
+        (factor * (view.centre[0] + margin), factor * (view.centre[1] + margin)),
+    )
+    outside = kind in ("street", "park")
+    side = rng.choice([-1.0, 1.0])
+    key = np.array([side * rng.uniform(0.15, 1.0), rng.uniform(0.7, 1.6), rng.uniform(0.3, 1.1)])
+    key /= np.linalg.norm(key)
+    warm = rng.uniform(-0.06, 0.1)
+    tint = np.array([1 + warm, 1.0, 1 - warm])
+    contrast = rng.uniform(0.25, 0.95) if outside else rng.uniform(0.25, 0.7)
+    exposure = rng.uniform(0.8, 1.15)
+    light = exposure * 1.15 * contrast * tint
+    sky = exposure * (1.08 - 0.72 * contrast) * (np.array([0.94, 1.0, 1.08]) if outside else 2 - tint)
+    painter = _Painter(rng, assets, own, (rows, columns), key)
+    {"room": painter.room, "street": painter.street, "park": painter.park, "studio": painter.studio}[kind]()
+    picture = painter.finish(float(rng.choice([0.0, 0.6, 1.5, 3.0], p=[0.3, 0.35, 0.25, 0.1])) * min(size) / 190)
+    picture = cv2.resize(picture, (columns // factor, rows // factor), interpolation=cv2.INTER_AREA)
+    picture = np.clip(picture * exposure * tint.astype(np.float32), 0.002, 1.4)
+    floor = picture[-max(rows // 8, 1) :].mean((0, 1))
+    ground = sky * (0.25 + 0.5 * floor)
+    softness = float(rng.uniform(0.03, 0.1) if outside else rng.uniform(0.1, 0.35))
+    f = lambda a: a.astype(np.float32)  # noqa: E731
+    return Place(picture.astype(np.float32), margin, f(key), f(light), f(sky), f(ground), softness)
+
+
+def _rgb(red: float, green: float, blue: float) -> Float32[ndarray, " 3"]:
+    return np.array([red, green, blue], np.float32)
+
+
+def _linear(colour: ndarray) -> ndarray:
+    return LINEAR[np.clip(colour, 0, 255).astype(int)]
+
+
+class _Painter:
+    """A picture that is painted from far to near."""
+
+    def __init__(self, rng: Rng, assets: Assets, view: View, size: tuple[int, int], key: ndarray) -> None:
+        self.rng, self.assets, self.view, self.size, self.key = rng, assets, view, size, key
+        rows, columns = size
+        self.way = view.rays(np.arange(columns)[None, :] + 0.5, np.arange(rows)[:, None] + 0.5).astype(np.float32)
+        self.picture = np.zeros((*size, 3), np.float32)
+        self.far = np.full(size, 300.0, np.float32)  # distance along the axis
+
+    def colour(self, low: float, high: float, saturation: float) -> ndarray:
+        """A linear colour of a value between low and high."""
+        hue = self.rng.normal(0.1, 0.05) if self.rng.random() < 0.5 else self.rng.random()  # often warm
+        return _linear(hsv(hue, saturation * self.rng.random() ** 1.5, self.rng.uniform(low, high)))
+
+    def sample(self, kind: str, u: ndarray, v: ndarray) -> ndarray:
+        """Noise at texture coordinates of period 1."""
+        bank = noise(kind, 256)
+        x, y = np.mod(u * 256, 256).astype(np.float32), np.mod(v * 256, 256).astype(np.float32)
+        return cv2.remap(bank, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+
+    def surface(self, kind: str, u: ndarray, v: ndarray, far: ndarray) -> ndarray | None:
+        """A photographed texture, 0..1, of period 1; its fine detail is lost in the distance."""
+        bank = self.assets.surfaces.get(kind)
+        if bank is None:
+            return None
+        n = len(bank)
+        x, y = np.mod(u * n, n).astype(np.float32), np.mod(v * n, n).astype(np.float32)
+        fine = cv2.remap(bank.astype(np.float32), x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+        soft = cv2.GaussianBlur(bank.astype(np.float32), (0, 0), 4)
+        coarse = cv2.remap(soft, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+        share = np.clip((far - 40) / 80, 0, 1)
+        return (fine * (1 - share) + coarse * share) / 255.0
+
+    def floor_at(self) -> tuple[ndarray, ndarray, ndarray, ndarray]:
+        """Which pixels see the floor; x, z and distance there."""
+        y = self.way[..., 1]
+        hit = y < -1e-3
+        far = np.where(hit, -self.view.eye[1] / np.where(hit, y, -1), 1e6)
+        return hit, self.way[..., 0] * far + self.view.eye[0], self.way[..., 2] * far + self.view.eye[2], far
+
+    def room(self) -> None:
+        """Back wall, side walls, ceiling and floor, with doors, windows, pictures and furniture."""
+        rng, eye = self.rng, np.asarray(self.view.eye)
+        back = -rng.uniform(6, 35)
+        sides = -rng.uniform(14, 45), rng.uniform(14, 45)
+        ceiling = max(rng.uniform(24, 32), eye[1] + 4)
+        way = self.way
+        t_back = (back - eye[2]) / way[..., 2]
+        walls, floors = self._wall_paint(), self._floor_paint(str(rng.choice(FLOORS)))
+        x, y = eye[0] + way[..., 0] * t_back, eye[1] + way[..., 1] * t_back
+        self.picture[:] = walls(x, y, t_back)
+        self.far[:] = t_back
+        lamp = np.array([rng.uniform(-20, 20), rng.uniform(10, 26), back])
+        glow = 0.75 + 0.45 * np.exp(-((x - lamp[0]) ** 2 + (y - lamp[1]) ** 2) / rng.uniform(12, 30) ** 2)
+        for side in sides:
+            across = way[..., 0] * np.sign(side)
+            t = np.where(across > 1e-3, (side - eye[0]) * np.sign(side) / np.maximum(across, 1e-3), 1e6)
+            seen = t < self.far
+            if seen.any():
+                z, high = eye[2] + way[..., 2] * t, eye[1] + way[..., 1] * t
+                self.picture = np.where(seen[..., None], walls(z, high, t) * 0.82, self.picture)
+                glow = np.where(seen, 0.72 + 0.2 * np.exp(-((high - lamp[1]) ** 2) / 400), glow)
+                self.far = np.where(seen, t, self.far)
+        hit, fx, fz, far = self.floor_at()
+        on_floor = hit & (far < self.far)
+        self._wall_things(back, sides)
+        wall_y = eye[1] + way[..., 1] * self.far
+        crease = 1 - 0.45 * np.exp(-np.maximum(wall_y, 0) / 1.6) - 0.3 * np.exp(-np.maximum(ceiling - wall_y, 0) / 2.5)
+        edge = np.minimum(np.abs(x - sides[0]), np.abs(x - sides[1]))
+        crease *= 1 - 0.3 * np.exp(-edge / 3)
+        self.picture *= (glow * crease)[..., None]
+        above = (wall_y > ceiling)[..., None]
+        self.picture = np.where(above, _rgb(0.75, 0.74, 0.72) * 0.8, self.picture)
+        skirting = (wall_y < rng.uniform(0.6, 1.2)) & ~on_floor & (rng.random() < 0.7)
+        self.picture = np.where(skirting[..., None], self.picture * 0.6 + 0.15, self.picture)
+        near = np.minimum.reduce([fz - back, fx - sides[0], sides[1] - fx])
+        ground = (
+            floors(fx, fz, far)
+            * (0.75 + 0.3 * np.exp(-(fx**2 + fz**2) / 1500) - 0.4 * np.exp(-np.maximum(near, 0) / 2))[..., None]
+        )
+        self.picture = np.where(on_floor[..., None], ground, self.picture)
+        self.far = np.where(on_floor, far, self.far)
+        for _ in range(int(rng.integers(1, 6))):
+            self._furniture(back, sides)
+
+    def _wall_paint(self):
+        rng = self.rng
+        kind, base = str(rng.choice(WALLS)), self.colour(0.5, 0.97, 0.4)
+        other, scale, phase = self.colour(0.3, 0.95, 0.5), rng.uniform(0.7, 1.5), rng.random(2)
+        brick = rng.uniform(0.4, 0.9)
+
+        def paint(u: ndarray, v: ndarray, far: ndarray) -> ndarray:
+            rough = (
+                1
+                + 0.03 * self.sample("coarse", u / 60 + phase[0], v / 60 + phase[1])
+                + 0.015 * self.sample("fine", u / 20, v / 20)
+            )
+            out = base * rough[..., None]
+            if kind == "brick":
+                row = np.floor(v / (0.75 * scale))
+                across = u / (2.4 * scale) + 0.5 * np.mod(row, 2)
+                joint = np.maximum(
+                    np.abs(np.mod(across, 1) - 0.5) - 0.47, np.abs(np.mod(v / (0.75 * scale), 1) - 0.5) - 0.42
+                )
+                shade = np.mod(np.sin(np.floor(across) * 12.9898 + row * 78.233) * 43758.5, 1)
+                clear = np.clip(60 / far, 0.2, 1)
+                mortar = np.clip(joint * 30, 0, 1) * clear
+                out = out * (0.75 + brick * 0.4 * (shade - 0.5) * clear)[..., None]
+                out = out + (other * 0.5 + 0.25 - out) * (0.6 * mortar)[..., None]
+            elif kind == "concrete":
+                grain = self.surface("gravel", u / (14 * scale), v / (14 * scale), far)
+                if grain is not None:
+                    out = out * (0.75 + 0.5 * grain)[..., None]
+            elif kind == "paper":
+                lines = np.clip(4 * np.abs(np.mod(u / (3 * scale), 1) - 0.5) - 0.8, 0, 1) * np.clip(60 / far, 0, 1)
+                out = out + (other - out) * (0.3 * lines)[..., None]
+            elif kind == "panels":
+                groove = np.clip(12 * (np.abs(np.mod(u / (6 * scale), 1) - 0.5) - 0.44), 0, 1)
+                out = out * (1 - 0.35 * groove)[..., None]
+            elif kind == "curtain":
+                wave = 0.5 + 0.5 * np.sin(2 * np.pi * (u / (2.2 * scale) + 0.25 * np.sin(u / 7)))
+                out = other * (0.55 + 0.5 * wave)[..., None] * rough[..., None]
+            return out
+
+        return paint
+
+    def _floor_paint(self, kind: str):
+        rng = self.rng
+        wood = _linear(hsv(rng.uniform(0.05, 0.11), rng.uniform(0.25, 0.65), rng.uniform(0.25, 0.8)))
+        base = self.colour(0.3, 0.85, 0.35)
+        other = base * rng.uniform(0.5, 0.9)
+        scale, turn = rng.uniform(0.8, 1.6), rng.random() < 0.5
+        rug = (rng.uniform(9, 16), rng.uniform(5, 10), rng.uniform(-4, 4))
+
+        def paint(x: ndarray, z: ndarray, far: ndarray) -> ndarray:
+            u, v = (z, x) if turn else (x, z)
+            clear = np.clip(70 / far, 0.15, 1)
+            rough = (
+                1 + 0.06 * self.sample("coarse", u / 50, v / 50) + 0.05 * clear * self.sample("fine", u / 14, v / 14)
+            )
+            if kind in ("planks", "parquet", "rug"):
+                wide = 1.3 * scale
+                row = np.floor(u / wide)
+                shade = np.mod(np.sin(row * 12.9898 + np.floor(v / (9 * scale) + 0.37 * row) * 78.233) * 43758.5, 1)
+                grain = self.sample("mid", u / 6 + row * 0.37, v / 60)
+                gap = np.clip(14 * (np.abs(np.mod(u / wide, 1) - 0.5) - 0.45), 0, 1) * clear
+                out = wood * ((0.8 + 0.35 * shade) * (1 + 0.08 * grain) * (1 - 0.45 * gap) * rough)[..., None]
+                if kind == "rug":
+                    inside = (np.abs(x - rug[2]) < rug[0]) & (np.abs(z) < rug[1])
+                    border = (np.abs(x - rug[2]) > rug[0] - 1) | (np.abs(z) > rug[1] - 1)
+                    weave = np.where(border, 0.6, 1.0) * (1 + 0.1 * self.sample("mid", x / 8, z / 8))
+                    out = np.where(inside[..., None], base * weave[..., None], out)
+                return out
+            if kind == "tiles":
+                wide = 3.5 * scale
+                gap = np.maximum(np.abs(np.mod(u / wide, 1) - 0.5), np.abs(np.mod(v / wide, 1) - 0.5))
+                gap = np.clip(20 * (gap - 0.47), 0, 1) * clear
+                check = np.mod(np.floor(u / wide) + np.floor(v / wide), 2) * (scale > 1.2)
+                out = base + (other - base) * check[..., None]
+                return out * ((1 - 0.4 * gap) * rough)[..., None]
+            if kind == "concrete":
+                grain = self.surface("gravel", u / 9, v / 9, far)
+                fine = 1.0 if grain is None else 0.85 + 0.3 * grain
+                return base * (rough * fine)[..., None] if not np.isscalar(fine) else base * rough[..., None]
+            return base * (rough * (1 + 0.12 * clear * self.sample("white", u / 10, v / 10)))[..., None]
+
+        return paint
+
+    def _quad(self, corners: ndarray, colour: ndarray) -> None:
+        """A flat four-cornered thing in the world."""
+        at = self.view.project(corners)
+        if (at[:, 2] > 0.5).any():
+            return
+        cv2.fillConvexPoly(
+            self.picture, np.round(at[:, :2] * 16).astype(np.int32), tuple(map(float, colour)), cv2.LINE_AA, 4
+        )
+
+    def _on_wall(self, back: float, x: float, y: float, w: float, h: float, colour: ndarray) -> None:
+        corners = np.array([[x - w, y - h, back], [x + w, y - h, back], [x + w, y + h, back], [x - w, y + h, back]])
+        self._quad(corners, colour)
+
+    def _wall_things(self, back: float, sides: tuple[float, float]) -> None:
+        rng = self.rng
+        for _ in range(int(rng.integers(1, 8))):
+            kind = rng.choice(["picture", "window", "door", "shelf", "poster", "switch"])
+            x = rng.uniform(sides[0] + 3, sides[1] - 3)
+            frame, inner = self.colour(0.1, 0.95, 0.4), self.colour(0.2, 0.9, 0.8)
+            if kind == "door":
+                w, h = 4.5, 10.2
+                self._on_wall(back, x, h, w + 0.6, h + 0.6, frame * 0.8)
+                self._on_wall(back, x, h, w, h, frame)
+                for low in (5.5, 14.5):
+                    self._on_wall(back, x, low, w * 0.65, 3.4, frame * 0.86)
+                self._on_wall(back, x + w * 0.8, 10, 0.35, 0.25, _rgb(0.5, 0.45, 0.35))
+            elif kind == "window":
+                w, h, y = rng.uniform(4, 9), rng.uniform(5, 7), rng.uniform(13, 16)
+                self._on_wall(back, x, y, w + 0.7, h + 0.7, _rgb(0.8, 0.8, 0.78))
+                self._on_wall(back, x, y, w, h, _rgb(0.95, 1.05, 1.2) * rng.uniform(0.7, 1.2))
+                self._on_wall(back, x, y - h * 0.6, w, h * 0.4, _rgb(0.35, 0.5, 0.3) * rng.uniform(0.5, 1.2))
+                self._on_wall(back, x, y, 0.25, h, _rgb(0.75, 0.75, 0.73))
+            elif kind == "shelf":
+                y, w = rng.uniform(9, 20), rng.uniform(3, 8)
+                at = x - w
+                while at < x + w:
+                    wide, high = rng.uniform(0.15, 0.5), rng.uniform(1.2, 2.4)
+                    self._on_wall(
+                        back, at + wide, y + high / 2 + 0.2, wide * 0.94, high / 2, self.colour(0.15, 0.85, 0.8)
+                    )
+                    at += 2 * wide
+                self._on_wall(back, x, y, w + 0.3, 0.2, frame)
+            elif kind == "switch":
+                self._on_wall(back, x, 11, 0.4, 0.4, _rgb(0.8, 0.8, 0.78))
+            else:
+                w, h, y = rng.uniform(1.5, 5), rng.uniform(1.5, 4.5), rng.uniform(12, 19)
+                edge = 0.35 if kind == "picture" else 0.0
+                self._on_wall(back, x, y, w + edge, h + edge, frame)
+                self._on_wall(back, x, y, w, h, inner)
+                for _ in range(int(rng.integers(2, 9))):
+                    a, b = rng.uniform(-0.7, 0.7, 2)
+                    self._on_wall(
+                        back,
+                        x + a * w,
+                        y + b * h,
+                        w * rng.uniform(0.05, 0.28),
+                        h * rng.uniform(0.05, 0.28),
+                        self.colour(0.1, 0.95, 0.8),
+                    )
+
+    def _box(self, low: ndarray, high: ndarray, colour: ndarray) -> None:
+        """An upright box with a soft shadow on the floor."""
+        (x0, y0, z0), (x1, y1, z1) = low, high
+        spread = 1.2
+        floor = np.array(
+            [[x0 - spread, 0, z0], [x1 + spread, 0, z0], [x1 + spread, 0, z1 + spread], [x0 - spread, 0, z1 + spread]]
+        )
+        at = self.view.project(floor)
+        if (at[:, 2] > 0.2).any():
+            return
+        mask = np.zeros(self.size, np.float32)
+        cv2.fillConvexPoly(mask, np.round(at[:, :2] * 16).astype(np.int32), 1.0, cv2.LINE_AA, 4)
+        blur = float(np.clip(self.view.focal * at[:, 2].max() * 0.8, 1, 40))
+        self.picture *= (1 - 0.55 * cv2.GaussianBlur(mask, (0, 0), blur))[..., None]
+        faces = [
+            ([[x0, y0, z1], [x1, y0, z1], [x1, y1, z1], [x0, y1, z1]], 0.55 + 0.4 * max(self.key[2], 0)),
+            ([[x0, y1, z0], [x1, y1, z0], [x1, y1, z1], [x0, y1, z1]], 0.55 + 0.5 * self.key[1]),
+        ]
+        if self.view.eye[0] > x1:
+            faces.append(([[x1, y0, z0], [x1, y0, z1], [x1, y1, z1], [x1, y1, z0]], 0.55 + 0.4 * max(self.key[0], 0)))
+        if self.view.eye[0] < x0:
+            faces.append(([[x0, y0, z0], [x0, y0, z1], [x0, y1, z1], [x0, y1, z0]], 0.55 + 0.4 * max(-self.key[0], 0)))
+        for corners, shade in sorted(faces, key=lambda f: f[0][0][1] + f[0][2][1] == 2 * y1):
+            if corners[0][1] == y1 and self.view.eye[1] < y1:
+                continue
+            self._quad(np.array(corners), colour * shade)
+
+    def _furniture(self, back: float, sides: tuple[float, float]) -> None:
+        rng = self.rng
+        kind = rng.choice(["cupboard", "sofa", "table", "plant", "box", "lamp"])
+        x = float(rng.choice([rng.uniform(sides[0] + 4, -7), rng.uniform(7, sides[1] - 4)]))
+        z = back + rng.uniform(1, max(min(-back - 5, 16), 2))
+        wood = _linear(hsv(rng.uniform(0.04, 0.12), rng.uniform(0.1, 0.6), rng.uniform(0.2, 0.9)))
+        if kind == "cupboard":
+            w, h = rng.uniform(3, 6), rng.uniform(7, 19)
+            self._box(np.array([x - w, 0, back]), np.array([x + w, h, back + 4]), wood)
+            for k in (-1, 1):
+                self._on_wall(back + 4.02, x + k * w / 2, h / 2, w * 0.46, h * 0.46, wood * 0.9)
+        elif kind == "sofa":
+            tint = self.colour(0.15, 0.8, 0.7)
+            w = rng.uniform(7, 11)
+            self._box(np.array([x - w, 0, z - 4]), np.array([x + w, 8, z]), tint * 0.9)
+            self._box(np.array([x - w, 0, z]), np.array([x + w, 4.2, z + 4]), tint)
+            for k in (-1, 1):
+                self._box(np.array([x + k * w - 1.2, 0, z - 4]), np.array([x + k * w + 1.2, 5.8, z + 4]), tint * 0.95)
+        elif kind == "table":
+            w, h = rng.uniform(4, 8), rng.uniform(4, 7.4)
+            for a in (-1, 1):
+                for b in (0, 1):
+                    self._box(
+                        np.array([x + a * w - 0.3, 0, z + 4 * b]),
+                        np.array([x + a * w + 0.3, h, z + 4 * b + 0.6]),
+                        wood * 0.8,
+                    )
+            self._box(np.array([x - w - 0.5, h, z - 0.5]), np.array([x + w + 0.5, h + 0.4, z + 5]), wood)
+            for _ in range(int(rng.integers(0, 4))):
+                at = x + rng.uniform(-0.7, 0.7) * w
+                self._box(
+                    np.array([at, h + 0.4, z + 2]),
+                    np.array([at + rng.uniform(0.5, 2), h + rng.uniform(0.8, 3), z + 3]),
+                    self.colour(0.1, 0.9, 0.8),
+                )
+        elif kind == "plant":
+            self._box(np.array([x - 1.4, 0, z - 1.4]), np.array([x + 1.4, 2.8, z + 1.4]), self.colour(0.3, 0.9, 0.5))
+            self._leaves(
+                x, 8, z, rng.uniform(2.5, 5), _linear(hsv(rng.uniform(0.22, 0.4), 0.6, rng.uniform(0.25, 0.6)))
+            )
+        elif kind == "lamp":
+            self._box(np.array([x - 0.15, 0, z]), np.array([x + 0.15, 14, z + 0.3]), _rgb(0.1, 0.1, 0.1))
+            self._box(np.array([x - 1.8, 13, z - 1.8]), np.array([x + 1.8, 16, z + 1.8]), _rgb(1.3, 1.15, 0.85))
+        else:
+            w, h = rng.uniform(1.5, 4), rng.uniform(1.5, 6)
+            self._box(np.array([x - w, 0, z - w]), np.array([x + w, h, z + w]), self.colour(0.15, 0.85, 0.6))
+
+    def _leaves(self, x: float, y: float, z: float, radius: float, tint: ndarray) -> None:
+        """A round mass of leaves, lit from above."""
+        rng = self.rng
+        at = self.view.project(np.array([x, y, z]))
+        scale = self.view.focal * at[2]
+        if at[2] > 0.3:
+            return
+        count = int(np.clip(8 * radius * scale, 40, 420))
+        for k in range(count):
+            a, r = rng.uniform(0, 2 * np.pi), radius * np.sqrt(rng.random())
+            up = np.sin(a) * r
+            middle = int((at[0] + np.cos(a) * r * scale) * 16), int((at[1] - up * scale) * 16)
+            size = max(radius * scale * rng.uniform(0.03, 0.08), 0.7)
+            shade = (0.45 + 0.45 * (0.5 + 0.5 * up / radius) + 0.25 * rng.random()) * (0.6 + 0.4 * k / count)
+            axes = int(size * 16), int(size * 16 * rng.uniform(0.3, 0.8))
+            cv2.ellipse(
+                self.picture,
+                middle,
+                axes,
+                rng.uniform(0, 180),
+                0,
+                360,
+                tuple(map(float, tint * shade)),
+                -1,
+                cv2.LINE_AA,
+                4,
+            )
+
+    def _sky(self) -> None:
+        rng = self.rng
+        up = np.clip(self.way[..., 1] * 2.2, 0, 1)
+        top = _linear(hsv(rng.uniform(0.55, 0.61), rng.uniform(0.1, 0.65), rng.uniform(0.65, 0.95)))
+        low = _linear(hsv(rng.uniform(0.5, 0.62), 0.08, 0.97))
+        self.picture = low + (top - low) * up[..., None]
+        depth = 1 / np.maximum(self.way[..., 1] + 0.15, 0.05)
+        cloud = self.sample("coarse", self.way[..., 0] * depth / 6 + rng.random(), depth / 6) + 0.5 * self.sample(
+            "mid", self.way[..., 0] * depth / 3, depth / 3
+        )
+        cover = np.clip(cloud * 0.6 - rng.uniform(-0.6, 0.8), 0, 1) * np.clip(up * 5, 0, 1)
+        self.picture += (1.0 - self.picture) * (0.8 * cover)[..., None]
+
+    def _ground(self, kinds: tuple[str, ...]) -> None:
+        rng = self.rng
+        kind = str(rng.choice(kinds))
+        hit, x, z, far = self.floor_at()
+        tint = {
+            "grass": hsv(rng.uniform(0.2, 0.3), rng.uniform(0.35, 0.65), rng.uniform(0.35, 0.65)),
+            "gravel": hsv(rng.uniform(0.05, 0.12), rng.uniform(0.05, 0.25), rng.uniform(0.45, 0.8)),
+            "asphalt": hsv(0.6, 0.04, rng.uniform(0.28, 0.5)),
+            "paving": hsv(0.08, rng.uniform(0.03, 0.15), rng.uniform(0.5, 0.8)),
+        }[kind]
+        base = _linear(tint)
+        photo = self.surface("grass" if kind == "grass" else "gravel", x / 12, z / 12, far)
+        grain = 0.5 if photo is None else photo
+        strength = {"grass": 1.1, "gravel": 0.8, "asphalt": 0.35, "paving": 0.2}[kind]
+        shade = (1 - 0.5 * strength + strength * grain) * (1 + 0.1 * self.sample("coarse", x / 150, z / 150))
+        if kind == "paving":
+            gap = np.maximum(
+                np.abs(np.mod(x / 5, 1) - 0.5), np.abs(np.mod(z / 5 + 0.5 * np.mod(np.floor(x / 5), 2), 1) - 0.5)
+            )
+            shade = shade * (1 - 0.3 * np.clip(25 * (gap - 0.47), 0, 1) * np.clip(70 / far, 0, 1))
+        haze = np.clip((far - 150) / 900, 0, 0.6)[..., None]
+        ground = base * shade[..., None] * 1.1
+        ground = ground + (self.picture[0].mean(0) * 0.8 - ground) * haze
+        self.picture = np.where(hit[..., None], ground, self.picture)
+        self.far = np.where(hit, np.minimum(far, 400), 400.0).astype(np.float32)
+
+    def street(self) -> None:
+        """Houses behind a pavement."""
+        rng = self.rng
+        self._sky()
+        self._ground(("asphalt", "paving", "gravel"))
+        back = -rng.uniform(20, 90)
+        x = -150.0
+        while x < 150:
+            wide, high = rng.uniform(25, 70), rng.uniform(35, 120)
+            wall = self.colour(0.35, 0.9, 0.45) * rng.uniform(0.6, 1)
+            self._on_wall(back, x + wide / 2, high / 2, wide / 2, high / 2, wall)
+            step = rng.uniform(8, 14)
+            glass = _rgb(0.16, 0.2, 0.25) * rng.uniform(0.5, 2)
+            for a in np.arange(x + step * 0.6, x + wide - 2, step):
+                for b in np.arange(16, high - 4, rng.uniform(12, 16)):
+                    self._on_wall(back, a, b, step * 0.3, 4.2, wall * 1.15)
+                    self._on_wall(back, a, b, step * 0.26, 3.8, glass * rng.uniform(0.7, 1.5))
+                if rng.random() < 0.6:
+                    self._on_wall(
+                        back, a, 6, step * 0.38, 6, self.colour(0.05, 0.6, 0.5) if rng.random() < 0.5 else glass
+                    )
+            x += wide
+        for _ in range(int(rng.integers(0, 4))):
+            x, z = rng.choice([-1.0, 1.0]) * rng.uniform(9, 40), back + rng.uniform(2, 10)
+            if rng.random() < 0.5:
+                self._box(np.array([x - 0.6, 0, z]), np.array([x + 0.6, 20, z + 1]), _rgb(0.08, 0.06, 0.05))
+                self._leaves(x, 26, z, rng.uniform(7, 12), _linear(hsv(rng.uniform(0.2, 0.35), 0.5, 0.5)))
+            else:
+                tint = self.colour(0.1, 0.9, 0.8)
+                self._box(np.array([x - 9, 2, z]), np.array([x + 9, 8, z + 8]), tint)
+                self._box(np.array([x - 5, 8, z + 1]), np.array([x + 5, 13, z + 7]), tint * 0.5)
+        self._edge_shadow(back)
+
+    def _edge_shadow(self, back: float) -> None:
+        hit, _, z, _ = self.floor_at()
+        near = np.where(hit & (z > back), np.exp(-np.maximum(z - back, 0) / 6), 0)
+        self.picture *= (1 - 0.4 * near)[..., None].astype(np.float32)
+
+    def park(self) -> None:
+        """A lawn or path with trees and hedges."""
+        rng = self.rng
+        self._sky()
+        self._ground(("grass", "grass", "gravel", "paving"))
+        for _ in range(int(rng.integers(5, 16))):
+            z = -rng.uniform(40, 260)
+            x = rng.uniform(-0.9, 0.9) * (60 - z)
+            tint = _linear(hsv(rng.uniform(0.18, 0.38), rng.uniform(0.3, 0.6), rng.uniform(0.25, 0.55)))
+            radius = rng.uniform(12, 30)
+            if rng.random() < 0.6:
+                self._box(np.array([x - 1, 0, z]), np.array([x + 1, 25, z + 1]), _rgb(0.07, 0.05, 0.04))
+                self._leaves(x, 20 + radius, z, radius, tint)
+            else:
+                for k in range(4):
+                    self._leaves(x + 9 * k, 7, z, 9, tint)
+
+    def studio(self) -> None:
+        """A paper roll: one colour from the floor up the wall, with a soft spot of light."""
+        rng = self.rng
+        base = self.colour(0.25, 0.98, 0.6)
+        hit, _, z, far = self.floor_at()
+        y = np.clip(self.way[..., 1] * 2, -1, 1)
+        spot = np.exp(-((self.way[..., 0] - rng.uniform(-0.2, 0.2)) ** 2 + (y - 0.2) ** 2) / rng.uniform(0.3, 1.5))
+        self.picture[:] = base * (0.65 + 0.4 * spot)[..., None]
+        self.far[:] = np.where(hit & (z > -20), np.minimum(far, 400), 60)
+
+    def finish(self, blur: float) -> Float32[ndarray, "rows columns 3"]:
+        """The picture with what lies far behind the person out of focus, and grain."""
+        rng = self.rng
+        picture = np.clip(self.picture, 0, 1.6).astype(np.float32)
+        if blur > 0:
+            here = self.view.eye[2]
+            away = np.clip(np.abs(1 / np.maximum(self.far, 1) - 1 / here) * here * 1.6, 0, 1).astype(np.float32)
+            away = cv2.GaussianBlur(away, (0, 0), 2)[..., None]
+            soft = cv2.GaussianBlur(picture, (0, 0), 2 * blur)
+            half = cv2.GaussianBlur(picture, (0, 0), blur)
+            low = picture + (half - picture) * np.minimum(2 * away, 1)
+            picture = low + (soft - low) * np.clip(2 * away - 1, 0, 1)
+        rows, columns = self.size
+        x, y = (
+            np.arange(columns) / columns - rng.uniform(0.3, 0.7),
+            np.arange(rows)[:, None] / rows - rng.uniform(0.2, 0.6),
+        )
+        return picture * (1.05 - rng.uniform(0, 0.3) * (x**2 + y**2))[..., None].astype(np.float32)

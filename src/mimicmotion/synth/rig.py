@@ -1,0 +1,350 @@
+"""From parameters of movement to the rotation and place of every bone of a body."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from jaxtyping import Float64
+from numpy import ndarray
+
+from mimicmotion.synth.assets import Assets
+from mimicmotion.synth.figure import (
+    ARM,
+    CURL,
+    ELBOW_HINT,
+    HEAD_PITCH,
+    HEAD_ROLL,
+    HEAD_YAW,
+    LEG,
+    PELVIS_OFFSET,
+    PITCH,
+    ROLL,
+    SHRUG,
+    SPINE_PITCH,
+    SPINE_ROLL,
+    SPINE_TWIST,
+    TRAVEL,
+    YAW,
+    rot_x,
+    rot_y,
+    rot_z,
+    two_bones,
+)
+
+Put = Callable[[int, ndarray, ndarray], None]
+Follow = Callable[[int], ndarray]
+SPINE = ("spine04", "spine03", "spine02", "spine01")
+NECK = ("neck01", "neck02", "neck03", "head")
+_MIRROR = np.array([-1.0, 1.0, 1.0])
+_BOTH = _MIRROR[:, None] * _MIRROR
+_FAN = np.array([0.0, 0.1, 0.0, -0.09, -0.2])  # of the fingers when spread, radians
+_CURL = ((0.35, 0.45, 0.6), *[(1.0, 1.1, 0.75)] * 4)  # of the three joints, per unit of curl
+
+
+@dataclass(frozen=True, eq=False)
+class Skeleton:
+    """The joints of one body in its rest pose.
+
+    Attributes:
+        bones: names.
+        parents: of the bones.
+        heads: places of the bones.
+        tips: ends of fingers and toes.
+        tip_bones: the bone of each tip.
+        floor: lowest point of the body or its shoes.
+        waist: half width and half depth of the trunk, which wrists do not enter.
+    """
+
+    bones: tuple[str, ...]
+    parents: tuple[int, ...]
+    heads: Float64[ndarray, "bones 3"]
+    tips: Float64[ndarray, "tips 3"]
+    tip_bones: tuple[int, ...]
+    floor: float
+    trunk: tuple[float, float]
+
+    @classmethod
+    def of(
+        cls, assets: Assets, joints: Float64[ndarray, "joints 3"], floor: float, trunk: tuple[float, float]
+    ) -> Skeleton:
+        """From the joints that `joint_positions` gives."""
+        count = len(assets.bones)
+        of_tip = {"toe1-2": "toe2-1", "toe5-3": "toe2-1"}
+        names = [t.rsplit(".", 1) for t in assets.tips]
+        tip_bones = tuple(assets.bone(f"{of_tip.get(name, name)}.{side}") for name, side in names)
+        return cls(assets.bones, assets.parents, joints[:count], joints[count:], tip_bones, floor, trunk)
+
+    def index(self, name: str) -> int:
+        """Number of a bone."""
+        return self.bones.index(name)
+
+    def head(self, name: str) -> Float64[ndarray, " 3"]:
+        """Place of a bone in the rest pose."""
+        return self.heads[self.index(name)]
+
+    @property
+    def hip(self) -> Float64[ndarray, " 3"]:
+        """Middle of the hips."""
+        return 0.5 * (self.head("upperleg01.L") + self.head("upperleg01.R"))
+
+    @property
+    def leg(self) -> tuple[float, float]:
+        """Lengths of thigh and shank."""
+        hip, knee, ankle = (self.head(f"{b}.L") for b in ("upperleg01", "lowerleg01", "foot"))
+        return float(np.linalg.norm(knee - hip)), float(np.linalg.norm(ankle - knee))
+
+    @property
+    def ankle(self) -> float:
+        """Height of the ankle above the floor."""
+        return float(self.head("foot.L")[1] - self.floor)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pose:
+    """Bones of a body over time: a point p of the rest pose goes to rot @ p + shift; the floor is y = 0."""
+
+    rot: Float64[ndarray, "n bones 3 3"]
+    head: Float64[ndarray, "n bones 3"]
+    shift: Float64[ndarray, "n bones 3"]
+    tips: Float64[ndarray, "n tips 3"]
+
+
+def pose_bones(skeleton: Skeleton, q: Float64[ndarray, "n 54"]) -> Pose:
+    """Pose a body by the parameters of `mimicmotion.synth.figure`."""
+    n, count = len(q), len(skeleton.bones)
+    rot = np.full((n, count, 3, 3), np.nan)
+    head = np.zeros((n, count, 3))
+    _trunk(skeleton, q, rot, head)
+    for side in (0, 1):
+        _leg(skeleton, q, side, rot, head)
+        _arm(skeleton, q, side, rot, head)
+    for i, parent in enumerate(skeleton.parents):  # bones come after their parents
+        if np.isnan(rot[0, i, 0, 0]):
+            rot[:, i] = rot[:, parent]
+            head[:, i] = _follow(skeleton, rot, head, i)
+    shift = head - np.einsum("nbij,bj->nbi", rot, skeleton.heads)
+    bones = list(skeleton.tip_bones)
+    tips = np.einsum("ntij,tj->nti", rot[:, bones], skeleton.tips) + shift[:, bones]
+    return Pose(rot, head, shift, tips)
+
+
+def _follow(skeleton: Skeleton, rot: ndarray, head: ndarray, bone: int) -> ndarray:
+    """Where the parent takes a bone's head."""
+    parent = skeleton.parents[bone]
+    return head[:, parent] + rot[:, parent] @ (skeleton.heads[bone] - skeleton.heads[parent])
+
+
+def _unit(v: ndarray) -> ndarray:
+    return v / np.maximum(np.linalg.norm(v, axis=-1, keepdims=True), 1e-9)
+
+
+def axis_rotation(axis: ndarray, angle: ndarray) -> Float64[ndarray, "n 3 3"]:
+    """Rotations about axes (3,) or (n, 3) by angles (n,), right-handed."""
+    x, y, z = np.moveaxis(np.broadcast_to(axis, (len(angle), 3)), -1, 0)
+    zero = np.zeros_like(x)
+    k = np.stack([np.stack([zero, -z, y], -1), np.stack([z, zero, -x], -1), np.stack([-y, x, zero], -1)], -2)
+    s, c = np.sin(angle)[:, None, None], np.cos(angle)[:, None, None]
+    return np.eye(3) + s * k + (1 - c) * (k @ k)
+
+
+def twist_angle(rot: Float64[ndarray, "n 3 3"], axis: Float64[ndarray, " 3"]) -> Float64[ndarray, " n"]:
+    """How far rotations turn about an axis before they swing it."""
+    vector = np.stack([rot[:, 2, 1] - rot[:, 1, 2], rot[:, 0, 2] - rot[:, 2, 0], rot[:, 1, 0] - rot[:, 0, 1]], -1)
+    return 2 * np.arctan2(vector @ axis, 1 + np.trace(rot, axis1=1, axis2=2))
+
+
+def _clearance(skeleton: Skeleton, pitch: ndarray) -> ndarray:
+    """Height of the ankle at which neither toe nor heel enters the floor."""
+    ankle, ball = skeleton.head("foot.L"), skeleton.head("toe2-1.L")
+    ahead, behind = ball[2] - ankle[2] + 0.2, 0.5
+    lever = np.where(pitch < 0, -ahead * np.sin(pitch), behind * np.sin(pitch))
+    return skeleton.ankle * np.cos(pitch) + lever
+
+
+def _ankle_targets(skeleton: Skeleton, q: ndarray, yaw: ndarray, side: int) -> ndarray:
+    leg, k = sum(skeleton.leg), LEG[side]
+    local = q[:, k : k + 3] * leg + np.array([abs(skeleton.head("upperleg01.L")[0]), 0.0, 0.0])
+    ankle = np.einsum("nij,nj->ni", yaw, local * (_MIRROR if side else 1.0))
+    ankle[:, 1] = np.maximum(local[:, 1] + skeleton.ankle, _clearance(skeleton, q[:, k + 3]))
+    return ankle + _travel(skeleton, q)
+
+
+def _travel(skeleton: Skeleton, q: ndarray) -> ndarray:
+    """The whole figure's way along x and z; the parameter counts body heights, which are about 1.9 legs."""
+    out = np.zeros((len(q), 3))
+    out[:, [0, 2]] = q[:, list(TRAVEL)] * 1.9 * (sum(skeleton.leg) + skeleton.ankle)
+    return out
+
+
+def _trunk(skeleton: Skeleton, q: ndarray, rot: ndarray, head: ndarray) -> None:
+    yaw = rot_y(q[:, YAW])
+    leg = sum(skeleton.leg)
+    pelvis = yaw @ rot_x(q[:, PITCH]) @ rot_z(q[:, ROLL])
+    middle = np.einsum("nij,nj->ni", yaw, q[:, PELVIS_OFFSET] * leg) + _travel(skeleton, q)
+    middle[:, 1] += skeleton.ankle + leg
+    # A standing foot stays on the floor: lower the pelvis until the leg reaches it (softly let go of a lifted foot).
+    ankles = [_ankle_targets(skeleton, q, yaw, s) for s in (0, 1)]
+    lowest = np.minimum(ankles[0][:, 1], ankles[1][:, 1])
+    for side, ankle in zip("LR", ankles, strict=True):
+        hip = pelvis @ (skeleton.head(f"upperleg01.{side}") - skeleton.hip)
+        flat = (middle + hip - ankle)[:, [0, 2]]
+        drop = np.sqrt(np.maximum((0.995 * leg) ** 2 - (flat**2).sum(-1), (0.3 * leg) ** 2))
+        middle[:, 1] = np.minimum(middle[:, 1], ankle[:, 1] + drop - hip[:, 1] + 4 * (ankle[:, 1] - lowest))
+    root = skeleton.index("root")
+    rot[:, root] = pelvis
+    head[:, root] = middle + pelvis @ (skeleton.heads[root] - skeleton.hip)
+    lower = skeleton.index("spine05")
+    rot[:, lower], head[:, lower] = pelvis, _follow(skeleton, rot, head, lower)
+    bend = rot_z(0.25 * q[:, SPINE_ROLL]) @ rot_y(0.25 * q[:, SPINE_TWIST]) @ rot_x(0.25 * q[:, SPINE_PITCH])
+    nod = rot_y(0.25 * q[:, HEAD_YAW]) @ rot_x(0.25 * q[:, HEAD_PITCH]) @ rot_z(0.25 * q[:, HEAD_ROLL])
+    for names, step in ((SPINE, bend), (NECK, nod)):
+        for name in names:
+            i = skeleton.index(name)
+            rot[:, i] = rot[:, skeleton.parents[i]] @ step
+            head[:, i] = _follow(skeleton, rot, head, i)
+
+
+def _frames(start: ndarray, middle: ndarray, end: ndarray, bend: ndarray) -> tuple[ndarray, ndarray]:
+    """Frames of the two bones of a limb in the rest pose, as `two_bones` makes them."""
+    line = _unit(end - start)
+    hinge = _unit(np.cross(line, bend - line * (bend @ line)))
+    out = []
+    for a, b in ((start, middle), (middle, end)):
+        y = _unit(a - b)
+        x = _unit(hinge - y * (hinge @ y))
+        out.append(np.stack([x, y, np.cross(x, y)], -1))
+    return out[0], out[1]
+
+
+def _leg(skeleton: Skeleton, q: ndarray, side: int, rot: ndarray, head: ndarray) -> None:
+    k, letter, sign = LEG[side], "LR"[side], 1 - 2 * side
+    names = [
+        f"{b}.{letter}" for b in ("pelvis", "upperleg01", "upperleg02", "lowerleg01", "lowerleg02", "foot", "toe2-1")
+    ]
+    pelvis, upper, upper2, lower, lower2, foot, toe = (skeleton.index(name) for name in names)
+    root = rot[:, skeleton.index("root")]
+    rot[:, pelvis], head[:, pelvis] = root, _follow_from(skeleton, rot, head, pelvis, "root")
+    heading = rot_y(q[:, YAW]) @ rot_y(sign * q[:, k + 4])
+    bend = heading[..., 2] + 0.5 * root[..., 2] + sign * 0.12 * root[..., 0]
+    hip = _follow(skeleton, rot, head, upper)
+    rest = [skeleton.heads[i] for i in (upper, lower, foot)]
+    thigh, shank = (float(np.linalg.norm(b - a)) for a, b in pairwise(rest))
+    target = _ankle_targets(skeleton, q, rot_y(q[:, YAW]), side)
+    knee, ankle, first, second = two_bones(hip, target, bend, thigh, shank)
+    a, b = _frames(rest[0], rest[1], rest[2], np.array([0.12 * sign, 0.0, 1.5]))
+    thigh_rot, shank_rot = first @ a.T, second @ b.T
+    along = _unit(rest[1] - rest[0])
+    turn = twist_angle(np.swapaxes(root, 1, 2) @ thigh_rot, along)
+    rot[:, upper] = thigh_rot @ axis_rotation(along, -0.5 * turn)
+    rot[:, upper2], rot[:, lower], rot[:, lower2] = thigh_rot, shank_rot, shank_rot
+    pitch = q[:, k + 3]
+    rot[:, foot] = heading @ rot_x(-pitch)
+    rot[:, toe] = heading @ rot_x(-np.where(pitch < 0, 0.3 * pitch, pitch))
+    head[:, upper], head[:, lower], head[:, foot] = hip, knee, ankle
+    for i in (upper2, lower2, toe):
+        head[:, i] = _follow(skeleton, rot, head, i)
+    head[:, lower], head[:, foot] = knee, ankle
+
+
+def _follow_from(skeleton: Skeleton, rot: ndarray, head: ndarray, bone: int, name: str) -> ndarray:
+    other = skeleton.index(name)
+    return head[:, other] + rot[:, other] @ (skeleton.heads[bone] - skeleton.heads[other])
+
+
+def _arm(skeleton: Skeleton, q: ndarray, side: int, rot: ndarray, head: ndarray) -> None:
+    """The right arm is solved in a mirrored world, in which it is a left one."""
+    k, letter = ARM[side], "LR"[side]
+    mirror, both = (_MIRROR, _BOTH) if side else (np.ones(3), np.ones((3, 3)))
+    rest = skeleton.heads * mirror
+    index = lambda name: skeleton.index(f"{name}.{letter}")  # noqa: E731
+    chest_bone = skeleton.index("spine01")
+    chest, chest_head = rot[:, chest_bone] * both, head[:, chest_bone] * mirror
+
+    def put(bone: int, rotation: ndarray, at: ndarray) -> None:
+        rot[:, bone], head[:, bone] = rotation * both, at * mirror
+
+    def follow(bone: int) -> ndarray:
+        return _follow(skeleton, rot, head, bone) * mirror
+
+    want = q[:, k : k + 3]
+    lift = 0.5 * np.clip(0.5 * want[:, 1] + 0.35, 0, 0.85) + 0.2 * q[:, SHRUG[side]] - 0.12
+    clavicle, shoulder, upper, elbow, wrist = (
+        index(b) for b in ("clavicle", "shoulder01", "upperarm01", "lowerarm01", "wrist")
+    )
+    raised = chest @ rot_y(-0.25 * np.clip(want[:, 2], -0.4, 1)) @ rot_z(lift)
+    put(clavicle, raised, follow(clavicle))
+    put(shoulder, raised, follow(shoulder))
+    start = follow(upper)
+    length = float(np.linalg.norm(rest[elbow] - rest[upper])), float(np.linalg.norm(rest[wrist] - rest[elbow]))
+    target = _outside_trunk(skeleton, rest[upper] - skeleton.hip + want * sum(length)) + skeleton.hip
+    target = chest_head + np.einsum("nij,nj->ni", chest, target - rest[chest_bone])
+    line = _unit(want)
+    axis = _unit(ELBOW_HINT - line * (line @ ELBOW_HINT)[:, None])
+    swivel = q[:, k + 3, None]
+    hint = axis * np.cos(swivel) + np.cross(line, axis) * np.sin(swivel)
+    middle, end, first, second = two_bones(start, target, np.einsum("nij,nj->ni", chest, hint), *length)
+    a, b = _frames(rest[upper], rest[elbow], rest[wrist], rest[elbow] - rest[upper])
+    arm, forearm = first @ a.T, second @ b.T
+    along = _unit(rest[elbow] - rest[upper])
+    turn = twist_angle(np.swapaxes(raised, 1, 2) @ arm, along)
+    put(upper, arm @ axis_rotation(along, -0.5 * turn), start)
+    put(index("upperarm02"), arm, follow(index("upperarm02")))
+    hand_rest = _hand_frame(rest, index)
+    hand_frame = second @ rot_y(q[:, k + 4]) @ rot_x(-q[:, k + 5]) @ rot_z(q[:, k + 6])
+    hand = hand_frame @ hand_rest.T
+    along = _unit(rest[wrist] - rest[elbow])
+    turn = twist_angle(np.swapaxes(forearm, 1, 2) @ hand, along)
+    put(elbow, forearm @ axis_rotation(along, 0.3 * turn), middle)
+    put(index("lowerarm02"), forearm @ axis_rotation(along, 0.75 * turn), follow(index("lowerarm02")))
+    put(wrist, hand, end)
+    for m in range(1, 5):
+        put(index(f"metacarpal{m}"), hand, follow(index(f"metacarpal{m}")))
+    _fingers(skeleton, q, side, hand, hand_rest, put, follow)
+
+
+def _outside_trunk(skeleton: Skeleton, wrist: ndarray) -> ndarray:
+    """Wrist targets (from the hips' middle) inside of the trunk are moved to its front."""
+    wide, deep = skeleton.trunk
+    top = skeleton.head("upperarm01.L")[1] - skeleton.hip[1] + 0.3
+    inside = np.clip(1 - (wrist[:, 0] / wide) ** 2, 0, 1) * (wrist[:, 1] < top) * (wrist[:, 2] > -0.5)
+    out = wrist.copy()
+    front = np.where(inside > 0, deep * np.sqrt(inside) + 0.5, wrist[:, 2])
+    out[:, 2] = np.maximum(wrist[:, 2], front)
+    return out
+
+
+def _hand_frame(rest: ndarray, index) -> ndarray:
+    """In the rest pose: x to the thumb, y to the forearm, z out of the palm."""
+    y = _unit(rest[index("wrist")] - rest[index("finger3-1")])
+    x = rest[index("finger2-1")] - rest[index("finger5-1")]
+    x = _unit(x - y * (x @ y))
+    return np.stack([x, y, np.cross(x, y)], -1)
+
+
+def _fingers(skeleton: Skeleton, q: ndarray, side: int, hand: ndarray, frame: ndarray, put, follow) -> None:
+    letter, mirror = "LR"[side], (_MIRROR if side else np.ones(3))
+    rest, tips = skeleton.heads * mirror, skeleton.tips * mirror
+    curls, spread = q[:, CURL[side] : CURL[side] + 5], q[:, CURL[side] + 5]
+    for f in range(5):
+        bones = [skeleton.index(f"finger{f + 1}-{j}.{letter}") for j in (1, 2, 3)]
+        places = [*(rest[b] for b in bones), tips[f + (7 if side else 0)]]
+        ways = [_unit(b - a) for a, b in pairwise(places)]
+        rotation = hand
+        before = -frame[:, 1]
+        for j, (bone, way) in enumerate(zip(bones, ways, strict=True)):
+            if f == 0:
+                hinge = _unit(np.cross(way, -frame[:, 0] + 0.7 * frame[:, 2]))
+                bent = 0.0
+                if j == 0:
+                    rotation = rotation @ axis_rotation(frame[:, 2], 0.3 * spread - 0.1)
+            else:
+                hinge = _unit(-frame[:, 0] + way * (frame[:, 0] @ way))
+                bent = float(np.arctan2(np.cross(before, way) @ hinge, before @ way))
+                if j == 0:
+                    rotation = rotation @ axis_rotation(frame[:, 2], _FAN[f] * (1.8 * spread - 0.5))
+            rotation = rotation @ axis_rotation(hinge, _CURL[f][j] * curls[:, f] - bent)
+            put(bone, rotation, follow(bone))
+            before = way

@@ -1,0 +1,298 @@
+"""A person in a place before a camera: pictures of it over time, and all that is true of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float32, Float64, UInt8
+from numpy import ndarray
+
+from mimicmotion.errors import InputError
+from mimicmotion.synth.assets import Assets, load_assets
+from mimicmotion.synth.body import vertex_normals
+from mimicmotion.synth.keypoints import depth_tolerance, heels_of, hidden_points, keypoints
+from mimicmotion.synth.light import STRAND_U, STRAND_V, TWO_SIDED, encode, shade, shade_floor
+from mimicmotion.synth.people import Figure, apply_matrix, make_figure, map_matrix
+from mimicmotion.synth.place import Place, make_place
+from mimicmotion.synth.rig import Pose
+from mimicmotion.synth.view import View, choose_view
+from mimicmotion.synth.zbuffer import fill, fill_depth, njit
+
+FRAMINGS = ("full", "upper")
+MARGIN = 0.08  # of the frame's height: how far the background reaches beyond the frame, for a moving camera
+KEY_MAP, TOP_MAP, FLOOR_CELLS, CELL = 288, 112, 160, 0.26
+_BANDS = (
+    (0.0, 0.5, 0.15),
+    (0.5, 2.0, 1.0),
+    (2.0, 6.0, 3.5),
+    (6.0, 60.0, 11.0),
+)  # heights above the floor: low, high, middle
+_SEEN_DEPTH = 0.3  # decimetres behind the reference's surface that still count as the same place
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """What camera and file do to the picture.
+
+    Attributes:
+        blur: of the lens, pixels.
+        noise: deviation in 0..255, in the dark and added in the light.
+        quality: of the JPEG compression; 0 none.
+    """
+
+    blur: float
+    noise: tuple[float, float]
+    quality: int
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """What stays the same in all clips of one person."""
+
+    assets: Assets
+    figure: Figure
+    heels: Float64[ndarray, "2 3"]
+    framing: str
+    view: View
+    place: Place
+    grade: Grade
+    size: tuple[int, int]
+    unit: float  # pixels of one body height
+
+
+def make_scene(seed: int, size: tuple[int, int], framing: str | None = None) -> Scene:
+    """The person, the place and the camera that `seed` stands for.
+
+    Args:
+        seed: any integer >= 0.
+        size: (height, width) of the frames.
+        framing: 'full', 'upper' or None for 65 % full.
+
+    Raises:
+        InputError: the framing is unknown, or the packed people are missing.
+    """
+    if framing not in (None, *FRAMINGS):
+        raise InputError(f"framing={framing!r}", f"one of {FRAMINGS} or None", "choose one of them")
+    assets = load_assets()
+    rng, own, around = (np.random.default_rng([seed, 1, k]) for k in range(3))
+    by_chance = "full" if rng.random() < 0.65 else "upper"
+    figure = make_figure(own, assets, max(size))
+    view = choose_view(rng, size, figure.height, framing or by_chance)
+    place = make_place(around, assets, view, size, int(MARGIN * size[0]) + 1)
+    noise = (float(rng.uniform(0.3, 2.0)), float(rng.uniform(0, 2.5))) if rng.random() < 0.8 else (0.0, 0.0)
+    quality = int(rng.integers(55, 96)) if rng.random() < 0.65 else 0
+    grade = Grade(float(max(rng.normal(0.25, 0.25), 0)) * min(size) / 192, noise, quality)
+    ends = view.project(np.array([[0.0, 0.0, 0.0], [0.0, figure.height, 0.0]]))
+    unit = float(ends[0, 1] - ends[1, 1])
+    return Scene(assets, figure, heels_of(assets, figure.shaped), framing or by_chance, view, place, grade, size, unit)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Moment:
+    """One picture and what is true of it; the buffers have `factor` samples a pixel along each axis.
+
+    Attributes:
+        picture: linear colours.
+        cover: the person's share of each pixel.
+        seen: column, row and nearness of all vertices, in samples.
+        ids: triangle of each sample, -1 none.
+        bary: its corners' shares.
+        nearness: 1 / distance (decimetres) of each sample, 0 none.
+        points: column, row (pixels) and nearness of the keypoints.
+        hidden: which of them lie behind something.
+        background: the place without the person and their shadow.
+    """
+
+    picture: Float32[ndarray, "rows columns 3"]
+    cover: Float32[ndarray, "rows columns"]
+    seen: Float32[ndarray, "n 3"]
+    ids: ndarray
+    bary: ndarray
+    nearness: ndarray
+    points: Float64[ndarray, "134 3"]
+    hidden: Bool[ndarray, " 134"]
+    background: Float32[ndarray, "rows columns 3"]
+
+    def depth(self, factor: int) -> Float32[ndarray, "rows columns"]:
+        """Distance in metres along the camera's axis at the nearest sample of each pixel; infinite without a person."""
+        near = np.maximum.reduce([self.nearness[i::factor, j::factor] for i in range(factor) for j in range(factor)])
+        return np.where(near > 0, 0.1 / np.maximum(near, 1e-9), np.inf).astype(np.float32)
+
+
+def render_moment(
+    scene: Scene, pose: Pose, frame: int, face: dict[str, float], pan: ndarray, zoom: float, factor: int
+) -> Moment:
+    """Render one frame.
+
+    Args:
+        scene: the person and the place.
+        pose: of all frames.
+        frame: which of them.
+        face: actions of the face, 0..1.
+        pan: (2,) shift of the camera, pixels.
+        zoom: enlargement about the middle of the frame, at least 1.
+        factor: samples per pixel along each axis.
+    """
+    figure, place, mesh = scene.figure, scene.place, scene.figure.mesh
+    rows, columns = scene.size
+    view = scene.view.moved((float(pan[0]), float(pan[1])), zoom, scene.size)
+    v = figure.place(pose, frame, face)
+    normal = np.empty_like(v)
+    vertex_normals(v, mesh.triangles, normal)
+    seen = view.project(v).astype(np.float32)
+    seen[:, :2] *= factor
+    ids = np.full((rows * factor, columns * factor), -1, np.int32)
+    nearness, bary = np.zeros(ids.shape, np.float32), np.zeros((*ids.shape, 2), np.float32)
+    table = figure.table
+    strands = np.ascontiguousarray(table[mesh.material, STRAND_U : STRAND_V + 1])
+    two_sided = table[mesh.material, TWO_SIDED] > 0
+    fill(seen, mesh.triangles, two_sided, mesh.cut, mesh.fray, mesh.uv, strands, nearness, ids, bary)
+    empty = _background(scene, pan, zoom)
+    background = _floor_shadow(scene, view, v, empty)
+    maps = []
+    for way, cells in ((place.key, KEY_MAP), (np.array([0.05, 1.0, 0.1]), TOP_MAP)):
+        matrix, depth = map_matrix(v, way, cells), np.zeros((cells, cells), np.float32)
+        fill_depth(apply_matrix(matrix, v), mesh.triangles, mesh.cut, depth)
+        maps.append((depth, matrix, float(np.linalg.norm(matrix[0, :3]))))
+    (key_map, key_matrix, key_cells), (top_map, top_matrix, top_cells) = maps
+    picture, cover = np.empty((rows, columns, 3), np.float32), np.empty((rows, columns), np.float32)
+    eye = np.array(view.eye, np.float32)
+    shade(
+        picture, cover, background, ids, bary, seen, mesh.triangles, v, normal, mesh.vertices, mesh.uv,
+        figure.occlusion, figure.fold, mesh.material, table, figure.textures, eye, place.key, place.key_colour,
+        place.sky, place.ground, key_map, key_matrix, (0.05 + 0.8 * place.softness) * key_cells, top_map, top_matrix,
+        0.8 * top_cells, factor,
+    )  # fmt: skip
+    points = view.project(keypoints(scene.assets, figure, scene.heels, pose, frame, v))
+    points[1, :2] = 0.5 * (points[2, :2] + points[5, :2])  # of the picture, as estimators have it
+    hidden = hidden_points(points, nearness, factor, depth_tolerance(figure.height))
+    return Moment(picture, cover, seen, ids, bary, nearness, points, hidden, empty)
+
+
+def _background(scene: Scene, pan: ndarray, zoom: float) -> Float32[ndarray, "rows columns 3"]:
+    """The place as the camera sees it: shifted, then enlarged about the frame's middle."""
+    rows, columns = scene.size
+    margin, picture = scene.place.margin, scene.place.picture
+    if zoom == 1 and not pan.any():
+        return np.ascontiguousarray(picture[margin : margin + rows, margin : margin + columns])
+    shift = [m - (m - 0.5) / zoom + p + margin - 0.5 for m, p in ((0.5 * columns, pan[0]), (0.5 * rows, pan[1]))]
+    move = np.array([[1 / zoom, 0, shift[0]], [0, 1 / zoom, shift[1]]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(picture, move, (columns, rows), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+
+
+def _floor_shadow(scene: Scene, view: View, v: Float32[ndarray, "n 3"], background: ndarray) -> ndarray:
+    """The background, with the floor darker where the person keeps the light from it."""
+    place, mesh = scene.place, scene.figure.mesh
+    middle = v[:, [0, 2]].mean(0)
+    start = (middle - 0.5 * FLOOR_CELLS * CELL).astype(np.float32)
+    low = []
+    for slant in (place.key[[0, 2]] / place.key[1], np.zeros(2)):
+        flat = (v[:, [0, 2]] - v[:, 1:2] * slant - start) / CELL
+        near = 1 / (1 + np.maximum(v[:, 1], 0))
+        depth = np.zeros((FLOOR_CELLS, FLOOR_CELLS), np.float32)
+        fill_depth(np.concatenate([flat, near[:, None]], 1).astype(np.float32), mesh.triangles, mesh.cut, depth)
+        low.append(1 / np.maximum(depth, 1e-6) - 1)
+    shadow = np.zeros((FLOOR_CELLS, FLOOR_CELLS), np.float32)
+    for bottom, top, mid in _BANDS:
+        mask = ((low[0] >= bottom) & (low[0] < top)).astype(np.float32)
+        shadow += cv2.GaussianBlur(mask, (0, 0), max(place.softness * mid / CELL, 0.6))
+    near = cv2.GaussianBlur(np.exp(-low[1] / 0.4).astype(np.float32), (0, 0), 0.35 / CELL)
+    wide = cv2.GaussianBlur(np.exp(-low[1] / 4.0).astype(np.float32), (0, 0), 2.2 / CELL)
+    ambient = 1 - (1 - 0.92 * near) * (1 - 0.6 * wide)
+    key = float(place.key_colour.mean() * place.key[1])
+    share = key / (key + float(place.sky.mean()))
+    s, c = np.sin(view.pitch), np.cos(view.pitch)
+    eye, centre = np.array(view.eye), np.array(view.centre)
+    out = np.empty_like(background)
+    shade_floor(
+        out, background, np.minimum(shadow, 1), ambient, share, start, CELL, eye, centre, 1 / view.focal,
+        1 / view.focal, s, c,
+    )  # fmt: skip
+    return out
+
+
+def develop(
+    scene: Scene, picture: Float32[ndarray, "rows columns 3"], rng: np.random.Generator
+) -> tuple[UInt8[ndarray, "rows columns 3"], UInt8[ndarray, "rows columns 3"]]:
+    """The picture without noise, and as the camera's file has it."""
+    grade = scene.grade
+    if grade.blur > 0.2:
+        picture = cv2.GaussianBlur(picture, (0, 0), grade.blur)
+    exact = encode(picture)
+    clean = np.clip(np.rint(exact), 0, 255).astype(np.uint8)
+    dark, light = grade.noise
+    out = clean
+    if dark or light:
+        grain = rng.standard_normal(exact.shape, np.float32)
+        grain = 0.8 * grain + 0.5 * cv2.blur(grain, (2, 2))  # sensors mix neighbours
+        out = np.clip(np.rint(exact + grain * (dark + light * np.sqrt(exact / 255))), 0, 255).astype(np.uint8)
+    if grade.quality:
+        _, data = cv2.imencode(".jpg", out[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, grade.quality])
+        out = np.ascontiguousarray(np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))[..., ::-1])
+    return clean, out
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _correspond(flow, seen, ids, bary, points, there, ids_there, near_there, triangles, shift, zoom, factor, tolerance):
+    """Fill `flow` and `seen`; `shift` and `zoom` move the background: column + flow = zoom * column + shift."""
+    rows, columns, _ = flow.shape
+    high, wide = ids_there.shape
+    for i in range(rows):
+        for j in range(columns):
+            done = False
+            for k in range(factor * factor):
+                si, sj = i * factor + k // factor, j * factor + k % factor
+                t = ids[si, sj]
+                if t < 0:
+                    continue
+                a, b, c = triangles[t, 0], triangles[t, 1], triangles[t, 2]
+                w1, w2 = bary[si, sj, 0], bary[si, sj, 1]
+                w0 = (1.0 - w1 - w2) / points[a, 2]
+                w1, w2 = w1 / points[b, 2], w2 / points[c, 2]
+                total = w0 + w1 + w2  # shares in the world; then again in the other picture
+                w0, w1, w2 = w0 / total * there[a, 2], w1 / total * there[b, 2], w2 / total * there[c, 2]
+                near = w0 + w1 + w2
+                x = (w0 * there[a, 0] + w1 * there[b, 0] + w2 * there[c, 0]) / near
+                y = (w0 * there[a, 1] + w1 * there[b, 1] + w2 * there[c, 1]) / near
+                flow[i, j, 0] = (x - sj - 0.5) / factor
+                flow[i, j, 1] = (y - si - 0.5) / factor
+                if x >= 0 and y >= 0 and x < wide and y < high:
+                    surface = near_there[int(y), int(x)]
+                    seen[i, j] = surface > 0 and 1.0 / near - 1.0 / surface < tolerance
+                done = True
+                break
+            if not done:
+                x = zoom * (j + 0.5) + shift[0]
+                y = zoom * (i + 0.5) + shift[1]
+                flow[i, j, 0] = x - j - 0.5
+                flow[i, j, 1] = y - i - 0.5
+                if x >= 0 and y >= 0 and x * factor < wide and y * factor < high:
+                    seen[i, j] = ids_there[int(y * factor), int(x * factor)] < 0
+
+
+def correspondence(
+    scene: Scene, here: Moment, there: Moment, pan: tuple[ndarray, ndarray], zoom: tuple[float, float], factor: int
+) -> tuple[Float32[ndarray, "rows columns 2"], Bool[ndarray, "rows columns"]]:
+    """For each pixel of one picture, the way to the same place in another, in pixels, and whether it is seen there.
+
+    Args:
+        scene: of both.
+        here: the picture whose pixels are asked for.
+        there: the other one.
+        pan: of the camera, here and there.
+        zoom: of the camera, here and there.
+        factor: samples per pixel along each axis.
+    """
+    rows, columns = scene.size
+    flow, seen = np.zeros((rows, columns, 2), np.float32), np.zeros((rows, columns), np.bool_)
+    scale = zoom[1] / zoom[0]
+    middle = np.array([0.5 * columns, 0.5 * rows])
+    shift = middle * (1 - scale) + zoom[1] * (pan[0] - pan[1])
+    _correspond(
+        flow, seen, here.ids, here.bary, here.seen, there.seen, there.ids, there.nearness,
+        scene.figure.mesh.triangles, shift, scale, factor, _SEEN_DEPTH,
+    )  # fmt: skip
+    return flow, seen

@@ -1,0 +1,77 @@
+"""Where the camera stands, and what of the world it shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32, Float64
+from numpy import ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A camera that looks along -z, `pitch` downwards; lengths in decimetres, the floor is y = 0.
+
+    Attributes:
+        eye: place of the camera.
+        pitch: how far it looks down, radians.
+        focal: focal length in pixels.
+        centre: column and row of its axis.
+    """
+
+    eye: tuple[float, float, float]
+    pitch: float
+    focal: float
+    centre: tuple[float, float]
+
+    def project(self, points: Float64[ndarray, "*n 3"] | Float32[ndarray, "*n 3"]) -> Float64[ndarray, "*n 3"]:
+        """Column, row and nearness (1 / distance along the axis; at most 1 per decimetre) of points."""
+        x, y, z = np.moveaxis(points - np.asarray(self.eye), -1, 0)
+        s, c = np.sin(self.pitch), np.cos(self.pitch)
+        far = np.maximum(-z * c - y * s, 1.0)
+        up = y * c - z * s
+        return np.stack([self.centre[0] + self.focal * x / far, self.centre[1] - self.focal * up / far, 1 / far], -1)
+
+    def rays(self, columns: ndarray, rows: ndarray) -> Float64[ndarray, "*n 3"]:
+        """Directions of pixels, of length 1 along the axis."""
+        x = (columns - self.centre[0]) / self.focal
+        up = -(rows - self.centre[1]) / self.focal
+        s, c = np.sin(self.pitch), np.cos(self.pitch)
+        return np.stack(np.broadcast_arrays(x, up * c - s, -(up * s + c)), -1)
+
+    def moved(self, shift: tuple[float, float], zoom: float, size: tuple[int, int]) -> View:
+        """The same with its picture shifted by `shift` and then enlarged about its middle."""
+        middle = 0.5 * size[1], 0.5 * size[0]
+        centre = tuple(m + zoom * (c - s - m) for m, c, s in zip(middle, self.centre, shift, strict=True))
+        return View(self.eye, self.pitch, self.focal * zoom, (centre[0], centre[1]))
+
+
+def choose_view(rng: np.random.Generator, size: tuple[int, int], height: float, framing: str) -> View:
+    """A camera for a person of `height` (decimetres) who stands at x = z = 0.
+
+    Args:
+        rng: source of all choices.
+        size: (height, width) of the frame.
+        height: from the soles to the crown.
+        framing: 'full' or 'upper'.
+    """
+    rows, columns = size
+    if framing == "full":
+        unit = rows * (0.6 + 0.3 * rng.random() ** 1.6)
+        unit = min(unit, 1.6 * columns)  # a narrow frame still shows the arms
+        bottom = rows - (rows - unit) * rng.uniform(0.15, 0.55)
+    else:
+        unit = min(rows * rng.uniform(1.15, 1.75), columns * rng.uniform(2.1, 2.9))
+        bottom = rows * rng.uniform(0.06, 0.18) + unit
+    focal = rows * rng.uniform(1.1, 2.4)
+    far = focal * height / unit
+    up = float(np.clip(rng.normal(0.62, 0.22), 0.12, 1.3)) * height
+    pitch = float(np.arctan2(up - 0.55 * height, far) * rng.uniform(0.4, 1.0))
+    shift = rng.normal(0, 0.035) if rng.random() < 0.85 else rng.uniform(-0.2, 0.2)
+    view = View((0.0, up, far), pitch, focal, (columns * (0.5 + shift), 0.0))
+    ends = view.project(np.array([[0.0, 0.0, 0.0], [0.0, height, 0.0]]))
+    focal *= unit / float(ends[0, 1] - ends[1, 1])
+    view = View(view.eye, pitch, focal, view.centre)
+    row = float(view.project(np.array([0.0, 0.0, 0.0]))[1])
+    return View(view.eye, pitch, focal, (view.centre[0], bottom - row))

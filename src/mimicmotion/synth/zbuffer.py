@@ -1,0 +1,123 @@
+"""Triangles into a depth buffer: which triangle each sample shows, and where in it."""
+
+from __future__ import annotations
+
+import math
+
+try:
+    from numba import njit
+except ImportError as e:  # numba is an extra: say which one
+    from mimicmotion.errors import InputError
+
+    raise InputError(
+        "mimicmotion.synth needs numba, which is not installed",
+        "numba >= 0.60",
+        "pip install mimicmotion[synth]",
+    ) from e
+
+
+@njit(cache=True, nogil=True, inline="always")
+def hash01(i, j):
+    """A number in 0..1 that looks random, the same for the same two integers."""
+    h = (i * 374761393 + j * 668265263) & 0xFFFFFFFF
+    h = ((h ^ (h >> 13)) * 1274126177) & 0xFFFFFFFF
+    return ((h ^ (h >> 16)) & 0xFFFFFF) / 16777216.0
+
+
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def fill(points, triangles, two_sided, cut, fray, uv, strands, depth, ids, bary):
+    """Fill `depth` (nearness, larger is nearer), `ids` (triangle, -1 none) and `bary` (shares of corners 1 and 2).
+
+    Args:
+        points: (n, 3) column, row, nearness (1 / distance for a perspective picture).
+        triangles: (faces, 3) corners.
+        two_sided: (faces,) whether the back is seen, too.
+        cut: (n,) a sample is left out where this is below 0 ...
+        fray: (n,) ... or below this times a number of its strand.
+        uv: (faces, 3, 2) texture coordinates, of which strands are counted.
+        strands: (faces, 2) cells per unit of u and of v.
+        depth: (rows, columns) float32; must hold 0 or what is there already.
+        ids: (rows, columns) int32.
+        bary: (rows, columns, 2) float32.
+    """
+    rows, columns = depth.shape
+    for t in range(len(triangles)):
+        a, b, c = triangles[t, 0], triangles[t, 1], triangles[t, 2]
+        x0, y0, z0 = points[a, 0], points[a, 1], points[a, 2]
+        x1, y1, z1 = points[b, 0], points[b, 1], points[b, 2]
+        x2, y2, z2 = points[c, 0], points[c, 1], points[c, 2]
+        area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
+        if area == 0.0 or (area > 0.0 and not two_sided[t]) or z0 <= 0.0 or z1 <= 0.0 or z2 <= 0.0:
+            continue
+        left = max(math.ceil(min(x0, x1, x2) - 0.5), 0)
+        right = min(math.floor(max(x0, x1, x2) - 0.5), columns - 1)
+        top = max(math.ceil(min(y0, y1, y2) - 0.5), 0)
+        bottom = min(math.floor(max(y0, y1, y2) - 0.5), rows - 1)
+        inv = 1.0 / area
+        ca, cb, cc = cut[a], cut[b], cut[c]
+        fa, fb, fc = fray[a], fray[b], fray[c]
+        if ca < 0.0 and cb < 0.0 and cc < 0.0:
+            continue
+        frayed = fa > 0.0 or fb > 0.0 or fc > 0.0
+        tested = frayed or ca < 0.0 or cb < 0.0 or cc < 0.0
+        for i in range(top, bottom + 1):
+            py = i + 0.5
+            for j in range(left, right + 1):
+                px = j + 0.5
+                w1 = ((px - x0) * (y2 - y0) - (x2 - x0) * (py - y0)) * inv
+                w2 = ((x1 - x0) * (py - y0) - (px - x0) * (y1 - y0)) * inv
+                w0 = 1.0 - w1 - w2
+                if w0 < 0.0 or w1 < 0.0 or w2 < 0.0:
+                    continue
+                z = w0 * z0 + w1 * z1 + w2 * z2
+                if z <= depth[i, j]:
+                    continue
+                if tested:
+                    left_over = w0 * ca + w1 * cb + w2 * cc
+                    if frayed:
+                        u = w0 * uv[t, 0, 0] + w1 * uv[t, 1, 0] + w2 * uv[t, 2, 0]
+                        v = w0 * uv[t, 0, 1] + w1 * uv[t, 1, 1] + w2 * uv[t, 2, 1]
+                        cell = hash01(math.floor(u * strands[t, 0]), math.floor(v * strands[t, 1]))
+                        left_over -= (w0 * fa + w1 * fb + w2 * fc) * cell
+                    if left_over < 0.0:
+                        continue
+                depth[i, j] = z
+                ids[i, j] = t
+                bary[i, j, 0] = w1
+                bary[i, j, 1] = w2
+
+
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def fill_depth(points, triangles, cut, depth):
+    """Only the nearness of the nearest surface, both sides: shadow maps. Cut edges count, strands do not."""
+    rows, columns = depth.shape
+    for t in range(len(triangles)):
+        a, b, c = triangles[t, 0], triangles[t, 1], triangles[t, 2]
+        ca, cb, cc = cut[a], cut[b], cut[c]
+        if ca < 0.0 and cb < 0.0 and cc < 0.0:
+            continue
+        x0, y0, z0 = points[a, 0], points[a, 1], points[a, 2]
+        x1, y1, z1 = points[b, 0], points[b, 1], points[b, 2]
+        x2, y2, z2 = points[c, 0], points[c, 1], points[c, 2]
+        area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
+        if area == 0.0:
+            continue
+        left = max(math.ceil(min(x0, x1, x2) - 0.5), 0)
+        right = min(math.floor(max(x0, x1, x2) - 0.5), columns - 1)
+        top = max(math.ceil(min(y0, y1, y2) - 0.5), 0)
+        bottom = min(math.floor(max(y0, y1, y2) - 0.5), rows - 1)
+        inv = 1.0 / area
+        tested = ca < 0.0 or cb < 0.0 or cc < 0.0
+        for i in range(top, bottom + 1):
+            py = i + 0.5
+            for j in range(left, right + 1):
+                px = j + 0.5
+                w1 = ((px - x0) * (y2 - y0) - (x2 - x0) * (py - y0)) * inv
+                w2 = ((x1 - x0) * (py - y0) - (px - x0) * (y1 - y0)) * inv
+                w0 = 1.0 - w1 - w2
+                if w0 < 0.0 or w1 < 0.0 or w2 < 0.0:
+                    continue
+                if tested and w0 * ca + w1 * cb + w2 * cc < 0.0:
+                    continue
+                z = w0 * z0 + w1 * z1 + w2 * z2
+                depth[i, j] = max(depth[i, j], z)

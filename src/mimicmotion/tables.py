@@ -1,0 +1,160 @@
+"""Tables as Markdown, HTML, LaTeX and CSV, and the pages that hold them."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import html
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mimicmotion.files import atomic_path, writing
+
+_STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1540px;margin:2em auto;padding:0 1em;color:#222}
+table{border-collapse:collapse;margin:.5em 0 1.5em;display:block;overflow-x:auto;font-variant-numeric:tabular-nums}
+th,td{padding:.2em .9em .2em 0;text-align:left;vertical-align:top;border-bottom:1px solid #eee;overflow-wrap:anywhere}
+th{border-color:#aaa}h2{margin-top:1.6em}img{max-width:100%}"""
+_TEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "–": "--",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Cells of any kind, shown by `str`.
+
+    Attributes:
+        head: the headings of the columns.
+        rows: as many cells each.
+        bold: cells to emphasise, as (row, column).
+    """
+
+    head: Sequence[object]
+    rows: Sequence[Sequence[object]]
+    bold: Collection[tuple[int, int]] = ()
+
+    def markdown(self) -> list[str]:
+        """The lines of a Markdown table."""
+
+        def cell(value: object) -> str:
+            return str(value).replace("|", "\\|").replace("\n", " ")
+
+        lines = [map(cell, self.head), ["---"] * len(self.head), *self._cells(cell, "**{}**")]
+        return ["| " + " | ".join(line) + " |" for line in lines]
+
+    def html(self) -> str:
+        """A <table>."""
+
+        def line(cells: Sequence[str], tag: str) -> str:
+            return "<tr>" + "".join(f"<{tag}>{c}</{tag}>" for c in cells) + "</tr>"
+
+        head = line([_escaped(h) for h in self.head], "th")
+        return f"<table>{head}{''.join(line(r, 'td') for r in self._cells(_escaped, '<b>{}</b>'))}</table>"
+
+    def latex(self, align: str, headings: Mapping[int, str] | None = None) -> str:
+        """A tabular (package booktabs).
+
+        Args:
+            align: a letter for each column.
+            headings: row -> text on a line of its own above it.
+        """
+        out = [rf"\begin{{tabular}}{{{align}}}", r"\toprule", " & ".join(map(_tex, self.head)) + r" \\", r"\midrule"]
+        for k, cells in enumerate(self._cells(_tex, r"\textbf{{{}}}")):
+            if headings and k in headings:
+                out += [r"\midrule"] if k else []
+                out.append(rf"\multicolumn{{{len(align)}}}{{l}}{{\emph{{{_tex(headings[k])}}}}} \\")
+            out.append(" & ".join(cells) + r" \\")
+        return "\n".join([*out, r"\bottomrule", r"\end{tabular}", ""])
+
+    def _cells(self, shown: Callable[[object], str], bold: str) -> list[list[str]]:
+        return [
+            [bold.format(shown(c)) if (i, j) in self.bold else shown(c) for j, c in enumerate(row)]
+            for i, row in enumerate(self.rows)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A part of a page: sentences, then a table, then pictures.
+
+    Attributes:
+        heading: its title; "" for none.
+        text: sentences; those that begin with "- " are items of a list.
+        table: left out where it has no rows.
+        pictures: what they show -> PNG; in HTML only.
+    """
+
+    heading: str
+    text: Sequence[str] = ()
+    table: Table = Table((), ())
+    pictures: Mapping[str, bytes] | None = None
+
+    def markdown(self) -> str:
+        """This part as Markdown."""
+        blocks = [f"## {self.heading}"] if self.heading else []
+        listed = [t for t in self.text if t.startswith("- ")]
+        blocks += [t for t in self.text if not t.startswith("- ")]
+        blocks += ["\n".join(listed)] if listed else []
+        if self.table.rows:
+            blocks.append("\n".join(self.table.markdown()))
+        return "\n\n".join(blocks)
+
+    def html(self) -> str:
+        """This part as HTML."""
+        parts = [f"<h2>{_escaped(self.heading)}</h2>"] if self.heading else []
+        parts += [f"<p>{_escaped(t.removeprefix('- '))}</p>" for t in self.text]
+        if self.table.rows:
+            parts.append(self.table.html())
+        for name, png in (self.pictures or {}).items():
+            data = base64.b64encode(png).decode()
+            parts.append(f'<img alt="{_escaped(name)}" src="data:image/png;base64,{data}">')
+        return "\n".join(parts)
+
+
+def markdown_page(title: str, sections: Sequence[Section]) -> str:
+    """A document in Markdown."""
+    return "\n\n".join([f"# {title}", *(s.markdown() for s in sections)]) + "\n"
+
+
+def html_page(title: str, sections: Sequence[Section]) -> str:
+    """An HTML file that needs no other file."""
+    head = f"<!doctype html><html lang=en><meta charset=utf-8><title>{_escaped(title)}</title><style>{_STYLE}</style>"
+    return "\n".join([head, f"<h1>{_escaped(title)}</h1>", *(s.html() for s in sections)]) + "\n"
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a UTF-8 file that appears only when complete; what is no character, as in names of files, becomes "?".
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with atomic_path(path) as part, writing(path):
+        part.write_text(text, encoding="utf-8", errors="replace", newline="")
+    return path
+
+
+def write_csv(path: Path, head: Sequence[object], rows: Iterable[Sequence[object]]) -> Path:
+    """Write a table; None is an empty cell, floats keep all their digits.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with (
+        atomic_path(path) as part,
+        writing(path),
+        part.open("w", encoding="utf-8", errors="replace", newline="") as file,
+    ):
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(head)
+        table.writerows(rows)
+    return path
+
+
+def _escaped(value: object) -> str:
+    return html.escape(str(value))
+
+
+def _tex(value: object) -> str:
+    return "".join(_TEX.get(ch, ch) for ch in str(value))

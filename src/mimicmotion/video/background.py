@@ -1,0 +1,99 @@
+"""The picture's own background behind a moving person: what is not the person stays as it was, in every frame."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import cv2
+import numpy as np
+from jaxtyping import Float32, UInt8
+from numpy import ndarray
+
+from mimicmotion.errors import InputError
+
+Frame = UInt8[ndarray, "height width 3"]
+Mask = UInt8[ndarray, "height width"]
+
+REACH = 0.04  # of the person's height: so far around the mask a frame still shows through ...
+SURE = 0.02  # ... and so far alone; the seam lies between
+HOLE = 0.03  # of the person's height: so far around the person the picture is filled in, not to leave a fringe
+
+
+class KeptBackground:
+    """A picture without its person, to lay other frames' person on.
+
+    Args:
+        picture: RGB.
+        person: the person in it, as `mimicmotion.pose.mask` finds it: from 128 on.
+
+    Attributes:
+        background: the picture with the person filled in, once: it stays the same in all frames.
+        height: of the person, pixels.
+
+    Raises:
+        InputError: the mask has another size.
+    """
+
+    def __init__(self, picture: Frame, person: Mask) -> None:
+        _check(picture, person)
+        self._size = picture.shape[:2]
+        rows = np.flatnonzero((person >= 128).any(1))
+        self.height = int(np.ptp(rows)) + 1 if len(rows) else picture.shape[0]
+        self.background = fill_hole(picture, distance_outside(person) <= HOLE * self.height)
+
+    def weight(self, person: Mask) -> Float32[ndarray, "height width"]:
+        """How much of a frame shows: 1 on and close to the person, 0 from `REACH` on, softly falling between."""
+        far = distance_outside(person) / self.height
+        return np.clip((REACH - far) / (REACH - SURE), 0, 1)
+
+    def apply(self, frame: Frame, person: Mask) -> Frame:
+        """The frame's person, its surroundings within `REACH`, and the picture's background.
+
+        Args:
+            frame: RGB, of the picture's size.
+            person: the person in it.
+
+        Raises:
+            InputError: a size differs.
+        """
+        _check(frame, person, self._size)
+        weight = self.weight(person)[..., None]
+        mixed = self.background + weight * (frame.astype(np.float32) - self.background)
+        return np.rint(mixed).astype(np.uint8)
+
+
+def keep_background(picture: Frame, person: Mask, frames: Iterable[Frame], persons: Iterable[Mask]) -> Iterator[Frame]:
+    """Put the person of each frame on the background of the picture; one frame is held at a time.
+
+    Args:
+        picture: RGB.
+        person: its person, 0..255.
+        frames: RGB, of the picture's size.
+        persons: the person in each frame.
+
+    Raises:
+        InputError: a size differs.
+    """
+    kept = KeptBackground(picture, person)
+    for frame, mask in zip(frames, persons, strict=True):
+        yield kept.apply(frame, mask)
+
+
+def distance_outside(person: Mask) -> Float32[ndarray, "height width"]:
+    """Pixels from the person; 0 on it, infinite where there is none."""
+    outside = (person < 128).astype(np.uint8)
+    if outside.all():
+        return np.full(person.shape, np.inf, np.float32)
+    return cv2.distanceTransform(outside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+
+
+def fill_hole(picture: Frame, hole: ndarray) -> Frame:
+    """Fill in what the hole hides from what is around it."""
+    return cv2.inpaint(picture, hole.astype(np.uint8), 3, cv2.INPAINT_TELEA)
+
+
+def _check(frame: Frame, mask: Mask, size: tuple[int, int] | None = None) -> None:
+    size = size or frame.shape[:2]
+    if frame.shape != (*size, 3) or frame.dtype != np.uint8 or mask.shape != size or mask.dtype != np.uint8:
+        got = f"a frame {frame.shape} of {frame.dtype} with a mask {mask.shape} of {mask.dtype}"
+        raise InputError(got, f"uint8 of (height, width) {size}", "scale frames and masks to the picture's size")

@@ -1,0 +1,166 @@
+"""The person's pixels: the network as MediaPipe runs it, the pose's say, files of masks and the job."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy import ndarray
+
+from mimicmotion.config import MaskConfig
+from mimicmotion.errors import InputError, MediaError, OutputError, PoseError
+from mimicmotion.jobs import inputs
+from mimicmotion.jobs.mask import mask as mask_job
+from mimicmotion.jobs.progress import finish
+from mimicmotion.pose.estimator import open_estimator
+from mimicmotion.pose.holistic.networks import Networks
+from mimicmotion.pose.keypoints import BODY, NUM_POINTS, PoseSequence
+from mimicmotion.pose.mask import PersonSegmenter, SelfieSegmenter
+from mimicmotion.pose.mask_files import are_whole, load_masks, save_masks
+from mimicmotion.video.writer import open_writer
+from planted_job import FRAMES, SIZE, frames_of, planted, random_frames, standing
+
+PEOPLE = Path(__file__).parents[1] / "data" / "people"
+
+
+def read(name: str) -> ndarray:
+    return cv2.cvtColor(cv2.imread(str(PEOPLE / f"{name}.jpg")), cv2.COLOR_BGR2RGB)
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> SelfieSegmenter:
+    return SelfieSegmenter(threads=1, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def two() -> tuple[ndarray, PoseSequence, PoseSequence]:
+    """A frame with two persons, and both poses."""
+    frame = read("two")
+    left, right = (open_estimator(person=i, threads=1, device="cpu").estimate([frame]) for i in (0, 1))
+    return frame, left, right
+
+
+def at_points(mask: ndarray, pose: PoseSequence) -> ndarray:
+    xy = pose.xy[0, BODY][pose.confidence[0, BODY] > 0.5].astype(int)
+    return mask[xy[:, 1].clip(0, mask.shape[0] - 1), xy[:, 0].clip(0, mask.shape[1] - 1)]
+
+
+def test_network_answers_as_mediapipe() -> None:
+    picture = cv2.resize(read("astronaut"), (256, 256), interpolation=cv2.INTER_AREA)
+    likely = Networks(1).person(picture).reshape(32, 8, 32, 8).mean((1, 3))
+    with np.load(PEOPLE / "astronaut_mask.npz") as recorded:
+        # the same picture gives 2e-5; JPEG decoders differ by a level, edges by more
+        np.testing.assert_allclose(likely, recorded["likely"], rtol=0, atol=0.05)
+
+
+def test_mask_follows_the_person_of_the_pose(
+    segmenter: SelfieSegmenter, two: tuple[ndarray, PoseSequence, PoseSequence]
+) -> None:
+    frame, left, right = two
+    assert isinstance(segmenter, PersonSegmenter)
+    for own, other in ((left, right), (right, left)):
+        (mask,) = segmenter.masks([frame], own)
+        assert mask.shape == frame.shape[:2]
+        assert mask.dtype == np.uint8
+        assert np.mean(at_points(mask, own) >= 128) > 0.8
+        assert np.mean(at_points(mask, other) >= 128) < 0.2  # one stands in front of the other
+        assert 0.01 < np.mean(mask >= 128) < 0.3
+
+
+def test_without_a_pose_the_whole_frame_is_looked_at(segmenter: SelfieSegmenter) -> None:
+    frame = read("astronaut")
+    nobody = segmenter.mask(frame, np.zeros((NUM_POINTS, 2), np.float32), np.zeros(NUM_POINTS, np.float32))
+    assert nobody[60:110, 140:190].min() >= 128  # the face
+    assert nobody[:100, [*range(60), *range(300, 384)]].max() < 128  # the wall beside it
+
+
+def test_person_outside_of_the_frame_has_no_pixels(segmenter: SelfieSegmenter) -> None:
+    pose = standing(1, (64, 48))
+    assert not segmenter.mask(np.full((64, 48, 3), 127, np.uint8), pose.xy[0] + 1000, pose.confidence[0]).any()
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_other_number_of_poses_is_refused(segmenter: SelfieSegmenter, count: int) -> None:
+    with pytest.raises(PoseError, match=f"{count} poses"):
+        list(segmenter.masks(random_frames(2, SIZE), standing(count)))
+
+
+def test_poses_of_another_size_are_refused(segmenter: SelfieSegmenter) -> None:
+    with pytest.raises(PoseError, match="in its pixels"):
+        next(segmenter.masks(random_frames(1, (32, 32)), standing(1)))
+
+
+# --- files ------------------------------------------------------------------------------------------------------
+
+
+def test_saved_masks_come_back_and_open_in_numpy(tmp_path: Path) -> None:
+    path, masks = tmp_path / "masks.npz", random_frames(4, (5, 7))[..., 0]
+    np.testing.assert_array_equal(list(save_masks(masks, path, 4, (5, 7))), masks)
+    np.testing.assert_array_equal(list(load_masks(path)), masks)
+    with np.load(path) as file:
+        np.testing.assert_array_equal(file["masks"], masks)
+    assert are_whole(path)
+
+
+def test_too_few_masks_leave_no_file(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="3 masks"):
+        list(save_masks(np.zeros((3, 5, 7), np.uint8), tmp_path / "masks.npz", 4, (5, 7)))
+    assert not list(tmp_path.iterdir())
+
+
+def test_damaged_masks_are_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "masks.npz"
+    list(save_masks(random_frames(4, (50, 70))[..., 0], path, 4, (50, 70)))
+    data = bytearray(path.read_bytes())
+    data[2000] ^= 255
+    path.write_bytes(data)
+    assert not are_whole(path)
+    with pytest.raises(MediaError, match="no file of masks"):
+        list(load_masks(path))
+    assert not are_whole(tmp_path / "nothing.npz")
+
+
+# --- the job ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MaskConfig:
+    monkeypatch.setenv("MIMICMOTION_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(inputs, "find_estimator", planted(standing(1), standing(FRAMES)))
+    with open_writer(tmp_path / "video.mp4", SIZE, 15.0) as writer:
+        for frame in random_frames(FRAMES, SIZE):
+            writer.write(frame)
+    return MaskConfig(video=tmp_path / "video.mp4", output=tmp_path / "masks.npz", pose_threads=1)
+
+
+def test_job_writes_what_is_asked_for_and_remembers(config: MaskConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = finish(mask_job(config))
+    assert "9 masks of 64x96" in result.summary()
+    with np.load(config.output) as file:
+        masks = file["masks"]
+    assert masks.shape == (FRAMES, *SIZE)
+    assert result.share == pytest.approx(np.mean(masks >= 128))
+
+    def found(*_: object) -> Iterator[None]:
+        raise AssertionError("the masks were found again")
+
+    monkeypatch.setattr(SelfieSegmenter, "masks", found)
+    folder = dataclasses.replace(config, output=config.output.with_name("folder"))
+    finish(mask_job(folder))
+    np.testing.assert_array_equal(frames_of(folder.output), np.repeat(masks[..., None], 3, -1))
+    with pytest.raises(AssertionError, match="found again"):
+        finish(mask_job(dataclasses.replace(config, pose_cache=False)))
+
+
+def test_job_refuses_poses_and_unknown_suffixes(config: MaskConfig, tmp_path: Path) -> None:
+    from mimicmotion.pose.files import save_poses
+
+    save_poses(standing(2), tmp_path / "poses.npz")
+    with pytest.raises(MediaError, match="holds poses"):
+        finish(mask_job(dataclasses.replace(config, video=tmp_path / "poses.npz")))
+    with pytest.raises(InputError, match="xyz"):
+        finish(mask_job(dataclasses.replace(config, output=tmp_path / "masks.xyz")))
