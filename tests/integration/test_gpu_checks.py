@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow  # guards a script that measures, as a benchmark does
 SCRIPT = Path(__file__).parents[2] / "scripts" / "gpu_checks.py"
 
 
@@ -31,7 +32,6 @@ def test_goldens_plans_decoding_and_a_training_step(tmp_path: Path) -> None:
     assert parts["lora"][0]["samples_per_second"] > 0
 
 
-@pytest.mark.slow  # compiles
 def test_the_published_way_beside_ours(tmp_path: Path) -> None:
     rows = checked(tmp_path / "checks.json", "exact")["parts"]["exact"]["rows"]
     assert [r["side"] for r in rows] == ["published", "ours, eager", "ours, compiled"]
