@@ -58,7 +58,7 @@ def run_by_plan(
 ) -> ExecutionPlan:
     """Plan, and put the plan on the pipeline; a pipeline that was configured before keeps its own plan.
 
-    With `earlier`, how an interrupted run ran, that is taken: the same bits come of the same portions only.
+    With `earlier`, how an interrupted run ran, that is taken: the same bits come of the same chunks only.
     """
     from mimicmotion.jobs.device import choose_device
 
