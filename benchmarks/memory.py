@@ -57,6 +57,7 @@ def one(frames: int) -> dict[str, Any]:
             height=SIZE[0],
             width=SIZE[1],
             num_inference_steps=1,
+            pose_cache=False,
         )
         stages: dict[str, int | None] = {}
         result = finish(generate(config), lambda report: stages.update({report.stage: resident()}))

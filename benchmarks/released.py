@@ -400,6 +400,7 @@ def one(side: str, dtype: str, setup: Setup) -> dict[str, Any]:
             fusion="released",
             segment_frames=setup.tile,
             overlap_frames=setup.overlap,
+            pose_cache=False,
             device=setup.device,
             compile=setup.compile,
         )

@@ -1,16 +1,22 @@
 from __future__ import annotations
 
+import dataclasses
 import logging
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mimicmotion.config import GenerateConfig
 from mimicmotion.errors import InputError
 from mimicmotion.files import sha256_file
+from mimicmotion.jobs.inputs import picture_pose
 from mimicmotion.pose.cache import PoseCache
+from mimicmotion.pose.estimator import StaticPose
 from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
+from mimicmotion.video.picture import write_picture
 from mimicmotion.weights import cache_folder
+from planted_job import standing
 
 
 class Counter:
@@ -96,3 +102,23 @@ def test_digest_is_sha256_and_missing_videos_are_named(tmp_path: Path) -> None:
     assert sha256_file(tmp_path / "abc").startswith("ba7816bf8f01cfea414140de5dae2223")
     with pytest.raises(InputError, match="none.mp4"):
         sha256_file(tmp_path / "none.mp4")
+
+
+def test_the_pose_of_a_picture_is_found_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIMICMOTION_CACHE", str(tmp_path))
+    picture = np.zeros((80, 64, 3), np.uint8)
+    write_picture(tmp_path / "person.png", picture)
+    config = GenerateConfig(picture=tmp_path / "person.png", video=tmp_path / "v.mp4", output=tmp_path / "o.mp4")
+    opened: list[bool] = []
+
+    def estimator(static: bool = False) -> StaticPose:
+        opened.append(static)
+        return StaticPose(standing(1, (80, 64)))
+
+    first = picture_pose(config, estimator, picture)
+    again = picture_pose(dataclasses.replace(config, fps=3.0, pose_threads=1), estimator, picture)
+    assert opened == [True]
+    np.testing.assert_array_equal(again.xy, first.xy)
+    assert (again.size, again.source) == (first.size, first.source)
+    picture_pose(dataclasses.replace(config, pose_cache=False), estimator, picture)
+    assert opened == [True, True]

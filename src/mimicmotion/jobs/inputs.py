@@ -91,7 +91,7 @@ def prepare(config: GenerateConfig, size: tuple[int, int], multiple: int) -> Job
     estimator = find_estimator(config)
 
     yield Progress("picture", 0, 1)
-    found = picture_pose(estimator(static=True), original, config.picture)
+    found = picture_pose(config, estimator, original)
     anchor = crop_anchor(found, size) if config.fit == "crop" else (0.5, 0.5)
     fit = plan_fit(found.size, size, config.fit, anchor=anchor)
     picture, reference = fit.apply(original), fit_poses(found, fit)
@@ -146,16 +146,19 @@ def find_estimator(options: PoseOptions) -> Callable[..., PoseEstimator]:
     return open_it
 
 
-def picture_pose(estimator: PoseEstimator, picture: UInt8[ndarray, "height width 3"], name: Path) -> PoseSequence:
-    """The pose of the (largest) person in a picture, in its pixels.
+def picture_pose(
+    config: GenerateConfig, estimator: Callable[..., PoseEstimator], picture: UInt8[ndarray, "height width 3"]
+) -> PoseSequence:
+    """The pose of the (largest) person in the picture, in its pixels, from the cache where it is known.
 
     Raises:
         PoseError: nobody is found.
     """
-    pose = estimator.estimate([picture])
+    find = lambda: estimator(static=True).estimate([picture])  # noqa: E731
+    pose = PoseCache().get(config.picture, picture_settings(config), find) if config.pose_cache else find()
     if not (pose.confidence[0, BODY] > VISIBLE).any():
         raise PoseError(
-            f"no person found in the picture {name}",
+            f"no person found in the picture {config.picture}",
             "one person, at least head and shoulders, clearly visible",
             "choose another picture, or another --estimator",
         )
@@ -247,11 +250,15 @@ def resample_poses(poses: PoseSequence, config: SamplingOptions) -> PoseSequence
 
 def cache_settings(config: GenerateConfig | PosesConfig | MaskConfig) -> dict[str, Any]:
     """All that changes the poses of a video, as plain data."""
+    return picture_settings(config) | {f.name: getattr(config, f.name) for f in dataclasses.fields(SamplingOptions)}
+
+
+def picture_settings(config: PoseOptions) -> dict[str, Any]:
+    """All that changes the pose of a picture, as plain data."""
     from mimicmotion import __version__
 
-    names = [f.name for cls in (SamplingOptions, PoseOptions) for f in dataclasses.fields(cls)]
     same = {"pose_cache", "pose_threads", "pose_device", "detector", "pose_model"}
-    facts = {n: getattr(config, n) for n in names if n not in same}
+    facts = {f.name: getattr(config, f.name) for f in dataclasses.fields(PoseOptions) if f.name not in same}
     for n in ("detector", "pose_model"):
         path = getattr(config, n)
         facts[n] = sha256_file(path) if path else None
