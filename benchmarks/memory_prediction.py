@@ -28,7 +28,8 @@ from mimicmotion.config import FusionConfig
 from mimicmotion.models.execution import Execution
 from mimicmotion.models.memory import weight_bytes
 from mimicmotion.pipeline import MimicMotionPipeline
-from mimicmotion.planning import ExecutionPlan, Peaks, Predictor, Workload
+from mimicmotion.planning.plan import ExecutionPlan, Peaks
+from mimicmotion.planning.predict import Predictor, Workload
 from mimicmotion.planning.levels import TOKENS_PER_THREAD, in_chunks
 
 MARK = "stage:"

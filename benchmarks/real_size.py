@@ -28,7 +28,9 @@ from mimicmotion.models.posenet import PoseNet
 from mimicmotion.models.unet import build_unet
 from mimicmotion.models.vae import Autoencoder
 from mimicmotion.pipeline import MimicMotionPipeline
-from mimicmotion.planning import ExecutionPlan, Predictor, Workload, plan_execution
+from mimicmotion.planning.levels import plan_execution
+from mimicmotion.planning.plan import ExecutionPlan
+from mimicmotion.planning.predict import Predictor, Workload
 from mimicmotion.planning.recover import RecoveringUNet
 from train_memory import SVD_UNET
 

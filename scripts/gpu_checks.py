@@ -163,7 +163,8 @@ def golden_run(pipe: Any, want: Any) -> tuple[np.ndarray, np.ndarray]:
 def plans(setup: Setup) -> Iterator[Row]:
     """Predicted against measured memory of the plans for GPUs of four sizes."""
     from mimicmotion.errors import ConfigError
-    from mimicmotion.planning import Predictor, Workload, plan_execution
+    from mimicmotion.planning.levels import plan_execution
+    from mimicmotion.planning.predict import Predictor, Workload
 
     device = torch.device(setup.device)
     pipe = large_pipeline(setup)
@@ -241,7 +242,8 @@ class PublishedCalls:
 def exact(setup: Setup) -> Iterator[Row]:
     """Two denoising steps the published way (by our network) and ours, eager and compiled."""
     from mimicmotion.config.execution import ExecutionOptions
-    from mimicmotion.planning import Workload, plan_execution
+    from mimicmotion.planning.levels import plan_execution
+    from mimicmotion.planning.predict import Workload
     from mimicmotion.pose.keypoints import PoseSequence
     from released import (  # pyrefly: ignore[missing-import]  # in benchmarks/
         Watch,

@@ -33,7 +33,9 @@ from mimicmotion.models.decode import decode_frames, decode_stream
 from mimicmotion.models.detail import DetailGuide, DetailNet, add_detail
 from mimicmotion.models.pose_features import PoseFrames
 from mimicmotion.models.posenet import PoseNet
-from mimicmotion.planning import ExecutionPlan, Placement, RecoveringUNet
+from mimicmotion.planning.placement import Placement
+from mimicmotion.planning.plan import ExecutionPlan
+from mimicmotion.planning.recover import RecoveringUNet
 from mimicmotion.planning.recover import decode_recovering, recovering
 from mimicmotion.weights import find_asset
 
@@ -200,7 +202,7 @@ class MimicMotionPipeline:
         return self
 
     def configure(self, plan: ExecutionPlan, device: torch.device | str | None = None) -> MimicMotionPipeline:
-        """Run as a plan says from now on (`mimicmotion.planning.plan_execution`); may be called between two steps.
+        """Run as a plan says from now on (`mimicmotion.planning.levels.plan_execution`); may be called between two steps.
 
         Args:
             plan: how the networks run; the result stays the same (see `ExecutionPlan.exact`).

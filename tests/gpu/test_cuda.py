@@ -12,7 +12,7 @@ from torch import nn
 from micro import micro_pipeline, random_frames
 from mimicmotion.models.memory import weight_bytes
 from mimicmotion.models.offload import ParkedBlocks
-from mimicmotion.planning import ExecutionPlan
+from mimicmotion.planning.plan import ExecutionPlan
 
 pytestmark = [
     pytest.mark.gpu,

@@ -9,7 +9,8 @@ import torch
 
 from mimicmotion.models.memory import weight_bytes
 from mimicmotion.pipeline import MimicMotionPipeline
-from mimicmotion.planning import ExecutionPlan, Predictor, Workload
+from mimicmotion.planning.plan import ExecutionPlan
+from mimicmotion.planning.predict import Predictor, Workload
 from scripts_of_repository import load
 
 WORK = Workload(size=(192, 128), segment_frames=8, num_frames=11, decode_chunk=3, latent_copies=2)

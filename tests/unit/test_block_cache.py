@@ -20,7 +20,7 @@ from mimicmotion.diffusion.noise import frame_noise
 from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.models.block_cache import BlockCache, Source, cache_bytes, output_share, pass_key, sparse
 from mimicmotion.pipeline import MimicMotionPipeline, StepState
-from mimicmotion.planning import ExecutionPlan
+from mimicmotion.planning.plan import ExecutionPlan
 
 SIZE, FRAMES, STEPS, BUDGET = (32, 48), 8, 7, 0.25
 

@@ -16,7 +16,9 @@ from mimicmotion.errors import ConfigError
 from mimicmotion.models.decode import decode_frames
 from mimicmotion.models.execution import Execution
 from mimicmotion.pipeline import MimicMotionPipeline
-from mimicmotion.planning import ExecutionPlan, Predictor, Workload, plan_execution
+from mimicmotion.planning.levels import plan_execution
+from mimicmotion.planning.plan import ExecutionPlan
+from mimicmotion.planning.predict import Predictor, Workload
 from mimicmotion.planning.budget import host_free
 from mimicmotion.planning.levels import decode_levels, fallback_levels
 

@@ -18,7 +18,8 @@ from mimicmotion.models.execution import Execution
 from mimicmotion.models.memory import LiveBytes, shape_copy, tensors_of, weight_bytes
 from mimicmotion.models.posenet import PoseNet
 from mimicmotion.models.unet import build_unet
-from mimicmotion.planning import ExecutionPlan, Predictor, Workload
+from mimicmotion.planning.plan import ExecutionPlan
+from mimicmotion.planning.predict import Predictor, Workload
 
 CHUNKS = Execution(frame_chunk=2, position_chunk=256, feed_forward_chunk=1024)
 CPU = torch.device("cpu")

@@ -17,7 +17,9 @@ from mimicmotion.models.execution import Execution
 from mimicmotion.models.memory import weight_bytes
 from mimicmotion.models.quantize import quantize_weights
 from mimicmotion.pipeline import MimicMotionPipeline
-from mimicmotion.planning import ExecutionPlan, Workload, plan_execution
+from mimicmotion.planning.levels import plan_execution
+from mimicmotion.planning.plan import ExecutionPlan
+from mimicmotion.planning.predict import Workload
 from mimicmotion.planning.levels import fallback_levels
 
 pytestmark = pytest.mark.whole

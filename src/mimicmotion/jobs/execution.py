@@ -10,7 +10,7 @@ from mimicmotion.config import GenerateConfig
 if TYPE_CHECKING:
     from mimicmotion.diffusion.recipe import Recipe
     from mimicmotion.pipeline import MimicMotionPipeline
-    from mimicmotion.planning import ExecutionPlan
+    from mimicmotion.planning.plan import ExecutionPlan
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,9 @@ def plan_run(config: GenerateConfig, pipe: MimicMotionPipeline, size: tuple[int,
     """
     from mimicmotion.jobs.device import choose_device
     from mimicmotion.models.memory import weight_bytes
-    from mimicmotion.planning import Workload, free_memory, plan_execution
+    from mimicmotion.planning.budget import free_memory
+    from mimicmotion.planning.levels import plan_execution
+    from mimicmotion.planning.predict import Workload
 
     device = pipe.device if pipe.device.type != "cpu" else choose_device(config.device)
     networks = (pipe.unet, pipe.vae, pipe.image_encoder, pipe.pose_net, pipe.detail)

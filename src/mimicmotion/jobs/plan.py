@@ -20,7 +20,7 @@ from mimicmotion.jobs.setup import load_and_prepare, make_recipe, pose_drawer
 if TYPE_CHECKING:
     from mimicmotion.config import FusionConfig
     from mimicmotion.pipeline import MimicMotionPipeline
-    from mimicmotion.planning import ExecutionPlan
+    from mimicmotion.planning.plan import ExecutionPlan
 
 
 COUNTED_FRAMES = 3

@@ -26,7 +26,7 @@ from mimicmotion.video.writer import plan_output
 
 if TYPE_CHECKING:
     from mimicmotion.pipeline import MimicMotionPipeline, StepState
-    from mimicmotion.planning import ExecutionPlan
+    from mimicmotion.planning.plan import ExecutionPlan
 
 
 class RunRecord:
@@ -159,7 +159,7 @@ class RunRecord:
     def earlier_plan(self) -> ExecutionPlan | None:
         """How the interrupted run ran, if the settings of that are the same: what is free now may differ, bits not."""
         from mimicmotion.models.execution import Execution
-        from mimicmotion.planning import ExecutionPlan, Peaks
+        from mimicmotion.planning.plan import ExecutionPlan, Peaks
 
         known = self._earlier_plan
         if known is None or self.resumed_at[-1] == 0:
