@@ -327,7 +327,7 @@ def ablate(recipe: Annotated[str, Parameter(name="--recipe")], *, processes: int
         recipe: A YAML file, or a name that `mimicmotion recipes` lists, such as ablation-tiny.
         processes: Trainings at a time.
     """
-    from mimicmotion.training.ablation.run.job import ablate as job
+    from mimicmotion.training.ablation.job import ablate as job
 
     print(_run(job(recipe, processes=processes)))
 
