@@ -373,7 +373,7 @@ def predicted_bytes(pipe: MimicMotionPipeline, config: GenerateConfig, setup: Se
     from mimicmotion.generate.setup import make_recipe
 
     recipe = make_recipe(config, pipe, setup.frames)
-    return plan_run(config, pipe, setup.size, recipe).peaks.most
+    return plan_run(config, pipe, setup.size, recipe, predict=True).peaks.most
 
 
 def one(side: str, dtype: str, setup: Setup) -> dict[str, Any]:

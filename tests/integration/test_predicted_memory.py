@@ -61,3 +61,21 @@ def test_the_detail_network_counts_in_the_peaks() -> None:
     without = Predictor(pipe).peaks(ExecutionPlan(), work)
     assert with_detail.encode - without.encode == with_detail.denoise - without.denoise == weights
     assert with_detail.decode - without.decode >= weights
+
+
+@pytest.mark.parametrize("guided", [True, False])
+@pytest.mark.parametrize("side", [64, 320])
+def test_the_upper_bound_is_one(side: int, guided: bool) -> None:
+    pipe = MimicMotionPipeline.from_pretrained()
+    for frames, chunk, cached in ((8, 8, 0), (24, 1, 3)):
+        work = Workload(
+            size=(side, 2 * side),
+            segment_frames=frames,
+            num_frames=3 * frames,
+            guided=guided,
+            decode_chunk=chunk,
+            warped=True,
+            cached_segments=cached,
+        )
+        predictor = Predictor(pipe)
+        assert predictor.peaks(ExecutionPlan(), work).most <= predictor.upper_bound(work)

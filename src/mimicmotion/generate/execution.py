@@ -15,7 +15,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def plan_run(config: GenerateConfig, pipe: MimicMotionPipeline, size: tuple[int, int], recipe: Recipe) -> ExecutionPlan:
+def plan_run(
+    config: GenerateConfig,
+    pipe: MimicMotionPipeline,
+    size: tuple[int, int],
+    recipe: Recipe,
+    *,
+    predict: bool = False,
+) -> ExecutionPlan:
     """The fastest way to run that fits.
 
     Args:
@@ -23,13 +30,14 @@ def plan_run(config: GenerateConfig, pipe: MimicMotionPipeline, size: tuple[int,
         pipe: the loaded model; its weights may still be on the host.
         size: (height, width) of the result.
         recipe: of the video.
+        predict: work out the peaks also where a coarse bound says that there is plenty.
 
     Raises:
         ConfigError: nothing fits; says what is missing.
     """
     from mimicmotion.backbones.svd.execution.levels import plan_execution
     from mimicmotion.backbones.svd.execution.memory import weight_bytes
-    from mimicmotion.backbones.svd.execution.predict import Workload
+    from mimicmotion.backbones.svd.execution.predict import Predictor, Workload
     from mimicmotion.runtime.device import choose_device
     from mimicmotion.runtime.free_memory import free_memory
 
@@ -48,7 +56,10 @@ def plan_run(config: GenerateConfig, pipe: MimicMotionPipeline, size: tuple[int,
         cached_segments=len(segments) if recipe.block_cache else 0,
         latent_copies=2 + (config.preview or recipe.sampler == "dpmpp-2m"),
     )
-    return plan_execution(pipe, work, budget, config, device=device)
+    predictor = Predictor(pipe, device)
+    if not predict and budget is not None and predictor.upper_bound(work) <= budget:
+        budget = None
+    return plan_execution(pipe, work, budget, config, device=device, predictor=predictor)
 
 
 def run_by_plan(

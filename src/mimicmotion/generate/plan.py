@@ -101,7 +101,7 @@ def plan(config: GenerateConfig, pipeline: MimicMotionPipeline | None = None) ->
         fusion=recipe.fusion,
         steps=steps,
         passes=len(segments) * steps * twice,
-        execution=plan_run(config, pipe, size, recipe),
+        execution=plan_run(config, pipe, size, recipe, predict=True),
     )
 
 

@@ -22,6 +22,7 @@ from mimicmotion.backbones.svd.vae import encode_mode
 
 POSE_CHUNK = 16
 """Pose frames that are encoded at once."""
+NETWORKS = ("unet", "vae", "image_encoder", "pose_net", "detail")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,15 +67,14 @@ class Predictor:
 
     def peaks(self, plan: ExecutionPlan, work: Workload) -> Peaks:
         """Predicted bytes of each stage: weights that are there, what is kept, and working space."""
-        names = ("unet", "vae", "image_encoder", "pose_net", "detail")
-        sizes = {name: weight_bytes(getattr(self.pipe, name)) for name in names}
+        sizes = {name: weight_bytes(getattr(self.pipe, name)) for name in NETWORKS}
         encoded = min(POSE_CHUNK, work.num_frames)
         clip_side, channels = self.pipe.image_encoder.config.image_size, self.pipe.pose_net.widths[0]
         latents, kept = self._latents(plan, work), self._kept(plan, work)
 
         def weights(*used: str) -> int:
             """Small networks always stay on the device."""
-            return sum(sizes[name] for name in (names if plan.offload == "none" else (*used, "pose_net", "detail")))
+            return sum(sizes[name] for name in (NETWORKS if plan.offload == "none" else (*used, "pose_net", "detail")))
 
         return Peaks(
             encode=max(
@@ -84,6 +84,24 @@ class Predictor:
             ),
             denoise=weights(*["unet"][: plan.offload != "blocks"]) + self.denoise_bytes(plan, work) + latents + kept,
             decode=weights("vae") + max(self.decode_bytes(plan, work), self.detail_bytes(work)) + latents,
+        )
+
+    def upper_bound(self, work: Workload) -> int:
+        """Bytes that certainly suffice for all stages of the plain way, without a run on shapes (which takes seconds).
+
+        No stage holds more than 64 tensors of the U-Net's first level, or 32 frames of the autoencoder's first level
+        for each one that it encodes or decodes at once.
+        """
+        itemsize, plain = self.pipe.dtype.itemsize, ExecutionPlan()
+        frames, _, height, width = self._shape(work, work.segment_frames)
+        unet = 64 * frames * height * width * self.pipe.unet.config.block_out_channels[0] * itemsize
+        widths = self.pipe.vae.config.block_out_channels
+        coded = max(min(work.decode_chunk, work.num_frames), POSE_CHUNK * work.warped)
+        vae = 32 * coded * height * width * 4 ** (len(widths) - 1) * widths[0] * itemsize
+        detail = 0 if self.pipe.detail is None else 2**10 * 4 * work.size[0] * work.size[1]
+        weights = weight_bytes(*(getattr(self.pipe, name) for name in NETWORKS))
+        return (
+            weights + self._latents(plain, work) + self._kept(plain, work) + max(unet * (1 + work.guided), vae, detail)
         )
 
     # --- what is kept -----------------------------------------------------------------------------------------------
