@@ -18,10 +18,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1] / "src" / "mimicmotion"
 START = "mimicmotion.generate.job"
 LIMITS = {
-    "lines": 40_450,
-    "generate reaches": 110,
+    "lines": 40_900,
+    "generate reaches": 81,
     "longest function": 200,
-    "underscore modules": 1,
+    "underscore modules": 0,
     "import cycles": 1,
 }
 LEAST = {"docstrings": 0.17}

@@ -18,8 +18,12 @@ SIZE = {"height": 48, "width": 32}
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     pipe = micro_pipeline()
-    pipe.settings |= {**SIZE, "pose_drawing": {"canvas_short_side": None, "stroke": 4.0}, "sigmas": [80.0, 0.0]}
-    pipe.settings |= {"guidance_scale": 1.0}
+    pipe.backbone.settings |= {
+        **SIZE,
+        "pose_drawing": {"canvas_short_side": None, "stroke": 4.0},
+        "sigmas": [80.0, 0.0],
+    }
+    pipe.backbone.settings |= {"guidance_scale": 1.0}
     pipe.save_pretrained(tmp_path / "start")
     people = ["prepare", "synthetic", "3", "-o", str(tmp_path / "people"), "--frames", "4"]
     assert cli.main([*people, "--height", "48", "--width", "32"]) == 0
@@ -89,6 +93,6 @@ def test_starts_share_the_unet_and_have_fresh_pose_nets_of_their_own(config: Pat
 
     assert same(one.unet, old.unet)
     assert same(two.unet, old.unet)
-    assert same(one.pose_net, again.pose_net)
+    assert same(one.pose_net, again.backbone.pose_net)
     assert not same(one.pose_net, two.pose_net)
     assert not same(one.pose_net, old.pose_net)

@@ -104,6 +104,8 @@ def replay_config(
     """
     original = sidecar.with_suffix("")
     settings = {k: v for k, v in facts["settings"].items() if v is not None}
+    if "guidance_scale_end" in settings:  # its name before
+        settings["max_guidance_scale"] = settings.pop("guidance_scale_end")
     settings |= {"resume": resume, "dtype": facts["origin"]["machine"]["dtype"]}
     for name in MOVABLE:
         if places.get(name) is not None:

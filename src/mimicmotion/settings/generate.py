@@ -10,12 +10,12 @@ from mimicmotion.errors import ConfigError
 from mimicmotion.settings.execution import ExecutionOptions
 from mimicmotion.settings.fusion import FusionMode
 from mimicmotion.settings.parsing import STRICT, check_range
-from mimicmotion.settings.poses import PoseOptions, SamplingOptions
-from mimicmotion.settings.speed import SpeedOptions
+from mimicmotion.settings.poses import DrivingOptions, PoseOptions
+from mimicmotion.settings.sampling import SamplingOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class PosesConfig(SamplingOptions, PoseOptions):
+class PosesConfig(DrivingOptions, PoseOptions):
     """Everything that a pose file depends on: `mimicmotion poses` and its YAML file have these fields."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
@@ -32,12 +32,12 @@ class PosesConfig(SamplingOptions, PoseOptions):
     """Frames per second of the poses; empty keeps the video's own."""
 
     def __post_init__(self) -> None:
-        SamplingOptions.__post_init__(self)
+        DrivingOptions.__post_init__(self)
         PoseOptions.__post_init__(self)
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskConfig(SamplingOptions, PoseOptions):
+class MaskConfig(DrivingOptions, PoseOptions):
     """Everything that the masks of a video depend on: `mimicmotion mask` and its YAML file have these fields."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
@@ -50,12 +50,12 @@ class MaskConfig(SamplingOptions, PoseOptions):
     """Frames per second of the masks; empty keeps the video's own."""
 
     def __post_init__(self) -> None:
-        SamplingOptions.__post_init__(self)
+        DrivingOptions.__post_init__(self)
         PoseOptions.__post_init__(self)
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateConfig(SamplingOptions, PoseOptions, SpeedOptions, ExecutionOptions):
+class GenerateConfig(DrivingOptions, PoseOptions, SamplingOptions, ExecutionOptions):
     """Everything that one result depends on: `mimicmotion generate` and its YAML file have these fields."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
@@ -84,20 +84,8 @@ class GenerateConfig(SamplingOptions, PoseOptions, SpeedOptions, ExecutionOption
     """How the driver's body is fitted to the body in the picture."""
     confidence_aware: bool = True
     """Draw poses with the estimator's confidence (paper); off draws everything above 0.3 at full brightness."""
-    num_inference_steps: int | None = None
-    """Denoising steps; empty uses the model's default."""
-    guidance_scale: float | None = None
-    """Classifier-free guidance; 1 is none; empty uses the model's default."""
-    guidance_scale_end: float | None = None
-    """Ramp the guidance from guidance_scale at the first frame to this at the last; empty keeps it constant."""
-    noise_aug_strength: float = 0.0
-    """Noise added to the picture before it is encoded."""
-    motion_bucket_id: int = 127
-    """Stable Video Diffusion's motion condition."""
     background: Literal["model", "keep"] = "model"
     """model: as the model makes it; keep: the picture's own, filled in once where its person stood."""
-    seed: int = 42
-    """Seed of the noise: same input and seed, same result."""
     fusion: FusionMode | None = None
     """progressive (paper), released, average or none; empty uses the model's default."""
     segment_frames: int | None = None
@@ -106,8 +94,10 @@ class GenerateConfig(SamplingOptions, PoseOptions, SpeedOptions, ExecutionOption
     """Frames shared by neighbouring segments (paper: C); empty uses the model's default."""
     reference_slot: bool | None = None
     """Begin each segment with the picture and its pose, as published weights need; empty uses the model's default."""
-    decode_chunk_size: int = 8
-    """Frames decoded at once."""
+    quantize: Literal["none", "int8", "fp8"] = "none"
+    """Weights of the U-Net as none (as they are), int8 or fp8 (torchao)."""
+    preview_decoder: Path | None = None
+    """A tiny autoencoder (diffusers' layout: folder or file) that decodes previews in place of the big one."""
     side_by_side: bool = False
     """Also write OUTPUT-side-by-side: picture | pose | result."""
     preview: bool = False
@@ -120,20 +110,13 @@ class GenerateConfig(SamplingOptions, PoseOptions, SpeedOptions, ExecutionOption
     """Take the sound of the driving video along (only at its own speed)."""
 
     def __post_init__(self) -> None:
-        SamplingOptions.__post_init__(self)
+        DrivingOptions.__post_init__(self)
         PoseOptions.__post_init__(self)
-        SpeedOptions.__post_init__(self)
+        SamplingOptions.__post_init__(self)
         ExecutionOptions.__post_init__(self)
         limits = {
-            "num_inference_steps": (1, 1000),
-            "decode_chunk_size": (1, 10000),
             "height": (16, 8192),
             "width": (16, 8192),
-            "guidance_scale": (0, 100),
-            "guidance_scale_end": (0, 100),
-            "noise_aug_strength": (0, 10),
-            "motion_bucket_id": (0, 1023),
-            "seed": (0, 2**63 - 1),
             "segment_frames": (1, 100_000),
             "overlap_frames": (0, 100_000),
             "save_every": (0, 1000),
@@ -147,5 +130,5 @@ class GenerateConfig(SamplingOptions, PoseOptions, SpeedOptions, ExecutionOption
             )
         if (self.height is None) != (self.width is None):
             raise ConfigError(f"height={self.height}, width={self.width}", "both or neither", "give the other one too")
-        if self.audio and (self.tempo != 1.0 or self.sampling != "time"):
+        if self.audio and not self.keeps_speed:
             raise ConfigError("audio with a changed speed", "tempo 1 and sampling time", "leave out 'audio'")

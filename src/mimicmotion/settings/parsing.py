@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import numbers
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from mimicmotion.errors import ConfigError
 
@@ -102,8 +103,41 @@ def field_help(cls: type) -> dict[str, str]:
 
 
 def check_range(settings: Any, limits: Mapping[str, tuple[float, float]]) -> None:
-    """Raise ConfigError where a field of `settings` (None is not given) lies outside its (lowest, highest)."""
+    """Raise ConfigError where a field of `settings`, or an item of it, is no number from lowest to highest.
+
+    None is not checked.
+    """
     for name, (low, high) in limits.items():
         value = getattr(settings, name)
-        if value is not None and not low <= value <= high:
-            raise ConfigError(f"{name}={value}", f"{low} to {high}", f"correct {name!r}")
+        for item in value if isinstance(value, (tuple, list)) else (value,):
+            if item is not None and not (isinstance(item, numbers.Real) and low <= float(item) <= high):
+                raise ConfigError(f"{name}={item}", f"a number from {low:g} to {high:g}", f"correct {name!r}")
+
+
+def check_choice(settings: Any, **choices: Any) -> None:
+    """Raise ConfigError where a field of `settings` is none of its Literal's values; None is not checked."""
+    for name, kind in choices.items():
+        if (value := getattr(settings, name)) is not None and value not in get_args(kind):
+            raise ConfigError(f"{name}={value!r}", " or ".join(get_args(kind)), f"correct {name!r}")
+
+
+def from_keywords(cls: type[T], settings: T | None, keywords: Mapping[str, Any]) -> T:
+    """Settings of a call: an object, or keywords that are its fields; None leaves a field as it is.
+
+    Raises:
+        ConfigError: a keyword is unknown, or is set in the object, too.
+    """
+    fields = {f.name: f.default for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    given = {name: value for name, value in keywords.items() if value is not None}
+    for name in keywords:
+        if name not in fields:
+            close = difflib.get_close_matches(name, fields, 1)
+            fix = f"did you mean {close[0]}?" if close else f"the settings are: {', '.join(fields)}"
+            raise ConfigError(f"unknown setting {name!r}", f"a setting of {cls.__name__}", fix)
+    if settings is None:
+        return cls(**given)
+    for name in given:
+        if getattr(settings, name) != fields[name]:
+            got = f"{name} as a keyword and in {cls.__name__}"
+            raise ConfigError(got, "one of the two", f"leave out the keyword {name!r}")
+    return dataclasses.replace(settings, **given)  # type: ignore[type-var]

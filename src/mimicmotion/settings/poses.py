@@ -57,7 +57,7 @@ def person_choice(text: str) -> Literal["largest"] | int | tuple[float, float]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SamplingOptions:
+class DrivingOptions:
     """Which frames of the driving video are used, and when they are shown."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
@@ -84,3 +84,8 @@ class SamplingOptions:
             raise ConfigError(f"start={self.start}", "0 or more seconds", "correct 'start'")
         if self.stride < 1:
             raise ConfigError(f"stride={self.stride}", "at least 1", "correct 'stride'")
+
+    @property
+    def keeps_speed(self) -> bool:
+        """Whether the movement is as fast as in the video."""
+        return self.tempo == 1.0 and self.sampling == "time"
