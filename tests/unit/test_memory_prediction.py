@@ -15,10 +15,11 @@ from micro import UNET, micro_pipeline
 from mimicmotion.models.attention import choose_kernel, scratch_bytes
 from mimicmotion.models.decode import decode_frames
 from mimicmotion.models.execution import Execution
-from mimicmotion.models.memory import LiveBytes, shape_copy, tensors_of, weight_bytes
+from mimicmotion.models.memory import LiveBytes, tensors_of, weight_bytes
 from mimicmotion.models.posenet import PoseNet
 from mimicmotion.models.unet import build_unet
 from mimicmotion.planning import ExecutionPlan, Predictor, Workload
+from mimicmotion.planning.predict import shape_copy
 
 CHUNKS = Execution(frame_chunk=2, position_chunk=256, feed_forward_chunk=1024)
 CPU = torch.device("cpu")
