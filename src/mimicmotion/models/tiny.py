@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mimicmotion.errors import ConfigError
 from mimicmotion.models.image_encoder import ImageEncoder
-from mimicmotion.models.layers import ResnetBlock, TemporalResnetBlock
+from mimicmotion.models.layers import ResnetBlock
 from mimicmotion.models.posenet import PoseNet
 from mimicmotion.models.unet import build_unet
 from mimicmotion.models.vae import Autoencoder, FrameAttention
@@ -124,7 +124,7 @@ def init_with_pca(vae: Autoencoder, mean: Float[Tensor, "3 p p"], basis: Float[T
     decoder: Any = vae.decoder
     to_moments: Any = vae.quant_conv
     for module in vae.modules():
-        last = module.conv2 if isinstance(module, (ResnetBlock, TemporalResnetBlock)) else None
+        last = module.conv2 if isinstance(module, ResnetBlock) else None
         last = module.to_out[0] if isinstance(module, FrameAttention) else last
         for p in () if last is None else last.parameters():
             nn.init.zeros_(p)
