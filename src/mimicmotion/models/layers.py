@@ -406,6 +406,7 @@ class SpatioTemporalResBlock(nn.Module):
         frames: int,
         time: Float[Tensor, "n dim"] | None = None,
         execution: Execution = Execution(),  # noqa: B008 - frozen
+        before: nn.Module | None = None,
     ) -> Maps:
         """Compute; the result is new memory.
 
@@ -414,24 +415,15 @@ class SpatioTemporalResBlock(nn.Module):
             frames: of each video; n is a multiple of it.
             time: embedding of the noise level of each frame.
             execution: chunks, and whether to compile.
+            before: a layer in front, whose results are never held for all frames where there are chunks.
         """
 
         def spatial(*part: Any) -> Tensor:
-            *maps, time = part
-            joined = maps[0] if len(maps) == 1 else torch.cat(maps, 1)
-            return execution.run(self.spatial_res_block, joined, time)
+            *several, time = part
+            joined = several[0] if len(several) == 1 else torch.cat(several, 1)
+            return execution.run(self.spatial_res_block, joined if before is None else before(joined), time)
 
-        several = (x,) if isinstance(x, Tensor) else x
-        return self.temporal(map_chunks(spatial, (*several, time), execution.frame_chunk), frames, time, execution)
-
-    def temporal(
-        self,
-        maps: Maps,
-        frames: int,
-        time: Float[Tensor, "n dim"] | None = None,
-        execution: Execution = Execution(),  # noqa: B008 - frozen
-    ) -> Maps:
-        """The half along time; may take the memory of `maps` where no gradients are recorded."""
+        maps = map_chunks(spatial, (*([x] if isinstance(x, Tensor) else x), time), execution.frame_chunk)
         # (B F) C H W -> B C F (H W), a view in either memory format
         video = maps.unflatten(0, (-1, frames)).flatten(3).transpose(1, 2)
         time = None if time is None else time.unflatten(0, (-1, frames))

@@ -5,6 +5,7 @@ Names of parameters and fields of the config are those of diffusers' `UNetSpatio
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, Literal, NoReturn
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.models.attention import check_kernel, choose_kernel
-from mimicmotion.models.blocks import Level, Shared, SpatioTemporalTransformer, TransformerBlock
+from mimicmotion.models.blocks import Level, Shared, SpatioTemporalTransformer
 from mimicmotion.models.compiled import check_compiler, keep_compiled_code
 from mimicmotion.models.config import Config, read_config
 from mimicmotion.models.execution import Execution
@@ -24,8 +25,6 @@ from mimicmotion.models.layers import (
     GroupNorm,
     Maps,
     SpatioTemporalResBlock,
-    TemporalResnetBlock,
-    TimeMixer,
     TimestepEmbedding,
     Upsample,
     add,
@@ -123,7 +122,12 @@ class UNet(nn.Module):
             check_compiler(device)
             keep_compiled_code()
         if execution.channels_last != self.execution.channels_last:
-            set_memory_format(self, execution.channels_last)
+            # `self.to(memory_format=...)` fails: the network has parameters of four and of five dimensions.
+            for module in self.modules():
+                if isinstance(module, (nn.Conv2d, nn.Conv3d)):
+                    last = torch.channels_last if isinstance(module, nn.Conv2d) else torch.channels_last_3d
+                    layout = last if execution.channels_last else torch.contiguous_format
+                    module.weight.data = module.weight.data.contiguous(memory_format=layout)
         self.execution = execution
 
     def forward(
@@ -215,8 +219,7 @@ def unused_parameter_names(unet: nn.Module) -> list[str]:
     Raises:
         ConfigError: the network has no cross-attention.
     """
-    names = [n for n, module in unet.named_modules() if isinstance(module, TransformerBlock)]
-    return _within(unet, [f"{n}.{part}" for n in names for part in ("attn2.to_q", "attn2.to_k", "norm2")])
+    return _matching(unet, r"transformer_blocks\.\d+\.(attn2\.to_[qk]|norm2)\.")
 
 
 def temporal_parameter_names(unet: nn.Module) -> list[str]:
@@ -228,37 +231,15 @@ def temporal_parameter_names(unet: nn.Module) -> list[str]:
     Raises:
         ConfigError: the network has no temporal layers.
     """
-    kinds = (TemporalResnetBlock, TimeMixer)
-    parts: list[str] = []
-    for name, module in unet.named_modules():
-        if isinstance(module, kinds) or (isinstance(module, TransformerBlock) and module.temporal):
-            parts.append(name)
-        elif isinstance(module, SpatioTemporalTransformer):
-            parts.append(f"{name}.time_pos_embed")
-    return _within(unet, parts)
+    return _matching(unet, r"(temporal_res_block|temporal_transformer_blocks|time_mixer|time_pos_embed)\.")
 
 
-def _within(unet: nn.Module, modules: list[str]) -> list[str]:
-    """Names of the parameters of modules."""
-    prefixes = tuple(f"{name}." for name in modules)
-    if not prefixes:
+def _matching(unet: nn.Module, pattern: str) -> list[str]:
+    names = [n for n, _ in unet.named_parameters() if re.search(pattern, n)]
+    if not names:
         got = f"a {type(unet).__name__} without transformers and temporal layers"
         raise ConfigError(got, "a network of mimicmotion.models.unet", "use build_unet, or choose another trained.what")
-    return [n for n, _ in unet.named_parameters() if n.startswith(prefixes)]
-
-
-def set_memory_format(unet: nn.Module, channels_last: bool) -> None:
-    """Store the weights of convolutions with channels last, or as they were; values and names stay the same.
-
-    `unet.to(memory_format=...)` fails on this network, whose parameters have four and five dimensions.
-    """
-    for module in unet.modules():
-        if isinstance(module, (nn.Conv2d, nn.Conv3d)):
-            flat = torch.channels_last if module.weight.ndim == 4 else torch.channels_last_3d
-            with torch.no_grad():
-                module.weight.data = module.weight.data.contiguous(
-                    memory_format=flat if channels_last else torch.contiguous_format
-                )
+    return names
 
 
 # --- config ---------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -149,11 +150,8 @@ class TemporalDecoder(nn.Module):
         super().__init__()
         widths, layers = c.block_out_channels[::-1], c.layers_per_block
 
-        def block(channels: int, out: int) -> SpatioTemporalResBlock:
-            return SpatioTemporalResBlock(
-                channels, out, eps=EPS, temporal_eps=TEMPORAL_EPS, groups=GROUPS, switched=True
-            )
-
+        options: dict[str, Any] = {"eps": EPS, "temporal_eps": TEMPORAL_EPS, "groups": GROUPS, "switched": True}
+        block = functools.partial(SpatioTemporalResBlock, **options)
         self.conv_in = conv3x3(c.latent_channels, widths[0])
         mid = [block(widths[0], widths[0]) for _ in range(layers)]
         self.mid_block: Any = _level(attentions=[FrameAttention(widths[0])], resnets=mid)
@@ -172,11 +170,9 @@ class TemporalDecoder(nn.Module):
         """Decode; arguments as for `Autoencoder.decode`."""
         x, share = z, min(1.0, (frame_chunk or len(z)) / len(z))
         for before, block in self.blocks():
-            # Together, so that what an upsampler makes is never held for all frames.
-            spatial = block.spatial_res_block if before is None else nn.Sequential(before, block.spatial_res_block)
-            x = map_chunks(spatial, [x], frame_chunk)
-            chunk = max(1, int(x.shape[2] * x.shape[3] * share))
-            x = block.temporal(x, frames, execution=Execution(position_chunk=chunk))
+            positions = x.shape[2] * x.shape[3] * (4 if isinstance(before, Upsample) else 1)
+            execution = Execution(frame_chunk=frame_chunk, position_chunk=max(1, int(positions * share)))
+            x = block(x, frames, None, execution, before)
         x = map_chunks(lambda x: self.conv_out(silu(self.conv_norm_out(x))), [x], frame_chunk)
         # (B F) C H W -> B C F (H W), and back
         video = x.unflatten(0, (-1, frames)).flatten(3).transpose(1, 2)
