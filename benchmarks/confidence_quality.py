@@ -33,16 +33,16 @@ import numpy as np
 import torch
 from numpy import ndarray
 
-from mimicmotion.data.synthetic import HELD_OUT_SEED
-from mimicmotion.evaluation.bootstrap import bootstrap_mean
-from mimicmotion.evaluation.pixels import psnr, ssim
-from mimicmotion.evaluation.planted import PLANTED, plant
-from mimicmotion.evaluation.poses import TRULY_VISIBLE, find_patches, torso_length
-from mimicmotion.files import atomic_path
+from mimicmotion.data.synthetic.shards import HELD_OUT_SEED
+from mimicmotion.evaluation.metrics.bootstrap import bootstrap_mean
+from mimicmotion.evaluation.metrics.pixels import psnr, ssim
+from mimicmotion.evaluation.metrics.poses import TRULY_VISIBLE, find_patches, torso_length
+from mimicmotion.evaluation.planted_errors import PLANTED, plant
 from mimicmotion.pipeline import MimicMotionPipeline
-from mimicmotion.pose.draw import draw_poses
+from mimicmotion.pose.guidance.limb_warp import WarpedPicture
+from mimicmotion.pose.guidance.skeleton import draw_poses
 from mimicmotion.pose.keypoints import L_ELBOW, LEFT_HAND, R_ELBOW, RIGHT_HAND, PoseSequence
-from mimicmotion.pose.warp import WarpedPicture
+from mimicmotion.runtime.files import atomic_path
 from mimicmotion.synth import SynthClip, render_clip
 from mimicmotion.video.picture import write_picture
 

@@ -12,12 +12,12 @@ import sys
 
 import torch
 
-from mimicmotion.models import decode
-from mimicmotion.models.checkpoint import load_part
-from mimicmotion.models.pose_features import to_unit
-from mimicmotion.models.vae import encode_mode
+from mimicmotion.backbones.svd import decode
+from mimicmotion.backbones.svd.checkpoint import load_part
+from mimicmotion.backbones.svd.pose_features import to_unit
+from mimicmotion.backbones.svd.vae import encode_mode
 from mimicmotion.video.picture import read_picture
-from mimicmotion.weights import find_asset
+from mimicmotion.weights.registry import find_asset
 
 SCALE = 2
 

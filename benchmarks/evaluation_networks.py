@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mimicmotion.evaluation.fvd import features
-from mimicmotion.evaluation.lpips import load_lpips, lpips
+from mimicmotion.evaluation.metrics.fvd import features
+from mimicmotion.evaluation.metrics.lpips import load_lpips, lpips
 from mimicmotion.evaluation.networks.features import load_i3d
 
 

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from drawing import cpu_model
-from mimicmotion.models.execution import Execution
-from mimicmotion.models.unet import build_unet
+from mimicmotion.backbones.svd.execution.options import Execution
+from mimicmotion.backbones.svd.unet import build_unet
 from released import diffusers_unet  # pyrefly: ignore[missing-import]  # beside this file
 
 CONFIG: dict[str, Any] = {

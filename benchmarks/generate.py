@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from mimicmotion.jobs.demo import demo
-from mimicmotion.jobs.progress import finish
+from mimicmotion.generate.demo import demo
+from mimicmotion.runtime.progress import finish
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """A limb warp of LATENTS, without learning: the simplest way to tell a latent model where the limbs go.
 
 Cells of the picture's latent along capsules and hulls around the keypoints are moved to each pose by the same affine
-maps as in `mimicmotion.pose.warp`, and decoded. What the person left is filled from the cells around it. It has no
+maps as in `pose.guidance.limb_warp`, and decoded. What the person left is filled from the cells around it. It has no
 outline finer than a cell, and so is a much weaker baseline than the warp of pixels.
 """
 
@@ -13,12 +13,20 @@ import torch
 from jaxtyping import Bool, Float32, UInt8
 from numpy import ndarray
 
-from mimicmotion.models.pose_features import to_unit
-from mimicmotion.models.vae import encode_mode
+from mimicmotion.backbones.svd.pose_features import to_unit
+from mimicmotion.backbones.svd.vae import encode_mode
 from mimicmotion.pipeline import MimicMotionPipeline
+from mimicmotion.pose.guidance.limb_warp import moves
+from mimicmotion.pose.guidance.limbs import (
+    BACK_TO_FRONT,
+    UNSEEN,
+    body_unit,
+    has_face,
+    mean_confidence,
+    part_region,
+    source_of,
+)
 from mimicmotion.pose.keypoints import PoseSequence
-from mimicmotion.pose.limbs import BACK_TO_FRONT, UNSEEN, body_unit, has_face, mean_confidence, part_region, source_of
-from mimicmotion.pose.warp import moves
 
 Cells = Float32[ndarray, "channels h w"]
 

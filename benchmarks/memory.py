@@ -33,14 +33,14 @@ def one(frames: int) -> dict[str, Any]:
     """Peak bytes of a generate job of so many frames, resident bytes by stage, and seconds."""
     import numpy as np
 
-    from mimicmotion.config import GenerateConfig
-    from mimicmotion.jobs import inputs
-    from mimicmotion.jobs.generate import generate
-    from mimicmotion.jobs.progress import finish
-    from mimicmotion.pose.estimator import StaticPose
+    from mimicmotion.generate import inputs
+    from mimicmotion.generate.job import generate
+    from mimicmotion.pose.estimators.base import StaticPose
     from mimicmotion.pose.files import save_poses
     from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
-    from mimicmotion.weights import find_asset
+    from mimicmotion.runtime.progress import finish
+    from mimicmotion.settings import GenerateConfig
+    from mimicmotion.weights.registry import find_asset
 
     rng = np.random.default_rng(0)
     xy = (rng.random((1, NUM_POINTS, 2)) * 60 + 2 + rng.random((frames, 1, 2))).astype(np.float32)

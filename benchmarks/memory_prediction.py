@@ -24,12 +24,13 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from drawing import cpu_model
-from mimicmotion.config import FusionConfig
-from mimicmotion.models.execution import Execution
-from mimicmotion.models.memory import weight_bytes
+from mimicmotion.backbones.svd.execution.levels import TOKENS_PER_THREAD, in_chunks
+from mimicmotion.backbones.svd.execution.memory import weight_bytes
+from mimicmotion.backbones.svd.execution.options import Execution
+from mimicmotion.backbones.svd.execution.plan import ExecutionPlan, Peaks
+from mimicmotion.backbones.svd.execution.predict import Predictor, Workload
 from mimicmotion.pipeline import MimicMotionPipeline
-from mimicmotion.planning import ExecutionPlan, Peaks, Predictor, Workload
-from mimicmotion.planning.levels import TOKENS_PER_THREAD, in_chunks
+from mimicmotion.settings import FusionConfig
 
 MARK = "stage:"
 STAGES = ("encode", "denoise", "decode")
@@ -132,10 +133,10 @@ def compare(
 
 def build_pipeline(quick: bool = False, dtype: torch.dtype = torch.float32) -> MimicMotionPipeline:
     """SVD's classes at a fifth of their width (--quick: a tenth), random weights."""
-    from mimicmotion.models.image_encoder import ImageEncoder
-    from mimicmotion.models.posenet import PoseNet
-    from mimicmotion.models.unet import build_unet
-    from mimicmotion.models.vae import Autoencoder
+    from mimicmotion.backbones.svd.image_encoder import ImageEncoder
+    from mimicmotion.backbones.svd.posenet import PoseNet
+    from mimicmotion.backbones.svd.unet import build_unet
+    from mimicmotion.backbones.svd.vae import Autoencoder
 
     width = 32 if quick else 64
     down, up = "CrossAttnDownBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from numpy import ndarray
 
-from mimicmotion.pose.estimator import open_estimator
+from mimicmotion.pose.estimators.open import open_estimator
 from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.pose.mask import SelfieSegmenter
 from mimicmotion.video.background import REACH, KeptBackground, distance_outside

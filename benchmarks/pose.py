@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime
 from numpy import ndarray
 
-from mimicmotion.pose.holistic import HolisticEstimator
+from mimicmotion.pose.estimators.holistic import HolisticEstimator
 
 PEOPLE = Path(__file__).parents[1] / "tests" / "data" / "people"
 

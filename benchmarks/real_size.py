@@ -20,16 +20,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from mimicmotion.conditioning import ConditionedUNet, Conditioning
+from mimicmotion.backbones.svd.conditioning import ConditionedUNet, Conditioning
+from mimicmotion.backbones.svd.decode import decode_frames
+from mimicmotion.backbones.svd.execution.levels import plan_execution
+from mimicmotion.backbones.svd.execution.plan import ExecutionPlan
+from mimicmotion.backbones.svd.execution.predict import Predictor, Workload
+from mimicmotion.backbones.svd.execution.recover import RecoveringUNet
+from mimicmotion.backbones.svd.image_encoder import ImageEncoder
+from mimicmotion.backbones.svd.posenet import PoseNet
+from mimicmotion.backbones.svd.unet import build_unet
+from mimicmotion.backbones.svd.vae import Autoencoder
 from mimicmotion.errors import ConfigError
-from mimicmotion.models.decode import decode_frames
-from mimicmotion.models.image_encoder import ImageEncoder
-from mimicmotion.models.posenet import PoseNet
-from mimicmotion.models.unet import build_unet
-from mimicmotion.models.vae import Autoencoder
 from mimicmotion.pipeline import MimicMotionPipeline
-from mimicmotion.planning import ExecutionPlan, Predictor, Workload, plan_execution
-from mimicmotion.planning.recover import RecoveringUNet
 from train_memory import SVD_UNET
 
 SIZE, GIB = (576, 1024), 2**30

@@ -40,14 +40,14 @@ import torch
 from numpy import ndarray
 
 from drawing import cpu_model, dancer, draw_plainly
-from mimicmotion.config import FusionConfig, GenerateConfig
+from mimicmotion.backbones.svd.checkpoint import config_of
+from mimicmotion.backbones.svd.decode import decode_stream
+from mimicmotion.backbones.svd.unet import UNet
+from mimicmotion.backbones.svd.vae import Autoencoder
 from mimicmotion.diffusion.schedule import initial_scale
-from mimicmotion.models.checkpoint import config_of
-from mimicmotion.models.decode import decode_stream
-from mimicmotion.models.unet import UNet
-from mimicmotion.models.vae import Autoencoder
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.pose.keypoints import PoseSequence
+from mimicmotion.settings import FusionConfig, GenerateConfig
 
 SIZE = (384, 256)
 TILE, OVERLAP = 16, 6
@@ -219,8 +219,8 @@ def run_unet(unet: Any, x: torch.Tensor, c_noise: torch.Tensor, told: Any, pose:
 
 def run_released(pipe: MimicMotionPipeline, config: GenerateConfig) -> dict[str, float]:
     """The whole job in the published order; returns seconds per stage."""
-    from mimicmotion.jobs.inputs import prepare
-    from mimicmotion.jobs.progress import finish
+    from mimicmotion.generate.inputs import prepare
+    from mimicmotion.runtime.progress import finish
     from mimicmotion.video.writer import open_writer
 
     size = (pipe.settings["height"], pipe.settings["width"])
@@ -244,8 +244,8 @@ def run_released(pipe: MimicMotionPipeline, config: GenerateConfig) -> dict[str,
 
 def run_ours(pipe: MimicMotionPipeline, config: GenerateConfig) -> dict[str, float]:
     """The job as the command line runs it; returns seconds per stage."""
-    from mimicmotion.jobs.generate import generate
-    from mimicmotion.jobs.progress import finish
+    from mimicmotion.generate.job import generate
+    from mimicmotion.runtime.progress import finish
 
     seconds = finish(generate(config, pipe)).seconds
     return {stage: spent for stage, spent in seconds.items() if stage not in ("load", "picture", "poses")}
@@ -256,9 +256,9 @@ def run_ours(pipe: MimicMotionPipeline, config: GenerateConfig) -> dict[str, flo
 
 def build_pipeline(dtype: torch.dtype = torch.float32, seed: int = 0, vae: str = "patches") -> MimicMotionPipeline:
     """SVD's networks, narrow, with random weights; 61 M parameters in the U-Net."""
-    from mimicmotion.models.image_encoder import ImageEncoder
-    from mimicmotion.models.posenet import PoseNet
-    from mimicmotion.models.unet import build_unet
+    from mimicmotion.backbones.svd.image_encoder import ImageEncoder
+    from mimicmotion.backbones.svd.posenet import PoseNet
+    from mimicmotion.backbones.svd.unet import build_unet
 
     torch.manual_seed(seed)
     down, up = "CrossAttnDownBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"
@@ -309,8 +309,8 @@ def build_real_pipeline(dtype: torch.dtype, device: str, size: tuple[int, int]) 
 
 def plant_poses(folder: Path, frames: int, size: tuple[int, int]) -> tuple[Path, Path]:
     """A picture and a pose file; the picture's pose is the first one."""
-    from mimicmotion.jobs import inputs
-    from mimicmotion.pose.estimator import StaticPose
+    from mimicmotion.generate import inputs
+    from mimicmotion.pose.estimators.base import StaticPose
     from mimicmotion.pose.files import save_poses
     from mimicmotion.video.picture import write_picture
 
@@ -340,7 +340,7 @@ def profiled(work: Callable[[], dict[str, float]]) -> tuple[dict[str, float], di
     """What `work` returns, and seconds of processor time by kind of operation."""
     from torch.profiler import ProfilerActivity, profile
 
-    from mimicmotion.models import attention
+    from mimicmotion.backbones.svd import attention
 
     with (
         labelled(attention, "attend", "attention"),
@@ -369,8 +369,8 @@ def resident_bytes() -> int:
 
 def predicted_bytes(pipe: MimicMotionPipeline, config: GenerateConfig, setup: Setup) -> int:
     """What the planner says that our side takes at most, weights included."""
-    from mimicmotion.jobs.execution import plan_run
-    from mimicmotion.jobs.setup import make_recipe
+    from mimicmotion.generate.execution import plan_run
+    from mimicmotion.generate.setup import make_recipe
 
     recipe = make_recipe(config, pipe, setup.frames)
     return plan_run(config, pipe, setup.size, recipe).peaks.most
@@ -380,7 +380,7 @@ def one(side: str, dtype: str, setup: Setup) -> dict[str, Any]:
     """One run of one side in this process."""
     import resource
 
-    from mimicmotion.models.memory import weight_bytes
+    from mimicmotion.backbones.svd.execution.memory import weight_bytes
 
     if setup.model == "real":
         pipe = build_real_pipeline(getattr(torch, dtype), setup.device, setup.size)

@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from numpy import ndarray
 
-from mimicmotion.data.batch import collate
-from mimicmotion.data.latents import LatentCache
-from mimicmotion.data.sample import SampleMaker
-from mimicmotion.data.settings import SampleConfig
-from mimicmotion.data.shards import open_shards
+from mimicmotion.data.samples.batch import collate
+from mimicmotion.data.samples.latents import LatentCache
+from mimicmotion.data.samples.sample import SampleMaker
+from mimicmotion.data.shards.shards import open_shards
+from mimicmotion.settings.samples import SampleConfig
 from pose import cpu_name
 
 CELL = 8
@@ -58,7 +58,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = arguments.shards or Path(name) / "shards"
         if arguments.shards is None:
-            from mimicmotion.data.synthetic import write_synthetic
+            from mimicmotion.data.synthetic.shards import write_synthetic
 
             for _ in write_synthetic(folder, arguments.records):
                 pass

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mimicmotion.data.shards import RecordData, ShardSettings, ShardWriter, open_shards
-from mimicmotion.data.synthetic import synthetic_records
+from mimicmotion.data.shards.shards import RecordData, ShardSettings, ShardWriter, open_shards
+from mimicmotion.data.synthetic.shards import synthetic_records
 
 
 def cpu_name() -> str:

@@ -5,7 +5,7 @@ it makes one step), and animates held-out synthetic people. Speed-ups are of CPU
 turn on each clip: of denoising, and of encoding, denoising and decoding. Errors are against the exact result of the
 same noise: PSNR, LPIPS (without `mimicmotion weights fetch lpips-alex` the column says so), and pose fidelity: the
 share of the body's points whose surroundings in the exact frame lie within a tenth of a torso length of the same place
-here (`mimicmotion.evaluation.poses.find_patches`; a pose estimator flips on this model's noisy frames: a result 67 dB
+here (`evaluation.metrics.poses.find_patches`; a pose estimator flips on this model's noisy frames: a result 67 dB
 from another had it find nobody). Beside them PSNR and pose fidelity to the true frames. Intervals are 95 % bootstrap
 intervals over clips. --keep names a folder for times and frames: a second run goes on from them.
 --sheet writes a picture (rows: truth, exact, balanced, fast). Four clips take about 8 minutes.
@@ -40,16 +40,16 @@ import torch
 from numpy import ndarray
 from PIL import Image
 
-from mimicmotion.config import SpeedOptions, SpeedPlan, resolve_speed
+from mimicmotion.backbones.svd.execution.quantize import quantize_weights
+from mimicmotion.backbones.tiny.detail import DetailGuide
 from mimicmotion.errors import MimicMotionError
-from mimicmotion.evaluation.bootstrap import bootstrap_mean
-from mimicmotion.evaluation.pixels import psnr
-from mimicmotion.evaluation.poses import find_patches, pose_fidelity
-from mimicmotion.files import sha256_file
-from mimicmotion.models.detail import DetailGuide
-from mimicmotion.models.quantize import quantize_weights
+from mimicmotion.evaluation.metrics.bootstrap import bootstrap_mean
+from mimicmotion.evaluation.metrics.pixels import psnr
+from mimicmotion.evaluation.metrics.poses import find_patches, pose_fidelity
 from mimicmotion.pipeline import MimicMotionPipeline
-from mimicmotion.pose.warp import WarpedPicture
+from mimicmotion.pose.guidance.limb_warp import WarpedPicture
+from mimicmotion.runtime.files import sha256_file
+from mimicmotion.settings import SpeedOptions, SpeedPlan, resolve_speed
 from mimicmotion.synth import SynthClip
 from mimicmotion.training.bundled import drawn, held_out_clip, sheet
 
@@ -135,8 +135,8 @@ def job(side: Side, frames: int, steps: int) -> dict[str, Any]:
 
     import mimicmotion.pipeline
     import released  # pyrefly: ignore[missing-import]  # benchmarks/released.py, beside this file
-    from mimicmotion.config import GenerateConfig
-    from mimicmotion.models.block_cache import BlockCache
+    from mimicmotion.backbones.svd.execution.block_cache import BlockCache
+    from mimicmotion.settings import GenerateConfig
 
     caches: list[BlockCache] = []
 
@@ -224,7 +224,7 @@ def put(page: Path, marker: str, text: str) -> None:
 
 
 def find_lpips() -> Callable[[ndarray, ndarray], float] | None:
-    from mimicmotion.evaluation.lpips import load_lpips, lpips
+    from mimicmotion.evaluation.metrics.lpips import load_lpips, lpips
 
     try:
         network = load_lpips("alex", device="cpu")

@@ -42,17 +42,17 @@ from PIL import Image
 from latent_warp import warp_latents
 from mimicmotion.errors import WeightsError
 from mimicmotion.evaluation.baselines import copy_reference, limb_warp
-from mimicmotion.evaluation.bootstrap import Interval, bootstrap_mean, ratio_of_sums
-from mimicmotion.evaluation.lpips import load_lpips, lpips
-from mimicmotion.evaluation.pixels import hand_psnr, moving_region, psnr, ssim
-from mimicmotion.evaluation.poses import Fidelity, find_patches, pooled, pose_fidelity, redetect
+from mimicmotion.evaluation.metrics.bootstrap import Interval, bootstrap_mean, ratio_of_sums
+from mimicmotion.evaluation.metrics.lpips import load_lpips, lpips
+from mimicmotion.evaluation.metrics.pixels import hand_psnr, moving_region, psnr, ssim
+from mimicmotion.evaluation.metrics.poses import Fidelity, find_patches, pooled, pose_fidelity, redetect
 from mimicmotion.pipeline import MimicMotionPipeline
-from mimicmotion.pose.draw import draw_poses
-from mimicmotion.pose.holistic import HolisticEstimator
+from mimicmotion.pose.estimators.holistic import HolisticEstimator
+from mimicmotion.pose.guidance.skeleton import draw_poses
 from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.synth import SynthClip, render_clip
 
-HELD_OUT_SEED = 10_000_000  # as mimicmotion.data.synthetic has it
+HELD_OUT_SEED = 10_000_000  # as mimicmotion.data.synthetic.shards has it
 FIRST = 1000  # held-out clips before this one were looked at while settings were chosen
 TARGETS = {"gain_over_copy_dB": 4.0, "gain_over_warp_dB": 1.5, "pck": 0.9}
 OTHERS = ("copy", "warp", "warp_plain", "warp_latents")
@@ -73,7 +73,7 @@ def generate(pipe: MimicMotionPipeline, clip: SynthClip) -> ndarray:
     reference_pose = drawn(pipe, clip.reference_pose)[0]
     options: dict[str, Any] = {}
     if getattr(pipe, "needs_warped_picture", False):  # a model that is told where the limbs go
-        from mimicmotion.pose.warp import WarpedPicture
+        from mimicmotion.pose.guidance.limb_warp import WarpedPicture
 
         options["warped"] = WarpedPicture(clip.reference_frame, clip.reference_pose, clip.poses)
     return np.asarray(pipe(clip.reference_frame, drawn(pipe, clip.poses), reference_pose, **options))
@@ -81,8 +81,8 @@ def generate(pipe: MimicMotionPipeline, clip: SynthClip) -> ndarray:
 
 def reconstruct(pipe: MimicMotionPipeline, frames: ndarray) -> ndarray:
     """Frames through the autoencoder and back: the best that any U-Net could do."""
-    from mimicmotion.models.pose_features import to_unit
-    from mimicmotion.models.vae import encode_mode
+    from mimicmotion.backbones.svd.pose_features import to_unit
+    from mimicmotion.backbones.svd.vae import encode_mode
 
     latents = encode_mode(pipe.vae, to_unit(frames)) * pipe.vae.config["scaling_factor"]
     return np.stack(list(pipe.decode(latents)))

@@ -26,12 +26,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from mimicmotion.models.execution import Execution
-from mimicmotion.models.posenet import PoseNet
-from mimicmotion.models.unet import build_unet
+from mimicmotion.backbones.svd.execution.options import Execution
+from mimicmotion.backbones.svd.posenet import PoseNet
+from mimicmotion.backbones.svd.unet import build_unet
+from mimicmotion.settings.training import TrainConfig, load_config
 from mimicmotion.training.networks import DenoiserModel, checkpointing
 from mimicmotion.training.objective import NetworkInput
-from mimicmotion.training.settings import TrainConfig, load_config
 from mimicmotion.training.trained import choose_trained
 
 GIB = 2**30

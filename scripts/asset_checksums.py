@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from mimicmotion.files import sha256_file
+from mimicmotion.runtime.files import sha256_file
 
 ASSETS = Path(__file__).parents[1] / "src" / "mimicmotion" / "assets"
 TARGET = ASSETS / "checksums.json"

@@ -14,10 +14,10 @@ from typing import Any
 FLOOR = 85.0
 GUARDED: dict[str, tuple[str, ...]] = {
     "diffusion": ("diffusion/",),
-    "models": ("models/",),
+    "backbones": ("backbones/",),
     "pose": ("pose/",),
     "video": ("video/",),
-    "generate": ("pipeline.py", "conditioning.py", "planning/", "jobs/generate", "jobs/inputs", "jobs/outputs"),
+    "generate": ("pipeline", "generate/job", "generate/inputs", "generate/outputs"),
 }
 """Names of what has a floor, and how the paths of its files begin below src/mimicmotion."""
 WEAK = 70.0

@@ -22,11 +22,10 @@ import cv2
 import numpy as np
 from numpy import ndarray
 
-from mimicmotion.files import atomic_path
+from mimicmotion.pose.estimators.holistic import HolisticEstimator, HolisticPoints
+from mimicmotion.pose.estimators.holistic.estimator import SOURCE
+from mimicmotion.pose.estimators.holistic.layout import one_hand_twice
 from mimicmotion.pose.files import load_poses, save_poses
-from mimicmotion.pose.holistic import HolisticEstimator, HolisticPoints
-from mimicmotion.pose.holistic.estimator import SOURCE
-from mimicmotion.pose.holistic.layout import one_hand_twice
 from mimicmotion.pose.keypoints import (
     FACE,
     L_ANKLE,
@@ -38,6 +37,7 @@ from mimicmotion.pose.keypoints import (
     RIGHT_HAND,
     PoseSequence,
 )
+from mimicmotion.runtime.files import atomic_path
 from mimicmotion.synth import noise, render_clip
 from mimicmotion.synth.noise import FACE_BLOCKS, FIT, GROUPS, HAND_BLOCKS, SMALL_TOES
 from mimicmotion.synth.noise_measure import (

@@ -133,7 +133,7 @@ def goldens(setup: Setup) -> Iterator[Row]:
 
 def golden_run(pipe: Any, want: Any) -> tuple[np.ndarray, np.ndarray]:
     """Final latents and frames of one published run."""
-    from mimicmotion.config import FusionConfig
+    from mimicmotion.settings import FusionConfig
 
     case = json.loads(str(want["case"]))
     image, poses = want["ref_image"], np.ascontiguousarray(want["pose_uint8"].transpose(0, 2, 3, 1))
@@ -162,8 +162,9 @@ def golden_run(pipe: Any, want: Any) -> tuple[np.ndarray, np.ndarray]:
 
 def plans(setup: Setup) -> Iterator[Row]:
     """Predicted against measured memory of the plans for GPUs of four sizes."""
+    from mimicmotion.backbones.svd.execution.levels import plan_execution
+    from mimicmotion.backbones.svd.execution.predict import Predictor, Workload
     from mimicmotion.errors import ConfigError
-    from mimicmotion.planning import Predictor, Workload, plan_execution
 
     device = torch.device(setup.device)
     pipe = large_pipeline(setup)
@@ -210,7 +211,7 @@ def plan_run(pipe: Any, plan: Any, setup: Setup) -> dict[str, Row]:
 
 def told(pipe: Any, setup: Setup, frames: int, steps: int = 2) -> tuple[Any, Any, torch.Tensor]:
     """Conditioning, recipe and noise of random pictures, in tiles as the published code has them."""
-    from mimicmotion.config import FusionConfig
+    from mimicmotion.settings import FusionConfig
 
     random = np.random.default_rng(0)
     picture, poses = (random.integers(0, 256, (n, *setup.size, 3), dtype=np.uint8) for n in (1, frames))
@@ -240,9 +241,10 @@ class PublishedCalls:
 
 def exact(setup: Setup) -> Iterator[Row]:
     """Two denoising steps the published way (by our network) and ours, eager and compiled."""
-    from mimicmotion.config.execution import ExecutionOptions
-    from mimicmotion.planning import Workload, plan_execution
+    from mimicmotion.backbones.svd.execution.levels import plan_execution
+    from mimicmotion.backbones.svd.execution.predict import Workload
     from mimicmotion.pose.keypoints import PoseSequence
+    from mimicmotion.settings.execution import ExecutionOptions
     from released import (  # pyrefly: ignore[missing-import]  # in benchmarks/
         Watch,
         dancer,
@@ -309,10 +311,10 @@ def decode(setup: Setup) -> Iterator[Row]:
 
 def lora(setup: Setup) -> Iterator[Row]:
     """Training steps of the recipe for 24 GB: LoRA of rank 32, bfloat16, gradient checkpointing, 16 frames."""
-    from mimicmotion.models.execution import Execution
+    from mimicmotion.backbones.svd.execution.options import Execution
+    from mimicmotion.settings.training import TrainedConfig
     from mimicmotion.training.networks import DenoiserModel
     from mimicmotion.training.objective import NetworkInput
-    from mimicmotion.training.settings import TrainedConfig
     from mimicmotion.training.trained import choose_trained
 
     pipe = large_pipeline(setup)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
-from mimicmotion.config import field_help
+from mimicmotion.settings import field_help
 
 PAGE = Path(__file__).parents[1] / "docs" / "train-parameters.md"
 INTRO = """\
@@ -104,7 +104,7 @@ def rows(cls: type) -> Iterator[str]:
 
 def page() -> str:
     """The whole page."""
-    from mimicmotion.training.settings import TrainConfig
+    from mimicmotion.settings.training import TrainConfig
 
     parts = [INTRO]
     for path, cls in sections(TrainConfig):

@@ -16,13 +16,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1] / "src" / "mimicmotion"
-START = "mimicmotion.jobs.generate"
+START = "mimicmotion.generate.job"
 LIMITS = {
-    "lines": 40_400,
-    "generate reaches": 105,
+    "lines": 40_450,
+    "generate reaches": 110,
     "longest function": 200,
-    "underscore modules": 4,
-    "import cycles": 1,
+    "underscore modules": 1,
+    "import cycles": 0,
 }
 LEAST = {"docstrings": 0.17}
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import torch
 
-from mimicmotion.models.checkpoint import load_components, save_components
-from mimicmotion.training.settings import TrainConfig, load_config
+from mimicmotion.backbones.svd.checkpoint import load_components, save_components
+from mimicmotion.settings.training import TrainConfig, load_config
 from mimicmotion.training.state import checkpoints
 
 DETAIL = ("tiny-detail", "tiny-detail-continue")

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mimicmotion.models.checkpoint import config_of
+from mimicmotion.backbones.svd.checkpoint import config_of
 
 Run = Callable[[Any], Tensor]
 

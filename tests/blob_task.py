@@ -18,8 +18,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from mimicmotion.settings.training import TrainConfig
 from mimicmotion.training.loop import Trainer
-from mimicmotion.training.settings import TrainConfig
 from mimicmotion.training.state import mixed_seed
 from mimicmotion.training.task import StepResult, Task, Validation
 

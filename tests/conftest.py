@@ -66,7 +66,7 @@ def shared() -> Callable[[str], Path]:
 @pytest.fixture(scope="session", autouse=True)
 def users_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where the user keeps fetched weights, to read. What tests keep there goes to a folder of this session."""
-    from mimicmotion.weights import cache_folder
+    from mimicmotion.weights.registry import cache_folder
 
     users = cache_folder()
     with pytest.MonkeyPatch.context() as patch:

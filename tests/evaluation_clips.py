@@ -10,7 +10,7 @@ import numpy as np
 from numpy import ndarray
 
 from mimicmotion.evaluation.runner import Evaluation, evaluate
-from mimicmotion.evaluation.settings import EvaluateConfig
+from mimicmotion.settings.evaluation import EvaluateConfig
 from mimicmotion.video.picture import write_picture
 from mimicmotion.video.writer import open_writer
 

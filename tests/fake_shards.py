@@ -1,4 +1,4 @@
-"""Records in memory with the attributes of `mimicmotion.data.shards`: random frames, a person's poses."""
+"""Records in memory with the attributes of `mimicmotion.data.shards.shards`: random frames, a person's poses."""
 
 from __future__ import annotations
 

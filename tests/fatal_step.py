@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Generator
 
-from mimicmotion.data.settings_prepare import PrepareConfig
-from mimicmotion.jobs.prepare_steps import Outcome, Source, guarded
+from mimicmotion.data.prepare.steps import Outcome, Source, guarded
+from mimicmotion.settings.prepare import PrepareConfig
 
 
 def dies_on_b(config: PrepareConfig, task: Source) -> Generator[int, None, Outcome]:

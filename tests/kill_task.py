@@ -18,10 +18,10 @@ from typing import Any
 
 import cv2
 
-from mimicmotion.config import GenerateConfig, parse
-from mimicmotion.jobs import inputs
-from mimicmotion.jobs.generate import generate
-from mimicmotion.jobs.progress import Progress, finish
+from mimicmotion.generate import inputs
+from mimicmotion.generate.job import generate
+from mimicmotion.runtime.progress import Progress, finish
+from mimicmotion.settings import GenerateConfig, parse
 from planted_job import FRAMES, dancing, planted, standing
 
 OPERATIONS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.listdir", "os.scandir")

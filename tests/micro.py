@@ -9,11 +9,11 @@ import torch
 from numpy import ndarray
 from torch import nn
 
+from mimicmotion.backbones.svd.image_encoder import ImageEncoder
+from mimicmotion.backbones.svd.posenet import PoseNet
+from mimicmotion.backbones.svd.unet import build_unet
+from mimicmotion.backbones.svd.vae import Autoencoder
 from mimicmotion.diffusion.noise import frame_noise
-from mimicmotion.models.image_encoder import ImageEncoder
-from mimicmotion.models.posenet import PoseNet
-from mimicmotion.models.unet import build_unet
-from mimicmotion.models.vae import Autoencoder
 from mimicmotion.pipeline import MimicMotionPipeline
 
 # The norms have 32 groups. Where a group is one channel, the norm takes away what the time embedding adds: with 32

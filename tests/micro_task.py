@@ -9,9 +9,9 @@ import torch
 
 from fake_shards import FakeShards
 from micro import micro_pipeline
-from mimicmotion.config import parse
-from mimicmotion.training.denoiser import DenoiserTask
-from mimicmotion.training.settings import TrainConfig
+from mimicmotion.settings import parse
+from mimicmotion.settings.training import TrainConfig
+from mimicmotion.training.stages.denoiser import DenoiserTask
 
 SIZE = (48, 32)
 

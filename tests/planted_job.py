@@ -10,9 +10,9 @@ import numpy as np
 from numpy import ndarray
 
 from micro import micro_pipeline
-from mimicmotion.config import GenerateConfig
-from mimicmotion.pose.estimator import StaticPose
+from mimicmotion.pose.estimators.base import StaticPose
 from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
+from mimicmotion.settings import GenerateConfig
 from mimicmotion.video.picture import write_picture
 from mimicmotion.video.reader import open_video
 from mimicmotion.video.writer import open_writer

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mimicmotion.evaluation.study.build import StudyConfig, build_study
-from mimicmotion.evaluation.study.folder import Key, Study
-from mimicmotion.evaluation.study.votes import Vote
+from mimicmotion.study.build import StudyConfig, build_study
+from mimicmotion.study.folder import Key, Study
+from mimicmotion.study.votes import Vote
 from mimicmotion.video.writer import open_writer
 
 OURS, BASELINES = "Firstmethod", ("Secondmethod", "Thirdmethod")

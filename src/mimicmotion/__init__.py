@@ -9,10 +9,10 @@ __version__ = "0.1.0"
 
 # Public names, imported when first used: `import mimicmotion` loads neither torch nor OpenCV.
 _LAZY = {
-    "FusionConfig": "mimicmotion.config",
+    "FusionConfig": "mimicmotion.settings",
     "MimicMotionPipeline": "mimicmotion.pipeline",
     "PoseSequence": "mimicmotion.pose.keypoints",
-    "open_estimator": "mimicmotion.pose.estimator",
+    "open_estimator": "mimicmotion.pose.estimators.open",
 }
 __all__ = ["FusionConfig", "MimicMotionPipeline", "PoseSequence", "__version__", "open_estimator"]
 

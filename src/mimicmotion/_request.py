@@ -14,9 +14,9 @@ from jaxtyping import UInt8
 from numpy import ndarray
 
 from mimicmotion.arrays import Frame
+from mimicmotion.backbones.svd.pose_features import PoseFrames
+from mimicmotion.backbones.tiny.detail import DetailGuide
 from mimicmotion.errors import ConfigError, InputError, PoseError
-from mimicmotion.models.detail import DetailGuide
-from mimicmotion.models.pose_features import PoseFrames
 
 
 @dataclass(frozen=True, slots=True, eq=False)

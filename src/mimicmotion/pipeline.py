@@ -17,9 +17,16 @@ from torch import Tensor, nn
 
 from mimicmotion._request import Request, build_requests, check_numbers, check_size
 from mimicmotion.arrays import Frame
-from mimicmotion.conditioning import ConditionedUNet, Conditioning, encode_conditioning
-from mimicmotion.config import FusionConfig, parse
-from mimicmotion.config.speed import Sampler, Schedule
+from mimicmotion.backbones.svd.checkpoint import Components, load_components, save_components
+from mimicmotion.backbones.svd.conditioning import ConditionedUNet, Conditioning, encode_conditioning
+from mimicmotion.backbones.svd.decode import decode_frames, decode_stream
+from mimicmotion.backbones.svd.execution.block_cache import BlockCache
+from mimicmotion.backbones.svd.execution.placement import Placement
+from mimicmotion.backbones.svd.execution.plan import ExecutionPlan
+from mimicmotion.backbones.svd.execution.recover import RecoveringUNet, decode_recovering, recovering
+from mimicmotion.backbones.svd.pose_features import PoseFrames
+from mimicmotion.backbones.svd.posenet import PoseNet
+from mimicmotion.backbones.tiny.detail import DetailGuide, DetailNet, add_detail
 from mimicmotion.diffusion.denoiser import Denoiser, guide, precondition_v, shift
 from mimicmotion.diffusion.fusion import fuse
 from mimicmotion.diffusion.guidance import Differences, by_level, guide_again, guide_and_keep
@@ -27,15 +34,9 @@ from mimicmotion.diffusion.recipe import Noise, Recipe, draw_noise, make_recipe
 from mimicmotion.diffusion.sampling import Step, sample
 from mimicmotion.diffusion.schedule import initial_scale
 from mimicmotion.errors import ConfigError, InputError, PoseError
-from mimicmotion.models.block_cache import BlockCache
-from mimicmotion.models.checkpoint import Components, load_components, save_components
-from mimicmotion.models.decode import decode_frames, decode_stream
-from mimicmotion.models.detail import DetailGuide, DetailNet, add_detail
-from mimicmotion.models.pose_features import PoseFrames
-from mimicmotion.models.posenet import PoseNet
-from mimicmotion.planning import ExecutionPlan, Placement, RecoveringUNet
-from mimicmotion.planning.recover import decode_recovering, recovering
-from mimicmotion.weights import find_asset
+from mimicmotion.settings import FusionConfig, parse
+from mimicmotion.settings.speed import Sampler, Schedule
+from mimicmotion.weights.registry import find_asset
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +112,7 @@ class MimicMotionPipeline:
     """Picture + poses -> video (paper section 3).
 
     Args:
-        unet: SVD's U-Net with the pose input (`mimicmotion.models.unet.build_unet`).
+        unet: SVD's U-Net with the pose input (`mimicmotion.backbones.svd.unet.build_unet`).
         vae: SVD's autoencoder, frozen.
         image_encoder: CLIP's picture encoder, frozen.
         pose_net: encoder of pose frames.
@@ -171,7 +172,7 @@ class MimicMotionPipeline:
             device: where the networks go.
             dtype: number format of the networks.
             variant: "fp16" reads `*.fp16.safetensors`; None takes what is there.
-            options: passed on to `mimicmotion.models.checkpoint.load_components`.
+            options: passed on to `mimicmotion.backbones.svd.checkpoint.load_components`.
 
         Raises:
             WeightsError: files are missing, damaged, or do not fit (all keys are listed).
@@ -200,7 +201,7 @@ class MimicMotionPipeline:
         return self
 
     def configure(self, plan: ExecutionPlan, device: torch.device | str | None = None) -> MimicMotionPipeline:
-        """Run as a plan says from now on (`mimicmotion.planning.plan_execution`); may be called between two steps.
+        """Run as a plan says from now on (see `plan_execution`); may be called between two steps.
 
         Args:
             plan: how the networks run; the result stays the same (see `ExecutionPlan.exact`).
@@ -353,7 +354,7 @@ class MimicMotionPipeline:
             schedule: "karras" or "ays"; None is the model's own levels, else "karras".
             guidance_interval: lowest and highest noise level that is guided; None guides all.
             guidance_every: run the unconditional pass in each so-many-th of the guided steps.
-            block_cache: error budget of using the U-Net's deep features again (`mimicmotion.models.block_cache`).
+            block_cache: error budget of using the U-Net's deep features again (`BlockCache`).
 
         Raises:
             PoseError: mode "released" without a reference pose.
@@ -576,7 +577,7 @@ class MimicMotionPipeline:
             fusion: how long videos are cut and joined; None is the model's default.
             latents: unit noise to start from, see `draw_noise`.
             image_noise: unit noise for `noise_aug_strength`; None draws it.
-            warped: the picture warped to each pose (`mimicmotion.pose.warp.WarpedPicture`), for models that need it
+            warped: the picture warped to each pose (`pose.guidance.limb_warp.WarpedPicture`), for models that need it
                 (`needs_warped_picture`): like `poses`, or a list of these.
             sampler: "euler" as published, or "dpmpp-2m", of second order: the same quality in fewer steps.
             schedule: noise levels "karras" as published, or "ays" (Align Your Steps, 10 steps); None is the model's.
@@ -705,5 +706,9 @@ class MimicMotionPipeline:
                 raise PoseError("no reference_pose", "the picture's drawn pose: this model compares the two", "pass it")
             if self.needs_warped_picture != (r.warped is not None):
                 got = "no warped picture" if r.warped is None else "a warped picture for a model that knows none"
-                fix = "pass warped=mimicmotion.pose.warp.WarpedPicture(...)" if r.warped is None else "leave it out"
+                fix = (
+                    "pass warped=mimicmotion.pose.guidance.limb_warp.WarpedPicture(...)"
+                    if r.warped is None
+                    else "leave it out"
+                )
                 raise InputError(got, f"reference_warp={self.settings.get('reference_warp', 'none')!r}", fix)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from numpy import ndarray
 
 from mimicmotion.errors import OutputError
-from mimicmotion.extras import import_extra
-from mimicmotion.files import atomic_path, check_writable, writing
+from mimicmotion.runtime.extras import import_extra
+from mimicmotion.runtime.files import atomic_path, check_writable, writing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

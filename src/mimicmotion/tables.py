@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mimicmotion.files import atomic_path, writing
+from mimicmotion.runtime.files import atomic_path, writing
 
 _STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1540px;margin:2em auto;padding:0 1em;color:#222}
 table{border-collapse:collapse;margin:.5em 0 1.5em;display:block;overflow-x:auto;font-variant-numeric:tabular-nums}

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from micro import micro_pipeline, random_frames
-from mimicmotion.models.memory import weight_bytes
-from mimicmotion.models.offload import ParkedBlocks
-from mimicmotion.planning import ExecutionPlan
+from mimicmotion.backbones.svd.execution.memory import weight_bytes
+from mimicmotion.backbones.svd.execution.offload import ParkedBlocks
+from mimicmotion.backbones.svd.execution.plan import ExecutionPlan
 
 pytestmark = [
     pytest.mark.gpu,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from mimicmotion.evaluation.pixels import moving_region, psnr
+from mimicmotion.evaluation.metrics.pixels import moving_region, psnr
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.training.bundled import generate, held_out_clip
-from mimicmotion.training.validate import clip_scores
-from mimicmotion.weights import find_asset
+from mimicmotion.training.stages.validate import clip_scores
+from mimicmotion.weights.registry import find_asset
 
 
 def test_it_is_small() -> None:

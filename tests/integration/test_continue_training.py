@@ -15,14 +15,15 @@ import torch
 from fake_shards import FakeShards
 from micro import micro_pipeline
 from micro_task import SIZE, micro_config, micro_task, weights_of
-from mimicmotion.config import parse
-from mimicmotion.data.synthetic import write_synthetic
-from mimicmotion.jobs.progress import finish
+from mimicmotion.data.synthetic.shards import write_synthetic
 from mimicmotion.pipeline import MimicMotionPipeline
-from mimicmotion.training import denoiser, run
-from mimicmotion.training.denoiser import DenoiserTask
+from mimicmotion.runtime.progress import finish
+from mimicmotion.settings import parse
+from mimicmotion.settings.training import TrainConfig
+from mimicmotion.training import run
 from mimicmotion.training.objective import Encoded, Loss
-from mimicmotion.training.settings import TrainConfig
+from mimicmotion.training.stages import denoiser
+from mimicmotion.training.stages.denoiser import DenoiserTask
 
 STEPS = 20
 # the bundled model's own: pixel error per latent error of its autoencoder

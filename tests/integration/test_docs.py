@@ -22,11 +22,11 @@ from conftest import SHARED
 from evaluation_clips import folders
 from micro import micro_pipeline
 from mimicmotion import cli
-from mimicmotion.config import GenerateConfig, parse
-from mimicmotion.training.settings import TrainConfig
+from mimicmotion.settings import GenerateConfig, parse
+from mimicmotion.settings.training import TrainConfig
 from mimicmotion.video.reader import open_video
 from mimicmotion.video.writer import open_writer
-from mimicmotion.weights import find_asset
+from mimicmotion.weights.registry import find_asset
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -113,15 +113,15 @@ def check_unrun(command: str) -> None:
         for named in re.findall(r"\[([a-z,]+)\]", command):
             assert set(named.split(",")) <= set(extras)
     if command.startswith(LONG):
-        from mimicmotion.training.ablation import load_ablation
-        from mimicmotion.training.settings import load_config
+        from mimicmotion.settings.training import load_config
+        from mimicmotion.training.ablation.run import load_ablation
 
         words = shlex.split(command)
         name = words[words.index("--recipe") + 1]
         overrides = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
         assert load_config(name, overrides).run if words[1] == "train" else load_ablation(name).run
     if command.startswith("mimicmotion weights fetch"):
-        from mimicmotion.weights import known
+        from mimicmotion.weights.registry import known
 
         assert known(command.rsplit(maxsplit=1)[-1]).repo
 
@@ -174,8 +174,8 @@ def prepare(argv: list[str], folder: Path) -> None:
 
 def prepare_study(argv: list[str], folder: Path) -> None:
     """Results of three methods, and for an analysis a built study with the votes of two people."""
-    from mimicmotion.evaluation.study.folder import load_key, load_study
-    from mimicmotion.evaluation.study.votes import save_votes
+    from mimicmotion.study.folder import load_key, load_study
+    from mimicmotion.study.votes import save_votes
     from study_clips import vote
 
     for method in ("mimicmotion", "magicpose", "moore"):

@@ -20,12 +20,12 @@ from evaluation_clips import folders, frames, run, value, video
 from face_networks import quarters_network
 from mimicmotion import cli
 from mimicmotion.errors import ConfigError, InputError, WeightsError
-from mimicmotion.evaluation import pixels
-from mimicmotion.evaluation.settings import EvaluateConfig, parse_methods
-from mimicmotion.jobs.evaluate import evaluate
-from mimicmotion.jobs.progress import finish
+from mimicmotion.evaluation.job import evaluate
+from mimicmotion.evaluation.metrics import pixels
 from mimicmotion.pose.files import save_poses
 from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
+from mimicmotion.runtime.progress import finish
+from mimicmotion.settings.evaluation import EvaluateConfig, parse_methods
 from mimicmotion.video.picture import write_picture
 from mimicmotion.video.reader import VideoReader
 

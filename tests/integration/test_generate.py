@@ -18,7 +18,7 @@ import pytest
 from numpy import ndarray
 
 from micro import micro_pipeline
-from mimicmotion.config import FusionConfig, GenerateConfig, PosesConfig
+from mimicmotion.backbones.svd.checkpoint import published_settings
 from mimicmotion.errors import (
     ConfigError,
     MediaError,
@@ -27,18 +27,18 @@ from mimicmotion.errors import (
     PoseError,
     WeightsError,
 )
-from mimicmotion.evaluation.seams import sidecar_fusion
-from mimicmotion.jobs import inputs
-from mimicmotion.jobs.generate import generate
-from mimicmotion.jobs.plan import plan
-from mimicmotion.jobs.poses import poses as find_poses
-from mimicmotion.jobs.progress import Progress, finish
-from mimicmotion.jobs.replay import replay
-from mimicmotion.jobs.setup import result_size
-from mimicmotion.models.checkpoint import published_settings
+from mimicmotion.evaluation.metrics.seams import sidecar_fusion
+from mimicmotion.generate import inputs
+from mimicmotion.generate.job import generate
+from mimicmotion.generate.plan import plan
+from mimicmotion.generate.poses import poses as find_poses
+from mimicmotion.generate.replay import replay
+from mimicmotion.generate.setup import result_size
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.pose.files import load_poses, save_poses
 from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
+from mimicmotion.runtime.progress import Progress, finish
+from mimicmotion.settings import FusionConfig, GenerateConfig, PosesConfig
 from mimicmotion.video.geometry import plan_fit, released_round_trip
 from mimicmotion.video.picture import write_picture
 from mimicmotion.video.reader import open_video

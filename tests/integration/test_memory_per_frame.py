@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from micro import micro_pipeline
-from mimicmotion.config import GenerateConfig
-from mimicmotion.jobs import inputs
-from mimicmotion.jobs.generate import generate
-from mimicmotion.models import pose_features
+from mimicmotion.backbones.svd import pose_features
+from mimicmotion.generate import inputs
+from mimicmotion.generate.job import generate
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.pose.files import save_poses
 from mimicmotion.pose.keypoints import NUM_POINTS
+from mimicmotion.settings import GenerateConfig
 from planted_job import SIZE, dancing, make_job, planted, standing
 
 POSES = 3 * 4 * NUM_POINTS

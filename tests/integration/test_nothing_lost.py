@@ -19,18 +19,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mimicmotion.config import GenerateConfig
 from mimicmotion.errors import ConfigError, InputError, OutputError
-from mimicmotion.interrupt import Stopped
-from mimicmotion.jobs import execution, inputs, outputs, resume
-from mimicmotion.jobs import generate as job_module
-from mimicmotion.jobs.generate import generate
-from mimicmotion.jobs.origin import FREE_SETTINGS
-from mimicmotion.jobs.outputs import side_by_side_path, sidecar_path
-from mimicmotion.jobs.progress import Progress, finish
-from mimicmotion.jobs.replay import replay
-from mimicmotion.jobs.resume import STATE_FILE, state_path
+from mimicmotion.generate import execution, inputs, outputs
+from mimicmotion.generate import job as job_module
+from mimicmotion.generate import run_state as resume
+from mimicmotion.generate.job import generate
+from mimicmotion.generate.outputs import side_by_side_path, sidecar_path
+from mimicmotion.generate.provenance import FREE_SETTINGS
+from mimicmotion.generate.replay import replay
+from mimicmotion.generate.run_state import STATE_FILE, state_path
 from mimicmotion.pipeline import MimicMotionPipeline
+from mimicmotion.runtime.interrupt import Stopped
+from mimicmotion.runtime.progress import Progress, finish
+from mimicmotion.settings import GenerateConfig
 from planted_job import FRAMES, dancing, left_over, make_job, planted, save_micro_model, standing
 
 TESTS = Path(__file__).parents[1]

@@ -7,9 +7,10 @@ from types import ModuleType
 import pytest
 import torch
 
-from mimicmotion.models.memory import weight_bytes
+from mimicmotion.backbones.svd.execution.memory import weight_bytes
+from mimicmotion.backbones.svd.execution.plan import ExecutionPlan
+from mimicmotion.backbones.svd.execution.predict import Predictor, Workload
 from mimicmotion.pipeline import MimicMotionPipeline
-from mimicmotion.planning import ExecutionPlan, Predictor, Workload
 from scripts_of_repository import load
 
 WORK = Workload(size=(192, 128), segment_frames=8, num_frames=11, decode_chunk=3, latent_copies=2)

@@ -23,16 +23,16 @@ from PIL import Image
 from fatal_step import dies_on_b
 from micro import micro_pipeline
 from mimicmotion import cli
-from mimicmotion.config import parse
-from mimicmotion.data.prepare import video_id
-from mimicmotion.data.settings_prepare import PrepareConfig
-from mimicmotion.data.shards import open_shards
+from mimicmotion.data.prepare import steps as prepare_steps
+from mimicmotion.data.prepare.job import PrepareResult, prepare
+from mimicmotion.data.prepare.plan import video_id
+from mimicmotion.data.prepare.steps import Source, run_steps
+from mimicmotion.data.shards.shards import open_shards
 from mimicmotion.errors import ConfigError, InputError, MediaError
-from mimicmotion.jobs import prepare_steps
-from mimicmotion.jobs.prepare import PrepareResult, prepare
-from mimicmotion.jobs.prepare_steps import Source, run_steps
-from mimicmotion.jobs.progress import finish
 from mimicmotion.pose.keypoints import BODY
+from mimicmotion.runtime.progress import finish
+from mimicmotion.settings import parse
+from mimicmotion.settings.prepare import PrepareConfig
 from mimicmotion.synth import render_clip
 from mimicmotion.video.writer import open_writer
 
@@ -246,8 +246,8 @@ def test_killed_and_restarted_gives_the_same_bytes(
 def test_latents_are_those_of_the_stored_frames(videos: Path, tmp_path: Path) -> None:
     import torch
 
-    from mimicmotion.models.image_encoder import image_embedding
-    from mimicmotion.models.vae import encode_mode, encoder_digest
+    from mimicmotion.backbones.svd.image_encoder import image_embedding
+    from mimicmotion.backbones.svd.vae import encode_mode, encoder_digest
 
     pipe = micro_pipeline()
     pipe.save_pretrained(tmp_path / "model")

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from micro import micro_pipeline
-from mimicmotion.config import FusionConfig
-from mimicmotion.jobs.outputs import DrawnPoses
-from mimicmotion.pose.draw import PoseDrawer
+from mimicmotion.generate.outputs import DrawnPoses
+from mimicmotion.pose.guidance.skeleton import PoseDrawer
 from mimicmotion.pose.keypoints import PoseSequence
+from mimicmotion.settings import FusionConfig
 from scripts_of_repository import load
 
 SIZE, FRAMES, STEPS = (64, 48), 9, 3

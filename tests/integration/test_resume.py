@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from blob_task import start, train_alone, train_apart, wait
-from mimicmotion.training.settings import DataConfig, OptimConfig, PhaseConfig, TrainConfig, ValidationConfig
+from mimicmotion.settings.training import DataConfig, OptimConfig, PhaseConfig, TrainConfig, ValidationConfig
 from mimicmotion.training.state import checkpoints, read_state
 from mimicmotion.training.tracking import TIMES
 
@@ -184,7 +184,7 @@ print(run(sys.argv[1], task=BlobTask()))
 def test_torchrun_and_accelerate_start_it(tmp_path: Path) -> None:
     import yaml
 
-    from mimicmotion.training.settings import as_dict
+    from mimicmotion.settings.training import as_dict
 
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)

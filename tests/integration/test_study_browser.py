@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mimicmotion.evaluation.study.analyse import analyse_votes
-from mimicmotion.evaluation.study.folder import Key, Study
-from mimicmotion.evaluation.study.serve import StudyServer
-from mimicmotion.evaluation.study.votes import load_votes
+from mimicmotion.study.analyse import analyse_votes
+from mimicmotion.study.folder import Key, Study
+from mimicmotion.study.serve import StudyServer
+from mimicmotion.study.votes import load_votes
 from mimicmotion.video.picture import write_picture
 from study_clips import BASELINES, OURS, build, clip, result_folders
 

@@ -13,15 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mimicmotion.backbones.svd.checkpoint import load_part
 from mimicmotion.cli import main
-from mimicmotion.config import recipes
-from mimicmotion.data.shards import open_shards
-from mimicmotion.models.checkpoint import load_part
+from mimicmotion.data.shards.shards import open_shards
 from mimicmotion.pose.files import save_poses
+from mimicmotion.settings import recipes
+from mimicmotion.settings.training import load_config
 from mimicmotion.training.bundled import BUNDLED
-from mimicmotion.training.settings import load_config
 from mimicmotion.video.reader import open_video
-from mimicmotion.weights import find_asset
+from mimicmotion.weights.registry import find_asset
 
 PEOPLE, RUN = Path("runs/smoke/people"), Path("runs/smoke/denoiser")
 STEPS = load_config("smoke-denoiser").optim.steps

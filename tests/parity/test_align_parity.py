@@ -10,7 +10,7 @@ import pytest
 from numpy import ndarray
 
 from mimicmotion.pose.align import fit_alignment
-from mimicmotion.pose.draw import draw_poses
+from mimicmotion.pose.guidance.skeleton import draw_poses
 from mimicmotion.pose.keypoints import BODY, FACE, LEFT_HAND, NUM_POINTS, RIGHT_HAND, PoseSequence
 
 DATA = Path(__file__).with_name("data")

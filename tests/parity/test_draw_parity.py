@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy import ndarray
 
-from mimicmotion.pose.draw import draw_pose
+from mimicmotion.pose.guidance.skeleton import draw_pose
 from mimicmotion.pose.keypoints import BODY, FACE, LEFT_HAND, NUM_POINTS, RIGHT_HAND
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy import ndarray
 
-from mimicmotion.pose import dwpose
+from mimicmotion.pose.estimators import dwpose
 
 SIZE = (384, 288)
 

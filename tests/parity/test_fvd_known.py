@@ -15,12 +15,12 @@ import pytest
 from numpy import ndarray
 from PIL import Image
 
-from mimicmotion import weights
-from mimicmotion.evaluation.frechet import frechet_distance
-from mimicmotion.evaluation.fvd import features
-from mimicmotion.evaluation.lpips import load_lpips, lpips
+from mimicmotion.evaluation.metrics.frechet import frechet_distance
+from mimicmotion.evaluation.metrics.fvd import features
+from mimicmotion.evaluation.metrics.lpips import load_lpips, lpips
 from mimicmotion.evaluation.networks.features import load_i3d
 from mimicmotion.video.reader import VideoReader
+from mimicmotion.weights import registry as weights
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy import ndarray
 
-from mimicmotion.pose.holistic import HolisticEstimator, HolisticPoints
+from mimicmotion.pose.estimators.holistic import HolisticEstimator, HolisticPoints
 
 FAST = 2  # golden frames a clip in the plain run; all of them in the slow one
 LIMITS = {"body": 3.0, "left_hand": 1.0, "right_hand": 1.0, "face": 1.0}

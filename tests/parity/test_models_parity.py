@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from mimicmotion.models.checkpoint import Components, load_components
-from mimicmotion.models.decode import decode_float, to_uint8
-from mimicmotion.models.image_encoder import ImageEncoder, image_embedding
-from mimicmotion.models.posenet import PoseNet, posenet_config
-from mimicmotion.models.unet import build_unet, unused_parameter_names
-from mimicmotion.models.vae import Autoencoder, encode_mode
+from mimicmotion.backbones.svd.checkpoint import Components, load_components
+from mimicmotion.backbones.svd.decode import decode_float, to_uint8
+from mimicmotion.backbones.svd.image_encoder import ImageEncoder, image_embedding
+from mimicmotion.backbones.svd.posenet import PoseNet, posenet_config
+from mimicmotion.backbones.svd.unet import build_unet, unused_parameter_names
+from mimicmotion.backbones.svd.vae import Autoencoder, encode_mode
 
 Find = Callable[[str], Path]
 DATA = Path(__file__).with_name("data")

@@ -18,12 +18,12 @@ import torch
 from numpy import ndarray
 from torch import Tensor
 
-from mimicmotion.conditioning import ConditionedUNet, Conditioning
-from mimicmotion.config import FusionConfig
+from mimicmotion.backbones.svd.conditioning import ConditionedUNet, Conditioning
+from mimicmotion.backbones.svd.decode import decode_float
 from mimicmotion.diffusion.denoiser import guide
 from mimicmotion.diffusion.recipe import Recipe
-from mimicmotion.models.decode import decode_float
 from mimicmotion.pipeline import MimicMotionPipeline
+from mimicmotion.settings import FusionConfig
 
 Shared = Callable[[str], Path]
 DATA = Path(__file__).with_name("data")

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mimicmotion.models import attention
-from mimicmotion.models.attention import attend, choose_kernel, rows_attention
+from mimicmotion.backbones.svd import attention
+from mimicmotion.backbones.svd.attention import attend, choose_kernel, rows_attention
 
 
 def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

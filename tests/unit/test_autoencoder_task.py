@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from fake_shards import FakeShards
+from mimicmotion.backbones.svd.checkpoint import load_part, read_settings
 from mimicmotion.errors import ConfigError, InputError
-from mimicmotion.models.checkpoint import load_part, read_settings
-from mimicmotion.training import autoencoder
-from mimicmotion.training.autoencoder import AutoencoderTask, Clips
-from mimicmotion.training.settings import AutoencoderConfig, TrainConfig, ValidationConfig
+from mimicmotion.settings.training import AutoencoderConfig, TrainConfig, ValidationConfig
+from mimicmotion.training.stages import autoencoder
+from mimicmotion.training.stages.autoencoder import AutoencoderTask, Clips
 
 Build = Callable[..., AutoencoderTask]
 

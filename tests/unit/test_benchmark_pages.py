@@ -9,7 +9,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from mimicmotion.evaluation.planted import plant
+from mimicmotion.evaluation.planted_errors import plant
 from mimicmotion.pose.keypoints import L_ELBOW, LEFT_HAND, NECK, R_ELBOW, RIGHT_HAND
 from mimicmotion.synth import SynthClip, render_clip
 from scripts_of_repository import load

@@ -11,16 +11,23 @@ import pytest
 import torch
 from torch import Tensor
 
-import mimicmotion.conditioning
+import mimicmotion.backbones.svd.conditioning
 import mimicmotion.pipeline
 from micro import micro_pipeline, random_frames
-from mimicmotion.conditioning import ConditionedUNet, Conditioning
-from mimicmotion.config import FusionConfig
+from mimicmotion.backbones.svd.conditioning import ConditionedUNet, Conditioning
+from mimicmotion.backbones.svd.execution.block_cache import (
+    BlockCache,
+    Source,
+    cache_bytes,
+    output_share,
+    pass_key,
+    sparse,
+)
+from mimicmotion.backbones.svd.execution.plan import ExecutionPlan
 from mimicmotion.diffusion.noise import frame_noise
 from mimicmotion.errors import ConfigError, InputError
-from mimicmotion.models.block_cache import BlockCache, Source, cache_bytes, output_share, pass_key, sparse
 from mimicmotion.pipeline import MimicMotionPipeline, StepState
-from mimicmotion.planning import ExecutionPlan
+from mimicmotion.settings import FusionConfig
 
 SIZE, FRAMES, STEPS, BUDGET = (32, 48), 8, 7, 0.25
 
@@ -168,7 +175,7 @@ def test_key_has_the_segment(
 ) -> None:
     half = encode(pipe, 1, 4)
     assert halves_equal_the_whole(pipe, conditioning, half)
-    monkeypatch.setattr(mimicmotion.conditioning, "pass_key", without_rows)
+    monkeypatch.setattr(mimicmotion.backbones.svd.conditioning, "pass_key", without_rows)
     assert not halves_equal_the_whole(pipe, conditioning, half)
 
 
@@ -176,7 +183,7 @@ def test_key_has_the_condition(
     pipe: MimicMotionPipeline, conditioning: Conditioning, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert conditions_do_not_mix(pipe, conditioning)
-    monkeypatch.setattr(mimicmotion.conditioning, "pass_key", without_condition)
+    monkeypatch.setattr(mimicmotion.backbones.svd.conditioning, "pass_key", without_condition)
     assert not conditions_do_not_mix(pipe, conditioning)
 
 

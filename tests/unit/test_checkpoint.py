@@ -10,15 +10,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mimicmotion import weights
+from mimicmotion.backbones.svd.checkpoint import PARTS, Components, load_components, save_components
+from mimicmotion.backbones.svd.image_encoder import ImageEncoder
+from mimicmotion.backbones.svd.posenet import PoseNet
+from mimicmotion.backbones.svd.unet import UNet, build_unet
+from mimicmotion.backbones.svd.vae import Autoencoder
 from mimicmotion.errors import OutputError, WeightsError
-from mimicmotion.models.checkpoint import PARTS, Components, load_components, save_components
-from mimicmotion.models.image_encoder import ImageEncoder
-from mimicmotion.models.locate import find_base, find_checkpoint
-from mimicmotion.models.posenet import PoseNet
-from mimicmotion.models.tensors import check_keys, read_tensors
-from mimicmotion.models.unet import UNet, build_unet
-from mimicmotion.models.vae import Autoencoder
+from mimicmotion.weights import registry as weights
+from mimicmotion.weights.locate import find_base, find_checkpoint
+from mimicmotion.weights.tensors import check_keys, read_tensors
 
 UNET = {
     "block_out_channels": (32, 64),
@@ -134,7 +134,7 @@ def test_save_spares_foreign_folders_and_leaves_nothing_half_written(
     with pytest.raises(OutputError, match="not a model of this project"):
         save_components(model, mine)
     assert (mine / "chapter.txt").read_text() == "years of work"
-    from mimicmotion.models import checkpoint
+    from mimicmotion.backbones.svd import checkpoint
 
     def full(*args: object, **kw: object) -> None:
         raise OSError(28, "No space left on device")

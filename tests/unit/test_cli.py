@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mimicmotion import cli
-from mimicmotion.config import GenerateConfig
+from mimicmotion.settings import GenerateConfig
 
 HEAVY = ("torch", "cv2", "diffusers", "transformers", "onnxruntime", "av", "PIL")
 

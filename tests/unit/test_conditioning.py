@@ -8,9 +8,9 @@ import torch
 from numpy import ndarray
 
 from micro import micro_pipeline, random_frames
-from mimicmotion.conditioning import ConditionedUNet, Conditioning
+from mimicmotion.backbones.svd.conditioning import ConditionedUNet, Conditioning
+from mimicmotion.backbones.svd.pose_features import RepeatedFeatures, encode_poses, to_unit
 from mimicmotion.errors import InputError, PoseError
-from mimicmotion.models.pose_features import RepeatedFeatures, encode_poses, to_unit
 from mimicmotion.pipeline import MimicMotionPipeline
 
 IMAGE, POSES, REFERENCE = random_frames(0, 32, 48, 3), random_frames(1, 7, 32, 48, 3), random_frames(2, 32, 48, 3)

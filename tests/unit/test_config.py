@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicmotion import cli
-from mimicmotion.config import (
+from mimicmotion.errors import ConfigError, InputError, MimicMotionError, OutputError, WeightsError
+from mimicmotion.settings import (
     FusionConfig,
     GenerateConfig,
     MaskConfig,
@@ -22,7 +23,6 @@ from mimicmotion.config import (
     person_choice,
     recipes,
 )
-from mimicmotion.errors import ConfigError, InputError, MimicMotionError, OutputError, WeightsError
 
 REQUIRED = {"picture": "a.png", "video": "b.mp4", "output": "c.mp4"}
 

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from mimicmotion.cli import main
-from mimicmotion.data.shards import open_shards
-from mimicmotion.data.synthetic import FRAME_RATES, HELD_OUT_SEED, write_synthetic
+from mimicmotion.data.shards.shards import open_shards
+from mimicmotion.data.synthetic.shards import FRAME_RATES, HELD_OUT_SEED, write_synthetic
 from mimicmotion.errors import ConfigError, InputError, OutputError
 from mimicmotion.pose.files import save_poses
 from mimicmotion.synth import render_clip

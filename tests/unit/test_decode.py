@@ -10,9 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mimicmotion.backbones.svd.decode import blend_weight, decode_float, decode_stream, plan_chunks, to_uint8
+from mimicmotion.backbones.svd.vae import Autoencoder
 from mimicmotion.errors import ConfigError
-from mimicmotion.models.decode import blend_weight, decode_float, decode_stream, plan_chunks, to_uint8
-from mimicmotion.models.vae import Autoencoder
 
 
 def make_vae(seed: int = 0) -> Autoencoder:

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from micro import svd_scheduler
-from mimicmotion.config import FusionConfig
 from mimicmotion.diffusion.denoiser import Denoiser, guidance_ramp, guide, precondition_v
 from mimicmotion.diffusion.fusion import fuse, make_plan
+from mimicmotion.settings import FusionConfig
 
 FLOAT64 = {"dtype": torch.float64}
 

@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from micro import micro_pipeline, random_frames
-from mimicmotion.config import FusionConfig
+from mimicmotion.backbones.svd.pose_features import to_unit
+from mimicmotion.backbones.tiny.detail import BLURS, CANDIDATES, DetailGuide, DetailNet, add_detail, blurred, moved
 from mimicmotion.errors import ConfigError, InputError, WeightsError
-from mimicmotion.models.detail import BLURS, CANDIDATES, DetailGuide, DetailNet, add_detail, blurred, moved
-from mimicmotion.models.pose_features import to_unit
 from mimicmotion.pipeline import MimicMotionPipeline
+from mimicmotion.settings import FusionConfig
 
 SIZE = (32, 48)
 SMALL = {"widths": (8, 8, 8, 8), "blocks": (1, 0, 0, 1)}
@@ -288,7 +288,7 @@ def test_wrong_settings_and_missing_pictures_are_refused() -> None:
 
 
 def test_components_carry_the_network(tmp_path: Path) -> None:
-    from mimicmotion.models.checkpoint import load_components, save_components
+    from mimicmotion.backbones.svd.checkpoint import load_components, save_components
 
     pipe = detailed_pipeline(small())
     pipe.save_pretrained(tmp_path / "with")

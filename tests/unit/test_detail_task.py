@@ -12,13 +12,11 @@ import torch
 
 from fake_shards import FakeShards
 from micro import micro_pipeline
-from mimicmotion.data.settings import SampleConfig
+from mimicmotion.backbones.tiny.detail import DetailNet
 from mimicmotion.errors import ConfigError
-from mimicmotion.models.detail import DetailNet
 from mimicmotion.pipeline import MimicMotionPipeline
-from mimicmotion.training import open_trainer
-from mimicmotion.training.detail import DetailTask, FrameBatch, detail_loss, recoloured
-from mimicmotion.training.settings import (
+from mimicmotion.settings.samples import SampleConfig
+from mimicmotion.settings.training import (
     DataConfig,
     DetailConfig,
     ModelConfig,
@@ -26,6 +24,8 @@ from mimicmotion.training.settings import (
     TrainConfig,
     ValidationConfig,
 )
+from mimicmotion.training import open_trainer
+from mimicmotion.training.stages.detail import DetailTask, FrameBatch, detail_loss, recoloured
 
 pytestmark = pytest.mark.whole
 
@@ -192,7 +192,7 @@ def test_what_the_eye_sees_can_be_part_of_the_loss(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mimicmotion.evaluation.networks.lpips import Lpips
-    from mimicmotion.training import detail
+    from mimicmotion.training.stages import detail
 
     torch.manual_seed(0)
     network = Lpips("vgg")  # AlexNet wants larger pictures
@@ -222,7 +222,7 @@ def test_what_the_eye_sees_can_be_part_of_the_loss(
 
 
 def test_validation_tells_the_gain_over_what_was_decoded(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    from mimicmotion.training import detail
+    from mimicmotion.training.stages import detail
 
     shards = FakeShards(size=SIZE, seed=1)
     monkeypatch.setattr(detail, "open_shards", lambda *_, **__: shards)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy import ndarray
 
 from mimicmotion.errors import PoseError
-from mimicmotion.pose.draw import ALL_PARTS, BODY_COLOURS, PoseDrawer, draw_pose, draw_poses
+from mimicmotion.pose.guidance.skeleton import ALL_PARTS, BODY_COLOURS, PoseDrawer, draw_pose, draw_poses
 from mimicmotion.pose.keypoints import FACE, LEFT_HAND, NUM_POINTS, R_ELBOW, RIGHT_HAND, PoseSequence
 
 

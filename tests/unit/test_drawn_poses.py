@@ -8,8 +8,8 @@ import threading
 import numpy as np
 import pytest
 
-from mimicmotion.jobs.outputs import DrawnPoses
-from mimicmotion.pose.draw import PoseDrawer
+from mimicmotion.generate.outputs import DrawnPoses
+from mimicmotion.pose.guidance.skeleton import PoseDrawer
 from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
 
 SIZE, FRAMES = (64, 48), 11

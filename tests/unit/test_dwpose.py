@@ -11,9 +11,10 @@ from numpy import ndarray
 from onnx import TensorProto, helper, numpy_helper
 
 from mimicmotion.errors import ConfigError, PoseError, WeightsError
-from mimicmotion.pose import dwpose, session
-from mimicmotion.pose.dwpose import DWPoseEstimator
-from mimicmotion.pose.estimator import PoseEstimator, open_estimator
+from mimicmotion.pose.estimators import dwpose, session
+from mimicmotion.pose.estimators.base import PoseEstimator
+from mimicmotion.pose.estimators.dwpose import DWPoseEstimator
+from mimicmotion.pose.estimators.open import open_estimator
 from mimicmotion.pose.keypoints import LEFT_HAND, NECK, NOSE
 
 ANCHORS = 8400

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from mimicmotion.errors import ConfigError, PoseError
-from mimicmotion.pose.estimator import PoseEstimator, StaticPose, collect_poses, nobody, open_estimator
+from mimicmotion.pose.estimators.base import PoseEstimator, StaticPose, collect_poses, nobody
+from mimicmotion.pose.estimators.open import open_estimator
 from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
 
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from mimicmotion.errors import InputError
 from mimicmotion.evaluation.baselines import copy_reference, limb_warp
-from mimicmotion.evaluation.pixels import moving_region, psnr
-from mimicmotion.pose.keypoints import NUM_POINTS, R_ELBOW, R_SHOULDER, R_WRIST, RIGHT_HAND
-from mimicmotion.pose.limbs import (
+from mimicmotion.evaluation.metrics.pixels import moving_region, psnr
+from mimicmotion.pose.guidance.limb_warp import cut
+from mimicmotion.pose.guidance.limbs import (
     BACK_TO_FRONT,
     BONES,
     ENDS,
@@ -21,7 +21,7 @@ from mimicmotion.pose.limbs import (
     part_map,
     rotation,
 )
-from mimicmotion.pose.warp import cut
+from mimicmotion.pose.keypoints import NUM_POINTS, R_ELBOW, R_SHOULDER, R_WRIST, RIGHT_HAND
 from mimicmotion.synth import SynthClip, render_clip
 
 SIZE = (112, 64)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicmotion.errors import ConfigError, InputError
-from mimicmotion.evaluation.bootstrap import Interval, bootstrap_mean, ratio_of_sums
+from mimicmotion.evaluation.metrics.bootstrap import Interval, bootstrap_mean, ratio_of_sums
 
 
 def test_the_interval_is_that_of_drawing_sequences_by_hand() -> None:
@@ -51,7 +51,7 @@ def test_interval_surrounds_the_mean_and_repeats(values: list[float], seed: int)
 def test_drawing_in_parts_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(3).normal(size=40)
     whole = bootstrap_mean(values)
-    monkeypatch.setattr("mimicmotion.evaluation.bootstrap._AT_ONCE", 1000)
+    monkeypatch.setattr("mimicmotion.evaluation.metrics.bootstrap._AT_ONCE", 1000)
     parts = bootstrap_mean(values)
     assert (parts.low, parts.high) == pytest.approx((whole.low, whole.high), abs=1e-12)
 

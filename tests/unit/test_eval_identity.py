@@ -13,7 +13,7 @@ from numpy import ndarray
 
 from face_networks import mean_network
 from mimicmotion.errors import WeightsError
-from mimicmotion.evaluation.identity import (
+from mimicmotion.evaluation.metrics.identity import (
     PLACES,
     aligned_face,
     embeddings,

@@ -9,7 +9,7 @@ from numpy import ndarray
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from mimicmotion.errors import InputError
-from mimicmotion.evaluation.pixels import (
+from mimicmotion.evaluation.metrics.pixels import (
     frame_psnr,
     frame_ssim,
     hand_psnr,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mimicmotion.errors import ConfigError, InputError
-from mimicmotion.evaluation.planted import (
+from mimicmotion.evaluation.planted_errors import (
     DOUBTFUL,
     PLANTED,
     duplicate_detection,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy import ndarray
 
 from mimicmotion.errors import InputError, PoseError
-from mimicmotion.evaluation.poses import (
+from mimicmotion.evaluation.metrics.poses import (
     Fidelity,
     box_sides,
     find_patches,
@@ -21,7 +21,7 @@ from mimicmotion.evaluation.poses import (
     redetect,
     torso_length,
 )
-from mimicmotion.pose.estimator import StaticPose
+from mimicmotion.pose.estimators.base import StaticPose
 from mimicmotion.pose.keypoints import FACE, LEFT_HAND, NUM_POINTS, RIGHT_HAND, PoseSequence
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from evaluation_clips import frames
-from mimicmotion.config import FusionConfig, parse
-from mimicmotion.evaluation import measures, temporal
-from mimicmotion.evaluation.seams import has_sidecars, segment_borders, sidecar_fusion
+from mimicmotion.evaluation.metrics import measures, temporal
+from mimicmotion.evaluation.metrics.seams import has_sidecars, segment_borders, sidecar_fusion
+from mimicmotion.settings import FusionConfig, parse
 
 
 def test_borders_of_overlapping_segments_and_of_hard_cuts() -> None:

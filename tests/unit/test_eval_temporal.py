@@ -6,7 +6,7 @@ import pytest
 from numpy import ndarray
 
 from mimicmotion.errors import InputError
-from mimicmotion.evaluation.temporal import (
+from mimicmotion.evaluation.metrics.temporal import (
     background_flicker,
     jerkiness,
     sample,

@@ -10,7 +10,7 @@ import pytest
 
 from mimicmotion import cli
 from mimicmotion.errors import InputError
-from mimicmotion.evaluation.compare import PUBLISHED, compare, latex, markdown, page, save_comparison
+from mimicmotion.evaluation.reports.compare import PUBLISHED, compare, latex, markdown, page, save_comparison
 
 LONG = "sequence,method,metric,value,frames\nx,a_1,psnr,10,8\ny,a_1,psnr,20,8\nx,b,psnr,30,8\nx,b,l1,,8\n"
 

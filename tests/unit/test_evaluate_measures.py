@@ -11,8 +11,8 @@ import pytest
 from numpy import ndarray
 
 from evaluation_clips import frames
-from mimicmotion.evaluation import measures, pixels, temporal
-from mimicmotion.evaluation.poses import torso_length
+from mimicmotion.evaluation.metrics import measures, pixels, temporal
+from mimicmotion.evaluation.metrics.poses import torso_length
 from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
 
 TRUE, MADE = frames(3, count=9), frames(3, 6.0, count=9)
@@ -88,7 +88,7 @@ def test_small_frames_are_enlarged_for_the_estimator() -> None:
 def test_lpips_in_pieces_and_on_the_range_of_the_field() -> None:
     import torch
 
-    from mimicmotion.evaluation.lpips import lpips
+    from mimicmotion.evaluation.metrics.lpips import lpips
     from mimicmotion.evaluation.networks.lpips import Lpips
 
     torch.manual_seed(0)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from numpy import ndarray
 
-from mimicmotion.evaluation.frechet import frechet_distance
-from mimicmotion.evaluation.settings import EvaluateConfig
-from mimicmotion.evaluation.summary import Row, Sets, Summary, add_frechet, equal_sets, summarise_rows
+from mimicmotion.evaluation.metrics.frechet import frechet_distance
+from mimicmotion.evaluation.reports.summary import Row, Sets, Summary, add_frechet, equal_sets, summarise_rows
+from mimicmotion.settings.evaluation import EvaluateConfig
 
 NAN = float("nan")
 

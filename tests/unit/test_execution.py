@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from micro import UNET, fill
+from mimicmotion.backbones.svd import unet as unet_module
+from mimicmotion.backbones.svd.checkpoint import config_of
+from mimicmotion.backbones.svd.execution import compiled
+from mimicmotion.backbones.svd.execution.options import Execution
+from mimicmotion.backbones.svd.layers import Linear
+from mimicmotion.backbones.svd.unet import UNet, build_unet
 from mimicmotion.errors import ConfigError
-from mimicmotion.models import compiled
-from mimicmotion.models import unet as unet_module
-from mimicmotion.models.checkpoint import config_of
-from mimicmotion.models.execution import Execution
-from mimicmotion.models.layers import Linear
-from mimicmotion.models.unet import UNet, build_unet
 
 CONFIG: dict[str, Any] = {
     **UNET,

@@ -11,14 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from micro import micro_pipeline, random_frames
-from mimicmotion.config.execution import ExecutionOptions
+from mimicmotion.backbones.svd.decode import decode_frames
+from mimicmotion.backbones.svd.execution.levels import decode_levels, fallback_levels, plan_execution
+from mimicmotion.backbones.svd.execution.options import Execution
+from mimicmotion.backbones.svd.execution.plan import ExecutionPlan
+from mimicmotion.backbones.svd.execution.predict import Predictor, Workload
 from mimicmotion.errors import ConfigError
-from mimicmotion.models.decode import decode_frames
-from mimicmotion.models.execution import Execution
 from mimicmotion.pipeline import MimicMotionPipeline
-from mimicmotion.planning import ExecutionPlan, Predictor, Workload, plan_execution
-from mimicmotion.planning.budget import host_free
-from mimicmotion.planning.levels import decode_levels, fallback_levels
+from mimicmotion.runtime.free_memory import host_free
+from mimicmotion.settings.execution import ExecutionOptions
 
 pytestmark = pytest.mark.whole
 

@@ -13,12 +13,11 @@ from hypothesis import strategies as st
 from numpy import ndarray
 
 from mimicmotion.errors import ConfigError, InputError, MediaError, OutputError
-from mimicmotion.evaluation.figures import diff, yt
+from mimicmotion.evaluation.figures import diff, job, yt
 from mimicmotion.evaluation.figures.clips import check_borders, open_clips, parse_names, planned_borders, spaced
 from mimicmotion.evaluation.figures.specs import DiffSpec, YtSpec
-from mimicmotion.jobs import figures as job
-from mimicmotion.jobs.progress import finish
 from mimicmotion.plot import check_output
+from mimicmotion.runtime.progress import finish
 from mimicmotion.video.picture import read_picture, write_picture
 
 FRAMES, HEIGHT, WIDTH = 5, 12, 10

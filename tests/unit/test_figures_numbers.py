@@ -11,16 +11,15 @@ import pytest
 from test_figures_clips import rows
 
 from mimicmotion import cli
-from mimicmotion.config import FusionConfig
 from mimicmotion.diffusion.fusion import make_plan
 from mimicmotion.errors import ConfigError, InputError
-from mimicmotion.evaluation.bootstrap import bootstrap_mean
-from mimicmotion.evaluation.figures import bars
+from mimicmotion.evaluation.figures import bars, job
 from mimicmotion.evaluation.figures.specs import BarsSpec, FusionSpec
-from mimicmotion.evaluation.metrics import describe
+from mimicmotion.evaluation.metrics.bootstrap import bootstrap_mean
 from mimicmotion.evaluation.results import load_results
-from mimicmotion.jobs import figures as job
-from mimicmotion.jobs.progress import finish
+from mimicmotion.runtime.progress import finish
+from mimicmotion.settings import FusionConfig
+from mimicmotion.settings.metrics import describe
 
 
 def weights(path: Path, mode: str, frames: int) -> np.ndarray:

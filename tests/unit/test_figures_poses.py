@@ -11,15 +11,14 @@ from numpy import ndarray
 from test_figures_clips import random_clip, rows, write_clip
 
 from mimicmotion.errors import ConfigError, InputError, PoseError
-from mimicmotion.evaluation.figures import hands
+from mimicmotion.evaluation.figures import hands, job
 from mimicmotion.evaluation.figures.clips import open_clips, parse_names
 from mimicmotion.evaluation.figures.poses import make_maps, part_of, person_box
 from mimicmotion.evaluation.figures.specs import HandsSpec, PosesSpec
-from mimicmotion.jobs import figures as job
-from mimicmotion.jobs.progress import finish
-from mimicmotion.pose.estimator import StaticPose
+from mimicmotion.pose.estimators.base import StaticPose
 from mimicmotion.pose.files import save_poses
 from mimicmotion.pose.keypoints import BODY, FACE, FEET, LEFT_HAND, NUM_POINTS, RIGHT_HAND, PoseSequence
+from mimicmotion.runtime.progress import finish
 
 SIZE = (96, 64)
 
@@ -90,7 +89,9 @@ def test_pose_table_holds_the_file(video: Path, tmp_path: Path) -> None:
 
 
 def test_poses_are_found_where_none_are_given(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mimicmotion.jobs.inputs.find_estimator", lambda options: lambda static: StaticPose(standing()))
+    monkeypatch.setattr(
+        "mimicmotion.generate.inputs.find_estimator", lambda options: lambda static: StaticPose(standing())
+    )
     finish(job.make(PosesSpec(video=video, output=tmp_path / "p.png")))
     assert sorted({int(r["frame"]) for r in rows(tmp_path / "p.csv")}) == [0, 1, 3, 4]
 
@@ -167,7 +168,9 @@ def test_hands_are_found_in_the_first_result(video: Path, tmp_path: Path, monkey
             seen.extend(frames)
             return super().estimate(frames, fps)
 
-    monkeypatch.setattr("mimicmotion.jobs.inputs.find_estimator", lambda options: lambda static: Watched(standing()))
+    monkeypatch.setattr(
+        "mimicmotion.generate.inputs.find_estimator", lambda options: lambda static: Watched(standing())
+    )
     other = write_clip(tmp_path / "other", random_clip(6, 5, *SIZE))
     finish(job.make(HandsSpec(results=[f"real={video}", str(other)], output=tmp_path / "h.png", frames=[3])))
     assert np.array_equal(seen, random_clip(5, 5, *SIZE)[[3]])
@@ -184,7 +187,7 @@ def test_hands_by_the_settings_of_a_result(video: Path, tmp_path: Path, monkeypa
         yield from ()
         return type("Inputs", (), {"aligned": standing(5)})
 
-    monkeypatch.setattr("mimicmotion.jobs.inputs.prepare", prepare)
+    monkeypatch.setattr("mimicmotion.generate.inputs.prepare", prepare)
     sidecar = tmp_path / "video.mp4.json"
     settings = {"picture": "p.png", "video": "d.mp4", "output": "video.mp4"}
     sidecar.write_text(json.dumps({"settings": settings, "size": list(SIZE)}))

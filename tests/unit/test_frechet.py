@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.linalg import sqrtm
 
 from mimicmotion.errors import InputError
-from mimicmotion.evaluation.frechet import UnequalSetsWarning, fd_infinity, frechet_distance
+from mimicmotion.evaluation.metrics.frechet import UnequalSetsWarning, fd_infinity, frechet_distance
 
 shapes = st.tuples(
     st.integers(2, 12), st.integers(1, 20), st.integers(0, 2**32 - 1)

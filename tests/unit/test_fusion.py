@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mimicmotion.config import FusionConfig, FusionMode
 from mimicmotion.diffusion.fusion import FusionPlan, fuse, has_reference_slot, make_plan, plan_segments, segment_weights
 from mimicmotion.errors import ConfigError, InputError
+from mimicmotion.settings import FusionConfig, FusionMode
 
 MODES: list[FusionMode] = ["progressive", "released", "average", "none"]
 PAPER = {"mode": "progressive", "reference_slot": False}

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicmotion.errors import ConfigError, InputError, WeightsError
-from mimicmotion.evaluation import fvd as module
-from mimicmotion.evaluation.fvd import features, load_i3d, windows
+from mimicmotion.evaluation.metrics import fvd as module
+from mimicmotion.evaluation.metrics.fvd import features, load_i3d, windows
 from mimicmotion.evaluation.networks import features as networks
 from mimicmotion.evaluation.networks.features import FeatureNetwork, Preprocess, TorchFeatures, load_network
 from mimicmotion.evaluation.networks.i3d import I3D, Inception, SameConv, same_padding

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from micro import micro_pipeline, random_frames
-from mimicmotion.conditioning import Conditioning
-from mimicmotion.config import FusionConfig
+from mimicmotion.backbones.svd.conditioning import Conditioning
 from mimicmotion.diffusion.guidance import Differences, plan_passes
 from mimicmotion.diffusion.recipe import Recipe
 from mimicmotion.diffusion.schedule import ays_sigmas, explicit_sigmas, karras_sigmas
 from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.pipeline import MimicMotionPipeline
+from mimicmotion.settings import FusionConfig
 
 IMAGE, POSES, REFERENCE = random_frames(0, 32, 32, 3), random_frames(1, 9, 32, 32, 3), random_frames(2, 32, 32, 3)
 TWO = torch.full((3,), 2.0, dtype=torch.float64)

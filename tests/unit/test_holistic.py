@@ -16,10 +16,11 @@ from numpy import ndarray
 
 from mimicmotion.errors import ConfigError, MediaError, PoseError, WeightsError
 from mimicmotion.pose import keypoints as kp
-from mimicmotion.pose.estimator import PoseEstimator, open_estimator
-from mimicmotion.pose.holistic import HolisticEstimator
-from mimicmotion.pose.holistic.estimator import PATIENCE, choose_person
-from mimicmotion.pose.holistic.networks import BodyPoints, Networks, choose_providers
+from mimicmotion.pose.estimators.base import PoseEstimator
+from mimicmotion.pose.estimators.holistic import HolisticEstimator
+from mimicmotion.pose.estimators.holistic.estimator import PATIENCE, choose_person
+from mimicmotion.pose.estimators.holistic.networks import BodyPoints, Networks, choose_providers
+from mimicmotion.pose.estimators.open import open_estimator
 
 PEOPLE = Path(__file__).parents[1] / "data" / "people"
 

@@ -12,11 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicmotion.pose import keypoints as kp
-from mimicmotion.pose.holistic.geometry import Picture, Roi, overlap, roi_around, roi_of_points
-from mimicmotion.pose.holistic.layout import BODY_SOURCE, FACE_SOURCE, assemble, one_hand_twice
-from mimicmotion.pose.holistic.networks import BodyPoints, PartPoints, hand_roi_from_points, refine_by_heatmap
-from mimicmotion.pose.holistic.sides import Sides
-from mimicmotion.pose.holistic.ssd import anchor_centers, decode, sigmoid, suppress
+from mimicmotion.pose.estimators.holistic.geometry import Picture, Roi, overlap, roi_around, roi_of_points
+from mimicmotion.pose.estimators.holistic.layout import BODY_SOURCE, FACE_SOURCE, assemble, one_hand_twice
+from mimicmotion.pose.estimators.holistic.networks import (
+    BodyPoints,
+    PartPoints,
+    hand_roi_from_points,
+    refine_by_heatmap,
+)
+from mimicmotion.pose.estimators.holistic.sides import Sides
+from mimicmotion.pose.estimators.holistic.ssd import anchor_centers, decode, sigmoid, suppress
 
 numbers = st.floats(-2000, 2000)
 rois = st.builds(Roi, numbers, numbers, st.floats(1, 3000), st.floats(-math.pi, math.pi))

@@ -11,9 +11,8 @@ import torch
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from against_library import assert_same, half_errors, save, twins
-from mimicmotion.errors import ConfigError, InputError
-from mimicmotion.models.checkpoint import load_part
-from mimicmotion.models.image_encoder import (
+from mimicmotion.backbones.svd.checkpoint import load_part
+from mimicmotion.backbones.svd.image_encoder import (
     CLIP_MEAN,
     CLIP_STD,
     ImageEncoder,
@@ -21,6 +20,7 @@ from mimicmotion.models.image_encoder import (
     image_embedding,
     resize_antialiased,
 )
+from mimicmotion.errors import ConfigError, InputError
 
 SMALL: dict[str, Any] = {
     "hidden_size": 24,

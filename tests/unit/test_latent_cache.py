@@ -12,11 +12,11 @@ import pytest
 from numpy import ndarray
 
 from fake_shards import FakeShards
-from mimicmotion.data.batch import Sample, collate
-from mimicmotion.data.latents import LatentCache
-from mimicmotion.data.sample import SampleMaker
-from mimicmotion.data.settings import SampleConfig
+from mimicmotion.data.samples.batch import Sample, collate
+from mimicmotion.data.samples.latents import LatentCache
+from mimicmotion.data.samples.sample import SampleMaker
 from mimicmotion.errors import ConfigError, OutputError, WeightsError
+from mimicmotion.settings.samples import SampleConfig
 
 
 class Encoder:

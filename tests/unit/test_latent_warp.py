@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from micro import micro_pipeline
-from mimicmotion.models.vae import encode_mode
+from mimicmotion.backbones.svd.vae import encode_mode
 from mimicmotion.synth import render_clip
 from scripts_of_repository import load
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from mimicmotion.models import layers
-from mimicmotion.models.layers import (
+from mimicmotion.backbones.svd import layers
+from mimicmotion.backbones.svd.layers import (
     Downsample,
     GroupNorm,
     Linear,

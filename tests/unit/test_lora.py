@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from micro import UNET, fill
 from micro_task import gradients, micro_task, weights_of
+from mimicmotion.backbones.svd.lora import LoraLinear, inject, lora_names, merge_adapter, target_names
+from mimicmotion.backbones.svd.unet import build_unet
 from mimicmotion.errors import ConfigError, WeightsError
-from mimicmotion.models.lora import LoraLinear, inject, lora_names, merge_adapter, target_names
-from mimicmotion.models.unet import build_unet
-from mimicmotion.training.denoiser import DenoiserTask
 from mimicmotion.training.objective import NetworkInput, draw, network_arguments
+from mimicmotion.training.stages.denoiser import DenoiserTask
 
 LORA = {"what": "lora", "rank": 3, "alpha": 6.0}
 

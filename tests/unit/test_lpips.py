@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mimicmotion.errors import InputError, WeightsError
-from mimicmotion.evaluation.lpips import load_lpips, lpips
+from mimicmotion.evaluation.metrics.lpips import load_lpips, lpips
 from mimicmotion.evaluation.networks.lpips import MIN_SIZE, Lpips
 
 

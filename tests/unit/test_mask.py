@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 from numpy import ndarray
 
-from mimicmotion.config import MaskConfig
 from mimicmotion.errors import InputError, MediaError, OutputError, PoseError
-from mimicmotion.jobs import inputs
-from mimicmotion.jobs.mask import mask as mask_job
-from mimicmotion.jobs.progress import finish
-from mimicmotion.pose.estimator import open_estimator
-from mimicmotion.pose.holistic.networks import Networks
+from mimicmotion.generate import inputs
+from mimicmotion.generate.mask import mask as mask_job
+from mimicmotion.pose.estimators.holistic.networks import Networks
+from mimicmotion.pose.estimators.open import open_estimator
 from mimicmotion.pose.keypoints import BODY, NUM_POINTS, PoseSequence
 from mimicmotion.pose.mask import PersonSegmenter, SelfieSegmenter
 from mimicmotion.pose.mask_files import are_whole, load_masks, save_masks
+from mimicmotion.runtime.progress import finish
+from mimicmotion.settings import MaskConfig
 from mimicmotion.video.writer import open_writer
 from planted_job import FRAMES, SIZE, frames_of, planted, random_frames, standing
 

@@ -12,14 +12,14 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from micro import UNET, micro_pipeline
-from mimicmotion.models.attention import choose_kernel, scratch_bytes
-from mimicmotion.models.decode import decode_frames
-from mimicmotion.models.execution import Execution
-from mimicmotion.models.memory import LiveBytes, tensors_of, weight_bytes
-from mimicmotion.models.posenet import PoseNet
-from mimicmotion.models.unet import build_unet
-from mimicmotion.planning import ExecutionPlan, Predictor, Workload
-from mimicmotion.planning.predict import shape_copy
+from mimicmotion.backbones.svd.attention import choose_kernel, scratch_bytes
+from mimicmotion.backbones.svd.decode import decode_frames
+from mimicmotion.backbones.svd.execution.memory import LiveBytes, tensors_of, weight_bytes
+from mimicmotion.backbones.svd.execution.options import Execution
+from mimicmotion.backbones.svd.execution.plan import ExecutionPlan
+from mimicmotion.backbones.svd.execution.predict import Predictor, Workload, shape_copy
+from mimicmotion.backbones.svd.posenet import PoseNet
+from mimicmotion.backbones.svd.unet import build_unet
 
 CHUNKS = Execution(frame_chunk=2, position_chunk=256, feed_forward_chunk=1024)
 CPU = torch.device("cpu")

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from mimicmotion.diffusion.loss import network_input, v_target
 from mimicmotion.errors import ConfigError, InputError
+from mimicmotion.settings.training import ObjectiveConfig
 from mimicmotion.training.objective import (
     Encoded,
     NetworkInput,
@@ -26,7 +27,6 @@ from mimicmotion.training.objective import (
     loss_weights,
     network_arguments,
 )
-from mimicmotion.training.settings import ObjectiveConfig
 
 LATENT, PICTURE = (3, 4, 4, 6), (32, 48)
 SCALE = 0.18215

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from micro import UNET, fill
+from mimicmotion.backbones.svd.execution import offload
+from mimicmotion.backbones.svd.execution.memory import weight_bytes
+from mimicmotion.backbones.svd.execution.offload import Parked, ParkedBlocks, blocks_of
+from mimicmotion.backbones.svd.unet import build_unet
 from mimicmotion.errors import ConfigError
-from mimicmotion.models import offload
-from mimicmotion.models.memory import weight_bytes
-from mimicmotion.models.offload import Parked, ParkedBlocks, blocks_of
-from mimicmotion.models.unet import build_unet
 
 CPU = torch.device("cpu")  # as a device of its own: copies are made there, too
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimicmotion.overlap import Behind, behind, prefetch
+from mimicmotion.runtime.threads import Behind, behind, prefetch
 
 
 class PlantedError(Exception):

@@ -13,11 +13,11 @@ from numpy import ndarray
 from PIL import Image
 
 from micro import micro_pipeline, random_frames
-from mimicmotion.conditioning import ConditionedUNet, Conditioning
-from mimicmotion.config import FusionConfig, FusionMode
+from mimicmotion.backbones.svd.conditioning import ConditionedUNet, Conditioning
+from mimicmotion.backbones.svd.posenet import PoseNet
 from mimicmotion.errors import ConfigError, InputError, PoseError
-from mimicmotion.models.posenet import PoseNet
 from mimicmotion.pipeline import MimicMotionPipeline
+from mimicmotion.settings import FusionConfig, FusionMode
 
 IMAGE, POSES, REFERENCE = random_frames(0, 32, 32, 3), random_frames(1, 9, 32, 32, 3), random_frames(2, 32, 32, 3)
 ONE_STEP: dict[str, Any] = {"num_inference_steps": 1}

@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mimicmotion.config import GenerateConfig
 from mimicmotion.errors import InputError
-from mimicmotion.files import sha256_file
-from mimicmotion.jobs.inputs import picture_pose
+from mimicmotion.generate.inputs import picture_pose
 from mimicmotion.pose.cache import PoseCache
-from mimicmotion.pose.estimator import StaticPose
+from mimicmotion.pose.estimators.base import StaticPose
 from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
+from mimicmotion.runtime.files import sha256_file
+from mimicmotion.settings import GenerateConfig
 from mimicmotion.video.picture import write_picture
-from mimicmotion.weights import cache_folder
+from mimicmotion.weights.registry import cache_folder
 from planted_job import standing
 
 

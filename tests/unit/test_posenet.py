@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from mimicmotion.backbones.svd.posenet import PoseNet, posenet_config
 from mimicmotion.errors import ConfigError, InputError
-from mimicmotion.models.posenet import PoseNet, posenet_config
 
 
 def test_published_names_and_shapes() -> None:

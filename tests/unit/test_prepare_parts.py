@@ -10,17 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimicmotion.config import parse
-from mimicmotion.data.analysis import Survey
-from mimicmotion.data.crop import fit_poses, person_boxes, plan_crop
-from mimicmotion.data.duplicates import Fingerprint, difference, near_duplicates, picture_hash
-from mimicmotion.data.filters import Judgement, judge, judge_length
-from mimicmotion.data.measure import SceneMeasures, sharpness
-from mimicmotion.data.prepare import SceneReport, VideoReport, find_videos, plan_set, split_of, video_id
-from mimicmotion.data.scenes import CutFinder, Scene, find_peaks, plan_scenes
-from mimicmotion.data.settings_prepare import PrepareConfig, analysis_settings, result_settings
+from mimicmotion.data.prepare.analysis import Survey
+from mimicmotion.data.prepare.duplicates import Fingerprint, difference, near_duplicates, picture_hash
+from mimicmotion.data.prepare.filters import Judgement, judge, judge_length
+from mimicmotion.data.prepare.measure import SceneMeasures, sharpness
+from mimicmotion.data.prepare.plan import SceneReport, VideoReport, find_videos, plan_set, split_of, video_id
+from mimicmotion.data.prepare.scenes import CutFinder, Scene, find_peaks, plan_scenes
 from mimicmotion.errors import ConfigError, MediaError
+from mimicmotion.pose.crop import fit_poses, person_boxes, plan_crop
 from mimicmotion.pose.keypoints import BODY, NUM_POINTS, PoseSequence
+from mimicmotion.settings import parse
+from mimicmotion.settings.prepare import PrepareConfig, analysis_settings, result_settings
 
 
 def config(**values: Any) -> PrepareConfig:

@@ -14,11 +14,11 @@ import torch
 from diffusers import AutoencoderTiny
 
 from against_library import assert_same, half_errors, twins
+from mimicmotion.backbones.svd.pose_features import to_unit
+from mimicmotion.backbones.svd.preview import WEIGHTS, TinyDecoder, load_preview_decoder
 from mimicmotion.diffusion.noise import frame_noise
 from mimicmotion.errors import ConfigError, WeightsError
-from mimicmotion.evaluation.pixels import psnr
-from mimicmotion.models.pose_features import to_unit
-from mimicmotion.models.preview import WEIGHTS, TinyDecoder, load_preview_decoder
+from mimicmotion.evaluation.metrics.pixels import psnr
 from mimicmotion.synth import render_clip
 
 SVD = {"latent_channels": 4, "downscale": 8}

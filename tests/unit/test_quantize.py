@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from micro import micro_pipeline
+from mimicmotion.backbones.svd.execution.quantize import quantize_weights, quantized_layers, weight_bytes
+from mimicmotion.backbones.svd.unet import unused_parameter_names
 from mimicmotion.diffusion.noise import frame_noise
 from mimicmotion.errors import ConfigError
-from mimicmotion.models.quantize import quantize_weights, quantized_layers, weight_bytes
-from mimicmotion.models.unet import unused_parameter_names
 
 FORMATS = ("int8", "fp8")
 

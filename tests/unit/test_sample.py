@@ -17,17 +17,17 @@ from hypothesis import strategies as st
 from numpy import ndarray
 
 from fake_shards import FakeShards
-from mimicmotion.config import parse
-from mimicmotion.data.batch import Sample, collate
-from mimicmotion.data.choice import Choice, choose
-from mimicmotion.data.mirror import MIRRORED, mirror_poses
-from mimicmotion.data.sample import SampleMaker
-from mimicmotion.data.settings import SampleConfig
-from mimicmotion.data.shards import RecordData, ShardSettings, ShardWriter, open_shards
+from mimicmotion.data.samples.batch import Sample, collate
+from mimicmotion.data.samples.choice import Choice, choose
+from mimicmotion.data.samples.sample import SampleMaker
+from mimicmotion.data.shards.shards import RecordData, ShardSettings, ShardWriter, open_shards
 from mimicmotion.errors import ConfigError, InputError
-from mimicmotion.pose.draw import PoseDrawer
+from mimicmotion.pose.guidance.skeleton import PoseDrawer
 from mimicmotion.pose.hands import hand_masks
 from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
+from mimicmotion.pose.mirror import MIRRORED, mirror_poses
+from mimicmotion.settings import parse
+from mimicmotion.settings.samples import SampleConfig
 from mimicmotion.synth import render_clip
 from mimicmotion.synth.assets import load_assets
 from mimicmotion.synth.keypoints import face_vertices

@@ -22,8 +22,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy import ndarray
 
-from mimicmotion.data import index as index_module
-from mimicmotion.data.shards import (
+from mimicmotion.data.shards import index as index_module
+from mimicmotion.data.shards.shards import (
     RecordData,
     ShardPlan,
     Shards,

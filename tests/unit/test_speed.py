@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from micro import micro_pipeline
-from mimicmotion.config import GenerateConfig, SpeedOptions, SpeedPlan, resolve_speed
-from mimicmotion.config.speed import TIERS, Quantize, Sampler, Schedule, Speed
 from mimicmotion.diffusion.schedule import named_sigmas
 from mimicmotion.errors import ConfigError, WeightsError
-from mimicmotion.jobs.setup import make_recipe, preview_decode
+from mimicmotion.generate.setup import make_recipe, preview_decode
+from mimicmotion.settings import GenerateConfig, SpeedOptions, SpeedPlan, resolve_speed
+from mimicmotion.settings.speed import TIERS, Quantize, Sampler, Schedule, Speed
 
 by_hand = st.fixed_dictionaries(
     {},

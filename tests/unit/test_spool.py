@@ -9,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mimicmotion.backbones.svd.pose_features import SpooledRows
 from mimicmotion.errors import OutputError
-from mimicmotion.files import Spool
-from mimicmotion.models.pose_features import SpooledRows
+from mimicmotion.runtime.files import Spool
 
 
 @given(pieces=st.lists(st.binary(max_size=50), max_size=20))

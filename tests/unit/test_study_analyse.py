@@ -17,10 +17,10 @@ from scipy.stats import binom, norm
 
 from mimicmotion import cli
 from mimicmotion.errors import ConfigError, InputError
-from mimicmotion.evaluation.study.analyse import Exclusion, analyse_votes, krippendorff_alpha, share
-from mimicmotion.evaluation.study.folder import Key, KeyPair, KeyVideo
-from mimicmotion.evaluation.study.report import markdown, save_report
-from mimicmotion.evaluation.study.votes import Vote, save_votes
+from mimicmotion.study.analyse import Exclusion, analyse_votes, krippendorff_alpha, share
+from mimicmotion.study.folder import Key, KeyPair, KeyVideo
+from mimicmotion.study.report import markdown, save_report
+from mimicmotion.study.votes import Vote, save_votes
 from study_clips import build, result_folders, vote
 
 PAPER = {"MagicPose": 208, "Moore": 213, "MuseV": 163}  # of 216 = 36 people x 6 pairs

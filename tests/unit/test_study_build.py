@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from mimicmotion.errors import ConfigError, InputError, MediaError, OutputError
-from mimicmotion.evaluation.study.build import StudyConfig, check_methods
-from mimicmotion.evaluation.study.folder import load_key, load_study
-from mimicmotion.evaluation.study.page import render_page
-from mimicmotion.jobs import study as jobs
-from mimicmotion.jobs.progress import finish
+from mimicmotion.runtime.progress import finish
+from mimicmotion.study import job as jobs
+from mimicmotion.study.build import StudyConfig, check_methods
+from mimicmotion.study.folder import load_key, load_study
+from mimicmotion.study.page import render_page
 from mimicmotion.video.picture import write_picture
 from mimicmotion.video.reader import open_video
 from mimicmotion.video.writer import open_writer

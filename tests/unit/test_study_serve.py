@@ -19,9 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicmotion.errors import InputError, OutputError
-from mimicmotion.evaluation.study.folder import Key, Study
-from mimicmotion.evaluation.study.serve import MAX_BODY, StudyServer, parse_range
-from mimicmotion.evaluation.study.votes import Vote, VoteStore, load_votes, parse_votes, save_votes, votes_as_json
+from mimicmotion.study.folder import Key, Study
+from mimicmotion.study.serve import MAX_BODY, StudyServer, parse_range
+from mimicmotion.study.votes import Vote, VoteStore, load_votes, parse_votes, save_votes, votes_as_json
 from study_clips import build, result_folders, vote
 
 JSON = {"Content-Type": "application/json"}

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mimicmotion.config import SpeedPlan
 from mimicmotion.pipeline import MimicMotionPipeline
+from mimicmotion.settings import SpeedPlan
 from mimicmotion.training.bundled import generate, held_out_clip
 from scripts_of_repository import load
 

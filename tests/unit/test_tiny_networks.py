@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from fake_shards import FakeShards
-from mimicmotion.models.tiny import autoencoder_config, build_tiny_posenet, init_with_pca
-from mimicmotion.models.vae import Autoencoder
-from mimicmotion.training.autoencoder import patch_basis
+from mimicmotion.backbones.svd.vae import Autoencoder
+from mimicmotion.backbones.tiny.build import autoencoder_config, build_tiny_posenet, init_with_pca
+from mimicmotion.training.stages.autoencoder import patch_basis
 
 
 def smooth_shards(count: int = 8, size: tuple[int, int] = (64, 32)) -> FakeShards:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy import ndarray
 
 from mimicmotion.errors import ConfigError, PoseError
-from mimicmotion.pose.track import PersonTracker, box_iou, person_box
+from mimicmotion.pose.estimators.track import PersonTracker, box_iou, person_box
 
 GRID = np.stack(np.meshgrid([0.0, 0.3, 1.0], np.linspace(0, 1, 6)), -1).reshape(-1, 2)
 

@@ -14,16 +14,16 @@ import torch
 
 from fake_shards import FakeShards
 from micro_task import SIZE, gradients, micro_config, micro_task, weights_of
-from mimicmotion.conditioning import ConditionedUNet, encode_conditioning
+from mimicmotion.backbones.svd.conditioning import ConditionedUNet, encode_conditioning
+from mimicmotion.backbones.svd.unet import build_unet, temporal_parameter_names, unused_parameter_names
+from mimicmotion.backbones.svd.vae import encoder_digest
 from mimicmotion.errors import ConfigError, WeightsError
-from mimicmotion.models.unet import build_unet, temporal_parameter_names, unused_parameter_names
-from mimicmotion.models.vae import encoder_digest
 from mimicmotion.pose.hands import hand_masks
 from mimicmotion.pose.keypoints import LEFT_HAND, NUM_POINTS, RIGHT_HAND, PoseSequence
-from mimicmotion.training.denoiser import DenoiserTask
+from mimicmotion.settings.training import ModelConfig, ObjectiveConfig, TinyConfig, TrainedConfig
 from mimicmotion.training.networks import load_networks
 from mimicmotion.training.objective import draw, loss_weights, network_arguments
-from mimicmotion.training.settings import ModelConfig, ObjectiveConfig, TinyConfig, TrainedConfig
+from mimicmotion.training.stages.denoiser import DenoiserTask
 from mimicmotion.training.trained import unet_names
 
 pytestmark = pytest.mark.whole

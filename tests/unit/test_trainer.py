@@ -20,11 +20,9 @@ from torch import nn
 
 from blob_task import BlobTask, train_alone, train_apart
 from mimicmotion import cli, training
-from mimicmotion.config import parse
 from mimicmotion.errors import ConfigError, MediaError, OutputError, TrainingError, WeightsError
-from mimicmotion.training.loop import Trainer, bad_samples
-from mimicmotion.training.order import first_number, global_batches, sample_numbers
-from mimicmotion.training.settings import (
+from mimicmotion.settings import parse
+from mimicmotion.settings.training import (
     DataConfig,
     OptimConfig,
     PhaseConfig,
@@ -33,6 +31,8 @@ from mimicmotion.training.settings import (
     as_dict,
     load_config,
 )
+from mimicmotion.training.loop import Trainer, bad_samples
+from mimicmotion.training.order import first_number, global_batches, sample_numbers
 from mimicmotion.training.state import (
     Average,
     check_identity,

@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from micro import UNET, fill
+from mimicmotion.backbones.svd.checkpoint import config_of
+from mimicmotion.backbones.svd.execution.options import Execution
+from mimicmotion.backbones.svd.unet import UNet, build_unet, temporal_parameter_names, unused_parameter_names
 from mimicmotion.errors import ConfigError, InputError
-from mimicmotion.models.checkpoint import config_of
-from mimicmotion.models.execution import Execution
-from mimicmotion.models.unet import UNet, build_unet, temporal_parameter_names, unused_parameter_names
 
 SMALL: dict[str, Any] = {
     "block_out_channels": [32, 64],

@@ -10,9 +10,9 @@ import torch
 from diffusers import AutoencoderKLTemporalDecoder
 
 from against_library import assert_same, half_errors, save, twins
+from mimicmotion.backbones.svd.checkpoint import load_part
+from mimicmotion.backbones.svd.vae import Autoencoder, encode_mode
 from mimicmotion.errors import ConfigError
-from mimicmotion.models.checkpoint import load_part
-from mimicmotion.models.vae import Autoencoder, encode_mode
 
 SMALL: dict[str, Any] = {
     "block_out_channels": [64, 96, 96],

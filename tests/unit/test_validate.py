@@ -16,7 +16,7 @@ from micro_task import micro_task, weights_of
 from mimicmotion.diffusion.loss import LogNormal
 from mimicmotion.errors import InputError
 from mimicmotion.synth import render_clip
-from mimicmotion.training.validate import band_levels, clip_scores, picture, pose_scores, validate
+from mimicmotion.training.stages.validate import band_levels, clip_scores, picture, pose_scores, validate
 
 pytestmark = pytest.mark.whole
 

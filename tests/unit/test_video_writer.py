@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from numpy import ndarray
 
-from mimicmotion import files
 from mimicmotion.errors import ConfigError, OutputError
+from mimicmotion.runtime import files
 from mimicmotion.video.compose import contact_sheet, side_by_side
 from mimicmotion.video.reader import open_video
 from mimicmotion.video.writer import FrameWriter, check_output, open_writer, plan_output

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from micro import micro_pipeline, random_frames
-from mimicmotion.conditioning import ConditionedUNet, Conditioning
+from mimicmotion.backbones.svd.conditioning import ConditionedUNet, Conditioning
+from mimicmotion.backbones.svd.pose_features import KeptFeatures, SpooledRows
+from mimicmotion.backbones.svd.vae import encode_mode
 from mimicmotion.diffusion.denoiser import shift
 from mimicmotion.errors import InputError
-from mimicmotion.models.pose_features import KeptFeatures, SpooledRows
-from mimicmotion.models.vae import encode_mode
+from mimicmotion.pose.guidance.limb_warp import WarpedPicture, cut, limb_warp
 from mimicmotion.pose.keypoints import FACE, LEFT_HAND, NUM_POINTS, PoseSequence
-from mimicmotion.pose.warp import WarpedPicture, cut, limb_warp
 from mimicmotion.synth import render_clip
 
 SIZE = (96, 64)
@@ -101,7 +101,7 @@ def test_warped_latents_that_do_not_fit_are_kept_in_a_file(monkeypatch: pytest.M
     pipe = warped_pipeline()
     image, poses, reference = random_frames(1, 32, 32, 3), random_frames(2, 20, 32, 32, 3), random_frames(3, 32, 32, 3)
     kept = pipe.encode(image, poses, reference, warped=poses)
-    monkeypatch.setattr("mimicmotion.conditioning.feature_budget", lambda device: 0)
+    monkeypatch.setattr("mimicmotion.backbones.svd.conditioning.feature_budget", lambda device: 0)
     spooled = pipe.encode(image, poses, reference, warped=poses)
     assert isinstance(kept.warped_latents, KeptFeatures)
     assert isinstance(spooled.warped_latents, SpooledRows)

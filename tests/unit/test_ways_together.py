@@ -9,16 +9,17 @@ import pytest
 import torch
 
 from micro import micro_pipeline, random_frames
-from mimicmotion.config import GenerateConfig
-from mimicmotion.config.execution import ExecutionOptions
+from mimicmotion.backbones.svd.execution.levels import fallback_levels, plan_execution
+from mimicmotion.backbones.svd.execution.memory import weight_bytes
+from mimicmotion.backbones.svd.execution.options import Execution
+from mimicmotion.backbones.svd.execution.plan import ExecutionPlan
+from mimicmotion.backbones.svd.execution.predict import Workload
+from mimicmotion.backbones.svd.execution.quantize import quantize_weights
 from mimicmotion.errors import ConfigError
-from mimicmotion.jobs.setup import load
-from mimicmotion.models.execution import Execution
-from mimicmotion.models.memory import weight_bytes
-from mimicmotion.models.quantize import quantize_weights
+from mimicmotion.generate.setup import load
 from mimicmotion.pipeline import MimicMotionPipeline
-from mimicmotion.planning import ExecutionPlan, Workload, plan_execution
-from mimicmotion.planning.levels import fallback_levels
+from mimicmotion.settings import GenerateConfig
+from mimicmotion.settings.execution import ExecutionOptions
 
 pytestmark = pytest.mark.whole
 

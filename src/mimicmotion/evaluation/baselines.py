@@ -6,7 +6,7 @@ import numpy as np
 
 from mimicmotion.arrays import Frame
 from mimicmotion.errors import InputError
-from mimicmotion.pose.warp import Clip, check_picture, limb_warp
+from mimicmotion.pose.guidance.limb_warp import Clip, check_picture, limb_warp
 
 __all__ = ["copy_reference", "limb_warp"]
 

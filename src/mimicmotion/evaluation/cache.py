@@ -14,9 +14,9 @@ from jaxtyping import Float32
 from numpy import ndarray
 
 from mimicmotion.errors import MediaError, OutputError
-from mimicmotion.files import atomic_path, sha256_file, writing
+from mimicmotion.runtime.files import atomic_path, sha256_file, writing
 from mimicmotion.video.picture import PICTURE_SUFFIXES
-from mimicmotion.weights import cache_folder
+from mimicmotion.weights.registry import cache_folder
 
 logger = logging.getLogger(__name__)
 

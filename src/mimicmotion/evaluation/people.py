@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 
 from mimicmotion.errors import PoseError
-from mimicmotion.evaluation import measures
 from mimicmotion.evaluation.cache import ResultCache
-from mimicmotion.evaluation.identity import Embeddings, embeddings, identity_numbers, stacked
-from mimicmotion.evaluation.listing import list_pictures
+from mimicmotion.evaluation.metrics import measures
+from mimicmotion.evaluation.metrics.identity import Embeddings, embeddings, identity_numbers, stacked
 from mimicmotion.evaluation.networks.faces import FaceNetwork
-from mimicmotion.evaluation.settings import EvaluateConfig
+from mimicmotion.evaluation.reports.listing import list_pictures
 from mimicmotion.evaluation.videos import VideoPair
-from mimicmotion.files import sha256_file
 from mimicmotion.pose.keypoints import PoseSequence
+from mimicmotion.runtime.files import sha256_file
+from mimicmotion.settings.evaluation import EvaluateConfig
 from mimicmotion.video.picture import read_picture
 
 
@@ -56,7 +56,7 @@ class People:
     def estimator(self) -> Any:
         """The bundled pose estimator, opened when it is first needed."""
         if self._estimator is None:
-            from mimicmotion.pose.holistic import HolisticEstimator
+            from mimicmotion.pose.estimators.holistic import HolisticEstimator
 
             # one thread, so that the result does not depend on the machine's load
             self._estimator = HolisticEstimator(threads=1, device="cpu")
@@ -70,7 +70,7 @@ class People:
             which: the side.
             before: frames already reported as done.
         """
-        from mimicmotion.pose.holistic.estimator import SOURCE
+        from mimicmotion.pose.estimators.holistic.estimator import SOURCE
 
         key = {"kind": "poses", "version": measures.VERSIONS["poses"], "estimator": SOURCE} | pair.half_key(which)
         points = self.cache.get_array(key)
@@ -110,7 +110,7 @@ class People:
         return known
 
     def _key(self) -> dict[str, Any]:
-        from mimicmotion.pose.holistic.estimator import SOURCE
+        from mimicmotion.pose.estimators.holistic.estimator import SOURCE
 
         c = self.config
         conventions = [c.identity_size, c.identity_colours, c.identity_mean, c.identity_std, c.identity_confidence]
@@ -145,7 +145,7 @@ def driving_poses(folder: Path, pair: VideoPair) -> PoseSequence:
     Raises:
         PoseError: no such file, it is malformed, or has too few frames.
     """
-    from mimicmotion.data.crop import fit_poses
+    from mimicmotion.pose.crop import fit_poses
     from mimicmotion.pose.files import load_poses
 
     poses = load_poses(folder / f"{pair.sequence}.npz").scaled(pair.real.info.size)

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from mimicmotion.config import STRICT, load_yaml, parse
 from mimicmotion.errors import ConfigError, InputError
+from mimicmotion.settings import STRICT, load_yaml, parse
 from mimicmotion.video.geometry import Fit
 
 Size = tuple[int, int]

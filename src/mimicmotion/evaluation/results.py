@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mimicmotion.errors import InputError
-from mimicmotion.evaluation.bootstrap import Interval, bootstrap_mean
+from mimicmotion.evaluation.metrics.bootstrap import Interval, bootstrap_mean
 
 Results = dict[str, dict[str, Interval]]
 SUMMARY, TABLE = "summary.json", "metrics.csv"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 import os
 import platform
@@ -16,19 +15,20 @@ from jaxtyping import Float32
 from numpy import ndarray
 
 from mimicmotion import __version__
-from mimicmotion.config import FusionConfig
 from mimicmotion.errors import InputError, PoseError
-from mimicmotion.evaluation import measures
 from mimicmotion.evaluation.cache import ResultCache
-from mimicmotion.evaluation.metrics import FRECHET
+from mimicmotion.evaluation.metrics import measures
+from mimicmotion.evaluation.metrics.seams import segment_borders, sidecar_fusion
 from mimicmotion.evaluation.people import People, driving_poses
 from mimicmotion.evaluation.protocols import Protocol, load_protocol, plain_name
-from mimicmotion.evaluation.seams import segment_borders, sidecar_fusion
+from mimicmotion.evaluation.reports.summary import Row, Sets, Summary, add_frechet, summarise_rows
 from mimicmotion.evaluation.selection import Network, Selection, select_metrics
-from mimicmotion.evaluation.settings import EvaluateConfig
-from mimicmotion.evaluation.summary import Row, Sets, Summary, add_frechet, summarise_rows
 from mimicmotion.evaluation.videos import VideoFile, VideoPair, find_sequences, missing, open_pair
-from mimicmotion.extras import import_extra
+from mimicmotion.runtime.extras import import_extra
+from mimicmotion.runtime.versions import installed
+from mimicmotion.settings import FusionConfig
+from mimicmotion.settings.evaluation import EvaluateConfig
+from mimicmotion.settings.metrics import FRECHET
 
 logger = logging.getLogger(__name__)
 
@@ -99,12 +99,7 @@ def evaluate(config: EvaluateConfig) -> Generator[Step, None, Evaluation]:
 def environment() -> dict[str, str]:
     """Versions and processor, as far as numbers may depend on them."""
     found = {"mimicmotion": __version__, "python": platform.python_version(), "platform": platform.platform()}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "missing"
-    return found | {"processors": str(os.cpu_count())}
+    return found | installed(*PACKAGES) | {"processors": str(os.cpu_count())}
 
 
 class _Run:
@@ -308,7 +303,7 @@ class _Run:
         key |= {"length": network.length, "clips": config.clips, "fit": config.fit} | {"side": pair.half_key(which)}
         known = self.cache.get_array(key)
         if known is None:
-            from mimicmotion.evaluation.fvd import features
+            from mimicmotion.evaluation.metrics.fvd import features
 
             known = features(pair.side(which), self._load(network), mode=config.clips)
             if not np.isfinite(known).all():

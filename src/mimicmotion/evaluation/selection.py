@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from mimicmotion.errors import InputError, WeightsError
-from mimicmotion.evaluation.metrics import PLAIN
+from mimicmotion.evaluation.metrics.seams import has_sidecars
 from mimicmotion.evaluation.networks.faces import FaceInput, FaceNetwork
-from mimicmotion.evaluation.seams import has_sidecars
-from mimicmotion.evaluation.settings import EvaluateConfig
-from mimicmotion.files import sha256_file
-from mimicmotion.weights import known
+from mimicmotion.runtime.files import sha256_file
+from mimicmotion.settings.evaluation import EvaluateConfig
+from mimicmotion.settings.metrics import PLAIN
+from mimicmotion.weights.registry import known
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ def _fetched(group: str, config: EvaluateConfig) -> Network:
         net = "alex" if group == "lpips" else "vgg"
 
         def load_lpips() -> Any:
-            from mimicmotion.evaluation.lpips import load_lpips as load
+            from mimicmotion.evaluation.metrics.lpips import load_lpips as load
 
             return load(net, path, device=device)
 

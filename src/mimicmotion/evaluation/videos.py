@@ -12,9 +12,9 @@ from numpy import ndarray
 from mimicmotion.arrays import Frame, Frames
 from mimicmotion.errors import InputError, MediaError
 from mimicmotion.evaluation.cache import ResultCache, content_digest
-from mimicmotion.evaluation.listing import list_videos
 from mimicmotion.evaluation.protocols import Fits, Protocol, plain_name, plan_fits
-from mimicmotion.evaluation.settings import EvaluateConfig
+from mimicmotion.evaluation.reports.listing import list_videos
+from mimicmotion.settings.evaluation import EvaluateConfig
 from mimicmotion.video.geometry import Fit
 from mimicmotion.video.reader import RELEASED_FPS, VideoReader, open_video
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from mimicmotion.errors import OutputError, PoseError
-from mimicmotion.files import sha256_file
 from mimicmotion.pose.files import VERSION, load_poses, save_poses
 from mimicmotion.pose.keypoints import PoseSequence
-from mimicmotion.weights import cache_folder
+from mimicmotion.runtime.files import sha256_file
+from mimicmotion.weights.registry import cache_folder
 
 logger = logging.getLogger(__name__)
 

@@ -15,10 +15,10 @@ from jaxtyping import Float32
 from numpy import ndarray
 
 from mimicmotion.errors import OutputError, PoseError
-from mimicmotion.files import atomic_path, writing
-from mimicmotion.pose.estimator import Person, PosePoints, nobody
+from mimicmotion.pose.estimators.base import Person, PosePoints, nobody
+from mimicmotion.pose.estimators.track import PersonTracker
 from mimicmotion.pose.keypoints import BODY, FACE, FEET, LEFT_HAND, NUM_POINTS, RIGHT_HAND, PoseSequence
-from mimicmotion.pose.track import PersonTracker
+from mimicmotion.runtime.files import atomic_path, writing
 
 logger = logging.getLogger(__name__)
 

@@ -11,10 +11,9 @@ from jaxtyping import Bool, Float, Float32, UInt8
 from numpy import ndarray
 
 from mimicmotion.errors import PoseError
-from mimicmotion.pose.estimator import Frame
-from mimicmotion.pose.holistic.networks import Networks
-from mimicmotion.pose.keypoints import PoseSequence
-from mimicmotion.pose.limbs import (
+from mimicmotion.pose.estimators.base import Frame
+from mimicmotion.pose.estimators.holistic.networks import Networks
+from mimicmotion.pose.guidance.limbs import (
     BACK_TO_FRONT,
     UNSEEN,
     body_unit,
@@ -24,6 +23,7 @@ from mimicmotion.pose.limbs import (
     part_region,
     points_of,
 )
+from mimicmotion.pose.keypoints import PoseSequence
 
 Mask: TypeAlias = UInt8[ndarray, "height width"]
 """255 where the person is, 0 elsewhere; from 128 on a pixel counts as the person's."""

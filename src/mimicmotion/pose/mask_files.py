@@ -12,8 +12,8 @@ import numpy as np
 from numpy import ndarray
 
 from mimicmotion.errors import MediaError, OutputError
-from mimicmotion.files import atomic_path, writing
 from mimicmotion.pose.mask import Mask
+from mimicmotion.runtime.files import atomic_path, writing
 
 VERSION = 1  # of how masks are found
 MEMBER = "masks.npy"

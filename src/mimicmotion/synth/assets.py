@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float32, Int32, Int64, UInt8
 from numpy import ndarray
 
 from mimicmotion.errors import InputError
-from mimicmotion.weights import cache_folder
+from mimicmotion.weights.registry import cache_folder
 
 FORMAT = "mimicmotion-people-1"
 VARIABLE = "MIMICMOTION_PEOPLE"

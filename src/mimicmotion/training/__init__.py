@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from mimicmotion.settings.training import TrainConfig
     from mimicmotion.training.loop import Trainer
-    from mimicmotion.training.settings import TrainConfig
     from mimicmotion.training.task import Task
 
 
@@ -20,14 +20,14 @@ def open_task(config: TrainConfig) -> Task:
         WeightsError: weights are missing or damaged.
     """
     if config.stage == "autoencoder":
-        from mimicmotion.training.autoencoder import AutoencoderTask
+        from mimicmotion.training.stages.autoencoder import AutoencoderTask
 
         return AutoencoderTask(config)
     if config.stage == "detail":
-        from mimicmotion.training.detail import DetailTask
+        from mimicmotion.training.stages.detail import DetailTask
 
         return DetailTask(config)
-    from mimicmotion.training.denoiser import DenoiserTask
+    from mimicmotion.training.stages.denoiser import DenoiserTask
 
     return DenoiserTask(config)
 
@@ -54,7 +54,7 @@ def open_trainer(
         WeightsError: weights are missing or damaged.
     """
     from mimicmotion.errors import ConfigError
-    from mimicmotion.training.settings import load_config
+    from mimicmotion.settings.training import load_config
 
     if isinstance(config, (str, Path)):
         config = load_config(config, overrides)

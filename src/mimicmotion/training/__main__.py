@@ -7,7 +7,7 @@ import os
 import sys
 
 from mimicmotion.errors import InputError, MimicMotionError
-from mimicmotion.interrupt import Stopped
+from mimicmotion.runtime.interrupt import Stopped
 from mimicmotion.training import run
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from mimicmotion.errors import ConfigError, MimicMotionError
-from mimicmotion.training.settings import TrainConfig
+from mimicmotion.settings.training import TrainConfig
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

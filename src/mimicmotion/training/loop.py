@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 
 from mimicmotion.errors import ConfigError, TrainingError
-from mimicmotion.files import atomic_path, check_writable, writing
-from mimicmotion.interrupt import Interrupts, Stopped
+from mimicmotion.runtime.files import atomic_path, check_writable, writing
+from mimicmotion.runtime.interrupt import Interrupts, Stopped
+from mimicmotion.settings.training import TrainConfig, as_dict
 from mimicmotion.training.launch import build_accelerator, quiet_worker, resume_command, together
 from mimicmotion.training.order import first_number, sample_numbers
-from mimicmotion.training.settings import TrainConfig, as_dict
 from mimicmotion.training.state import (
     Average,
     check_identity,

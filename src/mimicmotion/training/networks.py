@@ -11,20 +11,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mimicmotion.backbones.svd.blocks import SpatioTemporalTransformer
+from mimicmotion.backbones.svd.checkpoint import Components, load_components, load_part
+from mimicmotion.backbones.svd.execution.options import Checkpointing
+from mimicmotion.backbones.svd.image_encoder import clip_pixels, image_embedding
+from mimicmotion.backbones.svd.layers import SpatioTemporalResBlock
+from mimicmotion.backbones.svd.posenet import PoseNet
+from mimicmotion.backbones.svd.unet import UNet
+from mimicmotion.backbones.svd.vae import encode_mode
+from mimicmotion.backbones.tiny.build import build_tiny_image_encoder, build_tiny_posenet, build_tiny_unet
 from mimicmotion.diffusion.loss import drop_conditions
 from mimicmotion.errors import ConfigError, WeightsError
-from mimicmotion.models.blocks import SpatioTemporalTransformer
-from mimicmotion.models.checkpoint import Components, load_components, load_part
-from mimicmotion.models.execution import Checkpointing
-from mimicmotion.models.image_encoder import clip_pixels, image_embedding
-from mimicmotion.models.layers import SpatioTemporalResBlock
-from mimicmotion.models.posenet import PoseNet
-from mimicmotion.models.tiny import build_tiny_image_encoder, build_tiny_posenet, build_tiny_unet
-from mimicmotion.models.unet import UNet
-from mimicmotion.models.vae import encode_mode
+from mimicmotion.settings.training import ModelConfig, TinyConfig, TrainConfig
 from mimicmotion.training.objective import NetworkInput
-from mimicmotion.training.settings import ModelConfig, TinyConfig, TrainConfig
-from mimicmotion.weights import find_asset
+from mimicmotion.weights.registry import find_asset
 
 logger = logging.getLogger(__name__)
 

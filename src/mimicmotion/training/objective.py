@@ -17,7 +17,7 @@ from torch import Tensor
 from mimicmotion.diffusion.loss import SIGMA_PRESETS, LogNormal, c_noise, network_input, v_target
 from mimicmotion.diffusion.noise import added_time_ids
 from mimicmotion.errors import ConfigError, InputError
-from mimicmotion.training.settings import ObjectiveConfig
+from mimicmotion.settings.training import ObjectiveConfig
 
 BANDS = (0.5, 2.0, 8.0)
 """Noise levels between the bands in which the log tells the loss."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mimicmotion.training.settings import TrainConfig
+from mimicmotion.settings.training import TrainConfig
 
 
 def sample_numbers(

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from mimicmotion.errors import ConfigError, OutputError, WeightsError
-from mimicmotion.files import output_error
+from mimicmotion.runtime.files import output_error
+from mimicmotion.settings.training import OptimConfig, TrainConfig, as_dict
 from mimicmotion.training.order import global_batches
-from mimicmotion.training.settings import OptimConfig, TrainConfig, as_dict
 
 CHECKPOINT = re.compile(r"step-(\d{8,})")
 FAILED_WRITE = re.compile(r"inline_container|PytorchStreamWriter|file write failed|I/O error|No space left")

@@ -14,8 +14,8 @@ import numpy as np
 from numpy import ndarray
 
 from mimicmotion.errors import ConfigError
-from mimicmotion.files import atomic_path, writing
-from mimicmotion.training.settings import TrainConfig, as_dict
+from mimicmotion.runtime.files import atomic_path, writing
+from mimicmotion.settings.training import TrainConfig, as_dict
 from mimicmotion.training.state import flat
 
 if TYPE_CHECKING:

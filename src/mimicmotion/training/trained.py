@@ -7,10 +7,10 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from mimicmotion.models.lora import inject, lora_names
-from mimicmotion.models.unet import UNet, temporal_parameter_names, unused_parameter_names
+from mimicmotion.backbones.svd.lora import inject, lora_names
+from mimicmotion.backbones.svd.unet import UNet, temporal_parameter_names, unused_parameter_names
+from mimicmotion.settings.training import TrainedConfig
 from mimicmotion.training.networks import DenoiserModel
-from mimicmotion.training.settings import TrainedConfig
 
 
 def unet_names(unet: UNet, config: TrainedConfig) -> list[str]:

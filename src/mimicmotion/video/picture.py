@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from numpy import ndarray
 
 from mimicmotion.errors import MediaError, OutputError
-from mimicmotion.files import atomic_path, writing
+from mimicmotion.runtime.files import atomic_path, writing
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from mimicmotion import files
 from mimicmotion.errors import ConfigError, OutputError
+from mimicmotion.runtime import files
 from mimicmotion.video.audio import AudioTrack
 from mimicmotion.video.encoders import (
     BT709,

@@ -11,9 +11,9 @@ from typing import Any
 
 from mimicmotion import plot
 from mimicmotion.errors import InputError
-from mimicmotion.evaluation.bootstrap import Interval
-from mimicmotion.evaluation.metrics import describe
+from mimicmotion.evaluation.metrics.bootstrap import Interval
 from mimicmotion.evaluation.results import Results
+from mimicmotion.settings.metrics import describe
 from mimicmotion.tables import write_csv
 
 ACROSS = 4

@@ -12,7 +12,7 @@ from mimicmotion.errors import InputError
 from mimicmotion.video.reader import RELEASED_FPS, VideoReader, open_video
 
 if TYPE_CHECKING:
-    from mimicmotion.config import FusionConfig
+    from mimicmotion.settings import FusionConfig
 
 
 @dataclass(frozen=True, slots=True)

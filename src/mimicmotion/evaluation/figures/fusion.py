@@ -12,8 +12,8 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from mimicmotion import plot
-from mimicmotion.config import FusionConfig, FusionMode
 from mimicmotion.errors import ConfigError
+from mimicmotion.settings import FusionConfig, FusionMode
 from mimicmotion.tables import write_csv
 
 MODES = get_args(FusionMode)

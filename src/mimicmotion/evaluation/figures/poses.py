@@ -13,7 +13,7 @@ from numpy import ndarray
 from mimicmotion import plot
 from mimicmotion.arrays import Frame
 from mimicmotion.errors import InputError, PoseError
-from mimicmotion.pose.draw import draw_pose
+from mimicmotion.pose.guidance.skeleton import draw_pose
 from mimicmotion.pose.keypoints import BODY, FACE, FEET, LEFT_HAND, NUM_POINTS, RIGHT_HAND, VISIBLE, PoseSequence
 from mimicmotion.tables import write_csv
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mimicmotion.config import STRICT, FusionConfig
 from mimicmotion.errors import ConfigError
+from mimicmotion.settings import STRICT, FusionConfig
 
 
 @dataclass(frozen=True, kw_only=True)

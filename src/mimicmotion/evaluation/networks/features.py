@@ -17,7 +17,7 @@ from jaxtyping import Float, Float32, UInt8
 from numpy import ndarray
 
 from mimicmotion.errors import ConfigError, InputError, WeightsError
-from mimicmotion.weights import known
+from mimicmotion.weights.registry import known
 
 if TYPE_CHECKING:
     import torch

@@ -1,0 +1,1 @@
+"""Base models, a folder each, behind one protocol."""

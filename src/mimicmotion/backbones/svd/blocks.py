@@ -1,0 +1,233 @@
+"""The blocks of SVD's U-Net (Blattmann et al., arXiv 2311.15127).
+
+Every layer along space has one along time behind it, whose result is mixed in by a learned share. In shapes n counts
+the frames of all videos of a batch; a transformer's sequences are positions of a frame, or frames of a position.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mimicmotion.backbones.svd.attention import Attention
+from mimicmotion.backbones.svd.execution.options import Execution
+from mimicmotion.backbones.svd.layers import (
+    Downsample,
+    GroupNorm,
+    Linear,
+    Maps,
+    SpatioTemporalResBlock,
+    TimeMixer,
+    TimestepEmbedding,
+    Upsample,
+    add,
+    linear_add,
+    linear_gated,
+    map_chunks,
+    sinusoids,
+)
+
+Tokens = Float[Tensor, "rows tokens channels"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shared:
+    """What all blocks of one forward see.
+
+    Attributes:
+        frames: of each video.
+        time: embedding of noise level and micro-conditioning, for each frame.
+        context: of each video, for cross-attention.
+        execution: how to compute.
+        kernel: of attention, see `attend`.
+    """
+
+    frames: int
+    time: Float[Tensor, "n dim"]
+    context: Float[Tensor, "batch tokens channels"]
+    execution: Execution
+    kernel: str
+
+
+# --- transformers ---------------------------------------------------------------------------------------------------
+
+
+class FeedForward(nn.Module):
+    """Two layers with a gate (GEGLU), four times as wide between them, over chunks of tokens."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        first = nn.ModuleDict({"proj": Linear(channels, 8 * channels)})
+        self.net = nn.ModuleList([first, nn.Identity(), Linear(4 * channels, channels)])
+
+    def forward(self, x: Tokens, residual: Tokens, chunk: int | None = None) -> Tokens:
+        """Residual + result, in new memory."""
+        first: nn.Module = self.net[0]["proj"]  # type: ignore[index]
+
+        def run(x: Float[Tensor, "n channels"], residual: Float[Tensor, "n channels"]) -> Float[Tensor, "n channels"]:
+            return linear_add(self.net[2], linear_gated(first, x), residual)
+
+        return map_chunks(run, (x.flatten(0, 1), residual.flatten(0, 1)), chunk).unflatten(0, x.shape[:2])
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, cross-attention, feed-forward; with one feed-forward more in front where it looks along time.
+
+    Args:
+        channels: of the tokens.
+        heads: of both attentions.
+        context_dim: channels of the context.
+        temporal: whether it has the feed-forward in front.
+    """
+
+    def __init__(self, channels: int, heads: int, context_dim: int, temporal: bool = False) -> None:
+        super().__init__()
+        self.temporal = temporal
+        self.norm_in = nn.LayerNorm(channels) if temporal else None
+        self.ff_in = FeedForward(channels) if temporal else None
+        self.norm1 = nn.LayerNorm(channels)
+        self.attn1 = Attention(channels, heads)
+        self.norm2 = nn.LayerNorm(channels)
+        self.attn2 = Attention(channels, heads, context_dim)
+        self.norm3 = nn.LayerNorm(channels)
+        self.ff = FeedForward(channels)
+
+    def forward(
+        self,
+        x: Tokens,
+        context: Float[Tensor, "few context dim"],
+        kernel: str = "sdpa",
+        chunk: int | None = None,
+    ) -> Tokens:
+        """Compute; the result is new memory.
+
+        Args:
+            x: sequences.
+            context: one for `rows / few` sequences each, in order.
+            kernel: of self-attention.
+            chunk: tokens at once in feed-forwards.
+        """
+        if self.norm_in is not None and self.ff_in is not None:
+            x = self.ff_in(self.norm_in(x), x, chunk)
+        x = self.attn1(self.norm1(x), x, kernel)
+        if context.shape[1] == 1:
+            # Softmax over one value is 1: every token gets the same, whatever the queries and keys.
+            change = self.attn2.to_out[0](self.attn2.to_v(context))[:, None]
+            x = add(x.unflatten(0, (len(context), -1)), change).flatten(0, 1)  # few rows/few tokens channels
+        else:
+            x = self.attn2(self.norm2(x), x, context=context.repeat_interleave(len(x) // len(context), 0))
+        return self.ff(self.norm3(x), x, chunk)
+
+
+class SpatioTemporalTransformer(nn.Module):
+    """Transformer blocks over the positions of a frame, each followed by one over the frames of a position.
+
+    Args:
+        channels: of the maps.
+        heads: of all attentions.
+        depth: number of pairs of blocks.
+        context_dim: channels of the context.
+        groups: of the norm.
+    """
+
+    def __init__(self, channels: int, heads: int, depth: int, context_dim: int, groups: int = 32) -> None:
+        super().__init__()
+        self.norm = GroupNorm(groups, channels, eps=1e-6)
+        self.proj_in = Linear(channels, channels)
+        self.transformer_blocks = nn.ModuleList(TransformerBlock(channels, heads, context_dim) for _ in range(depth))
+        self.temporal_transformer_blocks = nn.ModuleList(
+            TransformerBlock(channels, heads, context_dim, temporal=True) for _ in range(depth)
+        )
+        self.time_pos_embed = TimestepEmbedding(channels, 4 * channels, channels)
+        self.time_mixer = TimeMixer()
+        self.proj_out = Linear(channels, channels)
+
+    def forward(self, x: Maps, shared: Shared) -> Maps:
+        """Compute; the result is new memory."""
+        execution, frames, height = shared.execution, shared.frames, x.shape[2]
+        context, share = shared.context.repeat_interleave(frames, 0), self.time_mixer().to(x.dtype)
+        places = self.time_pos_embed(sinusoids(torch.arange(frames, device=x.device), x.shape[1]).to(x.dtype))
+
+        def run(block: nn.Module, tokens: Tokens, context: Tensor) -> Tokens:
+            return execution.block(block, tokens, context, shared.kernel, execution.feed_forward_chunk)
+
+        def enter(x: Maps) -> Tokens:  # n c h w -> n (h w) c, a view with channels last in memory
+            return self.proj_in(self.norm(x).permute(0, 2, 3, 1).flatten(1, 2))
+
+        def mixed(block: nn.Module, old: Float[Tensor, "batch frames positions channels"]) -> Tensor:
+            # -> (batch positions) frames channels
+            tokens = (old + places[:, None]).transpose(1, 2).flatten(0, 1)
+            new = run(block, tokens, shared.context).unflatten(0, (len(old), -1)).transpose(1, 2)
+            # Under autocast the two may differ in number format.
+            return old + share * (new - old) if torch.is_grad_enabled() else old.lerp_(new.to(old.dtype), share)
+
+        def leave(tokens: Tokens, x: Maps) -> Maps:  # n (h w) c -> n c h w
+            return x + self.proj_out(tokens).unflatten(1, (height, -1)).permute(0, 3, 1, 2)
+
+        hidden = map_chunks(enter, [x], execution.frame_chunk)
+        for block, temporal in zip(self.transformer_blocks, self.temporal_transformer_blocks, strict=True):
+            spatial = functools.partial(run, block)
+            hidden = map_chunks(spatial, (hidden, context), execution.frame_chunk, out=hidden)
+            video = hidden.unflatten(0, (-1, frames))  # batch frames positions channels
+            along = functools.partial(mixed, temporal)
+            hidden = map_chunks(along, [video], execution.position_chunk, dim=2, out=video).flatten(0, 1)
+        return map_chunks(leave, (hidden, x), execution.frame_chunk, out=hidden.as_strided(x.shape, x.stride()))
+
+
+# --- blocks ---------------------------------------------------------------------------------------------------------
+
+
+class Level(nn.Module):
+    """Residual blocks, a transformer behind each of the first of them, and what changes the size.
+
+    Args:
+        way: "down" gives each result to the skip connections, "up" takes one for each residual block, "mid" neither.
+        resnets: the residual blocks.
+        attentions: the transformers, at most as many.
+        downsamplers: one, or none.
+        upsamplers: one, or none.
+    """
+
+    def __init__(
+        self,
+        way: Literal["down", "mid", "up"],
+        resnets: Sequence[SpatioTemporalResBlock],
+        attentions: Sequence[SpatioTemporalTransformer],
+        downsamplers: Sequence[Downsample] = (),
+        upsamplers: Sequence[Upsample] = (),
+    ) -> None:
+        super().__init__()
+        self.way = way
+        self.attentions, self.resnets = nn.ModuleList(attentions), nn.ModuleList(resnets)
+        self.downsamplers, self.upsamplers = nn.ModuleList(downsamplers), nn.ModuleList(upsamplers)
+
+    def forward(self, x: Maps, shared: Shared, skips: list[Maps]) -> Maps:
+        """Compute.
+
+        Args:
+            x: from the level before.
+            shared: what all levels see.
+            skips: connections from the way down to the way up, a stack: what is used is freed.
+        """
+        execution = shared.execution
+        for i, resnet in enumerate(self.resnets):
+            x = execution.checkpointed(
+                resnet, (x, skips.pop()) if self.way == "up" else x, shared.frames, shared.time, execution
+            )
+            if i < len(self.attentions):
+                x = execution.checkpointed(self.attentions[i], x, shared, nested=True)
+            if self.way == "down":
+                skips.append(x)
+        for layer in self.downsamplers:
+            x = map_chunks(layer, [x], execution.frame_chunk)
+            skips.append(x)
+        for layer in self.upsamplers:
+            size = skips[-1].shape[2:]  # sizes that do not halve evenly need it
+            x = map_chunks(lambda part, layer=layer, size=size: layer(part, size), [x], execution.frame_chunk)
+        return x

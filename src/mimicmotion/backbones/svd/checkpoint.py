@@ -1,0 +1,364 @@
+"""Loading and saving models: SVD folders, published checkpoints, and this project's own folders.
+
+Every load is strict: a missing, unexpected or misshapen key is an error that lists the keys. Networks are built
+without memory (meta device) and the tensors of the file become their parameters.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from mimicmotion.backbones.svd.image_encoder import ImageEncoder
+from mimicmotion.backbones.svd.posenet import PoseNet, posenet_config
+from mimicmotion.backbones.svd.unet import build_unet
+from mimicmotion.backbones.svd.vae import Autoencoder
+from mimicmotion.backbones.tiny.detail import DetailNet
+from mimicmotion.errors import ConfigError, OutputError, WeightsError
+from mimicmotion.weights import registry as weights
+from mimicmotion.weights.locate import DETAIL, FILE_NAMES, LISTED, PARTS, SETTINGS_FILE, find_base, find_checkpoint
+from mimicmotion.weights.tensors import Target, assign, check_keys, read_tensors
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+LIBRARIES = {
+    "UNetSpatioTemporalConditionModel": "diffusers",
+    "AutoencoderKLTemporalDecoder": "diffusers",
+    "CLIPVisionModelWithProjection": "transformers",
+}
+"""Where the classes are from that also open a part which we write; other classes are ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Components:
+    """The networks of a model, its default settings (plain data) and the files it was loaded from.
+
+    `detail` is only there in small models that give decoded frames the warped picture's detail (`models.detail`).
+    """
+
+    unet: Any
+    vae: Autoencoder
+    image_encoder: ImageEncoder
+    pose_net: PoseNet
+    settings: dict[str, Any] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
+    detail: DetailNet | None = None
+
+
+def load_components(
+    base: str | Path,
+    checkpoint: str | Path | None = None,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    variant: str | None = None,
+    new_pose_net: bool = False,
+) -> Components:
+    """Load a model.
+
+    Args:
+        base: a folder in diffusers' layout (Stable Video Diffusion, or one written by `save_components`), a name of
+            `mimicmotion weights list`, or a hub id.
+        checkpoint: weights of U-Net and PoseNet to put in place of the base's: a .pth or .safetensors file with keys
+            `unet.*` and `pose_net.*`, a folder or hub id that holds one, or a name of `mimicmotion weights list`.
+        device: where the networks go (cpu, cuda, mps; meta loads shapes only).
+        dtype: number format of all networks.
+        variant: "fp16" reads `*.fp16.safetensors`; None takes the plain file, else the fp16 one.
+        new_pose_net: give a base without PoseNet a fresh one (zero output), to start a training.
+
+    Raises:
+        WeightsError: files are missing or damaged, or do not fit each other; says which keys and what to do.
+    """
+    folder = find_base(base, full=checkpoint is None)
+    source = None if checkpoint is None else find_checkpoint(checkpoint)
+    settings = read_settings(folder) or published_settings(source)
+    loader = _Loader(folder, (torch.device(device), dtype), variant)
+    configs = {part: read_config(folder, part) for part in PARTS[:3]}
+    unet = _on_meta("unet", lambda: build_unet(configs["unet"], dtype=dtype, device="meta"))
+    if source is None:
+        loader.load("unet", unet)
+        pose_net = loader.load_pose_net(unet.config.block_out_channels[0], new_pose_net)
+    else:
+        pose_net = _load_checkpoint(source, unet, loader.target)
+        loader.files.append(source)
+    vae = loader.load("vae", _on_meta("vae", lambda: Autoencoder(configs["vae"])))
+    encoder = loader.load("image_encoder", _on_meta("image_encoder", lambda: ImageEncoder(configs["image_encoder"])))
+    detail = loader.load_detail()
+    return Components(unet, vae, encoder, pose_net, settings, tuple(loader.files), detail)
+
+
+def save_components(parts: Components, folder: str | Path, *, dtype: torch.dtype | None = None) -> Path:
+    """Write a model so that `load_components(folder)` gives it back.
+
+    Layout: model_index.json, {unet, vae, image_encoder, pose_net}/ (and detail/, where there is one) with config.json
+    and safetensors, and mimicmotion.json with the settings and the sha256 of each file. The folder appears under its
+    name only when complete; an earlier model of the same name is replaced, anything else is left alone.
+
+    Args:
+        parts: the model.
+        folder: where to write.
+        dtype: number format in the files; default is that of the networks.
+
+    Raises:
+        OutputError: not writable, disk full, or something else stands at `folder`.
+    """
+    folder = Path(folder)
+    if folder.exists() and not (folder / SETTINGS_FILE).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        fix = "choose another folder, or delete this one"
+        raise OutputError(f"{folder} exists and is not a model of this project", "a new folder", fix)
+    part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
+    old = part.with_suffix(".old")
+    try:
+        part.mkdir(parents=True)
+        _write_model(parts, part, dtype)
+        if folder.exists():
+            folder.replace(old)
+        part.replace(folder)
+    except (OSError, SafetensorError) as e:
+        if old.exists() and not folder.exists():
+            old.replace(folder)
+        raise OutputError(f"cannot write {folder}: {e}", "a writable place with enough space", "free space") from e
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+    return folder
+
+
+def _write_model(parts: Components, folder: Path, dtype: torch.dtype | None) -> None:
+    from mimicmotion import __version__
+
+    index: dict[str, Any] = {"_class_name": "MimicMotionPipeline", "_mimicmotion_version": __version__}
+    for name in PARTS if parts.detail is None else (*PARTS, DETAIL):
+        module = getattr(parts, name)
+        (folder / name).mkdir()
+        config = config_of(module)
+        _write_json(folder / name / "config.json", config)
+        tensors = {k: v.detach().to("cpu", dtype).contiguous() for k, v in module.state_dict().items()}
+        save_file(tensors, folder / name / f"{FILE_NAMES[name]}.safetensors", metadata={"format": "pt"})
+        known_as = config["architectures"][0] if "architectures" in config else config["_class_name"]
+        index[name] = [LIBRARIES.get(known_as, "mimicmotion"), known_as]
+    _write_json(folder / "model_index.json", index)
+    written = sorted(p for p in folder.rglob("*") if p.is_file())
+    sums = {
+        p.relative_to(folder).as_posix(): {"sha256": weights.sha256_file(p), "size": p.stat().st_size} for p in written
+    }
+    _write_json(folder / SETTINGS_FILE, {"format": FORMAT, "settings": parts.settings, "files": sums})
+
+
+def config_of(module: Any) -> dict[str, Any]:
+    """The config of a network as plain data, without paths of this machine."""
+    if isinstance(module, (PoseNet, DetailNet)):
+        return {"_class_name": type(module).__name__, **module.config}
+    return dict(module.config)
+
+
+def load_part(folder: str | Path, part: str, *, variant: str | None = None) -> Any:
+    """One network of a model folder on the CPU, to be used: "vae", "image_encoder", "unet" or "detail", in float32.
+
+    Raises:
+        WeightsError: files are missing or damaged.
+    """
+    builders: dict[str, Callable[[dict[str, Any]], Any]] = {
+        "vae": Autoencoder,
+        "image_encoder": ImageEncoder,
+        "unet": build_unet,
+        DETAIL: _build_detail,
+    }
+    config = read_config(Path(folder), part)
+    loader = _Loader(Path(folder), (torch.device("cpu"), torch.float32), variant)
+    return loader.load(part, _on_meta(part, lambda: builders[part](config))).eval()
+
+
+def build_part(module: Any) -> Any:
+    """A network of the class and config of `module`, without data (on "meta")."""
+    if isinstance(module, PoseNet):
+        return _on_meta("pose_net", lambda: PoseNet(module.out_channels, module.widths))
+    if isinstance(module, DetailNet):
+        return _on_meta(DETAIL, lambda: DetailNet(**module.config))
+    kind = type(module)
+    return _on_meta(kind.__name__, lambda: kind(module.config))
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+def read_config(folder: Path, part: str) -> dict[str, Any]:
+    """The config.json of one network of a model folder."""
+    return _read_json(folder / part / "config.json")
+
+
+def published_settings(checkpoint: str | Path | None) -> dict[str, Any]:
+    """What the published code runs its weights with; they bring no settings of their own.
+
+    Edition 1.1 was trained for segments of up to 72 frames, the first edition for 16.
+    """
+    frames = 72 if checkpoint is not None and re.search(r"1[-_.]1", Path(checkpoint).name) else 16
+    fusion = {"segment_frames": frames, "overlap_frames": 6}
+    return {"num_inference_steps": 25, "guidance_scale": 2.0, "fps": 7.0, "fusion": fusion}
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Default settings of a model folder of this project; empty for others."""
+    path = folder / SETTINGS_FILE
+    if not path.is_file():
+        return {}
+    data = _read_json(path)
+    if data.get("format", FORMAT) != FORMAT:
+        fix = "update mimicmotion"
+        raise WeightsError(f"{path} has format {data['format']}", f"format {FORMAT}", fix)
+    for name, entry in data.get("files", {}).items():
+        file = folder / name
+        size = file.stat().st_size if file.is_file() else None
+        if size != entry["size"]:
+            got = f"{file} is missing" if size is None else f"{file} has {size} bytes"
+            raise WeightsError(got, f"{entry['size']} bytes", "the model is not complete: copy or fetch it again")
+    return dict(data.get("settings", {}))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    fix = "fetch or copy the model again"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as e:
+        raise WeightsError(f"{path} is missing", "a complete model folder", fix) from e
+    except (OSError, ValueError) as e:
+        raise WeightsError(f"{path}: {e}", "a readable JSON file", fix) from e
+    if not isinstance(data, dict):
+        raise WeightsError(f"{path} holds {type(data).__name__}", "a JSON object", fix)
+    return data
+
+
+@dataclass(frozen=True, slots=True)
+class _Loader:
+    """Reads the parts of one folder to one device and dtype, and remembers the files."""
+
+    folder: Path
+    target: Target
+    variant: str | None
+    files: list[Path] = field(default_factory=list)
+
+    def load(self, part: str, module: Any) -> Any:
+        path = _weights_file(self.folder, part, self.variant)
+        assign(module, read_tensors(path), self.target, str(path))
+        self.files.append(path)
+        return module
+
+    def load_pose_net(self, out_channels: int, fresh: bool) -> PoseNet:
+        if not (self.folder / "pose_net").is_dir():
+            if fresh:
+                return PoseNet(out_channels).to(*self.target).eval()
+            raise WeightsError(
+                f"{self.folder} has no pose_net/: it is a base model without pose input",
+                "MimicMotion's weights on this base",
+                "give a checkpoint as well, such as mimicmotion-1.1; to start a training, ask for a new PoseNet",
+            )
+        config = {k: v for k, v in read_config(self.folder, "pose_net").items() if not k.startswith("_")}
+        pose_net = _on_meta("pose_net", lambda: PoseNet(**config))
+        _check_width(pose_net, out_channels, str(self.folder))
+        return self.load("pose_net", pose_net)
+
+    def load_detail(self) -> DetailNet | None:
+        """The detail network, of folders that hold one."""
+        if not (self.folder / DETAIL).is_dir():
+            return None
+        config = read_config(self.folder, DETAIL)
+        return self.load(DETAIL, _on_meta(DETAIL, lambda: _build_detail(config)).eval())
+
+
+class _WithoutRandomNumbers(TorchFunctionMode):
+    """Networks without memory are not filled; on "meta" that would import PyTorch's compiler, which takes a second."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        return kwargs["tensor"] if func in _FILLING else func(*args, **kwargs)
+
+
+_FILLING = (nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_)
+
+
+def _on_meta(part: str, build: Callable[[], Any]) -> Any:
+    """Build a network without memory; a config that its class refuses becomes a WeightsError."""
+    try:
+        with torch.device("meta"), _WithoutRandomNumbers():
+            return build()
+    except ConfigError as e:
+        raise WeightsError(f"config of {part}: {e.got}", e.expected, e.fix) from e
+    except Exception as e:  # a value of a wrong type may fail anywhere
+        fix = "correct its config.json, or fetch or copy the model again"
+        raise WeightsError(f"config of {part}: {type(e).__name__}: {e}", "a config its class accepts", fix) from e
+
+
+def _weights_file(folder: Path, part: str, variant: str | None) -> Path:
+    stem = FILE_NAMES[part]
+    names = [f"{stem}.{variant}.safetensors"] if variant else [f"{stem}.safetensors", f"{stem}.fp16.safetensors"]
+    for name in names:
+        if (folder / part / name).is_file():
+            return folder / part / name
+    here = sorted(p.name for p in (folder / part).glob("*")) or ["nothing"]
+    fix = "fetch or copy the model again; models with .bin files only must be saved as safetensors first"
+    raise WeightsError(f"{folder / part} holds {', '.join(here[:LISTED])}", " or ".join(names), fix)
+
+
+def _load_checkpoint(path: Path, unet: Any, target: Target) -> PoseNet:
+    """Put a checkpoint with keys unet.* and pose_net.* on a U-Net without memory; returns its PoseNet."""
+    tensors = read_tensors(path)
+    prefixes = ("unet.", "pose_net.")
+    groups = {p: {k.removeprefix(p): v for k, v in tensors.items() if k.startswith(p)} for p in prefixes}
+    unet_shapes = {f"unet.{k}": v.shape for k, v in unet.state_dict().items()}
+    try:
+        config = posenet_config({k: v.shape for k, v in groups["pose_net."].items()})
+        with torch.device("meta"):
+            pose_net = PoseNet(**config)
+    except (KeyError, ValueError, IndexError):
+        with torch.device("meta"):  # nothing to go by: compare with the published PoseNet
+            pose_net = PoseNet(unet.config.block_out_channels[0])
+    want = {**unet_shapes, **{f"pose_net.{k}": v.shape for k, v in pose_net.state_dict().items()}}
+    check_keys(want, {k: v.shape for k, v in tensors.items()}, str(path), _guess(tensors))
+    _check_width(pose_net, unet.config.block_out_channels[0], str(path))
+    assign(unet, groups["unet."], target, f"{path}, unet")
+    assign(pose_net, groups["pose_net."], target, f"{path}, pose_net")
+    return pose_net
+
+
+def _check_width(pose_net: PoseNet, channels: int, name: str) -> None:
+    if pose_net.out_channels != channels:
+        raise WeightsError(
+            f"{name}: PoseNet gives {pose_net.out_channels} channels",
+            f"{channels}, the width of the U-Net's first level",
+            "use a U-Net and a PoseNet of one model",
+        )
+
+
+def _guess(tensors: Mapping[str, Tensor]) -> str:
+    """Say what a wrong checkpoint looks like."""
+    if any(k.startswith("conv_layers.") for k in tensors):
+        return "this looks like a PoseNet alone: a whole checkpoint (MimicMotion_1-1.pth) is needed"
+    if any(k.startswith("model.diffusion_model.") for k in tensors):
+        return "this is a Stable Diffusion checkpoint in the original layout, not MimicMotion: use MimicMotion_1-1.pth"
+    if any(k.startswith("down_blocks.") for k in tensors):
+        return "this looks like a U-Net alone: put it into the base folder, or use MimicMotion_1-1.pth"
+    if any(k.startswith("pose_net.") for k in tensors) and any(k.startswith("unet.") for k in tensors):
+        return "the checkpoint belongs to a U-Net of other size or kind: use the base it was trained on (SVD xt 1.1)"
+    return "use a MimicMotion checkpoint such as MimicMotion_1-1.pth (keys unet.* and pose_net.*)"
+
+
+def _build_detail(config: dict[str, Any]) -> DetailNet:
+    return DetailNet(**{k: v for k, v in config.items() if not k.startswith("_")})
+
+
+def _write_json(path: Path, data: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,199 @@
+"""Latents to a stream of frames, a few at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from numpy import ndarray
+from torch import Tensor
+
+from mimicmotion.backbones.svd.vae import Autoencoder
+from mimicmotion.errors import ConfigError
+
+DecodeMode = Literal["blend", "released"]
+DecodeClip = Callable[[Autoencoder, Tensor], Tensor]
+TILE_OVERLAP = 0.25
+"""Least share of a tile's side that it shares with the next one."""
+
+
+def plan_chunks(num_frames: int, chunk: int, overlap: int) -> list[range]:
+    """Cover 0..num_frames-1 by chunks of equal size, neighbours sharing at least `overlap` frames, spread evenly.
+
+    Args:
+        num_frames: 0 gives no chunk.
+        chunk: frames per chunk; a shorter video is one chunk.
+        overlap: less than `chunk`.
+    """
+    if chunk < 1 or not 0 <= overlap < chunk:
+        raise ConfigError(
+            f"decode_chunk_size={chunk} with an overlap of {overlap}",
+            "decode_chunk_size >= 1 and 0 <= overlap < decode_chunk_size",
+            "raise decode_chunk_size or lower the overlap",
+        )
+    if num_frames <= chunk:
+        return [range(num_frames)] if num_frames else []
+    last = num_frames - chunk
+    count = -(-last // (chunk - overlap))
+    starts = [i * last // count for i in range(count + 1)]  # steps of at most chunk - overlap
+    return [range(s, s + chunk) for s in starts]
+
+
+def blend_weight(j: int, overlap: int) -> float:
+    """Weight of the next chunk at frame j = 1..overlap of an overlap: 6t^5 - 15t^4 + 10t^3 at t = j/(overlap+1).
+
+    A decoded frame is the more wrong the nearer it is to the end of its chunk. Against a whole decode this ramp
+    leaves less than half the error of the straight one.
+    """
+    t = j / (overlap + 1)
+    return t**3 * (t * (6 * t - 15) + 10)
+
+
+def decode_float(
+    vae: Autoencoder,
+    latents: Float[Tensor, "frames channels h w"],
+    decode_chunk_size: int = 8,
+    *,
+    overlap: int | None = None,
+    mode: DecodeMode = "blend",
+    decode: DecodeClip | None = None,
+) -> Iterator[Float[Tensor, "3 height width"]]:
+    """Decode latents to frames one by one, float32 before clamping, on the autoencoder's device.
+
+    The decoder looks along time (29 temporal convolutions, 28 norms over time), so a chunk is not decoded as the
+    same frames in a whole video would be: plain chunks show seams. Chunks that overlap are blended by a ramp that
+    trusts the frames at the ends of a chunk least, see `blend_weight`. Memory holds one chunk, whatever the number
+    of frames.
+
+    Args:
+        vae: the autoencoder.
+        latents: of one video, at unit scale (divided by `vae.config.scaling_factor` here), on any device.
+        decode_chunk_size: frames decoded at once; with all frames in one chunk the result is exact.
+        overlap: least frames shared by neighbouring chunks; default is half a chunk. 0 cuts hard.
+        mode: "blend", or "released" for plain chunks with a short last one, as the published code has them.
+        decode: how the frames of a chunk are decoded; None is `decode_frames` without chunks and tiles.
+
+    Raises:
+        ConfigError: bad chunk size or overlap.
+    """
+    if mode not in get_args(DecodeMode):
+        raise ConfigError(f"decode mode {mode!r}", "blend or released", "correct the mode")
+    shared = min(decode_chunk_size // 2, decode_chunk_size - 1) if overlap is None else overlap
+    chunks = plan_chunks(len(latents), decode_chunk_size, shared)
+    if mode == "released":
+        chunks = [range(s, min(s + decode_chunk_size, len(latents))) for s in range(0, len(latents), decode_chunk_size)]
+    return _decode_chunks(vae, latents, chunks, decode or decode_frames)
+
+
+def _decode_chunks(vae: Autoencoder, latents: Tensor, chunks: list[range], decode: DecodeClip) -> Iterator[Tensor]:
+    held: list[Tensor] = []  # frames decoded but not final yet: the next chunk may still be blended in
+    for i, chunk in enumerate(chunks):
+        frames = list(decode(vae, latents[chunk.start : chunk.stop]))
+        for j in range(len(held)):
+            frames[j] = torch.lerp(held[j], frames[j], blend_weight(j + 1, len(held)))
+        final = chunks[i + 1].start - chunk.start if i + 1 < len(chunks) else len(frames)
+        held, frames = frames[final:], frames[:final]
+        yield from frames
+        del frames  # while the next chunk is decoded
+
+
+@torch.inference_mode()
+def decode_frames(
+    vae: Autoencoder,
+    latents: Float[Tensor, "frames channels h w"],
+    *,
+    frame_chunk: int | None = None,
+    tile: int | None = None,
+) -> Float[Tensor, "frames 3 height width"]:
+    """Decode the frames of one clip, float32 before clamping, on the autoencoder's device.
+
+    Tiles are NOT exact. The decoder's attention and its norms look at the whole frame, so a tile comes out a little
+    different (in colour and contrast above all) from the same place of a whole frame. Tiles therefore overlap and are
+    blended; the error stays and is reported by `benchmarks/real_size.py`. Use them last: `frame_chunk` is exact.
+
+    Args:
+        vae: the autoencoder.
+        latents: at unit scale, on any device.
+        frame_chunk: frames at once inside of the decoder (exact); None is all.
+        tile: side of tiles in pixels (not exact); None decodes whole frames.
+
+    Raises:
+        ConfigError: a tile that is smaller than 8 latents.
+    """
+    param = next(vae.decoder.parameters())
+    z = (latents.to(param.device) / vae.config.scaling_factor).to(param.dtype)
+    scale = vae.downscale
+    height, width = z.shape[-2:]
+    side = max(height, width) if tile is None else tile // scale
+    if side < 8 and tile is not None:
+        raise ConfigError(f"decode_tile={tile}", f"at least {8 * scale} pixels", f"use {8 * scale} or more")
+    down, across = (plan_chunks(n, side, round(side * TILE_OVERLAP)) for n in (height, width))
+    if len(down) == len(across) == 1:
+        return vae.decode(z, len(z), frame_chunk).float()
+    out = torch.zeros(len(z), 3, height * scale, width * scale, device=z.device)
+    columns = _ramps(across, scale)
+    for rows, weight in zip(down, _ramps(down, scale), strict=True):
+        for cols, share in zip(across, columns, strict=True):
+            part = vae.decode(z[..., rows.start : rows.stop, cols.start : cols.stop], len(z), frame_chunk).float()
+            part *= weight.to(part).view(-1, 1) * share.to(part)
+            out[..., rows.start * scale : rows.stop * scale, cols.start * scale : cols.stop * scale] += part
+    return out
+
+
+def _ramps(tiles: list[range], scale: int) -> list[Tensor]:
+    """Weight of each tile at its pixels along one axis; over all tiles they sum to 1."""
+    total = tiles[-1].stop * scale
+    weights = torch.zeros(len(tiles), total, dtype=torch.float64)
+    stop = 0
+    for i, tile in enumerate(tiles):
+        start, end = tile.start * scale, tile.stop * scale
+        shared = max(stop - start, 0)
+        ramp = torch.tensor([blend_weight(j + 1, shared) for j in range(shared)], dtype=torch.float64)
+        weights[i, start:end] = 1
+        weights[i, start : start + shared] = ramp
+        weights[:i, start : start + shared] *= 1 - ramp
+        stop = end
+    return [w[t.start * scale : t.stop * scale] for w, t in zip(weights, tiles, strict=True)]
+
+
+def to_uint8(
+    frame: Float[Tensor, "*lead 3 height width"], truncate: bool = False
+) -> UInt8[ndarray, "*lead height width 3"]:
+    """[-1, 1] to 0..255, clamped, channels last. Rounds to nearest; the published code truncates."""
+    # Order of operations as in the published code, so that truncation meets the same values.
+    scaled = (frame.float() / 2 + 0.5).clamp(0, 1) * 255
+    values = scaled if truncate else scaled.round()
+    return np.ascontiguousarray(values.to(torch.uint8).movedim(-3, -1).cpu().numpy())
+
+
+def decode_stream(
+    vae: Autoencoder,
+    latents: Float[Tensor, "frames channels h w"],
+    decode_chunk_size: int = 8,
+    *,
+    overlap: int | None = None,
+    mode: DecodeMode = "blend",
+    decode: DecodeClip | None = None,
+    finish: Callable[[Iterator[Tensor]], Iterator[Tensor]] | None = None,
+) -> Iterator[UInt8[ndarray, "height width 3"]]:
+    """Decode latents to RGB frames one by one; arguments as for `decode_float`.
+
+    `finish` changes decoded frames before they become bytes (as `models.detail.add_detail` does).
+
+    "released" also truncates instead of rounding. It decodes all latents given, so drop the reference slot from the
+    frames and not from the latents if equality with the published code is wanted.
+    """
+    frames = decode_float(vae, latents, decode_chunk_size, overlap=overlap, mode=mode, decode=decode)
+    if finish is not None:
+        frames = finish(frames)
+    return _as_uint8(frames, truncate=mode == "released")
+
+
+def _as_uint8(frames: Iterator[Tensor], truncate: bool) -> Iterator[ndarray]:
+    with closing(frames):  # type: ignore[type-var]
+        for frame in frames:
+            yield to_uint8(frame, truncate)

@@ -1,0 +1,175 @@
+"""How much memory a computation takes, found without doing it: the networks run on shapes alone.
+
+Tensors without data ("meta") go through a network as real ones would, chunks and all, and the bytes of each are counted
+from where it is made to where it is freed. Attention counts as the fused kernels compute it, which keep no matrix of
+scores. PyTorch's own fake tensors do the same; each of their operations takes five times as long.
+
+Not counted: the device's context and libraries, workspaces that convolutions and matrix products ask for, and what the
+allocator loses to fragments. `mimicmotion.runtime.free_memory` leaves room for these.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+META = torch.device("meta")
+ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
+ONEDNN_LINEAR: Any = getattr(getattr(torch.ops.mkldnn, "_linear_pointwise", None), "binary", None)
+GROUP_NORM = torch.ops.aten.group_norm.default
+LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+COPYING = {GROUP_NORM, torch.ops.aten.conv2d.default, torch.ops.aten.conv2d.padding, torch.ops.aten.conv3d.default}
+
+
+class CpuShape(Tensor):
+    """A tensor without data for which a network decides as for one on a CPU."""
+
+    device = torch.device("cpu")
+    __torch_function__: Any = torch._C._disabled_torch_function_impl  # results of operations are plain tensors
+
+
+class LiveBytes(TorchDispatchMode):
+    """Runs all operations inside a `with` block on shapes, and counts the bytes of tensors until they are freed.
+
+    Use it in inference mode: there layers such as attention arrive whole, and what they keep for themselves does not
+    count.
+
+    Args:
+        cpu: tensors pretend to be on a CPU. Else they are on "meta", which stands for any other device.
+        resident: tensors that are counted elsewhere (parameters).
+        scratch: bytes that attention on (query, key) takes for itself.
+
+    Attributes:
+        now: bytes alive.
+        peaks: the most so far, of each section in turn; append `now` to begin a new one.
+    """
+
+    def __init__(
+        self,
+        cpu: bool,
+        resident: Iterable[Tensor] = (),
+        scratch: Callable[[Tensor, Tensor], int] = lambda _q, _k: 0,
+    ) -> None:
+        super().__init__()
+        self.now, self.peaks = 0, [0]
+        self.cpu, self.scratch = cpu, scratch
+        self._sizes = {t.untyped_storage()._cdata: 0 for t in resident}
+        self._known: dict[Any, Any] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation and count what it makes."""
+        if func._schema.name.endswith("_"):
+            return args[0]  # written in place, and there is nothing to write
+        out = self._run(func, _on_meta(args), {k: _on_meta(v) for k, v in (kwargs or {}).items()})
+        several = isinstance(out, (tuple, list))
+        for t in out if several else (out,):
+            if isinstance(t, Tensor):
+                self._count(t.untyped_storage())
+        if func is ATTENTION:
+            self._reach(self.scratch(*args[:2]))
+        if func in COPYING:
+            self._reach(_copied(func, args[0], args[1], out, self.cpu))
+        if not self.cpu:
+            return out
+        return [_on_cpu(t) for t in out] if several else _on_cpu(out)
+
+    def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """The shape of a new tensor is worked out once: so loops over chunks cost little."""
+        if len(func._schema.returns) != 1 or func._schema.returns[0].alias_info is not None:
+            return func(*args, **kwargs)  # several, or views
+        key = (func, _key(args), _key(tuple(kwargs.items())))
+        if key not in self._known:
+            out = _infer(func, args, kwargs, self.cpu)
+            if not isinstance(out, Tensor):
+                return out
+            self._known[key] = out.shape, out.stride(), out.dtype
+        shape, stride, dtype = self._known[key]
+        return torch.empty_strided(shape, stride, dtype=dtype, device=META)
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key not in self._sizes:
+            self._sizes[key] = storage.nbytes()
+            self.now += storage.nbytes()
+            weakref.finalize(storage, self._free, key)
+            self._reach(0)
+
+    def _reach(self, more: int) -> None:
+        self.peaks[-1] = max(self.peaks[-1], self.now + more)
+
+    def _free(self, key: int) -> None:
+        self.now -= self._sizes.pop(key, 0)
+
+
+def _infer(func: Any, args: Any, kwargs: Any, cpu: bool) -> Any:
+    if func is ATTENTION:  # fused kernels write (n, tokens, heads, dim), which the caller's transpose makes contiguous
+        n, heads, tokens, _ = args[0].shape
+        return args[0].new_empty(n, tokens, heads, args[2].shape[-1]).transpose(1, 2)
+    if func is ONEDNN_LINEAR:  # PyTorch knows no shapes for it
+        return args[0].new_empty(*args[0].shape[:-1], args[2].shape[0])
+    out = func(*args, **kwargs)
+    if func is GROUP_NORM:
+        last = cpu and _channels_last(args[0])
+    else:
+        last = func in COPYING and (_channels_last(args[0]) or _channels_last(args[1]))
+    return out.contiguous(memory_format=LAST[out.ndim]) if last else out
+
+
+def _on_meta(value: Any) -> Any:
+    if isinstance(value, (tuple, list)):
+        return [_on_meta(v) for v in value]
+    if isinstance(value, Tensor):
+        return value.as_subclass(Tensor)
+    return META if isinstance(value, torch.device) else value
+
+
+def _on_cpu(value: Any) -> Any:
+    return value.as_subclass(CpuShape) if isinstance(value, Tensor) else value
+
+
+def _key(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.shape, value.stride(), value.dtype
+    if isinstance(value, (tuple, list)):
+        return tuple(map(_key, value))
+    return type(value), value  # 1, 1.0 and True are different arguments
+
+
+def _copied(func: Any, x: Tensor, weight: Any, out: Tensor, cpu: bool) -> int:
+    """Bytes of the copies that an operation makes for itself, gone when it is done.
+
+    A norm wants its input in one piece, or on a CPU with channels last. A convolution wants input and weight in one
+    order; without channels last oneDNN, on a CPU, puts input and result into blocks of 16 channels.
+    """
+    if func is GROUP_NORM:
+        return 0 if x.is_contiguous() or (cpu and _channels_last(x)) else x.nbytes
+    if _channels_last(x):
+        return 0
+    if _channels_last(weight) or not cpu:
+        return x.nbytes * _channels_last(weight)
+    return max(x.nbytes, out.nbytes * math.ceil(out.shape[1] / 16) * 16 // out.shape[1])
+
+
+def _channels_last(x: Tensor) -> bool:
+    return x.ndim in LAST and x.is_contiguous(memory_format=LAST[x.ndim]) and not x.is_contiguous()
+
+
+def tensors_of(*modules: nn.Module | None) -> list[Tensor]:
+    """Parameters and buffers."""
+    return [t for m in modules if m is not None for t in (*m.parameters(), *m.buffers())]
+
+
+def weight_bytes(*modules: nn.Module | None) -> int:
+    """Bytes of parameters and buffers, those that are shared counted once."""
+    return sum(map(_stored, {id(t): t for t in tensors_of(*modules)}.values()))
+
+
+def _stored(tensor: Tensor) -> int:
+    flatten = getattr(tensor, "__tensor_flatten__", None)  # quantised weights name the tensors they are made of
+    return tensor.nbytes if flatten is None else sum(_stored(getattr(tensor, name)) for name in flatten()[0])

@@ -1,0 +1,167 @@
+"""The small networks of the bundled model: the same classes as the big model at narrow width.
+
+One departure: the autoencoder works on patches. The temporal decoder needs at least 32 channels at full resolution,
+which costs 220 ms a decoded 224x128 frame on one CPU core; folding 4x4 pixels into channels first (`patch_size`) costs
+45 ms and trains four times faster. Everything else, the conditioning paths above all, is the same, so one pipeline
+serves both.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mimicmotion.backbones.svd.image_encoder import ImageEncoder
+from mimicmotion.backbones.svd.layers import ResnetBlock
+from mimicmotion.backbones.svd.posenet import PoseNet
+from mimicmotion.backbones.svd.unet import build_unet
+from mimicmotion.backbones.svd.vae import Autoencoder, FrameAttention
+from mimicmotion.errors import ConfigError
+
+
+def unet_config(
+    widths: tuple[int, ...] = (64, 96, 96),
+    attention: tuple[bool, ...] = (False, True, True),
+    layers: int = 1,
+    latent_channels: int = 16,
+    token_dim: int = 64,
+    head_dim: int = 96,
+    norm_groups: int = 8,
+) -> dict[str, Any]:
+    """The `config.json` of a narrow `UNetSpatioTemporalConditionModel`; widths in multiples of 32.
+
+    `norm_groups` departs from diffusers' fixed 32: groups of two channels lose the level and the scale of a picture's
+    colours in front of the last convolution.
+    """
+    down = ["CrossAttnDownBlockSpatioTemporal" if a else "DownBlockSpatioTemporal" for a in attention]
+    up = ["CrossAttnUpBlockSpatioTemporal" if a else "UpBlockSpatioTemporal" for a in reversed(attention)]
+    return {
+        "in_channels": 2 * latent_channels,
+        "out_channels": latent_channels,
+        "block_out_channels": list(widths),
+        "down_block_types": down,
+        "up_block_types": up,
+        "layers_per_block": layers,
+        "cross_attention_dim": token_dim,
+        "num_attention_heads": [max(1, w // head_dim) for w in widths],
+        "addition_time_embed_dim": 64,
+        "projection_class_embeddings_input_dim": 192,
+        "num_frames": 16,
+        "norm_num_groups": norm_groups,
+    }
+
+
+def build_tiny_unet(**kwargs: Any) -> Any:
+    """A narrow U-Net with pose input and random weights; arguments as for `unet_config`."""
+    return build_unet(unet_config(**kwargs))
+
+
+def build_tiny_posenet(out_channels: int, reference_pose: bool = True) -> PoseNet:
+    """PoseNet for training from nothing: its last layer does NOT start at zero, as there is nothing to preserve.
+
+    Weights start larger than PyTorch's default, with which differences of poses shrink to 0.001 over the nine
+    convolutions: a first training needed two thousand steps to get its PoseNet going.
+    """
+    net = PoseNet(out_channels, (6 if reference_pose else 3, 16, 32, 64))
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.weight, std=1.8 * module.weight[0].numel() ** -0.5)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    probe = torch.full((1, 1, net.widths[0], 64, 64), -1.0)
+    probe[:, :, 0, 8:56, 26], probe[:, :, 1, 31, 8:56] = 0.5, 0.5  # two thin strokes on black
+    with torch.no_grad():
+        net.final_proj.weight *= 0.5 / net(probe).std().clamp_min(1e-6)
+    return net
+
+
+def build_tiny_image_encoder(token_dim: int = 64, hidden: int = 64, layers: int = 2) -> ImageEncoder:
+    """A narrow CLIP picture encoder, 64x64 pixels in patches of 8, one token out."""
+    return ImageEncoder(
+        {
+            "hidden_size": hidden,
+            "intermediate_size": 2 * hidden,
+            "num_hidden_layers": layers,
+            "num_attention_heads": 2,
+            "image_size": 64,
+            "patch_size": 8,
+            "projection_dim": token_dim,
+        }
+    )
+
+
+def autoencoder_config(patch_size: int = 8, latent_channels: int = 16) -> dict[str, Any]:
+    """The `config.json` of an autoencoder of one level, 128 channels wide."""
+    return {
+        "patch_size": patch_size,
+        "in_channels": 3 * patch_size**2,
+        "out_channels": 3 * patch_size**2,
+        "block_out_channels": [128],
+        "latent_channels": latent_channels,
+        "scaling_factor": 1.0,
+        "force_upcast": False,
+    }
+
+
+@torch.no_grad()
+def init_with_pca(vae: Autoencoder, mean: Float[Tensor, "3 p p"], basis: Float[Tensor, "channels 3 p p"]) -> None:
+    """Make an autoencoder of one level a linear projection of patches and back, as a start for training.
+
+    The residual blocks start as identities. Each latent takes four channels: x, -x and a large constant with both
+    signs, which makes the GroupNorm before the last convolution harmless, while SiLU(x) - SiLU(-x) = x. The other
+    channels start at random and carry what is learned.
+
+    Args:
+        vae: one level, 128 channels per 16 latents.
+        mean: mean patch of pictures in [-1, 1].
+        basis: filters; latent k = sum of basis[k] * (patch - mean).
+    """
+    k, width = len(basis), vae.config.block_out_channels[0]
+    encoder: Any = vae.encoder
+    decoder: Any = vae.decoder
+    to_moments: Any = vae.quant_conv
+    for module in vae.modules():
+        last = module.conv2 if isinstance(module, ResnetBlock) else None
+        last = module.to_out[0] if isinstance(module, FrameAttention) else last
+        for p in () if last is None else last.parameters():
+            nn.init.zeros_(p)
+    filters, offset = basis.flatten(1), -(basis * mean).flatten(1).sum(1)
+    _carry(encoder.conv_in, filters, offset, constant=50.0)
+    gain = _gain(50.0, width)
+    nn.init.zeros_(encoder.conv_out.weight)
+    nn.init.zeros_(encoder.conv_out.bias)
+    for i in range(k):
+        encoder.conv_out.weight[i, 4 * i, 1, 1], encoder.conv_out.weight[i, 4 * i + 1, 1, 1] = gain, -gain
+    to_moments.weight.copy_(torch.eye(2 * k)[:, :, None, None])
+    to_moments.bias.zero_()
+    to_moments.bias[k:] = -5.0  # variance: a little noise on the latents makes the decoder robust
+    # Back: the basis is orthogonal but not normalised. A smaller constant leaves the decoder's linear path trainable.
+    patches = filters / filters.square().sum(1, keepdim=True)
+    _carry(decoder.conv_in, torch.eye(k), torch.zeros(k), constant=4.0)
+    gain, out = _gain(4.0, width), decoder.conv_out
+    nn.init.zeros_(out.weight)
+    out.bias.copy_(mean.flatten())
+    for i in range(k):
+        out.weight[:, 4 * i, 1, 1], out.weight[:, 4 * i + 1, 1, 1] = gain * patches[i], -gain * patches[i]
+    nn.init.dirac_(decoder.time_conv_out.weight)
+    nn.init.zeros_(decoder.time_conv_out.bias)
+
+
+def _carry(conv: nn.Conv2d, filters: Float[Tensor, "k c"], offset: Float[Tensor, " k"], constant: float) -> None:
+    """Let output channels 4i .. 4i + 3 be value i, minus it, and the constant with both signs."""
+    bias = conv.bias if conv.bias is not None else torch.zeros(conv.out_channels)
+    for i in range(len(filters)):
+        conv.weight[4 * i : 4 * i + 4].zero_()
+        conv.weight[4 * i, :, 1, 1], conv.weight[4 * i + 1, :, 1, 1] = filters[i], -filters[i]
+        bias[4 * i], bias[4 * i + 1] = offset[i], -offset[i]
+        bias[4 * i + 2], bias[4 * i + 3] = constant, -constant
+
+
+def _gain(constant: float, width: int) -> float:
+    """What undoes the GroupNorm (32 groups) of four channels x, -x, constant, -constant, for small x."""
+    if width != 128:
+        raise ConfigError(f"width={width}", "128, so that a group of the GroupNorm is four channels", "use 128")
+    return constant / 2**0.5

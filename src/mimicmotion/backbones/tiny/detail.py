@@ -1,0 +1,247 @@
+"""Pixel detail for decoded frames (a departure of small models, see the model card).
+
+What the limb warp shows right is sharp, and comes out soft from a small autoencoder. This network sees the decoded
+frame, the warped picture, the reference picture and both poses, and chooses at each pixel which to show, moved to where
+the figure's borders are, or paints it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mimicmotion.arrays import Frame
+from mimicmotion.backbones.svd.pose_features import PoseFrames, to_unit
+from mimicmotion.errors import ConfigError, InputError
+
+FOLD = 2
+"""Pixels per side of a cell of the finest level; each of the others has twice as many."""
+LEVELS = 4
+BLURS = (1.0, 2.5)
+"""Standard deviations of the blurred candidates, pixels."""
+REACH = 8.0
+"""How far the moved candidates are moved at most, pixels along an axis."""
+CANDIDATES = ("decoded", "decoded 1", "decoded 2.5", "warped", "warped 1", "warped 2.5", "reference")
+CANDIDATES += ("warped, moved", "decoded, moved", "painted")
+_GROUPS = 8
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DetailGuide:
+    """What a frame's detail is taken from.
+
+    Attributes:
+        picture: the reference picture.
+        reference_pose: its drawn pose.
+        warped: the picture warped to each frame's pose; a frame is taken when it is needed.
+        poses: the drawn poses, likewise.
+    """
+
+    picture: Frame
+    reference_pose: Frame
+    warped: PoseFrames
+    poses: PoseFrames
+
+    def __len__(self) -> int:
+        return min(len(self.warped), len(self.poses))
+
+
+class DetailNet(nn.Module):
+    """(decoded, warped, reference, pose, reference pose) to the frame with its detail.
+
+    Each pixel becomes a weighted mean of the candidates at its place (`CANDIDATES`: the pictures, blurred ones, which
+    are right where a border may lie a little beside, ones moved by a smooth displacement, and its own colour).
+
+    Args:
+        widths: channels of the levels, from cells of 2x2 pixels to cells of 16x16, in multiples of 8.
+        blocks: residual blocks of two 3x3 convolutions in each level, on the way down and again on the way up.
+        dropout: share of the coarsest level's channels that are dropped in training.
+        fine: channels between two last convolutions that see whole pixels and correct the weights, which cells of 2x2
+            pixels alone leave ragged; 0: none.
+        sharp_lean: added to the logarithm of the weights of the warped picture, moved or not, outside of training. The
+            least squared error of uncertain frames is softer than a pose estimator and the eye want.
+        blurred_lean: the same of the blurred candidates'.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int] = (32, 48, 96, 128),
+        blocks: Sequence[int] = (1, 1, 2, 2),
+        dropout: float = 0.1,
+        fine: int = 0,
+        sharp_lean: float = 0.0,
+        blurred_lean: float = 0.0,
+    ) -> None:
+        super().__init__()
+        _check(widths, blocks, dropout, fine)
+        self.config: dict[str, Any] = {
+            "widths": list(widths),
+            "blocks": list(blocks),
+            "dropout": dropout,
+            "fine": fine,
+            "sharp_lean": sharp_lean,
+            "blurred_lean": blurred_lean,
+        }
+        soft = [blurred_lean] * len(BLURS)
+        self.lean = (0.0, *soft, sharp_lean, *soft, 0.0, sharp_lean, 0.0, 0.0)
+        steps = list(itertools.pairwise(widths))
+
+        def level(k: int) -> nn.Sequential:
+            return nn.Sequential(*(_Block(widths[k]) for _ in range(blocks[k])))
+
+        self.enter = nn.Conv2d(15 * FOLD**2, widths[0], 3, padding=1)
+        self.down_blocks = nn.ModuleList(level(k) for k in range(LEVELS))
+        self.downs = nn.ModuleList(nn.Conv2d(a, b, 4, stride=2, padding=1) for a, b in steps)
+        self.drop = nn.Dropout2d(dropout)
+        self.ups = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in steps)
+        self.up_blocks = nn.ModuleList(level(k) for k in range(LEVELS - 1))
+        self.displace = nn.Conv2d(widths[1], 4, 3, padding=1)
+        made = len(CANDIDATES) + 3
+        self.out = nn.Conv2d(widths[0], made * FOLD**2, 1)
+        self.fine = _corrections(made, fine) if fine else None
+        with torch.no_grad():
+            nn.init.normal_(self.displace.weight, std=1e-3)
+            for parameter in (self.displace.bias, self.out.weight, self.out.bias):
+                parameter.zero_()  # type: ignore[union-attr]
+            for sharp in ("decoded", "warped"):
+                k = CANDIDATES.index(sharp)
+                self.out.bias[k * FOLD**2 : (k + 1) * FOLD**2] = 3.0  # type: ignore[index]
+
+    def forward(
+        self,
+        decoded: Float[Tensor, "n 3 height width"],
+        warped: Float[Tensor, "n 3 height width"],
+        reference: Float[Tensor, "n 3 height width"],
+        pose: Float[Tensor, "n 3 height width"],
+        reference_pose: Float[Tensor, "n 3 height width"],
+    ) -> Float[Tensor, "n 3 height width"]:
+        """Frames in about [-1, 1], height and width in multiples of 16; the poses drawn, in [-1, 1]."""
+        seen = torch.cat([warped, warped - decoded, reference - warped, pose, reference_pose], 1)
+        fine, middle = self._levels(F.pixel_unshuffle(seen, FOLD))
+        out = F.pixel_shuffle(self.out(F.silu(fine)), FOLD)
+        if self.fine is not None:
+            out = out + self.fine(torch.cat([out, warped, warped - decoded, reference - warped], 1))
+        out = out.float()
+        weights, colour = out.split([len(CANDIDATES), 3], 1)
+        if not self.training:
+            weights = weights + weights.new_tensor(self.lean).view(1, -1, 1, 1)
+        by = REACH * torch.tanh(self.displace(F.silu(middle)).float() / 2)
+        by = F.interpolate(by, scale_factor=2.0 * FOLD, mode="bilinear")
+        soft = [[blurred(p, sigma) for sigma in BLURS] for p in (decoded, warped)]
+        shown = [decoded, *soft[0], warped, *soft[1], reference]
+        shown += [moved(warped, by[:, :2]), moved(decoded, by[:, 2:]), soft[0][-1] + colour]
+        return sum(w[:, None] * p.float() for w, p in zip(weights.softmax(1).unbind(1), shown, strict=True))  # type: ignore[return-value]
+
+    def _levels(self, folded: Tensor) -> tuple[Tensor, Tensor]:
+        """Features of the finest level and of the next."""
+        x, kept = self.enter(folded), []
+        for blocks, down in zip(self.down_blocks, self.downs, strict=False):
+            x = blocks(x)
+            kept.append(x)
+            x = down(F.silu(x))
+        x = self.down_blocks[-1](self.drop(x))
+        features = []
+        for beside, up, blocks in zip(reversed(kept), reversed(self.ups), reversed(self.up_blocks), strict=True):  # type: ignore[call-overload]
+            x = blocks(beside + F.pixel_shuffle(up(F.silu(x)), 2))
+            features.append(x)
+        return features[-1], features[-2]
+
+
+class _Block(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(_GROUPS, width)
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        with torch.no_grad():  # it starts as if it were not there
+            for parameter in self.conv2.parameters():
+                parameter.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(F.silu(self.conv1(F.silu(self.norm(x)))))
+
+
+def _corrections(made: int, channels: int) -> nn.Sequential:
+    """Of what is made for each pixel, from that and three pictures; none at first."""
+    last = nn.Conv2d(channels, made, 3, padding=1)
+    with torch.no_grad():
+        for parameter in last.parameters():
+            parameter.zero_()
+    return nn.Sequential(nn.Conv2d(made + 9, channels, 3, padding=1), nn.SiLU(), last)
+
+
+def _check(widths: Sequence[int], blocks: Sequence[int], dropout: float, fine: int) -> None:
+    fits = len(widths) == len(blocks) == LEVELS and all(w >= _GROUPS and w % _GROUPS == 0 for w in widths)
+    if not fits or min(blocks) < 0 or not 0 <= dropout < 1 or fine < 0:
+        got = f"widths={tuple(widths)}, blocks={tuple(blocks)}, dropout={dropout}, fine={fine}"
+        want = f"{LEVELS} widths in multiples of {_GROUPS}, {LEVELS} blocks >= 0, 0 <= dropout < 1, fine >= 0"
+        raise ConfigError(got, want, "correct it")
+
+
+def moved(
+    picture: Float[Tensor, "n 3 height width"], by: Float[Tensor, "n 2 height width"]
+) -> Float[Tensor, "n 3 height width"]:
+    """At each place what the picture shows `by` = (x, y) pixels further, between pixels bilinearly; edges go on."""
+    height, width = picture.shape[-2:]
+    y, x = torch.meshgrid(*(torch.arange(n, device=by.device, dtype=by.dtype) for n in (height, width)), indexing="ij")
+    at = torch.stack([(2 * (x + by[:, 0]) + 1) / width - 1, (2 * (y + by[:, 1]) + 1) / height - 1], -1)
+    return F.grid_sample(picture.to(by.dtype), at, padding_mode="border", align_corners=False)
+
+
+def blurred(picture: Float[Tensor, "n 3 height width"], sigma: float) -> Float[Tensor, "n 3 height width"]:
+    """The picture smoothed by a Gaussian of `sigma` pixels; edges are continued."""
+    reach = round(2.5 * sigma)
+    at = torch.arange(-reach, reach + 1, device=picture.device, dtype=torch.float32)
+    kernel = (-0.5 * (at / sigma).square()).exp()
+    kernel = (kernel / kernel.sum()).to(picture.dtype).expand(3, 1, 1, -1)
+    across = F.conv2d(F.pad(picture, (reach, reach, 0, 0), mode="replicate"), kernel, groups=3)
+    return F.conv2d(F.pad(across, (0, 0, reach, reach), mode="replicate"), kernel.mT, groups=3)
+
+
+@torch.inference_mode()
+def _detailed(
+    net: DetailNet,
+    decoded: Float[Tensor, "3 height width"],
+    guide: DetailGuide,
+    number: int,
+    still: tuple[Float[Tensor, "1 3 height width"], Float[Tensor, "1 3 height width"]],
+) -> Float[Tensor, "3 height width"]:
+    param, size = next(net.parameters()), decoded.shape[-2:]
+    warped, pose = (to_unit(f[number : number + 1]).to(decoded.device) for f in (guide.warped, guide.poses))
+    for name, picture in (("warped picture", warped), ("drawn pose", pose)):
+        if picture.shape[-2:] != size:
+            got = f"a {name} of {tuple(picture.shape[-2:])} pixels"
+            raise InputError(got, f"{tuple(size)} as the frame", "make it at the size of the video")
+    inputs = (decoded[None].clamp(-1, 1), warped, still[0], pose, still[1])
+    return net(*(x.to(param.device, param.dtype) for x in inputs))[0].float()
+
+
+def add_detail(
+    net: DetailNet, frames: Iterator[Float[Tensor, "3 height width"]], guide: DetailGuide, first: int = 0
+) -> Iterator[Float[Tensor, "3 height width"]]:
+    """Decoded frames with their detail, one by one: each depends on nothing but itself.
+
+    Args:
+        net: the network.
+        frames: decoded frames, about [-1, 1]; closed with this stream.
+        guide: what detail is taken from.
+        first: number of the first frame in `guide`; frames before number 0 stay as they are.
+    """
+    still: tuple[Tensor, Tensor] | None = None
+    with closing(frames):  # type: ignore[type-var]
+        for number, frame in enumerate(frames, first):
+            if number < 0:
+                yield frame
+                continue
+            if still is None:
+                reference, pose = (to_unit(p[None]).to(frame.device) for p in (guide.picture, guide.reference_pose))
+                still = (reference, pose)
+            yield _detailed(net, frame, guide, number, still)

@@ -1,0 +1,1 @@
+"""Videos to training clips: analysis, scenes, filters, duplicates, report."""

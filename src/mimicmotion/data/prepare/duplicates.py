@@ -1,0 +1,84 @@
+"""Videos that are there twice: the same file, or the same pictures encoded or resized again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import UInt8
+from numpy import ndarray
+
+from mimicmotion.runtime.extras import import_extra
+
+HASH_SIDE = 16
+HASH_BITS = HASH_SIDE**2
+HASH_EVERY = 0.5
+"""Seconds between two frames that are hashed."""
+MAX_HASHES = 64
+"""So many hashes a video at most: the first half minute identifies it."""
+_COMPARED = 12
+_LENGTH_TOLERANCE = 0.1
+
+
+def picture_hash(frame: UInt8[ndarray, "height width 3"]) -> UInt8[ndarray, 32]:
+    """Perceptual hash of a picture (256 bits, packed): coarse structure that a re-encoding leaves as it was.
+
+    Raises:
+        ConfigError: imagehash is not installed.
+    """
+    from PIL import Image
+
+    return np.packbits(import_extra("imagehash", "train").phash(Image.fromarray(frame), hash_size=HASH_SIDE).hash)
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What a video looks like.
+
+    Attributes:
+        seconds: how long it lasts.
+        hashes: of a frame every `HASH_EVERY` seconds.
+    """
+
+    seconds: float
+    hashes: UInt8[ndarray, "moments 32"]
+
+
+def difference(a: Fingerprint, b: Fingerprint) -> float:
+    """Share of bits that differ, averaged over moments spread through both videos; 1 where their lengths differ.
+
+    0 is the same picture all the way, unrelated videos are near 0.5.
+    """
+    if abs(a.seconds - b.seconds) > _LENGTH_TOLERANCE * max(a.seconds, b.seconds, 1e-6):
+        return 1.0
+    common = min(len(a.hashes), len(b.hashes))
+    if not common:
+        return 1.0
+    moments = np.unique(np.linspace(0, common - 1, _COMPARED).round().astype(int))
+    bits = np.unpackbits(np.bitwise_xor(a.hashes[moments], b.hashes[moments]), axis=1)
+    return float(bits.mean())
+
+
+def near_duplicates(prints: Sequence[Fingerprint], threshold: float) -> dict[int, tuple[int, float]]:
+    """Videos that look like an earlier one that stays.
+
+    Args:
+        prints: in the order in which the first of a kind stays.
+        threshold: share of differing bits below which two videos are the same; 0 finds none.
+
+    Returns:
+        Number of each duplicate -> (number of the video that stays, share of differing bits).
+    """
+    found: dict[int, tuple[int, float]] = {}
+    if threshold <= 0:
+        return found
+    for i, mine in enumerate(prints):
+        for k in range(i):
+            if k in found:
+                continue
+            apart = difference(prints[k], mine)
+            if apart < threshold:
+                found[i] = (k, apart)
+                break
+    return found

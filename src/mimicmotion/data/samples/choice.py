@@ -1,0 +1,108 @@
+"""Which frames make a sample: a pure function of the random generator and of the lengths of the scenes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mimicmotion.settings.samples import SampleConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What must be known of a record to choose frames from it.
+
+    Attributes:
+        frames: all stored frames.
+        stills: so many leading frames are no part of the time line; they may be references.
+        fps: of the time line.
+    """
+
+    frames: int
+    stills: int
+    fps: float
+
+    @property
+    def length(self) -> int:
+        """Frames of the time line."""
+        return self.frames - self.stills
+
+    def needed(self, count: int, config: SampleConfig) -> int:
+        """Shortest time line that `count` driving frames can be taken from."""
+        if config.spacing == "spread":
+            return count
+        return (count - 1) * self._shortest(config) + 1
+
+    def draw_step(self, count: int, config: SampleConfig, rng: np.random.Generator) -> int:
+        """Stored frames from one driving frame to the next: log-uniform in time, no longer than the scene allows."""
+        low, high = (math.log(t) for t in config.interval)
+        wanted = round(math.exp(rng.uniform(low, high)) * self.fps)
+        longest = (self.length - 1) // (count - 1) if count > 1 else wanted
+        return max(self._shortest(config), min(wanted, longest))
+
+    def _shortest(self, config: SampleConfig) -> int:
+        return max(1, round(config.interval[0] * self.fps))
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The random decisions behind one sample.
+
+    Attributes:
+        record: number of the record of the driving frames.
+        frames: its stored frames, as played.
+        fps: frames per second of these frames.
+        reference: (number of the record, stored frame) of the reference picture.
+        flip: mirror everything.
+        noise_seeds: of the imitated detector on driving poses and on the reference pose.
+    """
+
+    record: int
+    frames: list[int]
+    fps: float
+    reference: tuple[int, int]
+    flip: bool
+    noise_seeds: tuple[int, int]
+
+
+def choose(
+    rng: np.random.Generator,
+    config: SampleConfig,
+    scenes: Sequence[Scene],
+    usable: Sequence[int],
+    siblings: Sequence[Sequence[int]],
+) -> Choice:
+    """Draw one sample. All is drawn whether it is used or not, so that switches of the look keep the frames.
+
+    Args:
+        rng: of this sample alone.
+        config: of the sample.
+        scenes: of all records.
+        usable: numbers of the records that are long enough.
+        siblings: for each record the numbers of the records of its video, itself included.
+    """
+    count = config.num_frames - config.reference_slot
+    record = usable[int(rng.integers(len(usable)))]
+    scene = scenes[record]
+    if config.spacing == "spread":
+        places = np.sort(rng.choice(scene.length, count, replace=False))
+        span = int(places[-1] - places[0])
+        fps = scene.fps * (count - 1) / span if span else scene.fps
+    else:
+        step = scene.draw_step(count, config, rng)
+        places = rng.integers(scene.length - (count - 1) * step) + step * np.arange(count)
+        fps = scene.fps / step
+    frames = [scene.stills + int(p) for p in places]
+    if rng.random() < config.reverse:
+        frames.reverse()
+    records = siblings[record] if config.reference == "video" else [record]
+    ends = np.cumsum([scenes[r].frames for r in records])
+    place = int(rng.integers(ends[-1]))
+    which = int(np.searchsorted(ends, place, side="right"))
+    reference = (records[which], place - (int(ends[which - 1]) if which else 0))
+    flip = bool(rng.random() < config.flip)
+    seeds = rng.integers(2**31, size=2)
+    return Choice(record, frames, fps, reference, flip, (int(seeds[0]), int(seeds[1])))

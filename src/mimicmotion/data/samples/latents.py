@@ -1,0 +1,138 @@
+"""Latents of the records: from the shards, or encoded at first use and kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+from numpy import ndarray
+
+from mimicmotion.errors import ConfigError, WeightsError
+from mimicmotion.runtime.files import atomic_path, check_writable, writing
+
+if TYPE_CHECKING:
+    from mimicmotion.data.shards.shards import Shards
+
+logger = logging.getLogger(__name__)
+
+Encode = Callable[[UInt8[ndarray, "n H W 3"]], Float32[ndarray, "n c h w"]]
+
+
+class LatentCache:
+    """Latents (mode of the VAE's posterior, not scaled) of every frame of a set of shards.
+
+    One float16 file a record, which appears when complete: several processes may fill one folder at once. The files
+    stand under the identities of the model and of the shard, so neither can be taken for another, and those of
+    unchanged shards are found again when others are added.
+
+    Args:
+        shards: the records.
+        digest: identity of the encoder (for example the sha256 of its weights).
+        encode: RGB frames to latents; None where the shards hold the latents, or the folder all of them.
+        folder: where they are kept; must be writable if there is an encoder and the shards hold no latents.
+        chunk: frames encoded at once.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+
+    def __init__(
+        self, shards: Shards, digest: str, encode: Encode | None, folder: str | Path, *, chunk: int = 16
+    ) -> None:
+        if chunk < 1:
+            raise ConfigError(f"chunk={chunk}", "at least 1", "use 16")
+        self.shards, self.digest, self.encode, self.chunk = shards, digest, encode, chunk
+        self.folder = Path(folder) / hashlib.sha256(digest.encode()).hexdigest()[:16]
+        self.in_shards = shards.latents_model == digest
+        if not self.in_shards and encode is not None:
+            check_writable(self.folder / "latents.npy")
+
+    def latents(
+        self, record: int, frames: Sequence[int] | None = None, *, mirrored: bool = False
+    ) -> Float32[ndarray, "frames c h w"]:
+        """Latents of some frames of a record (default: all), in the order asked for.
+
+        Args:
+            record: number in the shards.
+            frames: stored frames, stills counted.
+            mirrored: of the mirrored frames (an encoder need not commute with a mirror).
+
+        Raises:
+            ConfigError: they would have to be encoded and there is no encoder.
+            WeightsError: the encoder gives NaN, or numbers too large for float16.
+            OutputError: the folder cannot be written.
+        """
+        values = None
+        if self.in_shards and not mirrored:
+            values = self.shards[record].latents
+        if values is None:
+            values = self._load(record, mirrored)
+        if values is None:
+            values = self._encode(record, mirrored)
+        chosen = values if frames is None else values[np.asarray(frames, np.int64)]
+        return chosen.astype(np.float32)
+
+    def fill(self, records: Sequence[int] | None = None, *, mirrored: bool = False) -> Iterator[int]:
+        """Encode what is missing, yielding the number of records done after each.
+
+        For an encoder on a GPU, which the worker processes of a data loader cannot use: fill first, then start them.
+        """
+        for done, record in enumerate(range(len(self.shards)) if records is None else records, 1):
+            if (mirrored or not self.in_shards) and not self._path(record, mirrored).exists():
+                self._encode(record, mirrored)
+            yield done
+
+    def scaling_factor(self, records: int = 64) -> float:
+        """1 / standard deviation of the latents of up to `records` records, evenly spaced: for a new model."""
+        chosen = np.unique(np.linspace(0, len(self.shards) - 1, records).astype(int))
+        values = np.concatenate([self.latents(int(i)).ravel() for i in chosen])
+        return float(1 / values.std(dtype=np.float64))
+
+    def _path(self, record: int, mirrored: bool) -> Path:
+        # keys hold no dot, so this is no other record's name
+        name = f"{self.shards.keys[record]}{'.mirrored' if mirrored else ''}.npy"
+        return self.folder / self.shards.sums[record][:16] / name
+
+    def _load(self, record: int, mirrored: bool) -> ndarray | None:
+        path = self._path(record, mirrored)
+        try:
+            values = np.load(path, mmap_mode="r", allow_pickle=False)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, EOFError) as e:
+            logger.warning("%s cannot be read (%s): encoded again", path, e)
+            return None
+        if values.ndim != 4 or len(values) != self.shards.num_frames[record] or values.dtype != np.float16:
+            logger.warning("%s holds %s of %s: encoded again", path, values.dtype, values.shape)
+            return None
+        return values
+
+    def _encode(self, record: int, mirrored: bool) -> ndarray:
+        key, count = self.shards.keys[record], self.shards.num_frames[record]
+        if self.encode is None:
+            raise ConfigError(
+                f"no {'mirrored ' if mirrored else ''}latents of {key} by this model",
+                "latents in the shards or in the cache, or an encoder",
+                "give the encoder, or prepare the shards with latents of this model",
+            )
+        source, parts = self.shards[record], []
+        for start in range(0, count, self.chunk):
+            frames = source.frames(range(start, min(start + self.chunk, count)))
+            if mirrored:
+                frames = np.ascontiguousarray(frames[:, :, ::-1])
+            with np.errstate(over="ignore"):
+                parts.append(np.asarray(self.encode(frames)).astype(np.float16))
+        values = np.concatenate(parts)
+        if not np.isfinite(values).all():
+            raise WeightsError(
+                f"the latents of {key} hold NaN or numbers above 65504", "finite numbers", "encode in float32"
+            )
+        path = self._path(record, mirrored)
+        with atomic_path(path) as part, writing(path), part.open("wb") as file:
+            np.save(file, values)
+        return values

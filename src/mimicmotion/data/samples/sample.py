@@ -1,0 +1,200 @@
+"""Records to training samples: frames or latents, drawn poses and hand masks (paper sections 3.2 to 3.4)."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import UInt8
+from numpy import ndarray
+
+from mimicmotion.data.samples.batch import Batch, Sample, collate
+from mimicmotion.data.samples.choice import Choice, Scene, choose
+from mimicmotion.data.samples.latents import LatentCache
+from mimicmotion.errors import ConfigError, InputError
+from mimicmotion.pose.guidance.limb_warp import limb_warp
+from mimicmotion.pose.guidance.skeleton import PoseDrawer
+from mimicmotion.pose.hands import hand_masks
+from mimicmotion.pose.keypoints import PoseSequence
+from mimicmotion.pose.mirror import mirror_poses
+from mimicmotion.settings.samples import SampleConfig, Spacing
+
+if TYPE_CHECKING:
+    from mimicmotion.data.shards.shards import Record, Shards
+
+__all__ = ["Batch", "Sample", "SampleMaker", "collate"]
+
+logger = logging.getLogger(__name__)
+
+
+class SampleMaker:
+    """Makes sample number 0, 1, 2 ...: each a pure function of (seed, number).
+
+    So a run can go on at any sample, in any number of processes. Every record is equally likely. Not for use by two
+    threads at once (processes are fine).
+
+    Args:
+        shards: the records; all have one size.
+        config: of the sample.
+        seed: of the random choices.
+        downscale: pixels per latent along each axis.
+        drawing: how poses are drawn: the model's settings "pose_drawing" (canvas_short_side, stroke).
+        latents: gives latents instead of frames, and image embeddings where the shards hold both of this model.
+        warp: also give the reference picture warped to each pose (`mimicmotion.pose.guidance.limb_warp`).
+
+    Raises:
+        InputError: a record is too short for a sample (see `SampleConfig.short_records`).
+        ConfigError: the size of the frames is no multiple of `downscale`.
+    """
+
+    def __init__(
+        self,
+        shards: Shards,
+        config: SampleConfig,
+        *,
+        seed: int,
+        downscale: int,
+        drawing: Mapping[str, Any],
+        latents: LatentCache | None = None,
+        warp: bool = False,
+    ) -> None:
+        height, width = shards.size
+        if downscale < 1 or height % downscale or width % downscale:
+            raise ConfigError(
+                f"frames of {height}x{width} with {downscale} pixels a latent",
+                f"height and width in multiples of {downscale}",
+                "prepare the shards in such a size",
+            )
+        if seed < 0:
+            raise ConfigError(f"seed={seed}", "0 or more", "use 0")
+        self.shards, self.config, self.seed, self.latents = shards, config, seed, latents
+        self.warp = warp
+        self.grid = (height // downscale, width // downscale)
+        plain: dict[str, Any] = {"confidence_aware": False, "threshold": config.pose_threshold}
+        look: Mapping[str, Any] = {**drawing, **plain} if config.guidance == "threshold" else drawing
+        self.drawer = PoseDrawer(shards.size, **look)
+        self.scenes = [Scene(*s) for s in zip(shards.num_frames, shards.stills, shards.fps, strict=True)]
+        self.siblings: list[Sequence[int]] = [[i] for i in range(len(self.scenes))]
+        for records in shards.videos.values():
+            for i in records:
+                self.siblings[i] = records
+        self._usable: dict[tuple[int, Spacing], list[int]] = {}
+        self.usable(config)
+
+    def usable(self, config: SampleConfig) -> list[int]:
+        """Numbers of the records that are long enough for a sample.
+
+        Raises:
+            InputError: one is too short and `config.short_records` is "error", or all are.
+        """
+        key = (config.num_frames, config.spacing)
+        if key not in self._usable:
+            self._usable[key] = self._check_lengths(config)
+        return self._usable[key]
+
+    def __call__(self, number: int, *, num_frames: int | None = None, spacing: Spacing | None = None) -> Sample:
+        """Sample `number`, with another number of slots or spacing than the config's where given.
+
+        Raises:
+            InputError: a record is too short for `num_frames`.
+        """
+        config = dataclasses.replace(
+            self.config,
+            num_frames=self.config.num_frames if num_frames is None else num_frames,
+            spacing=spacing or self.config.spacing,
+        )
+        rng = np.random.default_rng([self.seed, number])
+        choice = choose(rng, config, self.scenes, self.usable(config), self.siblings)
+        driver = self.shards[choice.record]
+        owner = driver if choice.reference[0] == choice.record else self.shards[choice.reference[0]]  # read once
+        driving, own = self._poses(driver, owner, choice)
+        poses, reference_pose = self._draw(driving), self._draw(own)[0]
+        mask = hand_masks(driving, self.grid, threshold=config.hand_threshold, padding=config.hand_padding)
+        if config.reference_slot:
+            poses = np.concatenate([reference_pose[None], poses])
+            mask = np.concatenate([np.zeros_like(mask[:1]), mask])
+        pictures = self._pictures(driver, owner, choice)
+        return Sample(
+            number=number,
+            key=driver.key,
+            poses=poses,
+            reference_pose=reference_pose,
+            hand_mask=mask,
+            fps=choice.fps,
+            **pictures,
+            warped=self._warped(pictures["reference"], own, driving) if self.warp else None,
+        )
+
+    def _warped(
+        self, reference: UInt8[ndarray, "H W 3"], own: PoseSequence, driving: PoseSequence
+    ) -> UInt8[ndarray, "slots H W 3"]:
+        moved = limb_warp(reference, own, driving)
+        return np.concatenate([reference[None], moved]) if self.config.reference_slot else moved
+
+    def _poses(self, driver: Record, owner: Record, choice: Choice) -> tuple[PoseSequence, PoseSequence]:
+        """Poses of the driving frames and of the reference, as a detector would have found them."""
+        found = []
+        for record, frames, seed in (
+            (driver, choice.frames, choice.noise_seeds[0]),
+            (owner, [choice.reference[1]], choice.noise_seeds[1]),
+        ):
+            source = record.poses
+            poses = dataclasses.replace(
+                source, xy=source.xy[frames], confidence=source.confidence[frames], fps=choice.fps
+            )
+            if self.config.detector_noise:
+                from mimicmotion.synth.noise import perturb_poses
+
+                poses = perturb_poses(poses, seed, self.config.detector_noise)
+            found.append(mirror_poses(poses) if choice.flip else poses)
+        return found[0], found[1]
+
+    def _draw(self, poses: PoseSequence) -> UInt8[ndarray, "frames H W 3"]:
+        return np.stack([self.drawer.draw(xy, c) for xy, c in zip(poses.xy, poses.confidence, strict=True)])
+
+    def _pictures(self, driver: Record, owner: Record, choice: Choice) -> dict[str, Any]:
+        """Frames or latents of the slots, and the reference."""
+        slot, (number, frame) = self.config.reference_slot, choice.reference
+        fields: dict[str, Any] = {"frames": None, "latents": None, "reference_latents": None, "embedding": None}
+        reference = _mirrored(owner.frames([frame]), choice.flip)
+        fields["reference"] = reference[0]
+        if self.latents is not None:
+            latents = self.latents.latents(choice.record, choice.frames, mirrored=choice.flip)
+            own = self.latents.latents(number, [frame], mirrored=choice.flip)
+            fields["reference_latents"] = own[0]
+            fields["latents"] = np.concatenate([own, latents]) if slot else latents
+        else:
+            frames = _mirrored(driver.frames(choice.frames), choice.flip)
+            fields["frames"] = np.concatenate([reference, frames]) if slot else frames
+        # Only of the model that made the latents too; and not of mirror images, as a batch has all or none
+        if self.latents is not None and self.latents.in_shards and not self.config.flip:
+            embeddings = owner.embeddings
+            fields["embedding"] = None if embeddings is None else embeddings[frame].astype(np.float32)
+        return fields
+
+    def _check_lengths(self, config: SampleConfig) -> list[int]:
+        count = config.num_frames - config.reference_slot
+        long_enough, short = [], []
+        for i, scene in enumerate(self.scenes):
+            (long_enough if scene.length >= scene.needed(count, config) else short).append(i)
+        if short and (config.short_records == "error" or not long_enough):
+            i = short[0]
+            scene = self.scenes[i]
+            raise InputError(
+                f"{len(short)} of {len(self.scenes)} records are too short; {self.shards.keys[i]} has {scene.length} "
+                f"frames at {scene.fps:g} fps",
+                f"at least {scene.needed(count, config)} for {count} driving frames "
+                + ("spread over it" if config.spacing == "spread" else f"every {config.interval[0]:.3g} s"),
+                "lower num_frames or the shortest interval, prepare longer scenes"
+                + (", or set short_records: skip" if long_enough else ""),
+            )
+        if short:
+            logger.warning("%d of %d records are too short for a sample: left out", len(short), len(self.scenes))
+        return long_enough
+
+
+def _mirrored(frames: UInt8[ndarray, "n H W 3"], flip: bool) -> UInt8[ndarray, "n H W 3"]:
+    return np.ascontiguousarray(frames[:, :, ::-1]) if flip else frames

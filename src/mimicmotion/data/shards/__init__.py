@@ -1,0 +1,1 @@
+"""Tar files of clips and their index: writing, reading, fetching."""

@@ -1,0 +1,57 @@
+"""Evaluate methods on a set of real videos and write the report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mimicmotion.evaluation.reports.report import FILES, method_table, save_report
+from mimicmotion.evaluation.runner import Evaluation
+from mimicmotion.evaluation.runner import evaluate as run
+from mimicmotion.runtime.files import check_writable
+from mimicmotion.runtime.progress import Job, Progress
+from mimicmotion.settings.evaluation import EvaluateConfig
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateResult:
+    """What was measured and where the report stands."""
+
+    evaluation: Evaluation
+    output: Path
+
+    @property
+    def exit_code(self) -> int:
+        """1 if a video could not be measured."""
+        return int(bool(self.evaluation.failures))
+
+    def summary(self) -> str:
+        """A few lines for a person to read."""
+        done = self.evaluation
+        (hits, made), table = done.reused, method_table(done)
+        lines = [f"note: {n}" for n in done.notes]
+        lines += [f"FAILED: {f.method}, {f.sequence}: {f.reason}" for f in done.failures]
+        lines += ["", *(table.markdown() if table.rows else ["nothing could be measured"]), ""]
+        lines.append(f"{hits} results from the cache, {made} made anew")
+        lines.append(f"report: {self.output / 'report.md'} (also report.html, metrics.csv, summary.json)")
+        return "\n".join(lines)
+
+
+def evaluate(config: EvaluateConfig) -> Job[EvaluateResult]:
+    """Measure, then write the report; a run that was stopped goes on from what it had measured.
+
+    Raises:
+        InputError: folders, settings or protocol are wrong; with `strict`, also whatever else is amiss.
+        WeightsError: a metric was asked for whose network is not here.
+        OutputError: the report cannot be written.
+    """
+    for name in FILES:
+        check_writable(config.output / name)
+    steps = run(config)
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration as stop:
+            save_report(config.output, stop.value)
+            return EvaluateResult(stop.value, config.output)
+        yield Progress(step.stage, step.done, step.total, step.note)

@@ -1,0 +1,183 @@
+"""AnyFrames against true frames: PSNR, L1 and SSIM, of whole frames, of the moving region and of the hands.
+
+Clips are uint8 (0..255) or floats in 0..1; all numbers refer to the range 0..1. Everything is computed in float64
+(the PSNR of about 29 in old tables of this field is an overflow of uint8).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Bool, Float, Float64, Num, UInt8
+from numpy import ndarray
+
+from mimicmotion.errors import InputError
+from mimicmotion.pose.hands import HAND_PADDING, HAND_THRESHOLD, hand_boxes
+from mimicmotion.pose.keypoints import PoseSequence
+from mimicmotion.runtime.extras import import_extra
+
+MOVED = 0.1
+"""A pixel belongs to the moving region if a colour of target and reference differs by more (0..1)."""
+FLOOR = 1e-10
+"""Mean squared errors below this count as this: identical clips have 100 dB."""
+SSIM_SIGMA = 1.5
+SSIM_WINDOW = 11  # what scikit-image makes of this sigma; smaller frames cannot be compared
+
+AnyFrames = UInt8[ndarray, "frames height width 3"] | Float[ndarray, "frames height width 3"]
+Mask = Bool[ndarray, "frames height width"]
+
+
+def unit_frames(frames: Num[ndarray, ...], name: str = "frames") -> Float64[ndarray, "frames height width 3"]:
+    """A clip as float64 in 0..1.
+
+    Raises:
+        InputError: wrong shape or type, no frames, NaN, or values out of range.
+    """
+    frames = np.asarray(frames)
+    if frames.ndim != 4 or frames.shape[-1] != 3 or not frames.size:
+        raise InputError(f"{name} of shape {frames.shape}", "(frames, height, width, 3), not empty", "stack RGB frames")
+    if frames.dtype == np.uint8:
+        return frames.astype(np.float64) / 255
+    if not np.issubdtype(frames.dtype, np.floating):
+        raise InputError(f"{name} of {frames.dtype}", "uint8 in 0..255 or floats in 0..1", "convert the frames")
+    if not np.isfinite(frames).all():
+        bad = np.flatnonzero(~np.isfinite(frames).all((1, 2, 3)))
+        raise InputError(f"NaN or infinity in {name}, frame {bad[0]}", "finite values", "see what made these frames")
+    if frames.min() < 0 or frames.max() > 1:
+        low, high = float(frames.min()), float(frames.max())
+        raise InputError(f"{name} from {low:.3g} to {high:.3g}", "0..1", "scale the frames, or give uint8")
+    return frames.astype(np.float64)
+
+
+def pair(output: AnyFrames, target: AnyFrames) -> tuple[Float64[ndarray, "f h w 3"], Float64[ndarray, "f h w 3"]]:
+    """Both clips as float64 in 0..1, checked to be of one length and size.
+
+    Raises:
+        InputError: they differ in length or size, or one is malformed; see `unit_frames`.
+    """
+    a, b = unit_frames(output, "output"), unit_frames(target, "target")
+    if len(a) != len(b):
+        raise InputError(f"{len(a)} output and {len(b)} target frames", "equal lengths", "cut or resample one of them")
+    if a.shape != b.shape:
+        raise InputError(f"output {a.shape[1:3]}, target {b.shape[1:3]}", "one size", "resize one of them first")
+    return a, b
+
+
+def psnr(output: AnyFrames, target: AnyFrames, mask: Mask | None = None) -> float:
+    """Peak signal-to-noise ratio in dB of the mean squared error of the whole clip, at most 100.
+
+    Args:
+        output: generated frames.
+        target: true frames.
+        mask: only these pixels count.
+
+    Returns:
+        dB; NaN where the mask is empty.
+
+    Raises:
+        InputError: see `pair`; or a mask of another shape.
+    """
+    a, b = pair(output, target)
+    return decibel(_mean((a - b) ** 2, mask))
+
+
+def frame_psnr(output: AnyFrames, target: AnyFrames, mask: Mask | None = None) -> Float64[ndarray, " frames"]:
+    """`psnr` of each frame; its mean over frames is what most papers call PSNR. NaN where a frame's mask is empty."""
+    a, b = pair(output, target)
+    error = (a - b) ** 2
+    masks = [None] * len(a) if mask is None else list(_checked(mask, error.shape[:3])[:, None])
+    return np.array([decibel(_mean(e[None], m)) for e, m in zip(error, masks, strict=True)])
+
+
+def l1(output: AnyFrames, target: AnyFrames, mask: Mask | None = None) -> float:
+    """Mean absolute difference, 0..1; NaN where the mask is empty. Raises as `psnr`."""
+    a, b = pair(output, target)
+    return _mean(np.abs(a - b), mask)
+
+
+def frame_ssim(output: AnyFrames, target: AnyFrames) -> Float64[ndarray, " frames"]:
+    """Structural similarity of each frame by scikit-image, as Wang et al. 2004 define it.
+
+    On grey (Rec. 601), Gaussian weights of 1.5 pixels, variances without Bessel's correction, range 1, the border of
+    half a window left out.
+
+    Raises:
+        InputError: see `pair`; frames smaller than the window; or scikit-image is missing.
+    """
+    a, b = pair(output, target)
+    if min(a.shape[1:3]) < SSIM_WINDOW:
+        raise InputError(f"frames of {a.shape[1:3]}", f"at least {SSIM_WINDOW} pixels a side", "compare larger frames")
+    structural_similarity = import_extra("skimage.metrics", "eval").structural_similarity
+    options = {"data_range": 1.0, "gaussian_weights": True, "sigma": SSIM_SIGMA, "use_sample_covariance": False}
+    greys = zip(grey(a), grey(b), strict=True)
+    return np.array([float(structural_similarity(x, y, **options)) for x, y in greys])
+
+
+def ssim(output: AnyFrames, target: AnyFrames) -> float:
+    """Mean of `frame_ssim` over the frames."""
+    return float(frame_ssim(output, target).mean())
+
+
+def grey(frames: Float[ndarray, "*n 3"]) -> Float64[ndarray, "*n"]:
+    """Luma by Rec. 601, as OpenCV's RGB2GRAY weighs."""
+    return frames @ np.array([0.299, 0.587, 0.114])
+
+
+def moving_region(target: AnyFrames, reference: Num[ndarray, "height width 3"], threshold: float = MOVED) -> Mask:
+    """Where a target frame differs from the reference picture by more than `threshold` in a colour.
+
+    Raises:
+        InputError: the sizes differ, or a clip is malformed.
+    """
+    wanted, still = unit_frames(target, "target"), unit_frames(np.asarray(reference)[None], "reference")
+    if wanted.shape[1:] != still.shape[1:]:
+        raise InputError(f"reference {still.shape[1:3]}, target {wanted.shape[1:3]}", "one size", "resize one of them")
+    return np.abs(wanted - still).max(-1) > threshold
+
+
+def hand_region(boxes: Num[ndarray, "frames 2 5"], size: tuple[int, int]) -> Mask:
+    """Pixels whose centre lies in the box of a reliable hand.
+
+    Args:
+        boxes: left, top, right, bottom in pixels and 1 where the hand is reliable, as shards store them.
+        size: (height, width) of the frames.
+
+    Raises:
+        InputError: boxes of another shape, or NaN in the box of a reliable hand.
+    """
+    boxes = np.asarray(boxes, np.float64)
+    if boxes.ndim != 3 or boxes.shape[1:] != (2, 5):
+        raise InputError(f"hand boxes of shape {boxes.shape}", "(frames, 2, 5)", "see mimicmotion.pose.hands")
+    if not np.isfinite(boxes[boxes[..., 4] > 0]).all():
+        raise InputError("NaN in the box of a reliable hand", "finite numbers", "mark it unreliable")
+    x, y = np.arange(size[1]) + 0.5, np.arange(size[0]) + 0.5
+    left, top, right, bottom, reliable = np.moveaxis(boxes, -1, 0)[..., None]
+    columns, rows = (left <= x) & (x <= right) & (reliable > 0), (top <= y) & (y <= bottom)
+    return (rows[..., :, None] & columns[..., None, :]).any(1)
+
+
+def hand_region_of(poses: PoseSequence, *, threshold: float = HAND_THRESHOLD, padding: float = HAND_PADDING) -> Mask:
+    """`hand_region` of poses: boxes of the hands all of whose points are above `threshold`, at the poses' own size."""
+    boxes, reliable = hand_boxes(poses.xy, poses.confidence, threshold=threshold, padding=padding)
+    return hand_region(np.concatenate([boxes, reliable[..., None]], -1), poses.size)
+
+
+def hand_psnr(output: AnyFrames, target: AnyFrames, poses: PoseSequence) -> float:
+    """PSNR within the boxes of reliable hands; NaN if no hand of the clip is reliable. Raises as `psnr`."""
+    return psnr(output, target, hand_region_of(poses))
+
+
+def _checked(mask: ndarray, shape: tuple[int, ...]) -> Mask:
+    mask = np.asarray(mask)
+    if mask.shape != shape or mask.dtype != bool:
+        raise InputError(f"mask {mask.shape} of {mask.dtype}", f"{shape} of bool", "make it from these frames")
+    return mask
+
+
+def _mean(values: Float64[ndarray, "f h w 3"], mask: Mask | None) -> float:
+    chosen = values if mask is None else values[_checked(mask, values.shape[:3])]
+    return float(chosen.mean()) if chosen.size else float("nan")
+
+
+def decibel(mse: float) -> float:
+    """PSNR of a mean squared error of colours from 0 to 1, at most 100; NaN stays NaN."""
+    return float(-10 * np.log10(max(mse, FLOOR))) if np.isfinite(mse) else mse

@@ -1,0 +1,310 @@
+"""Does the figure follow? Poses found in generated frames against the driving poses.
+
+All lengths are in torso lengths: the distance from the neck to the middle of the hips in the true poses, median over
+the clip's frames (a single frame's would shrink when the person bends towards the camera). PCK@0.1 is the share of the
+truly visible points found within 0.1 torso lengths; a point that was not found counts as wrong. By the first definition
+of PCK (Yang and Ramanan 2013) it is a tenth of the longer side of the person's box, three to four times as far for a
+standing person: that is `unit="box"`, for comparison with tables that mean it.
+
+Two ways to find points in generated frames:
+- `redetect`: a pose estimator. Its idea of a joint differs a little from the truth's, and it errs on true frames too:
+  always report it on the true frames as well (the ceiling), and against what it finds in the true frames.
+- `find_patches`: where does the true frame's neighbourhood of each point lie in the generated frame? It needs the true
+  frames and knows nothing of people, so it serves figures that an estimator cannot read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, Float64, UInt8
+from numpy import ndarray
+
+from mimicmotion.errors import InputError, PoseError
+from mimicmotion.pose.estimators.base import PoseEstimator
+from mimicmotion.pose.keypoints import (
+    BODY,
+    FACE,
+    L_HIP,
+    L_SHOULDER,
+    LEFT_HAND,
+    NECK,
+    R_HIP,
+    R_SHOULDER,
+    RIGHT_HAND,
+    VISIBLE,
+    PoseSequence,
+)
+
+PARTS = {"body": BODY, "left_hand": LEFT_HAND, "right_hand": RIGHT_HAND, "face": FACE}
+TRULY_VISIBLE = 0.6
+"""Points count where the truth's confidence is at least this: hidden points of synthetic people stay below it."""
+PCK_RADIUS = 0.1
+"""In units of length."""
+Unit = Literal["torso", "box"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fidelity:
+    """How well the points of one part were met.
+
+    Attributes:
+        error: mean distance of the found points in the unit of length; NaN if none was found.
+        pck: share of the visible points found within the radius; NaN if none is visible.
+        missing: share of the visible points that were not found; NaN if none is visible.
+        points: how many points of all frames were visible in the truth.
+    """
+
+    error: float
+    pck: float
+    missing: float
+    points: int
+
+
+def torso_length(truth: PoseSequence) -> float:
+    """Pixels from the neck to the middle of the hips, median over the frames in which these are seen.
+
+    Where the hips are never seen: 1.2 times the largest shoulder width.
+
+    Raises:
+        PoseError: neither is seen in any frame.
+    """
+    xy, seen = truth.xy.astype(np.float64), truth.confidence > 0
+    spine = np.hypot(*(xy[:, NECK] - 0.5 * (xy[:, R_HIP] + xy[:, L_HIP])).T)
+    whole = seen[:, [NECK, R_HIP, L_HIP]].all(1)
+    if whole.any():
+        length = float(np.median(spine[whole]))
+    else:
+        both = seen[:, [R_SHOULDER, L_SHOULDER]].all(1)
+        width = np.hypot(*(xy[:, R_SHOULDER] - xy[:, L_SHOULDER]).T)[both]
+        length = 1.2 * float(width.max()) if len(width) else 0.0
+    if length <= 0:
+        raise PoseError("no torso in the true poses", "neck and hips, or shoulders", "take frames that show the torso")
+    return length
+
+
+def box_sides(truth: PoseSequence, visible: float = TRULY_VISIBLE) -> Float64[ndarray, " frames"]:
+    """Pixels of the longer side of the tight box around the visible body points, in each frame.
+
+    Frames that show fewer than two points, or all at one place, have NaN.
+    """
+    shown = truth.confidence[:, BODY] >= visible
+    xy = np.where(shown[..., None], truth.xy[:, BODY].astype(np.float64), np.nan)
+    sides = np.full(len(truth), np.nan)
+    enough = shown.sum(1) >= 2
+    sides[enough] = (np.nanmax(xy[enough], 1) - np.nanmin(xy[enough], 1)).max(-1)
+    return np.where(sides > 0, sides, np.nan)
+
+
+def pose_fidelity(
+    found: PoseSequence,
+    truth: PoseSequence,
+    *,
+    radius: float = PCK_RADIUS,
+    unit: Unit = "torso",
+    visible: float = TRULY_VISIBLE,
+    threshold: float = VISIBLE,
+) -> dict[str, Fidelity]:
+    """Compare poses found in generated frames with the driving poses; body, hands and face apart.
+
+    Args:
+        found: poses found in the result; scaled to the truth's size if it has another.
+        truth: the driving poses.
+        radius: of PCK, in units of length.
+        unit: of length: "torso" (`torso_length`) or "box" (`box_sides`; hands and faces are smaller than the radius
+            then, so that only the body's PCK says anything). Frames without a box are left out.
+        visible: truth points with lower confidence don't count.
+        threshold: found points with lower confidence count as missing.
+
+    Returns:
+        `Fidelity` of "body" (18 points), "left_hand", "right_hand" (21), "face" (68).
+
+    Raises:
+        PoseError: lengths differ, there are no frames, or the truth shows no torso.
+        InputError: another unit.
+    """
+    if unit not in ("torso", "box"):
+        raise InputError(f"unit={unit!r}", "'torso' or 'box'", "correct it")
+    if len(found) != len(truth) or not len(truth):
+        got = f"{len(found)} found and {len(truth)} true poses"
+        raise PoseError(got, "equal lengths, at least 1", "cut or resample one of them")
+    if found.size != truth.size:
+        found = found.scaled(truth.size)
+    length = box_sides(truth, visible)[:, None] if unit == "box" else np.full((len(truth), 1), torso_length(truth))
+    distance = np.hypot(*np.moveaxis(found.xy.astype(np.float64) - truth.xy, -1, 0)) / length
+    counts, met = (truth.confidence >= visible) & np.isfinite(length), found.confidence >= threshold
+    return {name: _fidelity(distance[:, p], counts[:, p], met[:, p], radius) for name, p in PARTS.items()}
+
+
+def pooled(clips: list[dict[str, Fidelity]]) -> dict[str, Fidelity]:
+    """One `Fidelity` for each part over many clips, each visible point weighing the same."""
+    out = {}
+    for part in clips[0] if clips else ():
+        rows = [c[part] for c in clips if c[part].points]
+        n = np.array([r.points for r in rows], float)
+        met = n * [1 - r.missing for r in rows]
+        errors = np.array([0.0 if np.isnan(r.error) else r.error for r in rows])
+        out[part] = Fidelity(
+            _share(errors * met, met), _share(n * [r.pck for r in rows], n), _share(n - met, n), int(n.sum())
+        )
+    return out
+
+
+def redetect(
+    frames: UInt8[ndarray, "frames height width 3"],
+    estimator: PoseEstimator | None = None,
+    *,
+    scale: float | None = None,
+    fps: float = 0.0,
+) -> PoseSequence:
+    """Poses in generated frames, in pixels of these frames.
+
+    Args:
+        frames: RGB.
+        estimator: the bundled one if None (one thread, so that the result doesn't depend on the machine's load).
+        scale: frames are enlarged by this before; None: to a short side of about `DETECTION_SIDE` pixels.
+        fps: kept in the result.
+
+    Raises:
+        InputError: not RGB frames of uint8, or none.
+    """
+    frames = np.asarray(frames)
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not frames.size:
+        got = f"frames {frames.shape} of {frames.dtype}"
+        raise InputError(got, "(frames, height, width, 3) of uint8, not empty", "stack RGB frames")
+    size = (frames.shape[1], frames.shape[2])
+    if scale is None:
+        scale = max(1.0, DETECTION_SIDE / min(size))
+    if estimator is None:
+        from mimicmotion.pose.estimators.holistic import HolisticEstimator
+
+        estimator = HolisticEstimator(threads=1, device="cpu")
+    target = (round(size[1] * scale), round(size[0] * scale))
+    larger = frames if scale == 1 else (cv2.resize(f, target, interpolation=cv2.INTER_CUBIC) for f in frames)
+    return dataclasses.replace(estimator.estimate(larger, fps).scaled(size), fps=fps)
+
+
+DETECTION_SIDE = 128
+"""Smaller frames are enlarged to this short side for the estimator. (On true synthetic frames of 224 x 128, twice,
+three and four times the size found no more.)"""
+
+PATCH = 0.15
+"""Half side of a patch in torso lengths."""
+REACH = 0.4
+"""How far a patch is looked for, in torso lengths along each axis."""
+MATCH = 0.5
+"""Normalised correlation below which a patch was not found."""
+
+
+def find_patches(
+    output: UInt8[ndarray, "frames height width 3"],
+    target: UInt8[ndarray, "frames height width 3"],
+    truth: PoseSequence,
+    *,
+    visible: float = TRULY_VISIBLE,
+) -> PoseSequence:
+    """Where the surroundings of each true point lie in the generated frames.
+
+    A square of 0.3 torso lengths around each visible point of the true frame is looked for in the output, up to 0.4
+    torso lengths away along each axis, by normalised correlation of colours. True frames give the truth exactly; the
+    value of a chance hit is a PCK@0.1 of about 0.05. On plain stretches of a limb the match may slide along it, so the
+    distances are coarser than a good estimator's.
+
+    Args:
+        output: generated frames, RGB.
+        target: true frames.
+        truth: true poses in pixels of these frames.
+        visible: points with lower confidence are not looked for.
+
+    Returns:
+        Points with the correlation as confidence, 0 where it is below 0.5 or the point was not looked for.
+
+    Raises:
+        InputError: lengths or sizes differ, or frames are malformed.
+        PoseError: the truth shows no torso.
+    """
+    output, target = np.asarray(output), np.asarray(target)
+    if output.dtype != np.uint8 or output.ndim != 4 or output.shape != target.shape or output.dtype != target.dtype:
+        got = f"output {output.shape} of {output.dtype}, target {target.shape} of {target.dtype}"
+        raise InputError(got, "uint8 clips of one shape", "compare frames of one size and length")
+    if len(truth) != len(target) or truth.size != target.shape[1:3]:
+        got = f"{len(truth)} poses of {truth.size} for {len(target)} frames of {target.shape[1:3]}"
+        raise InputError(got, "a pose for each frame, in its pixels", "cut or scale the poses")
+    unit = torso_length(truth)
+    half, reach = max(round(PATCH * unit), 2), max(round(REACH * unit), 2)
+    xy, confidence = truth.xy.copy(), np.zeros_like(truth.confidence)
+    for i, wanted in enumerate(truth.confidence >= visible):
+        pad = half + reach
+        padded = cv2.copyMakeBorder(output[i], pad, pad, pad, pad, cv2.BORDER_REPLICATE)
+        known = cv2.copyMakeBorder(target[i], half, half, half, half, cv2.BORDER_REPLICATE)
+        for k in np.flatnonzero(wanted & _inside(truth.xy[i], truth.size)):
+            x, y = np.floor(truth.xy[i, k]).astype(int)
+            patch = known[y : y + 2 * half + 1, x : x + 2 * half + 1]
+            area = padded[y : y + 2 * pad + 1, x : x + 2 * pad + 1]
+            shift, score = _best(area, patch, reach)
+            xy[i, k] += shift
+            confidence[i, k] = score if score >= MATCH else 0.0
+    return PoseSequence(xy, confidence, truth.size, truth.fps, "patches")
+
+
+@dataclass(frozen=True, slots=True)
+class PatchErrors:
+    """Mean distance of the found surroundings from the true points, in torso lengths; NaN if no point is visible."""
+
+    body: float
+    hands: float
+
+
+def patch_errors(
+    output: UInt8[ndarray, "frames height width 3"],
+    target: UInt8[ndarray, "frames height width 3"],
+    truth: PoseSequence,
+    *,
+    visible: float = TRULY_VISIBLE,
+) -> PatchErrors:
+    """`find_patches` in two numbers, for comparing models.
+
+    A point whose surroundings are not found counts as 0.4 torso lengths off (as far as they are looked for): otherwise
+    a model that paints no hand at all would have the fewest errors. Raises as `find_patches`.
+    """
+    found = find_patches(output, target, truth, visible=visible)
+    distance = np.hypot(*np.moveaxis(found.xy.astype(np.float64) - truth.xy, -1, 0)) / torso_length(truth)
+    distance = np.where(found.confidence > 0, np.minimum(distance, REACH), REACH)
+    counts = (truth.confidence >= visible) & _inside(truth.xy, truth.size)
+
+    def mean(*parts: slice) -> float:
+        chosen = np.concatenate([distance[:, p][counts[:, p]] for p in parts])
+        return float(chosen.mean()) if len(chosen) else float("nan")
+
+    return PatchErrors(mean(BODY), mean(LEFT_HAND, RIGHT_HAND))
+
+
+def _best(area: ndarray, patch: ndarray, reach: int) -> tuple[tuple[int, int], float]:
+    """The shift (x, y) of the best match from the middle, and its correlation; of equal ones, the nearest."""
+    if patch.std() < 1:  # nothing to correlate: no evidence
+        return (0, 0), 0.0
+    scores = np.nan_to_num(cv2.matchTemplate(area, patch, cv2.TM_CCOEFF_NORMED), nan=-1.0, posinf=-1.0, neginf=-1.0)
+    offsets = np.arange(-reach, reach + 1)
+    tie = scores - 1e-5 * np.hypot(offsets[:, None], offsets[None, :])
+    row, column = np.unravel_index(int(tie.argmax()), tie.shape)
+    return (int(column) - reach, int(row) - reach), float(np.clip(scores[row, column], 0, 1))
+
+
+def _inside(xy: Float[ndarray, "*n 2"], size: tuple[int, int]) -> Bool[ndarray, "*n"]:
+    return np.all((xy >= 0) & (xy < [size[1], size[0]]), axis=-1)
+
+
+def _fidelity(distance: ndarray, counts: ndarray, met: ndarray, radius: float) -> Fidelity:
+    n, both = int(counts.sum()), counts & met
+    if not n:
+        return Fidelity(float("nan"), float("nan"), float("nan"), 0)
+    error = float(distance[both].mean()) if both.any() else float("nan")
+    return Fidelity(error, float((both & (distance <= radius)).sum() / n), 1 - float(both.sum() / n), n)
+
+
+def _share(part: ndarray, whole: ndarray) -> float:
+    return float(part.sum() / whole.sum()) if whole.sum() else float("nan")

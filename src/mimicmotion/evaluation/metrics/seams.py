@@ -1,0 +1,62 @@
+"""Where the segments of a result meet: from the settings, or from the OUTPUT.json that `generate` writes beside it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mimicmotion.errors import ConfigError
+from mimicmotion.settings import FusionConfig, parse
+
+
+def segment_borders(frames: int, config: FusionConfig) -> list[int]:
+    """Frames at which the mixture of segments changes: b lies between the frames b - 1 and b.
+
+    With overlaps these are the first frame of every overlap and the first one behind it; with hard cuts (mode "none")
+    the first frames of segments, where the last one, which is moved back, leaves what it shares to the one before.
+    """
+    from mimicmotion.diffusion.fusion import plan_segments
+
+    segments = plan_segments(frames, config)
+    if config.mode == "none":
+        edges = {s.start if i < len(segments) - 1 else segments[i - 1].stop for i, s in enumerate(segments) if i}
+    else:
+        edges = {s.start for s in segments[1:]} | {s.stop for s in segments[:-1]}
+    return sorted(e for e in edges if 0 < e < frames)
+
+
+def sidecar_of(video: Path) -> Path:
+    """The file of settings that `generate` writes beside a video or a folder of frames."""
+    return video.with_name(f"{video.name}.json")
+
+
+def has_sidecars(folder: Path) -> bool:
+    """Whether some result of a folder says how it was made."""
+    return folder.is_dir() and any(p.with_suffix("").exists() for p in folder.glob("*.json"))
+
+
+def sidecar_fusion(video: Path) -> FusionConfig | None:
+    """How the segments of a result were cut and joined; None if no readable sidecar says so."""
+    try:
+        facts = json.loads(sidecar_of(video).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    try:
+        return parse(FusionConfig, _fusion(facts))
+    except ConfigError:
+        return None
+
+
+def _fusion(facts: Any) -> dict[str, Any]:
+    """The part of the sidecar: what was used, else the settings, if all of them were given."""
+    used = facts.get("fusion") if isinstance(facts, dict) else None
+    if isinstance(used, dict):
+        return used
+    settings = facts.get("settings") if isinstance(facts, dict) else None
+    settings = settings if isinstance(settings, dict) else {}
+    given = {k: settings.get(k) for k in ("segment_frames", "overlap_frames")}
+    if None in given.values():
+        raise ConfigError("no fusion in the sidecar", "the field 'fusion'", "generate it again, or give --borders")
+    extra = {"mode": settings.get("fusion"), "reference_slot": settings.get("reference_slot")}
+    return given | {k: v for k, v in extra.items() if v is not None}

@@ -1,0 +1,182 @@
+"""What single frames do not show: flicker, warping error, seams between segments, smoothness of motion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Float64
+from numpy import ndarray
+
+from mimicmotion.errors import InputError
+from mimicmotion.evaluation.metrics.pixels import AnyFrames, grey, pair, unit_frames
+from mimicmotion.pose.keypoints import VISIBLE, PoseSequence
+
+STATIC = 4 / 255
+"""A pixel is static if no colour of the target moves by more than this in the whole clip."""
+OCCLUSION_SHARE, OCCLUSION_OFFSET = 0.01, 0.5  # forward-backward check of Sundaram et al. 2010
+
+
+def static_region(target: AnyFrames, threshold: float = STATIC) -> Bool[ndarray, "height width"]:
+    """Where the true clip stands still: the largest colour of a pixel exceeds its smallest by at most `threshold`.
+
+    Raises:
+        InputError: the clip is malformed.
+    """
+    frames = unit_frames(target, "target")
+    return (frames.max(0) - frames.min(0)).max(-1) <= threshold
+
+
+def background_flicker(output: AnyFrames, target: AnyFrames) -> float:
+    """Standard deviation over time where the target is static, root mean square over pixels and colours (0..1).
+
+    A background that is wrong but still has 0; the target itself has nearly 0.
+
+    Args:
+        output: generated frames, at least 2.
+        target: true frames.
+
+    Returns:
+        0..0.5; NaN where nothing is static.
+
+    Raises:
+        InputError: lengths or sizes differ, fewer than 2 frames, or NaN.
+    """
+    a, b = pair(output, target)
+    _at_least(a, 2)
+    still = static_region(b)
+    return float(np.sqrt(a[:, still].var(0).mean())) if still.any() else float("nan")
+
+
+def warping_error(output: AnyFrames) -> float:
+    """Mean squared difference between each frame and the one before it, moved along the optical flow (Lai et al. 2018).
+
+    Flow by OpenCV's DIS (medium preset) on grey; pixels whose flow there and back disagree, or that come from outside
+    of the frame, don't count. A still clip has 0, so read it beside a measure of whether anything moves.
+
+    Args:
+        output: frames to judge, at least 2.
+
+    Returns:
+        Mean over frame pairs, on the range 0..1; NaN where no pixel of any pair counts.
+
+    Raises:
+        InputError: fewer than 2 frames, NaN, frames smaller than 16 pixels.
+    """
+    frames = unit_frames(output, "output")
+    _at_least(frames, 2)
+    if min(frames.shape[1:3]) < 16:
+        raise InputError(
+            f"frames of {frames.shape[1:3]}", "at least 16 pixels a side for optical flow", "use larger frames"
+        )
+    greys = np.rint(grey(frames) * 255).astype(np.uint8)
+    errors = []
+    for i in range(1, len(frames)):
+        back, valid = _flow(greys[i], greys[i - 1])
+        if valid.any():
+            errors.append(float(((frames[i] - sample(frames[i - 1], back)) ** 2)[valid].mean()))
+    return float(np.mean(errors)) if errors else float("nan")
+
+
+def seam_scores(output: AnyFrames, borders: Sequence[int], *, neighbours: int = 3) -> Float64[ndarray, " borders"]:
+    """How much larger the jump across each segment border is than the jumps next to it.
+
+    A jump is the root mean square difference of consecutive frames. The score is the jump from frame border - 1 to
+    border, divided by the median of the jumps up to `neighbours` frames away on both sides that cross no border: 1 is
+    a seam that cannot be seen, 2 a jump twice as large as the motion around it.
+
+    Args:
+        output: the whole clip.
+        borders: numbers of the first frames of new segments (with overlap: any frame where the mixture changes).
+        neighbours: jumps on each side to compare with.
+
+    Raises:
+        InputError: a border outside 1..frames - 1, no neighbour to compare with, or a malformed clip.
+    """
+    frames = unit_frames(output, "output")
+    _at_least(frames, 3)
+    return scores_of_jumps(jumps(frames), borders, neighbours=neighbours)
+
+
+def jumps(frames: Float[ndarray, "frames h w 3"]) -> Float64[ndarray, " frames-1"]:
+    """Root mean square difference of each frame from the one before it, colours from 0 to 1."""
+    return np.sqrt(((frames[1:] - frames[:-1]) ** 2).mean((1, 2, 3)))
+
+
+def scores_of_jumps(
+    jump: Float[ndarray, " frames-1"], borders: Sequence[int], *, neighbours: int = 3
+) -> Float64[ndarray, " borders"]:
+    """`seam_scores` of a clip whose `jumps` are known; raises as it does."""
+    frames = len(jump) + 1
+    bad = [b for b in borders if not 1 <= b < frames]
+    if bad or neighbours < 1:
+        got = f"border {bad[0]}" if bad else f"neighbours={neighbours}"
+        raise InputError(f"{got} in a clip of {frames} frames", "1 to frames - 1", "give first frames of segments")
+    at = {b - 1 for b in borders}
+    scores = []
+    for b in borders:
+        around = [i for i in range(b - 1 - neighbours, b + neighbours) if 0 <= i < len(jump) and i not in at]
+        if not around:
+            raise InputError(f"border {b} among borders", "some frames between borders", "use more neighbours")
+        # 1e-4 (a fortieth of a grey level) keeps still clips at 1
+        scores.append((jump[b - 1] + 1e-4) / (np.median(jump[around]) + 1e-4))
+    return np.array(scores)
+
+
+def seam_score(output: AnyFrames, borders: Sequence[int], *, neighbours: int = 3) -> float:
+    """Mean of `seam_scores`; NaN for a clip without borders."""
+    scores = seam_scores(output, borders, neighbours=neighbours)
+    return float(scores.mean()) if len(scores) else float("nan")
+
+
+def jerkiness(poses: PoseSequence, length: float, *, visible: float = VISIBLE) -> float:
+    """Motion smoothness: mean size of the second difference of the points' positions, in `length` per frame squared.
+
+    Steady motion has 0, trembling much; to judge a result, compare with the true poses' value.
+
+    Args:
+        poses: true or found poses.
+        length: unit in pixels, as `mimicmotion.evaluation.metrics.poses.torso_length` gives it.
+        visible: only points above this in three consecutive frames count.
+
+    Returns:
+        NaN if no point is seen in three consecutive frames.
+
+    Raises:
+        InputError: length is not positive.
+    """
+    if not length > 0:
+        raise InputError(f"length={length!r}", "a positive number of pixels", "use torso_length of the true poses")
+    xy, seen = poses.xy.astype(np.float64), poses.confidence >= visible
+    if len(xy) < 3:
+        return float("nan")
+    second = np.hypot(*np.moveaxis(xy[2:] - 2 * xy[1:-1] + xy[:-2], -1, 0))
+    counted = second[seen[2:] & seen[1:-1] & seen[:-2]]
+    return float(counted.mean() / length) if len(counted) else float("nan")
+
+
+def sample(frame: Float[ndarray, "h w 3"], flow: Float32[ndarray, "h w 2"]) -> Float[ndarray, "h w 3"]:
+    """The frame's colours at each pixel's position plus flow, bilinear; the border is repeated."""
+    rows, columns = np.indices(flow.shape[:2], np.float32)
+    x, y = columns + flow[..., 0], rows + flow[..., 1]
+    return cv2.remap(frame.astype(np.float32), x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def _flow(now: ndarray, before: ndarray) -> tuple[Float32[ndarray, "h w 2"], Bool[ndarray, "h w"]]:
+    """Flow from `now` to `before`, and where it can be trusted."""
+    dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    back = dis.calc(now, before, np.zeros((*now.shape, 2), np.float32))
+    there = dis.calc(before, now, np.zeros((*now.shape, 2), np.float32))
+    rows, columns = np.indices(now.shape, np.float32)
+    x, y = columns + back[..., 0], rows + back[..., 1]
+    again = cv2.remap(there, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    apart = ((back + again) ** 2).sum(-1)
+    steady = apart <= OCCLUSION_SHARE * ((back**2).sum(-1) + (again**2).sum(-1)) + OCCLUSION_OFFSET
+    height, width = now.shape
+    return back, steady & (x >= 0) & (y >= 0) & (x <= width - 1) & (y <= height - 1)
+
+
+def _at_least(frames: ndarray, n: int) -> None:
+    if len(frames) < n:
+        raise InputError(f"a clip of {len(frames)} frames", f"at least {n}", "measure a longer clip")

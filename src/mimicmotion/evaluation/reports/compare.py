@@ -1,0 +1,195 @@
+"""Reports, tables of others and published numbers side by side, each row labelled with where it comes from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mimicmotion.errors import InputError
+from mimicmotion.evaluation.metrics.bootstrap import Interval
+from mimicmotion.evaluation.results import load_results
+from mimicmotion.settings.metrics import METRICS, describe
+from mimicmotion.tables import Section, Table, html_page, markdown_page, write_csv, write_text
+
+FILES = ("compare.md", "compare.tex", "compare.html", "compare.csv")
+PUBLISHED = "published, other implementation, do not compare across papers"
+# Table 1 of the paper and its supplement: TikTok sequences 335-340, central squares, zero-shot
+_PAPER = {
+    "MagicPose": (13.3, 916, 0.776, 18.8),
+    "Moore-AnimateAnyone": (12.4, 728, 0.758, 18.7),
+    "MuseV": (14.6, 754, 0.766, 17.6),
+    "MagicAnimate": (16.2, 848, 0.740, 17.5),
+    "MimicMotion": (9.3, 594, 0.795, 20.1),
+}
+_PAPER_METRICS = ("fid_vid", "fvd", "ssim", "psnr")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One method of one source.
+
+    Attributes:
+        method: its name.
+        source: the report, table or publication.
+        cells: metric -> number; without an interval where none is known.
+        published: whether the numbers are only quoted.
+    """
+
+    method: str
+    source: str
+    cells: dict[str, Interval]
+    published: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """All rows, the metrics that some row has, and sentences on what must not be compared."""
+
+    entries: list[Entry]
+    metrics: list[str]
+    notes: list[str]
+
+
+def published() -> list[Entry]:
+    """The numbers of the paper's Table 1 (FID-VID, FVD) and its supplement (SSIM, PSNR)."""
+    return [
+        Entry(m, PUBLISHED, {k: Interval(v, n=6) for k, v in zip(_PAPER_METRICS, row, strict=True)}, True)
+        for m, row in _PAPER.items()
+    ]
+
+
+def compare(sources: Sequence[str], *, with_published: bool = True, metrics: Sequence[str] = ()) -> Comparison:
+    """Read all sources.
+
+    Args:
+        sources: PATH or NAME=PATH each: folders of reports, summary.json, or CSV files.
+        with_published: add the paper's numbers, labelled.
+        metrics: only these, in this order; default all.
+
+    Raises:
+        InputError: a source cannot be read, has no numbers, two have one name, or a metric is in none.
+    """
+    entries: list[Entry] = []
+    conditions: dict[str, dict[str, Any]] = {}
+    for text in sources:
+        label, path = _split(text)
+        if label in {e.source for e in entries}:
+            raise InputError(f"two sources called {label!r}", "a name of its own for each", "give NAME=PATH")
+        found, report = load_results(path, label)
+        known = {m: {k: i for k, i in of.items() if math.isfinite(i.value)} for m, of in found.items()}
+        entries += [Entry(m, label, cells) for m, cells in known.items() if cells]
+        if report:
+            conditions[label] = _condition(report)
+    entries += published() if with_published else []
+    if not entries:
+        raise InputError("nothing to compare", "reports, CSV files or --published", "name at least one source")
+    known = list(dict.fromkeys([*METRICS, *(m for e in entries for m in e.cells)]))
+    shown = [m for m in known if any(m in e.cells for e in entries)]
+    unknown = [m for m in metrics if m not in shown]
+    if unknown:
+        raise InputError(f"metric {unknown[0]!r}", ", ".join(shown), "choose from these")
+    return Comparison(entries, list(metrics) or shown, _notes(conditions, with_published))
+
+
+def _split(text: str) -> tuple[str, Path]:
+    name, found, place = text.partition("=")
+    if found and not Path(text).exists():
+        return name, Path(place)
+    path = Path(text)
+    return (path.resolve().name if path.is_dir() else path.stem), path
+
+
+def _condition(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What two reports must share for their rows to be comparable."""
+    protocol = {k: v for k, v in data.get("protocol", {}).items() if k not in ("shows", "name", "what")}
+    free = {"strict", "metrics", "resamples", "frechet_resamples", "seed", "fd_infinity"}
+    free |= {"borders", "segment_frames", "overlap_frames", "reference_slot", "fusion"}  # of each method's own
+    settings = {k: v for k, v in data.get("settings", {}).items() if k not in free}
+    return {"protocol": protocol, "settings": settings, "real videos": data.get("inputs", {}).get("real")}
+
+
+def _notes(conditions: Mapping[str, Mapping[str, Any]], with_published: bool) -> list[str]:
+    notes = []
+    if len(conditions) > 1:
+        first, *others = conditions
+        for other in others:
+            unlike = [k for k, v in conditions[first].items() if conditions[other][k] != v]
+            if unlike:
+                notes.append(f"{other} and {first} differ in {', '.join(unlike)}: do not compare their rows")
+    if with_published:
+        notes.append(
+            "Published rows are quoted from the paper (TikTok sequences 335 to 340, central squares): other code, "
+            "other weights of the networks, other numbers of clips. The paper's own model is quoted with FVD 594, "
+            "598, 472, 412 and 327 in different papers."
+        )
+    return notes
+
+
+def save_comparison(folder: Path, c: Comparison) -> Path:
+    """Write compare.md, compare.tex, compare.html and compare.csv.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    for name, text in zip(FILES, (markdown(c), latex(c), page(c)), strict=False):
+        write_text(folder / name, text)
+    rows = [
+        [
+            e.method,
+            e.source,
+            int(e.published),
+            m,
+            *(float(v) if math.isfinite(v) else None for v in (i.value, i.low, i.high)),
+            i.n,
+        ]
+        for e in c.entries
+        for m in c.metrics
+        if (i := e.cells.get(m)) is not None
+    ]
+    write_csv(folder / FILES[3], ["method", "source", "published", "metric", "mean", "low", "high", "n"], rows)
+    return folder
+
+
+def _table(c: Comparison, published: str = PUBLISHED) -> Table:
+    """All numbers, the best measured row of each source in bold; `published` stands for the source of quoted rows."""
+
+    def cell(e: Entry, metric: str) -> str:
+        i = e.cells.get(metric)
+        if i is None:
+            return "–"
+        return f"{i.value:g}" if e.published else i.text(describe(metric).digits)
+
+    bold = set()
+    for source in {e.source for e in c.entries if not e.published}:
+        rows = [k for k, e in enumerate(c.entries) if e.source == source]
+        for j, metric in enumerate(c.metrics):
+            cells = [c.entries[k].cells.get(metric) for k in rows]
+            best = describe(metric).best([i.value if i else None for i in cells])
+            bold |= {(rows[best], 2 + j)} if best is not None else set()
+    head = ["method", "source", *(describe(m).title + describe(m).arrow for m in c.metrics)]
+    body = [[e.method, published if e.published else e.source, *(cell(e, m) for m in c.metrics)] for e in c.entries]
+    return Table(head, body, bold)
+
+
+def _section(c: Comparison) -> Section:
+    return Section("", [f"- {n}" for n in ("bold: the best of its source", *c.notes)], _table(c))
+
+
+def markdown(c: Comparison) -> str:
+    """The comparison as Markdown."""
+    return markdown_page("Comparison of methods", [_section(c)])
+
+
+def page(c: Comparison) -> str:
+    """The comparison as one HTML file."""
+    return html_page("Comparison of methods", [_section(c)])
+
+
+def latex(c: Comparison) -> str:
+    """The comparison as a LaTeX table (package booktabs); published rows stand apart, under a heading."""
+    quoted = next((k for k, e in enumerate(c.entries) if e.published), None)
+    headings = {} if quoted is None else {quoted: PUBLISHED}
+    return "".join(f"% {n}\n" for n in c.notes) + _table(c, "paper").latex("ll" + "r" * len(c.metrics), headings)

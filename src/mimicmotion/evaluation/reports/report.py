@@ -1,0 +1,234 @@
+"""An evaluation as Markdown, HTML, CSV and JSON. The same evaluation gives the same bytes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from mimicmotion.evaluation.figures import bars
+from mimicmotion.evaluation.metrics.bootstrap import Interval
+from mimicmotion.evaluation.metrics.frechet import Extrapolated
+from mimicmotion.evaluation.reports.summary import Row
+from mimicmotion.evaluation.results import SUMMARY, TABLE
+from mimicmotion.evaluation.runner import Evaluation, environment
+from mimicmotion.settings.metrics import FIELD, FRECHET, METRICS, Metric
+from mimicmotion.tables import Section, Table, html_page, markdown_page, write_csv, write_text
+
+FILES = ("report.md", "report.html", TABLE, SUMMARY)
+FORMAT = 1
+FEW = 5
+"""Below so many sequences no difference is called one."""
+_AT_INFINITY = (
+    "A distance of n clips is too large by about slope / n: a line through the mean distances of subsets, read at "
+    "infinitely many. R² says how well it fits. Clips of one sequence resemble one another, most of all at stride "
+    "1: that there are few sequences no line can take out."
+)
+
+
+def save_report(folder: Path, done: Evaluation) -> Path:
+    """Write report.md, report.html (needs no other file), metrics.csv and summary.json.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    rows = [
+        [r.sequence, r.method, m, None if math.isnan(r.values[m]) else float(r.values[m]), r.frames]
+        for r in done.rows
+        for m in METRICS
+        if m in r.values
+    ]
+    write_csv(folder / TABLE, ["sequence", "method", "metric", "value", "frames"], rows)
+    data = json.dumps(as_data(done), indent=1, allow_nan=False, ensure_ascii=False)
+    write_text(folder / SUMMARY, data + "\n")
+    sections = _sections(done)
+    write_text(folder / "report.md", markdown_page("Evaluation", sections))
+    write_text(folder / "report.html", html_page("Evaluation", sections))
+    return folder
+
+
+def as_data(done: Evaluation) -> dict[str, Any]:
+    """What summary.json holds: plain data; null is NaN."""
+    used = {m: info for m, info in METRICS.items() if any(m in of for of in done.summary.methods.values())}
+    return {
+        "format": FORMAT,
+        "methods": {
+            name: {metric: _interval(i) for metric, i in of.items()} for name, of in done.summary.methods.items()
+        },
+        "paired": [
+            {"method": p.method, "baseline": p.baseline, "metric": p.metric} | _interval(p.interval)
+            for p in done.summary.paired
+        ],
+        "fits": {metric: {m: _fit(f) for m, f in of.items()} for metric, of in done.summary.fits.items()},
+        "metrics": {m: {"title": title(done, m), "better": i.better, "what": i.what} for m, i in used.items()},
+        "sequences": sorted({r.sequence for r in done.rows}),
+        "rows": [{"sequence": r.sequence, "method": r.method, "frames": r.frames, "notes": r.notes} for r in done.rows],
+        "failures": [{"method": f.method, "sequence": f.sequence, "reason": f.reason} for f in done.failures],
+        "notes": done.notes,
+        "protocol": _protocol(done),
+        "settings": _settings(done),
+        "networks": {n.group: {"file": n.path.name, "sha256": n.digest} for n in done.selection.networks.values()},
+        "inputs": done.inputs,
+        "environment": environment(),
+    }
+
+
+def _fit(f: Extrapolated) -> dict[str, Any]:
+    r_squared = f.r_squared if math.isfinite(f.r_squared) else None
+    return {"value": f.value, "slope": f.slope, "r_squared": r_squared, "sizes": f.sizes, "distances": f.distances}
+
+
+def _protocol(done: Evaluation) -> dict[str, Any]:
+    p = done.protocol
+    crops = {m: p.crop_of(m).shows for m in done.methods}
+    plain = {k: getattr(p, k) for k in ("name", "what", "region", "size")}
+    return plain | {"sequences": list(p.sequences), "shows": crops}
+
+
+def _settings(done: Evaluation) -> dict[str, Any]:
+    c = done.config
+    names = ["convention", "frame_rate", "fps", "folder_fps", "strict", "clips", "clip_frames", "fit", "equal_n"]
+    if "seams" in done.selection.groups:
+        names += [
+            "borders",
+            "segment_frames",
+            *(["overlap_frames", "reference_slot", "fusion"] if c.segments() else []),
+        ]
+    if "identity" in done.selection.groups:
+        names += [f"identity_{n}" for n in ("size", "colours", "mean", "std", "confidence")]
+    return {n: getattr(c, n) for n in (*names, "fd_infinity", "resamples", "frechet_resamples", "seed")} | {
+        "metrics": list(done.selection.groups),
+        "driving_poses": c.driving is not None,
+    }
+
+
+def _interval(i: Interval) -> dict[str, Any]:
+    numbers = {"mean": i.value, "low": i.low, "high": i.high}
+    return {k: v if math.isfinite(v) else None for k, v in numbers.items()} | {"n": i.n}
+
+
+def title(done: Evaluation, metric: str) -> str:
+    """Heading of a metric; a stand-in's names its network."""
+    network = done.selection.networks.get("features")
+    if network is None or metric.removesuffix("_infinity") != "features":
+        return METRICS[metric].title
+    infinite = ", infinite set" if metric.endswith("_infinity") else ""
+    return f"{network.title}{infinite} (not FVD, FID or FID-VID)"
+
+
+def method_table(done: Evaluation) -> Table:
+    """Metrics down, methods across, the best one of each marked with *."""
+    rows = []
+    for metric, info in METRICS.items():
+        cells = [done.summary.methods[m].get(metric) for m in done.methods]
+        if any(cells):
+            best = info.best([c.value if c else None for c in cells])
+            text = [
+                f"{c.text(info.digits)} (n={c.n})" + (" *" if i == best else "") if c else "–"
+                for i, c in enumerate(cells)
+            ]
+            rows.append([title(done, metric) + info.arrow, *text])
+    return Table(["metric", *done.methods], rows)
+
+
+def _differences(done: Evaluation) -> Table:
+    rows = []
+    for p in done.summary.paired:
+        info, i = METRICS[p.metric], p.interval
+        said = i.text(info.digits, "+")
+        rows.append([title(done, p.metric), f"{p.method} − {p.baseline}", said, i.n, _verdict(p.method, i, info)])
+    return Table(["metric", "difference", "mean [95 % interval]", "n", "says"], rows)
+
+
+def _verdict(method: str, i: Interval, info: Metric) -> str:
+    if not math.isfinite(i.low):
+        return "no interval"
+    if i.n < FEW:  # the bootstrap's intervals are far too narrow then
+        return "too few sequences"
+    if not i.excludes_zero:
+        return "no difference shown"
+    if not info.better:
+        return "differs"
+    return f"{method} {'better' if (i.value > 0) == (info.better == 'higher') else 'worse'}"
+
+
+def _sections(done: Evaluation) -> list[Section]:
+    """All parts of the report."""
+    used = [m for m in METRICS if any(m in of for of in done.summary.methods.values())]
+    settings = {k: json.dumps(v, ensure_ascii=False) for k, v in (_protocol(done) | _settings(done)).items()}
+    networks = [[n.title, n.path.name, n.digest] for n in done.selection.networks.values()]
+    inputs = [[name, s, digest] for name, of in done.inputs.items() for s, digest in of.items()]
+    noted = [[r.method, r.sequence, "; ".join(r.notes)] for r in done.rows if r.notes]
+    failed = [[f.method, f.sequence, f.reason] for f in done.failures]
+    how = [
+        "Generated frames are brought to the real frames' pixels, bicubic with antialiasing (where a picture shrinks, "
+        "the kernel is widened by the scale), and cut to the compared region. Unequal lengths are cut to the shorter."
+    ]
+    methods = method_table(done)
+    sections = [
+        Section("Methods", _introduction(done, used), methods, _bars(done, used)),
+        Section(f"Differences to {done.methods[0]}", ["Over the sequences of both."], _differences(done)),
+        Section("Infinitely many clips", [_AT_INFINITY], _fits(done)),
+        Section("Failed", ["These videos could not be measured."], Table(["method", "sequence", "reason"], failed)),
+        Section("Notes", [f"- {n}" for n in done.notes], Table(["method", "sequence", "note"], noted)),
+        Section("Sequences", (), _sequences(done)),
+        Section(
+            "What the numbers are", how, Table(["number", "meaning"], [[title(done, m), METRICS[m].what] for m in used])
+        ),
+        Section("Protocol and settings", (), Table(["setting", "value"], list(settings.items()))),
+        Section("Networks", (), Table(["number", "file", "sha256"], networks)),
+        Section("Videos", (), Table(["folder", "sequence", "sha256"], inputs)),
+        Section("Environment", (), Table(["what", "version"], list(environment().items()))),
+    ]
+    return [s for s in sections if s.table.rows or s.heading == "Methods" or (s.heading == "Notes" and s.text)]
+
+
+def _introduction(done: Evaluation, used: Sequence[str]) -> list[str]:
+    p, sequences = done.protocol, len({r.sequence for r in done.rows})
+    out = [f"{len(done.methods)} method(s), {sequences} sequence(s); protocol {p.name}: {p.what}."]
+    if done.rows and min(len([r for r in done.rows if r.method == m]) for m in done.methods) < FEW:
+        out.append(f"Fewer than {FEW} sequences: the intervals are too narrow to be trusted.")
+    out.append("Mean over sequences [95 % interval, bootstrap over sequences] (n: sequences). * marks the best mean.")
+    if any(m in FIELD for m in used):
+        out.append(
+            "Numbers marked (field) repeat what widespread code computes, mean over frames; they are not by definition."
+        )
+    if any(m in FRECHET for m in used):
+        out.append(
+            "Frechet distances depend on the number of clips and on every detail above: never compare them across "
+            "papers. Their intervals show the draws' spread around the distance itself, because a draw holds fewer "
+            "different clips and so lies higher."
+        )
+    return out
+
+
+def _bars(done: Evaluation, used: Sequence[str]) -> dict[str, bytes]:
+    """The figure of all metrics, with its name."""
+    png = BytesIO()
+    if used:
+        bars.paint(done.summary.methods, used, png, {m: title(done, m) for m in used})
+    return {"means with 95 % intervals": png.getvalue()} if used else {}
+
+
+def _fits(done: Evaluation) -> Table:
+    rows = []
+    for metric, of in done.summary.fits.items():
+        for method, f in of.items():
+            points = ", ".join(f"{n}: {d:.2f}" for n, d in zip(f.sizes, f.distances, strict=True))
+            cells = [title(done, metric), method, f"{f.value:.2f}", f"{f.slope:.0f}", f"{f.r_squared:.3f}", points]
+            rows.append(cells)
+    return Table(["metric", "method", "at infinity", "slope", "R²", "mean distance of n clips"], rows)
+
+
+def _sequences(done: Evaluation) -> Table:
+    metrics = [m for m in METRICS if any(m in r.values for r in done.rows)]
+
+    def cell(row: Row, metric: str) -> str:
+        value = row.values.get(metric, math.nan)
+        return "–" if math.isnan(value) else f"{value:.{METRICS[metric].digits}f}"
+
+    rows = [[r.sequence, r.method, r.frames, *(cell(r, m) for m in metrics)] for r in done.rows]
+    return Table(["sequence", "method", "frames", *(METRICS[m].title for m in metrics)], rows)

@@ -1,0 +1,187 @@
+"""Means with intervals over sequences, differences between methods, and Frechet distances of sets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float, Float64
+from numpy import ndarray
+
+from mimicmotion.errors import InputError
+from mimicmotion.evaluation.metrics.bootstrap import Interval, bootstrap_mean, ratio_of_sums
+from mimicmotion.evaluation.metrics.frechet import Extrapolated, fd_infinity, frechet_distance
+from mimicmotion.settings.evaluation import EvaluateConfig
+from mimicmotion.settings.metrics import FIELD, METRICS
+
+
+@dataclass(slots=True)
+class Row:
+    """What was measured on one sequence of one method.
+
+    Attributes:
+        sequence: its name.
+        method: whose video.
+        frames: how many were compared.
+        values: metric -> number; NaN where it is undefined.
+        notes: what the report should say.
+    """
+
+    sequence: str
+    method: str
+    frames: int
+    values: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Paired:
+    """Mean difference of two methods over the sequences of both: `method` minus `baseline`."""
+
+    method: str
+    baseline: str
+    metric: str
+    interval: Interval
+
+
+@dataclass(slots=True)
+class Summary:
+    """method -> metric -> number with interval; differences to the first method; sentences on what is undefined.
+
+    `fits`: metric -> method -> the line from which a distance at infinitely many clips was read.
+    """
+
+    methods: dict[str, dict[str, Interval]]
+    paired: list[Paired] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    fits: dict[str, dict[str, Extrapolated]] = field(default_factory=dict)
+
+
+Sets = dict[str, dict[str, tuple[Float[ndarray, "n d"], Float[ndarray, "n d"]]]]
+"""Method -> sequence -> features of the real and of the generated clips, as many of both."""
+
+
+def summarise_rows(rows: Sequence[Row], methods: Sequence[str], config: EvaluateConfig) -> Summary:
+    """Everything but the Frechet distances."""
+    out = Summary({m: {} for m in methods})
+    for metric in METRICS:
+        found = {m: {r.sequence: r for r in rows if r.method == m and metric in r.values} for m in methods}
+        for method, of in found.items():
+            good = [r for r in of.values() if math.isfinite(r.values[metric])]
+            if len(good) < len(of):
+                lost = [r.sequence for r in of.values() if r not in good]
+                out.notes.append(f"{method}: {metric} is undefined for {', '.join(lost)}: left out of its mean")
+            if good:
+                out.methods[method][metric] = _mean(good, [r.values[metric] for r in good], metric, config)
+        first = found[methods[0]]
+        for method in methods[1:]:
+            both = [(r, first[s]) for s, r in found[method].items() if s in first]
+            known = [(a, a.values[metric] - b.values[metric]) for a, b in both]
+            known = [(a, d) for a, d in known if math.isfinite(d)]
+            if known:
+                interval = _mean([a for a, _ in known], [d for _, d in known], metric, config)
+                out.paired.append(Paired(method, methods[0], metric, interval))
+    return out
+
+
+def _mean(rows: Sequence[Row], values: Sequence[float], metric: str, config: EvaluateConfig) -> Interval:
+    """Mean over sequences; of the field's metrics, over frames."""
+    options = {"resamples": config.resamples, "seed": config.seed}
+    if metric in FIELD:
+        frames = np.array([r.frames for r in rows], float)
+        return ratio_of_sums(np.array(values) * frames, frames, **options)
+    return bootstrap_mean(values, **options)
+
+
+def add_frechet(summary: Summary, metric: str, sets: Sets, config: EvaluateConfig) -> Iterator[tuple[int, int]]:
+    """Add a Frechet distance to a summary; yields (draws done, draws in all).
+
+    The interval comes from drawing whole sequences, for all methods alike. A draw holds fewer different clips than the
+    set, which raises its distance; so the draws' spread is laid around the set's own distance. scipy's bootstrap can
+    neither share its draws between methods (the paired differences need that) nor report progress, so they are made
+    here.
+    """
+    sets, notes = equal_sets(sets, config.equal_n)
+    summary.notes += [f"{metric}: {n}" for n in notes]
+    values: dict[str, float] = {}
+    for method, of in list(sets.items()):
+        try:
+            values[method] = _distance(list(of.values()))
+        except InputError as e:
+            summary.notes.append(f"{method}: {metric} is undefined: {e.got}")
+            del sets[method]
+    draws = {m: np.full(config.frechet_resamples, np.nan) for m in sets}
+    for k in range(config.frechet_resamples):
+        yield k, config.frechet_resamples
+        for method, of in sets.items():
+            chosen = np.random.default_rng([config.seed, k]).integers(len(of), size=len(of))
+            pairs = list(of.values())
+            if len(pairs) > 1:
+                draws[method][k] = _distance([pairs[i] for i in chosen])
+    for method, of in sets.items():
+        summary.methods[method][metric] = _centred(values[method], draws[method], len(of), 0.0)
+        if len(of) == 1:
+            summary.notes.append(f"{method}: {metric} rests on one sequence: no interval, and it says little")
+    _paired_frechet(summary, metric, sets, values, draws)
+    if config.fd_infinity:
+        _extrapolate(summary, metric, sets, config.seed)
+    yield config.frechet_resamples, config.frechet_resamples
+
+
+def _extrapolate(summary: Summary, metric: str, sets: Sets, seed: int) -> None:
+    """Add the distances at infinitely many clips; they have no interval."""
+    name = f"{metric}_infinity"
+    for method, of in sets.items():
+        real, generated = (np.concatenate(side) for side in zip(*of.values(), strict=True))
+        try:
+            fit = fd_infinity(real, generated, seed=seed)
+        except InputError as e:
+            summary.notes.append(f"{method}: {name} is undefined: {e.got}")
+            continue
+        summary.fits.setdefault(name, {})[method] = fit
+        summary.methods[method][name] = Interval(fit.value, n=len(of))
+
+
+def _paired_frechet(
+    summary: Summary, metric: str, sets: Sets, values: Mapping[str, float], draws: Mapping[str, ndarray]
+) -> None:
+    first = next(iter(summary.methods))
+    for method in sets:
+        if first in sets and method != first and list(sets[method]) == list(sets[first]):
+            gap = values[method] - values[first]
+            interval = _centred(gap, draws[method] - draws[first], len(sets[method]), -math.inf)
+            summary.paired.append(Paired(method, first, metric, interval))
+
+
+def equal_sets(sets: Sets, rule: str) -> tuple[Sets, list[str]]:
+    """The same clips for every method (rule "cut"), or a sentence where their numbers differ (rule "warn").
+
+    The bias of the distance is about c / n, so distances at unequal n cannot be compared.
+    """
+    sets = {m: dict(of) for m, of in sets.items() if of}
+    counts = {m: sum(len(b) for _, b in of.values()) for m, of in sets.items()}
+    if len({(counts[m], *of) for m, of in sets.items()}) <= 1:
+        return sets, []
+    text = ", ".join(f"{m} {n}" for m, n in counts.items())
+    if rule == "warn":
+        return sets, [f"unequal numbers of clips ({text}): the distances cannot be compared"]
+    common = [s for s in next(iter(sets.values())) if all(s in of for of in sets.values())]
+    least = {s: min(len(of[s][1]) for of in sets.values()) for s in common}
+    cut = {m: {s: (of[s][0][: least[s]], of[s][1][: least[s]]) for s in common} for m, of in sets.items()}
+    return cut, [f"unequal numbers of clips ({text}): cut to the same {sum(least.values())} clips"]
+
+
+def _distance(pairs: Sequence[tuple[ndarray, ndarray]]) -> float:
+    if not pairs:
+        raise InputError("no sequence that all methods have", "at least one", "add the missing videos")
+    real, generated = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    return frechet_distance(real, generated)
+
+
+def _centred(value: float, draws: Float64[ndarray, " draws"], n: int, floor: float) -> Interval:
+    if n < 2 or not len(draws):
+        return Interval(value, n=n)
+    low, high = value + np.quantile(draws - draws.mean(), [0.025, 0.975])
+    return Interval(value, max(float(low), floor), float(high), n)

@@ -1,0 +1,1 @@
+"""The job generate, and what goes with it: plan, poses, mask, replay, demo."""

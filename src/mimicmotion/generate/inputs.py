@@ -1,0 +1,279 @@
+"""From paths to a fitted picture and aligned poses: what generate and plan have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import UInt8
+from numpy import ndarray
+
+from mimicmotion.errors import InputError, MediaError, PoseError
+from mimicmotion.pose.cache import PoseCache
+from mimicmotion.pose.crop import fit_poses
+from mimicmotion.pose.estimators.open import find_estimator
+from mimicmotion.pose.keypoints import BODY, VISIBLE, PoseSequence
+from mimicmotion.runtime.files import sha256_file
+from mimicmotion.runtime.progress import Job, Progress
+from mimicmotion.runtime.threads import prefetch
+from mimicmotion.settings import (
+    GenerateConfig,
+    MaskConfig,
+    PoseOptions,
+    PosesConfig,
+    SamplingOptions,
+)
+from mimicmotion.video.geometry import Fit, check_size, plan_fit, released_round_trip
+from mimicmotion.video.reader import RELEASED_FPS
+from mimicmotion.video.timing import released_stride
+
+if TYPE_CHECKING:
+    from mimicmotion.pose.estimators.base import PoseEstimator
+    from mimicmotion.video.reader import VideoReader
+
+logger = logging.getLogger(__name__)
+
+MIN_PICTURE_SIDE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What the pipeline needs, all in pixels of the result.
+
+    Attributes:
+        picture: the reference picture, fitted to (height, width).
+        fit: the transform from the original picture.
+        reference: pose of the person in the picture, one frame.
+        driving: poses found in the video, in pixels of the video, at the frame rate of the result.
+        aligned: the same poses, fitted to the person in the picture.
+        warnings: what the user should know, one sentence each.
+    """
+
+    picture: UInt8[ndarray, "height width 3"]
+    fit: Fit
+    reference: PoseSequence
+    driving: PoseSequence
+    aligned: PoseSequence
+    warnings: list[str]
+
+    def without_driving(self) -> Inputs:
+        """The same without the poses as they were found, which take as much memory as the aligned ones."""
+        none = dataclasses.replace(
+            self.driving, xy=self.driving.xy[:0].copy(), confidence=self.driving.confidence[:0].copy()
+        )
+        return dataclasses.replace(self, driving=none)
+
+
+def prepare(config: GenerateConfig, size: tuple[int, int], multiple: int) -> Job[Inputs]:
+    """Read the picture, find or load the poses, align them.
+
+    Args:
+        config: the job's settings.
+        size: (height, width) of the result.
+        multiple: what the model asks both to be multiples of.
+
+    Raises:
+        InputError: anything about the inputs that stands in the way; see the subclasses.
+    """
+    from mimicmotion.pose.align import align
+    from mimicmotion.video.picture import check_picture_size, read_picture
+
+    check_size(size, multiple)
+    original = read_picture(config.picture)
+    check_picture_size(original, MIN_PICTURE_SIDE, str(config.picture))
+    source = open_driving(config)
+    estimator = find_estimator(config)
+
+    yield Progress("picture", 0, 1)
+    found = picture_pose(config, estimator, original)
+    anchor = crop_anchor(found, size) if config.fit == "crop" else (0.5, 0.5)
+    fit = plan_fit(found.size, size, config.fit, anchor=anchor)
+    picture, reference = fit.apply(original), fit_poses(found, fit)
+    if config.fit == "released":
+        picture = released_round_trip(picture)
+    yield Progress("picture", 1, 1)
+
+    driving = yield from driving_poses(config, source, estimator)
+    if not driving.confidence[:, BODY].any():
+        raise PoseError(
+            f"no person found in {config.video}",
+            "a person in at least one frame",
+            "choose a video in which the person is larger and in full view, or another --estimator",
+        )
+    aligned = align(driving, reference, size, method=config.align)
+    warnings = [*describe_missing(driving, config.video), *describe_framing(reference, aligned)]
+    return Inputs(picture, fit, reference, driving, aligned, warnings)
+
+
+def open_driving(config: GenerateConfig | PosesConfig | MaskConfig) -> VideoReader | PoseSequence:
+    """The driving video, opened, or the poses of a pose file."""
+    from mimicmotion.pose.files import open_poses
+    from mimicmotion.video.reader import open_video
+
+    path = config.video
+    if path.suffix.lower() in (".npz", ".json") or (path.is_dir() and any(path.glob("*.json"))):
+        return open_poses(path)
+    return open_video(path)
+
+
+def picture_pose(
+    config: GenerateConfig, estimator: Callable[..., PoseEstimator], picture: UInt8[ndarray, "height width 3"]
+) -> PoseSequence:
+    """The pose of the (largest) person in the picture, in its pixels, from the cache where it is known.
+
+    Raises:
+        PoseError: nobody is found.
+    """
+    find = lambda: estimator(static=True).estimate([picture])  # noqa: E731
+    pose = PoseCache().get(config.picture, picture_settings(config), find) if config.pose_cache else find()
+    if not (pose.confidence[0, BODY] > VISIBLE).any():
+        raise PoseError(
+            f"no person found in the picture {config.picture}",
+            "one person, at least head and shoulders, clearly visible",
+            "choose another picture, or another --estimator",
+        )
+    return pose
+
+
+def driving_poses(
+    config: GenerateConfig | PosesConfig | MaskConfig,
+    source: VideoReader | PoseSequence,
+    estimator: Callable[..., PoseEstimator],
+) -> Job[PoseSequence]:
+    """Poses of the driving video at the wanted frame rate, from the cache where they are known."""
+    if isinstance(source, PoseSequence):
+        return resample_poses(source, config)
+    settings = cache_settings(config)
+    cache = PoseCache() if config.pose_cache else None
+    path = cache.path(config.video, settings) if cache and config.video.is_file() else None
+    known = cache.load(path) if cache and path else None
+    if known is not None:
+        yield Progress("poses", len(known), len(known))
+        return known
+    poses = yield from estimate_video(config, source, estimator())
+    if cache and path is not None:
+        cache.put(path, poses)
+    return poses
+
+
+def estimate_video(config: SamplingOptions, reader: VideoReader, estimator: PoseEstimator) -> Job[PoseSequence]:
+    """Find the poses frame by frame; the video is never held."""
+    fps = result_fps(config, reader)
+    size: tuple[int, int] = (reader.info.height, reader.info.width)
+    points = []
+    total = expected_frames(config, reader)
+    yield Progress("poses", 0, total)
+    with prefetch(sampled_frames(config, reader)) as frames:  # the next frames are decoded meanwhile
+        for i, point in enumerate(estimator.estimate_stream(frames)):
+            points.append(point)
+            yield Progress("poses", i + 1, max(total or 0, i + 1) if total else None)
+    if not points:
+        raise MediaError(
+            f"{reader.path} from second {config.start:g} on has no frame", "at least one frame", "correct start"
+        )
+    yield Progress("poses", len(points), len(points))
+    xy, confidence = (np.stack(part).astype(np.float32) for part in zip(*points, strict=True))
+    return PoseSequence(xy, confidence, size, fps, getattr(estimator, "source", type(estimator).__name__))
+
+
+def sampled_frames(config: SamplingOptions, reader: VideoReader) -> Iterator[UInt8[ndarray, "height width 3"]]:
+    """The frames that the settings choose, streamed."""
+    end = math.inf if config.duration is None else config.start + config.duration
+    if config.sampling == "released":
+        return reader.frames(stride=config.stride, sampling="released", start=config.start, end=end)
+    fps = result_fps(config, reader)
+    return reader.frames(fps=fps / config.tempo, start=config.start, end=end)
+
+
+def result_fps(config: SamplingOptions, reader: VideoReader) -> float:
+    """Frames per second of the result; a pose job without --fps keeps the video's own."""
+    if config.sampling == "released":
+        return config.fps or RELEASED_FPS
+    return config.fps or reader.info.fps or RELEASED_FPS
+
+
+def expected_frames(config: SamplingOptions, reader: VideoReader) -> int | None:
+    """How many frames there will be, about; None where the file does not say how long it is."""
+    seconds = reader.info.duration
+    if not seconds:
+        return None
+    seconds = max(0.0, min(seconds - config.start, config.duration or seconds))
+    if config.sampling == "released":
+        return max(1, round(seconds * reader.info.fps / released_stride(reader.info.fps, config.stride)))
+    return max(1, round(seconds * result_fps(config, reader) / config.tempo))
+
+
+def resample_poses(poses: PoseSequence, config: SamplingOptions) -> PoseSequence:
+    """Poses of a file at the wanted frame rate and speed: the nearest frame in time."""
+    own = poses.fps or config.fps or RELEASED_FPS
+    if config.sampling == "released":
+        return dataclasses.replace(poses[:: released_stride(own, config.stride)], fps=config.fps or RELEASED_FPS)
+    fps = config.fps or own
+    seconds = min(len(poses) / own - config.start, config.duration or math.inf)
+    count = max(1, round(seconds * fps / config.tempo))
+    if config.start and seconds <= 0:
+        raise InputError(f"start={config.start}", f"less than {len(poses) / own:g} seconds", "correct 'start'")
+    index = np.floor((config.start + np.arange(count) * config.tempo / fps) * own + 1e-6).astype(int)
+    index = np.clip(index, 0, len(poses) - 1)
+    return dataclasses.replace(poses, xy=poses.xy[index], confidence=poses.confidence[index], fps=fps)
+
+
+def cache_settings(config: GenerateConfig | PosesConfig | MaskConfig) -> dict[str, Any]:
+    """All that changes the poses of a video, as plain data."""
+    return picture_settings(config) | {f.name: getattr(config, f.name) for f in dataclasses.fields(SamplingOptions)}
+
+
+def picture_settings(config: PoseOptions) -> dict[str, Any]:
+    """All that changes the pose of a picture, as plain data."""
+    from mimicmotion import __version__
+
+    same = {"pose_cache", "pose_threads", "pose_device", "detector", "pose_model"}
+    facts = {f.name: getattr(config, f.name) for f in dataclasses.fields(PoseOptions) if f.name not in same}
+    for n in ("detector", "pose_model"):
+        path = getattr(config, n)
+        facts[n] = sha256_file(path) if path else None
+    return facts | {"version": __version__}
+
+
+def crop_anchor(pose: PoseSequence, target: tuple[int, int]) -> tuple[float, float]:
+    """Which part a crop to `target` should keep (y, x; 0 = top left, 1 = bottom right): the person in the middle."""
+    seen = pose.xy[0, BODY][pose.confidence[0, BODY] > VISIBLE]
+    centre = (seen.min(0) + seen.max(0))[::-1] / 2
+    scale = max(t / s for t, s in zip(target, pose.size, strict=True))
+    anchor = []
+    for middle, source, wanted in zip(centre, pose.size, target, strict=True):
+        spare = scale * source - wanted
+        anchor.append(float(np.clip((middle * scale - wanted / 2) / spare, 0, 1)) if spare > 1e-6 else 0.5)
+    return anchor[0], anchor[1]
+
+
+def describe_missing(driving: PoseSequence, name: Path) -> list[str]:
+    """A sentence on frames in which nobody was found."""
+    missing = int((~driving.confidence.any(1)).sum())
+    if not missing:
+        return []
+    return [f"no person was found in {missing} of {len(driving)} frames of {name.name}: they are drawn without a pose"]
+
+
+def describe_framing(reference: PoseSequence, aligned: PoseSequence) -> list[str]:
+    """Sentences on body parts that one side shows and the other does not, and on movement out of the frame."""
+    found = []
+    legs = [9, 10, 12, 13]
+    shows = {"picture": reference.confidence[:, legs], "video": aligned.confidence[:, legs]}
+    sees = {k: float((v > VISIBLE).mean()) > 0.25 for k, v in shows.items()}
+    if sees["video"] and not sees["picture"]:
+        found.append("the video shows legs, the picture does not: they will be left out of the frame or made up")
+    if sees["picture"] and not sees["video"]:
+        found.append("the picture shows legs, the video does not: they will be made up")
+    height, width = aligned.size
+    xy, seen = aligned.xy[:, BODY], aligned.confidence[:, BODY] > VISIBLE
+    outside = ((xy < 0) | (xy > np.array([width, height], np.float32))).any(-1) & seen
+    if seen.any() and (share := outside.sum() / seen.sum()) > 0.1:
+        found.append(f"{share:.0%} of the driving body points lie outside the frame after alignment")
+    return found

@@ -1,0 +1,202 @@
+"""The main job: one picture and a driving video to a video."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from mimicmotion.errors import MimicMotionError
+from mimicmotion.generate.background import with_background
+from mimicmotion.generate.execution import run_by_plan
+from mimicmotion.generate.inputs import Inputs, prepare
+from mimicmotion.generate.outputs import (
+    DrawnPoses,
+    Frame,
+    GenerateResult,
+    check_outputs,
+    preview_path,
+    side_by_side_path,
+    sidecar_path,
+    write_preview,
+    write_sidecar,
+    write_video,
+)
+from mimicmotion.generate.provenance import Facts
+from mimicmotion.generate.record import RunRecord
+from mimicmotion.generate.run_state import RunState, SavedStep
+from mimicmotion.generate.setup import (
+    check_inputs_exist,
+    detail_guide,
+    load,
+    make_recipe,
+    pose_drawer,
+    preview_decode,
+    reference_pose,
+    result_size,
+    warped_picture,
+)
+from mimicmotion.runtime.interrupt import Interrupts, Stopped
+from mimicmotion.runtime.progress import Job, Progress
+from mimicmotion.settings import GenerateConfig
+
+if TYPE_CHECKING:
+    from mimicmotion.diffusion.recipe import Recipe
+    from mimicmotion.pipeline import MimicMotionPipeline, StepState
+
+logger = logging.getLogger(__name__)
+
+TINY_LIMITS = (
+    "the bundled model is a small one for trying out: it was trained on drawn figures at 224x128, so faces, hands and "
+    "real photographs come out as rough shapes; use --model and --checkpoint for the real thing"
+)
+
+
+def generate(
+    config: GenerateConfig, pipeline: MimicMotionPipeline | None = None, *, expected: Facts | None = None
+) -> Job[GenerateResult]:
+    """Make the video; yields progress per stage.
+
+    While it runs, its state is kept beside the output (see `generate.run_state`): interrupted, killed or closed it
+    can go on with `config.resume`.
+
+    Args:
+        config: all settings.
+        pipeline: a loaded model to use again; None loads the one of the settings.
+        expected: inputs and model of an earlier result (`mimicmotion.generate.provenance`), which these must be.
+
+    Raises:
+        InputError: something about the inputs or settings, or they are not those of the interrupted run or not the
+            expected ones; found before the long work.
+        WeightsError: the model cannot be loaded.
+        OutputError: the result cannot be written; no half file is left.
+        Stopped: Ctrl-C or SIGTERM came; the message says what is kept.
+    """
+    with Interrupts() as interrupts, RunState(config.output, enabled=config.save_every > 0) as state:
+        record = RunRecord(config, state, expected)
+        try:
+            pipe, result = yield from record.watch.watch(_generate(record, pipeline, interrupts))
+            result = dataclasses.replace(result, seconds=record.watch.seconds, peak_memory=record.peak_memory())
+            write_sidecar(result.sidecar, record.sidecar(result, pipe))
+        except KeyboardInterrupt as e:
+            if state.done is None:
+                raise
+            raise Stopped(f"stopped; {record.kept()}") from e
+        except MimicMotionError:
+            if record.kept_something:
+                logger.warning("%s", record.kept())
+            raise
+        state.remove()
+    return result
+
+
+def _generate(
+    record: RunRecord, pipeline: MimicMotionPipeline | None, interrupts: Interrupts
+) -> Job[tuple[MimicMotionPipeline, GenerateResult]]:
+    config = record.config
+    check_outputs(config)
+    check_inputs_exist(config)
+    record.begin()
+    pipe = yield from load(config, pipeline)
+    record.know(pipe)
+    show = preview_decode(config, pipe)
+    inputs = yield from _inputs(record, pipe)
+    size: tuple[int, int] = inputs.picture.shape[:2]
+    poses = DrawnPoses(inputs.aligned, pose_drawer(config, pipe, size))
+    recipe = make_recipe(config, pipe, len(poses))
+    run_by_plan(config, pipe, size, recipe, record.earlier_plan())
+    state = yield from _denoise(record, pipe, inputs, poses, recipe, interrupts, show)
+    detail = detail_guide(pipe, inputs, poses)
+    frames = pipe.decode_state(state, recipe, config.decode_chunk_size, detail_from=detail)
+    yield from write_video(config, inputs, poses, with_background(config, inputs, frames))
+    with contextlib.suppress(OSError):
+        preview_path(config.output).unlink(missing_ok=True)
+    limits = [TINY_LIMITS] if config.model is None and pipeline is None else []
+    return pipe, GenerateResult(
+        output=config.output,
+        side_by_side=side_by_side_path(config.output) if config.side_by_side else None,
+        sidecar=sidecar_path(config.output),
+        frames=len(poses),
+        fps=config.fps,
+        size=size,
+        seconds={},
+        peak_memory={},
+        warnings=[*record.warnings(), *inputs.warnings, *limits],
+        resumed_at=record.resumed_at,
+    )
+
+
+def _inputs(record: RunRecord, pipe: MimicMotionPipeline) -> Job[Inputs]:
+    """The fitted picture and the poses: the interrupted run's, or found now; kept as soon as they are there."""
+    if record.saved is None:
+        inputs = yield from prepare(record.config, result_size(record.config, pipe), pipe.size_multiple)
+    else:
+        inputs = record.saved.inputs
+        yield Progress("poses", len(inputs.driving), len(inputs.driving))
+    record.keep_inputs(inputs, pipe)
+    return inputs.without_driving()
+
+
+def _denoise(
+    record: RunRecord,
+    pipe: MimicMotionPipeline,
+    inputs: Inputs,
+    poses: DrawnPoses,
+    recipe: Recipe,
+    interrupts: Interrupts,
+    show: Callable[[Any], Iterable[Frame]],
+) -> Job[StepState]:
+    """Encode and make the steps, from the saved one on, with previews by `show`; gives the last state.
+
+    A first Ctrl-C is met when a step is made and kept. A job that is closed keeps the step that it has made.
+    """
+    config, size = record.config, inputs.picture.shape[:2]
+    saved = record.saved.step if record.saved else None
+    record.saved = None  # latents are held once
+    if saved is not None and saved.done == saved.total:
+        yield Progress("denoise", saved.done, saved.total)
+        return _as_state(saved, recipe)
+    noise = pipe.draw_noise(recipe, size, seed=config.seed)
+    yield Progress("encode", 0, 1)
+    conditioning = pipe.encode(
+        inputs.picture,
+        poses,
+        reference_pose(inputs, poses),
+        motion_bucket_id=config.motion_bucket_id,
+        noise_aug_strength=config.noise_aug_strength,
+        image_noise=noise.picture,
+        warped=warped_picture(pipe, inputs),
+    )
+    yield Progress("encode", 1, 1)
+    latents, start, memory = noise.latents, 0, None
+    if saved is not None:
+        latents, start, memory = saved.latents, saved.done, saved.memory
+    states = pipe.denoise(
+        conditioning, latents, recipe, start=start, memory=memory, keep_x0=config.preview, in_place=True
+    )
+    notice = "this step is finished and saved, then the job stops; Ctrl-C again stops at once"
+    with interrupts.patiently(notice) if record.state.enabled else contextlib.nullcontext():
+        for state in states:
+            if config.preview:
+                write_preview(config.output, state.preview[0], show)
+            try:
+                yield Progress("denoise", state.index + 1, state.total)
+            except GeneratorExit:
+                record.keep_step(state)
+                raise
+            if interrupts.asked or record.is_due(state):
+                record.keep_step(state)
+            if interrupts.asked:
+                raise Stopped
+    return state
+
+
+def _as_state(saved: SavedStep, recipe: Recipe) -> StepState:
+    """The state after the last step, as it was saved."""
+    from mimicmotion.diffusion.sampling import Step
+    from mimicmotion.pipeline import StepState
+
+    step = Step(saved.done - 1, saved.total, saved.sigma, saved.latents, saved.latents)
+    return StepState(step, recipe.plan.reference_slot)

@@ -1,0 +1,271 @@
+"""What a generate job writes: the video, the comparison beside it, previews, and the sidecar."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from numpy import ndarray
+
+from mimicmotion.arrays import Frame
+from mimicmotion.errors import ConfigError, OutputError
+from mimicmotion.generate.inputs import Inputs, open_driving
+from mimicmotion.pose.guidance.skeleton import PoseDrawer
+from mimicmotion.pose.keypoints import PoseSequence
+from mimicmotion.runtime.files import atomic_path, check_writable
+from mimicmotion.runtime.progress import Job, Progress
+from mimicmotion.runtime.threads import behind, cores
+from mimicmotion.settings import GenerateConfig
+
+logger = logging.getLogger(__name__)
+
+PREVIEW_FRAMES = 4
+MAX_DRAWING_THREADS, FRAMES_PER_DRAWING_THREAD = 4, 2  # a canvas has 25 MB; half of the work is Python's own
+WAITING_FRAMES = 8  # decoded, not written yet
+SIDE_BY_SIDE_HEIGHT = 448  # small results are shown larger beside picture and pose
+FORMAT, VERSION = "mimicmotion.result", 1
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateResult:
+    """What a generate job made.
+
+    Attributes:
+        output: the video.
+        side_by_side: the comparison video, if asked for.
+        sidecar: JSON with seed, settings, versions and checksums.
+        frames: number of frames.
+        fps: frames per second.
+        size: (height, width).
+        seconds: time spent per stage; of a resumed run, of all its parts.
+        peak_memory: bytes, the process's peak so far, and of the GPU where one was used.
+        warnings: what the user should know.
+        resumed_at: steps that were done each time that an interrupted run went on.
+    """
+
+    output: Path
+    side_by_side: Path | None
+    sidecar: Path
+    frames: int
+    fps: float
+    size: tuple[int, int]
+    seconds: dict[str, float]
+    peak_memory: dict[str, int]
+    warnings: list[str]
+    resumed_at: list[int]
+
+    def summary(self) -> str:
+        """A few lines for a person to read."""
+        lines = [f"note: {w}" for w in self.warnings]
+        length = self.frames / self.fps
+        lines += [
+            f"{self.frames} frames of {self.size[1]}x{self.size[0]} at {self.fps:g} per second ({length:.1f} s)",
+            "seconds: " + ", ".join(f"{k} {v:.1f}" for k, v in self.seconds.items()),
+            "peak memory: " + ", ".join(f"{k} {v / 2**30:.2f} GiB" for k, v in self.peak_memory.items()),
+            f"video: {self.output}",
+        ]
+        if self.resumed_at:
+            lines.insert(-1, f"resumed after step {', '.join(map(str, self.resumed_at))}")
+        if self.side_by_side:
+            lines.append(f"side by side: {self.side_by_side}")
+        return "\n".join([*lines, f"settings: {self.sidecar}"])
+
+
+class DrawnPoses:
+    """Pose frames that are drawn when they are asked for: `[a:b]` gives uint8 (b - a, height, width, 3).
+
+    Args:
+        poses: in pixels of the pictures.
+        drawer: draws them.
+        threads: of so many, each draws its share of a slice with a canvas of its own.
+    """
+
+    def __init__(self, poses: PoseSequence, drawer: PoseDrawer, threads: int | None = None) -> None:
+        self.poses, self.drawer = poses, drawer
+        self.threads = min(cores(), MAX_DRAWING_THREADS) if threads is None else threads
+        self._drawers = [drawer]
+
+    def __len__(self) -> int:
+        return len(self.poses)
+
+    def __getitem__(self, index: slice, /) -> UInt8[ndarray, "frames height width 3"]:
+        rows = range(*index.indices(len(self)))
+        threads = min(self.threads, len(rows) // FRAMES_PER_DRAWING_THREAD)
+        if threads < 2:
+            return np.stack(self._draw(self.drawer, rows))
+        while len(self._drawers) < threads:
+            self._drawers.append(self.drawer.twin())
+        with ThreadPoolExecutor(threads) as pool:
+            shares = pool.map(self._draw, self._drawers, [rows[i::threads] for i in range(threads)])
+            drawn = list(shares)
+        return np.stack([drawn[i % threads][i // threads] for i in range(len(rows))])
+
+    def _draw(self, drawer: PoseDrawer, rows: range) -> list[Frame]:
+        return [drawer.draw(self.poses.xy[i], self.poses.confidence[i]) for i in rows]
+
+
+# --- names ------------------------------------------------------------------------------------------------------
+
+
+def side_by_side_path(output: Path) -> Path:
+    """OUTPUT-side-by-side.SUFFIX."""
+    return output.with_name(f"{output.stem}-side-by-side{output.suffix}")
+
+
+def sidecar_path(output: Path) -> Path:
+    """OUTPUT.json."""
+    return output.with_name(f"{output.name}.json")
+
+
+def preview_path(output: Path) -> Path:
+    """OUTPUT.preview.png."""
+    return output.with_name(f"{output.name}.preview.png")
+
+
+def check_outputs(config: GenerateConfig) -> None:
+    """Raise OutputError now rather than after the long work."""
+    from mimicmotion.video.writer import check_output
+
+    check_output(config.output)
+    check_writable(sidecar_path(config.output))
+    if config.side_by_side:
+        check_output(side_by_side_path(config.output))
+
+
+def clear_halves(output: Path) -> None:
+    """Delete what a killed process had half written; only while no other process makes the same output."""
+    for path in (output, side_by_side_path(output), sidecar_path(output), preview_path(output)):
+        for half in path.parent.glob(f".{glob_escape(path.stem)}.{'[0-9a-f]' * 8}.part{glob_escape(path.suffix)}"):
+            with contextlib.suppress(OSError):
+                if half.is_dir():
+                    import shutil
+
+                    shutil.rmtree(half)
+                else:
+                    half.unlink()
+
+
+def glob_escape(text: str) -> str:
+    """`text` as a pattern that matches itself."""
+    import glob
+
+    return glob.escape(text)
+
+
+# --- video ------------------------------------------------------------------------------------------------------
+
+
+def write_video(config: GenerateConfig, inputs: Inputs, poses: DrawnPoses, frames: Iterable[Frame]) -> Job[None]:
+    """Write frames as they are decoded, on a thread behind the decoder; the files appear when all are complete."""
+    from mimicmotion.video.compose import side_by_side
+    from mimicmotion.video.writer import open_writer
+
+    size: tuple[int, int] = inputs.picture.shape[:2]
+    audio = sound_source(config)
+    with contextlib.ExitStack() as stack:
+        sound = {"audio_from": audio, "audio_start": config.start}
+        writer = stack.enter_context(open_writer(config.output, size, config.fps, **sound))
+        beside: Callable[[Frame], None] | None = None
+
+        def write(item: tuple[int, Frame]) -> None:
+            nonlocal beside
+            i, frame = item
+            writer.write(frame)
+            if not config.side_by_side:
+                return
+            row = side_by_side([inputs.picture, poses[i : i + 1][0], frame], height=max(SIDE_BY_SIDE_HEIGHT, size[0]))
+            if beside is None:
+                path = side_by_side_path(config.output)
+                beside = stack.enter_context(open_writer(path, row.shape[:2], config.fps)).write
+            beside(row)
+
+        # Left before the files are completed: what waits is written then
+        with behind(write, WAITING_FRAMES) as hand_over:
+            for i, frame in enumerate(frames):
+                hand_over((i, frame))
+                yield Progress("write", i + 1, len(poses))
+
+
+def sound_source(config: GenerateConfig) -> Path | None:
+    """The driving video, if its sound is wanted and it has any; pose files, pictures and folders have none."""
+    source = open_driving(config) if config.audio else None
+    if source is None or isinstance(source, PoseSequence) or not source.info.has_audio:
+        return None
+    return config.video
+
+
+def write_preview(output: Path, latents: Any, decode: Callable[[Any], Iterable[Frame]]) -> None:
+    """Decode a few frames of the present estimate and replace the preview picture."""
+    from mimicmotion.video.picture import write_picture
+
+    count = latents.shape[0]
+    index = sorted({round(i * (count - 1) / max(PREVIEW_FRAMES - 1, 1)) for i in range(PREVIEW_FRAMES)})
+    frames = [next(iter(decode(latents[i : i + 1]))) for i in index]
+    try:
+        write_picture(preview_path(output), np.concatenate(frames, axis=1))
+    except OutputError as e:  # a preview must not stop the job
+        logger.warning("no preview: %s", e.got)
+
+
+# --- sidecar ----------------------------------------------------------------------------------------------------
+
+
+def peak_memory() -> dict[str, int]:
+    """Peak bytes of this process, and of the GPU where one was used."""
+    found = {}
+    if sys.platform != "win32":
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        found["process"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        found["GPU"] = torch.cuda.max_memory_allocated()
+    return found
+
+
+def write_sidecar(path: Path, facts: dict[str, Any]) -> None:
+    """Write what is needed to make the same result again."""
+    data = {"format": FORMAT, "version": VERSION, **facts}
+    with atomic_path(path) as part:
+        part.write_text(json.dumps(data, indent=1, default=str) + "\n", encoding="utf-8")
+
+
+def read_sidecar(path: Path, parts: Sequence[str]) -> dict[str, Any]:
+    """What `write_sidecar` wrote.
+
+    Args:
+        path: OUTPUT.json.
+        parts: what must be in it.
+
+    Raises:
+        ConfigError: the file is missing, is something else, or is of an older or newer form.
+    """
+    form = f"the file OUTPUT.json that `mimicmotion generate` writes (form {VERSION})"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise ConfigError(f"{path}: {e}", form, "name the sidecar of a result") from e
+    if not isinstance(data, dict) or ("settings" not in data and data.get("format") != FORMAT):
+        raise ConfigError(f"{path} is no sidecar of a result", form, "name the sidecar of a result")
+    if "format" not in data:
+        raise ConfigError(
+            f"{path} was written by an older version ({data.get('versions', {}).get('mimicmotion', 'unknown')}), which "
+            "did not yet note all that is needed",
+            form,
+            "make the result again with `mimicmotion generate` and the settings that it lists",
+        )
+    if data["version"] != VERSION:
+        raise ConfigError(f"{path} is of form {data['version']}", form, "use the version of mimicmotion that wrote it")
+    if lacking := [k for k in parts if k not in data]:
+        raise ConfigError(f"{path} lacks {', '.join(lacking)}", form, "it was changed: take the original file")
+    return data

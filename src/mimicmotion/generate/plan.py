@@ -1,0 +1,139 @@
+"""What `generate` would do, said before any long work."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mimicmotion.generate import inputs as inputs_module
+from mimicmotion.generate.execution import plan_run
+from mimicmotion.generate.inputs import Inputs
+from mimicmotion.generate.poses import describe_poses
+from mimicmotion.generate.setup import load_and_prepare, make_recipe, pose_drawer
+from mimicmotion.runtime.progress import Job
+from mimicmotion.settings import GenerateConfig
+
+if TYPE_CHECKING:
+    from mimicmotion.backbones.svd.execution.plan import ExecutionPlan
+    from mimicmotion.pipeline import MimicMotionPipeline
+    from mimicmotion.settings import FusionConfig
+
+
+COUNTED_FRAMES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a generate job would do.
+
+    Attributes:
+        inputs: the fitted picture and the poses.
+        people: persons seen in the picture, and in some frames of the video (nothing for a pose file).
+        overlay: picture with the aligned driving pose of a few frames drawn over it.
+        segments: number of segments.
+        fusion: how they are cut and joined.
+        steps: denoising steps.
+        passes: U-Net passes in all (segments x steps x two with guidance).
+        execution: how the networks would run in the memory there is, with the predicted peaks.
+    """
+
+    inputs: Inputs
+    people: tuple[int, list[int]]
+    overlay: Path
+    size: tuple[int, int]
+    fps: float
+    segments: int
+    fusion: FusionConfig
+    steps: int
+    passes: int
+    execution: ExecutionPlan
+
+    def summary(self) -> str:
+        """A few lines for a person to read."""
+        found = self.inputs
+        frames, seen = len(found.driving), self.people[1]
+        return "\n".join(
+            [
+                f"picture   {describe_poses(found.reference)}",
+                f"video     {describe_poses(found.driving)}",
+                f"persons   {self.people[0]} in the picture, "
+                f"{' to '.join(map(str, sorted({min(seen), max(seen)}))) if seen else 'not counted'} in the video",
+                *(f"note      {w}" for w in found.warnings),
+                f"result    {frames} frames of {self.size[1]}x{self.size[0]} at {self.fps:g} per second",
+                f"segments  {self.segments} of up to {self.fusion.segment_frames} frames, "
+                f"{self.fusion.overlap_frames} shared, {self.fusion.mode}",
+                f"steps     {self.steps}, so {self.passes} passes of the U-Net",
+                f"runs with {self.execution.describe()}",
+                f"memory    {self.execution.describe_peaks()}",
+                f"overlay   {self.overlay}",
+            ]
+        )
+
+
+def plan(config: GenerateConfig, pipeline: MimicMotionPipeline | None = None) -> Job[Plan]:
+    """Look at the inputs and say what would be done; writes the overlay picture to `config.output`.
+
+    Raises:
+        InputError: as `generate`.
+        OutputError: the picture cannot be written.
+    """
+    from mimicmotion.runtime.files import check_writable
+    from mimicmotion.video.picture import write_picture
+
+    check_writable(config.output)
+    pipe, inputs = yield from load_and_prepare(config, pipeline)
+    size: tuple[int, int] = inputs.picture.shape[:2]
+    recipe = make_recipe(config, pipe, len(inputs.aligned))
+    segments, steps = recipe.plan.segments, len(recipe.sigmas) - 1
+    twice = 1 if bool((recipe.guidance == 1).all()) else 2
+    write_picture(config.output, draw_overlay(config, pipe, inputs))
+    return Plan(
+        inputs=inputs,
+        people=count_people(config),
+        overlay=config.output,
+        size=size,
+        fps=config.fps,
+        segments=len(segments),
+        fusion=recipe.fusion,
+        steps=steps,
+        passes=len(segments) * steps * twice,
+        execution=plan_run(config, pipe, size, recipe),
+    )
+
+
+def count_people(config: GenerateConfig) -> tuple[int, list[int]]:
+    """Persons in the picture, and in the first frame and one or two later ones of the video."""
+    from mimicmotion.pose.keypoints import PoseSequence
+    from mimicmotion.video.picture import read_picture
+
+    estimator = inputs_module.find_estimator(config)(static=True)
+    source = inputs_module.open_driving(config)
+    if isinstance(source, PoseSequence):
+        return estimator.count_people(read_picture(config.picture)), []
+    every = max(1, (inputs_module.expected_frames(config, source) or 1) // COUNTED_FRAMES)
+    frames = itertools.islice(inputs_module.sampled_frames(config, source), 0, every * COUNTED_FRAMES, every)
+    return estimator.count_people(read_picture(config.picture)), [estimator.count_people(f) for f in frames]
+
+
+def draw_overlay(config: GenerateConfig, pipe: MimicMotionPipeline, inputs: Inputs) -> np.ndarray:
+    """Picture beside picture: the reference with its own pose, and with the driving pose of three moments."""
+    import cv2
+
+    size: tuple[int, int] = inputs.picture.shape[:2]
+    scale = max(1.0, 448 / size[0])
+    shown = (round(size[0] * scale), round(size[1] * scale))
+    drawer = pose_drawer(config, pipe, shown)
+    base = cv2.resize(inputs.picture, shown[::-1], interpolation=cv2.INTER_CUBIC)
+    aligned = inputs.aligned.scaled(shown)
+    moments = sorted({0, len(aligned) // 2, len(aligned) - 1})
+    reference = inputs.reference.scaled(shown)
+    poses = [(reference.xy[0], reference.confidence[0]), *((aligned.xy[i], aligned.confidence[i]) for i in moments)]
+    panes = []
+    for xy, confidence in poses:
+        drawn = drawer.draw(xy, confidence)
+        panes.append(np.where(drawn.any(-1, keepdims=True), drawn, (base * 0.6).astype(np.uint8)))
+    return np.concatenate(panes, axis=1)

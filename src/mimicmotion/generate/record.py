@@ -1,0 +1,203 @@
+"""What a generate job knows about itself: where it began, what it comes from and what it has kept."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from mimicmotion.generate.inputs import Inputs
+from mimicmotion.generate.outputs import GenerateResult, clear_halves, peak_memory
+from mimicmotion.generate.provenance import (
+    CONTENTS,
+    NOTED,
+    Checksums,
+    Facts,
+    check_same,
+    differences,
+    origin_of_inputs,
+    origin_of_model,
+    plain,
+)
+from mimicmotion.generate.run_state import RunState, Saved, SavedStep
+from mimicmotion.generate.setup import fusion_config
+from mimicmotion.runtime.progress import Stopwatch
+from mimicmotion.settings import ExecutionOptions, GenerateConfig, resolve_speed
+from mimicmotion.video.writer import plan_output
+
+if TYPE_CHECKING:
+    from mimicmotion.backbones.svd.execution.plan import ExecutionPlan
+    from mimicmotion.pipeline import MimicMotionPipeline, StepState
+
+
+class RunRecord:
+    """The record of one run.
+
+    Args:
+        config: its settings.
+        state: its folder of states.
+        expected: inputs and model of an earlier result, which this run's must be.
+    """
+
+    def __init__(self, config: GenerateConfig, state: RunState, expected: Facts | None = None) -> None:
+        self.config, self.state, self.expected = config, state, expected
+        self.watch = Stopwatch()
+        self.saved: Saved | None = None
+        """What an interrupted run left, if this one goes on with it."""
+        self.resumed_at: list[int] = []
+        self.kept_something = False
+        self._notes: list[str] = []
+        self._sums = Checksums()
+        self._origin: Facts = {}
+        self._earlier: Facts = {}
+        self._peak: dict[str, int] = {}
+        self._total: int | None = None
+        self._pipe: MimicMotionPipeline | None = None
+        self._earlier_plan: Facts | None = None
+
+    def begin(self) -> None:
+        """Find the state of an interrupted run and compare settings and inputs with it, before a model is loaded.
+
+        Raises:
+            ConfigError: they differ, or another process works on the same output.
+        """
+        there = self.state.exists
+        if not self.config.resume:
+            self.state.put_aside()
+        elif not there:
+            self._notes.append(f"nothing to resume: {self.state.folder} does not exist")
+        elif saved := self.state.read():
+            self._go_on(saved)
+        if there:
+            clear_halves(self.config.output)
+        if self.saved or self.expected:
+            self._origin |= origin_of_inputs(self.config, self._sums)
+            self._compare()
+
+    def _go_on(self, saved: Saved) -> None:
+        self.saved, self._earlier = saved, saved.origin
+        self.watch.seconds.update(saved.facts.get("seconds", {}))
+        self._peak = dict(saved.facts.get("peak_memory", {}))
+        self.resumed_at = [*saved.facts.get("resumed_at", []), saved.step.done if saved.step else 0]
+        if saved.facts.get("options") == self._options():
+            self._earlier_plan = saved.facts.get("execution")
+
+    def know(self, pipe: MimicMotionPipeline) -> None:
+        """Remember the model, and compare it, too.
+
+        Raises:
+            ConfigError: it differs.
+        """
+        self._pipe = pipe
+        if not (self.saved or self.expected):
+            return
+        self._origin |= origin_of_model(self.config, pipe, self._sums)
+        self._compare()
+        found = [d for old in (self._earlier, self.expected or {}) for d in differences(old, self._origin, NOTED)]
+        if found:
+            self._notes.append(f"the result may differ in its last bits from the earlier run's: {'; '.join(found)}")
+
+    def _compare(self) -> None:
+        if self.expected:
+            fix = "give the original files (see --help); for another result use `mimicmotion generate`"
+            check_same("what the sidecar describes", self.expected, self._origin, fix, CONTENTS)
+        if self.saved:
+            fix = f"put back what was, or leave out --resume to begin anew (or delete {self.state.folder})"
+            check_same(f"the state in {self.state.folder}", self._earlier, self._origin, fix)
+
+    def origin(self, pipe: MimicMotionPipeline) -> Facts:
+        """What the result comes from; checksums are made once."""
+        if "settings" not in self._origin:
+            self._origin |= origin_of_inputs(self.config, self._sums)
+        if "weights" not in self._origin:
+            self._origin |= origin_of_model(self.config, pipe, self._sums)
+        return self._origin
+
+    # --- saving -------------------------------------------------------------------------------------------------
+
+    def keep_inputs(self, inputs: Inputs, pipe: MimicMotionPipeline) -> None:
+        """Save picture and poses, if states are wanted."""
+        if self.state.enabled:
+            self.state.origin = self.origin(pipe)
+            if self.saved is None:
+                self.state.save_inputs(inputs, self.facts())
+                self.kept_something = self.state.done is not None
+
+    def is_due(self, step: StepState) -> bool:
+        """Whether the state after this step is to be saved; the last one is, so that decoding can be repeated alone."""
+        every, done = self.config.save_every, step.index + 1
+        return every > 0 and (done % every == 0 or done == step.total)
+
+    def keep_step(self, step: StepState) -> None:
+        """Save the sampler's state, if it is not saved yet."""
+        done, self._total = step.index + 1, step.total
+        if self.state.done != done:
+            saved = SavedStep(done, step.total, step.sigma, step.step.latents, dict(step.memory))
+            self.state.save_step(saved, self.facts())
+            self.kept_something = self.state.done is not None
+
+    def kept(self) -> str:
+        """What is saved, and how it is used."""
+        total = f" of {self._total}" if self._total else ""
+        done = f"{self.state.done}{total} steps" if self.state.done else "the poses"
+        return f"{done} are kept in {self.state.folder}: the same command with --resume goes on"
+
+    # --- facts --------------------------------------------------------------------------------------------------
+
+    def facts(self) -> Facts:
+        """What changes while the run goes on."""
+        return {
+            "seconds": self.watch.seconds,
+            "peak_memory": self.peak_memory(),
+            "resumed_at": self.resumed_at,
+            "options": self._options(),
+            "execution": None if self._pipe is None else plain(self._pipe.plan.as_dict()),
+        }
+
+    def _options(self) -> Facts:
+        return plain({f.name: getattr(self.config, f.name) for f in dataclasses.fields(ExecutionOptions)})
+
+    def earlier_plan(self) -> ExecutionPlan | None:
+        """How the interrupted run ran, if the settings of that are the same: what is free now may differ, bits not."""
+        from mimicmotion.backbones.svd.execution.options import Execution
+        from mimicmotion.backbones.svd.execution.plan import ExecutionPlan, Peaks
+
+        known = self._earlier_plan
+        if known is None or self.resumed_at[-1] == 0:
+            return None
+        try:
+            parts: Facts = {"unet": Execution(**known["unet"]), "peaks": Peaks(**known["peaks"])}
+            return ExecutionPlan(**(known | parts))
+        except (KeyError, TypeError):  # of another version
+            return None
+
+    def peak_memory(self) -> dict[str, int]:
+        """Peak bytes of all parts of the run."""
+        now = peak_memory()
+        return {k: max(now.get(k, 0), self._peak.get(k, 0)) for k in {**self._peak, **now}}
+
+    def warnings(self) -> list[str]:
+        """What the user should know of the run itself."""
+        return [*self._notes, *self.state.problems]
+
+    def sidecar(self, result: GenerateResult, pipe: MimicMotionPipeline) -> Facts:
+        """All that is needed to make the same result again, and what it took."""
+        config, origin = self.config, self.origin(pipe)
+        inputs = {str(getattr(config, name)): sha for name, sha in origin["inputs"].items()}
+        return {
+            "settings": plain(dataclasses.asdict(config)),
+            "versions": origin["versions"],
+            "weights_sha256": {str(p): self._sums[p] for p in pipe.files} or origin["weights"],
+            "inputs_sha256": inputs,
+            "output_sha256": self._sums[plan_output(config.output).path],
+            "origin": origin,
+            "execution": plain(pipe.plan.as_dict()),
+            "speed": plain(dataclasses.asdict(resolve_speed(config, pipe.default_steps))),
+            # what the settings leave to the model: evaluation finds the borders of segments by it
+            "fusion": plain(dataclasses.asdict(fusion_config(config, pipe.default_fusion))),
+            "frames": result.frames,
+            "size": result.size,
+            "seconds": result.seconds,
+            "peak_memory": result.peak_memory,
+            "resumed_at": result.resumed_at,
+            "warnings": result.warnings,
+        }

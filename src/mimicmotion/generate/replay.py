@@ -1,0 +1,123 @@
+"""Make a result again from its sidecar, and say whether it is the same file."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mimicmotion.errors import ConfigError, InputError
+from mimicmotion.generate.job import generate
+from mimicmotion.generate.outputs import GenerateResult, read_sidecar
+from mimicmotion.generate.provenance import Facts, sha256_path
+from mimicmotion.runtime.progress import Job
+from mimicmotion.settings import GenerateConfig, parse
+from mimicmotion.video.writer import plan_output
+
+if TYPE_CHECKING:
+    from mimicmotion.pipeline import MimicMotionPipeline
+
+NEEDED = ("settings", "origin", "output_sha256")
+MOVABLE = ("picture", "video", "detector", "pose_model", "model", "checkpoint")
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayResult:
+    """What a replay made.
+
+    Attributes:
+        made: the new result.
+        identical: whether it has the bytes that the sidecar tells of.
+        original: the old result's place.
+        original_state: "the same", "another file" or "not there", against what the sidecar tells of.
+    """
+
+    made: GenerateResult
+    identical: bool
+    original: Path
+    original_state: str
+
+    def summary(self) -> str:
+        """A few lines for a person to read."""
+        says = "byte for byte the result that the sidecar describes" if self.identical else "NOT the same bytes"
+        beside = {
+            "the same": f"{self.original} is the same file",
+            "another file": f"{self.original} is no longer the file that the sidecar describes",
+            "not there": f"{self.original} is not there",
+        }[self.original_state]
+        return f"{self.made.summary()}\nreplay: {says}; {beside}"
+
+
+def replay(
+    sidecar: Path,
+    output: Path | None = None,
+    *,
+    resume: bool = False,
+    pipeline: MimicMotionPipeline | None = None,
+    **places: Any,
+) -> Job[ReplayResult]:
+    """Make the result of a sidecar again, from the same inputs, settings and weights.
+
+    Other versions of packages are only noted, other inputs or weights refused.
+
+    Args:
+        sidecar: OUTPUT.json that `generate` wrote.
+        output: the new result; None is OUTPUT-replay beside the sidecar.
+        resume: go on with an interrupted replay.
+        pipeline: a loaded model to use again.
+        places: where files of `MOVABLE` lie now, for those that are no longer where they were; an input that is not
+            there is looked for beside the sidecar.
+
+    Raises:
+        ConfigError: the file is no sidecar or of an older form; inputs or model are not those that it names.
+        InputError: as `generate`.
+        OutputError: as `generate`.
+    """
+    facts = read_sidecar(sidecar, NEEDED)
+    original = sidecar.with_suffix("")
+    config = replay_config(facts, sidecar, output, resume, places)
+    expected: Facts = {k: v for k, v in facts["origin"].items() if k != "settings"}
+    made = yield from generate(config, pipeline, expected=expected)
+    want = facts["output_sha256"]
+    return ReplayResult(
+        made=made,
+        identical=sha256_path(plan_output(made.output).path) == want,
+        original=original,
+        original_state=_compare(original, want),
+    )
+
+
+def _compare(path: Path, want: str) -> str:
+    if not path.exists():
+        return "not there"
+    return "the same" if sha256_path(path) == want else "another file"
+
+
+def replay_config(
+    facts: Facts, sidecar: Path, output: Path | None, resume: bool, places: dict[str, Any]
+) -> GenerateConfig:
+    """The settings of a sidecar, with the places where things lie now.
+
+    Raises:
+        ConfigError: a setting is unknown to this version, or the new result would replace the old one.
+    """
+    original = sidecar.with_suffix("")
+    settings = {k: v for k, v in facts["settings"].items() if v is not None}
+    settings |= {"resume": resume, "dtype": facts["origin"]["machine"]["dtype"]}
+    for name in MOVABLE:
+        if places.get(name) is not None:
+            settings[name] = places[name]
+        elif name in ("picture", "video") and not Path(settings[name]).exists():
+            beside = sidecar.parent / Path(settings[name]).name
+            settings[name] = beside if beside.exists() else settings[name]
+    settings["output"] = output or original.with_name(f"{original.stem}-replay{original.suffix}")
+    try:
+        config = parse(GenerateConfig, settings)
+    except InputError as e:
+        raise ConfigError(
+            f"{sidecar}: {e.got}", e.expected, f"use the version of mimicmotion that wrote it; {e.fix}"
+        ) from e
+    if config.output.absolute() == original.absolute():
+        raise ConfigError(f"output={config.output}", "a new file beside the old result", "name another output")
+    return dataclasses.replace(config, preview=False)

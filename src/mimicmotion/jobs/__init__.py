@@ -1,1 +1,0 @@
-"""The jobs behind the command line: generate, plan, poses, doctor."""

@@ -1,0 +1,1 @@
+"""Pose estimators: a picture in, 134 keypoints with confidence out."""

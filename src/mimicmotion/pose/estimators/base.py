@@ -1,0 +1,99 @@
+"""The protocol of pose estimators, and a test double."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float32
+from numpy import ndarray
+
+from mimicmotion.arrays import Frame
+from mimicmotion.errors import PoseError
+from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
+
+PosePoints: TypeAlias = tuple[Float32[ndarray, "134 2"], Float32[ndarray, "134"]]
+Person: TypeAlias = Literal["largest"] | int | tuple[float, float]
+"""Whom to follow: the largest, the n-th from the left (from 0) at first sight, or the one at a point (x, y)."""
+
+
+@runtime_checkable
+class PoseEstimator(Protocol):
+    """Finds one person's keypoints in each frame of a video.
+
+    Both methods read `frames` (RGB) once, in order, and never hold more than the current one. A frame in which the
+    person is not found has confidence 0 at all points.
+    """
+
+    def estimate_stream(self, frames: Iterable[Frame]) -> Iterator[PosePoints]:
+        """Yield (xy in pixels, confidence 0..1) for each frame as soon as it is done."""
+        ...
+
+    def estimate(self, frames: Iterable[Frame], fps: float = 0.0) -> PoseSequence:
+        """The poses of all frames; they must have one size."""
+        ...
+
+    def count_people(self, frame: Frame) -> int:
+        """How many persons are seen in one frame."""
+        ...
+
+
+def collect_poses(
+    stream: Callable[[Iterable[Frame]], Iterator[PosePoints]],
+    frames: Iterable[Frame],
+    fps: float = 0.0,
+    source: str = "",
+) -> PoseSequence:
+    """Run `estimate_stream` to its end: what `estimate` of every estimator does.
+
+    Raises:
+        PoseError: there is no frame, or the frames differ in size.
+    """
+    size: tuple[int, int] | None = None
+
+    def watched() -> Iterator[Frame]:
+        nonlocal size
+        for i, frame in enumerate(frames):
+            if size is None:
+                size = (frame.shape[0], frame.shape[1])
+            elif frame.shape[:2] != size:
+                raise PoseError(f"frame {i} is {frame.shape[:2]}", f"{size}, as the first", "resize the frames first")
+            yield frame
+
+    points = list(stream(watched()))
+    if size is None or not points:
+        raise PoseError("a video without frames", "at least one frame", "check the video file")
+    xy, confidence = (np.stack(part).astype(np.float32) for part in zip(*points, strict=True))
+    return PoseSequence(xy, confidence, size, fps, source)
+
+
+class StaticPose:
+    """An estimator for tests: it answers each frame with the given poses in turn, the last one again and again."""
+
+    source = "static"
+
+    def __init__(self, pose: PoseSequence) -> None:
+        if not len(pose):
+            raise PoseError("a pose sequence without frames", "at least one frame", "give a pose")
+        self.pose = pose
+
+    def estimate_stream(self, frames: Iterable[Frame]) -> Iterator[PosePoints]:
+        """Yield the stored pose, scaled to the frame's size."""
+        for i, frame in enumerate(frames):
+            pose = self.pose.scaled((frame.shape[0], frame.shape[1]))
+            k = min(i, len(pose) - 1)
+            yield pose.xy[k], pose.confidence[k]
+
+    def count_people(self, frame: Frame) -> int:  # noqa: ARG002
+        """One, unless the first stored pose is empty."""
+        return int(self.pose.confidence[0].any())
+
+    def estimate(self, frames: Iterable[Frame], fps: float = 0.0) -> PoseSequence:
+        """The stored poses, one a frame."""
+        return collect_poses(self.estimate_stream, frames, fps, self.source)
+
+
+def nobody() -> PosePoints:
+    """The points of a frame without a person: all at (0, 0) with confidence 0."""
+    return np.zeros((NUM_POINTS, 2), np.float32), np.zeros(NUM_POINTS, np.float32)

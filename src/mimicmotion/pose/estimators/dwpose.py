@@ -1,0 +1,301 @@
+"""DWPose: a YOLOX person detector and a whole-body RTMPose (DWPose, RTMPose, RTMW), ONNX files that the user has.
+
+Steps and numbers are those of the released MimicMotion code, so that the poses are those its weights were trained on;
+two faults are not repeated: a frame without a person is not taken for one large person, and of several persons one is
+followed. rtmlib does the same job but requires the desktop builds of OpenCV, which overwrite the headless build of the
+same module that this package installs; so it is not used.
+
+Both networks get RGB, as in the released code, although YOLOX was trained on BGR.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Float32, Int, UInt8
+from numpy import ndarray
+
+from mimicmotion.arrays import Frame
+from mimicmotion.errors import WeightsError
+from mimicmotion.pose.estimators.base import Person, PosePoints, collect_poses, nobody
+from mimicmotion.pose.estimators.session import open_session
+from mimicmotion.pose.estimators.track import PersonTracker
+from mimicmotion.pose.keypoints import NUM_POINTS, VISIBLE, PoseSequence
+
+logger = logging.getLogger(__name__)
+
+NUM_WHOLE_BODY = 133
+SHOULDERS = [5, 6]  # left and right in COCO order
+MEAN, STD = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])  # ImageNet, RGB, 0..255
+BOX_PADDING = 1.25
+MAX_PEOPLE = 8
+
+# COCO-WholeBody index of each of our points but the neck, which COCO lacks; from the feet on the order is the same.
+COCO_BODY = [0, *[6, 8, 10], *[5, 7, 9], *[12, 14, 16], *[11, 13, 15], 2, 1, 4, 3]
+COCO_ORDER = np.array([*COCO_BODY, *range(17, NUM_WHOLE_BODY)])
+
+
+class DWPoseEstimator:
+    """Whole-body poses with a confidence for each point.
+
+    Args:
+        detector_path: YOLOX, raw output (1, anchors, 85) as yolox_l.onnx, or boxes and labels as mmdeploy exports it.
+        pose_path: SimCC network with 133 points, e.g. dw-ll_ucoco_384.onnx; the input size is read from the file.
+        person: whom to follow; see `mimicmotion.pose.estimators.base.Person`.
+        threads: CPU threads; None lets onnxruntime decide.
+        device: "auto" takes CUDA where onnxruntime has it; "cpu"; "cuda" insists.
+
+    Raises:
+        WeightsError: a file is missing, damaged or of another kind.
+        ConfigError: CUDA is insisted on and onnxruntime lacks it, or `person` is wrong.
+    """
+
+    def __init__(
+        self,
+        detector_path: Path | str,
+        pose_path: Path | str,
+        *,
+        person: Person = "largest",
+        threads: int | None = None,
+        device: str = "auto",
+    ) -> None:
+        PersonTracker(person)
+        self.person = person
+        self._paths = Path(detector_path), Path(pose_path)
+        self._detector = open_session(self._paths[0], threads=threads, device=device)
+        self._network = open_session(self._paths[1], threads=threads, device=device)
+        self._detector_size = _input_size(self._detector, (640, 640))
+        self._pose_size = _input_size(self._network, (384, 288))
+        points = self._network.get_outputs()[0].shape[1]
+        if len(self._network.get_outputs()) != 2 or (isinstance(points, int) and points != NUM_WHOLE_BODY):
+            shapes = [o.shape for o in self._network.get_outputs()]
+            raise WeightsError(
+                f"{pose_path} has outputs {shapes}",
+                f"simcc_x and simcc_y of {NUM_WHOLE_BODY} points",
+                "use a whole-body network such as dw-ll_ucoco_384.onnx",
+            )
+        logger.info("DWPose runs on %s", self.provider)
+
+    @property
+    def provider(self) -> str:
+        """What onnxruntime computes with: "CPUExecutionProvider" or "CUDAExecutionProvider"."""
+        return self._network.get_providers()[0]
+
+    @property
+    def source(self) -> str:
+        """What made the poses, for `PoseSequence.source`."""
+        return f"dwpose {self._paths[1].name}"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that changes the result, for `PoseCache`."""
+        from mimicmotion.runtime.files import sha256_file
+
+        return {"estimator": "dwpose", "version": 1, "files": [*map(sha256_file, self._paths)], "person": self.person}
+
+    def estimate(self, frames: Iterable[Frame], fps: float = 0.0) -> PoseSequence:
+        """The poses of all frames."""
+        return collect_poses(self.estimate_stream, frames, fps, self.source)
+
+    def estimate_stream(self, frames: Iterable[Frame]) -> Iterator[PosePoints]:
+        """Yield (xy in pixels, confidence) for each RGB frame.
+
+        Raises:
+            PoseError: after the last frame: persons were seen, but never the one asked for.
+        """
+        tracker = PersonTracker(self.person)
+        for frame in frames:
+            xy, confidence = self.people(frame)
+            chosen = tracker.choose(xy, confidence)
+            yield nobody() if chosen is None else (xy[chosen], confidence[chosen])
+        tracker.check_found()
+
+    def people(self, frame: Frame) -> tuple[Float32[ndarray, "people 134 2"], Float32[ndarray, "people 134"]]:
+        """All persons found in a frame, the largest first."""
+        boxes = self.detect(frame)
+        area = (boxes[:, 2:] - boxes[:, :2]).clip(0).prod(1)
+        boxes = boxes[np.argsort(-area, kind="stable")[:MAX_PEOPLE]]
+        if not len(boxes):
+            return np.zeros((0, NUM_POINTS, 2), np.float32), np.zeros((0, NUM_POINTS), np.float32)
+        xy, scores = order_points(*self.locate(frame, boxes))
+        # SimCC scores are heights of peaks and can pass 1 or fall below 0 a little
+        return xy.astype(np.float32), scores.clip(0, 1).astype(np.float32)
+
+    def count_people(self, frame: Frame) -> int:
+        """How many persons are seen in one frame."""
+        return len(self.detect(frame))
+
+    def detect(self, frame: Frame, threshold: float = 0.3) -> Float[ndarray, "people 4"]:
+        """Boxes (left, top, right, bottom) in pixels of persons found with a score above the threshold."""
+        picture, ratio = letterbox(frame, self._detector_size)
+        feed = picture.transpose(2, 0, 1)[None]
+        outputs = _run(self._detector, feed)
+        if outputs[0].shape[-1] == 5:
+            boxes, labels = outputs[0][0], outputs[1][0]
+            found = np.concatenate([boxes[:, :4] / ratio, boxes[:, 4:], labels[:, None]], 1)
+        else:
+            rows = decode_grid(outputs[0], self._detector_size)[0]
+            half = rows[:, 2:4] / 2
+            boxes = np.concatenate([rows[:, :2] - half, rows[:, :2] + half], 1) / ratio
+            found = multiclass_nms(boxes, rows[:, 4:5] * rows[:, 5:], 0.45, 0.1)
+        return found[(found[:, 4] > threshold) & (found[:, 5] == 0), :4].astype(np.float64)
+
+    def locate(
+        self, frame: Frame, boxes: Float[ndarray, "people 4"]
+    ) -> tuple[Float[ndarray, "people 133 2"], Float32[ndarray, "people 133"]]:
+        """Points in pixels of the frame and their scores, in COCO-WholeBody order, of the persons in the boxes."""
+        keypoints, scores = [], []
+        height, width = self._pose_size
+        for box in boxes:
+            picture, centre, scale = crop_person(frame, box, self._pose_size)
+            feed = ((picture - MEAN) / STD).transpose(2, 0, 1)[None]
+            x, y = _run(self._network, feed)
+            points, score = decode_simcc(x, y, (x.shape[-1] / width, y.shape[-1] / height))
+            keypoints.append(points[0] / (width, height) * scale + centre - scale / 2)
+            scores.append(score[0])
+        return np.stack(keypoints), np.stack(scores)
+
+
+def _input_size(session: Any, default: tuple[int, int]) -> tuple[int, int]:
+    shape = session.get_inputs()[0].shape
+    height, width = (v if isinstance(v, int) else d for v, d in zip(shape[-2:], default, strict=True))
+    return height, width
+
+
+def _run(session: Any, feed: ndarray) -> list[Float32[ndarray, ...]]:
+    entry = session.get_inputs()[0]
+    dtype = np.float16 if entry.type == "tensor(float16)" else np.float32
+    return [np.asarray(out, np.float32) for out in session.run(None, {entry.name: feed.astype(dtype)})]
+
+
+def letterbox(frame: Frame, size: tuple[int, int]) -> tuple[UInt8[ndarray, "rows columns 3"], float]:
+    """Scale a frame into the upper left corner of a grey (114) picture of `size`; also gives the scale."""
+    import cv2
+
+    ratio = min(size[0] / frame.shape[0], size[1] / frame.shape[1])
+    height, width = (max(1, int(n * ratio)) for n in frame.shape[:2])
+    out = np.full((*size, 3), 114, np.uint8)
+    out[:height, :width] = cv2.resize(frame, (width, height), interpolation=cv2.INTER_LINEAR)
+    return out, ratio
+
+
+def decode_grid(
+    rows: Float32[ndarray, "batch anchors values"], size: tuple[int, int]
+) -> Float32[ndarray, "batch anchors values"]:
+    """YOLOX's raw output with centre and size of the boxes in pixels of the network's input."""
+    cells, strides = [], []
+    for stride in (8, 16, 32):
+        y, x = np.mgrid[: size[0] // stride, : size[1] // stride]
+        cells.append(np.stack([x, y], -1).reshape(-1, 2))
+        strides.append(np.full((len(cells[-1]), 1), stride))
+    cell, step = np.concatenate(cells), np.concatenate(strides)
+    if len(cell) != rows.shape[1]:
+        raise WeightsError(
+            f"a detector with {rows.shape[1]} anchors", f"{len(cell)}, as YOLOX has at {size}", "use yolox_l.onnx"
+        )
+    out = rows.copy()
+    out[..., :2] = (rows[..., :2] + cell) * step
+    out[..., 2:4] = np.exp(rows[..., 2:4]) * step
+    return out
+
+
+def nms(boxes: Float[ndarray, "n 4"], scores: Float[ndarray, " n"], overlap: float) -> Int[ndarray, " kept"]:
+    """Indices of the boxes kept, best first; a box goes if it overlaps a better one by more than `overlap`.
+
+    Boxes count as whole pixels, both edges included.
+    """
+    left, top, right, bottom = boxes.T
+    areas = (right - left + 1) * (bottom - top + 1)
+    order = scores.argsort()[::-1]
+    kept = []
+    while order.size:
+        best, rest = order[0], order[1:]
+        kept.append(best)
+        width = np.minimum(right[best], right[rest]) - np.maximum(left[best], left[rest]) + 1
+        height = np.minimum(bottom[best], bottom[rest]) - np.maximum(top[best], top[rest]) + 1
+        common = np.maximum(width, 0) * np.maximum(height, 0)
+        order = rest[common / (areas[best] + areas[rest] - common) <= overlap]
+    return np.array(kept, dtype=np.int64)
+
+
+def multiclass_nms(
+    boxes: Float[ndarray, "n 4"], scores: Float[ndarray, "n classes"], overlap: float, threshold: float
+) -> Float[ndarray, "kept 6"]:
+    """Rows of box, score and class, class by class."""
+    parts = [np.zeros((0, 6))]
+    for label in np.flatnonzero((scores > threshold).any(0)):
+        good = scores[:, label] > threshold
+        kept = nms(boxes[good], scores[good, label], overlap)
+        score = scores[good, label][kept, None]
+        parts.append(np.concatenate([boxes[good][kept], score, np.full_like(score, label)], 1))
+    return np.concatenate(parts)
+
+
+def crop_person(
+    frame: Frame, box: Float[ndarray, " 4"], size: tuple[int, int]
+) -> tuple[UInt8[ndarray, "rows columns 3"], Float[ndarray, " 2"], Float[ndarray, " 2"]]:
+    """The box, padded and widened to the shape of `size`, as a picture of `size`; also its centre and extent (x, y)."""
+    import cv2
+
+    centre, scale = box_centre_scale(box)
+    scale = fit_aspect(scale, size)
+    matrix = crop_matrix(centre, scale, size)
+    return cv2.warpAffine(frame, matrix, size[::-1], flags=cv2.INTER_LINEAR), centre, scale
+
+
+def box_centre_scale(
+    box: Float[ndarray, "*n 4"], padding: float = BOX_PADDING
+) -> tuple[Float[ndarray, "*n 2"], Float[ndarray, "*n 2"]]:
+    """Centre and padded extent (x, y) of a (left, top, right, bottom) box."""
+    return (box[..., :2] + box[..., 2:]) / 2, (box[..., 2:] - box[..., :2]) * padding
+
+
+def fit_aspect(scale: Float[ndarray, " 2"], size: tuple[int, int]) -> Float[ndarray, " 2"]:
+    """Enlarge an extent (x, y) in one direction to the shape of `size` (height, width)."""
+    aspect = size[1] / size[0]
+    width, height = scale
+    return np.array([width, width / aspect] if width > height * aspect else [height * aspect, height])
+
+
+def crop_matrix(
+    centre: Float[ndarray, " 2"], scale: Float[ndarray, " 2"], size: tuple[int, int]
+) -> Float[ndarray, "2 3"]:
+    """The map from the frame to the crop, both in pixel indices."""
+    zoom = size[1] / scale[0]
+    return np.array([[zoom, 0, size[1] / 2 - zoom * centre[0]], [0, zoom, size[0] / 2 - zoom * centre[1]]])
+
+
+def decode_simcc(
+    x: Float32[ndarray, "batch points bins_x"], y: Float32[ndarray, "batch points bins_y"], bins: tuple[float, float]
+) -> tuple[Float32[ndarray, "batch points 2"], Float32[ndarray, "batch points"]]:
+    """Points in pixels of the network's input, and scores: the lower one of the two peaks.
+
+    Args:
+        x: likelihood over columns.
+        y: likelihood over rows.
+        bins: bins a pixel (x, y). Points whose score is not above 0 are put at bin -1.
+    """
+    points = np.stack([x.argmax(-1), y.argmax(-1)], -1).astype(np.float32)
+    score = np.minimum(x.max(-1), y.max(-1))
+    points[score <= 0] = -1
+    return points / np.array(bins, np.float32), score
+
+
+def order_points(
+    keypoints: Float[ndarray, "people 133 2"], scores: Float[ndarray, "people 133"]
+) -> tuple[Float[ndarray, "people 134 2"], Float[ndarray, "people 134"]]:
+    """From COCO-WholeBody's order to ours, with a neck halfway between the shoulders.
+
+    The neck's score is 1 if both shoulders are above 0.3, else 0, as in the released code.
+    """
+    neck = keypoints[:, SHOULDERS].mean(1, keepdims=True)
+    sure = (scores[:, SHOULDERS] > VISIBLE).all(1, keepdims=True).astype(scores.dtype)
+    ordered, score = keypoints[:, COCO_ORDER], scores[:, COCO_ORDER]
+    return (
+        np.concatenate([ordered[:, :1], neck, ordered[:, 1:]], 1),
+        np.concatenate([score[:, :1], sure, score[:, 1:]], 1),
+    )

@@ -1,0 +1,290 @@
+"""The holistic estimator: who is in the picture, where to look, what is kept from frame to frame."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mimicmotion.arrays import Frame
+from mimicmotion.errors import ConfigError, MediaError, PoseError
+from mimicmotion.pose.estimators.base import Person, PosePoints, collect_poses, nobody
+from mimicmotion.pose.estimators.holistic import layout
+from mimicmotion.pose.estimators.holistic.geometry import Picture, Roi, overlap
+from mimicmotion.pose.estimators.holistic.layout import assemble, body_confidence, hand_size, one_hand_twice
+from mimicmotion.pose.estimators.holistic.networks import (
+    BodyPoints,
+    Networks,
+    PartPoints,
+    choose_providers,
+    hand_roi_from_points,
+    person_roi,
+)
+from mimicmotion.pose.estimators.holistic.sides import Sides
+from mimicmotion.pose.keypoints import PoseSequence
+
+logger = logging.getLogger(__name__)
+
+SOURCE = "holistic (mediapipe 0.10.21 networks)"
+MIN_SCORE = 0.5  # of a person, hand or face; MediaPipe's own default
+MIN_CLOSE_SCORE = 0.9  # of a body found by a closer look: that finds smaller persons, and more that are none
+MIN_SURE_FOUND, MIN_SURE_FOLLOWED = 0.6, 0.45  # of `sureness`
+SEARCH_EVERY = 10  # frames without anyone between two closer looks
+PATIENCE = 15  # frames in which a lost person may only come back where it was; then anybody is followed
+MIN_WRIST = 0.1  # visibility of the wrist below which its hand is not looked for
+MAX_WRIST_GAP = 1.0  # a hand farther from its wrist than this many of its sizes is somebody else's
+SAME_PLACE = 0.3  # overlap of the regions of a person lost and found again
+SAME_BODY = 0.12  # mean distance of the points of one person found twice, in sides of its region
+
+
+@dataclass(frozen=True, slots=True)
+class HolisticPoints:
+    """What the networks found of one person, in frame pixels; None: not found.
+
+    "left" and "right" are the person's own.
+    """
+
+    body: BodyPoints
+    left_hand: PartPoints | None = None
+    right_hand: PartPoints | None = None
+    face: PartPoints | None = None
+
+
+class HolisticEstimator:
+    """Whole-body pose with the bundled networks of MediaPipe Holistic, on onnxruntime alone.
+
+    Confidence: each body and foot point has its own (the network's visibility times the peak of its heat map); the
+    21 points of a hand share ONE score (lowered where the wrist is unsure), and so do the 68 of the face. There is
+    no small toe (confidence 0). A point outside the frame has confidence 0, and so has all of a frame without anyone.
+
+    In a video the region of the next frame follows from the points of this one, and the person detector runs only
+    when nobody is followed; so the person chosen first stays the one that is followed. Left and right are kept
+    steady (see `sides`). A lost person may come back where it was; after some frames anybody is followed.
+
+    Args:
+        person: whom to follow where several are seen: "largest"; n: the n-th from the left in the first frame that
+            shows anyone (0 is the leftmost); (x, y) in pixels: the one there.
+        threads: CPU threads; None lets onnxruntime decide.
+        device: "auto", "cpu" or "cuda".
+        static: run the detector in every frame and keep nothing, as for unrelated pictures.
+        body_only: skip hands and face (confidence 0), about three times as fast.
+
+    Raises:
+        ConfigError: an argument is out of range, or CUDA is asked for and cannot be used.
+    """
+
+    def __init__(
+        self,
+        *,
+        person: Person = "largest",
+        threads: int | None = None,
+        device: str = "auto",
+        static: bool = False,
+        body_only: bool = False,
+    ) -> None:
+        if threads is not None and threads < 1:
+            raise ConfigError(f"threads={threads}", "at least 1, or None", "leave it out to let onnxruntime decide")
+        self._person = _checked_person(person)
+        self._static, self._body_only = static, body_only
+        self.provider = choose_providers(device)[0]
+        self._networks = Networks(threads, device)
+
+    def estimate(self, frames: Iterable[Frame], fps: float = 0.0) -> PoseSequence:
+        """The pose in each frame (RGB, all of one size); frames without a person have confidence 0.
+
+        Raises:
+            PoseError: there is no frame, the frames differ in size, or `person` names somebody who is not there.
+            MediaError: a frame is not height x width x 3 of uint8.
+        """
+        return collect_poses(self.estimate_stream, frames, fps, source=SOURCE)
+
+    def estimate_stream(self, frames: Iterable[Frame]) -> Iterator[PosePoints]:
+        """Yield (xy in pixels, confidence) for each frame as soon as it is done."""
+        for found, size in self._follow(frames):
+            yield nobody() if found is None else assemble(*_believable(found), size)
+
+    def estimate_raw(self, frames: Iterable[Frame]) -> Iterator[HolisticPoints | None]:
+        """Yield the networks' own points (33 body, 21 a hand, 468 face) before any clean-up; None: nobody there."""
+        for found, _ in self._follow(frames):
+            yield found
+
+    def _follow(self, frames: Iterable[Frame]) -> Iterator[tuple[HolisticPoints | None, tuple[int, int]]]:
+        seen = _Seen()
+        for frame in frames:
+            picture = Picture(_checked_frame(frame))
+            body = self._track(picture, seen) or self._detect(picture, seen)
+            if body is None:
+                seen.found = None
+                yield None, picture.size
+                continue
+            if not self._static:
+                body = seen.sides.steady(body)
+            found = self._parts(picture, body, seen.found)
+            if not self._static:
+                seen.found, seen.roi = found, body.next_roi
+            yield found, picture.size
+
+    def count_people(self, frame: Frame) -> int:
+        """How many persons stand out in one frame; a closer look follows only where nobody does.
+
+        (The closer look takes parts of one large person for several, so it can't count.)
+        """
+        picture = Picture(_checked_frame(frame))
+        found = self._persons(picture, [picture.whole], MIN_SCORE)
+        return len(found) or int(bool(self._persons(picture, picture.tiles(), MIN_CLOSE_SCORE)))
+
+    def _track(self, picture: Picture, seen: _Seen) -> BodyPoints | None:
+        """The body where the last frame's points say it is; None if nobody is followed or it is lost."""
+        if seen.found is None or not seen.found.body.next_roi.usable:
+            return None
+        body = self._networks.body(picture, seen.found.body.next_roi)
+        return body if body.score >= MIN_SCORE and sureness(body, picture.size) >= MIN_SURE_FOLLOWED else None
+
+    def _detect(self, picture: Picture, seen: _Seen) -> BodyPoints | None:
+        """The body of the person to follow, by the detector; None if nobody is sure enough."""
+        seen.sides = Sides()
+        found: list[BodyPoints] = []
+        if self._person == "largest" or seen.roi is not None:
+            found = self._persons(picture, [picture.whole], MIN_SCORE)
+        if not found and (self._static or seen.frames_alone % SEARCH_EVERY == 0):
+            found = self._persons(picture, [picture.whole, *picture.tiles()], MIN_CLOSE_SCORE)
+        chosen = choose_person(found, self._person, None if seen.frames_alone > PATIENCE else seen.roi, seen.roi)
+        seen.frames_alone = 0 if chosen is not None else seen.frames_alone + 1
+        return chosen
+
+    def _persons(self, picture: Picture, windows: Sequence[Roi], min_score: float) -> list[BodyPoints]:
+        """All persons that the detector finds in the windows, each once, the surest detection first."""
+        found = [d for window in windows for d in self._networks.find_persons(picture, window, MIN_SCORE)]
+        bodies: list[BodyPoints] = []
+        for detection in sorted(found, key=lambda d: -d.score):
+            roi = person_roi(detection.points)
+            body = self._networks.body(picture, roi) if roi.usable else None
+            if body is None or body.score < min_score or sureness(body, picture.size) < MIN_SURE_FOUND:
+                continue
+            if not any(same_person(body, other) for other in bodies):
+                bodies.append(body)
+        return bodies
+
+    def _parts(self, picture: Picture, body: BodyPoints, last: HolisticPoints | None) -> HolisticPoints:
+        if self._body_only:
+            return HolisticPoints(body)
+        left = self._hand(picture, body, layout.LEFT_ARM, last.left_hand if last else None)
+        right = self._hand(picture, body, layout.RIGHT_ARM, last.right_hand if last else None)
+        roi = self._networks.face_roi(picture, body.xy[:11], MIN_SCORE)
+        face = self._networks.face(picture, roi) if roi is not None else None
+        return HolisticPoints(body, left, right, face if face is not None and face.score >= MIN_SCORE else None)
+
+    def _hand(
+        self, picture: Picture, body: BodyPoints, arm: tuple[int, int, int], last: PartPoints | None
+    ) -> PartPoints | None:
+        """The hand near the body's wrist and fingers or, if there is none, where it was in the last frame."""
+        wrist, little, index = arm
+        if body.visibility[wrist] < MIN_WRIST:
+            return None
+        roi = self._networks.hand_roi(picture, body.xy[wrist], body.xy[little], body.xy[index])
+        hand = self._networks.hand(picture, roi) if roi.usable else None
+        if (hand is None or hand.score < MIN_SCORE) and last is not None:
+            roi = hand_roi_from_points(last.xy)
+            hand = self._networks.hand(picture, roi) if roi.usable else None
+        return hand if hand is not None and hand.score >= MIN_SCORE else None
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What a run remembers: the last frame's points (None: nobody), where the person was, who is left and right."""
+
+    found: HolisticPoints | None = None
+    roi: Roi | None = None
+    sides: Sides = field(default_factory=Sides)
+    frames_alone: int = 0
+
+
+def choose_person(
+    persons: Sequence[BodyPoints], person: Person, near: Roi | None, last: Roi | None
+) -> BodyPoints | None:
+    """Whom to follow of those found; None if it is none of them.
+
+    Args:
+        persons: those found.
+        person: what was asked for; it counts as long as nobody was followed.
+        near: only somebody who overlaps this region.
+        last: where the followed person was last seen; None: nobody was followed yet.
+
+    Raises:
+        PoseError: `person` is an index and fewer persons are seen.
+    """
+    if near is not None:
+        persons = [p for p in persons if overlap(p.next_roi, near) >= SAME_PLACE]
+    if not persons:
+        return None
+    if last is not None:
+        return min(persons, key=lambda p: math.dist((p.next_roi.x, p.next_roi.y), (last.x, last.y)))
+    if person == "largest":
+        return max(persons, key=lambda p: p.next_roi.size)
+    if isinstance(person, int):
+        if person >= len(persons):
+            raise PoseError(
+                f"person={person}, but {len(persons)} seen in the first frame with anyone",
+                f"0 to {len(persons) - 1}, counted from the left",
+                "choose by a point (x, y) instead, or cut the video",
+            )
+        return sorted(persons, key=lambda p: p.next_roi.x)[person]
+    return min(persons, key=lambda p: math.dist((p.next_roi.x, p.next_roi.y), person))
+
+
+def same_person(a: BodyPoints, b: BodyPoints) -> bool:
+    """Whether two sets of body points lie on one person."""
+    apart = float(np.linalg.norm(a.xy - b.xy, axis=1).mean())
+    return apart < SAME_BODY * min(a.next_roi.size, b.next_roi.size)
+
+
+def sureness(body: BodyPoints, size: tuple[int, int]) -> float:
+    """Mean confidence of the five surest points inside the frame: high for any part of a person, low for a mirage."""
+    height, width = size
+    inside = (body.xy >= 0).all(1) & (body.xy[:, 0] < width) & (body.xy[:, 1] < height)
+    return float(np.sort(body_confidence(body) * inside)[-5:].mean())
+
+
+def _believable(
+    found: HolisticPoints,
+) -> tuple[BodyPoints, PartPoints | None, PartPoints | None, PartPoints | None]:
+    """Drop a hand that is far from its wrist, and one of two hands that are the same hand."""
+    body = found.body
+    gaps = {}
+    hands: dict[int, PartPoints | None] = {layout.L_WRIST: found.left_hand, layout.R_WRIST: found.right_hand}
+    for wrist, hand in hands.items():
+        if hand is not None:
+            gaps[wrist] = math.dist(hand.xy[0], body.xy[wrist]) / max(hand_size(hand), 1e-6)
+            if gaps[wrist] > MAX_WRIST_GAP:
+                hands[wrist] = None
+    left, right = hands[layout.L_WRIST], hands[layout.R_WRIST]
+    if one_hand_twice(left, right):
+        # The body point nearer to the common hand is its owner.
+        if gaps[layout.L_WRIST] <= gaps[layout.R_WRIST]:
+            right = None
+        else:
+            left = None
+    return body, left, right, found.face
+
+
+def _checked_person(person: Person) -> Person:
+    good = person == "largest" or (isinstance(person, int) and not isinstance(person, bool) and person >= 0)
+    if not good and isinstance(person, (tuple, list)) and len(person) == 2:
+        point = (float(person[0]), float(person[1]))
+        if all(map(math.isfinite, point)):
+            return point
+    if not good:
+        raise ConfigError(f"person={person!r}", "'largest', an index from 0, or a point (x, y)", "correct 'person'")
+    return person
+
+
+def _checked_frame(frame: Frame) -> Frame:
+    if not isinstance(frame, np.ndarray) or frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
+        got = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
+        raise MediaError(f"a frame is {got}", "uint8, height x width x 3 (RGB)", "convert the frame first")
+    if 0 in frame.shape:
+        raise MediaError(f"a frame is {frame.shape}", "at least 1 x 1 pixel", "check the video")
+    return frame

@@ -1,0 +1,105 @@
+"""From the networks' points (33 body, 2 x 21 hand, 468 face) to the 134 points of `mimicmotion.pose.keypoints`.
+
+Definitions differ a little between the two: the networks were trained with shoulders and hips a bit further inside and
+lower than OpenPose's, with ears at the tragus, and with eyes at the middle of the lids. The neck is not a point of
+theirs: it is the middle of the shoulders, as in OpenPose's own conversion from COCO.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float32
+from numpy import ndarray
+
+from mimicmotion.pose import keypoints as kp
+from mimicmotion.pose.estimators.holistic.networks import BodyPoints, PartPoints
+
+# The networks' body points.
+L_EYE, R_EYE, L_EAR, R_EAR = 2, 5, 7, 8
+L_SHOULDER, R_SHOULDER, L_WRIST, R_WRIST = 11, 12, 15, 16
+L_LITTLE, R_LITTLE, L_INDEX, R_INDEX = 17, 18, 19, 20
+LEFT_ARM, RIGHT_ARM = (L_WRIST, L_LITTLE, L_INDEX), (R_WRIST, R_LITTLE, R_INDEX)
+L_HEEL, R_HEEL, L_TOE, R_TOE = 29, 30, 31, 32
+
+# Ours in the order of `keypoints.BODY`; the neck (1) stands in for the right shoulder until it is set.
+BODY_SOURCE = np.array([0, 12, 12, 14, 16, 11, 13, 15, 24, 26, 28, 23, 25, 27, 5, 2, 8, 7])
+# Left big toe, small toe, heel, then right. There is no small toe: it gets the big toe's place and confidence 0.
+FEET_SOURCE = np.array([L_TOE, L_TOE, L_HEEL, R_TOE, R_TOE, R_HEEL])
+SMALL_TOES = [1, 4]
+
+# The 468-point mesh at the places of the 68 iBUG points ("right" is the person's right).
+FACE_SOURCE = np.array(
+    [
+        *[127, 234, 93, 132, 58, 136, 150, 176, 152, 400, 379, 365, 288, 361, 323, 454, 356],  # jaw, from the right ear
+        *[70, 63, 105, 66, 107, 336, 296, 334, 293, 300],  # right brow, left brow
+        *[168, 197, 195, 4, 98, 97, 2, 326, 327],  # bridge of the nose, its lower edge
+        *[33, 160, 158, 133, 153, 144, 362, 385, 387, 263, 373, 380],  # right eye, left eye
+        *[61, 39, 37, 0, 267, 269, 291, 405, 314, 17, 84, 181],  # outer lips
+        *[78, 81, 13, 311, 308, 402, 14, 178],  # inner lips
+    ]
+)
+
+SURE_WRIST = 0.5  # below this confidence of the wrist its hand may be somebody else's
+SAME_HAND = 0.35  # two hands nearer than this part of their size are one hand seen twice
+
+
+def body_confidence(body: BodyPoints) -> Float32[ndarray, 33]:
+    """Confidence per body point: visibility times heat-map peak, 0..1."""
+    return (body.visibility * body.peak).astype(np.float32)
+
+
+def hand_size(hand: PartPoints) -> float:
+    """Longer side of a hand's bounding box, pixels."""
+    return float(np.ptp(hand.xy, axis=0).max())
+
+
+def one_hand_twice(left: PartPoints | None, right: PartPoints | None) -> bool:
+    """Whether both hand networks landed on the same hand (the other one is hidden)."""
+    if left is None or right is None:
+        return False
+    apart = float(np.linalg.norm(left.xy - right.xy, axis=1).mean())
+    return apart < SAME_HAND * max(hand_size(left), hand_size(right))
+
+
+def move_head(xy: Float32[ndarray, "134 2"]) -> None:
+    """Put nose, eyes and ears of the body where the 68 face points say they are, in place."""
+    face = xy[kp.FACE]
+    xy[kp.NOSE] = face[30]
+    for eye, ear, lids in ((kp.R_EYE, kp.R_EAR, face[36:42]), (kp.L_EYE, kp.L_EAR, face[42:48])):
+        center = lids.mean(0)
+        xy[ear] += center - xy[eye]
+        xy[eye] = center
+
+
+def assemble(
+    body: BodyPoints,
+    left_hand: PartPoints | None,
+    right_hand: PartPoints | None,
+    face: PartPoints | None,
+    size: tuple[int, int],
+) -> tuple[Float32[ndarray, "134 2"], Float32[ndarray, 134]]:
+    """All points in our layout; (height, width) = `size`; outside the frame and for missing parts confidence 0.
+
+    A hand or face has one score, which all its points get; a hand's is lowered where its wrist is unsure. Where a
+    face is found, nose and eyes are taken from it and the ears go along with the eyes: in close-ups the body network
+    misses them by 1/40 of the picture.
+    """
+    xy, confidence = np.zeros((kp.NUM_POINTS, 2), np.float32), np.zeros(kp.NUM_POINTS, np.float32)
+    points, trust = np.nan_to_num(body.xy), body_confidence(body)
+    xy[kp.BODY], confidence[kp.BODY] = points[BODY_SOURCE], trust[BODY_SOURCE]
+    xy[kp.NECK] = (points[L_SHOULDER] + points[R_SHOULDER]) / 2
+    confidence[kp.NECK] = min(trust[L_SHOULDER], trust[R_SHOULDER])
+    feet = trust[FEET_SOURCE]
+    feet[SMALL_TOES] = 0.0
+    xy[kp.FEET], confidence[kp.FEET] = points[FEET_SOURCE], feet
+    for part, place, wrist in ((left_hand, kp.LEFT_HAND, L_WRIST), (right_hand, kp.RIGHT_HAND, R_WRIST)):
+        xy[place] = points[wrist]
+        if part is not None:
+            xy[place], confidence[place] = part.xy, part.score * min(1.0, trust[wrist] / SURE_WRIST)
+    xy[kp.FACE] = points[0]
+    if face is not None:
+        xy[kp.FACE], confidence[kp.FACE] = face.xy[FACE_SOURCE], face.score
+        move_head(xy)
+    height, width = size
+    inside = (xy >= 0).all(1) & (xy[:, 0] < width) & (xy[:, 1] < height)
+    return xy, np.where(inside, confidence.clip(0, 1), 0).astype(np.float32)

@@ -1,0 +1,225 @@
+"""MediaPipe's networks on onnxruntime: what goes in, what comes out, in frame pixels.
+
+Constants are those of the graphs in the PyPI package mediapipe 0.10.21.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import cache, cached_property
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from jaxtyping import Float, Float32, UInt8
+from numpy import ndarray
+
+from mimicmotion.errors import ConfigError, WeightsError
+from mimicmotion.pose.estimators.holistic.geometry import Picture, Roi, roi_around, roi_of_points, upright_angle
+from mimicmotion.pose.estimators.holistic.ssd import Detection, anchor_centers, decode, sigmoid
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+logger = logging.getLogger(__name__)
+
+NUM_POSE = 33  # the networks' body points; 33 and 34 of its 39 outputs span the region of the next frame
+HEAT_KERNEL = 9  # cells; measured against MediaPipe itself: its graphs say 7
+HEAT_MINIMUM = 0.5  # weaker peaks do not move a point
+
+
+@dataclass(frozen=True, slots=True)
+class BodyPoints:
+    """One person's 33 body points.
+
+    Attributes:
+        xy: pixels of the frame.
+        visibility: 0..1, the network's own guess whether a point is in sight.
+        peak: 0..1, the highest value of the point's heat map near it.
+        score: 0..1, whether the region holds a person at all.
+        next_roi: the region to look at in the next frame.
+    """
+
+    xy: Float32[ndarray, "33 2"]
+    visibility: Float32[ndarray, 33]
+    peak: Float32[ndarray, 33]
+    score: float
+    next_roi: Roi
+
+
+@dataclass(frozen=True, slots=True)
+class PartPoints:
+    """The points of a hand (21) or face (468): pixels of the frame, with one score (0..1) for all."""
+
+    xy: Float32[ndarray, "points 2"]
+    score: float
+
+
+def refine_by_heatmap(
+    points: Float[ndarray, "points 2"], heat: Float32[ndarray, "rows columns points"]
+) -> tuple[Float[ndarray, "points 2"], Float32[ndarray, " points"]]:
+    """Move each point (fractions of the input) to the mean of the heat around it; return the points and the peaks.
+
+    A point outside the map keeps its place and has peak 0.
+    """
+    rows, columns, count = heat.shape
+    with np.errstate(invalid="ignore"):
+        column, row = (points * (columns, rows)).astype(int).T
+    inside = (column >= 0) & (column < columns) & (row >= 0) & (row < rows)
+    reach = np.arange(HEAT_KERNEL) - HEAT_KERNEL // 2
+    x, y = column[:, None, None] + reach[None, None, :], row[:, None, None] + reach[None, :, None]
+    valid = (x >= 0) & (x < columns) & (y >= 0) & (y < rows) & inside[:, None, None]
+    window = heat[y.clip(0, rows - 1), x.clip(0, columns - 1), np.arange(count)[:, None, None]]
+    window = np.where(valid, sigmoid(window), 0.0)
+    peak, total = window.max((1, 2)), window.sum((1, 2))
+    mean = np.stack([(window * x).sum((1, 2)) / columns, (window * y).sum((1, 2)) / rows], 1)
+    mean /= np.maximum(total, 1e-12)[:, None]
+    return np.where((peak >= HEAT_MINIMUM)[:, None], mean, points), peak.astype(np.float32)
+
+
+@cache
+def choose_providers(device: str) -> tuple[str, ...]:
+    """Onnxruntime's execution providers for "auto", "cpu" or "cuda".
+
+    Raises:
+        ConfigError: "cuda" is asked for and this onnxruntime cannot use it.
+    """
+    import onnxruntime
+
+    has_cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    if device == "cuda" and not has_cuda:
+        raise ConfigError(
+            "device 'cuda' for poses, but this onnxruntime has no CUDA provider",
+            "onnxruntime-gpu with a working CUDA",
+            "pip install onnxruntime-gpu in place of onnxruntime, or use device 'cpu'",
+        )
+    if device == "cpu" or not has_cuda:
+        return ("CPUExecutionProvider",)
+    return ("CUDAExecutionProvider", "CPUExecutionProvider")
+
+
+class Networks:
+    """Sessions, opened when first needed. Not safe to share between threads while they are being opened.
+
+    Args:
+        threads: CPU threads for one network; None lets onnxruntime decide.
+        device: "auto", "cpu" or "cuda".
+    """
+
+    def __init__(self, threads: int | None = None, device: str = "cpu") -> None:
+        self._threads, self._device = threads, device
+        self._sessions: dict[str, InferenceSession] = {}
+
+    def _run(self, name: str, image: ndarray, low: float = 0.0) -> list[ndarray]:
+        """Run one network on an RGB crop (uint8), scaled to low..1."""
+        if name not in self._sessions:
+            self._sessions[name] = self._open(name)
+        tensor = image.astype(np.float32) * np.float32((1.0 - low) / 255.0) + np.float32(low)
+        return [np.asarray(out) for out in self._sessions[name].run(None, {"input": tensor[None]})]
+
+    def _open(self, name: str) -> InferenceSession:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self._threads or 0
+        options.log_severity_level = 3
+        data = files("mimicmotion").joinpath("assets", "holistic", f"{name}.onnx")
+        try:
+            session = onnxruntime.InferenceSession(
+                data.read_bytes(), options, providers=list(choose_providers(self._device))
+            )
+        except Exception as e:
+            raise WeightsError(f"{data}: {e}", "a bundled ONNX file", "reinstall the package") from e
+        logger.debug("%s runs on %s", name, session.get_providers()[0])
+        return session
+
+    @cached_property
+    def _person_anchors(self) -> Float32[ndarray, "2254 2"]:
+        return anchor_centers(224, (8, 16, 32, 32, 32))
+
+    @cached_property
+    def _face_anchors(self) -> Float32[ndarray, "896 2"]:
+        return anchor_centers(128, (8, 16, 16, 16))
+
+    def find_persons(self, picture: Picture, region: Roi | None = None, threshold: float = 0.5) -> list[Detection]:
+        """Persons in a region (default: the whole frame), the surest first.
+
+        The points of a detection: middle of the hips, a point on the circle about the whole body, middle of the
+        shoulders, a point on the circle about the upper body.
+        """
+        region = region or picture.whole
+        raw, logits = self._run("pose_detection", picture.crop(region, 224, border=cv2.BORDER_CONSTANT), low=-1.0)
+        found = decode(raw[0], logits[0, :, 0], self._person_anchors, 224, threshold)
+        return [Detection(region.to_frame(d.points), d.score) for d in found]
+
+    def body(self, picture: Picture, roi: Roi) -> BodyPoints:
+        """Body points of the person in the region."""
+        raw, score, heat = self._run("pose_landmark_full", picture.crop(roi, 256))
+        values = raw.reshape(39, 5)
+        points, peak = refine_by_heatmap(values[:, :2] / 256.0, heat[0])
+        xy = roi.to_frame(points)
+        return BodyPoints(
+            xy[:NUM_POSE],
+            sigmoid(values[:NUM_POSE, 3]).astype(np.float32),
+            peak[:NUM_POSE],
+            float(score.item()),
+            person_roi(xy[NUM_POSE : NUM_POSE + 2]),
+        )
+
+    def hand_roi(self, picture: Picture, wrist: ndarray, little: ndarray, index: ndarray) -> Roi:
+        """The region of a hand, from the body points of its wrist, little and index finger (pixels)."""
+        middle = (2 * index + little) / 3
+        guess = roi_around(middle, wrist, -90.0).moved(2.7, shift_y=-0.1)
+        if not guess.usable:
+            return guess
+        (points,) = self._run("hand_recrop", picture.crop(guess, 256))
+        center, rim = guess.to_frame(points.reshape(2, 2) / 256.0)
+        return roi_around(center, rim, -90.0).moved(1.0, shift_y=-0.1)
+
+    def hand(self, picture: Picture, roi: Roi) -> PartPoints:
+        """21 points of the hand in the region."""
+        raw, score = self._run("hand_landmark_full", picture.crop(roi, 224))
+        return PartPoints(roi.to_frame(raw.reshape(21, 3)[:, :2] / 224.0), float(score.item()))
+
+    def face_roi(self, picture: Picture, head: Float32[ndarray, "11 2"], threshold: float = 0.5) -> Roi | None:
+        """The region of the face near the 11 body points of the head; None if the detector sees no face there."""
+        guess = roi_of_points(head, start=5, end=2).moved(3.0)
+        if not guess.usable:
+            return None
+        image = picture.crop(guess, 128, border=cv2.BORDER_CONSTANT)
+        raw, logits = self._run("face_detection_short_range", image, low=-1.0)
+        found = decode(raw[0], logits[0, :, 0], self._face_anchors, 128, threshold)
+        if not found:
+            return None
+        roi = roi_of_points(guess.to_frame(found[0].points), start=0, end=1, shift_y=-0.1).moved(2.0)
+        return roi if roi.usable else None
+
+    def face(self, picture: Picture, roi: Roi) -> PartPoints:
+        """468 points of the face in the region."""
+        raw, logit = self._run("face_landmark", picture.crop(roi, 192))
+        return PartPoints(roi.to_frame(raw.reshape(468, 3)[:, :2] / 192.0), float(sigmoid(logit).item()))
+
+    def person(self, image: UInt8[ndarray, "256 256 3"]) -> Float32[ndarray, "256 256"]:
+        """How likely each pixel of an RGB picture shows a person, 0..1."""
+        (likely,) = self._run("selfie_segmentation", image)
+        return likely[0, ..., 0]
+
+
+def person_roi(points: Float[ndarray, "points 2"]) -> Roi:
+    """The region of a whole person from (middle of the hips, a point on the circle about the body)."""
+    return roi_around(points[0], points[1], 90.0).moved(1.25)
+
+
+PALM = np.array([0, 1, 2, 3, 5, 6, 9, 10, 13, 14, 17, 18])  # of the 21 hand points: those that bend least
+
+
+def hand_roi_from_points(points: Float[ndarray, "21 2"]) -> Roi:
+    """The region of a hand whose points are known, to look for it in the next frame."""
+    knuckles = (points[5] + points[13] + 2 * points[9]) / 4
+    upright = Roi(0.0, 0.0, 1.0, upright_angle(points[0], knuckles, 90.0))
+    palm = upright.from_frame(points[PALM])
+    low, high = palm.min(0), palm.max(0)
+    x, y = upright.to_frame(((low + high) / 2)[None])[0]
+    return Roi(float(x), float(y), float((high - low).max()), upright.angle).moved(2.0, shift_y=-0.1)

@@ -1,0 +1,77 @@
+"""Opening a pose estimator by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from mimicmotion.errors import ConfigError
+from mimicmotion.pose.estimators.base import Person, PoseEstimator
+from mimicmotion.settings import PoseOptions, person_choice
+
+ESTIMATORS = ("holistic", "dwpose")
+
+
+def open_estimator(
+    name: str = "holistic",
+    *,
+    person: Person = "largest",
+    threads: int | None = None,
+    device: str = "auto",
+    detector_path: str | Path | None = None,
+    pose_path: str | Path | None = None,
+) -> PoseEstimator:
+    """Open a pose estimator.
+
+    Args:
+        name: "holistic" (bundled, works offline) or "dwpose" (ONNX files given by the user).
+        person: whom to follow where several are seen; see `Person`.
+        threads: CPU threads; None lets onnxruntime decide.
+        device: "auto", "cpu" or "cuda".
+        detector_path: dwpose: the YOLOX person detector, e.g. yolox_l.onnx.
+        pose_path: dwpose: the whole-body network, e.g. dw-ll_ucoco_384.onnx.
+
+    Raises:
+        ConfigError: the name or the device is unknown, or a path is missing or superfluous.
+    """
+    if name not in ESTIMATORS:
+        raise ConfigError(f"pose estimator {name!r}", " or ".join(ESTIMATORS), "choose one of these")
+    if device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"device {device!r} for poses", "auto, cpu or cuda", "choose one of these")
+    if name == "holistic":
+        if detector_path or pose_path:
+            raise ConfigError("model files with the holistic estimator", "none", "use the estimator dwpose for them")
+        from mimicmotion.pose.estimators.holistic import HolisticEstimator
+
+        return HolisticEstimator(person=person, threads=threads, device=device)
+    if not detector_path or not pose_path:
+        raise ConfigError(
+            f"dwpose with detector {detector_path} and pose network {pose_path}",
+            "two ONNX files",
+            "give detector_path (yolox_l.onnx) and pose_path (dw-ll_ucoco_384.onnx)",
+        )
+    from mimicmotion.pose.estimators.dwpose import DWPoseEstimator
+
+    return DWPoseEstimator(detector_path, pose_path, person=person, threads=threads, device=device)
+
+
+def find_estimator(options: PoseOptions) -> Callable[..., PoseEstimator]:
+    """A function that opens the chosen estimator; model files are found or fetched now, so that failures come early."""
+    detector, pose_model = options.detector, options.pose_model
+    if options.estimator == "dwpose" and not (detector and pose_model):
+        from mimicmotion.weights.registry import fetch
+
+        folder = fetch("dwpose")
+        detector, pose_model = detector or folder / "yolox_l.onnx", pose_model or folder / "dw-ll_ucoco_384.onnx"
+
+    def open_chosen(static: bool = False) -> PoseEstimator:
+        return open_estimator(
+            options.estimator,
+            person="largest" if static else person_choice(options.person),
+            threads=options.pose_threads or None,
+            device=options.pose_device,
+            detector_path=detector,
+            pose_path=pose_model,
+        )
+
+    return open_chosen

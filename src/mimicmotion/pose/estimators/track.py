@@ -1,0 +1,180 @@
+"""Follow one person through frames in which several are found.
+
+All persons are followed, not only the wanted one: a passer-by who stands where the wanted person was lost has a track
+of his own and cannot be taken for him. Someone new who appears while the wanted person is away is taken as his return.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+from mimicmotion.errors import ConfigError, PoseError
+from mimicmotion.pose.estimators.base import Person
+from mimicmotion.pose.keypoints import VISIBLE
+
+logger = logging.getLogger(__name__)
+
+MATCH = 0.15  # least likeness at which two frames show the same person
+FORGET = 300  # frames after which a passer-by who has gone is forgotten
+
+
+def person_box(xy: Float[ndarray, "points 2"], confidence: Float[ndarray, " points"]) -> Float[ndarray, " 4"] | None:
+    """(left, top, right, bottom) of the points seen, or None if fewer than two are."""
+    points = xy[confidence > VISIBLE]
+    if len(points) < 2:
+        return None
+    return np.concatenate([points.min(0), points.max(0)]).astype(np.float64)
+
+
+def box_iou(a: Float[ndarray, " 4"], b: Float[ndarray, " 4"]) -> float:
+    """Intersection over union of two (left, top, right, bottom) boxes."""
+    overlap = np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None).prod()
+    union = (a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - overlap
+    return float(overlap / union) if union > 0 else 0.0
+
+
+@dataclass(slots=True)
+class _Track:
+    """Where a person was last seen, and how fast he moved, in pixels a frame."""
+
+    xy: Float[ndarray, "points 2"]
+    confidence: Float[ndarray, " points"]
+    box: Float[ndarray, " 4"]
+    born: int
+    seen: int
+    velocity: Float[ndarray, " 2"] = field(default_factory=lambda: np.zeros(2))
+
+    def likeness(self, xy: ndarray, confidence: ndarray, box: ndarray, now: int) -> float:
+        """0..1: overlap of the boxes and nearness of the points, both after moving on at the last velocity."""
+        # A person lost for long will not have gone on in the same way
+        step = self.velocity * min(now - self.seen, 5)
+        overlap = box_iou(self.box + np.tile(step, 2), box)
+        both = (self.confidence > VISIBLE) & (confidence > VISIBLE)
+        if not both.any():
+            return overlap / 2
+        scale = 0.15 * max(np.hypot(*(box[2:] - box[:2])), 1.0)
+        far = np.hypot(*(self.xy[both] + step - xy[both]).T) / scale
+        return overlap / 2 + float(np.exp(-(far**2) / 2).mean()) / 2
+
+    def update(self, xy: ndarray, confidence: ndarray, box: ndarray, now: int) -> None:
+        moved = (box[:2] + box[2:] - self.box[:2] - self.box[2:]) / 2 / max(now - self.seen, 1)
+        self.velocity = 0.5 * self.velocity + 0.5 * moved
+        self.xy, self.confidence, self.box, self.seen = xy, confidence, box, now
+
+
+class PersonTracker:
+    """Says in each frame which of the persons found is the one to follow.
+
+    Args:
+        person: "largest" (at first sight), the n-th from the left (from 0) in the first frame that shows so many, or
+            the one whose box holds a point (x, y), in pixels.
+
+    Raises:
+        ConfigError: `person` is none of these.
+    """
+
+    def __init__(self, person: Person = "largest") -> None:
+        check_person(person)
+        self.person = person
+        self._tracks: list[_Track] = []
+        self._target: _Track | None = None
+        self._frame = -1
+        self._most = 0
+
+    @property
+    def started(self) -> bool:
+        """Whether the person to follow has been seen."""
+        return self._target is not None
+
+    def check_found(self) -> None:
+        """To be called after the last frame.
+
+        Raises:
+            PoseError: persons were seen, but never the one asked for.
+        """
+        if self._target is None and self._most:
+            raise PoseError(
+                f"person {self.person!r} was never seen; the fullest frame shows {self._most}",
+                "an index below that number (0 is leftmost) or a point inside of a person",
+                "choose another person, or 'largest'",
+            )
+
+    def choose(self, xy: Float[ndarray, "people points 2"], confidence: Float[ndarray, "people points"]) -> int | None:
+        """Index of the person to follow among the people found in the next frame; None if he is not there."""
+        self._frame += 1
+        boxes = {i: box for i in range(len(xy)) if (box := person_box(xy[i], confidence[i])) is not None}
+        self._most = max(self._most, len(boxes))
+        of_track = self._match(xy, confidence, boxes)
+        matched = set(of_track.values())
+        for i in boxes.keys() - matched:
+            track = _Track(xy[i], confidence[i], boxes[i], self._frame, self._frame)
+            self._tracks.append(track)
+            of_track[id(track)] = i
+        for track in self._tracks:
+            if (i := of_track.get(id(track))) is not None:
+                track.update(xy[i], confidence[i], boxes[i], self._frame)
+        self._tracks = [t for t in self._tracks if t is self._target or self._frame - t.seen < FORGET]
+        if self._target is None:
+            self._target = self._first(of_track)
+        elif id(self._target) not in of_track:
+            self._target = self._returned(of_track) or self._target
+        return None if self._target is None else of_track.get(id(self._target))
+
+    def _match(self, xy: ndarray, confidence: ndarray, boxes: dict[int, ndarray]) -> dict[int, int]:
+        """Pairs of track and person, the most alike first."""
+        pairs = [
+            (track.likeness(xy[i], confidence[i], box, self._frame), k, i)
+            for k, track in enumerate(self._tracks)
+            for i, box in boxes.items()
+        ]
+        taken: dict[int, int] = {}
+        for likeness, k, i in sorted(pairs, reverse=True):
+            if likeness >= MATCH and id(self._tracks[k]) not in taken and i not in taken.values():
+                taken[id(self._tracks[k])] = i
+        return taken
+
+    def _visible(self, of_track: dict[int, int]) -> list[_Track]:
+        return [t for t in self._tracks if id(t) in of_track]
+
+    def _first(self, of_track: dict[int, int]) -> _Track | None:
+        visible = self._visible(of_track)
+        if isinstance(self.person, int):
+            visible.sort(key=lambda t: t.box[0] + t.box[2])
+            return visible[self.person] if self.person < len(visible) else None
+        if not isinstance(self.person, str):
+            point = np.array(self.person, np.float64)
+            visible = [t for t in visible if (t.box[:2] <= point).all() and (point <= t.box[2:]).all()]
+            return min(visible, key=lambda t: np.hypot(*((t.box[:2] + t.box[2:]) / 2 - point)), default=None)
+        return max(visible, key=lambda t: (t.box[2:] - t.box[:2]).prod(), default=None)
+
+    def _returned(self, of_track: dict[int, int]) -> _Track | None:
+        """Someone who was never seen beside the lost person and is about as large."""
+        if self._target is None:
+            return None
+        size = np.hypot(*(self._target.box[2:] - self._target.box[:2]))
+        new = [t for t in self._visible(of_track) if t.born == self._frame]
+        new = [t for t in new if 0.4 < np.hypot(*(t.box[2:] - t.box[:2])) / max(size, 1e-6) < 2.5]
+        back = max(new, key=lambda t: (t.box[2:] - t.box[:2]).prod(), default=None)
+        if back is not None:
+            logger.info("frame %d: the person lost in frame %d is taken to be back", self._frame, self._target.seen + 1)
+            self._tracks = [t for t in self._tracks if t is not self._target]
+        return back
+
+
+def check_person(person: Person) -> None:
+    """Check the choice of a person.
+
+    Raises:
+        ConfigError: it is neither "largest", nor a number from 0 on, nor a point.
+    """
+    point = isinstance(person, tuple) and len(person) == 2 and all(isinstance(v, int | float) for v in person)
+    index = isinstance(person, int) and not isinstance(person, bool) and person >= 0
+    if not (person == "largest" or index or point):
+        raise ConfigError(
+            f"person = {person!r}", "'largest', an index from 0 on (from the left) or a point (x, y)", "choose one"
+        )

@@ -1,0 +1,95 @@
+"""Tasks in several processes that report as they go, stop when asked, and end with their parent."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+from mimicmotion.errors import MimicMotionError
+from mimicmotion.runtime.interrupt import Stopped
+
+T = TypeVar("T")
+R = TypeVar("R")
+Work = Callable[[T], Generator[int, None, R]]
+
+
+_shared: dict[str, Any] = {}  # of a worker process
+
+
+def run_parallel(work: Work[T, R], tasks: Sequence[T], processes: int) -> Generator[int | R, None, None]:
+    """Run the generator `work(task)` of every task; yields what they yield (integers) and the result of each.
+
+    Results come in the order in which they are finished. Closing the generator (Ctrl-C does) stops the workers where
+    they next yield; the first error stops all and is raised.
+
+    Args:
+        work: picklable, if there are several processes.
+        tasks: picklable too.
+        processes: 1 works in this process, without a pool.
+
+    Raises:
+        MimicMotionError: a worker was killed; and whatever `work` raises.
+    """
+    if processes <= 1 or len(tasks) <= 1:
+        for task in tasks:
+            yield (yield from work(task))
+        return
+    # spawn: a forked child would inherit the locks of other threads (numba, OpenCV, FFmpeg)
+    context = multiprocessing.get_context("spawn")
+    reports: Any = context.SimpleQueue()
+    stop = context.Event()
+    pool = ProcessPoolExecutor(min(processes, len(tasks)), context, initializer=_start, initargs=(reports, stop))
+    try:
+        waiting: set[Future[R]] = {pool.submit(_run, work, t) for t in tasks}
+        while waiting:
+            finished, waiting = wait(waiting, timeout=0.1, return_when=FIRST_COMPLETED)
+            yield from _drain(reports)
+            for future in finished:
+                yield future.result()
+    except BrokenProcessPool as e:
+        raise MimicMotionError(
+            "a worker process was killed", "workers that live to the end", "use fewer processes if memory ran out"
+        ) from e
+    finally:
+        stop.set()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _drain(reports: Any) -> Iterator[int]:
+    while not reports.empty():
+        yield reports.get()
+
+
+def _start(reports: Any, stop: Any) -> None:
+    # Ctrl-C reaches the whole group of processes; the parent hears it and stops the workers in good order
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _shared.update(reports=reports, stop=stop)
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def _run(work: Work[Any, R], task: Any) -> R:
+    steps = work(task)
+    try:
+        while True:
+            try:
+                report = next(steps)
+            except StopIteration as end:
+                return end.value
+            if _shared["stop"].is_set():
+                raise Stopped
+            _shared["reports"].put(report)
+    finally:
+        steps.close()

@@ -1,0 +1,146 @@
+"""Settings of `mimicmotion prepare`: which scenes of which videos become training data, and how they are stored."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from mimicmotion.errors import ConfigError
+from mimicmotion.settings import STRICT, PoseOptions
+
+SIZE_MULTIPLE = 8
+"""Sides are whole numbers of latent cells."""
+_LIMITS: dict[str, tuple[float, float]] = {
+    "height": (64, 8192),
+    "width": (64, 8192),
+    "fps": (1, 240),
+    "min_seconds": (0, 3600),
+    "max_seconds": (0.1, 3600),
+    "cut_ratio": (1, 1000),
+    "cut_change": (0, 255),
+    "min_found": (0, 1),
+    "max_crowded": (0, 1),
+    "min_body": (0, 1),
+    "min_confidence": (0, 1),
+    "min_sharpness": (0, 1e6),
+    "max_static": (0, 1),
+    "max_enlargement": (0.01, 1000),
+    "near_duplicates": (0, 0.5),
+    "validation": (0, 1),
+    "seed": (0, 2**63 - 1),
+    "shard_frames": (1, 10_000_000),
+    "processes": (0, 4096),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig(PoseOptions):
+    """Everything that a set of shards depends on: `mimicmotion prepare` and its YAML file have these fields."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    videos: Path
+    """The folder with the videos; folders inside are searched too."""
+    output: Path
+    """The folder of the shards; run again to go on where it was stopped, or to add new videos."""
+    height: int = 1024
+    """Height of the stored frames in pixels."""
+    width: int = 576
+    """Width of the stored frames in pixels."""
+    fit: Literal["crop", "letterbox"] = "crop"
+    """How frames are brought to height x width: crop around the person's way through the scene, or letterbox."""
+    fps: float = 30.0
+    """Most frames per second that are stored; slower videos keep their own rate."""
+    store: Literal["video", "jpeg", "png"] = "video"
+    """How frames are stored: video (H.264, smallest), jpeg (faster to read at random), png (lossless)."""
+    min_seconds: float = 2.0
+    """Drop scenes that are shorter than this. A sample of 16 frames needs 1.1 to 2.7 seconds by default."""
+    max_seconds: float = 20.0
+    """Scenes longer than this are stored as several of equal length."""
+    cut_ratio: float = 3.0
+    """A scene cut is a frame that changes this many times as much as its neighbours do."""
+    cut_change: float = 15.0
+    """and by at least so much (mean change of hue, saturation and brightness, 0 to 255)."""
+    min_found: float = 0.9
+    """Share of a scene's frames in which the person must be found."""
+    max_crowded: float = 0.1
+    """Share of a scene's frames (looked at twice a second) that may show more than one person."""
+    min_body: float = 0.5
+    """Share of the 18 body points that must be seen, on average over the frames; head, arms and shoulders are 12."""
+    min_confidence: float = 0.6
+    """Mean confidence that the seen body points must have."""
+    min_sharpness: float = 15.0
+    """Least sharpness of the person: variance of the Laplacian of the brightness (0 to 255) at the stored size."""
+    max_static: float = 0.5
+    """Share of a scene's frames that may hardly differ from the picture a fifth of a second before."""
+    max_enlargement: float = 2.0
+    """Drop videos whose frames would have to be enlarged more than this to fill height x width."""
+    near_duplicates: float = 0.04
+    """Drop videos whose picture hashes differ from an earlier video's in less than this share of bits; 0 keeps all."""
+    validation: float = 0.05
+    """Share of the videos (not of scenes) that go into the validation split."""
+    seed: int = 0
+    """Decides which videos are for validation; a video's split does not change when others are added."""
+    latents: str | None = None
+    """Model (folder or hub id) whose VAE latents and CLIP embeddings are stored too; it makes training faster."""
+    latents_device: str = "auto"
+    """Where these are computed: auto, cpu, cuda, cuda:1."""
+    shard_frames: int = 4000
+    """A shard is full with this many frames: 4000 are some 120 MB of video at 576 x 1024."""
+    processes: int = 0
+    """Videos worked on at the same time; 0 is one for each CPU core. The result does not depend on it."""
+    overwrite: bool = False
+    """Replace shards that were made with other settings."""
+
+    def __post_init__(self) -> None:
+        PoseOptions.__post_init__(self)
+        for name, (low, high) in _LIMITS.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ConfigError(f"{name}={value}", f"{low:g} to {high:g}", f"correct {name!r}")
+        for name in ("height", "width"):
+            value = getattr(self, name)
+            if value % SIZE_MULTIPLE:
+                near = max(64, round(value / SIZE_MULTIPLE) * SIZE_MULTIPLE)
+                raise ConfigError(f"{name}={value}", f"a multiple of {SIZE_MULTIPLE}", f"use {near}")
+        if self.max_seconds < 2 * self.min_seconds:
+            raise ConfigError(
+                f"max_seconds={self.max_seconds} with min_seconds={self.min_seconds}",
+                "max_seconds at least twice min_seconds, so that a long scene can be divided",
+                "raise max_seconds or lower min_seconds",
+            )
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the stored frames."""
+        return self.height, self.width
+
+
+# Settings that say where and how fast work is done, and so change nothing of the result.
+_PLACE = frozenset({"videos", "output", "processes", "overwrite", "pose_cache", "pose_threads", "pose_device"})
+# What the search for scenes and poses in one video depends on; all others only choose from what was measured.
+_ANALYSIS = ("fps", "cut_ratio", "cut_change", "min_seconds", "max_seconds", "max_enlargement", "height", "width")
+
+
+def result_settings(config: PrepareConfig) -> dict[str, Any]:
+    """All settings that change the shards, as plain data; model files by their checksum."""
+    facts = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in _PLACE}
+    del facts["latents_device"]
+    return facts | _model_files(config)
+
+
+def analysis_settings(config: PrepareConfig) -> dict[str, Any]:
+    """All settings that change what is measured in a video: thresholds of filters are not among them."""
+    from mimicmotion import __version__
+
+    facts = {name: getattr(config, name) for name in (*_ANALYSIS, "estimator", "person", "fit")}
+    return facts | _model_files(config) | {"version": __version__}
+
+
+def _model_files(config: PrepareConfig) -> dict[str, str | None]:
+    from mimicmotion.runtime.files import sha256_file
+
+    paths = {"detector": config.detector, "pose_model": config.pose_model}
+    return {name: sha256_file(path) if path else None for name, path in paths.items()}

@@ -1,0 +1,464 @@
+"""Settings of a training run: frozen, parsed strictly from YAML by `mimicmotion.settings.parse`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from mimicmotion.errors import ConfigError
+from mimicmotion.settings import STRICT, find_recipe, load_yaml, parse
+from mimicmotion.settings.samples import SampleConfig
+
+
+def _share(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ConfigError(f"{name}={value}", "0 to 1", f"correct {name}, or use 0 to switch it off")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """The shards, and how samples are made of them."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    shards: str = ""
+    """Folder of shards written by `mimicmotion prepare`, or an address that webdataset reads."""
+    split: str = "train"
+    """The split that is trained on."""
+    cache: str = ""
+    """Folder for copies of remote shards and for latents that the shards lack; empty uses RUN/cache."""
+    workers: int = 2
+    """Processes that make samples, per training process; 0 makes them in the training process."""
+    cache_latents: bool = True
+    """Encode each record once and keep its latents on disk, instead of encoding in every step."""
+    sample: SampleConfig = field(default_factory=SampleConfig)
+    """What a sample is."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise ConfigError(f"data.workers={self.workers}", "0 or more", "use 0 for none")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TinyConfig:
+    """New small networks with random weights; the autoencoder is one that was trained before."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    autoencoder: str = ""
+    """Checkpoint of a run of stage autoencoder (.../checkpoints/step-N), its run folder, or a model folder."""
+    widths: tuple[int, ...] = (64, 96, 96)
+    """Channels of the U-Net's levels, multiples of 32."""
+    attention: tuple[bool, ...] = (False, True, True)
+    """Which levels have transformer blocks."""
+    layers: int = 1
+    """Residual blocks per level."""
+    norm_groups: int = 8
+    """Groups of each GroupNorm of the U-Net."""
+    token_dim: int = 64
+    """Size of the picture embedding."""
+    reference_pose: bool = True
+    """PoseNet sees [driving pose | reference pose]."""
+
+    def __post_init__(self) -> None:
+        if len(self.widths) != len(self.attention) or not self.widths:
+            raise ConfigError(
+                f"{len(self.widths)} widths, {len(self.attention)} attention switches", "one per level", "match them"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """The weights that training starts from."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    base: str = ""
+    """Stable Video Diffusion folder or known name, as `MimicMotionPipeline.from_pretrained` takes it."""
+    checkpoint: str = ""
+    """Weights to go on from: a model folder, or a released checkpoint (.pth) over `base`; empty with `base` starts
+    PoseNet from nothing."""
+    new: TinyConfig | None = None
+    """Small networks from nothing instead."""
+    reference_warp: Literal["none", "limbs", "residual"] | None = None
+    """limbs: give the U-Net the picture's latents warped limb by limb to each pose, in place of copies of one latent;
+    residual: and let it denoise the difference to them. Not in the paper; a small model learns much faster with it.
+    Empty keeps what the start was trained with."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """What the trained model will be used with by default, where that differs from its start: sigmas, fusion, ..."""
+
+    def __post_init__(self) -> None:
+        if self.new is not None and (self.base or self.checkpoint):
+            raise ConfigError("model.new together with base or checkpoint", "one of them", "leave out the other")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ObjectiveConfig:
+    """The loss: noise levels, conditions that are dropped, weights of places and channels."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    sigma_preset: Literal["mimicmotion", "svd-320x576", "svd-576x1024"] = "mimicmotion"
+    """Distribution of noise levels: ln(sigma) normal with (0.5, 1.4), (0.7, 1.6) or (1.0, 1.6)."""
+    sigma_mean: float | None = None
+    """Mean of ln(sigma) instead of the preset's."""
+    sigma_std: float | None = None
+    """Standard deviation of ln(sigma) instead of the preset's."""
+    condition_dropout: float = 0.1
+    """Share of samples without embedding, reference latent and pose together, for guidance."""
+    drop_image: float = 0.0
+    """Share of samples without the picture embedding, besides."""
+    drop_latent: float = 0.0
+    """Share of samples without the reference latent, besides."""
+    drop_pose: float = 0.0
+    """Share of samples without pose, besides."""
+    noise_aug: float = 0.0
+    """Share of samples whose reference picture gets noise before it is encoded; the U-Net is told its strength."""
+    noise_aug_mean: float = -3.0
+    """Mean of the logarithm of that noise's strength (pixels are -1..1)."""
+    noise_aug_std: float = 0.5
+    """Standard deviation of that logarithm."""
+    hand_scale: float = 10.0
+    """Loss weight inside boxes of reliable hands (hand region enhancement); 1 switches it off."""
+    change_weight: float = 1.0
+    """Loss weight of latents that differ much from the reference's at the same place; 1 switches it off."""
+    channel_weights: tuple[float, ...] = ()
+    """Loss weight of each latent channel, brought to mean 1; empty weighs all alike. The best prediction of a channel
+    stays the same, but the network's capacity goes where it is seen: a PCA's first channels carry most of a picture."""
+    fps: float | None = 7.0
+    """Told to the U-Net as fps - 1; empty tells each sample's own."""
+    motion_bucket: float = 127.0
+    """Told to the U-Net."""
+
+    def __post_init__(self) -> None:
+        for name in ("condition_dropout", "drop_image", "drop_latent", "drop_pose", "noise_aug"):
+            _share(f"objective.{name}", getattr(self, name))
+        if self.sigma_std is not None and not 0 < self.sigma_std < math.inf:
+            raise ConfigError(f"objective.sigma_std={self.sigma_std}", "above 0", "use 1.4, or leave it out")
+        for name in ("hand_scale", "change_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"objective.{name}={getattr(self, name)}", "a finite weight >= 0", "use 1 for off")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimConfig:
+    """AdamW with warm-up, constant rate and linear decay, exponential average of the weights."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    optimizer: Literal["adamw", "adamw-fused", "adamw-8bit"] = "adamw"
+    """adamw, adamw-fused (faster) or adamw-8bit (a quarter of the memory for its state; needs bitsandbytes)."""
+    steps: int = 10_000
+    """Optimiser steps of the whole run."""
+    batch: int = 1
+    """Clips per process and forward pass."""
+    accumulation: int = 1
+    """Forward passes per step: the batch of a step is processes x batch x accumulation."""
+    lr: float = 1e-5
+    """Learning rate after the warm-up."""
+    warmup: int = 500
+    """Steps of linear warm-up."""
+    decay: int = 0
+    """The last so many steps fall linearly to 0. To end a running training early, lower `steps` and resume."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's betas."""
+    eps: float = 1e-8
+    """AdamW's epsilon."""
+    weight_decay: float = 0.01
+    """AdamW's weight decay."""
+    clip: float = 1.0
+    """Largest norm of the gradient; 0 does not clip."""
+    ema: float = 0.999
+    """Decay of the exponential average that is validated and exported (less in the first steps); 0 switches it off."""
+    ema_on_cpu: bool = False
+    """Keep the average in main memory: saves 4 bytes of GPU memory per trained parameter, costs a copy per step."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or not 0 < self.lr < math.inf:
+            raise ConfigError(f"optim.steps={self.steps}, lr={self.lr}", "both above 0", "raise them")
+        if min(self.batch, self.accumulation) < 1:
+            raise ConfigError(
+                f"optim.batch={self.batch}, accumulation={self.accumulation}", "at least 1 of each", "raise them"
+            )
+        if self.warmup < 0 or not 0 <= self.decay <= self.steps:
+            raise ConfigError(
+                f"optim.warmup={self.warmup}, decay={self.decay} of {self.steps} steps",
+                "warmup >= 0 and 0 <= decay <= steps",
+                "correct optim.warmup or optim.decay",
+            )
+        if not 0 <= self.ema < 1:
+            raise ConfigError(f"optim.ema={self.ema}", "0 <= ema < 1", "use 0.999, or 0 to switch it off")
+        if not 0 <= self.clip < math.inf or not all(0 <= b < 1 for b in self.betas):
+            raise ConfigError(f"optim.clip={self.clip}, betas={self.betas}", "clip >= 0, betas in [0, 1)", "correct it")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PhaseConfig:
+    """One stretch of a training, until step `until` (the last phase goes on to the end)."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    until: int
+    """First step that no longer belongs to this phase."""
+    frames: int
+    """Slots of a clip, the reference's counted."""
+    batch: int
+    """Clips per process and forward pass."""
+    spacing: Literal["interval", "spread"] = "interval"
+    """interval: equal intervals; spread: frames anywhere in the record, in order."""
+
+    def __post_init__(self) -> None:
+        if self.until < 1 or self.frames < 1 or self.batch < 1:
+            raise ConfigError(
+                f"phase until={self.until}, frames={self.frames}, batch={self.batch}", "all above 0", "raise them"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainedConfig:
+    """Which weights learn. Those that have no influence (cross attention to a single token) never do."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    what: Literal["all", "pose_net", "temporal", "lora"] = "all"
+    """all: U-Net and PoseNet (paper); pose_net: PoseNet alone; temporal: PoseNet and the U-Net's temporal layers;
+    lora: PoseNet and low-rank additions to the U-Net."""
+    rank: int = 32
+    """lora: rank of the additions."""
+    alpha: float = 32.0
+    """lora: the additions are scaled by alpha / rank."""
+    targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+    """lora: ends of the names of the layers that get additions."""
+    image_encoder: bool = False
+    """Train the picture encoder too (CLIP stays as it is); that of new small networks always is."""
+    frozen: Literal["float32", "half"] = "float32"
+    """Number format of weights that do not learn; half (needs precision bf16 or fp16) saves memory and nothing is lost
+    in the U-Net, which computes in half precision anyway."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or self.alpha <= 0 or (self.what == "lora" and not self.targets):
+            raise ConfigError(
+                f"trained.rank={self.rank}, alpha={self.alpha}, targets={self.targets}",
+                "rank and alpha above 0, and a target",
+                "use rank 32, alpha 32",
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ValidationConfig:
+    """What is measured during training, on clips that are not trained on."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    every: int = 500
+    """Steps between validations, the last step included; 0 never validates."""
+    split: str = "val"
+    """The split that is measured; without one in the shards, fixed samples of the training split."""
+    clips: int = 4
+    """Fixed clips that are measured."""
+    bands: tuple[float, ...] = (0.5, 2.0, 8.0)
+    """Noise levels between the bands whose loss is told apart."""
+    draws: int = 2
+    """Noise draws per clip and band."""
+    generate: bool = True
+    """Also generate the clips: a picture grid, PSNR and SSIM."""
+    poses: bool = True
+    """generate: also look for the poses in the generated clips, by the bundled estimator, and compare them with those
+    that it finds in the true ones (about 0.1 s a frame on one CPU core)."""
+    best: str = "loss"
+    """The score by which RUN/best is chosen."""
+
+    def __post_init__(self) -> None:
+        if self.every < 0 or min(self.clips, self.draws) < 1:
+            raise ConfigError(
+                f"validation.every={self.every}, clips={self.clips}, draws={self.draws}",
+                "every >= 0, the others at least 1",
+                "use every: 0 to switch it off",
+            )
+        if any(b <= 0 for b in self.bands) or list(self.bands) != sorted(set(self.bands)):
+            raise ConfigError(f"validation.bands={self.bands}", "rising levels above 0", "use [0.5, 2, 8]")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AutoencoderConfig:
+    """The small autoencoder and its loss: L1 + `mse` x L2 + `edges` x L1 of the gradients + `kl` x KL."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    latent_channels: int = 16
+    """Channels of the latents, at most 16."""
+    patch_size: int = 8
+    """Side of the square of pixels that becomes one latent."""
+    mse: float = 2.0
+    """Weight of the squared error."""
+    edges: float = 0.5
+    """Weight of the L1 error of horizontal and vertical differences."""
+    kl: float = 1e-5
+    """Weight of the KL term (sum over a frame's latents, mean over frames, per pixel)."""
+    clip_frames: int = 4
+    """Neighbouring frames per clip (the decoder has temporal layers)."""
+    train_encoder: bool = False
+    """Train the encoder too; off, it stays the PCA of patches that it starts as, and `kl` has no influence."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.latent_channels <= 16 or self.patch_size < 1 or self.clip_frames < 1:
+            raise ConfigError(
+                f"autoencoder.latent_channels={self.latent_channels}, patch_size={self.patch_size}, "
+                f"clip_frames={self.clip_frames}",
+                "1 to 16 channels, the others at least 1",
+                "correct it",
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DetailConfig:
+    """The small model's detail network: what it learns from, its size, its loss."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    clips: int = 600
+    """Clips of data.sample.num_frames slots that the model generates before the first step, to be learned from."""
+    new: bool = False
+    """Begin with random weights even where the model has a detail network already."""
+    start: str = ""
+    """Model folder whose detail network is gone on from instead of the model's own."""
+    exact_poses: float = 0.5
+    """Share of these clips whose poses are exact; the others' have data.sample.detector_noise."""
+    widths: tuple[int, ...] = (32, 48, 96, 128)
+    """Channels of the four levels, cells of 2x2 to 16x16 pixels, in multiples of 8 (of a new network, as below)."""
+    blocks: tuple[int, ...] = (1, 1, 2, 2)
+    """Residual blocks of each level."""
+    dropout: float = 0.1
+    """Share of the coarsest level's channels that are dropped in training."""
+    fine: int = 16
+    """Channels of the last convolutions, at whole pixels; a network that has none gets them (0: it doesn't)."""
+    sharp_lean: float = 0.7
+    """Added to the logarithm of the warped picture's weights when the network is used (not while it learns)."""
+    blurred_lean: float = -1.0
+    """The same of the blurred candidates' weights."""
+    moving_weight: float = 5.0
+    """Loss weight of pixels where the true frame differs from the reference picture."""
+    perceptual: float = 0.0
+    """Loss weight of LPIPS (AlexNet; `mimicmotion weights fetch lpips-alex`) beside the logarithm of the squared error:
+    sharper frames, further from the true ones in decibels."""
+    recolour: float = 0.8
+    """Share of samples whose three colours change places, contrast and brightness."""
+
+    def __post_init__(self) -> None:
+        if self.clips < 1 or not (0 <= self.moving_weight < math.inf and 0 <= self.perceptual < math.inf):
+            raise ConfigError(
+                f"detail.clips={self.clips}, moving_weight={self.moving_weight}, perceptual={self.perceptual}",
+                "clips >= 1, finite weights >= 0",
+                "correct it",
+            )
+        _share("detail.recolour", self.recolour)
+        _share("detail.exact_poses", self.exact_poses)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """One training run."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    run: str
+    """Folder of checkpoints and logs."""
+    stage: Literal["denoiser", "autoencoder", "detail"] = "denoiser"
+    """What is trained: the video model, the small model's autoencoder, or its detail network."""
+    seed: int = 0
+    """Seed of weights, data order and noise."""
+    threads: int = 0
+    """CPU threads; 0 leaves PyTorch's choice."""
+    cpu: bool = False
+    """Use the CPU even where there is a GPU."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """The data."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """Where the weights come from (stages denoiser and detail)."""
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    """The loss (stage denoiser)."""
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    """Network and loss (stage autoencoder)."""
+    detail: DetailConfig = field(default_factory=DetailConfig)
+    """Network and loss (stage detail)."""
+    trained: TrainedConfig = field(default_factory=TrainedConfig)
+    """Which weights learn (stage denoiser)."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """The optimiser."""
+    phases: tuple[PhaseConfig, ...] = ()
+    """Clip length and batch over time; empty keeps data.sample and optim.batch for the whole run."""
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    """What is measured on the way."""
+    precision: Literal["no", "bf16", "fp16"] = "bf16"
+    """Type of the computation (autocast); the weights stay float32."""
+    gradient_checkpointing: bool | Literal["nested"] = False
+    """Compute activations twice instead of keeping them: much less memory, about a third more time. nested computes
+    some three times and keeps about half of what is left."""
+    compile: bool = False
+    """torch.compile: faster after minutes of compiling."""
+    overfit_one_clip: bool = False
+    """Every sample is the same clip (with its own noise): a model that cannot learn it by heart has a fault."""
+    log_every: int = 10
+    """Steps between lines of log.jsonl."""
+    save_every: int = 500
+    """Steps between checkpoints."""
+    keep: int = 3
+    """Checkpoints to keep, the newest first; the best one stays besides."""
+    trackers: tuple[str, ...] = ("tensorboard",)
+    """Accelerate's trackers that get the log, besides log.jsonl: tensorboard, wandb, mlflow, ..."""
+
+    def __post_init__(self) -> None:
+        if min(self.log_every, self.save_every, self.keep) < 1 or self.threads < 0:
+            raise ConfigError("log_every, save_every or keep below 1, or threads below 0", "at least 1", "raise it")
+        if [p.until for p in self.phases] != sorted({p.until for p in self.phases}):
+            raise ConfigError("phases out of order", "each with a higher 'until' than the one before", "sort them")
+
+    def phase(self, step: int) -> PhaseConfig | None:
+        """The phase of step `step`; None where the run has no phases."""
+        return next((p for p in self.phases if step < p.until), self.phases[-1] if self.phases else None)
+
+    def batch(self, step: int) -> int:
+        """Clips per process and forward pass of step `step`."""
+        phase = self.phase(step)
+        return phase.batch if phase else self.optim.batch
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Read a recipe.
+
+    Args:
+        path: YAML file, or the name of a recipe of this package (`mimicmotion.settings.recipes`).
+        overrides: settings that win over the file's, such as "optim.lr=1e-4".
+
+    Raises:
+        ConfigError: the file cannot be read, or a setting is unknown or out of range.
+    """
+    import yaml
+
+    data = load_yaml(find_recipe(path))
+    for item in overrides:
+        key, equals, text = item.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set {item}", "KEY=VALUE, such as optim.lr=1e-4", "write it so")
+        *parents, last = key.strip().split(".")
+        inner = data
+        for name in parents:
+            if inner.get(name) is None:
+                inner[name] = {}
+            inner = inner[name]
+            if not isinstance(inner, dict):
+                raise ConfigError(f"--set {item}", f"a group of settings at {name!r}", "correct the name")
+        try:
+            inner[last] = yaml.safe_load(text)
+        except yaml.YAMLError as e:
+            raise ConfigError(f"--set {item}", "a YAML value", "quote it") from e
+    return parse(TrainConfig, data)
+
+
+def as_dict(config: TrainConfig) -> dict[str, Any]:
+    """Plain data that `parse` turns back into the same settings."""
+    return dataclasses.asdict(config)

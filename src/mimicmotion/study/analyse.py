@@ -1,0 +1,314 @@
+"""What votes say: preference with intervals, and whether the raters can be relied on.
+
+The preference for a method over a baseline is the share of votes for it (MimicMotion, section 4.3 and its figure of the
+user study: 36 raters x 6 pairs = 216 votes for each baseline). Repetitions are for the check of consistency alone and
+count in nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mimicmotion.errors import ConfigError, InputError
+from mimicmotion.evaluation.metrics.bootstrap import Interval, ratio_of_sums
+from mimicmotion.runtime.extras import import_extra
+from mimicmotion.study.folder import Key
+from mimicmotion.study.votes import Vote
+
+SIDE_VOTES = 10
+"""Fewer votes than this say nothing about a preferred side."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """k of n, with the 95 % Wilson interval and the two-sided sign test against one half.
+
+    Attributes:
+        k: successes.
+        n: trials.
+        share: k / n; NaN for n = 0.
+        low: lower end of the interval.
+        high: upper end.
+        p: probability of a share at least as far from one half, if each trial were the toss of a coin.
+    """
+
+    k: int
+    n: int
+    share: float
+    low: float
+    high: float
+    p: float
+
+    def __str__(self) -> str:
+        if not self.n:
+            return "–"
+        return f"{self.share:.1%} [{self.low:.1%}, {self.high:.1%}], {self.k} of {self.n}"
+
+
+def share(k: int, n: int) -> Share:
+    """`Share` of k successes in n trials (Wilson 1927; exact binomial test).
+
+    Raises:
+        InputError: not 0 <= k <= n.
+        ConfigError: scipy is not installed.
+    """
+    if not 0 <= k <= n:
+        raise InputError(f"{k} of {n}", "0 <= k <= n", "count again")
+    if not n:
+        return Share(0, 0, math.nan, math.nan, math.nan, math.nan)
+    test = import_extra("scipy.stats", "eval").binomtest(k, n)
+    interval = test.proportion_ci(method="wilson")
+    return Share(k, n, k / n, float(interval.low), float(interval.high), float(test.pvalue))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exclusion:
+    """Which raters are left out; by default none. Decide before looking at the preferences.
+
+    Attributes:
+        min_votes: pairs that a rater must have answered.
+        min_consistency: share of repeated pairs answered alike, for raters who saw repetitions.
+        max_side: largest share of answers for one side, for raters with at least 10.
+        min_seconds: least median time to a vote.
+    """
+
+    min_votes: int = 0
+    min_consistency: float = 0.0
+    max_side: float = 1.0
+    min_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("min_consistency", 0.0, 1.0), ("max_side", 0.5, 1.0)):
+            if not low <= getattr(self, name) <= high:
+                raise ConfigError(f"{name}={getattr(self, name)}", f"{low:g} to {high:g}", f"correct {name!r}")
+        if self.min_votes < 0 or not self.min_seconds >= 0:
+            got = f"min_votes={self.min_votes}, min_seconds={self.min_seconds}"
+            raise ConfigError(got, "0 or more", "correct them")
+
+    def rule(self) -> str:
+        """The rule in words."""
+        parts = [
+            (self.min_votes > 0, f"fewer than {self.min_votes} pairs answered"),
+            (self.min_consistency > 0, f"fewer than {self.min_consistency:.0%} of repeated pairs answered alike"),
+            (self.max_side < 1, f"more than {self.max_side:.0%} of at least {SIDE_VOTES} answers for one side"),
+            (self.min_seconds > 0, f"a median of less than {self.min_seconds:g} s to a vote"),
+        ]
+        return "; ".join(text for used, text in parts if used) or "none left out"
+
+    def reason(self, rater: Rater) -> str:
+        """Why a rater is left out; "" if not."""
+        side = max(rater.left, rater.votes - rater.left) / rater.votes if rater.votes >= SIDE_VOTES else 0
+        consistency = rater.consistent / rater.repeated if rater.repeated else 1
+        if rater.votes < self.min_votes:
+            return f"{rater.votes} pairs answered"
+        if consistency < self.min_consistency:
+            return f"{rater.consistent} of {rater.repeated} repeated pairs answered alike"
+        if side > self.max_side:
+            return f"{side:.0%} of the answers for one side"
+        if rater.seconds < self.min_seconds:
+            return f"median of {rater.seconds:.1f} s to a vote"
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rater:
+    """One rater.
+
+    Attributes:
+        name: the rater's id.
+        votes: pairs answered, repetitions not counted.
+        ours: answers for our method.
+        left: answers for the left (upper) video.
+        repeated: pairs answered twice.
+        consistent: of these, answered alike.
+        seconds: median time to a vote.
+        agreement: share of answers that are those of most other raters; NaN where there is no majority to compare.
+        excluded: why the rater is left out; "" if not.
+    """
+
+    name: str
+    votes: int
+    ours: int
+    left: int
+    repeated: int
+    consistent: int
+    seconds: float
+    agreement: float = math.nan
+    excluded: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """Votes for our method against one baseline.
+
+    Attributes:
+        baseline: name of the other method.
+        votes: share of votes for ours; its interval and test take votes for independent.
+        by_rater: the same share with an interval that draws whole raters: votes of one person resemble one another.
+        sequences: sequence -> (votes for ours, votes).
+    """
+
+    baseline: str
+    votes: Share
+    by_rater: Interval
+    sequences: dict[str, tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """All that `analyse_votes` found.
+
+    Attributes:
+        study: id of the study.
+        ours: name of our method.
+        preferences: one for each baseline that has votes.
+        raters: all raters, also those left out.
+        consistency: repeated pairs answered alike, over all raters kept.
+        left: answers for the left side; sides are drawn by chance, so one half is expected whatever is preferred.
+        alpha: Krippendorff's alpha (nominal) of the answers; near 0 also where nearly all prefer the same method.
+        rule: which raters were left out.
+        rows: one for each vote.
+    """
+
+    study: str
+    ours: str
+    preferences: list[Preference]
+    raters: list[Rater]
+    consistency: Share
+    left: Share
+    alpha: float
+    rule: str
+    rows: list[dict[str, Any]]
+
+    @property
+    def kept(self) -> list[Rater]:
+        """Raters that count."""
+        return [r for r in self.raters if not r.excluded]
+
+
+def analyse_votes(key: Key, votes: Sequence[Vote], exclusion: Exclusion | None = None) -> Analysis:
+    """Analyse the votes of a study, one for each showing (see `votes.latest`).
+
+    Raises:
+        InputError: no votes, an id that the key does not know, or no rater is left.
+    """
+    rule = exclusion or Exclusion()
+    if not votes:
+        raise InputError("no votes", "at least one", "collect votes first")
+    for vote in votes:
+        if vote.pair not in key.pairs or vote.choice not in key.videos:
+            raise InputError(f"vote of {vote.rater} on pair {vote.pair!r}", "pairs of this study", "check the files")
+    raters = [_rater(key, name, own, rule) for name, own in sorted(_by(votes, "rater").items())]
+    names = {r.name for r in raters if not r.excluded}
+    if not names:
+        raise InputError(f"all {len(raters)} raters are left out", "one at least", f"loosen the rule ({rule.rule()})")
+    first = [v for v in votes if v.repeat == 0 and v.rater in names]
+    agreement = _agreement(first)
+    raters = [replace(r, agreement=agreement.get(r.name, math.nan)) for r in raters]
+    kept = [r for r in raters if not r.excluded]
+    return Analysis(
+        study=key.study,
+        ours=key.ours,
+        preferences=[p for b in key.baselines if (p := _preference(key, first, b)) is not None],
+        raters=raters,
+        consistency=share(sum(r.consistent for r in kept), sum(r.repeated for r in kept)),
+        left=share(sum(r.left for r in kept), sum(r.votes for r in kept)),
+        alpha=krippendorff_alpha([Counter(v.choice for v in own) for own in _by(first, "pair").values()], key),
+        rule=rule.rule(),
+        rows=[_row(key, v, v.rater not in names) for v in votes],
+    )
+
+
+def _by(votes: Iterable[Vote], name: str) -> dict[str, list[Vote]]:
+    groups: dict[str, list[Vote]] = defaultdict(list)
+    for vote in votes:
+        groups[getattr(vote, name)].append(vote)
+    return groups
+
+
+def _ours(key: Key, vote: Vote) -> bool:
+    return key.videos[vote.choice].method == key.ours
+
+
+def _rater(key: Key, name: str, votes: Sequence[Vote], rule: Exclusion) -> Rater:
+    first = {v.pair: v for v in votes if v.repeat == 0}
+    again = [v for v in votes if v.repeat == 1 and v.pair in first]
+    rater = Rater(
+        name=name,
+        votes=len(first),
+        ours=sum(_ours(key, v) for v in first.values()),
+        left=sum(v.choice == v.left for v in first.values()),
+        repeated=len(again),
+        consistent=sum(v.choice == first[v.pair].choice for v in again),
+        seconds=statistics.median(v.seconds for v in votes),
+    )
+    return replace(rater, excluded=rule.reason(rater))
+
+
+def _agreement(first: Sequence[Vote]) -> dict[str, float]:
+    """Rater -> share of answers that agree with most of the others on the same pair; ties among them do not count."""
+    met: dict[str, list[bool]] = defaultdict(list)
+    for own in _by(first, "pair").values():
+        counts = Counter(v.choice for v in own)
+        for vote in own:
+            others = counts - Counter([vote.choice])
+            ranked = others.most_common(2)
+            if ranked and (len(ranked) == 1 or ranked[0][1] > ranked[1][1]):
+                met[vote.rater].append(vote.choice == ranked[0][0])
+    return {rater: sum(same) / len(same) for rater, same in met.items()}
+
+
+def _preference(key: Key, first: Sequence[Vote], baseline: str) -> Preference | None:
+    votes = [v for v in first if key.pairs[v.pair].baseline == baseline]
+    if not votes:
+        return None
+    groups = _by(votes, "rater").values()
+    wins = [sum(_ours(key, v) for v in own) for own in groups]
+    sequences: dict[str, tuple[int, int]] = {}
+    for pair, own in _by(votes, "pair").items():
+        sequences[key.pairs[pair].sequence] = (sum(_ours(key, v) for v in own), len(own))
+    by_rater = ratio_of_sums(wins, [len(own) for own in groups])
+    return Preference(baseline, share(sum(wins), len(votes)), by_rater, dict(sorted(sequences.items())))
+
+
+def krippendorff_alpha(counts: Sequence[Counter[str]], key: Key) -> float:
+    """Krippendorff's alpha for nominal data, of the answers "ours" and "baseline".
+
+    Args:
+        counts: for each pair, how often each video was chosen.
+        key: which video is ours.
+
+    Returns:
+        1 for full agreement, 0 for none beyond chance; NaN where all answers are the same or no pair has two.
+    """
+    disagreed = 0.0
+    totals = [0, 0]
+    for count in counts:
+        ours = sum(n for video, n in count.items() if key.videos[video].method == key.ours)
+        theirs = count.total() - ours
+        if ours + theirs < 2:
+            continue
+        disagreed += 2 * ours * theirs / (ours + theirs - 1)
+        totals[0] += ours
+        totals[1] += theirs
+    expected = 2 * totals[0] * totals[1]
+    return 1 - (sum(totals) - 1) * disagreed / expected if expected else math.nan
+
+
+def _row(key: Key, vote: Vote, excluded: bool) -> dict[str, Any]:
+    pair = key.pairs[vote.pair]
+    return {
+        "rater": vote.rater,
+        "sequence": pair.sequence,
+        "baseline": pair.baseline,
+        "repeat": vote.repeat,
+        "preferred": key.videos[vote.choice].method,
+        "left": key.videos[vote.left].method,
+        "seconds": vote.seconds,
+        "left_out": int(excluded),
+    }

@@ -1,0 +1,181 @@
+"""The folder of a study.
+
+STUDY/
+page/           all that raters may see; can be hosted or handed out as it is
+index.html    works from a server and from a disk
+study.json    the pairs, under blind ids
+videos/
+key.json        which id is which method: never served
+votes.sqlite    what `study serve` was sent
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mimicmotion.errors import ConfigError, InputError
+from mimicmotion.settings import parse
+
+PAGE, INDEX, STUDY, VIDEOS = "page", "index.html", "study.json", "videos"
+KEY, DATABASE = "key.json", "votes.sqlite"
+FORMAT, KEY_FORMAT, VERSION = "mimicmotion-study", "mimicmotion-study-key", 1
+
+
+@dataclass(frozen=True, slots=True)
+class StudyPair:
+    """Two videos of one sequence, in an order that says nothing, and what is shown with them.
+
+    Attributes:
+        id: blind name of the pair.
+        a: id of one video.
+        b: id of the other.
+        reference: file of the reference picture; "" for none.
+        driving: id of the driving video; "" for none.
+    """
+
+    id: str
+    a: str
+    b: str
+    reference: str = ""
+    driving: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A video as the page sees it: file below page/, shape and length."""
+
+    file: str
+    width: int
+    height: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """What the page and the server know; holds no name of a method or sequence.
+
+    Attributes:
+        study: id of the study; votes carry it.
+        title: heading of the page.
+        question: what is asked about each pair.
+        repeat_share: pairs that a rater sees a second time, as a share of all.
+        min_seconds: how long a pair must be shown before a vote is taken.
+        pairs: the pairs.
+        videos: the videos by id.
+    """
+
+    study: str
+    title: str
+    question: str
+    repeat_share: float
+    min_seconds: float
+    pairs: tuple[StudyPair, ...]
+    videos: dict[str, Clip]
+
+    def as_json(self) -> dict[str, Any]:
+        """The content of study.json."""
+        return {"format": FORMAT, "version": VERSION, **asdict(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class KeyVideo:
+    """Where a video of the page came from."""
+
+    method: str
+    sequence: str
+    source: str
+    encoded_again: bool
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPair:
+    """Whose videos a pair shows: ours always against one baseline."""
+
+    sequence: str
+    baseline: str
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What the blind ids stand for.
+
+    Attributes:
+        study: id of the study.
+        ours: name of our method.
+        baselines: names of the others.
+        videos: the videos of methods, by id.
+        pairs: the pairs, by id.
+    """
+
+    study: str
+    ours: str
+    baselines: tuple[str, ...]
+    videos: dict[str, KeyVideo]
+    pairs: dict[str, KeyPair]
+
+    def as_json(self) -> dict[str, Any]:
+        """The content of key.json."""
+        return {"format": KEY_FORMAT, "version": VERSION, **asdict(self)}
+
+
+def load_study(folder: Path) -> Study:
+    """Read STUDY/page/study.json.
+
+    Raises:
+        InputError: there is none, or it is damaged.
+    """
+    path = folder / PAGE / STUDY
+    data = _read(path, FORMAT)
+    try:
+        return parse(Study, data)
+    except ConfigError as e:
+        raise _damaged(path, e.got) from e
+
+
+def load_key(folder: Path, study: Study) -> Key:
+    """Read STUDY/key.json and see that it belongs to the study.
+
+    Raises:
+        InputError: there is none, it is damaged, or it is another study's.
+    """
+    path = folder / KEY
+    try:
+        key = parse(Key, _read(path, KEY_FORMAT))
+    except ConfigError as e:
+        raise _damaged(path, e.got) from e
+    shown = {v for pair in study.pairs for v in (pair.a, pair.b)}
+    if key.study != study.study or set(key.pairs) != {p.id for p in study.pairs} or not shown <= set(key.videos):
+        raise InputError(f"{path} is the key of another study", f"the key of {study.study}", "put the right file there")
+    return key
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        InputError: missing, unreadable, or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as e:
+        raise InputError(f"{path} cannot be read ({e.strerror})", "a readable file", "check the path") from e
+    except (ValueError, RecursionError) as e:
+        raise InputError(f"{path} is not JSON ({e})", "a JSON file", "check that it is complete") from e
+
+
+def _read(path: Path, form: str) -> Mapping[str, Any]:
+    if not path.exists():
+        fix = "mimicmotion study build makes one"
+        raise InputError(f"{path} does not exist", "the folder of a study", fix)
+    data = read_json(path)
+    if not isinstance(data, dict) or data.get("format") != form or data.get("version") != VERSION:
+        raise _damaged(path, "its format or version differ")
+    return {k: v for k, v in data.items() if k not in ("format", "version")}
+
+
+def _damaged(path: Path, why: str) -> InputError:
+    return InputError(f"{path}: {why}", "the file as mimicmotion study build wrote it", "build the study anew")

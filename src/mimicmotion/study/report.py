@@ -1,0 +1,99 @@
+"""The analysis of a study as Markdown, JSON and CSV."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mimicmotion.runtime.files import atomic_folder, writing
+from mimicmotion.study.analyse import Analysis
+from mimicmotion.tables import Section, Table, markdown_page, write_csv, write_text
+
+_FILES = "preference*"
+
+
+def save_report(folder: Path, analysis: Analysis) -> Path:
+    """Write preference.md, .json, .csv (a row for each baseline) and preference-votes.csv (a row for each vote).
+
+    Raises:
+        OutputError: the folder holds other files or cannot be written.
+    """
+    head = ["baseline", "votes", "for_ours", "share", "low", "high", "p", "raters", "raters_low", "raters_high"]
+    rows = [
+        [p.baseline, v.n, v.k, v.share, v.low, v.high, v.p, p.by_rater.n, p.by_rater.low, p.by_rater.high]
+        for p in analysis.preferences
+        for v in [p.votes]
+    ]
+    with atomic_folder(folder, _FILES) as part, writing(folder):
+        write_text(part / "preference.md", markdown(analysis))
+        data = json.dumps(_plain(asdict(analysis)), indent=1, allow_nan=False, ensure_ascii=False)
+        write_text(part / "preference.json", data + "\n")
+        write_csv(part / "preference.csv", head, rows)
+        write_csv(part / "preference-votes.csv", list(analysis.rows[0]), [list(r.values()) for r in analysis.rows])
+    return folder
+
+
+def markdown(analysis: Analysis) -> str:
+    """The report as text."""
+    preferences, raters = analysis.preferences, analysis.raters
+    shares = [
+        [
+            p.baseline,
+            f"**{p.votes.share:.1%}** ({p.votes.k} of {p.votes.n})",
+            _interval(p.votes.low, p.votes.high),
+            f"{p.votes.p:.2g}",
+            _interval(p.by_rater.low, p.by_rater.high),
+        ]
+        for p in preferences
+    ]
+    head = ["baseline", f"prefer {analysis.ours}", "95 % Wilson", "sign test p", "95 % over raters"]
+    said = "Wilson and the sign test take votes for independent; the last column draws whole raters."
+    checks = [
+        f"- repeated pairs answered alike: {analysis.consistency} (50 % is guessing)",
+        f"- answers for the left side: {analysis.left}, p = {_number(analysis.left.p, '.2g')} (50 % is expected)",
+        f"- agreement of the raters (Krippendorff's alpha): {_number(analysis.alpha, '.2f')}",
+        f"- raters left out: {len(raters) - len(analysis.kept)} of {len(raters)}; rule: {analysis.rule}",
+    ]
+    people = [
+        [r.name, r.votes, r.ours, r.left, alike, _number(r.agreement, ".0%"), f"{r.seconds:.1f}", r.excluded]
+        for r in raters
+        for alike in [f"{r.consistent} of {r.repeated}"]
+    ]
+    columns = ["rater", "pairs", "for ours", "left", "repeated alike", "with the majority", "seconds", "left out"]
+    sequences = sorted({s for p in preferences for s in p.sequences})
+    counts = [[s, *(_of(p.sequences.get(s)) for p in preferences)] for s in sequences]
+    return markdown_page(
+        f"User study: {analysis.ours} against {len(preferences)} baselines",
+        [
+            Section("", [said], Table(head, shares)),
+            Section("Checks", checks),
+            Section("Raters", (), Table(columns, people)),
+            Section("Sequences", (), Table(["sequence", *(p.baseline for p in preferences)], counts)),
+        ],
+    )
+
+
+def _of(counts: tuple[int, int] | None) -> str:
+    return f"{counts[0]} of {counts[1]}" if counts else "–"
+
+
+def _interval(low: float, high: float) -> str:
+    return "–" if math.isnan(low) else f"{low:.1%} to {high:.1%}"
+
+
+def _number(value: float, form: str) -> str:
+    return "–" if math.isnan(value) else format(value, form)
+
+
+def _plain(value: Any) -> Any:
+    """Numbers that JSON has; NaN becomes null."""
+    if isinstance(value, float):
+        return None if math.isnan(value) else value
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value

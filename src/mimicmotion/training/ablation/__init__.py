@@ -1,0 +1,1 @@
+"""Ablation studies: runs that differ in one setting, and their report."""

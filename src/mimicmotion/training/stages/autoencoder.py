@@ -1,0 +1,288 @@
+"""The small model's autoencoder: a PCA of patches whose decoder learns on (stage `autoencoder`)."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Float64, UInt8
+from numpy import ndarray
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mimicmotion.backbones.svd.checkpoint import FORMAT, config_of
+from mimicmotion.backbones.svd.vae import Autoencoder
+from mimicmotion.backbones.tiny.build import autoencoder_config, init_with_pca
+from mimicmotion.data.shards.shards import Shards, open_shards
+from mimicmotion.errors import ConfigError, InputError
+from mimicmotion.settings.training import TrainConfig
+from mimicmotion.training.bundled import bundled_settings, sheet
+from mimicmotion.training.task import StepResult, Task, Validation
+from mimicmotion.weights.locate import FILE_NAMES, SETTINGS_FILE
+
+_STREAM = 2  # random numbers of the loss; (seed, number) alone chooses the clip
+_SCALE_RECORDS, _SCALE_FRAMES = 64, 4  # what the scaling factor is taken from
+_SHOWN_FRAMES = 8  # of each clip in a validation
+
+
+def to_unit_tensor(frames: UInt8[Tensor, "*lead height width 3"]) -> Float32[Tensor, "*lead 3 height width"]:
+    """RGB bytes, channels last, to [-1, 1], channels first."""
+    return frames.movedim(-1, -3).float().div_(127.5).sub_(1)
+
+
+def patch_basis(
+    shards: Shards, patch: int, components: int, *, samples: int = 4000, seed: int = 0
+) -> tuple[Float64[ndarray, "3 patch patch"], Float64[ndarray, "components 3 patch patch"]]:
+    """Mean and first principal components of square patches of the shards' frames in [-1, 1].
+
+    Each component's latent is divided by the fourth root of its variance, and all together have unit variance: with
+    their own variances the weak ones would drown in the noise, made all alike the strong ones would.
+
+    Args:
+        shards: the data.
+        patch: side of a patch in pixels.
+        components: number of components.
+        samples: frames that are looked at, 16 patches each.
+        seed: of the choice.
+    """
+    rng = np.random.default_rng([seed, 7])
+    (h, w), lengths = shards.size, np.asarray(shards.num_frames)
+    records = np.sort(rng.integers(len(shards), size=samples))
+    rows = []
+    for i, count in zip(*np.unique(records, return_counts=True), strict=True):
+        chosen = np.sort(rng.integers(lengths[i], size=count))
+        for frame in shards[int(i)].frames(chosen.tolist()):
+            picture = frame.astype(np.float64).transpose(2, 0, 1) / 127.5 - 1
+            corners = rng.integers((h // patch, w // patch), size=(16, 2)) * patch
+            rows += [picture[:, y : y + patch, x : x + patch].ravel() for y, x in corners]
+    data = np.stack(rows)
+    mean = data.mean(0)
+    values, vectors = np.linalg.eigh(np.cov((data - mean).T))
+    top = vectors[:, ::-1][:, :components].T
+    # An eigenvector's sign is arbitrary: fixed, a resumed run has the same on any machine.
+    top = top * np.sign(top[np.arange(len(top)), np.abs(top).argmax(1)])[:, None]
+    spread = np.maximum(values[::-1][:components], 1e-6)
+    scaled = top / spread[:, None] ** 0.25
+    scaled /= np.sqrt(np.mean(np.sqrt(spread)))
+    return mean.reshape(3, patch, patch), scaled.reshape(components, 3, patch, patch)
+
+
+def reconstruction_loss(
+    output: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"], mse: float, edges: float
+) -> Float32[Tensor, ""]:
+    """L1 + mse * L2 + edges * L1 of neighbouring differences, in float32."""
+    difference = output.float() - target
+    loss = difference.abs().mean() + mse * difference.square().mean()
+    if edges:
+        loss = loss + edges * (difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean())
+    return loss
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Clips:
+    """A batch of neighbouring frames.
+
+    Attributes:
+        numbers: of the samples.
+        keys: the records they come from.
+        frames: RGB bytes.
+    """
+
+    numbers: list[int]
+    keys: list[str]
+    frames: UInt8[Tensor, "batch frames height width 3"]
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Clips:
+        """The same clips on `device`."""
+        return dataclasses.replace(self, frames=self.frames.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Clips:
+        """The same clips in page-locked memory; DataLoader calls it."""
+        return dataclasses.replace(self, frames=self.frames.pin_memory())
+
+
+class AutoencoderModel(nn.Module):
+    """Encodes, adds the posterior's noise, decodes.
+
+    Args:
+        vae: the autoencoder.
+        train_encoder: keep the encoder's graph.
+    """
+
+    def __init__(self, vae: Autoencoder, train_encoder: bool) -> None:
+        super().__init__()
+        self.vae, self.train_encoder = vae, train_encoder
+
+    def forward(
+        self, frames: Float[Tensor, "batch frames 3 height width"], noise: Float[Tensor, "batch frames c h w"]
+    ) -> tuple[Float[Tensor, "batch frames 3 height width"], Float[Tensor, ""]]:
+        """Reconstructed frames and the mean KL of a frame (sum over its latents)."""
+        x = frames.flatten(0, 1)
+        # Float32 throughout: its latents are what the video model will be trained on.
+        with torch.set_grad_enabled(self.train_encoder and torch.is_grad_enabled()):
+            with torch.autocast(x.device.type, enabled=False):
+                mean, logvar = self.vae.encode(x)
+            z = mean + (logvar / 2).exp() * noise.flatten(0, 1)
+            # against a standard normal distribution, summed over the latents of a frame
+            kl = (mean.square() + logvar.exp() - 1 - logvar).flatten(1).sum(1).mean() / 2
+        out = self.vae.decode(z, frames.shape[1])
+        return out.unflatten(0, frames.shape[:2]), kl
+
+
+class AutoencoderTask(Task):
+    """The autoencoder with its data and loss.
+
+    Args:
+        config: of the run, stage `autoencoder`.
+
+    Raises:
+        ConfigError: clips longer than the records, or frames that are no whole number of patches.
+        InputError: shards are missing or empty.
+    """
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config, self.settings = config, config.autoencoder
+        cache = Path(config.data.cache or Path(config.run) / "cache") / "shards"
+        self.shards = open_shards(config.data.shards, config.data.split, cache=cache)
+        self._check()
+        try:
+            self.held_out = open_shards(config.data.shards, config.validation.split, cache=cache)
+        except InputError:
+            self.held_out = self.shards
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            vae = Autoencoder(autoencoder_config(self.settings.patch_size, self.settings.latent_channels))
+        size = self.settings.patch_size
+        mean, basis = patch_basis(self.shards, size, self.settings.latent_channels, seed=config.seed)
+        init_with_pca(vae, torch.from_numpy(mean).float(), torch.from_numpy(basis).float())
+        self.vae = vae
+        self.model: nn.Module = AutoencoderModel(vae, self.settings.train_encoder)
+        self.identity = {
+            "stage": "autoencoder",
+            "data": self.shards.digest,
+            "split": config.data.split,
+            "autoencoder": dataclasses.asdict(self.settings),
+        }
+        self._scaling: float | None = None
+
+    def _check(self) -> None:
+        c, shards = self.settings, self.shards
+        shortest = min(n - s for n, s in zip(shards.num_frames, shards.stills, strict=True))
+        if shortest < c.clip_frames:
+            fix = "lower autoencoder.clip_frames, or prepare longer scenes"
+            raise ConfigError(f"a record of {shortest} frames", f"at least {c.clip_frames} (clip_frames)", fix)
+        if shards.size[0] % c.patch_size or shards.size[1] % c.patch_size:
+            fix = "prepare another size, or change autoencoder.patch_size"
+            raise ConfigError(f"frames of {shards.size}", f"multiples of {c.patch_size}", fix)
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The decoder's parameters, and the encoder's where that is trained too."""
+        left_out = [] if self.settings.train_encoder else ["vae.encoder.", "vae.quant_conv."]
+        if self.vae.config.layers_per_block == 1:
+            left_out.append("vae.decoder.mid_block.attentions.")  # it is run before a second block only
+        return {k: p for k, p in self.model.named_parameters() if not k.startswith(tuple(left_out))}
+
+    def batch(self, step: int, numbers: Sequence[int]) -> Clips:  # noqa: ARG002
+        """The clips of these sample numbers."""
+        keys, clips = zip(*(self._clip(n) for n in numbers), strict=True)
+        return Clips(list(numbers), list(keys), torch.from_numpy(np.stack(clips)))
+
+    def _clip(self, number: int) -> tuple[str, UInt8[ndarray, "frames height width 3"]]:
+        rng = np.random.default_rng([self.config.seed, number])
+        index = int(rng.integers(len(self.shards)))
+        index = 0 if self.config.overfit_one_clip else index
+        record, length = self.shards[index], self.settings.clip_frames
+        start = int(rng.integers(self.shards.stills[index], len(record) - length + 1))
+        frames = record.frames(range(start, start + length))
+        return record.key, np.ascontiguousarray(frames[:, :, ::-1] if rng.random() < 0.5 else frames)
+
+    def loss(self, model: nn.Module, batch: Clips, step: int) -> StepResult:  # noqa: ARG002
+        """Reconstruction loss of a batch; the posterior's noise is each sample's own."""
+        c, frames = self.settings, to_unit_tensor(batch.frames)
+        shape = (c.clip_frames, c.latent_channels, *(s // c.patch_size for s in frames.shape[-2:]))
+        rngs = [np.random.default_rng([self.config.seed, n, _STREAM]) for n in batch.numbers]
+        noise = np.stack([rng.standard_normal(shape, dtype=np.float32) for rng in rngs])
+        out, kl = model(frames, torch.from_numpy(noise).to(frames.device))
+        out, target = out.flatten(0, 1).float(), frames.flatten(0, 1)
+        loss = reconstruction_loss(out, target, c.mse, c.edges)
+        if c.train_encoder:
+            loss = loss + c.kl * kl / target[0, 0].numel()
+        return StepResult(loss, {"psnr": psnr(out.detach(), target)}, batch.keys)
+
+    @contextlib.contextmanager
+    def _with_weights(self, weights: Mapping[str, Tensor]) -> Iterator[Autoencoder]:
+        """The autoencoder with these weights in evaluation mode; afterwards it is as before."""
+        params, training = self.parameters(), self.model.training
+        kept = {k: p.detach().clone() for k, p in params.items()}
+        try:
+            with torch.no_grad():
+                for k, p in params.items():
+                    p.copy_(weights[k])
+                self.model.eval()
+                yield self.vae
+        finally:
+            with torch.no_grad():
+                for k, p in params.items():
+                    p.copy_(kept[k])
+            self.model.train(training)
+
+    def export(self, folder: Path, weights: Mapping[str, Tensor]) -> Path:
+        """Write vae/ and the settings of models that will be trained with it.
+
+        The scaling factor in its config brings latents to unit deviation, as 0.18215 does for SVD's.
+        """
+        with self._with_weights(weights) as vae:
+            if self._scaling is None or self.settings.train_encoder:
+                self._scaling = self._scaling_factor(vae)
+            vae.config["scaling_factor"] = self._scaling
+            (folder / "vae").mkdir(parents=True)
+            tensors = {k: v.detach().cpu().contiguous() for k, v in vae.state_dict().items()}
+            save_file(tensors, folder / "vae" / f"{FILE_NAMES['vae']}.safetensors", metadata={"format": "pt"})
+            _write_json(folder / "vae" / "config.json", config_of(vae))
+        _write_json(folder / SETTINGS_FILE, {"format": FORMAT, "settings": bundled_settings(self.shards.size)})
+        return folder
+
+    def _scaling_factor(self, vae: Autoencoder) -> float:
+        device, values = next(vae.parameters()).device, []
+        for i in range(min(_SCALE_RECORDS, len(self.shards))):
+            record = self.shards[i]
+            chosen = np.linspace(0, len(record) - 1, _SCALE_FRAMES).astype(int).tolist()
+            frames = to_unit_tensor(torch.from_numpy(record.frames(chosen)).to(device))
+            values.append(vae(frames).flatten())
+        return float(1 / torch.cat(values).std())
+
+    def validate(self, step: int, weights: Mapping[str, Tensor]) -> Validation:  # noqa: ARG002
+        """PSNR of fixed held-out clips, and a picture of them above what became of them."""
+        rows: list[list[ndarray]] = []
+        scores: list[float] = []
+        with self._with_weights(weights) as vae:
+            device = next(vae.parameters()).device
+            for i in range(min(self.config.validation.clips, len(self.held_out))):
+                record = self.held_out[i]
+                first = self.held_out.stills[i]
+                frames = record.frames(range(first, min(first + _SHOWN_FRAMES, len(record))))
+                x = to_unit_tensor(torch.from_numpy(frames).to(device))
+                out = vae.decode(vae(x), len(x))
+                scores.append(psnr(out, x))
+                made = ((out.clamp(-1, 1) + 1) * 127.5).round().byte().movedim(1, -1).cpu().numpy()
+                chosen = np.linspace(0, len(frames) - 1, 4).astype(int)
+                rows += [list(frames[chosen]), list(made[chosen])]
+        score = {"psnr": float(np.mean(scores))}
+        return Validation(score, {"reconstructed": sheet(rows)}, best="psnr", higher_is_better=True)
+
+
+def psnr(output: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"]) -> float:
+    """Peak signal-to-noise ratio in dB of pictures in [-1, 1]."""
+    error = (output.float().clamp(-1, 1) - target).square().mean().item() / 4
+    return float(-10 * np.log10(max(error, 1e-10)))
+
+
+def _write_json(path: Path, data: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n", encoding="utf-8")

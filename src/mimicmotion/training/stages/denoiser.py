@@ -1,0 +1,325 @@
+"""The video model's training task (stage `denoiser`): data, frozen encoders, objective, export and validation."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float32, UInt8
+from numpy import ndarray
+from torch import Tensor, nn
+
+from mimicmotion.backbones.svd.checkpoint import Components, config_of, save_components
+from mimicmotion.backbones.svd.execution.options import Execution
+from mimicmotion.backbones.svd.lora import merged_state, save_adapter
+from mimicmotion.backbones.svd.pose_features import to_unit
+from mimicmotion.backbones.svd.posenet import PoseNet
+from mimicmotion.backbones.svd.unet import build_unet
+from mimicmotion.backbones.svd.vae import encoder_digest
+from mimicmotion.data.samples.batch import Batch, Sample, collate
+from mimicmotion.data.samples.latents import LatentCache
+from mimicmotion.data.samples.sample import SampleMaker
+from mimicmotion.data.shards.shards import Shards, open_shards
+from mimicmotion.diffusion.noise import augment_picture
+from mimicmotion.errors import ConfigError
+from mimicmotion.pose.keypoints import PoseSequence
+from mimicmotion.settings.training import TrainConfig
+from mimicmotion.training.bundled import bundled_settings
+from mimicmotion.training.networks import (
+    DenoiserModel,
+    checkpointing,
+    encode_frames,
+    encode_token,
+    encoder_pixels,
+    load_networks,
+)
+from mimicmotion.training.objective import Draws, Encoded, denoising_loss, draw
+from mimicmotion.training.task import StepResult, Task, Validation
+from mimicmotion.training.trained import choose_trained
+from mimicmotion.weights.tensors import assign
+
+logger = logging.getLogger(__name__)
+
+PUBLISHED_DRAWING: dict[str, Any] = {}
+"""How poses are drawn for models that say nothing about it: `PoseDrawer`'s defaults, the published look."""
+EXPORT_DTYPE = torch.float16
+
+
+class DenoiserTask(Task):
+    """U-Net and PoseNet learn to remove noise, given a picture and poses (paper section 3).
+
+    Args:
+        config: of the run; see `ModelConfig` for where the networks come from and `TrainedConfig` for what learns.
+        shards: the training data, in place of those that the config names.
+
+    Raises:
+        ConfigError: settings that contradict each other or the data.
+        InputError: no shards, or scenes too short for a sample.
+        WeightsError: networks are missing, damaged, or do not fit each other.
+    """
+
+    def __init__(self, config: TrainConfig, shards: Shards | None = None) -> None:
+        if config.trained.frozen == "half" and config.precision == "no":
+            raise ConfigError("trained.frozen: half with precision: no", "bf16 or fp16", "set precision: bf16")
+        self.config = config
+        self.cache = Path(config.data.cache or Path(config.run) / "cache")
+        self.shards = shards or open_shards(config.data.shards, config.data.split, cache=self.cache / "shards")
+        self.device = torch.device("cpu")
+        self.true_poses: dict[int, PoseSequence] = {}  # found in the clips of validation, see `validate.pose_scores`
+        self.parts = load_networks(config.model, config.seed)
+        self.settings = self._settings()
+        if self.settings.get("reference_warp") == "residual" != self.parts.settings.get("reference_warp"):
+            # what the U-Net said so far was another quantity; saying nothing is the warped picture itself
+            for p in self.parts.unet.conv_out.parameters():
+                torch.nn.init.zeros_(p)
+        vae, encoder = self.parts.vae, self.parts.image_encoder
+        self.downscale = vae.downscale
+        self.trains_encoder = config.trained.image_encoder or config.model.new is not None
+        self.model: nn.Module = DenoiserModel(
+            self.parts.unet, self.parts.pose_net, encoder if self.trains_encoder else None
+        )
+        self._trained = choose_trained(self.model, config.trained, config.seed)
+        self.parts.unet.set_execution(Execution(checkpointing=checkpointing(config)))
+        # wrappers for many GPUs may leave only shards of these in the model
+        self._frozen = {k: p.detach() for k, p in self.model.named_parameters() if k not in self._trained}
+        self.latents = self._latent_cache(self.cache / "latents") if config.data.cache_latents else None
+        self.maker = self.sample_maker(self.shards, self.latents)
+        for phase in config.phases:  # data too short for a later phase is no news for then
+            sample = dataclasses.replace(config.data.sample, num_frames=phase.frames, spacing=phase.spacing)
+            self.maker.usable(sample)
+        self.identity: dict[str, Any] = {
+            "stage": "denoiser",
+            "data": self.shards.digest,
+            "autoencoder": encoder_digest(vae),
+            "start": [[f.name, f.stat().st_size] for f in self.parts.files],
+            "unet": config_of(self.parts.unet),
+            "pose_net": config_of(self.parts.pose_net),
+            "trained": dataclasses.asdict(config.trained) | {"targets": list(config.trained.targets)},
+        }
+        count = sum(p.numel() for p in self._trained.values())
+        logger.info("%s: %.1f million parameters learn", config.trained.what, count / 1e6)
+
+    def _settings(self) -> dict[str, Any]:
+        """What the trained model will be used with: its base's settings, as far as this run does not change them."""
+        known = bundled_settings(self.shards.size) if self.config.model.new is not None else {}
+        settings = {**known, **self.parts.settings, **self.config.model.settings}
+        if self.config.objective.fps is not None:
+            settings["fps"] = self.config.objective.fps
+        if self.config.model.reference_warp is not None:
+            settings["reference_warp"] = self.config.model.reference_warp
+        sample = self.config.data.sample
+        if sample.guidance == "threshold":  # the model is to be used as it was trained
+            plain = {"confidence_aware": False, "threshold": sample.pose_threshold}
+            settings["pose_drawing"] = {**settings.get("pose_drawing", PUBLISHED_DRAWING), **plain}
+        fusion = dict(settings.get("fusion", {}))
+        fusion["reference_slot"] = sample.reference_slot
+        return {**settings, "fusion": fusion}
+
+    @property
+    def drawing(self) -> dict[str, Any]:
+        """How this model sees poses, as arguments of `PoseDrawer`."""
+        return dict(self.settings.get("pose_drawing", PUBLISHED_DRAWING))
+
+    def sample_maker(self, shards: Shards, latents: LatentCache | None, **changes: Any) -> SampleMaker:
+        """Maker of samples as this model wants them; those of a run in phases are as in the first.
+
+        Args:
+            shards: the records.
+            latents: gives latents instead of frames.
+            changes: settings of the sample that differ from the run's; `seed` too.
+        """
+        seed = changes.pop("seed", self.config.seed)
+        phase = self.config.phase(0)
+        first: dict[str, Any] = {} if phase is None else {"num_frames": phase.frames, "spacing": phase.spacing}
+        sample = dataclasses.replace(self.config.data.sample, **{**first, **changes})
+        return SampleMaker(
+            shards,
+            sample,
+            seed=seed,
+            downscale=self.downscale,
+            drawing=self.drawing,
+            latents=latents,
+            warp=self.settings.get("reference_warp", "none") != "none",
+        )
+
+    def _latent_cache(self, folder: Path) -> LatentCache:
+        return LatentCache(self.shards, encoder_digest(self.parts.vae), self._encode, folder)
+
+    def _encode(self, frames: UInt8[ndarray, "n height width 3"]) -> Float32[ndarray, "n c h w"]:
+        vae = self.parts.vae
+        return encode_frames(vae, to_unit(frames).to(next(vae.parameters()).device)).cpu().numpy()
+
+    # --- the contract with the trainer --------------------------------------------------------------------------
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The trained parameters by their names in `model`."""
+        return self._trained
+
+    def place(self, device: torch.device) -> None:
+        """Move the frozen encoders; on a GPU the latents are made now, as workers of a data loader cannot use it."""
+        self.device = device
+        half = self.config.trained.frozen == "half" and device.type != "cpu"
+        frozen = [self.parts.vae] if self.trains_encoder else [self.parts.vae, self.parts.image_encoder]
+        for module in frozen:
+            nn.Module.to(module, device=device, dtype=torch.float16 if half else None)
+        if device.type != "cpu" and self.latents is not None:
+            self._fill(self.latents)
+
+    def _fill(self, latents: LatentCache) -> None:
+        """Encode what is missing, each process its share, and wait for the others."""
+        import torch.distributed as dist
+
+        together = dist.is_available() and dist.is_initialized()
+        rank, world = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
+        mine = range(rank, len(self.shards), world)
+        for mirrored in (False, True) if self.config.data.sample.flip else (False,):
+            for done in latents.fill(mine, mirrored=mirrored):
+                if done % 100 == 0:
+                    logger.info("latents of %d of %d scenes", done, len(mine))
+        if together:
+            dist.barrier()
+
+    def batch(self, step: int, numbers: Sequence[int]) -> Batch:
+        """The samples of these numbers; with `overfit_one_clip` the same clip every time, under their numbers."""
+        phase = self.config.phase(step)
+        options: dict[str, Any] = {} if phase is None else {"num_frames": phase.frames, "spacing": phase.spacing}
+        if not self.config.overfit_one_clip:
+            return collate([self.maker(n, **options) for n in numbers])
+        one = self.maker(0, **options)
+        return collate([dataclasses.replace(one, number=n) for n in numbers])
+
+    def loss(self, model: nn.Module, batch: Batch, step: int) -> StepResult:  # noqa: ARG002
+        """The objective on a batch (see `objective`)."""
+        o = self.config.objective
+        latent = self._latent_shape(batch)
+        draws = draw(o, self.config.seed, batch.numbers, latent, (batch.reference.shape[-2], batch.reference.shape[-1]))
+        encoded = self.encode(batch, draws)
+        slot = self.config.data.sample.reference_slot
+        loss = denoising_loss(model, o, encoded, draws, self.scaling_factor, reference_slot=slot)
+        return StepResult(loss.value, loss.log, batch.keys, loss.each)
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """The run's number format, for what is computed beside the wrapped model."""
+        precision = self.config.precision
+        dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+        return torch.autocast(device.type, dtype, enabled=precision != "no")
+
+    @functools.cached_property
+    def validation_samples(self) -> list[Sample]:
+        """The fixed clips of validation."""
+        from mimicmotion.training.stages import validate
+
+        return validate.validation_samples(self, validate.held_out(self))
+
+    @property
+    def scaling_factor(self) -> float:
+        """Latents times this have about unit deviation."""
+        return float(self.parts.vae.config.scaling_factor)
+
+    def _latent_shape(self, batch: Batch) -> tuple[int, int, int, int]:
+        _, slots, _, height, width = batch.poses.shape
+        channels = self.parts.vae.config.latent_channels
+        return slots, channels, height // self.downscale, width // self.downscale
+
+    @torch.no_grad()
+    def encode(self, batch: Batch, draws: Draws, *, image_encoder: Any = None) -> Encoded:
+        """What the frozen networks make of a batch.
+
+        The reference of a sample with augmentation is encoded with its noise, that of all others taken as it is.
+        The picture embedding always sees the clean picture, as in inference.
+
+        Args:
+            batch: on the device of the encoders.
+            draws: strength and noise of the augmentation.
+            image_encoder: use this encoder, and give an embedding even if the model trains its own.
+        """
+        vae, encoder = self.parts.vae, image_encoder or self.parts.image_encoder
+        latents = encode_frames(vae, batch.frames) if batch.latents is None else batch.latents  # type: ignore[arg-type]
+        if batch.reference_latents is not None:
+            picture = batch.reference_latents
+        elif self.config.data.sample.reference_slot:
+            picture = latents[:, 0]
+        else:
+            picture = encode_frames(vae, batch.reference)
+        for i in torch.nonzero(draws.noise_aug).flatten().tolist():
+            if draws.picture_noise is not None:
+                noise = draws.picture_noise[i : i + 1].to(batch.reference)
+                noisy = augment_picture(batch.reference[i : i + 1], float(draws.noise_aug[i]), noise)
+                picture = picture.index_copy(0, torch.tensor([i], device=picture.device), encode_frames(vae, noisy))
+        token, pixels = None, None
+        if self.trains_encoder and image_encoder is None:
+            pixels = encoder_pixels(encoder, batch.reference)
+        elif batch.embedding is not None and not self.trains_encoder:
+            token = batch.embedding[:, None]
+        else:
+            token = encode_token(encoder, batch.reference)
+        warped = None if batch.warped is None else encode_frames(vae, batch.warped)
+        if warped is not None and self.config.data.sample.reference_slot:
+            warped[:, 0] = picture  # with its augmentation
+        return Encoded(
+            latents,
+            picture,
+            token,
+            pixels,
+            batch.poses,
+            batch.reference_pose,
+            batch.hand_mask,
+            batch.fps,
+            warped,
+            self.settings.get("reference_warp") == "residual",
+        )
+
+    # --- out ----------------------------------------------------------------------------------------------------
+
+    def assembled(self, weights: Mapping[str, Tensor], device: torch.device | str | None = None) -> Components:
+        """A plain model of these weights, LoRA merged; frozen weights are shared with the running model, not copied.
+
+        Args:
+            weights: the names of `parameters` to values.
+            device: where it lies; None leaves every tensor where it is.
+        """
+        state: dict[str, Tensor] = {}
+        for name, live in self.model.state_dict().items():
+            value = weights.get(name, self._frozen.get(name, live) if hasattr(live, "full_tensor") else live)
+            state[name] = value.detach() if device is None else value.detach().to(device)
+        unet_state = {k.removeprefix("unet."): v for k, v in state.items() if k.startswith("unet.")}
+        lora = self.config.trained
+        if lora.what == "lora":
+            unet_state = merged_state(unet_state, lora.alpha / lora.rank)
+        unet: Any = build_unet(config_of(self.parts.unet), device="meta")
+        unet.load_state_dict(unet_state, assign=True)
+        with torch.device("meta"):
+            pose_net = PoseNet(**self.parts.pose_net.config)
+        pose_net.load_state_dict(
+            {k.removeprefix("pose_net."): v for k, v in state.items() if k.startswith("pose_net.")}, assign=True
+        )
+        encoder: Any = self.parts.image_encoder
+        if self.trains_encoder:
+            values = {k.removeprefix("image_encoder."): v for k, v in state.items() if k.startswith("image_encoder.")}
+            with torch.device("meta"):
+                encoder = type(encoder)(encoder.config)
+            assign(encoder, values, (next(iter(values.values())).device, torch.float32), "image_encoder")
+        modules: tuple[Any, ...] = (unet, pose_net, encoder)
+        for module in modules:
+            module.eval().requires_grad_(False)
+        return Components(unet, self.parts.vae, encoder, pose_net, self.settings, detail=self.parts.detail)
+
+    def export(self, folder: Path, weights: Mapping[str, Tensor]) -> Path:
+        """Write the whole model in float16 as `MimicMotionPipeline.from_pretrained` loads it, and LoRA's adapter."""
+        out = save_components(self.assembled(weights), folder, dtype=EXPORT_DTYPE)
+        lora = self.config.trained
+        if lora.what == "lora":
+            adapter = {k.removeprefix("unet."): v for k, v in weights.items() if ".lora_" in k}
+            save_adapter(adapter, lora.rank, lora.alpha, out / "adapter")
+        return out
+
+    def validate(self, step: int, weights: Mapping[str, Tensor]) -> Validation:  # noqa: ARG002
+        """Loss per noise band and generated clips on held-out data (see `validate`)."""
+        from mimicmotion.training.stages.validate import validate
+
+        return validate(self, weights)

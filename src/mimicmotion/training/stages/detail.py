@@ -1,0 +1,388 @@
+"""The small model's detail network: learns which of the warped picture's pixels are right (stage `detail`)."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from numpy import ndarray
+from torch import Tensor, nn
+
+from mimicmotion.arrays import Frames
+from mimicmotion.backbones.svd.checkpoint import load_part, save_components
+from mimicmotion.backbones.svd.decode import to_uint8
+from mimicmotion.backbones.svd.pose_features import to_unit
+from mimicmotion.backbones.tiny.detail import DetailNet
+from mimicmotion.data.samples.batch import Sample
+from mimicmotion.data.samples.sample import SampleMaker
+from mimicmotion.data.shards.shards import Shards, open_shards
+from mimicmotion.errors import ConfigError, InputError
+from mimicmotion.evaluation.metrics.lpips import load_lpips
+from mimicmotion.evaluation.metrics.pixels import moving_region
+from mimicmotion.pipeline import MimicMotionPipeline
+from mimicmotion.runtime.files import atomic_path, check_writable, sha256_file, writing
+from mimicmotion.settings.training import TrainConfig
+from mimicmotion.training.bundled import sheet
+from mimicmotion.training.networks import load_networks
+from mimicmotion.training.stages.validate import SEED, clip_scores
+from mimicmotion.training.task import StepResult, Task, Validation
+
+logger = logging.getLogger(__name__)
+
+EXPORT_DTYPE = torch.float16
+FLOOR = 2e-4
+"""Squared error (pixels in [-1, 1], 43 dB) below which a frame counts as right: log(0) has no gradient to speak of."""
+_SHOWN = 4  # frames of a clip in a validation's picture
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Predicted:
+    """A clip with what the model makes of it.
+
+    Attributes:
+        reference: the picture.
+        reference_pose: its drawn pose.
+        true: the clip's frames.
+        warped: the picture warped to their poses.
+        decoded: the model's frames without detail.
+        poses: the drawn poses.
+    """
+
+    reference: UInt8[ndarray, "height width 3"]
+    reference_pose: UInt8[ndarray, "height width 3"]
+    true: Frames
+    warped: Frames
+    decoded: Frames
+    poses: Frames
+
+    def joined(self) -> Frames:
+        """One array, for a file."""
+        still = np.stack([self.reference, self.reference_pose])
+        return np.concatenate([still, self.true, self.warped, self.decoded, self.poses])
+
+    @staticmethod
+    def of(joined: Frames) -> Predicted:
+        """From `joined`."""
+        n = (len(joined) - 2) // 4
+        return Predicted(joined[0], joined[1], *(joined[2 + k * n : 2 + (k + 1) * n] for k in range(4)))
+
+    def frame(self, i: int) -> UInt8[ndarray, "6 height width 3"]:
+        """What belongs to frame `i`: the pictures of `FrameBatch`."""
+        shown = (self.decoded[i], self.warped[i], self.reference, self.poses[i], self.reference_pose, self.true[i])
+        return np.stack(shown)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FrameBatch:
+    """A batch of single frames from many clips.
+
+    Attributes:
+        numbers: of the samples.
+        keys: their names.
+        pictures: what the network takes (decoded, warped, reference, pose, reference pose), and the true frame.
+        moving: where the true frame differs from the reference (`evaluation.pixels.moving_region`).
+    """
+
+    numbers: list[int]
+    keys: list[str]
+    pictures: UInt8[Tensor, "batch 6 height width 3"]
+    moving: Bool[Tensor, "batch height width"]
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> FrameBatch:
+        """The same frames on `device`."""
+        moved = {k: getattr(self, k).to(device, non_blocking=non_blocking) for k in ("pictures", "moving")}
+        return dataclasses.replace(self, **moved)
+
+    def pin_memory(self) -> FrameBatch:
+        """The same frames in page-locked memory; DataLoader calls it."""
+        return dataclasses.replace(self, pictures=self.pictures.pin_memory(), moving=self.moving.pin_memory())
+
+
+def detail_loss(
+    output: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"], moving: Bool[Tensor, "n h w"], weight: float
+) -> Float[Tensor, " n"]:
+    """Ln of each frame's mean squared error, so that each counts as in a mean of decibels.
+
+    Args:
+        output: frames in about [-1, 1].
+        target: the true ones.
+        moving: the moving region.
+        weight: of its pixels; the others' is 1.
+    """
+    w = 1 + (weight - 1) * moving.float()
+    error = (output.float() - target).square().mean(1)
+    return (((w * error).mean((1, 2)) / w.mean((1, 2))) + FLOOR).log()
+
+
+def recoloured(
+    pictures: UInt8[ndarray, "n height width 3"], rng: np.random.Generator
+) -> UInt8[ndarray, "n height width 3"]:
+    """All pictures with colours in another order, and another contrast and brightness of each."""
+    gain, offset = rng.uniform(0.6, 1.2, 3), rng.uniform(-25, 25, 3)
+    values = np.arange(256)[:, None]
+    table = np.clip(np.rint((values - 127.5) * gain + 127.5 + offset), 0, 255).astype(np.uint8)
+    order = rng.permutation(3)
+    return np.stack([table[:, k][pictures[..., order[k]]] for k in range(3)], -1)
+
+
+class DetailTask(Task):
+    """The detail network on frames that the rest of the model, which stays as it is, makes of training clips.
+
+    The frames are made once, before the first step, and kept in the cache folder.
+
+    Args:
+        config: of the run, stage `detail`.
+        shards: the training data, in place of those that the config names.
+
+    Raises:
+        ConfigError: the model has no warped picture, or frames do not fit.
+        InputError: shards are missing, empty or too short.
+        WeightsError: the model, or LPIPS where the loss has it, is missing or damaged.
+    """
+
+    def __init__(self, config: TrainConfig, shards: Shards | None = None) -> None:
+        self.config, self.options = config, config.detail
+        self.cache = Path(config.data.cache or Path(config.run) / "cache")
+        self.parts = load_networks(config.model, config.seed)
+        settings = {**self.parts.settings, **config.model.settings}
+        if settings.get("reference_warp", "none") == "none":
+            fix = "train one with model.reference_warp: residual first"
+            raise ConfigError("stage detail for a model without a warped picture", "model.checkpoint of one", fix)
+        self.parts = dataclasses.replace(self.parts, settings=settings)
+        self.shards = shards or open_shards(config.data.shards, config.data.split, cache=self.cache / "shards")
+        net = self._network()
+        leans: dict[str, Any] = {"sharp_lean": self.options.sharp_lean, "blurred_lean": self.options.blurred_lean}
+        fine: dict[str, Any] = {"fine": net.config["fine"] or self.options.fine}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.net = DetailNet(**(net.config | leans | fine))
+        self.net.load_state_dict(net.state_dict(), strict=fine["fine"] == net.config["fine"])
+        self.model: nn.Module = self.net
+        self.lpips: nn.Module | None = None
+        if self.options.perceptual:
+            self.lpips = load_lpips("alex", device="cpu").requires_grad_(False)
+        self.device = torch.device("cpu")
+        model = [[p.parent.name, sha256_file(p)] for p in self.parts.files if p.parent.name != "detail"]
+        self.identity: dict[str, Any] = {
+            "stage": "detail",
+            "data": self.shards.digest,
+            "start": model,
+            "detail": dataclasses.asdict(self.options) | self.net.config,
+        }
+        self.train_clips = self._clips(self.shards, config.seed, "train", {})
+        self.held_out: _Clips | None = None
+
+    def _network(self) -> DetailNet:
+        o = self.options
+        if o.start:
+            return load_part(o.start, "detail")
+        if self.parts.detail is not None and not o.new:
+            return self.parts.detail
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.seed)
+            return DetailNet(o.widths, o.blocks, o.dropout, o.fine)
+
+    def _clips(self, shards: Shards, seed: int, name: str, changes: Mapping[str, Any]) -> _Clips:
+        sample = dataclasses.replace(self.config.data.sample, **changes)
+        parts, vae = self.parts, self.parts.vae
+        noisy, exact = (
+            SampleMaker(
+                shards,
+                s,
+                seed=seed,
+                downscale=vae.downscale,
+                drawing=parts.settings.get("pose_drawing", {}),
+                warp=True,
+            )
+            for s in (sample, dataclasses.replace(sample, detector_noise=0.0))
+        )
+        share = self.options.exact_poses if sample.detector_noise else 0.0
+
+        def make(number: int) -> Sample:
+            return (exact if np.random.default_rng([seed, number, 1]).random() < share else noisy)(number)
+
+        made_of = [self.identity["start"], shards.digest, dataclasses.asdict(sample), share, seed, parts.settings]
+        digest = hashlib.sha256(json.dumps(made_of, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        return _Clips(self, make, self.cache / f"detail-{name}-{digest}")
+
+    # --- the contract with the trainer --------------------------------------------------------------------------
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """All of the network's."""
+        return dict(self.net.named_parameters())
+
+    def place(self, device: torch.device) -> None:
+        """Make the frames to learn from; each process its share."""
+        import torch.distributed as dist
+
+        self.device = device
+        if self.lpips is not None:
+            self.lpips.to(device)
+        together = dist.is_available() and dist.is_initialized()
+        rank, world = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
+        with self._networks():
+            self.train_clips.fill(range(rank, self._count, world))
+        if together:
+            dist.barrier()
+
+    @property
+    def _count(self) -> int:
+        return 1 if self.config.overfit_one_clip else self.options.clips
+
+    def _networks(self) -> _OnDevice:
+        return _OnDevice((self.parts.unet, self.parts.vae, self.parts.image_encoder, self.parts.pose_net), self.device)
+
+    def predict(self, sample: Sample) -> Predicted:
+        """The sample with what the model without detail makes of it."""
+        p, slot = self.parts, int(self.config.data.sample.reference_slot)
+        if sample.frames is None or sample.warped is None:
+            raise InputError("a sample without frames", "frames and warped picture", "make samples with both")
+        pipe = MimicMotionPipeline(p.unet, p.vae, p.image_encoder, p.pose_net, p.settings)
+        warped, precision = sample.warped[slot:], self.config.precision
+        dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+        fast = precision != "no" and self.device.type != "cpu"  # as the model is used there: in float32
+        with torch.autocast(self.device.type, dtype, enabled=fast):
+            frames = pipe(
+                sample.reference,
+                sample.poses[slot:],
+                sample.reference_pose,
+                warped=warped,
+                seed=sample.number,
+            )
+        made = np.asarray(frames)
+        return Predicted(
+            sample.reference, sample.reference_pose, sample.frames[slot:], warped, made, sample.poses[slot:]
+        )
+
+    def batch(self, step: int, numbers: Sequence[int]) -> FrameBatch:  # noqa: ARG002
+        """One frame of some clip for each of these sample numbers."""
+        keys, pictures, masks = zip(*(self._frame(n) for n in numbers), strict=True)
+        moving = torch.from_numpy(np.stack(masks))
+        return FrameBatch(list(numbers), list(keys), torch.from_numpy(np.stack(pictures)), moving)
+
+    def _frame(self, number: int) -> tuple[str, UInt8[ndarray, "6 height width 3"], Bool[ndarray, "height width"]]:
+        rng = np.random.default_rng([self.config.seed, number])
+        clip = int(rng.integers(self._count))
+        shown = self.train_clips[clip]
+        i = int(rng.integers(len(shown.true)))
+        pictures = shown.frame(i)
+        if rng.random() < self.options.recolour:
+            photos = [0, 1, 2, 5]  # drawn poses keep their colours: these tell left from right
+            pictures[photos] = recoloured(pictures[photos], rng)
+        return f"{clip}/{i}", pictures, moving_region(pictures[5:], pictures[2])[0]
+
+    def loss(self, model: nn.Module, batch: FrameBatch, step: int) -> StepResult:  # noqa: ARG002
+        """`detail_loss` and, where it is asked for, LPIPS; the log has the gain over the decoded frames in dB."""
+        *given, target = (_unit(batch.pictures[:, k]) for k in range(6))
+        soft, output = given[0], model(*given)
+        each = detail_loss(output, target, batch.moving, self.options.moving_weight)
+        with torch.no_grad():
+            before = detail_loss(soft, target, batch.moving, self.options.moving_weight)
+            gain = float((before - each).mean() * 10 / np.log(10))
+        if self.lpips is None:
+            return StepResult(each.mean(), {"gain": gain}, batch.keys, each.detach())
+        seen = self.lpips(output, target)
+        logged = {"gain": gain, "lpips": float(seen.detach().mean())}
+        each = each + self.options.perceptual * seen
+        return StepResult(each.mean(), logged, batch.keys, each.detach())
+
+    def export(self, folder: Path, weights: Mapping[str, Tensor]) -> Path:
+        """Write the whole model, its detail network with these weights, in float16."""
+        parts = dataclasses.replace(self.parts, detail=self._with(weights))
+        return save_components(parts, folder, dtype=EXPORT_DTYPE)
+
+    def _with(self, weights: Mapping[str, Tensor]) -> DetailNet:
+        net = DetailNet(**self.net.config)
+        net.load_state_dict({k: v.detach().cpu() for k, v in weights.items()})
+        return net.eval()
+
+    @torch.no_grad()
+    def validate(self, step: int, weights: Mapping[str, Tensor]) -> Validation:  # noqa: ARG002
+        """PSNR and SSIM of held-out clips, and the gain over their decoded frames and over the warped picture."""
+        clips = self._held_out()
+        net = self._with(weights).to(self.device)
+        rows, scores = [], []
+        for k in range(1 if self.config.overfit_one_clip else self.config.validation.clips):
+            shown = clips[k]
+            made = self._detailed(net, shown)
+            score = clip_scores(made, shown.true, shown.reference)
+            for name, other in (("decoded", shown.decoded), ("warp", shown.warped)):
+                than = clip_scores(other, shown.true, shown.reference)
+                score[f"gain_over_{name}"] = score["psnr_moving"] - than["psnr_moving"]
+            scores.append(score)
+            chosen = np.unique(np.linspace(0, len(made) - 1, _SHOWN).astype(int))
+            rows += [list(frames[chosen]) for frames in (shown.true, shown.warped, shown.decoded, made)]
+        mean = {name: float(np.mean([s[name] for s in scores])) for name in scores[0]}
+        return Validation(mean, {"detail": sheet(rows)}, best="psnr_moving", higher_is_better=True)
+
+    def _detailed(self, net: DetailNet, shown: Predicted) -> Frames:
+        made = [net(*(to_unit(p[None]).to(self.device) for p in shown.frame(i)[:5])) for i in range(len(shown.true))]
+        return to_uint8(torch.cat(made))
+
+    def _held_out(self) -> _Clips:
+        """Clips of validation, made when first asked for; those of the training split where there is no other."""
+        if self.config.overfit_one_clip:
+            return self.train_clips
+        if self.held_out is None:
+            v, d = self.config.validation, self.config.data
+            try:
+                shards = open_shards(d.shards, v.split, cache=self.cache / "shards")
+            except InputError as e:
+                logger.warning("no validation split (%s): fixed samples of the training split instead", e.got)
+                shards = self.shards
+            self.held_out = self._clips(shards, SEED, "val", {"reverse": 0.0, "flip": 0.0, "short_records": "skip"})
+        with self._networks():
+            self.held_out.fill(range(self.config.validation.clips))
+        return self.held_out
+
+
+class _Clips:
+    """Predicted clips on disk: one file each, which appears when complete; several processes may fill one folder."""
+
+    def __init__(self, task: DetailTask, make: Callable[[int], Sample], folder: Path) -> None:
+        self.task, self.make, self.folder = task, make, folder
+        check_writable(folder / "0.npy")
+
+    def path(self, number: int) -> Path:
+        return self.folder / f"{number}.npy"
+
+    def fill(self, numbers: Sequence[int]) -> None:
+        missing = [n for n in numbers if not self.path(n).exists()]
+        for done, number in enumerate(missing):
+            if done % 20 == 0:
+                logger.info("frames to learn from: clip %d of %d", done, len(missing))
+            clip = self.task.predict(self.make(number))
+            path = self.path(number)
+            with atomic_path(path) as part, writing(path), part.open("wb") as file:
+                np.save(file, clip.joined())
+
+    def __getitem__(self, number: int) -> Predicted:
+        return Predicted.of(np.load(self.path(number), mmap_mode="r"))  # a step wants few frames of a clip
+
+
+class _OnDevice:
+    """Networks on a device while they are needed; then again on the CPU, out of the trained one's way."""
+
+    def __init__(self, modules: Sequence[Any], device: torch.device) -> None:
+        self.modules, self.device = modules, device
+
+    def __enter__(self) -> None:
+        for m in self.modules:
+            nn.Module.to(m, device=self.device)
+
+    def __exit__(self, *_: object) -> None:
+        for m in self.modules:
+            nn.Module.to(m, device="cpu")
+
+
+def _unit(frames: UInt8[Tensor, "n height width 3"]) -> Float[Tensor, "n 3 height width"]:
+    return frames.movedim(-1, -3).float().div_(127.5).sub_(1)

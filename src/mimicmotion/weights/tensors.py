@@ -1,0 +1,154 @@
+"""Tensors of a file, and making them the parameters of a network: strict, without code from pickles, low on memory."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import pickle
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mimicmotion.errors import WeightsError
+from mimicmotion.weights import registry as weights
+
+logger = logging.getLogger(__name__)
+
+Target = tuple[torch.device, torch.dtype]
+LISTED = 10
+DAMAGED = "the file is truncated or damaged: delete it and fetch or copy it again"
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Tensors of a .safetensors or .pth file, mapped from disk where the format allows it.
+
+    A .pth file is read without running code from it (`weights_only`), and converted once to safetensors in the cache;
+    the copy carries the sha256 of its source and is reused.
+
+    Raises:
+        WeightsError: missing, truncated, not of this format, or not a plain dictionary of tensors.
+    """
+    if not path.is_file():
+        raise WeightsError(f"{path} is missing", "a .safetensors or .pth file", "check the path")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    return _read_safetensors(converted) if (converted := convert_pth(path)) else _read_pth(path)
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        weights.check_format(path)
+        with safe_open(path, framework="pt") as f:
+            return {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as e:
+        raise WeightsError(f"{path}: {e}", "a complete .safetensors file", DAMAGED) from e
+
+
+def _read_pth(path: Path) -> dict[str, Tensor]:
+    try:
+        data = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as e:
+        fix = "fetch the file again; if it holds anything but tensors, this package will not run code from it"
+        raise WeightsError(f"{path}: not a plain checkpoint", "a .pth file with tensors only", fix) from e
+    except Exception as e:  # a damaged pickle can raise anything
+        why = str(e).splitlines()[0] if str(e) else type(e).__name__
+        raise WeightsError(f"{path}: {why}", "a complete .pth file", DAMAGED) from e
+    if not isinstance(data, Mapping) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in data.items()):
+        found = sorted(map(str, data))[:LISTED] if isinstance(data, Mapping) else type(data).__name__
+        raise WeightsError(
+            f"{path} holds {found}", "a flat dictionary of tensors", "export the state dict of the model"
+        )
+    return dict(data)
+
+
+def convert_pth(path: Path) -> Path | None:
+    """Safetensors copy of a .pth file, made in the cache on first use; None if the cache cannot be written."""
+    stat = path.stat()
+    stamp = {"source_size": str(stat.st_size), "source_mtime_ns": str(stat.st_mtime_ns)}
+    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()
+    copy = weights.cache_folder() / "converted" / f"{digest[:12]}-{path.name}.safetensors"
+    try:
+        with safe_open(copy, framework="pt") as f:
+            meta = f.metadata() or {}
+    except (OSError, SafetensorError):
+        meta = {}
+    if stamp.items() <= meta.items() or (meta and meta.get("source_sha256") == weights.sha256_file(path)):
+        return copy
+    tensors = _read_pth(path)  # before writing anything: a damaged file must say so
+    stamp["source_sha256"] = weights.sha256_file(path)
+    part = copy.with_name(f".{copy.name}.{os.getpid()}.part")
+    try:
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        _save(tensors, part, {"format": "pt", **stamp})
+        part.replace(copy)
+    except (OSError, SafetensorError) as e:
+        logger.info("no converted copy at %s: %s", copy, e)
+        return None
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()
+    logger.info("converted %s (sha256 %s) to %s", path, stamp["source_sha256"], copy)
+    return copy
+
+
+def _save(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    plain = {k: v.contiguous() for k, v in tensors.items()}
+    try:
+        save_file(plain, path, metadata=metadata)
+    except RuntimeError:  # tensors of a .pth may share storage, which safetensors refuses
+        save_file({k: v.clone() for k, v in plain.items()}, path, metadata=metadata)
+
+
+def assign(module: nn.Module, tensors: Mapping[str, Tensor], target: Target, name: str) -> None:
+    """Make `tensors` the parameters of a network on the meta device.
+
+    Args:
+        module: network without memory.
+        tensors: its state, all keys.
+        target: device and dtype.
+        name: what to call it in errors.
+
+    Raises:
+        WeightsError: missing, unexpected or misshapen keys, each listed.
+    """
+    want = module.state_dict()
+    # Older transformers stored this constant, 0, 1, 2, ...; it is not a parameter.
+    got = {k: v for k, v in tensors.items() if not k.endswith("embeddings.position_ids")}
+    check_keys({k: v.shape for k, v in want.items()}, {k: v.shape for k, v in got.items()}, name)
+    device, dtype = target
+    ready = {k: v.to(device, dtype if v.is_floating_point() else v.dtype) for k, v in got.items()}
+    module.load_state_dict(ready, strict=True, assign=True)
+    module.eval()
+
+
+def check_keys(
+    want: Mapping[str, Iterable[int]], got: Mapping[str, Iterable[int]], name: str, hint: str | None = None
+) -> None:
+    """Compare names and shapes of parameters.
+
+    Raises:
+        WeightsError: they differ; lists the first missing, unexpected and misshapen keys, and how many there are.
+    """
+    missing = [k for k in want if k not in got]
+    unexpected = [k for k in got if k not in want]
+    misshapen = [
+        f"{k} {list(got[k])} instead of {list(want[k])}" for k in want if k in got and list(got[k]) != list(want[k])
+    ]
+    problems = [
+        f"{len(keys)} {kind}: {', '.join(keys[:LISTED])}{', ...' if len(keys) > LISTED else ''}"
+        for kind, keys in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))
+        if keys
+    ]
+    if problems:
+        raise WeightsError(
+            f"{name} does not fit\n  " + "\n  ".join(problems),
+            f"the {len(want)} keys of this network",
+            hint or "use a file that belongs to this network (its config.json gives the sizes)",
+        )
