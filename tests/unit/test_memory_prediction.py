@@ -14,10 +14,10 @@ from torch.profiler import ProfilerActivity, profile
 from micro import UNET, micro_pipeline
 from mimicmotion.backbones.svd.attention import choose_kernel, scratch_bytes
 from mimicmotion.backbones.svd.decode import decode_frames
-from mimicmotion.backbones.svd.execution.memory import LiveBytes, shape_copy, tensors_of, weight_bytes
+from mimicmotion.backbones.svd.execution.memory import LiveBytes, tensors_of, weight_bytes
 from mimicmotion.backbones.svd.execution.options import Execution
 from mimicmotion.backbones.svd.execution.plan import ExecutionPlan
-from mimicmotion.backbones.svd.execution.predict import Predictor, Workload
+from mimicmotion.backbones.svd.execution.predict import Predictor, Workload, shape_copy
 from mimicmotion.backbones.svd.posenet import PoseNet
 from mimicmotion.backbones.svd.unet import build_unet
 

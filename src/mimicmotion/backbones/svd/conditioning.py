@@ -183,10 +183,12 @@ class ConditionedUNet:
             level = torch.tensor(source.c_noise, dtype=c_noise.dtype)
             sample, time, token = self._inputs(source.x.to(x.device), level, latents[mine], embeddings[mine])
             ids = c.added_time_ids[mine]
-            features = self.unet.shallow(sample, time, token, ids, own_pose)
-            key, inside = pass_key(frames, conditional, video), sparse(features.skips[-1])
-            deep = cache.deep(key, source, inside, lambda: self.unet.deep(features))
-            return self.unet.finish(features, deep)
+            key = pass_key(frames, conditional, video)
+
+            def deep(inside: Tensor, compute: Callable[[], Tensor]) -> Tensor:
+                return cache.deep(key, source, sparse(inside), compute)
+
+            return self.unet(sample, time, token, ids, own_pose, deep)
 
         def step(video: int) -> Latents:
             lost = cache.lost(pass_key(frames, conditional, video))

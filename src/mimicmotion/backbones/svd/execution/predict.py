@@ -8,12 +8,14 @@ from itertools import cycle
 from typing import Any
 
 import torch
+from torch import nn
 
 from mimicmotion.backbones.svd.attention import choose_kernel, scratch_bytes
+from mimicmotion.backbones.svd.checkpoint import build_part
 from mimicmotion.backbones.svd.conditioning import WARPED_SHARE, ConditionedUNet, Conditioning
 from mimicmotion.backbones.svd.decode import decode_frames
 from mimicmotion.backbones.svd.execution.deep_features import cache_bytes
-from mimicmotion.backbones.svd.execution.memory import LiveBytes, shape_copy, tensors_of, weight_bytes
+from mimicmotion.backbones.svd.execution.memory import META, CpuShape, LiveBytes, tensors_of, weight_bytes
 from mimicmotion.backbones.svd.execution.offload import blocks_of
 from mimicmotion.backbones.svd.execution.plan import ExecutionPlan, Peaks
 from mimicmotion.backbones.svd.execution.quantize import widened_bytes
@@ -215,3 +217,20 @@ class Predictor:
         if name not in self._copies:
             self._copies[name] = shape_copy(getattr(self.backbone, name), self.cpu)
         return self._copies[name]
+
+
+def shape_copy(module: nn.Module, cpu: bool) -> Any:
+    """A network of the same config and number format, fresh and without data.
+
+    Args:
+        module: the network; its weights may lie anywhere.
+        cpu: as for `LiveBytes`.
+    """
+    copy, dtype = build_part(module), next(module.parameters()).dtype
+    for part in copy.modules():
+        for tensors in (part._parameters, part._buffers):
+            for name, t in tensors.items():
+                if t is not None:
+                    shape: Any = torch.empty(t.shape, dtype=dtype, device=META)
+                    tensors[name] = shape.as_subclass(CpuShape) if cpu else shape
+    return copy.eval()
