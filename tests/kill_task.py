@@ -1,8 +1,8 @@
 """Generate jobs in processes that are killed: `python tests/kill_task.py` reads one JSON request a line.
 
-Python and the libraries are loaded once, by running the first job; each request runs in a fork. It is killed before its n-th operation on the
-output's folder ("at"), after some seconds ("after"), or at a report ("report": stage and units done). The answer is one
-JSON line: exit code (negative: the signal), seconds, operations seen, and what was raised.
+Python and the libraries are loaded once, by running the first job; each request runs in a fork. It is killed before its
+n-th operation on the output's folder ("at"), after some seconds ("after"), or at a report ("report": stage and units
+done). The answer is one JSON line: exit code (negative: the signal), seconds, operations seen, and what was raised.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from typing import Any
 
 import numpy as np
@@ -57,6 +59,11 @@ def fill(module: nn.Module, seed: int) -> nn.Module:
 
 def micro_pipeline(*, reference_pose_input: bool = False) -> MimicMotionPipeline:
     """8 pixels a latent, sizes in multiples of 16."""
+    return copy.deepcopy(_micro_pipeline(reference_pose_input))
+
+
+@functools.cache
+def _micro_pipeline(reference_pose_input: bool) -> MimicMotionPipeline:
     vae = Autoencoder({"block_out_channels": [32, 32, 32, 32]})
     encoder = ImageEncoder(CLIP)
     pose_net = PoseNet(32, (6 if reference_pose_input else 3, 4, 8, 8))
