@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from typing import Any
 
 import numpy as np
@@ -62,6 +64,13 @@ def micro_pipeline(
     *, reference_pose_input: bool = False, warp: str | None = None, detail: DetailNet | None = None
 ) -> MimicMotionPipeline:
     """8 pixels a latent, sizes in multiples of 16; with `warp` ("limbs", "residual") one told by a warped picture."""
+    backbone = copy.deepcopy(_micro_backbone(reference_pose_input, warp))
+    backbone.detail = detail
+    return MimicMotionPipeline(backbone)
+
+
+@functools.cache
+def _micro_backbone(reference_pose_input: bool, warp: str | None) -> SVDBackbone:
     vae = Autoencoder({"block_out_channels": [32, 32, 32, 32]})
     encoder = ImageEncoder(CLIP)
     pose_net = PoseNet(32, (6 if reference_pose_input else 3, 4, 8, 8))
@@ -72,8 +81,8 @@ def micro_pipeline(
     }
     networks = (fill(build_unet(UNET), 1), fill(vae, 2), fill(encoder, 3), fill(pose_net, 4))
     if warp is None:
-        return MimicMotionPipeline(SVDBackbone(*networks, settings))
-    return MimicMotionPipeline(TinyBackbone(*networks, settings | {"reference_warp": warp}, detail))
+        return SVDBackbone(*networks, settings)
+    return TinyBackbone(*networks, settings | {"reference_warp": warp})
 
 
 def random_frames(seed: int, *shape: int) -> ndarray:

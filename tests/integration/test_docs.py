@@ -61,7 +61,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a reader would have in the folder in which the commands are typed."""
     place = tmp_path_factory.mktemp("docs")
     shutil.copy(find_asset("demo/person.png"), place / "person.png")
-    for path, fps, taken in (("dance.mp4", 10.0, {"fps": 6.0, "max_frames": 6}),
+    for path, fps, taken in (("dance.mp4", 10.0, {"fps": 6.0, "max_frames": 5}),
                              ("videos/dance.mp4", 5.0, {"fps": 10.0, "max_frames": 11})):  # fmt: skip
         with open_writer(place / path, SIZE, fps) as writer:
             for frame in open_video(find_asset("demo/driving.mp4")).frames(**taken):
@@ -160,10 +160,25 @@ def prepare(argv: list[str], folder: Path) -> None:
         cli.main(["evaluate", "--real", str(folder / "clips" / "real"), "--generated", *clips, "-o", "report"])
     if argv[:2] == ["prepare", "synthetic"]:
         argv[2] = "4" if "--held-out" in argv else "2"
+        argv += ["--frames", "4", "--processes", "1"]
     for _, block in blocks("yaml"):
         if name := re.match(r"# (\w+\.yaml)\n", block):
             (folder / name[1]).write_text(block)
-    people = ["prepare", "synthetic", "4", "-o", "few-people", "--height", "64", "--width", "64", "--held-out", "1"]
+    people = [
+        "prepare",
+        "synthetic",
+        "4",
+        "-o",
+        "few-people",
+        "--height",
+        "64",
+        "--width",
+        "64",
+        "--held-out",
+        "1",
+        "--frames",
+        "4",
+    ]
     if "first.yaml" in argv and not (folder / "few-people").exists():
         cli.main(people)
     if "--model" in argv and "runs/first" in argv[-1] and not (folder / "runs" / "first").exists():

@@ -29,7 +29,7 @@ from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.pipeline import MimicMotionPipeline, StepState
 from mimicmotion.settings import FusionConfig
 
-SIZE, FRAMES, STEPS, BUDGET = (32, 48), 8, 7, 0.25
+SIZE, FRAMES, STEPS, BUDGET = (32, 48), 8, 5, 0.25
 
 
 @pytest.fixture(scope="module")

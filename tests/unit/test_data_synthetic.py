@@ -113,7 +113,7 @@ ARGUMENTS = ["--frames", "3", "--height", "64", "--width", "32", "--records-per-
 )
 def test_killed_and_begun_again(tmp_path: Path, how: signal.Signals, processes: int) -> None:
     out = tmp_path / "killed"
-    command = [sys.executable, "-m", "mimicmotion.cli", "prepare", "synthetic", "10", *ARGUMENTS, "-o", str(out)]
+    command = [sys.executable, "-m", "mimicmotion.cli", "prepare", "synthetic", "6", *ARGUMENTS, "-o", str(out)]
     # a group of its own, and the signal to all of it: as a terminal does
     process = subprocess.Popen(
         [*command, "--processes", str(processes)], start_new_session=True, stderr=subprocess.DEVNULL
@@ -131,9 +131,9 @@ def test_killed_and_begun_again(tmp_path: Path, how: signal.Signals, processes: 
     before = len(list(out.glob("train-*.tar")))
     assert before >= 1
     # ends with the same files as one that nobody disturbed
-    kept = run(write_synthetic(out, 10, **SMALL)).kept
+    kept = run(write_synthetic(out, 6, **SMALL)).kept
     assert kept == before
-    run(write_synthetic(tmp_path / "whole", 10, **SMALL))
+    run(write_synthetic(tmp_path / "whole", 6, **SMALL))
     assert sums(out) == sums(tmp_path / "whole")
 
 
