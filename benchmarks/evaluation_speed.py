@@ -35,9 +35,9 @@ from numpy import ndarray
 
 from mimicmotion.data.synthetic.shards import HELD_OUT_SEED
 from mimicmotion.errors import ConfigError, WeightsError
-from mimicmotion.evaluation.baselines import copy_reference, limb_warp
 from mimicmotion.evaluation.runner import evaluate
 from mimicmotion.pipeline import MimicMotionPipeline
+from mimicmotion.pose.guidance.limb_warp import limb_warp
 from mimicmotion.runtime.files import atomic_path, sha256_file
 from mimicmotion.settings.evaluation import EvaluateConfig
 from mimicmotion.synth import SynthClip, render_clip
@@ -81,7 +81,7 @@ def make(options: argparse.Namespace) -> None:
             "real": lambda c: c.frames,
             "model": lambda c, i=i: generate(pipe, c, seed=i),
             "warp": lambda c: limb_warp(c.reference_frame, c.reference_pose, c.poses),
-            "copy": lambda c: copy_reference(c.reference_frame, options.frames),
+            "copy": lambda c: np.repeat(c.reference_frame[None], options.frames, 0),
         }
         for name, frames in versions.items():
             folder = options.make / name / f"person{i:02d}"

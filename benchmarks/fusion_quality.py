@@ -21,7 +21,7 @@ from mimicmotion.data.synthetic.shards import HELD_OUT_SEED
 from mimicmotion.evaluation.metrics.bootstrap import bootstrap_mean
 from mimicmotion.evaluation.metrics.pixels import psnr, ssim
 from mimicmotion.evaluation.metrics.seams import segment_borders
-from mimicmotion.evaluation.metrics.temporal import background_flicker, seam_score
+from mimicmotion.evaluation.metrics.temporal import background_flicker, jumps, seam_scores
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.settings import FusionConfig
 from mimicmotion.synth import render_clip
@@ -55,7 +55,7 @@ def main() -> None:
             config = FusionConfig(mode=mode, **sizes)
             output = generate(pipe, clip, fusion=config, seed=index)
             row = {
-                "seam": seam_score(output, segment_borders(options.frames, config)),
+                "seam": float(seam_scores(jumps(output), segment_borders(options.frames, config)).mean()),
                 "flicker": background_flicker(output, clip.frames),
                 "psnr": psnr(output, clip.frames),
                 "ssim": ssim(output, clip.frames),

@@ -41,13 +41,13 @@ from PIL import Image
 
 from latent_warp import warp_latents
 from mimicmotion.errors import WeightsError
-from mimicmotion.evaluation.baselines import copy_reference, limb_warp
 from mimicmotion.evaluation.metrics.bootstrap import Interval, bootstrap_mean, ratio_of_sums
 from mimicmotion.evaluation.metrics.lpips import load_lpips, lpips
 from mimicmotion.evaluation.metrics.pixels import hand_psnr, moving_region, psnr, ssim
 from mimicmotion.evaluation.metrics.poses import Fidelity, find_patches, pooled, pose_fidelity, redetect
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.pose.estimators.holistic import HolisticEstimator
+from mimicmotion.pose.guidance.limb_warp import limb_warp
 from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.synth import SynthClip, render_clip
 
@@ -201,7 +201,7 @@ def measure(
     start = time.perf_counter()
     versions = {"result": generate(pipe, driving)}
     record: dict[str, Any] = {"seconds": time.perf_counter() - start}
-    versions["copy"] = copy_reference(clip.reference_frame, len(clip.frames))
+    versions["copy"] = np.repeat(clip.reference_frame[None], len(clip.frames), 0)
     versions |= {"warp": warp(driving), "warp_plain": warp(driving, segmented=False)}
     if poses:
         record["poses"] = poses(clip, {k: versions[k] for k in ("result", "copy", "warp")})

@@ -12,6 +12,7 @@ from mimicmotion.errors import PoseError
 from mimicmotion.evaluation.cache import ResultCache
 from mimicmotion.evaluation.metrics import measures
 from mimicmotion.evaluation.metrics.identity import Embeddings, embeddings, identity_numbers, stacked
+from mimicmotion.evaluation.metrics.poses import detection_size, enlarged
 from mimicmotion.evaluation.networks.faces import FaceNetwork
 from mimicmotion.evaluation.reports.listing import list_pictures
 from mimicmotion.evaluation.videos import VideoPair
@@ -76,11 +77,11 @@ class People:
         points = self.cache.get_array(key)
         if points is None:
             found = []
-            for xy, confidence in self.estimator.estimate_stream(measures.enlarged(pair.side(which), pair.size)):
+            for xy, confidence in self.estimator.estimate_stream(enlarged(pair.side(which), pair.size)):
                 found.append(np.concatenate([xy, confidence[:, None]], 1))
                 yield min(before + len(found) // 2, pair.frames)
             points = np.stack(found).astype(np.float32)
-            height, width = measures.detection_size(pair.size)
+            height, width = detection_size(pair.size)
             points[..., :2] *= np.array([pair.size[1] / width, pair.size[0] / height], np.float32)
             self.cache.put_array(key, points)
         return PoseSequence(points[..., :2], points[..., 2], pair.size, pair.fps or 0.0, SOURCE)
@@ -133,7 +134,7 @@ class People:
         assert self.faces is not None
         picture = read_picture(path)
         size = (picture.shape[0], picture.shape[1])
-        (large,) = measures.enlarged([picture], size)
+        (large,) = enlarged([picture], size)
         xy, confidence = next(iter(self.estimator.estimate_stream(iter([large]))))
         poses = PoseSequence(xy[None], confidence[None], (large.shape[0], large.shape[1])).scaled(size)
         return stacked(embeddings([picture], poses, self.faces, threshold=self.config.identity_confidence))

@@ -18,6 +18,7 @@ from mimicmotion import __version__
 from mimicmotion.errors import InputError, PoseError
 from mimicmotion.evaluation.cache import ResultCache
 from mimicmotion.evaluation.metrics import measures
+from mimicmotion.evaluation.metrics.poses import pose_numbers
 from mimicmotion.evaluation.metrics.seams import segment_borders, sidecar_fusion
 from mimicmotion.evaluation.people import People, driving_poses
 from mimicmotion.evaluation.protocols import Protocol, load_protocol, plain_name
@@ -233,7 +234,7 @@ class _Run:
 
     def _measures(self, pair: VideoPair, group: str, table: dict[str, Any]) -> list[measures.Measure]:
         if group == "seams":
-            return [measures.Seams(self.borders[pair.method, pair.sequence])]
+            return [measures.seam_score(self.borders[pair.method, pair.sequence])]
         if group in table:
             return [make() for make in table[group]]
         field = self.config.convention == "field" and group == "lpips-vgg"
@@ -269,7 +270,7 @@ class _Run:
         else:
             truth = driving_poses(self.config.driving, pair)
         try:
-            row.values |= measures.pose_numbers(found, truth)
+            row.values |= pose_numbers(found, truth)
         except PoseError as e:
             self.notes.append(f"{pair.method}, {pair.sequence}: no pose fidelity: {e.got}")
 
