@@ -146,7 +146,7 @@ def test_released_weights_are_gone_on_from_end_to_end(tmp_path: Path) -> None:
     assert all(torch.equal(v, state[k]) for k, v in start.items())
     last = run(config, task=task)
     trained = MimicMotionPipeline.from_pretrained(last / "model")
-    moved = [float((v - trained.unet.state_dict()[k.removeprefix("unet.")]).abs().max()) for k, v in start.items()
+    moved = [float((v - trained.backbone.unet.state_dict()[k.removeprefix("unet.")]).abs().max()) for k, v in start.items()
              if k.startswith("unet.")]  # fmt: skip
     assert 0 < max(moved) < 0.01
     sample = task.maker(0)
@@ -165,7 +165,7 @@ def test_training_settings_of_the_start_are_carried_into_the_result(tmp_path: Pa
     task = micro_task(tmp_path)
     out = task.export(tmp_path / "out", weights_of(task))
     want = micro_pipeline().backbone.settings
-    got = MimicMotionPipeline.from_pretrained(out).settings
+    got = MimicMotionPipeline.from_pretrained(out).backbone.settings
     assert got["guidance_scale"] == want["guidance_scale"]
     assert got["fusion"]["segment_frames"] == want["fusion"]["segment_frames"]
     assert np.isclose(got["fps"], 7)
