@@ -15,7 +15,8 @@ from typing import TypeVar
 
 from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.evaluation.reports.listing import list_pictures, list_videos
-from mimicmotion.runtime.files import atomic_folder, check_replaceable_folder, check_writable, writing
+from mimicmotion.runtime.files import check_writable, writing
+from mimicmotion.runtime.run_folder import atomic_folder, check_replaceable_folder
 from mimicmotion.study.folder import (
     INDEX,
     KEY,
