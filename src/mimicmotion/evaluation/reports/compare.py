@@ -128,29 +128,32 @@ def _notes(conditions: Mapping[str, Mapping[str, Any]], with_published: bool) ->
     return notes
 
 
-def save_comparison(folder: Path, c: Comparison) -> Path:
+def save_comparison(folder: Path, c: Comparison) -> str:
     """Write compare.md, compare.tex, compare.html and compare.csv.
+
+    Returns:
+        The table as Markdown, and where it was written.
 
     Raises:
         OutputError: a file cannot be written.
     """
-    for name, text in zip(FILES, (markdown(c), latex(c), page(c)), strict=False):
-        write_text(folder / name, text)
+    title, section = "Comparison of methods", _section(c)
+    text = markdown_page(title, [section])
+    write_text(folder / FILES[0], text)
+    write_text(folder / FILES[1], latex(c))
+    write_text(folder / FILES[2], html_page(title, [section]))
     rows = [
-        [
-            e.method,
-            e.source,
-            int(e.published),
-            m,
-            *(float(v) if math.isfinite(v) else None for v in (i.value, i.low, i.high)),
-            i.n,
-        ]
+        [e.method, e.source, int(e.published), m, *map(_finite, (i.value, i.low, i.high)), i.n]
         for e in c.entries
         for m in c.metrics
         if (i := e.cells.get(m)) is not None
     ]
     write_csv(folder / FILES[3], ["method", "source", "published", "metric", "mean", "low", "high", "n"], rows)
-    return folder
+    return f"{text}\nwritten to {folder}: {', '.join(FILES)}"
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
 
 
 def _table(c: Comparison, published: str = PUBLISHED) -> Table:
@@ -176,16 +179,6 @@ def _table(c: Comparison, published: str = PUBLISHED) -> Table:
 
 def _section(c: Comparison) -> Section:
     return Section("", [f"- {n}" for n in ("bold: the best of its source", *c.notes)], _table(c))
-
-
-def markdown(c: Comparison) -> str:
-    """The comparison as Markdown."""
-    return markdown_page("Comparison of methods", [_section(c)])
-
-
-def page(c: Comparison) -> str:
-    """The comparison as one HTML file."""
-    return html_page("Comparison of methods", [_section(c)])
 
 
 def latex(c: Comparison) -> str:
