@@ -86,8 +86,8 @@ def compare(sources: Sequence[str], *, with_published: bool = True, metrics: Seq
     entries += published() if with_published else []
     if not entries:
         raise InputError("nothing to compare", "reports, CSV files or --published", "name at least one source")
-    known = list(dict.fromkeys([*METRICS, *(m for e in entries for m in e.cells)]))
-    shown = [m for m in known if any(m in e.cells for e in entries)]
+    every = list(dict.fromkeys(m for e in entries for m in e.cells))
+    shown = [m for m in METRICS if m in every] + [m for m in every if m not in METRICS]
     unknown = [m for m in metrics if m not in shown]
     if unknown:
         raise InputError(f"metric {unknown[0]!r}", ", ".join(shown), "choose from these")
@@ -113,12 +113,11 @@ def _condition(data: Mapping[str, Any]) -> dict[str, Any]:
 
 def _notes(conditions: Mapping[str, Mapping[str, Any]], with_published: bool) -> list[str]:
     notes = []
-    if len(conditions) > 1:
-        first, *others = conditions
-        for other in others:
-            unlike = [k for k, v in conditions[first].items() if conditions[other][k] != v]
-            if unlike:
-                notes.append(f"{other} and {first} differ in {', '.join(unlike)}: do not compare their rows")
+    first = next(iter(conditions), "")
+    for other, condition in conditions.items():
+        unlike = [k for k, v in conditions[first].items() if condition[k] != v]
+        if unlike:
+            notes.append(f"{other} and {first} differ in {', '.join(unlike)}: do not compare their rows")
     if with_published:
         notes.append(
             "Published rows are quoted from the paper (TikTok sequences 335 to 340, central squares): other code, "
@@ -167,11 +166,10 @@ def _table(c: Comparison, published: str = PUBLISHED) -> Table:
 
     bold = set()
     for source in {e.source for e in c.entries if not e.published}:
-        rows = [k for k, e in enumerate(c.entries) if e.source == source]
         for j, metric in enumerate(c.metrics):
-            cells = [c.entries[k].cells.get(metric) for k in rows]
+            cells = [e.cells.get(metric) if e.source == source else None for e in c.entries]
             best = describe(metric).best([i.value if i else None for i in cells])
-            bold |= {(rows[best], 2 + j)} if best is not None else set()
+            bold |= {(best, 2 + j)} if best is not None else set()
     head = ["method", "source", *(describe(m).title + describe(m).arrow for m in c.metrics)]
     body = [[e.method, published if e.published else e.source, *(cell(e, m) for m in c.metrics)] for e in c.entries]
     return Table(head, body, bold)
