@@ -170,13 +170,6 @@ def test_processes_may_race(tmp_path: Path) -> None:
     assert len([p for p in tmp_path.rglob("*") if p.is_file()]) == 3
 
 
-def test_scaling_factor_brings_latents_to_unit_deviation(tmp_path: Path) -> None:
-    shards = FakeShards()
-    cache = LatentCache(shards, "model", Encoder(), tmp_path)
-    together = np.concatenate([near(r.pictures).ravel() for r in shards.records])
-    assert cache.scaling_factor() * together.std(dtype=np.float64) == pytest.approx(1, rel=1e-6)
-
-
 @pytest.mark.parametrize("slot", [True, False])
 def test_samples_hold_latents_instead_of_frames(tmp_path: Path, slot: bool) -> None:
     """The latents are of the very frames that the sample would hold, and only the reference is decoded."""

@@ -10,10 +10,10 @@ from jaxtyping import UInt8
 from numpy import ndarray
 
 from mimicmotion.arrays import Frames
-from mimicmotion.data.synthetic.shards import HELD_OUT_SEED
 from mimicmotion.pose.guidance.limb_warp import WarpedPicture
 from mimicmotion.pose.guidance.skeleton import draw_poses
 from mimicmotion.pose.keypoints import PoseSequence
+from mimicmotion.settings.synthetic import HELD_OUT_SEED
 from mimicmotion.synth import SynthClip, render_clip
 
 if TYPE_CHECKING:

@@ -63,8 +63,6 @@ class SceneMeter:
         self._count_every = max(1, round(COUNT_EVERY * fps))
         self._before: deque[ndarray] = deque(maxlen=max(1, round(CHANGE_OVER * fps)))
         self._thumb_frames = sorted({int(num_frames * part) for part in (1 / 6, 1 / 2, 5 / 6)})
-        self.taken = 0
-        """Frames that were read."""
         self._number = 0
         self._points: list[PosePoints] = []
         self._people: list[int] = []
@@ -80,7 +78,6 @@ class SceneMeter:
             nonlocal current
             for frame in frames:
                 current = frame
-                self.taken += 1
                 yield frame
 
         for points in estimator.estimate_stream(passing()) if known is None else _repeat(known, passing()):

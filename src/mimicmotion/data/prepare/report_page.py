@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from numpy import ndarray
 
 from mimicmotion import plot
-from mimicmotion.data.prepare.analysis import Notebook
+from mimicmotion.data.prepare.analysis import AnalysisCache
 from mimicmotion.data.prepare.measure import SceneMeasures
 from mimicmotion.data.prepare.plan import SceneReport, VideoReport
 from mimicmotion.data.prepare.report import PAGE, count
@@ -34,14 +34,14 @@ _TALL, _GAP, _LINE, _SHEET = 224, 6, 15, 1500
 _GREEN, _RED, _GREY = (31, 122, 66), (178, 48, 48), (90, 90, 90)
 
 
-def save_page(folder: Path, videos: Sequence[VideoReport], notebook: Notebook, config: PrepareConfig) -> Path:
+def save_page(folder: Path, videos: Sequence[VideoReport], cache: AnalysisCache, config: PrepareConfig) -> Path:
     """Write report.html, which needs no other file, and its pictures as PNG files beside it.
 
     Raises:
         OutputError: the folder cannot be written.
         ConfigError: matplotlib is not installed.
     """
-    sheets = {n: contact_sheet(_chosen(videos, n == "clips"), notebook, config) for n in ("clips", "left_out")}
+    sheets = {n: contact_sheet(_chosen(videos, n == "clips"), cache, config) for n in ("clips", "left_out")}
     pngs = {n: None if sheet is None else _png(sheet) for n, sheet in sheets.items()}
     pngs |= {"confidence": _confidence(videos, config), "hands": _hands(videos)}
     for name, png in pngs.items():
@@ -65,10 +65,12 @@ def _chosen(videos: Sequence[VideoReport], accepted: bool) -> Chosen:
     return [every[i] for i in picked]
 
 
-def contact_sheet(scenes: Chosen, notebook: Notebook, config: PrepareConfig) -> UInt8[ndarray, "height width 3"] | None:
+def contact_sheet(
+    scenes: Chosen, cache: AnalysisCache, config: PrepareConfig
+) -> UInt8[ndarray, "height width 3"] | None:
     """Three frames of each scene, as they are stored, with their poses; None without scenes."""
     wide = max(48, round(_TALL * config.width / config.height))
-    cells = [cell for v, s in scenes if (cell := _cell(v, s, notebook, (_TALL, wide))) is not None]
+    cells = [cell for v, s in scenes if (cell := _cell(v, s, cache, (_TALL, wide))) is not None]
     if not cells:
         return None
     per_row = min(len(cells), max(1, _SHEET // (cells[0].shape[1] + 2 * _GAP)))
@@ -78,10 +80,10 @@ def contact_sheet(scenes: Chosen, notebook: Notebook, config: PrepareConfig) -> 
     return np.concatenate(rows)
 
 
-def _cell(video: VideoReport, scene: SceneReport, notebook: Notebook, size: tuple[int, int]) -> ndarray | None:
+def _cell(video: VideoReport, scene: SceneReport, cache: AnalysisCache, size: tuple[int, int]) -> ndarray | None:
     from PIL import Image, ImageDraw
 
-    measures = (notebook.load_scenes(video.sha256) or {}).get(scene.number)
+    measures = (cache.load_scenes(video.sha256) or {}).get(scene.number)
     if measures is None or scene.crop is None or not measures.thumbs:
         return None
     pictures = [_drawn(measures, k, scene.crop, size) for k in range(len(measures.thumbs))]
@@ -93,7 +95,7 @@ def _cell(video: VideoReport, scene: SceneReport, notebook: Notebook, size: tupl
     numbers = scene.judgement.numbers
     facts = f"{numbers['seconds']:.1f} s, confidence {numbers.get('confidence', 0):.2f}, hands {numbers['hands']:.0%}, "
     facts += f"sharpness {numbers.get('sharpness', 0):.0f}"
-    verdict = "used" if scene.judgement.accepted else "; ".join(scene.judgement.reasons)
+    verdict = "used" if scene.judgement.accepted else "; ".join(scene.judgement.reasons.values())
     colours = _GREY, _GREY, _GREEN if scene.judgement.accepted else _RED
     draw, font = ImageDraw.Draw(cell), _font()
     name = f"{video.source} #{scene.number}".encode("utf-8", "replace").decode()
@@ -199,7 +201,7 @@ def _sections(videos: Sequence[VideoReport], config: PrepareConfig, pngs: Mappin
     )
     splits = [[name, *numbers.values()] for name, numbers in total["splits"].items()]
     scenes = [(v.source, s.number, s.judgement) for v in videos for s in v.scenes]
-    rejected = [[source, number, "; ".join(j.reasons)] for source, number, j in scenes if not j.accepted]
+    rejected = [[source, number, "; ".join(j.reasons.values())] for source, number, j in scenes if not j.accepted]
     unused = [[v.source, v.status, v.reason] for v in videos if v.status not in ("used", "without scenes")]
 
     def section(

@@ -87,12 +87,6 @@ class LatentCache:
                 self._encode(record, mirrored)
             yield done
 
-    def scaling_factor(self, records: int = 64) -> float:
-        """1 / standard deviation of the latents of up to `records` records, evenly spaced: for a new model."""
-        chosen = np.unique(np.linspace(0, len(self.shards) - 1, records).astype(int))
-        values = np.concatenate([self.latents(int(i)).ravel() for i in chosen])
-        return float(1 / values.std(dtype=np.float64))
-
     def _path(self, record: int, mirrored: bool) -> Path:
         # keys hold no dot, so this is no other record's name
         name = f"{self.shards.keys[record]}{'.mirrored' if mirrored else ''}.npy"

@@ -21,6 +21,11 @@ class Member:
     offset: int
     size: int
 
+    @property
+    def span(self) -> tuple[int, int]:
+        """(offset, size)."""
+        return self.offset, self.size
+
 
 def scan_tar(path: Path) -> list[Member]:
     """All plain files of an uncompressed tar, in order; only the headers are read.
@@ -51,17 +56,14 @@ def read_spans(path: Path, spans: Sequence[tuple[int, int]]) -> list[bytes]:
     Raises:
         MediaError: the file is missing or shorter than that.
     """
+    found = []
     try:
         with path.open("rb") as file:
-            found = []
             for offset, size in spans:
                 file.seek(offset)
-                data = file.read(size)
-                if len(data) < size:
+                found.append(file.read(size))
+                if len(found[-1]) < size:
                     raise MediaError(f"{path} ends before byte {offset + size}", "a complete tar file", MEND)
-                found.append(data)
-            return found
     except OSError as e:
-        if isinstance(e, MediaError):
-            raise
         raise MediaError(f"{path} cannot be read ({e.strerror})", "a readable tar file", "check the path") from e
+    return found

@@ -6,6 +6,7 @@ import contextlib
 import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,11 @@ class SceneEncoder:
     vae: Any
     image_encoder: Any
     digest: str
+
+    @property
+    def device(self) -> str:
+        """Kind of device that the networks run on: cpu, cuda."""
+        return next(self.vae.parameters()).device.type
 
     @staticmethod
     @functools.lru_cache(maxsize=1)
@@ -68,9 +74,10 @@ class SceneEncoder:
         from mimicmotion.backbones.svd.vae import encode_mode
 
         latents, embeddings = [], []
-        with _one_thread(next(self.vae.parameters()).device.type):
-            for chunk in _chunks(frames):
-                images = torch.from_numpy(chunk).movedim(-1, 1).float() / 127.5 - 1
+        with _one_thread(self.device):
+            rest = iter(frames)
+            while chunk := list(islice(rest, CHUNK)):
+                images = torch.from_numpy(np.stack(chunk)).movedim(-1, 1).float() / 127.5 - 1
                 latents.append(encode_mode(self.vae, images).cpu().numpy().astype(np.float16))
                 embeddings.append(image_embedding(self.image_encoder, images)[:, 0].cpu().numpy())
         found = np.concatenate(latents)
@@ -79,17 +86,6 @@ class SceneEncoder:
                 "the autoencoder gives NaN or too large numbers", "latents that fit float16", "check the model"
             )
         return found, np.concatenate(embeddings)
-
-
-def _chunks(frames: Iterable[ndarray]) -> Iterator[ndarray]:
-    held: list[ndarray] = []
-    for frame in frames:
-        held.append(frame)
-        if len(held) == CHUNK:
-            yield np.stack(held)
-            held = []
-    if held:
-        yield np.stack(held)
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import io
+import json
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,37 +22,12 @@ from numpy import ndarray
 
 from mimicmotion.data.shards.archive import MEND, read_spans
 from mimicmotion.data.shards.frames import decode_pictures, decode_video
-from mimicmotion.data.shards.index import RecordEntry, ShardEntry, write_index
-from mimicmotion.data.shards.remote import Place, find_place
-from mimicmotion.data.shards.writing import (
-    RecordData,
-    ShardPlan,
-    ShardProgress,
-    ShardSettings,
-    ShardsWritten,
-    ShardWriter,
-    plan_shards,
-    write_shards,
-)
+from mimicmotion.data.shards.index import RecordEntry, ShardEntry, Span
+from mimicmotion.data.shards.places import Folder, Remote, find_place
 from mimicmotion.errors import InputError, MediaError, PoseError
 from mimicmotion.pose.files import parse_poses
 from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.runtime.files import sha256_file
-
-__all__ = [
-    "Record",
-    "RecordData",
-    "ShardPlan",
-    "ShardProgress",
-    "ShardSettings",
-    "ShardWriter",
-    "Shards",
-    "ShardsWritten",
-    "open_shards",
-    "plan_shards",
-    "write_index",
-    "write_shards",
-]
 
 
 class Record:
@@ -64,8 +40,8 @@ class Record:
         fps: frames per second.
     """
 
-    def __init__(self, place: Place, shard: ShardEntry, entry: RecordEntry, size: tuple[int, int], store: str) -> None:
-        self._place, self._shard, self._entry, self._size, self._store = place, shard, entry, size, store
+    def __init__(self, shards: Shards, shard: ShardEntry, entry: RecordEntry) -> None:
+        self._shards, self._shard, self._entry = shards, shard, entry
         self.key, self.video, self.stills, self.fps = entry.key, entry.video, entry.stills, entry.fps
 
     def __len__(self) -> int:
@@ -77,13 +53,11 @@ class Record:
     @property
     def where(self) -> str:
         """Shard and key, for messages."""
-        return f"{self._place.name}: {self._shard.file}: record {self.key}"
+        return f"{self._shards.place.name}: {self._shard.file}: record {self.key}"
 
     @functools.cached_property
     def meta(self) -> dict[str, Any]:
         """Metadata: video, source, sha256, start_s, fps, size, num_frames, stills, split, crop and so on."""
-        import json
-
         try:
             return json.loads(self._read("json"))
         except ValueError as e:
@@ -100,26 +74,24 @@ class Record:
             poses = parse_poses(io.BytesIO(self._read("poses.npz")), f"{self.where}: poses.npz")
         except PoseError as e:
             raise MediaError(e.got, e.expected, MEND) from e
-        if len(poses) != len(self) or poses.size != self._size:
+        if len(poses) != len(self) or poses.size != self._shards.size:
             got = f"{self.where}: {len(poses)} poses of frames {poses.size}"
-            raise MediaError(got, f"{len(self)} of {self._size}", MEND)
+            raise MediaError(got, f"{len(self)} of {self._shards.size}", MEND)
         return poses
 
     @functools.cached_property
     def latents(self) -> Float16[ndarray, "frames c h w"] | None:
         """Latents by the autoencoder's mode, unscaled; None if the shard holds none."""
-        return self._array("latents.npy", np.dtype(np.float16), 4) if "latents.npy" in self._entry.members else None
+        return self._array("latents.npy", np.dtype(np.float16), 4)
 
     @functools.cached_property
     def embeddings(self) -> Float32[ndarray, "frames dim"] | None:
         """CLIP embedding of each frame; None if the shard holds none."""
-        return (
-            self._array("embeddings.npy", np.dtype(np.float32), 2) if "embeddings.npy" in self._entry.members else None
-        )
+        return self._array("embeddings.npy", np.dtype(np.float32), 2)
 
     @functools.cached_property
     def truth(self) -> dict[str, ndarray] | None:
-        """What is known of rendered frames (see `data.synthetic.shards.pack_truth`); None if the shard has none.
+        """What is known of rendered frames (see `data.synthetic.pack_truth`); None if the shard has none.
 
         Raises:
             MediaError: the member is damaged.
@@ -144,18 +116,23 @@ class Record:
             raise InputError(
                 f"{self.where}: frame {wrong[0]}", f"0 to {len(self) - 1}", "ask for frames that are there"
             )
-        if self._store == "video":
-            what = f"{self.where}: mp4"
-            return decode_video(self._read("mp4"), indices, self._size, self.fps, what)
-        data = read_spans(self._place.find(self._shard), [self._entry.frames[i] for i in indices])
-        return decode_pictures(data, self._size, lambda n: f"{self.where}: frame {indices[n]}")
+        size = self._shards.size
+        if self._shards.store == "video":
+            return decode_video(self._read("mp4"), indices, size, self.fps, f"{self.where}: mp4")
+        data = self._spans([self._entry.frames[i] for i in indices])
+        return decode_pictures(data, size, lambda n: f"{self.where}: frame {indices[n]}")
+
+    def _spans(self, spans: Sequence[Span]) -> list[bytes]:
+        return read_spans(self._shards.place.find(self._shard), spans)
 
     def _read(self, name: str) -> bytes:
         if name not in self._entry.members:
             raise MediaError(f"{self.where} has no {name}", "complete records", MEND)
-        return read_spans(self._place.find(self._shard), [self._entry.members[name]])[0]
+        return self._spans([self._entry.members[name]])[0]
 
-    def _array(self, name: str, dtype: np.dtype[Any], dims: int) -> ndarray:
+    def _array(self, name: str, dtype: np.dtype[Any], dims: int) -> ndarray | None:
+        if name not in self._entry.members:
+            return None
         try:
             array = np.load(io.BytesIO(self._read(name)), allow_pickle=False)
         except (ValueError, EOFError) as e:
@@ -170,6 +147,7 @@ class Shards:
     """The records of one split, by number; the order is that of the index. Picklable; safe in processes and threads.
 
     Attributes:
+        place: where they lie.
         split: train or val.
         size: (height, width) of all frames.
         store: how frames are kept: png, jpeg or video.
@@ -183,10 +161,10 @@ class Shards:
         sums: sha256 of the shard that holds each record: equal sum and key, equal record.
     """
 
-    def __init__(self, place: Place, split: str) -> None:
+    def __init__(self, place: Folder | Remote, split: str) -> None:
         index = place.index()
         shards = index.splits.get(split, [])
-        self._place, self.split, self.size, self.store = place, split, index.size, index.store
+        self.place, self.split, self.size, self.store = place, split, index.size, index.store
         self.settings, self.digest = index.settings, index.digest(split)
         self._entries = [(s, r) for s in shards for r in s.records]
         if not self._entries:
@@ -207,7 +185,7 @@ class Shards:
         return len(self._entries)
 
     def __getitem__(self, number: int) -> Record:
-        return Record(self._place, *self._entries[number], self.size, self.store)
+        return Record(self, *self._entries[number])
 
     @property
     def latents_model(self) -> str | None:
@@ -221,8 +199,8 @@ class Shards:
             MediaError: a shard is not what the index says.
         """
         for shard in {s.file: s for s, _ in self._entries}.values():
-            if (found := sha256_file(self._place.find(shard))) != shard.sha256:
-                got = f"{self._place.name}: {shard.file} has sha256 {found[:16]}..."
+            if (found := sha256_file(self.place.find(shard))) != shard.sha256:
+                got = f"{self.place.name}: {shard.file} has sha256 {found[:16]}..."
                 raise MediaError(got, f"{shard.sha256[:16]}... by the index", MEND)
 
 
@@ -230,13 +208,13 @@ def open_shards(where: str | Path, split: str = "train", *, cache: Path | None =
     """Open a set of shards.
 
     Args:
-        where: a folder, or a URL that `webdataset.gopen` reads (http:, pipe:, gs:, hf: and so on); the name of a file
-            is put in place of {} in it, or after it: `pipe:aws s3 cp s3://data/set/{} -`.
+        where: a folder, or a URL that begins with file, http, https, s3, gs or hf (s3 and gs want
+            `mimicmotion[remote]`); the name of a file is put in place of {} in it, or after it with a slash.
         split: train or val.
         cache: where remote shards are copied to when first used; `$MIMICMOTION_CACHE/shards` if None.
 
     Raises:
-        InputError: no shards, no records of this split, or another format.
+        InputError: no shards, no records of this split, another format, or another kind of URL.
         MediaError: a shard is damaged, cut off or lacks a member; names shard and record.
     """
     return Shards(find_place(where, cache), split)

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Generator, Iterator
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy import ndarray
 
-from mimicmotion.data.shards.writing import (
-    RecordData,
-    ShardProgress,
-    ShardSettings,
-    ShardsWritten,
-    plan_shards,
-    write_shards,
-)
+from mimicmotion.data.shards.writing import RecordData, ShardSettings, ShardsWritten, plan_shards, write_shards
 from mimicmotion.errors import InputError
 from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.runtime.files import sha256_file
+from mimicmotion.runtime.progress import Job
+from mimicmotion.settings.synthetic import HELD_OUT_SEED, SyntheticConfig
 from mimicmotion.synth import render_clip
 from mimicmotion.synth.assets import default_path, load_assets
 from mimicmotion.synth.clip import SOURCE, Truth
@@ -28,87 +25,70 @@ from mimicmotion.synth.recordings import load_recording
 FRAME_RATES = (15.0, 10.0, 6.0)
 """Frames per second of the clips in turn: the interval of frames is randomised, as the paper's is not known."""
 
-HELD_OUT_SEED = 10_000_000
-"""Clips of the split val have the seeds from this number on; those of train stay below it."""
-
-RECORDS_PER_SHARD = 100
 RECORDED_SHARE = 1 / 3
 """Of the clips, that follow a recorded motion where there are any."""
 
 
-def write_synthetic(
-    folder: Path | str,
-    count: int,
-    *,
-    frames: int = 16,
-    size: tuple[int, int] = (224, 128),
-    first_seed: int = 0,
-    held_out: int = 0,
-    store: str = "png",
-    camera_motion: float = 0.0,
-    mocap: Path | str | None = None,
-    truth: bool = False,
-    records_per_shard: int = RECORDS_PER_SHARD,
-    processes: int = 1,
-) -> Generator[ShardProgress, None, ShardsWritten]:
+@dataclass(frozen=True, slots=True)
+class SyntheticResult:
+    """What `prepare synthetic` made."""
+
+    written: ShardsWritten
+    seconds: float
+
+    def summary(self) -> str:
+        """A few lines for a person to read."""
+        w = self.written
+        kept = f" ({w.kept} were there already)" if w.kept else ""
+        clips = ", ".join(f"{n} clips of {split}" for split, n in w.records.items())
+        size = f"{w.shards} shards{kept}, {w.bytes / 1e6:.1f} MB, {self.seconds:.0f} s"
+        return f"{clips}, {w.frames} frames\n{size}\nshards: {w.folder}"
+
+
+def prepare_synthetic(config: SyntheticConfig) -> Job[SyntheticResult]:
     """Render clips into shards. Frame 0 of a record is a still of the person in another pose (`stills` is 1).
 
-    An interrupted call goes on at the first shard that is not complete; a larger `count` adds to what is there.
-
-    Args:
-        folder: where the shards go.
-        count: clips of the split train, of the seeds `first_seed` and following.
-        frames: of each clip, the still not counted.
-        size: (height, width).
-        first_seed: seed of the first clip.
-        held_out: clips of the split val, of the seeds `HELD_OUT_SEED` and following.
-        store: how frames are kept: png (exact), jpeg or video.
-        camera_motion: share of the clips in which the camera moves, 0..1.
-        mocap: folder of recorded motions (BVH files, or pose files of videos), which a third of the clips follow.
-        truth: also keep masks and the flow to the reference, see `pack_truth`.
-        records_per_shard: clips in one file.
-        processes: how many render at once; the files do not depend on it.
-
-    Yields:
-        A report after each clip.
+    An interrupted job goes on at the first shard that is not complete; a larger count adds to what is there.
 
     Raises:
-        InputError: a value is out of range.
-        OutputError: as `write_shards`.
+        InputError: there is nothing to render, or no recorded motion in the folder of those.
+        OutputError: the folder cannot be written, or holds other shards.
     """
-    for name, value, low in (("count", count, 0), ("frames", frames, 1), ("held_out", held_out, 0)):
-        if value < low:
-            raise InputError(f"{name}={value}", f"at least {low}", f"correct {name}")
-    if first_seed < 0 or first_seed + count > HELD_OUT_SEED:
-        got = f"seeds {first_seed} to {first_seed + count}"
-        raise InputError(got, f"0 to {HELD_OUT_SEED}, from where on they are held out", "choose other seeds")
-    if not 0 <= camera_motion <= 1 or records_per_shard < 1:
-        got = f"camera_motion={camera_motion}, records_per_shard={records_per_shard}"
-        raise InputError(got, "0 to 1, and at least 1", "correct the setting")
-    plan = [
-        *plan_shards(range(first_seed, first_seed + count), records_per_shard, "train"),
-        *plan_shards(range(HELD_OUT_SEED, HELD_OUT_SEED + held_out), records_per_shard, "val"),
-    ]
+    start = time.perf_counter()
+    plan = []
+    for split, first, count in (
+        ("train", config.first_seed, config.count),
+        ("val", HELD_OUT_SEED, config.held_out),
+    ):
+        plan += plan_shards(range(first, first + count), config.records_per_shard, split)
     load_assets()  # says what is missing before any work
-    recordings = find_recordings(mocap) if mocap is not None else ()
+    recordings = find_recordings(config.mocap) if config.mocap is not None else ()
     settings = {
-        "source": SOURCE, "frames": frames, "camera_motion": float(camera_motion), "fps": list(FRAME_RATES),
-        "people": sha256_file(default_path()), "mocap": [p.name for p in recordings], "truth": truth,
+        "source": SOURCE, "frames": config.frames, "camera_motion": config.camera_motion, "fps": list(FRAME_RATES),
+        "people": sha256_file(default_path()), "mocap": [p.name for p in recordings], "truth": config.truth,
     }  # fmt: skip
+    size = config.height, config.width
     make = functools.partial(
-        synthetic_records, frames=frames, size=size, camera_motion=camera_motion, recordings=recordings, truth=truth
+        synthetic_records,
+        frames=config.frames,
+        size=size,
+        camera_motion=config.camera_motion,
+        recordings=recordings,
+        truth=config.truth,
     )
-    shared = ShardSettings(size=size, store=store, settings=settings)
-    return write_shards(folder, plan, make, shared, processes=processes)
+    shared = ShardSettings(size=size, store=config.store, settings=settings)
+    job = write_shards(config.output, plan, make, shared, processes=config.processes, stage="render")
+    written = yield from job
+    return SyntheticResult(written, time.perf_counter() - start)
 
 
-def find_recordings(folder: Path | str) -> tuple[Path, ...]:
+def find_recordings(folder: Path) -> tuple[Path, ...]:
     """The recorded motions of a folder, by name.
 
     Raises:
         InputError: it holds none.
     """
-    found = tuple(sorted(p for p in Path(folder).glob("*") if p.suffix in (".bvh", ".npz", ".json")))
+    found = tuple(sorted(p for p in folder.glob("*") if p.suffix in (".bvh", ".npz", ".json")))
     if not found:
         raise InputError(f"{folder} holds no recorded motion", "BVH files or pose files", "name another folder")
     return found
