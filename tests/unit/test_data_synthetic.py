@@ -90,11 +90,11 @@ def test_a_third_follow_recorded_motions(tmp_path: Path) -> None:
 def test_processes_and_interruptions_leave_the_same_bytes(tmp_path: Path) -> None:
     finish(render(tmp_path / "one", 5, held_out=1))
     job = render(tmp_path / "two", 5, held_out=1, processes=2)
-    while not list((tmp_path / "two").glob("*.tar")):
+    while not list((tmp_path / "two").glob("train-*.tar")):
         next(job)
     job.close()
     assert not (tmp_path / "two" / "index.json").exists()
-    assert finish(render(tmp_path / "two", 5, held_out=1, processes=2)).written.kept >= 1
+    assert finish(render(tmp_path / "two", 5, held_out=1, processes=2)).written.reused >= 1
     assert sums(tmp_path / "two") == sums(tmp_path / "one")
 
 
@@ -130,8 +130,8 @@ def test_killed_and_begun_again(tmp_path: Path, how: signal.Signals, processes: 
     before = len(list(out.glob("train-*.tar")))
     assert before >= 1
     # ends with the same files as one that nobody disturbed
-    kept = finish(render(out, 10)).written.kept
-    assert kept == before
+    reused = finish(render(out, 10)).written.reused
+    assert reused == before
     finish(render(tmp_path / "whole", 10))
     assert sums(out) == sums(tmp_path / "whole")
 

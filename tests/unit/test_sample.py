@@ -18,7 +18,7 @@ from numpy import ndarray
 
 from fake_shards import FakeShards, write_records
 from mimicmotion.data.samples.batch import Sample, collate
-from mimicmotion.data.samples.choice import Choice, choose
+from mimicmotion.data.samples.choice import FrameChoice, choose
 from mimicmotion.data.samples.sample import SampleMaker
 from mimicmotion.data.shards.shards import open_shards
 from mimicmotion.data.shards.writing import RecordData, ShardSettings
@@ -42,9 +42,9 @@ def maker(shards: Any = None, seed: int = 0, **config: Any) -> SampleMaker:
     return SampleMaker(shards or FakeShards(), settings, seed=seed, downscale=8, drawing=LOOK)
 
 
-def choices(make: SampleMaker, number: int) -> Choice:
+def choices(make: SampleMaker, number: int) -> FrameChoice:
     rng = np.random.default_rng([make.seed, number])
-    return choose(rng, make.config, make.scenes, make.usable(make.config), make.siblings)
+    return choose(rng, make.config, make.timelines, make.usable(make.config), make.siblings)
 
 
 def find(shards: FakeShards, picture: ndarray) -> tuple[int, int]:

@@ -39,9 +39,9 @@ class SyntheticResult:
     def summary(self) -> str:
         """A few lines for a person to read."""
         w = self.written
-        kept = f" ({w.kept} were there already)" if w.kept else ""
+        reused = f" ({w.reused} were there already)" if w.reused else ""
         clips = ", ".join(f"{n} clips of {split}" for split, n in w.records.items())
-        size = f"{w.shards} shards{kept}, {w.bytes / 1e6:.1f} MB, {self.seconds:.0f} s"
+        size = f"{w.shards} shards{reused}, {w.bytes / 1e6:.1f} MB, {self.seconds:.0f} s"
         return f"{clips}, {w.frames} frames\n{size}\nshards: {w.folder}"
 
 
@@ -62,7 +62,11 @@ def prepare_synthetic(config: SyntheticConfig) -> Job[SyntheticResult]:
     ):
         plan += plan_shards(range(first, first + count), config.records_per_shard, split)
     load_assets()  # says what is missing before any work
-    recordings = find_recordings(config.mocap) if config.mocap is not None else ()
+    files = sorted(config.mocap.glob("*")) if config.mocap else []
+    recordings = tuple(p for p in files if p.suffix in (".bvh", ".npz", ".json"))
+    if config.mocap and not recordings:
+        got = f"{config.mocap} holds no recorded motion"
+        raise InputError(got, "BVH files or pose files", "name another folder")
     settings = {
         "source": SOURCE, "frames": config.frames, "camera_motion": config.camera_motion, "fps": list(FRAME_RATES),
         "people": sha256_file(default_path()), "mocap": [p.name for p in recordings], "truth": config.truth,
@@ -80,18 +84,6 @@ def prepare_synthetic(config: SyntheticConfig) -> Job[SyntheticResult]:
     job = write_shards(config.output, plan, make, shared, processes=config.processes, stage="render")
     written = yield from job
     return SyntheticResult(written, time.perf_counter() - start)
-
-
-def find_recordings(folder: Path) -> tuple[Path, ...]:
-    """The recorded motions of a folder, by name.
-
-    Raises:
-        InputError: it holds none.
-    """
-    found = tuple(sorted(p for p in folder.glob("*") if p.suffix in (".bvh", ".npz", ".json")))
-    if not found:
-        raise InputError(f"{folder} holds no recorded motion", "BVH files or pose files", "name another folder")
-    return found
 
 
 def synthetic_records(
@@ -131,7 +123,7 @@ def synthetic_records(
 
 
 def pack_truth(truth: Truth) -> dict[str, ndarray]:
-    """What is known of a clip, as records keep it; the reference comes first.
+    """What is known of a clip, as records store it; the reference comes first.
 
     Returns:
         mask: (frames, height, width) uint8, the person's share of each pixel in 255ths. flow: (frames, height / 2,

@@ -1,4 +1,4 @@
-"""One video, looked at: scenes, poses and measures, kept on disk so that nothing is computed twice."""
+"""One video, looked at: scenes, poses and measures, stored so that nothing is computed twice."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from numpy import ndarray
 from mimicmotion.arrays import Frame
 from mimicmotion.data.prepare.duplicates import HASH_EVERY, MAX_HASHES, Fingerprint, picture_hash
 from mimicmotion.data.prepare.filters import judge_length
-from mimicmotion.data.prepare.measure import SceneMeasures, SceneMeter
+from mimicmotion.data.prepare.measure import TICK_EVERY, SceneMeasures, measure_scene
 from mimicmotion.data.prepare.scenes import CutFinder, Scene, plan_scenes
 from mimicmotion.errors import PoseError
 from mimicmotion.pose.cache import PoseCache
@@ -34,7 +34,6 @@ logger = logging.getLogger(__name__)
 FORMAT = 1
 _MEASURED = ("people", "sharpness", "change")
 _DAMAGED = 0.9  # of the frames that the header promises
-TICK_EVERY = 10  # frames between two reports
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +123,7 @@ def measure_video(
     if not chosen:
         return {}
     estimator = open_estimator()
-    source = getattr(estimator, "source", type(estimator).__name__)
+    scale = survey.enlargement(config.size)
     facts = analysis_settings(config) | {"scenes": [dataclasses.astuple(s) for s in chosen.values()]}
     cached = PoseCache().path(path, facts) if config.pose_cache else None
     known = PoseCache().load(cached) if cached else None
@@ -133,12 +132,9 @@ def measure_video(
     found: dict[int, SceneMeasures] = {}
     done = 0
     for (i, scene), frames in zip(chosen.items(), scene_frames(path, survey.fps, chosen.values()), strict=True):
-        meter = SceneMeter(len(scene), survey.fps, survey.enlargement(config.size))
+        poses = known[done : done + len(scene)] if known else None
         try:
-            for number in meter.measure(frames, estimator, known[done : done + len(scene)] if known else None):
-                if number % TICK_EVERY == 0:
-                    yield TICK_EVERY
-            found[i] = meter.result(survey.size, survey.fps, known.source if known else source)
+            found[i] = yield from measure_scene(frames, len(scene), survey.size, survey.fps, scale, estimator, poses)
         except PoseError as e:  # the person asked for is not in this scene
             for _ in frames:
                 pass

@@ -146,7 +146,7 @@ class _Preparation:
         return PrepareResult(self.config.output, done["totals"], len(done["shards"]), done["unused"], False, {})
 
     def _shard_sizes(self) -> dict[str, int]:
-        return {p.name: p.stat().st_size for p in self.config.output.glob("*.tar")}
+        return {p.name: p.stat().st_size for p in shard_files(self.config.output)}
 
     def _open_models(self) -> tuple[str | None, int]:
         """Find every network before long work.
@@ -277,7 +277,7 @@ def _check_settings(config: PrepareConfig, settings: dict[str, Any], work: Path)
     raise ConfigError(
         f"{config.output} was made with other settings: {'; '.join(changed)}",
         "the same settings, or a new folder",
-        "choose another folder, or give --overwrite to replace the shards (what was measured is used again)",
+        "choose another folder, or give --overwrite to replace the shards (what was measured is reused)",
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import cv2
 from jaxtyping import UInt8
 from numpy import ndarray
 
@@ -36,8 +37,6 @@ class CutFinder:
 
     def push(self, frame: UInt8[ndarray, "height width 3"]) -> None:
         """Look at the next frame (RGB)."""
-        import cv2
-
         hsv = cv2.cvtColor(shrink(frame, _SHORT_SIDE), cv2.COLOR_RGB2HSV)
         # a repeated frame (of a video that was resampled) changes nothing, and makes any change beside it look large
         if self._last is not None and (change := float(cv2.absdiff(hsv, self._last).mean())):
@@ -66,8 +65,6 @@ def find_peaks(changes: Sequence[float], ratio: float, least: float) -> list[int
 
 def shrink(frame: UInt8[ndarray, "height width *channels"], short_side: int) -> UInt8[ndarray, "h w *channels"]:
     """The frame made smaller (area average) to the given short side; never larger."""
-    import cv2
-
     scale = short_side / min(frame.shape[:2])
     if scale >= 1:
         return frame

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -74,29 +73,19 @@ class SceneEncoder:
         from mimicmotion.backbones.svd.vae import encode_mode
 
         latents, embeddings = [], []
-        with _one_thread(self.device):
-            rest = iter(frames)
+        rest, threads = iter(frames), torch.get_num_threads()
+        if self.device == "cpu":  # sums depend on the number of threads: one makes the same bytes on every machine
+            torch.set_num_threads(1)
+        try:
             while chunk := list(islice(rest, CHUNK)):
                 images = torch.from_numpy(np.stack(chunk)).movedim(-1, 1).float() / 127.5 - 1
                 latents.append(encode_mode(self.vae, images).cpu().numpy().astype(np.float16))
                 embeddings.append(image_embedding(self.image_encoder, images)[:, 0].cpu().numpy())
+        finally:
+            torch.set_num_threads(threads)
         found = np.concatenate(latents)
         if not np.isfinite(found).all():
             raise WeightsError(
                 "the autoencoder gives NaN or too large numbers", "latents that fit float16", "check the model"
             )
         return found, np.concatenate(embeddings)
-
-
-@contextlib.contextmanager
-def _one_thread(device: str) -> Iterator[None]:
-    """On a CPU, sums depend on the number of threads: one makes the same bytes on every machine and in every pool."""
-    import torch
-
-    before = torch.get_num_threads()
-    if device == "cpu":
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from mimicmotion.data.shards.archive import MEND, Member, read_spans, scan_tar
+from mimicmotion.data.shards.archive import REMAKE, Span, read_spans, scan_tar
 from mimicmotion.data.shards.frames import ENDINGS, Store
 from mimicmotion.errors import InputError, MediaError
 from mimicmotion.runtime.files import atomic_path, sha256_file, writing
@@ -26,7 +26,7 @@ HEAD = "__shard__/head.json"
 # An index may come from the network, and file and key become parts of paths: no dots, no roots, no shell characters.
 _FILE = r"^([A-Za-z0-9_-]+)-\d+\.tar$"
 Count = Annotated[int, Field(ge=0)]
-Span = tuple[Count, Count]  # offset, size
+SafeSpan = tuple[Count, Count]
 _PICTURE = re.compile(r"(\d{5})\.(png|jpg)")
 _PREPARE = "make the shards with 'mimicmotion prepare'"
 
@@ -40,8 +40,8 @@ class RecordEntry:
     num_frames: Count
     stills: Count = 0
     fps: float
-    members: dict[str, Span]
-    frames: list[Span]
+    members: dict[str, SafeSpan]
+    frames: list[SafeSpan]
 
     def __post_init__(self) -> None:
         if self.stills > self.num_frames:
@@ -115,27 +115,26 @@ def scan_shard(path: Path) -> tuple[dict[str, Any], ShardEntry]:
         raise InputError(f"{path.name} as a shard", "a name such as train-00000.tar", "rename the file")
     members = scan_tar(path)
     head = read_head(path, members)
-    groups: dict[str, dict[str, Member]] = {}
-    for m in members:
-        key, _, ending = m.name.partition(".")
-        if m.name != HEAD:
-            groups.setdefault(key, {})[ending] = m
+    groups: dict[str, dict[str, Span]] = {}
+    for name, span in members.items():
+        key, _, ending = name.partition(".")
+        if name != HEAD:
+            groups.setdefault(key, {})[ending] = span
     for key, found in groups.items():
         for ending in ("json", "poses.npz"):
             if ending not in found:
-                raise MediaError(f"{path}: record {key} has no member {key}.{ending}", "complete records", MEND)
-    texts = read_spans(path, [found["json"].span for found in groups.values()])
+                raise MediaError(f"{path}: record {key} has no member {key}.{ending}", "complete records", REMAKE)
+    texts = read_spans(path, [found["json"] for found in groups.values()])
     records, sizes = [], set[tuple[int, ...]]()
     for (key, found), text in zip(groups.items(), texts, strict=True):
         try:
             meta = json.loads(text)
             sizes.add(tuple(map(int, meta["size"])))
-            members_of = {k: m.span for k, m in found.items() if not _PICTURE.fullmatch(k)}
-            facts = meta | {"key": key, "members": members_of, "frames": []}
-            entry = _RECORD.validate_python(facts)
+            others = {k: span for k, span in found.items() if not _PICTURE.fullmatch(k)}
+            entry = _RECORD.validate_python(meta | {"key": key, "members": others, "frames": []})
         except (ValueError, KeyError, TypeError) as e:
             got = f"{path}: record {key}: {key}.json is wrong ({type(e).__name__}: {_first_line(e)})"
-            raise MediaError(got, "video, num_frames, stills, fps, size", MEND) from e
+            raise MediaError(got, "video, num_frames, stills, fps, size", REMAKE) from e
         records.append(dataclasses.replace(entry, frames=_pictures(path, entry, found)))
     if len(sizes) > 1:
         names = ", ".join(sorted("x".join(map(str, s)) for s in sizes))
@@ -145,40 +144,39 @@ def scan_shard(path: Path) -> tuple[dict[str, Any], ShardEntry]:
     return head, ShardEntry(path.name, path.stat().st_size, sha256_file(path), records)
 
 
-def _pictures(path: Path, entry: RecordEntry, found: Mapping[str, Member]) -> list[Span]:
+def _pictures(path: Path, entry: RecordEntry, found: Mapping[str, Span]) -> list[Span]:
     """Where the single pictures of a record lie; none if it holds a video."""
     if "mp4" in found:
         return []
-    pictures = {int(m[1]): v.span for k, v in found.items() if (m := _PICTURE.fullmatch(k))}
+    pictures = {int(m[1]): span for k, span in found.items() if (m := _PICTURE.fullmatch(k))}
     missing = next((i for i in range(entry.num_frames) if i not in pictures), None)
     if missing is not None or len(pictures) > entry.num_frames:
         got = f"{len(pictures)} frames" + ("" if missing is None else f", no frame {missing}")
-        raise MediaError(f"{path}: record {entry.key} has {got}", f"{entry.num_frames} frames", MEND)
+        raise MediaError(f"{path}: record {entry.key} has {got}", f"{entry.num_frames} frames", REMAKE)
     return [pictures[i] for i in range(entry.num_frames)]
 
 
-def _store(groups: Mapping[str, Mapping[str, Member]]) -> str:
+def _store(groups: Mapping[str, Mapping[str, Span]]) -> str:
     endings = {e.rpartition(".")[2] for found in groups.values() for e in found}
     return next(store for store, ending in ENDINGS.items() if ending in endings)
 
 
-def read_head(path: Path, members: Iterable[Member]) -> dict[str, Any]:
+def read_head(path: Path, members: Mapping[str, Span]) -> dict[str, Any]:
     """What a shard says about itself; empty for a tar of another tool.
 
     Raises:
         InputError: the shard is of another format version.
         MediaError: it is unreadable.
     """
-    found = next((m for m in members if m.name == HEAD), None)
-    if found is None:
+    if HEAD not in members:
         return {}
     try:
-        head = json.loads(read_spans(path, [found.span])[0])
+        head = json.loads(read_spans(path, [members[HEAD]])[0])
         check_version(path, head)
     except InputError:
         raise
     except (ValueError, AttributeError) as e:
-        raise MediaError(f"{path}: {HEAD} is damaged ({e})", "JSON", MEND) from e
+        raise MediaError(f"{path}: {HEAD} is damaged ({e})", "JSON", REMAKE) from e
     return head
 
 

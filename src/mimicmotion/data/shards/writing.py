@@ -1,7 +1,7 @@
 """Writing shards: many at once, by a plan that can be gone on with.
 
 Each shard gets its name when it is complete, the index comes last. What a shard was made from stands in it, so that an
-interrupted preparation keeps what is done; the same records in the same settings give the same bytes.
+interrupted preparation reuses what is done; the same records in the same settings give the same bytes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import io
 import logging
 import re
 import tarfile
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,7 @@ class ShardSettings:
 
     Attributes:
         size: (height, width) of the frames.
-        store: how frames are kept: png, jpeg or video.
+        store: how frames are stored: png, jpeg or video.
         settings: further plain data that the records depend on; `latents_model` names the model of the latents.
     """
 
@@ -123,11 +123,11 @@ class ShardPlan:
 
 @dataclass(frozen=True, slots=True)
 class ShardsWritten:
-    """What `write_shards` made; `kept` of the shards were there before."""
+    """What `write_shards` made; `reused` of the shards were there before."""
 
     folder: Path
     shards: int
-    kept: int
+    reused: int
     records: dict[str, int]
     frames: int
     bytes: int
@@ -150,7 +150,7 @@ def write_shards(
 ) -> Job[ShardsWritten]:
     """Write the shards of a plan, each by one process from beginning to end, and then the index.
 
-    Shards that are there already, complete and made from the same items in the same settings, are kept; the result
+    Shards that are there already, complete and made from the same items in the same settings, are reused; the result
     does not depend on `processes`, nor on how often it was interrupted.
 
     Args:
@@ -160,7 +160,7 @@ def write_shards(
             be picklable: a function of a module, or `functools.partial` of one.
         shared: size, store and settings.
         processes: how many work at once; 1 is this process.
-        stage: what reports are called; they count items, those of kept shards too.
+        stage: what reports are called; they count items, those of reused shards too.
 
     Raises:
         InputError: nothing is planned, no item gave a record, or records do not fit.
@@ -173,12 +173,17 @@ def write_shards(
     total = sum(len(p.items) for p in plan)
     if not total:
         raise InputError("nothing to write", "at least one item", "check the source of the data")
-    kept = {p.name: e for p, e in zip(plan, _existing(folder, plan, shared), strict=True) if e is not None}
-    todo = [p for p in plan if p.name not in kept]
+    beyond = {p.name for p in shard_files(folder)} - {p.name for p in plan}
+    if beyond:
+        got = f"{folder} holds {min(beyond)}, which is not part of this set"
+        raise OutputError(got, "a new folder, or one with a part of the same set", "choose another folder")
+    found = [_existing(folder / p.name, p, shared) for p in plan]
+    entries = [e for e in found if e is not None]
+    reused = len(entries)
+    todo = [p for p, e in zip(plan, found, strict=True) if e is None]
     if todo:  # what the index says would not be true from here on
         (folder / INDEX).unlink(missing_ok=True)
     _remove_parts(folder, plan)
-    entries = list(kept.values())
     done = total - sum(len(p.items) for p in todo)
     yield Progress(stage, done, total)
     work = functools.partial(_write_shard, folder, make_records, shared)
@@ -194,7 +199,7 @@ def write_shards(
     return ShardsWritten(
         folder,
         len(entries),
-        len(kept),
+        reused,
         {name: sum(len(s.records) for s in some) for name, some in index.splits.items()},
         sum(r.num_frames for s in entries for r in s.records),
         sum(s.bytes for s in entries),
@@ -274,33 +279,23 @@ def _check(record: RecordData, shared: ShardSettings, keys: set[str]) -> None:
             raise InputError(got, f"{dims} dimensions, {count} frames, finite", "correct the record")
 
 
-def _existing(folder: Path, plan: Sequence[ShardPlan], shared: ShardSettings) -> Iterator[ShardEntry | None]:
-    """Per planned shard what is there of it."""
-    names = {p.name for p in plan}
-    beyond = next((p.name for p in shard_files(folder) if p.name not in names), None)
-    if beyond is not None:
-        got = f"{folder} holds {beyond}, which is not part of this set"
-        raise OutputError(got, "a new folder, or one with a part of the same set", "choose another folder")
-    for p in plan:
-        path, wanted = folder / p.name, canonical(shared.head(p.split))
-        if not path.exists():
-            yield None
-            continue
-        try:
-            head = read_head(path, scan_tar(path)[:1])
-        except MediaError as e:
-            logger.warning("%s: written again", e.got)
-            yield None
-            continue
-        made_from = head.pop("plan", None)
-        if canonical(head) != wanted:
-            got = f"{path} was made with {head.get('settings')}, size {head.get('size')}, store {head.get('store')}"
-            raise OutputError(got, wanted, "choose another folder, or delete this one")
-        if made_from == p.digest():
-            yield scan_shard(path)[1]
-        else:
-            logger.info("%s holds other items than planned: written again", path)
-            yield None
+def _existing(path: Path, plan: ShardPlan, shared: ShardSettings) -> ShardEntry | None:
+    """What is there of a planned shard: its entry, or None if it is to be written."""
+    if not path.exists():
+        return None
+    try:
+        head = read_head(path, scan_tar(path))
+    except MediaError as e:
+        logger.warning("%s: written again", e.got)
+        return None
+    made_from, wanted = head.pop("plan", None), canonical(shared.head(plan.split))
+    if canonical(head) != wanted:
+        got = f"{path} was made with {head.get('settings')}, size {head.get('size')}, store {head.get('store')}"
+        raise OutputError(got, wanted, "choose another folder, or delete this one")
+    if made_from != plan.digest():
+        logger.info("%s holds other items than planned: written again", path)
+        return None
+    return scan_shard(path)[1]
 
 
 def _remove_parts(folder: Path, plan: Sequence[ShardPlan]) -> None:

@@ -23,8 +23,8 @@ _TIMEOUT = 60.0  # seconds without a byte
 _CHUNK = 1 << 20
 
 
-def find_place(where: str | Path, cache: Path | None = None) -> Folder | Remote:
-    """The place that a path or URL names.
+def find_storage(where: str | Path, cache: Path | None = None) -> Folder | Remote:
+    """Where a path or URL leads.
 
     Raises:
         InputError: a URL that begins with none of `SCHEMES`.
