@@ -15,10 +15,11 @@ import torch
 from fake_shards import FakeShards
 from micro import micro_pipeline
 from micro_task import SIZE, micro_config, micro_task, weights_of
-from mimicmotion.data.synthetic.shards import write_synthetic
+from mimicmotion.data.synthetic import prepare_synthetic
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.runtime.progress import finish
 from mimicmotion.settings import parse
+from mimicmotion.settings.synthetic import SyntheticConfig
 from mimicmotion.settings.training import TrainConfig
 from mimicmotion.training import run
 from mimicmotion.training.objective import Encoded, Loss
@@ -35,7 +36,7 @@ Objective = Callable[..., Loss]
 @pytest.fixture(scope="module")
 def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("people") / "shards"
-    finish(write_synthetic(folder, 8, frames=8, size=(224, 128), held_out=3))
+    finish(prepare_synthetic(SyntheticConfig(output=folder, count=8, frames=8, held_out=3)))
     return folder
 
 

@@ -400,7 +400,7 @@ def prepare_synthetic(
 ) -> None:
     """Render COUNT clips of synthetic people with exact poses into the folder OUTPUT."""
     settings = _merge(SyntheticConfig, config, options, count=count)
-    from mimicmotion.data.synthetic.job import prepare_synthetic as job
+    from mimicmotion.data.synthetic import prepare_synthetic as job
 
     print(_run(job(settings)).summary())
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from mimicmotion.errors import OutputError
-from mimicmotion.weights.registry import list_weights, verify
+from mimicmotion.weights.registry import KNOWN, verify
 
 
 def listing() -> str:
     """The known weights, a line each."""
-    return "\n".join(str(w) for w in list_weights())
+    return "\n".join(str(w) for w in KNOWN)
 
 
 def convert(base: str, checkpoint: str | None, output: Path) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from mimicmotion.errors import ConfigError
-from mimicmotion.settings import STRICT, PoseOptions
+from mimicmotion.settings import STRICT, PoseOptions, check_range
 
 SIZE_MULTIPLE = 8
 """Sides are whole numbers of latent cells."""
@@ -96,10 +96,7 @@ class PrepareConfig(PoseOptions):
 
     def __post_init__(self) -> None:
         PoseOptions.__post_init__(self)
-        for name, (low, high) in _LIMITS.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise ConfigError(f"{name}={value}", f"{low:g} to {high:g}", f"correct {name!r}")
+        check_range(self, _LIMITS)
         for name in ("height", "width"):
             value = getattr(self, name)
             if value % SIZE_MULTIPLE:

@@ -7,9 +7,17 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from mimicmotion.errors import ConfigError
-from mimicmotion.settings import STRICT
+from mimicmotion.settings import STRICT, check_range
 
 Spacing = Literal["interval", "spread"]
+_LIMITS: dict[str, tuple[float, float]] = {
+    "pose_threshold": (0, 1),
+    "hand_threshold": (0, 1),
+    "reverse": (0, 1),
+    "flip": (0, 1),
+    "detector_noise": (0, 10),
+    "hand_padding": (0, 10),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,9 +68,4 @@ class SampleConfig:
         low, high = self.interval
         if not (0 < low <= high and math.isfinite(high)):
             raise ConfigError(f"interval={self.interval}", "0 < shortest <= longest, in seconds", "correct 'interval'")
-        for name in ("pose_threshold", "hand_threshold", "reverse", "flip"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name}={getattr(self, name)}", "0 to 1", f"correct {name!r}")
-        for name, most in (("detector_noise", 10.0), ("hand_padding", 10.0)):
-            if not 0 <= getattr(self, name) <= most:
-                raise ConfigError(f"{name}={getattr(self, name)}", f"0 to {most:g}", f"correct {name!r}")
+        check_range(self, _LIMITS)

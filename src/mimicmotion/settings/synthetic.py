@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from mimicmotion.errors import ConfigError
-from mimicmotion.settings import STRICT
+from mimicmotion.settings import STRICT, check_range
+
+HELD_OUT_SEED = 10_000_000
+"""Clips of the split val have the seeds from this number on; those of train stay below it."""
 
 _LIMITS: dict[str, tuple[float, float]] = {
     "count": (0, 10_000_000),
     "frames": (1, 10_000),
     "height": (16, 4096),
     "width": (16, 4096),
-    "first_seed": (0, 10_000_000),
+    "first_seed": (0, HELD_OUT_SEED - 1),
     "held_out": (0, 10_000_000),
     "camera_motion": (0, 1),
     "records_per_shard": (1, 1_000_000),
@@ -56,6 +59,7 @@ class SyntheticConfig:
     """How many processes render at once; the files do not depend on it."""
 
     def __post_init__(self) -> None:
-        for name, (low, high) in _LIMITS.items():
-            if not low <= getattr(self, name) <= high:
-                raise ConfigError(f"{name}={getattr(self, name)}", f"{low} to {high}", f"correct {name!r}")
+        check_range(self, _LIMITS)
+        if (after := self.first_seed + self.count) > HELD_OUT_SEED:
+            got = f"seeds {self.first_seed} to {after - 1}"
+            raise ConfigError(got, f"0 to {HELD_OUT_SEED - 1}: the others are held out", "choose other seeds")
