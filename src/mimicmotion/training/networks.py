@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,7 +13,6 @@ from torch import Tensor, nn
 from mimicmotion.backbones.svd.blocks import SpatioTemporalTransformer
 from mimicmotion.backbones.svd.checkpoint import Components, load_components, load_part
 from mimicmotion.backbones.svd.execution.options import Checkpointing
-from mimicmotion.backbones.svd.image_encoder import clip_pixels, image_embedding
 from mimicmotion.backbones.svd.layers import SpatioTemporalResBlock
 from mimicmotion.backbones.svd.posenet import PoseNet
 from mimicmotion.backbones.svd.unet import UNet
@@ -157,19 +155,3 @@ def encode_frames(vae: Any, frames: Float[Tensor, "*lead 3 height width"]) -> Fl
     parts = [encode_mode(vae, part) for part in flat.split(chunk)]
     # a clone outside of inference mode is a tensor that autograd may keep
     return torch.cat(parts).clone().unflatten(0, frames.shape[:-3])
-
-
-def encode_token(encoder: Any, pictures: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 1 dim"]:
-    """Embedding of pictures in [-1, 1] by a frozen encoder."""
-    return image_embedding(encoder, pictures).clone()
-
-
-def encoder_pixels(encoder: Any, pictures: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 s s"]:
-    """Pictures in [-1, 1] as a trained encoder wants them."""
-    return clip_pixels(pictures, encoder.config.image_size)
-
-
-def modules_of(parts: Components) -> Iterator[tuple[str, Any]]:
-    """Name and network of each part."""
-    for name in ("unet", "pose_net", "image_encoder", "vae"):
-        yield name, getattr(parts, name)

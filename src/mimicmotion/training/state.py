@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +19,7 @@ from mimicmotion.runtime.run_folder import atomic_folder, clear_leftovers, diffe
 from mimicmotion.settings.training import OptimConfig, TrainConfig, as_dict
 from mimicmotion.training.order import global_batches
 
-CHECKPOINT = re.compile(r"step-(\d{8,})")
+CHECKPOINT = re.compile(r"step-\d{8,}")
 IDENTITY = ("settings", "task", "batches", "parts")
 STATE = ("step", "seconds", "params", "average", "buffers", "optimizer", "scaler", "means")
 """Parts of a checkpoint's identity and state."""
@@ -55,14 +56,7 @@ def lr_factor(step: int, config: OptimConfig) -> float:
 
 def mixed_seed(seed: int, *parts: int) -> int:
     """One seed from several numbers below 2^20 or so; neighbours give unlike generators."""
-    import numpy as np
-
     return int(np.random.SeedSequence([seed, *parts]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def seeded(seed: int, *parts: int) -> torch.Generator:
-    """A CPU generator for (seed, parts): a resumed run needs no generator state, only the number of its sample."""
-    return torch.Generator().manual_seed(mixed_seed(seed, *parts))
 
 
 class Average:
@@ -149,15 +143,12 @@ def checkpoints(run: Path) -> list[Path]:
     """Complete checkpoints of a run, oldest first; a checkpoint gets its name only when it is complete."""
     folder = run / "checkpoints"
     found = [p for p in folder.iterdir() if CHECKPOINT.fullmatch(p.name)] if folder.is_dir() else []
-    return sorted(found, key=step_of)
+    return sorted(found, key=lambda p: int(p.name.removeprefix("step-")))
 
 
-def step_of(checkpoint: Path) -> int:
-    """Steps done at a checkpoint."""
-    match = CHECKPOINT.fullmatch(checkpoint.name)
-    if match is None:
-        raise WeightsError(f"{checkpoint}", "a folder step-N of a run", "name a checkpoint")
-    return int(match[1])
+def checkpoint_path(run: Path, step: int) -> Path:
+    """RUN/checkpoints/step-N."""
+    return run / "checkpoints" / f"step-{step:08d}"
 
 
 def save_checkpoint(run: Path, step: int, write: Callable[[Path], object], *, keep: int | None) -> Path:
@@ -172,7 +163,7 @@ def save_checkpoint(run: Path, step: int, write: Callable[[Path], object], *, ke
     Raises:
         OutputError: it cannot be written; the older checkpoints stay.
     """
-    path = run / "checkpoints" / f"step-{step:08d}"
+    path = checkpoint_path(run, step)
     with atomic_folder(path) as part, writing(path):
         write(part)
     for old in checkpoints(run)[:-keep] if keep else []:

@@ -16,29 +16,30 @@ from torch import Tensor, nn
 
 from mimicmotion.backbones.svd.checkpoint import Components, config_of, save_components
 from mimicmotion.backbones.svd.execution.options import Execution
+from mimicmotion.backbones.svd.image_encoder import clip_pixels, image_embedding
 from mimicmotion.backbones.svd.lora import merged_state, save_adapter
 from mimicmotion.backbones.svd.pose_features import to_unit
 from mimicmotion.backbones.svd.posenet import PoseNet
 from mimicmotion.backbones.svd.unet import build_unet
 from mimicmotion.backbones.svd.vae import encoder_digest
-from mimicmotion.data.samples.batch import Batch, Sample, collate
+from mimicmotion.data.samples.batch import Batch, collate
 from mimicmotion.data.samples.latents import LatentCache
 from mimicmotion.data.samples.sample import SampleMaker
-from mimicmotion.data.shards.shards import Shards, open_shards
+from mimicmotion.data.shards.shards import Shards
 from mimicmotion.diffusion.noise import augment_picture
 from mimicmotion.errors import ConfigError
-from mimicmotion.pose.keypoints import PoseSequence
-from mimicmotion.settings.training import TrainConfig
+from mimicmotion.settings.training import PhaseConfig, TrainConfig
 from mimicmotion.training.bundled import bundled_settings
+from mimicmotion.training.launch import shared
 from mimicmotion.training.networks import (
     DenoiserModel,
     checkpointing,
     encode_frames,
-    encode_token,
-    encoder_pixels,
     load_networks,
 )
 from mimicmotion.training.objective import Draws, Encoded, denoising_loss, draw
+from mimicmotion.training.stages.shards import cache_folder, held_out_shards, training_shards
+from mimicmotion.training.stages.validate import SEED, Validator
 from mimicmotion.training.task import StepResult, Task, Validation
 from mimicmotion.training.trained import choose_trained
 from mimicmotion.weights.tensors import assign
@@ -67,10 +68,9 @@ class DenoiserTask(Task):
         if config.trained.frozen == "half" and config.precision == "no":
             raise ConfigError("trained.frozen: half with precision: no", "bf16 or fp16", "set precision: bf16")
         self.config = config
-        self.cache = Path(config.data.cache or Path(config.run) / "cache")
-        self.shards = shards or open_shards(config.data.shards, config.data.split, cache=self.cache / "shards")
+        self.cache = cache_folder(config)
+        self.shards = shards or training_shards(config)
         self.device = torch.device("cpu")
-        self.true_poses: dict[int, PoseSequence] = {}  # found in the clips of validation, see `validate.pose_scores`
         self.parts = load_networks(config.model, config.seed)
         self.settings = self._settings()
         if self.settings.get("reference_warp") == "residual" != self.parts.settings.get("reference_warp"):
@@ -90,8 +90,7 @@ class DenoiserTask(Task):
         self.latents = self._latent_cache(self.cache / "latents") if config.data.cache_latents else None
         self.maker = self.sample_maker(self.shards, self.latents)
         for phase in config.phases:  # data too short for a later phase is no news for then
-            sample = dataclasses.replace(config.data.sample, num_frames=phase.frames, spacing=phase.spacing)
-            self.maker.usable(sample)
+            self.maker.usable(dataclasses.replace(config.data.sample, **_clip_of(phase)))
         self.identity: dict[str, Any] = {
             "stage": "denoiser",
             "data": self.shards.digest,
@@ -134,9 +133,7 @@ class DenoiserTask(Task):
             changes: settings of the sample that differ from the run's; `seed` too.
         """
         seed = changes.pop("seed", self.config.seed)
-        phase = self.config.phase(0)
-        first: dict[str, Any] = {} if phase is None else {"num_frames": phase.frames, "spacing": phase.spacing}
-        sample = dataclasses.replace(self.config.data.sample, **{**first, **changes})
+        sample = dataclasses.replace(self.config.data.sample, **{**_clip_of(self.config.phase(0)), **changes})
         return SampleMaker(
             shards,
             sample,
@@ -172,22 +169,15 @@ class DenoiserTask(Task):
 
     def _fill(self, latents: LatentCache) -> None:
         """Encode what is missing, each process its share, and wait for the others."""
-        import torch.distributed as dist
-
-        together = dist.is_available() and dist.is_initialized()
-        rank, world = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
-        mine = range(rank, len(self.shards), world)
-        for mirrored in (False, True) if self.config.data.sample.flip else (False,):
-            for done in latents.fill(mine, mirrored=mirrored):
-                if done % 100 == 0:
-                    logger.info("latents of %d of %d scenes", done, len(mine))
-        if together:
-            dist.barrier()
+        with shared(len(self.shards)) as mine:
+            for mirrored in (False, True) if self.config.data.sample.flip else (False,):
+                for done in latents.fill(mine, mirrored=mirrored):
+                    if done % 100 == 0:
+                        logger.info("latents of %d of %d scenes", done, len(mine))
 
     def batch(self, step: int, numbers: Sequence[int]) -> Batch:
         """The samples of these numbers; with `overfit_one_clip` the same clip every time, under their numbers."""
-        phase = self.config.phase(step)
-        options: dict[str, Any] = {} if phase is None else {"num_frames": phase.frames, "spacing": phase.spacing}
+        options = _clip_of(self.config.phase(step))
         if not self.config.overfit_one_clip:
             return collate([self.maker(n, **options) for n in numbers])
         one = self.maker(0, **options)
@@ -203,18 +193,16 @@ class DenoiserTask(Task):
         loss = denoising_loss(model, o, encoded, draws, self.scaling_factor, reference_slot=slot)
         return StepResult(loss.value, loss.log, batch.keys, loss.each)
 
-    def autocast(self, device: torch.device) -> torch.autocast:
-        """The run's number format, for what is computed beside the wrapped model."""
-        precision = self.config.precision
-        dtype = torch.float16 if precision == "fp16" else torch.bfloat16
-        return torch.autocast(device.type, dtype, enabled=precision != "no")
-
     @functools.cached_property
-    def validation_samples(self) -> list[Sample]:
-        """The fixed clips of validation."""
-        from mimicmotion.training.stages import validate
-
-        return validate.validation_samples(self, validate.held_out(self))
+    def validator(self) -> Validator:
+        """Fixed clips, forwards and not mirrored; an overfitting run is measured on its one clip as it is trained."""
+        c = self.config
+        options = _clip_of(c.phases[-1] if c.phases else None)
+        if c.overfit_one_clip:
+            return Validator(c, [self.sample_maker(self.shards, None, **options)(0)], self.encode)
+        options |= {"seed": SEED, "reverse": 0.0, "flip": 0.0, "short_records": "skip"}
+        maker = self.sample_maker(held_out_shards(c, self.shards), None, **options)
+        return Validator(c, [maker(n) for n in range(c.validation.clips)], self.encode)
 
     @property
     def scaling_factor(self) -> float:
@@ -253,11 +241,11 @@ class DenoiserTask(Task):
                 picture = picture.index_copy(0, torch.tensor([i], device=picture.device), encode_frames(vae, noisy))
         token, pixels = None, None
         if self.trains_encoder and image_encoder is None:
-            pixels = encoder_pixels(encoder, batch.reference)
+            pixels = clip_pixels(batch.reference, encoder.config.image_size)
         elif batch.embedding is not None and not self.trains_encoder:
             token = batch.embedding[:, None]
         else:
-            token = encode_token(encoder, batch.reference)
+            token = image_embedding(encoder, batch.reference).clone()
         warped = None if batch.warped is None else encode_frames(vae, batch.warped)
         if warped is not None and self.config.data.sample.reference_slot:
             warped[:, 0] = picture  # with its augmentation
@@ -319,7 +307,10 @@ class DenoiserTask(Task):
         return out
 
     def validate(self, step: int, weights: Mapping[str, Tensor]) -> Validation:  # noqa: ARG002
-        """Loss per noise band and generated clips on held-out data (see `validate`)."""
-        from mimicmotion.training.stages.validate import validate
+        """Loss per noise band and generated clips on held-out data (see `Validator`)."""
+        return self.validator(self.assembled(weights, self.device))
 
-        return validate(self, weights)
+
+def _clip_of(phase: PhaseConfig | None) -> dict[str, Any]:
+    """Length and spacing of a phase's clips, as settings of a sample; none where there are no phases."""
+    return {} if phase is None else {"num_frames": phase.frames, "spacing": phase.spacing}
