@@ -35,15 +35,17 @@ from mimicmotion.settings.training import (
 )
 from mimicmotion.training import loop
 from mimicmotion.training.loop import Trainer, bad_samples
-from mimicmotion.training.order import first_number, global_batches, sample_numbers
 from mimicmotion.training.state import (
     Average,
     check_identity,
     checkpoints,
+    first_number,
+    global_batches,
     identity,
     lr_factor,
     mixed_seed,
     read_state,
+    sample_numbers,
     save_checkpoint,
 )
 from mimicmotion.training.strategy import Strategy, build_optimizer
@@ -368,6 +370,9 @@ def test_damaged_checkpoint_is_named(recipe: Recipe) -> None:
 def test_checkpoint_of_another_version_is_refused_with_what_to_do(recipe: Recipe) -> None:
     state = train_alone(recipe()) / "state"
     known = json.loads((state / "identity.json").read_text())
+    other_stage = {"autoencoder.kl": 1e-5, "detail.clips": 3}
+    (state / "identity.json").write_text(json.dumps(known | {"settings": known["settings"] | other_stage}))
+    assert Trainer(recipe(), BlobTask()).step == 8
     gone = known | {"settings": known["settings"] | {"optim.nesterov": True}}
     (state / "identity.json").write_text(json.dumps(gone))
     with pytest.raises(ConfigError, match=r"optim.nesterov was True, is not there\n.*\n.*allow the changes"):

@@ -27,18 +27,19 @@ from mimicmotion.runtime.progress import Job, Progress, finish
 from mimicmotion.runtime.run_folder import FolderLock, atomic_folder
 from mimicmotion.settings.training import TrainConfig, as_dict
 from mimicmotion.training.launch import build_accelerator, on_main_process, quiet_worker, resume_command
-from mimicmotion.training.order import first_number, sample_numbers
 from mimicmotion.training.state import (
     Average,
     check_identity,
     checkpoint_path,
     checkpoints,
     clear_run,
+    first_number,
     identity,
     lr_factor,
     mixed_seed,
     read_identity,
     read_state,
+    sample_numbers,
     save_checkpoint,
     write_state,
 )
@@ -202,7 +203,7 @@ class Trainer:
             Passes(self.config, self.task, self.rank, self.world),
             batch_size=None,
             sampler=range(self.step * accumulation, last * accumulation),
-            collate_fn=_as_it_is,
+            collate_fn=lambda batch: batch,
             num_workers=workers,
             worker_init_fn=quiet_worker,
             multiprocessing_context="fork" if workers else None,
@@ -380,10 +381,6 @@ class Trainer:
         if self.accelerator.device.type == "cuda":
             out["gpu_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
         return out
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
 
 
 def bad_samples(result: StepResult) -> list[str]:

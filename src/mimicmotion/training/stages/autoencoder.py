@@ -97,31 +97,22 @@ class Clips(NamedTuple):
 
 
 class AutoencoderModel(nn.Module):
-    """Encodes, adds the posterior's noise, decodes.
+    """Encodes, adds the posterior's noise, decodes; the encoder stays as it is."""
 
-    Args:
-        vae: the autoencoder.
-        train_encoder: keep the encoder's graph.
-    """
-
-    def __init__(self, vae: Autoencoder, train_encoder: bool) -> None:
+    def __init__(self, vae: Autoencoder) -> None:
         super().__init__()
-        self.vae, self.train_encoder = vae, train_encoder
+        self.vae = vae
 
     def forward(
         self, frames: Float[Tensor, "batch frames 3 height width"], noise: Float[Tensor, "batch frames c h w"]
-    ) -> tuple[Float[Tensor, "batch frames 3 height width"], Float[Tensor, ""]]:
-        """Reconstructed frames and the mean KL of a frame (sum over its latents)."""
+    ) -> Float[Tensor, "batch frames 3 height width"]:
+        """Reconstructed frames."""
         x = frames.flatten(0, 1)
         # Float32 throughout: its latents are what the video model will be trained on.
-        with torch.set_grad_enabled(self.train_encoder and torch.is_grad_enabled()):
-            with torch.autocast(x.device.type, enabled=False):
-                mean, logvar = self.vae.encode(x)
-            z = mean + (logvar / 2).exp() * noise.flatten(0, 1)
-            # against a standard normal distribution, summed over the latents of a frame
-            kl = (mean.square() + logvar.exp() - 1 - logvar).flatten(1).sum(1).mean() / 2
-        out = self.vae.decode(z, frames.shape[1])
-        return out.unflatten(0, frames.shape[:2]), kl
+        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+            mean, logvar = self.vae.encode(x)
+        z = mean + (logvar / 2).exp() * noise.flatten(0, 1)
+        return self.vae.decode(z, frames.shape[1]).unflatten(0, frames.shape[:2])
 
 
 class AutoencoderTask(Task):
@@ -147,7 +138,7 @@ class AutoencoderTask(Task):
         mean, basis = patch_basis(self.shards, size, self.settings.latent_channels, seed=config.seed)
         init_with_pca(vae, torch.from_numpy(mean).float(), torch.from_numpy(basis).float())
         self.vae = vae
-        self.model: nn.Module = AutoencoderModel(vae, self.settings.train_encoder)
+        self.model: nn.Module = AutoencoderModel(vae)
         self.identity = {
             "stage": "autoencoder",
             "data": self.shards.digest,
@@ -167,8 +158,8 @@ class AutoencoderTask(Task):
             raise ConfigError(f"frames of {shards.size}", f"multiples of {c.patch_size}", fix)
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """The decoder's parameters, and the encoder's where that is trained too."""
-        left_out = [] if self.settings.train_encoder else ["vae.encoder.", "vae.quant_conv."]
+        """The decoder's parameters."""
+        left_out = ["vae.encoder.", "vae.quant_conv."]
         if self.vae.config.layers_per_block == 1:
             left_out.append("vae.decoder.mid_block.attentions.")  # it is run before a second block only
         return {k: p for k, p in self.model.named_parameters() if not k.startswith(tuple(left_out))}
@@ -193,11 +184,9 @@ class AutoencoderTask(Task):
         shape = (c.clip_frames, c.latent_channels, *(s // c.patch_size for s in frames.shape[-2:]))
         rngs = [np.random.default_rng([self.config.seed, n, _STREAM]) for n in batch.numbers]
         noise = np.stack([rng.standard_normal(shape, dtype=np.float32) for rng in rngs])
-        out, kl = model(frames, torch.from_numpy(noise).to(frames.device))
+        out = model(frames, torch.from_numpy(noise).to(frames.device))
         out, target = out.flatten(0, 1).float(), frames.flatten(0, 1)
         loss = reconstruction_loss(out, target, c.mse, c.edges)
-        if c.train_encoder:
-            loss = loss + c.kl * kl / target[0, 0].numel()
         return StepResult(loss, {"psnr": psnr(out.detach(), target)}, batch.keys)
 
     def _with(self, weights: Mapping[str, Tensor]) -> Autoencoder:
@@ -212,7 +201,7 @@ class AutoencoderTask(Task):
         The scaling factor in its config brings latents to unit deviation, as 0.18215 does for SVD's.
         """
         vae = self._with(weights)
-        if self._scaling is None or self.settings.train_encoder:
+        if self._scaling is None:
             self._scaling = self._scaling_factor(vae)
         vae.config["scaling_factor"] = self._scaling
         (folder / "vae").mkdir(parents=True)

@@ -187,15 +187,9 @@ class DetailTask(Task):
     def _clips(self, shards: Shards, seed: int, name: str, changes: Mapping[str, Any]) -> _Clips:
         sample = dataclasses.replace(self.config.data.sample, **changes)
         parts, vae = self.parts, self.parts.vae
+        drawing = parts.settings.get("pose_drawing", {})
         noisy, exact = (
-            SampleMaker(
-                shards,
-                s,
-                seed=seed,
-                downscale=vae.downscale,
-                drawing=parts.settings.get("pose_drawing", {}),
-                warp=True,
-            )
+            SampleMaker(shards, s, seed=seed, downscale=vae.downscale, drawing=drawing, warp=True)
             for s in (sample, dataclasses.replace(sample, detector_noise=0.0))
         )
         share = self.options.exact_poses if sample.detector_noise else 0.0
