@@ -106,8 +106,8 @@ def origin_of_model(config: GenerateConfig, pipe: MimicMotionPipeline, sums: Che
     # weights may wait on the host until it is planned which of them fit
     device = pipe.device if pipe.device.type != "cpu" else choose_device(config.device)
     return {
-        "weights": {short_name(p): sums[p] for p in pipe.files} or {"in memory": fingerprint(pipe)},
-        "model": plain(pipe.settings),
+        "weights": {short_name(p): sums[p] for p in pipe.backbone.files} or {"in memory": fingerprint(pipe)},
+        "model": plain(pipe.backbone.settings),
         "machine": {"device": device.type, "dtype": str(pipe.dtype).removeprefix("torch.")},
         "runtime": {"threads": torch.get_num_threads()},
     }
@@ -148,8 +148,8 @@ def fingerprint(pipe: MimicMotionPipeline) -> str:
     import torch
 
     total = hashlib.sha256()
-    for module in (pipe.unet, pipe.vae, pipe.image_encoder, pipe.pose_net, pipe.detail):
-        for name, tensor in ({} if module is None else module.state_dict()).items():
+    for network in pipe.backbone.networks:
+        for name, tensor in network.state_dict().items():
             total.update(name.encode())
             total.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()

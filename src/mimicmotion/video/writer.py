@@ -19,14 +19,13 @@ from mimicmotion.runtime import files
 from mimicmotion.runtime.run_folder import atomic_folder, check_replaceable_folder
 from mimicmotion.video.audio import AudioTrack
 from mimicmotion.video.encoders import (
-    BT709,
     ENCODERS,
-    LIMITED,
     EncoderSettings,
     GifPalette,
     OutputPlan,
     add_stream,
     open_container,
+    to_yuv,
 )
 from mimicmotion.video.timing import exact_rate
 
@@ -245,15 +244,7 @@ class _VideoWriter:
         rgb = VideoFrame.from_ndarray(frame, format="rgb24")
         if self._s.target.kind == "webp":
             return rgb.reformat(format="bgra")
-        return rgb.reformat(
-            format="yuv420p",
-            dst_colorspace=BT709,
-            dst_color_range=LIMITED,
-            dst_color_trc=BT709,
-            dst_color_primaries=BT709,
-            # accurate rounding: flat colours come back within 1-2 levels instead of 3
-            interpolation="BICUBIC",
-        )
+        return to_yuv(rgb)
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:

@@ -28,12 +28,22 @@ from mimicmotion.errors import ConfigError, OutputError, WeightsError
 from mimicmotion.runtime.files import writing
 from mimicmotion.runtime.run_folder import atomic_folder
 from mimicmotion.weights import registry as weights
-from mimicmotion.weights.locate import DETAIL, FILE_NAMES, LISTED, PARTS, SETTINGS_FILE, find_base, find_checkpoint
+from mimicmotion.weights.locate import (
+    DETAIL,
+    FILE_NAMES,
+    FORMAT,
+    LISTED,
+    PARTS,
+    SETTINGS_FILE,
+    find_base,
+    find_checkpoint,
+    read_json,
+    read_model_file,
+)
 from mimicmotion.weights.tensors import Target, assign, check_keys, read_tensors
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
 LIBRARIES = {
     "UNetSpatioTemporalConditionModel": "diffusers",
     "AutoencoderKLTemporalDecoder": "diffusers",
@@ -84,7 +94,7 @@ def load_components(
     """
     folder = find_base(base, full=checkpoint is None)
     source = None if checkpoint is None else find_checkpoint(checkpoint)
-    settings = read_settings(folder) or published_settings(source)
+    settings = dict(read_model_file(folder).get("settings", {})) or published_settings(source)
     loader = _Loader(folder, (torch.device(device), dtype), variant)
     configs = {part: read_config(folder, part) for part in PARTS[:3]}
     unet = _on_meta("unet", lambda: build_unet(configs["unet"], dtype=dtype, device="meta"))
@@ -142,7 +152,9 @@ def _write_model(parts: Components, folder: Path, dtype: torch.dtype | None) -> 
     sums = {
         p.relative_to(folder).as_posix(): {"sha256": weights.sha256_file(p), "size": p.stat().st_size} for p in written
     }
-    _write_json(folder / SETTINGS_FILE, {"format": FORMAT, "settings": parts.settings, "files": sums})
+    warped = parts.settings.get("reference_warp", "none") != "none"
+    about = {"format": FORMAT, "backbone": "tiny" if warped else "svd", "settings": parts.settings, "files": sums}
+    _write_json(folder / SETTINGS_FILE, about)
 
 
 def config_of(module: Any) -> dict[str, Any]:
@@ -184,7 +196,7 @@ def build_part(module: Any) -> Any:
 
 def read_config(folder: Path, part: str) -> dict[str, Any]:
     """The config.json of one network of a model folder."""
-    return _read_json(folder / part / "config.json")
+    return read_json(folder / part / "config.json")
 
 
 def published_settings(checkpoint: str | Path | None) -> dict[str, Any]:
@@ -195,37 +207,6 @@ def published_settings(checkpoint: str | Path | None) -> dict[str, Any]:
     frames = 72 if checkpoint is not None and re.search(r"1[-_.]1", Path(checkpoint).name) else 16
     fusion = {"segment_frames": frames, "overlap_frames": 6}
     return {"num_inference_steps": 25, "guidance_scale": 2.0, "fps": 7.0, "fusion": fusion}
-
-
-def read_settings(folder: Path) -> dict[str, Any]:
-    """Default settings of a model folder of this project; empty for others."""
-    path = folder / SETTINGS_FILE
-    if not path.is_file():
-        return {}
-    data = _read_json(path)
-    if data.get("format", FORMAT) != FORMAT:
-        fix = "update mimicmotion"
-        raise WeightsError(f"{path} has format {data['format']}", f"format {FORMAT}", fix)
-    for name, entry in data.get("files", {}).items():
-        file = folder / name
-        size = file.stat().st_size if file.is_file() else None
-        if size != entry["size"]:
-            got = f"{file} is missing" if size is None else f"{file} has {size} bytes"
-            raise WeightsError(got, f"{entry['size']} bytes", "the model is not complete: copy or fetch it again")
-    return dict(data.get("settings", {}))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    fix = "fetch or copy the model again"
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as e:
-        raise WeightsError(f"{path} is missing", "a complete model folder", fix) from e
-    except (OSError, ValueError) as e:
-        raise WeightsError(f"{path}: {e}", "a readable JSON file", fix) from e
-    if not isinstance(data, dict):
-        raise WeightsError(f"{path} holds {type(data).__name__}", "a JSON object", fix)
-    return data
 
 
 @dataclass(frozen=True, slots=True)

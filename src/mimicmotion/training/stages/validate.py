@@ -9,7 +9,6 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,13 +17,15 @@ from numpy import ndarray
 from torch import Tensor
 
 from mimicmotion.arrays import Frames
+from mimicmotion.backbones import backbone_of
+from mimicmotion.backbones.base import Request
 from mimicmotion.backbones.svd.checkpoint import Components
-from mimicmotion.backbones.tiny.detail import DetailGuide
 from mimicmotion.data.samples.batch import Sample, collate
 from mimicmotion.diffusion.loss import LogNormal
 from mimicmotion.errors import InputError
 from mimicmotion.evaluation.metrics.pixels import moving_region, psnr, ssim
 from mimicmotion.pipeline import MimicMotionPipeline
+from mimicmotion.pose.guidance.limb_warp import WarpedPoses
 from mimicmotion.pose.keypoints import BODY, PoseSequence
 from mimicmotion.settings.training import TrainConfig
 from mimicmotion.training.bundled import sheet
@@ -133,16 +134,13 @@ class Validator:
     @torch.no_grad()
     def generate(self, parts: Components, sample: Sample, seed: int) -> Frames:
         """The sample's reference in its driving poses, as inference makes it."""
-        p, reference = parts, sample.reference
-        pipe = MimicMotionPipeline(p.unet, p.vae, p.image_encoder, p.pose_net, p.settings, p.detail)
-        poses, warped = sample.poses[self.slot :], None if sample.warped is None else sample.warped[self.slot :]
-        height, width = reference.shape[:2]
-        options: dict[str, Any] = {"height": height, "width": width, "seed": seed, "warped": warped}
+        pipe, reference, slot = MimicMotionPipeline(backbone_of(parts)), sample.reference, self.slot
+        poses = sample.poses[slot:] if sample.warped is None else WarpedPoses(sample.poses[slot:], sample.warped[slot:])
         with autocast(self.config, pipe.device):
-            latents = pipe(reference, poses, sample.reference_pose, output_type="latent", **options)
-        own = None if warped is None else DetailGuide(reference, sample.reference_pose, warped, poses)
-        chunk = 4 if height * width > LARGE else 8
-        return np.stack(list(pipe.decode(latents[0], decode_chunk_size=chunk, detail_from=own)))
+            latents = pipe(reference, poses, sample.reference_pose, seed=seed, output_type="latent")
+        chunk = 4 if reference.shape[0] * reference.shape[1] > LARGE else 8
+        request = Request(reference, poses, sample.reference_pose, len(poses))
+        return np.stack(list(pipe.decode(latents[0], decode_chunk_size=chunk, request=request)))
 
     def pose_scores(self, outputs: Sequence[Frames]) -> dict[str, float]:
         """How well generated clips follow: poses found in them against those found in the true clips."""
