@@ -257,14 +257,14 @@ def test_latents_are_those_of_the_stored_frames(videos: Path, tmp_path: Path) ->
     settings = {"latents": str(tmp_path / "model"), "latents_device": "cpu", "validation": 0}
     finish(prepare(config(only, tmp_path / "shards", **settings)))
     found = open_shards(tmp_path / "shards")
-    assert found.latents_model == encoder_digest(pipe.vae)
+    assert found.latents_model == encoder_digest(pipe.backbone.vae)
     record = found[0]
     images = torch.from_numpy(record.frames(range(len(record)))).movedim(-1, 1).float() / 127.5 - 1
     assert record.latents is not None
     assert record.embeddings is not None
     assert record.latents.dtype == np.float16
-    np.testing.assert_allclose(record.latents, encode_mode(pipe.vae, images).numpy(), rtol=2e-3, atol=2e-3)
-    wanted = image_embedding(pipe.image_encoder, images)[:, 0].numpy()
+    np.testing.assert_allclose(record.latents, encode_mode(pipe.backbone.vae, images).numpy(), rtol=2e-3, atol=2e-3)
+    wanted = image_embedding(pipe.backbone.image_encoder, images)[:, 0].numpy()
     np.testing.assert_allclose(record.embeddings, wanted, rtol=1e-4, atol=1e-5)
 
 

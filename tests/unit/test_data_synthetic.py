@@ -112,7 +112,7 @@ ARGUMENTS = ["--frames", "3", "--height", "64", "--width", "32", "--records-per-
 )
 def test_killed_and_begun_again(tmp_path: Path, how: signal.Signals, processes: int) -> None:
     out = tmp_path / "killed"
-    command = [sys.executable, "-m", "mimicmotion.cli", "prepare", "synthetic", "10", *ARGUMENTS, "-o", str(out)]
+    command = [sys.executable, "-m", "mimicmotion.cli", "prepare", "synthetic", "6", *ARGUMENTS, "-o", str(out)]
     # a group of its own, and the signal to all of it: as a terminal does
     process = subprocess.Popen(
         [*command, "--processes", str(processes)], start_new_session=True, stderr=subprocess.DEVNULL
@@ -130,9 +130,9 @@ def test_killed_and_begun_again(tmp_path: Path, how: signal.Signals, processes: 
     before = len(list(out.glob("train-*.tar")))
     assert before >= 1
     # ends with the same files as one that nobody disturbed
-    reused = finish(render(out, 10)).written.reused
+    reused = finish(render(out, 6)).written.reused
     assert reused == before
-    finish(render(tmp_path / "whole", 10))
+    finish(render(tmp_path / "whole", 6))
     assert sums(out) == sums(tmp_path / "whole")
 
 

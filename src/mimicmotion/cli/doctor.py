@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mimicmotion import __version__
+from mimicmotion.cli.options import app
 from mimicmotion.runtime.device import choose_device, choose_dtype
 from mimicmotion.runtime.versions import PACKAGES, installed
 
@@ -17,12 +18,14 @@ from mimicmotion.runtime.versions import PACKAGES, installed
 CONFLICTING = ("opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless")
 
 
-def doctor() -> str:
-    """A report of this machine, one line a fact; warnings begin with "!"."""
-    return "\n".join(_facts())
+@app.command
+def doctor() -> None:
+    """Print what this machine has and what would be used."""
+    print("\n".join(_facts()))
 
 
 def _facts() -> Iterator[str]:
+    """One line a fact; warnings begin with "!"."""
     import onnxruntime
     import torch
 

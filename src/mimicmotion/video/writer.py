@@ -16,6 +16,7 @@ from numpy import ndarray
 
 from mimicmotion.errors import ConfigError, OutputError
 from mimicmotion.runtime import files
+from mimicmotion.runtime.run_folder import atomic_folder, check_replaceable_folder
 from mimicmotion.video.audio import AudioTrack
 from mimicmotion.video.encoders import (
     ENCODERS,
@@ -93,7 +94,7 @@ def open_writer(
         logger.warning("%s: this format has no sound; the sound of %s is left out", target.path, audio_from)
         audio_from = None
     if target.kind == "folder":
-        with files.atomic_folder(target.path, FRAME_PATTERN) as part:
+        with atomic_folder(target.path, FRAME_PATTERN) as part:
             yield from _filled(_FolderWriter(part, target.path, size))
         return
     with files.atomic_path(target.path) as part:
@@ -131,7 +132,7 @@ def check_output(path: str | os.PathLike[str], codec: Codec = "auto") -> Path:
     """
     plan = plan_output(path, codec)
     if plan.kind == "folder":
-        files.check_replaceable_folder(plan.path, FRAME_PATTERN)
+        check_replaceable_folder(plan.path, FRAME_PATTERN)
     elif plan.path.is_dir():
         raise OutputError(f"{plan.path} is a folder", "a file name", f"write to {plan.path / 'out.mp4'}")
     return files.check_writable(plan.path)
