@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mimicmotion.study.build import StudyConfig, build_study
+from mimicmotion.settings.study import StudyConfig
+from mimicmotion.study.build import build_study
 from mimicmotion.study.folder import Key, Study
 from mimicmotion.study.votes import Vote
 from mimicmotion.video.writer import open_writer

@@ -69,10 +69,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folders(place / "clips", suffix=".mp4")
     (place / "others.csv").write_text("method,metric,value\nothers,psnr,20.5\n")
     pipe = micro_pipeline()
-    pipe.settings |= {"height": 96, "width": 64}
+    pipe.backbone.settings |= {"height": 96, "width": 64}
     pipe.save_pretrained(place / STAND_IN)
-    weights = {f"unet.{k}": v for k, v in pipe.unet.state_dict().items()}
-    weights |= {f"pose_net.{k}": v for k, v in pipe.pose_net.state_dict().items()}
+    weights = {f"unet.{k}": v for k, v in pipe.backbone.unet.state_dict().items()}
+    weights |= {f"pose_net.{k}": v for k, v in pipe.backbone.pose_net.state_dict().items()}
     torch.save(weights, place / "MimicMotion_1-1.pth")
     for network in (SHARED / "parity" / "tiny_dwpose").glob("*.onnx"):  # random weights
         shutil.copy(network, place / network.name)

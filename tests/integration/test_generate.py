@@ -170,7 +170,7 @@ def test_short_videos_in_every_mode(job: GenerateConfig, tmp_path: Path, frames:
     "changes",
     [
         {"guidance_scale": 1.0},
-        {"guidance_scale": 1.5, "guidance_scale_end": 3.0},
+        {"guidance_scale": 1.5, "max_guidance_scale": 3.0},
         {"noise_aug_strength": 0.1},
         {"confidence_aware": False},
         {"align": "released"},

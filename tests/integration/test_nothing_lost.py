@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from mimicmotion.errors import ConfigError, InputError, OutputError
-from mimicmotion.generate import execution, inputs, outputs
+from mimicmotion.generate import inputs, outputs
 from mimicmotion.generate import job as job_module
 from mimicmotion.generate import run_state as resume
 from mimicmotion.generate.job import generate
@@ -321,15 +321,15 @@ def test_runs_on_as_it_ran_before(job: GenerateConfig, tmp_path: Path, monkeypat
     copy = tmp_path / "copy"
     shutil.copytree(str(job.model), copy)  # a model of its own: one that is loaded already keeps its plan
     own = dataclasses.replace(job, model=str(copy))
-    original = execution.plan_run
+    original = job_module.plan_run
 
     def in_portions(*args: Any, **options: Any) -> Any:
         plan = original(*args, **options)
         return dataclasses.replace(plan, unet=dataclasses.replace(plan.unet, frame_chunk=2))
 
-    monkeypatch.setattr(execution, "plan_run", in_portions)
+    monkeypatch.setattr(job_module, "plan_run", in_portions)
     stop_after(own, "denoise", 2)
-    monkeypatch.setattr(execution, "plan_run", original)
+    monkeypatch.setattr(job_module, "plan_run", original)
     result = finish(generate(again(own)))
     assert json.loads(result.sidecar.read_text())["execution"]["unet"]["frame_chunk"] == 2
     stop_after(own, "denoise", 2)

@@ -62,7 +62,7 @@ def test_chunks_change_nothing(frame_chunk: int) -> None:
 def test_frames_run_in_chunks() -> None:
     _, ours = pair()
     seen: list[int] = []
-    for layer in (ours.decoder.conv_in, ours.decoder.up_blocks[0].upsamplers[0], ours.decoder.conv_out):
+    for layer in (ours.decoder.conv_in, ours.decoder.up_blocks[0]["upsamplers"][0], ours.decoder.conv_out):
         layer.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
     with torch.no_grad():
         ours.decode(LATENTS, FRAMES, 4)

@@ -7,15 +7,16 @@ import json
 import random
 import re
 import shutil
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import TypeVar
 
-from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.evaluation.reports.listing import list_pictures, list_videos
-from mimicmotion.runtime.files import atomic_folder, check_replaceable_folder, check_writable, writing
+from mimicmotion.runtime.files import check_writable, writing
+from mimicmotion.runtime.run_folder import atomic_folder, check_replaceable_folder
+from mimicmotion.settings.study import StudyConfig
 from mimicmotion.study.folder import (
     INDEX,
     KEY,
@@ -37,7 +38,6 @@ from mimicmotion.study.sources import (
     uneven_lengths,
 )
 from mimicmotion.video.picture import read_picture, write_picture
-from mimicmotion.video.reader import RELEASED_FPS
 from mimicmotion.video.writer import open_writer
 
 T = TypeVar("T")
@@ -45,55 +45,6 @@ T = TypeVar("T")
 _NOTHING = "\0"  # a pattern that no file has: a folder with anything in it, votes above all, is never replaced
 _CRF = 12
 _UNEVEN_FPS = 50.0  # a GIF's times are hundredths of a second; this keeps them to one frame
-
-
-@dataclass(frozen=True, kw_only=True)
-class StudyConfig:
-    """What to build.
-
-    Attributes:
-        ours: name of our method and its folder of results.
-        baselines: the same for each method to compare with.
-        output: the folder to make.
-        reference: folder of reference pictures, shown beside each pair.
-        driving: folder of driving videos, shown beside each pair.
-        title: heading of the page.
-        question: what is asked about each pair.
-        repeat_share: share of the pairs that each rater sees twice, 0 to 0.5.
-        min_seconds: how long a pair must run before a vote is taken.
-        skip_missing: leave out sequences that a folder lacks.
-        folder_fps: frames per second of folders of frames.
-        seed: for blind ids that can be repeated; None (safer) draws them afresh.
-    """
-
-    ours: tuple[str, Path]
-    baselines: Sequence[tuple[str, Path]]
-    output: Path
-    reference: Path | None = None
-    driving: Path | None = None
-    title: str = "Which video is better?"
-    question: str = "Which video do you prefer?"
-    repeat_share: float = 0.15
-    min_seconds: float = 1.0
-    skip_missing: bool = False
-    folder_fps: float = RELEASED_FPS
-    seed: int | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.repeat_share <= 0.5:
-            raise ConfigError(f"repeat_share={self.repeat_share}", "0 to 0.5", "0.15 repeats every seventh pair")
-        if not 0 <= self.min_seconds <= 60:
-            raise ConfigError(f"min_seconds={self.min_seconds}", "0 to 60", "1 keeps hasty votes out")
-        names = [name for name, _ in self.methods]
-        if len(names) < 2:
-            raise ConfigError(f"one method ({names[0]})", "at least one baseline", "add --baseline NAME=DIR")
-        if len(set(names)) < len(names) or not all(names):
-            raise ConfigError(f"the names {', '.join(names)}", "a name of its own for each method", "rename one")
-
-    @property
-    def methods(self) -> list[tuple[str, Path]]:
-        """All methods, ours first."""
-        return [self.ours, *self.baselines]
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,19 +220,3 @@ def _tags(path: Path) -> str:
     with av.open(str(path.absolute())) as container:
         tags = [container.metadata, *(stream.metadata for stream in container.streams)]
         return "\n".join(str(value) for tag in tags for value in tag.values())
-
-
-def check_methods(ours: str, baselines: Sequence[str]) -> tuple[tuple[str, Path], list[tuple[str, Path]]]:
-    """Take NAME=DIR apart.
-
-    Raises:
-        InputError: not of this form.
-    """
-
-    def split(text: str) -> tuple[str, Path]:
-        name, equals, folder = text.partition("=")
-        if not equals or not name.strip() or not folder:
-            raise InputError(f"{text!r}", "NAME=DIR", "for example --ours mimicmotion=results/mimicmotion")
-        return name.strip(), Path(folder)
-
-    return split(ours), [split(b) for b in baselines]

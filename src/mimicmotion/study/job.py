@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mimicmotion.runtime.progress import Job, Progress
-from mimicmotion.study.build import BuiltStudy, StudyConfig, build_study
+from mimicmotion.settings.study import StudyConfig
+from mimicmotion.study.build import BuiltStudy, build_study
 from mimicmotion.study.folder import KEY, PAGE, load_key, load_study
 
 if TYPE_CHECKING:
