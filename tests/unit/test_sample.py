@@ -369,7 +369,7 @@ def test_a_flipped_sample_is_the_mirrored_sample() -> None:
         ({"hand_threshold": -0.1}, "hand_threshold"),
         ({"detector_noise": 11}, "detector_noise"),
         ({"reference": "other"}, "reference"),
-        ({"frames": 3}, "fields are"),
+        ({"frames": 3}, "did you mean num_frames"),
     ],
 )
 def test_senseless_settings_are_refused(setting: dict[str, Any], message: str) -> None:
