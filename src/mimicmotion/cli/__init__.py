@@ -353,9 +353,9 @@ def evaluate(
         config: YAML file with settings.
         options: Settings.
     """
-    from mimicmotion.settings.evaluation import parse_methods
+    from mimicmotion.settings.parsing import parse_folders
 
-    methods = parse_methods(generated) if generated else None
+    methods = parse_folders(generated) if generated else None
     settings = _merge(EvaluateConfig, config, options, real=real, generated=methods, metrics=metrics)
     from mimicmotion.evaluation.job import evaluate as job
 
@@ -477,10 +477,11 @@ def study_build(
         folder_fps: Frames per second of folders of frames.
         seed: For blind ids that can be repeated; by default they are drawn afresh.
     """
-    from mimicmotion.study.build import StudyConfig, check_methods
-    from mimicmotion.study.job import build as job
+    from mimicmotion.settings.parsing import parse_folders
+    from mimicmotion.settings.study import StudyConfig
+    from mimicmotion.study.build import build_study
 
-    own, others = check_methods(ours, baseline or [])
+    own, *others = parse_folders([ours, *(baseline or [])]).items()
     settings = StudyConfig(
         ours=own,
         baselines=others,
@@ -495,7 +496,7 @@ def study_build(
         folder_fps=folder_fps,
         seed=seed,
     )
-    print(_run(job(settings)).summary())
+    print(_run(build_study(settings)).summary())
 
 
 @study_app.command(name="serve")
@@ -507,7 +508,7 @@ def study_serve(folder: Path, /, *, host: str = "127.0.0.1", port: int = 8000) -
         host: Address to listen at; 0.0.0.0 lets other machines and phones in.
         port: 0 takes a free one.
     """
-    from mimicmotion.study.job import serve
+    from mimicmotion.study.serve import serve
 
     print(serve(folder, host, port, lambda line: print(line, flush=True)))
 
@@ -535,11 +536,11 @@ def study_analyse(
         max_side: Leave out raters who chose one side more often than this share.
         min_seconds: Leave out raters whose median time to a vote is shorter.
     """
-    from mimicmotion.study.analyse import Exclusion
-    from mimicmotion.study.job import analyse
+    from mimicmotion.settings.study import Exclusion
+    from mimicmotion.study.report import analyse
 
     rule = Exclusion(min_votes=min_votes, min_consistency=min_consistency, max_side=max_side, min_seconds=min_seconds)
-    print(analyse(folder, votes or [], output, rule).summary())
+    print(analyse(folder, votes or [], output, rule))
 
 
 def _figure(cls: type, options: Any, **arguments: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -77,6 +77,21 @@ def find_recipe(name: str | Path) -> Path:
         fix = f"did you mean {close[0]}?" if close else "'mimicmotion recipes' lists them"
         raise ConfigError(f"recipe {str(name)!r}", f"a YAML file, or one of {', '.join(known)}", fix)
     return known[str(name)]
+
+
+def parse_folders(items: Iterable[str]) -> dict[str, Path]:
+    """NAME=DIR of the command line.
+
+    Raises:
+        ConfigError: not NAME=DIR, or a name is given twice.
+    """
+    folders: dict[str, Path] = {}
+    for item in items:
+        name, _, folder = item.partition("=")
+        if not name.strip() or not folder or name.strip() in folders:
+            raise ConfigError(repr(item), "NAME=DIR, each name once", "for example ours=results/ theirs=other/")
+        folders[name.strip()] = Path(folder)
+    return folders
 
 
 def field_help(cls: type) -> dict[str, str]:

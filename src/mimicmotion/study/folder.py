@@ -45,7 +45,7 @@ class StudyPair:
 
 
 @dataclass(frozen=True, slots=True)
-class Clip:
+class PageVideo:
     """A video as the page sees it: file below page/, shape and length."""
 
     file: str
@@ -74,7 +74,7 @@ class Study:
     repeat_share: float
     min_seconds: float
     pairs: tuple[StudyPair, ...]
-    videos: dict[str, Clip]
+    videos: dict[str, PageVideo]
 
     def as_json(self) -> dict[str, Any]:
         """The content of study.json."""

@@ -10,7 +10,7 @@ import re
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,10 +20,11 @@ from urllib.parse import urlsplit
 
 from mimicmotion.errors import InputError, MimicMotionError, OutputError
 from mimicmotion.study.folder import DATABASE, INDEX, PAGE, STUDY, load_study
-from mimicmotion.study.votes import VoteStore, parse_votes
+from mimicmotion.study.votes import VoteStore, parse_votes, save_votes
 
 logger = logging.getLogger(__name__)
 
+EXPORT = "votes.json"
 MAX_BODY = 1_000_000
 """Bytes of one POST; 2000 votes are 400 kB."""
 _IDLE_SECONDS = 30
@@ -94,6 +95,26 @@ class StudyServer(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
         """Say in one line that a connection broke; browsers do that whenever a video is no longer needed."""
         logger.debug("%s: %s", client_address, sys.exc_info()[1])
+
+
+def serve(folder: Path, host: str, port: int, tell: Callable[[str], object]) -> str:
+    """Serve a study until Ctrl-C; then export the votes as one file and say how many there are.
+
+    Raises:
+        InputError: no study there.
+        OutputError: the address cannot be used, or a file cannot be written.
+    """
+    server = StudyServer(folder, host, port)
+    tell(f"{server.url} shows {server.study.title!r} ({len(server.study.pairs)} pairs). Ctrl-C stops.")
+    try:
+        server.serve_forever(poll_interval=0.2)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        server.server_close()
+    votes = server.store.votes()
+    path = save_votes(folder / EXPORT, server.study, votes)
+    return f"{len(votes)} votes of {len({v.rater for v in votes})} raters: {path}"
 
 
 class _RefusedError(Exception):
