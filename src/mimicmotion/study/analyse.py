@@ -174,6 +174,7 @@ def analyse_votes(key: Key, votes: Sequence[Vote], exclusion: Exclusion | None =
 
 
 def _by(votes: Iterable[Vote], name: str) -> dict[str, list[Vote]]:
+    """The votes of each rater, or on each pair."""
     groups: dict[str, list[Vote]] = defaultdict(list)
     for vote in votes:
         groups[getattr(vote, name)].append(vote)

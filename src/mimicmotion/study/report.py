@@ -80,7 +80,9 @@ def markdown(analysis: Analysis) -> str:
     ]
     columns = ["rater", "pairs", "for ours", "left", "repeated alike", "with the majority", "seconds", "left out"]
     sequences = sorted({s for p in preferences for s in p.sequences})
-    counts = [[s, *(_of(p.sequences.get(s)) for p in preferences)] for s in sequences]
+    counts = [
+        [s, *("{} of {}".format(*p.sequences[s]) if s in p.sequences else "–" for p in preferences)] for s in sequences
+    ]
     return markdown_page(
         f"User study: {analysis.ours} against {len(preferences)} baselines",
         [
@@ -90,10 +92,6 @@ def markdown(analysis: Analysis) -> str:
             Section("Sequences", (), Table(["sequence", *(p.baseline for p in preferences)], counts)),
         ],
     )
-
-
-def _of(counts: tuple[int, int] | None) -> str:
-    return f"{counts[0]} of {counts[1]}" if counts else "–"
 
 
 def _interval(low: float, high: float) -> str:
