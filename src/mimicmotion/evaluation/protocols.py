@@ -128,10 +128,7 @@ def plan_fits(protocol: Protocol, method: str, real: Size, generated: Size) -> F
     left, top, width, height = part
     target = (int(height), int(width))
     if protocol.size is not None:
-        target = (
-            protocol.size,
-            protocol.size if protocol.region == "square" else round(protocol.size * width / height),
-        )
+        target = protocol.size, round(protocol.size * width / height) if protocol.region == "full" else protocol.size
     zoom = target[0] / height, target[1] / width
     scale = window[3] / generated[0] * zoom[0], window[2] / generated[1] * zoom[1]
     offset = (window[1] - top) * zoom[0], (window[0] - left) * zoom[1]
@@ -159,8 +156,6 @@ def _window(protocol: Protocol, method: str, real: Size, generated: Size, notes:
     if shows == "auto" and square and not alike and protocol.region == "square":
         return _region(protocol, real)
     if shows != "centre":
-        shows = "full"
-    if shows == "full":
         if not alike:
             notes.append(f"stretched from {generated[1]} x {generated[0]} to the shape of {width} x {height}")
         return 0, 0, width, height
