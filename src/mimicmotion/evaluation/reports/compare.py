@@ -16,7 +16,7 @@ from mimicmotion.tables import Section, Table, html_page, markdown_page, write_c
 
 FILES = ("compare.md", "compare.tex", "compare.html", "compare.csv")
 PUBLISHED = "published, other implementation, do not compare across papers"
-# Table 1 of the paper (FID-VID, FVD) and its supplement (SSIM, PSNR): TikTok sequences 335-340, central squares, zero-shot
+# Table 1 of the paper (FID-VID, FVD), its supplement (SSIM, PSNR): TikTok sequences 335-340, central squares, zero-shot
 _PAPER = {
     "MagicPose": (13.3, 916, 0.776, 18.8),
     "Moore-AnimateAnyone": (12.4, 728, 0.758, 18.7),
