@@ -25,8 +25,7 @@ from mimicmotion.evaluation.metrics import pixels
 from mimicmotion.pose.files import save_poses
 from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
 from mimicmotion.runtime.progress import finish
-from mimicmotion.settings.evaluation import EvaluateConfig
-from mimicmotion.settings.parsing import parse_folders
+from mimicmotion.settings.evaluation import EvaluateConfig, parse_methods
 from mimicmotion.video.picture import write_picture
 from mimicmotion.video.reader import VideoReader
 
@@ -300,10 +299,10 @@ def test_wrong_settings(settings: dict, why: str) -> None:
 
 
 def test_methods_of_the_command_line() -> None:
-    assert parse_folders(["a=x/", "b=y=z"]) == {"a": Path("x/"), "b": Path("y=z")}
+    assert parse_methods(["a=x/", "b=y=z"]) == {"a": Path("x/"), "b": Path("y=z")}
     for wrong in (["a"], ["=x"], ["a="], ["a=x", "a=y"]):
         with pytest.raises(ConfigError):
-            parse_folders(wrong)
+            parse_methods(wrong)
 
 
 def test_seams_by_settings_and_by_what_generate_wrote(tmp_path: Path) -> None:

@@ -14,8 +14,7 @@ import pytest
 
 from mimicmotion.errors import ConfigError, InputError, MediaError, OutputError
 from mimicmotion.runtime.progress import finish
-from mimicmotion.settings.parsing import parse_folders
-from mimicmotion.settings.study import StudyConfig
+from mimicmotion.settings.study import StudyConfig, parse_method
 from mimicmotion.study.build import build_study
 from mimicmotion.study.folder import load_key, load_study
 from mimicmotion.study.page import render_page
@@ -147,8 +146,8 @@ def test_bad_settings(tmp_path: Path, bad: dict) -> None:
 @pytest.mark.parametrize("text", ["ours", "=dir", "ours="])
 def test_methods_are_given_as_name_and_folder(text: str) -> None:
     with pytest.raises(InputError, match="NAME=DIR"):
-        parse_folders([text])
-    assert parse_folders(["a=b=c", "d=e"]) == {"a": Path("b=c"), "d": Path("e")}
+        parse_method(text)
+    assert parse_method("a=b=c") == ("a", Path("b=c"))
 
 
 def test_a_study_is_never_overwritten(tmp_path: Path) -> None:

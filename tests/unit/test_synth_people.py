@@ -16,7 +16,8 @@ from mimicmotion.synth import render_clip
 from mimicmotion.synth.assets import Assets, default_path, load_assets
 from mimicmotion.synth.body import Genes, random_genes, shape_vertices, shape_weights
 from mimicmotion.synth.clothes import Cut, Measures, from_tights, hidden
-from mimicmotion.synth.figure import MOUTH
+from mimicmotion.synth.faces import face_actions, gaze
+from mimicmotion.synth.figure import HEAD_YAW, MOUTH
 from mimicmotion.synth.hair import HairStyle, scalp_hair
 from mimicmotion.synth.keyposes import neutral
 from mimicmotion.synth.light import CLOTH, KIND, SKIN
@@ -201,12 +202,26 @@ def test_noise_and_compression_are_all_that_frames_and_clean_frames_differ_by() 
 
 
 def test_mouth_parameter_opens_the_mouth_in_the_picture() -> None:
-    from mimicmotion.synth.faces import face_actions
-
     q = np.stack([neutral()] * 2)
     q[1, MOUTH] = 2.0
     shut, open_ = face_actions(np.random.default_rng(0), q, np.zeros(2))
     assert open_["jawOpen"] > shut.get("jawOpen", 0) + 0.3
+
+
+def test_eyes_rest_on_a_place_while_the_head_turns_and_jump_to_the_next_one() -> None:
+    q = np.tile(neutral(), (120, 1))
+    q[:, HEAD_YAW] = 0.2 * np.sin(np.arange(120) / 10)
+    eyes = gaze(np.random.default_rng(0), q, np.arange(120) / 30)[:, 0]
+    assert np.abs(eyes).max() <= 0.44
+    place = eyes + q[:, HEAD_YAW]
+    still = np.abs(np.diff(place)) < 1e-9
+    assert 0.8 < still[np.abs(eyes[1:]) < 0.44].mean() < 1
+    assert (np.abs(place) < 1e-9).mean() > 0.1  # at the camera
+    face = face_actions(np.random.default_rng(0), q, np.arange(120) / 30)
+    for frame in face:
+        assert frame["eyeLookOutLeft"] == frame["eyeLookInRight"]
+        assert min(frame["eyeLookOutLeft"], frame["eyeLookInLeft"]) == 0
+    assert max(frame["eyeLookOutLeft"] for frame in face) > 0.2
 
 
 def test_packing_reads_makehumans_garments(tmp_path: Path) -> None:

@@ -144,3 +144,19 @@ class EvaluateConfig:
             overlap_frames=overlap,
             reference_slot=self.reference_slot,
         )
+
+
+def parse_methods(items: list[str]) -> dict[str, Path]:
+    """NAME=DIR of the command line.
+
+    Raises:
+        ConfigError: not NAME=DIR, or a name is given twice.
+    """
+    methods: dict[str, Path] = {}
+    for item in items:
+        name, _, folder = item.partition("=")
+        if not name.strip() or not folder or name in methods:
+            what = "NAME=DIR, each name once"
+            raise ConfigError(f"generated {item!r}", what, "for example --generated ours=results/ theirs=other/")
+        methods[name.strip()] = Path(folder)
+    return methods

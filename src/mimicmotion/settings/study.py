@@ -1,26 +1,26 @@
-"""Settings of a user study: what to build, and which raters count."""
+"""Settings of a user study: what it is built from, and which raters count."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from mimicmotion.errors import ConfigError
-from mimicmotion.settings.parsing import check_range
+from mimicmotion.settings.parsing import Range, Settings
 
 SIDE_VOTES = 10
 """Fewer votes than this say nothing about a preferred side."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudyConfig:
-    """What `study build` builds."""
+class StudyConfig(Settings):
+    """What a study is built from."""
 
     ours: tuple[str, Path]
-    """Name of our method and its folder of results."""
-    baselines: Sequence[tuple[str, Path]]
-    """The same for each method to compare with."""
+    """NAME=DIR of our method."""
+    baselines: list[tuple[str, Path]]
+    """NAME=DIR of a method to compare with. May be given several times."""
     output: Path
     """The folder to make."""
     reference: Path | None = None
@@ -31,23 +31,23 @@ class StudyConfig:
     """Heading of the page."""
     question: str = "Which video do you prefer?"
     """What is asked about each pair."""
-    repeat_share: float = 0.15
-    """Share of the pairs that each rater sees twice, 0 to 0.5."""
-    min_seconds: float = 1.0
-    """How long a pair must run before a vote is taken."""
+    repeat_share: Annotated[float, Range(0, 0.5)] = 0.15
+    """Share of the pairs that each rater sees twice, to check consistency; 0.15 repeats every seventh pair."""
+    min_seconds: Annotated[float, Range(0, 60)] = 1.0
+    """How long a pair must run before a vote is taken; 1 keeps hasty votes out."""
     skip_missing: bool = False
     """Leave out sequences that a folder lacks."""
-    folder_fps: float = 15.0
+    folder_fps: Annotated[float, Range(0, 1000, above=True)] = 15.0
     """Frames per second of folders of frames."""
     seed: int | None = None
-    """For blind ids that can be repeated; None (safer) draws them afresh."""
+    """For blind ids that can be repeated; by default they are drawn afresh, which is safer."""
 
     def __post_init__(self) -> None:
-        check_range(self, {"repeat_share": (0, 0.5), "min_seconds": (0, 60)})
+        super().__post_init__()
         names = [name for name, _ in self.methods]
         if len(names) < 2:
             raise ConfigError(f"one method ({names[0]})", "at least one baseline", "add --baseline NAME=DIR")
-        if len(set(names)) < len(names):
+        if len(set(names)) < len(names) or not all(names):
             raise ConfigError(f"the names {', '.join(names)}", "a name of its own for each method", "rename one")
 
     @property
@@ -57,21 +57,17 @@ class StudyConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exclusion:
+class Exclusion(Settings):
     """Which raters are left out; by default none. Decide before looking at the preferences."""
 
-    min_votes: int = 0
+    min_votes: Annotated[int, Range(0)] = 0
     """Pairs that a rater must have answered."""
-    min_consistency: float = 0.0
+    min_consistency: Annotated[float, Range(0, 1)] = 0.0
     """Share of repeated pairs answered alike, for raters who saw repetitions."""
-    max_side: float = 1.0
+    max_side: Annotated[float, Range(0.5, 1)] = 1.0
     """Largest share of answers for one side, for raters with at least 10."""
-    min_seconds: float = 0.0
+    min_seconds: Annotated[float, Range(0)] = 0.0
     """Least median time to a vote."""
-
-    def __post_init__(self) -> None:
-        least = {"min_votes": (0, float("inf")), "min_seconds": (0, float("inf"))}
-        check_range(self, {"min_consistency": (0, 1), "max_side": (0.5, 1)} | least)
 
     def rule(self) -> str:
         """The rule in words."""
@@ -82,3 +78,15 @@ class Exclusion:
             (self.min_seconds > 0, f"a median of less than {self.min_seconds:g} s to a vote"),
         ]
         return "; ".join(text for used, text in parts if used) or "none left out"
+
+
+def parse_method(text: str) -> tuple[str, Path]:
+    """Take NAME=DIR apart.
+
+    Raises:
+        ConfigError: not of this form.
+    """
+    name, _, folder = text.partition("=")
+    if not name.strip() or not folder:
+        raise ConfigError(f"{text!r}", "NAME=DIR", "for example --ours mimicmotion=results/mimicmotion")
+    return name.strip(), Path(folder)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from mimicmotion.runtime.files import atomic_folder, writing
+from mimicmotion.runtime.files import writing
+from mimicmotion.runtime.run_folder import atomic_folder
 from mimicmotion.settings.study import Exclusion
 from mimicmotion.study.analyse import Analysis, analyse_votes
 from mimicmotion.study.folder import load_key, load_study

@@ -6,7 +6,9 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
-from mimicmotion.synth.figure import BLINK, MOUTH
+from mimicmotion.synth.figure import BLINK, HEAD_PITCH, HEAD_YAW, MOUTH, PITCH, SPINE_PITCH, SPINE_TWIST, YAW
+
+_FARTHEST = np.array([0.44, 0.3])  # angles that eyes turn in their sockets, sideways and up or down; of a whole action
 
 MOODS: dict[str, dict[str, float]] = {
     "calm": {},
@@ -25,7 +27,7 @@ MOODS: dict[str, dict[str, float]] = {
 def face_actions(
     rng: np.random.Generator, q: Float64[ndarray, "n 54"], times: Float64[ndarray, " n"]
 ) -> list[dict[str, float]]:
-    """Actions of each frame: mouth and eyelids by the parameters of movement, and two moods that come and go.
+    """Actions of each frame: mouth and eyelids by the parameters of movement, gaze, and two moods that come and go.
 
     Args:
         rng: source of the moods.
@@ -37,7 +39,7 @@ def face_actions(
     share = 0.5 + 0.5 * np.sin(2 * np.pi * (times / period + phase))
     shape = 0.5 + 0.5 * np.sin(2 * np.pi * (times / rng.uniform(0.25, 0.7) + rng.random()))
     out = []
-    for row, s, wide in zip(q, share, shape, strict=True):
+    for row, s, wide, (aside, down) in zip(q, share, shape, gaze(rng.spawn(1)[0], q, times) / _FARTHEST, strict=True):
         face: dict[str, float] = {}
         for mood, weight in ((first, s), (second, 1 - s)):
             for name, value in mood.items():
@@ -50,5 +52,25 @@ def face_actions(
         for name in ("eyeWideLeft", "eyeWideRight", "eyeSquintLeft", "eyeSquintRight"):
             if name in face:
                 face[name] *= 1 - blink
+        for side, outward in (("Left", aside), ("Right", -aside)):
+            face[f"eyeLookOut{side}"], face[f"eyeLookIn{side}"] = max(outward, 0.0), max(-outward, 0.0)
+            face[f"eyeLookDown{side}"], face[f"eyeLookUp{side}"] = max(down * (1 - blink), 0.0), max(-down, 0.0)
         out.append(face)
     return out
+
+
+def gaze(
+    rng: np.random.Generator, q: Float64[ndarray, "n 54"], times: Float64[ndarray, " n"]
+) -> Float64[ndarray, "n 2"]:
+    """Where the eyes look, from the head: radians to the person's left, and down.
+
+    They rest on a place in the world (every second time the camera, if they can) for 0.3 to 1.8 s while the head moves,
+    and jump to the next one.
+    """
+    head = q[:, [YAW, PITCH]] + q[:, [SPINE_TWIST, SPINE_PITCH]] + q[:, [HEAD_YAW, HEAD_PITCH]]
+    ends = times[0] + np.cumsum(rng.uniform(0.3, 1.8, int((times[-1] - times[0]) / 0.3) + 1))
+    _, first, rest = np.unique(np.searchsorted(ends, times), return_index=True, return_inverse=True)
+    place = head[first] + rng.normal(size=(len(first), 2)) * (0.2, 0.1)
+    to_camera = (np.abs(head[first]) < _FARTHEST).all(1) & (rng.random(len(first)) < 0.5)
+    place[to_camera] = 0.0
+    return np.clip(place[rest] - head, -_FARTHEST, _FARTHEST)

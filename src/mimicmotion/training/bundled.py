@@ -10,10 +10,9 @@ from jaxtyping import UInt8
 from numpy import ndarray
 
 from mimicmotion.arrays import Frames
-from mimicmotion.data.synthetic.shards import HELD_OUT_SEED
-from mimicmotion.pose.guidance.limb_warp import WarpedPicture
 from mimicmotion.pose.guidance.skeleton import draw_poses
 from mimicmotion.pose.keypoints import PoseSequence
+from mimicmotion.settings.synthetic import HELD_OUT_SEED
 from mimicmotion.synth import SynthClip, render_clip
 
 if TYPE_CHECKING:
@@ -51,11 +50,8 @@ def held_out_clip(index: int, frames: int, size: tuple[int, int]) -> SynthClip:
 
 def generate(pipe: MimicMotionPipeline, clip: SynthClip, **options: Any) -> Frames:
     """The clip's reference picture in the clip's poses; options as for the pipeline."""
-    size = (clip.reference_frame.shape[0], clip.reference_frame.shape[1])
-    reference = drawn(clip.reference_pose, size)[0]
-    if pipe.needs_warped_picture:
-        options["warped"] = WarpedPicture(clip.reference_frame, clip.reference_pose, clip.poses)
-    return np.asarray(pipe(clip.reference_frame, drawn(clip.poses, size), reference, **options))
+    poses, reference = pipe.guide(clip.reference_frame, clip.reference_pose, clip.poses)
+    return np.asarray(pipe(clip.reference_frame, poses, reference, **options))
 
 
 def sheet(rows: Iterable[Sequence[UInt8[ndarray, "height width 3"]]]) -> UInt8[ndarray, "height width 3"]:

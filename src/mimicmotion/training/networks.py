@@ -20,7 +20,7 @@ from mimicmotion.backbones.svd.posenet import PoseNet
 from mimicmotion.backbones.svd.unet import UNet
 from mimicmotion.backbones.svd.vae import encode_mode
 from mimicmotion.backbones.tiny.build import build_tiny_image_encoder, build_tiny_posenet, build_tiny_unet
-from mimicmotion.diffusion.loss import drop_conditions
+from mimicmotion.diffusion.loss import drop_condition
 from mimicmotion.errors import ConfigError, WeightsError
 from mimicmotion.settings.training import ModelConfig, TinyConfig, TrainConfig
 from mimicmotion.training.objective import NetworkInput
@@ -136,9 +136,9 @@ class DenoiserModel(nn.Module):
             reference = shown.reference_pose[:, None].expand(-1, poses.shape[1], -1, -1, -1)
             poses = torch.cat([poses, reference], dim=2)
         features = self.pose_net(poses)
-        (token,) = drop_conditions(shown.dropped[:, 0], token)  # type: ignore[arg-type]
-        (picture,) = drop_conditions(shown.dropped[:, 1], shown.picture_latents)
-        (features,) = drop_conditions(shown.dropped[:, 2], features)
+        token = drop_condition(shown.dropped[:, 0], token)  # type: ignore[arg-type]
+        picture = drop_condition(shown.dropped[:, 1], shown.picture_latents)
+        features = drop_condition(shown.dropped[:, 2], features)
         picture = picture.expand(-1, shown.x.shape[1], -1, -1, -1)
         sample = torch.cat([shown.x, picture.to(shown.x.dtype)], dim=2)
         return self.unet(sample, shown.c_noise, token, shown.time_ids, features)

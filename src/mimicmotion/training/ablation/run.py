@@ -200,7 +200,8 @@ def measure(model: Path, arm: Arm, test: TestConfig) -> list[dict[str, Any]]:
     from mimicmotion.training.bundled import BUNDLED, held_out_clip
 
     pipe = MimicMotionPipeline.from_pretrained(model)
-    size = (pipe.settings.get("height", BUNDLED["height"]), pipe.settings.get("width", BUNDLED["width"]))
+    own = pipe.backbone.settings
+    size = (own.get("height", BUNDLED["height"]), own.get("width", BUNDLED["width"]))
     rows = []
     for index in range(test.first, test.first + test.clips):
         clip = held_out_clip(index, test.frames, size)
@@ -214,8 +215,6 @@ def measure(model: Path, arm: Arm, test: TestConfig) -> list[dict[str, Any]]:
 def _animate(pipe: Any, clip: Any, condition: Condition, arm: Arm, noise: float, seed: int) -> np.ndarray:
     """The clip's reference picture in poses as an estimator with these errors would have found them."""
     from mimicmotion.evaluation.planted_errors import plant_errors
-    from mimicmotion.pose.guidance.limb_warp import WarpedPicture
-    from mimicmotion.pose.guidance.skeleton import draw_poses
     from mimicmotion.synth.noise import perturb_poses
 
     driving, reference = clip.poses, clip.reference_pose
@@ -223,10 +222,8 @@ def _animate(pipe: Any, clip: Any, condition: Condition, arm: Arm, noise: float,
         driving, reference = perturb_poses(driving, seed, noise), perturb_poses(reference, seed + 1, noise)
     elif condition == "planted":
         driving = plant_errors(driving, seed)
-    look: dict[str, Any] = {**pipe.settings.get("pose_drawing", {}), "confidence_aware": arm.confidence}
-    drawn = [np.stack(list(draw_poses(poses, poses.size, **look))) for poses in (driving, reference)]
-    warped = WarpedPicture(clip.reference_frame, reference, driving) if pipe.needs_warped_picture else None
-    return np.asarray(pipe(clip.reference_frame, drawn[0], drawn[1][0], warped=warped))
+    poses, own = pipe.guide(clip.reference_frame, reference, driving, confidence_aware=arm.confidence)
+    return np.asarray(pipe(clip.reference_frame, poses, own))
 
 
 def _scores(frames: np.ndarray, clip: Any) -> dict[str, float]:

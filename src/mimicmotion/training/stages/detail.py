@@ -21,6 +21,7 @@ from mimicmotion.arrays import Frames
 from mimicmotion.backbones.svd.checkpoint import load_part, save_components
 from mimicmotion.backbones.svd.decode import to_uint8
 from mimicmotion.backbones.svd.pose_features import to_unit
+from mimicmotion.backbones.tiny.backbone import TinyBackbone
 from mimicmotion.backbones.tiny.detail import DetailNet
 from mimicmotion.data.samples.batch import Sample
 from mimicmotion.data.samples.sample import SampleMaker
@@ -29,6 +30,7 @@ from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.evaluation.metrics.lpips import load_lpips
 from mimicmotion.evaluation.metrics.pixels import moving_region
 from mimicmotion.pipeline import MimicMotionPipeline
+from mimicmotion.pose.guidance.limb_warp import WarpedPoses
 from mimicmotion.runtime.files import atomic_path, check_writable, sha256_file, writing
 from mimicmotion.settings.training import TrainConfig
 from mimicmotion.training.bundled import sheet
@@ -246,16 +248,15 @@ class DetailTask(Task):
         p, slot = self.parts, int(self.config.data.sample.reference_slot)
         if sample.frames is None or sample.warped is None:
             raise InputError("a sample without frames", "frames and warped picture", "make samples with both")
-        pipe = MimicMotionPipeline(p.unet, p.vae, p.image_encoder, p.pose_net, p.settings)
+        pipe = MimicMotionPipeline(TinyBackbone(p.unet, p.vae, p.image_encoder, p.pose_net, p.settings))
         warped, precision = sample.warped[slot:], self.config.precision
         dtype = torch.float16 if precision == "fp16" else torch.bfloat16
         fast = precision != "no" and self.device.type != "cpu"  # as the model is used there: in float32
         with torch.autocast(self.device.type, dtype, enabled=fast):
             frames = pipe(
                 sample.reference,
-                sample.poses[slot:],
+                WarpedPoses(sample.poses[slot:], warped),
                 sample.reference_pose,
-                warped=warped,
                 seed=sample.number,
             )
         made = np.asarray(frames)

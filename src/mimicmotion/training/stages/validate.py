@@ -18,14 +18,16 @@ from numpy import ndarray
 from torch import Tensor
 
 from mimicmotion.arrays import Frames
+from mimicmotion.backbones import backbone_of
+from mimicmotion.backbones.base import Request
 from mimicmotion.backbones.svd.checkpoint import Components
-from mimicmotion.backbones.tiny.detail import DetailGuide
 from mimicmotion.data.samples.batch import Sample, collate
 from mimicmotion.data.shards.shards import Shards, open_shards
 from mimicmotion.diffusion.loss import LogNormal
 from mimicmotion.errors import InputError
 from mimicmotion.evaluation.metrics.pixels import moving_region, psnr, ssim
 from mimicmotion.pipeline import MimicMotionPipeline
+from mimicmotion.pose.guidance.limb_warp import WarpedPoses
 from mimicmotion.pose.keypoints import BODY
 from mimicmotion.settings.training import ValidationConfig
 from mimicmotion.training.bundled import sheet
@@ -123,23 +125,14 @@ def band_losses(task: DenoiserTask, parts: Components, samples: Sequence[Sample]
 @torch.no_grad()
 def generate(task: DenoiserTask, parts: Components, sample: Sample, seed: int) -> Frames:
     """The sample's reference in its driving poses, as inference makes it."""
-    pipe = MimicMotionPipeline(parts.unet, parts.vae, parts.image_encoder, parts.pose_net, parts.settings, parts.detail)
+    pipe = MimicMotionPipeline(backbone_of(parts))
     slot = int(task.config.data.sample.reference_slot)
-    poses, warped = sample.poses[slot:], None if sample.warped is None else sample.warped[slot:]
+    poses = sample.poses[slot:] if sample.warped is None else WarpedPoses(sample.poses[slot:], sample.warped[slot:])
     with task.autocast(pipe.device):
-        latents = pipe(
-            sample.reference,
-            poses,
-            sample.reference_pose,
-            height=sample.reference.shape[0],
-            width=sample.reference.shape[1],
-            seed=seed,
-            output_type="latent",
-            warped=warped,
-        )
+        latents = pipe(sample.reference, poses, sample.reference_pose, seed=seed, output_type="latent")
     chunk = 4 if sample.reference.shape[0] * sample.reference.shape[1] > LARGE else 8
-    own = None if warped is None else DetailGuide(sample.reference, sample.reference_pose, warped, poses)
-    frames = pipe.decode(latents[0], decode_chunk_size=chunk, detail_from=own)
+    request = Request(sample.reference, poses, sample.reference_pose, len(poses))
+    frames = pipe.decode(latents[0], decode_chunk_size=chunk, request=request)
     return np.stack(list(frames))
 
 
