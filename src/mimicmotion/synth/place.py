@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float32
 from numpy import ndarray
+from numpy.typing import ArrayLike
 
 from mimicmotion.synth.assets import Assets
 from mimicmotion.synth.light import LINEAR
@@ -262,7 +263,7 @@ class _Painter:
 
         return paint
 
-    def _quad(self, picture: ndarray, corners: ndarray, colour: tuple[float, ...]) -> ndarray:
+    def _quad(self, picture: ndarray, corners: ArrayLike, colour: tuple[float, ...]) -> ndarray:
         """A flat four-cornered thing in the world; returns where it is seen."""
         at = self.view.project(np.array(corners))
         if (at[:, 2] <= 0.5).all():
