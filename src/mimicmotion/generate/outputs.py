@@ -128,7 +128,7 @@ def glob_escape(text: str) -> str:
 
 def write_video(config: GenerateConfig, inputs: Inputs, poses: PoseFrames, frames: Iterable[Frame]) -> Job[None]:
     """Write frames as they are decoded, on a thread behind the decoder; the files appear when all are complete."""
-    from mimicmotion.video.compose import side_by_side
+    from mimicmotion.video.picture import side_by_side
     from mimicmotion.video.writer import open_writer
 
     size: tuple[int, int] = inputs.picture.shape[:2]
@@ -144,7 +144,7 @@ def write_video(config: GenerateConfig, inputs: Inputs, poses: PoseFrames, frame
             writer.write(frame)
             if not config.side_by_side:
                 return
-            row = side_by_side([inputs.picture, poses[i : i + 1][0], frame], height=max(SIDE_BY_SIDE_HEIGHT, size[0]))
+            row = side_by_side([inputs.picture, poses[i : i + 1][0], frame], max(SIDE_BY_SIDE_HEIGHT, size[0]))
             if beside is None:
                 path = side_by_side_path(config.output)
                 beside = stack.enter_context(open_writer(path, row.shape[:2], config.fps)).write

@@ -22,7 +22,6 @@ from mimicmotion.generate.run_state import RunState, Saved, SavedStep
 from mimicmotion.generate.setup import fusion_config
 from mimicmotion.runtime.progress import Stopwatch
 from mimicmotion.settings import ExecutionOptions, FusionConfig, GenerateConfig, parse, resolve_tier
-from mimicmotion.video.writer import plan_output
 
 if TYPE_CHECKING:
     from mimicmotion.pipeline import MimicMotionPipeline, StepState
@@ -179,7 +178,7 @@ class RunRecord:
             "versions": origin["versions"],
             "weights_sha256": {str(p): self._sums[p] for p in pipe.backbone.files} or origin["weights"],
             "inputs_sha256": inputs,
-            "output_sha256": self._sums[plan_output(config.output).path],
+            "output_sha256": self._sums[config.output],
             "origin": origin,
             "execution": plain(pipe.backbone.plan.as_dict()),
             "sampling": plain(dataclasses.asdict(resolve_tier(config, default_steps(model)))),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
@@ -145,15 +144,13 @@ def _encode_video(frames: Iterable[Frame], size: tuple[int, int], fps: float) ->
     import av
     from av.video.frame import VideoFrame
 
-    from mimicmotion.video.encoders import BT709, LIMITED, EncoderSettings, OutputPlan, add_stream
+    from mimicmotion.video.encoders import BT709, LIMITED, add_stream
     from mimicmotion.video.timing import exact_rate
 
-    file, name = io.BytesIO(), Path("frames.mp4")
-    rate = exact_rate(fps)
-    settings = EncoderSettings(name, OutputPlan(name, "mov", "h264"), size, rate, _CRF, "medium")
+    file, rate = io.BytesIO(), exact_rate(fps)
     try:
         with av.open(file, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
-            stream = add_stream(container, settings)
+            stream = add_stream(container, "mov", size, rate, _CRF)
             # A key frame every 16 frames exactly, and no frame that needs a later one: frame i is packet i.
             stream.codec_context.gop_size, stream.codec_context.thread_count = _GOP, 1
             stream.codec_context.max_b_frames = 0
