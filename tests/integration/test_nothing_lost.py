@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from mimicmotion.errors import ConfigError, InputError, OutputError
-from mimicmotion.generate import execution, inputs, outputs
+from mimicmotion.generate import inputs, outputs
 from mimicmotion.generate import job as job_module
 from mimicmotion.generate import run_state as resume
 from mimicmotion.generate.job import generate
@@ -28,7 +28,7 @@ from mimicmotion.generate.outputs import side_by_side_path, sidecar_path
 from mimicmotion.generate.provenance import FREE_SETTINGS
 from mimicmotion.generate.replay import replay
 from mimicmotion.generate.run_state import STATE_FILE, state_path
-from mimicmotion.pipeline import MimicMotionPipeline
+from mimicmotion.pipeline import MimicMotionPipeline, pipeline
 from mimicmotion.runtime.interrupt import Stopped
 from mimicmotion.runtime.progress import Progress, finish
 from mimicmotion.settings import GenerateConfig
@@ -145,7 +145,7 @@ def test_failed_denoising_keeps_the_step_before(
     job: GenerateConfig, whole: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(MimicMotionPipeline, "_denoiser", failing(2 * STEPS))  # two segments a step: the very last
+        patch.setattr(pipeline, "_denoiser", failing(2 * STEPS))  # two segments a step: the very last
         with pytest.raises(InputError):
             finish(generate(job))
     assert left_over(job) == ["result.mp4.state"]
@@ -155,10 +155,10 @@ def test_failed_denoising_keeps_the_step_before(
 
 def failing(call: int) -> Callable[..., Any]:
     """In place of the pipeline's denoiser: fails in this call."""
-    unet, calls = MimicMotionPipeline._denoiser, []
+    unet, calls = pipeline._denoiser, []
 
-    def build(self: MimicMotionPipeline, *args: Any) -> Any:
-        inner = unet(self, *args)
+    def build(*args: Any) -> Any:
+        inner = unet(*args)
 
         def denoise(*a: Any) -> Any:
             calls.append(1)
@@ -305,15 +305,15 @@ def test_runs_on_as_it_ran_before(job: GenerateConfig, tmp_path: Path, monkeypat
     copy = tmp_path / "copy"
     shutil.copytree(str(job.model), copy)  # a model of its own: one that is loaded already keeps its plan
     own = dataclasses.replace(job, model=str(copy))
-    original = execution.plan_run
+    original = job_module.plan_run
 
     def in_portions(*args: Any, **options: Any) -> Any:
         plan = original(*args, **options)
         return dataclasses.replace(plan, unet=dataclasses.replace(plan.unet, frame_chunk=2))
 
-    monkeypatch.setattr(execution, "plan_run", in_portions)
+    monkeypatch.setattr(job_module, "plan_run", in_portions)
     stop_after(own, "denoise", 2)
-    monkeypatch.setattr(execution, "plan_run", original)
+    monkeypatch.setattr(job_module, "plan_run", original)
     result = finish(generate(again(own)))
     assert json.loads(result.sidecar.read_text())["execution"]["unet"]["frame_chunk"] == 2
     stop_after(own, "denoise", 2)
@@ -439,10 +439,10 @@ def test_states_are_one_file_each_and_small(job: GenerateConfig) -> None:
 def test_signal_during_a_step_finishes_and_keeps_it(
     number: int, job: GenerateConfig, whole: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unet, calls = MimicMotionPipeline._denoiser, []
+    unet, calls = pipeline._denoiser, []
 
-    def signalled(self: MimicMotionPipeline, *args: Any) -> Any:
-        inner = unet(self, *args)
+    def signalled(*args: Any) -> Any:
+        inner = unet(*args)
 
         def denoise(*a: Any) -> Any:
             calls.append(1)
@@ -452,7 +452,7 @@ def test_signal_during_a_step_finishes_and_keeps_it(
 
         return denoise
 
-    monkeypatch.setattr(MimicMotionPipeline, "_denoiser", signalled)
+    monkeypatch.setattr(pipeline, "_denoiser", signalled)
     before = signal.getsignal(number)
     with pytest.raises(Stopped, match="3 of 5 steps are kept in .*--resume"):
         finish(generate(job))
@@ -464,10 +464,10 @@ def test_signal_during_a_step_finishes_and_keeps_it(
 
 
 def test_second_signal_interrupts_at_once(job: GenerateConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    unet, calls = MimicMotionPipeline._denoiser, []
+    unet, calls = pipeline._denoiser, []
 
-    def signalled(self: MimicMotionPipeline, *args: Any) -> Any:
-        inner = unet(self, *args)
+    def signalled(*args: Any) -> Any:
+        inner = unet(*args)
 
         def denoise(*a: Any) -> Any:
             calls.append(1)
@@ -478,7 +478,7 @@ def test_second_signal_interrupts_at_once(job: GenerateConfig, monkeypatch: pyte
         return denoise
 
     with monkeypatch.context() as patch:
-        patch.setattr(MimicMotionPipeline, "_denoiser", signalled)
+        patch.setattr(pipeline, "_denoiser", signalled)
         with pytest.raises(Stopped, match="2 of 5 steps"):
             finish(generate(job))
     assert len(calls) == 8

@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from fake_shards import FakeShards
-from mimicmotion.backbones.svd.checkpoint import load_part, read_settings
+from mimicmotion.backbones.svd.checkpoint import load_part
 from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.settings.training import AutoencoderConfig, TrainConfig, ValidationConfig
 from mimicmotion.training.stages import autoencoder
 from mimicmotion.training.stages.autoencoder import AutoencoderTask, Clips
+from mimicmotion.weights.locate import read_model_file
 
 Build = Callable[..., AutoencoderTask]
 
@@ -94,7 +95,7 @@ def test_what_it_writes_is_the_averaged_autoencoder(build: Build, tmp_path: Path
     vae = load_part(folder, "vae")
     assert all(torch.equal(p, weights[f"vae.{n}"]) for n, p in vae.named_parameters() if f"vae.{n}" in weights)
     assert all(torch.equal(p, before[k]) for k, p in task.parameters().items())
-    assert read_settings(folder)["height"] == 32
+    assert read_model_file(folder)["settings"]["height"] == 32
     frames = np.concatenate([r.pictures for r in task.shards.records])  # type: ignore[attr-defined]
     with torch.no_grad():
         latents = vae(autoencoder.to_unit_tensor(torch.from_numpy(frames)))

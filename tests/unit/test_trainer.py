@@ -358,6 +358,25 @@ def test_damaged_checkpoint_is_named(recipe: Recipe) -> None:
         train_alone(recipe())
 
 
+def test_checkpoint_of_another_version_is_refused_with_what_to_do(recipe: Recipe) -> None:
+    state = train_alone(recipe()) / "state"
+    known = json.loads((state / "identity.json").read_text())
+    gone = known | {"settings": known["settings"] | {"optim.nesterov": True}}
+    (state / "identity.json").write_text(json.dumps(gone))
+    with pytest.raises(ConfigError, match=r"optim.nesterov was True, is not there\n.*\n.*allow the changes"):
+        train_alone(recipe())
+    assert Trainer(recipe(), BlobTask(), allow_changes=True).step == 8
+    del known["batches"]
+    (state / "identity.json").write_text(json.dumps(known))
+    with pytest.raises(WeightsError, match=r"'batches'(.*\n)+.*use the version of this package that wrote it"):
+        train_alone(recipe())
+    (state / "identity.json").write_text(json.dumps(gone))
+    kept = torch.load(state / "trainer.pt")
+    torch.save({k: v for k, v in kept.items() if k != "means"}, state / "trainer.pt")
+    with pytest.raises(WeightsError, match=r"'means'(.*\n)+.*use the version of this package that wrote it"):
+        Trainer(recipe(), BlobTask(), allow_changes=True)
+
+
 def test_replaced_checkpoint_is_whole(tmp_path: Path) -> None:
     def write(text: str) -> Callable[[Path], object]:
         return lambda part: (part / "x").write_text(text)

@@ -26,6 +26,6 @@ def prepare(settings: PrepareConfig) -> None:
 @settings_command(prepare_app, SyntheticConfig, "count", name="synthetic")
 def prepare_synthetic(settings: SyntheticConfig) -> None:
     """Render COUNT clips of synthetic people with exact poses into the folder OUTPUT."""
-    from mimicmotion.data.synthetic.job import prepare_synthetic as job
+    from mimicmotion.data.synthetic import prepare_synthetic as job
 
     print(run_job(job(settings)).summary())

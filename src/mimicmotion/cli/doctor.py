@@ -29,7 +29,7 @@ def _facts() -> Iterator[str]:
     import onnxruntime
     import torch
 
-    from mimicmotion.weights.registry import list_weights
+    from mimicmotion.weights.registry import KNOWN
 
     yield f"mimicmotion   {__version__} (Python {platform.python_version()}, {platform.platform()})"
     yield "packages      " + ", ".join(f"{p} {v}" for p, v in installed(*PACKAGES).items())
@@ -48,7 +48,7 @@ def _facts() -> Iterator[str]:
             yield f"! {name} is installed beside opencv-python-headless: they overwrite each other."
             yield f"!   fix: pip uninstall {name}, then pip install --force-reinstall opencv-python-headless"
     yield "video codecs  " + _codecs()
-    for w in list_weights():
+    for w in KNOWN:
         yield f"weights       {w}"
     yield f"disk          {shutil.disk_usage('.').free / 2**30:.0f} GiB free here"
 

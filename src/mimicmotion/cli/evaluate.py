@@ -55,9 +55,10 @@ def compare(
         metrics: Only these, in this order; by default all that some source has.
         published: Add the published numbers of MagicPose, Moore-AnimateAnyone, MuseV, MagicAnimate and MimicMotion.
     """
-    from mimicmotion.evaluation.compare_job import compare as job
+    from mimicmotion.evaluation.reports.compare import compare as job
+    from mimicmotion.evaluation.reports.compare import save_comparison
 
-    print(job(sources, output, published=published, metrics=metrics or ()).summary())
+    print(save_comparison(output, job(sources, with_published=published, metrics=metrics or ())))
 
 
 def _figure(name: str, spec: type, *arguments: str) -> None:

@@ -17,9 +17,9 @@ app.command(weights_app)
 @weights_app.command(name="list")
 def weights_list() -> None:
     """List the known weights, where they come from and which are here."""
-    from mimicmotion.weights.registry import list_weights
+    from mimicmotion.weights.registry import KNOWN
 
-    for weights in list_weights():
+    for weights in KNOWN:
         print(weights)
 
 

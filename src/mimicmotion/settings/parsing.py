@@ -8,7 +8,7 @@ import functools
 import inspect
 import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -102,9 +102,8 @@ def parse(cls: type[T], data: Mapping[str, Any]) -> T:
     except ValidationError as e:
         first = e.errors()[0]
         where = ".".join(map(str, first["loc"])) or cls.__name__
-        names = ", ".join(f.name for f in dataclasses.fields(cls))  # type: ignore[arg-type]
         unknown = first["type"] in ("extra_forbidden", "unexpected_keyword_argument")
-        fix = f"the fields are: {names}" if unknown else f"correct {where!r}"
+        fix = nearest(where, [f.name for f in dataclasses.fields(cls)]) if unknown else f"correct {where!r}"  # type: ignore[arg-type]
         error = first.get("ctx", {}).get("error")
         if isinstance(error, ConfigError):
             raise error from e
@@ -174,6 +173,12 @@ def field_help(cls: type) -> dict[str, str]:
     return found
 
 
+def nearest(name: str, names: Iterable[str]) -> str:
+    """How to correct a name that is not among `names`."""
+    close = difflib.get_close_matches(name, names, 1)
+    return f"did you mean {close[0]}?" if close else f"the settings are: {', '.join(names)}"
+
+
 def from_keywords(cls: type[T], settings: T | None, keywords: Mapping[str, Any]) -> T:
     """Settings of a call: an object, or keywords that are its fields; None leaves a field as it is.
 
@@ -184,9 +189,7 @@ def from_keywords(cls: type[T], settings: T | None, keywords: Mapping[str, Any])
     given = {name: value for name, value in keywords.items() if value is not None}
     for name in keywords:
         if name not in fields:
-            close = difflib.get_close_matches(name, fields, 1)
-            fix = f"did you mean {close[0]}?" if close else f"the settings are: {', '.join(fields)}"
-            raise ConfigError(f"unknown setting {name!r}", f"a setting of {cls.__name__}", fix)
+            raise ConfigError(f"unknown setting {name!r}", f"a setting of {cls.__name__}", nearest(name, fields))
     if settings is None:
         return cls(**given)
     for name in given:

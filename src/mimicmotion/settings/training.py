@@ -26,7 +26,7 @@ class DataConfig:
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     shards: str = ""
-    """Folder of shards written by `mimicmotion prepare`, or an address that webdataset reads."""
+    """Folder of shards written by `mimicmotion prepare`, or a URL of them (http, https, s3, gs, hf)."""
     split: str = "train"
     """The split that is trained on."""
     cache: str = ""

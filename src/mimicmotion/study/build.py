@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from mimicmotion.evaluation.reports.listing import list_pictures, list_videos
-from mimicmotion.runtime.files import atomic_folder, check_replaceable_folder, check_writable, writing
+from mimicmotion.runtime.files import check_writable, writing
+from mimicmotion.runtime.run_folder import atomic_folder, check_replaceable_folder
 from mimicmotion.settings.study import StudyConfig
 from mimicmotion.study.folder import (
     INDEX,

@@ -8,7 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mimicmotion.runtime.files import atomic_folder, writing
+from mimicmotion.runtime.files import writing
+from mimicmotion.runtime.run_folder import atomic_folder
 from mimicmotion.study.analyse import Analysis
 from mimicmotion.tables import Section, Table, markdown_page, write_csv, write_text
 

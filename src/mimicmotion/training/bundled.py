@@ -10,9 +10,9 @@ from jaxtyping import UInt8
 from numpy import ndarray
 
 from mimicmotion.arrays import Frames
-from mimicmotion.data.synthetic.shards import HELD_OUT_SEED
 from mimicmotion.pose.guidance.skeleton import draw_poses
 from mimicmotion.pose.keypoints import PoseSequence
+from mimicmotion.settings.synthetic import HELD_OUT_SEED
 from mimicmotion.synth import SynthClip, render_clip
 
 if TYPE_CHECKING:

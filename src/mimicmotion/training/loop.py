@@ -23,6 +23,7 @@ from torch import Tensor
 from mimicmotion.errors import ConfigError, TrainingError
 from mimicmotion.runtime.files import atomic_path, check_writable, writing
 from mimicmotion.runtime.interrupt import Interrupts, Stopped
+from mimicmotion.runtime.run_folder import FolderLock, atomic_folder
 from mimicmotion.settings.training import TrainConfig, as_dict
 from mimicmotion.training.launch import build_accelerator, quiet_worker, resume_command, together
 from mimicmotion.training.order import first_number, sample_numbers
@@ -30,15 +31,13 @@ from mimicmotion.training.state import (
     Average,
     check_identity,
     checkpoints,
-    clear_leftovers,
+    clear_run,
     identity,
-    lock,
     lr_factor,
     mixed_seed,
     read_identity,
     read_state,
     save_checkpoint,
-    whole_folder,
     write_state,
 )
 from mimicmotion.training.strategy import ENGINE, Strategy, build_optimizer
@@ -214,7 +213,7 @@ class Trainer:
         finally:
             if log is not None:
                 log.close()
-                self._lock.close()
+                self._lock.release()
         if saved != self.step:
             return self.save()
         return self.run / "checkpoints" / f"step-{self.step:08d}"
@@ -223,8 +222,8 @@ class Trainer:
         import yaml
 
         self.run.mkdir(parents=True, exist_ok=True)
-        self._lock = lock(self.run)
-        clear_leftovers(self.run)
+        self._lock = FolderLock(self.run / ".lock")
+        clear_run(self.run)
         path = self.run / "config.yaml"
         with atomic_path(path) as part, writing(path):
             text = yaml.safe_dump(json.loads(json.dumps(as_dict(self.config))), sort_keys=False)
@@ -371,7 +370,7 @@ class Trainer:
             same = old["name"] == found.best
             if same and (score <= old["score"] if found.higher_is_better else score >= old["score"]):
                 return
-        with whole_folder(best) as part:
+        with atomic_folder(best) as part, writing(best):
             self.task.export(part / "model", weights)
             about = {"step": self.step, "name": found.best, "score": score, "scores": found.scores}
             (part / "score.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
@@ -398,7 +397,7 @@ class Trainer:
             "scaler": scaler.state_dict() if scaler is not None else None,
             "means": means,
         }
-        engine = self.run / "checkpoints" / ".step-engine"
+        engine = self.run / "checkpoints" / ".engine.part"
         if self.strategy.deepspeed:
             self.strategy.save_engine(engine)
 

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mimicmotion.errors import ConfigError, OutputError, WeightsError
-from mimicmotion.runtime.files import output_error
+from mimicmotion.errors import ConfigError, WeightsError
+from mimicmotion.runtime.files import writing
+from mimicmotion.runtime.run_folder import atomic_folder, clear_leftovers, differences, flat
 from mimicmotion.settings.training import OptimConfig, TrainConfig, as_dict
 from mimicmotion.training.order import global_batches
 
 CHECKPOINT = re.compile(r"step-(\d{8,})")
-FAILED_WRITE = re.compile(r"inline_container|PytorchStreamWriter|file write failed|I/O error|No space left")
-"""How torch.save and safetensors, whose writers raise no OSError, speak of a full disk."""
+IDENTITY = ("settings", "task", "batches", "parts")
+STATE = ("step", "seconds", "params", "average", "buffers", "optimizer", "scaler", "means")
+"""Parts of a checkpoint's identity and state."""
 HARMLESS = (
     "run",
     "threads",
@@ -92,17 +92,6 @@ class Average:
         torch._foreach_lerp_([self.values[k] for k in keys], [self._place(params[k]) for k in keys], 1 - decay)
 
 
-def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} to {"a.b": 1}."""
-    out: dict[str, Any] = {}
-    for key, value in data.items():
-        if isinstance(value, Mapping) and value:
-            out |= flat(value, f"{prefix}{key}.")
-        else:
-            out[f"{prefix}{key}"] = value
-    return out
-
-
 def identity(config: TrainConfig, task: Mapping[str, Any], world: int) -> dict[str, Any]:
     """What a checkpoint says about the run that made it, as plain JSON data."""
     settings = {k: v for k, v in flat(as_dict(config)).items() if not any(_within(k, h) for h in HARMLESS)}
@@ -132,15 +121,14 @@ def check_identity(where: Path, old: Mapping[str, Any], new: Mapping[str, Any], 
     Raises:
         ConfigError: naming what differs.
     """
-    again = "use these settings, name another 'run'"
-    if differ := _differences(old["task"], new["task"]):
-        raise ConfigError(f"{where} is of another model or other data: {differ}", "the same as before", again)
+    same, again = "the same as before", "use these settings, name another 'run'"
+    if changed := differences(old["task"], new["task"]):
+        raise ConfigError(f"{where} is of another model or other data: {', '.join(changed)}", same, again)
     if allow_changes:
         return
-    if differ := _differences(old["settings"], new["settings"]):
-        raise ConfigError(
-            f"{where} was made with other settings: {differ}", "the same as before", f"{again}, or allow the changes"
-        )
+    if changed := differences(old["settings"], new["settings"]):
+        got = f"{where} was made with other settings: {', '.join(changed)}"
+        raise ConfigError(got, same, f"{again}, or allow the changes")
     if old["batches"] != new["batches"]:
         raise ConfigError(
             f"samples per step: {_batch(new)}; {where} was made with {_batch(old)}",
@@ -155,13 +143,6 @@ def _batch(data: Mapping[str, Any]) -> str:
     if len(data["batches"]) > 1:
         return f"{sizes} in phases ({p['processes']} processes x accumulation {p['accumulation']})"
     return f"{sizes} ({p['processes']} processes x batch {p['batch']} x accumulation {p['accumulation']})"
-
-
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any], most: int = 8) -> str:
-    a, b = flat(old), flat(new)
-    keys = [k for k in sorted({*a, *b}) if a.get(k) != b.get(k)]
-    more = [f"and {len(keys) - most} more"] if len(keys) > most else []
-    return ", ".join([*(f"{k} was {a.get(k)!r}, is {b.get(k)!r}" for k in keys[:most]), *more])
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -179,56 +160,6 @@ def step_of(checkpoint: Path) -> int:
     return int(match[1])
 
 
-@contextlib.contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """A hidden folder that becomes `path` when it is complete and on disk; what was there before is replaced.
-
-    Raises:
-        OutputError: the disk is full, or it cannot be written; nothing of it is left.
-    """
-    part, old = (path.with_name(f".{path.name}.{end}") for end in ("part", "old"))
-    try:
-        for leftover in (part, old):
-            if leftover.exists():
-                shutil.rmtree(leftover)  # of a process that was killed
-        part.mkdir(parents=True)
-        yield part
-        _sync(part)
-        if path.exists():
-            path.replace(old)
-        part.replace(path)
-        _sync_folder(path.parent)
-        shutil.rmtree(old, ignore_errors=True)
-    except OutputError:
-        raise
-    except OSError as e:
-        raise output_error(path, e) from e
-    except Exception as e:
-        if not FAILED_WRITE.search(str(e)):
-            raise
-        reason = f"{path} cannot be written (is the disk full? {e})"
-        raise OutputError(reason, "a writable place with enough room", "free some space and resume") from e
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
-def _sync(folder: Path) -> None:
-    """Wait until files are on the disk: a name must not outlive a power cut with half of the contents."""
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            with (Path(parent) / name).open("rb") as f:
-                os.fsync(f.fileno())
-        _sync_folder(Path(parent))
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def save_checkpoint(run: Path, step: int, write: Callable[[Path], object], *, keep: int | None) -> Path:
     """Make RUN/checkpoints/step-N, then delete all but the newest `keep` (None deletes none).
 
@@ -242,7 +173,7 @@ def save_checkpoint(run: Path, step: int, write: Callable[[Path], object], *, ke
         OutputError: it cannot be written; the older checkpoints stay.
     """
     path = run / "checkpoints" / f"step-{step:08d}"
-    with whole_folder(path) as part:
+    with atomic_folder(path) as part, writing(path):
         write(part)
     for old in checkpoints(run)[:-keep] if keep else []:
         # renamed first: a kill in the middle must not leave half a checkpoint under a good name
@@ -252,33 +183,10 @@ def save_checkpoint(run: Path, step: int, write: Callable[[Path], object], *, ke
     return path
 
 
-def lock(run: Path) -> IO[str]:
-    """Keep other processes from training into the same folder, until the file is closed or the process ends.
-
-    Raises:
-        ConfigError: another process does.
-    """
-    file = (run / ".lock").open("w", encoding="utf-8")
-    with contextlib.suppress(ImportError):  # Windows
-        import fcntl
-
-        try:
-            # of the process alone: a data worker that outlives a killed trainer holds nothing
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as e:
-            file.close()
-            raise ConfigError(
-                f"{run} is in use by another training", "a run of its own", "stop it, or name another 'run'"
-            ) from e
-        except OSError:  # a file system without locks
-            pass
-    return file
-
-
-def clear_leftovers(run: Path) -> None:
+def clear_run(run: Path) -> None:
     """Delete what a killed process left half-written."""
-    for leftover in [*run.glob("checkpoints/.step-*"), *run.glob(".best.*")]:
-        shutil.rmtree(leftover, ignore_errors=True)
+    clear_leftovers(run / "checkpoints")
+    clear_leftovers(run, {"best"})
 
 
 def write_state(folder: Path, state: Mapping[str, Any], who: Mapping[str, Any]) -> None:
@@ -292,12 +200,13 @@ def read_identity(checkpoint: Path) -> dict[str, Any]:
     """The identity that a checkpoint was written with.
 
     Raises:
-        WeightsError: it is missing or damaged.
+        WeightsError: it is missing, damaged or of another version of this package.
     """
     path = checkpoint / "state" / "identity.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {key: found[key] for key in IDENTITY}
+    except (OSError, ValueError, KeyError) as e:
         raise _damaged(path, e) from e
 
 
@@ -305,17 +214,17 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     """The trainer's state in a checkpoint: step, params, average, buffers, optimizer (moments by name), ...
 
     Raises:
-        WeightsError: it is missing or damaged.
+        WeightsError: it is missing, damaged or of another version of this package.
     """
     path = checkpoint / "state" / "trainer.pt"
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        found = torch.load(path, map_location="cpu", weights_only=True)
+        return {key: found[key] for key in STATE}
     except Exception as e:  # torch.load raises many kinds
         raise _damaged(path, e) from e
 
 
 def _damaged(path: Path, error: Exception) -> WeightsError:
     checkpoint = path.parents[1]
-    return WeightsError(
-        f"{path}: {error}", "a checkpoint of this trainer", f"delete {checkpoint} and resume from the one before"
-    )
+    fix = f"delete {checkpoint} and resume from the one before, or use the version of this package that wrote it"
+    return WeightsError(f"{path}: {error!r}", "a checkpoint of this trainer", fix)

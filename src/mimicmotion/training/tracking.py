@@ -15,8 +15,8 @@ from numpy import ndarray
 
 from mimicmotion.errors import ConfigError
 from mimicmotion.runtime.files import atomic_path, writing
+from mimicmotion.runtime.run_folder import flat
 from mimicmotion.settings.training import TrainConfig, as_dict
-from mimicmotion.training.state import flat
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -16,8 +16,9 @@ from numpy import ndarray
 
 from mimicmotion.errors import ConfigError, OutputError
 from mimicmotion.runtime import files
+from mimicmotion.runtime.run_folder import atomic_folder, check_replaceable_folder
 from mimicmotion.video.audio import COPIED, AudioTrack
-from mimicmotion.video.encoders import BT709, LIMITED, GifPalette, add_stream, open_container, stored_size
+from mimicmotion.video.encoders import GifPalette, add_stream, open_container, stored_size, to_yuv
 from mimicmotion.video.timing import exact_rate
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def open_writer(
         logger.warning("%s: this format has no sound; the sound of %s is left out", target, audio_from)
         audio_from = None
     if kind == "folder":
-        with files.atomic_folder(target, FRAME_PATTERN) as part:
+        with atomic_folder(target, FRAME_PATTERN) as part:
             yield from _filled(_FolderWriter(part, target, size))
         return
     with files.atomic_path(target) as part:
@@ -148,7 +149,7 @@ def check_output(path: str | os.PathLike[str]) -> Path:
     """
     target, kind = plan_output(path)
     if kind == "folder":
-        files.check_replaceable_folder(target, FRAME_PATTERN)
+        check_replaceable_folder(target, FRAME_PATTERN)
     elif target.is_dir():
         raise OutputError(f"{target} is a folder", "a file name", f"write to {target / 'out.mp4'}")
     return files.check_writable(target)
@@ -248,12 +249,4 @@ class _VideoWriter(FrameWriter):
         rgb = VideoFrame.from_ndarray(frame, format="rgb24")
         if self._kind == "webp":
             return rgb.reformat(format="bgra")
-        return rgb.reformat(
-            format="yuv420p",
-            dst_colorspace=BT709,
-            dst_color_range=LIMITED,
-            dst_color_trc=BT709,
-            dst_color_primaries=BT709,
-            # accurate rounding: flat colours come back within 1-2 levels instead of 3
-            interpolation="BICUBIC",
-        )
+        return to_yuv(rgb)

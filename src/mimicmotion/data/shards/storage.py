@@ -4,43 +4,41 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import shutil
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 from urllib.parse import urlparse
-from urllib.request import url2pathname
 
 from mimicmotion.data.shards.index import INDEX, Index, ShardEntry, load_index, scan_folder
-from mimicmotion.errors import InputError, MediaError
+from mimicmotion.errors import ConfigError, InputError, MediaError
 from mimicmotion.runtime.files import atomic_path, sha256_file, writing
 from mimicmotion.weights.registry import cache_folder
 
 logger = logging.getLogger(__name__)
 
-
-class Place(Protocol):
-    """A set of shards somewhere; picklable."""
-
-    name: str
-
-    def index(self) -> Index:
-        """Read the index."""
-        ...
-
-    def find(self, shard: ShardEntry) -> Path:
-        """A local file with all bytes of the shard."""
-        ...
+SCHEMES = ("http", "https", "s3", "gs", "hf")
+"""What a URL may begin with, besides file. Nothing here can start a program."""
+_TIMEOUT = 60.0  # seconds without a byte
+_CHUNK = 1 << 20
 
 
-def find_place(where: str | Path, cache: Path | None = None) -> Place:
-    """The place that a path or URL names."""
+def find_storage(where: str | Path, cache: Path | None = None) -> Folder | Remote:
+    """Where a path or URL leads.
+
+    Raises:
+        InputError: a URL that begins with none of `SCHEMES`.
+    """
     text = str(where)
-    scheme = urlparse(text).scheme
-    if scheme == "file":
-        return Folder(Path(url2pathname(urlparse(text).path)))
+    url = urlparse(text)
+    if url.scheme == "file":
+        return Folder(Path(urllib.request.url2pathname(url.path)))
     # a scheme of one letter is a drive
-    if isinstance(where, Path) or len(scheme) < 2:
+    if isinstance(where, Path) or len(url.scheme) < 2:
         return Folder(Path(where))
+    if url.scheme not in SCHEMES:
+        schemes = ", ".join(f"{s}://" for s in SCHEMES)
+        raise InputError(f"shards at {text}", f"a folder, file:// or one of {schemes}", "copy them to one of these")
     return Remote(text, cache)
 
 
@@ -78,13 +76,13 @@ class Folder:
 
 
 class Remote:
-    """Shards behind a URL that `webdataset.gopen` reads (http:, https:, pipe:, gs:, hf: and so on).
+    """Shards behind a URL of one of `SCHEMES`.
 
-    The name of a file is put in place of {} in the URL, or after it with a slash: `pipe:aws s3 cp s3://data/{} -`.
+    The name of a file is put in place of {} in the URL, or after it with a slash.
     """
 
     def __init__(self, url: str, cache: Path | None) -> None:
-        self.url = self.name = url
+        self.name = url
         root = cache_folder() / "shards" if cache is None else Path(cache)
         self.cache = root / hashlib.sha256(url.encode()).hexdigest()[:16]
 
@@ -93,6 +91,7 @@ class Remote:
 
         Raises:
             InputError: it cannot be fetched and was not before, or is of another format.
+            ConfigError: a package that reads such URLs is not installed.
         """
         path = self.cache / INDEX
         try:
@@ -124,19 +123,35 @@ class Remote:
         return path
 
     def _copy(self, name: str, path: Path, sha256: str | None) -> None:
-        from webdataset import gopen
-
-        url = self.url.replace("{}", name) if "{}" in self.url else f"{self.url.rstrip('/')}/{name}"
+        url = self.name.replace("{}", name) if "{}" in self.name else f"{self.name.rstrip('/')}/{name}"
         logger.info("copying %s to %s", url, path)
         with atomic_path(path) as part:
-            try:
-                source = gopen(url, "rb")
-                with source, writing(path), part.open("wb") as file:
-                    shutil.copyfileobj(source, file, 1 << 20)
-            except (OSError, ValueError) as e:
-                if isinstance(e, InputError):
-                    raise
-                raise InputError(f"{url} cannot be read ({e})", f"a set of shards with {INDEX}", "check the URL") from e
+            with writing(path), part.open("wb") as file:
+                for chunk in _read(url):
+                    file.write(chunk)
             if sha256 is not None and (found := sha256_file(part)) != sha256:
                 got = f"{url} has sha256 {found[:16]}..."
                 raise MediaError(got, f"{sha256[:16]}... by {INDEX}", "upload this shard and the index again")
+
+
+def _read(url: str) -> Iterator[bytes]:
+    """The bytes of a file behind a URL."""
+    try:
+        with _open(url) as source:
+            while chunk := source.read(_CHUNK):
+                yield chunk
+    except ImportError as e:  # fsspec says which package
+        fix = "pip install 'mimicmotion[remote]'"
+        raise ConfigError(f"{url} cannot be read ({e})", "the packages of 'remote'", fix) from e
+    except Exception as e:  # each library has errors of its own
+        raise InputError(f"{url} cannot be read ({e})", f"a set of shards with {INDEX}", "check the URL") from e
+
+
+def _open(url: str) -> Any:
+    scheme = urlparse(url).scheme
+    if scheme in ("http", "https"):
+        return urllib.request.urlopen(url, timeout=_TIMEOUT)
+    import fsspec
+
+    # not fsspec.open, which would follow chains such as a::b
+    return fsspec.filesystem(scheme).open(url, "rb")
