@@ -79,7 +79,7 @@ class RunRecord:
         if saved.facts.get("options") == self._options():
             self._earlier_plan = saved.facts.get("execution")
 
-    def know(self, pipe: MimicMotionPipeline) -> None:
+    def record_model(self, pipe: MimicMotionPipeline) -> None:
         """Remember the model, and compare it, too.
 
         Raises:
