@@ -92,8 +92,9 @@ def prepare(config: GenerateConfig, size: tuple[int, int], multiple: int) -> Job
             "choose a video in which the person is larger and in full view, or another --estimator",
         )
     aligned = align(driving, reference, size, method=config.align)
-    warnings = [*describe_missing(driving, config.video), *describe_framing(reference, aligned)]
-    return Inputs(picture, fit, reference, driving, aligned, warnings)
+    return Inputs(
+        picture, fit, reference, driving, aligned, describe_problems(reference, driving, aligned, config.video)
+    )
 
 
 def open_driving(config: GenerateConfig | PosesConfig | MaskConfig) -> VideoReader | PoseSequence:
@@ -235,16 +236,12 @@ def crop_anchor(pose: PoseSequence, target: tuple[int, int]) -> tuple[float, flo
     return anchor[0], anchor[1]
 
 
-def describe_missing(driving: PoseSequence, name: Path) -> list[str]:
-    """A sentence on frames in which nobody was found."""
-    missing = int((~driving.confidence.any(1)).sum())
-    text = f"no person was found in {missing} of {len(driving)} frames of {name.name}: they are drawn without a pose"
-    return [text] if missing else []
-
-
-def describe_framing(reference: PoseSequence, aligned: PoseSequence) -> list[str]:
-    """Sentences on body parts that one side shows and the other does not, and on movement out of the frame."""
+def describe_problems(reference: PoseSequence, driving: PoseSequence, aligned: PoseSequence, video: Path) -> list[str]:
+    """Sentences on frames without anybody, on body parts that one side lacks, and on movement out of the frame."""
     found = []
+    if missing := int((~driving.confidence.any(1)).sum()):
+        frames = f"{missing} of {len(driving)} frames of {video.name}"
+        found.append(f"no person was found in {frames}: they are drawn without a pose")
     legs = [9, 10, 12, 13]
     shows = {"picture": reference.confidence[:, legs], "video": aligned.confidence[:, legs]}
     sees = {k: float((v > VISIBLE).mean()) > 0.25 for k, v in shows.items()}

@@ -101,11 +101,12 @@ def count_people(config: GenerateConfig) -> tuple[int, list[int]]:
 
     estimator = inputs_module.find_estimator(config)(static=True)
     source = inputs_module.open_driving(config)
+    picture = estimator.count_people(read_picture(config.picture))
     if isinstance(source, PoseSequence):
-        return estimator.count_people(read_picture(config.picture)), []
+        return picture, []
     every = max(1, (inputs_module.expected_frames(config, source) or 1) // COUNTED_FRAMES)
     frames = itertools.islice(inputs_module.sampled_frames(config, source), 0, every * COUNTED_FRAMES, every)
-    return estimator.count_people(read_picture(config.picture)), [estimator.count_people(f) for f in frames]
+    return picture, [estimator.count_people(f) for f in frames]
 
 
 def draw_overlay(config: GenerateConfig, pipe: MimicMotionPipeline, inputs: Inputs) -> np.ndarray:

@@ -102,8 +102,9 @@ def origin_of_model(config: GenerateConfig, pipe: MimicMotionPipeline, sums: Che
     """Checksums of the weights, the model's own settings, and where it computes."""
     import torch
 
+    # folder and name are the same for the same weights on every machine
     return {
-        "weights": {short_name(p): sums[p] for p in pipe.backbone.files} or {"in memory": fingerprint(pipe)},
+        "weights": {"/".join(p.parts[-2:]): sums[p] for p in pipe.backbone.files} or {"in memory": fingerprint(pipe)},
         "model": plain(pipe.backbone.settings),
         "machine": {"device": run_device(config, pipe).type, "dtype": str(pipe.dtype).removeprefix("torch.")},
         "runtime": {"threads": torch.get_num_threads()},
@@ -119,11 +120,6 @@ def versions() -> dict[str, str]:
     """Versions of this package and of those that results depend on."""
     found = {"mimicmotion": __version__, "python": sys.version.split()[0], **installed(*PACKAGES)}
     return {package: version for package, version in found.items() if version != "missing"}
-
-
-def short_name(path: Path) -> str:
-    """Folder and name: the same for the same weights on every machine."""
-    return "/".join(path.parts[-2:])
 
 
 def sha256_path(path: Path) -> str:

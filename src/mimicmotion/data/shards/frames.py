@@ -152,8 +152,8 @@ def _encode_video(frames: Iterable[Frame], size: tuple[int, int], fps: float) ->
     import av
     from av.video.frame import VideoFrame
 
-    from mimicmotion.video.encoders import add_stream, to_yuv
     from mimicmotion.video.timing import exact_rate
+    from mimicmotion.video.writer import add_stream, to_yuv
 
     file, rate = io.BytesIO(), exact_rate(fps)
     try:
