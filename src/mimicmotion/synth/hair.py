@@ -22,27 +22,16 @@ _CENTRE = np.array([0.0, 7.4, 0.2])
 
 @dataclass(frozen=True, slots=True)
 class HairStyle:
-    """What the hair of a head is like.
+    """What the hair of a head is like."""
 
-    Attributes:
-        length: of the hair on top, decimetres; 0 none.
-        sides: length at the sides as a share of that on top.
-        curl: 0 straight, 1 curled: how far strands wander from their direction.
-        recede: how much higher the hairline is, decimetres.
-        hang: length of the hair that hangs at the sides and behind; 0 none.
-        fringe: the curtain also hangs over the forehead's sides.
-        tail: length of a ponytail; 0 none.
-        bun: radius of a bun; 0 none.
-    """
-
-    length: float
-    sides: float = 0.7
-    curl: float = 0.2
-    recede: float = 0.0
-    hang: float = 0.0
-    fringe: bool = False
-    tail: float = 0.0
-    bun: float = 0.0
+    length: float  # of the hair on top, decimetres; 0 none
+    sides: float = 0.7  # length at the sides as a share of that on top
+    curl: float = 0.2  # 0 straight, 1 curled: how far strands wander from their direction
+    recede: float = 0.0  # how much higher the hairline is, decimetres
+    hang: float = 0.0  # length of the hair that hangs at the sides and behind; 0 none
+    fringe: bool = False  # the curtain also hangs over the forehead's sides
+    tail: float = 0.0  # length of a ponytail; 0 none
+    bun: float = 0.0  # radius of a bun; 0 none
 
 
 @functools.lru_cache(maxsize=2)

@@ -12,7 +12,7 @@ from numpy import ndarray
 
 from mimicmotion.synth import figure as fig
 from mimicmotion.synth.assets import Assets
-from mimicmotion.synth.figure import rot_x, rot_y, rot_z, two_bones
+from mimicmotion.synth.figure import rot_x, rot_y, rot_z, two_bones, unit
 
 Put = Callable[[int, ndarray, ndarray], None]
 Follow = Callable[[int], ndarray]
@@ -35,7 +35,7 @@ class Skeleton:
         tips: ends of fingers and toes.
         tip_bones: the bone of each tip.
         floor: lowest point of the body or its shoes.
-        waist: half width and half depth of the trunk, which wrists do not enter.
+        trunk: half width and half depth of the trunk, which wrists do not enter.
     """
 
     bones: tuple[str, ...]
@@ -117,10 +117,6 @@ def _follow(skeleton: Skeleton, rot: ndarray, head: ndarray, bone: int) -> ndarr
     return head[:, parent] + rot[:, parent] @ (skeleton.heads[bone] - skeleton.heads[parent])
 
 
-def _unit(v: ndarray) -> ndarray:
-    return v / np.maximum(np.linalg.norm(v, axis=-1, keepdims=True), 1e-9)
-
-
 def axis_rotation(axis: ndarray, angle: ndarray) -> Float64[ndarray, "n 3 3"]:
     """Rotations about axes (3,) or (n, 3) by angles (n,), right-handed."""
     x, y, z = np.moveaxis(np.broadcast_to(axis, (len(angle), 3)), -1, 0)
@@ -191,12 +187,12 @@ def _trunk(skeleton: Skeleton, q: ndarray, rot: ndarray, head: ndarray) -> None:
 
 def _frames(start: ndarray, middle: ndarray, end: ndarray, bend: ndarray) -> tuple[ndarray, ndarray]:
     """Frames of the two bones of a limb in the rest pose, as `two_bones` makes them."""
-    line = _unit(end - start)
-    hinge = _unit(np.cross(line, bend - line * (bend @ line)))
+    line = unit(end - start)
+    hinge = unit(np.cross(line, bend - line * (bend @ line)))
     out = []
     for a, b in ((start, middle), (middle, end)):
-        y = _unit(a - b)
-        x = _unit(hinge - y * (hinge @ y))
+        y = unit(a - b)
+        x = unit(hinge - y * (hinge @ y))
         out.append(np.stack([x, y, np.cross(x, y)], -1))
     return out[0], out[1]
 
@@ -218,7 +214,7 @@ def _leg(skeleton: Skeleton, q: ndarray, side: int, rot: ndarray, head: ndarray)
     knee, ankle, first, second = two_bones(hip, target, bend, thigh, shank)
     a, b = _frames(rest[0], rest[1], rest[2], np.array([0.12 * sign, 0.0, 1.5]))
     thigh_rot, shank_rot = first @ a.T, second @ b.T
-    along = _unit(rest[1] - rest[0])
+    along = unit(rest[1] - rest[0])
     turn = twist_angle(np.swapaxes(root, 1, 2) @ thigh_rot, along)
     rot[:, upper] = thigh_rot @ axis_rotation(along, -0.5 * turn)
     rot[:, upper2], rot[:, lower], rot[:, lower2] = thigh_rot, shank_rot, shank_rot
@@ -263,21 +259,21 @@ def _arm(skeleton: Skeleton, q: ndarray, side: int, rot: ndarray, head: ndarray)
     length = float(np.linalg.norm(rest[elbow] - rest[upper])), float(np.linalg.norm(rest[wrist] - rest[elbow]))
     target = _outside_trunk(skeleton, rest[upper] - skeleton.hip + want * sum(length)) + skeleton.hip
     target = chest_head + np.einsum("nij,nj->ni", chest, target - rest[chest_bone])
-    line = _unit(want)
-    axis = _unit(fig.ELBOW_HINT - line * (line @ fig.ELBOW_HINT)[:, None])
+    line = unit(want)
+    axis = unit(fig.ELBOW_HINT - line * (line @ fig.ELBOW_HINT)[:, None])
     swivel = q[:, k + 3, None]
     hint = axis * np.cos(swivel) + np.cross(line, axis) * np.sin(swivel)
     middle, end, first, second = two_bones(start, target, np.einsum("nij,nj->ni", chest, hint), *length)
     a, b = _frames(rest[upper], rest[elbow], rest[wrist], rest[elbow] - rest[upper])
     arm, forearm = first @ a.T, second @ b.T
-    along = _unit(rest[elbow] - rest[upper])
+    along = unit(rest[elbow] - rest[upper])
     turn = twist_angle(np.swapaxes(raised, 1, 2) @ arm, along)
     put(upper, arm @ axis_rotation(along, -0.5 * turn), start)
     put(index("upperarm02"), arm, follow(index("upperarm02")))
     hand_rest = _hand_frame(rest, index)
     hand_frame = second @ rot_y(q[:, k + 4]) @ rot_x(-q[:, k + 5]) @ rot_z(q[:, k + 6])
     hand = hand_frame @ hand_rest.T
-    along = _unit(rest[wrist] - rest[elbow])
+    along = unit(rest[wrist] - rest[elbow])
     turn = twist_angle(np.swapaxes(forearm, 1, 2) @ hand, along)
     put(elbow, forearm @ axis_rotation(along, 0.3 * turn), middle)
     put(index("lowerarm02"), forearm @ axis_rotation(along, 0.75 * turn), follow(index("lowerarm02")))
@@ -300,9 +296,9 @@ def _outside_trunk(skeleton: Skeleton, wrist: ndarray) -> ndarray:
 
 def _hand_frame(rest: ndarray, index) -> ndarray:
     """In the rest pose: x to the thumb, y to the forearm, z out of the palm."""
-    y = _unit(rest[index("wrist")] - rest[index("finger3-1")])
+    y = unit(rest[index("wrist")] - rest[index("finger3-1")])
     x = rest[index("finger2-1")] - rest[index("finger5-1")]
-    x = _unit(x - y * (x @ y))
+    x = unit(x - y * (x @ y))
     return np.stack([x, y, np.cross(x, y)], -1)
 
 
@@ -313,17 +309,17 @@ def _fingers(skeleton: Skeleton, q: ndarray, side: int, hand: ndarray, frame: nd
     for f in range(5):
         bones = [skeleton.index(f"finger{f + 1}-{j}.{letter}") for j in (1, 2, 3)]
         places = [*(rest[b] for b in bones), tips[f + (7 if side else 0)]]
-        ways = [_unit(b - a) for a, b in pairwise(places)]
+        ways = [unit(b - a) for a, b in pairwise(places)]
         rotation = hand
         before = -frame[:, 1]
         for j, (bone, way) in enumerate(zip(bones, ways, strict=True)):
             if f == 0:
-                hinge = _unit(np.cross(way, -frame[:, 0] + 0.7 * frame[:, 2]))
+                hinge = unit(np.cross(way, -frame[:, 0] + 0.7 * frame[:, 2]))
                 bent = 0.0
                 if j == 0:
                     rotation = rotation @ axis_rotation(frame[:, 2], 0.3 * spread - 0.1)
             else:
-                hinge = _unit(-frame[:, 0] + way * (frame[:, 0] @ way))
+                hinge = unit(-frame[:, 0] + way * (frame[:, 0] @ way))
                 bent = float(np.arctan2(np.cross(before, way) @ hinge, before @ way))
                 if j == 0:
                     rotation = rotation @ axis_rotation(frame[:, 2], _FAN[f] * (1.8 * spread - 0.5))

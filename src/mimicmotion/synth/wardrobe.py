@@ -23,19 +23,12 @@ _FOLDS = 0.022, 0.02  # decimetres: of cloth, long ridges and broad waves
 
 @dataclass(slots=True)
 class Palette:
-    """Materials of one person as they are added: rows of the table and their textures.
+    """Materials of one person as they are added: rows of the table and their textures."""
 
-    Attributes:
-        size: side of a texture in texels.
-        strands: cells of hair across one unit of u; more for large pictures.
-        rows: of the table of materials.
-        textures: one per material.
-    """
-
-    size: int
-    strands: float
-    rows: list[ndarray] = field(default_factory=list)
-    textures: list[look.Texture] = field(default_factory=list)
+    size: int  # side of a texture in texels
+    strands: float  # cells of hair across one unit of u; more for large pictures
+    rows: list[ndarray] = field(default_factory=list)  # of the table of materials
+    textures: list[look.Texture] = field(default_factory=list)  # one per material
 
     def add(self, kind: int, texture: look.Texture, **columns: float) -> int:
         """A new material, with columns of the table by their names in lower case; returns its number."""
@@ -61,23 +54,14 @@ class Palette:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Wardrobe:
-    """Clothes, shoes and hair by chance, as they fit one body's sex and age.
+    """Clothes, shoes and hair by chance, as they fit one body's sex and age."""
 
-    Attributes:
-        rng: source of all choices.
-        assets: the packed people.
-        genes: what the body is like.
-        skeleton: its joints.
-        m: its measures.
-        palette: what materials are added to.
-    """
-
-    rng: Rng
-    assets: Assets
-    genes: Genes
-    skeleton: Skeleton
-    m: Measures
-    palette: Palette
+    rng: Rng  # source of all choices
+    assets: Assets  # the packed people
+    genes: Genes  # what the body is like
+    skeleton: Skeleton  # its joints
+    m: Measures  # its measures
+    palette: Palette  # what materials are added to
 
     @property
     def female(self) -> bool:
@@ -90,7 +74,7 @@ class Wardrobe:
         return self.palette.cloth(self.rng, look.cloth_texture(self.rng, self.palette.size, colour, **style))
 
     def leather(self, colours: list[ndarray], sole: float, gloss: tuple[float, float] | None) -> int:
-        """A material of shoes: colours of upper, sole and band; height of the sole; range of the gloss, None for dull."""
+        """A material of shoes: colours of upper, sole and band; the sole's height; range of the gloss or dull."""
         texture = look.leather_texture(self.rng, self.palette.size, *colours, sole)
         shine = 0.02 if gloss is None else float(self.rng.uniform(*gloss))
         return self.palette.add(light.LEATHER, texture, gloss=shine, power=30, bump=0.5, two_sided=1)
