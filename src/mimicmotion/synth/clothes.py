@@ -1,6 +1,6 @@
 """Clothes for any body: cut from MakeHuman's tights and skirt, or garments of further folders; shoes, socks, hats.
 
-Where a garment ends is a number per vertex (`Mesh.cut`), so its border is smooth however coarse the mesh is; the body
+Where a garment ends is a number per vertex (`Mesh.cut`), so its border is clean however coarse the mesh is; the body
 under it is left out, so skin never shows through.
 """
 

@@ -82,7 +82,7 @@ def perturb_poses(poses: PoseSequence, seed: int, strength: float = 1.0) -> Pose
     inside = ((xy >= 0) & (xy < (poses.size[1], poses.size[0]))).all(-1)
     confidence = np.where(inside & (exact > 0), np.clip(confidence, 0, 1), 0.0)
     source = f"{poses.source} + noise {strength:g}".strip()
-    return dataclasses.replace(poses, xy=np.float32(xy), confidence=np.float32(confidence), source=source)
+    return dataclasses.replace(poses, xy=xy.astype(np.float32), confidence=confidence.astype(np.float32), source=source)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +190,7 @@ def _wander(rng: np.random.Generator, n: int, still: ndarray, time: ndarray, ste
 
 
 def _drift(rng: np.random.Generator, n: int, still: ndarray, time: ndarray, step: float) -> Float64[ndarray, "n 2 S"]:
-    """As `_wander`, for x and y, but smooth in time: correlation (1 + t / time) exp(-t / time)."""
+    """As `_wander`, for x and y, but steady in time: correlation (1 + t / time) exp(-t / time)."""
     noise = rng.standard_normal((n + 2, 2, len(still)))
     keep = np.exp(-step / time)
     square = keep**2
