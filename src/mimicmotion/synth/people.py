@@ -15,8 +15,8 @@ from mimicmotion.synth.body import Genes, Mesh, joint_positions, random_genes, s
 from mimicmotion.synth.clothes import Measures, hidden
 from mimicmotion.synth.light import EYE, EYE_X, EYE_Z, IRIS_B, IRIS_R, LEATHER, SKIN
 from mimicmotion.synth.rig import Pose, Skeleton
-from mimicmotion.synth.wardrobe import Palette, dress
-from mimicmotion.synth.zbuffer import fill_depth, njit
+from mimicmotion.synth.wardrobe import Palette, Wardrobe
+from mimicmotion.synth.zbuffer import fill_depth
 
 # Long side of a frame in pixels, up to which: the side of a texture in texels, and strands of hair across a texture.
 FINENESS = ((100, 128, 40.0), (400, 512, 90.0), (1_000_000, 1024, 260.0))
@@ -90,11 +90,14 @@ def make_figure(rng: np.random.Generator, assets: Assets, long_side: int) -> Fig
     hair = np.array(look.HAIR_COLOURS[rng.integers(3 if dark else len(look.HAIR_COLOURS))], np.float32)
     hair = hair + (np.array([170, 168, 165]) - hair) * grey
     flesh_materials = _flesh_materials(rng, assets, genes, skeleton, palette, base, hair)
-    outfit = dress(rng, assets, genes, skeleton, m, palette, hair)
-    skeleton = dataclasses.replace(skeleton, floor=outfit.floor)
-    under = hidden(outfit.pieces, len(vertices))
+    wardrobe = Wardrobe(rng, assets, genes, skeleton, m, palette)
+    clothes = wardrobe.clothes()
+    shoes, floor = wardrobe.shoes()
+    pieces = [*clothes, *shoes]
+    skeleton = dataclasses.replace(skeleton, floor=floor)
+    under = hidden(pieces, len(vertices))
     flesh, used = _flesh(assets, vertices, flesh_materials, under)
-    mesh = Mesh.join([flesh, *(p.mesh for p in outfit.pieces), *outfit.hair])
+    mesh = Mesh.join([flesh, *(p.mesh for p in pieces), *wardrobe.hair(hair)])
     vertex_of = np.full(len(vertices), -1)
     vertex_of[used] = np.arange(len(used))
     actions = {}
@@ -102,7 +105,7 @@ def make_figure(rng: np.random.Generator, assets: Assets, long_side: int) -> Fig
         if name.startswith("face/"):
             seen = vertex_of[index] >= 0
             actions[name.removeprefix("face/")] = vertex_of[index[seen]], delta[seen]
-    height = float(vertices[triangles.ravel(), 1].max()) - outfit.floor
+    height = float(vertices[triangles.ravel(), 1].max()) - floor
     return Figure(
         skeleton=skeleton,
         mesh=mesh,
@@ -199,25 +202,14 @@ def ambient_occlusion(
     return (0.25 + 0.75 * share).astype(np.float32)
 
 
-@njit(cache=True, nogil=True)
-def bounds(points, axes):
-    """Least and largest coordinates of points (n, 3) along three axes (rows)."""
-    low, high = np.full(3, np.inf), np.full(3, -np.inf)
-    for i in range(len(points)):
-        for k in range(3):
-            value = points[i, 0] * axes[k, 0] + points[i, 1] * axes[k, 1] + points[i, 2] * axes[k, 2]
-            low[k] = min(low[k], value)
-            high[k] = max(high[k], value)
-    return low, high
-
-
 def map_matrix(vertices: ndarray, way: ndarray, size: int) -> Float32[ndarray, "3 4"]:
     """World to column, row and nearness (decimetres, at least 1) of a map that looks against `way`."""
     z = way / np.linalg.norm(way)
     x = np.cross([0.0, 0.0, 1.0] if abs(z[2]) < 0.9 else [0.0, 1.0, 0.0], z)
     x /= np.linalg.norm(x)
     y = np.cross(z, x)
-    low, high = bounds(vertices, np.stack([x, y, z]))
+    along = vertices @ np.stack([x, y, z], 1)
+    low, high = along.min(0), along.max(0)
     scale = (size - 2) / max(float((high - low)[:2].max()), 1e-6)
     out = np.zeros((3, 4), np.float32)
     out[0, :3], out[0, 3] = scale * x, 1 - scale * low[0]

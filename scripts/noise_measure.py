@@ -12,21 +12,14 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64
 from numpy import ndarray
 
-from mimicmotion.pose.keypoints import L_HIP, NECK, R_HIP
+from mimicmotion.synth.noise import Z, normal_cdf, normal_position
 
-Z = np.linspace(-2.5, 2.5, 11)  # standard normal positions at which distributions are kept
 BINS = np.array([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])  # of the confidence
 _MEDIAN = 0.6745
 _CUBIC = np.array([-3.0, 12.0, 17.0, 12.0, -3.0]) / 35  # parabola through 5 frames, its middle
 _GAIN = np.sqrt(1 - _CUBIC[2])  # what it leaves of independent noise
 _LONGEST = 3.0  # seconds between values that are compared
 _MIN_COUNT = 25  # of values in a bin that is believed
-
-
-def torso(xy: Float[ndarray, "frames 134 2"]) -> float:
-    """Median length neck to hips, pixels; at least 1."""
-    apart = 0.5 * (xy[:, R_HIP] + xy[:, L_HIP]) - xy[:, NECK]
-    return max(float(np.median(np.sqrt((apart**2).sum(-1)))), 1.0)
 
 
 def spread(values: ndarray) -> float:
@@ -124,25 +117,11 @@ def quantiles(values: ndarray) -> list[float]:
     return np.quantile(values, normal_cdf(Z)).tolist()
 
 
-def normal_position(share: Float[ndarray, "*shape"]) -> Float64[ndarray, "*shape"]:
-    """Where the standard normal distribution reaches these shares, within +-3.5."""
-    grid = np.linspace(-3.5, 3.5, 281)
-    return np.interp(share, normal_cdf(grid), grid)
-
-
 def to_normal(values: Float[ndarray, "*shape"], of: ndarray) -> Float64[ndarray, "*shape"]:
     """Standard normal position of each value within the values `of` (ties get the middle)."""
     order = np.sort(of)
     rank = 0.5 * (np.searchsorted(order, values, "left") + np.searchsorted(order, values, "right")) / len(order)
     return normal_position(rank)
-
-
-def normal_cdf(z: ndarray) -> ndarray:
-    """Of the standard normal distribution, to 1e-6 (trapezes), without scipy."""
-    x = np.linspace(-6, 6, 4801)
-    density = np.exp(-0.5 * x * x)
-    mass = np.concatenate([[0.0], np.cumsum(0.5 * (density[1:] + density[:-1]))])
-    return np.interp(z, x, mass / mass[-1])
 
 
 def runs(flags: Bool[ndarray, " frames"]) -> list[int]:
