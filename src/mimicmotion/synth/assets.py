@@ -100,10 +100,11 @@ class Assets:
     def faces(self, *groups: str) -> tuple[Int32[ndarray, "n 3"], Int32[ndarray, "n 3"]]:
         """Triangles of some groups, and the numbers of their texture coordinates."""
         chosen = np.isin(self.quad_group, [self.groups.index(g) for g in groups])
-        return _split(self.quads[chosen]), _split(self.quad_uv[chosen])
+        return split_quads(self.quads[chosen]), split_quads(self.quad_uv[chosen])
 
 
-def _split(quads: ndarray) -> Int32[ndarray, "n 3"]:
+def split_quads(quads: Int32[ndarray, "faces 4"]) -> Int32[ndarray, "n 3"]:
+    """Two triangles for each quad."""
     return np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]])
 
 

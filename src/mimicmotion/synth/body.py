@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Float64
@@ -117,6 +118,14 @@ def joint_positions(assets: Assets, vertices: Float64[ndarray, "vertices 3"]) ->
     return np.array([vertices[v].mean(0) for v in assets.joints])
 
 
+class Skin(NamedTuple):
+    """Points that move with bones."""
+
+    vertices: Float64[ndarray, "n 3"]  # in the rest pose, decimetres
+    bone: ndarray  # (n, 6)
+    weight: ndarray  # (n, 6)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Mesh:
     """Parts of a person that move together with the bones.
@@ -129,7 +138,7 @@ class Mesh:
         uv: texture coordinates of the corners of each triangle.
         material: of each triangle.
         cut: what is below 0 between the corners is left out.
-        fray: how far the cut is blurred into strands.
+        fray: how far the cut is blurred into strands, where it is below 1.
     """
 
     vertices: Float32[ndarray, "n 3"]
@@ -143,28 +152,20 @@ class Mesh:
 
     @classmethod
     def of(
-        cls,
-        vertices: ndarray,
-        bone: ndarray,
-        weight: ndarray,
-        triangles: ndarray,
-        uv: ndarray,
-        material: int,
-        cut: ndarray | None = None,
-        fray: ndarray | None = None,
+        cls, skin: Skin, triangles: ndarray, uv: ndarray, material: int, cut: ndarray | None = None, fray: float = 0.0
     ) -> Mesh:
         """A part of one material; only the vertices that its triangles use are kept."""
         used, corners = np.unique(triangles, return_inverse=True)
-        pick = lambda a, value: np.full(len(used), value, np.float32) if a is None else a[used].astype(np.float32)  # noqa: E731
+        cuts = np.ones(len(used)) if cut is None else cut[used]
         return cls(
-            vertices[used].astype(np.float32),
-            bone[used].astype(np.int32),
-            weight[used].astype(np.float32),
+            skin.vertices[used].astype(np.float32),
+            skin.bone[used].astype(np.int32),
+            skin.weight[used].astype(np.float32),
             corners.reshape(-1, 3).astype(np.int32),
             uv.astype(np.float32),
             np.full(len(triangles), material, np.int32),
-            pick(cut, 1.0),
-            pick(fray, 0.0),
+            cuts.astype(np.float32),
+            np.where(cuts < 1, fray, 0.0).astype(np.float32),
         )
 
     @classmethod

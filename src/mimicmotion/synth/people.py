@@ -11,11 +11,20 @@ from numpy import ndarray
 
 from mimicmotion.synth import look
 from mimicmotion.synth.assets import Assets
-from mimicmotion.synth.body import Genes, Mesh, joint_positions, random_genes, shape_vertices, skin, vertex_normals
+from mimicmotion.synth.body import (
+    Genes,
+    Mesh,
+    Skin,
+    joint_positions,
+    random_genes,
+    shape_vertices,
+    skin,
+    vertex_normals,
+)
 from mimicmotion.synth.clothes import Measures, hidden
 from mimicmotion.synth.light import EYE, EYE_X, EYE_Z, IRIS_B, IRIS_R, LEATHER, SKIN
 from mimicmotion.synth.rig import Pose, Skeleton
-from mimicmotion.synth.wardrobe import Palette, Wardrobe
+from mimicmotion.synth.wardrobe import Palette, Rng, Wardrobe
 from mimicmotion.synth.zbuffer import fill_depth
 
 # Long side of a frame in pixels, up to which: the side of a texture in texels, and strands of hair across a texture.
@@ -65,7 +74,7 @@ class Figure:
         return out
 
 
-def make_figure(rng: np.random.Generator, assets: Assets, long_side: int) -> Figure:
+def make_figure(rng: Rng, assets: Assets, long_side: int) -> Figure:
     """A person by chance.
 
     Args:
@@ -121,13 +130,7 @@ def make_figure(rng: np.random.Generator, assets: Assets, long_side: int) -> Fig
 
 
 def _flesh_materials(
-    rng: np.random.Generator,
-    assets: Assets,
-    genes: Genes,
-    skeleton: Skeleton,
-    palette: Palette,
-    base: ndarray,
-    hair: ndarray,
+    rng: Rng, assets: Assets, genes: Genes, skeleton: Skeleton, palette: Palette, base: ndarray, hair: ndarray
 ) -> dict[str, int]:
     female = genes.female > 0.5
     texture = look.skin_texture(rng, assets, palette.size, base, hair, female=female, age=genes.age)
@@ -147,11 +150,11 @@ def _flesh_materials(
 
 def _flesh(assets: Assets, vertices: ndarray, materials: dict[str, int], under: ndarray) -> tuple[Mesh, ndarray]:
     """All of the body that is seen, as one mesh; and the base mesh's vertices it is made of."""
-    triangles, corners, material = [], [], []
     parts = {
         "skin": ("body", "helper-upper-teeth", "helper-lower-teeth", "helper-tongue"),
         "L": ("helper-l-eye",), "R": ("helper-r-eye",), "lash": LASHES,
     }  # fmt: skip
+    triangles, corners, material = [], [], []
     for name, groups in parts.items():
         t, c = assets.faces(*groups)
         seen = ~under[t].all(1) | (name != "skin")
@@ -159,7 +162,7 @@ def _flesh(assets: Assets, vertices: ndarray, materials: dict[str, int], under: 
         corners.append(c[seen])
         material.append(np.full(int(seen.sum()), materials[name]))
     t, c = np.concatenate(triangles), np.concatenate(corners)
-    mesh = Mesh.of(vertices, assets.weight_bone, assets.weight, t, assets.uv[c], 0)
+    mesh = Mesh.of(Skin(vertices, assets.weight_bone, assets.weight), t, assets.uv[c], 0)
     return dataclasses.replace(mesh, material=np.concatenate(material).astype(np.int32)), np.unique(t)
 
 

@@ -16,6 +16,7 @@ from mimicmotion.synth.look import hsv, noise
 from mimicmotion.synth.view import View
 
 Rng = np.random.Generator
+Corners = list[tuple[float, float, float]]  # in the world
 Paint = Callable[[ndarray, ndarray, ndarray], ndarray]  # colours at two coordinates and a distance
 KINDS = ("room", "room", "room", "street", "park", "studio")
 FLOORS = ("planks", "tiles", "carpet", "concrete", "parquet", "rug")
@@ -252,7 +253,7 @@ class _Painter:
 
         return paint
 
-    def _quad(self, picture: ndarray, corners: ndarray, colour: tuple[float, ...]) -> ndarray:
+    def _quad(self, picture: ndarray, corners: Corners, colour: tuple[float, ...]) -> ndarray:
         """A flat four-cornered thing in the world; returns where it is seen."""
         at = self.view.project(np.array(corners))
         if (at[:, 2] <= 0.5).all():

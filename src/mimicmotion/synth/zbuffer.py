@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 try:
     from numba import njit
@@ -16,7 +17,7 @@ except ImportError as e:  # numba is an extra: say which one
     ) from e
 
 
-_OPTIONS = {"cache": True, "nogil": True, "fastmath": True, "error_model": "numpy"}
+_OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "fastmath": True, "error_model": "numpy"}
 _OPTIONS["_nrt"] = False  # kernels allocate nothing; counting references to arrays took a third of their time
 kernel, inlined = njit(**_OPTIONS), njit(**_OPTIONS, inline="always")
 
