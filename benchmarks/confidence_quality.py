@@ -33,16 +33,16 @@ import numpy as np
 import torch
 from numpy import ndarray
 
-from mimicmotion.data.synthetic.shards import HELD_OUT_SEED
 from mimicmotion.evaluation.metrics.bootstrap import bootstrap_mean
 from mimicmotion.evaluation.metrics.pixels import psnr, ssim
 from mimicmotion.evaluation.metrics.poses import TRULY_VISIBLE, find_patches, torso_length
-from mimicmotion.evaluation.planted_errors import PLANTED, plant
+from mimicmotion.evaluation.planted_errors import PLANTED
 from mimicmotion.pipeline import MimicMotionPipeline
-from mimicmotion.pose.guidance.limb_warp import WarpedPicture
+from mimicmotion.pose.guidance.limb_warp import WarpedPicture, WarpedPoses
 from mimicmotion.pose.guidance.skeleton import draw_poses
 from mimicmotion.pose.keypoints import L_ELBOW, LEFT_HAND, R_ELBOW, RIGHT_HAND, PoseSequence
 from mimicmotion.runtime.files import atomic_path
+from mimicmotion.settings.synthetic import HELD_OUT_SEED
 from mimicmotion.synth import SynthClip, render_clip
 from mimicmotion.video.picture import write_picture
 
@@ -59,7 +59,7 @@ Versions = dict[tuple[str, str], ndarray]
 
 
 def pose_maps(pipe: MimicMotionPipeline, poses: PoseSequence, *, aware: bool) -> ndarray:
-    look = dict(pipe.settings.get("pose_drawing", {})) | {"confidence_aware": aware}
+    look = dict(pipe.backbone.settings.get("pose_drawing", {})) | {"confidence_aware": aware}
     return np.stack(list(draw_poses(poses, poses.size, **look)))
 
 
@@ -78,9 +78,9 @@ class Warps:
 def animate(
     pipe: MimicMotionPipeline, clip: SynthClip, poses: PoseSequence, warped: Any, *, aware: bool, seed: int
 ) -> ndarray:
-    options: dict[str, Any] = {"seed": seed} if warped is None else {"seed": seed, "warped": warped}
     maps, reference = (pose_maps(pipe, p, aware=aware) for p in (poses, clip.reference_pose))
-    return np.asarray(pipe(clip.reference_frame, maps, reference[0], **options))
+    guides = maps if warped is None else WarpedPoses(maps, warped)
+    return np.asarray(pipe(clip.reference_frame, guides, reference[0], seed=seed))
 
 
 def moved_points(clip: SynthClip, poses: PoseSequence) -> ndarray:
@@ -117,14 +117,14 @@ def point_error(frames: ndarray, clip: SynthClip, moved: ndarray) -> float:
 
 
 def warps(pipe: MimicMotionPipeline, error: str) -> tuple[str, ...]:
-    return ("found", "exact") if pipe.needs_warped_picture and error != "none" else ("found",)
+    return ("found", "exact") if pipe.backbone.warps and error != "none" else ("found",)
 
 
 def measure(
     pipe: MimicMotionPipeline, clip: SynthClip, made: Warps | None, error: str, index: int
 ) -> tuple[dict[str, Any], Versions]:
     """Numbers of one clip with one error: warp -> on/off -> measure; and the frames."""
-    poses = clip.poses if error == "none" else plant(error, clip.poses, index)
+    poses = clip.poses if error == "none" else PLANTED[error](clip.poses, index)
     moved = moved_points(clip, poses)
     mask = near(clip, poses, moved)
     record: dict[str, Any] = {}
@@ -152,7 +152,7 @@ class Sheet:
     def add(self, clip: SynthClip, error: str, index: int, versions: Versions) -> None:
         if error == "none":
             return
-        poses = plant(error, clip.poses, index)
+        poses = PLANTED[error](clip.poses, index)
         off, on = (pose_maps(self.pipe, poses, aware=aware) for aware in (False, True))
         difference = np.abs(off.astype(float) - on).mean((1, 2, 3))
         t = int(difference.argmax())
@@ -246,7 +246,7 @@ def arguments() -> argparse.Namespace:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     pipe = MimicMotionPipeline.from_pretrained(options.model)
-    size = (pipe.settings["height"], pipe.settings["width"])
+    size = (pipe.backbone.settings["height"], pipe.backbone.settings["width"])
     lines = options.log.read_text().splitlines() if options.log and options.log.exists() else []
     records = {r["index"]: r for r in map(json.loads, lines)}
     sheet = Sheet(pipe)
@@ -256,7 +256,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         if known and not options.sheet:
             continue
         clip = render_clip(HELD_OUT_SEED + FIRST + index, options.frames, size)
-        made = Warps(clip) if pipe.needs_warped_picture else None
+        made = Warps(clip) if pipe.backbone.warps else None
         record: dict[str, Any] = {"index": index}
         for error in ERRORS:
             record[error], versions = measure(pipe, clip, made, error, index)
@@ -274,9 +274,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "n": options.clips,
         "frames": options.frames,
         "first_seed": HELD_OUT_SEED + FIRST,
-        "sigmas": pipe.settings.get("sigmas"),
-        "pose_drawing": pipe.settings.get("pose_drawing"),
-        "warped_picture": pipe.needs_warped_picture,
+        "sigmas": pipe.backbone.settings.get("sigmas"),
+        "pose_drawing": pipe.backbone.settings.get("pose_drawing"),
+        "warped_picture": pipe.backbone.warps,
         "errors": summary([records[i] for i in range(options.clips)]),
         "python": platform.python_version(),
         "torch": torch.__version__,

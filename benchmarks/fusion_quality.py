@@ -17,13 +17,13 @@ import cv2
 import numpy as np
 import torch
 
-from mimicmotion.data.synthetic.shards import HELD_OUT_SEED
 from mimicmotion.evaluation.metrics.bootstrap import bootstrap_mean
 from mimicmotion.evaluation.metrics.pixels import psnr, ssim
 from mimicmotion.evaluation.metrics.seams import segment_borders
-from mimicmotion.evaluation.metrics.temporal import background_flicker, seam_score
+from mimicmotion.evaluation.metrics.temporal import background_flicker, jumps, seam_scores
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.settings import FusionConfig
+from mimicmotion.settings.synthetic import HELD_OUT_SEED
 from mimicmotion.synth import render_clip
 from mimicmotion.training.bundled import generate
 
@@ -46,7 +46,7 @@ def main() -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     pipe = MimicMotionPipeline.from_pretrained(options.model)
-    size = (pipe.settings["height"], pipe.settings["width"])
+    size = (pipe.backbone.settings["height"], pipe.backbone.settings["width"])
     scores: dict[str, dict[str, list[float]]] = {m: {} for m in MODES}
     for index in range(options.clips):
         clip = render_clip(HELD_OUT_SEED + FIRST + index, options.frames, size)
@@ -55,7 +55,7 @@ def main() -> None:
             config = FusionConfig(mode=mode, **sizes)
             output = generate(pipe, clip, fusion=config, seed=index)
             row = {
-                "seam": seam_score(output, segment_borders(options.frames, config)),
+                "seam": float(seam_scores(jumps(output), segment_borders(options.frames, config)).mean()),
                 "flicker": background_flicker(output, clip.frames),
                 "psnr": psnr(output, clip.frames),
                 "ssim": ssim(output, clip.frames),
@@ -69,7 +69,7 @@ def main() -> None:
         "frames": options.frames,
         "segment_frames": options.segment_frames,
         "overlap_frames": options.overlap_frames,
-        "sigmas": pipe.settings.get("sigmas"),
+        "sigmas": pipe.backbone.settings.get("sigmas"),
         **{m: {k: rounded(bootstrap_mean(v)) for k, v in s.items()} for m, s in scores.items()},
         "minus_progressive": {
             m: {k: rounded(bootstrap_mean(np.subtract(v, scores["progressive"][k]))) for k, v in scores[m].items()}

@@ -45,8 +45,8 @@ def warp_latents(
         reference_pose: its pose, one frame, in pixels of the picture.
         poses: driving poses in pixels of the same picture.
     """
-    scale = pipe.vae.config["scaling_factor"]
-    latent: Cells = (encode_mode(pipe.vae, to_unit(reference[None]))[0] * scale).float().cpu().numpy()
+    scale = pipe.backbone.vae.config["scaling_factor"]
+    latent: Cells = (encode_mode(pipe.backbone.vae, to_unit(reference[None]))[0] * scale).float().cpu().numpy()
     height, width = latent.shape[1:]
     small = reference_pose.scaled((height, width))
     xy, confidence = small.xy[0].astype(np.float64), small.confidence[0].astype(np.float64)

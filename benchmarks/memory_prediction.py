@@ -24,6 +24,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from drawing import cpu_model
+from mimicmotion.backbones.svd.backbone import SVDBackbone
 from mimicmotion.backbones.svd.execution.levels import TOKENS_PER_THREAD, in_chunks
 from mimicmotion.backbones.svd.execution.memory import weight_bytes
 from mimicmotion.backbones.svd.execution.options import Execution
@@ -95,6 +96,7 @@ def measure(pipe: MimicMotionPipeline, plan: ExecutionPlan, work: Workload, segm
         fusion=fusion,
         sigmas=(10.0, 0.0),
         guidance_scale=2.0 if work.guided else 1.0,
+        decode_chunk_size=work.decode_chunk,
     )
     recorder = Recorder()
     with recorder.stages():
@@ -106,10 +108,10 @@ def measure(pipe: MimicMotionPipeline, plan: ExecutionPlan, work: Workload, segm
             del conditioning, noise
             *_, state = states
         with recorder.stage("decode"):
-            for _ in pipe.decode_state(state, recipe, work.decode_chunk):
+            for _ in pipe.decode_state(state, recipe):
                 pass
     found = recorder.peaks
-    weights = weight_bytes(pipe.unet, pipe.vae, pipe.image_encoder, pipe.pose_net)
+    weights = weight_bytes(pipe.backbone.unet, pipe.backbone.vae, pipe.backbone.image_encoder, pipe.backbone.pose_net)
     return Peaks(**{stage: found[stage] + weights for stage in STAGES})
 
 
@@ -117,9 +119,9 @@ def compare(
     pipe: MimicMotionPipeline, work: Workload, segments: int, only: Sequence[str] | None = None
 ) -> list[dict[str, Any]]:
     """Rows of predicted and measured bytes, way by way (of these names) and stage by stage."""
-    predictor = Predictor(pipe)
+    predictor = Predictor(pipe.backbone)
     rows = []
-    cells = (work.size[0] // pipe.downscale) * (work.size[1] // pipe.downscale)
+    cells = (work.size[0] // pipe.backbone.downscale) * (work.size[1] // pipe.backbone.downscale)
     for name, plan in ways(work.segment_frames, cells).items():
         if only is not None and name not in only:
             continue
@@ -166,8 +168,8 @@ def build_pipeline(quick: bool = False, dtype: torch.dtype = torch.float32) -> M
         }
     )
     pose_net = PoseNet(width, (3, 4, 8, 16))
-    pipe = MimicMotionPipeline(unet.eval(), vae.eval(), encoder.eval(), pose_net.eval()).to(dtype=dtype)
-    for network in (pipe.unet, pipe.vae, pipe.image_encoder, pipe.pose_net):
+    pipe = MimicMotionPipeline(SVDBackbone(unet.eval(), vae.eval(), encoder.eval(), pose_net.eval())).to(dtype=dtype)
+    for network in (pipe.backbone.unet, pipe.backbone.vae, pipe.backbone.image_encoder, pipe.backbone.pose_net):
         for p in network.parameters():
             p.requires_grad_(False)
     return pipe
@@ -178,7 +180,7 @@ def seconds(pipe: MimicMotionPipeline, work: Workload, repeats: int) -> dict[str
     recipe = pipe.recipe(work.segment_frames - 1, reference_slot=True, sigmas=(10.0, 0.0), guidance_scale=2.0)
     poses = np.zeros((work.segment_frames - 1, *work.size, 3), np.uint8)
     conditioning, noise = pipe.encode(poses[0], poses, poses[0]), pipe.draw_noise(recipe, work.size).latents
-    cells = (work.size[0] // pipe.downscale) * (work.size[1] // pipe.downscale)
+    cells = (work.size[0] // pipe.backbone.downscale) * (work.size[1] // pipe.backbone.downscale)
     whole = ("one batch", "two passes")
     orders = {name: way for name, way in ways(work.segment_frames, cells).items() if name in whole}
     taken: dict[str, list[float]] = {name: [] for name in orders}

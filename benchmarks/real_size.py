@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mimicmotion.backbones.svd.backbone import SVDBackbone
 from mimicmotion.backbones.svd.conditioning import ConditionedUNet, Conditioning
 from mimicmotion.backbones.svd.decode import decode_frames
 from mimicmotion.backbones.svd.execution.levels import plan_execution
@@ -60,12 +61,12 @@ def pipeline(dtype: torch.dtype = torch.float16) -> MimicMotionPipeline:
     unet = build_unet(SVD_UNET, device="meta", dtype=dtype)
     for module in (vae, clip, pose_net):
         nn.Module.to(module.eval(), device="meta", dtype=dtype)
-    return MimicMotionPipeline(unet, vae, clip, pose_net)
+    return MimicMotionPipeline(SVDBackbone(unet, vae, clip, pose_net))
 
 
 def randomise(pipe: MimicMotionPipeline, device: torch.device | str = "cpu") -> None:
     """Random weights on a device."""
-    for module in (pipe.unet, pipe.vae, pipe.image_encoder, pipe.pose_net):
+    for module in (pipe.backbone.unet, pipe.backbone.vae, pipe.backbone.image_encoder, pipe.backbone.pose_net):
         nn.Module.to_empty(module, device=device)
         for p in module.parameters():
             p.data.normal_(0, 0.01).requires_grad_(False)
@@ -99,17 +100,20 @@ def measured(pipe: MimicMotionPipeline, plan: ExecutionPlan, rows: int, device: 
         reference_pose_features=None,
         added_time_ids=torch.tensor([[6.0, 127.0, 0.0]], device=device),
     )
-    network = RecoveringUNet(pipe, ConditionedUNet(pipe.unet, conditioning, False, plan.guidance_in_one_batch))
+    network = RecoveringUNet(pipe.backbone, ConditionedUNet(pipe.backbone.unet, conditioning, False))
     x = torch.randn(1, rows, 4, h, w, device=device)
     found: dict[str, Any] = {}
     runs = {
         "denoise": lambda: network.pair(x, torch.tensor(0.5), range(rows)),
         "decode": lambda: decode_frames(
-            pipe.vae, x[0, :8], frame_chunk=pipe.plan.decode_chunk, tile=pipe.plan.decode_tile
+            pipe.backbone.vae,
+            x[0, :8],
+            frame_chunk=pipe.backbone.plan.decode_chunk,
+            tile=pipe.backbone.plan.decode_tile,
         ),
     }
     for stage, run in runs.items():
-        pipe.use({"denoise": "unet", "decode": "vae"}[stage])
+        pipe.backbone.use({"denoise": "unet", "decode": "vae"}[stage])
         run()  # kernels are chosen, streams learn the order of blocks
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
@@ -119,7 +123,7 @@ def measured(pipe: MimicMotionPipeline, plan: ExecutionPlan, rows: int, device: 
         torch.cuda.synchronize()
         found[f"{stage}_seconds"] = round(time.perf_counter() - start, 2)
         found[f"{stage}_gib"] = round(torch.cuda.max_memory_allocated() / GIB, 2)
-    return found | {"stepped_down": pipe.plan != plan}
+    return found | {"stepped_down": pipe.backbone.plan != plan}
 
 
 def main() -> None:
@@ -129,7 +133,7 @@ def main() -> None:
     device = torch.device("cuda")
     on_gpu = torch.cuda.is_available()
     pipe = pipeline()
-    predictor = Predictor(pipe, device)
+    predictor = Predictor(pipe.backbone, device)
     if on_gpu:
         randomise(pipe)
     for rows, budgets in BUDGETS.items():
@@ -145,7 +149,7 @@ def main() -> None:
                 "budget_gb": budget,
             }
             try:
-                plan = plan_execution(pipe, work, int(budget * 1e9), device=device, predictor=predictor)
+                plan = plan_execution(pipe.backbone, work, int(budget * 1e9), device=device, predictor=predictor)
             except ConfigError as e:
                 sys.stdout.write(json.dumps(row | {"plan": None, "why": e.expected}) + "\n")
                 continue

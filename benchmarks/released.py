@@ -40,6 +40,7 @@ import torch
 from numpy import ndarray
 
 from drawing import cpu_model, dancer, draw_plainly
+from mimicmotion.backbones.svd.backbone import SVDBackbone
 from mimicmotion.backbones.svd.checkpoint import config_of
 from mimicmotion.backbones.svd.decode import decode_stream
 from mimicmotion.backbones.svd.unet import UNet
@@ -156,7 +157,7 @@ def released_latents(
     `network` makes of our U-Net what is called; None is `diffusers_unet`.
     """
     size: tuple[int, int] = image.shape[:2]
-    device, unet = pipe.device, (network or diffusers_unet)(pipe.unet)
+    device, unet = pipe.device, (network or diffusers_unet)(pipe.backbone.unet)
     recipe = pipe.recipe(
         len(poses),
         reference_slot=True,
@@ -182,7 +183,7 @@ def released_latents(
                 index = list(rows)
                 slots = torch.arange(len(index), device=device) + 0.5
                 tent = torch.minimum(slots, len(index) - slots) * 2 / len(index)
-                features = pipe.pose_net(pose[:, index].to(device, pipe.dtype))
+                features = pipe.backbone.pose_net(pose[:, index].to(device, pipe.dtype))
                 without = run_unet(unet, scaled[:, index], c_noise, told, None)
                 with_all = run_unet(unet, scaled[:, index], c_noise, told, features)
                 scale = guidance[index].view(1, -1, 1, 1, 1)
@@ -223,16 +224,16 @@ def run_released(pipe: MimicMotionPipeline, config: GenerateConfig) -> dict[str,
     from mimicmotion.runtime.progress import finish
     from mimicmotion.video.writer import open_writer
 
-    size = (pipe.settings["height"], pipe.settings["width"])
-    found = finish(prepare(config, size, pipe.size_multiple))
+    size = (pipe.backbone.settings["height"], pipe.backbone.settings["width"])
+    found = finish(prepare(config, size, pipe.backbone.size_multiple))
     watch, steps, tile, overlap = Watch(), config.num_inference_steps, config.segment_frames, config.overlap_frames
     if steps is None or tile is None or overlap is None:
         raise ValueError("steps, frames of a tile and overlap are needed")
     inputs = (found.picture, found.reference, found.aligned)
     latents = released_latents(pipe, *inputs, steps, config.seed, watch, (tile, overlap))
     with watch("decode"):
-        decode = diffusers_decoder(pipe.vae)
-        frames = np.stack(list(decode_stream(pipe.vae, latents[0], 8, mode="released", decode=decode)))[1:]
+        decode = diffusers_decoder(pipe.backbone.vae)
+        frames = np.stack(list(decode_stream(pipe.backbone.vae, latents[0], 8, mode="released", decode=decode)))[1:]
     with watch("write"), open_writer(config.output, size, config.fps) as writer:
         for frame in frames:
             writer.write(frame)
@@ -294,7 +295,9 @@ def build_pipeline(dtype: torch.dtype = torch.float32, seed: int = 0, vae: str =
     for p in pose_net.final_proj.parameters():
         torch.nn.init.normal_(p, std=0.5)  # it starts at zero: then nothing would show whether poses are used
     settings = {"height": SIZE[0], "width": SIZE[1], "guidance_scale": 2.0}
-    return MimicMotionPipeline(unet, autoencoder.eval(), encoder.eval(), pose_net.eval(), settings).to(dtype=dtype)
+    return MimicMotionPipeline(SVDBackbone(unet, autoencoder.eval(), encoder.eval(), pose_net.eval(), settings)).to(
+        dtype=dtype
+    )
 
 
 def build_real_pipeline(dtype: torch.dtype, device: str, size: tuple[int, int]) -> MimicMotionPipeline:
@@ -304,7 +307,11 @@ def build_real_pipeline(dtype: torch.dtype, device: str, size: tuple[int, int]) 
     pipe = pipeline(dtype)
     randomise(pipe, device)
     settings = {"height": size[0], "width": size[1], "guidance_scale": 2.0}
-    return MimicMotionPipeline(pipe.unet, pipe.vae, pipe.image_encoder, pipe.pose_net, settings)
+    return MimicMotionPipeline(
+        SVDBackbone(
+            pipe.backbone.unet, pipe.backbone.vae, pipe.backbone.image_encoder, pipe.backbone.pose_net, settings
+        )
+    )
 
 
 def plant_poses(folder: Path, frames: int, size: tuple[int, int]) -> tuple[Path, Path]:
@@ -369,11 +376,11 @@ def resident_bytes() -> int:
 
 def predicted_bytes(pipe: MimicMotionPipeline, config: GenerateConfig, setup: Setup) -> int:
     """What the planner says that our side takes at most, weights included."""
-    from mimicmotion.generate.execution import plan_run
-    from mimicmotion.generate.setup import make_recipe
+
+    from mimicmotion.generate.setup import make_recipe, plan_run
 
     recipe = make_recipe(config, pipe, setup.frames)
-    return plan_run(config, pipe, setup.size, recipe).peaks.most
+    return plan_run(config, pipe, setup.size, recipe, predict=True).peaks.most
 
 
 def one(side: str, dtype: str, setup: Setup) -> dict[str, Any]:
@@ -386,8 +393,8 @@ def one(side: str, dtype: str, setup: Setup) -> dict[str, Any]:
         pipe = build_real_pipeline(getattr(torch, dtype), setup.device, setup.size)
     else:
         pipe = build_pipeline(getattr(torch, dtype), vae=setup.vae).to(setup.device)
-        pipe.settings |= {"height": setup.size[0], "width": setup.size[1]}
-    networks = (pipe.unet, pipe.vae, pipe.image_encoder, pipe.pose_net)
+        pipe.backbone.settings |= {"height": setup.size[0], "width": setup.size[1]}
+    networks = (pipe.backbone.unet, pipe.backbone.vae, pipe.backbone.image_encoder, pipe.backbone.pose_net)
     on_gpu = setup.device != "cpu"
     program = resident_bytes() - weight_bytes(*networks)  # the interpreter and its libraries
     with tempfile.TemporaryDirectory() as folder:

@@ -40,18 +40,18 @@ import torch
 from numpy import ndarray
 from PIL import Image
 
+from mimicmotion.backbones.base import Request
+from mimicmotion.backbones.svd.execution.plan import ExecutionPlan
 from mimicmotion.backbones.svd.execution.quantize import quantize_weights
-from mimicmotion.backbones.tiny.detail import DetailGuide
 from mimicmotion.errors import MimicMotionError
 from mimicmotion.evaluation.metrics.bootstrap import bootstrap_mean
 from mimicmotion.evaluation.metrics.pixels import psnr
 from mimicmotion.evaluation.metrics.poses import find_patches, pose_fidelity
 from mimicmotion.pipeline import MimicMotionPipeline
-from mimicmotion.pose.guidance.limb_warp import WarpedPicture
 from mimicmotion.runtime.files import sha256_file
-from mimicmotion.settings import SpeedOptions, SpeedPlan, resolve_speed
+from mimicmotion.settings import SamplingSettings, resolve_tier
 from mimicmotion.synth import SynthClip
-from mimicmotion.training.bundled import drawn, held_out_clip, sheet
+from mimicmotion.training.bundled import held_out_clip, sheet
 
 FIRST = 7000  # held-out clips that nothing was chosen on, tiers.py's own
 TUNING = 6900  # the tiers' values were chosen on clips from here
@@ -60,20 +60,35 @@ SHOWN = ("exact", "balanced", "fast")
 SHEET_CLIP = 0
 Side = Literal["released", "exact", "balanced", "fast"]
 SIDES: tuple[Side, ...] = get_args(Side)
-REFERENCE = SpeedPlan(schedule="karras", steps=STEPS)
-VARIANTS: dict[str, SpeedPlan] = {
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Variant(SamplingSettings):
+    """Settings that are compared."""
+
+    quantize: str = "none"
+
+
+REFERENCE = Variant(guidance_scale=GUIDANCE, schedule="karras", num_inference_steps=STEPS)
+VARIANTS: dict[str, Variant] = {
     "exact": REFERENCE,
-    "10 steps of Euler": SpeedPlan(schedule="karras", steps=10),
-    "10 steps of dpmpp-2m": SpeedPlan(schedule="karras", steps=10, sampler="dpmpp-2m"),
-    "ays": SpeedPlan(schedule="ays"),
-    "guidance_interval": SpeedPlan(schedule="karras", steps=STEPS, guidance_interval=(0.4, 60.0)),
-    "guidance_every 2": SpeedPlan(schedule="karras", steps=STEPS, guidance_every=2),
-    "block_cache 0.1": SpeedPlan(schedule="karras", steps=STEPS, block_cache=0.1),
-    "block_cache 0.6": SpeedPlan(schedule="karras", steps=STEPS, block_cache=0.6),
-    "int8": SpeedPlan(schedule="karras", steps=STEPS, quantize="int8"),
-    "fp8": SpeedPlan(schedule="karras", steps=STEPS, quantize="fp8"),
-    "balanced": resolve_speed(SpeedOptions(speed="balanced"), STEPS),
-    "fast": resolve_speed(SpeedOptions(speed="fast"), STEPS),
+    "10 steps of Euler": Variant(guidance_scale=GUIDANCE, schedule="karras", num_inference_steps=10),
+    "10 steps of dpmpp-2m": Variant(
+        guidance_scale=GUIDANCE, schedule="karras", num_inference_steps=10, sampler="dpmpp-2m"
+    ),
+    "ays": Variant(guidance_scale=GUIDANCE, schedule="ays"),
+    "guidance_interval": Variant(
+        guidance_scale=GUIDANCE, schedule="karras", num_inference_steps=STEPS, guidance_interval=(0.4, 60.0)
+    ),
+    "guidance_every 2": Variant(
+        guidance_scale=GUIDANCE, schedule="karras", num_inference_steps=STEPS, guidance_every=2
+    ),
+    "block_cache 0.1": Variant(guidance_scale=GUIDANCE, schedule="karras", num_inference_steps=STEPS, block_cache=0.1),
+    "block_cache 0.6": Variant(guidance_scale=GUIDANCE, schedule="karras", num_inference_steps=STEPS, block_cache=0.6),
+    "int8": Variant(guidance_scale=GUIDANCE, schedule="karras", num_inference_steps=STEPS, quantize="int8"),
+    "fp8": Variant(guidance_scale=GUIDANCE, schedule="karras", num_inference_steps=STEPS, quantize="fp8"),
+    "balanced": resolve_tier(Variant(speed="balanced", guidance_scale=GUIDANCE), STEPS),
+    "fast": resolve_tier(Variant(speed="fast", guidance_scale=GUIDANCE), STEPS),
 }
 
 
@@ -84,7 +99,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--frames", type=int, default=8)
     parser.add_argument("--first", type=int, default=FIRST, help=f"first held-out clip ({TUNING}: those for choosing)")
     parser.add_argument("--variants", nargs="*", help="only these (and exact)")
-    parser.add_argument("--plan", action="append", default=[], help='one more, as NAME={"steps": 8, ...}')
+    parser.add_argument("--plan", action="append", default=[], help='one more, as NAME={"num_inference_steps": 8, ...}')
     parser.add_argument("--keep", type=Path, help="folder for times and frames; what is there is not made again")
     parser.add_argument("--table", type=Path)
     parser.add_argument("--sheet", type=Path)
@@ -98,34 +113,18 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def generate(
-    pipe: MimicMotionPipeline, clip: SynthClip, plan: SpeedPlan, seed: int
-) -> tuple[ndarray, dict[str, float]]:
+def generate(pipe: MimicMotionPipeline, clip: SynthClip, plan: Variant, seed: int) -> tuple[ndarray, dict[str, float]]:
     """Frames, and CPU seconds of denoising and of all stages (drawing the poses left out)."""
-    size: tuple[int, int] = clip.reference_frame.shape[:2]
-    poses, reference = drawn(clip.poses, size), drawn(clip.reference_pose, size)[0]
-    warped = detail_from = None
-    if pipe.needs_warped_picture:
-        warped = WarpedPicture(clip.reference_frame, clip.reference_pose, clip.poses)
-        detail_from = DetailGuide(clip.reference_frame, reference, warped, poses)
+    pipe.configure(ExecutionPlan(unet=pipe.backbone.unet.execution, guidance_in_one_batch=False))
+    poses, reference = pipe.guide(clip.reference_frame, clip.reference_pose, clip.poses)
+    request = Request(clip.reference_frame, poses, reference, len(poses), seed)
     start = time.process_time()
-    recipe = pipe.recipe(
-        len(poses),
-        reference_slot=True,
-        num_inference_steps=plan.steps,
-        schedule=plan.schedule,
-        sampler=plan.sampler,
-        guidance_scale=GUIDANCE,
-        guidance_interval=plan.guidance_interval,
-        guidance_every=plan.guidance_every,
-        block_cache=plan.block_cache,
-        guidance_in_one_batch=False,
-    )
-    conditioning = pipe.encode(clip.reference_frame, poses, reference, warped=warped)
+    recipe = pipe.recipe(len(poses), reference_slot=True, sampling=plan)
+    conditioning = pipe.backbone.encode(request, recipe.sampling)
     encoded = time.process_time()
-    *_, state = pipe.denoise(conditioning, pipe.draw_noise(recipe, size, seed=seed).latents, recipe)
+    *_, state = pipe.denoise(conditioning, pipe.draw_noise(recipe, request.size, seed=seed).latents, recipe)
     denoised = time.process_time()
-    frames = np.stack(list(pipe.decode_state(state, recipe, detail_from=detail_from)))
+    frames = np.stack(list(pipe.decode_state(state, recipe, request)))
     return frames, {"denoise": denoised - encoded, "all": time.process_time() - start}
 
 
@@ -135,7 +134,7 @@ def job(side: Side, frames: int, steps: int) -> dict[str, Any]:
 
     import mimicmotion.pipeline
     import released  # pyrefly: ignore[missing-import]  # benchmarks/released.py, beside this file
-    from mimicmotion.backbones.svd.execution.block_cache import BlockCache
+    from mimicmotion.backbones.svd.execution.deep_features import BlockCache
     from mimicmotion.settings import GenerateConfig
 
     caches: list[BlockCache] = []
@@ -144,7 +143,7 @@ def job(side: Side, frames: int, steps: int) -> dict[str, Any]:
         caches.append(BlockCache(*arguments))
         return caches[-1]
 
-    mimicmotion.pipeline.BlockCache = counted  # type: ignore[assignment,misc]
+    mimicmotion.backbones.svd.backbone.BlockCache = counted  # type: ignore[assignment,misc]
     pipe = released.build_pipeline()
     with tempfile.TemporaryDirectory() as folder:
         picture, video = released.plant_poses(Path(folder), frames, released.SIZE)
@@ -176,7 +175,9 @@ def against_released(options: argparse.Namespace) -> dict[str, Any]:
     threads = options.released_threads
     clock = "cpu" if threads == 1 else "wall"  # threads that wait for each other take processor time
     for side in SIDES:
-        plan = resolve_speed(SpeedOptions(speed="exact" if side == "released" else side), options.released_steps)
+        plan = resolve_tier(
+            Variant(speed="exact" if side == "released" else side, guidance_scale=GUIDANCE), options.released_steps
+        )
         label = f"{side} {options.released_frames} {options.released_steps} {plan}"
         file = kept_file(options, label + f" {threads} threads" * (threads > 1), ".json")
         if file is not None and file.exists():
@@ -240,7 +241,7 @@ class Bench:
         self.options = options
         self.pipes: dict[str, MimicMotionPipeline] = {}
         self.weights: dict[str, Any] = {}
-        self.made: dict[tuple[int, SpeedPlan], tuple[ndarray, dict[str, float]]] = {}
+        self.made: dict[tuple[int, Variant], tuple[ndarray, dict[str, float]]] = {}
         self.weights_seen = sorted(sha256_file(f) for f in self.pipe("none").files) if options.keep else []
         settings = self.pipe("none").settings
         self.size = (settings.get("height", 224), settings.get("width", 128))
@@ -249,7 +250,7 @@ class Bench:
         if quantize not in self.pipes:
             pipe = MimicMotionPipeline.from_pretrained(self.options.model)
             if quantize != "none":
-                done = quantize_weights(pipe.unet, quantize)  # type: ignore[arg-type]
+                done = quantize_weights(pipe.backbone.unet, quantize)  # type: ignore[arg-type]
                 self.weights[quantize] = {
                     "layers": done.layers,
                     "share": round(done.bytes_after / done.bytes_before, 3),
@@ -260,7 +261,7 @@ class Bench:
     def clip(self, index: int) -> SynthClip:
         return held_out_clip(self.options.first + index, self.options.frames, self.size)
 
-    def result(self, index: int, plan: SpeedPlan) -> tuple[ndarray, dict[str, float]]:
+    def result(self, index: int, plan: Variant) -> tuple[ndarray, dict[str, float]]:
         """Frames and seconds of a clip, made if they are not there."""
         if (index, plan) in self.made:
             return self.made[index, plan]
@@ -272,7 +273,7 @@ class Bench:
         else:
             pipe = self.pipe(plan.quantize)
             if not self.made:  # the first pass of a process takes longer
-                generate(pipe, self.clip(index), dataclasses.replace(plan, steps=2), index)
+                generate(pipe, self.clip(index), dataclasses.replace(plan, num_inference_steps=2), index)
             made = generate(pipe, self.clip(index), plan, index)
             if file is not None:
                 np.savez(file, frames=made[0], denoise=made[1]["denoise"], all=made[1]["all"])
@@ -280,7 +281,7 @@ class Bench:
         return made
 
 
-def compare(bench: Bench, plans: dict[str, SpeedPlan]) -> dict[str, list[dict[str, Any]]]:
+def compare(bench: Bench, plans: dict[str, Variant]) -> dict[str, list[dict[str, Any]]]:
     """By name, a row for each clip: seconds, and how near the frames are to the exact and the true ones."""
     measure_lpips, rows = find_lpips(), {name: [] for name in plans}
     for index in range(bench.options.clips):
@@ -352,7 +353,7 @@ def _cell(value: list[float | None], spec: str) -> str:
     return f"{value[0]:{spec}} ({value[1]:{spec}} to {value[2]:{spec}})"
 
 
-def write_sheet(path: Path, bench: Bench, plans: dict[str, SpeedPlan]) -> None:
+def write_sheet(path: Path, bench: Bench, plans: dict[str, Variant]) -> None:
     """One of the clips: the picture, then frames of truth and results, one row each."""
     chosen = np.linspace(0, bench.options.frames - 1, 5).astype(int)
     clip = bench.clip(SHEET_CLIP % bench.options.clips)
@@ -369,7 +370,7 @@ def quality(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         values = json.loads(fields)
         if isinstance(values.get("guidance_interval"), list):
             values["guidance_interval"] = tuple(values["guidance_interval"])
-        plans[name] = SpeedPlan(**values)
+        plans[name] = Variant(guidance_scale=GUIDANCE, **values)
     chosen = options.variants if options.variants is not None else list(VARIANTS)
     names = list(dict.fromkeys(["exact", *chosen, *(t.partition("=")[0] for t in options.plan)]))
     bench = Bench(options)

@@ -41,18 +41,17 @@ from PIL import Image
 
 from latent_warp import warp_latents
 from mimicmotion.errors import WeightsError
-from mimicmotion.evaluation.baselines import copy_reference, limb_warp
 from mimicmotion.evaluation.metrics.bootstrap import Interval, bootstrap_mean, ratio_of_sums
 from mimicmotion.evaluation.metrics.lpips import load_lpips, lpips
 from mimicmotion.evaluation.metrics.pixels import hand_psnr, moving_region, psnr, ssim
 from mimicmotion.evaluation.metrics.poses import Fidelity, find_patches, pooled, pose_fidelity, redetect
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.pose.estimators.holistic import HolisticEstimator
-from mimicmotion.pose.guidance.skeleton import draw_poses
+from mimicmotion.pose.guidance.limb_warp import limb_warp
 from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.synth import SynthClip, render_clip
 
-HELD_OUT_SEED = 10_000_000  # as mimicmotion.data.synthetic.shards has it
+HELD_OUT_SEED = 10_000_000  # as mimicmotion.settings.synthetic has it
 FIRST = 1000  # held-out clips before this one were looked at while settings were chosen
 TARGETS = {"gain_over_copy_dB": 4.0, "gain_over_warp_dB": 1.5, "pck": 0.9}
 OTHERS = ("copy", "warp", "warp_plain", "warp_latents")
@@ -64,19 +63,9 @@ def cpu_name() -> str:
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
-def drawn(pipe: MimicMotionPipeline, poses: PoseSequence) -> ndarray:
-    """Poses as this model wants to see them."""
-    return np.stack(list(draw_poses(poses, poses.size, **pipe.settings.get("pose_drawing", {}))))
-
-
 def generate(pipe: MimicMotionPipeline, clip: SynthClip) -> ndarray:
-    reference_pose = drawn(pipe, clip.reference_pose)[0]
-    options: dict[str, Any] = {}
-    if getattr(pipe, "needs_warped_picture", False):  # a model that is told where the limbs go
-        from mimicmotion.pose.guidance.limb_warp import WarpedPicture
-
-        options["warped"] = WarpedPicture(clip.reference_frame, clip.reference_pose, clip.poses)
-    return np.asarray(pipe(clip.reference_frame, drawn(pipe, clip.poses), reference_pose, **options))
+    poses, reference = pipe.guide(clip.reference_frame, clip.reference_pose, clip.poses)
+    return np.asarray(pipe(clip.reference_frame, poses, reference))
 
 
 def reconstruct(pipe: MimicMotionPipeline, frames: ndarray) -> ndarray:
@@ -84,7 +73,7 @@ def reconstruct(pipe: MimicMotionPipeline, frames: ndarray) -> ndarray:
     from mimicmotion.backbones.svd.pose_features import to_unit
     from mimicmotion.backbones.svd.vae import encode_mode
 
-    latents = encode_mode(pipe.vae, to_unit(frames)) * pipe.vae.config["scaling_factor"]
+    latents = encode_mode(pipe.backbone.vae, to_unit(frames)) * pipe.backbone.vae.config["scaling_factor"]
     return np.stack(list(pipe.decode(latents)))
 
 
@@ -212,7 +201,7 @@ def measure(
     start = time.perf_counter()
     versions = {"result": generate(pipe, driving)}
     record: dict[str, Any] = {"seconds": time.perf_counter() - start}
-    versions["copy"] = copy_reference(clip.reference_frame, len(clip.frames))
+    versions["copy"] = np.repeat(clip.reference_frame[None], len(clip.frames), 0)
     versions |= {"warp": warp(driving), "warp_plain": warp(driving, segmented=False)}
     if poses:
         record["poses"] = poses(clip, {k: versions[k] for k in ("result", "copy", "warp")})
@@ -258,7 +247,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     cv2.setNumThreads(options.threads)
     pipe = MimicMotionPipeline.from_pretrained(options.model)
-    size = (pipe.settings.get("height", 224), pipe.settings.get("width", 128))
+    size = (pipe.backbone.settings.get("height", 224), pipe.backbone.settings.get("width", 128))
     scorer = PoseScores()
     records = read_log(options.log)
     for index in range(options.clips):
@@ -283,7 +272,7 @@ def main() -> None:
         "size": list(size),
         "model": str(options.model or "bundled"),
         "driving": options.driving,
-        "settings": pipe.settings,
+        "settings": pipe.backbone.settings,
         **{name: table(rows) for name, rows in columns.items()},
         "gain": {name: gains([r["result"] for r in both], [r[name] for r in both]) for name, both in compared.items()},
         "n_poses": len(posed),

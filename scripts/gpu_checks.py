@@ -144,6 +144,7 @@ def golden_run(pipe: Any, want: Any) -> tuple[np.ndarray, np.ndarray]:
         num_inference_steps=case["steps"],
         min_guidance_scale=case["gmin"],
         max_guidance_scale=case["gmax"],
+        decode_chunk_size=case["chunk"],
     )
     conditioning = pipe.encode(
         image,
@@ -156,7 +157,7 @@ def golden_run(pipe: Any, want: Any) -> tuple[np.ndarray, np.ndarray]:
     )
     noise = pipe.draw_noise(recipe, image.shape[:2], latents=torch.from_numpy(want["init_noise"])).latents
     *_, last = pipe.denoise(conditioning, noise, recipe)
-    frames = np.stack(list(pipe.decode_state(last, recipe, case["chunk"])))
+    frames = np.stack(list(pipe.decode_state(last, recipe)))
     return last.step.latents.float().cpu().numpy(), frames
 
 
@@ -168,11 +169,11 @@ def plans(setup: Setup) -> Iterator[Row]:
 
     device = torch.device(setup.device)
     pipe = large_pipeline(setup)
-    predictor = Predictor(pipe, device)
+    predictor = Predictor(pipe.backbone, device)
     for budget in (8.0, 16.0, 24.0, 80.0):
         work = Workload(size=setup.size, segment_frames=setup.frames, num_frames=265)
         try:
-            plan = plan_execution(pipe, work, int(budget * 1e9), device=device, predictor=predictor)
+            plan = plan_execution(pipe.backbone, work, int(budget * 1e9), device=device, predictor=predictor)
         except ConfigError as e:
             yield {"budget_gb": budget, "plan": None, "why": str(e), "ok": False}
             continue
@@ -181,7 +182,7 @@ def plans(setup: Setup) -> Iterator[Row]:
         row["predicted_gib"] = {stage: round(getattr(peaks, stage) / GIB, 2) for stage in ("denoise", "decode")}
         found = plan_run(pipe, plan, setup)
         row |= {f"{stage}_{k}": v for stage, values in found.items() for k, v in values.items()}
-        row["stepped_down"] = pipe.plan != plan
+        row["stepped_down"] = pipe.backbone.plan != plan
         if setup.device == "cuda":
             near = [abs(found[s]["peak_gib"] * GIB / getattr(peaks, s) - 1) <= 0.15 for s in ("denoise", "decode")]
             row["ok"] = all(near) and not row["stepped_down"]
@@ -203,7 +204,7 @@ def plan_run(pipe: Any, plan: Any, setup: Setup) -> dict[str, Row]:
 
     found = {}
     for stage, network, work in (("denoise", "unet", step), ("decode", "vae", decode)):
-        pipe.use(network)
+        pipe.backbone.use(network)
         work()  # kernels are loaded and chosen
         found[stage] = measured(work)
     return found
@@ -215,7 +216,7 @@ def told(pipe: Any, setup: Setup, frames: int, steps: int = 2) -> tuple[Any, Any
 
     random = np.random.default_rng(0)
     picture, poses = (random.integers(0, 256, (n, *setup.size, 3), dtype=np.uint8) for n in (1, frames))
-    pipe.use("image_encoder")
+    pipe.backbone.use("image_encoder")
     conditioning = pipe.encode(picture[0], poses, poses[0])
     overlap = min(6, setup.frames // 2)
     recipe = pipe.recipe(
@@ -273,7 +274,7 @@ def exact(setup: Setup) -> Iterator[Row]:
             Workload(size=setup.size, segment_frames=setup.frames, num_frames=frames),
             ExecutionOptions(compile=compiled),
         )
-        plan = plan_execution(pipe, work, None, options, device=torch.device(setup.device))
+        plan = plan_execution(pipe.backbone, work, None, options, device=torch.device(setup.device))
         pipe.configure(plan, torch.device(setup.device))
         conditioning, recipe, noise = told(pipe, setup, frames)
 
@@ -297,8 +298,8 @@ def exact(setup: Setup) -> Iterator[Row]:
 def decode(setup: Setup) -> Iterator[Row]:
     """16 frames, in chunks of 8."""
     pipe = large_pipeline(setup)
-    h, w = (side // pipe.downscale for side in setup.size)
-    latents = torch.randn(16, pipe.vae.config.latent_channels, h, w, device=setup.device)
+    h, w = (side // pipe.backbone.downscale for side in setup.size)
+    latents = torch.randn(16, pipe.backbone.vae.config.latent_channels, h, w, device=setup.device)
 
     def work() -> None:
         with torch.inference_mode():
@@ -313,21 +314,20 @@ def lora(setup: Setup) -> Iterator[Row]:
     """Training steps of the recipe for 24 GB: LoRA of rank 32, bfloat16, gradient checkpointing, 16 frames."""
     from mimicmotion.backbones.svd.execution.options import Execution
     from mimicmotion.settings.training import TrainedConfig
-    from mimicmotion.training.networks import DenoiserModel
+    from mimicmotion.training.networks import DenoiserModel, choose_trained
     from mimicmotion.training.objective import NetworkInput
-    from mimicmotion.training.trained import choose_trained
 
     pipe = large_pipeline(setup)
-    pipe.unet.float()
-    pipe.pose_net.float()
-    model = DenoiserModel(pipe.unet, pipe.pose_net)
+    pipe.backbone.unet.float()
+    pipe.backbone.pose_net.float()
+    model = DenoiserModel(pipe.backbone.unet, pipe.backbone.pose_net)
     frozen: Any = "float32" if setup.device == "cpu" else "half"  # a CPU has no norms of mixed formats
     trained = choose_trained(model, TrainedConfig(what="lora", rank=32, frozen=frozen), 0)
     model.unet.set_execution(Execution(checkpointing="blocks"))
     optimizer = torch.optim.AdamW(trained.values(), lr=1e-4)
     slots = 4 if setup.small else 16
-    h, w = (side // pipe.downscale for side in setup.size)
-    channels, dim = pipe.vae.config.latent_channels, pipe.unet.config.cross_attention_dim
+    h, w = (side // pipe.backbone.downscale for side in setup.size)
+    channels, dim = pipe.backbone.vae.config.latent_channels, pipe.backbone.unet.config.cross_attention_dim
     random = torch.Generator(setup.device).manual_seed(0)
 
     def draw(*shape: int) -> torch.Tensor:

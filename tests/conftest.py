@@ -21,6 +21,9 @@ GOLDEN = Path(__file__).parent / "golden"
 SHARED = Path(os.environ.get("MIMICMOTION_SHARED", Path(__file__).parents[2] / "shared"))
 # the same people in every process of the tests, whatever lies in the user's cache
 os.environ["MIMICMOTION_PEOPLE"] = str(Path(__file__).parent / "data" / "makehuman-small.npz")
+# and this checkout's sources and helpers, whatever is installed
+OWN = (str(Path(__file__).parents[1] / "src"), str(Path(__file__).parent))
+os.environ["PYTHONPATH"] = os.pathsep.join((*OWN, *filter(None, [os.environ.get("PYTHONPATH")])))
 
 
 WRONG_ON_PURPOSE = ("refused", "malformed", "senseless", "bad_settings", "contradicting", "damaged", "unknown")

@@ -1,17 +1,20 @@
 """Generate jobs in processes that are killed: `python tests/kill_task.py` reads one JSON request a line.
 
-Python and the libraries are loaded once; each request runs in a fork. It is killed before its n-th operation on the
-output's folder ("at"), after some seconds ("after"), or at a report ("report": stage and units done). The answer is one
-JSON line: exit code (negative: the signal), seconds, operations seen, and what was raised.
+Python and the libraries are loaded once, by running the first job; each request runs in a fork. It is killed before its
+n-th operation on the output's folder ("at"), after some seconds ("after"), or at a report ("report": stage and units
+done). The answer is one JSON line: exit code (negative: the signal), seconds, operations seen, and what was raised.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import gc
 import json
 import math
 import os
 import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -87,11 +90,22 @@ def run_alone(config: str) -> int:
     return 0
 
 
+def load_libraries(config: GenerateConfig) -> None:
+    """Run the job once, so that no fork has to import what is imported on the way."""
+    with tempfile.TemporaryDirectory() as folder:
+        finish(generate(dataclasses.replace(config, output=Path(folder) / "result.mp4")))
+    gc.collect()
+    gc.freeze()  # what is there already: no fork looks through it again
+
+
 def main() -> None:
     plant()
     cv2.setNumThreads(1)  # threads do not survive a fork
-    for line in sys.stdin:
-        sys.stdout.write(json.dumps(answer(json.loads(line))) + "\n")
+    for number, line in enumerate(sys.stdin):
+        request = json.loads(line)
+        if number == 0:
+            load_libraries(parse(GenerateConfig, request["config"]))
+        sys.stdout.write(json.dumps(answer(request)) + "\n")
         sys.stdout.flush()
 
 

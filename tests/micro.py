@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from typing import Any
 
 import numpy as np
@@ -9,10 +11,13 @@ import torch
 from numpy import ndarray
 from torch import nn
 
+from mimicmotion.backbones.svd.backbone import SVDBackbone
 from mimicmotion.backbones.svd.image_encoder import ImageEncoder
 from mimicmotion.backbones.svd.posenet import PoseNet
 from mimicmotion.backbones.svd.unet import build_unet
 from mimicmotion.backbones.svd.vae import Autoencoder
+from mimicmotion.backbones.tiny.backbone import TinyBackbone
+from mimicmotion.backbones.tiny.detail import DetailNet
 from mimicmotion.diffusion.noise import frame_noise
 from mimicmotion.pipeline import MimicMotionPipeline
 
@@ -55,8 +60,17 @@ def fill(module: nn.Module, seed: int) -> nn.Module:
     return module.eval()
 
 
-def micro_pipeline(*, reference_pose_input: bool = False) -> MimicMotionPipeline:
-    """8 pixels a latent, sizes in multiples of 16."""
+def micro_pipeline(
+    *, reference_pose_input: bool = False, warp: str | None = None, detail: DetailNet | None = None
+) -> MimicMotionPipeline:
+    """8 pixels a latent, sizes in multiples of 16; with `warp` ("limbs", "residual") one told by a warped picture."""
+    backbone = copy.deepcopy(_micro_backbone(reference_pose_input, warp))
+    backbone.detail = detail
+    return MimicMotionPipeline(backbone)
+
+
+@functools.cache
+def _micro_backbone(reference_pose_input: bool, warp: str | None) -> SVDBackbone:
     vae = Autoencoder({"block_out_channels": [32, 32, 32, 32]})
     encoder = ImageEncoder(CLIP)
     pose_net = PoseNet(32, (6 if reference_pose_input else 3, 4, 8, 8))
@@ -65,7 +79,10 @@ def micro_pipeline(*, reference_pose_input: bool = False) -> MimicMotionPipeline
         "guidance_scale": 2.0,
         "fusion": {"segment_frames": 6, "overlap_frames": 3},
     }
-    return MimicMotionPipeline(fill(build_unet(UNET), 1), fill(vae, 2), fill(encoder, 3), fill(pose_net, 4), settings)
+    networks = (fill(build_unet(UNET), 1), fill(vae, 2), fill(encoder, 3), fill(pose_net, 4))
+    if warp is None:
+        return SVDBackbone(*networks, settings)
+    return TinyBackbone(*networks, settings | {"reference_warp": warp})
 
 
 def random_frames(seed: int, *shape: int) -> ndarray:

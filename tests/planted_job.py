@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import numpy as np
 from numpy import ndarray
 
 from micro import micro_pipeline
+from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.pose.estimators.base import StaticPose
 from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
 from mimicmotion.settings import GenerateConfig
@@ -17,8 +22,8 @@ from mimicmotion.video.picture import write_picture
 from mimicmotion.video.reader import open_video
 from mimicmotion.video.writer import open_writer
 
-SIZE = (96, 64)
-FRAMES = 9
+SIZE = (64, 48)
+FRAMES = 8
 # A standing person's 18 body points in fractions of the frame (x, y).
 BODY_POINTS = [(0.5, 0.15), (0.5, 0.27), (0.4, 0.27), (0.35, 0.4), (0.33, 0.52), (0.6, 0.27), (0.65, 0.4), (0.67, 0.52)]
 BODY_POINTS += [(0.44, 0.52), (0.44, 0.7), (0.44, 0.88), (0.56, 0.52), (0.56, 0.7), (0.56, 0.88)]
@@ -55,9 +60,25 @@ def random_frames(count: int, size: tuple[int, int]) -> ndarray:
 def save_micro_model(folder: Path) -> Path:
     """The micro model in a folder, with a size of its own and two steps."""
     pipe = micro_pipeline()
-    pipe.settings |= {"height": SIZE[0], "width": SIZE[1], "num_inference_steps": 2}
+    pipe.backbone.settings |= {"height": SIZE[0], "width": SIZE[1], "num_inference_steps": 2}
     pipe.save_pretrained(folder)
     return folder
+
+
+@contextmanager
+def loaded_once(model: Path) -> Iterator[None]:
+    """Jobs with this model get copies of what was loaded once with the same options."""
+    load, loaded = MimicMotionPipeline.from_pretrained, {}
+
+    def load_once(base: str, *args: Any, **options: Any) -> MimicMotionPipeline:
+        if base != str(model):
+            return load(base, *args, **options)
+        key = str((args, options))
+        loaded[key] = loaded.get(key) or load(base, *args, **options)
+        return copy.deepcopy(loaded[key])  # a job configures its model
+
+    with mock.patch.object(MimicMotionPipeline, "from_pretrained", load_once):
+        yield
 
 
 def make_job(folder: Path, model: Path) -> GenerateConfig:

@@ -18,8 +18,8 @@ SIZE = {"height": 48, "width": 32}
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     pipe = micro_pipeline()
-    pipe.settings |= {**SIZE, "pose_drawing": {"canvas_short_side": None, "stroke": 4.0}, "sigmas": [80.0, 0.0]}
-    pipe.settings |= {"guidance_scale": 1.0}
+    pipe.backbone.settings |= SIZE | {"pose_drawing": {"canvas_short_side": None, "stroke": 4.0}, "sigmas": [80.0, 0.0]}
+    pipe.backbone.settings |= {"guidance_scale": 1.0, "num_inference_steps": 1}
     pipe.save_pretrained(tmp_path / "start")
     people = ["prepare", "synthetic", "3", "-o", str(tmp_path / "people"), "--frames", "4"]
     assert cli.main([*people, "--height", "48", "--width", "32"]) == 0

@@ -69,10 +69,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folders(place / "clips", suffix=".mp4")
     (place / "others.csv").write_text("method,metric,value\nothers,psnr,20.5\n")
     pipe = micro_pipeline()
-    pipe.settings |= {"height": 96, "width": 64}
+    pipe.backbone.settings |= {"height": 96, "width": 64}
     pipe.save_pretrained(place / STAND_IN)
-    weights = {f"unet.{k}": v for k, v in pipe.unet.state_dict().items()}
-    weights |= {f"pose_net.{k}": v for k, v in pipe.pose_net.state_dict().items()}
+    weights = {f"unet.{k}": v for k, v in pipe.backbone.unet.state_dict().items()}
+    weights |= {f"pose_net.{k}": v for k, v in pipe.backbone.pose_net.state_dict().items()}
     torch.save(weights, place / "MimicMotion_1-1.pth")
     for network in (SHARED / "parity" / "tiny_dwpose").glob("*.onnx"):  # random weights
         shutil.copy(network, place / network.name)
@@ -132,6 +132,7 @@ def prepare(argv: list[str], folder: Path) -> None:
         pytest.skip("needs networks of DWPose's form, which no package ships (set MIMICMOTION_SHARED)")
     if argv[0] == "generate" and "--config" not in argv:
         argv += ["--num-inference-steps", "2"]
+        argv += [] if "--duration" in argv else ["--duration", "0.4"]
     if argv[:2] == ["weights", "convert"] and (folder / argv[argv.index("-o") + 1]).exists():
         shutil.rmtree(folder / argv[argv.index("-o") + 1])
     if "mimicmotion-1.1" in argv and argv[0] == "generate" and not (folder / "mimicmotion-1.1").exists():
@@ -160,10 +161,25 @@ def prepare(argv: list[str], folder: Path) -> None:
         cli.main(["evaluate", "--real", str(folder / "clips" / "real"), "--generated", *clips, "-o", "report"])
     if argv[:2] == ["prepare", "synthetic"]:
         argv[2] = "4" if "--held-out" in argv else "2"
+        argv += ["--frames", "4", "--processes", "1"]
     for _, block in blocks("yaml"):
         if name := re.match(r"# (\w+\.yaml)\n", block):
             (folder / name[1]).write_text(block)
-    people = ["prepare", "synthetic", "4", "-o", "few-people", "--height", "64", "--width", "64", "--held-out", "1"]
+    people = [
+        "prepare",
+        "synthetic",
+        "4",
+        "-o",
+        "few-people",
+        "--height",
+        "64",
+        "--width",
+        "64",
+        "--held-out",
+        "1",
+        "--frames",
+        "4",
+    ]
     if "first.yaml" in argv and not (folder / "few-people").exists():
         cli.main(people)
     if "--model" in argv and "runs/first" in argv[-1] and not (folder / "runs" / "first").exists():

@@ -29,7 +29,7 @@ def benchmark() -> ModuleType:
 def test_peaks_are_predicted_within_15_percent(benchmark: ModuleType, way: str, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     pipe = benchmark.build_pipeline(quick=True, dtype=dtype)
-    weights = weight_bytes(pipe.unet, pipe.vae, pipe.image_encoder, pipe.pose_net)
+    weights = weight_bytes(pipe.backbone.unet, pipe.backbone.vae, pipe.backbone.image_encoder, pipe.backbone.pose_net)
     rows = benchmark.compare(pipe, WORK, 2, [way])
     assert [r["stage"] for r in rows] == ["encode", "denoise", "decode"]
     for row in rows:
@@ -41,13 +41,13 @@ def test_peaks_are_predicted_within_15_percent(benchmark: ModuleType, way: str, 
 def test_the_detail_network_is_predicted(benchmark: ModuleType) -> None:
     torch.manual_seed(0)
     pipe = MimicMotionPipeline.from_pretrained()
-    assert pipe.detail is not None
+    assert pipe.backbone.detail is not None
     work = Workload(size=(128, 192), segment_frames=8, num_frames=11)
-    said = Predictor(pipe).detail_bytes(work)
+    said = Predictor(pipe.backbone).detail_bytes(work)
     inputs = [torch.rand(1, 3, *work.size) for _ in range(5)]
     recorder = benchmark.Recorder()
     with torch.inference_mode(), recorder.stages(), recorder.stage("detail"):
-        pipe.detail(*inputs)
+        pipe.backbone.detail(*inputs)
     found = recorder.peaks["detail"]
     assert abs(said - found - sum(x.nbytes for x in inputs)) <= 0.15 * found + SCRATCH
 
@@ -55,9 +55,27 @@ def test_the_detail_network_is_predicted(benchmark: ModuleType) -> None:
 def test_the_detail_network_counts_in_the_peaks() -> None:
     pipe = MimicMotionPipeline.from_pretrained()
     work = Workload(size=(256, 384), segment_frames=8, num_frames=2, decode_chunk=1, warped=True, guided=False)
-    with_detail = Predictor(pipe).peaks(ExecutionPlan(), work)
-    weights = weight_bytes(pipe.detail)
-    pipe.detail = None
-    without = Predictor(pipe).peaks(ExecutionPlan(), work)
+    with_detail = Predictor(pipe.backbone).peaks(ExecutionPlan(), work)
+    weights = weight_bytes(pipe.backbone.detail)
+    pipe.backbone.detail = None
+    without = Predictor(pipe.backbone).peaks(ExecutionPlan(), work)
     assert with_detail.encode - without.encode == with_detail.denoise - without.denoise == weights
     assert with_detail.decode - without.decode >= weights
+
+
+@pytest.mark.parametrize("guided", [True, False])
+@pytest.mark.parametrize("side", [64, 320])
+def test_the_upper_bound_is_one(side: int, guided: bool) -> None:
+    pipe = MimicMotionPipeline.from_pretrained()
+    for frames, chunk, cached in ((8, 8, 0), (24, 1, 3)):
+        work = Workload(
+            size=(side, 2 * side),
+            segment_frames=frames,
+            num_frames=3 * frames,
+            guided=guided,
+            decode_chunk=chunk,
+            warped=True,
+            cached_segments=cached,
+        )
+        predictor = Predictor(pipe.backbone)
+        assert predictor.peaks(ExecutionPlan(), work).most <= predictor.upper_bound(work)

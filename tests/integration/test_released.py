@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from micro import micro_pipeline
-from mimicmotion.generate.outputs import DrawnPoses
+from mimicmotion.pose.guidance.drawn import DrawnPoses
 from mimicmotion.pose.guidance.skeleton import PoseDrawer
 from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.settings import FusionConfig

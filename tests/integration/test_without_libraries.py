@@ -16,11 +16,12 @@ class Refuse:
 sys.meta_path.insert(0, Refuse())
 import numpy as np
 from mimicmotion.pipeline import MimicMotionPipeline
+from mimicmotion.pose.guidance.limb_warp import WarpedPoses
 
 pipe = MimicMotionPipeline.from_pretrained()
-size = pipe.settings["height"], pipe.settings["width"]
+size = pipe.backbone.settings["height"], pipe.backbone.settings["width"]
 frames = np.random.default_rng(0).integers(0, 256, (2, *size, 3), dtype=np.uint8)
-out = pipe(frames[0], frames, frames[0], warped=frames, num_inference_steps=1)
+out = pipe(frames[0], WarpedPoses(frames, frames), frames[0], num_inference_steps=1)
 assert np.asarray(out).shape == frames.shape
 """
 

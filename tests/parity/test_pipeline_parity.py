@@ -60,6 +60,7 @@ class Case:
             num_inference_steps=self.set["steps"],
             min_guidance_scale=self.set["gmin"],
             max_guidance_scale=self.set["gmax"],
+            decode_chunk_size=self.set["chunk"],
         )
         self.conditioning = pipe.encode(
             self.image,
@@ -134,7 +135,7 @@ def test_first_step_of_each_tile(name: str, shared: Shared, pipe: MimicMotionPip
     sigma = case.recipe.sigmas[0]
     x = case.noise  # c_in * sqrt(sigma^2 + 1) = 1
     for one_batch, tiles in ((True, [0]), (False, [len(case.recipe.plan.segments) - 1])):
-        unet = ConditionedUNet(pipe.unet, case.conditioning, True, one_batch)
+        unet = ConditionedUNet(pipe.backbone.unet, case.conditioning, True, one_batch)
         for k in tiles:
             rows = case.recipe.plan.segments[k]
             with torch.inference_mode():
@@ -195,7 +196,7 @@ def test_small_cases(name: str, small: MimicMotionPipeline, outputs: list[tuple[
     last = outputs[-len(recipe.plan.segments) :]
     _close(_fused(last, case).float(), want["noise_pred_last_step"], 2e-4)
     _close(states[-1].step.latents, want["latents"], 1e-4)
-    frames = np.stack(list(small.decode_state(states[-1], recipe, case.set["chunk"])))
+    frames = np.stack(list(small.decode_state(states[-1], recipe)))
     assert len(frames) == case.set["frames"] - 1
     _close_frames(frames[want["frames_kept"]], want["frames_uint8"])
 
@@ -207,7 +208,7 @@ def test_a_wrong_setting_is_seen(small: MimicMotionPipeline) -> None:
     fall = float(sigma[0] - sigma[1])
 
     def guided(c: Conditioning, level: float = 1.0) -> Tensor:
-        unet = ConditionedUNet(small.unet, c, True)
+        unet = ConditionedUNet(small.backbone.unet, c, True)
         with torch.inference_mode():
             pair = unet.pair(case.noise[:, list(rows)], level * 0.25 * sigma[0].log(), rows)
         return guide(lambda *_: pair, case.recipe.guidance)(case.noise, sigma[0], rows)
@@ -239,9 +240,9 @@ def _whole(case: Case, pipe: MimicMotionPipeline, outputs: list[tuple[Tensor, Te
         outputs.clear()
     final = states[-1].step.latents
     _close(final, want["latents"], 1e-4)
-    raw = torch.stack(list(decode_float(pipe.vae, final[0], case.set["chunk"], mode="released")))
+    raw = torch.stack(list(decode_float(pipe.backbone.vae, final[0], case.set["chunk"], mode="released")))
     _close(raw, want["frames_raw"][0].transpose(1, 0, 2, 3), 1e-4)
-    _close_frames(np.stack(list(pipe.decode_state(states[-1], case.recipe, case.set["chunk"]))), want["frames_uint8"])
+    _close_frames(np.stack(list(pipe.decode_state(states[-1], case.recipe))), want["frames_uint8"])
 
 
 @pytest.mark.parametrize("name", WHOLE)

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 import mimicmotion.backbones.svd.conditioning
-import mimicmotion.pipeline
 from micro import micro_pipeline, random_frames
+from mimicmotion.backbones.svd import backbone
 from mimicmotion.backbones.svd.conditioning import ConditionedUNet, Conditioning
-from mimicmotion.backbones.svd.execution.block_cache import (
+from mimicmotion.backbones.svd.execution.deep_features import (
     BlockCache,
     Source,
     cache_bytes,
@@ -29,7 +29,7 @@ from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.pipeline import MimicMotionPipeline, StepState
 from mimicmotion.settings import FusionConfig
 
-SIZE, FRAMES, STEPS, BUDGET = (32, 48), 8, 7, 0.25
+SIZE, FRAMES, STEPS, BUDGET = (32, 48), 8, 5, 0.25
 
 
 @pytest.fixture(scope="module")
@@ -67,14 +67,15 @@ def caches(monkeypatch: pytest.MonkeyPatch) -> list[BlockCache]:
         made.append(BlockCache(*arguments))
         return made[-1]
 
-    monkeypatch.setattr(mimicmotion.pipeline, "BlockCache", make)
+    monkeypatch.setattr(backbone, "BlockCache", make)
     return made
 
 
 def test_no_budget_and_a_budget_too_small_are_the_plain_path(
     pipe: MimicMotionPipeline, conditioning: Conditioning, caches: list[BlockCache]
 ) -> None:
-    plain = run(pipe, conditioning, block_cache=0.0, guidance_in_one_batch=False)
+    pipe.configure(ExecutionPlan(guidance_in_one_batch=False))
+    plain = run(pipe, conditioning, block_cache=0.0)
     assert not caches
     small = run(pipe, conditioning, block_cache=1e-9)
     assert caches[0].light == 0
@@ -148,7 +149,7 @@ def conditions_do_not_mix(pipe: MimicMotionPipeline, conditioning: Conditioning)
     x = frame_noise(6, rows, (4, 4, 6))[None]
 
     def network() -> ConditionedUNet:
-        return ConditionedUNet(pipe.unet, conditioning, False, cache=BlockCache(5.0))
+        return ConditionedUNet(pipe.backbone.unet, conditioning, False, cache=BlockCache(5.0))
 
     both, alone = network(), network()
     same = True
@@ -233,7 +234,7 @@ def test_memory_is_as_stated(pipe: MimicMotionPipeline, conditioning: Conditioni
     states = pipe.denoise(conditioning, pipe.draw_noise(recipe, SIZE).latents, recipe)
     next(states)
     rows = len(recipe.plan.segments[0])
-    one = cache_bytes(pipe.unet, rows, SIZE[0] // 8, SIZE[1] // 8, 4)
+    one = cache_bytes(pipe.backbone.unet, rows, SIZE[0] // 8, SIZE[1] // 8, 4)
     assert caches[0].nbytes() == 2 * len(recipe.plan.segments) * one
     states.close()  # type: ignore[attr-defined]
     assert caches[0].nbytes() == 0  # given up: nothing stays either

@@ -52,7 +52,7 @@ def test_shapes(conditioning: Conditioning) -> None:
 
 def test_latent_is_the_unscaled_mode(pipe: MimicMotionPipeline, conditioning: Conditioning) -> None:
     with torch.inference_mode():
-        mode = pipe.vae(to_unit(IMAGE[None]))
+        mode = pipe.backbone.vae(to_unit(IMAGE[None]))
     torch.testing.assert_close(conditioning.image_latents[0], mode)
 
 
@@ -73,7 +73,7 @@ def test_pose_frames_are_taken_in_chunks_each_once(
 ) -> None:
     lazy = Lazy(POSES)
     with torch.inference_mode():
-        features, _ = encode_poses(pipe.pose_net, lazy, REFERENCE, (32, 48), chunk=chunk)
+        features, _ = encode_poses(pipe.backbone.pose_net, lazy, REFERENCE, (32, 48), chunk=chunk)
     everything = features.rows(range(7))
     torch.testing.assert_close(everything, conditioning.pose_features.rows(range(7)), rtol=0, atol=1e-6)
     assert [f for a, b in lazy.asked for f in range(a, b)] == list(range(7))
@@ -82,7 +82,7 @@ def test_pose_frames_are_taken_in_chunks_each_once(
 
 def test_frames_of_a_list_and_the_first_frames_alone(pipe: MimicMotionPipeline, conditioning: Conditioning) -> None:
     with torch.inference_mode():
-        features, reference = encode_poses(pipe.pose_net, list(POSES), None, (32, 48), num_frames=3)
+        features, reference = encode_poses(pipe.backbone.pose_net, list(POSES), None, (32, 48), num_frames=3)
     assert reference is None
     assert features.num_frames == 3
     want = conditioning.pose_features.rows(range(3))
@@ -91,7 +91,7 @@ def test_frames_of_a_list_and_the_first_frames_alone(pipe: MimicMotionPipeline, 
 
 def test_features_that_do_not_fit_are_made_again(pipe: MimicMotionPipeline, conditioning: Conditioning) -> None:
     lazy = Lazy(POSES)
-    features, slot = encode_poses(pipe.pose_net, lazy, REFERENCE, (32, 48), chunk=3, budget=1000)
+    features, slot = encode_poses(pipe.backbone.pose_net, lazy, REFERENCE, (32, 48), chunk=3, budget=1000)
     assert isinstance(features, RepeatedFeatures)
     assert sum(map(len, features.packed)) < POSES.nbytes * 1.01
     index = [6, 0, 3, 3]
@@ -103,7 +103,7 @@ def test_features_that_do_not_fit_are_made_again(pipe: MimicMotionPipeline, cond
 
 
 def test_pose_net_of_two_poses_sees_the_reference_pose() -> None:
-    net = micro_pipeline(reference_pose_input=True).pose_net
+    net = micro_pipeline(reference_pose_input=True).backbone.pose_net
     with torch.inference_mode():
         features, slot = encode_poses(net, POSES, REFERENCE, (32, 48))
         other, _ = encode_poses(net, POSES, REFERENCE[::-1].copy(), (32, 48))
@@ -123,14 +123,14 @@ def test_pose_net_of_two_poses_sees_the_reference_pose() -> None:
 )
 def test_wrong_pose_frames_are_refused(pipe: MimicMotionPipeline, poses: ndarray) -> None:
     with pytest.raises(PoseError):
-        encode_poses(pipe.pose_net, poses, REFERENCE, (32, 48))
+        encode_poses(pipe.backbone.pose_net, poses, REFERENCE, (32, 48))
 
 
 def test_augmentation_noise_enters_in_pixel_space_and_is_told(pipe: MimicMotionPipeline) -> None:
     noise = torch.randn(1, 3, 32, 48, generator=torch.Generator().manual_seed(0))
     c = pipe.encode(IMAGE, POSES, noise_aug_strength=0.3, image_noise=noise)
     with torch.inference_mode():
-        want = pipe.vae(to_unit(IMAGE[None]) + 0.3 * noise)
+        want = pipe.backbone.vae(to_unit(IMAGE[None]) + 0.3 * noise)
     torch.testing.assert_close(c.image_latents[0], want)
     assert float(c.added_time_ids[0, 2]) == pytest.approx(0.3)
     torch.testing.assert_close(c.image_embeddings, pipe.encode(IMAGE, POSES).image_embeddings)
@@ -141,7 +141,7 @@ def test_augmentation_noise_enters_in_pixel_space_and_is_told(pipe: MimicMotionP
 def _spy(pipe: MimicMotionPipeline, call: Any) -> list[tuple[Any, ...]]:
     """The U-Net's arguments but the noise level: sample, token, micro-conditioning, pose."""
     seen = []
-    hook = pipe.unet.register_forward_pre_hook(lambda m, args: seen.append((args[0], *args[2:])))
+    hook = pipe.backbone.unet.register_forward_pre_hook(lambda m, args: seen.append((args[0], *args[2:])))
     with torch.inference_mode():
         call()
     hook.remove()
@@ -150,7 +150,7 @@ def _spy(pipe: MimicMotionPipeline, call: Any) -> list[tuple[Any, ...]]:
 
 def test_unconditional_pass_has_no_picture_and_no_pose(pipe: MimicMotionPipeline, conditioning: Conditioning) -> None:
     x, time = torch.randn(1, 3, 4, 4, 6, generator=torch.Generator().manual_seed(0)), torch.tensor(0.3)
-    two = ConditionedUNet(pipe.unet, conditioning, True, one_batch=False)
+    two = ConditionedUNet(pipe.backbone.unet, conditioning, True, one_batch=False)
     (sample, tokens, ids, pose), (cond_sample, cond_tokens, _, cond_pose) = _spy(
         pipe, lambda: two.pair(x, time, [0, 4, 5])
     )
@@ -167,8 +167,8 @@ def test_unconditional_pass_has_no_picture_and_no_pose(pipe: MimicMotionPipeline
 def test_one_batch_of_two_equals_two_passes(pipe: MimicMotionPipeline, conditioning: Conditioning) -> None:
     x, time = torch.randn(1, 3, 4, 4, 6, generator=torch.Generator().manual_seed(0)), torch.tensor(0.3)
     with torch.inference_mode():
-        one = ConditionedUNet(pipe.unet, conditioning, True, one_batch=True).pair(x, time, [0, 4, 5])
-        two = ConditionedUNet(pipe.unet, conditioning, True, one_batch=False).pair(x, time, [0, 4, 5])
+        one = ConditionedUNet(pipe.backbone.unet, conditioning, True, one_batch=True).pair(x, time, [0, 4, 5])
+        two = ConditionedUNet(pipe.backbone.unet, conditioning, True, one_batch=False).pair(x, time, [0, 4, 5])
     for a, b in zip(one, two, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
     assert not torch.allclose(one[0], one[1], atol=0.01)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from micro import micro_pipeline, random_frames
+from mimicmotion.backbones.base import Request
+from mimicmotion.backbones.svd.backbone import SVDBackbone
 from mimicmotion.backbones.svd.pose_features import to_unit
 from mimicmotion.backbones.tiny.detail import BLURS, CANDIDATES, DetailGuide, DetailNet, add_detail, blurred, moved
 from mimicmotion.errors import ConfigError, InputError, WeightsError
 from mimicmotion.pipeline import MimicMotionPipeline
+from mimicmotion.pose.guidance.limb_warp import WarpedPoses
 from mimicmotion.settings import FusionConfig
 
 SIZE = (32, 48)
@@ -47,18 +51,19 @@ def guide(frames: int = 3, **changes: Any) -> DetailGuide:
     return DetailGuide(**(still | moving | changes))
 
 
+def request(shown: DetailGuide) -> Request:
+    return Request(shown.picture, WarpedPoses(shown.poses, shown.warped), shown.reference_pose, len(shown))
+
+
 def detailed_pipeline(net: DetailNet | None) -> MimicMotionPipeline:
-    plain = micro_pipeline()
-    settings = plain.settings | {"reference_warp": "residual"}
-    return MimicMotionPipeline(plain.unet, plain.vae, plain.image_encoder, plain.pose_net, settings, net)
+    return micro_pipeline(warp="residual", detail=net)
 
 
 def inputs(frames: int = 5) -> dict:
     return {
         "image": random_frames(1, *SIZE, 3),
-        "poses": random_frames(2, frames, *SIZE, 3),
+        "poses": WarpedPoses(random_frames(2, frames, *SIZE, 3), random_frames(4, frames, *SIZE, 3)),
         "reference_pose": random_frames(3, *SIZE, 3),
-        "warped": random_frames(4, frames, *SIZE, 3),
         "num_inference_steps": 1,
     }
 
@@ -222,16 +227,17 @@ def test_the_published_way_of_decoding_leaves_the_reference_slot_out_of_it() -> 
     given_inputs = inputs(8)
     got = pipe(**given_inputs, fusion=fusion)
     assert got.shape[0] == 8
-    pipe.detail = small(silent=True)
-    choose(pipe.detail, 3)  # the warped pictures themselves, in their order
+    pipe.backbone.detail = small(silent=True)
+    choose(pipe.backbone.detail, 3)  # the warped pictures themselves, in their order
     got = pipe(**given_inputs, fusion=fusion)
-    assert np.abs(got.astype(int) - given_inputs["warped"]).max() <= 1
+    assert np.abs(got.astype(int) - given_inputs["poses"].warped).max() <= 1
 
 
 def test_each_video_of_a_list_gets_its_own_picture() -> None:
     pipe, one = detailed_pipeline(small()), inputs()
-    two = one | {"image": random_frames(11, *SIZE, 3), "warped": random_frames(14, 5, *SIZE, 3)}
-    names = ("image", "poses", "reference_pose", "warped")
+    other = WarpedPoses(one["poses"].poses, random_frames(14, 5, *SIZE, 3))
+    two = one | {"image": random_frames(11, *SIZE, 3), "poses": other}
+    names = ("image", "poses", "reference_pose")
     both = pipe(**{k: [one[k], two[k]] for k in names}, num_inference_steps=1)
     for k, alone in enumerate((one, two)):
         assert np.array_equal(both[k], pipe(**alone))
@@ -241,15 +247,15 @@ def test_a_model_with_a_detail_network_survives_its_folder(tmp_path: Path) -> No
     pipe = detailed_pipeline(small())
     pipe.save_pretrained(tmp_path / "model")
     again = MimicMotionPipeline.from_pretrained(tmp_path / "model")
-    assert again.detail is not None
-    assert again.detail.config == pipe.detail.config
-    assert any(f.parent.name == "detail" for f in again.files)
+    assert again.backbone.detail is not None
+    assert again.backbone.detail.config == pipe.backbone.detail.config
+    assert any(f.parent.name == "detail" for f in again.backbone.files)
     shown = pictures(0)
-    assert torch.equal(again.detail(*shown), pipe.detail(*shown))
+    assert torch.equal(again.backbone.detail(*shown), pipe.backbone.detail(*shown))
     # loaded models compute with faster kernels, the same up to rounding
     assert np.abs(again(**inputs()).astype(int) - pipe(**inputs())).max() <= 1
     again.to(dtype=torch.float64)
-    assert next(again.detail.parameters()).dtype == torch.float64
+    assert next(again.backbone.detail.parameters()).dtype == torch.float64
 
 
 def test_a_folder_without_its_detail_file_or_with_a_wrong_config_is_refused(tmp_path: Path) -> None:
@@ -275,16 +281,15 @@ def test_wrong_settings_and_missing_pictures_are_refused() -> None:
     ):
         with pytest.raises(ConfigError):
             DetailNet(**(SMALL | wrong))
-    plain = micro_pipeline()
     with pytest.raises(ConfigError, match="detail network"):
-        MimicMotionPipeline(plain.unet, plain.vae, plain.image_encoder, plain.pose_net, plain.settings, small())
+        SVDBackbone.of(replace(micro_pipeline().backbone.components, detail=small()))
     pipe = detailed_pipeline(small())
     latents = torch.zeros(3, 4, SIZE[0] // 8, SIZE[1] // 8)
     with pytest.raises(InputError, match="2 frames"):
-        pipe.decode(latents, detail_from=guide(2))
+        pipe.decode(latents, request=request(guide(2)))
     for name in ("warped", "poses"):
         with pytest.raises(InputError, match="pixels"):
-            next(pipe.decode(latents, detail_from=guide(**{name: random_frames(0, 3, 16, 32, 3)})))
+            next(pipe.decode(latents, request=request(guide(**{name: random_frames(0, 3, 16, 32, 3)}))))
 
 
 def test_components_carry_the_network(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from micro import micro_pipeline
 from mimicmotion.backbones.tiny.detail import DetailNet
 from mimicmotion.errors import ConfigError
 from mimicmotion.pipeline import MimicMotionPipeline
+from mimicmotion.pose.guidance.limb_warp import WarpedPoses
 from mimicmotion.settings.samples import SampleConfig
 from mimicmotion.settings.training import (
     DataConfig,
@@ -36,7 +37,7 @@ SMALL: dict[str, Any] = {"widths": (8, 8, 8, 8), "blocks": (1, 0, 0, 1)}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pipe = micro_pipeline()
-    pipe.settings |= {"reference_warp": "residual", "sigmas": [3.0, 0.0], "guidance_scale": 1.0}
+    pipe.backbone.settings |= {"reference_warp": "residual", "sigmas": [3.0, 0.0], "guidance_scale": 1.0}
     path = tmp_path_factory.mktemp("model") / "micro"
     pipe.save_pretrained(path)
     return path
@@ -136,7 +137,7 @@ def test_decoded_frames_are_those_of_the_model_without_detail(folder: Path, tmp_
     sample = t.train_clips.make(0)
     shown = t.predict(sample)
     pipe = MimicMotionPipeline.from_pretrained(folder)
-    want = pipe(sample.reference, sample.poses[1:], sample.reference_pose, warped=sample.warped[1:], seed=0)
+    want = pipe(sample.reference, WarpedPoses(sample.poses[1:], sample.warped[1:]), sample.reference_pose, seed=0)
     assert np.abs(want.astype(int) - shown.decoded).max() <= 1
     np.testing.assert_array_equal(shown.warped, sample.warped[1:])
     np.testing.assert_array_equal(shown.poses, sample.poses[1:])
@@ -153,10 +154,10 @@ def test_training_lowers_the_loss_resumes_exactly_and_exports_a_whole_model(fold
         again = task(config(folder, tmp_path / "b"))
         resumed = open_trainer(again.config, task=again).fit(stop) / "model"
     pipes = [MimicMotionPipeline.from_pretrained(m) for m in (model, resumed)]
-    assert isinstance(pipes[0].detail, DetailNet)
-    for name, value in pipes[0].detail.state_dict().items():
-        assert torch.equal(value, pipes[1].detail.state_dict()[name]), name
-    assert mean_loss(pipes[0].detail, batch, straight) < before - 0.1
+    assert isinstance(pipes[0].backbone.detail, DetailNet)
+    for name, value in pipes[0].backbone.detail.state_dict().items():
+        assert torch.equal(value, pipes[1].backbone.detail.state_dict()[name]), name
+    assert mean_loss(pipes[0].backbone.detail, batch, straight) < before - 0.1
     # going on from a model that has a network starts with it, whatever size the settings name
     more = config(
         model, tmp_path / "c", detail=DetailConfig(clips=2, widths=(16,) * 4), model=ModelConfig(checkpoint=str(model))
@@ -164,10 +165,10 @@ def test_training_lowers_the_loss_resumes_exactly_and_exports_a_whole_model(fold
     assert task(more).net.config["widths"] == [8] * 4
     # one without the last convolutions gets them, and is at first what it was
     old = MimicMotionPipeline.from_pretrained(model)
-    assert isinstance(old.detail, DetailNet)
-    bare = DetailNet(**(old.detail.config | {"fine": 0}))
-    bare.load_state_dict({k: v for k, v in old.detail.state_dict().items() if not k.startswith("fine")})
-    old.detail = bare
+    assert isinstance(old.backbone.detail, DetailNet)
+    bare = DetailNet(**(old.backbone.detail.config | {"fine": 0}))
+    bare.load_state_dict({k: v for k, v in old.backbone.detail.state_dict().items() if not k.startswith("fine")})
+    old.backbone.detail = bare
     old.save_pretrained(tmp_path / "old")
     gone_on = task(
         config(
@@ -181,7 +182,7 @@ def test_training_lowers_the_loss_resumes_exactly_and_exports_a_whole_model(fold
     shown = [torch.rand(1, 3, *SIZE) for _ in range(5)]
     assert torch.equal(gone_on.eval()(*shown), bare.eval()(*shown))
     other = task(config(folder, tmp_path / "d", detail=DetailConfig(clips=2, widths=(16,) * 4, start=str(model)))).net
-    assert torch.equal(other.out.bias, pipes[0].detail.out.bias)
+    assert torch.equal(other.out.bias, pipes[0].backbone.detail.out.bias)
     assert (
         task(dataclasses.replace(more, detail=DetailConfig(clips=2, widths=(16,) * 4, new=True))).net.config["widths"]
         == [16] * 4
@@ -222,10 +223,10 @@ def test_what_the_eye_sees_can_be_part_of_the_loss(
 
 
 def test_validation_tells_the_gain_over_what_was_decoded(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    from mimicmotion.training.stages import detail
+    from mimicmotion.training.stages import shards as run_shards
 
     shards = FakeShards(size=SIZE, seed=1)
-    monkeypatch.setattr(detail, "open_shards", lambda *_, **__: shards)
+    monkeypatch.setattr(run_shards, "open_shards", lambda *_, **__: shards)
     t = task(config(folder, tmp_path))
     weights = {k: v.detach().clone() for k, v in t.parameters().items()}
     with torch.no_grad():

@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 
-from mimicmotion.generate.outputs import DrawnPoses
+from mimicmotion.pose.guidance.drawn import DrawnPoses
 from mimicmotion.pose.guidance.skeleton import PoseDrawer
 from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
 

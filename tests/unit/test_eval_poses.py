@@ -63,7 +63,6 @@ def test_known_distances() -> None:
     assert off["left_hand"].error == pytest.approx(0.1)
     assert pose_fidelity(moved(truth, (3, 3.9)), truth)["left_hand"].pck == 1
     assert pose_fidelity(moved(truth, (3, 4.1)), truth)["left_hand"].pck == 0
-    assert pose_fidelity(moved(truth, (3, 4.1)), truth, radius=0.2)["left_hand"].pck == 1
     one = pose_fidelity(moved(truth, (0, 10), RIGHT_HAND), truth)
     assert one["right_hand"].error == pytest.approx(0.2)
     assert one["left_hand"].error == one["face"].error == 0
@@ -71,8 +70,8 @@ def test_known_distances() -> None:
 
 def test_a_tenth_of_the_box() -> None:
     truth = poses(3, 6)
-    truth.confidence[1, 0:18] = 0.1  # nothing of the body is seen: no box
-    truth.confidence[2, 3:18] = 0.1  # three points
+    truth.confidence[1, 0:18] = 0.4  # nothing of the body is visible: no box
+    truth.confidence[2, 3:18] = 0.4  # three points
     sides = box_sides(truth)
     whole, three = truth.xy[0, 0:18].astype(float), truth.xy[2, 0:3].astype(float)
     assert sides[0] == pytest.approx(max(np.ptp(whole[:, 0]), np.ptp(whole[:, 1])))
@@ -81,7 +80,7 @@ def test_a_tenth_of_the_box() -> None:
     found = dataclasses.replace(truth, xy=truth.xy.copy())
     found.xy[0, 0:9, 0] += 0.0999 * sides[0]
     found.xy[0, 9:18, 0] += 0.1001 * sides[0]
-    result = pose_fidelity(found, truth, unit="box", threshold=0.05)["body"]
+    result = pose_fidelity(found, truth, unit="box")["body"]
     assert result.points == 18 + 3, "hidden points and frames without a box are left out"
     assert result.pck == pytest.approx((9 + 3) / 21)
     assert result.error == pytest.approx(0.1 * 18 / 21, rel=1e-3)
@@ -97,7 +96,9 @@ def test_parts_against_a_naive_loop() -> None:
     truth.confidence[:] = rng.uniform(0, 1, truth.confidence.shape)
     truth.confidence[:, [1, 8, 11]] = 0.9
     found.confidence[:] = rng.uniform(0, 1, found.confidence.shape)
-    result = pose_fidelity(found, truth, radius=0.5)["face"]
+    found.xy[:] = truth.xy + rng.uniform(-10, 10, truth.xy.shape)
+    result = pose_fidelity(found, truth)["face"]
+    assert 0.05 < result.pck < 0.95
     visible = hits = lost = 0
     errors = []
     for f in range(5):
@@ -110,7 +111,7 @@ def test_parts_against_a_naive_loop() -> None:
                 continue
             d = math.dist(found.xy[f, p], truth.xy[f, p]) / 50
             errors.append(d)
-            hits += d <= 0.5
+            hits += d <= 0.1
     assert result.points == visible
     assert result.pck == pytest.approx(hits / visible)
     assert result.missing == pytest.approx(lost / visible)
@@ -167,12 +168,10 @@ def test_redetection_enlarges_small_frames_and_answers_in_their_pixels() -> None
     truth = poses(1)
     estimator = Sizes(truth)
     frames = np.zeros((3, 64, 48, 3), np.uint8)
-    found = redetect(frames, estimator, fps=7.0)
+    found = redetect(frames, estimator)
     assert estimator.seen[:2] == (171, 128)
-    assert (found.size, len(found), found.fps) == ((64, 48), 3, 7.0)
+    assert (found.size, len(found)) == ((64, 48), 3)
     np.testing.assert_allclose(found.xy[0], truth.xy[0] * 0.4, rtol=1e-3)
-    redetect(frames, estimator, scale=2)
-    assert estimator.seen[:2] == (128, 96)
     redetect(np.zeros((1, 300, 200, 3), np.uint8), estimator)
     assert estimator.seen[:2] == (300, 200)
 

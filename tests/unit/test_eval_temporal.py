@@ -9,8 +9,8 @@ from mimicmotion.errors import InputError
 from mimicmotion.evaluation.metrics.temporal import (
     background_flicker,
     jerkiness,
+    jumps,
     sample,
-    seam_score,
     seam_scores,
     static_region,
     warping_error,
@@ -76,13 +76,13 @@ def test_seams_stand_out_from_the_jumps_around_them() -> None:
     frames = np.zeros((12, 8, 8, 3))
     level = np.cumsum([0, 1, 1, 1, 1, 1, 5, 1, 1, 1, 1, 1]) * 0.01  # a jump five times as large into frame 6
     frames += level[:, None, None, None]
-    assert seam_scores(frames, [6])[0] == pytest.approx(5, rel=0.05)
-    assert seam_scores(frames, [3])[0] == pytest.approx(1, rel=0.01)
-    assert seam_score(frames, [3, 6]) == pytest.approx(3, rel=0.05)
-    assert seam_scores(frames, [1, 11]) == pytest.approx([1, 1], rel=0.01)  # at the ends there are neighbours inside
-    assert np.isnan(seam_score(frames, []))
-    still = np.zeros((5, 8, 8, 3))
-    assert seam_score(still, [2]) == 1
+    assert jumps(frames) == pytest.approx(np.diff(level))
+    assert seam_scores(jumps(frames), [6])[0] == pytest.approx(5, rel=0.05)
+    assert seam_scores(jumps(frames), [3])[0] == pytest.approx(1, rel=0.01)
+    assert seam_scores(jumps(frames), [3, 6]) == pytest.approx([1, 5], rel=0.05)
+    assert seam_scores(jumps(frames), [1, 11]) == pytest.approx([1, 1], rel=0.01)  # at the ends neighbours are inside
+    assert len(seam_scores(jumps(frames), [])) == 0
+    assert seam_scores(jumps(np.zeros((5, 8, 8, 3))), [2]) == 1
 
 
 def pose_clip(xy: ndarray) -> PoseSequence:
@@ -114,12 +114,10 @@ def test_bad_input() -> None:
     with pytest.raises(InputError, match="16 pixels"):
         warping_error(clip[:, :8])
     with pytest.raises(InputError, match="border 4 in a clip of 4 frames"):
-        seam_score(clip, [4])
+        seam_scores(jumps(clip), [4])
     with pytest.raises(InputError, match="among borders"):
-        seam_score(clip, [1, 2, 3])
-    with pytest.raises(InputError, match="neighbours=0"):
-        seam_score(clip, [2], neighbours=0)
+        seam_scores(jumps(clip), [1, 2, 3])
     with pytest.raises(InputError, match="NaN"):
-        seam_score(np.full((4, 8, 8, 3), np.nan), [2])
+        jumps(np.full((4, 8, 8, 3), np.nan))
     with pytest.raises(InputError, match="length=0"):
         jerkiness(pose_clip(np.zeros((4, 2))), 0)

@@ -12,7 +12,7 @@ from numpy import ndarray
 
 from evaluation_clips import frames
 from mimicmotion.evaluation.metrics import measures, pixels, temporal
-from mimicmotion.evaluation.metrics.poses import torso_length
+from mimicmotion.evaluation.metrics.poses import detection_size, enlarged, pose_numbers, torso_length
 from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
 
 TRUE, MADE = frames(3, count=9), frames(3, 6.0, count=9)
@@ -69,20 +69,20 @@ def test_pose_numbers_of_a_shifted_figure() -> None:
     truth = PoseSequence(xy, np.ones((4, NUM_POINTS), np.float32), (100, 100), 10.0)
     shift = 0.2 * torso_length(truth)
     moved = PoseSequence(xy + np.float32([shift, 0]), truth.confidence * np.float32(0.9), (100, 100), 10.0)
-    got = measures.pose_numbers(moved, truth)
+    got = pose_numbers(moved, truth)
     assert got["pose_error_body"] == pytest.approx(0.2, abs=1e-4)
     assert got["pck_face"] == got["pck_body"] == 0
     share = np.mean([0.1 * np.ptp(f[:18], axis=0).max() >= shift for f in xy])  # a fifth of a torso, a tenth of a box
     assert got["pck_box_body"] == share
     assert got["missing_left_hand"] == 0
     assert got["hand_confidence"] == pytest.approx(0.9)
-    assert measures.pose_numbers(truth, truth)["pck_body"] == 1
+    assert pose_numbers(truth, truth)["pck_body"] == 1
 
 
 def test_small_frames_are_enlarged_for_the_estimator() -> None:
-    assert measures.detection_size((48, 32)) == (192, 128)
-    assert measures.detection_size((300, 200)) == (300, 200)
-    assert next(measures.enlarged(TRUE, (48, 32))).shape == (192, 128, 3)
+    assert detection_size((48, 32)) == (192, 128)
+    assert detection_size((300, 200)) == (300, 200)
+    assert next(enlarged(TRUE, (48, 32))).shape == (192, 128, 3)
 
 
 def test_lpips_in_pieces_and_on_the_range_of_the_field() -> None:

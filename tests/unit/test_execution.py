@@ -135,12 +135,10 @@ def test_input_and_skips_are_left_alone() -> None:
     copies = [a.clone() for a in args]
     kept: list[tuple[Tensor, Tensor]] = []
     for block in [*unet.down_blocks, unet.mid_block]:
-        block.register_forward_hook(
-            lambda _m, _i, out: kept.extend((o, o.clone()) for o in (out if isinstance(out, list) else [out]))
-        )
+        block.register_forward_hook(lambda _m, given, out: kept.extend((t, t.clone()) for t in (*given[2], out)))
     run(unet, args)
     assert all(torch.equal(a, b) for a, b in zip(args, copies, strict=True))
-    assert len(kept) == 4  # of two, one and the middle
+    assert len(kept) == 4 + 5 + 5  # outputs, and all skip connections there are so far
     assert all(torch.equal(a, b) for a, b in kept)
 
 

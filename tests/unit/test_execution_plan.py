@@ -23,7 +23,7 @@ from mimicmotion.settings.execution import ExecutionOptions
 
 pytestmark = pytest.mark.whole
 
-SIZE, FRAMES = (32, 32), 9
+SIZE, FRAMES = (32, 32), 8
 IMAGE, POSES = random_frames(1, *SIZE, 3), random_frames(2, FRAMES, *SIZE, 3)
 REFERENCE = random_frames(3, *SIZE, 3)
 CHUNKS = Execution(attention="auto", frame_chunk=2, position_chunk=3, feed_forward_chunk=7)
@@ -32,7 +32,7 @@ WORK = Workload(size=(64, 64), segment_frames=7, num_frames=20)
 
 
 def latents(pipe: MimicMotionPipeline) -> torch.Tensor:
-    return pipe(IMAGE, POSES, reference_pose=REFERENCE, output_type="latent", seed=1)
+    return pipe(IMAGE, POSES, reference_pose=REFERENCE, output_type="latent", seed=1, num_inference_steps=2)
 
 
 @pytest.fixture(scope="module")
@@ -92,10 +92,10 @@ def test_out_of_memory_goes_on_with_the_same_pass(plain: torch.Tensor, failures:
         if calls[-1] in failures:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    pipe.unet.mid_block.register_forward_pre_hook(full)
+    pipe.backbone.unet.mid_block.register_forward_pre_hook(full)
     close(latents(pipe), plain)
-    assert not pipe.plan.guidance_in_one_batch
-    assert (pipe.plan.unet.frame_chunk is None) == (len(failures) == 1)
+    assert not pipe.backbone.plan.guidance_in_one_batch
+    assert (pipe.backbone.plan.unet.frame_chunk is None) == (len(failures) == 1)
 
 
 def test_out_of_memory_at_the_last_level_says_what_to_do() -> None:
@@ -104,7 +104,7 @@ def test_out_of_memory_at_the_last_level_says_what_to_do() -> None:
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    pipe.unet.mid_block.register_forward_pre_hook(full)
+    pipe.backbone.unet.mid_block.register_forward_pre_hook(full)
     with pytest.raises(ConfigError, match="lower segment_frames"):
         latents(pipe)
 
@@ -115,7 +115,7 @@ def test_other_errors_are_not_taken_for_it() -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    pipe.unet.mid_block.register_forward_pre_hook(broken)
+    pipe.backbone.unet.mid_block.register_forward_pre_hook(broken)
     with pytest.raises(RuntimeError, match="mat1"):
         latents(pipe)
 
@@ -131,14 +131,14 @@ def test_decoding_goes_on_in_chunks() -> None:
             failed.append(1)
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    pipe.vae.decoder.conv_out.register_forward_pre_hook(full)
+    pipe.backbone.vae.decoder.conv_out.register_forward_pre_hook(full)
     found = list(pipe.decode(z, decode_chunk_size=4))
-    assert pipe.plan.decode_chunk == 2
+    assert pipe.backbone.plan.decode_chunk == 2
     assert max(abs(a.astype(int) - b.astype(int)).max() for a, b in zip(found, wanted, strict=True)) <= 1
 
 
 def test_tiles_cover_the_frame() -> None:
-    vae = micro_pipeline().vae
+    vae = micro_pipeline().backbone.vae
     z = torch.randn(1, 4, 12, 20, generator=torch.Generator().manual_seed(0))
     whole, tiled = decode_frames(vae, z), decode_frames(vae, z, tile=64, frame_chunk=1)
     assert tiled.shape == whole.shape
@@ -161,10 +161,12 @@ def test_weights_that_wait_on_the_host_change_nothing(offload: Any, plain: torch
 
 def test_planner_takes_the_fastest_that_fits() -> None:
     pipe = micro_pipeline()
-    predictor = Predictor(pipe)
+    predictor = Predictor(pipe.backbone)
 
     def plan(budget: int | None, **options: object) -> ExecutionPlan:
-        return plan_execution(pipe, WORK, budget, ExecutionOptions(**options), device=CUDA, predictor=predictor)
+        return plan_execution(
+            pipe.backbone, WORK, budget, ExecutionOptions(**options), device=CUDA, predictor=predictor
+        )
 
     easy = plan(1 << 34)
     assert easy.exact
@@ -183,7 +185,7 @@ def test_planner_takes_the_fastest_that_fits() -> None:
 
 def test_each_fallback_level_takes_less() -> None:
     pipe = micro_pipeline()
-    predictor, work = Predictor(pipe, CUDA), Workload(size=(256, 256), segment_frames=8, num_frames=20)
+    predictor, work = Predictor(pipe.backbone, CUDA), Workload(size=(256, 256), segment_frames=8, num_frames=20)
     first = ExecutionPlan()
     plans = [first, *fallback_levels(first, 8, 32 * 32, CUDA)]
     peaks = [predictor.peaks(plan, work).denoise for plan in plans]
@@ -200,9 +202,9 @@ def test_each_fallback_level_takes_less() -> None:
 def test_on_a_cpu_two_passes_come_first() -> None:
     pipe = micro_pipeline()
     alone = dataclasses.replace(WORK, guided=False)
-    assert not plan_execution(pipe, WORK, None).guidance_in_one_batch
-    assert plan_execution(pipe, WORK, None, device=CUDA).guidance_in_one_batch
-    assert plan_execution(pipe, alone, None).guidance_in_one_batch  # there is one pass alone
+    assert not plan_execution(pipe.backbone, WORK, None).guidance_in_one_batch
+    assert plan_execution(pipe.backbone, WORK, None, device=CUDA).guidance_in_one_batch
+    assert plan_execution(pipe.backbone, alone, None).guidance_in_one_batch  # there is one pass alone
 
 
 def test_limit_of_a_container_counts(tmp_path: Path) -> None:

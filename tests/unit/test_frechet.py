@@ -57,10 +57,8 @@ def test_float32_features_far_from_zero_keep_their_precision() -> None:
 
 
 def test_unequal_sets_warn_with_their_sizes() -> None:
-    with pytest.warns(UnequalSetsWarning) as caught:
+    with pytest.warns(UnequalSetsWarning, match="5 against 7 features"):
         frechet_distance(normal(5, 3, 0), normal(7, 3, 1))
-    (warning,) = [w.message for w in caught if isinstance(w.message, UnequalSetsWarning)]
-    assert (warning.n, warning.m) == (5, 7)
 
 
 def test_bad_input_is_refused_by_name() -> None:
@@ -87,13 +85,10 @@ def test_extrapolation_removes_most_of_the_bias() -> None:
     assert fit.distances[-1] == pytest.approx(plain)
 
 
-def test_extrapolation_refuses_too_few_or_odd_sizes() -> None:
+def test_extrapolation_refuses_too_few() -> None:
     x = normal(20, 3, 0)
     with pytest.raises(InputError, match="at least 16"):
         fd_infinity(x[:10], x)
-    for sizes in ([20], [1, 20], [10, 21]):
-        with pytest.raises(InputError, match="at least two different ones from 2 to 20"):
-            fd_infinity(x, x, sizes=sizes)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fd_infinity(x, normal(30, 3, 1))  # unequal sets are cut to equal sizes, so there is nothing to warn of

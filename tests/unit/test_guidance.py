@@ -19,7 +19,7 @@ from mimicmotion.diffusion.recipe import Recipe
 from mimicmotion.diffusion.schedule import ays_sigmas, explicit_sigmas, karras_sigmas
 from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.pipeline import MimicMotionPipeline
-from mimicmotion.settings import FusionConfig
+from mimicmotion.settings import FusionConfig, SamplingSettings
 
 IMAGE, POSES, REFERENCE = random_frames(0, 32, 32, 3), random_frames(1, 9, 32, 32, 3), random_frames(2, 32, 32, 3)
 TWO = torch.full((3,), 2.0, dtype=torch.float64)
@@ -41,15 +41,19 @@ def _run(pipe: MimicMotionPipeline, conditioning: Conditioning, recipe: Recipe, 
     return list(pipe.denoise(conditioning, noise, recipe, **options))
 
 
+def planned(levels, scale, interval=None, every=1):
+    return plan_passes(levels, scale, SamplingSettings(guidance_interval=interval, guidance_every=every))
+
+
 def test_passes_of_interval_and_every() -> None:
-    assert plan_passes(LEVELS, TWO) == ("both",) * 6
-    assert plan_passes(LEVELS, TWO * 0 + 1, (1, 50), 2) == ("none",) * 6, "nothing to guide"
-    assert plan_passes(LEVELS, TWO, (1, 50)) == ("none", "both", "both", "both", "both", "none")
-    assert plan_passes(LEVELS, TWO, (0.05, 20), 3) == ("none", "none", "both", "again", "again", "both")
-    assert plan_passes(LEVELS, TWO, None, 100) == ("both", *["again"] * 5)
-    assert plan_passes(LEVELS, TWO, (200, 300)) == ("none",) * 6
+    assert planned(LEVELS, TWO) == ("both",) * 6
+    assert planned(LEVELS, TWO * 0 + 1, (1, 50), 2) == ("none",) * 6, "nothing to guide"
+    assert planned(LEVELS, TWO, (1, 50)) == ("none", "both", "both", "both", "both", "none")
+    assert planned(LEVELS, TWO, (0.05, 20), 3) == ("none", "none", "both", "again", "again", "both")
+    assert planned(LEVELS, TWO, None, 100) == ("both", *["again"] * 5)
+    assert planned(LEVELS, TWO, (200, 300)) == ("none",) * 6
     ramp = torch.tensor([1.0, 1.5, 2.0])
-    assert plan_passes(LEVELS, ramp, (1, 50), 2) == ("none", "both", "again", "both", "again", "none")
+    assert planned(LEVELS, ramp, (1, 50), 2) == ("none", "both", "again", "both", "again", "none")
 
 
 @given(
@@ -60,7 +64,7 @@ def test_passes_of_interval_and_every() -> None:
 def test_a_difference_is_used_again_only_after_a_step_that_made_one(
     steps: int, every: int, interval: tuple[float, float] | None
 ) -> None:
-    passes = plan_passes(karras_sigmas(steps), TWO, interval, every)
+    passes = planned(karras_sigmas(steps), TWO, interval, every)
     assert len(passes) == steps
     since = every
     for now in passes:
@@ -92,14 +96,14 @@ def test_levels_of_a_schedule(pipe: MimicMotionPipeline) -> None:
     assert torch.equal(levels(schedule="ays"), ays_sigmas(10))
     assert torch.equal(levels(schedule="ays", num_inference_steps=7), ays_sigmas(7))
     own = micro_pipeline()
-    own.settings = {**own.settings, "sigmas": [30.0, 1.0, 0.0]}
+    own.backbone.settings = {**own.backbone.settings, "sigmas": [30.0, 1.0, 0.0]}
     assert own.recipe(9, reference_slot=True).sigmas.tolist() == [30, 1, 0]
     assert torch.equal(own.recipe(9, reference_slot=True, schedule="karras").sigmas, karras_sigmas(3))
 
 
 def _batches(pipe: MimicMotionPipeline, run: Callable[[], Any]) -> list[int]:
     seen: list[int] = []
-    hook = pipe.unet.register_forward_pre_hook(lambda m, args: seen.append(args[0].shape[0]))
+    hook = pipe.backbone.unet.register_forward_pre_hook(lambda m, args: seen.append(args[0].shape[0]))
     run()
     hook.remove()
     return seen
@@ -226,5 +230,5 @@ def test_the_call_takes_the_same_settings(pipe: MimicMotionPipeline, conditionin
     recipe = pipe.recipe(9, reference_slot=True, **options)
     want = _run(pipe, conditioning, recipe)[-1].latents
     assert torch.equal(pipe(IMAGE, POSES, REFERENCE, output_type="latent", **options), want)
-    plain = _run(pipe, conditioning, dataclasses.replace(recipe, guidance_every=1, guidance_interval=None))
+    plain = _run(pipe, conditioning, dataclasses.replace(recipe, sampling=SamplingSettings(sampler="dpmpp-2m")))
     assert not torch.allclose(plain[-1].latents, want, atol=1e-4)

@@ -22,7 +22,7 @@ def test_cells_go_with_the_limbs_and_the_rest_stays() -> None:
     frames = warp_latents(pipe, clip.reference_frame, clip.reference_pose, clip.reference_pose)
     assert frames.shape == (1, *SIZE, 3)
     picture = torch.from_numpy(clip.reference_frame).permute(2, 0, 1)[None].float() / 127.5 - 1
-    own = encode_mode(pipe.vae, picture)[0] * pipe.vae.config["scaling_factor"]
+    own = encode_mode(pipe.backbone.vae, picture)[0] * pipe.backbone.vae.config["scaling_factor"]
     at_home = (shown[0][0] - own).abs().amax(0) < 1e-4  # its own pose: all but hidden parts are where they were
     assert float(at_home.float().mean()) > 0.95
     aside = type(clip.reference_pose)(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import pytest
@@ -17,10 +16,8 @@ from mimicmotion.backbones.svd.layers import (
     Downsample,
     GroupNorm,
     Linear,
-    Moments,
     TemporalConv,
     Upsample,
-    chunks,
     linear_add,
     linear_gated,
     map_chunks,
@@ -41,24 +38,36 @@ def as_exact(got: Tensor, usual: Tensor, want: Tensor) -> None:
     assert float((got.double() - want).abs().max()) / scale <= max(BOUND[got.dtype] / 2, 1.5 * theirs)
 
 
-@given(total=st.integers(0, 20), size=st.none() | st.integers(1, 25))
-def test_chunks_cover_all_once(total: int, size: int | None) -> None:
-    parts = list(chunks(total, size))
-    assert [i for part in parts for i in range(total)[part]] == list(range(total))
-    assert all(p.stop - p.start <= (size or total) for p in parts)
-    assert size is not None or len(parts) <= 1
-
-
-@given(chunk=st.none() | st.integers(1, 9), dim=st.integers(0, 3), last=st.booleans(), recorded=st.booleans())
-def test_map_chunks(chunk: int | None, dim: int, last: bool, recorded: bool) -> None:
+@given(
+    chunk=st.none() | st.integers(1, 9),
+    dim=st.integers(0, 3),
+    last=st.booleans(),
+    recorded=st.booleans(),
+    into=st.booleans(),
+)
+def test_map_chunks(chunk: int | None, dim: int, last: bool, recorded: bool, into: bool) -> None:
     x = torch.arange(7 * 7 * 7 * 7.0).view(7, 7, 7, 7)
     if last:
         x = x.contiguous(memory_format=torch.channels_last)
+    want, sizes, strides = x + torch.arange(7.0), [], x.stride()
+    other = torch.arange(7.0).expand(7, 7, 7, 7)
+    memory = x.clone() if into else None
+
+    def run(x: Tensor, y: Tensor, nothing: None) -> Tensor:
+        assert nothing is None
+        sizes.append(x.shape[dim])
+        return x + y
+
     with torch.set_grad_enabled(recorded):
-        got = map_chunks(lambda p: x.narrow(dim, p.start, p.stop - p.start) + 1, 7, chunk, dim)
-    assert torch.equal(got, x + 1)
+        got = map_chunks(run, (x if memory is None else memory, other, None), chunk, dim, memory)
+    assert torch.equal(got, want)
+    assert sum(sizes) == 7
+    assert max(sizes) == min(chunk or 7, 7)
+    assert len(set(sizes[:-1])) <= 1
     if dim == 0 or chunk is None:
-        assert got.stride() == x.stride()
+        assert got.stride() == strides
+    if memory is not None and len(sizes) > 1:
+        assert (got.data_ptr() == memory.data_ptr()) == (not recorded)
 
 
 @settings(max_examples=15)
@@ -78,18 +87,18 @@ def test_linear(lead: list[int], width: int, out: int, bias: bool, dtype: torch.
     want = F.linear(x.double(), layer.weight.double(), layer.bias.double() if bias else None)
     as_exact(layer(x), usual, want)
     kept = residual.clone()
-    as_exact(layer(x, residual), usual + residual, want + residual.double())
+    as_exact(linear_add(layer, x, residual), usual + residual, want + residual.double())
     assert torch.equal(residual, kept)
     value, gate = usual.chunk(2, -1)
     exact_value, exact_gate = want.chunk(2, -1)
-    as_exact(layer.gated(x), value * F.gelu(gate), exact_value * F.gelu(exact_gate))
+    as_exact(linear_gated(layer, x), value * F.gelu(gate), exact_value * F.gelu(exact_gate))
 
 
 def test_gradients_of_linear() -> None:
     layer, x = Linear(6, 8), torch.randn(3, 6, requires_grad=True)
     value, gate = F.linear(x, layer.weight, layer.bias).chunk(2, -1)
     want = torch.autograd.grad((value * F.gelu(gate)).sum() + x.sum(), [x, layer.weight])
-    got = torch.autograd.grad(layer.gated(x).sum() + x.sum(), [x, layer.weight])
+    got = torch.autograd.grad(linear_gated(layer, x).sum() + x.sum(), [x, layer.weight])
     for a, b in zip(got, want, strict=True):
         torch.testing.assert_close(a, b)
 
@@ -101,7 +110,7 @@ def no_fused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def both(layer: Linear, x: Tensor) -> tuple[Tensor, Tensor]:
-    return layer(x, torch.ones(2, 8, device=x.device, dtype=x.dtype)), layer.gated(x)
+    return linear_add(layer, x, torch.ones(2, 8, device=x.device, dtype=x.dtype)), linear_gated(layer, x)
 
 
 @pytest.mark.usefixtures("no_fused")
@@ -187,10 +196,8 @@ def test_norms(frames: int, channels: int, size: tuple[int, int], dtype: torch.d
     x = x.to(dtype)
     want = F.group_norm(x.double(), 32, norm.weight.double(), norm.bias.double(), norm.eps)
     last = x.contiguous(memory_format=torch.channels_last)
-    parts = [x[..., i : i + 7] for i in range(0, size[1], 7)]
-    moments = functools.reduce(Moments.join, map(Moments.of, parts))
     tolerance = (1e-3 if large else 2e-5) if dtype == torch.float32 else 0.03
-    for got in (norm(x), norm(last), norm(x, moments)):
+    for got in (norm(x), norm(last), norm(x, norm.moments(x.split(7, 3)))):
         torch.testing.assert_close(got.double(), want, rtol=tolerance, atol=tolerance)
 
 

@@ -139,7 +139,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MaskConfig:
 
 def test_job_writes_what_is_asked_for_and_remembers(config: MaskConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     result = finish(mask_job(config))
-    assert "9 masks of 64x96" in result.summary()
+    assert f"{FRAMES} masks of {SIZE[1]}x{SIZE[0]}" in result.summary()
     with np.load(config.output) as file:
         masks = file["masks"]
     assert masks.shape == (FRAMES, *SIZE)

@@ -14,10 +14,10 @@ from torch.profiler import ProfilerActivity, profile
 from micro import UNET, micro_pipeline
 from mimicmotion.backbones.svd.attention import choose_kernel, scratch_bytes
 from mimicmotion.backbones.svd.decode import decode_frames
-from mimicmotion.backbones.svd.execution.memory import LiveBytes, shape_copy, tensors_of, weight_bytes
+from mimicmotion.backbones.svd.execution.memory import LiveBytes, tensors_of, weight_bytes
 from mimicmotion.backbones.svd.execution.options import Execution
 from mimicmotion.backbones.svd.execution.plan import ExecutionPlan
-from mimicmotion.backbones.svd.execution.predict import Predictor, Workload
+from mimicmotion.backbones.svd.execution.predict import Predictor, Workload, shape_copy
 from mimicmotion.backbones.svd.posenet import PoseNet
 from mimicmotion.backbones.svd.unet import build_unet
 
@@ -66,7 +66,7 @@ def test_prediction_is_what_the_allocator_says(dtype: torch.dtype, chunks: bool,
 
 
 def test_chunks_of_the_decoder_are_predicted() -> None:
-    vae = micro_pipeline().vae
+    vae = micro_pipeline().backbone.vae
     copy, peaks = shape_copy(vae, cpu=True), []
     for chunk in (None, 2):
         run = lambda vae, chunk=chunk: decode_frames(vae, torch.zeros(4, 4, 12, 16), frame_chunk=chunk)  # noqa: E731
@@ -109,7 +109,7 @@ def test_a_copy_on_shapes_has_the_weights_sizes_and_no_data() -> None:
 
 
 def test_scores_count_where_a_kernel_keeps_them() -> None:
-    predictor = Predictor(micro_pipeline())
+    predictor = Predictor(micro_pipeline().backbone)
     work = Workload(size=(512, 512), segment_frames=3, num_frames=3, guided=False)
     peaks = [
         predictor.denoise_bytes(ExecutionPlan(unet=Execution(attention=kernel)), work) for kernel in ("sdpa", "math")
@@ -120,7 +120,10 @@ def test_scores_count_where_a_kernel_keeps_them() -> None:
 
 def test_weights_of_two_blocks_count_where_blocks_come_and_go() -> None:
     pipe = micro_pipeline()
-    predictor, work = Predictor(pipe, torch.device("cuda")), Workload(size=(64, 64), segment_frames=3, num_frames=3)
+    predictor, work = (
+        Predictor(pipe.backbone, torch.device("cuda")),
+        Workload(size=(64, 64), segment_frames=3, num_frames=3),
+    )
     whole = predictor.denoise_bytes(ExecutionPlan(offload="modules"), work)
     blocks = predictor.denoise_bytes(ExecutionPlan(offload="blocks"), work)
-    assert whole < blocks < whole + weight_bytes(pipe.unet)
+    assert whole < blocks < whole + weight_bytes(pipe.backbone.unet)

@@ -15,9 +15,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mimicmotion.diffusion import loss as paper
 from mimicmotion.diffusion.loss import network_input, v_target
 from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.settings.training import ObjectiveConfig
+from mimicmotion.training import objective
 from mimicmotion.training.objective import (
     Encoded,
     NetworkInput,
@@ -107,6 +109,23 @@ def test_hand_scale_of_1_is_the_plain_loss_exactly() -> None:
     assert float(with_hands.value) > 2 * float(plain.value)
     assert plain.log["v"] == pytest.approx(float(plain.value), rel=1e-6)
     assert plain.log["v"] == with_hands.log["v"], "the logged error is not weighted"
+
+
+@pytest.mark.parametrize("name", ["hand_weights", "weighted_mse", "choose_dropped", "v_target", "network_input"])
+def test_training_uses_the_formulas_of_the_loss(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who edits a formula of `diffusion.loss` changes what is trained."""
+    config = ObjectiveConfig(condition_dropout=0.5)
+    before, shown = run(config, [0, 1, 2, 3], encoded())
+    formula = getattr(paper, name)
+
+    def edited(*args: Any, **options: Any) -> torch.Tensor:
+        out = formula(*args, **options)
+        return ~out if out.dtype == torch.bool else 1 - 0.9 * out
+
+    monkeypatch.setattr(objective, name, edited, raising=False)  # has no effect on a copy of the formula
+    after, shown_after = run(config, [0, 1, 2, 3], encoded())
+    pairs = [(before.each, after.each), (shown.x, shown_after.x), (shown.dropped, shown_after.dropped)]
+    assert not all(torch.equal(a, b) for a, b in pairs)
 
 
 def test_reference_slot_keeps_weight_1_whatever_its_mask_says() -> None:

@@ -13,7 +13,9 @@ from numpy import ndarray
 from PIL import Image
 
 from micro import micro_pipeline, random_frames
+from mimicmotion.backbones.svd.backbone import SVDBackbone
 from mimicmotion.backbones.svd.conditioning import ConditionedUNet, Conditioning
+from mimicmotion.backbones.svd.execution.plan import ExecutionPlan
 from mimicmotion.backbones.svd.posenet import PoseNet
 from mimicmotion.errors import ConfigError, InputError, PoseError
 from mimicmotion.pipeline import MimicMotionPipeline
@@ -90,14 +92,13 @@ def test_without_reference_pose_there_is_no_slot(pipe: MimicMotionPipeline) -> N
 
 
 def test_two_passes_equal_one_batch(pipe: MimicMotionPipeline) -> None:
-    torch.testing.assert_close(
-        _latents(pipe, guidance_in_one_batch=False), _latents(pipe, guidance_in_one_batch=True), rtol=0, atol=2e-4
-    )
+    two = micro_pipeline().configure(ExecutionPlan(guidance_in_one_batch=False))
+    torch.testing.assert_close(_latents(two), _latents(pipe), rtol=0, atol=2e-4)
 
 
 def test_guidance_one_skips_the_unconditional_pass(pipe: MimicMotionPipeline) -> None:
     batches: list[int] = []
-    hook = pipe.unet.register_forward_pre_hook(lambda m, args: batches.append(args[0].shape[0]))
+    hook = pipe.backbone.unet.register_forward_pre_hook(lambda m, args: batches.append(args[0].shape[0]))
     one = _latents(pipe, guidance_scale=1.0)
     calls = len(batches)
     nearly = _latents(pipe, min_guidance_scale=1.0, max_guidance_scale=1.0 + 1e-6)
@@ -152,9 +153,9 @@ def test_encoders_run_once_however_many_segments_and_steps(pipe: MimicMotionPipe
         return hook
 
     hooks = [
-        pipe.pose_net.register_forward_pre_hook(count("pose", lambda a: a[0].shape[1])),
-        pipe.image_encoder.register_forward_pre_hook(count("clip", lambda a: 1)),
-        pipe.vae.encoder.register_forward_pre_hook(count("vae", lambda a: 1)),
+        pipe.backbone.pose_net.register_forward_pre_hook(count("pose", lambda a: a[0].shape[1])),
+        pipe.backbone.image_encoder.register_forward_pre_hook(count("clip", lambda a: 1)),
+        pipe.backbone.vae.encoder.register_forward_pre_hook(count("vae", lambda a: 1)),
     ]
     _latents(pipe, num_inference_steps=3)
     for hook in hooks:
@@ -198,7 +199,7 @@ def test_outputs_agree(pipe: MimicMotionPipeline) -> None:
 
 def test_stream_decodes_as_it_is_read(pipe: MimicMotionPipeline) -> None:
     chunks: list[int] = []
-    hook = pipe.vae.decoder.register_forward_pre_hook(lambda m, args: chunks.append(len(args[0])))
+    hook = pipe.backbone.vae.decoder.register_forward_pre_hook(lambda m, args: chunks.append(len(args[0])))
     stream = pipe(
         IMAGE, POSES, REFERENCE, output_type="stream", decode_chunk_size=2, decode_overlap=0, num_inference_steps=1
     )
@@ -259,9 +260,8 @@ def test_bfloat16_runs_and_stays_near() -> None:
 def test_saved_model_gives_the_same_video(pipe: MimicMotionPipeline, tmp_path: Path) -> None:
     pipe.save_pretrained(tmp_path / "model")
     again = MimicMotionPipeline.from_pretrained(tmp_path / "model")
-    assert again.settings["fusion"] == pipe.settings["fusion"]
-    assert again.default_fusion == pipe.default_fusion
-    assert {f.suffix for f in again.files} == {".safetensors"}
+    assert again.backbone.settings["fusion"] == pipe.backbone.settings["fusion"]
+    assert {f.suffix for f in again.backbone.files} == {".safetensors"}
     torch.testing.assert_close(_latents(again), _latents(pipe), rtol=0, atol=2e-4)
 
 
@@ -317,7 +317,7 @@ BAD: dict[str, tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]] = {
 def test_bad_input_is_refused_before_any_network_runs(pipe: MimicMotionPipeline, name: str) -> None:
     args, kwargs, error, match = BAD[name]
     ran: list[str] = []
-    modules = (pipe.unet, pipe.vae.encoder, pipe.image_encoder, pipe.pose_net)
+    modules = (pipe.backbone.unet, pipe.backbone.vae.encoder, pipe.backbone.image_encoder, pipe.backbone.pose_net)
     hooks = [m.register_forward_pre_hook(lambda m, a: ran.append(type(m).__name__)) for m in modules]
     try:
         with pytest.raises(error, match=match) as caught:
@@ -333,7 +333,7 @@ def test_a_bad_frame_in_the_middle_is_found_before_denoising(pipe: MimicMotionPi
     frames: list[ndarray] = [*POSES]
     frames[5] = frames[5][:16]
     ran: list[int] = []
-    hook = pipe.unet.register_forward_pre_hook(lambda m, a: ran.append(1))
+    hook = pipe.backbone.unet.register_forward_pre_hook(lambda m, a: ran.append(1))
     with pytest.raises(PoseError, match="pose frame"):
         pipe(IMAGE, frames, REFERENCE)
     hook.remove()
@@ -349,4 +349,6 @@ def test_recipe_of_another_length_is_refused(pipe: MimicMotionPipeline) -> None:
 
 def test_networks_that_do_not_fit_are_refused(pipe: MimicMotionPipeline) -> None:
     with pytest.raises(ConfigError, match="4x, the autoencoder 8x"):
-        MimicMotionPipeline(pipe.unet, pipe.vae, pipe.image_encoder, PoseNet(32, (3, 4, 4)))
+        MimicMotionPipeline(
+            SVDBackbone(pipe.backbone.unet, pipe.backbone.vae, pipe.backbone.image_encoder, PoseNet(32, (3, 4, 4)))
+        )

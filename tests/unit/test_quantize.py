@@ -27,7 +27,7 @@ def run(unet: Any) -> torch.Tensor:
 @pytest.mark.parametrize("format", FORMATS)
 def test_small_error_and_smaller_weights(format: Any) -> None:
     pytest.importorskip("torchao", reason="torchao is not installed (extra 'fast')")
-    unet = micro_pipeline().unet
+    unet = micro_pipeline().backbone.unet
     exact, layers = run(unet), list(quantized_layers(unet))
     before = sum(unet.get_submodule(n).weight.nbytes for n in layers)
     done = quantize_weights(unet, format)
@@ -45,7 +45,7 @@ def test_small_error_and_smaller_weights(format: Any) -> None:
 
 
 def test_unused_weights_stay() -> None:
-    unet = micro_pipeline().unet
+    unet = micro_pipeline().backbone.unet
     unused = {n.removesuffix(".weight") for n in unused_parameter_names(unet) if ".attn2." in n}
     narrowed = set(quantized_layers(unet))
     assert unused
@@ -61,7 +61,7 @@ def test_without_torchao_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> 
             raise ImportError(name)
         return real(name, *args, **kwargs)
 
-    unet = micro_pipeline().unet
+    unet = micro_pipeline().backbone.unet
     before = run(unet)
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ConfigError, match=r"mimicmotion\[fast\]"):

@@ -14,7 +14,7 @@ from mimicmotion.diffusion.denoiser import precondition_v
 from mimicmotion.diffusion.sampling import sample
 from mimicmotion.diffusion.schedule import ays_sigmas, explicit_sigmas, karras_sigmas
 from mimicmotion.errors import ConfigError, InputError
-from mimicmotion.settings.speed import Sampler
+from mimicmotion.settings.sampling import Sampler
 
 SAMPLERS: list[Sampler] = ["euler", "dpmpp-2m"]
 MEAN, SPREAD = 0.7, 0.3

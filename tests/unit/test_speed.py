@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import fields
 from pathlib import Path
 from typing import get_args
 
@@ -15,8 +14,8 @@ from micro import micro_pipeline
 from mimicmotion.diffusion.schedule import named_sigmas
 from mimicmotion.errors import ConfigError, WeightsError
 from mimicmotion.generate.setup import make_recipe, preview_decode
-from mimicmotion.settings import GenerateConfig, SpeedOptions, SpeedPlan, resolve_speed
-from mimicmotion.settings.speed import TIERS, Quantize, Sampler, Schedule, Speed
+from mimicmotion.settings import GenerateConfig, SamplingOptions, SamplingSettings, resolve_tier
+from mimicmotion.settings.sampling import PLAIN, TIERS, Sampler, Schedule, Speed
 
 by_hand = st.fixed_dictionaries(
     {},
@@ -26,64 +25,64 @@ by_hand = st.fixed_dictionaries(
         "guidance_interval": st.just((0.5, 3.0)),
         "guidance_every": st.integers(1, 5),
         "block_cache": st.sampled_from([0.0, 0.2]),
-        "quantize": st.sampled_from(get_args(Quantize)),
     },
 )
 tiers = st.sampled_from(get_args(Speed))
 
 
-def passes(plan: SpeedPlan, model_steps: int) -> int:
+def passes(plan: SamplingSettings, model_steps: int) -> int:
     """Steps that a plan makes of a model."""
-    if plan.schedule is None and plan.steps is None:
+    if plan.schedule is None and plan.num_inference_steps is None:
         return model_steps
-    return len(named_sigmas(plan.schedule or "karras", plan.steps)) - 1
+    return len(named_sigmas(plan.schedule or "karras", plan.num_inference_steps)) - 1
 
 
 @given(tier=tiers, options=by_hand, model_steps=st.none() | st.integers(1, 50))
 def test_what_is_set_by_hand_holds(tier: Speed, options: dict[str, object], model_steps: int | None) -> None:
-    plan = resolve_speed(SpeedOptions(speed=tier, **options), model_steps)  # type: ignore[arg-type]
+    plan = resolve_tier(SamplingOptions(speed=tier, **options), model_steps)  # type: ignore[arg-type]
     for name, value in options.items():
         assert getattr(plan, name) == value
 
 
 @given(tier=tiers, model_steps=st.integers(1, 50))
 def test_a_tier_never_makes_more_steps_than_the_model(tier: Speed, model_steps: int) -> None:
-    plan = resolve_speed(SpeedOptions(speed=tier), model_steps)
+    plan = resolve_tier(SamplingOptions(speed=tier), model_steps)
     assert passes(plan, model_steps) <= model_steps
 
 
 def test_tiers_grow_faster() -> None:
-    plans = [resolve_speed(SpeedOptions(speed=t), 25) for t in ("exact", "balanced", "fast")]
+    plans = [resolve_tier(SamplingOptions(speed=t), 25) for t in ("exact", "balanced", "fast")]
     steps = [passes(p, 25) for p in plans]
     assert steps == sorted(steps, reverse=True)
     assert len(set(steps)) == 3
-    assert plans[0].exact
-    assert not plans[1].exact
+    assert plans[0] == SamplingSettings(**PLAIN)
     assert set(TIERS) == set(get_args(Speed))
 
 
 def test_a_model_of_one_step_keeps_its_step() -> None:
-    plan = resolve_speed(SpeedOptions(speed="fast"), 1)
-    assert (plan.schedule, plan.steps, plan.sampler) == (None, None, "euler")
-    assert plan.block_cache == TIERS["fast"].block_cache
+    plan = resolve_tier(SamplingOptions(speed="fast"), 1)
+    assert (plan.schedule, plan.num_inference_steps, plan.sampler) == (None, None, "euler")
+    assert plan.block_cache == TIERS["fast"]["block_cache"]
 
 
 def test_own_number_of_steps_takes_the_place_of_the_tiers() -> None:
     common = {"picture": Path("a.png"), "video": Path("b.mp4"), "output": Path("c.mp4")}
-    assert resolve_speed(GenerateConfig(**common, speed="fast", num_inference_steps=7), 25).steps == 7  # type: ignore[arg-type]
-    assert resolve_speed(GenerateConfig(**common, speed="fast"), 25).steps == TIERS["fast"].steps  # type: ignore[arg-type]
-    assert resolve_speed(SpeedOptions(speed="fast", schedule="karras"), 25).steps is None
+    assert resolve_tier(GenerateConfig(**common, speed="fast", num_inference_steps=7), 25).num_inference_steps == 7  # type: ignore[arg-type]
+    assert (
+        resolve_tier(GenerateConfig(**common, speed="fast"), 25).num_inference_steps
+        == TIERS["fast"]["num_inference_steps"]
+    )  # type: ignore[arg-type]
+    assert resolve_tier(SamplingOptions(speed="fast", schedule="karras"), 25).num_inference_steps is None
 
 
 def test_exact_is_the_default() -> None:
-    assert resolve_speed(SpeedOptions()) == SpeedPlan()
-    assert {f.name for f in fields(SpeedPlan)} - {"steps"} <= {f.name for f in fields(SpeedOptions)}
+    assert resolve_tier(SamplingOptions()) == SamplingSettings(**PLAIN)
 
 
 @pytest.mark.parametrize("options", [{"guidance_interval": (2.0, 1.0)}, {"guidance_every": 0}, {"block_cache": -0.1}])
 def test_wrong_options(options: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
-        SpeedOptions(**options)  # type: ignore[arg-type]
+        SamplingOptions(**options)  # type: ignore[arg-type]
 
 
 def test_job_uses_the_tier_as_the_model_allows() -> None:
@@ -91,13 +90,13 @@ def test_job_uses_the_tier_as_the_model_allows() -> None:
     config = GenerateConfig(picture=Path("a.png"), video=Path("b.mp4"), output=Path("c.mp4"), speed="fast")
     few = make_recipe(config, pipe, 8)
     assert len(few.sigmas) == 3 + 1
-    assert few.block_cache == TIERS["fast"].block_cache
-    assert few.guidance_interval == TIERS["fast"].guidance_interval
-    pipe.settings["num_inference_steps"] = 25
-    assert len(make_recipe(config, pipe, 8).sigmas) == TIERS["fast"].steps + 1  # type: ignore[operator]
+    assert few.sampling.block_cache == TIERS["fast"]["block_cache"]
+    assert few.sampling.guidance_interval == TIERS["fast"]["guidance_interval"]
+    pipe.backbone.settings["num_inference_steps"] = 25
+    assert len(make_recipe(config, pipe, 8).sigmas) == TIERS["fast"]["num_inference_steps"] + 1  # type: ignore[operator]
     own = dataclasses.replace(config, num_inference_steps=9, block_cache=0.0, sampler="dpmpp-2m")
     recipe = make_recipe(own, pipe, 8)
-    assert (len(recipe.sigmas), recipe.block_cache, recipe.sampler) == (10, 0.0, "dpmpp-2m")
+    assert (len(recipe.sigmas), recipe.sampling.block_cache, recipe.sampling.sampler) == (10, 0.0, "dpmpp-2m")
 
 
 def test_wrong_preview_decoder_is_found_at_once(tmp_path: Path) -> None:

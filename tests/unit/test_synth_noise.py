@@ -17,13 +17,13 @@ from mimicmotion.synth.noise import FIT, GROUPS, SMALL_TOES, Z, load_fit, normal
 from scripts_of_repository import load
 
 measures = load("scripts/noise_measure.py")
-ROUNDS = 5
+CLIPS, ROUNDS = 10, 20
 HANDS = ((LEFT_HAND, L_WRIST), (RIGHT_HAND, R_WRIST))
 
 
 @functools.cache
 def exact() -> list[PoseSequence]:
-    return [render_clip(seed, 15, (80, 48)).poses.scaled((448, 256)) for seed in range(40)]
+    return [render_clip(seed, 15, (80, 48)).poses.scaled((448, 256)) for seed in range(CLIPS)]
 
 
 @functools.cache
@@ -101,7 +101,7 @@ def test_one_score_for_a_part_or_one_for_each_point() -> None:
 @settings(max_examples=25)
 @given(st.integers(0, 1000), st.floats(0, 3), st.integers(1, 20))
 def test_noise_keeps_the_layout(seed: int, strength: float, n: int) -> None:
-    poses = exact()[seed % 40][:n]
+    poses = exact()[seed % CLIPS][:n]
     noisy = perturb_poses(poses, seed, strength)
     assert noisy.xy.shape == poses.xy.shape
     assert noisy.size == poses.size
@@ -122,7 +122,7 @@ def test_noise_grows_with_strength() -> None:
     assert 2 * error[0] < error[1] < error[2] / 2
     lost = []
     for k in (0.3, 1.0, 3.0):
-        noisy = [(perturb_poses(p, s, k).confidence, p.confidence > 0) for s, p in enumerate(exact())]
+        noisy = [(perturb_poses(p, s, k).confidence, p.confidence > 0) for s, p in enumerate(exact() * 4)]
         lost.append(np.mean([(c[:, 92:] == 0)[seen[:, 92:]].mean() for c, seen in noisy if seen[:, 92:].any()]))
     assert 0 < lost[0] < lost[1] < lost[2] < 0.6
     with pytest.raises(InputError, match="strength"):
@@ -175,12 +175,11 @@ def test_faults(name: str) -> None:
 
 
 def test_faults_are_as_frequent_as_the_fit_says() -> None:
-    seconds, strength = len(exact()) * 1.0, 3.0
+    clips, strength = exact() * ROUNDS, 3.0  # a second each
     with mock.patch.object(noise, "_fault", wraps=noise._fault) as fault:
-        for seed in range(5):
-            for k, poses in enumerate(exact()):
-                perturb_poses(poses, seed * 1000 + k, strength)
-    expected = sum(rate for rate, _ in load_fit().faults.values()) * seconds * strength * 5
+        for k, poses in enumerate(clips):
+            perturb_poses(poses, k, strength)
+    expected = sum(rate for rate, _ in load_fit().faults.values()) * len(clips) * strength
     assert fault.call_count == pytest.approx(expected, rel=0.3)
 
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from mimicmotion.pipeline import MimicMotionPipeline
-from mimicmotion.settings import SpeedPlan
 from mimicmotion.training.bundled import generate, held_out_clip
 from scripts_of_repository import load
 
@@ -26,10 +25,10 @@ def tiers() -> ModuleType:
 def test_its_frames_are_those_of_the_pipeline(tiers: ModuleType) -> None:
     pipe = MimicMotionPipeline.from_pretrained()
     clip = held_out_clip(1, 2, (224, 128))
-    frames, seconds = tiers.generate(pipe, clip, SpeedPlan(schedule="karras", steps=2), 5)
-    expected = generate(
-        pipe, clip, num_inference_steps=2, guidance_scale=tiers.GUIDANCE, guidance_in_one_batch=False, seed=5
+    frames, seconds = tiers.generate(
+        pipe, clip, tiers.Variant(schedule="karras", num_inference_steps=2, guidance_scale=tiers.GUIDANCE), 5
     )
+    expected = generate(pipe, clip, num_inference_steps=2, guidance_scale=tiers.GUIDANCE, seed=5)
     np.testing.assert_array_equal(frames, expected)
     assert 0 < seconds["denoise"] < seconds["all"]
 

@@ -21,10 +21,9 @@ from mimicmotion.errors import ConfigError, WeightsError
 from mimicmotion.pose.hands import hand_masks
 from mimicmotion.pose.keypoints import LEFT_HAND, NUM_POINTS, RIGHT_HAND, PoseSequence
 from mimicmotion.settings.training import ModelConfig, ObjectiveConfig, TinyConfig, TrainedConfig
-from mimicmotion.training.networks import load_networks
+from mimicmotion.training.networks import load_networks, unet_names
 from mimicmotion.training.objective import draw, loss_weights, network_arguments
 from mimicmotion.training.stages.denoiser import DenoiserTask
-from mimicmotion.training.trained import unet_names
 
 pytestmark = pytest.mark.whole
 
@@ -299,12 +298,12 @@ def test_exported_folder_holds_the_given_weights_and_leaves_the_model_alone(tmp_
     before = {k: v.clone() for k, v in task.model.state_dict().items()}
     weights = {k: v + 0.01 for k, v in weights_of(task).items()}
     pipe = MimicMotionPipeline.from_pretrained(task.export(tmp_path / "out", weights))
-    loaded = {f"unet.{k}": v for k, v in pipe.unet.state_dict().items()}
-    loaded |= {f"pose_net.{k}": v for k, v in pipe.pose_net.state_dict().items()}
+    loaded = {f"unet.{k}": v for k, v in pipe.backbone.unet.state_dict().items()}
+    loaded |= {f"pose_net.{k}": v for k, v in pipe.backbone.pose_net.state_dict().items()}
     for name, value in loaded.items():
         torch.testing.assert_close(value, weights.get(name, before[name]), rtol=1e-3, atol=1e-4)
-    assert pipe.settings["fps"] == 7.0
-    assert pipe.settings["fusion"]["reference_slot"] is True
+    assert pipe.backbone.settings["fps"] == 7.0
+    assert pipe.backbone.settings["fusion"]["reference_slot"] is True
     assert all(torch.equal(v, before[k]) for k, v in task.model.state_dict().items())
     assert {k for k, p in task.model.named_parameters() if p.requires_grad} == set(task.parameters())
 

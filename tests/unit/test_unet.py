@@ -217,15 +217,21 @@ def test_malformed_configs(wrong: dict[str, Any], message: str) -> None:
         build_unet(SMALL | wrong, device="meta")
 
 
-def test_the_deep_part_can_be_put_in_from_outside() -> None:
-    """`forward` is shallow, deep, finish; a kept deep part leaves nothing of the other behind."""
+def test_the_levels_below_can_be_put_in_from_outside() -> None:
     unet, args = build_unet(UNET), inputs(dtype=torch.float32)
     args = (args[0], args[1], args[2][..., :16], args[3])
+    kept: list[Tensor] = []
+
+    def compute(inside: Tensor, below: Any) -> Tensor:
+        kept.extend((inside.clone(), below()))
+        return kept[1]
+
+    def put_in(inside: Tensor, _below: Any) -> Tensor:
+        assert torch.equal(inside, kept[0])
+        return kept[1]
+
     with torch.inference_mode():
         want = unet(*args)
-        features = unet.shallow(*args)
-        deep = unet.deep(features)
-        assert torch.equal(unet.finish(features, deep), want)
-        again = unet.shallow(*args)
-        assert torch.equal(unet.finish(again, deep), want)
-        assert not again.skips
+        assert torch.equal(unet(*args, deep=compute), want)
+        assert torch.equal(unet(*args, deep=put_in), want)
+        assert not torch.equal(unet(*args, deep=lambda _inside, _below: 2 * kept[1]), want)

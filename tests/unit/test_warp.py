@@ -14,7 +14,7 @@ from mimicmotion.backbones.svd.pose_features import KeptFeatures, SpooledRows
 from mimicmotion.backbones.svd.vae import encode_mode
 from mimicmotion.diffusion.denoiser import shift
 from mimicmotion.errors import InputError
-from mimicmotion.pose.guidance.limb_warp import WarpedPicture, cut, limb_warp
+from mimicmotion.pose.guidance.limb_warp import WarpedPicture, WarpedPoses, cut, limb_warp
 from mimicmotion.pose.keypoints import FACE, LEFT_HAND, NUM_POINTS, PoseSequence
 from mimicmotion.synth import render_clip
 
@@ -57,21 +57,19 @@ def test_parts_without_a_position_are_not_painted(clip) -> None:
 
 
 def warped_pipeline():
-    pipe = micro_pipeline()
-    pipe.settings = {**pipe.settings, "reference_warp": "limbs"}
-    return pipe
+    return micro_pipeline(warp="limbs")
 
 
 def test_the_network_sees_the_picture_in_slot_0_and_warped_ones_elsewhere() -> None:
     pipe = warped_pipeline()
     image, poses, reference = random_frames(1, 32, 32, 3), random_frames(2, 3, 32, 32, 3), random_frames(3, 32, 32, 3)
     moved = random_frames(4, 3, 32, 32, 3)
-    c = pipe.encode(image, poses, reference, warped=moved)
+    c = pipe.encode(image, WarpedPoses(poses, moved), reference)
     rows = c.latent_rows([0, 1, 3], True)
     unit = torch.from_numpy(moved).permute(0, 3, 1, 2).float() / 127.5 - 1
     torch.testing.assert_close(rows[:, 0], c.image_latents[:, 0])
-    torch.testing.assert_close(rows[0, 1:], encode_mode(pipe.vae, unit)[[0, 2]])
-    torch.testing.assert_close(c.latent_rows([0, 2], False)[0], encode_mode(pipe.vae, unit)[[0, 2]])
+    torch.testing.assert_close(rows[0, 1:], encode_mode(pipe.backbone.vae, unit)[[0, 2]])
+    torch.testing.assert_close(c.latent_rows([0, 2], False)[0], encode_mode(pipe.backbone.vae, unit)[[0, 2]])
     seen = []
 
     def unet(sample, *args, **kwargs):
@@ -89,20 +87,20 @@ def test_warped_frames_steer_the_result_and_stack_into_batches() -> None:
     pipe = warped_pipeline()
     image, poses, reference = random_frames(1, 32, 32, 3), random_frames(2, 2, 32, 32, 3), random_frames(3, 32, 32, 3)
     a, b = random_frames(4, 2, 32, 32, 3), random_frames(5, 2, 32, 32, 3)
-    one, two = (pipe(image, poses, reference, warped=w, num_inference_steps=1) for w in (a, b))
+    one, two = (pipe(image, WarpedPoses(poses, w), reference, num_inference_steps=1) for w in (a, b))
     assert (one != two).any()
-    both = pipe([image, image], [poses, poses], [reference, reference], warped=[a, b], num_inference_steps=1)
+    both = pipe([image] * 2, [WarpedPoses(poses, w) for w in (a, b)], [reference] * 2, num_inference_steps=1)
     np.testing.assert_array_equal(both, np.stack([one, two]))
-    encoded = [pipe.encode(image, poses, reference, warped=w) for w in (a, b)]
+    encoded = [pipe.encode(image, WarpedPoses(poses, w), reference) for w in (a, b)]
     assert Conditioning.stack(encoded).warped_latents.rows([0, 1]).shape[:2] == (2, 2)
 
 
 def test_warped_latents_that_do_not_fit_are_kept_in_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = warped_pipeline()
     image, poses, reference = random_frames(1, 32, 32, 3), random_frames(2, 20, 32, 32, 3), random_frames(3, 32, 32, 3)
-    kept = pipe.encode(image, poses, reference, warped=poses)
+    kept = pipe.encode(image, WarpedPoses(poses, poses), reference)
     monkeypatch.setattr("mimicmotion.backbones.svd.conditioning.feature_budget", lambda device: 0)
-    spooled = pipe.encode(image, poses, reference, warped=poses)
+    spooled = pipe.encode(image, WarpedPoses(poses, poses), reference)
     assert isinstance(kept.warped_latents, KeptFeatures)
     assert isinstance(spooled.warped_latents, SpooledRows)
     for rows in ([0, 1, 20], [0, 17, 5, 16]):
@@ -111,17 +109,15 @@ def test_warped_latents_that_do_not_fit_are_kept_in_a_file(monkeypatch: pytest.M
     assert torch.equal(stacked.latent_rows([0, 3], True), kept.latent_rows([0, 3], True).repeat(2, 1, 1, 1, 1))
 
 
-def test_missing_superfluous_and_misshapen_warped_frames_are_refused() -> None:
-    pipe, plain = warped_pipeline(), micro_pipeline()
+def test_missing_and_misshapen_warped_frames_are_refused() -> None:
+    pipe = warped_pipeline()
     image, poses, reference = random_frames(1, 32, 32, 3), random_frames(2, 3, 32, 32, 3), random_frames(3, 32, 32, 3)
-    with pytest.raises(InputError, match="no warped picture"):
+    with pytest.raises(InputError, match="without the warped picture"):
         pipe(image, poses, reference)
-    with pytest.raises(InputError, match="knows none"):
-        plain(image, poses, reference, warped=poses)
     with pytest.raises(InputError, match="2 warped frames"):
-        pipe(image, poses, reference, warped=poses[:2])
+        WarpedPoses(poses, poses[:2])
     with pytest.raises(InputError, match="shape"):
-        pipe(image, poses, reference, warped=random_frames(4, 3, 16, 32, 3))
+        pipe(image, WarpedPoses(poses, random_frames(4, 3, 16, 32, 3)), reference)
 
 
 def test_poses_of_another_size_are_refused(clip) -> None:
@@ -131,19 +127,18 @@ def test_poses_of_another_size_are_refused(clip) -> None:
 
 
 def test_a_silent_network_that_denoises_the_difference_gives_the_warped_picture() -> None:
-    pipe = warped_pipeline()
-    pipe.settings["reference_warp"] = "residual"
-    torch.nn.init.zeros_(pipe.unet.conv_out.weight)
-    torch.nn.init.zeros_(pipe.unet.conv_out.bias)
+    pipe = micro_pipeline(warp="residual")
+    torch.nn.init.zeros_(pipe.backbone.unet.conv_out.weight)
+    torch.nn.init.zeros_(pipe.backbone.unet.conv_out.bias)
     image, poses, reference = random_frames(1, 32, 32, 3), random_frames(2, 9, 32, 32, 3), random_frames(3, 32, 32, 3)
     moved = random_frames(4, 9, 32, 32, 3)
-    options = {"warped": moved, "sigmas": [1000.0, 0.0], "output_type": "latent"}
-    latents = pipe(image, poses, reference, **options)
+    options = {"sigmas": [1000.0, 0.0], "output_type": "latent"}
+    latents = pipe(image, WarpedPoses(poses, moved), reference, **options)
     unit = torch.from_numpy(moved).permute(0, 3, 1, 2).float() / 127.5 - 1
-    want = encode_mode(pipe.vae, unit) * pipe.vae.config.scaling_factor
+    want = encode_mode(pipe.backbone.vae, unit) * pipe.backbone.vae.config.scaling_factor
     torch.testing.assert_close(latents[0], want, rtol=0, atol=2e-2)  # what is left of the noise
-    pipe.settings["reference_warp"] = "limbs"
-    assert pipe(image, poses, reference, **options).abs().max() < 2e-2
+    pipe.backbone.settings["reference_warp"] = "limbs"
+    assert pipe(image, WarpedPoses(poses, moved), reference, **options).abs().max() < 2e-2
 
 
 def test_shifting_moves_a_denoiser_along_with_its_data() -> None:

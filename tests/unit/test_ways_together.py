@@ -42,12 +42,12 @@ def difference(a: torch.Tensor, b: torch.Tensor) -> float:
 def test_narrow_weights_run_in_any_way(format: Any) -> None:
     pytest.importorskip("torchao", reason="torchao is not installed (extra 'fast')")
     pipe, other = micro_pipeline(), micro_pipeline()
-    exact, wide = latents(pipe), weight_bytes(pipe.unet)
+    exact, wide = latents(pipe), weight_bytes(pipe.backbone.unet)
     work = Workload(size=SIZE, segment_frames=6, num_frames=FRAMES)
-    peaks = [plan_execution(pipe, work, 1 << 40).peaks]
-    quantize_weights(pipe.unet, format)
-    assert weight_bytes(pipe.unet) < 0.7 * wide
-    peaks.append(plan_execution(pipe, work, 1 << 40).peaks)
+    peaks = [plan_execution(pipe.backbone, work, 1 << 40).peaks]
+    quantize_weights(pipe.backbone.unet, format)
+    assert weight_bytes(pipe.backbone.unet) < 0.7 * wide
+    peaks.append(plan_execution(pipe.backbone, work, 1 << 40).peaks)
     assert peaks[1].decode < peaks[0].decode - 0.25 * wide
     narrow = latents(pipe)
     assert difference(narrow, exact) > 1e-3
@@ -59,19 +59,19 @@ def test_narrow_weights_run_in_any_way(format: Any) -> None:
         pipe.configure(ExecutionPlan(offload=offload))
         assert torch.equal(latents(pipe), narrow)
     other.configure(ExecutionPlan(unet=CHUNKS))
-    quantize_weights(other.unet, format)
+    quantize_weights(other.backbone.unet, format)
     assert difference(latents(other), narrow) < 1e-4
 
 
 def test_a_given_pipeline_is_not_narrowed() -> None:
     pipe = micro_pipeline()
     config = GenerateConfig(picture=Path("a.png"), video=Path("b.mp4"), output=Path("c.mp4"), quantize="int8")
-    before = weight_bytes(pipe.unet)
-    with pytest.raises(ConfigError, match="quantize_weights"):
+    before = weight_bytes(pipe.backbone.unet)
+    with pytest.raises(ConfigError, match="backbone.quantize"):
         list(load(config, pipe))
-    assert weight_bytes(pipe.unet) == before
+    assert weight_bytes(pipe.backbone.unet) == before
     pytest.importorskip("torchao", reason="torchao is not installed (extra 'fast')")
-    quantize_weights(pipe.unet, "int8")
+    quantize_weights(pipe.backbone.unet, "int8")
     list(load(config, pipe))
 
 

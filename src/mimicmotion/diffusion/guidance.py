@@ -16,34 +16,26 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mimicmotion.diffusion.denoiser import Denoiser, Latents, Network, NetworkPair, Sigma, frame_scale, guide
-from mimicmotion.errors import ConfigError, InputError
+from mimicmotion.errors import InputError
+from mimicmotion.settings import SamplingSettings
 
 Pass = Literal["none", "both", "again"]
 """What a step does: no guidance, both passes, or the conditional pass with the last difference."""
 
 
 def plan_passes(
-    sigmas: Float[Tensor, " levels"],
-    scale: Float[Tensor, " rows"],
-    interval: tuple[float, float] | None = None,
-    every: int = 1,
+    sigmas: Float[Tensor, " levels"], scale: Float[Tensor, " rows"], sampling: SamplingSettings
 ) -> tuple[Pass, ...]:
     """What each step does.
 
     Args:
         sigmas: noise levels; step i works at level i.
         scale: guidance of each row; where all are 1 there is nothing to guide.
-        interval: lowest and highest level that is guided, both included; None guides all.
-        every: of the guided steps each `every`-th runs the unconditional pass, beginning with the first.
-
-    Raises:
-        ConfigError: an empty interval, or `every` is below 1.
+        sampling: the interval of levels that is guided, both ends included (None guides all), and `guidance_every`: of
+            the guided steps every n-th runs the unconditional pass, beginning with the first.
     """
-    low, high = (0.0, float("inf")) if interval is None else interval
-    if not 0 <= low < high:
-        raise ConfigError(f"guidance_interval={low}, {high}", "0 <= lowest < highest level", "swap or correct them")
-    if every < 1:
-        raise ConfigError(f"guidance_every={every}", "1 or more", "use 1 for both passes in every step")
+    low, high = sampling.guidance_interval or (0.0, float("inf"))
+    every = sampling.guidance_every or 1
     if bool((scale == 1).all()):
         return ("none",) * (len(sigmas) - 1)
     passes: list[Pass] = []

@@ -51,12 +51,12 @@ def augment_picture(
     return picture + strength * noise if strength else picture
 
 
-def added_time_ids(fps: float, motion_bucket_id: float, noise_aug_strength: float) -> Float32[Tensor, "1 3"]:
+def added_time_ids(fps: float, motion_bucket: float, noise_aug: float) -> Float32[Tensor, "1 3"]:
     """SVD's micro-conditioning [fps - 1, motion bucket, noise augmentation], in this order.
 
     SVD was trained on fps - 1: a video of 7 frames a second has the number 6.
     """
-    return torch.tensor([[fps - 1, motion_bucket_id, noise_aug_strength]], dtype=torch.float32)
+    return torch.tensor([[fps - 1, motion_bucket, noise_aug]], dtype=torch.float32)
 
 
 def released_noise(

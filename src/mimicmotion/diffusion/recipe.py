@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any
 
 import torch
 from jaxtyping import Float, Float32, Float64
@@ -17,42 +16,39 @@ from mimicmotion.diffusion.fusion import FusionPlan, make_plan
 from mimicmotion.diffusion.guidance import Pass, plan_passes
 from mimicmotion.diffusion.noise import PICTURE_FRAME, REFERENCE_FRAME, frame_noise, periodic_noise, released_noise
 from mimicmotion.diffusion.schedule import explicit_sigmas, named_sigmas
-from mimicmotion.errors import ConfigError, InputError, PoseError
-from mimicmotion.settings import FusionConfig
-from mimicmotion.settings.speed import Sampler, Schedule
+from mimicmotion.errors import InputError, PoseError
+from mimicmotion.settings import FusionConfig, SamplingOptions, SamplingSettings, parse, resolve_tier
+
+DEFAULT_GUIDANCE = 2.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recipe:
-    """Segments, noise levels, sampler and guidance of one video.
+    """Segments, noise levels and guidance of one video.
 
     Attributes:
         fusion: how segments are cut and joined.
         plan: the segments of this video.
         sigmas: noise levels, falling, on the CPU.
         guidance: classifier-free guidance scale of each row of the plan.
-        one_batch: both passes of guidance as one batch of two (faster on a GPU), or one after the other (less memory).
-        sampler: solver of the probability-flow ODE.
-        guidance_interval: lowest and highest noise level that is guided, both included; None guides all.
-        guidance_every: of the guided steps each so-many-th runs the unconditional pass; the others use the last
-            difference of both passes again.
-        block_cache: error budget of using deep features again (`BlockCache`); 0 computes all.
+        sampling: the settings that it was made of, with the tier's values filled in.
     """
 
     fusion: FusionConfig
     plan: FusionPlan
     sigmas: Float64[Tensor, " levels"]
     guidance: Float64[Tensor, " rows"]
-    one_batch: bool = True
-    sampler: Sampler = "euler"
-    guidance_interval: tuple[float, float] | None = None
-    guidance_every: int = 1
-    block_cache: float = 0.0
+    sampling: SamplingSettings
 
     @property
     def passes(self) -> tuple[Pass, ...]:
         """What guidance does in each step."""
-        return plan_passes(self.sigmas, self.guidance, self.guidance_interval, self.guidance_every)
+        return plan_passes(self.sigmas, self.guidance, self.sampling)
+
+    @property
+    def network_passes(self) -> int:
+        """Passes of the network in all: two a segment in guided steps, else one."""
+        return len(self.plan.segments) * sum(2 if p == "both" else 1 for p in self.passes)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,56 +66,49 @@ class Noise:
 
 def make_recipe(
     num_frames: int,
-    fusion: FusionConfig,
+    sampling: SamplingOptions,
+    model: Mapping[str, Any],
     *,
     reference_slot: bool,
-    steps: int | None = None,
-    schedule: Schedule = "karras",
-    sigmas: Sequence[float] | None = None,
-    guidance: tuple[float, float] = (2.0, 2.0),
-    one_batch: bool = True,
-    sampler: Sampler = "euler",
-    guidance_interval: tuple[float, float] | None = None,
-    guidance_every: int = 1,
-    block_cache: float = 0.0,
+    fusion: FusionConfig | None = None,
 ) -> Recipe:
     """Work out and check a recipe.
 
     Args:
         num_frames: of the video.
-        fusion: how segments are cut and joined.
+        sampling: settings; what they leave open is the tier's, else the model's.
+        model: the model's own settings: `num_inference_steps` or `sigmas`, `guidance_scale`, `fusion`.
         reference_slot: whether there is a reference pose; without one there is no slot, whatever `fusion` says.
-        steps: of the schedule; None is the usual number.
-        schedule: of the noise levels.
-        sigmas: noise levels in its place.
-        guidance: scale of the first and of the last frame.
-        one_batch: see `Recipe`, as the remaining ones.
-        sampler: see `Recipe`.
-        guidance_interval: see `Recipe`.
-        guidance_every: see `Recipe`.
-        block_cache: see `Recipe`.
+        fusion: how segments are cut and joined; None is the model's default.
 
     Raises:
         PoseError: mode "released" without a reference pose.
         InputError: no frames, or a setting out of range.
     """
+    settings = resolve_tier(sampling, default_steps(model))
+    fusion = parse(FusionConfig, model.get("fusion", {})) if fusion is None else fusion
     if not reference_slot:
         if fusion.mode == "released":
             raise PoseError("fusion mode released without reference_pose", "the picture's drawn pose", "pass it")
         fusion = dataclasses.replace(fusion, reference_slot=False)
-    for name, value in zip(("min_guidance_scale", "max_guidance_scale"), guidance, strict=True):
-        if not (math.isfinite(value) and value >= 0):
-            raise ConfigError(f"{name}={value}", "a finite number, 0 or more", "use 2.0 (1 is no guidance)")
+    levels, steps = settings.sigmas, settings.num_inference_steps
+    if levels is None and steps is None and settings.schedule is None:
+        levels = model.get("sigmas")
+    if steps is None and settings.schedule in (None, "karras"):
+        steps = model.get("num_inference_steps")
+    sigmas = named_sigmas(settings.schedule or "karras", steps) if levels is None else explicit_sigmas(levels)
+    scale = settings.guidance_scale
+    if scale is None:
+        scale = float(model.get("guidance_scale", DEFAULT_GUIDANCE))
+    first, last = (scale if end is None else end for end in (settings.min_guidance_scale, settings.max_guidance_scale))
     plan = make_plan(num_frames, fusion)
-    levels = named_sigmas(schedule, steps) if sigmas is None else explicit_sigmas(sigmas)
-    ramp = guidance_ramp(plan.num_rows, *guidance)
-    if sampler not in get_args(Sampler):
-        raise ConfigError(f"sampler={sampler!r}", " or ".join(get_args(Sampler)), "correct 'sampler'")
-    if not (math.isfinite(block_cache) and block_cache >= 0):
-        raise ConfigError(f"block_cache={block_cache}", "a finite number, 0 or more", "use 0 for none")
-    recipe = Recipe(fusion, plan, levels, ramp, one_batch, sampler, guidance_interval, guidance_every, block_cache)
-    _ = recipe.passes  # finds a wrong interval now
-    return recipe
+    return Recipe(fusion, plan, sigmas, guidance_ramp(plan.num_rows, first, last), settings)
+
+
+def default_steps(model: Mapping[str, Any]) -> int:
+    """Denoising steps that a model makes where nothing else is asked for, by its own settings."""
+    levels = model.get("sigmas")
+    return int(model.get("num_inference_steps") or 25) if levels is None else len(levels) - 1
 
 
 def draw_noise(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mimicmotion.diffusion.denoiser import Denoiser, Latents
 from mimicmotion.errors import ConfigError, InputError, MimicMotionError
-from mimicmotion.settings.speed import Sampler
+from mimicmotion.settings.sampling import Sampler
 
 
 class NonFiniteError(MimicMotionError, ArithmeticError):

@@ -11,7 +11,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from mimicmotion.errors import ConfigError
-from mimicmotion.settings.speed import Schedule
+from mimicmotion.settings.sampling import Schedule
 
 SIGMA_MIN, SIGMA_MAX, RHO = 0.002, 700.0, 7.0
 """Stable Video Diffusion's range and the exponent of Karras et al. 2022, equation 5."""

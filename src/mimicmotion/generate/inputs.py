@@ -23,11 +23,11 @@ from mimicmotion.runtime.files import sha256_file
 from mimicmotion.runtime.progress import Job, Progress
 from mimicmotion.runtime.threads import prefetch
 from mimicmotion.settings import (
+    DrivingOptions,
     GenerateConfig,
     MaskConfig,
     PoseOptions,
     PosesConfig,
-    SamplingOptions,
 )
 from mimicmotion.video.geometry import Fit, check_size, plan_fit, released_round_trip
 from mimicmotion.video.reader import RELEASED_FPS
@@ -162,7 +162,7 @@ def driving_poses(
     return poses
 
 
-def estimate_video(config: SamplingOptions, reader: VideoReader, estimator: PoseEstimator) -> Job[PoseSequence]:
+def estimate_video(config: DrivingOptions, reader: VideoReader, estimator: PoseEstimator) -> Job[PoseSequence]:
     """Find the poses frame by frame; the video is never held."""
     fps = result_fps(config, reader)
     size: tuple[int, int] = (reader.info.height, reader.info.width)
@@ -182,7 +182,7 @@ def estimate_video(config: SamplingOptions, reader: VideoReader, estimator: Pose
     return PoseSequence(xy, confidence, size, fps, getattr(estimator, "source", type(estimator).__name__))
 
 
-def sampled_frames(config: SamplingOptions, reader: VideoReader) -> Iterator[UInt8[ndarray, "height width 3"]]:
+def sampled_frames(config: DrivingOptions, reader: VideoReader) -> Iterator[UInt8[ndarray, "height width 3"]]:
     """The frames that the settings choose, streamed."""
     end = math.inf if config.duration is None else config.start + config.duration
     if config.sampling == "released":
@@ -191,14 +191,14 @@ def sampled_frames(config: SamplingOptions, reader: VideoReader) -> Iterator[UIn
     return reader.frames(fps=fps / config.tempo, start=config.start, end=end)
 
 
-def result_fps(config: SamplingOptions, reader: VideoReader) -> float:
+def result_fps(config: DrivingOptions, reader: VideoReader) -> float:
     """Frames per second of the result; a pose job without --fps keeps the video's own."""
     if config.sampling == "released":
         return config.fps or RELEASED_FPS
     return config.fps or reader.info.fps or RELEASED_FPS
 
 
-def expected_frames(config: SamplingOptions, reader: VideoReader) -> int | None:
+def expected_frames(config: DrivingOptions, reader: VideoReader) -> int | None:
     """How many frames there will be, about; None where the file does not say how long it is."""
     seconds = reader.info.duration
     if not seconds:
@@ -209,7 +209,7 @@ def expected_frames(config: SamplingOptions, reader: VideoReader) -> int | None:
     return max(1, round(seconds * result_fps(config, reader) / config.tempo))
 
 
-def resample_poses(poses: PoseSequence, config: SamplingOptions) -> PoseSequence:
+def resample_poses(poses: PoseSequence, config: DrivingOptions) -> PoseSequence:
     """Poses of a file at the wanted frame rate and speed: the nearest frame in time."""
     own = poses.fps or config.fps or RELEASED_FPS
     if config.sampling == "released":
@@ -226,7 +226,7 @@ def resample_poses(poses: PoseSequence, config: SamplingOptions) -> PoseSequence
 
 def cache_settings(config: GenerateConfig | PosesConfig | MaskConfig) -> dict[str, Any]:
     """All that changes the poses of a video, as plain data."""
-    return picture_settings(config) | {f.name: getattr(config, f.name) for f in dataclasses.fields(SamplingOptions)}
+    return picture_settings(config) | {f.name: getattr(config, f.name) for f in dataclasses.fields(DrivingOptions)}
 
 
 def picture_settings(config: PoseOptions) -> dict[str, Any]:

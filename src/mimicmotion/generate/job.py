@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from mimicmotion.errors import MimicMotionError
 from mimicmotion.generate.background import with_background
-from mimicmotion.generate.execution import run_by_plan
 from mimicmotion.generate.inputs import Inputs, prepare
 from mimicmotion.generate.outputs import (
-    DrawnPoses,
     Frame,
     GenerateResult,
     check_outputs,
@@ -29,20 +27,19 @@ from mimicmotion.generate.record import RunRecord
 from mimicmotion.generate.run_state import RunState, SavedStep
 from mimicmotion.generate.setup import (
     check_inputs_exist,
-    detail_guide,
     load,
     make_recipe,
-    pose_drawer,
+    plan_run,
     preview_decode,
-    reference_pose,
     result_size,
-    warped_picture,
+    run_device,
 )
 from mimicmotion.runtime.interrupt import Interrupts, Stopped
 from mimicmotion.runtime.progress import Job, Progress
 from mimicmotion.settings import GenerateConfig
 
 if TYPE_CHECKING:
+    from mimicmotion.backbones.base import Plan, Request
     from mimicmotion.diffusion.recipe import Recipe
     from mimicmotion.pipeline import MimicMotionPipeline, StepState
 
@@ -95,6 +92,8 @@ def generate(
 def _generate(
     record: RunRecord, pipeline: MimicMotionPipeline | None, interrupts: Interrupts
 ) -> Job[tuple[MimicMotionPipeline, GenerateResult]]:
+    from mimicmotion.backbones.base import Request
+
     config = record.config
     check_outputs(config)
     check_inputs_exist(config)
@@ -104,12 +103,12 @@ def _generate(
     show = preview_decode(config, pipe)
     inputs = yield from _inputs(record, pipe)
     size: tuple[int, int] = inputs.picture.shape[:2]
-    poses = DrawnPoses(inputs.aligned, pose_drawer(config, pipe, size))
+    poses, own = pipe.guide(inputs.picture, inputs.reference, inputs.aligned, confidence_aware=config.confidence_aware)
+    request = Request(inputs.picture, poses, own, len(poses), config.seed)
     recipe = make_recipe(config, pipe, len(poses))
-    run_by_plan(config, pipe, size, recipe, record.earlier_plan())
-    state = yield from _denoise(record, pipe, inputs, poses, recipe, interrupts, show)
-    detail = detail_guide(pipe, inputs, poses)
-    frames = pipe.decode_state(state, recipe, config.decode_chunk_size, detail_from=detail)
+    _configure(config, pipe, plan_run(config, pipe, size, recipe, earlier=record.earlier_plan()))
+    state = yield from _denoise(record, pipe, request, recipe, interrupts, show)
+    frames = pipe.decode_state(state, recipe, request)
     yield from write_video(config, inputs, poses, with_background(config, inputs, frames))
     with contextlib.suppress(OSError):
         preview_path(config.output).unlink(missing_ok=True)
@@ -131,7 +130,7 @@ def _generate(
 def _inputs(record: RunRecord, pipe: MimicMotionPipeline) -> Job[Inputs]:
     """The fitted picture and the poses: the interrupted run's, or found now; kept as soon as they are there."""
     if record.saved is None:
-        inputs = yield from prepare(record.config, result_size(record.config, pipe), pipe.size_multiple)
+        inputs = yield from prepare(record.config, result_size(record.config, pipe), pipe.backbone.size_multiple)
     else:
         inputs = record.saved.inputs
         yield Progress("poses", len(inputs.driving), len(inputs.driving))
@@ -139,11 +138,20 @@ def _inputs(record: RunRecord, pipe: MimicMotionPipeline) -> Job[Inputs]:
     return inputs.without_driving()
 
 
+def _configure(config: GenerateConfig, pipe: MimicMotionPipeline, plan: Plan) -> None:
+    """Have the networks run by a plan, unless they do already."""
+    if pipe.backbone.is_configured:
+        return
+    logger.info("runs with %s", plan.describe())
+    if not plan.exact:
+        logger.warning("%s: the result is not exactly that of the plain way", plan.describe())
+    pipe.backbone.configure(plan, run_device(config, pipe))
+
+
 def _denoise(
     record: RunRecord,
     pipe: MimicMotionPipeline,
-    inputs: Inputs,
-    poses: DrawnPoses,
+    request: Request,
     recipe: Recipe,
     interrupts: Interrupts,
     show: Callable[[Any], Iterable[Frame]],
@@ -152,23 +160,15 @@ def _denoise(
 
     A first Ctrl-C is met when a step is made and kept. A job that is closed keeps the step that it has made.
     """
-    config, size = record.config, inputs.picture.shape[:2]
+    config = record.config
     saved = record.saved.step if record.saved else None
     record.saved = None  # latents are held once
     if saved is not None and saved.done == saved.total:
         yield Progress("denoise", saved.done, saved.total)
         return _as_state(saved, recipe)
-    noise = pipe.draw_noise(recipe, size, seed=config.seed)
+    noise = pipe.draw_noise(recipe, request.size, seed=request.seed)
     yield Progress("encode", 0, 1)
-    conditioning = pipe.encode(
-        inputs.picture,
-        poses,
-        reference_pose(inputs, poses),
-        motion_bucket_id=config.motion_bucket_id,
-        noise_aug_strength=config.noise_aug_strength,
-        image_noise=noise.picture,
-        warped=warped_picture(pipe, inputs),
-    )
+    conditioning = pipe.backbone.encode(request, recipe.sampling, noise.picture)
     yield Progress("encode", 1, 1)
     latents, start, memory = noise.latents, 0, None
     if saved is not None:

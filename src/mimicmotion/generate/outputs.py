@@ -7,29 +7,25 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
-from numpy import ndarray
 
-from mimicmotion.arrays import Frame
+from mimicmotion.arrays import Frame, PoseFrames
 from mimicmotion.errors import ConfigError, OutputError
 from mimicmotion.generate.inputs import Inputs, open_driving
-from mimicmotion.pose.guidance.skeleton import PoseDrawer
 from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.runtime.files import atomic_path, check_writable
 from mimicmotion.runtime.progress import Job, Progress
-from mimicmotion.runtime.threads import behind, cores
+from mimicmotion.runtime.run_folder import clear_leftovers
+from mimicmotion.runtime.threads import behind
 from mimicmotion.settings import GenerateConfig
 
 logger = logging.getLogger(__name__)
 
 PREVIEW_FRAMES = 4
-MAX_DRAWING_THREADS, FRAMES_PER_DRAWING_THREAD = 4, 2  # a canvas has 25 MB; half of the work is Python's own
 WAITING_FRAMES = 8  # decoded, not written yet
 SIDE_BY_SIDE_HEIGHT = 448  # small results are shown larger beside picture and pose
 FORMAT, VERSION = "mimicmotion.result", 1
@@ -80,39 +76,6 @@ class GenerateResult:
         return "\n".join([*lines, f"settings: {self.sidecar}"])
 
 
-class DrawnPoses:
-    """Pose frames that are drawn when they are asked for: `[a:b]` gives uint8 (b - a, height, width, 3).
-
-    Args:
-        poses: in pixels of the pictures.
-        drawer: draws them.
-        threads: of so many, each draws its share of a slice with a canvas of its own.
-    """
-
-    def __init__(self, poses: PoseSequence, drawer: PoseDrawer, threads: int | None = None) -> None:
-        self.poses, self.drawer = poses, drawer
-        self.threads = min(cores(), MAX_DRAWING_THREADS) if threads is None else threads
-        self._drawers = [drawer]
-
-    def __len__(self) -> int:
-        return len(self.poses)
-
-    def __getitem__(self, index: slice, /) -> UInt8[ndarray, "frames height width 3"]:
-        rows = range(*index.indices(len(self)))
-        threads = min(self.threads, len(rows) // FRAMES_PER_DRAWING_THREAD)
-        if threads < 2:
-            return np.stack(self._draw(self.drawer, rows))
-        while len(self._drawers) < threads:
-            self._drawers.append(self.drawer.twin())
-        with ThreadPoolExecutor(threads) as pool:
-            shares = pool.map(self._draw, self._drawers, [rows[i::threads] for i in range(threads)])
-            drawn = list(shares)
-        return np.stack([drawn[i % threads][i // threads] for i in range(len(rows))])
-
-    def _draw(self, drawer: PoseDrawer, rows: range) -> list[Frame]:
-        return [drawer.draw(self.poses.xy[i], self.poses.confidence[i]) for i in rows]
-
-
 # --- names ------------------------------------------------------------------------------------------------------
 
 
@@ -143,28 +106,14 @@ def check_outputs(config: GenerateConfig) -> None:
 
 def clear_halves(output: Path) -> None:
     """Delete what a killed process had half written; only while no other process makes the same output."""
-    for path in (output, side_by_side_path(output), sidecar_path(output), preview_path(output)):
-        for half in path.parent.glob(f".{glob_escape(path.stem)}.{'[0-9a-f]' * 8}.part{glob_escape(path.suffix)}"):
-            with contextlib.suppress(OSError):
-                if half.is_dir():
-                    import shutil
-
-                    shutil.rmtree(half)
-                else:
-                    half.unlink()
-
-
-def glob_escape(text: str) -> str:
-    """`text` as a pattern that matches itself."""
-    import glob
-
-    return glob.escape(text)
+    paths = (output, side_by_side_path(output), sidecar_path(output), preview_path(output))
+    clear_leftovers(output.parent, {p.name for p in paths})
 
 
 # --- video ------------------------------------------------------------------------------------------------------
 
 
-def write_video(config: GenerateConfig, inputs: Inputs, poses: DrawnPoses, frames: Iterable[Frame]) -> Job[None]:
+def write_video(config: GenerateConfig, inputs: Inputs, poses: PoseFrames, frames: Iterable[Frame]) -> Job[None]:
     """Write frames as they are decoded, on a thread behind the decoder; the files appear when all are complete."""
     from mimicmotion.video.compose import side_by_side
     from mimicmotion.video.writer import open_writer

@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mimicmotion.generate import inputs as inputs_module
-from mimicmotion.generate.execution import plan_run
 from mimicmotion.generate.inputs import Inputs
 from mimicmotion.generate.poses import describe_poses
-from mimicmotion.generate.setup import load_and_prepare, make_recipe, pose_drawer
+from mimicmotion.generate.setup import load_and_prepare, make_recipe, plan_run
 from mimicmotion.runtime.progress import Job
 from mimicmotion.settings import GenerateConfig
 
 if TYPE_CHECKING:
-    from mimicmotion.backbones.svd.execution.plan import ExecutionPlan
+    from mimicmotion.backbones.base import Plan as ExecutionPlan
     from mimicmotion.pipeline import MimicMotionPipeline
     from mimicmotion.settings import FusionConfig
 
@@ -37,7 +36,7 @@ class Plan:
         segments: number of segments.
         fusion: how they are cut and joined.
         steps: denoising steps.
-        passes: U-Net passes in all (segments x steps x two with guidance).
+        passes: network passes in all: two a segment in guided steps, else one.
         execution: how the networks would run in the memory there is, with the predicted peaks.
     """
 
@@ -88,8 +87,6 @@ def plan(config: GenerateConfig, pipeline: MimicMotionPipeline | None = None) ->
     pipe, inputs = yield from load_and_prepare(config, pipeline)
     size: tuple[int, int] = inputs.picture.shape[:2]
     recipe = make_recipe(config, pipe, len(inputs.aligned))
-    segments, steps = recipe.plan.segments, len(recipe.sigmas) - 1
-    twice = 1 if bool((recipe.guidance == 1).all()) else 2
     write_picture(config.output, draw_overlay(config, pipe, inputs))
     return Plan(
         inputs=inputs,
@@ -97,11 +94,11 @@ def plan(config: GenerateConfig, pipeline: MimicMotionPipeline | None = None) ->
         overlay=config.output,
         size=size,
         fps=config.fps,
-        segments=len(segments),
+        segments=len(recipe.plan.segments),
         fusion=recipe.fusion,
-        steps=steps,
-        passes=len(segments) * steps * twice,
-        execution=plan_run(config, pipe, size, recipe),
+        steps=len(recipe.passes),
+        passes=recipe.network_passes,
+        execution=plan_run(config, pipe, size, recipe, predict=True),
     )
 
 
@@ -126,7 +123,7 @@ def draw_overlay(config: GenerateConfig, pipe: MimicMotionPipeline, inputs: Inpu
     size: tuple[int, int] = inputs.picture.shape[:2]
     scale = max(1.0, 448 / size[0])
     shown = (round(size[0] * scale), round(size[1] * scale))
-    drawer = pose_drawer(config, pipe, shown)
+    drawer = pipe.backbone.pose_drawer(shown, confidence_aware=config.confidence_aware)
     base = cv2.resize(inputs.picture, shown[::-1], interpolation=cv2.INTER_CUBIC)
     aligned = inputs.aligned.scaled(shown)
     moments = sorted({0, len(aligned) // 2, len(aligned) - 1})

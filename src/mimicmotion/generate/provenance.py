@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mimicmotion import __version__
 from mimicmotion.errors import ConfigError
+from mimicmotion.runtime import run_folder
 from mimicmotion.runtime.files import sha256_file
 from mimicmotion.runtime.versions import PACKAGES, installed
 from mimicmotion.settings import GenerateConfig
@@ -105,8 +106,8 @@ def origin_of_model(config: GenerateConfig, pipe: MimicMotionPipeline, sums: Che
     # weights may wait on the host until it is planned which of them fit
     device = pipe.device if pipe.device.type != "cpu" else choose_device(config.device)
     return {
-        "weights": {short_name(p): sums[p] for p in pipe.files} or {"in memory": fingerprint(pipe)},
-        "model": plain(pipe.settings),
+        "weights": {short_name(p): sums[p] for p in pipe.backbone.files} or {"in memory": fingerprint(pipe)},
+        "model": plain(pipe.backbone.settings),
         "machine": {"device": device.type, "dtype": str(pipe.dtype).removeprefix("torch.")},
         "runtime": {"threads": torch.get_num_threads()},
     }
@@ -147,8 +148,8 @@ def fingerprint(pipe: MimicMotionPipeline) -> str:
     import torch
 
     total = hashlib.sha256()
-    for module in (pipe.unet, pipe.vae, pipe.image_encoder, pipe.pose_net, pipe.detail):
-        for name, tensor in ({} if module is None else module.state_dict()).items():
+    for network in pipe.backbone.networks:
+        for name, tensor in network.state_dict().items():
             total.update(name.encode())
             total.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
@@ -156,21 +157,8 @@ def fingerprint(pipe: MimicMotionPipeline) -> str:
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], parts: Sequence[str] = COMPARED) -> list[str]:
     """One line for each thing that differs, in the parts that both have."""
-    found = []
-    for part in parts:
-        if part not in old or part not in new:
-            continue
-        a, b = old[part], new[part]
-        for key in sorted({*a, *b}):
-            if (was := a.get(key)) != (now := b.get(key)):
-                found.append(f"{FULL_NAMES[part].format(key)} was {_shown(was)}, is {_shown(now)}")
-    return found
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, str) and len(value) == 64:
-        return f"sha256 {value[:12]}..."
-    return "not there" if value is None else repr(value)
+    both = [part for part in parts if part in old and part in new]
+    return [line for part in both for line in run_folder.differences(old[part], new[part], FULL_NAMES[part])]
 
 
 def check_same(

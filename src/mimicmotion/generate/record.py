@@ -21,11 +21,10 @@ from mimicmotion.generate.provenance import (
 from mimicmotion.generate.run_state import RunState, Saved, SavedStep
 from mimicmotion.generate.setup import fusion_config
 from mimicmotion.runtime.progress import Stopwatch
-from mimicmotion.settings import ExecutionOptions, GenerateConfig, resolve_speed
+from mimicmotion.settings import ExecutionOptions, FusionConfig, GenerateConfig, parse, resolve_tier
 from mimicmotion.video.writer import plan_output
 
 if TYPE_CHECKING:
-    from mimicmotion.backbones.svd.execution.plan import ExecutionPlan
     from mimicmotion.pipeline import MimicMotionPipeline, StepState
 
 
@@ -150,25 +149,15 @@ class RunRecord:
             "peak_memory": self.peak_memory(),
             "resumed_at": self.resumed_at,
             "options": self._options(),
-            "execution": None if self._pipe is None else plain(self._pipe.plan.as_dict()),
+            "execution": None if self._pipe is None else plain(self._pipe.backbone.plan.as_dict()),
         }
 
     def _options(self) -> Facts:
         return plain({f.name: getattr(self.config, f.name) for f in dataclasses.fields(ExecutionOptions)})
 
-    def earlier_plan(self) -> ExecutionPlan | None:
+    def earlier_plan(self) -> Facts | None:
         """How the interrupted run ran, if the settings of that are the same: what is free now may differ, bits not."""
-        from mimicmotion.backbones.svd.execution.options import Execution
-        from mimicmotion.backbones.svd.execution.plan import ExecutionPlan, Peaks
-
-        known = self._earlier_plan
-        if known is None or self.resumed_at[-1] == 0:
-            return None
-        try:
-            parts: Facts = {"unet": Execution(**known["unet"]), "peaks": Peaks(**known["peaks"])}
-            return ExecutionPlan(**(known | parts))
-        except (KeyError, TypeError):  # of another version
-            return None
+        return self._earlier_plan if self._earlier_plan and self.resumed_at[-1] else None
 
     def peak_memory(self) -> dict[str, int]:
         """Peak bytes of all parts of the run."""
@@ -181,19 +170,21 @@ class RunRecord:
 
     def sidecar(self, result: GenerateResult, pipe: MimicMotionPipeline) -> Facts:
         """All that is needed to make the same result again, and what it took."""
-        config, origin = self.config, self.origin(pipe)
+        from mimicmotion.diffusion.recipe import default_steps
+
+        config, origin, model = self.config, self.origin(pipe), pipe.backbone.settings
         inputs = {str(getattr(config, name)): sha for name, sha in origin["inputs"].items()}
         return {
             "settings": plain(dataclasses.asdict(config)),
             "versions": origin["versions"],
-            "weights_sha256": {str(p): self._sums[p] for p in pipe.files} or origin["weights"],
+            "weights_sha256": {str(p): self._sums[p] for p in pipe.backbone.files} or origin["weights"],
             "inputs_sha256": inputs,
             "output_sha256": self._sums[plan_output(config.output).path],
             "origin": origin,
-            "execution": plain(pipe.plan.as_dict()),
-            "speed": plain(dataclasses.asdict(resolve_speed(config, pipe.default_steps))),
+            "execution": plain(pipe.backbone.plan.as_dict()),
+            "sampling": plain(dataclasses.asdict(resolve_tier(config, default_steps(model)))),
             # what the settings leave to the model: evaluation finds the borders of segments by it
-            "fusion": plain(dataclasses.asdict(fusion_config(config, pipe.default_fusion))),
+            "fusion": plain(dataclasses.asdict(fusion_config(config, parse(FusionConfig, model.get("fusion", {}))))),
             "frames": result.frames,
             "size": result.size,
             "seconds": result.seconds,

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mimicmotion.arrays import Frame
 from mimicmotion.errors import ConfigError
 from mimicmotion.generate.inputs import Inputs, open_driving, prepare
-from mimicmotion.generate.outputs import DrawnPoses
-from mimicmotion.pose.guidance.skeleton import PoseDrawer
 from mimicmotion.runtime.progress import Job, Progress
-from mimicmotion.settings import FusionConfig, GenerateConfig, resolve_speed
+from mimicmotion.settings import FusionConfig, GenerateConfig, parse
 
 if TYPE_CHECKING:
-    from mimicmotion.backbones.tiny.detail import DetailGuide
+    import torch
+
+    from mimicmotion.backbones.base import Plan
     from mimicmotion.diffusion.recipe import Recipe
     from mimicmotion.pipeline import MimicMotionPipeline
-    from mimicmotion.pose.guidance.limb_warp import WarpedPicture
+
+Facts = Mapping[str, Any]
 
 
 def load_and_prepare(
@@ -27,7 +28,7 @@ def load_and_prepare(
     """Load the model, then read the picture and find and align the poses: the first stages of plan."""
     check_inputs_exist(config)
     pipe = yield from load(config, pipeline)
-    return pipe, (yield from prepare(config, result_size(config, pipe), pipe.size_multiple))
+    return pipe, (yield from prepare(config, result_size(config, pipe), pipe.backbone.size_multiple))
 
 
 def load(config: GenerateConfig, pipeline: MimicMotionPipeline | None) -> Job[MimicMotionPipeline]:
@@ -41,14 +42,12 @@ def load(config: GenerateConfig, pipeline: MimicMotionPipeline | None) -> Job[Mi
 
 def _check_weights(config: GenerateConfig, pipe: MimicMotionPipeline) -> None:
     """A model that was given stays as it is: narrowed weights would come as a surprise in its next use."""
-    from mimicmotion.backbones.svd.execution.quantize import quantized
-
-    wanted, done = resolve_speed(config).quantize, quantized(pipe.unet)
-    if wanted != "none" and (done is None or done.format != wanted):
+    wanted, there = config.quantize, pipe.backbone.quantized
+    if wanted not in ("none", there):
         raise ConfigError(
-            f"quantize={wanted!r} with a pipeline that has {'plain' if done is None else done.format} weights",
+            f"quantize={wanted!r} with a pipeline that has {'plain' if there == 'none' else there} weights",
             "no pipeline (the model is loaded so), or one with such weights",
-            f"call mimicmotion.backbones.svd.execution.quantize.quantize_weights(pipeline.unet, {wanted!r}) first",
+            f"call pipeline.backbone.quantize({wanted!r}) first",
         )
 
 
@@ -67,27 +66,18 @@ def load_pipeline(config: GenerateConfig) -> MimicMotionPipeline:
 
     device = choose_device(config.device)
     dtype = choose_dtype(config.dtype, device)
-    # For a GPU the weights stay on the host until it is planned which of them fit (`jobs.execution`).
+    # For a GPU the weights stay on the host until it is planned which of them fit (`plan_run`).
     place = "cpu" if device.type == "cuda" else device
     pipe = MimicMotionPipeline.from_pretrained(config.model, config.checkpoint, device=place, dtype=dtype)
-    quantize = resolve_speed(config).quantize
-    if quantize != "none":
-        from mimicmotion.backbones.svd.execution.quantize import quantize_weights
-
-        quantize_weights(pipe.unet, quantize)
+    if config.quantize != "none":
+        pipe.backbone.quantize(config.quantize)
     return pipe
 
 
 def preview_decode(config: GenerateConfig, pipe: MimicMotionPipeline) -> Callable[[Any], Iterable[Frame]]:
     """What decodes previews: the tiny autoencoder of the settings, or the model's own."""
-    if config.preview_decoder is None:
-        return pipe.decode
-    from mimicmotion.backbones.svd.preview import load_preview_decoder
-
-    channels = int(pipe.vae.config.latent_channels)
-    return load_preview_decoder(
-        config.preview_decoder, latent_channels=channels, downscale=pipe.downscale, device=pipe.device, dtype=pipe.dtype
-    )
+    path = config.preview_decoder
+    return pipe.decode if path is None else pipe.backbone.preview_decoder(path)
 
 
 def result_size(config: GenerateConfig, pipe: MimicMotionPipeline) -> tuple[int, int]:
@@ -97,42 +87,11 @@ def result_size(config: GenerateConfig, pipe: MimicMotionPipeline) -> tuple[int,
 
     if config.height is not None and config.width is not None:
         return config.height, config.width
-    if "height" in pipe.settings and "width" in pipe.settings:
-        return pipe.settings["height"], pipe.settings["width"]
+    model = pipe.backbone.settings
+    if "height" in model and "width" in model:
+        return model["height"], model["width"]
     picture = read_picture(config.picture)
-    return plan_size((picture.shape[0], picture.shape[1]), multiple=max(64, pipe.size_multiple))
-
-
-def pose_drawer(config: GenerateConfig, pipe: MimicMotionPipeline, size: tuple[int, int]) -> PoseDrawer:
-    """The look of poses that the model was trained on."""
-    look = dict(pipe.settings.get("pose_drawing", {}))
-    aware = look.pop("confidence_aware", True) and config.confidence_aware
-    return PoseDrawer(size, confidence_aware=aware, **look)
-
-
-def warped_picture(pipe: MimicMotionPipeline, inputs: Inputs) -> WarpedPicture | None:
-    """The picture warped to each pose, for models that were trained with it."""
-    from mimicmotion.pose.guidance.limb_warp import WarpedPicture
-
-    if not pipe.needs_warped_picture:
-        return None
-    return WarpedPicture(inputs.picture, inputs.reference, inputs.aligned)
-
-
-def detail_guide(pipe: MimicMotionPipeline, inputs: Inputs, poses: DrawnPoses) -> DetailGuide | None:
-    """What a detail network takes detail from, for models that have one."""
-    from mimicmotion.backbones.tiny.detail import DetailGuide
-
-    warped = warped_picture(pipe, inputs) if pipe.detail is not None else None
-    if warped is None:
-        return None
-    again = DrawnPoses(poses.poses, poses.drawer.twin(), threads=1)  # others draw ahead with their own canvas meanwhile
-    return DetailGuide(inputs.picture, reference_pose(inputs, poses), warped, again)
-
-
-def reference_pose(inputs: Inputs, poses: DrawnPoses) -> Frame:
-    """The picture's own pose, drawn as the others."""
-    return poses.drawer.draw(inputs.reference.xy[0], inputs.reference.confidence[0])
+    return plan_size((picture.shape[0], picture.shape[1]), multiple=max(64, pipe.backbone.size_multiple))
 
 
 def fusion_config(config: GenerateConfig, default: FusionConfig) -> FusionConfig:
@@ -146,17 +105,46 @@ def fusion_config(config: GenerateConfig, default: FusionConfig) -> FusionConfig
 
 def make_recipe(config: GenerateConfig, pipe: MimicMotionPipeline, frames: int) -> Recipe:
     """Segments, noise levels, sampler and guidance by the settings."""
-    speed = resolve_speed(config, pipe.default_steps)
-    return pipe.recipe(
-        frames,
-        reference_slot=True,
-        fusion=fusion_config(config, pipe.default_fusion),
-        num_inference_steps=speed.steps,
-        guidance_scale=config.guidance_scale,
-        max_guidance_scale=config.guidance_scale_end,
-        sampler=speed.sampler,
-        schedule=speed.schedule,
-        guidance_interval=speed.guidance_interval,
-        guidance_every=speed.guidance_every,
-        block_cache=speed.block_cache,
-    )
+    from mimicmotion.diffusion import recipe
+
+    model = pipe.backbone.settings
+    fusion = fusion_config(config, parse(FusionConfig, model.get("fusion", {})))
+    return recipe.make_recipe(frames, config, model, reference_slot=True, fusion=fusion)
+
+
+def plan_run(
+    config: GenerateConfig,
+    pipe: MimicMotionPipeline,
+    size: tuple[int, int],
+    recipe: Recipe,
+    *,
+    earlier: Facts | None = None,
+    predict: bool = False,
+) -> Plan:
+    """How the networks run in the memory there is; a model that has a plan already keeps it.
+
+    Args:
+        config: settings.
+        pipe: the model; its weights may still be on the host.
+        size: (height, width) of the result.
+        recipe: of the video.
+        earlier: how an interrupted run ran; that is taken, as the same bits come of the same chunks only.
+        predict: work out the peaks of memory also where there is plenty.
+
+    Raises:
+        ConfigError: nothing fits; says what is missing.
+    """
+    backbone = pipe.backbone
+    if backbone.is_configured:
+        return backbone.plan
+    if earlier is not None and (plan := backbone.read_plan(earlier)) is not None:
+        return plan
+    device = run_device(config, pipe)
+    return backbone.plan_run(size, recipe, config, device=device, keep_x0=config.preview, predict=predict)
+
+
+def run_device(config: GenerateConfig, pipe: MimicMotionPipeline) -> torch.device:
+    """Where the networks will run: weights may wait on the host until it is planned which of them fit."""
+    from mimicmotion.runtime.device import choose_device
+
+    return pipe.device if pipe.device.type != "cpu" else choose_device(config.device)

@@ -3,12 +3,20 @@
 from mimicmotion.settings.execution import ExecutionOptions
 from mimicmotion.settings.fusion import FusionConfig, FusionMode
 from mimicmotion.settings.generate import GenerateConfig, MaskConfig, PosesConfig
-from mimicmotion.settings.parsing import STRICT, check_range, field_help, find_recipe, load_yaml, parse, recipes
-from mimicmotion.settings.poses import PoseOptions, SamplingOptions, person_choice
-from mimicmotion.settings.speed import SpeedOptions, SpeedPlan, resolve_speed
+from mimicmotion.settings.parsing import (
+    STRICT,
+    field_help,
+    find_recipe,
+    load_yaml,
+    parse,
+    recipes,
+)
+from mimicmotion.settings.poses import DrivingOptions, PoseOptions, person_choice
+from mimicmotion.settings.sampling import SamplingOptions, SamplingSettings, resolve_tier
 
 __all__ = [
     "STRICT",
+    "DrivingOptions",
     "ExecutionOptions",
     "FusionConfig",
     "FusionMode",
@@ -17,14 +25,12 @@ __all__ = [
     "PoseOptions",
     "PosesConfig",
     "SamplingOptions",
-    "SpeedOptions",
-    "SpeedPlan",
-    "check_range",
+    "SamplingSettings",
     "field_help",
     "find_recipe",
     "load_yaml",
     "parse",
     "person_choice",
     "recipes",
-    "resolve_speed",
+    "resolve_tier",
 ]

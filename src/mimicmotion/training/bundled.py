@@ -6,14 +6,14 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 from numpy import ndarray
+from torch import Tensor
 
 from mimicmotion.arrays import Frames
-from mimicmotion.data.synthetic.shards import HELD_OUT_SEED
-from mimicmotion.pose.guidance.limb_warp import WarpedPicture
 from mimicmotion.pose.guidance.skeleton import draw_poses
 from mimicmotion.pose.keypoints import PoseSequence
+from mimicmotion.settings.synthetic import HELD_OUT_SEED
 from mimicmotion.synth import SynthClip, render_clip
 
 if TYPE_CHECKING:
@@ -51,11 +51,13 @@ def held_out_clip(index: int, frames: int, size: tuple[int, int]) -> SynthClip:
 
 def generate(pipe: MimicMotionPipeline, clip: SynthClip, **options: Any) -> Frames:
     """The clip's reference picture in the clip's poses; options as for the pipeline."""
-    size = (clip.reference_frame.shape[0], clip.reference_frame.shape[1])
-    reference = drawn(clip.reference_pose, size)[0]
-    if pipe.needs_warped_picture:
-        options["warped"] = WarpedPicture(clip.reference_frame, clip.reference_pose, clip.poses)
-    return np.asarray(pipe(clip.reference_frame, drawn(clip.poses, size), reference, **options))
+    poses, reference = pipe.guide(clip.reference_frame, clip.reference_pose, clip.poses)
+    return np.asarray(pipe(clip.reference_frame, poses, reference, **options))
+
+
+def to_unit_tensor(frames: UInt8[Tensor, "*lead height width 3"]) -> Float32[Tensor, "*lead 3 height width"]:
+    """RGB bytes, channels last, to [-1, 1], channels first."""
+    return frames.movedim(-1, -3).float().div_(127.5).sub_(1)
 
 
 def sheet(rows: Iterable[Sequence[UInt8[ndarray, "height width 3"]]]) -> UInt8[ndarray, "height width 3"]:

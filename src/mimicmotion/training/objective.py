@@ -14,15 +14,22 @@ import torch
 from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 
-from mimicmotion.diffusion.loss import SIGMA_PRESETS, LogNormal, c_noise, network_input, v_target
+from mimicmotion.diffusion.loss import (
+    SIGMA_PRESETS,
+    LogNormal,
+    c_noise,
+    choose_dropped,
+    hand_weights,
+    network_input,
+    v_target,
+    weighted_mse,
+)
 from mimicmotion.diffusion.noise import added_time_ids
-from mimicmotion.errors import ConfigError, InputError
+from mimicmotion.errors import ConfigError
 from mimicmotion.settings.training import ObjectiveConfig
 
 BANDS = (0.5, 2.0, 8.0)
 """Noise levels between the bands in which the log tells the loss."""
-CONDITIONS = ("image", "latent", "pose")
-"""Order of the columns of `Draws.dropped`."""
 _STREAM = 1  # samples are cut out of videos by the stream (seed, number), which is the same as (seed, number, 0)
 
 
@@ -33,7 +40,7 @@ class Draws:
     Attributes:
         sigma: noise level of each sample.
         eps: unit noise of the latents.
-        dropped: which samples lose picture embedding, picture latent, pose (columns of `CONDITIONS`).
+        dropped: which samples lose picture embedding, picture latent, pose (the columns).
         noise_aug: strength of the noise on the reference picture; 0 without augmentation.
         picture_noise: unit noise of the reference picture, None without augmentation.
     """
@@ -86,10 +93,7 @@ class NetworkInput:
         x: noisy latents times c_in, float32.
         c_noise: ln(sigma) / 4, float32.
         picture_latents: not scaled; one for all slots, or the warped ones, one for each.
-        token: see `Encoded`.
-        pixels: see `Encoded`.
-        poses: see `Encoded`.
-        reference_pose: see `Encoded`.
+        token, pixels, poses, reference_pose: see `Encoded`.
         dropped: see `Draws`.
         time_ids: [fps - 1, motion bucket, noise augmentation], float32.
     """
@@ -146,7 +150,6 @@ def draw(
         latent: (slots, channels, h, w).
         picture: (height, width) in pixels.
     """
-    levels = sigma_distribution(config)
     rows = []
     for number in numbers:
         rng = np.random.default_rng([seed, number, _STREAM])
@@ -155,15 +158,15 @@ def draw(
         rows.append((z, uniform, rng.standard_normal(latent, dtype=np.float32), rng))
     z = torch.from_numpy(np.stack([r[0] for r in rows]))
     uniform = np.stack([r[1] for r in rows])
-    single = uniform[:, 1:4] < np.array([config.drop_image, config.drop_latent, config.drop_pose])
-    dropped = torch.from_numpy(single | (uniform[:, :1] < config.condition_dropout))
+    each = (config.drop_image, config.drop_latent, config.drop_pose)
+    dropped = choose_dropped(uniform[:, :4], config.condition_dropout, each)
     strength, noise = torch.zeros(len(rows)), None
     if config.noise_aug:
         drawn = (config.noise_aug_mean + config.noise_aug_std * z[:, 1]).exp()
         strength = torch.where(torch.from_numpy(uniform[:, 4] < config.noise_aug), drawn, strength)
         noise = torch.from_numpy(np.stack([r[3].standard_normal((3, *picture), dtype=np.float32) for r in rows]))
     eps = torch.from_numpy(np.stack([r[2] for r in rows]))
-    return Draws((levels.mean + levels.std * z[:, 0]).exp(), eps, dropped, strength, noise)
+    return Draws(sigma_distribution(config).levels(z[:, 0]), eps, dropped, strength, noise)
 
 
 def time_ids(config: ObjectiveConfig, draws: Draws, fps: Float[Tensor, " batch"]) -> Float32[Tensor, "batch 3"]:
@@ -208,18 +211,15 @@ def loss_weights(
 ) -> Float32[Tensor, "batch slots channels_or_1 h w"] | None:
     """Weight of each latent in the loss; None if all are alike.
 
-    The hand weight M = 1 + (hand_scale - 1) * m is the paper's (section 3.4). The other two are this project's and off
-    by default: more where a latent differs from the reference's at its place, and a weight per latent channel.
+    `hand_weights` are the paper's. The other two are this project's and off by default: more where a latent differs
+    from the reference's at its place, and a weight per latent channel.
 
     Raises:
         ConfigError: the number of channel weights is not that of the latents' channels.
     """
     weights: Tensor | None = None
     if config.hand_scale != 1:
-        mask = batch.hand_mask.float()
-        if reference_slot:  # the picture's hands are given, not made
-            mask = torch.cat([torch.zeros_like(mask[:, :1]), mask[:, 1:]], dim=1)
-        weights = (1 + (config.hand_scale - 1) * mask).unsqueeze(2)
+        weights = hand_weights(batch.hand_mask, config.hand_scale, reference_slot=reference_slot)
     if config.change_weight != 1:
         distance = (batch.latents - batch.picture_latents[:, None]).abs().mean(2, keepdim=True) * scaling_factor
         change = 1 + (config.change_weight - 1) * distance.float().clamp(0, 1)
@@ -244,7 +244,7 @@ def denoising_loss(
     *,
     reference_slot: bool,
 ) -> Loss:
-    """mean(M * (F - v)^2) in float32, F the answer of the network; M is not renormalised.
+    """`weighted_mse` of the network's answer to a batch.
 
     Raises:
         InputError: the network answers in another shape.
@@ -253,11 +253,8 @@ def denoising_loss(
     weights = loss_weights(config, batch, scaling_factor, reference_slot=reference_slot)
     shown, target = network_arguments(config, batch, draws, scaling_factor)
     output = network(shown)
-    if output.shape != target.shape:
-        raise InputError(f"output {tuple(output.shape)}", f"{tuple(target.shape)}", "use a U-Net of this autoencoder")
-    error = (output.float() - target).square()
-    each = (error if weights is None else weights * error).flatten(1).mean(1)
-    plain = error.detach().flatten(1).mean(1).cpu()
+    each = weighted_mse(output, target, weights)
+    plain = weighted_mse(output.detach(), target).cpu()
     return Loss(each.mean(), each.detach(), {"v": float(plain.mean()), **band_log(draws.sigma, plain)})
 
 

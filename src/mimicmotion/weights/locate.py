@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 from mimicmotion.errors import WeightsError
 from mimicmotion.weights import registry as weights
 
-SETTINGS_FILE = "mimicmotion.json"
+SETTINGS_FILE, FORMAT = "mimicmotion.json", 1
 PARTS = ("unet", "vae", "image_encoder", "pose_net")
 DETAIL = "detail"  # a part that only some small models have
 # transformers calls the file of a network "model", diffusers "diffusion_pytorch_model".
@@ -20,7 +22,7 @@ def find_base(base: str | Path, full: bool = True) -> Path:
     """Folder of a base model; known names and hub ids are fetched. `full` means with the U-Net's weights."""
     path = Path(base)
     if path.is_dir():
-        if (path / "unet").is_dir() and (path / "vae").is_dir():
+        if (path / SETTINGS_FILE).is_file() or ((path / "unet").is_dir() and (path / "vae").is_dir()):
             return path
         holds = ", ".join(sorted(p.name for p in path.iterdir())[:LISTED]) or "nothing"
         fix = "give the folder that holds model_index.json, unet/, vae/ and image_encoder/"
@@ -28,15 +30,56 @@ def find_base(base: str | Path, full: bool = True) -> Path:
     if path.exists():
         fix = "give the folder, and this file as the checkpoint"
         raise WeightsError(f"{path} is a file", "a model folder in diffusers' layout", fix)
-    for w in weights.list_weights():
+    for w in weights.KNOWN:
         if str(base) in (w.name, w.repo) and "unet/config.json" in [f.path for f in w.files]:
             return weights.fetch(f"{w.name}-full" if full and w.name == "svd-xt-1.1" else w.name)
         if str(base) == w.name and w.repo is None:
             return weights.fetch(w.name)
     if _is_hub_id(base):
         return _fetch_folder(str(base), full)
-    fix = "check the path; weights known by name: " + ", ".join(w.name for w in weights.list_weights())
+    fix = "check the path; weights known by name: " + ", ".join(w.name for w in weights.KNOWN)
     raise WeightsError(f"no model folder {base}", "a folder, a known name or a hub id (owner/name)", fix)
+
+
+def read_model_file(folder: Path) -> dict[str, Any]:
+    """What mimicmotion.json in a model folder of this project says: backbone, settings, files; empty for others.
+
+    Raises:
+        WeightsError: it is damaged or of a newer format, or a file that it names is missing or has another size.
+    """
+    path = folder / SETTINGS_FILE
+    if not path.is_file():
+        return {}
+    data = read_json(path)
+    if data.get("format", FORMAT) != FORMAT:
+        raise WeightsError(f"{path} has format {data['format']}", f"format {FORMAT}", "update mimicmotion")
+    for name, entry in data.get("files", {}).items():
+        file = folder / name
+        size = file.stat().st_size if file.is_file() else None
+        if size != entry["size"]:
+            got = f"{file} is missing" if size is None else f"{file} has {size} bytes"
+            raise WeightsError(got, f"{entry['size']} bytes", "the model is not complete: copy or fetch it again")
+    if "backbone" not in data and data.get("settings", {}).get("reference_warp", "none") != "none":
+        data["backbone"] = "tiny"  # written before model folders named their backbone
+    return data
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of a model folder.
+
+    Raises:
+        WeightsError: it is missing, unreadable, or no object.
+    """
+    fix = "fetch or copy the model again"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as e:
+        raise WeightsError(f"{path} is missing", "a complete model folder", fix) from e
+    except (OSError, ValueError) as e:
+        raise WeightsError(f"{path}: {e}", "a readable JSON file", fix) from e
+    if not isinstance(data, dict):
+        raise WeightsError(f"{path} holds {type(data).__name__}", "a JSON object", fix)
+    return data
 
 
 def find_checkpoint(checkpoint: str | Path) -> Path:
@@ -53,7 +96,7 @@ def find_checkpoint(checkpoint: str | Path) -> Path:
         )
     if path.exists():
         return path
-    for w in weights.list_weights():
+    for w in weights.KNOWN:
         if str(checkpoint) in (w.name, w.repo) and len(w.files) == 1 and w.repo:
             return weights.fetch(w.name)
     repo, _, name = str(checkpoint).rpartition("/")

@@ -60,17 +60,13 @@ class Attention(nn.Module):
         context: Float[Tensor, "n context dim"] | None = None,
     ) -> Float[Tensor, "n tokens channels"]:
         """Residual + attention of `x` to itself or to `context`, by a kernel of `attend`."""
-        return linear_add(self.to_out[0], self._heads(x, x if context is None else context, kernel), residual)
-
-    def of_one(self, token: Float[Tensor, "n 1 dim"]) -> Float[Tensor, "n 1 channels"]:
-        """Attention to one token: softmax over one value is 1, so queries and keys do not matter."""
-        return self.to_out[0](self.to_v(token))
-
-    def _heads(self, x: Tensor, context: Tensor, kernel: str) -> Float[Tensor, "n tokens channels"]:
+        context = x if context is None else context
         inputs = ((self.to_q, x), (self.to_k, context), (self.to_v, context))
         # n tokens (heads dim) -> n heads tokens dim, and back
         q, k, v = (project(y).unflatten(-1, (self.heads, -1)).transpose(1, 2) for project, y in inputs)
-        return attend(kernel, q, k, v).transpose(1, 2).flatten(2)
+        mixed = attend(kernel, q, k, v).transpose(1, 2).flatten(2)
+        del q, k, v  # else they are there while the last layer computes
+        return linear_add(self.to_out[0], mixed, residual)
 
 
 def rows_attention(q: Heads, k: Keys, v: Keys) -> Heads:

@@ -9,15 +9,12 @@ from __future__ import annotations
 import json
 import logging
 import re
-import shutil
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -28,13 +25,25 @@ from mimicmotion.backbones.svd.unet import build_unet
 from mimicmotion.backbones.svd.vae import Autoencoder
 from mimicmotion.backbones.tiny.detail import DetailNet
 from mimicmotion.errors import ConfigError, OutputError, WeightsError
+from mimicmotion.runtime.files import writing
+from mimicmotion.runtime.run_folder import atomic_folder
 from mimicmotion.weights import registry as weights
-from mimicmotion.weights.locate import DETAIL, FILE_NAMES, LISTED, PARTS, SETTINGS_FILE, find_base, find_checkpoint
+from mimicmotion.weights.locate import (
+    DETAIL,
+    FILE_NAMES,
+    FORMAT,
+    LISTED,
+    PARTS,
+    SETTINGS_FILE,
+    find_base,
+    find_checkpoint,
+    read_json,
+    read_model_file,
+)
 from mimicmotion.weights.tensors import Target, assign, check_keys, read_tensors
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
 LIBRARIES = {
     "UNetSpatioTemporalConditionModel": "diffusers",
     "AutoencoderKLTemporalDecoder": "diffusers",
@@ -85,7 +94,7 @@ def load_components(
     """
     folder = find_base(base, full=checkpoint is None)
     source = None if checkpoint is None else find_checkpoint(checkpoint)
-    settings = read_settings(folder) or published_settings(source)
+    settings = dict(read_model_file(folder).get("settings", {})) or published_settings(source)
     loader = _Loader(folder, (torch.device(device), dtype), variant)
     configs = {part: read_config(folder, part) for part in PARTS[:3]}
     unet = _on_meta("unet", lambda: build_unet(configs["unet"], dtype=dtype, device="meta"))
@@ -120,21 +129,8 @@ def save_components(parts: Components, folder: str | Path, *, dtype: torch.dtype
     if folder.exists() and not (folder / SETTINGS_FILE).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         fix = "choose another folder, or delete this one"
         raise OutputError(f"{folder} exists and is not a model of this project", "a new folder", fix)
-    part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
-    old = part.with_suffix(".old")
-    try:
-        part.mkdir(parents=True)
+    with atomic_folder(folder) as part, writing(folder):
         _write_model(parts, part, dtype)
-        if folder.exists():
-            folder.replace(old)
-        part.replace(folder)
-    except (OSError, SafetensorError) as e:
-        if old.exists() and not folder.exists():
-            old.replace(folder)
-        raise OutputError(f"cannot write {folder}: {e}", "a writable place with enough space", "free space") from e
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
     return folder
 
 
@@ -156,7 +152,9 @@ def _write_model(parts: Components, folder: Path, dtype: torch.dtype | None) -> 
     sums = {
         p.relative_to(folder).as_posix(): {"sha256": weights.sha256_file(p), "size": p.stat().st_size} for p in written
     }
-    _write_json(folder / SETTINGS_FILE, {"format": FORMAT, "settings": parts.settings, "files": sums})
+    warped = parts.settings.get("reference_warp", "none") != "none"
+    about = {"format": FORMAT, "backbone": "tiny" if warped else "svd", "settings": parts.settings, "files": sums}
+    _write_json(folder / SETTINGS_FILE, about)
 
 
 def config_of(module: Any) -> dict[str, Any]:
@@ -198,7 +196,7 @@ def build_part(module: Any) -> Any:
 
 def read_config(folder: Path, part: str) -> dict[str, Any]:
     """The config.json of one network of a model folder."""
-    return _read_json(folder / part / "config.json")
+    return read_json(folder / part / "config.json")
 
 
 def published_settings(checkpoint: str | Path | None) -> dict[str, Any]:
@@ -209,37 +207,6 @@ def published_settings(checkpoint: str | Path | None) -> dict[str, Any]:
     frames = 72 if checkpoint is not None and re.search(r"1[-_.]1", Path(checkpoint).name) else 16
     fusion = {"segment_frames": frames, "overlap_frames": 6}
     return {"num_inference_steps": 25, "guidance_scale": 2.0, "fps": 7.0, "fusion": fusion}
-
-
-def read_settings(folder: Path) -> dict[str, Any]:
-    """Default settings of a model folder of this project; empty for others."""
-    path = folder / SETTINGS_FILE
-    if not path.is_file():
-        return {}
-    data = _read_json(path)
-    if data.get("format", FORMAT) != FORMAT:
-        fix = "update mimicmotion"
-        raise WeightsError(f"{path} has format {data['format']}", f"format {FORMAT}", fix)
-    for name, entry in data.get("files", {}).items():
-        file = folder / name
-        size = file.stat().st_size if file.is_file() else None
-        if size != entry["size"]:
-            got = f"{file} is missing" if size is None else f"{file} has {size} bytes"
-            raise WeightsError(got, f"{entry['size']} bytes", "the model is not complete: copy or fetch it again")
-    return dict(data.get("settings", {}))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    fix = "fetch or copy the model again"
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as e:
-        raise WeightsError(f"{path} is missing", "a complete model folder", fix) from e
-    except (OSError, ValueError) as e:
-        raise WeightsError(f"{path}: {e}", "a readable JSON file", fix) from e
-    if not isinstance(data, dict):
-        raise WeightsError(f"{path} holds {type(data).__name__}", "a JSON object", fix)
-    return data
 
 
 @dataclass(frozen=True, slots=True)

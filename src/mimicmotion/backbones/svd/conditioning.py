@@ -11,13 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mimicmotion.backbones.svd.execution.block_cache import BlockCache, Source, pass_key, sparse
+from mimicmotion.arrays import Frame, PoseFrames
+from mimicmotion.backbones.svd.execution.deep_features import BlockCache, Source, pass_key, sparse
 from mimicmotion.backbones.svd.image_encoder import image_embedding
 from mimicmotion.backbones.svd.pose_features import (
-    Frame,
     KeptFeatures,
     PoseFeatures,
-    PoseFrames,
     SpooledRows,
     StackedFeatures,
     encode_poses,
@@ -184,10 +183,12 @@ class ConditionedUNet:
             level = torch.tensor(source.c_noise, dtype=c_noise.dtype)
             sample, time, token = self._inputs(source.x.to(x.device), level, latents[mine], embeddings[mine])
             ids = c.added_time_ids[mine]
-            features = self.unet.shallow(sample, time, token, ids, own_pose)
-            key, inside = pass_key(frames, conditional, video), sparse(features.skips[-1])
-            deep = cache.deep(key, source, inside, lambda: self.unet.deep(features))
-            return self.unet.finish(features, deep)
+            key = pass_key(frames, conditional, video)
+
+            def deep(inside: Tensor, compute: Callable[[], Tensor]) -> Tensor:
+                return cache.deep(key, source, sparse(inside), compute)
+
+            return self.unet(sample, time, token, ids, own_pose, deep)
 
         def step(video: int) -> Latents:
             lost = cache.lost(pass_key(frames, conditional, video))
@@ -209,8 +210,8 @@ def encode_conditioning(
     reference_pose: Frame | None = None,
     num_frames: int | None = None,
     fps: float = 7,
-    motion_bucket_id: float = 127,
-    noise_aug_strength: float = 0.0,
+    motion_bucket: float = 127,
+    noise_aug: float = 0.0,
     image_noise: Float[Tensor, "1 3 height width"] | None = None,
     device: torch.device | str = "cpu",
     pose_chunk_size: int = 16,
@@ -229,8 +230,8 @@ def encode_conditioning(
         reference_pose: the picture's own pose, drawn; needed for a reference slot.
         num_frames: use the first so many frames; None uses all.
         fps: frames per second that the network is told (it was trained with 7).
-        motion_bucket_id: SVD's measure of motion, 127 as trained.
-        noise_aug_strength: standard deviation of the noise on the picture (pixels of -1..1) before the VAE sees it.
+        motion_bucket: SVD's measure of motion, 127 as trained.
+        noise_aug: standard deviation of the noise on the picture (pixels of -1..1) before the VAE sees it.
         image_noise: unit noise for that, needed where the strength is not 0.
         device: where the result lies.
         pose_chunk_size: frames per call of PoseNet, and of the VAE for `warped`.
@@ -242,13 +243,13 @@ def encode_conditioning(
         PoseError: see `encode_poses`.
         InputError: augmentation is asked for without noise, or `warped` has another length or size.
     """
-    if noise_aug_strength and image_noise is None:
-        raise InputError("no image_noise", f"noise for noise_aug_strength={noise_aug_strength}", "pass unit noise")
+    if noise_aug and image_noise is None:
+        raise InputError("no image_noise", f"noise for noise_aug_strength={noise_aug}", "pass unit noise")
     use = use or (lambda _: None)
     picture = to_unit(image[None])
     use("image_encoder")
     embedding = image_embedding(image_encoder, picture)
-    noisy = picture if image_noise is None else augment_picture(picture, noise_aug_strength, image_noise.float().cpu())
+    noisy = picture if image_noise is None else augment_picture(picture, noise_aug, image_noise.float().cpu())
     use("vae")
     latents = encode_mode(vae, noisy.to(device))
     features, reference = encode_poses(
@@ -261,7 +262,7 @@ def encode_conditioning(
         chunk=pose_chunk_size,
         budget=budget,
     )
-    ids = added_time_ids(fps, motion_bucket_id, noise_aug_strength).to(device)
+    ids = added_time_ids(fps, motion_bucket, noise_aug).to(device)
     moved = (
         None if warped is None else _encode_warped(vae, warped, picture, features.num_frames, device, pose_chunk_size)
     )

@@ -75,7 +75,12 @@ class ImageEncoder(nn.Module):
         if c.hidden_size % c.num_attention_heads:
             got = f"hidden_size={c.hidden_size}, num_attention_heads={c.num_attention_heads}"
             raise ConfigError(got, "a size that the heads divide", "correct image_encoder/config.json")
-        self.vision_model = VisionModel(c)
+        # names, and their spelling, as in the files
+        self.vision_model: Any = nn.ModuleDict({"embeddings": Embeddings(c)})
+        self.vision_model["pre_layrnorm"] = nn.LayerNorm(c.hidden_size, eps=c.layer_norm_eps)
+        layers = nn.ModuleList(VisionLayer(c) for _ in range(c.num_hidden_layers))
+        self.vision_model["encoder"] = nn.ModuleDict({"layers": layers})
+        self.vision_model["post_layernorm"] = nn.LayerNorm(c.hidden_size, eps=c.layer_norm_eps)
         self.visual_projection = Linear(c.hidden_size, c.projection_dim, bias=False)
         self.reset_parameters()
 
@@ -107,26 +112,11 @@ class ImageEncoder(nn.Module):
         if tuple(pixels.shape[-2:]) != (size, size):
             got = f"a picture of {tuple(pixels.shape[-2:])}"
             raise InputError(got, f"({size}, {size}), the encoder's size", "prepare it with clip_pixels")
-        return self.visual_projection(self.vision_model(pixels))
-
-
-class VisionModel(nn.Module):
-    """Patches and a class token through the transformer; gives the class token."""
-
-    def __init__(self, c: Config) -> None:
-        super().__init__()
-        self.embeddings = Embeddings(c)
-        self.pre_layrnorm = nn.LayerNorm(c.hidden_size, eps=c.layer_norm_eps)  # spelt as in the files
-        layers = nn.ModuleList(VisionLayer(c) for _ in range(c.num_hidden_layers))
-        self.encoder: Any = nn.ModuleDict({"layers": layers})
-        self.post_layernorm = nn.LayerNorm(c.hidden_size, eps=c.layer_norm_eps)
-
-    def forward(self, pixels: Float[Tensor, "batch 3 size size"]) -> Float[Tensor, "batch channels"]:
-        """Encode pictures."""
-        x = self.pre_layrnorm(self.embeddings(pixels))
-        for layer in self.encoder["layers"]:
+        model = self.vision_model
+        x = model["pre_layrnorm"](model["embeddings"](pixels))
+        for layer in model["encoder"]["layers"]:
             x = layer(x)
-        return self.post_layernorm(x[:, 0])
+        return self.visual_projection(model["post_layernorm"](x[:, 0]))  # of the class token
 
 
 class Embeddings(nn.Module):
@@ -203,20 +193,16 @@ def resize_antialiased(image: Float[Tensor, "batch c h w"], size: tuple[int, int
     number >= int(max(4 sigma, 3)); borders are reflected.
     """
     for axis, new in ((-1, size[1]), (-2, size[0])):
-        image = _blur(image, axis, sigma=max((image.shape[axis] / new - 1) / 2, 0.001))
+        image = _blur(image.transpose(axis, -1), max((image.shape[axis] / new - 1) / 2, 0.001)).transpose(axis, -1)
     return F.interpolate(image, size=size, mode="bicubic", align_corners=True)
 
 
-def _blur(image: Tensor, axis: int, sigma: float) -> Tensor:
+def _blur(image: Float[Tensor, "batch c rows length"], sigma: float) -> Float[Tensor, "batch c rows length"]:
+    """Along the last axis."""
     half = math.floor(max(4 * sigma, 3)) // 2
     offsets = torch.arange(-half, half + 1, dtype=image.dtype, device=image.device)
     kernel = torch.exp(-(offsets**2) / (2 * sigma**2))
-    kernel = kernel / kernel.sum()
-    n, c, h, w = image.shape
-    flat = image.reshape(n * c, 1, h, w)
-    horizontal = axis == -1
     # Reflection needs more pixels than it adds; tiny pictures (sides up to `half`) repeat the border instead.
-    mode = "reflect" if image.shape[axis] > half else "replicate"
-    padded = F.pad(flat, (half, half, 0, 0) if horizontal else (0, 0, half, half), mode=mode)
-    weight = kernel.view(1, 1, 1, -1) if horizontal else kernel.view(1, 1, -1, 1)
-    return F.conv2d(padded, weight).view(n, c, h, w)
+    mode = "reflect" if image.shape[-1] > half else "replicate"
+    padded = F.pad(image.flatten(0, 2)[:, None], (half, half), mode=mode)
+    return F.conv1d(padded, (kernel / kernel.sum())[None, None])[:, 0].view(image.shape)

@@ -10,8 +10,8 @@ from __future__ import annotations
 import functools
 import math
 import platform
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -29,36 +29,39 @@ Video = Float[Tensor, "batch channels frames positions"]
 # --- chunks ---------------------------------------------------------------------------------------------------------
 
 
-def chunks(total: int, size: int | None) -> Iterator[slice]:
-    """Cut 0..total-1 into slices of `size`; the last one may be shorter. None is one slice."""
-    step = size or max(total, 1)
-    for start in range(0, total, step):
-        yield slice(start, min(start + step, total))
-
-
-def map_chunks(run: Callable[[slice], Tensor], total: int, chunk: int | None, dim: int = 0) -> Tensor:
-    """Join `run(slice)` along an axis, without holding all results twice where no gradients are recorded.
+def map_chunks(
+    run: Callable[..., Tensor],
+    tensors: Sequence[Tensor | None],
+    chunk: int | None,
+    dim: int = 0,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Join `run(*parts)` of chunks, without holding all results twice where no gradients are recorded.
 
     Args:
-        run: computes a slice of the axis of `total` entries.
-        total: entries of all slices together.
-        chunk: entries of one slice; None is all.
+        run: computes a chunk, as long as its inputs; it may give their memory back.
+        tensors: of one length along `dim`, the first not None.
+        chunk: entries at once; None is all.
         dim: the axis.
+        out: where results may be written if there are several: an input that nobody else needs.
     """
+    assert tensors[0] is not None
+    total = tensors[0].shape[dim]
     if chunk is None or chunk >= total:
-        return run(slice(0, total))
+        return run(*tensors)
+    parts = zip(*(repeat(None) if t is None else t.split(chunk, dim) for t in tensors), strict=False)
     if torch.is_grad_enabled():
-        return torch.cat([run(part) for part in chunks(total, chunk)], dim)
-    out: Tensor | None = None
-    for part in chunks(total, chunk):
-        result = run(part)
+        return torch.cat([run(*part) for part in parts], dim)
+    start = 0
+    for part in parts:
+        result = run(*part)
         if out is None:
             shape = list(result.shape)
             shape[dim] = total
-            last = result.ndim == 4 and _channels_last(result)
-            layout = torch.channels_last if last else torch.contiguous_format
+            layout = torch.channels_last if _channels_last(result) else torch.contiguous_format
             out = torch.empty(shape, dtype=result.dtype, device=result.device, memory_format=layout)
-        out.narrow(dim, part.start, part.stop - part.start).copy_(result)
+        out.narrow(dim, start, result.shape[dim]).copy_(result)
+        start += result.shape[dim]
         del result
     assert out is not None
     return out
@@ -98,52 +101,47 @@ def onednn_takes(dtype: torch.dtype) -> bool:
 
 
 class Linear(nn.Linear):
-    """A linear layer that adds a residual or applies a gate in the same pass where that is faster: on CPUs."""
+    """A linear layer, by oneDNN where that is faster."""
 
-    def forward(
-        self, input: Float[Tensor, "... channels"], residual: Float[Tensor, "... out"] | None = None
-    ) -> Float[Tensor, "... out"]:
-        """Project; `residual` is added and left as it is."""
-        if not self._fused(input):
-            out = F.linear(input, self.weight, self.bias)
-            return out if residual is None else add(out, residual)
-        input = input.contiguous()
-        if residual is None:
-            return ONEDNN_LINEAR(input, self.weight, self.bias, "none", [], "")
-        return ONEDNN_LINEAR.binary(input, residual.contiguous(), self.weight, self.bias, "add")
-
-    def gated(self, input: Float[Tensor, "... channels"]) -> Float[Tensor, "... half"]:
-        """Project; the first half of the result times GELU of the second (GEGLU, Shazeer 2020)."""
-        if not self._fused(input):
-            return _gate(F.linear(input, self.weight, self.bias))
-        input, half = input.contiguous(), self.out_features // 2
-        low, high = (None, None) if self.bias is None else (self.bias[:half], self.bias[half:])
-        gate = ONEDNN_LINEAR(input, self.weight[half:], high, "gelu", [], "none")
-        return ONEDNN_LINEAR.binary(input, gate, self.weight[:half], low, "mul")
-
-    def _fused(self, x: Tensor) -> bool:
-        if torch.compiler.is_compiling() or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
-            return False  # a compiler makes its own
-        if x.device.type != "cpu" or x.numel() == 0 or x.dtype != self.weight.dtype or not onednn_takes(x.dtype):
-            return False
-        # Quantised and sharded weights are subclasses; `CpuShape` stands for a plain one.
-        return all(type(t) in (Tensor, nn.Parameter, CpuShape) for t in (x, self.weight))
+    def forward(self, input: Float[Tensor, "... channels"]) -> Float[Tensor, "... out"]:
+        """Project."""
+        if not _fused(self, input):
+            return super().forward(input)
+        return ONEDNN_LINEAR(input.contiguous(), self.weight, self.bias, "none", [], "")
 
 
-def _gate(x: Float[Tensor, "... twice"]) -> Float[Tensor, "... half"]:
-    value, gate = x.chunk(2, dim=-1)
-    gate = F.gelu(gate)  # new memory, unlike the halves
-    return value * gate if torch.is_grad_enabled() else gate.mul_(value)
+def linear_add(
+    layer: Any, x: Float[Tensor, "... channels"], residual: Float[Tensor, "... out"]
+) -> Float[Tensor, "... out"]:
+    """`layer(x) + residual`, in one pass where that is faster; the result is new memory.
+
+    The layer may be of any kind: adapters and quantised layers have classes of their own.
+    """
+    if not _fused(layer, x):
+        return add(layer(x), residual)
+    return ONEDNN_LINEAR.binary(x.contiguous(), residual.contiguous(), layer.weight, layer.bias, "add")
 
 
-def linear_add(layer: nn.Module, x: Tensor, residual: Tensor) -> Tensor:
-    """`layer(x) + residual` for any kind of linear layer (adapters and quantised layers have classes of their own)."""
-    return layer(x, residual=residual) if isinstance(layer, Linear) else add(layer(x), residual)
+def linear_gated(layer: Any, x: Float[Tensor, "... channels"]) -> Float[Tensor, "... half"]:
+    """The first half of `layer(x)` times GELU of the second (GEGLU, Shazeer 2020); any kind of layer."""
+    if not _fused(layer, x):
+        value, gate = layer(x).chunk(2, dim=-1)
+        gate = F.gelu(gate)  # new memory, unlike the halves
+        return value * gate if torch.is_grad_enabled() else gate.mul_(value)
+    value, gate = layer.weight.chunk(2)
+    low, high = (None, None) if layer.bias is None else layer.bias.chunk(2)
+    x = x.contiguous()
+    return ONEDNN_LINEAR.binary(x, ONEDNN_LINEAR(x, gate, high, "gelu", [], "none"), value, low, "mul")
 
 
-def linear_gated(layer: nn.Module, x: Tensor) -> Tensor:
-    """GEGLU of any kind of linear layer."""
-    return layer.gated(x) if isinstance(layer, Linear) else _gate(layer(x))
+def _fused(layer: Any, x: Tensor) -> bool:
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+        return False  # a compiler makes its own
+    if not isinstance(layer, Linear) or x.device.type != "cpu" or x.numel() == 0:
+        return False
+    # Quantised and sharded weights are subclasses; `CpuShape` stands for a plain one.
+    plain = all(type(t) in (Tensor, nn.Parameter, CpuShape) for t in (x, layer.weight))
+    return plain and x.dtype == layer.weight.dtype and onednn_takes(x.dtype)
 
 
 # --- embeddings of numbers ------------------------------------------------------------------------------------------
@@ -172,67 +170,56 @@ class TimestepEmbedding(nn.Module):
 # --- norms and convolutions -----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Moments:
-    """Number, mean and sum of squared deviations of each channel's values."""
-
-    count: int
-    mean: Float[Tensor, "batch channels"]
-    squares: Float[Tensor, "batch channels"]
-
-    @staticmethod
-    def of(x: Float[Tensor, "batch channels _a _b"]) -> Moments:
-        """Those of a tensor, in float32 at least."""
-        x = _wide(x)
-        mean = x.mean((2, 3))
-        apart = x - mean[:, :, None, None]
-        squares = apart.square() if torch.is_grad_enabled() else apart.square_()
-        return Moments(x.shape[2] * x.shape[3], mean, squares.sum((2, 3)))
-
-    def join(self, other: Moments) -> Moments:
-        """Those of both together (Chan et al. 1983)."""
-        count = self.count + other.count
-        delta = other.mean - self.mean
-        squares = self.squares + other.squares + delta.square() * (self.count * other.count / count)
-        return Moments(count, self.mean + delta * (other.count / count), squares)
-
-    def of_groups(self, groups: int) -> tuple[Float[Tensor, "batch channels"], Float[Tensor, "batch channels"]]:
-        """Mean and variance of each channel's group."""
-        means = self.mean.unflatten(1, (groups, -1))
-        mean = means.mean(2, keepdim=True)
-        within = self.squares.unflatten(1, (groups, -1)).sum(2, keepdim=True)
-        between = (means - mean).square().sum(2, keepdim=True) * self.count
-        variance = (within + between) / (self.count * means.shape[2])
-        return mean.expand_as(means).flatten(1), variance.expand_as(means).flatten(1)
-
-
 def _wide(x: Tensor) -> Tensor:
     """In half precision the difference of two large numbers would be rounded twice."""
     return x if x.dtype == torch.float64 else x.float()
 
 
-class GroupNorm(nn.GroupNorm):
-    """GroupNorm, also of a chunk of the positions when the moments of all are known."""
+def _moments(
+    x: Float[Tensor, "n channels _a _b"],
+) -> tuple[int, Float[Tensor, "n channels"], Float[Tensor, "n channels"]]:
+    """Number, mean and variance of each channel's values."""
+    x = _wide(x)
+    mean = x.mean((2, 3))
+    apart = x - mean[:, :, None, None]
+    squares = apart.square() if torch.is_grad_enabled() else apart.square_()
+    return x.shape[2] * x.shape[3], mean, squares.mean((2, 3))
 
-    def forward(self, input: Float[Tensor, "n channels _a _b"], moments: Moments | None = None) -> Tensor:
+
+class GroupNorm(nn.GroupNorm):
+    """GroupNorm, also of a chunk of a video when the moments of the whole are known."""
+
+    def forward(
+        self, input: Float[Tensor, "n channels _a _b"], moments: tuple[Tensor, Tensor] | None = None
+    ) -> Float[Tensor, "n channels _a _b"]:
         """Normalise; with `moments` (of the whole video) `input` is a chunk."""
         if moments is None:
             if torch.is_grad_enabled() and not input.requires_grad:
                 input = input.contiguous()  # with channels last PyTorch's backward pass crashes the process
             if not self._slow(input):
                 return super().forward(input)
-            if input.dtype != torch.float32 and not self._slow(wide := input.float()):
-                return F.group_norm(wide, self.num_groups, self.weight.float(), self.bias.float(), self.eps).to(
-                    input.dtype
-                )
-            moments = Moments.of(input)
-        mean, variance = moments.of_groups(self.num_groups)
+            moments = self.moments([input])
+        mean, variance = moments
         scale = torch.rsqrt(variance + self.eps) * self.weight
         shift = self.bias - mean * scale
         return torch.addcmul(shift[:, :, None, None], _wide(input), scale[:, :, None, None]).to(input.dtype)
 
+    def moments(
+        self, parts: Iterable[Float[Tensor, "n channels _a _b"]]
+    ) -> tuple[Float[Tensor, "n channels"], Float[Tensor, "n channels"]]:
+        """Mean and variance of each channel's group over all parts, in float32 at least."""
+        found = [_moments(x) for x in parts]
+        total = sum(count for count, _, _ in found)
+        mean = torch.stack([m * (count / total) for count, m, _ in found]).sum(0)
+        each = [(v + (m - mean).square()) * (count / total) for count, m, v in found]  # within and between
+        variance = torch.stack(each).sum(0)
+        means, variances = (t.unflatten(1, (self.num_groups, -1)) for t in (mean, variance))
+        variance = variances.mean(2, keepdim=True) + means.var(2, correction=0, keepdim=True)
+        mean = means.mean(2, keepdim=True)
+        return mean.expand_as(means).flatten(1), variance.expand_as(means).flatten(1)
+
     def _slow(self, x: Tensor) -> bool:
-        """Whether PyTorch's kernel is 2 to 20 times slower than other ways to the same numbers (measured).
+        """Whether PyTorch's kernel is up to 10 times slower than plain arithmetic (measured).
 
         So it is on a CPU for channels-last memory of fewer than 1,024 positions, where it takes another way.
         """
@@ -241,6 +228,11 @@ class GroupNorm(nn.GroupNorm):
         if x.shape[2] * x.shape[3] >= 1024 or not _channels_last(x) or x.dtype == torch.float64:
             return False
         return x.dtype != torch.float32 or x.shape[1] // self.num_groups < 8
+
+
+def conv3x3(channels: int, out: int) -> nn.Conv2d:
+    """A convolution that keeps the size."""
+    return nn.Conv2d(channels, out, 3, padding=1)
 
 
 class TemporalConv(nn.Conv3d):
@@ -262,7 +254,7 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = conv3x3(channels, channels)
 
     def forward(self, x: Maps, size: Sequence[int] | None = None) -> Maps:
         """Enlarge."""
@@ -301,17 +293,24 @@ class ResnetBlock(nn.Module):
         time_channels: of the time embedding; None has none.
         eps: of the norms.
         groups: of the norms.
+        conv: makes a convolution that keeps the size.
     """
 
     def __init__(
-        self, channels: int, out: int, time_channels: int | None = None, eps: float = 1e-6, groups: int = 32
+        self,
+        channels: int,
+        out: int,
+        time_channels: int | None = None,
+        eps: float = 1e-6,
+        groups: int = 32,
+        conv: Callable[[int, int], nn.Module] = conv3x3,
     ) -> None:
         super().__init__()
         self.norm1 = GroupNorm(groups, channels, eps=eps)
-        self.conv1 = nn.Conv2d(channels, out, 3, padding=1)
+        self.conv1 = conv(channels, out)
         self.time_emb_proj = None if time_channels is None else Linear(time_channels, out)
         self.norm2 = GroupNorm(groups, out, eps=eps)
-        self.conv2 = nn.Conv2d(out, out, 3, padding=1)
+        self.conv2 = conv(out, out)
         self.conv_shortcut = nn.Conv2d(channels, out, 1) if channels != out else None
 
     def forward(
@@ -325,50 +324,53 @@ class ResnetBlock(nn.Module):
         return add(h, x if self.conv_shortcut is None else self.conv_shortcut(x))
 
 
-class TemporalResnetBlock(nn.Module):
-    """Residual block along time; arguments as for `ResnetBlock`. Its forward is what the block adds to its input."""
+class TemporalResnetBlock(ResnetBlock):
+    """Residual block along time; arguments as for `ResnetBlock`."""
 
-    def __init__(self, channels: int, time_channels: int | None = None, eps: float = 1e-6, groups: int = 32) -> None:
-        super().__init__()
-        self.norm1 = GroupNorm(groups, channels, eps=eps)
-        self.conv1 = TemporalConv(channels, channels)
-        self.time_emb_proj = None if time_channels is None else Linear(time_channels, channels)
-        self.norm2 = GroupNorm(groups, channels, eps=eps)
-        self.conv2 = TemporalConv(channels, channels)
+    def __init__(self, channels: int, time_channels: int | None, eps: float, groups: int) -> None:
+        super().__init__(channels, channels, time_channels, eps, groups, TemporalConv)
 
-    def forward(self, x: Video, time: Float[Tensor, "batch frames dim"] | None = None) -> Video:
-        """The change, for all positions at once."""
-        return self.second(self.first(x, self.time_bias(time)))
+    def forward(  # pyrefly: ignore[bad-override]
+        self,
+        x: Video,
+        time: Float[Tensor, "batch frames dim"] | None,
+        share: Float[Tensor, " 1"],
+        chunk: int | None = None,
+    ) -> Video:
+        """X + share * change.
 
-    def time_bias(
-        self, time: Float[Tensor, "batch frames dim"] | None
-    ) -> Float[Tensor, "batch channels frames 1"] | None:
-        """What the time embedding adds between the two halves."""
-        if self.time_emb_proj is None or time is None:
-            return None
-        return self.time_emb_proj(F.silu(time)).transpose(1, 2)[..., None]
+        Args:
+            x: the result takes its memory where there are chunks and no gradients are recorded.
+            time: embedding of the noise level of each frame.
+            share: of `TimeMixer`.
+            chunk: positions at once; None is all.
+        """
 
-    def first(self, x: Video, bias: Tensor | None, moments: Moments | None = None) -> Video:
-        """The first half of the layers; with `moments` (of the whole video) `x` is a chunk of positions."""
-        h = self.conv1(silu(self.norm1(x, moments)))
-        return h if bias is None else add(h, bias)
+        def half(norm: GroupNorm, conv: nn.Module, x: Video, base: Video | None = None) -> Video:
+            moments = None if chunk is None else norm.moments(x.split(chunk, 3))
 
-    def second(self, h: Video, moments: Moments | None = None) -> Video:
-        """The second half."""
-        return self.conv2(silu(self.norm2(h, moments)))
+            def run(x: Video, base: Video | None) -> Video:
+                h = conv(silu(norm(x, moments)))
+                return h if base is None else torch.addcmul(base, h, share)
+
+            return map_chunks(run, (x, base), chunk, dim=3, out=base)
+
+        h = half(self.norm1, self.conv1, x)
+        if self.time_emb_proj is not None and time is not None:
+            h = add(h, self.time_emb_proj(F.silu(time)).transpose(1, 2)[..., None])
+        return half(self.norm2, self.conv2, h, base=x)
 
 
 class TimeMixer(nn.Module):
     """A learned share of what a temporal layer changes.
 
     Args:
-        factor: at the start; the share is a sigmoid of it.
         switched: the sigmoid is the share of time (in the decoder) and not that of space (in the U-Net).
     """
 
-    def __init__(self, factor: float = 0.5, switched: bool = False) -> None:
+    def __init__(self, switched: bool = False) -> None:
         super().__init__()
-        self.mix_factor = nn.Parameter(torch.tensor([factor]))
+        self.mix_factor = nn.Parameter(torch.tensor([0.0 if switched else 0.5]))
         self.switched = switched
 
     def forward(self) -> Float[Tensor, " 1"]:
@@ -386,7 +388,6 @@ class SpatioTemporalResBlock(nn.Module):
         eps: of the spatial norms.
         temporal_eps: of the temporal ones; None is the same.
         groups: of all norms.
-        mix_factor: see `TimeMixer`.
         switched: see `TimeMixer`.
     """
 
@@ -399,15 +400,12 @@ class SpatioTemporalResBlock(nn.Module):
         eps: float = 1e-6,
         temporal_eps: float | None = None,
         groups: int = 32,
-        mix_factor: float = 0.5,
         switched: bool = False,
     ) -> None:
         super().__init__()
         self.spatial_res_block = ResnetBlock(channels, out, time_channels, eps, groups)
-        self.temporal_res_block = TemporalResnetBlock(
-            out, time_channels, eps if temporal_eps is None else temporal_eps, groups
-        )
-        self.time_mixer = TimeMixer(mix_factor, switched)
+        self.temporal_res_block = TemporalResnetBlock(out, time_channels, temporal_eps or eps, groups)
+        self.time_mixer = TimeMixer(switched)
 
     def forward(
         self,
@@ -424,53 +422,24 @@ class SpatioTemporalResBlock(nn.Module):
             time: embedding of the noise level of each frame.
             execution: chunks, and whether to compile.
         """
-        parts = (x,) if isinstance(x, Tensor) else tuple(x)
-        total = parts[0].shape[0]
 
-        def spatial(part: slice) -> Tensor:
-            joined = parts[0][part] if len(parts) == 1 else torch.cat([p[part] for p in parts], 1)
-            return execution.run(self.spatial_res_block, joined, None if time is None else time[part])
+        def spatial(*part: Any) -> Tensor:
+            *several, time = part
+            joined = several[0] if len(several) == 1 else torch.cat(several, 1)
+            return execution.run(self.spatial_res_block, joined, time)
 
-        return self.temporal(map_chunks(spatial, total, execution.frame_chunk), frames, time, execution)
+        maps = map_chunks(spatial, (*([x] if isinstance(x, Tensor) else x), time), execution.frame_chunk)
+        return self.temporal(maps, frames, time, execution)
 
-    def temporal(
-        self,
-        maps: Maps,
-        frames: int,
-        time: Float[Tensor, "n dim"] | None = None,
-        execution: Execution = Execution(),  # noqa: B008 - frozen
-    ) -> Maps:
-        """The half along time; takes the memory of `maps` where no gradients are recorded."""
+    def temporal(self, maps: Maps, frames: int, time: Float[Tensor, "n dim"] | None, execution: Execution) -> Maps:
+        """The half along time; may take the memory of `maps` where no gradients are recorded."""
         # (B F) C H W -> B C F (H W), a view in either memory format
         video = maps.unflatten(0, (-1, frames)).flatten(3).transpose(1, 2)
-        video = self._add_temporal(video, None if time is None else time.unflatten(0, (-1, frames)), execution)
+        time = None if time is None else time.unflatten(0, (-1, frames))
+        block, share, chunk = self.temporal_res_block, self.time_mixer().to(maps.dtype), execution.position_chunk
+        if chunk is None or chunk >= video.shape[3]:
+            video = execution.run(block, video, time, share)
+        else:
+            video = block(video, time, share, chunk)
         # B C F (H W) -> (B F) C H W, the same view back
         return video.transpose(1, 2).flatten(0, 1).unflatten(2, maps.shape[2:])
-
-    def _add_temporal(self, x: Video, time: Tensor | None, execution: Execution) -> Video:
-        """X + share * change; in the memory of x where no gradients are recorded."""
-        block, share = self.temporal_res_block, self.time_mixer().to(x.dtype)
-        positions, chunk = x.shape[3], execution.position_chunk
-        if chunk is None or chunk >= positions:
-            return _add_scaled(x, execution.run(block, x, time), share)
-        before = functools.reduce(Moments.join, (Moments.of(x[..., part]) for part in chunks(positions, chunk)))
-        bias, found = block.time_bias(time), []
-
-        def first(part: slice) -> Tensor:
-            h = block.first(x[..., part], bias, before)
-            found.append(Moments.of(h))
-            return h
-
-        hidden = map_chunks(first, positions, chunk, dim=3)
-        between = functools.reduce(Moments.join, found)
-        if torch.is_grad_enabled():
-            change = map_chunks(lambda part: block.second(hidden[..., part], between), positions, chunk, dim=3)
-            return _add_scaled(x, change, share)
-        for part in chunks(positions, chunk):
-            _add_scaled(x[..., part], block.second(hidden[..., part], between), share)
-        return x
-
-
-def _add_scaled(x: Tensor, change: Tensor, share: Float[Tensor, " 1"]) -> Tensor:
-    """X + change * share, in x's memory where no gradients are recorded."""
-    return torch.addcmul(x, change, share) if torch.is_grad_enabled() else x.addcmul_(change, share)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from mimicmotion.arrays import Frame
+from mimicmotion.arrays import Frame, PoseFrames
 from mimicmotion.backbones.svd.posenet import PoseNet
 from mimicmotion.errors import PoseError
 from mimicmotion.runtime.files import Spool
@@ -30,19 +30,6 @@ HOST_BUDGET = 1 << 26
 def feature_budget(device: torch.device | str) -> int:
     """Bytes of features that are kept on a device."""
     return HOST_BUDGET if torch.device(device).type == "cpu" else FEATURE_BUDGET
-
-
-@runtime_checkable
-class PoseFrames(Protocol):
-    """Drawn pose frames: an array (frames, height, width, 3) of uint8, or anything whose slices give one lazily."""
-
-    def __len__(self) -> int:
-        """Number of frames."""
-        ...
-
-    def __getitem__(self, index: slice, /) -> Any:
-        """Frames of a slice, uint8 (frames, height, width, 3)."""
-        ...
 
 
 class PoseFeatures(Protocol):

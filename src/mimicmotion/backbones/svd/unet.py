@@ -5,32 +5,29 @@ Names of parameters and fields of the config are those of diffusers' `UNetSpatio
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NoReturn
+import re
+from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
+from typing import Any, Literal, NoReturn
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from mimicmotion.backbones.svd.attention import check_kernel, choose_kernel
-from mimicmotion.backbones.svd.blocks import (
-    DownBlock,
-    MidBlock,
-    Shared,
-    SpatioTemporalTransformer,
-    TransformerBlock,
-    UpBlock,
-)
+from mimicmotion.backbones.svd.blocks import Level, Shared, SpatioTemporalTransformer
 from mimicmotion.backbones.svd.config import Config, read_config
 from mimicmotion.backbones.svd.execution.compiled import check_compiler, keep_compiled_code
 from mimicmotion.backbones.svd.execution.options import Execution
 from mimicmotion.backbones.svd.layers import (
+    Downsample,
     GroupNorm,
     Maps,
-    TemporalResnetBlock,
-    TimeMixer,
+    SpatioTemporalResBlock,
     TimestepEmbedding,
+    Upsample,
+    add,
+    conv3x3,
     map_chunks,
     silu,
     sinusoids,
@@ -59,19 +56,6 @@ GROUPS = 32
 """Of all GroupNorms, where the config has no `norm_num_groups` (diffusers has no such field)."""
 
 
-@dataclass(slots=True, eq=False)
-class Features:
-    """What `UNet.shallow` has computed: the way down through the outermost level.
-
-    Attributes:
-        skips: maps for the way up; the last one goes into the deep part.
-        shared: what all blocks see.
-    """
-
-    skips: list[Maps]
-    shared: Shared
-
-
 class UNet(nn.Module):
     """The network, with random weights.
 
@@ -87,39 +71,39 @@ class UNet(nn.Module):
         super().__init__()
         self.config = c = _read(config)
         self.execution = Execution()
-        widths, levels = c.block_out_channels, len(c.block_out_channels)
-        layers, groups = _per_level(c, "layers_per_block"), c.get("norm_num_groups", GROUPS)
-        heads, context = _per_level(c, "num_attention_heads"), _per_level(c, "cross_attention_dim")
-        depths = _per_level(c, "transformer_layers_per_block")
-        time = 4 * widths[0]
-        self.skips = [count + 1 for count in reversed(layers)]
-        """How many skip connections each block on the way up takes."""
+        widths, last = c.block_out_channels, len(c.block_out_channels) - 1
+        layers, heads = _per_level(c, "layers_per_block"), _per_level(c, "num_attention_heads")
+        depths, contexts = _per_level(c, "transformer_layers_per_block"), _per_level(c, "cross_attention_dim")
+        groups, time = c.get("norm_num_groups", GROUPS), 4 * widths[0]
 
-        def options(level: int, count: int, attention: bool, eps: float) -> dict[str, Any]:
-            depth = _depths(depths[level], count) if attention else None
-            shape = {"heads": heads[level], "depths": depth, "context_dim": context[level]}
-            return {"time_channels": time, "eps": eps, "groups": groups, **shape}
+        def level(way: Literal["down", "mid", "up"], i: int, inputs: list[int], attention: bool, eps: float) -> Level:
+            """As many residual blocks as there are widths of inputs."""
+            width, resnets, attentions = widths[i], [], []
+            count = 1 if way == "mid" else len(inputs) if attention else 0
+            for channels, depth in zip_longest(inputs, _depths(depths[i], count)):
+                resnets.append(SpatioTemporalResBlock(channels, width, time, eps=eps, groups=groups))
+                if depth is not None:
+                    attentions.append(SpatioTemporalTransformer(width, heads[i], depth, contexts[i], groups))
+            down = [Downsample(width)] if way == "down" and i < last else []
+            return Level(way, resnets, attentions, down, [Upsample(width)] if way == "up" and i > 0 else [])
 
-        self.conv_in = nn.Conv2d(c.in_channels, widths[0], 3, padding=1)
+        self.conv_in = conv3x3(c.in_channels, widths[0])
         self.time_embedding = TimestepEmbedding(widths[0], time)
         self.add_embedding = TimestepEmbedding(c.projection_class_embeddings_input_dim, time)
-        self.down_blocks, self.up_blocks = nn.ModuleList(), nn.ModuleList()
-        for i, (width, count) in enumerate(zip(widths, layers, strict=True)):
-            attention = DOWN[c.down_block_types[i]]
-            inputs = [widths[max(i - 1, 0)], *[width] * (count - 1)]
-            more = options(i, count, attention, 1e-6 if attention else 1e-5)
-            self.down_blocks.append(DownBlock(inputs, width, downsample=i < levels - 1, **more))
-        self.mid_block = MidBlock([widths[-1]] * 2, widths[-1], **options(levels - 1, 1, True, 1e-5))
-        for i in range(levels):
-            level = levels - 1 - i
-            count, below = layers[level] + 1, widths[min(level + 1, levels - 1)]
+        self.down_blocks: Any = nn.ModuleList()
+        self.up_blocks: Any = nn.ModuleList()
+        for i, (width, kind) in enumerate(zip(widths, c.down_block_types, strict=True)):
+            inputs = [widths[max(i - 1, 0)], *[width] * (layers[i] - 1)]
+            self.down_blocks.append(level("down", i, inputs, DOWN[kind], 1e-6 if DOWN[kind] else 1e-5))
+        self.mid_block = level("mid", last, [widths[-1]] * 2, True, 1e-5)
+        for i, kind in zip(range(last, -1, -1), c.up_block_types, strict=True):
             # Of each residual block: what comes from below or before, and the skip connection.
-            skips = [widths[level]] * (count - 1) + [widths[max(level - 1, 0)]]
-            inputs = [a + b for a, b in zip([below, *[widths[level]] * (count - 1)], skips, strict=True)]
-            more = options(level, count, UP[c.up_block_types[i]], 1e-6)
-            self.up_blocks.append(UpBlock(inputs, widths[level], upsample=level > 0, **more))
+            before = [widths[min(i + 1, last)], *[widths[i]] * layers[i]]
+            skips = [*[widths[i]] * layers[i], widths[max(i - 1, 0)]]
+            inputs = [a + b for a, b in zip(before, skips, strict=True)]
+            self.up_blocks.append(level("up", i, inputs, UP[kind], 1e-6))
         self.conv_norm_out = GroupNorm(groups, widths[0], eps=1e-5)
-        self.conv_out = nn.Conv2d(widths[0], c.out_channels, 3, padding=1)
+        self.conv_out = conv3x3(widths[0], c.out_channels)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -138,7 +122,12 @@ class UNet(nn.Module):
             check_compiler(device)
             keep_compiled_code()
         if execution.channels_last != self.execution.channels_last:
-            set_memory_format(self, execution.channels_last)
+            # `self.to(memory_format=...)` fails: the network has parameters of four and of five dimensions.
+            for module in self.modules():
+                if isinstance(module, (nn.Conv2d, nn.Conv3d)):
+                    last = torch.channels_last if isinstance(module, nn.Conv2d) else torch.channels_last_3d
+                    layout = last if execution.channels_last else torch.contiguous_format
+                    module.weight.data = module.weight.data.contiguous(memory_format=layout)
         self.execution = execution
 
     def forward(
@@ -148,6 +137,7 @@ class UNet(nn.Module):
         context: Float[Tensor, "batch tokens dim"],
         added_time_ids: Float[Tensor, "batch ids"],
         pose: Float[Tensor, "few frames features h w"] | None = None,
+        deep: Callable[[Maps, Callable[[], Maps]], Maps] | None = None,
     ) -> Float[Tensor, "batch frames out h w"]:
         """Predict.
 
@@ -157,88 +147,51 @@ class UNet(nn.Module):
             context: embedding of the picture.
             added_time_ids: micro-conditioning.
             pose: features added behind the first convolution, for each video or one for all; None adds nothing.
+            deep: called with what goes into the levels below the outermost and a function that computes these; gives
+                their output, computed or kept from similar input. None computes.
 
         Raises:
             InputError: pose features of another shape.
         """
-        features = self.shallow(sample, timestep, context, added_time_ids, pose)
-        return self.finish(features, self.deep(features))
-
-    def shallow(
-        self,
-        sample: Float[Tensor, "batch frames channels h w"],
-        timestep: Tensor | float,
-        context: Float[Tensor, "batch tokens dim"],
-        added_time_ids: Float[Tensor, "batch ids"],
-        pose: Float[Tensor, "few frames features h w"] | None = None,
-    ) -> Features:
-        """The way down through the outermost level; arguments as for `forward`."""
-        shared = self._shared(sample, timestep, context, added_time_ids)
-        flat = sample.flatten(0, 1)  # b f c h w -> (b f) c h w
+        (batch, frames, _, *size), execution = sample.shape, self.execution
         if pose is not None:
-            pose = self._checked(pose, sample).flatten(0, 1)
-
-        def enter(part: slice) -> Tensor:
-            x = self.conv_in(flat[part])
-            if self.execution.channels_last:
-                x = x.contiguous(memory_format=torch.channels_last)
-            if pose is None:
-                return x
-            return x + pose[part] if torch.is_grad_enabled() else x.add_(pose[part])
-
-        x = map_chunks(enter, flat.shape[0], self.execution.frame_chunk)
-        return Features([x, *self.down_blocks[0](x, shared)], shared)
-
-    def deep(self, features: Features) -> Maps:
-        """All levels but the outermost; takes its skip connection out of `features`."""
-        outer, shared = self.skips[-1], features.shared
-        x, skips = features.skips[-1], features.skips[outer:]
-        del features.skips[outer:]
-        for block in self.down_blocks[1:]:
-            more = block(x, shared)
-            skips += more
-            x = more[-1]
-        x = self.mid_block(x, shared)
-        for block, count in zip(self.up_blocks[:-1], self.skips, strict=False):
-            mine = skips[-count:]
-            del skips[-count:]
-            size = (skips or features.skips)[-1].shape[2:]
-            x = block(x, mine, shared, size)
-        return x
-
-    def finish(self, features: Features, deep: Maps) -> Float[Tensor, "batch frames out h w"]:
-        """The way up through the outermost level.
-
-        Args:
-            features: of `shallow`; its skip connections are taken out.
-            deep: what `deep` gives for these features, or for similar ones.
-        """
-        mine, shared = features.skips[: self.skips[-1]], features.shared
-        features.skips.clear()
-        x = self.up_blocks[-1](deep, mine, shared)
-        x = map_chunks(lambda p: self.conv_out(silu(self.conv_norm_out(x[p]))), len(x), self.execution.frame_chunk)
-        return x.contiguous().unflatten(0, (-1, shared.frames))  # (b f) c h w -> b f c h w
-
-    def _shared(self, sample: Tensor, timestep: Tensor | float, context: Tensor, ids: Tensor) -> Shared:
-        batch, frames = sample.shape[:2]
+            want = (frames, self.conv_in.out_channels, *size)
+            if pose.shape[0] not in (1, batch) or pose.shape[1:] != want:
+                got = f"pose features of shape {tuple(pose.shape)}"
+                fix = "encode the poses of these frames at this size"
+                raise InputError(got, f"{(batch, *want)}, or 1 for the batch", fix)
+            pose = pose.to(sample.dtype).expand(batch, -1, -1, -1, -1).flatten(0, 1)
         # Sinusoids are float32: half precision would round ln(sigma).
-        level = torch.as_tensor(timestep, device=sample.device).reshape(-1).expand(batch)
-        time = self.time_embedding(sinusoids(level, self.config.block_out_channels[0]).to(sample.dtype))
-        micro = sinusoids(ids.flatten(), self.config.addition_time_embed_dim).unflatten(0, (batch, -1)).flatten(1)
-        time = time + self.add_embedding(micro.to(sample.dtype))
-        kernel = choose_kernel(self.execution.attention, sample.device, sample.dtype)
-        return Shared(frames, time.repeat_interleave(frames, 0), context, self.execution, kernel)
+        noise = torch.as_tensor(timestep, device=sample.device).reshape(-1).expand(batch)
+        time = self.time_embedding(sinusoids(noise, self.config.block_out_channels[0]).to(sample.dtype))
+        ids = sinusoids(added_time_ids.flatten(), self.config.addition_time_embed_dim).unflatten(0, (batch, -1))
+        time = time + self.add_embedding(ids.flatten(1).to(sample.dtype))
+        kernel = choose_kernel(execution.attention, sample.device, sample.dtype)
+        shared = Shared(frames, time.repeat_interleave(frames, 0), context, execution, kernel)
 
-    def _checked(self, pose: Tensor, sample: Tensor) -> Tensor:
-        """Pose features of each video, in the number format of the sample."""
-        batch, frames, _, *size = sample.shape
-        if pose.shape[0] not in (1, batch) or pose.shape[1:] != (frames, self.conv_in.out_channels, *size):
-            raise InputError(
-                f"pose features of shape {tuple(pose.shape)}",
-                f"{(batch, frames, self.conv_in.out_channels, *size)}, or 1 for the batch",
-                "encode the poses of these frames at this size",
-            )
-        return pose.to(sample.dtype).expand(batch, -1, -1, -1, -1)
+        def enter(x: Maps, pose: Maps | None) -> Maps:
+            x = self.conv_in(x)
+            x = x.contiguous(memory_format=torch.channels_last) if execution.channels_last else x
+            return x if pose is None else add(x, pose)
+
+        def below() -> Maps:
+            x = skips[-1]
+            for block in self.down_blocks[1:]:
+                x = block(x, shared, skips)
+            x = self.mid_block(x, shared, skips)
+            for block in self.up_blocks[:-1]:
+                x = block(x, shared, skips)
+            return x
+
+        # b f c h w -> (b f) c h w
+        skips = [map_chunks(enter, (sample.flatten(0, 1), pose), execution.frame_chunk)]
+        del pose
+        self.down_blocks[0](skips[0], shared, skips)
+        x = below() if deep is None else deep(skips[-1], below)
+        del skips[len(self.up_blocks[-1].resnets) :]  # what `below` takes if it is called
+        x = self.up_blocks[-1](x, shared, skips)
+        x = map_chunks(lambda x: self.conv_out(silu(self.conv_norm_out(x))), [x], execution.frame_chunk)
+        return x.contiguous().unflatten(0, (batch, frames))  # (b f) c h w -> b f c h w
 
 
 def build_unet(
@@ -266,8 +219,7 @@ def unused_parameter_names(unet: nn.Module) -> list[str]:
     Raises:
         ConfigError: the network has no cross-attention.
     """
-    names = [n for n, module in unet.named_modules() if isinstance(module, TransformerBlock)]
-    return _within(unet, [f"{n}.{part}" for n in names for part in ("attn2.to_q", "attn2.to_k", "norm2")])
+    return _matching(unet, r"transformer_blocks\.\d+\.(attn2\.to_[qk]|norm2)\.")
 
 
 def temporal_parameter_names(unet: nn.Module) -> list[str]:
@@ -279,39 +231,17 @@ def temporal_parameter_names(unet: nn.Module) -> list[str]:
     Raises:
         ConfigError: the network has no temporal layers.
     """
-    kinds = (TemporalResnetBlock, TimeMixer)
-    parts: list[str] = []
-    for name, module in unet.named_modules():
-        if isinstance(module, kinds) or (isinstance(module, TransformerBlock) and module.temporal):
-            parts.append(name)
-        elif isinstance(module, SpatioTemporalTransformer):
-            parts.append(f"{name}.time_pos_embed")
-    return _within(unet, parts)
+    return _matching(unet, r"(temporal_res_block|temporal_transformer_blocks|time_mixer|time_pos_embed)\.")
 
 
-def _within(unet: nn.Module, modules: list[str]) -> list[str]:
-    """Names of the parameters of modules."""
-    prefixes = tuple(f"{name}." for name in modules)
-    if not prefixes:
+def _matching(unet: nn.Module, pattern: str) -> list[str]:
+    names = [n for n, _ in unet.named_parameters() if re.search(pattern, n)]
+    if not names:
         got = f"a {type(unet).__name__} without transformers and temporal layers"
         raise ConfigError(
             got, "a network of mimicmotion.backbones.svd.unet", "use build_unet, or choose another trained.what"
         )
-    return [n for n, _ in unet.named_parameters() if n.startswith(prefixes)]
-
-
-def set_memory_format(unet: nn.Module, channels_last: bool) -> None:
-    """Store the weights of convolutions with channels last, or as they were; values and names stay the same.
-
-    `unet.to(memory_format=...)` fails on this network, whose parameters have four and five dimensions.
-    """
-    for module in unet.modules():
-        if isinstance(module, (nn.Conv2d, nn.Conv3d)):
-            flat = torch.channels_last if module.weight.ndim == 4 else torch.channels_last_3d
-            with torch.no_grad():
-                module.weight.data = module.weight.data.contiguous(
-                    memory_format=flat if channels_last else torch.contiguous_format
-                )
+    return names
 
 
 # --- config ---------------------------------------------------------------------------------------------------------

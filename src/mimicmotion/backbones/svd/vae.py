@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from mimicmotion.backbones.svd.layers import (
     SpatioTemporalResBlock,
     TemporalConv,
     Upsample,
+    conv3x3,
     map_chunks,
     silu,
 )
@@ -107,20 +109,9 @@ class Autoencoder(nn.Module):
         return F.pixel_shuffle(out, self.patch_size) if self.patch_size > 1 else out
 
 
-class Level(nn.Module):
+def _level(**parts: Sequence[nn.Module]) -> nn.ModuleDict:
     """Layers of one level; who holds it runs them."""
-
-    def __init__(
-        self,
-        resnets: Iterable[nn.Module],
-        *,
-        attentions: Iterable[nn.Module] = (),
-        downsamplers: Iterable[nn.Module] = (),
-        upsamplers: Iterable[nn.Module] = (),
-    ) -> None:
-        super().__init__()
-        self.attentions, self.resnets = nn.ModuleList(attentions), nn.ModuleList(resnets)
-        self.downsamplers, self.upsamplers = nn.ModuleList(downsamplers), nn.ModuleList(upsamplers)
+    return nn.ModuleDict({name: nn.ModuleList(layers) for name, layers in parts.items()})
 
 
 class Encoder(nn.Module):
@@ -130,25 +121,25 @@ class Encoder(nn.Module):
         super().__init__()
         widths, layers = c.block_out_channels, c.layers_per_block
         last = widths[-1]
-        self.conv_in = nn.Conv2d(c.in_channels, widths[0], 3, padding=1)
+        self.conv_in = conv3x3(c.in_channels, widths[0])
         self.down_blocks: Any = nn.ModuleList()
         for before, width in zip([widths[0], *widths], widths, strict=False):
             resnets = [ResnetBlock(before if i == 0 else width, width, eps=EPS, groups=GROUPS) for i in range(layers)]
             smaller = [Downsample(width, padding=0)] if len(self.down_blocks) + 1 < len(widths) else []
-            self.down_blocks.append(Level(resnets, downsamplers=smaller))
+            self.down_blocks.append(_level(resnets=resnets, downsamplers=smaller))
         mid = [ResnetBlock(last, last, eps=EPS, groups=GROUPS) for _ in range(2)]
-        self.mid_block = Level(mid, attentions=[FrameAttention(last)])
+        self.mid_block: Any = _level(attentions=[FrameAttention(last)], resnets=mid)
         self.conv_norm_out = GroupNorm(GROUPS, last, eps=EPS)
-        self.conv_out = nn.Conv2d(last, 2 * c.latent_channels, 3, padding=1)
+        self.conv_out = conv3x3(last, 2 * c.latent_channels)
 
     def forward(self, x: Float[Tensor, "n channels height width"]) -> Float[Tensor, "n twice h w"]:
         """Encode."""
         x = self.conv_in(x)
         for block in self.down_blocks:
-            for layer in (*block.resnets, *block.downsamplers):
+            for layer in (*block["resnets"], *block["downsamplers"]):
                 x = layer(x)
-        first, second = self.mid_block.resnets
-        x = second(self.mid_block.attentions[0](first(x)))
+        first, second = self.mid_block["resnets"]
+        x = second(self.mid_block["attentions"][0](first(x)))
         return self.conv_out(silu(self.conv_norm_out(x)))
 
 
@@ -158,16 +149,19 @@ class TemporalDecoder(nn.Module):
     def __init__(self, c: Config) -> None:
         super().__init__()
         widths, layers = c.block_out_channels[::-1], c.layers_per_block
-        self.conv_in = nn.Conv2d(c.latent_channels, widths[0], 3, padding=1)
-        mid = [_temporal_block(widths[0], widths[0]) for _ in range(layers)]
-        self.mid_block = Level(mid, attentions=[FrameAttention(widths[0])])
+
+        options: dict[str, Any] = {"eps": EPS, "temporal_eps": TEMPORAL_EPS, "groups": GROUPS, "switched": True}
+        block = functools.partial(SpatioTemporalResBlock, **options)
+        self.conv_in = conv3x3(c.latent_channels, widths[0])
+        mid = [block(widths[0], widths[0]) for _ in range(layers)]
+        self.mid_block: Any = _level(attentions=[FrameAttention(widths[0])], resnets=mid)
         self.up_blocks: Any = nn.ModuleList()
         for before, width in zip([widths[0], *widths], widths, strict=False):
-            resnets = [_temporal_block(before if i == 0 else width, width) for i in range(layers + 1)]
+            resnets = [block(before if i == 0 else width, width) for i in range(layers + 1)]
             larger = [Upsample(width)] if len(self.up_blocks) + 1 < len(widths) else []
-            self.up_blocks.append(Level(resnets, upsamplers=larger))
+            self.up_blocks.append(_level(resnets=resnets, upsamplers=larger))
         self.conv_norm_out = GroupNorm(GROUPS, widths[-1], eps=EPS)
-        self.conv_out = nn.Conv2d(widths[-1], c.out_channels, 3, padding=1)
+        self.conv_out = conv3x3(widths[-1], c.out_channels)
         self.time_conv_out = TemporalConv(c.out_channels, c.out_channels)
 
     def forward(
@@ -177,37 +171,26 @@ class TemporalDecoder(nn.Module):
         x, share = z, min(1.0, (frame_chunk or len(z)) / len(z))
         for before, block in self.blocks():
             # Together, so that what an upsampler makes is never held for all frames.
-            spatial = nn.Sequential(*([] if before is None else [before]), block.spatial_res_block)
-            x = _by_frames(spatial, x, frame_chunk)
+            spatial = block.spatial_res_block if before is None else nn.Sequential(before, block.spatial_res_block)
+            x = map_chunks(spatial, [x], frame_chunk)
             chunk = max(1, int(x.shape[2] * x.shape[3] * share))
-            x = block.temporal(x, frames, execution=Execution(position_chunk=chunk))
-        x = _by_frames(lambda part: self.conv_out(silu(self.conv_norm_out(part))), x, frame_chunk)
+            x = block.temporal(x, frames, None, Execution(position_chunk=chunk))
+        x = map_chunks(lambda x: self.conv_out(silu(self.conv_norm_out(x))), [x], frame_chunk)
         # (B F) C H W -> B C F (H W), and back
         video = x.unflatten(0, (-1, frames)).flatten(3).transpose(1, 2)
         return self.time_conv_out(video).transpose(1, 2).flatten(0, 1).unflatten(2, x.shape[2:])
 
     def blocks(self) -> Iterator[tuple[nn.Module | None, Any]]:
         """Each residual block that is run, and the layer of single frames in front of it."""
-        first, *others = self.mid_block.resnets
+        first, *others = self.mid_block["resnets"]
         yield self.conv_in, first
         # One attention is all there is: a single block goes without it, and a third one is not run (as in diffusers).
-        yield from zip(self.mid_block.attentions, others, strict=False)
+        yield from zip(self.mid_block["attentions"], others, strict=False)
         before = None
         for up in self.up_blocks:
-            for block in up.resnets:
-                yield before, block
-                before = None
-            before = next(iter(up.upsamplers), None)
-
-
-def _by_frames(layer: Callable[[Tensor], Tensor], x: Maps, frame_chunk: int | None) -> Maps:
-    return map_chunks(lambda part: layer(x[part]), len(x), frame_chunk)
-
-
-def _temporal_block(channels: int, out: int) -> SpatioTemporalResBlock:
-    return SpatioTemporalResBlock(
-        channels, out, eps=EPS, temporal_eps=TEMPORAL_EPS, groups=GROUPS, mix_factor=0.0, switched=True
-    )
+            yield before, up["resnets"][0]
+            yield from ((None, block) for block in up["resnets"][1:])
+            before = next(iter(up["upsamplers"]), None)
 
 
 class FrameAttention(nn.Module):

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mimicmotion.backbones.svd.image_encoder import ImageEncoder
-from mimicmotion.backbones.svd.layers import ResnetBlock, TemporalResnetBlock
+from mimicmotion.backbones.svd.layers import ResnetBlock
 from mimicmotion.backbones.svd.posenet import PoseNet
 from mimicmotion.backbones.svd.unet import build_unet
 from mimicmotion.backbones.svd.vae import Autoencoder, FrameAttention
@@ -124,7 +124,7 @@ def init_with_pca(vae: Autoencoder, mean: Float[Tensor, "3 p p"], basis: Float[T
     decoder: Any = vae.decoder
     to_moments: Any = vae.quant_conv
     for module in vae.modules():
-        last = module.conv2 if isinstance(module, (ResnetBlock, TemporalResnetBlock)) else None
+        last = module.conv2 if isinstance(module, ResnetBlock) else None
         last = module.to_out[0] if isinstance(module, FrameAttention) else last
         for p in () if last is None else last.parameters():
             nn.init.zeros_(p)

@@ -13,14 +13,16 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mimicmotion.arrays import Frame
-from mimicmotion.backbones.svd.pose_features import PoseFrames, to_unit
+from mimicmotion.arrays import Frame, PoseFrames
+from mimicmotion.backbones.svd.pose_features import to_unit
 from mimicmotion.errors import ConfigError, InputError
+from mimicmotion.pose.guidance.limb_warp import WarpedPoses
 
 FOLD = 2
 """Pixels per side of a cell of the finest level; each of the others has twice as many."""
@@ -49,6 +51,12 @@ class DetailGuide:
     reference_pose: Frame
     warped: PoseFrames
     poses: PoseFrames
+
+    @classmethod
+    def of(cls, picture: Frame, reference_pose: Frame | None, poses: WarpedPoses) -> DetailGuide:
+        """The guide of a video; a picture whose pose is not known is black."""
+        own = np.zeros_like(picture) if reference_pose is None else reference_pose
+        return cls(picture, own, poses.warped, poses.poses)
 
     def __len__(self) -> int:
         return min(len(self.warped), len(self.poses))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,16 +19,7 @@ from mimicmotion.errors import InputError
 
 
 class UnequalSetsWarning(UserWarning):
-    """Two sets of different size were compared: the bias of the distance, about c/n, differs between them.
-
-    Attributes:
-        n: features of the first set.
-        m: features of the second set.
-    """
-
-    def __init__(self, n: int, m: int) -> None:
-        super().__init__(f"Frechet distance of {n} against {m} features: compare only distances at equal numbers")
-        self.n, self.m = n, m
+    """Two sets of different size were compared: the bias of the distance, about c/n, differs between them."""
 
 
 def frechet_distance(x: Float[ndarray, "n d"], y: Float[ndarray, "m d"]) -> float:
@@ -46,11 +36,12 @@ def frechet_distance(x: Float[ndarray, "n d"], y: Float[ndarray, "m d"]) -> floa
     Raises:
         InputError: fewer than two features in a set, different dimensions, or NaN.
     """
-    a, b = checked_features(x, "first set"), checked_features(y, "second set")
+    a, b = _checked(x, "first set"), _checked(y, "second set")
     if a.shape[1] != b.shape[1]:
         raise InputError(f"features of {a.shape[1]} and {b.shape[1]} numbers", "the same network", "compute them again")
     if len(a) != len(b):
-        warnings.warn(UnequalSetsWarning(len(a), len(b)), stacklevel=2)
+        text = f"Frechet distance of {len(a)} against {len(b)} features: compare only distances at equal numbers"
+        warnings.warn(text, UnequalSetsWarning, stacklevel=2)
     return _distance(a, b)
 
 
@@ -66,12 +57,8 @@ def _reduced(x: Float64[ndarray, "n d"]) -> Float64[ndarray, "k d"]:
     return x if len(x) <= x.shape[1] else np.asarray(np.linalg.qr(x, mode="r"))
 
 
-def checked_features(x: Float[ndarray, "n d"], name: str = "features") -> Float64[ndarray, "n d"]:
-    """Features as float64.
-
-    Raises:
-        InputError: not a matrix, fewer than two rows, NaN or infinity.
-    """
+def _checked(x: Float[ndarray, "n d"], name: str) -> Float64[ndarray, "n d"]:
+    """Features as float64: a matrix of at least two rows, without NaN and infinity."""
     x = np.asarray(x)
     if x.ndim != 2 or not x.shape[1]:
         raise InputError(f"{name} of shape {x.shape}", "(clips, numbers)", "stack the features as rows")
@@ -79,7 +66,7 @@ def checked_features(x: Float[ndarray, "n d"], name: str = "features") -> Float6
         raise InputError(
             f"{len(x)} feature(s) in the {name}: the Frechet distance is undefined, there is no covariance",
             "at least two clips",
-            "give more or longer clips, or windows at stride 1",
+            "give more or longer clips, or clips at stride 1",
         )
     if not np.isfinite(x).all():
         row = int(np.flatnonzero(~np.isfinite(x).all(1))[0])
@@ -112,38 +99,29 @@ class Extrapolated:
         return 1 - left / spread if spread > 0 else float("nan")
 
 
-def fd_infinity(
-    x: Float[ndarray, "n d"],
-    y: Float[ndarray, "m d"],
-    *,
-    sizes: Sequence[int] | None = None,
-    repeats: int = 4,
-    seed: int = 0,
-) -> Extrapolated:
+def fd_infinity(x: Float[ndarray, "n d"], y: Float[ndarray, "m d"], *, seed: int = 0) -> Extrapolated:
     """Frechet distance without the bias of few samples: a line in 1/n, read off at 0 (Chong & Forsyth 2020).
+
+    Four draws without replacement, averaged, at each of 8 sizes from half to all of the smaller set.
 
     Args:
         x: features of one set.
         y: features of the other.
-        sizes: set sizes to draw, without replacement; default is 8 from half to all of the smaller set.
-        repeats: draws at each size, averaged.
         seed: of the draws.
 
     Raises:
-        InputError: fewer than 16 features in a set, sizes out of range, or what `frechet_distance` refuses.
+        InputError: fewer than 16 features in a set, or what `frechet_distance` refuses.
     """
-    a, b = checked_features(x, "first set"), checked_features(y, "second set")
+    a, b = _checked(x, "first set"), _checked(y, "second set")
     most = min(len(a), len(b))
-    if most < 16 or a.shape[1] != b.shape[1] or repeats < 1:
-        got = f"sets of shape {a.shape} and {b.shape}, repeats={repeats}"
+    if most < 16 or a.shape[1] != b.shape[1]:
+        got = f"sets of shape {a.shape} and {b.shape}"
         raise InputError(got, "at least 16 features of one network a set", "use frechet_distance")
-    chosen = tuple(int(n) for n in (np.linspace(most // 2, most, 8) if sizes is None else sizes))
-    if len(set(chosen)) < 2 or not all(2 <= n <= most for n in chosen):
-        raise InputError(f"sizes={chosen}", f"at least two different ones from 2 to {most}", "correct the sizes")
+    sizes = tuple(int(n) for n in np.linspace(most // 2, most, 8))
     rng = np.random.default_rng(seed)
     means = []
-    for n in chosen:
-        draws = [_distance(*(z[rng.permutation(len(z))[:n]] for z in (a, b))) for _ in range(repeats)]
+    for n in sizes:
+        draws = [_distance(*(z[rng.permutation(len(z))[:n]] for z in (a, b))) for _ in range(4)]
         means.append(float(np.mean(draws)))
-    slope, value = np.polyfit(1 / np.array(chosen), means, 1)
-    return Extrapolated(float(value), float(slope), chosen, tuple(means))
+    slope, value = np.polyfit(1 / np.array(sizes), means, 1)
+    return Extrapolated(float(value), float(slope), sizes, tuple(means))

@@ -1,4 +1,4 @@
-"""Numbers of one pair of videos, computed piece by piece; equal to those of whole clips at once."""
+"""Numbers of one pair of videos, computed in chunks; equal to those of whole clips at once."""
 
 from __future__ import annotations
 
@@ -10,34 +10,23 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
-from mimicmotion.arrays import Frame, Frames
+from mimicmotion.arrays import Frames
 from mimicmotion.errors import InputError
 from mimicmotion.evaluation.metrics import pixels, temporal
 from mimicmotion.evaluation.metrics.pixels import unit_frames
 from mimicmotion.runtime.extras import import_extra
 
 if TYPE_CHECKING:
-    from mimicmotion.evaluation.metrics.poses import Fidelity
     from mimicmotion.evaluation.networks.lpips import Lpips
-    from mimicmotion.pose.keypoints import PoseSequence
 
-VERSIONS = {
-    "psnr": 1,
-    "ssim": 1,
-    "l1": 1,
-    "flicker": 1,
-    "warping": 1,
-    "seams": 1,
-    "lpips": 1,
-    "lpips-vgg": 1,
-    "poses": 1,
-    "identity": 1,
-}
+VERSIONS = dict.fromkeys(
+    ("psnr", "ssim", "l1", "flicker", "warping", "seams", "lpips", "lpips-vgg", "poses", "identity"), 1
+)
 """Raised when a number's meaning changes, so that old cached ones are not used."""
 
 
 class Measure(Protocol):
-    """Takes a sequence piece by piece."""
+    """Takes a sequence in chunks."""
 
     def add(self, output: Frames, target: Frames) -> None:
         """The next frames."""
@@ -75,14 +64,9 @@ class FrameMean:
         return {self.name: self.finish(self._sum / self._count if self._count else float("nan"))}
 
 
-def _squared_error(output: Frames, target: Frames) -> Float64[ndarray, " frames"]:
+def _error(output: Frames, target: Frames, power: Callable[[ndarray], ndarray]) -> Float64[ndarray, " frames"]:
     a, b = pixels.pair(output, target)
-    return ((a - b) ** 2).mean((1, 2, 3))
-
-
-def _absolute_error(output: Frames, target: Frames) -> Float64[ndarray, " frames"]:
-    a, b = pixels.pair(output, target)
-    return np.abs(a - b).mean((1, 2, 3))
+    return power(a - b).mean((1, 2, 3))
 
 
 def _overflown_psnr(output: Frames, target: Frames) -> Float64[ndarray, " frames"]:
@@ -109,8 +93,8 @@ def _field_ssim(output: Frames, target: Frames) -> Float64[ndarray, " frames"]:
     return np.array([float(structural_similarity(x, y)) for x, y in zip(*greys, strict=True)])
 
 
-Psnr = partial(FrameMean, "psnr", _squared_error, pixels.decibel)
-L1 = partial(FrameMean, "l1", _absolute_error)
+Psnr = partial(FrameMean, "psnr", partial(_error, power=np.square), pixels.decibel)
+L1 = partial(FrameMean, "l1", partial(_error, power=np.abs))
 Ssim = partial(FrameMean, "ssim", pixels.frame_ssim)
 FieldPsnr = partial(FrameMean, "psnr_field", pixels.frame_psnr)
 FieldOverflow = partial(FrameMean, "psnr_overflow", _overflown_psnr)
@@ -165,53 +149,53 @@ class Flicker:
         return {"flicker": float(np.sqrt(max(variance[still].mean(), 0.0))) if still.any() else float("nan")}
 
 
-class Warping:
-    """See `temporal.warping_error`, with the flow of the generated frames."""
+class FrameChanges:
+    """A number for each generated frame and the one before it, and what is made of all of them.
 
-    def __init__(self) -> None:
-        self._last: ndarray | None = None
-        self._errors: list[float] = []
+    Args:
+        name: what the result is called.
+        values: frames -> a number for each but the first.
+        finish: what is made of the numbers of the whole sequence.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        values: Callable[[Frames], Float64[ndarray, " frames-1"]],
+        finish: Callable[[Float64[ndarray, " frames-1"]], float],
+    ) -> None:
+        self.name, self.values, self.finish = name, values, finish
+        self._last: Frames | None = None
+        self._values = [np.empty(0)]
 
     def add(self, output: Frames, target: Frames) -> None:  # noqa: ARG002
         """The next frames."""
-        frames = output if self._last is None else np.concatenate([self._last, output])
-        for i in range(1, len(frames)):
-            self._errors.append(temporal.warping_error(frames[i - 1 : i + 1]))
-        self._last = frames[-1:]
+        self._values.append(self.values(output if self._last is None else np.concatenate([self._last, output])))
+        self._last = output[-1:]
 
     def result(self) -> dict[str, float]:
-        """NaN where no pixel of any pair counts."""
-        known = [e for e in self._errors if not np.isnan(e)]
-        return {"warping_error": float(np.mean(known)) if known else float("nan")}
+        """The numbers, finished."""
+        return {self.name: self.finish(np.concatenate(self._values))}
 
 
-class Seams:
-    """Mean of `temporal.seam_scores` over the borders of a result; looks at the generated frames alone.
+Warping = partial(FrameChanges, "warping_error", temporal.warping_errors, temporal.mean_of_known)
+
+
+def seam_score(borders: Sequence[int]) -> FrameChanges:
+    """Mean of `temporal.seam_scores`; NaN without borders, or where no frames lie between them.
 
     Args:
         borders: first frames of new segments; those behind the end of what is compared don't count.
     """
 
-    def __init__(self, borders: Sequence[int]) -> None:
-        self.borders = borders
-        self._last: ndarray | None = None
-        self._jumps: list[ndarray] = []
-
-    def add(self, output: Frames, target: Frames) -> None:  # noqa: ARG002
-        """The next frames."""
-        frames = unit_frames(output if self._last is None else np.concatenate([self._last, output]))
-        self._jumps.append(temporal.jumps(frames))
-        self._last = output[-1:]
-
-    def result(self) -> dict[str, float]:
-        """NaN without borders, or where no frames lie between them."""
-        jumps = np.concatenate(self._jumps) if self._jumps else np.empty(0)
-        borders = [b for b in self.borders if b <= len(jumps)]
+    def mean(jumps: Float64[ndarray, " frames-1"]) -> float:
+        within = [b for b in borders if b <= len(jumps)]
         try:
-            scores = temporal.scores_of_jumps(jumps, borders)
+            return temporal.mean_of_known(temporal.seam_scores(jumps, within))
         except InputError:  # a border in every frame
-            scores = np.empty(0)
-        return {"seam": float(scores.mean()) if len(scores) else float("nan")}
+            return float("nan")
+
+    return FrameChanges("seam", temporal.jumps, mean)
 
 
 EXACT: dict[str, tuple[Callable[[], Measure], ...]] = {
@@ -232,45 +216,3 @@ def run_measures(chunks: Iterable[tuple[Frames, Frames]], measures: Sequence[Mea
             m.add(output, target)
         done += len(output)
         yield done
-
-
-def detection_size(size: tuple[int, int]) -> tuple[int, int]:
-    """(height, width) at which poses are looked for: small frames are enlarged, as `poses.redetect` does."""
-    from mimicmotion.evaluation.metrics.poses import DETECTION_SIDE
-
-    scale = max(1.0, DETECTION_SIDE / min(size))
-    return round(size[0] * scale), round(size[1] * scale)
-
-
-def enlarged(frames: Iterable[Frame], size: tuple[int, int]) -> Iterator[Frame]:
-    """Frames of (height, width) `size`, at the size at which poses are looked for."""
-    import cv2
-
-    height, width = detection_size(size)
-    for frame in frames:
-        yield frame if (height, width) == size else cv2.resize(frame, (width, height), interpolation=cv2.INTER_CUBIC)
-
-
-def pose_numbers(found: PoseSequence, truth: PoseSequence) -> dict[str, float]:
-    """All numbers of pose fidelity.
-
-    Raises:
-        PoseError: lengths differ, or the truth shows no torso.
-    """
-    from mimicmotion.evaluation.metrics.poses import TRULY_VISIBLE, pose_fidelity, torso_length
-    from mimicmotion.pose.keypoints import LEFT_HAND, RIGHT_HAND
-
-    parts: dict[str, Fidelity] = pose_fidelity(found, truth)
-    out: dict[str, float] = {}
-    for name, part in parts.items():
-        out |= {f"pose_error_{name}": part.error, f"pck_{name}": part.pck, f"missing_{name}": part.missing}
-    out["pck_box_body"] = pose_fidelity(found, truth, unit="box")["body"].pck
-    hands = np.r_[LEFT_HAND, RIGHT_HAND]
-    shown = truth.confidence[:, hands] >= TRULY_VISIBLE
-    confidence = found.confidence[:, hands][shown]
-    out["hand_confidence"] = float(confidence.mean()) if len(confidence) else float("nan")
-    length = torso_length(truth)
-    out["jerkiness"] = temporal.jerkiness(found.scaled(truth.size), length)
-    steady = temporal.jerkiness(truth, length)
-    out["jerkiness_ratio"] = out["jerkiness"] / steady if steady > 0 else float("nan")
-    return out

@@ -1,4 +1,4 @@
-"""AnyFrames against true frames: PSNR, L1 and SSIM, of whole frames, of the moving region and of the hands.
+"""Frames against true frames: PSNR, L1 and SSIM, of whole frames, of the moving region and of the hands.
 
 Clips are uint8 (0..255) or floats in 0..1; all numbers refer to the range 0..1. Everything is computed in float64
 (the PSNR of about 29 in old tables of this field is an overflow of uint8).
@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Float64, Num, UInt8
 from numpy import ndarray
 
 from mimicmotion.errors import InputError
-from mimicmotion.pose.hands import HAND_PADDING, HAND_THRESHOLD, hand_boxes
+from mimicmotion.pose.hands import hand_boxes
 from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.runtime.extras import import_extra
 
@@ -80,12 +80,10 @@ def psnr(output: AnyFrames, target: AnyFrames, mask: Mask | None = None) -> floa
     return decibel(_mean((a - b) ** 2, mask))
 
 
-def frame_psnr(output: AnyFrames, target: AnyFrames, mask: Mask | None = None) -> Float64[ndarray, " frames"]:
-    """`psnr` of each frame; its mean over frames is what most papers call PSNR. NaN where a frame's mask is empty."""
+def frame_psnr(output: AnyFrames, target: AnyFrames) -> Float64[ndarray, " frames"]:
+    """`psnr` of each frame; its mean over frames is what most papers call PSNR."""
     a, b = pair(output, target)
-    error = (a - b) ** 2
-    masks = [None] * len(a) if mask is None else list(_checked(mask, error.shape[:3])[:, None])
-    return np.array([decibel(_mean(e[None], m)) for e, m in zip(error, masks, strict=True)])
+    return np.array([decibel(float(error.mean())) for error in (a - b) ** 2])
 
 
 def l1(output: AnyFrames, target: AnyFrames, mask: Mask | None = None) -> float:
@@ -140,24 +138,16 @@ def hand_region(boxes: Num[ndarray, "frames 2 5"], size: tuple[int, int]) -> Mas
     Args:
         boxes: left, top, right, bottom in pixels and 1 where the hand is reliable, as shards store them.
         size: (height, width) of the frames.
-
-    Raises:
-        InputError: boxes of another shape, or NaN in the box of a reliable hand.
     """
-    boxes = np.asarray(boxes, np.float64)
-    if boxes.ndim != 3 or boxes.shape[1:] != (2, 5):
-        raise InputError(f"hand boxes of shape {boxes.shape}", "(frames, 2, 5)", "see mimicmotion.pose.hands")
-    if not np.isfinite(boxes[boxes[..., 4] > 0]).all():
-        raise InputError("NaN in the box of a reliable hand", "finite numbers", "mark it unreliable")
     x, y = np.arange(size[1]) + 0.5, np.arange(size[0]) + 0.5
     left, top, right, bottom, reliable = np.moveaxis(boxes, -1, 0)[..., None]
     columns, rows = (left <= x) & (x <= right) & (reliable > 0), (top <= y) & (y <= bottom)
     return (rows[..., :, None] & columns[..., None, :]).any(1)
 
 
-def hand_region_of(poses: PoseSequence, *, threshold: float = HAND_THRESHOLD, padding: float = HAND_PADDING) -> Mask:
-    """`hand_region` of poses: boxes of the hands all of whose points are above `threshold`, at the poses' own size."""
-    boxes, reliable = hand_boxes(poses.xy, poses.confidence, threshold=threshold, padding=padding)
+def hand_region_of(poses: PoseSequence) -> Mask:
+    """`hand_region` of poses: boxes of the hands all of whose points are reliable, at the poses' own size."""
+    boxes, reliable = hand_boxes(poses.xy, poses.confidence)
     return hand_region(np.concatenate([boxes, reliable[..., None]], -1), poses.size)
 
 
@@ -166,15 +156,11 @@ def hand_psnr(output: AnyFrames, target: AnyFrames, poses: PoseSequence) -> floa
     return psnr(output, target, hand_region_of(poses))
 
 
-def _checked(mask: ndarray, shape: tuple[int, ...]) -> Mask:
-    mask = np.asarray(mask)
-    if mask.shape != shape or mask.dtype != bool:
-        raise InputError(f"mask {mask.shape} of {mask.dtype}", f"{shape} of bool", "make it from these frames")
-    return mask
-
-
 def _mean(values: Float64[ndarray, "f h w 3"], mask: Mask | None) -> float:
-    chosen = values if mask is None else values[_checked(mask, values.shape[:3])]
+    if mask is not None and (mask.shape != values.shape[:3] or mask.dtype != bool):
+        got = f"mask {mask.shape} of {mask.dtype}"
+        raise InputError(got, f"{values.shape[:3]} of bool", "make it from these frames")
+    chosen = values if mask is None else values[mask]
     return float(chosen.mean()) if chosen.size else float("nan")
 
 

@@ -15,16 +15,18 @@ Two ways to find points in generated frames:
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Float64, UInt8
+from jaxtyping import Bool, Float, Float64
 from numpy import ndarray
 
+from mimicmotion.arrays import Frame, Frames
 from mimicmotion.errors import InputError, PoseError
+from mimicmotion.evaluation.metrics.temporal import jerkiness
 from mimicmotion.pose.estimators.base import PoseEstimator
 from mimicmotion.pose.keypoints import (
     BODY,
@@ -104,21 +106,17 @@ def pose_fidelity(
     found: PoseSequence,
     truth: PoseSequence,
     *,
-    radius: float = PCK_RADIUS,
     unit: Unit = "torso",
     visible: float = TRULY_VISIBLE,
-    threshold: float = VISIBLE,
 ) -> dict[str, Fidelity]:
     """Compare poses found in generated frames with the driving poses; body, hands and face apart.
 
     Args:
         found: poses found in the result; scaled to the truth's size if it has another.
         truth: the driving poses.
-        radius: of PCK, in units of length.
         unit: of length: "torso" (`torso_length`) or "box" (`box_sides`; hands and faces are smaller than the radius
             then, so that only the body's PCK says anything). Frames without a box are left out.
         visible: truth points with lower confidence don't count.
-        threshold: found points with lower confidence count as missing.
 
     Returns:
         `Fidelity` of "body" (18 points), "left_hand", "right_hand" (21), "face" (68).
@@ -136,8 +134,8 @@ def pose_fidelity(
         found = found.scaled(truth.size)
     length = box_sides(truth, visible)[:, None] if unit == "box" else np.full((len(truth), 1), torso_length(truth))
     distance = np.hypot(*np.moveaxis(found.xy.astype(np.float64) - truth.xy, -1, 0)) / length
-    counts, met = (truth.confidence >= visible) & np.isfinite(length), found.confidence >= threshold
-    return {name: _fidelity(distance[:, p], counts[:, p], met[:, p], radius) for name, p in PARTS.items()}
+    counts, met = (truth.confidence >= visible) & np.isfinite(length), found.confidence >= VISIBLE
+    return {name: _fidelity(distance[:, p], counts[:, p], met[:, p]) for name, p in PARTS.items()}
 
 
 def pooled(clips: list[dict[str, Fidelity]]) -> dict[str, Fidelity]:
@@ -154,43 +152,57 @@ def pooled(clips: list[dict[str, Fidelity]]) -> dict[str, Fidelity]:
     return out
 
 
-def redetect(
-    frames: UInt8[ndarray, "frames height width 3"],
-    estimator: PoseEstimator | None = None,
-    *,
-    scale: float | None = None,
-    fps: float = 0.0,
-) -> PoseSequence:
-    """Poses in generated frames, in pixels of these frames.
+DETECTION_SIDE = 128
+"""Smaller frames are enlarged to this short side for the estimator. (On true synthetic frames of 224 x 128, twice,
+three and four times the size found no more.)"""
 
-    Args:
-        frames: RGB.
-        estimator: the bundled one if None (one thread, so that the result doesn't depend on the machine's load).
-        scale: frames are enlarged by this before; None: to a short side of about `DETECTION_SIDE` pixels.
-        fps: kept in the result.
+
+def detection_size(size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) at which poses are looked for in frames of this (height, width)."""
+    scale = max(1.0, DETECTION_SIDE / min(size))
+    return round(size[0] * scale), round(size[1] * scale)
+
+
+def enlarged(frames: Iterable[Frame], size: tuple[int, int]) -> Iterator[Frame]:
+    """Frames of (height, width) `size`, at the size at which poses are looked for."""
+    height, width = detection_size(size)
+    for frame in frames:
+        # pyrefly: ignore [bad-return]
+        yield frame if (height, width) == size else cv2.resize(frame, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def redetect(frames: Frames, estimator: PoseEstimator) -> PoseSequence:
+    """Poses in generated frames, in pixels of these frames; small frames are enlarged before.
 
     Raises:
         InputError: not RGB frames of uint8, or none.
     """
-    frames = np.asarray(frames)
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not frames.size:
         got = f"frames {frames.shape} of {frames.dtype}"
         raise InputError(got, "(frames, height, width, 3) of uint8, not empty", "stack RGB frames")
     size = (frames.shape[1], frames.shape[2])
-    if scale is None:
-        scale = max(1.0, DETECTION_SIDE / min(size))
-    if estimator is None:
-        from mimicmotion.pose.estimators.holistic import HolisticEstimator
-
-        estimator = HolisticEstimator(threads=1, device="cpu")
-    target = (round(size[1] * scale), round(size[0] * scale))
-    larger = frames if scale == 1 else (cv2.resize(f, target, interpolation=cv2.INTER_CUBIC) for f in frames)
-    return dataclasses.replace(estimator.estimate(larger, fps).scaled(size), fps=fps)
+    return estimator.estimate(enlarged(frames, size)).scaled(size)
 
 
-DETECTION_SIDE = 128
-"""Smaller frames are enlarged to this short side for the estimator. (On true synthetic frames of 224 x 128, twice,
-three and four times the size found no more.)"""
+def pose_numbers(found: PoseSequence, truth: PoseSequence) -> dict[str, float]:
+    """All numbers of pose fidelity that a report has.
+
+    Raises:
+        PoseError: lengths differ, or the truth shows no torso.
+    """
+    out: dict[str, float] = {}
+    for name, part in pose_fidelity(found, truth).items():
+        out |= {f"pose_error_{name}": part.error, f"pck_{name}": part.pck, f"missing_{name}": part.missing}
+    out["pck_box_body"] = pose_fidelity(found, truth, unit="box")["body"].pck
+    hands = np.r_[LEFT_HAND, RIGHT_HAND]
+    confidence = found.confidence[:, hands][truth.confidence[:, hands] >= TRULY_VISIBLE]
+    out["hand_confidence"] = float(confidence.mean()) if len(confidence) else float("nan")
+    length = torso_length(truth)
+    out["jerkiness"] = jerkiness(found.scaled(truth.size), length)
+    steady = jerkiness(truth, length)
+    out["jerkiness_ratio"] = out["jerkiness"] / steady if steady > 0 else float("nan")
+    return out
+
 
 PATCH = 0.15
 """Half side of a patch in torso lengths."""
@@ -200,13 +212,7 @@ MATCH = 0.5
 """Normalised correlation below which a patch was not found."""
 
 
-def find_patches(
-    output: UInt8[ndarray, "frames height width 3"],
-    target: UInt8[ndarray, "frames height width 3"],
-    truth: PoseSequence,
-    *,
-    visible: float = TRULY_VISIBLE,
-) -> PoseSequence:
+def find_patches(output: Frames, target: Frames, truth: PoseSequence) -> PoseSequence:
     """Where the surroundings of each true point lie in the generated frames.
 
     A square of 0.3 torso lengths around each visible point of the true frame is looked for in the output, up to 0.4
@@ -218,7 +224,6 @@ def find_patches(
         output: generated frames, RGB.
         target: true frames.
         truth: true poses in pixels of these frames.
-        visible: points with lower confidence are not looked for.
 
     Returns:
         Points with the correlation as confidence, 0 where it is below 0.5 or the point was not looked for.
@@ -227,8 +232,7 @@ def find_patches(
         InputError: lengths or sizes differ, or frames are malformed.
         PoseError: the truth shows no torso.
     """
-    output, target = np.asarray(output), np.asarray(target)
-    if output.dtype != np.uint8 or output.ndim != 4 or output.shape != target.shape or output.dtype != target.dtype:
+    if output.dtype != np.uint8 or output.ndim != 4 or output.shape != target.shape or target.dtype != np.uint8:
         got = f"output {output.shape} of {output.dtype}, target {target.shape} of {target.dtype}"
         raise InputError(got, "uint8 clips of one shape", "compare frames of one size and length")
     if len(truth) != len(target) or truth.size != target.shape[1:3]:
@@ -237,7 +241,7 @@ def find_patches(
     unit = torso_length(truth)
     half, reach = max(round(PATCH * unit), 2), max(round(REACH * unit), 2)
     xy, confidence = truth.xy.copy(), np.zeros_like(truth.confidence)
-    for i, wanted in enumerate(truth.confidence >= visible):
+    for i, wanted in enumerate(truth.confidence >= TRULY_VISIBLE):
         pad = half + reach
         padded = cv2.copyMakeBorder(output[i], pad, pad, pad, pad, cv2.BORDER_REPLICATE)
         known = cv2.copyMakeBorder(target[i], half, half, half, half, cv2.BORDER_REPLICATE)
@@ -259,22 +263,16 @@ class PatchErrors:
     hands: float
 
 
-def patch_errors(
-    output: UInt8[ndarray, "frames height width 3"],
-    target: UInt8[ndarray, "frames height width 3"],
-    truth: PoseSequence,
-    *,
-    visible: float = TRULY_VISIBLE,
-) -> PatchErrors:
+def patch_errors(output: Frames, target: Frames, truth: PoseSequence) -> PatchErrors:
     """`find_patches` in two numbers, for comparing models.
 
     A point whose surroundings are not found counts as 0.4 torso lengths off (as far as they are looked for): otherwise
     a model that paints no hand at all would have the fewest errors. Raises as `find_patches`.
     """
-    found = find_patches(output, target, truth, visible=visible)
+    found = find_patches(output, target, truth)
     distance = np.hypot(*np.moveaxis(found.xy.astype(np.float64) - truth.xy, -1, 0)) / torso_length(truth)
     distance = np.where(found.confidence > 0, np.minimum(distance, REACH), REACH)
-    counts = (truth.confidence >= visible) & _inside(truth.xy, truth.size)
+    counts = (truth.confidence >= TRULY_VISIBLE) & _inside(truth.xy, truth.size)
 
     def mean(*parts: slice) -> float:
         chosen = np.concatenate([distance[:, p][counts[:, p]] for p in parts])
@@ -298,12 +296,12 @@ def _inside(xy: Float[ndarray, "*n 2"], size: tuple[int, int]) -> Bool[ndarray, 
     return np.all((xy >= 0) & (xy < [size[1], size[0]]), axis=-1)
 
 
-def _fidelity(distance: ndarray, counts: ndarray, met: ndarray, radius: float) -> Fidelity:
+def _fidelity(distance: ndarray, counts: ndarray, met: ndarray) -> Fidelity:
     n, both = int(counts.sum()), counts & met
     if not n:
         return Fidelity(float("nan"), float("nan"), float("nan"), 0)
     error = float(distance[both].mean()) if both.any() else float("nan")
-    return Fidelity(error, float((both & (distance <= radius)).sum() / n), 1 - float(both.sum() / n), n)
+    return Fidelity(error, float((both & (distance <= PCK_RADIUS)).sum() / n), 1 - float(both.sum() / n), n)
 
 
 def _share(part: ndarray, whole: ndarray) -> float:

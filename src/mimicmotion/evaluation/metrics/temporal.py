@@ -15,6 +15,8 @@ from mimicmotion.pose.keypoints import VISIBLE, PoseSequence
 
 STATIC = 4 / 255
 """A pixel is static if no colour of the target moves by more than this in the whole clip."""
+NEIGHBOURS = 3
+"""Jumps on each side of a border to compare with."""
 OCCLUSION_SHARE, OCCLUSION_OFFSET = 0.01, 0.5  # forward-backward check of Sundaram et al. 2010
 
 
@@ -64,70 +66,64 @@ def warping_error(output: AnyFrames) -> float:
     Raises:
         InputError: fewer than 2 frames, NaN, frames smaller than 16 pixels.
     """
+    _at_least(unit_frames(output, "output"), 2)
+    return mean_of_known(warping_errors(output))
+
+
+def warping_errors(output: AnyFrames) -> Float64[ndarray, " frames-1"]:
+    """`warping_error` of each frame against the one before it; NaN where no pixel counts."""
     frames = unit_frames(output, "output")
-    _at_least(frames, 2)
     if min(frames.shape[1:3]) < 16:
-        raise InputError(
-            f"frames of {frames.shape[1:3]}", "at least 16 pixels a side for optical flow", "use larger frames"
-        )
+        got = f"frames of {frames.shape[1:3]}"
+        raise InputError(got, "at least 16 pixels a side for optical flow", "use larger frames")
     greys = np.rint(grey(frames) * 255).astype(np.uint8)
-    errors = []
+    errors = np.full(len(frames) - 1, np.nan)
     for i in range(1, len(frames)):
         back, valid = _flow(greys[i], greys[i - 1])
         if valid.any():
-            errors.append(float(((frames[i] - sample(frames[i - 1], back)) ** 2)[valid].mean()))
-    return float(np.mean(errors)) if errors else float("nan")
+            errors[i - 1] = ((frames[i] - sample(frames[i - 1], back)) ** 2)[valid].mean()
+    return errors
 
 
-def seam_scores(output: AnyFrames, borders: Sequence[int], *, neighbours: int = 3) -> Float64[ndarray, " borders"]:
-    """How much larger the jump across each segment border is than the jumps next to it.
-
-    A jump is the root mean square difference of consecutive frames. The score is the jump from frame border - 1 to
-    border, divided by the median of the jumps up to `neighbours` frames away on both sides that cross no border: 1 is
-    a seam that cannot be seen, 2 a jump twice as large as the motion around it.
-
-    Args:
-        output: the whole clip.
-        borders: numbers of the first frames of new segments (with overlap: any frame where the mixture changes).
-        neighbours: jumps on each side to compare with.
-
-    Raises:
-        InputError: a border outside 1..frames - 1, no neighbour to compare with, or a malformed clip.
-    """
-    frames = unit_frames(output, "output")
-    _at_least(frames, 3)
-    return scores_of_jumps(jumps(frames), borders, neighbours=neighbours)
+def mean_of_known(values: Float64[ndarray, " n"]) -> float:
+    """Mean of the numbers that are not NaN; NaN where there are none."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")
 
 
-def jumps(frames: Float[ndarray, "frames h w 3"]) -> Float64[ndarray, " frames-1"]:
+def jumps(output: AnyFrames) -> Float64[ndarray, " frames-1"]:
     """Root mean square difference of each frame from the one before it, colours from 0 to 1."""
+    frames = unit_frames(output, "output")
     return np.sqrt(((frames[1:] - frames[:-1]) ** 2).mean((1, 2, 3)))
 
 
-def scores_of_jumps(
-    jump: Float[ndarray, " frames-1"], borders: Sequence[int], *, neighbours: int = 3
-) -> Float64[ndarray, " borders"]:
-    """`seam_scores` of a clip whose `jumps` are known; raises as it does."""
+def seam_scores(jump: Float[ndarray, " frames-1"], borders: Sequence[int]) -> Float64[ndarray, " borders"]:
+    """How much larger the jump across each segment border is than the jumps next to it.
+
+    The score is the jump from frame border - 1 to border, divided by the median of the jumps up to 3 frames away on
+    both sides that cross no border: 1 is a seam that cannot be seen, 2 a jump twice as large as the motion around it.
+
+    Args:
+        jump: the `jumps` of a whole clip.
+        borders: numbers of the first frames of new segments (with overlap: any frame where the mixture changes).
+
+    Raises:
+        InputError: a border outside 1..frames - 1, or no neighbour to compare with.
+    """
     frames = len(jump) + 1
     bad = [b for b in borders if not 1 <= b < frames]
-    if bad or neighbours < 1:
-        got = f"border {bad[0]}" if bad else f"neighbours={neighbours}"
-        raise InputError(f"{got} in a clip of {frames} frames", "1 to frames - 1", "give first frames of segments")
+    if bad:
+        got = f"border {bad[0]} in a clip of {frames} frames"
+        raise InputError(got, "1 to frames - 1", "give first frames of segments")
     at = {b - 1 for b in borders}
     scores = []
     for b in borders:
-        around = [i for i in range(b - 1 - neighbours, b + neighbours) if 0 <= i < len(jump) and i not in at]
+        around = [i for i in range(b - 1 - NEIGHBOURS, b + NEIGHBOURS) if 0 <= i < len(jump) and i not in at]
         if not around:
-            raise InputError(f"border {b} among borders", "some frames between borders", "use more neighbours")
+            raise InputError(f"border {b} among borders", "some frames between borders", "leave some out")
         # 1e-4 (a fortieth of a grey level) keeps still clips at 1
         scores.append((jump[b - 1] + 1e-4) / (np.median(jump[around]) + 1e-4))
     return np.array(scores)
-
-
-def seam_score(output: AnyFrames, borders: Sequence[int], *, neighbours: int = 3) -> float:
-    """Mean of `seam_scores`; NaN for a clip without borders."""
-    scores = seam_scores(output, borders, neighbours=neighbours)
-    return float(scores.mean()) if len(scores) else float("nan")
 
 
 def jerkiness(poses: PoseSequence, length: float, *, visible: float = VISIBLE) -> float:

@@ -1,32 +1,33 @@
 """Networks that turn clips into features, and what a distance on them may be called.
 
 FVD means I3D, FID means InceptionV3, FID-VID a 3D ResNet-50: a distance on any other features is no such number and is
-not to be called one. `FeatureNetwork.title` is the name to print.
+not to be called one. `TorchFeatures.title` is the name to print.
 """
 
 from __future__ import annotations
 
-import logging
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 from numpy import ndarray
 
 from mimicmotion.errors import ConfigError, InputError, WeightsError
+from mimicmotion.evaluation.metrics.pixels import unit_frames
 from mimicmotion.weights.registry import known
 
 if TYPE_CHECKING:
     import torch
 
-logger = logging.getLogger(__name__)
-
 Fit = Literal["squash", "crop"]
-METRICS = {"FVD": "I3D", "FID": "InceptionV3", "FID-VID": "3D ResNet-50", "CD-FVD": "VideoMAE"}
-"""Published distances and the network that each is defined on."""
+PUBLISHED = ("FVD", "FID", "FID-VID", "CD-FVD")
+"""Distances that are defined on one network each: I3D, InceptionV3, a 3D ResNet-50, a VideoMAE."""
+I3D_MIN_FRAMES = 9
+"""Shorter clips leave nothing for I3D's last pooling."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class Preprocess:
         Raises:
             InputError: another shape or type, NaN, or values out of range.
         """
-        x = _checked_frame(frame)
+        x = (unit_frames(np.asarray(frame)[None])[0] * 255).astype(np.float32)
         x = (_squashed if self.fit == "squash" else _cropped)(x, self.size)
         mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
         return np.ascontiguousarray(((x - mean) / std).transpose(2, 0, 1))
@@ -64,22 +65,6 @@ I3D_INPUT = Preprocess()
 FID_VID_INPUT = Preprocess(112, mean=(114.7748, 107.7354, 99.4750), std=(1.0, 1.0, 1.0))
 FID_INPUT = Preprocess(299, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 IMAGENET_INPUT = Preprocess(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
-
-
-def _checked_frame(frame: ndarray) -> Float32[ndarray, "height width 3"]:
-    frame = np.asarray(frame)
-    if frame.ndim != 3 or frame.shape[2] != 3 or not frame.size:
-        raise InputError(f"a frame of shape {frame.shape}", "(height, width, 3), not empty", "give RGB frames")
-    if frame.dtype == np.uint8:
-        return frame.astype(np.float32)
-    if not np.issubdtype(frame.dtype, np.floating):
-        raise InputError(f"a frame of {frame.dtype}", "uint8 in 0..255 or floats in 0..1", "convert the frames")
-    if not np.isfinite(frame).all():
-        raise InputError("NaN or infinity in a frame", "finite values", "see what made these frames")
-    if frame.min() < 0 or frame.max() > 1:
-        got = f"a frame from {float(frame.min()):.3g} to {float(frame.max()):.3g}"
-        raise InputError(got, "0..1", "scale the frames, or give uint8")
-    return frame.astype(np.float32) * 255
 
 
 def _squashed(x: Float32[ndarray, "height width 3"], size: int) -> Float32[ndarray, "size size 3"]:
@@ -102,29 +87,16 @@ def _cropped(x: Float32[ndarray, "height width 3"], size: int) -> Float32[ndarra
     return y[top : top + size, left : left + size]
 
 
-@runtime_checkable
 class FeatureNetwork(Protocol):
     """What `fvd.features` needs of a network.
 
     Attributes:
-        name: the network, for people.
-        dim: numbers a clip.
         length: frames a clip; 1 for networks that see single pictures.
         preprocess: how frames become its input.
-        is_standin: whether distances on it must not carry the name of a published metric.
-        title: what a Frechet distance on it is called in a report.
     """
 
-    name: str
-    dim: int | None
     length: int
     preprocess: Preprocess
-    is_standin: bool
-
-    @property
-    def title(self) -> str:
-        """Name for reports."""
-        ...
 
     def __call__(self, clips: Float32[ndarray, "n frames 3 size size"]) -> Float32[ndarray, "n dim"]:
         """Features of preprocessed clips."""
@@ -141,30 +113,27 @@ class TorchFeatures:
         length: frames a clip.
         preprocess: how frames become its input.
         device: where it runs.
-        dim: numbers a clip where known beforehand.
     """
 
     def __init__(
         self,
-        module: torch.nn.Module,
+        module: Callable[[Any], Any],
         name: str,
         *,
         metric: str | None,
         length: int,
         preprocess: Preprocess,
         device: str,
-        dim: int | None = None,
     ) -> None:
-        if metric is not None and metric not in METRICS:
-            raise InputError(f"metric={metric!r}", f"one of {', '.join(METRICS)}, or None", "correct the name")
+        if metric is not None and metric not in PUBLISHED:
+            raise InputError(f"metric={metric!r}", f"one of {', '.join(PUBLISHED)}, or None", "correct the name")
         self.module, self.name, self.metric, self.device = module, name, metric, device
-        self.is_standin = metric is None
-        self.length, self.preprocess, self.dim = length, preprocess, dim
+        self.length, self.preprocess = length, preprocess
 
     @property
     def title(self) -> str:
         """What a Frechet distance on these features is called."""
-        return self.metric or f"Frechet distance on {self.name} features (not {' or '.join(list(METRICS)[:3])})"
+        return self.metric or f"Frechet distance on {self.name} features (not FVD, FID or FID-VID)"
 
     def __call__(self, clips: Float32[ndarray, "n frames 3 size size"]) -> Float32[ndarray, "n dim"]:
         """Features of clips that went through `preprocess`.
@@ -176,22 +145,11 @@ class TorchFeatures:
 
         x = torch.from_numpy(clips).to(self.device).transpose(1, 2)  # channels before time
         with torch.inference_mode():
-            out = self._run(x.squeeze(2) if self.length == 1 else x)
+            out = self.module(x.squeeze(2) if self.length == 1 else x)
         if not isinstance(out, torch.Tensor) or out.ndim < 2 or len(out) != len(clips):
             got = f"{self.name} returns {tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__}"
             raise WeightsError(got, "features (clips, numbers)", "give the network without its classifier")
-        features = out.flatten(1).float().cpu().numpy()
-        self.dim = features.shape[1]
-        return features
-
-    def _run(self, x: Any) -> Any:
-        return self.module(x)
-
-
-class _VideoMae(TorchFeatures):
-    def _run(self, x: Any) -> Any:
-        # tokens averaged, as content-debiased FVD does (Ge et al. 2024)
-        return self.module(x.transpose(1, 2)).last_hidden_state.mean(1)
+        return out.flatten(1).float().cpu().numpy()
 
 
 def best_device(device: str | None) -> str:
@@ -236,6 +194,18 @@ def load_strictly(module: torch.nn.Module, path: Path) -> torch.nn.Module:
     return module.eval().requires_grad_(requires_grad=False)
 
 
+def i3d_path(path: Path | str | None, length: int) -> Path:
+    """`weights_path` of I3D for clips of `length` frames.
+
+    Raises:
+        WeightsError: the weights are not there.
+        InputError: clips too short for this network.
+    """
+    if length < I3D_MIN_FRAMES:
+        raise InputError(f"clips of {length} frames", f"at least {I3D_MIN_FRAMES} for I3D", "use 16")
+    return weights_path("i3d", path)
+
+
 def load_i3d(
     path: Path | str | None = None, *, fit: Fit = "squash", length: int = 16, device: str | None = None
 ) -> TorchFeatures:
@@ -253,23 +223,13 @@ def load_i3d(
     """
     import torch
 
-    from mimicmotion.evaluation.networks.i3d import CLASSES, I3D, MIN_FRAMES
+    from mimicmotion.evaluation.networks.i3d import I3D
 
-    if length < MIN_FRAMES:
-        raise InputError(f"clips of {length} frames", f"at least {MIN_FRAMES} for I3D", "use 16")
-    file = weights_path("i3d", path)
+    file, where = i3d_path(path, length), best_device(device)
     with torch.device("meta"):
         module = I3D()
-    where = best_device(device)
-    return TorchFeatures(
-        load_strictly(module, file).to(where),
-        "I3D Kinetics-400",
-        metric="FVD",
-        length=length,
-        preprocess=Preprocess(fit=fit),
-        device=where,
-        dim=CLASSES,
-    )
+    options = {"metric": "FVD", "length": length, "preprocess": Preprocess(fit=fit), "device": where}
+    return TorchFeatures(load_strictly(module, file).to(where), "I3D Kinetics-400", **options)
 
 
 def load_network(
@@ -289,7 +249,7 @@ def load_network(
     Args:
         path: TorchScript file that returns features (n, dim), or folder with config.json and safetensors.
         name: the network, for people.
-        metric: one of `METRICS` if this is that metric's own network.
+        metric: one of `PUBLISHED` if this is that metric's own network.
         length: frames a clip; 1 for pictures (n, 3, size, size).
         preprocess: how frames become its input: FID_INPUT, FID_VID_INPUT, IMAGENET_INPUT or your own.
         device: default is a GPU where there is one.
@@ -303,8 +263,10 @@ def load_network(
     if not path.exists():
         what = "a TorchScript file or a folder with a VideoMAE"
         raise WeightsError(f"{path} is not there", what, "correct the path; no package index carries this network")
-    kind, module = (_VideoMae, _video_mae(path)) if path.is_dir() else (TorchFeatures, _torchscript(path))
-    return kind(module.to(where), name, metric=metric, length=length, preprocess=preprocess, device=where)
+    module = (_video_mae(path) if path.is_dir() else _torchscript(path)).to(where)
+    # of a VideoMAE tokens are averaged, as content-debiased FVD does (Ge et al. 2024)
+    run = (lambda x: module(x.transpose(1, 2)).last_hidden_state.mean(1)) if path.is_dir() else module
+    return TorchFeatures(run, name, metric=metric, length=length, preprocess=preprocess, device=where)
 
 
 def _torchscript(path: Path) -> Any:

@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 CLASSES = 400
-SIZE = 224
-MIN_FRAMES = 9  # fewer leave nothing for the last pooling
 
 Volume = Float[Tensor, "n c t h w"]
 

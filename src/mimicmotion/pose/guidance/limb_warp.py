@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, UInt8
 from numpy import ndarray
 
-from mimicmotion.arrays import Frame
+from mimicmotion.arrays import Frame, PoseFrames
 from mimicmotion.errors import InputError
 from mimicmotion.pose.guidance.limbs import (
     BACK_TO_FRONT,
@@ -73,6 +73,30 @@ class WarpedPicture:
     def __getitem__(self, index: slice, /) -> Clip:
         rows = range(*index.indices(len(self)))
         return np.stack([self.puppet.paint(self.poses.xy[i], self.poses.confidence[i]) for i in rows])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WarpedPoses:
+    """Drawn poses together with the picture warped to each; slices give the drawn poses.
+
+    Attributes:
+        poses: uint8 (frames, height, width, 3), or anything whose slices give that.
+        warped: the same of the warped picture (`WarpedPicture`).
+    """
+
+    poses: PoseFrames
+    warped: PoseFrames
+
+    def __post_init__(self) -> None:
+        if len(self.warped) < len(self.poses):
+            got, want = f"{len(self.warped)} warped frames", f"one per pose, {len(self.poses)}"
+            raise InputError(got, want, "warp the picture to each pose")
+
+    def __len__(self) -> int:
+        return len(self.poses)
+
+    def __getitem__(self, index: slice, /) -> Clip:
+        return self.poses[index]
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,7 +80,7 @@ def decode_levels(plan: ExecutionPlan, frames: int, side: int, tiles: bool = Tru
 
 
 def plan_execution(
-    pipe: Any,
+    backbone: Any,
     work: Workload,
     budget: int | None,
     options: ExecutionOptions | None = None,
@@ -91,21 +91,21 @@ def plan_execution(
     """The fastest way that is predicted to fit. Segments are never shortened.
 
     Args:
-        pipe: the pipeline; its networks may lie anywhere.
+        backbone: its networks may lie anywhere.
         work: what is to be computed.
         budget: bytes that may be used, weights included (`free_memory`); None takes the fastest way, unpredicted.
         options: what the user has set; None leaves all to the plan.
-        device: where it will run; None is the pipeline's.
-        predictor: of this pipeline, if there is one already.
+        device: where it will run; None is the backbone's.
+        predictor: of this backbone, if there is one already.
 
     Raises:
         ConfigError: nothing fits; says how much is missing and what would help.
     """
-    options, device = options or ExecutionOptions(), device or pipe.device
-    plans = _levels(work, pipe.downscale, options, device)
+    options, device = options or ExecutionOptions(), device or backbone.device
+    plans = _levels(work, backbone.downscale, options, device)
     if budget is None:
         return plans[0]
-    predictor, found = predictor or Predictor(pipe, device), []
+    predictor, found = predictor or Predictor(backbone, device), []
     for tiles in (False, True):
         for level in plans:
             for plan in (level, *decode_levels(level, min(work.decode_chunk, work.num_frames), max(work.size), tiles)):

@@ -160,25 +160,6 @@ def _channels_last(x: Tensor) -> bool:
     return x.ndim in LAST and x.is_contiguous(memory_format=LAST[x.ndim]) and not x.is_contiguous()
 
 
-def shape_copy(module: nn.Module, cpu: bool) -> Any:
-    """A network of the same config and number format, fresh and without data.
-
-    Args:
-        module: the network; its weights may lie anywhere.
-        cpu: as for `LiveBytes`.
-    """
-    from mimicmotion.backbones.svd.checkpoint import build_part
-
-    copy, dtype = build_part(module), next(module.parameters()).dtype
-    for part in copy.modules():
-        for tensors in (part._parameters, part._buffers):
-            for name, t in tensors.items():
-                if t is not None:
-                    shape: Any = torch.empty(t.shape, dtype=dtype, device=META)
-                    tensors[name] = shape.as_subclass(CpuShape) if cpu else shape
-    return copy.eval()
-
-
 def tensors_of(*modules: nn.Module | None) -> list[Tensor]:
     """Parameters and buffers."""
     return [t for m in modules if m is not None for t in (*m.parameters(), *m.buffers())]

@@ -1,4 +1,4 @@
-"""Puts a plan on the networks of a pipeline: where weights are, and when they come and go."""
+"""Puts a plan on the networks of a backbone: where weights are, and when they come and go."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ LARGE = ("unet", "vae", "image_encoder")
 
 
 class Placement:
-    """The networks of a pipeline, placed as a plan says.
+    """The networks of a backbone, placed as a plan says.
 
     Args:
-        pipe: the pipeline.
+        backbone: its networks are moved.
         device: where it works.
         plan: what to begin with.
     """
 
-    def __init__(self, pipe: Any, device: torch.device, plan: ExecutionPlan) -> None:
-        self.pipe, self.device = pipe, device
+    def __init__(self, backbone: Any, device: torch.device, plan: ExecutionPlan) -> None:
+        self.backbone, self.device = backbone, device
         self.parked: dict[str, Parked] = {}
         self.offload = plan.offload
         self.apply(plan)
@@ -34,12 +34,12 @@ class Placement:
         if plan.offload != self.offload:
             self.release()
         self.offload = plan.offload
-        self.pipe.unet.set_execution(plan.unet)
-        for small in (self.pipe.pose_net, self.pipe.detail):
+        self.backbone.unet.set_execution(plan.unet)
+        for small in (self.backbone.pose_net, self.backbone.detail):
             if small is not None:
                 nn.Module.to(small, device=self.device)
         for name in LARGE:
-            module = getattr(self.pipe, name)
+            module = getattr(self.backbone, name)
             if plan.offload == "none":
                 nn.Module.to(module, device=self.device)
             elif name not in self.parked:

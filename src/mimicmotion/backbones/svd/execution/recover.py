@@ -31,17 +31,17 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def recovering(
-    pipe: Any,
+    backbone: Any,
     stage: str,
     work: Callable[[], T],
     levels: Callable[[ExecutionPlan], Iterator[ExecutionPlan]] = lambda _: iter(()),
 ) -> T:
-    """Do some work; where memory is full, change the pipeline's plan by one level and do the same again.
+    """Do some work; where memory is full, change the plan by one level and do the same again.
 
     Args:
-        pipe: the pipeline.
+        backbone: whose networks work.
         stage: "encode", "denoise" or "decode", for messages.
-        work: what to do; it takes its plan from the pipeline.
+        work: what to do; it takes its plan from the backbone.
         levels: fallback levels of a plan for this stage. In encoding and decoding, networks that are not in use leave
             the device first.
 
@@ -56,14 +56,15 @@ def recovering(
                 raise
             message = str(e).splitlines()[0] if str(e) else type(e).__name__
         # Here the error is gone, and with its frames the tensors that they held.
-        plan: ExecutionPlan | None = pipe.plan
-        if stage != "denoise" and pipe.device.type != "cpu" and pipe.plan.offload == "none":
-            plan = replace(pipe.plan, offload="modules")
+        plan: ExecutionPlan | None = backbone.plan
+        if stage != "denoise" and backbone.device.type != "cpu" and backbone.plan.offload == "none":
+            plan = replace(backbone.plan, offload="modules")
         else:
-            plan = next(levels(pipe.plan), None)
+            plan = next(levels(backbone.plan), None)
         if plan is None:
+            least = backbone.plan.describe()
             raise ConfigError(
-                f"out of memory in stage {stage}, also in the smallest way to run ({pipe.plan.describe()}): {message}",
+                f"out of memory in stage {stage}, also in the smallest way to run ({least}): {message}",
                 "more free memory",
                 "make the result smaller, lower segment_frames, or close other programs",
             )
@@ -71,7 +72,7 @@ def recovering(
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        pipe.configure(plan)
+        backbone.configure(plan)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,11 +80,11 @@ class RecoveringUNet:
     """A `ConditionedUNet` that goes on after running out of memory, with the same pass and the same latents.
 
     Attributes:
-        pipe: whose plan holds for each call, and is changed.
+        backbone: whose plan holds for each call, and is changed.
         network: the U-Net with its conditioning.
     """
 
-    pipe: Any
+    backbone: Any
     network: ConditionedUNet
 
     def conditional(self, x: Latents, c_noise: Sigma, frames: Sequence[int]) -> Latents:
@@ -92,28 +93,27 @@ class RecoveringUNet:
 
     def pair(self, x: Latents, c_noise: Sigma, frames: Sequence[int]) -> tuple[Latents, Latents]:
         """(unconditional v, conditional v)."""
-        one_pass = self.network.cache is not None or not self.network.one_batch  # at a time, whatever the plan
+        one_pass = self.network.cache is not None  # at a time, whatever the plan
         return self._run(x, lambda network: network.pair(x, c_noise, frames), one_pass)
 
     def _run(self, x: Tensor, run: Callable[[ConditionedUNet], T], one_pass: bool) -> T:
         def work() -> T:
-            self.pipe.use("unet")
-            batch = self.network.one_batch and self.pipe.plan.guidance_in_one_batch
-            return run(replace(self.network, one_batch=batch))
+            self.backbone.use("unet")
+            return run(replace(self.network, one_batch=self.backbone.plan.guidance_in_one_batch))
 
         def levels(plan: ExecutionPlan) -> Iterator[ExecutionPlan]:
             plan = replace(plan, guidance_in_one_batch=plan.guidance_in_one_batch and not one_pass)
-            return fallback_levels(plan, x.shape[0] * x.shape[1], x.shape[-2] * x.shape[-1], self.pipe.device)
+            return fallback_levels(plan, x.shape[0] * x.shape[1], x.shape[-2] * x.shape[-1], self.backbone.device)
 
-        return recovering(self.pipe, "denoise", work, levels)
+        return recovering(self.backbone, "denoise", work, levels)
 
 
-def decode_recovering(pipe: Any, decode: Callable[..., Tensor], vae: Any, latents: Tensor) -> Tensor:
-    """Decode the frames of a clip by the pipeline's plan; fewer frames at once, then tiles, where memory is full."""
+def decode_recovering(backbone: Any, decode: Callable[..., Tensor], vae: Any, latents: Tensor) -> Tensor:
+    """Decode the frames of a clip by the plan; fewer frames at once, then tiles, where memory is full."""
 
     def work() -> Tensor:
-        pipe.use("vae")
-        return decode(vae, latents, frame_chunk=pipe.plan.decode_chunk, tile=pipe.plan.decode_tile)
+        backbone.use("vae")
+        return decode(vae, latents, frame_chunk=backbone.plan.decode_chunk, tile=backbone.plan.decode_tile)
 
-    side = max(latents.shape[-2:]) * pipe.downscale
-    return recovering(pipe, "decode", work, lambda plan: decode_levels(plan, len(latents), side))
+    side = max(latents.shape[-2:]) * backbone.downscale
+    return recovering(backbone, "decode", work, lambda plan: decode_levels(plan, len(latents), side))

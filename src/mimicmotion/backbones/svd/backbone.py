@@ -1,0 +1,333 @@
+"""Stable Video Diffusion with the pose input, as a backbone."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mimicmotion.arrays import Frame, PoseFrames
+from mimicmotion.backbones.base import Backbone, ConditionedNetwork, Request
+from mimicmotion.backbones.svd.checkpoint import Components, load_components, save_components
+from mimicmotion.backbones.svd.conditioning import ConditionedUNet, Conditioning, encode_conditioning
+from mimicmotion.backbones.svd.decode import decode_frames, decode_stream
+from mimicmotion.backbones.svd.execution.deep_features import BlockCache
+from mimicmotion.backbones.svd.execution.levels import plan_execution
+from mimicmotion.backbones.svd.execution.memory import weight_bytes
+from mimicmotion.backbones.svd.execution.options import Execution
+from mimicmotion.backbones.svd.execution.placement import Placement
+from mimicmotion.backbones.svd.execution.plan import ExecutionPlan, Peaks
+from mimicmotion.backbones.svd.execution.predict import NETWORKS, Predictor, Workload
+from mimicmotion.backbones.svd.execution.quantize import quantize_weights, quantized
+from mimicmotion.backbones.svd.execution.recover import RecoveringUNet, decode_recovering, recovering
+from mimicmotion.backbones.svd.posenet import PoseNet
+from mimicmotion.diffusion.denoiser import Denoiser, Network, precondition_v
+from mimicmotion.diffusion.recipe import Recipe
+from mimicmotion.errors import ConfigError, PoseError
+from mimicmotion.runtime.free_memory import free_memory
+from mimicmotion.settings import ExecutionOptions, SamplingSettings
+
+DEFAULT_FPS = 7.0
+
+
+class SVDBackbone(Backbone):
+    """SVD's networks and the encoder of pose frames (paper section 3.2).
+
+    Args:
+        unet: SVD's U-Net with the pose input (`unet.build_unet`).
+        vae: SVD's autoencoder, frozen.
+        image_encoder: CLIP's picture encoder, frozen.
+        pose_net: encoder of pose frames.
+        settings: defaults of this model (see `Backbone`), and `fps`, which the network is told.
+
+    Raises:
+        ConfigError: the networks do not fit each other.
+    """
+
+    name: ClassVar[str] = "svd"
+    detail: Any = None
+
+    def __init__(
+        self,
+        unet: Any,
+        vae: Any,
+        image_encoder: Any,
+        pose_net: PoseNet,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.unet, self.vae, self.image_encoder, self.pose_net = unet, vae, image_encoder, pose_net
+        self.settings = dict(settings or {})
+        self._placement: Placement | None = None
+        self._plan: ExecutionPlan | None = None
+        if pose_net.downscale != self.downscale:
+            raise ConfigError(
+                f"PoseNet shrinks {pose_net.downscale}x, the autoencoder {self.downscale}x",
+                "the same factor",
+                "use the PoseNet and the autoencoder of one model",
+            )
+
+    @classmethod
+    def of(cls, parts: Components) -> Self:
+        """The backbone of loaded networks.
+
+        Raises:
+            ConfigError: they have a detail network, which only models with a warped picture use.
+        """
+        if parts.detail is not None and not cls.warps:
+            got = f"a detail network with reference_warp={parts.settings.get('reference_warp', 'none')!r}"
+            raise ConfigError(got, "reference_warp: limbs or residual", "leave out the detail network")
+        backbone = cls(parts.unet, parts.vae, parts.image_encoder, parts.pose_net, parts.settings)
+        backbone.files = parts.files
+        return backbone
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,
+        checkpoint: str | Path | None = None,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        variant: str | None = None,
+    ) -> Self:
+        """Load a model; see `Backbone.load` and `load_components`."""
+        return cls.of(load_components(folder, checkpoint, device=device, dtype=dtype, variant=variant))
+
+    def save(self, folder: Path) -> None:
+        """Write a folder in diffusers' layout, safetensors."""
+        save_components(self.components, folder)
+
+    @property
+    def components(self) -> Components:
+        """The networks, with the model's settings and files."""
+        return Components(
+            self.unet, self.vae, self.image_encoder, self.pose_net, self.settings, self.files, self.detail
+        )
+
+    # --- sizes and places -------------------------------------------------------------------------------------------
+
+    @property
+    def downscale(self) -> int:
+        """Pixels per latent along one side (8 for SVD)."""
+        return self.vae.downscale
+
+    @property
+    def size_multiple(self) -> int:  # type: ignore[override]
+        """64 for SVD: 8 of the autoencoder x 8 of the U-Net."""
+        return self.downscale * 2 ** (len(self.unet.config.block_out_channels) - 1)
+
+    def latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
+        """(channels, h, w) of a frame's latents at `size` = (height, width) pixels."""
+        return self.vae.config.latent_channels, size[0] // self.downscale, size[1] // self.downscale
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        """Where the networks work."""
+        return next(self.unet.parameters()).device if self._placement is None else self._placement.device
+
+    @property
+    def dtype(self) -> torch.dtype:  # type: ignore[override]
+        """Number format of the U-Net."""
+        return next(self.unet.parameters()).dtype
+
+    @property
+    def latent_device(self) -> torch.device:
+        """Where latents of whole videos are kept."""
+        return torch.device("cpu") if self.plan.latents_on_host else self.device
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> None:
+        """Move and cast all networks; ends a plan that keeps weights elsewhere (`configure`)."""
+        if self._placement is not None:
+            device = device or self.device
+            self._placement.release()
+            self._placement = None
+        for network in self.networks:
+            nn.Module.to(network, device=device, dtype=dtype)
+
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """U-Net, autoencoder, picture encoder, PoseNet, and the detail network where there is one."""
+        return tuple(network for name in NETWORKS if (network := getattr(self, name)) is not None)
+
+    def use(self, name: str) -> None:
+        """Have a network ("unet", "vae", "image_encoder") on the device, where weights come and go by a plan."""
+        if self._placement is not None:
+            self._placement.use(name)
+
+    # --- running within a given memory ------------------------------------------------------------------------------
+
+    @property
+    def plan(self) -> ExecutionPlan:  # type: ignore[override]
+        """How the networks run; without `configure` plainly, all at once."""
+        return ExecutionPlan(unet=self.unet.execution) if self._plan is None else self._plan
+
+    @property
+    def is_configured(self) -> bool:  # type: ignore[override]
+        """Whether a plan was set."""
+        return self._plan is not None
+
+    def configure(self, plan: ExecutionPlan, device: torch.device | str | None = None) -> None:
+        """Run as a plan says from now on; weights that wait are on the host. See `Backbone.configure`."""
+        target = self.device if device is None else torch.device(device)
+        if self._placement is None or self._placement.device != target:
+            if self._placement is not None:
+                self._placement.release()
+            self._placement = Placement(self, target, plan)
+        else:
+            self._placement.apply(plan)
+        self._plan = plan
+
+    def plan_run(
+        self,
+        size: tuple[int, int],
+        recipe: Recipe,
+        options: ExecutionOptions,
+        *,
+        device: torch.device | None = None,
+        keep_x0: bool = False,
+        predict: bool = False,
+    ) -> ExecutionPlan:
+        """The fastest way to run that is predicted to fit; see `Backbone.plan_run`."""
+        device = self.device if device is None else device
+        there = weight_bytes(*self.networks) if self.device.type == device.type else 0
+        budget = free_memory(device, there) if options.memory is None else int(options.memory * 2**30)
+        segments, num_frames = recipe.plan.segments, recipe.plan.num_rows - recipe.plan.reference_slot
+        work = Workload(
+            size=size,
+            segment_frames=min(len(segments[0]), num_frames + 1),
+            num_frames=num_frames,
+            guided=not all(p == "none" for p in recipe.passes),
+            decode_chunk=recipe.sampling.decode_chunk_size,
+            warped=self.warps,
+            cached_segments=len(segments) if recipe.sampling.block_cache else 0,
+            latent_copies=2 + (keep_x0 or recipe.sampling.sampler == "dpmpp-2m"),
+        )
+        predictor = Predictor(self, device)
+        if not predict and budget is not None and predictor.upper_bound(work) <= budget:
+            budget = None
+        return plan_execution(self, work, budget, options, device=device, predictor=predictor)
+
+    def read_plan(self, facts: Mapping[str, Any]) -> ExecutionPlan | None:
+        """A plan from a record; None if it is another version's."""
+        try:
+            parts: dict[str, Any] = {"unet": Execution(**facts["unet"]), "peaks": Peaks(**facts["peaks"])}
+            return ExecutionPlan(**{**facts, **parts})
+        except (KeyError, TypeError):
+            return None
+
+    @property
+    def quantized(self) -> str:  # type: ignore[override]
+        """Number format of the U-Net's narrowed weights, or "none"."""
+        done = quantized(self.unet)
+        return "none" if done is None else done.format
+
+    def quantize(self, format: Any) -> None:
+        """Narrow the weights of the U-Net to "int8" or "fp8" (torchao)."""
+        quantize_weights(self.unet, format)
+
+    def preview_decoder(self, path: Path) -> Callable[[Tensor], Any]:
+        """A tiny autoencoder in diffusers' layout."""
+        from mimicmotion.backbones.svd.preview import load_preview_decoder
+
+        channels = int(self.vae.config.latent_channels)
+        return load_preview_decoder(
+            path, latent_channels=channels, downscale=self.downscale, device=self.device, dtype=self.dtype
+        )
+
+    # --- the stages -------------------------------------------------------------------------------------------------
+
+    warps: ClassVar[bool] = False
+    """Whether the network is given the picture warped to each pose."""
+
+    def warped(self, request: Request) -> PoseFrames | None:  # noqa: ARG002
+        """The picture warped to each pose, of backbones that need it."""
+        return None
+
+    def check(self, request: Request) -> None:
+        """Raise PoseError where PoseNet compares each pose with the picture's, and that is missing."""
+        if self.pose_net.widths[0] == 6 and request.reference_pose is None:
+            raise PoseError("no reference_pose", "the picture's drawn pose: this model compares the two", "pass it")
+
+    def encode(
+        self,
+        request: Request,
+        sampling: SamplingSettings,
+        image_noise: Float[Tensor, "1 3 height width"] | None = None,
+    ) -> Conditioning:
+        """Encode picture, poses and micro-conditioning.
+
+        Raises:
+            PoseError: pose frames of another size or kind.
+            InputError: `noise_aug_strength` without `image_noise` (`Noise.picture`).
+        """
+
+        def work() -> Conditioning:
+            return encode_conditioning(
+                vae=self.vae,
+                image_encoder=self.image_encoder,
+                pose_net=self.pose_net,
+                image=request.image,
+                poses=request.poses,
+                reference_pose=request.reference_pose,
+                num_frames=request.num_frames,
+                fps=self.settings.get("fps", DEFAULT_FPS) if sampling.fps is None else sampling.fps,
+                motion_bucket=sampling.motion_bucket_id,
+                noise_aug=sampling.noise_aug_strength,
+                image_noise=image_noise,
+                device=self.device,
+                warped=self.warped(request),
+                use=self.use,
+                budget=0 if self.plan.latents_on_host else None,
+            )
+
+        return recovering(self, "encode", work)
+
+    def network(
+        self, conditioning: Conditioning, recipe: Recipe, memory: Mapping[str, Tensor] | None = None
+    ) -> ConditionedNetwork:
+        """The U-Net with its conditioning; where memory is full, it goes on with a smaller plan."""
+        budget, slot = recipe.sampling.block_cache, recipe.plan.reference_slot
+        cache = BlockCache(budget, memory) if budget else None
+        unet = RecoveringUNet(self, ConditionedUNet(self.unet, conditioning, slot, cache=cache))
+
+        def precondition(network: Network) -> Denoiser:
+            return self.precondition(network, conditioning, slot)
+
+        if cache is None:
+            return ConditionedNetwork(unet.conditional, unet.pair, precondition)
+        return ConditionedNetwork(unet.conditional, unet.pair, precondition, cache.state, cache.clear)
+
+    def precondition(self, network: Network, conditioning: Conditioning, slot: bool) -> Denoiser:  # noqa: ARG002
+        """A denoiser of the U-Net, which predicts v."""
+        return precondition_v(network)
+
+    def decode(
+        self,
+        latents: Float[Tensor, "frames channels h w"],
+        *,
+        chunk: int = 8,
+        overlap: int | None = None,
+        released: bool = False,
+        request: Request | None = None,
+        first: int = 0,
+    ) -> Iterator[Frame]:
+        """Frames one by one; see `Backbone.decode`."""
+        return decode_stream(
+            self.vae,
+            latents,
+            chunk,
+            overlap=overlap,
+            mode="released" if released else "blend",
+            decode=functools.partial(decode_recovering, self, decode_frames),
+            finish=None if request is None else self.finish(request, first, len(latents)),
+        )
+
+    def finish(self, request: Request, first: int, count: int) -> Callable[[Iterator[Tensor]], Iterator[Tensor]] | None:
+        """What is still done to decoded frames `first`, `first` + 1, ... (`count` of them); None is nothing."""
+        del request, first, count
+        return None

@@ -1,0 +1,102 @@
+"""The small model: SVD's classes at small width, which are given the picture warped to each pose.
+
+A departure from the published model (see the model card). With `reference_warp: residual` the difference to the warped
+picture is what is denoised; a detail network, where there is one, gives decoded frames the warped picture's detail.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar, Self
+
+from torch import Tensor
+
+from mimicmotion.arrays import Frame, PoseFrames
+from mimicmotion.backbones.base import Request
+from mimicmotion.backbones.svd.backbone import SVDBackbone
+from mimicmotion.backbones.svd.checkpoint import Components
+from mimicmotion.backbones.svd.conditioning import Conditioning
+from mimicmotion.backbones.svd.posenet import PoseNet
+from mimicmotion.backbones.tiny.detail import DetailGuide, DetailNet, add_detail
+from mimicmotion.diffusion.denoiser import Denoiser, Network, precondition_v, shift
+from mimicmotion.errors import ConfigError, InputError
+from mimicmotion.pose.guidance.limb_warp import WarpedPicture, WarpedPoses
+from mimicmotion.pose.keypoints import PoseSequence
+
+
+class TinyBackbone(SVDBackbone):
+    """SVD's networks told by a warped picture where limbs go.
+
+    Args:
+        unet: see `SVDBackbone`, as the next ones.
+        vae: the autoencoder.
+        image_encoder: the picture encoder.
+        pose_net: encoder of pose frames.
+        settings: defaults of this model; `reference_warp` is "limbs", or "residual" where the difference to the warped
+            picture is denoised.
+        detail: gives decoded frames the warped picture's detail; None leaves them as the autoencoder decodes them.
+
+    Raises:
+        ConfigError: the networks do not fit each other, or `reference_warp` is another.
+    """
+
+    name: ClassVar[str] = "tiny"
+    warps: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        unet: Any,
+        vae: Any,
+        image_encoder: Any,
+        pose_net: PoseNet,
+        settings: Mapping[str, Any] | None = None,
+        detail: DetailNet | None = None,
+    ) -> None:
+        super().__init__(unet, vae, image_encoder, pose_net, settings)
+        self.detail = detail
+        if (kind := self.settings.get("reference_warp")) not in ("limbs", "residual"):
+            raise ConfigError(f"reference_warp={kind!r}", "limbs or residual", "take the backbone svd for other models")
+
+    @classmethod
+    def of(cls, parts: Components) -> Self:
+        """The backbone of loaded networks."""
+        backbone = super().of(parts)
+        backbone.detail = parts.detail
+        return backbone
+
+    def check(self, request: Request) -> None:
+        """Raise InputError where the poses come without the warped picture."""
+        super().check(request)
+        if not isinstance(request.poses, WarpedPoses):
+            fix = "pass what pipe.guide(picture, reference, driving) gives"
+            raise InputError("poses without the warped picture", "WarpedPoses: this model looks at both", fix)
+
+    def guide(
+        self, picture: Frame, reference: PoseSequence, driving: PoseSequence, *, confidence_aware: bool = True
+    ) -> tuple[PoseFrames, Frame]:
+        """Drawn poses with the picture warped to each; see `Backbone.guide`."""
+        poses, own = super().guide(picture, reference, driving, confidence_aware=confidence_aware)
+        return WarpedPoses(poses, WarpedPicture(picture, reference, driving)), own
+
+    def warped(self, request: Request) -> PoseFrames | None:
+        """The picture warped to each pose."""
+        return request.poses.warped if isinstance(request.poses, WarpedPoses) else None
+
+    def precondition(self, network: Network, conditioning: Conditioning, slot: bool) -> Denoiser:
+        """A denoiser of v; of the difference to the warped picture's latents, where the model was trained so."""
+        denoiser = precondition_v(network)
+        if self.settings["reference_warp"] != "residual":
+            return denoiser
+        factor = self.vae.config.scaling_factor
+        return shift(denoiser, lambda rows: factor * conditioning.latent_rows(rows, slot))
+
+    def finish(self, request: Request, first: int, count: int) -> Callable[[Iterator[Tensor]], Iterator[Tensor]] | None:
+        """Add the warped picture's detail."""
+        if self.detail is None or not isinstance(request.poses, WarpedPoses):
+            return None
+        guide = DetailGuide.of(request.image, request.reference_pose, request.poses)
+        if len(guide) < first + count:
+            got, want = f"warped poses of {len(guide)} frames", f"{first + count} frames"
+            raise InputError(got, want, "pass a warped picture and a drawn pose for each frame")
+        return functools.partial(add_detail, self.detail, guide=guide, first=first)

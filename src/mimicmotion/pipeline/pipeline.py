@@ -1,0 +1,402 @@
+"""`MimicMotionPipeline`: one picture and drawn poses to a video of any length."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mimicmotion.arrays import Frame, PoseFrames
+from mimicmotion.backbones import load_backbone
+from mimicmotion.backbones.base import Backbone, ConditionedNetwork, Conditioning, Plan, Request
+from mimicmotion.diffusion.denoiser import Denoiser, guide
+from mimicmotion.diffusion.fusion import fuse
+from mimicmotion.diffusion.guidance import Differences, by_level, guide_again, guide_and_keep
+from mimicmotion.diffusion.recipe import Noise, Recipe, draw_noise, make_recipe
+from mimicmotion.diffusion.sampling import Step, sample
+from mimicmotion.diffusion.schedule import initial_scale
+from mimicmotion.errors import ConfigError, InputError
+from mimicmotion.pipeline.requests import build_requests, check_size
+from mimicmotion.pose.keypoints import PoseSequence
+from mimicmotion.settings import FusionConfig, SamplingSettings
+from mimicmotion.settings.parsing import from_keywords
+from mimicmotion.weights.registry import find_asset
+
+Latents = Float[Tensor, "batch frames channels h w"]
+OutputType = Literal["np", "pil", "latent", "stream"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepState:
+    """State after one denoising step.
+
+    To resume: `denoise(conditioning, state.step.latents, recipe, start=state.index + 1, memory=state.memory)`.
+
+    Attributes:
+        step: the sampler's state; its latents include the reference slot.
+        reference_slot: whether frame 0 of `step.latents` is the reference picture.
+        memory: what the next step needs besides the latents, by name; empty for Euler's method with plain guidance.
+    """
+
+    step: Step
+    reference_slot: bool
+    memory: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def index(self) -> int:
+        """0 after the first step."""
+        return self.step.index
+
+    @property
+    def total(self) -> int:
+        """Number of steps."""
+        return self.step.total
+
+    @property
+    def sigma(self) -> float:
+        """Noise level that is now in the latents."""
+        return self.step.sigma
+
+    @property
+    def latents(self) -> Latents:
+        """Latents of the video's frames."""
+        return self.step.latents[:, int(self.reference_slot) :]
+
+    @property
+    def preview(self) -> Latents:
+        """Clean latents of the video's frames, as this step estimates them: decode some for a preview.
+
+        Raises:
+            InputError: they were not kept (`denoise(keep_x0=False)`).
+        """
+        if self.step.x0 is None:
+            raise InputError("a preview of a step without x0", "denoise(keep_x0=True)", "let 'denoise' keep them")
+        return self.step.x0[:, int(self.reference_slot) :]
+
+
+class MimicMotionPipeline:
+    """Picture + poses -> video (paper section 3).
+
+    Args:
+        backbone: the base model.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        base: str | Path | None = None,
+        checkpoint: str | Path | None = None,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        variant: str | None = None,
+    ) -> MimicMotionPipeline:
+        """Load a model.
+
+        Args:
+            base: folder or hub id of Stable Video Diffusion, or a folder that `save_pretrained` wrote; None is the
+                small model that comes with this package.
+            checkpoint: MimicMotion's weights (.pth, .safetensors or hub id) to put on the base.
+            device: where the networks go.
+            dtype: number format of the networks.
+            variant: "fp16" reads `*.fp16.safetensors`; None takes what is there.
+
+        Raises:
+            WeightsError: files are missing, damaged, or do not fit (all keys are listed).
+        """
+        base = find_asset("tiny") if base is None else base
+        return cls(load_backbone(base, checkpoint, device=device, dtype=dtype, variant=variant))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the model to a folder that `from_pretrained` reads."""
+        self.backbone.save(Path(folder))
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> MimicMotionPipeline:
+        """Move and cast all networks."""
+        self.backbone.to(device, dtype)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks work."""
+        return self.backbone.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of the networks."""
+        return self.backbone.dtype
+
+    def configure(self, plan: Plan, device: torch.device | str | None = None) -> MimicMotionPipeline:
+        """Run as a plan says from now on; see `Backbone.configure`."""
+        self.backbone.configure(plan, device)
+        return self
+
+    # --- the stages ---------------------------------------------------------------------------------------------
+
+    def guide(
+        self, picture: Frame, reference: PoseSequence, driving: PoseSequence, *, confidence_aware: bool = True
+    ) -> tuple[PoseFrames, Frame]:
+        """Drawn poses as this model takes them, and the drawn pose of the picture; see `Backbone.guide`."""
+        return self.backbone.guide(picture, reference, driving, confidence_aware=confidence_aware)
+
+    def encode(
+        self,
+        image: Any,
+        poses: PoseFrames,
+        reference_pose: Frame | None = None,
+        *,
+        sampling: SamplingSettings | None = None,
+        image_noise: Float[Tensor, "1 3 height width"] | None = None,
+        **settings: Any,
+    ) -> Conditioning:
+        """First stage: encode picture and poses once; arguments as for the pipeline itself.
+
+        Raises:
+            PoseError: pose frames of another size or kind.
+            InputError: `noise_aug_strength` without `image_noise` (`Noise.picture`).
+        """
+        told = from_keywords(SamplingSettings, sampling, settings)
+        count = len(poses) if told.num_frames is None else told.num_frames
+        return self.backbone.encode(Request(image, poses, reference_pose, count), told, image_noise)
+
+    def recipe(
+        self,
+        num_frames: int,
+        *,
+        reference_slot: bool,
+        fusion: FusionConfig | None = None,
+        sampling: SamplingSettings | None = None,
+        **settings: Any,
+    ) -> Recipe:
+        """Work out segments, noise levels and guidance; costs nothing, and finds wrong settings.
+
+        Args: see `mimicmotion.diffusion.recipe.make_recipe`; `settings` are fields of `SamplingSettings`.
+        """
+        told = from_keywords(SamplingSettings, sampling, settings)
+        return make_recipe(num_frames, told, self.backbone.settings, reference_slot=reference_slot, fusion=fusion)
+
+    def denoise(
+        self,
+        conditioning: Conditioning,
+        noise: Latents,
+        recipe: Recipe,
+        *,
+        start: int = 0,
+        memory: Mapping[str, Tensor] | None = None,
+        keep_x0: bool = True,
+        in_place: bool = False,
+    ) -> Iterator[StepState]:
+        """Second stage: yields after every step, so the caller shows progress and previews, stops, or resumes.
+
+        Args:
+            conditioning: of one video, or of a batch of videos of the same length.
+            noise: unit noise of all rows of the plan, the reference slot in front (`draw_noise().latents`); with
+                `start` > 0 the latents to resume from instead (`StepState.step.latents`).
+            recipe: see `recipe`.
+            start: first step to make.
+            memory: `StepState.memory` of the step before `start`.
+            keep_x0: keep clean latents for `StepState.preview`, as much memory again as the latents.
+            in_place: write each step over the last one (and over `noise`, where it is float32 and lies where latents
+                are kept): one copy of the noisy latents. A state that was yielded then holds only until the next one
+                is asked for.
+
+        Raises:
+            InputError: noise, memory or conditioning do not fit the recipe (before the first step).
+            NonFiniteError: the network said NaN.
+        """
+        plan = recipe.plan
+        rows = conditioning.num_frames + plan.reference_slot
+        if noise.ndim != 5 or noise.shape[:2] != (conditioning.batch_size, plan.num_rows) or rows != plan.num_rows:
+            raise InputError(
+                f"noise of shape {tuple(noise.shape)} and poses of {conditioning.num_frames} frames",
+                f"({conditioning.batch_size}, {plan.num_rows}, channels, h, w), the reference slot counted",
+                "make recipe, noise and conditioning for the same number of frames",
+            )
+        store = self.backbone.latent_device
+        differences = Differences(plan.segments, store, self.dtype if self.dtype.itemsize == 2 else None)
+        if 0 < start < len(recipe.passes) and recipe.passes[start] == "again":
+            differences.restore(memory or {}, noise.shape)
+        network = self.backbone.network(conditioning, recipe, (memory or {}) if start else None)
+        x = noise.to(store, torch.float32)
+        if start == 0:
+            with torch.inference_mode(in_place):  # there tensors of either mode may be changed
+                x = torch.mul(x, initial_scale(recipe.sigmas), out=x if in_place else None)
+        run = sample(
+            fuse(_denoiser(network, recipe, differences), plan, self.device),
+            x,
+            recipe.sigmas,
+            recipe.sampling.sampler or "euler",
+            start=start,
+            memory=memory,
+            keep_x0=keep_x0,
+            in_place=in_place,
+        )
+        return _states(run, recipe, differences, network)
+
+    def draw_noise(
+        self,
+        recipe: Recipe,
+        size: tuple[int, int],
+        *,
+        seed: int = 42,
+        generator: torch.Generator | None = None,
+        latents: Latents | None = None,
+    ) -> Noise:
+        """Noise of a video of `size` = (height, width) pixels; see `mimicmotion.diffusion.recipe.draw_noise`."""
+        shape = self.backbone.latent_shape(size)
+        return draw_noise(recipe, size, shape, seed=seed, generator=generator, latents=latents)
+
+    def decode(
+        self,
+        latents: Float[Tensor, "frames channels h w"],
+        *,
+        decode_chunk_size: int = 8,
+        decode_overlap: int | None = None,
+        request: Request | None = None,
+    ) -> Iterator[Frame]:
+        """Third stage: frames one by one, 0..255; see `Backbone.decode`."""
+        return self.backbone.decode(latents, chunk=decode_chunk_size, overlap=decode_overlap, request=request)
+
+    def decode_state(self, state: StepState, recipe: Recipe, request: Request | None = None) -> Iterator[Frame]:
+        """Frames of the first video of a state, decoded as its fusion mode and settings ask for.
+
+        Args:
+            state: the last one.
+            recipe: its recipe.
+            request: the video's, for models whose decoder looks at picture and poses, too.
+        """
+        sampling, released = recipe.sampling, recipe.fusion.mode == "released"
+        # The published code decodes the reference slot too and drops the frame: chunks begin one frame earlier.
+        slot = int(state.reference_slot and released)
+        frames = self.backbone.decode(
+            state.step.latents[0] if released else state.latents[0],
+            chunk=sampling.decode_chunk_size,
+            overlap=sampling.decode_overlap,
+            released=released,
+            request=request,
+            first=-slot,
+        )
+        return itertools.islice(frames, slot, None) if slot else frames
+
+    # --- the whole way ------------------------------------------------------------------------------------------
+
+    def __call__(
+        self,
+        image: Any,
+        poses: Any,
+        reference_pose: Any = None,
+        *,
+        sampling: SamplingSettings | None = None,
+        fusion: FusionConfig | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        latents: Latents | None = None,
+        output_type: OutputType = "np",
+        callback_on_step_end: Callable[[MimicMotionPipeline, int, float, dict[str, Tensor]], object] | None = None,
+        **settings: Any,
+    ) -> Any:
+        """Make a video, or one video per item where lists are given.
+
+        Args:
+            image: the person: PIL picture or uint8 array (height, width, 3), at the size of the video; or a list.
+            poses: drawn poses as `guide` gives them: uint8 (frames, height, width, 3), or anything with a length whose
+                slices give such arrays (frames are then drawn as they are needed); or a list of these.
+            reference_pose: the drawn pose of the person in `image`; None switches the reference slot off.
+            sampling: steps, guidance, seed and the like; or give them as keywords.
+            fusion: how long videos are cut and joined; None is the model's default.
+            generator: in mode "released" drawn from as the published code does, else one seed is drawn from it.
+            latents: unit noise to start from, see `draw_noise`.
+            output_type: "np" uint8 (frames, height, width, 3), with lists (items, frames, height, width, 3); "pil"
+                list of pictures; "latent" clean latents (items, frames, channels, h, w); "stream" an iterator of
+                frames that decodes as it is read (one video).
+            callback_on_step_end: called as in diffusers with (pipeline, step, sigma, {"latents": ...}) after each
+                step; what it returns is ignored. To stop, change or resume, iterate over `denoise` instead.
+            settings: fields of `SamplingSettings`, such as `num_inference_steps=10`.
+
+        Raises:
+            InputError: something is wrong with picture, poses or settings; found before any network runs.
+        """
+        told = from_keywords(SamplingSettings, sampling, settings)
+        requests, is_batch = build_requests(image, poses, reference_pose, told.seed, generator, told.num_frames)
+        if output_type not in ("np", "pil", "latent", "stream") or (output_type == "stream" and len(requests) > 1):
+            raise ConfigError(
+                f"output_type={output_type!r} for {len(requests)} video(s)",
+                "np, pil, latent, or stream (one video)",
+                "call the pipeline once per video to stream",
+            )
+        for r in requests:
+            check_size(r.image, told.height, told.width, self.backbone.size_multiple)
+            self.backbone.check(r)
+        slot = requests[0].reference_pose is not None
+        recipe = self.recipe(requests[0].num_frames, reference_slot=slot, fusion=fusion, sampling=told)
+        noises = [
+            self.draw_noise(recipe, r.size, seed=r.seed, generator=r.generator, latents=latents) for r in requests
+        ]
+        # One after the other, in the memory of one video; a batch that fits goes through `Conditioning.stack`.
+        states = [
+            self._run(r, told, recipe, noise, callback_on_step_end) for r, noise in zip(requests, noises, strict=True)
+        ]
+        if output_type == "latent":
+            return torch.cat([s.latents for s in states])
+        streams = (self.decode_state(s, recipe, r) for s, r in zip(states, requests, strict=True))
+        if output_type == "stream":
+            return next(streams)
+        videos = [list(frames) for frames in streams]
+        if output_type == "pil":
+            from PIL import Image
+
+            made: Any = [[Image.fromarray(f) for f in frames] for frames in videos]
+        else:
+            made = np.stack([np.stack(frames) for frames in videos])
+        return made if is_batch else made[0]
+
+    def _run(
+        self, request: Request, sampling: SamplingSettings, recipe: Recipe, noise: Noise, callback: Any
+    ) -> StepState:
+        """The last state of one video."""
+        conditioning = self.backbone.encode(request, sampling, noise.picture)
+        steps = self.denoise(conditioning, noise.latents, recipe, keep_x0=False)
+        del conditioning  # the steps hold it as long as they need it
+        for state in steps:
+            if callback is not None:
+                callback(self, state.index, state.sigma, {"latents": state.latents})
+        return state
+
+
+def _denoiser(network: ConditionedNetwork, recipe: Recipe, differences: Differences) -> Denoiser:
+    """What each step's guidance asks for."""
+    scale, passes = recipe.guidance, recipe.passes
+    ways = {
+        "none": network.conditional,
+        "both": guide(network.pair, scale),
+        "keep": guide_and_keep(network.pair, scale, differences),
+        "again": guide_again(network.conditional, scale, differences),
+    }
+    # a difference is kept where the next step needs it
+    following = (*passes[1:], None)
+    kinds = ["keep" if pair == ("both", "again") else pair[0] for pair in zip(passes, following, strict=True)]
+    denoisers = {kind: network.precondition(ways[kind]) for kind in set(kinds)}
+    return by_level(recipe.sigmas, [denoisers[kind] for kind in kinds])
+
+
+def _states(
+    run: Iterator[Step], recipe: Recipe, differences: Differences, network: ConditionedNetwork
+) -> Iterator[StepState]:
+    passes = (*recipe.passes, "none")
+    try:
+        for step in run:
+            if passes[step.index + 1] != "again":
+                differences.kept = None  # the next step makes its own, if it keeps any
+            memory = {**step.memory, **differences.memory(), **network.memory()}
+            yield StepState(step, recipe.plan.reference_slot, memory)
+    finally:
+        network.close()  # decoding needs the memory

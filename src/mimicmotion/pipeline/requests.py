@@ -1,0 +1,120 @@
+"""Checks of what a caller hands to the pipeline: everything is refused before long work, with how to fix it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from numpy import ndarray
+
+from mimicmotion.arrays import Frame
+from mimicmotion.backbones.base import Request
+from mimicmotion.errors import InputError, PoseError
+
+
+def picture_array(image: Any) -> UInt8[ndarray, "height width 3"]:
+    """A picture as an array; accepts PIL pictures of any mode and uint8 arrays.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if hasattr(image, "convert"):  # PIL
+        image = np.asarray(image.convert("RGB"))
+    if not isinstance(image, ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        what = f"{image.dtype} of shape {image.shape}" if isinstance(image, ndarray) else type(image).__name__
+        raise InputError(f"image: {what}", "a PIL picture or a uint8 array (height, width, 3)", "convert the picture")
+    return image
+
+
+def check_size(image: Frame, height: int | None, width: int | None, multiple: int) -> None:
+    """Raise InputError unless the picture has the asked size and its sides are multiples of `multiple`."""
+    size = image.shape[:2]
+    asked = (size[0] if height is None else height, size[1] if width is None else width)
+    for name, value in zip(("height", "width"), asked, strict=True):
+        if value < multiple or value % multiple:
+            near = max(multiple, round(value / multiple) * multiple)
+            raise InputError(f"{name}={value}", f"a multiple of {multiple} for this model", f"use {near}")
+    if asked != size:
+        raise InputError(
+            f"image of {size[0]}x{size[1]} for a video of {asked[0]}x{asked[1]}",
+            "the picture at the size of the video (height x width)",
+            "resize it with mimicmotion.video.geometry, with the same transform as its pose",
+        )
+
+
+def build_requests(
+    image: Any,
+    poses: Any,
+    reference_pose: Any,
+    seed: int | Sequence[int],
+    generator: torch.Generator | Sequence[torch.Generator] | None,
+    num_frames: int | None,
+) -> tuple[list[Request], bool]:
+    """One request per video; single values go with every item of the lists. Also says whether lists were given.
+
+    Raises:
+        InputError: lists of different lengths, an empty list, too few frames, a picture of the wrong kind.
+    """
+    given: dict[str, Any] = {
+        "image": image,
+        "poses": poses,
+        "reference_pose": reference_pose,
+        "seed": seed,
+        "generator": generator,
+    }
+    lists = {
+        name: value
+        for name, value in given.items()
+        if isinstance(value, list | tuple) and not (name == "poses" and _is_video(value))
+    }
+    counts = {name: len(values) for name, values in lists.items()}
+    if len(set(counts.values())) > 1 or 0 in counts.values():
+        raise InputError(f"lists of different length: {counts}", "the same number of items, at least 1", "correct them")
+    requests = []
+    for i in range(max(counts.values(), default=1)):
+        item: dict[str, Any] = {name: lists[name][i] if name in lists else value for name, value in given.items()}
+        requests.append(_request(num_frames=num_frames, **item))
+    if len({(r.size, r.num_frames) for r in requests}) > 1:
+        found = sorted({(*r.size, r.num_frames) for r in requests})
+        raise InputError(f"(height, width, frames) {found}", "the same in one batch", "call the pipeline for each")
+    return requests, bool(lists)
+
+
+def _is_video(poses: Sequence[Any]) -> bool:
+    """A list of frames is one video; a list of videos is a batch."""
+    return not poses or getattr(poses[0], "ndim", None) == 3
+
+
+def _request(
+    *,
+    image: Any,
+    poses: Any,
+    reference_pose: Any,
+    seed: int,
+    generator: torch.Generator | None,
+    num_frames: int | None,
+) -> Request:
+    image = picture_array(image)
+    if not (hasattr(poses, "__len__") and hasattr(poses, "__getitem__")):
+        raise PoseError(
+            f"poses: {type(poses).__name__}", "an array or sequence of drawn pose frames", "draw the poses first"
+        )
+    available = len(poses)
+    count = available if num_frames is None else num_frames
+    if not 1 <= count <= available:
+        raise PoseError(
+            f"{count} frames wanted, {available} pose frames given",
+            "at least 1, and no more than there are poses",
+            "check the driving video, or lower num_frames",
+        )
+    for name, frame in (("poses[0]", np.asarray(poses[0:1])[0]), ("reference_pose", reference_pose)):
+        if frame is not None and (frame.shape != image.shape or frame.dtype != np.uint8):
+            raise PoseError(
+                f"{name}: {frame.dtype} of shape {frame.shape}, the picture has {image.shape}",
+                "uint8 pose frames of the picture's size (height, width, 3)",
+                "draw the poses at the size of the picture",
+            )
+    return Request(image, poses, reference_pose, count, int(seed), generator)

@@ -1,0 +1,129 @@
+"""How latents are sampled: steps, noise levels, guidance, and tiers that trade exactness for time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any, Literal
+
+from mimicmotion.errors import ConfigError
+from mimicmotion.settings.parsing import Help, Range, Settings
+
+Speed = Literal["exact", "balanced", "fast"]
+Sampler = Literal["euler", "dpmpp-2m"]
+Schedule = Literal["karras", "ays"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions(Settings):
+    """What sampling a video depends on, in the pipeline and in all jobs."""
+
+    speed: Annotated[Speed, Help("Speed", first=True)] = "exact"
+    """exact, or a tier that gives a slightly different result sooner: balanced or fast."""
+    num_inference_steps: Annotated[int | None, Range(1, 1000), Help("Quality")] = None
+    """Denoising steps; empty is the tier's number, else the model's (25 for the published weights)."""
+    sampler: Annotated[Sampler | None, Help("Quality")] = None
+    """euler (as published) or dpmpp-2m (second order, needs fewer steps); empty is the tier's."""
+    schedule: Annotated[Schedule | None, Help("Quality")] = None
+    """Noise levels: karras (as published) or ays (Align Your Steps, 10 steps); empty is the tier's."""
+    guidance_scale: Annotated[float | None, Range(0, 100), Help("Quality")] = None
+    """Classifier-free guidance; 1 is none, in half the time; empty is the model's default."""
+    min_guidance_scale: Annotated[float | None, Range(0, 100), Help("Quality")] = None
+    """Guidance of the first frame, where it shall rise or fall over the video; empty is guidance_scale."""
+    max_guidance_scale: Annotated[float | None, Range(0, 100), Help("Quality")] = None
+    """Guidance of the last frame; empty is guidance_scale."""
+    guidance_interval: Annotated[tuple[float, float] | None, Help("Speed")] = None
+    """Guide only where the noise level is between these two; elsewhere the unconditional pass is left out."""
+    guidance_every: Annotated[int | None, Range(1, 1000), Help("Speed")] = None
+    """Run the unconditional pass in every n-th guided step only, and reuse its difference in between."""
+    block_cache: Annotated[float | None, Range(0, 10), Help("Speed")] = None
+    """Error budget of reusing deep blocks' outputs in the next step, such as 0.1; 0 is off; empty is the tier's."""
+    noise_aug_strength: Annotated[float, Range(0, 10), Help("Advanced")] = 0.0
+    """Noise added to the picture (pixels of -1 to 1) before it is encoded."""
+    motion_bucket_id: Annotated[float, Range(0, 1023), Help("Advanced")] = 127
+    """Stable Video Diffusion's motion condition."""
+    seed: Annotated[int, Range(0, 2**63 - 1), Help("Quality", first=True)] = 42
+    """Seed of the noise: same input and seed, same result."""
+    decode_chunk_size: Annotated[int, Range(1, 10_000), Help("Memory")] = 8
+    """Frames decoded at once."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.guidance_interval is not None:
+            low, high = self.guidance_interval
+            if not 0 <= low < high:
+                raise ConfigError(
+                    f"guidance_interval={low}, {high}", "0 <= lowest < highest noise level", "swap or correct them"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingSettings(SamplingOptions):
+    """Settings of a call of the pipeline; each is a keyword of `pipe(...)`, too."""
+
+    seed: int | Sequence[int] = 42  # type: ignore[assignment]
+    """Seed of the noise, where there is no generator; a list gives one for each video."""
+    sigmas: Sequence[float] | None = None
+    """Noise levels in place of a schedule: n levels make n - 1 steps."""
+    fps: Annotated[float | None, Range(1, 1000)] = None
+    """Frames per second that the network is told; empty is the model's default (7)."""
+    num_frames: int | None = None
+    """Use the first so many poses; empty uses all."""
+    height: int | None = None
+    """Height that the picture must have, in pixels; empty takes the picture's."""
+    width: int | None = None
+    """Width that the picture must have, in pixels; empty takes the picture's."""
+    decode_overlap: int | None = None
+    """Frames blended between decoded chunks; empty is half a chunk, 0 cuts hard."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given = {"schedule": self.schedule, "num_inference_steps": self.num_inference_steps}
+        for name, value in given.items():
+            if self.sigmas is not None and value not in (None, len(self.sigmas) - 1):
+                got = f"{name}={value!r} with {len(self.sigmas)} sigmas"
+                raise ConfigError(got, "one of the two", "leave one out")
+
+
+TIERS: dict[Speed, dict[str, Any]] = {
+    "exact": {},
+    "balanced": {
+        "schedule": "ays",
+        "num_inference_steps": 10,
+        "guidance_interval": (0.4, 60.0),
+        "block_cache": 0.6,
+    },
+    "fast": {
+        "schedule": "ays",
+        "num_inference_steps": 6,
+        "guidance_interval": (0.4, 60.0),
+        "guidance_every": 2,
+        "block_cache": 0.6,
+    },
+}
+"""What the tiers are made of; measured by benchmarks/tiers.py."""
+PLAIN: dict[str, Any] = {"sampler": "euler", "guidance_every": 1, "block_cache": 0.0}
+
+
+def resolve_tier(options: SamplingOptions, model_steps: int | None = None) -> SamplingSettings:
+    """Settings with the tier's values where the options name none.
+
+    A tier never makes more steps than the model does by itself: where the model's own noise levels are as few as the
+    tier's (distilled models, the bundled one), they stay, with the model's sampler. What was set by hand holds always.
+
+    Args:
+        options: of the user.
+        model_steps: steps that the model makes by default; None if that is not known.
+    """
+    tier = dict(TIERS[options.speed])
+    if isinstance(options, SamplingSettings):
+        settings = options
+    else:  # of a job, whose other settings (such as fps) may mean something else
+        settings = SamplingSettings(**{f.name: getattr(options, f.name) for f in fields(SamplingOptions)})
+    steps = tier.get("num_inference_steps")
+    if settings.sigmas is not None or (model_steps is not None and steps is not None and model_steps <= steps):
+        tier = {name: value for name, value in tier.items() if name not in ("schedule", "num_inference_steps")}
+    elif settings.schedule not in (None, tier.get("schedule")):
+        tier.pop("num_inference_steps", None)  # the tier's number is for its own schedule
+    filled = {name: value for name, value in (PLAIN | tier).items() if getattr(settings, name) is None}
+    return replace(settings, **filled)

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mimicmotion.errors import InputError
+from mimicmotion.evaluation.metrics.pixels import moving_region, psnr
+from mimicmotion.pose.guidance.limb_warp import cut, limb_warp
+from mimicmotion.pose.guidance.limbs import (
+    BACK_TO_FRONT,
+    BONES,
+    ENDS,
+    bone_map,
+    fit_affine,
+    painting_order,
+    part_map,
+    rotation,
+)
+from mimicmotion.pose.keypoints import NUM_POINTS, R_ELBOW, R_SHOULDER, R_WRIST, RIGHT_HAND
+from mimicmotion.synth import SynthClip, render_clip
+
+SIZE = (112, 64)
+
+
+@pytest.fixture(scope="module")
+def clip() -> SynthClip:
+    return render_clip(10_000_002, 3, SIZE)
+
+
+def apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
+    return points @ matrix[:, :2].T + matrix[:, 2]
+
+
+@given(st.integers(0, 1000), st.booleans())
+def test_bones_land_on_bones(seed: int, mirrored: bool) -> None:
+    rng = np.random.default_rng(seed)
+    a, c = rng.uniform(0, 100, (2, 2))
+    turn, length = rng.uniform(0, 7, 2), rng.uniform(20, 40)
+    b = a + length * np.array([np.cos(turn[0]), np.sin(turn[0])])
+    d = c + length * rng.uniform(0.5, 2) * np.array([np.cos(turn[1]), np.sin(turn[1])])
+    m = bone_map(a, b, c, d, 50, mirrored=mirrored)
+    np.testing.assert_allclose(apply(m, np.stack([a, b])), np.stack([c, d]), atol=1e-8)
+    # the width is kept, and only a mirrored limb changes its sides
+    stretch = np.hypot(*(d - c)) / length
+    assert np.linalg.det(m[:, :2]) == pytest.approx(-stretch if mirrored else stretch)
+    np.testing.assert_allclose(np.sort(np.linalg.svd(m[:, :2])[1]), np.sort([1, stretch]), atol=1e-8)
+
+
+@given(st.integers(0, 1000))
+def test_rotation_and_affine_fit(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    u, v = rng.normal(size=(2, 2))
+    r = rotation(u, v)
+    np.testing.assert_allclose(r @ u / np.hypot(*u), v / np.hypot(*v), atol=1e-9)
+    assert np.linalg.det(r) == pytest.approx(1)
+    truth = np.column_stack([rng.normal(size=(2, 2)), rng.normal(size=2) * 10])
+    p = rng.uniform(0, 50, (8, 2))
+    np.testing.assert_allclose(fit_affine(p, apply(truth, p), np.eye(2), 1e-9), truth, atol=1e-5)
+    line = np.stack([np.arange(5.0), np.zeros(5)], -1)  # says nothing about y: the prior does
+    flat = fit_affine(line, line + 3, np.eye(2), 1.0)
+    np.testing.assert_allclose(flat, [[1, 0, 3], [0, 1, 3]], atol=1e-9)
+
+
+def test_nothing_moves_if_the_pose_stays(clip: SynthClip) -> None:
+    xy = clip.reference_pose.xy[0].astype(float)
+    for part in BACK_TO_FRONT:
+        np.testing.assert_allclose(part_map(xy, xy, part, part, 30.0), [[1, 0, 0], [0, 1, 0]], atol=1e-6)
+    still = limb_warp(clip.reference_frame, clip.reference_pose, clip.reference_pose)
+    assert psnr(still, clip.reference_frame[None]) > 26  # edges are blended
+    assert np.abs(still.astype(int) - clip.reference_frame).mean() < 4
+
+
+def test_the_warp_beats_the_still_picture_where_things_move() -> None:
+    gains = []
+    for seed in (10_000_001, 10_000_005, 10_000_011):
+        c = render_clip(seed, 3, SIZE)
+        mask = moving_region(c.frames, c.reference_frame)
+        copied = np.repeat(c.reference_frame[None], 3, 0)
+        for segmented in (True, False):
+            warped = limb_warp(c.reference_frame, c.reference_pose, c.poses, segmented=segmented)
+            assert warped.shape == c.frames.shape
+            assert warped.dtype == np.uint8
+            gains.append(psnr(warped, c.frames, mask) - psnr(copied, c.frames, mask))
+    assert min(gains) > 1.5
+
+
+def test_it_is_the_same_every_time(clip: SynthClip) -> None:
+    a, b = (limb_warp(clip.reference_frame, clip.reference_pose, clip.poses) for _ in range(2))
+    assert (a == b).all()
+
+
+def test_the_background_has_no_person_left(clip: SynthClip) -> None:
+    background = cut(clip.reference_frame, clip.reference_pose).background
+    xy = clip.reference_pose.xy[0]
+    middle = (0.5 * (xy[1] + 0.5 * (xy[8] + xy[11]))).astype(int)
+    shirt = clip.reference_frame[middle[1], middle[0]].astype(float)
+    assert np.abs(background[middle[1], middle[0]] - shirt).max() > 25
+
+
+def test_hidden_arms_go_behind_and_borrow_from_the_other_side(clip: SynthClip) -> None:
+    confidence = np.full(NUM_POINTS, 0.9, np.float32)
+    assert painting_order(confidence) == list(BACK_TO_FRONT)
+    confidence[[R_SHOULDER, R_ELBOW, R_WRIST]] = 0.2
+    confidence[RIGHT_HAND] = 0.2
+    order = painting_order(confidence)
+    assert sorted(order) == sorted(BACK_TO_FRONT)
+    assert order.index("right forearm") < order.index("torso") < order.index("left forearm")
+    hidden = dataclasses.replace(clip.reference_pose, confidence=confidence[None])
+    sources = cut(clip.reference_frame, hidden).sources
+    assert sources["right forearm"] == "left forearm"
+    assert sources["right hand"] == "left hand"
+    assert sources["left hand"] == "left hand"
+    assert set(sources) == {"torso", "head", *BONES, *ENDS}
+
+
+def test_bad_input(clip: SynthClip) -> None:
+    with pytest.raises(InputError, match="float64"):
+        limb_warp(clip.reference_frame / 255, clip.reference_pose, clip.poses)
+    with pytest.raises(InputError, match="3 reference"):
+        limb_warp(clip.reference_frame, clip.poses, clip.poses)
+    with pytest.raises(InputError, match="0 driving"):
+        limb_warp(clip.reference_frame, clip.reference_pose, clip.poses[:0])
+    with pytest.raises(InputError, match="one size"):
+        limb_warp(clip.reference_frame, clip.reference_pose.scaled((50, 50)), clip.poses)
