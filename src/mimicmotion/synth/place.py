@@ -306,7 +306,7 @@ class _Painter:
     def _box(self, x0: float, x1: float, y0: float, y1: float, z0: float, z1: float, colour: ndarray) -> None:
         """An upright box with a soft shadow on the floor."""
         left, right, ahead, mask = x0 - 1.2, x1 + 1.2, z1 + 1.2, np.zeros(self.size, np.float32)
-        floor = [(left, 0, z0), (right, 0, z0), (right, 0, ahead), (left, 0, ahead)]
+        floor = [(left, 0.0, z0), (right, 0.0, z0), (right, 0.0, ahead), (left, 0.0, ahead)]
         near = self._quad(mask, floor, (1.0,))[:, 2].max()
         if near > 0.2:
             return
