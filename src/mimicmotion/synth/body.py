@@ -22,25 +22,15 @@ BODY_FOLDERS = ("torso", "hip", "stomach", "buttocks", "pelvis", "breast", "arms
 
 @dataclass(frozen=True, slots=True)
 class Genes:
-    """What a body is mixed from.
+    """What a body is mixed from."""
 
-    Attributes:
-        female: 0 male, 1 female.
-        age: years, 4 to 80.
-        races: shares of `RACES`, of sum 1.
-        muscle: 0 to 1; 0.5 is the average.
-        weight: 0 to 1; 0.5 is the average.
-        height: -1 small, 1 tall.
-        details: further targets and their strengths.
-    """
-
-    female: float
-    age: float
-    races: tuple[float, float, float]
-    muscle: float
-    weight: float
-    height: float
-    details: dict[str, float] = field(default_factory=dict)
+    female: float  # 0 male, 1 female
+    age: float  # years, 4 to 80
+    races: tuple[float, float, float]  # shares of `RACES`, of sum 1
+    muscle: float  # 0 to 1; 0.5 is the average
+    weight: float  # 0 to 1; 0.5 is the average
+    height: float  # -1 small, 1 tall
+    details: dict[str, float] = field(default_factory=dict)  # further targets and their strengths
 
 
 def random_genes(rng: np.random.Generator, assets: Assets) -> Genes:
@@ -128,27 +118,16 @@ class Skin(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Mesh:
-    """Parts of a person that move together with the bones.
+    """Parts of a person that move together with the bones."""
 
-    Attributes:
-        vertices: in the rest pose, decimetres.
-        bone: bones of each vertex.
-        weight: their weights.
-        triangles: corners.
-        uv: texture coordinates of the corners of each triangle.
-        material: of each triangle.
-        cut: what is below 0 between the corners is left out.
-        fray: how far the cut is blurred into strands, where it is below 1.
-    """
-
-    vertices: Float32[ndarray, "n 3"]
-    bone: ndarray
-    weight: Float32[ndarray, "n 6"]
-    triangles: ndarray
-    uv: Float32[ndarray, "faces 3 2"]
-    material: ndarray
-    cut: Float32[ndarray, " n"]
-    fray: Float32[ndarray, " n"]
+    vertices: Float32[ndarray, "n 3"]  # in the rest pose, decimetres
+    bone: ndarray  # bones of each vertex
+    weight: Float32[ndarray, "n 6"]  # their weights
+    triangles: ndarray  # corners
+    uv: Float32[ndarray, "faces 3 2"]  # texture coordinates of the corners of each triangle
+    material: ndarray  # of each triangle
+    cut: Float32[ndarray, " n"]  # what is below 0 between the corners is left out
+    fray: Float32[ndarray, " n"]  # how far the cut is blurred into strands, where it is below 1
 
     @classmethod
     def of(

@@ -1,6 +1,6 @@
 """Clothes for any body: cut from MakeHuman's tights and skirt, or garments of further folders; shoes, socks, hats.
 
-Where a garment ends is a number per vertex (`Mesh.cut`), so its border is smooth however coarse the mesh is; the body
+Where a garment ends is a number per vertex (`Mesh.cut`), so its border is clean however coarse the mesh is; the body
 under it is left out, so skin never shows through.
 """
 
@@ -26,23 +26,14 @@ ARM_BONES = ("upperarm", "lowerarm", "wrist", "metacarpal", "finger")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Measures:
-    """A body as a tailor sees it: every vertex of the base mesh by where on the body it is, decimetres.
+    """A body as a tailor sees it: every vertex of the base mesh by where on the body it is, decimetres."""
 
-    Attributes:
-        vertices: in the rest pose.
-        arm: share of a vertex that moves with an arm, 0..1.
-        reach: its way along the arm, from the shoulder.
-        level: heights of the ankle, knee, crotch, hip, waist, armpit, shoulder and neck.
-        elbow: reach of the elbow.
-        wrist: reach of the wrist.
-    """
-
-    vertices: Float64[ndarray, "n 3"]
-    arm: Float64[ndarray, " n"]
-    reach: Float64[ndarray, " n"]
-    level: dict[str, float]
-    elbow: float
-    wrist: float
+    vertices: Float64[ndarray, "n 3"]  # in the rest pose
+    arm: Float64[ndarray, " n"]  # share of a vertex that moves with an arm, 0..1
+    reach: Float64[ndarray, " n"]  # its way along the arm, from the shoulder
+    level: dict[str, float]  # heights of the ankle, knee, crotch, hip, waist, armpit, shoulder and neck
+    elbow: float  # reach of the elbow
+    wrist: float  # reach of the wrist
 
     @classmethod
     def of(cls, assets: Assets, skeleton: Skeleton, vertices: Float64[ndarray, "n 3"]) -> Measures:
@@ -128,21 +119,13 @@ def mix_weights(bone: ndarray, weight: ndarray) -> tuple[ndarray, ndarray]:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Where a garment ends.
+    """Where a garment ends."""
 
-    Attributes:
-        top: height of its upper border; the neck's for what hangs on the shoulders.
-        hem: height of its lower border.
-        sleeve: reach at which its sleeves end; 0 with the arms bare, None for what does not go round the shoulders.
-        neck: shape of the neckline for what hangs on the shoulders: crew, v, boat, high.
-        open: half width of an open front; 0 closed.
-    """
-
-    top: float
-    hem: float
-    sleeve: float | None = None
-    neck: str = ""
-    open: float = 0.0
+    top: float  # height of its upper border; the neck's for what hangs on the shoulders
+    hem: float  # height of its lower border
+    sleeve: float | None = None  # reach of its sleeves; 0 with the arms bare, None for what has no shoulders
+    neck: str = ""  # shape of the neckline for what hangs on the shoulders: crew, v, boat, high
+    open: float = 0.0  # half width of an open front; 0 closed
 
     def field(self, m: Measures) -> ndarray:
         """How far inside of the garment (decimetres) the measured vertices are."""

@@ -191,7 +191,7 @@ def _wander(rng: np.random.Generator, n: int, still: ndarray, time: ndarray, ste
 
 
 def _drift(rng: np.random.Generator, n: int, still: ndarray, time: ndarray, step: float) -> Float64[ndarray, "n 2 S"]:
-    """As `_wander`, for x and y, but smooth in time: correlation (1 + t / time) exp(-t / time)."""
+    """As `_wander`, for x and y, but steady in time: correlation (1 + t / time) exp(-t / time)."""
     noise = rng.standard_normal((n + 2, 2, len(still)))
     keep = np.exp(-step / time)
     square = keep**2

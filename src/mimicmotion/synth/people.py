@@ -35,31 +35,18 @@ LASHES = ("helper-l-eyelashes-1", "helper-l-eyelashes-2", "helper-r-eyelashes-1"
 
 @dataclass(frozen=True, eq=False)
 class Figure:
-    """A dressed body.
+    """A dressed body."""
 
-    Attributes:
-        skeleton: its joints.
-        mesh: all that is seen of it.
-        table: its materials, see `mimicmotion.synth.light`.
-        textures: of the materials.
-        occlusion: ambient occlusion of each vertex, 1 open.
-        fold: how strong folds of cloth are at each vertex.
-        vertex_of: the mesh's vertex for each of the base mesh's, -1 where it is hidden.
-        actions: face action to (vertices, displacements) of the mesh.
-        height: from the soles to the crown, decimetres.
-        shaped: the base mesh in this body's shape.
-    """
-
-    skeleton: Skeleton
-    mesh: Mesh
-    table: Float32[ndarray, "materials 15"]
-    textures: ndarray
-    occlusion: Float32[ndarray, " n"]
-    fold: Float32[ndarray, " n"]
-    vertex_of: ndarray
-    actions: dict[str, tuple[ndarray, ndarray]]
-    height: float
-    shaped: ndarray
+    skeleton: Skeleton  # its joints
+    mesh: Mesh  # all that is seen of it
+    table: Float32[ndarray, "materials 15"]  # its materials, see `mimicmotion.synth.light`
+    textures: ndarray  # of the materials
+    occlusion: Float32[ndarray, " n"]  # ambient occlusion of each vertex, 1 open
+    fold: Float32[ndarray, " n"]  # how strong folds of cloth are at each vertex
+    vertex_of: ndarray  # the mesh's vertex for each of the base mesh's, -1 where it is hidden
+    actions: dict[str, tuple[ndarray, ndarray]]  # face action to (vertices, displacements) of the mesh
+    height: float  # from the soles to the crown, decimetres
+    shaped: ndarray  # the base mesh in this body's shape
 
     def place(self, pose: Pose, frame: int, face: dict[str, float]) -> Float32[ndarray, "n 3"]:
         """Vertices of one frame, with a face's actions (0..1)."""

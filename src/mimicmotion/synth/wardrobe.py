@@ -73,10 +73,9 @@ class Wardrobe:
         colour = look.cloth_colour(self.rng) if colour is None else colour
         return self.palette.cloth(self.rng, look.cloth_texture(self.rng, self.palette.size, colour, **style))
 
-    def leather(self, colours: list[ndarray], sole: float, gloss: tuple[float, float] | None) -> int:
+    def leather(self, colours: tuple[ndarray, ndarray, ndarray], sole: float, gloss: tuple[float, float] | None) -> int:
         """A material of shoes: colours of upper, sole and band; the sole's height; range of the gloss or dull."""
-        upper, under, band = colours
-        texture = look.leather_texture(self.rng, self.palette.size, upper, under, band, sole)
+        texture = look.leather_texture(self.rng, self.palette.size, *colours, sole)
         shine = 0.02 if gloss is None else float(self.rng.uniform(*gloss))
         return self.palette.add(light.LEATHER, texture, gloss=shine, power=30, bump=0.5, two_sided=1)
 
@@ -170,7 +169,7 @@ class Wardrobe:
             skin = fit(self.assets, garment, self.m.vertices)
             _, y, z = skin.vertices.T
             floor = float(y.min())
-            material = self.leather([look.cloth_colour(rng), DARK, look.cloth_colour(rng)], 0.1, (0.02, 0.14))
+            material = self.leather((look.cloth_colour(rng), DARK, look.cloth_colour(rng)), 0.1, (0.02, 0.14))
             uv = np.stack([(z + 1) / 4, np.clip((y - floor) / 2, 0, 0.99)], -1)
             mesh = Mesh.of(skin, garment.triangles, uv[garment.triangles], material)
             return [Piece(mesh, np.where(garment.hides, 9.0, -1.0))], min(floor, level["floor"])
@@ -181,7 +180,7 @@ class Wardrobe:
             "slip": -0.35,
         }[kind]  # fmt: skip
         thick = float(rng.uniform(0.12, 0.3) if sneaker else rng.uniform(0.06, 0.16))
-        material = self.leather([base, sole, band], (thick + 0.12) / 2, None if sneaker else (0.03, 0.16))
+        material = self.leather((base, sole, band), (thick + 0.12) / 2, None if sneaker else (0.03, 0.16))
         pointed = float(rng.uniform(0.0, 0.25))
         pieces = [shoe(self.assets, self.m, material, height=float(height), thick=0.1, sole=thick, pointed=pointed)]
         if kind in ("sneaker", "shoe") and rng.random() < 0.6:
