@@ -19,7 +19,7 @@ from mimicmotion.pose import keypoints as kp
 from mimicmotion.pose.estimators.base import PoseEstimator
 from mimicmotion.pose.estimators.holistic import HolisticEstimator
 from mimicmotion.pose.estimators.holistic.estimator import PATIENCE, choose_person
-from mimicmotion.pose.estimators.holistic.networks import BodyPoints, Networks, choose_providers
+from mimicmotion.pose.estimators.holistic.networks import BodyPoints, Networks
 from mimicmotion.pose.estimators.open import open_estimator
 
 PEOPLE = Path(__file__).parents[1] / "data" / "people"
@@ -252,11 +252,10 @@ def test_missing_cuda_and_missing_network_are_explained(monkeypatch: pytest.Monk
     import onnxruntime
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    choose_providers.cache_clear()
     with pytest.raises(ConfigError, match="onnxruntime-gpu"):
         HolisticEstimator(device="cuda")
     with pytest.raises(WeightsError, match="reinstall"):
-        Networks(1)._open("nothing")
+        Networks(1)._run("nothing", np.zeros((8, 8, 3), np.uint8))
 
 
 def test_people_are_counted(estimator: HolisticEstimator, balance: list[ndarray]) -> None:

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import colorsys
 import copy
+import itertools
 import math
 from collections.abc import Collection, Iterator
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -142,10 +143,10 @@ class PoseDrawer:
 
     def _bounds(self, people: Float[ndarray, "n 134 2"], scores: Float[ndarray, "n 134"]) -> Box | None:
         """The rectangle of the canvas that can be painted, widened to where its sampling grid meets the whole's."""
+        places = {"body": [BODY], "hands": [LEFT_HAND, RIGHT_HAND], "face": [FACE]}
         chosen = np.zeros(NUM_POINTS, bool)
-        for part, places in (("body", (BODY,)), ("hands", (LEFT_HAND, RIGHT_HAND)), ("face", (FACE,))):
-            for place in places:
-                chosen[place] = part in self.parts
+        for place in itertools.chain.from_iterable(places[part] for part in self.parts):
+            chosen[place] = True
         points = people[(scores > 0) & chosen]
         if not len(points):
             return None
@@ -275,40 +276,16 @@ class _SmoothLimbs:
 
 
 def draw_pose(
-    xy: Float[ndarray, "*people 134 2"],
-    confidence: Float[ndarray, "*people 134"],
-    size: tuple[int, int],
-    *,
-    canvas_short_side: int | None = RELEASED_SHORT_SIDE,
-    stroke: float = 1.0,
-    confidence_aware: bool = True,
-    parts: Collection[str] = ALL_PARTS,
+    xy: Float[ndarray, "*people 134 2"], confidence: Float[ndarray, "*people 134"], size: tuple[int, int], **look: Any
 ) -> UInt8[ndarray, "height width 3"]:
-    """One pose as an RGB picture of `size` (height, width); `xy` is in its pixels. See `PoseDrawer` for the rest."""
-    drawer = PoseDrawer(
-        size, canvas_short_side=canvas_short_side, stroke=stroke, confidence_aware=confidence_aware, parts=parts
-    )
-    return drawer.draw(xy, confidence)
+    """One pose as an RGB picture of `size` (height, width); `xy` is in its pixels. `look`: see `PoseDrawer`."""
+    return PoseDrawer(size, **look).draw(xy, confidence)
 
 
 def draw_poses(
-    poses: PoseSequence,
-    size: tuple[int, int] | None = None,
-    *,
-    canvas_short_side: int | None = RELEASED_SHORT_SIDE,
-    stroke: float = 1.0,
-    confidence_aware: bool = True,
-    parts: Collection[str] = ALL_PARTS,
-    threshold: float = VISIBLE,
+    poses: PoseSequence, size: tuple[int, int] | None = None, **look: Any
 ) -> Iterator[UInt8[ndarray, "height width 3"]]:
     """The frames of a sequence as RGB pictures, one at a time, scaled to `size` (default: the sequence's own)."""
     poses = poses if size is None else poses.scaled(size)
-    drawer = PoseDrawer(
-        poses.size,
-        canvas_short_side=canvas_short_side,
-        stroke=stroke,
-        confidence_aware=confidence_aware,
-        parts=parts,
-        threshold=threshold,
-    )
+    drawer = PoseDrawer(poses.size, **look)
     return (drawer.draw(xy, confidence) for xy, confidence in zip(poses.xy, poses.confidence, strict=True))
