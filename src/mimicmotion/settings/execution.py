@@ -30,13 +30,10 @@ class ExecutionOptions:
     """Frames at once in the U-Net's layers that look at single frames; empty lets the memory decide."""
     offload: Offload = "auto"
     """Weights that wait on the host: none, modules (networks that are not in use) or blocks (of the U-Net too)."""
-    decode_tile: int | None = None
-    """Side in pixels of tiles that a frame is decoded in (not exact at their borders); empty uses tiles only if a whole
-    frame does not fit."""
 
     def __post_init__(self) -> None:
         if self.compile and self.offload == "blocks":
             raise ConfigError(
                 "compile with offload blocks", "one of the two: compiled blocks hold their weights", "drop one of them"
             )
-        check_range(self, {"memory": (0.01, 10_000), "frame_chunk": (1, 100_000), "decode_tile": (64, 8192)})
+        check_range(self, {"memory": (0.01, 10_000), "frame_chunk": (1, 100_000)})
