@@ -33,7 +33,6 @@ import numpy as np
 import torch
 from numpy import ndarray
 
-from mimicmotion.data.synthetic.shards import HELD_OUT_SEED
 from mimicmotion.evaluation.metrics.bootstrap import bootstrap_mean
 from mimicmotion.evaluation.metrics.pixels import psnr, ssim
 from mimicmotion.evaluation.metrics.poses import TRULY_VISIBLE, find_patches, torso_length
@@ -43,6 +42,7 @@ from mimicmotion.pose.guidance.limb_warp import WarpedPicture, WarpedPoses
 from mimicmotion.pose.guidance.skeleton import draw_poses
 from mimicmotion.pose.keypoints import L_ELBOW, LEFT_HAND, R_ELBOW, RIGHT_HAND, PoseSequence
 from mimicmotion.runtime.files import atomic_path
+from mimicmotion.settings.synthetic import HELD_OUT_SEED
 from mimicmotion.synth import SynthClip, render_clip
 from mimicmotion.video.picture import write_picture
 

@@ -33,13 +33,13 @@ import numpy as np
 import torch
 from numpy import ndarray
 
-from mimicmotion.data.synthetic.shards import HELD_OUT_SEED
 from mimicmotion.errors import ConfigError, WeightsError
-from mimicmotion.evaluation.runner import evaluate
+from mimicmotion.evaluation.runner import run_evaluation
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.pose.guidance.limb_warp import limb_warp
 from mimicmotion.runtime.files import atomic_path, sha256_file
 from mimicmotion.settings.evaluation import EvaluateConfig
+from mimicmotion.settings.synthetic import HELD_OUT_SEED
 from mimicmotion.synth import SynthClip, render_clip
 from mimicmotion.training.bundled import generate
 from mimicmotion.video.picture import write_picture
@@ -93,7 +93,7 @@ def make(options: argparse.Namespace) -> None:
 def timed(config: EvaluateConfig) -> tuple[float, float]:
     """Wall-clock and processor seconds of a run."""
     start, busy = time.perf_counter(), time.process_time()
-    for _ in evaluate(config):
+    for _ in run_evaluation(config):
         pass
     return time.perf_counter() - start, time.process_time() - busy
 

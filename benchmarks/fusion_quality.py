@@ -17,13 +17,13 @@ import cv2
 import numpy as np
 import torch
 
-from mimicmotion.data.synthetic.shards import HELD_OUT_SEED
 from mimicmotion.evaluation.metrics.bootstrap import bootstrap_mean
 from mimicmotion.evaluation.metrics.pixels import psnr, ssim
 from mimicmotion.evaluation.metrics.seams import segment_borders
 from mimicmotion.evaluation.metrics.temporal import background_flicker, jumps, seam_scores
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.settings import FusionConfig
+from mimicmotion.settings.synthetic import HELD_OUT_SEED
 from mimicmotion.synth import render_clip
 from mimicmotion.training.bundled import generate
 

@@ -183,7 +183,7 @@ def released_latents(
                 index = list(rows)
                 slots = torch.arange(len(index), device=device) + 0.5
                 tent = torch.minimum(slots, len(index) - slots) * 2 / len(index)
-                features = pipe.pose_net(pose[:, index].to(device, pipe.dtype))
+                features = pipe.backbone.pose_net(pose[:, index].to(device, pipe.dtype))
                 without = run_unet(unet, scaled[:, index], c_noise, told, None)
                 with_all = run_unet(unet, scaled[:, index], c_noise, told, features)
                 scale = guidance[index].view(1, -1, 1, 1, 1)

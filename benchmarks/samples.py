@@ -22,7 +22,9 @@ from mimicmotion.data.samples.batch import collate
 from mimicmotion.data.samples.latents import LatentCache
 from mimicmotion.data.samples.sample import SampleMaker
 from mimicmotion.data.shards.shards import open_shards
+from mimicmotion.runtime.progress import finish
 from mimicmotion.settings.samples import SampleConfig
+from mimicmotion.settings.synthetic import SyntheticConfig
 from pose import cpu_name
 
 CELL = 8
@@ -58,10 +60,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = arguments.shards or Path(name) / "shards"
         if arguments.shards is None:
-            from mimicmotion.data.synthetic.shards import write_synthetic
+            from mimicmotion.data.synthetic import prepare_synthetic
 
-            for _ in write_synthetic(folder, arguments.records):
-                pass
+            finish(prepare_synthetic(SyntheticConfig(count=arguments.records, output=folder)))
         shards = open_shards(folder)
         cache = LatentCache(shards, "patches", patches, Path(name) / "latents")
         for _ in cache.fill():

@@ -6,7 +6,6 @@ Processor time, so that other work on the machine changes little: rendering, wri
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import platform
 import statistics
@@ -16,8 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mimicmotion.data.shards.shards import RecordData, ShardSettings, ShardWriter, open_shards
-from mimicmotion.data.synthetic.shards import synthetic_records
+from mimicmotion.data.shards.shards import open_shards
+from mimicmotion.data.shards.writing import RecordData, ShardSettings, plan_shards, write_shards
+from mimicmotion.data.synthetic import synthetic_records
+from mimicmotion.runtime.progress import finish
 
 
 def cpu_name() -> str:
@@ -42,12 +43,12 @@ def main() -> None:
     render = (time.process_time() - start) / total
     for store in ("png", "jpeg", "video"):
         with tempfile.TemporaryDirectory() as folder:
-            with ShardWriter(folder, ShardSettings(size=size, store=store)) as writer:
-                writer.add(dataclasses.replace(records[0], key="warm"), "warm")
-                start = time.process_time()
-                for record in records:
-                    writer.add(record)
-                write = (time.process_time() - start) / total
+            shared = ShardSettings(size=size, store=store)
+            finish(write_shards(f"{folder}/warm", plan_shards([0], 1), lambda i: [records[i]], shared))
+            start = time.process_time()
+            plan = plan_shards(range(len(records)), len(records))
+            finish(write_shards(folder, plan, lambda i: [records[i]], shared))
+            write = (time.process_time() - start) / total
             size_mb = sum(p.stat().st_size for p in Path(folder).glob("train-*.tar")) / 1e6
             shards = open_shards(folder)
             times, error = [], []

@@ -51,7 +51,7 @@ from mimicmotion.pose.guidance.limb_warp import limb_warp
 from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.synth import SynthClip, render_clip
 
-HELD_OUT_SEED = 10_000_000  # as mimicmotion.data.synthetic.shards has it
+HELD_OUT_SEED = 10_000_000  # as mimicmotion.settings.synthetic has it
 FIRST = 1000  # held-out clips before this one were looked at while settings were chosen
 TARGETS = {"gain_over_copy_dB": 4.0, "gain_over_warp_dB": 1.5, "pck": 0.9}
 OTHERS = ("copy", "warp", "warp_plain", "warp_latents")

@@ -314,9 +314,8 @@ def lora(setup: Setup) -> Iterator[Row]:
     """Training steps of the recipe for 24 GB: LoRA of rank 32, bfloat16, gradient checkpointing, 16 frames."""
     from mimicmotion.backbones.svd.execution.options import Execution
     from mimicmotion.settings.training import TrainedConfig
-    from mimicmotion.training.networks import DenoiserModel
+    from mimicmotion.training.networks import DenoiserModel, choose_trained
     from mimicmotion.training.objective import NetworkInput
-    from mimicmotion.training.trained import choose_trained
 
     pipe = large_pipeline(setup)
     pipe.backbone.unet.float()

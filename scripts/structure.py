@@ -18,9 +18,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1] / "src" / "mimicmotion"
 START = "mimicmotion.generate.job"
 LIMITS = {
-    "lines": 40_900,
+    "lines": 39_600,
     "generate reaches": 81,
-    "longest function": 200,
+    "longest function": 60,
     "underscore modules": 0,
     "import cycles": 0,
 }

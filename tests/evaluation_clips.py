@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 from numpy import ndarray
 
-from mimicmotion.evaluation.runner import Evaluation, evaluate
+from mimicmotion.evaluation.runner import Evaluation, run_evaluation
+from mimicmotion.runtime.progress import finish
 from mimicmotion.settings.evaluation import EvaluateConfig
 from mimicmotion.video.picture import write_picture
 from mimicmotion.video.writer import open_writer
@@ -52,12 +53,7 @@ def folders(root: Path, sequences: tuple[str, ...] = ("turn", "walk"), suffix: s
 def run(**settings: Any) -> Evaluation:
     """Evaluate to the end, with the cheap metrics unless others are asked for."""
     settings = {"metrics": ["psnr", "l1"], "resamples": 200} | settings
-    steps = evaluate(EvaluateConfig(**settings))
-    while True:
-        try:
-            next(steps)
-        except StopIteration as stop:
-            return stop.value
+    return finish(run_evaluation(EvaluateConfig(**settings)))
 
 
 def value(done: Evaluation, method: str, sequence: str, metric: str) -> float:

@@ -1,15 +1,33 @@
-"""Records in memory with the attributes of `mimicmotion.data.shards.shards`: random frames, a person's poses."""
+"""Records in memory with the attributes of `mimicmotion.data.shards.shards`, and small sets of shards on disk."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy import ndarray
 
+from mimicmotion.data.shards.writing import RecordData, ShardSettings, ShardsWritten, plan_shards, write_shards
 from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
+from mimicmotion.runtime.progress import finish
+
+
+def write_records(
+    folder: Path,
+    shared: ShardSettings,
+    train: Sequence[RecordData],
+    val: Sequence[RecordData] = (),
+    *,
+    per_shard: int = 1000,
+) -> ShardsWritten:
+    """Shards that hold these records."""
+    records = [*train, *val]
+    numbers = range(len(records))
+    plan = plan_shards(numbers[: len(train)], per_shard) + plan_shards(numbers[len(train) :], per_shard, "val")
+    return finish(write_shards(folder, plan, lambda i: [records[i]], shared))
 
 
 @dataclass

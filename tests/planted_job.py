@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -66,7 +67,7 @@ def save_micro_model(folder: Path) -> Path:
 
 @contextmanager
 def loaded_once(model: Path) -> Iterator[None]:
-    """Jobs with this model share what was loaded with the same options."""
+    """Jobs with this model get copies of what was loaded once with the same options."""
     load, loaded = MimicMotionPipeline.from_pretrained, {}
 
     def load_once(base: str, *args: Any, **options: Any) -> MimicMotionPipeline:
@@ -74,7 +75,7 @@ def loaded_once(model: Path) -> Iterator[None]:
             return load(base, *args, **options)
         key = str((args, options))
         loaded[key] = loaded.get(key) or load(base, *args, **options)
-        return loaded[key]
+        return copy.deepcopy(loaded[key])  # a job configures its model
 
     with mock.patch.object(MimicMotionPipeline, "from_pretrained", load_once):
         yield

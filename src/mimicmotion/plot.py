@@ -107,6 +107,32 @@ def bare(axes: Axes) -> None:
     axes.spines[:].set_visible(False)
 
 
+def picture_grid(
+    sheet: Any, rows: Mapping[str, Sequence[ndarray]], titles: Sequence[str], *, coloured: bool = True, **options: Any
+) -> Any:
+    """Rows of pictures, each with its name (in the colour of its curve, if `coloured`) and titles above the first.
+
+    Args:
+        sheet: figure or subfigure.
+        rows: name -> pictures, as many as titles.
+        titles: of the columns.
+        coloured: whether the names have the colours of the palette.
+        options: of `imshow`.
+
+    Returns:
+        The axes, (rows, columns).
+    """
+    grid = sheet.subplots(len(rows), len(titles), squeeze=False)
+    for k, (name, pictures) in enumerate(rows.items()):
+        for axes, picture in zip(grid[k], pictures, strict=True):
+            axes.imshow(picture, **options)
+            bare(axes)
+        grid[k, 0].set_ylabel(name, color=colour(k) if coloured else "k")
+    for axes, title in zip(grid[0], titles, strict=True):
+        axes.set_title(title)
+    return grid
+
+
 def mark_borders(axes: Axes, borders: Sequence[int]) -> None:
     """A small triangle above each border, between frame border - 1 and border; a line would cover the seam itself."""
     if borders:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import base64
 import csv
 import html
+import json
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mimicmotion.runtime.files import atomic_path, writing
 
@@ -135,6 +138,15 @@ def write_text(path: Path, text: str) -> Path:
     return path
 
 
+def write_json(path: Path, data: Any) -> Path:
+    """Write plain data; NaN and infinity become null.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    return write_text(path, json.dumps(_plain(data), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+
 def write_csv(path: Path, head: Sequence[object], rows: Iterable[Sequence[object]]) -> Path:
     """Write a table; None is an empty cell, floats keep all their digits.
 
@@ -150,6 +162,14 @@ def write_csv(path: Path, head: Sequence[object], rows: Iterable[Sequence[object
         table.writerow(head)
         table.writerows(rows)
     return path
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def _escaped(value: object) -> str:

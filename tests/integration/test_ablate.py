@@ -89,6 +89,6 @@ def test_starts_share_the_unet_and_have_fresh_pose_nets_of_their_own(config: Pat
 
     assert same(one.unet, old.unet)
     assert same(two.unet, old.unet)
-    assert same(one.pose_net, again.backbone.pose_net)
+    assert same(one.pose_net, again.pose_net)
     assert not same(one.pose_net, two.pose_net)
     assert not same(one.pose_net, old.pose_net)

@@ -15,12 +15,14 @@ import torch
 from fake_shards import FakeShards
 from micro import micro_pipeline
 from micro_task import SIZE, micro_config, micro_task, weights_of
-from mimicmotion.data.synthetic.shards import write_synthetic
+from mimicmotion.data.synthetic import prepare_synthetic
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.runtime.progress import finish
 from mimicmotion.settings import parse
+from mimicmotion.settings.synthetic import SyntheticConfig
 from mimicmotion.settings.training import TrainConfig
 from mimicmotion.training import run
+from mimicmotion.training.launch import autocast
 from mimicmotion.training.objective import Encoded, Loss
 from mimicmotion.training.stages import denoiser
 from mimicmotion.training.stages.denoiser import DenoiserTask
@@ -35,7 +37,7 @@ Objective = Callable[..., Loss]
 @pytest.fixture(scope="module")
 def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("people") / "shards"
-    finish(write_synthetic(folder, 8, frames=8, size=(224, 128), held_out=3))
+    finish(prepare_synthetic(SyntheticConfig(output=folder, count=8, frames=8, held_out=3)))
     return folder
 
 
@@ -70,7 +72,7 @@ def rise(config: TrainConfig, rate: float, objective: Objective | None = None) -
             patch.setattr(denoiser, "denoising_loss", objective)
         for step in range(STEPS):
             batch = task.batch(step, [2 * step, 2 * step + 1])
-            with task.autocast(torch.device("cpu")):
+            with autocast(config, torch.device("cpu")):
                 result = task.loss(task.model, batch, step)
             optimiser.zero_grad()
             result.loss.backward()
@@ -146,8 +148,8 @@ def test_released_weights_are_gone_on_from_end_to_end(tmp_path: Path) -> None:
     assert all(torch.equal(v, state[k]) for k, v in start.items())
     last = run(config, task=task)
     trained = MimicMotionPipeline.from_pretrained(last / "model")
-    moved = [float((v - trained.unet.state_dict()[k.removeprefix("unet.")]).abs().max()) for k, v in start.items()
-             if k.startswith("unet.")]  # fmt: skip
+    now = {f"unet.{k}": v for k, v in trained.backbone.unet.state_dict().items()}
+    moved = [float((v - now[k]).abs().max()) for k, v in start.items() if k in now]
     assert 0 < max(moved) < 0.01
     sample = task.maker(0)
     assert sample.frames is not None
@@ -165,7 +167,7 @@ def test_training_settings_of_the_start_are_carried_into_the_result(tmp_path: Pa
     task = micro_task(tmp_path)
     out = task.export(tmp_path / "out", weights_of(task))
     want = micro_pipeline().backbone.settings
-    got = MimicMotionPipeline.from_pretrained(out).settings
+    got = MimicMotionPipeline.from_pretrained(out).backbone.settings
     assert got["guidance_scale"] == want["guidance_scale"]
     assert got["fusion"]["segment_frames"] == want["fusion"]["segment_frames"]
     assert np.isclose(got["fps"], 7)

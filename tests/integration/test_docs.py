@@ -61,7 +61,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a reader would have in the folder in which the commands are typed."""
     place = tmp_path_factory.mktemp("docs")
     shutil.copy(find_asset("demo/person.png"), place / "person.png")
-    for path, fps, taken in (("dance.mp4", 10.0, {"fps": 6.0, "max_frames": 5}),
+    for path, fps, taken in (("dance.mp4", 10.0, {"fps": 6.0, "max_frames": 6}),
                              ("videos/dance.mp4", 5.0, {"fps": 10.0, "max_frames": 11})):  # fmt: skip
         with open_writer(place / path, SIZE, fps) as writer:
             for frame in open_video(find_asset("demo/driving.mp4")).frames(**taken):
@@ -132,6 +132,7 @@ def prepare(argv: list[str], folder: Path) -> None:
         pytest.skip("needs networks of DWPose's form, which no package ships (set MIMICMOTION_SHARED)")
     if argv[0] == "generate" and "--config" not in argv:
         argv += ["--num-inference-steps", "2"]
+        argv += [] if "--duration" in argv else ["--duration", "0.4"]
     if argv[:2] == ["weights", "convert"] and (folder / argv[argv.index("-o") + 1]).exists():
         shutil.rmtree(folder / argv[argv.index("-o") + 1])
     if "mimicmotion-1.1" in argv and argv[0] == "generate" and not (folder / "mimicmotion-1.1").exists():

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from mimicmotion.errors import ConfigError, InputError, OutputError
-from mimicmotion.generate import execution, inputs, outputs
+from mimicmotion.generate import inputs, outputs
 from mimicmotion.generate import job as job_module
 from mimicmotion.generate import run_state as resume
 from mimicmotion.generate.job import generate
@@ -28,7 +28,7 @@ from mimicmotion.generate.outputs import side_by_side_path, sidecar_path
 from mimicmotion.generate.provenance import FREE_SETTINGS
 from mimicmotion.generate.replay import replay
 from mimicmotion.generate.run_state import STATE_FILE, state_path
-from mimicmotion.pipeline import MimicMotionPipeline
+from mimicmotion.pipeline import MimicMotionPipeline, pipeline
 from mimicmotion.runtime.interrupt import Stopped
 from mimicmotion.runtime.progress import Progress, finish
 from mimicmotion.settings import GenerateConfig
@@ -65,11 +65,27 @@ def job(tmp_path: Path, model: Path) -> GenerateConfig:
 
 
 @pytest.fixture(scope="module")
-def whole(model: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The result of the job that is never interrupted."""
+def whole_job(model: Path, tmp_path_factory: pytest.TempPathFactory) -> GenerateConfig:
+    """A job that was never interrupted."""
     config = small_job(tmp_path_factory.mktemp("whole"), model)
     finish(generate(config))
-    return config.output.read_bytes()
+    return config
+
+
+@pytest.fixture
+def whole(whole_job: GenerateConfig) -> bytes:
+    """Its result."""
+    return whole_job.output.read_bytes()
+
+
+@pytest.fixture
+def finished(job: GenerateConfig, whole_job: GenerateConfig) -> GenerateConfig:
+    """The job with result and sidecar, as if it had run here."""
+    shutil.copy(whole_job.output, job.output)
+    sidecar = sidecar_path(whole_job.output).read_text()
+    moved = sidecar.replace(str(whole_job.output.parents[1]), str(job.output.parents[1]))
+    sidecar_path(job.output).write_text(moved)
+    return job
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +161,7 @@ def test_failed_denoising_keeps_the_step_before(
     job: GenerateConfig, whole: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(MimicMotionPipeline, "_denoiser", failing(2 * STEPS))  # two segments a step: the very last
+        patch.setattr(pipeline, "_denoiser", failing(2 * STEPS))  # two segments a step: the very last
         with pytest.raises(InputError):
             finish(generate(job))
     assert left_over(job) == ["result.mp4.state"]
@@ -155,10 +171,10 @@ def test_failed_denoising_keeps_the_step_before(
 
 def failing(call: int) -> Callable[..., Any]:
     """In place of the pipeline's denoiser: fails in this call."""
-    unet, calls = MimicMotionPipeline._denoiser, []
+    unet, calls = pipeline._denoiser, []
 
-    def build(self: MimicMotionPipeline, *args: Any) -> Any:
-        inner = unet(self, *args)
+    def build(*args: Any) -> Any:
+        inner = unet(*args)
 
         def denoise(*a: Any) -> Any:
             calls.append(1)
@@ -305,15 +321,15 @@ def test_runs_on_as_it_ran_before(job: GenerateConfig, tmp_path: Path, monkeypat
     copy = tmp_path / "copy"
     shutil.copytree(str(job.model), copy)  # a model of its own: one that is loaded already keeps its plan
     own = dataclasses.replace(job, model=str(copy))
-    original = execution.plan_run
+    original = job_module.plan_run
 
     def in_portions(*args: Any, **options: Any) -> Any:
         plan = original(*args, **options)
         return dataclasses.replace(plan, unet=dataclasses.replace(plan.unet, frame_chunk=2))
 
-    monkeypatch.setattr(execution, "plan_run", in_portions)
+    monkeypatch.setattr(job_module, "plan_run", in_portions)
     stop_after(own, "denoise", 2)
-    monkeypatch.setattr(execution, "plan_run", original)
+    monkeypatch.setattr(job_module, "plan_run", original)
     result = finish(generate(again(own)))
     assert json.loads(result.sidecar.read_text())["execution"]["unet"]["frame_chunk"] == 2
     stop_after(own, "denoise", 2)
@@ -439,10 +455,10 @@ def test_states_are_one_file_each_and_small(job: GenerateConfig) -> None:
 def test_signal_during_a_step_finishes_and_keeps_it(
     number: int, job: GenerateConfig, whole: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unet, calls = MimicMotionPipeline._denoiser, []
+    unet, calls = pipeline._denoiser, []
 
-    def signalled(self: MimicMotionPipeline, *args: Any) -> Any:
-        inner = unet(self, *args)
+    def signalled(*args: Any) -> Any:
+        inner = unet(*args)
 
         def denoise(*a: Any) -> Any:
             calls.append(1)
@@ -452,7 +468,7 @@ def test_signal_during_a_step_finishes_and_keeps_it(
 
         return denoise
 
-    monkeypatch.setattr(MimicMotionPipeline, "_denoiser", signalled)
+    monkeypatch.setattr(pipeline, "_denoiser", signalled)
     before = signal.getsignal(number)
     with pytest.raises(Stopped, match="3 of 5 steps are kept in .*--resume"):
         finish(generate(job))
@@ -464,10 +480,10 @@ def test_signal_during_a_step_finishes_and_keeps_it(
 
 
 def test_second_signal_interrupts_at_once(job: GenerateConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    unet, calls = MimicMotionPipeline._denoiser, []
+    unet, calls = pipeline._denoiser, []
 
-    def signalled(self: MimicMotionPipeline, *args: Any) -> Any:
-        inner = unet(self, *args)
+    def signalled(*args: Any) -> Any:
+        inner = unet(*args)
 
         def denoise(*a: Any) -> Any:
             calls.append(1)
@@ -478,7 +494,7 @@ def test_second_signal_interrupts_at_once(job: GenerateConfig, monkeypatch: pyte
         return denoise
 
     with monkeypatch.context() as patch:
-        patch.setattr(MimicMotionPipeline, "_denoiser", signalled)
+        patch.setattr(pipeline, "_denoiser", signalled)
         with pytest.raises(Stopped, match="2 of 5 steps"):
             finish(generate(job))
     assert len(calls) == 8
@@ -488,17 +504,16 @@ def test_second_signal_interrupts_at_once(job: GenerateConfig, monkeypatch: pyte
 # --- replay -----------------------------------------------------------------------------------------------------
 
 
-def test_replay_gives_the_same_bytes(job: GenerateConfig) -> None:
-    finish(generate(job))
-    result = finish(replay(sidecar_path(job.output)))
+def test_replay_gives_the_same_bytes(finished: GenerateConfig) -> None:
+    result = finish(replay(sidecar_path(finished.output)))
     assert result.made.output.name == "result-replay.mp4"
     assert result.identical
     assert result.original_state == "the same"
-    assert result.made.output.read_bytes() == job.output.read_bytes()
+    assert result.made.output.read_bytes() == finished.output.read_bytes()
     assert "byte for byte" in result.summary()
     # a replay's own sidecar serves as well, also where the original is gone
-    job.output.unlink()
-    second = finish(replay(sidecar_path(job.output), job.output.with_name("b.mp4")))
+    finished.output.unlink()
+    second = finish(replay(sidecar_path(finished.output), finished.output.with_name("b.mp4")))
     assert (second.identical, second.original_state) == (True, "not there")
 
 
@@ -512,26 +527,24 @@ def test_replay_of_a_resumed_run_and_of_an_interrupted_replay(begun: GenerateCon
     assert result.identical
 
 
-def test_replay_refuses_other_inputs_and_finds_moved_ones(job: GenerateConfig, tmp_path: Path) -> None:
-    finish(generate(job))
-    sidecar = sidecar_path(job.output)
-    job.picture.rename(job.output.parent / job.picture.name)  # beside the sidecar
-    job.video.rename(tmp_path / "moved.mp4")
+def test_replay_refuses_other_inputs_and_finds_moved_ones(finished: GenerateConfig, tmp_path: Path) -> None:
+    sidecar = sidecar_path(finished.output)
+    finished.picture.rename(finished.output.parent / finished.picture.name)  # beside the sidecar
+    finished.video.rename(tmp_path / "moved.mp4")
     assert finish(replay(sidecar, video=tmp_path / "moved.mp4")).identical
-    other = changed_copy(tmp_path / "moved.mp4", job.output.parent)
+    other = changed_copy(tmp_path / "moved.mp4", finished.output.parent)
     with pytest.raises(ConfigError, match="content of video was sha256"):
         finish(replay(sidecar, video=other))
 
 
-def test_replay_notes_other_versions(job: GenerateConfig) -> None:
-    finish(generate(job))
-    sidecar = sidecar_path(job.output)
+def test_replay_notes_other_versions(finished: GenerateConfig) -> None:
+    sidecar = sidecar_path(finished.output)
     facts = json.loads(sidecar.read_text())
     facts["origin"]["versions"]["torch"] = "1.0"
     sidecar.write_text(json.dumps(facts))
     result = finish(replay(sidecar))
     assert any("version of torch was '1.0'" in w for w in result.made.warnings)
-    job.output.write_bytes(b"other")
+    finished.output.write_bytes(b"other")
     assert finish(replay(sidecar)).original_state == "another file"
 
 
@@ -552,10 +565,9 @@ def test_files_that_are_no_sidecar(text: str, says: str, tmp_path: Path) -> None
         finish(replay(path))
 
 
-def test_replay_never_replaces_the_result(job: GenerateConfig) -> None:
-    finish(generate(job))
+def test_replay_never_replaces_the_result(finished: GenerateConfig) -> None:
     with pytest.raises(ConfigError, match="name another output"):
-        finish(replay(sidecar_path(job.output), job.output))
+        finish(replay(sidecar_path(finished.output), finished.output))
 
 
 # --- processes that are killed ----------------------------------------------------------------------------------

@@ -1,16 +1,21 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cyclopts import App
 
 from mimicmotion import cli
+from mimicmotion.cli import options
+from mimicmotion.cli.options import HEADINGS
 from mimicmotion.settings import GenerateConfig
 
-HEAVY = ("torch", "cv2", "diffusers", "transformers", "onnxruntime", "av", "PIL")
+HEAVY = ("torch", "numpy", "scipy", "pydantic", "cv2", "diffusers", "transformers", "onnxruntime", "av", "PIL")
 
 
 @pytest.mark.parametrize("code", ["import mimicmotion", "from mimicmotion.cli import main; main(['--help'])"])
@@ -30,20 +35,55 @@ def test_public_names_are_there() -> None:
         mimicmotion.nothing  # noqa: B018
 
 
-def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["generate", "--help"]) == 0
+def test_full_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["generate", "--help-all"]) == 0
     text = capsys.readouterr().out
     for name in (f.name for f in dataclasses.fields(GenerateConfig)):
         if name not in ("picture", "video"):
             assert f"--{name.replace('_', '-')}" in text
+    assert [line.split()[1] for line in text.splitlines() if line.startswith("╭")] == ["Arguments", *HEADINGS]
+
+
+def test_short_help_fits_a_screen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    assert cli.main(["generate", "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 50
+    options = ["--output", "--model", "--checkpoint", "--height", "--fps", "--duration", "--speed", "--seed"]
+    for option in ["PICTURE", "VIDEO", *options, "--config", "--help-all"]:
+        assert any(line.split()[1:2] == [option] for line in lines), option
+    assert not any("--block-cache" in line for line in lines)
+
+
+def commands(group: App) -> Iterator[App]:
+    for name in group:
+        if not name.startswith("-"):
+            yield group[name]
+            yield from commands(group[name])
+
+
+def test_every_argument_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    found = list(commands(options.app))
+    assert len(found) > 25
+    for command in found:
+        command.help_print([])
+        text = capsys.readouterr().out
+        bare = [line for line in text.splitlines() if re.fullmatch(r"│ (\*  )?[A-Z-]+( --?[\w-]+)*( [A-Z]+)? *│", line)]
+        assert not bare, (command.name, bare)
 
 
 def test_options_win_over_the_file(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("picture: a.png\nvideo: b.mp4\noutput: c.mp4\nseed: 3\nfps: 10\n")
-    options = cli.GenerateOptions(seed=5)
-    merged = cli._merge(GenerateConfig, file, options, picture=None, video=Path("d.mp4"))
-    assert (merged.seed, merged.fps, merged.video, merged.picture) == (5, 10, Path("d.mp4"), Path("a.png"))
+    seen: list[GenerateConfig] = []
+    group = App(name="group")
+    options.settings_command(group, GenerateConfig, "picture", "video", name="one")(seen.append)
+    group(["one", "--config", str(file), "--seed", "5"], result_action="return_value")
+    group(["one", "e.png", "d.mp4", "--config", str(file)], result_action="return_value")
+    assert [(c.seed, c.fps, c.video, c.picture) for c in seen] == [
+        (5, 10, Path("b.mp4"), Path("a.png")),
+        (3, 10, Path("d.mp4"), Path("e.png")),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -71,6 +111,6 @@ def test_ctrl_c_ends_with_code_130(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_merge", interrupted)
+    monkeypatch.setattr(options, "parse", interrupted)
     assert cli.main(["generate", "a", "b", "-o", "c"]) == 130
     assert "interrupted" in capsys.readouterr().err

@@ -16,20 +16,19 @@ import pytest
 
 from mimicmotion.cli import main
 from mimicmotion.data.shards.shards import open_shards
-from mimicmotion.data.synthetic.shards import FRAME_RATES, HELD_OUT_SEED, write_synthetic
+from mimicmotion.data.synthetic import FRAME_RATES, SyntheticResult, prepare_synthetic
 from mimicmotion.errors import ConfigError, InputError, OutputError
 from mimicmotion.pose.files import save_poses
+from mimicmotion.runtime.progress import Job, finish
+from mimicmotion.settings import parse
+from mimicmotion.settings.synthetic import HELD_OUT_SEED, SyntheticConfig
 from mimicmotion.synth import render_clip
 
-SMALL: dict[str, Any] = {"frames": 3, "size": (64, 32), "records_per_shard": 2}
+SMALL: dict[str, Any] = {"frames": 3, "height": 64, "width": 32, "records_per_shard": 2}
 
 
-def run(job: Any) -> Any:
-    while True:
-        try:
-            next(job)
-        except StopIteration as stop:
-            return stop.value
+def render(folder: Path, count: int, **changes: Any) -> Job[SyntheticResult]:
+    return prepare_synthetic(parse(SyntheticConfig, {"output": folder, "count": count} | SMALL | changes))
 
 
 def sums(folder: Path) -> dict[str, str]:
@@ -37,7 +36,7 @@ def sums(folder: Path) -> dict[str, str]:
 
 
 def test_records_are_the_rendered_clips(tmp_path: Path) -> None:
-    written = run(write_synthetic(tmp_path, 3, first_seed=4, held_out=1, **SMALL))
+    written = finish(render(tmp_path, 3, first_seed=4, held_out=1)).written
     assert written.records == {"train": 3, "val": 1}
     shards = open_shards(tmp_path)
     assert shards.keys == [f"synthetic-0000000{i}-000" for i in (4, 5, 6)]
@@ -55,16 +54,16 @@ def test_records_are_the_rendered_clips(tmp_path: Path) -> None:
 
 
 def test_some_cameras_move(tmp_path: Path) -> None:
-    run(write_synthetic(tmp_path, 6, camera_motion=0.5, **(SMALL | {"frames": 1})))
+    finish(render(tmp_path, 6, camera_motion=0.5, frames=1))
     moving = [r.meta["camera_motion"] for r in open_shards(tmp_path)]
     assert {True, False} == set(moving)
-    run(write_synthetic(tmp_path / "all", 2, camera_motion=1, **SMALL))
+    finish(render(tmp_path / "all", 2, camera_motion=1))
     clip = render_clip(0, 3, (64, 32), fps=15, camera_motion=True)
     np.testing.assert_array_equal(open_shards(tmp_path / "all")[0].frames([1, 2, 3]), clip.frames)
 
 
 def test_masks_and_flow_are_kept_if_asked_for(tmp_path: Path) -> None:
-    run(write_synthetic(tmp_path / "with", 1, first_seed=5, truth=True, **SMALL))
+    finish(render(tmp_path / "with", 1, first_seed=5, truth=True))
     clip = render_clip(5, 3, (64, 32), fps=FRAME_RATES[2])
     truth = open_shards(tmp_path / "with")[0].truth
     assert truth is not None
@@ -73,29 +72,29 @@ def test_masks_and_flow_are_kept_if_asked_for(tmp_path: Path) -> None:
     assert (truth["flow"][0] == 0).all()
     np.testing.assert_allclose(truth["flow"][1:], clip.truth.flow[:, ::2, ::2], atol=0.04)  # float16 at 64 pixels
     np.testing.assert_array_equal(truth["in_reference"][1:], clip.truth.in_reference[:, ::2, ::2])
-    run(write_synthetic(tmp_path / "without", 1, **SMALL))
+    finish(render(tmp_path / "without", 1))
     assert open_shards(tmp_path / "without")[0].truth is None
 
 
 def test_a_third_follow_recorded_motions(tmp_path: Path) -> None:
     save_poses(render_clip(0, 20, (96, 64), framing="full").poses, tmp_path / "mocap" / "wave.npz")
-    run(write_synthetic(tmp_path / "out", 9, mocap=tmp_path / "mocap", **(SMALL | {"frames": 1})))
+    finish(render(tmp_path / "out", 9, mocap=tmp_path / "mocap", frames=1))
     motions = [r.meta["motion"] for r in open_shards(tmp_path / "out")]
     assert set(motions) == {"wave.npz", None}
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="recorded motion"):
-        run(write_synthetic(tmp_path / "none", 1, mocap=tmp_path / "empty", **SMALL))
+        finish(render(tmp_path / "none", 1, mocap=tmp_path / "empty"))
 
 
 @pytest.mark.slow
 def test_processes_and_interruptions_leave_the_same_bytes(tmp_path: Path) -> None:
-    run(write_synthetic(tmp_path / "one", 5, held_out=1, **SMALL))
-    job = write_synthetic(tmp_path / "two", 5, held_out=1, processes=2, **SMALL)
-    while next(job).shards < 1:
-        pass
+    finish(render(tmp_path / "one", 5, held_out=1))
+    job = render(tmp_path / "two", 5, held_out=1, processes=2)
+    while not list((tmp_path / "two").glob("train-*.tar")):
+        next(job)
     job.close()
     assert not (tmp_path / "two" / "index.json").exists()
-    assert run(write_synthetic(tmp_path / "two", 5, held_out=1, processes=2, **SMALL)).kept >= 1
+    assert finish(render(tmp_path / "two", 5, held_out=1, processes=2)).written.reused >= 1
     assert sums(tmp_path / "two") == sums(tmp_path / "one")
 
 
@@ -131,9 +130,9 @@ def test_killed_and_begun_again(tmp_path: Path, how: signal.Signals, processes: 
     before = len(list(out.glob("train-*.tar")))
     assert before >= 1
     # ends with the same files as one that nobody disturbed
-    kept = run(write_synthetic(out, 6, **SMALL)).kept
-    assert kept == before
-    run(write_synthetic(tmp_path / "whole", 6, **SMALL))
+    reused = finish(render(out, 6)).written.reused
+    assert reused == before
+    finish(render(tmp_path / "whole", 6))
     assert sums(out) == sums(tmp_path / "whole")
 
 
@@ -154,8 +153,8 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         ({"count": -1}, "count"),
         ({"count": 0}, "nothing to write"),
         ({"frames": 0}, "frames"),
-        ({"first_seed": -1}, "seeds"),
-        ({"first_seed": HELD_OUT_SEED}, "seeds"),
+        ({"first_seed": -1}, "first_seed"),
+        ({"first_seed": HELD_OUT_SEED - 1, "count": 2}, "seeds"),
         ({"camera_motion": 2}, "camera_motion"),
         ({"records_per_shard": 0}, "records_per_shard"),
         ({"store": "gif"}, "store"),
@@ -163,11 +162,11 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 )
 def test_wrong_settings(tmp_path: Path, change: dict[str, Any], match: str) -> None:
     with pytest.raises((InputError, ConfigError), match=match):
-        run(write_synthetic(tmp_path, **({"count": 1} | SMALL | change)))
+        finish(render(tmp_path, **{"count": 1, **change}))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_smaller_set_is_refused(tmp_path: Path) -> None:
-    run(write_synthetic(tmp_path, 4, **SMALL))
+    finish(render(tmp_path, 4))
     with pytest.raises(OutputError, match=r"train-00001\.tar"):
-        run(write_synthetic(tmp_path, 2, **SMALL))
+        finish(render(tmp_path, 2))

@@ -10,7 +10,7 @@ import pytest
 
 from mimicmotion import cli
 from mimicmotion.errors import InputError
-from mimicmotion.evaluation.reports.compare import PUBLISHED, compare, latex, markdown, page, save_comparison
+from mimicmotion.evaluation.reports.compare import PUBLISHED, Comparison, compare, latex, save_comparison
 
 LONG = "sequence,method,metric,value,frames\nx,a_1,psnr,10,8\ny,a_1,psnr,20,8\nx,b,psnr,30,8\nx,b,l1,,8\n"
 
@@ -23,8 +23,13 @@ def report(path: Path, name: str, size: int | None = None, psnr: float = 20.0) -
     return path
 
 
-def test_published_numbers_are_labelled() -> None:
-    table = markdown(compare([]))
+def written(folder: Path, comparison: Comparison, suffix: str = "md") -> str:
+    assert f"written to {folder}" in save_comparison(folder, comparison)
+    return (folder / f"compare.{suffix}").read_text()
+
+
+def test_published_numbers_are_labelled(tmp_path: Path) -> None:
+    table = written(tmp_path, compare([]))
     lines = [line for line in table.splitlines() if PUBLISHED in line]
     assert len(lines) == 5
     ours = next(line for line in lines if line.startswith("| MimicMotion"))
@@ -48,11 +53,11 @@ def test_long_and_wide_tables_and_reports(tmp_path: Path) -> None:
     assert rows["theirs", "theirs"]["psnr"].value == 7
     assert set(rows["one", "ours"]) == {"psnr"}  # null is no number
     assert got.metrics == ["psnr", "PSNR2"]
-    assert "**30.00**" in markdown(got)  # best within its source only
-    assert "**25.00**" not in markdown(got)
+    text = written(tmp_path / "out", got)
+    assert "**30.00**" in text  # best within its source only
+    assert "**25.00**" not in text
     assert r"a\_1" in latex(got)
     assert latex(got).count(r"\\") == 1 + len(got.entries)
-    save_comparison(tmp_path / "out", got)
     with (tmp_path / "out" / "compare.csv").open() as f:
         assert len(list(csv.DictReader(f))) == sum(len(e.cells) for e in got.entries)
 
@@ -94,9 +99,10 @@ def test_missing_and_doubled_sources(tmp_path: Path) -> None:
 def test_names_are_escaped(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('method,psnr\n"<b>&|_%",7\n')
     got = compare([str(tmp_path / "a.csv")])
-    assert "&lt;b&gt;&amp;|_%" in page(got)
-    assert "<b>&" not in page(got)
-    assert r"<b>&\|_%" in markdown(got)
+    page = written(tmp_path / "out", got, "html")
+    assert "&lt;b&gt;&amp;|_%" in page
+    assert "<b>&" not in page
+    assert r"<b>&\|_%" in written(tmp_path / "out", got)
     assert r"<b>\&|\_\%" in latex(got)
 
 

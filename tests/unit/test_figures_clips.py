@@ -14,7 +14,7 @@ from numpy import ndarray
 
 from mimicmotion.errors import ConfigError, InputError, MediaError, OutputError
 from mimicmotion.evaluation.figures import diff, job, yt
-from mimicmotion.evaluation.figures.clips import check_borders, open_clips, parse_names, planned_borders, spaced
+from mimicmotion.evaluation.figures.clips import borders_of, open_clips, parse_names, spaced
 from mimicmotion.evaluation.figures.specs import DiffSpec, YtSpec
 from mimicmotion.plot import check_output
 from mimicmotion.runtime.progress import finish
@@ -82,11 +82,11 @@ def test_differences_are_those_of_a_naive_loop(pair: tuple[list[str], dict[str, 
         total = sum(abs(int(a) - int(b)) for a, b in zip(clip[t].flat, clip[t - 1].flat, strict=True))
         assert float(r["mean_abs_difference"]) == pytest.approx(total / clip[t].size, rel=1e-6)
         assert r["border"] == str(int(t == 2))
-    data = diff.compare_frames(open_clips(parse_names(texts)), frames=[2, 4])
-    assert list(data.pictures["average"]) == [2, 4]
+    average = next(c for c in open_clips(parse_names(texts)) if c.name == "average")
+    pictures = diff.pictures_of(average, [2, 4])
+    assert list(pictures) == [2, 4]
     naive = np.abs(clips["average"][4].astype(float) - clips["average"][3]).mean(-1)
-    np.testing.assert_allclose(data.pictures["average"][4], naive, rtol=1e-5)
-    assert list(diff.compare_frames(open_clips(parse_names(texts))).pictures["average"]) == [1, 2, 3, 4]
+    np.testing.assert_allclose(pictures[4], naive, rtol=1e-5)
 
 
 def test_the_slice_is_what_the_picture_shows(tmp_path: Path) -> None:
@@ -179,11 +179,10 @@ def test_without_matplotlib_the_extra_is_named(tmp_path: Path, monkeypatch: pyte
 
 
 def test_borders_of_a_plan() -> None:
-    fusion = YtSpec(results=["a.mp4"], segment_frames=8, overlap_frames=3, reference_slot=False).fusion()
-    assert fusion is not None
-    assert planned_borders(18, fusion) == [5, 10]
-    assert planned_borders(8, fusion) == []
-    assert check_borders([7, 2, 7], 8) == [2, 7]
+    spec = YtSpec(results=["a.mp4"], segment_frames=8, overlap_frames=3, reference_slot=False)
+    assert borders_of(spec, 18) == [5, 10]
+    assert borders_of(spec, 8) == []
+    assert borders_of(YtSpec(results=["a.mp4"], borders=[7, 2, 7]), 8) == [2, 7]
 
 
 @given(st.integers(0, 20), st.integers(0, 20), st.integers(1, 9))

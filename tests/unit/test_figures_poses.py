@@ -101,7 +101,7 @@ def test_poses_that_do_not_fit(video: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"4 poses, .* has 5 frames"):
         finish(job.make(PosesSpec(video=video, output=tmp_path / "p.png", poses=tmp_path / "short.npz")))
     save_poses(standing(5, (64, 96)), tmp_path / "turned.npz")
-    with pytest.raises(PoseError, match="96 x 64"):
+    with pytest.raises(InputError, match="96 x 64"):
         finish(job.make(PosesSpec(video=video, output=tmp_path / "p.png", poses=tmp_path / "turned.npz")))
     nobody = standing(5)
     nobody.confidence[:] = 0

@@ -38,11 +38,11 @@ def near(frames: ndarray) -> ndarray:
 
 def test_every_record_is_encoded_once(tmp_path: Path) -> None:
     shards, encode = FakeShards(), Encoder()
-    cache = LatentCache(shards, "model", encode, tmp_path, chunk=10)
+    cache = LatentCache(shards, "model", encode, tmp_path)
     for _ in range(2):
         for i, record in enumerate(shards.records):
             np.testing.assert_array_equal(cache.latents(i), near(record.pictures))
-    assert encode.calls == [10, 7, 10, 7, 10, 10, 4]
+    assert encode.calls == [16, 1, 16, 1, 16, 8]
     chosen = cache.latents(2, [5, 0, 5])
     assert chosen.dtype == np.float32
     np.testing.assert_array_equal(chosen, near(shards[2].pictures[[5, 0, 5]]))
@@ -66,8 +66,8 @@ def test_shards_that_are_added_leave_the_others_latents(tmp_path: Path) -> None:
     list(LatentCache(FakeShards((17, 17)), "model", Encoder(), tmp_path).fill())
     more, encode = FakeShards((17, 17, 24)), Encoder()
     more.digest, more.sums[2] = "more", "1" * 64
-    list(LatentCache(more, "model", encode, tmp_path, chunk=100).fill())
-    assert encode.calls == [24]
+    list(LatentCache(more, "model", encode, tmp_path).fill())
+    assert encode.calls == [16, 8]
 
 
 def test_latents_of_the_shards_are_used_if_this_model_made_them(tmp_path: Path) -> None:
@@ -97,12 +97,12 @@ def test_mirrored_latents_are_those_of_mirrored_frames(tmp_path: Path) -> None:
 
 def test_fill_makes_what_is_missing(tmp_path: Path) -> None:
     shards, encode = FakeShards(), Encoder()
-    cache = LatentCache(shards, "model", encode, tmp_path, chunk=100)
+    cache = LatentCache(shards, "model", encode, tmp_path)
     cache.latents(1)
     assert list(cache.fill()) == [1, 2, 3]
-    assert encode.calls == [17, 17, 24]
+    assert encode.calls == [16, 1, 16, 1, 16, 8]
     list(cache.fill([0], mirrored=True))
-    assert encode.calls[3:] == [17]
+    assert encode.calls[6:] == [16, 1]
 
 
 def test_a_damaged_file_is_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -146,11 +146,6 @@ def test_a_place_that_cannot_be_written_is_found_at_the_start(tmp_path: Path) ->
         LatentCache(FakeShards(), "model", Encoder(), tmp_path / "file")
 
 
-def test_senseless_chunk_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="chunk"):
-        LatentCache(FakeShards(), "model", None, tmp_path, chunk=0)
-
-
 def _race(folder: Path, start: Any, out: Any) -> None:
     cache = LatentCache(FakeShards(), "model", Encoder(), folder)
     start.wait()
@@ -168,13 +163,6 @@ def test_processes_may_race(tmp_path: Path) -> None:
         p.join()
     assert all(r == [near(x.pictures).tobytes() for x in FakeShards().records] for r in results)
     assert len([p for p in tmp_path.rglob("*") if p.is_file()]) == 3
-
-
-def test_scaling_factor_brings_latents_to_unit_deviation(tmp_path: Path) -> None:
-    shards = FakeShards()
-    cache = LatentCache(shards, "model", Encoder(), tmp_path)
-    together = np.concatenate([near(r.pictures).ravel() for r in shards.records])
-    assert cache.scaling_factor() * together.std(dtype=np.float64) == pytest.approx(1, rel=1e-6)
 
 
 @pytest.mark.parametrize("slot", [True, False])

@@ -142,8 +142,8 @@ def test_exported_folder_needs_no_lora_and_peft_reads_the_adapter(tmp_path: Path
 
     task = micro_task(tmp_path, trained=LORA)
     folder = task.export(tmp_path / "out", moved(task))
-    merged = MimicMotionPipeline.from_pretrained(folder).unet
-    base: Any = MimicMotionPipeline.from_pretrained(tmp_path / "micro").unet
+    merged = MimicMotionPipeline.from_pretrained(folder).backbone.unet
+    base: Any = MimicMotionPipeline.from_pretrained(tmp_path / "micro").backbone.unet
     theirs = PeftModel.from_pretrained(diffusers_unet(base.state_dict()), folder / "adapter").merge_and_unload()  # type: ignore[arg-type]
     assert set(merged.state_dict()) == set(base.state_dict())
     for name, value in theirs.state_dict().items():

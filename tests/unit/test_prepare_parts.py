@@ -230,7 +230,7 @@ def test_a_good_scene_is_accepted_with_its_numbers() -> None:
 def test_each_filter_alone_leaves_a_scene_out(found: SceneMeasures, enlargement: float, reason: str) -> None:
     judged = verdict(found, enlargement)
     assert len(judged.reasons) == 1
-    assert reason in judged.reasons[0]
+    assert reason in next(iter(judged.reasons.values()))
 
 
 def test_thresholds_are_settings() -> None:
@@ -337,7 +337,7 @@ def video(name: str, lengths: list[int], refused: set[int] | None = None) -> Vid
     survey = Survey(
         (256, 128), 10.0, 10.0, 9.0, edges[-1], False, scenes, Fingerprint(9.0, np.zeros((1, 32), np.uint8))
     )
-    judged = [Judgement({}, ["no"] if i in (refused or set()) else []) for i in range(len(scenes))]
+    judged = [Judgement({}, {"min_body": "no"} if i in (refused or set()) else {}) for i in range(len(scenes))]
     reports = tuple(SceneReport(i, s, j, None) for i, (s, j) in enumerate(zip(scenes, judged, strict=True)))
     return VideoReport(name, name, "used", "", survey, reports)
 

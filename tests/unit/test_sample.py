@@ -16,11 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy import ndarray
 
-from fake_shards import FakeShards
+from fake_shards import FakeShards, write_records
 from mimicmotion.data.samples.batch import Sample, collate
-from mimicmotion.data.samples.choice import Choice, choose
+from mimicmotion.data.samples.choice import FrameChoice, choose
 from mimicmotion.data.samples.sample import SampleMaker
-from mimicmotion.data.shards.shards import RecordData, ShardSettings, ShardWriter, open_shards
+from mimicmotion.data.shards.shards import open_shards
+from mimicmotion.data.shards.writing import RecordData, ShardSettings
 from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.pose.guidance.skeleton import PoseDrawer
 from mimicmotion.pose.hands import hand_masks
@@ -41,9 +42,9 @@ def maker(shards: Any = None, seed: int = 0, **config: Any) -> SampleMaker:
     return SampleMaker(shards or FakeShards(), settings, seed=seed, downscale=8, drawing=LOOK)
 
 
-def choices(make: SampleMaker, number: int) -> Choice:
+def choices(make: SampleMaker, number: int) -> FrameChoice:
     rng = np.random.default_rng([make.seed, number])
-    return choose(rng, make.config, make.scenes, make.usable(make.config), make.siblings)
+    return choose(rng, make.config, make.timelines, make.usable(make.config), make.siblings)
 
 
 def find(shards: FakeShards, picture: ndarray) -> tuple[int, int]:
@@ -300,9 +301,8 @@ def test_detector_noise_is_on_every_pose_and_in_the_hand_masks() -> None:
 
 def test_samples_of_shards_on_disk_are_those_in_memory(tmp_path: Path) -> None:
     fake = FakeShards(size=(32, 16), fps=(15.0, 10.0, 6.0))
-    with ShardWriter(tmp_path, ShardSettings(size=(32, 16), store="png")) as writer:
-        for r in fake.records:
-            writer.add(RecordData(key=r.key, video=r.video, frames=r.pictures, poses=r.poses, stills=1))
+    records = [RecordData(key=r.key, video=r.video, frames=r.pictures, poses=r.poses, stills=1) for r in fake.records]
+    write_records(tmp_path, ShardSettings(size=(32, 16), store="png"), records)
     shards = open_shards(tmp_path)
     assert shards.keys == fake.keys
     assert pickle.loads(pickle.dumps(maker(shards)))(0).key == maker(fake)(0).key  # for workers that are spawned
@@ -369,7 +369,7 @@ def test_a_flipped_sample_is_the_mirrored_sample() -> None:
         ({"hand_threshold": -0.1}, "hand_threshold"),
         ({"detector_noise": 11}, "detector_noise"),
         ({"reference": "other"}, "reference"),
-        ({"frames": 3}, "fields are"),
+        ({"frames": 3}, "did you mean num_frames"),
     ],
 )
 def test_senseless_settings_are_refused(setting: dict[str, Any], message: str) -> None:

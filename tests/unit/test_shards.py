@@ -9,6 +9,7 @@ import http.server
 import io
 import json
 import pickle
+import sys
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
@@ -22,20 +23,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy import ndarray
 
+from fake_shards import write_records
 from mimicmotion.data.shards import index as index_module
-from mimicmotion.data.shards.shards import (
-    RecordData,
-    ShardPlan,
-    Shards,
-    ShardSettings,
-    ShardWriter,
-    open_shards,
-    plan_shards,
-    write_index,
-    write_shards,
-)
+from mimicmotion.data.shards import storage
+from mimicmotion.data.shards.index import save_index, scan_folder
+from mimicmotion.data.shards.shards import Shards, open_shards
+from mimicmotion.data.shards.writing import RecordData, ShardPlan, ShardSettings, plan_shards, write_shards
 from mimicmotion.errors import ConfigError, InputError, MediaError, OutputError
 from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
+from mimicmotion.runtime.progress import finish
 
 SIZE = (32, 24)
 PNG = ShardSettings(size=SIZE, store="png", settings={"made": "for the test"})
@@ -67,19 +63,10 @@ def make_or_not(item: int) -> Iterator[RecordData]:
         yield record(item)
 
 
-def run(job: Any) -> Any:
-    while True:
-        try:
-            next(job)
-        except StopIteration as stop:
-            return stop.value
-
-
 def fill(folder: Path, count: int = 5, shared: ShardSettings = PNG, **options: Any) -> Path:
-    with ShardWriter(folder, shared, **options) as writer:
-        for i in range(count):
-            embeddings = np.zeros((5, 7), np.float32)
-            writer.add(record(i, stills=1, meta={"start_s": i / 2}, embeddings=embeddings))
+    embeddings = np.zeros((5, 7), np.float32)
+    records = [record(i, stills=1, meta={"start_s": i / 2}, embeddings=embeddings) for i in range(count)]
+    write_records(folder, shared, records, **options)
     return folder
 
 
@@ -105,10 +92,8 @@ def test_records_come_back(tmp_path: Path, store: str, near: int) -> None:
     latents = rng.normal(size=(frames, 4, 4, 3)).astype(np.float16)
     embeddings = rng.normal(size=(frames, 7)).astype(np.float32)
     given_record = record(3, frames, stills=1, meta={"crop": [1, 2]}, latents=latents, embeddings=embeddings)
-    with ShardWriter(tmp_path, ShardSettings(size=SIZE, store=store, settings={"latents_model": "m"})) as writer:
-        writer.add(record(1))
-        writer.add(given_record)
-        writer.add(record(2), split="val")
+    shared = ShardSettings(size=SIZE, store=store, settings={"latents_model": "m"})
+    write_records(tmp_path, shared, [record(1), given_record], [record(2)])
     shards = open_shards(tmp_path)
     assert (shards.keys, shards.num_frames, shards.stills, shards.size) == (
         ["v1-001", "v3-003"],
@@ -154,17 +139,8 @@ def test_plain_webdataset_reads_shards(tmp_path: Path) -> None:
 
 
 def test_videos_group_their_records(tmp_path: Path) -> None:
-    with ShardWriter(tmp_path, PNG, max_records=2) as writer:
-        for i, video in enumerate(["a", "b", "a", "a"]):
-            writer.add(record(i, video=video))
+    write_records(tmp_path, PNG, [record(i, video=video) for i, video in enumerate("abaa")], per_shard=2)
     assert open_shards(tmp_path).videos == {"a": [0, 2, 3], "b": [1]}
-
-
-def test_writer_rolls_over_by_records_and_by_bytes(tmp_path: Path) -> None:
-    by_number = fill(tmp_path / "a", max_records=2)
-    assert [p.name for p in sorted(by_number.glob("*.tar"))] == [f"train-0000{i}.tar" for i in range(3)]
-    assert len(list(fill(tmp_path / "b", max_bytes=1).glob("*.tar"))) == 5
-    assert open_shards(tmp_path / "a").keys == open_shards(tmp_path / "b").keys
 
 
 @pytest.mark.parametrize("store", ["png", "jpeg", "video"])
@@ -174,20 +150,20 @@ def test_written_again_gives_the_same_bytes(tmp_path: Path, store: str) -> None:
 
 
 def test_index_made_from_the_shards_is_the_same(tmp_path: Path) -> None:
-    fill(tmp_path, max_records=2)
+    fill(tmp_path, per_shard=2)
     before = (tmp_path / "index.json").read_bytes()
     digest = open_shards(tmp_path).digest
     (tmp_path / "index.json").unlink()
     assert open_shards(tmp_path).digest == digest
     assert not (tmp_path / "index.json").exists()
-    write_index(tmp_path)
+    save_index(scan_folder(tmp_path), tmp_path)
     assert (tmp_path / "index.json").read_bytes() == before
 
 
 def test_digest_is_that_of_the_split(tmp_path: Path) -> None:
-    run(write_shards(tmp_path / "a", plan_shards([1, 2], 2), make_one, PNG))
-    run(write_shards(tmp_path / "b", plan_shards([1, 2], 2) + plan_shards([7], 2, "val"), make_one, PNG))
-    run(write_shards(tmp_path / "c", plan_shards([1, 3], 2), make_one, PNG))
+    finish(write_shards(tmp_path / "a", plan_shards([1, 2], 2), make_one, PNG))
+    finish(write_shards(tmp_path / "b", plan_shards([1, 2], 2) + plan_shards([7], 2, "val"), make_one, PNG))
+    finish(write_shards(tmp_path / "c", plan_shards([1, 3], 2), make_one, PNG))
     a, b, c = (open_shards(tmp_path / name).digest for name in "abc")
     assert a == b != c
     assert open_shards(tmp_path / "b", "val").digest != a
@@ -224,18 +200,18 @@ def test_plan_holds_every_item_once_in_order(count: int, per_shard: int) -> None
 @pytest.mark.whole
 def test_processes_do_not_matter(tmp_path: Path) -> None:
     plan = plan_shards(range(7), 2) + plan_shards([100], 2, "val")
-    one = run(write_shards(tmp_path / "one", plan, make_one, PNG))
+    one = finish(write_shards(tmp_path / "one", plan, make_one, PNG))
     make = functools.partial(make_one, frames=3)
-    two = run(write_shards(tmp_path / "two", plan, make, PNG, processes=2))
+    two = finish(write_shards(tmp_path / "two", plan, make, PNG, processes=2))
     assert sums(tmp_path / "one") == sums(tmp_path / "two")
     assert one.records == two.records == {"train": 7, "val": 1}
-    assert (one.frames, one.shards, one.kept) == (24, 5, 0)
+    assert (one.frames, one.shards, one.reused) == (24, 5, 0)
 
 
 def test_progress_counts_items(tmp_path: Path) -> None:
     reports = list(write_shards(tmp_path, plan_shards(range(5), 2), make_or_not, PNG))
     assert reports[0].done == 0
-    assert (reports[-1].done, reports[-1].total, reports[-1].shards) == (5, 5, 3)
+    assert (reports[-1].done, reports[-1].total) == (5, 5)
     assert [r.done for r in reports] == sorted(r.done for r in reports)
     assert open_shards(tmp_path).keys == ["v1-001", "v3-003"]
 
@@ -243,50 +219,50 @@ def test_progress_counts_items(tmp_path: Path) -> None:
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_stopped_and_begun_again(tmp_path: Path, processes: int) -> None:
     plan = plan_shards(range(9), 3)
-    run(write_shards(tmp_path / "whole", plan, make_one, PNG))
+    finish(write_shards(tmp_path / "whole", plan, make_one, PNG))
     job = write_shards(tmp_path / "a", plan, make_one, PNG, processes=processes)
-    while next(job).shards < 1:
-        pass
+    while not list((tmp_path / "a").glob("train-*.tar")):
+        next(job)
     job.close()
     left = {p.name for p in (tmp_path / "a").iterdir()}
     assert left
     assert left <= {p.name for p in plan}  # whole shards, no index, nothing half-written
     (tmp_path / "a" / ".train-00002.0123.part.tar").write_bytes(b"of a killed process")
-    again = run(write_shards(tmp_path / "a", plan, make_one, PNG, processes=processes))
-    assert again.kept == len(left)
+    again = finish(write_shards(tmp_path / "a", plan, make_one, PNG, processes=processes))
+    assert again.reused == len(left)
     assert sums(tmp_path / "a") == sums(tmp_path / "whole")
 
 
 def test_kept_shards_are_not_touched_and_damaged_ones_are_made_again(tmp_path: Path) -> None:
     plan = plan_shards(range(6), 2)
-    run(write_shards(tmp_path, plan, make_one, PNG))
+    finish(write_shards(tmp_path, plan, make_one, PNG))
     before = sums(tmp_path)
     times = {p.name: p.stat().st_mtime_ns for p in tmp_path.glob("*.tar")}
     damaged = tmp_path / "train-00001.tar"
     damaged.write_bytes(damaged.read_bytes()[:5000])
-    assert run(write_shards(tmp_path, plan, make_one, PNG)).kept == 2
+    assert finish(write_shards(tmp_path, plan, make_one, PNG)).reused == 2
     assert sums(tmp_path) == before
     changed = {p.name for p in tmp_path.glob("*.tar") if p.stat().st_mtime_ns != times[p.name]}
     assert changed == {"train-00001.tar"}
 
 
 def test_more_items_add_to_what_is_there(tmp_path: Path) -> None:
-    run(write_shards(tmp_path / "a", plan_shards(range(5), 2), make_one, PNG))
-    assert run(write_shards(tmp_path / "a", plan_shards(range(8), 2), make_one, PNG)).kept == 2
-    run(write_shards(tmp_path / "b", plan_shards(range(8), 2), make_one, PNG))
+    finish(write_shards(tmp_path / "a", plan_shards(range(5), 2), make_one, PNG))
+    assert finish(write_shards(tmp_path / "a", plan_shards(range(8), 2), make_one, PNG)).reused == 2
+    finish(write_shards(tmp_path / "b", plan_shards(range(8), 2), make_one, PNG))
     assert sums(tmp_path / "a") == sums(tmp_path / "b")
 
 
 def test_other_settings_or_a_smaller_plan_are_refused(tmp_path: Path) -> None:
     plan = plan_shards(range(4), 2)
-    run(write_shards(tmp_path, plan, make_one, PNG))
+    finish(write_shards(tmp_path, plan, make_one, PNG))
     before = sums(tmp_path)
     for change in ({"settings": {"made": "x"}}, {"store": "jpeg"}):
         shared = dataclasses.replace(PNG, **change)
         with pytest.raises(OutputError, match="another folder"):
-            run(write_shards(tmp_path, plan, make_one, shared))
+            finish(write_shards(tmp_path, plan, make_one, shared))
     with pytest.raises(OutputError, match=r"train-00001\.tar"):
-        run(write_shards(tmp_path, plan[:1], make_one, PNG))
+        finish(write_shards(tmp_path, plan[:1], make_one, PNG))
     assert sums(tmp_path) == before
 
 
@@ -299,7 +275,7 @@ def fails_at_two(item: int) -> Iterator[RecordData]:
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_an_error_leaves_whole_shards_only(tmp_path: Path, processes: int) -> None:
     with pytest.raises(MediaError, match="video 2 is damaged"):
-        run(write_shards(tmp_path, plan_shards(range(6), 2), fails_at_two, PNG, processes=processes))
+        finish(write_shards(tmp_path, plan_shards(range(6), 2), fails_at_two, PNG, processes=processes))
     left = {p.name for p in tmp_path.iterdir()}
     assert "train-00001.tar" not in left
     assert left <= {"train-00000.tar", "train-00002.tar"}
@@ -307,15 +283,15 @@ def test_an_error_leaves_whole_shards_only(tmp_path: Path, processes: int) -> No
 
 def test_nothing_to_write(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nothing to write"):
-        run(write_shards(tmp_path, [], make_one, PNG))
+        finish(write_shards(tmp_path, [], make_one, PNG))
     with pytest.raises(InputError, match="no record"):
-        run(write_shards(tmp_path, plan_shards([0, 2], 1), make_or_not, PNG))
+        finish(write_shards(tmp_path, plan_shards([0, 2], 1), make_or_not, PNG))
 
 
 def test_items_must_be_plain(tmp_path: Path) -> None:
     assert ShardPlan("train", 0, (Path("a/b"), {"x": [1, 2.5, None]})).digest()
     with pytest.raises(InputError, match="holds object"):
-        run(write_shards(tmp_path, [ShardPlan("train", 0, (object(),))], make_one, PNG))
+        finish(write_shards(tmp_path, [ShardPlan("train", 0, (object(),))], make_one, PNG))
 
 
 @pytest.mark.parametrize(
@@ -332,29 +308,21 @@ def test_items_must_be_plain(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_records_are_refused(tmp_path: Path, change: dict[str, Any], match: str) -> None:
-    with pytest.raises(InputError, match=match), ShardWriter(tmp_path, PNG) as writer:
-        writer.add(dataclasses.replace(record(0), **change))
+    with pytest.raises(InputError, match=match):
+        write_records(tmp_path, PNG, [dataclasses.replace(record(0), **change)])
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_key_twice_is_refused(tmp_path: Path) -> None:
-    with ShardWriter(tmp_path / "a", PNG) as writer:
-        writer.add(record(1))
-        with pytest.raises(InputError, match="v1-001' is there twice"):
-            writer.add(record(1))
-    assert open_shards(tmp_path / "a").keys == ["v1-001"]
-    with pytest.raises(InputError, match="v1-001 is there twice"):  # in two shards
-        run(write_shards(tmp_path, plan_shards([1, 1], 1), make_one, PNG))
+@pytest.mark.parametrize("per_shard", [1, 2])
+def test_a_key_twice_is_refused(tmp_path: Path, per_shard: int) -> None:
+    with pytest.raises(InputError, match="v1-001'? is there twice"):
+        finish(write_shards(tmp_path, plan_shards([1, 1], per_shard), make_one, PNG))
 
 
-def test_wrong_store_or_place(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="store"):
-        ShardWriter(tmp_path, ShardSettings(size=SIZE, store="gif"))
-    with pytest.raises(ConfigError, match="even"):
-        ShardWriter(tmp_path, ShardSettings(size=(31, 24), store="video"))
-    fill(tmp_path)
-    with pytest.raises(OutputError, match="holds shards"):
-        ShardWriter(tmp_path, PNG)
+@pytest.mark.parametrize(("store", "size", "match"), [("gif", SIZE, "store"), ("video", (31, 24), "even")])
+def test_wrong_store(tmp_path: Path, store: str, size: tuple[int, int], match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        write_records(tmp_path, ShardSettings(size=size, store=store), [record(0)])
 
 
 # --- what can be wrong with a set of shards
@@ -391,7 +359,7 @@ def test_a_cut_off_shard_is_named(tmp_path: Path, cut: int) -> None:
 
 
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:
-    fill(tmp_path, max_records=2)
+    fill(tmp_path, per_shard=2)
     (tmp_path / "train-00001.tar").unlink()
     with pytest.raises(MediaError, match=r"train-00001\.tar is missing"):
         open_shards(tmp_path)
@@ -442,11 +410,9 @@ def test_damaged_members_are_named(tmp_path: Path, name: str, data: bytes, read:
 
 def test_a_video_with_fewer_frames_than_said_is_named(tmp_path: Path) -> None:
     shared = ShardSettings(size=SIZE, store="video")
-    with ShardWriter(tmp_path / "short", shared) as writer:
-        writer.add(record(1, 20))
+    write_records(tmp_path / "short", shared, [record(1, 20)])
     short = open_shards(tmp_path / "short")[0]._read("mp4")
-    with ShardWriter(tmp_path / "long", shared) as writer:
-        writer.add(record(1, 40))
+    write_records(tmp_path / "long", shared, [record(1, 40)])
     for name, data in (("short", short), ("damaged", b"x" * 100)):
         rebuild(tmp_path / "long" / "train-00000.tar", lambda n, old, d=data: d if n == "v1-001.mp4" else old)
         (tmp_path / "long" / "index.json").unlink(missing_ok=True)
@@ -467,22 +433,12 @@ def test_wrong_metadata_is_named(tmp_path: Path, meta: bytes) -> None:
         open_shards(tmp_path)
 
 
-def test_changed_bytes_are_found_by_verify(tmp_path: Path) -> None:
-    path = fill(tmp_path) / "train-00000.tar"
-    open_shards(tmp_path).verify()
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(MediaError, match=r"train-00000\.tar has sha256"):
-        open_shards(tmp_path).verify()
-
-
 def test_shards_of_different_sizes_do_not_mix(tmp_path: Path) -> None:
     fill(tmp_path / "a")
     shared = ShardSettings(size=(16, 16), store="png", settings=PNG.settings)
-    with ShardWriter(tmp_path / "b", shared) as writer:
-        poses = record(9).poses.scaled((16, 16))
-        writer.add(RecordData(key="x-0", video="x", frames=picture(0, 5, (16, 16)), poses=poses))
+    poses = record(9).poses.scaled((16, 16))
+    small = RecordData(key="x-0", video="x", frames=picture(0, 5, (16, 16)), poses=poses)
+    write_records(tmp_path / "b", shared, [small])
     (tmp_path / "b" / "train-00000.tar").replace(tmp_path / "a" / "train-00001.tar")
     (tmp_path / "a" / "index.json").unlink()
     with pytest.raises(InputError, match="size is"):
@@ -506,7 +462,7 @@ def read_one(shards: Shards, number: int) -> ndarray:
 def test_readers_in_threads_and_processes(tmp_path: Path) -> None:
     import multiprocessing
 
-    shards = open_shards(fill(tmp_path, max_records=2))
+    shards = open_shards(fill(tmp_path, per_shard=2))
     numbers = [i % 5 for i in range(40)]
     want = [picture(n, 5)[[4, 0]] for n in numbers]
     with ThreadPoolExecutor(8) as pool:
@@ -520,13 +476,14 @@ def test_readers_in_threads_and_processes(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[str]:
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, format: str, *args: Any) -> None:
             pass
 
-    folder = fill(tmp_path / "there", max_records=2)
-    handler = functools.partial(Quiet, directory=str(folder))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    (tmp_path / "there").mkdir()
+    handler = functools.partial(Quiet, directory=str(tmp_path / "there"))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{running.server_address[1]}"
@@ -544,39 +501,91 @@ def check_remote(url: str, there: Path, cache: Path) -> None:
     assert not list(cache.rglob("*.part*"))
 
 
-def test_shards_behind_http(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    check_remote(server, tmp_path / "there", tmp_path / "cache")
+@pytest.mark.parametrize("end", ["", "/", "/{}?key=1"])
+def test_shards_behind_http(server: str, tmp_path: Path, end: str) -> None:
+    fill(tmp_path / "there", per_shard=2)
+    check_remote(server + end, tmp_path / "there", tmp_path / "cache")
 
 
-def test_shards_behind_a_pipe_and_a_file_url(tmp_path: Path) -> None:
-    there = fill(tmp_path / "there", max_records=2)
-    check_remote(f"pipe:cat '{there}/{{}}'", there, tmp_path / "cache")
-    assert open_shards(there.as_uri()).keys == open_shards(there).keys
+def test_shards_in_an_object_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fsspec
+
+    monkeypatch.setattr(storage, "SCHEMES", ("memory",))
+    there, store = fill(tmp_path / "there", per_shard=2), fsspec.filesystem("memory")
+    for path in there.iterdir():
+        store.pipe(f"/bucket/set/{path.name}", path.read_bytes())
+    try:
+        check_remote("memory://bucket/set", there, tmp_path / "cache")
+    finally:
+        store.rm("/bucket", recursive=True)
 
 
-def test_remote_shard_with_other_bytes_is_refused(tmp_path: Path) -> None:
+def test_shards_behind_a_file_url(tmp_path: Path) -> None:
+    assert open_shards(fill(tmp_path / "a b").as_uri()).keys == open_shards(tmp_path / "a b").keys
+
+
+@pytest.mark.parametrize(
+    "url", ["pipe:touch {}", "pipe:touch x; cat {}", "ftp://h/x", "simplecache::http://h/x", "memory://x", "shell:x"]
+)
+def test_other_urls_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"file:// or one of http://, https://, s3://"):
+        open_shards(url, cache=tmp_path / "cache")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs"])
+def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+    monkeypatch.setitem(sys.modules, {"s3": "s3fs", "gs": "gcsfs"}[scheme], None)
+    with pytest.raises(ConfigError, match=r"mimicmotion\[remote\]"):
+        open_shards(f"{scheme}://bucket/set", cache=tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("file", "../train-00000.tar"),
+        ("file", "/etc/train-00000.tar"),
+        ("file", "a/train-00000.tar"),
+        ("file", "train-$(touch x)-0.tar"),
+        ("file", "train-00000.tar\n"),
+        ("sha256", "../../x"),
+        ("key", "../../../x"),
+        ("key", "/etc/x"),
+    ],
+)
+def test_an_index_cannot_name_other_places(server: str, tmp_path: Path, field: str, value: str) -> None:
+    there = fill(tmp_path / "there")
+    index = json.loads((there / "index.json").read_text())
+    shard = index["splits"]["train"][0]
+    (shard["records"][0] if field == "key" else shard)[field] = value
+    (there / "index.json").write_text(json.dumps(index))
+    for where in (there, server):
+        with pytest.raises(InputError, match=rf"index\.json is damaged .*{field}: String should match"):
+            open_shards(where, cache=tmp_path / "cache")
+
+
+def test_remote_shard_with_other_bytes_is_refused(server: str, tmp_path: Path) -> None:
     there = fill(tmp_path / "there")
     data = bytearray((there / "train-00000.tar").read_bytes())
     data[-11000] ^= 1
     (there / "train-00000.tar").write_bytes(data)
-    shards = open_shards(f"pipe:cat '{there}/{{}}'", cache=tmp_path / "cache")
-    with pytest.raises(MediaError, match=r"train-00000\.tar' has sha256"):
+    shards = open_shards(server, cache=tmp_path / "cache")
+    with pytest.raises(MediaError, match=r"train-00000\.tar has sha256"):
         shards[0].frames([0])
     assert not list((tmp_path / "cache").rglob("*.tar"))
 
 
-def test_remote_without_index(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"index\.json.* cannot be read"):
-        open_shards(f"pipe:cat '{tmp_path}/{{}}' 2>/dev/null", cache=tmp_path / "cache")
+def test_remote_without_index(server: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"index\.json cannot be read .*404"):
+        open_shards(server, cache=tmp_path / "cache")
 
 
-def test_remote_that_is_gone_is_read_from_the_cache(tmp_path: Path) -> None:
+def test_remote_that_is_gone_is_read_from_the_cache(server: str, tmp_path: Path) -> None:
     there = fill(tmp_path / "there")
-    url = f"pipe:cat '{there}/{{}}' 2>/dev/null"
-    open_shards(url, cache=tmp_path / "cache")[0].frames([0])
+    open_shards(server, cache=tmp_path / "cache")[0].frames([0])
     there.rename(tmp_path / "gone")
-    np.testing.assert_array_equal(open_shards(url, cache=tmp_path / "cache")[1].frames([2]), picture(1, 5)[2:3])
+    np.testing.assert_array_equal(open_shards(server, cache=tmp_path / "cache")[1].frames([2]), picture(1, 5)[2:3])
 
 
 def test_index_is_plain_json(tmp_path: Path) -> None:

@@ -24,10 +24,9 @@ from mimicmotion.pose.hands import hand_masks
 from mimicmotion.pose.keypoints import LEFT_HAND, NUM_POINTS, RIGHT_HAND, PoseSequence
 from mimicmotion.settings import SamplingSettings
 from mimicmotion.settings.training import ModelConfig, ObjectiveConfig, TinyConfig, TrainedConfig
-from mimicmotion.training.networks import load_networks
+from mimicmotion.training.networks import load_networks, unet_names
 from mimicmotion.training.objective import draw, loss_weights, network_arguments
 from mimicmotion.training.stages.denoiser import DenoiserTask
-from mimicmotion.training.trained import unet_names
 
 pytestmark = pytest.mark.whole
 

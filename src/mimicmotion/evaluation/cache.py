@@ -14,8 +14,8 @@ from jaxtyping import Float32
 from numpy import ndarray
 
 from mimicmotion.errors import MediaError, OutputError
+from mimicmotion.evaluation.reports.listing import is_picture
 from mimicmotion.runtime.files import atomic_path, sha256_file, writing
-from mimicmotion.video.picture import PICTURE_SUFFIXES
 from mimicmotion.weights.registry import cache_folder
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ def content_digest(path: Path) -> str:
     """
     if path.is_file():
         return sha256_file(path)
-    files = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES and not p.name.startswith("."))
+    files = sorted(filter(is_picture, path.iterdir()))
     if not files:
         raise MediaError(f"{path} holds no pictures", "a folder of PNG or JPEG frames", "check the path")
     lines = "".join(f"{sha256_file(p)} {p.name}\n" for p in files)
@@ -50,48 +50,36 @@ class ResultCache:
         self.enabled = enabled
         self.hits = self.misses = 0
 
-    def get(self, key: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Stored numbers; None where there are none or the file is damaged."""
-        found = self._read(key, ".json", lambda p: json.loads(p.read_text(encoding="utf-8"))["value"])
-        return found if isinstance(found, dict) else None
-
-    def put(self, key: Mapping[str, Any], value: Mapping[str, Any]) -> None:
-        """Store numbers; NaN comes back as NaN."""
-        text = json.dumps({"key": dict(key), "value": dict(value)}, default=str)
-        self._write(key, ".json", lambda p: p.write_text(text, encoding="utf-8"))
-
-    def get_array(self, key: Mapping[str, Any]) -> Float32[ndarray, "n d"] | None:
-        """Stored features; None where there are none or the file is damaged."""
-        return self._read(key, ".npy", lambda p: np.load(p, allow_pickle=False))
-
-    def put_array(self, key: Mapping[str, Any], value: Float32[ndarray, "n d"]) -> None:
-        """Store features."""
-        self._write(key, ".npy", lambda p: np.save(p, value))
-
-    def path(self, key: Mapping[str, Any], suffix: str) -> Path:
-        """The file of a key."""
-        name = hashlib.sha256(json.dumps(dict(key), sort_keys=True, default=str).encode()).hexdigest()
-        return self.folder / name[:2] / (name + suffix)
-
-    def _read(self, key: Mapping[str, Any], suffix: str, read: Any) -> Any:
-        path = self.path(key, suffix)
-        if self.enabled and path.exists():
-            try:
-                value = read(path)
-            except (OSError, ValueError, KeyError, TypeError, EOFError) as e:
-                logger.warning("the cached result %s is damaged and made anew: %s", path, e)
-            else:
-                self.hits += 1
-                return value
+    def get(self, key: Mapping[str, Any]) -> Any:
+        """Stored numbers (a dict) or features (an array); None where there are none or the file is damaged."""
+        for path in (self._path(key, ".json"), self._path(key, ".npy")):
+            if self.enabled and path.exists():
+                try:
+                    text = path.read_text(encoding="utf-8") if path.suffix == ".json" else None
+                    value = np.load(path, allow_pickle=False) if text is None else dict(json.loads(text)["value"])
+                except (OSError, ValueError, KeyError, TypeError, EOFError) as e:
+                    logger.warning("the cached result %s is damaged and made anew: %s", path, e)
+                else:
+                    self.hits += 1
+                    return value
         self.misses += 1
         return None
 
-    def _write(self, key: Mapping[str, Any], suffix: str, write: Any) -> None:
+    def put(self, key: Mapping[str, Any], value: Mapping[str, Any] | Float32[ndarray, "n d"]) -> None:
+        """Store numbers or features; NaN comes back as NaN."""
         if not self.enabled:
             return
-        path = self.path(key, suffix)
+        path = self._path(key, ".npy" if isinstance(value, ndarray) else ".json")
         try:
             with atomic_path(path) as part, writing(path):
-                write(part)
+                if isinstance(value, ndarray):
+                    np.save(part, value)
+                else:
+                    text = json.dumps({"key": dict(key), "value": dict(value)}, default=str)
+                    part.write_text(text, encoding="utf-8")
         except OutputError as e:
             logger.warning("the result cannot be cached: %s", e.got)
+
+    def _path(self, key: Mapping[str, Any], suffix: str) -> Path:
+        name = hashlib.sha256(json.dumps(dict(key), sort_keys=True, default=str).encode()).hexdigest()
+        return self.folder / name[:2] / (name + suffix)

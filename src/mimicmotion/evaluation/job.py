@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mimicmotion.evaluation.reports.report import FILES, method_table, save_report
-from mimicmotion.evaluation.runner import Evaluation
-from mimicmotion.evaluation.runner import evaluate as run
+from mimicmotion.evaluation.runner import Evaluation, run_evaluation
 from mimicmotion.runtime.files import check_writable
-from mimicmotion.runtime.progress import Job, Progress
+from mimicmotion.runtime.progress import Job
 from mimicmotion.settings.evaluation import EvaluateConfig
 
 
@@ -47,11 +46,6 @@ def evaluate(config: EvaluateConfig) -> Job[EvaluateResult]:
     """
     for name in FILES:
         check_writable(config.output / name)
-    steps = run(config)
-    while True:
-        try:
-            step = next(steps)
-        except StopIteration as stop:
-            save_report(config.output, stop.value)
-            return EvaluateResult(stop.value, config.output)
-        yield Progress(step.stage, step.done, step.total, step.note)
+    evaluation = yield from run_evaluation(config)
+    save_report(config.output, evaluation)
+    return EvaluateResult(evaluation, config.output)

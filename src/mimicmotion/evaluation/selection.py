@@ -6,12 +6,12 @@ import hashlib
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from mimicmotion.errors import InputError, WeightsError
-from mimicmotion.evaluation.metrics.lpips import load_lpips
+from mimicmotion.evaluation.metrics.lpips import Net, load_lpips
 from mimicmotion.evaluation.metrics.seams import has_sidecars
 from mimicmotion.evaluation.networks import features
 from mimicmotion.evaluation.networks.faces import FaceInput, FaceNetwork
@@ -30,7 +30,7 @@ class Network:
         path: its weights.
         digest: their checksum.
         length: frames a clip; 0 for LPIPS.
-        load: opens it.
+        load: opens it, once.
     """
 
     group: str
@@ -117,33 +117,37 @@ def _path(group: str, config: EvaluateConfig) -> Path | None:
 
 def _network(group: str, config: EvaluateConfig) -> Network | None:
     """The network of a metric; None where it needs none."""
-    device = None if config.device == "auto" else config.device
+    c, length = config, 1 if group == "fid" else config.clip_frames
+    device = None if c.device == "auto" else c.device
     if group == "ssim" and importlib.util.find_spec("skimage") is None:
         raise InputError("scikit-image is not installed", "scikit-image", "pip install 'mimicmotion[eval]'")
     if group in ("lpips", "lpips-vgg"):
-        net = "alex" if group == "lpips" else "vgg"
+        net: Net = "alex" if group == "lpips" else "vgg"
         path = features.weights_path(f"lpips-{net}", None)
-        return Network(group, "LPIPS", path, _digest(path), 0, partial(load_lpips, net, path, device=device))
-    length = 1 if group == "fid" else config.clip_frames
-    if group == "fvd":
-        path = features.i3d_path(config.i3d, length)
-        load = partial(features.load_i3d, path, fit=config.fit, length=length, device=device)
-        return Network(group, "FVD", path, _digest(path), length, load)
-    if group not in (*BY_PATH, "identity"):
+        title, length, load = "LPIPS", 0, partial(load_lpips, net, path, device=device)
+    elif group == "fvd":
+        path = features.i3d_path(c.i3d, length)
+        title, load = "FVD", partial(features.load_i3d, path, fit=c.fit, length=length, device=device)
+    elif group == "identity":
+        path = _given(group, config)
+        face = FaceInput(c.identity_size, c.identity_colours, c.identity_mean, c.identity_std)
+        title, length, load = f"identity by {path.stem}", 0, partial(FaceNetwork, path, face)
+    elif group in BY_PATH:
+        path, metric = _given(group, config), None if group == "features" else group.upper()
+        title = metric or f"Frechet distance on {path.stem} features"
+        options = {"preprocess": _INPUTS.get(group, features.Preprocess(fit=c.fit)), "device": device}
+        load = partial(features.load_network, path, path.stem, metric=metric, length=length, **options)
+    else:
         return None
+    return Network(group, title, path, _digest(path), length, cache(load))
+
+
+def _given(group: str, config: EvaluateConfig) -> Path:
     path = _path(group, config)
     if path is None or not path.exists():
         fix = f"correct --{group}; no package index carries this network"
         raise WeightsError(f"{path} is not there", "the network's file", fix)
-    if group == "identity":
-        c = config
-        face = FaceInput(c.identity_size, c.identity_colours, c.identity_mean, c.identity_std)
-        return Network(group, f"identity by {path.stem}", path, _digest(path), 0, partial(FaceNetwork, path, face))
-    metric = None if group == "features" else group.upper()
-    options = {"preprocess": _INPUTS.get(group, features.Preprocess(fit=config.fit)), "device": device}
-    load = partial(features.load_network, path, path.stem, metric=metric, length=length, **options)
-    title = metric or f"Frechet distance on {path.stem} features"
-    return Network(group, title, path, _digest(path), length, load)
+    return path
 
 
 def _digest(path: Path) -> str:

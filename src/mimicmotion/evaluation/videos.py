@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from numpy import ndarray
 
 from mimicmotion.arrays import Frame, Frames
 from mimicmotion.errors import InputError, MediaError
-from mimicmotion.evaluation.cache import ResultCache, content_digest
-from mimicmotion.evaluation.protocols import Fits, Protocol, plain_name, plan_fits
+from mimicmotion.evaluation.cache import ResultCache
+from mimicmotion.evaluation.protocols import Protocol, plain_name, plan_fits
 from mimicmotion.evaluation.reports.listing import list_videos
 from mimicmotion.settings.evaluation import EvaluateConfig
 from mimicmotion.video.geometry import Fit
@@ -45,20 +45,27 @@ def missing(real: Mapping[str, Path], methods: Mapping[str, Mapping[str, Path]],
 
 @dataclass(frozen=True, slots=True)
 class VideoFile:
-    """A video, its checksum, and whether it says how fast it is to be shown."""
+    """A video and its checksum."""
 
     path: Path
     digest: str
-    timed: bool
 
-    @classmethod
-    def of(cls, path: Path, config: EvaluateConfig) -> VideoFile:
-        """Raises InputError if the file cannot be read."""
-        return cls(path, content_digest(path), path.is_file() or config.folder_fps is not None)
-
-    def open(self, folder_fps: float) -> VideoReader:
+    def open(self, folder_fps: float = RELEASED_FPS) -> VideoReader:
         """Raises MediaError if it cannot be read."""
         return open_video(self.path, folder_fps=folder_fps)
+
+    def is_timed(self, config: EvaluateConfig) -> bool:
+        """Whether it says how fast it is to be shown."""
+        return self.path.is_file() or config.folder_fps is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """The real or the generated video of a pair: its reader, its checksum, and the map to what is compared."""
+
+    reader: VideoReader
+    digest: str
+    fit: Fit
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,77 +75,52 @@ class VideoPair:
     Attributes:
         sequence: its name.
         method: whose video it is.
-        real: reader of the real video.
-        generated: reader of the generated one.
-        digests: checksums of both.
+        real: the real video.
+        generated: the generated one.
         fps: both are resampled to this by time; None: frame n meets frame n.
         frames: how many are compared.
         made: how many the generated video has.
-        fits: maps of both to what is compared.
         notes: what the report should say.
     """
 
     sequence: str
     method: str
-    real: VideoReader
-    generated: VideoReader
-    digests: tuple[str, str]
+    real: Side
+    generated: Side
     fps: float | None
     frames: int
     made: int
-    fits: Fits
     notes: tuple[str, ...]
 
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) of what is compared."""
-        return self.fits.real.target
+        return self.real.fit.target
 
-    def real_frames(self) -> Iterator[Frame]:
-        """The real frames, fitted."""
-        return self._stream(self.real, self.fits.real)
+    def fitted(self, side: Side) -> Iterator[Frame]:
+        """The frames of one side, fitted.
 
-    def generated_frames(self) -> Iterator[Frame]:
-        """The generated frames, fitted."""
-        return self._stream(self.generated, self.fits.generated)
-
-    def side(self, which: str) -> Iterator[Frame]:
-        """`real_frames` or `generated_frames`: which is "real" or "generated"."""
-        return self.real_frames() if which == "real" else self.generated_frames()
+        Raises:
+            MediaError: the file was changed since it was looked at, or cannot be read.
+        """
+        count = 0
+        for frame in side.reader.frames(fps=self.fps, max_frames=self.frames):
+            count += 1
+            yield side.fit.apply(frame)
+        if count < self.frames:
+            raise MediaError(f"{side.reader.path} has {count} frames", f"{self.frames}", "evaluate again")
 
     def chunks(self) -> Iterator[tuple[Frames, Frames]]:
-        """Generated and real frames in pieces, in this order."""
+        """Generated and real frames in chunks, in this order."""
         count = max(1, PIXELS_AT_ONCE // (self.size[0] * self.size[1]))
-        held: list[tuple[ndarray, ndarray]] = []
-        for both in zip(self.generated_frames(), self.real_frames(), strict=True):
-            held.append(both)
-            if len(held) == count:
-                yield _stacked(held)
-                held = []
-        if held:
-            yield _stacked(held)
+        both = zip(self.fitted(self.generated), self.fitted(self.real), strict=True)
+        while held := list(islice(both, count)):
+            yield np.stack([a for a, _ in held]), np.stack([b for _, b in held])
 
-    def half_key(self, which: str) -> dict[str, object]:
-        """All that the fitted frames of one side depend on: which is "real" or "generated"."""
-        fit = self.fits.real if which == "real" else self.fits.generated
-        digest = self.digests[0 if which == "real" else 1]
-        return {"video": digest, "fps": self.fps, "frames": self.frames, "fit": _fit_key(fit)}
-
-    def _stream(self, reader: VideoReader, fit: Fit) -> Iterator[ndarray]:
-        count = 0
-        for frame in reader.frames(fps=self.fps, max_frames=self.frames):
-            count += 1
-            yield fit.apply(frame)
-        if count < self.frames:  # the file was changed since it was looked at
-            raise MediaError(f"{reader.path} has {count} frames", f"{self.frames}", "evaluate again")
-
-
-def _stacked(pairs: list[tuple[ndarray, ndarray]]) -> tuple[Frames, Frames]:
-    return np.stack([a for a, _ in pairs]), np.stack([b for _, b in pairs])
-
-
-def _fit_key(fit: Fit) -> list[object]:
-    return [*fit.source, *fit.target, *fit.scale, *fit.offset, fit.resample]
+    def key(self, side: Side) -> dict[str, object]:
+        """All that the fitted frames of one side depend on."""
+        fit = [*side.fit.source, *side.fit.target, *side.fit.scale, *side.fit.offset, side.fit.resample]
+        return {"video": side.digest, "fps": self.fps, "frames": self.frames, "fit": fit}
 
 
 def open_pair(
@@ -158,8 +140,9 @@ def open_pair(
     """
     rate = _folder_rate(real, generated, config)
     readers = real.open(rate), generated.open(rate)
+    timed = real.is_timed(config) and generated.is_timed(config)
     notes: list[str] = []
-    fps = _common_rate(real, generated, readers, config, notes)
+    fps = _common_rate(*readers, config, notes) if timed or config.fps is not None else None
     lengths = [_count(s, r, fps, rate, cache) for s, r in zip((real, generated), readers, strict=True)]
     if lengths[0] != lengths[1]:
         text = f"{lengths[0]} real and {lengths[1]} generated frames"
@@ -170,31 +153,23 @@ def open_pair(
     own, size = readers[1].info.size, fits.real.target
     if own != size and not fits.notes:
         notes.append(f"frames of {own[1]} x {own[0]} compared at {size[1]} x {size[0]}")
-    digests = real.digest, generated.digest
-    return VideoPair(sequence, method, *readers, digests, fps, min(lengths), lengths[1], fits, (*notes, *fits.notes))
+    sides = Side(readers[0], real.digest, fits.real), Side(readers[1], generated.digest, fits.generated)
+    return VideoPair(sequence, method, *sides, fps, min(lengths), lengths[1], (*notes, *fits.notes))
 
 
 def _folder_rate(real: VideoFile, generated: VideoFile, config: EvaluateConfig) -> float:
     """Frames per second of a folder of frames: the setting, or the other video's."""
     if config.folder_fps:
         return config.folder_fps
-    if real.timed == generated.timed:
-        return RELEASED_FPS
-    return (real if real.timed else generated).open(RELEASED_FPS).info.fps
+    timed = [v for v in (real, generated) if v.is_timed(config)]
+    return timed[0].open().info.fps if len(timed) == 1 else RELEASED_FPS
 
 
-def _common_rate(
-    real: VideoFile,
-    generated: VideoFile,
-    readers: tuple[VideoReader, VideoReader],
-    config: EvaluateConfig,
-    notes: list[str],
-) -> float | None:
+def _common_rate(real: VideoReader, generated: VideoReader, config: EvaluateConfig, notes: list[str]) -> float | None:
+    """The rate to which both are resampled; None where frame n is compared with frame n."""
     if config.frame_rate == "count":
         return None
-    if not (real.timed and generated.timed) and config.fps is None:
-        return None
-    a, b = (r.info for r in readers)
+    a, b = real.info, generated.info
     steady = not (a.variable_frame_rate or b.variable_frame_rate)
     wanted = config.fps or a.fps
     if steady and all(abs(i.fps / wanted - 1) < SAME_RATE for i in (a, b)):

@@ -19,6 +19,7 @@ from mimicmotion.generate.inputs import Inputs, open_driving
 from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.runtime.files import atomic_path, check_writable
 from mimicmotion.runtime.progress import Job, Progress
+from mimicmotion.runtime.run_folder import clear_leftovers
 from mimicmotion.runtime.threads import behind
 from mimicmotion.settings import GenerateConfig
 
@@ -105,22 +106,8 @@ def check_outputs(config: GenerateConfig) -> None:
 
 def clear_halves(output: Path) -> None:
     """Delete what a killed process had half written; only while no other process makes the same output."""
-    for path in (output, side_by_side_path(output), sidecar_path(output), preview_path(output)):
-        for half in path.parent.glob(f".{glob_escape(path.stem)}.{'[0-9a-f]' * 8}.part{glob_escape(path.suffix)}"):
-            with contextlib.suppress(OSError):
-                if half.is_dir():
-                    import shutil
-
-                    shutil.rmtree(half)
-                else:
-                    half.unlink()
-
-
-def glob_escape(text: str) -> str:
-    """`text` as a pattern that matches itself."""
-    import glob
-
-    return glob.escape(text)
+    paths = (output, side_by_side_path(output), sidecar_path(output), preview_path(output))
+    clear_leftovers(output.parent, {p.name for p in paths})
 
 
 # --- video ------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mimicmotion import __version__
 from mimicmotion.errors import ConfigError
+from mimicmotion.runtime import run_folder
 from mimicmotion.runtime.files import sha256_file
 from mimicmotion.runtime.versions import PACKAGES, installed
 from mimicmotion.settings import GenerateConfig
@@ -156,21 +157,8 @@ def fingerprint(pipe: MimicMotionPipeline) -> str:
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], parts: Sequence[str] = COMPARED) -> list[str]:
     """One line for each thing that differs, in the parts that both have."""
-    found = []
-    for part in parts:
-        if part not in old or part not in new:
-            continue
-        a, b = old[part], new[part]
-        for key in sorted({*a, *b}):
-            if (was := a.get(key)) != (now := b.get(key)):
-                found.append(f"{FULL_NAMES[part].format(key)} was {_shown(was)}, is {_shown(now)}")
-    return found
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, str) and len(value) == 64:
-        return f"sha256 {value[:12]}..."
-    return "not there" if value is None else repr(value)
+    both = [part for part in parts if part in old and part in new]
+    return [line for part in both for line in run_folder.differences(old[part], new[part], FULL_NAMES[part])]
 
 
 def check_same(

@@ -66,7 +66,7 @@ class PoseSequence:
     def __len__(self) -> int:
         return len(self.confidence)
 
-    def __getitem__(self, frames: slice) -> PoseSequence:
+    def __getitem__(self, frames: slice | list[int]) -> PoseSequence:
         return dataclasses.replace(self, xy=self.xy[frames], confidence=self.confidence[frames])
 
     def scaled(self, size: tuple[int, int]) -> PoseSequence:

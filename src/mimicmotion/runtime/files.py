@@ -6,8 +6,8 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import secrets
-import shutil
 import tempfile
 import threading
 import weakref
@@ -15,7 +15,10 @@ from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
-from mimicmotion.errors import InputError, OutputError
+from mimicmotion.errors import InputError, MimicMotionError, OutputError
+
+FAILED_WRITE = re.compile(r"inline_container|PytorchStreamWriter|file write failed|I/O error|No space left")
+"""How torch.save and safetensors, whose writers raise no OSError, speak of a full disk."""
 
 
 def check_writable(path: str | os.PathLike[str]) -> Path:
@@ -43,13 +46,18 @@ def check_writable(path: str | os.PathLike[str]) -> Path:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn an OSError of the body, which writes `path`, into an OutputError that says what helps."""
+    """Turn a failure to write of the body, which writes `path`, into an OutputError that says what helps."""
     try:
         yield
-    except OutputError:
+    except MimicMotionError:
         raise
     except OSError as e:
         raise output_error(path, e) from e
+    except Exception as e:
+        if not FAILED_WRITE.search(str(e)):
+            raise
+        got = f"{path} cannot be written (is the disk full? {e})"
+        raise OutputError(got, "a writable place with enough room", "free some space") from e
 
 
 @contextlib.contextmanager
@@ -76,41 +84,6 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def atomic_folder(path: str | os.PathLike[str], pattern: str) -> Iterator[Path]:
-    """The same for a folder of files. An existing folder is replaced only if it holds nothing but `pattern` files.
-
-    Raises:
-        OutputError: the folder cannot be created, or its place is taken by files that are not ours.
-    """
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    old = path.with_name(f".{path.name}.{secrets.token_hex(4)}.old")
-    check_replaceable_folder(path, pattern)
-    with writing(path):
-        part.mkdir(parents=True)
-    try:
-        yield part
-        with writing(path):
-            if path.exists():
-                path.replace(old)
-            part.replace(path)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-        if path.exists():
-            shutil.rmtree(old, ignore_errors=True)
-
-
-def check_replaceable_folder(path: Path, pattern: str) -> None:
-    """Raise OutputError if `path` is a file, or a folder with other files than `pattern` (which we would delete)."""
-    if path.exists() and not path.is_dir():
-        raise OutputError(f"{path} is a file", "a new or empty folder", "choose another name")
-    if path.is_dir():
-        foreign = next((p.name for p in sorted(path.iterdir()) if not p.match(pattern)), None)
-        if foreign is not None:
-            raise OutputError(f"{path} already holds {foreign}", "a new or empty folder", "choose another folder")
 
 
 def output_error(path: Path, error: OSError) -> OutputError:

@@ -3,7 +3,14 @@
 from mimicmotion.settings.execution import ExecutionOptions
 from mimicmotion.settings.fusion import FusionConfig, FusionMode
 from mimicmotion.settings.generate import GenerateConfig, MaskConfig, PosesConfig
-from mimicmotion.settings.parsing import STRICT, check_range, field_help, find_recipe, load_yaml, parse, recipes
+from mimicmotion.settings.parsing import (
+    STRICT,
+    field_help,
+    find_recipe,
+    load_yaml,
+    parse,
+    recipes,
+)
 from mimicmotion.settings.poses import DrivingOptions, PoseOptions, person_choice
 from mimicmotion.settings.sampling import SamplingOptions, SamplingSettings, resolve_tier
 
@@ -19,7 +26,6 @@ __all__ = [
     "PosesConfig",
     "SamplingOptions",
     "SamplingSettings",
-    "check_range",
     "field_help",
     "find_recipe",
     "load_yaml",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Literal
 
 from mimicmotion.errors import ConfigError
 from mimicmotion.settings.execution import ExecutionOptions
-from mimicmotion.settings.fusion import FusionMode
-from mimicmotion.settings.parsing import STRICT, check_range
+from mimicmotion.settings.fusion import FusionMode, check_overlap
+from mimicmotion.settings.parsing import Help, Range
 from mimicmotion.settings.poses import DrivingOptions, PoseOptions
 from mimicmotion.settings.sampling import SamplingOptions
 
@@ -18,117 +18,88 @@ from mimicmotion.settings.sampling import SamplingOptions
 class PosesConfig(DrivingOptions, PoseOptions):
     """Everything that a pose file depends on: `mimicmotion poses` and its YAML file have these fields."""
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
-
     video: Path
     """The video."""
-    output: Path
+    output: Annotated[Path, Help("Output")]
     """The pose file (.npz), or a folder name ending in / for OpenPose JSON files."""
-    draw: Path | None = None
+    draw: Annotated[Path | None, Help("Output")] = None
     """Also write a video of the drawn poses here."""
-    confidence_aware: bool = True
+    confidence_aware: Annotated[bool, Help("Output")] = True
     """Draw poses with the estimator's confidence (paper); off draws everything above 0.3 at full brightness."""
     fps: float | None = None  # type: ignore[assignment]
     """Frames per second of the poses; empty keeps the video's own."""
-
-    def __post_init__(self) -> None:
-        DrivingOptions.__post_init__(self)
-        PoseOptions.__post_init__(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskConfig(DrivingOptions, PoseOptions):
     """Everything that the masks of a video depend on: `mimicmotion mask` and its YAML file have these fields."""
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
-
     video: Path
     """The video."""
-    output: Path
+    output: Annotated[Path, Help("Output")]
     """White person on black: .mp4, a folder name ending in / for PNG frames, or .npz for the exact masks."""
     fps: float | None = None  # type: ignore[assignment]
     """Frames per second of the masks; empty keeps the video's own."""
-
-    def __post_init__(self) -> None:
-        DrivingOptions.__post_init__(self)
-        PoseOptions.__post_init__(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig(DrivingOptions, PoseOptions, SamplingOptions, ExecutionOptions):
     """Everything that one result depends on: `mimicmotion generate` and its YAML file have these fields."""
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
-
     picture: Path
     """The picture of the person."""
     video: Path
     """The driving video, or a pose file made by `mimicmotion poses`."""
-    output: Path
+    output: Annotated[Path, Help("Output", first=True)]
     """The result: .mp4, .gif, .webp, or a folder name ending in / for PNG frames."""
-    model: str | None = None
+    model: Annotated[str | None, Help("Input", first=True)] = None
     """Folder or hub id of Stable Video Diffusion or of a saved model; empty uses the bundled tiny model."""
-    checkpoint: str | None = None
+    checkpoint: Annotated[str | None, Help("Input", first=True)] = None
     """MimicMotion checkpoint (.pth, .safetensors or hub id) to put on the base model."""
-    device: str = "auto"
+    device: Annotated[str, Help("Speed")] = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16"], Help("Speed")] = "auto"
     """Number format of the networks; auto is float32 on a CPU and float16 on a GPU."""
-    height: int | None = None
+    height: Annotated[int | None, Range(16, 8192), Help("Output", first=True)] = None
     """Height of the result in pixels; empty uses the model's own size."""
-    width: int | None = None
+    width: Annotated[int | None, Range(16, 8192), Help("Output", first=True)] = None
     """Width of the result in pixels; empty uses the model's own size."""
-    fit: Literal["crop", "letterbox", "released"] = "crop"
+    fit: Annotated[Literal["crop", "letterbox", "released"], Help("Input")] = "crop"
     """How the picture is brought to height x width: crop around the person, letterbox, or the published code's crop."""
-    align: Literal["weighted", "released", "none"] = "weighted"
+    align: Annotated[Literal["weighted", "released", "none"], Help("Motion")] = "weighted"
     """How the driver's body is fitted to the body in the picture."""
-    confidence_aware: bool = True
+    confidence_aware: Annotated[bool, Help("Motion")] = True
     """Draw poses with the estimator's confidence (paper); off draws everything above 0.3 at full brightness."""
-    background: Literal["model", "keep"] = "model"
+    background: Annotated[Literal["model", "keep"], Help("Output")] = "model"
     """model: as the model makes it; keep: the picture's own, filled in once where its person stood."""
-    fusion: FusionMode | None = None
+    fusion: Annotated[FusionMode | None, Help("Quality")] = None
     """progressive (paper), released, average or none; empty uses the model's default."""
-    segment_frames: int | None = None
+    segment_frames: Annotated[int | None, Range(1, 100_000), Help("Quality")] = None
     """Frames per segment (paper: N); empty uses the model's default."""
-    overlap_frames: int | None = None
+    overlap_frames: Annotated[int | None, Range(0, 100_000), Help("Quality")] = None
     """Frames shared by neighbouring segments (paper: C); empty uses the model's default."""
-    reference_slot: bool | None = None
+    reference_slot: Annotated[bool | None, Help("Advanced")] = None
     """Begin each segment with the picture and its pose, as published weights need; empty uses the model's default."""
-    quantize: Literal["none", "int8", "fp8"] = "none"
+    quantize: Annotated[Literal["none", "int8", "fp8"], Help("Memory")] = "none"
     """Weights of the U-Net as none (as they are), int8 or fp8 (torchao)."""
-    preview_decoder: Path | None = None
+    preview_decoder: Annotated[Path | None, Help("Output")] = None
     """A tiny autoencoder (diffusers' layout: folder or file) that decodes previews in place of the big one."""
-    side_by_side: bool = False
+    side_by_side: Annotated[bool, Help("Output", first=True)] = False
     """Also write OUTPUT-side-by-side: picture | pose | result."""
-    preview: bool = False
+    preview: Annotated[bool, Help("Output")] = False
     """Keep OUTPUT.preview.png up to date with the current state while sampling."""
-    resume: bool = False
+    resume: Annotated[bool, Help("Output", first=True)] = False
     """Go on with an interrupted run of the same inputs and settings."""
-    save_every: int = 5
+    save_every: Annotated[int, Range(0, 1000), Help("Output")] = 5
     """Steps between saved states of the run; 0 saves none, so an interrupted run begins anew."""
-    audio: bool = False
+    audio: Annotated[bool, Help("Output")] = False
     """Take the sound of the driving video along (only at its own speed)."""
 
     def __post_init__(self) -> None:
-        DrivingOptions.__post_init__(self)
-        PoseOptions.__post_init__(self)
-        SamplingOptions.__post_init__(self)
-        ExecutionOptions.__post_init__(self)
-        limits = {
-            "height": (16, 8192),
-            "width": (16, 8192),
-            "segment_frames": (1, 100_000),
-            "overlap_frames": (0, 100_000),
-            "save_every": (0, 1000),
-        }
-        check_range(self, limits)
-        if self.segment_frames is not None and (self.overlap_frames or 0) >= self.segment_frames:
-            raise ConfigError(
-                f"overlap_frames={self.overlap_frames} with segment_frames={self.segment_frames}",
-                "overlap_frames < segment_frames",
-                f"set overlap_frames to at most {self.segment_frames - 1}",
-            )
+        super().__post_init__()
+        if self.segment_frames is not None:
+            check_overlap(self.segment_frames, self.overlap_frames or 0)
         if (self.height is None) != (self.width is None):
             raise ConfigError(f"height={self.height}, width={self.width}", "both or neither", "give the other one too")
         if self.audio and not self.keeps_speed:
-            raise ConfigError("audio with a changed speed", "tempo 1 and sampling time", "leave out 'audio'")
+            raise ConfigError("audio with a changed speed", "movement at its own speed", "leave out 'audio'")

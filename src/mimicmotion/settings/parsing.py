@@ -1,19 +1,92 @@
-"""The one parser of settings. Only the standard library is imported at module level."""
+"""How settings are declared, checked and parsed. Only the standard library is imported at module level."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
+import inspect
+import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from mimicmotion.errors import ConfigError
 
 T = TypeVar("T")
 
 STRICT: dict[str, Any] = {"extra": "forbid", "use_attribute_docstrings": True}
+
+
+@dataclass(frozen=True)
+class Range:
+    """Lowest and highest value of a number or of each item of a list: `Annotated[int, Range(1, 1000)]`."""
+
+    low: float
+    high: float = math.inf
+    above: bool = False
+    """Whether the number must be above `low`."""
+
+    def __contains__(self, value: Any) -> bool:
+        number = float(value) if isinstance(value, numbers.Real) else math.nan
+        return (self.low < number if self.above else self.low <= number) and number <= self.high
+
+    def __str__(self) -> str:
+        if self.above:
+            return f"a number above {self.low:g}, at most {self.high:g}"
+        return f"a number of at least {self.low:g}" + ("" if self.high == math.inf else f" and at most {self.high:g}")
+
+
+@dataclass(frozen=True)
+class Help:
+    """Where `--help` shows a setting."""
+
+    group: str
+    first: bool = False
+    """Whether the short help shows it, too."""
+
+
+class Settings:
+    """Base of frozen settings: unknown names are refused, and each value is checked against its annotation."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    def __post_init__(self) -> None:
+        """Check ranges (`Range`) and choices (`Literal`); None is not checked.
+
+        Raises:
+            ConfigError: a value is not among them.
+        """
+        for name, (kind, notes) in declared(type(self)).items():
+            value = getattr(self, name)
+            if value is None:
+                continue
+            for limits in (n for n in notes if isinstance(n, Range)):
+                for item in value if isinstance(value, (tuple, list)) else (value,):
+                    if item not in limits:
+                        raise ConfigError(f"{name}={item}", str(limits), f"correct {name!r}")
+            choices = next((get_args(k) for k in (kind, *get_args(kind)) if get_origin(k) is Literal), (value,))
+            if value not in choices:
+                raise ConfigError(f"{name}={value!r}", " or ".join(map(str, choices)), f"correct {name!r}")
+
+
+@functools.cache
+def declared(cls: type) -> dict[str, tuple[Any, list[Any]]]:
+    """Type and notes (`Range`, `Help`) of each field of a settings class, its own fields before those of its bases.
+
+    A field that is declared again without notes keeps those of the base.
+    """
+    found: dict[str, tuple[Any, list[Any]]] = {}
+    for base in cls.__mro__[:-1]:
+        hints = get_type_hints(base, include_extras=True)
+        for name in inspect.get_annotations(base):
+            kind, *notes = get_args(hints[name]) if get_origin(hints[name]) is Annotated else (hints[name],)
+            if name not in found or not found[name][1]:
+                found[name] = found.get(name, (kind,))[0], notes
+    fields = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    return {name: facts for name, facts in found.items() if name in fields}
 
 
 def parse(cls: type[T], data: Mapping[str, Any]) -> T:
@@ -29,9 +102,8 @@ def parse(cls: type[T], data: Mapping[str, Any]) -> T:
     except ValidationError as e:
         first = e.errors()[0]
         where = ".".join(map(str, first["loc"])) or cls.__name__
-        names = ", ".join(f.name for f in dataclasses.fields(cls))  # type: ignore[arg-type]
         unknown = first["type"] in ("extra_forbidden", "unexpected_keyword_argument")
-        fix = f"the fields are: {names}" if unknown else f"correct {where!r}"
+        fix = nearest(where, [f.name for f in dataclasses.fields(cls)]) if unknown else f"correct {where!r}"  # type: ignore[arg-type]
         error = first.get("ctx", {}).get("error")
         if isinstance(error, ConfigError):
             raise error from e
@@ -83,7 +155,6 @@ def find_recipe(name: str | Path) -> Path:
 def field_help(cls: type) -> dict[str, str]:
     """The docstring under each field of a settings class, base classes included: help texts and labels."""
     import ast
-    import inspect
     import textwrap
 
     found: dict[str, str] = {}
@@ -102,23 +173,10 @@ def field_help(cls: type) -> dict[str, str]:
     return found
 
 
-def check_range(settings: Any, limits: Mapping[str, tuple[float, float]]) -> None:
-    """Raise ConfigError where a field of `settings`, or an item of it, is no number from lowest to highest.
-
-    None is not checked.
-    """
-    for name, (low, high) in limits.items():
-        value = getattr(settings, name)
-        for item in value if isinstance(value, (tuple, list)) else (value,):
-            if item is not None and not (isinstance(item, numbers.Real) and low <= float(item) <= high):
-                raise ConfigError(f"{name}={item}", f"a number from {low:g} to {high:g}", f"correct {name!r}")
-
-
-def check_choice(settings: Any, **choices: Any) -> None:
-    """Raise ConfigError where a field of `settings` is none of its Literal's values; None is not checked."""
-    for name, kind in choices.items():
-        if (value := getattr(settings, name)) is not None and value not in get_args(kind):
-            raise ConfigError(f"{name}={value!r}", " or ".join(get_args(kind)), f"correct {name!r}")
+def nearest(name: str, names: Iterable[str]) -> str:
+    """How to correct a name that is not among `names`."""
+    close = difflib.get_close_matches(name, names, 1)
+    return f"did you mean {close[0]}?" if close else f"the settings are: {', '.join(names)}"
 
 
 def from_keywords(cls: type[T], settings: T | None, keywords: Mapping[str, Any]) -> T:
@@ -131,9 +189,7 @@ def from_keywords(cls: type[T], settings: T | None, keywords: Mapping[str, Any])
     given = {name: value for name, value in keywords.items() if value is not None}
     for name in keywords:
         if name not in fields:
-            close = difflib.get_close_matches(name, fields, 1)
-            fix = f"did you mean {close[0]}?" if close else f"the settings are: {', '.join(fields)}"
-            raise ConfigError(f"unknown setting {name!r}", f"a setting of {cls.__name__}", fix)
+            raise ConfigError(f"unknown setting {name!r}", f"a setting of {cls.__name__}", nearest(name, fields))
     if settings is None:
         return cls(**given)
     for name in given:

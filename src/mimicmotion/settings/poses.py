@@ -4,37 +4,34 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Literal
 
 from mimicmotion.errors import ConfigError
-from mimicmotion.settings.parsing import STRICT
+from mimicmotion.settings.parsing import Help, Range, Settings
 
 
 @dataclass(frozen=True, kw_only=True)
-class PoseOptions:
+class PoseOptions(Settings):
     """How poses are found in a video or picture."""
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
-
-    estimator: Literal["holistic", "dwpose"] = "holistic"
+    estimator: Annotated[Literal["holistic", "dwpose"], Help("Input")] = "holistic"
     """holistic (shipped, works offline) or dwpose (ONNX files of your own or from the hub)."""
-    person: str = "largest"
+    person: Annotated[str, Help("Input")] = "largest"
     """Whom to follow: largest, an index (the n-th from the left, from 0), or a point "x,y" in pixels."""
-    detector: Path | None = None
+    detector: Annotated[Path | None, Help("Input")] = None
     """dwpose only: the person detector (yolox_l.onnx); empty fetches it from the hub."""
-    pose_model: Path | None = None
+    pose_model: Annotated[Path | None, Help("Input")] = None
     """dwpose only: the whole-body network (dw-ll_ucoco_384.onnx, RTMW); empty fetches it from the hub."""
-    pose_device: Literal["auto", "cpu", "cuda"] = "auto"
+    pose_device: Annotated[Literal["auto", "cpu", "cuda"], Help("Speed")] = "auto"
     """Where pose estimation runs."""
-    pose_threads: int = 0
+    pose_threads: Annotated[int, Range(0), Help("Speed")] = 0
     """Threads of the pose estimator; 0 lets onnxruntime choose."""
-    pose_cache: bool = True
+    pose_cache: Annotated[bool, Help("Speed")] = True
     """Keep found poses by content of the video and settings, and use them again."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         person_choice(self.person)
-        if self.pose_threads < 0:
-            raise ConfigError(f"pose_threads={self.pose_threads}", "0 or more", "use 0 for the default")
 
 
 def person_choice(text: str) -> Literal["largest"] | int | tuple[float, float]:
@@ -57,33 +54,21 @@ def person_choice(text: str) -> Literal["largest"] | int | tuple[float, float]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrivingOptions:
+class DrivingOptions(Settings):
     """Which frames of the driving video are used, and when they are shown."""
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
-
-    fps: float = 15.0
+    fps: Annotated[float, Range(0, 1000, above=True), Help("Motion", first=True)] = 15.0
     """Frames per second of the result; the driving video is resampled by time."""
-    sampling: Literal["time", "released"] = "time"
+    sampling: Annotated[Literal["time", "released"], Help("Motion")] = "time"
     """time keeps the speed of the movement; released takes every stride-th frame, as the published code does."""
-    stride: int = 2
+    stride: Annotated[int, Range(1), Help("Motion")] = 2
     """released sampling only: take every stride-th frame (times fps/24 for faster videos)."""
-    start: float = 0.0
+    start: Annotated[float, Range(0), Help("Motion", first=True)] = 0.0
     """Begin at this second of the driving video."""
-    duration: float | None = None
+    duration: Annotated[float | None, Range(0, 1000, above=True), Help("Motion", first=True)] = None
     """Use this many seconds of the driving video; empty uses all of it."""
-    tempo: float = 1.0
+    tempo: Annotated[float, Range(0, 1000, above=True), Help("Motion")] = 1.0
     """Speed of the movement: 0.5 is half as fast (slow motion), 2 twice as fast."""
-
-    def __post_init__(self) -> None:
-        for name in ("fps", "tempo", "duration"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value <= 1000:
-                raise ConfigError(f"{name}={value}", "a number above 0, at most 1000", f"correct {name!r}")
-        if self.start < 0:
-            raise ConfigError(f"start={self.start}", "0 or more seconds", "correct 'start'")
-        if self.stride < 1:
-            raise ConfigError(f"stride={self.stride}", "at least 1", "correct 'stride'")
 
     @property
     def keeps_speed(self) -> bool:

@@ -5,101 +5,75 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from mimicmotion.errors import ConfigError
-from mimicmotion.settings import STRICT, PoseOptions
+from mimicmotion.settings import PoseOptions
+from mimicmotion.settings.parsing import Range
 
 SIZE_MULTIPLE = 8
 """Sides are whole numbers of latent cells."""
-_LIMITS: dict[str, tuple[float, float]] = {
-    "height": (64, 8192),
-    "width": (64, 8192),
-    "fps": (1, 240),
-    "min_seconds": (0, 3600),
-    "max_seconds": (0.1, 3600),
-    "cut_ratio": (1, 1000),
-    "cut_change": (0, 255),
-    "min_found": (0, 1),
-    "max_crowded": (0, 1),
-    "min_body": (0, 1),
-    "min_confidence": (0, 1),
-    "min_sharpness": (0, 1e6),
-    "max_static": (0, 1),
-    "max_enlargement": (0.01, 1000),
-    "near_duplicates": (0, 0.5),
-    "validation": (0, 1),
-    "seed": (0, 2**63 - 1),
-    "shard_frames": (1, 10_000_000),
-    "processes": (0, 4096),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareConfig(PoseOptions):
     """Everything that a set of shards depends on: `mimicmotion prepare` and its YAML file have these fields."""
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
-
     videos: Path
     """The folder with the videos; folders inside are searched too."""
     output: Path
     """The folder of the shards; run again to go on where it was stopped, or to add new videos."""
-    height: int = 1024
+    height: Annotated[int, Range(64, 8192)] = 1024
     """Height of the stored frames in pixels."""
-    width: int = 576
+    width: Annotated[int, Range(64, 8192)] = 576
     """Width of the stored frames in pixels."""
     fit: Literal["crop", "letterbox"] = "crop"
     """How frames are brought to height x width: crop around the person's way through the scene, or letterbox."""
-    fps: float = 30.0
+    fps: Annotated[float, Range(1, 240)] = 30.0
     """Most frames per second that are stored; slower videos keep their own rate."""
     store: Literal["video", "jpeg", "png"] = "video"
     """How frames are stored: video (H.264, smallest), jpeg (faster to read at random), png (lossless)."""
-    min_seconds: float = 2.0
+    min_seconds: Annotated[float, Range(0, 3600)] = 2.0
     """Drop scenes that are shorter than this. A sample of 16 frames needs 1.1 to 2.7 seconds by default."""
-    max_seconds: float = 20.0
+    max_seconds: Annotated[float, Range(0.1, 3600)] = 20.0
     """Scenes longer than this are stored as several of equal length."""
-    cut_ratio: float = 3.0
+    cut_ratio: Annotated[float, Range(1, 1000)] = 3.0
     """A scene cut is a frame that changes this many times as much as its neighbours do."""
-    cut_change: float = 15.0
+    cut_change: Annotated[float, Range(0, 255)] = 15.0
     """and by at least so much (mean change of hue, saturation and brightness, 0 to 255)."""
-    min_found: float = 0.9
+    min_found: Annotated[float, Range(0, 1)] = 0.9
     """Share of a scene's frames in which the person must be found."""
-    max_crowded: float = 0.1
+    max_crowded: Annotated[float, Range(0, 1)] = 0.1
     """Share of a scene's frames (looked at twice a second) that may show more than one person."""
-    min_body: float = 0.5
+    min_body: Annotated[float, Range(0, 1)] = 0.5
     """Share of the 18 body points that must be seen, on average over the frames; head, arms and shoulders are 12."""
-    min_confidence: float = 0.6
+    min_confidence: Annotated[float, Range(0, 1)] = 0.6
     """Mean confidence that the seen body points must have."""
-    min_sharpness: float = 15.0
+    min_sharpness: Annotated[float, Range(0, 1e6)] = 15.0
     """Least sharpness of the person: variance of the Laplacian of the brightness (0 to 255) at the stored size."""
-    max_static: float = 0.5
+    max_static: Annotated[float, Range(0, 1)] = 0.5
     """Share of a scene's frames that may hardly differ from the picture a fifth of a second before."""
-    max_enlargement: float = 2.0
+    max_enlargement: Annotated[float, Range(0.01, 1000)] = 2.0
     """Drop videos whose frames would have to be enlarged more than this to fill height x width."""
-    near_duplicates: float = 0.04
+    near_duplicates: Annotated[float, Range(0, 0.5)] = 0.04
     """Drop videos whose picture hashes differ from an earlier video's in less than this share of bits; 0 keeps all."""
-    validation: float = 0.05
+    validation: Annotated[float, Range(0, 1)] = 0.05
     """Share of the videos (not of scenes) that go into the validation split."""
-    seed: int = 0
+    seed: Annotated[int, Range(0, 2**63 - 1)] = 0
     """Decides which videos are for validation; a video's split does not change when others are added."""
     latents: str | None = None
     """Model (folder or hub id) whose VAE latents and CLIP embeddings are stored too; it makes training faster."""
     latents_device: str = "auto"
     """Where these are computed: auto, cpu, cuda, cuda:1."""
-    shard_frames: int = 4000
+    shard_frames: Annotated[int, Range(1, 10_000_000)] = 4000
     """A shard is full with this many frames: 4000 are some 120 MB of video at 576 x 1024."""
-    processes: int = 0
+    processes: Annotated[int, Range(0, 4096)] = 0
     """Videos worked on at the same time; 0 is one for each CPU core. The result does not depend on it."""
     overwrite: bool = False
     """Replace shards that were made with other settings."""
 
     def __post_init__(self) -> None:
         PoseOptions.__post_init__(self)
-        for name, (low, high) in _LIMITS.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise ConfigError(f"{name}={value}", f"{low:g} to {high:g}", f"correct {name!r}")
         for name in ("height", "width"):
             value = getattr(self, name)
             if value % SIZE_MULTIPLE:

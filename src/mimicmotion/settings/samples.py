@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Literal
 
 from mimicmotion.errors import ConfigError
-from mimicmotion.settings import STRICT
+from mimicmotion.settings.parsing import Range, Settings
 
 Spacing = Literal["interval", "spread"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SampleConfig:
+class SampleConfig(Settings):
     """What one training sample is made of (paper sections 3.3 and 3.4)."""
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     num_frames: int = 16
     """Frames (slots) of a sample; the reference slot counts as one of them."""
@@ -35,22 +33,23 @@ class SampleConfig:
     guidance: Literal["confidence", "threshold"] = "confidence"
     """confidence: the brightness of what is drawn is the estimator's confidence (paper). threshold, for the ablation:
     points above pose_threshold at full brightness and nothing else, as other methods draw poses."""
-    pose_threshold: float = 0.3
+    pose_threshold: Annotated[float, Range(0, 1)] = 0.3
     """Guidance threshold only: confidence from which a point is drawn."""
-    detector_noise: float = 0.0
+    detector_noise: Annotated[float, Range(0, 10)] = 0.0
     """Strength of the imitated detector errors on all poses: 0 for poses that a detector found, 1 (an ordinary
     detector) for exact synthetic poses."""
-    hand_threshold: float = 0.8
+    hand_threshold: Annotated[float, Range(0, 1)] = 0.8
     """A hand counts as reliable if the confidence of all its 21 points is above this. The paper names no number."""
-    hand_padding: float = 0.1
+    hand_padding: Annotated[float, Range(0, 10)] = 0.1
     """Margin around a hand's points, on each side, as a fraction of the box's width and height."""
-    reverse: float = 0.0
+    reverse: Annotated[float, Range(0, 1)] = 0.0
     """Share of samples whose driving frames are played backwards."""
-    flip: float = 0.0
+    flip: Annotated[float, Range(0, 1)] = 0.0
     """Share of samples that are mirrored, with left and right points exchanged. Letters are mirrored too; latents are
     encoded and kept a second time, and embeddings of the shards are not used."""
 
     def __post_init__(self) -> None:
+        Settings.__post_init__(self)
         if self.num_frames < 1 + self.reference_slot:
             raise ConfigError(
                 f"num_frames={self.num_frames} with reference_slot={self.reference_slot}",
@@ -60,9 +59,3 @@ class SampleConfig:
         low, high = self.interval
         if not (0 < low <= high and math.isfinite(high)):
             raise ConfigError(f"interval={self.interval}", "0 < shortest <= longest, in seconds", "correct 'interval'")
-        for name in ("pose_threshold", "hand_threshold", "reverse", "flip"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name}={getattr(self, name)}", "0 to 1", f"correct {name!r}")
-        for name, most in (("detector_noise", 10.0), ("hand_padding", 10.0)):
-            if not 0 <= getattr(self, name) <= most:
-                raise ConfigError(f"{name}={getattr(self, name)}", f"0 to {most:g}", f"correct {name!r}")

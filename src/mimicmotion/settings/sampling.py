@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from mimicmotion.errors import ConfigError
-from mimicmotion.settings.parsing import STRICT, check_choice, check_range
+from mimicmotion.settings.parsing import Help, Range, Settings
 
 Speed = Literal["exact", "balanced", "fast"]
 Sampler = Literal["euler", "dpmpp-2m"]
@@ -15,55 +15,40 @@ Schedule = Literal["karras", "ays"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SamplingOptions:
+class SamplingOptions(Settings):
     """What sampling a video depends on, in the pipeline and in all jobs."""
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
-
-    speed: Speed = "exact"
+    speed: Annotated[Speed, Help("Speed", first=True)] = "exact"
     """exact, or a tier that gives a slightly different result sooner: balanced or fast."""
-    num_inference_steps: int | None = None
+    num_inference_steps: Annotated[int | None, Range(1, 1000), Help("Quality")] = None
     """Denoising steps; empty is the tier's number, else the model's (25 for the published weights)."""
-    sampler: Sampler | None = None
+    sampler: Annotated[Sampler | None, Help("Quality")] = None
     """euler (as published) or dpmpp-2m (second order, needs fewer steps); empty is the tier's."""
-    schedule: Schedule | None = None
+    schedule: Annotated[Schedule | None, Help("Quality")] = None
     """Noise levels: karras (as published) or ays (Align Your Steps, 10 steps); empty is the tier's."""
-    guidance_scale: float | None = None
+    guidance_scale: Annotated[float | None, Range(0, 100), Help("Quality")] = None
     """Classifier-free guidance; 1 is none, in half the time; empty is the model's default."""
-    min_guidance_scale: float | None = None
+    min_guidance_scale: Annotated[float | None, Range(0, 100), Help("Quality")] = None
     """Guidance of the first frame, where it shall rise or fall over the video; empty is guidance_scale."""
-    max_guidance_scale: float | None = None
+    max_guidance_scale: Annotated[float | None, Range(0, 100), Help("Quality")] = None
     """Guidance of the last frame; empty is guidance_scale."""
-    guidance_interval: tuple[float, float] | None = None
+    guidance_interval: Annotated[tuple[float, float] | None, Help("Speed")] = None
     """Guide only where the noise level is between these two; elsewhere the unconditional pass is left out."""
-    guidance_every: int | None = None
+    guidance_every: Annotated[int | None, Range(1, 1000), Help("Speed")] = None
     """Run the unconditional pass in every n-th guided step only, and reuse its difference in between."""
-    block_cache: float | None = None
+    block_cache: Annotated[float | None, Range(0, 10), Help("Speed")] = None
     """Error budget of reusing deep blocks' outputs in the next step, such as 0.1; 0 is off; empty is the tier's."""
-    noise_aug_strength: float = 0.0
+    noise_aug_strength: Annotated[float, Range(0, 10), Help("Advanced")] = 0.0
     """Noise added to the picture (pixels of -1 to 1) before it is encoded."""
-    motion_bucket_id: float = 127
+    motion_bucket_id: Annotated[float, Range(0, 1023), Help("Advanced")] = 127
     """Stable Video Diffusion's motion condition."""
-    seed: int = 42
+    seed: Annotated[int, Range(0, 2**63 - 1), Help("Quality", first=True)] = 42
     """Seed of the noise: same input and seed, same result."""
-    decode_chunk_size: int = 8
+    decode_chunk_size: Annotated[int, Range(1, 10_000), Help("Memory")] = 8
     """Frames decoded at once."""
 
     def __post_init__(self) -> None:
-        limits = {
-            "num_inference_steps": (1, 1000),
-            "guidance_scale": (0, 100),
-            "min_guidance_scale": (0, 100),
-            "max_guidance_scale": (0, 100),
-            "guidance_every": (1, 1000),
-            "block_cache": (0, 10),
-            "noise_aug_strength": (0, 10),
-            "motion_bucket_id": (0, 1023),
-            "seed": (0, 2**63 - 1),
-            "decode_chunk_size": (1, 10_000),
-        }
-        check_range(self, limits)
-        check_choice(self, speed=Speed, sampler=Sampler, schedule=Schedule)
+        super().__post_init__()
         if self.guidance_interval is not None:
             low, high = self.guidance_interval
             if not 0 <= low < high:
@@ -80,7 +65,7 @@ class SamplingSettings(SamplingOptions):
     """Seed of the noise, where there is no generator; a list gives one for each video."""
     sigmas: Sequence[float] | None = None
     """Noise levels in place of a schedule: n levels make n - 1 steps."""
-    fps: float | None = None
+    fps: Annotated[float | None, Range(1, 1000)] = None
     """Frames per second that the network is told; empty is the model's default (7)."""
     num_frames: int | None = None
     """Use the first so many poses; empty uses all."""
@@ -93,7 +78,6 @@ class SamplingSettings(SamplingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range(self, {"fps": (1, 1000)})
         given = {"schedule": self.schedule, "num_inference_steps": self.num_inference_steps}
         for name, value in given.items():
             if self.sigmas is not None and value not in (None, len(self.sigmas) - 1):

@@ -11,7 +11,7 @@ from jaxtyping import Float32, Float64
 from numpy import ndarray
 
 from mimicmotion.synth.assets import Assets
-from mimicmotion.synth.zbuffer import njit
+from mimicmotion.synth.zbuffer import kernel
 
 AGES = {"baby": 0.0, "child": 9.0, "young": 25.0, "old": 80.0}  # years of MakeHuman's age targets
 RACES = ("african", "asian", "caucasian")
@@ -176,7 +176,7 @@ class Mesh:
         return cls(**{name: np.concatenate(a) for name, a in arrays.items()})
 
 
-@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+@kernel
 def skin(vertices, bone, weight, rot, shift, out):
     """Move vertices by the weighted mean of their bones' motions: rot (bones, 3, 3), shift (bones, 3)."""
     for i in range(len(vertices)):
@@ -194,7 +194,7 @@ def skin(vertices, bone, weight, rot, shift, out):
         out[i, 0], out[i, 1], out[i, 2] = a, b, c
 
 
-@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+@kernel
 def vertex_normals(vertices, triangles, out):
     """Normals weighted by the area of the triangles around each vertex."""
     out[:] = 0.0

@@ -11,24 +11,8 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from mimicmotion.errors import InputError
-from mimicmotion.synth.figure import (
-    ARM,
-    ELBOW_HINT,
-    HEAD_PITCH,
-    HEAD_ROLL,
-    HEAD_YAW,
-    LEG,
-    PELVIS_OFFSET,
-    PITCH,
-    ROLL,
-    SPINE_PITCH,
-    SPINE_ROLL,
-    SPINE_TWIST,
-    YAW,
-    rot_x,
-    rot_y,
-    rot_z,
-)
+from mimicmotion.synth import figure as fig
+from mimicmotion.synth.figure import rot_x, rot_y, rot_z
 from mimicmotion.synth.keyposes import neutral
 
 # Names of the joints in files of CMU, PyMO and most others; the first that exists is used.
@@ -70,8 +54,8 @@ class Mocap:
         i = np.minimum(at.astype(int), max(len(self.params) - 2, 0))
         f = (at - i)[:, None]
         q = self.params[i] * (1 - f) + self.params[np.minimum(i + 1, len(self.params) - 1)] * f
-        q[:, YAW] -= np.arctan2(np.sin(q[:, YAW]).mean(), np.cos(q[:, YAW]).mean())
-        q[:, YAW] -= 2 * np.pi * np.round(q[:, YAW].mean() / (2 * np.pi))
+        q[:, fig.YAW] -= np.arctan2(np.sin(q[:, fig.YAW]).mean(), np.cos(q[:, fig.YAW]).mean())
+        q[:, fig.YAW] -= 2 * np.pi * np.round(q[:, fig.YAW].mean() / (2 * np.pi))
         return q
 
 
@@ -186,22 +170,25 @@ def _retarget(names: list[str], pos: ndarray, rot: ndarray, path: Path) -> Float
     hips, shoulders = 0.5 * (at[0, "thigh"] + at[1, "thigh"]), 0.5 * (at[0, "arm"] + at[1, "arm"])
     pelvis = _frame(at[0, "thigh"] - at[1, "thigh"], shoulders - hips)
     chest = _frame(at[0, "arm"] - at[1, "arm"], shoulders - hips)
-    q[:, YAW] = np.unwrap(np.arctan2(pelvis[:, 0, 2], pelvis[:, 2, 2]))
-    yaw = rot_y(q[:, YAW])
+    q[:, fig.YAW] = np.unwrap(np.arctan2(pelvis[:, 0, 2], pelvis[:, 2, 2]))
+    yaw = rot_y(q[:, fig.YAW])
     level = np.swapaxes(yaw, -1, -2) @ pelvis
-    q[:, PITCH], q[:, ROLL] = np.arctan2(level[:, 2, 1], level[:, 2, 2]), np.arctan2(-level[:, 0, 1], level[:, 0, 0])
+    q[:, fig.PITCH], q[:, fig.ROLL] = (
+        np.arctan2(level[:, 2, 1], level[:, 2, 2]),
+        np.arctan2(-level[:, 0, 1], level[:, 0, 0]),
+    )
     bend = np.swapaxes(pelvis, -1, -2) @ chest
-    q[:, SPINE_TWIST] = np.clip(np.arctan2(bend[:, 0, 2], bend[:, 2, 2]), -0.9, 0.9)
-    q[:, SPINE_PITCH] = q[:, SPINE_ROLL] = 0.0
+    q[:, fig.SPINE_TWIST] = np.clip(np.arctan2(bend[:, 0, 2], bend[:, 2, 2]), -0.9, 0.9)
+    q[:, fig.SPINE_PITCH] = q[:, fig.SPINE_ROLL] = 0.0
     if "head" in lower:
         head = np.swapaxes(chest, -1, -2) @ rot[:, lower.index("head")]
-        q[:, HEAD_YAW] = np.clip(np.arctan2(head[:, 0, 2], head[:, 2, 2]), -1, 1)
-        q[:, HEAD_PITCH] = np.clip(np.arcsin(np.clip(-head[:, 1, 2], -1, 1)), -0.5, 0.6)
-        q[:, HEAD_ROLL] = np.clip(np.arctan2(head[:, 1, 0], head[:, 1, 1]), -0.5, 0.5)
+        q[:, fig.HEAD_YAW] = np.clip(np.arctan2(head[:, 0, 2], head[:, 2, 2]), -1, 1)
+        q[:, fig.HEAD_PITCH] = np.clip(np.arcsin(np.clip(-head[:, 1, 2], -1, 1)), -0.5, 0.6)
+        q[:, fig.HEAD_ROLL] = np.clip(np.arctan2(head[:, 1, 0], head[:, 1, 1]), -0.5, 0.5)
     leg = _length(at, "thigh", "shank") + _length(at, "shank", "foot")
     floor = np.percentile(np.minimum(at[0, "foot"][:, 1], at[1, "foot"][:, 1]), 5)
-    q[:, PELVIS_OFFSET] = 0.0
-    q[:, PELVIS_OFFSET.start + 1] = (hips[:, 1] - floor) / leg - 1
+    q[:, fig.PELVIS_OFFSET] = 0.0
+    q[:, fig.PELVIS_OFFSET.start + 1] = (hips[:, 1] - floor) / leg - 1
     for side in (0, 1):
         _retarget_leg(q, side, at, hips, yaw, leg, floor)
         _retarget_arm(q, side, at, chest)
@@ -223,7 +210,7 @@ def _length(at: dict[tuple[int, str], ndarray], a: str, b: str) -> float:
 def _retarget_leg(
     q: ndarray, side: int, at: dict[tuple[int, str], ndarray], hips: ndarray, yaw: ndarray, leg: float, floor: float
 ) -> None:
-    sign, k = 1 - 2 * side, LEG[side]
+    sign, k = 1 - 2 * side, fig.LEG[side]
     wide = float(np.linalg.norm(at[0, "thigh"] - at[1, "thigh"], axis=-1).mean()) / 2
     local = np.einsum("fji,fj->fi", yaw, at[side, "foot"] - hips)
     q[:, k] = (sign * local[:, 0] - wide) / leg
@@ -241,7 +228,7 @@ def _retarget_leg(
 
 
 def _retarget_arm(q: ndarray, side: int, at: dict[tuple[int, str], ndarray], chest: ndarray) -> None:
-    k, mirror = ARM[side], np.array([1.0 - 2 * side, 1.0, 1.0])
+    k, mirror = fig.ARM[side], np.array([1.0 - 2 * side, 1.0, 1.0])
     length = _length(at, "arm", "forearm") + _length(at, "forearm", "hand")
     wrist = np.einsum("fji,fj->fi", chest, at[side, "hand"] - at[side, "arm"]) * mirror / length
     elbow = np.einsum("fji,fj->fi", chest, at[side, "forearm"] - at[side, "arm"]) * mirror / length
@@ -253,7 +240,7 @@ def elbow_swivel(wrist: Float64[ndarray, "n 3"], elbow: Float64[ndarray, "n 3"])
     """How far an elbow is turned about the line to the wrist; both from the shoulder in arm lengths, as a left arm."""
     line = _unit(wrist)
     out = elbow - line * (elbow * line).sum(-1, keepdims=True)
-    axis = _unit(ELBOW_HINT - line * (line @ ELBOW_HINT)[:, None])
+    axis = _unit(fig.ELBOW_HINT - line * (line @ fig.ELBOW_HINT)[:, None])
     swivel = np.arctan2((np.cross(line, axis) * out).sum(-1), (axis * out).sum(-1))
     bent = np.clip(np.linalg.norm(out, axis=-1) / 0.08, 0, 1)  # a straight arm has no direction of its elbow
     return np.clip(swivel, -2.2, 2.2) * bent

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float64, Int
+from jaxtyping import Float, Float64, Int
 from numpy import ndarray
 
 from mimicmotion.errors import InputError
-from mimicmotion.pose.keypoints import FACE, LEFT_HAND, NUM_POINTS, RIGHT_HAND, PoseSequence
-from mimicmotion.synth.noise_measure import Z, normal_cdf, normal_position, torso
+from mimicmotion.pose.keypoints import FACE, L_HIP, LEFT_HAND, NECK, NUM_POINTS, R_HIP, RIGHT_HAND, PoseSequence
 
+Z = np.linspace(-2.5, 2.5, 11)  # standard normal positions at which distributions are kept
 FIT = Path(__file__).with_name("noise_fit.json")
 GROUPS: dict[str, list[int]] = {  # points that a detector treats alike; face and hand: parts with a score of their own
     "head": [0, 14, 15, 16, 17], "shoulders": [1, 2, 5], "elbows": [3, 6], "wrists": [4, 7], "hips": [8, 11],
@@ -136,6 +136,26 @@ def load_fit() -> NoiseFit:
         one_score=data["chosen"]["one_score"],
         faults={name: (f["per_second"], f["seconds"]) for name, f in data["faults"].items()},
     )
+
+
+def torso(xy: Float[ndarray, "frames 134 2"]) -> float:
+    """Median length neck to hips, pixels; at least 1."""
+    apart = 0.5 * (xy[:, R_HIP] + xy[:, L_HIP]) - xy[:, NECK]
+    return max(float(np.median(np.sqrt((apart**2).sum(-1)))), 1.0)
+
+
+def normal_position(share: Float[ndarray, "*shape"]) -> Float64[ndarray, "*shape"]:
+    """Where the standard normal distribution reaches these shares, within +-3.5."""
+    grid = np.linspace(-3.5, 3.5, 281)
+    return np.interp(share, normal_cdf(grid), grid)
+
+
+def normal_cdf(z: ndarray) -> ndarray:
+    """Of the standard normal distribution, to 1e-6 (trapezes), without scipy."""
+    x = np.linspace(-6, 6, 4801)
+    density = np.exp(-0.5 * x * x)
+    mass = np.concatenate([[0.0], np.cumsum(0.5 * (density[1:] + density[:-1]))])
+    return np.interp(z, x, mass / mass[-1])
 
 
 def _group_of() -> Int[ndarray, " 134"]:

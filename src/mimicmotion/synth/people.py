@@ -16,7 +16,7 @@ from mimicmotion.synth.clothes import Measures, hidden
 from mimicmotion.synth.light import EYE, EYE_X, EYE_Z, IRIS_B, IRIS_R, LEATHER, SKIN
 from mimicmotion.synth.rig import Pose, Skeleton
 from mimicmotion.synth.wardrobe import Palette, dress
-from mimicmotion.synth.zbuffer import fill_depth, njit
+from mimicmotion.synth.zbuffer import fill_depth
 
 # Long side of a frame in pixels, up to which: the side of a texture in texels, and strands of hair across a texture.
 FINENESS = ((100, 128, 40.0), (400, 512, 90.0), (1_000_000, 1024, 260.0))
@@ -199,25 +199,14 @@ def ambient_occlusion(
     return (0.25 + 0.75 * share).astype(np.float32)
 
 
-@njit(cache=True, nogil=True)
-def bounds(points, axes):
-    """Least and largest coordinates of points (n, 3) along three axes (rows)."""
-    low, high = np.full(3, np.inf), np.full(3, -np.inf)
-    for i in range(len(points)):
-        for k in range(3):
-            value = points[i, 0] * axes[k, 0] + points[i, 1] * axes[k, 1] + points[i, 2] * axes[k, 2]
-            low[k] = min(low[k], value)
-            high[k] = max(high[k], value)
-    return low, high
-
-
 def map_matrix(vertices: ndarray, way: ndarray, size: int) -> Float32[ndarray, "3 4"]:
     """World to column, row and nearness (decimetres, at least 1) of a map that looks against `way`."""
     z = way / np.linalg.norm(way)
     x = np.cross([0.0, 0.0, 1.0] if abs(z[2]) < 0.9 else [0.0, 1.0, 0.0], z)
     x /= np.linalg.norm(x)
     y = np.cross(z, x)
-    low, high = bounds(vertices, np.stack([x, y, z]))
+    along = vertices @ np.stack([x, y, z], 1)
+    low, high = along.min(0), along.max(0)
     scale = (size - 2) / max(float((high - low)[:2].max()), 1e-6)
     out = np.zeros((3, 4), np.float32)
     out[0, :3], out[0, 3] = scale * x, 1 - scale * low[0]

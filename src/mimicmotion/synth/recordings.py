@@ -32,8 +32,9 @@ from mimicmotion.pose.keypoints import (
     RIGHT_HAND,
     PoseSequence,
 )
+from mimicmotion.synth import figure as fig
 from mimicmotion.synth.bvh import Mocap, elbow_swivel, load_bvh
-from mimicmotion.synth.figure import ARM, CURL, HEAD_YAW, LEG, MOUTH, PELVIS_OFFSET, ROLL, SPINE_ROLL, YAW, rot_y
+from mimicmotion.synth.figure import rot_y
 from mimicmotion.synth.keyposes import neutral
 
 SURE = 0.3  # points of a lower confidence are taken from the frames before and after
@@ -70,15 +71,15 @@ def lift_poses(poses: PoseSequence, name: str = "") -> Mocap:
     across = (at[:, L_SHOULDER] - at[:, R_SHOULDER])[:, 0]
     aside = np.sign(at[:, NOSE, 0] - at[:, NECK, 0])
     turn = np.arccos(np.clip(across / max(np.percentile(np.abs(across), 95), 1e-6), -1, 1))
-    q[:, YAW] = _calm(np.where(turn < 0.35, 0, turn) * aside)
+    q[:, fig.YAW] = _calm(np.where(turn < 0.35, 0, turn) * aside)
     spine = shoulders - hips
     lean = np.arctan2(-spine[:, 0], spine[:, 1])
-    q[:, ROLL], q[:, SPINE_ROLL] = 0.4 * lean, 0.6 * lean
+    q[:, fig.ROLL], q[:, fig.SPINE_ROLL] = 0.4 * lean, 0.6 * lean
     if seen[L_EAR] and seen[R_EAR]:
         middle, wide = 0.5 * (at[:, L_EAR] + at[:, R_EAR])[:, 0], np.abs(at[:, L_EAR] - at[:, R_EAR])[:, 0]
         share = (at[:, NOSE, 0] - middle) / max(np.percentile(wide, 90), 1e-6)
-        q[:, HEAD_YAW] = np.clip(np.arcsin(np.clip(1.4 * share, -1, 1)) - q[:, YAW], -0.9, 0.9)
-    back = np.swapaxes(rot_y(q[:, YAW]), 1, 2)
+        q[:, fig.HEAD_YAW] = np.clip(np.arcsin(np.clip(1.4 * share, -1, 1)) - q[:, fig.YAW], -0.9, 0.9)
+    back = np.swapaxes(rot_y(q[:, fig.YAW]), 1, 2)
     for side in (0, 1):
         _lift_arm(q, side, at, seen, back)
         _lift_fingers(q, side, xy, seen)
@@ -89,7 +90,7 @@ def lift_poses(poses: PoseSequence, name: str = "") -> Mocap:
         gap = np.linalg.norm(face[:, 62] - face[:, 66], axis=-1) / np.maximum(
             np.linalg.norm(face[:, 60] - face[:, 64], axis=-1), 1e-6
         )
-        q[:, MOUTH] = 1 + np.clip(1.6 * (gap - 0.08), 0, 1.2)
+        q[:, fig.MOUTH] = 1 + np.clip(1.6 * (gap - 0.08), 0, 1.2)
     return Mocap(np.apply_along_axis(_calm, 0, q), poses.fps or 15.0, name or poses.source)
 
 
@@ -129,7 +130,7 @@ def _lift_arm(q: ndarray, side: int, at: ndarray, seen: ndarray, back: ndarray) 
     upper[:, 2] *= 0.5  # an upper arm that looks short is often a raised elbow at the side
     mirror = np.array([1.0 - 2 * side, 1.0, 1.0])
     local = [np.einsum("nij,nj->ni", back, v) * mirror / (a + b) for v in (upper, upper + fore)]
-    k = ARM[side]
+    k = fig.ARM[side]
     q[:, k : k + 3] = local[1]
     q[:, k + 3] = elbow_swivel(local[1], local[0])
 
@@ -143,16 +144,16 @@ def _lift_fingers(q: ndarray, side: int, xy: ndarray, seen: ndarray) -> None:
         chain = points[:, 1 + 4 * f : 5 + 4 * f]
         whole = np.linalg.norm(np.diff(chain, axis=1), axis=-1).sum(1)
         share = np.linalg.norm(chain[:, -1] - chain[:, 0], axis=-1) / np.maximum(whole, 1e-6)
-        q[:, CURL[side] + f] = np.clip(2.2 * (1 - share), 0, 1.4)
+        q[:, fig.CURL[side] + f] = np.clip(2.2 * (1 - share), 0, 1.4)
 
 
 def _lift_legs(q: ndarray, at: ndarray, hips: ndarray, back: ndarray) -> None:
     ankles = np.stack([at[:, L_ANKLE], at[:, R_ANKLE]])
     length = float(np.mean([np.percentile(np.linalg.norm(at[:, a] - at[:, c], axis=-1), 95) for a, _, c in _LEGS]))
     floor = ankles[..., 1].min(0)  # one foot always stands: the camera may move
-    q[:, PELVIS_OFFSET.start + 1] = np.clip((hips[:, 1] - floor) / length - 1, -0.5, 0.2)
+    q[:, fig.PELVIS_OFFSET.start + 1] = np.clip((hips[:, 1] - floor) / length - 1, -0.5, 0.2)
     for side in (0, 1):
-        k, sign = LEG[side], 1 - 2 * side
+        k, sign = fig.LEG[side], 1 - 2 * side
         way = ankles[side] - at[:, _LEGS[side][0]]
         local = np.einsum("nij,nj->ni", back, way)
         q[:, k] = np.clip(sign * local[:, 0] / length, -0.4, 0.9)

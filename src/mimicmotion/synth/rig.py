@@ -10,29 +10,9 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
+from mimicmotion.synth import figure as fig
 from mimicmotion.synth.assets import Assets
-from mimicmotion.synth.figure import (
-    ARM,
-    CURL,
-    ELBOW_HINT,
-    HEAD_PITCH,
-    HEAD_ROLL,
-    HEAD_YAW,
-    LEG,
-    PELVIS_OFFSET,
-    PITCH,
-    ROLL,
-    SHRUG,
-    SPINE_PITCH,
-    SPINE_ROLL,
-    SPINE_TWIST,
-    TRAVEL,
-    YAW,
-    rot_x,
-    rot_y,
-    rot_z,
-    two_bones,
-)
+from mimicmotion.synth.figure import rot_x, rot_y, rot_z, two_bones
 
 Put = Callable[[int, ndarray, ndarray], None]
 Follow = Callable[[int], ndarray]
@@ -165,7 +145,7 @@ def _clearance(skeleton: Skeleton, pitch: ndarray) -> ndarray:
 
 
 def _ankle_targets(skeleton: Skeleton, q: ndarray, yaw: ndarray, side: int) -> ndarray:
-    leg, k = sum(skeleton.leg), LEG[side]
+    leg, k = sum(skeleton.leg), fig.LEG[side]
     local = q[:, k : k + 3] * leg + np.array([abs(skeleton.head("upperleg01.L")[0]), 0.0, 0.0])
     ankle = np.einsum("nij,nj->ni", yaw, local * (_MIRROR if side else 1.0))
     ankle[:, 1] = np.maximum(local[:, 1] + skeleton.ankle, _clearance(skeleton, q[:, k + 3]))
@@ -175,15 +155,15 @@ def _ankle_targets(skeleton: Skeleton, q: ndarray, yaw: ndarray, side: int) -> n
 def _travel(skeleton: Skeleton, q: ndarray) -> ndarray:
     """The whole figure's way along x and z; the parameter counts body heights, which are about 1.9 legs."""
     out = np.zeros((len(q), 3))
-    out[:, [0, 2]] = q[:, list(TRAVEL)] * 1.9 * (sum(skeleton.leg) + skeleton.ankle)
+    out[:, [0, 2]] = q[:, list(fig.TRAVEL)] * 1.9 * (sum(skeleton.leg) + skeleton.ankle)
     return out
 
 
 def _trunk(skeleton: Skeleton, q: ndarray, rot: ndarray, head: ndarray) -> None:
-    yaw = rot_y(q[:, YAW])
+    yaw = rot_y(q[:, fig.YAW])
     leg = sum(skeleton.leg)
-    pelvis = yaw @ rot_x(q[:, PITCH]) @ rot_z(q[:, ROLL])
-    middle = np.einsum("nij,nj->ni", yaw, q[:, PELVIS_OFFSET] * leg) + _travel(skeleton, q)
+    pelvis = yaw @ rot_x(q[:, fig.PITCH]) @ rot_z(q[:, fig.ROLL])
+    middle = np.einsum("nij,nj->ni", yaw, q[:, fig.PELVIS_OFFSET] * leg) + _travel(skeleton, q)
     middle[:, 1] += skeleton.ankle + leg
     # A standing foot stays on the floor: lower the pelvis until the leg reaches it (softly let go of a lifted foot).
     ankles = [_ankle_targets(skeleton, q, yaw, s) for s in (0, 1)]
@@ -198,8 +178,10 @@ def _trunk(skeleton: Skeleton, q: ndarray, rot: ndarray, head: ndarray) -> None:
     head[:, root] = middle + pelvis @ (skeleton.heads[root] - skeleton.hip)
     lower = skeleton.index("spine05")
     rot[:, lower], head[:, lower] = pelvis, _follow(skeleton, rot, head, lower)
-    bend = rot_z(0.25 * q[:, SPINE_ROLL]) @ rot_y(0.25 * q[:, SPINE_TWIST]) @ rot_x(0.25 * q[:, SPINE_PITCH])
-    nod = rot_y(0.25 * q[:, HEAD_YAW]) @ rot_x(0.25 * q[:, HEAD_PITCH]) @ rot_z(0.25 * q[:, HEAD_ROLL])
+    bend = (
+        rot_z(0.25 * q[:, fig.SPINE_ROLL]) @ rot_y(0.25 * q[:, fig.SPINE_TWIST]) @ rot_x(0.25 * q[:, fig.SPINE_PITCH])
+    )
+    nod = rot_y(0.25 * q[:, fig.HEAD_YAW]) @ rot_x(0.25 * q[:, fig.HEAD_PITCH]) @ rot_z(0.25 * q[:, fig.HEAD_ROLL])
     for names, step in ((SPINE, bend), (NECK, nod)):
         for name in names:
             i = skeleton.index(name)
@@ -220,19 +202,19 @@ def _frames(start: ndarray, middle: ndarray, end: ndarray, bend: ndarray) -> tup
 
 
 def _leg(skeleton: Skeleton, q: ndarray, side: int, rot: ndarray, head: ndarray) -> None:
-    k, letter, sign = LEG[side], "LR"[side], 1 - 2 * side
+    k, letter, sign = fig.LEG[side], "LR"[side], 1 - 2 * side
     names = [
         f"{b}.{letter}" for b in ("pelvis", "upperleg01", "upperleg02", "lowerleg01", "lowerleg02", "foot", "toe2-1")
     ]
     pelvis, upper, upper2, lower, lower2, foot, toe = (skeleton.index(name) for name in names)
     root = rot[:, skeleton.index("root")]
     rot[:, pelvis], head[:, pelvis] = root, _follow_from(skeleton, rot, head, pelvis, "root")
-    heading = rot_y(q[:, YAW]) @ rot_y(sign * q[:, k + 4])
+    heading = rot_y(q[:, fig.YAW]) @ rot_y(sign * q[:, k + 4])
     bend = heading[..., 2] + 0.5 * root[..., 2] + sign * 0.12 * root[..., 0]
     hip = _follow(skeleton, rot, head, upper)
     rest = [skeleton.heads[i] for i in (upper, lower, foot)]
     thigh, shank = (float(np.linalg.norm(b - a)) for a, b in pairwise(rest))
-    target = _ankle_targets(skeleton, q, rot_y(q[:, YAW]), side)
+    target = _ankle_targets(skeleton, q, rot_y(q[:, fig.YAW]), side)
     knee, ankle, first, second = two_bones(hip, target, bend, thigh, shank)
     a, b = _frames(rest[0], rest[1], rest[2], np.array([0.12 * sign, 0.0, 1.5]))
     thigh_rot, shank_rot = first @ a.T, second @ b.T
@@ -256,7 +238,7 @@ def _follow_from(skeleton: Skeleton, rot: ndarray, head: ndarray, bone: int, nam
 
 def _arm(skeleton: Skeleton, q: ndarray, side: int, rot: ndarray, head: ndarray) -> None:
     """The right arm is solved in a mirrored world, in which it is a left one."""
-    k, letter = ARM[side], "LR"[side]
+    k, letter = fig.ARM[side], "LR"[side]
     mirror, both = (_MIRROR, _BOTH) if side else (np.ones(3), np.ones((3, 3)))
     rest = skeleton.heads * mirror
     index = lambda name: skeleton.index(f"{name}.{letter}")  # noqa: E731
@@ -270,7 +252,7 @@ def _arm(skeleton: Skeleton, q: ndarray, side: int, rot: ndarray, head: ndarray)
         return _follow(skeleton, rot, head, bone) * mirror
 
     want = q[:, k : k + 3]
-    lift = 0.5 * np.clip(0.5 * want[:, 1] + 0.35, 0, 0.85) + 0.2 * q[:, SHRUG[side]] - 0.12
+    lift = 0.5 * np.clip(0.5 * want[:, 1] + 0.35, 0, 0.85) + 0.2 * q[:, fig.SHRUG[side]] - 0.12
     clavicle, shoulder, upper, elbow, wrist = (
         index(b) for b in ("clavicle", "shoulder01", "upperarm01", "lowerarm01", "wrist")
     )
@@ -282,7 +264,7 @@ def _arm(skeleton: Skeleton, q: ndarray, side: int, rot: ndarray, head: ndarray)
     target = _outside_trunk(skeleton, rest[upper] - skeleton.hip + want * sum(length)) + skeleton.hip
     target = chest_head + np.einsum("nij,nj->ni", chest, target - rest[chest_bone])
     line = _unit(want)
-    axis = _unit(ELBOW_HINT - line * (line @ ELBOW_HINT)[:, None])
+    axis = _unit(fig.ELBOW_HINT - line * (line @ fig.ELBOW_HINT)[:, None])
     swivel = q[:, k + 3, None]
     hint = axis * np.cos(swivel) + np.cross(line, axis) * np.sin(swivel)
     middle, end, first, second = two_bones(start, target, np.einsum("nij,nj->ni", chest, hint), *length)
@@ -327,7 +309,7 @@ def _hand_frame(rest: ndarray, index) -> ndarray:
 def _fingers(skeleton: Skeleton, q: ndarray, side: int, hand: ndarray, frame: ndarray, put, follow) -> None:
     letter, mirror = "LR"[side], (_MIRROR if side else np.ones(3))
     rest, tips = skeleton.heads * mirror, skeleton.tips * mirror
-    curls, spread = q[:, CURL[side] : CURL[side] + 5], q[:, CURL[side] + 5]
+    curls, spread = q[:, fig.CURL[side] : fig.CURL[side] + 5], q[:, fig.CURL[side] + 5]
     for f in range(5):
         bones = [skeleton.index(f"finger{f + 1}-{j}.{letter}") for j in (1, 2, 3)]
         places = [*(rest[b] for b in bones), tips[f + (7 if side else 0)]]

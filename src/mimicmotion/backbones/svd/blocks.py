@@ -174,9 +174,9 @@ class SpatioTemporalTransformer(nn.Module):
         for block, temporal in zip(self.transformer_blocks, self.temporal_transformer_blocks, strict=True):
             spatial = functools.partial(run, block)
             hidden = map_chunks(spatial, (hidden, context), execution.frame_chunk, out=hidden)
-            video = hidden.unflatten(0, (-1, frames))  # batch frames positions channels
+            hidden = hidden.unflatten(0, (-1, frames))  # batch frames positions channels
             along = functools.partial(mixed, temporal)
-            hidden = map_chunks(along, [video], execution.position_chunk, dim=2, out=video).flatten(0, 1)
+            hidden = map_chunks(along, [hidden], execution.position_chunk, dim=2, out=hidden).flatten(0, 1)
         return map_chunks(leave, (hidden, x), execution.frame_chunk, out=hidden.as_strided(x.shape, x.stride()))
 
 

@@ -10,15 +10,12 @@ import json
 import logging
 import pkgutil
 import re
-import shutil
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -28,6 +25,8 @@ from mimicmotion.backbones.svd.image_encoder import ImageEncoder
 from mimicmotion.backbones.svd.posenet import PoseNet, posenet_config
 from mimicmotion.backbones.svd.vae import Autoencoder
 from mimicmotion.errors import ConfigError, OutputError, WeightsError
+from mimicmotion.runtime.files import writing
+from mimicmotion.runtime.run_folder import atomic_folder
 from mimicmotion.weights import registry as weights
 from mimicmotion.weights.locate import (
     DETAIL,
@@ -137,21 +136,8 @@ def save_components(parts: Components, folder: str | Path, *, dtype: torch.dtype
     if folder.exists() and not (folder / SETTINGS_FILE).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         fix = "choose another folder, or delete this one"
         raise OutputError(f"{folder} exists and is not a model of this project", "a new folder", fix)
-    part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
-    old = part.with_suffix(".old")
-    try:
-        part.mkdir(parents=True)
+    with atomic_folder(folder) as part, writing(folder):
         _write_model(parts, part, dtype)
-        if folder.exists():
-            folder.replace(old)
-        part.replace(folder)
-    except (OSError, SafetensorError) as e:
-        if old.exists() and not folder.exists():
-            old.replace(folder)
-        raise OutputError(f"cannot write {folder}: {e}", "a writable place with enough space", "free space") from e
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
     return folder
 
 

@@ -175,6 +175,17 @@ def _wide(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
+def _moments(
+    x: Float[Tensor, "n channels _a _b"],
+) -> tuple[int, Float[Tensor, "n channels"], Float[Tensor, "n channels"]]:
+    """Number, mean and variance of each channel's values."""
+    x = _wide(x)
+    mean = x.mean((2, 3))
+    apart = x - mean[:, :, None, None]
+    squares = apart.square() if torch.is_grad_enabled() else apart.square_()
+    return x.shape[2] * x.shape[3], mean, squares.mean((2, 3))
+
+
 class GroupNorm(nn.GroupNorm):
     """GroupNorm, also of a chunk of a video when the moments of the whole are known."""
 
@@ -196,20 +207,16 @@ class GroupNorm(nn.GroupNorm):
     def moments(
         self, parts: Iterable[Float[Tensor, "n channels _a _b"]]
     ) -> tuple[Float[Tensor, "n channels"], Float[Tensor, "n channels"]]:
-        """Mean and variance of each channel's group over parts of one size, in float32 at least."""
-        found = []
-        for x in map(_wide, parts):
-            mean = x.mean((2, 3))
-            apart = x - mean[:, :, None, None]
-            apart = apart.square() if torch.is_grad_enabled() else apart.square_()
-            found.append((mean, apart.mean((2, 3))))
-        # n groups (channels of a group, parts)
-        means, variances = (
-            torch.stack(t, -1).unflatten(1, (self.num_groups, -1)).flatten(2) for t in zip(*found, strict=True)
-        )
-        variance = variances.mean(2) + means.var(2, correction=0)  # within and between
-        each = self.num_channels // self.num_groups
-        return means.mean(2).repeat_interleave(each, 1), variance.repeat_interleave(each, 1)
+        """Mean and variance of each channel's group over all parts, in float32 at least."""
+        found = [_moments(x) for x in parts]
+        total = sum(count for count, _, _ in found)
+        mean = torch.stack([m * (count / total) for count, m, _ in found]).sum(0)
+        each = [(v + (m - mean).square()) * (count / total) for count, m, v in found]  # within and between
+        variance = torch.stack(each).sum(0)
+        means, variances = (t.unflatten(1, (self.num_groups, -1)) for t in (mean, variance))
+        variance = variances.mean(2, keepdim=True) + means.var(2, correction=0, keepdim=True)
+        mean = means.mean(2, keepdim=True)
+        return mean.expand_as(means).flatten(1), variance.expand_as(means).flatten(1)
 
     def _slow(self, x: Tensor) -> bool:
         """Whether PyTorch's kernel is up to 10 times slower than plain arithmetic (measured).
@@ -340,7 +347,7 @@ class TemporalResnetBlock(ResnetBlock):
         """
 
         def half(norm: GroupNorm, conv: nn.Module, x: Video, base: Video | None = None) -> Video:
-            moments = None if chunk is None else norm.moments(x.split(1, 2))
+            moments = None if chunk is None else norm.moments(x.split(chunk, 3))
 
             def run(x: Video, base: Video | None) -> Video:
                 h = conv(silu(norm(x, moments)))
@@ -406,7 +413,6 @@ class SpatioTemporalResBlock(nn.Module):
         frames: int,
         time: Float[Tensor, "n dim"] | None = None,
         execution: Execution = Execution(),  # noqa: B008 - frozen
-        before: nn.Module | None = None,
     ) -> Maps:
         """Compute; the result is new memory.
 
@@ -415,15 +421,18 @@ class SpatioTemporalResBlock(nn.Module):
             frames: of each video; n is a multiple of it.
             time: embedding of the noise level of each frame.
             execution: chunks, and whether to compile.
-            before: a layer in front, whose results are never held for all frames where there are chunks.
         """
 
         def spatial(*part: Any) -> Tensor:
             *several, time = part
             joined = several[0] if len(several) == 1 else torch.cat(several, 1)
-            return execution.run(self.spatial_res_block, joined if before is None else before(joined), time)
+            return execution.run(self.spatial_res_block, joined, time)
 
         maps = map_chunks(spatial, (*([x] if isinstance(x, Tensor) else x), time), execution.frame_chunk)
+        return self.temporal(maps, frames, time, execution)
+
+    def temporal(self, maps: Maps, frames: int, time: Float[Tensor, "n dim"] | None, execution: Execution) -> Maps:
+        """The half along time; may take the memory of `maps` where no gradients are recorded."""
         # (B F) C H W -> B C F (H W), a view in either memory format
         video = maps.unflatten(0, (-1, frames)).flatten(3).transpose(1, 2)
         time = None if time is None else time.unflatten(0, (-1, frames))

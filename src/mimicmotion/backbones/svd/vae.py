@@ -170,9 +170,11 @@ class TemporalDecoder(nn.Module):
         """Decode; arguments as for `Autoencoder.decode`."""
         x, share = z, min(1.0, (frame_chunk or len(z)) / len(z))
         for before, block in self.blocks():
-            positions = x.shape[2] * x.shape[3] * (4 if isinstance(before, Upsample) else 1)
-            execution = Execution(frame_chunk=frame_chunk, position_chunk=max(1, int(positions * share)))
-            x = block(x, frames, None, execution, before)
+            # Together, so that what an upsampler makes is never held for all frames.
+            spatial = block.spatial_res_block if before is None else nn.Sequential(before, block.spatial_res_block)
+            x = map_chunks(spatial, [x], frame_chunk)
+            chunk = max(1, int(x.shape[2] * x.shape[3] * share))
+            x = block.temporal(x, frames, None, Execution(position_chunk=chunk))
         x = map_chunks(lambda x: self.conv_out(silu(self.conv_norm_out(x))), [x], frame_chunk)
         # (B F) C H W -> B C F (H W), and back
         video = x.unflatten(0, (-1, frames)).flatten(3).transpose(1, 2)

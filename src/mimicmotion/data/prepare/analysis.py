@@ -1,4 +1,4 @@
-"""One video, looked at: scenes, poses and measures, kept on disk so that nothing is computed twice."""
+"""One video, looked at: scenes, poses and measures, stored so that nothing is computed twice."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import zipfile
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
+from mimicmotion.arrays import Frame
 from mimicmotion.data.prepare.duplicates import HASH_EVERY, MAX_HASHES, Fingerprint, picture_hash
-from mimicmotion.data.prepare.measure import SceneMeasures, SceneMeter
+from mimicmotion.data.prepare.filters import judge_length
+from mimicmotion.data.prepare.measure import TICK_EVERY, SceneMeasures, measure_scene
 from mimicmotion.data.prepare.scenes import CutFinder, Scene, plan_scenes
-from mimicmotion.errors import MediaError, PoseError
+from mimicmotion.errors import PoseError
 from mimicmotion.pose.cache import PoseCache
 from mimicmotion.pose.estimators.base import PoseEstimator
 from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
@@ -30,8 +32,8 @@ from mimicmotion.video.reader import open_video
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
+_MEASURED = ("people", "sharpness", "change")
 _DAMAGED = 0.9  # of the frames that the header promises
-TICK_EVERY = 10  # frames between two reports
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ class Survey:
 
 
 def survey(path: Path, config: PrepareConfig) -> Generator[int, None, Survey]:
-    """Walk through a video once; yields the number of further frames now and then.
+    """Walk through a video once; yields 0 now and then, so that it can be stopped there.
 
     Raises:
         MediaError: it cannot be read.
@@ -82,7 +84,7 @@ def survey(path: Path, config: PrepareConfig) -> Generator[int, None, Survey]:
             hashes.append(picture_hash(frame))
         count += 1
         if count % TICK_EVERY == 0:
-            yield TICK_EVERY
+            yield 0
     scenes = plan_scenes(count, finder.finish(), max(1, int(config.max_seconds * fps + 1e-6)))
     fingerprint = Fingerprint(count / fps, np.stack(hashes))
     damaged = count < _DAMAGED * info.duration * fps - 1
@@ -91,9 +93,17 @@ def survey(path: Path, config: PrepareConfig) -> Generator[int, None, Survey]:
 
 def usable_scenes(survey: Survey, config: PrepareConfig) -> list[int]:
     """Numbers of the scenes that are worth looking for poses: long enough, and not of a picture far too small."""
-    if survey.enlargement(config.size) > config.max_enlargement:
-        return []
-    return [i for i, s in enumerate(survey.scenes) if len(s) / survey.fps >= config.min_seconds - 1e-6]
+    enlargement = survey.enlargement(config.size)
+    lengths = enumerate(map(len, survey.scenes))
+    return [i for i, n in lengths if judge_length(n, survey.fps, enlargement, config).accepted]
+
+
+def scene_frames(path: Path, fps: float, scenes: Iterable[Scene]) -> Iterator[Iterator[Frame]]:
+    """The frames of each scene of a video, all of which must be taken before the next scene is asked for."""
+    frames, position = open_video(path).frames(fps=fps), 0
+    for scene in scenes:
+        yield islice(frames, scene.start - position, scene.stop - position)
+        position = scene.stop
 
 
 def measure_video(
@@ -109,58 +119,42 @@ def measure_video(
     Raises:
         MediaError: the video cannot be read any more.
     """
-    chosen = usable_scenes(survey, config)
+    chosen = {i: survey.scenes[i] for i in usable_scenes(survey, config)}
     if not chosen:
         return {}
     estimator = open_estimator()
-    facts = analysis_settings(config) | {"scenes": [dataclasses.astuple(survey.scenes[i]) for i in chosen]}
-    cache = PoseCache() if config.pose_cache and path.is_file() else None
-    place = cache.path(path, facts) if cache else None
-    known = _split(cache.load(place), [len(survey.scenes[i]) for i in chosen]) if cache and place else None
-    source = getattr(estimator, "source", type(estimator).__name__)
-    frames, position = open_video(path).frames(fps=survey.fps), 0
+    scale = survey.enlargement(config.size)
+    facts = analysis_settings(config) | {"scenes": [dataclasses.astuple(s) for s in chosen.values()]}
+    cached = PoseCache().path(path, facts) if config.pose_cache else None
+    known = PoseCache().load(cached) if cached else None
+    if known is not None and len(known) != sum(map(len, chosen.values())):
+        known = None
     found: dict[int, SceneMeasures] = {}
-    for k, i in enumerate(chosen):
-        scene = survey.scenes[i]
-        for _ in islice(frames, scene.start - position):
-            pass
-        position = scene.stop
-        meter = SceneMeter(len(scene), survey.fps, survey.enlargement(config.size))
+    done = 0
+    for (i, scene), frames in zip(chosen.items(), scene_frames(path, survey.fps, chosen.values()), strict=True):
+        poses = known[done : done + len(scene)] if known else None
         try:
-            for done in meter.measure(islice(frames, len(scene)), estimator, known[k] if known else None):
-                if done % TICK_EVERY == 0:
-                    yield TICK_EVERY
-            found[i] = meter.result(survey.size, survey.fps, known[k].source if known else source)
+            found[i] = yield from measure_scene(frames, len(scene), survey.size, survey.fps, scale, estimator, poses)
         except PoseError as e:  # the person asked for is not in this scene
-            for _ in islice(frames, len(scene) - meter.taken):
+            for _ in frames:
                 pass
             found[i] = _nothing(survey, len(scene), e.got)
-    if cache and place and known is None and not any(m.problem for m in found.values()):
-        cache.put(place, _joined([m.poses for m in found.values()]))
+        done += len(scene)
+    if cached and known is None and not any(m.problem for m in found.values()):
+        parts = [m.poses for m in found.values()]
+        xy, confidence = np.concatenate([p.xy for p in parts]), np.concatenate([p.confidence for p in parts])
+        PoseCache().put(cached, dataclasses.replace(parts[0], xy=xy, confidence=confidence))
     return found
 
 
-def _split(poses: PoseSequence | None, lengths: list[int]) -> list[PoseSequence] | None:
-    if poses is None or len(poses) != sum(lengths):
-        return None
-    ends = np.cumsum(lengths)
-    return [poses[int(e) - n : int(e)] for e, n in zip(ends, lengths, strict=True)]
-
-
-def _joined(parts: list[PoseSequence]) -> PoseSequence:
-    xy, confidence = np.concatenate([p.xy for p in parts]), np.concatenate([p.confidence for p in parts])
-    return dataclasses.replace(parts[0], xy=xy, confidence=confidence)
-
-
 def _nothing(survey: Survey, count: int, problem: str) -> SceneMeasures:
-    poses = PoseSequence(
-        np.zeros((count, NUM_POINTS, 2), np.float32), np.zeros((count, NUM_POINTS), np.float32), survey.size, survey.fps
-    )
-    empty = np.full(count, np.nan, np.float32)
-    return SceneMeasures(poses, np.zeros(0, np.int64), empty, empty.copy(), problem=problem)
+    xy, confidence = np.zeros((count, NUM_POINTS, 2), np.float32), np.zeros((count, NUM_POINTS), np.float32)
+    unknown = np.full(count, np.nan, np.float32)
+    poses = PoseSequence(xy, confidence, survey.size, survey.fps)
+    return SceneMeasures(poses, np.zeros(0, np.int64), unknown, unknown, problem=problem)
 
 
-class Notebook:
+class AnalysisCache:
     """What was found out about each video, in files named by its content and the settings that matter.
 
     Args:
@@ -173,55 +167,49 @@ class Notebook:
         self._facts = json.dumps([FORMAT, analysis_settings(config)], sort_keys=True)
 
     def path(self, kind: str, sha256: str) -> Path:
-        """Where the `kind` (survey or scenes) of notes on a video is or would be."""
+        """Where the survey or the scenes (`kind`) of a video are or would be."""
         name = hashlib.sha256(f"{kind} {sha256} {self._facts}".encode()).hexdigest()[:32]
         return self.folder / f"{kind}-{name}.npz"
 
     def save_survey(self, sha256: str, found: Survey) -> None:
-        """Keep a survey."""
-        text = dataclasses.asdict(found)
-        hashes = text.pop("fingerprint")["hashes"]
-        _save(self.path("survey", sha256), text, {"hashes": hashes})
+        """Store a survey."""
+        facts = dataclasses.asdict(found)
+        hashes = facts.pop("fingerprint")["hashes"]
+        _save(self.path("survey", sha256), facts, {"hashes": hashes})
 
     def load_survey(self, sha256: str) -> Survey | None:
         """The survey of the video with this content; None if it was not made, or is damaged."""
-        loaded = _load(self.path("survey", sha256))
-        if loaded is None:
+        if (loaded := _load(self.path("survey", sha256))) is None:
             return None
-        data, arrays = loaded
-        scenes = [Scene(**s) for s in data.pop("scenes")]
-        data["size"] = tuple(data["size"])
-        seconds = data["num_frames"] / data["fps"]
-        return Survey(**data, scenes=scenes, fingerprint=Fingerprint(seconds, arrays["hashes"]))
+        facts, arrays = loaded
+        facts |= {"size": tuple(facts["size"]), "scenes": [Scene(**s) for s in facts["scenes"]]}
+        return Survey(**facts, fingerprint=Fingerprint(facts["num_frames"] / facts["fps"], arrays["hashes"]))
 
     def save_scenes(self, sha256: str, found: dict[int, SceneMeasures]) -> None:
-        """Keep the measures of a video's scenes."""
+        """Store the measures of a video's scenes."""
         arrays: dict[str, ndarray] = {}
-        data: dict[str, Any] = {}
+        facts: dict[str, Any] = {}
         for i, m in found.items():
-            named = {"xy": m.poses.xy, "confidence": m.poses.confidence, "people": m.people}
-            named |= {"sharpness": m.sharpness, "change": m.change}
+            named = {"xy": m.poses.xy, "confidence": m.poses.confidence}
+            named |= {name: getattr(m, name) for name in _MEASURED}
             named |= {f"thumb{k}": np.frombuffer(t, np.uint8) for k, t in enumerate(m.thumbs)}
             arrays |= {f"{i}/{name}": array for name, array in named.items()}
             poses = {"size": m.poses.size, "fps": m.poses.fps, "source": m.poses.source}
-            data[str(i)] = poses | {"thumb_frames": m.thumb_frames, "problem": m.problem}
-        _save(self.path("scenes", sha256), data, arrays)
+            facts[str(i)] = poses | {"thumb_frames": m.thumb_frames, "problem": m.problem}
+        _save(self.path("scenes", sha256), facts, arrays)
 
     def load_scenes(self, sha256: str) -> dict[int, SceneMeasures] | None:
         """The measures of the video with this content; None if they were not made, or are damaged."""
-        loaded = _load(self.path("scenes", sha256))
-        if loaded is None:
+        if (loaded := _load(self.path("scenes", sha256))) is None:
             return None
-        data, arrays = loaded
-        return {int(i): _measures(facts, arrays, i) for i, facts in data.items()}
-
-
-def _measures(facts: dict[str, Any], arrays: dict[str, ndarray], i: str) -> SceneMeasures:
-    xy, confidence = arrays[f"{i}/xy"], arrays[f"{i}/confidence"]
-    poses = PoseSequence(xy, confidence, tuple(facts["size"]), facts["fps"], facts["source"])
-    thumbs = [arrays[f"{i}/thumb{k}"].tobytes() for k in range(len(facts["thumb_frames"]))]
-    named = {name: arrays[f"{i}/{name}"] for name in ("people", "sharpness", "change")}
-    return SceneMeasures(poses, **named, thumbs=thumbs, thumb_frames=facts["thumb_frames"], problem=facts["problem"])
+        found = {}
+        for i, facts in loaded[0].items():
+            mine = {name.partition("/")[2]: a for name, a in loaded[1].items() if name.startswith(f"{i}/")}
+            size, fps, source = tuple(facts.pop("size")), facts.pop("fps"), facts.pop("source")
+            poses = PoseSequence(mine["xy"], mine["confidence"], size, fps, source)
+            thumbs = [mine[f"thumb{k}"].tobytes() for k in range(len(facts["thumb_frames"]))]
+            found[int(i)] = SceneMeasures(poses, *(mine[name] for name in _MEASURED), thumbs=thumbs, **facts)
+        return found
 
 
 def _save(path: Path, data: dict[str, Any], arrays: dict[str, ndarray]) -> None:
@@ -239,11 +227,3 @@ def _load(path: Path) -> tuple[dict[str, Any], dict[str, ndarray]] | None:
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
         logger.warning("%s is damaged (%s) and made again", path, e)
         return None
-
-
-def check_same(path: Path, expected: int, got: int) -> None:
-    """Raise MediaError if a video no longer gives the frames that were measured."""
-    if got != expected:
-        raise MediaError(
-            f"{path} gave {got} frames where {expected} were measured", "an unchanged file", "run prepare again"
-        )

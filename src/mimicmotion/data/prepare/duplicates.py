@@ -71,14 +71,8 @@ def near_duplicates(prints: Sequence[Fingerprint], threshold: float) -> dict[int
         Number of each duplicate -> (number of the video that stays, share of differing bits).
     """
     found: dict[int, tuple[int, float]] = {}
-    if threshold <= 0:
-        return found
     for i, mine in enumerate(prints):
-        for k in range(i):
-            if k in found:
-                continue
-            apart = difference(prints[k], mine)
-            if apart < threshold:
-                found[i] = (k, apart)
-                break
+        stay = ((k, difference(prints[k], mine)) for k in range(i) if k not in found)
+        if same := next((other for other in stay if other[1] < threshold), None):
+            found[i] = same
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,17 +17,31 @@ STATIC_CHANGE = 0.75
 makes about 0.3, a person who breathes and sways 1 to 2."""
 
 
+# threshold in the settings -> the number that it is for, and how a number that misses it is told
+_TOLD: dict[str, tuple[str, Callable[[float], str]]] = {
+    "min_seconds": ("seconds", "too short: {:.2f} s".format),
+    "max_enlargement": ("enlargement", "too small: {:.2f} times enlarged".format),
+    "min_found": ("found", lambda share: f"no person in {1 - share:.0%} of the frames"),
+    "max_crowded": ("crowded", "several people in {:.0%} of the frames".format),
+    "min_body": ("body", "{:.0%} of the body seen".format),
+    "min_confidence": ("confidence", "mean confidence {:.2f}".format),
+    "min_sharpness": ("sharpness", "blurred: sharpness {:.1f}".format),
+    "max_static": ("static", "{:.0%} of the frames hardly move".format),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Judgement:
     """What was decided about one scene.
 
     Attributes:
         numbers: everything that was measured, by name; what could not be measured is missing.
-        reasons: why the scene is left out, one sentence each; empty if it is used.
+        reasons: why the scene is left out, a sentence for each threshold that it misses ("person" where the person
+            asked for is not in it); empty if it is used.
     """
 
     numbers: dict[str, float]
-    reasons: list[str]
+    reasons: dict[str, str]
 
     @property
     def accepted(self) -> bool:
@@ -37,13 +51,8 @@ class Judgement:
 
 def judge_length(num_frames: int, fps: float, enlargement: float, config: PrepareConfig) -> Judgement:
     """What can be said before poses are looked for."""
-    numbers = {"seconds": _rounded(num_frames / fps), "frames": num_frames, "enlargement": _rounded(enlargement)}
-    reasons = []
-    if num_frames / fps < config.min_seconds - 1e-6:
-        reasons.append(f"too short: {num_frames / fps:.2f} s, min_seconds is {config.min_seconds:g}")
-    if enlargement > config.max_enlargement:
-        reasons.append(f"too small: {enlargement:.2f} times enlarged, max_enlargement is {config.max_enlargement:g}")
-    return Judgement(numbers, reasons)
+    numbers = _rounded({"seconds": num_frames / fps, "frames": num_frames, "enlargement": enlargement})
+    return Judgement(numbers, _missed(numbers, config))
 
 
 def judge(measures: SceneMeasures, stored: PoseSequence, enlargement: float, config: PrepareConfig) -> Judgement:
@@ -55,18 +64,22 @@ def judge(measures: SceneMeasures, stored: PoseSequence, enlargement: float, con
         enlargement: how many times its frames are enlarged.
         config: the thresholds.
     """
-    if measures.problem:
-        first = judge_length(len(measures.poses), measures.poses.fps, enlargement, config)
-        return Judgement(first.numbers, [*first.reasons, measures.problem])
     first = judge_length(len(stored), stored.fps, enlargement, config)
-    numbers = first.numbers | measure_poses(stored)
-    numbers["crowded"] = _rounded(float((measures.people > 1).mean()) if len(measures.people) else 0.0)
+    if measures.problem:
+        return Judgement(first.numbers, first.reasons | {"person": measures.problem})
+    numbers = measure_poses(stored)
+    numbers["crowded"] = (measures.people > 1).mean() if len(measures.people) else 0.0
     sharp, change = (a[~np.isnan(a)] for a in (measures.sharpness, measures.change))
     if len(sharp):
-        numbers["sharpness"] = _rounded(float(np.median(sharp)))
+        numbers["sharpness"] = np.median(sharp)
     if len(change):
-        numbers["static"] = _rounded(float((change < STATIC_CHANGE).mean()))
-    return Judgement(numbers, [*first.reasons, *_reasons(numbers, config)])
+        numbers["static"] = (change < STATIC_CHANGE).mean()
+    numbers = first.numbers | _rounded(numbers)
+    reasons = _missed(numbers, config)
+    if not numbers["found"]:  # of nobody, nothing else can be said
+        sure = (*first.reasons, "min_found", "max_crowded")
+        reasons = {k: v for k, v in reasons.items() if k in sure}
+    return Judgement(numbers, reasons)
 
 
 def measure_poses(poses: PoseSequence) -> dict[str, float]:
@@ -75,39 +88,26 @@ def measure_poses(poses: PoseSequence) -> dict[str, float]:
     seen = body > VISIBLE
     found = seen.any(1)
     reliable = hand_boxes(poses.xy, poses.confidence)[1]
-    numbers = {"found": float(found.mean()), "body": float(seen.mean())}
+    numbers = {"found": found.mean(), "body": seen.mean()}
     if found.any():
-        numbers["confidence"] = float(body[seen].mean())
-    numbers |= {
-        "left_hand": float(reliable[:, 0].mean()),
-        "right_hand": float(reliable[:, 1].mean()),
-        "hands": float(reliable.any(1).mean()),
+        numbers["confidence"] = body[seen].mean()
+    return numbers | {
+        "left_hand": reliable[:, 0].mean(),
+        "right_hand": reliable[:, 1].mean(),
+        "hands": reliable.any(1).mean(),
     }
-    return {name: _rounded(value) for name, value in numbers.items()}
 
 
-def _reasons(numbers: dict[str, float], config: PrepareConfig) -> list[str]:
+def _missed(numbers: dict[str, float], config: PrepareConfig) -> dict[str, str]:
     """A sentence for each threshold that is missed."""
-    found = []
-    if numbers["found"] < config.min_found:
-        found.append(f"no person in {1 - numbers['found']:.0%} of the frames, min_found is {config.min_found:g}")
-    if numbers["crowded"] > config.max_crowded:
-        found.append(
-            f"several persons in {numbers['crowded']:.0%} of the frames, max_crowded is {config.max_crowded:g}"
-        )
-    if not numbers["found"]:
-        return found  # nothing else can be said
-    if numbers["body"] < config.min_body:
-        found.append(f"{numbers['body']:.0%} of the body seen, min_body is {config.min_body:g}")
-    if numbers["confidence"] < config.min_confidence:
-        found.append(f"mean confidence {numbers['confidence']:.2f}, min_confidence is {config.min_confidence:g}")
-    if numbers.get("sharpness", math.inf) < config.min_sharpness:
-        found.append(f"blurred: sharpness {numbers['sharpness']:.1f}, min_sharpness is {config.min_sharpness:g}")
-    if numbers.get("static", 0.0) > config.max_static:
-        found.append(f"{numbers['static']:.0%} of the frames hardly move, max_static is {config.max_static:g}")
+    found = {}
+    for threshold, (name, told) in _TOLD.items():
+        limit, value = getattr(config, threshold), numbers.get(name)
+        if value is not None and (value < limit if threshold.startswith("min") else value > limit):
+            found[threshold] = f"{told(value)}, {threshold} is {limit:g}"
     return found
 
 
-def _rounded(value: float) -> float:
+def _rounded(numbers: dict[str, float]) -> dict[str, float]:
     """Four decimals: enough to judge by, and the same text on every machine."""
-    return round(float(value), 4)
+    return {k: v if isinstance(v, int) else round(float(v), 4) for k, v in numbers.items()}

@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mimicmotion.data.prepare.analysis import Notebook, Survey, usable_scenes
+from mimicmotion.data.prepare.analysis import AnalysisCache, Survey, usable_scenes
 from mimicmotion.data.prepare.duplicates import near_duplicates
 from mimicmotion.data.prepare.plan import (
+    VIDEO_SUFFIXES,
     WORK,
     VideoReport,
     find_videos,
     judge_video,
-    looks_like_video,
     make_records,
     plan_set,
-    shard_settings,
 )
 from mimicmotion.data.prepare.report import JSON, PAGE, count, save_report
-from mimicmotion.data.prepare.steps import Outcome, Source, Step, measure_one, note_failure, run_steps, survey_one
-from mimicmotion.data.shards.writing import write_shards
-from mimicmotion.errors import ConfigError, InputError, MediaError
+from mimicmotion.data.prepare.steps import VideoFile, VideoStep, known_survey, measure_step, run_steps, survey_step
+from mimicmotion.data.shards.index import INDEX, shard_files
+from mimicmotion.data.shards.writing import ShardSettings, write_shards
+from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.pose.estimators.open import find_estimator
 from mimicmotion.runtime.files import atomic_path, check_writable, sha256_file, writing
 from mimicmotion.runtime.progress import Job, Progress, Stopwatch
@@ -38,7 +37,6 @@ from mimicmotion.settings.prepare import PrepareConfig, result_settings
 logger = logging.getLogger(__name__)
 
 _FILES, _SETTINGS, _DONE = "files.json", "settings.json", "done.json"
-_INDEX = "index.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,146 +101,141 @@ class _Preparation:
         self.config = dataclasses.replace(config, pose_threads=config.pose_threads or 1)
         self.work = config.output / WORK
         self.processes = config.processes or cores()
-        self.notebook = Notebook(self.work, self.config)
-        self.latents_model: str | None = None
+        self.cache = AnalysisCache(self.work, self.config)
 
     def run(self) -> Job[PrepareResult]:
         config = self.config
         names = find_videos(config.videos, config.output)
-        check_writable(config.output / _INDEX)
-        settings = json.loads(json.dumps(result_settings(config), default=str))
+        check_writable(config.output / INDEX)
+        settings = result_settings(config)
         _check_settings(config, settings, self.work)
-        sources = yield from self._identify(names)
-        stamp = hashlib.sha256(
-            json.dumps([settings, [dataclasses.astuple(s) for s in sources]], sort_keys=True).encode()
-        ).hexdigest()
+        files = yield from self._identify(names)
+        facts = [settings, [dataclasses.astuple(f) for f in files]]
+        stamp = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
         if (finished := self._finished(stamp)) is not None:
             return finished
         (self.work / _DONE).unlink(missing_ok=True)
         _save_json(self.work / _SETTINGS, settings)
-        self._open_models()
-        reports = yield from self._look(sources)
-        return (yield from self._write(reports, settings, stamp))
+        latents_model, writers = self._open_models()
+        reports = yield from self._look(files)
+        shared = ShardSettings(
+            size=config.size, store=config.store, settings=settings | {"latents_model": latents_model}
+        )
+        return (yield from self._write(reports, shared, writers, stamp))
 
-    def _identify(self, names: Sequence[str]) -> Job[list[Source]]:
+    def _identify(self, names: Sequence[str]) -> Job[list[VideoFile]]:
         """Checksums of all files; those of files that did not change are known."""
         known = _load_json(self.work / _FILES) or {}
         facts: dict[str, list[Any]] = {}
         for i, name in enumerate(names):
-            status = (self.config.videos / name).stat()
+            path = self.config.videos / name
+            state = [path.stat().st_size, path.stat().st_mtime_ns]
             old = known.get(name)
-            same = old is not None and old[:2] == [status.st_size, status.st_mtime_ns]
-            checksum = old[2] if same else sha256_file(self.config.videos / name)
-            facts[name] = [status.st_size, status.st_mtime_ns, checksum]
+            facts[name] = old if old is not None and old[:2] == state else [*state, sha256_file(path)]
             yield Progress("files", i + 1, len(names))
         if facts != known:
             _save_json(self.work / _FILES, facts)
-        return [Source(name, facts[name][2]) for name in names]
+        return [VideoFile(name, facts[name][2]) for name in names]
 
     def _finished(self, stamp: str) -> PrepareResult | None:
         """The result of an earlier run from the same files with the same settings, if all of it is still there."""
         done = _load_json(self.work / _DONE)
-        if done is None or done.get("stamp") != stamp:
+        there = all((self.config.output / name).is_file() for name in (INDEX, JSON, PAGE))
+        if done is None or done.get("stamp") != stamp or done["shards"] != self._shard_sizes() or not there:
             return None
-        sizes = {p.name: p.stat().st_size for p in self.config.output.glob("*.tar")}
-        there = all((self.config.output / name).is_file() for name in (_INDEX, JSON, PAGE))
-        if sizes != done["shards"] or not there:
-            return None
-        return PrepareResult(self.config.output, done["totals"], len(sizes), done["unused"], False, {})
+        return PrepareResult(self.config.output, done["totals"], len(done["shards"]), done["unused"], False, {})
 
-    def _open_models(self) -> None:
-        """Find every network before long work."""
+    def _shard_sizes(self) -> dict[str, int]:
+        return {p.name: p.stat().st_size for p in shard_files(self.config.output)}
+
+    def _open_models(self) -> tuple[str | None, int]:
+        """Find every network before long work.
+
+        Returns:
+            Identity of the autoencoder if there are latents, and how many processes may write shards.
+        """
         find_estimator(self.config)
-        if self.config.latents:
-            from mimicmotion.data.shards.encode import SceneEncoder
+        if not self.config.latents:
+            return None, self.processes
+        from mimicmotion.data.shards.encode import SceneEncoder
 
-            encoder = SceneEncoder.open(self.config.latents, self.config.latents_device)
-            self.latents_model = encoder.digest
+        encoder = SceneEncoder.open(self.config.latents, self.config.latents_device)
+        return encoder.digest, self.processes if encoder.device == "cpu" else 1
 
-    def _look(self, sources: Sequence[Source]) -> Job[list[VideoReport]]:
+    def _look(self, files: Sequence[VideoFile]) -> Job[list[VideoReport]]:
         """Survey all files, set duplicates aside, measure the rest, and judge every scene."""
-        first: dict[str, str] = {}
-        aside: dict[str, VideoReport] = {}
-        for s in sources:
-            if not _is_utf8(s.source):  # it could not be written into a shard
-                aside[s.source] = VideoReport(s.source, s.sha256, "unreadable", "its name is not UTF-8; rename it")
-            elif s.sha256 in first:
-                aside[s.source] = VideoReport(s.source, s.sha256, "duplicate", f"the same file as {first[s.sha256]}")
-            else:
-                first[s.sha256] = s.source
-        rest = [s for s in sources if s.source not in aside]
-        failures = yield from self._survey(rest)
-        for s in rest:
-            if s.source in failures:
-                status = "unreadable" if looks_like_video(s.source) else "no video"
-                aside[s.source] = VideoReport(s.source, s.sha256, status, failures[s.source])
-        rest = [s for s in rest if s.source not in aside]
-        surveys = {s.source: self._known(s) for s in rest}
-        prints = [surveys[s.source].fingerprint for s in rest]
-        for i, (k, apart) in near_duplicates(prints, self.config.near_duplicates).items():
-            s, other = rest[i], rest[k].source
-            reason = f"looks like {other}: {apart:.1%} of the picture hash differs"
-            aside[s.source] = VideoReport(s.source, s.sha256, "near-duplicate", reason, surveys[s.source])
-        rest = [s for s in rest if s.source not in aside]
-        failures = yield from self._measure(rest, surveys)
-        for i, s in enumerate(rest):
-            if s.source in failures:
-                aside[s.source] = VideoReport(s.source, s.sha256, "unreadable", failures[s.source])
-            else:
-                found = judge_video(s.source, s.sha256, surveys[s.source], self.notebook, self.config)
-                aside[s.source] = found
-            yield Progress("judge", i + 1, len(rest))
-        return [aside[s.source] for s in sources]
-
-    def _known(self, source: Source) -> Survey:
-        found = self.notebook.load_survey(source.sha256)
-        if found is None:
-            raise MediaError(f"the notes on {source.source} are gone", "an unchanged .work folder", "run prepare again")
-        return found
-
-    def _survey(self, sources: Sequence[Source]) -> Job[dict[str, str]]:
-        todo = [s for s in sources if self.notebook.load_survey(s.sha256) is None]
-        failures: dict[str, str] = {}
-        done = len(sources) - len(todo)
-        yield Progress("scenes", done, len(sources))
-        for report in self._steps(survey_one, todo):
-            if isinstance(report, Outcome):
-                done += 1
-                note_failure(report, failures)
-            yield Progress("scenes", done, len(sources))
-        return failures
-
-    def _measure(self, sources: Sequence[Source], surveys: dict[str, Survey]) -> Job[dict[str, str]]:
-        frames = {
-            s.source: sum(len(surveys[s.source].scenes[i]) for i in usable_scenes(surveys[s.source], self.config))
-            for s in sources
-        }
-        todo = [s for s in sources if frames[s.source] and self.notebook.load_scenes(s.sha256) is None]
-        failures: dict[str, str] = {}
-        total = sum(frames.values())
-        done = total - sum(frames[s.source] for s in todo)
-        # the longest first: a long one that begins last would be waited for
-        todo.sort(key=lambda s: -frames[s.source])
-        yield Progress("poses", done, total)
-        for report in self._steps(measure_one, todo):
-            if isinstance(report, Outcome):
-                note_failure(report, failures)
-            else:
-                done += report
-                yield Progress("poses", min(done, total), total)
-        yield Progress("poses", total, total)
-        return failures
-
-    def _steps(self, step: Step, todo: Sequence[Source]) -> Iterator[int | Outcome]:
-        return run_steps(step, self.config, todo, self.processes)
-
-    def _write(self, reports: list[VideoReport], settings: dict[str, Any], stamp: str) -> Job[PrepareResult]:
         config = self.config
+        reports: dict[str, VideoReport] = {}
+        surveys: dict[str, Survey] = {}
+
+        def set_aside(file: VideoFile, status: str, reason: str) -> None:
+            found = surveys.get(file.source)
+            reports[file.source] = VideoReport(file.source, file.sha256, status, reason, found)
+
+        def rest() -> list[VideoFile]:
+            return [f for f in files if f.source not in reports]
+
+        first: dict[str, str] = {}
+        for f in files:
+            if f.source.encode("utf-8", "replace").decode() != f.source:
+                set_aside(f, "unreadable", "its name is not UTF-8; rename it")  # it could not be written into a shard
+            elif (same := first.setdefault(f.sha256, f.source)) != f.source:
+                set_aside(f, "duplicate", f"the same file as {same}")
+        todo = [f for f in rest() if self.cache.load_survey(f.sha256) is None]
+        failures = yield from self._run(survey_step, todo, "scenes", {f.source: 1 for f in rest()})
+        for f in rest():
+            if f.source in failures:
+                named = Path(f.source).suffix.lower() in VIDEO_SUFFIXES
+                set_aside(f, "unreadable" if named else "no video", failures[f.source])
+        surveys |= {f.source: known_survey(config, f) for f in rest()}
+        left = rest()
+        prints = [surveys[f.source].fingerprint for f in left]
+        for i, (k, apart) in near_duplicates(prints, config.near_duplicates).items():
+            reason = f"looks like {left[k].source}: {apart:.1%} of the picture hash differs"
+            set_aside(left[i], "near-duplicate", reason)
+        frames = {f.source: self._usable_frames(surveys[f.source]) for f in rest()}
+        # the longest first: a long one that begins last would be waited for
+        todo = sorted(rest(), key=lambda f: -frames[f.source])
+        todo = [f for f in todo if frames[f.source] and self.cache.load_scenes(f.sha256) is None]
+        failures = yield from self._run(measure_step, todo, "poses", frames)
+        for f in rest():
+            if f.source in failures:
+                del surveys[f.source]
+                set_aside(f, "unreadable", failures[f.source])
+            else:
+                reports[f.source] = judge_video(f.source, f.sha256, surveys[f.source], self.cache, config)
+            yield Progress("judge", len(reports), len(files))
+        return [reports[f.source] for f in files]
+
+    def _usable_frames(self, survey: Survey) -> int:
+        return sum(len(survey.scenes[i]) for i in usable_scenes(survey, self.config))
+
+    def _run(
+        self, step: VideoStep, todo: Sequence[VideoFile], stage: str, units: Mapping[str, int]
+    ) -> Job[dict[str, str]]:
+        """Run a step on the files that need it; returns what is wrong with which. `units` of work are in each file."""
+        failures: dict[str, str] = {}
+        total = sum(units.values())
+        done = total - sum(units[f.source] for f in todo)
+        yield Progress(stage, done, total)
+        for report in run_steps(step, self.config, todo, self.processes):
+            if isinstance(report, int):
+                done += report
+            elif report.problem:
+                failures[report.source] = report.problem
+            yield Progress(stage, min(done, total), total)
+        yield Progress(stage, total, total)
+        return failures
+
+    def _write(
+        self, reports: list[VideoReport], shared: ShardSettings, processes: int, stamp: str
+    ) -> Job[PrepareResult]:
         from mimicmotion.data.prepare.report_page import save_page
 
+        config = self.config
         yield Progress("report", 0, 1)
-        save_report(config.output, reports, config, settings)
-        save_page(config.output, reports, self.notebook, config)
+        save_report(config.output, reports, config)
+        save_page(config.output, reports, self.cache, config)
         yield Progress("report", 1, 1)
         plan = plan_set(reports, config)
         unused = [f"{r.source}: {r.status}, {r.reason}" for r in reports if r.status not in ("used", "no video")]
@@ -254,43 +247,26 @@ class _Preparation:
                 "at least one",
                 f"look at {config.output / PAGE} and change the thresholds",
             )
-        _remove_beyond(config.output, {p.name for p in plan})
-        records = functools.partial(make_records, config.videos, self.work, config)
-        shared = shard_settings(settings, config, self.latents_model)
-        processes = 1 if self._on_gpu() else self.processes
-        writer = write_shards(config.output, plan, records, shared, processes=processes)
-        written = yield from _as_job(writer)
-        totals = count(reports, config)
-        sizes = {p.name: p.stat().st_size for p in config.output.glob("*.tar")}
+        for path in shard_files(config.output):  # of an earlier, larger set of videos
+            if path.name not in {p.name for p in plan}:
+                logger.info("%s is no part of the set any more and is deleted", path)
+                with writing(path):
+                    path.unlink()
+        make = functools.partial(make_records, config)
+        written = yield from write_shards(config.output, plan, make, shared, processes=processes)
+        totals, sizes = count(reports, config), self._shard_sizes()
         _save_json(self.work / _DONE, {"stamp": stamp, "shards": sizes, "totals": totals, "unused": unused})
         return PrepareResult(config.output, totals, written.shards, unused, True, {})
-
-    def _on_gpu(self) -> bool:
-        if not self.config.latents or self.config.latents_device == "cpu":
-            return False
-        import torch
-
-        return self.config.latents_device != "auto" or torch.cuda.is_available()
-
-
-def _as_job(writer: Any) -> Job[Any]:
-    with contextlib.closing(writer):
-        while True:
-            try:
-                report = next(writer)
-            except StopIteration as stop:
-                return stop.value
-            yield Progress("shards", report.done, report.total)
 
 
 def _check_settings(config: PrepareConfig, settings: dict[str, Any], work: Path) -> None:
     """Shards of other settings are never mixed; they go only if the user says so."""
     old = _load_json(work / _SETTINGS)
-    shards = sorted(config.output.glob("*.tar"))
+    shards = shard_files(config.output)
     if not shards or old == settings:
         return
     if config.overwrite:
-        for path in [config.output / _INDEX, work / _DONE, *shards]:
+        for path in [config.output / INDEX, work / _DONE, *shards]:
             with writing(path):
                 path.unlink(missing_ok=True)
         return
@@ -301,25 +277,8 @@ def _check_settings(config: PrepareConfig, settings: dict[str, Any], work: Path)
     raise ConfigError(
         f"{config.output} was made with other settings: {'; '.join(changed)}",
         "the same settings, or a new folder",
-        "choose another folder, or give --overwrite to replace the shards (what was measured is used again)",
+        "choose another folder, or give --overwrite to replace the shards (what was measured is reused)",
     )
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _remove_beyond(folder: Path, names: set[str]) -> None:
-    """Shards of an earlier, larger set of videos."""
-    for path in sorted(folder.glob("*.tar")):
-        if path.name not in names:
-            logger.info("%s is no part of the set any more and is deleted", path)
-            with writing(path):
-                path.unlink()
 
 
 def _save_json(path: Path, data: Any) -> None:

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import io
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 
+import cv2
 import numpy as np
 from jaxtyping import Float32, Int, UInt8
 from numpy import ndarray
 
 from mimicmotion.arrays import Frame
 from mimicmotion.data.prepare.scenes import shrink
+from mimicmotion.data.shards.frames import encode_picture
 from mimicmotion.pose.crop import person_boxes
 from mimicmotion.pose.estimators.base import PoseEstimator, PosePoints
 from mimicmotion.pose.keypoints import PoseSequence
 
 COUNT_EVERY = 0.5
-"""Seconds between two frames in which all persons are counted."""
+"""Seconds between two frames in which all people are counted."""
 CHANGE_OVER = 0.2
 """Seconds over which a frame is compared with an earlier one."""
+TICK_EVERY = 10  # frames between two reports
 THUMB_SIDE = 256
 _CHANGE_SIDE = 96
 _MARGIN = 0.1
@@ -32,7 +34,7 @@ class SceneMeasures:
 
     Attributes:
         poses: of the person that is followed, one pose a frame.
-        people: persons seen in frames `COUNT_EVERY` seconds apart.
+        people: how many are seen in frames `COUNT_EVERY` seconds apart.
         sharpness: variance of the Laplacian of the person's brightness (0..255) at the stored size; NaN: no person.
         change: mean difference (0..255) of the person's surroundings to `CHANGE_OVER` seconds before; NaN at first.
         thumbs: small JPEG pictures of the frames `thumb_frames`.
@@ -49,75 +51,70 @@ class SceneMeasures:
     problem: str = ""
 
 
-class SceneMeter:
-    """Watches the frames of one scene pass by on their way to the pose estimator, and measures each with its pose.
+def measure_scene(
+    frames: Iterable[Frame],
+    num_frames: int,
+    size: tuple[int, int],
+    fps: float,
+    scale: float,
+    estimator: PoseEstimator,
+    known: PoseSequence | None,
+) -> Generator[int, None, SceneMeasures]:
+    """Find the poses in the frames of a scene (or take those known), and measure each frame with its pose.
 
     Args:
-        num_frames: that will come.
-        fps: of the frames.
+        frames: of the scene, RGB.
+        num_frames: how many there are.
+        size: (height, width) of each.
+        fps: their rate.
         scale: stored pixels per pixel of the frame, for the sharpness.
+        estimator: finds poses, and counts people.
+        known: the poses, if they were found before.
+
+    Yields:
+        The number of further frames now and then.
+
+    Raises:
+        PoseError: the person asked for is not in this scene.
     """
+    current: deque[Frame] = deque(maxlen=1)
 
-    def __init__(self, num_frames: int, fps: float, scale: float) -> None:
-        self._scale = scale
-        self._count_every = max(1, round(COUNT_EVERY * fps))
-        self._before: deque[ndarray] = deque(maxlen=max(1, round(CHANGE_OVER * fps)))
-        self._thumb_frames = sorted({int(num_frames * part) for part in (1 / 6, 1 / 2, 5 / 6)})
-        self.taken = 0
-        """Frames that were read."""
-        self._number = 0
-        self._points: list[PosePoints] = []
-        self._people: list[int] = []
-        self._sharpness: list[float] = []
-        self._change: list[float] = []
-        self._thumbs: list[bytes] = []
+    def passing() -> Iterator[Frame]:
+        for frame in frames:
+            current.append(frame)
+            yield frame
 
-    def measure(self, frames: Iterable[Frame], estimator: PoseEstimator, known: PoseSequence | None) -> Iterator[int]:
-        """Find the poses of all frames (or take those known) and measure; yields the number of frames done."""
-        current: Frame | None = None
-
-        def passing() -> Iterator[Frame]:
-            nonlocal current
-            for frame in frames:
-                current = frame
-                self.taken += 1
-                yield frame
-
-        for points in estimator.estimate_stream(passing()) if known is None else _repeat(known, passing()):
-            if current is None:  # an estimator that answers before it has seen a frame
-                raise RuntimeError("the estimator gave a pose without a frame")
-            if self._number % self._count_every == 0:
-                self._people.append(estimator.count_people(current))
-            self._look(current, points)
-            yield self._number
-
-    def result(self, size: tuple[int, int], fps: float, source: str) -> SceneMeasures:
-        """All measures, after the last frame."""
-        xy, confidence = (np.stack(part).astype(np.float32) for part in zip(*self._points, strict=True))
-        return SceneMeasures(
-            PoseSequence(xy, confidence, size, fps, source),
-            np.array(self._people, np.int64),
-            np.array(self._sharpness, np.float32),
-            np.array(self._change, np.float32),
-            self._thumbs,
-            self._thumb_frames[: len(self._thumbs)],
-        )
-
-    def _look(self, frame: Frame, points: PosePoints) -> None:
-        import cv2
-
-        size: tuple[int, int] = (frame.shape[0], frame.shape[1])
-        box = person_boxes(PoseSequence(points[0][None], points[1][None], size))[0]
+    count_every = max(1, round(COUNT_EVERY * fps))
+    before: deque[ndarray] = deque(maxlen=max(1, round(CHANGE_OVER * fps)))
+    thumb_frames = sorted({int(num_frames * part) for part in (1 / 6, 1 / 2, 5 / 6)})
+    people, sharp, change, thumbs = [], [], [], []
+    points: list[PosePoints] = []
+    for number, found in enumerate(_repeat(known, passing()) if known else estimator.estimate_stream(passing())):
+        frame = current[0]
+        points.append(found)
+        if number % count_every == 0:
+            people.append(estimator.count_people(frame))
+        box = person_boxes(PoseSequence(found[0][None], found[1][None], size))[0]
         grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
-        part = _cut(grey, box)
-        self._sharpness.append(float("nan") if part is None else sharpness(part, self._scale))
+        person = _cut(grey, box)
+        sharp.append(float("nan") if person is None else sharpness(person, scale))
         small = shrink(grey, _CHANGE_SIDE)
-        self._change.append(_change(small, self._before, box * min(small.shape) / min(grey.shape)))
-        self._before.append(small)
-        self._points.append(points)
-        if self._number in self._thumb_frames:
-            self._thumbs.append(_jpeg(shrink(frame, THUMB_SIDE)))
-        self._number += 1
+        change.append(_change(small, before, box * min(small.shape) / min(grey.shape)))
+        before.append(small)
+        if number in thumb_frames:
+            thumbs.append(encode_picture(shrink(frame, THUMB_SIDE), "jpeg", quality=85))
+        if number % TICK_EVERY == 0:
+            yield TICK_EVERY
+    xy, confidence = (np.stack(part).astype(np.float32) for part in zip(*points, strict=True))
+    source = known.source if known else getattr(estimator, "source", type(estimator).__name__)
+    return SceneMeasures(
+        PoseSequence(xy, confidence, size, fps, source),
+        np.array(people, np.int64),
+        np.array(sharp, np.float32),
+        np.array(change, np.float32),
+        thumbs,
+        thumb_frames[: len(thumbs)],
+    )
 
 
 def sharpness(grey: UInt8[ndarray, "height width"], scale: float) -> float:
@@ -130,8 +127,6 @@ def sharpness(grey: UInt8[ndarray, "height width"], scale: float) -> float:
         grey: brightness, 0..255.
         scale: stored pixels per pixel.
     """
-    import cv2
-
     size = tuple(max(1, round(n * scale)) for n in grey.shape[::-1])
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     scaled = cv2.resize(grey, size, interpolation=method)
@@ -161,11 +156,3 @@ def _cut(grey: ndarray, box: ndarray) -> ndarray | None:
 def _repeat(known: PoseSequence, frames: Iterable[Frame]) -> Iterator[PosePoints]:
     for i, _ in enumerate(frames):
         yield known.xy[i], known.confidence[i]
-
-
-def _jpeg(frame: Frame) -> bytes:
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(frame).save(file, "jpeg", quality=85)
-    return file.getvalue()

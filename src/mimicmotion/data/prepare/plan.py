@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from mimicmotion.data.prepare.analysis import Notebook, Survey, check_same
+from mimicmotion.data.prepare.analysis import AnalysisCache, Survey, scene_frames
 from mimicmotion.data.prepare.filters import Judgement, judge, judge_length
 from mimicmotion.data.prepare.scenes import Scene
 from mimicmotion.data.shards.encode import SceneEncoder
-from mimicmotion.data.shards.writing import RecordData, ShardPlan, ShardSettings
+from mimicmotion.data.shards.writing import RecordData, ShardPlan
 from mimicmotion.errors import MediaError
 from mimicmotion.pose.crop import fit_poses, plan_crop
-from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.settings.prepare import PrepareConfig
 from mimicmotion.video.geometry import Fit
-from mimicmotion.video.reader import open_video
 
 WORK = ".work"
 """Folder beside the shards that holds what was measured."""
@@ -51,8 +47,8 @@ def find_videos(folder: Path, output: Path) -> list[str]:
     if not folder.is_dir():
         raise MediaError(f"{folder} is no folder", "a folder with videos", "name the folder that holds the videos")
     found: list[str] = []
-    for place, folders, files in os.walk(folder):
-        here = Path(place)
+    for at, folders, files in os.walk(folder):
+        here = Path(at)
         folders[:] = sorted(f for f in folders if not f.startswith(".") and (here / f).resolve() != output.resolve())
         for name in files:
             if not name.startswith(".") and Path(name).suffix.lower() not in _NO_VIDEO and (here / name).is_file():
@@ -60,11 +56,6 @@ def find_videos(folder: Path, output: Path) -> list[str]:
     if not found:
         raise MediaError(f"{folder} holds no video", "video files, also in folders inside", "check the path")
     return sorted(found)
-
-
-def looks_like_video(source: str) -> bool:
-    """Whether a file calls itself a video."""
-    return Path(source).suffix.lower() in VIDEO_SUFFIXES
 
 
 def video_id(source: str) -> str:
@@ -119,9 +110,9 @@ class VideoReport:
         return video_id(self.source)
 
 
-def judge_video(source: str, sha256: str, survey: Survey, notebook: Notebook, config: PrepareConfig) -> VideoReport:
+def judge_video(source: str, sha256: str, survey: Survey, cache: AnalysisCache, config: PrepareConfig) -> VideoReport:
     """Decide on all scenes of a video that was measured."""
-    measured = notebook.load_scenes(sha256) or {}
+    measured = cache.load_scenes(sha256) or {}
     enlargement = survey.enlargement(config.size)
     scenes: list[SceneReport] = []
     for number, scene in enumerate(survey.scenes):
@@ -136,7 +127,7 @@ def judge_video(source: str, sha256: str, survey: Survey, notebook: Notebook, co
     if any(s.judgement.accepted for s in scenes):
         return VideoReport(source, sha256, "used", "", survey, tuple(scenes))
     several = f"all {len(scenes)} scenes were left out"
-    reason = "; ".join(scenes[0].judgement.reasons) if len(scenes) == 1 else several
+    reason = "; ".join(scenes[0].judgement.reasons.values()) if len(scenes) == 1 else several
     return VideoReport(source, sha256, "without scenes", reason, survey, tuple(scenes))
 
 
@@ -165,104 +156,79 @@ def plan_set(videos: Sequence[VideoReport], config: PrepareConfig) -> list[Shard
     """Which scene goes into which shard: by the order of the paths, a new shard whenever one is full."""
     plans: list[ShardPlan] = []
     for split in ("train", "val"):
-        items: list[StoredVideo] = []
-        frames = number = 0
+        shards: list[dict[str, StoredVideo]] = []
+        frames = config.shard_frames
         for video in videos:
             if video.survey is None or split_of(video.video, config.seed, config.validation) != split:
                 continue
-            for chosen in _filled_to([s for s in video.scenes if s.judgement.accepted], frames, config.shard_frames):
+            for s in (s for s in video.scenes if s.judgement.accepted):
                 if frames >= config.shard_frames:
-                    plans.append(ShardPlan(split, number, tuple(items)))
-                    items, frames, number = [], 0, number + 1
-                scenes = tuple(
-                    StoredScene(s.number, s.scene.start, s.scene.stop, tuple(s.judgement.numbers.items()))
-                    for s in chosen
-                )
-                items.append(StoredVideo(video.source, video.sha256, video.video, video.survey.fps, scenes))
-                frames += sum(len(s.scene) for s in chosen)
-        if items:
-            plans.append(ShardPlan(split, number, tuple(items)))
+                    shards.append({})
+                    frames = 0
+                empty = StoredVideo(video.source, video.sha256, video.video, video.survey.fps, ())
+                item = shards[-1].get(video.source, empty)
+                stored = StoredScene(s.number, s.scene.start, s.scene.stop, tuple(s.judgement.numbers.items()))
+                shards[-1][video.source] = replace(item, scenes=(*item.scenes, stored))
+                frames += len(s.scene)
+        plans += [ShardPlan(split, number, tuple(shard.values())) for number, shard in enumerate(shards)]
     return plans
 
 
-def _filled_to(scenes: Sequence[SceneReport], frames: int, full: int) -> Iterator[list[SceneReport]]:
-    """The scenes of a video in groups that fill up a shard which holds `frames` already, and those after it."""
-    group: list[SceneReport] = []
-    for scene in scenes:
-        if group and frames >= full:
-            yield group
-            group, frames = [], 0
-        if not group and frames >= full:
-            frames = 0
-        group.append(scene)
-        frames += len(scene.scene)
-    if group:
-        yield group
-
-
-def shard_settings(settings: dict[str, Any], config: PrepareConfig, latents_model: str | None) -> ShardSettings:
-    """What all shards have in common; `latents_model` is the identity of the autoencoder, if there are latents."""
-    plain = json.loads(json.dumps(settings, default=str))
-    return ShardSettings(size=config.size, store=config.store, settings=plain | {"latents_model": latents_model})
-
-
-def make_records(root: Path, work: Path, config: PrepareConfig, item: StoredVideo) -> Iterator[RecordData]:
+def make_records(config: PrepareConfig, item: StoredVideo) -> Iterator[RecordData]:
     """The records of some scenes of one video, read in one pass (two with latents); a worker of `write_shards`.
 
     Raises:
-        MediaError: the video or the notes on it are no longer what they were.
+        MediaError: the video or what was found in it is no longer what it was.
     """
-    path = root / item.source
-    measured = Notebook(work, config).load_scenes(item.sha256)
+    path = config.videos / item.source
+    measured = AnalysisCache(config.output / WORK, config).load_scenes(item.sha256)
     if measured is None:
-        raise MediaError(f"the notes on {item.source} are gone", "an unchanged .work folder", "run prepare again")
-    crops = {s.number: plan_crop(measured[s.number].poses, config.size, config.fit) for s in item.scenes}
-    encoded: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        raise MediaError(f"the poses of {item.source} are gone", f"an unchanged {WORK} folder", "run prepare again")
+    scenes = [Scene(s.start, s.stop) for s in item.scenes]
+    crops = [plan_crop(measured[s.number].poses, config.size, config.fit) for s in item.scenes]
+
+    def cropped() -> Iterator[Iterator[np.ndarray]]:
+        for frames, scene, fit in zip(scene_frames(path, item.fps, scenes), scenes, crops, strict=True):
+            yield _cropped(path, frames, len(scene), fit)
+
+    encoded: list[Any] = [(None, None)] * len(scenes)
     if config.latents:
         encoder = SceneEncoder.open(config.latents, config.latents_device)
-        for scene, frames in _walk(path, item, crops):
-            encoded[scene.number] = encoder.encode(frames)
-    for scene, frames in _walk(path, item, crops):
+        encoded = [encoder.encode(frames) for frames in cropped()]
+    for scene, fit, frames, (latents, embeddings) in zip(item.scenes, crops, cropped(), encoded, strict=True):
         poses = measured[scene.number].poses
-        latents, embeddings = encoded.get(scene.number, (None, None))
+        meta = {
+            "source": item.source,
+            "sha256": item.sha256,
+            "start_s": round(scene.start / item.fps, 6),
+            "crop": crop_facts(fit),
+            "statistics": dict(scene.numbers),
+            "estimator": poses.source,
+        }
         yield RecordData(
-            key=f"{item.video}-{scene.number:04d}",
+            key=scene_key(item.video, scene.number),
             video=item.video,
             frames=frames,
-            poses=fit_poses(poses, crops[scene.number]),
-            meta=_meta(item, scene, crops[scene.number], poses),
+            poses=fit_poses(poses, fit),
+            meta=meta,
             latents=latents,
             embeddings=embeddings,
         )
 
 
-def _walk(path: Path, item: StoredVideo, crops: dict[int, Fit]) -> Iterator[tuple[StoredScene, Iterator[np.ndarray]]]:
-    """Each scene with its cropped frames, which must be taken before the next scene is asked for."""
-    frames, position = open_video(path).frames(fps=item.fps), 0
-    for scene in item.scenes:
-        for _ in islice(frames, scene.start - position):
-            pass
-        position = scene.stop
-        yield scene, _cropped(path, islice(frames, scene.stop - scene.start), scene, crops[scene.number])
-
-
-def _cropped(path: Path, frames: Iterator[np.ndarray], scene: StoredScene, fit: Fit) -> Iterator[np.ndarray]:
+def _cropped(path: Path, frames: Iterator[np.ndarray], expected: int, fit: Fit) -> Iterator[np.ndarray]:
     count = 0
     for frame in frames:
         count += 1
         yield fit.apply(frame)
-    check_same(path, scene.stop - scene.start, count)
+    if count != expected:
+        got = f"{path} gave {count} frames where {expected} were measured"
+        raise MediaError(got, "an unchanged file", "run prepare again")
 
 
-def _meta(item: StoredVideo, scene: StoredScene, fit: Fit, poses: PoseSequence) -> dict[str, Any]:
-    return {
-        "source": item.source,
-        "sha256": item.sha256,
-        "start_s": round(scene.start / item.fps, 6),
-        "crop": crop_facts(fit),
-        "statistics": dict(scene.numbers),
-        "estimator": poses.source,
-    }
+def scene_key(video: str, number: int) -> str:
+    """Name of a scene's record."""
+    return f"{video}-{number:04d}"
 
 
 def crop_facts(fit: Fit) -> dict[str, Any]:

@@ -5,45 +5,42 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
 
 from mimicmotion import plot
-from mimicmotion.data.prepare.analysis import Notebook
+from mimicmotion.data.prepare.analysis import AnalysisCache
 from mimicmotion.data.prepare.measure import SceneMeasures
 from mimicmotion.data.prepare.plan import SceneReport, VideoReport
 from mimicmotion.data.prepare.report import PAGE, count
-from mimicmotion.pose.crop import fit_poses
+from mimicmotion.data.shards.frames import encode_picture
+from mimicmotion.pose.crop import fit_poses, plan_crop
 from mimicmotion.pose.guidance.skeleton import PoseDrawer
 from mimicmotion.runtime.files import atomic_path, writing
 from mimicmotion.settings.prepare import PrepareConfig
 from mimicmotion.tables import Section, Table, html_page, write_text
-from mimicmotion.video.geometry import Fit, plan_fit
-
-if TYPE_CHECKING:
-    from PIL.ImageFont import FreeTypeFont, ImageFont
 
 PICTURES = "report"
 """Folder of the page's pictures as PNG files."""
-SHOWN = {"used": 36, "left out": 12}
-MAX_ROWS = 500
+SHOWN, SHOWN_LEFT_OUT, MAX_ROWS = 36, 12, 500
+Chosen = list[tuple[VideoReport, SceneReport]]
 _TALL, _GAP, _LINE, _SHEET = 224, 6, 15, 1500
 _GREEN, _RED, _GREY = (31, 122, 66), (178, 48, 48), (90, 90, 90)
 
 
-def save_page(folder: Path, videos: Sequence[VideoReport], notebook: Notebook, config: PrepareConfig) -> Path:
+def save_page(folder: Path, videos: Sequence[VideoReport], cache: AnalysisCache, config: PrepareConfig) -> Path:
     """Write report.html, which needs no other file, and its pictures as PNG files beside it.
 
     Raises:
         OutputError: the folder cannot be written.
         ConfigError: matplotlib is not installed.
     """
-    sheets = {n: contact_sheet(_chosen(videos, n == "clips"), notebook, config) for n in ("clips", "left_out")}
-    pngs = {n: None if sheet is None else _png(sheet) for n, sheet in sheets.items()}
-    pngs |= {"confidence": _confidence(videos, config), "hands": _hands(videos)}
+    sheets = {n: contact_sheet(_chosen(videos, n == "clips"), cache, config) for n in ("clips", "left_out")}
+    pngs = {n: None if sheet is None else encode_picture(sheet, "png") for n, sheet in sheets.items()}
+    pngs |= _histograms(videos, config)
     for name, png in pngs.items():
         path = folder / PICTURES / f"{name}.png"
         if png is None:
@@ -54,21 +51,20 @@ def save_page(folder: Path, videos: Sequence[VideoReport], notebook: Notebook, c
     return write_text(folder / PAGE, html_page("Prepared videos", _sections(videos, config, pngs)))
 
 
-Chosen = list[tuple[VideoReport, SceneReport]]
-
-
 def _chosen(videos: Sequence[VideoReport], accepted: bool) -> Chosen:
     """Some of the scenes that were looked at, spread evenly."""
     every = [(v, s) for v in videos for s in v.scenes if s.crop and s.judgement.accepted is accepted]
-    limit = SHOWN["used" if accepted else "left out"]
+    limit = SHOWN if accepted else SHOWN_LEFT_OUT
     picked = np.unique(np.linspace(0, len(every) - 1, min(limit, len(every))).round().astype(int))
     return [every[i] for i in picked]
 
 
-def contact_sheet(scenes: Chosen, notebook: Notebook, config: PrepareConfig) -> UInt8[ndarray, "height width 3"] | None:
+def contact_sheet(
+    scenes: Chosen, cache: AnalysisCache, config: PrepareConfig
+) -> UInt8[ndarray, "height width 3"] | None:
     """Three frames of each scene, as they are stored, with their poses; None without scenes."""
     wide = max(48, round(_TALL * config.width / config.height))
-    cells = [cell for v, s in scenes if (cell := _cell(v, s, notebook, (_TALL, wide))) is not None]
+    cells = [cell for v, s in scenes if (cell := _cell(v, s, cache, config, (_TALL, wide))) is not None]
     if not cells:
         return None
     per_row = min(len(cells), max(1, _SHEET // (cells[0].shape[1] + 2 * _GAP)))
@@ -78,13 +74,15 @@ def contact_sheet(scenes: Chosen, notebook: Notebook, config: PrepareConfig) -> 
     return np.concatenate(rows)
 
 
-def _cell(video: VideoReport, scene: SceneReport, notebook: Notebook, size: tuple[int, int]) -> ndarray | None:
-    from PIL import Image, ImageDraw
+def _cell(
+    video: VideoReport, scene: SceneReport, cache: AnalysisCache, config: PrepareConfig, size: tuple[int, int]
+) -> ndarray | None:
+    from PIL import Image, ImageDraw, ImageFont
 
-    measures = (notebook.load_scenes(video.sha256) or {}).get(scene.number)
-    if measures is None or scene.crop is None or not measures.thumbs:
+    measures = (cache.load_scenes(video.sha256) or {}).get(scene.number)
+    if measures is None or not measures.thumbs:
         return None
-    pictures = [_drawn(measures, k, scene.crop, size) for k in range(len(measures.thumbs))]
+    pictures = [_drawn(measures, k, config, size) for k in range(len(measures.thumbs))]
     pictures += [np.full((*size, 3), 235, np.uint8)] * (3 - len(pictures))
     width = 3 * size[1] + 2
     cell = Image.new("RGB", (width + 2 * _GAP, size[0] + 3 * _LINE + 2 * _GAP), "white")
@@ -93,45 +91,29 @@ def _cell(video: VideoReport, scene: SceneReport, notebook: Notebook, size: tupl
     numbers = scene.judgement.numbers
     facts = f"{numbers['seconds']:.1f} s, confidence {numbers.get('confidence', 0):.2f}, hands {numbers['hands']:.0%}, "
     facts += f"sharpness {numbers.get('sharpness', 0):.0f}"
-    verdict = "used" if scene.judgement.accepted else "; ".join(scene.judgement.reasons)
+    verdict = "used" if scene.judgement.accepted else "; ".join(scene.judgement.reasons.values())
     colours = _GREY, _GREY, _GREEN if scene.judgement.accepted else _RED
-    draw, font = ImageDraw.Draw(cell), _font()
+    draw, font = ImageDraw.Draw(cell), ImageFont.load_default(11)
     name = f"{video.source} #{scene.number}".encode("utf-8", "replace").decode()
     for line, (text, colour) in enumerate(zip((name, facts, verdict), colours, strict=True)):
-        place = (_GAP, size[0] + _GAP + 2 + line * _LINE)
-        draw.text(place, _shortened(text, font, width, keep_end=line == 0), fill=colour, font=font)
+        corner = (_GAP, size[0] + _GAP + 2 + line * _LINE)
+        draw.text(corner, _shortened(text, font, width, keep_end=line == 0), fill=colour, font=font)
     return np.asarray(cell)
 
 
-def _drawn(measures: SceneMeasures, k: int, crop: Fit, size: tuple[int, int]) -> ndarray:
+def _drawn(measures: SceneMeasures, k: int, config: PrepareConfig, size: tuple[int, int]) -> ndarray:
     """One small frame under the scene's crop, darkened, with the pose over it."""
     from PIL import Image
 
     thumb = np.asarray(Image.open(io.BytesIO(measures.thumbs[k])).convert("RGB"))
-    frame = measures.thumb_frames[k]
-    small = _small_crop(crop, (thumb.shape[0], thumb.shape[1]), size)
-    poses = measures.poses[frame : frame + 1]
-    stored = fit_poses(poses, crop).scaled(size)
-    pose = PoseDrawer(size, canvas_short_side=None, stroke=2.6).draw(stored.xy[0], stored.confidence[0])
+    poses = measures.poses.scaled((thumb.shape[0], thumb.shape[1]))
+    crop, frame = plan_crop(poses, size, config.fit), measures.thumb_frames[k]
+    shown = fit_poses(poses[frame : frame + 1], crop)
+    pose = PoseDrawer(size, canvas_short_side=None, stroke=2.6).draw(shown.xy[0], shown.confidence[0])
     # the drawing dims limbs to 0.6; here they are brightened again, over a darker picture
     cover = np.clip(pose.max(-1, keepdims=True) / 100, 0, 1)
     bright = np.clip(pose / 0.6, 0, 255)
-    return (bright * cover + small.apply(thumb) * 0.7 * (1 - cover)).astype(np.uint8)
-
-
-def _small_crop(crop: Fit, thumb: tuple[int, int], size: tuple[int, int]) -> Fit:
-    """The same crop from a thumbnail to a small picture."""
-    shrunk = [n / t for n, t in zip(size, crop.target, strict=True)]
-    scale = [crop.scale[a] * crop.source[a] / thumb[a] * shrunk[a] for a in (0, 1)]
-    offset = [crop.offset[a] * shrunk[a] for a in (0, 1)]
-    plain = plan_fit(thumb, size, "stretch", resample="bilinear")
-    return Fit(plain.source, plain.target, (scale[0], scale[1]), (offset[0], offset[1]), plain.resample)
-
-
-def _font() -> FreeTypeFont | ImageFont:
-    from PIL import ImageFont
-
-    return ImageFont.load_default(11)
+    return (bright * cover + crop.apply(thumb) * 0.7 * (1 - cover)).astype(np.uint8)
 
 
 def _shortened(text: str, font: Any, width: int, *, keep_end: bool) -> str:
@@ -142,23 +124,23 @@ def _shortened(text: str, font: Any, width: int, *, keep_end: bool) -> str:
     return short
 
 
-def _confidence(videos: Sequence[VideoReport], config: PrepareConfig) -> bytes | None:
-    """Histogram of the mean confidence of the seen body points, one value a scene."""
+def _histograms(videos: Sequence[VideoReport], config: PrepareConfig) -> dict[str, bytes | None]:
+    """Confidence of the seen body points of all scenes, and share of frames with a reliable hand of those used."""
     judged = [s.judgement for v in videos for s in v.scenes if "confidence" in s.judgement.numbers]
-    groups = {
+    sure = {
         name: [j.numbers["confidence"] for j in judged if j.accepted is accepted]
         for name, accepted in (("used", True), ("left out", False))
     }
-    label = "mean confidence of the body points seen in a scene"
-    return _histogram(groups, label, {"min_confidence": config.min_confidence}) if judged else None
-
-
-def _hands(videos: Sequence[VideoReport]) -> bytes | None:
-    """Histogram of the share of frames with a reliable hand, one value a used scene."""
     used = [s.judgement.numbers for v in videos for s in v.scenes if s.judgement.accepted]
     names = {"either hand": "hands", "left hand": "left_hand", "right hand": "right_hand"}
-    label = "share of a scene's frames in which all 21 points of the hand are sure"
-    return _histogram({k: [n[v] for n in used] for k, v in names.items()}, label) if used else None
+    hands = {shown: [numbers[name] for numbers in used] for shown, name in names.items()}
+    body_label = "mean confidence of the body points seen in a scene"
+    hands_label = "share of a scene's frames in which all 21 points of the hand are sure"
+    limit = {"min_confidence": config.min_confidence}
+    return {
+        "confidence": _histogram(sure, body_label, limit) if judged else None,
+        "hands": _histogram(hands, hands_label) if used else None,
+    }
 
 
 def _histogram(groups: dict[str, list[float]], label: str, marks: Mapping[str, float] | None = None) -> bytes:
@@ -183,14 +165,6 @@ def _histogram(groups: dict[str, list[float]], label: str, marks: Mapping[str, f
     return png.getvalue()
 
 
-def _png(picture: ndarray) -> bytes:
-    from PIL import Image
-
-    png = io.BytesIO()
-    Image.fromarray(picture).save(png, "png")
-    return png.getvalue()
-
-
 def _sections(videos: Sequence[VideoReport], config: PrepareConfig, pngs: Mapping[str, bytes | None]) -> list[Section]:
     total = count(videos, config)
     said = (
@@ -199,7 +173,7 @@ def _sections(videos: Sequence[VideoReport], config: PrepareConfig, pngs: Mappin
     )
     splits = [[name, *numbers.values()] for name, numbers in total["splits"].items()]
     scenes = [(v.source, s.number, s.judgement) for v in videos for s in v.scenes]
-    rejected = [[source, number, "; ".join(j.reasons)] for source, number, j in scenes if not j.accepted]
+    rejected = [[source, number, "; ".join(j.reasons.values())] for source, number, j in scenes if not j.accepted]
     unused = [[v.source, v.status, v.reason] for v in videos if v.status not in ("used", "without scenes")]
 
     def section(

@@ -7,13 +7,10 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
-import numpy as np
+import cv2
 from jaxtyping import UInt8
 from numpy import ndarray
-
-from mimicmotion.errors import ConfigError
 
 _WINDOW = 3  # neighbours on each side that a change is compared with
 _SHORT_SIDE = 144  # cuts are seen as well in small pictures, many times faster
@@ -29,40 +26,28 @@ class CutFinder:
     Args:
         ratio: a cut changes at least this many times as much as the median of its (up to six) neighbours.
         change: and at least so much (mean over hue, saturation and brightness, 0..255).
-
-    Raises:
-        ConfigError: PySceneDetect is not installed.
     """
 
     def __init__(self, ratio: float = 3.0, change: float = 15.0) -> None:
         self._ratio, self._change = ratio, change
-        self._detector, self._scores = _open_detector()
         self._count = 0
-        self._looked_at: list[int] = []
+        self._numbers: list[int] = []
+        self._changes: list[float] = []
         self._last: ndarray | None = None
 
     def push(self, frame: UInt8[ndarray, "height width 3"]) -> None:
         """Look at the next frame (RGB)."""
-        from scenedetect import FrameTimecode
-
-        small = shrink(frame, _SHORT_SIDE)
+        hsv = cv2.cvtColor(shrink(frame, _SHORT_SIDE), cv2.COLOR_RGB2HSV)
         # a repeated frame (of a video that was resampled) changes nothing, and makes any change beside it look large
-        if self._last is None or not np.array_equal(small, self._last):
-            # only the order of the frames counts, so the rate is any number
-            time = FrameTimecode(len(self._looked_at), 25.0)
-            self._detector.process_frame(time, np.ascontiguousarray(small[..., ::-1]))
-            self._looked_at.append(self._count)
-        self._last = small
+        if self._last is not None and (change := float(cv2.absdiff(hsv, self._last).mean())):
+            self._numbers.append(self._count)
+            self._changes.append(change)
+        self._last = hsv
         self._count += 1
 
     def finish(self) -> list[int]:
         """Numbers of the frames that begin a new scene, without frame 0."""
-        from scenedetect import FrameTimecode
-        from scenedetect.detectors import ContentDetector
-
-        times = (FrameTimecode(k, 25.0) for k in range(1, len(self._looked_at)))
-        changes = [self._scores.get_metrics(t, [ContentDetector.FRAME_SCORE_KEY])[0] for t in times]
-        return [self._looked_at[k + 1] for k in find_peaks(changes, self._ratio, self._change)]
+        return [self._numbers[k] for k in find_peaks(self._changes, self._ratio, self._change)]
 
 
 def find_peaks(changes: Sequence[float], ratio: float, least: float) -> list[int]:
@@ -78,24 +63,8 @@ def find_peaks(changes: Sequence[float], ratio: float, least: float) -> list[int
     return found
 
 
-def _open_detector() -> tuple[Any, Any]:
-    try:
-        from scenedetect import StatsManager
-        from scenedetect.detectors import ContentDetector
-    except ImportError as e:
-        raise ConfigError(
-            "PySceneDetect is not installed", "the packages for training", "pip install 'mimicmotion[train]'"
-        ) from e
-    # its own decisions are not used, so the threshold is out of reach; the scores are read from the statistics
-    detector = ContentDetector(threshold=1e9, min_scene_len=0)
-    detector.stats_manager = StatsManager()
-    return detector, detector.stats_manager
-
-
 def shrink(frame: UInt8[ndarray, "height width *channels"], short_side: int) -> UInt8[ndarray, "h w *channels"]:
     """The frame made smaller (area average) to the given short side; never larger."""
-    import cv2
-
     scale = short_side / min(frame.shape[:2])
     if scale >= 1:
         return frame

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from mimicmotion.errors import InputError
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Sample:
     """A clip with its reference picture; all of one size (height, width) and one crop.
 
@@ -38,11 +39,11 @@ class Sample:
 
     number: int
     key: str
-    frames: UInt8[ndarray, "slots H W 3"] | None
-    latents: Float32[ndarray, "slots c h w"] | None
+    frames: UInt8[ndarray, "slots H W 3"] | None = None
+    latents: Float32[ndarray, "slots c h w"] | None = None
     reference: UInt8[ndarray, "H W 3"]
-    reference_latents: Float32[ndarray, "c h w"] | None
-    embedding: Float32[ndarray, " dim"] | None
+    reference_latents: Float32[ndarray, "c h w"] | None = None
+    embedding: Float32[ndarray, " dim"] | None = None
     poses: UInt8[ndarray, "slots H W 3"]
     reference_pose: UInt8[ndarray, "H W 3"]
     hand_mask: Float32[ndarray, "slots h w"]
@@ -92,36 +93,21 @@ def collate(samples: Sequence[Sample]) -> Batch:
     if not samples:
         raise InputError("a batch of 0 samples", "at least 1", "ask for at least one sample")
 
-    def stack(name: str) -> ndarray | None:
+    def stack(name: str) -> Tensor | None:
         values = [getattr(s, name) for s in samples]
         shapes = {None if v is None else v.shape for v in values}
         if len(shapes) > 1:
             keys = ", ".join(s.key for s in samples)
             raise InputError(f"{name} of {sorted(map(str, shapes))} in one batch ({keys})", "one shape", "split it")
-        return None if values[0] is None else np.stack(values)
-
-    def pictures(name: str) -> Tensor | None:
-        values = stack(name)
-        if values is None:
+        if values[0] is None:
             return None
-        # the move first and on bytes: a quarter of the memory traffic
-        return torch.from_numpy(np.ascontiguousarray(np.moveaxis(values, -1, -3))).float().div_(127.5).sub_(1)
+        stacked = np.stack(values)
+        if stacked.dtype != np.uint8:
+            return torch.from_numpy(stacked.astype(np.float32, copy=False))
+        # a picture; the move first and on bytes: a quarter of the memory traffic
+        return torch.from_numpy(np.ascontiguousarray(np.moveaxis(stacked, -1, -3))).float().div_(127.5).sub_(1)
 
-    def numbers(name: str) -> Tensor | None:
-        values = stack(name)
-        return None if values is None else torch.from_numpy(values.astype(np.float32, copy=False))
-
-    return Batch(
-        numbers=[s.number for s in samples],
-        keys=[s.key for s in samples],
-        frames=pictures("frames"),
-        latents=numbers("latents"),
-        reference=pictures("reference"),  # type: ignore[arg-type]
-        reference_latents=numbers("reference_latents"),
-        embedding=numbers("embedding"),
-        poses=pictures("poses"),  # type: ignore[arg-type]
-        reference_pose=pictures("reference_pose"),  # type: ignore[arg-type]
-        hand_mask=numbers("hand_mask"),  # type: ignore[arg-type]
-        fps=torch.tensor([s.fps for s in samples], dtype=torch.float32),
-        warped=pictures("warped"),
-    )
+    given = ("number", "key", "fps")
+    arrays: dict[str, Any] = {f.name: stack(f.name) for f in dataclasses.fields(Sample) if f.name not in given}
+    fps = torch.tensor([s.fps for s in samples], dtype=torch.float32)
+    return Batch(numbers=[s.number for s in samples], keys=[s.key for s in samples], fps=fps, **arrays)

@@ -12,7 +12,7 @@ from mimicmotion.settings.samples import SampleConfig
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
+class Timeline:
     """What must be known of a record to choose frames from it.
 
     Attributes:
@@ -48,7 +48,7 @@ class Scene:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class FrameChoice:
     """The random decisions behind one sample.
 
     Attributes:
@@ -71,38 +71,38 @@ class Choice:
 def choose(
     rng: np.random.Generator,
     config: SampleConfig,
-    scenes: Sequence[Scene],
+    timelines: Sequence[Timeline],
     usable: Sequence[int],
     siblings: Sequence[Sequence[int]],
-) -> Choice:
+) -> FrameChoice:
     """Draw one sample. All is drawn whether it is used or not, so that switches of the look keep the frames.
 
     Args:
         rng: of this sample alone.
         config: of the sample.
-        scenes: of all records.
+        timelines: of all records.
         usable: numbers of the records that are long enough.
         siblings: for each record the numbers of the records of its video, itself included.
     """
     count = config.num_frames - config.reference_slot
     record = usable[int(rng.integers(len(usable)))]
-    scene = scenes[record]
+    line = timelines[record]
     if config.spacing == "spread":
-        places = np.sort(rng.choice(scene.length, count, replace=False))
-        span = int(places[-1] - places[0])
-        fps = scene.fps * (count - 1) / span if span else scene.fps
+        times = np.sort(rng.choice(line.length, count, replace=False))
+        span = int(times[-1] - times[0])
+        fps = line.fps * (count - 1) / span if span else line.fps
     else:
-        step = scene.draw_step(count, config, rng)
-        places = rng.integers(scene.length - (count - 1) * step) + step * np.arange(count)
-        fps = scene.fps / step
-    frames = [scene.stills + int(p) for p in places]
+        step = line.draw_step(count, config, rng)
+        times = rng.integers(line.length - (count - 1) * step) + step * np.arange(count)
+        fps = line.fps / step
+    frames = [line.stills + int(t) for t in times]
     if rng.random() < config.reverse:
         frames.reverse()
     records = siblings[record] if config.reference == "video" else [record]
-    ends = np.cumsum([scenes[r].frames for r in records])
-    place = int(rng.integers(ends[-1]))
-    which = int(np.searchsorted(ends, place, side="right"))
-    reference = (records[which], place - (int(ends[which - 1]) if which else 0))
+    ends = np.cumsum([timelines[r].frames for r in records])
+    position = int(rng.integers(ends[-1]))
+    which = int(np.searchsorted(ends, position, side="right"))
+    reference = (records[which], position - (int(ends[which - 1]) if which else 0))
     flip = bool(rng.random() < config.flip)
     seeds = rng.integers(2**31, size=2)
-    return Choice(record, frames, fps, reference, flip, (int(seeds[0]), int(seeds[1])))
+    return FrameChoice(record, frames, fps, reference, flip, (int(seeds[0]), int(seeds[1])))

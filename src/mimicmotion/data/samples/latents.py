@@ -1,4 +1,4 @@
-"""Latents of the records: from the shards, or encoded at first use and kept on disk."""
+"""Latents of the records: from the shards, or encoded at first use and stored."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+CHUNK = 16
+"""Frames that are encoded at once."""
 Encode = Callable[[UInt8[ndarray, "n H W 3"]], Float32[ndarray, "n c h w"]]
 
 
@@ -34,19 +36,14 @@ class LatentCache:
         shards: the records.
         digest: identity of the encoder (for example the sha256 of its weights).
         encode: RGB frames to latents; None where the shards hold the latents, or the folder all of them.
-        folder: where they are kept; must be writable if there is an encoder and the shards hold no latents.
-        chunk: frames encoded at once.
+        folder: where they are stored; must be writable if there is an encoder and the shards hold no latents.
 
     Raises:
         OutputError: the folder cannot be written.
     """
 
-    def __init__(
-        self, shards: Shards, digest: str, encode: Encode | None, folder: str | Path, *, chunk: int = 16
-    ) -> None:
-        if chunk < 1:
-            raise ConfigError(f"chunk={chunk}", "at least 1", "use 16")
-        self.shards, self.digest, self.encode, self.chunk = shards, digest, encode, chunk
+    def __init__(self, shards: Shards, digest: str, encode: Encode | None, folder: str | Path) -> None:
+        self.shards, self.digest, self.encode = shards, digest, encode
         self.folder = Path(folder) / hashlib.sha256(digest.encode()).hexdigest()[:16]
         self.in_shards = shards.latents_model == digest
         if not self.in_shards and encode is not None:
@@ -87,12 +84,6 @@ class LatentCache:
                 self._encode(record, mirrored)
             yield done
 
-    def scaling_factor(self, records: int = 64) -> float:
-        """1 / standard deviation of the latents of up to `records` records, evenly spaced: for a new model."""
-        chosen = np.unique(np.linspace(0, len(self.shards) - 1, records).astype(int))
-        values = np.concatenate([self.latents(int(i)).ravel() for i in chosen])
-        return float(1 / values.std(dtype=np.float64))
-
     def _path(self, record: int, mirrored: bool) -> Path:
         # keys hold no dot, so this is no other record's name
         name = f"{self.shards.keys[record]}{'.mirrored' if mirrored else ''}.npy"
@@ -121,8 +112,8 @@ class LatentCache:
                 "give the encoder, or prepare the shards with latents of this model",
             )
         source, parts = self.shards[record], []
-        for start in range(0, count, self.chunk):
-            frames = source.frames(range(start, min(start + self.chunk, count)))
+        for start in range(0, count, CHUNK):
+            frames = source.frames(range(start, min(start + CHUNK, count)))
             if mirrored:
                 frames = np.ascontiguousarray(frames[:, :, ::-1])
             with np.errstate(over="ignore"):

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from mimicmotion.data.samples.batch import Batch, Sample, collate
-from mimicmotion.data.samples.choice import Choice, Scene, choose
+from mimicmotion.data.samples.batch import Sample
+from mimicmotion.data.samples.choice import FrameChoice, Timeline, choose
 from mimicmotion.data.samples.latents import LatentCache
 from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.pose.guidance.limb_warp import limb_warp
@@ -24,8 +24,6 @@ from mimicmotion.settings.samples import SampleConfig, Spacing
 
 if TYPE_CHECKING:
     from mimicmotion.data.shards.shards import Record, Shards
-
-__all__ = ["Batch", "Sample", "SampleMaker", "collate"]
 
 logger = logging.getLogger(__name__)
 
@@ -76,8 +74,8 @@ class SampleMaker:
         plain: dict[str, Any] = {"confidence_aware": False, "threshold": config.pose_threshold}
         look: Mapping[str, Any] = {**drawing, **plain} if config.guidance == "threshold" else drawing
         self.drawer = PoseDrawer(shards.size, **look)
-        self.scenes = [Scene(*s) for s in zip(shards.num_frames, shards.stills, shards.fps, strict=True)]
-        self.siblings: list[Sequence[int]] = [[i] for i in range(len(self.scenes))]
+        self.timelines = [Timeline(*s) for s in zip(shards.num_frames, shards.stills, shards.fps, strict=True)]
+        self.siblings: list[Sequence[int]] = [[i] for i in range(len(self.timelines))]
         for records in shards.videos.values():
             for i in records:
                 self.siblings[i] = records
@@ -92,8 +90,28 @@ class SampleMaker:
         """
         key = (config.num_frames, config.spacing)
         if key not in self._usable:
-            self._usable[key] = self._check_lengths(config)
+            count = config.num_frames - config.reference_slot
+            fits = [line.length >= line.needed(count, config) for line in self.timelines]
+            if not all(fits):
+                self._complain(fits, count, config)
+            self._usable[key] = [i for i, fit in enumerate(fits) if fit]
         return self._usable[key]
+
+    def _complain(self, fits: Sequence[bool], count: int, config: SampleConfig) -> None:
+        """Say that some records are too short: an error, or a warning where they are to be skipped."""
+        short = f"{fits.count(False)} of {len(fits)} records are too short"
+        if config.short_records == "skip" and any(fits):
+            logger.warning("%s for a sample: left out", short)
+            return
+        i = fits.index(False)
+        line = self.timelines[i]
+        raise InputError(
+            f"{short}; {self.shards.keys[i]} has {line.length} frames at {line.fps:g} fps",
+            f"at least {line.needed(count, config)} for {count} driving frames "
+            + ("spread over it" if config.spacing == "spread" else f"every {config.interval[0]:.3g} s"),
+            "lower num_frames or the shortest interval, prepare longer scenes"
+            + (", or set short_records: skip" if any(fits) else ""),
+        )
 
     def __call__(self, number: int, *, num_frames: int | None = None, spacing: Spacing | None = None) -> Sample:
         """Sample `number`, with another number of slots or spacing than the config's where given.
@@ -107,7 +125,7 @@ class SampleMaker:
             spacing=spacing or self.config.spacing,
         )
         rng = np.random.default_rng([self.seed, number])
-        choice = choose(rng, config, self.scenes, self.usable(config), self.siblings)
+        choice = choose(rng, config, self.timelines, self.usable(config), self.siblings)
         driver = self.shards[choice.record]
         owner = driver if choice.reference[0] == choice.record else self.shards[choice.reference[0]]  # read once
         driving, own = self._poses(driver, owner, choice)
@@ -134,17 +152,14 @@ class SampleMaker:
         moved = limb_warp(reference, own, driving)
         return np.concatenate([reference[None], moved]) if self.config.reference_slot else moved
 
-    def _poses(self, driver: Record, owner: Record, choice: Choice) -> tuple[PoseSequence, PoseSequence]:
+    def _poses(self, driver: Record, owner: Record, choice: FrameChoice) -> tuple[PoseSequence, PoseSequence]:
         """Poses of the driving frames and of the reference, as a detector would have found them."""
         found = []
         for record, frames, seed in (
             (driver, choice.frames, choice.noise_seeds[0]),
             (owner, [choice.reference[1]], choice.noise_seeds[1]),
         ):
-            source = record.poses
-            poses = dataclasses.replace(
-                source, xy=source.xy[frames], confidence=source.confidence[frames], fps=choice.fps
-            )
+            poses = dataclasses.replace(record.poses[frames], fps=choice.fps)
             if self.config.detector_noise:
                 from mimicmotion.synth.noise import perturb_poses
 
@@ -155,45 +170,23 @@ class SampleMaker:
     def _draw(self, poses: PoseSequence) -> UInt8[ndarray, "frames H W 3"]:
         return np.stack([self.drawer.draw(xy, c) for xy, c in zip(poses.xy, poses.confidence, strict=True)])
 
-    def _pictures(self, driver: Record, owner: Record, choice: Choice) -> dict[str, Any]:
+    def _pictures(self, driver: Record, owner: Record, choice: FrameChoice) -> dict[str, Any]:
         """Frames or latents of the slots, and the reference."""
         slot, (number, frame) = self.config.reference_slot, choice.reference
-        fields: dict[str, Any] = {"frames": None, "latents": None, "reference_latents": None, "embedding": None}
         reference = _mirrored(owner.frames([frame]), choice.flip)
-        fields["reference"] = reference[0]
-        if self.latents is not None:
-            latents = self.latents.latents(choice.record, choice.frames, mirrored=choice.flip)
-            own = self.latents.latents(number, [frame], mirrored=choice.flip)
-            fields["reference_latents"] = own[0]
-            fields["latents"] = np.concatenate([own, latents]) if slot else latents
-        else:
+        if self.latents is None:
             frames = _mirrored(driver.frames(choice.frames), choice.flip)
-            fields["frames"] = np.concatenate([reference, frames]) if slot else frames
+            return {"reference": reference[0], "frames": np.concatenate([reference, frames]) if slot else frames}
+        latents = self.latents.latents(choice.record, choice.frames, mirrored=choice.flip)
+        own = self.latents.latents(number, [frame], mirrored=choice.flip)
         # Only of the model that made the latents too; and not of mirror images, as a batch has all or none
-        if self.latents is not None and self.latents.in_shards and not self.config.flip:
-            embeddings = owner.embeddings
-            fields["embedding"] = None if embeddings is None else embeddings[frame].astype(np.float32)
-        return fields
-
-    def _check_lengths(self, config: SampleConfig) -> list[int]:
-        count = config.num_frames - config.reference_slot
-        long_enough, short = [], []
-        for i, scene in enumerate(self.scenes):
-            (long_enough if scene.length >= scene.needed(count, config) else short).append(i)
-        if short and (config.short_records == "error" or not long_enough):
-            i = short[0]
-            scene = self.scenes[i]
-            raise InputError(
-                f"{len(short)} of {len(self.scenes)} records are too short; {self.shards.keys[i]} has {scene.length} "
-                f"frames at {scene.fps:g} fps",
-                f"at least {scene.needed(count, config)} for {count} driving frames "
-                + ("spread over it" if config.spacing == "spread" else f"every {config.interval[0]:.3g} s"),
-                "lower num_frames or the shortest interval, prepare longer scenes"
-                + (", or set short_records: skip" if long_enough else ""),
-            )
-        if short:
-            logger.warning("%d of %d records are too short for a sample: left out", len(short), len(self.scenes))
-        return long_enough
+        embeddings = owner.embeddings if self.latents.in_shards and not self.config.flip else None
+        return {
+            "reference": reference[0],
+            "reference_latents": own[0],
+            "latents": np.concatenate([own, latents]) if slot else latents,
+            "embedding": None if embeddings is None else embeddings[frame].astype(np.float32),
+        }
 
 
 def _mirrored(frames: UInt8[ndarray, "n H W 3"], flip: bool) -> UInt8[ndarray, "n H W 3"]:

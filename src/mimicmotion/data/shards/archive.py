@@ -4,46 +4,38 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from mimicmotion.errors import MediaError
 
-MEND = "make or copy this shard again"
+REMAKE = "make or copy this shard again"
+Span = tuple[int, int]
+"""Offset and size in bytes."""
 _END = 1024  # a complete tar ends with two zero blocks
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
-    """A file of a tar: its name, and where its bytes lie."""
-
-    name: str
-    offset: int
-    size: int
-
-
-def scan_tar(path: Path) -> list[Member]:
-    """All plain files of an uncompressed tar, in order; only the headers are read.
+def scan_tar(path: Path) -> dict[str, Span]:
+    """The plain files of an uncompressed tar, in order: name -> where its bytes lie; only the headers are read.
 
     Raises:
         MediaError: the file is missing, is no tar, or was cut off.
     """
     try:
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            members = [Member(t.name, t.offset_data, t.size) for t in tar if t.isreg()]
+            members = {t.name: (t.offset_data, t.size) for t in tar if t.isreg()}
             # tarfile takes a file that was cut between two members for complete
             file.seek(tar.offset)
             if len(end := file.read(_END)) < _END or any(end):
                 raise tarfile.ReadError("no end mark")
     except tarfile.TarError as e:
-        raise MediaError(f"{path} is damaged or cut off ({e})", "a complete tar file", MEND) from e
+        raise MediaError(f"{path} is damaged or cut off ({e})", "a complete tar file", REMAKE) from e
     except OSError as e:
         raise MediaError(f"{path} cannot be read ({e.strerror})", "a readable tar file", "check the path") from e
     return members
 
 
-def read_spans(path: Path, spans: Sequence[tuple[int, int]]) -> list[bytes]:
-    """The bytes of some (offset, size) spans of a file.
+def read_spans(path: Path, spans: Sequence[Span]) -> list[bytes]:
+    """The bytes of some spans of a file.
 
     The file is opened for each call, once for all spans: so processes and threads share no position, a set of many
     shards needs no more open files than readers, and it costs some 20 microseconds.
@@ -51,17 +43,14 @@ def read_spans(path: Path, spans: Sequence[tuple[int, int]]) -> list[bytes]:
     Raises:
         MediaError: the file is missing or shorter than that.
     """
+    found = []
     try:
         with path.open("rb") as file:
-            found = []
             for offset, size in spans:
                 file.seek(offset)
-                data = file.read(size)
-                if len(data) < size:
-                    raise MediaError(f"{path} ends before byte {offset + size}", "a complete tar file", MEND)
-                found.append(data)
-            return found
+                found.append(file.read(size))
+                if len(found[-1]) < size:
+                    raise MediaError(f"{path} ends before byte {offset + size}", "a complete tar file", REMAKE)
     except OSError as e:
-        if isinstance(e, MediaError):
-            raise
         raise MediaError(f"{path} cannot be read ({e.strerror})", "a readable tar file", "check the path") from e
+    return found

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,11 @@ class SceneEncoder:
     vae: Any
     image_encoder: Any
     digest: str
+
+    @property
+    def device(self) -> str:
+        """Kind of device that the networks run on: cpu, cuda."""
+        return next(self.vae.parameters()).device.type
 
     @staticmethod
     @functools.lru_cache(maxsize=1)
@@ -68,39 +73,19 @@ class SceneEncoder:
         from mimicmotion.backbones.svd.vae import encode_mode
 
         latents, embeddings = [], []
-        with _one_thread(next(self.vae.parameters()).device.type):
-            for chunk in _chunks(frames):
-                images = torch.from_numpy(chunk).movedim(-1, 1).float() / 127.5 - 1
+        rest, threads = iter(frames), torch.get_num_threads()
+        if self.device == "cpu":  # sums depend on the number of threads: one makes the same bytes on every machine
+            torch.set_num_threads(1)
+        try:
+            while chunk := list(islice(rest, CHUNK)):
+                images = torch.from_numpy(np.stack(chunk)).movedim(-1, 1).float() / 127.5 - 1
                 latents.append(encode_mode(self.vae, images).cpu().numpy().astype(np.float16))
                 embeddings.append(image_embedding(self.image_encoder, images)[:, 0].cpu().numpy())
+        finally:
+            torch.set_num_threads(threads)
         found = np.concatenate(latents)
         if not np.isfinite(found).all():
             raise WeightsError(
                 "the autoencoder gives NaN or too large numbers", "latents that fit float16", "check the model"
             )
         return found, np.concatenate(embeddings)
-
-
-def _chunks(frames: Iterable[ndarray]) -> Iterator[ndarray]:
-    held: list[ndarray] = []
-    for frame in frames:
-        held.append(frame)
-        if len(held) == CHUNK:
-            yield np.stack(held)
-            held = []
-    if held:
-        yield np.stack(held)
-
-
-@contextlib.contextmanager
-def _one_thread(device: str) -> Iterator[None]:
-    """On a CPU, sums depend on the number of threads: one makes the same bytes on every machine and in every pool."""
-    import torch
-
-    before = torch.get_num_threads()
-    if device == "cpu":
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

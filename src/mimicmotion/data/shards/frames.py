@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
+from jaxtyping import UInt8
+from numpy import ndarray
 
 from mimicmotion.arrays import Frame, Frames
+from mimicmotion.data.shards.archive import REMAKE
 from mimicmotion.errors import ConfigError, InputError, MediaError, OutputError
 
 Store = Literal["png", "jpeg", "video"]
-"""How frames are kept: png (exact), jpeg (quality 95), video (H.264, the smallest for real film)."""
+"""How frames are stored: png (exact), jpeg (quality 95), video (H.264, the smallest for real film)."""
 
 ENDINGS: dict[str, str] = {"png": "png", "jpeg": "jpg", "video": "mp4"}
 MAX_FRAMES = 100_000  # five digits in the names of single pictures
@@ -66,7 +70,8 @@ def encode_frames(
 
     if store == "video":
         return {"mp4": _encode_video(checked(), size, fps)}
-    return {f"{i:05d}.{ENDINGS[store]}": _encode_picture(f, store) for i, f in enumerate(checked())}
+    options = {"quality": _JPEG_QUALITY, "subsampling": 0} if store == "jpeg" else {"compress_level": _PNG_LEVEL}
+    return {f"{i:05d}.{ENDINGS[store]}": encode_picture(f, store, **options) for i, f in enumerate(checked())}
 
 
 def decode_pictures(data: Sequence[bytes], size: tuple[int, int], what: Callable[[int], str]) -> Frames:
@@ -82,7 +87,7 @@ def decode_pictures(data: Sequence[bytes], size: tuple[int, int], what: Callable
         found = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR) if picture else None
         if found is None or found.shape != out.shape[1:]:
             got = "is damaged" if found is None else f"is {found.shape[0]}x{found.shape[1]}"
-            raise MediaError(f"{what(i)} {got}", f"a picture of {size[0]}x{size[1]}", "make this shard again")
+            raise MediaError(f"{what(i)} {got}", f"a picture of {size[0]}x{size[1]}", REMAKE)
         cv2.cvtColor(found, cv2.COLOR_BGR2RGB, dst=out[i])
     return out
 
@@ -98,17 +103,16 @@ def decode_video(data: bytes, indices: Sequence[int], size: tuple[int, int], fps
     from mimicmotion.video.timing import exact_rate
 
     out = np.empty((len(indices), *size, 3), np.uint8)
-    places: dict[int, list[int]] = {}
-    for place, index in enumerate(indices):
-        places.setdefault(int(index), []).append(place)
-    mend = "make this shard again"
+    positions: dict[int, list[int]] = {}
+    for position, index in enumerate(indices):
+        positions.setdefault(int(index), []).append(position)
     try:
         with av.open(io.BytesIO(data), "r") as container:
             stream = container.streams.video[0]
             stream.thread_count = 1  # readers are many processes: threads of each would only get in their way
             rate = exact_rate(fps)
             seconds = stream.time_base or 1 / rate  # of one tick
-            todo, entered = sorted(places), -1
+            todo, entered = sorted(positions), -1
             frames = container.decode(stream)
             while todo:
                 if todo[0] // _GOP != entered:  # another group: enter it at its key frame
@@ -116,28 +120,32 @@ def decode_video(data: bytes, indices: Sequence[int], size: tuple[int, int], fps
                     container.seek(round(entered * _GOP / (rate * seconds)), stream=stream, backward=True)
                     frames = container.decode(stream)
                 frame = next(frames, None)
-                if frame is None or frame.pts is None:
-                    raise MediaError(f"{what} has no frame {todo[0]}", "all frames that it should hold", mend)
-                at = round(frame.pts * seconds * rate)
-                if at > todo[0]:
-                    raise MediaError(f"{what} has no frame {todo[0]}", "all frames that it should hold", mend)
+                at = math.inf if frame is None or frame.pts is None else round(frame.pts * seconds * rate)
+                if frame is None or at > todo[0]:
+                    raise MediaError(f"{what} has no frame {todo[0]}", "all frames that it should hold", REMAKE)
                 if at < todo[0]:
                     continue
                 if (frame.height, frame.width) != tuple(size):
                     got = f"{what} is {frame.height}x{frame.width}"
-                    raise MediaError(got, f"{size[0]}x{size[1]}", mend)
-                out[places[todo.pop(0)]] = frame.to_ndarray(format="rgb24")
+                    raise MediaError(got, f"{size[0]}x{size[1]}", REMAKE)
+                out[positions[todo.pop(0)]] = frame.to_ndarray(format="rgb24")
     except (av.error.FFmpegError, IndexError) as e:
-        raise MediaError(f"{what} is damaged ({e})", "a complete video", mend) from e
+        raise MediaError(f"{what} is damaged ({e})", "a complete video", REMAKE) from e
     return out
 
 
-def _encode_picture(frame: Frame, store: str) -> bytes:
+def encode_picture(picture: UInt8[ndarray, "height width 3"], kind: str, **options: int) -> bytes:
+    """A file of a picture.
+
+    Args:
+        picture: RGB.
+        kind: png or jpeg.
+        options: of Pillow's encoder.
+    """
     from PIL import Image
 
     file = io.BytesIO()
-    options = {"quality": _JPEG_QUALITY, "subsampling": 0} if store == "jpeg" else {"compress_level": _PNG_LEVEL}
-    Image.fromarray(frame).save(file, store, **options)
+    Image.fromarray(picture).save(file, kind, **options)
     return file.getvalue()
 
 
@@ -145,7 +153,7 @@ def _encode_video(frames: Iterable[Frame], size: tuple[int, int], fps: float) ->
     import av
     from av.video.frame import VideoFrame
 
-    from mimicmotion.video.encoders import BT709, LIMITED, EncoderSettings, OutputPlan, add_stream
+    from mimicmotion.video.encoders import EncoderSettings, OutputPlan, add_stream, to_yuv
     from mimicmotion.video.timing import exact_rate
 
     file, name = io.BytesIO(), Path("frames.mp4")
@@ -160,14 +168,7 @@ def _encode_video(frames: Iterable[Frame], size: tuple[int, int], fps: float) ->
             x264 = f"mbtree=0:keyint={_GOP}:min-keyint={_GOP}:scenecut=0:bframes=0:open-gop=0"
             stream.options |= {"x264-params": x264}
             for i, rgb in enumerate(frames):
-                frame = VideoFrame.from_ndarray(rgb, format="rgb24").reformat(
-                    format="yuv420p",
-                    dst_colorspace=BT709,
-                    dst_color_range=LIMITED,
-                    dst_color_trc=BT709,
-                    dst_color_primaries=BT709,
-                    interpolation="BICUBIC",
-                )
+                frame = to_yuv(VideoFrame.from_ndarray(rgb, format="rgb24"))
                 frame.pts, frame.time_base = i, 1 / rate
                 container.mux(stream.encode(frame))
             container.mux(stream.encode())

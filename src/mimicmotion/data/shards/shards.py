@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import io
+import json
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,43 +20,17 @@ import numpy as np
 from jaxtyping import Float16, Float32, UInt8
 from numpy import ndarray
 
-from mimicmotion.data.shards.archive import MEND, read_spans
+from mimicmotion.data.shards.archive import REMAKE, Span, read_spans
 from mimicmotion.data.shards.frames import decode_pictures, decode_video
-from mimicmotion.data.shards.index import RecordEntry, ShardEntry, write_index
-from mimicmotion.data.shards.remote import Place, find_place
-from mimicmotion.data.shards.writing import (
-    RecordData,
-    ShardPlan,
-    ShardProgress,
-    ShardSettings,
-    ShardsWritten,
-    ShardWriter,
-    plan_shards,
-    write_shards,
-)
+from mimicmotion.data.shards.index import RecordEntry, ShardEntry
+from mimicmotion.data.shards.storage import Folder, Remote, find_storage
 from mimicmotion.errors import InputError, MediaError, PoseError
 from mimicmotion.pose.files import parse_poses
 from mimicmotion.pose.keypoints import PoseSequence
-from mimicmotion.runtime.files import sha256_file
-
-__all__ = [
-    "Record",
-    "RecordData",
-    "ShardPlan",
-    "ShardProgress",
-    "ShardSettings",
-    "ShardWriter",
-    "Shards",
-    "ShardsWritten",
-    "open_shards",
-    "plan_shards",
-    "write_index",
-    "write_shards",
-]
 
 
 class Record:
-    """One scene; its parts are read when they are asked for, and then kept, except the frames.
+    """One scene; its parts are read when they are asked for, and then held, except the frames.
 
     Attributes:
         key: its name, `<video id>-<scene number>`.
@@ -64,30 +39,25 @@ class Record:
         fps: frames per second.
     """
 
-    def __init__(self, place: Place, shard: ShardEntry, entry: RecordEntry, size: tuple[int, int], store: str) -> None:
-        self._place, self._shard, self._entry, self._size, self._store = place, shard, entry, size, store
+    def __init__(self, shards: Shards, shard: ShardEntry, entry: RecordEntry) -> None:
+        self._shards, self._shard, self._entry = shards, shard, entry
         self.key, self.video, self.stills, self.fps = entry.key, entry.video, entry.stills, entry.fps
 
     def __len__(self) -> int:
         return self._entry.num_frames
 
-    def __repr__(self) -> str:
-        return f"Record({self.key!r}, {len(self)} frames, {self._shard.file})"
-
     @property
     def where(self) -> str:
         """Shard and key, for messages."""
-        return f"{self._place.name}: {self._shard.file}: record {self.key}"
+        return f"{self._shards.storage.name}: {self._shard.file}: record {self.key}"
 
     @functools.cached_property
     def meta(self) -> dict[str, Any]:
         """Metadata: video, source, sha256, start_s, fps, size, num_frames, stills, split, crop and so on."""
-        import json
-
         try:
             return json.loads(self._read("json"))
         except ValueError as e:
-            raise MediaError(f"{self.where}: json is damaged ({e})", "JSON", MEND) from e
+            raise MediaError(f"{self.where}: json is damaged ({e})", "JSON", REMAKE) from e
 
     @functools.cached_property
     def poses(self) -> PoseSequence:
@@ -99,27 +69,25 @@ class Record:
         try:
             poses = parse_poses(io.BytesIO(self._read("poses.npz")), f"{self.where}: poses.npz")
         except PoseError as e:
-            raise MediaError(e.got, e.expected, MEND) from e
-        if len(poses) != len(self) or poses.size != self._size:
+            raise MediaError(e.got, e.expected, REMAKE) from e
+        if len(poses) != len(self) or poses.size != self._shards.size:
             got = f"{self.where}: {len(poses)} poses of frames {poses.size}"
-            raise MediaError(got, f"{len(self)} of {self._size}", MEND)
+            raise MediaError(got, f"{len(self)} of {self._shards.size}", REMAKE)
         return poses
 
     @functools.cached_property
     def latents(self) -> Float16[ndarray, "frames c h w"] | None:
         """Latents by the autoencoder's mode, unscaled; None if the shard holds none."""
-        return self._array("latents.npy", np.dtype(np.float16), 4) if "latents.npy" in self._entry.members else None
+        return self._array("latents.npy", np.dtype(np.float16), 4)
 
     @functools.cached_property
     def embeddings(self) -> Float32[ndarray, "frames dim"] | None:
         """CLIP embedding of each frame; None if the shard holds none."""
-        return (
-            self._array("embeddings.npy", np.dtype(np.float32), 2) if "embeddings.npy" in self._entry.members else None
-        )
+        return self._array("embeddings.npy", np.dtype(np.float32), 2)
 
     @functools.cached_property
     def truth(self) -> dict[str, ndarray] | None:
-        """What is known of rendered frames (see `data.synthetic.shards.pack_truth`); None if the shard has none.
+        """What is known of rendered frames (see `data.synthetic.pack_truth`); None if the shard has none.
 
         Raises:
             MediaError: the member is damaged.
@@ -130,7 +98,7 @@ class Record:
             with np.load(io.BytesIO(self._read("truth.npz"))) as stored:
                 return {name: stored[name] for name in stored.files}
         except (ValueError, OSError, zipfile.BadZipFile) as e:
-            raise MediaError(f"{self.where}: truth.npz is damaged ({e})", "an .npz file", MEND) from e
+            raise MediaError(f"{self.where}: truth.npz is damaged ({e})", "an .npz file", REMAKE) from e
 
     def frames(self, indices: Sequence[int]) -> UInt8[ndarray, "n height width 3"]:
         """Some frames, RGB, in the order asked for; a number may come twice.
@@ -144,25 +112,30 @@ class Record:
             raise InputError(
                 f"{self.where}: frame {wrong[0]}", f"0 to {len(self) - 1}", "ask for frames that are there"
             )
-        if self._store == "video":
-            what = f"{self.where}: mp4"
-            return decode_video(self._read("mp4"), indices, self._size, self.fps, what)
-        data = read_spans(self._place.find(self._shard), [self._entry.frames[i] for i in indices])
-        return decode_pictures(data, self._size, lambda n: f"{self.where}: frame {indices[n]}")
+        size = self._shards.size
+        if self._shards.store == "video":
+            return decode_video(self._read("mp4"), indices, size, self.fps, f"{self.where}: mp4")
+        data = self._spans([self._entry.frames[i] for i in indices])
+        return decode_pictures(data, size, lambda n: f"{self.where}: frame {indices[n]}")
+
+    def _spans(self, spans: Sequence[Span]) -> list[bytes]:
+        return read_spans(self._shards.storage.find(self._shard), spans)
 
     def _read(self, name: str) -> bytes:
         if name not in self._entry.members:
-            raise MediaError(f"{self.where} has no {name}", "complete records", MEND)
-        return read_spans(self._place.find(self._shard), [self._entry.members[name]])[0]
+            raise MediaError(f"{self.where} has no {name}", "complete records", REMAKE)
+        return self._spans([self._entry.members[name]])[0]
 
-    def _array(self, name: str, dtype: np.dtype[Any], dims: int) -> ndarray:
+    def _array(self, name: str, dtype: np.dtype[Any], dims: int) -> ndarray | None:
+        if name not in self._entry.members:
+            return None
         try:
             array = np.load(io.BytesIO(self._read(name)), allow_pickle=False)
         except (ValueError, EOFError) as e:
-            raise MediaError(f"{self.where}: {name} is damaged ({e})", "an array", MEND) from e
+            raise MediaError(f"{self.where}: {name} is damaged ({e})", "an array", REMAKE) from e
         if array.dtype != dtype or array.ndim != dims or len(array) != len(self):
             got = f"{self.where}: {name} is {array.dtype} {array.shape}"
-            raise MediaError(got, f"{dtype} of {dims} dimensions, {len(self)} frames", MEND)
+            raise MediaError(got, f"{dtype} of {dims} dimensions, {len(self)} frames", REMAKE)
         return array
 
 
@@ -170,9 +143,10 @@ class Shards:
     """The records of one split, by number; the order is that of the index. Picklable; safe in processes and threads.
 
     Attributes:
+        storage: where they lie.
         split: train or val.
         size: (height, width) of all frames.
-        store: how frames are kept: png, jpeg or video.
+        store: how frames are stored: png, jpeg or video.
         settings: what the records were made with.
         digest: identity of the data: sha256 over the checksums of the shards of this split.
         keys: key of each record.
@@ -183,16 +157,16 @@ class Shards:
         sums: sha256 of the shard that holds each record: equal sum and key, equal record.
     """
 
-    def __init__(self, place: Place, split: str) -> None:
-        index = place.index()
+    def __init__(self, storage: Folder | Remote, split: str) -> None:
+        index = storage.index()
         shards = index.splits.get(split, [])
-        self._place, self.split, self.size, self.store = place, split, index.size, index.store
+        self.storage, self.split, self.size, self.store = storage, split, index.size, index.store
         self.settings, self.digest = index.settings, index.digest(split)
         self._entries = [(s, r) for s in shards for r in s.records]
         if not self._entries:
             there = ", ".join(f"{k} ({sum(len(s.records) for s in v)})" for k, v in index.splits.items())
             raise InputError(
-                f"{place.name} has no records of split {split!r}", there, "choose another split, or prepare"
+                f"{storage.name} has no records of split {split!r}", there, "choose another split, or prepare"
             )
         self.keys = [r.key for _, r in self._entries]
         self.num_frames = [r.num_frames for _, r in self._entries]
@@ -207,36 +181,25 @@ class Shards:
         return len(self._entries)
 
     def __getitem__(self, number: int) -> Record:
-        return Record(self._place, *self._entries[number], self.size, self.store)
+        return Record(self, *self._entries[number])
 
     @property
     def latents_model(self) -> str | None:
         """Identity of the autoencoder that made the latents, if there are some."""
         return self.settings.get("latents_model")
 
-    def verify(self) -> None:
-        """Read every shard and compare it with the index (a local set is otherwise only checked for size).
-
-        Raises:
-            MediaError: a shard is not what the index says.
-        """
-        for shard in {s.file: s for s, _ in self._entries}.values():
-            if (found := sha256_file(self._place.find(shard))) != shard.sha256:
-                got = f"{self._place.name}: {shard.file} has sha256 {found[:16]}..."
-                raise MediaError(got, f"{shard.sha256[:16]}... by the index", MEND)
-
 
 def open_shards(where: str | Path, split: str = "train", *, cache: Path | None = None) -> Shards:
     """Open a set of shards.
 
     Args:
-        where: a folder, or a URL that `webdataset.gopen` reads (http:, pipe:, gs:, hf: and so on); the name of a file
-            is put in place of {} in it, or after it: `pipe:aws s3 cp s3://data/set/{} -`.
+        where: a folder, or a URL that begins with file, http, https, s3, gs or hf (s3 and gs want
+            `mimicmotion[remote]`); the name of a file is put in place of {} in it, or after it with a slash.
         split: train or val.
         cache: where remote shards are copied to when first used; `$MIMICMOTION_CACHE/shards` if None.
 
     Raises:
-        InputError: no shards, no records of this split, or another format.
+        InputError: no shards, no records of this split, another format, or another kind of URL.
         MediaError: a shard is damaged, cut off or lacks a member; names shard and record.
     """
-    return Shards(find_place(where, cache), split)
+    return Shards(find_storage(where, cache), split)

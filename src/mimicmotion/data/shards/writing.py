@@ -1,25 +1,34 @@
-"""Writing shards: one after the other as records come, or many at once by a plan that can be gone on with.
+"""Writing shards: many at once, by a plan that can be gone on with.
 
 Each shard gets its name when it is complete, the index comes last. What a shard was made from stands in it, so that an
-interrupted preparation keeps what is done; the same records in the same settings give the same bytes.
+interrupted preparation reuses what is done; the same records in the same settings give the same bytes.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import hashlib
+import io
 import logging
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import re
+import tarfile
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float16, Float32, UInt8
+from numpy import ndarray
+
 from mimicmotion.data.shards.archive import scan_tar
-from mimicmotion.data.shards.frames import check_store
+from mimicmotion.data.shards.frames import check_store, encode_frames
 from mimicmotion.data.shards.index import (
+    FORMAT,
+    HEAD,
     INDEX,
+    VERSION,
     ShardEntry,
     canonical,
     make_index,
@@ -29,75 +38,63 @@ from mimicmotion.data.shards.index import (
     shard_files,
     shard_name,
 )
-from mimicmotion.data.shards.open_shard import OpenShard, RecordData, ShardSettings, open_shard
 from mimicmotion.errors import InputError, MediaError, OutputError
-from mimicmotion.runtime.files import check_writable, writing
+from mimicmotion.pose.files import dump_poses
+from mimicmotion.pose.keypoints import PoseSequence
+from mimicmotion.runtime.files import atomic_path, check_writable, writing
+from mimicmotion.runtime.progress import Job, Progress
 from mimicmotion.runtime.workers import run_parallel
 
 logger = logging.getLogger(__name__)
 
+_KEY = re.compile(r"[^./\\\s][^./\\]{0,79}")  # WebDataset ends the key at the first dot
 
-class ShardWriter:
-    """Writes records as they come, and begins a new shard when one is full; makes the index at the end.
 
-    For small sets and for tests. Long preparations use `write_shards`, which can be gone on with.
+@dataclass(frozen=True, kw_only=True)
+class RecordData:
+    """One scene, as it is given to be written.
+
+    Attributes:
+        key: name of its own, without dot or slash: `<video id>-<scene number>`.
+        video: id of the source video; the reference picture may come from any scene of the same video.
+        frames: RGB frames of one size, taken one after the other (a generator will do).
+        poses: one pose a frame, in pixels of these frames; `poses.fps` is the rate of the frames.
+        stills: number of leading frames that are no part of the time line, but may serve as reference.
+        meta: further plain data, such as source, sha256, start_s, crop, statistics.
+        latents: of the frames, by the autoencoder's mode, unscaled.
+        embeddings: CLIP embedding of each frame.
+        truth: what is known of rendered frames: see `mimicmotion.data.synthetic.pack_truth`.
     """
 
-    def __init__(
-        self, folder: Path | str, shared: ShardSettings, *, max_records: int = 1000, max_bytes: int = 500_000_000
-    ) -> None:
-        """Begin a set of shards in `folder`, which must hold none yet.
+    key: str
+    video: str
+    frames: Iterable[UInt8[ndarray, "height width 3"]]
+    poses: PoseSequence
+    stills: int = 0
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    latents: Float16[ndarray, "frames c h w"] | None = None
+    embeddings: Float32[ndarray, "frames dim"] | None = None
+    truth: Mapping[str, ndarray] | None = None
 
-        Raises:
-            OutputError: the folder cannot be written or holds shards.
-            ConfigError: the store is unknown or cannot hold frames of this size.
-        """
-        self.folder, self._shared = Path(folder), shared
-        self._max = max_records, max_bytes
-        self._open: dict[str, tuple[contextlib.ExitStack, OpenShard]] = {}
-        self._numbers: dict[str, int] = {}
-        check_store(shared.store, shared.size)
-        check_writable(self.folder / INDEX)
-        if shard_files(self.folder):
-            raise OutputError(f"{folder} holds shards", "a new or empty folder", "choose another folder")
 
-    def __enter__(self) -> ShardWriter:
-        return self
+@dataclass(frozen=True, kw_only=True)
+class ShardSettings:
+    """What all shards of a folder have in common.
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        for split in list(self._open):
-            if error is None:
-                self._finish(split)
-            else:
-                self._open.pop(split)[0].__exit__(kind, error, trace)
-        if error is None and self._numbers:
-            self.write_index()
+    Attributes:
+        size: (height, width) of the frames.
+        store: how frames are stored: png, jpeg or video.
+        settings: further plain data that the records depend on; `latents_model` names the model of the latents.
+    """
 
-    def add(self, record: RecordData, split: str = "train") -> None:
-        """Write one record into the open shard of `split`.
+    size: tuple[int, int]
+    store: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
-        Raises:
-            InputError: a field does not fit.
-            OutputError: the disk does not take it.
-        """
-        if split not in self._open:
-            number = self._numbers.get(split, -1) + 1
-            self._numbers[split] = number
-            stack = contextlib.ExitStack()
-            shard = stack.enter_context(open_shard(self.folder / shard_name(split, number), self._shared, split))
-            self._open[split] = stack, shard
-        shard = self._open[split][1]
-        with writing(self.folder / split):
-            shard.add(record)
-        if len(shard) >= self._max[0] or shard.tell() >= self._max[1]:
-            self._finish(split)
-
-    def write_index(self) -> Path:
-        """Write the index of all finished shards."""
-        return save_index(make_index(map(scan_shard, shard_files(self.folder)), self.folder), self.folder)
-
-    def _finish(self, split: str) -> None:
-        self._open.pop(split)[0].close()
+    def head(self, split: str) -> dict[str, Any]:
+        """What the first member of a shard says, without what it was made from."""
+        shared = {"size": list(self.size), "store": self.store, "settings": dict(self.settings)}
+        return {"format": FORMAT, "version": VERSION, "split": split} | shared
 
 
 @dataclass(frozen=True)
@@ -121,25 +118,16 @@ class ShardPlan:
 
     def digest(self) -> str:
         """Identity of the items."""
-        return hashlib.sha256(canonical([_plain(i) for i in self.items]).encode()).hexdigest()
-
-
-@dataclass(frozen=True, slots=True)
-class ShardProgress:
-    """One report of `write_shards`: items finished (those of kept shards counted), items in all, shards finished."""
-
-    done: int
-    total: int
-    shards: int
+        return hashlib.sha256(canonical(self.items).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class ShardsWritten:
-    """What `write_shards` made; `kept` of the shards were there before."""
+    """What `write_shards` made; `reused` of the shards were there before."""
 
     folder: Path
     shards: int
-    kept: int
+    reused: int
     records: dict[str, int]
     frames: int
     bytes: int
@@ -158,10 +146,11 @@ def write_shards(
     shared: ShardSettings,
     *,
     processes: int = 1,
-) -> Generator[ShardProgress, None, ShardsWritten]:
+    stage: str = "shards",
+) -> Job[ShardsWritten]:
     """Write the shards of a plan, each by one process from beginning to end, and then the index.
 
-    Shards that are there already, complete and made from the same items in the same settings, are kept; the result
+    Shards that are there already, complete and made from the same items in the same settings, are reused; the result
     does not depend on `processes`, nor on how often it was interrupted.
 
     Args:
@@ -171,9 +160,7 @@ def write_shards(
             be picklable: a function of a module, or `functools.partial` of one.
         shared: size, store and settings.
         processes: how many work at once; 1 is this process.
-
-    Yields:
-        A report after each item.
+        stage: what reports are called; they count items, those of reused shards too.
 
     Raises:
         InputError: nothing is planned, no item gave a record, or records do not fit.
@@ -183,37 +170,39 @@ def write_shards(
     folder = Path(folder)
     check_store(shared.store, shared.size)
     check_writable(folder / INDEX)
-    if not any(p.items for p in plan):
+    total = sum(len(p.items) for p in plan)
+    if not total:
         raise InputError("nothing to write", "at least one item", "check the source of the data")
-    kept = {p.name: e for p, e in zip(plan, _existing(folder, plan, shared), strict=True) if e is not None}
-    todo = [p for p in plan if p.name not in kept]
+    beyond = {p.name for p in shard_files(folder)} - {p.name for p in plan}
+    if beyond:
+        got = f"{folder} holds {min(beyond)}, which is not part of this set"
+        raise OutputError(got, "a new folder, or one with a part of the same set", "choose another folder")
+    found = [_existing(folder / p.name, p, shared) for p in plan]
+    entries = [e for e in found if e is not None]
+    reused = len(entries)
+    todo = [p for p, e in zip(plan, found, strict=True) if e is None]
     if todo:  # what the index says would not be true from here on
         (folder / INDEX).unlink(missing_ok=True)
     _remove_parts(folder, plan)
-    total, done, entries = (
-        sum(len(p.items) for p in plan),
-        sum(len(p.items) for p in plan if p.name in kept),
-        kept.copy(),
-    )
-    yield ShardProgress(done, total, len(entries))
+    done = total - sum(len(p.items) for p in todo)
+    yield Progress(stage, done, total)
     work = functools.partial(_write_shard, folder, make_records, shared)
     with contextlib.closing(run_parallel(work, todo, processes)) as reports:
-        for result in reports:
-            if isinstance(result, ShardEntry):
-                entries[result.file] = result
+        for report in reports:
+            if isinstance(report, ShardEntry):
+                entries.append(report)
             else:
-                done += result
-            yield ShardProgress(done, total, len(entries))
-    index = make_index(entries.values(), folder)
+                done += report
+            yield Progress(stage, done, total)
+    index = make_index(shared.head(""), entries, folder)
     save_index(index, folder)
-    shards = [s for some in index.splits.values() for s in some]
     return ShardsWritten(
         folder,
-        len(shards),
-        len(kept),
+        len(entries),
+        reused,
         {name: sum(len(s.records) for s in some) for name, some in index.splits.items()},
-        sum(r.num_frames for s in shards for r in s.records),
-        sum(s.bytes for s in shards),
+        sum(r.num_frames for s in entries for r in s.records),
+        sum(s.bytes for s in entries),
     )
 
 
@@ -224,42 +213,89 @@ def _write_shard(
     plan: ShardPlan,
 ) -> Generator[int, None, ShardEntry]:
     """Yields 1 after each item, and 0 after each record so that it can be stopped there."""
-    with open_shard(folder / plan.name, shared, plan.split, plan.digest()) as shard:
+    path, keys = folder / plan.name, set[str]()
+    head = shared.head(plan.split) | {"plan": plan.digest()}
+    with atomic_path(path) as part, writing(path), tarfile.open(part, "w:") as tar:
+        _add(tar, HEAD, canonical(head).encode())
         for item in plan.items:
             for record in make_records(item):
-                shard.add(record)
+                _check(record, shared, keys)
+                keys.add(record.key)
+                for ending, data in sorted(_members(record, shared, plan.split).items()):
+                    _add(tar, f"{record.key}.{ending}", data)
                 yield 0
             yield 1
-    return scan_shard(folder / plan.name)
+    return scan_shard(path)[1]
 
 
-def _existing(folder: Path, plan: Sequence[ShardPlan], shared: ShardSettings) -> Iterator[ShardEntry | None]:
-    """Per planned shard what is there of it."""
-    names = {p.name for p in plan}
-    beyond = next((p.name for p in shard_files(folder) if p.name not in names), None)
-    if beyond is not None:
-        got = f"{folder} holds {beyond}, which is not part of this set"
-        raise OutputError(got, "a new folder, or one with a part of the same set", "choose another folder")
-    for p in plan:
-        path, wanted = folder / p.name, shared.head(p.split, p.digest())
-        if not path.exists():
-            yield None
-            continue
-        try:
-            head = read_head(path, scan_tar(path)[:1])
-        except MediaError as e:
-            logger.warning("%s: written again", e.got)
-            yield None
-            continue
-        want = canonical({k: v for k, v in wanted.items() if k != "plan"})
-        if canonical({k: v for k, v in head.items() if k != "plan"}) != want:
-            got = f"{path} was made with {head.get('settings')}, size {head.get('size')}, store {head.get('store')}"
-            raise OutputError(got, want, "choose another folder, or delete this one")
-        if head["plan"] != wanted["plan"]:
-            logger.info("%s holds other items than planned: written again", path)
-            yield None
-        else:
-            yield scan_shard(path)
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    """Add a member; all that could differ from run to run is fixed by `TarInfo`: owner, mode, time."""
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    tar.addfile(info, io.BytesIO(data))
+
+
+def _members(record: RecordData, shared: ShardSettings, split: str) -> dict[str, bytes]:
+    """Ending of the name -> bytes."""
+    count, fps = len(record.poses), record.poses.fps
+    try:
+        members = encode_frames(record.frames, shared.store, shared.size, fps, count)
+    except InputError as e:
+        raise InputError(f"record {record.key}: {e.got}", e.expected, e.fix) from e
+    facts = {"key": record.key, "video": record.video, "num_frames": count, "stills": record.stills, "fps": fps}
+    members["json"] = canonical({**record.meta, **facts, "size": shared.size, "split": split}).encode()
+    members["poses.npz"] = dump_poses(record.poses)
+    for name, array, dtype in (
+        ("latents", record.latents, np.float16),
+        ("embeddings", record.embeddings, np.float32),
+    ):
+        if array is not None:
+            file = io.BytesIO()
+            np.save(file, array.astype(dtype), allow_pickle=False)
+            members[f"{name}.npy"] = file.getvalue()
+    if record.truth is not None:
+        file = io.BytesIO()
+        np.savez_compressed(file, allow_pickle=False, **record.truth)
+        members["truth.npz"] = file.getvalue()
+    return members
+
+
+def _check(record: RecordData, shared: ShardSettings, keys: set[str]) -> None:
+    name, count = f"record {record.key!r}", len(record.poses)
+    if not _KEY.fullmatch(record.key) or record.key.startswith("__"):
+        raise InputError(name, "1 to 80 characters without dot or slash", "choose another key")
+    if record.key in keys:
+        raise InputError(f"{name} is there twice", "each key once", "choose another key")
+    if record.poses.size != tuple(shared.size):
+        raise InputError(f"{name}: poses of frames {record.poses.size}", f"{shared.size}", "scale the poses")
+    if not 0 <= record.stills <= count or not count:
+        got = f"{name}: {count} frames, {record.stills} stills"
+        raise InputError(got, "at least 1 frame, and no more stills than frames", "correct the record")
+    if not record.poses.fps > 0:
+        raise InputError(f"{name}: fps={record.poses.fps}", "fps above 0", "give the poses their frame rate")
+    for what, array, dims in (("latents", record.latents, 4), ("embeddings", record.embeddings, 2)):
+        if array is not None and (array.ndim != dims or len(array) != count or not np.isfinite(array).all()):
+            got = f"{name}: {what} {array.shape}, or with NaN"
+            raise InputError(got, f"{dims} dimensions, {count} frames, finite", "correct the record")
+
+
+def _existing(path: Path, plan: ShardPlan, shared: ShardSettings) -> ShardEntry | None:
+    """What is there of a planned shard: its entry, or None if it is to be written."""
+    if not path.exists():
+        return None
+    try:
+        head = read_head(path, scan_tar(path))
+    except MediaError as e:
+        logger.warning("%s: written again", e.got)
+        return None
+    made_from, wanted = head.pop("plan", None), canonical(shared.head(plan.split))
+    if canonical(head) != wanted:
+        got = f"{path} was made with {head.get('settings')}, size {head.get('size')}, store {head.get('store')}"
+        raise OutputError(got, wanted, "choose another folder, or delete this one")
+    if made_from != plan.digest():
+        logger.info("%s holds other items than planned: written again", path)
+        return None
+    return scan_shard(path)[1]
 
 
 def _remove_parts(folder: Path, plan: Sequence[ShardPlan]) -> None:
@@ -268,18 +304,3 @@ def _remove_parts(folder: Path, plan: Sequence[ShardPlan]) -> None:
         for part in folder.glob(f".{split}-*.part.tar"):
             with contextlib.suppress(OSError):
                 part.unlink()
-
-
-def _plain(item: Any) -> Any:
-    """Plain data of an item of a plan."""
-    if dataclasses.is_dataclass(item) and not isinstance(item, type):
-        return {f.name: _plain(getattr(item, f.name)) for f in dataclasses.fields(item)}
-    if isinstance(item, Mapping):
-        return {str(k): _plain(v) for k, v in item.items()}
-    if isinstance(item, (list, tuple)):
-        return [_plain(v) for v in item]
-    if isinstance(item, Path):
-        return item.as_posix()
-    if item is None or isinstance(item, (str, int, float)):
-        return item
-    raise InputError(f"an item of a plan holds {type(item).__name__}", "plain data, paths, dataclasses", "convert it")

@@ -11,12 +11,30 @@ from typing import Any
 
 from mimicmotion import plot
 from mimicmotion.errors import InputError
+from mimicmotion.evaluation.figures.specs import BarsSpec, FigureResult
 from mimicmotion.evaluation.metrics.bootstrap import Interval
-from mimicmotion.evaluation.results import Results
+from mimicmotion.evaluation.results import Results, load_results
+from mimicmotion.runtime.progress import Job
 from mimicmotion.settings.metrics import describe
 from mimicmotion.tables import write_csv
 
 ACROSS = 4
+
+
+def make(spec: BarsSpec) -> Job[FigureResult]:
+    """The figure of a report, and OUTPUT.csv with the numbers.
+
+    Raises:
+        InputError: the report cannot be read, or has not these metrics.
+        OutputError: a file cannot be written.
+    """
+    yield from ()
+    results, _ = load_results(spec.report)
+    shown = choose_metrics(results, spec.metric or ())
+    rows = ((m, k, i.value, i.low, i.high, i.n) for m, of in results.items() for k in shown if (i := of.get(k)))
+    table = write_csv(spec.output.with_suffix(".csv"), ("method", "metric", "mean", "low", "high", "n"), rows)
+    paint(results, shown, spec.output)
+    return FigureResult([spec.output, table], [f"{len(shown)} metrics of {len(results)} methods"])
 
 
 def choose_metrics(results: Results, metrics: Sequence[str] = ()) -> list[str]:
@@ -31,23 +49,6 @@ def choose_metrics(results: Results, metrics: Sequence[str] = ()) -> list[str]:
             raise InputError(f"metric {metric!r}", ", ".join(known), "choose from these")
     every = [m for m in known if any(m in f and math.isfinite(f[m].value) for f in results.values())]
     return list(dict.fromkeys(metrics)) or every
-
-
-def save(results: Results, output: Path, metrics: Sequence[str]) -> list[Path]:
-    """Write the figure of these metrics, and OUTPUT.csv with the numbers.
-
-    Raises:
-        OutputError: a file cannot be written.
-    """
-    rows = (
-        (method, m, found[m].value, found[m].low, found[m].high, found[m].n)
-        for method, found in results.items()
-        for m in metrics
-        if m in found
-    )
-    table = write_csv(output.with_suffix(".csv"), ("method", "metric", "mean", "low", "high", "n"), rows)
-    paint(results, metrics, output)
-    return [output, table]
 
 
 def paint(

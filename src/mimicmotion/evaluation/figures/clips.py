@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
 
 from mimicmotion.arrays import Frame
 from mimicmotion.errors import InputError
-from mimicmotion.video.reader import RELEASED_FPS, VideoReader, open_video
+from mimicmotion.evaluation.figures.specs import SegmentsSpec
+from mimicmotion.generate import inputs
+from mimicmotion.pose.keypoints import PoseSequence
+from mimicmotion.runtime.progress import Job, Progress
+from mimicmotion.settings import PoseOptions
+from mimicmotion.video.reader import VideoReader, open_video
 
-if TYPE_CHECKING:
-    from mimicmotion.settings import FusionConfig
+ASPECT_TOLERANCE = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +38,6 @@ class Clip:
     max_frames: int | None = None
 
     def __iter__(self) -> Iterator[Frame]:
-        import cv2
-
         for frame in self.reader.frames(max_frames=self.max_frames):
             if frame.shape[:2] == self.size:
                 yield frame
@@ -91,7 +95,6 @@ def open_clips(
     resize: bool = False,
     same_size: bool = True,
     max_frames: int | None = None,
-    folder_fps: float = RELEASED_FPS,
 ) -> list[Clip]:
     """Open results of one size.
 
@@ -100,13 +103,12 @@ def open_clips(
         resize: scale the frames of the others to the size of the first.
         same_size: refuse other sizes; False leaves sizes as they are.
         max_frames: take only so many frames of each.
-        folder_fps: frames per second of folders of frames.
 
     Raises:
         InputError: sizes differ.
         MediaError: a video is missing, empty or damaged.
     """
-    readers = [(name, open_video(path, folder_fps=folder_fps)) for name, path in named]
+    readers = [(name, open_video(path)) for name, path in named]
     first = readers[0][1].info.size
     sizes = {r.info.size for _, r in readers}
     if same_size and not resize and len(sizes) > 1:
@@ -140,33 +142,51 @@ def spaced(first: int, last: int, count: int) -> list[int]:
     return sorted({first + round(i * (last - first) / (count - 1)) for i in range(count)})
 
 
-def check_frames(wanted: Sequence[int], first: int, frames: int) -> list[int]:
-    """Frame numbers in order, each once.
+def check_frames(wanted: Sequence[int], first: int, frames: int, what: str = "frame") -> list[int]:
+    """Frame numbers in order, each once; also of borders, where b lies between the frames b - 1 and b.
 
     Raises:
         InputError: one lies outside first..frames - 1.
     """
     bad = [t for t in wanted if not first <= t < frames]
     if bad:
-        raise InputError(f"frame {bad[0]} of {frames} frames", f"{first} to {frames - 1}", "frames count from 0")
+        raise InputError(f"{what} {bad[0]} of {frames} frames", f"{first} to {frames - 1}", "frames count from 0")
     return sorted(set(wanted))
 
 
-def check_borders(borders: Sequence[int], frames: int) -> list[int]:
-    """Borders in order; b lies between the frames b - 1 and b.
+def borders_of(spec: SegmentsSpec, frames: int) -> list[int]:
+    """First frames of new segments of a video, as a spec gives them or by the plan of sampling.
 
     Raises:
         InputError: one lies outside 1..frames - 1.
     """
-    bad = [b for b in borders if not 1 <= b < frames]
-    if bad:
-        got = f"border {bad[0]} of {frames} frames"
-        raise InputError(got, f"1 to {frames - 1}", "give the first frames of new segments, from 0")
-    return sorted(set(borders))
-
-
-def planned_borders(frames: int, config: FusionConfig) -> list[int]:
-    """The first frames of all segments but the first."""
     from mimicmotion.diffusion.fusion import plan_segments
 
-    return sorted({s.start for s in plan_segments(frames, config)} - {0})
+    fusion = spec.fusion()
+    planned = () if fusion is None else (s.start for s in plan_segments(frames, fusion) if s.start)
+    return check_frames([*(spec.borders or ()), *planned], 1, frames, "border")
+
+
+def check_shapes(clips: Sequence[Clip], poses: PoseSequence) -> None:
+    """Whether results and poses have one shape, whatever their sizes.
+
+    Raises:
+        InputError: they have not.
+    """
+    shapes = {str(c): c.size for c in clips} | {f"poses ({poses.source or 'given'})": poses.size}
+    ratios = [w / h for h, w in shapes.values()]
+    if max(ratios) > min(ratios) * (1 + ASPECT_TOLERANCE):
+        got = "; ".join(f"{n} is {w} x {h}" for n, (h, w) in shapes.items())
+        raise InputError(got, "one shape (width : height)", "crop the results alike; use poses in the same frame")
+
+
+def estimate(frames: Sequence[Frame]) -> Job[PoseSequence]:
+    """Poses by the bundled estimator, each frame by itself: the frames are not consecutive."""
+    estimator = inputs.find_estimator(PoseOptions())(static=True)
+    found = []
+    for i, frame in enumerate(frames):
+        yield Progress("poses", i, len(frames))
+        found.append(estimator.estimate([frame]))
+    yield Progress("poses", len(frames), len(frames))
+    xy, confidence = np.concatenate([f.xy for f in found]), np.concatenate([f.confidence for f in found])
+    return PoseSequence(xy, confidence, found[0].size, source=found[0].source)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import get_args
+from collections.abc import Mapping
+from typing import NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Float64
@@ -13,6 +11,8 @@ from numpy import ndarray
 
 from mimicmotion import plot
 from mimicmotion.errors import ConfigError
+from mimicmotion.evaluation.figures.specs import FigureResult, FusionSpec
+from mimicmotion.runtime.progress import Job
 from mimicmotion.settings import FusionConfig, FusionMode
 from mimicmotion.tables import write_csv
 
@@ -20,77 +20,63 @@ MODES = get_args(FusionMode)
 MAX_LABELS = 32  # frames whose weights can be written into their cells
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Weights:
-    """The plan of one mode.
-
-    Attributes:
-        config: N, C, mode.
-        segments: (first, last) frame of each segment, without the reference slot.
-        weights: what each segment weighs at each frame; every column sums to 1.
-        reference_slot: whether each segment also holds the reference picture.
-    """
-
-    config: FusionConfig
-    segments: tuple[tuple[int, int], ...]
-    weights: Float64[ndarray, "segments frames"]
-    reference_slot: bool
-
-
-def plan(frames: int, segment: int, overlap: int, mode: str, *, reference_slot: bool = False) -> Weights:
-    """The plan that sampling uses, as `mimicmotion.diffusion.fusion` makes it.
-
-    Args:
-        frames: frames of the video.
-        segment: frames per segment (N).
-        overlap: frames shared by neighbours (C).
-        mode: progressive, released, average or none.
-        reference_slot: the reference picture takes a frame of each segment; mode released always has it.
+def make(spec: FusionSpec) -> Job[FigureResult]:
+    """The figure, and OUTPUT.csv: a row for each segment, a column for each frame.
 
     Raises:
         ConfigError: an unknown mode, or numbers that make no plan.
         InputError: no frames.
-    """
-    from mimicmotion.diffusion.fusion import make_plan
-
-    if mode not in MODES:
-        raise ConfigError(f"fusion mode {mode!r}", ", ".join(MODES), "choose one of these")
-    config = FusionConfig(mode=mode, segment_frames=segment, overlap_frames=overlap, reference_slot=reference_slot)  # pyrefly: ignore [bad-argument-type]
-    made = make_plan(frames, config)
-    slot = int(made.reference_slot)
-    rows = [[r - slot for r in s if r >= slot] for s in made.segments]
-    return Weights(config, tuple((r[0], r[-1]) for r in rows), made.weights[:, slot:].numpy(), made.reference_slot)
-
-
-def save(data: Sequence[Weights], output: Path) -> list[Path]:
-    """Write the figure, and OUTPUT.csv: a row for each segment, a column for each frame.
-
-    Raises:
         OutputError: a file cannot be written.
     """
-    frames = data[0].weights.shape[1]
-    head = ("mode", "segment", "first", "last", *(f"frame_{t}" for t in range(frames)))
+    yield from ()
+    modes = ["progressive"] if spec.mode is None else list(dict.fromkeys(spec.mode))
+    if not modes or not set(modes) <= set(MODES):
+        got = f"fusion mode {next(m for m in modes if m not in MODES)!r}" if modes else "no mode"
+        raise ConfigError(got, ", ".join(MODES), "choose one of these")
+    plans = {mode: _plan(spec, mode) for mode in modes}
+    head = ("mode", "segment", "first", "last", *(f"frame_{t}" for t in range(spec.frames)))
     rows = (
-        (w.config.mode, k, first, last, *map(float, w.weights[k]))
-        for w in data
-        for k, (first, last) in enumerate(w.segments)
+        (mode, k, first, last, *map(float, plan.weights[k]))
+        for mode, plan in plans.items()
+        for k, (first, last) in enumerate(plan.segments)
     )
-    table = write_csv(output.with_suffix(".csv"), head, rows)
-    _paint(data, output)
-    return [output, table]
+    table = write_csv(spec.output.with_suffix(".csv"), head, rows)
+    _paint(spec, plans)
+    notes = [f"{mode}: {len(plan.segments)} segments for {spec.frames} frames" for mode, plan in plans.items()]
+    return FigureResult([spec.output, table], notes)
 
 
-def _paint(data: Sequence[Weights], output: Path) -> None:
+class _Plan(NamedTuple):
+    """(first, last) frame of each segment, what each weighs at each frame, and whether it holds the picture too."""
+
+    segments: list[tuple[int, int]]
+    weights: Float64[ndarray, "segments frames"]
+    reference_slot: bool
+
+
+def _plan(spec: FusionSpec, mode: str) -> _Plan:
+    """The plan that sampling uses, as `mimicmotion.diffusion.fusion` makes it, without the reference slot."""
+    from mimicmotion.diffusion.fusion import make_plan
+
+    numbers = {"segment_frames": spec.segment_frames, "overlap_frames": spec.overlap_frames}
+    config = FusionConfig(mode=mode, **numbers, reference_slot=spec.reference_slot)  # pyrefly: ignore [bad-argument-type]
+    made = make_plan(spec.frames, config)
+    slot = int(made.reference_slot)
+    spans = [(s[slot] - slot, s[-1] - slot) for s in made.segments]
+    return _Plan(spans, made.weights[:, slot:].numpy(), made.reference_slot)
+
+
+def _paint(spec: FusionSpec, plans: Mapping[str, _Plan]) -> None:
     import matplotlib as mpl
     from matplotlib.patches import Rectangle
     from matplotlib.ticker import MaxNLocator
 
-    heights = [0.8 + 0.24 * len(w.segments) for w in data]
-    with plot.figure(output, height=sum(heights) + 1.0 * len(data)) as sheet:
-        parts = sheet.subfigures(len(data), 1, squeeze=False, height_ratios=[h + 1.0 for h in heights])[:, 0]
-        for part, w, height in zip(parts, data, heights, strict=True):
+    frames = spec.frames
+    heights = [0.8 + 0.24 * len(w.segments) for w in plans.values()]
+    with plot.figure(spec.output, height=sum(heights) + 1.0 * len(plans)) as sheet:
+        parts = sheet.subfigures(len(plans), 1, squeeze=False, height_ratios=[h + 1.0 for h in heights])[:, 0]
+        for part, (mode, w), height in zip(parts, plans.items(), heights, strict=True):
             top, bottom = part.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [height, 1.0]})
-            frames = w.weights.shape[1]
             for k, (first, last) in enumerate(w.segments):
                 for t in range(first, last + 1):
                     share = float(w.weights[k, t])
@@ -111,7 +97,7 @@ def _paint(data: Sequence[Weights], output: Path) -> None:
             bottom.set_ylabel("weight")
             bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
             slot = ", each with the reference picture in slot 0" if w.reference_slot else ""
-            top.set_title(f"{w.config.mode}: N = {w.config.segment_frames}, C = {w.config.overlap_frames}{slot}")
+            top.set_title(f"{mode}: N = {spec.segment_frames}, C = {spec.overlap_frames}{slot}")
             bottom.set_xlabel("frame")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +14,30 @@ from numpy import ndarray
 from mimicmotion import plot
 from mimicmotion.arrays import Frame
 from mimicmotion.errors import InputError, PoseError
-from mimicmotion.evaluation.figures.clips import Clip, check_frames, check_lengths, spaced
+from mimicmotion.evaluation.figures.clips import (
+    Clip,
+    check_frames,
+    check_lengths,
+    check_shapes,
+    estimate,
+    open_clips,
+    parse_names,
+    spaced,
+)
+from mimicmotion.evaluation.figures.specs import FigureResult, HandsSpec
+from mimicmotion.generate import inputs
+from mimicmotion.pose.files import open_poses
 from mimicmotion.pose.hands import hand_boxes
 from mimicmotion.pose.keypoints import LEFT_HAND, RIGHT_HAND, VISIBLE, PoseSequence
+from mimicmotion.runtime.progress import Job
+from mimicmotion.settings import GenerateConfig, parse
 from mimicmotion.tables import write_csv
 
 SIDES = ("left", "right")
 PADDING = 0.3
 LEAST_SHARE = 1 / 16  # of the frame's short side: a fist seen from afar is still a picture
 SHOWN = 4
-ASPECT_TOLERANCE = 0.02
+CANDIDATES = 12  # frames in which hands are looked for
 Box = tuple[int, int, int, int]
 
 
@@ -55,6 +70,44 @@ class HandCrop:
         return float(np.abs(other.astype(np.float64) - first).mean())
 
 
+def make(spec: HandsSpec) -> Job[FigureResult]:
+    """The figure, and OUTPUT.csv with the boxes and each crop's difference from the first result's.
+
+    Raises:
+        InputError: results and poses do not fit together, a frame lies outside, or no hand is seen well enough.
+        OutputError: a file cannot be written.
+    """
+    clips = open_clips(parse_names(spec.results), same_size=False, max_frames=spec.max_frames)
+    numbers, frames = None, spec.frames or ()
+    if spec.poses is None:
+        count = clips[0].count()
+        numbers = check_frames(frames, 0, count) or spaced(0, count - 1, CANDIDATES)
+        known = yield from estimate(list(clips[0].chosen(numbers).values()))
+    else:
+        settings = _sidecar(spec.poses) if spec.poses.suffix.lower() == ".json" else None
+        # the driving poses in pixels of a result, found and fitted as they were when it was made
+        known = open_poses(spec.poses) if settings is None else (yield from inputs.prepare(*settings, 1)).aligned
+        known = known if spec.max_frames is None else known[: spec.max_frames]
+    data = cut_hands(clips, known, numbers=numbers, frames=frames, threshold=spec.threshold)
+    head = ("result", "frame", "hand", "left", "top", "right", "bottom", "confidence", "difference_from_first")
+    rows = ((n, h.frame, h.side, *box, h.confidence, h.difference(n)) for h in data for n, box in h.boxes.items())
+    table = write_csv(spec.output.with_suffix(".csv"), head, rows)
+    _paint(data, spec.output)
+    note = f"{len(data)} hands in frames {', '.join(map(str, sorted({h.frame for h in data})))}"
+    return FigureResult([spec.output, table], [note])
+
+
+def _sidecar(path: Path) -> tuple[GenerateConfig, tuple[int, int]] | None:
+    """Settings and size (height, width) of a result, if this is what `generate` wrote beside it."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise InputError(f"{path}: {e}", "a pose file or RESULT.json", "check the path") from e
+    if not (isinstance(data, dict) and isinstance(data.get("settings"), dict) and "size" in data):
+        return None
+    return parse(GenerateConfig, data["settings"]), (int(data["size"][0]), int(data["size"][1]))
+
+
 def square_boxes(poses: PoseSequence, threshold: float = VISIBLE) -> tuple[Float[ndarray, "frames 2 4"], ndarray]:
     """Squares around both hands as fractions of the frame's width and height, and which hands are seen well enough.
 
@@ -80,11 +133,6 @@ def crop(frame: Frame, box: Box) -> Frame:
     return out
 
 
-def choose_frames(usable: Sequence[int], count: int = SHOWN) -> list[int]:
-    """Up to `count` of the usable frames, evenly spaced among them."""
-    return [usable[i] for i in spaced(0, len(usable) - 1, count)]
-
-
 def cut_hands(
     clips: Sequence[Clip],
     poses: PoseSequence,
@@ -106,7 +154,7 @@ def cut_hands(
         InputError: lengths or shapes differ, or a frame lies outside.
         PoseError: no hand is seen well enough in the frames.
     """
-    _check_shapes(clips, poses)
+    check_shapes(clips, poses)
     count = check_lengths(clips, {c.name: c.count() for c in clips}, least=1)
     known = range(count) if numbers is None else numbers
     if len(known) != len(poses):
@@ -122,7 +170,7 @@ def cut_hands(
             "a hand that is seen",
             "choose other frames or lower --threshold",
         )
-    shown = usable if frames else choose_frames(usable)
+    shown = usable if frames else [usable[i] for i in spaced(0, len(usable) - 1, SHOWN)]
     pictures = {c.name: c.chosen(shown) for c in clips}
     found = []
     for t in shown:
@@ -135,33 +183,12 @@ def cut_hands(
     return found
 
 
-def save(data: Sequence[HandCrop], output: Path) -> list[Path]:
-    """Write the figure, and OUTPUT.csv with the boxes and each crop's difference from the first result's.
-
-    Raises:
-        OutputError: a file cannot be written.
-    """
-    head = ("result", "frame", "hand", "left", "top", "right", "bottom", "confidence", "difference_from_first")
-    rows = (
-        (name, h.frame, h.side, *box, h.confidence, h.difference(name)) for h in data for name, box in h.boxes.items()
-    )
-    table = write_csv(output.with_suffix(".csv"), head, rows)
-    _paint(data, output)
-    return [output, table]
-
-
 def _paint(data: Sequence[HandCrop], output: Path) -> None:
-    names = list(data[0].crops)
+    rows = {name: [hand.crops[name] for hand in data] for name in data[0].crops}
+    titles = [f"frame {hand.frame}\n{hand.side} {hand.confidence:.2f}" for hand in data]
     cell = min((plot.PAGE_WIDTH - 0.4) / max(len(data), 4), 1.6)
-    with plot.figure(output, height=cell * len(names) + 0.5) as sheet:
-        grid = sheet.subplots(len(names), len(data), squeeze=False)
-        for j, hand in enumerate(data):
-            for k, name in enumerate(names):
-                grid[k, j].imshow(hand.crops[name], interpolation="antialiased")
-                plot.bare(grid[k, j])
-                if not j:
-                    grid[k, j].set_ylabel(name, color=plot.colour(k))
-            grid[0, j].set_title(f"frame {hand.frame}\n{hand.side} {hand.confidence:.2f}")
+    with plot.figure(output, height=cell * len(rows) + 0.5) as sheet:
+        plot.picture_grid(sheet, rows, titles, interpolation="antialiased")
 
 
 def _pixels(square: Float[ndarray, " 4"], size: tuple[int, int]) -> Box:
@@ -169,11 +196,3 @@ def _pixels(square: Float[ndarray, " 4"], size: tuple[int, int]) -> Box:
     side = max(2, round(float(max(right - left, bottom - top))))
     x, y = round(float(left + right - side) / 2), round(float(top + bottom - side) / 2)
     return x, y, x + side, y + side
-
-
-def _check_shapes(clips: Sequence[Clip], poses: PoseSequence) -> None:
-    shapes = {str(c): c.size for c in clips} | {f"poses ({poses.source or 'given'})": poses.size}
-    ratios = [w / h for h, w in shapes.values()]
-    if max(ratios) > min(ratios) * (1 + ASPECT_TOLERANCE):
-        got = "; ".join(f"{n} is {w} x {h}" for n, (h, w) in shapes.items())
-        raise InputError(got, "one shape (width : height)", "crop the results alike; use poses in the same frame")

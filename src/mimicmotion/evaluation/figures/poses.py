@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,16 @@ from numpy import ndarray
 from mimicmotion import plot
 from mimicmotion.arrays import Frame
 from mimicmotion.errors import InputError, PoseError
+from mimicmotion.evaluation.figures.clips import check_frames, check_shapes, estimate, open_clips, spaced
+from mimicmotion.evaluation.figures.specs import FigureResult, PosesSpec
+from mimicmotion.pose.files import open_poses
 from mimicmotion.pose.guidance.skeleton import draw_pose
 from mimicmotion.pose.keypoints import BODY, FACE, FEET, LEFT_HAND, NUM_POINTS, RIGHT_HAND, VISIBLE, PoseSequence
+from mimicmotion.runtime.progress import Job
 from mimicmotion.tables import write_csv
 
 PARTS = {"body": BODY, "feet": FEET, "face": FACE, "left hand": LEFT_HAND, "right hand": RIGHT_HAND}
+SHOWN = 4
 DRAWN_SIDE = 512  # pixels of the longer side: as many as the page shows
 STROKE = 3.0  # thicker than the network sees it: the page is small
 MARGIN = 0.1
@@ -39,6 +45,43 @@ class PoseMaps:
     aware: dict[int, UInt8[ndarray, "height width 3"]]
     plain: dict[int, UInt8[ndarray, "height width 3"]]
     poses: dict[int, tuple[Float[ndarray, "134 2"], Float[ndarray, " 134"]]]
+
+
+def make(spec: PosesSpec) -> Job[FigureResult]:
+    """The figure, and OUTPUT.csv with position and confidence of every point.
+
+    Raises:
+        InputError: the poses do not fit the video, a frame lies outside, or nobody is seen.
+        OutputError: a file cannot be written.
+    """
+    known = open_poses(spec.poses) if spec.poses else None
+    clip = open_clips([("video", spec.video)])[0]
+    count = clip.count()
+    shown = check_frames(spec.frames or (), 0, count) or spaced(0, count - 1, SHOWN)
+    pictures = clip.chosen(shown)
+    if known is None:
+        found = yield from estimate(list(pictures.values()))
+    else:
+        if len(known) != count:
+            got = f"{spec.poses} has {len(known)} poses, {spec.video} has {count} frames"
+            fix = f"make it with 'mimicmotion poses {spec.video}' without --fps"
+            raise InputError(got, "a pose for each frame", fix)
+        check_shapes([clip], known)
+        found = dataclasses.replace(known, xy=known.xy[shown], confidence=known.confidence[shown]).scaled(clip.size)
+    data = make_maps(pictures, found, whole=spec.whole)
+    rows = (
+        (t, k, part_of(k), float(xy[k, 0]), float(xy[k, 1]), float(c[k]), int(c[k] > VISIBLE))
+        for t, (xy, c) in data.poses.items()
+        for k in range(NUM_POINTS)
+    )
+    head = ("frame", "point", "part", "x", "y", "confidence", "drawn_without")
+    table = write_csv(spec.output.with_suffix(".csv"), head, rows)
+    _paint(data, spec.output)
+    seen = found.confidence[found.confidence > 0]
+    dim = float((seen < 0.5).mean()) if len(seen) else 0.0
+    source = found.source or spec.poses
+    note = f"frames {', '.join(map(str, shown))} by {source}; {dim:.0%} of the seen points are below 0.5"
+    return FigureResult([spec.output, table], [note])
 
 
 def part_of(point: int) -> str:
@@ -98,35 +141,11 @@ def make_maps(frames: Mapping[int, Frame], poses: PoseSequence, *, whole: bool =
     return PoseMaps(cut, aware, plain, points)
 
 
-def save(data: PoseMaps, output: Path) -> list[Path]:
-    """Write the figure, and OUTPUT.csv with position and confidence of every point.
-
-    Raises:
-        OutputError: a file cannot be written.
-    """
-    rows = (
-        (t, k, part_of(k), float(xy[k, 0]), float(xy[k, 1]), float(c[k]), int(c[k] > VISIBLE))
-        for t, (xy, c) in data.poses.items()
-        for k in range(NUM_POINTS)
-    )
-    head = ("frame", "point", "part", "x", "y", "confidence", "drawn_without")
-    table = write_csv(output.with_suffix(".csv"), head, rows)
-    _paint(data, output)
-    return [output, table]
-
-
 def _paint(data: PoseMaps, output: Path) -> None:
-    first = next(iter(data.frames.values()))
-    cell = (plot.PAGE_WIDTH - 0.4) / max(len(data.frames), 3)
-    row = min(cell * first.shape[0] / first.shape[1], 2.6)
+    height, width = next(iter(data.frames.values())).shape[:2]
+    row = min((plot.PAGE_WIDTH - 0.4) / max(len(data.frames), 3) * height / width, 2.6)
+    maps = zip(ROWS, (data.frames, data.aware, data.plain), strict=True)
+    rows = {name: list(pictures.values()) for name, pictures in maps}
+    titles = [f"frame {t}" + ("" if c.any() else ": nobody found") for t, (_, c) in data.poses.items()]
     with plot.figure(output, height=3 * row + 0.45) as sheet:
-        grid = sheet.subplots(3, len(data.frames), squeeze=False)
-        for k, pictures in enumerate((data.frames, data.aware, data.plain)):
-            for j, (t, picture) in enumerate(pictures.items()):
-                axes = grid[k, j]
-                axes.imshow(picture, interpolation="antialiased")
-                plot.bare(axes)
-                if not k:
-                    seen = data.poses[t][1]
-                    axes.set_title(f"frame {t}" + ("" if seen.any() else ": nobody found"))
-            grid[k, 0].set_ylabel(ROWS[k])
+        plot.picture_grid(sheet, rows, titles, coloured=False, interpolation="antialiased")

@@ -4,17 +4,33 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated
 
 from mimicmotion.errors import ConfigError
-from mimicmotion.settings import STRICT, FusionConfig
+from mimicmotion.settings import FusionConfig
+from mimicmotion.settings.parsing import Range, Settings
+
+
+@dataclass(frozen=True, slots=True)
+class FigureResult:
+    """The files made, and what to know about them.
+
+    Attributes:
+        files: the figure first, then its tables.
+        notes: a sentence each.
+    """
+
+    files: list[Path]
+    notes: list[str]
+
+    def summary(self) -> str:
+        """A few lines for a person to read."""
+        return "\n".join([*self.notes, f"figure: {self.files[0]}", *(f"numbers: {p}" for p in self.files[1:])])
 
 
 @dataclass(frozen=True, kw_only=True)
-class FigureSpec:
+class FigureSpec(Settings):
     """What all figures have."""
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     output: Path
     """The PNG file; the numbers stand beside it as CSV."""
@@ -24,16 +40,14 @@ class FigureSpec:
 class _ResultsSpec(FigureSpec):
     results: list[str]
     """NAME=PATH or PATH each: videos or folders of frames, of one length and shape."""
-    max_frames: int | None = None
+    max_frames: Annotated[int | None, Range(1)] = None
     """Take only so many frames of each."""
-
-    def __post_init__(self) -> None:
-        if self.max_frames is not None and self.max_frames < 1:
-            raise ConfigError(f"max_frames={self.max_frames}", "at least 1", "leave it out to take all frames")
 
 
 @dataclass(frozen=True, kw_only=True)
-class _SegmentsSpec(_ResultsSpec):
+class SegmentsSpec(_ResultsSpec):
+    """What figures have that mark where segments meet."""
+
     resize: bool = False
     """Scale results to the size of the first."""
     borders: list[int] | None = None
@@ -60,21 +74,19 @@ class _SegmentsSpec(_ResultsSpec):
 
 
 @dataclass(frozen=True, kw_only=True)
-class YtSpec(_SegmentsSpec):
+class YtSpec(SegmentsSpec):
     """One column of pixels over time."""
 
     output: Path = Path("yt.png")
-    """The PNG file; the numbers stand beside it as CSV."""
     column: int | None = None
     """Which column, from the left, from 0; by default the one that changes most."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiffSpec(_SegmentsSpec):
+class DiffSpec(SegmentsSpec):
     """Rows of |frame t - frame t-1|."""
 
     output: Path = Path("diff.png")
-    """The PNG file; the numbers stand beside it as CSV."""
     frames: list[int] | None = None
     """Which frames to show, from 1; by default six, evenly spaced."""
 
@@ -86,7 +98,6 @@ class PosesSpec(FigureSpec):
     video: Path
     """The driving video."""
     output: Path = Path("poses.png")
-    """The PNG file; the numbers stand beside it as CSV."""
     poses: Path | None = None
     """Its pose file; without one the bundled estimator looks at the frames, each by itself."""
     frames: list[int] | None = None
@@ -100,20 +111,14 @@ class HandsSpec(_ResultsSpec):
     """Hands cut out at the same frames and places."""
 
     output: Path = Path("hands.png")
-    """The PNG file; the numbers stand beside it as CSV."""
     poses: Path | None = None
     """Where the hands are: a pose file in the frame of the results, or the RESULT.json that `generate` wrote (the
     driving poses as they were fitted to the picture). Without it the hands are looked for in the first result, which
     should be the real video."""
     frames: list[int] | None = None
     """Which frames, from 0; by default four in which a hand is seen."""
-    threshold: float = 0.3
+    threshold: Annotated[float, Range(0, 1)] = 0.3
     """A hand is shown if all its 21 points exceed this confidence."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.threshold <= 1:
-            raise ConfigError(f"threshold={self.threshold}", "0 to 1", "correct 'threshold'")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +126,6 @@ class FusionSpec(FigureSpec):
     """How segments overlap and what each weighs; the defaults are the paper's N and C."""
 
     output: Path = Path("fusion.png")
-    """The PNG file; the numbers stand beside it as CSV."""
     segment_frames: int = 8
     """Frames per segment (N)."""
     overlap_frames: int = 3
@@ -141,6 +145,5 @@ class BarsSpec(FigureSpec):
     report: Path
     """A report's folder, its summary.json or its metrics.csv."""
     output: Path = Path("bars.png")
-    """The PNG file; the numbers stand beside it as CSV."""
     metric: list[str] | None = None
     """Which metric to show; all by default. May be given several times."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,31 +12,54 @@ from numpy import ndarray
 from mimicmotion import plot
 from mimicmotion.arrays import Frame
 from mimicmotion.errors import InputError
-from mimicmotion.evaluation.figures.clips import Clip, check_borders, check_lengths
+from mimicmotion.evaluation.figures.clips import borders_of, check_lengths, open_clips, parse_names
+from mimicmotion.evaluation.figures.specs import FigureResult, YtSpec
+from mimicmotion.runtime.progress import Job, Progress
 from mimicmotion.tables import write_csv
 
 COLUMNS = 4  # slices beside one another
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Slices:
-    """The same column of several results.
+def make(spec: YtSpec) -> Job[FigureResult]:
+    """The figure, OUTPUT.csv with every pixel of the slices and OUTPUT-jumps.csv with the jump at each frame.
 
-    Attributes:
-        column: which, from the left, from 0.
-        slices: name -> column over time: y goes down, time to the right.
-        borders: first frames of new segments.
-        frame: a frame of the first result, to show where the column is.
+    The videos are read twice, one frame at a time.
+
+    Raises:
+        InputError: lengths or sizes differ, or the column or a border lies outside.
+        OutputError: a file cannot be written.
     """
-
-    column: int
-    slices: dict[str, UInt8[ndarray, "height frames 3"]]
-    borders: tuple[int, ...]
-    frame: Frame
-
-    def jumps(self) -> dict[str, Float64[ndarray, " frames_minus_1"]]:
-        """Name -> mean absolute difference from the frame before within the column, in grey levels."""
-        return {n: np.abs(np.diff(s.astype(np.float64), axis=1)).mean((0, 2)) for n, s in self.slices.items()}
+    clips = open_clips(parse_names(spec.results), resize=spec.resize, max_frames=spec.max_frames)
+    yield Progress("read", 0, 1)
+    found = {c.name: column_changes(c) for c in clips}
+    frames = check_lengths(clips, {n: count for n, (_, count) in found.items()})
+    width, column = clips[0].size[1], spec.column
+    if column is None:
+        column = choose_column([changes for changes, _ in found.values()])
+    elif not 0 <= column < width:
+        raise InputError(f"column={column} of pictures {width} wide", f"0 to {width - 1}", "columns count from 0")
+    borders = borders_of(spec, frames)
+    slices = {c.name: np.stack([f[:, column] for f in c], 1) for c in clips}
+    middle = clips[0].chosen([frames // 2])[frames // 2]
+    yield Progress("read", 1, 1)
+    jumps = {n: np.abs(np.diff(s.astype(np.float64), axis=1)).mean((0, 2)) for n, s in slices.items()}
+    pixels = (
+        (name, t, y, *cut[y, t].tolist())
+        for name, cut in slices.items()
+        for t in range(cut.shape[1])
+        for y in range(cut.shape[0])
+    )
+    table = write_csv(spec.output.with_suffix(".csv"), ("result", "frame", "row", "red", "green", "blue"), pixels)
+    head = ("result", "column", "frame", "mean_abs_difference", "border")
+    curve = write_csv(
+        spec.output.with_name(f"{spec.output.stem}-jumps.csv"),
+        head,
+        ((n, column, t, float(v), int(t in borders)) for n, values in jumps.items() for t, v in enumerate(values, 1)),
+    )
+    _paint(slices, jumps, borders, middle, column, spec.output)
+    means = ", ".join(f"{name} {values.mean():.2f}" for name, values in jumps.items())
+    note = f"column {column}; mean jump in grey levels: {means}"
+    return FigureResult([spec.output, table, curve], [note])
 
 
 def column_changes(frames: Iterable[Frame]) -> tuple[Float64[ndarray, " width"], int]:
@@ -62,64 +84,17 @@ def choose_column(changes: Sequence[Float64[ndarray, " width"]]) -> int:
     return int(mean.argmax()) if mean.max() > 0 else len(mean) // 2
 
 
-def slice_at(frames: Iterable[Frame], column: int) -> UInt8[ndarray, "height frames 3"]:
-    """One column of every frame."""
-    return np.stack([f[:, column] for f in frames], 1)
-
-
-def cut_slices(clips: Sequence[Clip], *, column: int | None = None, borders: Sequence[int] = ()) -> Slices:
-    """Cut the slices; the videos are read twice, one frame at a time.
-
-    Args:
-        clips: results of one size and length.
-        column: which; None chooses the one that changes most.
-        borders: first frames of new segments, to mark.
-
-    Raises:
-        InputError: lengths or sizes differ, or the column or a border lies outside.
-    """
-    if len({c.size for c in clips}) != 1:
-        raise InputError("; ".join(f"{c} is {c.size}" for c in clips), "one size", "resize them")
-    found = {c.name: column_changes(c) for c in clips}
-    frames = check_lengths(clips, {n: count for n, (_, count) in found.items()})
-    width = clips[0].size[1]
-    if column is None:
-        column = choose_column([changes for changes, _ in found.values()])
-    elif not 0 <= column < width:
-        raise InputError(f"column={column} of pictures {width} wide", f"0 to {width - 1}", "columns count from 0")
-    marked = tuple(check_borders(borders, frames))
-    slices = {c.name: slice_at(c, column) for c in clips}
-    return Slices(column, slices, marked, clips[0].chosen([frames // 2])[frames // 2])
-
-
-def save(data: Slices, output: Path) -> list[Path]:
-    """Write the figure, OUTPUT.csv with every pixel of the slices and OUTPUT-jumps.csv with the jump at each frame.
-
-    Raises:
-        OutputError: a file cannot be written.
-    """
-    pixels = (
-        (name, t, y, *cut[y, t].tolist())
-        for name, cut in data.slices.items()
-        for t in range(cut.shape[1])
-        for y in range(cut.shape[0])
-    )
-    table = write_csv(output.with_suffix(".csv"), ("result", "frame", "row", "red", "green", "blue"), pixels)
-    head = ("result", "column", "frame", "mean_abs_difference", "border")
-    jumps = (
-        (name, data.column, t, float(v), int(t in data.borders))
-        for name, values in data.jumps().items()
-        for t, v in enumerate(values, 1)
-    )
-    curve = write_csv(output.with_name(f"{output.stem}-jumps.csv"), head, jumps)
-    _paint(data, output)
-    return [output, table, curve]
-
-
-def _paint(data: Slices, output: Path) -> None:
-    across = min(len(data.slices), COLUMNS)
-    down = -(-len(data.slices) // across)
-    height, width = data.frame.shape[:2]
+def _paint(
+    slices: Mapping[str, UInt8[ndarray, "height frames 3"]],
+    jumps: Mapping[str, Float64[ndarray, " frames-1"]],
+    borders: Sequence[int],
+    frame: Frame,
+    column: int,
+    output: Path,
+) -> None:
+    across = min(len(slices), COLUMNS)
+    down = -(-len(slices) // across)
+    height, width = frame.shape[:2]
     tall = 2.4
     with plot.figure(output, height=tall * down + 1.7) as sheet:
         top, bottom = sheet.subfigures(2, 1, squeeze=False, height_ratios=[tall * down, 1.7])[:, 0]
@@ -127,20 +102,20 @@ def _paint(data: Slices, output: Path) -> None:
         left, right = top.subfigures(1, 2, squeeze=False, width_ratios=[place, plot.PAGE_WIDTH - place])[0]
         axes = left.subplots()
         plot.bare(axes)
-        axes.imshow(data.frame)
-        axes.axvline(data.column, color="w", lw=1.8)
-        axes.axvline(data.column, color=plot.MARK, lw=1.0)
-        axes.set_title(f"column {data.column}")
+        axes.imshow(frame)
+        axes.axvline(column, color="w", lw=1.8)
+        axes.axvline(column, color=plot.MARK, lw=1.0)
+        axes.set_title(f"column {column}")
         grid = right.subplots(down, across, squeeze=False, sharey=True)
-        for axes in grid.flat[len(data.slices) :]:
+        for axes in grid.flat[len(slices) :]:
             axes.set_axis_off()
-        for k, (name, cut) in enumerate(data.slices.items()):
+        for k, (name, cut) in enumerate(slices.items()):
             axes = grid.flat[k]
             axes.imshow(cut, aspect="auto")
-            axes.set_title(name, color=plot.colour(k), pad=9 if data.borders else None)
+            axes.set_title(name, color=plot.colour(k), pad=9 if borders else None)
             axes.tick_params(length=2)
             axes.set_xlabel("frame")
-            plot.mark_borders(axes, data.borders)
+            plot.mark_borders(axes, borders)
         for row in grid:
             row[0].set_ylabel("y")
-        plot.curves(bottom.subplots(), data.jumps(), "jump in the column,\ngrey levels", data.borders)
+        plot.curves(bottom.subplots(), jumps, "jump in the column,\ngrey levels", borders)

@@ -16,7 +16,7 @@ from mimicmotion.tables import Section, Table, html_page, markdown_page, write_c
 
 FILES = ("compare.md", "compare.tex", "compare.html", "compare.csv")
 PUBLISHED = "published, other implementation, do not compare across papers"
-# Table 1 of the paper and its supplement: TikTok sequences 335-340, central squares, zero-shot
+# Table 1 of the paper (FID-VID, FVD), its supplement (SSIM, PSNR): TikTok sequences 335-340, central squares, zero-shot
 _PAPER = {
     "MagicPose": (13.3, 916, 0.776, 18.8),
     "Moore-AnimateAnyone": (12.4, 728, 0.758, 18.7),
@@ -53,14 +53,6 @@ class Comparison:
     notes: list[str]
 
 
-def published() -> list[Entry]:
-    """The numbers of the paper's Table 1 (FID-VID, FVD) and its supplement (SSIM, PSNR)."""
-    return [
-        Entry(m, PUBLISHED, {k: Interval(v, n=6) for k, v in zip(_PAPER_METRICS, row, strict=True)}, True)
-        for m, row in _PAPER.items()
-    ]
-
-
 def compare(sources: Sequence[str], *, with_published: bool = True, metrics: Sequence[str] = ()) -> Comparison:
     """Read all sources.
 
@@ -83,11 +75,13 @@ def compare(sources: Sequence[str], *, with_published: bool = True, metrics: Seq
         entries += [Entry(m, label, cells) for m, cells in known.items() if cells]
         if report:
             conditions[label] = _condition(report)
-    entries += published() if with_published else []
+    for method, numbers in _PAPER.items() if with_published else ():
+        cells = {k: Interval(v, n=6) for k, v in zip(_PAPER_METRICS, numbers, strict=True)}
+        entries.append(Entry(method, PUBLISHED, cells, published=True))
     if not entries:
         raise InputError("nothing to compare", "reports, CSV files or --published", "name at least one source")
-    known = list(dict.fromkeys([*METRICS, *(m for e in entries for m in e.cells)]))
-    shown = [m for m in known if any(m in e.cells for e in entries)]
+    every = list(dict.fromkeys(m for e in entries for m in e.cells))
+    shown = [m for m in METRICS if m in every] + [m for m in every if m not in METRICS]
     unknown = [m for m in metrics if m not in shown]
     if unknown:
         raise InputError(f"metric {unknown[0]!r}", ", ".join(shown), "choose from these")
@@ -113,12 +107,11 @@ def _condition(data: Mapping[str, Any]) -> dict[str, Any]:
 
 def _notes(conditions: Mapping[str, Mapping[str, Any]], with_published: bool) -> list[str]:
     notes = []
-    if len(conditions) > 1:
-        first, *others = conditions
-        for other in others:
-            unlike = [k for k, v in conditions[first].items() if conditions[other][k] != v]
-            if unlike:
-                notes.append(f"{other} and {first} differ in {', '.join(unlike)}: do not compare their rows")
+    first = next(iter(conditions), "")
+    for other, condition in conditions.items():
+        unlike = [k for k, v in conditions[first].items() if condition[k] != v]
+        if unlike:
+            notes.append(f"{other} and {first} differ in {', '.join(unlike)}: do not compare their rows")
     if with_published:
         notes.append(
             "Published rows are quoted from the paper (TikTok sequences 335 to 340, central squares): other code, "
@@ -128,29 +121,32 @@ def _notes(conditions: Mapping[str, Mapping[str, Any]], with_published: bool) ->
     return notes
 
 
-def save_comparison(folder: Path, c: Comparison) -> Path:
+def save_comparison(folder: Path, c: Comparison) -> str:
     """Write compare.md, compare.tex, compare.html and compare.csv.
+
+    Returns:
+        The table as Markdown, and where it was written.
 
     Raises:
         OutputError: a file cannot be written.
     """
-    for name, text in zip(FILES, (markdown(c), latex(c), page(c)), strict=False):
-        write_text(folder / name, text)
+    title, section = "Comparison of methods", _section(c)
+    text = markdown_page(title, [section])
+    write_text(folder / FILES[0], text)
+    write_text(folder / FILES[1], latex(c))
+    write_text(folder / FILES[2], html_page(title, [section]))
     rows = [
-        [
-            e.method,
-            e.source,
-            int(e.published),
-            m,
-            *(float(v) if math.isfinite(v) else None for v in (i.value, i.low, i.high)),
-            i.n,
-        ]
+        [e.method, e.source, int(e.published), m, *map(_finite, (i.value, i.low, i.high)), i.n]
         for e in c.entries
         for m in c.metrics
         if (i := e.cells.get(m)) is not None
     ]
     write_csv(folder / FILES[3], ["method", "source", "published", "metric", "mean", "low", "high", "n"], rows)
-    return folder
+    return f"{text}\nwritten to {folder}: {', '.join(FILES)}"
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
 
 
 def _table(c: Comparison, published: str = PUBLISHED) -> Table:
@@ -164,11 +160,10 @@ def _table(c: Comparison, published: str = PUBLISHED) -> Table:
 
     bold = set()
     for source in {e.source for e in c.entries if not e.published}:
-        rows = [k for k, e in enumerate(c.entries) if e.source == source]
         for j, metric in enumerate(c.metrics):
-            cells = [c.entries[k].cells.get(metric) for k in rows]
+            cells = [e.cells.get(metric) if e.source == source else None for e in c.entries]
             best = describe(metric).best([i.value if i else None for i in cells])
-            bold |= {(rows[best], 2 + j)} if best is not None else set()
+            bold |= {(best, 2 + j)} if best is not None else set()
     head = ["method", "source", *(describe(m).title + describe(m).arrow for m in c.metrics)]
     body = [[e.method, published if e.published else e.source, *(cell(e, m) for m in c.metrics)] for e in c.entries]
     return Table(head, body, bold)
@@ -176,16 +171,6 @@ def _table(c: Comparison, published: str = PUBLISHED) -> Table:
 
 def _section(c: Comparison) -> Section:
     return Section("", [f"- {n}" for n in ("bold: the best of its source", *c.notes)], _table(c))
-
-
-def markdown(c: Comparison) -> str:
-    """The comparison as Markdown."""
-    return markdown_page("Comparison of methods", [_section(c)])
-
-
-def page(c: Comparison) -> str:
-    """The comparison as one HTML file."""
-    return html_page("Comparison of methods", [_section(c)])
 
 
 def latex(c: Comparison) -> str:

@@ -11,12 +11,11 @@ from typing import Any
 
 from mimicmotion.evaluation.figures import bars
 from mimicmotion.evaluation.metrics.bootstrap import Interval
-from mimicmotion.evaluation.metrics.frechet import Extrapolated
 from mimicmotion.evaluation.reports.summary import Row
 from mimicmotion.evaluation.results import SUMMARY, TABLE
 from mimicmotion.evaluation.runner import Evaluation, environment
 from mimicmotion.settings.metrics import FIELD, FRECHET, METRICS, Metric
-from mimicmotion.tables import Section, Table, html_page, markdown_page, write_csv, write_text
+from mimicmotion.tables import Section, Table, html_page, markdown_page, write_csv, write_json, write_text
 
 FILES = ("report.md", "report.html", TABLE, SUMMARY)
 FORMAT = 1
@@ -26,6 +25,10 @@ _AT_INFINITY = (
     "A distance of n clips is too large by about slope / n: a line through the mean distances of subsets, read at "
     "infinitely many. R² says how well it fits. Clips of one sequence resemble one another, most of all at stride "
     "1: that there are few sequences no line can take out."
+)
+_FITTED = (
+    "Generated frames are brought to the real frames' pixels, bicubic with antialiasing (where a picture shrinks, the "
+    "kernel is widened by the scale), and cut to the compared region. Unequal lengths are cut to the shorter."
 )
 
 
@@ -42,27 +45,27 @@ def save_report(folder: Path, done: Evaluation) -> Path:
         if m in r.values
     ]
     write_csv(folder / TABLE, ["sequence", "method", "metric", "value", "frames"], rows)
-    data = json.dumps(as_data(done), indent=1, allow_nan=False, ensure_ascii=False)
-    write_text(folder / SUMMARY, data + "\n")
+    write_json(folder / SUMMARY, _data(done))
     sections = _sections(done)
     write_text(folder / "report.md", markdown_page("Evaluation", sections))
     write_text(folder / "report.html", html_page("Evaluation", sections))
     return folder
 
 
-def as_data(done: Evaluation) -> dict[str, Any]:
+def _data(done: Evaluation) -> dict[str, Any]:
     """What summary.json holds: plain data; null is NaN."""
-    used = {m: info for m, info in METRICS.items() if any(m in of for of in done.summary.methods.values())}
+    summary, fit = done.summary, ("value", "slope", "r_squared", "sizes", "distances")
+    used = {m: METRICS[m] for m in summary.metrics}
     return {
         "format": FORMAT,
-        "methods": {
-            name: {metric: _interval(i) for metric, i in of.items()} for name, of in done.summary.methods.items()
-        },
+        "methods": {name: {metric: _interval(i) for metric, i in of.items()} for name, of in summary.methods.items()},
         "paired": [
             {"method": p.method, "baseline": p.baseline, "metric": p.metric} | _interval(p.interval)
-            for p in done.summary.paired
+            for p in summary.paired
         ],
-        "fits": {metric: {m: _fit(f) for m, f in of.items()} for metric, of in done.summary.fits.items()},
+        "fits": {
+            metric: {m: {k: getattr(f, k) for k in fit} for m, f in of.items()} for metric, of in summary.fits.items()
+        },
         "metrics": {m: {"title": title(done, m), "better": i.better, "what": i.what} for m, i in used.items()},
         "sequences": sorted({r.sequence for r in done.rows}),
         "rows": [{"sequence": r.sequence, "method": r.method, "frames": r.frames, "notes": r.notes} for r in done.rows],
@@ -76,11 +79,6 @@ def as_data(done: Evaluation) -> dict[str, Any]:
     }
 
 
-def _fit(f: Extrapolated) -> dict[str, Any]:
-    r_squared = f.r_squared if math.isfinite(f.r_squared) else None
-    return {"value": f.value, "slope": f.slope, "r_squared": r_squared, "sizes": f.sizes, "distances": f.distances}
-
-
 def _protocol(done: Evaluation) -> dict[str, Any]:
     p = done.protocol
     crops = {m: p.crop_of(m).shows for m in done.methods}
@@ -89,25 +87,19 @@ def _protocol(done: Evaluation) -> dict[str, Any]:
 
 
 def _settings(done: Evaluation) -> dict[str, Any]:
-    c = done.config
+    c, groups = done.config, done.selection.groups
     names = ["convention", "frame_rate", "fps", "folder_fps", "strict", "clips", "clip_frames", "fit", "equal_n"]
-    if "seams" in done.selection.groups:
-        names += [
-            "borders",
-            "segment_frames",
-            *(["overlap_frames", "reference_slot", "fusion"] if c.segments() else []),
-        ]
-    if "identity" in done.selection.groups:
+    if "seams" in groups:
+        names += ["borders", "segment_frames"]
+        names += ["overlap_frames", "reference_slot", "fusion"] if c.segments() else []
+    if "identity" in groups:
         names += [f"identity_{n}" for n in ("size", "colours", "mean", "std", "confidence")]
-    return {n: getattr(c, n) for n in (*names, "fd_infinity", "resamples", "frechet_resamples", "seed")} | {
-        "metrics": list(done.selection.groups),
-        "driving_poses": c.driving is not None,
-    }
+    names += ["fd_infinity", "resamples", "frechet_resamples", "seed"]
+    return {n: getattr(c, n) for n in names} | {"metrics": list(groups), "driving_poses": c.driving is not None}
 
 
 def _interval(i: Interval) -> dict[str, Any]:
-    numbers = {"mean": i.value, "low": i.low, "high": i.high}
-    return {k: v if math.isfinite(v) else None for k, v in numbers.items()} | {"n": i.n}
+    return {"mean": i.value, "low": i.low, "high": i.high, "n": i.n}
 
 
 def title(done: Evaluation, metric: str) -> str:
@@ -157,28 +149,22 @@ def _verdict(method: str, i: Interval, info: Metric) -> str:
 
 def _sections(done: Evaluation) -> list[Section]:
     """All parts of the report."""
-    used = [m for m in METRICS if any(m in of for of in done.summary.methods.values())]
-    settings = {k: json.dumps(v, ensure_ascii=False) for k, v in (_protocol(done) | _settings(done)).items()}
+    used = done.summary.metrics
+    settings = [(k, json.dumps(v, ensure_ascii=False)) for k, v in (_protocol(done) | _settings(done)).items()]
     networks = [[n.title, n.path.name, n.digest] for n in done.selection.networks.values()]
     inputs = [[name, s, digest] for name, of in done.inputs.items() for s, digest in of.items()]
     noted = [[r.method, r.sequence, "; ".join(r.notes)] for r in done.rows if r.notes]
     failed = [[f.method, f.sequence, f.reason] for f in done.failures]
-    how = [
-        "Generated frames are brought to the real frames' pixels, bicubic with antialiasing (where a picture shrinks, "
-        "the kernel is widened by the scale), and cut to the compared region. Unequal lengths are cut to the shorter."
-    ]
-    methods = method_table(done)
+    meanings = [[title(done, m), METRICS[m].what] for m in used]
     sections = [
-        Section("Methods", _introduction(done, used), methods, _bars(done, used)),
+        Section("Methods", _introduction(done, used), method_table(done), _bars(done, used)),
         Section(f"Differences to {done.methods[0]}", ["Over the sequences of both."], _differences(done)),
         Section("Infinitely many clips", [_AT_INFINITY], _fits(done)),
         Section("Failed", ["These videos could not be measured."], Table(["method", "sequence", "reason"], failed)),
         Section("Notes", [f"- {n}" for n in done.notes], Table(["method", "sequence", "note"], noted)),
         Section("Sequences", (), _sequences(done)),
-        Section(
-            "What the numbers are", how, Table(["number", "meaning"], [[title(done, m), METRICS[m].what] for m in used])
-        ),
-        Section("Protocol and settings", (), Table(["setting", "value"], list(settings.items()))),
+        Section("What the numbers are", [_FITTED], Table(["number", "meaning"], meanings)),
+        Section("Protocol and settings", (), Table(["setting", "value"], settings)),
         Section("Networks", (), Table(["number", "file", "sha256"], networks)),
         Section("Videos", (), Table(["folder", "sequence", "sha256"], inputs)),
         Section("Environment", (), Table(["what", "version"], list(environment().items()))),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -58,8 +58,14 @@ class Summary:
     notes: list[str] = field(default_factory=list)
     fits: dict[str, dict[str, Extrapolated]] = field(default_factory=dict)
 
+    @property
+    def metrics(self) -> list[str]:
+        """Metrics that some method has, in the order of the report."""
+        return [m for m in METRICS if any(m in of for of in self.methods.values())]
 
-Sets = dict[str, dict[str, tuple[Float[ndarray, "n d"], Float[ndarray, "n d"]]]]
+
+OfSequences = dict[str, tuple[Float[ndarray, "n d"], Float[ndarray, "n d"]]]
+Sets = dict[str, OfSequences]
 """Method -> sequence -> features of the real and of the generated clips, as many of both."""
 
 
@@ -120,39 +126,28 @@ def add_frechet(summary: Summary, metric: str, sets: Sets, config: EvaluateConfi
             pairs = list(of.values())
             if len(pairs) > 1:
                 draws[method][k] = _distance([pairs[i] for i in chosen])
+    first = next(iter(summary.methods))
     for method, of in sets.items():
         summary.methods[method][metric] = _centred(values[method], draws[method], len(of), 0.0)
         if len(of) == 1:
             summary.notes.append(f"{method}: {metric} rests on one sequence: no interval, and it says little")
-    _paired_frechet(summary, metric, sets, values, draws)
-    if config.fd_infinity:
-        _extrapolate(summary, metric, sets, config.seed)
+        if method != first and list(of) == list(sets.get(first, ())):
+            gap = _centred(values[method] - values[first], draws[method] - draws[first], len(of), -math.inf)
+            summary.paired.append(Paired(method, first, metric, gap))
+        if config.fd_infinity:
+            _extrapolate(summary, f"{metric}_infinity", method, of, config.seed)
     yield config.frechet_resamples, config.frechet_resamples
 
 
-def _extrapolate(summary: Summary, metric: str, sets: Sets, seed: int) -> None:
-    """Add the distances at infinitely many clips; they have no interval."""
-    name = f"{metric}_infinity"
-    for method, of in sets.items():
-        real, generated = (np.concatenate(side) for side in zip(*of.values(), strict=True))
-        try:
-            fit = fd_infinity(real, generated, seed=seed)
-        except InputError as e:
-            summary.notes.append(f"{method}: {name} is undefined: {e.got}")
-            continue
-        summary.fits.setdefault(name, {})[method] = fit
-        summary.methods[method][name] = Interval(fit.value, n=len(of))
-
-
-def _paired_frechet(
-    summary: Summary, metric: str, sets: Sets, values: Mapping[str, float], draws: Mapping[str, ndarray]
-) -> None:
-    first = next(iter(summary.methods))
-    for method in sets:
-        if first in sets and method != first and list(sets[method]) == list(sets[first]):
-            gap = values[method] - values[first]
-            interval = _centred(gap, draws[method] - draws[first], len(sets[method]), -math.inf)
-            summary.paired.append(Paired(method, first, metric, interval))
+def _extrapolate(summary: Summary, metric: str, method: str, of: OfSequences, seed: int) -> None:
+    """Add the distance at infinitely many clips; it has no interval."""
+    try:
+        fit = fd_infinity(*_joined(list(of.values())), seed=seed)
+    except InputError as e:
+        summary.notes.append(f"{method}: {metric} is undefined: {e.got}")
+        return
+    summary.fits.setdefault(metric, {})[method] = fit
+    summary.methods[method][metric] = Interval(fit.value, n=len(of))
 
 
 def equal_sets(sets: Sets, rule: str) -> tuple[Sets, list[str]]:
@@ -176,8 +171,13 @@ def equal_sets(sets: Sets, rule: str) -> tuple[Sets, list[str]]:
 def _distance(pairs: Sequence[tuple[ndarray, ndarray]]) -> float:
     if not pairs:
         raise InputError("no sequence that all methods have", "at least one", "add the missing videos")
-    real, generated = (np.concatenate(side) for side in zip(*pairs, strict=True))
-    return frechet_distance(real, generated)
+    return frechet_distance(*_joined(pairs))
+
+
+def _joined(pairs: Sequence[tuple[ndarray, ndarray]]) -> tuple[ndarray, ndarray]:
+    """All real features, and all generated ones."""
+    real, generated = zip(*pairs, strict=True)
+    return np.concatenate(real), np.concatenate(generated)
 
 
 def _centred(value: float, draws: Float64[ndarray, " draws"], n: int, floor: float) -> Interval:

@@ -1,0 +1,81 @@
+"""Measure results, compare methods, draw the paper's figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App
+
+from mimicmotion.cli.options import Option, Output, Several, app, run_job, settings_command
+from mimicmotion.evaluation.figures.specs import BarsSpec, DiffSpec, FusionSpec, HandsSpec, PosesSpec, YtSpec
+from mimicmotion.settings.evaluation import EvaluateConfig, parse_methods
+from mimicmotion.settings.metrics import GROUPS
+
+figures_app = App(name="figures", help="The paper's figures from results: PNG, and the numbers they show as CSV.")
+app.command(figures_app)
+
+
+EVALUATE = {
+    "generated": Option(kind=list[str], convert=parse_methods),
+    "metrics": Option(help=f"Any of {', '.join(GROUPS)}; empty takes all that need nothing that is not here."),
+}
+
+
+@settings_command(app, EvaluateConfig, name="evaluate", options=EVALUATE)
+def evaluate(settings: EvaluateConfig) -> int:
+    """Measure generated videos against real ones of the same names, and write a report with intervals.
+
+    Writes OUTPUT/report.md, report.html, metrics.csv and summary.json. Exit code 1: a video could not be measured.
+    """
+    from mimicmotion.evaluation.job import evaluate as job
+
+    result = run_job(job(settings))
+    print(result.summary())
+    return result.exit_code
+
+
+@app.command
+def compare(
+    sources: list[str],
+    /,
+    *,
+    output: Annotated[Path, Output] = Path("comparison"),
+    metrics: Annotated[list[str] | None, Several] = None,
+    published: bool = True,
+) -> None:
+    """Put reports, tables of any method and the paper's published numbers (labelled) side by side.
+
+    Writes OUTPUT/compare.md, compare.tex, compare.html and compare.csv.
+
+    Args:
+        sources: PATH or NAME=PATH each: folders of reports of `evaluate`, or CSV files: columns method, metric and
+            value, or method and one column a metric; several rows of a method are averaged.
+        output: The folder of the tables.
+        metrics: Only these, in this order; by default all that some source has.
+        published: Add the published numbers of MagicPose, Moore-AnimateAnyone, MuseV, MagicAnimate and MimicMotion.
+    """
+    from mimicmotion.evaluation.reports.compare import compare as job
+    from mimicmotion.evaluation.reports.compare import save_comparison
+
+    print(save_comparison(output, job(sources, with_published=published, metrics=metrics or ())))
+
+
+def _figure(name: str, spec: type, *arguments: str) -> None:
+    """Add the command of a figure; its help is the docstring of the figure's settings."""
+
+    def draw(settings: Any) -> None:
+        from mimicmotion.evaluation.figures.job import make
+
+        print(run_job(make(settings)).summary())
+
+    draw.__doc__ = spec.__doc__
+    settings_command(figures_app, spec, *arguments, name=name)(draw)
+
+
+_figure("yt", YtSpec, "results")
+_figure("diff", DiffSpec, "results")
+_figure("poses", PosesSpec, "video")
+_figure("hands", HandsSpec, "results")
+_figure("fusion", FusionSpec)
+_figure("bars", BarsSpec, "report")

@@ -1,0 +1,70 @@
+"""A user study by pairs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App
+
+from mimicmotion.cli.options import Option, Output, app, run_job, settings_command
+from mimicmotion.settings.study import Exclusion, StudyConfig, parse_method
+
+study_app = App(name="study", help="A user study by pairs: build its page, serve it, analyse the votes.")
+app.command(study_app)
+
+METHODS = {
+    "ours": Option(kind=str, convert=parse_method),
+    "baselines": Option(name="--baseline", kind=list[str], convert=lambda texts: [parse_method(t) for t in texts]),
+}
+
+
+@settings_command(study_app, StudyConfig, name="build", options=METHODS)
+def study_build(settings: StudyConfig) -> None:
+    """Build the page of a blind study from folders of results: one video for each sequence, under the same names."""
+    from mimicmotion.study.build import build_study
+
+    print(run_job(build_study(settings)).summary())
+
+
+@study_app.command(name="serve")
+def study_serve(folder: Path, /, *, host: str = "127.0.0.1", port: int = 8000) -> None:
+    """Serve the page of the study FOLDER and keep the votes in FOLDER/votes.sqlite until Ctrl-C.
+
+    Args:
+        folder: What `study build` made.
+        host: Address to listen at; 0.0.0.0 lets other machines and phones in.
+        port: 0 takes a free one.
+    """
+    from mimicmotion.study.serve import serve
+
+    print(serve(folder, host, port, lambda line: print(line, flush=True)))
+
+
+@study_app.command(name="analyse")
+def study_analyse(
+    folder: Path,
+    votes: list[Path] | None = None,
+    /,
+    *,
+    output: Annotated[Path | None, Output] = None,
+    min_votes: int = 0,
+    min_consistency: float = 0.0,
+    max_side: float = 1.0,
+    min_seconds: float = 0.0,
+) -> None:
+    """Say what the votes of the study FOLDER mean: preference with intervals, consistency, side bias, agreement.
+
+    Args:
+        folder: What `study build` made.
+        votes: Files of votes or folders of them; by default what `study serve` kept.
+        output: Folder of the report; FOLDER/analysis by default.
+        min_votes: Leave out raters who answered fewer pairs.
+        min_consistency: Leave out raters who answered a smaller share of repeated pairs alike.
+        max_side: Leave out raters who chose one side more often than this share.
+        min_seconds: Leave out raters whose median time to a vote is shorter.
+    """
+    from mimicmotion.study.report import analyse
+
+    rule = Exclusion(min_votes=min_votes, min_consistency=min_consistency, max_side=max_side, min_seconds=min_seconds)
+    print(analyse(folder, votes or [], output, rule))

@@ -1,0 +1,157 @@
+"""Where shards lie: in a folder, or behind a URL from where they are copied when first used."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from mimicmotion.data.shards.index import INDEX, Index, ShardEntry, load_index, scan_folder
+from mimicmotion.errors import ConfigError, InputError, MediaError
+from mimicmotion.runtime.files import atomic_path, sha256_file, writing
+from mimicmotion.weights.registry import cache_folder
+
+logger = logging.getLogger(__name__)
+
+SCHEMES = ("http", "https", "s3", "gs", "hf")
+"""What a URL may begin with, besides file. Nothing here can start a program."""
+_TIMEOUT = 60.0  # seconds without a byte
+_CHUNK = 1 << 20
+
+
+def find_storage(where: str | Path, cache: Path | None = None) -> Folder | Remote:
+    """Where a path or URL leads.
+
+    Raises:
+        InputError: a URL that begins with none of `SCHEMES`.
+    """
+    text = str(where)
+    url = urlparse(text)
+    if url.scheme == "file":
+        return Folder(Path(urllib.request.url2pathname(url.path)))
+    # a scheme of one letter is a drive
+    if isinstance(where, Path) or len(url.scheme) < 2:
+        return Folder(Path(where))
+    if url.scheme not in SCHEMES:
+        schemes = ", ".join(f"{s}://" for s in SCHEMES)
+        raise InputError(f"shards at {text}", f"a folder, file:// or one of {schemes}", "copy them to one of these")
+    return Remote(text, cache)
+
+
+class Folder:
+    """Shards in a folder of this machine, read where they are."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.name = folder, str(folder)
+
+    def index(self) -> Index:
+        """The index file, or one made from the shards where there is none.
+
+        Raises:
+            InputError: no shards, an index of another format, or one that names shards which are not there.
+            MediaError: a shard is damaged or cut off.
+        """
+        if not (self.folder / INDEX).exists():
+            index = scan_folder(self.folder)
+            logger.warning(
+                "%s has no %s (an unfinished preparation?): made from the shards that are there", self.folder, INDEX
+            )
+            return index
+        index = load_index(self.folder / INDEX)
+        for shard in (s for some in index.splits.values() for s in some):
+            path = self.folder / shard.file
+            size = path.stat().st_size if path.exists() else -1
+            if size != shard.bytes:
+                got = f"{path} is missing" if size < 0 else f"{path} has {size} bytes"
+                raise MediaError(got, f"{shard.bytes} bytes by {INDEX}", f"copy it again, or delete {INDEX}")
+        return index
+
+    def find(self, shard: ShardEntry) -> Path:
+        """The file itself."""
+        return self.folder / shard.file
+
+
+class Remote:
+    """Shards behind a URL of one of `SCHEMES`.
+
+    The name of a file is put in place of {} in the URL, or after it with a slash.
+    """
+
+    def __init__(self, url: str, cache: Path | None) -> None:
+        self.name = url
+        root = cache_folder() / "shards" if cache is None else Path(cache)
+        self.cache = root / hashlib.sha256(url.encode()).hexdigest()[:16]
+
+    def index(self) -> Index:
+        """Copy the index (each time: it is small and may have changed) and read it.
+
+        Raises:
+            InputError: it cannot be fetched and was not before, or is of another format.
+            ConfigError: a package that reads such URLs is not installed.
+        """
+        path = self.cache / INDEX
+        try:
+            self._copy(INDEX, path, None)
+        except InputError as e:
+            if not path.exists():
+                raise
+            logger.warning("%s; the copy in %s is used", e.got, self.cache)
+        return load_index(path)
+
+    def find(self, shard: ShardEntry) -> Path:
+        """The copy of a shard, fetched and verified if it is not there yet; one process at a time does it.
+
+        Raises:
+            InputError: it cannot be fetched.
+            MediaError: what came is not what the index says.
+            OutputError: the cache cannot be written.
+        """
+        # by content: a set that was prepared anew under the same URL does not meet old copies
+        path = self.cache / f"{shard.sha256[:16]}-{shard.file}"
+        if not path.exists():
+            from filelock import FileLock
+
+            with writing(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(path.with_name(f".{path.name}.lock")):
+                if not path.exists():
+                    self._copy(shard.file, path, shard.sha256)
+        return path
+
+    def _copy(self, name: str, path: Path, sha256: str | None) -> None:
+        url = self.name.replace("{}", name) if "{}" in self.name else f"{self.name.rstrip('/')}/{name}"
+        logger.info("copying %s to %s", url, path)
+        with atomic_path(path) as part:
+            with writing(path), part.open("wb") as file:
+                for chunk in _read(url):
+                    file.write(chunk)
+            if sha256 is not None and (found := sha256_file(part)) != sha256:
+                got = f"{url} has sha256 {found[:16]}..."
+                raise MediaError(got, f"{sha256[:16]}... by {INDEX}", "upload this shard and the index again")
+
+
+def _read(url: str) -> Iterator[bytes]:
+    """The bytes of a file behind a URL."""
+    try:
+        with _open(url) as source:
+            while chunk := source.read(_CHUNK):
+                yield chunk
+    except ImportError as e:  # fsspec says which package
+        fix = "pip install 'mimicmotion[remote]'"
+        raise ConfigError(f"{url} cannot be read ({e})", "the packages of 'remote'", fix) from e
+    except Exception as e:  # each library has errors of its own
+        raise InputError(f"{url} cannot be read ({e})", f"a set of shards with {INDEX}", "check the URL") from e
+
+
+def _open(url: str) -> Any:
+    scheme = urlparse(url).scheme
+    if scheme in ("http", "https"):
+        return urllib.request.urlopen(url, timeout=_TIMEOUT)
+    import fsspec
+
+    # not fsspec.open, which would follow chains such as a::b
+    return fsspec.filesystem(scheme).open(url, "rb")

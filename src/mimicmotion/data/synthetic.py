@@ -1,0 +1,137 @@
+"""Shards of synthetic people with exact poses, for training, tests and benchmarks."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy import ndarray
+
+from mimicmotion.data.shards.writing import RecordData, ShardSettings, ShardsWritten, plan_shards, write_shards
+from mimicmotion.errors import InputError
+from mimicmotion.pose.keypoints import PoseSequence
+from mimicmotion.runtime.files import sha256_file
+from mimicmotion.runtime.progress import Job
+from mimicmotion.settings.synthetic import HELD_OUT_SEED, SyntheticConfig
+from mimicmotion.synth import render_clip
+from mimicmotion.synth.assets import default_path, load_assets
+from mimicmotion.synth.clip import SOURCE, Truth
+from mimicmotion.synth.recordings import load_recording
+
+FRAME_RATES = (15.0, 10.0, 6.0)
+"""Frames per second of the clips in turn: the interval of frames is randomised, as the paper's is not known."""
+
+RECORDED_SHARE = 1 / 3
+"""Of the clips, that follow a recorded motion where there are any."""
+
+
+@dataclass(frozen=True, slots=True)
+class SyntheticResult:
+    """What `prepare synthetic` made."""
+
+    written: ShardsWritten
+    seconds: float
+
+    def summary(self) -> str:
+        """A few lines for a person to read."""
+        w = self.written
+        reused = f" ({w.reused} were there already)" if w.reused else ""
+        clips = ", ".join(f"{n} clips of {split}" for split, n in w.records.items())
+        size = f"{w.shards} shards{reused}, {w.bytes / 1e6:.1f} MB, {self.seconds:.0f} s"
+        return f"{clips}, {w.frames} frames\n{size}\nshards: {w.folder}"
+
+
+def prepare_synthetic(config: SyntheticConfig) -> Job[SyntheticResult]:
+    """Render clips into shards. Frame 0 of a record is a still of the person in another pose (`stills` is 1).
+
+    An interrupted job goes on at the first shard that is not complete; a larger count adds to what is there.
+
+    Raises:
+        InputError: there is nothing to render, or no recorded motion in the folder of those.
+        OutputError: the folder cannot be written, or holds other shards.
+    """
+    start = time.perf_counter()
+    plan = []
+    for split, first, count in (
+        ("train", config.first_seed, config.count),
+        ("val", HELD_OUT_SEED, config.held_out),
+    ):
+        plan += plan_shards(range(first, first + count), config.records_per_shard, split)
+    load_assets()  # says what is missing before any work
+    files = sorted(config.mocap.glob("*")) if config.mocap else []
+    recordings = tuple(p for p in files if p.suffix in (".bvh", ".npz", ".json"))
+    if config.mocap and not recordings:
+        got = f"{config.mocap} holds no recorded motion"
+        raise InputError(got, "BVH files or pose files", "name another folder")
+    settings = {
+        "source": SOURCE, "frames": config.frames, "camera_motion": config.camera_motion, "fps": list(FRAME_RATES),
+        "people": sha256_file(default_path()), "mocap": [p.name for p in recordings], "truth": config.truth,
+    }  # fmt: skip
+    size = config.height, config.width
+    make = functools.partial(
+        synthetic_records,
+        frames=config.frames,
+        size=size,
+        camera_motion=config.camera_motion,
+        recordings=recordings,
+        truth=config.truth,
+    )
+    shared = ShardSettings(size=size, store=config.store, settings=settings)
+    job = write_shards(config.output, plan, make, shared, processes=config.processes, stage="render")
+    written = yield from job
+    return SyntheticResult(written, time.perf_counter() - start)
+
+
+def synthetic_records(
+    seed: int,
+    *,
+    frames: int,
+    size: tuple[int, int],
+    camera_motion: float,
+    recordings: tuple[Path, ...] = (),
+    truth: bool = False,
+) -> Iterator[RecordData]:
+    """The one record of a seed."""
+    fps = FRAME_RATES[seed % len(FRAME_RATES)]
+    rng = np.random.default_rng([seed, 7])
+    moving = bool(rng.random() < camera_motion)
+    recording = recordings[rng.integers(len(recordings))] if recordings and rng.random() < RECORDED_SHARE else None
+    motion = load_recording(recording) if recording else None
+    clip = render_clip(seed, frames, size, fps=fps, motion=motion, camera_motion=moving)
+    poses = PoseSequence(
+        np.concatenate([clip.reference_pose.xy, clip.poses.xy]),
+        np.concatenate([clip.reference_pose.confidence, clip.poses.confidence]),
+        size,
+        fps,
+        clip.poses.source,
+    )
+    video = f"synthetic-{seed:08d}"
+    meta = {"source": clip.poses.source, "seed": seed, "camera_motion": moving, "start_s": 0.0}
+    yield RecordData(
+        key=f"{video}-000",
+        video=video,
+        frames=[clip.reference_frame, *clip.frames],
+        poses=poses,
+        stills=1,
+        meta=meta | {"motion": recording.name if recording else None},
+        truth=pack_truth(clip.truth) if truth else None,
+    )
+
+
+def pack_truth(truth: Truth) -> dict[str, ndarray]:
+    """What is known of a clip, as records store it; the reference comes first.
+
+    Returns:
+        mask: (frames, height, width) uint8, the person's share of each pixel in 255ths. flow: (frames, height / 2,
+        width / 2, 2) float16, from every second pixel of each frame to the same place in the reference, in pixels
+        (x, y). in_reference: whether that place is seen there.
+    """
+    flow = np.concatenate([np.zeros_like(truth.flow[:1]), truth.flow])[:, ::2, ::2]
+    seen = np.concatenate([np.ones_like(truth.in_reference[:1]), truth.in_reference])[:, ::2, ::2]
+    mask = np.concatenate([truth.reference_mask[None], truth.mask])
+    limit = np.finfo(np.float16).max
+    return {"mask": mask, "flow": np.clip(flow, -limit, limit).astype(np.float16), "in_reference": seen}

@@ -1,1 +1,0 @@
-"""Training clips of synthetic people."""

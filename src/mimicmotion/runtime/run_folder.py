@@ -1,0 +1,183 @@
+"""Folders of runs that are killed and go on: whole or not at all, on the disk, one process at a time, of one identity.
+
+A file or folder is made under a hidden name beside its own, is on the disk before it gets its own name, and what a
+killed process leaves under the hidden one is told apart by `clear_leftovers`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import shutil
+import weakref
+from collections.abc import Container, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mimicmotion.errors import ConfigError, OutputError
+from mimicmotion.runtime.files import atomic_path, writing
+
+LEFTOVER = re.compile(r"\.(.+?)(\.[0-9a-f]{8})?\.(part|old)(\.[^.]+)?")
+"""Hidden names of `atomic_folder` and `files.atomic_path`: name, number, kind, suffix."""
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk.
+
+    A name must not outlive a power cut with half of the contents.
+    """
+    if os.name == "nt" and path.is_dir():  # has no handles of folders
+        return
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def durable_file(path: Path) -> Iterator[Path]:
+    """`files.atomic_path` for a file that is on the disk before it gets its name."""
+    with atomic_path(path) as part:
+        yield part
+        with writing(path):
+            sync(part)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike[str], pattern: str = "*") -> Iterator[Path]:
+    """Give a hidden folder beside `path`; on success it becomes `path`, on any error or Ctrl-C it is removed.
+
+    Parent folders are created. What was under `path` stays there until the new folder is complete and on the disk, and
+    is replaced only if it holds nothing but `pattern` files. Errors of the body pass unchanged.
+
+    Raises:
+        OutputError: the folder cannot be written, or its place is taken by files that are not ours.
+    """
+    path = Path(path)
+    part, old = (path.with_name(f".{path.name}.{secrets.token_hex(4)}.{kind}") for kind in ("part", "old"))
+    check_replaceable_folder(path, pattern)
+    with writing(path):
+        part.mkdir(parents=True)
+    try:
+        yield part
+        with writing(path):
+            for parent, _, names in os.walk(part):
+                for name in (*names, "."):
+                    sync(Path(parent, name))
+            if path.exists():
+                path.replace(old)
+            part.replace(path)
+            sync(path.parent)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        elif old.exists():  # the new folder could not get the name
+            old.replace(path)
+
+
+def check_replaceable_folder(path: Path, pattern: str) -> None:
+    """Raise OutputError if `path` is a file, or a folder with other files than `pattern` (which we would delete)."""
+    if path.exists() and not path.is_dir():
+        raise OutputError(f"{path} is a file", "a new or empty folder", "choose another name")
+    if path.is_dir():
+        foreign = next((p.name for p in sorted(path.iterdir()) if not p.match(pattern)), None)
+        if foreign is not None:
+            raise OutputError(f"{path} already holds {foreign}", "a new or empty folder", "choose another folder")
+
+
+def clear_leftovers(folder: Path, names: Container[str] | None = None) -> None:
+    """Delete what killed processes left half-written; a folder that was just being replaced comes back.
+
+    Args:
+        folder: where the files and folders stand; no other process may be writing them.
+        names: of the files and folders; None takes all.
+    """
+    for leftover in folder.iterdir() if folder.is_dir() else ():
+        match = LEFTOVER.fullmatch(leftover.name)
+        if match is None or (names is not None and f"{match[1]}{match[4] or ''}" not in names):
+            continue
+        with contextlib.suppress(OSError):
+            if match[3] == "old" and not (folder / match[1]).exists():
+                leftover.replace(folder / match[1])
+            elif leftover.is_dir():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink()
+
+
+class FolderLock:
+    """Keeps other processes, and other jobs of this one, off a folder.
+
+    It ends with `release`, or when this process ends in whatever way: workers that outlive it hold nothing. On systems
+    and file systems without locks nothing is kept off.
+
+    Args:
+        path: the lock file; its folder must exist.
+
+    Raises:
+        ConfigError: another holds it.
+        OutputError: the file cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        with writing(path):
+            self._file = path.open("ab")
+        try:
+            import fcntl
+
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            self._file.close()
+            fix = "wait until it ends, or name another"
+            raise ConfigError(f"{path.parent} is in use by another process", "one process at a time", fix) from e
+        except (ImportError, OSError):
+            pass
+        _LOCKS.add(self)
+
+    def release(self) -> None:
+        """Let others have the folder."""
+        self._file.close()
+
+
+_LOCKS: weakref.WeakSet[FolderLock] = weakref.WeakSet()
+
+
+def _close_copies() -> None:
+    """In a forked process: close the copies of its parent's locks, which the parent keeps."""
+    for lock in _LOCKS:
+        lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_copies)
+
+
+def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} to {"a.b": 1}."""
+    out: dict[str, Any] = {}
+    for key, value in data.items():
+        out |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
+    return out
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], name: str = "{}") -> list[str]:
+    """What differs between settings or checksums, sorted: "optim.lr was 0.01, is 0.02".
+
+    Args:
+        old: of the earlier run, nested or not.
+        new: of this run.
+        name: what a key is called, such as "setting {}".
+    """
+    a, b = flat(old), flat(new)
+    changed = [key for key in sorted({*a, *b}) if a.get(key) != b.get(key)]
+    return [f"{name.format(key)} was {_shown(a.get(key))}, is {_shown(b.get(key))}" for key in changed]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, str) and len(value) == 64:
+        return f"sha256 {value[:12]}..."
+    return "not there" if value is None else repr(value)

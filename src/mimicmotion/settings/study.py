@@ -1,0 +1,92 @@
+"""Settings of a user study: what it is built from, and which raters count."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from mimicmotion.errors import ConfigError
+from mimicmotion.settings.parsing import Range, Settings
+
+SIDE_VOTES = 10
+"""Fewer votes than this say nothing about a preferred side."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig(Settings):
+    """What a study is built from."""
+
+    ours: tuple[str, Path]
+    """NAME=DIR of our method."""
+    baselines: list[tuple[str, Path]]
+    """NAME=DIR of a method to compare with. May be given several times."""
+    output: Path
+    """The folder to make."""
+    reference: Path | None = None
+    """Folder of reference pictures, shown beside each pair."""
+    driving: Path | None = None
+    """Folder of driving videos, shown beside each pair."""
+    title: str = "Which video is better?"
+    """Heading of the page."""
+    question: str = "Which video do you prefer?"
+    """What is asked about each pair."""
+    repeat_share: Annotated[float, Range(0, 0.5)] = 0.15
+    """Share of the pairs that each rater sees twice, to check consistency; 0.15 repeats every seventh pair."""
+    min_seconds: Annotated[float, Range(0, 60)] = 1.0
+    """How long a pair must run before a vote is taken; 1 keeps hasty votes out."""
+    skip_missing: bool = False
+    """Leave out sequences that a folder lacks."""
+    folder_fps: Annotated[float, Range(0, 1000, above=True)] = 15.0
+    """Frames per second of folders of frames."""
+    seed: int | None = None
+    """For blind ids that can be repeated; by default they are drawn afresh, which is safer."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        names = [name for name, _ in self.methods]
+        if len(names) < 2:
+            raise ConfigError(f"one method ({names[0]})", "at least one baseline", "add --baseline NAME=DIR")
+        if len(set(names)) < len(names) or not all(names):
+            raise ConfigError(f"the names {', '.join(names)}", "a name of its own for each method", "rename one")
+
+    @property
+    def methods(self) -> list[tuple[str, Path]]:
+        """All methods, ours first."""
+        return [self.ours, *self.baselines]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exclusion(Settings):
+    """Which raters are left out; by default none. Decide before looking at the preferences."""
+
+    min_votes: Annotated[int, Range(0)] = 0
+    """Pairs that a rater must have answered."""
+    min_consistency: Annotated[float, Range(0, 1)] = 0.0
+    """Share of repeated pairs answered alike, for raters who saw repetitions."""
+    max_side: Annotated[float, Range(0.5, 1)] = 1.0
+    """Largest share of answers for one side, for raters with at least 10."""
+    min_seconds: Annotated[float, Range(0)] = 0.0
+    """Least median time to a vote."""
+
+    def rule(self) -> str:
+        """The rule in words."""
+        parts = [
+            (self.min_votes > 0, f"fewer than {self.min_votes} pairs answered"),
+            (self.min_consistency > 0, f"fewer than {self.min_consistency:.0%} of repeated pairs answered alike"),
+            (self.max_side < 1, f"more than {self.max_side:.0%} of at least {SIDE_VOTES} answers for one side"),
+            (self.min_seconds > 0, f"a median of less than {self.min_seconds:g} s to a vote"),
+        ]
+        return "; ".join(text for used, text in parts if used) or "none left out"
+
+
+def parse_method(text: str) -> tuple[str, Path]:
+    """Take NAME=DIR apart.
+
+    Raises:
+        ConfigError: not of this form.
+    """
+    name, _, folder = text.partition("=")
+    if not name.strip() or not folder:
+        raise ConfigError(f"{text!r}", "NAME=DIR", "for example --ours mimicmotion=results/mimicmotion")
+    return name.strip(), Path(folder)
