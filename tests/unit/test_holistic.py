@@ -175,12 +175,6 @@ def test_runs_are_independent_and_repeat(estimator: HolisticEstimator, balance: 
     np.testing.assert_array_equal(first.xy, estimator.estimate(balance).xy)
 
 
-def test_body_only_leaves_hands_and_face_out(balance: list[ndarray]) -> None:
-    pose = HolisticEstimator(threads=1, body_only=True).estimate(balance[:1])
-    assert (pose.confidence[0, kp.BODY] > 0.5).all()
-    assert (pose.confidence[0, kp.FACE.start :] == 0).all()
-
-
 def test_stream_is_lazy(estimator: HolisticEstimator, balance: list[ndarray]) -> None:
     taken = []
 

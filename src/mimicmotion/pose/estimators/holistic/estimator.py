@@ -70,7 +70,6 @@ class HolisticEstimator(PoseEstimator):
         threads: CPU threads; None lets onnxruntime decide.
         device: "auto", "cpu" or "cuda".
         static: run the detector in every frame and keep nothing, as for unrelated pictures.
-        body_only: skip hands and face (confidence 0), about three times as fast.
 
     Raises:
         ConfigError: an argument is out of range, or CUDA is asked for and cannot be used.
@@ -85,12 +84,11 @@ class HolisticEstimator(PoseEstimator):
         threads: int | None = None,
         device: str = "auto",
         static: bool = False,
-        body_only: bool = False,
     ) -> None:
         if threads is not None and threads < 1:
             raise ConfigError(f"threads={threads}", "at least 1, or None", "leave it out to let onnxruntime decide")
         check_person(person)
-        self._person, self._static, self._body_only = person, static, body_only
+        self._person, self._static = person, static
         self.provider = providers(device)[0]
         self._networks = Networks(threads, device)
 
@@ -167,8 +165,6 @@ class HolisticEstimator(PoseEstimator):
         return bodies
 
     def _parts(self, picture: Picture, body: BodyPoints, last: HolisticPoints | None) -> HolisticPoints:
-        if self._body_only:
-            return HolisticPoints(body)
         left = self._hand(picture, body, layout.LEFT_ARM, last.left_hand if last else None)
         right = self._hand(picture, body, layout.RIGHT_ARM, last.right_hand if last else None)
         roi = self._networks.face_roi(picture, body.xy[:11], MIN_SCORE)
