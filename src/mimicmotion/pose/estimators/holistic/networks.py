@@ -5,10 +5,10 @@ Constants are those of the graphs in the PyPI package mediapipe 0.10.21.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
@@ -16,14 +16,12 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 from numpy import ndarray
 
-from mimicmotion.errors import ConfigError, WeightsError
 from mimicmotion.pose.estimators.holistic.geometry import Picture, Roi, roi_around, roi_of_points, upright_angle
 from mimicmotion.pose.estimators.holistic.ssd import Detection, anchor_centers, decode, sigmoid
+from mimicmotion.pose.estimators.session import open_session
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
-
-logger = logging.getLogger(__name__)
 
 NUM_POSE = 33  # the networks' body points; 33 and 34 of its 39 outputs span the region of the next frame
 HEAT_KERNEL = 9  # cells; measured against MediaPipe itself: its graphs say 7
@@ -79,27 +77,6 @@ def refine_by_heatmap(
     return np.where((peak >= HEAT_MINIMUM)[:, None], mean, points), peak.astype(np.float32)
 
 
-@cache
-def choose_providers(device: str) -> tuple[str, ...]:
-    """Onnxruntime's execution providers for "auto", "cpu" or "cuda".
-
-    Raises:
-        ConfigError: "cuda" is asked for and this onnxruntime cannot use it.
-    """
-    import onnxruntime
-
-    has_cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
-    if device == "cuda" and not has_cuda:
-        raise ConfigError(
-            "device 'cuda' for poses, but this onnxruntime has no CUDA provider",
-            "onnxruntime-gpu with a working CUDA",
-            "pip install onnxruntime-gpu in place of onnxruntime, or use device 'cpu'",
-        )
-    if device == "cpu" or not has_cuda:
-        return ("CPUExecutionProvider",)
-    return ("CUDAExecutionProvider", "CPUExecutionProvider")
-
-
 class Networks:
     """Sessions, opened when first needed. Not safe to share between threads while they are being opened.
 
@@ -115,25 +92,10 @@ class Networks:
     def _run(self, name: str, image: ndarray, low: float = 0.0) -> list[ndarray]:
         """Run one network on an RGB crop (uint8), scaled to low..1."""
         if name not in self._sessions:
-            self._sessions[name] = self._open(name)
+            path = Path(str(files("mimicmotion"))) / "assets" / "holistic" / f"{name}.onnx"
+            self._sessions[name] = open_session(path, threads=self._threads, device=self._device)
         tensor = image.astype(np.float32) * np.float32((1.0 - low) / 255.0) + np.float32(low)
         return [np.asarray(out) for out in self._sessions[name].run(None, {"input": tensor[None]})]
-
-    def _open(self, name: str) -> InferenceSession:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self._threads or 0
-        options.log_severity_level = 3
-        data = files("mimicmotion").joinpath("assets", "holistic", f"{name}.onnx")
-        try:
-            session = onnxruntime.InferenceSession(
-                data.read_bytes(), options, providers=list(choose_providers(self._device))
-            )
-        except Exception as e:
-            raise WeightsError(f"{data}: {e}", "a bundled ONNX file", "reinstall the package") from e
-        logger.debug("%s runs on %s", name, session.get_providers()[0])
-        return session
 
     @cached_property
     def _person_anchors(self) -> Float32[ndarray, "2254 2"]:
