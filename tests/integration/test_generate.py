@@ -226,8 +226,8 @@ def test_plan_says_what_would_be_done(job: GenerateConfig, no_long_work: None) -
     said = result.summary()
     assert f"{FRAMES} frames of {SIZE[1]}x{SIZE[0]}" in said
     assert "1 in the picture, 1 in the video" in said
-    assert result.segments == 2  # 5 own frames a segment, 2 of them shared: 0-4, 3-7
-    assert result.passes == 2 * 2 * 2
+    assert len(result.recipe.plan.segments) == 2  # 5 own frames a segment, 2 of them shared: 0-4, 3-7
+    assert result.recipe.network_passes == 2 * 2 * 2
     assert result.execution.peaks.denoise > 0
     assert left_over(job) == ["result.png"]
 

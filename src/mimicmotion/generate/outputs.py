@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,15 +116,14 @@ def clear_halves(output: Path) -> None:
 
 def write_video(config: GenerateConfig, inputs: Inputs, poses: PoseFrames, frames: Iterable[Frame]) -> Job[None]:
     """Write frames as they are decoded, on a thread behind the decoder; the files appear when all are complete."""
-    from mimicmotion.video.compose import side_by_side
-    from mimicmotion.video.writer import open_writer
+    from mimicmotion.video.picture import side_by_side
+    from mimicmotion.video.writer import FrameWriter, open_writer
 
     size: tuple[int, int] = inputs.picture.shape[:2]
-    audio = sound_source(config)
+    sound = {"audio_from": sound_source(config), "audio_start": config.start}
     with contextlib.ExitStack() as stack:
-        sound = {"audio_from": audio, "audio_start": config.start}
         writer = stack.enter_context(open_writer(config.output, size, config.fps, **sound))
-        beside: Callable[[Frame], None] | None = None
+        beside: FrameWriter | None = None
 
         def write(item: tuple[int, Frame]) -> None:
             nonlocal beside
@@ -131,17 +131,30 @@ def write_video(config: GenerateConfig, inputs: Inputs, poses: PoseFrames, frame
             writer.write(frame)
             if not config.side_by_side:
                 return
-            row = side_by_side([inputs.picture, poses[i : i + 1][0], frame], height=max(SIDE_BY_SIDE_HEIGHT, size[0]))
+            row = side_by_side([inputs.picture, poses[i : i + 1][0], frame], max(SIDE_BY_SIDE_HEIGHT, size[0]))
             if beside is None:
                 path = side_by_side_path(config.output)
-                beside = stack.enter_context(open_writer(path, row.shape[:2], config.fps)).write
-            beside(row)
+                beside = stack.enter_context(open_writer(path, row.shape[:2], config.fps))
+            beside.write(row)
 
         # Left before the files are completed: what waits is written then
         with behind(write, WAITING_FRAMES) as hand_over:
             for i, frame in enumerate(frames):
                 hand_over((i, frame))
                 yield Progress("write", i + 1, len(poses))
+
+
+def with_background(config: GenerateConfig, inputs: Inputs, frames: Iterator[Frame]) -> Iterator[Frame]:
+    """The decoded frames with the background that the settings ask for."""
+    from mimicmotion.pose.mask import SelfieSegmenter
+    from mimicmotion.video.background import keep_background
+
+    if config.background == "model":
+        return frames
+    segmenter = SelfieSegmenter(config.pose_threads or None, config.pose_device)
+    (person,) = segmenter.masks([inputs.picture], inputs.reference)
+    frames, seen = itertools.tee(frames)  # one ahead of the other by one frame at most
+    return keep_background(inputs.picture, person, frames, segmenter.masks(seen, inputs.aligned))
 
 
 def sound_source(config: GenerateConfig) -> Path | None:

@@ -13,7 +13,6 @@ from mimicmotion.generate.outputs import GenerateResult, read_sidecar
 from mimicmotion.generate.provenance import Facts, sha256_path
 from mimicmotion.runtime.progress import Job
 from mimicmotion.settings import GenerateConfig, parse
-from mimicmotion.video.writer import plan_output
 
 if TYPE_CHECKING:
     from mimicmotion.pipeline import MimicMotionPipeline
@@ -84,7 +83,7 @@ def replay(
     want = facts["output_sha256"]
     return ReplayResult(
         made=made,
-        identical=sha256_path(plan_output(made.output).path) == want,
+        identical=sha256_path(made.output) == want,
         original=original,
         original_state=_compare(original, want),
     )

@@ -212,3 +212,10 @@ def vertex_normals(vertices, triangles, out):
         out[i, 0] /= length
         out[i, 1] /= length
         out[i, 2] /= length
+
+
+def normals_of(vertices: ndarray, triangles: ndarray) -> ndarray:
+    """The same in a new array."""
+    out = np.empty_like(vertices)
+    vertex_normals(vertices, triangles, out)
+    return out

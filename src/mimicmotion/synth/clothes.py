@@ -1,6 +1,6 @@
 """Clothes for any body: cut from MakeHuman's tights and skirt, or garments of further folders; shoes, socks, hats.
 
-Where a garment ends is a number per vertex (`Mesh.cut`), so its border is smooth however coarse the mesh is; the body
+Where a garment ends is a number per vertex (`Mesh.cut`), so its border is clean however coarse the mesh is; the body
 under it is left out, so skin never shows through.
 """
 
@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float64
 from numpy import ndarray
 
 from mimicmotion.synth.assets import Assets, Garment
-from mimicmotion.synth.body import Mesh
+from mimicmotion.synth.body import Mesh, normals_of
 from mimicmotion.synth.rig import Skeleton
 
 MARGIN = 0.35  # decimetres from a garment's border, from where on the body under it is left out
@@ -119,17 +119,6 @@ def mix_weights(bone: ndarray, weight: ndarray) -> tuple[ndarray, ndarray]:
     order = np.argsort(-dense, axis=1, kind="stable")[:, :6]
     top = np.take_along_axis(dense, order, 1)
     return order.astype(np.int32), top / np.maximum(top.sum(1, keepdims=True), 1e-9)
-
-
-def normals_of(vertices: ndarray, triangles: ndarray) -> ndarray:
-    """Unit normals of vertices (numpy; once per garment)."""
-    a, b, c = (vertices[triangles[:, k]] for k in range(3))
-    face = np.cross(b - a, c - a)
-    out = np.zeros_like(vertices)
-    for k in range(3):
-        for axis in range(3):
-            out[:, axis] += np.bincount(triangles[:, k], face[:, axis], len(vertices))
-    return out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-9)
 
 
 @dataclass(frozen=True, slots=True)

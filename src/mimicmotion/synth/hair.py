@@ -10,8 +10,8 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from mimicmotion.synth.assets import Assets, Garment
-from mimicmotion.synth.body import Mesh
-from mimicmotion.synth.clothes import Measures, fit, normals_of
+from mimicmotion.synth.body import Mesh, normals_of
+from mimicmotion.synth.clothes import Measures, fit
 from mimicmotion.synth.rig import Skeleton
 
 # Height of the hairline on the unshaped base mesh (decimetres) by the angle from the face, degrees.
@@ -22,27 +22,16 @@ _CENTRE = np.array([0.0, 7.4, 0.2])
 
 @dataclass(frozen=True, slots=True)
 class HairStyle:
-    """What the hair of a head is like.
+    """What the hair of a head is like."""
 
-    Attributes:
-        length: of the hair on top, decimetres; 0 none.
-        sides: length at the sides as a share of that on top.
-        curl: 0 straight, 1 curled: how far strands wander from their direction.
-        recede: how much higher the hairline is, decimetres.
-        hang: length of the hair that hangs at the sides and behind; 0 none.
-        fringe: the curtain also hangs over the forehead's sides.
-        tail: length of a ponytail; 0 none.
-        bun: radius of a bun; 0 none.
-    """
-
-    length: float
-    sides: float = 0.7
-    curl: float = 0.2
-    recede: float = 0.0
-    hang: float = 0.0
-    fringe: bool = False
-    tail: float = 0.0
-    bun: float = 0.0
+    length: float  # of the hair on top, decimetres; 0 none
+    sides: float = 0.7  # length at the sides as a share of that on top
+    curl: float = 0.2  # 0 straight, 1 curled: how far strands wander from their direction
+    recede: float = 0.0  # how much higher the hairline is, decimetres
+    hang: float = 0.0  # length of the hair that hangs at the sides and behind; 0 none
+    fringe: bool = False  # the curtain also hangs over the forehead's sides
+    tail: float = 0.0  # length of a ponytail; 0 none
+    bun: float = 0.0  # radius of a bun; 0 none
 
 
 @functools.lru_cache(maxsize=2)
@@ -129,6 +118,28 @@ def _hung(assets: Assets, skeleton: Skeleton, placed: ndarray) -> tuple[ndarray,
     return bone, weight
 
 
+def _grid(
+    assets: Assets,
+    skeleton: Skeleton,
+    placed: ndarray,
+    u: ndarray,
+    v: ndarray,
+    cut: ndarray,
+    fray: float,
+    material: int,
+) -> Mesh:
+    """A mesh of points in rows and columns (rows, columns, 3), with texture coordinates of its columns and rows."""
+    rows, columns, _ = placed.shape
+    grid = np.arange(rows * columns).reshape(rows, columns)
+    quads = np.stack([grid[:-1, :-1], grid[1:, :-1], grid[1:, 1:], grid[:-1, 1:]], -1).reshape(-1, 4)
+    triangles = np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]])
+    uv = np.stack(np.meshgrid(u, v), -1).reshape(-1, 2)
+    flat = placed.reshape(-1, 3)
+    bone, weight = _hung(assets, skeleton, flat)
+    frays = np.full(len(flat), fray)
+    return Mesh.of(flat, bone, weight, triangles, uv[triangles], material, cut.ravel(), frays)
+
+
 def _curtain(
     assets: Assets,
     skeleton: Skeleton,
@@ -164,17 +175,11 @@ def _curtain(
         np.minimum(z, z * (1 - near) + near * behind),
         np.maximum(z, z * (1 - near) + near * before),
     )
-    placed = np.stack([x, np.broadcast_to(y[:, None], x.shape), z], -1).reshape(-1, 3)
-    grid = np.arange(rows * columns).reshape(rows, columns)
-    quads = np.stack([grid[:-1, :-1], grid[1:, :-1], grid[1:, 1:], grid[:-1, 1:]], -1).reshape(-1, 4)
-    triangles = np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]])
-    u, v = np.meshgrid(np.linspace(0, 1, columns), down)
-    uv = np.stack([u, v], -1).reshape(-1, 2)
+    placed = np.stack([x, np.broadcast_to(y[:, None], x.shape), z], -1)
+    u = np.linspace(0, 1, columns)
     # ends of strands at different heights; the sides of the face are clear
-    side = np.minimum(u, 1 - u).ravel() * 12
-    cut = np.minimum((1 - v.ravel()) * 3.0, side + 0.3)
-    bone, weight = _hung(assets, skeleton, placed)
-    return Mesh.of(placed, bone, weight, triangles, uv[triangles], material, cut, np.full(len(placed), 0.9))
+    cut = np.minimum((1 - down[:, None]) * 3.0, np.minimum(u, 1 - u) * 12 + 0.3)
+    return _grid(assets, skeleton, placed, u, down, cut, 0.9, material)
 
 
 def _tube(
@@ -190,19 +195,13 @@ def _tube(
     profile = radius * np.sqrt(np.clip(t * 6, 0, 1)) * np.sqrt(np.clip(1.02 - t**2, 0, 1))
     side, deep = np.array([1.0, 0.0, 0.0]), np.cross(way, np.array([1.0, 0.0, 0.0]))
     ring = np.cos(angle)[None, :, None] * side + np.sin(angle)[None, :, None] * deep
-    placed = (middle[:, None] + profile[..., None] * ring).reshape(-1, 3)
-    grid = np.arange(rows * columns).reshape(rows, columns)
-    quads = np.stack([grid[:-1, :-1], grid[1:, :-1], grid[1:, 1:], grid[:-1, 1:]], -1).reshape(-1, 4)
-    triangles = np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]])
-    u, v = np.meshgrid(np.linspace(0, 0.4, columns), t[:, 0])
-    uv = np.stack([u, v], -1).reshape(-1, 2)
-    cut = np.minimum(np.ones(len(placed)), (1 - v.ravel()) * 4 + 0.1)
-    bone, weight = _hung(assets, skeleton, placed)
-    return Mesh.of(placed, bone, weight, triangles, uv[triangles], material, cut, np.full(len(placed), 0.5))
+    placed = middle[:, None] + profile[..., None] * ring
+    cut = np.minimum(1.0, np.broadcast_to((1 - t) * 4 + 0.1, (rows, columns)))
+    return _grid(assets, skeleton, placed, np.linspace(0, 0.4, columns), t[:, 0], cut, 0.5, material)
 
 
 def garment_hair(assets: Assets, garment: Garment, vertices: Float64[ndarray, "n 3"], material: int) -> Mesh:
-    """Hair of a further folder: cards, whose strands end at different places."""
+    """Hair or a hat of a further folder."""
     placed, bone, weight = fit(assets, garment, vertices)
     uv = garment.uv[garment.triangle_uv]
     return Mesh.of(placed, bone, weight, garment.triangles, uv, material)

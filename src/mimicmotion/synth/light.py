@@ -29,61 +29,34 @@ LINEAR[:11] = np.arange(11) / 255.0 / 12.92
 
 
 class Surface(NamedTuple):
-    """Triangles in the world, and what they are made of.
+    """Triangles in the world, and what they are made of."""
 
-    Attributes:
-        points: (n, 3) in the picture; the third number is the nearness.
-        triangles: (faces, 3).
-        position: (n, 3) in the world.
-        normal: (n, 3).
-        rest: (n, 3) in the rest pose, for the eyes.
-        uv: (faces, 3, 2).
-        shadow: (n,) ambient occlusion, 1 open.
-        fold: (n,) how strong folds are.
-        material: (faces,).
-        table: (materials, 15), see the columns above.
-        textures: (textures, size, size, 5) uint8: colour and the slope of small heights, 128 flat.
-    """
-
-    points: ndarray
-    triangles: ndarray
-    position: ndarray
-    normal: ndarray
-    rest: ndarray
-    uv: ndarray
-    shadow: ndarray
-    fold: ndarray
-    material: ndarray
-    table: ndarray
-    textures: ndarray
+    points: ndarray  # (n, 3) in the picture; the third number is the nearness
+    triangles: ndarray  # (faces, 3)
+    position: ndarray  # (n, 3) in the world
+    normal: ndarray  # (n, 3)
+    rest: ndarray  # (n, 3) in the rest pose, for the eyes
+    uv: ndarray  # (faces, 3, 2)
+    shadow: ndarray  # (n,) ambient occlusion, 1 open
+    fold: ndarray  # (n,) how strong folds are
+    material: ndarray  # (faces,)
+    table: ndarray  # (materials, 15), see the columns above
+    textures: ndarray  # (textures, size, size, 5) uint8: colour and the slope of small heights, 128 flat
 
 
 class Light(NamedTuple):
-    """Where light comes from.
+    """Where light comes from."""
 
-    Attributes:
-        key: (3,) direction to the key light.
-        colour: (3,) its strength on a surface that faces it.
-        sky: (3,) ambient light from above.
-        ground: (3,) ambient light from below.
-        key_map: nearness of the nearest surface to the key light.
-        key_matrix: (3, 4) world to column, row, nearness of the map.
-        key_radius: of its blur in cells.
-        top_map: the same for light from straight above, ...
-        top_matrix: ... which only dims the ambient light.
-        top_radius: of its blur in cells.
-    """
-
-    key: ndarray
-    colour: ndarray
-    sky: ndarray
-    ground: ndarray
-    key_map: ndarray
-    key_matrix: ndarray
-    key_radius: float
-    top_map: ndarray
-    top_matrix: ndarray
-    top_radius: float
+    key: ndarray  # (3,) direction to the key light
+    colour: ndarray  # (3,) its strength on a surface that faces it
+    sky: ndarray  # (3,) ambient light from above
+    ground: ndarray  # (3,) ambient light from below
+    key_map: ndarray  # nearness of the nearest surface to the key light
+    key_matrix: ndarray  # (3, 4) world to column, row, nearness of the map
+    key_radius: float  # of its blur in cells
+    top_map: ndarray  # the same for light from straight above,
+    top_matrix: ndarray  # ... which only dims the ambient light
+    top_radius: float  # of its blur in cells
 
 
 @inlined

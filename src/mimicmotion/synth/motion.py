@@ -1,4 +1,4 @@
-"""Procedural motion: key poses joined by smooth curves, and the rhythm between them."""
+"""Procedural motion: key poses joined by curves, and the rhythm between them."""
 
 from __future__ import annotations
 

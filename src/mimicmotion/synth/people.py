@@ -15,7 +15,7 @@ from mimicmotion.synth.body import Genes, Mesh, joint_positions, random_genes, s
 from mimicmotion.synth.clothes import Measures, hidden
 from mimicmotion.synth.light import EYE, EYE_X, EYE_Z, IRIS_B, IRIS_R, LEATHER, SKIN
 from mimicmotion.synth.rig import Pose, Skeleton
-from mimicmotion.synth.wardrobe import Palette, dress
+from mimicmotion.synth.wardrobe import Palette, Wardrobe
 from mimicmotion.synth.zbuffer import fill_depth
 
 # Long side of a frame in pixels, up to which: the side of a texture in texels, and strands of hair across a texture.
@@ -90,11 +90,14 @@ def make_figure(rng: np.random.Generator, assets: Assets, long_side: int) -> Fig
     hair = np.array(look.HAIR_COLOURS[rng.integers(3 if dark else len(look.HAIR_COLOURS))], np.float32)
     hair = hair + (np.array([170, 168, 165]) - hair) * grey
     flesh_materials = _flesh_materials(rng, assets, genes, skeleton, palette, base, hair)
-    outfit = dress(rng, assets, genes, skeleton, m, palette, hair)
-    skeleton = dataclasses.replace(skeleton, floor=outfit.floor)
-    under = hidden(outfit.pieces, len(vertices))
+    wardrobe = Wardrobe(rng, assets, genes, skeleton, m, palette)
+    clothes = wardrobe.clothes()
+    shoes, floor = wardrobe.shoes()
+    pieces = [*clothes, *shoes]
+    skeleton = dataclasses.replace(skeleton, floor=floor)
+    under = hidden(pieces, len(vertices))
     flesh, used = _flesh(assets, vertices, flesh_materials, under)
-    mesh = Mesh.join([flesh, *(p.mesh for p in outfit.pieces), *outfit.hair])
+    mesh = Mesh.join([flesh, *(p.mesh for p in pieces), *wardrobe.hair(hair)])
     vertex_of = np.full(len(vertices), -1)
     vertex_of[used] = np.arange(len(used))
     actions = {}
@@ -102,7 +105,7 @@ def make_figure(rng: np.random.Generator, assets: Assets, long_side: int) -> Fig
         if name.startswith("face/"):
             seen = vertex_of[index] >= 0
             actions[name.removeprefix("face/")] = vertex_of[index[seen]], delta[seen]
-    height = float(vertices[triangles.ravel(), 1].max()) - outfit.floor
+    height = float(vertices[triangles.ravel(), 1].max()) - floor
     return Figure(
         skeleton=skeleton,
         mesh=mesh,

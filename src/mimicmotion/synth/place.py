@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float32
 from numpy import ndarray
+from numpy.typing import ArrayLike
 
 from mimicmotion.synth.assets import Assets
 from mimicmotion.synth.light import LINEAR
@@ -24,25 +25,15 @@ WALLS = ("paint", "paint", "brick", "paper", "panels", "concrete", "curtain")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A background and the light in it.
+    """A background and the light in it."""
 
-    Attributes:
-        picture: linear colours, with a margin around the frame.
-        margin: pixels of the margin.
-        key: direction to the key light.
-        key_colour: its strength.
-        sky: ambient light from above.
-        ground: ambient light from below.
-        softness: of the key light's shadow, decimetres of blur per decimetre of distance.
-    """
-
-    picture: Float32[ndarray, "rows columns 3"]
-    margin: int
-    key: Float32[ndarray, " 3"]
-    key_colour: Float32[ndarray, " 3"]
-    sky: Float32[ndarray, " 3"]
-    ground: Float32[ndarray, " 3"]
-    softness: float
+    picture: Float32[ndarray, "rows columns 3"]  # linear colours, with a margin around the frame
+    margin: int  # pixels of the margin
+    key: Float32[ndarray, " 3"]  # direction to the key light
+    key_colour: Float32[ndarray, " 3"]  # its strength
+    sky: Float32[ndarray, " 3"]  # ambient light from above
+    ground: Float32[ndarray, " 3"]  # ambient light from below
+    softness: float  # of the key light's shadow, decimetres of blur per decimetre of distance
 
 
 def make_place(
@@ -262,7 +253,7 @@ class _Painter:
 
         return paint
 
-    def _quad(self, picture: ndarray, corners: ndarray, colour: tuple[float, ...]) -> ndarray:
+    def _quad(self, picture: ndarray, corners: ArrayLike, colour: tuple[float, ...]) -> ndarray:
         """A flat four-cornered thing in the world; returns where it is seen."""
         at = self.view.project(np.array(corners))
         if (at[:, 2] <= 0.5).all():

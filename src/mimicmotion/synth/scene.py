@@ -34,17 +34,11 @@ _SEEN_DEPTH = 0.3  # decimetres behind the reference's surface that still count 
 
 @dataclass(frozen=True, slots=True)
 class Grade:
-    """What camera and file do to the picture.
+    """What camera and file do to the picture."""
 
-    Attributes:
-        blur: of the lens, pixels.
-        noise: deviation in 0..255, in the dark and added in the light.
-        quality: of the JPEG compression; 0 none.
-    """
-
-    blur: float
-    noise: tuple[float, float]
-    quality: int
+    blur: float  # of the lens, pixels
+    noise: tuple[float, float]  # deviation in 0..255, in the dark and added in the light
+    quality: int  # of the JPEG compression; 0 none
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,29 +85,17 @@ def make_scene(seed: int, size: tuple[int, int], framing: str | None = None) -> 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Moment:
-    """One picture and what is true of it; the buffers have `factor` samples a pixel along each axis.
+    """One picture and what is true of it; the buffers have `factor` samples a pixel along each axis."""
 
-    Attributes:
-        picture: linear colours.
-        cover: the person's share of each pixel.
-        seen: column, row and nearness of all vertices, in samples.
-        ids: triangle of each sample, -1 none.
-        bary: its corners' shares.
-        nearness: 1 / distance (decimetres) of each sample, 0 none.
-        points: column, row (pixels) and nearness of the keypoints.
-        hidden: which of them lie behind something.
-        background: the place without the person and their shadow.
-    """
-
-    picture: Float32[ndarray, "rows columns 3"]
-    cover: Float32[ndarray, "rows columns"]
-    seen: Float32[ndarray, "n 3"]
-    ids: ndarray
-    bary: ndarray
-    nearness: ndarray
-    points: Float64[ndarray, "134 3"]
-    hidden: Bool[ndarray, " 134"]
-    background: Float32[ndarray, "rows columns 3"]
+    picture: Float32[ndarray, "rows columns 3"]  # linear colours
+    cover: Float32[ndarray, "rows columns"]  # the person's share of each pixel
+    seen: Float32[ndarray, "n 3"]  # column, row and nearness of all vertices, in samples
+    ids: ndarray  # triangle of each sample, -1 none
+    bary: ndarray  # its corners' shares
+    nearness: ndarray  # 1 / distance (decimetres) of each sample, 0 none
+    points: Float64[ndarray, "134 3"]  # column, row (pixels) and nearness of the keypoints
+    hidden: Bool[ndarray, " 134"]  # which of them lie behind something
+    background: Float32[ndarray, "rows columns 3"]  # the place without the person and their shadow
 
     def depth(self, factor: int) -> Float32[ndarray, "rows columns"]:
         """Distance in metres along the camera's axis at the nearest sample of each pixel; infinite without a person."""

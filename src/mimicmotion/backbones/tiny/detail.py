@@ -66,7 +66,7 @@ class DetailNet(nn.Module):
     """(decoded, warped, reference, pose, reference pose) to the frame with its detail.
 
     Each pixel becomes a weighted mean of the candidates at its place (`CANDIDATES`: the pictures, blurred ones, which
-    are right where a border may lie a little beside, ones moved by a smooth displacement, and its own colour).
+    are right where a border may lie a little beside, ones moved by a soft displacement, and its own colour).
 
     Args:
         widths: channels of the levels, from cells of 2x2 pixels to cells of 16x16, in multiples of 8.

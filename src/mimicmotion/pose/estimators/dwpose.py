@@ -20,9 +20,8 @@ from jaxtyping import Float, Float32, Int, UInt8
 from numpy import ndarray
 
 from mimicmotion.arrays import Frame
-from mimicmotion.errors import WeightsError
+from mimicmotion.errors import ConfigError, WeightsError
 from mimicmotion.pose.estimators.base import Person, PosePoints, collect_poses, nobody
-from mimicmotion.pose.estimators.session import open_session
 from mimicmotion.pose.estimators.track import PersonTracker
 from mimicmotion.pose.keypoints import NUM_POINTS, VISIBLE, PoseSequence
 
@@ -299,3 +298,45 @@ def order_points(
         np.concatenate([ordered[:, :1], neck, ordered[:, 1:]], 1),
         np.concatenate([score[:, :1], sure, score[:, 1:]], 1),
     )
+
+
+def open_session(path: Path, *, threads: int | None = None, device: str = "auto") -> Any:
+    """An onnxruntime session on CUDA where there is one, else on the CPU.
+
+    Raises:
+        WeightsError: the file is missing or is no ONNX network.
+        ConfigError: `device` is "cuda" and onnxruntime has no CUDA.
+    """
+    import onnxruntime as ort
+
+    if not path.is_file():
+        raise WeightsError(f"{path} does not exist", "an ONNX file", "give the path of the downloaded network")
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    has_cuda = "CUDAExecutionProvider" in ort.get_available_providers()
+    if device == "cuda" and not has_cuda:
+        raise ConfigError(
+            "device 'cuda' for poses",
+            f"one that onnxruntime has: {', '.join(ort.get_available_providers())}",
+            "pip uninstall onnxruntime, then pip install onnxruntime-gpu; or use device 'cpu'",
+        )
+    if device == "auto" and not has_cuda and gpu_present():
+        logger.warning(
+            "there is an NVIDIA GPU, but this onnxruntime cannot use it: poses are computed on the CPU, many times "
+            "slower. To change that: pip uninstall onnxruntime, then pip install onnxruntime-gpu"
+        )
+    providers = ["CUDAExecutionProvider"] * (has_cuda and device != "cpu") + ["CPUExecutionProvider"]
+    try:
+        session = ort.InferenceSession(str(path), options, providers=providers)
+    except Exception as e:  # onnxruntime's own errors share no base but Exception
+        raise WeightsError(f"{path}: {e}", "an ONNX network", "download the file again") from e
+    if len(providers) > 1 and session.get_providers()[0] != providers[0]:
+        logger.warning("onnxruntime could not start CUDA for %s and computes on the CPU", path.name)
+    return session
+
+
+def gpu_present() -> bool:
+    """Whether the system shows an NVIDIA GPU."""
+    return any(Path(p).exists() for p in ("/proc/driver/nvidia/version", "/dev/nvidia0", "/dev/dxg"))
