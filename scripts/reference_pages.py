@@ -47,8 +47,9 @@ page is made from the source code (`python scripts/reference_pages.py`).
 CLI_INTRO = """\
 # Command line
 
-Every command and all of its options. `mimicmotion COMMAND --help` prints the same. A YAML file given with `--config` takes the
-names of the options with `_` for `-`. This page is made from the source code (`python scripts/reference_pages.py`).
+Every command and all of its options. `mimicmotion COMMAND --help` prints the same. A YAML file given with `--config`
+takes the names of the options with `_` for `-`. This page is made from the source code
+(`python scripts/reference_pages.py`).
 """
 MARKS = "<!-- packages -->", "<!-- end of packages -->"
 
@@ -168,10 +169,11 @@ def option(parameter: inspect.Parameter, helps: dict[str, str]) -> str:
 
 
 def packages() -> str:
-    """The table of packages and their sub-packages, highest floor first, by the first paragraphs of their docstrings."""
-    contract = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"][0]
+    """The table of packages, highest floor first: the first paragraphs of their docstrings."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    floors = project["tool"]["importlinter"]["contracts"][0]["layers"]
     table = ["| package | what |", "|---|---|"]
-    for name in re.findall(r"\w+", " ".join(contract["layers"])):
+    for name in re.findall(r"\w+", " ".join(floors)):
         folder = ROOT / "src" / "mimicmotion" / name
         files = [folder / "__init__.py", *sorted(folder.glob("*/__init__.py"))] if folder.is_dir() else []
         for file in files or [folder.with_suffix(".py")]:
