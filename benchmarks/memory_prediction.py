@@ -4,7 +4,7 @@ A model of SVD's classes with random weights makes a video of a few segments, on
 the bytes that live at the same time in each stage: what PyTorch's allocator hands out, inside of kernels too (its
 profiler's records), and the weights. Memory that libraries take by themselves (oneDNN) and the allocator's gaps are in
 the resident size of the process alone and are not counted, on either side. One JSON line; `--table
-FILE` writes the table of docs/speed-and-memory.md. Takes some minutes on one core (--quick: a smaller model).
+FILE` writes the table of docs/lab/memory.md. Takes some minutes on one core (--quick: a smaller model).
 """
 
 from __future__ import annotations
