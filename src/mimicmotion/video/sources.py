@@ -85,6 +85,7 @@ class AvSource:
             codec = stream.codec_context.name
             header_frames, header_duration = stream.frames, _duration(container, stream)
             rate = stream.average_rate or stream.guessed_rate
+            tick = Fraction(stream.time_base or 0)
             # recordings that were never closed do not say how long they are: all their packets do
             times = _packet_times(container, stream, _PROBE_PACKETS if header_duration else None)
         gaps = [b - a for a, b in pairwise(times) if b > a]
@@ -93,7 +94,7 @@ class AvSource:
         if not rate:
             rate = 1 / step if step else Fraction(25)
         # one tick of the time base is rounding, a quarter of a frame is not
-        uneven = sum(abs(g - step) > max(step / 4, Fraction(stream.time_base or 0)) for g in gaps)
+        uneven = sum(abs(g - step) > max(step / 4, tick) for g in gaps)
         self.rate = Fraction(rate)
         self._stated = header_frames, header_duration
         duration = header_duration or (times[-1] - times[0] + (step or 1 / self.rate) if times else 0)
@@ -138,7 +139,7 @@ class AvSource:
                     if packet.stream.index != stream.index:
                         continue
                     try:
-                        frames = packet.decode()
+                        frames: Any = packet.decode()
                     except av.error.InvalidDataError:
                         broken += 1
                         continue
