@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
 from mimicmotion.cli import data, doctor, evaluate, generate, study, train, weights  # noqa: F401 - each adds commands
 from mimicmotion.cli.options import app
 from mimicmotion.errors import InputError, MimicMotionError
+
+TRACEBACK = "MIMICMOTION_TRACEBACK"
+"""Environment variable: show where an unexpected error comes from."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,3 +30,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as e:
         print(str(e) or "interrupted; nothing half-written is left", file=sys.stderr)
         return 130
+    except MemoryError:
+        print("error: the memory that is free is not enough", file=sys.stderr)
+        return 1
+    except Exception as e:
+        if os.environ.get(TRACEBACK):
+            raise
+        said = next(iter(str(e).splitlines()), "")[:500]
+        print(f"error: {type(e).__name__}: {said}\n  this is a bug of mimicmotion: please report it", file=sys.stderr)
+        print(f"  with what {TRACEBACK}=1 in the environment shows", file=sys.stderr)
+        return 1
