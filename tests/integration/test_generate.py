@@ -228,7 +228,7 @@ def test_plan_says_what_would_be_done(job: GenerateConfig, no_long_work: None) -
     assert "1 in the picture, 1 in the video" in said
     assert len(result.recipe.plan.segments) == 2  # 5 own frames a segment, 2 of them shared: 0-4, 3-7
     assert result.recipe.network_passes == 2 * 2 * 2
-    assert result.execution.peaks.denoise > 0
+    assert result.execution.peaks["denoise"] > 0
     assert left_over(job) == ["result.png"]
 
 

@@ -110,7 +110,6 @@ QUOTED = (
     "NaN or infinity in the latents",
     "GiB of memory for stage",
     "out of memory in stage",
-    "the result is not exactly that of the plain way",
     "no person found in",
     "no joint that both the picture and the video show",
     "was never seen",

@@ -1,4 +1,4 @@
-"""Files that appear under their name only when complete, checks of a path before long work, checksums, spools."""
+"""Files that appear under their name only when complete, checks of a path before long work, checksums, disk buffers."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
         raise InputError(f"{path} cannot be read ({e.strerror})", "a readable file", "check the path") from e
 
 
-class Spool:
+class DiskBuffer:
     """Pieces of data that are needed again but would fill the memory: `spool[i]` is the i-th piece that was added.
 
     They lie in a temporary file (of the folder that TMPDIR names), which vanishes with the object or the process. The

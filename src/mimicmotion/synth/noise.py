@@ -82,7 +82,8 @@ def perturb_poses(poses: PoseSequence, seed: int, strength: float = 1.0) -> Pose
     inside = ((xy >= 0) & (xy < (poses.size[1], poses.size[0]))).all(-1)
     confidence = np.where(inside & (exact > 0), np.clip(confidence, 0, 1), 0.0)
     source = f"{poses.source} + noise {strength:g}".strip()
-    return dataclasses.replace(poses, xy=xy.astype(np.float32), confidence=confidence.astype(np.float32), source=source)
+    xy, confidence = xy.astype(np.float32), confidence.astype(np.float32)
+    return dataclasses.replace(poses, xy=xy, confidence=confidence, source=source)
 
 
 @dataclass(frozen=True, slots=True)

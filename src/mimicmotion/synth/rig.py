@@ -22,25 +22,15 @@ _CURL = ((0.35, 0.45, 0.6), *[(1.0, 1.1, 0.75)] * 4)  # of the three joints, per
 
 @dataclass(frozen=True, eq=False)
 class Skeleton:
-    """The joints of one body in its rest pose.
+    """The joints of one body in its rest pose."""
 
-    Attributes:
-        bones: names.
-        parents: of the bones.
-        heads: places of the bones.
-        tips: ends of fingers and toes.
-        tip_bones: the bone of each tip.
-        floor: lowest point of the body or its shoes.
-        trunk: half width and half depth of the trunk, which wrists do not enter.
-    """
-
-    bones: tuple[str, ...]
-    parents: tuple[int, ...]
-    heads: Float64[ndarray, "bones 3"]
-    tips: Float64[ndarray, "tips 3"]
-    tip_bones: tuple[int, ...]
-    floor: float
-    trunk: tuple[float, float]
+    bones: tuple[str, ...]  # names
+    parents: tuple[int, ...]  # of the bones
+    heads: Float64[ndarray, "bones 3"]  # places of the bones
+    tips: Float64[ndarray, "tips 3"]  # ends of fingers and toes
+    tip_bones: tuple[int, ...]  # the bone of each tip
+    floor: float  # lowest point of the body or its shoes
+    trunk: tuple[float, float]  # half width and half depth of the trunk, which wrists do not enter
 
     @classmethod
     def of(

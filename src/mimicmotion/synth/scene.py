@@ -23,12 +23,7 @@ from mimicmotion.synth.zbuffer import blend, fill, fill_depth, in_world, kernel
 FRAMINGS = ("full", "upper")
 MARGIN = 0.08  # of the frame's height: how far the background reaches beyond the frame, for a moving camera
 KEY_MAP, TOP_MAP, FLOOR_CELLS, CELL = 288, 112, 160, 0.26
-_BANDS = (
-    (0.0, 0.5, 0.15),
-    (0.5, 2.0, 1.0),
-    (2.0, 6.0, 3.5),
-    (6.0, 60.0, 11.0),
-)  # heights above the floor: low, high, middle
+_BANDS = ((0.0, 0.5, 0.15), (0.5, 2.0, 1.0), (2.0, 6.0, 3.5), (6.0, 60.0, 11.0))  # heights above the floor; middles
 _SEEN_DEPTH = 0.3  # decimetres behind the reference's surface that still count as the same place
 
 
@@ -189,12 +184,10 @@ def _floor_shadow(scene: Scene, view: View, v: Float32[ndarray, "n 3"], backgrou
     ambient = 1 - (1 - 0.92 * near) * (1 - 0.6 * wide)
     key = float(place.key_colour.mean() * place.key[1])
     share = key / (key + float(place.sky.mean()))
-    s, c = np.sin(view.pitch), np.cos(view.pitch)
-    eye, centre = np.array(view.eye), np.array(view.centre)
     out = np.empty_like(background)
     shade_floor(
-        out, background, np.minimum(shadow, 1), ambient, share, start, CELL, eye, centre, 1 / view.focal,
-        1 / view.focal, s, c,
+        out, background, np.minimum(shadow, 1), ambient, share, start, CELL, np.array(view.eye), np.array(view.centre),
+        view.focal, np.sin(view.pitch), np.cos(view.pitch),
     )  # fmt: skip
     return out
 

@@ -10,7 +10,7 @@ from numpy import ndarray
 
 from mimicmotion.synth import light, look
 from mimicmotion.synth.assets import Assets
-from mimicmotion.synth.body import Genes, Mesh, normals_of
+from mimicmotion.synth.body import Genes, Mesh, Skin, normals_of
 from mimicmotion.synth.clothes import Cut, Measures, Piece, fit, from_garment, from_tights, shoe
 from mimicmotion.synth.hair import HairStyle, garment_hair, hanging_hair, scalp_hair
 from mimicmotion.synth.rig import Skeleton
@@ -166,11 +166,12 @@ class Wardrobe:
         ready = [n for n in garments if n.startswith("clothes/shoes")]
         if ready and rng.random() < 0.4:
             garment = garments[ready[rng.integers(len(ready))]]
-            placed, bone, weight = fit(self.assets, garment, self.m.vertices)
-            floor = float(placed[:, 1].min())
+            skin = fit(self.assets, garment, self.m.vertices)
+            _, y, z = skin.vertices.T
+            floor = float(y.min())
             material = self.leather((look.cloth_colour(rng), DARK, look.cloth_colour(rng)), 0.1, (0.02, 0.14))
-            uv = np.stack([(placed[:, 2] + 1) / 4, np.clip((placed[:, 1] - floor) / 2, 0, 0.99)], -1)
-            mesh = Mesh.of(placed, bone, weight, garment.triangles, uv[garment.triangles], material)
+            uv = np.stack([(z + 1) / 4, np.clip((y - floor) / 2, 0, 0.99)], -1)
+            mesh = Mesh.of(skin, garment.triangles, uv[garment.triangles], material)
             return [Piece(mesh, np.where(garment.hides, 9.0, -1.0))], min(floor, level["floor"])
         sneaker = kind == "sneaker"
         sole = WHITE if sneaker and rng.random() < 0.7 else DARK
@@ -246,7 +247,7 @@ class Wardrobe:
         placed = vertices + normals_of(vertices, triangles) * away[:, None]
         use = triangles[(inside[triangles] > 0).any(1)]
         uv = np.stack([placed[:, 0] / 4 + 0.5, placed[:, 1] / 3], -1)[use]
-        return Mesh.of(placed, assets.weight_bone, assets.weight, use, uv, material, inside)
+        return Mesh.of(Skin(placed, assets.weight_bone, assets.weight), use, uv, material, inside)
 
 
 def _folds() -> ndarray:
