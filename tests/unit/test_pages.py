@@ -105,7 +105,7 @@ QUOTED = (
     "is not installed",
     "of this kind",
     "this onnxruntime cannot use it: poses are computed on the CPU",
-    "this onnxruntime has no CUDA provider",
+    "device 'cuda' for poses",
     "onnxruntime could not start CUDA",
     "NaN or infinity in the latents",
     "GiB of memory for stage",
