@@ -248,6 +248,26 @@ def test_truncated_safetensors(folder: Path, tmp_path: Path, part: str) -> None:
         load_components(copy)
 
 
+@pytest.mark.parametrize("part", PARTS)
+def test_numbers_that_are_not_finite_are_refused(model: Components, svd: Path, tmp_path: Path, part: str) -> None:
+    parts = make(1)
+    with torch.no_grad():
+        next(getattr(parts, part).parameters()).view(-1)[-1] = torch.nan
+    save_components(parts, tmp_path / "bad")
+    with pytest.raises(WeightsError, match="holds NaN or infinity") as e:
+        load_components(tmp_path / "bad")
+    assert f"{part}/" in str(e.value)
+
+
+def test_numbers_too_large_for_the_number_format_are_refused(svd: Path, tmp_path: Path) -> None:
+    tensors = checkpoint_of(make(1))
+    tensors["unet.conv_in.bias"][0] = 1e6  # float16 ends at 65504
+    save_file(tensors, tmp_path / "c.safetensors")
+    with pytest.raises(WeightsError, match="unet: conv_in.bias holds NaN or infinity"):
+        load_components(svd, tmp_path / "c.safetensors", dtype=torch.float16)
+    load_components(svd, tmp_path / "c.safetensors", dtype=torch.bfloat16)
+
+
 def rename(tensors: dict, old: str, new: str) -> dict:
     return {k.replace(old, new, 1): v for k, v in tensors.items()}
 

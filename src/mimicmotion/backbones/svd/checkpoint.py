@@ -28,6 +28,7 @@ from mimicmotion.errors import ConfigError, OutputError, WeightsError
 from mimicmotion.runtime.files import writing
 from mimicmotion.runtime.run_folder import atomic_folder
 from mimicmotion.weights import registry as weights
+from mimicmotion.weights.checks import read_json
 from mimicmotion.weights.locate import (
     DETAIL,
     FILE_NAMES,
@@ -37,7 +38,6 @@ from mimicmotion.weights.locate import (
     SETTINGS_FILE,
     find_base,
     find_checkpoint,
-    read_json,
     read_model_file,
 )
 from mimicmotion.weights.tensors import Target, assign, check_keys, read_tensors
@@ -196,7 +196,10 @@ def build_part(module: Any) -> Any:
 
 def read_config(folder: Path, part: str) -> dict[str, Any]:
     """The config.json of one network of a model folder."""
-    return read_json(folder / part / "config.json")
+    path = folder / part / "config.json"
+    config = read_json(path)
+    weights.check_file(path)
+    return config
 
 
 def published_settings(checkpoint: str | Path | None) -> dict[str, Any]:
