@@ -317,17 +317,17 @@ def test_what_does_not_change_the_result_may_differ(begun: GenerateConfig, tmp_p
 
 
 def test_runs_on_as_it_ran_before(job: GenerateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What memory is free may change between the two; portions, and with them the last bits, do not."""
+    """What memory is free may change between the two; chunks, and with them the last bits, do not."""
     copy = tmp_path / "copy"
     shutil.copytree(str(job.model), copy)  # a model of its own: one that is loaded already keeps its plan
     own = dataclasses.replace(job, model=str(copy))
     original = job_module.plan_run
 
-    def in_portions(*args: Any, **options: Any) -> Any:
+    def in_chunks(*args: Any, **options: Any) -> Any:
         plan = original(*args, **options)
         return dataclasses.replace(plan, unet=dataclasses.replace(plan.unet, frame_chunk=2))
 
-    monkeypatch.setattr(job_module, "plan_run", in_portions)
+    monkeypatch.setattr(job_module, "plan_run", in_chunks)
     stop_after(own, "denoise", 2)
     monkeypatch.setattr(job_module, "plan_run", original)
     result = finish(generate(again(own)))

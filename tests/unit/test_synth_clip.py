@@ -32,6 +32,7 @@ def shoot(scene: Scene, params: np.ndarray) -> SynthClip:
     return _render(scene, np.random.default_rng(0), rows, 15.0, Camera.still(len(rows)), 2)
 
 
+@pytest.mark.whole
 def test_same_seed_same_pixels_in_another_process() -> None:
     clip = render_clip(5, 3, SMALL)
     assert same(clip, render_clip(5, 3, SMALL))
@@ -44,6 +45,7 @@ def test_same_seed_same_pixels_in_another_process() -> None:
     assert out == hashlib.sha256(data).hexdigest()
 
 
+@pytest.mark.whole
 @settings(max_examples=10)
 @given(st.integers(0, 2**40), st.integers(1, 5), st.sampled_from([(48, 32), (33, 47), (64, 64)]), st.booleans())
 def test_invariants(seed: int, n: int, size: tuple[int, int], camera: bool) -> None:
@@ -243,6 +245,7 @@ def test_zoom_enlarges_about_the_middle_and_takes_the_keypoints_along() -> None:
     assert near < 0.5 * np.abs(plain.truth.clean[k].astype(int) - clip.truth.clean[k]).mean()
 
 
+@pytest.mark.whole
 def test_motion_blur_blurs_what_moves() -> None:
     sharp = render_clip(6, 6, SMALL, motion="wave", framing="full")
     blurred = render_clip(6, 6, SMALL, motion="wave", framing="full", motion_blur=5)

@@ -63,12 +63,8 @@ def set_arm(q: ndarray, side: int, region: str, rng: Rng | None) -> None:
     k = fig.ARM[side]
     noise = np.zeros(7) if rng is None else np.clip(rng.normal(size=7), -2, 2)
     q[k : k + 3] = np.array(centre) + spread * noise[:3]
-    q[k + 3 : k + 7] = (
-        0.3 * noise[3],
-        np.clip(twist + twist_spread * noise[4], -3.1, 0.3),
-        0.3 * noise[5],
-        0.2 * noise[6],
-    )
+    q[k + 3 : k + 7] = np.array([0.3, twist_spread, 0.3, 0.2]) * noise[3:]
+    q[k + 4] = np.clip(twist + q[k + 4], -3.1, 0.3)
 
 
 def set_hand(q: ndarray, side: int, shape: str, rng: Rng) -> None:
@@ -95,12 +91,12 @@ def random_pose(rng: Rng, energy: float = 1.0, *, calm: bool = False) -> Float64
         q[fig.LEG[side] : fig.LEG[side] + 5] = 0.03 + wide, 0.0, n(0.08), 0.0, 0.2 + n(0.12)
     if rng.random() < 0.25 * energy and not calm:  # one foot up on its toes or lifted
         side = int(rng.integers(2))
-        q[fig.LEG[side] : fig.LEG[side] + 4] = (
+        q[fig.LEG[side] : fig.LEG[side] + 3] = (
             0.05 + rng.uniform(0, 0.5),
             rng.uniform(0.03, 0.45),
             rng.uniform(-0.35, 0.4),
-            -0.5,
         )
+        q[fig.LEG[side] + 3] = -0.5
         q[0] = (1 - 2 * side) * -0.1
     else:
         q[0] = n(0.07)

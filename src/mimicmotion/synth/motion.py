@@ -1,4 +1,4 @@
-"""Procedural motion: key poses joined by smooth curves, and the rhythm between them."""
+"""Procedural motion: key poses joined by curves, and the rhythm between them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from mimicmotion.errors import InputError
 from mimicmotion.synth import figure as fig
 from mimicmotion.synth.keyposes import HAND_SHAPES, Rng, curve, neutral, random_pose, set_arm, set_hand
 
+_TALKING = ("chest", "bent", "up_bent", "front", "face", "cross", "wide_bent", "front_up")  # where the hands are
 Params = Float64[ndarray, "n 54"]
 
 
@@ -151,8 +152,7 @@ def raise_arms(rng: Rng, t: ndarray) -> Params:
         k = fig.ARM[s]
         q[:, k], q[:, k + 1], q[:, k + 2] = flat * np.cos(plane), reach * np.sin(angle), flat * np.sin(plane)
         q[:, k + 4] = twist
-        set_hand_shape = HAND_SHAPES[str(rng.choice(["flat", "open", "relaxed", "fist"]))]
-        q[:, fig.CURL[s] : fig.CURL[s] + 6] = set_hand_shape
+        q[:, fig.CURL[s] : fig.CURL[s] + 6] = HAND_SHAPES[str(rng.choice(["flat", "open", "relaxed", "fist"]))]
     return q
 
 
@@ -165,12 +165,8 @@ def balance(rng: Rng, t: ndarray) -> Params:
         q = neutral()
         lean = rng.uniform(0.0, 1.0)
         way = rng.uniform(-0.3, 1.0)  # outward .. backward
-        q[fig.LEG[side] : fig.LEG[side] + 4] = (
-            0.1 + 0.6 * lean * max(way, 0),
-            0.1 + 0.4 * lean * rng.random(),
-            -0.5 * lean * (1 - way),
-            -0.4,
-        )
+        out, up = 0.1 + 0.6 * lean * max(way, 0), 0.1 + 0.4 * lean * rng.random()
+        q[fig.LEG[side] : fig.LEG[side] + 4] = out, up, -0.5 * lean * (1 - way), -0.4
         q[0] = -sign * 0.11
         q[1] = -0.06 * rng.random()
         q[fig.ROLL], q[fig.SPINE_ROLL] = sign * 0.38 * lean * max(way, 0), sign * 0.3 * lean * rng.random()
@@ -197,12 +193,7 @@ def gesture(rng: Rng, t: ndarray) -> Params:
         q = random_pose(rng, 0.4, calm=True)
         for s in (0, 1):
             if rng.random() < 0.8:
-                set_arm(
-                    q,
-                    s,
-                    str(rng.choice(["chest", "bent", "up_bent", "front", "face", "cross", "wide_bent", "front_up"])),
-                    rng,
-                )
+                set_arm(q, s, str(rng.choice(_TALKING)), rng)
                 q[fig.ARM[s] + 4] = rng.uniform(-3.0, -0.6)
             set_hand(q, s, str(rng.choice(list(HAND_SHAPES))), rng)
         q[fig.HEAD_YAW], q[fig.HEAD_PITCH], q[fig.HEAD_ROLL] = rng.normal(size=3) * (0.25, 0.12, 0.1)

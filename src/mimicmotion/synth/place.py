@@ -16,6 +16,8 @@ from mimicmotion.synth.look import hsv, noise
 from mimicmotion.synth.view import View
 
 Rng = np.random.Generator
+Range = tuple[float, float]
+Corners = list[tuple[float, float, float]]  # in the world
 Paint = Callable[[ndarray, ndarray, ndarray], ndarray]  # colours at two coordinates and a distance
 KINDS = ("room", "room", "room", "street", "park", "studio")
 FLOORS = ("planks", "tiles", "carpet", "concrete", "parquet", "rug")
@@ -24,25 +26,15 @@ WALLS = ("paint", "paint", "brick", "paper", "panels", "concrete", "curtain")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A background and the light in it.
+    """A background and the light in it."""
 
-    Attributes:
-        picture: linear colours, with a margin around the frame.
-        margin: pixels of the margin.
-        key: direction to the key light.
-        key_colour: its strength.
-        sky: ambient light from above.
-        ground: ambient light from below.
-        softness: of the key light's shadow, decimetres of blur per decimetre of distance.
-    """
-
-    picture: Float32[ndarray, "rows columns 3"]
-    margin: int
-    key: Float32[ndarray, " 3"]
-    key_colour: Float32[ndarray, " 3"]
-    sky: Float32[ndarray, " 3"]
-    ground: Float32[ndarray, " 3"]
-    softness: float
+    picture: Float32[ndarray, "rows columns 3"]  # linear colours, with a margin around the frame
+    margin: int  # pixels of the margin
+    key: Float32[ndarray, " 3"]  # direction to the key light
+    key_colour: Float32[ndarray, " 3"]  # its strength
+    sky: Float32[ndarray, " 3"]  # ambient light from above
+    ground: Float32[ndarray, " 3"]  # ambient light from below
+    softness: float  # of the key light's shadow, decimetres of blur per decimetre of distance
 
 
 def make_place(
@@ -97,6 +89,12 @@ def _linear(colour: ndarray) -> ndarray:
     return LINEAR[np.clip(colour, 0, 255).astype(int)]
 
 
+def _lookup(bank: Float32[ndarray, "n n"], u: ndarray, v: ndarray) -> ndarray:
+    """A texture at coordinates of period 1."""
+    x, y = (np.mod(a * len(bank), len(bank)).astype(np.float32) for a in (u, v))
+    return cv2.remap(bank, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+
+
 def _from_middle(u: ndarray) -> ndarray:
     """Distance from the middle of cells of length 1, 0..0.5."""
     return np.abs(np.mod(u, 1) - 0.5)
@@ -127,21 +125,20 @@ class _Painter:
         hue = self.rng.normal(0.1, 0.05) if self.rng.random() < 0.5 else self.rng.random()  # often warm
         return _linear(hsv(hue, saturation * self.rng.random() ** 1.5, self.rng.uniform(low, high)))
 
+    def tint(self, hue: Range, saturation: Range, value: Range) -> ndarray:
+        """A linear colour within ranges."""
+        return _linear(hsv(*(self.rng.uniform(*ends) for ends in (hue, saturation, value))))
+
     def sample(self, kind: str, u: ndarray, v: ndarray) -> ndarray:
         """Noise at texture coordinates of period 1."""
-        bank = noise(kind, 256)
-        x, y = np.mod(u * 256, 256).astype(np.float32), np.mod(v * 256, 256).astype(np.float32)
-        return cv2.remap(bank, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+        return _lookup(noise(kind, 256), u, v)
 
     def surface(self, kind: str, u: ndarray, v: ndarray, far: ndarray) -> ndarray:
         """A photographed texture, 0..1, of period 1; its fine detail is lost in the distance. Grey without one."""
         bank = self.assets.surfaces.get(kind, np.full((8, 8), 127.5, np.float32))
-        n = len(bank)
-        x, y = np.mod(u * n, n).astype(np.float32), np.mod(v * n, n).astype(np.float32)
-        fine = cv2.remap(bank.astype(np.float32), x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
-        soft = cv2.GaussianBlur(bank.astype(np.float32), (0, 0), 4)
-        coarse = cv2.remap(soft, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+        bank = bank.astype(np.float32)
         share = np.clip((far - 40) / 80, 0, 1)
+        fine, coarse = _lookup(bank, u, v), _lookup(cv2.GaussianBlur(bank, (0, 0), 4), u, v)
         return (fine * (1 - share) + coarse * share) / 255.0
 
     def floor_at(self) -> tuple[ndarray, ndarray, ndarray, ndarray]:
@@ -228,7 +225,7 @@ class _Painter:
 
     def _floor_paint(self, kind: str) -> Paint:
         rng = self.rng
-        wood = _linear(hsv(rng.uniform(0.05, 0.11), rng.uniform(0.25, 0.65), rng.uniform(0.25, 0.8)))
+        wood = self.tint((0.05, 0.11), (0.25, 0.65), (0.25, 0.8))
         base = self.colour(0.3, 0.85, 0.35)
         other = base * rng.uniform(0.5, 0.9)
         scale, turn = rng.uniform(0.8, 1.6), rng.random() < 0.5
@@ -262,7 +259,7 @@ class _Painter:
 
         return paint
 
-    def _quad(self, picture: ndarray, corners: ndarray, colour: tuple[float, ...]) -> ndarray:
+    def _quad(self, picture: ndarray, corners: Corners, colour: tuple[float, ...]) -> ndarray:
         """A flat four-cornered thing in the world; returns where it is seen."""
         at = self.view.project(np.array(corners))
         if (at[:, 2] <= 0.5).all():
@@ -315,7 +312,7 @@ class _Painter:
     def _box(self, x0: float, x1: float, y0: float, y1: float, z0: float, z1: float, colour: ndarray) -> None:
         """An upright box with a soft shadow on the floor."""
         left, right, ahead, mask = x0 - 1.2, x1 + 1.2, z1 + 1.2, np.zeros(self.size, np.float32)
-        floor = [(left, 0, z0), (right, 0, z0), (right, 0, ahead), (left, 0, ahead)]
+        floor = [(left, 0.0, z0), (right, 0.0, z0), (right, 0.0, ahead), (left, 0.0, ahead)]
         near = self._quad(mask, floor, (1.0,))[:, 2].max()
         if near > 0.2:
             return
@@ -337,7 +334,7 @@ class _Painter:
         kind = rng.choice(["cupboard", "sofa", "table", "plant", "box", "lamp"])
         x = float(rng.choice([rng.uniform(sides[0] + 4, -7), rng.uniform(7, sides[1] - 4)]))
         z = back + rng.uniform(1, max(min(-back - 5, 16), 2))
-        wood = _linear(hsv(rng.uniform(0.04, 0.12), rng.uniform(0.1, 0.6), rng.uniform(0.2, 0.9)))
+        wood = self.tint((0.04, 0.12), (0.1, 0.6), (0.2, 0.9))
         if kind == "cupboard":
             w, h = rng.uniform(3, 6), rng.uniform(7, 19)
             self._box(x - w, x + w, 0, h, back, back + 4, wood)
@@ -392,7 +389,7 @@ class _Painter:
     def _sky(self) -> None:
         rng = self.rng
         up = np.clip(self.way[..., 1] * 2.2, 0, 1)
-        top = _linear(hsv(rng.uniform(0.55, 0.61), rng.uniform(0.1, 0.65), rng.uniform(0.65, 0.95)))
+        top = self.tint((0.55, 0.61), (0.1, 0.65), (0.65, 0.95))
         low = _linear(hsv(rng.uniform(0.5, 0.62), 0.08, 0.97))
         self.picture = _mix(low, top, up)
         depth = 1 / np.maximum(self.way[..., 1] + 0.15, 0.05)
@@ -465,7 +462,7 @@ class _Painter:
         for _ in range(int(rng.integers(5, 16))):
             z = -rng.uniform(40, 260)
             x = rng.uniform(-0.9, 0.9) * (60 - z)
-            tint = _linear(hsv(rng.uniform(0.18, 0.38), rng.uniform(0.3, 0.6), rng.uniform(0.25, 0.55)))
+            tint = self.tint((0.18, 0.38), (0.3, 0.6), (0.25, 0.55))
             radius = rng.uniform(12, 30)
             if rng.random() < 0.6:
                 self._box(x - 1, x + 1, 0, 25, z, z + 1, _rgb(0.07, 0.05, 0.04))
