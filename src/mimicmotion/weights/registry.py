@@ -196,6 +196,19 @@ def known(name: str) -> KnownWeights:
     raise InputError(f"weights {name!r}", "one of: " + ", ".join(names), fix)
 
 
+def identify(path: Path) -> KnownWeights | None:
+    """Which of the known weights that are one file on the hub a file is, whatever it is called; None if none.
+
+    It is compared with the checksum that this package knows, else with the one recorded when they were fetched.
+    """
+    for w in (w for w in KNOWN if w.repo and len(w.files) == 1 and not w.sdist):
+        record = _recorded(repo_folder(w.repo or ""), w.files[0].path)
+        size, sha = w.files[0].size or record.get("size"), w.files[0].sha256 or record.get("sha256")
+        if size == path.stat().st_size and sha == checksum(path):
+            return w
+    return None
+
+
 def repo_folder(repo: str) -> Path:
     """The plain folder in which the files of a hub repository lie."""
     return cache_folder() / repo.replace("/", "--")

@@ -61,10 +61,12 @@ def _read_pth(path: Path) -> dict[str, Tensor]:
     except Exception as e:  # a damaged pickle can raise anything
         why = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise WeightsError(f"{path}: {why}", "a complete .pth file", DAMAGED) from e
+    if isinstance(data, Mapping) and isinstance(data.get("state_dict"), Mapping):  # as training loops save it
+        data = data["state_dict"]
     if not isinstance(data, Mapping) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in data.items()):
         found = sorted(map(str, data))[:LISTED] if isinstance(data, Mapping) else type(data).__name__
         fix = "export the state dict of the model"
-        raise WeightsError(f"{path} holds {found}", "a flat dictionary of tensors", fix)
+        raise WeightsError(f"{path} holds {found}", "a flat dictionary of tensors, or one under 'state_dict'", fix)
     return dict(data)
 
 
