@@ -5,9 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
-import struct
 import warnings
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +16,7 @@ from numpy import ndarray
 
 from mimicmotion.errors import MediaError, OutputError
 from mimicmotion.runtime.files import atomic_path, writing
+from mimicmotion.runtime.reading import check_limit, reading
 from mimicmotion.video.geometry import plan_fit
 
 if TYPE_CHECKING:
@@ -27,11 +26,9 @@ logger = logging.getLogger(__name__)
 
 PICTURE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".avif", ".jp2"}
+    | {".heic", ".heif"}
 )
-# What Pillow raises on damaged files, depending on the format and on where the damage is.
-PILLOW_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
-MAX_PIXELS = 150_000_000
-"""Above this a picture is refused: 450 MB as RGB, and usually a decompression bomb. 8k is 33 million pixels."""
+PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 
 
 def read_picture(path: str | os.PathLike[str]) -> UInt8[ndarray, "height width 3"]:
@@ -47,31 +44,45 @@ def read_picture(path: str | os.PathLike[str]) -> UInt8[ndarray, "height width 3
 
     path = Path(path)
     check_input_file(path, "a picture")
+    with reading(path, "a picture", "copy or export it again", MediaError):
+        try:
+            with warnings.catch_warnings():
+                # our own limit comes before decoding; Pillow's warning about the same thing would only confuse
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                with Image.open(path) as image:
+                    check_limit("pixels", image.width * image.height, path, MediaError)
+                    return picture_to_rgb(image)
+        except Image.DecompressionBombError as e:
+            raise MediaError(f"{path}: {e}", "fewer pixels", "scale it down") from e
+        except UnidentifiedImageError:
+            if not is_heif(path):
+                raise
+            from mimicmotion.video.sources import AvSource
+
+            return next(iter(AvSource(path))).item()
+
+
+def is_picture(path: Path) -> bool:
+    """Whether Pillow is to read a file, by its content: pictures, and animations as GIF, WebP or APNG."""
+    from PIL import Image
+
+    Image.init()
     try:
         with warnings.catch_warnings():
-            # our own limit comes before decoding; Pillow's warning about the same thing would only confuse
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                width, height = image.size
-                if width * height > MAX_PIXELS:
-                    raise MediaError(
-                        f"{path} has {width} x {height} pixels",
-                        f"at most {MAX_PIXELS / 1e6:g} million pixels",
-                        "scale the picture down; 4000 pixels on the long side are plenty",
-                    )
-                return picture_to_rgb(image)
-    except MediaError:
-        raise
-    except UnidentifiedImageError as e:
-        raise MediaError(
-            f"{path} is not a picture that can be read", "a PNG, JPEG, WebP, TIFF or BMP file", "check or convert it"
-        ) from e
-    except Image.DecompressionBombError as e:
-        raise MediaError(f"{path}: {e}", f"at most {MAX_PIXELS / 1e6:g} million pixels", "scale it down") from e
-    except PILLOW_ERRORS as e:
-        raise MediaError(
-            f"{path} is damaged or truncated ({e})", "a complete picture file", "copy or export it again"
-        ) from e
+            Image.open(path, formats=PICTURE_FORMATS).close()
+    except Image.DecompressionBombError:
+        return True
+    except Exception:  # FFmpeg will say what is wrong with it
+        return False
+    return True
+
+
+def is_heif(path: Path) -> bool:
+    """Whether a file is an HEIC or HEIF picture, which FFmpeg reads and Pillow does not."""
+    with path.open("rb") as file:
+        head = file.read(12)
+    return head[4:8] == b"ftyp" and head[8:] in (b"heic", b"heix", b"heim", b"heis", b"mif1")
 
 
 def picture_to_rgb(image: Image.Image) -> UInt8[ndarray, "height width 3"]:
@@ -169,14 +180,15 @@ def check_picture_size(image: UInt8[ndarray, "height width 3"], minimum: int = 6
 
 def _grey_to_rgb(grey: ndarray) -> ndarray:
     """16-bit, 32-bit or float grey as RGB: full range of 16 bits; floats of 0..1 or 0..255 by their maximum."""
-    values = grey.astype(np.float64)
+    highest = np.nanmax(grey, initial=0)
     if np.issubdtype(grey.dtype, np.floating):
-        values = np.nan_to_num(values)
-        scale = 255.0 if values.max(initial=0) <= 1 else 1.0
+        scale = 255.0 if highest <= 1 else 1.0
     else:
-        scale = 1 / 257 if grey.dtype == np.uint16 or values.max(initial=0) > 255 else 1.0
-    level = np.clip(np.rint(values * scale), 0, 255).astype(np.uint8)
-    return np.repeat(level[..., None], 3, -1)
+        scale = 1 / 257 if grey.dtype == np.uint16 or highest > 255 else 1.0
+    out = np.empty((*grey.shape, 3), np.uint8)
+    for row, values in zip(out, grey, strict=True):  # a large picture as float64 would take gigabytes
+        row[:] = np.clip(np.rint(np.nan_to_num(values.astype(np.float64)) * scale), 0, 255)[:, None]
+    return out
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
