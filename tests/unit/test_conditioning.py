@@ -141,7 +141,7 @@ def test_augmentation_noise_enters_in_pixel_space_and_is_told(pipe: MimicMotionP
 def _spy(pipe: MimicMotionPipeline, call: Any) -> list[tuple[Any, ...]]:
     """The U-Net's arguments but the noise level: sample, token, micro-conditioning, pose."""
     seen = []
-    hook = pipe.backbone.unet.register_forward_pre_hook(lambda m, args: seen.append((args[0], *args[2:])))
+    hook = pipe.backbone.unet.register_forward_pre_hook(lambda m, args: seen.append((args[0], *args[2:5])))
     with torch.inference_mode():
         call()
     hook.remove()
