@@ -11,7 +11,7 @@ from numpy import ndarray
 from onnx import TensorProto, helper, numpy_helper
 
 from mimicmotion.errors import ConfigError, PoseError, WeightsError
-from mimicmotion.pose.estimators import dwpose
+from mimicmotion.pose.estimators import dwpose, session
 from mimicmotion.pose.estimators.base import PoseEstimator
 from mimicmotion.pose.estimators.dwpose import DWPoseEstimator
 from mimicmotion.pose.estimators.open import open_estimator
@@ -162,7 +162,7 @@ def test_a_gpu_that_onnxruntime_cannot_use_is_warned_of(
     import onnxruntime as ort
 
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    monkeypatch.setattr(dwpose, "gpu_present", lambda: True)
+    monkeypatch.setattr(session, "gpu_present", lambda: True)
     with caplog.at_level(logging.INFO):
         assert DWPoseEstimator(*files).provider == "CPUExecutionProvider"
     assert "onnxruntime-gpu" in caplog.text

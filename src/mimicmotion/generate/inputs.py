@@ -97,6 +97,13 @@ def prepare(config: GenerateConfig, size: tuple[int, int], multiple: int) -> Job
     )
 
 
+def input_files(config: GenerateConfig | PosesConfig | MaskConfig) -> list[str | Path]:
+    """All that a job reads, the files of a folder of frames one by one."""
+    names = ("picture", "video", "detector", "pose_model", "model", "checkpoint", "preview_decoder")
+    found = [path for name in names if (path := getattr(config, name, None))]
+    return [*found, *(config.video.iterdir() if config.video.is_dir() else ())]
+
+
 def open_driving(config: GenerateConfig | PosesConfig | MaskConfig) -> VideoReader | PoseSequence:
     """The driving video, opened, or the poses of a pose file."""
     from mimicmotion.pose.files import open_poses

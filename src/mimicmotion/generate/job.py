@@ -143,8 +143,6 @@ def _configure(config: GenerateConfig, pipe: MimicMotionPipeline, plan: Plan) ->
     if pipe.backbone.is_configured:
         return
     logger.info("runs with %s", plan.describe())
-    if not plan.exact:
-        logger.warning("%s: the result is not exactly that of the plain way", plan.describe())
     pipe.backbone.configure(plan, run_device(config, pipe))
 
 

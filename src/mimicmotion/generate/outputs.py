@@ -16,9 +16,9 @@ import numpy as np
 
 from mimicmotion.arrays import Frame, PoseFrames
 from mimicmotion.errors import ConfigError, OutputError
-from mimicmotion.generate.inputs import Inputs, open_driving
+from mimicmotion.generate.inputs import Inputs, input_files, open_driving
 from mimicmotion.pose.keypoints import PoseSequence
-from mimicmotion.runtime.files import atomic_path, check_writable
+from mimicmotion.runtime.files import atomic_path, check_not_inputs, check_writable
 from mimicmotion.runtime.progress import Job, Progress
 from mimicmotion.runtime.run_folder import clear_leftovers
 from mimicmotion.runtime.threads import behind
@@ -95,14 +95,33 @@ def preview_path(output: Path) -> Path:
     return output.with_name(f"{output.name}.preview.png")
 
 
-def check_outputs(config: GenerateConfig) -> None:
-    """Raise OutputError now rather than after the long work."""
+def state_path(output: Path) -> Path:
+    """OUTPUT.state."""
+    return output.with_name(f"{output.name}.state")
+
+
+def check_outputs(config: GenerateConfig, *inputs: Path) -> None:
+    """Raise now rather than after the long work if something cannot be written, or is an input.
+
+    Args:
+        config: the job's settings.
+        inputs: what else must stay as it is.
+
+    Raises:
+        ConfigError: an output is an input, or has an unknown suffix.
+        OutputError: one cannot be written.
+    """
     from mimicmotion.video.writer import check_output
 
-    check_output(config.output)
-    check_writable(sidecar_path(config.output))
-    if config.side_by_side:
-        check_output(side_by_side_path(config.output))
+    output = config.output
+    videos = [output, *([side_by_side_path(output)] if config.side_by_side else [])]
+    others = [sidecar_path(output), *([preview_path(output)] if config.preview else [])]
+    state = [state_path(output)] if config.save_every else []
+    check_not_inputs([*input_files(config), *inputs], [*videos, *others, *state])
+    for path in videos:
+        check_output(path)
+    for path in (*others, *(folder.with_name(f"{folder.name}.old") for folder in state)):
+        check_writable(path)
 
 
 def clear_halves(output: Path) -> None:

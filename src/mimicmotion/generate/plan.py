@@ -74,9 +74,10 @@ def plan(config: GenerateConfig, pipeline: MimicMotionPipeline | None = None) ->
         InputError: as `generate`.
         OutputError: the picture cannot be written.
     """
-    from mimicmotion.runtime.files import check_writable
+    from mimicmotion.runtime.files import check_not_inputs, check_writable
     from mimicmotion.video.picture import write_picture
 
+    check_not_inputs(inputs_module.input_files(config), [config.output])
     check_writable(config.output)
     check_inputs_exist(config)
     pipe = yield from load(config, pipeline)

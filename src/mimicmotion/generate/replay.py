@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.generate.job import generate
-from mimicmotion.generate.outputs import GenerateResult, read_sidecar
+from mimicmotion.generate.outputs import GenerateResult, check_outputs, read_sidecar
 from mimicmotion.generate.provenance import Facts, sha256_path
 from mimicmotion.runtime.progress import Job
 from mimicmotion.settings import GenerateConfig, parse
@@ -124,6 +124,6 @@ def replay_config(
         raise ConfigError(
             f"{sidecar}: {e.got}", e.expected, f"use the version of mimicmotion that wrote it; {e.fix}"
         ) from e
-    if config.output.absolute() == original.absolute():
-        raise ConfigError(f"output={config.output}", "a new file beside the old result", "name another output")
-    return dataclasses.replace(config, preview=False)
+    config = dataclasses.replace(config, preview=False)
+    check_outputs(config, sidecar, original)
+    return config

@@ -92,7 +92,7 @@ def load_assets(path: Path | str | None = None) -> Assets:
 
 @functools.lru_cache(maxsize=2)
 def _load(path: Path) -> Assets:
-    fix = "make it: python scripts/pack_makehuman.py (see docs/synthetic-people.md), or name it in $" + VARIABLE
+    fix = "make it: python scripts/pack_makehuman.py (see docs/guide/synthetic-people.md), or name it in $" + VARIABLE
     if not path.is_file():
         raise InputError(f"{path} is missing", "the packed people of MakeHuman", fix)
     try:

@@ -2,7 +2,7 @@
 
 The numbers are in noise_fit.json, which scripts/fit_detector_noise.py measures on real videos (how sure the estimator
 is and for how long, how far points jump) and on rendered ones (how far from the truth they lie). See
-docs/synthetic-people.md.
+docs/lab/detector-noise.md.
 """
 
 from __future__ import annotations

@@ -75,13 +75,14 @@ class AvSource:
             codec = stream.codec_context.name
             header_frames, header_duration = stream.frames, _duration(container, stream)
             rate = stream.average_rate or stream.guessed_rate
+            tick = Fraction(stream.time_base or 0)
             times = _packet_times(container, stream)
         gaps = [b - a for a, b in pairwise(times) if b > a]
         step = sorted(gaps)[len(gaps) // 2] if gaps else Fraction(0)
         if not rate:
             rate = 1 / step if step else Fraction(25)
         # one tick of the time base is rounding, a quarter of a frame is not
-        uneven = sum(abs(g - step) > max(step / 4, Fraction(stream.time_base or 0)) for g in gaps)
+        uneven = sum(abs(g - step) > max(step / 4, tick) for g in gaps)
         self.rate = Fraction(rate)
         self.expected = header_frames or round(float(header_duration * self.rate))
         first = next(iter(self), None)

@@ -20,10 +20,11 @@ from jaxtyping import Float, Float32, Int, UInt8
 from numpy import ndarray
 
 from mimicmotion.arrays import Frame
-from mimicmotion.errors import ConfigError, WeightsError
-from mimicmotion.pose.estimators.base import Person, PosePoints, collect_poses, nobody
+from mimicmotion.errors import WeightsError
+from mimicmotion.pose.estimators.base import Person, PoseEstimator, PosePoints, nobody
+from mimicmotion.pose.estimators.session import open_session
 from mimicmotion.pose.estimators.track import PersonTracker
-from mimicmotion.pose.keypoints import NUM_POINTS, VISIBLE, PoseSequence
+from mimicmotion.pose.keypoints import NUM_POINTS, VISIBLE
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ COCO_BODY = [0, *[6, 8, 10], *[5, 7, 9], *[12, 14, 16], *[11, 13, 15], 2, 1, 4, 
 COCO_ORDER = np.array([*COCO_BODY, *range(17, NUM_WHOLE_BODY)])
 
 
-class DWPoseEstimator:
+class DWPoseEstimator(PoseEstimator):
     """Whole-body poses with a confidence for each point.
 
     Args:
@@ -85,7 +86,7 @@ class DWPoseEstimator:
         return self._network.get_providers()[0]
 
     @property
-    def source(self) -> str:
+    def source(self) -> str:  # type: ignore[override]
         """What made the poses, for `PoseSequence.source`."""
         return f"dwpose {self._paths[1].name}"
 
@@ -95,10 +96,6 @@ class DWPoseEstimator:
         from mimicmotion.runtime.files import sha256_file
 
         return {"estimator": "dwpose", "version": 1, "files": [*map(sha256_file, self._paths)], "person": self.person}
-
-    def estimate(self, frames: Iterable[Frame], fps: float = 0.0) -> PoseSequence:
-        """The poses of all frames."""
-        return collect_poses(self.estimate_stream, frames, fps, self.source)
 
     def estimate_stream(self, frames: Iterable[Frame]) -> Iterator[PosePoints]:
         """Yield (xy in pixels, confidence) for each RGB frame.
@@ -298,45 +295,3 @@ def order_points(
         np.concatenate([ordered[:, :1], neck, ordered[:, 1:]], 1),
         np.concatenate([score[:, :1], sure, score[:, 1:]], 1),
     )
-
-
-def open_session(path: Path, *, threads: int | None = None, device: str = "auto") -> Any:
-    """An onnxruntime session on CUDA where there is one, else on the CPU.
-
-    Raises:
-        WeightsError: the file is missing or is no ONNX network.
-        ConfigError: `device` is "cuda" and onnxruntime has no CUDA.
-    """
-    import onnxruntime as ort
-
-    if not path.is_file():
-        raise WeightsError(f"{path} does not exist", "an ONNX file", "give the path of the downloaded network")
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    has_cuda = "CUDAExecutionProvider" in ort.get_available_providers()
-    if device == "cuda" and not has_cuda:
-        raise ConfigError(
-            "device 'cuda' for poses",
-            f"one that onnxruntime has: {', '.join(ort.get_available_providers())}",
-            "pip uninstall onnxruntime, then pip install onnxruntime-gpu; or use device 'cpu'",
-        )
-    if device == "auto" and not has_cuda and gpu_present():
-        logger.warning(
-            "there is an NVIDIA GPU, but this onnxruntime cannot use it: poses are computed on the CPU, many times "
-            "slower. To change that: pip uninstall onnxruntime, then pip install onnxruntime-gpu"
-        )
-    providers = ["CUDAExecutionProvider"] * (has_cuda and device != "cpu") + ["CPUExecutionProvider"]
-    try:
-        session = ort.InferenceSession(str(path), options, providers=providers)
-    except Exception as e:  # onnxruntime's own errors share no base but Exception
-        raise WeightsError(f"{path}: {e}", "an ONNX network", "download the file again") from e
-    if len(providers) > 1 and session.get_providers()[0] != providers[0]:
-        logger.warning("onnxruntime could not start CUDA for %s and computes on the CPU", path.name)
-    return session
-
-
-def gpu_present() -> bool:
-    """Whether the system shows an NVIDIA GPU."""
-    return any(Path(p).exists() for p in ("/proc/driver/nvidia/version", "/dev/nvidia0", "/dev/dxg"))

@@ -1,0 +1,64 @@
+"""Opening ONNX networks on the CPU or a GPU, and saying which."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from mimicmotion.errors import ConfigError, WeightsError
+
+logger = logging.getLogger(__name__)
+
+
+def open_session(path: Path, *, threads: int | None = None, device: str = "auto") -> Any:
+    """An onnxruntime session on CUDA where there is one, else on the CPU.
+
+    Raises:
+        WeightsError: the file is missing or is no ONNX network.
+        ConfigError: `device` is "cuda" and onnxruntime has no CUDA.
+    """
+    import onnxruntime as ort
+
+    if not path.is_file():
+        raise WeightsError(
+            f"{path} does not exist", "an ONNX file", "give the path of the file, or reinstall the package"
+        )
+    options, wanted = ort.SessionOptions(), providers(device)
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads or 0
+    try:
+        session = ort.InferenceSession(str(path), options, providers=wanted)
+    except Exception as e:  # onnxruntime's own errors share no base but Exception
+        raise WeightsError(f"{path}: {e}", "an ONNX network", "download the file again") from e
+    if session.get_providers()[0] != wanted[0]:
+        logger.warning("onnxruntime could not start CUDA for %s and computes on the CPU", path.name)
+    return session
+
+
+def providers(device: str) -> list[str]:
+    """Onnxruntime's execution providers for "auto", "cpu" or "cuda", the wanted one first.
+
+    Raises:
+        ConfigError: `device` is "cuda" and onnxruntime has no CUDA.
+    """
+    import onnxruntime as ort
+
+    has_cuda = "CUDAExecutionProvider" in ort.get_available_providers()
+    if device == "cuda" and not has_cuda:
+        raise ConfigError(
+            "device 'cuda' for poses",
+            f"one that onnxruntime has: {', '.join(ort.get_available_providers())}",
+            "pip uninstall onnxruntime, then pip install onnxruntime-gpu; or use device 'cpu'",
+        )
+    if device == "auto" and not has_cuda and gpu_present():
+        logger.warning(
+            "there is an NVIDIA GPU, but this onnxruntime cannot use it: poses are computed on the CPU, many times "
+            "slower. To change that: pip uninstall onnxruntime, then pip install onnxruntime-gpu"
+        )
+    return ["CUDAExecutionProvider"] * (has_cuda and device != "cpu") + ["CPUExecutionProvider"]
+
+
+def gpu_present() -> bool:
+    """Whether the system shows an NVIDIA GPU."""
+    return any(Path(p).exists() for p in ("/proc/driver/nvidia/version", "/dev/nvidia0", "/dev/dxg"))
