@@ -11,7 +11,7 @@ A model that is given the warped picture gets it from the same wrong poses (`fou
 exact poses (`exact`), so that the pose map alone is wrong. `none` has exact poses: what the drawing costs there.
 
     python benchmarks/confidence_quality.py --log run.jsonl --sheet docs/images/confidence.png > confidence.json
-    python benchmarks/confidence_quality.py --tables confidence.json --page docs/confidence.md
+    python benchmarks/confidence_quality.py --tables confidence.json --page docs/lab/confidence.md
 
 The second line puts the numbers into the page, between its two marks.
 """
@@ -240,7 +240,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--log", type=Path, help="keep what is measured, clip by clip; a second run goes on from it")
     parser.add_argument("--sheet", type=Path, help="PNG: pose maps and results side by side")
     parser.add_argument("--tables", type=Path, help="JSON of a run: put it into --page and do nothing else")
-    parser.add_argument("--page", type=Path, default=Path("docs/confidence.md"))
+    parser.add_argument("--page", type=Path, default=Path("docs/lab/confidence.md"))
     return parser.parse_args()
 
 

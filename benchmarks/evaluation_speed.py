@@ -11,7 +11,7 @@ its network was here. Each metric runs alone, from an empty cache, on `--sequenc
 writes the folders of the example of the documentation instead: real, model (the bundled model), warp (a limb warp
 without learning), copy (the reference picture held still), a folder of PNG frames for each sequence. Then
 
-    python benchmarks/evaluation_speed.py --report report --page docs/evaluate.md
+    python benchmarks/evaluation_speed.py --report report --page docs/lab/evaluation.md
 
 puts the table of methods of a report into the page, between its two marks.
 """
@@ -140,7 +140,7 @@ def main() -> None:
     parser.add_argument("--make", type=Path, help="write the folders of the documentation's example here, and stop")
     parser.add_argument("--model", type=Path, help="with --make: model folder; the bundled one if left out")
     parser.add_argument("--report", type=Path, help="a report: put its tables into --page, and stop")
-    parser.add_argument("--page", type=Path, default=Path("docs/evaluate.md"))
+    parser.add_argument("--page", type=Path, default=Path("docs/lab/evaluation.md"))
     options = parser.parse_args()
     if options.report:
         write_table(options.report, options.page)

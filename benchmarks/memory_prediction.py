@@ -4,7 +4,7 @@ A model of SVD's classes with random weights makes a video of a few segments, on
 the bytes that live at the same time in each stage: what PyTorch's allocator hands out, inside of kernels too (its
 profiler's records), and the weights. Memory that libraries take by themselves (oneDNN) and the allocator's gaps are in
 the resident size of the process alone and are not counted, on either side. One JSON line; `--table
-FILE` writes the table of docs/speed-and-memory.md. Takes some minutes on one core (--quick: a smaller model).
+FILE` writes the table of docs/lab/memory.md. Takes some minutes on one core (--quick: a smaller model).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from mimicmotion.backbones.svd.backbone import SVDBackbone
 from mimicmotion.backbones.svd.execution.levels import TOKENS_PER_THREAD, in_chunks
 from mimicmotion.backbones.svd.execution.memory import weight_bytes
 from mimicmotion.backbones.svd.execution.options import Execution
-from mimicmotion.backbones.svd.execution.plan import ExecutionPlan, Peaks
+from mimicmotion.backbones.svd.execution.plan import ExecutionPlan
 from mimicmotion.backbones.svd.execution.predict import Predictor, Workload
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.settings import FusionConfig
@@ -82,7 +82,7 @@ def ways(frames: int, positions: int) -> dict[str, ExecutionPlan]:
     }
 
 
-def measure(pipe: MimicMotionPipeline, plan: ExecutionPlan, work: Workload, segments: int) -> Peaks:
+def measure(pipe: MimicMotionPipeline, plan: ExecutionPlan, work: Workload, segments: int) -> dict[str, int]:
     """Run all stages as a job does (in place) and see what they took."""
     pipe.configure(plan)
     generator = np.random.default_rng(1)
@@ -112,7 +112,7 @@ def measure(pipe: MimicMotionPipeline, plan: ExecutionPlan, work: Workload, segm
                 pass
     found = recorder.peaks
     weights = weight_bytes(pipe.backbone.unet, pipe.backbone.vae, pipe.backbone.image_encoder, pipe.backbone.pose_net)
-    return Peaks(**{stage: found[stage] + weights for stage in STAGES})
+    return {stage: found[stage] + weights for stage in STAGES}
 
 
 def compare(
@@ -127,9 +127,7 @@ def compare(
             continue
         said, found = predictor.peaks(plan, work), measure(pipe, plan, work, segments)
         for stage in STAGES:
-            rows.append(
-                {"way": name, "stage": stage, "predicted": getattr(said, stage), "measured": getattr(found, stage)}
-            )
+            rows.append({"way": name, "stage": stage, "predicted": said[stage], "measured": found[stage]})
     return rows
 
 

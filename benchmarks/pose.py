@@ -44,14 +44,11 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=60)
     parser.add_argument("--long-side", type=int, default=1024)
     parser.add_argument("--static", action="store_true", help="run the person detector in every frame")
-    parser.add_argument("--body-only", action="store_true")
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     cv2.setNumThreads(arguments.threads)
     frames = read(arguments.video, arguments.frames + 3, arguments.long_side)
-    estimator = HolisticEstimator(
-        threads=arguments.threads, device=arguments.device, static=arguments.static, body_only=arguments.body_only
-    )
+    estimator = HolisticEstimator(threads=arguments.threads, device=arguments.device, static=arguments.static)
     times, busy, seen = [], [], []
     stream = estimator.estimate_stream(frames)
     for _ in frames:
@@ -67,7 +64,6 @@ def main() -> None:
         "video": arguments.video.name if arguments.video else "tests/data/people",
         "size": frames[0].shape[:2],
         "static": arguments.static,
-        "body_only": arguments.body_only,
         "n": len(times) - 3,
         "seen": round(float(np.mean(seen)), 3),
         "ms": {"p10": deciles[0], "median": statistics.median(times[3:]), "p90": deciles[-1]},

@@ -26,7 +26,6 @@ from mimicmotion.backbones.svd.decode import decode_frames
 from mimicmotion.backbones.svd.execution.levels import plan_execution
 from mimicmotion.backbones.svd.execution.plan import ExecutionPlan
 from mimicmotion.backbones.svd.execution.predict import Predictor, Workload
-from mimicmotion.backbones.svd.execution.recover import RecoveringUNet
 from mimicmotion.backbones.svd.image_encoder import ImageEncoder
 from mimicmotion.backbones.svd.posenet import PoseNet
 from mimicmotion.backbones.svd.unet import build_unet
@@ -77,12 +76,13 @@ def randomise(pipe: MimicMotionPipeline, device: torch.device | str = "cpu") -> 
 class MadeFeatures:
     """Pose features that are made when they are asked for, as for long videos."""
 
-    num_frames = VIDEO_FRAMES
+    def __len__(self) -> int:
+        return VIDEO_FRAMES
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
 
-    def rows(self, index: Sequence[int]) -> torch.Tensor:
+    def frames(self, index: Sequence[int]) -> torch.Tensor:
         shape = (1, len(index), 320, SIZE[0] // 8, SIZE[1] // 8)
         return torch.randn(shape, device=self.device, dtype=torch.float16)
 
@@ -100,17 +100,13 @@ def measured(pipe: MimicMotionPipeline, plan: ExecutionPlan, rows: int, device: 
         reference_pose_features=None,
         added_time_ids=torch.tensor([[6.0, 127.0, 0.0]], device=device),
     )
-    network = RecoveringUNet(pipe.backbone, ConditionedUNet(pipe.backbone.unet, conditioning, False))
+    one_batch = plan.guidance_in_one_batch
+    network = ConditionedUNet(pipe.backbone.unet, conditioning, reference_slot=False, one_batch=one_batch)
     x = torch.randn(1, rows, 4, h, w, device=device)
     found: dict[str, Any] = {}
     runs = {
         "denoise": lambda: network.pair(x, torch.tensor(0.5), range(rows)),
-        "decode": lambda: decode_frames(
-            pipe.backbone.vae,
-            x[0, :8],
-            frame_chunk=pipe.backbone.plan.decode_chunk,
-            tile=pipe.backbone.plan.decode_tile,
-        ),
+        "decode": lambda: decode_frames(pipe.backbone.vae, x[0, :8], frame_chunk=plan.decode_chunk),
     }
     for stage, run in runs.items():
         pipe.backbone.use({"denoise": "unet", "decode": "vae"}[stage])
@@ -149,16 +145,15 @@ def main() -> None:
                 "budget_gb": budget,
             }
             try:
-                plan = plan_execution(pipe.backbone, work, int(budget * 1e9), device=device, predictor=predictor)
+                plan = plan_execution(predictor, work, int(budget * 1e9))
             except ConfigError as e:
                 sys.stdout.write(json.dumps(row | {"plan": None, "why": e.expected}) + "\n")
                 continue
             peaks = plan.peaks
             row |= {
                 "plan": plan.describe(),
-                "exact": plan.exact,
-                "predicted_gib": {k: round(getattr(peaks, k) / GIB, 2) for k in ("encode", "denoise", "decode")},
-                "predicted_gb": round(peaks.most / 1e9, 2),
+                "predicted_gib": {stage: round(peak / GIB, 2) for stage, peak in peaks.items()},
+                "predicted_gb": round(max(peaks.values()) / 1e9, 2),
                 "planning_seconds": round(time.monotonic() - start, 1),
             }
             if on_gpu:

@@ -380,7 +380,7 @@ def predicted_bytes(pipe: MimicMotionPipeline, config: GenerateConfig, setup: Se
     from mimicmotion.generate.setup import make_recipe, plan_run
 
     recipe = make_recipe(config, pipe, setup.frames)
-    return plan_run(config, pipe, setup.size, recipe, predict=True).peaks.most
+    return max(plan_run(config, pipe, setup.size, recipe, predict=True).peaks.values())
 
 
 def one(side: str, dtype: str, setup: Setup) -> dict[str, Any]:

@@ -14,7 +14,7 @@ intervals over clips. --keep names a folder for times and frames: a second run g
 code's way of working with 25 steps, and `mimicmotion generate` in each tier, each in a process of its own, one after
 another. About 6 minutes more; --only-released leaves the rest out.
 
---table writes Markdown; --page puts it between the markers of a page (docs/speed-and-memory.md).
+--table writes Markdown; --page puts it between the markers of a page (docs/lab/speed-tiers.md).
 """
 
 from __future__ import annotations

@@ -30,9 +30,8 @@ from mimicmotion.backbones.svd.execution.options import Execution
 from mimicmotion.backbones.svd.posenet import PoseNet
 from mimicmotion.backbones.svd.unet import build_unet
 from mimicmotion.settings.training import TrainConfig, load_config
-from mimicmotion.training.networks import DenoiserModel, checkpointing
+from mimicmotion.training.networks import DenoiserModel, checkpointing, choose_trained
 from mimicmotion.training.objective import NetworkInput
-from mimicmotion.training.trained import choose_trained
 
 GIB = 2**30
 SIZE = (576, 1024)

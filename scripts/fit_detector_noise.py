@@ -20,6 +20,16 @@ from unittest import mock
 
 import cv2
 import numpy as np
+from noise_measure import (
+    fast_and_slow,
+    fit_spread,
+    persistence,
+    quantiles,
+    runs,
+    spread,
+    spread_by_confidence,
+    to_normal,
+)
 from numpy import ndarray
 
 from mimicmotion.pose.estimators.holistic import HolisticEstimator, HolisticPoints
@@ -39,19 +49,7 @@ from mimicmotion.pose.keypoints import (
 )
 from mimicmotion.runtime.files import atomic_path
 from mimicmotion.synth import noise, render_clip
-from mimicmotion.synth.noise import FACE_BLOCKS, FIT, GROUPS, HAND_BLOCKS, SMALL_TOES
-from mimicmotion.synth.noise_measure import (
-    Z,
-    fast_and_slow,
-    fit_spread,
-    persistence,
-    quantiles,
-    runs,
-    spread,
-    spread_by_confidence,
-    to_normal,
-    torso,
-)
+from mimicmotion.synth.noise import FACE_BLOCKS, FIT, GROUPS, HAND_BLOCKS, SMALL_TOES, Z, torso
 from mimicmotion.video.reader import open_video
 
 ROOT = Path(__file__).parents[1]

@@ -173,18 +173,18 @@ def plans(setup: Setup) -> Iterator[Row]:
     for budget in (8.0, 16.0, 24.0, 80.0):
         work = Workload(size=setup.size, segment_frames=setup.frames, num_frames=265)
         try:
-            plan = plan_execution(pipe.backbone, work, int(budget * 1e9), device=device, predictor=predictor)
+            plan = plan_execution(predictor, work, int(budget * 1e9))
         except ConfigError as e:
             yield {"budget_gb": budget, "plan": None, "why": str(e), "ok": False}
             continue
         peaks = plan.peaks
         row: Row = {"budget_gb": budget, "plan": plan.describe()}
-        row["predicted_gib"] = {stage: round(getattr(peaks, stage) / GIB, 2) for stage in ("denoise", "decode")}
+        row["predicted_gib"] = {stage: round(peaks[stage] / GIB, 2) for stage in ("denoise", "decode")}
         found = plan_run(pipe, plan, setup)
         row |= {f"{stage}_{k}": v for stage, values in found.items() for k, v in values.items()}
         row["stepped_down"] = pipe.backbone.plan != plan
         if setup.device == "cuda":
-            near = [abs(found[s]["peak_gib"] * GIB / getattr(peaks, s) - 1) <= 0.15 for s in ("denoise", "decode")]
+            near = [abs(found[s]["peak_gib"] * GIB / peaks[s] - 1) <= 0.15 for s in ("denoise", "decode")]
             row["ok"] = all(near) and not row["stepped_down"]
         yield row
 
@@ -243,7 +243,7 @@ class PublishedCalls:
 def exact(setup: Setup) -> Iterator[Row]:
     """Two denoising steps the published way (by our network) and ours, eager and compiled."""
     from mimicmotion.backbones.svd.execution.levels import plan_execution
-    from mimicmotion.backbones.svd.execution.predict import Workload
+    from mimicmotion.backbones.svd.execution.predict import Predictor, Workload
     from mimicmotion.pose.keypoints import PoseSequence
     from mimicmotion.settings.execution import ExecutionOptions
     from released import (  # pyrefly: ignore[missing-import]  # in benchmarks/
@@ -274,7 +274,7 @@ def exact(setup: Setup) -> Iterator[Row]:
             Workload(size=setup.size, segment_frames=setup.frames, num_frames=frames),
             ExecutionOptions(compile=compiled),
         )
-        plan = plan_execution(pipe.backbone, work, None, options, device=torch.device(setup.device))
+        plan = plan_execution(Predictor(pipe.backbone, torch.device(setup.device)), work, None, options)
         pipe.configure(plan, torch.device(setup.device))
         conditioning, recipe, noise = told(pipe, setup, frames)
 
@@ -314,9 +314,8 @@ def lora(setup: Setup) -> Iterator[Row]:
     """Training steps of the recipe for 24 GB: LoRA of rank 32, bfloat16, gradient checkpointing, 16 frames."""
     from mimicmotion.backbones.svd.execution.options import Execution
     from mimicmotion.settings.training import TrainedConfig
-    from mimicmotion.training.networks import DenoiserModel
+    from mimicmotion.training.networks import DenoiserModel, choose_trained
     from mimicmotion.training.objective import NetworkInput
-    from mimicmotion.training.trained import choose_trained
 
     pipe = large_pipeline(setup)
     pipe.backbone.unet.float()

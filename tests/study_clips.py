@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mimicmotion.runtime.progress import finish
 from mimicmotion.settings.study import StudyConfig
 from mimicmotion.study.build import build_study
 from mimicmotion.study.folder import Key, Study
@@ -42,12 +43,8 @@ def result_folders(root: Path, sequences: tuple[str, ...] = ("walk", "turn"), su
 
 def build(config: StudyConfig) -> tuple[Study, Key]:
     """Build a study to its end."""
-    steps = build_study(config)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as stop:
-            return stop.value.study, stop.value.key
+    built = finish(build_study(config))
+    return built.study, built.key
 
 
 def vote(key: Key, rater: str, pair: str, ours: bool, *, ours_left: bool = True, repeat: int = 0) -> Vote:

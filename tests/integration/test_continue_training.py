@@ -22,6 +22,7 @@ from mimicmotion.settings import parse
 from mimicmotion.settings.synthetic import SyntheticConfig
 from mimicmotion.settings.training import TrainConfig
 from mimicmotion.training import run
+from mimicmotion.training.launch import autocast
 from mimicmotion.training.objective import Encoded, Loss
 from mimicmotion.training.stages import denoiser
 from mimicmotion.training.stages.denoiser import DenoiserTask
@@ -71,7 +72,7 @@ def rise(config: TrainConfig, rate: float, objective: Objective | None = None) -
             patch.setattr(denoiser, "denoising_loss", objective)
         for step in range(STEPS):
             batch = task.batch(step, [2 * step, 2 * step + 1])
-            with task.autocast(torch.device("cpu")):
+            with autocast(config, torch.device("cpu")):
                 result = task.loss(task.model, batch, step)
             optimiser.zero_grad()
             result.loss.backward()

@@ -29,7 +29,8 @@ from mimicmotion.video.writer import open_writer
 from mimicmotion.weights.registry import find_asset
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TRANSLATED = ROOT / "README.zh-CN.md"
 HUB_ID = "stabilityai/stable-video-diffusion-img2vid-xt-1-1"
 STAND_IN = "stable-video-diffusion-img2vid-xt-1-1"
 SIZE = (640, 360)
@@ -44,7 +45,7 @@ def blocks(language: str) -> list[tuple[str, str]]:
     found = []
     for page in PAGES:
         for block in re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S):
-            found.append((page.name, block))
+            found.append((page.relative_to(ROOT).as_posix().removeprefix("docs/"), block))
     return found
 
 
@@ -81,7 +82,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_there_are_commands() -> None:
     assert len(COMMANDS) > 10
-    assert {page for page, _ in COMMANDS} >= {"README.md", "generate.md", "poses.md", "weights.md"}
+    assert {page for page, _ in COMMANDS} >= {"README.md", "guide/first-video.md", "guide/poses.md", "guide/weights.md"}
 
 
 @pytest.mark.parametrize(("page", "command"), COMMANDS, ids=[f"{p}: {c[:60]}" for p, c in COMMANDS])
@@ -93,7 +94,7 @@ def test_command(page: str, command: str, folder: Path, monkeypatch: pytest.Monk
     if command.startswith((*NOT_RUN, *LONG)):
         check_unrun(command)
         return
-    if command.startswith("python benchmarks/"):
+    if command.startswith(("python benchmarks/", "python scripts/")):
         assert (ROOT / command.split()[1]).is_file()
         return
     assert command.startswith("mimicmotion "), f"{page}: do not know how to test {command!r}"
@@ -227,7 +228,7 @@ def test_python_examples_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_pictures_of_the_pages_exist() -> None:
-    for page in PAGES:
+    for page in (*PAGES, TRANSLATED):
         for target in re.findall(r"!\[[^]]*\]\(([^)#]+)\)|<img[^>]*src=\"([^\"]+)\"", page.read_text(encoding="utf-8")):
             name = target[0] or target[1]
             if not name.startswith("http"):
@@ -235,7 +236,7 @@ def test_pictures_of_the_pages_exist() -> None:
 
 
 def test_links_between_pages_lead_somewhere() -> None:
-    for page in PAGES:
+    for page in (*PAGES, TRANSLATED):
         for name in re.findall(r"(?<!!)\[[^]]*\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             if not name.startswith(("http", "mailto:")):
                 assert (page.parent / name).exists(), f"{page.name}: {name}"

@@ -226,9 +226,9 @@ def test_plan_says_what_would_be_done(job: GenerateConfig, no_long_work: None) -
     said = result.summary()
     assert f"{FRAMES} frames of {SIZE[1]}x{SIZE[0]}" in said
     assert "1 in the picture, 1 in the video" in said
-    assert result.segments == 2  # 5 own frames a segment, 2 of them shared: 0-4, 3-7
-    assert result.passes == 2 * 2 * 2
-    assert result.execution.peaks.denoise > 0
+    assert len(result.recipe.plan.segments) == 2  # 5 own frames a segment, 2 of them shared: 0-4, 3-7
+    assert result.recipe.network_passes == 2 * 2 * 2
+    assert result.execution.peaks["denoise"] > 0
     assert left_over(job) == ["result.png"]
 
 
@@ -330,6 +330,40 @@ BAD: dict[str, tuple[type[MimicMotionError], Callable[[GenerateConfig, Path], di
     "unknown device": (ConfigError, lambda c, d: {"device": "abacus"}),
     "device not here": (ConfigError, lambda c, d: {"device": "cuda:77"}),
 }
+
+
+OVERWRITES: dict[str, Callable[[GenerateConfig], dict[str, object]]] = {
+    "the video": lambda c: {"output": c.video},
+    "the sidecar": lambda c: {"video": save_and_return(standing(3), c.output.with_name("result.mp4.json"))},
+    "the preview": lambda c: {"picture": c.output.with_name("result.mp4.preview.png"), "preview": True},
+    "side by side": lambda c: {"video": c.output.with_name("result-side-by-side.mp4"), "side_by_side": True},
+    "a folder": lambda c: {"picture": c.output.with_name("frames") / "frame_000000.png", "output": Path("frames")},
+}
+
+
+@pytest.mark.parametrize("name", OVERWRITES)
+def test_inputs_are_never_replaced(name: str, job: GenerateConfig, tmp_path: Path, no_long_work: None) -> None:
+    config = dataclasses.replace(job, **OVERWRITES[name](job))  # type: ignore[arg-type]
+    if config.output == Path("frames"):
+        config = dataclasses.replace(config, output=job.output.with_name("frames"))
+    for old, new in ((job.picture, config.picture), (job.video, config.video)):
+        if not new.exists():
+            new.parent.mkdir(exist_ok=True)
+            new.write_bytes(old.read_bytes())
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    with pytest.raises(ConfigError, match="the input"):
+        finish(generate(config))
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_plan_and_poses_spare_their_inputs(job: GenerateConfig, tmp_path: Path, no_long_work: None) -> None:
+    with pytest.raises(ConfigError, match="the input"):
+        finish(plan(dataclasses.replace(job, output=job.picture)))
+    poses = save_and_return(standing(3), tmp_path / "poses.npz")
+    with pytest.raises(ConfigError, match="the input"):
+        finish(find_poses(PosesConfig(video=poses, output=poses)))
+    with pytest.raises(ConfigError, match="the input"):
+        finish(find_poses(PosesConfig(video=job.video, output=tmp_path / "new.npz", draw=job.video)))
 
 
 @pytest.mark.parametrize("name", BAD)

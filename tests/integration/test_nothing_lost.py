@@ -65,11 +65,27 @@ def job(tmp_path: Path, model: Path) -> GenerateConfig:
 
 
 @pytest.fixture(scope="module")
-def whole(model: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The result of the job that is never interrupted."""
+def whole_job(model: Path, tmp_path_factory: pytest.TempPathFactory) -> GenerateConfig:
+    """A job that was never interrupted."""
     config = small_job(tmp_path_factory.mktemp("whole"), model)
     finish(generate(config))
-    return config.output.read_bytes()
+    return config
+
+
+@pytest.fixture
+def whole(whole_job: GenerateConfig) -> bytes:
+    """Its result."""
+    return whole_job.output.read_bytes()
+
+
+@pytest.fixture
+def finished(job: GenerateConfig, whole_job: GenerateConfig) -> GenerateConfig:
+    """The job with result and sidecar, as if it had run here."""
+    shutil.copy(whole_job.output, job.output)
+    sidecar = sidecar_path(whole_job.output).read_text()
+    moved = sidecar.replace(str(whole_job.output.parents[1]), str(job.output.parents[1]))
+    sidecar_path(job.output).write_text(moved)
+    return job
 
 
 @pytest.fixture(scope="module")
@@ -301,17 +317,17 @@ def test_what_does_not_change_the_result_may_differ(begun: GenerateConfig, tmp_p
 
 
 def test_runs_on_as_it_ran_before(job: GenerateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What memory is free may change between the two; portions, and with them the last bits, do not."""
+    """What memory is free may change between the two; chunks, and with them the last bits, do not."""
     copy = tmp_path / "copy"
     shutil.copytree(str(job.model), copy)  # a model of its own: one that is loaded already keeps its plan
     own = dataclasses.replace(job, model=str(copy))
     original = job_module.plan_run
 
-    def in_portions(*args: Any, **options: Any) -> Any:
+    def in_chunks(*args: Any, **options: Any) -> Any:
         plan = original(*args, **options)
         return dataclasses.replace(plan, unet=dataclasses.replace(plan.unet, frame_chunk=2))
 
-    monkeypatch.setattr(job_module, "plan_run", in_portions)
+    monkeypatch.setattr(job_module, "plan_run", in_chunks)
     stop_after(own, "denoise", 2)
     monkeypatch.setattr(job_module, "plan_run", original)
     result = finish(generate(again(own)))
@@ -488,17 +504,16 @@ def test_second_signal_interrupts_at_once(job: GenerateConfig, monkeypatch: pyte
 # --- replay -----------------------------------------------------------------------------------------------------
 
 
-def test_replay_gives_the_same_bytes(job: GenerateConfig) -> None:
-    finish(generate(job))
-    result = finish(replay(sidecar_path(job.output)))
+def test_replay_gives_the_same_bytes(finished: GenerateConfig) -> None:
+    result = finish(replay(sidecar_path(finished.output)))
     assert result.made.output.name == "result-replay.mp4"
     assert result.identical
     assert result.original_state == "the same"
-    assert result.made.output.read_bytes() == job.output.read_bytes()
+    assert result.made.output.read_bytes() == finished.output.read_bytes()
     assert "byte for byte" in result.summary()
     # a replay's own sidecar serves as well, also where the original is gone
-    job.output.unlink()
-    second = finish(replay(sidecar_path(job.output), job.output.with_name("b.mp4")))
+    finished.output.unlink()
+    second = finish(replay(sidecar_path(finished.output), finished.output.with_name("b.mp4")))
     assert (second.identical, second.original_state) == (True, "not there")
 
 
@@ -512,26 +527,24 @@ def test_replay_of_a_resumed_run_and_of_an_interrupted_replay(begun: GenerateCon
     assert result.identical
 
 
-def test_replay_refuses_other_inputs_and_finds_moved_ones(job: GenerateConfig, tmp_path: Path) -> None:
-    finish(generate(job))
-    sidecar = sidecar_path(job.output)
-    job.picture.rename(job.output.parent / job.picture.name)  # beside the sidecar
-    job.video.rename(tmp_path / "moved.mp4")
+def test_replay_refuses_other_inputs_and_finds_moved_ones(finished: GenerateConfig, tmp_path: Path) -> None:
+    sidecar = sidecar_path(finished.output)
+    finished.picture.rename(finished.output.parent / finished.picture.name)  # beside the sidecar
+    finished.video.rename(tmp_path / "moved.mp4")
     assert finish(replay(sidecar, video=tmp_path / "moved.mp4")).identical
-    other = changed_copy(tmp_path / "moved.mp4", job.output.parent)
+    other = changed_copy(tmp_path / "moved.mp4", finished.output.parent)
     with pytest.raises(ConfigError, match="content of video was sha256"):
         finish(replay(sidecar, video=other))
 
 
-def test_replay_notes_other_versions(job: GenerateConfig) -> None:
-    finish(generate(job))
-    sidecar = sidecar_path(job.output)
+def test_replay_notes_other_versions(finished: GenerateConfig) -> None:
+    sidecar = sidecar_path(finished.output)
     facts = json.loads(sidecar.read_text())
     facts["origin"]["versions"]["torch"] = "1.0"
     sidecar.write_text(json.dumps(facts))
     result = finish(replay(sidecar))
     assert any("version of torch was '1.0'" in w for w in result.made.warnings)
-    job.output.write_bytes(b"other")
+    finished.output.write_bytes(b"other")
     assert finish(replay(sidecar)).original_state == "another file"
 
 
@@ -552,10 +565,9 @@ def test_files_that_are_no_sidecar(text: str, says: str, tmp_path: Path) -> None
         finish(replay(path))
 
 
-def test_replay_never_replaces_the_result(job: GenerateConfig) -> None:
-    finish(generate(job))
+def test_replay_never_replaces_the_result(finished: GenerateConfig) -> None:
     with pytest.raises(ConfigError, match="name another output"):
-        finish(replay(sidecar_path(job.output), job.output))
+        finish(replay(sidecar_path(finished.output), finished.output))
 
 
 # --- processes that are killed ----------------------------------------------------------------------------------

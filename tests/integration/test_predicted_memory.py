@@ -13,7 +13,7 @@ from mimicmotion.backbones.svd.execution.predict import Predictor, Workload
 from mimicmotion.pipeline import MimicMotionPipeline
 from scripts_of_repository import load
 
-WORK = Workload(size=(128, 128), segment_frames=8, num_frames=11, decode_chunk=3, latent_copies=2)
+WORK = Workload(size=(192, 128), segment_frames=8, num_frames=11, decode_chunk=3, latent_copies=2)
 SCRATCH = 2**19
 """Bytes that kernels may take for themselves; the stages take 3 to 45 MiB."""
 WAYS = ("one batch", "two passes", "two passes, 4 chunks", "one batch, channels first")
@@ -59,8 +59,8 @@ def test_the_detail_network_counts_in_the_peaks() -> None:
     weights = weight_bytes(pipe.backbone.detail)
     pipe.backbone.detail = None
     without = Predictor(pipe.backbone).peaks(ExecutionPlan(), work)
-    assert with_detail.encode - without.encode == with_detail.denoise - without.denoise == weights
-    assert with_detail.decode - without.decode >= weights
+    assert all(with_detail[stage] - without[stage] == weights for stage in ("encode", "denoise"))
+    assert with_detail["decode"] - without["decode"] >= weights
 
 
 @pytest.mark.parametrize("guided", [True, False])
@@ -78,4 +78,4 @@ def test_the_upper_bound_is_one(side: int, guided: bool) -> None:
             cached_segments=cached,
         )
         predictor = Predictor(pipe.backbone)
-        assert predictor.peaks(ExecutionPlan(), work).most <= predictor.upper_bound(work)
+        assert max(predictor.peaks(ExecutionPlan(), work).values()) <= predictor.upper_bound(work)

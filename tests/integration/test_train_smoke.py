@@ -25,6 +25,7 @@ from mimicmotion.weights.registry import find_asset
 
 PEOPLE, RUN = Path("runs/smoke/people"), Path("runs/smoke/denoiser")
 STEPS = load_config("smoke-denoiser").optim.steps
+FEW = ["--set", "validation.clips=1"]
 
 
 def log(run: Path, key: str) -> list[float]:
@@ -40,15 +41,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert main(["prepare", "synthetic", "8", "-o", str(PEOPLE), "--held-out", "2", "--frames", "6", *size]) == 0
-        assert main(["train", "smoke-autoencoder"]) == 0
+        assert main(["train", "smoke-autoencoder", *FEW]) == 0
         _train_and_kill(folder)
-        assert main(["train", "smoke-denoiser"]) == 0
+        assert main(["train", "smoke-denoiser", *FEW]) == 0
     return folder
 
 
 def _train_and_kill(folder: Path) -> None:
     """Start the training of the video model in a process of its own, and kill it soon after its first checkpoint."""
-    command = [sys.executable, "-m", "mimicmotion.training", "smoke-denoiser"]
+    command = [sys.executable, "-m", "mimicmotion.training", "smoke-denoiser", *FEW[1:]]
     with (folder / "killed.txt").open("w") as err:
         process = subprocess.Popen(command, cwd=folder, stderr=err, env={**os.environ, "OMP_NUM_THREADS": "1"})
     first = folder / RUN / "checkpoints" / "step-00000005"
@@ -96,7 +97,7 @@ def test_result_makes_a_video(trained: Path, tmp_path: Path, monkeypatch: pytest
 
 def test_a_finished_run_is_not_started_again_unasked(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(trained)
-    assert main(["train", "smoke-denoiser", "--no-resume"]) == 2
+    assert main(["train", "smoke-denoiser", *FEW, "--no-resume"]) == 2
 
 
 def test_data_too_short_for_a_later_phase_is_found_at_the_start(

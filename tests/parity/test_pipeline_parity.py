@@ -108,7 +108,7 @@ def test_inputs_and_plan(name: str, shared: Shared, pipe: MimicMotionPipeline) -
     _close(c.image_embeddings, want["image_embeddings"], 1e-5)
     _close(c.image_latents[0, 0], want["image_latents"], 3e-5)  # as in data/README.md
     _close(c.added_time_ids, want["added_time_ids"], 1e-8)
-    _close(c.pose_rows(plan.segments[0], True)[0], want["step0_tile0_pose_latents"], 1e-5)
+    _close(c.pose_slots(plan.segments[0], True)[0], want["step0_tile0_pose_latents"], 1e-5)
     _close(case.noise * float(want["init_noise_sigma"]), want["latents_steps"][0], 0, 1e-6)
     x = (case.noise * float(want["init_noise_sigma"]) / (700.0**2 + 1) ** 0.5)[:, list(plan.segments[0])]
     _close(x, want["step0_tile0_input_cond"][:, :, :4], 1e-5)

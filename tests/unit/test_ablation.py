@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from mimicmotion.errors import ConfigError, InputError
+from mimicmotion.settings.ablation import AblationConfig
 from mimicmotion.settings.training import as_dict
 from mimicmotion.training.ablation.report import MEASURES, cube, effect, interval, tables, write_report
-from mimicmotion.training.ablation.run import ARMS, AblationConfig, load_ablation, runs, train_config
+from mimicmotion.training.ablation.run import ARMS, load_ablation, runs, train_config
 
 pytestmark = pytest.mark.whole
 

@@ -74,7 +74,7 @@ def test_tables_of_a_run_stand_between_the_marks(confidence: ModuleType, tmp_pat
     assert "| occluded elbow | confidence − threshold | **1.00 [1.00, 1.00]** | – |" in text
     confidence.write_tables(data, page)
     assert page.read_text() == text
-    assert all(mark in (ROOT / "docs" / "confidence.md").read_text() for mark in confidence.MARKS)
+    assert all(mark in (ROOT / "docs" / "lab" / "confidence.md").read_text() for mark in confidence.MARKS)
 
 
 def test_the_table_of_a_report_stands_between_the_marks(tmp_path: Path) -> None:
@@ -87,4 +87,4 @@ def test_the_table_of_a_report_stands_between_the_marks(tmp_path: Path) -> None:
     page.write_text(f"{start}\n\nstale\n{end}\nafter\n")
     speed.write_table(tmp_path, page)
     assert page.read_text() == f"{start}\n\n| m | a |\n| --- | --- |\n| x | 1 |\n\n{end}\nafter\n"
-    assert all(mark in (ROOT / "docs" / "evaluate.md").read_text() for mark in speed.MARKS)
+    assert all(mark in (ROOT / "docs" / "lab" / "evaluation.md").read_text() for mark in speed.MARKS)

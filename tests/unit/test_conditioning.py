@@ -9,7 +9,7 @@ from numpy import ndarray
 
 from micro import micro_pipeline, random_frames
 from mimicmotion.backbones.svd.conditioning import ConditionedUNet, Conditioning
-from mimicmotion.backbones.svd.pose_features import RepeatedFeatures, encode_poses, to_unit
+from mimicmotion.backbones.svd.pose_features import RecomputedFeatures, encode_poses, to_unit
 from mimicmotion.errors import InputError, PoseError
 from mimicmotion.pipeline import MimicMotionPipeline
 
@@ -43,7 +43,7 @@ class Lazy:
 def test_shapes(conditioning: Conditioning) -> None:
     assert conditioning.image_embeddings.shape == (1, 1, 16)
     assert conditioning.image_latents.shape == (1, 1, 4, 4, 6)
-    assert conditioning.pose_features.rows(range(7)).shape == (1, 7, 32, 4, 6)
+    assert conditioning.pose_features.frames(range(7)).shape == (1, 7, 32, 4, 6)
     assert conditioning.reference_pose_features is not None
     assert conditioning.reference_pose_features.shape == (1, 1, 32, 4, 6)
     assert conditioning.added_time_ids.tolist() == [[6, 127, 0]]
@@ -56,15 +56,15 @@ def test_latent_is_the_unscaled_mode(pipe: MimicMotionPipeline, conditioning: Co
     torch.testing.assert_close(conditioning.image_latents[0], mode)
 
 
-def test_pose_rows(pipe: MimicMotionPipeline, conditioning: Conditioning) -> None:
-    features, reference = conditioning.pose_features.rows(range(7)), conditioning.reference_pose_features
-    rows = conditioning.pose_rows([0, 3, 4], True)
+def test_pose_slots(pipe: MimicMotionPipeline, conditioning: Conditioning) -> None:
+    features, reference = conditioning.pose_features.frames(range(7)), conditioning.reference_pose_features
+    rows = conditioning.pose_slots([0, 3, 4], True)
     assert reference is not None
     assert torch.equal(rows, torch.cat([reference, features[:, 2:4]], dim=1))
-    assert torch.equal(conditioning.pose_rows([0, 3], False), features[:, [0, 3]])
+    assert torch.equal(conditioning.pose_slots([0, 3], False), features[:, [0, 3]])
     bare = pipe.encode(IMAGE, POSES)
     with pytest.raises(InputError, match="no reference pose"):
-        bare.pose_rows([0, 1], True)
+        bare.pose_slots([0, 1], True)
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 7, 100])
@@ -74,8 +74,8 @@ def test_pose_frames_are_taken_in_chunks_each_once(
     lazy = Lazy(POSES)
     with torch.inference_mode():
         features, _ = encode_poses(pipe.backbone.pose_net, lazy, REFERENCE, (32, 48), chunk=chunk)
-    everything = features.rows(range(7))
-    torch.testing.assert_close(everything, conditioning.pose_features.rows(range(7)), rtol=0, atol=1e-6)
+    everything = features.frames(range(7))
+    torch.testing.assert_close(everything, conditioning.pose_features.frames(range(7)), rtol=0, atol=1e-6)
     assert [f for a, b in lazy.asked for f in range(a, b)] == list(range(7))
     assert max(b - a for a, b in lazy.asked) <= chunk
 
@@ -84,18 +84,18 @@ def test_frames_of_a_list_and_the_first_frames_alone(pipe: MimicMotionPipeline, 
     with torch.inference_mode():
         features, reference = encode_poses(pipe.backbone.pose_net, list(POSES), None, (32, 48), num_frames=3)
     assert reference is None
-    assert features.num_frames == 3
-    want = conditioning.pose_features.rows(range(3))
-    torch.testing.assert_close(features.rows(range(3)), want, rtol=0, atol=1e-6)
+    assert len(features) == 3
+    want = conditioning.pose_features.frames(range(3))
+    torch.testing.assert_close(features.frames(range(3)), want, rtol=0, atol=1e-6)
 
 
 def test_features_that_do_not_fit_are_made_again(pipe: MimicMotionPipeline, conditioning: Conditioning) -> None:
     lazy = Lazy(POSES)
     features, slot = encode_poses(pipe.backbone.pose_net, lazy, REFERENCE, (32, 48), chunk=3, budget=1000)
-    assert isinstance(features, RepeatedFeatures)
+    assert isinstance(features, RecomputedFeatures)
     assert sum(map(len, features.packed)) < POSES.nbytes * 1.01
     index = [6, 0, 3, 3]
-    torch.testing.assert_close(features.rows(index), conditioning.pose_features.rows(index), rtol=0, atol=1e-6)
+    torch.testing.assert_close(features.frames(index), conditioning.pose_features.frames(index), rtol=0, atol=1e-6)
     assert slot is not None
     assert conditioning.reference_pose_features is not None
     torch.testing.assert_close(slot, conditioning.reference_pose_features)
@@ -109,9 +109,9 @@ def test_pose_net_of_two_poses_sees_the_reference_pose() -> None:
         other, _ = encode_poses(net, POSES, REFERENCE[::-1].copy(), (32, 48))
         by_hand = net(torch.cat([to_unit(POSES[2:3]), to_unit(REFERENCE[None])], dim=1)[None])
         own = net(torch.cat([to_unit(REFERENCE[None])] * 2, dim=1)[None])
-    torch.testing.assert_close(features.rows([2]), by_hand)
+    torch.testing.assert_close(features.frames([2]), by_hand)
     torch.testing.assert_close(slot, own)
-    assert not torch.allclose(features.rows([2]), other.rows([2]))
+    assert not torch.allclose(features.frames([2]), other.frames([2]))
     with pytest.raises(PoseError, match="compares the two"):
         encode_poses(net, POSES, None, (32, 48))
 
@@ -141,7 +141,7 @@ def test_augmentation_noise_enters_in_pixel_space_and_is_told(pipe: MimicMotionP
 def _spy(pipe: MimicMotionPipeline, call: Any) -> list[tuple[Any, ...]]:
     """The U-Net's arguments but the noise level: sample, token, micro-conditioning, pose."""
     seen = []
-    hook = pipe.backbone.unet.register_forward_pre_hook(lambda m, args: seen.append((args[0], *args[2:])))
+    hook = pipe.backbone.unet.register_forward_pre_hook(lambda m, args: seen.append((args[0], *args[2:5])))
     with torch.inference_mode():
         call()
     hook.remove()
@@ -159,7 +159,7 @@ def test_unconditional_pass_has_no_picture_and_no_pose(pipe: MimicMotionPipeline
     assert not sample[:, :, 4:].any()
     assert not tokens.any()
     assert torch.equal(ids, conditioning.added_time_ids), "the micro-conditioning stays"
-    assert torch.equal(cond_pose, conditioning.pose_rows([0, 4, 5], reference_slot=True))
+    assert torch.equal(cond_pose, conditioning.pose_slots([0, 4, 5], reference_slot=True))
     assert torch.equal(cond_sample[0, :, 4:], conditioning.image_latents[0].expand(3, -1, -1, -1))
     assert torch.equal(cond_tokens, conditioning.image_embeddings)
 
@@ -178,6 +178,6 @@ def test_stack(pipe: MimicMotionPipeline, conditioning: Conditioning) -> None:
     other = pipe.encode(IMAGE[::-1].copy(), POSES[::-1].copy(), REFERENCE)
     both = Conditioning.stack([conditioning, other])
     assert both.batch_size == 2
-    assert torch.equal(both.pose_features.rows([2, 5])[1:], other.pose_features.rows([2, 5]))
+    assert torch.equal(both.pose_features.frames([2, 5])[1:], other.pose_features.frames([2, 5]))
     bare = pipe.encode(IMAGE, POSES)
     assert Conditioning.stack([bare, bare]).reference_pose_features is None

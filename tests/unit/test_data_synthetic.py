@@ -53,6 +53,7 @@ def test_records_are_the_rendered_clips(tmp_path: Path) -> None:
     assert open_shards(tmp_path, "val")[0].meta["seed"] == HELD_OUT_SEED
 
 
+@pytest.mark.whole
 def test_some_cameras_move(tmp_path: Path) -> None:
     finish(render(tmp_path, 6, camera_motion=0.5, frames=1))
     moving = [r.meta["camera_motion"] for r in open_shards(tmp_path)]
@@ -76,6 +77,7 @@ def test_masks_and_flow_are_kept_if_asked_for(tmp_path: Path) -> None:
     assert open_shards(tmp_path / "without")[0].truth is None
 
 
+@pytest.mark.whole
 def test_a_third_follow_recorded_motions(tmp_path: Path) -> None:
     save_poses(render_clip(0, 20, (96, 64), framing="full").poses, tmp_path / "mocap" / "wave.npz")
     finish(render(tmp_path / "out", 9, mocap=tmp_path / "mocap", frames=1))

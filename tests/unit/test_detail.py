@@ -19,7 +19,7 @@ from micro import micro_pipeline, random_frames
 from mimicmotion.backbones.base import Request
 from mimicmotion.backbones.svd.backbone import SVDBackbone
 from mimicmotion.backbones.svd.pose_features import to_unit
-from mimicmotion.backbones.tiny.detail import BLURS, CANDIDATES, DetailGuide, DetailNet, add_detail, blurred, moved
+from mimicmotion.backbones.tiny.detail import BLURS, CANDIDATES, DetailNet, add_detail, blurred, moved
 from mimicmotion.errors import ConfigError, InputError, WeightsError
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.pose.guidance.limb_warp import WarpedPoses
@@ -45,14 +45,10 @@ def pictures(seed: int, n: int = 2) -> tuple[torch.Tensor, ...]:
     return tuple(to_unit(random_frames(seed + k, n, *SIZE, 3)) for k in range(5))
 
 
-def guide(frames: int = 3, **changes: Any) -> DetailGuide:
-    still = {"picture": random_frames(1, *SIZE, 3), "reference_pose": random_frames(3, *SIZE, 3)}
-    moving = {"warped": random_frames(4, frames, *SIZE, 3), "poses": random_frames(2, frames, *SIZE, 3)}
-    return DetailGuide(**(still | moving | changes))
-
-
-def request(shown: DetailGuide) -> Request:
-    return Request(shown.picture, WarpedPoses(shown.poses, shown.warped), shown.reference_pose, len(shown))
+def request(frames: int = 3, **changes: Any) -> Request:
+    moving = {"warped": random_frames(4, frames, *SIZE, 3), "poses": random_frames(2, frames, *SIZE, 3)} | changes
+    poses = WarpedPoses(**moving)
+    return Request(random_frames(1, *SIZE, 3), poses, random_frames(3, *SIZE, 3), len(poses))
 
 
 def detailed_pipeline(net: DetailNet | None) -> MimicMotionPipeline:
@@ -180,13 +176,13 @@ def test_blurring_keeps_even_areas_and_spreads_a_dot_as_a_gaussian(
 
 
 def test_a_frame_depends_on_itself_alone_and_slots_before_the_first_stay() -> None:
-    net, shown = small(), guide(4)
+    net, shown = small(), request(4)
     decoded = to_unit(random_frames(9, 5, *SIZE, 3))
     got = torch.stack(list(add_detail(net, (f for f in decoded), shown, first=-1)))
     assert torch.equal(got[0], decoded[0])
-    picture, pose = (to_unit(p[None]).expand(4, -1, -1, -1) for p in (shown.picture, shown.reference_pose))
+    picture, pose = (to_unit(p[None]).expand(4, -1, -1, -1) for p in (shown.image, shown.reference_pose))
     with torch.no_grad():
-        want = net(decoded[1:], to_unit(shown.warped), picture, to_unit(shown.poses), pose)
+        want = net(decoded[1:], to_unit(shown.poses.warped), picture, to_unit(shown.poses.poses), pose)
     torch.testing.assert_close(got[1:], want, rtol=1e-3, atol=1e-3)
     assert float((got[1:] - decoded[1:]).abs().mean()) > 0.02
 
@@ -202,7 +198,7 @@ def test_warped_frames_and_poses_are_taken_one_by_one_when_they_are_needed() -> 
             taken.extend(range(*index.indices(100)))
             return random_frames(0, len(range(*index.indices(100))), *SIZE, 3)
 
-    lazy = guide(warped=Lazy(), poses=Lazy())
+    lazy = request(warped=Lazy(), poses=Lazy())
     stream = add_detail(small(), (to_unit(random_frames(1, *SIZE, 3)[None])[0] for _ in range(100)), lazy)
     next(stream), next(stream)
     assert taken == [0, 0, 1, 1]
@@ -286,10 +282,10 @@ def test_wrong_settings_and_missing_pictures_are_refused() -> None:
     pipe = detailed_pipeline(small())
     latents = torch.zeros(3, 4, SIZE[0] // 8, SIZE[1] // 8)
     with pytest.raises(InputError, match="2 frames"):
-        pipe.decode(latents, request=request(guide(2)))
+        pipe.decode(latents, request=request(2))
     for name in ("warped", "poses"):
         with pytest.raises(InputError, match="pixels"):
-            next(pipe.decode(latents, request=request(guide(**{name: random_frames(0, 3, 16, 32, 3)}))))
+            next(pipe.decode(latents, request=request(**{name: random_frames(0, 3, 16, 32, 3)})))
 
 
 def test_components_carry_the_network(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy import ndarray
 
 from mimicmotion.errors import PoseError
-from mimicmotion.pose.guidance.skeleton import ALL_PARTS, BODY_COLOURS, PoseDrawer, draw_pose, draw_poses
+from mimicmotion.pose.guidance.skeleton import BODY_COLOURS, PoseDrawer, draw_pose, draw_poses
 from mimicmotion.pose.keypoints import FACE, LEFT_HAND, NUM_POINTS, R_ELBOW, RIGHT_HAND, PoseSequence
 
 
@@ -81,7 +81,7 @@ def test_brightness_is_confidence() -> None:
     size = (540, 540)
     xy, confidence = np.full((NUM_POINTS, 2), 270.0), np.zeros(NUM_POINTS)
     xy[2], xy[3], confidence[2], confidence[3] = (100, 270), (440, 270), 0.8, 0.5
-    picture = draw_pose(xy, confidence, size, parts=["body"])
+    picture = draw_pose(xy, confidence, size)
     limb = np.trunc(np.trunc(BODY_COLOURS[2] * 0.4) * 0.6)
     np.testing.assert_array_equal(picture[270, 270], limb)
     np.testing.assert_allclose(picture[270, 440], BODY_COLOURS[R_ELBOW] * 0.5, atol=1)
@@ -94,18 +94,6 @@ def test_without_confidence_points_above_the_threshold_are_bright() -> None:
     np.testing.assert_array_equal(plain, draw_pose(xy, np.ones(NUM_POINTS), size))
     assert draw_pose(xy, confidence, size).max() < plain.max()
     assert not draw_pose(xy, confidence * 0.7, size, confidence_aware=False).any()
-
-
-@pytest.mark.parametrize("part", ALL_PARTS)
-def test_parts_can_be_drawn_alone(part: str) -> None:
-    size = (256, 144)
-    xy, confidence = person(size)
-    alone = draw_pose(xy, confidence, size, parts=[part])
-    places = {"body": slice(0, 18), "face": FACE, "hands": slice(LEFT_HAND.start, RIGHT_HAND.stop)}
-    only = np.zeros(NUM_POINTS)
-    only[places[part]] = 1
-    assert alone.any()
-    np.testing.assert_array_equal(alone, draw_pose(xy, only, size))
 
 
 def test_direct_drawing_looks_like_the_released_one() -> None:
@@ -161,7 +149,7 @@ def test_a_sequence_is_drawn_frame_by_frame_at_any_size() -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"size": (0, 5)}, {"stroke": 2.0}, {"stroke": 0.0, "canvas_short_side": None}, {"parts": ["legs"]}],
+    [{"size": (0, 5)}, {"stroke": 2.0}, {"stroke": 0.0, "canvas_short_side": None}],
     ids=str,
 )
 def test_senseless_settings_are_refused(settings: dict) -> None:

@@ -57,7 +57,7 @@ def test_several_threads_draw(poses: PoseSequence, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_twin_has_a_canvas_of_its_own(poses: PoseSequence) -> None:
-    drawer = PoseDrawer(SIZE, canvas_short_side=None, stroke=2.0, parts=("body",))
+    drawer = PoseDrawer(SIZE, canvas_short_side=None, stroke=2.0)
     twin = drawer.twin()
     picture = drawer.draw(poses.xy[0], poses.confidence[0])
     assert np.array_equal(twin.draw(poses.xy[0], poses.confidence[0]), picture)

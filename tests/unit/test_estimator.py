@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mimicmotion.errors import ConfigError, PoseError
-from mimicmotion.pose.estimators.base import PoseEstimator, StaticPose, collect_poses, nobody
+from mimicmotion.pose.estimators.base import PoseEstimator, StaticPose, nobody
 from mimicmotion.pose.estimators.open import open_estimator
 from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
 
@@ -49,7 +49,7 @@ def test_frames_of_two_sizes_and_no_frames_are_refused() -> None:
     with pytest.raises(PoseError, match="frame 2"):
         StaticPose(moving()).estimate(mixed())
     with pytest.raises(PoseError, match="without frames"):
-        collect_poses(StaticPose(moving()).estimate_stream, [])
+        StaticPose(moving()).estimate([])
     with pytest.raises(PoseError, match="without frames"):
         StaticPose(moving()[:0])
 

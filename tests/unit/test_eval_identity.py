@@ -20,7 +20,6 @@ from mimicmotion.evaluation.metrics.identity import (
     five_points,
     identity_numbers,
     similarity,
-    stacked,
     sure_faces,
 )
 from mimicmotion.evaluation.networks.faces import FaceInput, FaceNetwork
@@ -72,10 +71,10 @@ def test_conventions_of_the_input(tmp_path: Path, last: bool) -> None:
     face = np.zeros((16, 16, 3), np.uint8)
     face[...] = (255, 51, 0)
     path = mean_network(tmp_path / "means.onnx", last=last)
-    got = FaceNetwork(path, FaceInput(16)).embed([face, face])
+    got = FaceNetwork(path, FaceInput(16)).embed(face)
     want = np.array([1, -0.6, -1]) / np.linalg.norm([1, -0.6, -1])
-    assert np.allclose(got, [want, want], atol=1e-6)
-    swapped = FaceNetwork(path, FaceInput(16, "bgr", 0.0, 255.0)).embed([face])[0]
+    assert np.allclose(got, want, atol=1e-6)
+    swapped = FaceNetwork(path, FaceInput(16, "bgr", 0.0, 255.0)).embed(face)
     assert np.allclose(swapped, np.array([0, 0.2, 1]) / np.linalg.norm([0, 0.2, 1]), atol=1e-6)
 
 
@@ -93,7 +92,7 @@ def test_files_that_are_no_face_network(tmp_path: Path) -> None:
 
 
 def vectors(*rows: tuple[float, float] | None) -> ndarray:
-    return stacked(None if r is None else np.array(r, np.float32) for r in rows)
+    return np.array([(math.nan, math.nan) if r is None else r for r in rows], np.float32)
 
 
 def test_only_frames_with_both_faces_count() -> None:
@@ -116,7 +115,7 @@ def test_faces_of_a_clip(tmp_path: Path) -> None:
     frames[0], frames[2] = (200, 100, 50), (50, 100, 200)
     poses = face_pose(3, (100, 100), 1.0)
     poses.confidence[1] = 0
-    got = stacked(embeddings(frames, poses, FaceNetwork(mean_network(tmp_path / "m.onnx"), FaceInput(16))))
+    got = np.stack(list(embeddings(frames, poses, FaceNetwork(mean_network(tmp_path / "m.onnx"), FaceInput(16)))))
     assert np.isnan(got[1]).all()
     assert np.allclose(got[0], got[2][::-1], atol=1e-6)
     assert np.isclose((got[0] ** 2).sum(), 1)

@@ -219,6 +219,7 @@ def test_kernels_that_are_not_there(kernel: Any) -> None:
     assert unet.execution == Execution()
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_compiled_parts(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Without the code generator, whose results are PyTorch's affair: one graph a layer, sizes and versions."""

@@ -42,19 +42,10 @@ def test_a_keypoint_lands_where_its_dot_is_drawn(source: Size, target: Size, mod
     np.testing.assert_allclose(centre_of_mass(fit.apply(image)), want, atol=tolerance)
 
 
-@given(source=sizes, target=sizes, mode=modes, xy=st.tuples(st.floats(-50, 300), st.floats(-50, 300)))
-def test_inverse_brings_points_back(source: Size, target: Size, mode: FitMode, xy: tuple) -> None:
-    fit = plan_fit(source, target, mode)
-    points = np.array([xy])
-    np.testing.assert_allclose(fit.inverse().points(fit.points(points)), points, atol=1e-9)
-    again = fit.inverse().inverse()
-    np.testing.assert_allclose([*again.scale, *again.offset], [*fit.scale, *fit.offset], atol=1e-9)
-
-
 @given(source=sizes, target=sizes, mode=st.sampled_from(["crop", "stretch", "released"]))
 def test_a_crop_is_filled_by_the_source(source: Size, target: Size, mode: FitMode) -> None:
     image = np.full((*source, 3), 200, np.uint8)
-    out = plan_fit(source, target, mode, fill=(0, 0, 0)).apply(image)
+    out = plan_fit(source, target, mode).apply(image)
     assert out.shape == (*target, 3)
     assert out.min() == out.max() == 200
 
@@ -63,18 +54,17 @@ def test_a_crop_is_filled_by_the_source(source: Size, target: Size, mode: FitMod
 def test_a_crop_keeps_the_aspect_ratio_and_never_shows_more_than_the_source(source: Size, target: Size) -> None:
     fit = plan_fit(source, target)
     assert fit.scale[0] == fit.scale[1]
-    corners = np.array([[0.0, 0.0], [target[1], target[0]]])
-    seen = fit.inverse().points(corners)
-    assert (seen > -1e-9).all()
-    assert (seen < np.array(source[::-1]) + 1e-9).all()
+    first, last = fit.points(np.array([[0.0, 0.0], source[::-1]]))
+    assert (first < 1e-9 * max(fit.scale)).all()
+    assert (last > np.array(target[::-1]) - 1e-9 * max(fit.scale)).all()
 
 
 @given(source=sizes, target=sizes, anchor=st.sampled_from([(0.0, 0.0), (0.5, 0.5), (1.0, 1.0)]))
 def test_a_letterbox_shows_everything(source: Size, target: Size, anchor: tuple[float, float]) -> None:
-    fit = plan_fit(source, target, "letterbox", anchor=anchor, fill=(9, 8, 7))
+    fit = plan_fit(source, target, "letterbox", anchor=anchor)
     out = fit.apply(np.full((*source, 3), 200, np.uint8))
     inside = (out == 200).all(-1)
-    bars = (out == (9, 8, 7)).all(-1)
+    bars = (out == 0).all(-1)
     assert (inside ^ bars).all()
     rows, columns = inside.any(1).sum(), inside.any(0).sum()
     assert inside.sum() == rows * columns
@@ -83,18 +73,6 @@ def test_a_letterbox_shows_everything(source: Size, target: Size, anchor: tuple[
     scale = min(target[0] / source[0], target[1] / source[1])
     assert abs(rows - source[0] * scale) <= 0.5 + 1e-9 or rows == 1
     assert abs(columns - source[1] * scale) <= 0.5 + 1e-9 or columns == 1
-
-
-def test_inverse_brings_the_picture_back() -> None:
-    y, x = np.mgrid[:120, :90]
-    image = np.stack([x * 2, y * 2, (x + y)], -1).astype(np.uint8)
-    fit = plan_fit((120, 90), (128, 128), "letterbox")
-    back = fit.inverse().apply(fit.apply(image))
-    assert np.abs(back.astype(int) - image)[2:-2, 2:-2].max() <= 2
-    crop = plan_fit((120, 90), (64, 64))
-    back = crop.inverse().apply(crop.apply(image))
-    assert np.abs(back.astype(int) - image)[20:-20, 4:-4].max() <= 2
-    assert (back[:14] == 0).all()  # cut off by the crop: fill
 
 
 def test_downscaling_is_antialiased_by_default_and_not_in_the_released_resize() -> None:
@@ -130,39 +108,12 @@ def test_released_sizes() -> None:
     assert plan_size((1920, 1080)) == (1024, 576)
     assert plan_size((1080, 1920)) == (576, 1024)
     assert plan_size((700, 700)) == (576, 1024)  # the published code lays a square down
-    assert plan_size((700, 700), ratio=1) == (576, 576)
     assert plan_size((90, 160), resolution=128) == (128, 192)
-
-
-@given(
-    source=st.tuples(st.integers(1, 9000), st.integers(1, 9000)),
-    cells=st.integers(1, 20),
-    multiple=st.sampled_from([8, 32, 64]),
-    ratio=st.sampled_from([9 / 16, 2 / 3, 1.0]),
-)
-def test_kept_aspect_is_bounded_and_divisible(source: Size, cells: int, multiple: int, ratio: float) -> None:
-    resolution = cells * multiple
-    height, width = plan_size(source, resolution=resolution, ratio=ratio, multiple=multiple, mode="keep")
-    check_size((height, width), multiple)
-    assert height * width <= resolution * (resolution / ratio)
-
-
-def test_kept_aspect_of_usual_pictures() -> None:
-    assert plan_size((1080, 1920), mode="keep") == (576, 1024)
-    assert plan_size((1920, 1080), mode="keep") == (1024, 576)
-    assert plan_size((1000, 1000), mode="keep") == (768, 768)
-    assert plan_size((600, 900), mode="keep", multiple=8)[1] / plan_size((600, 900), mode="keep", multiple=8)[0] == (
-        pytest.approx(1.5, rel=0.01)
-    )
 
 
 def test_bad_settings_say_what_is_expected() -> None:
     with pytest.raises(ConfigError, match="multiple of 64"):
         plan_size((10, 10), resolution=500)
-    with pytest.raises(ConfigError, match="ratio"):
-        plan_size((10, 10), ratio=1.5)
-    with pytest.raises(ConfigError, match="mode"):
-        plan_size((10, 10), mode="wide")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="width=500.*\n.*multiple of 64.*\n.*512"):
         check_size((512, 500))
     with pytest.raises(ConfigError, match="mode"):

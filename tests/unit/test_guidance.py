@@ -49,11 +49,11 @@ def test_passes_of_interval_and_every() -> None:
     assert planned(LEVELS, TWO) == ("both",) * 6
     assert planned(LEVELS, TWO * 0 + 1, (1, 50), 2) == ("none",) * 6, "nothing to guide"
     assert planned(LEVELS, TWO, (1, 50)) == ("none", "both", "both", "both", "both", "none")
-    assert planned(LEVELS, TWO, (0.05, 20), 3) == ("none", "none", "both", "again", "again", "both")
-    assert planned(LEVELS, TWO, None, 100) == ("both", *["again"] * 5)
+    assert planned(LEVELS, TWO, (0.05, 20), 3) == ("none", "none", "both", "reuse", "reuse", "both")
+    assert planned(LEVELS, TWO, None, 100) == ("both", *["reuse"] * 5)
     assert planned(LEVELS, TWO, (200, 300)) == ("none",) * 6
     ramp = torch.tensor([1.0, 1.5, 2.0])
-    assert planned(LEVELS, ramp, (1, 50), 2) == ("none", "both", "again", "both", "again", "none")
+    assert planned(LEVELS, ramp, (1, 50), 2) == ("none", "both", "reuse", "both", "reuse", "none")
 
 
 @given(
@@ -69,7 +69,7 @@ def test_a_difference_is_used_again_only_after_a_step_that_made_one(
     since = every
     for now in passes:
         since = 1 if now == "both" else since + 1
-        assert now != "again" or since <= every
+        assert now != "reuse" or since <= every
     inside = [p for p in passes if p != "none"]
     assert inside.count("both") == -(-len(inside) // every)
 
@@ -117,7 +117,7 @@ def test_the_unconditional_pass_runs_only_where_it_is_planned(
     )  # fmt: skip
     segments = len(recipe.plan.segments)
     assert segments > 1
-    assert recipe.passes == ("none", "both", "again", "both", "again", "none")
+    assert recipe.passes == ("none", "both", "reuse", "both", "reuse", "none")
     counts = [1, 2, 1, 2, 1, 1]
     assert _batches(pipe, lambda: _run(pipe, conditioning, recipe)) == [c for c in counts for _ in range(segments)]
 
@@ -164,7 +164,7 @@ def test_a_run_goes_on_from_any_step_bit_by_bit(
         9, reference_slot=True, sigmas=LEVELS.tolist(), sampler=sampler, guidance_interval=(0.05, 60), guidance_every=3
     )
     states = _run(pipe, conditioning, recipe)
-    assert recipe.passes == ("none", "both", "again", "again", "both", "again")
+    assert recipe.passes == ("none", "both", "reuse", "reuse", "both", "reuse")
     assert ["guidance" in s.memory for s in states] == [False, True, True, False, True, False]
     assert ["x0" in s.memory for s in states] == [sampler == "dpmpp-2m"] * 6
     for state in states[:-1]:
@@ -184,7 +184,7 @@ def test_resuming_without_the_difference_is_refused(pipe: MimicMotionPipeline, c
     with pytest.raises(InputError, match="memory guidance of shape"):
         pipe.denoise(conditioning, x, recipe, start=1, memory={"guidance": x})
     pipe.denoise(conditioning, x, recipe, start=2)
-    with pytest.raises(InputError, match="no difference is kept"):
+    with pytest.raises(InputError, match="no difference is stored"):
         Differences([(0, 1)]).get((0, 1), x)
 
 

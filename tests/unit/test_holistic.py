@@ -19,7 +19,7 @@ from mimicmotion.pose import keypoints as kp
 from mimicmotion.pose.estimators.base import PoseEstimator
 from mimicmotion.pose.estimators.holistic import HolisticEstimator
 from mimicmotion.pose.estimators.holistic.estimator import PATIENCE, choose_person
-from mimicmotion.pose.estimators.holistic.networks import BodyPoints, Networks, choose_providers
+from mimicmotion.pose.estimators.holistic.networks import BodyPoints, Networks
 from mimicmotion.pose.estimators.open import open_estimator
 
 PEOPLE = Path(__file__).parents[1] / "data" / "people"
@@ -175,12 +175,6 @@ def test_runs_are_independent_and_repeat(estimator: HolisticEstimator, balance: 
     np.testing.assert_array_equal(first.xy, estimator.estimate(balance).xy)
 
 
-def test_body_only_leaves_hands_and_face_out(balance: list[ndarray]) -> None:
-    pose = HolisticEstimator(threads=1, body_only=True).estimate(balance[:1])
-    assert (pose.confidence[0, kp.BODY] > 0.5).all()
-    assert (pose.confidence[0, kp.FACE.start :] == 0).all()
-
-
 def test_stream_is_lazy(estimator: HolisticEstimator, balance: list[ndarray]) -> None:
     taken = []
 
@@ -252,11 +246,10 @@ def test_missing_cuda_and_missing_network_are_explained(monkeypatch: pytest.Monk
     import onnxruntime
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    choose_providers.cache_clear()
     with pytest.raises(ConfigError, match="onnxruntime-gpu"):
         HolisticEstimator(device="cuda")
     with pytest.raises(WeightsError, match="reinstall"):
-        Networks(1)._open("nothing")
+        Networks(1)._run("nothing", np.zeros((8, 8, 3), np.uint8))
 
 
 def test_people_are_counted(estimator: HolisticEstimator, balance: list[ndarray]) -> None:

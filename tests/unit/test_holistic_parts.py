@@ -17,11 +17,14 @@ from mimicmotion.pose.estimators.holistic.layout import BODY_SOURCE, FACE_SOURCE
 from mimicmotion.pose.estimators.holistic.networks import (
     BodyPoints,
     PartPoints,
+    anchor_centers,
+    decode,
     hand_roi_from_points,
     refine_by_heatmap,
+    sigmoid,
+    suppress,
 )
 from mimicmotion.pose.estimators.holistic.sides import Sides
-from mimicmotion.pose.estimators.holistic.ssd import anchor_centers, decode, sigmoid, suppress
 
 numbers = st.floats(-2000, 2000)
 rois = st.builds(Roi, numbers, numbers, st.floats(1, 3000), st.floats(-math.pi, math.pi))

@@ -17,7 +17,8 @@ from scipy.stats import binom, norm
 
 from mimicmotion import cli
 from mimicmotion.errors import ConfigError, InputError
-from mimicmotion.study.analyse import Exclusion, analyse_votes, krippendorff_alpha, share
+from mimicmotion.settings.study import Exclusion
+from mimicmotion.study.analyse import analyse_votes, krippendorff_alpha, share
 from mimicmotion.study.folder import Key, KeyPair, KeyVideo
 from mimicmotion.study.report import markdown, save_report
 from mimicmotion.study.votes import Vote, save_votes

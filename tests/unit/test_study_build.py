@@ -15,7 +15,7 @@ import pytest
 from mimicmotion.errors import ConfigError, InputError, MediaError, OutputError
 from mimicmotion.runtime.progress import finish
 from mimicmotion.settings.study import StudyConfig, parse_method
-from mimicmotion.study import job as jobs
+from mimicmotion.study.build import build_study
 from mimicmotion.study.folder import load_key, load_study
 from mimicmotion.study.page import render_page
 from mimicmotion.video.picture import write_picture
@@ -108,8 +108,8 @@ def test_missing_sequences_are_named_and_left_out_only_when_told(tmp_path: Path)
     with pytest.raises(InputError, match="Thirdmethod has no turn"):
         build(config)
     assert not config.output.exists()
-    result = finish(jobs.build(dataclasses.replace(config, skip_missing=True)))
-    assert {p.sequence for p in result.built.key.pairs.values()} == {"walk", "jump"}
+    result = finish(build_study(dataclasses.replace(config, skip_missing=True)))
+    assert {p.sequence for p in result.key.pairs.values()} == {"walk", "jump"}
     assert "left out: Thirdmethod has no turn" in result.summary()
 
 
@@ -179,7 +179,7 @@ def test_names_inside_a_video_or_the_title_are_told(tmp_path: Path) -> None:
                 packet.stream = stream
                 target.mux(packet)
     (tmp_path / "tagged.mp4").replace(path)
-    summary = finish(jobs.build(dataclasses.replace(config, title="Is Firstmethod good?"))).summary()
+    summary = finish(build_study(dataclasses.replace(config, title="Is Firstmethod good?"))).summary()
     assert "Secondmethod stands in" in summary
     assert "Firstmethod stands in the title" in summary
     assert "Thirdmethod stands" not in summary
@@ -188,7 +188,7 @@ def test_names_inside_a_video_or_the_title_are_told(tmp_path: Path) -> None:
 def test_unequal_lengths_are_told(tmp_path: Path) -> None:
     config = result_folders(tmp_path, ("walk",))
     clip(tmp_path / BASELINES[0] / "walk.mp4", 10, frames=4)
-    assert "waits on its last frame" in finish(jobs.build(config)).summary()
+    assert "waits on its last frame" in finish(build_study(config)).summary()
 
 
 def test_a_title_cannot_break_out_of_the_page(tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_a_key_of_another_study_is_refused(tmp_path: Path) -> None:
 
 def test_interrupted_building_leaves_nothing(tmp_path: Path) -> None:
     config = result_folders(tmp_path, ("walk",))
-    job = jobs.build(config)
+    job = build_study(config)
     next(job)
     job.close()
     assert not [p for p in tmp_path.iterdir() if "study" in p.name]

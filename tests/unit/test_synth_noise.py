@@ -13,21 +13,10 @@ from hypothesis import strategies as st
 from mimicmotion.errors import InputError
 from mimicmotion.pose.keypoints import FACE, L_WRIST, LEFT_HAND, R_WRIST, RIGHT_HAND, PoseSequence
 from mimicmotion.synth import noise, perturb_poses, render_clip
-from mimicmotion.synth.noise import FIT, GROUPS, SMALL_TOES, load_fit
-from mimicmotion.synth.noise_measure import (
-    Z,
-    fast_and_slow,
-    fit_spread,
-    normal_cdf,
-    normal_position,
-    persistence,
-    quantiles,
-    runs,
-    spread,
-    to_normal,
-    torso,
-)
+from mimicmotion.synth.noise import FIT, GROUPS, SMALL_TOES, Z, load_fit, normal_cdf, normal_position, torso
+from scripts_of_repository import load
 
+measures = load("scripts/noise_measure.py")
 CLIPS, ROUNDS = 10, 20
 HANDS = ((LEFT_HAND, L_WRIST), (RIGHT_HAND, R_WRIST))
 
@@ -69,7 +58,7 @@ def test_parts_are_lost_as_often_and_as_long_as_measured(group: str) -> None:
     lost = fitted(group)["lost"]
     assert (everything == 0).mean() == pytest.approx(lost["share"], abs=0.1)
     if group == "hand":
-        mean = np.mean([k for s in scores for k in runs(s == 0)]) / 15
+        mean = np.mean([k for s in scores for k in measures.runs(s == 0)]) / 15
         assert lost["mean_seconds"] / 2 < mean < 2 * lost["mean_seconds"]
     found = np.median(everything[everything > 0])
     assert found == pytest.approx(fitted(group)["found"][5], abs=0.03)
@@ -82,13 +71,13 @@ def test_jumps_and_errors_have_the_measured_size(group: str) -> None:
     for truth, noisy in zip(exact() * ROUNDS, imitated(), strict=True):
         error = ((noisy.xy.astype(np.float64) - truth.xy) / torso(truth.xy))[:, points]
         sure = noisy.confidence[:, points]
-        fast, slow, good = fast_and_slow(error, noisy.confidence[:, points] > 0)
+        fast, slow, good = measures.fast_and_slow(error, noisy.confidence[:, points] > 0)
         good &= (sure[2:-2] > 0.8) & (np.abs(slow) < 0.3).all(-1)
         jumps.append(fast[good])
         errors.append(slow[good])
     for got, name in ((jumps, "fast"), (errors, "slow")):
         measured = fitted(group)[f"{name}_rows"][-1][1]  # the surest bin
-        assert measured / 1.7 < spread(np.concatenate(got)) < 1.7 * measured, name
+        assert measured / 1.7 < measures.spread(np.concatenate(got)) < 1.7 * measured, name
 
 
 def test_a_hand_moves_as_one_more_than_apart() -> None:
@@ -97,7 +86,7 @@ def test_a_hand_moves_as_one_more_than_apart() -> None:
         error = (noisy.xy - truth.xy)[:, LEFT_HAND]
         whole.append(error.mean(1))
         apart.append(error - error.mean(1, keepdims=True))
-    assert spread(np.concatenate(whole)) > 0.5 * spread(np.concatenate(apart))
+    assert measures.spread(np.concatenate(whole)) > 0.5 * measures.spread(np.concatenate(apart))
 
 
 def test_one_score_for_a_part_or_one_for_each_point() -> None:
@@ -128,7 +117,8 @@ def test_noise_keeps_the_layout(seed: int, strength: float, n: int) -> None:
 
 def test_noise_grows_with_strength() -> None:
     poses = exact()[0]
-    error = [np.mean([spread(perturb_poses(poses, s, k).xy - poses.xy) for s in range(20)]) for k in (0.3, 1.0, 3.0)]
+    noisy = [[perturb_poses(poses, s, k) for s in range(20)] for k in (0.3, 1.0, 3.0)]
+    error = [np.mean([measures.spread(p.xy - poses.xy) for p in same]) for same in noisy]
     assert 2 * error[0] < error[1] < error[2] / 2
     lost = []
     for k in (0.3, 1.0, 3.0):
@@ -199,17 +189,17 @@ def test_measures_find_what_was_put_in() -> None:
     smooth = np.stack([np.sin(t), np.cos(0.7 * t)], 1)[:, None]
     jump = 0.02 * rng.normal(size=(4000, 1, 2))
     seen = np.ones((4000, 1), bool)
-    fast, slow, good = fast_and_slow(smooth + jump, seen)
-    assert spread(fast[good]) == pytest.approx(0.02, rel=0.05)
+    fast, slow, good = measures.fast_and_slow(smooth + jump, seen)
+    assert measures.spread(fast[good]) == pytest.approx(0.02, rel=0.05)
     assert np.abs(slow - smooth[2:-2]).max() < 0.1
-    a, b, most = fit_spread(np.array([[0.9, 0.01 + 0.1 * 0.01, 50], [0.5, 0.01 + 0.1 * 0.25, 50]]))
+    a, b, most = measures.fit_spread(np.array([[0.9, 0.01 + 0.1 * 0.01, 50], [0.5, 0.01 + 0.1 * 0.25, 50]]))
     assert (a, b, most) == pytest.approx((0.01, 0.1, 0.035))
     np.testing.assert_allclose(normal_cdf(np.array([-1.96, 0.0, 1.0])), [0.025, 0.5, 0.84134], atol=1e-4)
     np.testing.assert_allclose(normal_position(normal_cdf(Z)), Z, atol=1e-3)
     normal = rng.normal(size=20000)
-    np.testing.assert_allclose(quantiles(normal)[2:-2], Z[2:-2], atol=0.06)
-    np.testing.assert_allclose(to_normal(np.array([0.0, 1.0]), normal), [0, 1], atol=0.05)
-    assert runs(np.array([1, 1, 0, 0, 1, 0, 1, 1, 1], bool)) == [2, 1, 3]
+    np.testing.assert_allclose(measures.quantiles(normal)[2:-2], Z[2:-2], atol=0.06)
+    np.testing.assert_allclose(measures.to_normal(np.array([0.0, 1.0]), normal), [0, 1], atol=0.05)
+    assert measures.runs(np.array([1, 1, 0, 0, 1, 0, 1, 1, 1], bool)) == [2, 1, 3]
 
 
 @pytest.mark.parametrize(("still", "time"), [(0.0, 0.3), (0.5, 0.2), (0.8, 0.6)])
@@ -217,12 +207,12 @@ def test_persistence_is_measured_as_it_is_made(still: float, time: float) -> Non
     rng = np.random.default_rng(1)
     sources = np.full(400, 1.0)
     slow = noise._wander(rng, 60, still * sources, time * sources, 0.1)
-    got = persistence([(slow[..., None], np.ones(slow.shape, bool), 0.1)], smooth=False)
+    got = measures.persistence([(slow[..., None], np.ones(slow.shape, bool), 0.1)], smooth=False)
     assert got == pytest.approx((still, time), abs=0.12)
     drift = np.moveaxis(noise._drift(rng, 60, still * sources, time * sources, 0.1), 1, 2)
     assert drift.std() == pytest.approx(1, abs=0.1)
     jumping = drift + 0.4 * rng.normal(size=drift.shape)
-    got = persistence([(jumping, np.ones(slow.shape, bool), 0.1)], smooth=True)
+    got = measures.persistence([(jumping, np.ones(slow.shape, bool), 0.1)], smooth=True)
     assert got == pytest.approx((still, time), abs=0.15)
 
 

@@ -51,7 +51,7 @@ def test_ratios_are_of_the_same_clip(tiers: ModuleType) -> None:
 
 def test_tables_stand_between_the_pages_markers(tiers: ModuleType, tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    text = (ROOT / "docs" / "speed-and-memory.md").read_text()
+    text = (ROOT / "docs" / "lab" / "speed-tiers.md").read_text()
     page.write_text(text)
     for marker in ("tiers", "tiers-released"):
         tiers.put(page, marker, "| new |\n")

@@ -14,17 +14,19 @@ import torch
 
 from fake_shards import FakeShards
 from micro_task import SIZE, gradients, micro_config, micro_task, weights_of
-from mimicmotion.backbones.svd.conditioning import ConditionedUNet, encode_conditioning
+from mimicmotion.backbones import backbone_of
+from mimicmotion.backbones.base import Request
+from mimicmotion.backbones.svd.conditioning import ConditionedUNet
 from mimicmotion.backbones.svd.unet import build_unet, temporal_parameter_names, unused_parameter_names
 from mimicmotion.backbones.svd.vae import encoder_digest
 from mimicmotion.errors import ConfigError, WeightsError
 from mimicmotion.pose.hands import hand_masks
 from mimicmotion.pose.keypoints import LEFT_HAND, NUM_POINTS, RIGHT_HAND, PoseSequence
+from mimicmotion.settings import SamplingSettings
 from mimicmotion.settings.training import ModelConfig, ObjectiveConfig, TinyConfig, TrainedConfig
-from mimicmotion.training.networks import load_networks
+from mimicmotion.training.networks import load_networks, unet_names
 from mimicmotion.training.objective import draw, loss_weights, network_arguments
 from mimicmotion.training.stages.denoiser import DenoiserTask
-from mimicmotion.training.trained import unet_names
 
 pytestmark = pytest.mark.whole
 
@@ -142,14 +144,8 @@ def test_trained_forward_is_what_inference_runs(tmp_path: Path) -> None:
     batch = task.batch(0, [3])
     draws = draw(task.config.objective, 0, [3], (4, 4, 6, 4), SIZE)
     shown, _ = network_arguments(task.config.objective, task.encode(batch, draws), draws, task.scaling_factor)
-    conditioning = encode_conditioning(
-        vae=task.parts.vae,
-        image_encoder=task.parts.image_encoder,
-        pose_net=task.parts.pose_net,
-        image=sample.reference,
-        poses=sample.poses[1:],
-        reference_pose=sample.reference_pose,
-    )
+    request = Request(sample.reference, sample.poses[1:], sample.reference_pose, len(sample.poses) - 1)
+    conditioning = backbone_of(task.parts).encode(request, SamplingSettings())
     with torch.no_grad():
         want = ConditionedUNet(task.parts.unet, conditioning, True).pair(shown.x, shown.c_noise, range(4))
         for dropped, answer in zip((True, False), want, strict=True):

@@ -6,9 +6,11 @@ import dataclasses
 import errno
 import json
 import logging
+import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -31,19 +33,22 @@ from mimicmotion.settings.training import (
     as_dict,
     load_config,
 )
+from mimicmotion.training import loop
 from mimicmotion.training.loop import Trainer, bad_samples
-from mimicmotion.training.order import first_number, global_batches, sample_numbers
 from mimicmotion.training.state import (
     Average,
     check_identity,
     checkpoints,
+    first_number,
+    global_batches,
     identity,
     lr_factor,
+    mixed_seed,
     read_state,
+    sample_numbers,
     save_checkpoint,
-    seeded,
 )
-from mimicmotion.training.strategy import build_optimizer
+from mimicmotion.training.strategy import Strategy, build_optimizer
 from mimicmotion.training.task import StepResult, Validation
 from mimicmotion.training.tracking import Log, Means, check_trackers
 
@@ -89,7 +94,8 @@ def test_a_step_sees_the_same_samples_however_it_is_divided(
     step: int, world: int, batch: int, accumulation: int, parts: int
 ) -> None:
     def all_of(world: int, batch: int, accumulation: int) -> list[int]:
-        return sorted(n for rank in range(world) for n in sample_numbers(step, rank, world, batch, accumulation))
+        first = step * world * batch * accumulation
+        return sorted(n for r in range(world) for n in sample_numbers(r, world, batch, accumulation, first))
 
     total = world * batch * accumulation
     assert all_of(world, batch, accumulation) == list(range(step * total, (step + 1) * total))
@@ -152,9 +158,12 @@ def test_no_average_is_the_weights_themselves() -> None:
 
 
 def test_random_numbers_of_a_sample_are_its_own() -> None:
-    draws = {(s, n): tuple(torch.randn(4, generator=seeded(s, n)).tolist()) for s in range(5) for n in range(20)}
+    def draw(*numbers: int) -> tuple[float, ...]:
+        return tuple(torch.randn(4, generator=torch.Generator().manual_seed(mixed_seed(*numbers))).tolist())
+
+    draws = {(s, n): draw(s, n) for s in range(5) for n in range(20)}
     assert len(set(draws.values())) == len(draws)
-    assert torch.equal(torch.randn(4, generator=seeded(0, 7)), torch.randn(4, generator=seeded(0, 7)))
+    assert draw(0, 7) == draws[0, 7]
 
 
 # a whole run
@@ -206,9 +215,9 @@ def test_the_best_weights_are_kept(recipe: Recipe, tmp_path: Path) -> None:
     higher = False
     trainer = Trainer(recipe(validation=ValidationConfig(every=2)), Scored())
     for report in trainer.steps():
-        if report.step == 4:
-            at_four = trainer.strategy.whole(trainer.average.values)
-        if report.step == 6:
+        if report.done == 4:
+            at_four = trainer.strategy.gather(trainer.average.values)
+        if report.done == 6:
             assert json.loads((best / "score.json").read_text())["step"] == 4
     kept = torch.load(best / "model" / "weights.pt")
     assert all(torch.equal(v, kept[k]) for k, v in at_four.items())
@@ -314,7 +323,7 @@ def test_full_disk_leaves_the_older_checkpoints(
     trainer = Trainer(config, task)
     steps = trainer.steps()
     for report in steps:
-        if report.step == 3:
+        if report.done == 3:
             break
 
     def full(*arguments: Any) -> None:
@@ -361,6 +370,9 @@ def test_damaged_checkpoint_is_named(recipe: Recipe) -> None:
 def test_checkpoint_of_another_version_is_refused_with_what_to_do(recipe: Recipe) -> None:
     state = train_alone(recipe()) / "state"
     known = json.loads((state / "identity.json").read_text())
+    other_stage = {"autoencoder.kl": 1e-5, "detail.clips": 3}
+    (state / "identity.json").write_text(json.dumps(known | {"settings": known["settings"] | other_stage}))
+    assert Trainer(recipe(), BlobTask()).step == 8
     gone = known | {"settings": known["settings"] | {"optim.nesterov": True}}
     (state / "identity.json").write_text(json.dumps(gone))
     with pytest.raises(ConfigError, match=r"optim.nesterov was True, is not there\n.*\n.*allow the changes"):
@@ -479,7 +491,7 @@ def test_impossible_settings_of_a_machine(recipe: Recipe, monkeypatch: pytest.Mo
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setitem(__import__("sys").modules, "bitsandbytes.optim", None)
     with pytest.raises(ConfigError, match="pip install bitsandbytes"):
-        build_optimizer("adamw-8bit", [nn.Parameter(torch.zeros(1))])
+        build_optimizer(OptimConfig(optimizer="adamw-8bit"), [nn.Parameter(torch.zeros(1))])
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
@@ -490,6 +502,25 @@ def test_two_trainings_do_not_share_a_folder(recipe: Recipe, tmp_path: Path) -> 
     assert (tmp_path / "run" / "error-0").read_text().startswith("mimicmotion.errors.ConfigError")
     assert "in use by another" in (tmp_path / "run" / "error-0").read_text()
     assert len(list(steps)) == 7
+
+
+@pytest.mark.parametrize("kind", ["DEEPSPEED", "FSDP"])
+def test_strategies_that_do_not_work_are_refused(kind: str) -> None:
+    accelerator: Any = SimpleNamespace(distributed_type=SimpleNamespace(value=kind), is_fsdp2=False)
+    with pytest.raises(ConfigError, match=r"FSDP2 \(fsdp_version: 2\)"):
+        Strategy(accelerator, nn.Linear(1, 1), torch.optim.SGD([nn.Parameter(torch.zeros(1))]), {})
+
+
+def test_without_accelerate_the_extra_is_named(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    with pytest.raises(ConfigError, match=r"mimicmotion\[train\]"):
+        training.open_trainer(recipe(), task=BlobTask())
+
+
+def test_processes_that_see_different_folders_are_refused(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "gather_object", lambda mine: [*mine, 8])  # another process has found step 8
+    with pytest.raises(ConfigError, match=r"steps \[0, 8\]"):
+        Trainer(recipe(), BlobTask())
 
 
 def test_two_frames_in_bfloat16_on_a_cpu(recipe: Recipe) -> None:

@@ -16,7 +16,7 @@ from micro_task import micro_task, weights_of
 from mimicmotion.diffusion.loss import LogNormal
 from mimicmotion.errors import InputError
 from mimicmotion.synth import render_clip
-from mimicmotion.training.stages.validate import band_levels, clip_scores, picture, pose_scores, validate
+from mimicmotion.training.stages.validate import Validator, band_levels, clip_scores, picture
 
 pytestmark = pytest.mark.whole
 
@@ -87,7 +87,7 @@ def test_scores_of_the_truth_and_of_a_copy() -> None:
 
 def test_large_frames_are_shown_smaller(tmp_path: Path) -> None:
     task = micro_task(tmp_path)
-    sample = task.validation_samples[0]
+    sample = task.validator.samples[0]
     assert sample.frames is not None
     big = {f: np.repeat(np.repeat(getattr(sample, f), 8, -3), 8, -2) for f in ("frames", "poses")}
     big |= {f: np.repeat(np.repeat(getattr(sample, f), 8, 0), 8, 1) for f in ("reference", "reference_pose")}
@@ -98,22 +98,22 @@ def test_large_frames_are_shown_smaller(tmp_path: Path) -> None:
 def test_an_unknown_score_is_named_with_those_there_are(tmp_path: Path) -> None:
     task = micro_task(tmp_path, validation={"generate": False, "clips": 1, "best": "psnr"})
     with pytest.raises(InputError, match="v_0"):
-        validate(task, weights_of(task))
+        task.validate(0, weights_of(task))
 
 
 def test_poses_found_in_generated_clips_are_compared_with_those_of_the_true_ones() -> None:
     clip = render_clip(10_000_003, 3, (224, 128), motion="dance", framing="full")
     empty = np.full_like(clip.frames, 200)
     slot = SimpleNamespace(reference_slot=False)
-    config = SimpleNamespace(data=SimpleNamespace(sample=slot))
-    sample = SimpleNamespace(frames=clip.frames, number=0)
-    task: Any = SimpleNamespace(config=config, validation_samples=[sample], true_poses={})
-    right = pose_scores(task, [clip.frames])
+    config: Any = SimpleNamespace(data=SimpleNamespace(sample=slot))
+    sample: Any = SimpleNamespace(frames=clip.frames, number=0)
+    validator = Validator(config, [sample], encode=NotImplemented)
+    right = validator.pose_scores([clip.frames])
     assert right == {"pck_body": 1.0, "pose_error": 0.0}
     other = np.repeat(clip.reference_frame[None], 3, 0)
-    wrong = pose_scores(task, [other])
+    wrong = validator.pose_scores([other])
     assert wrong["pck_body"] < 0.8
     assert wrong["pose_error"] > 0.05
-    assert pose_scores(task, [empty]) == {"pck_body": 0.0}, "nobody there: every point counts as missed"
-    blank: Any = SimpleNamespace(config=config, true_poses={}, validation_samples=[SimpleNamespace(frames=empty)])
-    assert pose_scores(blank, [empty]) == {}, "nobody to follow"
+    assert validator.pose_scores([empty]) == {"pck_body": 0.0}, "nobody there: every point counts as missed"
+    blank: Any = SimpleNamespace(frames=empty, number=0)
+    assert Validator(config, [blank], encode=NotImplemented).pose_scores([empty]) == {}, "nobody to follow"

@@ -10,7 +10,7 @@ import torch
 
 from micro import micro_pipeline, random_frames
 from mimicmotion.backbones.svd.conditioning import ConditionedUNet, Conditioning
-from mimicmotion.backbones.svd.pose_features import KeptFeatures, SpooledRows
+from mimicmotion.backbones.svd.pose_features import DiskFeatures, StoredFeatures
 from mimicmotion.backbones.svd.vae import encode_mode
 from mimicmotion.diffusion.denoiser import shift
 from mimicmotion.errors import InputError
@@ -65,11 +65,11 @@ def test_the_network_sees_the_picture_in_slot_0_and_warped_ones_elsewhere() -> N
     image, poses, reference = random_frames(1, 32, 32, 3), random_frames(2, 3, 32, 32, 3), random_frames(3, 32, 32, 3)
     moved = random_frames(4, 3, 32, 32, 3)
     c = pipe.encode(image, WarpedPoses(poses, moved), reference)
-    rows = c.latent_rows([0, 1, 3], True)
+    rows = c.latent_slots([0, 1, 3], True)
     unit = torch.from_numpy(moved).permute(0, 3, 1, 2).float() / 127.5 - 1
     torch.testing.assert_close(rows[:, 0], c.image_latents[:, 0])
     torch.testing.assert_close(rows[0, 1:], encode_mode(pipe.backbone.vae, unit)[[0, 2]])
-    torch.testing.assert_close(c.latent_rows([0, 2], False)[0], encode_mode(pipe.backbone.vae, unit)[[0, 2]])
+    torch.testing.assert_close(c.latent_slots([0, 2], False)[0], encode_mode(pipe.backbone.vae, unit)[[0, 2]])
     seen = []
 
     def unet(sample, *args, **kwargs):
@@ -92,7 +92,7 @@ def test_warped_frames_steer_the_result_and_stack_into_batches() -> None:
     both = pipe([image] * 2, [WarpedPoses(poses, w) for w in (a, b)], [reference] * 2, num_inference_steps=1)
     np.testing.assert_array_equal(both, np.stack([one, two]))
     encoded = [pipe.encode(image, WarpedPoses(poses, w), reference) for w in (a, b)]
-    assert Conditioning.stack(encoded).warped_latents.rows([0, 1]).shape[:2] == (2, 2)
+    assert Conditioning.stack(encoded).warped_latents.frames([0, 1]).shape[:2] == (2, 2)
 
 
 def test_warped_latents_that_do_not_fit_are_kept_in_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,12 +101,12 @@ def test_warped_latents_that_do_not_fit_are_kept_in_a_file(monkeypatch: pytest.M
     kept = pipe.encode(image, WarpedPoses(poses, poses), reference)
     monkeypatch.setattr("mimicmotion.backbones.svd.conditioning.feature_budget", lambda device: 0)
     spooled = pipe.encode(image, WarpedPoses(poses, poses), reference)
-    assert isinstance(kept.warped_latents, KeptFeatures)
-    assert isinstance(spooled.warped_latents, SpooledRows)
+    assert isinstance(kept.warped_latents, StoredFeatures)
+    assert isinstance(spooled.warped_latents, DiskFeatures)
     for rows in ([0, 1, 20], [0, 17, 5, 16]):
-        assert torch.equal(spooled.latent_rows(rows, True), kept.latent_rows(rows, True))
+        assert torch.equal(spooled.latent_slots(rows, True), kept.latent_slots(rows, True))
     stacked = Conditioning.stack([spooled, kept])
-    assert torch.equal(stacked.latent_rows([0, 3], True), kept.latent_rows([0, 3], True).repeat(2, 1, 1, 1, 1))
+    assert torch.equal(stacked.latent_slots([0, 3], True), kept.latent_slots([0, 3], True).repeat(2, 1, 1, 1, 1))
 
 
 def test_missing_and_misshapen_warped_frames_are_refused() -> None:

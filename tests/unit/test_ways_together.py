@@ -13,7 +13,7 @@ from mimicmotion.backbones.svd.execution.levels import fallback_levels, plan_exe
 from mimicmotion.backbones.svd.execution.memory import weight_bytes
 from mimicmotion.backbones.svd.execution.options import Execution
 from mimicmotion.backbones.svd.execution.plan import ExecutionPlan
-from mimicmotion.backbones.svd.execution.predict import Workload
+from mimicmotion.backbones.svd.execution.predict import Predictor, Workload
 from mimicmotion.backbones.svd.execution.quantize import quantize_weights
 from mimicmotion.errors import ConfigError
 from mimicmotion.generate.setup import load
@@ -27,7 +27,6 @@ SIZE, FRAMES = (32, 32), 7
 IMAGE, POSES = random_frames(1, *SIZE, 3), random_frames(2, FRAMES, *SIZE, 3)
 REFERENCE = random_frames(3, *SIZE, 3)
 CHUNKS = Execution(attention="auto", frame_chunk=2, position_chunk=3, feed_forward_chunk=7, channels_last=True)
-CUDA = torch.device("cuda")
 
 
 def latents(pipe: MimicMotionPipeline) -> torch.Tensor:
@@ -44,11 +43,11 @@ def test_narrow_weights_run_in_any_way(format: Any) -> None:
     pipe, other = micro_pipeline(), micro_pipeline()
     exact, wide = latents(pipe), weight_bytes(pipe.backbone.unet)
     work = Workload(size=SIZE, segment_frames=6, num_frames=FRAMES)
-    peaks = [plan_execution(pipe.backbone, work, 1 << 40).peaks]
+    peaks = [plan_execution(Predictor(pipe.backbone), work, 1 << 40).peaks]
     quantize_weights(pipe.backbone.unet, format)
     assert weight_bytes(pipe.backbone.unet) < 0.7 * wide
-    peaks.append(plan_execution(pipe.backbone, work, 1 << 40).peaks)
-    assert peaks[1].decode < peaks[0].decode - 0.25 * wide
+    peaks.append(plan_execution(Predictor(pipe.backbone), work, 1 << 40).peaks)
+    assert peaks[1]["decode"] < peaks[0]["decode"] - 0.25 * wide
     narrow = latents(pipe)
     assert difference(narrow, exact) > 1e-3
     pipe.configure(ExecutionPlan(unet=CHUNKS))
@@ -84,6 +83,6 @@ def test_compiled_blocks_hold_their_weights() -> None:
 
 def test_the_last_fallback_level_gives_up_compiled_blocks() -> None:
     plan = ExecutionPlan(unet=Execution(compile=True))
-    levels = list(fallback_levels(plan, 6, 16, CUDA))
+    levels = list(fallback_levels(plan, "denoise", (6, 4, 4), may_offload=True))
     assert [(p.offload, p.unet.compile) for p in levels[-2:]] == [("modules", True), ("blocks", False)]
-    assert [p.offload for p in fallback_levels(plan, 6, 16, torch.device("cpu"))] == ["none"] * 3
+    assert [p.offload for p in fallback_levels(plan, "denoise", (6, 4, 4), may_offload=False)] == ["none"] * 3

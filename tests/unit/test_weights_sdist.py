@@ -25,7 +25,7 @@ from safetensors.numpy import load_file
 from mimicmotion.errors import InputError, WeightsError
 from mimicmotion.weights import registry as weights
 from mimicmotion.weights import sdist
-from mimicmotion.weights.flax import load_arrays
+from mimicmotion.weights.sdist import load_arrays
 
 RNG = np.random.default_rng(0)
 TREE = {"Net_0": {"Conv_0": {"kernel": RNG.normal(size=(3, 2, 4, 5)).astype(np.float32), "bias": np.arange(5.0)}}}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -81,44 +81,19 @@ class ConditionedNetwork:
     close: Callable[[], object] = lambda: None
 
 
-class Plan(Protocol):
-    """How a backbone runs within a given memory."""
-
-    @property
-    def exact(self) -> bool:
-        """Whether the result is that of the plain way but for rounding."""
-        ...
+class Plan:
+    """How a backbone runs within a given memory; this one is that of a backbone that knows one way to run."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for a record."""
-        ...
-
-    def describe(self) -> str:
-        """A line for a person to read."""
-        ...
-
-    def describe_peaks(self) -> str:
-        """Predicted peaks of memory, for a person to read."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class PlainPlan:
-    """The plan of a backbone that knows one way to run."""
-
-    exact: ClassVar[bool] = True
-    facts: dict[str, Any] = field(default_factory=dict)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data, for a record."""
-        return dict(self.facts)
+        return {}
 
     def describe(self) -> str:
         """A line for a person to read."""
         return "all at once"
 
     def describe_peaks(self) -> str:
-        """Nothing is predicted."""
+        """Predicted peaks of memory, for a person to read."""
         return "not predicted"
 
 
@@ -144,7 +119,7 @@ class Backbone(ABC):
     size_multiple: int = 8
     device: torch.device = torch.device("cpu")
     dtype: torch.dtype = torch.float32
-    plan: Any = PlainPlan()
+    plan: Any = Plan()
     is_configured: bool = False
     quantized: str = "none"
 

@@ -55,9 +55,11 @@ def compare(
         metrics: Only these, in this order; by default all that some source has.
         published: Add the published numbers of MagicPose, Moore-AnimateAnyone, MuseV, MagicAnimate and MimicMotion.
     """
+    from mimicmotion.evaluation.reports.compare import FILES, save_comparison
     from mimicmotion.evaluation.reports.compare import compare as job
-    from mimicmotion.evaluation.reports.compare import save_comparison
+    from mimicmotion.runtime.files import check_not_inputs
 
+    check_not_inputs([part for s in sources for part in (s, s.partition("=")[2])], [output / name for name in FILES])
     print(save_comparison(output, job(sources, with_published=published, metrics=metrics or ())))
 
 

@@ -84,8 +84,8 @@ def settings_command(
                     whole.help_print([])
                     return 0
                 given |= dict(zip(arguments, values, strict=False))
-                given = {k: special[k].default if v is None and k in special else v for k, v in given.items()}
-                told = {k: special[k].convert(v) if k in special else v for k, v in given.items() if v is not None}
+                told = {k: option.default for k, option in special.items() if option.default is not None}
+                told |= {k: special[k].convert(v) if k in special else v for k, v in given.items() if v is not None}
                 return command(parse(cls, (load_yaml(file) if file else {}) | told))
 
             run.__name__, run.__doc__ = command.__name__, command.__doc__

@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import App
 
 from mimicmotion.cli.options import Option, Output, app, run_job, settings_command
-from mimicmotion.settings.study import StudyConfig, parse_method
+from mimicmotion.settings.study import Exclusion, StudyConfig, parse_method
 
 study_app = App(name="study", help="A user study by pairs: build its page, serve it, analyse the votes.")
 app.command(study_app)
@@ -22,9 +22,9 @@ METHODS = {
 @settings_command(study_app, StudyConfig, name="build", options=METHODS)
 def study_build(settings: StudyConfig) -> None:
     """Build the page of a blind study from folders of results: one video for each sequence, under the same names."""
-    from mimicmotion.study.job import build as job
+    from mimicmotion.study.build import build_study
 
-    print(run_job(job(settings)).summary())
+    print(run_job(build_study(settings)).summary())
 
 
 @study_app.command(name="serve")
@@ -36,7 +36,7 @@ def study_serve(folder: Path, /, *, host: str = "127.0.0.1", port: int = 8000) -
         host: Address to listen at; 0.0.0.0 lets other machines and phones in.
         port: 0 takes a free one.
     """
-    from mimicmotion.study.job import serve
+    from mimicmotion.study.serve import serve
 
     print(serve(folder, host, port, lambda line: print(line, flush=True)))
 
@@ -64,8 +64,7 @@ def study_analyse(
         max_side: Leave out raters who chose one side more often than this share.
         min_seconds: Leave out raters whose median time to a vote is shorter.
     """
-    from mimicmotion.study.analyse import Exclusion
-    from mimicmotion.study.job import analyse
+    from mimicmotion.study.report import analyse
 
     rule = Exclusion(min_votes=min_votes, min_consistency=min_consistency, max_side=max_side, min_seconds=min_seconds)
-    print(analyse(folder, votes or [], output, rule).summary())
+    print(analyse(folder, votes or [], output, rule))

@@ -19,7 +19,7 @@ from mimicmotion.diffusion.denoiser import Denoiser, Latents, Network, NetworkPa
 from mimicmotion.errors import InputError
 from mimicmotion.settings import SamplingSettings
 
-Pass = Literal["none", "both", "again"]
+Pass = Literal["none", "both", "reuse"]
 """What a step does: no guidance, both passes, or the conditional pass with the last difference."""
 
 
@@ -42,7 +42,7 @@ def plan_passes(
     guided = 0
     for sigma in sigmas[:-1].tolist():
         inside = low <= sigma <= high
-        passes.append(("again" if guided % every else "both") if inside else "none")
+        passes.append(("reuse" if guided % every else "both") if inside else "none")
         guided += inside
     return tuple(passes)
 
@@ -52,8 +52,8 @@ class Differences:
 
     Args:
         segments: rows per segment, of equal length.
-        device: where differences are kept; None is where they are computed.
-        dtype: number format in which they are kept; None is that of the latents. Half precision loses nothing that
+        device: where differences are stored; None is where they are computed.
+        dtype: number format in which they are stored; None is that of the latents. Half precision loses nothing that
             matters where the network itself computes in it.
     """
 
@@ -67,26 +67,26 @@ class Differences:
         self.places = {tuple(rows): slice(i * length, (i + 1) * length) for i, rows in enumerate(segments)}
         self.total = len(segments) * length
         self.device, self.dtype = device, dtype
-        self.kept: Float[Tensor, "batch places channels h w"] | None = None
+        self.stored: Float[Tensor, "batch places channels h w"] | None = None
 
-    def put(self, frames: Sequence[int], difference: Latents) -> None:
-        """Keep the difference of the segment of these rows."""
-        if self.kept is None:
+    def store(self, frames: Sequence[int], difference: Latents) -> None:
+        """Store the difference of the segment of these rows."""
+        if self.stored is None:
             shape = (difference.shape[0], self.total, *difference.shape[2:])
-            self.kept = torch.empty(
+            self.stored = torch.empty(
                 shape, dtype=self.dtype or difference.dtype, device=self.device or difference.device
             )
-        self.kept[:, self.places[tuple(frames)]] = difference.to(self.kept)
+        self.stored[:, self.places[tuple(frames)]] = difference.to(self.stored)
 
     def get(self, frames: Sequence[int], like: Latents) -> Latents:
         """The difference of the segment of these rows, as `like`."""
-        if self.kept is None:
-            raise InputError("no difference is kept", "a step with both passes before", "start where both passes run")
-        return self.kept[:, self.places[tuple(frames)]].to(like)
+        if self.stored is None:
+            raise InputError("no difference is stored", "a step with both passes before", "start where both passes run")
+        return self.stored[:, self.places[tuple(frames)]].to(like)
 
     def memory(self) -> dict[str, Tensor]:
         """What a resumed run needs."""
-        return {} if self.kept is None else {"guidance": self.kept}
+        return {} if self.stored is None else {"guidance": self.stored}
 
     def restore(self, memory: Mapping[str, Tensor], shape: tuple[int, ...]) -> None:
         """Take the memory of a run over; `shape` is that of its latents.
@@ -94,19 +94,19 @@ class Differences:
         Raises:
             InputError: it is missing or has another shape.
         """
-        kept = memory.get("guidance")
+        found = memory.get("guidance")
         expected = (shape[0], self.total, *shape[2:])
-        if kept is None or kept.shape != expected:
+        if found is None or found.shape != expected:
             raise InputError(
-                "no guidance in memory" if kept is None else f"memory guidance of shape {tuple(kept.shape)}",
+                "no guidance in memory" if found is None else f"memory guidance of shape {tuple(found.shape)}",
                 f"the differences of all segments {expected}: the next step uses them again",
                 "pass the memory of the step that is resumed",
             )
-        self.kept = kept.to(device=self.device, dtype=self.dtype, copy=True)
+        self.stored = found.to(device=self.device, dtype=self.dtype, copy=True)
 
 
-def guide_again(conditional: Network, scale: Float[Tensor, " rows"], differences: Differences) -> Network:
-    """Guidance with the kept difference: v = v_cond + (scale - 1) * difference."""
+def guide_reusing(conditional: Network, scale: Float[Tensor, " rows"], differences: Differences) -> Network:
+    """Guidance with the stored difference: v = v_cond + (scale - 1) * difference."""
 
     def network(x: Latents, c_noise: Sigma, frames: Sequence[int]) -> Latents:
         cond = conditional(x, c_noise, frames)
@@ -115,15 +115,15 @@ def guide_again(conditional: Network, scale: Float[Tensor, " rows"], differences
     return network
 
 
-def guide_and_keep(pair: NetworkPair, scale: Float[Tensor, " rows"], differences: Differences) -> Network:
-    """Guidance by both passes whose difference is kept."""
+def guide_and_store(pair: NetworkPair, scale: Float[Tensor, " rows"], differences: Differences) -> Network:
+    """Guidance by both passes whose difference is stored."""
 
-    def keeping(x: Latents, c_noise: Sigma, frames: Sequence[int]) -> tuple[Latents, Latents]:
+    def storing(x: Latents, c_noise: Sigma, frames: Sequence[int]) -> tuple[Latents, Latents]:
         uncond, cond = pair(x, c_noise, frames)
-        differences.put(frames, cond - uncond)
+        differences.store(frames, cond - uncond)
         return uncond, cond
 
-    return guide(keeping, scale)
+    return guide(storing, scale)
 
 
 def by_level(sigmas: Float[Tensor, " levels"], denoisers: Sequence[Denoiser]) -> Denoiser:

@@ -1,1 +1,1 @@
-"""Measures of a generated clip: pixels, re-detected poses, time, intervals, and baselines to compare with."""
+"""Evaluation of generated videos: metrics with intervals, tables, figures."""

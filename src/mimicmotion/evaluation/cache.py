@@ -14,8 +14,8 @@ from jaxtyping import Float32
 from numpy import ndarray
 
 from mimicmotion.errors import MediaError, OutputError
+from mimicmotion.evaluation.reports.listing import is_picture
 from mimicmotion.runtime.files import atomic_path, sha256_file, writing
-from mimicmotion.video.picture import PICTURE_SUFFIXES
 from mimicmotion.weights.registry import cache_folder
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ def content_digest(path: Path) -> str:
     """
     if path.is_file():
         return sha256_file(path)
-    files = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES and not p.name.startswith("."))
+    files = sorted(filter(is_picture, path.iterdir()))
     if not files:
         raise MediaError(f"{path} holds no pictures", "a folder of PNG or JPEG frames", "check the path")
     lines = "".join(f"{sha256_file(p)} {p.name}\n" for p in files)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
 from mimicmotion.evaluation.reports.report import FILES, method_table, save_report
 from mimicmotion.evaluation.runner import Evaluation, run_evaluation
-from mimicmotion.runtime.files import check_writable
+from mimicmotion.runtime.files import check_not_inputs, check_writable
 from mimicmotion.runtime.progress import Job
 from mimicmotion.settings.evaluation import EvaluateConfig
 
@@ -44,8 +45,11 @@ def evaluate(config: EvaluateConfig) -> Job[EvaluateResult]:
         WeightsError: a metric was asked for whose network is not here.
         OutputError: the report cannot be written.
     """
-    for name in FILES:
-        check_writable(config.output / name)
+    files = [config.output / name for name in FILES]
+    read = [getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in ("output", "cache_dir")]
+    check_not_inputs([*config.generated.values(), *(p for p in read if isinstance(p, str | Path))], files)
+    for path in files:
+        check_writable(path)
     evaluation = yield from run_evaluation(config)
     save_report(config.output, evaluation)
     return EvaluateResult(evaluation, config.output)

@@ -11,7 +11,7 @@ import numpy as np
 from mimicmotion.errors import PoseError
 from mimicmotion.evaluation.cache import ResultCache
 from mimicmotion.evaluation.metrics import measures
-from mimicmotion.evaluation.metrics.identity import Embeddings, embeddings, identity_numbers, stacked
+from mimicmotion.evaluation.metrics.identity import Embeddings, embeddings, identity_numbers
 from mimicmotion.evaluation.metrics.poses import detection_size, enlarged, redetect
 from mimicmotion.evaluation.networks.faces import FaceNetwork
 from mimicmotion.evaluation.reports.listing import list_pictures
@@ -106,7 +106,7 @@ class People:
             for vector in embeddings(pair.fitted(side), poses, self.faces, threshold=c.identity_confidence):
                 found.append(vector)
                 yield min(before + len(found) // 2, pair.frames)
-            known = stacked(found)
+            known = np.stack(found)
             self.cache.put(key, known)
         return known
 
@@ -120,7 +120,9 @@ class People:
             picture = read_picture(path)
             poses = redetect(picture[None], self.estimator)
             threshold = self.config.identity_confidence
-            self.known[pair.sequence] = found = stacked(embeddings([picture], poses, self.faces, threshold=threshold))
+            self.known[pair.sequence] = found = np.stack(
+                list(embeddings([picture], poses, self.faces, threshold=threshold))
+            )
             if not np.isfinite(found).all():
                 self.notes.append(f"{pair.sequence}: no sure face in the reference picture")
         return self.known[pair.sequence]

@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Literal
 
 from mimicmotion.errors import ConfigError, InputError
-from mimicmotion.settings import STRICT, load_yaml, parse
+from mimicmotion.settings.parsing import Range, Settings, load_yaml, parse
 from mimicmotion.video.geometry import Fit
 
 Size = tuple[int, int]
@@ -25,10 +25,8 @@ _TINY = 1e-6  # of a pixel: rounding of shares
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MethodCrop:
+class MethodCrop(Settings):
     """What of the real frame a method was shown, and so shows: how its reference picture and its poses were cropped."""
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     shows: Literal["auto", "full", "centre"] | tuple[float, float, float, float] = "auto"
     """full: the whole frame; centre: the largest central part of the result's aspect ratio; four numbers: left, top,
@@ -41,10 +39,8 @@ class MethodCrop:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Protocol:
+class Protocol(Settings):
     """A protocol; YAML files have these fields."""
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     name: str = "plain"
     what: str = "whole frames of all sequences"
@@ -52,7 +48,7 @@ class Protocol:
     """Only these; empty takes all that the real folder holds. 335 and 00335 are the same."""
     region: Literal["full", "square"] = "full"
     """The whole real frame, or its central square."""
-    size: int | None = None
+    size: Annotated[int | None, Range(8, 8192)] = None
     """The region is resized to this height (square: and width) in real and generated frames alike."""
     frames_in: str = ""
     """Frames of a sequence lie in SEQUENCE/THIS/ (or in SEQUENCE/)."""
@@ -62,8 +58,7 @@ class Protocol:
     """Crop of each method by name."""
 
     def __post_init__(self) -> None:
-        if self.size is not None and not 8 <= self.size <= 8192:
-            raise ConfigError(f"size={self.size}", "8 to 8192", "correct 'size'")
+        super().__post_init__()
         if Path(self.frames_in).is_absolute() or ".." in Path(self.frames_in).parts:
             raise ConfigError(f"frames_in={self.frames_in!r}", "a folder within the sequence", "correct 'frames_in'")
 
@@ -128,10 +123,7 @@ def plan_fits(protocol: Protocol, method: str, real: Size, generated: Size) -> F
     left, top, width, height = part
     target = (int(height), int(width))
     if protocol.size is not None:
-        target = (
-            protocol.size,
-            protocol.size if protocol.region == "square" else round(protocol.size * width / height),
-        )
+        target = protocol.size, round(protocol.size * width / height) if protocol.region == "full" else protocol.size
     zoom = target[0] / height, target[1] / width
     scale = window[3] / generated[0] * zoom[0], window[2] / generated[1] * zoom[1]
     offset = (window[1] - top) * zoom[0], (window[0] - left) * zoom[1]
@@ -159,8 +151,6 @@ def _window(protocol: Protocol, method: str, real: Size, generated: Size, notes:
     if shows == "auto" and square and not alike and protocol.region == "square":
         return _region(protocol, real)
     if shows != "centre":
-        shows = "full"
-    if shows == "full":
         if not alike:
             notes.append(f"stretched from {generated[1]} x {generated[0]} to the shape of {width} x {height}")
         return 0, 0, width, height

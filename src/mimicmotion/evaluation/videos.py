@@ -111,7 +111,7 @@ class VideoPair:
             raise MediaError(f"{side.reader.path} has {count} frames", f"{self.frames}", "evaluate again")
 
     def chunks(self) -> Iterator[tuple[Frames, Frames]]:
-        """Generated and real frames in pieces, in this order."""
+        """Generated and real frames in chunks, in this order."""
         count = max(1, PIXELS_AT_ONCE // (self.size[0] * self.size[1]))
         both = zip(self.fitted(self.generated), self.fitted(self.real), strict=True)
         while held := list(islice(both, count)):

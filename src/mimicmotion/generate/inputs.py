@@ -22,13 +22,7 @@ from mimicmotion.pose.keypoints import BODY, VISIBLE, PoseSequence
 from mimicmotion.runtime.files import sha256_file
 from mimicmotion.runtime.progress import Job, Progress
 from mimicmotion.runtime.threads import prefetch
-from mimicmotion.settings import (
-    DrivingOptions,
-    GenerateConfig,
-    MaskConfig,
-    PoseOptions,
-    PosesConfig,
-)
+from mimicmotion.settings import DrivingOptions, GenerateConfig, MaskConfig, PoseOptions, PosesConfig
 from mimicmotion.video.geometry import Fit, check_size, plan_fit, released_round_trip
 from mimicmotion.video.reader import RELEASED_FPS
 from mimicmotion.video.timing import released_stride
@@ -38,8 +32,6 @@ if TYPE_CHECKING:
     from mimicmotion.video.reader import VideoReader
 
 logger = logging.getLogger(__name__)
-
-MIN_PICTURE_SIDE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +54,6 @@ class Inputs:
     aligned: PoseSequence
     warnings: list[str]
 
-    def without_driving(self) -> Inputs:
-        """The same without the poses as they were found, which take as much memory as the aligned ones."""
-        none = dataclasses.replace(
-            self.driving, xy=self.driving.xy[:0].copy(), confidence=self.driving.confidence[:0].copy()
-        )
-        return dataclasses.replace(self, driving=none)
-
 
 def prepare(config: GenerateConfig, size: tuple[int, int], multiple: int) -> Job[Inputs]:
     """Read the picture, find or load the poses, align them.
@@ -86,7 +71,7 @@ def prepare(config: GenerateConfig, size: tuple[int, int], multiple: int) -> Job
 
     check_size(size, multiple)
     original = read_picture(config.picture)
-    check_picture_size(original, MIN_PICTURE_SIDE, str(config.picture))
+    check_picture_size(original, name=str(config.picture))
     source = open_driving(config)
     estimator = find_estimator(config)
 
@@ -107,8 +92,16 @@ def prepare(config: GenerateConfig, size: tuple[int, int], multiple: int) -> Job
             "choose a video in which the person is larger and in full view, or another --estimator",
         )
     aligned = align(driving, reference, size, method=config.align)
-    warnings = [*describe_missing(driving, config.video), *describe_framing(reference, aligned)]
-    return Inputs(picture, fit, reference, driving, aligned, warnings)
+    return Inputs(
+        picture, fit, reference, driving, aligned, describe_problems(reference, driving, aligned, config.video)
+    )
+
+
+def input_files(config: GenerateConfig | PosesConfig | MaskConfig) -> list[str | Path]:
+    """All that a job reads, the files of a folder of frames one by one."""
+    names = ("picture", "video", "detector", "pose_model", "model", "checkpoint", "preview_decoder")
+    found = [path for name in names if (path := getattr(config, name, None))]
+    return [*found, *(config.video.iterdir() if config.video.is_dir() else ())]
 
 
 def open_driving(config: GenerateConfig | PosesConfig | MaskConfig) -> VideoReader | PoseSequence:
@@ -149,16 +142,16 @@ def driving_poses(
     """Poses of the driving video at the wanted frame rate, from the cache where they are known."""
     if isinstance(source, PoseSequence):
         return resample_poses(source, config)
-    settings = cache_settings(config)
-    cache = PoseCache() if config.pose_cache else None
-    path = cache.path(config.video, settings) if cache and config.video.is_file() else None
-    known = cache.load(path) if cache and path else None
+    if not (config.pose_cache and config.video.is_file()):
+        return (yield from estimate_video(config, source, estimator()))
+    cache = PoseCache()
+    path = cache.path(config.video, cache_settings(config))
+    known = cache.load(path)
     if known is not None:
         yield Progress("poses", len(known), len(known))
         return known
     poses = yield from estimate_video(config, source, estimator())
-    if cache and path is not None:
-        cache.put(path, poses)
+    cache.put(path, poses)
     return poses
 
 
@@ -193,9 +186,8 @@ def sampled_frames(config: DrivingOptions, reader: VideoReader) -> Iterator[UInt
 
 def result_fps(config: DrivingOptions, reader: VideoReader) -> float:
     """Frames per second of the result; a pose job without --fps keeps the video's own."""
-    if config.sampling == "released":
-        return config.fps or RELEASED_FPS
-    return config.fps or reader.info.fps or RELEASED_FPS
+    own = RELEASED_FPS if config.sampling == "released" else reader.info.fps
+    return config.fps or own or RELEASED_FPS
 
 
 def expected_frames(config: DrivingOptions, reader: VideoReader) -> int | None:
@@ -235,10 +227,8 @@ def picture_settings(config: PoseOptions) -> dict[str, Any]:
 
     same = {"pose_cache", "pose_threads", "pose_device", "detector", "pose_model"}
     facts = {f.name: getattr(config, f.name) for f in dataclasses.fields(PoseOptions) if f.name not in same}
-    for n in ("detector", "pose_model"):
-        path = getattr(config, n)
-        facts[n] = sha256_file(path) if path else None
-    return facts | {"version": __version__}
+    files = {"detector": config.detector, "pose_model": config.pose_model}
+    return facts | {n: sha256_file(path) if path else None for n, path in files.items()} | {"version": __version__}
 
 
 def crop_anchor(pose: PoseSequence, target: tuple[int, int]) -> tuple[float, float]:
@@ -253,17 +243,12 @@ def crop_anchor(pose: PoseSequence, target: tuple[int, int]) -> tuple[float, flo
     return anchor[0], anchor[1]
 
 
-def describe_missing(driving: PoseSequence, name: Path) -> list[str]:
-    """A sentence on frames in which nobody was found."""
-    missing = int((~driving.confidence.any(1)).sum())
-    if not missing:
-        return []
-    return [f"no person was found in {missing} of {len(driving)} frames of {name.name}: they are drawn without a pose"]
-
-
-def describe_framing(reference: PoseSequence, aligned: PoseSequence) -> list[str]:
-    """Sentences on body parts that one side shows and the other does not, and on movement out of the frame."""
+def describe_problems(reference: PoseSequence, driving: PoseSequence, aligned: PoseSequence, video: Path) -> list[str]:
+    """Sentences on frames without anybody, on body parts that one side lacks, and on movement out of the frame."""
     found = []
+    if missing := int((~driving.confidence.any(1)).sum()):
+        frames = f"{missing} of {len(driving)} frames of {video.name}"
+        found.append(f"no person was found in {frames}: they are drawn without a pose")
     legs = [9, 10, 12, 13]
     shows = {"picture": reference.confidence[:, legs], "video": aligned.confidence[:, legs]}
     sees = {k: float((v > VISIBLE).mean()) > 0.25 for k, v in shows.items()}

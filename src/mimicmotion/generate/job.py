@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from mimicmotion.errors import MimicMotionError
-from mimicmotion.generate.background import with_background
 from mimicmotion.generate.inputs import Inputs, prepare
 from mimicmotion.generate.outputs import (
     Frame,
@@ -18,6 +17,7 @@ from mimicmotion.generate.outputs import (
     preview_path,
     side_by_side_path,
     sidecar_path,
+    with_background,
     write_preview,
     write_sidecar,
     write_video,
@@ -99,7 +99,7 @@ def _generate(
     check_inputs_exist(config)
     record.begin()
     pipe = yield from load(config, pipeline)
-    record.know(pipe)
+    record.record_model(pipe)
     show = preview_decode(config, pipe)
     inputs = yield from _inputs(record, pipe)
     size: tuple[int, int] = inputs.picture.shape[:2]
@@ -135,7 +135,7 @@ def _inputs(record: RunRecord, pipe: MimicMotionPipeline) -> Job[Inputs]:
         inputs = record.saved.inputs
         yield Progress("poses", len(inputs.driving), len(inputs.driving))
     record.keep_inputs(inputs, pipe)
-    return inputs.without_driving()
+    return dataclasses.replace(inputs, driving=inputs.aligned)  # the poses as found take as much memory again
 
 
 def _configure(config: GenerateConfig, pipe: MimicMotionPipeline, plan: Plan) -> None:
@@ -143,8 +143,6 @@ def _configure(config: GenerateConfig, pipe: MimicMotionPipeline, plan: Plan) ->
     if pipe.backbone.is_configured:
         return
     logger.info("runs with %s", plan.describe())
-    if not plan.exact:
-        logger.warning("%s: the result is not exactly that of the plain way", plan.describe())
     pipe.backbone.configure(plan, run_device(config, pipe))
 
 

@@ -16,7 +16,7 @@ from mimicmotion.pose.cache import PoseCache
 from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.pose.mask import Mask, SelfieSegmenter
 from mimicmotion.pose.mask_files import VERSION, are_whole, load_masks, save_masks
-from mimicmotion.runtime.files import check_writable
+from mimicmotion.runtime.files import check_not_inputs, check_writable
 from mimicmotion.runtime.progress import Job, Progress, Stopwatch
 from mimicmotion.settings import MaskConfig
 from mimicmotion.video.reader import VideoReader
@@ -68,6 +68,7 @@ def mask(config: MaskConfig) -> Job[MaskResult]:
 
 def _mask(config: MaskConfig) -> Job[tuple[PoseSequence, float]]:
     as_array = config.output.suffix == ".npz"
+    check_not_inputs(inputs.input_files(config), [config.output])
     (check_writable if as_array else check_output)(config.output)
     source = inputs.open_driving(config)
     if isinstance(source, PoseSequence):

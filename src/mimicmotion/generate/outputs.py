@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ import numpy as np
 
 from mimicmotion.arrays import Frame, PoseFrames
 from mimicmotion.errors import ConfigError, OutputError
-from mimicmotion.generate.inputs import Inputs, open_driving
+from mimicmotion.generate.inputs import Inputs, input_files, open_driving
 from mimicmotion.pose.keypoints import PoseSequence
-from mimicmotion.runtime.files import atomic_path, check_writable
+from mimicmotion.runtime.files import atomic_path, check_not_inputs, check_writable
 from mimicmotion.runtime.progress import Job, Progress
 from mimicmotion.runtime.run_folder import clear_leftovers
 from mimicmotion.runtime.threads import behind
@@ -94,14 +95,33 @@ def preview_path(output: Path) -> Path:
     return output.with_name(f"{output.name}.preview.png")
 
 
-def check_outputs(config: GenerateConfig) -> None:
-    """Raise OutputError now rather than after the long work."""
+def state_path(output: Path) -> Path:
+    """OUTPUT.state."""
+    return output.with_name(f"{output.name}.state")
+
+
+def check_outputs(config: GenerateConfig, *inputs: Path) -> None:
+    """Raise now rather than after the long work if something cannot be written, or is an input.
+
+    Args:
+        config: the job's settings.
+        inputs: what else must stay as it is.
+
+    Raises:
+        ConfigError: an output is an input, or has an unknown suffix.
+        OutputError: one cannot be written.
+    """
     from mimicmotion.video.writer import check_output
 
-    check_output(config.output)
-    check_writable(sidecar_path(config.output))
-    if config.side_by_side:
-        check_output(side_by_side_path(config.output))
+    output = config.output
+    videos = [output, *([side_by_side_path(output)] if config.side_by_side else [])]
+    others = [sidecar_path(output), *([preview_path(output)] if config.preview else [])]
+    state = [state_path(output)] if config.save_every else []
+    check_not_inputs([*input_files(config), *inputs], [*videos, *others, *state])
+    for path in videos:
+        check_output(path)
+    for path in (*others, *(folder.with_name(f"{folder.name}.old") for folder in state)):
+        check_writable(path)
 
 
 def clear_halves(output: Path) -> None:
@@ -115,15 +135,14 @@ def clear_halves(output: Path) -> None:
 
 def write_video(config: GenerateConfig, inputs: Inputs, poses: PoseFrames, frames: Iterable[Frame]) -> Job[None]:
     """Write frames as they are decoded, on a thread behind the decoder; the files appear when all are complete."""
-    from mimicmotion.video.compose import side_by_side
-    from mimicmotion.video.writer import open_writer
+    from mimicmotion.video.picture import side_by_side
+    from mimicmotion.video.writer import FrameWriter, open_writer
 
     size: tuple[int, int] = inputs.picture.shape[:2]
-    audio = sound_source(config)
+    sound = {"audio_from": sound_source(config), "audio_start": config.start}
     with contextlib.ExitStack() as stack:
-        sound = {"audio_from": audio, "audio_start": config.start}
         writer = stack.enter_context(open_writer(config.output, size, config.fps, **sound))
-        beside: Callable[[Frame], None] | None = None
+        beside: FrameWriter | None = None
 
         def write(item: tuple[int, Frame]) -> None:
             nonlocal beside
@@ -131,17 +150,30 @@ def write_video(config: GenerateConfig, inputs: Inputs, poses: PoseFrames, frame
             writer.write(frame)
             if not config.side_by_side:
                 return
-            row = side_by_side([inputs.picture, poses[i : i + 1][0], frame], height=max(SIDE_BY_SIDE_HEIGHT, size[0]))
+            row = side_by_side([inputs.picture, poses[i : i + 1][0], frame], max(SIDE_BY_SIDE_HEIGHT, size[0]))
             if beside is None:
                 path = side_by_side_path(config.output)
-                beside = stack.enter_context(open_writer(path, row.shape[:2], config.fps)).write
-            beside(row)
+                beside = stack.enter_context(open_writer(path, row.shape[:2], config.fps))
+            beside.write(row)
 
         # Left before the files are completed: what waits is written then
         with behind(write, WAITING_FRAMES) as hand_over:
             for i, frame in enumerate(frames):
                 hand_over((i, frame))
                 yield Progress("write", i + 1, len(poses))
+
+
+def with_background(config: GenerateConfig, inputs: Inputs, frames: Iterator[Frame]) -> Iterator[Frame]:
+    """The decoded frames with the background that the settings ask for."""
+    from mimicmotion.pose.mask import SelfieSegmenter
+    from mimicmotion.video.background import keep_background
+
+    if config.background == "model":
+        return frames
+    segmenter = SelfieSegmenter(config.pose_threads or None, config.pose_device)
+    (person,) = segmenter.masks([inputs.picture], inputs.reference)
+    frames, seen = itertools.tee(frames)  # one ahead of the other by one frame at most
+    return keep_background(inputs.picture, person, frames, segmenter.masks(seen, inputs.aligned))
 
 
 def sound_source(config: GenerateConfig) -> Path | None:

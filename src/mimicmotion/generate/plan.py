@@ -12,14 +12,14 @@ import numpy as np
 from mimicmotion.generate import inputs as inputs_module
 from mimicmotion.generate.inputs import Inputs
 from mimicmotion.generate.poses import describe_poses
-from mimicmotion.generate.setup import load_and_prepare, make_recipe, plan_run
+from mimicmotion.generate.setup import check_inputs_exist, load, make_recipe, plan_run, result_size
 from mimicmotion.runtime.progress import Job
 from mimicmotion.settings import GenerateConfig
 
 if TYPE_CHECKING:
     from mimicmotion.backbones.base import Plan as ExecutionPlan
+    from mimicmotion.diffusion.recipe import Recipe
     from mimicmotion.pipeline import MimicMotionPipeline
-    from mimicmotion.settings import FusionConfig
 
 
 COUNTED_FRAMES = 3
@@ -33,28 +33,22 @@ class Plan:
         inputs: the fitted picture and the poses.
         people: persons seen in the picture, and in some frames of the video (nothing for a pose file).
         overlay: picture with the aligned driving pose of a few frames drawn over it.
-        segments: number of segments.
-        fusion: how they are cut and joined.
-        steps: denoising steps.
-        passes: network passes in all: two a segment in guided steps, else one.
+        fps: frames per second.
+        recipe: segments, how they are joined, and the denoising steps.
         execution: how the networks would run in the memory there is, with the predicted peaks.
     """
 
     inputs: Inputs
     people: tuple[int, list[int]]
     overlay: Path
-    size: tuple[int, int]
     fps: float
-    segments: int
-    fusion: FusionConfig
-    steps: int
-    passes: int
+    recipe: Recipe
     execution: ExecutionPlan
 
     def summary(self) -> str:
         """A few lines for a person to read."""
-        found = self.inputs
-        frames, seen = len(found.driving), self.people[1]
+        found, recipe, seen = self.inputs, self.recipe, self.people[1]
+        height, width = found.picture.shape[:2]
         return "\n".join(
             [
                 f"picture   {describe_poses(found.reference)}",
@@ -62,10 +56,10 @@ class Plan:
                 f"persons   {self.people[0]} in the picture, "
                 f"{' to '.join(map(str, sorted({min(seen), max(seen)}))) if seen else 'not counted'} in the video",
                 *(f"note      {w}" for w in found.warnings),
-                f"result    {frames} frames of {self.size[1]}x{self.size[0]} at {self.fps:g} per second",
-                f"segments  {self.segments} of up to {self.fusion.segment_frames} frames, "
-                f"{self.fusion.overlap_frames} shared, {self.fusion.mode}",
-                f"steps     {self.steps}, so {self.passes} passes of the U-Net",
+                f"result    {len(found.driving)} frames of {width}x{height} at {self.fps:g} per second",
+                f"segments  {len(recipe.plan.segments)} of up to {recipe.fusion.segment_frames} frames, "
+                f"{recipe.fusion.overlap_frames} shared, {recipe.fusion.mode}",
+                f"steps     {len(recipe.passes)}, so {recipe.network_passes} passes of the U-Net",
                 f"runs with {self.execution.describe()}",
                 f"memory    {self.execution.describe_peaks()}",
                 f"overlay   {self.overlay}",
@@ -80,11 +74,14 @@ def plan(config: GenerateConfig, pipeline: MimicMotionPipeline | None = None) ->
         InputError: as `generate`.
         OutputError: the picture cannot be written.
     """
-    from mimicmotion.runtime.files import check_writable
+    from mimicmotion.runtime.files import check_not_inputs, check_writable
     from mimicmotion.video.picture import write_picture
 
+    check_not_inputs(inputs_module.input_files(config), [config.output])
     check_writable(config.output)
-    pipe, inputs = yield from load_and_prepare(config, pipeline)
+    check_inputs_exist(config)
+    pipe = yield from load(config, pipeline)
+    inputs = yield from inputs_module.prepare(config, result_size(config, pipe), pipe.backbone.size_multiple)
     size: tuple[int, int] = inputs.picture.shape[:2]
     recipe = make_recipe(config, pipe, len(inputs.aligned))
     write_picture(config.output, draw_overlay(config, pipe, inputs))
@@ -92,12 +89,8 @@ def plan(config: GenerateConfig, pipeline: MimicMotionPipeline | None = None) ->
         inputs=inputs,
         people=count_people(config),
         overlay=config.output,
-        size=size,
         fps=config.fps,
-        segments=len(recipe.plan.segments),
-        fusion=recipe.fusion,
-        steps=len(recipe.passes),
-        passes=recipe.network_passes,
+        recipe=recipe,
         execution=plan_run(config, pipe, size, recipe, predict=True),
     )
 
@@ -109,11 +102,12 @@ def count_people(config: GenerateConfig) -> tuple[int, list[int]]:
 
     estimator = inputs_module.find_estimator(config)(static=True)
     source = inputs_module.open_driving(config)
+    picture = estimator.count_people(read_picture(config.picture))
     if isinstance(source, PoseSequence):
-        return estimator.count_people(read_picture(config.picture)), []
+        return picture, []
     every = max(1, (inputs_module.expected_frames(config, source) or 1) // COUNTED_FRAMES)
     frames = itertools.islice(inputs_module.sampled_frames(config, source), 0, every * COUNTED_FRAMES, every)
-    return estimator.count_people(read_picture(config.picture)), [estimator.count_people(f) for f in frames]
+    return picture, [estimator.count_people(f) for f in frames]
 
 
 def draw_overlay(config: GenerateConfig, pipe: MimicMotionPipeline, inputs: Inputs) -> np.ndarray:

@@ -62,13 +62,18 @@ def poses(config: PosesConfig) -> Job[PosesResult]:
 
 
 def _poses(config: PosesConfig) -> Job[PoseSequence]:
-    from mimicmotion.runtime.files import check_writable
+    from mimicmotion.runtime.files import check_not_inputs, check_writable
+    from mimicmotion.video.writer import check_output
 
     folder = config.output.suffix == ""
     if not folder and config.output.suffix != ".npz":
         raise ConfigError(f"output={config.output}", "NAME.npz, or a folder for OpenPose JSON", "correct 'output'")
-    for path in filter(None, [config.output, config.draw]):
-        check_writable(path)
+    drawn = [config.draw] if config.draw else []
+    old_frames = config.output.glob("*.json") if folder else ()
+    check_not_inputs(inputs.input_files(config), [config.output, *drawn, *old_frames])
+    check_writable(config.output / f"{config.output.name}_{0:012d}_keypoints.json" if folder else config.output)
+    for path in drawn:
+        check_output(path)
     source = inputs.open_driving(config)
     found = yield from inputs.driving_poses(config, source, inputs.find_estimator(config))
     (save_openpose if folder else save_poses)(found, config.output)

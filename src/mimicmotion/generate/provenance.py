@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mimicmotion import __version__
 from mimicmotion.errors import ConfigError
+from mimicmotion.generate.setup import run_device
 from mimicmotion.runtime import run_folder
 from mimicmotion.runtime.files import sha256_file
 from mimicmotion.runtime.versions import PACKAGES, installed
@@ -101,14 +102,11 @@ def origin_of_model(config: GenerateConfig, pipe: MimicMotionPipeline, sums: Che
     """Checksums of the weights, the model's own settings, and where it computes."""
     import torch
 
-    from mimicmotion.runtime.device import choose_device
-
-    # weights may wait on the host until it is planned which of them fit
-    device = pipe.device if pipe.device.type != "cpu" else choose_device(config.device)
+    # folder and name are the same for the same weights on every machine
     return {
-        "weights": {short_name(p): sums[p] for p in pipe.backbone.files} or {"in memory": fingerprint(pipe)},
+        "weights": {"/".join(p.parts[-2:]): sums[p] for p in pipe.backbone.files} or {"in memory": fingerprint(pipe)},
         "model": plain(pipe.backbone.settings),
-        "machine": {"device": device.type, "dtype": str(pipe.dtype).removeprefix("torch.")},
+        "machine": {"device": run_device(config, pipe).type, "dtype": str(pipe.dtype).removeprefix("torch.")},
         "runtime": {"threads": torch.get_num_threads()},
     }
 
@@ -122,11 +120,6 @@ def versions() -> dict[str, str]:
     """Versions of this package and of those that results depend on."""
     found = {"mimicmotion": __version__, "python": sys.version.split()[0], **installed(*PACKAGES)}
     return {package: version for package, version in found.items() if version != "missing"}
-
-
-def short_name(path: Path) -> str:
-    """Folder and name: the same for the same weights on every machine."""
-    return "/".join(path.parts[-2:])
 
 
 def sha256_path(path: Path) -> str:

@@ -22,7 +22,6 @@ from mimicmotion.generate.run_state import RunState, Saved, SavedStep
 from mimicmotion.generate.setup import fusion_config
 from mimicmotion.runtime.progress import Stopwatch
 from mimicmotion.settings import ExecutionOptions, FusionConfig, GenerateConfig, parse, resolve_tier
-from mimicmotion.video.writer import plan_output
 
 if TYPE_CHECKING:
     from mimicmotion.pipeline import MimicMotionPipeline, StepState
@@ -48,10 +47,9 @@ class RunRecord:
         self._sums = Checksums()
         self._origin: Facts = {}
         self._earlier: Facts = {}
-        self._peak: dict[str, int] = {}
+        self._earlier_facts: Facts = {}
         self._total: int | None = None
         self._pipe: MimicMotionPipeline | None = None
-        self._earlier_plan: Facts | None = None
 
     def begin(self) -> None:
         """Find the state of an interrupted run and compare settings and inputs with it, before a model is loaded.
@@ -73,14 +71,11 @@ class RunRecord:
             self._compare()
 
     def _go_on(self, saved: Saved) -> None:
-        self.saved, self._earlier = saved, saved.origin
+        self.saved, self._earlier, self._earlier_facts = saved, saved.origin, saved.facts
         self.watch.seconds.update(saved.facts.get("seconds", {}))
-        self._peak = dict(saved.facts.get("peak_memory", {}))
         self.resumed_at = [*saved.facts.get("resumed_at", []), saved.step.done if saved.step else 0]
-        if saved.facts.get("options") == self._options():
-            self._earlier_plan = saved.facts.get("execution")
 
-    def know(self, pipe: MimicMotionPipeline) -> None:
+    def record_model(self, pipe: MimicMotionPipeline) -> None:
         """Remember the model, and compare it, too.
 
         Raises:
@@ -157,12 +152,13 @@ class RunRecord:
 
     def earlier_plan(self) -> Facts | None:
         """How the interrupted run ran, if the settings of that are the same: what is free now may differ, bits not."""
-        return self._earlier_plan if self._earlier_plan and self.resumed_at[-1] else None
+        same = self._earlier_facts.get("options") == self._options()
+        return self._earlier_facts.get("execution") if same and self.resumed_at[-1] else None
 
     def peak_memory(self) -> dict[str, int]:
         """Peak bytes of all parts of the run."""
-        now = peak_memory()
-        return {k: max(now.get(k, 0), self._peak.get(k, 0)) for k in {**self._peak, **now}}
+        now, earlier = peak_memory(), self._earlier_facts.get("peak_memory", {})
+        return {k: max(now.get(k, 0), earlier.get(k, 0)) for k in earlier | now}
 
     def warnings(self) -> list[str]:
         """What the user should know of the run itself."""
@@ -179,7 +175,7 @@ class RunRecord:
             "versions": origin["versions"],
             "weights_sha256": {str(p): self._sums[p] for p in pipe.backbone.files} or origin["weights"],
             "inputs_sha256": inputs,
-            "output_sha256": self._sums[plan_output(config.output).path],
+            "output_sha256": self._sums[config.output],
             "origin": origin,
             "execution": plain(pipe.backbone.plan.as_dict()),
             "sampling": plain(dataclasses.asdict(resolve_tier(config, default_steps(model)))),

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.generate.job import generate
-from mimicmotion.generate.outputs import GenerateResult, read_sidecar
+from mimicmotion.generate.outputs import GenerateResult, check_outputs, read_sidecar
 from mimicmotion.generate.provenance import Facts, sha256_path
 from mimicmotion.runtime.progress import Job
 from mimicmotion.settings import GenerateConfig, parse
-from mimicmotion.video.writer import plan_output
 
 if TYPE_CHECKING:
     from mimicmotion.pipeline import MimicMotionPipeline
@@ -84,7 +83,7 @@ def replay(
     want = facts["output_sha256"]
     return ReplayResult(
         made=made,
-        identical=sha256_path(plan_output(made.output).path) == want,
+        identical=sha256_path(made.output) == want,
         original=original,
         original_state=_compare(original, want),
     )
@@ -125,6 +124,6 @@ def replay_config(
         raise ConfigError(
             f"{sidecar}: {e.got}", e.expected, f"use the version of mimicmotion that wrote it; {e.fix}"
         ) from e
-    if config.output.absolute() == original.absolute():
-        raise ConfigError(f"output={config.output}", "a new file beside the old result", "name another output")
-    return dataclasses.replace(config, preview=False)
+    config = dataclasses.replace(config, preview=False)
+    check_outputs(config, sidecar, original)
+    return config

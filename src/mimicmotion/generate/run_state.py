@@ -23,6 +23,7 @@ import numpy as np
 
 from mimicmotion.errors import ConfigError, MimicMotionError, OutputError
 from mimicmotion.generate.inputs import Inputs
+from mimicmotion.generate.outputs import state_path
 from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.runtime.files import sha256_file, writing
 from mimicmotion.runtime.run_folder import FolderLock, durable_file, sync
@@ -76,11 +77,6 @@ class Saved:
     inputs: Inputs
     step: SavedStep | None
     facts: dict[str, Any]
-
-
-def state_path(output: Path) -> Path:
-    """OUTPUT.state."""
-    return output.with_name(f"{output.name}.state")
 
 
 class RunState:

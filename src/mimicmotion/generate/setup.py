@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mimicmotion.arrays import Frame
 from mimicmotion.errors import ConfigError
-from mimicmotion.generate.inputs import Inputs, open_driving, prepare
+from mimicmotion.generate.inputs import open_driving
 from mimicmotion.runtime.progress import Job, Progress
 from mimicmotion.settings import FusionConfig, GenerateConfig, parse
 
@@ -22,26 +22,15 @@ if TYPE_CHECKING:
 Facts = Mapping[str, Any]
 
 
-def load_and_prepare(
-    config: GenerateConfig, pipeline: MimicMotionPipeline | None
-) -> Job[tuple[MimicMotionPipeline, Inputs]]:
-    """Load the model, then read the picture and find and align the poses: the first stages of plan."""
-    check_inputs_exist(config)
-    pipe = yield from load(config, pipeline)
-    return pipe, (yield from prepare(config, result_size(config, pipe), pipe.backbone.size_multiple))
-
-
 def load(config: GenerateConfig, pipeline: MimicMotionPipeline | None) -> Job[MimicMotionPipeline]:
-    """The model that was given, or the one of the settings."""
+    """The model that was given, or the one of the settings.
+
+    Raises:
+        ConfigError: the model that was given has other weights than `config.quantize` asks for. It stays as it is:
+            narrowed weights would come as a surprise in its next use.
+    """
     yield Progress("load", 0, 1)
     pipe = load_pipeline(config) if pipeline is None else pipeline
-    _check_weights(config, pipe)
-    yield Progress("load", 1, 1)
-    return pipe
-
-
-def _check_weights(config: GenerateConfig, pipe: MimicMotionPipeline) -> None:
-    """A model that was given stays as it is: narrowed weights would come as a surprise in its next use."""
     wanted, there = config.quantize, pipe.backbone.quantized
     if wanted not in ("none", there):
         raise ConfigError(
@@ -49,6 +38,8 @@ def _check_weights(config: GenerateConfig, pipe: MimicMotionPipeline) -> None:
             "no pipeline (the model is loaded so), or one with such weights",
             f"call pipeline.backbone.quantize({wanted!r}) first",
         )
+    yield Progress("load", 1, 1)
+    return pipe
 
 
 def check_inputs_exist(config: GenerateConfig) -> None:

@@ -18,7 +18,7 @@ from mimicmotion.backbones import load_backbone
 from mimicmotion.backbones.base import Backbone, ConditionedNetwork, Conditioning, Plan, Request
 from mimicmotion.diffusion.denoiser import Denoiser, guide
 from mimicmotion.diffusion.fusion import fuse
-from mimicmotion.diffusion.guidance import Differences, by_level, guide_again, guide_and_keep
+from mimicmotion.diffusion.guidance import Differences, by_level, guide_and_store, guide_reusing
 from mimicmotion.diffusion.recipe import Noise, Recipe, draw_noise, make_recipe
 from mimicmotion.diffusion.sampling import Step, sample
 from mimicmotion.diffusion.schedule import initial_scale
@@ -224,7 +224,7 @@ class MimicMotionPipeline:
             )
         store = self.backbone.latent_device
         differences = Differences(plan.segments, store, self.dtype if self.dtype.itemsize == 2 else None)
-        if 0 < start < len(recipe.passes) and recipe.passes[start] == "again":
+        if 0 < start < len(recipe.passes) and recipe.passes[start] == "reuse":
             differences.restore(memory or {}, noise.shape)
         network = self.backbone.network(conditioning, recipe, (memory or {}) if start else None)
         x = noise.to(store, torch.float32)
@@ -378,12 +378,12 @@ def _denoiser(network: ConditionedNetwork, recipe: Recipe, differences: Differen
     ways = {
         "none": network.conditional,
         "both": guide(network.pair, scale),
-        "keep": guide_and_keep(network.pair, scale, differences),
-        "again": guide_again(network.conditional, scale, differences),
+        "store": guide_and_store(network.pair, scale, differences),
+        "reuse": guide_reusing(network.conditional, scale, differences),
     }
-    # a difference is kept where the next step needs it
+    # a difference is stored where the next step needs it
     following = (*passes[1:], None)
-    kinds = ["keep" if pair == ("both", "again") else pair[0] for pair in zip(passes, following, strict=True)]
+    kinds = ["store" if pair == ("both", "reuse") else pair[0] for pair in zip(passes, following, strict=True)]
     denoisers = {kind: network.precondition(ways[kind]) for kind in set(kinds)}
     return by_level(recipe.sigmas, [denoisers[kind] for kind in kinds])
 
@@ -394,8 +394,8 @@ def _states(
     passes = (*recipe.passes, "none")
     try:
         for step in run:
-            if passes[step.index + 1] != "again":
-                differences.kept = None  # the next step makes its own, if it keeps any
+            if passes[step.index + 1] != "reuse":
+                differences.stored = None  # the next step makes its own, if it stores any
             memory = {**step.memory, **differences.memory(), **network.memory()}
             yield StepState(step, recipe.plan.reference_slot, memory)
     finally:

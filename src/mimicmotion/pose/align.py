@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 from jaxtyping import Float
@@ -21,7 +21,6 @@ from mimicmotion.pose.keypoints import VISIBLE, PoseSequence
 logger = logging.getLogger(__name__)
 
 AlignMethod: TypeAlias = Literal["weighted", "released", "none"]
-METHODS = ("weighted", "released", "none")
 
 # Nose, neck, shoulders, hips, knees, ankles, eyes and ears. Arms move too much to tell a person's size and place.
 STABLE = np.array([0, 1, 2, 5, *range(8, 18)])
@@ -45,7 +44,7 @@ class Alignment:
     def apply(self, poses: PoseSequence) -> PoseSequence:
         """The poses in the output's frame; confidences stay as they are."""
         xy = np.empty(poses.xy.shape, np.float32)
-        for start in range(0, len(xy), 1024):  # in portions, so that double precision takes no memory worth mention
+        for start in range(0, len(xy), 1024):  # in chunks, so that double precision takes no memory worth mention
             part = slice(start, start + 1024)
             xy[part] = poses.xy[part].astype(np.float64) * self.scale + self.offset
         return dataclasses.replace(poses, xy=xy, size=self.size)
@@ -76,8 +75,8 @@ def fit_alignment(
         ConfigError: the method is unknown.
         PoseError: the picture or the video shows nobody, or they have no joint in common.
     """
-    if method not in METHODS:
-        raise ConfigError(f"align = {method!r}", ", ".join(METHODS), "choose one of these")
+    if method not in get_args(AlignMethod):
+        raise ConfigError(f"align = {method!r}", ", ".join(get_args(AlignMethod)), "choose one of these")
     if method == "none":
         return _fill(driving.size, size)
     if not len(reference):

@@ -35,18 +35,13 @@ def save_poses(poses: PoseSequence, path: Path | str) -> None:
     Raises:
         OutputError: the file cannot be written; then no part of it is left.
     """
-    with atomic_path(path) as part, writing(Path(path)), part.open("wb") as file:
-        _write_poses(poses, file)
+    with atomic_path(path) as part, writing(Path(path)):
+        part.write_bytes(dump_poses(poses))
 
 
 def dump_poses(poses: PoseSequence) -> bytes:
     """The bytes of a pose file; equal poses give equal bytes."""
     file = io.BytesIO()
-    _write_poses(poses, file)
-    return file.getvalue()
-
-
-def _write_poses(poses: PoseSequence, file: IO[bytes]) -> None:
     np.savez_compressed(
         file,
         format=FORMAT,
@@ -57,6 +52,7 @@ def _write_poses(poses: PoseSequence, file: IO[bytes]) -> None:
         fps=np.float64(poses.fps),
         source=poses.source,
     )
+    return file.getvalue()
 
 
 def load_poses(path: Path | str) -> PoseSequence:

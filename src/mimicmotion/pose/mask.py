@@ -95,7 +95,7 @@ class SelfieSegmenter:
             for part in BACK_TO_FRONT
             if mean_confidence(confidence, part) >= UNSEEN and placed[points_of(part)].all()
         ]
-        left, top, right, bottom = _around(xy[placed], body_unit(xy), frame) if parts else _whole(frame)
+        left, top, right, bottom = _around(xy[placed], body_unit(xy), frame) if parts else (0, 0, *frame.shape[1::-1])
         view = frame[top:bottom, left:right]
         scale = min(1.0, CANVAS / max(view.shape[:2]))
         size = (max(1, round(view.shape[1] * scale)), max(1, round(view.shape[0] * scale)))
@@ -137,10 +137,6 @@ class SelfieSegmenter:
         crop = cv2.warpAffine(image, to_input, (PIXELS, PIXELS), borderMode=cv2.BORDER_REPLICATE)
         back = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         return cv2.warpAffine(self._networks.person(crop), to_input, image.shape[1::-1], flags=back)
-
-
-def _whole(frame: Frame) -> tuple[int, int, int, int]:
-    return 0, 0, frame.shape[1], frame.shape[0]
 
 
 def _around(points: Float[ndarray, "n 2"], unit: float, frame: Frame) -> tuple[int, int, int, int]:

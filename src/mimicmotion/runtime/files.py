@@ -1,4 +1,4 @@
-"""Files that appear under their name only when complete, checks of a path before long work, checksums, spools."""
+"""Files that appear under their name only when complete, checks of a path before long work, checksums, disk buffers."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import tempfile
 import threading
 import weakref
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from mimicmotion.errors import InputError, MimicMotionError, OutputError
+from mimicmotion.errors import ConfigError, InputError, MimicMotionError, OutputError
 
 FAILED_WRITE = re.compile(r"inline_container|PytorchStreamWriter|file write failed|I/O error|No space left")
 """How torch.save and safetensors, whose writers raise no OSError, speak of a full disk."""
@@ -27,21 +27,62 @@ def check_writable(path: str | os.PathLike[str]) -> Path:
     Missing parent folders are fine: they are created when writing begins.
 
     Raises:
-        OutputError: a part of the path is a file, or the nearest existing folder cannot be written.
+        OutputError: a part of the path is a file, a name is too long, or the nearest existing folder cannot be written.
     """
     path = Path(path)
-    folder = path.absolute().parent
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
+    folder, names = path.absolute().parent, [_part_name(path)]
     try:
+        while not folder.exists() and folder != folder.parent:
+            folder, names = folder.parent, [*names, folder.name]
         if not folder.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+        for name in names:  # looking for a name is enough to learn that it is too long
+            with contextlib.suppress(FileNotFoundError):
+                os.lstat(folder / name)
         # trying it is the only check that sees read-only mounts and holds for root too
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as e:
         raise output_error(path, e) from e
     return path
+
+
+def check_not_inputs(inputs: Iterable[str | os.PathLike[str] | None], outputs: Iterable[Path]) -> None:
+    """Make sure, before any work, that no file that a job reads is replaced by one that it writes.
+
+    Names do not count but what they stand for: links, hard links and names that differ in case are the same file. A
+    folder that is replaced must hold no input either.
+
+    Args:
+        inputs: files and folders; those that are not there (None, names on the hub) do not matter.
+        outputs: files and folders that are replaced.
+
+    Raises:
+        ConfigError: one is an input, or two are the same.
+    """
+    read: dict[tuple[int, int], str] = {}
+    for path in filter(None, inputs):
+        real = Path(os.path.realpath(path))
+        with contextlib.suppress(OSError):
+            for place in (real, *real.parents, Path(path).absolute().parent):
+                read.setdefault(_identity(place), str(path))
+    written: dict[str, Path] = {}
+    for path in outputs:
+        if path.exists() and (source := read.get(_identity(path))) is not None:
+            what = "is" if path.samefile(source) else "holds"
+            raise ConfigError(f"{path} {what} the input {source}", "another place", "name another output")
+        if written.setdefault(os.path.realpath(path), path) is not path:
+            raise ConfigError(f"two outputs are {path}", "a place for each", "name another output")
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino
+
+
+def _part_name(path: Path) -> str:
+    """A hidden name for what is not yet complete, see `run_folder.LEFTOVER`."""
+    return f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}"
 
 
 @contextlib.contextmanager
@@ -72,7 +113,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     # in the same folder, so that the last step is a rename and not a copy
-    part = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
+    part = path.with_name(_part_name(path))
     with writing(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
@@ -95,6 +136,7 @@ def output_error(path: Path, error: OSError) -> OutputError:
         errno.EFBIG: "the file system does not take files of this size; write to another disk",
         errno.EROFS: "the file system is read-only; write elsewhere",
         errno.ENOTDIR: "a part of the path is a file, not a folder",
+        errno.ENAMETOOLONG: "choose a shorter name: other files get names made of it",
         errno.EISDIR: "this is a folder; name a file, for example out.mp4",
     }.get(error.errno or 0, "check the folder's permissions or write elsewhere")
     return OutputError(f"{path} cannot be written ({reason})", "a writable place with enough room", fix)
@@ -113,7 +155,7 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
         raise InputError(f"{path} cannot be read ({e.strerror})", "a readable file", "check the path") from e
 
 
-class Spool:
+class DiskBuffer:
     """Pieces of data that are needed again but would fill the memory: `spool[i]` is the i-th piece that was added.
 
     They lie in a temporary file (of the folder that TMPDIR names), which vanishes with the object or the process. The

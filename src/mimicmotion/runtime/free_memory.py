@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import re
 from pathlib import Path
 
 import torch
@@ -13,11 +13,6 @@ DEVICE_SHARE, DEVICE_RESERVE = 0.92, 0.5 * GIB
 """Of what a GPU has free: fragments, workspaces of convolutions and matrix products."""
 HOST_SHARE = 0.85
 """Of the host's memory: others live there too, and too much is answered by being killed."""
-GROUP_FILES = {
-    2: ("memory.max", "memory.current", "inactive_file"),
-    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-}
-"""Limit, use and name of the page cache of a control group, by version."""
 
 
 def free_memory(device: torch.device, resident: int = 0) -> int | None:
@@ -39,37 +34,21 @@ def free_memory(device: torch.device, resident: int = 0) -> int | None:
 
 
 def host_free(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Bytes that this process can still take: what the system has, within the limit of its control group (containers).
+    """Bytes that this process can still take: what the system has, within the limits of its control groups.
 
-    None where the system does not say.
+    Containers are such groups (version 2). None where the system does not say.
     """
-    rooms = list(_group_rooms(proc, groups))
-    with contextlib.suppress(OSError, KeyError, ValueError):
-        lines = (proc / "meminfo").read_text(encoding="ascii").splitlines()
-        kib = {line.split(":")[0]: int(line.split()[1]) for line in lines if len(line.split()) > 1}
-        rooms.append(kib["MemAvailable"] * 1024)
-    if not rooms:
-        with contextlib.suppress(ImportError):  # macOS, Windows: not a dependency, but often there
-            import psutil
-
-            rooms.append(int(psutil.virtual_memory().available))
+    rooms = [1024 * int(kib) for kib in re.findall(r"^MemAvailable: *(\d+)", _text(proc / "meminfo"), re.M)]
+    name = "".join(re.findall(r"^0::/(.*)$", _text(proc / "self" / "cgroup"), re.M)).replace("../", "")
+    for folder in (groups / name, *(groups / name).parents):
+        with contextlib.suppress(ValueError):  # not there, or "max"
+            limit, used = (int(_text(folder / file)) for file in ("memory.max", "memory.current"))
+            cache = re.findall(r"^inactive_file (\d+)", _text(folder / "memory.stat"), re.M)  # counts as free
+            rooms.append(max(0, limit - used + sum(map(int, cache))))
     return min(rooms, default=None)
 
 
-def _group_rooms(proc: Path, groups: Path) -> Iterator[int]:
-    """Limit minus use of each control group around this process; page cache counts as free."""
-    lines = ["0::/"]
+def _text(file: Path) -> str:
     with contextlib.suppress(OSError):
-        lines += (proc / "self" / "cgroup").read_text(encoding="ascii").splitlines()
-    for line in lines:
-        _, kinds, path = line.split(":", 2)
-        if kinds and "memory" not in kinds.split(","):
-            continue
-        root, (limit_file, use_file, cache) = (groups / "memory", GROUP_FILES[1]) if kinds else (groups, GROUP_FILES[2])
-        inner = root / path.lstrip("/").replace("../", "")
-        for folder in (inner, *inner.parents):
-            with contextlib.suppress(OSError, ValueError):  # not there; "max" is no number
-                limit, used = (int((folder / name).read_text(encoding="ascii")) for name in (limit_file, use_file))
-                stat = dict(row.split() for row in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
-                if limit < 1 << 60:
-                    yield max(0, limit - used + int(stat.get(cache, 0)))
+        return file.read_text(encoding="ascii")
+    return ""

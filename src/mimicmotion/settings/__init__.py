@@ -1,7 +1,6 @@
 """Frozen settings and their one parser. Only the standard library is imported at module level."""
 
 from mimicmotion.settings.execution import ExecutionOptions
-from mimicmotion.settings.fusion import FusionConfig, FusionMode
 from mimicmotion.settings.generate import GenerateConfig, MaskConfig, PosesConfig
 from mimicmotion.settings.parsing import (
     STRICT,
@@ -12,7 +11,7 @@ from mimicmotion.settings.parsing import (
     recipes,
 )
 from mimicmotion.settings.poses import DrivingOptions, PoseOptions, person_choice
-from mimicmotion.settings.sampling import SamplingOptions, SamplingSettings, resolve_tier
+from mimicmotion.settings.sampling import FusionConfig, FusionMode, SamplingOptions, SamplingSettings, resolve_tier
 
 __all__ = [
     "STRICT",

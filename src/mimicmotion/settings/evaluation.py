@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Literal
 
 from mimicmotion.errors import ConfigError
-from mimicmotion.settings import STRICT, FusionConfig, FusionMode
+from mimicmotion.settings import FusionConfig, FusionMode
 from mimicmotion.settings.metrics import GROUPS
+from mimicmotion.settings.parsing import Range, Settings
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
+class EvaluateConfig(Settings):
     """Everything that a report depends on."""
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     real: Path
     """The folder of real videos: one file or folder of frames for each sequence."""
@@ -35,15 +34,15 @@ class EvaluateConfig:
     """exact: by definition; field: PSNR, SSIM, L1, LPIPS as widespread code computes them, under names of their own."""
     frame_rate: Literal["resample", "refuse", "count"] = "resample"
     """Unequal frame rates: resample by time, refuse, or count (frame n against frame n)."""
-    fps: float | None = None
+    fps: Annotated[float | None, Range(0, 1000, above=True)] = None
     """Compare at this rate; empty uses the real video's."""
-    folder_fps: float | None = None
+    folder_fps: Annotated[float | None, Range(0, 1000, above=True)] = None
     """Frames per second of folders of frames; empty: frame n is compared with frame n."""
     strict: bool = False
     """Refuse missing sequences, unequal lengths, and damaged files instead of noting them."""
     clips: Literal["stride1", "disjoint"] = "stride1"
     """Frechet distances: a clip begins at every frame (DisCo's protocol), or clips follow one another."""
-    clip_frames: int = 16
+    clip_frames: Annotated[int, Range(1, 1000)] = 16
     """Frames of a clip."""
     fit: Literal["squash", "crop"] = "squash"
     """Frames become the network's square by bicubic resizing, or by a central crop (both are in use)."""
@@ -61,7 +60,7 @@ class EvaluateConfig:
     """Any other network as TorchScript (clips of 224 x 224): a Frechet distance that has no name."""
     fd_infinity: bool = False
     """Also estimate each Frechet distance at infinitely many clips (a line in 1/n)."""
-    borders: list[int] | None = None
+    borders: Annotated[list[int] | None, Range(1)] = None
     """First frames of new segments, for the seam score; empty: by segment_frames, or the OUTPUT.json of results."""
     segment_frames: int | None = None
     """Frames per segment (N) of the results, to find the borders by the plan of sampling."""
@@ -75,21 +74,21 @@ class EvaluateConfig:
     """Network of face embeddings as ONNX (ArcFace's kind)."""
     references: Path | None = None
     """Folder of reference pictures, NAME.png for each sequence: generated faces are also compared with theirs."""
-    identity_size: int = 112
+    identity_size: Annotated[int, Range(8, 1024)] = 112
     """Side of the aligned face that this network takes, in pixels."""
     identity_colours: Literal["rgb", "bgr"] = "rgb"
     """Order of its colours."""
     identity_mean: float = 127.5
     """Subtracted from values of 0 to 255."""
-    identity_std: float = 127.5
+    identity_std: Annotated[float, Range(0, above=True)] = 127.5
     """What is left is divided by it."""
-    identity_confidence: float = 0.5
+    identity_confidence: Annotated[float, Range(0, 1)] = 0.5
     """Frames whose face points have less confidence are left out and counted."""
     device: str = "auto"
     """Where networks run: auto, cpu, cuda."""
-    resamples: int = 10_000
+    resamples: Annotated[int, Range(100, 10_000_000)] = 10_000
     """Draws of the bootstrap over sequences."""
-    frechet_resamples: int = 200
+    frechet_resamples: Annotated[int, Range(0, 1_000_000)] = 200
     """Draws of the bootstrap for Frechet distances, which take longer."""
     seed: int = 0
     """Seed of these draws."""
@@ -99,16 +98,11 @@ class EvaluateConfig:
     """Where; empty uses the user's cache folder."""
 
     def __post_init__(self) -> None:
-        limits = {"clip_frames": (1, 1000), "resamples": (100, 10_000_000), "frechet_resamples": (0, 1_000_000)}
-        for name, (low, high) in limits.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise ConfigError(f"{name}={value}", f"{low} to {high}", f"correct {name!r}")
-        for name in ("fps", "folder_fps"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value <= 1000:
-                raise ConfigError(f"{name}={value}", "a number above 0, at most 1000", f"correct {name!r}")
-        self._check_numbers()
+        super().__post_init__()
+        if self.borders is not None and self.segment_frames is not None:
+            got = f"borders={self.borders}, segment_frames={self.segment_frames}"
+            raise ConfigError(got, "borders from 1, or segment_frames", "leave one out")
+        self.segments()
         unknown = [m for m in self.metrics or () if m not in GROUPS]
         if unknown or self.metrics == []:
             raise ConfigError(f"metrics={self.metrics}", f"any of {', '.join(GROUPS)}", "correct 'metrics'")
@@ -122,16 +116,6 @@ class EvaluateConfig:
             if group.replace("_", "-") in (self.metrics or ()) and getattr(self, group) is None:
                 name = group.replace("_", "-")
                 raise ConfigError(f"metric {name} without its network", f"--{name} PATH", "give the network by path")
-
-    def _check_numbers(self) -> None:
-        if self.borders is not None and (self.segment_frames is not None or min(self.borders, default=1) < 1):
-            got = f"borders={self.borders}, segment_frames={self.segment_frames}"
-            raise ConfigError(got, "borders from 1, or segment_frames", "leave one out")
-        self.segments()
-        if not 8 <= self.identity_size <= 1024 or not self.identity_std > 0 or not 0 <= self.identity_confidence <= 1:
-            got = f"identity_size={self.identity_size}, identity_std={self.identity_std}, "
-            got += f"identity_confidence={self.identity_confidence}"
-            raise ConfigError(got, "8 to 1024, above 0, 0 to 1", "correct these settings")
 
     def segments(self) -> FusionConfig | None:
         """How the results were cut into segments, if the settings say so."""

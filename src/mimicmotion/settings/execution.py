@@ -28,9 +28,6 @@ class ExecutionOptions(Settings):
     """Frames at once in the U-Net's layers that look at single frames; empty lets the memory decide."""
     offload: Annotated[Offload, Help("Memory")] = "auto"
     """Weights that wait on the host: none, modules (networks that are not in use) or blocks (of the U-Net too)."""
-    decode_tile: Annotated[int | None, Range(64, 8192), Help("Memory")] = None
-    """Side in pixels of tiles that a frame is decoded in (not exact at their borders); empty uses tiles only if a whole
-    frame does not fit."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -8,10 +8,9 @@ from typing import Annotated, Literal
 
 from mimicmotion.errors import ConfigError
 from mimicmotion.settings.execution import ExecutionOptions
-from mimicmotion.settings.fusion import FusionMode, check_overlap
 from mimicmotion.settings.parsing import Help, Range
 from mimicmotion.settings.poses import DrivingOptions, PoseOptions
-from mimicmotion.settings.sampling import SamplingOptions
+from mimicmotion.settings.sampling import FusionMode, SamplingOptions, check_overlap
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -96,7 +96,7 @@ METRICS: dict[str, Metric] = {
         "hand confidence", "higher", 4, "poses", "the estimator's, where the real video shows a hand"
     ),
     "jerkiness": Metric("jerkiness", "", 5, "poses", "mean second difference of the found points, in torso lengths"),
-    "jerkiness_ratio": Metric("jerkiness / true", "", 3, "poses", "1: as smooth as the true poses; above, it trembles"),
+    "jerkiness_ratio": Metric("jerkiness / true", "", 3, "poses", "1: as even as the true poses; above, it trembles"),
     "identity": Metric("identity", "higher", 4, "identity", "cosine of face vectors, generated and real frame"),
     "identity_reference": Metric(
         "identity, reference", "higher", 4, "identity", "cosine of face vectors, frame and picture"

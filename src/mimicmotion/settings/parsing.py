@@ -95,10 +95,10 @@ def parse(cls: type[T], data: Mapping[str, Any]) -> T:
     Raises:
         ConfigError: a key is unknown, a value has the wrong type, or a check of the class fails.
     """
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     try:
-        return TypeAdapter(cls).validate_python(dict(data))
+        return _adapter(cls).validate_python(dict(data))
     except ValidationError as e:
         first = e.errors()[0]
         where = ".".join(map(str, first["loc"])) or cls.__name__
@@ -112,6 +112,14 @@ def parse(cls: type[T], data: Mapping[str, Any]) -> T:
                 f"no {where!r}", f"a value for {where!r}", "give it on the command line or in the file"
             ) from e
         raise ConfigError(f"{where} = {first['input']!r}", first["msg"], fix) from e
+
+
+@functools.cache
+def _adapter(cls: type) -> Any:
+    """The parser of a class; making it takes a tenth of a second."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(cls)
 
 
 def load_yaml(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Settings of `mimicmotion study build`."""
+"""Settings of a user study: what it is built from, and which raters count."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import Annotated
 
 from mimicmotion.errors import ConfigError
 from mimicmotion.settings.parsing import Range, Settings
+
+SIDE_VOTES = 10
+"""Fewer votes than this say nothing about a preferred side."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +54,30 @@ class StudyConfig(Settings):
     def methods(self) -> list[tuple[str, Path]]:
         """All methods, ours first."""
         return [self.ours, *self.baselines]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exclusion(Settings):
+    """Which raters are left out; by default none. Decide before looking at the preferences."""
+
+    min_votes: Annotated[int, Range(0)] = 0
+    """Pairs that a rater must have answered."""
+    min_consistency: Annotated[float, Range(0, 1)] = 0.0
+    """Share of repeated pairs answered alike, for raters who saw repetitions."""
+    max_side: Annotated[float, Range(0.5, 1)] = 1.0
+    """Largest share of answers for one side, for raters with at least 10."""
+    min_seconds: Annotated[float, Range(0)] = 0.0
+    """Least median time to a vote."""
+
+    def rule(self) -> str:
+        """The rule in words."""
+        parts = [
+            (self.min_votes > 0, f"fewer than {self.min_votes} pairs answered"),
+            (self.min_consistency > 0, f"fewer than {self.min_consistency:.0%} of repeated pairs answered alike"),
+            (self.max_side < 1, f"more than {self.max_side:.0%} of at least {SIDE_VOTES} answers for one side"),
+            (self.min_seconds > 0, f"a median of less than {self.min_seconds:g} s to a vote"),
+        ]
+        return "; ".join(text for used, text in parts if used) or "none left out"
 
 
 def parse_method(text: str) -> tuple[str, Path]:

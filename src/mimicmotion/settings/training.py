@@ -285,7 +285,7 @@ class ValidationConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AutoencoderConfig:
-    """The small autoencoder and its loss: L1 + `mse` x L2 + `edges` x L1 of the gradients + `kl` x KL."""
+    """The small autoencoder, its encoder a fixed PCA, and its loss: L1 + `mse` x L2 + `edges` x L1 of the gradients."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
@@ -297,12 +297,8 @@ class AutoencoderConfig:
     """Weight of the squared error."""
     edges: float = 0.5
     """Weight of the L1 error of horizontal and vertical differences."""
-    kl: float = 1e-5
-    """Weight of the KL term (sum over a frame's latents, mean over frames, per pixel)."""
     clip_frames: int = 4
     """Neighbouring frames per clip (the decoder has temporal layers)."""
-    train_encoder: bool = False
-    """Train the encoder too; off, it stays the PCA of patches that it starts as, and `kl` has no influence."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.latent_channels <= 16 or self.patch_size < 1 or self.clip_frames < 1:

@@ -14,14 +14,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mimicmotion.errors import ConfigError, InputError
+from mimicmotion.errors import InputError
 from mimicmotion.evaluation.metrics.bootstrap import Interval, ratio_of_sums
 from mimicmotion.runtime.extras import import_extra
+from mimicmotion.settings.study import SIDE_VOTES, Exclusion
 from mimicmotion.study.folder import Key
 from mimicmotion.study.votes import Vote
-
-SIDE_VOTES = 10
-"""Fewer votes than this say nothing about a preferred side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,55 +62,6 @@ def share(k: int, n: int) -> Share:
     test = import_extra("scipy.stats", "eval").binomtest(k, n)
     interval = test.proportion_ci(method="wilson")
     return Share(k, n, k / n, float(interval.low), float(interval.high), float(test.pvalue))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Exclusion:
-    """Which raters are left out; by default none. Decide before looking at the preferences.
-
-    Attributes:
-        min_votes: pairs that a rater must have answered.
-        min_consistency: share of repeated pairs answered alike, for raters who saw repetitions.
-        max_side: largest share of answers for one side, for raters with at least 10.
-        min_seconds: least median time to a vote.
-    """
-
-    min_votes: int = 0
-    min_consistency: float = 0.0
-    max_side: float = 1.0
-    min_seconds: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name, low, high in (("min_consistency", 0.0, 1.0), ("max_side", 0.5, 1.0)):
-            if not low <= getattr(self, name) <= high:
-                raise ConfigError(f"{name}={getattr(self, name)}", f"{low:g} to {high:g}", f"correct {name!r}")
-        if self.min_votes < 0 or not self.min_seconds >= 0:
-            got = f"min_votes={self.min_votes}, min_seconds={self.min_seconds}"
-            raise ConfigError(got, "0 or more", "correct them")
-
-    def rule(self) -> str:
-        """The rule in words."""
-        parts = [
-            (self.min_votes > 0, f"fewer than {self.min_votes} pairs answered"),
-            (self.min_consistency > 0, f"fewer than {self.min_consistency:.0%} of repeated pairs answered alike"),
-            (self.max_side < 1, f"more than {self.max_side:.0%} of at least {SIDE_VOTES} answers for one side"),
-            (self.min_seconds > 0, f"a median of less than {self.min_seconds:g} s to a vote"),
-        ]
-        return "; ".join(text for used, text in parts if used) or "none left out"
-
-    def reason(self, rater: Rater) -> str:
-        """Why a rater is left out; "" if not."""
-        side = max(rater.left, rater.votes - rater.left) / rater.votes if rater.votes >= SIDE_VOTES else 0
-        consistency = rater.consistent / rater.repeated if rater.repeated else 1
-        if rater.votes < self.min_votes:
-            return f"{rater.votes} pairs answered"
-        if consistency < self.min_consistency:
-            return f"{rater.consistent} of {rater.repeated} repeated pairs answered alike"
-        if side > self.max_side:
-            return f"{side:.0%} of the answers for one side"
-        if rater.seconds < self.min_seconds:
-            return f"median of {rater.seconds:.1f} s to a vote"
-        return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +174,7 @@ def analyse_votes(key: Key, votes: Sequence[Vote], exclusion: Exclusion | None =
 
 
 def _by(votes: Iterable[Vote], name: str) -> dict[str, list[Vote]]:
+    """The votes of each rater, or on each pair."""
     groups: dict[str, list[Vote]] = defaultdict(list)
     for vote in votes:
         groups[getattr(vote, name)].append(vote)
@@ -247,7 +197,20 @@ def _rater(key: Key, name: str, votes: Sequence[Vote], rule: Exclusion) -> Rater
         consistent=sum(v.choice == first[v.pair].choice for v in again),
         seconds=statistics.median(v.seconds for v in votes),
     )
-    return replace(rater, excluded=rule.reason(rater))
+    return replace(rater, excluded=_reason(rule, rater))
+
+
+def _reason(rule: Exclusion, rater: Rater) -> str:
+    """Why a rater is left out; "" if not."""
+    side = max(rater.left, rater.votes - rater.left) / rater.votes if rater.votes >= SIDE_VOTES else 0
+    consistency = rater.consistent / rater.repeated if rater.repeated else 1
+    if rater.votes < rule.min_votes:
+        return f"{rater.votes} pairs answered"
+    if consistency < rule.min_consistency:
+        return f"{rater.consistent} of {rater.repeated} repeated pairs answered alike"
+    if side > rule.max_side:
+        return f"{side:.0%} of the answers for one side"
+    return f"median of {rater.seconds:.1f} s to a vote" if rater.seconds < rule.min_seconds else ""
 
 
 def _agreement(first: Sequence[Vote]) -> dict[str, float]:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import itertools
-import json
 import random
 import re
 import shutil
-from collections.abc import Generator, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import TypeVar
 
 from mimicmotion.evaluation.reports.listing import list_pictures, list_videos
 from mimicmotion.runtime.files import check_writable, writing
+from mimicmotion.runtime.progress import Job, Progress
 from mimicmotion.runtime.run_folder import atomic_folder, check_replaceable_folder
 from mimicmotion.settings.study import StudyConfig
 from mimicmotion.study.folder import (
@@ -23,20 +23,16 @@ from mimicmotion.study.folder import (
     PAGE,
     STUDY,
     VIDEOS,
-    Clip,
     Key,
     KeyPair,
     KeyVideo,
+    PageVideo,
     Study,
     StudyPair,
 )
 from mimicmotion.study.page import render_page
-from mimicmotion.study.sources import (
-    StudyVideo,
-    common_sequences,
-    open_study_video,
-    uneven_lengths,
-)
+from mimicmotion.study.sources import StudyVideo, common_sequences, open_study_video, uneven_lengths
+from mimicmotion.tables import write_json, write_text
 from mimicmotion.video.picture import read_picture, write_picture
 from mimicmotion.video.writer import open_writer
 
@@ -49,11 +45,29 @@ _UNEVEN_FPS = 50.0  # a GIF's times are hundredths of a second; this keeps them 
 
 @dataclass(frozen=True, slots=True)
 class BuiltStudy:
-    """A built study, and what its maker should know."""
+    """A built study, where it is, and what its maker should know."""
 
     study: Study
     key: Key
-    warnings: list[str] = field(default_factory=list)
+    output: Path
+    warnings: list[str]
+
+    def summary(self) -> str:
+        """A few lines for a person to read."""
+        study, key = self.study, self.key
+        sequences = len({p.sequence for p in key.pairs.values()})
+        encoded = sum(v.encoded_again for v in key.videos.values())
+        return "\n".join(
+            [
+                *(f"warning: {line}" for line in self.warnings),
+                f"{len(study.pairs)} pairs: {key.ours} against {', '.join(key.baselines)} in {sequences} sequences",
+                f"{len(key.videos) - encoded} videos copied, "
+                f"{encoded} encoded as H.264 because browsers cannot play them",
+                f"page: {self.output / PAGE} (can be hosted as it is)",
+                f"key: {self.output / KEY} (keep it from the raters)",
+                f"next: mimicmotion study serve {self.output}",
+            ]
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +79,8 @@ class _Inputs:
     warnings: list[str]
 
 
-def build_study(config: StudyConfig) -> Generator[tuple[int, int], None, BuiltStudy]:
-    """Write the folder of a study; yields (files done, files in all).
+def build_study(config: StudyConfig) -> Job[BuiltStudy]:
+    """Write the folder of a study.
 
     Videos that browsers play are copied as they are. Others (MPEG-4 of OpenCV, GIF, frames, ...) become H.264 of
     better quality than the writer's visually lossless default, at their own size and rate.
@@ -82,14 +96,12 @@ def build_study(config: StudyConfig) -> Generator[tuple[int, int], None, BuiltSt
     files = len(inputs.videos) + len(inputs.references) + len(inputs.driving)
     with atomic_folder(config.output, _NOTHING) as part, writing(config.output):
         (part / PAGE / VIDEOS).mkdir(parents=True)
-        writer = _Writer(part / PAGE, rng, files)
-        built = yield from _build(config, inputs, writer)
-        study = json.dumps(built.study.as_json(), indent=1)
-        (part / PAGE / STUDY).write_text(study + "\n", encoding="utf-8")
-        (part / PAGE / INDEX).write_text(render_page(built.study), encoding="utf-8")
-        (part / KEY).write_text(json.dumps(built.key.as_json(), indent=1) + "\n", encoding="utf-8")
+        study, key = yield from _build(config, inputs, _Writer(part / PAGE, rng, files))
+        write_json(part / PAGE / STUDY, study.as_json())
+        write_text(part / PAGE / INDEX, render_page(study))
+        write_json(part / KEY, key.as_json())
     copied = [source.path for source in inputs.videos.values() if source.suffix]
-    return BuiltStudy(built.study, built.key, built.warnings + find_leaks(config, copied))
+    return BuiltStudy(study, key, config.output, inputs.warnings + find_leaks(config, copied))
 
 
 def _open_inputs(config: StudyConfig) -> _Inputs:
@@ -114,20 +126,23 @@ def _open_inputs(config: StudyConfig) -> _Inputs:
     return _Inputs(videos, {s: references[s] for s in sequences if references}, opened, sequences, warnings)
 
 
-def _build(config: StudyConfig, inputs: _Inputs, writer: _Writer) -> Generator[tuple[int, int], None, BuiltStudy]:
+def _build(config: StudyConfig, inputs: _Inputs, writer: _Writer) -> Job[tuple[Study, Key]]:
     shown: dict[tuple[str, str], str] = {}
     for place, source in writer.shuffled(inputs.videos.items()):
-        shown[place] = yield from writer.video(source)
+        shown[place] = writer.video(source)
+        yield writer.progress()
     driving: dict[str, str] = {}
     for sequence, source in inputs.driving.items():
-        driving[sequence] = yield from writer.video(source)
+        driving[sequence] = writer.video(source)
+        yield writer.progress()
     pictures: dict[str, str] = {}
     for sequence, path in inputs.references.items():
-        pictures[sequence] = yield from writer.picture(path)
+        pictures[sequence] = writer.picture(path)
+        yield writer.progress()
     pairs, key_pairs = [], {}
-    names = [name for name, _ in config.baselines]
+    ours, names = config.ours[0], [name for name, _ in config.baselines]
     for sequence, baseline in writer.shuffled(itertools.product(inputs.sequences, names)):
-        a, b = writer.shuffled([shown[config.ours[0], sequence], shown[baseline, sequence]])
+        a, b = writer.shuffled([shown[ours, sequence], shown[baseline, sequence]])
         pair = StudyPair(writer.new_id("p"), a, b, pictures.get(sequence, ""), driving.get(sequence, ""))
         pairs.append(pair)
         key_pairs[pair.id] = KeyPair(sequence, baseline)
@@ -138,13 +153,13 @@ def _build(config: StudyConfig, inputs: _Inputs, writer: _Writer) -> Generator[t
         repeat_share=config.repeat_share,
         min_seconds=config.min_seconds,
         pairs=tuple(pairs),
-        videos=dict(sorted(writer.clips.items())),
+        videos=dict(sorted(writer.videos.items())),
     )
     key_videos = {
         shown[method, sequence]: KeyVideo(method, sequence, source.path.name, not source.suffix)
         for (method, sequence), source in inputs.videos.items()
     }
-    return BuiltStudy(study, Key(study.study, config.ours[0], tuple(names), key_videos, key_pairs), inputs.warnings)
+    return study, Key(study.study, ours, tuple(names), key_videos, key_pairs)
 
 
 class _Writer:
@@ -152,7 +167,7 @@ class _Writer:
 
     def __init__(self, page: Path, rng: random.Random, total: int) -> None:
         self.page, self.rng, self.total, self.done = page, rng, total, 0
-        self.clips: dict[str, Clip] = {}
+        self.videos: dict[str, PageVideo] = {}
 
     def new_id(self, kind: str) -> str:
         return f"{kind}{self.rng.getrandbits(64):016x}"
@@ -161,36 +176,29 @@ class _Writer:
         listed = list(items)
         return self.rng.sample(listed, len(listed))
 
-    def video(self, source: StudyVideo) -> Generator[tuple[int, int], None, str]:
+    def video(self, source: StudyVideo) -> str:
         name = self.new_id("v")
         file = f"{VIDEOS}/{name}{source.suffix or '.mp4'}"
         if source.suffix:
             shutil.copyfile(source.path, self.page / file)
         else:
-            encode(source, self.page / file)
+            _encode(source, self.page / file)
         info = source.reader.info
-        self.clips[name] = Clip(file, info.width, info.height, round(info.duration, 3))
-        yield self._count()
+        self.videos[name] = PageVideo(file, info.width, info.height, round(info.duration, 3))
         return name
 
-    def picture(self, path: Path) -> Generator[tuple[int, int], None, str]:
+    def picture(self, path: Path) -> str:
         file = f"{VIDEOS}/{self.new_id('r')}.png"
         write_picture(self.page / file, read_picture(path))  # without the tags of the original
-        yield self._count()
         return file
 
-    def _count(self) -> tuple[int, int]:
+    def progress(self) -> Progress:
         self.done += 1
-        return self.done, self.total
+        return Progress("videos", self.done, self.total)
 
 
-def encode(source: StudyVideo, path: Path) -> None:
-    """Write a video that browsers do not play as H.264, frame by frame at its own size and rate.
-
-    Raises:
-        MediaError: it cannot be read to its end.
-        OutputError: the file cannot be written.
-    """
+def _encode(source: StudyVideo, path: Path) -> None:
+    """Write a video that browsers do not play as H.264, frame by frame at its own size and rate."""
     info = source.reader.info
     fps = _UNEVEN_FPS if info.variable_frame_rate else info.fps
     frames = source.reader.frames(fps=fps if info.variable_frame_rate else None)

@@ -12,13 +12,14 @@ votes.sqlite    what `study serve` was sent
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.settings import parse
+
+T = TypeVar("T")
 
 PAGE, INDEX, STUDY, VIDEOS = "page", "index.html", "study.json", "videos"
 KEY, DATABASE = "key.json", "votes.sqlite"
@@ -45,7 +46,7 @@ class StudyPair:
 
 
 @dataclass(frozen=True, slots=True)
-class Clip:
+class PageVideo:
     """A video as the page sees it: file below page/, shape and length."""
 
     file: str
@@ -74,7 +75,7 @@ class Study:
     repeat_share: float
     min_seconds: float
     pairs: tuple[StudyPair, ...]
-    videos: dict[str, Clip]
+    videos: dict[str, PageVideo]
 
     def as_json(self) -> dict[str, Any]:
         """The content of study.json."""
@@ -128,12 +129,7 @@ def load_study(folder: Path) -> Study:
     Raises:
         InputError: there is none, or it is damaged.
     """
-    path = folder / PAGE / STUDY
-    data = _read(path, FORMAT)
-    try:
-        return parse(Study, data)
-    except ConfigError as e:
-        raise _damaged(path, e.got) from e
+    return _load(Study, folder / PAGE / STUDY, FORMAT)
 
 
 def load_key(folder: Path, study: Study) -> Key:
@@ -143,10 +139,7 @@ def load_key(folder: Path, study: Study) -> Key:
         InputError: there is none, it is damaged, or it is another study's.
     """
     path = folder / KEY
-    try:
-        key = parse(Key, _read(path, KEY_FORMAT))
-    except ConfigError as e:
-        raise _damaged(path, e.got) from e
+    key = _load(Key, path, KEY_FORMAT)
     shown = {v for pair in study.pairs for v in (pair.a, pair.b)}
     if key.study != study.study or set(key.pairs) != {p.id for p in study.pairs} or not shown <= set(key.videos):
         raise InputError(f"{path} is the key of another study", f"the key of {study.study}", "put the right file there")
@@ -167,15 +160,14 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path} is not JSON ({e})", "a JSON file", "check that it is complete") from e
 
 
-def _read(path: Path, form: str) -> Mapping[str, Any]:
+def _load(cls: type[T], path: Path, form: str) -> T:
     if not path.exists():
-        fix = "mimicmotion study build makes one"
-        raise InputError(f"{path} does not exist", "the folder of a study", fix)
+        raise InputError(f"{path} does not exist", "the folder of a study", "mimicmotion study build makes one")
     data = read_json(path)
-    if not isinstance(data, dict) or data.get("format") != form or data.get("version") != VERSION:
-        raise _damaged(path, "its format or version differ")
-    return {k: v for k, v in data.items() if k not in ("format", "version")}
-
-
-def _damaged(path: Path, why: str) -> InputError:
-    return InputError(f"{path}: {why}", "the file as mimicmotion study build wrote it", "build the study anew")
+    try:
+        if not isinstance(data, dict) or (data.pop("format", None), data.pop("version", None)) != (form, VERSION):
+            raise ConfigError("its format or version differ", form, "")
+        return parse(cls, data)
+    except ConfigError as e:
+        fix = "build the study anew"
+        raise InputError(f"{path}: {e.got}", "the file as mimicmotion study build wrote it", fix) from e

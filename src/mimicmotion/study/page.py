@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from pathlib import Path
 
 from mimicmotion.study.folder import Study
@@ -16,16 +17,11 @@ def render_page(study: Study) -> str:
     # "</script>" or "<!--" in a title must not end the element
     data = json.dumps(study.as_json(), separators=(",", ":")).replace("<", "\\u003c")
     parts = {
-        "{{title}}": html.escape(study.title),
-        "{{question}}": html.escape(study.question),
-        "{{style}}": (_HERE / "page.css").read_text(encoding="utf-8"),
-        "{{script}}": (_HERE / "page.js").read_text(encoding="utf-8"),
-        "{{study}}": data,
+        "title": html.escape(study.title),
+        "question": html.escape(study.question),
+        "style": (_HERE / "page.css").read_text(encoding="utf-8"),
+        "script": (_HERE / "page.js").read_text(encoding="utf-8"),
+        "study": data,
     }
-    page = (_HERE / "page.html").read_text(encoding="utf-8")
-    head, *rest = page.split("{{")
-    out = [head]
-    for piece in rest:  # in one pass: a title that holds "{{script}}" stays a title
-        name, text = piece.split("}}", 1)
-        out += [parts["{{" + name + "}}"], text]
-    return "".join(out)
+    # in one pass: a title that holds "{{script}}" stays a title
+    return re.sub(r"\{\{(\w+)\}\}", lambda name: parts[name[1]], (_HERE / "page.html").read_text(encoding="utf-8"))

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from mimicmotion.runtime.files import writing
 from mimicmotion.runtime.run_folder import atomic_folder
-from mimicmotion.study.analyse import Analysis
-from mimicmotion.tables import Section, Table, markdown_page, write_csv, write_text
+from mimicmotion.settings.study import Exclusion
+from mimicmotion.study.analyse import Analysis, analyse_votes
+from mimicmotion.study.folder import load_key, load_study
+from mimicmotion.study.votes import load_votes
+from mimicmotion.tables import Section, Table, markdown_page, write_csv, write_json, write_text
 
 _FILES = "preference*"
+
+
+def analyse(
+    folder: Path, sources: Sequence[Path] = (), output: Path | None = None, exclusion: Exclusion | None = None
+) -> str:
+    """Analyse votes, write the report into `output` (STUDY/analysis by default), and give it as text.
+
+    Raises:
+        InputError: no votes, votes of another study or unknown pairs.
+        OutputError: the place is taken or cannot be written.
+    """
+    study = load_study(folder)
+    analysis = analyse_votes(load_key(folder, study), load_votes(folder, study, sources), exclusion)
+    place = save_report(output or folder / "analysis", analysis)
+    return f"{markdown(analysis)}\nwritten to {place}"
 
 
 def save_report(folder: Path, analysis: Analysis) -> Path:
@@ -30,8 +47,7 @@ def save_report(folder: Path, analysis: Analysis) -> Path:
     ]
     with atomic_folder(folder, _FILES) as part, writing(folder):
         write_text(part / "preference.md", markdown(analysis))
-        data = json.dumps(_plain(asdict(analysis)), indent=1, allow_nan=False, ensure_ascii=False)
-        write_text(part / "preference.json", data + "\n")
+        write_json(part / "preference.json", asdict(analysis))
         write_csv(part / "preference.csv", head, rows)
         write_csv(part / "preference-votes.csv", list(analysis.rows[0]), [list(r.values()) for r in analysis.rows])
     return folder
@@ -65,7 +81,9 @@ def markdown(analysis: Analysis) -> str:
     ]
     columns = ["rater", "pairs", "for ours", "left", "repeated alike", "with the majority", "seconds", "left out"]
     sequences = sorted({s for p in preferences for s in p.sequences})
-    counts = [[s, *(_of(p.sequences.get(s)) for p in preferences)] for s in sequences]
+    counts = [
+        [s, *("{} of {}".format(*p.sequences[s]) if s in p.sequences else "–" for p in preferences)] for s in sequences
+    ]
     return markdown_page(
         f"User study: {analysis.ours} against {len(preferences)} baselines",
         [
@@ -77,24 +95,9 @@ def markdown(analysis: Analysis) -> str:
     )
 
 
-def _of(counts: tuple[int, int] | None) -> str:
-    return f"{counts[0]} of {counts[1]}" if counts else "–"
-
-
 def _interval(low: float, high: float) -> str:
     return "–" if math.isnan(low) else f"{low:.1%} to {high:.1%}"
 
 
 def _number(value: float, form: str) -> str:
     return "–" if math.isnan(value) else format(value, form)
-
-
-def _plain(value: Any) -> Any:
-    """Numbers that JSON has; NaN becomes null."""
-    if isinstance(value, float):
-        return None if math.isnan(value) else value
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return value

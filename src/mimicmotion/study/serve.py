@@ -10,7 +10,7 @@ import re
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,10 +20,11 @@ from urllib.parse import urlsplit
 
 from mimicmotion.errors import InputError, MimicMotionError, OutputError
 from mimicmotion.study.folder import DATABASE, INDEX, PAGE, STUDY, load_study
-from mimicmotion.study.votes import VoteStore, parse_votes
+from mimicmotion.study.votes import VoteStore, parse_votes, save_votes
 
 logger = logging.getLogger(__name__)
 
+EXPORT = "votes.json"
 MAX_BODY = 1_000_000
 """Bytes of one POST; 2000 votes are 400 kB."""
 _IDLE_SECONDS = 30
@@ -96,10 +97,30 @@ class StudyServer(ThreadingHTTPServer):
         logger.debug("%s: %s", client_address, sys.exc_info()[1])
 
 
+def serve(folder: Path, host: str, port: int, tell: Callable[[str], object]) -> str:
+    """Serve a study until Ctrl-C; then export the votes as one file and say how many there are.
+
+    Raises:
+        InputError: no study there.
+        OutputError: the address cannot be used, or a file cannot be written.
+    """
+    server = StudyServer(folder, host, port)
+    tell(f"{server.url} shows {server.study.title!r} ({len(server.study.pairs)} pairs). Ctrl-C stops.")
+    try:
+        server.serve_forever(poll_interval=0.2)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        server.server_close()
+    votes = server.store.votes()
+    path = save_votes(folder / EXPORT, server.study, votes)
+    return f"{len(votes)} votes of {len({v.rater for v in votes})} raters: {path}"
+
+
 class _RefusedError(Exception):
     def __init__(self, status: HTTPStatus, why: str) -> None:
         super().__init__(why)
-        self.status, self.why = status, why
+        self.status = status
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -123,12 +144,13 @@ class _Handler(BaseHTTPRequestHandler):
             votes = parse_votes(self.study_server.study, self._json())
             self.study_server.store.add(votes)
         except _RefusedError as e:
-            return self._refuse(e.status, e.why)
+            self.close_connection = True  # an unread body would be taken for the next request
+            return self._answer(e.status, {"error": str(e)})
         except InputError as e:
-            return self._refuse(HTTPStatus.BAD_REQUEST, e.got, keep=True)
+            return self._answer(HTTPStatus.BAD_REQUEST, {"error": e.got})
         except MimicMotionError as e:
             logger.error("votes could not be stored: %s", e)
-            return self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, "could not be stored; try again", keep=True)
+            return self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": "could not be stored; try again"})
         return self._answer(HTTPStatus.OK, {"stored": len(votes)})
 
     @property
@@ -147,15 +169,10 @@ class _Handler(BaseHTTPRequestHandler):
             raise _RefusedError(HTTPStatus.LENGTH_REQUIRED, "Content-Length is missing")
         if int(length) > MAX_BODY:
             raise _RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"at most {MAX_BODY} bytes")
-        body = self.rfile.read(int(length))
         try:
-            return json.loads(body)
+            return json.loads(self.rfile.read(int(length)))
         except (ValueError, RecursionError) as e:
             raise _RefusedError(HTTPStatus.BAD_REQUEST, "not JSON") from e
-
-    def _refuse(self, status: HTTPStatus, why: str, *, keep: bool = False) -> None:
-        self.close_connection = not keep  # an unread body would be taken for the next request
-        self._answer(status, {"error": why})
 
     def _answer(self, status: HTTPStatus, data: dict[str, Any]) -> None:
         body = json.dumps(data).encode()
@@ -174,13 +191,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def _give(self, *, body: bool) -> None:
-        path = self.study_server.files.get(urlsplit(self.path).path)
-        if path is None:
-            return self._refuse(HTTPStatus.NOT_FOUND, "no such file", keep=True)
         try:
+            path = self.study_server.files[urlsplit(self.path).path]
             file = path.open("rb")
-        except OSError:
-            return self._refuse(HTTPStatus.NOT_FOUND, "no such file", keep=True)
+        except (KeyError, OSError):
+            return self._answer(HTTPStatus.NOT_FOUND, {"error": "no such file"})
         with file:
             size = os.fstat(file.fileno()).st_size
             wanted = parse_range(self.headers.get("Range"), size)
@@ -197,15 +212,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Cache-Control", "private, max-age=86400, immutable" if media else "no-cache")
             kind = _TYPES.get(path.suffix) or mimetypes.guess_type(path.name)[0] or "application/octet-stream"
             self._headers(kind, stop - start)
-            if body:
-                file.seek(start)
-                self._copy(file, stop - start)
+            file.seek(start)
+            left = stop - start if body else 0
+            while left and (piece := file.read(min(_PIECE, left))):
+                self.wfile.write(piece)
+                left -= len(piece)
         return None
-
-    def _copy(self, file: Any, length: int) -> None:
-        while length and (piece := file.read(min(_PIECE, length))):
-            self.wfile.write(piece)
-            length -= len(piece)
 
 
 def parse_range(header: str | None, size: int) -> tuple[int, int, bool] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from mimicmotion.errors import InputError, OutputError
-from mimicmotion.runtime.files import atomic_path, writing
 from mimicmotion.study.folder import DATABASE, Study, StudyPair, read_json
+from mimicmotion.tables import write_json
 
 FORMAT, VERSION = "mimicmotion-votes", 1
 RATER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -106,9 +105,7 @@ def save_votes(path: Path, study: Study, votes: Sequence[Vote]) -> Path:
     Raises:
         OutputError: the file cannot be written.
     """
-    with atomic_path(path) as part, writing(path):
-        part.write_text(json.dumps(votes_as_json(study, votes), indent=1) + "\n", encoding="utf-8")
-    return path
+    return write_json(path, votes_as_json(study, votes))
 
 
 def load_votes(folder: Path, study: Study, sources: Sequence[Path] = ()) -> list[Vote]:

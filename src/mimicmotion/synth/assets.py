@@ -30,68 +30,38 @@ def default_path() -> Path:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Garment:
-    """Clothes, shoes or hair that fit any body: each vertex hangs on three of the body's.
+    """Clothes, shoes or hair that fit any body: each vertex hangs on three of the body's."""
 
-    Attributes:
-        vertex: the three vertices of the base mesh.
-        weight: their weights.
-        offset: added, in units of `scale`.
-        scale: rows (axis, vertex, vertex, distance): the axis' unit is the vertices' distance over the given one.
-        triangles: corners.
-        triangle_uv: numbers of their texture coordinates.
-        uv: texture coordinates, 0..1.
-        hides: vertices of the base mesh that lie under it.
-    """
-
-    vertex: Int64[ndarray, "n 3"]
-    weight: Float32[ndarray, "n 3"]
-    offset: Float32[ndarray, "n 3"]
-    scale: Float32[ndarray, "axes 4"]
-    triangles: Int32[ndarray, "faces 3"]
-    triangle_uv: Int32[ndarray, "faces 3"]
-    uv: Float32[ndarray, "texture 2"]
-    hides: Bool[ndarray, " vertices"]
+    vertex: Int64[ndarray, "n 3"]  # the three vertices of the base mesh
+    weight: Float32[ndarray, "n 3"]  # their weights
+    offset: Float32[ndarray, "n 3"]  # added, in units of `scale`
+    scale: Float32[ndarray, "axes 4"]  # axis, two vertices, distance: their distance over this one is the axis' unit
+    triangles: Int32[ndarray, "faces 3"]  # corners
+    triangle_uv: Int32[ndarray, "faces 3"]  # numbers of their texture coordinates
+    uv: Float32[ndarray, "texture 2"]  # texture coordinates, 0..1
+    hides: Bool[ndarray, " vertices"]  # vertices of the base mesh that lie under it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Assets:
-    """What all people are made from; lengths in decimetres, x to the person's left, y up, z forward.
+    """What all people are made from; lengths in decimetres, x to the person's left, y up, z forward."""
 
-    Attributes:
-        vertices: of the base mesh, in its rest pose.
-        uv: texture coordinates, 0..1, v upwards.
-        quads: corners of each face.
-        quad_uv: numbers of their texture coordinates.
-        quad_group: number of the face's group in `groups`.
-        groups: body, eyes, teeth, lashes, and the helpers tights, skirt and hair.
-        bones: names of the bones.
-        parents: number of each bone's parent, -1 for the root.
-        tips: names of the bones whose ends are points, too (fingers, toes).
-        joints: vertices whose mean is the head of each bone, then the ends of `tips`.
-        weight_bone: up to six bones that move a vertex.
-        weight: their weights; rows sum to 1.
-        targets: name to (vertices, displacements) of a shape.
-        masks: name to a picture in texture space, 0..255.
-        surfaces: name to a grey texture, 0..255.
-        garments: name to clothes and hair of further folders.
-    """
-
-    vertices: Float32[ndarray, "vertices 3"]
-    uv: Float32[ndarray, "texture 2"]
-    quads: Int32[ndarray, "faces 4"]
-    quad_uv: Int32[ndarray, "faces 4"]
-    quad_group: UInt8[ndarray, " faces"]
-    groups: tuple[str, ...]
-    bones: tuple[str, ...]
-    parents: tuple[int, ...]
-    tips: tuple[str, ...]
-    joints: tuple[ndarray, ...]
-    weight_bone: UInt8[ndarray, "vertices 6"]
-    weight: Float32[ndarray, "vertices 6"]
-    targets: dict[str, tuple[ndarray, ndarray]]
-    masks: dict[str, UInt8[ndarray, "n n"]]
-    surfaces: dict[str, UInt8[ndarray, "n n"]]
-    garments: dict[str, Garment] = field(default_factory=dict)
+    vertices: Float32[ndarray, "vertices 3"]  # of the base mesh, in its rest pose
+    uv: Float32[ndarray, "texture 2"]  # texture coordinates, 0..1, v upwards
+    quads: Int32[ndarray, "faces 4"]  # corners of each face
+    quad_uv: Int32[ndarray, "faces 4"]  # numbers of their texture coordinates
+    quad_group: UInt8[ndarray, " faces"]  # number of the face's group in `groups`
+    groups: tuple[str, ...]  # body, eyes, teeth, lashes, and the helpers tights, skirt and hair
+    bones: tuple[str, ...]  # names of the bones
+    parents: tuple[int, ...]  # number of each bone's parent, -1 for the root
+    tips: tuple[str, ...]  # names of the bones whose ends are points, too (fingers, toes)
+    joints: tuple[ndarray, ...]  # vertices whose mean is the head of each bone, then the ends of `tips`
+    weight_bone: UInt8[ndarray, "vertices 6"]  # up to six bones that move a vertex
+    weight: Float32[ndarray, "vertices 6"]  # their weights; rows sum to 1
+    targets: dict[str, tuple[ndarray, ndarray]]  # name to (vertices, displacements) of a shape
+    masks: dict[str, UInt8[ndarray, "n n"]]  # name to a picture in texture space, 0..255
+    surfaces: dict[str, UInt8[ndarray, "n n"]]  # name to a grey texture, 0..255
+    garments: dict[str, Garment] = field(default_factory=dict)  # name to clothes and hair of further folders
 
     def bone(self, name: str) -> int:
         """Number of a bone."""
@@ -100,10 +70,11 @@ class Assets:
     def faces(self, *groups: str) -> tuple[Int32[ndarray, "n 3"], Int32[ndarray, "n 3"]]:
         """Triangles of some groups, and the numbers of their texture coordinates."""
         chosen = np.isin(self.quad_group, [self.groups.index(g) for g in groups])
-        return _split(self.quads[chosen]), _split(self.quad_uv[chosen])
+        return split_quads(self.quads[chosen]), split_quads(self.quad_uv[chosen])
 
 
-def _split(quads: ndarray) -> Int32[ndarray, "n 3"]:
+def split_quads(quads: Int32[ndarray, "faces 4"]) -> Int32[ndarray, "n 3"]:
+    """Two triangles for each quad."""
     return np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]])
 
 
@@ -121,7 +92,7 @@ def load_assets(path: Path | str | None = None) -> Assets:
 
 @functools.lru_cache(maxsize=2)
 def _load(path: Path) -> Assets:
-    fix = "make it: python scripts/pack_makehuman.py (see docs/synthetic-people.md), or name it in $" + VARIABLE
+    fix = "make it: python scripts/pack_makehuman.py (see docs/guide/synthetic-people.md), or name it in $" + VARIABLE
     if not path.is_file():
         raise InputError(f"{path} is missing", "the packed people of MakeHuman", fix)
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Float64
@@ -21,25 +22,15 @@ BODY_FOLDERS = ("torso", "hip", "stomach", "buttocks", "pelvis", "breast", "arms
 
 @dataclass(frozen=True, slots=True)
 class Genes:
-    """What a body is mixed from.
+    """What a body is mixed from."""
 
-    Attributes:
-        female: 0 male, 1 female.
-        age: years, 4 to 80.
-        races: shares of `RACES`, of sum 1.
-        muscle: 0 to 1; 0.5 is the average.
-        weight: 0 to 1; 0.5 is the average.
-        height: -1 small, 1 tall.
-        details: further targets and their strengths.
-    """
-
-    female: float
-    age: float
-    races: tuple[float, float, float]
-    muscle: float
-    weight: float
-    height: float
-    details: dict[str, float] = field(default_factory=dict)
+    female: float  # 0 male, 1 female
+    age: float  # years, 4 to 80
+    races: tuple[float, float, float]  # shares of `RACES`, of sum 1
+    muscle: float  # 0 to 1; 0.5 is the average
+    weight: float  # 0 to 1; 0.5 is the average
+    height: float  # -1 small, 1 tall
+    details: dict[str, float] = field(default_factory=dict)  # further targets and their strengths
 
 
 def random_genes(rng: np.random.Generator, assets: Assets) -> Genes:
@@ -117,54 +108,43 @@ def joint_positions(assets: Assets, vertices: Float64[ndarray, "vertices 3"]) ->
     return np.array([vertices[v].mean(0) for v in assets.joints])
 
 
+class Skin(NamedTuple):
+    """Points that move with bones."""
+
+    vertices: Float64[ndarray, "n 3"]  # in the rest pose, decimetres
+    bone: ndarray  # (n, 6)
+    weight: ndarray  # (n, 6)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Mesh:
-    """Parts of a person that move together with the bones.
+    """Parts of a person that move together with the bones."""
 
-    Attributes:
-        vertices: in the rest pose, decimetres.
-        bone: bones of each vertex.
-        weight: their weights.
-        triangles: corners.
-        uv: texture coordinates of the corners of each triangle.
-        material: of each triangle.
-        cut: what is below 0 between the corners is left out.
-        fray: how far the cut is blurred into strands.
-    """
-
-    vertices: Float32[ndarray, "n 3"]
-    bone: ndarray
-    weight: Float32[ndarray, "n 6"]
-    triangles: ndarray
-    uv: Float32[ndarray, "faces 3 2"]
-    material: ndarray
-    cut: Float32[ndarray, " n"]
-    fray: Float32[ndarray, " n"]
+    vertices: Float32[ndarray, "n 3"]  # in the rest pose, decimetres
+    bone: ndarray  # bones of each vertex
+    weight: Float32[ndarray, "n 6"]  # their weights
+    triangles: ndarray  # corners
+    uv: Float32[ndarray, "faces 3 2"]  # texture coordinates of the corners of each triangle
+    material: ndarray  # of each triangle
+    cut: Float32[ndarray, " n"]  # what is below 0 between the corners is left out
+    fray: Float32[ndarray, " n"]  # how far the cut is blurred into strands, where it is below 1
 
     @classmethod
     def of(
-        cls,
-        vertices: ndarray,
-        bone: ndarray,
-        weight: ndarray,
-        triangles: ndarray,
-        uv: ndarray,
-        material: int,
-        cut: ndarray | None = None,
-        fray: ndarray | None = None,
+        cls, skin: Skin, triangles: ndarray, uv: ndarray, material: int, cut: ndarray | None = None, fray: float = 0.0
     ) -> Mesh:
         """A part of one material; only the vertices that its triangles use are kept."""
         used, corners = np.unique(triangles, return_inverse=True)
-        pick = lambda a, value: np.full(len(used), value, np.float32) if a is None else a[used].astype(np.float32)  # noqa: E731
+        cuts = np.ones(len(used)) if cut is None else cut[used]
         return cls(
-            vertices[used].astype(np.float32),
-            bone[used].astype(np.int32),
-            weight[used].astype(np.float32),
+            skin.vertices[used].astype(np.float32),
+            skin.bone[used].astype(np.int32),
+            skin.weight[used].astype(np.float32),
             corners.reshape(-1, 3).astype(np.int32),
             uv.astype(np.float32),
             np.full(len(triangles), material, np.int32),
-            pick(cut, 1.0),
-            pick(fray, 0.0),
+            cuts.astype(np.float32),
+            np.where(cuts < 1, fray, 0.0).astype(np.float32),
         )
 
     @classmethod
@@ -212,3 +192,10 @@ def vertex_normals(vertices, triangles, out):
         out[i, 0] /= length
         out[i, 1] /= length
         out[i, 2] /= length
+
+
+def normals_of(vertices: ndarray, triangles: ndarray) -> ndarray:
+    """The same in a new array."""
+    out = np.empty_like(vertices)
+    vertex_normals(vertices, triangles, out)
+    return out

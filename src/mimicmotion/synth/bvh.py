@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -11,24 +12,8 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from mimicmotion.errors import InputError
-from mimicmotion.synth.figure import (
-    ARM,
-    ELBOW_HINT,
-    HEAD_PITCH,
-    HEAD_ROLL,
-    HEAD_YAW,
-    LEG,
-    PELVIS_OFFSET,
-    PITCH,
-    ROLL,
-    SPINE_PITCH,
-    SPINE_ROLL,
-    SPINE_TWIST,
-    YAW,
-    rot_x,
-    rot_y,
-    rot_z,
-)
+from mimicmotion.synth import figure as fig
+from mimicmotion.synth.figure import rot_x, rot_y, rot_z, unit
 from mimicmotion.synth.keyposes import neutral
 
 # Names of the joints in files of CMU, PyMO and most others; the first that exists is used.
@@ -41,6 +26,7 @@ _JOINTS = {
     "forearm": ("ForeArm", "LowArm", "Elbow"),
     "hand": ("Hand", "Wrist"),
 }
+Points = dict[tuple[int, str], Float64[ndarray, "frames 3"]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,8 +56,8 @@ class Mocap:
         i = np.minimum(at.astype(int), max(len(self.params) - 2, 0))
         f = (at - i)[:, None]
         q = self.params[i] * (1 - f) + self.params[np.minimum(i + 1, len(self.params) - 1)] * f
-        q[:, YAW] -= np.arctan2(np.sin(q[:, YAW]).mean(), np.cos(q[:, YAW]).mean())
-        q[:, YAW] -= 2 * np.pi * np.round(q[:, YAW].mean() / (2 * np.pi))
+        q[:, fig.YAW] -= np.arctan2(np.sin(q[:, fig.YAW]).mean(), np.cos(q[:, fig.YAW]).mean())
+        q[:, fig.YAW] -= 2 * np.pi * np.round(q[:, fig.YAW].mean() / (2 * np.pi))
         return q
 
 
@@ -90,7 +76,8 @@ def load_bvh(path: str | Path) -> Mocap:
         raise InputError(f"{path}: {e}", "a readable BVH file", "check the path") from e
     names, parents, offsets, channels, values, fps = _parse(text, path)
     pos, rot = _forward(parents, offsets, channels, values)
-    params = _retarget(names, pos, rot, path)
+    head = [rot[:, j] for j, n in enumerate(names) if n.lower() == "head"]
+    params = retarget(_points(names, pos, path), head[0] if head else None)
     if len(params) > 2 and np.abs(params[1] - params[0]).max() > 0.5:  # many files start with a T pose
         params = params[1:]
     return Mocap(params, fps, path.name)
@@ -99,29 +86,21 @@ def load_bvh(path: str | Path) -> Mocap:
 def _parse(text: str, path: Path) -> tuple[list[str], list[int], ndarray, list[list[str]], ndarray, float]:
     head, _, motion = text.partition("MOTION")
     names, parents, offsets, channels, stack = [], [], [], [], [-1]
-    tokens = re.findall(r"[^\s{}]+|[{}]", head)
-    i = 0
     try:
-        while i < len(tokens):
-            word = tokens[i]
+        tokens = iter(head.replace("{", " ").replace("}", " } ").split())
+        for word in tokens:
             if word in ("ROOT", "JOINT", "End"):
-                names.append(tokens[i + 1])
                 parents.append(stack[-1])
+                stack.append(len(names))
+                names.append(next(tokens))
                 offsets.append([0.0, 0.0, 0.0])
                 channels.append([])
-                i += 1
-            elif word == "{":
-                stack.append(len(names) - 1)
+            elif word == "OFFSET":
+                offsets[-1] = [float(next(tokens)) for _ in range(3)]
+            elif word == "CHANNELS":
+                channels[-1] = [next(tokens) for _ in range(int(next(tokens)))]
             elif word == "}":
                 stack.pop()
-            elif word == "OFFSET":
-                offsets[-1] = [float(v) for v in tokens[i + 1 : i + 4]]
-                i += 3
-            elif word == "CHANNELS":
-                count = int(tokens[i + 1])
-                channels[-1] = tokens[i + 2 : i + 2 + count]
-                i += 1 + count
-            i += 1
         found = re.search(r"Frames:\s*(\d+)\s*Frame Time:\s*([\d.eE+-]+)(.*)", motion, re.DOTALL)
         if not found:
             raise ValueError("no MOTION block")
@@ -133,7 +112,7 @@ def _parse(text: str, path: Path) -> tuple[list[str], list[int], ndarray, list[l
         if not np.isfinite(values).all():
             raise ValueError("NaN or infinity among the values")
         return names, parents, np.array(offsets), channels, values, 1.0 / float(found[2])
-    except (ValueError, IndexError, ZeroDivisionError) as e:
+    except (ValueError, IndexError, StopIteration, ZeroDivisionError) as e:
         raise InputError(f"{path.name}: {e}", "a complete BVH file", "export the motion again") from e
 
 
@@ -161,99 +140,101 @@ def _forward(
     return pos, rot
 
 
-def _unit(v: ndarray) -> ndarray:
-    return v / np.maximum(np.linalg.norm(v, axis=-1, keepdims=True), 1e-9)
-
-
 def _frame(x: ndarray, up: ndarray) -> ndarray:
     """Rotations whose y is `up` and whose x is nearest to `x`."""
-    y = _unit(up)
-    z = _unit(np.cross(x, y))
+    y = unit(up)
+    z = unit(np.cross(x, y))
     return np.stack([np.cross(y, z), y, z], -1)
 
 
-def _retarget(names: list[str], pos: ndarray, rot: ndarray, path: Path) -> Float64[ndarray, "frames 54"]:
-    lower = [n.lower() for n in names]
+def _points(names: list[str], pos: ndarray, path: Path) -> Points:
+    """The joints of a file by their usual names."""
+    lower, out = [n.lower() for n in names], {}
+    for side, word in enumerate(("left", "right")):
+        for part, usual in _JOINTS.items():
+            found = [word + name.lower() for name in usual if word + name.lower() in lower]
+            if not found:
+                raise InputError(f"{path.name} has no {word} {part}", f"joints named like {usual}", "rename its joints")
+            out[side, part] = pos[:, lower.index(found[0])]
+    return out
 
-    def joint(side: str, part: str) -> int:
-        for name in _JOINTS[part]:
-            if (side + name).lower() in lower:
-                return lower.index((side + name).lower())
-        raise InputError(f"{path.name} has no {side}{part}", f"joints named like {_JOINTS[part]}", "rename its joints")
 
-    at = {(s, p): pos[:, joint(side, p)] for s, side in ((0, "Left"), (1, "Right")) for p in _JOINTS}
-    q = np.tile(neutral(), (len(pos), 1))
+def retarget(at: Points, head: Float64[ndarray, "frames 3 3"] | None = None) -> Float64[ndarray, "frames 54"]:
+    """Parameters of the figure from places of joints in any unit (y up, z forward).
+
+    Args:
+        at: arm, forearm, hand, thigh, and, if the legs are not to stand still, shank, foot and toe; of side 0 (left)
+            and 1, each (frames, 3).
+        head: rotations of the head.
+    """
     hips, shoulders = 0.5 * (at[0, "thigh"] + at[1, "thigh"]), 0.5 * (at[0, "arm"] + at[1, "arm"])
+    q = np.tile(neutral(), (len(hips), 1))
     pelvis = _frame(at[0, "thigh"] - at[1, "thigh"], shoulders - hips)
     chest = _frame(at[0, "arm"] - at[1, "arm"], shoulders - hips)
-    q[:, YAW] = np.unwrap(np.arctan2(pelvis[:, 0, 2], pelvis[:, 2, 2]))
-    yaw = rot_y(q[:, YAW])
-    level = np.swapaxes(yaw, -1, -2) @ pelvis
-    q[:, PITCH], q[:, ROLL] = np.arctan2(level[:, 2, 1], level[:, 2, 2]), np.arctan2(-level[:, 0, 1], level[:, 0, 0])
+    q[:, fig.YAW] = np.unwrap(np.arctan2(pelvis[:, 0, 2], pelvis[:, 2, 2]))
+    level = np.swapaxes(rot_y(q[:, fig.YAW]), -1, -2) @ pelvis
+    q[:, fig.PITCH] = np.arctan2(level[:, 2, 1], level[:, 2, 2])
+    q[:, fig.ROLL] = np.arctan2(-level[:, 0, 1], level[:, 0, 0])
     bend = np.swapaxes(pelvis, -1, -2) @ chest
-    q[:, SPINE_TWIST] = np.clip(np.arctan2(bend[:, 0, 2], bend[:, 2, 2]), -0.9, 0.9)
-    q[:, SPINE_PITCH] = q[:, SPINE_ROLL] = 0.0
-    if "head" in lower:
-        head = np.swapaxes(chest, -1, -2) @ rot[:, lower.index("head")]
-        q[:, HEAD_YAW] = np.clip(np.arctan2(head[:, 0, 2], head[:, 2, 2]), -1, 1)
-        q[:, HEAD_PITCH] = np.clip(np.arcsin(np.clip(-head[:, 1, 2], -1, 1)), -0.5, 0.6)
-        q[:, HEAD_ROLL] = np.clip(np.arctan2(head[:, 1, 0], head[:, 1, 1]), -0.5, 0.5)
-    leg = _length(at, "thigh", "shank") + _length(at, "shank", "foot")
-    floor = np.percentile(np.minimum(at[0, "foot"][:, 1], at[1, "foot"][:, 1]), 5)
-    q[:, PELVIS_OFFSET] = 0.0
-    q[:, PELVIS_OFFSET.start + 1] = (hips[:, 1] - floor) / leg - 1
+    q[:, fig.SPINE_TWIST] = np.clip(np.arctan2(bend[:, 0, 2], bend[:, 2, 2]), -0.9, 0.9)
+    q[:, fig.SPINE_PITCH] = q[:, fig.SPINE_ROLL] = 0.0
+    if head is not None:
+        head = np.swapaxes(chest, -1, -2) @ head
+        q[:, fig.HEAD_YAW] = np.clip(np.arctan2(head[:, 0, 2], head[:, 2, 2]), -1, 1)
+        q[:, fig.HEAD_PITCH] = np.clip(np.arcsin(np.clip(-head[:, 1, 2], -1, 1)), -0.5, 0.6)
+        q[:, fig.HEAD_ROLL] = np.clip(np.arctan2(head[:, 1, 0], head[:, 1, 1]), -0.5, 0.5)
     for side in (0, 1):
-        _retarget_leg(q, side, at, hips, yaw, leg, floor)
         _retarget_arm(q, side, at, chest)
+    if (0, "foot") in at:
+        _retarget_legs(q, at, hips)
     return q
 
 
-def _calm(values: ndarray) -> ndarray:
-    """Mean over nine frames (75 ms at 120 frames per second)."""
-    if len(values) < 9:
+def calm(values: ndarray, frames: int = 9) -> ndarray:
+    """Mean over some frames (9: 75 ms at 120 frames per second)."""
+    if len(values) < frames:
         return values
-    padded = np.concatenate([values[:1].repeat(4), values, values[-1:].repeat(4)])
-    return np.convolve(padded, np.full(9, 1 / 9), "valid")
+    padded = np.concatenate([values[:1].repeat(frames // 2), values, values[-1:].repeat(frames // 2)])
+    return np.convolve(padded, np.full(frames, 1 / frames), "valid")
 
 
-def _length(at: dict[tuple[int, str], ndarray], a: str, b: str) -> float:
-    return float(np.mean([np.linalg.norm(at[s, a] - at[s, b], axis=-1).mean() for s in (0, 1)]))
+def _length(at: Points, *parts: str) -> float:
+    """Length of a limb; joints found in pictures are often foreshortened."""
+    bones = [np.linalg.norm(at[s, a] - at[s, b], axis=-1) for s in (0, 1) for a, b in pairwise(parts)]
+    return 0.5 * sum(float(np.percentile(b, 95)) for b in bones)
 
 
-def _retarget_leg(
-    q: ndarray, side: int, at: dict[tuple[int, str], ndarray], hips: ndarray, yaw: ndarray, leg: float, floor: float
-) -> None:
-    sign, k = 1 - 2 * side, LEG[side]
+def _retarget_legs(q: ndarray, at: Points, hips: ndarray) -> None:
+    yaw, leg = rot_y(q[:, fig.YAW]), _length(at, "thigh", "shank", "foot")
+    floor = np.percentile(np.minimum(at[0, "foot"][:, 1], at[1, "foot"][:, 1]), 5)
+    q[:, fig.PELVIS_OFFSET] = 0.0
+    q[:, fig.PELVIS_OFFSET.start + 1] = (hips[:, 1] - floor) / leg - 1
     wide = float(np.linalg.norm(at[0, "thigh"] - at[1, "thigh"], axis=-1).mean()) / 2
-    local = np.einsum("fji,fj->fi", yaw, at[side, "foot"] - hips)
-    q[:, k] = (sign * local[:, 0] - wide) / leg
-    q[:, k + 1] = np.maximum((at[side, "foot"][:, 1] - floor) / leg, 0.0)
-    q[:, k + 2] = local[:, 2] / leg
-    toe = np.einsum("fji,fj->fi", yaw, at[side, "toe"] - at[side, "foot"])
-    flat = np.hypot(toe[:, 0], toe[:, 2])
-    pitch = np.arctan2(toe[:, 1], flat)
-    standing = q[:, k + 1] < 0.03
-    q[:, k + 3] = np.clip(pitch - (np.median(pitch[standing]) if standing.any() else np.median(pitch)), -1.0, 0.5)
-    level = np.clip(
-        2 * flat / np.maximum(np.linalg.norm(toe, axis=-1), 1e-9) - 0.6, 0, 1
-    )  # a toe that points down has none
-    q[:, k + 4] = _calm(0.2 + level * (np.clip(np.arctan2(sign * toe[:, 0], toe[:, 2]), -0.5, 1.0) - 0.2))
+    for side in (0, 1):
+        sign, k, foot = 1 - 2 * side, fig.LEG[side], at[side, "foot"]
+        local = np.einsum("fji,fj->fi", yaw, foot - hips)
+        q[:, k] = (sign * local[:, 0] - wide) / leg
+        q[:, k + 1] = np.maximum((foot[:, 1] - floor) / leg, 0.0)
+        q[:, k + 2] = local[:, 2] / leg
+        toe = np.einsum("fji,fj->fi", yaw, at[side, "toe"] - foot)
+        flat = np.hypot(toe[:, 0], toe[:, 2])
+        pitch = np.arctan2(toe[:, 1], flat)
+        standing = q[:, k + 1] < 0.03
+        q[:, k + 3] = np.clip(pitch - (np.median(pitch[standing]) if standing.any() else np.median(pitch)), -1.0, 0.5)
+        # a toe that points down has no direction
+        level = np.clip(2 * flat / np.maximum(np.linalg.norm(toe, axis=-1), 1e-9) - 0.6, 0, 1)
+        q[:, k + 4] = calm(0.2 + level * (np.clip(np.arctan2(sign * toe[:, 0], toe[:, 2]), -0.5, 1.0) - 0.2))
 
 
-def _retarget_arm(q: ndarray, side: int, at: dict[tuple[int, str], ndarray], chest: ndarray) -> None:
-    k, mirror = ARM[side], np.array([1.0 - 2 * side, 1.0, 1.0])
-    length = _length(at, "arm", "forearm") + _length(at, "forearm", "hand")
-    wrist = np.einsum("fji,fj->fi", chest, at[side, "hand"] - at[side, "arm"]) * mirror / length
-    elbow = np.einsum("fji,fj->fi", chest, at[side, "forearm"] - at[side, "arm"]) * mirror / length
+def _retarget_arm(q: ndarray, side: int, at: Points, chest: ndarray) -> None:
+    k, mirror = fig.ARM[side], np.array([1.0 - 2 * side, 1.0, 1.0])
+    length = _length(at, "arm", "forearm", "hand")
+    ways = (at[side, part] - at[side, "arm"] for part in ("hand", "forearm"))
+    wrist, elbow = (np.einsum("fji,fj->fi", chest, way) * mirror / length for way in ways)
     q[:, k : k + 3] = wrist
-    q[:, k + 3] = _calm(elbow_swivel(wrist, elbow))
-
-
-def elbow_swivel(wrist: Float64[ndarray, "n 3"], elbow: Float64[ndarray, "n 3"]) -> Float64[ndarray, " n"]:
-    """How far an elbow is turned about the line to the wrist; both from the shoulder in arm lengths, as a left arm."""
-    line = _unit(wrist)
+    line = unit(wrist)
     out = elbow - line * (elbow * line).sum(-1, keepdims=True)
-    axis = _unit(ELBOW_HINT - line * (line @ ELBOW_HINT)[:, None])
+    axis = unit(fig.ELBOW_HINT - line * (line @ fig.ELBOW_HINT)[:, None])
     swivel = np.arctan2((np.cross(line, axis) * out).sum(-1), (axis * out).sum(-1))
     bent = np.clip(np.linalg.norm(out, axis=-1) / 0.08, 0, 1)  # a straight arm has no direction of its elbow
-    return np.clip(swivel, -2.2, 2.2) * bent
+    q[:, k + 3] = calm(np.clip(swivel, -2.2, 2.2) * bent)

@@ -23,28 +23,25 @@ class Camera:
         """One that does not move."""
         return cls(np.zeros((n, 2)), np.ones(n))
 
-    def then(self, other: Camera) -> Camera:
-        """This camera's frames and then the other's."""
-        return Camera(np.concatenate([self.pan, other.pan]), np.concatenate([self.zoom, other.zoom]))
-
 
 def move_camera(rng: np.random.Generator, n: int, height: int, fps: float, *, pan: bool, zoom: float) -> Camera:
-    """A slow drift with a small shake inside of the background's margin, and a slow zoom in or out.
+    """A slow drift with a small shake inside of the background's margin, and a slow zoom in or out; then it is still.
 
     Args:
         rng: nothing is drawn for what does not move.
-        n: frames.
+        n: frames in which it moves; one more follows, the reference.
         height: of the frame, pixels.
         fps: frames per second.
         pan: drift and shake.
         zoom: the largest enlargement beyond 1, e.g. 0.3.
     """
-    shift = _pan(rng, n, height, fps) if pan else np.zeros((n, 2))
-    if zoom == 0:
-        return Camera(shift, np.ones(n))
-    size, phase, period = zoom * rng.uniform(0.4, 1.0), rng.random(), rng.uniform(2.5, 6.0)
-    along = 0.5 - 0.5 * np.cos(2 * np.pi * (np.arange(n) / fps / period + phase))
-    return Camera(shift, 1 + size * along)
+    camera = Camera.still(n + 1)
+    if pan:
+        camera.pan[:n] = _pan(rng, n, height, fps)
+    if zoom:
+        size, phase, period = zoom * rng.uniform(0.4, 1.0), rng.random(), rng.uniform(2.5, 6.0)
+        camera.zoom[:n] += size * (0.5 - 0.5 * np.cos(2 * np.pi * (np.arange(n) / fps / period + phase)))
+    return camera
 
 
 def _pan(rng: np.random.Generator, n: int, height: int, fps: float) -> Float64[ndarray, "n 2"]:

@@ -1,8 +1,7 @@
-"""Clips and stills of synthetic people with their exact poses."""
+"""Clips of synthetic people with their exact poses."""
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +18,7 @@ from mimicmotion.synth.keypoints import confidences
 from mimicmotion.synth.light import encode
 from mimicmotion.synth.motion import choose_motion, motion_params
 from mimicmotion.synth.rig import pose_bones
-from mimicmotion.synth.scene import Grade, Moment, Scene, correspondence, develop, make_scene, render_moment
+from mimicmotion.synth.scene import Moment, Scene, correspondence, develop, make_scene, render_moment
 
 SOURCE = "mimicmotion.synth"
 SEEN_SHARE = 0.3  # of a hand's points
@@ -129,44 +128,11 @@ def render_clip(
     scene = make_scene(seed if person_seed is None else person_seed, size, framing)
     rng = np.random.default_rng([seed, 2])
     name = choose_motion(rng)
-    params, reference = _params(rng, motion or name, num_frames, fps)
+    params = _params(rng, motion or name, num_frames, fps)
     camera = move_camera(
         np.random.default_rng([seed, 6]), num_frames, size[0], fps, pan=camera_motion, zoom=camera_zoom
-    ).then(Camera.still(1))
-    params = np.concatenate([params, reference])
-    shots = _render(scene, rng, params, num_frames, fps, camera, supersample, motion_blur)
-    poses, n = shots.poses, num_frames
-    truth = Truth(
-        shots.clean[:n], shots.mask[:n], shots.depth[:n], shots.flow, shots.in_reference, shots.background,
-        shots.clean[n], shots.mask[n], shots.depth[n],
-    )  # fmt: skip
-    return SynthClip(shots.frames[:n], poses[:n], shots.frames[n], poses[n:], shots.visible[:n], truth)
-
-
-def render_still(
-    seed: int,
-    size: tuple[int, int] = (1024, 576),
-    *,
-    motion: str | Mocap | None = None,
-    framing: str | None = None,
-    supersample: int = 4,
-) -> tuple[UInt8[ndarray, "height width 3"], PoseSequence]:
-    """One picture, without noise, of a person (the one that `render_clip(seed, ...)` shows) and its pose.
-
-    Args:
-        seed: any integer >= 0.
-        size: (height, width) in pixels.
-        motion: what the person is doing; by chance if None.
-        framing: 'full' or 'upper'; by chance if None.
-        supersample: samples per pixel along each axis.
-    """
-    _check(seed, 1, size, 15.0, supersample)
-    scene = dataclasses.replace(make_scene(seed, size, framing), grade=Grade(0, (0, 0), 0))
-    rng = np.random.default_rng([seed, 3])
-    name = choose_motion(rng)
-    params, _ = _params(rng, motion or name, 1, 15.0)
-    shots = _render(scene, rng, params, 1, 15.0, Camera.still(1), supersample)
-    return shots.clean[0], dataclasses.replace(shots.poses, fps=0.0)
+    )
+    return _render(scene, rng, params, fps, camera, supersample, motion_blur)
 
 
 def _check(seed: int, num_frames: int, size: tuple[int, int], fps: float, supersample: int) -> None:
@@ -179,8 +145,8 @@ def _check(seed: int, num_frames: int, size: tuple[int, int], fps: float, supers
         raise InputError(f"fps={fps!r}", "0 < fps < 1000", "give the frames per second")
 
 
-def _params(rng: np.random.Generator, motion: str | Mocap, num_frames: int, fps: float) -> tuple[ndarray, ndarray]:
-    """Motion parameters of the clip and of the reference: the same motion at another time, or another motion."""
+def _params(rng: np.random.Generator, motion: str | Mocap, num_frames: int, fps: float) -> Float64[ndarray, "n+1 54"]:
+    """Motion parameters of the clip, and of the reference: the same motion at another time, or another motion."""
     spare = int(_SPARE_SECONDS * fps)
     times = np.arange(num_frames + spare) / fps
     start = int(rng.integers(spare + 1))
@@ -188,63 +154,41 @@ def _params(rng: np.random.Generator, motion: str | Mocap, num_frames: int, fps:
     other = motion_params(choose_motion(rng), rng, times[: spare + 1])
     pick = rng.random(2)
     reference = whole[int(pick[1] * len(whole))] if pick[0] < 0.5 else other[int(pick[1] * len(other))]
-    return whole[start : start + num_frames], reference[None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Shots:
-    """Frames in a row, some of which follow one another in time; flow leads to the last of them."""
-
-    frames: ndarray
-    clean: ndarray
-    mask: ndarray
-    depth: ndarray
-    flow: ndarray
-    in_reference: ndarray
-    background: ndarray
-    poses: PoseSequence
-    visible: ndarray
+    return np.concatenate([whole[start : start + num_frames], reference[None]])
 
 
 def _render(
-    scene: Scene,
-    rng: np.random.Generator,
-    params: ndarray,
-    in_time: int,
-    fps: float,
-    camera: Camera,
-    supersample: int,
-    blur: int = 0,
-) -> _Shots:
-    """All the frames; only the first `in_time` frames follow one another in time."""
-    n, size = len(params), scene.size
+    scene: Scene, rng: np.random.Generator, params: ndarray, fps: float, camera: Camera, supersample: int, blur: int = 0
+) -> SynthClip:
+    """A clip by its motion parameters, whose last row is the reference's."""
+    n, size = len(params) - 1, scene.size
     pose = pose_bones(scene.figure.skeleton, params)
-    faces = face_actions(rng, params, np.arange(n) / fps)
+    faces = face_actions(rng, params, np.arange(n + 1) / fps)
 
     def shoot(k: int) -> Moment:
         return render_moment(scene, pose, k, faces[k], camera.pan[k], float(camera.zoom[k]), supersample)
 
-    last = shoot(n - 1)
-    blurred = _blurred(scene, params[:in_time], faces, camera, supersample, blur) if blur > 1 else None
-    frames, clean, background = (np.empty((n, *size, 3), np.uint8) for _ in range(3))
-    mask, depth = np.empty((n, *size), np.uint8), np.empty((n, *size), np.float32)
-    flow, there = np.empty((n - 1, *size, 2), np.float32), np.empty((n - 1, *size), bool)
-    points, hidden = np.empty((n, NUM_POINTS, 2)), np.empty((n, NUM_POINTS), bool)
-    for k in range(n):
-        moment = last if k == n - 1 else shoot(k)
-        picture = moment.picture if blurred is None or k >= in_time else blurred[k]
-        clean[k], frames[k] = develop(scene, picture, rng)
+    last = shoot(n)
+    blurred = _blurred(scene, params[:n], faces, camera, supersample, blur) if blur > 1 else None
+    frames, clean, background = (np.empty((n + 1, *size, 3), np.uint8) for _ in range(3))
+    mask, depth = np.empty((n + 1, *size), np.uint8), np.empty((n + 1, *size), np.float32)
+    flow, there = np.empty((n, *size, 2), np.float32), np.empty((n, *size), bool)
+    points, hidden = np.empty((n + 1, NUM_POINTS, 2)), np.empty((n + 1, NUM_POINTS), bool)
+    for k in range(n + 1):
+        moment = last if k == n else shoot(k)
+        clean[k], frames[k] = develop(scene, moment.picture if blurred is None or k == n else blurred[k], rng)
         background[k] = np.clip(np.rint(encode(moment.background)), 0, 255)
         mask[k] = np.rint(255 * moment.cover)
         depth[k] = moment.depth(supersample)
         points[k], hidden[k] = moment.points[:, :2], moment.hidden
-        if k < n - 1:
-            pans, zooms = (camera.pan[k], camera.pan[-1]), (float(camera.zoom[k]), float(camera.zoom[-1]))
+        if k < n:
+            pans, zooms = (camera.pan[k], camera.pan[n]), (float(camera.zoom[k]), float(camera.zoom[n]))
             flow[k], there[k] = correspondence(scene, moment, last, pans, zooms, supersample)
-    parts = [slice(0, in_time), slice(in_time, n)]
+    parts = slice(n), slice(n, None)  # the reference does not follow the clip in time
     sure = np.concatenate([confidences(rng, points[p], hidden[p], size, scene.unit, fps) for p in parts])
     poses = PoseSequence(points.astype(np.float32), sure.astype(np.float32), size, fps, SOURCE)
-    return _Shots(frames, clean, mask, depth, flow, there, background[: n - 1], poses, ~hidden & (sure > 0))
+    truth = Truth(clean[:n], mask[:n], depth[:n], flow, there, background[:n], clean[n], mask[n], depth[n])
+    return SynthClip(frames[:n], poses[:n], frames[n], poses[n:], (~hidden & (sure > 0))[:n], truth)
 
 
 def _blurred(

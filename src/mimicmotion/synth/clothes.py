@@ -1,20 +1,22 @@
 """Clothes for any body: cut from MakeHuman's tights and skirt, or garments of further folders; shoes, socks, hats.
 
-Where a garment ends is a number per vertex (`Mesh.cut`), so its border is smooth however coarse the mesh is; the body
+Where a garment ends is a number per vertex (`Mesh.cut`), so its border is clean however coarse the mesh is; the body
 under it is left out, so skin never shows through.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float64
 from numpy import ndarray
 
-from mimicmotion.synth.assets import Assets, Garment
-from mimicmotion.synth.body import Mesh
+from mimicmotion.synth.assets import Assets, Garment, split_quads
+from mimicmotion.synth.body import Mesh, Skin, normals_of
 from mimicmotion.synth.rig import Skeleton
 
 MARGIN = 0.35  # decimetres from a garment's border, from where on the body under it is left out
@@ -24,23 +26,14 @@ ARM_BONES = ("upperarm", "lowerarm", "wrist", "metacarpal", "finger")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Measures:
-    """A body as a tailor sees it: every vertex of the base mesh by where on the body it is, decimetres.
+    """A body as a tailor sees it: every vertex of the base mesh by where on the body it is, decimetres."""
 
-    Attributes:
-        vertices: in the rest pose.
-        arm: share of a vertex that moves with an arm, 0..1.
-        reach: its way along the arm, from the shoulder.
-        level: heights of the ankle, knee, crotch, hip, waist, armpit, shoulder and neck.
-        elbow: reach of the elbow.
-        wrist: reach of the wrist.
-    """
-
-    vertices: Float64[ndarray, "n 3"]
-    arm: Float64[ndarray, " n"]
-    reach: Float64[ndarray, " n"]
-    level: dict[str, float]
-    elbow: float
-    wrist: float
+    vertices: Float64[ndarray, "n 3"]  # in the rest pose
+    arm: Float64[ndarray, " n"]  # share of a vertex that moves with an arm, 0..1
+    reach: Float64[ndarray, " n"]  # its way along the arm, from the shoulder
+    level: dict[str, float]  # heights of the ankle, knee, crotch, hip, waist, armpit, shoulder and neck
+    elbow: float  # reach of the elbow
+    wrist: float  # reach of the wrist
 
     @classmethod
     def of(cls, assets: Assets, skeleton: Skeleton, vertices: Float64[ndarray, "n 3"]) -> Measures:
@@ -68,6 +61,10 @@ class Measures:
         }
         return cls(vertices, arm, reach, level, a, a + b)
 
+    def moved(self, vertices: ndarray, arm: ndarray, reach: ndarray) -> Measures:
+        """The same body's for other vertices."""
+        return dataclasses.replace(self, vertices=vertices, arm=arm, reach=reach)
+
     def flat(self) -> Float64[ndarray, "n 2"]:
         """Texture coordinates of cloth in decimetres: across, and down the trunk or along the sleeve."""
         v, arm, reach = self.vertices, self.arm, self.reach
@@ -81,7 +78,7 @@ class Sheet:
     """A helper mesh, subdivided once: each vertex is a mean of some of the base mesh's."""
 
     base: ndarray  # (n, 4) vertices of the base mesh
-    quads: ndarray  # (faces, 4)
+    triangles: ndarray  # (faces, 3)
     bone: ndarray
     weight: ndarray
 
@@ -89,10 +86,9 @@ class Sheet:
         """Values of the base mesh's vertices, on the sheet."""
         return values[self.base].mean(1)
 
-    @property
-    def triangles(self) -> ndarray:
-        """Corners of the triangles."""
-        return np.concatenate([self.quads[:, [0, 1, 2]], self.quads[:, [0, 2, 3]]])
+    def measures(self, m: Measures) -> Measures:
+        """Those of the sheet's own vertices."""
+        return m.moved(self.place(m.vertices), self.place(m.arm), self.place(m.reach))
 
 
 @functools.lru_cache(maxsize=8)
@@ -108,7 +104,7 @@ def sheet(assets: Assets, group: str) -> Sheet:
     base = np.concatenate([np.repeat(used[:, None], 4, 1), np.tile(used[unique], (1, 2)), quads])
     parts = [np.stack([corners[:, k], edge[:, k], centre, edge[:, k - 1]], -1) for k in range(4)]
     bone, weight = mix_weights(assets.weight_bone[base], assets.weight[base] / 4)
-    return Sheet(base, np.concatenate(parts), bone, weight)
+    return Sheet(base, split_quads(np.concatenate(parts)), bone, weight)
 
 
 def mix_weights(bone: ndarray, weight: ndarray) -> tuple[ndarray, ndarray]:
@@ -121,38 +117,19 @@ def mix_weights(bone: ndarray, weight: ndarray) -> tuple[ndarray, ndarray]:
     return order.astype(np.int32), top / np.maximum(top.sum(1, keepdims=True), 1e-9)
 
 
-def normals_of(vertices: ndarray, triangles: ndarray) -> ndarray:
-    """Unit normals of vertices (numpy; once per garment)."""
-    a, b, c = (vertices[triangles[:, k]] for k in range(3))
-    face = np.cross(b - a, c - a)
-    out = np.zeros_like(vertices)
-    for k in range(3):
-        for axis in range(3):
-            out[:, axis] += np.bincount(triangles[:, k], face[:, axis], len(vertices))
-    return out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-9)
-
-
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Where a garment ends.
+    """Where a garment ends."""
 
-    Attributes:
-        top: height of its upper border; the neck's for what hangs on the shoulders.
-        hem: height of its lower border.
-        sleeve: reach at which its sleeves end; 0 with the arms bare, None for what does not go round the shoulders.
-        neck: shape of the neckline for what hangs on the shoulders: crew, v, boat, high.
-        open: half width of an open front; 0 closed.
-    """
+    top: float  # height of its upper border; the neck's for what hangs on the shoulders
+    hem: float  # height of its lower border
+    sleeve: float | None = None  # reach of its sleeves; 0 with the arms bare, None for what has no shoulders
+    neck: str = ""  # shape of the neckline for what hangs on the shoulders: crew, v, boat, high
+    open: float = 0.0  # half width of an open front; 0 closed
 
-    top: float
-    hem: float
-    sleeve: float | None = None
-    neck: str = ""
-    open: float = 0.0
-
-    def field(self, m: Measures, values: tuple[ndarray, ndarray, ndarray]) -> ndarray:
-        """How far inside of the garment (decimetres) points with these vertices, arm shares and reaches are."""
-        v, arm, reach = values
+    def field(self, m: Measures) -> ndarray:
+        """How far inside of the garment (decimetres) the measured vertices are."""
+        v, arm, reach = m.vertices, m.arm, m.reach
         on_arm = arm > 0.5
         out = np.minimum(self.top - v[:, 1], v[:, 1] - self.hem)
         if self.neck:
@@ -188,18 +165,9 @@ class Piece:
 
 
 def from_tights(
-    assets: Assets,
-    m: Measures,
-    cut: Cut,
-    material: int,
-    *,
-    loose: float,
-    flare: float = 0.0,
-    hang: float = 0.0,
-    folds: ndarray | None = None,
-    group: str = "helper-tights",
-    over: list[Piece] | None = None,
-) -> Piece:
+    assets: Assets, m: Measures, cut: Cut, material: int, *, loose: float, flare: float = 0.0, hang: float = 0.0,
+    folds: ndarray | None = None, group: str = "helper-tights", over: Sequence[Piece] = (),
+) -> Piece:  # fmt: skip
     """A garment from one of the helper meshes.
 
     Args:
@@ -215,22 +183,21 @@ def from_tights(
         over: garments that lie over this one: it ends where they begin.
     """
     s = sheet(assets, group)
-    v = s.place(m.vertices)
-    arm, reach = s.place(m.arm), s.place(m.reach)
+    own = s.measures(m)
+    v, arm, reach, uv = own.vertices, own.arm, own.reach, own.flat()
     if group == "helper-skirt":
         arm = np.zeros_like(arm)
-    inside = cut.field(m, (v, arm, reach))
-    for piece in over or []:
+    inside = cut.field(own.moved(v, arm, reach))
+    for piece in over:
         inside = np.minimum(inside, MARGIN - s.place(piece.inside) - 0.05)
     normal = normals_of(v, s.triangles)
-    span = max(cut.top - cut.hem, 0.1) if cut.sleeve is None else max(m.level["armpit"] - cut.hem, 0.1)
     start = cut.top if cut.sleeve is None else m.level["armpit"]
+    span = max(start - cut.hem, 0.1)
     low = np.clip((start - v[:, 1]) / span, 0, 1) * (arm < 0.5)
     along = np.clip(reach / max(m.wrist, 0.1), 0, 1) * (arm >= 0.5)
     away = loose + flare * low**1.3 + 0.5 * flare * along
     if cut.neck:
         away = away * np.clip(0.3 + 0.7 * (m.level["neck"] + 0.1 - v[:, 1]) / 0.9, 0.3, 1)
-    uv = Measures(v, s.place(m.arm), reach, m.level, m.elbow, m.wrist).flat()
     if folds is not None:
         rows, columns = folds.shape
         i = np.mod(np.round(-uv[:, 1] / TILE[1] * rows).astype(int), rows)
@@ -243,28 +210,19 @@ def from_tights(
         front = float(moved[chest, 2].max(initial=0)) if chest.any() else 0.0
         pull = below & (normal[:, 2] > 0.2)
         moved[pull, 2] += hang * np.clip(front - moved[pull, 2], 0, 0.8) * normal[pull, 2]
-    mesh = textured(moved, s.bone, s.weight, s.triangles, uv, normal, material, inside)
-    field = cut.field(m, (m.vertices, m.arm, m.reach))
-    return Piece(mesh, field)
+    mesh = textured(Skin(moved, s.bone, s.weight), s.triangles, uv, normal, material, inside)
+    return Piece(mesh, cut.field(m))
 
 
 def textured(
-    vertices: ndarray,
-    bone: ndarray,
-    weight: ndarray,
-    triangles: ndarray,
-    flat: ndarray,
-    normal: ndarray,
-    material: int,
-    cut: ndarray,
+    skin: Skin, triangles: ndarray, flat: ndarray, normal: ndarray, material: int, cut: ndarray | None = None
 ) -> Mesh:
     """A mesh with the coordinates of cloth; triangles wholly outside of the cut are dropped."""
-    triangles = triangles[(cut[triangles] > 0).any(1)]
-    uv = flat[triangles] / np.array(TILE) * np.array([1.0, 1.0])
-    back = normal[triangles, 2].mean(1) < -0.05
-    uv = uv + np.array([0.25, 0.0])
-    uv[back, :, 0] += 0.5
-    return Mesh.of(vertices, bone, weight, triangles, uv, material, cut)
+    if cut is not None:
+        triangles = triangles[(cut[triangles] > 0).any(1)]
+    uv = flat[triangles] / np.array(TILE) + np.array([0.25, 0.0])
+    uv[normal[triangles, 2].mean(1) < -0.05, :, 0] += 0.5  # the back
+    return Mesh.of(skin, triangles, uv, material, cut)
 
 
 def shoe(
@@ -297,13 +255,13 @@ def shoe(
     keep = s.triangles[(inside[s.triangles] > 0).any(1)]
     height_in = (moved[:, 1] - (floor - sole)) / 2.0
     uv = np.stack([(v[:, 2] + 1.0) / 4.0, np.clip(height_in, 0, 0.99)], -1)[keep]
-    mesh = Mesh.of(moved, s.bone, s.weight, keep, uv, material, inside)
+    mesh = Mesh.of(Skin(moved, s.bone, s.weight), keep, uv, material, inside)
     field = np.where(m.vertices[:, 1] < ankle + height, ankle + height - m.vertices[:, 1], -1.0)
     return Piece(mesh, field)
 
 
-def fit(assets: Assets, garment: Garment, vertices: Float64[ndarray, "n 3"]) -> tuple[ndarray, ndarray, ndarray]:
-    """A garment of a further folder on a body: vertices, bones, weights."""
+def fit(assets: Assets, garment: Garment, vertices: Float64[ndarray, "n 3"]) -> Skin:
+    """A garment of a further folder on a body."""
     unit = np.ones(3)
     for axis, a, b, distance in garment.scale:
         k = int(axis)
@@ -311,7 +269,7 @@ def fit(assets: Assets, garment: Garment, vertices: Float64[ndarray, "n 3"]) -> 
     placed = (vertices[garment.vertex] * garment.weight[..., None]).sum(1) + garment.offset * unit
     share = np.maximum(garment.weight, 0)
     bone, weight = mix_weights(assets.weight_bone[garment.vertex], assets.weight[garment.vertex] * share[..., None])
-    return placed, bone, weight
+    return Skin(placed, bone, weight)
 
 
 def components(triangles: ndarray, count: int) -> ndarray:
@@ -332,14 +290,14 @@ def from_garment(
     assets: Assets, m: Measures, garment: Garment, materials: dict[str, int], thick: float = 0.02
 ) -> Piece:
     """A suit of a further folder; its connected pieces are tops and trousers by where they are."""
-    placed, bone, weight = fit(assets, garment, m.vertices)
-    triangles = garment.triangles
+    skin, triangles = fit(assets, garment, m.vertices), garment.triangles
+    placed = skin.vertices
     normal = normals_of(placed, triangles)
     share = np.maximum(garment.weight, 0)
     share = share / np.maximum(share.sum(1, keepdims=True), 1e-9)
     arm = (m.arm[garment.vertex] * share).sum(1)
     reach = (m.reach[garment.vertex] * share).sum(1)
-    flat = Measures(placed, arm, reach, m.level, m.elbow, m.wrist).flat()
+    flat = m.moved(placed, arm, reach).flat()
     label = components(triangles, len(placed))
     kind = np.empty(len(placed), np.int64)
     names = list(materials)
@@ -355,8 +313,8 @@ def from_garment(
     for k, name in enumerate(names):
         own = triangles[kind[triangles[:, 0]] == k]
         if len(own):
-            ones = np.ones(len(placed))
-            parts.append(textured(placed + normal * thick, bone, weight, own, flat, normal, materials[name], ones))
+            off = skin._replace(vertices=placed + normal * thick)
+            parts.append(textured(off, own, flat, normal, materials[name]))
     inside = np.where(garment.hides, 9.0, -1.0)
     return Piece(Mesh.join(parts), inside)
 

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
-from mimicmotion.synth.figure import BLINK, HEAD_PITCH, HEAD_YAW, MOUTH, PITCH, SPINE_PITCH, SPINE_TWIST, YAW
+from mimicmotion.synth import figure as fig
 
 _FARTHEST = np.array([0.44, 0.3])  # angles that eyes turn in their sockets, sideways and up or down; of a whole action
 
@@ -44,10 +44,10 @@ def face_actions(
         for mood, weight in ((first, s), (second, 1 - s)):
             for name, value in mood.items():
                 face[name] = face.get(name, 0.0) + size * weight * value
-        opening = max(float(row[MOUTH]) - 1, 0.0)
+        opening = max(float(row[fig.MOUTH]) - 1, 0.0)
         face["jawOpen"] = min(face.get("jawOpen", 0.0) + 0.45 * opening, 0.9)
         face["mouthFunnel"] = 0.5 * opening * wide
-        blink = float(row[BLINK])
+        blink = float(row[fig.BLINK])
         face["eyeBlinkLeft"] = face["eyeBlinkRight"] = blink
         for name in ("eyeWideLeft", "eyeWideRight", "eyeSquintLeft", "eyeSquintRight"):
             if name in face:
@@ -67,7 +67,7 @@ def gaze(
     They rest on a place in the world (every second time the camera, if they can) for 0.3 to 1.8 s while the head moves,
     and jump to the next one.
     """
-    head = q[:, [YAW, PITCH]] + q[:, [SPINE_TWIST, SPINE_PITCH]] + q[:, [HEAD_YAW, HEAD_PITCH]]
+    head = q[:, [fig.YAW, fig.PITCH]] + q[:, [fig.SPINE_TWIST, fig.SPINE_PITCH]] + q[:, [fig.HEAD_YAW, fig.HEAD_PITCH]]
     ends = times[0] + np.cumsum(rng.uniform(0.3, 1.8, int((times[-1] - times[0]) / 0.3) + 1))
     _, first, rest = np.unique(np.searchsorted(ends, times), return_index=True, return_inverse=True)
     place = head[first] + rng.normal(size=(len(first), 2)) * (0.2, 0.1)

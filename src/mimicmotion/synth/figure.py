@@ -50,14 +50,9 @@ def _rotation(a: ndarray, i: int, j: int) -> ndarray:
     return m
 
 
-def _unit(v: ndarray) -> ndarray:
-    return v / np.maximum(np.sqrt((v * v).sum(-1, keepdims=True)), 1e-9)
-
-
-def _cross(a: ndarray, b: ndarray) -> ndarray:
-    x, y, z = a[..., 0], a[..., 1], a[..., 2]
-    u, v, w = b[..., 0], b[..., 1], b[..., 2]
-    return np.stack([y * w - z * v, z * u - x * w, x * v - y * u], -1)
+def unit(v: Float64[ndarray, "*n 3"]) -> Float64[ndarray, "*n 3"]:
+    """Vectors of length 1."""
+    return v / np.maximum(np.linalg.norm(v, axis=-1, keepdims=True), 1e-9)
 
 
 def two_bones(
@@ -73,13 +68,13 @@ def two_bones(
     reach = np.sqrt((line * line).sum(-1, keepdims=True))
     line = line / np.maximum(reach, 1e-9)
     reach = np.clip(reach, 1.15 * abs(a - b) + 0.35 * min(a, b), 0.998 * (a + b))
-    side = _unit(bend - line * (bend * line).sum(-1, keepdims=True))
+    side = unit(bend - line * (bend * line).sum(-1, keepdims=True))
     cos = np.clip((a * a + reach**2 - b * b) / (2 * a * reach), -1, 1)
     middle = start + a * (line * cos + side * np.sqrt(1 - cos**2))
     end = start + line * reach
-    hinge = _cross(line, side)
+    hinge = np.cross(line, side)
     frames = []
     for first, second in ((start, middle), (middle, end)):
-        y = _unit(first - second)
-        frames.append(np.stack([hinge, y, _cross(hinge, y)], -1))
+        y = unit(first - second)
+        frames.append(np.stack([hinge, y, np.cross(hinge, y)], -1))
     return middle, end, frames[0], frames[1]

@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
-from mimicmotion.synth.assets import Assets, Garment
-from mimicmotion.synth.body import Mesh
-from mimicmotion.synth.clothes import Measures, fit, normals_of
+from mimicmotion.synth.assets import Assets, Garment, split_quads
+from mimicmotion.synth.body import Mesh, Skin, normals_of
+from mimicmotion.synth.clothes import Measures, fit
 from mimicmotion.synth.rig import Skeleton
 
 # Height of the hairline on the unshaped base mesh (decimetres) by the angle from the face, degrees.
@@ -22,27 +22,16 @@ _CENTRE = np.array([0.0, 7.4, 0.2])
 
 @dataclass(frozen=True, slots=True)
 class HairStyle:
-    """What the hair of a head is like.
+    """What the hair of a head is like."""
 
-    Attributes:
-        length: of the hair on top, decimetres; 0 none.
-        sides: length at the sides as a share of that on top.
-        curl: 0 straight, 1 curled: how far strands wander from their direction.
-        recede: how much higher the hairline is, decimetres.
-        hang: length of the hair that hangs at the sides and behind; 0 none.
-        fringe: the curtain also hangs over the forehead's sides.
-        tail: length of a ponytail; 0 none.
-        bun: radius of a bun; 0 none.
-    """
-
-    length: float
-    sides: float = 0.7
-    curl: float = 0.2
-    recede: float = 0.0
-    hang: float = 0.0
-    fringe: bool = False
-    tail: float = 0.0
-    bun: float = 0.0
+    length: float  # of the hair on top, decimetres; 0 none
+    sides: float = 0.7  # length at the sides as a share of that on top
+    curl: float = 0.2  # 0 straight, 1 curled: how far strands wander from their direction
+    recede: float = 0.0  # how much higher the hairline is, decimetres
+    hang: float = 0.0  # length of the hair that hangs at the sides and behind; 0 none
+    fringe: bool = False  # the curtain also hangs over the forehead's sides
+    tail: float = 0.0  # length of a ponytail; 0 none
+    bun: float = 0.0  # radius of a bun; 0 none
 
 
 @functools.lru_cache(maxsize=2)
@@ -81,11 +70,8 @@ def scalp_hair(assets: Assets, vertices: Float64[ndarray, "n 3"], style: HairSty
         placed = vertices + away * (0.03 + share * length)[:, None]
         density = 1.0 - 0.85 * share**1.5
         cut = np.minimum(inside / 0.12 + 0.35, 1.0 if k == 0 else density)
-        out.append(
-            Mesh.of(
-                placed, assets.weight_bone, assets.weight, triangles, uv, material, cut, np.where(cut < 1, 0.95, 0.0)
-            )
-        )
+        skin = Skin(placed, assets.weight_bone, assets.weight)
+        out.append(Mesh.of(skin, triangles, uv, material, cut, fray=0.95))
     return out
 
 
@@ -105,39 +91,47 @@ def hanging_hair(
     back, front = float(ring[:, 2].min()), float(np.percentile(ring[:, 2], 90))
     out = []
     if style.hang:
-        out.append(_curtain(assets, skeleton, m, style, material, rng, (crown, level, wide, back, front)))
+        trunk = v[np.unique(assets.faces("helper-tights")[0])]
+        out.append(_curtain(trunk, skeleton, m, style, material, rng, (crown, level, wide, back, front)))
     if style.tail:
         root = np.array([0.0, level + rng.uniform(-0.1, 0.7), back + 0.1])
         way = np.array([0.0, -1.0, -0.35])
-        out.append(_tube(assets, skeleton, root, way, style.tail, 0.32, material))
+        out.append(_tube(skeleton, root, way, style.tail, 0.32, material))
     if style.bun:
         root = np.array([0.0, level + rng.uniform(-0.2, 1.0), back + 0.05])
-        out.append(_tube(assets, skeleton, root, np.array([0.0, 0.3, -0.3]), 1.6 * style.bun, style.bun, material))
+        out.append(_tube(skeleton, root, np.array([0.0, 0.3, -0.3]), 1.6 * style.bun, style.bun, material))
     return out
 
 
-def _hung(assets: Assets, skeleton: Skeleton, placed: ndarray) -> tuple[ndarray, ndarray]:
-    """Bones of what hangs from the head: below the chin more and more the chest."""
+def _hung(skeleton: Skeleton, placed: ndarray) -> Skin:
+    """What hangs from the head: below the chin it moves more and more with the chest."""
     neck, shoulder = skeleton.head("head")[1], skeleton.head("upperarm01.L")[1]
     share = np.clip((neck - placed[:, 1]) / max(neck - shoulder, 0.1), 0, 1) * 0.75
     bone = np.zeros((len(placed), 6), np.int32)
     weight = np.zeros((len(placed), 6), np.float32)
     first = share < 0.5
-    names = assets.bone("head"), assets.bone("spine01")
+    names = skeleton.index("head"), skeleton.index("spine01")
     bone[:, 0], bone[:, 1] = np.where(first, *names), np.where(first, *names[::-1])
     weight[:, 0], weight[:, 1] = np.where(first, 1 - share, share), np.where(first, share, 1 - share)
-    return bone, weight
+    return Skin(placed, bone, weight)
+
+
+def _grid(
+    skeleton: Skeleton, placed: ndarray, u: ndarray, v: ndarray, cut: ndarray, fray: float, material: int
+) -> Mesh:
+    """A mesh of points in rows and columns (rows, columns, 3), with texture coordinates of its columns and rows."""
+    rows, columns, _ = placed.shape
+    grid = np.arange(rows * columns).reshape(rows, columns)
+    triangles = split_quads(np.stack([grid[:-1, :-1], grid[1:, :-1], grid[1:, 1:], grid[:-1, 1:]], -1).reshape(-1, 4))
+    uv = np.stack(np.meshgrid(u, v), -1).reshape(-1, 2)
+    skin = _hung(skeleton, placed.reshape(-1, 3))
+    return Mesh.of(skin, triangles, uv[triangles], material, cut.ravel(), fray)
 
 
 def _curtain(
-    assets: Assets,
-    skeleton: Skeleton,
-    m: Measures,
-    style: HairStyle,
-    material: int,
-    rng: np.random.Generator,
+    trunk: ndarray, skeleton: Skeleton, m: Measures, style: HairStyle, material: int, rng: np.random.Generator,
     skull: tuple[float, float, float, float, float],
-) -> Mesh:
+) -> Mesh:  # fmt: skip
     """A sheet around the head from the crown down, open in front of the face."""
     crown, level, wide, back, front = skull
     columns, rows = 49, 16
@@ -154,32 +148,20 @@ def _curtain(
     below = np.clip(level - y, 0, None)[:, None]
     x = (wide + puff) * bulge * np.sin(angle) * (1 + 0.05 * below)
     z = middle - 0.05 * below + (deep + puff) * bulge * np.cos(angle)
-    trunk = m.vertices[np.unique(assets.faces("helper-tights")[0])]
-    low = trunk[(trunk[:, 1] > m.level["armpit"]) & (np.abs(trunk[:, 0]) < 1.2)]
+    chest = trunk[(trunk[:, 1] > m.level["armpit"]) & (np.abs(trunk[:, 0]) < 1.2)]
     shoulder = m.level["shoulder"] + 0.5
     near = np.clip((shoulder + 0.5 - y) / 0.6, 0, 1)[:, None]  # what reaches the shoulders lies behind or before them
-    behind, before = float(low[:, 2].min()) - 0.15, float(low[:, 2].max()) + 0.1
-    z = np.where(
-        np.cos(angle) < 0.25,
-        np.minimum(z, z * (1 - near) + near * behind),
-        np.maximum(z, z * (1 - near) + near * before),
-    )
-    placed = np.stack([x, np.broadcast_to(y[:, None], x.shape), z], -1).reshape(-1, 3)
-    grid = np.arange(rows * columns).reshape(rows, columns)
-    quads = np.stack([grid[:-1, :-1], grid[1:, :-1], grid[1:, 1:], grid[:-1, 1:]], -1).reshape(-1, 4)
-    triangles = np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]])
-    u, v = np.meshgrid(np.linspace(0, 1, columns), down)
-    uv = np.stack([u, v], -1).reshape(-1, 2)
+    behind, before = float(chest[:, 2].min()) - 0.15, float(chest[:, 2].max()) + 0.1
+    low, high = z * (1 - near) + near * behind, z * (1 - near) + near * before
+    z = np.where(np.cos(angle) < 0.25, np.minimum(z, low), np.maximum(z, high))
+    placed = np.stack([x, np.broadcast_to(y[:, None], x.shape), z], -1)
+    u = np.linspace(0, 1, columns)
     # ends of strands at different heights; the sides of the face are clear
-    side = np.minimum(u, 1 - u).ravel() * 12
-    cut = np.minimum((1 - v.ravel()) * 3.0, side + 0.3)
-    bone, weight = _hung(assets, skeleton, placed)
-    return Mesh.of(placed, bone, weight, triangles, uv[triangles], material, cut, np.full(len(placed), 0.9))
+    cut = np.minimum((1 - down[:, None]) * 3.0, np.minimum(u, 1 - u) * 12 + 0.3)
+    return _grid(skeleton, placed, u, down, cut, 0.9, material)
 
 
-def _tube(
-    assets: Assets, skeleton: Skeleton, root: ndarray, way: ndarray, length: float, radius: float, material: int
-) -> Mesh:
+def _tube(skeleton: Skeleton, root: ndarray, way: ndarray, length: float, radius: float, material: int) -> Mesh:
     """A ponytail, or a bun if it is short: thick in its first part, thin at its end."""
     rows, columns = 14, 17
     t = np.linspace(0, 1, rows)[:, None]
@@ -190,19 +172,12 @@ def _tube(
     profile = radius * np.sqrt(np.clip(t * 6, 0, 1)) * np.sqrt(np.clip(1.02 - t**2, 0, 1))
     side, deep = np.array([1.0, 0.0, 0.0]), np.cross(way, np.array([1.0, 0.0, 0.0]))
     ring = np.cos(angle)[None, :, None] * side + np.sin(angle)[None, :, None] * deep
-    placed = (middle[:, None] + profile[..., None] * ring).reshape(-1, 3)
-    grid = np.arange(rows * columns).reshape(rows, columns)
-    quads = np.stack([grid[:-1, :-1], grid[1:, :-1], grid[1:, 1:], grid[:-1, 1:]], -1).reshape(-1, 4)
-    triangles = np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]])
-    u, v = np.meshgrid(np.linspace(0, 0.4, columns), t[:, 0])
-    uv = np.stack([u, v], -1).reshape(-1, 2)
-    cut = np.minimum(np.ones(len(placed)), (1 - v.ravel()) * 4 + 0.1)
-    bone, weight = _hung(assets, skeleton, placed)
-    return Mesh.of(placed, bone, weight, triangles, uv[triangles], material, cut, np.full(len(placed), 0.5))
+    placed = middle[:, None] + profile[..., None] * ring
+    cut = np.minimum(1.0, np.broadcast_to((1 - t) * 4 + 0.1, (rows, columns)))
+    return _grid(skeleton, placed, np.linspace(0, 0.4, columns), t[:, 0], cut, 0.5, material)
 
 
 def garment_hair(assets: Assets, garment: Garment, vertices: Float64[ndarray, "n 3"], material: int) -> Mesh:
-    """Hair of a further folder: cards, whose strands end at different places."""
-    placed, bone, weight = fit(assets, garment, vertices)
+    """Hair or a hat of a further folder."""
     uv = garment.uv[garment.triangle_uv]
-    return Mesh.of(placed, bone, weight, garment.triangles, uv, material)
+    return Mesh.of(fit(assets, garment, vertices), garment.triangles, uv, material)

@@ -6,23 +6,7 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
-from mimicmotion.synth.figure import (
-    ARM,
-    CURL,
-    HEAD_PITCH,
-    HEAD_ROLL,
-    HEAD_YAW,
-    LEG,
-    MOUTH,
-    NUM_PARAMS,
-    PITCH,
-    ROLL,
-    SHRUG,
-    SPINE_PITCH,
-    SPINE_ROLL,
-    SPINE_TWIST,
-    YAW,
-)
+from mimicmotion.synth import figure as fig
 
 Rng = np.random.Generator
 
@@ -64,32 +48,28 @@ HAND_SHAPES = {  # thumb, index, middle, ring, little, spread
 
 def neutral() -> Float64[ndarray, " 54"]:
     """Standing, arms hanging."""
-    q = np.zeros(NUM_PARAMS)
+    q = np.zeros(fig.NUM_PARAMS)
     for side in (0, 1):
         set_arm(q, side, "hang", None)
-        q[CURL[side] : CURL[side] + 6] = HAND_SHAPES["relaxed"]
-        q[LEG[side] : LEG[side] + 5] = (0.07, 0.0, 0.0, 0.0, 0.2)
-    q[MOUTH] = 1.0
+        q[fig.CURL[side] : fig.CURL[side] + 6] = HAND_SHAPES["relaxed"]
+        q[fig.LEG[side] : fig.LEG[side] + 5] = (0.07, 0.0, 0.0, 0.0, 0.2)
+    q[fig.MOUTH] = 1.0
     return q
 
 
 def set_arm(q: ndarray, side: int, region: str, rng: Rng | None) -> None:
     """Put a hand into a region; without `rng` at its middle."""
     centre, spread, twist, twist_spread = ARM_REGIONS[region]
-    k = ARM[side]
+    k = fig.ARM[side]
     noise = np.zeros(7) if rng is None else np.clip(rng.normal(size=7), -2, 2)
     q[k : k + 3] = np.array(centre) + spread * noise[:3]
-    q[k + 3 : k + 7] = (
-        0.3 * noise[3],
-        np.clip(twist + twist_spread * noise[4], -3.1, 0.3),
-        0.3 * noise[5],
-        0.2 * noise[6],
-    )
+    q[k + 3 : k + 7] = np.array([0.3, twist_spread, 0.3, 0.2]) * noise[3:]
+    q[k + 4] = np.clip(twist + q[k + 4], -3.1, 0.3)
 
 
 def set_hand(q: ndarray, side: int, shape: str, rng: Rng) -> None:
     """Fingers in one of HAND_SHAPES, a little varied."""
-    q[CURL[side] : CURL[side] + 6] = np.array(HAND_SHAPES[shape]) + rng.normal(size=6) * 0.06
+    q[fig.CURL[side] : fig.CURL[side] + 6] = np.array(HAND_SHAPES[shape]) + rng.normal(size=6) * 0.06
 
 
 def random_pose(rng: Rng, energy: float = 1.0, *, calm: bool = False) -> Float64[ndarray, " 54"]:
@@ -102,21 +82,21 @@ def random_pose(rng: Rng, energy: float = 1.0, *, calm: bool = False) -> Float64
         set_arm(q, side, region, rng)
         set_hand(q, side, str(rng.choice(list(HAND_SHAPES) if not calm else ["relaxed", "flat"])), rng)
     n = lambda scale: scale * energy * float(np.clip(rng.normal(), -2, 2))  # noqa: E731
-    q[[PITCH, ROLL, YAW]] = n(0.04), n(0.06), n(0.18)
-    q[[SPINE_PITCH, SPINE_ROLL, SPINE_TWIST]] = 0.04 + n(0.08), n(0.1), n(0.14)
-    q[[HEAD_PITCH, HEAD_YAW, HEAD_ROLL]] = n(0.1), n(0.22), n(0.1)
-    q[list(SHRUG)] = abs(n(0.4))
+    q[[fig.PITCH, fig.ROLL, fig.YAW]] = n(0.04), n(0.06), n(0.18)
+    q[[fig.SPINE_PITCH, fig.SPINE_ROLL, fig.SPINE_TWIST]] = 0.04 + n(0.08), n(0.1), n(0.14)
+    q[[fig.HEAD_PITCH, fig.HEAD_YAW, fig.HEAD_ROLL]] = n(0.1), n(0.22), n(0.1)
+    q[list(fig.SHRUG)] = abs(n(0.4))
     wide = rng.uniform(0.0, 0.28) * energy
     for side in (0, 1):
-        q[LEG[side] : LEG[side] + 5] = 0.03 + wide, 0.0, n(0.08), 0.0, 0.2 + n(0.12)
+        q[fig.LEG[side] : fig.LEG[side] + 5] = 0.03 + wide, 0.0, n(0.08), 0.0, 0.2 + n(0.12)
     if rng.random() < 0.25 * energy and not calm:  # one foot up on its toes or lifted
         side = int(rng.integers(2))
-        q[LEG[side] : LEG[side] + 4] = (
+        q[fig.LEG[side] : fig.LEG[side] + 3] = (
             0.05 + rng.uniform(0, 0.5),
             rng.uniform(0.03, 0.45),
             rng.uniform(-0.35, 0.4),
-            -0.5,
         )
+        q[fig.LEG[side] + 3] = -0.5
         q[0] = (1 - 2 * side) * -0.1
     else:
         q[0] = n(0.07)

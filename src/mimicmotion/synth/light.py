@@ -29,61 +29,34 @@ LINEAR[:11] = np.arange(11) / 255.0 / 12.92
 
 
 class Surface(NamedTuple):
-    """Triangles in the world, and what they are made of.
+    """Triangles in the world, and what they are made of."""
 
-    Attributes:
-        points: (n, 3) in the picture; the third number is the nearness.
-        triangles: (faces, 3).
-        position: (n, 3) in the world.
-        normal: (n, 3).
-        rest: (n, 3) in the rest pose, for the eyes.
-        uv: (faces, 3, 2).
-        shadow: (n,) ambient occlusion, 1 open.
-        fold: (n,) how strong folds are.
-        material: (faces,).
-        table: (materials, 15), see the columns above.
-        textures: (textures, size, size, 5) uint8: colour and the slope of small heights, 128 flat.
-    """
-
-    points: ndarray
-    triangles: ndarray
-    position: ndarray
-    normal: ndarray
-    rest: ndarray
-    uv: ndarray
-    shadow: ndarray
-    fold: ndarray
-    material: ndarray
-    table: ndarray
-    textures: ndarray
+    points: ndarray  # (n, 3) in the picture; the third number is the nearness
+    triangles: ndarray  # (faces, 3)
+    position: ndarray  # (n, 3) in the world
+    normal: ndarray  # (n, 3)
+    rest: ndarray  # (n, 3) in the rest pose, for the eyes
+    uv: ndarray  # (faces, 3, 2)
+    shadow: ndarray  # (n,) ambient occlusion, 1 open
+    fold: ndarray  # (n,) how strong folds are
+    material: ndarray  # (faces,)
+    table: ndarray  # (materials, 15), see the columns above
+    textures: ndarray  # (textures, size, size, 5) uint8: colour and the slope of small heights, 128 flat
 
 
 class Light(NamedTuple):
-    """Where light comes from.
+    """Where light comes from."""
 
-    Attributes:
-        key: (3,) direction to the key light.
-        colour: (3,) its strength on a surface that faces it.
-        sky: (3,) ambient light from above.
-        ground: (3,) ambient light from below.
-        key_map: nearness of the nearest surface to the key light.
-        key_matrix: (3, 4) world to column, row, nearness of the map.
-        key_radius: of its blur in cells.
-        top_map: the same for light from straight above, ...
-        top_matrix: ... which only dims the ambient light.
-        top_radius: of its blur in cells.
-    """
-
-    key: ndarray
-    colour: ndarray
-    sky: ndarray
-    ground: ndarray
-    key_map: ndarray
-    key_matrix: ndarray
-    key_radius: float
-    top_map: ndarray
-    top_matrix: ndarray
-    top_radius: float
+    key: ndarray  # (3,) direction to the key light
+    colour: ndarray  # (3,) its strength on a surface that faces it
+    sky: ndarray  # (3,) ambient light from above
+    ground: ndarray  # (3,) ambient light from below
+    key_map: ndarray  # nearness of the nearest surface to the key light
+    key_matrix: ndarray  # (3, 4) world to column, row, nearness of the map
+    key_radius: float  # of its blur in cells
+    top_map: ndarray  # the same for light from straight above,
+    top_matrix: ndarray  # ... which only dims the ambient light
+    top_radius: float  # of its blur in cells
 
 
 @inlined
@@ -292,8 +265,17 @@ def shade(out, cover, background, ids, bary, surface, light, eye, factor):
                 out[i, j, k] = total[k] * share + (1.0 - hits * share) * background[i, j, k]
 
 
+@inlined
+def _between(grid, x, y):
+    """A number of a grid between its cells."""
+    a, b = int(x), int(y)
+    f, g = x - a, y - b
+    upper, lower = (1 - f) * grid[b, a] + f * grid[b, a + 1], (1 - f) * grid[b + 1, a] + f * grid[b + 1, a + 1]
+    return (1 - g) * upper + g * lower
+
+
 @kernel
-def shade_floor(out, background, shadow, ambient, share, start, cell, eye, ray0, ray_x, ray_y, pitch_sin, pitch_cos):
+def shade_floor(out, background, shadow, ambient, share, start, cell, eye, centre, focal, pitch_sin, pitch_cos):
     """The background with the person's shadows on the floor (the plane y = 0).
 
     Args:
@@ -305,36 +287,23 @@ def shade_floor(out, background, shadow, ambient, share, start, cell, eye, ray0,
         start: (2,) x and z of the first cell.
         cell: size of a cell.
         eye: (3,) the camera's place.
-        ray0: (2,) column and row of the camera's axis.
-        ray_x: 1 / focal length in pixels.
-        ray_y: the same.
+        centre: (2,) column and row of the camera's axis.
+        focal: focal length in pixels.
         pitch_sin: sine of how far the camera looks down.
         pitch_cos: its cosine.
     """
     rows, columns, _ = out.shape
-    cells = shadow.shape[0]
+    last = shadow.shape[0] - 1
     for i in range(rows):
-        up = -(i + 0.5 - ray0[1]) * ray_y
+        up = -(i + 0.5 - centre[1]) / focal
         y = up * pitch_cos - pitch_sin
-        forward = up * pitch_sin + pitch_cos
+        far = -eye[1] / y if y < -1e-4 else -1.0
+        z = (eye[2] - (up * pitch_sin + pitch_cos) * far - start[1]) / cell - 0.5
         for j in range(columns):
+            x = (eye[0] + (j + 0.5 - centre[0]) / focal * far - start[0]) / cell - 0.5
             dim = 1.0
-            if y < -1e-4:
-                far = -eye[1] / y
-                fx = (eye[0] + (j + 0.5 - ray0[0]) * ray_x * far - start[0]) / cell - 0.5
-                fz = (eye[2] - forward * far - start[1]) / cell - 0.5
-                if 0.0 <= fx < cells - 1 and 0.0 <= fz < cells - 1:
-                    a, b = int(fx), int(fz)
-                    f, g = fx - a, fz - b
-                    w0, w1, w2, w3 = (1 - f) * (1 - g), f * (1 - g), (1 - f) * g, f * g
-                    s = w0 * shadow[b, a] + w1 * shadow[b, a + 1] + w2 * shadow[b + 1, a] + w3 * shadow[b + 1, a + 1]
-                    o = (
-                        w0 * ambient[b, a]
-                        + w1 * ambient[b, a + 1]
-                        + w2 * ambient[b + 1, a]
-                        + w3 * ambient[b + 1, a + 1]
-                    )
-                    dim = share * (1.0 - s) + (1.0 - share) * (1.0 - o)
+            if far > 0.0 and 0.0 <= x < last and 0.0 <= z < last:
+                dim = share * (1.0 - _between(shadow, x, z)) + (1.0 - share) * (1.0 - _between(ambient, x, z))
             for k in range(3):
                 out[i, j, k] = background[i, j, k] * dim
 

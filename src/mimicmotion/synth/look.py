@@ -102,23 +102,23 @@ def texels(assets: Assets, size: int) -> tuple[Float32[ndarray, "size size 3"], 
         bary = np.zeros((size, size, 2), np.float32)
         ones = np.ones(len(points), np.float32)
         flat = np.zeros((len(own), 3, 2), np.float32)
-        fill(
-            points,
-            own,
-            np.ones(len(own), np.bool_),
-            ones,
-            0 * ones,
-            flat,
-            np.ones((len(own), 2), np.float32),
-            depth,
-            ids,
-            bary,
-        )
+        every, cells = np.ones(len(own), np.bool_), np.ones((len(own), 2), np.float32)
+        fill(points, own, every, ones, 0 * ones, flat, cells, depth, ids, bary)
         hit = ids >= 0
         w = np.concatenate([1 - bary[hit].sum(1, keepdims=True), bary[hit]], 1)
         place[hit] = (assets.vertices[triangles[ids[hit]]] * w[..., None]).sum(1)
         group[hit] = number
     return place, group
+
+
+def _mix(a: ndarray, b: ndarray, share: ndarray | float) -> ndarray:
+    """Colours from `a` to `b`."""
+    return a + (b - a) * share
+
+
+def _ink(colour: ndarray) -> tuple[float, ...]:
+    """A colour to draw with."""
+    return tuple(map(float, colour))
 
 
 def _spot(place: ndarray, centre: tuple[float, float, float], radius: float) -> ndarray:
@@ -177,40 +177,30 @@ def skin_texture(
     coarse, mid, fine = (_shifted(rng, k, size)[..., None] for k in ("coarse", "mid", "fine"))
     colour = tone * (1 + 0.02 * coarse + 0.02 * mid + 0.012 * fine)
     red = np.array([1.06, 0.86, 0.84]) ** rng.uniform(0.4, 1.6)
-    flush = np.clip(
-        one("cheek") + one("nose") + 0.6 * one("ears") + 0.7 * one("knuckle") + 0.5 * one("knee") + 0.5 * one("elbow"),
-        0,
-        1,
-    )
+    places = {"cheek": 1.0, "nose": 1.0, "ears": 0.6, "knuckle": 0.7, "knee": 0.5, "elbow": 0.5}
+    flush = np.clip(sum(share * one(name) for name, share in places.items()), 0, 1)
     colour = colour * (1 + (red - 1) * (0.5 * flush + 0.12 * np.clip(coarse, -1, 1)))
     if rng.random() < 0.3 * (tone.mean() > 0.5):
         spots = np.clip(_shifted(rng, "fine", size) - 1.6, 0, 1)[..., None] * (one("cheek") + one("nose"))
         colour = colour * (1 - 0.35 * np.clip(spots, 0, 1))
     colour = colour * (1 - (0.12 + 0.1 * rng.random()) * one("eye") * (0.5 + age / 80))
     colour = colour * (1 - 0.12 * one("eyelids"))
-    lips = (
-        tone * np.array([0.86, 0.6, 0.6])
-        if not female or rng.random() < 0.6
-        else hsv(rng.uniform(-0.06, 0.02), 0.6, rng.uniform(0.35, 0.8)) / 255
-    )
-    colour += (lips - colour) * one("lips") * 0.85
-    nails = (
-        hsv(rng.random(), 0.6, 0.7) / 255
-        if female and rng.random() < 0.3
-        else np.minimum(tone * np.array([1.08, 0.98, 0.98]), 1)
-    )
-    colour += (nails - colour) * np.maximum(one("fingernails"), one("toenails")) * 0.8
-    dark = hair / 255.0 * 0.6
+    lips, nails = tone * np.array([0.86, 0.6, 0.6]), np.minimum(tone * np.array([1.08, 0.98, 0.98]), 1)
+    if female and rng.random() >= 0.6:
+        lips = hsv(rng.uniform(-0.06, 0.02), 0.6, rng.uniform(0.35, 0.8)) / 255
+    colour = _mix(colour, lips, one("lips") * 0.85)
+    if female and rng.random() < 0.3:
+        nails = hsv(rng.random(), 0.6, 0.7) / 255
+    colour = _mix(colour, nails, np.maximum(one("fingernails"), one("toenails")) * 0.8)
     strands = np.clip(0.8 + 0.15 * _shifted(rng, "fine", size), 0, 1)[..., None]
-    colour += (
-        (dark - colour) * np.clip(one("brow") * rng.uniform(0.6, 1.3), 0, 1) * strands * (0.65 if female else 0.85)
-    )
+    brow = np.clip(one("brow") * rng.uniform(0.6, 1.3), 0, 1) * strands * (0.65 if female else 0.85)
+    colour = _mix(colour, hair / 255.0 * 0.6, brow)
     if not female and age > 19:
         kind = rng.choice([0.0, 0.12, 0.3, 0.75], p=[0.4, 0.2, 0.2, 0.2])
         beard = np.clip(one("beard") * 1.3, 0, 1) * (1 - one("lips")) * np.clip(0.9 + 0.12 * fine, 0, 1.2)
-        colour += (hair / 255.0 * 0.8 - colour) * np.clip(beard * kind * 1.1, 0, 0.8)
-    colour += (np.array([0.82, 0.78, 0.68]) - colour) * one("teeth")
-    colour += (np.array([0.6, 0.28, 0.27]) - colour) * one("tongue")
+        colour = _mix(colour, hair / 255.0 * 0.8, np.clip(beard * kind * 1.1, 0, 0.8))
+    colour = _mix(colour, np.array([0.82, 0.78, 0.68]), one("teeth"))
+    colour = _mix(colour, np.array([0.6, 0.28, 0.27]), one("tongue"))
     rough = 0.003 + 0.006 * np.clip((age - 35) / 40, 0, 1)
     height = rough * (_shifted(rng, "mid", size) + 0.6 * _shifted(rng, "fine", size)) * 0.5
     return _pack(colour * 255, height, (0.35 * size / 10, 0.35 * size / 10))
@@ -231,25 +221,18 @@ def leather_texture(rng: Rng, size: int, base: ndarray, sole: ndarray, band: nda
     row = lambda v: int(np.clip(1 - v, 0, 1) * size)  # noqa: E731
     if rng.random() < 0.5:
         points = np.array([(int(size * (0.25 + 0.1 * k)), row(0.2 + 0.16 * (k % 2))) for k in range(5)], np.int32)
-        cv2.polylines(colour, [points], False, tuple(map(float, band)), max(size // 40, 1))
+        cv2.polylines(colour, [points], False, _ink(band), max(size // 40, 1))
     if rng.random() < 0.5:
-        cv2.rectangle(colour, (int(0.55 * size), row(0.6)), (int(0.72 * size), row(0.3)), tuple(map(float, band)), -1)
+        cv2.rectangle(colour, (int(0.55 * size), row(0.6)), (int(0.72 * size), row(0.3)), _ink(band), -1)
     colour[row(sole_height) :] = sole
     colour *= 1 + 0.05 * _shifted(rng, "mid", size)[..., None] + 0.03 * _shifted(rng, "fine", size)[..., None]
     return _pack(colour, 0.01 * _shifted(rng, "mid", size), (size / 4.0, size / 2.0))
 
 
 def cloth_texture(
-    rng: Rng,
-    size: int,
-    base: ndarray,
-    *,
-    pattern: str = "plain",
-    denim: bool = False,
-    front: str = "",
-    rough: float = 1.0,
-    folds: float = 1.0,
-) -> Texture:
+    rng: Rng, size: int, base: ndarray, *, pattern: str = "plain", denim: bool = False, front: str = "",
+    rough: float = 1.0, folds: float = 1.0,
+) -> Texture:  # fmt: skip
     """Cloth of 16 x 8 decimetres: its front in the left half, its back in the right one; waist at row 0.
 
     Args:
@@ -267,11 +250,10 @@ def cloth_texture(
     _draw_pattern(rng, colour, base, other, pattern)
     middle, scale = size // 4, size / 16.0
     if front:
-        edge = tuple(map(float, base * 0.6))
-        cv2.line(colour, (middle, 0), (middle, size - 1), edge, max(size // 256, 1))
+        cv2.line(colour, (middle, 0), (middle, size - 1), _ink(base * 0.6), max(size // 256, 1))
         if front == "buttons":
             for y in np.arange(0, size, size / 9.0):
-                cv2.circle(colour, (middle + 2, int(y)), max(round(0.1 * scale), 1), tuple(map(float, other)), -1)
+                cv2.circle(colour, (middle + 2, int(y)), max(round(0.1 * scale), 1), _ink(other), -1)
         else:
             cv2.line(colour, (middle, 0), (middle, size - 1), (150.0, 150.0, 150.0), max(size // 200, 1))
     fine, mid = _shifted(rng, "fine", size), _shifted(rng, "mid", size)
@@ -281,40 +263,33 @@ def cloth_texture(
         thigh = np.sum([np.exp(-(((x - c) / 0.7) ** 2)) for c in (2.6, 5.4, 10.6, 13.4)], axis=0)
         colour += (np.array([170, 182, 200]) - colour) * (0.35 * rng.random() * thigh)[None, :, None]
         for c in (2.4, 5.6, 10.2, 13.8):
-            cv2.rectangle(
-                colour,
-                (int((c - 0.6) * scale), int(0.93 * size)),
-                (int((c + 0.6) * scale), size - 2),
-                tuple(map(float, base * 0.7)),
-                1,
-            )
+            left, right = int((c - 0.6) * scale), int((c + 0.6) * scale)
+            cv2.rectangle(colour, (left, int(0.93 * size)), (right, size - 2), _ink(base * 0.7), 1)
     height = 0.06 * folds * _shifted(rng, "folds", size) + 0.008 * mid + 0.0012 * rough * fine
     return _pack(colour, height, (size / 16.0, size / 8.0))
 
 
-def _draw_pattern(  # noqa: PLR0912 - one branch a pattern
-    rng: Rng, colour: ndarray, base: ndarray, other: ndarray, pattern: str
-) -> None:
+def _draw_pattern(rng: Rng, colour: ndarray, base: ndarray, other: ndarray, pattern: str) -> None:  # noqa: PLR0912
     size = len(colour)
     y, x = np.arange(size)[:, None], np.arange(size)[None, :]
-    waves = lambda n, z, share: (z * n / size) % 1 < share  # noqa: E731
+    waves = lambda n, z, share: ((z * n / size) % 1 < share)[..., None]  # noqa: E731
     if pattern == "stripes":
-        colour[np.broadcast_to(waves(int(rng.integers(6, 24)), y, rng.uniform(0.2, 0.6)), (size, size))] = other
+        colour[:] = np.where(waves(int(rng.integers(6, 24)), y, rng.uniform(0.2, 0.6)), other, colour)
     elif pattern == "pinstripes":
-        colour[np.broadcast_to(waves(int(rng.integers(40, 72)), x, 0.25), (size, size))] = base + (other - base) * 0.5
+        colour[:] = np.where(waves(int(rng.integers(40, 72)), x, 0.25), base + (other - base) * 0.5, colour)
     elif pattern in ("checks", "plaid"):
         n = int(rng.integers(8, 22))
-        for k, mask in enumerate((waves(2 * n, x, 0.4), waves(n, y, 0.4))):
-            colour += (other - colour) * (0.5 * mask)[..., None]
+        for count, along in ((2 * n, x), (n, y)):
+            colour[:] = _mix(colour, other, 0.5 * waves(count, along, 0.4))
             if pattern == "plaid":
-                thin = waves(2 * n, x + size // 9, 0.08) if k == 0 else waves(n, y + size // 9, 0.08)
-                colour += (hsv(rng.random(), 0.6, 0.8) - colour) * (0.6 * thin)[..., None]
+                thin = waves(count, along + size // 9, 0.08)
+                colour[:] = _mix(colour, hsv(rng.random(), 0.6, 0.8), 0.6 * thin)
     elif pattern == "dots":
         n = int(rng.integers(12, 28))
         a, b = (x * 2 * n / size) % 1 - 0.5, (y * n / size) % 1 - 0.5
         colour[a**2 + b**2 < rng.uniform(0.03, 0.1)] = other
     elif pattern == "fade":
-        colour += (other - colour) * (0.5 - 0.5 * np.cos(2 * np.pi * (y / size)))[..., None]
+        colour[:] = _mix(colour, other, (0.5 - 0.5 * np.cos(2 * np.pi * (y / size)))[..., None])
     elif pattern == "camouflage":
         for k in range(3):
             tint = base * rng.uniform(0.5, 1.3) + 12 * k
@@ -322,7 +297,7 @@ def _draw_pattern(  # noqa: PLR0912 - one branch a pattern
     elif pattern == "flowers":
         for _ in range(130):
             at = rng.integers(0, size, 2)
-            tint = tuple(map(float, hsv(rng.random() * 0.25 + (other[0] / 255.0), 0.6, rng.uniform(0.5, 0.95))))
+            tint = _ink(hsv(rng.random() * 0.25 + (other[0] / 255.0), 0.6, rng.uniform(0.5, 0.95)))
             r = int(rng.integers(2, max(size // 48, 3)))
             for k in range(5):
                 turn = 2 * np.pi * k / 5
@@ -340,7 +315,6 @@ def _draw_pattern(  # noqa: PLR0912 - one branch a pattern
 def _print(rng: Rng, colour: ndarray, centre: tuple[int, int], wide: int, tint: ndarray, *, letters: bool) -> None:
     """A picture or a word on the chest; texels are twice as wide as high."""
     x, y = centre
-    paint = tuple(map(float, tint))
     if letters:
         word = "".join(chr(65 + int(c)) for c in rng.integers(0, 26, int(rng.integers(2, 6))))
         (across, high), _ = cv2.getTextSize(word, cv2.FONT_HERSHEY_DUPLEX, 2.0, 5)
@@ -351,12 +325,11 @@ def _print(rng: Rng, colour: ndarray, centre: tuple[int, int], wide: int, tint: 
         if len(rows):
             at = np.clip(y + (rows - rows.mean()) * 2, 0, len(colour) - 1).astype(int)
             to = np.clip(x + columns - columns.mean(), 0, len(colour) - 1).astype(int)
-            colour[at, to] = tint
-            colour[np.clip(at + 1, 0, len(colour) - 1), to] = tint
+            colour[at, to] = colour[np.clip(at + 1, 0, len(colour) - 1), to] = tint
         return
     for k in range(int(rng.integers(1, 5))):
         kind, r = rng.integers(3), wide * rng.uniform(0.4, 1.0) / (k + 1)
-        ink = paint if k % 2 == 0 else tuple(map(float, cloth_colour(rng)))
+        ink = _ink(tint if k % 2 == 0 else cloth_colour(rng))
         if kind == 0:
             cv2.ellipse(colour, (x, y), (int(r), int(2 * r)), 0, 0, 360, ink, -1)
         elif kind == 1:

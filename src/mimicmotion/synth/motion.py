@@ -1,4 +1,4 @@
-"""Procedural motion: key poses joined by smooth curves, and the rhythm between them."""
+"""Procedural motion: key poses joined by curves, and the rhythm between them."""
 
 from __future__ import annotations
 
@@ -9,26 +9,10 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from mimicmotion.errors import InputError
-from mimicmotion.synth.figure import (
-    ARM,
-    BLINK,
-    CURL,
-    HEAD_PITCH,
-    HEAD_ROLL,
-    HEAD_YAW,
-    LEG,
-    MOUTH,
-    PELVIS_OFFSET,
-    PITCH,
-    ROLL,
-    SPINE_PITCH,
-    SPINE_ROLL,
-    SPINE_TWIST,
-    TRAVEL,
-    YAW,
-)
+from mimicmotion.synth import figure as fig
 from mimicmotion.synth.keyposes import HAND_SHAPES, Rng, curve, neutral, random_pose, set_arm, set_hand
 
+_TALKING = ("chest", "bent", "up_bent", "front", "face", "cross", "wide_bent", "front_up")  # where the hands are
 Params = Float64[ndarray, "n 54"]
 
 
@@ -50,9 +34,9 @@ def dance(rng: Rng, t: ndarray) -> Params:
     q = _between(rng, t, lambda: random_pose(rng, 1.2), 0.4, 0.9)
     period = rng.uniform(0.45, 0.8)
     q[:, 1] -= 0.05 * rng.random() * (1 - _wave(t, period))
-    q[:, ROLL] += 0.1 * rng.random() * _wave(t, 2 * period)
+    q[:, fig.ROLL] += 0.1 * rng.random() * _wave(t, 2 * period)
     q[:, 0] += 0.08 * rng.random() * _wave(t, 2 * period)
-    q[:, TRAVEL[0]] += 0.05 * rng.random() * _wave(t, 6 * period, rng.random())
+    q[:, fig.TRAVEL[0]] += 0.05 * rng.random() * _wave(t, 6 * period, rng.random())
     return q
 
 
@@ -67,13 +51,13 @@ def wave(rng: Rng, t: ndarray) -> Params:
     sides = [0, 1] if rng.random() < 0.25 else [int(rng.integers(2))]
     period, high = rng.uniform(0.5, 0.9), rng.uniform(0.25, 0.75)
     for s in sides:
-        k = ARM[s]
+        k = fig.ARM[s]
         beat = _wave(t, period, 0.5 * s)
         q[:, k] = rng.uniform(0.4, 0.65) + 0.16 * beat
         q[:, k + 1], q[:, k + 2] = high - 0.03 * beat**2, rng.uniform(0.15, 0.35)
         q[:, k + 3], q[:, k + 4], q[:, k + 5] = 0, rng.uniform(-1.4, -0.7), 0.0
         q[:, k + 6] = 0.3 * _wave(t, period, 0.5 * s - 0.12)
-        q[:, CURL[s] : CURL[s] + 6] = HAND_SHAPES["open"]
+        q[:, fig.CURL[s] : fig.CURL[s] + 6] = HAND_SHAPES["open"]
     return q
 
 
@@ -82,21 +66,25 @@ def walk(rng: Rng, t: ndarray) -> Params:
     q = np.tile(neutral(), (len(t), 1))
     period, lift, stride = rng.uniform(0.8, 1.3), rng.uniform(0.08, 0.32), rng.uniform(0.05, 0.2)
     start = rng.random()
-    q[:, YAW] = rng.uniform(-0.6, 0.6)
+    q[:, fig.YAW] = rng.uniform(-0.6, 0.6)
     swing = rng.uniform(0.1, 0.32)
     for s in (0, 1):
         phase = 2 * np.pi * (t / period + start + 0.5 * s)
         up = np.maximum(np.sin(phase), 0) ** 1.5
-        q[:, LEG[s]], q[:, LEG[s] + 1] = 0.02, lift * up
-        q[:, LEG[s] + 2] = stride * -np.cos(phase) + 0.3 * lift * up
-        q[:, LEG[s] + 3] = -0.5 * np.maximum(np.sin(phase + 0.6), 0) * min(1.0, 4 * lift)
+        q[:, fig.LEG[s]], q[:, fig.LEG[s] + 1] = 0.02, lift * up
+        q[:, fig.LEG[s] + 2] = stride * -np.cos(phase) + 0.3 * lift * up
+        q[:, fig.LEG[s] + 3] = -0.5 * np.maximum(np.sin(phase + 0.6), 0) * min(1.0, 4 * lift)
         bend = rng.uniform(0.0, 0.3)
-        q[:, ARM[s] + 1] = -0.95 + bend
-        q[:, ARM[s] + 2] = 0.1 + bend + swing * np.cos(phase)
+        q[:, fig.ARM[s] + 1] = -0.95 + bend
+        q[:, fig.ARM[s] + 2] = 0.1 + bend + swing * np.cos(phase)
     step = 2 * np.pi * (t / period + start)
     q[:, 0], q[:, 1] = -0.04 * np.sin(step), -0.015 * (1 + np.cos(2 * step))
-    q[:, ROLL], q[:, SPINE_TWIST], q[:, SPINE_ROLL] = 0.03 * np.sin(step), 0.1 * np.cos(step), -0.03 * np.sin(step)
-    q[:, SPINE_PITCH] = 0.06
+    q[:, fig.ROLL], q[:, fig.SPINE_TWIST], q[:, fig.SPINE_ROLL] = (
+        0.03 * np.sin(step),
+        0.1 * np.cos(step),
+        -0.03 * np.sin(step),
+    )
+    q[:, fig.SPINE_PITCH] = 0.06
     return q
 
 
@@ -105,11 +93,11 @@ def turn(rng: Rng, t: ndarray) -> Params:
     q = _between(rng, t, lambda: random_pose(rng, 0.6, calm=rng.random() < 0.6), 1.2, 2.5)
     reach = 1.05 if rng.random() < 0.85 else 1.6
     yaw = _between(rng, t, lambda: np.array([rng.uniform(-reach, reach)]), 0.9, 1.8)[:, 0]
-    q[:, YAW] = yaw
+    q[:, fig.YAW] = yaw
     speed = np.abs(np.gradient(yaw, t)) if len(t) > 1 else np.zeros(len(t))
     for s in (0, 1):  # small steps while turning
-        q[:, LEG[s] + 1] += 0.06 * np.clip(speed, 0, 1) * np.maximum(_wave(t, 0.5, 0.5 * s), 0)
-    q[:, HEAD_YAW] -= 0.25 * yaw * rng.random()
+        q[:, fig.LEG[s] + 1] += 0.06 * np.clip(speed, 0, 1) * np.maximum(_wave(t, 0.5, 0.5 * s), 0)
+    q[:, fig.HEAD_YAW] -= 0.25 * yaw * rng.random()
     return q
 
 
@@ -124,12 +112,12 @@ def squat(rng: Rng, t: ndarray) -> Params:
     for s in (0, 1):
         set_arm(a, s, region, None)
         set_arm(b, s, end, None)
-        k = slice(ARM[s], ARM[s] + 7)
+        k = slice(fig.ARM[s], fig.ARM[s] + 7)
         q[:, k] = a[k] + (b[k] - a[k]) * low[:, None]
-        q[:, LEG[s] : LEG[s] + 5] = (wide, 0, 0, 0, 0.2 + 0.8 * wide)
+        q[:, fig.LEG[s] : fig.LEG[s] + 5] = (wide, 0, 0, 0, 0.2 + 0.8 * wide)
     q[:, 1], q[:, 2] = -depth * low, -0.3 * depth * low
-    q[:, SPINE_PITCH], q[:, PITCH] = 0.3 * depth * low, 0.7 * depth * low
-    q[:, HEAD_PITCH] = -0.6 * depth * low
+    q[:, fig.SPINE_PITCH], q[:, fig.PITCH] = 0.3 * depth * low, 0.7 * depth * low
+    q[:, fig.HEAD_PITCH] = -0.6 * depth * low
     return q
 
 
@@ -143,11 +131,11 @@ def legs(rng: Rng, t: ndarray) -> Params:
     size = rng.uniform(0.6, 1.05)
     for s in (0, 1):
         beat = np.maximum(_wave(t, 2 * period, 0.5 * (s ^ first)), 0) ** 0.8
-        q[:, LEG[s] : LEG[s] + 3] = np.array([0.05, 0, 0]) + size * beat[:, None] * np.array(target)
-        q[:, LEG[s] + 3] = toe * beat
+        q[:, fig.LEG[s] : fig.LEG[s] + 3] = np.array([0.05, 0, 0]) + size * beat[:, None] * np.array(target)
+        q[:, fig.LEG[s] + 3] = toe * beat
         q[:, 0] -= (1 - 2 * s) * 0.09 * beat
-        q[:, ROLL] += (1 - 2 * s) * 0.2 * target[0] * beat
-        q[:, SPINE_ROLL] -= (1 - 2 * s) * 0.12 * beat * rng.random()
+        q[:, fig.ROLL] += (1 - 2 * s) * 0.2 * target[0] * beat
+        q[:, fig.SPINE_ROLL] -= (1 - 2 * s) * 0.12 * beat * rng.random()
     return q
 
 
@@ -161,11 +149,10 @@ def raise_arms(rng: Rng, t: ndarray) -> Params:
     for s in (0, 1):
         angle = low + (high - low) * (0.5 - 0.5 * np.cos(2 * np.pi * (t / period + lag * s)))
         flat = reach * np.cos(angle)
-        k = ARM[s]
+        k = fig.ARM[s]
         q[:, k], q[:, k + 1], q[:, k + 2] = flat * np.cos(plane), reach * np.sin(angle), flat * np.sin(plane)
         q[:, k + 4] = twist
-        set_hand_shape = HAND_SHAPES[str(rng.choice(["flat", "open", "relaxed", "fist"]))]
-        q[:, CURL[s] : CURL[s] + 6] = set_hand_shape
+        q[:, fig.CURL[s] : fig.CURL[s] + 6] = HAND_SHAPES[str(rng.choice(["flat", "open", "relaxed", "fist"]))]
     return q
 
 
@@ -178,24 +165,24 @@ def balance(rng: Rng, t: ndarray) -> Params:
         q = neutral()
         lean = rng.uniform(0.0, 1.0)
         way = rng.uniform(-0.3, 1.0)  # outward .. backward
-        q[LEG[side] : LEG[side] + 4] = (
-            0.1 + 0.6 * lean * max(way, 0),
-            0.1 + 0.4 * lean * rng.random(),
-            -0.5 * lean * (1 - way),
-            -0.4,
-        )
+        out, up = 0.1 + 0.6 * lean * max(way, 0), 0.1 + 0.4 * lean * rng.random()
+        q[fig.LEG[side] : fig.LEG[side] + 4] = out, up, -0.5 * lean * (1 - way), -0.4
         q[0] = -sign * 0.11
         q[1] = -0.06 * rng.random()
-        q[ROLL], q[SPINE_ROLL] = sign * 0.38 * lean * max(way, 0), sign * 0.3 * lean * rng.random()
-        q[PITCH], q[SPINE_PITCH] = 0.4 * lean * (1 - way) * 0.7, 0.2 * rng.random()
+        q[fig.ROLL], q[fig.SPINE_ROLL] = sign * 0.38 * lean * max(way, 0), sign * 0.3 * lean * rng.random()
+        q[fig.PITCH], q[fig.SPINE_PITCH] = 0.4 * lean * (1 - way) * 0.7, 0.2 * rng.random()
         for s in (0, 1):
             set_arm(q, s, str(rng.choice(["side", "side", "side_up", "side_low", "front", "wide_bent", "over"])), rng)
             set_hand(q, s, str(rng.choice(["open", "flat", "relaxed"])), rng)
-        q[HEAD_ROLL], q[HEAD_YAW], q[HEAD_PITCH] = -0.3 * q[SPINE_ROLL], rng.normal() * 0.15, 0.2 * rng.random()
+        q[fig.HEAD_ROLL], q[fig.HEAD_YAW], q[fig.HEAD_PITCH] = (
+            -0.3 * q[fig.SPINE_ROLL],
+            rng.normal() * 0.15,
+            0.2 * rng.random(),
+        )
         return q
 
     q = _between(rng, t, make, 0.7, 1.6)
-    q[:, YAW] = rng.uniform(-0.4, 0.4)
+    q[:, fig.YAW] = rng.uniform(-0.4, 0.4)
     return q
 
 
@@ -206,19 +193,14 @@ def gesture(rng: Rng, t: ndarray) -> Params:
         q = random_pose(rng, 0.4, calm=True)
         for s in (0, 1):
             if rng.random() < 0.8:
-                set_arm(
-                    q,
-                    s,
-                    str(rng.choice(["chest", "bent", "up_bent", "front", "face", "cross", "wide_bent", "front_up"])),
-                    rng,
-                )
-                q[ARM[s] + 4] = rng.uniform(-3.0, -0.6)
+                set_arm(q, s, str(rng.choice(_TALKING)), rng)
+                q[fig.ARM[s] + 4] = rng.uniform(-3.0, -0.6)
             set_hand(q, s, str(rng.choice(list(HAND_SHAPES))), rng)
-        q[HEAD_YAW], q[HEAD_PITCH], q[HEAD_ROLL] = rng.normal(size=3) * (0.25, 0.12, 0.1)
+        q[fig.HEAD_YAW], q[fig.HEAD_PITCH], q[fig.HEAD_ROLL] = rng.normal(size=3) * (0.25, 0.12, 0.1)
         return q
 
     q = _between(rng, t, make, 0.45, 1.1)
-    q[:, MOUTH] = 1 + 0.8 * np.maximum(_wave(t, 0.37) * _wave(t, 0.9, rng.random()), 0)
+    q[:, fig.MOUTH] = 1 + 0.8 * np.maximum(_wave(t, 0.37) * _wave(t, 0.9, rng.random()), 0)
     return q
 
 
@@ -246,15 +228,15 @@ def motion_params(name: str, rng: Rng, t: Float64[ndarray, " n"]) -> Params:
         raise InputError(f"motion={name!r}", f"one of {sorted(MOTIONS)}", "choose one of them, or None for any")
     q = MOTIONS[name](rng, t)
     phase = rng.random(8)
-    q[:, SPINE_PITCH] += 0.012 * _wave(t, 3.4, phase[0])
-    q[:, HEAD_YAW] += 0.06 * _wave(t, 2.9, phase[1])
-    q[:, HEAD_PITCH] += 0.04 * _wave(t, 2.3, phase[2])
-    q[:, HEAD_ROLL] += 0.03 * _wave(t, 3.7, phase[3])
-    q[:, PELVIS_OFFSET.start] += 0.012 * _wave(t, 4.1, phase[4])
+    q[:, fig.SPINE_PITCH] += 0.012 * _wave(t, 3.4, phase[0])
+    q[:, fig.HEAD_YAW] += 0.06 * _wave(t, 2.9, phase[1])
+    q[:, fig.HEAD_PITCH] += 0.04 * _wave(t, 2.3, phase[2])
+    q[:, fig.HEAD_ROLL] += 0.03 * _wave(t, 3.7, phase[3])
+    q[:, fig.PELVIS_OFFSET.start] += 0.012 * _wave(t, 4.1, phase[4])
     for s in (0, 1):
-        q[:, ARM[s] : ARM[s] + 3] += 0.015 * _wave(t[:, None], 2.7, phase[5] + s + np.array([0.0, 0.3, 0.6]))
-        q[:, CURL[s] : CURL[s] + 5] += 0.05 * _wave(t[:, None], 1.9, phase[6] + np.arange(5) * 0.1)
-    q[:, BLINK] = ((t / rng.uniform(2.2, 4.0) + phase[7]) % 1 < 0.05).astype(float)
+        q[:, fig.ARM[s] : fig.ARM[s] + 3] += 0.015 * _wave(t[:, None], 2.7, phase[5] + s + np.array([0.0, 0.3, 0.6]))
+        q[:, fig.CURL[s] : fig.CURL[s] + 5] += 0.05 * _wave(t[:, None], 1.9, phase[6] + np.arange(5) * 0.1)
+    q[:, fig.BLINK] = ((t / rng.uniform(2.2, 4.0) + phase[7]) % 1 < 0.05).astype(float)
     if name not in ("gesture",) and rng.random() < 0.4:
-        q[:, MOUTH] = 1 + rng.uniform(0, 1.2) * np.maximum(_wave(t, rng.uniform(0.4, 1.5)), 0)
+        q[:, fig.MOUTH] = 1 + rng.uniform(0, 1.2) * np.maximum(_wave(t, rng.uniform(0.4, 1.5)), 0)
     return q

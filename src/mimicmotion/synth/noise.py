@@ -2,7 +2,7 @@
 
 The numbers are in noise_fit.json, which scripts/fit_detector_noise.py measures on real videos (how sure the estimator
 is and for how long, how far points jump) and on rendered ones (how far from the truth they lie). See
-docs/synthetic-people.md.
+docs/lab/detector-noise.md.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
-from jaxtyping import Float64, Int
+from jaxtyping import Float, Float64
 from numpy import ndarray
 
 from mimicmotion.errors import InputError
-from mimicmotion.pose.keypoints import FACE, LEFT_HAND, NUM_POINTS, RIGHT_HAND, PoseSequence
-from mimicmotion.synth.noise_measure import Z, normal_cdf, normal_position, torso
+from mimicmotion.pose.keypoints import FACE, L_HIP, LEFT_HAND, NECK, NUM_POINTS, R_HIP, RIGHT_HAND, PoseSequence
 
+Z = np.linspace(-2.5, 2.5, 11)  # standard normal positions at which distributions are kept
 FIT = Path(__file__).with_name("noise_fit.json")
 GROUPS: dict[str, list[int]] = {  # points that a detector treats alike; face and hand: parts with a score of their own
     "head": [0, 14, 15, 16, 17], "shoulders": [1, 2, 5], "elbows": [3, 6], "wrists": [4, 7], "hips": [8, 11],
@@ -32,7 +33,13 @@ HAND_BLOCKS = [(0, 1), (1, 5), (5, 9), (9, 13), (13, 17), (17, 21)]  # wrist, fi
 PARTS = (FACE, LEFT_HAND, RIGHT_HAND)
 SMALL_TOES = [19, 22]
 _POINTS = 24  # body and feet, which have a score each
+_COLUMNS = ("follow", "score_still", "score_time", "fast", "slow", "slow_still", "slow_time")
 _SCORE_OF = np.concatenate([np.arange(_POINTS), np.full(68, _POINTS), np.full(21, _POINTS + 1), np.full(21, 26)])
+_GROUP = np.array([[point in points for points in GROUPS.values()] for point in range(NUM_POINTS)]).argmax(1)
+_SCORE_GROUP = np.concatenate([_GROUP[:_POINTS], [8, 9, 9]])  # groups of the 27 scores
+# groups of the sources of movement: the points, then the parts, then their blocks
+_SOURCE_GROUP = np.concatenate([_GROUP, [8, 9, 9], [8] * len(FACE_BLOCKS), [9] * 2 * len(HAND_BLOCKS)])
+_NORMAL = NormalDist()
 _ARM_L, _ARM_R = np.r_[5:8, LEFT_HAND], np.r_[2:5, RIGHT_HAND]
 _LEG_L, _LEG_R = np.r_[11:14, 18:21], np.r_[8:11, 21:24]
 _HANDS = (np.r_[LEFT_HAND], np.r_[RIGHT_HAND])
@@ -74,12 +81,9 @@ def perturb_poses(poses: PoseSequence, seed: int, strength: float = 1.0) -> Pose
     xy += strength * unit * _errors(rng, fit, confidence, step)
     inside = ((xy >= 0) & (xy < (poses.size[1], poses.size[0]))).all(-1)
     confidence = np.where(inside & (exact > 0), np.clip(confidence, 0, 1), 0.0)
-    return dataclasses.replace(
-        poses,
-        xy=xy.astype(np.float32),
-        confidence=confidence.astype(np.float32),
-        source=f"{poses.source} + noise {strength:g}".strip(),
-    )
+    source = f"{poses.source} + noise {strength:g}".strip()
+    xy, confidence = xy.astype(np.float32), confidence.astype(np.float32)
+    return dataclasses.replace(poses, xy=xy, confidence=confidence, source=source)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +117,6 @@ def load_fit() -> NoiseFit:
     def column(name: str) -> ndarray:
         return np.array([g[name] for g in groups], np.float64)
 
-    rise = 1e-9 * np.arange(len(Z))  # np.interp wants an order, also among equal values
     lost = np.array([g.get("lost", {"share": 0.0})["share"] for g in groups])[:, None]
     found = column("found")
     found_at = normal_position(lost + (1 - lost) * normal_cdf(Z))
@@ -121,14 +124,8 @@ def load_fit() -> NoiseFit:
     return NoiseFit(
         found=np.concatenate([lowest, found], 1),
         found_at=np.concatenate([found_at[:, :1] - 1e-9, found_at], 1),
-        exact=column("exact") + rise,
-        follow=column("follow"),
-        score_still=column("score_still"),
-        score_time=column("score_time"),
-        fast=column("fast"),
-        slow=column("slow"),
-        slow_still=column("slow_still"),
-        slow_time=column("slow_time"),
+        exact=column("exact") + 1e-9 * np.arange(len(Z)),  # np.interp wants an order, also among equal values
+        **{name: column(name) for name in _COLUMNS},
         fast_mix=_mixing(data, "fast_shares"),
         slow_mix=_mixing(data, "slow_shares"),
         tail=data["tail"]["degrees"],
@@ -138,24 +135,20 @@ def load_fit() -> NoiseFit:
     )
 
 
-def _group_of() -> Int[ndarray, " 134"]:
-    out = np.empty(NUM_POINTS, np.int64)
-    for i, points in enumerate(GROUPS.values()):
-        out[points] = i
-    return out
+def torso(xy: Float[ndarray, "frames 134 2"]) -> float:
+    """Median length neck to hips, pixels; at least 1."""
+    apart = 0.5 * (xy[:, R_HIP] + xy[:, L_HIP]) - xy[:, NECK]
+    return max(float(np.median(np.sqrt((apart**2).sum(-1)))), 1.0)
 
 
-_GROUP = _group_of()
-_SCORE_GROUP = np.concatenate([_GROUP[:_POINTS], [8, 9, 9]])  # groups of the 27 scores
+def normal_position(share: Float[ndarray, "*shape"]) -> Float64[ndarray, "*shape"]:
+    """Where the standard normal distribution reaches these shares, within +-3.5."""
+    return np.vectorize(_NORMAL.inv_cdf)(np.clip(share, _NORMAL.cdf(-3.5), _NORMAL.cdf(3.5)))
 
 
-def _source_groups() -> Int[ndarray, " L"]:
-    """Group of each source: the points, then the parts, then their blocks."""
-    blocks = [8] * len(FACE_BLOCKS) + [9] * 2 * len(HAND_BLOCKS)
-    return np.concatenate([_GROUP, [8, 9, 9], blocks])
-
-
-_SOURCE_GROUP = _source_groups()
+def normal_cdf(z: Float[ndarray, "*shape"]) -> Float64[ndarray, "*shape"]:
+    """Of the standard normal distribution."""
+    return np.vectorize(_NORMAL.cdf)(z)
 
 
 def _mixing(data: dict, shares: str) -> Float64[ndarray, "134 L"]:
@@ -198,7 +191,7 @@ def _wander(rng: np.random.Generator, n: int, still: ndarray, time: ndarray, ste
 
 
 def _drift(rng: np.random.Generator, n: int, still: ndarray, time: ndarray, step: float) -> Float64[ndarray, "n 2 S"]:
-    """As `_wander`, for x and y, but smooth in time: correlation (1 + t / time) exp(-t / time)."""
+    """As `_wander`, for x and y, but steady in time: correlation (1 + t / time) exp(-t / time)."""
     noise = rng.standard_normal((n + 2, 2, len(still)))
     keep = np.exp(-step / time)
     square = keep**2
@@ -264,13 +257,7 @@ def _spreads(numbers: Float64[ndarray, "134 3"], doubt: Float64[ndarray, "frames
 
 
 def _faults(
-    rng: np.random.Generator,
-    fit: NoiseFit,
-    xy: ndarray,
-    confidence: ndarray,
-    unit: float,
-    step: float,
-    strength: float,
+    rng: np.random.Generator, fit: NoiseFit, xy: ndarray, confidence: ndarray, unit: float, step: float, strength: float
 ) -> None:
     """Rare faults of some frames each, in place."""
     seconds = len(xy) * step

@@ -11,12 +11,21 @@ from numpy import ndarray
 
 from mimicmotion.synth import look
 from mimicmotion.synth.assets import Assets
-from mimicmotion.synth.body import Genes, Mesh, joint_positions, random_genes, shape_vertices, skin, vertex_normals
+from mimicmotion.synth.body import (
+    Genes,
+    Mesh,
+    Skin,
+    joint_positions,
+    random_genes,
+    shape_vertices,
+    skin,
+    vertex_normals,
+)
 from mimicmotion.synth.clothes import Measures, hidden
 from mimicmotion.synth.light import EYE, EYE_X, EYE_Z, IRIS_B, IRIS_R, LEATHER, SKIN
 from mimicmotion.synth.rig import Pose, Skeleton
-from mimicmotion.synth.wardrobe import Palette, dress
-from mimicmotion.synth.zbuffer import fill_depth, njit
+from mimicmotion.synth.wardrobe import Palette, Rng, Wardrobe
+from mimicmotion.synth.zbuffer import fill_depth
 
 # Long side of a frame in pixels, up to which: the side of a texture in texels, and strands of hair across a texture.
 FINENESS = ((100, 128, 40.0), (400, 512, 90.0), (1_000_000, 1024, 260.0))
@@ -26,31 +35,18 @@ LASHES = ("helper-l-eyelashes-1", "helper-l-eyelashes-2", "helper-r-eyelashes-1"
 
 @dataclass(frozen=True, eq=False)
 class Figure:
-    """A dressed body.
+    """A dressed body."""
 
-    Attributes:
-        skeleton: its joints.
-        mesh: all that is seen of it.
-        table: its materials, see `mimicmotion.synth.light`.
-        textures: of the materials.
-        occlusion: ambient occlusion of each vertex, 1 open.
-        fold: how strong folds of cloth are at each vertex.
-        vertex_of: the mesh's vertex for each of the base mesh's, -1 where it is hidden.
-        actions: face action to (vertices, displacements) of the mesh.
-        height: from the soles to the crown, decimetres.
-        shaped: the base mesh in this body's shape.
-    """
-
-    skeleton: Skeleton
-    mesh: Mesh
-    table: Float32[ndarray, "materials 15"]
-    textures: ndarray
-    occlusion: Float32[ndarray, " n"]
-    fold: Float32[ndarray, " n"]
-    vertex_of: ndarray
-    actions: dict[str, tuple[ndarray, ndarray]]
-    height: float
-    shaped: ndarray
+    skeleton: Skeleton  # its joints
+    mesh: Mesh  # all that is seen of it
+    table: Float32[ndarray, "materials 15"]  # its materials, see `mimicmotion.synth.light`
+    textures: ndarray  # of the materials
+    occlusion: Float32[ndarray, " n"]  # ambient occlusion of each vertex, 1 open
+    fold: Float32[ndarray, " n"]  # how strong folds of cloth are at each vertex
+    vertex_of: ndarray  # the mesh's vertex for each of the base mesh's, -1 where it is hidden
+    actions: dict[str, tuple[ndarray, ndarray]]  # face action to (vertices, displacements) of the mesh
+    height: float  # from the soles to the crown, decimetres
+    shaped: ndarray  # the base mesh in this body's shape
 
     def place(self, pose: Pose, frame: int, face: dict[str, float]) -> Float32[ndarray, "n 3"]:
         """Vertices of one frame, with a face's actions (0..1)."""
@@ -65,7 +61,7 @@ class Figure:
         return out
 
 
-def make_figure(rng: np.random.Generator, assets: Assets, long_side: int) -> Figure:
+def make_figure(rng: Rng, assets: Assets, long_side: int) -> Figure:
     """A person by chance.
 
     Args:
@@ -90,11 +86,14 @@ def make_figure(rng: np.random.Generator, assets: Assets, long_side: int) -> Fig
     hair = np.array(look.HAIR_COLOURS[rng.integers(3 if dark else len(look.HAIR_COLOURS))], np.float32)
     hair = hair + (np.array([170, 168, 165]) - hair) * grey
     flesh_materials = _flesh_materials(rng, assets, genes, skeleton, palette, base, hair)
-    outfit = dress(rng, assets, genes, skeleton, m, palette, hair)
-    skeleton = dataclasses.replace(skeleton, floor=outfit.floor)
-    under = hidden(outfit.pieces, len(vertices))
+    wardrobe = Wardrobe(rng, assets, genes, skeleton, m, palette)
+    clothes = wardrobe.clothes()
+    shoes, floor = wardrobe.shoes()
+    pieces = [*clothes, *shoes]
+    skeleton = dataclasses.replace(skeleton, floor=floor)
+    under = hidden(pieces, len(vertices))
     flesh, used = _flesh(assets, vertices, flesh_materials, under)
-    mesh = Mesh.join([flesh, *(p.mesh for p in outfit.pieces), *outfit.hair])
+    mesh = Mesh.join([flesh, *(p.mesh for p in pieces), *wardrobe.hair(hair)])
     vertex_of = np.full(len(vertices), -1)
     vertex_of[used] = np.arange(len(used))
     actions = {}
@@ -102,7 +101,7 @@ def make_figure(rng: np.random.Generator, assets: Assets, long_side: int) -> Fig
         if name.startswith("face/"):
             seen = vertex_of[index] >= 0
             actions[name.removeprefix("face/")] = vertex_of[index[seen]], delta[seen]
-    height = float(vertices[triangles.ravel(), 1].max()) - outfit.floor
+    height = float(vertices[triangles.ravel(), 1].max()) - floor
     return Figure(
         skeleton=skeleton,
         mesh=mesh,
@@ -118,13 +117,7 @@ def make_figure(rng: np.random.Generator, assets: Assets, long_side: int) -> Fig
 
 
 def _flesh_materials(
-    rng: np.random.Generator,
-    assets: Assets,
-    genes: Genes,
-    skeleton: Skeleton,
-    palette: Palette,
-    base: ndarray,
-    hair: ndarray,
+    rng: Rng, assets: Assets, genes: Genes, skeleton: Skeleton, palette: Palette, base: ndarray, hair: ndarray
 ) -> dict[str, int]:
     female = genes.female > 0.5
     texture = look.skin_texture(rng, assets, palette.size, base, hair, female=female, age=genes.age)
@@ -144,11 +137,11 @@ def _flesh_materials(
 
 def _flesh(assets: Assets, vertices: ndarray, materials: dict[str, int], under: ndarray) -> tuple[Mesh, ndarray]:
     """All of the body that is seen, as one mesh; and the base mesh's vertices it is made of."""
-    triangles, corners, material = [], [], []
     parts = {
         "skin": ("body", "helper-upper-teeth", "helper-lower-teeth", "helper-tongue"),
         "L": ("helper-l-eye",), "R": ("helper-r-eye",), "lash": LASHES,
     }  # fmt: skip
+    triangles, corners, material = [], [], []
     for name, groups in parts.items():
         t, c = assets.faces(*groups)
         seen = ~under[t].all(1) | (name != "skin")
@@ -156,7 +149,7 @@ def _flesh(assets: Assets, vertices: ndarray, materials: dict[str, int], under: 
         corners.append(c[seen])
         material.append(np.full(int(seen.sum()), materials[name]))
     t, c = np.concatenate(triangles), np.concatenate(corners)
-    mesh = Mesh.of(vertices, assets.weight_bone, assets.weight, t, assets.uv[c], 0)
+    mesh = Mesh.of(Skin(vertices, assets.weight_bone, assets.weight), t, assets.uv[c], 0)
     return dataclasses.replace(mesh, material=np.concatenate(material).astype(np.int32)), np.unique(t)
 
 
@@ -199,25 +192,14 @@ def ambient_occlusion(
     return (0.25 + 0.75 * share).astype(np.float32)
 
 
-@njit(cache=True, nogil=True)
-def bounds(points, axes):
-    """Least and largest coordinates of points (n, 3) along three axes (rows)."""
-    low, high = np.full(3, np.inf), np.full(3, -np.inf)
-    for i in range(len(points)):
-        for k in range(3):
-            value = points[i, 0] * axes[k, 0] + points[i, 1] * axes[k, 1] + points[i, 2] * axes[k, 2]
-            low[k] = min(low[k], value)
-            high[k] = max(high[k], value)
-    return low, high
-
-
 def map_matrix(vertices: ndarray, way: ndarray, size: int) -> Float32[ndarray, "3 4"]:
     """World to column, row and nearness (decimetres, at least 1) of a map that looks against `way`."""
     z = way / np.linalg.norm(way)
     x = np.cross([0.0, 0.0, 1.0] if abs(z[2]) < 0.9 else [0.0, 1.0, 0.0], z)
     x /= np.linalg.norm(x)
     y = np.cross(z, x)
-    low, high = bounds(vertices, np.stack([x, y, z]))
+    along = vertices @ np.stack([x, y, z], 1)
+    low, high = along.min(0), along.max(0)
     scale = (size - 2) / max(float((high - low)[:2].max()), 1e-6)
     out = np.zeros((3, 4), np.float32)
     out[0, :3], out[0, 3] = scale * x, 1 - scale * low[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -15,6 +16,9 @@ from mimicmotion.synth.look import hsv, noise
 from mimicmotion.synth.view import View
 
 Rng = np.random.Generator
+Range = tuple[float, float]
+Corners = list[tuple[float, float, float]]  # in the world
+Paint = Callable[[ndarray, ndarray, ndarray], ndarray]  # colours at two coordinates and a distance
 KINDS = ("room", "room", "room", "street", "park", "studio")
 FLOORS = ("planks", "tiles", "carpet", "concrete", "parquet", "rug")
 WALLS = ("paint", "paint", "brick", "paper", "panels", "concrete", "curtain")
@@ -22,25 +26,15 @@ WALLS = ("paint", "paint", "brick", "paper", "panels", "concrete", "curtain")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A background and the light in it.
+    """A background and the light in it."""
 
-    Attributes:
-        picture: linear colours, with a margin around the frame.
-        margin: pixels of the margin.
-        key: direction to the key light.
-        key_colour: its strength.
-        sky: ambient light from above.
-        ground: ambient light from below.
-        softness: of the key light's shadow, decimetres of blur per decimetre of distance.
-    """
-
-    picture: Float32[ndarray, "rows columns 3"]
-    margin: int
-    key: Float32[ndarray, " 3"]
-    key_colour: Float32[ndarray, " 3"]
-    sky: Float32[ndarray, " 3"]
-    ground: Float32[ndarray, " 3"]
-    softness: float
+    picture: Float32[ndarray, "rows columns 3"]  # linear colours, with a margin around the frame
+    margin: int  # pixels of the margin
+    key: Float32[ndarray, " 3"]  # direction to the key light
+    key_colour: Float32[ndarray, " 3"]  # its strength
+    sky: Float32[ndarray, " 3"]  # ambient light from above
+    ground: Float32[ndarray, " 3"]  # ambient light from below
+    softness: float  # of the key light's shadow, decimetres of blur per decimetre of distance
 
 
 def make_place(
@@ -59,12 +53,8 @@ def make_place(
     kind = kind or str(rng.choice(KINDS))
     factor = 2
     rows, columns = (factor * (n + 2 * margin) for n in size)
-    own = View(
-        view.eye,
-        view.pitch,
-        view.focal * factor,
-        (factor * (view.centre[0] + margin), factor * (view.centre[1] + margin)),
-    )
+    middle = factor * (view.centre[0] + margin), factor * (view.centre[1] + margin)
+    own = View(view.eye, view.pitch, view.focal * factor, middle)
     outside = kind in ("street", "park")
     side = rng.choice([-1.0, 1.0])
     key = np.array([side * rng.uniform(0.15, 1.0), rng.uniform(0.7, 1.6), rng.uniform(0.3, 1.1)])
@@ -76,7 +66,7 @@ def make_place(
     light = exposure * 1.15 * contrast * tint
     sky = exposure * (1.08 - 0.72 * contrast) * (np.array([0.94, 1.0, 1.08]) if outside else 2 - tint)
     painter = _Painter(rng, assets, own, (rows, columns), key)
-    {"room": painter.room, "street": painter.street, "park": painter.park, "studio": painter.studio}[kind]()
+    getattr(painter, kind)()
     picture = painter.finish(float(rng.choice([0.0, 0.6, 1.5, 3.0], p=[0.3, 0.35, 0.25, 0.1])) * min(size) / 190)
     picture = cv2.resize(picture, (columns // factor, rows // factor), interpolation=cv2.INTER_AREA)
     picture = np.clip(picture * exposure * tint.astype(np.float32), 0.002, 1.4)
@@ -91,8 +81,33 @@ def _rgb(red: float, green: float, blue: float) -> Float32[ndarray, " 3"]:
     return np.array([red, green, blue], np.float32)
 
 
+def _floats(colour: ndarray) -> tuple[float, ...]:
+    return tuple(map(float, colour))
+
+
 def _linear(colour: ndarray) -> ndarray:
     return LINEAR[np.clip(colour, 0, 255).astype(int)]
+
+
+def _lookup(bank: Float32[ndarray, "n n"], u: ndarray, v: ndarray) -> ndarray:
+    """A texture at coordinates of period 1."""
+    x, y = (np.mod(a * len(bank), len(bank)).astype(np.float32) for a in (u, v))
+    return cv2.remap(bank, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+
+
+def _from_middle(u: ndarray) -> ndarray:
+    """Distance from the middle of cells of length 1, 0..0.5."""
+    return np.abs(np.mod(u, 1) - 0.5)
+
+
+def _by_cell(column: ndarray, row: ndarray) -> ndarray:
+    """A number in 0..1 that looks random, the same for the same two integers."""
+    return np.mod(np.sin(column * 12.9898 + row * 78.233) * 43758.5, 1)
+
+
+def _mix(a: ndarray, b: ndarray, share: ndarray) -> ndarray:
+    """Colours from `a` to `b` by the share of each pixel."""
+    return a + (b - a) * share[..., None]
 
 
 class _Painter:
@@ -110,23 +125,20 @@ class _Painter:
         hue = self.rng.normal(0.1, 0.05) if self.rng.random() < 0.5 else self.rng.random()  # often warm
         return _linear(hsv(hue, saturation * self.rng.random() ** 1.5, self.rng.uniform(low, high)))
 
+    def tint(self, hue: Range, saturation: Range, value: Range) -> ndarray:
+        """A linear colour within ranges."""
+        return _linear(hsv(*(self.rng.uniform(*ends) for ends in (hue, saturation, value))))
+
     def sample(self, kind: str, u: ndarray, v: ndarray) -> ndarray:
         """Noise at texture coordinates of period 1."""
-        bank = noise(kind, 256)
-        x, y = np.mod(u * 256, 256).astype(np.float32), np.mod(v * 256, 256).astype(np.float32)
-        return cv2.remap(bank, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+        return _lookup(noise(kind, 256), u, v)
 
-    def surface(self, kind: str, u: ndarray, v: ndarray, far: ndarray) -> ndarray | None:
-        """A photographed texture, 0..1, of period 1; its fine detail is lost in the distance."""
-        bank = self.assets.surfaces.get(kind)
-        if bank is None:
-            return None
-        n = len(bank)
-        x, y = np.mod(u * n, n).astype(np.float32), np.mod(v * n, n).astype(np.float32)
-        fine = cv2.remap(bank.astype(np.float32), x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
-        soft = cv2.GaussianBlur(bank.astype(np.float32), (0, 0), 4)
-        coarse = cv2.remap(soft, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+    def surface(self, kind: str, u: ndarray, v: ndarray, far: ndarray) -> ndarray:
+        """A photographed texture, 0..1, of period 1; its fine detail is lost in the distance. Grey without one."""
+        bank = self.assets.surfaces.get(kind, np.full((8, 8), 127.5, np.float32))
+        bank = bank.astype(np.float32)
         share = np.clip((far - 40) / 80, 0, 1)
+        fine, coarse = _lookup(bank, u, v), _lookup(cv2.GaussianBlur(bank, (0, 0), 4), u, v)
         return (fine * (1 - share) + coarse * share) / 255.0
 
     def floor_at(self) -> tuple[ndarray, ndarray, ndarray, ndarray]:
@@ -172,48 +184,37 @@ class _Painter:
         skirting = (wall_y < rng.uniform(0.6, 1.2)) & ~on_floor & (rng.random() < 0.7)
         self.picture = np.where(skirting[..., None], self.picture * 0.6 + 0.15, self.picture)
         near = np.minimum.reduce([fz - back, fx - sides[0], sides[1] - fx])
-        ground = (
-            floors(fx, fz, far)
-            * (0.75 + 0.3 * np.exp(-(fx**2 + fz**2) / 1500) - 0.4 * np.exp(-np.maximum(near, 0) / 2))[..., None]
-        )
+        shade = 0.75 + 0.3 * np.exp(-(fx**2 + fz**2) / 1500) - 0.4 * np.exp(-np.maximum(near, 0) / 2)
+        ground = floors(fx, fz, far) * shade[..., None]
         self.picture = np.where(on_floor[..., None], ground, self.picture)
         self.far = np.where(on_floor, far, self.far)
         for _ in range(int(rng.integers(1, 6))):
             self._furniture(back, sides)
 
-    def _wall_paint(self):
+    def _wall_paint(self) -> Paint:
         rng = self.rng
         kind, base = str(rng.choice(WALLS)), self.colour(0.5, 0.97, 0.4)
         other, scale, phase = self.colour(0.3, 0.95, 0.5), rng.uniform(0.7, 1.5), rng.random(2)
         brick = rng.uniform(0.4, 0.9)
 
         def paint(u: ndarray, v: ndarray, far: ndarray) -> ndarray:
-            rough = (
-                1
-                + 0.03 * self.sample("coarse", u / 60 + phase[0], v / 60 + phase[1])
-                + 0.015 * self.sample("fine", u / 20, v / 20)
-            )
+            rough = 1 + 0.03 * self.sample("coarse", u / 60 + phase[0], v / 60 + phase[1])
+            rough = rough + 0.015 * self.sample("fine", u / 20, v / 20)
             out = base * rough[..., None]
             if kind == "brick":
                 row = np.floor(v / (0.75 * scale))
                 across = u / (2.4 * scale) + 0.5 * np.mod(row, 2)
-                joint = np.maximum(
-                    np.abs(np.mod(across, 1) - 0.5) - 0.47, np.abs(np.mod(v / (0.75 * scale), 1) - 0.5) - 0.42
-                )
-                shade = np.mod(np.sin(np.floor(across) * 12.9898 + row * 78.233) * 43758.5, 1)
+                joint = np.maximum(_from_middle(across) - 0.47, _from_middle(v / (0.75 * scale)) - 0.42)
                 clear = np.clip(60 / far, 0.2, 1)
-                mortar = np.clip(joint * 30, 0, 1) * clear
-                out = out * (0.75 + brick * 0.4 * (shade - 0.5) * clear)[..., None]
-                out = out + (other * 0.5 + 0.25 - out) * (0.6 * mortar)[..., None]
+                out = out * (0.75 + brick * 0.4 * (_by_cell(np.floor(across), row) - 0.5) * clear)[..., None]
+                out = _mix(out, other * 0.5 + 0.25, 0.6 * np.clip(joint * 30, 0, 1) * clear)
             elif kind == "concrete":
-                grain = self.surface("gravel", u / (14 * scale), v / (14 * scale), far)
-                if grain is not None:
-                    out = out * (0.75 + 0.5 * grain)[..., None]
+                out = out * (0.75 + 0.5 * self.surface("gravel", u / (14 * scale), v / (14 * scale), far))[..., None]
             elif kind == "paper":
-                lines = np.clip(4 * np.abs(np.mod(u / (3 * scale), 1) - 0.5) - 0.8, 0, 1) * np.clip(60 / far, 0, 1)
-                out = out + (other - out) * (0.3 * lines)[..., None]
+                lines = np.clip(4 * _from_middle(u / (3 * scale)) - 0.8, 0, 1) * np.clip(60 / far, 0, 1)
+                out = _mix(out, other, 0.3 * lines)
             elif kind == "panels":
-                groove = np.clip(12 * (np.abs(np.mod(u / (6 * scale), 1) - 0.5) - 0.44), 0, 1)
+                groove = np.clip(12 * (_from_middle(u / (6 * scale)) - 0.44), 0, 1)
                 out = out * (1 - 0.35 * groove)[..., None]
             elif kind == "curtain":
                 wave = 0.5 + 0.5 * np.sin(2 * np.pi * (u / (2.2 * scale) + 0.25 * np.sin(u / 7)))
@@ -222,9 +223,9 @@ class _Painter:
 
         return paint
 
-    def _floor_paint(self, kind: str):
+    def _floor_paint(self, kind: str) -> Paint:
         rng = self.rng
-        wood = _linear(hsv(rng.uniform(0.05, 0.11), rng.uniform(0.25, 0.65), rng.uniform(0.25, 0.8)))
+        wood = self.tint((0.05, 0.11), (0.25, 0.65), (0.25, 0.8))
         base = self.colour(0.3, 0.85, 0.35)
         other = base * rng.uniform(0.5, 0.9)
         scale, turn = rng.uniform(0.8, 1.6), rng.random() < 0.5
@@ -233,49 +234,41 @@ class _Painter:
         def paint(x: ndarray, z: ndarray, far: ndarray) -> ndarray:
             u, v = (z, x) if turn else (x, z)
             clear = np.clip(70 / far, 0.15, 1)
-            rough = (
-                1 + 0.06 * self.sample("coarse", u / 50, v / 50) + 0.05 * clear * self.sample("fine", u / 14, v / 14)
-            )
-            if kind in ("planks", "parquet", "rug"):
-                wide = 1.3 * scale
-                row = np.floor(u / wide)
-                shade = np.mod(np.sin(row * 12.9898 + np.floor(v / (9 * scale) + 0.37 * row) * 78.233) * 43758.5, 1)
-                grain = self.sample("mid", u / 6 + row * 0.37, v / 60)
-                gap = np.clip(14 * (np.abs(np.mod(u / wide, 1) - 0.5) - 0.45), 0, 1) * clear
-                out = wood * ((0.8 + 0.35 * shade) * (1 + 0.08 * grain) * (1 - 0.45 * gap) * rough)[..., None]
-                if kind == "rug":
-                    inside = (np.abs(x - rug[2]) < rug[0]) & (np.abs(z) < rug[1])
-                    border = (np.abs(x - rug[2]) > rug[0] - 1) | (np.abs(z) > rug[1] - 1)
-                    weave = np.where(border, 0.6, 1.0) * (1 + 0.1 * self.sample("mid", x / 8, z / 8))
-                    out = np.where(inside[..., None], base * weave[..., None], out)
-                return out
+            rough = 1 + 0.06 * self.sample("coarse", u / 50, v / 50)
+            rough = rough + 0.05 * clear * self.sample("fine", u / 14, v / 14)
             if kind == "tiles":
-                wide = 3.5 * scale
-                gap = np.maximum(np.abs(np.mod(u / wide, 1) - 0.5), np.abs(np.mod(v / wide, 1) - 0.5))
-                gap = np.clip(20 * (gap - 0.47), 0, 1) * clear
-                check = np.mod(np.floor(u / wide) + np.floor(v / wide), 2) * (scale > 1.2)
-                out = base + (other - base) * check[..., None]
-                return out * ((1 - 0.4 * gap) * rough)[..., None]
+                u, v = u / (3.5 * scale), v / (3.5 * scale)
+                gap = np.clip(20 * (np.maximum(_from_middle(u), _from_middle(v)) - 0.47), 0, 1) * clear
+                check = np.mod(np.floor(u) + np.floor(v), 2) * (scale > 1.2)
+                return _mix(base, other, check) * ((1 - 0.4 * gap) * rough)[..., None]
             if kind == "concrete":
-                grain = self.surface("gravel", u / 9, v / 9, far)
-                fine = 1.0 if grain is None else 0.85 + 0.3 * grain
-                return base * (rough * fine)[..., None] if not np.isscalar(fine) else base * rough[..., None]
-            return base * (rough * (1 + 0.12 * clear * self.sample("white", u / 10, v / 10)))[..., None]
+                return base * (rough * (0.85 + 0.3 * self.surface("gravel", u / 9, v / 9, far)))[..., None]
+            if kind == "carpet":
+                return base * (rough * (1 + 0.12 * clear * self.sample("white", u / 10, v / 10)))[..., None]
+            row = np.floor(u / (1.3 * scale))
+            shade = _by_cell(row, np.floor(v / (9 * scale) + 0.37 * row))
+            grain = self.sample("mid", u / 6 + row * 0.37, v / 60)
+            gap = np.clip(14 * (_from_middle(u / (1.3 * scale)) - 0.45), 0, 1) * clear
+            out = wood * ((0.8 + 0.35 * shade) * (1 + 0.08 * grain) * (1 - 0.45 * gap) * rough)[..., None]
+            if kind == "rug":
+                aside, along = np.abs(x - rug[2]), np.abs(z)
+                border = (aside > rug[0] - 1) | (along > rug[1] - 1)
+                weave = np.where(border, 0.6, 1.0) * (1 + 0.1 * self.sample("mid", x / 8, z / 8))
+                out = np.where(((aside < rug[0]) & (along < rug[1]))[..., None], base * weave[..., None], out)
+            return out
 
         return paint
 
-    def _quad(self, corners: ndarray, colour: ndarray) -> None:
-        """A flat four-cornered thing in the world."""
-        at = self.view.project(corners)
-        if (at[:, 2] > 0.5).any():
-            return
-        cv2.fillConvexPoly(
-            self.picture, np.round(at[:, :2] * 16).astype(np.int32), tuple(map(float, colour)), cv2.LINE_AA, 4
-        )
+    def _quad(self, picture: ndarray, corners: Corners, colour: tuple[float, ...]) -> ndarray:
+        """A flat four-cornered thing in the world; returns where it is seen."""
+        at = self.view.project(np.array(corners))
+        if (at[:, 2] <= 0.5).all():
+            cv2.fillConvexPoly(picture, np.round(at[:, :2] * 16).astype(np.int32), colour, cv2.LINE_AA, 4)
+        return at
 
     def _on_wall(self, back: float, x: float, y: float, w: float, h: float, colour: ndarray) -> None:
-        corners = np.array([[x - w, y - h, back], [x + w, y - h, back], [x + w, y + h, back], [x - w, y + h, back]])
-        self._quad(corners, colour)
+        corners = [(x - w, y - h, back), (x + w, y - h, back), (x + w, y + h, back), (x - w, y + h, back)]
+        self._quad(self.picture, corners, _floats(colour))
 
     def _wall_things(self, back: float, sides: tuple[float, float]) -> None:
         rng = self.rng
@@ -301,9 +294,8 @@ class _Painter:
                 at = x - w
                 while at < x + w:
                     wide, high = rng.uniform(0.15, 0.5), rng.uniform(1.2, 2.4)
-                    self._on_wall(
-                        back, at + wide, y + high / 2 + 0.2, wide * 0.94, high / 2, self.colour(0.15, 0.85, 0.8)
-                    )
+                    book = self.colour(0.15, 0.85, 0.8)
+                    self._on_wall(back, at + wide, y + high / 2 + 0.2, wide * 0.94, high / 2, book)
                     at += 2 * wide
                 self._on_wall(back, x, y, w + 0.3, 0.2, frame)
             elif kind == "switch":
@@ -314,89 +306,67 @@ class _Painter:
                 self._on_wall(back, x, y, w + edge, h + edge, frame)
                 self._on_wall(back, x, y, w, h, inner)
                 for _ in range(int(rng.integers(2, 9))):
-                    a, b = rng.uniform(-0.7, 0.7, 2)
-                    self._on_wall(
-                        back,
-                        x + a * w,
-                        y + b * h,
-                        w * rng.uniform(0.05, 0.28),
-                        h * rng.uniform(0.05, 0.28),
-                        self.colour(0.1, 0.95, 0.8),
-                    )
+                    (a, b), wide, high = rng.uniform(-0.7, 0.7, 2), rng.uniform(0.05, 0.28), rng.uniform(0.05, 0.28)
+                    self._on_wall(back, x + a * w, y + b * h, w * wide, h * high, self.colour(0.1, 0.95, 0.8))
 
-    def _box(self, low: ndarray, high: ndarray, colour: ndarray) -> None:
+    def _box(self, x0: float, x1: float, y0: float, y1: float, z0: float, z1: float, colour: ndarray) -> None:
         """An upright box with a soft shadow on the floor."""
-        (x0, y0, z0), (x1, y1, z1) = low, high
-        spread = 1.2
-        floor = np.array(
-            [[x0 - spread, 0, z0], [x1 + spread, 0, z0], [x1 + spread, 0, z1 + spread], [x0 - spread, 0, z1 + spread]]
-        )
-        at = self.view.project(floor)
-        if (at[:, 2] > 0.2).any():
+        left, right, ahead, mask = x0 - 1.2, x1 + 1.2, z1 + 1.2, np.zeros(self.size, np.float32)
+        floor = [(left, 0.0, z0), (right, 0.0, z0), (right, 0.0, ahead), (left, 0.0, ahead)]
+        near = self._quad(mask, floor, (1.0,))[:, 2].max()
+        if near > 0.2:
             return
-        mask = np.zeros(self.size, np.float32)
-        cv2.fillConvexPoly(mask, np.round(at[:, :2] * 16).astype(np.int32), 1.0, cv2.LINE_AA, 4)
-        blur = float(np.clip(self.view.focal * at[:, 2].max() * 0.8, 1, 40))
+        blur = float(np.clip(self.view.focal * near * 0.8, 1, 40))
         self.picture *= (1 - 0.55 * cv2.GaussianBlur(mask, (0, 0), blur))[..., None]
-        faces = [
-            ([[x0, y0, z1], [x1, y0, z1], [x1, y1, z1], [x0, y1, z1]], 0.55 + 0.4 * max(self.key[2], 0)),
-            ([[x0, y1, z0], [x1, y1, z0], [x1, y1, z1], [x0, y1, z1]], 0.55 + 0.5 * self.key[1]),
-        ]
-        if self.view.eye[0] > x1:
-            faces.append(([[x1, y0, z0], [x1, y0, z1], [x1, y1, z1], [x1, y1, z0]], 0.55 + 0.4 * max(self.key[0], 0)))
-        if self.view.eye[0] < x0:
-            faces.append(([[x0, y0, z0], [x0, y0, z1], [x0, y1, z1], [x0, y1, z0]], 0.55 + 0.4 * max(-self.key[0], 0)))
-        for corners, shade in sorted(faces, key=lambda f: f[0][0][1] + f[0][2][1] == 2 * y1):
-            if corners[0][1] == y1 and self.view.eye[1] < y1:
-                continue
-            self._quad(np.array(corners), colour * shade)
+        (eye_x, eye_y, _), (key_x, key_y, key_z) = self.view.eye, self.key
+        front = [(x0, y0, z1), (x1, y0, z1), (x1, y1, z1), (x0, y1, z1)]
+        faces = [(front, 0.4 * max(key_z, 0))]
+        for x, outside, light in ((x1, eye_x > x1, key_x), (x0, eye_x < x0, -key_x)):
+            if outside:
+                faces.append(([(x, y0, z0), (x, y0, z1), (x, y1, z1), (x, y1, z0)], 0.4 * max(light, 0)))
+        if eye_y >= y1:
+            faces.append(([(x0, y1, z0), (x1, y1, z0), (x1, y1, z1), (x0, y1, z1)], 0.5 * key_y))
+        for corners, light in faces:
+            self._quad(self.picture, corners, _floats(colour * (0.55 + light)))
 
     def _furniture(self, back: float, sides: tuple[float, float]) -> None:
         rng = self.rng
         kind = rng.choice(["cupboard", "sofa", "table", "plant", "box", "lamp"])
         x = float(rng.choice([rng.uniform(sides[0] + 4, -7), rng.uniform(7, sides[1] - 4)]))
         z = back + rng.uniform(1, max(min(-back - 5, 16), 2))
-        wood = _linear(hsv(rng.uniform(0.04, 0.12), rng.uniform(0.1, 0.6), rng.uniform(0.2, 0.9)))
+        wood = self.tint((0.04, 0.12), (0.1, 0.6), (0.2, 0.9))
         if kind == "cupboard":
             w, h = rng.uniform(3, 6), rng.uniform(7, 19)
-            self._box(np.array([x - w, 0, back]), np.array([x + w, h, back + 4]), wood)
+            self._box(x - w, x + w, 0, h, back, back + 4, wood)
             for k in (-1, 1):
                 self._on_wall(back + 4.02, x + k * w / 2, h / 2, w * 0.46, h * 0.46, wood * 0.9)
         elif kind == "sofa":
             tint = self.colour(0.15, 0.8, 0.7)
             w = rng.uniform(7, 11)
-            self._box(np.array([x - w, 0, z - 4]), np.array([x + w, 8, z]), tint * 0.9)
-            self._box(np.array([x - w, 0, z]), np.array([x + w, 4.2, z + 4]), tint)
+            self._box(x - w, x + w, 0, 8, z - 4, z, tint * 0.9)
+            self._box(x - w, x + w, 0, 4.2, z, z + 4, tint)
             for k in (-1, 1):
-                self._box(np.array([x + k * w - 1.2, 0, z - 4]), np.array([x + k * w + 1.2, 5.8, z + 4]), tint * 0.95)
+                self._box(x + k * w - 1.2, x + k * w + 1.2, 0, 5.8, z - 4, z + 4, tint * 0.95)
         elif kind == "table":
             w, h = rng.uniform(4, 8), rng.uniform(4, 7.4)
             for a in (-1, 1):
                 for b in (0, 1):
-                    self._box(
-                        np.array([x + a * w - 0.3, 0, z + 4 * b]),
-                        np.array([x + a * w + 0.3, h, z + 4 * b + 0.6]),
-                        wood * 0.8,
-                    )
-            self._box(np.array([x - w - 0.5, h, z - 0.5]), np.array([x + w + 0.5, h + 0.4, z + 5]), wood)
+                    self._box(x + a * w - 0.3, x + a * w + 0.3, 0, h, z + 4 * b, z + 4 * b + 0.6, wood * 0.8)
+            self._box(x - w - 0.5, x + w + 0.5, h, h + 0.4, z - 0.5, z + 5, wood)
             for _ in range(int(rng.integers(0, 4))):
                 at = x + rng.uniform(-0.7, 0.7) * w
-                self._box(
-                    np.array([at, h + 0.4, z + 2]),
-                    np.array([at + rng.uniform(0.5, 2), h + rng.uniform(0.8, 3), z + 3]),
-                    self.colour(0.1, 0.9, 0.8),
-                )
+                wide, high = rng.uniform(0.5, 2), rng.uniform(0.8, 3)
+                self._box(at, at + wide, h + 0.4, h + high, z + 2, z + 3, self.colour(0.1, 0.9, 0.8))
         elif kind == "plant":
-            self._box(np.array([x - 1.4, 0, z - 1.4]), np.array([x + 1.4, 2.8, z + 1.4]), self.colour(0.3, 0.9, 0.5))
-            self._leaves(
-                x, 8, z, rng.uniform(2.5, 5), _linear(hsv(rng.uniform(0.22, 0.4), 0.6, rng.uniform(0.25, 0.6)))
-            )
+            self._box(x - 1.4, x + 1.4, 0, 2.8, z - 1.4, z + 1.4, self.colour(0.3, 0.9, 0.5))
+            radius, tint = rng.uniform(2.5, 5), hsv(rng.uniform(0.22, 0.4), 0.6, rng.uniform(0.25, 0.6))
+            self._leaves(x, 8, z, radius, _linear(tint))
         elif kind == "lamp":
-            self._box(np.array([x - 0.15, 0, z]), np.array([x + 0.15, 14, z + 0.3]), _rgb(0.1, 0.1, 0.1))
-            self._box(np.array([x - 1.8, 13, z - 1.8]), np.array([x + 1.8, 16, z + 1.8]), _rgb(1.3, 1.15, 0.85))
+            self._box(x - 0.15, x + 0.15, 0, 14, z, z + 0.3, _rgb(0.1, 0.1, 0.1))
+            self._box(x - 1.8, x + 1.8, 13, 16, z - 1.8, z + 1.8, _rgb(1.3, 1.15, 0.85))
         else:
             w, h = rng.uniform(1.5, 4), rng.uniform(1.5, 6)
-            self._box(np.array([x - w, 0, z - w]), np.array([x + w, h, z + w]), self.colour(0.15, 0.85, 0.6))
+            self._box(x - w, x + w, 0, h, z - w, z + w, self.colour(0.15, 0.85, 0.6))
 
     def _leaves(self, x: float, y: float, z: float, radius: float, tint: ndarray) -> None:
         """A round mass of leaves, lit from above."""
@@ -413,29 +383,18 @@ class _Painter:
             size = max(radius * scale * rng.uniform(0.03, 0.08), 0.7)
             shade = (0.45 + 0.45 * (0.5 + 0.5 * up / radius) + 0.25 * rng.random()) * (0.6 + 0.4 * k / count)
             axes = int(size * 16), int(size * 16 * rng.uniform(0.3, 0.8))
-            cv2.ellipse(
-                self.picture,
-                middle,
-                axes,
-                rng.uniform(0, 180),
-                0,
-                360,
-                tuple(map(float, tint * shade)),
-                -1,
-                cv2.LINE_AA,
-                4,
-            )
+            turn, tone = rng.uniform(0, 180), _floats(tint * shade)
+            cv2.ellipse(self.picture, middle, axes, turn, 0, 360, tone, -1, cv2.LINE_AA, 4)
 
     def _sky(self) -> None:
         rng = self.rng
         up = np.clip(self.way[..., 1] * 2.2, 0, 1)
-        top = _linear(hsv(rng.uniform(0.55, 0.61), rng.uniform(0.1, 0.65), rng.uniform(0.65, 0.95)))
+        top = self.tint((0.55, 0.61), (0.1, 0.65), (0.65, 0.95))
         low = _linear(hsv(rng.uniform(0.5, 0.62), 0.08, 0.97))
-        self.picture = low + (top - low) * up[..., None]
+        self.picture = _mix(low, top, up)
         depth = 1 / np.maximum(self.way[..., 1] + 0.15, 0.05)
-        cloud = self.sample("coarse", self.way[..., 0] * depth / 6 + rng.random(), depth / 6) + 0.5 * self.sample(
-            "mid", self.way[..., 0] * depth / 3, depth / 3
-        )
+        x = self.way[..., 0] * depth
+        cloud = self.sample("coarse", x / 6 + rng.random(), depth / 6) + 0.5 * self.sample("mid", x / 3, depth / 3)
         cover = np.clip(cloud * 0.6 - rng.uniform(-0.6, 0.8), 0, 1) * np.clip(up * 5, 0, 1)
         self.picture += (1.0 - self.picture) * (0.8 * cover)[..., None]
 
@@ -450,18 +409,14 @@ class _Painter:
             "paving": hsv(0.08, rng.uniform(0.03, 0.15), rng.uniform(0.5, 0.8)),
         }[kind]
         base = _linear(tint)
-        photo = self.surface("grass" if kind == "grass" else "gravel", x / 12, z / 12, far)
-        grain = 0.5 if photo is None else photo
+        grain = self.surface("grass" if kind == "grass" else "gravel", x / 12, z / 12, far)
         strength = {"grass": 1.1, "gravel": 0.8, "asphalt": 0.35, "paving": 0.2}[kind]
         shade = (1 - 0.5 * strength + strength * grain) * (1 + 0.1 * self.sample("coarse", x / 150, z / 150))
         if kind == "paving":
-            gap = np.maximum(
-                np.abs(np.mod(x / 5, 1) - 0.5), np.abs(np.mod(z / 5 + 0.5 * np.mod(np.floor(x / 5), 2), 1) - 0.5)
-            )
+            gap = np.maximum(_from_middle(x / 5), _from_middle(z / 5 + 0.5 * np.mod(np.floor(x / 5), 2)))
             shade = shade * (1 - 0.3 * np.clip(25 * (gap - 0.47), 0, 1) * np.clip(70 / far, 0, 1))
-        haze = np.clip((far - 150) / 900, 0, 0.6)[..., None]
-        ground = base * shade[..., None] * 1.1
-        ground = ground + (self.picture[0].mean(0) * 0.8 - ground) * haze
+        haze = np.clip((far - 150) / 900, 0, 0.6)
+        ground = _mix(base * shade[..., None] * 1.1, self.picture[0].mean(0) * 0.8, haze)
         self.picture = np.where(hit[..., None], ground, self.picture)
         self.far = np.where(hit, np.minimum(far, 400), 400.0).astype(np.float32)
 
@@ -483,22 +438,18 @@ class _Painter:
                     self._on_wall(back, a, b, step * 0.3, 4.2, wall * 1.15)
                     self._on_wall(back, a, b, step * 0.26, 3.8, glass * rng.uniform(0.7, 1.5))
                 if rng.random() < 0.6:
-                    self._on_wall(
-                        back, a, 6, step * 0.38, 6, self.colour(0.05, 0.6, 0.5) if rng.random() < 0.5 else glass
-                    )
+                    door = self.colour(0.05, 0.6, 0.5) if rng.random() < 0.5 else glass
+                    self._on_wall(back, a, 6, step * 0.38, 6, door)
             x += wide
         for _ in range(int(rng.integers(0, 4))):
             x, z = rng.choice([-1.0, 1.0]) * rng.uniform(9, 40), back + rng.uniform(2, 10)
             if rng.random() < 0.5:
-                self._box(np.array([x - 0.6, 0, z]), np.array([x + 0.6, 20, z + 1]), _rgb(0.08, 0.06, 0.05))
+                self._box(x - 0.6, x + 0.6, 0, 20, z, z + 1, _rgb(0.08, 0.06, 0.05))
                 self._leaves(x, 26, z, rng.uniform(7, 12), _linear(hsv(rng.uniform(0.2, 0.35), 0.5, 0.5)))
             else:
                 tint = self.colour(0.1, 0.9, 0.8)
-                self._box(np.array([x - 9, 2, z]), np.array([x + 9, 8, z + 8]), tint)
-                self._box(np.array([x - 5, 8, z + 1]), np.array([x + 5, 13, z + 7]), tint * 0.5)
-        self._edge_shadow(back)
-
-    def _edge_shadow(self, back: float) -> None:
+                self._box(x - 9, x + 9, 2, 8, z, z + 8, tint)
+                self._box(x - 5, x + 5, 8, 13, z + 1, z + 7, tint * 0.5)
         hit, _, z, _ = self.floor_at()
         near = np.where(hit & (z > back), np.exp(-np.maximum(z - back, 0) / 6), 0)
         self.picture *= (1 - 0.4 * near)[..., None].astype(np.float32)
@@ -511,10 +462,10 @@ class _Painter:
         for _ in range(int(rng.integers(5, 16))):
             z = -rng.uniform(40, 260)
             x = rng.uniform(-0.9, 0.9) * (60 - z)
-            tint = _linear(hsv(rng.uniform(0.18, 0.38), rng.uniform(0.3, 0.6), rng.uniform(0.25, 0.55)))
+            tint = self.tint((0.18, 0.38), (0.3, 0.6), (0.25, 0.55))
             radius = rng.uniform(12, 30)
             if rng.random() < 0.6:
-                self._box(np.array([x - 1, 0, z]), np.array([x + 1, 25, z + 1]), _rgb(0.07, 0.05, 0.04))
+                self._box(x - 1, x + 1, 0, 25, z, z + 1, _rgb(0.07, 0.05, 0.04))
                 self._leaves(x, 20 + radius, z, radius, tint)
             else:
                 for k in range(4):
@@ -543,8 +494,6 @@ class _Painter:
             low = picture + (half - picture) * np.minimum(2 * away, 1)
             picture = low + (soft - low) * np.clip(2 * away - 1, 0, 1)
         rows, columns = self.size
-        x, y = (
-            np.arange(columns) / columns - rng.uniform(0.3, 0.7),
-            np.arange(rows)[:, None] / rows - rng.uniform(0.2, 0.6),
-        )
+        x = np.arange(columns) / columns - rng.uniform(0.3, 0.7)
+        y = np.arange(rows)[:, None] / rows - rng.uniform(0.2, 0.6)
         return picture * (1.05 - rng.uniform(0, 0.3) * (x**2 + y**2))[..., None].astype(np.float32)

@@ -32,8 +32,8 @@ from mimicmotion.pose.keypoints import (
     RIGHT_HAND,
     PoseSequence,
 )
-from mimicmotion.synth.bvh import Mocap, elbow_swivel, load_bvh
-from mimicmotion.synth.figure import ARM, CURL, HEAD_YAW, LEG, MOUTH, PELVIS_OFFSET, ROLL, SPINE_ROLL, YAW, rot_y
+from mimicmotion.synth import figure as fig
+from mimicmotion.synth.bvh import Mocap, Points, calm, load_bvh, retarget
 from mimicmotion.synth.keyposes import neutral
 
 SURE = 0.3  # points of a lower confidence are taken from the frames before and after
@@ -65,32 +65,52 @@ def lift_poses(poses: PoseSequence, name: str = "") -> Mocap:
     if not seen[[L_SHOULDER, R_SHOULDER, L_HIP, R_HIP]].all():
         raise InputError(f"{name or poses.source}: no trunk is seen", "shoulders and hips", "use another video")
     at = np.stack([xy[..., 0], -xy[..., 1], np.zeros(xy.shape[:2])], -1)  # y up, z to the camera
-    q = np.tile(neutral(), (len(at), 1))
-    hips, shoulders = (0.5 * (at[:, a] + at[:, b]) for a, b in ((L_HIP, R_HIP), (L_SHOULDER, R_SHOULDER)))
-    across = (at[:, L_SHOULDER] - at[:, R_SHOULDER])[:, 0]
-    aside = np.sign(at[:, NOSE, 0] - at[:, NECK, 0])
-    turn = np.arccos(np.clip(across / max(np.percentile(np.abs(across), 95), 1e-6), -1, 1))
-    q[:, YAW] = _calm(np.where(turn < 0.35, 0, turn) * aside)
-    spine = shoulders - hips
-    lean = np.arctan2(-spine[:, 0], spine[:, 1])
-    q[:, ROLL], q[:, SPINE_ROLL] = 0.4 * lean, 0.6 * lean
+    legs = seen[[p for leg in _LEGS for p in leg]].all()
+    if legs:  # one foot always stands: the camera may move
+        at[..., 1] += np.maximum(xy[:, L_ANKLE, 1], xy[:, R_ANKLE, 1])[:, None]
+    points = _trunk_in_space(at)
+    for side in (0, 1):
+        shoulder, elbow, wrist = _ARMS[side]
+        upper, fore = _bone(at[:, shoulder], at[:, elbow]), _bone(at[:, elbow], at[:, wrist])
+        upper[:, 2] *= 0.5  # an upper arm that looks short is often a raised elbow at the side
+        points[side, "forearm"] = points[side, "arm"] + upper
+        points[side, "hand"] = points[side, "forearm"] + fore
+        if legs:
+            hip, knee, ankle = _LEGS[side]
+            points[side, "shank"] = points[side, "thigh"] + at[:, knee] - at[:, hip]
+            points[side, "foot"] = points[side, "thigh"] + at[:, ankle] - at[:, hip]
+            points[side, "toe"] = points[side, "foot"] + (0.0, 0.0, 1.0)
+    q = retarget(points)
+    for side in (0, 1):
+        if not seen[list(_ARMS[side])].all():
+            q[:, fig.ARM[side] : fig.ARM[side] + fig.ARM_WIDTH] = neutral()[fig.ARM[side] :][: fig.ARM_WIDTH]
+        _lift_fingers(q, side, xy, seen)
     if seen[L_EAR] and seen[R_EAR]:
         middle, wide = 0.5 * (at[:, L_EAR] + at[:, R_EAR])[:, 0], np.abs(at[:, L_EAR] - at[:, R_EAR])[:, 0]
         share = (at[:, NOSE, 0] - middle) / max(np.percentile(wide, 90), 1e-6)
-        q[:, HEAD_YAW] = np.clip(np.arcsin(np.clip(1.4 * share, -1, 1)) - q[:, YAW], -0.9, 0.9)
-    back = np.swapaxes(rot_y(q[:, YAW]), 1, 2)
-    for side in (0, 1):
-        _lift_arm(q, side, at, seen, back)
-        _lift_fingers(q, side, xy, seen)
-    if seen[[p for leg in _LEGS for p in leg]].all():
-        _lift_legs(q, at, hips, back)
+        q[:, fig.HEAD_YAW] = np.clip(np.arcsin(np.clip(1.4 * share, -1, 1)) - q[:, fig.YAW], -0.9, 0.9)
     if seen[FACE].all():
         face = xy[:, FACE]
-        gap = np.linalg.norm(face[:, 62] - face[:, 66], axis=-1) / np.maximum(
-            np.linalg.norm(face[:, 60] - face[:, 64], axis=-1), 1e-6
-        )
-        q[:, MOUTH] = 1 + np.clip(1.6 * (gap - 0.08), 0, 1.2)
-    return Mocap(np.apply_along_axis(_calm, 0, q), poses.fps or 15.0, name or poses.source)
+        gap, wide = (np.linalg.norm(face[:, a] - face[:, b], axis=-1) for a, b in ((62, 66), (60, 64)))
+        q[:, fig.MOUTH] = 1 + np.clip(1.6 * (gap / np.maximum(wide, 1e-6) - 0.08), 0, 1.2)
+    q = np.apply_along_axis(calm, 0, q, _SMOOTH)
+    return Mocap(q, poses.fps or 15.0, name or poses.source)
+
+
+def _trunk_in_space(at: Float64[ndarray, "frames 134 3"]) -> Points:
+    """Shoulders and hips, turned as much as the shoulders look narrow, to the side where the nose is."""
+    across = at[:, L_SHOULDER, 0] - at[:, R_SHOULDER, 0]
+    turn = np.arccos(np.clip(across / max(np.percentile(np.abs(across), 95), 1e-6), -1, 1))
+    turn = calm(np.where(turn < 0.35, 0, turn) * np.sign(at[:, NOSE, 0] - at[:, NECK, 0]), _SMOOTH)
+    out = {}
+    for part, pair in (("arm", (L_SHOULDER, R_SHOULDER)), ("thigh", (L_HIP, R_HIP))):
+        left, right = at[:, pair[0]], at[:, pair[1]]
+        half = 0.5 * max(float(np.percentile(np.abs(left - right)[:, 0], 95)), 1e-6)
+        middle = 0.5 * (left + right)[:, 0]
+        for side, seen in enumerate((left, right)):
+            sign = half * (1 - 2 * side)
+            out[side, part] = np.stack([middle + sign * np.cos(turn), seen[:, 1], -sign * np.sin(turn)], -1)
+    return out
 
 
 def _filled(poses: PoseSequence) -> tuple[Float64[ndarray, "frames 134 2"], ndarray]:
@@ -105,33 +125,12 @@ def _filled(poses: PoseSequence) -> tuple[Float64[ndarray, "frames 134 2"], ndar
     return xy, seen
 
 
-def _calm(values: Float64[ndarray, " frames"]) -> Float64[ndarray, " frames"]:
-    half = _SMOOTH // 2
-    padded = np.concatenate([values[:1].repeat(half), values, values[-1:].repeat(half)])
-    return np.convolve(padded, np.full(_SMOOTH, 1 / _SMOOTH), "valid")
-
-
-def _bone(a: ndarray, b: ndarray) -> tuple[ndarray, float]:
-    """A bone with its guessed depth, and its length."""
+def _bone(a: ndarray, b: ndarray) -> Float64[ndarray, "frames 3"]:
+    """A bone with its guessed depth: it is as long as when it is seen longest, and points to the camera."""
     way = b - a
     flat = np.linalg.norm(way, axis=-1)
-    length = max(float(np.percentile(flat, 95)), 1e-6)
-    way = way.copy()
-    way[:, 2] = np.sqrt(np.maximum(length**2 - flat**2, 0))
-    return way, length
-
-
-def _lift_arm(q: ndarray, side: int, at: ndarray, seen: ndarray, back: ndarray) -> None:
-    shoulder, elbow, wrist = _ARMS[side]
-    if not seen[[elbow, wrist]].all():
-        return
-    (upper, a), (fore, b) = _bone(at[:, shoulder], at[:, elbow]), _bone(at[:, elbow], at[:, wrist])
-    upper[:, 2] *= 0.5  # an upper arm that looks short is often a raised elbow at the side
-    mirror = np.array([1.0 - 2 * side, 1.0, 1.0])
-    local = [np.einsum("nij,nj->ni", back, v) * mirror / (a + b) for v in (upper, upper + fore)]
-    k = ARM[side]
-    q[:, k : k + 3] = local[1]
-    q[:, k + 3] = elbow_swivel(local[1], local[0])
+    way[:, 2] = np.sqrt(np.maximum(np.percentile(flat, 95) ** 2 - flat**2, 0))
+    return way
 
 
 def _lift_fingers(q: ndarray, side: int, xy: ndarray, seen: ndarray) -> None:
@@ -143,19 +142,4 @@ def _lift_fingers(q: ndarray, side: int, xy: ndarray, seen: ndarray) -> None:
         chain = points[:, 1 + 4 * f : 5 + 4 * f]
         whole = np.linalg.norm(np.diff(chain, axis=1), axis=-1).sum(1)
         share = np.linalg.norm(chain[:, -1] - chain[:, 0], axis=-1) / np.maximum(whole, 1e-6)
-        q[:, CURL[side] + f] = np.clip(2.2 * (1 - share), 0, 1.4)
-
-
-def _lift_legs(q: ndarray, at: ndarray, hips: ndarray, back: ndarray) -> None:
-    ankles = np.stack([at[:, L_ANKLE], at[:, R_ANKLE]])
-    length = float(np.mean([np.percentile(np.linalg.norm(at[:, a] - at[:, c], axis=-1), 95) for a, _, c in _LEGS]))
-    floor = ankles[..., 1].min(0)  # one foot always stands: the camera may move
-    q[:, PELVIS_OFFSET.start + 1] = np.clip((hips[:, 1] - floor) / length - 1, -0.5, 0.2)
-    for side in (0, 1):
-        k, sign = LEG[side], 1 - 2 * side
-        way = ankles[side] - at[:, _LEGS[side][0]]
-        local = np.einsum("nij,nj->ni", back, way)
-        q[:, k] = np.clip(sign * local[:, 0] / length, -0.4, 0.9)
-        lift = (ankles[side, :, 1] - floor) / length
-        q[:, k + 1] = np.where(lift > 0.05, np.clip(lift, 0, 0.8), 0)
-        q[:, k + 2] = np.clip(local[:, 2] / length, -0.5, 0.5)
+        q[:, fig.CURL[side] + f] = np.clip(2.2 * (1 - share), 0, 1.4)

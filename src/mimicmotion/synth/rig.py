@@ -2,69 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
+from mimicmotion.synth import figure as fig
 from mimicmotion.synth.assets import Assets
-from mimicmotion.synth.figure import (
-    ARM,
-    CURL,
-    ELBOW_HINT,
-    HEAD_PITCH,
-    HEAD_ROLL,
-    HEAD_YAW,
-    LEG,
-    PELVIS_OFFSET,
-    PITCH,
-    ROLL,
-    SHRUG,
-    SPINE_PITCH,
-    SPINE_ROLL,
-    SPINE_TWIST,
-    TRAVEL,
-    YAW,
-    rot_x,
-    rot_y,
-    rot_z,
-    two_bones,
-)
+from mimicmotion.synth.figure import rot_x, rot_y, rot_z, two_bones, unit
 
-Put = Callable[[int, ndarray, ndarray], None]
-Follow = Callable[[int], ndarray]
 SPINE = ("spine04", "spine03", "spine02", "spine01")
 NECK = ("neck01", "neck02", "neck03", "head")
 _MIRROR = np.array([-1.0, 1.0, 1.0])
-_BOTH = _MIRROR[:, None] * _MIRROR
 _FAN = np.array([0.0, 0.1, 0.0, -0.09, -0.2])  # of the fingers when spread, radians
 _CURL = ((0.35, 0.45, 0.6), *[(1.0, 1.1, 0.75)] * 4)  # of the three joints, per unit of curl
 
 
 @dataclass(frozen=True, eq=False)
 class Skeleton:
-    """The joints of one body in its rest pose.
+    """The joints of one body in its rest pose."""
 
-    Attributes:
-        bones: names.
-        parents: of the bones.
-        heads: places of the bones.
-        tips: ends of fingers and toes.
-        tip_bones: the bone of each tip.
-        floor: lowest point of the body or its shoes.
-        waist: half width and half depth of the trunk, which wrists do not enter.
-    """
-
-    bones: tuple[str, ...]
-    parents: tuple[int, ...]
-    heads: Float64[ndarray, "bones 3"]
-    tips: Float64[ndarray, "tips 3"]
-    tip_bones: tuple[int, ...]
-    floor: float
-    trunk: tuple[float, float]
+    bones: tuple[str, ...]  # names
+    parents: tuple[int, ...]  # of the bones
+    heads: Float64[ndarray, "bones 3"]  # places of the bones
+    tips: Float64[ndarray, "tips 3"]  # ends of fingers and toes
+    tip_bones: tuple[int, ...]  # the bone of each tip
+    floor: float  # lowest point of the body or its shoes
+    trunk: tuple[float, float]  # half width and half depth of the trunk, which wrists do not enter
 
     @classmethod
     def of(
@@ -112,33 +78,48 @@ class Pose:
     tips: Float64[ndarray, "n tips 3"]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Bones:
+    """Rotations and places of a body's bones as they are found; the right arm in a mirrored world, as a left one."""
+
+    skeleton: Skeleton
+    rot: Float64[ndarray, "n bones 3 3"]
+    head: Float64[ndarray, "n bones 3"]
+    letter: str = ""  # of the side whose bones are named
+    mirror: ndarray = field(default_factory=lambda: np.ones(3))
+
+    def index(self, name: str) -> int:
+        """Number of a bone of this side."""
+        return self.skeleton.index(f"{name}.{self.letter}")
+
+    def follow(self, bone: int, parent: int | None = None) -> ndarray:
+        """Where the parent takes a bone's head."""
+        parent = self.skeleton.parents[bone] if parent is None else parent
+        away = self.skeleton.heads[bone] - self.skeleton.heads[parent]
+        return (self.head[:, parent] + self.rot[:, parent] @ away) * self.mirror
+
+    def put(self, bone: int, rotation: ndarray, at: ndarray | None = None) -> None:
+        """Turn a bone; it is where its parent takes it, or somewhere else."""
+        self.head[:, bone] = (self.follow(bone) if at is None else at) * self.mirror
+        self.rot[:, bone] = rotation * (self.mirror[:, None] * self.mirror)
+
+
 def pose_bones(skeleton: Skeleton, q: Float64[ndarray, "n 54"]) -> Pose:
     """Pose a body by the parameters of `mimicmotion.synth.figure`."""
     n, count = len(q), len(skeleton.bones)
-    rot = np.full((n, count, 3, 3), np.nan)
-    head = np.zeros((n, count, 3))
-    _trunk(skeleton, q, rot, head)
-    for side in (0, 1):
-        _leg(skeleton, q, side, rot, head)
-        _arm(skeleton, q, side, rot, head)
+    rot, head = np.full((n, count, 3, 3), np.nan), np.zeros((n, count, 3))
+    _trunk(_Bones(skeleton, rot, head), q)
+    for side, letter in enumerate("LR"):
+        _leg(_Bones(skeleton, rot, head, letter), q, side)
+        _arm(_Bones(skeleton, rot, head, letter, _MIRROR if side else np.ones(3)), q, side)
+    every = _Bones(skeleton, rot, head)
     for i, parent in enumerate(skeleton.parents):  # bones come after their parents
         if np.isnan(rot[0, i, 0, 0]):
-            rot[:, i] = rot[:, parent]
-            head[:, i] = _follow(skeleton, rot, head, i)
+            every.put(i, rot[:, parent])
     shift = head - np.einsum("nbij,bj->nbi", rot, skeleton.heads)
     bones = list(skeleton.tip_bones)
     tips = np.einsum("ntij,tj->nti", rot[:, bones], skeleton.tips) + shift[:, bones]
     return Pose(rot, head, shift, tips)
-
-
-def _follow(skeleton: Skeleton, rot: ndarray, head: ndarray, bone: int) -> ndarray:
-    """Where the parent takes a bone's head."""
-    parent = skeleton.parents[bone]
-    return head[:, parent] + rot[:, parent] @ (skeleton.heads[bone] - skeleton.heads[parent])
-
-
-def _unit(v: ndarray) -> ndarray:
-    return v / np.maximum(np.linalg.norm(v, axis=-1, keepdims=True), 1e-9)
 
 
 def axis_rotation(axis: ndarray, angle: ndarray) -> Float64[ndarray, "n 3 3"]:
@@ -165,7 +146,7 @@ def _clearance(skeleton: Skeleton, pitch: ndarray) -> ndarray:
 
 
 def _ankle_targets(skeleton: Skeleton, q: ndarray, yaw: ndarray, side: int) -> ndarray:
-    leg, k = sum(skeleton.leg), LEG[side]
+    leg, k = sum(skeleton.leg), fig.LEG[side]
     local = q[:, k : k + 3] * leg + np.array([abs(skeleton.head("upperleg01.L")[0]), 0.0, 0.0])
     ankle = np.einsum("nij,nj->ni", yaw, local * (_MIRROR if side else 1.0))
     ankle[:, 1] = np.maximum(local[:, 1] + skeleton.ankle, _clearance(skeleton, q[:, k + 3]))
@@ -175,15 +156,16 @@ def _ankle_targets(skeleton: Skeleton, q: ndarray, yaw: ndarray, side: int) -> n
 def _travel(skeleton: Skeleton, q: ndarray) -> ndarray:
     """The whole figure's way along x and z; the parameter counts body heights, which are about 1.9 legs."""
     out = np.zeros((len(q), 3))
-    out[:, [0, 2]] = q[:, list(TRAVEL)] * 1.9 * (sum(skeleton.leg) + skeleton.ankle)
+    out[:, [0, 2]] = q[:, list(fig.TRAVEL)] * 1.9 * (sum(skeleton.leg) + skeleton.ankle)
     return out
 
 
-def _trunk(skeleton: Skeleton, q: ndarray, rot: ndarray, head: ndarray) -> None:
-    yaw = rot_y(q[:, YAW])
+def _trunk(body: _Bones, q: ndarray) -> None:
+    skeleton = body.skeleton
+    yaw = rot_y(q[:, fig.YAW])
     leg = sum(skeleton.leg)
-    pelvis = yaw @ rot_x(q[:, PITCH]) @ rot_z(q[:, ROLL])
-    middle = np.einsum("nij,nj->ni", yaw, q[:, PELVIS_OFFSET] * leg) + _travel(skeleton, q)
+    pelvis = yaw @ rot_x(q[:, fig.PITCH]) @ rot_z(q[:, fig.ROLL])
+    middle = np.einsum("nij,nj->ni", yaw, q[:, fig.PELVIS_OFFSET] * leg) + _travel(skeleton, q)
     middle[:, 1] += skeleton.ankle + leg
     # A standing foot stays on the floor: lower the pelvis until the leg reaches it (softly let go of a lifted foot).
     ankles = [_ankle_targets(skeleton, q, yaw, s) for s in (0, 1)]
@@ -194,115 +176,92 @@ def _trunk(skeleton: Skeleton, q: ndarray, rot: ndarray, head: ndarray) -> None:
         drop = np.sqrt(np.maximum((0.995 * leg) ** 2 - (flat**2).sum(-1), (0.3 * leg) ** 2))
         middle[:, 1] = np.minimum(middle[:, 1], ankle[:, 1] + drop - hip[:, 1] + 4 * (ankle[:, 1] - lowest))
     root = skeleton.index("root")
-    rot[:, root] = pelvis
-    head[:, root] = middle + pelvis @ (skeleton.heads[root] - skeleton.hip)
-    lower = skeleton.index("spine05")
-    rot[:, lower], head[:, lower] = pelvis, _follow(skeleton, rot, head, lower)
-    bend = rot_z(0.25 * q[:, SPINE_ROLL]) @ rot_y(0.25 * q[:, SPINE_TWIST]) @ rot_x(0.25 * q[:, SPINE_PITCH])
-    nod = rot_y(0.25 * q[:, HEAD_YAW]) @ rot_x(0.25 * q[:, HEAD_PITCH]) @ rot_z(0.25 * q[:, HEAD_ROLL])
+    body.put(root, pelvis, middle + pelvis @ (skeleton.heads[root] - skeleton.hip))
+    body.put(skeleton.index("spine05"), pelvis)
+    roll, twist, pitch = (0.25 * q[:, k] for k in (fig.SPINE_ROLL, fig.SPINE_TWIST, fig.SPINE_PITCH))
+    bend = rot_z(roll) @ rot_y(twist) @ rot_x(pitch)
+    nod = rot_y(0.25 * q[:, fig.HEAD_YAW]) @ rot_x(0.25 * q[:, fig.HEAD_PITCH]) @ rot_z(0.25 * q[:, fig.HEAD_ROLL])
     for names, step in ((SPINE, bend), (NECK, nod)):
         for name in names:
             i = skeleton.index(name)
-            rot[:, i] = rot[:, skeleton.parents[i]] @ step
-            head[:, i] = _follow(skeleton, rot, head, i)
+            body.put(i, body.rot[:, skeleton.parents[i]] @ step)
 
 
 def _frames(start: ndarray, middle: ndarray, end: ndarray, bend: ndarray) -> tuple[ndarray, ndarray]:
     """Frames of the two bones of a limb in the rest pose, as `two_bones` makes them."""
-    line = _unit(end - start)
-    hinge = _unit(np.cross(line, bend - line * (bend @ line)))
+    line = unit(end - start)
+    hinge = unit(np.cross(line, bend - line * (bend @ line)))
     out = []
     for a, b in ((start, middle), (middle, end)):
-        y = _unit(a - b)
-        x = _unit(hinge - y * (hinge @ y))
+        y = unit(a - b)
+        x = unit(hinge - y * (hinge @ y))
         out.append(np.stack([x, y, np.cross(x, y)], -1))
     return out[0], out[1]
 
 
-def _leg(skeleton: Skeleton, q: ndarray, side: int, rot: ndarray, head: ndarray) -> None:
-    k, letter, sign = LEG[side], "LR"[side], 1 - 2 * side
-    names = [
-        f"{b}.{letter}" for b in ("pelvis", "upperleg01", "upperleg02", "lowerleg01", "lowerleg02", "foot", "toe2-1")
-    ]
-    pelvis, upper, upper2, lower, lower2, foot, toe = (skeleton.index(name) for name in names)
-    root = rot[:, skeleton.index("root")]
-    rot[:, pelvis], head[:, pelvis] = root, _follow_from(skeleton, rot, head, pelvis, "root")
-    heading = rot_y(q[:, YAW]) @ rot_y(sign * q[:, k + 4])
+def _leg(body: _Bones, q: ndarray, side: int) -> None:
+    skeleton, k, sign = body.skeleton, fig.LEG[side], 1 - 2 * side
+    names = ("pelvis", "upperleg01", "upperleg02", "lowerleg01", "lowerleg02", "foot", "toe2-1")
+    pelvis, upper, upper2, lower, lower2, foot, toe = map(body.index, names)
+    trunk = skeleton.index("root")
+    root = body.rot[:, trunk]
+    body.put(pelvis, root, body.follow(pelvis, trunk))
+    heading = rot_y(q[:, fig.YAW]) @ rot_y(sign * q[:, k + 4])
     bend = heading[..., 2] + 0.5 * root[..., 2] + sign * 0.12 * root[..., 0]
-    hip = _follow(skeleton, rot, head, upper)
     rest = [skeleton.heads[i] for i in (upper, lower, foot)]
     thigh, shank = (float(np.linalg.norm(b - a)) for a, b in pairwise(rest))
-    target = _ankle_targets(skeleton, q, rot_y(q[:, YAW]), side)
+    hip, target = body.follow(upper), _ankle_targets(skeleton, q, rot_y(q[:, fig.YAW]), side)
     knee, ankle, first, second = two_bones(hip, target, bend, thigh, shank)
     a, b = _frames(rest[0], rest[1], rest[2], np.array([0.12 * sign, 0.0, 1.5]))
     thigh_rot, shank_rot = first @ a.T, second @ b.T
-    along = _unit(rest[1] - rest[0])
+    along = unit(rest[1] - rest[0])
     turn = twist_angle(np.swapaxes(root, 1, 2) @ thigh_rot, along)
-    rot[:, upper] = thigh_rot @ axis_rotation(along, -0.5 * turn)
-    rot[:, upper2], rot[:, lower], rot[:, lower2] = thigh_rot, shank_rot, shank_rot
     pitch = q[:, k + 3]
-    rot[:, foot] = heading @ rot_x(-pitch)
-    rot[:, toe] = heading @ rot_x(-np.where(pitch < 0, 0.3 * pitch, pitch))
-    head[:, upper], head[:, lower], head[:, foot] = hip, knee, ankle
-    for i in (upper2, lower2, toe):
-        head[:, i] = _follow(skeleton, rot, head, i)
-    head[:, lower], head[:, foot] = knee, ankle
+    body.put(upper, thigh_rot @ axis_rotation(along, -0.5 * turn), hip)
+    body.put(upper2, thigh_rot)
+    body.put(lower, shank_rot, knee)
+    body.put(lower2, shank_rot)
+    body.put(foot, heading @ rot_x(-pitch), ankle)
+    body.put(toe, heading @ rot_x(-np.where(pitch < 0, 0.3 * pitch, pitch)))
 
 
-def _follow_from(skeleton: Skeleton, rot: ndarray, head: ndarray, bone: int, name: str) -> ndarray:
-    other = skeleton.index(name)
-    return head[:, other] + rot[:, other] @ (skeleton.heads[bone] - skeleton.heads[other])
-
-
-def _arm(skeleton: Skeleton, q: ndarray, side: int, rot: ndarray, head: ndarray) -> None:
-    """The right arm is solved in a mirrored world, in which it is a left one."""
-    k, letter = ARM[side], "LR"[side]
-    mirror, both = (_MIRROR, _BOTH) if side else (np.ones(3), np.ones((3, 3)))
-    rest = skeleton.heads * mirror
-    index = lambda name: skeleton.index(f"{name}.{letter}")  # noqa: E731
-    chest_bone = skeleton.index("spine01")
-    chest, chest_head = rot[:, chest_bone] * both, head[:, chest_bone] * mirror
-
-    def put(bone: int, rotation: ndarray, at: ndarray) -> None:
-        rot[:, bone], head[:, bone] = rotation * both, at * mirror
-
-    def follow(bone: int) -> ndarray:
-        return _follow(skeleton, rot, head, bone) * mirror
-
+def _arm(body: _Bones, q: ndarray, side: int) -> None:
+    skeleton, k = body.skeleton, fig.ARM[side]
+    rest = skeleton.heads * body.mirror
+    names = ("clavicle", "shoulder01", "upperarm01", "upperarm02", "lowerarm01", "lowerarm02", "wrist")
+    clavicle, shoulder, upper, upper2, elbow, elbow2, wrist = map(body.index, names)
+    spine = skeleton.index("spine01")
+    chest, chest_head = body.rot[:, spine] * (body.mirror[:, None] * body.mirror), body.head[:, spine] * body.mirror
     want = q[:, k : k + 3]
-    lift = 0.5 * np.clip(0.5 * want[:, 1] + 0.35, 0, 0.85) + 0.2 * q[:, SHRUG[side]] - 0.12
-    clavicle, shoulder, upper, elbow, wrist = (
-        index(b) for b in ("clavicle", "shoulder01", "upperarm01", "lowerarm01", "wrist")
-    )
+    lift = 0.5 * np.clip(0.5 * want[:, 1] + 0.35, 0, 0.85) + 0.2 * q[:, fig.SHRUG[side]] - 0.12
     raised = chest @ rot_y(-0.25 * np.clip(want[:, 2], -0.4, 1)) @ rot_z(lift)
-    put(clavicle, raised, follow(clavicle))
-    put(shoulder, raised, follow(shoulder))
-    start = follow(upper)
+    body.put(clavicle, raised)
+    body.put(shoulder, raised)
+    start = body.follow(upper)
     length = float(np.linalg.norm(rest[elbow] - rest[upper])), float(np.linalg.norm(rest[wrist] - rest[elbow]))
     target = _outside_trunk(skeleton, rest[upper] - skeleton.hip + want * sum(length)) + skeleton.hip
-    target = chest_head + np.einsum("nij,nj->ni", chest, target - rest[chest_bone])
-    line = _unit(want)
-    axis = _unit(ELBOW_HINT - line * (line @ ELBOW_HINT)[:, None])
+    target = chest_head + np.einsum("nij,nj->ni", chest, target - rest[spine])
+    line = unit(want)
+    axis = unit(fig.ELBOW_HINT - line * (line @ fig.ELBOW_HINT)[:, None])
     swivel = q[:, k + 3, None]
     hint = axis * np.cos(swivel) + np.cross(line, axis) * np.sin(swivel)
     middle, end, first, second = two_bones(start, target, np.einsum("nij,nj->ni", chest, hint), *length)
     a, b = _frames(rest[upper], rest[elbow], rest[wrist], rest[elbow] - rest[upper])
     arm, forearm = first @ a.T, second @ b.T
-    along = _unit(rest[elbow] - rest[upper])
+    along = unit(rest[elbow] - rest[upper])
     turn = twist_angle(np.swapaxes(raised, 1, 2) @ arm, along)
-    put(upper, arm @ axis_rotation(along, -0.5 * turn), start)
-    put(index("upperarm02"), arm, follow(index("upperarm02")))
-    hand_rest = _hand_frame(rest, index)
-    hand_frame = second @ rot_y(q[:, k + 4]) @ rot_x(-q[:, k + 5]) @ rot_z(q[:, k + 6])
-    hand = hand_frame @ hand_rest.T
-    along = _unit(rest[wrist] - rest[elbow])
+    body.put(upper, arm @ axis_rotation(along, -0.5 * turn), start)
+    body.put(upper2, arm)
+    palm = _hand_frame(rest, body)
+    hand = second @ rot_y(q[:, k + 4]) @ rot_x(-q[:, k + 5]) @ rot_z(q[:, k + 6]) @ palm.T
+    along = unit(rest[wrist] - rest[elbow])
     turn = twist_angle(np.swapaxes(forearm, 1, 2) @ hand, along)
-    put(elbow, forearm @ axis_rotation(along, 0.3 * turn), middle)
-    put(index("lowerarm02"), forearm @ axis_rotation(along, 0.75 * turn), follow(index("lowerarm02")))
-    put(wrist, hand, end)
+    body.put(elbow, forearm @ axis_rotation(along, 0.3 * turn), middle)
+    body.put(elbow2, forearm @ axis_rotation(along, 0.75 * turn))
+    body.put(wrist, hand, end)
     for m in range(1, 5):
-        put(index(f"metacarpal{m}"), hand, follow(index(f"metacarpal{m}")))
-    _fingers(skeleton, q, side, hand, hand_rest, put, follow)
+        body.put(body.index(f"metacarpal{m}"), hand)
+    _fingers(body, q, side, hand, palm)
 
 
 def _outside_trunk(skeleton: Skeleton, wrist: ndarray) -> ndarray:
@@ -316,35 +275,29 @@ def _outside_trunk(skeleton: Skeleton, wrist: ndarray) -> ndarray:
     return out
 
 
-def _hand_frame(rest: ndarray, index) -> ndarray:
+def _hand_frame(rest: ndarray, body: _Bones) -> ndarray:
     """In the rest pose: x to the thumb, y to the forearm, z out of the palm."""
-    y = _unit(rest[index("wrist")] - rest[index("finger3-1")])
-    x = rest[index("finger2-1")] - rest[index("finger5-1")]
-    x = _unit(x - y * (x @ y))
+    wrist, middle, index, little = (rest[body.index(n)] for n in ("wrist", "finger3-1", "finger2-1", "finger5-1"))
+    y, x = unit(wrist - middle), index - little
+    x = unit(x - y * (x @ y))
     return np.stack([x, y, np.cross(x, y)], -1)
 
 
-def _fingers(skeleton: Skeleton, q: ndarray, side: int, hand: ndarray, frame: ndarray, put, follow) -> None:
-    letter, mirror = "LR"[side], (_MIRROR if side else np.ones(3))
-    rest, tips = skeleton.heads * mirror, skeleton.tips * mirror
-    curls, spread = q[:, CURL[side] : CURL[side] + 5], q[:, CURL[side] + 5]
+def _fingers(body: _Bones, q: ndarray, side: int, hand: ndarray, frame: ndarray) -> None:
+    rest, tips = body.skeleton.heads * body.mirror, body.skeleton.tips * body.mirror
+    curls, spread = q[:, fig.CURL[side] : fig.CURL[side] + 5], q[:, fig.CURL[side] + 5]
     for f in range(5):
-        bones = [skeleton.index(f"finger{f + 1}-{j}.{letter}") for j in (1, 2, 3)]
+        bones = [body.index(f"finger{f + 1}-{j}") for j in (1, 2, 3)]
         places = [*(rest[b] for b in bones), tips[f + (7 if side else 0)]]
-        ways = [_unit(b - a) for a, b in pairwise(places)]
-        rotation = hand
-        before = -frame[:, 1]
-        for j, (bone, way) in enumerate(zip(bones, ways, strict=True)):
+        rotation = hand @ axis_rotation(frame[:, 2], _FAN[f] * (1.8 * spread - 0.5) if f else 0.3 * spread - 0.1)
+        before, bent = -frame[:, 1], 0.0
+        for j, (bone, (a, b)) in enumerate(zip(bones, pairwise(places), strict=True)):
+            way = unit(b - a)
             if f == 0:
-                hinge = _unit(np.cross(way, -frame[:, 0] + 0.7 * frame[:, 2]))
-                bent = 0.0
-                if j == 0:
-                    rotation = rotation @ axis_rotation(frame[:, 2], 0.3 * spread - 0.1)
+                hinge = unit(np.cross(way, -frame[:, 0] + 0.7 * frame[:, 2]))
             else:
-                hinge = _unit(-frame[:, 0] + way * (frame[:, 0] @ way))
+                hinge = unit(-frame[:, 0] + way * (frame[:, 0] @ way))
                 bent = float(np.arctan2(np.cross(before, way) @ hinge, before @ way))
-                if j == 0:
-                    rotation = rotation @ axis_rotation(frame[:, 2], _FAN[f] * (1.8 * spread - 0.5))
             rotation = rotation @ axis_rotation(hinge, _CURL[f][j] * curls[:, f] - bent)
-            put(bone, rotation, follow(bone))
+            body.put(bone, rotation)
             before = way

@@ -23,28 +23,17 @@ from mimicmotion.synth.zbuffer import blend, fill, fill_depth, in_world, kernel
 FRAMINGS = ("full", "upper")
 MARGIN = 0.08  # of the frame's height: how far the background reaches beyond the frame, for a moving camera
 KEY_MAP, TOP_MAP, FLOOR_CELLS, CELL = 288, 112, 160, 0.26
-_BANDS = (
-    (0.0, 0.5, 0.15),
-    (0.5, 2.0, 1.0),
-    (2.0, 6.0, 3.5),
-    (6.0, 60.0, 11.0),
-)  # heights above the floor: low, high, middle
+_BANDS = ((0.0, 0.5, 0.15), (0.5, 2.0, 1.0), (2.0, 6.0, 3.5), (6.0, 60.0, 11.0))  # heights above the floor; middles
 _SEEN_DEPTH = 0.3  # decimetres behind the reference's surface that still count as the same place
 
 
 @dataclass(frozen=True, slots=True)
 class Grade:
-    """What camera and file do to the picture.
+    """What camera and file do to the picture."""
 
-    Attributes:
-        blur: of the lens, pixels.
-        noise: deviation in 0..255, in the dark and added in the light.
-        quality: of the JPEG compression; 0 none.
-    """
-
-    blur: float
-    noise: tuple[float, float]
-    quality: int
+    blur: float  # of the lens, pixels
+    noise: tuple[float, float]  # deviation in 0..255, in the dark and added in the light
+    quality: int  # of the JPEG compression; 0 none
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,29 +80,17 @@ def make_scene(seed: int, size: tuple[int, int], framing: str | None = None) -> 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Moment:
-    """One picture and what is true of it; the buffers have `factor` samples a pixel along each axis.
+    """One picture and what is true of it; the buffers have `factor` samples a pixel along each axis."""
 
-    Attributes:
-        picture: linear colours.
-        cover: the person's share of each pixel.
-        seen: column, row and nearness of all vertices, in samples.
-        ids: triangle of each sample, -1 none.
-        bary: its corners' shares.
-        nearness: 1 / distance (decimetres) of each sample, 0 none.
-        points: column, row (pixels) and nearness of the keypoints.
-        hidden: which of them lie behind something.
-        background: the place without the person and their shadow.
-    """
-
-    picture: Float32[ndarray, "rows columns 3"]
-    cover: Float32[ndarray, "rows columns"]
-    seen: Float32[ndarray, "n 3"]
-    ids: ndarray
-    bary: ndarray
-    nearness: ndarray
-    points: Float64[ndarray, "134 3"]
-    hidden: Bool[ndarray, " 134"]
-    background: Float32[ndarray, "rows columns 3"]
+    picture: Float32[ndarray, "rows columns 3"]  # linear colours
+    cover: Float32[ndarray, "rows columns"]  # the person's share of each pixel
+    seen: Float32[ndarray, "n 3"]  # column, row and nearness of all vertices, in samples
+    ids: ndarray  # triangle of each sample, -1 none
+    bary: ndarray  # its corners' shares
+    nearness: ndarray  # 1 / distance (decimetres) of each sample, 0 none
+    points: Float64[ndarray, "134 3"]  # column, row (pixels) and nearness of the keypoints
+    hidden: Bool[ndarray, " 134"]  # which of them lie behind something
+    background: Float32[ndarray, "rows columns 3"]  # the place without the person and their shadow
 
     def depth(self, factor: int) -> Float32[ndarray, "rows columns"]:
         """Distance in metres along the camera's axis at the nearest sample of each pixel; infinite without a person."""
@@ -207,12 +184,10 @@ def _floor_shadow(scene: Scene, view: View, v: Float32[ndarray, "n 3"], backgrou
     ambient = 1 - (1 - 0.92 * near) * (1 - 0.6 * wide)
     key = float(place.key_colour.mean() * place.key[1])
     share = key / (key + float(place.sky.mean()))
-    s, c = np.sin(view.pitch), np.cos(view.pitch)
-    eye, centre = np.array(view.eye), np.array(view.centre)
     out = np.empty_like(background)
     shade_floor(
-        out, background, np.minimum(shadow, 1), ambient, share, start, CELL, eye, centre, 1 / view.focal,
-        1 / view.focal, s, c,
+        out, background, np.minimum(shadow, 1), ambient, share, start, CELL, np.array(view.eye), np.array(view.centre),
+        view.focal, np.sin(view.pitch), np.cos(view.pitch),
     )  # fmt: skip
     return out
 

@@ -11,19 +11,12 @@ from numpy import ndarray
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A camera that looks along -z, `pitch` downwards; lengths in decimetres, the floor is y = 0.
+    """A camera that looks along -z, `pitch` downwards; lengths in decimetres, the floor is y = 0."""
 
-    Attributes:
-        eye: place of the camera.
-        pitch: how far it looks down, radians.
-        focal: focal length in pixels.
-        centre: column and row of its axis.
-    """
-
-    eye: tuple[float, float, float]
-    pitch: float
-    focal: float
-    centre: tuple[float, float]
+    eye: tuple[float, float, float]  # place of the camera
+    pitch: float  # how far it looks down, radians
+    focal: float  # focal length in pixels
+    centre: tuple[float, float]  # column and row of its axis
 
     def project(self, points: Float64[ndarray, "*n 3"] | Float32[ndarray, "*n 3"]) -> Float64[ndarray, "*n 3"]:
         """Column, row and nearness (1 / distance along the axis; at most 1 per decimetre) of points."""

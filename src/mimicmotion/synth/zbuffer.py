@@ -57,6 +57,25 @@ def hash01(i, j):
     return ((h ^ (h >> 16)) & 0xFFFFFF) / 16777216.0
 
 
+@inlined
+def _box(points, a, b, c, rows, columns):
+    """Twice a triangle's area in the picture, and the rows and columns of the samples it may cover."""
+    x0, y0, x1, y1, x2, y2 = points[a, 0], points[a, 1], points[b, 0], points[b, 1], points[c, 0], points[c, 1]
+    left, right = max(math.ceil(min(x0, x1, x2) - 0.5), 0), min(math.floor(max(x0, x1, x2) + 0.5), columns)
+    top, bottom = max(math.ceil(min(y0, y1, y2) - 0.5), 0), min(math.floor(max(y0, y1, y2) + 0.5), rows)
+    return (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0), left, right, top, bottom
+
+
+@inlined
+def _shares(points, a, b, c, x, y, inv):
+    """Shares of a triangle's corners in a sample; one is below 0 outside."""
+    x, y = x - points[a, 0], y - points[a, 1]
+    x1, y1, x2, y2 = points[b, 0], points[b, 1], points[c, 0], points[c, 1]
+    w1 = (x * (y2 - points[a, 1]) - (x2 - points[a, 0]) * y) * inv
+    w2 = ((x1 - points[a, 0]) * y - x * (y1 - points[a, 1])) * inv
+    return 1.0 - w1 - w2, w1, w2
+
+
 @kernel
 def fill(points, triangles, two_sided, cut, fray, uv, strands, depth, ids, bary):
     """Fill `depth` (nearness, larger is nearer), `ids` (triangle, -1 none) and `bary` (shares of corners 1 and 2).
@@ -76,30 +95,19 @@ def fill(points, triangles, two_sided, cut, fray, uv, strands, depth, ids, bary)
     rows, columns = depth.shape
     for t in range(len(triangles)):
         a, b, c = triangles[t, 0], triangles[t, 1], triangles[t, 2]
-        x0, y0, z0 = points[a, 0], points[a, 1], points[a, 2]
-        x1, y1, z1 = points[b, 0], points[b, 1], points[b, 2]
-        x2, y2, z2 = points[c, 0], points[c, 1], points[c, 2]
-        area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
+        z0, z1, z2 = points[a, 2], points[b, 2], points[c, 2]
+        area, left, right, top, bottom = _box(points, a, b, c, rows, columns)
         if area == 0.0 or (area > 0.0 and not two_sided[t]) or z0 <= 0.0 or z1 <= 0.0 or z2 <= 0.0:
             continue
-        left = max(math.ceil(min(x0, x1, x2) - 0.5), 0)
-        right = min(math.floor(max(x0, x1, x2) - 0.5), columns - 1)
-        top = max(math.ceil(min(y0, y1, y2) - 0.5), 0)
-        bottom = min(math.floor(max(y0, y1, y2) - 0.5), rows - 1)
-        inv = 1.0 / area
         ca, cb, cc = cut[a], cut[b], cut[c]
         fa, fb, fc = fray[a], fray[b], fray[c]
         if ca < 0.0 and cb < 0.0 and cc < 0.0:
             continue
         frayed = fa > 0.0 or fb > 0.0 or fc > 0.0
         tested = frayed or ca < 0.0 or cb < 0.0 or cc < 0.0
-        for i in range(top, bottom + 1):
-            py = i + 0.5
-            for j in range(left, right + 1):
-                px = j + 0.5
-                w1 = ((px - x0) * (y2 - y0) - (x2 - x0) * (py - y0)) * inv
-                w2 = ((x1 - x0) * (py - y0) - (px - x0) * (y1 - y0)) * inv
-                w0 = 1.0 - w1 - w2
+        for i in range(top, bottom):
+            for j in range(left, right):
+                w0, w1, w2 = _shares(points, a, b, c, j + 0.5, i + 0.5, 1.0 / area)
                 if w0 < 0.0 or w1 < 0.0 or w2 < 0.0:
                     continue
                 z = w0 * z0 + w1 * z1 + w2 * z2
@@ -129,28 +137,16 @@ def fill_depth(points, triangles, cut, depth):
         ca, cb, cc = cut[a], cut[b], cut[c]
         if ca < 0.0 and cb < 0.0 and cc < 0.0:
             continue
-        x0, y0, z0 = points[a, 0], points[a, 1], points[a, 2]
-        x1, y1, z1 = points[b, 0], points[b, 1], points[b, 2]
-        x2, y2, z2 = points[c, 0], points[c, 1], points[c, 2]
-        area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
+        area, left, right, top, bottom = _box(points, a, b, c, rows, columns)
         if area == 0.0:
             continue
-        left = max(math.ceil(min(x0, x1, x2) - 0.5), 0)
-        right = min(math.floor(max(x0, x1, x2) - 0.5), columns - 1)
-        top = max(math.ceil(min(y0, y1, y2) - 0.5), 0)
-        bottom = min(math.floor(max(y0, y1, y2) - 0.5), rows - 1)
-        inv = 1.0 / area
         tested = ca < 0.0 or cb < 0.0 or cc < 0.0
-        for i in range(top, bottom + 1):
-            py = i + 0.5
-            for j in range(left, right + 1):
-                px = j + 0.5
-                w1 = ((px - x0) * (y2 - y0) - (x2 - x0) * (py - y0)) * inv
-                w2 = ((x1 - x0) * (py - y0) - (px - x0) * (y1 - y0)) * inv
-                w0 = 1.0 - w1 - w2
+        for i in range(top, bottom):
+            for j in range(left, right):
+                w0, w1, w2 = _shares(points, a, b, c, j + 0.5, i + 0.5, 1.0 / area)
                 if w0 < 0.0 or w1 < 0.0 or w2 < 0.0:
                     continue
                 if tested and w0 * ca + w1 * cb + w2 * cc < 0.0:
                     continue
-                z = w0 * z0 + w1 * z1 + w2 * z2
+                z = w0 * points[a, 2] + w1 * points[b, 2] + w2 * points[c, 2]
                 depth[i, j] = max(depth[i, j], z)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mimicmotion.settings.training import TrainConfig
@@ -33,65 +32,40 @@ def open_task(config: TrainConfig) -> Task:
 
 
 def open_trainer(
-    config: TrainConfig | str | Path,
-    *,
-    resume: bool = True,
-    allow_changes: bool = False,
-    overrides: Sequence[str] = (),
-    task: Task | None = None,
+    config: TrainConfig | str | Path, *, resume: bool = True, allow_changes: bool = False, task: Task | None = None
 ) -> Trainer:
     """A trainer that stands at the run's last checkpoint.
 
     Args:
-        config: settings, or a recipe (YAML).
+        config: settings, or a recipe: a YAML file, or the name of one of this package.
         resume: False refuses a run folder that holds checkpoints already.
         allow_changes: go on although settings differ from the checkpoint's.
-        overrides: settings that win over the recipe's, such as "optim.lr=1e-4".
         task: what is trained, if it is not one of the stages.
 
     Raises:
-        ConfigError: the settings are wrong, or do not fit the run folder.
+        ConfigError: Accelerate is not installed, or the settings are wrong or do not fit the run folder.
         WeightsError: weights are missing or damaged.
     """
-    from mimicmotion.errors import ConfigError
+    from mimicmotion.runtime.extras import import_extra
     from mimicmotion.settings.training import load_config
 
-    if isinstance(config, (str, Path)):
-        config = load_config(config, overrides)
-    elif overrides:
-        raise ConfigError("overrides of settings that are parsed already", "a recipe", "use dataclasses.replace")
+    import_extra("accelerate", "train")
     from mimicmotion.training.loop import Trainer
 
+    if isinstance(config, (str, Path)):
+        config = load_config(config)
     return Trainer(config, task or open_task(config), resume=resume, allow_changes=allow_changes)
 
 
-def run(
-    config: TrainConfig | str | Path,
-    *,
-    resume: bool = True,
-    stop_at: int | None = None,
-    allow_changes: bool = False,
-    overrides: Sequence[str] = (),
-    task: Task | None = None,
-) -> Path:
-    """Train to the end, or to step `stop_at`, going on where the run folder's last checkpoint stands.
-
-    Args:
-        config: settings, or a recipe (YAML) or the name of one of this package.
-        resume: False refuses a run folder that holds checkpoints already.
-        stop_at: stop at this step instead of the last one.
-        allow_changes: go on although settings differ from the checkpoint's.
-        overrides: settings that win over the recipe's, such as "optim.lr=1e-4".
-        task: what is trained, if it is not one of the stages.
+def run(config: TrainConfig | str | Path, **options: Any) -> Path:
+    """Train to the end, going on where the run folder's last checkpoint stands; arguments as for `open_trainer`.
 
     Returns:
         The last checkpoint: its folder `model` is what inference loads.
 
     Raises:
-        ConfigError: the settings are wrong, or do not fit the run folder.
-        WeightsError: weights are missing or damaged.
         TrainingError: loss or gradient is not a number.
         OutputError: a checkpoint cannot be written.
+        ConfigError, WeightsError: as `open_trainer`.
     """
-    trainer = open_trainer(config, resume=resume, allow_changes=allow_changes, overrides=overrides, task=task)
-    return trainer.fit(stop_at)
+    return open_trainer(config, **options).fit()

@@ -8,6 +8,7 @@ import sys
 
 from mimicmotion.errors import InputError, MimicMotionError
 from mimicmotion.runtime.interrupt import Stopped
+from mimicmotion.settings.training import load_config
 from mimicmotion.training import run
 
 
@@ -21,7 +22,7 @@ def main(arguments: list[str]) -> int:
         log.error("usage: python -m mimicmotion.training RECIPE [KEY=VALUE ...]")
         return 2
     try:
-        path = run(arguments[0], overrides=arguments[1:])
+        path = run(load_config(arguments[0], arguments[1:]))
         log.info("%s", path)
         code = 0
     except (MimicMotionError, Stopped) as e:

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 from numpy import ndarray
+from torch import Tensor
 
 from mimicmotion.arrays import Frames
 from mimicmotion.pose.guidance.skeleton import draw_poses
@@ -52,6 +53,11 @@ def generate(pipe: MimicMotionPipeline, clip: SynthClip, **options: Any) -> Fram
     """The clip's reference picture in the clip's poses; options as for the pipeline."""
     poses, reference = pipe.guide(clip.reference_frame, clip.reference_pose, clip.poses)
     return np.asarray(pipe(clip.reference_frame, poses, reference, **options))
+
+
+def to_unit_tensor(frames: UInt8[Tensor, "*lead height width 3"]) -> Float32[Tensor, "*lead 3 height width"]:
+    """RGB bytes, channels last, to [-1, 1], channels first."""
+    return frames.movedim(-1, -3).float().div_(127.5).sub_(1)
 
 
 def sheet(rows: Iterable[Sequence[UInt8[ndarray, "height width 3"]]]) -> UInt8[ndarray, "height width 3"]:

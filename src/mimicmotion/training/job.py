@@ -77,12 +77,6 @@ def train(
     yield Progress("load", 1, 1)
     if dry_run:
         return TrainResult(None, plan=trainer.dry_run())
-    steps, loss = trainer.steps(), None
-    while True:
-        try:
-            report = next(steps)
-        except StopIteration as stop:
-            best = Path(settings.run) / "best"
-            return TrainResult(stop.value, best if best.exists() else None, loss)
-        loss = report.loss
-        yield Progress("train", report.step, report.total, f"loss {loss:.4f}")
+    checkpoint = yield from trainer.steps()
+    best = trainer.run / "best"
+    return TrainResult(checkpoint, best if best.exists() else None, trainer.loss)

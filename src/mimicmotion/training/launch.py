@@ -1,20 +1,22 @@
-"""What surrounds a training: the accelerator, agreement between processes."""
+"""What surrounds a training: the accelerator, number formats, and work that processes share or leave to one."""
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import signal
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import torch
+import torch.distributed as dist
+from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast_object_list
 
-from mimicmotion.errors import ConfigError, MimicMotionError
+from mimicmotion.errors import ConfigError
 from mimicmotion.settings.training import TrainConfig
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
 
 T = TypeVar("T")
 
@@ -32,21 +34,13 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
     """Accelerate's view of this process: device, processes, precision.
 
     Raises:
-        ConfigError: Accelerate is not installed, or the precision does not fit the device.
+        ConfigError: the precision does not fit the device.
     """
-    try:
-        from accelerate import Accelerator, InitProcessGroupKwargs
-        from accelerate.state import AcceleratorState
-    except ImportError as e:
-        raise ConfigError("the package accelerate is missing", "it", "pip install 'mimicmotion[train]'") from e
     cpu = config.cpu or not torch.cuda.is_available()
     if config.precision == "fp16" and cpu:
         raise ConfigError("precision=fp16 on a CPU", "bf16 or no", "set precision: bf16")
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        # an earlier training of this process may have had another precision
-        AcceleratorState._reset_state(reset_partial_state=True)
-    else:
-        AcceleratorState._reset_state()
+    # an earlier training of this process may have had another precision
+    AcceleratorState._reset_state(reset_partial_state=int(os.environ.get("WORLD_SIZE", "1")) == 1)
     try:
         return Accelerator(
             mixed_precision=config.precision,
@@ -58,7 +52,13 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
         raise ConfigError(f"precision={config.precision}: {e}", "one that this device knows", "use no or bf16") from e
 
 
-def together(accelerator: Accelerator, work: Callable[[], T]) -> T | None:
+def autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
+    """The run's number format, for what is computed beside the wrapped model."""
+    dtype = torch.float16 if config.precision == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype, enabled=config.precision != "no")
+
+
+def on_main_process(accelerator: Accelerator, work: Callable[[], T]) -> T | None:
     """Run `work` on the main process; if it fails there, all processes raise the same error instead of waiting.
 
     Returns:
@@ -68,21 +68,25 @@ def together(accelerator: Accelerator, work: Callable[[], T]) -> T | None:
     if accelerator.is_main_process:
         try:
             result = work()
-        except MimicMotionError as e:
-            error = e
         except Exception as e:
-            if accelerator.num_processes == 1:
-                raise
             error = e
     if accelerator.num_processes > 1:
-        from accelerate.utils import broadcast_object_list
-
         sent = [error]
         broadcast_object_list(sent)
         error = error or sent[0]
     if error is not None:
         raise error
     return result
+
+
+@contextlib.contextmanager
+def shared(count: int) -> Iterator[range]:
+    """Which of `count` pieces of work are this process's; at the end it waits for the others."""
+    several = dist.is_available() and dist.is_initialized()
+    rank, world = (dist.get_rank(), dist.get_world_size()) if several else (0, 1)
+    yield range(rank, count, world)
+    if several:
+        dist.barrier()
 
 
 def resume_command(config: TrainConfig, world: int) -> str:

@@ -12,54 +12,42 @@ import json
 import logging
 import math
 import time
-from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object, send_to_device
 from torch import Tensor
 
 from mimicmotion.errors import ConfigError, TrainingError
 from mimicmotion.runtime.files import atomic_path, check_writable, writing
 from mimicmotion.runtime.interrupt import Interrupts, Stopped
+from mimicmotion.runtime.progress import Job, Progress, finish
 from mimicmotion.runtime.run_folder import FolderLock, atomic_folder
 from mimicmotion.settings.training import TrainConfig, as_dict
-from mimicmotion.training.launch import build_accelerator, quiet_worker, resume_command, together
-from mimicmotion.training.order import first_number, sample_numbers
+from mimicmotion.training.launch import build_accelerator, on_main_process, quiet_worker, resume_command
 from mimicmotion.training.state import (
     Average,
     check_identity,
+    checkpoint_path,
     checkpoints,
     clear_run,
+    first_number,
     identity,
     lr_factor,
     mixed_seed,
     read_identity,
     read_state,
+    sample_numbers,
     save_checkpoint,
     write_state,
 )
-from mimicmotion.training.strategy import ENGINE, Strategy, build_optimizer
+from mimicmotion.training.strategy import Strategy, build_optimizer
 from mimicmotion.training.task import StepResult, Task, Validation
 from mimicmotion.training.tracking import Log, Means, check_trackers, start_trackers
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """One finished step.
-
-    Attributes:
-        step: steps done.
-        total: steps of the run.
-        loss: of this step, mean over all processes.
-    """
-
-    step: int
-    total: int
-    loss: float
 
 
 class Passes(torch.utils.data.Dataset[Any]):
@@ -77,7 +65,7 @@ class Passes(torch.utils.data.Dataset[Any]):
         step, part = divmod(index, accumulation)
         batch = self.config.batch(step)
         first = first_number(self.config, step, self.world)
-        numbers = sample_numbers(step, self.rank, self.world, batch, accumulation, first=first)
+        numbers = sample_numbers(self.rank, self.world, batch, accumulation, first)
         try:
             return self.task.batch(step, numbers[part * batch : (part + 1) * batch])
         except Exception as e:
@@ -116,24 +104,16 @@ class Trainer:
             task.compile()
         task.place(self.accelerator.device)
         o = config.optim
-        optimizer = build_optimizer(
-            o.optimizer,
-            list(task.parameters().values()),
-            lr=o.lr,
-            betas=o.betas,
-            eps=o.eps,
-            weight_decay=o.weight_decay,
-        )
-        if self.accelerator.distributed_type.value == "DEEPSPEED":
-            self._prepare_deepspeed()
+        optimizer = build_optimizer(o, list(task.parameters().values()))
         self.strategy = Strategy(self.accelerator, task.model, optimizer, names)
         self.params = self.strategy.params()
         self.average = Average(self.params, o.ema, on_cpu=o.ema_on_cpu)
         if self.strategy.sharded and o.ema_on_cpu:
-            raise ConfigError(
-                "optim.ema_on_cpu with FSDP2", "the average is sharded too", "set optim.ema_on_cpu: false"
-            )
+            fix = "set optim.ema_on_cpu: false"
+            raise ConfigError("optim.ema_on_cpu with FSDP2", "the average is sharded too", fix)
         self.step, self.means, self.seconds = 0, Means(), 0.0
+        self.loss: float | None = None
+        """Of the last step, mean over all processes."""
         self._logged_at: float | None = None
         self.identity = identity(config, task.identity, self.world)
         found = checkpoints(self.run)
@@ -141,15 +121,9 @@ class Trainer:
             raise ConfigError(f"{found[-1]} exists", "an empty run folder", "delete it, name another 'run', or resume")
         if found:
             self._restore(found[-1], allow_changes=allow_changes)
-
-    def _prepare_deepspeed(self) -> None:
-        if self.config.optim.ema:
-            raise ConfigError(
-                f"optim.ema={self.config.optim.ema} with DeepSpeed", "no average", "set optim.ema: 0, or use FSDP2"
-            )
-        settings: dict[str, Any] = getattr(self.accelerator.state.deepspeed_plugin, "deepspeed_config")  # noqa: B009
-        settings["train_micro_batch_size_per_gpu"] = self.config.batch(0)
-        settings["gradient_clipping"] = self.config.optim.clip
+        if len(steps := set(gather_object([self.step]))) > 1:
+            got = f"processes that stand at steps {sorted(steps)} of the run {self.run}"
+            raise ConfigError(got, "one run folder that all of them see", "put 'run' on a disk that the machines share")
 
     def _restore(self, path: Path, *, allow_changes: bool) -> None:
         check_identity(path, read_identity(path), self.identity, allow_changes=allow_changes)
@@ -162,8 +136,6 @@ class Trainer:
         for name, value in state["buffers"].items():
             held[name].copy_(value)
         self.strategy.load_optimizer_state(state["optimizer"])
-        if self.strategy.deepspeed:
-            self.strategy.load_engine(path / "state")
         if state["scaler"] and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step, self.seconds = state["step"], state["seconds"]
@@ -173,14 +145,9 @@ class Trainer:
 
     def fit(self, stop_at: int | None = None) -> Path:
         """Train to the last step, or to `stop_at`; returns the last checkpoint. See `steps`."""
-        steps = self.steps(stop_at)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as stop:
-                return stop.value
+        return finish(self.steps(stop_at))
 
-    def steps(self, stop_at: int | None = None) -> Generator[Report, None, Path]:
+    def steps(self, stop_at: int | None = None) -> Job[Path]:
         """Train, reporting each step; returns the last checkpoint.
 
         Raises:
@@ -191,12 +158,12 @@ class Trainer:
         """
         c = self.config
         last = min(c.optim.steps, stop_at or c.optim.steps)
-        log = together(self.accelerator, self._open_log)
+        log = on_main_process(self.accelerator, self._open_log)
         saved = self.step if checkpoints(self.run) else -1
         try:
             with Interrupts() as interrupts, interrupts.patiently(), self._passes(last) as passes:
                 while self.step < last:
-                    loss, stop = self._train_step(passes, interrupts)
+                    stop = self._train_step(passes, interrupts)
                     ended = stop or self.step == last
                     self._log(log, ended=ended)
                     if c.validation.every and (self.step % c.validation.every == 0 or self.step == c.optim.steps):
@@ -204,19 +171,15 @@ class Trainer:
                     if self.step % c.save_every == 0 or ended:
                         self.save()
                         saved = self.step
-                    yield Report(self.step, c.optim.steps, loss)
+                    yield Progress("train", self.step, c.optim.steps, f"loss {self.loss:.4f}")
                     if stop and self.step < last:
-                        raise Stopped(
-                            f"stopped after step {self.step}, which is saved; "
-                            f"go on with: {resume_command(c, self.world)}"
-                        )
+                        says = f"stopped after step {self.step}, which is saved; go on with: "
+                        raise Stopped(says + resume_command(c, self.world))
         finally:
             if log is not None:
                 log.close()
                 self._lock.release()
-        if saved != self.step:
-            return self.save()
-        return self.run / "checkpoints" / f"step-{self.step:08d}"
+        return checkpoint_path(self.run, self.step) if saved == self.step else self.save()
 
     def _open_log(self) -> Log:
         import yaml
@@ -240,7 +203,7 @@ class Trainer:
             Passes(self.config, self.task, self.rank, self.world),
             batch_size=None,
             sampler=range(self.step * accumulation, last * accumulation),
-            collate_fn=_as_it_is,
+            collate_fn=lambda batch: batch,
             num_workers=workers,
             worker_init_fn=quiet_worker,
             multiprocessing_context="fork" if workers else None,
@@ -252,10 +215,8 @@ class Trainer:
         finally:
             del passes, loader  # ends the workers
 
-    def _train_step(self, passes: Iterator[Any], interrupts: Interrupts) -> tuple[float, bool]:
-        """One optimiser step; returns the loss and whether any process was asked to stop."""
-        from accelerate.utils import send_to_device
-
+    def _train_step(self, passes: Iterator[Any], interrupts: Interrupts) -> bool:
+        """One optimiser step; returns whether any process was asked to stop."""
         c, optimizer, start = self.config, self.strategy.optimizer, time.monotonic()
         for group in optimizer.param_groups:
             group["lr"] = c.optim.lr * lr_factor(self.step, c.optim)
@@ -266,34 +227,28 @@ class Trainer:
             if isinstance(batch, Exception):
                 raise batch
             with self.accelerator.accumulate(self.strategy.model):
-                result = self.task.loss(
-                    self.strategy.model, send_to_device(batch, self.accelerator.device, non_blocking=True), self.step
-                )
-                if self.strategy.deepspeed:  # its backward pass is also its step
-                    self._check(self._shared(result.loss, interrupts)[0], 0.0, [result])
+                batch = send_to_device(batch, self.accelerator.device, non_blocking=True)
+                result = self.task.loss(self.strategy.model, batch, self.step)
                 self.accelerator.backward(result.loss)
             results.append(dataclasses.replace(result, loss=result.loss.detach()))
         norm = self._clip()
-        loss, stop = self._shared(torch.stack([r.loss for r in results]).mean(), interrupts)
-        self._check(loss, norm, results)
+        self.loss, stop = self._mean_loss(torch.stack([r.loss for r in results]).mean(), interrupts)
+        self._check(self.loss, norm, results)
         optimizer.step()
         optimizer.zero_grad()
         self.average.update(self.params, self.step)
         self.step += 1
         self.seconds += time.monotonic() - start
-        self.means.add({"loss": loss, "norm": norm})
-        for result in results:
-            self.means.add(result.log)
-        return loss, stop
+        for values in ({"loss": self.loss, "norm": norm}, *(r.log for r in results)):
+            self.means.add(values)
+        return stop
 
     def _clip(self) -> float:
         """Clip the gradient of all passes and processes; returns its norm before."""
-        norm = self.accelerator.clip_grad_norm_(self.params.values(), self.config.optim.clip or math.inf)
-        if norm is None:
-            return 0.0  # DeepSpeed has none to tell yet
+        norm: Any = self.accelerator.clip_grad_norm_(self.params.values(), self.config.optim.clip or math.inf)
         return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
 
-    def _shared(self, loss: Tensor, interrupts: Interrupts) -> tuple[float, bool]:
+    def _mean_loss(self, loss: Tensor, interrupts: Interrupts) -> tuple[float, bool]:
         """Mean loss of all processes, and whether one of them was asked to stop."""
         values = torch.stack([loss.detach().float(), loss.new_tensor(float(interrupts.asked)).float()])
         if self.world > 1:
@@ -307,15 +262,13 @@ class Trainer:
         bad_norm = not math.isfinite(norm) and self.config.precision != "fp16"
         if math.isfinite(loss) and not bad_norm:
             return
-        from accelerate.utils import gather_object
-
         what = f"loss {loss}" if not math.isfinite(loss) else f"gradient's norm {norm}"
         blamed = gather_object([name for r in results for name in bad_samples(r)])
         blamed = blamed or gather_object([name for r in results for name in r.samples])
         self.strategy.optimizer.zero_grad()
-        saved = "" if self.strategy.deepspeed else f"; the state before it is kept in {self.save(keep_all=True)}"
+        kept = self.save(keep_all=True)
         raise TrainingError(
-            f"{what} at step {self.step}, samples {', '.join(map(str, blamed))}{saved}",
+            f"{what} at step {self.step}, samples {', '.join(map(str, blamed))}; the state before it is kept in {kept}",
             "a finite number",
             "look at these samples, or lower optim.lr and resume with changes allowed",
         )
@@ -324,8 +277,6 @@ class Trainer:
         c = self.config
         if self.step % c.log_every and not (ended and self.step == c.optim.steps):
             return
-        from accelerate.utils import gather_object
-
         parts = gather_object([self.means.sums])
         self.means = Means()
         if log is None:
@@ -345,7 +296,7 @@ class Trainer:
         logger.info("step %d of %d: loss %.4f", self.step, c.optim.steps, values["loss"])
 
     def _validate(self, log: Log | None) -> None:
-        weights = self.strategy.whole(self.average.values)
+        weights = self.strategy.gather(self.average.values)
 
         def work() -> None:
             assert log is not None
@@ -354,7 +305,7 @@ class Trainer:
             log.pictures(self.step, found.pictures)
             self._keep_best(found, weights)
 
-        together(self.accelerator, work)
+        on_main_process(self.accelerator, work)
 
     def _keep_best(self, found: Validation, weights: Mapping[str, Tensor]) -> None:
         """Write RUN/best/{model,score.json} if these weights are the best so far."""
@@ -381,11 +332,9 @@ class Trainer:
         Raises:
             OutputError: it cannot be written (in all processes); the older checkpoints stay.
         """
-        from accelerate.utils import gather_object
-
         means = Means.joined(gather_object([self.means.sums]))
-        params = self.strategy.whole(self.params)
-        average = self.strategy.whole(self.average.values) if self.config.optim.ema else None
+        params = self.strategy.gather(self.params)
+        average = self.strategy.gather(self.average.values) if self.config.optim.ema else None
         scaler = self.accelerator.scaler
         state = {
             "step": self.step,
@@ -397,19 +346,14 @@ class Trainer:
             "scaler": scaler.state_dict() if scaler is not None else None,
             "means": means,
         }
-        engine = self.run / "checkpoints" / ".engine.part"
-        if self.strategy.deepspeed:
-            self.strategy.save_engine(engine)
 
         def write(part: Path) -> None:
             self.task.export(part / "model", average or params)
             write_state(part, state, self.identity)
-            if engine.exists():
-                (engine / ENGINE).replace(part / "state" / ENGINE)
 
         keep = None if keep_all else self.config.keep
-        together(self.accelerator, lambda: save_checkpoint(self.run, self.step, write, keep=keep))
-        return self.run / "checkpoints" / f"step-{self.step:08d}"
+        on_main_process(self.accelerator, lambda: save_checkpoint(self.run, self.step, write, keep=keep))
+        return checkpoint_path(self.run, self.step)
 
     def dry_run(self) -> dict[str, Any]:
         """One forward and backward pass of the next step, no weight touched and no file written: does it fit?
@@ -417,8 +361,6 @@ class Trainer:
         Returns:
             Numbers of parameters and samples, loss, seconds, and on a GPU the memory.
         """
-        from accelerate.utils import send_to_device
-
         start = time.monotonic()
         batch = Passes(self.config, self.task, self.rank, self.world)[self.step * self.config.optim.accumulation]
         result = self.task.loss(self.strategy.model, send_to_device(batch, self.accelerator.device), self.step)
@@ -439,10 +381,6 @@ class Trainer:
         if self.accelerator.device.type == "cuda":
             out["gpu_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
         return out
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
 
 
 def bad_samples(result: StepResult) -> list[str]:

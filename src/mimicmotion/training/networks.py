@@ -1,9 +1,9 @@
-"""The networks of a training: where they come from, and the one module whose forward is trained."""
+"""The networks of a training: where they come from, the one module whose forward is trained, and what learns in it."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from mimicmotion.backbones.svd.blocks import SpatioTemporalTransformer
 from mimicmotion.backbones.svd.checkpoint import Components, load_components, load_part
 from mimicmotion.backbones.svd.execution.options import Checkpointing
-from mimicmotion.backbones.svd.image_encoder import clip_pixels, image_embedding
 from mimicmotion.backbones.svd.layers import SpatioTemporalResBlock
+from mimicmotion.backbones.svd.lora import inject, lora_names
 from mimicmotion.backbones.svd.posenet import PoseNet
-from mimicmotion.backbones.svd.unet import UNet
+from mimicmotion.backbones.svd.unet import UNet, temporal_parameter_names, unused_parameter_names
 from mimicmotion.backbones.svd.vae import encode_mode
 from mimicmotion.backbones.tiny.build import build_tiny_image_encoder, build_tiny_posenet, build_tiny_unet
 from mimicmotion.diffusion.loss import drop_condition
 from mimicmotion.errors import ConfigError, WeightsError
-from mimicmotion.settings.training import ModelConfig, TinyConfig, TrainConfig
+from mimicmotion.settings.training import ModelConfig, TinyConfig, TrainConfig, TrainedConfig
 from mimicmotion.training.objective import NetworkInput
 from mimicmotion.weights.registry import find_asset
 
@@ -144,6 +144,49 @@ class DenoiserModel(nn.Module):
         return self.unet(sample, shown.c_noise, token, shown.time_ids, features)
 
 
+def unet_names(unet: UNet, config: TrainedConfig) -> list[str]:
+    """Parameters of the U-Net that these settings train, without those that cannot change the output."""
+    names: Iterable[str]
+    if config.what == "pose_net":
+        names = []
+    elif config.what == "temporal":
+        names = temporal_parameter_names(unet)
+    elif config.what == "lora":
+        names = lora_names(unet)
+    else:
+        names = [n for n, _ in unet.named_parameters()]
+    unused = set(unused_parameter_names(unet))
+    return [n for n in names if n not in unused]
+
+
+def choose_trained(model: DenoiserModel, config: TrainedConfig, seed: int) -> dict[str, nn.Parameter]:
+    """Mark what is trained and freeze the rest; PoseNet, and the picture encoder where it is inside, always train.
+
+    LoRA's layers are put into the U-Net here. Frozen parameters of the U-Net take `config.frozen`'s number format;
+    trained ones are float32.
+
+    Args:
+        model: all networks; changed in place.
+        config: what is trained.
+        seed: of LoRA's random weights.
+
+    Returns:
+        Name ("unet.conv_in.weight") to parameter, in the order of the module.
+    """
+    if config.what == "lora":
+        inject(model.unet, config.targets, config.rank, config.alpha, seed)
+    chosen = {f"unet.{n}" for n in unet_names(model.unet, config)}
+    frozen = torch.bfloat16 if config.frozen == "half" else torch.float32
+    out: dict[str, nn.Parameter] = {}
+    for name, p in model.named_parameters():
+        trained = name in chosen or not name.startswith("unet.")
+        p.requires_grad_(trained)
+        p.data = p.data.to(torch.float32 if trained else frozen)
+        if trained:
+            out[name] = p
+    return out
+
+
 def checkpointing(config: TrainConfig) -> Checkpointing:
     """What the settings want to be computed again in the backward pass."""
     wanted = config.gradient_checkpointing
@@ -157,19 +200,3 @@ def encode_frames(vae: Any, frames: Float[Tensor, "*lead 3 height width"]) -> Fl
     parts = [encode_mode(vae, part) for part in flat.split(chunk)]
     # a clone outside of inference mode is a tensor that autograd may keep
     return torch.cat(parts).clone().unflatten(0, frames.shape[:-3])
-
-
-def encode_token(encoder: Any, pictures: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 1 dim"]:
-    """Embedding of pictures in [-1, 1] by a frozen encoder."""
-    return image_embedding(encoder, pictures).clone()
-
-
-def encoder_pixels(encoder: Any, pictures: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 s s"]:
-    """Pictures in [-1, 1] as a trained encoder wants them."""
-    return clip_pixels(pictures, encoder.config.image_size)
-
-
-def modules_of(parts: Components) -> Iterator[tuple[str, Any]]:
-    """Name and network of each part."""
-    for name in ("unet", "pose_net", "image_encoder", "vae"):
-        yield name, getattr(parts, name)

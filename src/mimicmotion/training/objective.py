@@ -30,8 +30,6 @@ from mimicmotion.settings.training import ObjectiveConfig
 
 BANDS = (0.5, 2.0, 8.0)
 """Noise levels between the bands in which the log tells the loss."""
-CONDITIONS = ("image", "latent", "pose")
-"""Order of the columns of `Draws.dropped`."""
 _STREAM = 1  # samples are cut out of videos by the stream (seed, number), which is the same as (seed, number, 0)
 
 
@@ -42,7 +40,7 @@ class Draws:
     Attributes:
         sigma: noise level of each sample.
         eps: unit noise of the latents.
-        dropped: which samples lose picture embedding, picture latent, pose (columns of `CONDITIONS`).
+        dropped: which samples lose picture embedding, picture latent, pose (the columns).
         noise_aug: strength of the noise on the reference picture; 0 without augmentation.
         picture_noise: unit noise of the reference picture, None without augmentation.
     """
@@ -95,10 +93,7 @@ class NetworkInput:
         x: noisy latents times c_in, float32.
         c_noise: ln(sigma) / 4, float32.
         picture_latents: not scaled; one for all slots, or the warped ones, one for each.
-        token: see `Encoded`.
-        pixels: see `Encoded`.
-        poses: see `Encoded`.
-        reference_pose: see `Encoded`.
+        token, pixels, poses, reference_pose: see `Encoded`.
         dropped: see `Draws`.
         time_ids: [fps - 1, motion bucket, noise augmentation], float32.
     """

@@ -1,4 +1,4 @@
-"""What a run carries from step to step: learning rate, averaged weights, identity, and checkpoints that are whole."""
+"""What a run is at a step: its samples, learning rate and averaged weights; its identity; whole checkpoints."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,9 +17,8 @@ from mimicmotion.errors import ConfigError, WeightsError
 from mimicmotion.runtime.files import writing
 from mimicmotion.runtime.run_folder import atomic_folder, clear_leftovers, differences, flat
 from mimicmotion.settings.training import OptimConfig, TrainConfig, as_dict
-from mimicmotion.training.order import global_batches
 
-CHECKPOINT = re.compile(r"step-(\d{8,})")
+CHECKPOINT = re.compile(r"step-\d{8,}")
 IDENTITY = ("settings", "task", "batches", "parts")
 STATE = ("step", "seconds", "params", "average", "buffers", "optimizer", "scaler", "means")
 """Parts of a checkpoint's identity and state."""
@@ -33,7 +33,8 @@ HARMLESS = (
     "optim.batch",  # the batch of all processes together is compared instead
     "optim.accumulation",
     "optim.ema_on_cpu",
-    "phases",  # compared apart from their batch
+    "autoencoder",  # of a single stage, and part of its task's identity
+    "detail",
     "gradient_checkpointing",
     "compile",
     "validation",
@@ -43,6 +44,38 @@ HARMLESS = (
     "trackers",
 )
 """Settings that may differ when a run goes on."""
+
+
+def sample_numbers(rank: int, world: int, batch: int, accumulation: int, first: int) -> list[int]:
+    """Global sample numbers of one process in one step, in the order of its forward passes.
+
+    All processes and passes together cover a row of world x batch x accumulation neighbouring numbers, so that two
+    processes, a batch of twice the size and two accumulated passes see the same samples in the same step.
+
+    Args:
+        rank: of this process.
+        world: number of processes.
+        batch: samples per process and forward pass.
+        accumulation: forward passes per step.
+        first: first number of the step.
+    """
+    return [first + (a * world + rank) * batch + i for a in range(accumulation) for i in range(batch)]
+
+
+def first_number(config: TrainConfig, step: int, world: int) -> int:
+    """First sample number of a step: the count of all samples before it, over phases of different batch."""
+    count, since = 0, 0
+    for phase in config.phases[:-1]:
+        until = min(step, phase.until)
+        count += (until - since) * phase.batch
+        since = until
+    return (count + (step - since) * config.batch(step)) * world * config.optim.accumulation
+
+
+def global_batches(config: TrainConfig, world: int) -> list[list[int]]:
+    """[first step after, samples per step] of each phase; what must stay the same for a run to stay the same."""
+    each = world * config.optim.accumulation
+    return [[p.until, p.batch * each] for p in config.phases] or [[0, config.optim.batch * each]]
 
 
 def lr_factor(step: int, config: OptimConfig) -> float:
@@ -55,14 +88,7 @@ def lr_factor(step: int, config: OptimConfig) -> float:
 
 def mixed_seed(seed: int, *parts: int) -> int:
     """One seed from several numbers below 2^20 or so; neighbours give unlike generators."""
-    import numpy as np
-
     return int(np.random.SeedSequence([seed, *parts]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def seeded(seed: int, *parts: int) -> torch.Generator:
-    """A CPU generator for (seed, parts): a resumed run needs no generator state, only the number of its sample."""
-    return torch.Generator().manual_seed(mixed_seed(seed, *parts))
 
 
 class Average:
@@ -94,10 +120,9 @@ class Average:
 
 def identity(config: TrainConfig, task: Mapping[str, Any], world: int) -> dict[str, Any]:
     """What a checkpoint says about the run that made it, as plain JSON data."""
-    settings = {k: v for k, v in flat(as_dict(config)).items() if not any(_within(k, h) for h in HARMLESS)}
-    phases = [[p.until, p.frames, p.spacing] for p in config.phases]
+    phases = [[p.until, p.frames, p.spacing] for p in config.phases]  # their batch is in `batches`
     data = {
-        "settings": {**settings, "phases": phases},
+        "settings": {**_compared(flat(as_dict(config))), "phases": phases},
         "task": dict(task),
         "batches": global_batches(config, world),
         "parts": {"processes": world, "batch": config.optim.batch, "accumulation": config.optim.accumulation},
@@ -105,8 +130,8 @@ def identity(config: TrainConfig, task: Mapping[str, Any], world: int) -> dict[s
     return json.loads(json.dumps(data))
 
 
-def _within(key: str, group: str) -> bool:
-    return key == group or key.startswith(f"{group}.")
+def _compared(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in settings.items() if not f"{k}.".startswith(tuple(f"{h}." for h in HARMLESS))}
 
 
 def check_identity(where: Path, old: Mapping[str, Any], new: Mapping[str, Any], *, allow_changes: bool) -> None:
@@ -126,7 +151,7 @@ def check_identity(where: Path, old: Mapping[str, Any], new: Mapping[str, Any], 
         raise ConfigError(f"{where} is of another model or other data: {', '.join(changed)}", same, again)
     if allow_changes:
         return
-    if changed := differences(old["settings"], new["settings"]):
+    if changed := differences(_compared(old["settings"]), new["settings"]):
         got = f"{where} was made with other settings: {', '.join(changed)}"
         raise ConfigError(got, same, f"{again}, or allow the changes")
     if old["batches"] != new["batches"]:
@@ -149,15 +174,12 @@ def checkpoints(run: Path) -> list[Path]:
     """Complete checkpoints of a run, oldest first; a checkpoint gets its name only when it is complete."""
     folder = run / "checkpoints"
     found = [p for p in folder.iterdir() if CHECKPOINT.fullmatch(p.name)] if folder.is_dir() else []
-    return sorted(found, key=step_of)
+    return sorted(found, key=lambda p: int(p.name.removeprefix("step-")))
 
 
-def step_of(checkpoint: Path) -> int:
-    """Steps done at a checkpoint."""
-    match = CHECKPOINT.fullmatch(checkpoint.name)
-    if match is None:
-        raise WeightsError(f"{checkpoint}", "a folder step-N of a run", "name a checkpoint")
-    return int(match[1])
+def checkpoint_path(run: Path, step: int) -> Path:
+    """RUN/checkpoints/step-N."""
+    return run / "checkpoints" / f"step-{step:08d}"
 
 
 def save_checkpoint(run: Path, step: int, write: Callable[[Path], object], *, keep: int | None) -> Path:
@@ -172,7 +194,7 @@ def save_checkpoint(run: Path, step: int, write: Callable[[Path], object], *, ke
     Raises:
         OutputError: it cannot be written; the older checkpoints stay.
     """
-    path = run / "checkpoints" / f"step-{step:08d}"
+    path = checkpoint_path(run, step)
     with atomic_folder(path) as part, writing(path):
         write(part)
     for old in checkpoints(run)[:-keep] if keep else []:

@@ -8,18 +8,17 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from accelerate import Accelerator
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, TensorBoardTracker
 from numpy import ndarray
 
 from mimicmotion.errors import ConfigError
 from mimicmotion.runtime.files import atomic_path, writing
 from mimicmotion.runtime.run_folder import flat
 from mimicmotion.settings.training import TrainConfig, as_dict
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
 
 logger = logging.getLogger(__name__)
 
@@ -128,15 +127,12 @@ def check_trackers(names: Sequence[str]) -> list[str]:
     Raises:
         ConfigError: a name is unknown, or the package of a tracker other than TensorBoard is missing.
     """
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
-
     known = sorted(str(getattr(k, "value", k)) for k in LOGGER_TYPE_TO_CLASS)
     found = []
     for name in dict.fromkeys(names):
         if name not in known:
             raise ConfigError(f"trackers: {name}", ", ".join(known), "correct the name, or leave it out")
-        module = {"comet_ml": "comet_ml", "dvclive": "dvclive"}.get(name, name)
-        if importlib.util.find_spec(module) is not None:
+        if importlib.util.find_spec(name) is not None:
             found.append(name)
         elif name == "tensorboard":
             logger.warning("tensorboard is not installed: the log is in log.jsonl only")
@@ -147,8 +143,6 @@ def check_trackers(names: Sequence[str]) -> list[str]:
 
 def start_trackers(log: Log, accelerator: Accelerator, config: TrainConfig, names: Sequence[str], step: int) -> None:
     """Start the trackers (main process only) and tell them the settings."""
-    from accelerate.tracking import TensorBoardTracker
-
     if not names:
         return
     # events after the checkpoint are those of steps that are done again

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 # A moment of the result, and what gives the packets that belong there.
 _Pending = tuple[Fraction, Callable[[], list[Any]]]
 # Sound that can be copied into each kind of file and that common players understand there.
-_COPIED = {
+COPIED = {
     "mov": frozenset({"aac", "mp3", "ac3"}),
     "mkv": frozenset({"aac", "mp3", "ac3", "opus", "vorbis", "flac"}),
     "webm": frozenset({"opus", "vorbis"}),
@@ -59,7 +59,7 @@ class AudioTrack:
         self._start = start + begin
         self._resampler: AudioResampler | None = None
         self._until = Fraction(0)
-        if stream.codec_context.name in _COPIED[kind]:
+        if stream.codec_context.name in COPIED[kind]:
             self._stream: Any = output.add_stream_from_template(stream)
             self._pending = self._copied()
         else:

@@ -18,22 +18,22 @@ from mimicmotion.errors import ConfigError
 
 Size = tuple[int, int]
 FitMode = Literal["crop", "letterbox", "stretch", "released"]
-Resample = Literal["lanczos", "bicubic", "bilinear", "nearest", "released"]
-SizeMode = Literal["released", "keep"]
+Resample = Literal["lanczos", "bicubic", "bilinear", "released"]
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
     """The affine map target = source * scale + offset per axis, and how pixels are resampled under it.
 
+    Outside the source the target is black.
+
     Attributes:
         source: (height, width) of what goes in.
         target: (height, width) of what comes out.
         scale: target pixels per source pixel, (y, x).
         offset: where the source's top left corner lands in the target, (y, x) pixels; negative where cropped.
-        resample: `lanczos`, `bicubic`, `bilinear` (all antialiased), `nearest`, or `released`: bilinear without
-            antialiasing, as in the published code.
-        fill: RGB colour of the target outside the source.
+        resample: `lanczos`, `bicubic`, `bilinear` (all antialiased), or `released`: bilinear without antialiasing, as
+            in the published code.
     """
 
     source: Size
@@ -41,7 +41,6 @@ class Fit:
     scale: tuple[float, float]
     offset: tuple[float, float]
     resample: Resample = "lanczos"
-    fill: tuple[int, int, int] = (0, 0, 0)
 
     def __post_init__(self) -> None:
         for name in ("source", "target"):
@@ -60,16 +59,14 @@ class Fit:
                 f"{self.source[0]} x {self.source[1]} (height x width)",
                 "plan one transform per source size",
             )
-        # The target pixels whose centres fall into the source; the rest is fill.
+        # The target pixels whose centres fall into the source; the rest stays black.
         (top, bottom), (left, right) = (self._covered(axis) for axis in (0, 1))
         whole = (top, bottom, left, right) == (0, self.target[0], 0, self.target[1])
         if whole and self.scale == (1.0, 1.0):
             y, x = (round(-o) for o in self.offset)
             if (-y, -x) == self.offset:
                 return np.ascontiguousarray(image[y : y + self.target[0], x : x + self.target[1]])
-        out = np.empty((*self.target, 3), np.uint8)
-        if not whole:
-            out[:] = np.asarray(self.fill, np.uint8)
+        out = np.zeros((*self.target, 3), np.uint8)
         if top < bottom and left < right:
             part = _resize_released if self.resample == "released" else _resize_pillow
             out[top:bottom, left:right] = part(self, image, (top, bottom), (left, right))
@@ -78,17 +75,6 @@ class Fit:
     def points(self, xy: Float[ndarray, "*batch 2"]) -> Float[ndarray, "*batch 2"]:
         """Where the points (x, y), in pixels of the source, land in the target. Not clipped."""
         return xy * np.asarray(self.scale[::-1], xy.dtype) + np.asarray(self.offset[::-1], xy.dtype)
-
-    def inverse(self) -> Fit:
-        """The transform back, from `target` to `source`; what the crop has cut off comes back as `fill`."""
-        return Fit(
-            source=self.target,
-            target=self.source,
-            scale=(1 / self.scale[0], 1 / self.scale[1]),
-            offset=(-self.offset[0] / self.scale[0], -self.offset[1] / self.scale[1]),
-            resample="lanczos" if self.resample == "released" else self.resample,
-            fill=self.fill,
-        )
 
     def _covered(self, axis: int) -> tuple[int, int]:
         start = self.offset[axis]
@@ -105,77 +91,56 @@ def plan_fit(
     *,
     anchor: tuple[float, float] = (0.5, 0.5),
     resample: Resample = "lanczos",
-    fill: tuple[int, int, int] = (0, 0, 0),
 ) -> Fit:
     """Plan the transform of everything of size `source` to size `target`.
 
     Args:
         source: (height, width) of the picture, the video, or the frame that the keypoints refer to.
         target: (height, width) wanted.
-        mode: `crop` fills the target and cuts what is over; `letterbox` shows the whole source and adds bars;
+        mode: `crop` fills the target and cuts what is over; `letterbox` shows the whole source and adds black bars;
             `stretch` gives up the aspect ratio; `released` is the published code's resize to whole pixels, without
             antialiasing, and centre crop.
         anchor: which part stays in a crop, or where a letterboxed picture sits: (y, x), 0 = top left, 1 = bottom right.
         resample: filter; antialiased whenever the picture gets smaller. `released` mode has its own.
-        fill: RGB colour of the bars.
     """
     if min(*source, *target) < 1:
         raise ConfigError(f"source {source}, target {target}", "sizes of at least 1 x 1 pixel", "check the sizes")
     ratios = target[0] / source[0], target[1] / source[1]
     if mode == "stretch":
-        return Fit(source, target, ratios, (0.0, 0.0), resample, fill)
+        return Fit(source, target, ratios, (0.0, 0.0), resample)
     if mode == "crop":  # one exact scale for both axes: a circle stays a circle
         scale = max(ratios)
         spare = [t - scale * s for t, s in zip(target, source, strict=True)]
         # the axis that fills the target exactly has nothing to spare; rounding must not make it start at 1e-13
         offset = [a * d if d < -1e-9 else 0.0 for a, d in zip(anchor, spare, strict=True)]
-        return Fit(source, target, (scale, scale), (offset[0], offset[1]), resample, fill)
+        return Fit(source, target, (scale, scale), (offset[0], offset[1]), resample)
     if mode == "letterbox":  # whole pixels, so that the bars have sharp edges
         sizes = [min(t, max(1, round(min(ratios) * s))) for t, s in zip(target, source, strict=True)]
         starts = [float(round(a * (t - n))) for a, t, n in zip(anchor, target, sizes, strict=True)]
         scales = sizes[0] / source[0], sizes[1] / source[1]
-        return Fit(source, target, scales, (starts[0], starts[1]), resample, fill)
+        return Fit(source, target, scales, (starts[0], starts[1]), resample)
     if mode == "released":
-        return _plan_released(source, target, fill)
+        return _plan_released(source, target)
     raise ConfigError(f"mode={mode!r}", "crop, letterbox, stretch or released", "choose one of these")
 
 
-def plan_size(
-    source: Size,
-    *,
-    resolution: int = 576,
-    ratio: float = 9 / 16,
-    multiple: int = 64,
-    mode: SizeMode = "released",
-) -> Size:
-    """The (height, width) to generate for a picture of size `source`; both are multiples of `multiple`.
+def plan_size(source: Size, *, resolution: int = 576, multiple: int = 64) -> Size:
+    """The (height, width) that the published code makes of a picture of size `source`.
+
+    The short side is `resolution`, the long one 16/9 of it, rounded down to a multiple; upright if the picture is
+    taller than wide, else lying.
 
     Args:
         source: (height, width) of the reference picture.
-        resolution: the short side (paper: 576).
-        ratio: short side / long side (paper: 9/16, that is 576 x 1024).
+        resolution: the short side (paper: 576, that is 576 x 1024).
         multiple: 64 is what the published weights ask for (8 from the VAE x 8 from the U-Net).
-        mode: `released`: short side `resolution`, long side `resolution / ratio` rounded down; upright if the picture
-            is taller than wide, else lying. `keep`: the picture's own aspect ratio, as near as the multiples allow,
-            with no more pixels than `released` has.
 
     Raises:
-        ConfigError: `resolution` is not a multiple of `multiple`, or `ratio` is not in (0, 1].
+        ConfigError: `resolution` is not a multiple of `multiple`.
     """
-    if multiple < 1 or resolution < multiple or resolution % multiple:
-        fix = f"use {max(multiple, round(resolution / max(multiple, 1)) * multiple)}"
-        raise ConfigError(f"resolution={resolution}", f"a multiple of {multiple}", fix)
-    if not 0 < ratio <= 1:
-        raise ConfigError(f"ratio={ratio}", "short side / long side, 0 < ratio <= 1", "for example 9/16 or 1")
-    if min(source) < 1:
-        raise ConfigError(f"source size {source}", "at least 1 x 1 pixel", "check the picture")
-    long = int(resolution / ratio // multiple) * multiple
-    height, width = source
-    if mode == "released":
-        return (long, resolution) if height > width else (resolution, long)
-    if mode == "keep":
-        return _keep_aspect(height / width, resolution * long // multiple**2, multiple)
-    raise ConfigError(f"mode={mode!r}", "released or keep", "choose one of these")
+    check_size((resolution, resolution), multiple)
+    long = int(resolution / (9 / 16) // multiple) * multiple
+    return (long, resolution) if source[0] > source[1] else (resolution, long)
 
 
 def check_size(size: Size, multiple: int = 64) -> None:
@@ -195,7 +160,7 @@ def released_round_trip(image: UInt8[ndarray, "height width 3"]) -> UInt8[ndarra
     return ((unit + np.float32(1)) * np.float32(127.5)).astype(np.uint8)
 
 
-def _plan_released(source: Size, target: Size, fill: tuple[int, int, int]) -> Fit:
+def _plan_released(source: Size, target: Size) -> Fit:
     aspect = source[0] / source[1]
     if aspect < target[0] / target[1]:
         resized = target[0], math.ceil(target[0] / aspect)
@@ -204,23 +169,7 @@ def _plan_released(source: Size, target: Size, fill: tuple[int, int, int]) -> Fi
     # round() goes to the even number on a half, as the published code's centre crop does
     offset = [-float(round((r - t) / 2)) for r, t in zip(resized, target, strict=True)]
     scale = resized[0] / source[0], resized[1] / source[1]
-    return Fit(source, target, scale, (offset[0], offset[1]), "released", fill)
-
-
-def _keep_aspect(aspect: float, max_cells: int, multiple: int) -> Size:
-    """Best (rows, columns) of cells of `multiple` pixels: nearest in aspect, then largest, near the full area."""
-    ideal = min(max(math.sqrt(max_cells * aspect), 1.0), float(max_cells))
-    best: tuple[float, Size] | None = None
-    for rows in {max(1, math.floor(ideal)), math.ceil(ideal)}:
-        if rows > max_cells:
-            continue
-        for columns in {max(1, math.floor(rows / aspect)), max(1, math.ceil(rows / aspect))}:
-            fitting = min(columns, max_cells // rows)
-            error = abs(math.log(rows / fitting / aspect))
-            if best is None or (error, -rows * fitting) < (best[0], -best[1][0] * best[1][1]):
-                best = error, (rows, fitting)
-    assert best is not None  # floor(ideal) is never above max_cells
-    return best[1][0] * multiple, best[1][1] * multiple
+    return Fit(source, target, scale, (offset[0], offset[1]), "released")
 
 
 def _resize_pillow(fit: Fit, image: ndarray, rows: tuple[int, int], columns: tuple[int, int]) -> ndarray:

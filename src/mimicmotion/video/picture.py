@@ -8,6 +8,7 @@ import os
 import struct
 import warnings
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from numpy import ndarray
 
 from mimicmotion.errors import MediaError, OutputError
 from mimicmotion.runtime.files import atomic_path, writing
+from mimicmotion.video.geometry import plan_fit
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -32,15 +34,11 @@ MAX_PIXELS = 150_000_000
 """Above this a picture is refused: 450 MB as RGB, and usually a decompression bomb. 8k is 33 million pixels."""
 
 
-def read_picture(
-    path: str | os.PathLike[str], *, background: tuple[int, int, int] = (255, 255, 255), max_pixels: int = MAX_PIXELS
-) -> UInt8[ndarray, "height width 3"]:
-    """Read a picture as sRGB, turned upright by its EXIF tag; of an animation, the first frame.
+def read_picture(path: str | os.PathLike[str]) -> UInt8[ndarray, "height width 3"]:
+    """Read a picture as sRGB over white, turned upright by its EXIF tag; of an animation, the first frame.
 
     Args:
         path: any format that Pillow reads; 16 bits a channel come down to 8.
-        background: RGB colour that shows through transparent pixels.
-        max_pixels: width x height above which the picture is refused before it is decoded.
 
     Raises:
         MediaError: missing, empty, truncated, not a picture, or too large.
@@ -55,13 +53,13 @@ def read_picture(
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 width, height = image.size
-                if width * height > max_pixels:
+                if width * height > MAX_PIXELS:
                     raise MediaError(
                         f"{path} has {width} x {height} pixels",
-                        f"at most {max_pixels / 1e6:g} million pixels",
+                        f"at most {MAX_PIXELS / 1e6:g} million pixels",
                         "scale the picture down; 4000 pixels on the long side are plenty",
                     )
-                return picture_to_rgb(image, background)
+                return picture_to_rgb(image)
     except MediaError:
         raise
     except UnidentifiedImageError as e:
@@ -69,17 +67,15 @@ def read_picture(
             f"{path} is not a picture that can be read", "a PNG, JPEG, WebP, TIFF or BMP file", "check or convert it"
         ) from e
     except Image.DecompressionBombError as e:
-        raise MediaError(f"{path}: {e}", f"at most {max_pixels / 1e6:g} million pixels", "scale it down") from e
+        raise MediaError(f"{path}: {e}", f"at most {MAX_PIXELS / 1e6:g} million pixels", "scale it down") from e
     except PILLOW_ERRORS as e:
         raise MediaError(
             f"{path} is damaged or truncated ({e})", "a complete picture file", "copy or export it again"
         ) from e
 
 
-def picture_to_rgb(
-    image: Image.Image, background: tuple[int, int, int] = (255, 255, 255)
-) -> UInt8[ndarray, "height width 3"]:
-    """An opened Pillow image of any mode as upright RGB (EXIF, palette, alpha, grey, CMYK, 16-bit grey, ICC)."""
+def picture_to_rgb(image: Image.Image) -> UInt8[ndarray, "height width 3"]:
+    """An opened Pillow image of any mode as upright RGB over white (EXIF, palette, alpha, grey, CMYK, 16 bits, ICC)."""
     from PIL import Image, ImageOps
 
     image.load()
@@ -96,7 +92,7 @@ def picture_to_rgb(
     colour = image.convert("RGB" if image.mode == "RGBA" else "L") if alpha is not None else image
     colour = _to_srgb(colour, profile)
     if alpha is not None:
-        backdrop = Image.new("RGB", colour.size, background)
+        backdrop = Image.new("RGB", colour.size, (255, 255, 255))
         backdrop.paste(colour, mask=alpha)
         colour = backdrop
     return np.array(colour, np.uint8)
@@ -119,6 +115,27 @@ def write_picture(path: str | os.PathLike[str], image: UInt8[ndarray, "height wi
         options: dict[str, Any] = {"compress_level": 1} if part.suffix.lower() == ".png" else {"quality": 95}
         Image.fromarray(np.ascontiguousarray(image)).save(part, **options)
     return path
+
+
+def side_by_side(frames: Sequence[UInt8[ndarray, "_ _ 3"]], height: int, gap: int = 4) -> UInt8[ndarray, "_ _ 3"]:
+    """Put frames of any size into one row on white, for example picture | pose | result.
+
+    The size depends on the frames' sizes only, so that every frame of a video gets the same; it is even, as video
+    encoders want it.
+
+    Args:
+        frames: uint8 RGB.
+        height: pixels of the row.
+        gap: pixels between neighbours.
+    """
+    widths = [max(1, round(f.shape[1] * height / f.shape[0])) for f in frames]
+    width = sum(widths) + gap * (len(frames) - 1)
+    out = np.full((height + height % 2, width + width % 2, 3), 255, np.uint8)
+    x = 0
+    for frame, wide in zip(frames, widths, strict=True):
+        out[:height, x : x + wide] = plan_fit(frame.shape[:2], (height, wide), "stretch").apply(frame)
+        x += wide + gap
+    return out
 
 
 def check_input_file(path: Path, what: str) -> None:

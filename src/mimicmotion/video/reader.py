@@ -30,7 +30,6 @@ class VideoReader:
         path: a video file (whatever FFmpeg reads), an animated GIF, WebP or APNG, a single picture, or a folder of
             numbered pictures.
         folder_fps: frames per second of a folder of pictures, which cannot say it itself.
-        square_pixels: widen or narrow anamorphic video to the shape it is shown in; False keeps the stored pixels.
 
     Attributes:
         path: the file or folder.
@@ -40,9 +39,7 @@ class VideoReader:
         MediaError: missing, empty, not a video, no frame can be decoded.
     """
 
-    def __init__(
-        self, path: str | os.PathLike[str], *, folder_fps: float = RELEASED_FPS, square_pixels: bool = True
-    ) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, folder_fps: float = RELEASED_FPS) -> None:
         self.path = Path(path)
         self._source: AvSource | AnimationSource | FolderSource
         if not self.path.exists():
@@ -52,7 +49,7 @@ class VideoReader:
         elif self.path.suffix.lower() in PICTURE_SUFFIXES:
             self._source = AnimationSource(self.path)
         else:
-            self._source = AvSource(self.path, square_pixels=square_pixels)
+            self._source = AvSource(self.path)
         self.info: VideoInfo = self._source.info
 
     def frames(
@@ -81,46 +78,36 @@ class VideoReader:
             ConfigError: the arguments contradict each other or are out of range.
             MediaError: `start` lies behind the end of the video, or a folder's pictures differ in size.
         """
-        self._check(fps, stride, sampling)
+        if sampling not in ("time", "released"):
+            raise ConfigError(f"sampling={sampling!r}", "time or released", "choose one of these")
+        if fps is not None and (stride is not None or sampling == "released"):
+            raise ConfigError("both fps and a stride", "one way of choosing frames", "leave one of them out")
+        if stride is not None and stride < 1:
+            raise ConfigError(f"stride={stride}", "at least 1", "1 takes every frame")
         if not 0 <= start < end:
             raise ConfigError(f"start={start} with end={end}", "0 <= start < end, in seconds", "correct them")
         if max_frames is not None and max_frames < 1:
             raise ConfigError(f"max_frames={max_frames}", "at least 1", "leave it out to take all frames")
         begin, stop = (_exact_seconds(t) for t in (start, end))
         if fps is not None:
-            picked = resample(self._source, fps, begin, stop)
+            picked = resample(self._source, exact_rate(fps), begin, stop)
+        elif sampling == "released":
+            picked = every(self._source, released_stride(self.info.fps, stride or 2), begin, stop)
         else:
-            picked = every(self._source, self._stride(stride, sampling), begin, stop)
+            picked = every(self._source, stride or 1, begin, stop)
         return self._convert(islice(picked, max_frames), start)
-
-    def output_fps(self, fps: float | None = None, stride: int | None = None, *, sampling: Sampling = "time") -> float:
-        """Frames per second at which the frames of the same arguments should be shown.
-
-        This keeps the speed of the movement; for `released` it is the published code's fixed 15.
-        """
-        if sampling == "released":
-            return RELEASED_FPS
-        return fps if fps is not None else self.info.fps / self._stride(stride, sampling)
 
     def __iter__(self) -> Iterator[Frame]:
         return self.frames()
 
     def count(self, fps: float | None = None) -> int:
         """How many frames `frames(fps)` yields: the file is decoded to its end, but nothing is converted to RGB."""
-        if fps is None:
-            return sum(1 for _ in self._source)
-        self._check(fps, None, "time")
-        return sum(1 for _ in resample(self._source, fps))
+        return sum(1 for _ in (self._source if fps is None else resample(self._source, fps)))
 
     @property
     def damage(self) -> str:
         """What was wrong with the file when it was last read to its end; empty if nothing was."""
         return self._source.damage
-
-    def _stride(self, stride: int | None, sampling: Sampling) -> int:
-        if sampling == "released":
-            return released_stride(self.info.fps, 2 if stride is None else stride)
-        return 1 if stride is None else stride
 
     def _convert(self, picked: Iterator[Callable[[], Frame]], start: float) -> Iterator[Frame]:
         empty = True
@@ -134,25 +121,12 @@ class VideoReader:
                 "lower start",
             )
 
-    @staticmethod
-    def _check(fps: float | None, stride: int | None, sampling: Sampling) -> None:
-        if fps is not None:
-            exact_rate(fps)
-        if sampling not in ("time", "released"):
-            raise ConfigError(f"sampling={sampling!r}", "time or released", "choose one of these")
-        if fps is not None and (stride is not None or sampling == "released"):
-            raise ConfigError("both fps and a stride", "one way of choosing frames", "leave one of them out")
-        if stride is not None and stride < 1:
-            raise ConfigError(f"stride={stride}", "at least 1", "1 takes every frame")
-
 
 def _exact_seconds(seconds: float) -> Fraction | float:
     """1.1 as 11/10, not as the binary number beside it, which may lie on the other side of a frame's time."""
     return Fraction(seconds).limit_denominator(1_000_000) if math.isfinite(seconds) else seconds
 
 
-def open_video(
-    path: str | os.PathLike[str], *, folder_fps: float = RELEASED_FPS, square_pixels: bool = True
-) -> VideoReader:
+def open_video(path: str | os.PathLike[str], *, folder_fps: float = RELEASED_FPS) -> VideoReader:
     """Open a driving video; see `VideoReader`."""
-    return VideoReader(path, folder_fps=folder_fps, square_pixels=square_pixels)
+    return VideoReader(path, folder_fps=folder_fps)

@@ -45,7 +45,6 @@ class VideoInfo:
         num_frames: frames, an estimate from header or duration where the file does not say.
         codec: FFmpeg's name of the codec, or `pictures`.
         has_audio: whether there is a sound track.
-        rotation: degrees, counter-clockwise, by which frames are turned upright: 0, 90, 180 or 270.
         variable_frame_rate: whether the first seconds show frames of unequal duration.
     """
 
@@ -56,7 +55,6 @@ class VideoInfo:
     num_frames: int
     codec: str
     has_audio: bool = False
-    rotation: int = 0
     variable_frame_rate: bool = False
 
     @property
@@ -68,22 +66,23 @@ class VideoInfo:
 class AvSource:
     """A video file, decoded by FFmpeg; every iteration opens it afresh and holds one frame at a time."""
 
-    def __init__(self, path: Path, *, square_pixels: bool = True) -> None:
+    def __init__(self, path: Path) -> None:
         check_input_file(path, "a video")
-        self.path, self._square = path, square_pixels
+        self.path = path
         with self._open() as container:
             stream = _video_stream(container, path)
             has_audio = bool(container.streams.audio)
             codec = stream.codec_context.name
             header_frames, header_duration = stream.frames, _duration(container, stream)
             rate = stream.average_rate or stream.guessed_rate
+            tick = Fraction(stream.time_base or 0)
             times = _packet_times(container, stream)
         gaps = [b - a for a, b in pairwise(times) if b > a]
         step = sorted(gaps)[len(gaps) // 2] if gaps else Fraction(0)
         if not rate:
             rate = 1 / step if step else Fraction(25)
         # one tick of the time base is rounding, a quarter of a frame is not
-        uneven = sum(abs(g - step) > max(step / 4, Fraction(stream.time_base or 0)) for g in gaps)
+        uneven = sum(abs(g - step) > max(step / 4, tick) for g in gaps)
         self.rate = Fraction(rate)
         self.expected = header_frames or round(float(header_duration * self.rate))
         first = next(iter(self), None)
@@ -101,7 +100,6 @@ class AvSource:
             num_frames=max(1, self.expected),
             codec=codec,
             has_audio=has_audio,
-            rotation=self._rotation,
             variable_frame_rate=uneven > max(1, len(gaps) // 50),
         )
 
@@ -138,9 +136,8 @@ class AvSource:
                         # until the collector runs, hundreds of frames later: look only where something changes
                         if getattr(frame, "rotation", None) != angle:
                             angle, turn = getattr(frame, "rotation", None), _orientation(frame)
-                        self._rotation = turn.degrees
                         # a stream that changes its size in the middle keeps the first frame's
-                        size = size or _upright_size(frame, stream if self._square else None, turn)
+                        size = size or _upright_size(frame, stream, turn)
                         count += 1
                         yield Timed(last, length, partial(_to_rgb, frame, turn, size))
             except av.error.FFmpegError as e:
@@ -148,15 +145,10 @@ class AvSource:
                 logger.debug("%s: %s", self.path, e)
         self.damage = ""
         if count and (broken or count < 0.9 * self.expected):
-            self.damage = (
-                f"damaged or truncated: {count} frames, about {self.expected} expected, {broken} broken packets"
-            )
-            logger.warning(
-                "%s is damaged or truncated: going on with %d frames (about %d expected, %d packets broken)",
-                *(self.path, count, self.expected, broken),
-            )
+            found = f"{count} frames (about {self.expected} expected, {broken} packets broken)"
+            self.damage = f"damaged or truncated: {found}"
+            logger.warning("%s is damaged or truncated: going on with %s", self.path, found)
 
-    _rotation = 0
     damage = ""
 
     def _open(self) -> InputContainer:
@@ -212,7 +204,7 @@ class AnimationSource:
                     return
                 except PILLOW_ERRORS as e:
                     self.damage = f"damaged or truncated: {index} frames decoded ({e})"
-                    logger.warning("%s is damaged or truncated: %d frames decoded (%s)", self.path, index, e)
+                    logger.warning("%s is %s", self.path, self.damage)
                     return
                 # browsers show frames of "0" or "1" hundredth for a tenth of a second, and so do we
                 milliseconds = float(image.info.get("duration", 0) or 0)
@@ -267,12 +259,6 @@ class _Turn:
     flip_x: bool = False
     flip_y: bool = False
 
-    @property
-    def degrees(self) -> int:
-        if self.transpose:  # transpose + flip_y turns left
-            return 90 if self.flip_y else 270
-        return 180 if self.flip_x and self.flip_y else 0
-
 
 def _orientation(frame: VideoFrame) -> _Turn:
     """From the display matrix (x' = a x + c y, y' = b x + d y), which also knows mirrored recordings."""
@@ -305,9 +291,9 @@ def _to_rgb(frame: VideoFrame, turn: _Turn, size: tuple[int, int]) -> Frame:
     return np.ascontiguousarray(pixels)
 
 
-def _upright_size(frame: VideoFrame, stream: VideoStream | None, turn: _Turn) -> tuple[int, int]:
+def _upright_size(frame: VideoFrame, stream: VideoStream, turn: _Turn) -> tuple[int, int]:
     """(height, width) after making the pixels square (anamorphic video) and turning."""
-    aspect = stream.sample_aspect_ratio if stream is not None else None
+    aspect = stream.sample_aspect_ratio
     width = max(1, round(frame.width * aspect)) if aspect and 0.1 < aspect < 10 else frame.width
     return (width, frame.height) if turn.transpose else (frame.height, width)
 

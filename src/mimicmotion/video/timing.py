@@ -78,8 +78,6 @@ def every(
     items: Iterable[Timed[T]], stride: int, start: float | Fraction = 0, end: float | Fraction = math.inf
 ) -> Iterator[T]:
     """Items 0, stride, 2 stride, ... of those shown from `start` until `end`, by count and not by time."""
-    if stride < 1:
-        raise ConfigError(f"stride={stride}", "at least 1", "1 takes every frame")
     n = 0
     for timed in items:
         if timed.time >= end:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -17,16 +17,7 @@ from numpy import ndarray
 from mimicmotion.errors import ConfigError, OutputError
 from mimicmotion.runtime import files
 from mimicmotion.runtime.run_folder import atomic_folder, check_replaceable_folder
-from mimicmotion.video.audio import AudioTrack
-from mimicmotion.video.encoders import (
-    ENCODERS,
-    EncoderSettings,
-    GifPalette,
-    OutputPlan,
-    add_stream,
-    open_container,
-    to_yuv,
-)
+from mimicmotion.video.audio import COPIED, AudioTrack
 from mimicmotion.video.timing import exact_rate
 
 if TYPE_CHECKING:
@@ -35,20 +26,58 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Codec = Literal["auto", "h264", "hevc", "vp9"]
 VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".gif", ".webp"})
 FRAME_PATTERN = "frame_*.png"
 _GIF_MAX_FPS = 50
+BT709 = 1
+LIMITED = 1
+# Constant quality that the eye cannot tell from the frames, at the scales of VP9 and H.264.
+_CRF_VP9, _CRF_H264 = 24, 16
 
 
-@runtime_checkable
-class FrameWriter(Protocol):
-    """What `open_writer` gives: takes frames one by one and knows how many it has."""
+class FrameWriter:
+    """What `open_writer` gives: takes frames one by one and knows how many it has.
 
-    count: int
+    Args:
+        path: the result, for messages.
+        size: (height, width) of the frames.
+    """
+
+    def __init__(self, path: Path, size: tuple[int, int]) -> None:
+        self.path, self.size, self.count = path, size, 0
 
     def write(self, frame: UInt8[ndarray, "height width 3"]) -> None:
         """Append one uint8 RGB frame of the size the writer was opened with."""
+        if frame.dtype != np.uint8 or frame.shape != (*self.size, 3):
+            raise ConfigError(
+                f"a frame of {frame.dtype} {frame.shape}",
+                f"uint8 {(*self.size, 3)}",
+                "give RGB frames of the size the writer was opened with",
+            )
+        with self._translated():
+            self._append(np.ascontiguousarray(frame))
+        self.count += 1
+
+    def _append(self, frame: ndarray) -> None:
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """Complete the file."""
+
+    def close(self) -> None:
+        """Let go of everything; used after an error too, so it raises nothing itself."""
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        import av
+
+        try:
+            with files.writing(self.path):
+                yield
+        except av.error.FFmpegError as e:
+            raise OutputError(
+                f"{self.path} cannot be encoded ({e})", "an encoder of this FFmpeg", "choose another format"
+            ) from e
 
 
 @contextlib.contextmanager
@@ -57,9 +86,7 @@ def open_writer(
     size: tuple[int, int],
     fps: float | Fraction,
     *,
-    codec: Codec = "auto",
     crf: int | None = None,
-    preset: str = "medium",
     audio_from: str | os.PathLike[str] | None = None,
     audio_start: float = 0.0,
 ) -> Iterator[FrameWriter]:
@@ -75,70 +102,63 @@ def open_writer(
             holds nothing but frames.
         size: (height, width) of the frames.
         fps: frames per second; 29.97 and the like stand for their exact fractions.
-        codec: `auto` is H.264, or VP9 in .webm.
         crf: constant quality, 0 (best) to 51; None for a visually lossless default.
-        preset: x264's and x265's trade of speed against size.
         audio_from: a media file whose sound is taken along, cut to the length of the result; one without is fine.
         audio_start: second of that file at which the first frame stands.
 
     Raises:
-        ConfigError: unknown suffix, codec or rate, or a frame of another size or type.
+        ConfigError: unknown suffix or rate, or a frame of another size or type.
         OutputError: the place cannot be written, the disk is full, or no frame was written.
     """
-    target = plan_output(path, codec)
+    target, kind = plan_output(path)
     if min(size) < 1:
         raise ConfigError(f"size {size}", "(height, width) of at least 1 x 1", "check the size")
     rate = exact_rate(fps)
-    files.check_writable(target.path)
-    if audio_from is not None and not target.sound:
-        logger.warning("%s: this format has no sound; the sound of %s is left out", target.path, audio_from)
+    files.check_writable(target)
+    if audio_from is not None and kind not in COPIED:
+        logger.warning("%s: this format has no sound; the sound of %s is left out", target, audio_from)
         audio_from = None
-    if target.kind == "folder":
-        with atomic_folder(target.path, FRAME_PATTERN) as part:
-            yield from _filled(_FolderWriter(part, target.path, size))
+    if kind == "folder":
+        with atomic_folder(target, FRAME_PATTERN) as part:
+            yield from _filled(_FolderWriter(part, target, size))
         return
-    with files.atomic_path(target.path) as part:
-        settings = EncoderSettings(part, target, size, rate, crf, preset)
-        yield from _filled(_VideoWriter(settings, audio_from, audio_start))
+    with files.atomic_path(target) as part:
+        yield from _filled(_VideoWriter(part, target, kind, size, rate, crf, audio_from, audio_start))
 
 
-def plan_output(path: str | os.PathLike[str], codec: Codec = "auto") -> OutputPlan:
+def plan_output(path: str | os.PathLike[str]) -> tuple[Path, str]:
     """Decide by the suffix what to write, without touching anything.
 
+    Returns:
+        The path, and its kind: `mov`, `mkv`, `webm`, `gif`, `webp` or `folder`.
+
     Raises:
-        ConfigError: the suffix is unknown, or the codec does not go into such a file.
+        ConfigError: the suffix is unknown.
     """
     suffix = Path(path).suffix.lower()
     if not suffix or os.fspath(path).endswith(("/", os.sep)):
-        return OutputPlan(Path(path), "folder", "png")
+        return Path(path), "folder"
     if suffix not in VIDEO_SUFFIXES:
         raise ConfigError(f"{path} ends in {suffix!r}", ", ".join(sorted(VIDEO_SUFFIXES)), "write to out.mp4")
-    kind = {".mp4": "mov", ".m4v": "mov", ".mov": "mov"}.get(suffix, suffix[1:])
-    if codec not in ("auto", *ENCODERS):
-        raise ConfigError(f"codec={codec!r}", "auto, h264, hevc or vp9", "leave it at auto")
-    if codec == "auto" or kind in ("gif", "webp"):
-        codec = "vp9" if kind == "webm" else "h264"
-    if kind == "webm" and codec != "vp9":
-        raise ConfigError(f"codec={codec!r} in {path}", "vp9 in a .webm file", "write to .mp4 or leave codec at auto")
-    return OutputPlan(Path(path), kind, codec)
+    return Path(path), "mov" if suffix in (".mp4", ".m4v") else suffix[1:]
 
 
-def check_output(path: str | os.PathLike[str], codec: Codec = "auto") -> Path:
+def check_output(path: str | os.PathLike[str]) -> Path:
     """Everything that can be known to go wrong with writing `path`, found before long work; leaves nothing behind.
 
     Raises:
         ConfigError: unknown suffix.
         OutputError: the place cannot be written or is taken.
     """
-    plan = plan_output(path, codec)
-    if plan.kind == "folder":
-        check_replaceable_folder(plan.path, FRAME_PATTERN)
-    elif plan.path.is_dir():
-        raise OutputError(f"{plan.path} is a folder", "a file name", f"write to {plan.path / 'out.mp4'}")
-    return files.check_writable(plan.path)
+    target, kind = plan_output(path)
+    if kind == "folder":
+        check_replaceable_folder(target, FRAME_PATTERN)
+    elif target.is_dir():
+        raise OutputError(f"{target} is a folder", "a file name", f"write to {target / 'out.mp4'}")
+    return files.check_writable(target)
 
 
-def _filled(writer: Any) -> Iterator[Any]:
+def _filled(writer: FrameWriter) -> Iterator[FrameWriter]:
     """Hand out the writer, then complete the file; close it quietly if the caller failed."""
     try:
         yield writer
@@ -149,75 +169,63 @@ def _filled(writer: Any) -> Iterator[Any]:
         writer.close()
 
 
-def _check_frame(frame: ndarray, size: tuple[int, int]) -> None:
-    if frame.dtype != np.uint8 or frame.shape != (*size, 3):
-        raise ConfigError(
-            f"a frame of {frame.dtype} {frame.shape}",
-            f"uint8 {(*size, 3)}",
-            "give RGB frames of the size the writer was opened with",
-        )
-
-
-class _FolderWriter:
+class _FolderWriter(FrameWriter):
     def __init__(self, part: Path, path: Path, size: tuple[int, int]) -> None:
-        self.part, self.path, self.size, self.count = part, path, size, 0
+        super().__init__(path, size)
+        self._part = part
 
-    def write(self, frame: UInt8[ndarray, "height width 3"]) -> None:
+    def _append(self, frame: ndarray) -> None:
         from PIL import Image
 
-        _check_frame(frame, self.size)
-        with files.writing(self.path):
-            name = FRAME_PATTERN.replace("*", f"{self.count:06d}")
-            Image.fromarray(np.ascontiguousarray(frame)).save(self.part / name, compress_level=1)
-        self.count += 1
-
-    def finish(self) -> None:
-        """Nothing is buffered."""
-
-    def close(self) -> None:
-        """Nothing is open."""
+        Image.fromarray(frame).save(self._part / FRAME_PATTERN.replace("*", f"{self.count:06d}"), compress_level=1)
 
 
-class _VideoWriter:
+class _VideoWriter(FrameWriter):
     """One FFmpeg muxer with a video encoder and, where wanted, a sound track that is fed along with the frames."""
 
-    def __init__(self, s: EncoderSettings, audio_from: str | os.PathLike[str] | None, audio_start: float) -> None:
-        self.path, self.size, self.count, self._s = s.target.path, s.size, 0, s
-        self._palette = GifPalette(s) if s.target.kind == "gif" else None
+    def __init__(
+        self,
+        part: Path,
+        path: Path,
+        kind: str,
+        size: tuple[int, int],
+        rate: Fraction,
+        crf: int | None,
+        audio_from: str | os.PathLike[str] | None,
+        audio_start: float,
+    ) -> None:
+        super().__init__(path, size)
+        self._kind, self._rate = kind, rate
+        self._palette = GifPalette(size, rate) if kind == "gif" else None
         self._container: OutputContainer | None = None
         self._audio: AudioTrack | None = None
         try:
             with self._translated():
-                self._container = open_container(s)
-                self._stream = add_stream(self._container, s)
-                self._audio = AudioTrack.open(audio_from, self._container, s.target.kind, audio_start)
+                self._container = open_container(part, kind)
+                self._stream = add_stream(self._container, kind, size, rate, crf)
+                self._audio = AudioTrack.open(audio_from, self._container, kind, audio_start)
         except BaseException:
             self.close()
             raise
-        if s.target.kind == "gif" and s.rate > _GIF_MAX_FPS:
-            logger.warning("%s: players show GIFs of more than %d fps too slowly", self.path, _GIF_MAX_FPS)
+        if kind == "gif" and rate > _GIF_MAX_FPS:
+            logger.warning("%s: players show GIFs of more than %d fps too slowly", path, _GIF_MAX_FPS)
 
-    def write(self, frame: UInt8[ndarray, "height width 3"]) -> None:
-        _check_frame(frame, self.size)
-        with self._translated():
-            encoded = self._to_native(np.ascontiguousarray(frame))
-            encoded.pts, encoded.time_base = self.count, 1 / self._s.rate
-            self._mux(self._stream.encode(encoded))
-            self.count += 1
-            if self._audio is not None:
-                self._audio.advance(self.count / self._s.rate)
+    def _append(self, frame: ndarray) -> None:
+        encoded = self._to_native(frame)
+        encoded.pts, encoded.time_base = self.count, 1 / self._rate
+        self._mux(self._stream.encode(encoded))
+        if self._audio is not None:
+            self._audio.advance((self.count + 1) / self._rate)
 
     def finish(self) -> None:
         """Flush the encoders and complete the file."""
-        container = self._container
-        if container is None:
-            return
         with self._translated():
             self._mux(self._stream.encode())
             if self._audio is not None:
                 self._audio.finish()
-            self._container = None
-            container.close()
+            container, self._container = self._container, None
+            if container is not None:
+                container.close()
 
     def close(self) -> None:
         """Let go of everything; used after an error too, so it raises nothing itself."""
@@ -238,22 +246,106 @@ class _VideoWriter:
 
         if self._palette is not None:
             return self._palette.convert(frame, self.count)
-        height, width = self._s.even_size
+        height, width = stored_size(self._kind, self.size)
         if (height, width) != self.size:
             frame = np.pad(frame, ((0, height - self.size[0]), (0, width - self.size[1]), (0, 0)), mode="edge")
         rgb = VideoFrame.from_ndarray(frame, format="rgb24")
-        if self._s.target.kind == "webp":
+        if self._kind == "webp":
             return rgb.reformat(format="bgra")
         return to_yuv(rgb)
 
-    @contextlib.contextmanager
-    def _translated(self) -> Iterator[None]:
+
+# --- FFmpeg -----------------------------------------------------------------------------------------------------
+
+
+def stored_size(kind: str, size: tuple[int, int]) -> tuple[int, int]:
+    """The stored (height, width): even where the pixel format halves the colour."""
+    return size if kind in ("gif", "webp") else (size[0] + size[0] % 2, size[1] + size[1] % 2)
+
+
+def open_container(path: Path, kind: str) -> OutputContainer:
+    """Open the muxer for a file of kind `mov`, `mkv`, `webm`, `gif` or `webp`, set for the same bytes each time."""
+    import av
+
+    options = {"fflags": "+bitexact"}  # no version string, no date: same frames, same bytes
+    if kind == "mov":
+        options["movflags"] = "+faststart"
+    if kind in ("gif", "webp"):
+        options["loop"] = "0"  # for ever
+    return av.open(str(path.absolute()), "w", options=options)
+
+
+def to_yuv(rgb: VideoFrame) -> VideoFrame:
+    """A frame as most codecs want it: 4:2:0, BT.709, limited range."""
+    return rgb.reformat(
+        format="yuv420p",
+        dst_colorspace=BT709,
+        dst_color_range=LIMITED,
+        dst_color_trc=BT709,
+        dst_color_primaries=BT709,
+        # accurate rounding: flat colours come back within 1-2 levels instead of 3
+        interpolation="BICUBIC",
+    )
+
+
+def add_stream(container: OutputContainer, kind: str, size: tuple[int, int], rate: Fraction, crf: int | None) -> Any:
+    """Add the video stream for frames of (height, width) with its encoder, colour tags and quality."""
+    encoder = {"gif": "gif", "webp": "libwebp_anim", "webm": "libvpx-vp9"}.get(kind, "libx264")
+    stream: Any = container.add_stream(encoder, rate=rate)
+    stream.height, stream.width = stored_size(kind, size)
+    stream.time_base = 1 / rate
+    context = stream.codec_context
+    if kind == "gif":
+        stream.pix_fmt = "pal8"
+        return stream
+    if kind == "webp":
+        stream.pix_fmt, stream.options = "bgra", {"lossless": "1"}
+        return stream
+    stream.pix_fmt = "yuv420p"
+    context.colorspace = context.color_primaries = context.color_trc = BT709
+    context.color_range = LIMITED
+    context.gop_size = max(1, round(2 * rate))  # a key frame every 2 s: players can jump
+    context.thread_count = 4  # fixed: x264's result depends on it
+    if kind == "webm":
+        context.bit_rate = 0
+        quality = str(_CRF_VP9 if crf is None else crf)
+        stream.options = {"crf": quality, "deadline": "good", "cpu-used": "4", "row-mt": "1"}
+    else:
+        # With macroblock trees x264 165 reads memory that nobody wrote (seen at a width of 64): now and then other
+        # bytes for the same frames.
+        quality = str(_CRF_H264 if crf is None else crf)
+        stream.options = {"crf": quality, "preset": "medium", "x264-params": "mbtree=0"}
+    return stream
+
+
+class GifPalette:
+    """A palette of its own for every frame, so that nothing but the frame at hand is held."""
+
+    def __init__(self, size: tuple[int, int], rate: Fraction) -> None:
         import av
 
-        try:
-            with files.writing(self.path):
-                yield
-        except av.error.FFmpegError as e:
-            raise OutputError(
-                f"{self.path} cannot be encoded ({e})", "an encoder of this FFmpeg", "choose another format"
-            ) from e
+        self._time_base = 1 / rate
+        graph = self._graph = av.filter.Graph()
+        rgb = av.VideoFormat("rgb24")
+        height, width = size
+        self._source = graph.add_buffer(width=width, height=height, format=rgb, time_base=self._time_base)
+        split = graph.add("split")
+        make = graph.add("palettegen", "stats_mode=single:reserve_transparent=0")
+        use = graph.add("paletteuse", "new=1:dither=bayer:bayer_scale=4")
+        self._sink = graph.add("buffersink")
+        self._source.link_to(split)
+        split.link_to(make, 0, 0)
+        split.link_to(use, 1, 0)
+        make.link_to(use, 0, 1)
+        use.link_to(self._sink)
+        graph.configure()
+
+    def convert(self, frame: ndarray, index: int) -> VideoFrame:
+        """One uint8 RGB frame as a palette frame; `index` counts frames."""
+        from av.video.frame import VideoFrame
+
+        rgb = VideoFrame.from_ndarray(frame, format="rgb24")
+        rgb.pts, rgb.time_base = index, self._time_base
+        self._source.push(rgb)
+        result: Any = self._sink.pull()
+        return result

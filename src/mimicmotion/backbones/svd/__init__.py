@@ -1,4 +1,4 @@
-"""Networks and their checkpoints."""
+"""Stable Video Diffusion with a pose input: networks, conditioning, decoding, execution, checkpoints."""
 
 import logging
 

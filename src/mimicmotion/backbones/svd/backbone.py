@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -14,25 +15,31 @@ from torch import Tensor, nn
 from mimicmotion.arrays import Frame, PoseFrames
 from mimicmotion.backbones.base import Backbone, ConditionedNetwork, Request
 from mimicmotion.backbones.svd.checkpoint import Components, load_components, save_components
-from mimicmotion.backbones.svd.conditioning import ConditionedUNet, Conditioning, encode_conditioning
+from mimicmotion.backbones.svd.conditioning import ConditionedUNet, Conditioning, encode_warped
 from mimicmotion.backbones.svd.decode import decode_frames, decode_stream
 from mimicmotion.backbones.svd.execution.deep_features import BlockCache
 from mimicmotion.backbones.svd.execution.levels import plan_execution
 from mimicmotion.backbones.svd.execution.memory import weight_bytes
+from mimicmotion.backbones.svd.execution.offload import Parked, ParkedBlocks, blocks_of
 from mimicmotion.backbones.svd.execution.options import Execution
-from mimicmotion.backbones.svd.execution.placement import Placement
-from mimicmotion.backbones.svd.execution.plan import ExecutionPlan, Peaks
+from mimicmotion.backbones.svd.execution.plan import ExecutionPlan
 from mimicmotion.backbones.svd.execution.predict import NETWORKS, Predictor, Workload
 from mimicmotion.backbones.svd.execution.quantize import quantize_weights, quantized
-from mimicmotion.backbones.svd.execution.recover import RecoveringUNet, decode_recovering, recovering
+from mimicmotion.backbones.svd.execution.recover import recovering
+from mimicmotion.backbones.svd.image_encoder import image_embedding
+from mimicmotion.backbones.svd.pose_features import encode_poses, to_unit
 from mimicmotion.backbones.svd.posenet import PoseNet
+from mimicmotion.backbones.svd.vae import encode_mode
 from mimicmotion.diffusion.denoiser import Denoiser, Network, precondition_v
+from mimicmotion.diffusion.noise import added_time_ids, augment_picture
 from mimicmotion.diffusion.recipe import Recipe
-from mimicmotion.errors import ConfigError, PoseError
+from mimicmotion.errors import ConfigError, InputError, PoseError
 from mimicmotion.runtime.free_memory import free_memory
 from mimicmotion.settings import ExecutionOptions, SamplingSettings
 
 DEFAULT_FPS = 7.0
+LARGE = ("unet", "vae", "image_encoder")
+"""Networks that wait on the host while others work; PoseNet and the detail network are so small that they stay."""
 
 
 class SVDBackbone(Backbone):
@@ -62,8 +69,9 @@ class SVDBackbone(Backbone):
     ) -> None:
         self.unet, self.vae, self.image_encoder, self.pose_net = unet, vae, image_encoder, pose_net
         self.settings = dict(settings or {})
-        self._placement: Placement | None = None
         self._plan: ExecutionPlan | None = None
+        self._device: torch.device | None = None  # where a plan works, wherever weights wait
+        self._parked: dict[str, Parked] = {}
         if pose_net.downscale != self.downscale:
             raise ConfigError(
                 f"PoseNet shrinks {pose_net.downscale}x, the autoencoder {self.downscale}x",
@@ -128,7 +136,7 @@ class SVDBackbone(Backbone):
     @property
     def device(self) -> torch.device:  # type: ignore[override]
         """Where the networks work."""
-        return next(self.unet.parameters()).device if self._placement is None else self._placement.device
+        return self._device or next(self.unet.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:  # type: ignore[override]
@@ -142,10 +150,10 @@ class SVDBackbone(Backbone):
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> None:
         """Move and cast all networks; ends a plan that keeps weights elsewhere (`configure`)."""
-        if self._placement is not None:
+        if self._device is not None:
             device = device or self.device
-            self._placement.release()
-            self._placement = None
+            self._release()
+            self._device = None
         for network in self.networks:
             nn.Module.to(network, device=device, dtype=dtype)
 
@@ -156,8 +164,17 @@ class SVDBackbone(Backbone):
 
     def use(self, name: str) -> None:
         """Have a network ("unet", "vae", "image_encoder") on the device, where weights come and go by a plan."""
-        if self._placement is not None:
-            self._placement.use(name)
+        for other, parked in self._parked.items():
+            if other != name:
+                parked.park()  # to make room first
+        if name in self._parked:
+            self._parked[name].bring()
+
+    def _release(self) -> None:
+        """All weights that come and go to the host."""
+        for parked in self._parked.values():
+            parked.release()
+        self._parked.clear()
 
     # --- running within a given memory ------------------------------------------------------------------------------
 
@@ -174,13 +191,19 @@ class SVDBackbone(Backbone):
     def configure(self, plan: ExecutionPlan, device: torch.device | str | None = None) -> None:
         """Run as a plan says from now on; weights that wait are on the host. See `Backbone.configure`."""
         target = self.device if device is None else torch.device(device)
-        if self._placement is None or self._placement.device != target:
-            if self._placement is not None:
-                self._placement.release()
-            self._placement = Placement(self, target, plan)
-        else:
-            self._placement.apply(plan)
-        self._plan = plan
+        if (target, plan.offload) != (self._device, self.plan.offload):
+            self._release()
+        self._plan, self._device = plan, target
+        self.unet.set_execution(plan.unet)
+        for name in NETWORKS:
+            network = getattr(self, name)
+            if network is not None and (plan.offload == "none" or name not in LARGE):
+                nn.Module.to(network, device=target)
+            elif network is not None and name not in self._parked:
+                blocks = plan.offload == "blocks" and name == "unet"
+                self._parked[name] = (
+                    ParkedBlocks(network, blocks_of(network), target) if blocks else Parked(network, target)
+                )
 
     def plan_run(
         self,
@@ -210,13 +233,13 @@ class SVDBackbone(Backbone):
         predictor = Predictor(self, device)
         if not predict and budget is not None and predictor.upper_bound(work) <= budget:
             budget = None
-        return plan_execution(self, work, budget, options, device=device, predictor=predictor)
+        return plan_execution(predictor, work, budget, options)
 
     def read_plan(self, facts: Mapping[str, Any]) -> ExecutionPlan | None:
         """A plan from a record; None if it is another version's."""
         try:
-            parts: dict[str, Any] = {"unet": Execution(**facts["unet"]), "peaks": Peaks(**facts["peaks"])}
-            return ExecutionPlan(**{**facts, **parts})
+            plan: dict[str, Any] = {**facts, "unet": Execution(**facts["unet"])}
+            return ExecutionPlan(**plan)
         except (KeyError, TypeError):
             return None
 
@@ -265,25 +288,31 @@ class SVDBackbone(Backbone):
             PoseError: pose frames of another size or kind.
             InputError: `noise_aug_strength` without `image_noise` (`Noise.picture`).
         """
+        if sampling.noise_aug_strength and image_noise is None:
+            got = f"noise_aug_strength={sampling.noise_aug_strength} without image_noise"
+            raise InputError(got, "unit noise of the picture's size", "pass image_noise")
+        picture, size = to_unit(request.image[None]), request.size
+        noisy = picture
+        if image_noise is not None:
+            noisy = augment_picture(picture, sampling.noise_aug_strength, image_noise.float().cpu())
+        fps = self.settings.get("fps", DEFAULT_FPS) if sampling.fps is None else sampling.fps
+        ids = added_time_ids(fps, sampling.motion_bucket_id, sampling.noise_aug_strength)
 
+        @torch.inference_mode()
         def work() -> Conditioning:
-            return encode_conditioning(
-                vae=self.vae,
-                image_encoder=self.image_encoder,
-                pose_net=self.pose_net,
-                image=request.image,
-                poses=request.poses,
-                reference_pose=request.reference_pose,
-                num_frames=request.num_frames,
-                fps=self.settings.get("fps", DEFAULT_FPS) if sampling.fps is None else sampling.fps,
-                motion_bucket=sampling.motion_bucket_id,
-                noise_aug=sampling.noise_aug_strength,
-                image_noise=image_noise,
-                device=self.device,
-                warped=self.warped(request),
-                use=self.use,
-                budget=0 if self.plan.latents_on_host else None,
+            device, count = self.device, request.num_frames
+            self.use("image_encoder")
+            embedding = image_embedding(self.image_encoder, picture)
+            self.use("vae")
+            latents = encode_mode(self.vae, noisy.to(device))
+            budget = 0 if self.plan.latents_on_host else None
+            poses, reference_pose = request.poses, request.reference_pose
+            features, reference = encode_poses(
+                self.pose_net, poses, reference_pose, size, num_frames=count, device=device, budget=budget
             )
+            warped = self.warped(request)
+            moved = None if warped is None else encode_warped(self.vae, warped, size, count, device)
+            return Conditioning(embedding.to(device), latents[:, None], features, reference, ids.to(device), moved)
 
         return recovering(self, "encode", work)
 
@@ -293,14 +322,24 @@ class SVDBackbone(Backbone):
         """The U-Net with its conditioning; where memory is full, it goes on with a smaller plan."""
         budget, slot = recipe.sampling.block_cache, recipe.plan.reference_slot
         cache = BlockCache(budget, memory) if budget else None
-        unet = RecoveringUNet(self, ConditionedUNet(self.unet, conditioning, slot, cache=cache))
+        unet = ConditionedUNet(self.unet, conditioning, slot, cache=cache)
+
+        def run(method: Callable[..., Any], one_pass: bool, x: Tensor, *args: Any) -> Any:
+            def work() -> Any:
+                self.use("unet")
+                return method(replace(unet, one_batch=self.plan.guidance_in_one_batch), x, *args)
+
+            shape = (x.shape[0] * x.shape[1], x.shape[-2], x.shape[-1])
+            return recovering(self, "denoise", work, shape, one_pass=one_pass)
 
         def precondition(network: Network) -> Denoiser:
             return self.precondition(network, conditioning, slot)
 
+        conditional = functools.partial(run, ConditionedUNet.conditional, True)
+        pair = functools.partial(run, ConditionedUNet.pair, cache is not None)
         if cache is None:
-            return ConditionedNetwork(unet.conditional, unet.pair, precondition)
-        return ConditionedNetwork(unet.conditional, unet.pair, precondition, cache.state, cache.clear)
+            return ConditionedNetwork(conditional, pair, precondition)
+        return ConditionedNetwork(conditional, pair, precondition, cache.state, cache.clear)
 
     def precondition(self, network: Network, conditioning: Conditioning, slot: bool) -> Denoiser:  # noqa: ARG002
         """A denoiser of the U-Net, which predicts v."""
@@ -317,13 +356,21 @@ class SVDBackbone(Backbone):
         first: int = 0,
     ) -> Iterator[Frame]:
         """Frames one by one; see `Backbone.decode`."""
+
+        def decode_clip(vae: Any, clip: Tensor) -> Tensor:
+            def work() -> Tensor:
+                self.use("vae")
+                return decode_frames(vae, clip, frame_chunk=self.plan.decode_chunk)
+
+            return recovering(self, "decode", work, (len(clip), clip.shape[-2], clip.shape[-1]))
+
         return decode_stream(
             self.vae,
             latents,
             chunk,
             overlap=overlap,
             mode="released" if released else "blend",
-            decode=functools.partial(decode_recovering, self, decode_frames),
+            decode=decode_clip,
             finish=None if request is None else self.finish(request, first, len(latents)),
         )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import pkgutil
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,11 +20,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from mimicmotion.backbones.svd.config import Config
 from mimicmotion.backbones.svd.image_encoder import ImageEncoder
 from mimicmotion.backbones.svd.posenet import PoseNet, posenet_config
-from mimicmotion.backbones.svd.unet import build_unet
 from mimicmotion.backbones.svd.vae import Autoencoder
-from mimicmotion.backbones.tiny.detail import DetailNet
 from mimicmotion.errors import ConfigError, OutputError, WeightsError
 from mimicmotion.runtime.files import writing
 from mimicmotion.runtime.run_folder import atomic_folder
@@ -50,13 +50,21 @@ LIBRARIES = {
     "CLIPVisionModelWithProjection": "transformers",
 }
 """Where the classes are from that also open a part which we write; other classes are ours."""
+CLASSES = {
+    "unet": "mimicmotion.backbones.svd.unet:build_unet",
+    "vae": "mimicmotion.backbones.svd.vae:Autoencoder",
+    "image_encoder": "mimicmotion.backbones.svd.image_encoder:ImageEncoder",
+    "pose_net": "mimicmotion.backbones.svd.posenet:PoseNet",
+    DETAIL: "mimicmotion.backbones.tiny.detail:DetailNet",
+}
+"""What makes the network of each part, by name: the last one belongs to small models alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Components:
     """The networks of a model, its default settings (plain data) and the files it was loaded from.
 
-    `detail` is only there in small models that give decoded frames the warped picture's detail (`models.detail`).
+    `detail` is only there in small models that give decoded frames the warped picture's detail.
     """
 
     unet: Any
@@ -65,7 +73,7 @@ class Components:
     pose_net: PoseNet
     settings: dict[str, Any] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
-    detail: DetailNet | None = None
+    detail: Any = None
 
 
 def load_components(
@@ -96,17 +104,16 @@ def load_components(
     source = None if checkpoint is None else find_checkpoint(checkpoint)
     settings = dict(read_model_file(folder).get("settings", {})) or published_settings(source)
     loader = _Loader(folder, (torch.device(device), dtype), variant)
-    configs = {part: read_config(folder, part) for part in PARTS[:3]}
-    unet = _on_meta("unet", lambda: build_unet(configs["unet"], dtype=dtype, device="meta"))
+    unet, vae, encoder = (loader.build(part) for part in ("unet", "vae", "image_encoder"))
     if source is None:
         loader.load("unet", unet)
         pose_net = loader.load_pose_net(unet.config.block_out_channels[0], new_pose_net)
     else:
         pose_net = _load_checkpoint(source, unet, loader.target)
         loader.files.append(source)
-    vae = loader.load("vae", _on_meta("vae", lambda: Autoencoder(configs["vae"])))
-    encoder = loader.load("image_encoder", _on_meta("image_encoder", lambda: ImageEncoder(configs["image_encoder"])))
-    detail = loader.load_detail()
+    loader.load("vae", vae)
+    loader.load("image_encoder", encoder)
+    detail = loader.load(DETAIL, loader.build(DETAIL)).eval() if (folder / DETAIL).is_dir() else None
     return Components(unet, vae, encoder, pose_net, settings, tuple(loader.files), detail)
 
 
@@ -159,9 +166,8 @@ def _write_model(parts: Components, folder: Path, dtype: torch.dtype | None) -> 
 
 def config_of(module: Any) -> dict[str, Any]:
     """The config of a network as plain data, without paths of this machine."""
-    if isinstance(module, (PoseNet, DetailNet)):
-        return {"_class_name": type(module).__name__, **module.config}
-    return dict(module.config)
+    own = {} if isinstance(module.config, Config) else {"_class_name": type(module).__name__}
+    return {**own, **module.config}
 
 
 def load_part(folder: str | Path, part: str, *, variant: str | None = None) -> Any:
@@ -170,25 +176,14 @@ def load_part(folder: str | Path, part: str, *, variant: str | None = None) -> A
     Raises:
         WeightsError: files are missing or damaged.
     """
-    builders: dict[str, Callable[[dict[str, Any]], Any]] = {
-        "vae": Autoencoder,
-        "image_encoder": ImageEncoder,
-        "unet": build_unet,
-        DETAIL: _build_detail,
-    }
-    config = read_config(Path(folder), part)
     loader = _Loader(Path(folder), (torch.device("cpu"), torch.float32), variant)
-    return loader.load(part, _on_meta(part, lambda: builders[part](config))).eval()
+    return loader.load(part, loader.build(part)).eval()
 
 
 def build_part(module: Any) -> Any:
     """A network of the class and config of `module`, without data (on "meta")."""
-    if isinstance(module, PoseNet):
-        return _on_meta("pose_net", lambda: PoseNet(module.out_channels, module.widths))
-    if isinstance(module, DetailNet):
-        return _on_meta(DETAIL, lambda: DetailNet(**module.config))
-    kind = type(module)
-    return _on_meta(kind.__name__, lambda: kind(module.config))
+    kind, config = type(module), module.config
+    return _on_meta(kind.__name__, lambda: kind(config) if isinstance(config, Config) else kind(**config))
 
 
 # --- reading --------------------------------------------------------------------------------------------------------
@@ -218,6 +213,14 @@ class _Loader:
     variant: str | None
     files: list[Path] = field(default_factory=list)
 
+    def build(self, part: str) -> Any:
+        """The network of a part without data, by its config.json: ours name arguments, diffusers' are taken whole."""
+        config, kind = read_config(self.folder, part), CLASSES[part]
+        if part in ("pose_net", DETAIL):
+            config = {k: v for k, v in config.items() if not k.startswith("_")}
+            return _on_meta(part, lambda: pkgutil.resolve_name(kind)(**config))
+        return _on_meta(part, lambda: pkgutil.resolve_name(kind)(config))
+
     def load(self, part: str, module: Any) -> Any:
         path = _weights_file(self.folder, part, self.variant)
         assign(module, read_tensors(path), self.target, str(path))
@@ -233,17 +236,9 @@ class _Loader:
                 "MimicMotion's weights on this base",
                 "give a checkpoint as well, such as mimicmotion-1.1; to start a training, ask for a new PoseNet",
             )
-        config = {k: v for k, v in read_config(self.folder, "pose_net").items() if not k.startswith("_")}
-        pose_net = _on_meta("pose_net", lambda: PoseNet(**config))
+        pose_net = self.build("pose_net")
         _check_width(pose_net, out_channels, str(self.folder))
         return self.load("pose_net", pose_net)
-
-    def load_detail(self) -> DetailNet | None:
-        """The detail network, of folders that hold one."""
-        if not (self.folder / DETAIL).is_dir():
-            return None
-        config = read_config(self.folder, DETAIL)
-        return self.load(DETAIL, _on_meta(DETAIL, lambda: _build_detail(config)).eval())
 
 
 class _WithoutRandomNumbers(TorchFunctionMode):
@@ -321,10 +316,6 @@ def _guess(tensors: Mapping[str, Tensor]) -> str:
     if any(k.startswith("pose_net.") for k in tensors) and any(k.startswith("unet.") for k in tensors):
         return "the checkpoint belongs to a U-Net of other size or kind: use the base it was trained on (SVD xt 1.1)"
     return "use a MimicMotion checkpoint such as MimicMotion_1-1.pth (keys unet.* and pose_net.*)"
-
-
-def _build_detail(config: dict[str, Any]) -> DetailNet:
-    return DetailNet(**{k: v for k, v in config.items() if not k.startswith("_")})
 
 
 def _write_json(path: Path, data: Mapping[str, Any]) -> None:

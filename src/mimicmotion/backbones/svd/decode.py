@@ -17,8 +17,6 @@ from mimicmotion.errors import ConfigError
 
 DecodeMode = Literal["blend", "released"]
 DecodeClip = Callable[[Autoencoder, Tensor], Tensor]
-TILE_OVERLAP = 0.25
-"""Least share of a tile's side that it shares with the next one."""
 
 
 def plan_chunks(num_frames: int, chunk: int, overlap: int) -> list[range]:
@@ -75,7 +73,7 @@ def decode_float(
         decode_chunk_size: frames decoded at once; with all frames in one chunk the result is exact.
         overlap: least frames shared by neighbouring chunks; default is half a chunk. 0 cuts hard.
         mode: "blend", or "released" for plain chunks with a short last one, as the published code has them.
-        decode: how the frames of a chunk are decoded; None is `decode_frames` without chunks and tiles.
+        decode: how the frames of a chunk are decoded; None is `decode_frames`, all at once.
 
     Raises:
         ConfigError: bad chunk size or overlap.
@@ -107,57 +105,17 @@ def decode_frames(
     latents: Float[Tensor, "frames channels h w"],
     *,
     frame_chunk: int | None = None,
-    tile: int | None = None,
 ) -> Float[Tensor, "frames 3 height width"]:
     """Decode the frames of one clip, float32 before clamping, on the autoencoder's device.
-
-    Tiles are NOT exact. The decoder's attention and its norms look at the whole frame, so a tile comes out a little
-    different (in colour and contrast above all) from the same place of a whole frame. Tiles therefore overlap and are
-    blended; the error stays and is reported by `benchmarks/real_size.py`. Use them last: `frame_chunk` is exact.
 
     Args:
         vae: the autoencoder.
         latents: at unit scale, on any device.
         frame_chunk: frames at once inside of the decoder (exact); None is all.
-        tile: side of tiles in pixels (not exact); None decodes whole frames.
-
-    Raises:
-        ConfigError: a tile that is smaller than 8 latents.
     """
     param = next(vae.decoder.parameters())
     z = (latents.to(param.device) / vae.config.scaling_factor).to(param.dtype)
-    scale = vae.downscale
-    height, width = z.shape[-2:]
-    side = max(height, width) if tile is None else tile // scale
-    if side < 8 and tile is not None:
-        raise ConfigError(f"decode_tile={tile}", f"at least {8 * scale} pixels", f"use {8 * scale} or more")
-    down, across = (plan_chunks(n, side, round(side * TILE_OVERLAP)) for n in (height, width))
-    if len(down) == len(across) == 1:
-        return vae.decode(z, len(z), frame_chunk).float()
-    out = torch.zeros(len(z), 3, height * scale, width * scale, device=z.device)
-    columns = _ramps(across, scale)
-    for rows, weight in zip(down, _ramps(down, scale), strict=True):
-        for cols, share in zip(across, columns, strict=True):
-            part = vae.decode(z[..., rows.start : rows.stop, cols.start : cols.stop], len(z), frame_chunk).float()
-            part *= weight.to(part).view(-1, 1) * share.to(part)
-            out[..., rows.start * scale : rows.stop * scale, cols.start * scale : cols.stop * scale] += part
-    return out
-
-
-def _ramps(tiles: list[range], scale: int) -> list[Tensor]:
-    """Weight of each tile at its pixels along one axis; over all tiles they sum to 1."""
-    total = tiles[-1].stop * scale
-    weights = torch.zeros(len(tiles), total, dtype=torch.float64)
-    stop = 0
-    for i, tile in enumerate(tiles):
-        start, end = tile.start * scale, tile.stop * scale
-        shared = max(stop - start, 0)
-        ramp = torch.tensor([blend_weight(j + 1, shared) for j in range(shared)], dtype=torch.float64)
-        weights[i, start:end] = 1
-        weights[i, start : start + shared] = ramp
-        weights[:i, start : start + shared] *= 1 - ramp
-        stop = end
-    return [w[t.start * scale : t.stop * scale] for w, t in zip(weights, tiles, strict=True)]
+    return vae.decode(z, len(z), frame_chunk).float()
 
 
 def to_uint8(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,15 +17,18 @@ from torch import Tensor
 from mimicmotion.arrays import Frame, PoseFrames
 from mimicmotion.backbones.svd.posenet import PoseNet
 from mimicmotion.errors import PoseError
-from mimicmotion.runtime.files import Spool
+from mimicmotion.runtime.files import DiskBuffer
 from mimicmotion.runtime.threads import prefetch
 
-Rows = Float[Tensor, "batch rows features h w"]
+Features = Float[Tensor, "batch frames features h w"]
 
 FEATURE_BUDGET = 1 << 30
 """Bytes of features that are kept on a GPU. At 576x1024 a frame has 5.9 MB in float16, so 1 GiB holds 180 frames."""
 HOST_BUDGET = 1 << 26
 """The same on a CPU: so little that the memory of a process hardly depends on the length of the video."""
+
+POSE_CHUNK = 16
+"""Frames that are encoded at once."""
 
 
 def feature_budget(device: torch.device | str) -> int:
@@ -35,34 +39,31 @@ def feature_budget(device: torch.device | str) -> int:
 class PoseFeatures(Protocol):
     """Features of the frames of a video, picked by number."""
 
-    @property
-    def num_frames(self) -> int:
+    def __len__(self) -> int:
         """Frames of the video."""
         ...
 
-    def rows(self, index: Sequence[int]) -> Rows:
+    def frames(self, index: Sequence[int]) -> Features:
         """Features of the frames of these numbers."""
         ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class KeptFeatures:
-    """Features computed once and kept, (batch, frames, features, h, w)."""
+class StoredFeatures:
+    """Features computed once and kept in memory, (batch, frames, features, h, w)."""
 
     features: Float[Tensor, "batch frames features h w"]
 
-    @property
-    def num_frames(self) -> int:
-        """Frames of the video."""
+    def __len__(self) -> int:
         return self.features.shape[1]
 
-    def rows(self, index: Sequence[int]) -> Rows:
+    def frames(self, index: Sequence[int]) -> Features:
         """Features of the frames of these numbers."""
         return self.features[:, list(index)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class RepeatedFeatures:
+class RecomputedFeatures:
     """Features made again each time, for videos whose features would not fit into memory.
 
     The drawn frames are kept packed in a temporary file (mostly black: some 10 kB a frame); PoseNet's work is 0.2 %
@@ -70,16 +71,14 @@ class RepeatedFeatures:
     """
 
     encoder: PoseEncoder
-    packed: Spool
+    packed: DiskBuffer
     size: tuple[int, int]
     chunk: int
 
-    @property
-    def num_frames(self) -> int:
-        """Frames of the video."""
+    def __len__(self) -> int:
         return len(self.packed)
 
-    def rows(self, index: Sequence[int]) -> Rows:
+    def frames(self, index: Sequence[int]) -> Features:
         """Features of the frames of these numbers."""
         parts = []
         for start in range(0, len(index), self.chunk):
@@ -88,32 +87,30 @@ class RepeatedFeatures:
         return torch.cat(parts, dim=1)
 
 
-class SpooledRows:
-    """Rows of a tensor (1, frames, ...) in a temporary file, for those that are too much for memory.
+class DiskFeatures:
+    """Features in a temporary file, for those that are too much for memory.
 
     Args:
-        device: where rows are handed out.
+        device: where they are handed out.
     """
 
     def __init__(self, device: torch.device | str) -> None:
-        self.device, self.spool = device, Spool()
+        self.device, self.buffer = device, DiskBuffer()
         self.shape: tuple[int, ...] = ()
         self.dtype = torch.float32
 
-    def add(self, rows: Float[Tensor, "frames ..."]) -> None:
+    def add(self, frames: Float[Tensor, "frames ..."]) -> None:
         """Add the next frames."""
-        self.shape, self.dtype = tuple(rows.shape[1:]), rows.dtype
-        for row in rows.cpu():
-            self.spool.add(row.contiguous().view(-1).view(torch.uint8).numpy().data)
+        self.shape, self.dtype = tuple(frames.shape[1:]), frames.dtype
+        for frame in frames.cpu():
+            self.buffer.add(frame.contiguous().view(-1).view(torch.uint8).numpy().data)
 
-    @property
-    def num_frames(self) -> int:
-        """Frames of the video."""
-        return len(self.spool)
+    def __len__(self) -> int:
+        return len(self.buffer)
 
-    def rows(self, index: Sequence[int]) -> Float[Tensor, "1 rows ..."]:
-        """The frames of these numbers."""
-        data = bytearray().join(self.spool[i] for i in index)
+    def frames(self, index: Sequence[int]) -> Float[Tensor, "1 frames ..."]:
+        """Features of the frames of these numbers."""
+        data = bytearray().join(self.buffer[i] for i in index)
         return torch.frombuffer(data, dtype=self.dtype).view(1, len(index), *self.shape).to(self.device)
 
 
@@ -123,14 +120,33 @@ class StackedFeatures:
 
     videos: tuple[PoseFeatures, ...]
 
-    @property
-    def num_frames(self) -> int:
-        """Frames of each video."""
-        return self.videos[0].num_frames
+    def __len__(self) -> int:
+        return len(self.videos[0])
 
-    def rows(self, index: Sequence[int]) -> Rows:
+    def frames(self, index: Sequence[int]) -> Features:
         """Features of the frames of these numbers, of all videos."""
-        return torch.cat([v.rows(index) for v in self.videos])
+        return torch.cat([v.frames(index) for v in self.videos])
+
+
+def store_features(
+    parts: Iterable[Float[Tensor, "frames ..."]], count: int, device: torch.device | str, budget: int
+) -> PoseFeatures:
+    """Features of `count` frames that come in parts: in memory where they need at most `budget` bytes, else on disk."""
+    stored: Tensor | None = None  # one buffer for all: collecting parts and joining them would hold everything twice
+    disk: DiskFeatures | None = None
+    done = 0
+    for part in parts:
+        if done == 0 and count * part[0].nbytes <= budget:
+            stored = part.new_empty(1, count, *part.shape[1:])
+        if stored is None:
+            disk = disk or DiskFeatures(device)
+            disk.add(part)
+        else:
+            stored[0, done : done + len(part)] = part
+        done += len(part)
+    if stored is None and disk is None:
+        raise PoseError("no pose frames", "at least one", "check that the driving video is not empty")
+    return disk if stored is None else StoredFeatures(stored)  # type: ignore[return-value]
 
 
 class PoseEncoder:
@@ -172,7 +188,7 @@ def encode_poses(
     *,
     num_frames: int | None = None,
     device: torch.device | str = "cpu",
-    chunk: int = 16,
+    chunk: int = POSE_CHUNK,
     budget: int | None = None,
 ) -> tuple[PoseFeatures, Float[Tensor, "1 1 features h w"] | None]:
     """PoseNet's features of the video and of the reference slot, `chunk` frames at a time.
@@ -197,25 +213,13 @@ def encode_poses(
     count = len(poses) if num_frames is None else num_frames
     cells = (size[0] // pose_net.downscale) * (size[1] // pose_net.downscale)
     limit = feature_budget(device) if budget is None else budget
-    keep = count * cells * pose_net.out_channels * encoder.dtype.itemsize <= limit
-    kept: Tensor | None = None
-    packed: Spool | None = None if keep else Spool()
     with prefetch(pose_chunks(poses, count, size, chunk), 1) as parts:  # drawn while PoseNet is at the last ones
-        for index, part in enumerate(parts):
-            if packed is not None:
-                for frame in part:
-                    packed.add(zlib.compress(np.ascontiguousarray(frame).data, 1))
-                continue
-            out = encoder(part)
-            if kept is None:  # one buffer for all: collecting chunks and joining them would hold everything twice
-                kept = out.new_empty(1, count, *out.shape[2:])
-            kept[:, index * chunk : index * chunk + out.shape[1]] = out
-    if packed:
-        features: PoseFeatures = RepeatedFeatures(encoder, packed, size, chunk)
-    elif kept is not None:
-        features = KeptFeatures(kept)
-    else:
-        raise PoseError("no pose frames", "at least one", "check that the driving video is not empty")
+        if count * cells * pose_net.out_channels * encoder.dtype.itemsize <= limit:
+            features = store_features((encoder(part)[0] for part in parts), count, device, limit)
+        else:
+            features = RecomputedFeatures(encoder, DiskBuffer(), size, chunk)
+            for frame in itertools.chain.from_iterable(parts):
+                features.packed.add(zlib.compress(np.ascontiguousarray(frame).data, 1))
     return features, None if reference_pose is None else encoder(reference_pose[None])
 
 

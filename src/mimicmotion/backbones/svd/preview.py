@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,12 @@ class TinyDecoder(nn.Module):
         """Latents as they are denoised (with the scaling factor) to frames, about [-1, 1]."""
         return self.layers(torch.tanh(z / 3) * 3) * 2 - 1
 
+    @torch.inference_mode()
+    def decode(self, latents: Float[Tensor, "n channels h w"]) -> UInt8[ndarray, "n height width 3"]:
+        """Latents to rough frames, one at a time."""
+        param = next(self.parameters())
+        return to_uint8(torch.cat([self(z[None].to(param.device, param.dtype)) for z in latents]))
+
 
 class TinyBlock(nn.Module):
     """Three convolutions beside a residual."""
@@ -86,35 +92,6 @@ class TinyBlock(nn.Module):
         return torch.relu(self.conv(x) + x)
 
 
-class PreviewDecoder:
-    """Latents to rough frames, each by itself.
-
-    Args:
-        network: takes latents as they are denoised (with the scaling factor).
-    """
-
-    def __init__(self, network: TinyDecoder) -> None:
-        self.network = network
-
-    @property
-    def latent_channels(self) -> int:
-        """Channels of a latent."""
-        return int(self.network.config.latent_channels)
-
-    @property
-    def downscale(self) -> int:
-        """Pixels per latent along one side."""
-        config = self.network.config
-        return int(config.upsampling_scaling_factor) ** (len(config.num_decoder_blocks) - 1)
-
-    @torch.inference_mode()
-    def __call__(self, latents: Float[Tensor, "frames channels h w"]) -> UInt8[ndarray, "frames height width 3"]:
-        """Decode frame by frame."""
-        param = next(self.network.parameters())
-        frames = [self.network(z[None].to(param.device, param.dtype))[0] for z in latents]
-        return to_uint8(torch.stack(frames))
-
-
 def load_preview_decoder(
     path: str | Path,
     *,
@@ -122,7 +99,7 @@ def load_preview_decoder(
     downscale: int,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
-) -> PreviewDecoder:
+) -> Callable[[Float[Tensor, "frames channels h w"]], UInt8[ndarray, "frames height width 3"]]:
     """Load a tiny autoencoder for the previews of a model.
 
     Args:
@@ -141,15 +118,15 @@ def load_preview_decoder(
     file = path / WEIGHTS if path.is_dir() else path
     network, config = _build(file), file.with_name("config.json")
     assign(network, _decoder_tensors(file), (torch.device(device), dtype), f"preview_decoder {file}")
-    decoder = PreviewDecoder(network)
-    found, wanted = (decoder.latent_channels, decoder.downscale), (latent_channels, downscale)
+    scale = int(network.config.upsampling_scaling_factor) ** (len(network.config.num_decoder_blocks) - 1)
+    found, wanted = (int(network.config.latent_channels), scale), (latent_channels, downscale)
     if found != wanted:
         raise ConfigError(
             f"preview_decoder {config if config.exists() else file}: {found[0]} channels, {found[1]} pixels a latent",
             f"{wanted[0]} channels, {wanted[1]} pixels: the model's latents",
             "use an autoencoder of this model's latents, or leave preview_decoder out",
         )
-    return decoder
+    return network.decode
 
 
 def _build(file: Path) -> TinyDecoder:

@@ -18,7 +18,7 @@ from mimicmotion.backbones.svd.backbone import SVDBackbone
 from mimicmotion.backbones.svd.checkpoint import Components
 from mimicmotion.backbones.svd.conditioning import Conditioning
 from mimicmotion.backbones.svd.posenet import PoseNet
-from mimicmotion.backbones.tiny.detail import DetailGuide, DetailNet, add_detail
+from mimicmotion.backbones.tiny.detail import DetailNet, add_detail
 from mimicmotion.diffusion.denoiser import Denoiser, Network, precondition_v, shift
 from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.pose.guidance.limb_warp import WarpedPicture, WarpedPoses
@@ -89,14 +89,13 @@ class TinyBackbone(SVDBackbone):
         if self.settings["reference_warp"] != "residual":
             return denoiser
         factor = self.vae.config.scaling_factor
-        return shift(denoiser, lambda rows: factor * conditioning.latent_rows(rows, slot))
+        return shift(denoiser, lambda slots: factor * conditioning.latent_slots(slots, slot))
 
     def finish(self, request: Request, first: int, count: int) -> Callable[[Iterator[Tensor]], Iterator[Tensor]] | None:
         """Add the warped picture's detail."""
         if self.detail is None or not isinstance(request.poses, WarpedPoses):
             return None
-        guide = DetailGuide.of(request.image, request.reference_pose, request.poses)
-        if len(guide) < first + count:
-            got, want = f"warped poses of {len(guide)} frames", f"{first + count} frames"
+        if len(request.poses) < first + count:
+            got, want = f"warped poses of {len(request.poses)} frames", f"{first + count} frames"
             raise InputError(got, want, "pass a warped picture and a drawn pose for each frame")
-        return functools.partial(add_detail, self.detail, guide=guide, first=first)
+        return functools.partial(add_detail, self.detail, request=request, first=first)

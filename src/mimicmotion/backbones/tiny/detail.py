@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mimicmotion.arrays import Frame, PoseFrames
+from mimicmotion.backbones.base import Request
 from mimicmotion.backbones.svd.pose_features import to_unit
 from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.pose.guidance.limb_warp import WarpedPoses
@@ -36,37 +35,11 @@ CANDIDATES += ("warped, moved", "decoded, moved", "painted")
 _GROUPS = 8
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class DetailGuide:
-    """What a frame's detail is taken from.
-
-    Attributes:
-        picture: the reference picture.
-        reference_pose: its drawn pose.
-        warped: the picture warped to each frame's pose; a frame is taken when it is needed.
-        poses: the drawn poses, likewise.
-    """
-
-    picture: Frame
-    reference_pose: Frame
-    warped: PoseFrames
-    poses: PoseFrames
-
-    @classmethod
-    def of(cls, picture: Frame, reference_pose: Frame | None, poses: WarpedPoses) -> DetailGuide:
-        """The guide of a video; a picture whose pose is not known is black."""
-        own = np.zeros_like(picture) if reference_pose is None else reference_pose
-        return cls(picture, own, poses.warped, poses.poses)
-
-    def __len__(self) -> int:
-        return min(len(self.warped), len(self.poses))
-
-
 class DetailNet(nn.Module):
     """(decoded, warped, reference, pose, reference pose) to the frame with its detail.
 
     Each pixel becomes a weighted mean of the candidates at its place (`CANDIDATES`: the pictures, blurred ones, which
-    are right where a border may lie a little beside, ones moved by a smooth displacement, and its own colour).
+    are right where a border may lie a little beside, ones moved by a soft displacement, and its own colour).
 
     Args:
         widths: channels of the levels, from cells of 2x2 pixels to cells of 16x16, in multiples of 8.
@@ -214,42 +187,36 @@ def blurred(picture: Float[Tensor, "n 3 height width"], sigma: float) -> Float[T
     return F.conv2d(F.pad(across, (0, 0, reach, reach), mode="replicate"), kernel.mT, groups=3)
 
 
-@torch.inference_mode()
-def _detailed(
-    net: DetailNet,
-    decoded: Float[Tensor, "3 height width"],
-    guide: DetailGuide,
-    number: int,
-    still: tuple[Float[Tensor, "1 3 height width"], Float[Tensor, "1 3 height width"]],
-) -> Float[Tensor, "3 height width"]:
-    param, size = next(net.parameters()), decoded.shape[-2:]
-    warped, pose = (to_unit(f[number : number + 1]).to(decoded.device) for f in (guide.warped, guide.poses))
-    for name, picture in (("warped picture", warped), ("drawn pose", pose)):
-        if picture.shape[-2:] != size:
-            got = f"a {name} of {tuple(picture.shape[-2:])} pixels"
-            raise InputError(got, f"{tuple(size)} as the frame", "make it at the size of the video")
-    inputs = (decoded[None].clamp(-1, 1), warped, still[0], pose, still[1])
-    return net(*(x.to(param.device, param.dtype) for x in inputs))[0].float()
-
-
 def add_detail(
-    net: DetailNet, frames: Iterator[Float[Tensor, "3 height width"]], guide: DetailGuide, first: int = 0
+    net: DetailNet, frames: Iterator[Float[Tensor, "3 height width"]], request: Request, first: int = 0
 ) -> Iterator[Float[Tensor, "3 height width"]]:
     """Decoded frames with their detail, one by one: each depends on nothing but itself.
 
     Args:
         net: the network.
         frames: decoded frames, about [-1, 1]; closed with this stream.
-        guide: what detail is taken from.
-        first: number of the first frame in `guide`; frames before number 0 stay as they are.
+        request: the video's, whose poses come with the warped picture (`WarpedPoses`); a frame of both is taken when it
+            is needed. A picture whose pose is not known has a black one.
+        first: number of the first frame in the video; frames before number 0 stay as they are.
     """
-    still: tuple[Tensor, Tensor] | None = None
+    picture, own, poses = request.image, request.reference_pose, request.poses
+    assert isinstance(poses, WarpedPoses)
+    param = next(net.parameters())
     with closing(frames):  # type: ignore[type-var]
+        reference, own_pose = to_unit(picture[None]), to_unit((np.zeros_like(picture) if own is None else own)[None])
         for number, frame in enumerate(frames, first):
             if number < 0:
                 yield frame
                 continue
-            if still is None:
-                reference, pose = (to_unit(p[None]).to(frame.device) for p in (guide.picture, guide.reference_pose))
-                still = (reference, pose)
-            yield _detailed(net, frame, guide, number, still)
+            warped, pose = (to_unit(f[number : number + 1]) for f in (poses.warped, poses))
+            for name, shown in (("warped picture", warped), ("drawn pose", pose)):
+                if shown.shape[-2:] != frame.shape[-2:]:
+                    got, want = (
+                        f"a {name} of {tuple(shown.shape[-2:])} pixels",
+                        f"{tuple(frame.shape[-2:])} as the frame",
+                    )
+                    raise InputError(got, want, "make it at the size of the video")
+            inputs = (frame[None].clamp(-1, 1), warped, reference, pose, own_pose)
+            with torch.inference_mode():
+                out = net(*(x.to(param.device, param.dtype) for x in inputs))[0].float()
+            yield out

@@ -40,7 +40,7 @@ def save_page(folder: Path, videos: Sequence[VideoReport], cache: AnalysisCache,
     """
     sheets = {n: contact_sheet(_chosen(videos, n == "clips"), cache, config) for n in ("clips", "left_out")}
     pngs = {n: None if sheet is None else encode_picture(sheet, "png") for n, sheet in sheets.items()}
-    pngs |= {"confidence": _confidence(videos, config), "hands": _hands(videos)}
+    pngs |= _histograms(videos, config)
     for name, png in pngs.items():
         path = folder / PICTURES / f"{name}.png"
         if png is None:
@@ -124,23 +124,23 @@ def _shortened(text: str, font: Any, width: int, *, keep_end: bool) -> str:
     return short
 
 
-def _confidence(videos: Sequence[VideoReport], config: PrepareConfig) -> bytes | None:
-    """Histogram of the mean confidence of the seen body points, one value a scene."""
+def _histograms(videos: Sequence[VideoReport], config: PrepareConfig) -> dict[str, bytes | None]:
+    """Confidence of the seen body points of all scenes, and share of frames with a reliable hand of those used."""
     judged = [s.judgement for v in videos for s in v.scenes if "confidence" in s.judgement.numbers]
-    groups = {
+    sure = {
         name: [j.numbers["confidence"] for j in judged if j.accepted is accepted]
         for name, accepted in (("used", True), ("left out", False))
     }
-    label = "mean confidence of the body points seen in a scene"
-    return _histogram(groups, label, {"min_confidence": config.min_confidence}) if judged else None
-
-
-def _hands(videos: Sequence[VideoReport]) -> bytes | None:
-    """Histogram of the share of frames with a reliable hand, one value a used scene."""
     used = [s.judgement.numbers for v in videos for s in v.scenes if s.judgement.accepted]
     names = {"either hand": "hands", "left hand": "left_hand", "right hand": "right_hand"}
-    label = "share of a scene's frames in which all 21 points of the hand are sure"
-    return _histogram({k: [n[v] for n in used] for k, v in names.items()}, label) if used else None
+    hands = {shown: [numbers[name] for numbers in used] for shown, name in names.items()}
+    body_label = "mean confidence of the body points seen in a scene"
+    hands_label = "share of a scene's frames in which all 21 points of the hand are sure"
+    limit = {"min_confidence": config.min_confidence}
+    return {
+        "confidence": _histogram(sure, body_label, limit) if judged else None,
+        "hands": _histogram(hands, hands_label) if used else None,
+    }
 
 
 def _histogram(groups: dict[str, list[float]], label: str, marks: Mapping[str, float] | None = None) -> bytes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
@@ -153,15 +152,13 @@ def _encode_video(frames: Iterable[Frame], size: tuple[int, int], fps: float) ->
     import av
     from av.video.frame import VideoFrame
 
-    from mimicmotion.video.encoders import EncoderSettings, OutputPlan, add_stream, to_yuv
     from mimicmotion.video.timing import exact_rate
+    from mimicmotion.video.writer import add_stream, to_yuv
 
-    file, name = io.BytesIO(), Path("frames.mp4")
-    rate = exact_rate(fps)
-    settings = EncoderSettings(name, OutputPlan(name, "mov", "h264"), size, rate, _CRF, "medium")
+    file, rate = io.BytesIO(), exact_rate(fps)
     try:
         with av.open(file, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
-            stream = add_stream(container, settings)
+            stream = add_stream(container, "mov", size, rate, _CRF)
             # A key frame every 16 frames exactly, and no frame that needs a later one: frame i is packet i.
             stream.codec_context.gop_size, stream.codec_context.thread_count = _GOP, 1
             stream.codec_context.max_b_frames = 0

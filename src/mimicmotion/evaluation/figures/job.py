@@ -7,7 +7,9 @@ from typing import Any
 
 from mimicmotion.evaluation.figures import bars, diff, fusion, hands, poses, specs, yt
 from mimicmotion.evaluation.figures.specs import FigureResult, FigureSpec
+from mimicmotion.evaluation.results import TABLE
 from mimicmotion.plot import check_output
+from mimicmotion.runtime.files import check_not_inputs
 from mimicmotion.runtime.progress import Job
 
 _MAKERS: dict[type[FigureSpec], Callable[[Any], Job[FigureResult]]] = {
@@ -28,4 +30,8 @@ def make(spec: FigureSpec) -> Job[FigureResult]:
         OutputError: the figure cannot be written.
     """
     check_output(spec.output)
+    read = [getattr(spec, name, None) for name in ("video", "poses", "report")]
+    results = [part for text in getattr(spec, "results", []) for part in (text, text.partition("=")[2])]
+    tables = [spec.report / TABLE, spec.report.with_name(TABLE)] if isinstance(spec, specs.BarsSpec) else []
+    check_not_inputs([*read, *results, *tables], [spec.output, spec.output.with_suffix(".csv")])
     return (yield from _MAKERS[type(spec)](spec))

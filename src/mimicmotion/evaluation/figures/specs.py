@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated
 
 from mimicmotion.errors import ConfigError
-from mimicmotion.settings import STRICT, FusionConfig
+from mimicmotion.settings import FusionConfig
+from mimicmotion.settings.parsing import Range, Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +29,8 @@ class FigureResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FigureSpec:
+class FigureSpec(Settings):
     """What all figures have."""
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     output: Path
     """The PNG file; the numbers stand beside it as CSV."""
@@ -41,12 +40,8 @@ class FigureSpec:
 class _ResultsSpec(FigureSpec):
     results: list[str]
     """NAME=PATH or PATH each: videos or folders of frames, of one length and shape."""
-    max_frames: int | None = None
+    max_frames: Annotated[int | None, Range(1)] = None
     """Take only so many frames of each."""
-
-    def __post_init__(self) -> None:
-        if self.max_frames is not None and self.max_frames < 1:
-            raise ConfigError(f"max_frames={self.max_frames}", "at least 1", "leave it out to take all frames")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,13 +117,8 @@ class HandsSpec(_ResultsSpec):
     should be the real video."""
     frames: list[int] | None = None
     """Which frames, from 0; by default four in which a hand is seen."""
-    threshold: float = 0.3
+    threshold: Annotated[float, Range(0, 1)] = 0.3
     """A hand is shown if all its 21 points exceed this confidence."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.threshold <= 1:
-            raise ConfigError(f"threshold={self.threshold}", "0 to 1", "correct 'threshold'")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -66,8 +66,8 @@ def aligned_face(frame: Frame, points: Float[ndarray, "5 2"], size: int = PLACES
 
 def embeddings(
     frames: Iterable[Frame], poses: PoseSequence, network: FaceNetwork, *, threshold: float = SURE
-) -> Iterator[Float32[ndarray, " dim"] | None]:
-    """For each frame the face's vector of length 1; None where no face is sure.
+) -> Iterator[Float32[ndarray, " dim"]]:
+    """For each frame the face's vector of length 1; NaN where no face is sure.
 
     Args:
         frames: RGB.
@@ -75,18 +75,9 @@ def embeddings(
         network: see `FaceNetwork`.
         threshold: confidence that a face needs.
     """
-    points, _ = five_points(poses)
+    points, unknown = five_points(poses)[0], np.full(network.dim, np.nan, np.float32)
     for frame, five, sure in zip(frames, points, sure_faces(poses, threshold), strict=True):
-        yield network.embed([aligned_face(frame, five, network.convention.size)])[0] if sure else None
-
-
-def stacked(vectors: Iterable[Float32[ndarray, " dim"] | None]) -> Embeddings:
-    """Vectors as rows, NaN where there is none."""
-    found = list(vectors)
-    dim = next((len(v) for v in found if v is not None), 1)
-    return (
-        np.stack([np.full(dim, np.nan, np.float32) if v is None else v for v in found]) if found else np.empty((0, 1))
-    )
+        yield network.embed(aligned_face(frame, five, network.convention.size)) if sure else unknown
 
 
 def identity_numbers(made: Embeddings, real: Embeddings, reference: Embeddings | None = None) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Numbers of one pair of videos, computed piece by piece; equal to those of whole clips at once."""
+"""Numbers of one pair of videos, computed in chunks; equal to those of whole clips at once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ VERSIONS = dict.fromkeys(
 
 
 class Measure(Protocol):
-    """Takes a sequence piece by piece."""
+    """Takes a sequence in chunks."""
 
     def add(self, output: Frames, target: Frames) -> None:
         """The next frames."""
@@ -64,14 +64,9 @@ class FrameMean:
         return {self.name: self.finish(self._sum / self._count if self._count else float("nan"))}
 
 
-def _squared_error(output: Frames, target: Frames) -> Float64[ndarray, " frames"]:
+def _error(output: Frames, target: Frames, power: Callable[[ndarray], ndarray]) -> Float64[ndarray, " frames"]:
     a, b = pixels.pair(output, target)
-    return ((a - b) ** 2).mean((1, 2, 3))
-
-
-def _absolute_error(output: Frames, target: Frames) -> Float64[ndarray, " frames"]:
-    a, b = pixels.pair(output, target)
-    return np.abs(a - b).mean((1, 2, 3))
+    return power(a - b).mean((1, 2, 3))
 
 
 def _overflown_psnr(output: Frames, target: Frames) -> Float64[ndarray, " frames"]:
@@ -98,8 +93,8 @@ def _field_ssim(output: Frames, target: Frames) -> Float64[ndarray, " frames"]:
     return np.array([float(structural_similarity(x, y)) for x, y in zip(*greys, strict=True)])
 
 
-Psnr = partial(FrameMean, "psnr", _squared_error, pixels.decibel)
-L1 = partial(FrameMean, "l1", _absolute_error)
+Psnr = partial(FrameMean, "psnr", partial(_error, power=np.square), pixels.decibel)
+L1 = partial(FrameMean, "l1", partial(_error, power=np.abs))
 Ssim = partial(FrameMean, "ssim", pixels.frame_ssim)
 FieldPsnr = partial(FrameMean, "psnr_field", pixels.frame_psnr)
 FieldOverflow = partial(FrameMean, "psnr_overflow", _overflown_psnr)

@@ -43,18 +43,17 @@ class FaceNetwork:
     Args:
         path: the file.
         convention: its input.
-        threads: CPU threads.
 
     Raises:
         WeightsError: the file is no such network.
     """
 
-    def __init__(self, path: Path, convention: FaceInput | None = None, *, threads: int = 1) -> None:
+    def __init__(self, path: Path, convention: FaceInput | None = None) -> None:
         import onnxruntime
 
         self.path, self.convention = path, convention or FaceInput()
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = threads, 3
+        options.intra_op_num_threads, options.log_severity_level = 1, 3
         try:
             session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as e:  # onnxruntime's own classes, one for each kind of damage
@@ -63,18 +62,14 @@ class FaceNetwork:
         self.session = session
         self._input = self._check(session.get_inputs())
         self._channels_last = self._input.shape[1] != 3
-        self.embed([np.zeros((self.convention.size, self.convention.size, 3), np.uint8)])
+        self.dim = len(self.embed(np.zeros((self.convention.size, self.convention.size, 3), np.uint8)))
 
-    def embed(self, faces: Sequence[UInt8[ndarray, "size size 3"]]) -> Float32[ndarray, "faces dim"]:
-        """Vectors of length 1 of aligned faces (RGB).
+    def embed(self, face: UInt8[ndarray, "size size 3"]) -> Float32[ndarray, " dim"]:
+        """The vector of length 1 of an aligned face (RGB).
 
         Raises:
             WeightsError: the network gives something else than a vector of numbers for a face.
         """
-        vectors = [self._vector(face) for face in faces]
-        return np.stack(vectors).astype(np.float32) if vectors else np.empty((0, 1), np.float32)
-
-    def _vector(self, face: UInt8[ndarray, "size size 3"]) -> ndarray:
         c = self.convention
         x = face if c.colours == "rgb" else face[..., ::-1]
         x = (x.astype(np.float32) - np.float32(c.mean)) / np.float32(c.std)
@@ -89,7 +84,7 @@ class FaceNetwork:
         if vector.size < 2 or not np.isfinite(length):
             got = f"{self.path} gives {vector.size} number(s), length {length:g}"
             raise WeightsError(got, "a vector for each face", "give a network of face embeddings")
-        return vector / max(length, 1e-12)
+        return (vector / max(length, 1e-12)).astype(np.float32)
 
     def _check(self, inputs: Sequence[Any]) -> Any:
         shape = list(inputs[0].shape) if len(inputs) == 1 else []

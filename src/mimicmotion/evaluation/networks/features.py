@@ -7,6 +7,7 @@ not to be called one. `TorchFeatures.title` is the name to print.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -116,7 +117,7 @@ class TorchFeatures:
 
     def __init__(
         self,
-        module: torch.nn.Module,
+        module: Callable[[Any], Any],
         name: str,
         *,
         metric: str | None,
@@ -144,20 +145,11 @@ class TorchFeatures:
 
         x = torch.from_numpy(clips).to(self.device).transpose(1, 2)  # channels before time
         with torch.inference_mode():
-            out = self._run(x.squeeze(2) if self.length == 1 else x)
+            out = self.module(x.squeeze(2) if self.length == 1 else x)
         if not isinstance(out, torch.Tensor) or out.ndim < 2 or len(out) != len(clips):
             got = f"{self.name} returns {tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__}"
             raise WeightsError(got, "features (clips, numbers)", "give the network without its classifier")
         return out.flatten(1).float().cpu().numpy()
-
-    def _run(self, x: Any) -> Any:
-        return self.module(x)
-
-
-class _VideoMae(TorchFeatures):
-    def _run(self, x: Any) -> Any:
-        # tokens averaged, as content-debiased FVD does (Ge et al. 2024)
-        return self.module(x.transpose(1, 2)).last_hidden_state.mean(1)
 
 
 def best_device(device: str | None) -> str:
@@ -271,8 +263,10 @@ def load_network(
     if not path.exists():
         what = "a TorchScript file or a folder with a VideoMAE"
         raise WeightsError(f"{path} is not there", what, "correct the path; no package index carries this network")
-    kind, module = (_VideoMae, _video_mae(path)) if path.is_dir() else (TorchFeatures, _torchscript(path))
-    return kind(module.to(where), name, metric=metric, length=length, preprocess=preprocess, device=where)
+    module = (_video_mae(path) if path.is_dir() else _torchscript(path)).to(where)
+    # of a VideoMAE tokens are averaged, as content-debiased FVD does (Ge et al. 2024)
+    run = (lambda x: module(x.transpose(1, 2)).last_hidden_state.mean(1)) if path.is_dir() else module
+    return TorchFeatures(run, name, metric=metric, length=length, preprocess=preprocess, device=where)
 
 
 def _torchscript(path: Path) -> Any:

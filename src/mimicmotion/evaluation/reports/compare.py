@@ -16,7 +16,7 @@ from mimicmotion.tables import Section, Table, html_page, markdown_page, write_c
 
 FILES = ("compare.md", "compare.tex", "compare.html", "compare.csv")
 PUBLISHED = "published, other implementation, do not compare across papers"
-# Table 1 of the paper and its supplement: TikTok sequences 335-340, central squares, zero-shot
+# Table 1 of the paper (FID-VID, FVD), its supplement (SSIM, PSNR): TikTok sequences 335-340, central squares, zero-shot
 _PAPER = {
     "MagicPose": (13.3, 916, 0.776, 18.8),
     "Moore-AnimateAnyone": (12.4, 728, 0.758, 18.7),
@@ -53,14 +53,6 @@ class Comparison:
     notes: list[str]
 
 
-def published() -> list[Entry]:
-    """The numbers of the paper's Table 1 (FID-VID, FVD) and its supplement (SSIM, PSNR)."""
-    return [
-        Entry(m, PUBLISHED, {k: Interval(v, n=6) for k, v in zip(_PAPER_METRICS, row, strict=True)}, True)
-        for m, row in _PAPER.items()
-    ]
-
-
 def compare(sources: Sequence[str], *, with_published: bool = True, metrics: Sequence[str] = ()) -> Comparison:
     """Read all sources.
 
@@ -83,7 +75,9 @@ def compare(sources: Sequence[str], *, with_published: bool = True, metrics: Seq
         entries += [Entry(m, label, cells) for m, cells in known.items() if cells]
         if report:
             conditions[label] = _condition(report)
-    entries += published() if with_published else []
+    for method, numbers in _PAPER.items() if with_published else ():
+        cells = {k: Interval(v, n=6) for k, v in zip(_PAPER_METRICS, numbers, strict=True)}
+        entries.append(Entry(method, PUBLISHED, cells, published=True))
     if not entries:
         raise InputError("nothing to compare", "reports, CSV files or --published", "name at least one source")
     every = list(dict.fromkeys(m for e in entries for m in e.cells))

@@ -33,18 +33,14 @@ def list_videos(folder: Path, *, frames_in: str = "", rename: Rename = str) -> d
         if path.is_file():
             return path if path.suffix.lower() in VIDEO_SUFFIXES else None
         places = (path / frames_in, path) if frames_in else (path,)
-        return next((p for p in places if p.is_dir() and _holds_pictures(p)), None)
+        return next((p for p in places if p.is_dir() and any(map(is_picture, p.iterdir()))), None)
 
     return _listed(folder, "videos", video, rename)
 
 
 def list_pictures(folder: Path, *, rename: Rename = str) -> dict[str, Path]:
     """Sequence -> picture; raises as `list_videos`."""
-
-    def picture(path: Path) -> Path | None:
-        return path if path.is_file() and path.suffix.lower() in PICTURE_SUFFIXES else None
-
-    return _listed(folder, "pictures", picture, rename)
+    return _listed(folder, "pictures", lambda path: path if path.is_file() and is_picture(path) else None, rename)
 
 
 def _listed(folder: Path, what: str, chosen: Callable[[Path], Path | None], rename: Rename) -> dict[str, Path]:
@@ -66,5 +62,6 @@ def _listed(folder: Path, what: str, chosen: Callable[[Path], Path | None], rena
     return found
 
 
-def _holds_pictures(folder: Path) -> bool:
-    return any(p.suffix.lower() in PICTURE_SUFFIXES and not p.name.startswith(".") for p in folder.iterdir())
+def is_picture(path: Path) -> bool:
+    """Whether this is a picture by its name, and not a hidden file."""
+    return path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")

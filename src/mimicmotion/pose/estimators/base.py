@@ -1,9 +1,10 @@
-"""The protocol of pose estimators, and a test double."""
+"""The base class of pose estimators, and a test double."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from typing import Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Float32
@@ -18,57 +19,51 @@ Person: TypeAlias = Literal["largest"] | int | tuple[float, float]
 """Whom to follow: the largest, the n-th from the left (from 0) at first sight, or the one at a point (x, y)."""
 
 
-@runtime_checkable
-class PoseEstimator(Protocol):
+class PoseEstimator(ABC):
     """Finds one person's keypoints in each frame of a video.
 
-    Both methods read `frames` (RGB) once, in order, and never hold more than the current one. A frame in which the
-    person is not found has confidence 0 at all points.
+    Frames (RGB) are read once, in order, and no more than the current one is held. A frame in which the person is not
+    found has confidence 0 at all points.
+
+    Attributes:
+        source: what makes the poses, for `PoseSequence.source`.
     """
 
+    source: str
+
+    @abstractmethod
     def estimate_stream(self, frames: Iterable[Frame]) -> Iterator[PosePoints]:
         """Yield (xy in pixels, confidence 0..1) for each frame as soon as it is done."""
-        ...
 
-    def estimate(self, frames: Iterable[Frame], fps: float = 0.0) -> PoseSequence:
-        """The poses of all frames; they must have one size."""
-        ...
-
+    @abstractmethod
     def count_people(self, frame: Frame) -> int:
         """How many persons are seen in one frame."""
-        ...
+
+    def estimate(self, frames: Iterable[Frame], fps: float = 0.0) -> PoseSequence:
+        """The poses of all frames.
+
+        Raises:
+            PoseError: there is no frame, or the frames differ in size.
+        """
+        size: tuple[int, int] | None = None
+
+        def watched() -> Iterator[Frame]:
+            nonlocal size
+            for i, frame in enumerate(frames):
+                size = size or (frame.shape[0], frame.shape[1])
+                if frame.shape[:2] != size:
+                    got = f"frame {i} is {frame.shape[:2]}"
+                    raise PoseError(got, f"{size}, as the first", "resize the frames first")
+                yield frame
+
+        points = list(self.estimate_stream(watched()))
+        if size is None or not points:
+            raise PoseError("a video without frames", "at least one frame", "check the video file")
+        xy, confidence = (np.stack(part).astype(np.float32) for part in zip(*points, strict=True))
+        return PoseSequence(xy, confidence, size, fps, self.source)
 
 
-def collect_poses(
-    stream: Callable[[Iterable[Frame]], Iterator[PosePoints]],
-    frames: Iterable[Frame],
-    fps: float = 0.0,
-    source: str = "",
-) -> PoseSequence:
-    """Run `estimate_stream` to its end: what `estimate` of every estimator does.
-
-    Raises:
-        PoseError: there is no frame, or the frames differ in size.
-    """
-    size: tuple[int, int] | None = None
-
-    def watched() -> Iterator[Frame]:
-        nonlocal size
-        for i, frame in enumerate(frames):
-            if size is None:
-                size = (frame.shape[0], frame.shape[1])
-            elif frame.shape[:2] != size:
-                raise PoseError(f"frame {i} is {frame.shape[:2]}", f"{size}, as the first", "resize the frames first")
-            yield frame
-
-    points = list(stream(watched()))
-    if size is None or not points:
-        raise PoseError("a video without frames", "at least one frame", "check the video file")
-    xy, confidence = (np.stack(part).astype(np.float32) for part in zip(*points, strict=True))
-    return PoseSequence(xy, confidence, size, fps, source)
-
-
-class StaticPose:
+class StaticPose(PoseEstimator):
     """An estimator for tests: it answers each frame with the given poses in turn, the last one again and again."""
 
     source = "static"
@@ -88,10 +83,6 @@ class StaticPose:
     def count_people(self, frame: Frame) -> int:  # noqa: ARG002
         """One, unless the first stored pose is empty."""
         return int(self.pose.confidence[0].any())
-
-    def estimate(self, frames: Iterable[Frame], fps: float = 0.0) -> PoseSequence:
-        """The stored poses, one a frame."""
-        return collect_poses(self.estimate_stream, frames, fps, self.source)
 
 
 def nobody() -> PosePoints:

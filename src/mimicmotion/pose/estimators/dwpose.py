@@ -21,10 +21,10 @@ from numpy import ndarray
 
 from mimicmotion.arrays import Frame
 from mimicmotion.errors import WeightsError
-from mimicmotion.pose.estimators.base import Person, PosePoints, collect_poses, nobody
+from mimicmotion.pose.estimators.base import Person, PoseEstimator, PosePoints, nobody
 from mimicmotion.pose.estimators.session import open_session
 from mimicmotion.pose.estimators.track import PersonTracker
-from mimicmotion.pose.keypoints import NUM_POINTS, VISIBLE, PoseSequence
+from mimicmotion.pose.keypoints import NUM_POINTS, VISIBLE
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ COCO_BODY = [0, *[6, 8, 10], *[5, 7, 9], *[12, 14, 16], *[11, 13, 15], 2, 1, 4, 
 COCO_ORDER = np.array([*COCO_BODY, *range(17, NUM_WHOLE_BODY)])
 
 
-class DWPoseEstimator:
+class DWPoseEstimator(PoseEstimator):
     """Whole-body poses with a confidence for each point.
 
     Args:
@@ -86,7 +86,7 @@ class DWPoseEstimator:
         return self._network.get_providers()[0]
 
     @property
-    def source(self) -> str:
+    def source(self) -> str:  # type: ignore[override]
         """What made the poses, for `PoseSequence.source`."""
         return f"dwpose {self._paths[1].name}"
 
@@ -96,10 +96,6 @@ class DWPoseEstimator:
         from mimicmotion.runtime.files import sha256_file
 
         return {"estimator": "dwpose", "version": 1, "files": [*map(sha256_file, self._paths)], "person": self.person}
-
-    def estimate(self, frames: Iterable[Frame], fps: float = 0.0) -> PoseSequence:
-        """The poses of all frames."""
-        return collect_poses(self.estimate_stream, frames, fps, self.source)
 
     def estimate_stream(self, frames: Iterable[Frame]) -> Iterator[PosePoints]:
         """Yield (xy in pixels, confidence) for each RGB frame.

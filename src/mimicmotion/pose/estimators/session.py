@@ -21,11 +21,29 @@ def open_session(path: Path, *, threads: int | None = None, device: str = "auto"
     import onnxruntime as ort
 
     if not path.is_file():
-        raise WeightsError(f"{path} does not exist", "an ONNX file", "give the path of the downloaded network")
-    options = ort.SessionOptions()
+        raise WeightsError(
+            f"{path} does not exist", "an ONNX file", "give the path of the file, or reinstall the package"
+        )
+    options, wanted = ort.SessionOptions(), providers(device)
     options.log_severity_level = 3
-    if threads is not None:
-        options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads or 0
+    try:
+        session = ort.InferenceSession(str(path), options, providers=wanted)
+    except Exception as e:  # onnxruntime's own errors share no base but Exception
+        raise WeightsError(f"{path}: {e}", "an ONNX network", "download the file again") from e
+    if session.get_providers()[0] != wanted[0]:
+        logger.warning("onnxruntime could not start CUDA for %s and computes on the CPU", path.name)
+    return session
+
+
+def providers(device: str) -> list[str]:
+    """Onnxruntime's execution providers for "auto", "cpu" or "cuda", the wanted one first.
+
+    Raises:
+        ConfigError: `device` is "cuda" and onnxruntime has no CUDA.
+    """
+    import onnxruntime as ort
+
     has_cuda = "CUDAExecutionProvider" in ort.get_available_providers()
     if device == "cuda" and not has_cuda:
         raise ConfigError(
@@ -38,14 +56,7 @@ def open_session(path: Path, *, threads: int | None = None, device: str = "auto"
             "there is an NVIDIA GPU, but this onnxruntime cannot use it: poses are computed on the CPU, many times "
             "slower. To change that: pip uninstall onnxruntime, then pip install onnxruntime-gpu"
         )
-    providers = ["CUDAExecutionProvider"] * (has_cuda and device != "cpu") + ["CPUExecutionProvider"]
-    try:
-        session = ort.InferenceSession(str(path), options, providers=providers)
-    except Exception as e:  # onnxruntime's own errors share no base but Exception
-        raise WeightsError(f"{path}: {e}", "an ONNX network", "download the file again") from e
-    if len(providers) > 1 and session.get_providers()[0] != providers[0]:
-        logger.warning("onnxruntime could not start CUDA for %s and computes on the CPU", path.name)
-    return session
+    return ["CUDAExecutionProvider"] * (has_cuda and device != "cpu") + ["CPUExecutionProvider"]
 
 
 def gpu_present() -> bool:

@@ -7,6 +7,7 @@ of his own and cannot be taken for him. Someone new who appears while the wanted
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -172,7 +173,11 @@ def check_person(person: Person) -> None:
     Raises:
         ConfigError: it is neither "largest", nor a number from 0 on, nor a point.
     """
-    point = isinstance(person, tuple) and len(person) == 2 and all(isinstance(v, int | float) for v in person)
+    point = (
+        isinstance(person, tuple)
+        and len(person) == 2
+        and all(isinstance(v, int | float) and math.isfinite(v) for v in person)
+    )
     index = isinstance(person, int) and not isinstance(person, bool) and person >= 0
     if not (person == "largest" or index or point):
         raise ConfigError(

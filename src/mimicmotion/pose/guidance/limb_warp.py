@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Float64, UInt8
+from jaxtyping import Bool, Float, Float32, Float64
 from numpy import ndarray
 
-from mimicmotion.arrays import Frame, PoseFrames
+from mimicmotion.arrays import Frame, Frames, PoseFrames
 from mimicmotion.errors import InputError
 from mimicmotion.pose.guidance.limbs import (
     BACK_TO_FRONT,
@@ -36,10 +36,8 @@ from mimicmotion.pose.guidance.limbs import (
 )
 from mimicmotion.pose.keypoints import PoseSequence
 
-Clip = UInt8[ndarray, "frames height width 3"]
 
-
-def limb_warp(reference: Frame, reference_pose: PoseSequence, poses: PoseSequence, *, segmented: bool = True) -> Clip:
+def limb_warp(reference: Frame, reference_pose: PoseSequence, poses: PoseSequence, *, segmented: bool = True) -> Frames:
     """The person of the reference picture moved limb by limb to the driving poses.
 
     Args:
@@ -52,9 +50,7 @@ def limb_warp(reference: Frame, reference_pose: PoseSequence, poses: PoseSequenc
     Raises:
         InputError: sizes differ, there is not one reference pose, or there are no driving poses.
     """
-    _check(reference, reference_pose, poses)
-    puppet = cut(reference, reference_pose, segmented=segmented)
-    return np.stack([puppet.paint(xy, c) for xy, c in zip(poses.xy, poses.confidence, strict=True)])
+    return WarpedPicture(reference, reference_pose, poses, segmented=segmented)[:]
 
 
 class WarpedPicture:
@@ -63,16 +59,18 @@ class WarpedPicture:
     Args: as for `limb_warp`.
     """
 
-    def __init__(self, reference: Frame, reference_pose: PoseSequence, poses: PoseSequence) -> None:
+    def __init__(
+        self, reference: Frame, reference_pose: PoseSequence, poses: PoseSequence, *, segmented: bool = True
+    ) -> None:
         _check(reference, reference_pose, poses)
-        self.poses, self.puppet = poses, cut(reference, reference_pose)
+        self.poses, self.puppet = poses, cut(reference, reference_pose, segmented=segmented)
 
     def __len__(self) -> int:
         return len(self.poses)
 
-    def __getitem__(self, index: slice, /) -> Clip:
-        rows = range(*index.indices(len(self)))
-        return np.stack([self.puppet.paint(self.poses.xy[i], self.poses.confidence[i]) for i in rows])
+    def __getitem__(self, index: slice, /) -> Frames:
+        some = self.poses[index]
+        return np.stack([self.puppet.paint(xy, c) for xy, c in zip(some.xy, some.confidence, strict=True)])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,7 +93,7 @@ class WarpedPoses:
     def __len__(self) -> int:
         return len(self.poses)
 
-    def __getitem__(self, index: slice, /) -> Clip:
+    def __getitem__(self, index: slice, /) -> Frames:
         return self.poses[index]
 
 

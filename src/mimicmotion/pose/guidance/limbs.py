@@ -7,49 +7,27 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, UInt8
 from numpy import ndarray
 
-from mimicmotion.pose.keypoints import (
-    FACE,
-    L_ANKLE,
-    L_EAR,
-    L_ELBOW,
-    L_EYE,
-    L_HIP,
-    L_KNEE,
-    L_SHOULDER,
-    L_WRIST,
-    LEFT_HAND,
-    NECK,
-    NOSE,
-    R_ANKLE,
-    R_EAR,
-    R_ELBOW,
-    R_EYE,
-    R_HIP,
-    R_KNEE,
-    R_SHOULDER,
-    R_WRIST,
-    RIGHT_HAND,
-)
+from mimicmotion.pose import keypoints as kp
 
 Affine = Float64[ndarray, "2 3"]
 
-TORSO = np.array([NECK, R_SHOULDER, L_SHOULDER, R_HIP, L_HIP])
-HEAD = np.array([NOSE, R_EYE, L_EYE, R_EAR, L_EAR, *range(FACE.start, FACE.stop)])
+TORSO = np.array([kp.NECK, kp.R_SHOULDER, kp.L_SHOULDER, kp.R_HIP, kp.L_HIP])
+HEAD = np.array([kp.NOSE, kp.R_EYE, kp.L_EYE, kp.R_EAR, kp.L_EAR, *range(kp.FACE.start, kp.FACE.stop)])
 BONES = {  # ends, half-width in torso lengths
-    "right upper arm": (R_SHOULDER, R_ELBOW, 0.17),
-    "left upper arm": (L_SHOULDER, L_ELBOW, 0.17),
-    "right forearm": (R_ELBOW, R_WRIST, 0.13),
-    "left forearm": (L_ELBOW, L_WRIST, 0.13),
-    "right thigh": (R_HIP, R_KNEE, 0.25),
-    "left thigh": (L_HIP, L_KNEE, 0.25),
-    "right shank": (R_KNEE, R_ANKLE, 0.17),
-    "left shank": (L_KNEE, L_ANKLE, 0.17),
+    "right upper arm": (kp.R_SHOULDER, kp.R_ELBOW, 0.17),
+    "left upper arm": (kp.L_SHOULDER, kp.L_ELBOW, 0.17),
+    "right forearm": (kp.R_ELBOW, kp.R_WRIST, 0.13),
+    "left forearm": (kp.L_ELBOW, kp.L_WRIST, 0.13),
+    "right thigh": (kp.R_HIP, kp.R_KNEE, 0.25),
+    "left thigh": (kp.L_HIP, kp.L_KNEE, 0.25),
+    "right shank": (kp.R_KNEE, kp.R_ANKLE, 0.17),
+    "left shank": (kp.L_KNEE, kp.L_ANKLE, 0.17),
 }
 ENDS = {  # hands and feet: their points, the bone they hang on, how far they reach around their points
-    "right hand": (np.arange(RIGHT_HAND.start, RIGHT_HAND.stop), "right forearm", 0.06),
-    "left hand": (np.arange(LEFT_HAND.start, LEFT_HAND.stop), "left forearm", 0.06),
-    "right foot": (np.array([R_ANKLE, 21, 22, 23]), "right shank", 0.08),
-    "left foot": (np.array([L_ANKLE, 18, 19, 20]), "left shank", 0.08),
+    "right hand": (np.arange(kp.RIGHT_HAND.start, kp.RIGHT_HAND.stop), "right forearm", 0.06),
+    "left hand": (np.arange(kp.LEFT_HAND.start, kp.LEFT_HAND.stop), "left forearm", 0.06),
+    "right foot": (np.array([kp.R_ANKLE, 21, 22, 23]), "right shank", 0.08),
+    "left foot": (np.array([kp.L_ANKLE, 18, 19, 20]), "left shank", 0.08),
 }
 BACK_TO_FRONT = (
     *("right foot", "left foot", "right shank", "left shank", "right thigh", "left thigh", "torso", "head"),
@@ -69,8 +47,8 @@ def body_unit(xy: Float64[ndarray, "134 2"]) -> float:
     def length(a: int, b: int) -> float:
         return float(np.hypot(*(xy[a] - xy[b])))
 
-    torso = float(np.hypot(*(xy[NECK] - 0.5 * (xy[R_HIP] + xy[L_HIP]))))
-    return max(torso, 1.2 * length(R_SHOULDER, L_SHOULDER), 0.9 * length(R_HIP, R_KNEE), 1.0)
+    torso = float(np.hypot(*(xy[kp.NECK] - 0.5 * (xy[kp.R_HIP] + xy[kp.L_HIP]))))
+    return max(torso, 1.2 * length(kp.R_SHOULDER, kp.L_SHOULDER), 0.9 * length(kp.R_HIP, kp.R_KNEE), 1.0)
 
 
 def part_region(
@@ -96,7 +74,7 @@ def part_region(
 
 def has_face(confidence: Float[ndarray, " 134"]) -> bool:
     """Whether face points were found; where not, they have no position worth the name."""
-    return bool(np.mean(confidence[FACE]) >= UNSEEN)
+    return bool(np.mean(confidence[kp.FACE]) >= UNSEEN)
 
 
 def head_points(face: bool) -> ndarray:
@@ -107,11 +85,11 @@ def head_points(face: bool) -> ndarray:
 def crown(xy: Float64[ndarray, "134 2"], *, face: bool = True) -> Float64[ndarray, "3 2"]:
     """Three points above the brows, where the face's points end but the head does not."""
     if face:
-        chin, brows = xy[FACE][8], xy[FACE][17:27].mean(0)
+        chin, brows = xy[kp.FACE][8], xy[kp.FACE][17:27].mean(0)
     else:
-        chin, brows = 0.5 * (xy[NOSE] + xy[NECK]), xy[[R_EYE, L_EYE]].mean(0)
+        chin, brows = 0.5 * (xy[kp.NOSE] + xy[kp.NECK]), xy[[kp.R_EYE, kp.L_EYE]].mean(0)
     up = 1.0 * (brows - chin)
-    across = 0.5 * (xy[L_EAR] - xy[R_EAR])
+    across = 0.5 * (xy[kp.L_EAR] - xy[kp.R_EAR])
     return brows + up * np.array([[0.8], [1.0], [0.8]]) + across * np.array([[-1.0], [0.0], [1.0]])
 
 
@@ -141,13 +119,13 @@ def part_map(
         (a, b, _), (c, d, _) = BONES[source], BONES[part]
         return bone_map(start[a], start[b], end[c], end[d], unit, mirrored=source != part)
     if part == "torso":
-        hips = np.array([R_HIP, L_HIP])
+        hips = np.array([kp.R_HIP, kp.L_HIP])
         p, q = (np.concatenate([v[TORSO], v[hips].mean(0, keepdims=True)]) for v in (start, end))
         turn = rotation(p[5] - p[0], q[5] - q[0])
         return fit_affine(p, q, turn, 0.01 * unit**2)
     if part == "head":
         p, q = (v[head_points(face)] for v in (start, end))
-        turn = rotation(p.mean(0) - start[NECK], q.mean(0) - end[NECK])
+        turn = rotation(p.mean(0) - start[kp.NECK], q.mean(0) - end[kp.NECK])
         return fit_affine(p, q, turn, 0.005 * unit**2)
     points, bone, _ = ENDS[part]
     from_points, from_bone, _ = ENDS[source]

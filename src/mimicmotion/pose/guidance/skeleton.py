@@ -15,18 +15,17 @@ from __future__ import annotations
 import colorsys
 import copy
 import math
-from collections.abc import Collection, Iterator
-from typing import TypeAlias
+from collections.abc import Iterator
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 from numpy import ndarray
 
 from mimicmotion.errors import PoseError
-from mimicmotion.pose.keypoints import BODY, FACE, LEFT_HAND, NUM_POINTS, RIGHT_HAND, VISIBLE, PoseSequence
+from mimicmotion.pose.keypoints import BODY, FACE, FEET, LEFT_HAND, NUM_POINTS, RIGHT_HAND, VISIBLE, PoseSequence
 
 Box: TypeAlias = tuple[int, int, int, int]  # top, bottom, left, right
-ALL_PARTS = ("body", "hands", "face")
 
 RELEASED_SHORT_SIDE = 2160
 DIMMING = 0.6
@@ -57,11 +56,10 @@ class PoseDrawer:
             Another number is the short side of the canvas for this way of painting.
         stroke: factor on all widths; needs canvas_short_side other than 2160 unless it is 1.
         confidence_aware: False shows each point above `threshold` in full brightness and no other (for ablations).
-        parts: what to draw.
         threshold: see `confidence_aware`; confidence-aware drawing has no use for it.
 
     Raises:
-        PoseError: size, stroke, threshold or parts make no sense.
+        PoseError: size, stroke or threshold make no sense.
     """
 
     def __init__(
@@ -71,21 +69,18 @@ class PoseDrawer:
         canvas_short_side: int | None = RELEASED_SHORT_SIDE,
         stroke: float = 1.0,
         confidence_aware: bool = True,
-        parts: Collection[str] = ALL_PARTS,
         threshold: float = VISIBLE,
     ) -> None:
         height, width = size
         if height < 1 or width < 1:
             raise PoseError(f"picture size {size}", "height and width of at least 1", "give (height, width) in pixels")
-        if unknown := set(parts) - set(ALL_PARTS):
-            raise PoseError(f"parts to draw: {sorted(unknown)}", ", ".join(ALL_PARTS), "choose from these")
         if not 0 <= threshold < 1:
             raise PoseError(f"threshold={threshold}", "0 or more, below 1", "use 0.3")
         self.threshold = threshold
         self.released = canvas_short_side == RELEASED_SHORT_SIDE
         if stroke <= 0 or (self.released and stroke != 1):
             raise PoseError(f"stroke={stroke}", "above 0, and 1 for the released look", "set canvas_short_side=None")
-        self.size, self.confidence_aware, self.parts = (height, width), confidence_aware, frozenset(parts)
+        self.size, self.confidence_aware = (height, width), confidence_aware
         short = min(size)
         target = canvas_short_side or short * (4 if short <= 256 else 3 if short <= 448 else 2)
         ratio = target / short
@@ -124,14 +119,11 @@ class PoseDrawer:
         if box is None:
             return np.zeros((*self.size, 3), np.uint8)
         self._dirty = box
-        if "body" in self.parts:
-            self._paint_body(people[:, BODY], scores[:, BODY])
-        if "hands" in self.parts:
-            for side in (LEFT_HAND, RIGHT_HAND):
-                for points, score in zip(people[:, side], scores[:, side], strict=True):
-                    self._paint_hand(points, score)
-        if "face" in self.parts:
-            self._paint_face(people[:, FACE].reshape(-1, 2), scores[:, FACE].reshape(-1))
+        self._paint_body(people[:, BODY], scores[:, BODY])
+        for side in (LEFT_HAND, RIGHT_HAND):
+            for points, score in zip(people[:, side], scores[:, side], strict=True):
+                self._paint_hand(points, score)
+        self._paint_face(people[:, FACE].reshape(-1, 2), scores[:, FACE].reshape(-1))
         return self._sample(box)
 
     def _clear(self) -> None:
@@ -142,11 +134,9 @@ class PoseDrawer:
 
     def _bounds(self, people: Float[ndarray, "n 134 2"], scores: Float[ndarray, "n 134"]) -> Box | None:
         """The rectangle of the canvas that can be painted, widened to where its sampling grid meets the whole's."""
-        chosen = np.zeros(NUM_POINTS, bool)
-        for part, places in (("body", (BODY,)), ("hands", (LEFT_HAND, RIGHT_HAND)), ("face", (FACE,))):
-            for place in places:
-                chosen[place] = part in self.parts
-        points = people[(scores > 0) & chosen]
+        drawn = scores > 0
+        drawn[:, FEET] = False
+        points = people[drawn]
         if not len(points):
             return None
         margin = 8 * max(self.unit, 1.0)
@@ -275,40 +265,16 @@ class _SmoothLimbs:
 
 
 def draw_pose(
-    xy: Float[ndarray, "*people 134 2"],
-    confidence: Float[ndarray, "*people 134"],
-    size: tuple[int, int],
-    *,
-    canvas_short_side: int | None = RELEASED_SHORT_SIDE,
-    stroke: float = 1.0,
-    confidence_aware: bool = True,
-    parts: Collection[str] = ALL_PARTS,
+    xy: Float[ndarray, "*people 134 2"], confidence: Float[ndarray, "*people 134"], size: tuple[int, int], **look: Any
 ) -> UInt8[ndarray, "height width 3"]:
-    """One pose as an RGB picture of `size` (height, width); `xy` is in its pixels. See `PoseDrawer` for the rest."""
-    drawer = PoseDrawer(
-        size, canvas_short_side=canvas_short_side, stroke=stroke, confidence_aware=confidence_aware, parts=parts
-    )
-    return drawer.draw(xy, confidence)
+    """One pose as an RGB picture of `size` (height, width); `xy` is in its pixels. `look`: see `PoseDrawer`."""
+    return PoseDrawer(size, **look).draw(xy, confidence)
 
 
 def draw_poses(
-    poses: PoseSequence,
-    size: tuple[int, int] | None = None,
-    *,
-    canvas_short_side: int | None = RELEASED_SHORT_SIDE,
-    stroke: float = 1.0,
-    confidence_aware: bool = True,
-    parts: Collection[str] = ALL_PARTS,
-    threshold: float = VISIBLE,
+    poses: PoseSequence, size: tuple[int, int] | None = None, **look: Any
 ) -> Iterator[UInt8[ndarray, "height width 3"]]:
     """The frames of a sequence as RGB pictures, one at a time, scaled to `size` (default: the sequence's own)."""
     poses = poses if size is None else poses.scaled(size)
-    drawer = PoseDrawer(
-        poses.size,
-        canvas_short_side=canvas_short_side,
-        stroke=stroke,
-        confidence_aware=confidence_aware,
-        parts=parts,
-        threshold=threshold,
-    )
+    drawer = PoseDrawer(poses.size, **look)
     return (drawer.draw(xy, confidence) for xy, confidence in zip(poses.xy, poses.confidence, strict=True))

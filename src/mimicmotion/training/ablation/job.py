@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 from mimicmotion.runtime.progress import Job, Progress
@@ -39,12 +39,9 @@ def ablate(config_path: str | Path, *, processes: int = 1) -> Job[Path]:
     pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
     try:
         futures = [pool.submit(run_one, config, name, seed) for name, seed in cells]
-        waiting = set(futures)
-        while waiting:
-            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            for future in done:
-                future.result()
-            yield Progress("trainings", len(cells) - len(waiting), len(cells))
+        for count, future in enumerate(as_completed(futures), 1):
+            future.result()
+            yield Progress("trainings", count, len(cells))
         return write_report(Path(config.run), [f.result() for f in futures])
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

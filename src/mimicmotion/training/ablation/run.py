@@ -7,26 +7,26 @@ same samples, the same detector errors and the same noise.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import logging
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import numpy as np
 
 from mimicmotion.errors import ConfigError
 from mimicmotion.runtime.files import atomic_path
-from mimicmotion.settings import STRICT, find_recipe, load_yaml, parse
+from mimicmotion.settings import find_recipe, load_yaml, parse
+from mimicmotion.settings.ablation import AblationConfig, Condition, TestConfig
 from mimicmotion.settings.training import TrainConfig
+from mimicmotion.training.state import checkpoint_path
 
 logger = logging.getLogger(__name__)
-
-Condition = Literal["clean", "detector", "planted"]
-ArmName = Literal["none", "hand", "confidence", "both"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,64 +44,6 @@ ARMS = {
     "confidence": Arm("confidence", hand_loss=False, confidence=True),
     "both": Arm("both", hand_loss=True, confidence=True),
 }
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TestConfig:
-    """What the trained models are measured on: held-out synthetic people."""
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
-    __test__: ClassVar[bool] = False  # not a test case
-
-    clips: int = 16
-    """Held-out clips, each of another person."""
-    frames: int = 12
-    """Frames per clip."""
-    conditions: tuple[Condition, ...] = ("detector", "planted")
-    """Poses that drive the figure: exact ones, with imitated detector errors, or with planted errors."""
-    noise: float = 1.0
-    """Strength of the imitated detector (condition detector)."""
-    first: int = 3000
-    """Number of the first held-out clip."""
-
-    def __post_init__(self) -> None:
-        if min(self.clips, self.frames) < 2 or not self.conditions:
-            raise ConfigError(
-                f"test.clips={self.clips}, frames={self.frames}, {len(self.conditions)} conditions",
-                "2 clips of 2 frames and a condition at least",
-                "raise them",
-            )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AblationConfig:
-    """The whole experiment."""
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
-
-    run: str
-    """Folder of all runs and of the result."""
-    train: dict[str, Any]
-    """Settings that all trainings share: fields of a training recipe, without run, seed and what the arms decide."""
-    start: str = "tiny"
-    """Model folder that all trainings start from; tiny is the bundled one."""
-    fresh_pose_net: bool = True
-    """Give the start a new PoseNet with random weights."""
-    arms: tuple[ArmName, ...] = ("none", "hand", "confidence", "both")
-    """Cells of the table."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """One training per arm and seed."""
-    hand_scale: float = 10.0
-    """Loss weight of reliable hands in the arms with hand loss."""
-    test: TestConfig = field(default_factory=TestConfig)
-    """The measurement."""
-
-    def __post_init__(self) -> None:
-        if not self.seeds or not self.arms or len(set(self.seeds)) < len(self.seeds):
-            raise ConfigError(f"seeds={self.seeds}, arms={self.arms}", "distinct seeds, at least one arm", "add some")
-        taken = {"run", "seed", "model"} & self.train.keys()
-        if taken:
-            raise ConfigError(f"train has {sorted(taken)}", "settings that all runs share", "leave them out")
 
 
 def load_ablation(path: str | Path) -> AblationConfig:
@@ -123,14 +65,9 @@ def runs(config: AblationConfig) -> Iterator[tuple[Arm, int]]:
             yield ARMS[name], seed
 
 
-def run_folder(config: AblationConfig, arm: Arm, seed: int) -> Path:
-    """Folder of one training."""
-    return Path(config.run) / f"{arm.name}-{seed}"
-
-
 def train_config(config: AblationConfig, arm: Arm, seed: int) -> TrainConfig:
     """Settings of one training: the shared ones, and what this arm switches."""
-    data = json.loads(json.dumps(config.train))
+    data = copy.deepcopy(config.train)
     objective = data.setdefault("objective", {})
     sample = data.setdefault("data", {}).setdefault("sample", {})
     for group, key in ((objective, "hand_scale"), (sample, "guidance")):
@@ -138,12 +75,8 @@ def train_config(config: AblationConfig, arm: Arm, seed: int) -> TrainConfig:
             raise ConfigError(f"train sets {key}", "a setting that the arms decide", f"leave {key} out")
     objective["hand_scale"] = config.hand_scale if arm.hand_loss else 1.0
     sample["guidance"] = "confidence" if arm.confidence else "threshold"
-    data |= {
-        "run": str(run_folder(config, arm, seed)),
-        "seed": seed,
-        "model": {"base": str(start_folder(config, seed))},
-    }
-    return parse(TrainConfig, data)
+    own = {"run": f"{config.run}/{arm.name}-{seed}", "seed": seed, "model": {"base": str(start_folder(config, seed))}}
+    return parse(TrainConfig, data | own)
 
 
 def start_folder(config: AblationConfig, seed: int) -> Path:
@@ -178,19 +111,18 @@ def run_one(config: AblationConfig, name: str, seed: int) -> Path:
     from mimicmotion.training import run
 
     arm = ARMS[name]
-    scores = run_folder(config, arm, seed) / "scores.json"
+    settings = train_config(config, arm, seed)
+    scores = Path(settings.run) / "scores.json"
     if scores.exists():
         return scores
     make_start(config, seed)
-    settings = train_config(config, arm, seed)
-    checkpoint = Path(settings.run) / "checkpoints" / f"step-{settings.optim.steps:08d}"
+    checkpoint = checkpoint_path(Path(settings.run), settings.optim.steps)
     if not (checkpoint / "model").is_dir():
         checkpoint = run(settings)
     rows = measure(checkpoint / "model", arm, config.test)
     with atomic_path(scores) as part:
         part.write_text(json.dumps([{"arm": arm.name, "seed": seed, **r} for r in rows], indent=0), encoding="utf-8")
-    if (checkpoint / "state").is_dir():
-        shutil.rmtree(checkpoint / "state")  # hundreds of megabytes that nothing needs once the run is measured
+    shutil.rmtree(checkpoint / "state", ignore_errors=True)  # hundreds of megabytes that nothing needs any more
     return scores
 
 

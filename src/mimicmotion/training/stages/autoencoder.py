@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
+import copy
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,23 +17,21 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mimicmotion.backbones.svd.checkpoint import FORMAT, config_of
+from mimicmotion.backbones.svd.decode import to_uint8
+from mimicmotion.backbones.svd.pose_features import to_unit
 from mimicmotion.backbones.svd.vae import Autoencoder
 from mimicmotion.backbones.tiny.build import autoencoder_config, init_with_pca
-from mimicmotion.data.shards.shards import Shards, open_shards
-from mimicmotion.errors import ConfigError, InputError
+from mimicmotion.data.shards.shards import Shards
+from mimicmotion.errors import ConfigError
 from mimicmotion.settings.training import TrainConfig
-from mimicmotion.training.bundled import bundled_settings, sheet
+from mimicmotion.training.bundled import bundled_settings, sheet, to_unit_tensor
+from mimicmotion.training.stages.shards import held_out_shards, training_shards
 from mimicmotion.training.task import StepResult, Task, Validation
 from mimicmotion.weights.locate import FILE_NAMES, SETTINGS_FILE
 
 _STREAM = 2  # random numbers of the loss; (seed, number) alone chooses the clip
 _SCALE_RECORDS, _SCALE_FRAMES = 64, 4  # what the scaling factor is taken from
 _SHOWN_FRAMES = 8  # of each clip in a validation
-
-
-def to_unit_tensor(frames: UInt8[Tensor, "*lead height width 3"]) -> Float32[Tensor, "*lead 3 height width"]:
-    """RGB bytes, channels last, to [-1, 1], channels first."""
-    return frames.movedim(-1, -3).float().div_(127.5).sub_(1)
 
 
 def patch_basis(
@@ -85,8 +82,7 @@ def reconstruction_loss(
     return loss
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Clips:
+class Clips(NamedTuple):
     """A batch of neighbouring frames.
 
     Attributes:
@@ -99,41 +95,24 @@ class Clips:
     keys: list[str]
     frames: UInt8[Tensor, "batch frames height width 3"]
 
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Clips:
-        """The same clips on `device`."""
-        return dataclasses.replace(self, frames=self.frames.to(device, non_blocking=non_blocking))
-
-    def pin_memory(self) -> Clips:
-        """The same clips in page-locked memory; DataLoader calls it."""
-        return dataclasses.replace(self, frames=self.frames.pin_memory())
-
 
 class AutoencoderModel(nn.Module):
-    """Encodes, adds the posterior's noise, decodes.
+    """Encodes, adds the posterior's noise, decodes; the encoder stays as it is."""
 
-    Args:
-        vae: the autoencoder.
-        train_encoder: keep the encoder's graph.
-    """
-
-    def __init__(self, vae: Autoencoder, train_encoder: bool) -> None:
+    def __init__(self, vae: Autoencoder) -> None:
         super().__init__()
-        self.vae, self.train_encoder = vae, train_encoder
+        self.vae = vae
 
     def forward(
         self, frames: Float[Tensor, "batch frames 3 height width"], noise: Float[Tensor, "batch frames c h w"]
-    ) -> tuple[Float[Tensor, "batch frames 3 height width"], Float[Tensor, ""]]:
-        """Reconstructed frames and the mean KL of a frame (sum over its latents)."""
+    ) -> Float[Tensor, "batch frames 3 height width"]:
+        """Reconstructed frames."""
         x = frames.flatten(0, 1)
         # Float32 throughout: its latents are what the video model will be trained on.
-        with torch.set_grad_enabled(self.train_encoder and torch.is_grad_enabled()):
-            with torch.autocast(x.device.type, enabled=False):
-                mean, logvar = self.vae.encode(x)
-            z = mean + (logvar / 2).exp() * noise.flatten(0, 1)
-            # against a standard normal distribution, summed over the latents of a frame
-            kl = (mean.square() + logvar.exp() - 1 - logvar).flatten(1).sum(1).mean() / 2
-        out = self.vae.decode(z, frames.shape[1])
-        return out.unflatten(0, frames.shape[:2]), kl
+        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+            mean, logvar = self.vae.encode(x)
+        z = mean + (logvar / 2).exp() * noise.flatten(0, 1)
+        return self.vae.decode(z, frames.shape[1]).unflatten(0, frames.shape[:2])
 
 
 class AutoencoderTask(Task):
@@ -149,13 +128,9 @@ class AutoencoderTask(Task):
 
     def __init__(self, config: TrainConfig) -> None:
         self.config, self.settings = config, config.autoencoder
-        cache = Path(config.data.cache or Path(config.run) / "cache") / "shards"
-        self.shards = open_shards(config.data.shards, config.data.split, cache=cache)
+        self.shards = training_shards(config)
         self._check()
-        try:
-            self.held_out = open_shards(config.data.shards, config.validation.split, cache=cache)
-        except InputError:
-            self.held_out = self.shards
+        self.held_out = held_out_shards(config, self.shards)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             vae = Autoencoder(autoencoder_config(self.settings.patch_size, self.settings.latent_channels))
@@ -163,7 +138,7 @@ class AutoencoderTask(Task):
         mean, basis = patch_basis(self.shards, size, self.settings.latent_channels, seed=config.seed)
         init_with_pca(vae, torch.from_numpy(mean).float(), torch.from_numpy(basis).float())
         self.vae = vae
-        self.model: nn.Module = AutoencoderModel(vae, self.settings.train_encoder)
+        self.model: nn.Module = AutoencoderModel(vae)
         self.identity = {
             "stage": "autoencoder",
             "data": self.shards.digest,
@@ -183,8 +158,8 @@ class AutoencoderTask(Task):
             raise ConfigError(f"frames of {shards.size}", f"multiples of {c.patch_size}", fix)
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """The decoder's parameters, and the encoder's where that is trained too."""
-        left_out = [] if self.settings.train_encoder else ["vae.encoder.", "vae.quant_conv."]
+        """The decoder's parameters."""
+        left_out = ["vae.encoder.", "vae.quant_conv."]
         if self.vae.config.layers_per_block == 1:
             left_out.append("vae.decoder.mid_block.attentions.")  # it is run before a second block only
         return {k: p for k, p in self.model.named_parameters() if not k.startswith(tuple(left_out))}
@@ -209,43 +184,30 @@ class AutoencoderTask(Task):
         shape = (c.clip_frames, c.latent_channels, *(s // c.patch_size for s in frames.shape[-2:]))
         rngs = [np.random.default_rng([self.config.seed, n, _STREAM]) for n in batch.numbers]
         noise = np.stack([rng.standard_normal(shape, dtype=np.float32) for rng in rngs])
-        out, kl = model(frames, torch.from_numpy(noise).to(frames.device))
+        out = model(frames, torch.from_numpy(noise).to(frames.device))
         out, target = out.flatten(0, 1).float(), frames.flatten(0, 1)
         loss = reconstruction_loss(out, target, c.mse, c.edges)
-        if c.train_encoder:
-            loss = loss + c.kl * kl / target[0, 0].numel()
         return StepResult(loss, {"psnr": psnr(out.detach(), target)}, batch.keys)
 
-    @contextlib.contextmanager
-    def _with_weights(self, weights: Mapping[str, Tensor]) -> Iterator[Autoencoder]:
-        """The autoencoder with these weights in evaluation mode; afterwards it is as before."""
-        params, training = self.parameters(), self.model.training
-        kept = {k: p.detach().clone() for k, p in params.items()}
-        try:
-            with torch.no_grad():
-                for k, p in params.items():
-                    p.copy_(weights[k])
-                self.model.eval()
-                yield self.vae
-        finally:
-            with torch.no_grad():
-                for k, p in params.items():
-                    p.copy_(kept[k])
-            self.model.train(training)
+    def _with(self, weights: Mapping[str, Tensor]) -> Autoencoder:
+        """A copy of the autoencoder with these weights, to be used."""
+        vae = copy.deepcopy(self.vae).eval().requires_grad_(False)
+        vae.load_state_dict({k.removeprefix("vae."): v for k, v in weights.items()}, strict=False)
+        return vae
 
     def export(self, folder: Path, weights: Mapping[str, Tensor]) -> Path:
         """Write vae/ and the settings of models that will be trained with it.
 
         The scaling factor in its config brings latents to unit deviation, as 0.18215 does for SVD's.
         """
-        with self._with_weights(weights) as vae:
-            if self._scaling is None or self.settings.train_encoder:
-                self._scaling = self._scaling_factor(vae)
-            vae.config["scaling_factor"] = self._scaling
-            (folder / "vae").mkdir(parents=True)
-            tensors = {k: v.detach().cpu().contiguous() for k, v in vae.state_dict().items()}
-            save_file(tensors, folder / "vae" / f"{FILE_NAMES['vae']}.safetensors", metadata={"format": "pt"})
-            _write_json(folder / "vae" / "config.json", config_of(vae))
+        vae = self._with(weights)
+        if self._scaling is None:
+            self._scaling = self._scaling_factor(vae)
+        vae.config["scaling_factor"] = self._scaling
+        (folder / "vae").mkdir(parents=True)
+        tensors = {k: v.detach().cpu().contiguous() for k, v in vae.state_dict().items()}
+        save_file(tensors, folder / "vae" / f"{FILE_NAMES['vae']}.safetensors", metadata={"format": "pt"})
+        _write_json(folder / "vae" / "config.json", config_of(vae))
         _write_json(folder / SETTINGS_FILE, {"format": FORMAT, "settings": bundled_settings(self.shards.size)})
         return folder
 
@@ -254,26 +216,22 @@ class AutoencoderTask(Task):
         for i in range(min(_SCALE_RECORDS, len(self.shards))):
             record = self.shards[i]
             chosen = np.linspace(0, len(record) - 1, _SCALE_FRAMES).astype(int).tolist()
-            frames = to_unit_tensor(torch.from_numpy(record.frames(chosen)).to(device))
-            values.append(vae(frames).flatten())
+            values.append(vae(to_unit(record.frames(chosen)).to(device)).flatten())
         return float(1 / torch.cat(values).std())
 
     def validate(self, step: int, weights: Mapping[str, Tensor]) -> Validation:  # noqa: ARG002
         """PSNR of fixed held-out clips, and a picture of them above what became of them."""
         rows: list[list[ndarray]] = []
         scores: list[float] = []
-        with self._with_weights(weights) as vae:
-            device = next(vae.parameters()).device
-            for i in range(min(self.config.validation.clips, len(self.held_out))):
-                record = self.held_out[i]
-                first = self.held_out.stills[i]
-                frames = record.frames(range(first, min(first + _SHOWN_FRAMES, len(record))))
-                x = to_unit_tensor(torch.from_numpy(frames).to(device))
-                out = vae.decode(vae(x), len(x))
-                scores.append(psnr(out, x))
-                made = ((out.clamp(-1, 1) + 1) * 127.5).round().byte().movedim(1, -1).cpu().numpy()
-                chosen = np.linspace(0, len(frames) - 1, 4).astype(int)
-                rows += [list(frames[chosen]), list(made[chosen])]
+        vae = self._with(weights)
+        for i in range(min(self.config.validation.clips, len(self.held_out))):
+            record, first = self.held_out[i], self.held_out.stills[i]
+            frames = record.frames(range(first, min(first + _SHOWN_FRAMES, len(record))))
+            x = to_unit(frames).to(next(vae.parameters()).device)
+            out = vae.decode(vae(x), len(x))
+            scores.append(psnr(out, x))
+            chosen = np.linspace(0, len(frames) - 1, 4).astype(int)
+            rows += [list(frames[chosen]), list(to_uint8(out)[chosen])]
         score = {"psnr": float(np.mean(scores))}
         return Validation(score, {"reconstructed": sheet(rows)}, best="psnr", higher_is_better=True)
 

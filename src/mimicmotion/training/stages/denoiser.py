@@ -16,37 +16,36 @@ from torch import Tensor, nn
 
 from mimicmotion.backbones.svd.checkpoint import Components, config_of, save_components
 from mimicmotion.backbones.svd.execution.options import Execution
+from mimicmotion.backbones.svd.image_encoder import clip_pixels, image_embedding
 from mimicmotion.backbones.svd.lora import merged_state, save_adapter
 from mimicmotion.backbones.svd.pose_features import to_unit
 from mimicmotion.backbones.svd.posenet import PoseNet
 from mimicmotion.backbones.svd.unet import build_unet
 from mimicmotion.backbones.svd.vae import encoder_digest
-from mimicmotion.data.samples.batch import Batch, Sample, collate
+from mimicmotion.data.samples.batch import Batch, collate
 from mimicmotion.data.samples.latents import LatentCache
 from mimicmotion.data.samples.sample import SampleMaker
-from mimicmotion.data.shards.shards import Shards, open_shards
+from mimicmotion.data.shards.shards import Shards
 from mimicmotion.diffusion.noise import augment_picture
 from mimicmotion.errors import ConfigError
-from mimicmotion.pose.keypoints import PoseSequence
-from mimicmotion.settings.training import TrainConfig
+from mimicmotion.settings.training import PhaseConfig, TrainConfig
 from mimicmotion.training.bundled import bundled_settings
+from mimicmotion.training.launch import shared
 from mimicmotion.training.networks import (
     DenoiserModel,
     checkpointing,
+    choose_trained,
     encode_frames,
-    encode_token,
-    encoder_pixels,
     load_networks,
 )
 from mimicmotion.training.objective import Draws, Encoded, denoising_loss, draw
+from mimicmotion.training.stages.shards import cache_folder, held_out_shards, training_shards
+from mimicmotion.training.stages.validate import SEED, Validator
 from mimicmotion.training.task import StepResult, Task, Validation
-from mimicmotion.training.trained import choose_trained
 from mimicmotion.weights.tensors import assign
 
 logger = logging.getLogger(__name__)
 
-PUBLISHED_DRAWING: dict[str, Any] = {}
-"""How poses are drawn for models that say nothing about it: `PoseDrawer`'s defaults, the published look."""
 EXPORT_DTYPE = torch.float16
 
 
@@ -67,10 +66,8 @@ class DenoiserTask(Task):
         if config.trained.frozen == "half" and config.precision == "no":
             raise ConfigError("trained.frozen: half with precision: no", "bf16 or fp16", "set precision: bf16")
         self.config = config
-        self.cache = Path(config.data.cache or Path(config.run) / "cache")
-        self.shards = shards or open_shards(config.data.shards, config.data.split, cache=self.cache / "shards")
+        self.shards = shards or training_shards(config)
         self.device = torch.device("cpu")
-        self.true_poses: dict[int, PoseSequence] = {}  # found in the clips of validation, see `validate.pose_scores`
         self.parts = load_networks(config.model, config.seed)
         self.settings = self._settings()
         if self.settings.get("reference_warp") == "residual" != self.parts.settings.get("reference_warp"):
@@ -87,11 +84,12 @@ class DenoiserTask(Task):
         self.parts.unet.set_execution(Execution(checkpointing=checkpointing(config)))
         # wrappers for many GPUs may leave only shards of these in the model
         self._frozen = {k: p.detach() for k, p in self.model.named_parameters() if k not in self._trained}
-        self.latents = self._latent_cache(self.cache / "latents") if config.data.cache_latents else None
+        self.latents: LatentCache | None = None
+        if config.data.cache_latents:
+            self.latents = LatentCache(self.shards, encoder_digest(vae), self._encode, cache_folder(config) / "latents")
         self.maker = self.sample_maker(self.shards, self.latents)
         for phase in config.phases:  # data too short for a later phase is no news for then
-            sample = dataclasses.replace(config.data.sample, num_frames=phase.frames, spacing=phase.spacing)
-            self.maker.usable(sample)
+            self.maker.usable(dataclasses.replace(config.data.sample, **_clip_of(phase)))
         self.identity: dict[str, Any] = {
             "stage": "denoiser",
             "data": self.shards.digest,
@@ -115,15 +113,8 @@ class DenoiserTask(Task):
         sample = self.config.data.sample
         if sample.guidance == "threshold":  # the model is to be used as it was trained
             plain = {"confidence_aware": False, "threshold": sample.pose_threshold}
-            settings["pose_drawing"] = {**settings.get("pose_drawing", PUBLISHED_DRAWING), **plain}
-        fusion = dict(settings.get("fusion", {}))
-        fusion["reference_slot"] = sample.reference_slot
-        return {**settings, "fusion": fusion}
-
-    @property
-    def drawing(self) -> dict[str, Any]:
-        """How this model sees poses, as arguments of `PoseDrawer`."""
-        return dict(self.settings.get("pose_drawing", PUBLISHED_DRAWING))
+            settings["pose_drawing"] = {**settings.get("pose_drawing", {}), **plain}
+        return {**settings, "fusion": {**settings.get("fusion", {}), "reference_slot": sample.reference_slot}}
 
     def sample_maker(self, shards: Shards, latents: LatentCache | None, **changes: Any) -> SampleMaker:
         """Maker of samples as this model wants them; those of a run in phases are as in the first.
@@ -134,21 +125,16 @@ class DenoiserTask(Task):
             changes: settings of the sample that differ from the run's; `seed` too.
         """
         seed = changes.pop("seed", self.config.seed)
-        phase = self.config.phase(0)
-        first: dict[str, Any] = {} if phase is None else {"num_frames": phase.frames, "spacing": phase.spacing}
-        sample = dataclasses.replace(self.config.data.sample, **{**first, **changes})
+        sample = dataclasses.replace(self.config.data.sample, **{**_clip_of(self.config.phase(0)), **changes})
         return SampleMaker(
             shards,
             sample,
             seed=seed,
             downscale=self.downscale,
-            drawing=self.drawing,
+            drawing=self.settings.get("pose_drawing", {}),
             latents=latents,
             warp=self.settings.get("reference_warp", "none") != "none",
         )
-
-    def _latent_cache(self, folder: Path) -> LatentCache:
-        return LatentCache(self.shards, encoder_digest(self.parts.vae), self._encode, folder)
 
     def _encode(self, frames: UInt8[ndarray, "n height width 3"]) -> Float32[ndarray, "n c h w"]:
         vae = self.parts.vae
@@ -167,27 +153,17 @@ class DenoiserTask(Task):
         frozen = [self.parts.vae] if self.trains_encoder else [self.parts.vae, self.parts.image_encoder]
         for module in frozen:
             nn.Module.to(module, device=device, dtype=torch.float16 if half else None)
-        if device.type != "cpu" and self.latents is not None:
-            self._fill(self.latents)
-
-    def _fill(self, latents: LatentCache) -> None:
-        """Encode what is missing, each process its share, and wait for the others."""
-        import torch.distributed as dist
-
-        together = dist.is_available() and dist.is_initialized()
-        rank, world = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
-        mine = range(rank, len(self.shards), world)
-        for mirrored in (False, True) if self.config.data.sample.flip else (False,):
-            for done in latents.fill(mine, mirrored=mirrored):
-                if done % 100 == 0:
-                    logger.info("latents of %d of %d scenes", done, len(mine))
-        if together:
-            dist.barrier()
+        if device.type == "cpu" or self.latents is None:
+            return
+        with shared(len(self.shards)) as mine:
+            for mirrored in (False, True) if self.config.data.sample.flip else (False,):
+                for done in self.latents.fill(mine, mirrored=mirrored):
+                    if done % 100 == 0:
+                        logger.info("latents of %d of %d scenes", done, len(mine))
 
     def batch(self, step: int, numbers: Sequence[int]) -> Batch:
         """The samples of these numbers; with `overfit_one_clip` the same clip every time, under their numbers."""
-        phase = self.config.phase(step)
-        options: dict[str, Any] = {} if phase is None else {"num_frames": phase.frames, "spacing": phase.spacing}
+        options = _clip_of(self.config.phase(step))
         if not self.config.overfit_one_clip:
             return collate([self.maker(n, **options) for n in numbers])
         one = self.maker(0, **options)
@@ -196,35 +172,29 @@ class DenoiserTask(Task):
     def loss(self, model: nn.Module, batch: Batch, step: int) -> StepResult:  # noqa: ARG002
         """The objective on a batch (see `objective`)."""
         o = self.config.objective
-        latent = self._latent_shape(batch)
-        draws = draw(o, self.config.seed, batch.numbers, latent, (batch.reference.shape[-2], batch.reference.shape[-1]))
+        (_, slots, _, height, width), channels = batch.poses.shape, self.parts.vae.config.latent_channels
+        latent = (slots, channels, height // self.downscale, width // self.downscale)
+        draws = draw(o, self.config.seed, batch.numbers, latent, (height, width))
         encoded = self.encode(batch, draws)
         slot = self.config.data.sample.reference_slot
         loss = denoising_loss(model, o, encoded, draws, self.scaling_factor, reference_slot=slot)
         return StepResult(loss.value, loss.log, batch.keys, loss.each)
 
-    def autocast(self, device: torch.device) -> torch.autocast:
-        """The run's number format, for what is computed beside the wrapped model."""
-        precision = self.config.precision
-        dtype = torch.float16 if precision == "fp16" else torch.bfloat16
-        return torch.autocast(device.type, dtype, enabled=precision != "no")
-
     @functools.cached_property
-    def validation_samples(self) -> list[Sample]:
-        """The fixed clips of validation."""
-        from mimicmotion.training.stages import validate
-
-        return validate.validation_samples(self, validate.held_out(self))
+    def validator(self) -> Validator:
+        """Fixed clips, forwards and not mirrored; an overfitting run is measured on its one clip as it is trained."""
+        c = self.config
+        options = _clip_of(c.phases[-1] if c.phases else None)
+        if c.overfit_one_clip:
+            return Validator(c, [self.sample_maker(self.shards, None, **options)(0)], self.encode)
+        options |= {"seed": SEED, "reverse": 0.0, "flip": 0.0, "short_records": "skip"}
+        maker = self.sample_maker(held_out_shards(c, self.shards), None, **options)
+        return Validator(c, [maker(n) for n in range(c.validation.clips)], self.encode)
 
     @property
     def scaling_factor(self) -> float:
         """Latents times this have about unit deviation."""
         return float(self.parts.vae.config.scaling_factor)
-
-    def _latent_shape(self, batch: Batch) -> tuple[int, int, int, int]:
-        _, slots, _, height, width = batch.poses.shape
-        channels = self.parts.vae.config.latent_channels
-        return slots, channels, height // self.downscale, width // self.downscale
 
     @torch.no_grad()
     def encode(self, batch: Batch, draws: Draws, *, image_encoder: Any = None) -> Encoded:
@@ -253,26 +223,16 @@ class DenoiserTask(Task):
                 picture = picture.index_copy(0, torch.tensor([i], device=picture.device), encode_frames(vae, noisy))
         token, pixels = None, None
         if self.trains_encoder and image_encoder is None:
-            pixels = encoder_pixels(encoder, batch.reference)
+            pixels = clip_pixels(batch.reference, encoder.config.image_size)
         elif batch.embedding is not None and not self.trains_encoder:
             token = batch.embedding[:, None]
         else:
-            token = encode_token(encoder, batch.reference)
+            token = image_embedding(encoder, batch.reference).clone()
         warped = None if batch.warped is None else encode_frames(vae, batch.warped)
         if warped is not None and self.config.data.sample.reference_slot:
             warped[:, 0] = picture  # with its augmentation
-        return Encoded(
-            latents,
-            picture,
-            token,
-            pixels,
-            batch.poses,
-            batch.reference_pose,
-            batch.hand_mask,
-            batch.fps,
-            warped,
-            self.settings.get("reference_warp") == "residual",
-        )
+        poses, residual = (batch.poses, batch.reference_pose), self.settings.get("reference_warp") == "residual"
+        return Encoded(latents, picture, token, pixels, *poses, batch.hand_mask, batch.fps, warped, residual)
 
     # --- out ----------------------------------------------------------------------------------------------------
 
@@ -287,7 +247,11 @@ class DenoiserTask(Task):
         for name, live in self.model.state_dict().items():
             value = weights.get(name, self._frozen.get(name, live) if hasattr(live, "full_tensor") else live)
             state[name] = value.detach() if device is None else value.detach().to(device)
-        unet_state = {k.removeprefix("unet."): v for k, v in state.items() if k.startswith("unet.")}
+
+        def of(part: str) -> dict[str, Tensor]:
+            return {k.removeprefix(f"{part}."): v for k, v in state.items() if k.startswith(f"{part}.")}
+
+        unet_state = of("unet")
         lora = self.config.trained
         if lora.what == "lora":
             unet_state = merged_state(unet_state, lora.alpha / lora.rank)
@@ -295,17 +259,14 @@ class DenoiserTask(Task):
         unet.load_state_dict(unet_state, assign=True)
         with torch.device("meta"):
             pose_net = PoseNet(**self.parts.pose_net.config)
-        pose_net.load_state_dict(
-            {k.removeprefix("pose_net."): v for k, v in state.items() if k.startswith("pose_net.")}, assign=True
-        )
+        pose_net.load_state_dict(of("pose_net"), assign=True)
         encoder: Any = self.parts.image_encoder
         if self.trains_encoder:
-            values = {k.removeprefix("image_encoder."): v for k, v in state.items() if k.startswith("image_encoder.")}
+            values = of("image_encoder")
             with torch.device("meta"):
                 encoder = type(encoder)(encoder.config)
             assign(encoder, values, (next(iter(values.values())).device, torch.float32), "image_encoder")
-        modules: tuple[Any, ...] = (unet, pose_net, encoder)
-        for module in modules:
+        for module in (unet, pose_net, encoder):
             module.eval().requires_grad_(False)
         return Components(unet, self.parts.vae, encoder, pose_net, self.settings, detail=self.parts.detail)
 
@@ -319,7 +280,10 @@ class DenoiserTask(Task):
         return out
 
     def validate(self, step: int, weights: Mapping[str, Tensor]) -> Validation:  # noqa: ARG002
-        """Loss per noise band and generated clips on held-out data (see `validate`)."""
-        from mimicmotion.training.stages.validate import validate
+        """Loss per noise band and generated clips on held-out data (see `Validator`)."""
+        return self.validator(self.assembled(weights, self.device))
 
-        return validate(self, weights)
+
+def _clip_of(phase: PhaseConfig | None) -> dict[str, Any]:
+    """Length and spacing of a phase's clips, as settings of a sample; none where there are no phases."""
+    return {} if phase is None else {"num_frames": phase.frames, "spacing": phase.spacing}

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from mimicmotion.backbones.tiny.backbone import TinyBackbone
 from mimicmotion.backbones.tiny.detail import DetailNet
 from mimicmotion.data.samples.batch import Sample
 from mimicmotion.data.samples.sample import SampleMaker
-from mimicmotion.data.shards.shards import Shards, open_shards
+from mimicmotion.data.shards.shards import Shards
 from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.evaluation.metrics.lpips import load_lpips
 from mimicmotion.evaluation.metrics.pixels import moving_region
@@ -33,8 +34,10 @@ from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.pose.guidance.limb_warp import WarpedPoses
 from mimicmotion.runtime.files import atomic_path, check_writable, sha256_file, writing
 from mimicmotion.settings.training import TrainConfig
-from mimicmotion.training.bundled import sheet
+from mimicmotion.training.bundled import sheet, to_unit_tensor
+from mimicmotion.training.launch import autocast, shared
 from mimicmotion.training.networks import load_networks
+from mimicmotion.training.stages.shards import cache_folder, held_out_shards, training_shards
 from mimicmotion.training.stages.validate import SEED, clip_scores
 from mimicmotion.training.task import StepResult, Task, Validation
 
@@ -83,8 +86,7 @@ class Predicted:
         return np.stack(shown)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class FrameBatch:
+class FrameBatch(NamedTuple):
     """A batch of single frames from many clips.
 
     Attributes:
@@ -98,15 +100,6 @@ class FrameBatch:
     keys: list[str]
     pictures: UInt8[Tensor, "batch 6 height width 3"]
     moving: Bool[Tensor, "batch height width"]
-
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> FrameBatch:
-        """The same frames on `device`."""
-        moved = {k: getattr(self, k).to(device, non_blocking=non_blocking) for k in ("pictures", "moving")}
-        return dataclasses.replace(self, **moved)
-
-    def pin_memory(self) -> FrameBatch:
-        """The same frames in page-locked memory; DataLoader calls it."""
-        return dataclasses.replace(self, pictures=self.pictures.pin_memory(), moving=self.moving.pin_memory())
 
 
 def detail_loss(
@@ -153,14 +146,14 @@ class DetailTask(Task):
 
     def __init__(self, config: TrainConfig, shards: Shards | None = None) -> None:
         self.config, self.options = config, config.detail
-        self.cache = Path(config.data.cache or Path(config.run) / "cache")
+        self.cache = cache_folder(config)
         self.parts = load_networks(config.model, config.seed)
         settings = {**self.parts.settings, **config.model.settings}
         if settings.get("reference_warp", "none") == "none":
             fix = "train one with model.reference_warp: residual first"
             raise ConfigError("stage detail for a model without a warped picture", "model.checkpoint of one", fix)
         self.parts = dataclasses.replace(self.parts, settings=settings)
-        self.shards = shards or open_shards(config.data.shards, config.data.split, cache=self.cache / "shards")
+        self.shards = shards or training_shards(config)
         net = self._network()
         leans: dict[str, Any] = {"sharp_lean": self.options.sharp_lean, "blurred_lean": self.options.blurred_lean}
         fine: dict[str, Any] = {"fine": net.config["fine"] or self.options.fine}
@@ -196,15 +189,9 @@ class DetailTask(Task):
     def _clips(self, shards: Shards, seed: int, name: str, changes: Mapping[str, Any]) -> _Clips:
         sample = dataclasses.replace(self.config.data.sample, **changes)
         parts, vae = self.parts, self.parts.vae
+        drawing = parts.settings.get("pose_drawing", {})
         noisy, exact = (
-            SampleMaker(
-                shards,
-                s,
-                seed=seed,
-                downscale=vae.downscale,
-                drawing=parts.settings.get("pose_drawing", {}),
-                warp=True,
-            )
+            SampleMaker(shards, s, seed=seed, downscale=vae.downscale, drawing=drawing, warp=True)
             for s in (sample, dataclasses.replace(sample, detector_noise=0.0))
         )
         share = self.options.exact_poses if sample.detector_noise else 0.0
@@ -224,24 +211,27 @@ class DetailTask(Task):
 
     def place(self, device: torch.device) -> None:
         """Make the frames to learn from; each process its share."""
-        import torch.distributed as dist
-
         self.device = device
         if self.lpips is not None:
             self.lpips.to(device)
-        together = dist.is_available() and dist.is_initialized()
-        rank, world = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
-        with self._networks():
-            self.train_clips.fill(range(rank, self._count, world))
-        if together:
-            dist.barrier()
+        with self._networks(), shared(self._count) as mine:
+            self.train_clips.fill(mine)
 
     @property
     def _count(self) -> int:
         return 1 if self.config.overfit_one_clip else self.options.clips
 
-    def _networks(self) -> _OnDevice:
-        return _OnDevice((self.parts.unet, self.parts.vae, self.parts.image_encoder, self.parts.pose_net), self.device)
+    @contextlib.contextmanager
+    def _networks(self) -> Iterator[None]:
+        """The frozen networks on the device while they are needed; then on the CPU, out of the trained one's way."""
+        modules: tuple[Any, ...] = (self.parts.unet, self.parts.vae, self.parts.image_encoder, self.parts.pose_net)
+        try:
+            for module in modules:
+                nn.Module.to(module, device=self.device)
+            yield
+        finally:
+            for module in modules:
+                nn.Module.to(module, device="cpu")
 
     def predict(self, sample: Sample) -> Predicted:
         """The sample with what the model without detail makes of it."""
@@ -249,15 +239,11 @@ class DetailTask(Task):
         if sample.frames is None or sample.warped is None:
             raise InputError("a sample without frames", "frames and warped picture", "make samples with both")
         pipe = MimicMotionPipeline(TinyBackbone(p.unet, p.vae, p.image_encoder, p.pose_net, p.settings))
-        warped, precision = sample.warped[slot:], self.config.precision
-        dtype = torch.float16 if precision == "fp16" else torch.bfloat16
-        fast = precision != "no" and self.device.type != "cpu"  # as the model is used there: in float32
-        with torch.autocast(self.device.type, dtype, enabled=fast):
+        warped = sample.warped[slot:]
+        fast = self.device.type != "cpu"  # there the model is used in float32
+        with autocast(self.config, self.device) if fast else contextlib.nullcontext():
             frames = pipe(
-                sample.reference,
-                WarpedPoses(sample.poses[slot:], warped),
-                sample.reference_pose,
-                seed=sample.number,
+                sample.reference, WarpedPoses(sample.poses[slot:], warped), sample.reference_pose, seed=sample.number
             )
         made = np.asarray(frames)
         return Predicted(
@@ -283,7 +269,7 @@ class DetailTask(Task):
 
     def loss(self, model: nn.Module, batch: FrameBatch, step: int) -> StepResult:  # noqa: ARG002
         """`detail_loss` and, where it is asked for, LPIPS; the log has the gain over the decoded frames in dB."""
-        *given, target = (_unit(batch.pictures[:, k]) for k in range(6))
+        *given, target = (to_unit_tensor(batch.pictures[:, k]) for k in range(6))
         soft, output = given[0], model(*given)
         each = detail_loss(output, target, batch.moving, self.options.moving_weight)
         with torch.no_grad():
@@ -330,16 +316,11 @@ class DetailTask(Task):
         return to_uint8(torch.cat(made))
 
     def _held_out(self) -> _Clips:
-        """Clips of validation, made when first asked for; those of the training split where there is no other."""
+        """Clips of validation, made when first asked for."""
         if self.config.overfit_one_clip:
             return self.train_clips
         if self.held_out is None:
-            v, d = self.config.validation, self.config.data
-            try:
-                shards = open_shards(d.shards, v.split, cache=self.cache / "shards")
-            except InputError as e:
-                logger.warning("no validation split (%s): fixed samples of the training split instead", e.got)
-                shards = self.shards
+            shards = held_out_shards(self.config, self.shards)
             self.held_out = self._clips(shards, SEED, "val", {"reverse": 0.0, "flip": 0.0, "short_records": "skip"})
         with self._networks():
             self.held_out.fill(range(self.config.validation.clips))
@@ -368,22 +349,3 @@ class _Clips:
 
     def __getitem__(self, number: int) -> Predicted:
         return Predicted.of(np.load(self.path(number), mmap_mode="r"))  # a step wants few frames of a clip
-
-
-class _OnDevice:
-    """Networks on a device while they are needed; then again on the CPU, out of the trained one's way."""
-
-    def __init__(self, modules: Sequence[Any], device: torch.device) -> None:
-        self.modules, self.device = modules, device
-
-    def __enter__(self) -> None:
-        for m in self.modules:
-            nn.Module.to(m, device=self.device)
-
-    def __exit__(self, *_: object) -> None:
-        for m in self.modules:
-            nn.Module.to(m, device="cpu")
-
-
-def _unit(frames: UInt8[Tensor, "n height width 3"]) -> Float[Tensor, "n 3 height width"]:
-    return frames.movedim(-1, -3).float().div_(127.5).sub_(1)

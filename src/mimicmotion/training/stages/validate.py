@@ -5,11 +5,10 @@ Clips, noise levels and noise are fixed, so that numbers of two steps differ by 
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,23 +21,18 @@ from mimicmotion.backbones import backbone_of
 from mimicmotion.backbones.base import Request
 from mimicmotion.backbones.svd.checkpoint import Components
 from mimicmotion.data.samples.batch import Sample, collate
-from mimicmotion.data.shards.shards import Shards, open_shards
 from mimicmotion.diffusion.loss import LogNormal
 from mimicmotion.errors import InputError
 from mimicmotion.evaluation.metrics.pixels import moving_region, psnr, ssim
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.pose.guidance.limb_warp import WarpedPoses
-from mimicmotion.pose.keypoints import BODY
-from mimicmotion.settings.training import ValidationConfig
+from mimicmotion.pose.keypoints import BODY, PoseSequence
+from mimicmotion.settings.training import TrainConfig
 from mimicmotion.training.bundled import sheet
+from mimicmotion.training.launch import autocast
 from mimicmotion.training.networks import DenoiserModel
-from mimicmotion.training.objective import Draws, denoising_loss, sigma_distribution
+from mimicmotion.training.objective import Draws, Encoded, denoising_loss, sigma_distribution
 from mimicmotion.training.task import Validation
-
-if TYPE_CHECKING:
-    from mimicmotion.training.stages.denoiser import DenoiserTask
-
-logger = logging.getLogger(__name__)
 
 SEED = 20_240_628
 """Of the choice of clips and of noise: the same in every run, so that runs compare."""
@@ -74,66 +68,97 @@ def band_levels(levels: LogNormal, bands: Sequence[float], draws: int) -> tuple[
     return torch.tensor(rows).exp(), [s / total for s in shares]
 
 
-def validation_samples(task: DenoiserTask, shards: Shards) -> list[Sample]:
-    """The fixed clips, played forwards and not mirrored; the one clip of an overfitting run as it is trained."""
-    config = task.config
-    last = config.phases[-1] if config.phases else None
-    options = {} if last is None else {"num_frames": last.frames, "spacing": last.spacing}
-    if config.overfit_one_clip:
-        return [task.sample_maker(shards, None, **options)(0)]
-    maker = task.sample_maker(shards, None, seed=SEED, reverse=0.0, flip=0.0, short_records="skip", **options)
-    return [maker(n) for n in range(config.validation.clips)]
+class Validator:
+    """Measures weights of the video model on the fixed clips; the model in training is not touched.
 
+    Args:
+        config: of the run.
+        samples: the clips, as a training samples them.
+        encode: what the frozen networks make of a batch (`DenoiserTask.encode`).
+    """
 
-def held_out(task: DenoiserTask) -> Shards:
-    """Shards of the validation split; of the training split where there is no other."""
-    config = task.config
-    if config.overfit_one_clip or config.validation.split == config.data.split:
-        return task.shards
-    try:
-        return open_shards(config.data.shards, config.validation.split, cache=task.cache / "shards")
-    except InputError as e:
-        logger.warning("no validation split (%s): fixed samples of the training split instead", e.got)
-        return task.shards
+    def __init__(self, config: TrainConfig, samples: Sequence[Sample], encode: Callable[..., Encoded]) -> None:
+        self.config, self.samples, self.encode = config, samples, encode
+        self.slot = int(config.data.sample.reference_slot)
+        self._true_poses: dict[int, PoseSequence] = {}
 
+    def __call__(self, parts: Components) -> Validation:
+        """Scores and pictures.
 
-@torch.no_grad()
-def band_losses(task: DenoiserTask, parts: Components, samples: Sequence[Sample]) -> dict[str, float]:
-    """Loss per noise band without dropped conditions, and its mean as training weighs the bands."""
-    v, o = task.config.validation, task.config.objective
-    levels, shares = band_levels(sigma_distribution(o), v.bands, v.draws)
-    model = DenoiserModel(parts.unet, parts.pose_net, None).eval()
-    device = next(parts.unet.parameters()).device
-    scores: dict[str, list[float]] = {f"v_{b}": [] for b in range(len(levels))}
-    weighted = []
-    for clip, sample in enumerate(samples):
-        batch = collate([sample]).to(device)
-        still = Draws(torch.ones(1), torch.zeros(0), torch.zeros(1, 3, dtype=torch.bool), torch.zeros(1), None)
-        encoded = task.encode(batch, still, image_encoder=parts.image_encoder)
-        for band, row in enumerate(levels):
-            for i, sigma in enumerate(row):
-                noise = np.random.default_rng([SEED, clip, band, i]).standard_normal(encoded.latents.shape, np.float32)
-                draws = Draws(sigma[None], torch.from_numpy(noise), still.dropped, still.noise_aug, None)
-                with task.autocast(device):
-                    slot = task.config.data.sample.reference_slot
-                    loss = denoising_loss(model, o, encoded, draws, task.scaling_factor, reference_slot=slot)
-                scores[f"v_{band}"].append(loss.log["v"])
-                weighted.append(shares[band] * float(loss.value))
-    return {"loss": sum(weighted) / (len(samples) * v.draws), **{k: float(np.mean(x)) for k, x in scores.items()}}
+        Scores: `loss` and `v_0`.. (see `band_losses`); with `generate` also `psnr`, `psnr_moving`, `ssim` and
+        `gain_moving` (dB over copying the reference), and a picture per clip; with `poses` also `pck_body` and
+        `pose_error` (torso lengths) of the body points that the estimator finds in the true clips, where it finds any.
 
+        Raises:
+            InputError: the settings choose the best weights by a score that is not among them.
+        """
+        v = self.config.validation
+        scores = self.band_losses(parts)
+        outputs = [self.generate(parts, s, seed=i) for i, s in enumerate(self.samples if v.generate else ())]
+        shown = list(zip(self.samples, outputs, strict=False))
+        if shown:
+            rows = [clip_scores(output, _frames(s)[self.slot :], s.reference) for s, output in shown]
+            scores |= {k: float(np.mean([r[k] for r in rows])) for k in rows[0]}
+        if shown and v.poses:
+            scores |= self.pose_scores(outputs)
+        if v.best not in scores:
+            raise InputError(f"validation.best={v.best!r}", ", ".join(scores), "name one of these scores")
+        pictures = {f"clip-{i}": picture(s, output, self.slot) for i, (s, output) in enumerate(shown)}
+        return Validation(scores, pictures, v.best, v.best.startswith(HIGHER_IS_BETTER))
 
-@torch.no_grad()
-def generate(task: DenoiserTask, parts: Components, sample: Sample, seed: int) -> Frames:
-    """The sample's reference in its driving poses, as inference makes it."""
-    pipe = MimicMotionPipeline(backbone_of(parts))
-    slot = int(task.config.data.sample.reference_slot)
-    poses = sample.poses[slot:] if sample.warped is None else WarpedPoses(sample.poses[slot:], sample.warped[slot:])
-    with task.autocast(pipe.device):
-        latents = pipe(sample.reference, poses, sample.reference_pose, seed=seed, output_type="latent")
-    chunk = 4 if sample.reference.shape[0] * sample.reference.shape[1] > LARGE else 8
-    request = Request(sample.reference, poses, sample.reference_pose, len(poses))
-    frames = pipe.decode(latents[0], decode_chunk_size=chunk, request=request)
-    return np.stack(list(frames))
+    @torch.no_grad()
+    def band_losses(self, parts: Components) -> dict[str, float]:
+        """Loss per noise band without dropped conditions, and its mean as training weighs the bands."""
+        v, o = self.config.validation, self.config.objective
+        levels, shares = band_levels(sigma_distribution(o), v.bands, v.draws)
+        model = DenoiserModel(parts.unet, parts.pose_net, None).eval()
+        device = next(parts.unet.parameters()).device
+        scores: dict[str, list[float]] = {f"v_{b}": [] for b in range(len(levels))}
+        weighted = []
+        for clip, sample in enumerate(self.samples):
+            still = Draws(torch.ones(1), torch.zeros(0), torch.zeros(1, 3, dtype=torch.bool), torch.zeros(1), None)
+            encoded = self.encode(collate([sample]).to(device), still, image_encoder=parts.image_encoder)
+            for band, row in enumerate(levels):
+                for i, sigma in enumerate(row):
+                    rng = np.random.default_rng([SEED, clip, band, i])
+                    eps = torch.from_numpy(rng.standard_normal(encoded.latents.shape, np.float32))
+                    draws = dataclasses.replace(still, sigma=sigma[None], eps=eps)
+                    scale = float(parts.vae.config.scaling_factor)
+                    with autocast(self.config, device):
+                        loss = denoising_loss(model, o, encoded, draws, scale, reference_slot=bool(self.slot))
+                    scores[f"v_{band}"].append(loss.log["v"])
+                    weighted.append(shares[band] * float(loss.value))
+        mean = sum(weighted) / (len(self.samples) * v.draws)
+        return {"loss": mean, **{k: float(np.mean(x)) for k, x in scores.items()}}
+
+    @torch.no_grad()
+    def generate(self, parts: Components, sample: Sample, seed: int) -> Frames:
+        """The sample's reference in its driving poses, as inference makes it."""
+        pipe, reference, slot = MimicMotionPipeline(backbone_of(parts)), sample.reference, self.slot
+        poses = sample.poses[slot:] if sample.warped is None else WarpedPoses(sample.poses[slot:], sample.warped[slot:])
+        with autocast(self.config, pipe.device):
+            latents = pipe(reference, poses, sample.reference_pose, seed=seed, output_type="latent")
+        chunk = 4 if reference.shape[0] * reference.shape[1] > LARGE else 8
+        request = Request(reference, poses, sample.reference_pose, len(poses))
+        return np.stack(list(pipe.decode(latents[0], decode_chunk_size=chunk, request=request)))
+
+    def pose_scores(self, outputs: Sequence[Frames]) -> dict[str, float]:
+        """How well generated clips follow: poses found in them against those found in the true clips."""
+        from mimicmotion.evaluation.metrics.poses import pooled, pose_fidelity, redetect
+        from mimicmotion.pose.estimators.open import open_estimator
+
+        estimator, clips = open_estimator(threads=1, device="cpu"), []
+        for number, (sample, output) in enumerate(zip(self.samples, outputs, strict=True)):
+            if number not in self._true_poses:
+                self._true_poses[number] = redetect(_frames(sample)[self.slot :], estimator)
+            true = self._true_poses[number]
+            if (true.confidence[:, BODY] > SURE).any():
+                clips.append(pose_fidelity(redetect(output, estimator), true, visible=SURE))
+        body = pooled(clips)["body"] if clips else None
+        if body is None or not body.points:
+            return {}
+        # where nothing is found there is no error, but every point counts as missed
+        return {"pck_body": body.pck} | ({"pose_error": body.error} if np.isfinite(body.error) else {})
 
 
 def clip_scores(output: Frames, target: Frames, reference: UInt8[ndarray, "height width 3"]) -> dict[str, float]:
@@ -175,51 +200,3 @@ def _shrunk(frame: UInt8[ndarray, "height width 3"]) -> UInt8[ndarray, "h w 3"]:
     if height <= LARGEST:
         return frame
     return cv2.resize(frame, (round(width * LARGEST / height), LARGEST), interpolation=cv2.INTER_AREA)
-
-
-def pose_scores(task: DenoiserTask, outputs: Sequence[Frames]) -> dict[str, float]:
-    """How well generated clips follow: poses found in them against those found in the true clips."""
-    from mimicmotion.evaluation.metrics.poses import pooled, pose_fidelity, redetect
-    from mimicmotion.pose.estimators.open import open_estimator
-
-    estimator, slot = open_estimator(threads=1, device="cpu"), int(task.config.data.sample.reference_slot)
-    clips = []
-    for number, (sample, output) in enumerate(zip(task.validation_samples, outputs, strict=True)):
-        if number not in task.true_poses:
-            task.true_poses[number] = redetect(_frames(sample)[slot:], estimator)
-        true = task.true_poses[number]
-        if (true.confidence[:, BODY] > SURE).any():
-            clips.append(pose_fidelity(redetect(output, estimator), true, visible=SURE))
-    body = pooled(clips)["body"] if clips else None
-    if body is None or not body.points:
-        return {}
-    # where nothing is found there is no error, but every point counts as missed
-    return {"pck_body": body.pck} | ({"pose_error": body.error} if np.isfinite(body.error) else {})
-
-
-def validate(task: DenoiserTask, weights: Mapping[str, Tensor]) -> Validation:
-    """Measure weights on the fixed clips; the model in training is not touched.
-
-    Scores: `loss` and `v_0`.. (see `band_losses`); with `generate` also `psnr`, `psnr_moving`, `ssim` and
-    `gain_moving` (dB over copying the reference), and a picture per clip; with `poses` also `pck_body` and
-    `pose_error` (torso lengths) of the body points that the estimator finds in the true clips, where it finds any.
-    """
-    v: ValidationConfig = task.config.validation
-    parts = task.assembled(weights, task.device)
-    samples = task.validation_samples
-    scores = band_losses(task, parts, samples)
-    pictures: dict[str, Any] = {}
-    rows, outputs = [], []
-    slot = int(task.config.data.sample.reference_slot)
-    for number, sample in enumerate(samples if v.generate else ()):
-        output = generate(task, parts, sample, seed=number)
-        outputs.append(output)
-        rows.append(clip_scores(output, _frames(sample)[slot:], sample.reference))
-        pictures[f"clip-{number}"] = picture(sample, output, slot)
-    if rows:
-        scores |= {k: float(np.mean([r[k] for r in rows])) for k in rows[0]}
-    if outputs and v.poses:
-        scores |= pose_scores(task, outputs)
-    if v.best not in scores:
-        raise InputError(f"validation.best={v.best!r}", ", ".join(scores), "name one of these scores")
-    return Validation(scores, pictures, v.best, v.best.startswith(HIGHER_IS_BETTER))

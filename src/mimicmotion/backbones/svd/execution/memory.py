@@ -24,7 +24,7 @@ ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
 ONEDNN_LINEAR: Any = getattr(getattr(torch.ops.mkldnn, "_linear_pointwise", None), "binary", None)
 GROUP_NORM = torch.ops.aten.group_norm.default
 LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
-COPYING = {GROUP_NORM, torch.ops.aten.conv2d.default, torch.ops.aten.conv2d.padding, torch.ops.aten.conv3d.default}
+CONVOLUTIONS = {torch.ops.aten.conv2d.default, torch.ops.aten.conv2d.padding, torch.ops.aten.conv3d.default}
 
 
 class CpuShape(Tensor):
@@ -66,24 +66,19 @@ class LiveBytes(TorchDispatchMode):
         """Run an operation and count what it makes."""
         if func._schema.name.endswith("_"):
             return args[0]  # written in place, and there is nothing to write
-        out = self._run(func, _on_meta(args), {k: _on_meta(v) for k, v in (kwargs or {}).items()})
-        several = isinstance(out, (tuple, list))
-        for t in out if several else (out,):
-            if isinstance(t, Tensor):
-                self._count(t.untyped_storage())
+        out = self._run(func, _map(_on_meta, args), {k: _map(_on_meta, v) for k, v in (kwargs or {}).items()})
+        _map(self._count, out)
         if func is ATTENTION:
             self._reach(self.scratch(*args[:2]))
-        if func in COPYING:
-            self._reach(_copied(func, args[0], args[1], out, self.cpu))
-        if not self.cpu:
-            return out
-        return [_on_cpu(t) for t in out] if several else _on_cpu(out)
+        if func in CONVOLUTIONS:
+            self._reach(_copied(args[0], args[1], out, self.cpu))
+        return _map(_on_cpu, out) if self.cpu else out
 
     def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
         """The shape of a new tensor is worked out once: so loops over chunks cost little."""
         if len(func._schema.returns) != 1 or func._schema.returns[0].alias_info is not None:
             return func(*args, **kwargs)  # several, or views
-        key = (func, _key(args), _key(tuple(kwargs.items())))
+        key = str((func, _map(_facts, args), _map(_facts, list(kwargs.items()))))
         if key not in self._known:
             out = _infer(func, args, kwargs, self.cpu)
             if not isinstance(out, Tensor):
@@ -92,9 +87,8 @@ class LiveBytes(TorchDispatchMode):
         shape, stride, dtype = self._known[key]
         return torch.empty_strided(shape, stride, dtype=dtype, device=META)
 
-    def _count(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata
-        if key not in self._sizes:
+    def _count(self, out: Any) -> None:
+        if isinstance(out, Tensor) and (key := (storage := out.untyped_storage())._cdata) not in self._sizes:
             self._sizes[key] = storage.nbytes()
             self.now += storage.nbytes()
             weakref.finalize(storage, self._free, key)
@@ -114,41 +108,37 @@ def _infer(func: Any, args: Any, kwargs: Any, cpu: bool) -> Any:
     if func is ONEDNN_LINEAR:  # PyTorch knows no shapes for it
         return args[0].new_empty(*args[0].shape[:-1], args[2].shape[0])
     out = func(*args, **kwargs)
-    if func is GROUP_NORM:
-        last = cpu and _channels_last(args[0])
-    else:
-        last = func in COPYING and (_channels_last(args[0]) or _channels_last(args[1]))
+    like = args[:1] if func is GROUP_NORM and cpu else args[:2] if func in CONVOLUTIONS else ()
+    last = any(map(_channels_last, like))
     return out.contiguous(memory_format=LAST[out.ndim]) if last else out
 
 
+def _map(change: Callable[[Any], Any], value: Any) -> Any:
+    return [_map(change, v) for v in value] if isinstance(value, (tuple, list)) else change(value)
+
+
 def _on_meta(value: Any) -> Any:
-    if isinstance(value, (tuple, list)):
-        return [_on_meta(v) for v in value]
-    if isinstance(value, Tensor):
-        return value.as_subclass(Tensor)
-    return META if isinstance(value, torch.device) else value
+    if isinstance(value, torch.device):
+        return META
+    return value.as_subclass(Tensor) if isinstance(value, Tensor) else value
 
 
 def _on_cpu(value: Any) -> Any:
     return value.as_subclass(CpuShape) if isinstance(value, Tensor) else value
 
 
-def _key(value: Any) -> Any:
+def _facts(value: Any) -> Any:
     if isinstance(value, Tensor):
-        return value.shape, value.stride(), value.dtype
-    if isinstance(value, (tuple, list)):
-        return tuple(map(_key, value))
+        return tuple(value.shape), value.stride(), value.dtype
     return type(value), value  # 1, 1.0 and True are different arguments
 
 
-def _copied(func: Any, x: Tensor, weight: Any, out: Tensor, cpu: bool) -> int:
-    """Bytes of the copies that an operation makes for itself, gone when it is done.
+def _copied(x: Tensor, weight: Tensor, out: Tensor, cpu: bool) -> int:
+    """Bytes of the copies that a convolution makes for itself, gone when it is done.
 
-    A norm wants its input in one piece, or on a CPU with channels last. A convolution wants input and weight in one
-    order; without channels last oneDNN, on a CPU, puts input and result into blocks of 16 channels.
+    It wants input and weight in one order; without channels last oneDNN, on a CPU, puts input and result into blocks
+    of 16 channels.
     """
-    if func is GROUP_NORM:
-        return 0 if x.is_contiguous() or (cpu and _channels_last(x)) else x.nbytes
     if _channels_last(x):
         return 0
     if _channels_last(weight) or not cpu:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import cycle
@@ -15,15 +17,13 @@ from mimicmotion.backbones.svd.checkpoint import build_part
 from mimicmotion.backbones.svd.conditioning import WARPED_SHARE, ConditionedUNet, Conditioning
 from mimicmotion.backbones.svd.decode import decode_frames
 from mimicmotion.backbones.svd.execution.deep_features import cache_bytes
-from mimicmotion.backbones.svd.execution.memory import META, CpuShape, LiveBytes, tensors_of, weight_bytes
+from mimicmotion.backbones.svd.execution.memory import CpuShape, LiveBytes, tensors_of, weight_bytes
 from mimicmotion.backbones.svd.execution.offload import blocks_of
 from mimicmotion.backbones.svd.execution.plan import ExecutionPlan, Peaks
 from mimicmotion.backbones.svd.execution.quantize import widened_bytes
-from mimicmotion.backbones.svd.pose_features import KeptFeatures, feature_budget
+from mimicmotion.backbones.svd.pose_features import POSE_CHUNK, StoredFeatures, feature_budget
 from mimicmotion.backbones.svd.vae import encode_mode
 
-POSE_CHUNK = 16
-"""Pose frames that are encoded at once."""
 NETWORKS = ("unet", "vae", "image_encoder", "pose_net", "detail")
 
 
@@ -52,6 +52,16 @@ class Workload:
     cached_segments: int = 0
     latent_copies: int = 2
 
+    @property
+    def clip_frames(self) -> int:
+        """Frames that are decoded together."""
+        return min(self.decode_chunk, self.num_frames)
+
+    @property
+    def clip_bytes(self) -> int:
+        """Of decoded frames."""
+        return 4 * 3 * self.size[0] * self.size[1] * self.clip_frames
+
 
 class Predictor:
     """Predicts the peaks of plans for one set of networks; what was worked out once is remembered.
@@ -64,57 +74,56 @@ class Predictor:
     def __init__(self, backbone: Any, device: torch.device | None = None) -> None:
         self.backbone, self.device = backbone, device or backbone.device
         self.cpu = self.device.type == "cpu"
-        self._copies: dict[str, Any] = {}
+        self._copy = functools.cache(lambda name: shape_copy(getattr(backbone, name), self.cpu))
         self._known: dict[Any, list[int]] = {}
 
     def peaks(self, plan: ExecutionPlan, work: Workload) -> Peaks:
         """Predicted bytes of each stage: weights that are there, what is kept, and working space."""
         sizes = {name: weight_bytes(getattr(self.backbone, name)) for name in NETWORKS}
-        encoded = min(POSE_CHUNK, work.num_frames)
         clip_side, channels = self.backbone.image_encoder.config.image_size, self.backbone.pose_net.widths[0]
+        encoded = min(POSE_CHUNK, work.num_frames)
         latents, kept = self._latents(plan, work), self._kept(plan, work)
 
         def weights(*used: str) -> int:
             """Small networks always stay on the device."""
             return sum(sizes[name] for name in (NETWORKS if plan.offload == "none" else (*used, "pose_net", "detail")))
 
-        return Peaks(
-            encode=max(
+        return {
+            "encode": max(
                 weights("image_encoder") + self._pass("image_encoder", (1, 3, clip_side, clip_side)),
                 weights("vae") + self._pass("vae", (encoded if work.warped else 1, 3, *work.size)),
                 weights() + self._pass("pose_net", (1, encoded, channels, *work.size)) + latents + kept,
             ),
-            denoise=weights(*["unet"][: plan.offload != "blocks"]) + self.denoise_bytes(plan, work) + latents + kept,
-            decode=weights("vae") + max(self.decode_bytes(plan, work), self.detail_bytes(work)) + latents,
-        )
+            "denoise": weights(*["unet"][: plan.offload != "blocks"]) + self.denoise_bytes(plan, work) + latents + kept,
+            "decode": weights("vae") + max(self.decode_bytes(plan, work), self.detail_bytes(work)) + latents,
+        }
 
     def upper_bound(self, work: Workload) -> int:
         """Bytes that certainly suffice for all stages of the plain way, without a run on shapes (which takes seconds).
 
         No stage holds more than 64 tensors of the U-Net's first level, or 32 frames of the autoencoder's first level
-        for each one that it encodes or decodes at once.
+        for each one that it encodes or decodes at once, or 1024 pictures in float32 of a detail network.
         """
-        itemsize, plain = self.backbone.dtype.itemsize, ExecutionPlan()
-        frames, _, height, width = self._shape(work, work.segment_frames)
-        unet = 64 * frames * height * width * self.backbone.unet.config.block_out_channels[0] * itemsize
-        widths = self.backbone.vae.config.block_out_channels
-        coded = max(min(work.decode_chunk, work.num_frames), POSE_CHUNK * work.warped)
-        vae = 32 * coded * height * width * 4 ** (len(widths) - 1) * widths[0] * itemsize
-        detail = 0 if self.backbone.detail is None else 2**10 * 4 * work.size[0] * work.size[1]
-        weights = weight_bytes(*(getattr(self.backbone, name) for name in NETWORKS))
-        return (
-            weights + self._latents(plain, work) + self._kept(plain, work) + max(unet * (1 + work.guided), vae, detail)
+        plain, pixels, itemsize = ExecutionPlan(), work.size[0] * work.size[1], self.backbone.dtype.itemsize
+        cells, vae = pixels // self.backbone.downscale**2, self.backbone.vae.config.block_out_channels
+        working = max(
+            64 * work.segment_frames * (1 + work.guided) * cells * self.backbone.pose_net.out_channels * itemsize,
+            32 * max(work.clip_frames, POSE_CHUNK * work.warped) * cells * 4 ** (len(vae) - 1) * vae[0] * itemsize,
+            2**12 * pixels * (self.backbone.detail is not None),
         )
+        return weight_bytes(*self.backbone.networks) + self._latents(plain, work) + self._kept(plain, work) + working
 
     # --- what is kept -----------------------------------------------------------------------------------------------
 
+    def latent_size(self, work: Workload) -> tuple[int, int]:
+        """(h, w) of latents."""
+        return work.size[0] // self.backbone.downscale, work.size[1] // self.backbone.downscale
+
     def _shape(self, work: Workload, frames: int) -> tuple[int, int, int, int]:
-        """Of latents."""
-        height, width = (side // self.backbone.downscale for side in work.size)
-        return frames, self.backbone.vae.config.latent_channels, height, width
+        return frames, self.backbone.vae.config.latent_channels, *self.latent_size(work)
 
     def _latents(self, plan: ExecutionPlan, work: Workload) -> int:
-        one = 4 * torch.Size(self._shape(work, work.num_frames)).numel()
+        one = 4 * math.prod(self._shape(work, work.num_frames))
         return 0 if plan.latents_on_host and not self.cpu else work.latent_copies * one
 
     def _kept(self, plan: ExecutionPlan, work: Workload) -> int:
@@ -122,15 +131,10 @@ class Predictor:
         frames, channels, height, width = self._shape(work, work.num_frames)
         budget, itemsize = feature_budget(self.device), self.backbone.dtype.itemsize
         poses = frames * height * width * self.backbone.pose_net.out_channels * itemsize
-        poses *= poses <= budget and not plan.latents_on_host
         warped = frames * height * width * channels * 4 * work.warped
-        warped *= warped <= budget // WARPED_SHARE
         cached = cache_bytes(self.backbone.unet, work.segment_frames, height, width, itemsize) * work.cached_segments
-        return poses + warped + cached * (1 + work.guided)
-
-    def _clip(self, work: Workload) -> int:
-        """Of decoded frames."""
-        return 4 * 3 * work.size[0] * work.size[1] * min(work.decode_chunk, work.num_frames)
+        kept = poses * (poses <= budget and not plan.latents_on_host) + warped * (warped <= budget // WARPED_SHARE)
+        return kept + cached * (1 + work.guided)
 
     # --- working space of the networks ------------------------------------------------------------------------------
 
@@ -144,18 +148,12 @@ class Predictor:
 
         def run(unet: Any, live: LiveBytes) -> None:
             x = torch.empty(1, frames, channels, height, width)
-            features = x.new_empty(
-                1, frames, self.backbone.pose_net.out_channels, height, width, dtype=self.backbone.dtype
-            )
+            pose_channels, dtype = self.backbone.pose_net.out_channels, self.backbone.dtype
+            features = torch.empty(1, frames, pose_channels, height, width, dtype=dtype)
             live.now = 0  # these are counted with what is kept
-            conditioning = Conditioning(
-                image_embeddings=x.new_empty(1, 1, unet.config.cross_attention_dim),
-                image_latents=x[:, :1],
-                pose_features=KeptFeatures(features),
-                reference_pose_features=None,
-                added_time_ids=x.new_empty(1, 3),
-                warped_latents=KeptFeatures(x) if work.warped else None,
-            )
+            token, ids = x.new_empty(1, 1, unet.config.cross_attention_dim), x.new_empty(1, 3)
+            warped = StoredFeatures(x) if work.warped else None
+            conditioning = Conditioning(token, x[:, :1], StoredFeatures(features), None, ids, warped)
             network = ConditionedUNet(unet, conditioning, reference_slot=False, one_batch=one_batch)
             (network.pair if one_batch else network.conditional)(x, x.new_zeros(()), range(frames))
 
@@ -164,38 +162,34 @@ class Predictor:
         if plan.offload == "blocks":  # the block before, and a block's own weights
             sizes = [weight_bytes(block) for block in blocks_of(self.backbone.unet)]
             rest = weight_bytes(self.backbone.unet) - sum(sizes)
-            there = [rest + before + own for before, own in zip([sizes[-1], *sizes], sizes, strict=False)]
+            there = [rest + before + own for before, own in zip([sizes[-1], *sizes[:-1]], sizes, strict=True)]
             peaks = [peak + weights for peak, weights in zip(peaks, cycle(there), strict=False)]
         return max(peaks) + widened_bytes(self.backbone.unet)
 
     def decode_bytes(self, plan: ExecutionPlan, work: Workload) -> int:
-        """Of one clip, or of a tile of it. Of a long video the clip before is held, whose end is blended in."""
-        frames, *shape = self._shape(work, min(work.decode_chunk, work.num_frames))
-        held = self._clip(work) * (work.num_frames > frames)
-        if plan.decode_tile is not None and plan.decode_tile < max(work.size):
-            shape[1:] = (min(side, plan.decode_tile // self.backbone.downscale) for side in shape[1:])
-            held += self._clip(work)
+        """Of one clip. Of a long video the clip before is held, whose end is blended in."""
+        shape = self._shape(work, work.clip_frames)
 
         def run(vae: Any, _: LiveBytes) -> None:
-            decode_frames(vae, torch.empty(frames, *shape), frame_chunk=plan.decode_chunk)
+            decode_frames(vae, torch.empty(shape), frame_chunk=plan.decode_chunk)
 
-        return max(self._peaks("vae", (frames, *shape, plan.decode_chunk), run)) + held
+        held = work.clip_bytes * (work.num_frames > work.clip_frames)
+        return max(self._peaks("vae", (shape, plan.decode_chunk), run)) + held
 
     def detail_bytes(self, work: Workload) -> int:
         """Of the detail network on one frame of a clip; 0 for models without one."""
-        return 0 if self.backbone.detail is None else self._clip(work) + self._pass("detail", *[(1, 3, *work.size)] * 5)
+        return 0 if self.backbone.detail is None else work.clip_bytes + self._pass("detail", *[(1, 3, *work.size)] * 5)
 
     def _pass(self, name: str, *shapes: tuple[int, ...]) -> int:
         """Of a network on pictures of these shapes, which come in float32; of the autoencoder, its encoder."""
 
         def run(network: Any, _: LiveBytes) -> None:
-            pictures = [torch.empty(shape) for shape in shapes]
-            if name in ("vae", "pose_net"):  # as they come from `to_unit`, channels last in memory
-                pictures = [torch.empty(*shape[:-3], *shape[-2:], shape[-3]).movedim(-1, -3) for shape in shapes]
+            # as they come from `to_unit`, channels last in memory
+            pictures = [torch.empty(*shape[:-3], *shape[-2:], shape[-3]).movedim(-1, -3) for shape in shapes]
             if name == "vae":
                 encode_mode(network, *pictures)
             else:
-                network(*(picture.to(next(network.parameters()).dtype) for picture in pictures))
+                network(*(picture.to(self.backbone.dtype) for picture in pictures))
 
         return max(self._peaks(name, shapes, run))
 
@@ -213,11 +207,6 @@ class Predictor:
             self._known[name, key] = live.peaks
         return self._known[name, key]
 
-    def _copy(self, name: str) -> Any:
-        if name not in self._copies:
-            self._copies[name] = shape_copy(getattr(self.backbone, name), self.cpu)
-        return self._copies[name]
-
 
 def shape_copy(module: nn.Module, cpu: bool) -> Any:
     """A network of the same config and number format, fresh and without data.
@@ -226,11 +215,8 @@ def shape_copy(module: nn.Module, cpu: bool) -> Any:
         module: the network; its weights may lie anywhere.
         cpu: as for `LiveBytes`.
     """
-    copy, dtype = build_part(module), next(module.parameters()).dtype
-    for part in copy.modules():
+    copy = build_part(module).to(next(module.parameters()).dtype)
+    for part in copy.modules() if cpu else ():
         for tensors in (part._parameters, part._buffers):
-            for name, t in tensors.items():
-                if t is not None:
-                    shape: Any = torch.empty(t.shape, dtype=dtype, device=META)
-                    tensors[name] = shape.as_subclass(CpuShape) if cpu else shape
+            tensors.update({name: t.data.as_subclass(CpuShape) for name, t in tensors.items() if t is not None})
     return copy.eval()

@@ -11,7 +11,7 @@ import numpy as np
 
 from mimicmotion.arrays import Frame
 from mimicmotion.errors import ConfigError, MediaError, PoseError
-from mimicmotion.pose.estimators.base import Person, PosePoints, collect_poses, nobody
+from mimicmotion.pose.estimators.base import Person, PoseEstimator, PosePoints, nobody
 from mimicmotion.pose.estimators.holistic import layout
 from mimicmotion.pose.estimators.holistic.geometry import Picture, Roi, overlap
 from mimicmotion.pose.estimators.holistic.layout import assemble, body_confidence, hand_size, one_hand_twice
@@ -19,12 +19,12 @@ from mimicmotion.pose.estimators.holistic.networks import (
     BodyPoints,
     Networks,
     PartPoints,
-    choose_providers,
     hand_roi_from_points,
     person_roi,
 )
 from mimicmotion.pose.estimators.holistic.sides import Sides
-from mimicmotion.pose.keypoints import PoseSequence
+from mimicmotion.pose.estimators.session import providers
+from mimicmotion.pose.estimators.track import check_person
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class HolisticPoints:
     face: PartPoints | None = None
 
 
-class HolisticEstimator:
+class HolisticEstimator(PoseEstimator):
     """Whole-body pose with the bundled networks of MediaPipe Holistic, on onnxruntime alone.
 
     Confidence: each body and foot point has its own (the network's visibility times the peak of its heat map); the
@@ -70,11 +70,12 @@ class HolisticEstimator:
         threads: CPU threads; None lets onnxruntime decide.
         device: "auto", "cpu" or "cuda".
         static: run the detector in every frame and keep nothing, as for unrelated pictures.
-        body_only: skip hands and face (confidence 0), about three times as fast.
 
     Raises:
         ConfigError: an argument is out of range, or CUDA is asked for and cannot be used.
     """
+
+    source = SOURCE
 
     def __init__(
         self,
@@ -83,26 +84,21 @@ class HolisticEstimator:
         threads: int | None = None,
         device: str = "auto",
         static: bool = False,
-        body_only: bool = False,
     ) -> None:
         if threads is not None and threads < 1:
             raise ConfigError(f"threads={threads}", "at least 1, or None", "leave it out to let onnxruntime decide")
-        self._person = _checked_person(person)
-        self._static, self._body_only = static, body_only
-        self.provider = choose_providers(device)[0]
+        check_person(person)
+        self._person, self._static = person, static
+        self.provider = providers(device)[0]
         self._networks = Networks(threads, device)
 
-    def estimate(self, frames: Iterable[Frame], fps: float = 0.0) -> PoseSequence:
-        """The pose in each frame (RGB, all of one size); frames without a person have confidence 0.
+    def estimate_stream(self, frames: Iterable[Frame]) -> Iterator[PosePoints]:
+        """Yield (xy in pixels, confidence) for each frame as soon as it is done.
 
         Raises:
-            PoseError: there is no frame, the frames differ in size, or `person` names somebody who is not there.
+            PoseError: `person` names somebody who is not there.
             MediaError: a frame is not height x width x 3 of uint8.
         """
-        return collect_poses(self.estimate_stream, frames, fps, source=SOURCE)
-
-    def estimate_stream(self, frames: Iterable[Frame]) -> Iterator[PosePoints]:
-        """Yield (xy in pixels, confidence) for each frame as soon as it is done."""
         for found, size in self._follow(frames):
             yield nobody() if found is None else assemble(*_believable(found), size)
 
@@ -169,8 +165,6 @@ class HolisticEstimator:
         return bodies
 
     def _parts(self, picture: Picture, body: BodyPoints, last: HolisticPoints | None) -> HolisticPoints:
-        if self._body_only:
-            return HolisticPoints(body)
         left = self._hand(picture, body, layout.LEFT_ARM, last.left_hand if last else None)
         right = self._hand(picture, body, layout.RIGHT_ARM, last.right_hand if last else None)
         roi = self._networks.face_roi(picture, body.xy[:11], MIN_SCORE)
@@ -268,17 +262,6 @@ def _believable(
         else:
             left = None
     return body, left, right, found.face
-
-
-def _checked_person(person: Person) -> Person:
-    good = person == "largest" or (isinstance(person, int) and not isinstance(person, bool) and person >= 0)
-    if not good and isinstance(person, (tuple, list)) and len(person) == 2:
-        point = (float(person[0]), float(person[1]))
-        if all(map(math.isfinite, point)):
-            return point
-    if not good:
-        raise ConfigError(f"person={person!r}", "'largest', an index from 0, or a point (x, y)", "correct 'person'")
-    return person
 
 
 def _checked_frame(frame: Frame) -> Frame:

@@ -5,10 +5,12 @@ Constants are those of the graphs in the PyPI package mediapipe 0.10.21.
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from importlib.resources import files
+from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
@@ -16,14 +18,11 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 from numpy import ndarray
 
-from mimicmotion.errors import ConfigError, WeightsError
 from mimicmotion.pose.estimators.holistic.geometry import Picture, Roi, roi_around, roi_of_points, upright_angle
-from mimicmotion.pose.estimators.holistic.ssd import Detection, anchor_centers, decode, sigmoid
+from mimicmotion.pose.estimators.session import open_session
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
-
-logger = logging.getLogger(__name__)
 
 NUM_POSE = 33  # the networks' body points; 33 and 34 of its 39 outputs span the region of the next frame
 HEAT_KERNEL = 9  # cells; measured against MediaPipe itself: its graphs say 7
@@ -79,27 +78,6 @@ def refine_by_heatmap(
     return np.where((peak >= HEAT_MINIMUM)[:, None], mean, points), peak.astype(np.float32)
 
 
-@cache
-def choose_providers(device: str) -> tuple[str, ...]:
-    """Onnxruntime's execution providers for "auto", "cpu" or "cuda".
-
-    Raises:
-        ConfigError: "cuda" is asked for and this onnxruntime cannot use it.
-    """
-    import onnxruntime
-
-    has_cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
-    if device == "cuda" and not has_cuda:
-        raise ConfigError(
-            "device 'cuda' for poses, but this onnxruntime has no CUDA provider",
-            "onnxruntime-gpu with a working CUDA",
-            "pip install onnxruntime-gpu in place of onnxruntime, or use device 'cpu'",
-        )
-    if device == "cpu" or not has_cuda:
-        return ("CPUExecutionProvider",)
-    return ("CUDAExecutionProvider", "CPUExecutionProvider")
-
-
 class Networks:
     """Sessions, opened when first needed. Not safe to share between threads while they are being opened.
 
@@ -115,25 +93,10 @@ class Networks:
     def _run(self, name: str, image: ndarray, low: float = 0.0) -> list[ndarray]:
         """Run one network on an RGB crop (uint8), scaled to low..1."""
         if name not in self._sessions:
-            self._sessions[name] = self._open(name)
+            path = Path(str(files("mimicmotion"))) / "assets" / "holistic" / f"{name}.onnx"
+            self._sessions[name] = open_session(path, threads=self._threads, device=self._device)
         tensor = image.astype(np.float32) * np.float32((1.0 - low) / 255.0) + np.float32(low)
         return [np.asarray(out) for out in self._sessions[name].run(None, {"input": tensor[None]})]
-
-    def _open(self, name: str) -> InferenceSession:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self._threads or 0
-        options.log_severity_level = 3
-        data = files("mimicmotion").joinpath("assets", "holistic", f"{name}.onnx")
-        try:
-            session = onnxruntime.InferenceSession(
-                data.read_bytes(), options, providers=list(choose_providers(self._device))
-            )
-        except Exception as e:
-            raise WeightsError(f"{data}: {e}", "a bundled ONNX file", "reinstall the package") from e
-        logger.debug("%s runs on %s", name, session.get_providers()[0])
-        return session
 
     @cached_property
     def _person_anchors(self) -> Float32[ndarray, "2254 2"]:
@@ -223,3 +186,77 @@ def hand_roi_from_points(points: Float[ndarray, "21 2"]) -> Roi:
     low, high = palm.min(0), palm.max(0)
     x, y = upright.to_frame(((low + high) / 2)[None])[0]
     return Roi(float(x), float(y), float((high - low).max()), upright.angle).moved(2.0, shift_y=-0.1)
+
+
+SUPPRESS_IOU = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """One found object.
+
+    Attributes:
+        points: its keypoints (x, y), pixels of the frame (fractions of the input until they are projected).
+        score: 0..1.
+    """
+
+    points: Float[ndarray, "points 2"]
+    score: float
+
+
+def anchor_centers(pixels: int, strides: Sequence[int]) -> Float32[ndarray, "anchors 2"]:
+    """Centres of the anchors in fractions of the input: two a layer at each cell, layers of one stride together."""
+    parts = []
+    for stride, layers in groupby(strides):
+        cells = -(-pixels // stride)
+        y, x = np.divmod(np.arange(cells * cells), cells)
+        centers = (np.stack([x, y], 1) + 0.5) / cells
+        parts.append(centers.repeat(2 * len(list(layers)), 0))
+    return np.concatenate(parts).astype(np.float32)
+
+
+def sigmoid(x: ndarray | np.floating) -> ndarray:
+    """The logistic function, free of overflow; of a number an array without axes."""
+    return np.asarray(1.0 / (1.0 + np.exp(-np.clip(x, -80.0, 80.0))))
+
+
+def decode(
+    raw: Float32[ndarray, "anchors values"],
+    logits: Float32[ndarray, " anchors"],
+    anchors: Float32[ndarray, "anchors 2"],
+    pixels: int,
+    threshold: float,
+) -> list[Detection]:
+    """Network output -> detections after weighted non-maximum suppression, the best first.
+
+    `raw` holds centre x, y, width, height, then the keypoints' x, y, all in input pixels from the anchor's centre.
+    """
+    scores = sigmoid(logits)
+    keep = np.flatnonzero(scores >= threshold)
+    keep = keep[np.argsort(-scores[keep], kind="stable")]
+    values, scores, centers = raw[keep] / pixels, scores[keep], anchors[keep]
+    center, half = values[:, :2] + centers, values[:, 2:4] / 2
+    boxes = np.concatenate([center - half, center + half], 1)
+    points = values[:, 4:].reshape(len(keep), (raw.shape[1] - 4) // 2, 2) + centers[:, None]
+    return suppress(boxes, points, scores)
+
+
+def suppress(
+    boxes: Float[ndarray, "n 4"], points: Float[ndarray, "n points 2"], scores: Float[ndarray, " n"]
+) -> list[Detection]:
+    """Weighted suppression (as BlazeFace): overlapping detections are averaged by score. Input: the best first."""
+    found = []
+    left = np.arange(len(scores))
+    while len(left):
+        best = left[0]
+        low = np.maximum(boxes[left, :2], boxes[best, :2])
+        high = np.minimum(boxes[left, 2:], boxes[best, 2:])
+        common = np.clip(high - low, 0, None).prod(1)
+        area = (boxes[left, 2:] - boxes[left, :2]).prod(1)
+        same = common > SUPPRESS_IOU * np.maximum(area + area[0] - common, 1e-12)
+        same[0] = True
+        group = left[same]
+        mean = np.average(points[group], axis=0, weights=scores[group])
+        found.append(Detection(mean, float(scores[best])))
+        left = left[~same]
+    return found

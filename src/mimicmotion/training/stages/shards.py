@@ -1,0 +1,37 @@
+"""The shards that a run trains on, and those that it validates on."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from mimicmotion.data.shards.shards import Shards, open_shards
+from mimicmotion.errors import InputError
+from mimicmotion.settings.training import TrainConfig
+
+logger = logging.getLogger(__name__)
+
+
+def cache_folder(config: TrainConfig) -> Path:
+    """Where copies of remote shards, latents and predicted clips are kept."""
+    return Path(config.data.cache or Path(config.run) / "cache")
+
+
+def training_shards(config: TrainConfig) -> Shards:
+    """Shards of the split that is trained on.
+
+    Raises:
+        InputError: they are missing or empty.
+    """
+    return open_shards(config.data.shards, config.data.split, cache=cache_folder(config) / "shards")
+
+
+def held_out_shards(config: TrainConfig, training: Shards) -> Shards:
+    """Shards of the validation split; those of `training` where there is no other."""
+    if config.validation.split == config.data.split:
+        return training
+    try:
+        return open_shards(config.data.shards, config.validation.split, cache=cache_folder(config) / "shards")
+    except InputError as e:
+        logger.warning("no validation split (%s): fixed samples of the training split instead", e.got)
+        return training
