@@ -35,6 +35,7 @@ class FakeHub(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.mode, self.etag, self.ranges, self.paths = "ok", SHA, list[str | None](), list[str]()
+        self.tokens = set[str | None]()
         self.url = f"http://127.0.0.1:{self.server_port}"
 
 
@@ -70,6 +71,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         if "/resolve/" in self.path:
             self.server.paths.append(self.path)
+            self.server.tokens.add(self.headers.get("Authorization"))
         start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").split("-")[0])
         if self.server.mode == "no_range":
             start = 0
@@ -346,6 +348,55 @@ def test_fetch_takes_several_names_and_knows_typing_errors(
     assert hub.ranges == []  # all names are looked at first
     assert main(["weights", "fetch", "one", "two"]) == 0
     assert capsys.readouterr().out.split() == [str(tmp_path / "owner--name" / f"{n}.bin") for n in ("one", "two")]
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_the_token_is_never_sent_unencrypted(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, own: bool
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    if own:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    for name in ("a.bin", "b.bin"):
+        weights.fetch_file("owner/name", name, endpoint=None if own else hub.url)
+    assert hub.tokens == {None}
+    assert caplog.text.count(f"token is not sent to {hub.url}") == 1
+    assert "hf_secret" not in caplog.text
+    hub.mode = "gated"
+    with pytest.raises(WeightsError, match="the token is not sent to this address"):
+        weights.fetch_file("owner/name", "c.bin", endpoint=hub.url)
+
+
+def test_the_token_goes_to_its_hub_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import huggingface_hub
+    from huggingface_hub import file_download
+
+    monkeypatch.setenv("MIMICMOTION_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("HF_ENDPOINT", "https://hub.example/")
+    meta = huggingface_hub.file_download.HfFileMetadata("c" * 40, SHA, "", len(BODY), None)
+    sent: dict[str, tuple[str | None, object]] = {}
+
+    def metadata(url: str, headers: dict[str, str], token: object, timeout: float) -> object:
+        sent[url.split("/owner", maxsplit=1)[0]] = headers.get("authorization"), token
+        return meta
+
+    def get(url: str, f, headers: dict[str, str], **kw: object) -> None:
+        assert headers.get("authorization") == sent[url.split("/owner", maxsplit=1)[0]][0]
+        f.write(BODY)
+
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", metadata)
+    monkeypatch.setattr(file_download, "http_get", get)
+    addresses = ("https://huggingface.co", None, "https://hf.example", "https://huggingface.co.hf.example")
+    for i, endpoint in enumerate(addresses):
+        weights.fetch_file("owner/name", f"{i}.bin", endpoint=endpoint)
+    yes, no = ("Bearer hf_secret", None), (None, False)
+    assert sent == {
+        "https://huggingface.co": yes,
+        "https://hub.example": yes,
+        "https://hf.example": no,
+        "https://huggingface.co.hf.example": no,
+    }
 
 
 def test_endpoint_and_offline_from_the_environment(

