@@ -441,7 +441,7 @@ def test_truncated_video_gives_what_is_there(tmp_path: Path, caplog: pytest.LogC
     with caplog.at_level(logging.WARNING):
         frames = list(open_video(tmp_path / "t.mp4"))
     assert 15 <= len(frames) <= 45
-    assert f"going on with {len(frames)} frames (about 60 expected" in caplog.text
+    assert f"going on with {len(frames)} frames, 60 stated" in caplog.text
 
 
 def test_damage_in_the_middle_is_survived(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -451,6 +451,111 @@ def test_damage_in_the_middle_is_survived(tmp_path: Path, caplog: pytest.LogCapt
     data[begin : begin + len(data) // 10] = bytes(len(data) // 10)
     (tmp_path / "d.mp4").write_bytes(data)
     assert sum(1 for _ in open_video(tmp_path / "d.mp4")) >= 40
+
+
+def paused(path: Path, milliseconds: int = 3000, frames: int = 24) -> Path:
+    """A recording at 30 a second that stands still after its half: half the frames that its rate would give."""
+    times = [33 * i + (milliseconds if i >= frames // 2 else 0) for i in range(frames)]
+    return encode(path, [numbered(i) for i in range(frames)], times=times)
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "ts", "flv"])
+def test_a_variable_rate_is_no_damage(tmp_path: Path, suffix: str) -> None:
+    video = open_video(paused(tmp_path / f"a.{suffix}"))
+    assert video.count() == 24
+    assert video.damage == ""
+    assert video.info.variable_frame_rate
+
+
+@pytest.mark.parametrize("name", ["vfr2.mkv", "vfr2.ts", "vfr2.flv", "vfr2.ogv", "vfr_person.webm"])
+def test_shared_recordings_of_variable_rate_are_whole(shared: Callable[[str], Path], name: str) -> None:
+    video = open_video(shared(f"cases/{name}"))
+    assert (video.count(), video.damage) == (44 if "person" in name else 120, "")
+
+
+@pytest.mark.parametrize(("suffix", "keep"), [("mkv", 0.6), ("mp4", 0.6)])
+def test_a_missing_end_is_damage(tmp_path: Path, suffix: str, keep: float) -> None:
+    path = tmp_path / f"a.{suffix}"
+    cut(path, keep, **({"movflags": "faststart"} if suffix == "mp4" else {}))
+    video = open_video(path)
+    video.count()
+    assert "damaged or truncated" in video.damage
+
+
+@pytest.mark.parametrize(("codec", "suffix"), [("libx264", "mp4"), ("mpeg4", "avi")])
+def test_errors_of_the_decoder_are_damage(tmp_path: Path, codec: str, suffix: str) -> None:
+    """A flipped bit gives as many frames as before, of garbage."""
+    rng = np.random.default_rng(0)
+    frames = [np.roll(np.kron(rng.integers(0, 256, (48, 64, 3)), np.ones((2, 2, 1))), 3 * i, 1) for i in range(12)]
+    path = encode(tmp_path / f"a.{suffix}", [f.astype(np.uint8) for f in frames], codec=codec)
+    whole = open_video(path)
+    assert (whole.count(), whole.damage) == (12, "")
+    data = bytearray(path.read_bytes())
+    for place in rng.integers(len(data) // 5, len(data) * 4 // 5, 12):
+        data[place] ^= 16
+    path.write_bytes(data)
+    video = open_video(path)
+    assert video.count() > 0
+    assert "damaged" in video.damage
+
+
+def test_times_that_jump_by_a_day_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = paused(tmp_path / "a.mkv", milliseconds=86_400_000)
+    with pytest.raises(MediaError, match=r"a\.mkv.* between two frames(?s:.*)MIMICMOTION_MAX_GAP"):
+        open_video(path)
+    long = paused(tmp_path / "b.mkv", 86_400_000, frames=600)  # the jump lies behind what is looked at first
+    with pytest.raises(MediaError, match="seconds"):
+        open_video(long)
+    monkeypatch.setenv("MIMICMOTION_MAX_GAP", "1e6")
+    monkeypatch.setenv("MIMICMOTION_MAX_SECONDS", "1e6")
+    assert open_video(path).count() == 24
+    assert open_video(long).count() == 600
+
+
+def test_a_recording_that_was_never_closed_plays(tmp_path: Path) -> None:
+    path = encode(tmp_path / "a.mkv", [numbered(i) for i in range(40)], fps=20, live="1")
+    video = open_video(path)
+    assert video.info.duration == pytest.approx(2, abs=0.05)
+    assert sum(1 for _ in video.frames(fps=10)) == 20
+    assert video.damage == ""
+
+
+def test_names_in_other_encodings_are_no_hindrance(tmp_path: Path) -> None:
+    def title(stream: av.VideoStream) -> None:
+        stream.container.metadata["title"] = "Tanzabend in Muenchen"
+
+    path = encode(tmp_path / "a.mp4", [numbered(i) for i in range(5)], setup=title)
+    path.write_bytes(path.read_bytes().replace(b"Muenchen", b"M\xfcnchen "))
+    assert open_video(path).count() == 5
+
+
+def test_readers_are_chosen_by_content(tmp_path: Path) -> None:
+    path = encode(tmp_path / "a.mp4", [numbered(i) for i in range(5)]).rename(tmp_path / "a.gif")
+    assert open_video(path).count() == 5
+    Image.fromarray(numbered(9)).save(tmp_path / "b.png")
+    video = open_video((tmp_path / "b.png").rename(tmp_path / "b.mp4"))
+    assert [number_of(f) for f in video] == [9]
+
+
+def test_too_many_pixels_are_refused_before_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = encode(tmp_path / "a.mp4", [numbered(0)])
+    monkeypatch.setenv("MIMICMOTION_MAX_PIXELS", "3000")
+    with pytest.raises(MediaError, match="states 3,072 pixels(?s:.*)MIMICMOTION_MAX_PIXELS"):
+        open_video(path)
+    monkeypatch.setenv("MIMICMOTION_MAX_PIXELS", "many")
+    with pytest.raises(ConfigError, match="MIMICMOTION_MAX_PIXELS='many'"):
+        open_video(path)
+
+
+def test_low_memory_is_called_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    video = open_video(encode(tmp_path / "a.mp4", [numbered(0)]))
+
+    def full(*_: object) -> ndarray:
+        raise MemoryError
+
+    monkeypatch.setattr(sources, "_to_rgb", full)
+    with pytest.raises(MediaError, match=r"a\.mp4 does not fit into the memory"):
+        list(video)
 
 
 def test_truncated_animation(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -16,8 +16,7 @@ from mimicmotion.arrays import Frame, PoseFrames
 from mimicmotion.diffusion.denoiser import Denoiser, Network, NetworkPair, precondition_v
 from mimicmotion.diffusion.recipe import Recipe
 from mimicmotion.errors import ConfigError
-from mimicmotion.pose.guidance.drawn import DrawnPoses
-from mimicmotion.pose.guidance.skeleton import PoseDrawer
+from mimicmotion.pose.guidance.skeleton import DrawnPoses, PoseDrawer
 from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.settings import ExecutionOptions, SamplingSettings
 

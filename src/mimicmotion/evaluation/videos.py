@@ -188,7 +188,7 @@ def _count(source: VideoFile, reader: VideoReader, fps: float | None, folder_fps
         MediaError: it is damaged, or has no frames.
     """
     rate = folder_fps if source.path.is_dir() else None
-    key = {"kind": "count", "version": 1, "video": source.digest, "fps": fps, "rate": rate}
+    key = {"kind": "count", "version": 2, "video": source.digest, "fps": fps, "rate": rate}
     known = cache.get(key)
     if known is None:
         known = {"frames": reader.count(fps), "damage": reader.damage}

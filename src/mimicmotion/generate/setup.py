@@ -44,7 +44,7 @@ def load(config: GenerateConfig, pipeline: MimicMotionPipeline | None) -> Job[Mi
 
 def check_inputs_exist(config: GenerateConfig) -> None:
     """Raise MediaError for a missing picture or video before a model is loaded."""
-    from mimicmotion.video.picture import check_input_file
+    from mimicmotion.runtime.reading import check_input_file
 
     check_input_file(config.picture, "a picture")
     open_driving(config)

@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mimicmotion.video.sources import open_media
+
 if TYPE_CHECKING:
     from av.audio.resampler import AudioResampler
     from av.container import InputContainer, OutputContainer
@@ -39,7 +41,7 @@ class AudioTrack:
         if path is None or not Path(path).is_file():
             return None
         try:
-            source = av.open(str(Path(path).absolute()), options={"protocol_whitelist": "file"})
+            source = open_media(path)
         except av.error.FFmpegError as e:
             logger.warning("no sound taken from %s (%s)", path, e)
             return None

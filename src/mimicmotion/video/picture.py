@@ -1,14 +1,15 @@
-"""Pictures in and out: whatever the file holds becomes one upright uint8 RGB array."""
+"""Pictures in and out: whatever a file holds becomes upright uint8 RGB arrays, timed ones of an animation or folder."""
 
 from __future__ import annotations
 
 import io
 import logging
 import os
-import struct
+import re
 import warnings
-import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +17,13 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
 
+from mimicmotion.arrays import Frame
 from mimicmotion.errors import MediaError, OutputError
 from mimicmotion.runtime.files import atomic_path, writing
+from mimicmotion.runtime.reading import check_input_file, check_limit, is_heif, reading
 from mimicmotion.video.geometry import plan_fit
+from mimicmotion.video.sources import AvSource, Lazy, VideoInfo
+from mimicmotion.video.timing import Timed
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -27,11 +32,9 @@ logger = logging.getLogger(__name__)
 
 PICTURE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".avif", ".jp2"}
+    | {".heic", ".heif"}
 )
-# What Pillow raises on damaged files, depending on the format and on where the damage is.
-PILLOW_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
-MAX_PIXELS = 150_000_000
-"""Above this a picture is refused: 450 MB as RGB, and usually a decompression bomb. 8k is 33 million pixels."""
+PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 
 
 def read_picture(path: str | os.PathLike[str]) -> UInt8[ndarray, "height width 3"]:
@@ -47,31 +50,36 @@ def read_picture(path: str | os.PathLike[str]) -> UInt8[ndarray, "height width 3
 
     path = Path(path)
     check_input_file(path, "a picture")
+    with reading(path, "a picture", "copy or export it again", MediaError):
+        try:
+            with warnings.catch_warnings():
+                # our own limit comes before decoding; Pillow's warning about the same thing would only confuse
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                with Image.open(path) as image:
+                    check_limit("pixels", image.width * image.height, path, MediaError)
+                    return picture_to_rgb(image)
+        except Image.DecompressionBombError as e:
+            raise MediaError(f"{path}: {e}", "fewer pixels", "scale it down") from e
+        except UnidentifiedImageError:
+            if not is_heif(path):
+                raise
+            return next(iter(AvSource(path))).item()
+
+
+def is_picture(path: Path) -> bool:
+    """Whether Pillow is to read a file, by its content: pictures, and animations as GIF, WebP or APNG."""
+    from PIL import Image
+
+    Image.init()
     try:
         with warnings.catch_warnings():
-            # our own limit comes before decoding; Pillow's warning about the same thing would only confuse
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                width, height = image.size
-                if width * height > MAX_PIXELS:
-                    raise MediaError(
-                        f"{path} has {width} x {height} pixels",
-                        f"at most {MAX_PIXELS / 1e6:g} million pixels",
-                        "scale the picture down; 4000 pixels on the long side are plenty",
-                    )
-                return picture_to_rgb(image)
-    except MediaError:
-        raise
-    except UnidentifiedImageError as e:
-        raise MediaError(
-            f"{path} is not a picture that can be read", "a PNG, JPEG, WebP, TIFF or BMP file", "check or convert it"
-        ) from e
-    except Image.DecompressionBombError as e:
-        raise MediaError(f"{path}: {e}", f"at most {MAX_PIXELS / 1e6:g} million pixels", "scale it down") from e
-    except PILLOW_ERRORS as e:
-        raise MediaError(
-            f"{path} is damaged or truncated ({e})", "a complete picture file", "copy or export it again"
-        ) from e
+            Image.open(path, formats=PICTURE_FORMATS).close()
+    except Image.DecompressionBombError:
+        return True
+    except Exception:  # FFmpeg will say what is wrong with it
+        return False
+    return True
 
 
 def picture_to_rgb(image: Image.Image) -> UInt8[ndarray, "height width 3"]:
@@ -138,26 +146,6 @@ def side_by_side(frames: Sequence[UInt8[ndarray, "_ _ 3"]], height: int, gap: in
     return out
 
 
-def check_input_file(path: Path, what: str) -> None:
-    """Raise MediaError unless `path` is a file with something in it.
-
-    Args:
-        path: the file.
-        what: what it should be, with its article: "a picture".
-    """
-    if not path.exists():
-        raise MediaError(f"{path} does not exist", f"{what} file", "check the path")
-    if path.is_dir():
-        raise MediaError(f"{path} is a folder", f"{what} file", "name a file in it")
-    try:
-        with path.open("rb") as f:
-            empty = not f.read(1)
-    except OSError as e:
-        raise MediaError(f"{path} cannot be read ({e.strerror})", f"{what} file", "check its permissions") from e
-    if empty:
-        raise MediaError(f"{path} is empty (0 bytes)", f"{what} file", "copy or download it again")
-
-
 def check_picture_size(image: UInt8[ndarray, "height width 3"], minimum: int = 64, name: str = "the picture") -> None:
     """Raise MediaError if either side is below `minimum` pixels: too small to show a person."""
     height, width = image.shape[:2]
@@ -169,14 +157,15 @@ def check_picture_size(image: UInt8[ndarray, "height width 3"], minimum: int = 6
 
 def _grey_to_rgb(grey: ndarray) -> ndarray:
     """16-bit, 32-bit or float grey as RGB: full range of 16 bits; floats of 0..1 or 0..255 by their maximum."""
-    values = grey.astype(np.float64)
+    highest = np.nanmax(grey, initial=0)
     if np.issubdtype(grey.dtype, np.floating):
-        values = np.nan_to_num(values)
-        scale = 255.0 if values.max(initial=0) <= 1 else 1.0
+        scale = 255.0 if highest <= 1 else 1.0
     else:
-        scale = 1 / 257 if grey.dtype == np.uint16 or values.max(initial=0) > 255 else 1.0
-    level = np.clip(np.rint(values * scale), 0, 255).astype(np.uint8)
-    return np.repeat(level[..., None], 3, -1)
+        scale = 1 / 257 if grey.dtype == np.uint16 or highest > 255 else 1.0
+    out = np.empty((*grey.shape, 3), np.uint8)
+    for row, values in zip(out, grey, strict=True):  # a large picture as float64 would take gigabytes
+        row[:] = np.clip(np.rint(np.nan_to_num(values.astype(np.float64)) * scale), 0, 255)[:, None]
+    return out
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
@@ -193,3 +182,89 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
         except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as e:
             logger.debug("ICC profile not used: %s", e)
     return image.convert("RGB")
+
+
+class AnimationSource:
+    """GIF, WebP, APNG and still pictures, by Pillow: FFmpeg reads no animated WebP."""
+
+    damage = ""
+
+    def __init__(self, path: Path) -> None:
+        check_input_file(path, "a video or picture")
+        self.path = path
+        first = read_picture(path)  # finds what is missing, empty or not a picture
+        durations = []
+        for timed in self:
+            durations.append(timed.duration)
+            check_limit("frames", len(durations), path, MediaError)
+        total = sum(durations, Fraction(0))
+        self.info = VideoInfo(
+            width=first.shape[1],
+            height=first.shape[0],
+            fps=float(len(durations) / total),
+            duration=float(total),
+            num_frames=len(durations),
+            codec=path.suffix.lower().lstrip("."),
+            variable_frame_rate=len(set(durations)) > 2,  # 15 fps is 6 and 7 hundredths in a GIF
+        )
+
+    def __iter__(self) -> Iterator[Lazy]:
+        from PIL import Image
+
+        with Image.open(self.path) as image:
+            time, index = Fraction(0), 0
+            while True:
+                try:
+                    image.seek(index)
+                    image.load()
+                except EOFError:
+                    return
+                except MemoryError:
+                    raise
+                except Exception as e:  # what Pillow raises depends on the format and on where the damage is
+                    self.damage = f"damaged or truncated: {index} frames decoded ({e})"
+                    logger.warning("%s is %s", self.path, self.damage)
+                    return
+                # browsers show frames of "0" or "1" hundredth for a tenth of a second, and so do we
+                milliseconds = float(image.info.get("duration", 0) or 0)
+                duration = Fraction(milliseconds if milliseconds > 10 else 100).limit_denominator(1000) / 1000
+                yield Timed(time, duration, partial(picture_to_rgb, image.copy()))
+                time, index = time + duration, index + 1
+
+
+class FolderSource:
+    """A folder of numbered pictures, in natural order (2 before 10), shown at a given rate."""
+
+    damage = ""  # a picture that cannot be read is an error at once
+
+    def __init__(self, path: Path, fps: Fraction) -> None:
+        self.path, self.rate = path, fps
+        self.files = sorted(
+            (p for p in path.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES and not p.name.startswith(".")),
+            key=lambda p: [int(s) if s.isdigit() else s.lower() for s in re.split(r"(\d+)", p.name)],
+        )
+        if not self.files:
+            raise MediaError(f"{path} holds no pictures", "a folder of PNG or JPEG frames", "check the path")
+        first = read_picture(self.files[0])
+        self.info = VideoInfo(
+            width=first.shape[1],
+            height=first.shape[0],
+            fps=float(fps),
+            duration=float(len(self.files) / fps),
+            num_frames=len(self.files),
+            codec="pictures",
+        )
+
+    def __iter__(self) -> Iterator[Lazy]:
+        for i, file in enumerate(self.files):
+            yield Timed(i / self.rate, 1 / self.rate, partial(self._read, file))
+
+    def _read(self, file: Path) -> Frame:
+        pixels = read_picture(file)
+        if pixels.shape[:2] != self.info.size:
+            raise MediaError(
+                f"{file} is {pixels.shape[1]} x {pixels.shape[0]} pixels",
+                f"{self.info.width} x {self.info.height} like {self.files[0].name}",
+                "put only the frames of one video into the folder",
+            )
+        return pixels

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import Literal
 
 from mimicmotion.arrays import Frame
 from mimicmotion.errors import ConfigError, MediaError
-from mimicmotion.video.picture import PICTURE_SUFFIXES
-from mimicmotion.video.sources import AnimationSource, AvSource, FolderSource, VideoInfo
+from mimicmotion.runtime.reading import check_input_file, reading
+from mimicmotion.video.picture import AnimationSource, FolderSource, is_picture
+from mimicmotion.video.sources import AvSource, VideoInfo
 from mimicmotion.video.timing import every, exact_rate, released_stride, resample
 
 __all__ = ["Frame", "Sampling", "VideoInfo", "VideoReader", "open_video"]
@@ -42,14 +44,12 @@ class VideoReader:
     def __init__(self, path: str | os.PathLike[str], *, folder_fps: float = RELEASED_FPS) -> None:
         self.path = Path(path)
         self._source: AvSource | AnimationSource | FolderSource
-        if not self.path.exists():
-            raise MediaError(f"{self.path} does not exist", "a video file or a folder of pictures", "check the path")
-        if self.path.is_dir():
-            self._source = FolderSource(self.path, exact_rate(folder_fps))
-        elif self.path.suffix.lower() in PICTURE_SUFFIXES:
-            self._source = AnimationSource(self.path)
-        else:
-            self._source = AvSource(self.path)
+        with self._reading():
+            if self.path.is_dir():
+                self._source = FolderSource(self.path, exact_rate(folder_fps))
+            else:
+                check_input_file(self.path, "a video or picture")
+                self._source = (AnimationSource if is_picture(self.path) else AvSource)(self.path)
         self.info: VideoInfo = self._source.info
 
     def frames(
@@ -102,7 +102,11 @@ class VideoReader:
 
     def count(self, fps: float | None = None) -> int:
         """How many frames `frames(fps)` yields: the file is decoded to its end, but nothing is converted to RGB."""
-        return sum(1 for _ in (self._source if fps is None else resample(self._source, fps)))
+        with self._reading():
+            return sum(1 for _ in (self._source if fps is None else resample(self._source, fps)))
+
+    def _reading(self) -> AbstractContextManager[None]:
+        return reading(self.path, "a video or picture", "check it in a player, or convert it to MP4", MediaError)
 
     @property
     def damage(self) -> str:
@@ -111,9 +115,10 @@ class VideoReader:
 
     def _convert(self, picked: Iterator[Callable[[], Frame]], start: float) -> Iterator[Frame]:
         empty = True
-        for to_rgb in picked:
-            empty = False
-            yield to_rgb()  # a repeated frame is an array of its own: the caller may draw on it
+        with self._reading():
+            for to_rgb in picked:
+                empty = False
+                yield to_rgb()  # a repeated frame is an array of its own: the caller may draw on it
         if empty:
             raise MediaError(
                 f"{self.path} has no frame after {start:g} s (it lasts {self.info.duration:.2f} s)",

@@ -1,9 +1,9 @@
-"""Where timed frames come from: FFmpeg (PyAV), animated pictures (Pillow), or a folder of pictures."""
+"""Timed frames of video files, by FFmpeg (PyAV)."""
 
 from __future__ import annotations
 
 import logging
-import re
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,7 +16,7 @@ import numpy as np
 
 from mimicmotion.arrays import Frame
 from mimicmotion.errors import MediaError
-from mimicmotion.video.picture import PICTURE_SUFFIXES, PILLOW_ERRORS, check_input_file, picture_to_rgb, read_picture
+from mimicmotion.runtime.reading import check_input_file, check_limit, is_heif
 from mimicmotion.video.timing import Timed
 
 if TYPE_CHECKING:
@@ -31,6 +31,10 @@ Lazy = Timed[Callable[[], Frame]]
 # Demuxers of FFmpeg that make a "video" out of text or open other files than the one named.
 _REFUSED_FORMATS = frozenset({"tty", "bin", "concat", "hls", "dash", "ffmetadata", "image2"})
 _PROBE_PACKETS = 240
+PAUSE = 10
+"""A frame that stays for so many others is no mere drop of some: the rate varies."""
+WHOLE = 0.9
+"""A video with less than this share of the frames or seconds that it states has lost its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,36 +75,44 @@ class AvSource:
         self.path = path
         with self._open() as container:
             stream = _video_stream(container, path)
+            if (tiles := len(container.streams.video)) > 1 and is_heif(path):  # the decoder gives them one by one
+                fix = "convert it to JPEG or PNG"
+                raise MediaError(f"{path} is an HEIF file of {tiles} pictures or tiles", "one picture", fix)
+            check_limit("pixels", stream.codec_context.width * stream.codec_context.height, path, MediaError)
             has_audio = bool(container.streams.audio)
             codec = stream.codec_context.name
             header_frames, header_duration = stream.frames, _duration(container, stream)
             rate = stream.average_rate or stream.guessed_rate
             tick = Fraction(stream.time_base or 0)
-            times = _packet_times(container, stream)
+            # recordings that were never closed do not say how long they are: all their packets do
+            times = _packet_times(container, stream, _PROBE_PACKETS if header_duration else None)
         gaps = [b - a for a, b in pairwise(times) if b > a]
+        check_limit("gap", float(max(gaps, default=0)), path, MediaError)
         step = sorted(gaps)[len(gaps) // 2] if gaps else Fraction(0)
         if not rate:
             rate = 1 / step if step else Fraction(25)
         # one tick of the time base is rounding, a quarter of a frame is not
         uneven = sum(abs(g - step) > max(step / 4, tick) for g in gaps)
         self.rate = Fraction(rate)
-        self.expected = header_frames or round(float(header_duration * self.rate))
+        self._stated = header_frames, header_duration
+        duration = header_duration or (times[-1] - times[0] + (step or 1 / self.rate) if times else 0)
+        duration = float(duration) or header_frames / float(self.rate) or 1 / float(self.rate)
+        check_limit("seconds", duration, path, MediaError)
         first = next(iter(self), None)
         if first is None:
             raise MediaError(
                 f"{path} holds no frame that can be decoded ({codec})", "a video with frames", "check it in a player"
             )
         height, width = first.item().shape[:2]
-        duration = float(header_duration) or self.expected / float(self.rate) or 1 / float(self.rate)
         self.info = VideoInfo(
             width=width,
             height=height,
             fps=float(self.rate),
             duration=duration,
-            num_frames=max(1, self.expected),
+            num_frames=max(1, header_frames or round(duration * float(self.rate))),
             codec=codec,
             has_audio=has_audio,
-            variable_frame_rate=uneven > max(1, len(gaps) // 50),
+            variable_frame_rate=uneven > max(1, len(gaps) // 50) or max(gaps, default=0) > PAUSE * step,
         )
 
     def __iter__(self) -> Iterator[Lazy]:
@@ -108,7 +120,9 @@ class AvSource:
 
         zero: Fraction | None = None
         last = Fraction(-1)
-        count = broken = 0
+        count = broken = corrupt = 0
+        heard = Fraction(0)
+        reference = False
         size: tuple[int, int] | None = None
         angle: object = "unknown"
         turn = _Turn()
@@ -117,9 +131,13 @@ class AvSource:
             stream.thread_type = "AUTO"
             nominal = 1 / self.rate
             try:
-                for packet in container.demux(stream):
+                for packet in container.demux():
+                    if packet.pts is not None and packet.time_base:  # the end of the sound counts as an end
+                        heard = max(heard, (packet.pts + (packet.duration or 0)) * packet.time_base)
+                    if packet.stream.index != stream.index:
+                        continue
                     try:
-                        frames = packet.decode()
+                        frames: Any = packet.decode()
                     except av.error.InvalidDataError:
                         broken += 1
                         continue
@@ -130,7 +148,12 @@ class AvSource:
                             zero = time or Fraction(0)
                         since = last + nominal if time is None else time - zero
                         # damaged or joined files repeat or turn back time stamps
-                        last = since if since > last else last + nominal
+                        before, last = last, since if since > last else last + nominal
+                        check_limit("gap", float(last - before), self.path, MediaError)
+                        # pictures that refer to what was cut off in front are no damage
+                        reference = reference or frame.key_frame
+                        corrupt += reference and frame.is_corrupt
+                        check_limit("pixels", frame.width * frame.height, self.path, MediaError)
                         length = frame.duration * tick if frame.duration else nominal
                         # looking at side data ties frame and data into a cycle, which keeps the pixels in memory
                         # until the collector runs, hundreds of frames later: look only where something changes
@@ -141,11 +164,25 @@ class AvSource:
                         count += 1
                         yield Timed(last, length, partial(_to_rgb, frame, turn, size))
             except av.error.FFmpegError as e:
+                if isinstance(e, MemoryError):
+                    raise
                 broken += 1
                 logger.debug("%s: %s", self.path, e)
+            lasted = heard - Fraction(container.start_time or 0, 1_000_000)
+        self._judge(count, broken, corrupt, lasted)
+
+    def _judge(self, count: int, broken: int, corrupt: int, lasted: Fraction) -> None:
+        """Set `damage` by what the decoder met, and by what is missing of the frames and seconds that are stated."""
+        frames, seconds = self._stated
+        signs = {
+            f"{broken} packets broken": broken,
+            f"{corrupt} frames with errors": corrupt,
+            f"{frames} stated": count < WHOLE * frames,
+            f"{float(lasted):.2f} of {float(seconds):.2f} s": lasted < WHOLE * seconds,
+        }
         self.damage = ""
-        if count and (broken or count < 0.9 * self.expected):
-            found = f"{count} frames (about {self.expected} expected, {broken} packets broken)"
+        if count and any(signs.values()):
+            found = ", ".join([f"{count} frames", *(text for text, seen in signs.items() if seen)])
             self.damage = f"damaged or truncated: {found}"
             logger.warning("%s is damaged or truncated: going on with %s", self.path, found)
 
@@ -155,9 +192,10 @@ class AvSource:
         import av
 
         try:
-            # an absolute path is never taken for a URL; a playlist in disguise must not fetch anything
-            container = av.open(str(self.path.absolute()), options={"protocol_whitelist": "file"})
+            container = open_media(self.path)
         except av.error.FFmpegError as e:
+            if isinstance(e, MemoryError):
+                raise
             raise MediaError(
                 f"{self.path} is not a video that can be read ({e.strerror or e})",
                 "a video file such as MP4, MOV, MKV, WebM or GIF",
@@ -170,85 +208,17 @@ class AvSource:
         return container
 
 
-class AnimationSource:
-    """GIF, WebP, APNG and still pictures, by Pillow: FFmpeg reads no animated WebP."""
+def open_media(path: str | os.PathLike[str]) -> InputContainer:
+    """Open a file of video or sound with FFmpeg, whatever its names are written in.
 
-    damage = ""
+    Raises:
+        av.error.FFmpegError: it cannot be opened.
+    """
+    import av
 
-    def __init__(self, path: Path) -> None:
-        check_input_file(path, "a video or picture")
-        self.path = path
-        first = read_picture(path)  # finds what is missing, empty or not a picture
-        durations = [timed.duration for timed in self]
-        total = sum(durations, Fraction(0))
-        self.info = VideoInfo(
-            width=first.shape[1],
-            height=first.shape[0],
-            fps=float(len(durations) / total),
-            duration=float(total),
-            num_frames=len(durations),
-            codec=path.suffix.lower().lstrip("."),
-            variable_frame_rate=len(set(durations)) > 2,  # 15 fps is 6 and 7 hundredths in a GIF
-        )
-
-    def __iter__(self) -> Iterator[Lazy]:
-        from PIL import Image
-
-        with Image.open(self.path) as image:
-            time, index = Fraction(0), 0
-            while True:
-                try:
-                    image.seek(index)
-                    image.load()
-                except EOFError:
-                    return
-                except PILLOW_ERRORS as e:
-                    self.damage = f"damaged or truncated: {index} frames decoded ({e})"
-                    logger.warning("%s is %s", self.path, self.damage)
-                    return
-                # browsers show frames of "0" or "1" hundredth for a tenth of a second, and so do we
-                milliseconds = float(image.info.get("duration", 0) or 0)
-                duration = Fraction(milliseconds if milliseconds > 10 else 100).limit_denominator(1000) / 1000
-                yield Timed(time, duration, partial(picture_to_rgb, image.copy()))
-                time, index = time + duration, index + 1
-
-
-class FolderSource:
-    """A folder of numbered pictures, in natural order (2 before 10), shown at a given rate."""
-
-    damage = ""  # a picture that cannot be read is an error at once
-
-    def __init__(self, path: Path, fps: Fraction) -> None:
-        self.path, self.rate = path, fps
-        self.files = sorted(
-            (p for p in path.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES and not p.name.startswith(".")),
-            key=lambda p: [int(s) if s.isdigit() else s.lower() for s in re.split(r"(\d+)", p.name)],
-        )
-        if not self.files:
-            raise MediaError(f"{path} holds no pictures", "a folder of PNG or JPEG frames", "check the path")
-        first = read_picture(self.files[0])
-        self.info = VideoInfo(
-            width=first.shape[1],
-            height=first.shape[0],
-            fps=float(fps),
-            duration=float(len(self.files) / fps),
-            num_frames=len(self.files),
-            codec="pictures",
-        )
-
-    def __iter__(self) -> Iterator[Lazy]:
-        for i, file in enumerate(self.files):
-            yield Timed(i / self.rate, 1 / self.rate, partial(self._read, file))
-
-    def _read(self, file: Path) -> Frame:
-        pixels = read_picture(file)
-        if pixels.shape[:2] != self.info.size:
-            raise MediaError(
-                f"{file} is {pixels.shape[1]} x {pixels.shape[0]} pixels",
-                f"{self.info.width} x {self.info.height} like {self.files[0].name}",
-                "put only the frames of one video into the folder",
-            )
-        return pixels
+    # an absolute path is never taken for a URL; a playlist in disguise must not fetch anything
+    options = {"protocol_whitelist": "file"}
+    return av.open(str(Path(path).absolute()), options=options, metadata_errors="replace")
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,8 +289,8 @@ def _duration(container: InputContainer, stream: VideoStream) -> Fraction:
     return Fraction(container.duration or 0, 1_000_000)
 
 
-def _packet_times(container: InputContainer, stream: VideoStream) -> list[Fraction]:
-    """Presentation times of the first packets, in order; nothing is decoded."""
+def _packet_times(container: InputContainer, stream: VideoStream, most: int | None) -> list[Fraction]:
+    """Presentation times of the first `most` packets, in order; nothing is decoded."""
     import av
 
     times: list[Fraction] = []
@@ -328,9 +298,9 @@ def _packet_times(container: InputContainer, stream: VideoStream) -> list[Fracti
         for packet in container.demux(stream):
             if packet.pts is not None and packet.time_base:
                 times.append(Fraction(packet.pts * packet.time_base))
-            if len(times) >= _PROBE_PACKETS:
+            if len(times) == most:
                 break
     except av.error.FFmpegError:
         pass  # a truncated file: the times that are there will do
     # the last packets' neighbours may not have come yet: they are reordered for display
-    return sorted(times)[: max(2, len(times) - 8)] if len(times) == _PROBE_PACKETS else sorted(times)
+    return sorted(times)[: max(2, len(times) - 8)] if len(times) == most else sorted(times)

@@ -31,9 +31,8 @@ from mimicmotion.video.reader import open_video
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 _MEASURED = ("people", "sharpness", "change")
-_DAMAGED = 0.9  # of the frames that the header promises
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,7 @@ class Survey:
         fps: frames per second that are taken.
         seconds: duration by its header.
         num_frames: at `fps`.
-        damaged: fewer frames could be decoded than the header promises.
+        damaged: the decoder met errors, or the end is missing.
         scenes: between the cuts.
         fingerprint: for the search for duplicates.
     """
@@ -87,8 +86,7 @@ def survey(path: Path, config: PrepareConfig) -> Generator[int, None, Survey]:
             yield 0
     scenes = plan_scenes(count, finder.finish(), max(1, int(config.max_seconds * fps + 1e-6)))
     fingerprint = Fingerprint(count / fps, np.stack(hashes))
-    damaged = count < _DAMAGED * info.duration * fps - 1
-    return Survey(info.size, info.fps, fps, info.duration, count, damaged, scenes, fingerprint)
+    return Survey(info.size, info.fps, fps, info.duration, count, bool(reader.damage), scenes, fingerprint)
 
 
 def usable_scenes(survey: Survey, config: PrepareConfig) -> list[int]:

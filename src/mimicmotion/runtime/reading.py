@@ -1,0 +1,108 @@
+"""What all reading of files has in common: limits of the sizes that a file states, and one boundary for errors."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from mimicmotion.errors import ConfigError, InputError, MediaError, MimicMotionError
+
+Limit = Literal["pixels", "frames", "seconds", "gap", "bytes"]
+LIMITS: dict[Limit, tuple[float, str]] = {
+    "pixels": (150e6, "pixels"),  # 8k has 33 million, the largest telephones' pictures 200
+    "frames": (200_000, "frames"),  # nearly an hour at 60 a second
+    "seconds": (6 * 3600, "seconds"),
+    "gap": (600, "seconds between two frames"),
+    "bytes": (2**29, "bytes of text or numbers"),  # OpenPose JSON takes 4 kB for each frame and person
+}
+"""What a picture, video or pose file may state at most, before anything of that size is made: bomb or damage above.
+
+The environment variable MIMICMOTION_MAX_PIXELS, _FRAMES, ... sets another limit.
+"""
+
+
+def check_limit(name: Limit, value: float, what: object, kind: type[InputError] = InputError) -> None:
+    """Refuse what states to be larger than its limit.
+
+    Args:
+        name: of the limit.
+        value: what is stated.
+        what: the file, for the error.
+        kind: of the error.
+
+    Raises:
+        InputError: it is above the limit.
+    """
+    highest, unit = LIMITS[name]
+    variable = f"MIMICMOTION_MAX_{name.upper()}"
+    text = os.environ.get(variable)
+    if text:
+        try:
+            highest = float(text)
+        except ValueError as e:
+            raise ConfigError(f"{variable}={text!r}", "a number", "correct the environment variable") from e
+    if not value <= highest:
+        fix = f"check the file; if it is sound, set the environment variable {variable} to a higher number"
+        raise kind(f"{what} states {value:,.12g} {unit}", f"at most {highest:,.12g}", fix)
+
+
+@contextlib.contextmanager
+def reading(path: object, what: str, fix: str, kind: type[InputError] = InputError) -> Iterator[None]:
+    """Turn whatever a parser raises in the body, which reads `path`, into an error that names the file.
+
+    Args:
+        path: the file, for the error.
+        what: what it should be, with its article: "a picture".
+        fix: what helps if it is not.
+        kind: of the error.
+
+    Raises:
+        InputError: the body raised anything but an error of this package.
+    """
+    try:
+        yield
+    except MimicMotionError:
+        raise
+    except FileNotFoundError as e:
+        raise kind(f"{path} does not exist", what, "check the path") from e
+    except RecursionError as e:
+        raise kind(f"{path} is nested too deeply", what, fix) from e
+    except Exception as e:
+        if isinstance(e, MemoryError) or getattr(e, "errno", None) == errno.ENOMEM:
+            got = f"{path} does not fit into the memory that is free"
+            raise kind(got, f"enough memory for {what}", "close other programs, or scale it down") from e
+        if isinstance(e, OSError) and e.strerror and e.errno is not None and 0 < e.errno < 256:
+            raise kind(f"{path} cannot be read ({e.strerror})", what, "check the path and its permissions") from e
+        said = next(iter(str(e).splitlines()), "")[:200]
+        raise kind(f"{path} is damaged or truncated, or not {what} ({said or type(e).__name__})", what, fix) from e
+
+
+def check_input_file(path: Path, what: str) -> None:
+    """Raise MediaError unless `path` is a file with something in it.
+
+    Args:
+        path: the file.
+        what: what it should be, with its article: "a picture".
+    """
+    if not path.exists():
+        raise MediaError(f"{path} does not exist", f"{what} file", "check the path")
+    if path.is_dir():
+        raise MediaError(f"{path} is a folder", f"{what} file", "name a file in it")
+    try:
+        with path.open("rb") as f:
+            empty = not f.read(1)
+    except OSError as e:
+        raise MediaError(f"{path} cannot be read ({e.strerror})", f"{what} file", "check its permissions") from e
+    if empty:
+        raise MediaError(f"{path} is empty (0 bytes)", f"{what} file", "copy or download it again")
+
+
+def is_heif(path: Path) -> bool:
+    """Whether a file is an HEIC or HEIF picture, which FFmpeg reads and Pillow does not."""
+    with path.open("rb") as file:
+        head = file.read(12)
+    return head[4:8] == b"ftyp" and head[8:] in (b"heic", b"heix", b"heim", b"heis", b"mif1")
