@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import App
 
@@ -61,13 +61,21 @@ def weights_verify(name: str, /) -> None:
 
 
 @weights_app.command(name="convert")
-def weights_convert(base: str, checkpoint: str | None = None, /, *, output: Annotated[Path, Output]) -> None:
+def weights_convert(
+    base: str,
+    checkpoint: str | None = None,
+    /,
+    *,
+    output: Annotated[Path, Output],
+    edition: Literal["1.0", "1.1"] | None = None,
+) -> None:
     """Convert a base model and a released checkpoint into one folder of safetensors that loads by itself.
 
     Args:
         base: Folder or hub id of Stable Video Diffusion or of a saved model.
         checkpoint: MimicMotion checkpoint (.pth, .safetensors or hub id) to put on it.
         output: The folder to make.
+        edition: Edition of the published weights; empty finds it, and says if it guesses.
     """
     import torch
 
@@ -76,5 +84,5 @@ def weights_convert(base: str, checkpoint: str | None = None, /, *, output: Anno
 
     if output.exists():
         raise OutputError(f"{output} exists", "a new folder", "choose another name or remove it")
-    MimicMotionPipeline.from_pretrained(base, checkpoint, dtype=torch.float16).save_pretrained(output)
+    MimicMotionPipeline.from_pretrained(base, checkpoint, dtype=torch.float16, edition=edition).save_pretrained(output)
     say(f"{verify(output)}\nuse it with --model {output}")
