@@ -7,7 +7,7 @@ OUT ?= out
 TINY ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-slow test-cpus test-lowest coverage gpu check shapes docs package bench tiny clean
+.PHONY: help demo test test-fast test-slow test-cpus test-lowest coverage gpu check shapes docs package lock audit sbom bench tiny clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -18,9 +18,17 @@ $(VENV)/.base: pyproject.toml constraints.txt
 	$(PIP) install -q -c constraints.txt -e .
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml constraints.txt
+# LOCKED=1 installs what requirements.lock names, by hash; torch and torchao by version (scripts/lock.py says why).
+LOCKED ?=
+$(VENV)/.dev: pyproject.toml constraints.txt $(if $(LOCKED),requirements.lock)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+ifeq ($(LOCKED),)
 	$(PIP) install -q -c constraints.txt $(PIN) -e '.[train,dev]'
+else
+	$(PIP) install -q --no-deps --require-hashes -r requirements.lock
+	$(PIP) install -q --no-deps -c constraints.txt torch torchao
+	$(PIP) install -q --no-deps --no-build-isolation -e .
+endif
 	@touch $@ $(VENV)/.base
 
 demo: $(VENV)/.base  ## a bundled picture makes the movements of a real man: OUT/demo.mp4 and a side-by-side
@@ -39,7 +47,7 @@ test-slow: $(VENV)/.dev  ## the long tests, and those of benchmarks and of table
 	$(BIN)/python -m pytest -m slow
 
 test-lowest:  ## the tests with the lowest versions of what pyproject.toml asks for, but torch's
-	$(MAKE) test VENV=.venv-lowest PIN="-c .venv-lowest/lowest.txt"
+	$(MAKE) test VENV=.venv-lowest LOCKED= PIN="-c .venv-lowest/lowest.txt"
 
 # The constraints of .venv-lowest are made before anything is installed into it.
 .venv-lowest/lowest.txt: pyproject.toml scripts/lowest.py
@@ -96,6 +104,21 @@ package: $(VENV)/.dev  ## wheel and sdist: built, checked, installed alone, ever
 	  rm -rf dist/venv; $(PYTHON) -m venv dist/venv; python=$$(ls dist/venv/*/python* | head -1); \
 	  $$python -m pip --disable-pip-version-check install -q -c constraints.txt $$file; \
 	  $$python scripts/import_all.py; $$(dirname $$python)/mimicmotion demo -o dist/out; done
+	rm -rf dist/venv
+
+lock:  ## requirements.lock anew: every package of development for all systems, with hashes (needs uv)
+	$(PYTHON) scripts/lock.py
+
+audit: $(VENV)/.dev  ## known vulnerabilities of the installed packages
+	$(if $(LOCKED),,$(PIP) install -q -c constraints.txt -e '.[audit]')
+	$(BIN)/pip-audit --local --skip-editable
+
+sbom: $(VENV)/.dev  ## dist/mimicmotion.cdx.json: what an installation of the wheel in dist/ consists of (CycloneDX)
+	$(if $(LOCKED),,$(PIP) install -q -c constraints.txt -e '.[audit]')
+	$(PYTHON) -m venv dist/venv
+	$$(ls dist/venv/*/python* | head -1) -m pip --disable-pip-version-check install -q -c constraints.txt dist/*.whl
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+	  -o dist/mimicmotion.cdx.json $$(ls dist/venv/*/python* | head -1)
 	rm -rf dist/venv
 
 bench: $(VENV)/.dev  ## the benchmarks: one JSON line each

@@ -17,8 +17,7 @@ import cv2
 import numpy as np
 from numpy import ndarray
 
-from mimicmotion.pose.guidance.drawn import DrawnPoses
-from mimicmotion.pose.guidance.skeleton import BODY_COLOURS, BONE_COLOURS, BONES, LIMBS, PoseDrawer
+from mimicmotion.pose.guidance.skeleton import BODY_COLOURS, BONE_COLOURS, BONES, LIMBS, DrawnPoses, PoseDrawer
 from mimicmotion.pose.keypoints import FACE, LEFT_HAND, NUM_POINTS, RIGHT_HAND, PoseSequence
 
 

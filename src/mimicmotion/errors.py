@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """Text for a terminal: what would control it, turn the writing direction or is no character is escaped.
+
+    Names of files and what stands in them come from anywhere. Line ends and tabs stay.
+    """
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
 
 class MimicMotionError(Exception):
     """Base of all errors that this package raises on purpose.
@@ -13,7 +25,7 @@ class MimicMotionError(Exception):
     """
 
     def __init__(self, got: str, expected: str, fix: str) -> None:
-        super().__init__(f"{got}\n  expected: {expected}\n  fix: {fix}")
+        super().__init__(printable(f"{got}\n  expected: {expected}\n  fix: {fix}"))
         self.got, self.expected, self.fix = got, expected, fix
 
     def __reduce__(self) -> tuple[type[MimicMotionError], tuple[str, str, str]]:

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from micro import micro_pipeline
-from mimicmotion.pose.guidance.drawn import DrawnPoses
-from mimicmotion.pose.guidance.skeleton import PoseDrawer
+from mimicmotion.pose.guidance.skeleton import DrawnPoses, PoseDrawer
 from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.settings import FusionConfig
 from scripts_of_repository import load

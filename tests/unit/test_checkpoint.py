@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import pickle
+import random
 import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,9 +19,9 @@ from mimicmotion.backbones.svd.image_encoder import ImageEncoder
 from mimicmotion.backbones.svd.posenet import PoseNet
 from mimicmotion.backbones.svd.unet import UNet, build_unet
 from mimicmotion.backbones.svd.vae import Autoencoder
-from mimicmotion.errors import OutputError, WeightsError
+from mimicmotion.errors import ConfigError, MimicMotionError, OutputError, WeightsError
 from mimicmotion.weights import registry as weights
-from mimicmotion.weights.locate import find_base, find_checkpoint
+from mimicmotion.weights.locate import find_base, find_checkpoint, read_model_file
 from mimicmotion.weights.tensors import check_keys, read_tensors
 
 UNET = {
@@ -159,6 +163,84 @@ def test_checkpoint_on_a_base(model: Components, svd: Path, tmp_path: Path, suff
     assert file in got.files
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: {k.removeprefix("unet."): v for k, v in t.items()},  # as ComfyUI's nodes keep it
+        lambda t: {f"module.{k}": v for k, v in t.items()},  # as distributed training saves it
+        lambda t: {f"module.{k.removeprefix('unet.')}": v for k, v in t.items()},
+    ],
+)
+def test_checkpoints_of_other_programs(model: Components, svd: Path, tmp_path: Path, change) -> None:
+    trained = make(7)
+    tensors = change(checkpoint_of(trained))
+    save_file(tensors, tmp_path / "c.safetensors")
+    torch.save(tensors, tmp_path / "plain.pth")
+    torch.save({"state_dict": tensors, "epoch": 3, "optimizer": {"lr": 1e-4}}, tmp_path / "loop.pth")
+    want = Components(trained.unet, model.vae, model.image_encoder, trained.pose_net)
+    for name in ("c.safetensors", "plain.pth", "loop.pth"):
+        assert same(load_components(svd, tmp_path / name), want)
+
+
+def frames_of(parts: Components) -> int:
+    return parts.settings["fusion"]["segment_frames"]
+
+
+@pytest.mark.parametrize(
+    ("name", "frames", "words"),
+    [
+        ("MimicMotion_1-1.safetensors", 16, "does not say its edition"),  # names of our own making prove nothing
+        ("mine_2025-01-10.safetensors", 16, "does not say its edition"),
+        ("MimicMotionMergedUnet_1-1-fp16.safetensors", 72, "has its name"),
+        ("MimicMotionMergedUnet_1-0-fp16.safetensors", 16, "has its name"),
+    ],
+)
+def test_edition_of_an_unknown_file_is_assumed_and_said(
+    svd: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, frames: int, words: str
+) -> None:
+    save_file(checkpoint_of(make(1)), tmp_path / name)
+    assert frames_of(load_components(svd, tmp_path / name)) == frames
+    assert f"{tmp_path / name} {words}" in caplog.text
+    caplog.clear()
+    for edition, right in (("1.0", 16), ("1.1", 72)):
+        assert frames_of(load_components(svd, tmp_path / name, edition=edition)) == right
+    assert not caplog.text
+
+
+def test_edition_of_a_known_file_is_found_under_any_name(
+    svd: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MIMICMOTION_CACHE", str(tmp_path / "cache"))
+    save_file(checkpoint_of(make(1)), tmp_path / "MimicMotion.pth.safetensors")
+    save_file(checkpoint_of(make(2)), tmp_path / "v1.1.safetensors")
+    newer, older = tmp_path / "MimicMotion.pth.safetensors", tmp_path / "v1.1.safetensors"
+    known = [
+        replace(w, files=(weights.HubFile(w.files[0].path, newer.stat().st_size, weights.sha256_file(newer)),))
+        if w.name == "mimicmotion-1.1"
+        else w
+        for w in weights.KNOWN
+    ]
+    monkeypatch.setattr(weights, "KNOWN", tuple(known))
+    record = {"MimicMotion.pth": {"sha256": weights.sha256_file(older), "size": older.stat().st_size}}
+    folder = weights.repo_folder("tencent/MimicMotion")
+    folder.mkdir(parents=True)
+    (folder / "checksums.json").write_text(json.dumps(record))  # what an earlier fetch recorded
+    assert frames_of(load_components(svd, newer)) == 72
+    assert frames_of(load_components(svd, older)) == 16
+    assert not caplog.text
+
+
+def test_edition_is_refused_for_a_model_with_settings(folder: Path, svd: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="leave out 'edition'"):
+        load_components(folder, edition="1.1")
+    shutil.copy(folder / "mimicmotion.json", svd)
+    data = json.loads((svd / "mimicmotion.json").read_text()) | {"files": {}}
+    (svd / "mimicmotion.json").write_text(json.dumps(data))
+    save_file(checkpoint_of(make(1)), tmp_path / "c.safetensors")
+    got = load_components(svd, tmp_path / "c.safetensors", edition="1.1")
+    assert (frames_of(got), got.settings["fps"]) == (72, 7.0)  # the published checkpoint's, not the base's
+
+
 def test_pth_is_converted_once_and_again_when_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from safetensors import safe_open
 
@@ -214,7 +296,7 @@ def write_code(path: Path) -> None:
 
 
 def write_nested(path: Path) -> None:
-    torch.save({"state_dict": {"a": torch.zeros(1)}, "epoch": 3}, path)
+    torch.save({"state_dict": {"a": {"b": torch.zeros(1)}}, "epoch": 3}, path)
 
 
 @pytest.mark.parametrize(
@@ -246,6 +328,92 @@ def test_truncated_safetensors(folder: Path, tmp_path: Path, part: str) -> None:
     (copy / "mimicmotion.json").unlink()  # no sizes recorded: the format itself tells
     with pytest.raises(WeightsError, match="truncated or damaged"):
         load_components(copy)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_numbers_that_are_not_finite_are_refused(model: Components, svd: Path, tmp_path: Path, part: str) -> None:
+    parts = make(1)
+    with torch.no_grad():
+        next(getattr(parts, part).parameters()).view(-1)[-1] = torch.nan
+    save_components(parts, tmp_path / "bad")
+    with pytest.raises(WeightsError, match="holds NaN or infinity") as e:
+        load_components(tmp_path / "bad")
+    assert f"{part}/" in str(e.value)
+
+
+def test_numbers_too_large_for_the_number_format_are_refused(svd: Path, tmp_path: Path) -> None:
+    tensors = checkpoint_of(make(1))
+    tensors["unet.conv_in.bias"][0] = 1e6  # float16 ends at 65504
+    save_file(tensors, tmp_path / "c.safetensors")
+    with pytest.raises(WeightsError, match="unet: conv_in.bias holds NaN or infinity"):
+        load_components(svd, tmp_path / "c.safetensors", dtype=torch.float16)
+    load_components(svd, tmp_path / "c.safetensors", dtype=torch.bfloat16)
+
+
+def damages(data: bytes, count: int, seed: int) -> Iterator[bytes]:
+    """Copies of a file with a few flipped bits, every third one cut off."""
+    rng = random.Random(seed)
+    for i in range(count):
+        damaged = bytearray(data)
+        for _ in range(rng.choice([1, 1, 3, 30])):
+            # half of them near the start, where headers are, or the end, where the directory of a .pth is
+            place = rng.choice([rng.randrange(len(data)), rng.randrange(min(300, len(data)))])
+            damaged[place if rng.random() < 0.7 else -1 - place % 300 % len(data)] ^= 1 << rng.randrange(8)
+        yield bytes(damaged[: rng.randrange(len(data))] if i % 3 == 0 else damaged)
+
+
+@pytest.mark.parametrize("name", ["net.safetensors", "net.pth", "old.pth"])
+def test_damaged_tensors_never_give_a_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("MIMICMOTION_CACHE", str(tmp_path / "cache"))
+    tensors = {"unet.a": torch.arange(60.0).reshape(3, 20), "pose_net.b": torch.ones(7, dtype=torch.float16)}
+    path, refused, count = tmp_path / name, 0, 60
+    if name == "net.safetensors":
+        save_file(tensors, path)
+    else:
+        torch.save(tensors, path, _use_new_zipfile_serialization=name == "net.pth")
+    for data in damages(path.read_bytes(), count, seed=1):
+        path.write_bytes(data)
+        try:
+            read_tensors(path)
+        except WeightsError as e:
+            refused += str(path) in str(e)
+    assert refused >= count / 3  # all that are cut off, at least
+
+
+@pytest.mark.parametrize(
+    "name", ["mimicmotion.json", "unet/config.json", "pose_net/config.json", "vae/diffusion_pytorch_model.safetensors"]
+)
+def test_damaged_files_of_a_model_are_named(folder: Path, tmp_path: Path, name: str) -> None:
+    """Each flipped bit is found: the folder knows the checksums. Without them a file is refused or makes a model."""
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    data = (copy / name).read_bytes()
+    for recorded in (True, False):
+        for damaged in damages(data, 20, seed=2):
+            (copy / name).write_bytes(damaged)
+            try:
+                load_components(copy, device="meta")
+                found = ""
+            except MimicMotionError as e:
+                found = str(e)
+            assert (
+                str(copy) in found
+                or f"config of {name.partition('/')[0]}" in found
+                or (not found and (name == "mimicmotion.json" or not recorded))
+            )
+        (copy / "mimicmotion.json").unlink(missing_ok=True)
+        if name == "mimicmotion.json":
+            break
+
+
+def test_nested_headers_are_refused(shared: Callable[[str], Path], tmp_path: Path) -> None:
+    path = tmp_path / "nested.safetensors"
+    path.write_bytes(gzip.decompress(shared("cases/st_nested_header.safetensors.gz").read_bytes()))
+    with pytest.raises(WeightsError, match="nested.safetensors"):
+        read_tensors(path)
+    (tmp_path / "mimicmotion.json").write_text("[" * 100_000)
+    with pytest.raises(WeightsError, match=r"mimicmotion\.json"):
+        read_model_file(tmp_path)
 
 
 def rename(tensors: dict, old: str, new: str) -> dict:

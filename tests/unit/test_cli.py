@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from cyclopts import App
 from mimicmotion import cli
 from mimicmotion.cli import options
 from mimicmotion.cli.options import HEADINGS
+from mimicmotion.errors import printable
 from mimicmotion.settings import GenerateConfig
 
 HEAVY = ("torch", "numpy", "scipy", "pydantic", "cv2", "diffusers", "transformers", "onnxruntime", "av", "PIL")
@@ -114,3 +116,19 @@ def test_ctrl_c_ends_with_code_130(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     monkeypatch.setattr(options, "parse", interrupted)
     assert cli.main(["generate", "a", "b", "-o", "c"]) == 130
     assert "interrupted" in capsys.readouterr().err
+
+
+def test_control_characters_of_names_are_escaped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "\x1b[2Jreset\x07\u202egnp\udcff.png"
+    assert cli.main(["generate", str(tmp_path / name), "no.mp4", "-o", str(tmp_path / "o.mp4")]) == 2
+    options.say(Path(name))
+    shown = capsys.readouterr()
+    logged = cli._Formatter("%(message)s").format(logging.makeLogRecord({"msg": name}))
+    for text in (shown.out, shown.err, logged):
+        assert r"\x1b[2Jreset\x07\u202egnp\udcff.png" in text
+        assert not set(name) & set("\x1b\x07\u202e\udcff") & set(text)
+
+
+def test_a_message_keeps_its_lines_and_letters() -> None:
+    text = "größe 高さ 👩‍🎨\tof\nnaïve.png"
+    assert printable(text) == text

@@ -8,8 +8,7 @@ import threading
 import numpy as np
 import pytest
 
-from mimicmotion.pose.guidance.drawn import DrawnPoses
-from mimicmotion.pose.guidance.skeleton import PoseDrawer
+from mimicmotion.pose.guidance.skeleton import DrawnPoses, PoseDrawer
 from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
 
 SIZE, FRAMES = (64, 48), 11

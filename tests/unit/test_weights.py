@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from mimicmotion.errors import OutputError, WeightsError
+from mimicmotion.cli import main
+from mimicmotion.errors import InputError, OutputError, WeightsError
+from mimicmotion.weights import checks
 from mimicmotion.weights import registry as weights
 
 BODY = bytes(range(256)) * 64
+PAGE = b"<!DOCTYPE html><title>Log in to this network</title>"
 SHA = hashlib.sha256(BODY).hexdigest()
 
 
@@ -27,7 +34,8 @@ class FakeHub(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.mode, self.etag, self.ranges = "ok", SHA, list[str | None]()
+        self.mode, self.etag, self.ranges, self.paths = "ok", SHA, list[str | None](), list[str]()
+        self.tokens = set[str | None]()
         self.url = f"http://127.0.0.1:{self.server_port}"
 
 
@@ -50,9 +58,20 @@ class Handler(BaseHTTPRequestHandler):
             "missing": (404, "EntryNotFound"),
             "ill": (500, ""),
         }
+        if self.server.mode == "page":
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(PAGE)))
+            self.end_headers()
+            self.wfile.write(PAGE if body else b"")
+            return
+        if self.server.mode == "slow" and body:
+            time.sleep(0.5)  # so that others come while it is fetched
         if self.server.mode in refusals:
             self._refuse(*refusals[self.server.mode])
             return
+        if "/resolve/" in self.path:
+            self.server.paths.append(self.path)
+            self.server.tokens.add(self.headers.get("Authorization"))
         start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").split("-")[0])
         if self.server.mode == "no_range":
             start = 0
@@ -74,7 +93,8 @@ class Handler(BaseHTTPRequestHandler):
         self._answer(b"")
 
     def do_GET(self) -> None:
-        self.server.ranges.append(self.headers.get("Range"))
+        if "/resolve/" in self.path:
+            self.server.ranges.append(self.headers.get("Range"))
         self._answer(b"x" * len(BODY) if self.server.mode == "corrupt" else BODY)
 
 
@@ -201,11 +221,182 @@ def test_wrong_content_is_not_kept(hub: FakeHub, tmp_path: Path) -> None:
     hub.mode = "corrupt"
     with pytest.raises(WeightsError, match=f"expected: {SHA} .told by"):
         fetch(hub)
-    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == [".lock"]
     hub.mode = "ok"
     file = weights.HubFile("sub/net.bin", len(BODY), "0" * 64)
     with pytest.raises(WeightsError, match="known to this package"):
         weights.fetch_file("owner/name", file, endpoint=hub.url)
+
+
+def test_three_fetches_at_once_download_once(hub: FakeHub, tmp_path: Path) -> None:
+    hub.mode = "slow"
+    code = "import sys; from mimicmotion.weights import registry as w; print(w.fetch_file('owner/name', 'net.bin'))"
+    env = {**os.environ, "HF_ENDPOINT": hub.url}
+    command = [sys.executable, "-c", code]
+    started = [
+        subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)
+    ]
+    outcomes = [(*p.communicate(timeout=120), p.returncode) for p in started]
+    assert [(out.strip(), code) for out, _, code in outcomes] == [(str(tmp_path / "owner--name" / "net.bin"), 0)] * 3, (
+        outcomes
+    )
+    assert hub.ranges == [None], outcomes
+    assert (tmp_path / "owner--name" / "net.bin").read_bytes() == BODY
+
+
+def test_a_rotten_part_is_fetched_anew(hub: FakeHub, tmp_path: Path) -> None:
+    folder = tmp_path / "owner--name" / "sub"
+    folder.mkdir(parents=True)
+    part = folder / f".net.bin.{SHA}.part"
+    for rotten in (b"?" * 1000, b"?" * len(BODY)):  # half, and whole
+        part.write_bytes(rotten)
+        assert fetch(hub).read_bytes() == BODY
+        fetch(hub).unlink()
+    assert hub.ranges == ["bytes=1000-", None, None]
+    hub.etag = "2" * 40  # of a file whose sha256 the hub does not tell
+    (tmp_path / "owner--name" / "checksums.json").unlink()
+    (folder / f".net.bin.{hub.etag}.part").write_bytes(b"?" * 1000)
+    assert fetch(hub).read_bytes() == BODY
+    assert hub.ranges[3:] == [None]
+
+
+def test_a_web_page_is_not_taken_for_the_file(hub: FakeHub, tmp_path: Path) -> None:
+    hub.mode = "page"
+    with pytest.raises(WeightsError, match="a web page in place of the file"):
+        fetch(hub)
+    file = weights.HubFile("sub/net.bin", len(BODY))
+    with pytest.raises(WeightsError, match=f"with {len(PAGE)} bytes\n.*{len(BODY)} bytes"):
+        weights.fetch_file("owner/name", file, endpoint=hub.url)
+    assert not list(tmp_path.rglob("net.bin*"))
+
+
+@pytest.mark.parametrize("damage", [b"", PAGE, BODY[:-1], BODY + b"more", BODY[:-1] + b"!"])
+def test_a_damaged_file_is_fetched_again(
+    hub: FakeHub, tmp_path: Path, damage: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = fetch(hub)
+    path.write_bytes(damage)
+    with pytest.raises(WeightsError, match="not here in full, and offline"):
+        weights.fetch_file("owner/name", "sub/net.bin", offline=True)
+    assert "has to be fetched again" in caplog.text
+    assert str(path) in caplog.text
+    assert fetch(hub).read_bytes() == BODY
+
+
+def test_a_file_that_changed_on_the_hub_is_refused(hub: FakeHub, tmp_path: Path) -> None:
+    path = fetch(hub)
+    path.unlink()
+    record = tmp_path / "owner--name" / "checksums.json"
+    record.write_text(record.read_text().replace(SHA, "1" * 64))
+    with pytest.raises(WeightsError, match=f"expected: {'1' * 64} .recorded by an earlier fetch; delete {record}"):
+        fetch(hub)
+    record.unlink()
+    assert fetch(hub) == path
+
+
+def test_the_pinned_revision_is_fetched(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = (weights.HubFile("net.bin"),)
+    entry = weights.KnownWeights("demo", "a network", "owner/name", files, "MIT", revision="d" * 40)
+    monkeypatch.setattr(weights, "KNOWN", (entry,))
+    weights.fetch("demo", endpoint=hub.url)
+    assert set(hub.paths) == {f"/owner/name/resolve/{'d' * 40}/net.bin"}
+
+
+def test_checksums_are_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIMICMOTION_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "net.bin"
+    path.write_bytes(BODY)
+    computed: list[Path] = []
+    real = checks.sha256_file
+    monkeypatch.setattr(checks, "sha256_file", lambda p: computed.append(p) or real(p))
+    assert [checks.checksum(path), checks.checksum(path)] == [SHA, SHA]
+    assert len(computed) == 2  # it changed just now: it may still be written
+    os.utime(path, (1, 1))
+    assert [checks.checksum(path), checks.checksum(path)] == [SHA, SHA]
+    assert len(computed) == 3
+    path.write_bytes(BODY[::-1])
+    assert checks.checksum(path) == hashlib.sha256(BODY[::-1]).hexdigest()
+    os.utime(path, (1, 1))
+    (tmp_path / "cache" / "checksums-of-files.json").write_text("{")
+    assert checks.checksum(path) == hashlib.sha256(BODY[::-1]).hexdigest()
+
+
+def test_known_files_of_another_size_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where they were put by hand, without a record."""
+    monkeypatch.setenv("MIMICMOTION_CACHE", str(tmp_path))
+    entry = weights.KnownWeights("demo", "a network", "owner/name", (weights.HubFile("a.bin", 64, "0" * 64),), "MIT")
+    monkeypatch.setattr(weights, "KNOWN", (entry,))
+    path = tmp_path / "owner--name" / "a.bin"
+    path.parent.mkdir()
+    path.write_bytes(b"more than 64 bytes" * 9)
+    assert entry.find() is None
+    for name in ("demo", path):
+        with pytest.raises(WeightsError, match=r"not here|known checksum"):
+            weights.verify(name)
+
+
+def test_fetch_takes_several_names_and_knows_typing_errors(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    files = [(weights.HubFile(f"{n}.bin"),) for n in ("one", "two")]
+    entries = tuple(weights.KnownWeights(f[0].path[:3], "", "owner/name", f, "MIT") for f in files)
+    monkeypatch.setattr(weights, "KNOWN", entries)
+    assert main(["weights", "fetch", "one", "twoo"]) == 2
+    assert "did you mean two?" in capsys.readouterr().err
+    assert main(["weights", "fetch"]) == 2
+    assert hub.ranges == []  # all names are looked at first
+    assert main(["weights", "fetch", "one", "two"]) == 0
+    assert capsys.readouterr().out.split() == [str(tmp_path / "owner--name" / f"{n}.bin") for n in ("one", "two")]
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_the_token_is_never_sent_unencrypted(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, own: bool
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    if own:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    for name in ("a.bin", "b.bin"):
+        weights.fetch_file("owner/name", name, endpoint=None if own else hub.url)
+    assert hub.tokens == {None}
+    assert caplog.text.count(f"token is not sent to {hub.url}") == 1
+    assert "hf_secret" not in caplog.text
+    hub.mode = "gated"
+    with pytest.raises(WeightsError, match="the token is not sent to this address"):
+        weights.fetch_file("owner/name", "c.bin", endpoint=hub.url)
+
+
+def test_the_token_goes_to_its_hub_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import huggingface_hub
+    from huggingface_hub import file_download
+
+    monkeypatch.setenv("MIMICMOTION_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("HF_ENDPOINT", "https://hub.example/")
+    meta = huggingface_hub.file_download.HfFileMetadata("c" * 40, SHA, "", len(BODY), None)
+    sent: dict[str, tuple[str | None, object]] = {}
+
+    def metadata(url: str, headers: dict[str, str], token: object, timeout: float) -> object:
+        sent[url.split("/owner", maxsplit=1)[0]] = headers.get("authorization"), token
+        return meta
+
+    def get(url: str, f, headers: dict[str, str], **kw: object) -> None:
+        assert headers.get("authorization") == sent[url.split("/owner", maxsplit=1)[0]][0]
+        f.write(BODY)
+
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", metadata)
+    monkeypatch.setattr(file_download, "http_get", get)
+    addresses = ("https://huggingface.co", None, "https://hf.example", "https://huggingface.co.hf.example")
+    for i, endpoint in enumerate(addresses):
+        weights.fetch_file("owner/name", f"{i}.bin", endpoint=endpoint)
+    yes, no = ("Bearer hf_secret", None), (None, False)
+    assert sent == {
+        "https://huggingface.co": yes,
+        "https://hub.example": yes,
+        "https://hf.example": no,
+        "https://huggingface.co.hf.example": no,
+    }
 
 
 def test_endpoint_and_offline_from_the_environment(
@@ -232,8 +423,8 @@ def test_fetch_by_name(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(weights.verify("demo").files) == 3  # two networks and the record
     (root / "a.onnx").write_bytes(BODY[:-5])
     assert entry.find() is None  # a file of the wrong size does not count
-    with pytest.raises(WeightsError, match="one of: demo"):
-        weights.fetch("nonsense")
+    with pytest.raises(InputError, match=r"one of: demo\n.*did you mean demo"):
+        weights.fetch("dem")
 
 
 def test_truncated_formats_are_found_without_checksums(tmp_path: Path) -> None:

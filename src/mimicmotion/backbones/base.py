@@ -16,8 +16,7 @@ from mimicmotion.arrays import Frame, PoseFrames
 from mimicmotion.diffusion.denoiser import Denoiser, Network, NetworkPair, precondition_v
 from mimicmotion.diffusion.recipe import Recipe
 from mimicmotion.errors import ConfigError
-from mimicmotion.pose.guidance.drawn import DrawnPoses
-from mimicmotion.pose.guidance.skeleton import PoseDrawer
+from mimicmotion.pose.guidance.skeleton import DrawnPoses, PoseDrawer
 from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.settings import ExecutionOptions, SamplingSettings
 
@@ -133,6 +132,7 @@ class Backbone(ABC):
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         variant: str | None = None,
+        edition: str | None = None,
     ) -> Backbone:
         """Load a model folder.
 
@@ -142,6 +142,7 @@ class Backbone(ABC):
             device: where the networks go.
             dtype: number format of the networks.
             variant: "fp16" reads `*.fp16.safetensors`; None takes what is there.
+            edition: of published weights that bring no settings; None finds it. Left out where nobody says it.
 
         Raises:
             WeightsError: files are missing, damaged, or do not fit.

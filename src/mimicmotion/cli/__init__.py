@@ -9,7 +9,16 @@ from collections.abc import Sequence
 
 from mimicmotion.cli import data, doctor, evaluate, generate, study, train, weights  # noqa: F401 - each adds commands
 from mimicmotion.cli.options import app
-from mimicmotion.errors import InputError, MimicMotionError
+from mimicmotion.errors import InputError, MimicMotionError, printable
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
+TRACEBACK = "MIMICMOTION_TRACEBACK"
+"""Environment variable: show where an unexpected error comes from."""
 
 TRACEBACK = "MIMICMOTION_TRACEBACK"
 """Environment variable: show where an unexpected error comes from."""
@@ -17,7 +26,9 @@ TRACEBACK = "MIMICMOTION_TRACEBACK"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. Exit codes: 0 done, 1 failed, 2 wrong input or usage, 130 interrupted."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter("%(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     try:
         result = app(argv, exit_on_error=True, result_action="return_value")
         return result if isinstance(result, int) else 0

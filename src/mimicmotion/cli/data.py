@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cyclopts import App
 
-from mimicmotion.cli.options import app, run_job, settings_command
+from mimicmotion.cli.options import app, run_job, say, settings_command
 from mimicmotion.settings.prepare import PrepareConfig
 from mimicmotion.settings.synthetic import SyntheticConfig
 
@@ -20,7 +20,7 @@ def prepare(settings: PrepareConfig) -> None:
     """
     from mimicmotion.data.prepare.job import prepare as job
 
-    print(run_job(job(settings)).summary())
+    say(run_job(job(settings)).summary())
 
 
 @settings_command(prepare_app, SyntheticConfig, "count", name="synthetic")
@@ -28,4 +28,4 @@ def prepare_synthetic(settings: SyntheticConfig) -> None:
     """Render COUNT clips of synthetic people with exact poses into the folder OUTPUT."""
     from mimicmotion.data.synthetic import prepare_synthetic as job
 
-    print(run_job(job(settings)).summary())
+    say(run_job(job(settings)).summary())

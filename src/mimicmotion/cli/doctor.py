@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mimicmotion import __version__
-from mimicmotion.cli.options import app
+from mimicmotion.cli.options import app, say
 from mimicmotion.runtime.device import choose_device, choose_dtype
-from mimicmotion.runtime.versions import PACKAGES, installed
 
 # Two OpenCV wheels in one environment overwrite each other's files; the GUI ones fail on machines without a display.
 CONFLICTING = ("opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless")
@@ -21,7 +20,7 @@ CONFLICTING = ("opencv-python", "opencv-contrib-python", "opencv-contrib-python-
 @app.command
 def doctor() -> None:
     """Print what this machine has and what would be used."""
-    print("\n".join(_facts()))
+    say("\n".join(_facts()))
 
 
 def _facts() -> Iterator[str]:
@@ -29,6 +28,7 @@ def _facts() -> Iterator[str]:
     import onnxruntime
     import torch
 
+    from mimicmotion.generate.provenance import PACKAGES, installed
     from mimicmotion.weights.registry import KNOWN
 
     yield f"mimicmotion   {__version__} (Python {platform.python_version()}, {platform.platform()})"

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from cyclopts import App
 
-from mimicmotion.cli.options import Option, Output, Several, app, run_job, settings_command
+from mimicmotion.cli.options import Option, Output, Several, app, run_job, say, settings_command
 from mimicmotion.evaluation.figures.specs import BarsSpec, DiffSpec, FusionSpec, HandsSpec, PosesSpec, YtSpec
 from mimicmotion.settings.evaluation import EvaluateConfig, parse_methods
 from mimicmotion.settings.metrics import GROUPS
@@ -31,7 +31,7 @@ def evaluate(settings: EvaluateConfig) -> int:
     from mimicmotion.evaluation.job import evaluate as job
 
     result = run_job(job(settings))
-    print(result.summary())
+    say(result.summary())
     return result.exit_code
 
 
@@ -60,7 +60,7 @@ def compare(
     from mimicmotion.runtime.files import check_not_inputs
 
     check_not_inputs([part for s in sources for part in (s, s.partition("=")[2])], [output / name for name in FILES])
-    print(save_comparison(output, job(sources, with_published=published, metrics=metrics or ())))
+    say(save_comparison(output, job(sources, with_published=published, metrics=metrics or ())))
 
 
 def _figure(name: str, spec: type, *arguments: str) -> None:
@@ -69,7 +69,7 @@ def _figure(name: str, spec: type, *arguments: str) -> None:
     def draw(settings: Any) -> None:
         from mimicmotion.evaluation.figures.job import make
 
-        print(run_job(make(settings)).summary())
+        say(run_job(make(settings)).summary())
 
     draw.__doc__ = spec.__doc__
     settings_command(figures_app, spec, *arguments, name=name)(draw)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from mimicmotion.cli.options import Option, Output, app, run_job, settings_command
+from mimicmotion.cli.options import Option, Output, app, run_job, say, settings_command
 from mimicmotion.settings import GenerateConfig, MaskConfig, PosesConfig
 
 PLAN_OUTPUT = Option(default=Path("plan.png"), help="The picture: the aligned driving pose over the reference picture.")
@@ -20,7 +20,7 @@ def generate(settings: GenerateConfig) -> None:
     """
     from mimicmotion.generate.job import generate as job
 
-    print(run_job(job(settings)).summary())
+    say(run_job(job(settings)).summary())
 
 
 @settings_command(
@@ -36,7 +36,7 @@ def plan(settings: GenerateConfig) -> None:
     """Say what `generate` would do with the same arguments, before any long work."""
     from mimicmotion.generate.plan import plan as job
 
-    print(run_job(job(settings)).summary())
+    say(run_job(job(settings)).summary())
 
 
 @app.command
@@ -71,7 +71,7 @@ def replay(
     from mimicmotion.generate.replay import replay as job
 
     moved = {"picture": picture, "video": video, "detector": detector, "pose_model": pose_model}
-    print(run_job(job(sidecar, output, resume=resume, model=model, checkpoint=checkpoint, **moved)).summary())
+    say(run_job(job(sidecar, output, resume=resume, model=model, checkpoint=checkpoint, **moved)).summary())
 
 
 @settings_command(app, PosesConfig, "video", name="poses")
@@ -79,7 +79,7 @@ def poses(settings: PosesConfig) -> None:
     """Find the poses of the person in VIDEO and keep them in a file that `generate` takes in place of the video."""
     from mimicmotion.generate.poses import poses as job
 
-    print(run_job(job(settings)).summary())
+    say(run_job(job(settings)).summary())
 
 
 @settings_command(app, MaskConfig, "video", name="mask")
@@ -87,7 +87,7 @@ def mask(settings: MaskConfig) -> None:
     """Find the pixels of the person in each frame of VIDEO: white where the person is, black elsewhere."""
     from mimicmotion.generate.mask import mask as job
 
-    print(run_job(job(settings)).summary())
+    say(run_job(job(settings)).summary())
 
 
 @app.command
@@ -99,4 +99,4 @@ def demo(*, output: Annotated[Path, Output] = Path("out")) -> None:
     """
     from mimicmotion.generate.demo import demo as job
 
-    print(run_job(job(output)).summary())
+    say(run_job(job(output)).summary())

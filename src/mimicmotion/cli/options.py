@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar
 from cyclopts import App, Group, Parameter
 
 from mimicmotion import __version__
+from mimicmotion.errors import printable
 from mimicmotion.settings import field_help, load_yaml, parse
 from mimicmotion.settings.parsing import Help, declared
 
@@ -142,6 +143,11 @@ def _parameters(
         every = f"Show all {len(fields) - len(arguments)} options."
         found.append(parameter("help_all", bool, name="--help-all", negative="", help=every, group=_GROUPS[GENERAL]))
     return found
+
+
+def say(text: object) -> None:
+    """Print to the terminal, with the control characters of names escaped."""
+    print(printable(str(text)), flush=True)
 
 
 def run_job(job: Job[T]) -> T:

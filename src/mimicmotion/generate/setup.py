@@ -44,7 +44,7 @@ def load(config: GenerateConfig, pipeline: MimicMotionPipeline | None) -> Job[Mi
 
 def check_inputs_exist(config: GenerateConfig) -> None:
     """Raise MediaError for a missing picture or video before a model is loaded."""
-    from mimicmotion.video.picture import check_input_file
+    from mimicmotion.runtime.reading import check_input_file
 
     check_input_file(config.picture, "a picture")
     open_driving(config)
@@ -59,7 +59,9 @@ def load_pipeline(config: GenerateConfig) -> MimicMotionPipeline:
     dtype = choose_dtype(config.dtype, device)
     # For a GPU the weights stay on the host until it is planned which of them fit (`plan_run`).
     place = "cpu" if device.type == "cuda" else device
-    pipe = MimicMotionPipeline.from_pretrained(config.model, config.checkpoint, device=place, dtype=dtype)
+    pipe = MimicMotionPipeline.from_pretrained(
+        config.model, config.checkpoint, device=place, dtype=dtype, edition=config.edition
+    )
     if config.quantize != "none":
         pipe.backbone.quantize(config.quantize)
     return pipe

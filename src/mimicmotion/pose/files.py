@@ -138,7 +138,7 @@ def load_openpose(
         raise PoseError(
             f"{path} does not say the size of the frames",
             "canvas_height and canvas_width",
-            "give the video's size: --video-size 1280x720",
+            "write canvas_height and canvas_width into the files",
         )
     xy, confidence = np.stack([p[0] for p in points]), np.stack([p[1] for p in points])
     if (confidence > 0).any() and np.abs(xy[confidence > 0]).max() <= 1:
@@ -224,7 +224,7 @@ def _canvas(data: dict[str, Any], file: Path) -> tuple[int, int] | None:
         return None
     if not all(isinstance(side, int | float) and 1 <= side <= MAX_SIDE for side in sides):
         got = f"{file}: a canvas of {sides!r:.60}"
-        raise PoseError(got, f"canvas_height and canvas_width, 1 to {MAX_SIDE:,} pixels", "mend the file")
+        raise PoseError(got, f"canvas_height and canvas_width, 1 to {MAX_SIDE:,} pixels", "correct the file")
     return int(sides[0]), int(sides[1])
 
 

@@ -6,9 +6,10 @@ import contextlib
 import errno
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal
 
-from mimicmotion.errors import ConfigError, InputError, MimicMotionError
+from mimicmotion.errors import ConfigError, InputError, MediaError, MimicMotionError
 
 Limit = Literal["pixels", "frames", "seconds", "gap", "bytes"]
 LIMITS: dict[Limit, tuple[float, str]] = {
@@ -78,3 +79,30 @@ def reading(path: object, what: str, fix: str, kind: type[InputError] = InputErr
             raise kind(f"{path} cannot be read ({e.strerror})", what, "check the path and its permissions") from e
         said = next(iter(str(e).splitlines()), "")[:200]
         raise kind(f"{path} is damaged or truncated, or not {what} ({said or type(e).__name__})", what, fix) from e
+
+
+def check_input_file(path: Path, what: str) -> None:
+    """Raise MediaError unless `path` is a file with something in it.
+
+    Args:
+        path: the file.
+        what: what it should be, with its article: "a picture".
+    """
+    if not path.exists():
+        raise MediaError(f"{path} does not exist", f"{what} file", "check the path")
+    if path.is_dir():
+        raise MediaError(f"{path} is a folder", f"{what} file", "name a file in it")
+    try:
+        with path.open("rb") as f:
+            empty = not f.read(1)
+    except OSError as e:
+        raise MediaError(f"{path} cannot be read ({e.strerror})", f"{what} file", "check its permissions") from e
+    if empty:
+        raise MediaError(f"{path} is empty (0 bytes)", f"{what} file", "copy or download it again")
+
+
+def is_heif(path: Path) -> bool:
+    """Whether a file is an HEIC or HEIF picture, which FFmpeg reads and Pillow does not."""
+    with path.open("rb") as file:
+        head = file.read(12)
+    return head[4:8] == b"ftyp" and head[8:] in (b"heic", b"heix", b"heim", b"heis", b"mif1")

@@ -55,6 +55,8 @@ class GenerateConfig(DrivingOptions, PoseOptions, SamplingOptions, ExecutionOpti
     """Folder or hub id of Stable Video Diffusion or of a saved model; empty uses the bundled tiny model."""
     checkpoint: Annotated[str | None, Help("Input", first=True)] = None
     """MimicMotion checkpoint (.pth, .safetensors or hub id) to put on the base model."""
+    edition: Annotated[Literal["1.0", "1.1"] | None, Help("Input")] = None
+    """Edition of published weights: 1.0 (segments of 16 frames) or 1.1 (72); empty finds it, and says if it guesses."""
     device: Annotated[str, Help("Speed")] = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16"], Help("Speed")] = "auto"

@@ -1,12 +1,15 @@
-"""Pictures in and out: whatever the file holds becomes one upright uint8 RGB array."""
+"""Pictures in and out: whatever a file holds becomes upright uint8 RGB arrays, timed ones of an animation or folder."""
 
 from __future__ import annotations
 
 import io
 import logging
 import os
+import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +17,13 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
 
+from mimicmotion.arrays import Frame
 from mimicmotion.errors import MediaError, OutputError
 from mimicmotion.runtime.files import atomic_path, writing
-from mimicmotion.runtime.reading import check_limit, reading
+from mimicmotion.runtime.reading import check_input_file, check_limit, is_heif, reading
 from mimicmotion.video.geometry import plan_fit
+from mimicmotion.video.sources import AvSource, Lazy, VideoInfo
+from mimicmotion.video.timing import Timed
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -57,8 +63,6 @@ def read_picture(path: str | os.PathLike[str]) -> UInt8[ndarray, "height width 3
         except UnidentifiedImageError:
             if not is_heif(path):
                 raise
-            from mimicmotion.video.sources import AvSource
-
             return next(iter(AvSource(path))).item()
 
 
@@ -76,13 +80,6 @@ def is_picture(path: Path) -> bool:
     except Exception:  # FFmpeg will say what is wrong with it
         return False
     return True
-
-
-def is_heif(path: Path) -> bool:
-    """Whether a file is an HEIC or HEIF picture, which FFmpeg reads and Pillow does not."""
-    with path.open("rb") as file:
-        head = file.read(12)
-    return head[4:8] == b"ftyp" and head[8:] in (b"heic", b"heix", b"heim", b"heis", b"mif1")
 
 
 def picture_to_rgb(image: Image.Image) -> UInt8[ndarray, "height width 3"]:
@@ -149,26 +146,6 @@ def side_by_side(frames: Sequence[UInt8[ndarray, "_ _ 3"]], height: int, gap: in
     return out
 
 
-def check_input_file(path: Path, what: str) -> None:
-    """Raise MediaError unless `path` is a file with something in it.
-
-    Args:
-        path: the file.
-        what: what it should be, with its article: "a picture".
-    """
-    if not path.exists():
-        raise MediaError(f"{path} does not exist", f"{what} file", "check the path")
-    if path.is_dir():
-        raise MediaError(f"{path} is a folder", f"{what} file", "name a file in it")
-    try:
-        with path.open("rb") as f:
-            empty = not f.read(1)
-    except OSError as e:
-        raise MediaError(f"{path} cannot be read ({e.strerror})", f"{what} file", "check its permissions") from e
-    if empty:
-        raise MediaError(f"{path} is empty (0 bytes)", f"{what} file", "copy or download it again")
-
-
 def check_picture_size(image: UInt8[ndarray, "height width 3"], minimum: int = 64, name: str = "the picture") -> None:
     """Raise MediaError if either side is below `minimum` pixels: too small to show a person."""
     height, width = image.shape[:2]
@@ -205,3 +182,89 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
         except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as e:
             logger.debug("ICC profile not used: %s", e)
     return image.convert("RGB")
+
+
+class AnimationSource:
+    """GIF, WebP, APNG and still pictures, by Pillow: FFmpeg reads no animated WebP."""
+
+    damage = ""
+
+    def __init__(self, path: Path) -> None:
+        check_input_file(path, "a video or picture")
+        self.path = path
+        first = read_picture(path)  # finds what is missing, empty or not a picture
+        durations = []
+        for timed in self:
+            durations.append(timed.duration)
+            check_limit("frames", len(durations), path, MediaError)
+        total = sum(durations, Fraction(0))
+        self.info = VideoInfo(
+            width=first.shape[1],
+            height=first.shape[0],
+            fps=float(len(durations) / total),
+            duration=float(total),
+            num_frames=len(durations),
+            codec=path.suffix.lower().lstrip("."),
+            variable_frame_rate=len(set(durations)) > 2,  # 15 fps is 6 and 7 hundredths in a GIF
+        )
+
+    def __iter__(self) -> Iterator[Lazy]:
+        from PIL import Image
+
+        with Image.open(self.path) as image:
+            time, index = Fraction(0), 0
+            while True:
+                try:
+                    image.seek(index)
+                    image.load()
+                except EOFError:
+                    return
+                except MemoryError:
+                    raise
+                except Exception as e:  # what Pillow raises depends on the format and on where the damage is
+                    self.damage = f"damaged or truncated: {index} frames decoded ({e})"
+                    logger.warning("%s is %s", self.path, self.damage)
+                    return
+                # browsers show frames of "0" or "1" hundredth for a tenth of a second, and so do we
+                milliseconds = float(image.info.get("duration", 0) or 0)
+                duration = Fraction(milliseconds if milliseconds > 10 else 100).limit_denominator(1000) / 1000
+                yield Timed(time, duration, partial(picture_to_rgb, image.copy()))
+                time, index = time + duration, index + 1
+
+
+class FolderSource:
+    """A folder of numbered pictures, in natural order (2 before 10), shown at a given rate."""
+
+    damage = ""  # a picture that cannot be read is an error at once
+
+    def __init__(self, path: Path, fps: Fraction) -> None:
+        self.path, self.rate = path, fps
+        self.files = sorted(
+            (p for p in path.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES and not p.name.startswith(".")),
+            key=lambda p: [int(s) if s.isdigit() else s.lower() for s in re.split(r"(\d+)", p.name)],
+        )
+        if not self.files:
+            raise MediaError(f"{path} holds no pictures", "a folder of PNG or JPEG frames", "check the path")
+        first = read_picture(self.files[0])
+        self.info = VideoInfo(
+            width=first.shape[1],
+            height=first.shape[0],
+            fps=float(fps),
+            duration=float(len(self.files) / fps),
+            num_frames=len(self.files),
+            codec="pictures",
+        )
+
+    def __iter__(self) -> Iterator[Lazy]:
+        for i, file in enumerate(self.files):
+            yield Timed(i / self.rate, 1 / self.rate, partial(self._read, file))
+
+    def _read(self, file: Path) -> Frame:
+        pixels = read_picture(file)
+        if pixels.shape[:2] != self.info.size:
+            raise MediaError(
+                f"{file} is {pixels.shape[1]} x {pixels.shape[0]} pixels",
+                f"{self.info.width} x {self.info.height} like {self.files[0].name}",
+                "put only the frames of one video into the folder",
+            )
+        return pixels

@@ -13,9 +13,9 @@ from typing import Literal
 
 from mimicmotion.arrays import Frame
 from mimicmotion.errors import ConfigError, MediaError
-from mimicmotion.runtime.reading import reading
-from mimicmotion.video.picture import check_input_file, is_picture
-from mimicmotion.video.sources import AnimationSource, AvSource, FolderSource, VideoInfo
+from mimicmotion.runtime.reading import check_input_file, reading
+from mimicmotion.video.picture import AnimationSource, FolderSource, is_picture
+from mimicmotion.video.sources import AvSource, VideoInfo
 from mimicmotion.video.timing import every, exact_rate, released_stride, resample
 
 __all__ = ["Frame", "Sampling", "VideoInfo", "VideoReader", "open_video"]

@@ -1,10 +1,9 @@
-"""Where timed frames come from: FFmpeg (PyAV), animated pictures (Pillow), or a folder of pictures."""
+"""Timed frames of video files, by FFmpeg (PyAV)."""
 
 from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,8 +16,7 @@ import numpy as np
 
 from mimicmotion.arrays import Frame
 from mimicmotion.errors import MediaError
-from mimicmotion.runtime.reading import check_limit
-from mimicmotion.video.picture import PICTURE_SUFFIXES, check_input_file, is_heif, picture_to_rgb, read_picture
+from mimicmotion.runtime.reading import check_input_file, check_limit, is_heif
 from mimicmotion.video.timing import Timed
 
 if TYPE_CHECKING:
@@ -221,92 +219,6 @@ def open_media(path: str | os.PathLike[str]) -> InputContainer:
     # an absolute path is never taken for a URL; a playlist in disguise must not fetch anything
     options = {"protocol_whitelist": "file"}
     return av.open(str(Path(path).absolute()), options=options, metadata_errors="replace")
-
-
-class AnimationSource:
-    """GIF, WebP, APNG and still pictures, by Pillow: FFmpeg reads no animated WebP."""
-
-    damage = ""
-
-    def __init__(self, path: Path) -> None:
-        check_input_file(path, "a video or picture")
-        self.path = path
-        first = read_picture(path)  # finds what is missing, empty or not a picture
-        durations = []
-        for timed in self:
-            durations.append(timed.duration)
-            check_limit("frames", len(durations), path, MediaError)
-        total = sum(durations, Fraction(0))
-        self.info = VideoInfo(
-            width=first.shape[1],
-            height=first.shape[0],
-            fps=float(len(durations) / total),
-            duration=float(total),
-            num_frames=len(durations),
-            codec=path.suffix.lower().lstrip("."),
-            variable_frame_rate=len(set(durations)) > 2,  # 15 fps is 6 and 7 hundredths in a GIF
-        )
-
-    def __iter__(self) -> Iterator[Lazy]:
-        from PIL import Image
-
-        with Image.open(self.path) as image:
-            time, index = Fraction(0), 0
-            while True:
-                try:
-                    image.seek(index)
-                    image.load()
-                except EOFError:
-                    return
-                except MemoryError:
-                    raise
-                except Exception as e:  # what Pillow raises depends on the format and on where the damage is
-                    self.damage = f"damaged or truncated: {index} frames decoded ({e})"
-                    logger.warning("%s is %s", self.path, self.damage)
-                    return
-                # browsers show frames of "0" or "1" hundredth for a tenth of a second, and so do we
-                milliseconds = float(image.info.get("duration", 0) or 0)
-                duration = Fraction(milliseconds if milliseconds > 10 else 100).limit_denominator(1000) / 1000
-                yield Timed(time, duration, partial(picture_to_rgb, image.copy()))
-                time, index = time + duration, index + 1
-
-
-class FolderSource:
-    """A folder of numbered pictures, in natural order (2 before 10), shown at a given rate."""
-
-    damage = ""  # a picture that cannot be read is an error at once
-
-    def __init__(self, path: Path, fps: Fraction) -> None:
-        self.path, self.rate = path, fps
-        self.files = sorted(
-            (p for p in path.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES and not p.name.startswith(".")),
-            key=lambda p: [int(s) if s.isdigit() else s.lower() for s in re.split(r"(\d+)", p.name)],
-        )
-        if not self.files:
-            raise MediaError(f"{path} holds no pictures", "a folder of PNG or JPEG frames", "check the path")
-        first = read_picture(self.files[0])
-        self.info = VideoInfo(
-            width=first.shape[1],
-            height=first.shape[0],
-            fps=float(fps),
-            duration=float(len(self.files) / fps),
-            num_frames=len(self.files),
-            codec="pictures",
-        )
-
-    def __iter__(self) -> Iterator[Lazy]:
-        for i, file in enumerate(self.files):
-            yield Timed(i / self.rate, 1 / self.rate, partial(self._read, file))
-
-    def _read(self, file: Path) -> Frame:
-        pixels = read_picture(file)
-        if pixels.shape[:2] != self.info.size:
-            raise MediaError(
-                f"{file} is {pixels.shape[1]} x {pixels.shape[0]} pixels",
-                f"{self.info.width} x {self.info.height} like {self.files[0].name}",
-                "put only the frames of one video into the folder",
-            )
-        return pixels
 
 
 @dataclass(frozen=True, slots=True)

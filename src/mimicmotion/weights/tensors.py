@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import pickle
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -15,8 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mimicmotion.errors import WeightsError
-from mimicmotion.runtime.files import atomic_path, sha256_file
+from mimicmotion.runtime.files import atomic_path
 from mimicmotion.weights import registry as weights
+from mimicmotion.weights.checks import checksum
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +38,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise WeightsError(f"{path} is missing", "a .safetensors or .pth file", "check the path")
+    weights.check_file(path)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     return _read_safetensors(converted) if (converted := convert_pth(path)) else _read_pth(path)
@@ -45,7 +48,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt") as f:
             return {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as e:
+    except Exception as e:  # a damaged file can raise anything
         raise WeightsError(f"{path}: {e}", "a complete .safetensors file", DAMAGED) from e
 
 
@@ -58,10 +61,12 @@ def _read_pth(path: Path) -> dict[str, Tensor]:
     except Exception as e:  # a damaged pickle can raise anything
         why = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise WeightsError(f"{path}: {why}", "a complete .pth file", DAMAGED) from e
+    if isinstance(data, Mapping) and isinstance(data.get("state_dict"), Mapping):  # as training loops save it
+        data = data["state_dict"]
     if not isinstance(data, Mapping) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in data.items()):
         found = sorted(map(str, data))[:LISTED] if isinstance(data, Mapping) else type(data).__name__
         fix = "export the state dict of the model"
-        raise WeightsError(f"{path} holds {found}", "a flat dictionary of tensors", fix)
+        raise WeightsError(f"{path} holds {found}", "a flat dictionary of tensors, or one under 'state_dict'", fix)
     return dict(data)
 
 
@@ -76,10 +81,10 @@ def convert_pth(path: Path) -> Path | None:
             meta = f.metadata() or {}
     except (OSError, SafetensorError):
         meta = {}
-    if stamp.items() <= meta.items() or (meta and meta.get("source_sha256") == sha256_file(path)):
+    if stamp.items() <= meta.items() or (meta and meta.get("source_sha256") == checksum(path)):
         return copy
     tensors = _read_pth(path)  # before writing anything: a damaged file must say so
-    stamp["source_sha256"] = sha256_file(path)
+    stamp["source_sha256"] = checksum(path)
     try:
         with atomic_path(copy) as part:
             _save(tensors, part, {"format": "pt", **stamp})
@@ -108,14 +113,22 @@ def assign(module: nn.Module, tensors: Mapping[str, Tensor], target: Target, nam
         name: what to call it in errors.
 
     Raises:
-        WeightsError: missing, unexpected or misshapen keys, each listed.
+        WeightsError: missing, unexpected or misshapen keys, each listed; or a number that is not finite in `dtype`.
     """
     want = module.state_dict()
     # Older transformers stored this constant, 0, 1, 2, ...; it is not a parameter.
     got = {k: v for k, v in tensors.items() if not k.endswith("embeddings.position_ids")}
     check_keys({k: v.shape for k, v in want.items()}, {k: v.shape for k, v in got.items()}, name)
     device, dtype = target
-    ready = {k: v.to(device, dtype if v.is_floating_point() else v.dtype) for k, v in got.items()}
+    ready = {}
+    for key, value in got.items():
+        cast = value.to(dtype) if value.is_floating_point() else value
+        if device.type != "meta" and cast.is_floating_point() and cast.numel():
+            low, high = map(float, cast.aminmax())  # one pass without another tensor; NaN wins
+            if not (math.isfinite(low) and math.isfinite(high)):
+                fix = "the weights are damaged or need another number format: fetch them again, or use dtype float32"
+                raise WeightsError(f"{name}: {key} holds NaN or infinity", f"finite numbers in {dtype}", fix)
+        ready[key] = cast.to(device)
     module.load_state_dict(ready, strict=True, assign=True)
     module.eval()
 

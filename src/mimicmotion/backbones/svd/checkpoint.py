@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import pkgutil
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +27,7 @@ from mimicmotion.errors import ConfigError, OutputError, WeightsError
 from mimicmotion.runtime.files import writing
 from mimicmotion.runtime.run_folder import atomic_folder
 from mimicmotion.weights import registry as weights
+from mimicmotion.weights.checks import read_json
 from mimicmotion.weights.locate import (
     DETAIL,
     FILE_NAMES,
@@ -37,13 +37,20 @@ from mimicmotion.weights.locate import (
     SETTINGS_FILE,
     find_base,
     find_checkpoint,
-    read_json,
     read_model_file,
 )
 from mimicmotion.weights.tensors import Target, assign, check_keys, read_tensors
 
 logger = logging.getLogger(__name__)
 
+EDITIONS = {"1.0": 16, "1.1": 72}
+"""Frames of the segments that each edition of the published weights was trained for."""
+PUBLISHED_NAMES = {
+    "MimicMotion.pth": "1.0",
+    "MimicMotion_1-1.pth": "1.1",
+    "MimicMotionMergedUnet_1-0-fp16.safetensors": "1.0",
+    "MimicMotionMergedUnet_1-1-fp16.safetensors": "1.1",
+}
 LIBRARIES = {
     "UNetSpatioTemporalConditionModel": "diffusers",
     "AutoencoderKLTemporalDecoder": "diffusers",
@@ -84,6 +91,7 @@ def load_components(
     dtype: torch.dtype = torch.float32,
     variant: str | None = None,
     new_pose_net: bool = False,
+    edition: str | None = None,
 ) -> Components:
     """Load a model.
 
@@ -96,13 +104,20 @@ def load_components(
         dtype: number format of all networks.
         variant: "fp16" reads `*.fp16.safetensors`; None takes the plain file, else the fp16 one.
         new_pose_net: give a base without PoseNet a fresh one (zero output), to start a training.
+        edition: of the published weights (`EDITIONS`), for weights that bring no settings; None finds it.
 
     Raises:
         WeightsError: files are missing or damaged, or do not fit each other; says which keys and what to do.
+        ConfigError: an edition for a model that brings settings of its own.
     """
     folder = find_base(base, full=checkpoint is None)
     source = None if checkpoint is None else find_checkpoint(checkpoint)
-    settings = dict(read_model_file(folder).get("settings", {})) or published_settings(source)
+    settings = dict(read_model_file(folder).get("settings", {}))
+    if settings and edition and source is None:
+        got = f"edition {edition} for {folder}, which has settings of its own"
+        raise ConfigError(got, "published weights", "leave out 'edition'; 'segment_frames' changes the segments")
+    if edition or not settings:
+        settings |= published_settings(edition or ("1.0" if source is None else find_edition(source)))
     loader = _Loader(folder, (torch.device(device), dtype), variant)
     unet, vae, encoder = (loader.build(part) for part in ("unet", "vae", "image_encoder"))
     if source is None:
@@ -191,17 +206,32 @@ def build_part(module: Any) -> Any:
 
 def read_config(folder: Path, part: str) -> dict[str, Any]:
     """The config.json of one network of a model folder."""
-    return read_json(folder / part / "config.json")
+    path = folder / part / "config.json"
+    config = read_json(path)
+    weights.check_file(path)
+    return config
 
 
-def published_settings(checkpoint: str | Path | None) -> dict[str, Any]:
-    """What the published code runs its weights with; they bring no settings of their own.
-
-    Edition 1.1 was trained for segments of up to 72 frames, the first edition for 16.
-    """
-    frames = 72 if checkpoint is not None and re.search(r"1[-_.]1", Path(checkpoint).name) else 16
-    fusion = {"segment_frames": frames, "overlap_frames": 6}
+def published_settings(edition: str) -> dict[str, Any]:
+    """What the published code runs an edition of its weights with; they bring no settings of their own."""
+    fusion = {"segment_frames": EDITIONS[edition], "overlap_frames": 6}
     return {"num_inference_steps": 25, "guidance_scale": 2.0, "fps": 7.0, "fusion": fusion}
+
+
+def find_edition(checkpoint: Path) -> str:
+    """Edition of a checkpoint: by its checksum, else assumed from the name of a published file, which is said."""
+    if known := weights.identify(checkpoint):
+        return known.name.removeprefix("mimicmotion-")
+    edition = PUBLISHED_NAMES.get(checkpoint.name, "1.0")
+    reason = "has its name" if checkpoint.name in PUBLISHED_NAMES else "does not say its edition"
+    logger.warning(
+        "%s %s: taken for edition %s, %d frames a segment; if that is wrong, say so with edition (--edition)",
+        checkpoint,
+        reason,
+        edition,
+        EDITIONS[edition],
+    )
+    return edition
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +307,7 @@ def _weights_file(folder: Path, part: str, variant: str | None) -> Path:
 
 def _load_checkpoint(path: Path, unet: Any, target: Target) -> PoseNet:
     """Put a checkpoint with keys unet.* and pose_net.* on a U-Net without memory; returns its PoseNet."""
-    tensors = read_tensors(path)
+    tensors = _plain_names(read_tensors(path))
     prefixes = ("unet.", "pose_net.")
     groups = {p: {k.removeprefix(p): v for k, v in tensors.items() if k.startswith(p)} for p in prefixes}
     unet_shapes = {f"unet.{k}": v.shape for k, v in unet.state_dict().items()}
@@ -294,6 +324,16 @@ def _load_checkpoint(path: Path, unet: Any, target: Target) -> PoseNet:
     assign(unet, groups["unet."], target, f"{path}, unet")
     assign(pose_net, groups["pose_net."], target, f"{path}, pose_net")
     return pose_net
+
+
+def _plain_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Keys unet.* and pose_net.*, also of files from distributed training, or that hold the U-Net's names bare."""
+    if all(k.startswith("module.") for k in tensors):
+        tensors = {k.removeprefix("module."): v for k, v in tensors.items()}
+    own = ("unet.", "pose_net.")
+    if any(k.startswith("pose_net.") for k in tensors) and any(k.startswith("down_blocks.") for k in tensors):
+        tensors = {k if k.startswith(own) else f"unet.{k}": v for k, v in tensors.items()}
+    return tensors
 
 
 def _check_width(pose_net: PoseNet, channels: int, name: str) -> None:

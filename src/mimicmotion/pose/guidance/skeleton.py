@@ -15,15 +15,19 @@ from __future__ import annotations
 import colorsys
 import copy
 import math
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 from numpy import ndarray
 
+from mimicmotion.arrays import Frame, Frames
 from mimicmotion.errors import PoseError
 from mimicmotion.pose.keypoints import BODY, FACE, FEET, LEFT_HAND, NUM_POINTS, RIGHT_HAND, VISIBLE, PoseSequence
+from mimicmotion.runtime.threads import cores
 
 Box: TypeAlias = tuple[int, int, int, int]  # top, bottom, left, right
 
@@ -278,3 +282,45 @@ def draw_poses(
     poses = poses if size is None else poses.scaled(size)
     drawer = PoseDrawer(poses.size, **look)
     return (drawer.draw(xy, confidence) for xy, confidence in zip(poses.xy, poses.confidence, strict=True))
+
+
+MAX_THREADS, FRAMES_PER_THREAD = 4, 2
+"""A canvas has 25 MB; half of the work is Python's own."""
+
+
+class DrawnPoses:
+    """Pose frames that are drawn when they are asked for: `[a:b]` gives uint8 (b - a, height, width, 3).
+
+    Args:
+        poses: in pixels of the pictures.
+        drawer: draws them.
+        threads: of so many, each draws its share of a slice with a canvas of its own.
+    """
+
+    def __init__(self, poses: PoseSequence, drawer: PoseDrawer, threads: int | None = None) -> None:
+        self.poses, self.drawer = poses, drawer
+        self.threads = min(cores(), MAX_THREADS) if threads is None else threads
+        self._drawers, self._lock = [drawer], threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self.poses)
+
+    def __getitem__(self, index: slice, /) -> Frames:
+        rows = range(*index.indices(len(self)))
+        with self._lock:  # a drawer has one canvas
+            return np.stack(self._frames(rows))
+
+    def _frames(self, rows: range) -> list[Frame]:
+        """Each thread draws its share with a canvas of its own."""
+        threads = min(self.threads, len(rows) // FRAMES_PER_THREAD)
+        if threads < 2:
+            return self._draw(self.drawer, rows)
+        while len(self._drawers) < threads:
+            self._drawers.append(self.drawer.twin())
+        with ThreadPoolExecutor(threads) as pool:
+            shares = pool.map(self._draw, self._drawers, [rows[i::threads] for i in range(threads)])
+            drawn = list(shares)
+        return [drawn[i % threads][i // threads] for i in range(len(rows))]
+
+    def _draw(self, drawer: PoseDrawer, rows: range) -> list[Frame]:
+        return [drawer.draw(self.poses.xy[i], self.poses.confidence[i]) for i in rows]

@@ -1,0 +1,116 @@
+"""Whether a file is what it should be: complete by its format, and with the checksum that it had before."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from mimicmotion.errors import OutputError, WeightsError
+from mimicmotion.runtime.files import atomic_path, sha256_file
+
+SETTLED = 2.0
+"""Seconds since a file last changed, before its checksum is remembered: some file systems count time that coarsely."""
+FOREIGN = {
+    b"<!doctype html": "a web page in place of the file",
+    b"<html": "a web page in place of the file",
+    b"version https://git-lfs": "a Git LFS pointer in place of the file (`git lfs pull` fetches it)",
+}
+"""What files begin with that are not weights."""
+
+
+def cache_folder() -> Path:
+    """Where fetched and converted weights lie: $MIMICMOTION_CACHE, or the user's cache folder."""
+    if own := os.environ.get("MIMICMOTION_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mimicmotion"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        WeightsError: the file is missing, unreadable, or holds no object.
+    """
+    fix = "fetch or copy the model again"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as e:
+        raise WeightsError(f"{path} is missing", "a complete model folder", fix) from e
+    except (OSError, ValueError, RecursionError) as e:
+        raise WeightsError(f"{path}: {e}", "a readable JSON file", fix) from e
+    if not isinstance(data, dict):
+        raise WeightsError(f"{path} holds {type(data).__name__}", "a JSON object", fix)
+    return data
+
+
+def check_format(path: Path, name: str | None = None) -> None:
+    """Find empty, truncated and foreign files by their container format, without reading the tensors.
+
+    Args:
+        path: the file.
+        name: what it will be called, where it has another name while it is fetched.
+
+    Raises:
+        WeightsError: it is empty, a web page or a Git LFS pointer, or a .safetensors, .pth or .json file that is not
+            complete.
+    """
+    if problem := format_problem(path, name):
+        fix = "the file is truncated or damaged: delete it and fetch or copy it again"
+        kind = f"a complete {Path(name or path.name).suffix} file"
+        raise WeightsError(f"{path} ({path.stat().st_size} bytes): {problem}", kind, fix)
+
+
+def format_problem(path: Path, name: str | None = None) -> str | None:
+    """What `check_format` would complain of; None if nothing."""
+    with path.open("rb") as f:
+        start = f.read(64)
+    if not start:
+        return "it is empty"
+    begins = start.lstrip().lower()
+    if foreign := next((what for text, what in FOREIGN.items() if begins.startswith(text)), None):
+        return foreign
+    try:
+        _open(path, Path(name or path.name).suffix, zipped=start.startswith(b"PK"))
+    except WeightsError as e:
+        return e.got
+    except Exception as e:  # a damaged file can raise anything
+        return str(e)
+    return None
+
+
+def _open(path: Path, suffix: str, zipped: bool) -> None:
+    if suffix == ".safetensors":
+        from safetensors import safe_open
+
+        with safe_open(path, framework="np"):
+            pass
+    elif suffix == ".json":
+        read_json(path)
+    elif suffix in (".pth", ".pt", ".ckpt") and zipped and not zipfile.is_zipfile(path):
+        raise ValueError("the end of the archive is missing")
+
+
+def checksum(path: Path) -> str:
+    """Sha256 of a file; computed once and remembered in the cache as long as size and time of change stay."""
+    stat = path.stat()
+    stamp = [stat.st_size, stat.st_mtime_ns]
+    memory = cache_folder() / "checksums-of-files.json"
+    try:
+        known = read_json(memory)
+    except WeightsError:  # none yet, or damaged: it is made anew
+        known = {}
+    name = str(path.resolve())
+    if isinstance(entry := known.get(name), list) and entry[:2] == stamp:
+        return entry[2]
+    sha = sha256_file(path)
+    if time.time() - stat.st_mtime > SETTLED:
+        kept = {n: e for n, e in known.items() if Path(n).exists()}
+        # a cache that cannot be written is done without
+        with contextlib.suppress(OutputError, OSError), atomic_path(memory) as part:
+            part.write_text(json.dumps(kept | {name: [*stamp, sha]}, indent=1) + "\n", encoding="utf-8")
+    return sha
