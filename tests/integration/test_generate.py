@@ -35,7 +35,7 @@ from mimicmotion.generate.poses import poses as find_poses
 from mimicmotion.generate.replay import replay
 from mimicmotion.generate.setup import result_size
 from mimicmotion.pipeline import MimicMotionPipeline
-from mimicmotion.pose.files import load_poses, save_poses
+from mimicmotion.pose.files import load_poses, save_openpose, save_poses
 from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
 from mimicmotion.runtime.progress import Progress, finish
 from mimicmotion.settings import FusionConfig, GenerateConfig, PosesConfig
@@ -354,6 +354,77 @@ def test_inputs_are_never_replaced(name: str, job: GenerateConfig, tmp_path: Pat
     with pytest.raises(ConfigError, match="the input"):
         finish(generate(config))
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def openpose(folder: Path, frames: int, **keys: object) -> Path:
+    """OpenPose JSON as other programs write it: without a rate."""
+    save_openpose(dancing(frames), folder)
+    for path in folder.iterdir():
+        path.write_text(json.dumps({k: v for k, v in (json.loads(path.read_text()) | keys).items() if v is not None}))
+    return folder
+
+
+def test_what_poses_do_not_say_can_be_given(job: GenerateConfig, tmp_path: Path) -> None:
+    folder = openpose(tmp_path / "json", 12, fps=None)
+    config = PosesConfig(video=folder, output=tmp_path / "a.npz", fps=15.0)
+    assert len(finish(find_poses(config)).poses) == 12
+    assert len(finish(find_poses(dataclasses.replace(config, video_fps=60.0))).poses) == 3
+    bare = openpose(tmp_path / "bare", 2, canvas_height=None, canvas_width=None)
+    config = dataclasses.replace(config, video=bare)
+    with pytest.raises(PoseError, match="--video-size"):
+        finish(find_poses(config))
+    assert finish(find_poses(dataclasses.replace(config, video_size="64x96"))).poses.size == (96, 64)
+    for name, value in (("video_fps", 30.0), ("video_size", "64x96")):
+        with pytest.raises(ConfigError, match=f"{name}=.*does not say this itself|{name}="):
+            inputs.open_driving(dataclasses.replace(config, video=job.video, **{name: value}))  # type: ignore[arg-type]
+
+
+def test_the_rate_is_kept_in_openpose_json(tmp_path: Path) -> None:
+    poses = dataclasses.replace(dancing(6), fps=60.0)
+    source = save_and_return(poses, tmp_path / "a.npz")
+    finish(find_poses(PosesConfig(video=source, output=tmp_path / "json")))
+    assert len(finish(find_poses(PosesConfig(video=tmp_path / "json", output=tmp_path / "b.npz", fps=30.0))).poses) == 3
+
+
+def test_what_the_source_cannot_give_is_said(job: GenerateConfig, tmp_path: Path) -> None:
+    folder = openpose(tmp_path / "json", 3, fps=None)
+    config = dataclasses.replace(job, video=folder, fps=15.0)
+    (note,) = inputs.source_notes(config, inputs.open_driving(config))
+    assert "not say the frame rate: 15 per second are assumed; give --video-fps" in note
+    assert note in finish(plan(dataclasses.replace(config, output=tmp_path / "plan.png"))).summary()
+    config = dataclasses.replace(config, video_fps=8.0)
+    (note,) = inputs.source_notes(config, inputs.open_driving(config))
+    assert "the source has 8 frames per second, the result 15" in note
+    config = dataclasses.replace(config, video_fps=15.0)
+    assert inputs.source_notes(config, inputs.open_driving(config)) == []
+
+
+def test_start_and_duration_hold_for_pose_files_by_stride(tmp_path: Path) -> None:
+    poses = dataclasses.replace(dancing(30), fps=30.0)
+    released = PosesConfig(video=tmp_path, output=tmp_path, sampling="released", stride=1, start=0.5, duration=0.25)
+    part = inputs.resample_poses(poses, released)
+    np.testing.assert_array_equal(part.xy, poses.xy[15:23])
+    with pytest.raises(ConfigError, match="tempo=2"):
+        dataclasses.replace(released, tempo=2.0)
+    with pytest.raises(ConfigError, match="stride=1 with sampling=time"):
+        dataclasses.replace(released, sampling="time")
+
+
+LATE = ("truncated picture", "4x4 picture", "start behind the end", "not a video", "pose file with NaN")
+
+
+@pytest.mark.parametrize("name", LATE)
+def test_inputs_are_looked_at_before_a_model_is_loaded(
+    name: str, job: GenerateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loaded(*_: object, **__: object) -> None:
+        raise AssertionError("a model was loaded before the input was refused")
+
+    monkeypatch.setattr(MimicMotionPipeline, "from_pretrained", loaded)
+    error, change = BAD[name]
+    config = dataclasses.replace(job, **change(job, tmp_path))  # type: ignore[arg-type]
+    with pytest.raises(error):
+        finish(generate(config))
 
 
 def test_plan_and_poses_spare_their_inputs(job: GenerateConfig, tmp_path: Path, no_long_work: None) -> None:

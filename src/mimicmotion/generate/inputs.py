@@ -14,15 +14,17 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from mimicmotion.errors import InputError, MediaError, PoseError
+from mimicmotion.errors import ConfigError, InputError, MediaError, PoseError
 from mimicmotion.pose.cache import PoseCache
 from mimicmotion.pose.crop import fit_poses
 from mimicmotion.pose.estimators.open import find_estimator
 from mimicmotion.pose.keypoints import BODY, VISIBLE, PoseSequence
 from mimicmotion.runtime.files import sha256_file
 from mimicmotion.runtime.progress import Job, Progress
+from mimicmotion.runtime.reading import check_limit
 from mimicmotion.runtime.threads import prefetch
 from mimicmotion.settings import DrivingOptions, GenerateConfig, MaskConfig, PoseOptions, PosesConfig
+from mimicmotion.settings.poses import person_choice
 from mimicmotion.video.geometry import Fit, check_size, plan_fit, released_round_trip
 from mimicmotion.video.reader import RELEASED_FPS
 from mimicmotion.video.timing import released_stride
@@ -92,9 +94,8 @@ def prepare(config: GenerateConfig, size: tuple[int, int], multiple: int) -> Job
             "choose a video in which the person is larger and in full view, or another --estimator",
         )
     aligned = align(driving, reference, size, method=config.align)
-    return Inputs(
-        picture, fit, reference, driving, aligned, describe_problems(reference, driving, aligned, config.video)
-    )
+    notes = [*source_notes(config, source), *describe_problems(reference, driving, aligned, config.video)]
+    return Inputs(picture, fit, reference, driving, aligned, notes)
 
 
 def input_files(config: GenerateConfig | PosesConfig | MaskConfig) -> list[str | Path]:
@@ -105,14 +106,66 @@ def input_files(config: GenerateConfig | PosesConfig | MaskConfig) -> list[str |
 
 
 def open_driving(config: GenerateConfig | PosesConfig | MaskConfig) -> VideoReader | PoseSequence:
-    """The driving video, opened, or the poses of a pose file."""
-    from mimicmotion.pose.files import open_poses
+    """The driving video, opened, or the poses of a pose file.
+
+    Raises:
+        ConfigError: the settings say of the source what it says itself.
+    """
+    from mimicmotion.pose.files import load_openpose, load_poses
     from mimicmotion.video.reader import open_video
 
-    path = config.video
-    if path.suffix.lower() in (".npz", ".json") or (path.is_dir() and any(path.glob("*.json"))):
-        return open_poses(path)
-    return open_video(path)
+    path, fps, said = config.video, config.video_fps, ["video_fps", "video_size"]
+    if path.suffix.lower() == ".json" or (path.is_dir() and any(path.glob("*.json"))):
+        return load_openpose(path, config.frame_size, fps=fps or 0.0, person=person_choice(config.person))
+    source: VideoReader | PoseSequence
+    if path.suffix.lower() == ".npz":
+        source = load_poses(path)
+        if not source.fps:
+            source = dataclasses.replace(source, fps=fps or 0.0)
+            said.remove("video_fps")
+    else:
+        source = open_video(path, folder_fps=fps or RELEASED_FPS)
+        if path.is_dir():
+            said.remove("video_fps")
+    for name in said:
+        if getattr(config, name) is not None:
+            got, fix = f"{name}={getattr(config, name)} with {path}", f"leave out {name!r}"
+            raise ConfigError(got, "a source that does not say this itself", fix)
+    return source
+
+
+def source_notes(config: DrivingOptions, source: VideoReader | PoseSequence) -> list[str]:
+    """What the user should know about the rate of the source, one sentence each."""
+    folder = not isinstance(source, PoseSequence) and source.path.is_dir()
+    own = source.fps if isinstance(source, PoseSequence) else source.info.fps
+    shown = config.fps or own or RELEASED_FPS
+    notes = []
+    if (folder or not own) and config.video_fps is None:
+        what = "the pictures do" if folder else "the pose file does"
+        notes.append(f"{what} not say the frame rate: {own or shown:g} per second are assumed; give --video-fps")
+    elif config.sampling == "time" and own * config.tempo < 0.95 * shown:
+        slower = own * config.tempo
+        notes.append(
+            f"the source has {slower:g} frames per second, the result {shown:g}: frames are repeated; --fps {slower:g} "
+            "shows the same movement with less work"
+        )
+    return notes
+
+
+def check_inputs(config: GenerateConfig) -> None:
+    """Find what is wrong with the picture and the video before a model is loaded.
+
+    Raises:
+        InputError: as `prepare`, but for what only the poses tell.
+    """
+    from mimicmotion.video.picture import check_picture_size, read_picture
+
+    check_picture_size(read_picture(config.picture), name=str(config.picture))
+    source = open_driving(config)
+    if isinstance(source, PoseSequence):
+        resample_poses(source, config)
+    elif config.start:
+        next(sampled_frames(config, source))
 
 
 def picture_pose(
@@ -161,6 +214,7 @@ def estimate_video(config: DrivingOptions, reader: VideoReader, estimator: PoseE
     size: tuple[int, int] = (reader.info.height, reader.info.width)
     points = []
     total = expected_frames(config, reader)
+    check_limit("frames", total or 0, reader.path, MediaError)
     yield Progress("poses", 0, total)
     with prefetch(sampled_frames(config, reader)) as frames:  # the next frames are decoded meanwhile
         for i, point in enumerate(estimator.estimate_stream(frames)):
@@ -204,13 +258,16 @@ def expected_frames(config: DrivingOptions, reader: VideoReader) -> int | None:
 def resample_poses(poses: PoseSequence, config: DrivingOptions) -> PoseSequence:
     """Poses of a file at the wanted frame rate and speed: the nearest frame in time."""
     own = poses.fps or config.fps or RELEASED_FPS
-    if config.sampling == "released":
-        return dataclasses.replace(poses[:: released_stride(own, config.stride)], fps=config.fps or RELEASED_FPS)
-    fps = config.fps or own
     seconds = min(len(poses) / own - config.start, config.duration or math.inf)
-    count = max(1, round(seconds * fps / config.tempo))
     if config.start and seconds <= 0:
         raise InputError(f"start={config.start}", f"less than {len(poses) / own:g} seconds", "correct 'start'")
+    if config.sampling == "released":
+        first, last = math.floor(config.start * own + 1e-6), math.ceil((config.start + seconds) * own - 1e-6)
+        part = poses[first : max(last, first + 1) : released_stride(own, config.stride)]
+        return dataclasses.replace(part, fps=config.fps or RELEASED_FPS)
+    fps = config.fps or own
+    count = max(1, round(seconds * fps / config.tempo))
+    check_limit("frames", count, "the part of the poses that is asked for")
     index = np.floor((config.start + np.arange(count) * config.tempo / fps) * own + 1e-6).astype(int)
     index = np.clip(index, 0, len(poses) - 1)
     return dataclasses.replace(poses, xy=poses.xy[index], confidence=poses.confidence[index], fps=fps)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from mimicmotion.errors import MimicMotionError
-from mimicmotion.generate.inputs import Inputs, prepare
+from mimicmotion.generate.inputs import Inputs, check_inputs, prepare
 from mimicmotion.generate.outputs import (
     Frame,
     GenerateResult,
@@ -26,7 +26,6 @@ from mimicmotion.generate.provenance import Facts
 from mimicmotion.generate.record import RunRecord
 from mimicmotion.generate.run_state import RunState, SavedStep
 from mimicmotion.generate.setup import (
-    check_inputs_exist,
     load,
     make_recipe,
     plan_run,
@@ -96,7 +95,7 @@ def _generate(
 
     config = record.config
     check_outputs(config)
-    check_inputs_exist(config)
+    check_inputs(config)
     record.begin()
     pipe = yield from load(config, pipeline)
     record.record_model(pipe)

@@ -71,6 +71,8 @@ def _mask(config: MaskConfig) -> Job[tuple[PoseSequence, float]]:
     check_not_inputs(inputs.input_files(config), [config.output])
     (check_writable if as_array else check_output)(config.output)
     source = inputs.open_driving(config)
+    for note in inputs.source_notes(config, source):
+        logger.warning("%s", note)
     if isinstance(source, PoseSequence):
         raise MediaError(f"{config.video} holds poses", "a video: masks need its pixels", "give the video itself")
     poses = yield from inputs.driving_poses(config, source, inputs.find_estimator(config))

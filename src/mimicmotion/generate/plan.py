@@ -12,7 +12,7 @@ import numpy as np
 from mimicmotion.generate import inputs as inputs_module
 from mimicmotion.generate.inputs import Inputs
 from mimicmotion.generate.poses import describe_poses
-from mimicmotion.generate.setup import check_inputs_exist, load, make_recipe, plan_run, result_size
+from mimicmotion.generate.setup import load, make_recipe, plan_run, result_size
 from mimicmotion.runtime.progress import Job
 from mimicmotion.settings import GenerateConfig
 
@@ -79,7 +79,7 @@ def plan(config: GenerateConfig, pipeline: MimicMotionPipeline | None = None) ->
 
     check_not_inputs(inputs_module.input_files(config), [config.output])
     check_writable(config.output)
-    check_inputs_exist(config)
+    inputs_module.check_inputs(config)
     pipe = yield from load(config, pipeline)
     inputs = yield from inputs_module.prepare(config, result_size(config, pipe), pipe.backbone.size_multiple)
     size: tuple[int, int] = inputs.picture.shape[:2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from mimicmotion.pose.files import save_openpose, save_poses
 from mimicmotion.pose.keypoints import BODY, FACE, LEFT_HAND, RIGHT_HAND, PoseSequence
 from mimicmotion.runtime.progress import Job, Progress, Stopwatch
 from mimicmotion.settings import PosesConfig
+
+logger = logging.getLogger(__name__)
 
 DRAWN_SHORT_SIDE = 576
 
@@ -75,6 +78,8 @@ def _poses(config: PosesConfig) -> Job[PoseSequence]:
     for path in drawn:
         check_output(path)
     source = inputs.open_driving(config)
+    for note in inputs.source_notes(config, source):
+        logger.warning("%s", note)
     found = yield from inputs.driving_poses(config, source, inputs.find_estimator(config))
     (save_openpose if folder else save_poses)(found, config.output)
     if config.draw:

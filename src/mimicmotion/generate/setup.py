@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from mimicmotion.arrays import Frame
 from mimicmotion.errors import ConfigError
-from mimicmotion.generate.inputs import open_driving
 from mimicmotion.runtime.progress import Job, Progress
 from mimicmotion.settings import FusionConfig, GenerateConfig, parse
 
@@ -40,14 +39,6 @@ def load(config: GenerateConfig, pipeline: MimicMotionPipeline | None) -> Job[Mi
         )
     yield Progress("load", 1, 1)
     return pipe
-
-
-def check_inputs_exist(config: GenerateConfig) -> None:
-    """Raise MediaError for a missing picture or video before a model is loaded."""
-    from mimicmotion.runtime.reading import check_input_file
-
-    check_input_file(config.picture, "a picture")
-    open_driving(config)
 
 
 def load_pipeline(config: GenerateConfig) -> MimicMotionPipeline:

@@ -138,7 +138,7 @@ def load_openpose(
         raise PoseError(
             f"{path} does not say the size of the frames",
             "canvas_height and canvas_width",
-            "write canvas_height and canvas_width into the files",
+            "give the size of the video: --video-size 1280x720",
         )
     xy, confidence = np.stack([p[0] for p in points]), np.stack([p[1] for p in points])
     if (confidence > 0).any() and np.abs(xy[confidence > 0]).max() <= 1:
@@ -219,7 +219,7 @@ def _read_json(file: Path) -> list[dict[str, Any]]:
 
 
 def _canvas(data: dict[str, Any], file: Path) -> tuple[int, int] | None:
-    sides = data.get("canvas_height"), data.get("canvas_width")
+    sides: tuple[Any, Any] = data.get("canvas_height"), data.get("canvas_width")
     if not all(sides):
         return None
     if not all(isinstance(side, int | float) and 1 <= side <= MAX_SIDE for side in sides):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -69,6 +70,30 @@ class DrivingOptions(Settings):
     """Use this many seconds of the driving video; empty uses all of it."""
     tempo: Annotated[float, Range(0.01, 100), Help("Motion")] = 1.0
     """Speed of the movement: 0.5 is half as fast (slow motion), 2 twice as fast."""
+    video_fps: Annotated[float | None, Range(0.1, 1000), Help("Input")] = None
+    """Frames per second of a source that cannot say it: OpenPose JSON, a folder of pictures."""
+    video_size: Annotated[str | None, Help("Input")] = None
+    """WIDTHxHEIGHT of the video that OpenPose JSON without a canvas size was made from, such as 1280x720."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _ = self.frame_size
+        unused = {"tempo": self.tempo != 1} if self.sampling == "released" else {"stride": self.stride != 2}
+        if name := next((name for name, given in unused.items() if given), None):
+            got = f"{name}={getattr(self, name)} with sampling={self.sampling}"
+            raise ConfigError(got, "an option that this sampling uses", f"leave out {name!r}")
+
+    @property
+    def frame_size(self) -> tuple[int, int] | None:
+        """`video_size` as (height, width)."""
+        if self.video_size is None:
+            return None
+        match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", self.video_size)
+        if match is None:
+            raise ConfigError(
+                f"video_size={self.video_size!r}", "WIDTHxHEIGHT such as 1280x720", "correct 'video_size'"
+            )
+        return int(match[2]), int(match[1])
 
     @property
     def keeps_speed(self) -> bool:
