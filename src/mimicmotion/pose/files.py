@@ -219,7 +219,7 @@ def _read_json(file: Path) -> list[dict[str, Any]]:
 
 
 def _canvas(data: dict[str, Any], file: Path) -> tuple[int, int] | None:
-    sides: tuple[Any, Any] = data.get("canvas_height"), data.get("canvas_width")
+    sides: tuple[Any, Any] = (data.get("canvas_height"), data.get("canvas_width"))
     if not all(sides):
         return None
     if not all(isinstance(side, int | float) and 1 <= side <= MAX_SIDE for side in sides):
