@@ -118,13 +118,7 @@ KNOWN: tuple[KnownWeights, ...] = (
         "mimicmotion-1.1",
         "published MimicMotion, up to 72 frames a segment",
         "tencent/MimicMotion",
-        (
-            HubFile(
-                "MimicMotion_1-1.pth",
-                3_049_867_447,
-                "b812659ea273b2758c918facf759af5d7cad9564dc35156c59ec17e93f9749a4",
-            ),
-        ),
+        (HubFile("MimicMotion_1-1.pth", 3_049_867_447),),  # no checksum from a second source: the first fetch is kept
         "Apache-2.0, with SVD's terms",
     ),
     KnownWeights(
