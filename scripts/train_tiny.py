@@ -3,13 +3,8 @@
     python scripts/train_tiny.py [--processes 2] [--clips 1400] [--output runs/tiny/model] [--set KEY=VALUE ...]
 
 Stopped at any moment, it goes on where it was. See docs/lab/tiny-training.md for what it costs. `--set` changes a
-<<<<<<< HEAD
-setting of all stages, `--set-autoencoder`, `--set-denoiser`, `--set-detail` and `--set-detail-2` one of a single stage.
-The last one asks for LPIPS (`mimicmotion weights fetch lpips-alex`), which is fetched before all else.
-=======
 setting of all stages, `--set-autoencoder`, `--set-denoiser`, `--set-detail` and `--set-detail-2` one of a single
 stage. The last one asks for LPIPS (`mimicmotion weights fetch lpips-alex`), which is fetched before all else.
->>>>>>> 11bedab55304064d494adb43c6c69c2d292d68b5
 """
 
 from __future__ import annotations

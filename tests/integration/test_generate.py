@@ -239,7 +239,7 @@ def test_models_without_settings_follow_the_published_rules(
     pipe = micro_pipeline()
     write_picture(job.picture, random_frames(1, size)[0])
     assert result_size(job, pipe) == wanted
-    newer, older = published_settings("x/MimicMotion_1-1.pth"), published_settings("MimicMotion.pth")
+    newer, older = published_settings("1.1"), published_settings("1.0")
     assert (newer["fusion"]["segment_frames"], older["fusion"]["segment_frames"]) == (72, 16)
     assert (newer["num_inference_steps"], newer["guidance_scale"]) == (25, 2.0)
 

@@ -23,6 +23,7 @@ from mimicmotion.backbones.tiny.detail import BLURS, CANDIDATES, DetailNet, add_
 from mimicmotion.errors import ConfigError, InputError, WeightsError
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.pose.guidance.limb_warp import WarpedPoses
+from mimicmotion.runtime.files import sha256_file
 from mimicmotion.settings import FusionConfig
 
 SIZE = (32, 48)
@@ -256,12 +257,16 @@ def test_a_model_with_a_detail_network_survives_its_folder(tmp_path: Path) -> No
 
 def test_a_folder_without_its_detail_file_or_with_a_wrong_config_is_refused(tmp_path: Path) -> None:
     detailed_pipeline(small()).save_pretrained(tmp_path / "model")
-    config = tmp_path / "model" / "detail" / "config.json"
-    text = config.read_text()
+    config, about = (tmp_path / "model" / name for name in ("detail/config.json", "mimicmotion.json"))
+    text, facts, recorded = config.read_text(), about.read_text(), sha256_file(config)
     config.write_text(re.sub(r'("blocks": \[\s*)1', r"\g<1>2", text))
+    with pytest.raises(WeightsError, match="sha256"):
+        MimicMotionPipeline.from_pretrained(tmp_path / "model")
+    about.write_text(facts.replace(recorded, sha256_file(config)))
     with pytest.raises(WeightsError, match="blocks"):
         MimicMotionPipeline.from_pretrained(tmp_path / "model")
     config.write_text(text)
+    about.write_text(facts)
     (tmp_path / "model" / "detail" / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(WeightsError, match="detail"):
         MimicMotionPipeline.from_pretrained(tmp_path / "model")

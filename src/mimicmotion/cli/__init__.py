@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -14,6 +15,10 @@ from mimicmotion.errors import InputError, MimicMotionError, printable
 class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record))
+
+
+TRACEBACK = "MIMICMOTION_TRACEBACK"
+"""Environment variable: show where an unexpected error comes from."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,3 +38,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as e:
         print(str(e) or "interrupted; nothing half-written is left", file=sys.stderr)
         return 130
+    except MemoryError:
+        print("error: the memory that is free is not enough", file=sys.stderr)
+        return 1
+    except Exception as e:
+        if os.environ.get(TRACEBACK):
+            raise
+        said = next(iter(str(e).splitlines()), "")[:500]
+        print(f"error: {type(e).__name__}: {said}\n  this is a bug of mimicmotion: please report it", file=sys.stderr)
+        print(f"  with what {TRACEBACK}=1 in the environment shows", file=sys.stderr)
+        return 1

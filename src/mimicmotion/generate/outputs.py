@@ -20,6 +20,7 @@ from mimicmotion.generate.inputs import Inputs, input_files, open_driving
 from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.runtime.files import atomic_path, check_not_inputs, check_writable
 from mimicmotion.runtime.progress import Job, Progress
+from mimicmotion.runtime.reading import check_limit, reading
 from mimicmotion.runtime.run_folder import clear_leftovers
 from mimicmotion.runtime.threads import behind
 from mimicmotion.settings import GenerateConfig
@@ -232,10 +233,9 @@ def read_sidecar(path: Path, parts: Sequence[str]) -> dict[str, Any]:
         ConfigError: the file is missing, is something else, or is of an older or newer form.
     """
     form = f"the file OUTPUT.json that `mimicmotion generate` writes (form {VERSION})"
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        raise ConfigError(f"{path}: {e}", form, "name the sidecar of a result") from e
+    with reading(path, form, "name the sidecar of a result", ConfigError):
+        check_limit("bytes", path.stat().st_size, path, ConfigError)
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
     if not isinstance(data, dict) or ("settings" not in data and data.get("format") != FORMAT):
         raise ConfigError(f"{path} is no sidecar of a result", form, "name the sidecar of a result")
     if "format" not in data:

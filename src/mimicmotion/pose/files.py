@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import logging
 import re
-import zipfile
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,10 +19,13 @@ from mimicmotion.pose.estimators.base import Person, PosePoints, nobody
 from mimicmotion.pose.estimators.track import PersonTracker
 from mimicmotion.pose.keypoints import BODY, FACE, FEET, LEFT_HAND, NUM_POINTS, RIGHT_HAND, PoseSequence
 from mimicmotion.runtime.files import atomic_path, writing
+from mimicmotion.runtime.reading import check_limit, reading
 
 logger = logging.getLogger(__name__)
 
 FORMAT, VERSION = "mimicmotion.poses", 1
+MAX_SIDE = 100_000  # pixels of a frame
+MAKE_POSES = "make it with 'mimicmotion poses VIDEO -o poses.npz'"
 
 # OpenPose's BODY_25 has the middle of the hips at 8; its 18 other points and 6 feet points stand in our order.
 BODY_25 = np.array([*range(8), *range(9, 19)])
@@ -62,15 +65,9 @@ def load_poses(path: Path | str) -> PoseSequence:
         PoseError: the file is missing, is no pose file, is newer than this version, or holds NaN, confidences outside
             0..1 or wrong shapes.
     """
-    path = Path(path)
-    try:
-        # numpy leaves a file open that turns out to be damaged, if it opened it itself
-        with path.open("rb") as file:
-            return parse_poses(file, path)
-    except FileNotFoundError as e:
-        raise PoseError(f"{path} does not exist", "a pose file", "check the path") from e
-    except OSError as e:
-        raise PoseError(f"{path}: {e}", "a readable pose file", "check the path") from e
+    # numpy leaves a file open that turns out to be damaged, if it opened it itself
+    with reading(path, "a pose file", MAKE_POSES, PoseError), Path(path).open("rb") as file:
+        return parse_poses(file, path)
 
 
 def parse_poses(file: IO[bytes], path: Path | str) -> PoseSequence:
@@ -79,11 +76,11 @@ def parse_poses(file: IO[bytes], path: Path | str) -> PoseSequence:
     Raises:
         PoseError: as `load_poses`.
     """
-    mend = "make it with 'mimicmotion poses VIDEO -o poses.npz'"
-    try:
+    with reading(path, "a complete pose file without pickled objects", MAKE_POSES, PoseError):
         with np.load(file, allow_pickle=False) as data:
+            check_limit("bytes", sum(member.file_size for member in data.zip.infolist()), path, PoseError)
             if "format" not in data.files or str(data["format"]) != FORMAT:
-                raise PoseError(f"{path} holds {', '.join(data.files) or 'nothing'}", "a pose file", mend)
+                raise PoseError(f"{path} holds {', '.join(data.files) or 'nothing'}", "a pose file", MAKE_POSES)
             if int(data["version"]) > VERSION:
                 raise PoseError(
                     f"{path} is of version {int(data['version'])}", f"version {VERSION} or older", "update mimicmotion"
@@ -91,12 +88,10 @@ def parse_poses(file: IO[bytes], path: Path | str) -> PoseSequence:
             xy, confidence = (np.asarray(data[k], np.float32) for k in ("xy", "confidence"))
             height, width = (int(v) for v in data["size"])
             fps, source = float(data["fps"]), str(data["source"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as e:
-        if isinstance(e, PoseError):
-            raise
-        raise PoseError(f"{path}: {e}", "a complete pose file without pickled objects", mend) from e
-    if height < 1 or width < 1 or not (np.isfinite(fps) and fps >= 0) or not len(xy):
-        raise PoseError(f"{path}: {len(xy)} frames of {height}x{width} at {fps} fps", "positive numbers", mend)
+        sound = 1 <= min(height, width) <= max(height, width) <= MAX_SIDE and 0 <= fps <= 1000 and len(xy) > 0
+        if not sound:
+            got = f"{path}: {len(xy)} frames of {height}x{width} at {fps} fps"
+            raise PoseError(got, "positive numbers", MAKE_POSES)
     try:
         return PoseSequence(xy, confidence, (height, width), fps, source)
     except PoseError as e:
@@ -113,9 +108,10 @@ def load_openpose(
     maps reach, are cut to 1.
 
     Args:
-        path: the folder; frames are ordered by the last number in the file names, which must leave no gap.
+        path: the folder; frames are ordered by the number in the file names that differs in all, the last of such, and
+            must leave no gap. A file may also hold a list of frames, as ComfyUI's nodes write it.
         size: (height, width) of the video; may be left out where the files hold canvas_height and canvas_width.
-        fps: frames per second, which the files do not hold.
+        fps: frames per second, which only files of this package hold; 0 if it is not known.
         person: whom to follow if there are several.
 
     Raises:
@@ -124,11 +120,13 @@ def load_openpose(
     files = _openpose_files(Path(path))
     tracker = PersonTracker(person)
     points: list[PosePoints] = []
-    for file in files:
-        data = _read_json(file)
-        people = [_parse_person(p, file) for p in data["people"]]
-        if size is None and data.get("canvas_height") and data.get("canvas_width"):
-            size = (int(data["canvas_height"]), int(data["canvas_width"]))
+    for file, data in ((path, frame) for path in files for frame in _read_json(path)):
+        with reading(file, "OpenPose JSON", "write it again", PoseError):
+            people = [_parse_person(p, file) for p in data["people"]]
+            size = size or _canvas(data, file)
+            rate = data.get("fps")
+            fps = fps or (float(rate) if isinstance(rate, int | float) and 0 < rate <= 1000 else 0.0)
+        check_limit("frames", len(points) + 1, path, PoseError)
         chosen = None
         if people:
             chosen = tracker.choose(np.stack([p[0] for p in people]), np.stack([p[1] for p in people]))
@@ -138,7 +136,9 @@ def load_openpose(
     tracker.check_found()
     if size is None:
         raise PoseError(
-            f"{path} does not say the size of the frames", "canvas_height and canvas_width", "give the video's size"
+            f"{path} does not say the size of the frames",
+            "canvas_height and canvas_width",
+            "write canvas_height and canvas_width into the files",
         )
     xy, confidence = np.stack([p[0] for p in points]), np.stack([p[1] for p in points])
     if (confidence > 0).any() and np.abs(xy[confidence > 0]).max() <= 1:
@@ -166,11 +166,14 @@ def save_openpose(poses: PoseSequence, folder: Path | str) -> None:
     for i, (xy, confidence) in enumerate(zip(poses.xy, poses.confidence, strict=True)):
         people = [_format_person(xy, confidence)] if confidence.any() else []
         data = {"version": 1.3, "people": people, "canvas_height": poses.size[0], "canvas_width": poses.size[1]}
+        data |= {"fps": poses.fps} if poses.fps else {}
         with atomic_path(folder / names[i]) as part:
             part.write_text(json.dumps(data), encoding="utf-8")
 
 
-def open_poses(path: Path | str, size: tuple[int, int] | None = None, *, fps: float = 0.0) -> PoseSequence:
+def open_poses(
+    path: Path | str, size: tuple[int, int] | None = None, *, fps: float = 0.0, person: Person = "largest"
+) -> PoseSequence:
     """Read poses of either kind: .npz, or OpenPose JSON (a folder or a file).
 
     Raises:
@@ -178,7 +181,7 @@ def open_poses(path: Path | str, size: tuple[int, int] | None = None, *, fps: fl
     """
     path = Path(path)
     if path.is_dir() or path.suffix.lower() == ".json":
-        return load_openpose(path, size, fps=fps)
+        return load_openpose(path, size, fps=fps, person=person)
     return load_poses(path)
 
 
@@ -189,30 +192,40 @@ def _openpose_files(path: Path) -> list[Path]:
     files = [p for p in path.glob("*.json") if not p.name.startswith(".")] if path.is_dir() else []
     if not files:
         raise PoseError(f"{path} holds no *.json", "a folder of OpenPose JSON files", mend)
-    numbered: dict[int, Path] = {}
-    for file in files:
-        digits = re.findall(r"\d+", file.stem)
-        if not digits or int(digits[-1]) in numbered:
-            raise PoseError(f"{file}: no frame number of its own", "names as video_000000000012_keypoints.json", mend)
-        numbered[int(digits[-1])] = file
-    missing = sorted(set(range(min(numbered), max(numbered))) - numbered.keys())
+    digits = {file: [int(n[-18:]) for n in re.findall(r"\d+", file.stem)][::-1] for file in files}
+    for place in range(min(map(len, digits.values()))):  # from the last number of a name to its first
+        numbered = {numbers[place]: file for file, numbers in digits.items()}
+        if len(numbered) == len(files):
+            break
+    else:
+        file = min(files)
+        raise PoseError(f"{file}: no frame number of its own", "names as video_000000000012_keypoints.json", mend)
+    first, missing = min(numbered), max(numbered) - min(numbered) + 1 - len(numbered)
     if missing:
-        raise PoseError(
-            f"{path}: no file for frame {missing[0]} and {len(missing) - 1} others", "one file a frame", mend
-        )
+        gap = next(n for n in itertools.count(first) if n not in numbered)
+        raise PoseError(f"{path}: no file for frame {gap} and {missing - 1} others", "one file a frame", mend)
     return [numbered[k] for k in sorted(numbered)]
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        raise PoseError(f"{file}: {e}", "a readable JSON file", "write the poses again") from e
-    if isinstance(data, list) and len(data) == 1:
-        data = data[0]  # some tools wrap the frame in a list
-    if not isinstance(data, dict) or not isinstance(data.get("people"), list):
+def _read_json(file: Path) -> list[dict[str, Any]]:
+    """The frames of a file: most tools write one, some a list."""
+    with reading(file, "a readable JSON file", "write the poses again", PoseError):
+        check_limit("bytes", file.stat().st_size, file, PoseError)
+        data = json.loads(file.read_text(encoding="utf-8-sig"))
+    frames = data if isinstance(data, list) and data else [data]
+    if not all(isinstance(frame, dict) and isinstance(frame.get("people"), list) for frame in frames):
         raise PoseError(f"{file} has no list 'people'", "OpenPose JSON", "write the poses with OpenPose's --write_json")
-    return data
+    return frames
+
+
+def _canvas(data: dict[str, Any], file: Path) -> tuple[int, int] | None:
+    sides: tuple[Any, Any] = (data.get("canvas_height"), data.get("canvas_width"))
+    if not all(sides):
+        return None
+    if not all(isinstance(side, int | float) and 1 <= side <= MAX_SIDE for side in sides):
+        got = f"{file}: a canvas of {sides!r:.60}"
+        raise PoseError(got, f"canvas_height and canvas_width, 1 to {MAX_SIDE:,} pixels", "correct the file")
+    return int(sides[0]), int(sides[1])
 
 
 def _parse_person(person: Any, file: Path) -> PosePoints:
@@ -223,7 +236,7 @@ def _parse_person(person: Any, file: Path) -> PosePoints:
         values = person.get(name) or []
         try:
             numbers = np.asarray(values, np.float32).reshape(-1, 3)
-        except (TypeError, ValueError) as e:
+        except (TypeError, ValueError, OverflowError) as e:
             raise PoseError(f"{file}: {name} is {values!r:.60}", "x, y, confidence for each point", "mend it") from e
         if len(numbers) not in (0, *counts):
             wanted = " or ".join(map(str, counts))

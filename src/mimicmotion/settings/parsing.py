@@ -8,14 +8,20 @@ import functools
 import inspect
 import math
 import numbers
+import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from mimicmotion.errors import ConfigError
+from mimicmotion.runtime.reading import check_limit, reading
 
 T = TypeVar("T")
+
+_SHORT = reprlib.Repr()
+"""A value in an error: aliases let a YAML file of a few lines stand for gigabytes of text."""
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 80, 80
 
 STRICT: dict[str, Any] = {"extra": "forbid", "use_attribute_docstrings": True}
 
@@ -111,7 +117,7 @@ def parse(cls: type[T], data: Mapping[str, Any]) -> T:
             raise ConfigError(
                 f"no {where!r}", f"a value for {where!r}", "give it on the command line or in the file"
             ) from e
-        raise ConfigError(f"{where} = {first['input']!r}", first["msg"], fix) from e
+        raise ConfigError(f"{where} = {_SHORT.repr(first['input'])}", first["msg"], fix) from e
 
 
 @functools.cache
@@ -130,10 +136,9 @@ def load_yaml(path: Path) -> dict[str, Any]:
     """
     import yaml
 
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
-        raise ConfigError(f"{path}: {e}", "a readable YAML file", "check the path and the syntax") from e
+    with reading(path, "a readable YAML file", "check the path and the syntax", ConfigError):
+        check_limit("bytes", path.stat().st_size, path, ConfigError)
+        data = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     if not isinstance(data, dict):
         raise ConfigError(f"{path} holds {type(data).__name__}", "a mapping of settings", "write 'name: value' lines")
     return data

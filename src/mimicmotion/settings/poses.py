@@ -57,7 +57,7 @@ def person_choice(text: str) -> Literal["largest"] | int | tuple[float, float]:
 class DrivingOptions(Settings):
     """Which frames of the driving video are used, and when they are shown."""
 
-    fps: Annotated[float, Range(0, 1000, above=True), Help("Motion", first=True)] = 15.0
+    fps: Annotated[float, Range(0.1, 1000), Help("Motion", first=True)] = 15.0
     """Frames per second of the result; the driving video is resampled by time."""
     sampling: Annotated[Literal["time", "released"], Help("Motion")] = "time"
     """time keeps the speed of the movement; released takes every stride-th frame, as the published code does."""
@@ -67,7 +67,7 @@ class DrivingOptions(Settings):
     """Begin at this second of the driving video."""
     duration: Annotated[float | None, Range(0, 1000, above=True), Help("Motion", first=True)] = None
     """Use this many seconds of the driving video; empty uses all of it."""
-    tempo: Annotated[float, Range(0, 1000, above=True), Help("Motion")] = 1.0
+    tempo: Annotated[float, Range(0.01, 100), Help("Motion")] = 1.0
     """Speed of the movement: 0.5 is half as fast (slow motion), 2 twice as fast."""
 
     @property

@@ -26,10 +26,10 @@ def exact_rate(fps: float | Fraction) -> Fraction:
     """`fps` as the fraction it stands for: 29.97 -> 30000/1001, 15.0 -> 15.
 
     Raises:
-        ConfigError: not a positive finite number.
+        ConfigError: not a number from 0.001 to 1000.
     """
-    if not (isinstance(fps, Fraction) or math.isfinite(fps)) or not 0 < fps <= 1000:
-        raise ConfigError(f"fps={fps}", "frames per second, 0 < fps <= 1000", "for example --fps 15")
+    if not 0.001 <= fps <= 1000:
+        raise ConfigError(f"fps={fps}", "frames per second, 0.001 to 1000", "for example --fps 15")
     if isinstance(fps, Fraction):
         return fps
     for nominal in (24, 30, 48, 60, 120):

@@ -340,7 +340,7 @@ class TemporalResnetBlock(ResnetBlock):
         """X + share * change.
 
         Args:
-            x: the result takes its memory where there are chunks and no gradients are recorded.
+            x: the result takes its memory where no gradients are recorded.
             time: embedding of the noise level of each frame.
             share: of `TimeMixer`.
             chunk: positions at once; None is all.
@@ -351,7 +351,10 @@ class TemporalResnetBlock(ResnetBlock):
 
             def run(x: Video, base: Video | None) -> Video:
                 h = conv(silu(norm(x, moments)))
-                return h if base is None else torch.addcmul(base, h, share)
+                if base is None:
+                    return h
+                own = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+                return base.addcmul_(h, share) if own else torch.addcmul(base, h, share)
 
             return map_chunks(run, (x, base), chunk, dim=3, out=base)
 
@@ -432,7 +435,7 @@ class SpatioTemporalResBlock(nn.Module):
         return self.temporal(maps, frames, time, execution)
 
     def temporal(self, maps: Maps, frames: int, time: Float[Tensor, "n dim"] | None, execution: Execution) -> Maps:
-        """The half along time; may take the memory of `maps` where no gradients are recorded."""
+        """The half along time; takes the memory of `maps` where no gradients are recorded."""
         # (B F) C H W -> B C F (H W), a view in either memory format
         video = maps.unflatten(0, (-1, frames)).flatten(3).transpose(1, 2)
         time = None if time is None else time.unflatten(0, (-1, frames))
