@@ -145,9 +145,9 @@ def _parameters(
     return found
 
 
-def say(text: object) -> None:
+def say(text: object, flush: bool = False) -> None:
     """Print to the terminal, with the control characters of names escaped."""
-    print(printable(str(text)), flush=True)
+    print(printable(str(text)), flush=flush)
 
 
 def run_job(job: Job[T]) -> T:

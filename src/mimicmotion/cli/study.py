@@ -38,7 +38,7 @@ def study_serve(folder: Path, /, *, host: str = "127.0.0.1", port: int = 8000) -
     """
     from mimicmotion.study.serve import serve
 
-    say(serve(folder, host, port, say))
+    say(serve(folder, host, port, lambda line: say(line, flush=True)))
 
 
 @study_app.command(name="analyse")
