@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, library
 
 from mimicmotion.backbones.svd import attention
 from mimicmotion.backbones.svd.attention import attend, choose_kernel, rows_attention
@@ -91,4 +91,4 @@ def test_choice_on_a_cpu(dtype: torch.dtype, recorded: bool, want: str) -> None:
 def test_own_kernel_in_a_compiled_graph(shape: tuple[int, int, int, int]) -> None:
     """Its layout in memory is the one that the compiler was told."""
     q, k, v = random_heads(*shape, torch.bfloat16)
-    torch.library.opcheck(attention._own_in_graph, (q, k, v, "rows"))
+    library.opcheck(attention._own_in_graph, (q, k, v, "rows"))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor, library, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mimicmotion.backbones.svd.layers import Linear, linear_add
@@ -143,7 +143,7 @@ def _own_kernel(q: Heads, k: Keys, v: Keys, kernel: str) -> Heads:
 
 
 # One operation of a compiled graph: the compiler would unroll the loops. Gradients do not go through it.
-_own_in_graph: Any = torch.library.custom_op(
+_own_in_graph: Any = library.custom_op(
     "mimicmotion::attention",
     _own_kernel,
     mutates_args=(),
