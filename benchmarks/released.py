@@ -377,10 +377,10 @@ def resident_bytes() -> int:
 def predicted_bytes(pipe: MimicMotionPipeline, config: GenerateConfig, setup: Setup) -> int:
     """What the planner says that our side takes at most, weights included."""
 
-    from mimicmotion.generate.setup import make_recipe, plan_run
+    from mimicmotion.generate.setup import make_recipe
 
     recipe = make_recipe(config, pipe, setup.frames)
-    return max(plan_run(config, pipe, setup.size, recipe, predict=True).peaks.values())
+    return max(pipe.backbone.plan_run(setup.size, recipe, config, device=pipe.device, predict=True).peaks.values())
 
 
 def one(side: str, dtype: str, setup: Setup) -> dict[str, Any]:

@@ -140,7 +140,7 @@ def decode_stream(
 ) -> Iterator[UInt8[ndarray, "height width 3"]]:
     """Decode latents to RGB frames one by one; arguments as for `decode_float`.
 
-    `finish` changes decoded frames before they become bytes (as `models.detail.add_detail` does).
+    `finish` changes decoded frames before they become bytes (as `tiny.detail.add_detail` does).
 
     "released" also truncates instead of rounding. It decodes all latents given, so drop the reference slot from the
     frames and not from the latents if equality with the published code is wanted.
