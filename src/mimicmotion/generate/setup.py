@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from mimicmotion.arrays import Frame
 from mimicmotion.errors import ConfigError
 from mimicmotion.runtime.progress import Job, Progress
 from mimicmotion.settings import FusionConfig, GenerateConfig, parse
@@ -56,12 +55,6 @@ def load_pipeline(config: GenerateConfig) -> MimicMotionPipeline:
     if config.quantize != "none":
         pipe.backbone.quantize(config.quantize)
     return pipe
-
-
-def preview_decode(config: GenerateConfig, pipe: MimicMotionPipeline) -> Callable[[Any], Iterable[Frame]]:
-    """What decodes previews: the tiny autoencoder of the settings, or the model's own."""
-    path = config.preview_decoder
-    return pipe.decode if path is None else pipe.backbone.preview_decoder(path)
 
 
 def result_size(config: GenerateConfig, pipe: MimicMotionPipeline) -> tuple[int, int]:
