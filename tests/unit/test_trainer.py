@@ -276,7 +276,7 @@ def test_loss_that_is_no_number_stops_before_the_weights(recipe: Recipe) -> None
     assert names(trainer.run) == ["step-00000003", "step-00000004"]
     good = read_state(checkpoints(trainer.run)[-1])["params"]
     assert all(torch.equal(good[k], p) for k, p in task.parameters().items())
-    # with the sample mended it goes on from there
+    # with the sample repaired it goes on from there
     assert train_alone(recipe()).name == "step-00000008"
 
 

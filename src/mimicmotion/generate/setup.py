@@ -90,7 +90,7 @@ def fusion_config(config: GenerateConfig, default: FusionConfig) -> FusionConfig
     return dataclasses.replace(default, mode=mode, segment_frames=segment, overlap_frames=overlap, reference_slot=slot)
 
 
-def make_recipe(config: GenerateConfig, pipe: MimicMotionPipeline, frames: int) -> Recipe:
+def recipe_for(config: GenerateConfig, pipe: MimicMotionPipeline, frames: int) -> Recipe:
     """Segments, noise levels, sampler and guidance by the settings."""
     from mimicmotion.diffusion import recipe
 

@@ -98,7 +98,7 @@ class Trainer:
         self.accelerator = build_accelerator(config)
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         check_writable(self.run / "log.jsonl")
-        check_lengths(config, self.accelerator.device)
+        check_clip_lengths(config, self.accelerator.device)
         names = trained_names(task)
         if config.compile:
             task.compile()
@@ -422,7 +422,7 @@ def bad_samples(result: StepResult) -> list[str]:
     return [name for name, is_bad in zip(result.samples, bad, strict=True) if is_bad] or list(result.samples)
 
 
-def check_lengths(config: TrainConfig, device: torch.device) -> None:
+def check_clip_lengths(config: TrainConfig, device: torch.device) -> None:
     """Refuse clips of two frames in bfloat16 on a CPU.
 
     oneDNN 3.x gives garbage for the bfloat16 weight gradient of a (3, 1, 1) convolution over two frames.

@@ -41,7 +41,7 @@ from mimicmotion.training.networks import (
     load_networks,
 )
 from mimicmotion.training.objective import Draws, Encoded, denoising_loss, draw
-from mimicmotion.training.stages.shards import cache_folder, held_out_shards, training_shards
+from mimicmotion.training.stages.shards import held_out_shards, shard_cache, training_shards
 from mimicmotion.training.stages.validate import SEED, Validator
 from mimicmotion.training.task import StepResult, Task, Validation
 from mimicmotion.weights.tensors import assign
@@ -90,7 +90,7 @@ class DenoiserTask(Task):
         self._frozen = {k: p.detach() for k, p in self.model.named_parameters() if k not in self._trained}
         self.latents: LatentCache | None = None
         if self._caches_latents(encoder_digest(vae)):
-            self.latents = LatentCache(self.shards, encoder_digest(vae), self._encode, cache_folder(config) / "latents")
+            self.latents = LatentCache(self.shards, encoder_digest(vae), self._encode, shard_cache(config) / "latents")
         self.maker = self.sample_maker(self.shards, self.latents)
         for phase in config.phases:  # data too short for a later phase is no news for then
             self.maker.usable(dataclasses.replace(config.data.sample, **_clip_of(phase)))
@@ -135,7 +135,7 @@ class DenoiserTask(Task):
         if self.shards.latents_model == digest and not config.data.sample.flip:
             return config.data.cache_latents is not False
         wanted = size <= LATENTS_LIMIT if config.data.cache_latents is None else config.data.cache_latents
-        says = "kept in %s" % (cache_folder(config) / "latents") if wanted else "encoded in every step, not kept"
+        says = "kept in %s" % (shard_cache(config) / "latents") if wanted else "encoded in every step, not kept"
         logger.info("latents of %d frames, %.3g GB: %s (data.cache_latents)", frames, size / 1e9, says)
         return wanted
 
