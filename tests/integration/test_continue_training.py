@@ -16,7 +16,7 @@ from fake_shards import FakeShards
 from micro import micro_pipeline
 from micro_task import SIZE, micro_config, micro_task, weights_of
 from mimicmotion.data.synthetic import prepare_synthetic
-from mimicmotion.generate.setup import make_recipe
+from mimicmotion.generate.setup import recipe_for
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.runtime.progress import finish
 from mimicmotion.settings import GenerateConfig, parse
@@ -195,8 +195,8 @@ def test_the_result_makes_segments_of_the_length_it_was_trained_on(
     assert ("asks for segments of 16" in caplog.text) == (segments == (16, 6))
     caplog.clear()
     files = {"picture": Path("p.png"), "video": Path("d.mp4"), "output": Path("o.mp4")}
-    make_recipe(GenerateConfig(**files), pipe, 9)
+    recipe_for(GenerateConfig(**files), pipe, 9)
     assert "trained on" not in caplog.text
-    recipe = make_recipe(GenerateConfig(**files, segment_frames=8, overlap_frames=2), pipe, 9)
+    recipe = recipe_for(GenerateConfig(**files, segment_frames=8, overlap_frames=2), pipe, 9)
     assert recipe.fusion.segment_frames == 8
     assert f"segments of 8 frames by a model that was trained on clips of {trained}" in caplog.text
