@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from mimicmotion.backbones.base import Plan
     from mimicmotion.diffusion.recipe import Recipe
     from mimicmotion.pipeline import MimicMotionPipeline
+
+logger = logging.getLogger(__name__)
 
 Facts = Mapping[str, Any]
 
@@ -93,6 +96,9 @@ def recipe_for(config: GenerateConfig, pipe: MimicMotionPipeline, frames: int) -
 
     model = pipe.backbone.settings
     fusion = fusion_config(config, parse(FusionConfig, model.get("fusion", {})))
+    asked, trained = config.segment_frames, model.get("trained_frames")
+    if asked and trained and asked != trained:
+        logger.warning("segments of %d frames by a model that was trained on clips of %d", asked, trained)
     return recipe.make_recipe(frames, config, model, reference_slot=True, fusion=fusion)
 
 
