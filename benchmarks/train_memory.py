@@ -35,7 +35,13 @@ from mimicmotion.training.objective import NetworkInput
 
 GIB = 2**30
 SIZE = (576, 1024)
-PRESETS = ("finetune-24gb-lora", "finetune-24gb-posenet-temporal", "finetune-80gb", "paper-8gpu", "finetune-72frames-8gpu")
+PRESETS = (
+    "finetune-24gb-lora",
+    "finetune-24gb-posenet-temporal",
+    "finetune-80gb",
+    "paper-8gpu",
+    "finetune-72frames-8gpu",
+)
 ENCODERS = 97_700_000 + 632_100_000  # autoencoder, CLIP ViT-H
 STATE_BYTES = {"adamw": 8.0, "adamw-fused": 8.0, "adamw-8bit": 2.02}
 FOREACH = 4.0  # the plain optimiser makes one temporary copy of everything
