@@ -25,8 +25,8 @@ from mimicmotion.generate.record import RunRecord
 from mimicmotion.generate.run_state import RunState, SavedStep
 from mimicmotion.generate.setup import (
     load,
-    make_recipe,
     plan_run,
+    recipe_for,
     result_size,
     run_device,
 )
@@ -100,7 +100,7 @@ def _generate(
     size: tuple[int, int] = inputs.picture.shape[:2]
     poses, own = pipe.guide(inputs.picture, inputs.reference, inputs.aligned, confidence_aware=config.confidence_aware)
     request = Request(inputs.picture, poses, own, len(poses), config.seed)
-    recipe = make_recipe(config, pipe, len(poses))
+    recipe = recipe_for(config, pipe, len(poses))
     _configure(config, pipe, plan_run(config, pipe, size, recipe, earlier=record.earlier_plan()))
     state = yield from _denoise(record, pipe, request, recipe, interrupts)
     frames = pipe.decode_state(state, recipe, request)
