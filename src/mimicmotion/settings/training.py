@@ -30,7 +30,7 @@ class DataConfig:
     split: str = "train"
     """The split that is trained on."""
     cache: str = ""
-    """Folder for copies of remote shards and for latents that the shards lack; empty uses RUN/cache."""
+    """Folder for copies of remote shards and for latents; empty uses RUN/cache."""
     workers: int = 2
     """Processes that make samples, per training process; 0 makes them in the training process."""
     cache_latents: bool | None = None
