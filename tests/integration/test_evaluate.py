@@ -216,16 +216,6 @@ def test_the_tiktok_protocol_on_frames_of_a_real_video(tmp_path: Path, shared: C
         assert placed.values["psnr"] > max(28, shifted.values["psnr"] + 3)
 
 
-def test_numbers_of_the_field_have_names_of_their_own(tmp_path: Path) -> None:
-    settings = folders(tmp_path) | {"metrics": ["psnr", "ssim", "l1"], "convention": "field"}
-    done = run(**settings)
-    assert set(done.rows[0].values) == {"psnr_field", "psnr_overflow", "ssim_field", "l1_field"}
-    want = pixels.frame_psnr(frames(0, 4.0), frames(0)).mean()
-    assert value(done, "ours", "turn", "psnr_field") == pytest.approx(want)
-    finish(evaluate(EvaluateConfig(**settings | {"resamples": 200})))
-    assert "not by definition" in (tmp_path / "report" / "report.md").read_text()
-
-
 class Means(torch.nn.Module):
     """Mean colours of a clip."""
 

@@ -43,11 +43,6 @@ def test_nan_is_left_out_and_said_and_differences_are_paired() -> None:
     assert difference.interval.low == difference.interval.high == 1.0
 
 
-def test_numbers_of_the_field_weigh_frames() -> None:
-    rows = [Row("x", "a", 30, {"psnr_field": 10.0}), Row("y", "a", 10, {"psnr_field": 20.0})]
-    assert summarise_rows(rows, ["a"], config()).methods["a"]["psnr_field"].value == pytest.approx(12.5)
-
-
 def add(of: Sets, **settings: object) -> Summary:
     out = Summary({m: {} for m in of})
     assert list(add_frechet(out, "fvd", of, config(**settings)))[-1] == (40, 40)

@@ -199,42 +199,37 @@ class _Run:
 
     def _measure(self, pair: VideoPair, row: Row) -> Iterator[int]:
         """Everything that looks at a pair of frames, in one pass."""
-        table = measures.FIELD if self.config.convention == "field" else measures.EXACT
-        groups = [g for g in self.selection.groups if g in table or g in ("lpips", "lpips-vgg")]
+        groups = [g for g in self.selection.groups if g in measures.BY_GROUP or g in ("lpips", "lpips-vgg")]
         if "seams" in self.selection.groups and self._find_borders(pair):
             groups.append("seams")
         keys = {g: self._key(pair, g) for g in groups}
         known = {g: self.cache.get(keys[g]) for g in groups}
-        made = {g: self._measures(pair, g, table) for g in groups if known[g] is None}
+        made = {g: self._measure_of(pair, g) for g in groups if known[g] is None}
         if made:
-            yield from measures.run_measures(pair.chunks(), [m for ms in made.values() for m in ms])
-        for group, ms in made.items():
-            values = {k: v for m in ms for k, v in m.result().items()}
-            self.cache.put(keys[group], values)
-            known[group] = values
+            yield from measures.run_measures(pair.chunks(), list(made.values()))
+        for group, measure in made.items():
+            known[group] = measure.result()
+            self.cache.put(keys[group], known[group])
         for group in groups:
             row.values |= known[group] or {}
 
     def _key(self, pair: VideoPair, group: str) -> dict[str, Any]:
         network = self.selection.networks.get(group)
-        field = self.config.convention == "field" and group in ("psnr", "ssim", "l1", "lpips", "lpips-vgg")
         borders = {"borders": self.borders[pair.method, pair.sequence]} if group == "seams" else {}
         return borders | {
             "kind": group,
             "version": measures.VERSIONS[group],
-            "convention": "field" if field else "exact",
             "network": network.digest if network else None,
             "real": pair.key(pair.real),
             "generated": pair.key(pair.generated),
         }
 
-    def _measures(self, pair: VideoPair, group: str, table: dict[str, Any]) -> list[measures.Measure]:
+    def _measure_of(self, pair: VideoPair, group: str) -> measures.Measure:
         if group == "seams":
-            return [measures.seam_score(self.borders[pair.method, pair.sequence])]
-        if group in table:
-            return [make() for make in table[group]]
-        field = self.config.convention == "field" and group == "lpips-vgg"
-        return [measures.lpips_mean(self.selection.networks[group].load(), field=field)]
+            return measures.seam_score(self.borders[pair.method, pair.sequence])
+        if group in measures.BY_GROUP:
+            return measures.BY_GROUP[group]()
+        return measures.lpips_mean(self.selection.networks[group].load())
 
     def _find_borders(self, pair: VideoPair) -> list[int]:
         """Where the segments of a result meet; a note where nothing says so."""

@@ -82,16 +82,13 @@ def select_metrics(config: EvaluateConfig) -> Selection:
             networks[group] = network
     if not asked:
         notes += _not_given(config, groups)
-    if config.convention == "field":
-        notes.append("PSNR, SSIM, L1 and LPIPS by the field's convention, under names of their own (see below)")
     return Selection(tuple(groups), networks, tuple(notes))
 
 
 def _default(config: EvaluateConfig) -> list[str]:
     given = [g for g in (*BY_PATH, "identity") if _path(g, config) is not None]
     known = config.borders or any(map(has_sidecars, config.generated.values()))
-    lpips = "lpips-vgg" if config.convention == "field" else "lpips"
-    return [*PLAIN, *(["seams"] if known else []), lpips, "fvd", *given]
+    return [*PLAIN, *(["seams"] if known else []), "lpips", "fvd", *given]
 
 
 def _not_given(config: EvaluateConfig, groups: list[str]) -> list[str]:

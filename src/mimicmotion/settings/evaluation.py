@@ -29,8 +29,6 @@ class EvaluateConfig(Settings):
     """Folder of pose files, NAME.npz for each sequence: the true poses, instead of those found in the real frames."""
     protocol: str = "plain"
     """plain (whole frames), tiktok (sequences 335 to 340, central squares), or a YAML file."""
-    convention: Literal["exact", "field"] = "exact"
-    """exact: by definition; field: PSNR, SSIM, L1, LPIPS as widespread code computes them, under names of their own."""
     frame_rate: Literal["resample", "refuse", "count"] = "resample"
     """Unequal frame rates: resample by time, refuse, or count (frame n against frame n)."""
     fps: Annotated[float | None, Range(0, 1000, above=True)] = None

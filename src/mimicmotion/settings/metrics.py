@@ -70,15 +70,6 @@ METRICS: dict[str, Metric] = {
     ),
     "lpips_alex": Metric("LPIPS (AlexNet)", "lower", 4, "lpips", "Zhang et al. 2018, mean over frames"),
     "lpips_vgg": Metric("LPIPS (VGG-16)", "lower", 4, "lpips-vgg", "Zhang et al. 2018, mean over frames"),
-    "psnr_field": Metric("PSNR (field)", "higher", 2, "psnr", "mean of the frames' PSNR, each frame weighing the same"),
-    "psnr_overflow": Metric(
-        "PSNR with overflow (field)", "higher", 2, "psnr", "differences overflow in uint8: no PSNR at all"
-    ),
-    "ssim_field": Metric(
-        "SSIM (field)", "higher", 4, "ssim", "on 8-bit grey, uniform window of 7 pixels, sample covariance"
-    ),
-    "l1_field": Metric("L1 (field)", "lower", 8, "l1", "colours from 0 to 255, divided by height x width once more"),
-    "lpips_vgg_field": Metric("LPIPS (VGG-16, field)", "lower", 4, "lpips-vgg", "pictures in 0..1 instead of -1..1"),
     **{
         f"pose_error_{k}": Metric(f"pose error, {v}", "lower", 4, "poses", "torso lengths, found points")
         for k, v in _PARTS.items()
@@ -111,7 +102,5 @@ METRICS: dict[str, Metric] = {
 PLAIN = ("psnr", "ssim", "l1", "flicker", "warping")
 """Groups that need no network and no further settings."""
 FRECHET = ("fvd", "fid_vid", "fid")
-FIELD = ("psnr_field", "psnr_overflow", "ssim_field", "l1_field", "lpips_vgg_field")
-"""Weighted by frames, as published tables are."""
 GROUPS = tuple(dict.fromkeys(m.group for m in METRICS.values()))
 """What --metrics takes."""

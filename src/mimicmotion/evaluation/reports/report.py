@@ -14,7 +14,7 @@ from mimicmotion.evaluation.metrics.bootstrap import Interval
 from mimicmotion.evaluation.reports.summary import Row
 from mimicmotion.evaluation.results import SUMMARY, TABLE
 from mimicmotion.evaluation.runner import Evaluation, environment
-from mimicmotion.settings.metrics import FIELD, FRECHET, METRICS, Metric
+from mimicmotion.settings.metrics import FRECHET, METRICS, Metric
 from mimicmotion.tables import Section, Table, html_page, markdown_page, write_csv, write_json, write_text
 
 FILES = ("report.md", "report.html", TABLE, SUMMARY)
@@ -80,7 +80,7 @@ def _protocol(done: Evaluation) -> dict[str, Any]:
 
 def _settings(done: Evaluation) -> dict[str, Any]:
     c, groups = done.config, done.selection.groups
-    names = ["convention", "frame_rate", "fps", "folder_fps", "strict", "clip_frames"]
+    names = ["frame_rate", "fps", "folder_fps", "strict", "clip_frames"]
     names += ["borders"] if "seams" in groups else []
     names += ["resamples", "frechet_resamples", "seed"]
     return {n: getattr(c, n) for n in names} | {"metrics": list(groups), "driving_poses": c.driving is not None}
@@ -156,10 +156,6 @@ def _introduction(done: Evaluation, used: Sequence[str]) -> list[str]:
     if done.rows and min(len([r for r in done.rows if r.method == m]) for m in done.methods) < FEW:
         out.append(f"Fewer than {FEW} sequences: the intervals are too narrow to be trusted.")
     out.append("Mean over sequences [95 % interval, bootstrap over sequences] (n: sequences). * marks the best mean.")
-    if any(m in FIELD for m in used):
-        out.append(
-            "Numbers marked (field) repeat what widespread code computes, mean over frames; they are not by definition."
-        )
     if any(m in FRECHET for m in used):
         out.append(
             "Frechet distances depend on the number of clips and on every detail above: never compare them across "

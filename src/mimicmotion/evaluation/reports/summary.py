@@ -11,10 +11,10 @@ from jaxtyping import Float, Float64
 from numpy import ndarray
 
 from mimicmotion.errors import InputError
-from mimicmotion.evaluation.metrics.bootstrap import Interval, bootstrap_mean, ratio_of_sums
+from mimicmotion.evaluation.metrics.bootstrap import Interval, bootstrap_mean
 from mimicmotion.evaluation.metrics.frechet import frechet_distance
 from mimicmotion.settings.evaluation import EvaluateConfig
-from mimicmotion.settings.metrics import FIELD, METRICS
+from mimicmotion.settings.metrics import METRICS
 
 
 @dataclass(slots=True)
@@ -68,6 +68,7 @@ Sets = dict[str, OfSequences]
 def summarise_rows(rows: Sequence[Row], methods: Sequence[str], config: EvaluateConfig) -> Summary:
     """Everything but the Frechet distances."""
     out = Summary({m: {} for m in methods})
+    options = {"resamples": config.resamples, "seed": config.seed}
     for metric in METRICS:
         found = {m: {r.sequence: r for r in rows if r.method == m and metric in r.values} for m in methods}
         for method, of in found.items():
@@ -76,25 +77,14 @@ def summarise_rows(rows: Sequence[Row], methods: Sequence[str], config: Evaluate
                 lost = [r.sequence for r in of.values() if r not in good]
                 out.notes.append(f"{method}: {metric} is undefined for {', '.join(lost)}: left out of its mean")
             if good:
-                out.methods[method][metric] = _mean(good, [r.values[metric] for r in good], metric, config)
+                out.methods[method][metric] = bootstrap_mean([r.values[metric] for r in good], **options)
         first = found[methods[0]]
         for method in methods[1:]:
-            both = [(r, first[s]) for s, r in found[method].items() if s in first]
-            known = [(a, a.values[metric] - b.values[metric]) for a, b in both]
-            known = [(a, d) for a, d in known if math.isfinite(d)]
+            gaps = [r.values[metric] - first[s].values[metric] for s, r in found[method].items() if s in first]
+            known = [gap for gap in gaps if math.isfinite(gap)]
             if known:
-                interval = _mean([a for a, _ in known], [d for _, d in known], metric, config)
-                out.paired.append(Paired(method, methods[0], metric, interval))
+                out.paired.append(Paired(method, methods[0], metric, bootstrap_mean(known, **options)))
     return out
-
-
-def _mean(rows: Sequence[Row], values: Sequence[float], metric: str, config: EvaluateConfig) -> Interval:
-    """Mean over sequences; of the field's metrics, over frames."""
-    options = {"resamples": config.resamples, "seed": config.seed}
-    if metric in FIELD:
-        frames = np.array([r.frames for r in rows], float)
-        return ratio_of_sums(np.array(values) * frames, frames, **options)
-    return bootstrap_mean(values, **options)
 
 
 def add_frechet(summary: Summary, metric: str, sets: Sets, config: EvaluateConfig) -> Iterator[tuple[int, int]]:
