@@ -72,7 +72,7 @@ def test_conventions_of_the_input(tmp_path: Path, last: bool) -> None:
     path = mean_network(tmp_path / "means.onnx", last=last)
     got = FaceNetwork(path).embed(face)
     want = np.array([1, -0.6, -1]) / np.linalg.norm([1, -0.6, -1])
-    assert np.allclose(got, want, atol=1e-6)
+    assert np.allclose(got, want, atol=1e-4)  # a mean of 12,544 pixels in float32
 
 
 def test_files_that_are_no_face_network(tmp_path: Path) -> None:
