@@ -83,6 +83,9 @@ def test_equal_numbers_of_clips() -> None:
     of = sets({"a": 0.0, "b": 1.0}, (9, 9))
     of["b"]["s0"] = features(0, 5), features(1, 5)
     of["a"]["s9"] = features(3, 7), features(4, 7)
-    cut, notes = equal_sets(of)
+    cut, notes = equal_sets(of, "cut")
     assert [[len(b) for _, b in s.values()] for s in cut.values()] == [[5, 9], [5, 9]]
     assert "cut to the same 14 clips" in notes[0]
+    kept, notes = equal_sets(of, "warn")
+    assert sum(len(b) for _, b in kept["a"].values()) == 25
+    assert "cannot be compared" in notes[0]

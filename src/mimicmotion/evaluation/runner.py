@@ -239,7 +239,7 @@ class _Run:
     def _find_borders(self, pair: VideoPair) -> list[int]:
         """Where the segments of a result meet; a note where nothing says so."""
         config = self.config
-        fusion = None if config.borders else sidecar_fusion(pair.generated.reader.path)
+        fusion = config.segments() or (None if config.borders else sidecar_fusion(pair.generated.reader.path))
         if pair.fps is not None:
             why = "its frames are resampled"
         elif config.borders or fusion is not None:
@@ -250,7 +250,7 @@ class _Run:
                 return borders
             why = "it is a single segment" if fusion else "no border lies within it"
         else:
-            why = "nothing says where segments begin (no OUTPUT.json beside it, no --borders)"
+            why = "nothing says where segments begin (no OUTPUT.json beside it, no --segment-frames, no --borders)"
         self.notes.append(f"{pair.method}, {pair.sequence}: no seam score: {why}")
         return []
 
@@ -279,11 +279,12 @@ class _Run:
         sets[pair.method][pair.sequence] = real, self._clip_features(network, pair, pair.generated)
 
     def _clip_features(self, network: MetricNetwork, pair: VideoPair, side: Side) -> Float32[ndarray, "clips dim"]:
+        config = self.config
         key = {"kind": "features", "version": FEATURES_VERSION, "network": network.digest, "group": network.group}
-        key |= {"length": network.length, "side": pair.key(side)}
+        key |= {"length": network.length, "clips": config.clips, "fit": config.fit} | {"side": pair.key(side)}
         known = self.cache.get(key)
         if known is None:
-            known = features(pair.fitted(side), network.load())
+            known = features(pair.fitted(side), network.load(), mode=config.clips)
             if not np.isfinite(known).all():
                 got = f"NaN in the {network.title} features of {side.reader.path}"
                 raise InputError(got, "finite features", "see what made these frames")

@@ -107,10 +107,24 @@ METRICS: dict[str, Metric] = {
     "fvd": Metric("FVD", "lower", 1, "fvd", "I3D Kinetics-400"),
     "fid_vid": Metric("FID-VID", "lower", 2, "fid-vid", "the network given by path as the 3D ResNet-50"),
     "fid": Metric("FID", "lower", 2, "fid", "the network given by path as InceptionV3"),
+    "cd_fvd": Metric("CD-FVD", "lower", 2, "cd-fvd", "the VideoMAE given by path"),
+    "features": Metric(
+        "Frechet distance", "lower", 2, "features", "on features of the network given by path: not FVD or FID"
+    ),
 }
 PLAIN = ("psnr", "ssim", "l1", "flicker", "warping")
 """Groups that need no network and no further settings."""
-FRECHET = ("fvd", "fid_vid", "fid")
+FRECHET = ("fvd", "fid_vid", "fid", "cd_fvd", "features")
+METRICS |= {
+    f"{m}_infinity": Metric(
+        f"{METRICS[m].title}, infinite set",
+        "lower",
+        2,
+        METRICS[m].group,
+        "a line in 1/n, read at infinitely many clips",
+    )
+    for m in FRECHET
+}
 FIELD = ("psnr_field", "psnr_overflow", "ssim_field", "l1_field", "lpips_vgg_field")
 """Weighted by frames, as published tables are."""
 GROUPS = tuple(dict.fromkeys(m.group for m in METRICS.values()))

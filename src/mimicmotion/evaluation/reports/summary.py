@@ -12,7 +12,7 @@ from numpy import ndarray
 
 from mimicmotion.errors import InputError
 from mimicmotion.evaluation.metrics.bootstrap import Interval, bootstrap_mean, ratio_of_sums
-from mimicmotion.evaluation.metrics.frechet import frechet_distance
+from mimicmotion.evaluation.metrics.frechet import Extrapolated, fd_infinity, frechet_distance
 from mimicmotion.settings.evaluation import EvaluateConfig
 from mimicmotion.settings.metrics import FIELD, METRICS
 
@@ -48,11 +48,15 @@ class Paired:
 
 @dataclass(slots=True)
 class Summary:
-    """method -> metric -> number with interval; differences to the first method; sentences on what is undefined."""
+    """method -> metric -> number with interval; differences to the first method; sentences on what is undefined.
+
+    `fits`: metric -> method -> the line from which a distance at infinitely many clips was read.
+    """
 
     methods: dict[str, dict[str, Interval]]
     paired: list[Paired] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    fits: dict[str, dict[str, Extrapolated]] = field(default_factory=dict)
 
     @property
     def metrics(self) -> list[str]:
@@ -105,7 +109,7 @@ def add_frechet(summary: Summary, metric: str, sets: Sets, config: EvaluateConfi
     neither share its draws between methods (the paired differences need that) nor report progress, so they are made
     here.
     """
-    sets, notes = equal_sets(sets)
+    sets, notes = equal_sets(sets, config.equal_n)
     summary.notes += [f"{metric}: {n}" for n in notes]
     values: dict[str, float] = {}
     for method, of in list(sets.items()):
@@ -130,11 +134,24 @@ def add_frechet(summary: Summary, metric: str, sets: Sets, config: EvaluateConfi
         if method != first and list(of) == list(sets.get(first, ())):
             gap = _centred(values[method] - values[first], draws[method] - draws[first], len(of), -math.inf)
             summary.paired.append(Paired(method, first, metric, gap))
+        if config.fd_infinity:
+            _extrapolate(summary, f"{metric}_infinity", method, of, config.seed)
     yield config.frechet_resamples, config.frechet_resamples
 
 
-def equal_sets(sets: Sets) -> tuple[Sets, list[str]]:
-    """The same clips for every method, and a sentence where their numbers differ.
+def _extrapolate(summary: Summary, metric: str, method: str, of: OfSequences, seed: int) -> None:
+    """Add the distance at infinitely many clips; it has no interval."""
+    try:
+        fit = fd_infinity(*_joined(list(of.values())), seed=seed)
+    except InputError as e:
+        summary.notes.append(f"{method}: {metric} is undefined: {e.got}")
+        return
+    summary.fits.setdefault(metric, {})[method] = fit
+    summary.methods[method][metric] = Interval(fit.value, n=len(of))
+
+
+def equal_sets(sets: Sets, rule: str) -> tuple[Sets, list[str]]:
+    """The same clips for every method (rule "cut"), or a sentence where their numbers differ (rule "warn").
 
     The bias of the distance is about c / n, so distances at unequal n cannot be compared.
     """
@@ -143,6 +160,8 @@ def equal_sets(sets: Sets) -> tuple[Sets, list[str]]:
     if len({(counts[m], *of) for m, of in sets.items()}) <= 1:
         return sets, []
     text = ", ".join(f"{m} {n}" for m, n in counts.items())
+    if rule == "warn":
+        return sets, [f"unequal numbers of clips ({text}): the distances cannot be compared"]
     common = [s for s in next(iter(sets.values())) if all(s in of for of in sets.values())]
     least = {s: min(len(of[s][1]) for of in sets.values()) for s in common}
     cut = {m: {s: (of[s][0][: least[s]], of[s][1][: least[s]]) for s in common} for m, of in sets.items()}
@@ -152,8 +171,13 @@ def equal_sets(sets: Sets) -> tuple[Sets, list[str]]:
 def _distance(pairs: Sequence[tuple[ndarray, ndarray]]) -> float:
     if not pairs:
         raise InputError("no sequence that all methods have", "at least one", "add the missing videos")
+    return frechet_distance(*_joined(pairs))
+
+
+def _joined(pairs: Sequence[tuple[ndarray, ndarray]]) -> tuple[ndarray, ndarray]:
+    """All real features, and all generated ones."""
     real, generated = zip(*pairs, strict=True)
-    return frechet_distance(np.concatenate(real), np.concatenate(generated))
+    return np.concatenate(real), np.concatenate(generated)
 
 
 def _centred(value: float, draws: Float64[ndarray, " draws"], n: int, floor: float) -> Interval:
