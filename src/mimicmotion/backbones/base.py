@@ -102,7 +102,8 @@ class Backbone(ABC):
     Attributes:
         name: what a model folder calls it in mimicmotion.json.
         settings: the model's own defaults, as plain data: `height`, `width`, `num_inference_steps` or `sigmas` (noise
-            levels), `guidance_scale`, `fusion` (fields of `FusionConfig`), `pose_drawing` (of `PoseDrawer`).
+            levels), `guidance_scale`, `fusion` (fields of `FusionConfig`), `pose_drawing` (of `PoseDrawer`), and
+            `estimator` (of the poses that it was trained with).
         files: files that were loaded, for a record of what was used.
         size_multiple: height and width must be multiples of this.
         device: where the networks work.

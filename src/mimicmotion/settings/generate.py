@@ -57,6 +57,8 @@ class GenerateConfig(DrivingOptions, PoseOptions, SamplingOptions, ExecutionOpti
     """MimicMotion checkpoint (.pth, .safetensors or hub id) to put on the base model."""
     edition: Annotated[Literal["1.0", "1.1"] | None, Help("Input")] = None
     """Edition of published weights: 1.0 (segments of 16 frames) or 1.1 (72); empty finds it, and says if it guesses."""
+    estimator: Annotated[Literal["holistic", "dwpose"] | None, Help("Input")] = None  # type: ignore[assignment]
+    """holistic (shipped, works offline) or dwpose; empty is the model's: dwpose with published weights."""
     device: Annotated[str, Help("Speed")] = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16"], Help("Speed")] = "auto"
