@@ -86,7 +86,7 @@ class GenerateConfig(DrivingOptions, PoseOptions, SamplingOptions, ExecutionOpti
     preview_decoder: Annotated[Path | None, Help("Output")] = None
     """A tiny autoencoder (diffusers' layout: folder or file) that decodes previews in place of the big one."""
     side_by_side: Annotated[bool, Help("Output", first=True)] = False
-    """Also write OUTPUT-side-by-side: picture | pose | result."""
+    """Also write OUTPUT-side-by-side: picture | driving frame (of a video) | pose | result."""
     preview: Annotated[bool, Help("Output")] = False
     """Keep OUTPUT.preview.png up to date with the current state while sampling."""
     resume: Annotated[bool, Help("Output", first=True)] = False
