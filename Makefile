@@ -59,7 +59,7 @@ endif
 
 NUMBERS := tests/parity $(wildcard $(patsubst %,tests/unit/test_%.py,attention block_cache conditioning decode denoiser detail \
   execution execution_plan fusion fvd geometry guidance image_encoder latent_warp layers lora loss lpips mask objective picture \
-  pipeline posenet preview_decoder quantize sampling schedule solvers tiny_networks trained_parameters unet vae warp))
+  pipeline posenet quantize sampling schedule solvers tiny_networks trained_parameters unet vae warp))
 
 test-cpus: $(VENV)/.dev  ## the numeric tests as other kinds of CPU compute, on one and two threads
 	@set -e; for isa in "default SSE41" "avx2 AVX2"; do set -- $$isa; for threads in 1 2; do \

@@ -26,7 +26,7 @@ from mimicmotion import cli
 from mimicmotion.data.prepare import steps as prepare_steps
 from mimicmotion.data.prepare.job import PrepareResult, prepare
 from mimicmotion.data.prepare.plan import video_id
-from mimicmotion.data.prepare.steps import VideoFile, run_steps
+from mimicmotion.data.prepare.steps import SourceVideo, run_steps
 from mimicmotion.data.shards.shards import open_shards
 from mimicmotion.errors import ConfigError, InputError, MediaError
 from mimicmotion.pose.keypoints import BODY
@@ -282,7 +282,7 @@ def test_nothing_good_enough(videos: Path, tmp_path: Path) -> None:
 
 def test_a_file_that_kills_its_process_is_named(tmp_path: Path) -> None:
     (tmp_path / "out" / ".work").mkdir(parents=True)
-    todo = [VideoFile(name, name) for name in ("a.mp4", "b.mp4", "c.mp4")]
+    todo = [SourceVideo(name, name) for name in ("a.mp4", "b.mp4", "c.mp4")]
     reports = run_steps(dies_on_b, config(tmp_path, tmp_path / "out"), todo, 2)
     problems = {r.source: r.problem for r in reports if not isinstance(r, int)}
     assert problems.keys() == {"a.mp4", "b.mp4", "c.mp4"}

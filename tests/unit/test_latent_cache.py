@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import multiprocessing
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ import pytest
 from numpy import ndarray
 
 from fake_shards import FakeShards
+from micro_task import micro_config
 from mimicmotion.data.samples.batch import Sample, collate
 from mimicmotion.data.samples.latents import LatentCache
 from mimicmotion.data.samples.sample import SampleMaker
 from mimicmotion.errors import ConfigError, OutputError, WeightsError
 from mimicmotion.settings.samples import SampleConfig
+from mimicmotion.training.stages.denoiser import DenoiserTask
 
 
 class Encoder:
@@ -212,3 +215,20 @@ def test_embeddings_go_along_with_latents_of_the_same_model(tmp_path: Path) -> N
     assert sample("other").embedding is None
     # the picture's embedding is none of its mirror image, and a batch has all or none
     assert sample("model", flip=0.5).embedding is None
+
+
+@pytest.mark.parametrize(
+    ("wanted", "frames", "kept"),
+    [(None, 100_000, True), (None, 2_670_000, False), (True, 2_670_000, True), (False, 10, False)],
+)
+def test_latents_of_much_data_are_not_kept_unasked(
+    wanted: bool | None, frames: int, kept: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shards: Any = FakeShards((17,), size=(576, 1024))
+    shards.num_frames = [frames]
+    config = micro_config(tmp_path, data={"cache_latents": wanted})
+    with caplog.at_level(logging.INFO):
+        task = DenoiserTask(config, shards=shards)
+    assert (task.latents is not None) == kept
+    size = frames * 4 * 72 * 128 * 2 / 1e9  # 197 GB of the paper's videos
+    assert f"latents of {frames} frames, {size:.3g} GB: {'kept in' if kept else 'encoded in every step'}" in caplog.text

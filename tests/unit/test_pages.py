@@ -56,6 +56,16 @@ def test_options_that_pages_name_exist() -> None:
         assert not unknown, f"{page.name}: {sorted(unknown)}"
 
 
+# Words of our own for things that have a name in the field: chunk, level, buffer, people, fix, every n-th.
+PRIVATE = r"\b(portions?|rungs?|ladders?|spool\w*|persons|mend(s|ed|ing)?|notebooks?|so-many-th|the wish|gives? back)\b"
+
+
+def test_terms_are_those_of_the_field() -> None:
+    for page in [*PAGES, *sorted((ROOT / "src").rglob("*.py"))]:
+        private = re.search(PRIVATE, read(page), re.I)
+        assert private is None, f"{page}: {private[0] if private else ''}"
+
+
 def test_files_that_pages_name_exist() -> None:
     """Paths of this repository, and those below src/mimicmotion of the page that follows the paper."""
     for page in PAGES:

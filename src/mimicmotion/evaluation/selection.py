@@ -21,7 +21,7 @@ from mimicmotion.settings.metrics import PLAIN
 
 
 @dataclass(frozen=True, slots=True)
-class Network:
+class MetricNetwork:
     """A network that measures.
 
     Attributes:
@@ -51,7 +51,7 @@ class Selection:
     """What is computed, and sentences on what is not."""
 
     groups: tuple[str, ...]
-    networks: dict[str, Network] = field(default_factory=dict)
+    networks: dict[str, MetricNetwork] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -115,7 +115,7 @@ def _path(group: str, config: EvaluateConfig) -> Path | None:
     return getattr(config, group.replace("-", "_"))
 
 
-def _network(group: str, config: EvaluateConfig) -> Network | None:
+def _network(group: str, config: EvaluateConfig) -> MetricNetwork | None:
     """The network of a metric; None where it needs none."""
     c, length = config, 1 if group == "fid" else config.clip_frames
     device = None if c.device == "auto" else c.device
@@ -139,7 +139,7 @@ def _network(group: str, config: EvaluateConfig) -> Network | None:
         load = partial(features.load_network, path, path.stem, metric=metric, length=length, **options)
     else:
         return None
-    return Network(group, title, path, _digest(path), length, cache(load))
+    return MetricNetwork(group, title, path, _digest(path), length, cache(load))
 
 
 def _given(group: str, config: EvaluateConfig) -> Path:

@@ -144,7 +144,7 @@ class RunRecord:
             "peak_memory": self.peak_memory(),
             "resumed_at": self.resumed_at,
             "options": self._options(),
-            "execution": None if self._pipe is None else plain(self._pipe.backbone.plan.as_dict()),
+            "execution": None if self._pipe is None else plain(dataclasses.asdict(self._pipe.backbone.plan)),
         }
 
     def _options(self) -> Facts:
@@ -177,7 +177,7 @@ class RunRecord:
             "inputs_sha256": inputs,
             "output_sha256": self._sums[config.output],
             "origin": origin,
-            "execution": plain(pipe.backbone.plan.as_dict()),
+            "execution": plain(dataclasses.asdict(pipe.backbone.plan)),
             "sampling": plain(dataclasses.asdict(resolve_tier(config, default_steps(model)))),
             # what the settings leave to the model: evaluation finds the borders of segments by it
             "fusion": plain(dataclasses.asdict(fusion_config(config, parse(FusionConfig, model.get("fusion", {}))))),

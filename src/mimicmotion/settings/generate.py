@@ -83,8 +83,6 @@ class GenerateConfig(DrivingOptions, PoseOptions, SamplingOptions, ExecutionOpti
     """Begin each segment with the picture and its pose, as published weights need; empty uses the model's default."""
     quantize: Annotated[Literal["none", "int8", "fp8"], Help("Memory")] = "none"
     """Weights of the U-Net as none (as they are), int8 or fp8 (torchao)."""
-    preview_decoder: Annotated[Path | None, Help("Output")] = None
-    """A tiny autoencoder (diffusers' layout: folder or file) that decodes previews in place of the big one."""
     side_by_side: Annotated[bool, Help("Output", first=True)] = False
     """Also write OUTPUT-side-by-side: picture | driving frame (of a video) | pose | result."""
     preview: Annotated[bool, Help("Output")] = False

@@ -33,8 +33,9 @@ class DataConfig:
     """Folder for copies of remote shards and for latents that the shards lack; empty uses RUN/cache."""
     workers: int = 2
     """Processes that make samples, per training process; 0 makes them in the training process."""
-    cache_latents: bool = True
-    """Encode each record once and keep its latents on disk, instead of encoding in every step."""
+    cache_latents: bool | None = None
+    """Encode each record once and keep its latents on disk, instead of encoding in every step; on a GPU that is done
+    before the first step. Empty does so where they take at most 20 GB."""
     sample: SampleConfig = field(default_factory=SampleConfig)
     """What a sample is."""
 

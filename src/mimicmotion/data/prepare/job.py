@@ -24,7 +24,7 @@ from mimicmotion.data.prepare.plan import (
     plan_set,
 )
 from mimicmotion.data.prepare.report import JSON, PAGE, count, save_report
-from mimicmotion.data.prepare.steps import VideoFile, VideoStep, known_survey, measure_step, run_steps, survey_step
+from mimicmotion.data.prepare.steps import SourceVideo, VideoStep, known_survey, measure_step, run_steps, survey_step
 from mimicmotion.data.shards.index import INDEX, shard_files
 from mimicmotion.data.shards.writing import ShardSettings, write_shards
 from mimicmotion.errors import ConfigError, InputError
@@ -123,7 +123,7 @@ class _Preparation:
         )
         return (yield from self._write(reports, shared, writers, stamp))
 
-    def _identify(self, names: Sequence[str]) -> Job[list[VideoFile]]:
+    def _identify(self, names: Sequence[str]) -> Job[list[SourceVideo]]:
         """Checksums of all files; those of files that did not change are known."""
         known = _load_json(self.work / _FILES) or {}
         facts: dict[str, list[Any]] = {}
@@ -135,7 +135,7 @@ class _Preparation:
             yield Progress("files", i + 1, len(names))
         if facts != known:
             _save_json(self.work / _FILES, facts)
-        return [VideoFile(name, facts[name][2]) for name in names]
+        return [SourceVideo(name, facts[name][2]) for name in names]
 
     def _finished(self, stamp: str) -> PrepareResult | None:
         """The result of an earlier run from the same files with the same settings, if all of it is still there."""
@@ -162,17 +162,17 @@ class _Preparation:
         encoder = SceneEncoder.open(self.config.latents, self.config.latents_device)
         return encoder.digest, self.processes if encoder.device == "cpu" else 1
 
-    def _look(self, files: Sequence[VideoFile]) -> Job[list[VideoReport]]:
+    def _look(self, files: Sequence[SourceVideo]) -> Job[list[VideoReport]]:
         """Survey all files, set duplicates aside, measure the rest, and judge every scene."""
         config = self.config
         reports: dict[str, VideoReport] = {}
         surveys: dict[str, Survey] = {}
 
-        def set_aside(file: VideoFile, status: str, reason: str) -> None:
+        def set_aside(file: SourceVideo, status: str, reason: str) -> None:
             found = surveys.get(file.source)
             reports[file.source] = VideoReport(file.source, file.sha256, status, reason, found)
 
-        def rest() -> list[VideoFile]:
+        def rest() -> list[SourceVideo]:
             return [f for f in files if f.source not in reports]
 
         first: dict[str, str] = {}
@@ -211,7 +211,7 @@ class _Preparation:
         return sum(len(survey.scenes[i]) for i in usable_scenes(survey, self.config))
 
     def _run(
-        self, step: VideoStep, todo: Sequence[VideoFile], stage: str, units: Mapping[str, int]
+        self, step: VideoStep, todo: Sequence[SourceVideo], stage: str, units: Mapping[str, int]
     ) -> Job[dict[str, str]]:
         """Run a step on the files that need it; returns what is wrong with which. `units` of work are in each file."""
         failures: dict[str, str] = {}

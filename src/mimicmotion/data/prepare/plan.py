@@ -15,7 +15,7 @@ import numpy as np
 
 from mimicmotion.data.prepare.analysis import AnalysisCache, Survey, scene_frames
 from mimicmotion.data.prepare.filters import Judgement, judge, judge_length
-from mimicmotion.data.prepare.scenes import Scene
+from mimicmotion.data.prepare.scenes import SceneRange
 from mimicmotion.data.shards.encode import SceneEncoder
 from mimicmotion.data.shards.writing import RecordData, ShardPlan
 from mimicmotion.errors import MediaError
@@ -79,7 +79,7 @@ class SceneReport:
     """One scene and what became of it; `crop` is None where no poses were looked for."""
 
     number: int
-    scene: Scene
+    scene: SceneRange
     judgement: Judgement
     crop: Fit | None
 
@@ -184,7 +184,7 @@ def make_records(config: PrepareConfig, item: StoredVideo) -> Iterator[RecordDat
     measured = AnalysisCache(config.output / WORK, config).load_scenes(item.sha256)
     if measured is None:
         raise MediaError(f"the poses of {item.source} are gone", f"an unchanged {WORK} folder", "run prepare again")
-    scenes = [Scene(s.start, s.stop) for s in item.scenes]
+    scenes = [SceneRange(s.start, s.stop) for s in item.scenes]
     crops = [plan_crop(measured[s.number].poses, config.size, config.fit) for s in item.scenes]
 
     def cropped() -> Iterator[Iterator[np.ndarray]]:

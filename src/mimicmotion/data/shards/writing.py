@@ -23,7 +23,7 @@ from jaxtyping import Float16, Float32, UInt8
 from numpy import ndarray
 
 from mimicmotion.data.shards.archive import scan_tar
-from mimicmotion.data.shards.frames import check_store, encode_frames
+from mimicmotion.data.shards.frames import check_store, compress_frames
 from mimicmotion.data.shards.index import (
     FORMAT,
     HEAD,
@@ -239,7 +239,7 @@ def _members(record: RecordData, shared: ShardSettings, split: str) -> dict[str,
     """Ending of the name -> bytes."""
     count, fps = len(record.poses), record.poses.fps
     try:
-        members = encode_frames(record.frames, shared.store, shared.size, fps, count)
+        members = compress_frames(record.frames, shared.store, shared.size, fps, count)
     except InputError as e:
         raise InputError(f"record {record.key}: {e.got}", e.expected, e.fix) from e
     facts = {"key": record.key, "video": record.video, "num_frames": count, "stills": record.stills, "fps": fps}

@@ -50,12 +50,7 @@ class LiveBytes(TorchDispatchMode):
         peaks: the most so far, of each section in turn; append `now` to begin a new one.
     """
 
-    def __init__(
-        self,
-        cpu: bool,
-        resident: Iterable[Tensor] = (),
-        scratch: Callable[[Tensor, Tensor], int] = lambda _q, _k: 0,
-    ) -> None:
+    def __init__(self, cpu: bool, resident: Iterable[Tensor], scratch: Callable[[Tensor, Tensor], int]) -> None:
         super().__init__()
         self.now, self.peaks = 0, [0]
         self.cpu, self.scratch = cpu, scratch
