@@ -107,27 +107,21 @@ def measure(options: argparse.Namespace, root: Path) -> dict[str, Any]:
         noise = np.random.default_rng(i).integers(-8, 9, np.stack(large).shape)
         save(root / "made" / f"{i}", np.clip(np.stack(large) + noise, 0, 255).astype(np.uint8))
     common: dict[str, Any] = {"real": root / "real", "generated": {"made": root / "made"}, "output": root / "report"}
-    common |= {
-        "borders": list(range(CLIP, options.frames, CLIP)) or None,
-        "resamples": 1000,
-        "frechet_resamples": 0,
-        "cache": False,
-        "device": "cpu",
-    }
+    common |= {"segment_frames": CLIP, "resamples": 1000, "frechet_resamples": 0, "cache": False, "device": "cpu"}
     asked = list(options.metrics or METRICS)
     rows: dict[str, Any] = {}
     windows = options.sequences * options.frames / CLIP
     here = []
     for metric in asked:
         try:
-            wall, busy = timed(EvaluateConfig(**common, metrics=[metric]))
+            wall, busy = timed(EvaluateConfig(**common, metrics=[metric], clips="disjoint"))
         except (WeightsError, ConfigError) as e:
             rows[metric] = {"missing": e.got}
             continue
         here.append(metric)
         rows[metric] = row(wall, busy, windows)
         print(metric, rows[metric], file=sys.stderr)
-    rows["whole"] = row(*timed(EvaluateConfig(**common, metrics=here)), windows)
+    rows["whole"] = row(*timed(EvaluateConfig(**common, metrics=here, clips="disjoint")), windows)
     return rows
 
 

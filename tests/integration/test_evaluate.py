@@ -42,7 +42,7 @@ def test_the_command_writes_the_report(tmp_path: Path, capsys: pytest.CaptureFix
     assert cli.main(argv) == 0
     text = capsys.readouterr().out
     assert "mimicmotion weights fetch i3d" in text
-    assert "fid, fid-vid not computed" in text
+    assert "fid, fid-vid, cd-fvd not computed" in text
     files = {p.name: p.read_text() for p in (tmp_path / "report").iterdir()}
     assert set(files) == {"report.md", "report.html", "metrics.csv", "summary.json"}
     data = json.loads(files["summary.json"])
@@ -216,6 +216,16 @@ def test_the_tiktok_protocol_on_frames_of_a_real_video(tmp_path: Path, shared: C
         assert placed.values["psnr"] > max(28, shifted.values["psnr"] + 3)
 
 
+def test_numbers_of_the_field_have_names_of_their_own(tmp_path: Path) -> None:
+    settings = folders(tmp_path) | {"metrics": ["psnr", "ssim", "l1"], "convention": "field"}
+    done = run(**settings)
+    assert set(done.rows[0].values) == {"psnr_field", "psnr_overflow", "ssim_field", "l1_field"}
+    want = pixels.frame_psnr(frames(0, 4.0), frames(0)).mean()
+    assert value(done, "ours", "turn", "psnr_field") == pytest.approx(want)
+    finish(evaluate(EvaluateConfig(**settings | {"resamples": 200})))
+    assert "not by definition" in (tmp_path / "report" / "report.md").read_text()
+
+
 class Means(torch.nn.Module):
     """Mean colours of a clip."""
 
@@ -230,22 +240,22 @@ def network(path: Path) -> Path:
 
 
 def test_frechet_distance_on_a_network_given_by_path(tmp_path: Path) -> None:
-    settings = folders(tmp_path, ("a", "b", "c")) | {"fid_vid": network(tmp_path / "colours.pt"), "clip_frames": 4}
-    settings |= {"metrics": ["fid-vid"], "frechet_resamples": 20}
+    settings = folders(tmp_path, ("a", "b", "c")) | {"features": network(tmp_path / "colours.pt"), "clip_frames": 4}
+    settings |= {"metrics": ["features"], "frechet_resamples": 20}
     video(tmp_path / "real" / "short", frames(9, count=3))
     video(tmp_path / "ours" / "short", frames(9, count=3))
     result = finish(evaluate(EvaluateConfig(**settings)))
     done = result.evaluation
-    cell = done.summary.methods["theirs"]["fid_vid"]
+    cell = done.summary.methods["theirs"]["features"]
     assert (cell.n, cell.low <= cell.value <= cell.high) == (3, True)
     assert any("3 frames make no clip of 4" in n for n in done.notes)
     text = (tmp_path / "report" / "report.md").read_text()
-    assert "FID-VID" in text
+    assert "Frechet distance on colours features (not FVD, FID or FID-VID)" in text
     assert "| FVD" not in text
-    assert done.selection.networks["fid-vid"].digest in text
+    assert done.selection.networks["features"].digest in text
     assert run(**settings).reused[1] == 0
     same = run(**settings | {"generated": {"real videos": tmp_path / "real"}})
-    assert same.summary.methods["real videos"]["fid_vid"].value == pytest.approx(0, abs=1e-6)
+    assert same.summary.methods["real videos"]["features"].value == pytest.approx(0, abs=1e-6)
 
 
 def test_networks_that_are_not_there(tmp_path: Path) -> None:
@@ -306,6 +316,8 @@ def test_seams_by_settings_and_by_what_generate_wrote(tmp_path: Path) -> None:
     settings["metrics"] = ["seams"]
     given = run(**settings, borders=[6])
     assert value(given, "cut", "a", "seam") > 1.2 * value(given, "smooth", "a", "seam")
+    planned = {"segment_frames": 6, "reference_slot": False, "fusion": "none"}
+    assert run(**settings, **planned).rows[0].values == given.rows[0].values
     elsewhere = run(**settings, borders=[3])
     assert value(elsewhere, "cut", "a", "seam") < value(given, "cut", "a", "seam")  # and nothing stale from the cache
     facts = {"fusion": {"mode": "none", "segment_frames": 6, "overlap_frames": 0, "reference_slot": False}}
@@ -317,7 +329,27 @@ def test_seams_by_settings_and_by_what_generate_wrote(tmp_path: Path) -> None:
     whole = run(**settings | {"metrics": None})
     assert whole.rows[0].values["seam"] == given.rows[0].values["seam"]  # by default, where a result has a sidecar
     (tmp_path / "cut" / "a.json").unlink()
-    assert any("seams not computed: give --borders" in n for n in run(**settings | {"metrics": None}).notes)
+    assert any("seams not computed: give --segment-frames" in n for n in run(**settings | {"metrics": None}).notes)
+    with pytest.raises(ConfigError, match="borders"):
+        EvaluateConfig(**settings | {"borders": [6], "segment_frames": 6})
+
+
+def test_frechet_distance_at_infinitely_many_clips(tmp_path: Path) -> None:
+    settings = folders(tmp_path, ("a", "b", "c")) | {"features": network(tmp_path / "colours.pt"), "clip_frames": 2}
+    settings |= {"metrics": ["features"], "frechet_resamples": 0, "fd_infinity": True}
+    done = finish(evaluate(EvaluateConfig(**settings))).evaluation
+    fit = done.summary.fits["features_infinity"]["theirs"]
+    cell = done.summary.methods["theirs"]["features_infinity"]
+    assert (cell.value, cell.n, math.isnan(cell.low)) == (fit.value, 3, True)
+    assert fit.sizes[-1] == 21  # three sequences of seven clips
+    saved = json.loads((tmp_path / "report" / "summary.json").read_text())
+    assert saved["fits"]["features_infinity"]["theirs"]["slope"] == fit.slope
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "## Infinitely many clips" in text
+    assert "Frechet distance on colours features, infinite set (not FVD, FID or FID-VID)" in text
+    few = run(**settings | {"clips": "disjoint"})
+    assert few.summary.fits == {}
+    assert any("features_infinity is undefined: sets of shape (12, 3)" in n for n in few.notes)
 
 
 def test_identity_by_a_network_given_by_path(tmp_path: Path) -> None:
@@ -332,7 +364,7 @@ def test_identity_by_a_network_given_by_path(tmp_path: Path) -> None:
     settings = {"real": tmp_path / "real", "output": tmp_path / "report", "cache_dir": tmp_path / "cache"}
     settings |= {"generated": {n: tmp_path / n for n in ("ours", "theirs", "real again")}, "metrics": ["identity"]}
     shutil.copytree(tmp_path / "real", tmp_path / "real again")
-    settings |= {"identity": quarters_network(tmp_path / "face.onnx")}
+    settings |= {"identity": quarters_network(tmp_path / "face.onnx"), "identity_size": 16}
     done = run(**settings, references=tmp_path / "references")
     got = {r.method: r.values for r in done.rows}
     assert got["real again"]["identity"] == pytest.approx(1, abs=1e-5)
@@ -343,7 +375,8 @@ def test_identity_by_a_network_given_by_path(tmp_path: Path) -> None:
     again = run(**settings, references=tmp_path / "references")
     assert again.reused[1] == 0
     assert "identity_reference" not in run(**settings).rows[0].values
-    nobody = run(**folders(tmp_path / "x", ("a",)) | {k: settings[k] for k in ("metrics", "identity")})
+    assert run(**settings, identity_colours="bgr").reused[1] > 0  # another convention is another number
+    nobody = run(**folders(tmp_path / "x", ("a",)) | {k: settings[k] for k in ("metrics", "identity", "identity_size")})
     assert any("no sure face in the real frames" in n for n in nobody.notes)
     assert math.isnan(nobody.rows[0].values["identity"])
 
@@ -357,7 +390,7 @@ def test_a_face_network_that_is_missing_or_none(tmp_path: Path) -> None:
         run(**gone | {"metrics": ["identity"]})
     with pytest.raises(ConfigError, match="--identity PATH"):
         run(**settings | {"metrics": ["identity"]})
-    wrong = settings | {"identity": quarters_network(tmp_path / "face.onnx", 16), "metrics": ["psnr", "identity"]}
+    wrong = settings | {"identity": quarters_network(tmp_path / "face.onnx"), "metrics": ["psnr", "identity"]}
     steps = evaluate(EvaluateConfig(**wrong))
-    with pytest.raises(WeightsError, match="takes faces of 16 pixels"):
+    with pytest.raises(WeightsError, match="--identity-size 16"):
         next(steps)  # before anything is measured

@@ -18,6 +18,7 @@ from mimicmotion.cli import main
 from mimicmotion.data.shards.shards import open_shards
 from mimicmotion.data.synthetic import FRAME_RATES, SyntheticResult, prepare_synthetic
 from mimicmotion.errors import ConfigError, InputError, OutputError
+from mimicmotion.pose.files import save_poses
 from mimicmotion.runtime.progress import Job, finish
 from mimicmotion.settings import parse
 from mimicmotion.settings.synthetic import HELD_OUT_SEED, SyntheticConfig
@@ -74,6 +75,17 @@ def test_masks_and_flow_are_kept_if_asked_for(tmp_path: Path) -> None:
     np.testing.assert_array_equal(truth["in_reference"][1:], clip.truth.in_reference[:, ::2, ::2])
     finish(render(tmp_path / "without", 1))
     assert open_shards(tmp_path / "without")[0].truth is None
+
+
+@pytest.mark.whole
+def test_a_third_follow_recorded_motions(tmp_path: Path) -> None:
+    save_poses(render_clip(0, 20, (96, 64), framing="full").poses, tmp_path / "mocap" / "wave.npz")
+    finish(render(tmp_path / "out", 9, mocap=tmp_path / "mocap", frames=1))
+    motions = [r.meta["motion"] for r in open_shards(tmp_path / "out")]
+    assert set(motions) == {"wave.npz", None}
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="recorded motion"):
+        finish(render(tmp_path / "none", 1, mocap=tmp_path / "empty"))
 
 
 @pytest.mark.slow

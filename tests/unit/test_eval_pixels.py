@@ -10,6 +10,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from mimicmotion.errors import InputError
 from mimicmotion.evaluation.metrics.pixels import (
+    frame_psnr,
     frame_ssim,
     hand_psnr,
     hand_region,
@@ -33,6 +34,8 @@ def clips(frames: int = 3, height: int = 24, width: int = 20, seed: int = 0) -> 
 def test_psnr_and_l1_equal_scikit_image_and_naive_sums() -> None:
     out, true = clips()
     assert psnr(out, true) == pytest.approx(peak_signal_noise_ratio(true, out, data_range=255), abs=1e-9)
+    for k, value in enumerate(frame_psnr(out, true)):
+        assert value == pytest.approx(peak_signal_noise_ratio(true[k], out[k], data_range=255), abs=1e-9)
     total = sum(abs(int(x) - int(y)) for x, y in zip(out.ravel(), true.ravel(), strict=True))
     assert l1(out, true) == pytest.approx(total / out.size / 255, rel=1e-12)
 

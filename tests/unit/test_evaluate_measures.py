@@ -1,4 +1,4 @@
-"""Numbers computed piece by piece are those of whole clips."""
+"""Numbers computed piece by piece are those of whole clips; the field's convention is what its code computes."""
 
 from __future__ import annotations
 
@@ -35,11 +35,25 @@ def streamed(kind: Callable[[], measures.Measure], output: ndarray, target: ndar
         (measures.Ssim, pixels.ssim),
         (measures.Flicker, temporal.background_flicker),
         (measures.Warping, lambda a, b: temporal.warping_error(a)),
+        (measures.FieldPsnr, lambda a, b: pixels.frame_psnr(a, b).mean()),
     ],
 )
 def test_pieces_give_the_number_of_the_whole(kind: type[measures.Measure], whole: Callable, cuts: tuple) -> None:
     (got,) = streamed(kind, MADE, TRUE, *cuts).values()
     assert got == pytest.approx(float(whole(MADE, TRUE)), rel=1e-9)
+
+
+def test_numbers_of_the_field_repeat_its_code() -> None:
+    a, b = MADE[:1], TRUE[:1]
+    wrapped = ((a.astype(int) - b) % 256) ** 2 % 256  # what uint8 makes of it
+    want = 20 * math.log10(255 / math.sqrt(wrapped.mean()))
+    assert streamed(measures.FieldOverflow, a, b)["psnr_overflow"] == pytest.approx(want)
+    assert want > 24  # whatever the frames are: a wrapped square is at most 255
+    assert streamed(measures.FieldOverflow, b, b)["psnr_overflow"] == 100
+    l1 = streamed(measures.FieldL1, a, b)["l1_field"]
+    assert l1 * a.shape[1] * a.shape[2] / 255 == pytest.approx(pixels.l1(a, b))
+    assert streamed(measures.FieldSsim, b, b)["ssim_field"] == pytest.approx(1)
+    assert 0 < streamed(measures.FieldSsim, a, b)["ssim_field"] < 1
 
 
 def test_what_is_undefined_is_nan() -> None:
@@ -71,7 +85,7 @@ def test_small_frames_are_enlarged_for_the_estimator() -> None:
     assert next(enlarged(TRUE, (48, 32))).shape == (192, 128, 3)
 
 
-def test_lpips_in_pieces() -> None:
+def test_lpips_in_pieces_and_on_the_range_of_the_field() -> None:
     import torch
 
     from mimicmotion.evaluation.metrics.lpips import lpips
@@ -84,3 +98,9 @@ def test_lpips_in_pieces() -> None:
     a, b = MADE[:3], TRUE[:3]
     got = streamed(lambda: measures.lpips_mean(network), a, b, 2)
     assert got == {"lpips_alex": pytest.approx(lpips(a, b, network=network).mean(), rel=1e-5)}
+    field = streamed(lambda: measures.lpips_mean(network, field=True), a, b)
+    x, y = (torch.from_numpy(z.transpose(0, 3, 1, 2) / np.float32(255)) for z in (a, b))
+    with torch.inference_mode():
+        want = float(network(x, y).mean())  # pictures in 0..1, as they are
+    assert field == {"lpips_alex_field": pytest.approx(want, rel=1e-4)}
+    assert want != pytest.approx(got["lpips_alex"], rel=1e-3)

@@ -43,6 +43,11 @@ def test_nan_is_left_out_and_said_and_differences_are_paired() -> None:
     assert difference.interval.low == difference.interval.high == 1.0
 
 
+def test_numbers_of_the_field_weigh_frames() -> None:
+    rows = [Row("x", "a", 30, {"psnr_field": 10.0}), Row("y", "a", 10, {"psnr_field": 20.0})]
+    assert summarise_rows(rows, ["a"], config()).methods["a"]["psnr_field"].value == pytest.approx(12.5)
+
+
 def add(of: Sets, **settings: object) -> Summary:
     out = Summary({m: {} for m in of})
     assert list(add_frechet(out, "fvd", of, config(**settings)))[-1] == (40, 40)
@@ -78,6 +83,9 @@ def test_equal_numbers_of_clips() -> None:
     of = sets({"a": 0.0, "b": 1.0}, (9, 9))
     of["b"]["s0"] = features(0, 5), features(1, 5)
     of["a"]["s9"] = features(3, 7), features(4, 7)
-    cut, notes = equal_sets(of)
+    cut, notes = equal_sets(of, "cut")
     assert [[len(b) for _, b in s.values()] for s in cut.values()] == [[5, 9], [5, 9]]
     assert "cut to the same 14 clips" in notes[0]
+    kept, notes = equal_sets(of, "warn")
+    assert sum(len(b) for _, b in kept["a"].values()) == 25
+    assert "cannot be compared" in notes[0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.linalg import sqrtm
 
 from mimicmotion.errors import InputError
-from mimicmotion.evaluation.metrics.frechet import UnequalSetsWarning, frechet_distance
+from mimicmotion.evaluation.metrics.frechet import UnequalSetsWarning, fd_infinity, frechet_distance
 
 shapes = st.tuples(
     st.integers(2, 12), st.integers(1, 20), st.integers(0, 2**32 - 1)
@@ -71,3 +73,22 @@ def test_bad_input_is_refused_by_name() -> None:
     broken[2, 1] = np.nan
     with pytest.raises(InputError, match="first set, row 2"):
         frechet_distance(broken, x)
+
+
+def test_extrapolation_removes_most_of_the_bias() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 400, 20))  # the same distribution: the true distance is 0
+    plain, fit = frechet_distance(x, y), fd_infinity(x, y, seed=3)
+    assert abs(fit.value) < plain / 4
+    assert fit.slope > 0
+    assert fit == fd_infinity(x, y, seed=3)
+    assert fit.distances[-1] == pytest.approx(plain)
+
+
+def test_extrapolation_refuses_too_few() -> None:
+    x = normal(20, 3, 0)
+    with pytest.raises(InputError, match="at least 16"):
+        fd_infinity(x[:10], x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fd_infinity(x, normal(30, 3, 1))  # unequal sets are cut to equal sizes, so there is nothing to warn of

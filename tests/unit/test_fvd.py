@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimicmotion.errors import InputError, WeightsError
+from mimicmotion.errors import ConfigError, InputError, WeightsError
+from mimicmotion.evaluation.metrics import fvd as module
 from mimicmotion.evaluation.metrics.fvd import features, load_i3d
 from mimicmotion.evaluation.networks import features as networks
 from mimicmotion.evaluation.networks.features import Preprocess, TorchFeatures, load_network
 from mimicmotion.evaluation.networks.i3d import I3D, Inception, SameConv, same_padding
 
 
-class Means(TorchFeatures):
+class Means:
     """Features of a clip: the mean of each of its frames."""
 
     length, preprocess = 4, Preprocess(8)
@@ -36,12 +38,13 @@ def steps(n: int) -> list[np.ndarray]:
     return [np.full((6, 9, 3), 10 * i, np.uint8) for i in range(n)]
 
 
+@pytest.mark.parametrize(("mode", "starts"), [("stride1", range(8)), ("disjoint", (0, 4))])
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
-def test_features_are_those_of_the_clips_in_order(batch_size: int) -> None:
-    got = features(steps(11), Means(), batch_size=batch_size)
+def test_features_are_those_of_the_clips_in_order(mode: module.Mode, starts: Sequence[int], batch_size: int) -> None:
+    got = features(steps(11), Means(), mode=mode, batch_size=batch_size)
     grey = np.arange(11) * 10 / 127.5 - 1
-    np.testing.assert_allclose(got, [grey[i : i + 4] for i in range(8)], atol=1e-6)
-    assert len(features(steps(4), Means(), batch_size=batch_size)) == 1
+    np.testing.assert_allclose(got, [grey[i : i + 4] for i in starts], atol=1e-6)
+    assert len(features(steps(4), Means(), mode=mode, batch_size=batch_size)) == 1
 
 
 def test_frames_are_taken_as_they_are_needed() -> None:
@@ -70,35 +73,88 @@ def test_bad_frames_are_named() -> None:
         features([f.astype(np.float32) for f in steps(6)], Means())
     with pytest.raises(InputError, match="a sequence of 3 frames"):
         features(steps(3), Means())
+    with pytest.raises(InputError, match="mode='all'"):
+        features(steps(6), Means(), mode="all")  # pyrefly: ignore
+    with pytest.raises(InputError, match="batch_size=0"):
+        features(steps(6), Means(), batch_size=0)
 
 
-def test_the_whole_picture_is_resized_bicubic_with_antialiasing() -> None:
+def test_squashing_keeps_the_whole_picture_and_cropping_the_middle() -> None:
+    x = np.zeros((40, 80, 3), np.uint8)
+    x[:, :20], x[:, 60:] = (255, 0, 0), (0, 0, 255)  # red and blue ends, black middle
+    squash, crop = Preprocess(16)(x), Preprocess(16, "crop")(x)
+    assert squash.shape == crop.shape == (3, 16, 16)
+    assert squash[0, :, :3].min() > 0.9
+    assert squash[2, :, -3:].min() > 0.9
+    assert squash[:, :, 6:10].max() < -0.9
+    assert crop.max() == -1
+    # floats in 0..1 are the same picture
+    np.testing.assert_allclose(Preprocess(16)(x / 255), squash, atol=1e-6)
+
+
+def test_squashing_is_bicubic_with_antialiasing_and_cropping_bilinear_without() -> None:
     x = np.random.default_rng(0).integers(0, 256, (37, 50, 3)).astype(np.uint8)
     t = torch.from_numpy(x.transpose(2, 0, 1).copy())[None].float()
-    want = torch.nn.functional.interpolate(t, (16, 16), mode="bicubic", antialias=True).clip(0, 255)[0] / 127.5 - 1
+    resize = torch.nn.functional.interpolate
+    want = resize(t, (16, 16), mode="bicubic", antialias=True).clip(0, 255)[0] / 127.5 - 1
     np.testing.assert_allclose(Preprocess(16)(x), want, atol=1e-3)
-    np.testing.assert_allclose(Preprocess(16)(x / 255), Preprocess(16)(x), atol=1e-6)  # the same picture
+    want = resize(t, (16, 22), mode="bilinear")[0, :, :, 3:19] / 127.5 - 1
+    np.testing.assert_allclose(Preprocess(16, "crop")(x), want, atol=1e-3)
 
 
-def test_a_network_given_by_path(tmp_path: Path) -> None:
+def test_a_network_given_by_path_is_no_published_metric_unless_said(tmp_path: Path) -> None:
     path = tmp_path / "net.pt"
     torch.jit.save(torch.jit.trace(torch.nn.Flatten(), torch.zeros(2, 3, 4, 8, 8), check_trace=False), str(path))
-    net = load_network(path, length=4, preprocess=Preprocess(8), device="cpu")
+    net = load_network(path, "flat", length=4, preprocess=Preprocess(8), device="cpu")
+    assert "flat features (not FVD" in net.title
     assert features(steps(5), net).shape == (2, 3 * 4 * 8 * 8)
-    with pytest.raises(WeightsError, match="no.pt"):
-        load_network(tmp_path / "no.pt")
+    declared = load_network(path, "flat", metric="FID-VID", length=4, device="cpu")
+    assert declared.title == "FID-VID"
+    with pytest.raises(InputError, match="FVD, FID"):
+        load_network(path, "flat", metric="FIDx")
+    with pytest.raises(WeightsError, match="not there"):
+        load_network(tmp_path / "no.pt", "flat")
     path.write_bytes(b"no archive")
     with pytest.raises(WeightsError, match="TorchScript"):
-        load_network(path)
+        load_network(path, "flat")
+    (tmp_path / "mae").mkdir()
+    with pytest.raises(WeightsError, match="VideoMAE"):
+        load_network(tmp_path / "mae", "mae")
 
 
 def test_pictures_lose_their_time_axis() -> None:
-    network = TorchFeatures(torch.nn.Flatten(), "flat", length=1, preprocess=Preprocess(8), device="cpu")
+    network = TorchFeatures(torch.nn.Flatten(), "flat", metric=None, length=1, preprocess=Preprocess(8), device="cpu")
     assert features(steps(3), network).shape == (3, 3 * 8 * 8)
     network.module = torch.nn.Identity()
     network.module.forward = lambda x: x.sum()  # no features at all
     with pytest.raises(WeightsError, match="without its classifier"):
         features(steps(3), network)
+
+
+def test_a_video_mae_of_transformers_gives_averaged_tokens(tmp_path: Path) -> None:
+    from transformers import VideoMAEConfig, VideoMAEModel
+
+    config = VideoMAEConfig(
+        image_size=16,
+        patch_size=8,
+        num_frames=4,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+    )
+    with torch.random.fork_rng(devices=[]):
+        VideoMAEModel(config).save_pretrained(tmp_path)
+    net = load_network(tmp_path, "mae", metric="CD-FVD", length=4, preprocess=Preprocess(16), device="cpu")
+    got = features(steps(5), net)
+    assert got.shape == (2, 8)
+    assert np.isfinite(got).all()
+
+
+def test_a_video_mae_without_transformers_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ConfigError, match=r"\[eval\]"):
+        load_network(tmp_path, "VideoMAE")
 
 
 def test_missing_or_foreign_weights_name_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,3 +211,4 @@ def test_published_inputs() -> None:
     assert networks.FID_VID_INPUT.size == 112
     black = np.zeros((8, 8, 3), np.uint8)
     np.testing.assert_allclose(networks.FID_VID_INPUT(black)[:, 0, 0], [-114.7748, -107.7354, -99.4750])
+    assert networks.IMAGENET_INPUT(black)[0, 0, 0] == pytest.approx(-0.485 / 0.229, rel=1e-4)

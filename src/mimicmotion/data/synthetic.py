@@ -6,11 +6,13 @@ import functools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy import ndarray
 
 from mimicmotion.data.shards.writing import RecordData, ShardSettings, ShardsWritten, plan_shards, write_shards
+from mimicmotion.errors import InputError
 from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.runtime.files import sha256_file
 from mimicmotion.runtime.progress import Job
@@ -18,9 +20,13 @@ from mimicmotion.settings.synthetic import HELD_OUT_SEED, SyntheticConfig
 from mimicmotion.synth import render_clip
 from mimicmotion.synth.assets import default_path, load_assets
 from mimicmotion.synth.clip import SOURCE, Truth
+from mimicmotion.synth.recordings import load_recording
 
 FRAME_RATES = (15.0, 10.0, 6.0)
 """Frames per second of the clips in turn: the interval of frames is randomised, as the paper's is not known."""
+
+RECORDED_SHARE = 1 / 3
+"""Of the clips, that follow a recorded motion where there are any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +51,7 @@ def prepare_synthetic(config: SyntheticConfig) -> Job[SyntheticResult]:
     An interrupted job goes on at the first shard that is not complete; a larger count adds to what is there.
 
     Raises:
-        InputError: there is nothing to render.
+        InputError: there is nothing to render, or no recorded motion in the folder of those.
         OutputError: the folder cannot be written, or holds other shards.
     """
     start = time.perf_counter()
@@ -56,9 +62,14 @@ def prepare_synthetic(config: SyntheticConfig) -> Job[SyntheticResult]:
     ):
         plan += plan_shards(range(first, first + count), config.records_per_shard, split)
     load_assets()  # says what is missing before any work
+    files = sorted(config.mocap.glob("*")) if config.mocap else []
+    recordings = tuple(p for p in files if p.suffix in (".bvh", ".npz", ".json"))
+    if config.mocap and not recordings:
+        got = f"{config.mocap} holds no recorded motion"
+        raise InputError(got, "BVH files or pose files", "name another folder")
     settings = {
         "source": SOURCE, "frames": config.frames, "camera_motion": config.camera_motion, "fps": list(FRAME_RATES),
-        "people": sha256_file(default_path()), "truth": config.truth,
+        "people": sha256_file(default_path()), "mocap": [p.name for p in recordings], "truth": config.truth,
     }  # fmt: skip
     size = config.height, config.width
     make = functools.partial(
@@ -66,6 +77,7 @@ def prepare_synthetic(config: SyntheticConfig) -> Job[SyntheticResult]:
         frames=config.frames,
         size=size,
         camera_motion=config.camera_motion,
+        recordings=recordings,
         truth=config.truth,
     )
     shared = ShardSettings(size=size, store=config.store, settings=settings)
@@ -80,13 +92,16 @@ def synthetic_records(
     frames: int,
     size: tuple[int, int],
     camera_motion: float,
+    recordings: tuple[Path, ...] = (),
     truth: bool = False,
 ) -> Iterator[RecordData]:
     """The one record of a seed."""
     fps = FRAME_RATES[seed % len(FRAME_RATES)]
     rng = np.random.default_rng([seed, 7])
     moving = bool(rng.random() < camera_motion)
-    clip = render_clip(seed, frames, size, fps=fps, camera_motion=moving)
+    recording = recordings[rng.integers(len(recordings))] if recordings and rng.random() < RECORDED_SHARE else None
+    motion = load_recording(recording) if recording else None
+    clip = render_clip(seed, frames, size, fps=fps, motion=motion, camera_motion=moving)
     poses = PoseSequence(
         np.concatenate([clip.reference_pose.xy, clip.poses.xy]),
         np.concatenate([clip.reference_pose.confidence, clip.poses.confidence]),
@@ -102,7 +117,7 @@ def synthetic_records(
         frames=[clip.reference_frame, *clip.frames],
         poses=poses,
         stills=1,
-        meta=meta,
+        meta=meta | {"motion": recording.name if recording else None},
         truth=pack_truth(clip.truth) if truth else None,
     )
 

@@ -199,42 +199,47 @@ class _Run:
 
     def _measure(self, pair: VideoPair, row: Row) -> Iterator[int]:
         """Everything that looks at a pair of frames, in one pass."""
-        groups = [g for g in self.selection.groups if g in measures.BY_GROUP or g in ("lpips", "lpips-vgg")]
+        table = measures.FIELD if self.config.convention == "field" else measures.EXACT
+        groups = [g for g in self.selection.groups if g in table or g in ("lpips", "lpips-vgg")]
         if "seams" in self.selection.groups and self._find_borders(pair):
             groups.append("seams")
         keys = {g: self._key(pair, g) for g in groups}
         known = {g: self.cache.get(keys[g]) for g in groups}
-        made = {g: self._measure_of(pair, g) for g in groups if known[g] is None}
+        made = {g: self._measures(pair, g, table) for g in groups if known[g] is None}
         if made:
-            yield from measures.run_measures(pair.chunks(), list(made.values()))
-        for group, measure in made.items():
-            known[group] = measure.result()
-            self.cache.put(keys[group], known[group])
+            yield from measures.run_measures(pair.chunks(), [m for ms in made.values() for m in ms])
+        for group, ms in made.items():
+            values = {k: v for m in ms for k, v in m.result().items()}
+            self.cache.put(keys[group], values)
+            known[group] = values
         for group in groups:
             row.values |= known[group] or {}
 
     def _key(self, pair: VideoPair, group: str) -> dict[str, Any]:
         network = self.selection.networks.get(group)
+        field = self.config.convention == "field" and group in ("psnr", "ssim", "l1", "lpips", "lpips-vgg")
         borders = {"borders": self.borders[pair.method, pair.sequence]} if group == "seams" else {}
         return borders | {
             "kind": group,
             "version": measures.VERSIONS[group],
+            "convention": "field" if field else "exact",
             "network": network.digest if network else None,
             "real": pair.key(pair.real),
             "generated": pair.key(pair.generated),
         }
 
-    def _measure_of(self, pair: VideoPair, group: str) -> measures.Measure:
+    def _measures(self, pair: VideoPair, group: str, table: dict[str, Any]) -> list[measures.Measure]:
         if group == "seams":
-            return measures.seam_score(self.borders[pair.method, pair.sequence])
-        if group in measures.BY_GROUP:
-            return measures.BY_GROUP[group]()
-        return measures.lpips_mean(self.selection.networks[group].load())
+            return [measures.seam_score(self.borders[pair.method, pair.sequence])]
+        if group in table:
+            return [make() for make in table[group]]
+        field = self.config.convention == "field" and group == "lpips-vgg"
+        return [measures.lpips_mean(self.selection.networks[group].load(), field=field)]
 
     def _find_borders(self, pair: VideoPair) -> list[int]:
         """Where the segments of a result meet; a note where nothing says so."""
         config = self.config
-        fusion = None if config.borders else sidecar_fusion(pair.generated.reader.path)
+        fusion = config.segments() or (None if config.borders else sidecar_fusion(pair.generated.reader.path))
         if pair.fps is not None:
             why = "its frames are resampled"
         elif config.borders or fusion is not None:
@@ -245,7 +250,7 @@ class _Run:
                 return borders
             why = "it is a single segment" if fusion else "no border lies within it"
         else:
-            why = "nothing says where segments begin (no OUTPUT.json beside it, no --borders)"
+            why = "nothing says where segments begin (no OUTPUT.json beside it, no --segment-frames, no --borders)"
         self.notes.append(f"{pair.method}, {pair.sequence}: no seam score: {why}")
         return []
 
@@ -274,11 +279,12 @@ class _Run:
         sets[pair.method][pair.sequence] = real, self._clip_features(network, pair, pair.generated)
 
     def _clip_features(self, network: MetricNetwork, pair: VideoPair, side: Side) -> Float32[ndarray, "clips dim"]:
+        config = self.config
         key = {"kind": "features", "version": FEATURES_VERSION, "network": network.digest, "group": network.group}
-        key |= {"length": network.length, "side": pair.key(side)}
+        key |= {"length": network.length, "clips": config.clips, "fit": config.fit} | {"side": pair.key(side)}
         known = self.cache.get(key)
         if known is None:
-            known = features(pair.fitted(side), network.load())
+            known = features(pair.fitted(side), network.load(), mode=config.clips)
             if not np.isfinite(known).all():
                 got = f"NaN in the {network.title} features of {side.reader.path}"
                 raise InputError(got, "finite features", "see what made these frames")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,7 +14,8 @@ from mimicmotion.errors import InputError, WeightsError
 from mimicmotion.evaluation.metrics.lpips import Net, load_lpips
 from mimicmotion.evaluation.metrics.seams import has_sidecars
 from mimicmotion.evaluation.networks import features
-from mimicmotion.evaluation.networks.faces import FaceNetwork
+from mimicmotion.evaluation.networks.faces import FaceInput, FaceNetwork
+from mimicmotion.runtime.extras import install_command
 from mimicmotion.runtime.files import sha256_file
 from mimicmotion.settings.evaluation import EvaluateConfig
 from mimicmotion.settings.metrics import PLAIN
@@ -54,7 +56,8 @@ class Selection:
     notes: tuple[str, ...] = ()
 
 
-BY_PATH = {"fid": features.FID_INPUT, "fid-vid": features.FID_VID_INPUT}
+BY_PATH = ("fid", "fid-vid", "cd-fvd", "features")
+_INPUTS = {"fid": features.FID_INPUT, "fid-vid": features.FID_VID_INPUT, "cd-fvd": features.IMAGENET_INPUT}
 
 
 def select_metrics(config: EvaluateConfig) -> Selection:
@@ -82,13 +85,16 @@ def select_metrics(config: EvaluateConfig) -> Selection:
             networks[group] = network
     if not asked:
         notes += _not_given(config, groups)
+    if config.convention == "field":
+        notes.append("PSNR, SSIM, L1 and LPIPS by the field's convention, under names of their own (see below)")
     return Selection(tuple(groups), networks, tuple(notes))
 
 
 def _default(config: EvaluateConfig) -> list[str]:
     given = [g for g in (*BY_PATH, "identity") if _path(g, config) is not None]
-    known = config.borders or any(map(has_sidecars, config.generated.values()))
-    return [*PLAIN, *(["seams"] if known else []), "lpips", "fvd", *given]
+    known = config.borders or config.segment_frames or any(map(has_sidecars, config.generated.values()))
+    lpips = "lpips-vgg" if config.convention == "field" else "lpips"
+    return [*PLAIN, *(["seams"] if known else []), lpips, "fvd", *given]
 
 
 def _not_given(config: EvaluateConfig, groups: list[str]) -> list[str]:
@@ -97,8 +103,8 @@ def _not_given(config: EvaluateConfig, groups: list[str]) -> list[str]:
     if config.identity is None:
         notes.append("identity not computed: give a face network as ONNX by path (--identity)")
     if "seams" not in groups:
-        notes.append("seams not computed: give --borders, or keep the OUTPUT.json of `generate`")
-    absent = [g for g in BY_PATH if _path(g, config) is None]
+        notes.append("seams not computed: give --segment-frames or --borders, or keep the OUTPUT.json of `generate`")
+    absent = [g for g in BY_PATH[:3] if _path(g, config) is None]
     if absent:
         options = ", ".join("--" + g for g in absent)
         why = f"no package index carries the networks; give them by path ({options})"
@@ -115,28 +121,39 @@ def _network(group: str, config: EvaluateConfig) -> MetricNetwork | None:
     c, length = config, 1 if group == "fid" else config.clip_frames
     device = None if c.device == "auto" else c.device
     if group == "ssim" and importlib.util.find_spec("skimage") is None:
-        raise InputError("scikit-image is not installed", "scikit-image", "pip install 'mimicmotion[eval]'")
+        raise InputError("scikit-image is not installed", "scikit-image", install_command("eval"))
     if group in ("lpips", "lpips-vgg"):
         net: Net = "alex" if group == "lpips" else "vgg"
         path = features.weights_path(f"lpips-{net}", None)
         title, length, load = "LPIPS", 0, partial(load_lpips, net, path, device=device)
     elif group == "fvd":
         path = features.i3d_path(c.i3d, length)
-        title, load = "FVD", partial(features.load_i3d, path, length=length, device=device)
+        title, load = "FVD", partial(features.load_i3d, path, fit=c.fit, length=length, device=device)
     elif group == "identity":
         path = _given(group, config)
-        title, length, load = f"identity by {path.stem}", 0, partial(FaceNetwork, path)
+        face = FaceInput(c.identity_size, c.identity_colours, c.identity_mean, c.identity_std)
+        title, length, load = f"identity by {path.stem}", 0, partial(FaceNetwork, path, face)
     elif group in BY_PATH:
-        title, path = group.upper(), _given(group, config)
-        load = partial(features.load_network, path, length=length, preprocess=BY_PATH[group], device=device)
+        path, metric = _given(group, config), None if group == "features" else group.upper()
+        title = metric or f"Frechet distance on {path.stem} features"
+        options = {"preprocess": _INPUTS.get(group, features.Preprocess(fit=c.fit)), "device": device}
+        load = partial(features.load_network, path, path.stem, metric=metric, length=length, **options)
     else:
         return None
-    return MetricNetwork(group, title, path, sha256_file(path), length, cache(load))
+    return MetricNetwork(group, title, path, _digest(path), length, cache(load))
 
 
 def _given(group: str, config: EvaluateConfig) -> Path:
     path = _path(group, config)
-    if path is None or not path.is_file():
+    if path is None or not path.exists():
         fix = f"correct --{group}; no package index carries this network"
         raise WeightsError(f"{path} is not there", "the network's file", fix)
     return path
+
+
+def _digest(path: Path) -> str:
+    """sha256 of a file, or of the names and contents of all files of a folder."""
+    if path.is_file():
+        return sha256_file(path)
+    files = sorted(p for p in path.rglob("*") if p.is_file())
+    return hashlib.sha256("".join(f"{sha256_file(p)} {p.relative_to(path)}\n" for p in files).encode()).hexdigest()

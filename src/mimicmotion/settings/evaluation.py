@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from mimicmotion.errors import ConfigError
+from mimicmotion.settings import FusionConfig, FusionMode
 from mimicmotion.settings.metrics import GROUPS
 from mimicmotion.settings.parsing import Range, Settings
 
@@ -29,6 +30,8 @@ class EvaluateConfig(Settings):
     """Folder of pose files, NAME.npz for each sequence: the true poses, instead of those found in the real frames."""
     protocol: str = "plain"
     """plain (whole frames), tiktok (sequences 335 to 340, central squares), or a YAML file."""
+    convention: Literal["exact", "field"] = "exact"
+    """exact: by definition; field: PSNR, SSIM, L1, LPIPS as widespread code computes them, under names of their own."""
     frame_rate: Literal["resample", "refuse", "count"] = "resample"
     """Unequal frame rates: resample by time, refuse, or count (frame n against frame n)."""
     fps: Annotated[float | None, Range(0, 1000, above=True)] = None
@@ -37,20 +40,50 @@ class EvaluateConfig(Settings):
     """Frames per second of folders of frames; empty: frame n is compared with frame n."""
     strict: bool = False
     """Refuse missing sequences, unequal lengths, and damaged files instead of noting them."""
+    clips: Literal["stride1", "disjoint"] = "stride1"
+    """Frechet distances: a clip begins at every frame (DisCo's protocol), or clips follow one another."""
     clip_frames: Annotated[int, Range(1, 1000)] = 16
     """Frames of a clip."""
+    fit: Literal["squash", "crop"] = "squash"
+    """Frames become the network's square by bicubic resizing, or by a central crop (both are in use)."""
+    equal_n: Literal["cut", "warn"] = "cut"
+    """Frechet distances of methods with unequal numbers of clips: cut to the same clips, or only warn."""
     i3d: Path | None = None
     """I3D weights as safetensors; empty uses the fetched ones."""
     fid: Path | None = None
     """InceptionV3 as TorchScript (299 x 299, colours from 0 to 255)."""
     fid_vid: Path | None = None
     """3D ResNet-50 as TorchScript (16 frames of 112 x 112)."""
+    cd_fvd: Path | None = None
+    """Folder of a VideoMAE of transformers."""
+    features: Path | None = None
+    """Any other network as TorchScript (clips of 224 x 224): a Frechet distance that has no name."""
+    fd_infinity: bool = False
+    """Also estimate each Frechet distance at infinitely many clips (a line in 1/n)."""
     borders: Annotated[list[int] | None, Range(1)] = None
-    """First frames of new segments, for the seam score; empty: by the OUTPUT.json of results."""
+    """First frames of new segments, for the seam score; empty: by segment_frames, or the OUTPUT.json of results."""
+    segment_frames: int | None = None
+    """Frames per segment (N) of the results, to find the borders by the plan of sampling."""
+    overlap_frames: int | None = None
+    """Frames shared by neighbouring segments (C); empty: 6, or what shorter segments allow."""
+    reference_slot: bool = True
+    """Whether the reference picture takes one of these frames."""
+    fusion: FusionMode = "progressive"
+    """How segments were joined: with none, only the first frames of segments are borders."""
     identity: Path | None = None
     """Network of face embeddings as ONNX (ArcFace's kind)."""
     references: Path | None = None
     """Folder of reference pictures, NAME.png for each sequence: generated faces are also compared with theirs."""
+    identity_size: Annotated[int, Range(8, 1024)] = 112
+    """Side of the aligned face that this network takes, in pixels."""
+    identity_colours: Literal["rgb", "bgr"] = "rgb"
+    """Order of its colours."""
+    identity_mean: float = 127.5
+    """Subtracted from values of 0 to 255."""
+    identity_std: Annotated[float, Range(0, above=True)] = 127.5
+    """What is left is divided by it."""
+    identity_confidence: Annotated[float, Range(0, 1)] = 0.5
+    """Frames whose face points have less confidence are left out and counted."""
     device: str = "auto"
     """Where networks run: auto, cpu, cuda."""
     resamples: Annotated[int, Range(100, 10_000_000)] = 10_000
@@ -66,6 +99,10 @@ class EvaluateConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.borders is not None and self.segment_frames is not None:
+            got = f"borders={self.borders}, segment_frames={self.segment_frames}"
+            raise ConfigError(got, "borders from 1, or segment_frames", "leave one out")
+        self.segments()
         unknown = [m for m in self.metrics or () if m not in GROUPS]
         if unknown or self.metrics == []:
             raise ConfigError(f"metrics={self.metrics}", f"any of {', '.join(GROUPS)}", "correct 'metrics'")
@@ -75,10 +112,22 @@ class EvaluateConfig(Settings):
         if bad:
             got = f"a method called {bad[0]!r}"
             raise ConfigError(got, "a name without | and =, other than 'real'", "name it otherwise")
-        for group in ("fid", "fid_vid", "identity"):
+        for group in ("fid", "fid_vid", "cd_fvd", "features", "identity"):
             if group.replace("_", "-") in (self.metrics or ()) and getattr(self, group) is None:
                 name = group.replace("_", "-")
                 raise ConfigError(f"metric {name} without its network", f"--{name} PATH", "give the network by path")
+
+    def segments(self) -> FusionConfig | None:
+        """How the results were cut into segments, if the settings say so."""
+        if self.segment_frames is None:
+            return None
+        overlap = min(6, self.segment_frames - 1) if self.overlap_frames is None else self.overlap_frames
+        return FusionConfig(
+            mode=self.fusion,
+            segment_frames=self.segment_frames,
+            overlap_frames=overlap,
+            reference_slot=self.reference_slot,
+        )
 
 
 def parse_methods(items: list[str]) -> dict[str, Path]:

@@ -70,6 +70,15 @@ METRICS: dict[str, Metric] = {
     ),
     "lpips_alex": Metric("LPIPS (AlexNet)", "lower", 4, "lpips", "Zhang et al. 2018, mean over frames"),
     "lpips_vgg": Metric("LPIPS (VGG-16)", "lower", 4, "lpips-vgg", "Zhang et al. 2018, mean over frames"),
+    "psnr_field": Metric("PSNR (field)", "higher", 2, "psnr", "mean of the frames' PSNR, each frame weighing the same"),
+    "psnr_overflow": Metric(
+        "PSNR with overflow (field)", "higher", 2, "psnr", "differences overflow in uint8: no PSNR at all"
+    ),
+    "ssim_field": Metric(
+        "SSIM (field)", "higher", 4, "ssim", "on 8-bit grey, uniform window of 7 pixels, sample covariance"
+    ),
+    "l1_field": Metric("L1 (field)", "lower", 8, "l1", "colours from 0 to 255, divided by height x width once more"),
+    "lpips_vgg_field": Metric("LPIPS (VGG-16, field)", "lower", 4, "lpips-vgg", "pictures in 0..1 instead of -1..1"),
     **{
         f"pose_error_{k}": Metric(f"pose error, {v}", "lower", 4, "poses", "torso lengths, found points")
         for k, v in _PARTS.items()
@@ -98,9 +107,25 @@ METRICS: dict[str, Metric] = {
     "fvd": Metric("FVD", "lower", 1, "fvd", "I3D Kinetics-400"),
     "fid_vid": Metric("FID-VID", "lower", 2, "fid-vid", "the network given by path as the 3D ResNet-50"),
     "fid": Metric("FID", "lower", 2, "fid", "the network given by path as InceptionV3"),
+    "cd_fvd": Metric("CD-FVD", "lower", 2, "cd-fvd", "the VideoMAE given by path"),
+    "features": Metric(
+        "Frechet distance", "lower", 2, "features", "on features of the network given by path: not FVD or FID"
+    ),
 }
 PLAIN = ("psnr", "ssim", "l1", "flicker", "warping")
 """Groups that need no network and no further settings."""
-FRECHET = ("fvd", "fid_vid", "fid")
+FRECHET = ("fvd", "fid_vid", "fid", "cd_fvd", "features")
+METRICS |= {
+    f"{m}_infinity": Metric(
+        f"{METRICS[m].title}, infinite set",
+        "lower",
+        2,
+        METRICS[m].group,
+        "a line in 1/n, read at infinitely many clips",
+    )
+    for m in FRECHET
+}
+FIELD = ("psnr_field", "psnr_overflow", "ssim_field", "l1_field", "lpips_vgg_field")
+"""Weighted by frames, as published tables are."""
 GROUPS = tuple(dict.fromkeys(m.group for m in METRICS.values()))
 """What --metrics takes."""

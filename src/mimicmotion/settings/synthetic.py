@@ -35,6 +35,8 @@ class SyntheticConfig(Settings):
     """How frames are stored: png (lossless), jpeg or video (H.264, smallest)."""
     camera_motion: Annotated[float, Range(0, 1)] = 0.0
     """Share of the clips in which the camera drifts and shakes, 0 to 1."""
+    mocap: Path | None = None
+    """A folder of recorded motions, which a third of the clips follow: BVH files, or pose files of videos."""
     truth: bool = False
     """Also keep each frame's mask of the person and its flow to the still, both exact."""
     records_per_shard: Annotated[int, Range(1, 1_000_000)] = 100

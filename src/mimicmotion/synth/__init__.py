@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from mimicmotion.synth.bvh import Mocap, load_bvh
 from mimicmotion.synth.clip import SynthClip, render_clip
 from mimicmotion.synth.noise import perturb_poses
 
-__all__ = ["SynthClip", "perturb_poses", "render_clip"]
+__all__ = ["Mocap", "SynthClip", "load_bvh", "perturb_poses", "render_clip"]

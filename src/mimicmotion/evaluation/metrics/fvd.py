@@ -9,50 +9,58 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 from numpy import ndarray
 
 from mimicmotion.errors import InputError
-from mimicmotion.evaluation.networks.features import Preprocess, TorchFeatures, load_i3d
+from mimicmotion.evaluation.networks.features import FeatureNetwork, Preprocess, load_i3d
 
 __all__ = ["features", "load_i3d"]
 
+Mode = Literal["stride1", "disjoint"]
 AnyFrame = UInt8[ndarray, "height width 3"] | Float[ndarray, "height width 3"]
 
 
 def features(
     frames: Iterable[AnyFrame],
-    network: TorchFeatures,
+    network: FeatureNetwork,
     *,
+    mode: Mode = "stride1",
     batch_size: int = 4,
 ) -> Float32[ndarray, "clips dim"]:
-    """Features of all clips of one sequence, a row each, in order; one begins at every frame (DisCo's protocol).
+    """Features of all clips of one sequence, a row each, in order.
 
     The frames are taken one by one; at most `batch_size` clips are held, so sequences can be of any length.
 
     Args:
         frames: RGB frames, uint8 or float in 0..1, all of one size.
         network: such as `load_i3d()`; its `length` is the length of the clips.
+        mode: "stride1": one clip begins at every frame (DisCo's protocol). "disjoint": one after the other, the rest
+            is left out.
         batch_size: clips that go through the network at once.
 
     Raises:
         InputError: fewer frames than one clip has, frames of different sizes, NaN, or values out of range; the
             message says which frame.
     """
-    clips = _clips(_prepared(frames, network.preprocess), network.length)
+    if mode not in ("stride1", "disjoint") or batch_size < 1:
+        raise InputError(f"mode={mode!r}, batch_size={batch_size}", "'stride1' or 'disjoint', at least 1", "correct it")
+    step = 1 if mode == "stride1" else network.length
+    clips = _clips(_prepared(frames, network.preprocess), network.length, step)
     batches = iter(lambda: list(islice(clips, batch_size)), [])
     return np.concatenate([network(np.stack(batch)) for batch in batches])
 
 
-def _clips(frames: Iterator[ndarray], length: int) -> Iterator[ndarray]:
+def _clips(frames: Iterator[ndarray], length: int, step: int) -> Iterator[ndarray]:
     held: deque[ndarray] = deque(maxlen=length)
     count = 0
     for frame in frames:
         held.append(frame)
         count += 1
-        if count >= length:
+        if count >= length and (count - length) % step == 0:
             yield np.stack(held)
     if count < length:
         fix = "leave this sequence out, or use shorter clips"

@@ -14,6 +14,7 @@ from mimicmotion.arrays import Frames
 from mimicmotion.errors import InputError
 from mimicmotion.evaluation.metrics import pixels, temporal
 from mimicmotion.evaluation.metrics.pixels import unit_frames
+from mimicmotion.runtime.extras import import_extra
 
 if TYPE_CHECKING:
     from mimicmotion.evaluation.networks.lpips import Lpips
@@ -68,16 +69,55 @@ def _error(output: Frames, target: Frames, power: Callable[[ndarray], ndarray]) 
     return power(a - b).mean((1, 2, 3))
 
 
+def _overflown_psnr(output: Frames, target: Frames) -> Float64[ndarray, " frames"]:
+    """What old tables call PSNR: differences and squares of 8-bit numbers wrap around at 256."""
+    difference = output - target  # wraps around: that is the point
+    errors = (difference * difference).mean((1, 2, 3), dtype=np.float64)
+    return np.where(errors == 0, 100.0, 10 * np.log10(255.0**2 / np.maximum(errors, 1e-12)))
+
+
+def _field_l1(output: Frames, target: Frames) -> Float64[ndarray, " frames"]:
+    """Colours from 0 to 255, divided by the number of pixels once more after averaging."""
+    height, width = output.shape[1:3]
+    return np.abs(output.astype(np.float64) - target).mean((1, 2, 3)) / (height * width)
+
+
+def _field_ssim(output: Frames, target: Frames) -> Float64[ndarray, " frames"]:
+    """On 8-bit grey with scikit-image's defaults: uniform 7 x 7 window, sample covariance."""
+    import cv2
+
+    if min(output.shape[1:3]) < 7:
+        raise InputError(f"frames of {output.shape[1:3]}", "at least 7 pixels a side", "compare larger frames")
+    structural_similarity = import_extra("skimage.metrics", "eval").structural_similarity
+    greys = ([cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in clip] for clip in (output, target))
+    return np.array([float(structural_similarity(x, y)) for x, y in zip(*greys, strict=True)])
+
+
 Psnr = partial(FrameMean, "psnr", partial(_error, power=np.square), pixels.decibel)
 L1 = partial(FrameMean, "l1", partial(_error, power=np.abs))
 Ssim = partial(FrameMean, "ssim", pixels.frame_ssim)
+FieldPsnr = partial(FrameMean, "psnr_field", pixels.frame_psnr)
+FieldOverflow = partial(FrameMean, "psnr_overflow", _overflown_psnr)
+FieldL1 = partial(FrameMean, "l1_field", _field_l1)
+FieldSsim = partial(FrameMean, "ssim_field", _field_ssim)
 
 
-def lpips_mean(network: Lpips) -> FrameMean:
-    """Mean LPIPS over frames, by AlexNet or VGG-16 with heads."""
+def lpips_mean(network: Lpips, *, field: bool = False) -> FrameMean:
+    """Mean LPIPS over frames.
+
+    Args:
+        network: AlexNet or VGG-16 with heads.
+        field: give it pictures in 0..1, as widespread code does, where it was trained on -1..1.
+    """
     from mimicmotion.evaluation.metrics.lpips import lpips
 
-    return FrameMean(f"lpips_{network.net}", partial(lpips, network=network))
+    def values(output: Frames, target: Frames) -> Float64[ndarray, " frames"]:
+        a, b = unit_frames(output), unit_frames(target)
+        if field:  # lpips() doubles and subtracts 1
+            a, b = 0.5 + a / 2, 0.5 + b / 2
+        return lpips(a, b, network=network)
+
+    return FrameMean(f"lpips_{network.net}" + ("_field" if field else ""), values)
 
 
 class Flicker:
@@ -158,14 +198,14 @@ def seam_score(borders: Sequence[int]) -> FrameChanges:
     return FrameChanges("seam", temporal.jumps, mean)
 
 
-BY_GROUP: dict[str, Callable[[], Measure]] = {
-    "psnr": Psnr,
-    "ssim": Ssim,
-    "l1": L1,
-    "flicker": Flicker,
-    "warping": Warping,
+EXACT: dict[str, tuple[Callable[[], Measure], ...]] = {
+    "psnr": (Psnr,),
+    "ssim": (Ssim,),
+    "l1": (L1,),
+    "flicker": (Flicker,),
+    "warping": (Warping,),
 }
-"""Measures that need no network and no further settings."""
+FIELD = EXACT | {"psnr": (FieldPsnr, FieldOverflow), "ssim": (FieldSsim,), "l1": (FieldL1,)}
 
 
 def run_measures(chunks: Iterable[tuple[Frames, Frames]], measures: Sequence[Measure]) -> Iterator[int]:

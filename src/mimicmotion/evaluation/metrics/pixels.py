@@ -80,6 +80,12 @@ def psnr(output: AnyFrames, target: AnyFrames, mask: Mask | None = None) -> floa
     return decibel(_mean((a - b) ** 2, mask))
 
 
+def frame_psnr(output: AnyFrames, target: AnyFrames) -> Float64[ndarray, " frames"]:
+    """`psnr` of each frame; its mean over frames is what most papers call PSNR."""
+    a, b = pair(output, target)
+    return np.array([decibel(float(error.mean())) for error in (a - b) ** 2])
+
+
 def l1(output: AnyFrames, target: AnyFrames, mask: Mask | None = None) -> float:
     """Mean absolute difference, 0..1; NaN where the mask is empty. Raises as `psnr`."""
     a, b = pair(output, target)

@@ -14,13 +14,18 @@ from mimicmotion.evaluation.metrics.bootstrap import Interval
 from mimicmotion.evaluation.reports.summary import Row
 from mimicmotion.evaluation.results import SUMMARY, TABLE
 from mimicmotion.evaluation.runner import Evaluation, environment
-from mimicmotion.settings.metrics import FRECHET, METRICS, Metric
+from mimicmotion.settings.metrics import FIELD, FRECHET, METRICS, Metric
 from mimicmotion.tables import Section, Table, html_page, markdown_page, write_csv, write_json, write_text
 
 FILES = ("report.md", "report.html", TABLE, SUMMARY)
 FORMAT = 1
 FEW = 5
 """Below so many sequences no difference is called one."""
+_AT_INFINITY = (
+    "A distance of n clips is too large by about slope / n: a line through the mean distances of subsets, read at "
+    "infinitely many. R² says how well it fits. Clips of one sequence resemble one another, most of all at stride "
+    "1: that there are few sequences no line can take out."
+)
 _FITTED = (
     "Generated frames are brought to the real frames' pixels, bicubic with antialiasing (where a picture shrinks, the "
     "kernel is widened by the scale), and cut to the compared region. Unequal lengths are cut to the shorter."
@@ -49,7 +54,7 @@ def save_report(folder: Path, done: Evaluation) -> Path:
 
 def _data(done: Evaluation) -> dict[str, Any]:
     """What summary.json holds: plain data; null is NaN."""
-    summary = done.summary
+    summary, fit = done.summary, ("value", "slope", "r_squared", "sizes", "distances")
     used = {m: METRICS[m] for m in summary.metrics}
     return {
         "format": FORMAT,
@@ -58,7 +63,10 @@ def _data(done: Evaluation) -> dict[str, Any]:
             {"method": p.method, "baseline": p.baseline, "metric": p.metric} | _interval(p.interval)
             for p in summary.paired
         ],
-        "metrics": {m: {"title": i.title, "better": i.better, "what": i.what} for m, i in used.items()},
+        "fits": {
+            metric: {m: {k: getattr(f, k) for k in fit} for m, f in of.items()} for metric, of in summary.fits.items()
+        },
+        "metrics": {m: {"title": title(done, m), "better": i.better, "what": i.what} for m, i in used.items()},
         "sequences": sorted({r.sequence for r in done.rows}),
         "rows": [{"sequence": r.sequence, "method": r.method, "frames": r.frames, "notes": r.notes} for r in done.rows],
         "failures": [{"method": f.method, "sequence": f.sequence, "reason": f.reason} for f in done.failures],
@@ -80,14 +88,27 @@ def _protocol(done: Evaluation) -> dict[str, Any]:
 
 def _settings(done: Evaluation) -> dict[str, Any]:
     c, groups = done.config, done.selection.groups
-    names = ["frame_rate", "fps", "folder_fps", "strict", "clip_frames"]
-    names += ["borders"] if "seams" in groups else []
-    names += ["resamples", "frechet_resamples", "seed"]
+    names = ["convention", "frame_rate", "fps", "folder_fps", "strict", "clips", "clip_frames", "fit", "equal_n"]
+    if "seams" in groups:
+        names += ["borders", "segment_frames"]
+        names += ["overlap_frames", "reference_slot", "fusion"] if c.segments() else []
+    if "identity" in groups:
+        names += [f"identity_{n}" for n in ("size", "colours", "mean", "std", "confidence")]
+    names += ["fd_infinity", "resamples", "frechet_resamples", "seed"]
     return {n: getattr(c, n) for n in names} | {"metrics": list(groups), "driving_poses": c.driving is not None}
 
 
 def _interval(i: Interval) -> dict[str, Any]:
     return {"mean": i.value, "low": i.low, "high": i.high, "n": i.n}
+
+
+def title(done: Evaluation, metric: str) -> str:
+    """Heading of a metric; a stand-in's names its network."""
+    network = done.selection.networks.get("features")
+    if network is None or metric.removesuffix("_infinity") != "features":
+        return METRICS[metric].title
+    infinite = ", infinite set" if metric.endswith("_infinity") else ""
+    return f"{network.title}{infinite} (not FVD, FID or FID-VID)"
 
 
 def method_table(done: Evaluation) -> Table:
@@ -101,7 +122,7 @@ def method_table(done: Evaluation) -> Table:
                 f"{c.text(info.digits)} (n={c.n})" + (" *" if i == best else "") if c else "–"
                 for i, c in enumerate(cells)
             ]
-            rows.append([info.title + info.arrow, *text])
+            rows.append([title(done, metric) + info.arrow, *text])
     return Table(["metric", *done.methods], rows)
 
 
@@ -110,7 +131,7 @@ def _differences(done: Evaluation) -> Table:
     for p in done.summary.paired:
         info, i = METRICS[p.metric], p.interval
         said = i.text(info.digits, "+")
-        rows.append([info.title, f"{p.method} − {p.baseline}", said, i.n, _verdict(p.method, i, info)])
+        rows.append([title(done, p.metric), f"{p.method} − {p.baseline}", said, i.n, _verdict(p.method, i, info)])
     return Table(["metric", "difference", "mean [95 % interval]", "n", "says"], rows)
 
 
@@ -134,10 +155,11 @@ def _sections(done: Evaluation) -> list[Section]:
     inputs = [[name, s, digest] for name, of in done.inputs.items() for s, digest in of.items()]
     noted = [[r.method, r.sequence, "; ".join(r.notes)] for r in done.rows if r.notes]
     failed = [[f.method, f.sequence, f.reason] for f in done.failures]
-    meanings = [[METRICS[m].title, METRICS[m].what] for m in used]
+    meanings = [[title(done, m), METRICS[m].what] for m in used]
     sections = [
         Section("Methods", _introduction(done, used), method_table(done), _bars(done, used)),
         Section(f"Differences to {done.methods[0]}", ["Over the sequences of both."], _differences(done)),
+        Section("Infinitely many clips", [_AT_INFINITY], _fits(done)),
         Section("Failed", ["These videos could not be measured."], Table(["method", "sequence", "reason"], failed)),
         Section("Notes", [f"- {n}" for n in done.notes], Table(["method", "sequence", "note"], noted)),
         Section("Sequences", (), _sequences(done)),
@@ -156,6 +178,10 @@ def _introduction(done: Evaluation, used: Sequence[str]) -> list[str]:
     if done.rows and min(len([r for r in done.rows if r.method == m]) for m in done.methods) < FEW:
         out.append(f"Fewer than {FEW} sequences: the intervals are too narrow to be trusted.")
     out.append("Mean over sequences [95 % interval, bootstrap over sequences] (n: sequences). * marks the best mean.")
+    if any(m in FIELD for m in used):
+        out.append(
+            "Numbers marked (field) repeat what widespread code computes, mean over frames; they are not by definition."
+        )
     if any(m in FRECHET for m in used):
         out.append(
             "Frechet distances depend on the number of clips and on every detail above: never compare them across "
@@ -169,8 +195,18 @@ def _bars(done: Evaluation, used: Sequence[str]) -> dict[str, bytes]:
     """The figure of all metrics, with its name."""
     png = BytesIO()
     if used:
-        bars.paint(done.summary.methods, used, png, {m: METRICS[m].title for m in used})
+        bars.paint(done.summary.methods, used, png, {m: title(done, m) for m in used})
     return {"means with 95 % intervals": png.getvalue()} if used else {}
+
+
+def _fits(done: Evaluation) -> Table:
+    rows = []
+    for metric, of in done.summary.fits.items():
+        for method, f in of.items():
+            points = ", ".join(f"{n}: {d:.2f}" for n, d in zip(f.sizes, f.distances, strict=True))
+            cells = [title(done, metric), method, f"{f.value:.2f}", f"{f.slope:.0f}", f"{f.r_squared:.3f}", points]
+            rows.append(cells)
+    return Table(["metric", "method", "at infinity", "slope", "R²", "mean distance of n clips"], rows)
 
 
 def _sequences(done: Evaluation) -> Table:

@@ -11,10 +11,10 @@ from jaxtyping import Float, Float64
 from numpy import ndarray
 
 from mimicmotion.errors import InputError
-from mimicmotion.evaluation.metrics.bootstrap import Interval, bootstrap_mean
-from mimicmotion.evaluation.metrics.frechet import frechet_distance
+from mimicmotion.evaluation.metrics.bootstrap import Interval, bootstrap_mean, ratio_of_sums
+from mimicmotion.evaluation.metrics.frechet import Extrapolated, fd_infinity, frechet_distance
 from mimicmotion.settings.evaluation import EvaluateConfig
-from mimicmotion.settings.metrics import METRICS
+from mimicmotion.settings.metrics import FIELD, METRICS
 
 
 @dataclass(slots=True)
@@ -48,11 +48,15 @@ class Paired:
 
 @dataclass(slots=True)
 class Summary:
-    """method -> metric -> number with interval; differences to the first method; sentences on what is undefined."""
+    """method -> metric -> number with interval; differences to the first method; sentences on what is undefined.
+
+    `fits`: metric -> method -> the line from which a distance at infinitely many clips was read.
+    """
 
     methods: dict[str, dict[str, Interval]]
     paired: list[Paired] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    fits: dict[str, dict[str, Extrapolated]] = field(default_factory=dict)
 
     @property
     def metrics(self) -> list[str]:
@@ -68,7 +72,6 @@ Sets = dict[str, OfSequences]
 def summarise_rows(rows: Sequence[Row], methods: Sequence[str], config: EvaluateConfig) -> Summary:
     """Everything but the Frechet distances."""
     out = Summary({m: {} for m in methods})
-    options = {"resamples": config.resamples, "seed": config.seed}
     for metric in METRICS:
         found = {m: {r.sequence: r for r in rows if r.method == m and metric in r.values} for m in methods}
         for method, of in found.items():
@@ -77,14 +80,25 @@ def summarise_rows(rows: Sequence[Row], methods: Sequence[str], config: Evaluate
                 lost = [r.sequence for r in of.values() if r not in good]
                 out.notes.append(f"{method}: {metric} is undefined for {', '.join(lost)}: left out of its mean")
             if good:
-                out.methods[method][metric] = bootstrap_mean([r.values[metric] for r in good], **options)
+                out.methods[method][metric] = _mean(good, [r.values[metric] for r in good], metric, config)
         first = found[methods[0]]
         for method in methods[1:]:
-            gaps = [r.values[metric] - first[s].values[metric] for s, r in found[method].items() if s in first]
-            known = [gap for gap in gaps if math.isfinite(gap)]
+            both = [(r, first[s]) for s, r in found[method].items() if s in first]
+            known = [(a, a.values[metric] - b.values[metric]) for a, b in both]
+            known = [(a, d) for a, d in known if math.isfinite(d)]
             if known:
-                out.paired.append(Paired(method, methods[0], metric, bootstrap_mean(known, **options)))
+                interval = _mean([a for a, _ in known], [d for _, d in known], metric, config)
+                out.paired.append(Paired(method, methods[0], metric, interval))
     return out
+
+
+def _mean(rows: Sequence[Row], values: Sequence[float], metric: str, config: EvaluateConfig) -> Interval:
+    """Mean over sequences; of the field's metrics, over frames."""
+    options = {"resamples": config.resamples, "seed": config.seed}
+    if metric in FIELD:
+        frames = np.array([r.frames for r in rows], float)
+        return ratio_of_sums(np.array(values) * frames, frames, **options)
+    return bootstrap_mean(values, **options)
 
 
 def add_frechet(summary: Summary, metric: str, sets: Sets, config: EvaluateConfig) -> Iterator[tuple[int, int]]:
@@ -95,7 +109,7 @@ def add_frechet(summary: Summary, metric: str, sets: Sets, config: EvaluateConfi
     neither share its draws between methods (the paired differences need that) nor report progress, so they are made
     here.
     """
-    sets, notes = equal_sets(sets)
+    sets, notes = equal_sets(sets, config.equal_n)
     summary.notes += [f"{metric}: {n}" for n in notes]
     values: dict[str, float] = {}
     for method, of in list(sets.items()):
@@ -120,11 +134,24 @@ def add_frechet(summary: Summary, metric: str, sets: Sets, config: EvaluateConfi
         if method != first and list(of) == list(sets.get(first, ())):
             gap = _centred(values[method] - values[first], draws[method] - draws[first], len(of), -math.inf)
             summary.paired.append(Paired(method, first, metric, gap))
+        if config.fd_infinity:
+            _extrapolate(summary, f"{metric}_infinity", method, of, config.seed)
     yield config.frechet_resamples, config.frechet_resamples
 
 
-def equal_sets(sets: Sets) -> tuple[Sets, list[str]]:
-    """The same clips for every method, and a sentence where their numbers differ.
+def _extrapolate(summary: Summary, metric: str, method: str, of: OfSequences, seed: int) -> None:
+    """Add the distance at infinitely many clips; it has no interval."""
+    try:
+        fit = fd_infinity(*_joined(list(of.values())), seed=seed)
+    except InputError as e:
+        summary.notes.append(f"{method}: {metric} is undefined: {e.got}")
+        return
+    summary.fits.setdefault(metric, {})[method] = fit
+    summary.methods[method][metric] = Interval(fit.value, n=len(of))
+
+
+def equal_sets(sets: Sets, rule: str) -> tuple[Sets, list[str]]:
+    """The same clips for every method (rule "cut"), or a sentence where their numbers differ (rule "warn").
 
     The bias of the distance is about c / n, so distances at unequal n cannot be compared.
     """
@@ -133,6 +160,8 @@ def equal_sets(sets: Sets) -> tuple[Sets, list[str]]:
     if len({(counts[m], *of) for m, of in sets.items()}) <= 1:
         return sets, []
     text = ", ".join(f"{m} {n}" for m, n in counts.items())
+    if rule == "warn":
+        return sets, [f"unequal numbers of clips ({text}): the distances cannot be compared"]
     common = [s for s in next(iter(sets.values())) if all(s in of for of in sets.values())]
     least = {s: min(len(of[s][1]) for of in sets.values()) for s in common}
     cut = {m: {s: (of[s][0][: least[s]], of[s][1][: least[s]]) for s in common} for m, of in sets.items()}
@@ -142,8 +171,13 @@ def equal_sets(sets: Sets) -> tuple[Sets, list[str]]:
 def _distance(pairs: Sequence[tuple[ndarray, ndarray]]) -> float:
     if not pairs:
         raise InputError("no sequence that all methods have", "at least one", "add the missing videos")
+    return frechet_distance(*_joined(pairs))
+
+
+def _joined(pairs: Sequence[tuple[ndarray, ndarray]]) -> tuple[ndarray, ndarray]:
+    """All real features, and all generated ones."""
     real, generated = zip(*pairs, strict=True)
-    return frechet_distance(np.concatenate(real), np.concatenate(generated))
+    return np.concatenate(real), np.concatenate(generated)
 
 
 def _centred(value: float, draws: Float64[ndarray, " draws"], n: int, floor: float) -> Interval:

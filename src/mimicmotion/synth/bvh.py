@@ -1,0 +1,240 @@
+"""Motion capture from BVH files, retargeted to the figure's motion parameters."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float64
+from numpy import ndarray
+
+from mimicmotion.errors import InputError
+from mimicmotion.synth import figure as fig
+from mimicmotion.synth.figure import rot_x, rot_y, rot_z, unit
+from mimicmotion.synth.keyposes import neutral
+
+# Names of the joints in files of CMU, PyMO and most others; the first that exists is used.
+_JOINTS = {
+    "thigh": ("UpLeg", "Thigh", "Hip"),
+    "shank": ("Leg", "Shin", "Knee"),
+    "foot": ("Foot", "Ankle"),
+    "toe": ("ToeBase", "Toe"),
+    "arm": ("Arm", "UpperArm", "Shoulder"),
+    "forearm": ("ForeArm", "LowArm", "Elbow"),
+    "hand": ("Hand", "Wrist"),
+}
+Points = dict[tuple[int, str], Float64[ndarray, "frames 3"]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Mocap:
+    """A recorded motion as parameters of the figure; give it to `render_clip(motion=...)`.
+
+    Attributes:
+        params: one row per frame of the file, see `mimicmotion.synth.figure`.
+        fps: frames per second of the file.
+        name: the file's name.
+    """
+
+    params: Float64[ndarray, "frames 54"]
+    fps: float
+    name: str
+
+    def window(self, rng: np.random.Generator, times: Float64[ndarray, " n"]) -> Float64[ndarray, "n 54"]:
+        """A part of the recording by chance, at `times` (seconds from its start), turned to face the viewer on average.
+
+        A recording shorter than the window runs to and fro.
+        """
+        length = (len(self.params) - 1) / self.fps
+        at = times + rng.uniform(0, max(length - times[-1], 0.0))
+        if length > 0:
+            at = length - np.abs((at % (2 * length)) - length)
+        at = np.clip(at * self.fps, 0, len(self.params) - 1)
+        i = np.minimum(at.astype(int), max(len(self.params) - 2, 0))
+        f = (at - i)[:, None]
+        q = self.params[i] * (1 - f) + self.params[np.minimum(i + 1, len(self.params) - 1)] * f
+        q[:, fig.YAW] -= np.arctan2(np.sin(q[:, fig.YAW]).mean(), np.cos(q[:, fig.YAW]).mean())
+        q[:, fig.YAW] -= 2 * np.pi * np.round(q[:, fig.YAW].mean() / (2 * np.pi))
+        return q
+
+
+def load_bvh(path: str | Path) -> Mocap:
+    """Read a BVH file (y up, z forward in the rest pose) and retarget it.
+
+    Hands and feet keep their places relative to the lengths of the limbs; the pelvis stays in the middle.
+
+    Raises:
+        InputError: the file is missing, no BVH, truncated, or lacks arms or legs.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as e:
+        raise InputError(f"{path}: {e}", "a readable BVH file", "check the path") from e
+    names, parents, offsets, channels, values, fps = _parse(text, path)
+    pos, rot = _forward(parents, offsets, channels, values)
+    head = [rot[:, j] for j, n in enumerate(names) if n.lower() == "head"]
+    params = retarget(_points(names, pos, path), head[0] if head else None)
+    if len(params) > 2 and np.abs(params[1] - params[0]).max() > 0.5:  # many files start with a T pose
+        params = params[1:]
+    return Mocap(params, fps, path.name)
+
+
+def _parse(text: str, path: Path) -> tuple[list[str], list[int], ndarray, list[list[str]], ndarray, float]:
+    head, _, motion = text.partition("MOTION")
+    names, parents, offsets, channels, stack = [], [], [], [], [-1]
+    try:
+        tokens = iter(head.replace("{", " ").replace("}", " } ").split())
+        for word in tokens:
+            if word in ("ROOT", "JOINT", "End"):
+                parents.append(stack[-1])
+                stack.append(len(names))
+                names.append(next(tokens))
+                offsets.append([0.0, 0.0, 0.0])
+                channels.append([])
+            elif word == "OFFSET":
+                offsets[-1] = [float(next(tokens)) for _ in range(3)]
+            elif word == "CHANNELS":
+                channels[-1] = [next(tokens) for _ in range(int(next(tokens)))]
+            elif word == "}":
+                stack.pop()
+        found = re.search(r"Frames:\s*(\d+)\s*Frame Time:\s*([\d.eE+-]+)(.*)", motion, re.DOTALL)
+        if not found:
+            raise ValueError("no MOTION block")
+        count, width = int(found[1]), sum(len(c) for c in channels)
+        values = np.array(found[3].split(), float)
+        if count < 1 or width == 0 or values.size < count * width:
+            raise ValueError(f"{values.size} numbers for {count} frames of {width}")
+        values = values[: count * width].reshape(count, width)
+        if not np.isfinite(values).all():
+            raise ValueError("NaN or infinity among the values")
+        return names, parents, np.array(offsets), channels, values, 1.0 / float(found[2])
+    except (ValueError, IndexError, StopIteration, ZeroDivisionError) as e:
+        raise InputError(f"{path.name}: {e}", "a complete BVH file", "export the motion again") from e
+
+
+def _forward(
+    parents: list[int], offsets: ndarray, channels: list[list[str]], values: ndarray
+) -> tuple[ndarray, ndarray]:
+    """Positions (frames, joints, 3) and rotations (frames, joints, 3, 3) of all the joints."""
+    n = len(values)
+    pos, rot = np.zeros((n, len(parents), 3)), np.zeros((n, len(parents), 3, 3))
+    column = 0
+    turns = {"X": rot_x, "Y": rot_y, "Z": rot_z}
+    for j, parent in enumerate(parents):
+        local, shift = np.broadcast_to(np.eye(3), (n, 3, 3)), np.broadcast_to(offsets[j], (n, 3)).copy()
+        for name in channels[j]:
+            if name.lower().endswith("rotation"):
+                local = local @ turns[name[0].upper()](np.radians(values[:, column]))
+            else:
+                shift[:, "XYZ".index(name[0].upper())] = values[:, column]
+            column += 1
+        if parent < 0:
+            pos[:, j], rot[:, j] = shift, local
+        else:
+            pos[:, j] = pos[:, parent] + np.einsum("fij,fj->fi", rot[:, parent], shift)
+            rot[:, j] = rot[:, parent] @ local
+    return pos, rot
+
+
+def _frame(x: ndarray, up: ndarray) -> ndarray:
+    """Rotations whose y is `up` and whose x is nearest to `x`."""
+    y = unit(up)
+    z = unit(np.cross(x, y))
+    return np.stack([np.cross(y, z), y, z], -1)
+
+
+def _points(names: list[str], pos: ndarray, path: Path) -> Points:
+    """The joints of a file by their usual names."""
+    lower, out = [n.lower() for n in names], {}
+    for side, word in enumerate(("left", "right")):
+        for part, usual in _JOINTS.items():
+            found = [word + name.lower() for name in usual if word + name.lower() in lower]
+            if not found:
+                raise InputError(f"{path.name} has no {word} {part}", f"joints named like {usual}", "rename its joints")
+            out[side, part] = pos[:, lower.index(found[0])]
+    return out
+
+
+def retarget(at: Points, head: Float64[ndarray, "frames 3 3"] | None = None) -> Float64[ndarray, "frames 54"]:
+    """Parameters of the figure from places of joints in any unit (y up, z forward).
+
+    Args:
+        at: arm, forearm, hand, thigh, and, if the legs are not to stand still, shank, foot and toe; of side 0 (left)
+            and 1, each (frames, 3).
+        head: rotations of the head.
+    """
+    hips, shoulders = 0.5 * (at[0, "thigh"] + at[1, "thigh"]), 0.5 * (at[0, "arm"] + at[1, "arm"])
+    q = np.tile(neutral(), (len(hips), 1))
+    pelvis = _frame(at[0, "thigh"] - at[1, "thigh"], shoulders - hips)
+    chest = _frame(at[0, "arm"] - at[1, "arm"], shoulders - hips)
+    q[:, fig.YAW] = np.unwrap(np.arctan2(pelvis[:, 0, 2], pelvis[:, 2, 2]))
+    level = np.swapaxes(rot_y(q[:, fig.YAW]), -1, -2) @ pelvis
+    q[:, fig.PITCH] = np.arctan2(level[:, 2, 1], level[:, 2, 2])
+    q[:, fig.ROLL] = np.arctan2(-level[:, 0, 1], level[:, 0, 0])
+    bend = np.swapaxes(pelvis, -1, -2) @ chest
+    q[:, fig.SPINE_TWIST] = np.clip(np.arctan2(bend[:, 0, 2], bend[:, 2, 2]), -0.9, 0.9)
+    q[:, fig.SPINE_PITCH] = q[:, fig.SPINE_ROLL] = 0.0
+    if head is not None:
+        head = np.swapaxes(chest, -1, -2) @ head
+        q[:, fig.HEAD_YAW] = np.clip(np.arctan2(head[:, 0, 2], head[:, 2, 2]), -1, 1)
+        q[:, fig.HEAD_PITCH] = np.clip(np.arcsin(np.clip(-head[:, 1, 2], -1, 1)), -0.5, 0.6)
+        q[:, fig.HEAD_ROLL] = np.clip(np.arctan2(head[:, 1, 0], head[:, 1, 1]), -0.5, 0.5)
+    for side in (0, 1):
+        _retarget_arm(q, side, at, chest)
+    if (0, "foot") in at:
+        _retarget_legs(q, at, hips)
+    return q
+
+
+def calm(values: ndarray, frames: int = 9) -> ndarray:
+    """Mean over some frames (9: 75 ms at 120 frames per second)."""
+    if len(values) < frames:
+        return values
+    padded = np.concatenate([values[:1].repeat(frames // 2), values, values[-1:].repeat(frames // 2)])
+    return np.convolve(padded, np.full(frames, 1 / frames), "valid")
+
+
+def _length(at: Points, *parts: str) -> float:
+    """Length of a limb; joints found in pictures are often foreshortened."""
+    bones = [np.linalg.norm(at[s, a] - at[s, b], axis=-1) for s in (0, 1) for a, b in pairwise(parts)]
+    return 0.5 * sum(float(np.percentile(b, 95)) for b in bones)
+
+
+def _retarget_legs(q: ndarray, at: Points, hips: ndarray) -> None:
+    yaw, leg = rot_y(q[:, fig.YAW]), _length(at, "thigh", "shank", "foot")
+    floor = np.percentile(np.minimum(at[0, "foot"][:, 1], at[1, "foot"][:, 1]), 5)
+    q[:, fig.PELVIS_OFFSET] = 0.0
+    q[:, fig.PELVIS_OFFSET.start + 1] = (hips[:, 1] - floor) / leg - 1
+    wide = float(np.linalg.norm(at[0, "thigh"] - at[1, "thigh"], axis=-1).mean()) / 2
+    for side in (0, 1):
+        sign, k, foot = 1 - 2 * side, fig.LEG[side], at[side, "foot"]
+        local = np.einsum("fji,fj->fi", yaw, foot - hips)
+        q[:, k] = (sign * local[:, 0] - wide) / leg
+        q[:, k + 1] = np.maximum((foot[:, 1] - floor) / leg, 0.0)
+        q[:, k + 2] = local[:, 2] / leg
+        toe = np.einsum("fji,fj->fi", yaw, at[side, "toe"] - foot)
+        flat = np.hypot(toe[:, 0], toe[:, 2])
+        pitch = np.arctan2(toe[:, 1], flat)
+        standing = q[:, k + 1] < 0.03
+        q[:, k + 3] = np.clip(pitch - (np.median(pitch[standing]) if standing.any() else np.median(pitch)), -1.0, 0.5)
+        # a toe that points down has no direction
+        level = np.clip(2 * flat / np.maximum(np.linalg.norm(toe, axis=-1), 1e-9) - 0.6, 0, 1)
+        q[:, k + 4] = calm(0.2 + level * (np.clip(np.arctan2(sign * toe[:, 0], toe[:, 2]), -0.5, 1.0) - 0.2))
+
+
+def _retarget_arm(q: ndarray, side: int, at: Points, chest: ndarray) -> None:
+    k, mirror = fig.ARM[side], np.array([1.0 - 2 * side, 1.0, 1.0])
+    length = _length(at, "arm", "forearm", "hand")
+    ways = (at[side, part] - at[side, "arm"] for part in ("hand", "forearm"))
+    wrist, elbow = (np.einsum("fji,fj->fi", chest, way) * mirror / length for way in ways)
+    q[:, k : k + 3] = wrist
+    line = unit(wrist)
+    out = elbow - line * (elbow * line).sum(-1, keepdims=True)
+    axis = unit(fig.ELBOW_HINT - line * (line @ fig.ELBOW_HINT)[:, None])
+    swivel = np.arctan2((np.cross(line, axis) * out).sum(-1), (axis * out).sum(-1))
+    bent = np.clip(np.linalg.norm(out, axis=-1) / 0.08, 0, 1)  # a straight arm has no direction of its elbow
+    q[:, k + 3] = calm(np.clip(swivel, -2.2, 2.2) * bent)
