@@ -245,15 +245,8 @@ def read_sidecar(path: Path, parts: Sequence[str]) -> dict[str, Any]:
     with reading(path, form, "name the sidecar of a result", ConfigError):
         check_limit("bytes", path.stat().st_size, path, ConfigError)
         data = json.loads(path.read_text(encoding="utf-8-sig"))
-    if not isinstance(data, dict) or ("settings" not in data and data.get("format") != FORMAT):
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise ConfigError(f"{path} is no sidecar of a result", form, "name the sidecar of a result")
-    if "format" not in data:
-        raise ConfigError(
-            f"{path} was written by an older version ({data.get('versions', {}).get('mimicmotion', 'unknown')}), which "
-            "did not yet note all that is needed",
-            form,
-            "make the result again with `mimicmotion generate` and the settings that it lists",
-        )
     if data["version"] != VERSION:
         raise ConfigError(f"{path} is of form {data['version']}", form, "use the version of mimicmotion that wrote it")
     if lacking := [k for k in parts if k not in data]:
