@@ -45,7 +45,7 @@ from mimicmotion.backbones.svd.checkpoint import config_of
 from mimicmotion.backbones.svd.decode import decode_stream
 from mimicmotion.backbones.svd.unet import UNet
 from mimicmotion.backbones.svd.vae import Autoencoder
-from mimicmotion.diffusion.noise import initial_scale
+from mimicmotion.diffusion.schedule import initial_scale
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.settings import FusionConfig, GenerateConfig

@@ -15,8 +15,8 @@ from torch import Tensor
 from micro import micro_pipeline, random_frames
 from mimicmotion.backbones.svd.conditioning import Conditioning
 from mimicmotion.diffusion.guidance import Differences, plan_passes
-from mimicmotion.diffusion.noise import ays_sigmas, explicit_sigmas, karras_sigmas
 from mimicmotion.diffusion.recipe import Recipe
+from mimicmotion.diffusion.schedule import ays_sigmas, explicit_sigmas, karras_sigmas
 from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.settings import FusionConfig, SamplingSettings

@@ -242,7 +242,7 @@ def test_nothing_global_changes(pipe: MimicMotionPipeline) -> None:
 
 
 def test_explicit_sigmas(pipe: MimicMotionPipeline) -> None:
-    from mimicmotion.diffusion.noise import karras_sigmas
+    from mimicmotion.diffusion.schedule import karras_sigmas
 
     assert torch.equal(_latents(pipe, sigmas=karras_sigmas(3).tolist()), _latents(pipe, num_inference_steps=3))
     with pytest.raises(ConfigError, match="one of the two"):

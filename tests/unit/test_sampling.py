@@ -8,8 +8,8 @@ from torch import Tensor
 
 from micro import svd_scheduler
 from mimicmotion.diffusion.denoiser import precondition_v
-from mimicmotion.diffusion.noise import explicit_sigmas, karras_sigmas
 from mimicmotion.diffusion.sampling import NonFiniteError, sample
+from mimicmotion.diffusion.schedule import explicit_sigmas, karras_sigmas
 from mimicmotion.errors import ConfigError
 
 

@@ -6,17 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from micro import svd_scheduler
-from mimicmotion.diffusion.noise import (
-    AYS_SVD,
-    PICTURE_FRAME,
-    REFERENCE_FRAME,
-    ays_sigmas,
-    explicit_sigmas,
-    frame_noise,
-    initial_scale,
-    karras_sigmas,
-    periodic_noise,
-)
+from mimicmotion.diffusion.noise import PICTURE_FRAME, REFERENCE_FRAME, frame_noise, periodic_noise
+from mimicmotion.diffusion.schedule import AYS_SVD, ays_sigmas, explicit_sigmas, initial_scale, karras_sigmas
 from mimicmotion.errors import ConfigError
 
 

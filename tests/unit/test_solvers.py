@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from mimicmotion.diffusion.denoiser import precondition_v
-from mimicmotion.diffusion.noise import ays_sigmas, explicit_sigmas, karras_sigmas
 from mimicmotion.diffusion.sampling import sample
+from mimicmotion.diffusion.schedule import ays_sigmas, explicit_sigmas, karras_sigmas
 from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.settings.sampling import Sampler
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from micro import micro_pipeline
-from mimicmotion.diffusion.noise import named_sigmas
+from mimicmotion.diffusion.schedule import named_sigmas
 from mimicmotion.errors import ConfigError
 from mimicmotion.generate.setup import recipe_for
 from mimicmotion.settings import GenerateConfig, SamplingOptions, SamplingSettings, resolve_tier

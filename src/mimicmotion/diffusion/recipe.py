@@ -14,15 +14,8 @@ from torch import Tensor
 from mimicmotion.diffusion.denoiser import guidance_ramp
 from mimicmotion.diffusion.fusion import FusionPlan, make_plan
 from mimicmotion.diffusion.guidance import Pass, plan_passes
-from mimicmotion.diffusion.noise import (
-    PICTURE_FRAME,
-    REFERENCE_FRAME,
-    explicit_sigmas,
-    frame_noise,
-    named_sigmas,
-    periodic_noise,
-    released_noise,
-)
+from mimicmotion.diffusion.noise import PICTURE_FRAME, REFERENCE_FRAME, frame_noise, periodic_noise, released_noise
+from mimicmotion.diffusion.schedule import explicit_sigmas, named_sigmas
 from mimicmotion.errors import InputError, PoseError
 from mimicmotion.settings import FusionConfig, SamplingOptions, SamplingSettings, parse, resolve_tier
 

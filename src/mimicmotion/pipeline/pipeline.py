@@ -19,9 +19,9 @@ from mimicmotion.backbones.base import Backbone, ConditionedNetwork, Conditionin
 from mimicmotion.diffusion.denoiser import Denoiser, guide
 from mimicmotion.diffusion.fusion import fuse
 from mimicmotion.diffusion.guidance import Differences, by_level, guide_and_store, guide_reusing
-from mimicmotion.diffusion.noise import initial_scale
 from mimicmotion.diffusion.recipe import Noise, Recipe, draw_noise, make_recipe
 from mimicmotion.diffusion.sampling import Step, sample
+from mimicmotion.diffusion.schedule import initial_scale
 from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.pipeline.requests import build_requests, check_request
 from mimicmotion.pose.keypoints import PoseSequence

@@ -1,0 +1,87 @@
+"""Noise levels: which sigmas the sampler visits, from the largest down to 0."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import get_args
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from mimicmotion.errors import ConfigError
+from mimicmotion.settings.sampling import Schedule
+
+SIGMA_MIN, SIGMA_MAX, RHO = 0.002, 700.0, 7.0
+"""Stable Video Diffusion's range and the exponent of Karras et al. 2022, equation 5."""
+
+AYS_SVD = (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002)
+"""Align Your Steps for Stable Video Diffusion: 11 levels, so 10 steps."""
+
+USUAL_STEPS: dict[Schedule, int] = {"karras": 25, "ays": len(AYS_SVD) - 1}
+"""Steps of each schedule where none are asked for."""
+
+
+def named_sigmas(schedule: Schedule, steps: int | None = None) -> Float64[Tensor, " levels"]:
+    """Levels of a schedule by name; `steps` None is the usual number.
+
+    Raises:
+        ConfigError: there is no such schedule, or no step is asked for.
+    """
+    if schedule not in get_args(Schedule):
+        raise ConfigError(f"schedule={schedule!r}", " or ".join(get_args(Schedule)), "correct 'schedule'")
+    count = USUAL_STEPS[schedule] if steps is None else steps
+    return karras_sigmas(count) if schedule == "karras" else ays_sigmas(count)
+
+
+def karras_sigmas(
+    steps: int, sigma_min: float = SIGMA_MIN, sigma_max: float = SIGMA_MAX, rho: float = RHO
+) -> Float64[Tensor, " {steps}+1"]:
+    """Levels equally spaced in sigma^(1/rho), then 0 (Karras et al. 2022, equation 5).
+
+    Raises:
+        ConfigError: no step is asked for, or the range is empty.
+    """
+    if steps < 1:
+        raise ConfigError(f"num_inference_steps={steps}", "at least 1", "raise num_inference_steps (25 is usual)")
+    if not 0 < sigma_min < sigma_max < math.inf:
+        raise ConfigError(
+            f"sigma_min={sigma_min}, sigma_max={sigma_max}", "0 < sigma_min < sigma_max", "swap or correct them"
+        )
+    ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
+    low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
+    sigmas = (high + ramp * (low - high)) ** rho
+    return torch.cat([sigmas, torch.zeros(1, dtype=torch.float64)])
+
+
+def explicit_sigmas(values: Sequence[float]) -> Float64[Tensor, " levels"]:
+    """A schedule given level by level; n levels make n - 1 steps, the last level is where sampling stops.
+
+    Raises:
+        ConfigError: fewer than two levels, or they do not fall strictly, or one of them (but the last) is not positive.
+    """
+    sigmas = torch.tensor([float(v) for v in values], dtype=torch.float64)
+    falls = bool((sigmas[1:] < sigmas[:-1]).all()) and bool(torch.isfinite(sigmas).all())
+    if len(sigmas) < 2 or not falls or float(sigmas[-1]) < 0:
+        raise ConfigError(
+            f"sigmas={[round(float(v), 4) for v in values]}",
+            "at least two finite levels, each smaller than the one before, none below 0",
+            "list the levels from the noisiest to the cleanest, for example AYS_SVD",
+        )
+    return sigmas
+
+
+def ays_sigmas(steps: int = 10) -> Float64[Tensor, " {steps}+1"]:
+    """Align Your Steps' levels for SVD, log-linearly interpolated where `steps` is not 10."""
+    if steps < 1:
+        raise ConfigError(f"num_inference_steps={steps}", "at least 1", "raise num_inference_steps (10 is usual)")
+    log = torch.tensor(AYS_SVD, dtype=torch.float64).log()
+    position = torch.linspace(0, len(AYS_SVD) - 1, steps + 1, dtype=torch.float64)
+    left = position.floor().long().clamp(max=len(AYS_SVD) - 2)
+    return torch.lerp(log[left], log[left + 1], position - left).exp()
+
+
+def initial_scale(sigmas: Float64[Tensor, " levels"]) -> float:
+    """Factor of the unit noise that sampling starts from, sqrt(sigma^2 + 1): its variance is that of x0 + noise."""
+    return float((sigmas[0] ** 2 + 1) ** 0.5)
