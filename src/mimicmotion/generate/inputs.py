@@ -15,7 +15,6 @@ from jaxtyping import UInt8
 from numpy import ndarray
 
 from mimicmotion.errors import ConfigError, InputError, MediaError, PoseError
-from mimicmotion.pose.crop import fit_poses
 from mimicmotion.pose.estimators.open import find_estimator
 from mimicmotion.pose.files import PoseCache
 from mimicmotion.pose.keypoints import BODY, VISIBLE, PoseSequence
@@ -81,7 +80,7 @@ def prepare(config: GenerateConfig, size: tuple[int, int], multiple: int) -> Job
     found = picture_pose(config, estimator, original)
     anchor = crop_anchor(found, size) if config.fit == "crop" else (0.5, 0.5)
     fit = plan_fit(found.size, size, config.fit, anchor=anchor)
-    picture, reference = fit.apply(original), fit_poses(found, fit)
+    picture, reference = fit.apply(original), found.fitted(fit)
     if config.fit == "released":
         picture = released_round_trip(picture)
     yield Progress("picture", 1, 1)

@@ -36,13 +36,6 @@ def plan_crop(poses: PoseSequence, size: tuple[int, int], mode: Literal["crop", 
     return dataclasses.replace(fit, offset=(offset[0], offset[1]))
 
 
-def fit_poses(poses: PoseSequence, fit: Fit) -> PoseSequence:
-    """Poses in pixels of the transformed frames; points that the crop cut off have confidence 0."""
-    xy = fit.points(poses.xy.astype(np.float64)).astype(np.float32)
-    inside = ((xy >= 0) & (xy <= np.array(fit.target[::-1], np.float32))).all(-1)
-    return dataclasses.replace(poses, xy=xy, confidence=poses.confidence * inside, size=fit.target)
-
-
 def person_boxes(poses: PoseSequence) -> Float64[ndarray, "frames 4"]:
     """Box (left, top, right, bottom) of the seen body points of each frame, in pixels; NaN where none is seen."""
     seen = poses.confidence[:, BODY] > VISIBLE
