@@ -15,6 +15,7 @@ from mimicmotion.evaluation.metrics.lpips import Net, load_lpips
 from mimicmotion.evaluation.metrics.seams import has_sidecars
 from mimicmotion.evaluation.networks import features
 from mimicmotion.evaluation.networks.faces import FaceInput, FaceNetwork
+from mimicmotion.runtime.extras import install_command
 from mimicmotion.runtime.files import sha256_file
 from mimicmotion.settings.evaluation import EvaluateConfig
 from mimicmotion.settings.metrics import PLAIN
@@ -120,7 +121,7 @@ def _network(group: str, config: EvaluateConfig) -> MetricNetwork | None:
     c, length = config, 1 if group == "fid" else config.clip_frames
     device = None if c.device == "auto" else c.device
     if group == "ssim" and importlib.util.find_spec("skimage") is None:
-        raise InputError("scikit-image is not installed", "scikit-image", "pip install 'mimicmotion[eval]'")
+        raise InputError("scikit-image is not installed", "scikit-image", install_command("eval"))
     if group in ("lpips", "lpips-vgg"):
         net: Net = "alex" if group == "lpips" else "vgg"
         path = features.weights_path(f"lpips-{net}", None)
