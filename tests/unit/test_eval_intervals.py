@@ -67,7 +67,7 @@ def test_one_sequence_and_equal_ones() -> None:
 
 def test_without_scipy_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "scipy.stats", None)
-    with pytest.raises(ConfigError, match=r"mimicmotion\[eval\]"):
+    with pytest.raises(ConfigError, match=r"\[eval\]"):
         mean_interval([1.0, 2.0])
 
 

@@ -77,7 +77,7 @@ def test_less_than_the_truth_is_not_better() -> None:
     assert streamed(measures.Warping, noisy, noisy)["warping_distance"] == 0
     assert streamed(measures.Warping, frozen, noisy)["warping_distance"] > 0
     assert METRICS["flicker_distance"].better == METRICS["warping_distance"].better == "lower"
-    describing = ("flicker", "warping_error", "hand_confidence", "jerkiness", "jerkiness_ratio", "seam")
+    describing = ("flicker", "warping_error", "jerkiness", "jerkiness_ratio", "seam")
     assert {METRICS[m].arrow for m in describing} == {""}
 
 

@@ -98,11 +98,7 @@ METRICS: dict[str, Metric] = {
         for k, v in _PARTS.items()
     },
     "hand_confidence": Metric(
-        "hand confidence",
-        "",
-        4,
-        "poses",
-        "the estimator's, where the real video shows a hand; a still picture has much",
+        "hand confidence", "higher", 4, "poses", "the estimator's, where the real video shows a hand"
     ),
     "jerkiness": Metric("jerkiness", "", 5, "poses", "mean second difference of the found points, in torso lengths"),
     "jerkiness_ratio": Metric("jerkiness / true", "", 3, "poses", "1: as even as the true poses; above, it trembles"),

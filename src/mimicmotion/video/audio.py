@@ -63,9 +63,10 @@ class AudioTrack:
         self._start = start + begin
         codec = stream.codec_context
         self._packets: Iterator[tuple[Fraction, Any]] | None = None
+        self._next: tuple[Fraction, Any] | None = None
         if codec.name in COPIED[kind]:
             self._stream: Any = output.add_stream_from_template(stream)
-            self._packets, self._next = self._copied(), None
+            self._packets = self._copied()
             return
         from av import Codec
 

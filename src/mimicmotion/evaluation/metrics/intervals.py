@@ -91,9 +91,9 @@ def ratio_of_sums(parts: Sequence[float] | ndarray, wholes: Sequence[float] | nd
 
 def t_interval(value: float, error: float, n: int, *, clips: int = 0) -> Interval:
     """The interval of a value of `n` sequences with this standard error; none for a single sequence."""
-    t = import_extra("scipy.stats", "eval").t
     if n < 2:
         return Interval(value, n=n, clips=clips)
+    t = import_extra("scipy.stats", "eval").t
     reach = float(t.ppf(0.975, n - 1)) * error
     p = 2 * float(t.sf(abs(value) / error, n - 1)) if error else float(value == 0)
     return Interval(value, value - reach, value + reach, n, p, clips)
