@@ -30,7 +30,7 @@ CHUNKS = Execution(attention="auto", frame_chunk=2, position_chunk=3, feed_forwa
 
 
 def latents(pipe: MimicMotionPipeline) -> torch.Tensor:
-    return pipe(IMAGE, POSES, reference_pose=REFERENCE, output_type="latent", seed=1)
+    return pipe(IMAGE, POSES, reference_pose=REFERENCE, output_type="latent", seed=1).frames
 
 
 def difference(a: torch.Tensor, b: torch.Tensor) -> float:

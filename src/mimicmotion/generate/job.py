@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import logging
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mimicmotion.errors import MimicMotionError
@@ -34,8 +35,8 @@ from mimicmotion.generate.setup import (
     run_device,
 )
 from mimicmotion.runtime.interrupt import Interrupts, Stopped
-from mimicmotion.runtime.progress import Job, Progress
-from mimicmotion.settings import GenerateConfig
+from mimicmotion.runtime.progress import Job, Progress, finish
+from mimicmotion.settings import GenerateConfig, parse
 
 if TYPE_CHECKING:
     from mimicmotion.backbones.base import Plan, Request
@@ -48,6 +49,34 @@ TINY_LIMITS = (
     "the bundled model is a small one for trying out: it was trained on drawn figures at 224x128, so faces, hands and "
     "real photographs come out as rough shapes; use --model and --checkpoint for the real thing"
 )
+
+
+def animate(
+    picture: str | Path,
+    video: str | Path,
+    output: str | Path,
+    *,
+    on_progress: Callable[[Progress], object] | None = None,
+    pipeline: MimicMotionPipeline | None = None,
+    **settings: Any,
+) -> GenerateResult:
+    """Make a video of the person in `picture` moving as the person in `video`: `mimicmotion generate` as a function.
+
+    Args:
+        picture: the picture of the person.
+        video: the driving video, or a pose file.
+        output: the result: .mp4, .gif, .webp, or a folder name ending in / for PNG frames.
+        on_progress: called with reports that have `stage`, `done`, `total` and `note`. What it raises ends the work;
+            raise `mimicmotion.Stopped` to cancel it so that it can go on with `resume=True`.
+        pipeline: a loaded model to use again.
+        settings: as on the command line and in YAML files, see `GenerateConfig`.
+
+    Raises:
+        ConfigError: a setting is unknown or wrong.
+        InputError: see `generate`, also for the others.
+    """
+    config = parse(GenerateConfig, {"picture": picture, "video": video, "output": output, **settings})
+    return finish(generate(config, pipeline), on_progress)
 
 
 def generate(
@@ -113,10 +142,10 @@ def _generate(
         preview_path(config.output).unlink(missing_ok=True)
     limits = [TINY_LIMITS] if config.model is None and pipeline is None else []
     return pipe, GenerateResult(
-        output=config.output,
+        path=config.output,
         side_by_side=side_by_side_path(config.output) if config.side_by_side else None,
         sidecar=sidecar_path(config.output),
-        frames=len(poses),
+        num_frames=len(poses),
         fps=config.fps,
         size=size,
         seconds={},

@@ -38,10 +38,10 @@ class GenerateResult:
     """What a generate job made.
 
     Attributes:
-        output: the video.
+        path: the video.
         side_by_side: the comparison video, if asked for.
         sidecar: JSON with seed, settings, versions and checksums.
-        frames: number of frames.
+        num_frames: number of frames.
         fps: frames per second.
         size: (height, width).
         seconds: time spent per stage; of a resumed run, of all its parts.
@@ -50,10 +50,10 @@ class GenerateResult:
         resumed_at: steps that were done each time that an interrupted run went on.
     """
 
-    output: Path
+    path: Path
     side_by_side: Path | None
     sidecar: Path
-    frames: int
+    num_frames: int
     fps: float
     size: tuple[int, int]
     seconds: dict[str, float]
@@ -61,15 +61,22 @@ class GenerateResult:
     warnings: list[str]
     resumed_at: list[int]
 
+    @property
+    def frames(self) -> Iterator[Frame]:
+        """The frames, read back from the file one by one."""
+        from mimicmotion.video.reader import open_video
+
+        return open_video(self.path, folder_fps=self.fps).frames()
+
     def summary(self) -> str:
         """A few lines for a person to read."""
         lines = [f"note: {w}" for w in self.warnings]
-        length = self.frames / self.fps
+        length = self.num_frames / self.fps
         lines += [
-            f"{self.frames} frames of {self.size[1]}x{self.size[0]} at {self.fps:g} per second ({length:.1f} s)",
+            f"{self.num_frames} frames of {self.size[1]}x{self.size[0]} at {self.fps:g} per second ({length:.1f} s)",
             "seconds: " + ", ".join(f"{k} {v:.1f}" for k, v in self.seconds.items()),
             "peak memory: " + ", ".join(f"{k} {v / 2**30:.2f} GiB" for k, v in self.peak_memory.items()),
-            f"video: {self.output}",
+            f"video: {self.path}",
         ]
         if self.resumed_at:
             lines.insert(-1, f"resumed after step {', '.join(map(str, self.resumed_at))}")

@@ -181,7 +181,7 @@ class RunRecord:
             "sampling": plain(dataclasses.asdict(resolve_tier(config, default_steps(model)))),
             # what the settings leave to the model: evaluation finds the borders of segments by it
             "fusion": plain(dataclasses.asdict(fusion_config(config, parse(FusionConfig, model.get("fusion", {}))))),
-            "frames": result.frames,
+            "frames": result.num_frames,
             "size": result.size,
             "seconds": result.seconds,
             "peak_memory": result.peak_memory,

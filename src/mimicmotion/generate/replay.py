@@ -83,7 +83,7 @@ def replay(
     want = facts["output_sha256"]
     return ReplayResult(
         made=made,
-        identical=sha256_path(made.output) == want,
+        identical=sha256_path(made.path) == want,
         original=original,
         original_state=_compare(original, want),
     )

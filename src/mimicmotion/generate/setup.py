@@ -66,16 +66,10 @@ def preview_decode(config: GenerateConfig, pipe: MimicMotionPipeline) -> Callabl
 
 def result_size(config: GenerateConfig, pipe: MimicMotionPipeline) -> tuple[int, int]:
     """(height, width) of the result: the settings', else the model's own, else the published rule for the picture."""
-    from mimicmotion.video.geometry import plan_size
     from mimicmotion.video.picture import read_picture
 
-    if config.height is not None and config.width is not None:
-        return config.height, config.width
-    model = pipe.backbone.settings
-    if "height" in model and "width" in model:
-        return model["height"], model["width"]
-    picture = read_picture(config.picture)
-    return plan_size((picture.shape[0], picture.shape[1]), multiple=max(64, pipe.backbone.size_multiple))
+    height, width = read_picture(config.picture).shape[:2]
+    return pipe.video_size((height, width), config.height, config.width)
 
 
 def fusion_config(config: GenerateConfig, default: FusionConfig) -> FusionConfig:
