@@ -137,7 +137,8 @@ def _generate(
     _configure(config, pipe, plan_run(config, pipe, size, recipe, earlier=record.earlier_plan()))
     state = yield from _denoise(record, pipe, request, recipe, interrupts, show)
     frames = pipe.decode_state(state, recipe, request)
-    yield from write_video(config, inputs, poses, with_background(config, inputs, frames))
+    shown = with_background(config, inputs, frames)
+    unsigned = yield from write_video(config, inputs, poses, shown, record.result_id(pipe))
     with contextlib.suppress(OSError):
         preview_path(config.output).unlink(missing_ok=True)
     limits = [TINY_LIMITS] if config.model is None and pipeline is None else []
@@ -152,6 +153,7 @@ def _generate(
         peak_memory={},
         warnings=[*record.warnings(), *inputs.warnings, *limits],
         resumed_at=record.resumed_at,
+        unsigned_sha256=unsigned,
     )
 
 

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import logging
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,7 @@ class GenerateResult:
         peak_memory: bytes, the process's peak so far, and of the GPU where one was used.
         warnings: what the user should know.
         resumed_at: steps that were done each time that an interrupted run went on.
+        unsigned_sha256: checksum of the video before it was signed, if it was: no two signatures are the same.
     """
 
     path: Path
@@ -60,6 +62,7 @@ class GenerateResult:
     peak_memory: dict[str, int]
     warnings: list[str]
     resumed_at: list[int]
+    unsigned_sha256: str | None = None
 
     @property
     def frames(self) -> Iterator[Frame]:
@@ -119,9 +122,12 @@ def check_outputs(config: GenerateConfig, *inputs: Path) -> None:
         ConfigError: an output is an input, or has an unknown suffix.
         OutputError: one cannot be written.
     """
-    from mimicmotion.video.writer import check_output
+    from mimicmotion.video.labels import check_signing
+    from mimicmotion.video.writer import check_output, plan_output
 
     output = config.output
+    if config.label == "signed":
+        check_signing(plan_output(output)[1], config.signer)
     videos = [output, *([side_by_side_path(output)] if config.side_by_side else [])]
     others = [sidecar_path(output), *([preview_path(output)] if config.preview else [])]
     state = [state_path(output)] if config.save_every else []
@@ -141,27 +147,44 @@ def clear_halves(output: Path) -> None:
 # --- video ------------------------------------------------------------------------------------------------------
 
 
-def write_video(config: GenerateConfig, inputs: Inputs, poses: PoseFrames, frames: Iterable[Frame]) -> Job[None]:
-    """Write frames as they are decoded, on a thread behind the decoder; the files appear when all are complete."""
+def write_video(
+    config: GenerateConfig, inputs: Inputs, poses: PoseFrames, frames: Iterable[Frame], about: str
+) -> Job[str | None]:
+    """Write frames as they are decoded, on a thread behind the decoder; the files appear when all are complete.
+
+    Args:
+        config: the job's settings.
+        inputs: picture and poses.
+        poses: drawn.
+        frames: of the result.
+        about: id of the result, for its label.
+
+    Returns:
+        Checksum of the video before it was signed; None if it was not.
+    """
+    from mimicmotion.video.labels import SHOWN_SECONDS, Label, draw
     from mimicmotion.video.picture import side_by_side
     from mimicmotion.video.writer import FrameWriter, open_writer
 
     size: tuple[int, int] = inputs.picture.shape[:2]
     sound = {"audio_from": sound_source(config), "audio_start": config.start}
+    label = Label(config.producer, about, config.label == "signed", config.signer)
+    labelled = 0 if config.label == "metadata" else math.ceil(SHOWN_SECONDS * config.fps)
     with contextlib.ExitStack() as stack:
-        writer = stack.enter_context(open_writer(config.output, size, config.fps, **sound))
+        writer = stack.enter_context(open_writer(config.output, size, config.fps, **sound, label=label))
         beside: FrameWriter | None = None
 
         def write(item: tuple[int, Frame]) -> None:
             nonlocal beside
             i, frame = item
+            frame = draw(frame) if i < labelled else frame
             writer.write(frame)
             if not config.side_by_side:
                 return
             row = side_by_side([inputs.picture, poses[i : i + 1][0], frame], max(SIDE_BY_SIDE_HEIGHT, size[0]))
             if beside is None:
                 path = side_by_side_path(config.output)
-                beside = stack.enter_context(open_writer(path, row.shape[:2], config.fps))
+                beside = stack.enter_context(open_writer(path, row.shape[:2], config.fps, label=label))
             beside.write(row)
 
         # Left before the files are completed: what waits is written then
@@ -169,6 +192,7 @@ def write_video(config: GenerateConfig, inputs: Inputs, poses: PoseFrames, frame
             for i, frame in enumerate(frames):
                 hand_over((i, frame))
                 yield Progress("write", i + 1, len(poses))
+    return writer.unsigned_sha256
 
 
 def with_background(config: GenerateConfig, inputs: Inputs, frames: Iterator[Frame]) -> Iterator[Frame]:

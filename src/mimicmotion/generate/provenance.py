@@ -53,6 +53,8 @@ FREE_SETTINGS = frozenset(
         "side_by_side",
         "preview",
         "preview_decoder",
+        # of the signature, which is no part of what is compared
+        "signer",
         # of the run, not of the result
         "resume",
         "save_every",
