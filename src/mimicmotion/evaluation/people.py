@@ -15,7 +15,7 @@ from mimicmotion.evaluation.metrics.identity import Embeddings, embeddings, iden
 from mimicmotion.evaluation.metrics.poses import detection_size, enlarged, redetect
 from mimicmotion.evaluation.networks.faces import FaceNetwork
 from mimicmotion.evaluation.reports.listing import list_pictures
-from mimicmotion.evaluation.selection import Network
+from mimicmotion.evaluation.selection import MetricNetwork
 from mimicmotion.evaluation.videos import Side, VideoPair
 from mimicmotion.pose.crop import fit_poses
 from mimicmotion.pose.estimators.holistic.estimator import SOURCE, HolisticEstimator
@@ -45,7 +45,7 @@ class People:
         config: EvaluateConfig,
         cache: ResultCache,
         notes: list[str],
-        network: Network | None = None,
+        network: MetricNetwork | None = None,
         rename: Callable[[str], str] = str,
     ) -> None:
         self.config, self.cache, self.notes = config, cache, notes
@@ -94,16 +94,13 @@ class People:
 
     def _embeddings(self, pair: VideoPair, side: Side, before: int) -> Generator[int, None, Embeddings]:
         """Face vectors of one side of a pair, one for each frame; NaN where no face is sure."""
-        c = self.config
-        conventions = [c.identity_size, c.identity_colours, c.identity_mean, c.identity_std, c.identity_confidence]
         versions = [measures.VERSIONS["identity"], measures.VERSIONS["poses"], SOURCE]
-        key = {"kind": "identity", "versions": versions, "network": self.digest, "conventions": conventions}
-        key |= {"side": pair.key(side)}
+        key = {"kind": "identity", "versions": versions, "network": self.digest, "side": pair.key(side)}
         known = self.cache.get(key)
         if known is None:
             poses = yield from self.poses(pair, side, before)
             found = []
-            for vector in embeddings(pair.fitted(side), poses, self.faces, threshold=c.identity_confidence):
+            for vector in embeddings(pair.fitted(side), poses, self.faces):
                 found.append(vector)
                 yield min(before + len(found) // 2, pair.frames)
             known = np.stack(found)
@@ -119,16 +116,13 @@ class People:
         if pair.sequence not in self.known:
             picture = read_picture(path)
             poses = redetect(picture[None], self.estimator)
-            threshold = self.config.identity_confidence
-            self.known[pair.sequence] = found = np.stack(
-                list(embeddings([picture], poses, self.faces, threshold=threshold))
-            )
+            self.known[pair.sequence] = found = np.stack(list(embeddings([picture], poses, self.faces)))
             if not np.isfinite(found).all():
                 self.notes.append(f"{pair.sequence}: no sure face in the reference picture")
         return self.known[pair.sequence]
 
 
-def driving_poses(folder: Path, pair: VideoPair) -> PoseSequence:
+def pair_poses(folder: Path, pair: VideoPair) -> PoseSequence:
     """The true poses of a sequence from a pose file, at the frames and in the pixels that are compared.
 
     Raises:

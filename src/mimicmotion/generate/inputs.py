@@ -15,9 +15,9 @@ from jaxtyping import UInt8
 from numpy import ndarray
 
 from mimicmotion.errors import ConfigError, InputError, MediaError, PoseError
-from mimicmotion.pose.cache import PoseCache
 from mimicmotion.pose.crop import fit_picture, fit_poses
 from mimicmotion.pose.estimators.open import find_estimator
+from mimicmotion.pose.files import PoseCache
 from mimicmotion.pose.keypoints import BODY, VISIBLE, PoseSequence
 from mimicmotion.runtime.files import sha256_file
 from mimicmotion.runtime.progress import Job, Progress
@@ -97,7 +97,7 @@ def prepare(config: GenerateConfig, size: tuple[int, int], multiple: int) -> Job
 
 def input_files(config: GenerateConfig | PosesConfig | MaskConfig) -> list[str | Path]:
     """All that a job reads, the files of a folder of frames one by one."""
-    names = ("picture", "video", "detector", "pose_model", "model", "checkpoint", "preview_decoder", "signer")
+    names = ("picture", "video", "detector", "pose_model", "model", "checkpoint", "signer")
     found = [path for name in names if (path := getattr(config, name, None))]
     return [*found, *(config.video.iterdir() if config.video.is_dir() else ())]
 

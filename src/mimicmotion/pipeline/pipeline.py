@@ -23,7 +23,7 @@ from mimicmotion.diffusion.recipe import Noise, Recipe, draw_noise, make_recipe
 from mimicmotion.diffusion.sampling import Step, sample
 from mimicmotion.diffusion.schedule import initial_scale
 from mimicmotion.errors import ConfigError, InputError
-from mimicmotion.pipeline.requests import build_requests, check_size, find_poses
+from mimicmotion.pipeline.requests import build_requests, check_request, find_poses
 from mimicmotion.pose.align import align
 from mimicmotion.pose.crop import fit_picture, fit_poses
 from mimicmotion.pose.keypoints import PoseSequence
@@ -192,7 +192,7 @@ class MimicMotionPipeline:
         Raises:
             InputError: picture, video or size cannot be used, or no person is found.
         """
-        picture, found, driving = find_poses(image, video, num_frames)
+        picture, found, driving = find_poses(image, video, num_frames, self.backbone.settings.get("estimator"))
         size = self.video_size((picture.shape[0], picture.shape[1]), height, width)
         geometry.check_size(size, self.backbone.size_multiple)
         fitted, fit = fit_picture(picture, found, size, "crop")
@@ -405,7 +405,7 @@ class MimicMotionPipeline:
                 "call the pipeline once per video to stream",
             )
         for r in requests:
-            check_size(r.image, told.height, told.width, self.backbone.size_multiple)
+            check_request(r.image, told.height, told.width, self.backbone.size_multiple)
             self.backbone.check(r)
         slot = requests[0].reference_pose is not None
         recipe = self.recipe(requests[0].num_frames, reference_slot=slot, fusion=fusion, sampling=told)

@@ -1,12 +1,14 @@
-"""Poses on disk: a versioned .npz of our own, and folders of OpenPose JSON in and out."""
+"""Poses on disk: a versioned .npz of our own, folders of OpenPose JSON in and out, and a cache."""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import itertools
 import json
 import logging
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,8 +20,9 @@ from mimicmotion.errors import OutputError, PoseError
 from mimicmotion.pose.estimators.base import Person, PosePoints, nobody
 from mimicmotion.pose.estimators.track import PersonTracker
 from mimicmotion.pose.keypoints import BODY, FACE, FEET, LEFT_HAND, NUM_POINTS, RIGHT_HAND, PoseSequence
-from mimicmotion.runtime.files import atomic_path, writing
+from mimicmotion.runtime.files import atomic_path, sha256_file, writing
 from mimicmotion.runtime.reading import check_limit, reading
+from mimicmotion.weights.registry import cache_folder
 
 logger = logging.getLogger(__name__)
 
@@ -186,12 +189,12 @@ def open_poses(
 
 
 def _openpose_files(path: Path) -> list[Path]:
-    mend = "give the folder that OpenPose wrote with --write_json"
+    fix = "give the folder that OpenPose wrote with --write_json"
     if path.is_file():
         return [path]
     files = [p for p in path.glob("*.json") if not p.name.startswith(".")] if path.is_dir() else []
     if not files:
-        raise PoseError(f"{path} holds no *.json", "a folder of OpenPose JSON files", mend)
+        raise PoseError(f"{path} holds no *.json", "a folder of OpenPose JSON files", fix)
     digits = {file: [int(n[-18:]) for n in re.findall(r"\d+", file.stem)][::-1] for file in files}
     for place in range(min(map(len, digits.values()))):  # from the last number of a name to its first
         numbered = {numbers[place]: file for file, numbers in digits.items()}
@@ -199,11 +202,11 @@ def _openpose_files(path: Path) -> list[Path]:
             break
     else:
         file = min(files)
-        raise PoseError(f"{file}: no frame number of its own", "names as video_000000000012_keypoints.json", mend)
+        raise PoseError(f"{file}: no frame number of its own", "names as video_000000000012_keypoints.json", fix)
     first, missing = min(numbered), max(numbered) - min(numbered) + 1 - len(numbered)
     if missing:
         gap = next(n for n in itertools.count(first) if n not in numbered)
-        raise PoseError(f"{path}: no file for frame {gap} and {missing - 1} others", "one file a frame", mend)
+        raise PoseError(f"{path}: no file for frame {gap} and {missing - 1} others", "one file a frame", fix)
     return [numbered[k] for k in sorted(numbered)]
 
 
@@ -237,12 +240,12 @@ def _parse_person(person: Any, file: Path) -> PosePoints:
         try:
             numbers = np.asarray(values, np.float32).reshape(-1, 3)
         except (TypeError, ValueError, OverflowError) as e:
-            raise PoseError(f"{file}: {name} is {values!r:.60}", "x, y, confidence for each point", "mend it") from e
+            raise PoseError(f"{file}: {name} is {values!r:.60}", "x, y, confidence for each point", "fix it") from e
         if len(numbers) not in (0, *counts):
             wanted = " or ".join(map(str, counts))
             raise PoseError(f"{file}: {name} has {len(numbers)} points", wanted, "use the body models COCO or BODY_25")
         if not np.isfinite(numbers).all() or (numbers[:, 2] < 0).any() or (numbers[:, 2] > 1.2).any():
-            raise PoseError(f"{file}: {name} has NaN or a confidence outside 0..1", "numbers, 0..1", "mend the file")
+            raise PoseError(f"{file}: {name} has NaN or a confidence outside 0..1", "numbers, 0..1", "fix the file")
         return numbers
 
     points = np.zeros((NUM_POINTS, 3), np.float32)
@@ -274,3 +277,59 @@ def _format_person(xy: Float32[ndarray, "134 2"], confidence: Float32[ndarray, "
     face = np.concatenate([face, middle(face[36:42])[None], middle(face[42:48])[None]])
     parts = {"pose": body, "face": face, "hand_left": points[LEFT_HAND], "hand_right": points[RIGHT_HAND]}
     return {"person_id": [-1]} | {f"{name}_keypoints_2d": p.round(4).ravel().tolist() for name, p in parts.items()}
+
+
+class PoseCache:
+    """A folder of pose files named by what they were made from.
+
+    Args:
+        folder: where the files live; default `cache_folder() / "poses"`. It is made when first needed.
+    """
+
+    def __init__(self, folder: Path | str | None = None) -> None:
+        self.folder = Path(folder) if folder is not None else cache_folder() / "poses"
+
+    def path(self, video: Path | str, settings: Mapping[str, Any]) -> Path:
+        """Where the poses of this video with these settings are or would be.
+
+        Args:
+            video: its content counts, not its name.
+            settings: all that changes the result: estimator, its version, model checksums, person, frame rate. Plain
+                data; paths of models should be given as checksums.
+        """
+        facts = {"video": sha256_file(video), "settings": dict(settings), "format": VERSION}
+        text = json.dumps(facts, sort_keys=True, default=str)
+        name = hashlib.sha256(text.encode()).hexdigest()
+        return self.folder / name[:2] / f"{name}.npz"
+
+    def get(self, video: Path | str, settings: Mapping[str, Any], estimate: Callable[[], PoseSequence]) -> PoseSequence:
+        """The stored poses, or those that `estimate` gives, which are then stored.
+
+        A damaged entry is made anew; a cache that cannot be written is only warned of.
+
+        Raises:
+            InputError: the video cannot be read.
+        """
+        path = self.path(video, settings)
+        poses = self.load(path)
+        if poses is None:
+            poses = estimate()
+            self.put(path, poses)
+        return poses
+
+    def load(self, path: Path) -> PoseSequence | None:
+        """The poses under a path that `path()` gave; None where there are none or they are damaged."""
+        if not path.exists():
+            return None
+        try:
+            return load_poses(path)
+        except PoseError as e:
+            logger.warning("the cached poses %s are damaged and made anew: %s", path, e.got)
+            return None
+
+    def put(self, path: Path, poses: PoseSequence) -> None:
+        """Store `poses` under a path that `path()` gave."""
+        try:
+            save_poses(poses, path)
+        except OutputError as e:
+            logger.warning("the poses cannot be cached: %s", e.got)
