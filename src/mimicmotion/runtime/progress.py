@@ -7,6 +7,8 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from mimicmotion.errors import memory_error, out_of_memory
+
 T = TypeVar("T")
 
 
@@ -31,12 +33,22 @@ Job = Generator[Progress, None, T]
 
 
 def finish(job: Job[T], on_progress: Callable[[Progress], object] | None = None) -> T:
-    """Run a job to its end and return its result; `on_progress` sees every report."""
+    """Run a job to its end and return its result; `on_progress` sees every report.
+
+    Raises:
+        ConfigError: a library had no memory; says in which stage. And whatever the job raises.
+    """
+    stage = "the first stage"
     while True:
         try:
             report = next(job)
         except StopIteration as stop:
             return stop.value
+        except Exception as e:
+            if not out_of_memory(e):
+                raise
+            raise memory_error(e, stage) from e
+        stage = f"stage {report.stage}"
         if on_progress is not None:
             on_progress(report)
 
