@@ -281,7 +281,7 @@ def test_what_changes_nothing_is_no_part_of_the_identity() -> None:
     base = config()
     same = dataclasses.replace(base, processes=7, output=Path("elsewhere"), videos=Path("moved"), pose_cache=False)
     assert result_settings(same) == result_settings(base)
-    for name, value in {"seed": 1, "min_body": 0.3, "width": 136, "latents": "m", "person": "0"}.items():
+    for name, value in {"seed": 1, "min_body": 0.3, "width": 136, "person": "0"}.items():
         assert result_settings(dataclasses.replace(base, **{name: value})) != result_settings(base)
     # what was measured stays good when a threshold changes
     assert analysis_settings(dataclasses.replace(base, min_body=0.3, seed=1)) == analysis_settings(base)

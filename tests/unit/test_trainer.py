@@ -416,7 +416,7 @@ def test_replaced_checkpoint_is_whole(tmp_path: Path) -> None:
         ({"optim": {"clip": -1}}, "clip"),
         ({"phases": [{"until": 3, "frames": 2, "batch": 1}, {"until": 2, "frames": 2, "batch": 1}]}, "order"),
         ({"phases": [{"until": 3, "frames": 0, "batch": 1}]}, "frames=0"),
-        ({"model": {"base": "svd", "new": {}}}, "model.new"),
+        ({"model": {"base": "svd", "new": {}}}, "model: new together"),
         ({"model": {"new": {"widths": [64]}}}, "widths"),
         ({"objective": {"condition_dropout": 2}}, "condition_dropout"),
         ({"objective": {"hand_scale": -1}}, "hand_scale"),

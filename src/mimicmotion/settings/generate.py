@@ -104,7 +104,7 @@ class GenerateConfig(DrivingOptions, PoseOptions, SamplingOptions, ExecutionOpti
     quantize: Annotated[Literal["none", "int8", "fp8"], Help("Memory")] = "none"
     """Weights of the U-Net as none (as they are), int8 or fp8 (torchao)."""
     side_by_side: Annotated[bool, Help("Output", first=True)] = False
-    """Also write OUTPUT-side-by-side: picture | pose | result."""
+    """Also write OUTPUT-side-by-side: picture | driving frame (of a video) | pose | result."""
     preview: Annotated[bool, Help("Output")] = False
     """Keep OUTPUT.preview.png up to date with the current state while sampling."""
     resume: Annotated[bool, Help("Output", first=True)] = False
