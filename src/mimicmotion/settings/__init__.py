@@ -1,6 +1,6 @@
 """Frozen settings and their one parser. Only the standard library is imported at module level."""
 
-from mimicmotion.settings.generate import ExecutionOptions, GenerateConfig, MaskConfig, PosesConfig
+from mimicmotion.settings.generate import BatchConfig, ExecutionOptions, GenerateConfig, MaskConfig, PosesConfig
 from mimicmotion.settings.parsing import (
     STRICT,
     field_help,
@@ -14,6 +14,7 @@ from mimicmotion.settings.sampling import FusionConfig, FusionMode, SamplingOpti
 
 __all__ = [
     "STRICT",
+    "BatchConfig",
     "DrivingOptions",
     "ExecutionOptions",
     "FusionConfig",
