@@ -114,7 +114,7 @@ def test_forms_of_the_file(form: str, tmp_path: Path) -> None:
     path.write_text(
         {
             "list": "- {picture: p.png, video: v.mp4, output: a.mp4, seed: 7, audio: true}",
-            "defaults": "defaults: {picture: p.png, seed: 3, audio: on}\njobs: [{video: v.mp4, output: a.mp4, seed: 7}]",
+            "defaults": "defaults: {picture: p.png, seed: 3, audio: on}\njobs: [{video: v.mp4,output: a.mp4,seed: 7}]",
             "csv": "picture,video,output,seed,audio,duration\np.png,v.mp4,a.mp4,7,true,\n",
         }[form]
     )
