@@ -220,7 +220,8 @@ def prepare_study(argv: list[str], folder: Path) -> None:
 def test_yaml_examples_are_valid() -> None:
     for _, block in blocks("yaml"):
         data = yaml.safe_load(block)
-        parse(TrainConfig if "run" in data else GenerateConfig, data)
+        for job in data.get("jobs", [data]):
+            parse(TrainConfig if "run" in data else GenerateConfig, data.get("defaults", {}) | job)
 
 
 def test_python_examples_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
