@@ -9,12 +9,13 @@ __version__ = "0.1.0"
 
 # Public names, imported when first used: `import mimicmotion` loads neither torch nor OpenCV.
 _LAZY = {
+    "Client": "mimicmotion.serve.client",
     "FusionConfig": "mimicmotion.settings",
     "MimicMotionPipeline": "mimicmotion.pipeline",
     "PoseSequence": "mimicmotion.pose.keypoints",
     "open_estimator": "mimicmotion.pose.estimators.open",
 }
-__all__ = ["FusionConfig", "MimicMotionPipeline", "PoseSequence", "__version__", "open_estimator"]
+__all__ = ["Client", "FusionConfig", "MimicMotionPipeline", "PoseSequence", "__version__", "open_estimator"]
 
 
 def __getattr__(name: str) -> Any:
