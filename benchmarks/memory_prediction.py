@@ -70,7 +70,7 @@ def ways(frames: int, positions: int) -> dict[str, ExecutionPlan]:
     plain = Execution(channels_last=True, feed_forward_chunk=TOKENS_PER_THREAD)
 
     def two_passes(count: int, decode_chunk: int | None) -> ExecutionPlan:
-        unet = in_chunks(plain, count, frames, positions)
+        unet = plain if count == 1 else in_chunks(plain, count, frames, positions)
         return ExecutionPlan(unet=unet, guidance_in_one_batch=False, decode_chunk=decode_chunk)
 
     return {
@@ -96,7 +96,7 @@ def measure(pipe: MimicMotionPipeline, plan: ExecutionPlan, work: Workload, segm
         fusion=fusion,
         sigmas=(10.0, 0.0),
         guidance_scale=2.0 if work.guided else 1.0,
-        decode_chunk_size=work.decode_chunk,
+        decode_chunk_size=work.clip_frames,
     )
     recorder = Recorder()
     with recorder.stages():

@@ -32,6 +32,7 @@ from mimicmotion.backbones.svd.unet import build_unet
 from mimicmotion.backbones.svd.vae import Autoencoder
 from mimicmotion.errors import ConfigError
 from mimicmotion.pipeline import MimicMotionPipeline
+from mimicmotion.settings import ExecutionOptions
 from train_memory import SVD_UNET
 
 SIZE, GIB = (576, 1024), 2**30
@@ -145,7 +146,7 @@ def main() -> None:
                 "budget_gb": budget,
             }
             try:
-                plan = plan_execution(predictor, work, int(budget * 1e9))
+                plan = plan_execution(predictor, work, int(budget * 1e9), ExecutionOptions())
             except ConfigError as e:
                 sys.stdout.write(json.dumps(row | {"plan": None, "why": e.expected}) + "\n")
                 continue

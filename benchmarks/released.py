@@ -377,9 +377,9 @@ def resident_bytes() -> int:
 def predicted_bytes(pipe: MimicMotionPipeline, config: GenerateConfig, setup: Setup) -> int:
     """What the planner says that our side takes at most, weights included."""
 
-    from mimicmotion.generate.setup import make_recipe
+    from mimicmotion.generate.setup import recipe_for
 
-    recipe = make_recipe(config, pipe, setup.frames)
+    recipe = recipe_for(config, pipe, setup.frames)
     return max(pipe.backbone.plan_run(setup.size, recipe, config, device=pipe.device, predict=True).peaks.values())
 
 

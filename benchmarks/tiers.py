@@ -51,7 +51,7 @@ from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.runtime.files import sha256_file
 from mimicmotion.settings import SamplingSettings, resolve_tier
 from mimicmotion.synth import SynthClip
-from mimicmotion.training.bundled import held_out_clip, sheet
+from mimicmotion.training.bundled import contact_sheet, held_out_clip
 
 FIRST = 7000  # held-out clips that nothing was chosen on, tiers.py's own
 TUNING = 6900  # the tiers' values were chosen on clips from here
@@ -359,7 +359,7 @@ def write_sheet(path: Path, bench: Bench, plans: dict[str, Variant]) -> None:
     clip = bench.clip(SHEET_CLIP % bench.options.clips)
     results = [bench.result(SHEET_CLIP % bench.options.clips, plans[name])[0] for name in SHOWN]
     lines = [[clip.reference_frame, *frames[chosen]] for frames in (clip.frames, *results)]
-    Image.fromarray(sheet(lines)).save(path)
+    Image.fromarray(contact_sheet(lines)).save(path)
 
 
 def quality(options: argparse.Namespace) -> tuple[dict[str, Any], str]:

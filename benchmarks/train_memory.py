@@ -1,4 +1,4 @@
-"""GPU memory that a training recipe needs at 576x1024 x 16 frames, COMPUTED without a GPU and without the weights.
+"""GPU memory that a training recipe needs at 576x1024, COMPUTED without a GPU and without the weights.
 
     python benchmarks/train_memory.py [finetune-24gb-lora ...]
 
@@ -35,7 +35,13 @@ from mimicmotion.training.objective import NetworkInput
 
 GIB = 2**30
 SIZE = (576, 1024)
-PRESETS = ("finetune-24gb-lora", "finetune-24gb-posenet-temporal", "finetune-80gb", "paper-8gpu")
+PRESETS = (
+    "finetune-24gb-lora",
+    "finetune-24gb-posenet-temporal",
+    "finetune-80gb",
+    "paper-8gpu",
+    "finetune-72frames-8gpu",
+)
 ENCODERS = 97_700_000 + 632_100_000  # autoencoder, CLIP ViT-H
 STATE_BYTES = {"adamw": 8.0, "adamw-fused": 8.0, "adamw-8bit": 2.02}
 FOREACH = 4.0  # the plain optimiser makes one temporary copy of everything

@@ -166,6 +166,7 @@ def plans(setup: Setup) -> Iterator[Row]:
     from mimicmotion.backbones.svd.execution.levels import plan_execution
     from mimicmotion.backbones.svd.execution.predict import Predictor, Workload
     from mimicmotion.errors import ConfigError
+    from mimicmotion.settings import ExecutionOptions
 
     device = torch.device(setup.device)
     pipe = large_pipeline(setup)
@@ -173,7 +174,7 @@ def plans(setup: Setup) -> Iterator[Row]:
     for budget in (8.0, 16.0, 24.0, 80.0):
         work = Workload(size=setup.size, segment_frames=setup.frames, num_frames=265)
         try:
-            plan = plan_execution(predictor, work, int(budget * 1e9))
+            plan = plan_execution(predictor, work, int(budget * 1e9), ExecutionOptions())
         except ConfigError as e:
             yield {"budget_gb": budget, "plan": None, "why": str(e), "ok": False}
             continue
@@ -245,7 +246,7 @@ def exact(setup: Setup) -> Iterator[Row]:
     from mimicmotion.backbones.svd.execution.levels import plan_execution
     from mimicmotion.backbones.svd.execution.predict import Predictor, Workload
     from mimicmotion.pose.keypoints import PoseSequence
-    from mimicmotion.settings.execution import ExecutionOptions
+    from mimicmotion.settings import ExecutionOptions
     from released import (  # pyrefly: ignore[missing-import]  # in benchmarks/
         Watch,
         dancer,

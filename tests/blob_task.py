@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing as mp
 import os
 import signal
@@ -28,10 +29,16 @@ class BlobTask(Task):
     """Blobs at random places; the network sees them with noise."""
 
     def __init__(
-        self, seed: int = 0, *, nan_at: int | None = None, kill_at: int | None = None, dropout: float = 0.0
+        self,
+        seed: int = 0,
+        *,
+        nan_at: int | None = None,
+        kill_at: int | None = None,
+        drift_at: int | None = None,
+        dropout: float = 0.0,
     ) -> None:
         torch.manual_seed(mixed_seed(seed, 1))
-        self.seed, self.nan_at, self.kill_at = seed, nan_at, kill_at
+        self.seed, self.nan_at, self.kill_at, self.drift_at = seed, nan_at, kill_at, drift_at
         self.model = nn.Sequential(
             nn.Conv2d(1, 8, 3, padding=1),
             nn.SiLU(),
@@ -59,6 +66,9 @@ class BlobTask(Task):
     def loss(self, model: nn.Module, batch: dict[str, Any], step: int) -> StepResult:
         if step == self.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
+        if step == self.drift_at and os.environ.get("RANK") == "1":
+            with torch.no_grad():
+                self.model.get_parameter("0.bias").mul_(1.0001)
         x = batch["x"]
         noise = [torch.randn(1, 8, 8, generator=torch.Generator().manual_seed(n)) for n in batch["numbers"]]
         each = (model(x + torch.stack(noise)) - x).float().square().flatten(1).mean(1)
@@ -98,7 +108,10 @@ def free_port() -> str:
 
 
 def child(config: TrainConfig, task: Mapping[str, Any], rank: int, world: int, port: str) -> None:
-    """One of `world` processes; what went wrong is written to RUN/error-RANK."""
+    """One of `world` processes; what went wrong is written to RUN/error-RANK.
+
+    With `apart` in `task`, the others than the first have run folders of their own, as on machines that share no disk.
+    """
     from accelerate.state import AcceleratorState
 
     torch.set_num_threads(1)
@@ -107,15 +120,15 @@ def child(config: TrainConfig, task: Mapping[str, Any], rank: int, world: int, p
     if world > 1:
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": str(rank), "LOCAL_RANK": str(rank)}
         os.environ.update(address, WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world))
-    task = dict(task)
+    task, errors = dict(task), Path(config.run)
+    if task.pop("apart", False) and rank:
+        config = dataclasses.replace(config, run=f"{config.run}-{rank}")
     if task.pop("shard", False):
         Accelerator.prepare = prepare_sharded  # type: ignore[method-assign]
     try:
         train_alone(config, **task)
     except BaseException as e:
-        Path(config.run, f"error-{rank}").write_text(
-            "".join(traceback.format_exception_only(e)) + traceback.format_exc()
-        )
+        (errors / f"error-{rank}").write_text("".join(traceback.format_exception_only(e)) + traceback.format_exc())
         sys.exit(3)
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Generator
 
-from mimicmotion.data.prepare.steps import VideoFile
+from mimicmotion.data.prepare.steps import SourceVideo
 from mimicmotion.settings.prepare import PrepareConfig
 
 
-def dies_on_b(config: PrepareConfig, file: VideoFile) -> Generator[int, None, None]:
+def dies_on_b(config: PrepareConfig, file: SourceVideo) -> Generator[int, None, None]:
     """Well for all files but b.mp4."""
     yield 1
     if file.source == "b.mp4":

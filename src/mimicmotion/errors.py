@@ -1,4 +1,4 @@
-"""The error tree: every error says what was got, what was expected and how to mend it."""
+"""The error tree: every error says what was got, what was expected and how to fix it."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ STYLE: dict[str, Any] = {
 }
 
 
-def check_output(path: Path) -> Path:
+def check_plot_output(path: Path) -> Path:
     """Make sure, before long work, that `path` is a PNG file that can be written, and that matplotlib is here.
 
     Raises:

@@ -16,9 +16,10 @@ from fake_shards import FakeShards
 from micro import micro_pipeline
 from micro_task import SIZE, micro_config, micro_task, weights_of
 from mimicmotion.data.synthetic import prepare_synthetic
+from mimicmotion.generate.setup import recipe_for
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.runtime.progress import finish
-from mimicmotion.settings import parse
+from mimicmotion.settings import GenerateConfig, parse
 from mimicmotion.settings.synthetic import SyntheticConfig
 from mimicmotion.settings.training import TrainConfig
 from mimicmotion.training import run
@@ -169,5 +170,33 @@ def test_training_settings_of_the_start_are_carried_into_the_result(tmp_path: Pa
     want = micro_pipeline().backbone.settings
     got = MimicMotionPipeline.from_pretrained(out).backbone.settings
     assert got["guidance_scale"] == want["guidance_scale"]
-    assert got["fusion"]["segment_frames"] == want["fusion"]["segment_frames"]
     assert np.isclose(got["fps"], 7)
+
+
+@pytest.mark.parametrize(
+    ("changes", "segments", "trained"),
+    [
+        ({}, (4, 2), 4),  # not the 72 of the weights that it started from
+        ({"phases": [{"until": 9, "frames": 3, "batch": 1}, {"until": 99, "frames": 6, "batch": 1}]}, (6, 3), 6),
+        ({"model": {"settings": {"fusion": {"segment_frames": 16, "overlap_frames": 6}}}}, (16, 6), 4),
+    ],
+)
+def test_the_result_makes_segments_of_the_length_it_was_trained_on(
+    changes: dict[str, Any], segments: tuple[int, int], trained: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    start = micro_pipeline()
+    start.backbone.settings["fusion"] = {"segment_frames": 72, "overlap_frames": 6}
+    start.save_pretrained(tmp_path / "micro")
+    task = micro_task(tmp_path, **changes)
+    pipe = MimicMotionPipeline.from_pretrained(task.export(tmp_path / "out", weights_of(task)))
+    got = pipe.backbone.settings
+    assert (got["fusion"]["segment_frames"], got["fusion"]["overlap_frames"]) == segments
+    assert got["trained_frames"] == trained
+    assert ("asks for segments of 16" in caplog.text) == (segments == (16, 6))
+    caplog.clear()
+    files = {"picture": Path("p.png"), "video": Path("d.mp4"), "output": Path("o.mp4")}
+    recipe_for(GenerateConfig(**files), pipe, 9)
+    assert "trained on" not in caplog.text
+    recipe = recipe_for(GenerateConfig(**files, segment_frames=8, overlap_frames=2), pipe, 9)
+    assert recipe.fusion.segment_frames == 8
+    assert f"segments of 8 frames by a model that was trained on clips of {trained}" in caplog.text

@@ -13,7 +13,7 @@ from mimicmotion.backbones.svd.execution.predict import Predictor, Workload
 from mimicmotion.pipeline import MimicMotionPipeline
 from scripts_of_repository import load
 
-WORK = Workload(size=(192, 128), segment_frames=8, num_frames=11, decode_chunk=3, latent_copies=2)
+WORK = Workload(size=(192, 128), segment_frames=8, num_frames=11, clip_frames=3, latent_copies=2)
 SCRATCH = 2**19
 """Bytes that kernels may take for themselves; the stages take 3 to 45 MiB."""
 WAYS = ("one batch", "two passes", "two passes, 4 chunks", "one batch, channels first")
@@ -43,7 +43,7 @@ def test_the_detail_network_is_predicted(benchmark: ModuleType) -> None:
     pipe = MimicMotionPipeline.from_pretrained()
     assert pipe.backbone.detail is not None
     work = Workload(size=(128, 192), segment_frames=8, num_frames=11)
-    said = Predictor(pipe.backbone).detail_bytes(work)
+    said = Predictor(pipe.backbone)._pass("detail", *[(1, 3, *work.size)] * 5)
     inputs = [torch.rand(1, 3, *work.size) for _ in range(5)]
     recorder = benchmark.Recorder()
     with torch.inference_mode(), recorder.stages(), recorder.stage("detail"):
@@ -54,7 +54,7 @@ def test_the_detail_network_is_predicted(benchmark: ModuleType) -> None:
 
 def test_the_detail_network_counts_in_the_peaks() -> None:
     pipe = MimicMotionPipeline.from_pretrained()
-    work = Workload(size=(256, 384), segment_frames=8, num_frames=2, decode_chunk=1, warped=True, guided=False)
+    work = Workload(size=(256, 384), segment_frames=8, num_frames=2, clip_frames=1, warped=True, guided=False)
     with_detail = Predictor(pipe.backbone).peaks(ExecutionPlan(), work)
     weights = weight_bytes(pipe.backbone.detail)
     pipe.backbone.detail = None
@@ -73,7 +73,7 @@ def test_the_upper_bound_is_one(side: int, guided: bool) -> None:
             segment_frames=frames,
             num_frames=3 * frames,
             guided=guided,
-            decode_chunk=chunk,
+            clip_frames=chunk,
             warped=True,
             cached_segments=cached,
         )

@@ -141,6 +141,27 @@ def test_wrong_number_of_processes_says_both_numbers(tmp_path: Path) -> None:
     assert "2 (1 processes x batch 2 x accumulation 1)" in message
 
 
+def test_machines_without_a_common_disk_do_not_average_different_weights(tmp_path: Path) -> None:
+    config = recipe(tmp_path / "run", optim={"steps": 8})
+    assert train_apart(config, 2, apart=True) == [0, 0]  # nothing to go on from: they begin alike
+    longer = dataclasses.replace(config, optim=dataclasses.replace(config.optim, steps=20))
+    assert train_apart(longer, 2, apart=True) == [3, 3]
+    for rank in range(2):
+        message = (tmp_path / "run" / f"error-{rank}").read_text()
+        assert "step-00000008, seen by 1 of 2 processes" in message
+        assert "put 'run' on a disk that the machines share" in message
+    assert checkpoints(tmp_path / "run")[-1].name == "step-00000008"
+
+
+def test_processes_that_drift_apart_do_not_save(tmp_path: Path) -> None:
+    config = recipe(tmp_path / "run")
+    assert train_apart(config, 2, drift_at=5) == [3, 3]
+    for rank in range(2):
+        message = (tmp_path / "run" / f"error-{rank}").read_text()
+        assert "weights of processes 1 differ from those of process 0, at step 8" in message
+    assert [p.name for p in checkpoints(tmp_path / "run")] == ["step-00000004"]
+
+
 def test_no_number_in_one_process_stops_all_and_names_the_sample(tmp_path: Path) -> None:
     # sample 22 belongs to the second process in step 5
     config = recipe(tmp_path / "run")

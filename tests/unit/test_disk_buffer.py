@@ -16,30 +16,30 @@ from mimicmotion.runtime.files import DiskBuffer
 
 @given(pieces=st.lists(st.binary(max_size=50), max_size=20))
 def test_pieces_come_back_in_any_order(pieces: list[bytes]) -> None:
-    spool = DiskBuffer()
+    buffer = DiskBuffer()
     for piece in pieces:
-        spool.add(piece)
-    assert len(spool) == len(pieces)
-    assert [spool[i] for i in reversed(range(len(pieces)))] == pieces[::-1]
-    assert list(spool) == pieces
+        buffer.add(piece)
+    assert len(buffer) == len(pieces)
+    assert [buffer[i] for i in reversed(range(len(pieces)))] == pieces[::-1]
+    assert list(buffer) == pieces
     for outside in (len(pieces), -len(pieces) - 1):
         with pytest.raises(IndexError):
-            spool[outside]
+            buffer[outside]
 
 
 def test_many_threads_may_read() -> None:
-    spool = DiskBuffer()
+    buffer = DiskBuffer()
     for i in range(200):
-        spool.add(bytes([i]) * 1000)
+        buffer.add(bytes([i]) * 1000)
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda i: spool[i], [*range(200)] * 3))
+        found = list(pool.map(lambda i: buffer[i], [*range(200)] * 3))
     assert found == [bytes([i]) * 1000 for i in range(200)] * 3
 
 
 def test_the_file_goes_with_the_object() -> None:
-    spool = DiskBuffer()
-    file = spool._file
-    del spool
+    buffer = DiskBuffer()
+    file = buffer._file
+    del buffer
     gc.collect()
     assert file.closed
 
@@ -52,23 +52,23 @@ def test_a_full_disk_is_reported_with_a_cure() -> None:
         def write(self, data: memoryview) -> int:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    spool = DiskBuffer()
-    spool._file.close()
-    spool._file = Full()
+    buffer = DiskBuffer()
+    buffer._file.close()
+    buffer._file = Full()
     with pytest.raises(OutputError, match="free some space"):
-        spool.add(b"data")
-    assert len(spool) == 0
+        buffer.add(b"data")
+    assert len(buffer) == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_rows_of_a_tensor_come_back_bit_by_bit(dtype: torch.dtype) -> None:
     rows = torch.randn(7, 3, 2, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
-    spooled = DiskFeatures("cpu")
-    spooled.add(rows[:4])
-    spooled.add(rows[4:].transpose(1, 2).contiguous().transpose(1, 2))
-    assert len(spooled) == 7
-    got = spooled.frames([6, 0, 0, 3])
+    buffered = DiskFeatures("cpu")
+    buffered.add(rows[:4])
+    buffered.add(rows[4:].transpose(1, 2).contiguous().transpose(1, 2))
+    assert len(buffered) == 7
+    got = buffered.frames([6, 0, 0, 3])
     assert got.dtype == dtype
     assert torch.equal(got, rows[None, [6, 0, 0, 3]])
     got[:] = 0  # what is handed out may be changed
-    assert torch.equal(spooled.frames([0]), rows[None, :1])
+    assert torch.equal(buffered.frames([0]), rows[None, :1])

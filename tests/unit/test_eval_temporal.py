@@ -10,7 +10,7 @@ from mimicmotion.evaluation.metrics.temporal import (
     background_flicker,
     jerkiness,
     jumps,
-    sample,
+    sample_bilinear,
     seam_scores,
     static_region,
     warping_error,
@@ -68,7 +68,7 @@ def test_sampling_along_a_known_drift_gives_the_frame_before() -> None:
     moved = np.zeros((64, 80, 2), np.float32)
     moved[..., 0] = 2  # the true drift: two pixels a frame
     inside = (slice(20, 40), slice(30, 50))
-    expected = ((clip[1] / 255 - sample(clip[0] / 255, moved)) ** 2)[inside].mean()
+    expected = ((clip[1] / 255 - sample_bilinear(clip[0] / 255, moved)) ** 2)[inside].mean()
     assert expected == pytest.approx(0, abs=1e-12)
 
 

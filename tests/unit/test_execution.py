@@ -64,7 +64,6 @@ executions = st.builds(
     position_chunk=st.none() | st.integers(1, 40),
     feed_forward_chunk=st.none() | st.integers(5, 100),
     channels_last=st.booleans(),
-    attention=st.sampled_from(["auto", "math", "sdpa", "flash"]),
 )
 
 
@@ -106,7 +105,7 @@ def test_bfloat16_is_no_worse_in_chunks(execution: Execution, frames: int) -> No
     assert error <= max(2 * theirs, 0.02)
 
 
-FULL = Execution(frame_chunk=2, position_chunk=5, feed_forward_chunk=7, channels_last=True, attention="auto")
+FULL = Execution(frame_chunk=2, position_chunk=5, feed_forward_chunk=7, channels_last=True)
 
 
 def test_parameters_keep_names_and_values() -> None:
@@ -195,28 +194,6 @@ def test_wrapped_linear_layers_are_called(execution: Execution) -> None:
         got, want = (m.get_submodule(n).weight.grad for m, n in ((unet, f"{name}.base_layer"), (doubled, name)))
         if want is not None:
             torch.testing.assert_close(got, 2 * want, rtol=0, atol=1e-6 * max(float(want.abs().max()), 1e-6))
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"frame_chunk": 0}, "frame_chunk=0"),
-        ({"position_chunk": 0}, "from 1"),
-        ({"attention": "x"}, "one of auto"),
-        ({"checkpointing": "x"}, "one of off"),
-    ],
-)
-def test_wrong_settings(wrong: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        Execution(**wrong)
-
-
-@pytest.mark.parametrize("kernel", ["fa3", "cudnn", "efficient"])
-def test_kernels_that_are_not_there(kernel: Any) -> None:
-    unet = copy.deepcopy(network())
-    with pytest.raises(ConfigError, match=kernel):
-        unet.set_execution(Execution(attention=kernel))
-    assert unet.execution == Execution()
 
 
 @pytest.mark.whole

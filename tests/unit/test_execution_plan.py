@@ -17,15 +17,15 @@ from mimicmotion.backbones.svd.execution.plan import ExecutionPlan
 from mimicmotion.backbones.svd.execution.predict import Predictor, Workload
 from mimicmotion.errors import ConfigError
 from mimicmotion.pipeline import MimicMotionPipeline
-from mimicmotion.runtime.free_memory import host_free
-from mimicmotion.settings.execution import ExecutionOptions
+from mimicmotion.runtime.device import host_free
+from mimicmotion.settings import ExecutionOptions
 
 pytestmark = pytest.mark.whole
 
 SIZE, FRAMES = (32, 32), 8
 IMAGE, POSES = random_frames(1, *SIZE, 3), random_frames(2, FRAMES, *SIZE, 3)
 REFERENCE = random_frames(3, *SIZE, 3)
-CHUNKS = Execution(attention="auto", frame_chunk=2, position_chunk=3, feed_forward_chunk=7)
+CHUNKS = Execution(frame_chunk=2, position_chunk=3, feed_forward_chunk=7)
 CUDA = torch.device("cuda")
 WORK = Workload(size=(64, 64), segment_frames=7, num_frames=20)
 
@@ -70,7 +70,7 @@ def test_no_plan_changes_anything_at_any_length(
     plain = run()
     chunks = {"frame_chunk": chunk, "position_chunk": chunk, "feed_forward_chunk": chunk}
     plan = ExecutionPlan(
-        unet=Execution(attention="auto", channels_last=channels_last, **chunks),
+        unet=Execution(channels_last=channels_last, **chunks),
         guidance_in_one_batch=one_batch,
         offload="modules" if on_host else "none",
     )
@@ -163,7 +163,6 @@ def test_planner_takes_the_fastest_that_fits() -> None:
         last = tight
     with pytest.raises(ConfigError, match="at least"):
         plan(1 << 16)
-    assert plan(1 << 34, frame_chunk=3).unet.frame_chunk == 3
     assert plan(1 << 34, offload="modules").offload == "modules"
     assert plan(None).guidance_in_one_batch
 
@@ -190,9 +189,9 @@ def test_on_a_cpu_two_passes_come_first() -> None:
     pipe = micro_pipeline()
     alone = dataclasses.replace(WORK, guided=False)
     here, there = Predictor(pipe.backbone), Predictor(pipe.backbone, CUDA)
-    assert not plan_execution(here, WORK, None).guidance_in_one_batch
-    assert plan_execution(there, WORK, None).guidance_in_one_batch
-    assert plan_execution(here, alone, None).guidance_in_one_batch  # there is one pass alone
+    assert not plan_execution(here, WORK, None, ExecutionOptions()).guidance_in_one_batch
+    assert plan_execution(there, WORK, None, ExecutionOptions()).guidance_in_one_batch
+    assert plan_execution(here, alone, None, ExecutionOptions()).guidance_in_one_batch  # there is one pass alone
 
 
 def test_limit_of_a_container_counts(tmp_path: Path) -> None:
@@ -212,8 +211,9 @@ def test_limit_of_a_container_counts(tmp_path: Path) -> None:
 
 def test_plans_are_plain_data() -> None:
     plan = ExecutionPlan(unet=CHUNKS, offload="blocks", decode_chunk=1, peaks={"denoise": 2**30}, budget=2**31)
-    assert plan.as_dict()["unet"]["frame_chunk"] == 2
-    assert micro_pipeline().backbone.read_plan(plan.as_dict()) == plan
+    facts = dataclasses.asdict(plan)
+    assert facts["unet"]["frame_chunk"] == 2
+    assert micro_pipeline().backbone.read_plan(facts) == plan
     assert plan.describe() == (
         "both passes in one batch, 2 frames at once, weights on the host, brought block by block, "
         "decoder 1 frame at once"

@@ -16,7 +16,7 @@ from mimicmotion.errors import ConfigError, InputError, MediaError, OutputError
 from mimicmotion.evaluation.figures import diff, job, yt
 from mimicmotion.evaluation.figures.clips import borders_of, open_clips, parse_names, spaced
 from mimicmotion.evaluation.figures.specs import DiffSpec, YtSpec
-from mimicmotion.plot import check_output
+from mimicmotion.plot import check_plot_output
 from mimicmotion.runtime.progress import finish
 from mimicmotion.video.picture import read_picture, write_picture
 
@@ -175,7 +175,7 @@ def test_wrong_places_and_missing_files(tmp_path: Path) -> None:
 def test_without_matplotlib_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ConfigError, match=r"mimicmotion\[eval\]"):
-        check_output(tmp_path / "a.png")
+        check_plot_output(tmp_path / "a.png")
 
 
 def test_borders_of_a_plan() -> None:

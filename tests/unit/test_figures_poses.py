@@ -13,7 +13,7 @@ from test_figures_clips import random_clip, rows, write_clip
 from mimicmotion.errors import ConfigError, InputError, PoseError
 from mimicmotion.evaluation.figures import hands, job
 from mimicmotion.evaluation.figures.clips import open_clips, parse_names
-from mimicmotion.evaluation.figures.poses import make_maps, part_of, person_box
+from mimicmotion.evaluation.figures.poses import make_maps, part_of, pose_box
 from mimicmotion.evaluation.figures.specs import HandsSpec, PosesSpec
 from mimicmotion.pose.estimators.base import StaticPose
 from mimicmotion.pose.files import save_poses
@@ -64,7 +64,7 @@ def test_maps_and_frames_show_the_same_part() -> None:
     for k, (x, y) in zip((3, 4), corners, strict=True):
         poses.xy[0, k], poses.confidence[0, k] = (x + 0.5, y + 0.5), 1
         clip[0, y, x] = 255
-    box = person_box(poses)
+    box = pose_box(poses)
     assert box == (16, 16, 45, 65)  # floor(20.5 - 0.1 * 40), ..., ceil(60.5 + 0.1 * 40)
     data = make_maps({7: clip[0]}, poses)
     assert np.array_equal(data.frames[7], clip[0, box[1] : box[3], box[0] : box[2]])

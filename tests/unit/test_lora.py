@@ -1,24 +1,21 @@
-"""LoRA on the U-Net: starts as nothing, learns as by peft, is merged exactly, and exchanges files with peft."""
+"""LoRA on the U-Net: starts as nothing, learns as by peft, is merged exactly, and peft reads the adapter."""
 
 from __future__ import annotations
 
-import copy
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from diffusers import UNetSpatioTemporalConditionModel
-from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model
-from safetensors.torch import load_file
+from peft import LoraConfig, PeftModel, inject_adapter_in_model
 from torch import Tensor, nn
 
 from micro import UNET, fill
 from micro_task import gradients, micro_task, weights_of
-from mimicmotion.backbones.svd.lora import LoraLinear, inject, lora_names, merge_adapter, target_names
+from mimicmotion.backbones.svd.lora import LoraLinear, inject, lora_names, target_names
 from mimicmotion.backbones.svd.unet import build_unet
-from mimicmotion.errors import ConfigError, WeightsError
+from mimicmotion.errors import ConfigError
 from mimicmotion.training.objective import NetworkInput, draw, network_arguments
 from mimicmotion.training.stages.denoiser import DenoiserTask
 
@@ -148,53 +145,8 @@ def test_exported_folder_needs_no_lora_and_peft_reads_the_adapter(tmp_path: Path
     assert set(merged.state_dict()) == set(base.state_dict())
     for name, value in theirs.state_dict().items():
         torch.testing.assert_close(merged.state_dict()[name], value, rtol=2e-3, atol=2e-3)  # float16 on disk
-    start = answer(base)
-    assert merge_adapter(base, folder / "adapter") == len(target_names(base, task.config.trained.targets))
-    torch.testing.assert_close(answer(base), answer(theirs), rtol=1e-5, atol=1e-5)
-    assert not torch.allclose(answer(base), start, atol=0.01)
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"use_rslora": True, "lora_dropout": 0.1, "init_lora_weights": "gaussian"},
-        {"rank_pattern": {"to_v": 5}, "alpha_pattern": {"attn1.to_q": 1, "to_v": 9}},
-    ],
-)
-def test_adapters_made_by_peft_are_merged(settings: dict[str, Any], tmp_path: Path) -> None:
-    base = micro_unet()
-    config = LoraConfig(r=3, lora_alpha=6, target_modules=["to_q", "to_v", "proj_in"], **settings)
-    theirs: Any = get_peft_model(diffusers_unet(base.state_dict()), config).eval()
-    fill_adapters(theirs)
-    theirs.save_pretrained(tmp_path)
-    assert merge_adapter(base, tmp_path) == len(load_file(tmp_path / "adapter_model.safetensors")) // 2
-    torch.testing.assert_close(answer(base), answer(theirs), rtol=1e-5, atol=1e-5)
-
-
-def test_adapters_that_do_not_fit_change_nothing(tmp_path: Path) -> None:
-    base: Any = micro_unet()
-    before = copy.deepcopy(base.state_dict())
-
-    def refused(match: str, *targets: str, **settings: Any) -> None:
-        config = LoraConfig(r=3, target_modules=list(targets) or ["to_q"])
-        get_peft_model(diffusers_unet(before), config).save_pretrained(str(tmp_path))
-        file = tmp_path / "adapter_config.json"
-        file.write_text(json.dumps(json.loads(file.read_text()) | settings))
-        with pytest.raises(WeightsError, match=match):
-            merge_adapter(base, tmp_path)
-
-    refused("conv_in with shapes", "to_q", "conv_in")
-    refused("use_dora=True", use_dora=True)
-    refused("pissa", init_lora_weights="pissa")
-    refused("new_method", new_method={"x": 1})
-    refused("IA3", peft_type="IA3")
-    with pytest.raises(WeightsError, match="adapter_config"):
-        merge_adapter(base, tmp_path / "nothing")
-    (tmp_path / "adapter_model.safetensors").write_bytes(b"x")
-    with pytest.raises(WeightsError, match="in peft's format"):
-        merge_adapter(base, tmp_path)
-    assert all(torch.equal(v, before[k]) for k, v in base.state_dict().items())
+    torch.testing.assert_close(answer(merged), answer(theirs), rtol=2e-3, atol=2e-3)
+    assert not torch.allclose(answer(merged), answer(base), atol=0.01)
 
 
 def test_targets_without_a_layer_are_an_error(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def segmenter() -> SelfieSegmenter:
 
 @pytest.fixture(scope="module")
 def two() -> tuple[ndarray, PoseSequence, PoseSequence]:
-    """A frame with two persons, and both poses."""
+    """A frame with two people, and both poses."""
     frame = read("two")
     left, right = (open_estimator(person=i, threads=1, device="cpu").estimate([frame]) for i in (0, 1))
     return frame, left, right

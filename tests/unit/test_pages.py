@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 # Options of other programs, or of scripts and benchmarks.
-FOREIGN = {"--recurse-submodules", "--use_fsdp", "--fsdp_version"}
+FOREIGN = {"--force-reinstall", "--recurse-submodules", "--use_fsdp", "--fsdp_version"}
 
 
 def read(page: Path) -> str:
@@ -54,6 +54,16 @@ def test_options_that_pages_name_exist() -> None:
     for page in PAGES:
         unknown = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]+", read(page))) - known
         assert not unknown, f"{page.name}: {sorted(unknown)}"
+
+
+# Words of our own for things that have a name in the field: chunk, level, buffer, people, fix, every n-th.
+PRIVATE = r"\b(portions?|rungs?|ladders?|spool\w*|persons|mend(s|ed|ing)?|notebooks?|so-many-th|the wish|gives? back)\b"
+
+
+def test_terms_are_those_of_the_field() -> None:
+    for page in [*PAGES, *sorted((ROOT / "src").rglob("*.py"))]:
+        private = re.search(PRIVATE, read(page), re.I)
+        assert private is None, f"{page}: {private[0] if private else ''}"
 
 
 def test_files_that_pages_name_exist() -> None:

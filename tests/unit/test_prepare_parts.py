@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicmotion.data.prepare.analysis import Survey
-from mimicmotion.data.prepare.duplicates import Fingerprint, difference, near_duplicates, picture_hash
+from mimicmotion.data.prepare.duplicates import Fingerprint, fingerprint_distance, near_duplicates, picture_hash
 from mimicmotion.data.prepare.filters import Judgement, judge, judge_length
 from mimicmotion.data.prepare.measure import SceneMeasures, sharpness
 from mimicmotion.data.prepare.plan import SceneReport, VideoReport, find_videos, plan_set, split_of, video_id
-from mimicmotion.data.prepare.scenes import CutFinder, Scene, find_peaks, plan_scenes
+from mimicmotion.data.prepare.scenes import CutFinder, SceneRange, find_peaks, plan_scenes
 from mimicmotion.errors import ConfigError, MediaError
 from mimicmotion.pose.crop import fit_poses, person_boxes, plan_crop
 from mimicmotion.pose.keypoints import BODY, NUM_POINTS, PoseSequence
@@ -110,10 +110,10 @@ def fingerprint(seeds: list[int], shrink: int = 1, seconds: float | None = None)
 
 def test_a_smaller_copy_looks_the_same_and_others_do_not() -> None:
     first, again, other = fingerprint([1, 2, 3]), fingerprint([1, 2, 3], 2), fingerprint([1, 5, 6])
-    assert difference(first, first) == 0
-    assert difference(first, again) < 0.05
-    assert 0.2 < difference(first, other) < 0.5
-    assert difference(first, fingerprint([1, 2, 3], seconds=9)) == 1  # another length
+    assert fingerprint_distance(first, first) == 0
+    assert fingerprint_distance(first, again) < 0.05
+    assert 0.2 < fingerprint_distance(first, other) < 0.5
+    assert fingerprint_distance(first, fingerprint([1, 2, 3], seconds=9)) == 1  # another length
 
 
 def test_the_first_stays() -> None:
@@ -281,7 +281,7 @@ def test_what_changes_nothing_is_no_part_of_the_identity() -> None:
     base = config()
     same = dataclasses.replace(base, processes=7, output=Path("elsewhere"), videos=Path("moved"), pose_cache=False)
     assert result_settings(same) == result_settings(base)
-    for name, value in {"seed": 1, "min_body": 0.3, "width": 136, "latents": "m", "person": "0"}.items():
+    for name, value in {"seed": 1, "min_body": 0.3, "width": 136, "person": "0"}.items():
         assert result_settings(dataclasses.replace(base, **{name: value})) != result_settings(base)
     # what was measured stays good when a threshold changes
     assert analysis_settings(dataclasses.replace(base, min_body=0.3, seed=1)) == analysis_settings(base)
@@ -333,7 +333,7 @@ def test_a_split_has_about_its_share_and_depends_on_the_video_alone() -> None:
 
 def video(name: str, lengths: list[int], refused: set[int] | None = None) -> VideoReport:
     edges = np.cumsum([0, *lengths]).tolist()
-    scenes = [Scene(a, b) for a, b in pairwise(edges)]
+    scenes = [SceneRange(a, b) for a, b in pairwise(edges)]
     survey = Survey(
         (256, 128), 10.0, 10.0, 9.0, edges[-1], False, scenes, Fingerprint(9.0, np.zeros((1, 32), np.uint8))
     )

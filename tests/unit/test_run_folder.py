@@ -117,7 +117,7 @@ def test_a_full_disk_is_told_whichever_way_a_writer_says_it(tmp_path: Path) -> N
         with pytest.raises(OutputError, match="No space left"), writing(tmp_path):
             raise error
     with pytest.raises(InputError), writing(tmp_path):
-        raise InputError("clip: I/O error", "a clip", "mend it")
+        raise InputError("clip: I/O error", "a clip", "fix it")
 
 
 def test_one_at_a_time(tmp_path: Path) -> None:

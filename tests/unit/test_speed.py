@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from micro import micro_pipeline
 from mimicmotion.diffusion.schedule import named_sigmas
-from mimicmotion.errors import ConfigError, WeightsError
-from mimicmotion.generate.setup import make_recipe, preview_decode
+from mimicmotion.errors import ConfigError
+from mimicmotion.generate.setup import recipe_for
 from mimicmotion.settings import GenerateConfig, SamplingOptions, SamplingSettings, resolve_tier
 from mimicmotion.settings.sampling import PLAIN, TIERS, Sampler, Schedule, Speed
 
@@ -88,20 +88,12 @@ def test_wrong_options(options: dict[str, object]) -> None:
 def test_job_uses_the_tier_as_the_model_allows() -> None:
     pipe = micro_pipeline()  # makes 3 steps by itself
     config = GenerateConfig(picture=Path("a.png"), video=Path("b.mp4"), output=Path("c.mp4"), speed="fast")
-    few = make_recipe(config, pipe, 8)
+    few = recipe_for(config, pipe, 8)
     assert len(few.sigmas) == 3 + 1
     assert few.sampling.block_cache == TIERS["fast"]["block_cache"]
     assert few.sampling.guidance_interval == TIERS["fast"]["guidance_interval"]
     pipe.backbone.settings["num_inference_steps"] = 25
-    assert len(make_recipe(config, pipe, 8).sigmas) == TIERS["fast"]["num_inference_steps"] + 1  # type: ignore[operator]
+    assert len(recipe_for(config, pipe, 8).sigmas) == TIERS["fast"]["num_inference_steps"] + 1  # type: ignore[operator]
     own = dataclasses.replace(config, num_inference_steps=9, block_cache=0.0, sampler="dpmpp-2m")
-    recipe = make_recipe(own, pipe, 8)
+    recipe = recipe_for(own, pipe, 8)
     assert (len(recipe.sigmas), recipe.sampling.block_cache, recipe.sampling.sampler) == (10, 0.0, "dpmpp-2m")
-
-
-def test_wrong_preview_decoder_is_found_at_once(tmp_path: Path) -> None:
-    config = GenerateConfig(
-        picture=Path("a.png"), video=Path("b.mp4"), output=Path("c.mp4"), preview_decoder=tmp_path / "none"
-    )
-    with pytest.raises(WeightsError, match="preview_decoder"):
-        preview_decode(config, micro_pipeline())

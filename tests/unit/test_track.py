@@ -48,7 +48,7 @@ def test_an_index_waits_for_the_first_frame_with_so_many_persons() -> None:
 
 @given(order=st.lists(st.booleans(), min_size=41, max_size=41))
 def test_identities_survive_crossing_in_any_order_of_detection(order: list[bool]) -> None:
-    """Two persons of unlike height walk through each other; only the target's index may be answered."""
+    """Two people of unlike height walk through each other; only the target's index may be answered."""
     tracker = PersonTracker()
     for t, swapped in enumerate(order):
         people = [figure(100 + 5 * t, height=120), figure(300 - 5 * t, height=100)]

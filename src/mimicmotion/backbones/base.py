@@ -80,12 +80,9 @@ class ConditionedNetwork:
     close: Callable[[], object] = lambda: None
 
 
+@dataclass(frozen=True, slots=True)
 class Plan:
     """How a backbone runs within a given memory; this one is that of a backbone that knows one way to run."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data, for a record."""
-        return {}
 
     def describe(self) -> str:
         """A line for a person to read."""
@@ -102,7 +99,8 @@ class Backbone(ABC):
     Attributes:
         name: what a model folder calls it in mimicmotion.json.
         settings: the model's own defaults, as plain data: `height`, `width`, `num_inference_steps` or `sigmas` (noise
-            levels), `guidance_scale`, `fusion` (fields of `FusionConfig`), `pose_drawing` (of `PoseDrawer`).
+            levels), `guidance_scale`, `fusion` (fields of `FusionConfig`), `trained_frames` (slots of the clips that it
+            was trained on), `pose_drawing` (of `PoseDrawer`), `estimator` (of the poses that it was trained with).
         files: files that were loaded, for a record of what was used.
         size_multiple: height and width must be multiples of this.
         device: where the networks work.
@@ -274,7 +272,3 @@ class Backbone(ABC):
     def quantize(self, format: str) -> None:
         """Narrow the weights of the largest network to "int8" or "fp8"."""
         raise ConfigError(f"quantize={format!r}", "a backbone that can", "leave out 'quantize'")
-
-    def preview_decoder(self, path: Path) -> Callable[[Tensor], Any]:
-        """A small decoder of previews from a file or folder: latents (frames, channels, h, w) to frames."""
-        raise ConfigError(f"preview_decoder={path}", "a backbone that can", "leave out 'preview_decoder'")

@@ -14,7 +14,7 @@ from jaxtyping import Float32
 from numpy import ndarray
 
 from mimicmotion.errors import MediaError, OutputError
-from mimicmotion.evaluation.reports.listing import is_picture
+from mimicmotion.evaluation.reports.listing import named_picture
 from mimicmotion.runtime.files import atomic_path, sha256_file, writing
 from mimicmotion.weights.registry import cache_folder
 
@@ -30,7 +30,7 @@ def content_digest(path: Path) -> str:
     """
     if path.is_file():
         return sha256_file(path)
-    files = sorted(filter(is_picture, path.iterdir()))
+    files = sorted(filter(named_picture, path.iterdir()))
     if not files:
         raise MediaError(f"{path} holds no pictures", "a folder of PNG or JPEG frames", "check the path")
     lines = "".join(f"{sha256_file(p)} {p.name}\n" for p in files)

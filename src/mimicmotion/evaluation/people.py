@@ -15,7 +15,7 @@ from mimicmotion.evaluation.metrics.identity import Embeddings, embeddings, iden
 from mimicmotion.evaluation.metrics.poses import detection_size, enlarged, redetect
 from mimicmotion.evaluation.networks.faces import FaceNetwork
 from mimicmotion.evaluation.reports.listing import list_pictures
-from mimicmotion.evaluation.selection import Network
+from mimicmotion.evaluation.selection import MetricNetwork
 from mimicmotion.evaluation.videos import Side, VideoPair
 from mimicmotion.pose.crop import fit_poses
 from mimicmotion.pose.estimators.holistic.estimator import SOURCE, HolisticEstimator
@@ -45,7 +45,7 @@ class People:
         config: EvaluateConfig,
         cache: ResultCache,
         notes: list[str],
-        network: Network | None = None,
+        network: MetricNetwork | None = None,
         rename: Callable[[str], str] = str,
     ) -> None:
         self.config, self.cache, self.notes = config, cache, notes
@@ -128,7 +128,7 @@ class People:
         return self.known[pair.sequence]
 
 
-def driving_poses(folder: Path, pair: VideoPair) -> PoseSequence:
+def pair_poses(folder: Path, pair: VideoPair) -> PoseSequence:
     """The true poses of a sequence from a pose file, at the frames and in the pixels that are compared.
 
     Raises:

@@ -22,10 +22,10 @@ from mimicmotion.evaluation.metrics import measures
 from mimicmotion.evaluation.metrics.fvd import features
 from mimicmotion.evaluation.metrics.poses import pose_numbers
 from mimicmotion.evaluation.metrics.seams import segment_borders, sidecar_fusion
-from mimicmotion.evaluation.people import People, driving_poses
+from mimicmotion.evaluation.people import People, pair_poses
 from mimicmotion.evaluation.protocols import Protocol, load_protocol, plain_name
 from mimicmotion.evaluation.reports.summary import Row, Sets, Summary, add_frechet, summarise_rows
-from mimicmotion.evaluation.selection import Network, Selection, select_metrics
+from mimicmotion.evaluation.selection import MetricNetwork, Selection, select_metrics
 from mimicmotion.evaluation.videos import Side, VideoFile, VideoPair, find_sequences, missing, open_pair
 from mimicmotion.generate.provenance import installed
 from mimicmotion.runtime.extras import import_extra
@@ -259,7 +259,7 @@ class _Run:
         if self.config.driving is None:
             truth = yield from self.people.poses(pair, pair.real, pair.frames // 2)
         else:
-            truth = driving_poses(self.config.driving, pair)
+            truth = pair_poses(self.config.driving, pair)
         try:
             row.values |= pose_numbers(found, truth)
         except PoseError as e:
@@ -268,7 +268,7 @@ class _Run:
     def _identity(self, pair: VideoPair, row: Row) -> Iterator[int]:
         row.values |= yield from self.people.identity(pair)
 
-    def _features(self, network: Network, sets: Sets, pair: VideoPair, row: Row) -> Iterator[int]:  # noqa: ARG002
+    def _features(self, network: MetricNetwork, sets: Sets, pair: VideoPair, row: Row) -> Iterator[int]:  # noqa: ARG002
         """Add the features of a pair's clips to `sets`."""
         if pair.frames < network.length:
             text = f"{pair.frames} frames make no clip of {network.length}: left out of {network.group}"
@@ -278,7 +278,7 @@ class _Run:
         yield pair.frames // 2
         sets[pair.method][pair.sequence] = real, self._clip_features(network, pair, pair.generated)
 
-    def _clip_features(self, network: Network, pair: VideoPair, side: Side) -> Float32[ndarray, "clips dim"]:
+    def _clip_features(self, network: MetricNetwork, pair: VideoPair, side: Side) -> Float32[ndarray, "clips dim"]:
         config = self.config
         key = {"kind": "features", "version": FEATURES_VERSION, "network": network.digest, "group": network.group}
         key |= {"length": network.length, "clips": config.clips, "fit": config.fit} | {"side": pair.key(side)}

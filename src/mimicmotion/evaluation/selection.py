@@ -15,13 +15,14 @@ from mimicmotion.evaluation.metrics.lpips import Net, load_lpips
 from mimicmotion.evaluation.metrics.seams import has_sidecars
 from mimicmotion.evaluation.networks import features
 from mimicmotion.evaluation.networks.faces import FaceInput, FaceNetwork
+from mimicmotion.runtime.extras import install_command
 from mimicmotion.runtime.files import sha256_file
 from mimicmotion.settings.evaluation import EvaluateConfig
 from mimicmotion.settings.metrics import PLAIN
 
 
 @dataclass(frozen=True, slots=True)
-class Network:
+class MetricNetwork:
     """A network that measures.
 
     Attributes:
@@ -51,7 +52,7 @@ class Selection:
     """What is computed, and sentences on what is not."""
 
     groups: tuple[str, ...]
-    networks: dict[str, Network] = field(default_factory=dict)
+    networks: dict[str, MetricNetwork] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -115,12 +116,12 @@ def _path(group: str, config: EvaluateConfig) -> Path | None:
     return getattr(config, group.replace("-", "_"))
 
 
-def _network(group: str, config: EvaluateConfig) -> Network | None:
+def _network(group: str, config: EvaluateConfig) -> MetricNetwork | None:
     """The network of a metric; None where it needs none."""
     c, length = config, 1 if group == "fid" else config.clip_frames
     device = None if c.device == "auto" else c.device
     if group == "ssim" and importlib.util.find_spec("skimage") is None:
-        raise InputError("scikit-image is not installed", "scikit-image", "pip install 'mimicmotion[eval]'")
+        raise InputError("scikit-image is not installed", "scikit-image", install_command("eval"))
     if group in ("lpips", "lpips-vgg"):
         net: Net = "alex" if group == "lpips" else "vgg"
         path = features.weights_path(f"lpips-{net}", None)
@@ -139,7 +140,7 @@ def _network(group: str, config: EvaluateConfig) -> Network | None:
         load = partial(features.load_network, path, path.stem, metric=metric, length=length, **options)
     else:
         return None
-    return Network(group, title, path, _digest(path), length, cache(load))
+    return MetricNetwork(group, title, path, _digest(path), length, cache(load))
 
 
 def _given(group: str, config: EvaluateConfig) -> Path:

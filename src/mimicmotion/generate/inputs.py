@@ -100,7 +100,7 @@ def prepare(config: GenerateConfig, size: tuple[int, int], multiple: int) -> Job
 
 def input_files(config: GenerateConfig | PosesConfig | MaskConfig) -> list[str | Path]:
     """All that a job reads, the files of a folder of frames one by one."""
-    names = ("picture", "video", "detector", "pose_model", "model", "checkpoint", "preview_decoder")
+    names = ("picture", "video", "detector", "pose_model", "model", "checkpoint")
     found = [path for name in names if (path := getattr(config, name, None))]
     return [*found, *(config.video.iterdir() if config.video.is_dir() else ())]
 

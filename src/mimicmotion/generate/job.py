@@ -5,13 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mimicmotion.errors import MimicMotionError
 from mimicmotion.generate.inputs import Inputs, check_inputs, prepare
 from mimicmotion.generate.outputs import (
-    Frame,
     GenerateResult,
     check_outputs,
     preview_path,
@@ -27,9 +25,8 @@ from mimicmotion.generate.record import RunRecord
 from mimicmotion.generate.run_state import RunState, SavedStep
 from mimicmotion.generate.setup import (
     load,
-    make_recipe,
     plan_run,
-    preview_decode,
+    recipe_for,
     result_size,
     run_device,
 )
@@ -99,14 +96,13 @@ def _generate(
     record.begin()
     pipe = yield from load(config, pipeline)
     record.record_model(pipe)
-    show = preview_decode(config, pipe)
     inputs = yield from _inputs(record, pipe)
     size: tuple[int, int] = inputs.picture.shape[:2]
     poses, own = pipe.guide(inputs.picture, inputs.reference, inputs.aligned, confidence_aware=config.confidence_aware)
     request = Request(inputs.picture, poses, own, len(poses), config.seed)
-    recipe = make_recipe(config, pipe, len(poses))
+    recipe = recipe_for(config, pipe, len(poses))
     _configure(config, pipe, plan_run(config, pipe, size, recipe, earlier=record.earlier_plan()))
-    state = yield from _denoise(record, pipe, request, recipe, interrupts, show)
+    state = yield from _denoise(record, pipe, request, recipe, interrupts)
     frames = pipe.decode_state(state, recipe, request)
     yield from write_video(config, inputs, poses, with_background(config, inputs, frames))
     with contextlib.suppress(OSError):
@@ -129,6 +125,7 @@ def _generate(
 def _inputs(record: RunRecord, pipe: MimicMotionPipeline) -> Job[Inputs]:
     """The fitted picture and the poses: the interrupted run's, or found now; kept as soon as they are there."""
     if record.saved is None:
+        record.choose_estimator(pipe)
         inputs = yield from prepare(record.config, result_size(record.config, pipe), pipe.backbone.size_multiple)
     else:
         inputs = record.saved.inputs
@@ -151,9 +148,8 @@ def _denoise(
     request: Request,
     recipe: Recipe,
     interrupts: Interrupts,
-    show: Callable[[Any], Iterable[Frame]],
 ) -> Job[StepState]:
-    """Encode and make the steps, from the saved one on, with previews by `show`; gives the last state.
+    """Encode and make the steps, from the saved one on, with previews; gives the last state.
 
     A first Ctrl-C is met when a step is made and kept. A job that is closed keeps the step that it has made.
     """
@@ -177,7 +173,7 @@ def _denoise(
     with interrupts.patiently(notice) if record.state.enabled else contextlib.nullcontext():
         for state in states:
             if config.preview:
-                write_preview(config.output, state.preview[0], show)
+                write_preview(config.output, state.preview[0], pipe.decode)
             try:
                 yield Progress("denoise", state.index + 1, state.total)
             except GeneratorExit:

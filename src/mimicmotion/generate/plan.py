@@ -12,12 +12,12 @@ import numpy as np
 from mimicmotion.generate import inputs as inputs_module
 from mimicmotion.generate.inputs import Inputs
 from mimicmotion.generate.poses import describe_poses
-from mimicmotion.generate.setup import load, make_recipe, plan_run, result_size
+from mimicmotion.generate.setup import load, plan_run, recipe_for, result_size, with_estimator
 from mimicmotion.runtime.progress import Job
 from mimicmotion.settings import GenerateConfig
 
 if TYPE_CHECKING:
-    from mimicmotion.backbones.base import Plan as ExecutionPlan
+    from mimicmotion.backbones.base import Plan
     from mimicmotion.diffusion.recipe import Recipe
     from mimicmotion.pipeline import MimicMotionPipeline
 
@@ -26,12 +26,12 @@ COUNTED_FRAMES = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class PlanReport:
     """What a generate job would do.
 
     Attributes:
         inputs: the fitted picture and the poses.
-        people: persons seen in the picture, and in some frames of the video (nothing for a pose file).
+        people: people seen in the picture, and in some frames of the video (nothing for a pose file).
         overlay: picture with the aligned driving pose of a few frames drawn over it.
         fps: frames per second.
         recipe: segments, how they are joined, and the denoising steps.
@@ -43,7 +43,7 @@ class Plan:
     overlay: Path
     fps: float
     recipe: Recipe
-    execution: ExecutionPlan
+    execution: Plan
 
     def summary(self) -> str:
         """A few lines for a person to read."""
@@ -53,7 +53,7 @@ class Plan:
             [
                 f"picture   {describe_poses(found.reference)}",
                 f"video     {describe_poses(found.driving)}",
-                f"persons   {self.people[0]} in the picture, "
+                f"people    {self.people[0]} in the picture, "
                 f"{' to '.join(map(str, sorted({min(seen), max(seen)}))) if seen else 'not counted'} in the video",
                 *(f"note      {w}" for w in found.warnings),
                 f"result    {len(found.driving)} frames of {width}x{height} at {self.fps:g} per second",
@@ -67,7 +67,7 @@ class Plan:
         )
 
 
-def plan(config: GenerateConfig, pipeline: MimicMotionPipeline | None = None) -> Job[Plan]:
+def plan(config: GenerateConfig, pipeline: MimicMotionPipeline | None = None) -> Job[PlanReport]:
     """Look at the inputs and say what would be done; writes the overlay picture to `config.output`.
 
     Raises:
@@ -81,11 +81,13 @@ def plan(config: GenerateConfig, pipeline: MimicMotionPipeline | None = None) ->
     check_writable(config.output)
     inputs_module.check_inputs(config)
     pipe = yield from load(config, pipeline)
+    config, notes = with_estimator(config, pipe)
     inputs = yield from inputs_module.prepare(config, result_size(config, pipe), pipe.backbone.size_multiple)
+    inputs.warnings[:0] = notes
     size: tuple[int, int] = inputs.picture.shape[:2]
-    recipe = make_recipe(config, pipe, len(inputs.aligned))
+    recipe = recipe_for(config, pipe, len(inputs.aligned))
     write_picture(config.output, draw_overlay(config, pipe, inputs))
-    return Plan(
+    return PlanReport(
         inputs=inputs,
         people=count_people(config),
         overlay=config.output,
@@ -96,7 +98,7 @@ def plan(config: GenerateConfig, pipeline: MimicMotionPipeline | None = None) ->
 
 
 def count_people(config: GenerateConfig) -> tuple[int, list[int]]:
-    """Persons in the picture, and in the first frame and one or two later ones of the video."""
+    """People in the picture, and in the first frame and one or two later ones of the video."""
     from mimicmotion.pose.keypoints import PoseSequence
     from mimicmotion.video.picture import read_picture
 

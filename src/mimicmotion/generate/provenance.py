@@ -40,19 +40,15 @@ FREE_SETTINGS = frozenset(
         "dtype",
         # the state and the sidecar lie beside it
         "output",
-        # the same poses and latents (but for rounding, where another kernel or other chunks compute them)
+        # the same poses and latents (but for rounding, where other chunks compute them)
         "pose_cache",
         "pose_threads",
         "memory",
-        "attention",
         "compile",
-        "channels_last",
-        "frame_chunk",
         "offload",
         # other files than the result
         "side_by_side",
         "preview",
-        "preview_decoder",
         # of the run, not of the result
         "resume",
         "save_every",

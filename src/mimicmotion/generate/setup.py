@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from mimicmotion.arrays import Frame
-from mimicmotion.errors import ConfigError
+from mimicmotion.errors import ConfigError, WeightsError
 from mimicmotion.runtime.progress import Job, Progress
 from mimicmotion.settings import FusionConfig, GenerateConfig, parse
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from mimicmotion.backbones.base import Plan
     from mimicmotion.diffusion.recipe import Recipe
     from mimicmotion.pipeline import MimicMotionPipeline
+
+logger = logging.getLogger(__name__)
 
 Facts = Mapping[str, Any]
 
@@ -58,10 +60,27 @@ def load_pipeline(config: GenerateConfig) -> MimicMotionPipeline:
     return pipe
 
 
-def preview_decode(config: GenerateConfig, pipe: MimicMotionPipeline) -> Callable[[Any], Iterable[Frame]]:
-    """What decodes previews: the tiny autoencoder of the settings, or the model's own."""
-    path = config.preview_decoder
-    return pipe.decode if path is None else pipe.backbone.preview_decoder(path)
+def with_estimator(config: GenerateConfig, pipe: MimicMotionPipeline) -> tuple[GenerateConfig, list[str]]:
+    """The settings with the pose estimator named, and what the user should know of it.
+
+    It is the one that was asked for, or dwpose where its files are given, or the one that the model was trained with.
+    Where dwpose is the model's wish alone and cannot be fetched, holistic takes its place.
+    """
+    from mimicmotion.weights.registry import fetch
+
+    given = "dwpose" if config.detector or config.pose_model else None
+    chosen = config.estimator or given or pipe.backbone.settings.get("estimator", "holistic")
+    notes = []
+    if chosen == "dwpose" and not (config.estimator or given):
+        try:
+            fetch("dwpose")
+        except WeightsError as e:
+            chosen = "holistic"
+            notes.append(
+                f"the model was trained with poses by dwpose, which is not here ({e.got}): holistic finds "
+                "them, so hands may come out worse; `mimicmotion weights fetch dwpose`, or --estimator holistic"
+            )
+    return dataclasses.replace(config, estimator=chosen), notes
 
 
 def result_size(config: GenerateConfig, pipe: MimicMotionPipeline) -> tuple[int, int]:
@@ -87,12 +106,15 @@ def fusion_config(config: GenerateConfig, default: FusionConfig) -> FusionConfig
     return dataclasses.replace(default, mode=mode, segment_frames=segment, overlap_frames=overlap, reference_slot=slot)
 
 
-def make_recipe(config: GenerateConfig, pipe: MimicMotionPipeline, frames: int) -> Recipe:
+def recipe_for(config: GenerateConfig, pipe: MimicMotionPipeline, frames: int) -> Recipe:
     """Segments, noise levels, sampler and guidance by the settings."""
     from mimicmotion.diffusion import recipe
 
     model = pipe.backbone.settings
     fusion = fusion_config(config, parse(FusionConfig, model.get("fusion", {})))
+    asked, trained = config.segment_frames, model.get("trained_frames")
+    if asked and trained and asked != trained:
+        logger.warning("segments of %d frames by a model that was trained on clips of %d", asked, trained)
     return recipe.make_recipe(frames, config, model, reference_slot=True, fusion=fusion)
 
 

@@ -23,7 +23,7 @@ from mimicmotion.diffusion.recipe import Noise, Recipe, draw_noise, make_recipe
 from mimicmotion.diffusion.sampling import Step, sample
 from mimicmotion.diffusion.schedule import initial_scale
 from mimicmotion.errors import ConfigError, InputError
-from mimicmotion.pipeline.requests import build_requests, check_size
+from mimicmotion.pipeline.requests import build_requests, check_request
 from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.settings import FusionConfig, SamplingSettings
 from mimicmotion.settings.parsing import from_keywords
@@ -336,7 +336,7 @@ class MimicMotionPipeline:
                 "call the pipeline once per video to stream",
             )
         for r in requests:
-            check_size(r.image, told.height, told.width, self.backbone.size_multiple)
+            check_request(r.image, told.height, told.width, self.backbone.size_multiple)
             self.backbone.check(r)
         slot = requests[0].reference_pose is not None
         recipe = self.recipe(requests[0].num_frames, reference_slot=slot, fusion=fusion, sampling=told)

@@ -29,7 +29,7 @@ def picture_array(image: Any) -> UInt8[ndarray, "height width 3"]:
     return image
 
 
-def check_size(image: Frame, height: int | None, width: int | None, multiple: int) -> None:
+def check_request(image: Frame, height: int | None, width: int | None, multiple: int) -> None:
     """Raise InputError unless the picture has the asked size and its sides are multiples of `multiple`."""
     size = image.shape[:2]
     asked = (size[0] if height is None else height, size[1] if width is None else width)

@@ -83,17 +83,17 @@ def fit_alignment(
         raise PoseError("an empty reference pose", "one frame", "estimate the pose of the picture first")
     target = reference if reference.size == size else reference.scaled(size)
     joints, trust = target.xy[0, STABLE].astype(np.float64), target.confidence[0, STABLE].astype(np.float64)
-    mend = "use a picture and a video that show the same part of one person clearly, or align 'none'"
+    fix = "use a picture and a video that show the same part of one person clearly, or align 'none'"
     if not (trust > VISIBLE).any():
-        raise PoseError(f"joints in the reference picture: none above confidence {VISIBLE}", "a visible person", mend)
+        raise PoseError(f"joints in the reference picture: none above confidence {VISIBLE}", "a visible person", fix)
     xy, weight = driving.xy[:, STABLE].astype(np.float64), driving.confidence[:, STABLE].astype(np.float64)
     if not driving.confidence.any():
-        raise PoseError("nobody in the driving video", "at least one frame with a person", mend)
+        raise PoseError("nobody in the driving video", "at least one frame with a person", fix)
     if method == "released":
         return _fit_released(xy[driving.confidence.any(1)], driving.size, joints, trust > VISIBLE, size)
     weight = np.where((weight > VISIBLE) & (trust > VISIBLE), weight * trust, 0.0)
     if not weight.any():
-        raise PoseError("no joint that both the picture and the video show", "at least one", mend)
+        raise PoseError("no joint that both the picture and the video show", "at least one", fix)
     return _fit_weighted(xy, weight, joints, driving.size, size)
 
 

@@ -186,12 +186,12 @@ def open_poses(
 
 
 def _openpose_files(path: Path) -> list[Path]:
-    mend = "give the folder that OpenPose wrote with --write_json"
+    fix = "give the folder that OpenPose wrote with --write_json"
     if path.is_file():
         return [path]
     files = [p for p in path.glob("*.json") if not p.name.startswith(".")] if path.is_dir() else []
     if not files:
-        raise PoseError(f"{path} holds no *.json", "a folder of OpenPose JSON files", mend)
+        raise PoseError(f"{path} holds no *.json", "a folder of OpenPose JSON files", fix)
     digits = {file: [int(n[-18:]) for n in re.findall(r"\d+", file.stem)][::-1] for file in files}
     for place in range(min(map(len, digits.values()))):  # from the last number of a name to its first
         numbered = {numbers[place]: file for file, numbers in digits.items()}
@@ -199,11 +199,11 @@ def _openpose_files(path: Path) -> list[Path]:
             break
     else:
         file = min(files)
-        raise PoseError(f"{file}: no frame number of its own", "names as video_000000000012_keypoints.json", mend)
+        raise PoseError(f"{file}: no frame number of its own", "names as video_000000000012_keypoints.json", fix)
     first, missing = min(numbered), max(numbered) - min(numbered) + 1 - len(numbered)
     if missing:
         gap = next(n for n in itertools.count(first) if n not in numbered)
-        raise PoseError(f"{path}: no file for frame {gap} and {missing - 1} others", "one file a frame", mend)
+        raise PoseError(f"{path}: no file for frame {gap} and {missing - 1} others", "one file a frame", fix)
     return [numbered[k] for k in sorted(numbered)]
 
 
@@ -237,12 +237,12 @@ def _parse_person(person: Any, file: Path) -> PosePoints:
         try:
             numbers = np.asarray(values, np.float32).reshape(-1, 3)
         except (TypeError, ValueError, OverflowError) as e:
-            raise PoseError(f"{file}: {name} is {values!r:.60}", "x, y, confidence for each point", "mend it") from e
+            raise PoseError(f"{file}: {name} is {values!r:.60}", "x, y, confidence for each point", "fix it") from e
         if len(numbers) not in (0, *counts):
             wanted = " or ".join(map(str, counts))
             raise PoseError(f"{file}: {name} has {len(numbers)} points", wanted, "use the body models COCO or BODY_25")
         if not np.isfinite(numbers).all() or (numbers[:, 2] < 0).any() or (numbers[:, 2] > 1.2).any():
-            raise PoseError(f"{file}: {name} has NaN or a confidence outside 0..1", "numbers, 0..1", "mend the file")
+            raise PoseError(f"{file}: {name} has NaN or a confidence outside 0..1", "numbers, 0..1", "fix the file")
         return numbers
 
     points = np.zeros((NUM_POINTS, 3), np.float32)

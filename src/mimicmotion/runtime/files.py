@@ -156,7 +156,7 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
 
 
 class DiskBuffer:
-    """Pieces of data that are needed again but would fill the memory: `spool[i]` is the i-th piece that was added.
+    """Pieces of data that are needed again but would fill the memory: `buffer[i]` is the i-th piece that was added.
 
     They lie in a temporary file (of the folder that TMPDIR names), which vanishes with the object or the process. The
     system keeps what is read often in memory that it can take back.

@@ -112,7 +112,7 @@ def parse(cls: type[T], data: Mapping[str, Any]) -> T:
         fix = nearest(where, [f.name for f in dataclasses.fields(cls)]) if unknown else f"correct {where!r}"  # type: ignore[arg-type]
         error = first.get("ctx", {}).get("error")
         if isinstance(error, ConfigError):
-            raise error from e
+            raise ConfigError(f"{where}: {error.got}" if first["loc"] else error.got, error.expected, error.fix) from e
         if first["type"].startswith("missing"):
             raise ConfigError(
                 f"no {where!r}", f"a value for {where!r}", "give it on the command line or in the file"

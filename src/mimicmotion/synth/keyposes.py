@@ -104,7 +104,7 @@ def random_pose(rng: Rng, energy: float = 1.0, *, calm: bool = False) -> Float64
     return q
 
 
-def curve(times: ndarray, keys: ndarray, at: ndarray, ease: float = 0.6) -> ndarray:
+def interpolate_keys(times: ndarray, keys: ndarray, at: ndarray, ease: float = 0.6) -> ndarray:
     """Cubic Hermite through (times, keys); `ease` 0 stops at every key, 1 flows through."""
     t = np.clip(at, times[0], times[-1] - 1e-6)
     i = np.clip(np.searchsorted(times, t, side="right") - 1, 0, len(times) - 2)

@@ -10,7 +10,7 @@ from numpy import ndarray
 
 from mimicmotion.errors import InputError
 from mimicmotion.synth import figure as fig
-from mimicmotion.synth.keyposes import HAND_SHAPES, Rng, curve, neutral, random_pose, set_arm, set_hand
+from mimicmotion.synth.keyposes import HAND_SHAPES, Rng, interpolate_keys, neutral, random_pose, set_arm, set_hand
 
 _TALKING = ("chest", "bent", "up_bent", "front", "face", "cross", "wide_bent", "front_up")  # where the hands are
 Params = Float64[ndarray, "n 54"]
@@ -22,7 +22,7 @@ def _between(rng: Rng, t: ndarray, make: Callable[[], ndarray], low: float, high
     count = int(np.ceil((t[-1] - t[0]) / beat)) + 3
     times = t[0] - rng.uniform(0, beat) + beat * np.arange(count)
     keys = np.stack([make() for _ in range(count)])
-    return curve(times, keys, t, float(rng.uniform(0.2, 0.9)))
+    return interpolate_keys(times, keys, t, float(rng.uniform(0.2, 0.9)))
 
 
 def _wave(t: ndarray, period: float, phase: float | ndarray = 0.0) -> ndarray:

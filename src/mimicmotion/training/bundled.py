@@ -60,7 +60,7 @@ def to_unit_tensor(frames: UInt8[Tensor, "*lead height width 3"]) -> Float32[Ten
     return frames.movedim(-1, -3).float().div_(127.5).sub_(1)
 
 
-def sheet(rows: Iterable[Sequence[UInt8[ndarray, "height width 3"]]]) -> UInt8[ndarray, "height width 3"]:
+def contact_sheet(rows: Iterable[Sequence[UInt8[ndarray, "height width 3"]]]) -> UInt8[ndarray, "height width 3"]:
     """Pictures of one size in rows, with a white line between rows."""
     lines = [np.concatenate(list(row), 1) for row in rows]
     gap = np.full((4, lines[0].shape[1], 3), 255, np.uint8)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object, send_to_device
+from accelerate.utils import broadcast_object_list, gather_object, send_to_device
 from torch import Tensor
 
 from mimicmotion.errors import ConfigError, TrainingError
@@ -98,7 +98,7 @@ class Trainer:
         self.accelerator = build_accelerator(config)
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         check_writable(self.run / "log.jsonl")
-        check_lengths(config, self.accelerator.device)
+        check_clip_lengths(config, self.accelerator.device)
         names = trained_names(task)
         if config.compile:
             task.compile()
@@ -116,14 +116,41 @@ class Trainer:
         """Of the last step, mean over all processes."""
         self._logged_at: float | None = None
         self.identity = identity(config, task.identity, self.world)
-        found = checkpoints(self.run)
+        found = self._newest()
         if found and not resume:
-            raise ConfigError(f"{found[-1]} exists", "an empty run folder", "delete it, name another 'run', or resume")
+            raise ConfigError(f"{found} exists", "an empty run folder", "delete it, name another 'run', or resume")
         if found:
-            self._restore(found[-1], allow_changes=allow_changes)
-        if len(steps := set(gather_object([self.step]))) > 1:
-            got = f"processes that stand at steps {sorted(steps)} of the run {self.run}"
+            self._restore(found, allow_changes=allow_changes)
+        self._check_alike()
+
+    def _newest(self) -> Path | None:
+        """The last checkpoint by what the main process sees, if there is one; the others must see it too."""
+        found = checkpoints(self.run)
+        name = broadcast_object_list([found[-1].name if found else None])[0]
+        if name is None:
+            return None
+        newest = self.run / "checkpoints" / name
+        seen = gather_object([newest.is_dir()])
+        if not all(seen):
+            got = f"{newest}, seen by {sum(seen)} of {len(seen)} processes"
             raise ConfigError(got, "one run folder that all of them see", "put 'run' on a disk that the machines share")
+        return newest
+
+    def _check_alike(self) -> None:
+        """Refuse processes that stand at different steps, or have other weights or data than the main one.
+
+        Gradients are averaged whatever they are of; the checkpoint would be the main process's, and wrong.
+        """
+        if self.world == 1:
+            return
+        mine = {"settings or data": self.identity, "steps": self.step, "weights": self.strategy.checksum()}
+        everyone = gather_object([mine])
+        for what, value in everyone[0].items():
+            if odd := [rank for rank, other in enumerate(everyone) if other[what] != value]:
+                others = ", ".join(map(str, odd))
+                got = f"{what} of processes {others} differ from those of process 0, at step {self.step}"
+                fix = "give all machines the same recipe, shards and weights, and a 'run' on a disk that they share"
+                raise ConfigError(got, "all processes alike", fix)
 
     def _restore(self, path: Path, *, allow_changes: bool) -> None:
         check_identity(path, read_identity(path), self.identity, allow_changes=allow_changes)
@@ -330,8 +357,10 @@ class Trainer:
         """Write a checkpoint of this moment. All processes must call it.
 
         Raises:
+            ConfigError: the processes no longer have the same weights.
             OutputError: it cannot be written (in all processes); the older checkpoints stay.
         """
+        self._check_alike()
         means = Means.joined(gather_object([self.means.sums]))
         params = self.strategy.gather(self.params)
         average = self.strategy.gather(self.average.values) if self.config.optim.ema else None
@@ -393,7 +422,7 @@ def bad_samples(result: StepResult) -> list[str]:
     return [name for name, is_bad in zip(result.samples, bad, strict=True) if is_bad] or list(result.samples)
 
 
-def check_lengths(config: TrainConfig, device: torch.device) -> None:
+def check_clip_lengths(config: TrainConfig, device: torch.device) -> None:
     """Refuse clips of two frames in bfloat16 on a CPU.
 
     oneDNN 3.x gives garbage for the bfloat16 weight gradient of a (3, 1, 1) convolution over two frames.

@@ -57,6 +57,17 @@ class Strategy:
         held = dict(self.inner.named_parameters())
         return {name: held[inside] for name, inside in self.names.items()}
 
+    def checksum(self) -> int:
+        """Of all weights and moments: equal in processes that hold the same. Shards are left out."""
+        moments = (v for state in self.optimizer.state_dict()["state"].values() for v in state.values())
+        tensors = [*self.inner.parameters(), *(m for m in moments if isinstance(m, Tensor))]
+        sums = [
+            t.detach().contiguous().view(getattr(torch, f"int{8 * t.element_size()}")).sum(dtype=torch.int64)
+            for t in tensors
+            if not hasattr(t, "full_tensor")
+        ]
+        return hash(tuple(int(s) for s in sums))
+
     def gather(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Full float32 CPU tensors of parameters or averages on the main process, nothing on the others.
 

@@ -62,20 +62,20 @@ class KeptBackground:
         return np.rint(mixed).astype(np.uint8)
 
 
-def keep_background(picture: Frame, person: Mask, frames: Iterable[Frame], persons: Iterable[Mask]) -> Iterator[Frame]:
+def keep_background(picture: Frame, person: Mask, frames: Iterable[Frame], people: Iterable[Mask]) -> Iterator[Frame]:
     """Put the person of each frame on the background of the picture; one frame is held at a time.
 
     Args:
         picture: RGB.
         person: its person, 0..255.
         frames: RGB, of the picture's size.
-        persons: the person in each frame.
+        people: the person in each frame.
 
     Raises:
         InputError: a size differs.
     """
     kept = KeptBackground(picture, person)
-    for frame, mask in zip(frames, persons, strict=True):
+    for frame, mask in zip(frames, people, strict=True):
         yield kept.apply(frame, mask)
 
 

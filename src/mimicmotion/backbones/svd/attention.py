@@ -1,29 +1,16 @@
-"""Multi-head attention with a chosen kernel."""
+"""Multi-head attention."""
 
 from __future__ import annotations
 
-import importlib
-import logging
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, library, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mimicmotion.backbones.svd.layers import Linear, linear_add
-from mimicmotion.errors import ConfigError
 
-logger = logging.getLogger(__name__)
-
-BACKENDS = {
-    "math": SDPBackend.MATH,
-    "efficient": SDPBackend.EFFICIENT_ATTENTION,
-    "flash": SDPBackend.FLASH_ATTENTION,
-    "cudnn": SDPBackend.CUDNN_ATTENTION,
-}
 ROW_BYTES = 1 << 20
 """Scores that `rows_attention` computes at once: they should stay in a CPU core's own cache.
 
@@ -95,28 +82,16 @@ def rows_attention(q: Heads, k: Keys, v: Keys) -> Heads:
     return out
 
 
-def _flash_attention_3() -> Callable[..., Any] | None:
-    """FlashAttention-3's function, where it is installed (module `flash_attn_interface`)."""
-    try:
-        return importlib.import_module("flash_attn_interface").flash_attn_func
-    except (ImportError, AttributeError, OSError):
-        return None
+# One operation of a compiled graph: the compiler would unroll the loops. Gradients do not go through it.
+_rows_in_graph: Any = library.custom_op(
+    "mimicmotion::attention", rows_attention, mutates_args=(), schema="(Tensor q, Tensor k, Tensor v) -> Tensor"
+)
 
 
-def check_kernel(kernel: str, device: torch.device) -> None:
-    """Refuse a kernel that this device or installation does not have.
-
-    Raises:
-        ConfigError: says what to use instead.
-    """
-    if kernel == "fa3" and (device.type != "cuda" or _flash_attention_3() is None):
-        raise ConfigError(
-            "attention='fa3': no FlashAttention-3 on this machine",
-            "an NVIDIA Hopper GPU and the module flash_attn_interface",
-            'install FlashAttention-3, or use attention="auto"',
-        )
-    if kernel in ("cudnn", "efficient") and device.type not in ("cuda", "meta"):
-        raise ConfigError(f"attention={kernel!r} on {device.type}", "an NVIDIA GPU", 'use attention="auto"')
+@_rows_in_graph.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # noqa: ARG001
+    n, heads, tokens, dim = q.shape
+    return q.new_empty(n, tokens, heads, dim).transpose(1, 2)
 
 
 def attend(kernel: str, q: Heads, k: Keys, v: Keys) -> Heads:
@@ -124,62 +99,21 @@ def attend(kernel: str, q: Heads, k: Keys, v: Keys) -> Heads:
     if q.shape[0] > MAX_BATCH and q.device.type == "cuda":
         parts = zip(q.split(MAX_BATCH), k.split(MAX_BATCH), v.split(MAX_BATCH), strict=True)
         return torch.cat([attend(kernel, *part) for part in parts])
-    if kernel == "rows" or (kernel == "fa3" and q.dtype in (torch.float16, torch.bfloat16)):
-        return (_own_in_graph if torch.compiler.is_compiling() else _own_kernel)(q, k, v, kernel)
-    if kernel in BACKENDS:
-        # The named kernel, and the plain one for shapes and formats that it does not take.
-        with sdpa_kernel([BACKENDS[kernel], SDPBackend.MATH], set_priority=True):
-            return F.scaled_dot_product_attention(q, k, v)
-    return F.scaled_dot_product_attention(q, k, v)  # also in float32, for which there is no FlashAttention
+    if kernel == "rows":
+        return (_rows_in_graph if torch.compiler.is_compiling() else rows_attention)(q, k, v)
+    return F.scaled_dot_product_attention(q, k, v)
 
 
-def _own_kernel(q: Heads, k: Keys, v: Keys, kernel: str) -> Heads:
-    """A kernel that PyTorch does not know of; the result lies in memory as (n, tokens, heads, dim)."""
-    flash = _flash_attention_3() if kernel == "fa3" else None
-    if flash is None:
-        return rows_attention(q, k, v)
-    out = flash(*(t.transpose(1, 2) for t in (q, k, v)))
-    return (out[0] if isinstance(out, tuple) else out).transpose(1, 2)
-
-
-# One operation of a compiled graph: the compiler would unroll the loops. Gradients do not go through it.
-_own_in_graph: Any = library.custom_op(
-    "mimicmotion::attention",
-    _own_kernel,
-    mutates_args=(),
-    schema="(Tensor q, Tensor k, Tensor v, str kernel) -> Tensor",
-)
-
-
-@_own_in_graph.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, kernel: str) -> Tensor:  # noqa: ARG001
-    n, heads, tokens, dim = q.shape
-    return q.new_empty(n, tokens, heads, dim).transpose(1, 2)
-
-
-def choose_kernel(kernel: str, device: torch.device, dtype: torch.dtype) -> str:
-    """What "auto" stands for; other kernels as they are.
-
-    Where gradients are recorded, PyTorch's own choice. Else FlashAttention-3 on a GPU of compute capability 9 where it
-    is installed (16-bit formats), rows of queries on a CPU in bfloat16.
-    """
-    if kernel != "auto":
-        return kernel
-    if torch.is_grad_enabled():
-        return "sdpa"
-    if device.type == "cpu":
-        return "rows" if dtype == torch.bfloat16 else "sdpa"
-    hopper = device.type == "cuda" and torch.cuda.is_available() and torch.cuda.get_device_capability(device)[0] == 9
-    return "fa3" if hopper and _flash_attention_3() is not None else "sdpa"
+def choose_kernel(cpu: bool, dtype: torch.dtype) -> str:
+    """The fastest kernel: "rows" of queries on a CPU in bfloat16; else, and where gradients are recorded, PyTorch's."""
+    return "rows" if cpu and dtype == torch.bfloat16 and not torch.is_grad_enabled() else "sdpa"
 
 
 def scratch_bytes(kernel: str, q: Heads, k: Heads) -> int:
     """Bytes that a kernel of `attend` takes for itself while it computes."""
     n, heads, tokens, _ = q.shape
-    per_query = k.shape[2] * q.element_size()  # scores
-    if kernel == "math":
-        return 2 * n * heads * tokens * per_query  # and their softmax
     if kernel == "rows":
+        per_query = k.shape[2] * q.element_size()  # scores
         rows, sequence = max(16, ROW_BYTES // per_query), heads * tokens
         rows = rows if tokens > rows else min(n, max(1, rows // sequence)) * sequence
         return q.nbytes + 2 * rows * per_query

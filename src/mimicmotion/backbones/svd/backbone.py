@@ -34,7 +34,7 @@ from mimicmotion.diffusion.denoiser import Denoiser, Network, precondition_v
 from mimicmotion.diffusion.noise import added_time_ids, augment_picture
 from mimicmotion.diffusion.recipe import Recipe
 from mimicmotion.errors import ConfigError, InputError, PoseError
-from mimicmotion.runtime.free_memory import free_memory
+from mimicmotion.runtime.device import free_memory
 from mimicmotion.settings import ExecutionOptions, SamplingSettings
 
 DEFAULT_FPS = 7.0
@@ -230,7 +230,7 @@ class SVDBackbone(Backbone):
             segment_frames=min(len(segments[0]), num_frames + 1),
             num_frames=num_frames,
             guided=not all(p == "none" for p in recipe.passes),
-            decode_chunk=recipe.sampling.decode_chunk_size,
+            clip_frames=min(recipe.sampling.decode_chunk_size, num_frames),
             warped=self.warps,
             cached_segments=len(segments) if recipe.sampling.block_cache else 0,
             latent_copies=2 + (keep_x0 or recipe.sampling.sampler == "dpmpp-2m"),
@@ -257,15 +257,6 @@ class SVDBackbone(Backbone):
     def quantize(self, format: Any) -> None:
         """Narrow the weights of the U-Net to "int8" or "fp8" (torchao)."""
         quantize_weights(self.unet, format)
-
-    def preview_decoder(self, path: Path) -> Callable[[Tensor], Any]:
-        """A tiny autoencoder in diffusers' layout."""
-        from mimicmotion.backbones.svd.preview import load_preview_decoder
-
-        channels = int(self.vae.config.latent_channels)
-        return load_preview_decoder(
-            path, latent_channels=channels, downscale=self.downscale, device=self.device, dtype=self.dtype
-        )
 
     # --- the stages -------------------------------------------------------------------------------------------------
 
@@ -329,19 +320,18 @@ class SVDBackbone(Backbone):
         cache = BlockCache(budget, memory) if budget else None
         unet = ConditionedUNet(self.unet, conditioning, slot, cache=cache)
 
-        def run(method: Callable[..., Any], one_pass: bool, x: Tensor, *args: Any) -> Any:
+        def run(method: Callable[..., Any], x: Tensor, *args: Any) -> Any:
             def work() -> Any:
                 self.use("unet")
                 return method(replace(unet, one_batch=self.plan.guidance_in_one_batch), x, *args)
 
-            shape = (x.shape[0] * x.shape[1], x.shape[-2], x.shape[-1])
-            return recovering(self, "denoise", work, shape, one_pass=one_pass)
+            return recovering(self, "denoise", work, (x.shape[0] * x.shape[1], x.shape[-2], x.shape[-1]))
 
         def precondition(network: Network) -> Denoiser:
             return self.precondition(network, conditioning, slot)
 
-        conditional = functools.partial(run, ConditionedUNet.conditional, True)
-        pair = functools.partial(run, ConditionedUNet.pair, cache is not None)
+        conditional = functools.partial(run, ConditionedUNet.conditional)
+        pair = functools.partial(run, ConditionedUNet.pair)
         if cache is None:
             return ConditionedNetwork(conditional, pair, precondition)
         return ConditionedNetwork(conditional, pair, precondition, cache.state, cache.clear)

@@ -118,6 +118,7 @@ def load_components(
         raise ConfigError(got, "published weights", "leave out 'edition'; 'segment_frames' changes the segments")
     if edition or not settings:
         settings |= published_settings(edition or ("1.0" if source is None else find_edition(source)))
+        settings |= {} if source is None else {"estimator": "dwpose"}  # which found the poses of the training videos
     loader = _Loader(folder, (torch.device(device), dtype), variant)
     unet, vae, encoder = (loader.build(part) for part in ("unet", "vae", "image_encoder"))
     if source is None:
@@ -204,7 +205,7 @@ def build_part(module: Any) -> Any:
 # --- reading --------------------------------------------------------------------------------------------------------
 
 
-def read_config(folder: Path, part: str) -> dict[str, Any]:
+def read_part_config(folder: Path, part: str) -> dict[str, Any]:
     """The config.json of one network of a model folder."""
     path = folder / part / "config.json"
     config = read_json(path)
@@ -245,7 +246,7 @@ class _Loader:
 
     def build(self, part: str) -> Any:
         """The network of a part without data, by its config.json: ours name arguments, diffusers' are taken whole."""
-        config, kind = read_config(self.folder, part), CLASSES[part]
+        config, kind = read_part_config(self.folder, part), CLASSES[part]
         if part in ("pose_net", DETAIL):
             config = {k: v for k, v in config.items() if not k.startswith("_")}
             return _on_meta(part, lambda: pkgutil.resolve_name(kind)(**config))

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mimicmotion.backbones.svd.attention import check_kernel, choose_kernel
+from mimicmotion.backbones.svd.attention import choose_kernel
 from mimicmotion.backbones.svd.blocks import Level, Shared, SpatioTemporalTransformer
 from mimicmotion.backbones.svd.config import Config, read_config
 from mimicmotion.backbones.svd.execution.compiled import check_compiler, keep_compiled_code
@@ -114,12 +114,10 @@ class UNet(nn.Module):
         """Compute as `execution` says from now on; the weights take its memory format.
 
         Raises:
-            ConfigError: an attention kernel or a compiler that is not there.
+            ConfigError: a compiler that is not there.
         """
-        device = self.conv_in.weight.device
-        check_kernel(execution.attention, device)
         if execution.compile:
-            check_compiler(device)
+            check_compiler(self.conv_in.weight.device)
             keep_compiled_code()
         if execution.channels_last != self.execution.channels_last:
             # `self.to(memory_format=...)` fails: the network has parameters of four and of five dimensions.
@@ -166,7 +164,8 @@ class UNet(nn.Module):
         time = self.time_embedding(sinusoids(noise, self.config.block_out_channels[0]).to(sample.dtype))
         ids = sinusoids(added_time_ids.flatten(), self.config.addition_time_embed_dim).unflatten(0, (batch, -1))
         time = time + self.add_embedding(ids.flatten(1).to(sample.dtype))
-        kernel = choose_kernel(execution.attention, sample.device, sample.dtype)
+        # A shape that stands for a tensor on a CPU is not on one (`execution.memory`): its attention counts as a whole.
+        kernel = choose_kernel(sample.is_cpu, sample.dtype)
         shared = Shared(frames, time.repeat_interleave(frames, 0), context, execution, kernel)
 
         def enter(x: Maps, pose: Maps | None) -> Maps:

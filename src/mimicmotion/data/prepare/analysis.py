@@ -20,7 +20,7 @@ from mimicmotion.arrays import Frame
 from mimicmotion.data.prepare.duplicates import HASH_EVERY, MAX_HASHES, Fingerprint, picture_hash
 from mimicmotion.data.prepare.filters import judge_length
 from mimicmotion.data.prepare.measure import TICK_EVERY, SceneMeasures, measure_scene
-from mimicmotion.data.prepare.scenes import CutFinder, Scene, plan_scenes
+from mimicmotion.data.prepare.scenes import CutFinder, SceneRange, plan_scenes
 from mimicmotion.errors import PoseError
 from mimicmotion.pose.cache import PoseCache
 from mimicmotion.pose.estimators.base import PoseEstimator
@@ -56,7 +56,7 @@ class Survey:
     seconds: float
     num_frames: int
     damaged: bool
-    scenes: list[Scene]
+    scenes: list[SceneRange]
     fingerprint: Fingerprint
 
     def enlargement(self, size: tuple[int, int]) -> float:
@@ -96,7 +96,7 @@ def usable_scenes(survey: Survey, config: PrepareConfig) -> list[int]:
     return [i for i, n in lengths if judge_length(n, survey.fps, enlargement, config).accepted]
 
 
-def scene_frames(path: Path, fps: float, scenes: Iterable[Scene]) -> Iterator[Iterator[Frame]]:
+def scene_frames(path: Path, fps: float, scenes: Iterable[SceneRange]) -> Iterator[Iterator[Frame]]:
     """The frames of each scene of a video, all of which must be taken before the next scene is asked for."""
     frames, position = open_video(path).frames(fps=fps), 0
     for scene in scenes:
@@ -180,7 +180,7 @@ class AnalysisCache:
         if (loaded := _load(self.path("survey", sha256))) is None:
             return None
         facts, arrays = loaded
-        facts |= {"size": tuple(facts["size"]), "scenes": [Scene(**s) for s in facts["scenes"]]}
+        facts |= {"size": tuple(facts["size"]), "scenes": [SceneRange(**s) for s in facts["scenes"]]}
         return Survey(**facts, fingerprint=Fingerprint(facts["num_frames"] / facts["fps"], arrays["hashes"]))
 
     def save_scenes(self, sha256: str, found: dict[int, SceneMeasures]) -> None:

@@ -45,7 +45,7 @@ class Fingerprint:
     hashes: UInt8[ndarray, "moments 32"]
 
 
-def difference(a: Fingerprint, b: Fingerprint) -> float:
+def fingerprint_distance(a: Fingerprint, b: Fingerprint) -> float:
     """Share of bits that differ, averaged over moments spread through both videos; 1 where their lengths differ.
 
     0 is the same picture all the way, unrelated videos are near 0.5.
@@ -72,7 +72,7 @@ def near_duplicates(prints: Sequence[Fingerprint], threshold: float) -> dict[int
     """
     found: dict[int, tuple[int, float]] = {}
     for i, mine in enumerate(prints):
-        stay = ((k, difference(prints[k], mine)) for k in range(i) if k not in found)
+        stay = ((k, fingerprint_distance(prints[k], mine)) for k in range(i) if k not in found)
         if same := next((other for other in stay if other[1] < threshold), None):
             found[i] = same
     return found

@@ -24,7 +24,7 @@ from mimicmotion.data.prepare.plan import (
     plan_set,
 )
 from mimicmotion.data.prepare.report import JSON, PAGE, count, save_report
-from mimicmotion.data.prepare.steps import VideoFile, VideoStep, known_survey, measure_step, run_steps, survey_step
+from mimicmotion.data.prepare.steps import SourceVideo, VideoStep, known_survey, measure_step, run_steps, survey_step
 from mimicmotion.data.shards.index import INDEX, shard_files
 from mimicmotion.data.shards.writing import ShardSettings, write_shards
 from mimicmotion.errors import ConfigError, InputError
@@ -116,14 +116,12 @@ class _Preparation:
             return finished
         (self.work / _DONE).unlink(missing_ok=True)
         _save_json(self.work / _SETTINGS, settings)
-        latents_model, writers = self._open_models()
+        find_estimator(config)  # what is missing comes up before the long work
         reports = yield from self._look(files)
-        shared = ShardSettings(
-            size=config.size, store=config.store, settings=settings | {"latents_model": latents_model}
-        )
-        return (yield from self._write(reports, shared, writers, stamp))
+        shared = ShardSettings(size=config.size, store=config.store, settings=settings)
+        return (yield from self._write(reports, shared, stamp))
 
-    def _identify(self, names: Sequence[str]) -> Job[list[VideoFile]]:
+    def _identify(self, names: Sequence[str]) -> Job[list[SourceVideo]]:
         """Checksums of all files; those of files that did not change are known."""
         known = _load_json(self.work / _FILES) or {}
         facts: dict[str, list[Any]] = {}
@@ -135,7 +133,7 @@ class _Preparation:
             yield Progress("files", i + 1, len(names))
         if facts != known:
             _save_json(self.work / _FILES, facts)
-        return [VideoFile(name, facts[name][2]) for name in names]
+        return [SourceVideo(name, facts[name][2]) for name in names]
 
     def _finished(self, stamp: str) -> PrepareResult | None:
         """The result of an earlier run from the same files with the same settings, if all of it is still there."""
@@ -148,31 +146,17 @@ class _Preparation:
     def _shard_sizes(self) -> dict[str, int]:
         return {p.name: p.stat().st_size for p in shard_files(self.config.output)}
 
-    def _open_models(self) -> tuple[str | None, int]:
-        """Find every network before long work.
-
-        Returns:
-            Identity of the autoencoder if there are latents, and how many processes may write shards.
-        """
-        find_estimator(self.config)
-        if not self.config.latents:
-            return None, self.processes
-        from mimicmotion.data.shards.encode import SceneEncoder
-
-        encoder = SceneEncoder.open(self.config.latents, self.config.latents_device)
-        return encoder.digest, self.processes if encoder.device == "cpu" else 1
-
-    def _look(self, files: Sequence[VideoFile]) -> Job[list[VideoReport]]:
+    def _look(self, files: Sequence[SourceVideo]) -> Job[list[VideoReport]]:
         """Survey all files, set duplicates aside, measure the rest, and judge every scene."""
         config = self.config
         reports: dict[str, VideoReport] = {}
         surveys: dict[str, Survey] = {}
 
-        def set_aside(file: VideoFile, status: str, reason: str) -> None:
+        def set_aside(file: SourceVideo, status: str, reason: str) -> None:
             found = surveys.get(file.source)
             reports[file.source] = VideoReport(file.source, file.sha256, status, reason, found)
 
-        def rest() -> list[VideoFile]:
+        def rest() -> list[SourceVideo]:
             return [f for f in files if f.source not in reports]
 
         first: dict[str, str] = {}
@@ -211,7 +195,7 @@ class _Preparation:
         return sum(len(survey.scenes[i]) for i in usable_scenes(survey, self.config))
 
     def _run(
-        self, step: VideoStep, todo: Sequence[VideoFile], stage: str, units: Mapping[str, int]
+        self, step: VideoStep, todo: Sequence[SourceVideo], stage: str, units: Mapping[str, int]
     ) -> Job[dict[str, str]]:
         """Run a step on the files that need it; returns what is wrong with which. `units` of work are in each file."""
         failures: dict[str, str] = {}
@@ -227,9 +211,7 @@ class _Preparation:
         yield Progress(stage, total, total)
         return failures
 
-    def _write(
-        self, reports: list[VideoReport], shared: ShardSettings, processes: int, stamp: str
-    ) -> Job[PrepareResult]:
+    def _write(self, reports: list[VideoReport], shared: ShardSettings, stamp: str) -> Job[PrepareResult]:
         from mimicmotion.data.prepare.report_page import save_page
 
         config = self.config
@@ -253,7 +235,7 @@ class _Preparation:
                 with writing(path):
                     path.unlink()
         make = functools.partial(make_records, config)
-        written = yield from write_shards(config.output, plan, make, shared, processes=processes)
+        written = yield from write_shards(config.output, plan, make, shared, processes=self.processes)
         totals, sizes = count(reports, config), self._shard_sizes()
         _save_json(self.work / _DONE, {"stamp": stamp, "shards": sizes, "totals": totals, "unused": unused})
         return PrepareResult(config.output, totals, written.shards, unused, True, {})

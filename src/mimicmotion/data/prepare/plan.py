@@ -15,8 +15,7 @@ import numpy as np
 
 from mimicmotion.data.prepare.analysis import AnalysisCache, Survey, scene_frames
 from mimicmotion.data.prepare.filters import Judgement, judge, judge_length
-from mimicmotion.data.prepare.scenes import Scene
-from mimicmotion.data.shards.encode import SceneEncoder
+from mimicmotion.data.prepare.scenes import SceneRange
 from mimicmotion.data.shards.writing import RecordData, ShardPlan
 from mimicmotion.errors import MediaError
 from mimicmotion.pose.crop import fit_poses, plan_crop
@@ -79,7 +78,7 @@ class SceneReport:
     """One scene and what became of it; `crop` is None where no poses were looked for."""
 
     number: int
-    scene: Scene
+    scene: SceneRange
     judgement: Judgement
     crop: Fit | None
 
@@ -175,7 +174,7 @@ def plan_set(videos: Sequence[VideoReport], config: PrepareConfig) -> list[Shard
 
 
 def make_records(config: PrepareConfig, item: StoredVideo) -> Iterator[RecordData]:
-    """The records of some scenes of one video, read in one pass (two with latents); a worker of `write_shards`.
+    """The records of some scenes of one video, read in one pass; a worker of `write_shards`.
 
     Raises:
         MediaError: the video or what was found in it is no longer what it was.
@@ -184,18 +183,9 @@ def make_records(config: PrepareConfig, item: StoredVideo) -> Iterator[RecordDat
     measured = AnalysisCache(config.output / WORK, config).load_scenes(item.sha256)
     if measured is None:
         raise MediaError(f"the poses of {item.source} are gone", f"an unchanged {WORK} folder", "run prepare again")
-    scenes = [Scene(s.start, s.stop) for s in item.scenes]
+    scenes = [SceneRange(s.start, s.stop) for s in item.scenes]
     crops = [plan_crop(measured[s.number].poses, config.size, config.fit) for s in item.scenes]
-
-    def cropped() -> Iterator[Iterator[np.ndarray]]:
-        for frames, scene, fit in zip(scene_frames(path, item.fps, scenes), scenes, crops, strict=True):
-            yield _cropped(path, frames, len(scene), fit)
-
-    encoded: list[Any] = [(None, None)] * len(scenes)
-    if config.latents:
-        encoder = SceneEncoder.open(config.latents, config.latents_device)
-        encoded = [encoder.encode(frames) for frames in cropped()]
-    for scene, fit, frames, (latents, embeddings) in zip(item.scenes, crops, cropped(), encoded, strict=True):
+    for scene, fit, frames in zip(item.scenes, crops, scene_frames(path, item.fps, scenes), strict=True):
         poses = measured[scene.number].poses
         meta = {
             "source": item.source,
@@ -208,11 +198,9 @@ def make_records(config: PrepareConfig, item: StoredVideo) -> Iterator[RecordDat
         yield RecordData(
             key=scene_key(item.video, scene.number),
             video=item.video,
-            frames=frames,
+            frames=_cropped(path, frames, scene.stop - scene.start, fit),
             poses=fit_poses(poses, fit),
             meta=meta,
-            latents=latents,
-            embeddings=embeddings,
         )
 
 

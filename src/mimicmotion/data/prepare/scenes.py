@@ -73,7 +73,7 @@ def shrink(frame: UInt8[ndarray, "height width *channels"], short_side: int) -> 
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
+class SceneRange:
     """Frames `start` to `stop` - 1 of a video at the stored rate, without a cut inside."""
 
     start: int
@@ -83,7 +83,7 @@ class Scene:
         return self.stop - self.start
 
 
-def plan_scenes(num_frames: int, cuts: list[int], max_frames: int) -> list[Scene]:
+def plan_scenes(num_frames: int, cuts: list[int], max_frames: int) -> list[SceneRange]:
     """The scenes between cuts; one longer than `max_frames` becomes several of equal length (to one frame).
 
     Args:
@@ -92,9 +92,9 @@ def plan_scenes(num_frames: int, cuts: list[int], max_frames: int) -> list[Scene
         max_frames: at least 1.
     """
     edges = [0, *cuts, num_frames]
-    scenes: list[Scene] = []
+    scenes: list[SceneRange] = []
     for start, stop in pairwise(edges):
         parts = max(1, math.ceil((stop - start) / max_frames))
         inner = [start + round(k * (stop - start) / parts) for k in range(parts + 1)]
-        scenes += [Scene(a, b) for a, b in pairwise(inner) if b > a]
+        scenes += [SceneRange(a, b) for a, b in pairwise(inner) if b > a]
     return scenes

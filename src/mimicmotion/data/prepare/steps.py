@@ -26,7 +26,7 @@ _MARK = "at-work-{}"
 
 
 @dataclass(frozen=True, slots=True)
-class VideoFile:
+class SourceVideo:
     """A file: its path within the folder of videos, and its checksum."""
 
     source: str
@@ -41,25 +41,25 @@ class Outcome:
     problem: str
 
 
-VideoStep = Callable[[PrepareConfig, VideoFile], Generator[int, None, None]]
+VideoStep = Callable[[PrepareConfig, SourceVideo], Generator[int, None, None]]
 """Works on one file; yields units of work that are done."""
 
 
-def survey_step(config: PrepareConfig, file: VideoFile) -> Generator[int, None, None]:
+def survey_step(config: PrepareConfig, file: SourceVideo) -> Generator[int, None, None]:
     """Walk through a video and store its survey: one unit of work."""
     found = yield from survey(config.videos / file.source, config)
     AnalysisCache(config.output / WORK, config).save_survey(file.sha256, found)
     yield 1
 
 
-def measure_step(config: PrepareConfig, file: VideoFile) -> Generator[int, None, None]:
+def measure_step(config: PrepareConfig, file: SourceVideo) -> Generator[int, None, None]:
     """Find and store the poses and measures of a video's scenes: a unit a frame."""
     seen = known_survey(config, file)
     found = yield from measure_video(config.videos / file.source, seen, config, find_estimator(config))
     AnalysisCache(config.output / WORK, config).save_scenes(file.sha256, found)
 
 
-def known_survey(config: PrepareConfig, file: VideoFile) -> Survey:
+def known_survey(config: PrepareConfig, file: SourceVideo) -> Survey:
     """The survey of a video that `survey_step` made.
 
     Raises:
@@ -72,7 +72,7 @@ def known_survey(config: PrepareConfig, file: VideoFile) -> Survey:
 
 
 def run_steps(
-    step: VideoStep, config: PrepareConfig, todo: Sequence[VideoFile], processes: int
+    step: VideoStep, config: PrepareConfig, todo: Sequence[SourceVideo], processes: int
 ) -> Generator[int | Outcome, None, None]:
     """Run a step on every file. One that brings its process down (a fault in a decoder) is found and named."""
     folder = config.output / WORK
@@ -109,11 +109,11 @@ def run_steps(
         yield from run_steps(step, config, unharmed, processes)
 
 
-def _alone(step: VideoStep, config: PrepareConfig, file: VideoFile) -> Outcome:
+def _alone(step: VideoStep, config: PrepareConfig, file: SourceVideo) -> Outcome:
     return finish(_guarded(step, config, file))  # type: ignore[arg-type] - of counts, not of `Progress`
 
 
-def _guarded(step: VideoStep, config: PrepareConfig, file: VideoFile) -> Generator[int, None, Outcome]:
+def _guarded(step: VideoStep, config: PrepareConfig, file: SourceVideo) -> Generator[int, None, Outcome]:
     """What is wrong with one video is said of it, what would be wrong with all is raised."""
     mark = config.output / WORK / _MARK.format(file.sha256)
     with writing(mark):

@@ -37,7 +37,7 @@ def check_store(store: str, size: tuple[int, int]) -> None:
         raise ConfigError(f"frames of {size[0]}x{size[1]} as video", "even height and width", "change the size")
 
 
-def encode_frames(
+def compress_frames(
     frames: Iterable[Frame], store: str, size: tuple[int, int], fps: float, count: int
 ) -> dict[str, bytes]:
     """Members (ending of the name to bytes) that hold the frames; frames of equal pixels give equal bytes.

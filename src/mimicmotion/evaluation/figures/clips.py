@@ -117,7 +117,7 @@ def open_clips(
     return [Clip(n, r, first if resize else r.info.size, max_frames) for n, r in readers]
 
 
-def check_lengths(clips: Sequence[Clip], counts: Mapping[str, int], least: int = 2) -> int:
+def check_same_length(clips: Sequence[Clip], counts: Mapping[str, int], least: int = 2) -> int:
     """The number of frames that all clips have.
 
     Raises:

@@ -16,7 +16,7 @@ from mimicmotion.evaluation.figures.clips import (
     Clip,
     borders_of,
     check_frames,
-    check_lengths,
+    check_same_length,
     open_clips,
     parse_names,
     spaced,
@@ -38,8 +38,8 @@ def make(spec: DiffSpec) -> Job[FigureResult]:
     """
     clips = open_clips(parse_names(spec.results), resize=spec.resize, max_frames=spec.max_frames)
     yield Progress("read", 0, 1)
-    curves = {c.name: curve(c) for c in clips}
-    count = check_lengths(clips, {n: len(v) + 1 for n, v in curves.items()})
+    curves = {c.name: change_over_time(c) for c in clips}
+    count = check_same_length(clips, {n: len(v) + 1 for n, v in curves.items()})
     shown = check_frames(spec.frames or (), 1, count) or spaced(1, count - 1, SHOWN)
     borders = borders_of(spec, count)
     pictures = {c.name: pictures_of(c, shown) for c in clips}
@@ -51,13 +51,13 @@ def make(spec: DiffSpec) -> Job[FigureResult]:
     return FigureResult([spec.output, table], [f"mean difference in grey levels: {means}"])
 
 
-def difference(now: Frame, before: Frame) -> Float32[ndarray, "height width"]:
+def frame_difference(now: Frame, before: Frame) -> Float32[ndarray, "height width"]:
     """|now - before| in grey levels, mean over the colours."""
     return np.abs(now.astype(np.float32) - before.astype(np.float32)).mean(-1)
 
 
-def curve(frames: Iterable[Frame]) -> Float64[ndarray, " frames-1"]:
-    """The mean of `difference` at frames 1, 2, ...
+def change_over_time(frames: Iterable[Frame]) -> Float64[ndarray, " frames-1"]:
+    """The mean of `frame_difference` at frames 1, 2, ...
 
     Raises:
         InputError: no frames.
@@ -66,7 +66,7 @@ def curve(frames: Iterable[Frame]) -> Float64[ndarray, " frames-1"]:
     means = []
     for frame in frames:
         if before is not None:
-            means.append(difference(frame, before).mean(dtype=np.float64))
+            means.append(frame_difference(frame, before).mean(dtype=np.float64))
         before = frame
     if before is None:
         raise InputError("no frames", "at least 1", "check the video")
@@ -74,9 +74,9 @@ def curve(frames: Iterable[Frame]) -> Float64[ndarray, " frames-1"]:
 
 
 def pictures_of(clip: Clip, shown: Sequence[int]) -> dict[int, Float32[ndarray, "height width"]]:
-    """Frame number -> `difference` of this frame from the one before it."""
+    """Frame number -> `frame_difference` of this frame from the one before it."""
     have = clip.chosen(sorted({t - k for t in shown for k in (0, 1)}))
-    return {t: difference(have[t], have[t - 1]) for t in shown}
+    return {t: frame_difference(have[t], have[t - 1]) for t in shown}
 
 
 def _paint(

@@ -17,7 +17,7 @@ from mimicmotion.errors import InputError, PoseError
 from mimicmotion.evaluation.figures.clips import (
     Clip,
     check_frames,
-    check_lengths,
+    check_same_length,
     check_shapes,
     estimate,
     open_clips,
@@ -155,7 +155,7 @@ def cut_hands(
         PoseError: no hand is seen well enough in the frames.
     """
     check_shapes(clips, poses)
-    count = check_lengths(clips, {c.name: c.count() for c in clips}, least=1)
+    count = check_same_length(clips, {c.name: c.count() for c in clips}, least=1)
     known = range(count) if numbers is None else numbers
     if len(known) != len(poses):
         got = f"{len(poses)} poses ({poses.source or 'given'}) for {len(known)} frames of {clips[0]}"

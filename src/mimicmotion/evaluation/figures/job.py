@@ -8,7 +8,7 @@ from typing import Any
 from mimicmotion.evaluation.figures import bars, diff, fusion, hands, poses, specs, yt
 from mimicmotion.evaluation.figures.specs import FigureResult, FigureSpec
 from mimicmotion.evaluation.results import TABLE
-from mimicmotion.plot import check_output
+from mimicmotion.plot import check_plot_output
 from mimicmotion.runtime.files import check_not_inputs
 from mimicmotion.runtime.progress import Job
 
@@ -29,7 +29,7 @@ def make(spec: FigureSpec) -> Job[FigureResult]:
         InputError: what it is made from does not fit together, cannot be read, or shows nothing.
         OutputError: the figure cannot be written.
     """
-    check_output(spec.output)
+    check_plot_output(spec.output)
     read = [getattr(spec, name, None) for name in ("video", "poses", "report")]
     results = [part for text in getattr(spec, "results", []) for part in (text, text.partition("=")[2])]
     tables = [spec.report / TABLE, spec.report.with_name(TABLE)] if isinstance(spec, specs.BarsSpec) else []

@@ -89,7 +89,7 @@ def part_of(point: int) -> str:
     return next(name for name, part in PARTS.items() if part.start <= point < part.stop)
 
 
-def person_box(poses: PoseSequence) -> tuple[int, int, int, int]:
+def pose_box(poses: PoseSequence) -> tuple[int, int, int, int]:
     """(left, top, right, bottom) of all points that are drawn in any frame, with a margin, within the frame.
 
     The whole frame if nobody is seen.
@@ -127,7 +127,7 @@ def make_maps(frames: Mapping[int, Frame], poses: PoseSequence, *, whole: bool =
         raise PoseError(
             f"nobody seen in the frames {', '.join(map(str, frames))}", "a person", "choose other frames with --frames"
         )
-    left, top, right, bottom = (0, 0, *poses.size[::-1]) if whole else person_box(poses)
+    left, top, right, bottom = (0, 0, *poses.size[::-1]) if whole else pose_box(poses)
     scale = DRAWN_SIDE / max(right - left, bottom - top)
     size = max(1, round((bottom - top) * scale)), max(1, round((right - left) * scale))
     to_map = np.array([size[1] / (right - left), size[0] / (bottom - top)])

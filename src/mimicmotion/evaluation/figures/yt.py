@@ -12,7 +12,7 @@ from numpy import ndarray
 from mimicmotion import plot
 from mimicmotion.arrays import Frame
 from mimicmotion.errors import InputError
-from mimicmotion.evaluation.figures.clips import borders_of, check_lengths, open_clips, parse_names
+from mimicmotion.evaluation.figures.clips import borders_of, check_same_length, open_clips, parse_names
 from mimicmotion.evaluation.figures.specs import FigureResult, YtSpec
 from mimicmotion.runtime.progress import Job, Progress
 from mimicmotion.tables import write_csv
@@ -32,7 +32,7 @@ def make(spec: YtSpec) -> Job[FigureResult]:
     clips = open_clips(parse_names(spec.results), resize=spec.resize, max_frames=spec.max_frames)
     yield Progress("read", 0, 1)
     found = {c.name: column_changes(c) for c in clips}
-    frames = check_lengths(clips, {n: count for n, (_, count) in found.items()})
+    frames = check_same_length(clips, {n: count for n, (_, count) in found.items()})
     width, column = clips[0].size[1], spec.column
     if column is None:
         column = choose_column([changes for changes, _ in found.values()])

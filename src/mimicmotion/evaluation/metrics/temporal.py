@@ -81,7 +81,7 @@ def warping_errors(output: AnyFrames) -> Float64[ndarray, " frames-1"]:
     for i in range(1, len(frames)):
         back, valid = _flow(greys[i], greys[i - 1])
         if valid.any():
-            errors[i - 1] = ((frames[i] - sample(frames[i - 1], back)) ** 2)[valid].mean()
+            errors[i - 1] = ((frames[i] - sample_bilinear(frames[i - 1], back)) ** 2)[valid].mean()
     return errors
 
 
@@ -152,7 +152,7 @@ def jerkiness(poses: PoseSequence, length: float, *, visible: float = VISIBLE) -
     return float(counted.mean() / length) if len(counted) else float("nan")
 
 
-def sample(frame: Float[ndarray, "h w 3"], flow: Float32[ndarray, "h w 2"]) -> Float[ndarray, "h w 3"]:
+def sample_bilinear(frame: Float[ndarray, "h w 3"], flow: Float32[ndarray, "h w 2"]) -> Float[ndarray, "h w 3"]:
     """The frame's colours at each pixel's position plus flow, bilinear; the border is repeated."""
     rows, columns = np.indices(flow.shape[:2], np.float32)
     x, y = columns + flow[..., 0], rows + flow[..., 1]

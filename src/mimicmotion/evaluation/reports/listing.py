@@ -33,14 +33,14 @@ def list_videos(folder: Path, *, frames_in: str = "", rename: Rename = str) -> d
         if path.is_file():
             return path if path.suffix.lower() in VIDEO_SUFFIXES else None
         places = (path / frames_in, path) if frames_in else (path,)
-        return next((p for p in places if p.is_dir() and any(map(is_picture, p.iterdir()))), None)
+        return next((p for p in places if p.is_dir() and any(map(named_picture, p.iterdir()))), None)
 
     return _listed(folder, "videos", video, rename)
 
 
 def list_pictures(folder: Path, *, rename: Rename = str) -> dict[str, Path]:
     """Sequence -> picture; raises as `list_videos`."""
-    return _listed(folder, "pictures", lambda path: path if path.is_file() and is_picture(path) else None, rename)
+    return _listed(folder, "pictures", lambda path: path if path.is_file() and named_picture(path) else None, rename)
 
 
 def _listed(folder: Path, what: str, chosen: Callable[[Path], Path | None], rename: Rename) -> dict[str, Path]:
@@ -62,6 +62,6 @@ def _listed(folder: Path, what: str, chosen: Callable[[Path], Path | None], rena
     return found
 
 
-def is_picture(path: Path) -> bool:
+def named_picture(path: Path) -> bool:
     """Whether this is a picture by its name, and not a hidden file."""
     return path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")

@@ -37,7 +37,7 @@ class PoseEstimator(ABC):
 
     @abstractmethod
     def count_people(self, frame: Frame) -> int:
-        """How many persons are seen in one frame."""
+        """How many people are seen in one frame."""
 
     def estimate(self, frames: Iterable[Frame], fps: float = 0.0) -> PoseSequence:
         """The poses of all frames.

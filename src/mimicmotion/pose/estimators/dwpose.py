@@ -1,7 +1,7 @@
 """DWPose: a YOLOX person detector and a whole-body RTMPose (DWPose, RTMPose, RTMW), ONNX files that the user has.
 
 Steps and numbers are those of the released MimicMotion code, so that the poses are those its weights were trained on;
-two faults are not repeated: a frame without a person is not taken for one large person, and of several persons one is
+two faults are not repeated: a frame without a person is not taken for one large person, and of several people one is
 followed. rtmlib does the same job but requires the desktop builds of OpenCV, which overwrite the headless build of the
 same module that this package installs; so it is not used.
 
@@ -101,7 +101,7 @@ class DWPoseEstimator(PoseEstimator):
         """Yield (xy in pixels, confidence) for each RGB frame.
 
         Raises:
-            PoseError: after the last frame: persons were seen, but never the one asked for.
+            PoseError: after the last frame: people were seen, but never the one asked for.
         """
         tracker = PersonTracker(self.person)
         for frame in frames:
@@ -111,7 +111,7 @@ class DWPoseEstimator(PoseEstimator):
         tracker.check_found()
 
     def people(self, frame: Frame) -> tuple[Float32[ndarray, "people 134 2"], Float32[ndarray, "people 134"]]:
-        """All persons found in a frame, the largest first."""
+        """All people found in a frame, the largest first."""
         boxes = self.detect(frame)
         area = (boxes[:, 2:] - boxes[:, :2]).clip(0).prod(1)
         boxes = boxes[np.argsort(-area, kind="stable")[:MAX_PEOPLE]]
@@ -122,11 +122,11 @@ class DWPoseEstimator(PoseEstimator):
         return xy.astype(np.float32), scores.clip(0, 1).astype(np.float32)
 
     def count_people(self, frame: Frame) -> int:
-        """How many persons are seen in one frame."""
+        """How many people are seen in one frame."""
         return len(self.detect(frame))
 
     def detect(self, frame: Frame, threshold: float = 0.3) -> Float[ndarray, "people 4"]:
-        """Boxes (left, top, right, bottom) in pixels of persons found with a score above the threshold."""
+        """Boxes (left, top, right, bottom) in pixels of people found with a score above the threshold."""
         picture, ratio = letterbox(frame, self._detector_size)
         feed = picture.transpose(2, 0, 1)[None]
         outputs = _run(self._detector, feed)
@@ -143,7 +143,7 @@ class DWPoseEstimator(PoseEstimator):
     def locate(
         self, frame: Frame, boxes: Float[ndarray, "people 4"]
     ) -> tuple[Float[ndarray, "people 133 2"], Float32[ndarray, "people 133"]]:
-        """Points in pixels of the frame and their scores, in COCO-WholeBody order, of the persons in the boxes."""
+        """Points in pixels of the frame and their scores, in COCO-WholeBody order, of the people in the boxes."""
         keypoints, scores = [], []
         height, width = self._pose_size
         for box in boxes:

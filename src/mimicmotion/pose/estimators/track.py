@@ -1,6 +1,6 @@
 """Follow one person through frames in which several are found.
 
-All persons are followed, not only the wanted one: a passer-by who stands where the wanted person was lost has a track
+All people are followed, not only the wanted one: a passer-by who stands where the wanted person was lost has a track
 of his own and cannot be taken for him. Someone new who appears while the wanted person is away is taken as his return.
 """
 
@@ -69,7 +69,7 @@ class _Track:
 
 
 class PersonTracker:
-    """Says in each frame which of the persons found is the one to follow.
+    """Says in each frame which of the people found is the one to follow.
 
     Args:
         person: "largest" (at first sight), the n-th from the left (from 0) in the first frame that shows so many, or
@@ -96,7 +96,7 @@ class PersonTracker:
         """To be called after the last frame.
 
         Raises:
-            PoseError: persons were seen, but never the one asked for.
+            PoseError: people were seen, but never the one asked for.
         """
         if self._target is None and self._most:
             raise PoseError(

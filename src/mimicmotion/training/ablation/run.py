@@ -24,6 +24,7 @@ from mimicmotion.runtime.files import atomic_path
 from mimicmotion.settings import find_recipe, load_yaml, parse
 from mimicmotion.settings.ablation import AblationConfig, Condition, TestConfig
 from mimicmotion.settings.training import TrainConfig
+from mimicmotion.training.bundled import BUNDLED
 from mimicmotion.training.state import checkpoint_path
 
 logger = logging.getLogger(__name__)
@@ -75,8 +76,8 @@ def train_config(config: AblationConfig, arm: Arm, seed: int) -> TrainConfig:
             raise ConfigError(f"train sets {key}", "a setting that the arms decide", f"leave {key} out")
     objective["hand_scale"] = config.hand_scale if arm.hand_loss else 1.0
     sample["guidance"] = "confidence" if arm.confidence else "threshold"
-    own = {"run": f"{config.run}/{arm.name}-{seed}", "seed": seed, "model": {"base": str(start_folder(config, seed))}}
-    return parse(TrainConfig, data | own)
+    model = {"base": str(start_folder(config, seed)), "settings": {"fusion": BUNDLED["fusion"]}}
+    return parse(TrainConfig, data | {"run": f"{config.run}/{arm.name}-{seed}", "seed": seed, "model": model})
 
 
 def start_folder(config: AblationConfig, seed: int) -> Path:
@@ -129,7 +130,7 @@ def run_one(config: AblationConfig, name: str, seed: int) -> Path:
 def measure(model: Path, arm: Arm, test: TestConfig) -> list[dict[str, Any]]:
     """Scores of a trained model on the held-out clips, one row per clip and condition."""
     from mimicmotion.pipeline import MimicMotionPipeline
-    from mimicmotion.training.bundled import BUNDLED, held_out_clip
+    from mimicmotion.training.bundled import held_out_clip
 
     pipe = MimicMotionPipeline.from_pretrained(model)
     own = pipe.backbone.settings

@@ -24,7 +24,7 @@ from mimicmotion.backbones.tiny.build import autoencoder_config, init_with_pca
 from mimicmotion.data.shards.shards import Shards
 from mimicmotion.errors import ConfigError
 from mimicmotion.settings.training import TrainConfig
-from mimicmotion.training.bundled import bundled_settings, sheet, to_unit_tensor
+from mimicmotion.training.bundled import bundled_settings, contact_sheet, to_unit_tensor
 from mimicmotion.training.stages.shards import held_out_shards, training_shards
 from mimicmotion.training.task import StepResult, Task, Validation
 from mimicmotion.weights.locate import FILE_NAMES, SETTINGS_FILE
@@ -233,7 +233,7 @@ class AutoencoderTask(Task):
             chosen = np.linspace(0, len(frames) - 1, 4).astype(int)
             rows += [list(frames[chosen]), list(to_uint8(out)[chosen])]
         score = {"psnr": float(np.mean(scores))}
-        return Validation(score, {"reconstructed": sheet(rows)}, best="psnr", higher_is_better=True)
+        return Validation(score, {"reconstructed": contact_sheet(rows)}, best="psnr", higher_is_better=True)
 
 
 def psnr(output: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"]) -> float:

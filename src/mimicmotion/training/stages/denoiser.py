@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import math
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,7 +41,7 @@ from mimicmotion.training.networks import (
     load_networks,
 )
 from mimicmotion.training.objective import Draws, Encoded, denoising_loss, draw
-from mimicmotion.training.stages.shards import cache_folder, held_out_shards, training_shards
+from mimicmotion.training.stages.shards import held_out_shards, shard_cache, training_shards
 from mimicmotion.training.stages.validate import SEED, Validator
 from mimicmotion.training.task import StepResult, Task, Validation
 from mimicmotion.weights.tensors import assign
@@ -47,6 +49,8 @@ from mimicmotion.weights.tensors import assign
 logger = logging.getLogger(__name__)
 
 EXPORT_DTYPE = torch.float16
+LATENTS_LIMIT = 20e9
+"""Bytes of latents that are kept on disk unasked: the paper's 4,436 videos would take 197 GB."""
 
 
 class DenoiserTask(Task):
@@ -85,8 +89,8 @@ class DenoiserTask(Task):
         # wrappers for many GPUs may leave only shards of these in the model
         self._frozen = {k: p.detach() for k, p in self.model.named_parameters() if k not in self._trained}
         self.latents: LatentCache | None = None
-        if config.data.cache_latents:
-            self.latents = LatentCache(self.shards, encoder_digest(vae), self._encode, cache_folder(config) / "latents")
+        if self._caches_latents():
+            self.latents = LatentCache(self.shards, encoder_digest(vae), self._encode, shard_cache(config) / "latents")
         self.maker = self.sample_maker(self.shards, self.latents)
         for phase in config.phases:  # data too short for a later phase is no news for then
             self.maker.usable(dataclasses.replace(config.data.sample, **_clip_of(phase)))
@@ -114,7 +118,24 @@ class DenoiserTask(Task):
         if sample.guidance == "threshold":  # the model is to be used as it was trained
             plain = {"confidence_aware": False, "threshold": sample.pose_threshold}
             settings["pose_drawing"] = {**settings.get("pose_drawing", {}), **plain}
-        return {**settings, "fusion": {**settings.get("fusion", {}), "reference_slot": sample.reference_slot}}
+        length = self.config.phases[-1].frames if self.config.phases else sample.num_frames
+        fusion = {**settings.get("fusion", {}), "reference_slot": sample.reference_slot}
+        if "segment_frames" not in self.config.model.settings.get("fusion", {}):
+            fusion |= {"segment_frames": length, "overlap_frames": min(fusion.get("overlap_frames", 6), length // 2)}
+        elif fusion["segment_frames"] != length:
+            told = "clips of %d frames are trained on, and model.settings asks for segments of %d"
+            logger.warning(told, length, fusion["segment_frames"])
+        return {**settings, "fusion": fusion, "trained_frames": length}
+
+    def _caches_latents(self) -> bool:
+        """Whether latents are kept, by the settings, else by their size on disk."""
+        config, frames = self.config, sum(self.shards.num_frames)
+        cells = math.prod(side // self.downscale for side in self.shards.size)
+        size = frames * self.parts.vae.config.latent_channels * cells * 2  # float16
+        wanted = size <= LATENTS_LIMIT if config.data.cache_latents is None else config.data.cache_latents
+        says = "kept in %s" % (shard_cache(config) / "latents") if wanted else "encoded in every step, not kept"
+        logger.info("latents of %d frames, %.3g GB: %s (data.cache_latents)", frames, size / 1e9, says)
+        return wanted
 
     def sample_maker(self, shards: Shards, latents: LatentCache | None, **changes: Any) -> SampleMaker:
         """Maker of samples as this model wants them; those of a run in phases are as in the first.
@@ -156,10 +177,11 @@ class DenoiserTask(Task):
         if device.type == "cpu" or self.latents is None:
             return
         with shared(len(self.shards)) as mine:
-            for mirrored in (False, True) if self.config.data.sample.flip else (False,):
-                for done in self.latents.fill(mine, mirrored=mirrored):
-                    if done % 100 == 0:
-                        logger.info("latents of %d of %d scenes", done, len(mine))
+            start = time.monotonic()
+            for done in self.latents.fill(mine):
+                if done in (1, 10) or done % 100 == 0:
+                    hours = (time.monotonic() - start) / done * (len(mine) - done) / 3600
+                    logger.info("latents of %d of %d scenes, %.2g hours left", done, len(mine), hours)
 
     def batch(self, step: int, numbers: Sequence[int]) -> Batch:
         """The samples of these numbers; with `overfit_one_clip` the same clip every time, under their numbers."""
@@ -182,12 +204,12 @@ class DenoiserTask(Task):
 
     @functools.cached_property
     def validator(self) -> Validator:
-        """Fixed clips, forwards and not mirrored; an overfitting run is measured on its one clip as it is trained."""
+        """Fixed clips, forwards; an overfitting run is measured on its one clip as it is trained."""
         c = self.config
         options = _clip_of(c.phases[-1] if c.phases else None)
         if c.overfit_one_clip:
             return Validator(c, [self.sample_maker(self.shards, None, **options)(0)], self.encode)
-        options |= {"seed": SEED, "reverse": 0.0, "flip": 0.0, "short_records": "skip"}
+        options |= {"seed": SEED, "reverse": 0.0, "short_records": "skip"}
         maker = self.sample_maker(held_out_shards(c, self.shards), None, **options)
         return Validator(c, [maker(n) for n in range(c.validation.clips)], self.encode)
 
@@ -224,8 +246,6 @@ class DenoiserTask(Task):
         token, pixels = None, None
         if self.trains_encoder and image_encoder is None:
             pixels = clip_pixels(batch.reference, encoder.config.image_size)
-        elif batch.embedding is not None and not self.trains_encoder:
-            token = batch.embedding[:, None]
         else:
             token = image_embedding(encoder, batch.reference).clone()
         warped = None if batch.warped is None else encode_frames(vae, batch.warped)

@@ -34,10 +34,10 @@ from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.pose.guidance.limb_warp import WarpedPoses
 from mimicmotion.runtime.files import atomic_path, check_writable, sha256_file, writing
 from mimicmotion.settings.training import TrainConfig
-from mimicmotion.training.bundled import sheet, to_unit_tensor
+from mimicmotion.training.bundled import contact_sheet, to_unit_tensor
 from mimicmotion.training.launch import autocast, shared
 from mimicmotion.training.networks import load_networks
-from mimicmotion.training.stages.shards import cache_folder, held_out_shards, training_shards
+from mimicmotion.training.stages.shards import held_out_shards, shard_cache, training_shards
 from mimicmotion.training.stages.validate import SEED, clip_scores
 from mimicmotion.training.task import StepResult, Task, Validation
 
@@ -146,7 +146,7 @@ class DetailTask(Task):
 
     def __init__(self, config: TrainConfig, shards: Shards | None = None) -> None:
         self.config, self.options = config, config.detail
-        self.cache = cache_folder(config)
+        self.cache = shard_cache(config)
         self.parts = load_networks(config.model, config.seed)
         settings = {**self.parts.settings, **config.model.settings}
         if settings.get("reference_warp", "none") == "none":
@@ -309,7 +309,7 @@ class DetailTask(Task):
             chosen = np.unique(np.linspace(0, len(made) - 1, _SHOWN).astype(int))
             rows += [list(frames[chosen]) for frames in (shown.true, shown.warped, shown.decoded, made)]
         mean = {name: float(np.mean([s[name] for s in scores])) for name in scores[0]}
-        return Validation(mean, {"detail": sheet(rows)}, best="psnr_moving", higher_is_better=True)
+        return Validation(mean, {"detail": contact_sheet(rows)}, best="psnr_moving", higher_is_better=True)
 
     def _detailed(self, net: DetailNet, shown: Predicted) -> Frames:
         made = [net(*(to_unit(p[None]).to(self.device) for p in shown.frame(i)[:5])) for i in range(len(shown.true))]

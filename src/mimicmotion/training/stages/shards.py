@@ -12,7 +12,7 @@ from mimicmotion.settings.training import TrainConfig
 logger = logging.getLogger(__name__)
 
 
-def cache_folder(config: TrainConfig) -> Path:
+def shard_cache(config: TrainConfig) -> Path:
     """Where copies of remote shards, latents and predicted clips are kept."""
     return Path(config.data.cache or Path(config.run) / "cache")
 
@@ -23,7 +23,7 @@ def training_shards(config: TrainConfig) -> Shards:
     Raises:
         InputError: they are missing or empty.
     """
-    return open_shards(config.data.shards, config.data.split, cache=cache_folder(config) / "shards")
+    return open_shards(config.data.shards, config.data.split, cache=shard_cache(config) / "shards")
 
 
 def held_out_shards(config: TrainConfig, training: Shards) -> Shards:
@@ -31,7 +31,7 @@ def held_out_shards(config: TrainConfig, training: Shards) -> Shards:
     if config.validation.split == config.data.split:
         return training
     try:
-        return open_shards(config.data.shards, config.validation.split, cache=cache_folder(config) / "shards")
+        return open_shards(config.data.shards, config.validation.split, cache=shard_cache(config) / "shards")
     except InputError as e:
         logger.warning("no validation split (%s): fixed samples of the training split instead", e.got)
         return training

@@ -28,7 +28,7 @@ from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.pose.guidance.limb_warp import WarpedPoses
 from mimicmotion.pose.keypoints import BODY, PoseSequence
 from mimicmotion.settings.training import TrainConfig
-from mimicmotion.training.bundled import sheet
+from mimicmotion.training.bundled import contact_sheet
 from mimicmotion.training.launch import autocast
 from mimicmotion.training.networks import DenoiserModel
 from mimicmotion.training.objective import Draws, Encoded, denoising_loss, sigma_distribution
@@ -184,7 +184,7 @@ def picture(sample: Sample, output: Frames, slot: int) -> UInt8[ndarray, "height
         [sample.reference, *target[chosen]],
         [blank, *output[chosen]],
     ]
-    return sheet([[_shrunk(p) for p in row] for row in rows])
+    return contact_sheet([[_shrunk(p) for p in row] for row in rows])
 
 
 def _frames(sample: Sample) -> Frames:

@@ -13,7 +13,7 @@ from mimicmotion.backbones.svd.execution.options import Execution
 from mimicmotion.backbones.svd.execution.plan import GIB, ExecutionPlan, Stage
 from mimicmotion.backbones.svd.execution.predict import Predictor, Workload
 from mimicmotion.errors import ConfigError
-from mimicmotion.settings.execution import ExecutionOptions
+from mimicmotion.settings import ExecutionOptions
 
 OFFLOAD = ("none", "modules", "blocks")
 DENOISE_LEVELS = ((1, "none"), (1, "modules"), (4, "modules"), (8, "modules"), (8, "blocks"))
@@ -46,7 +46,7 @@ def fallback_levels(
     changes: list[dict[str, Any]] = []
     if stage == "denoise":
         for count, least in DENOISE_LEVELS:
-            unet = in_chunks(plan.unet, count, frames, height * width)
+            unet = plan.unet if count == 1 else in_chunks(plan.unet, count, frames, height * width)
             unet = replace(unet, compile=unet.compile and offload(least) != "blocks")
             changes.append({"unet": unet, "offload": offload(least), "guidance_in_one_batch": False})
     else:
@@ -61,9 +61,7 @@ def fallback_levels(
 
 
 def in_chunks(unet: Execution, count: int, frames: int, positions: int) -> Execution:
-    """The same in at least so many chunks of about equal size in all kinds of layers; one changes nothing."""
-    if count == 1:
-        return unet
+    """The same in at least so many chunks of about equal size in all kinds of layers."""
     # Deeper layers have up to four times the channels at a quarter of the positions.
     chunks = {
         "frame_chunk": math.ceil(frames / count),
@@ -75,7 +73,7 @@ def in_chunks(unet: Execution, count: int, frames: int, positions: int) -> Execu
 
 
 def plan_execution(
-    predictor: Predictor, work: Workload, budget: int | None, options: ExecutionOptions | None = None
+    predictor: Predictor, work: Workload, budget: int | None, options: ExecutionOptions
 ) -> ExecutionPlan:
     """The fastest way that is predicted to fit. Segments are never shortened.
 
@@ -83,16 +81,24 @@ def plan_execution(
         predictor: of the backbone, whose networks may lie anywhere, and the device where it will run.
         work: what is to be computed.
         budget: bytes that may be used, weights included (`free_memory`); None takes the fastest way, unpredicted.
-        options: what the user has set; None leaves all to the plan.
+        options: what the user has set.
 
     Raises:
         ConfigError: nothing fits; says how much is missing and what would help.
     """
-    options = options or ExecutionOptions()
-    plan = _fastest(work.guided, options, predictor.device)
+    cpu, may_offload = predictor.cpu, not predictor.cpu and options.offload == "auto"
+    plan = ExecutionPlan(
+        unet=Execution(
+            channels_last=predictor.device.type in ("cpu", "cuda"),
+            compile=options.compile,
+            feed_forward_chunk=TOKENS_PER_THREAD * torch.get_num_threads() if cpu and not options.compile else None,
+        ),
+        # A GPU is used better by one batch, a CPU is not (measured: `benchmarks/memory_prediction.py --repeats`).
+        guidance_in_one_batch=not cpu or not work.guided,
+        offload="none" if cpu or options.offload == "auto" else options.offload,
+    )
     if budget is None:
         return plan
-    may_offload = not predictor.cpu and options.offload == "auto"
     frames: dict[Stage, int] = {"denoise": work.segment_frames, "encode": 1, "decode": work.clip_frames}
     for stage, count in frames.items():
         levels = fallback_levels(plan, stage, (count, *predictor.latent_size(work)), may_offload=may_offload)
@@ -107,22 +113,4 @@ def plan_execution(
         f"{budget / GIB:.2f} GiB of memory for stage {stage}, {work.segment_frames} frames a segment",
         f"at least {peaks[stage] / GIB:.2f} GiB (predicted for the smallest way to run)",
         f"make the result smaller (now {work.size[1]}x{work.size[0]}){segments}, or allow more memory",
-    )
-
-
-def _fastest(guided: bool, options: ExecutionOptions, device: torch.device) -> ExecutionPlan:
-    """The fastest way to run that the options allow."""
-    cpu = device.type == "cpu"
-    unet = Execution(
-        frame_chunk=options.frame_chunk,
-        attention=options.attention,
-        channels_last=device.type in ("cpu", "cuda") if options.channels_last is None else options.channels_last,
-        compile=options.compile,
-        feed_forward_chunk=TOKENS_PER_THREAD * torch.get_num_threads() if cpu and not options.compile else None,
-    )
-    return ExecutionPlan(
-        unet=unet,
-        # A GPU is used better by one batch, a CPU is not (measured: `benchmarks/memory_prediction.py --repeats`).
-        guidance_in_one_batch=not cpu or not guided,
-        offload="none" if cpu or options.offload == "auto" else options.offload,
     )

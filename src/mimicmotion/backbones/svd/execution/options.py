@@ -1,20 +1,18 @@
-"""How a network computes: in which chunks, memory format and attention kernel. What it computes stays the same."""
+"""How a network computes: in which chunks and memory format. What it computes stays the same."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from mimicmotion.backbones.svd.execution.compiled import compiled
-from mimicmotion.errors import ConfigError
 
-AttentionKernel = Literal["auto", "math", "sdpa", "efficient", "flash", "cudnn", "fa3"]
 Checkpointing = Literal["off", "blocks", "nested"]
 
 
@@ -34,23 +32,12 @@ class Execution:
     """Tokens at once in feed-forwards, whose inner layer is eight times as wide; None is all."""
     channels_last: bool = False
     """Channels last in memory, for weights of convolutions and for what flows through them."""
-    attention: AttentionKernel = "auto"
-    """Kernel of self-attention: "auto" picks by device and number format, "sdpa" leaves it to PyTorch."""
     compile: bool = False
     """Compile the repeated layers with torch.compile; compiled code is kept on disk. Not together with hooks that bring
     weights of single layers."""
     checkpointing: Checkpointing = "off"
     """What the backward pass computes again instead of keeping it: "blocks" is the inside of each residual and
     transformer block, "nested" also what lies between a spatial and its temporal transformer block."""
-
-    def __post_init__(self) -> None:
-        for name in ("frame_chunk", "position_chunk", "feed_forward_chunk"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name}={value}", "a number from 1 on, or None for all at once", f"correct {name}")
-        for name, values in (("attention", get_args(AttentionKernel)), ("checkpointing", get_args(Checkpointing))):
-            if getattr(self, name) not in values:
-                raise ConfigError(f"{name}={getattr(self, name)!r}", f"one of {', '.join(values)}", f"correct {name}")
 
     def run(self, layer: nn.Module, *args: Any) -> Any:
         """`layer(*args)`, compiled where these settings ask for it."""

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mimicmotion.backbones.base import Plan
 from mimicmotion.backbones.svd.execution.options import Execution
-from mimicmotion.errors import ConfigError
 
 GIB = 2**30
 Stage = Literal["encode", "denoise", "decode"]
 Peaks = Mapping[Stage, int]
 """Predicted bytes of each stage on the device: weights that are there, what is kept, and working space.
 
-Without the device's context and without what the allocator wastes (see `mimicmotion.runtime.free_memory`)."""
+Without the device's context and without what the allocator wastes (see `mimicmotion.runtime.device.free_memory`)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,7 +22,7 @@ class ExecutionPlan(Plan):
     """How the networks run. Segments, steps and everything else that makes the result stay as they are.
 
     Attributes:
-        unet: chunks, memory format and attention kernel of the U-Net.
+        unet: chunks and memory format of the U-Net.
         guidance_in_one_batch: both passes of guidance as one batch, or one after the other.
         offload: which weights wait on the host: none, modules (networks that are not in use), blocks (those of the
             U-Net too, each brought when its turn comes).
@@ -39,19 +38,10 @@ class ExecutionPlan(Plan):
     peaks: Peaks = field(default_factory=dict)
     budget: int | None = None
 
-    def __post_init__(self) -> None:
-        if self.unet.compile and self.offload == "blocks":
-            got = "compile=True with offload='blocks'"
-            raise ConfigError(got, "one of the two", "compiled blocks hold their weights")
-
     @property
     def latents_on_host(self) -> bool:
         """Whether latents and pose features wait on the host; a segment's frames go to the device."""
         return self.offload != "none"
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data, for a record."""
-        return asdict(self)
 
     def describe(self) -> str:
         """A line for a person to read."""

@@ -36,7 +36,7 @@ class Workload:
         segment_frames: frames of a segment, the reference slot counted.
         num_frames: of the video.
         guided: whether there is an unconditional pass.
-        decode_chunk: frames that are decoded as one clip.
+        clip_frames: frames that are decoded as one clip.
         warped: whether the picture warped to each pose is given.
         cached_segments: segments whose deep features are kept between steps; 0 without a block cache.
         latent_copies: sets of latents that are held: the noisy ones, the clean ones, and the last step's clean ones for
@@ -46,21 +46,11 @@ class Workload:
     size: tuple[int, int]
     segment_frames: int
     num_frames: int
+    clip_frames: int = 8
     guided: bool = True
-    decode_chunk: int = 8
     warped: bool = False
     cached_segments: int = 0
     latent_copies: int = 2
-
-    @property
-    def clip_frames(self) -> int:
-        """Frames that are decoded together."""
-        return min(self.decode_chunk, self.num_frames)
-
-    @property
-    def clip_bytes(self) -> int:
-        """Of decoded frames."""
-        return 4 * 3 * self.size[0] * self.size[1] * self.clip_frames
 
 
 class Predictor:
@@ -95,7 +85,7 @@ class Predictor:
                 weights() + self._pass("pose_net", (1, encoded, channels, *work.size)) + latents + kept,
             ),
             "denoise": weights(*["unet"][: plan.offload != "blocks"]) + self.denoise_bytes(plan, work) + latents + kept,
-            "decode": weights("vae") + max(self.decode_bytes(plan, work), self.detail_bytes(work)) + latents,
+            "decode": weights("vae") + self.decode_bytes(plan, work) + latents,
         }
 
     def upper_bound(self, work: Workload) -> int:
@@ -142,8 +132,7 @@ class Predictor:
         """Of one segment; where the U-Net's blocks come and go, its weights are included."""
         one_batch = plan.guidance_in_one_batch and work.guided and not work.cached_segments
         frames, channels, height, width = self._shape(work, work.segment_frames)
-        # Attention counts by `scratch_bytes`; compiled layers make fewer temporary tensors than are counted here.
-        execution = replace(plan.unet, attention="sdpa", compile=False)
+        execution = replace(plan.unet, compile=False)  # compiled, layers make fewer temporary tensors
         self._copy("unet").set_execution(execution)
 
         def run(unet: Any, live: LiveBytes) -> None:
@@ -157,8 +146,7 @@ class Predictor:
             network = ConditionedUNet(unet, conditioning, reference_slot=False, one_batch=one_batch)
             (network.pair if one_batch else network.conditional)(x, x.new_zeros(()), range(frames))
 
-        kernel = choose_kernel(plan.unet.attention, self.device, self.backbone.dtype)
-        peaks = self._peaks("unet", (work.size, frames, work.warped, execution, kernel, one_batch), run, kernel)
+        peaks = self._peaks("unet", (work.size, frames, work.warped, execution, one_batch), run)
         if plan.offload == "blocks":  # the block before, and a block's own weights
             sizes = [weight_bytes(block) for block in blocks_of(self.backbone.unet)]
             rest = weight_bytes(self.backbone.unet) - sum(sizes)
@@ -167,18 +155,20 @@ class Predictor:
         return max(peaks) + widened_bytes(self.backbone.unet)
 
     def decode_bytes(self, plan: ExecutionPlan, work: Workload) -> int:
-        """Of one clip. Of a long video the clip before is held, whose end is blended in."""
+        """Of one clip, or of the detail network on one of its frames.
+
+        Of a long video the clip before is held, whose end is blended in.
+        """
         shape = self._shape(work, work.clip_frames)
 
         def run(vae: Any, _: LiveBytes) -> None:
             decode_frames(vae, torch.empty(shape), frame_chunk=plan.decode_chunk)
 
-        held = work.clip_bytes * (work.num_frames > work.clip_frames)
-        return max(self._peaks("vae", (shape, plan.decode_chunk), run)) + held
-
-    def detail_bytes(self, work: Workload) -> int:
-        """Of the detail network on one frame of a clip; 0 for models without one."""
-        return 0 if self.backbone.detail is None else work.clip_bytes + self._pass("detail", *[(1, 3, *work.size)] * 5)
+        held = 12 * math.prod(work.size) * work.clip_frames  # three colours in float32
+        peak = max(self._peaks("vae", (shape, plan.decode_chunk), run)) + held * (work.num_frames > work.clip_frames)
+        return (
+            peak if self.backbone.detail is None else max(peak, held + self._pass("detail", *[(1, 3, *work.size)] * 5))
+        )
 
     def _pass(self, name: str, *shapes: tuple[int, ...]) -> int:
         """Of a network on pictures of these shapes, which come in float32; of the autoencoder, its encoder."""
@@ -193,10 +183,11 @@ class Predictor:
 
         return max(self._peaks(name, shapes, run))
 
-    def _peaks(self, name: str, key: Any, run: Callable[[Any, LiveBytes], object], kernel: str = "sdpa") -> list[int]:
+    def _peaks(self, name: str, key: Any, run: Callable[[Any, LiveBytes], object]) -> list[int]:
         """Most bytes alive while `run(network, counter)` runs on shapes; of a U-Net, up to each block in turn."""
         if (name, key) not in self._known:
             network = self._copy(name)
+            kernel = choose_kernel(self.cpu, self.backbone.dtype) if name == "unet" else "sdpa"
             live = LiveBytes(self.cpu, tensors_of(network), lambda q, k: scratch_bytes(kernel, q, k))
             blocks = blocks_of(network) if name == "unet" else []
             hooks = [block.register_forward_pre_hook(lambda *_: live.peaks.append(live.now)) for block in blocks]

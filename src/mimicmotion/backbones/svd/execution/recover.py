@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
@@ -18,23 +17,10 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 MESSAGES = ("out of memory", "can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""Of errors that say that memory is full: of a GPU, of Apple's, or of the host."""
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory is full: of a GPU, of Apple's, or of the host."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(message in str(error) for message in MESSAGES)
-
-
-def recovering(
-    backbone: Any,
-    stage: Stage,
-    work: Callable[[], T],
-    shape: tuple[int, int, int] = (1, 0, 0),
-    *,
-    one_pass: bool = False,
-) -> T:
+def recovering(backbone: Any, stage: Stage, work: Callable[[], T], shape: tuple[int, int, int] = (1, 0, 0)) -> T:
     """Do some work; where memory is full, change the plan by one level and do the same again.
 
     Args:
@@ -42,7 +28,6 @@ def recovering(
         stage: what the work is part of.
         work: what to do; it takes its plan from the backbone.
         shape: see `fallback_levels`.
-        one_pass: one pass of guidance is made at a time, whatever the plan.
 
     Raises:
         ConfigError: there is no further level; says what to do.
@@ -51,14 +36,12 @@ def recovering(
         try:
             return work()
         except (RuntimeError, MemoryError) as e:
-            if not is_out_of_memory(e):
+            if not isinstance(e, MemoryError) and not any(message in str(e) for message in MESSAGES):
                 raise
             message = str(e).splitlines()[0] if str(e) else type(e).__name__
         # Here the error is gone, and with its frames the tensors that they held.
         plan: ExecutionPlan = backbone.plan
-        plan = replace(plan, guidance_in_one_batch=plan.guidance_in_one_batch and not one_pass)
-        may_offload = backbone.device.type != "cpu"
-        smaller = next(fallback_levels(plan, stage, shape, may_offload=may_offload), None)
+        smaller = next(fallback_levels(plan, stage, shape, may_offload=backbone.device.type != "cpu"), None)
         if smaller is None:
             raise ConfigError(
                 f"out of memory in stage {stage}, also in the smallest way to run ({plan.describe()}): {message}",
@@ -67,6 +50,5 @@ def recovering(
             )
         logger.warning("out of memory in stage %s (%s); going on with: %s", stage, message, smaller.describe())
         gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        torch.cuda.empty_cache()
         backbone.configure(smaller)

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 SOURCE = "holistic (mediapipe 0.10.21 networks)"
 MIN_SCORE = 0.5  # of a person, hand or face; MediaPipe's own default
-MIN_CLOSE_SCORE = 0.9  # of a body found by a closer look: that finds smaller persons, and more that are none
+MIN_CLOSE_SCORE = 0.9  # of a body found by a closer look: that finds smaller people, and more that are none
 MIN_SURE_FOUND, MIN_SURE_FOLLOWED = 0.6, 0.45  # of `sureness`
 SEARCH_EVERY = 10  # frames without anyone between two closer looks
 PATIENCE = 15  # frames in which a lost person may only come back where it was; then anybody is followed
@@ -124,7 +124,7 @@ class HolisticEstimator(PoseEstimator):
             yield found, picture.size
 
     def count_people(self, frame: Frame) -> int:
-        """How many persons stand out in one frame; a closer look follows only where nobody does.
+        """How many people stand out in one frame; a closer look follows only where nobody does.
 
         (The closer look takes parts of one large person for several, so it can't count.)
         """
@@ -152,7 +152,7 @@ class HolisticEstimator(PoseEstimator):
         return chosen
 
     def _persons(self, picture: Picture, windows: Sequence[Roi], min_score: float) -> list[BodyPoints]:
-        """All persons that the detector finds in the windows, each once, the surest detection first."""
+        """All people that the detector finds in the windows, each once, the surest detection first."""
         found = [d for window in windows for d in self._networks.find_persons(picture, window, MIN_SCORE)]
         bodies: list[BodyPoints] = []
         for detection in sorted(found, key=lambda d: -d.score):
@@ -197,36 +197,36 @@ class _Seen:
 
 
 def choose_person(
-    persons: Sequence[BodyPoints], person: Person, near: Roi | None, last: Roi | None
+    people: Sequence[BodyPoints], person: Person, near: Roi | None, last: Roi | None
 ) -> BodyPoints | None:
     """Whom to follow of those found; None if it is none of them.
 
     Args:
-        persons: those found.
+        people: those found.
         person: what was asked for; it counts as long as nobody was followed.
         near: only somebody who overlaps this region.
         last: where the followed person was last seen; None: nobody was followed yet.
 
     Raises:
-        PoseError: `person` is an index and fewer persons are seen.
+        PoseError: `person` is an index and fewer people are seen.
     """
     if near is not None:
-        persons = [p for p in persons if overlap(p.next_roi, near) >= SAME_PLACE]
-    if not persons:
+        people = [p for p in people if overlap(p.next_roi, near) >= SAME_PLACE]
+    if not people:
         return None
     if last is not None:
-        return min(persons, key=lambda p: math.dist((p.next_roi.x, p.next_roi.y), (last.x, last.y)))
+        return min(people, key=lambda p: math.dist((p.next_roi.x, p.next_roi.y), (last.x, last.y)))
     if person == "largest":
-        return max(persons, key=lambda p: p.next_roi.size)
+        return max(people, key=lambda p: p.next_roi.size)
     if isinstance(person, int):
-        if person >= len(persons):
+        if person >= len(people):
             raise PoseError(
-                f"person={person}, but {len(persons)} seen in the first frame with anyone",
-                f"0 to {len(persons) - 1}, counted from the left",
+                f"person={person}, but {len(people)} seen in the first frame with anyone",
+                f"0 to {len(people) - 1}, counted from the left",
                 "choose by a point (x, y) instead, or cut the video",
             )
-        return sorted(persons, key=lambda p: p.next_roi.x)[person]
-    return min(persons, key=lambda p: math.dist((p.next_roi.x, p.next_roi.y), person))
+        return sorted(people, key=lambda p: p.next_roi.x)[person]
+    return min(people, key=lambda p: math.dist((p.next_roi.x, p.next_roi.y), person))
 
 
 def same_person(a: BodyPoints, b: BodyPoints) -> bool:

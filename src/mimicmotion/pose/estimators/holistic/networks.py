@@ -107,7 +107,7 @@ class Networks:
         return anchor_centers(128, (8, 16, 16, 16))
 
     def find_persons(self, picture: Picture, region: Roi | None = None, threshold: float = 0.5) -> list[Detection]:
-        """Persons in a region (default: the whole frame), the surest first.
+        """People in a region (default: the whole frame), the surest first.
 
         The points of a detection: middle of the hips, a point on the circle about the whole body, middle of the
         shoulders, a point on the circle about the upper body.

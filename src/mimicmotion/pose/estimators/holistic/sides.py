@@ -34,7 +34,7 @@ class Sides:
         order = np.arange(len(body.xy))
         for i, (pairs, others) in enumerate(((UPPER, WITH_UPPER), (LOWER, WITH_LOWER))):
             if self._last is not None:
-                stay, swap = jumps(self._last, body, pairs)
+                stay, swap = point_jumps(self._last, body, pairs)
                 right, wrong = self._costs[i]
                 self._costs[i] = min(right + stay, wrong + swap), min(wrong + stay, right + swap)
             self._costs[i] += 0.0, SWAP_COST
@@ -46,7 +46,7 @@ class Sides:
         return dataclasses.replace(body, xy=body.xy[order], visibility=body.visibility[order], peak=body.peak[order])
 
 
-def jumps(before: BodyPoints, now: BodyPoints, pairs: tuple[tuple[int, int], ...]) -> tuple[float, float]:
+def point_jumps(before: BodyPoints, now: BodyPoints, pairs: tuple[tuple[int, int], ...]) -> tuple[float, float]:
     """How far points move between two frames, sides kept and sides swapped; weighted by visibility, in region sides."""
     left, right = np.array(pairs).T
     weight = np.minimum.reduce([p.visibility[side] for p in (before, now) for side in (left, right)])
