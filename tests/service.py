@@ -16,8 +16,8 @@ from typing import Any
 import psutil
 import yaml
 
+from mimicmotion.client import Client
 from mimicmotion.pose.files import save_poses
-from mimicmotion.serve.client import Client
 from mimicmotion.weights.registry import find_asset
 from planted_job import dancing, save_micro_model
 

@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 
 # Public names, imported when first used: `import mimicmotion` loads neither torch nor OpenCV.
 _LAZY = {
-    "Client": "mimicmotion.serve.client",
+    "Client": "mimicmotion.client",
     "FusionConfig": "mimicmotion.settings",
     "MimicMotionPipeline": "mimicmotion.pipeline",
     "PoseSequence": "mimicmotion.pose.keypoints",

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
+from mimicmotion.client import ServiceError
 from mimicmotion.generate.job import generate
 from mimicmotion.runtime.progress import finish
-from mimicmotion.serve.client import ServiceError
 from mimicmotion.settings import GenerateConfig, load_yaml, parse
 from mimicmotion.settings.serve import OPERATORS, callers_settings
 from mimicmotion.video.reader import open_video

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mimicmotion.serve.client import ServiceError
+from mimicmotion.client import ServiceError
 from service import Service, wait_for
 
 pytestmark = pytest.mark.whole
@@ -72,7 +72,7 @@ def test_nothing_is_lost_whatever_is_killed(jobs: int, kills: int, tmp_path: Pat
 
 def test_a_stopped_service_saves_the_state_and_goes_on(tmp_path: Path, plain: dict[int, bytes]) -> None:
     with Service(tmp_path) as service:
-        job = service.submit(seed=1, num_inference_steps=300)
+        job = service.submit(seed=1, num_inference_steps=60)
         wait_for(lambda: (service.client.state(job).done or 0) > 5 and service.client.state(job).stage == "denoise")
         assert service.stop() == 0
         assert (service.data / "jobs" / job / "result.mp4.state" / "state.json").exists()

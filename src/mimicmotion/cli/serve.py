@@ -7,8 +7,7 @@ from pathlib import Path
 from cyclopts import App
 
 from mimicmotion.cli.options import app, say, settings_command
-from mimicmotion.serve.tokens import Scope
-from mimicmotion.settings.serve import ServeConfig
+from mimicmotion.settings.serve import Scope, ServeConfig
 
 serve_app = App(name="serve", help="Take jobs over HTTP, keep them whatever dies, and hand out results.")
 token_app = App(name="token", help="Tokens of the service. Whoever may write its data folder makes them.")
@@ -21,10 +20,6 @@ DATA = ServeConfig.data
 @settings_command(serve_app, ServeConfig)
 def serve(settings: ServeConfig) -> None:
     """Serve until Ctrl-C or SIGTERM. Jobs that run then, or at a power cut, are gone on with at the next start."""
-    from mimicmotion.runtime.extras import import_extra
-
-    for module in ("fastapi", "uvicorn", "dbos", "python_multipart"):
-        import_extra(module, "serve")
     from mimicmotion.serve.app import serve as run
 
     run(settings, lambda line: say(line, flush=True))

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import anyio.to_thread
 import uvicorn
-from fastapi import Depends, FastAPI, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, StreamingResponse
 from pydantic import BaseModel, TypeAdapter
@@ -26,15 +26,15 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mimicmotion import __version__
+from mimicmotion.client import JobState
 from mimicmotion.errors import ConfigError, InputError, MimicMotionError, OutputError
 from mimicmotion.generate.outputs import preview_path
-from mimicmotion.serve import tokens
-from mimicmotion.serve.client import JobState
 from mimicmotion.serve.jobs import OUTPUTS, Jobs, Kind, Record, public, public_sidecar
 from mimicmotion.serve.tokens import Token, Tokens
 from mimicmotion.serve.uploads import FORM, Form, RefusedError, name_by_content
 from mimicmotion.settings import GenerateConfig
 from mimicmotion.settings.serve import LOOPBACK, ServeConfig, callers_settings
+from mimicmotion.settings.serve import Scope as TokenScope
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ def create_app(config: ServeConfig) -> FastAPI:
     app.add_middleware(Guard, hosts={h.lower() for h in hosts}, requests=requests)
     for kind in (MimicMotionError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, _answer_error)
-    _add_routes(app)
+    app.include_router(router)
     return app
 
 
@@ -168,7 +168,7 @@ def serve(config: ServeConfig, tell: Callable[[str], object]) -> None:
 # --- who asks, and what is asked --------------------------------------------------------------------------------
 
 
-def _allowed(scope: tokens.Scope) -> Callable[[Request], Token]:
+def _allowed(scope: TokenScope) -> Callable[[Request], Token]:
     """What gives the token of a request, and refuses one without that scope."""
 
     def find(request: Request) -> Token:
@@ -232,7 +232,7 @@ async def _receive(request: Request, token: Token, kind: Kind, key: str | None) 
                 record = replace(record, frames=jobs.check(folder, record))
                 return jobs.submit(folder, record, key)
             except InputError as e:
-                raise RefusedError(getattr(e, "status", 422), **public(e, folder)) from e
+                raise RefusedError(422, **public(e, folder)) from e
 
         state, new = await anyio.to_thread.run_sync(accept, limiter=request.app.state.accepting)
     return JSONResponse(asdict(state), 201 if new else 200, headers={"Location": f"/v1/jobs/{state.id}"})
@@ -267,92 +267,103 @@ def _form_schema() -> dict[str, Any]:
 # --- routes -----------------------------------------------------------------------------------------------------
 
 
-def _add_routes(app: FastAPI) -> None:
-    taken: dict[str, Any] = {"status_code": 201, "response_model": JobState, "openapi_extra": _form_schema()}
-    files: dict[str, Any] = {"response_class": FileResponse}
+router = APIRouter(prefix="/v1")
+FORM_SCHEMA = _form_schema()
 
-    @app.post("/v1/jobs", **taken)
-    async def submit(request: Request, token: Maker, key: Key = None) -> Response:
-        """Make a video of the person in `picture` moving as in `video` (or a pose file)."""
-        return await _receive(request, token, "generate", key)
 
-    @app.post("/v1/plan", **taken)
-    async def plan(request: Request, token: Maker, key: Key = None) -> Response:
-        """Say what the same form at /v1/jobs would do: a job with a picture as its result, and a sidecar."""
-        return await _receive(request, token, "plan", key)
+@router.post("/jobs", status_code=201, response_model=JobState, openapi_extra=FORM_SCHEMA)
+async def submit(request: Request, token: Maker, key: Key = None) -> Response:
+    """Make a video of the person in `picture` moving as in `video` (or a pose file)."""
+    return await _receive(request, token, "generate", key)
 
-    @app.get("/v1/jobs")
-    def list_jobs(
-        request: Request,
-        token: Reader,
-        limit: Annotated[int, Query(ge=1, le=200)] = 50,
-        offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
-    ) -> JobPage:
-        """Jobs, the newest first."""
-        found = _jobs(request).list(_owner(token), limit + 1, offset)
-        return JobPage(jobs=found[:limit], next_offset=offset + limit if len(found) > limit else None)
 
-    @app.get("/v1/jobs/{id}")
-    def state(request: Request, token: Reader, id: str) -> JobState:
-        """How far a job is."""
-        return _jobs(request).state(id, _owner(token))
+@router.post("/plan", status_code=201, response_model=JobState, openapi_extra=FORM_SCHEMA)
+async def plan(request: Request, token: Maker, key: Key = None) -> Response:
+    """Say what the same form at /v1/jobs would do: a job with a picture as its result, and a sidecar."""
+    return await _receive(request, token, "plan", key)
 
-    @app.get("/v1/jobs/{id}/events", response_class=StreamingResponse)
-    async def events(request: Request, token: Reader, id: str) -> StreamingResponse:
-        """The states of a job as they change, as server-sent events, until it has ended."""
-        await run_in_threadpool(_jobs(request).state, id, _owner(token))
-        return StreamingResponse(_events(_jobs(request), id, _owner(token)), media_type="text/event-stream")
 
-    @app.delete("/v1/jobs/{id}", response_model=JobState)
-    def cancel(request: Request, token: Maker, id: str, purge: bool = False) -> Any:
-        """Cancel a job that waits or runs, in the middle of a step, too; with `purge`, delete it with all its files."""
-        if not purge:
-            return _jobs(request).cancel(id, _owner(token))
-        _jobs(request).delete(id, _owner(token))
-        return Response(status_code=204)
+@router.get("/jobs")
+def list_jobs(
+    request: Request,
+    token: Reader,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
+) -> JobPage:
+    """Jobs, the newest first."""
+    found = _jobs(request).list(_owner(token), limit + 1, offset)
+    return JobPage(jobs=found[:limit], next_offset=offset + limit if len(found) > limit else None)
 
-    @app.get("/v1/jobs/{id}/result", **files)
-    def result(request: Request, token: Reader, id: str) -> FileResponse:
-        """The video (of a plan, the picture), whole or in ranges."""
-        path = _jobs(request).result(id, _owner(token))
-        return FileResponse(path, filename=f"{id}{path.suffix}")
 
-    @app.get("/v1/jobs/{id}/preview", **files)
-    def preview(request: Request, token: Reader, id: str) -> FileResponse:
-        """What a running job has come to: some frames in one picture."""
-        found = _jobs(request).state(id, _owner(token))
-        path = preview_path(_jobs(request).folder(id) / OUTPUTS[found.kind])
-        if not path.exists():
-            fix = "set 'preview', and wait for the first step"
-            raise RefusedError(404, "no preview", "a job that runs with the setting 'preview'", fix)
-        return FileResponse(path)
+@router.get("/jobs/{id}")
+def state(request: Request, token: Reader, id: str) -> JobState:
+    """How far a job is."""
+    return _jobs(request).state(id, _owner(token))
 
-    @app.get("/v1/jobs/{id}/sidecar")
-    def sidecar(request: Request, token: Reader, id: str) -> dict[str, Any]:
-        """Settings, versions and checksums of a result; of a plan, what would be done."""
-        return json.loads(public_sidecar(_jobs(request).result(id, _owner(token))))
 
-    @app.get("/v1/health")
-    def health(request: Request) -> dict[str, str]:
-        """Whether the database answers."""
-        _jobs(request).list(None, 1, 0)
-        return {"status": "ok"}
+@router.get("/jobs/{id}/events", response_class=StreamingResponse)
+async def events(request: Request, token: Reader, id: str) -> StreamingResponse:
+    """The states of a job as they change, as server-sent events, until it has ended."""
+    await run_in_threadpool(_jobs(request).state, id, _owner(token))
+    return StreamingResponse(_events(_jobs(request), id, _owner(token)), media_type="text/event-stream")
 
-    @app.get("/v1/version")
-    def version() -> dict[str, str]:
-        """Version of the program and of this interface."""
-        return {"mimicmotion": __version__, "api": "v1"}
 
-    @app.get("/v1/metrics", response_class=PlainTextResponse)
-    def metrics(request: Request, _: Admin) -> str:
-        """Numbers for Prometheus."""
-        lines = ["# TYPE mimicmotion_jobs gauge"]
-        lines += [f'mimicmotion_jobs{{state="{state}"}} {n}' for state, n in _jobs(request).counts().items()]
-        lines += ["# TYPE mimicmotion_requests_total counter"]
-        counted = sorted(request.app.state.requests.items())
-        lines += [f'mimicmotion_requests_total{{method="{m}",status="{s}"}} {n}' for (m, s), n in counted]
-        lines += ["# TYPE mimicmotion_disk_bytes gauge", f"mimicmotion_disk_bytes {_jobs(request).disk_used()}"]
-        return "\n".join([*lines, ""])
+@router.delete("/jobs/{id}", response_model=JobState)
+def cancel(request: Request, token: Maker, id: str, purge: bool = False) -> Any:
+    """Cancel a job that waits or runs, in the middle of a step, too; with `purge`, delete it with all its files."""
+    if not purge:
+        return _jobs(request).cancel(id, _owner(token))
+    _jobs(request).delete(id, _owner(token))
+    return Response(status_code=204)
+
+
+@router.get("/jobs/{id}/result", response_class=FileResponse)
+def result(request: Request, token: Reader, id: str) -> FileResponse:
+    """The video (of a plan, the picture), whole or in ranges."""
+    path = _jobs(request).result(id, _owner(token))
+    return FileResponse(path, filename=f"{id}{path.suffix}")
+
+
+@router.get("/jobs/{id}/preview", response_class=FileResponse)
+def preview(request: Request, token: Reader, id: str) -> FileResponse:
+    """What a running job has come to: some frames in one picture."""
+    found = _jobs(request).state(id, _owner(token))
+    path = preview_path(_jobs(request).folder(id) / OUTPUTS[found.kind])
+    if not path.exists():
+        fix = "set 'preview', and wait for the first step"
+        raise RefusedError(404, "no preview", "a job that runs with the setting 'preview'", fix)
+    return FileResponse(path)
+
+
+@router.get("/jobs/{id}/sidecar")
+def sidecar(request: Request, token: Reader, id: str) -> dict[str, Any]:
+    """Settings, versions and checksums of a result; of a plan, what would be done."""
+    return json.loads(public_sidecar(_jobs(request).result(id, _owner(token))))
+
+
+@router.get("/health")
+def health(request: Request) -> dict[str, str]:
+    """Whether the database answers."""
+    _jobs(request).list(None, 1, 0)
+    return {"status": "ok"}
+
+
+@router.get("/version")
+def version() -> dict[str, str]:
+    """Version of the program and of this interface."""
+    return {"mimicmotion": __version__, "api": "v1"}
+
+
+@router.get("/metrics", response_class=PlainTextResponse)
+def metrics(request: Request, _: Admin) -> str:
+    """Numbers for Prometheus."""
+    lines = ["# TYPE mimicmotion_jobs gauge"]
+    lines += [f'mimicmotion_jobs{{state="{state}"}} {n}' for state, n in _jobs(request).counts().items()]
+    lines += ["# TYPE mimicmotion_requests_total counter"]
+    counted = sorted(request.app.state.requests.items())
+    lines += [f'mimicmotion_requests_total{{method="{m}",status="{s}"}} {n}' for (m, s), n in counted]
+    lines += ["# TYPE mimicmotion_disk_bytes gauge", f"mimicmotion_disk_bytes {_jobs(request).disk_used()}"]
+    return "\n".join([*lines, ""])
 
 
 async def _events(jobs: Jobs, id: str, owner: str | None) -> AsyncIterator[str]:
@@ -379,9 +390,9 @@ async def _events(jobs: Jobs, id: str, owner: str | None) -> AsyncIterator[str]:
 
 def _refusal(status: int, error: BaseException) -> JSONResponse:
     """What a caller is told of an error: never where it happened."""
-    headers = (
-        {"WWW-Authenticate": "Bearer"} if status == 401 else {"Retry-After": "10"} if status in (429, 507) else None
-    )
+    headers = {"Connection": "close"}  # what may still come of the request is not read
+    headers |= {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+    headers |= {"Retry-After": "10"} if status in (429, 507) else {}
     return JSONResponse({"error": public(error)}, status, headers)
 
 

@@ -26,14 +26,14 @@ from typing import Any, Literal
 
 from dbos import DBOS, DBOSContextSetAuth, SetEnqueueOptions, SetWorkflowID, WorkflowStatus
 
+from mimicmotion.client import JobState
 from mimicmotion.errors import ConfigError, MimicMotionError
 from mimicmotion.generate.outputs import preview_path, sidecar_path, state_path
 from mimicmotion.runtime.files import sha256_file
 from mimicmotion.runtime.interrupt import Stopped
 from mimicmotion.runtime.run_folder import FolderLock, durable_file, sync
-from mimicmotion.serve.client import JobState
 from mimicmotion.serve.uploads import RefusedError
-from mimicmotion.serve.worker import CANCELLED, LOCK, PROGRESS, Checker, DiedError, Generator, Worker, Workers
+from mimicmotion.serve.worker import LOCK, PROGRESS, Checker, DiedError, Generator, Worker, Workers
 from mimicmotion.settings import GenerateConfig, load_yaml, parse
 from mimicmotion.settings.parsing import nearest
 from mimicmotion.settings.serve import OPERATORS, ServeConfig, callers_settings
@@ -42,10 +42,11 @@ logger = logging.getLogger(__name__)
 
 Kind = Literal["generate", "plan"]
 OUTPUTS: dict[str, str] = {"generate": "result.mp4", "plan": "plan.png"}
-RECORD, QUEUE = "job.json", "jobs"
+RECORD, CANCELLED, QUEUE = "job.json", "cancelled", "jobs"
 STATES = {"ENQUEUED": "queued", "DELAYED": "queued", "PENDING": "running", "SUCCESS": "done", "CANCELLED": "cancelled"}
 ACTIVE, ENDED = ["ENQUEUED", "DELAYED", "PENDING"], ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
-LOWEST_PRIORITY = 9
+HIGHEST_PRIORITY = 9
+REPEATED = {"got": "a job that ended the service again and again", "expected": "one that ends", "fix": "change it"}
 
 MAX_DEATHS = 10
 """How often in a row a worker may die on a job, without going on, until the job fails."""
@@ -265,9 +266,9 @@ class Jobs:
 
     def counts(self) -> dict[str, int]:
         """Number of jobs in each state."""
-        found = DBOS.list_workflows(load_input=False, load_output=False)
+        found = DBOS.list_workflows(load_input=False)
         names = ("queued", "running", "done", "failed", "cancelled")
-        return {name: sum(STATES.get(s.status, "failed") == name for s in found) for name in names}
+        return {name: sum(_name(s) == name for s in found) for name in names}
 
     # --- the service begins and ends ------------------------------------------------------------------------------
 
@@ -296,8 +297,6 @@ class Jobs:
         """Save the state of what runs, and end. It goes on when the service is opened again."""
         self._stopping.set()
         end = time.monotonic() + SHUTDOWN_SECONDS
-        for worker in self.devices.all:
-            worker.terminate()
         while self._running and time.monotonic() < end:
             time.sleep(0.05)
         for worker in (*self.devices.all, *self.checkers.all):
@@ -305,12 +304,14 @@ class Jobs:
         DBOS.destroy()
         self._lock.release()
 
-    def run(self, id: str) -> None:
+    def run(self, id: str) -> dict[str, str] | None:
         """Make the result of a job; the body of its workflow, which is run again after a kill.
+
+        Returns:
+            Why it failed; None if it did not.
 
         Raises:
             Stopped: it is cancelled, or the service ends. DBOS records neither as its outcome.
-            MimicMotionError: it failed.
         """
         folder = self.folder(id)
         self._running += 1
@@ -323,6 +324,10 @@ class Jobs:
                 self._insist(worker, config)
         except FileNotFoundError as e:  # deleted meanwhile
             raise Stopped from e
+        except MimicMotionError as e:
+            return public(e, folder)
+        else:
+            return None
         finally:
             self._running -= 1
 
@@ -339,7 +344,8 @@ class Jobs:
                     shutil.rmtree(state_path(config.output), ignore_errors=True)
                 raise Stopped
             try:
-                return worker.ask(config, JOB_SECONDS, give_up)
+                worker.ask(config, JOB_SECONDS, give_up)
+                return
             except DiedError as e:
                 now = _text(folder / PROGRESS)
                 deaths, before = deaths + 1 if now == before else 1, now
@@ -363,7 +369,7 @@ class Jobs:
 
     def _enqueue(self, id: str, record: Record) -> None:
         # in DBOS the lowest number comes first
-        place = SetEnqueueOptions(priority=1 + LOWEST_PRIORITY - record.priority)
+        place = SetEnqueueOptions(priority=1 + HIGHEST_PRIORITY - record.priority)
         with SetWorkflowID(id), place, DBOSContextSetAuth(record.owner, None):
             DBOS.enqueue_workflow(QUEUE, run_job, id)
 
@@ -374,7 +380,7 @@ class Jobs:
             record, folder = self._record(status.workflow_id), self.folder(status.workflow_id)
         except FileNotFoundError as e:
             raise RefusedError(404, "no such job", "the id of a job of yours", "list the jobs") from e
-        state = STATES.get(status.status, "failed")
+        state = _name(status)
         progress = json.loads(_text(folder / PROGRESS) or "{}") if state != "queued" else {}
         started = [status.dequeued_at] if state != "queued" else [None]
         created, started, finished = (t and t / 1000 for t in (status.created_at, *started, status.completed_at))
@@ -392,7 +398,7 @@ class Jobs:
             **({k: progress.get(k) for k in ("stage", "done", "total")}),
             eta=progress.get("eta") if state == "running" else None,
             preview=preview_path(folder / OUTPUTS[record.kind]).exists(),
-            error=_error(status, folder) if state == "failed" else None,
+            error=(status.output or REPEATED) if state == "failed" else None,
         )
 
     def _find_lost(self) -> None:
@@ -430,9 +436,9 @@ class _Open:
 
 
 @DBOS.workflow(name="job")
-def run_job(id: str) -> None:
-    """The workflow of a job."""
-    _Open.jobs.run(id)
+def run_job(id: str) -> dict[str, str] | None:
+    """The workflow of a job; gives why it failed."""
+    return _Open.jobs.run(id)
 
 
 def fingerprint(folder: Path, record: Record) -> str:
@@ -455,14 +461,9 @@ def public_sidecar(output: Path) -> str:
     return sidecar_path(output).read_text(encoding="utf-8").replace(f"{output.parent}{os.sep}", "")
 
 
-def _error(status: WorkflowStatus, folder: Path) -> dict[str, str]:
-    if status.error is None:
-        return {
-            "got": "a job that stopped the service again and again",
-            "expected": "one that ends",
-            "fix": "change it",
-        }
-    return public(status.error, folder)
+def _name(status: WorkflowStatus) -> str:
+    """The state of a job, as callers see it."""
+    return "failed" if status.status == "SUCCESS" and status.output else STATES.get(status.status, "failed")
 
 
 def _id_of_key(owner: str, key: str) -> str:

@@ -11,13 +11,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 from mimicmotion.errors import ConfigError
 from mimicmotion.runtime.reading import reading
 from mimicmotion.runtime.run_folder import FolderLock, durable_file
+from mimicmotion.settings.serve import Scope
 
-Scope = Literal["read", "jobs", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 FILE, LOCK = "tokens.json", "tokens.lock"
 

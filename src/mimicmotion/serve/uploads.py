@@ -10,6 +10,7 @@ from typing import IO
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import ClientDisconnect
 
 from mimicmotion.errors import MimicMotionError
 from mimicmotion.runtime.files import writing
@@ -101,7 +102,7 @@ class Form:
                 count(len(piece))
                 with _as_refusal(), writing(self._folder):
                     self._parser.write(piece)
-        except TimeoutError as e:
+        except (TimeoutError, ClientDisconnect) as e:
             raise RefusedError(408, "an upload that does not go on", "all of it", "send it again") from e
         finally:
             self._part_end()

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Handler = Callable[[Any], Any]
-PROGRESS, CANCELLED, LOCK = "progress.json", "cancelled", "lock"
+PROGRESS, LOCK = "progress.json", "lock"
 FRAME_RATE = 60
 """Frames of each second of a result that the limit of seconds allows."""
 POLL, TELL_SECONDS, OWN_SECONDS = 0.1, 0.25, 30
@@ -65,7 +65,7 @@ class Worker:
         Args:
             request: what `make`'s result is called with; picklable.
             patience: seconds until the process is killed.
-            give_up: looked at while waiting; seconds (from when it first says so) until the process is killed.
+            give_up: looked at while waiting. When it gives seconds, the process gets SIGTERM, and SIGKILL so much later.
 
         Raises:
             DiedError: the process was killed.
@@ -74,13 +74,14 @@ class Worker:
         """
         end = time.monotonic() + patience
         try:
-            self._start()
+            process = self._start()
             self._pipe.send(request)
             given_up = False
             while not self._pipe.poll(POLL):
                 grace = give_up()
                 if grace is not None and not given_up:
                     given_up, end = True, time.monotonic() + grace
+                    process.terminate()  # it saves its state and answers
                 if time.monotonic() > end:
                     self.kill()
                     if given_up:
@@ -97,11 +98,6 @@ class Worker:
             raise answer
         return answer
 
-    def terminate(self) -> None:
-        """Ask the process to save its state and end."""
-        if self._process is not None:
-            self._process.terminate()
-
     def kill(self) -> int | None:
         """End the process; gives its exit code."""
         process, self._process = self._process, None
@@ -112,15 +108,17 @@ class Worker:
         self._pipe.close()
         return process.exitcode
 
-    def _start(self) -> None:
+    def _start(self) -> multiprocessing.process.BaseProcess:
         if self._process is not None and self._process.is_alive():
-            return
+            return self._process
         self.kill()
         context = multiprocessing.get_context("spawn")  # a fork would inherit the locks of other threads
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_answer, args=(theirs, *self._task), daemon=True)
-        self._process.start()
+        process = context.Process(target=_answer, args=(theirs, *self._task), daemon=True)
+        process.start()
         theirs.close()
+        self._process = process
+        return process
 
 
 class Workers:
@@ -230,7 +228,7 @@ class Generator:
             config: of the job; an output .png asks for the plan.
 
         Raises:
-            Stopped: the folder says that the job is cancelled, or SIGTERM came; the state is kept.
+            Stopped: SIGTERM came; the state is kept.
             MimicMotionError: as `generate`.
         """
         folder, config = config.output.parent, dataclasses.replace(config, device=self.device)
@@ -272,15 +270,13 @@ def _own(folder: Path) -> FolderLock:
 
 
 def _follow(job: Job[Any], folder: Path) -> None:
-    """Run a job to its end; its folder says how far it is, and may say that it is cancelled."""
+    """Run a job to its end; its folder says how far it is."""
     stage, since, first, told = "", 0.0, 0, 0.0
     with contextlib.closing(job):
         for report in job:
             now = time.monotonic()
             if report.stage != stage:
                 stage, since, first, told = report.stage, now, report.done, 0.0
-            if (folder / CANCELLED).exists():
-                raise Stopped
             if now - told < TELL_SECONDS and report.done != report.total:
                 continue
             told, new = now, report.done - first

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from mimicmotion.errors import ConfigError
-from mimicmotion.settings.execution import ExecutionOptions
-from mimicmotion.settings.generate import GenerateConfig
+from mimicmotion.settings.generate import ExecutionOptions, GenerateConfig
 from mimicmotion.settings.parsing import Range, Settings
+
+Scope = Literal["read", "jobs", "admin"]
+"""What a token allows, each with all before it: seeing its own jobs, making and cancelling them, everything."""
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -66,7 +68,7 @@ class ServeConfig(Settings):
 
 
 OPERATORS = frozenset(
-    {"picture", "video", "output", "model", "checkpoint", "edition", "device", "dtype", "quantize", "preview_decoder"}
+    {"picture", "video", "output", "model", "checkpoint", "edition", "device", "dtype", "quantize"}
     | {"detector", "pose_model", "pose_device", "pose_threads", "pose_cache", "resume", "save_every", "side_by_side"}
     | {f.name for f in dataclasses.fields(ExecutionOptions)}
 )
