@@ -110,9 +110,8 @@ def test_a_job_that_kills_its_worker_fails_at_last(tmp_path: Path) -> None:
 
 def test_one_process_has_a_data_folder(tmp_path: Path) -> None:
     with Service(tmp_path) as service:
-        other = Service(tmp_path)
         with pytest.raises(AssertionError, match="in use by another process"):
-            other.start()
+            Service(tmp_path).start()
         assert service.client.list() == []
 
 

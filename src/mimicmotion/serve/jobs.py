@@ -90,7 +90,7 @@ class Jobs:
         config: settings of the service.
 
     Raises:
-        ConfigError: the settings of all jobs are wrong, or another process has the data folder.
+        ConfigError: the settings of all jobs are wrong.
     """
 
     def __init__(self, config: ServeConfig) -> None:
@@ -105,6 +105,9 @@ class Jobs:
         self._submitting = threading.Lock()
         self._stopping = threading.Event()
         self._running = 0
+        self._lock: FolderLock | None = None
+        # SQLite is for one process
+        self.name = "local" if config.database is None else config.name or socket.gethostname()
 
     # --- from settings to files -------------------------------------------------------------------------------------
 
@@ -272,17 +275,25 @@ class Jobs:
 
     # --- the service begins and ends ------------------------------------------------------------------------------
 
+    def claim(self) -> None:
+        """Keep other processes of this name off the data folder; see `open`."""
+        if self._lock is None:
+            self.data.mkdir(parents=True, exist_ok=True)
+            self._lock = FolderLock(self.data / f"{self.name}.lock")
+
     def open(self) -> None:
-        """Begin to work: jobs that an earlier process left are gone on with."""
-        name = "local" if self.config.database is None else self.config.name or socket.gethostname()
-        self.data.mkdir(parents=True, exist_ok=True)
-        self._lock = FolderLock(self.data / f"{name}.lock")
+        """Begin to work: jobs that an earlier process left are gone on with.
+
+        Raises:
+            ConfigError: another process of this name has the data folder.
+        """
+        self.claim()
         DBOS(
             config={
                 "name": "mimicmotion",
                 "system_database_url": self.config.database or f"sqlite:///{self.data / 'jobs.sqlite'}",
                 "application_version": "1",  # else a new version of this package would pass over earlier jobs
-                "executor_id": name,
+                "executor_id": self.name,
                 "log_level": "ERROR",
             }
         )
@@ -302,7 +313,9 @@ class Jobs:
         for worker in (*self.devices.all, *self.checkers.all):
             worker.kill()
         DBOS.destroy()
-        self._lock.release()
+        if self._lock is not None:
+            self._lock.release()
+        self._lock = None
 
     def run(self, id: str) -> dict[str, str] | None:
         """Make the result of a job; the body of its workflow, which is run again after a kill.
