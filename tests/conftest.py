@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import signal
@@ -75,6 +76,16 @@ def users_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MIMICMOTION_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield users
+
+
+@pytest.fixture(scope="module")
+def scenes_are_made_once() -> Iterator[None]:
+    """Synthetic people and places are kept for other clips of the same seed and size: they take most of the time."""
+    from mimicmotion.synth import clip
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clip, "make_scene", functools.cache(clip.make_scene))
+        yield
 
 
 @contextmanager

@@ -6,6 +6,7 @@ dance.mp4, and small stand-ins with random weights under the names of the publis
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shlex
@@ -57,12 +58,9 @@ def blocks(language: str) -> list[tuple[str, str]]:
     return found
 
 
-COMMANDS = [
-    (page, line[2:].strip())
-    for page, block in blocks("console")
-    for line in block.splitlines()
-    if line.startswith("$ ")
-]
+LINES = [(page, line) for page, block in blocks("console") for line in block.splitlines() if line.startswith("$ ")]
+PAGE_OF = {line[2:].strip(): page for page, line in reversed(LINES)}  # one of them is enough
+COMMANDS = [(page, command) for command, page in reversed(PAGE_OF.items())]
 
 
 @pytest.fixture(scope="module")
@@ -183,13 +181,22 @@ def check_unrun(command: str) -> None:
         assert known(command.rsplit(maxsplit=1)[-1]).repo
 
 
+def put(argv: list[str], **options: str) -> None:
+    """Give a command these options."""
+    for name, value in options.items():
+        option = f"--{name.replace('_', '-')}"
+        if option in argv:
+            argv[argv.index(option) + 1] = value
+        else:
+            argv += [option, value]
+
+
 def prepare(argv: list[str], folder: Path) -> None:
     """Put what earlier commands of the page would have made, and keep sampling short."""
     if "--detector" in argv and not (folder / "yolox_l.onnx").exists():
         pytest.skip("needs networks of DWPose's form, which no package ships (set MIMICMOTION_SHARED)")
     if argv[0] == "generate" and "--config" not in argv:
-        argv += ["--num-inference-steps", "2"]
-        argv += [] if "--duration" in argv else ["--duration", "0.4"]
+        put(argv, num_inference_steps="2", duration="0.2")
     if argv[:2] == ["weights", "convert"] and (folder / argv[argv.index("-o") + 1]).exists():
         shutil.rmtree(folder / argv[argv.index("-o") + 1])
     if "published" in argv and argv[0] == "generate" and not (folder / "published").exists():
@@ -222,7 +229,7 @@ def prepare(argv: list[str], folder: Path) -> None:
         cli.main(["evaluate", "--real", str(folder / "clips" / "real"), "--generated", *clips, "-o", "report"])
     if argv[:2] == ["prepare", "synthetic"]:
         argv[2] = "4" if "--held-out" in argv else "2"
-        argv += ["--frames", "4", "--processes", "1"]
+        put(argv, frames="4", processes="1", height="64", width="64")
     prepare_yaml(folder)
     people = [
         "prepare",
@@ -285,8 +292,14 @@ def test_yaml_examples_are_valid() -> None:
             parse(kind, data.get("defaults", {}) | job)
 
 
-def test_python_examples_run(folder: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    monkeypatch.chdir(folder)
+def test_python_examples_run(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(folder / "person.png", tmp_path)
+    with open_writer(tmp_path / "dance.mp4", SIZE, 15.0) as writer:  # three frames: they are looked at again and again
+        for frame in itertools.islice(open_video(folder / "dance.mp4"), 3):
+            writer.write(frame)
     examples = blocks("python")
     assert examples
     for page, block in examples:
