@@ -188,7 +188,13 @@ def draw(workflow: dict[str, Any], path: Path) -> None:
             middle = y + HEAD + (offset(node) + row + 0.5) * ROW
             axes.add_patch(FancyBboxPatch((x + 10, middle - 9), width - 20, 18, facecolor="#222222", **box))
             axes.text(x + 18, middle, name, **{**text, "color": "#999999"})
-            axes.text(x + width - 18, middle, str(default).lower() if isinstance(default, bool) else str(default), ha="right", **text)
+            axes.text(
+                x + width - 18,
+                middle,
+                str(default).lower() if isinstance(default, bool) else str(default),
+                ha="right",
+                **text,
+            )
     for _, start, slot, end, place, kind in data["links"]:
         (x0, y0), (x1, y1) = spot(nodes[start], slot, True), spot(nodes[end], place, False)
         reach = max(40, abs(x1 - x0) / 3)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from numpy import ndarray
@@ -128,7 +129,11 @@ def test_whole_job(job: GenerateConfig) -> None:
     assert result.side_by_side is not None
     beside = frames_of(result.side_by_side)
     assert beside.shape[0] == FRAMES
-    assert beside.shape[2] > 3 * beside.shape[1] * SIZE[1] / SIZE[0] * 0.9
+    wide = beside.shape[1] * SIZE[1] // SIZE[0]  # picture, driving frame, pose and result are equally wide here
+    assert beside.shape[2] == 4 * wide + 3 * 4
+    driving, after = frames_of(job.video), beside[:, :, wide + 4 : 2 * wide + 4]
+    shown = [cv2.resize(f, SIZE[::-1], interpolation=cv2.INTER_AREA) for f in after]
+    assert np.corrcoef(np.stack(shown)[:, 8:-8, 8:-8].ravel(), driving[:, 8:-8, 8:-8].ravel())[0, 1] > 0.6
     facts = json.loads(result.sidecar.read_text())
     assert facts["settings"]["seed"] == 42
     assert facts["versions"]["torch"]

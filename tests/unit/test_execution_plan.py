@@ -17,8 +17,8 @@ from mimicmotion.backbones.svd.execution.plan import ExecutionPlan
 from mimicmotion.backbones.svd.execution.predict import Predictor, Workload
 from mimicmotion.errors import ConfigError
 from mimicmotion.pipeline import MimicMotionPipeline
-from mimicmotion.runtime.free_memory import host_free
-from mimicmotion.settings.execution import ExecutionOptions
+from mimicmotion.runtime.device import host_free
+from mimicmotion.settings import ExecutionOptions
 
 pytestmark = pytest.mark.whole
 

@@ -14,13 +14,16 @@ from mimicmotion.pose.guidance.limbs import (
     BACK_TO_FRONT,
     BONES,
     ENDS,
+    HEAD,
+    body_unit,
     bone_map,
     fit_affine,
+    head_map,
     painting_order,
     part_map,
     rotation,
 )
-from mimicmotion.pose.keypoints import NUM_POINTS, R_ELBOW, R_SHOULDER, R_WRIST, RIGHT_HAND
+from mimicmotion.pose.keypoints import FACE, NECK, NOSE, NUM_POINTS, R_ELBOW, R_SHOULDER, R_WRIST, RIGHT_HAND
 from mimicmotion.synth import SynthClip, render_clip
 
 SIZE = (112, 64)
@@ -67,8 +70,10 @@ def test_rotation_and_affine_fit(seed: int) -> None:
 
 def test_nothing_moves_if_the_pose_stays(clip: SynthClip) -> None:
     xy = clip.reference_pose.xy[0].astype(float)
+    sure = clip.reference_pose.confidence[0]
     for part in BACK_TO_FRONT:
-        np.testing.assert_allclose(part_map(xy, xy, part, part, 30.0), [[1, 0, 0], [0, 1, 0]], atol=1e-6)
+        still = part_map(xy, xy, part, part, body_unit(xy), sure)
+        np.testing.assert_allclose(still, [[1, 0, 0], [0, 1, 0]], atol=1e-6)
     still = limb_warp(clip.reference_frame, clip.reference_pose, clip.reference_pose)
     assert psnr(still, clip.reference_frame[None]) > 26  # edges are blended
     assert np.abs(still.astype(int) - clip.reference_frame).mean() < 4
@@ -86,6 +91,52 @@ def test_the_warp_beats_the_still_picture_where_things_move() -> None:
             assert warped.dtype == np.uint8
             gains.append(psnr(warped, c.frames, mask) - psnr(copied, c.frames, mask))
     assert min(gains) > 1.5
+
+
+def test_a_head_is_one_rigid_piece(clip: SynthClip) -> None:
+    xy = clip.reference_pose.xy[0].astype(float)
+    sure = np.full(NUM_POINTS, 0.9)
+    spun = apply(np.column_stack([1.05 * np.array([[0.8, -0.6], [0.6, 0.8]]), [5, -3]]), xy)
+    m = head_map(xy, spun, body_unit(xy), sure)
+    np.testing.assert_allclose(apply(m, xy[HEAD]), spun[HEAD], atol=1e-6)
+    moved = xy.copy()
+    moved[NOSE] += 40  # one point that lies elsewhere does not shear it, nor makes it large
+    m = head_map(xy, moved, body_unit(xy), sure)[:, :2]
+    np.testing.assert_allclose(m @ m.T, np.eye(2) * np.linalg.det(m), atol=1e-9)
+    assert 0.9 <= np.sqrt(np.linalg.det(m)) <= 1.1
+    faceless = sure.copy()
+    faceless[FACE] = 0
+    moved = xy.copy()
+    moved[FACE] += 1000  # of a face that was not found
+    np.testing.assert_allclose(head_map(xy, moved, body_unit(xy), faceless), [[1, 0, 0], [0, 1, 0]], atol=1e-9)
+
+
+def test_a_bowed_head_stays_on_its_neck(clip: SynthClip) -> None:
+    """A turned head leaves no gap: the neck goes with both pieces. Colour that only the person has tells."""
+    still = cut(clip.reference_frame, clip.reference_pose)
+    xy = clip.reference_pose.xy[0].astype(float)
+    turn = np.array([[0.9, -0.44], [0.44, 0.9]])
+    head = np.r_[HEAD]
+    bowed = xy.copy()
+    bowed[head] = (xy[head] - xy[NECK]) @ turn.T + xy[NECK]
+    laid = still.arrange(bowed, clip.reference_pose.confidence[0])
+    line = (bowed[NECK] + np.linspace(0, 1, 20)[:, None] * (bowed[head].mean(0) - bowed[NECK])).astype(int)
+    assert laid.outline[line[:, 1], line[:, 0]].min() > 0.9
+
+
+def test_every_pixel_of_the_person_is_in_a_piece(clip: SynthClip) -> None:
+    puppet = cut(clip.reference_frame, clip.reference_pose)
+    laid = puppet.arrange(clip.reference_pose.xy[0], clip.reference_pose.confidence[0])
+    assert laid.top.max() < len(BACK_TO_FRONT)
+    assert ((laid.top >= 0) == (laid.outline > 0.02)).mean() > 0.99
+    where = np.argwhere(laid.top == BACK_TO_FRONT.index("torso"))[:, ::-1].mean(0)
+    np.testing.assert_allclose(apply(laid.maps[BACK_TO_FRONT.index("torso")], where[None])[0], where, atol=1e-3)
+    mask = clip.truth.reference_mask > 127
+    assert (laid.outline > 0.5)[mask].mean() > 0.9
+    # colours go on beyond the outline, where the place shows others
+    away = np.abs(puppet.colours[0].astype(int) - clip.reference_frame).max(-1)
+    assert np.median(away[mask]) == 0
+    assert np.median(away[~mask]) > 20
 
 
 def test_it_is_the_same_every_time(clip: SynthClip) -> None:

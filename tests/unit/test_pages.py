@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 # Options of other programs, or of scripts and benchmarks.
-FOREIGN = {"--recurse-submodules", "--use_fsdp", "--fsdp_version"}
+FOREIGN = {"--force-reinstall", "--recurse-submodules", "--use_fsdp", "--fsdp_version"}
 FOREIGN |= {"--rm", "--user", "--gpus", "--build-arg", "--build", "--wait", "--no-deps"}  # docker
 
 

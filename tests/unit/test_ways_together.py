@@ -18,8 +18,7 @@ from mimicmotion.backbones.svd.execution.quantize import quantize_weights
 from mimicmotion.errors import ConfigError
 from mimicmotion.generate.setup import load
 from mimicmotion.pipeline import MimicMotionPipeline
-from mimicmotion.settings import GenerateConfig
-from mimicmotion.settings.execution import ExecutionOptions
+from mimicmotion.settings import ExecutionOptions, GenerateConfig
 
 pytestmark = pytest.mark.whole
 

@@ -20,9 +20,6 @@ class _Formatter(logging.Formatter):
 TRACEBACK = "MIMICMOTION_TRACEBACK"
 """Environment variable: show where an unexpected error comes from."""
 
-TRACEBACK = "MIMICMOTION_TRACEBACK"
-"""Environment variable: show where an unexpected error comes from."""
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. Exit codes: 0 done, 1 failed, 2 wrong input or usage, 130 interrupted."""

@@ -125,6 +125,7 @@ def _generate(
 def _inputs(record: RunRecord, pipe: MimicMotionPipeline) -> Job[Inputs]:
     """The fitted picture and the poses: the interrupted run's, or found now; kept as soon as they are there."""
     if record.saved is None:
+        record.choose_estimator(pipe)
         inputs = yield from prepare(record.config, result_size(record.config, pipe), pipe.backbone.size_multiple)
     else:
         inputs = record.saved.inputs

@@ -7,7 +7,7 @@ import itertools
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 
 from mimicmotion.arrays import Frame, PoseFrames
 from mimicmotion.errors import ConfigError, OutputError
-from mimicmotion.generate.inputs import Inputs, input_files, open_driving
+from mimicmotion.generate.inputs import Inputs, input_files, open_driving, sampled_frames
 from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.runtime.files import atomic_path, check_not_inputs, check_writable
 from mimicmotion.runtime.progress import Job, Progress
@@ -144,6 +144,7 @@ def write_video(config: GenerateConfig, inputs: Inputs, poses: PoseFrames, frame
     with contextlib.ExitStack() as stack:
         writer = stack.enter_context(open_writer(config.output, size, config.fps, **sound))
         beside: FrameWriter | None = None
+        driving = stack.enter_context(contextlib.closing(driving_frames(config)))
 
         def write(item: tuple[int, Frame]) -> None:
             nonlocal beside
@@ -151,7 +152,8 @@ def write_video(config: GenerateConfig, inputs: Inputs, poses: PoseFrames, frame
             writer.write(frame)
             if not config.side_by_side:
                 return
-            row = side_by_side([inputs.picture, poses[i : i + 1][0], frame], max(SIDE_BY_SIDE_HEIGHT, size[0]))
+            shown = [inputs.picture, *itertools.islice(driving, 1), poses[i : i + 1][0], frame]
+            row = side_by_side(shown, max(SIDE_BY_SIDE_HEIGHT, size[0]))
             if beside is None:
                 path = side_by_side_path(config.output)
                 beside = stack.enter_context(open_writer(path, row.shape[:2], config.fps))
@@ -175,6 +177,13 @@ def with_background(config: GenerateConfig, inputs: Inputs, frames: Iterator[Fra
     (person,) = segmenter.masks([inputs.picture], inputs.reference)
     frames, seen = itertools.tee(frames)  # one ahead of the other by one frame at most
     return keep_background(inputs.picture, person, frames, segmenter.masks(seen, inputs.aligned))
+
+
+def driving_frames(config: GenerateConfig) -> Generator[Frame]:
+    """The driving video's frames that the poses were found in, for a comparison; a pose file has none."""
+    source = open_driving(config)
+    if not isinstance(source, PoseSequence):
+        yield from sampled_frames(config, source)
 
 
 def sound_source(config: GenerateConfig) -> Path | None:
@@ -236,15 +245,8 @@ def read_sidecar(path: Path, parts: Sequence[str]) -> dict[str, Any]:
     with reading(path, form, "name the sidecar of a result", ConfigError):
         check_limit("bytes", path.stat().st_size, path, ConfigError)
         data = json.loads(path.read_text(encoding="utf-8-sig"))
-    if not isinstance(data, dict) or ("settings" not in data and data.get("format") != FORMAT):
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise ConfigError(f"{path} is no sidecar of a result", form, "name the sidecar of a result")
-    if "format" not in data:
-        raise ConfigError(
-            f"{path} was written by an older version ({data.get('versions', {}).get('mimicmotion', 'unknown')}), which "
-            "did not yet note all that is needed",
-            form,
-            "make the result again with `mimicmotion generate` and the settings that it lists",
-        )
     if data["version"] != VERSION:
         raise ConfigError(f"{path} is of form {data['version']}", form, "use the version of mimicmotion that wrote it")
     if lacking := [k for k in parts if k not in data]:

@@ -19,7 +19,7 @@ from mimicmotion.generate.provenance import (
     plain,
 )
 from mimicmotion.generate.run_state import RunState, Saved, SavedStep
-from mimicmotion.generate.setup import fusion_config
+from mimicmotion.generate.setup import fusion_config, with_estimator
 from mimicmotion.runtime.progress import Stopwatch
 from mimicmotion.settings import ExecutionOptions, FusionConfig, GenerateConfig, parse, resolve_tier
 
@@ -72,8 +72,15 @@ class RunRecord:
 
     def _go_on(self, saved: Saved) -> None:
         self.saved, self._earlier, self._earlier_facts = saved, saved.origin, saved.facts
+        if self.config.estimator is None:  # the poses are there: the one that was chosen then
+            self.config = dataclasses.replace(self.config, estimator=saved.origin["settings"].get("estimator"))
         self.watch.seconds.update(saved.facts.get("seconds", {}))
         self.resumed_at = [*saved.facts.get("resumed_at", []), saved.step.done if saved.step else 0]
+
+    def choose_estimator(self, pipe: MimicMotionPipeline) -> None:
+        """Settle which pose estimator the model gets, where the settings leave it open."""
+        self.config, notes = with_estimator(self.config, pipe)
+        self._notes += notes
 
     def record_model(self, pipe: MimicMotionPipeline) -> None:
         """Remember the model, and compare it, too.

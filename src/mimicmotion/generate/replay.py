@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from mimicmotion.pipeline import MimicMotionPipeline
 
 NEEDED = ("settings", "origin", "output_sha256")
-RENAMED = {"guidance_scale_end": "max_guidance_scale"}
-"""Settings that had another name in earlier sidecars."""
 MOVABLE = ("picture", "video", "detector", "pose_model", "model", "checkpoint")
 
 
@@ -105,11 +103,6 @@ def replay_config(
     """
     original = sidecar.with_suffix("")
     settings = {k: v for k, v in facts["settings"].items() if v is not None}
-    for old, new in RENAMED.items():
-        if old in settings:
-            settings[new] = settings.pop(old)
-    if settings.get("weight_storage") == "auto":  # a setting that is gone; "auto" had no effect
-        del settings["weight_storage"]
     settings |= {"resume": resume, "dtype": facts["origin"]["machine"]["dtype"]}
     for name in MOVABLE:
         if places.get(name) is not None:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from mimicmotion.errors import ConfigError
+from mimicmotion.errors import ConfigError, WeightsError
 from mimicmotion.runtime.progress import Job, Progress
 from mimicmotion.settings import FusionConfig, GenerateConfig, parse
 
@@ -58,6 +58,29 @@ def load_pipeline(config: GenerateConfig) -> MimicMotionPipeline:
     if config.quantize != "none":
         pipe.backbone.quantize(config.quantize)
     return pipe
+
+
+def with_estimator(config: GenerateConfig, pipe: MimicMotionPipeline) -> tuple[GenerateConfig, list[str]]:
+    """The settings with the pose estimator named, and what the user should know of it.
+
+    It is the one that was asked for, or dwpose where its files are given, or the one that the model was trained with.
+    Where dwpose is the model's wish alone and cannot be fetched, holistic takes its place.
+    """
+    from mimicmotion.weights.registry import fetch
+
+    given = "dwpose" if config.detector or config.pose_model else None
+    chosen = config.estimator or given or pipe.backbone.settings.get("estimator", "holistic")
+    notes = []
+    if chosen == "dwpose" and not (config.estimator or given):
+        try:
+            fetch("dwpose")
+        except WeightsError as e:
+            chosen = "holistic"
+            notes.append(
+                f"the model was trained with poses by dwpose, which is not here ({e.got}): holistic finds "
+                "them, so hands may come out worse; `mimicmotion weights fetch dwpose`, or --estimator holistic"
+            )
+    return dataclasses.replace(config, estimator=chosen), notes
 
 
 def result_size(config: GenerateConfig, pipe: MimicMotionPipeline) -> tuple[int, int]:

@@ -1,7 +1,6 @@
 """Frozen settings and their one parser. Only the standard library is imported at module level."""
 
-from mimicmotion.settings.execution import ExecutionOptions
-from mimicmotion.settings.generate import GenerateConfig, MaskConfig, PosesConfig
+from mimicmotion.settings.generate import ExecutionOptions, GenerateConfig, MaskConfig, PosesConfig
 from mimicmotion.settings.parsing import (
     STRICT,
     field_help,

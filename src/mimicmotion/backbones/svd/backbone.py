@@ -34,7 +34,7 @@ from mimicmotion.diffusion.denoiser import Denoiser, Network, precondition_v
 from mimicmotion.diffusion.noise import added_time_ids, augment_picture
 from mimicmotion.diffusion.recipe import Recipe
 from mimicmotion.errors import ConfigError, InputError, PoseError
-from mimicmotion.runtime.free_memory import free_memory
+from mimicmotion.runtime.device import free_memory
 from mimicmotion.settings import ExecutionOptions, SamplingSettings
 
 DEFAULT_FPS = 7.0

@@ -118,6 +118,7 @@ def load_components(
         raise ConfigError(got, "published weights", "leave out 'edition'; 'segment_frames' changes the segments")
     if edition or not settings:
         settings |= published_settings(edition or ("1.0" if source is None else find_edition(source)))
+        settings |= {} if source is None else {"estimator": "dwpose"}  # which found the poses of the training videos
     loader = _Loader(folder, (torch.device(device), dtype), variant)
     unet, vae, encoder = (loader.build(part) for part in ("unet", "vae", "image_encoder"))
     if source is None:

@@ -66,7 +66,7 @@ def find_estimator(options: PoseOptions) -> Callable[..., PoseEstimator]:
 
     def open_chosen(static: bool = False) -> PoseEstimator:
         return open_estimator(
-            options.estimator,
+            options.estimator or "holistic",
             person="largest" if static else person_choice(options.person),
             threads=options.pose_threads or None,
             device=options.pose_device,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Float64
+from jaxtyping import Bool, Float, Float32, Float64, Int8, UInt8
 from numpy import ndarray
 
 from mimicmotion.arrays import Frame, Frames, PoseFrames
@@ -33,6 +33,7 @@ from mimicmotion.pose.guidance.limbs import (
     part_map,
     part_region,
     source_of,
+    with_head,
 )
 from mimicmotion.pose.keypoints import PoseSequence
 
@@ -62,7 +63,7 @@ class WarpedPicture:
     def __init__(
         self, reference: Frame, reference_pose: PoseSequence, poses: PoseSequence, *, segmented: bool = True
     ) -> None:
-        _check(reference, reference_pose, poses)
+        check_poses(reference, reference_pose, poses)
         self.poses, self.puppet = poses, cut(reference, reference_pose, segmented=segmented)
 
     def __len__(self) -> int:
@@ -103,50 +104,83 @@ class Puppet:
 
     Attributes:
         background: the picture without the person.
+        colours: the person's, continued beyond the outline: as they are seen, and without the arms in front of the
+            body. What moves the picture pixel by pixel takes its colours here.
         layers: per part, colours and opacity (premultiplied) where it lies in the reference.
         sources: per part, the part that it was cut from (the other side's where its own is hidden).
         xy: the reference pose.
         unit: torso length in pixels.
-        face: whether the reference pose has face points.
+        confidence: of the reference pose's points.
     """
 
     background: Float32[ndarray, "height width 3"]
+    colours: UInt8[ndarray, "2 height width 3"]
     layers: dict[str, Float32[ndarray, "height width 4"]]
     sources: dict[str, str]
     xy: Float64[ndarray, "134 2"]
     unit: float
-    face: bool = True
+    confidence: Float64[ndarray, " 134"]
 
     def paint(self, xy: Float[ndarray, "134 2"], confidence: Float[ndarray, " 134"]) -> Frame:
         """The person in another pose."""
+        return self.arrange(xy, confidence).picture
+
+    def arrange(self, xy: Float[ndarray, "134 2"], confidence: Float[ndarray, " 134"]) -> Arrangement:
+        """The pieces laid out in another pose."""
         picture = self.background.copy()
         height, width = picture.shape[:2]
-        for part, matrix in moves(self.xy, self.sources, self.unit, xy, confidence, face=self.face):
+        covered, shown = np.zeros((height, width), np.float32), np.zeros((height, width), np.float32)
+        top, opacity = np.full((height, width), -1, np.int8), np.zeros((len(BACK_TO_FRONT), height, width), np.float32)
+        maps = np.zeros((len(BACK_TO_FRONT), 2, 3), np.float32)
+        for part, matrix in moves(self.xy, self.confidence, self.sources, self.unit, xy, confidence):
             layer = cv2.warpAffine(self.layers[part], matrix, (width, height), flags=cv2.INTER_LINEAR)
             picture = picture * (1 - layer[..., 3:]) + layer[..., :3]
-        return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+            number, alpha = BACK_TO_FRONT.index(part), layer[..., 3]
+            opacity[number], maps[number] = alpha, cv2.invertAffineTransform(matrix)
+            covered, shown = covered * (1 - alpha) + alpha, shown * (1 - alpha)
+            top = np.where(alpha > np.maximum(shown, 0.02), number, top).astype(np.int8)
+            shown = np.maximum(shown, alpha)
+        return Arrangement(np.clip(np.rint(picture), 0, 255).astype(np.uint8), covered, top, opacity, maps)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrangement:
+    """A person's pieces laid out in a pose; parts are numbered as in `BACK_TO_FRONT`.
+
+    Attributes:
+        picture: the pieces on the background.
+        outline: their common opacity, 0..1.
+        top: the part that is seen at each pixel; -1 where none is.
+        opacity: of each part.
+        maps: of each part, from pixels (x, y, 1) of this picture to pixels of the reference; 0 of parts left out.
+    """
+
+    picture: Frame
+    outline: Float32[ndarray, "height width"]
+    top: Int8[ndarray, "height width"]
+    opacity: Float32[ndarray, "14 height width"]
+    maps: Float32[ndarray, "14 2 3"]
 
 
 def moves(
     start: Float64[ndarray, "134 2"],
+    known: Float[ndarray, " 134"],
     sources: Mapping[str, str],
     unit: float,
     xy: Float[ndarray, "134 2"],
     confidence: Float[ndarray, " 134"],
-    *,
-    face: bool,
 ) -> Iterator[tuple[str, Affine]]:
     """Parts from back to front, and how each moves from one pose to another (as `cv2.warpAffine` wants it).
 
     Args:
         start: the pose in which the parts were cut out.
+        known: confidence of its points.
         sources: the parts that there are, and which each was cut from.
         unit: torso length in `start`.
         xy: the other pose.
         confidence: of its points; parts that it does not show are left out.
-        face: whether `start` has face points.
     """
-    end = np.asarray(xy, np.float64)
+    end, sure = np.asarray(xy, np.float64), np.minimum(known, confidence)
     for part in painting_order(confidence):
         leader = leader_of(part, confidence)
         if part not in sources or mean_confidence(confidence, leader) < UNSEEN:
@@ -154,29 +188,73 @@ def moves(
         source = sources[part]
         if leader != part:  # a hand or foot without points of its own stays in line with its limb
             source = ENDS[source][1]
-        matrix = part_map(start, end, leader, source, unit, face=face and has_face(confidence))
+        matrix = part_map(start, end, leader, source, unit, sure)
         yield part, _pixel_centres(matrix)
 
 
-def cut(reference: Frame, pose: PoseSequence, *, segmented: bool = True) -> Puppet:
-    """Take a picture apart: background, and one layer for each part of the person; see `limb_warp`."""
-    size = (reference.shape[0], reference.shape[1])
+def cut(
+    reference: Frame,
+    pose: PoseSequence,
+    *,
+    segmented: bool = True,
+    person: Bool[ndarray, "height width"] | None = None,
+) -> Puppet:
+    """Take a picture apart: background, and one layer for each part of the person; see `limb_warp`.
+
+    `person`: the person's pixels, where they are known.
+    """
     xy, confidence = pose.xy[0].astype(np.float64), pose.confidence[0].astype(np.float64)
-    unit = body_unit(xy)
-    seen = [part for part in BACK_TO_FRONT if mean_confidence(confidence, part) >= UNSEEN]
+    unit, face, regions = body_unit(xy), has_face(confidence), part_regions(pose)
+    seen = list(regions)
     if not seen:
-        return Puppet(reference.astype(np.float32), {}, {}, xy, unit)
-    face = has_face(confidence)
-    regions = {part: part_region(xy, part, unit, size, face=face) for part in seen}
-    person = segment_person(reference, regions, unit) if segmented else np.any(list(regions.values()), 0)
-    around = cv2.dilate(person.astype(np.uint8), np.ones((5, 5), np.uint8))
+        return Puppet(reference.astype(np.float32), np.stack([reference] * 2), {}, {}, xy, unit, confidence)
+    if person is None:
+        person = segment_person(reference, regions, unit) if segmented else np.any(list(regions.values()), 0)
+    around = cv2.dilate(person.astype(np.uint8), np.ones((7, 7), np.uint8))
     background = cv2.inpaint(reference, around, 3, cv2.INPAINT_TELEA)
+    regions = _adopt(with_head(regions, xy, face=face), person)
     crossing = [p for p in seen if "forearm" in p or "hand" in p]
     arms = np.any([regions[p] for p in crossing if mean_confidence(confidence, p) >= HIDDEN] or [~person & person], 0)
     layers = {part: _layer(reference, part, region, person, arms) for part, region in regions.items()}
     sources = {part: source_of(part, confidence) for part in BACK_TO_FRONT}
     sources = {part: source for part, source in sources.items() if source in layers}
-    return Puppet(background.astype(np.float32), {p: layers[s] for p, s in sources.items()}, sources, xy, unit, face)
+    layers = {p: layers[source] for p, source in sources.items()}
+    colours = _colours(reference, regions, person, arms)
+    return Puppet(background.astype(np.float32), colours, layers, sources, xy, unit, confidence)
+
+
+def _colours(
+    reference: Frame, regions: Mapping[str, ndarray], person: ndarray, arms: ndarray
+) -> UInt8[ndarray, "2 height width 3"]:
+    """See `Puppet.colours`."""
+    inside = cv2.erode(person.astype(np.uint8), np.ones((3, 3), np.uint8))  # the border's colours are mixed
+    if not inside.any():
+        return np.stack([reference] * 2)
+    _, nearest = cv2.distanceTransformWithLabels(1 - inside, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    seen = np.zeros((nearest.max() + 1, 3), np.uint8)
+    seen[nearest[inside > 0]] = reference[inside > 0]
+    continued = seen[nearest]
+    body = np.any([regions[p] for p in ("torso", "head") if p in regions] or [arms & False], 0)
+    hiding = (arms & cv2.dilate(body.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0).astype(np.uint8)
+    return np.stack([continued, cv2.inpaint(continued, hiding, 3, cv2.INPAINT_TELEA) if hiding.any() else continued])
+
+
+def _adopt(
+    regions: dict[str, Bool[ndarray, "height width"]], person: Bool[ndarray, "height width"]
+) -> dict[str, Bool[ndarray, "height width"]]:
+    """The regions, each with the person's pixels that lie in none and are nearest to it."""
+    orphans = person & ~np.any(list(regions.values()), 0)
+    away = [cv2.distanceTransform((~r).astype(np.uint8), cv2.DIST_L2, 5) for r in regions.values()]
+    nearest = np.argmin(away, 0)
+    return {part: region | (orphans & (nearest == k)) for k, (part, region) in enumerate(regions.items())}
+
+
+def part_regions(pose: PoseSequence) -> dict[str, Bool[ndarray, "height width"]]:
+    """Where each part that a pose shows may lie."""
+    xy, confidence = pose.xy[0].astype(np.float64), pose.confidence[0].astype(np.float64)
+    seen = [part for part in BACK_TO_FRONT if mean_confidence(confidence, part) >= UNSEEN]
+    unit, face = body_unit(xy), has_face(confidence)
+    return {part: part_region(xy, part, unit, pose.size, face=face) for part in seen}
 
 
 def _layer(reference: Frame, part: str, region: ndarray, person: ndarray, arms: ndarray) -> ndarray:
@@ -215,7 +293,8 @@ def _pixel_centres(matrix: Affine) -> Affine:
     return np.column_stack([matrix[:, :2], matrix[:, 2] + matrix[:, :2] @ half - half])
 
 
-def _check(reference: Frame, reference_pose: PoseSequence, poses: PoseSequence) -> None:
+def check_poses(reference: Frame, reference_pose: PoseSequence, poses: PoseSequence) -> None:
+    """Raise InputError unless there is one pose of the picture and at least one driving pose, in its pixels."""
     check_picture(reference)
     size = (reference.shape[0], reference.shape[1])
     if len(reference_pose) != 1 or len(poses) < 1:

@@ -72,6 +72,25 @@ def part_region(
     return cv2.dilate(mask, disc(reach * unit)) > 0
 
 
+def with_head(
+    regions: dict[str, Bool[ndarray, "height width"]], xy: Float64[ndarray, "134 2"], *, face: bool
+) -> dict[str, Bool[ndarray, "height width"]]:
+    """The regions with hair in the head's, and the neck in the head's and the torso's; arms keep what is theirs."""
+    if "head" not in regions:
+        return regions
+    axis = xy[head_points(face)].mean(0) - xy[kp.NECK]
+    length = max(float(np.hypot(*axis)), 1e-6)
+    height, width = regions["head"].shape
+    y, x = np.mgrid[0:height, 0:width] + 0.5
+    along, aside = rotation(axis, np.array([1.0, 0.0])) @ [x.ravel() - xy[kp.NECK, 0], y.ravel() - xy[kp.NECK, 1]]
+    up, side = (v.reshape(height, width) / length for v in (along, abs(aside)))
+    free = ~np.any([r for p, r in regions.items() if "arm" in p or "hand" in p] or [regions["head"] & False], 0)
+    grown = {"head": (up > 0.3) & (up < 2.6) & (side < 1.25) & (free | regions["head"])}
+    if "torso" in regions:
+        grown["torso"] = regions["torso"] | ((up > -0.6) & (up < 0.85) & (side < 1.1) & free)
+    return regions | grown
+
+
 def has_face(confidence: Float[ndarray, " 134"]) -> bool:
     """Whether face points were found; where not, they have no position worth the name."""
     return bool(np.mean(confidence[kp.FACE]) >= UNSEEN)
@@ -111,10 +130,11 @@ def part_map(
     part: str,
     source: str,
     unit: float,
-    *,
-    face: bool = True,
+    sure: Float[ndarray, " 134"],
 ) -> Affine:
-    """The affine map that takes a part from the reference pose to a driving pose; `face`: both have face points."""
+    """The affine map that takes a part from the reference pose to a driving pose; `sure`: the points' confidence."""
+    if part == "head":
+        return head_map(start, end, unit, sure)
     if part in BONES:
         (a, b, _), (c, d, _) = BONES[source], BONES[part]
         return bone_map(start[a], start[b], end[c], end[d], unit, mirrored=source != part)
@@ -123,15 +143,31 @@ def part_map(
         p, q = (np.concatenate([v[TORSO], v[hips].mean(0, keepdims=True)]) for v in (start, end))
         turn = rotation(p[5] - p[0], q[5] - q[0])
         return fit_affine(p, q, turn, 0.01 * unit**2)
-    if part == "head":
-        p, q = (v[head_points(face)] for v in (start, end))
-        turn = rotation(p.mean(0) - start[kp.NECK], q.mean(0) - end[kp.NECK])
-        return fit_affine(p, q, turn, 0.005 * unit**2)
     points, bone, _ = ENDS[part]
     from_points, from_bone, _ = ENDS[source]
     (a, b, _), (c, d, _) = BONES[from_bone], BONES[bone]
     turn = rotation(start[b] - start[a], end[d] - end[c], mirrored=source != part)
     return fit_affine(start[from_points], end[points], turn, 0.001 * unit**2)
+
+
+def head_map(
+    start: Float64[ndarray, "134 2"], end: Float64[ndarray, "134 2"], unit: float, sure: Float[ndarray, " 134"]
+) -> Affine:
+    """The map of the head as one rigid piece: turned, and hardly larger or smaller than the body's size says.
+
+    Points count by their confidence, the neck twice, a face point .06; a face that was not found counts nothing.
+    """
+    points = np.array([kp.NECK, *HEAD])
+    weights = np.array([2.0, *[1.0] * 5, *[0.06] * 68]) * sure[points]
+    weights[:6] = np.maximum(weights[:6], 0.05)
+    weights /= weights.sum()
+    centre, target = weights @ start[points], weights @ end[points]
+    p, q = ((v[points] - c) @ [1, 1j] for v, c in ((start, centre), (end, target)))
+    turn = (weights * p.conj() * q).sum() / max((weights * abs(p) ** 2).sum(), 1e-6)
+    size = body_unit(end) / unit
+    turn *= np.clip(abs(turn), 0.9 * size, 1.1 * size) / max(abs(turn), 1e-6)
+    linear = np.array([[turn.real, -turn.imag], [turn.imag, turn.real]])
+    return np.column_stack([linear, target - linear @ centre])
 
 
 def bone_map(a: ndarray, b: ndarray, c: ndarray, d: ndarray, unit: float, *, mirrored: bool = False) -> Affine:
