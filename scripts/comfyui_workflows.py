@@ -17,7 +17,7 @@ from matplotlib.patches import FancyBboxPatch, PathPatch
 from matplotlib.path import Path as Line
 
 ROOT = Path(__file__).parents[1]
-EXAMPLES = ROOT / "integrations" / "comfyui" / "example_workflows"
+NODES = ROOT / "integrations" / "comfyui"
 PICTURE = ROOT / "docs" / "images" / "comfyui.png"
 
 SOURCES = {
@@ -51,7 +51,8 @@ COMFYUI = {
 """Widgets and outputs of ComfyUI's own nodes."""
 UPLOADS = "image"
 """Value of the button that uploads a file."""
-WIDTH, GAP, ROW, HEAD = 300, 90, 24, 10
+WIDTH, GAP, ROW, HEAD, PREVIEW = 300, 90, 24, 10, 220
+"""Sizes in pixels; ComfyUI shows the chosen picture or video below the widgets."""
 COLOURS = {"IMAGE": "#64b5f6", "VIDEO": "#ff8a65", "FLOAT": "#aed581", "MASK": "#81c784", "SIGMAS": "#cdffcd"}
 
 
@@ -134,27 +135,28 @@ def layout(workflow: dict[str, Any]) -> dict[str, tuple[int, int, int]]:
         sockets, widgets, outputs = schemas()[node["class_type"]]
         rows = max(len(sockets), len(outputs)) + len(widgets) + (node["class_type"] in COMFYUI)
         top = bottoms.get(column, 0)
-        places[number] = (column * (WIDTH + GAP), top, HEAD + rows * ROW)
+        preview = PREVIEW if node["class_type"] in COMFYUI else 0
+        places[number] = (column * (WIDTH + GAP), top, HEAD + rows * ROW + preview)
         bottoms[column] = top + places[number][2] + 60
     return places
 
 
 def files() -> dict[str, str]:
-    """Name and text of each file."""
+    """Path (below the nodes) and text of each file; ComfyUI shows example_workflows among its templates."""
     found = {}
     for name, workflow in WORKFLOWS.items():
-        found[f"{name}.json"] = json.dumps(graph(workflow), indent=1) + "\n"
-        found[f"{name}.api.json"] = json.dumps(workflow, indent=1) + "\n"
+        found[f"example_workflows/{name}.json"] = json.dumps(graph(workflow), indent=1) + "\n"
+        found[f"api_workflows/{name}.json"] = json.dumps(workflow, indent=1) + "\n"
     return found
 
 
-def draw(workflow: dict[str, Any], path: Path) -> None:
+def draw(workflow: dict[str, Any], path: Path, dpi: int = 150) -> None:
     """A picture of a workflow."""
     data = graph(workflow)
     nodes = {n["id"]: n for n in data["nodes"]}
     right = max(n["pos"][0] for n in data["nodes"]) + WIDTH
     bottom = max(n["pos"][1] + n["size"][1] for n in data["nodes"])
-    figure = plt.figure(figsize=((right + 60) / 150, (bottom + 90) / 150), dpi=150, facecolor="#202020")
+    figure = plt.figure(figsize=((right + 60) / 150, (bottom + 90) / 150), dpi=dpi, facecolor="#202020")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(-30, right + 30), ylim=(bottom + 30, -60))
     axes.axis("off")
@@ -202,15 +204,17 @@ def draw(workflow: dict[str, Any], path: Path) -> None:
         colour = COLOURS.get(kind, "#b39ddb")
         axes.add_patch(PathPatch(line, facecolor="none", edgecolor=colour, linewidth=1.6, zorder=0.5))
         axes.plot([x0, x1], [y0, y1], "o", color=colour, markersize=3.5)
-    figure.savefig(path, metadata={"Software": None}, facecolor=figure.get_facecolor())
+    figure.savefig(path, metadata={"Software": None} if path.suffix == ".png" else None)
     plt.close(figure)
 
 
 def main() -> None:
-    EXAMPLES.mkdir(exist_ok=True)
     for name, text in files().items():
-        (EXAMPLES / name).write_text(text, encoding="utf-8")
+        (NODES / name).parent.mkdir(exist_ok=True)
+        (NODES / name).write_text(text, encoding="utf-8")
     draw(WORKFLOWS["steps"], PICTURE)
+    for name, workflow in WORKFLOWS.items():
+        draw(workflow, NODES / "example_workflows" / f"{name}.jpg", dpi=60)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ FRAMES = 4
 SHORT = {"duration": FRAMES / 15, "num_inference_steps": 2}
 MADE = {"seed": "INT", "speed": "COMBO", "num_inference_steps": "INT"}
 NUMBERS = {"fps": "FLOAT", "start": "FLOAT", "duration": "FLOAT", "tempo": "FLOAT", "video_fps": "FLOAT"}
-WORKFLOWS = sorted((FOLDER / "example_workflows").glob("*.api.json"))
+WORKFLOWS = sorted((FOLDER / "api_workflows").glob("*.json"))
 STABLE: dict[str, tuple[dict[str, str], list[tuple[str, str]]]] = {
     "MimicMotionLoad": (
         {"model": "STRING", "checkpoint": "STRING", "edition": "COMBO", "device": "STRING"}
@@ -87,7 +87,7 @@ def ui(tmp_path: Path) -> ComfyUI:
 
 def workflow(name: str, **settings: Any) -> dict[str, Any]:
     """An example workflow, with settings of the nodes that have them, those of a short video unless told."""
-    nodes = json.loads((FOLDER / "example_workflows" / f"{name}.api.json").read_text())
+    nodes = json.loads((FOLDER / "api_workflows" / f"{name}.json").read_text())
     for node in nodes.values():
         names = STABLE[node["class_type"]][0] if node["class_type"] in STABLE else {}
         node["inputs"] |= {k: v for k, v in (SHORT | settings).items() if k in names}
@@ -220,15 +220,15 @@ def test_noise_levels_of_another_node(ui: ComfyUI) -> None:
 
 
 def test_the_workflows_are_those_of_the_script(tmp_path: Path) -> None:
-    assert [path.stem for path in WORKFLOWS] == ["animate.api", "steps.api"]
+    assert [path.stem for path in WORKFLOWS] == ["animate", "steps"]
     for name, text in load("scripts/comfyui_workflows.py").files().items():
-        assert (FOLDER / "example_workflows" / name).read_text() == text, "run scripts/comfyui_workflows.py"
+        assert (FOLDER / name).read_text() == text, "run scripts/comfyui_workflows.py"
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
 def test_both_forms_of_a_workflow_are_the_same_graph(path: Path, ui: ComfyUI) -> None:
     nodes = json.loads(path.read_text())
-    graph = json.loads(path.with_name(path.name.replace(".api", "")).read_text())
+    graph = json.loads((FOLDER / "example_workflows" / path.name).read_text())
     links = {number: (str(start), slot, kind) for number, start, slot, _, _, kind in graph["links"]}
     assert {str(n["id"]): n["type"] for n in graph["nodes"]} == {k: v["class_type"] for k, v in nodes.items()}
     for node in graph["nodes"]:
