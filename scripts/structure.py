@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1] / "src" / "mimicmotion"
 START = "mimicmotion.generate.job"
 LIMITS = {
     "lines": 38_200,
-    "generate reaches": 73,
+    "generate reaches": 74,
     "longest function": 60,
     "underscore modules": 0,
     "import cycles": 0,

@@ -1,4 +1,4 @@
-"""One crop for a whole scene: the same transform for its frames and its keypoints."""
+"""One crop for a picture or a whole scene: the same transform for its frames and its keypoints."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
+from mimicmotion.arrays import Frame
 from mimicmotion.pose.keypoints import BODY, VISIBLE, PoseSequence
-from mimicmotion.video.geometry import Fit, plan_fit
+from mimicmotion.video.geometry import Fit, FitMode, plan_fit, released_round_trip
 
 _OUTLIERS = 0.02
 
@@ -41,6 +42,32 @@ def fit_poses(poses: PoseSequence, fit: Fit) -> PoseSequence:
     xy = fit.points(poses.xy.astype(np.float64)).astype(np.float32)
     inside = ((xy >= 0) & (xy <= np.array(fit.target[::-1], np.float32))).all(-1)
     return dataclasses.replace(poses, xy=xy, confidence=poses.confidence * inside, size=fit.target)
+
+
+def fit_picture(picture: Frame, pose: PoseSequence, size: tuple[int, int], mode: FitMode) -> tuple[Frame, Fit]:
+    """A picture of a person at `size` = (height, width), and the transform, which holds for the pose, too.
+
+    Args:
+        picture: as it is.
+        pose: of the person, in pixels of the picture, one frame; a crop keeps it in the middle.
+        size: (height, width) wanted.
+        mode: see `plan_fit`.
+    """
+    fit = plan_fit(pose.size, size, mode, anchor=crop_anchor(pose, size) if mode == "crop" else (0.5, 0.5))
+    fitted = fit.apply(picture)
+    return (released_round_trip(fitted) if mode == "released" else fitted), fit
+
+
+def crop_anchor(pose: PoseSequence, target: tuple[int, int]) -> tuple[float, float]:
+    """Which part a crop to `target` should keep (y, x; 0 = top left, 1 = bottom right): the person in the middle."""
+    seen = pose.xy[0, BODY][pose.confidence[0, BODY] > VISIBLE]
+    centre = (seen.min(0) + seen.max(0))[::-1] / 2
+    scale = max(t / s for t, s in zip(target, pose.size, strict=True))
+    anchor = []
+    for middle, source, wanted in zip(centre, pose.size, target, strict=True):
+        spare = scale * source - wanted
+        anchor.append(float(np.clip((middle * scale - wanted / 2) / spare, 0, 1)) if spare > 1e-6 else 0.5)
+    return anchor[0], anchor[1]
 
 
 def person_boxes(poses: PoseSequence) -> Float64[ndarray, "frames 4"]:

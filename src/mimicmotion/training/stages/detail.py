@@ -244,7 +244,7 @@ class DetailTask(Task):
         with autocast(self.config, self.device) if fast else contextlib.nullcontext():
             frames = pipe(
                 sample.reference, WarpedPoses(sample.poses[slot:], warped), sample.reference_pose, seed=sample.number
-            )
+            ).frames
         made = np.asarray(frames)
         return Predicted(
             sample.reference, sample.reference_pose, sample.frames[slot:], warped, made, sample.poses[slot:]
