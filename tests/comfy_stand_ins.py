@@ -17,6 +17,8 @@ import numpy as np
 import torch
 
 from mimicmotion.video.picture import read_picture
+from mimicmotion.video.reader import open_video
+from mimicmotion.video.writer import open_writer
 
 FOLDER = Path(__file__).parents[1] / "integrations" / "comfyui"
 SOCKET = {"id", "display_name", "optional", "tooltip", "lazy", "extra_dict"}
@@ -96,11 +98,26 @@ class NodeOutput:
 
 
 class VideoFromFile:
-    def __init__(self, file: str) -> None:
-        self.file = file
+    """A file, or a part of it that begins later."""
+
+    def __init__(self, file: str, *, start_time: float = 0) -> None:
+        self.file, self.start_time = file, start_time
 
     def get_stream_source(self) -> str:
         return self.file
+
+    def get_dimensions(self) -> tuple[int, int]:
+        info = open_video(self.file).info
+        return info.width, info.height
+
+    def get_duration(self) -> float:
+        return (open_video(self.file).info.duration or 0) - self.start_time
+
+    def save_to(self, path: str) -> None:
+        reader = open_video(self.file)
+        with open_writer(path, (reader.info.height, reader.info.width), reader.info.fps) as writer:
+            for frame in reader.frames(start=self.start_time):
+                writer.write(frame)
 
 
 class InterruptProcessingException(Exception):

@@ -65,7 +65,7 @@ def as_file(source: Any, folder: Path, fps: float) -> Path:
     """A VIDEO or an IMAGE as a file that mimicmotion reads.
 
     Args:
-        source: a VIDEO as it was loaded keeps its own file; frames become a folder of pictures.
+        source: a VIDEO that is a whole file stays that file; frames become a folder of pictures.
         folder: for what must be written.
         fps: frames per second of an IMAGE.
     """
@@ -76,10 +76,15 @@ def as_file(source: Any, folder: Path, fps: float) -> Path:
                 writer.write(to_frame(image))
         return path
     own = source.get_stream_source()
-    if isinstance(own, str):
+    if isinstance(own, str) and _facts(source) == _facts(InputImpl.VideoFromFile(own)):
         return Path(own)
-    path.with_suffix(".mp4").write_bytes(own.getvalue())
+    source.save_to(str(path.with_suffix(".mp4")))
     return path.with_suffix(".mp4")
+
+
+def _facts(video: Any) -> tuple[Any, ...]:
+    """What differs where a VIDEO is a part of its file: nodes that cut one keep the whole file."""
+    return video.get_dimensions(), video.get_duration()
 
 
 def next_output(prefix: str, suffix: str, size: tuple[int, int]) -> Path:

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import mimicmotion
-from comfy_stand_ins import FOLDER, ComfyUI, InterruptProcessingException
+from comfy_stand_ins import FOLDER, ComfyUI, InterruptProcessingException, VideoFromFile
 from mimicmotion.errors import ConfigError, PoseError
 from mimicmotion.settings import GenerateConfig, field_help
 from mimicmotion.video.reader import open_video
@@ -146,6 +146,15 @@ def test_images_come_and_go(ui: ComfyUI) -> None:
     assert np.array_equal(ui.part("api").to_frame(images[1]), frames[1])
     transparent = torch.cat([images[1], torch.full((3, 4, 1), 0.5)], -1)
     assert np.array_equal(ui.part("api").to_frame(transparent), frames[1])
+
+
+def test_a_part_of_a_video_is_not_taken_for_the_whole(ui: ComfyUI, tmp_path: Path) -> None:
+    path, api = find_asset("demo/driving.mp4"), ui.part("api")
+    whole = sum(1 for _ in open_video(path).frames())
+    assert api.as_file(VideoFromFile(str(path)), tmp_path, 15) == path
+    part = api.as_file(VideoFromFile(str(path), start_time=1.0), tmp_path, 15)
+    assert part.parent == tmp_path
+    assert 0 < sum(1 for _ in open_video(part).frames()) < whole - 5
 
 
 def test_the_chain_and_the_one_node_make_what_generate_makes(ui: ComfyUI, tmp_path: Path) -> None:
