@@ -45,6 +45,8 @@ STAND_INS = {"svd-xt-1.1": STAND_IN, "mimicmotion-1.1": "MimicMotion_1-1.pth"}
 SIZE = (640, 360)
 # Commands that need the network or install things: their parts are checked, they are not run.
 NOT_RUN = ("git clone", "cd ", "pip ", "python3 -m venv", "mimicmotion weights fetch", "mimicmotion study serve")
+# Commands for docker, which tests do not have, and beside them; what they run is tested in test_containers.py.
+CONTAINERS = ("docker ", "DEVICE=cuda docker ", "echo POSTGRES_PASSWORD=", "ln -s $PWD/integrations/comfyui ")
 
 # Commands that take hours or larger models: their settings are checked.
 LONG = ("mimicmotion train --recipe", "mimicmotion ablate --recipe")
@@ -116,6 +118,12 @@ def test_command(
     if command.startswith("make "):
         targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M)
         assert {word for word in command.split()[1:] if "=" not in word} <= set(targets)
+        return
+    if command.startswith(CONTAINERS):
+        for name in re.findall(r"-f (\S+)", command):
+            assert (ROOT / name).is_file()
+        if found := re.search(r" (?:mimicmotion(?::cuda)?|service) ((?:generate|doctor|serve) .*|doctor)$", command):
+            cli.app.parse_args(shlex.split(found[1]), print_error=False, exit_on_error=False)
         return
     if command.startswith((*NOT_RUN, *LONG)):
         check_unrun(command)

@@ -15,6 +15,7 @@ DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 # Options of other programs, or of scripts and benchmarks.
 FOREIGN = {"--force-reinstall", "--recurse-submodules", "--use_fsdp", "--fsdp_version"}
+FOREIGN |= {"--rm", "--user", "--gpus", "--build-arg", "--build", "--wait", "--no-deps"}  # docker
 
 
 def read(page: Path) -> str:

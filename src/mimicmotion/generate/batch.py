@@ -234,5 +234,5 @@ def _run_on_ray(config: BatchConfig, jobs: Mapping[int, GenerateConfig]) -> Gene
 
 def _absolute(config: GenerateConfig) -> GenerateConfig:
     """A worker has another folder than this process."""
-    paths: Iterable[tuple[str, Path | None]] = ((name, getattr(config, name)) for name in PATHS)
+    paths: Iterable[tuple[str, Any]] = ((name, getattr(config, name)) for name in PATHS)
     return dataclasses.replace(config, **{name: path.absolute() for name, path in paths if path is not None})
