@@ -102,11 +102,10 @@ class SVDBackbone(Backbone):
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
-        variant: str | None = None,
         edition: str | None = None,
     ) -> Self:
         """Load a model; see `Backbone.load` and `load_components`."""
-        return cls.of(load_components(folder, checkpoint, device=device, dtype=dtype, variant=variant, edition=edition))
+        return cls.of(load_components(folder, checkpoint, device=device, dtype=dtype, edition=edition))
 
     def save(self, folder: Path) -> None:
         """Write a folder in diffusers' layout, safetensors."""
