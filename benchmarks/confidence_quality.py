@@ -80,7 +80,7 @@ def animate(
 ) -> ndarray:
     maps, reference = (pose_maps(pipe, p, aware=aware) for p in (poses, clip.reference_pose))
     guides = maps if warped is None else WarpedPoses(maps, warped)
-    return np.asarray(pipe(clip.reference_frame, guides, reference[0], seed=seed))
+    return np.asarray(pipe(clip.reference_frame, guides, reference[0], seed=seed).frames)
 
 
 def moved_points(clip: SynthClip, poses: PoseSequence) -> ndarray:

@@ -65,7 +65,7 @@ def cpu_name() -> str:
 
 def generate(pipe: MimicMotionPipeline, clip: SynthClip) -> ndarray:
     poses, reference = pipe.guide(clip.reference_frame, clip.reference_pose, clip.poses)
-    return np.asarray(pipe(clip.reference_frame, poses, reference))
+    return np.asarray(pipe(clip.reference_frame, poses, reference).frames)
 
 
 def reconstruct(pipe: MimicMotionPipeline, frames: ndarray) -> ndarray:

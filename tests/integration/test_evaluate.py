@@ -382,7 +382,7 @@ def test_identity_by_a_network_given_by_path(tmp_path: Path) -> None:
     settings = {"real": tmp_path / "real", "output": tmp_path / "report", "cache_dir": tmp_path / "cache"}
     settings |= {"generated": {n: tmp_path / n for n in ("ours", "theirs", "real again")}, "metrics": ["identity"]}
     shutil.copytree(tmp_path / "real", tmp_path / "real again")
-    settings |= {"identity": quarters_network(tmp_path / "face.onnx"), "identity_size": 16}
+    settings |= {"identity": quarters_network(tmp_path / "face.onnx")}
     done = run(**settings, references=tmp_path / "references")
     got = {r.method: r.values for r in done.rows}
     assert got["real again"]["identity"] == pytest.approx(1, abs=1e-5)
@@ -393,8 +393,7 @@ def test_identity_by_a_network_given_by_path(tmp_path: Path) -> None:
     again = run(**settings, references=tmp_path / "references")
     assert again.reused[1] == 0
     assert "identity_reference" not in run(**settings).rows[0].values
-    assert run(**settings, identity_colours="bgr").reused[1] > 0  # another convention is another number
-    nobody = run(**folders(tmp_path / "x", ("a",)) | {k: settings[k] for k in ("metrics", "identity", "identity_size")})
+    nobody = run(**folders(tmp_path / "x", ("a",)) | {k: settings[k] for k in ("metrics", "identity")})
     assert any("no sure face in the real frames" in n for n in nobody.notes)
     assert math.isnan(nobody.rows[0].values["identity"])
 
@@ -408,7 +407,7 @@ def test_a_face_network_that_is_missing_or_none(tmp_path: Path) -> None:
         run(**gone | {"metrics": ["identity"]})
     with pytest.raises(ConfigError, match="--identity PATH"):
         run(**settings | {"metrics": ["identity"]})
-    wrong = settings | {"identity": quarters_network(tmp_path / "face.onnx"), "metrics": ["psnr", "identity"]}
+    wrong = settings | {"identity": quarters_network(tmp_path / "face.onnx", 16), "metrics": ["psnr", "identity"]}
     steps = evaluate(EvaluateConfig(**wrong))
-    with pytest.raises(WeightsError, match="--identity-size 16"):
+    with pytest.raises(WeightsError, match="takes faces of 16 pixels"):
         next(steps)  # before anything is measured

@@ -99,8 +99,6 @@ def _settings(done: Evaluation) -> dict[str, Any]:
     if "seams" in groups:
         names += ["borders", "segment_frames"]
         names += ["overlap_frames", "reference_slot", "fusion"] if c.segments() else []
-    if "identity" in groups:
-        names += [f"identity_{n}" for n in ("size", "colours", "mean", "std", "confidence")]
     names += ["fd_infinity", "frechet_resamples", "seed"]
     return {n: getattr(c, n) for n in names} | {"metrics": list(groups), "driving_poses": c.driving is not None}
 
