@@ -12,7 +12,7 @@ import json
 import multiprocessing
 import signal
 import time
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -234,5 +234,5 @@ def _run_on_ray(config: BatchConfig, jobs: Mapping[int, GenerateConfig]) -> Gene
 
 def _absolute(config: GenerateConfig) -> GenerateConfig:
     """A worker has another folder than this process."""
-    paths: Iterable[tuple[str, Any]] = ((name, getattr(config, name)) for name in PATHS)
-    return dataclasses.replace(config, **{name: path.absolute() for name, path in paths if path is not None})
+    paths: dict[str, Any] = {name: path.absolute() for name in PATHS if (path := getattr(config, name)) is not None}
+    return dataclasses.replace(config, **paths)
