@@ -156,10 +156,10 @@ def test_same_seed_same_bytes_other_seed_other_video(job: GenerateConfig) -> Non
 
 def test_pose_file_in_place_of_the_video(job: GenerateConfig, tmp_path: Path) -> None:
     finish(generate(job))
-    first = job.output.read_bytes()
+    first = frames_of(job.output)
     save_poses(dancing(FRAMES), tmp_path / "in" / "poses.npz")
     finish(generate(dataclasses.replace(job, video=tmp_path / "in" / "poses.npz")))
-    assert job.output.read_bytes() == first
+    assert np.array_equal(frames_of(job.output), first)  # the files are labelled as results of different inputs
 
 
 @pytest.mark.parametrize("frames", [1, 2, 5, 6])

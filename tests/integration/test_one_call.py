@@ -153,4 +153,6 @@ assert again.shape == (1, 2, 224, 128, 3) and 0.5 < again.max() <= 1
 """
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
     subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True, cwd=tmp_path, env=environment)
-    assert np.array_equal(np.load(tmp_path / "made.npy"), pipe(image=PICTURE, video=VIDEO, **settings).frames)
+    ours = pipe(image=PICTURE, video=VIDEO, **settings).frames
+    # another process may add float32 numbers in another order, which can change how a value is rounded
+    assert np.abs(np.load(tmp_path / "made.npy").astype(int) - ours).max() <= 1

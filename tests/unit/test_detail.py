@@ -211,7 +211,7 @@ def test_streamed_frames_are_those_of_the_whole_and_show_the_warped_picture() ->
     whole = pipe(**inputs(), output_type="np", decode_chunk_size=5).frames
     stream = np.stack(list(pipe(**inputs(), output_type="stream", decode_chunk_size=5).frames))
     assert np.array_equal(whole, stream)
-    plain = detailed_pipeline(None)(**inputs(), decode_chunk_size=5)
+    plain = detailed_pipeline(None)(**inputs(), decode_chunk_size=5).frames
     assert (whole != plain).mean() > 0.5
     # what is decoded is the same; the detail comes on top of it
     latents = pipe(**inputs(), output_type="latent").frames[0]

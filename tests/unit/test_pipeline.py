@@ -17,6 +17,7 @@ from mimicmotion.backbones.svd.backbone import SVDBackbone
 from mimicmotion.backbones.svd.conditioning import ConditionedUNet, Conditioning
 from mimicmotion.backbones.svd.execution.plan import ExecutionPlan
 from mimicmotion.backbones.svd.posenet import PoseNet
+from mimicmotion.diffusion.sampling import NonFiniteError
 from mimicmotion.errors import ConfigError, InputError, PoseError
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.settings import FusionConfig, FusionMode
@@ -352,3 +353,25 @@ def test_networks_that_do_not_fit_are_refused(pipe: MimicMotionPipeline) -> None
         MimicMotionPipeline(
             SVDBackbone(pipe.backbone.unet, pipe.backbone.vae, pipe.backbone.image_encoder, PoseNet(32, (3, 4, 4)))
         )
+
+
+@pytest.mark.parametrize(
+    ("network", "says"),
+    [
+        ("image_encoder", "the image encoder's embedding"),
+        ("pose_net", "PoseNet's features"),
+        ("unet", "the latents after step 1 of 2"),
+        ("vae", "the autoencoder's latents of the picture"),
+        ("vae.decoder", "the decoded frames 0 to 2"),
+    ],
+)
+def test_each_network_that_says_nan_is_named(network: str, says: str) -> None:
+    pipe = micro_pipeline()
+    module = pipe.backbone
+    for name in network.split("."):
+        module = getattr(module, name)
+    with torch.no_grad():
+        for parameter in list(module.parameters())[-2:]:
+            parameter.fill_(float("nan"))
+    with pytest.raises(NonFiniteError, match=says):
+        pipe(IMAGE, POSES[:3], REFERENCE, num_inference_steps=2)

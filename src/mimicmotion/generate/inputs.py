@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from numpy import ndarray
 
 from mimicmotion.errors import ConfigError, InputError, MediaError, PoseError
-from mimicmotion.pose.crop import fit_picture, fit_poses
+from mimicmotion.pose.crop import fit_picture
 from mimicmotion.pose.estimators.open import find_estimator
 from mimicmotion.pose.files import PoseCache
 from mimicmotion.pose.keypoints import BODY, VISIBLE, PoseSequence
@@ -80,7 +80,7 @@ def prepare(config: GenerateConfig, size: tuple[int, int], multiple: int) -> Job
     yield Progress("picture", 0, 1)
     found = picture_pose(config, estimator, original)
     picture, fit = fit_picture(original, found, size, config.fit)
-    reference = fit_poses(found, fit)
+    reference = found.fitted(fit)
     yield Progress("picture", 1, 1)
 
     driving = yield from driving_poses(config, source, estimator)

@@ -65,7 +65,7 @@ def with_estimator(config: GenerateConfig, pipe: MimicMotionPipeline) -> tuple[G
     from mimicmotion.pose.estimators.open import choose_estimator
 
     chosen, notes = choose_estimator(config, pipe.backbone.settings.get("estimator"))
-    return dataclasses.replace(config, estimator=chosen), notes
+    return dataclasses.replace(config, estimator=chosen), notes  # type: ignore[bad-argument-type] - one of the names
 
 
 def result_size(config: GenerateConfig, pipe: MimicMotionPipeline) -> tuple[int, int]:

@@ -25,7 +25,7 @@ from mimicmotion.diffusion.schedule import initial_scale
 from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.pipeline.requests import build_requests, check_request, find_poses
 from mimicmotion.pose.align import align
-from mimicmotion.pose.crop import fit_picture, fit_poses
+from mimicmotion.pose.crop import fit_picture
 from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.settings import FusionConfig, SamplingSettings
 from mimicmotion.settings.parsing import from_keywords
@@ -196,7 +196,7 @@ class MimicMotionPipeline:
         size = self.video_size((picture.shape[0], picture.shape[1]), height, width)
         geometry.check_size(size, self.backbone.size_multiple)
         fitted, fit = fit_picture(picture, found, size, "crop")
-        reference = fit_poses(found, fit)
+        reference = found.fitted(fit)
         return fitted, *self.guide(fitted, reference, align(driving, reference, size))
 
     def video_size(

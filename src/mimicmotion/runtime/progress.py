@@ -8,6 +8,8 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from mimicmotion.errors import memory_error, out_of_memory
+
 T = TypeVar("T")
 
 
@@ -38,10 +40,15 @@ def finish(job: Job[T], on_progress: Callable[[Progress], object] | None = None)
         job: the job.
         on_progress: sees every report. What it raises ends the job, which keeps what it keeps when interrupted; to
             cancel, from whatever thread asked for it, raise `mimicmotion.Stopped`.
+
+    Raises:
+        ConfigError: a library had no memory; says in which stage. And whatever the job raises.
     """
+    stage = "the first stage"
     while True:
         try:
             report = next(job)
+            stage = f"stage {report.stage}"
             try:
                 if on_progress is not None:
                     on_progress(report)
@@ -49,6 +56,10 @@ def finish(job: Job[T], on_progress: Callable[[Progress], object] | None = None)
                 job.throw(e)
         except StopIteration as stop:
             return stop.value
+        except Exception as e:
+            if not out_of_memory(e):
+                raise
+            raise memory_error(e, stage) from e
 
 
 @dataclass

@@ -207,9 +207,10 @@ def signature(path: Path) -> tuple[str, str]:
     """
     try:
         c2pa = import_extra("c2pa", "c2pa")
-        reader = c2pa.Reader.try_create(path)
     except ConfigError:
         return "unknown", ""
+    try:
+        reader = c2pa.Reader.try_create(path)
     except c2pa.C2paError:  # a kind of file that takes none, or a manifest that is damaged
         return ("changed" if path.suffix.lower() in (".mp4", ".m4v", ".mov", ".gif", ".webp") else "none"), ""
     if reader is None:

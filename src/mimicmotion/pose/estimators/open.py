@@ -59,7 +59,7 @@ def choose_estimator(options: PoseOptions, trained_with: str | None) -> tuple[st
     """The name of the pose estimator to use, and what the user should know of it.
 
     It is the one that was asked for, or dwpose where its files are given, or the one that the model was trained with.
-    Where dwpose is the model's wish alone and cannot be fetched, holistic takes its place.
+    Where dwpose is what the model alone asks for and cannot be fetched, holistic takes its place.
     """
     from mimicmotion.weights.registry import fetch
 
