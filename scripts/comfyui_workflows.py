@@ -32,8 +32,8 @@ WORKFLOWS: dict[str, dict[str, Any]] = {
     },
     "steps": {
         **SOURCES,
-        "4": {"class_type": "MimicMotionPoses", "inputs": {"source": ["1", 0]}},
-        "5": {"class_type": "MimicMotionPoses", "inputs": {"source": ["2", 0]}},
+        "4": {"class_type": "MimicMotionPoses", "inputs": {"source": ["1", 0], "model": ["3", 0]}},
+        "5": {"class_type": "MimicMotionPoses", "inputs": {"source": ["2", 0], "model": ["3", 0]}},
         "6": {
             "class_type": "MimicMotionAlign",
             "inputs": {"model": ["3", 0], "image": ["1", 0], "image_poses": ["4", 0], "poses": ["5", 0]},

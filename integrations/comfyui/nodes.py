@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 import math
 import tempfile
 from dataclasses import dataclass
@@ -15,13 +16,11 @@ from mimicmotion.arrays import Frame, PoseFrames
 from mimicmotion.backbones.base import Plan, Request
 from mimicmotion.diffusion.recipe import Recipe
 from mimicmotion.errors import PoseError
-from mimicmotion.generate.inputs import Inputs, describe_problems, driving_poses, open_driving
+from mimicmotion.generate.inputs import Inputs, driving_poses, fit_inputs, open_driving
 from mimicmotion.generate.job import animate
 from mimicmotion.generate.outputs import with_background
-from mimicmotion.generate.setup import fusion_config, load_pipeline, run_device
+from mimicmotion.generate.setup import fusion_config, load_pipeline, run_device, with_estimator
 from mimicmotion.pipeline import StepState
-from mimicmotion.pose.align import align
-from mimicmotion.pose.crop import fit_picture, fit_poses
 from mimicmotion.pose.estimators.open import find_estimator
 from mimicmotion.pose.keypoints import BODY, FACE, FEET, LEFT_HAND, RIGHT_HAND, VISIBLE
 from mimicmotion.runtime.progress import Progress, finish
@@ -35,6 +34,8 @@ from mimicmotion.video.writer import open_writer, plan_output
 from . import api
 from .api import io
 from .settings import NodeSettings, job_settings, sampling_settings
+
+logger = logging.getLogger(__name__)
 
 CATEGORY = "MimicMotion"
 FORMATS = [".mp4", ".mov", ".mkv", ".webm", ".gif", ".webp"]
@@ -103,14 +104,22 @@ class MimicMotionPoses(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
         tooltip = "A video, frames (say their rate by video_fps), or the picture of a person."
-        source = io.MultiType.Input("source", [io.Image, io.Video], tooltip=tooltip)
+        sockets = [
+            io.MultiType.Input("source", [io.Image, io.Video], tooltip=tooltip),
+            ModelIO.Input("model", optional=True, tooltip="Takes the estimator that this model was trained with."),
+        ]
         outputs = [PosesIO.Output("poses", display_name="poses"), io.Float.Output("rate", display_name="fps")]
-        return _schema(cls, [source, *cls.settings.inputs()], outputs)
+        return _schema(cls, [*sockets, *cls.settings.inputs()], outputs)
 
     @classmethod
-    def execute(cls, source: Any, **given: Any) -> io.NodeOutput:
+    def execute(cls, source: Any, model: Model | None = None, **given: Any) -> io.NodeOutput:
         """Find them."""
         values, report = cls.settings.values(given), api.follow()
+        if model is not None:
+            chosen, notes = with_estimator(job_settings(values), model.pipeline)
+            values["estimator"] = chosen.estimator
+            for note in notes:
+                logger.warning(note)
         if api.is_picture(source):
             config = job_settings(values)
             report(Progress("picture", 0, 1))
@@ -150,21 +159,19 @@ class MimicMotionAlign(io.ComfyNode):
         cls, model: Model, image: api.Images, image_poses: PoseSequence, poses: PoseSequence, **given: Any
     ) -> io.NodeOutput:
         """Align and draw."""
-        pipe, config = model.pipeline, job_settings(cls.settings.values(given))
+        pipe, config = model.pipeline, job_settings(cls.settings.values(given) | {"video": "the video"})
         picture, found = api.to_frame(image[0]), image_poses[:1]
         if found.size != picture.shape[:2]:
             got, want = f"the pose of a picture of {found.size}", f"that of this picture, {picture.shape[:2]}"
             raise PoseError(got, want, "connect image_poses to the poses of 'image'")
         size = pipe.video_size((picture.shape[0], picture.shape[1]), config.height, config.width)
         check_size(size, pipe.backbone.size_multiple)
-        fitted, fit = fit_picture(picture, found, size, config.fit)
-        reference = fit_poses(found, fit)
-        aligned = align(poses, reference, size, method=config.align)
-        notes = describe_problems(reference, poses, aligned, Path("the video"))
+        inputs = fit_inputs(config, picture, found, poses, size)
+        for note in inputs.warnings:
+            logger.warning(note)
         shown = [given.get(name, True) for name in cls.switches]
-        reference, aligned = _draw_only(reference, *shown), _draw_only(aligned, *shown)
-        drawn, own = pipe.guide(fitted, reference, aligned, confidence_aware=config.confidence_aware)
-        inputs = Inputs(fitted, fit, reference, aligned, aligned, notes)
+        reference, aligned = (_draw_only(p, *shown) for p in (inputs.reference, inputs.aligned))
+        drawn, own = pipe.guide(inputs.picture, reference, aligned, confidence_aware=config.confidence_aware)
         return io.NodeOutput(Aligned(inputs, drawn, own), api.to_images(drawn[: len(drawn)]))
 
 

@@ -35,7 +35,14 @@ STABLE: dict[str, tuple[dict[str, str], list[tuple[str, str]]]] = {
         [("model", "MIMICMOTION_MODEL")],
     ),
     "MimicMotionPoses": (
-        {"source": "IMAGE,VIDEO", **NUMBERS, "estimator": "COMBO", "person": "STRING", "detector": "STRING"}
+        {
+            "source": "IMAGE,VIDEO",
+            "model": "MIMICMOTION_MODEL",
+            **NUMBERS,
+            "estimator": "COMBO",
+            "person": "STRING",
+            "detector": "STRING",
+        }
         | {"pose_model": "STRING", "pose_device": "COMBO", "pose_threads": "INT"},
         [("poses", "MIMICMOTION_POSES"), ("fps", "FLOAT")],
     ),

@@ -68,7 +68,6 @@ def prepare(config: GenerateConfig, size: tuple[int, int], multiple: int) -> Job
     Raises:
         InputError: anything about the inputs that stands in the way; see the subclasses.
     """
-    from mimicmotion.pose.align import align
     from mimicmotion.video.picture import check_picture_size, read_picture
 
     check_size(size, multiple)
@@ -79,8 +78,6 @@ def prepare(config: GenerateConfig, size: tuple[int, int], multiple: int) -> Job
 
     yield Progress("picture", 0, 1)
     found = picture_pose(config, estimator, original)
-    picture, fit = fit_picture(original, found, size, config.fit)
-    reference = found.fitted(fit)
     yield Progress("picture", 1, 1)
 
     driving = yield from driving_poses(config, source, estimator)
@@ -90,9 +87,33 @@ def prepare(config: GenerateConfig, size: tuple[int, int], multiple: int) -> Job
             "a person in at least one frame",
             "choose a video in which the person is larger and in full view, or another --estimator",
         )
+    inputs = fit_inputs(config, original, found, driving, size)
+    return dataclasses.replace(inputs, warnings=[*source_notes(config, source), *inputs.warnings])
+
+
+def fit_inputs(
+    config: GenerateConfig,
+    picture: UInt8[ndarray, "height width 3"],
+    pose: PoseSequence,
+    driving: PoseSequence,
+    size: tuple[int, int],
+) -> Inputs:
+    """The picture at `size` = (height, width), and the poses of the video fitted to the person in it.
+
+    Args:
+        config: the job's settings.
+        picture: as it is.
+        pose: of the person in it, in its pixels, one frame.
+        driving: poses of the video, in its pixels.
+        size: of the result.
+    """
+    from mimicmotion.pose.align import align
+
+    fitted, fit = fit_picture(picture, pose, size, config.fit)
+    reference = pose.fitted(fit)
     aligned = align(driving, reference, size, method=config.align)
-    notes = [*source_notes(config, source), *describe_problems(reference, driving, aligned, config.video)]
-    return Inputs(picture, fit, reference, driving, aligned, notes)
+    notes = describe_problems(reference, driving, aligned, config.video)
+    return Inputs(fitted, fit, reference, driving, aligned, notes)
 
 
 def input_files(config: GenerateConfig | PosesConfig | MaskConfig) -> list[str | Path]:
