@@ -68,6 +68,8 @@ from study_clips import build, result_folders, vote
 
 CPU_SECONDS, WALL_SECONDS, EXTRA_BYTES = 60, 600, 2 * 2**30
 """What one input may take; the memory is above that of a process which reads nothing."""
+ADDRESSES = 12 * 2**30
+"""So that no case takes the machine down; libraries reserve some gigabytes that they never touch."""
 FRAMES, SIZE = 12, (128, 72)
 
 Reader = Callable[[Path, Path], object]
@@ -423,7 +425,7 @@ def run(read: Callable[[], object]) -> dict[str, Any]:
         with contextlib.suppress(BaseException):
             resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-            resource.setrlimit(resource.RLIMIT_AS, (16 * 2**30,) * 2)
+            resource.setrlimit(resource.RLIMIT_AS, (ADDRESSES, ADDRESSES))
             os.write(theirs, json.dumps(outcome(read)).encode()[:60_000])
         os._exit(0)
     os.close(theirs)

@@ -60,18 +60,30 @@ def load_pipeline(config: GenerateConfig) -> MimicMotionPipeline:
     return pipe
 
 
-def with_estimator(config: GenerateConfig, pipe: MimicMotionPipeline) -> tuple[GenerateConfig, list[str]]:
+def with_estimator(config: GenerateConfig, pipeline: MimicMotionPipeline | None) -> tuple[GenerateConfig, list[str]]:
     """The settings with the pose estimator named, and what the user should know of it.
 
-    It is the one that was asked for, or dwpose where its files are given, or the one that the model was trained with.
-    Where dwpose is the model's wish alone and cannot be fetched, holistic takes its place.
+    It is the one that was asked for, or dwpose where its files are given, or the one that the model was trained with,
+    which a loaded pipeline or the model's folder says. Where dwpose is the model's wish alone and cannot be fetched,
+    holistic takes its place.
+
+    Raises:
+        WeightsError: there is no such model.
     """
+    from mimicmotion.weights.locate import find_base, read_model_file
     from mimicmotion.weights.registry import fetch
 
-    given = "dwpose" if config.detector or config.pose_model else None
-    chosen = config.estimator or given or pipe.backbone.settings.get("estimator", "holistic")
-    notes = []
-    if chosen == "dwpose" and not (config.estimator or given):
+    notes: list[str] = []
+    chosen: Any = config.estimator or ("dwpose" if config.detector or config.pose_model else None)
+    if chosen is not None:
+        return dataclasses.replace(config, estimator=chosen), notes
+    if pipeline is not None:
+        chosen = pipeline.backbone.settings.get("estimator")
+    elif config.checkpoint is not None:  # of the published form
+        chosen = "dwpose"
+    elif config.model is not None:
+        chosen = read_model_file(find_base(config.model)).get("settings", {}).get("estimator")
+    if chosen == "dwpose":
         try:
             fetch("dwpose")
         except WeightsError as e:
@@ -80,7 +92,7 @@ def with_estimator(config: GenerateConfig, pipe: MimicMotionPipeline) -> tuple[G
                 f"the model was trained with poses by dwpose, which is not here ({e.got}): holistic finds "
                 "them, so hands may come out worse; `mimicmotion weights fetch dwpose`, or --estimator holistic"
             )
-    return dataclasses.replace(config, estimator=chosen), notes
+    return dataclasses.replace(config, estimator=chosen or "holistic"), notes
 
 
 def result_size(config: GenerateConfig, pipe: MimicMotionPipeline) -> tuple[int, int]:

@@ -10,9 +10,10 @@ from typing import Literal
 
 from mimicmotion.errors import ConfigError, InputError, MediaError, MimicMotionError, out_of_memory
 
-Limit = Literal["pixels", "frames", "seconds", "gap", "bytes"]
+Limit = Literal["pixels", "video_pixels", "frames", "seconds", "gap", "bytes"]
 LIMITS: dict[Limit, tuple[float, str]] = {
     "pixels": (150e6, "pixels"),  # 8k has 33 million, the largest telephones' pictures 200
+    "video_pixels": (40e6, "pixels a frame"),
     "frames": (200_000, "frames"),  # nearly an hour at 60 a second
     "seconds": (6 * 3600, "seconds"),
     "gap": (600, "seconds between two frames"),
