@@ -229,7 +229,7 @@ def make_settings(folder: Path) -> None:
     (folder / "generate.yaml").write_text(SETTINGS)
     for name in recipes():
         shutil.copy(find_recipe(name), folder / f"{name}.yaml")
-    (folder / "protocol.yaml").write_text("title: mine\nsize: 64x64\nframes: 16\ncrop: [0, 0, 64, 64]\n")
+    (folder / "protocol.yaml").write_text("size: 512\nsequences: [a, b]\n")
 
 
 def make_model(folder: Path) -> None:
@@ -254,7 +254,6 @@ def make_shards(folder: Path) -> None:
     few = dataclasses.replace(standing(4), fps=15.0)
     for store in ("png", "video"):
         extra: dict[str, Any] = {
-            "latents": np.zeros((4, 4, 8, 6), np.float16),
             "truth": {"masks": np.zeros((4, 8), np.uint8)},
         }
         records = [RecordData(key=f"v-{i:03d}", video="v", frames=pictures, poses=few, **extra) for i in range(2)]
@@ -359,7 +358,7 @@ def checkpoint_of(path: Path, out: Path) -> None:
 def shards_of(path: Path, out: Path) -> None:
     shards = open_shards(path.parent)
     for record in shards:
-        _ = record.meta, record.poses, record.latents, record.embeddings, record.truth
+        _ = record.meta, record.poses, record.truth
         record.frames(range(len(record)))
 
 
@@ -497,7 +496,7 @@ class Cases:
 def main() -> None:
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--share", type=float, default=1.0, help="of the cases of each kind, at least one")
-    arguments.add_argument("--only", choices=list(KINDS))
+    arguments.add_argument("--only", choices=list(KINDS), action="append")
     arguments.add_argument("--number", type=int)
     asked = arguments.parse_args()
     logging.disable(logging.WARNING)
@@ -507,10 +506,8 @@ def main() -> None:
     counts: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as folder:
         os.environ["MIMICMOTION_CACHE"] = str(Path(folder) / "cache")
-        for name in [asked.only] if asked.only else KINDS:
+        for name in asked.only or KINDS:
             cases = Cases(name, Path(folder) / name)
-            gc.collect()
-            gc.freeze()
             idle = run(lambda: None)["bytes"]
             if asked.number is None:
                 cases.check_sound()

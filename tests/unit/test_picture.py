@@ -230,6 +230,7 @@ def test_heic_without_pillow_heif(
         streams = [container.add_stream("libx264", rate=1) for _ in range(2)]
         for stream in streams:
             stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        for stream in streams:
             container.mux(stream.encode(av.VideoFrame(64, 64, "yuv420p")))
             container.mux(stream.encode())
     with pytest.raises(MediaError, match=r"of 2 pictures or tiles(?s:.*)\[heic\]"):

@@ -164,7 +164,7 @@ def open_driving(config: GenerateConfig | PosesConfig | MaskConfig) -> VideoRead
 def refuse_unused_by(config: GenerateConfig | PosesConfig, source: VideoReader | PoseSequence) -> None:
     """Raise ConfigError for options that need a video in place of a pose file."""
     if isinstance(source, PoseSequence):
-        alone = ("estimator", "detector", "pose_model", "pose_device", "pose_threads", "pose_cache")
+        alone = ("estimator", "detector", "pose_model", "pose_device", "pose_threads")
         refuse_unused(config, ["audio"] if isinstance(config, GenerateConfig) else alone, "with a pose file")
 
 

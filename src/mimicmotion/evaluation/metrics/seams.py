@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from mimicmotion.errors import ConfigError
+from mimicmotion.errors import ConfigError, InputError
+from mimicmotion.runtime.reading import read_json
 from mimicmotion.settings import FusionConfig, parse
 
 
@@ -39,12 +39,8 @@ def has_sidecars(folder: Path) -> bool:
 def sidecar_fusion(video: Path) -> FusionConfig | None:
     """How the segments of a result were cut and joined; None if no readable sidecar says so."""
     try:
-        facts = json.loads(sidecar_of(video).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    try:
-        return parse(FusionConfig, _fusion(facts))
-    except ConfigError:
+        return parse(FusionConfig, _fusion(read_json(sidecar_of(video), "a sidecar", "make it anew")))
+    except InputError:
         return None
 
 
