@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from micro import micro_pipeline
-from mimicmotion.backbones.tiny.warp import Warped, WarpNet
+from mimicmotion.backbones.tiny.warp import PICTURES, Warped, WarpNet
 from mimicmotion.cli import main
 from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.pipeline import MimicMotionPipeline
@@ -25,7 +25,7 @@ from mimicmotion.settings.training import (
     WarpConfig,
 )
 from mimicmotion.training import open_trainer
-from mimicmotion.training.stages.warp import WarpTask, warp_loss
+from mimicmotion.training.stages.warp import WarpTask, recoloured, warp_loss
 
 pytestmark = pytest.mark.whole
 
@@ -57,7 +57,7 @@ def config(people: Path, model: Path, run: Path, **changes: Any) -> TrainConfig:
         cpu=True,
         data=DataConfig(shards=str(people), workers=0, sample=SampleConfig(num_frames=3)),
         model=ModelConfig(checkpoint=str(model)),
-        warp=WarpConfig(**SMALL, recolour=0.0),
+        warp=WarpConfig(**SMALL, clips=8, recolour=0.0),
         optim=OptimConfig(steps=24, batch=1, lr=1e-2, warmup=0, ema=0.5),
         validation=ValidationConfig(every=0, clips=1),
         precision="no",
@@ -77,7 +77,7 @@ def test_a_batch_is_its_numbers_alone_and_fits_the_truth(people: Path, model: Pa
         assert torch.equal(alone.given.cells, batch.given.cells[2 * i : 2 * i + 2])
     # colours found at the true places are those of the true frame, where the reference shows them
     record = t.shards[0]
-    clip = t.clip(t.shards, 0, 0, plain=True)
+    clip = t.clip(t.shards, 0, 0)
     reference = torch.from_numpy(record.frames([0])[0]).float()
     at = clip.place.round().long()
     known = (clip.seen > 0) & (clip.mask[:, ::2, ::2] > 0.99)
@@ -91,11 +91,27 @@ def test_a_batch_is_its_numbers_alone_and_fits_the_truth(people: Path, model: Pa
             model,
             tmp_path,
             data=DataConfig(shards=str(people), workers=0, sample=SampleConfig(num_frames=3, detector_noise=3.0)),
-            warp=WarpConfig(**SMALL, exact_poses=0.5, recolour=0.0),
+            warp=WarpConfig(**SMALL, clips=8, exact_poses=0.5, recolour=0.0),
         )
     )
-    same = [torch.equal(noisy.batch(0, [n]).given.maps, t.batch(0, [n]).given.maps) for n in range(8)]
-    assert 0 < sum(same) < 8
+    exact = WarpTask(config(people, model, tmp_path))
+    same = [torch.equal(noisy.batch(0, [n]).given.maps, exact.batch(0, [n]).given.maps) for n in range(12)]
+    assert 0 < sum(same) < 12
+
+
+def test_colours_change_in_all_pictures_alike(people: Path, model: Path, tmp_path: Path) -> None:
+    t = WarpTask(config(people, model, tmp_path))
+    plain = t.batch(0, [0])
+    other = recoloured(plain, np.random.default_rng(1))
+    assert not torch.equal(other.true, plain.true)
+    for a, b in ((other.true, plain.true), (other.given.background, plain.given.background)):
+        means = a.mean((0, 2, 3)), b.mean((0, 2, 3))
+        assert not torch.allclose(*means, atol=0.01)
+    small = torch.nn.functional.avg_pool2d(other.given.picture, 4)
+    seen = other.given.cells[:, PICTURES[0] : PICTURES[0] + 3]
+    assert (small - seen).abs().median() < 0.01  # but where a colour was cut off at white or black
+    rest = [k for k in range(plain.given.cells.shape[1]) if not PICTURES[0] <= k < PICTURES[1] + 3]
+    assert torch.equal(other.given.cells[:, rest], plain.given.cells[:, rest])
 
 
 def test_the_loss_is_least_for_the_truth(people: Path, model: Path, tmp_path: Path) -> None:
@@ -151,7 +167,7 @@ def test_validation_measures_held_out_clips(people: Path, model: Path, tmp_path:
     found = t.validate(0, weights)
     assert found.best == "psnr_moving"
     assert np.isfinite(list(found.scores.values())).all()
-    assert found.pictures["warp"].shape == (2 * SIZE[0] + 4, 3 * SIZE[1], 3)
+    assert found.pictures["warp"].shape == (2 * SIZE[0] + 4, 4 * SIZE[1], 3)
     weights["out.bias"][56:72] = -40.0  # no person at all
     assert t.validate(0, weights).scores["psnr_moving"] < found.scores["psnr_moving"] - 1
     assert not t.net.out.bias.any()  # the trained network was not touched
@@ -181,6 +197,6 @@ def test_shards_without_truth_and_wrong_settings_are_refused(model: Path, tmp_pa
     assert main(["prepare", "synthetic", "1", "-o", str(tmp_path / "plain"), *options]) == 0
     with pytest.raises(InputError, match="without truth"):
         WarpTask(config(tmp_path / "plain", model, tmp_path / "run"))
-    for wrong in ({"recolour": 1.5}, {"exact_poses": -0.1}, {"perceptual": -1.0}):
+    for wrong in ({"clips": 0}, {"recolour": 1.5}, {"exact_poses": -0.1}, {"perceptual": -1.0}):
         with pytest.raises(ConfigError):
             WarpConfig(**wrong)

@@ -362,6 +362,8 @@ class WarpConfig:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
+    clips: int = 600
+    """So many clips, each with the poses of one imitated detector, are learned from: about 10 MB of memory each."""
     new: bool = False
     """Begin with random weights even where the model has a warp network already."""
     widths: tuple[int, ...] = (48, 64, 88, 104)
@@ -376,8 +378,9 @@ class WarpConfig:
     """Share of clips whose three colours change places, contrast and brightness."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.perceptual < math.inf:
-            raise ConfigError(f"warp.perceptual={self.perceptual}", "a finite weight >= 0", "correct it")
+        if self.clips < 1 or not 0 <= self.perceptual < math.inf:
+            got = f"warp.clips={self.clips}, perceptual={self.perceptual}"
+            raise ConfigError(got, "clips >= 1, a finite weight >= 0", "correct it")
         _share("warp.exact_poses", self.exact_poses)
         _share("warp.recolour", self.recolour)
 

@@ -35,6 +35,8 @@ CELL = 4
 LEVELS = 4
 PARTS = len(BACK_TO_FRONT)
 BODY = [BACK_TO_FRONT.index(part) for part in ("torso", "head")]
+PICTURES = (PARTS + 1, PARTS + 4)
+"""First channels of `WarpInput.cells` that show the warped and the reference picture."""
 FAR = 32.0
 """Pixels by which displacements are divided."""
 _SEEN = PARTS + 4 * CELL**2 + 18  # channels of `WarpInput.cells`
@@ -45,10 +47,9 @@ class WarpInput(NamedTuple):
     """A batch for the network.
 
     Attributes:
-        cells: what is seen of pieces, pictures and poses, in cells of 4x4 pixels.
+        cells: what is seen of pieces, pictures and poses, in cells of 4x4 pixels; the pieces' opacity comes first.
         top: number of the piece that is seen at each pixel, or is nearest to it; -1 where there is none at all.
-        opacity: of each piece, 0..1.
-        outline: opacity of all pieces together.
+        outline: opacity of all pieces, 0..1.
         maps: from pixels (x, y, 1) to those of the reference picture, for each piece; 0 of pieces that are not there.
         colours: the person's, see `Puppet.colours`, in [-1, 1].
         background: without the person, in [-1, 1].
@@ -57,7 +58,6 @@ class WarpInput(NamedTuple):
 
     cells: Float[Tensor, "n channels h w"]
     top: Float[Tensor, "n height width"]
-    opacity: Float[Tensor, "n 14 height width"]
     outline: Float[Tensor, "n height width"]
     maps: Float[Tensor, "n 14 2 3"]
     colours: Float[Tensor, "n 6 height width"]
@@ -119,10 +119,11 @@ class WarpNet(nn.Module):
         for block, beside in zip(self.up, reversed(kept[:-1]), strict=True):
             x = block(torch.cat([F.interpolate(x, scale_factor=2.0), beside], 1))
         parts, outline, further, visible = self.out(F.silu(x)).float().split([4 * PARTS, CELL**2, 2, 1], 1)
-        logits = F.interpolate(F.pixel_shuffle(parts, 2), scale_factor=2.0, mode="bilinear")
+        parts = F.pixel_shuffle(parts, 2) + 2.0 * F.interpolate(given.cells[:, :PARTS].float(), scale_factor=2.0)
+        logits = F.interpolate(parts, scale_factor=2.0, mode="bilinear")
         there = given.maps.flatten(2).any(-1)
         top = F.one_hot(given.top.long() + 1, PARTS + 1)[..., 1:].movedim(-1, 1)
-        weights = (logits + 3.0 * top + 2.0 * given.opacity).masked_fill(~there[..., None, None], -60.0).softmax(1)
+        weights = (logits + 3.0 * top).masked_fill(~there[..., None, None], -60.0).softmax(1)
         further = F.interpolate(8.0 * further, scale_factor=float(CELL), mode="bilinear")
         body = torch.zeros(PARTS, device=weights.device).index_fill(0, torch.tensor(BODY, device=weights.device), 1.0)
         place, person = torch.zeros_like(further), torch.zeros_like(given.background)
@@ -253,7 +254,7 @@ def warp_input(
     cells.append(torch.cat([by, turned, place], -1).movedim(-1, 1))
     colours = to_unit(puppet.colours).flatten(0, 1).expand(n, -1, -1, -1)
     background = to_unit(puppet.background[None]).expand(n, -1, -1, -1)
-    return WarpInput(torch.cat(cells, 1), top, opacity, outline, maps, colours, background, pictures)
+    return WarpInput(torch.cat(cells, 1), top, outline, maps, colours, background, pictures)
 
 
 def _spread(top: Int8[ndarray, "height width"]) -> Int8[ndarray, "height width"]:

@@ -11,31 +11,33 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from numpy import ndarray
 from torch import Tensor, nn
 
 from mimicmotion.backbones.svd.checkpoint import save_components
 from mimicmotion.backbones.svd.decode import to_uint8
 from mimicmotion.backbones.svd.pose_features import to_unit
-from mimicmotion.backbones.tiny.warp import CELL, Warped, WarpInput, WarpNet, warp_input
+from mimicmotion.backbones.tiny.warp import CELL, PICTURES, Warped, WarpInput, WarpNet, warp_input
 from mimicmotion.data.shards.shards import Shards
 from mimicmotion.errors import InputError
 from mimicmotion.evaluation.metrics.lpips import load_lpips
 from mimicmotion.evaluation.metrics.pixels import moving_region
-from mimicmotion.pose.guidance.limb_warp import cut, part_regions, segment_person
-from mimicmotion.pose.guidance.limbs import body_unit
+from mimicmotion.pose.guidance.limb_warp import cut
 from mimicmotion.pose.guidance.skeleton import PoseDrawer
 from mimicmotion.settings.training import TrainConfig
 from mimicmotion.synth.noise import perturb_poses
 from mimicmotion.training.bundled import contact_sheet
 from mimicmotion.training.networks import load_networks
-from mimicmotion.training.stages.detail import EXPORT_DTYPE, recoloured
+from mimicmotion.training.stages.detail import EXPORT_DTYPE
 from mimicmotion.training.stages.shards import held_out_shards, training_shards
 from mimicmotion.training.stages.validate import SEED, clip_scores
 from mimicmotion.training.task import StepResult, Task, Validation
 
 MOVING = 3.0
 """Loss weight of pixels in which the true frame differs from the reference picture."""
+
+
+GAINS = (0.6, 1.2), (-0.2, 0.2)
+"""Of the contrast and the brightness of recoloured clips."""
 
 
 class WarpBatch(NamedTuple):
@@ -77,7 +79,23 @@ def warp_loss(made: Warped, batch: WarpBatch) -> tuple[Float[Tensor, " n"], dict
     parts = {"colours": colours, "outline": outline, "places": places, "visible": visible}
     away = (away.detach() * known).sum() / known.sum().clamp_min(1)
     log = {name: float(x.detach().mean()) for name, x in parts.items()} | {"pixels_away": float(away)}
-    return 4 * colours + 6 * outline + 2 * places + 0.2 * visible, log
+    return 4 * colours + 20 * outline + places + 0.2 * visible, log
+
+
+def recoloured(batch: WarpBatch, rng: np.random.Generator) -> WarpBatch:
+    """The batch with colours in another order, and another contrast and brightness of each; poses keep theirs."""
+    gain, offset = (torch.from_numpy(rng.uniform(*ends, 3).astype(np.float32))[:, None, None] for ends in GAINS)
+    order = torch.from_numpy(rng.permutation(3))
+
+    def change(pictures: Tensor) -> Tensor:
+        return (pictures[:, order] * gain + offset).clamp(-1, 1)
+
+    given, cells = batch.given, batch.given.cells.clone()
+    for first in PICTURES:
+        cells[:, first : first + 3] = change(cells[:, first : first + 3])
+    colours = torch.cat([change(c) for c in given.colours.split(3, 1)], 1)
+    changed = {"colours": colours, "background": change(given.background), "picture": change(given.picture)}
+    return batch._replace(given=given._replace(cells=cells, **changed), true=change(batch.true))
 
 
 class WarpTask(Task):
@@ -108,7 +126,7 @@ class WarpTask(Task):
             self.net.load_state_dict(self.parts.warp.state_dict())
         self.model: nn.Module = self.net
         self.lpips = load_lpips("alex", device="cpu").requires_grad_(False) if self.options.perceptual else None
-        self._people: dict[str, Bool[ndarray, "height width"]] = {}
+        self._clips: dict[int, WarpBatch] = {}
         self.drawer = PoseDrawer(self.shards.size, **self.parts.settings.get("pose_drawing", {}))
         self.identity: dict[str, Any] = {
             "stage": "warp",
@@ -127,38 +145,39 @@ class WarpTask(Task):
 
     def batch(self, step: int, numbers: Sequence[int]) -> WarpBatch:  # noqa: ARG002
         """Some frames of a clip for each of these sample numbers."""
-        return _joined([self.clip(self.shards, n, self.config.seed) for n in numbers])
+        return _joined([self._sample(n) for n in numbers])
 
-    def clip(self, shards: Shards, number: int, seed: int, *, plain: bool = False) -> WarpBatch:
-        """Sample `number` of some shards; `plain`: clip `number` itself, in its colours."""
-        rng = np.random.default_rng([seed, number])
-        record = shards[number % len(shards) if plain else int(rng.integers(len(shards)))]
-        count = min(self.config.data.sample.num_frames - 1, len(record) - 1)
-        frames = [0, *sorted((1 + rng.choice(len(record) - 1, count, replace=False)).tolist())]
+    def _sample(self, number: int) -> WarpBatch:
+        rng = np.random.default_rng([self.config.seed, number])
+        variant = int(rng.integers(self.options.clips))
+        if variant not in self._clips:  # laying out takes longer than learning from it
+            self._clips[variant] = self.clip(self.shards, variant, self.config.seed)
+        clip = self._clips[variant]
+        count = min(self.config.data.sample.num_frames - 1, len(clip.keys))
+        chosen = torch.from_numpy(np.sort(rng.choice(len(clip.keys), count, replace=False)))
+        given = WarpInput(*(x[chosen] for x in clip.given))
+        some = WarpBatch([clip.keys[i] for i in chosen], given, *(x[chosen] for x in clip[2:]))
+        return recoloured(some, rng) if rng.random() < self.options.recolour else some
+
+    def clip(self, shards: Shards, number: int, seed: int) -> WarpBatch:
+        """Clip `number` of some shards with exact poses, or those of an imitated detector."""
+        rng, record = np.random.default_rng([seed, number, 1]), shards[number % len(shards)]
         noise = self.config.data.sample.detector_noise * (rng.random() >= self.options.exact_poses)
-        poses = [perturb_poses(p, int(rng.integers(2**31)), noise) for p in (record.poses[:1], record.poses[1:])]
-        chosen = poses[1][[i - 1 for i in frames[1:]]]
-        pictures, own = record.frames(frames), record.poses[:1]
-        if (person := self._people.get(record.key)) is None:  # the slowest step by far, once for each clip
-            regions = part_regions(own)
-            person = segment_person(pictures[0], regions, body_unit(own.xy[0].astype(np.float64)))
-            self._people[record.key] = person
-        if not plain and rng.random() < self.options.recolour:
-            pictures = recoloured(pictures, rng)
-        puppet, truth = cut(pictures[0], poses[0], person=person), record.truth
+        own, driving = (perturb_poses(p, int(rng.integers(2**31)), noise) for p in (record.poses[:1], record.poses[1:]))
+        pictures, truth = record.frames(range(len(record))), record.truth
         assert truth is not None
-        given = warp_input(puppet, pictures[0], poses[0], chosen, self.drawer)
+        given = warp_input(cut(pictures[0], own), pictures[0], own, driving, self.drawer)
         height, width = self.shards.size
         y, x = np.mgrid[0:height:2, 0:width:2].astype(np.float32)
-        place = np.moveaxis(truth["flow"][frames[1:]].astype(np.float32) + np.stack([x, y], -1), -1, 1)
+        place = np.moveaxis(truth["flow"][1:].astype(np.float32) + np.stack([x, y], -1), -1, 1)
         return WarpBatch(
-            [record.key] * len(chosen),
+            [record.key] * len(driving),
             given,
             to_unit(pictures[1:]),
             torch.from_numpy(moving_region(pictures[1:], pictures[0])),
-            torch.from_numpy(truth["mask"][frames[1:]].astype(np.float32) / 255),
+            torch.from_numpy(truth["mask"][1:].astype(np.float32) / 255),
             torch.from_numpy(np.ascontiguousarray(place)),
-            torch.from_numpy(truth["in_reference"][frames[1:]].astype(np.float32)),
+            torch.from_numpy(truth["in_reference"][1:].astype(np.float32)),
         )
 
     def loss(self, model: nn.Module, batch: WarpBatch, step: int) -> StepResult:  # noqa: ARG002
@@ -185,7 +204,7 @@ class WarpTask(Task):
         shards, net = held_out_shards(self.config, self.shards), self._with(weights)
         scores, rows = [], []
         for number in range(self.config.validation.clips):
-            clip = self.clip(shards, number, SEED, plain=True)
+            clip = self.clip(shards, number, SEED)
             made, true = to_uint8(net(clip.given).frames), to_uint8(clip.true)
             reference = shards[number % len(shards)].frames([0])[0]
             score, than = (clip_scores(f, true, reference) for f in (made, to_uint8(clip.given.picture)))
