@@ -2,7 +2,6 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
-PIP := $(BIN)/python -m pip --disable-pip-version-check
 OUT ?= out
 TINY ?=
 
@@ -12,10 +11,29 @@ TINY ?=
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
+# uv installs where it is there and pip has no settings of its own (indexes, constraints), which uv would not see.
+UV ?= $(if $(shell $(PYTHON) -m pip config list 2>/dev/null),,$(shell command -v uv 2>/dev/null))
+PIP = $(if $(UV),$(UV) pip install -q --python $(BIN)/python,$(BIN)/python -m pip --disable-pip-version-check install -q)
+
+# On Linux the ordinary index has torch for CUDA: half a gigabyte, and NVIDIA's libraries beside it. Without an NVIDIA
+# GPU torch comes from PyTorch's index of CPU builds. Where that cannot be reached (behind a mirror, offline) or lacks
+# the version of constraints.txt, the usual index decides, as it does with TORCH=cuda.
+NVIDIA ?= /dev/nvidia0
+TORCH ?= $(if $(shell command -v nvidia-smi 2>/dev/null)$(wildcard $(NVIDIA))$(filter-out Linux,$(shell uname -s)),cuda,cpu)
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+ifeq ($(TORCH),cpu)
+define INSTALL_TORCH
+@$(BIN)/python -c "from urllib.request import urlopen; urlopen('$(TORCH_INDEX)/torch/', timeout=10)" 2>/dev/null \
+  && $(PIP) -c constraints.txt $(PIN) --index-url $(TORCH_INDEX) torch \
+  || echo "torch comes from the usual index: $(TORCH_INDEX) is out of reach, or has no such version"
+endef
+endif
+
 # A stamp per set of extras: editable installs follow the sources, so only the metadata matters.
 $(VENV)/.base: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install -q -c constraints.txt -e .
+	$(INSTALL_TORCH)
+	$(PIP) -c constraints.txt -e .
 	@touch $@
 
 # LOCKED=1 installs what requirements.lock names, by hash; torch and torchao by version (scripts/lock.py says why).
@@ -23,11 +41,13 @@ LOCKED ?=
 $(VENV)/.dev: pyproject.toml constraints.txt $(if $(LOCKED),requirements.lock)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 ifeq ($(LOCKED),)
-	$(PIP) install -q -c constraints.txt $(PIN) -e '.[train,dev]'
+	$(INSTALL_TORCH)
+	$(PIP) -c constraints.txt $(PIN) -e '.[train,dev]'
 else
-	$(PIP) install -q --no-deps --require-hashes -r requirements.lock
-	$(PIP) install -q --no-deps -c constraints.txt torch torchao
-	$(PIP) install -q --no-deps --no-build-isolation -e .
+	$(PIP) --no-deps --require-hashes -r requirements.lock
+	$(INSTALL_TORCH)
+	$(PIP) --no-deps -c constraints.txt torch torchao
+	$(PIP) --no-deps --no-build-isolation -e .
 endif
 	@touch $@ $(VENV)/.base
 
@@ -110,11 +130,11 @@ lock:  ## requirements.lock anew: every package of development for all systems, 
 	$(PYTHON) scripts/lock.py
 
 audit: $(VENV)/.dev  ## known vulnerabilities of the installed packages
-	$(if $(LOCKED),,$(PIP) install -q -c constraints.txt -e '.[audit]')
+	$(if $(LOCKED),,$(PIP) -c constraints.txt -e '.[audit]')
 	$(BIN)/pip-audit --local --skip-editable
 
 sbom: $(VENV)/.dev  ## dist/mimicmotion.cdx.json: what an installation of the wheel in dist/ consists of (CycloneDX)
-	$(if $(LOCKED),,$(PIP) install -q -c constraints.txt -e '.[audit]')
+	$(if $(LOCKED),,$(PIP) -c constraints.txt -e '.[audit]')
 	$(PYTHON) -m venv dist/venv
 	$$(ls dist/venv/*/python* | head -1) -m pip --disable-pip-version-check install -q -c constraints.txt dist/*.whl
 	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \

@@ -166,7 +166,7 @@ def plans(setup: Setup) -> Iterator[Row]:
     from mimicmotion.backbones.svd.execution.levels import plan_execution
     from mimicmotion.backbones.svd.execution.predict import Predictor, Workload
     from mimicmotion.errors import ConfigError
-    from mimicmotion.settings.execution import ExecutionOptions
+    from mimicmotion.settings import ExecutionOptions
 
     device = torch.device(setup.device)
     pipe = large_pipeline(setup)
@@ -246,7 +246,7 @@ def exact(setup: Setup) -> Iterator[Row]:
     from mimicmotion.backbones.svd.execution.levels import plan_execution
     from mimicmotion.backbones.svd.execution.predict import Predictor, Workload
     from mimicmotion.pose.keypoints import PoseSequence
-    from mimicmotion.settings.execution import ExecutionOptions
+    from mimicmotion.settings import ExecutionOptions
     from released import (  # pyrefly: ignore[missing-import]  # in benchmarks/
         Watch,
         dancer,

@@ -37,8 +37,6 @@ class FakeRecord:
     meta: dict[str, Any]
     poses: PoseSequence
     pictures: ndarray
-    latents: ndarray | None = None
-    embeddings: ndarray | None = None
     decoded: list[int] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -82,10 +80,6 @@ class FakeShards:
 
     def __len__(self) -> int:
         return len(self.records)
-
-    @property
-    def latents_model(self) -> str | None:
-        return self.settings.get("latents_model")
 
     def __getitem__(self, i: int) -> FakeRecord:
         return self.records[i]

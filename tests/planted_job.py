@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +12,8 @@ from unittest import mock
 import numpy as np
 from numpy import ndarray
 
-from micro import micro_pipeline
+from micro import copied, micro_pipeline
+from mimicmotion.backbones.svd.backbone import SVDBackbone
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.pose.estimators.base import StaticPose
 from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
@@ -74,8 +74,10 @@ def loaded_once(model: Path) -> Iterator[None]:
         if base != str(model):
             return load(base, *args, **options)
         key = str((args, options))
-        loaded[key] = loaded.get(key) or load(base, *args, **options)
-        return copy.deepcopy(loaded[key])  # a job configures its model
+        loaded[key] = parts = loaded.get(key) or load(base, *args, **options).backbone.components
+        names = ("unet", "vae", "image_encoder", "pose_net")
+        own = dataclasses.replace(parts, **{name: copied(getattr(parts, name)) for name in names})
+        return MimicMotionPipeline(SVDBackbone.of(own))  # a job configures its model
 
     with mock.patch.object(MimicMotionPipeline, "from_pretrained", load_once):
         yield

@@ -153,7 +153,7 @@ def test_a_video_mae_of_transformers_gives_averaged_tokens(tmp_path: Path) -> No
 
 def test_a_video_mae_without_transformers_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ConfigError, match=r"pip install 'mimicmotion\[eval\]'"):
+    with pytest.raises(ConfigError, match=r"\[eval\]"):
         load_network(tmp_path, "VideoMAE")
 
 

@@ -14,7 +14,6 @@ from numpy import ndarray
 
 from fake_shards import FakeShards
 from micro_task import micro_config
-from mimicmotion.data.samples.batch import Sample, collate
 from mimicmotion.data.samples.latents import LatentCache
 from mimicmotion.data.samples.sample import SampleMaker
 from mimicmotion.errors import ConfigError, OutputError, WeightsError
@@ -73,39 +72,12 @@ def test_shards_that_are_added_leave_the_others_latents(tmp_path: Path) -> None:
     assert encode.calls == [16, 8]
 
 
-def test_latents_of_the_shards_are_used_if_this_model_made_them(tmp_path: Path) -> None:
-    shards, encode = FakeShards(), Encoder()
-    for record in shards.records:
-        record.latents = np.full((len(record), 2, 4, 2), 7, np.float16)
-    shards.settings["latents_model"] = "model"
-    assert (LatentCache(shards, "model", encode, tmp_path).latents(0, [3]) == 7).all()
-    assert list(LatentCache(shards, "model", encode, tmp_path).fill()) == [1, 2, 3]
-    assert encode.calls == []
-    assert not list(tmp_path.iterdir())
-    np.testing.assert_array_equal(LatentCache(shards, "other", encode, tmp_path).latents(0), near(shards[0].pictures))
-
-
-def test_mirrored_latents_are_those_of_mirrored_frames(tmp_path: Path) -> None:
-    shards = FakeShards()
-    for record in shards.records:
-        record.latents = np.zeros((len(record), 2, 4, 2), np.float16)
-    shards.settings["latents_model"] = "model"
-    cache = LatentCache(shards, "model", Encoder(), tmp_path)
-    want = near(np.ascontiguousarray(shards[1].pictures[:, :, ::-1]))
-    np.testing.assert_array_equal(cache.latents(1, mirrored=True), want)
-    np.testing.assert_array_equal(cache.latents(1, [4], mirrored=True), want[[4]])
-    assert (want[..., ::-1] != near(shards[1].pictures)).any()  # not simply the mirrored latents
-    assert not cache.latents(1).any()
-
-
 def test_fill_makes_what_is_missing(tmp_path: Path) -> None:
     shards, encode = FakeShards(), Encoder()
     cache = LatentCache(shards, "model", encode, tmp_path)
     cache.latents(1)
     assert list(cache.fill()) == [1, 2, 3]
     assert encode.calls == [16, 1, 16, 1, 16, 8]
-    list(cache.fill([0], mirrored=True))
-    assert encode.calls[6:] == [16, 1]
 
 
 def test_a_damaged_file_is_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -171,12 +143,11 @@ def test_processes_may_race(tmp_path: Path) -> None:
 @pytest.mark.parametrize("slot", [True, False])
 def test_samples_hold_latents_instead_of_frames(tmp_path: Path, slot: bool) -> None:
     """The latents are of the very frames that the sample would hold, and only the reference is decoded."""
-    config = SampleConfig(num_frames=5, reverse=0.5, flip=0.5, reference_slot=slot)
+    config = SampleConfig(num_frames=5, reverse=0.5, reference_slot=slot)
     settings: dict[str, Any] = {"seed": 0, "downscale": 8, "drawing": {"canvas_short_side": None}}
     shards = FakeShards()
     cache = LatentCache(shards, "model", Encoder(), tmp_path)
-    for flag in (False, True):
-        list(cache.fill(mirrored=flag))
+    list(cache.fill())
     plain, cached = (
         SampleMaker(FakeShards(), config, **settings),
         SampleMaker(shards, config, latents=cache, **settings),
@@ -192,29 +163,6 @@ def test_samples_hold_latents_instead_of_frames(tmp_path: Path, slot: bool) -> N
         np.testing.assert_array_equal(b.reference, a.reference)
         np.testing.assert_array_equal(b.poses, a.poses)
         assert sum(len(r.decoded) for r in shards.records) == 1
-
-
-def test_embeddings_go_along_with_latents_of_the_same_model(tmp_path: Path) -> None:
-    shards = FakeShards()
-    for i, record in enumerate(shards.records):
-        record.latents = np.zeros((len(record), 2, 4, 2), np.float16)
-        record.embeddings = np.full((len(record), 4), i, np.float32) + np.arange(len(record))[:, None] / 100
-    shards.settings["latents_model"] = "model"
-
-    def sample(model: str, **config: Any) -> Sample:
-        cache = LatentCache(shards, model, Encoder(), tmp_path)
-        settings = SampleConfig(num_frames=5, **config)
-        return SampleMaker(shards, settings, seed=0, downscale=8, drawing={"canvas_short_side": None}, latents=cache)(0)
-
-    found = sample("model")
-    ((record, frame),) = {
-        (i, j) for i, r in enumerate(shards.records) for j, p in enumerate(r.pictures) if (p == found.reference).all()
-    }
-    np.testing.assert_array_equal(found.embedding, np.full(4, np.float32(record) + np.float32(frame / 100)))
-    assert collate([found, found]).embedding is not None
-    assert sample("other").embedding is None
-    # the picture's embedding is none of its mirror image, and a batch has all or none
-    assert sample("model", flip=0.5).embedding is None
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 # Options of other programs, or of scripts and benchmarks.
-FOREIGN = {"--recurse-submodules", "--use_fsdp", "--fsdp_version"}
+FOREIGN = {"--force-reinstall", "--recurse-submodules", "--use_fsdp", "--fsdp_version"}
 
 
 def read(page: Path) -> str:
@@ -117,7 +117,7 @@ QUOTED = (
     "this onnxruntime cannot use it: poses are computed on the CPU",
     "device 'cuda' for poses",
     "onnxruntime could not start CUDA",
-    "NaN or infinity in the latents",
+    "NaN or infinity in",
     "GiB of memory for stage",
     "out of memory in stage",
     "no person found in",

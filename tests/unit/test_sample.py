@@ -25,13 +25,8 @@ from mimicmotion.data.shards.writing import RecordData, ShardSettings
 from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.pose.guidance.skeleton import PoseDrawer
 from mimicmotion.pose.hands import hand_masks
-from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
-from mimicmotion.pose.mirror import MIRRORED, mirror_poses
 from mimicmotion.settings import parse
 from mimicmotion.settings.samples import SampleConfig
-from mimicmotion.synth import render_clip
-from mimicmotion.synth.assets import load_assets
-from mimicmotion.synth.keypoints import face_vertices
 from mimicmotion.synth.noise import perturb_poses
 
 LOOK = {"canvas_short_side": None, "stroke": 2.0}
@@ -93,25 +88,24 @@ def test_frames_are_of_one_scene_in_order_at_equal_intervals(
         assert abs(step) >= max(1, shortest * fps - 0.5)
 
 
-@given(number=st.integers(0, 1000), reverse=st.sampled_from([0.0, 1.0]), slot=st.booleans(), flip=st.booleans())
-def test_all_parts_of_a_sample_belong_together(number: int, reverse: float, slot: bool, flip: bool) -> None:
+@given(number=st.integers(0, 1000), reverse=st.sampled_from([0.0, 1.0]), slot=st.booleans())
+def test_all_parts_of_a_sample_belong_together(number: int, reverse: float, slot: bool) -> None:
     """Frames, drawn poses and hand masks of a slot are of the same stored frame; the reference's too."""
     shards = FakeShards()
-    make = maker(shards, reverse=reverse, reference_slot=slot, flip=float(flip))
+    make = maker(shards, reverse=reverse, reference_slot=slot)
     sample = make(number)
     drawer = PoseDrawer(shards.size, **LOOK)
     assert sample.frames is not None
     assert sample.latents is sample.reference_latents is None
-    places = [find(shards, f[:, ::-1] if flip else f) for f in (sample.reference, *sample.frames)]
+    places = [find(shards, f) for f in (sample.reference, *sample.frames)]
     for (record, frame), drawn in zip(places, (sample.reference_pose, *sample.poses), strict=True):
         poses = shards.records[record].poses[slice(frame, frame + 1)]
-        poses = mirror_poses(poses) if flip else poses
         np.testing.assert_array_equal(drawn, drawer.draw(poses.xy[0], poses.confidence[0]))
     driving = places[1 + slot :]
     assert {r for r, _ in driving} == {shards.keys.index(sample.key)}
     for (record, frame), mask in zip(driving, sample.hand_mask[int(slot) :], strict=True):
         poses = shards.records[record].poses[slice(frame, frame + 1)]
-        np.testing.assert_array_equal(mask, hand_masks(mirror_poses(poses) if flip else poses, make.grid)[0])
+        np.testing.assert_array_equal(mask, hand_masks(poses, make.grid)[0])
     if slot:
         assert places[1] == places[0]
         assert not sample.hand_mask[0].any()
@@ -129,7 +123,7 @@ def test_hands_of_the_reference_slot_have_no_weight() -> None:
 
 
 def test_a_sample_depends_on_seed_and_number_alone() -> None:
-    make, again = maker(detector_noise=1.0, flip=0.5), maker(detector_noise=1.0, flip=0.5)
+    make, again = maker(detector_noise=1.0), maker(detector_noise=1.0)
     order = [7, 3, 9, 3]
     first = [make(n) for n in order]
     for number, sample in zip(reversed(order), reversed(first), strict=True):
@@ -152,7 +146,7 @@ class _Numbered(torch.utils.data.Dataset):
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_worker_processes_give_the_same_batches() -> None:
-    make = maker(detector_noise=1.0, reverse=0.5, flip=0.5)
+    make = maker(detector_noise=1.0, reverse=0.5)
     runs = [
         list(torch.utils.data.DataLoader(_Numbered(make), batch_size=2, num_workers=n, collate_fn=collate))
         for n in (0, 1, 2)
@@ -310,52 +304,6 @@ def test_samples_of_shards_on_disk_are_those_in_memory(tmp_path: Path) -> None:
         assert_equal(maker(shards, detector_noise=1.0)(number), maker(fake, detector_noise=1.0)(number))
 
 
-# --- mirror ---------------------------------------------------------------------------------------------------------
-
-
-@given(st.integers(0, 2**32))
-def test_mirrored_twice_is_the_same(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    xy = (rng.random((2, NUM_POINTS, 2)) * 100 - 20).astype(np.float32)
-    poses = PoseSequence(xy, rng.random((2, NUM_POINTS)).astype(np.float32), (64, 48), 6.0)
-    twice = mirror_poses(mirror_poses(poses))
-    np.testing.assert_allclose(twice.xy, poses.xy, atol=1e-4)
-    np.testing.assert_array_equal(twice.confidence, poses.confidence)
-
-
-def test_mirror_changes_sides_as_a_body_does() -> None:
-    """On a symmetric person the mirrored points are the same points: 68 face points, and hands and feet by name."""
-    np.testing.assert_array_equal(MIRRORED[MIRRORED], np.arange(NUM_POINTS))
-    fixed = np.flatnonzero(np.arange(NUM_POINTS) == MIRRORED)
-    assert fixed.tolist() == [0, 1, *(24 + i for i in (8, 27, 28, 29, 30, 33, 51, 57, 62, 66))]
-    index, weight = face_vertices()
-    face = (load_assets().vertices[index] * weight[..., None]).sum(1)
-    # decimetres: the points were chosen by an estimator, not by hand, so the sides differ by up to half a centimetre
-    np.testing.assert_allclose((face * [-1, 1, 1])[MIRRORED[24:92] - 24], face, atol=0.05)
-
-
-def test_drawing_of_the_mirrored_pose_is_the_mirrored_drawing() -> None:
-    """With left and right exchanged in the original, as colours tell them apart."""
-    clip = render_clip(3, 4, (224, 128))
-    poses, mirrored = clip.poses, mirror_poses(clip.poses)
-    drawer = PoseDrawer((224, 128), canvas_short_side=None, stroke=4.0)
-    for i in range(4):
-        exchanged = drawer.draw(poses.xy[i][MIRRORED], poses.confidence[i][MIRRORED])[:, ::-1].astype(int)
-        drawn = drawer.draw(mirrored.xy[i], mirrored.confidence[i]).astype(int)
-        assert drawn.max() > 200
-        # the rounding of sub-pixel positions has a direction
-        assert np.abs(drawn - exchanged).mean() < 0.1
-        assert np.abs(drawn - drawer.draw(poses.xy[i], poses.confidence[i])[:, ::-1]).mean() > 0.5
-
-
-def test_a_flipped_sample_is_the_mirrored_sample() -> None:
-    plain, flipped = maker(detector_noise=1.0)(5), maker(detector_noise=1.0, flip=1.0)(5)
-    assert plain.frames is not None
-    np.testing.assert_array_equal(flipped.frames, plain.frames[:, :, ::-1])
-    np.testing.assert_array_equal(flipped.reference, plain.reference[:, ::-1])
-    np.testing.assert_allclose(flipped.hand_mask, plain.hand_mask[:, :, ::-1], atol=1e-5)
-
-
 # --- settings and batches -------------------------------------------------------------------------------------------
 
 
@@ -365,7 +313,6 @@ def test_a_flipped_sample_is_the_mirrored_sample() -> None:
         ({"num_frames": 1}, "at least one driving frame"),
         ({"interval": (0.2, 0.1)}, "shortest <= longest"),
         ({"interval": (0.0, 0.1)}, "shortest <= longest"),
-        ({"flip": 1.5}, "flip=1.5"),
         ({"hand_threshold": -0.1}, "hand_threshold"),
         ({"detector_noise": 11}, "detector_noise"),
         ({"reference": "other"}, "reference"),
@@ -395,7 +342,7 @@ def test_batch_is_the_samples_in_unit_range() -> None:
     assert batch.frames.shape == batch.poses.shape == (2, 5, 3, 32, 16)
     assert batch.reference.shape == batch.reference_pose.shape == (2, 3, 32, 16)
     assert batch.hand_mask.shape == (2, 5, 4, 2)
-    assert batch.latents is batch.embedding is batch.reference_latents is None
+    assert batch.latents is batch.reference_latents is None
     torch.testing.assert_close(batch.fps, torch.tensor([s.fps for s in samples]))
     for i, sample in enumerate(samples):
         assert sample.frames is not None

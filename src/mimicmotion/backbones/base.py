@@ -100,7 +100,7 @@ class Backbone(ABC):
         name: what a model folder calls it in mimicmotion.json.
         settings: the model's own defaults, as plain data: `height`, `width`, `num_inference_steps` or `sigmas` (noise
             levels), `guidance_scale`, `fusion` (fields of `FusionConfig`), `trained_frames` (slots of the clips that it
-            was trained on), `pose_drawing` (of `PoseDrawer`).
+            was trained on), `pose_drawing` (of `PoseDrawer`), `estimator` (of the poses that it was trained with).
         files: files that were loaded, for a record of what was used.
         size_multiple: height and width must be multiples of this.
         device: where the networks work.

@@ -1,4 +1,4 @@
-"""What this machine has and what would be used."""
+"""What this machine has, what would be used, and what to type next."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mimicmotion import __version__
@@ -16,15 +16,17 @@ from mimicmotion.runtime.device import choose_device, choose_dtype
 # Two OpenCV wheels in one environment overwrite each other's files; the GUI ones fail on machines without a display.
 CONFLICTING = ("opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless")
 
+PUBLISHED = ("svd-xt-1.1", "mimicmotion-1.1", "dwpose")
+
 
 @app.command
 def doctor() -> None:
-    """Print what this machine has and what would be used."""
+    """Print what this machine has, what would be used, and the lines to type for what is missing."""
     say("\n".join(_facts()))
 
 
 def _facts() -> Iterator[str]:
-    """One line a fact; warnings begin with "!"."""
+    """One line a fact; warnings begin with "!", what to type with "$"."""
     import onnxruntime
     import torch
 
@@ -40,17 +42,48 @@ def _facts() -> Iterator[str]:
     yield f"would use     device {device}, dtype {str(choose_dtype('auto', device)).removeprefix('torch.')}"
     providers = onnxruntime.get_available_providers()
     yield f"pose runs on  {'CUDA' if 'CUDAExecutionProvider' in providers else 'CPU'} ({', '.join(providers)})"
-    if device.type == "cuda" and "CUDAExecutionProvider" not in providers:
-        yield "! A GPU is here, but onnxruntime has no CUDA provider: poses are found on the CPU."
-        yield "!   fix: pip uninstall onnxruntime, then pip install 'mimicmotion[gpu]'"
-    for name, version in installed(*CONFLICTING).items():
-        if version != "missing":
-            yield f"! {name} is installed beside opencv-python-headless: they overwrite each other."
-            yield f"!   fix: pip uninstall {name}, then pip install --force-reinstall opencv-python-headless"
     yield "video codecs  " + _codecs()
     for w in KNOWN:
         yield f"weights       {w}"
     yield f"disk          {shutil.disk_usage('.').free / 2**30:.0f} GiB free here"
+    yield from _to_do(device.type, providers)
+
+
+def _to_do(device: str, providers: Sequence[str]) -> Iterator[str]:
+    """What to type on this machine: repairs, then what the published weights still need."""
+    from mimicmotion.generate.provenance import installed
+    from mimicmotion.pose.estimators.session import cuda_lines, gpu_present
+    from mimicmotion.weights.registry import known
+
+    for name, version in installed(*CONFLICTING).items():
+        if version != "missing":
+            yield f"! {name} is installed beside opencv-python-headless: they overwrite each other."
+            yield f"$ pip uninstall -y {name}"
+            yield "$ pip install --force-reinstall opencv-python-headless"
+    if gpu_present() and device == "cpu":
+        yield "! An NVIDIA GPU is here, but this torch does not use it: it is a CPU build, or does not fit the driver."
+        if sys.platform == "linux":  # where the ordinary index has builds for CUDA
+            yield "$ pip install --force-reinstall torch"
+        else:
+            yield "!   the selector on PyTorch's website gives the line for this system"
+    if gpu_present() and "CUDAExecutionProvider" not in providers:
+        yield "! An NVIDIA GPU is here, but onnxruntime has no CUDA provider: poses are found on the CPU."
+        yield from (f"$ {line}" for line in cuda_lines())
+    missing = [name for name in PUBLISHED if known(name).find() is None]
+    if missing:
+        yield "For the published weights, once their licence is accepted on the hub:"
+        yield from (["$ hf auth login"] if any(known(name).gated for name in missing) and not _has_token() else [])
+        yield f"$ mimicmotion weights fetch {' '.join(missing)}"
+    else:
+        yield "The published weights are here:"
+    use = "--model svd-xt-1.1 --checkpoint mimicmotion-1.1"
+    yield f"$ mimicmotion generate person.png dance.mp4 -o result.mp4 {use}"
+
+
+def _has_token() -> bool:
+    from huggingface_hub import get_token
+
+    return get_token() is not None
 
 
 def _memory() -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from mimicmotion.generate import inputs as inputs_module
 from mimicmotion.generate.inputs import Inputs
 from mimicmotion.generate.poses import describe_poses
-from mimicmotion.generate.setup import load, plan_run, recipe_for, result_size
+from mimicmotion.generate.setup import load, plan_run, recipe_for, result_size, with_estimator
 from mimicmotion.runtime.progress import Job
 from mimicmotion.settings import GenerateConfig
 
@@ -81,7 +81,9 @@ def plan(config: GenerateConfig, pipeline: MimicMotionPipeline | None = None) ->
     check_writable(config.output)
     inputs_module.check_inputs(config)
     pipe = yield from load(config, pipeline)
+    config, notes = with_estimator(config, pipe)
     inputs = yield from inputs_module.prepare(config, result_size(config, pipe), pipe.backbone.size_multiple)
+    inputs.warnings[:0] = notes
     size: tuple[int, int] = inputs.picture.shape[:2]
     recipe = recipe_for(config, pipe, len(inputs.aligned))
     write_picture(config.output, draw_overlay(config, pipe, inputs))

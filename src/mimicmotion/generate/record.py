@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from typing import TYPE_CHECKING
 
 from mimicmotion.generate.inputs import Inputs
@@ -19,7 +21,7 @@ from mimicmotion.generate.provenance import (
     plain,
 )
 from mimicmotion.generate.run_state import RunState, Saved, SavedStep
-from mimicmotion.generate.setup import fusion_config
+from mimicmotion.generate.setup import fusion_config, with_estimator
 from mimicmotion.runtime.progress import Stopwatch
 from mimicmotion.settings import ExecutionOptions, FusionConfig, GenerateConfig, parse, resolve_tier
 
@@ -72,8 +74,15 @@ class RunRecord:
 
     def _go_on(self, saved: Saved) -> None:
         self.saved, self._earlier, self._earlier_facts = saved, saved.origin, saved.facts
+        if self.config.estimator is None:  # the poses are there: the one that was chosen then
+            self.config = dataclasses.replace(self.config, estimator=saved.origin["settings"].get("estimator"))
         self.watch.seconds.update(saved.facts.get("seconds", {}))
         self.resumed_at = [*saved.facts.get("resumed_at", []), saved.step.done if saved.step else 0]
+
+    def choose_estimator(self, pipe: MimicMotionPipeline) -> None:
+        """Settle which pose estimator the model gets, where the settings leave it open."""
+        self.config, notes = with_estimator(self.config, pipe)
+        self._notes += notes
 
     def record_model(self, pipe: MimicMotionPipeline) -> None:
         """Remember the model, and compare it, too.
@@ -105,6 +114,13 @@ class RunRecord:
         if "weights" not in self._origin:
             self._origin |= origin_of_model(self.config, pipe, self._sums)
         return self._origin
+
+    def result_id(self, pipe: MimicMotionPipeline) -> str:
+        """The same for the same settings, inputs and weights."""
+        origin = self.origin(pipe)
+        facts = json.dumps({part: origin[part] for part in ("settings", *CONTENTS)})
+        same = json.dumps(json.loads(facts, parse_int=float), sort_keys=True)  # 127 and 127.0 are one setting
+        return hashlib.sha256(same.encode()).hexdigest()[:32]
 
     # --- saving -------------------------------------------------------------------------------------------------
 
@@ -176,12 +192,13 @@ class RunRecord:
             "weights_sha256": {str(p): self._sums[p] for p in pipe.backbone.files} or origin["weights"],
             "inputs_sha256": inputs,
             "output_sha256": self._sums[config.output],
+            "unsigned_sha256": result.unsigned_sha256,
             "origin": origin,
             "execution": plain(dataclasses.asdict(pipe.backbone.plan)),
             "sampling": plain(dataclasses.asdict(resolve_tier(config, default_steps(model)))),
             # what the settings leave to the model: evaluation finds the borders of segments by it
             "fusion": plain(dataclasses.asdict(fusion_config(config, parse(FusionConfig, model.get("fusion", {}))))),
-            "frames": result.frames,
+            "frames": result.num_frames,
             "size": result.size,
             "seconds": result.seconds,
             "peak_memory": result.peak_memory,

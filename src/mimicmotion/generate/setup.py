@@ -60,18 +60,20 @@ def load_pipeline(config: GenerateConfig) -> MimicMotionPipeline:
     return pipe
 
 
+def with_estimator(config: GenerateConfig, pipe: MimicMotionPipeline) -> tuple[GenerateConfig, list[str]]:
+    """The settings with the pose estimator named, and what the user should know of it; see `choose_estimator`."""
+    from mimicmotion.pose.estimators.open import choose_estimator
+
+    chosen, notes = choose_estimator(config, pipe.backbone.settings.get("estimator"))
+    return dataclasses.replace(config, estimator=chosen), notes  # type: ignore[bad-argument-type] - one of the names
+
+
 def result_size(config: GenerateConfig, pipe: MimicMotionPipeline) -> tuple[int, int]:
     """(height, width) of the result: the settings', else the model's own, else the published rule for the picture."""
-    from mimicmotion.video.geometry import plan_size
     from mimicmotion.video.picture import read_picture
 
-    if config.height is not None and config.width is not None:
-        return config.height, config.width
-    model = pipe.backbone.settings
-    if "height" in model and "width" in model:
-        return model["height"], model["width"]
-    picture = read_picture(config.picture)
-    return plan_size((picture.shape[0], picture.shape[1]), multiple=max(64, pipe.backbone.size_multiple))
+    height, width = read_picture(config.picture).shape[:2]
+    return pipe.video_size((height, width), config.height, config.width)
 
 
 def fusion_config(config: GenerateConfig, default: FusionConfig) -> FusionConfig:

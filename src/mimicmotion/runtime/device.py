@@ -1,13 +1,22 @@
-"""Device and number format from their names."""
+"""Device and number format from their names, and how much memory there is to use."""
 
 from __future__ import annotations
 
+import contextlib
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mimicmotion.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
+
+GIB = 2**30
+DEVICE_SHARE, DEVICE_RESERVE = 0.92, 0.5 * GIB
+"""Of what a GPU has free: fragments, workspaces of convolutions and matrix products."""
+HOST_SHARE = 0.85
+"""Of the host's memory: others live there too, and too much is answered by being killed."""
 
 
 def choose_device(name: str) -> torch.device:
@@ -40,3 +49,44 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         return torch.float32 if device.type == "cpu" else torch.float16
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+
+
+def free_memory(device: torch.device, resident: int = 0) -> int | None:
+    """Bytes that networks and their work may use on a device; None where the system does not say.
+
+    Args:
+        device: GPU or CPU.
+        resident: bytes of the networks' weights that lie there already; they count as usable.
+    """
+    import torch
+
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return max(0, int((free + unused) * DEVICE_SHARE - DEVICE_RESERVE)) + resident
+    if device.type == "mps":
+        free = torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
+    else:
+        free = host_free()
+    return None if free is None else int(free * HOST_SHARE) + resident
+
+
+def host_free(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Bytes that this process can still take: what the system has, within the limits of its control groups.
+
+    Containers are such groups (version 2). None where the system does not say.
+    """
+    rooms = [1024 * int(kib) for kib in re.findall(r"^MemAvailable: *(\d+)", _text(proc / "meminfo"), re.M)]
+    name = "".join(re.findall(r"^0::/(.*)$", _text(proc / "self" / "cgroup"), re.M)).replace("../", "")
+    for folder in (groups / name, *(groups / name).parents):
+        with contextlib.suppress(ValueError):  # not there, or "max"
+            limit, used = (int(_text(folder / file)) for file in ("memory.max", "memory.current"))
+            cache = re.findall(r"^inactive_file (\d+)", _text(folder / "memory.stat"), re.M)  # counts as free
+            rooms.append(max(0, limit - used + sum(map(int, cache))))
+    return min(rooms, default=None)
+
+
+def _text(file: Path) -> str:
+    with contextlib.suppress(OSError):
+        return file.read_text(encoding="ascii")
+    return ""

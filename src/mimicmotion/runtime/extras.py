@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
+import json
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from mimicmotion.errors import ConfigError
 
@@ -17,5 +22,21 @@ def import_extra(module: str, extra: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as e:
-        fix = f"pip install 'mimicmotion[{extra}]'"
+        fix = install_command(extra)
         raise ConfigError(f"{module.partition('.')[0]} is not installed", f"the packages of {extra!r}", fix) from e
+
+
+def install_command(extra: str) -> str:
+    """The line that installs optional packages, from where this package itself came: checkout, repository or index."""
+    try:
+        text = importlib.metadata.distribution("mimicmotion").read_text("direct_url.json")
+    except importlib.metadata.PackageNotFoundError:  # the sources of a checkout, on the path
+        return f"pip install '.[{extra}]' in the checkout"
+    origin = json.loads(text) if text else {}
+    url = origin.get("url", "")
+    if "dir_info" in origin:
+        editable = "-e " if origin["dir_info"].get("editable") else ""
+        return f"pip install {editable}'{Path(url2pathname(urlsplit(url).path))}[{extra}]'"
+    vcs = origin.get("vcs_info", {})
+    place = f"{vcs['vcs']}+{url}@{vcs['commit_id']}" if vcs else url
+    return f"pip install 'mimicmotion[{extra}]{f' @ {place}' if place else ''}'"

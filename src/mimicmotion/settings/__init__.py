@@ -1,9 +1,7 @@
 """Frozen settings and their one parser. Only the standard library is imported at module level."""
 
-from mimicmotion.settings.execution import ExecutionOptions
-from mimicmotion.settings.generate import GenerateConfig, MaskConfig, PosesConfig
+from mimicmotion.settings.generate import ExecutionOptions, GenerateConfig, MaskConfig, PosesConfig
 from mimicmotion.settings.parsing import (
-    STRICT,
     field_help,
     find_recipe,
     load_yaml,
@@ -14,7 +12,6 @@ from mimicmotion.settings.poses import DrivingOptions, PoseOptions, person_choic
 from mimicmotion.settings.sampling import FusionConfig, FusionMode, SamplingOptions, SamplingSettings, resolve_tier
 
 __all__ = [
-    "STRICT",
     "DrivingOptions",
     "ExecutionOptions",
     "FusionConfig",

@@ -7,10 +7,28 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from mimicmotion.errors import ConfigError
-from mimicmotion.settings.execution import ExecutionOptions
-from mimicmotion.settings.parsing import Help, Range
+from mimicmotion.settings.parsing import Help, Range, Settings
 from mimicmotion.settings.poses import DrivingOptions, PoseOptions
 from mimicmotion.settings.sampling import FusionMode, SamplingOptions, check_overlap
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutionOptions(Settings):
+    """How the networks run; the result stays the same (but for rounding)."""
+
+    memory: Annotated[float | None, Range(0.01, 10_000), Help("Memory", first=True)] = None
+    """GiB that the networks may use (of the GPU, or of the host without one); default: all free memory."""
+    compile: Annotated[bool, Help("Speed")] = False
+    """Compile the U-Net's blocks: the first run takes minutes more, later ones find them compiled."""
+    offload: Annotated[Literal["auto", "none", "modules", "blocks"], Help("Memory")] = "auto"
+    """Weights that wait on the host: none, modules (networks that are not in use) or blocks (of the U-Net too)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.compile and self.offload == "blocks":
+            raise ConfigError(
+                "compile with offload blocks", "one of the two: compiled blocks hold their weights", "drop one of them"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +75,8 @@ class GenerateConfig(DrivingOptions, PoseOptions, SamplingOptions, ExecutionOpti
     """MimicMotion checkpoint (.pth, .safetensors or hub id) to put on the base model."""
     edition: Annotated[Literal["1.0", "1.1"] | None, Help("Input")] = None
     """Edition of published weights: 1.0 (segments of 16 frames) or 1.1 (72); empty finds it, and says if it guesses."""
+    estimator: Annotated[Literal["holistic", "dwpose"] | None, Help("Input")] = None  # type: ignore[assignment]
+    """holistic (shipped, works offline) or dwpose; empty is the model's: dwpose with published weights."""
     device: Annotated[str, Help("Speed")] = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16"], Help("Speed")] = "auto"
@@ -93,6 +113,12 @@ class GenerateConfig(DrivingOptions, PoseOptions, SamplingOptions, ExecutionOpti
     """Steps between saved states of the run; 0 saves none, so an interrupted run begins anew."""
     audio: Annotated[bool, Help("Output")] = False
     """Take the sound of the driving video along (only at its own speed)."""
+    label: Annotated[Literal["metadata", "visible", "signed"], Help("Output", first=True)] = "metadata"
+    """metadata: the file says that a model made it; visible: its first 2 s show it, too; signed: C2PA as well."""
+    producer: Annotated[str, Help("Output")] = "mimicmotion"
+    """Who makes the video, as its label says; a service gives its registered name or code."""
+    signer: Annotated[Path | None, Help("Output")] = None
+    """PEM file with the private key and the certificates of label=signed; empty uses self-made ones."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

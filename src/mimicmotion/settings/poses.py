@@ -33,6 +33,10 @@ class PoseOptions(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         person_choice(self.person)
+        given = [name for name in ("detector", "pose_model") if getattr(self, name) is not None]
+        if given and self.estimator == "holistic":
+            got = f"{given[0]}={getattr(self, given[0])} with estimator=holistic"
+            raise ConfigError(got, "files of networks with dwpose alone", "add estimator=dwpose (--estimator dwpose)")
 
 
 def person_choice(text: str) -> Literal["largest"] | int | tuple[float, float]:

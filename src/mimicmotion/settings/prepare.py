@@ -61,10 +61,6 @@ class PrepareConfig(PoseOptions):
     """Share of the videos (not of scenes) that go into the validation split."""
     seed: Annotated[int, Range(0, 2**63 - 1)] = 0
     """Decides which videos are for validation; a video's split does not change when others are added."""
-    latents: str | None = None
-    """Model (folder or hub id) whose VAE latents and CLIP embeddings are stored too; it makes training faster."""
-    latents_device: str = "auto"
-    """Where these are computed: auto, cpu, cuda, cuda:1."""
     shard_frames: Annotated[int, Range(1, 10_000_000)] = 4000
     """A shard is full with this many frames: 4000 are some 120 MB of video at 576 x 1024."""
     processes: Annotated[int, Range(0, 4096)] = 0
@@ -101,7 +97,6 @@ _ANALYSIS = ("fps", "cut_ratio", "cut_change", "min_seconds", "max_seconds", "ma
 def result_settings(config: PrepareConfig) -> dict[str, Any]:
     """All settings that change the shards, as plain data; model files by their checksum."""
     facts = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in _PLACE}
-    del facts["latents_device"]
     return facts | _model_files(config)
 
 

@@ -44,9 +44,6 @@ class SampleConfig(Settings):
     """Margin around a hand's points, on each side, as a fraction of the box's width and height."""
     reverse: Annotated[float, Range(0, 1)] = 0.0
     """Share of samples whose driving frames are played backwards."""
-    flip: Annotated[float, Range(0, 1)] = 0.0
-    """Share of samples that are mirrored, with left and right points exchanged. Letters are mirrored too; latents are
-    encoded and kept a second time, and embeddings of the shards are not used."""
 
     def __post_init__(self) -> None:
         Settings.__post_init__(self)

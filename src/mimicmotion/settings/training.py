@@ -3,35 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from mimicmotion.errors import ConfigError
-from mimicmotion.settings import STRICT, find_recipe, load_yaml, parse
+from mimicmotion.settings.parsing import Range, Settings, find_recipe, load_yaml, parse
 from mimicmotion.settings.samples import SampleConfig
 
 
-def _share(name: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise ConfigError(f"{name}={value}", "0 to 1", f"correct {name}, or use 0 to switch it off")
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DataConfig:
+class DataConfig(Settings):
     """The shards, and how samples are made of them."""
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     shards: str = ""
     """Folder of shards written by `mimicmotion prepare`, or a URL of them (http, https, s3, gs, hf)."""
     split: str = "train"
     """The split that is trained on."""
     cache: str = ""
-    """Folder for copies of remote shards and for latents that the shards lack; empty uses RUN/cache."""
-    workers: int = 2
+    """Folder for copies of remote shards and for latents; empty uses RUN/cache."""
+    workers: Annotated[int, Range(0)] = 2
     """Processes that make samples, per training process; 0 makes them in the training process."""
     cache_latents: bool | None = None
     """Encode each record once and keep its latents on disk, instead of encoding in every step; on a GPU that is done
@@ -39,16 +31,10 @@ class DataConfig:
     sample: SampleConfig = field(default_factory=SampleConfig)
     """What a sample is."""
 
-    def __post_init__(self) -> None:
-        if self.workers < 0:
-            raise ConfigError(f"data.workers={self.workers}", "0 or more", "use 0 for none")
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TinyConfig:
+class TinyConfig(Settings):
     """New small networks with random weights; the autoencoder is one that was trained before."""
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     autoencoder: str = ""
     """Checkpoint of a run of stage autoencoder (.../checkpoints/step-N), its run folder, or a model folder."""
@@ -66,6 +52,7 @@ class TinyConfig:
     """PoseNet sees [driving pose | reference pose]."""
 
     def __post_init__(self) -> None:
+        Settings.__post_init__(self)
         if len(self.widths) != len(self.attention) or not self.widths:
             raise ConfigError(
                 f"{len(self.widths)} widths, {len(self.attention)} attention switches", "one per level", "match them"
@@ -73,10 +60,8 @@ class TinyConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ModelConfig:
+class ModelConfig(Settings):
     """The weights that training starts from."""
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     base: str = ""
     """Stable Video Diffusion folder or known name, as `MimicMotionPipeline.from_pretrained` takes it."""
@@ -93,39 +78,38 @@ class ModelConfig:
     """What the trained model will be used with by default, where that differs from its start: sigmas, fusion, ..."""
 
     def __post_init__(self) -> None:
+        Settings.__post_init__(self)
         if self.new is not None and (self.base or self.checkpoint):
-            raise ConfigError("model.new together with base or checkpoint", "one of them", "leave out the other")
+            raise ConfigError("new together with base or checkpoint", "one of them", "leave out the other")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ObjectiveConfig:
+class ObjectiveConfig(Settings):
     """The loss: noise levels, conditions that are dropped, weights of places and channels."""
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     sigma_preset: Literal["mimicmotion", "svd-320x576", "svd-576x1024"] = "mimicmotion"
     """Distribution of noise levels: ln(sigma) normal with (0.5, 1.4), (0.7, 1.6) or (1.0, 1.6)."""
     sigma_mean: float | None = None
     """Mean of ln(sigma) instead of the preset's."""
-    sigma_std: float | None = None
+    sigma_std: Annotated[float | None, Range(0, 1000, above=True)] = None
     """Standard deviation of ln(sigma) instead of the preset's."""
-    condition_dropout: float = 0.1
+    condition_dropout: Annotated[float, Range(0, 1)] = 0.1
     """Share of samples without embedding, reference latent and pose together, for guidance."""
-    drop_image: float = 0.0
+    drop_image: Annotated[float, Range(0, 1)] = 0.0
     """Share of samples without the picture embedding, besides."""
-    drop_latent: float = 0.0
+    drop_latent: Annotated[float, Range(0, 1)] = 0.0
     """Share of samples without the reference latent, besides."""
-    drop_pose: float = 0.0
+    drop_pose: Annotated[float, Range(0, 1)] = 0.0
     """Share of samples without pose, besides."""
-    noise_aug: float = 0.0
+    noise_aug: Annotated[float, Range(0, 1)] = 0.0
     """Share of samples whose reference picture gets noise before it is encoded; the U-Net is told its strength."""
     noise_aug_mean: float = -3.0
     """Mean of the logarithm of that noise's strength (pixels are -1..1)."""
     noise_aug_std: float = 0.5
     """Standard deviation of that logarithm."""
-    hand_scale: float = 10.0
+    hand_scale: Annotated[float, Range(0, 1e6)] = 10.0
     """Loss weight inside boxes of reliable hands (hand region enhancement); 1 switches it off."""
-    change_weight: float = 1.0
+    change_weight: Annotated[float, Range(0, 1e6)] = 1.0
     """Loss weight of latents that differ much from the reference's at the same place; 1 switches it off."""
     channel_weights: tuple[float, ...] = ()
     """Loss weight of each latent channel, brought to mean 1; empty weighs all alike. The best prediction of a channel
@@ -135,102 +119,70 @@ class ObjectiveConfig:
     motion_bucket: float = 127.0
     """Told to the U-Net."""
 
-    def __post_init__(self) -> None:
-        for name in ("condition_dropout", "drop_image", "drop_latent", "drop_pose", "noise_aug"):
-            _share(f"objective.{name}", getattr(self, name))
-        if self.sigma_std is not None and not 0 < self.sigma_std < math.inf:
-            raise ConfigError(f"objective.sigma_std={self.sigma_std}", "above 0", "use 1.4, or leave it out")
-        for name in ("hand_scale", "change_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"objective.{name}={getattr(self, name)}", "a finite weight >= 0", "use 1 for off")
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class OptimConfig:
+class OptimConfig(Settings):
     """AdamW with warm-up, constant rate and linear decay, exponential average of the weights."""
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     optimizer: Literal["adamw", "adamw-fused", "adamw-8bit"] = "adamw"
     """adamw, adamw-fused (faster) or adamw-8bit (a quarter of the memory for its state; needs bitsandbytes)."""
-    steps: int = 10_000
+    steps: Annotated[int, Range(1)] = 10_000
     """Optimiser steps of the whole run."""
-    batch: int = 1
+    batch: Annotated[int, Range(1)] = 1
     """Clips per process and forward pass."""
-    accumulation: int = 1
+    accumulation: Annotated[int, Range(1)] = 1
     """Forward passes per step: the batch of a step is processes x batch x accumulation."""
-    lr: float = 1e-5
+    lr: Annotated[float, Range(0, 1e3, above=True)] = 1e-5
     """Learning rate after the warm-up."""
-    warmup: int = 500
+    warmup: Annotated[int, Range(0)] = 500
     """Steps of linear warm-up."""
-    decay: int = 0
+    decay: Annotated[int, Range(0)] = 0
     """The last so many steps fall linearly to 0. To end a running training early, lower `steps` and resume."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: Annotated[tuple[float, float], Range(0, 1)] = (0.9, 0.999)
     """AdamW's betas."""
     eps: float = 1e-8
     """AdamW's epsilon."""
     weight_decay: float = 0.01
     """AdamW's weight decay."""
-    clip: float = 1.0
+    clip: Annotated[float, Range(0, 1e9)] = 1.0
     """Largest norm of the gradient; 0 does not clip."""
-    ema: float = 0.999
+    ema: Annotated[float, Range(0, 1)] = 0.999
     """Decay of the exponential average that is validated and exported (less in the first steps); 0 switches it off."""
     ema_on_cpu: bool = False
     """Keep the average in main memory: saves 4 bytes of GPU memory per trained parameter, costs a copy per step."""
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or not 0 < self.lr < math.inf:
-            raise ConfigError(f"optim.steps={self.steps}, lr={self.lr}", "both above 0", "raise them")
-        if min(self.batch, self.accumulation) < 1:
-            raise ConfigError(
-                f"optim.batch={self.batch}, accumulation={self.accumulation}", "at least 1 of each", "raise them"
-            )
-        if self.warmup < 0 or not 0 <= self.decay <= self.steps:
-            raise ConfigError(
-                f"optim.warmup={self.warmup}, decay={self.decay} of {self.steps} steps",
-                "warmup >= 0 and 0 <= decay <= steps",
-                "correct optim.warmup or optim.decay",
-            )
-        if not 0 <= self.ema < 1:
-            raise ConfigError(f"optim.ema={self.ema}", "0 <= ema < 1", "use 0.999, or 0 to switch it off")
-        if not 0 <= self.clip < math.inf or not all(0 <= b < 1 for b in self.betas):
-            raise ConfigError(f"optim.clip={self.clip}, betas={self.betas}", "clip >= 0, betas in [0, 1)", "correct it")
+        Settings.__post_init__(self)
+        if self.decay > self.steps:
+            raise ConfigError(f"decay={self.decay} of {self.steps} steps", "at most all of them", "lower decay")
+        if self.ema == 1:
+            raise ConfigError("ema=1.0", "below 1", "use 0.999, or 0 to switch it off")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PhaseConfig:
+class PhaseConfig(Settings):
     """One stretch of a training, until step `until` (the last phase goes on to the end)."""
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
-
-    until: int
+    until: Annotated[int, Range(1)]
     """First step that no longer belongs to this phase."""
-    frames: int
+    frames: Annotated[int, Range(1)]
     """Slots of a clip, the reference's counted."""
-    batch: int
+    batch: Annotated[int, Range(1)]
     """Clips per process and forward pass."""
     spacing: Literal["interval", "spread"] = "interval"
     """interval: equal intervals; spread: frames anywhere in the record, in order."""
 
-    def __post_init__(self) -> None:
-        if self.until < 1 or self.frames < 1 or self.batch < 1:
-            raise ConfigError(
-                f"phase until={self.until}, frames={self.frames}, batch={self.batch}", "all above 0", "raise them"
-            )
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TrainedConfig:
+class TrainedConfig(Settings):
     """Which weights learn. Those that have no influence (cross attention to a single token) never do."""
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     what: Literal["all", "pose_net", "temporal", "lora"] = "all"
     """all: U-Net and PoseNet (paper); pose_net: PoseNet alone; temporal: PoseNet and the U-Net's temporal layers;
     lora: PoseNet and low-rank additions to the U-Net."""
-    rank: int = 32
+    rank: Annotated[int, Range(1)] = 32
     """lora: rank of the additions."""
-    alpha: float = 32.0
+    alpha: Annotated[float, Range(0, 1e6, above=True)] = 32.0
     """lora: the additions are scaled by alpha / rank."""
     targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
     """lora: ends of the names of the layers that get additions."""
@@ -241,29 +193,24 @@ class TrainedConfig:
     in the U-Net, which computes in half precision anyway."""
 
     def __post_init__(self) -> None:
-        if self.rank < 1 or self.alpha <= 0 or (self.what == "lora" and not self.targets):
-            raise ConfigError(
-                f"trained.rank={self.rank}, alpha={self.alpha}, targets={self.targets}",
-                "rank and alpha above 0, and a target",
-                "use rank 32, alpha 32",
-            )
+        Settings.__post_init__(self)
+        if self.what == "lora" and not self.targets:
+            raise ConfigError("targets is empty", "ends of names of layers", "leave it out for the projections")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ValidationConfig:
+class ValidationConfig(Settings):
     """What is measured during training, on clips that are not trained on."""
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
-
-    every: int = 500
+    every: Annotated[int, Range(0)] = 500
     """Steps between validations, the last step included; 0 never validates."""
     split: str = "val"
     """The split that is measured; without one in the shards, fixed samples of the training split."""
-    clips: int = 4
+    clips: Annotated[int, Range(1)] = 4
     """Fixed clips that are measured."""
     bands: tuple[float, ...] = (0.5, 2.0, 8.0)
     """Noise levels between the bands whose loss is told apart."""
-    draws: int = 2
+    draws: Annotated[int, Range(1)] = 2
     """Noise draws per clip and band."""
     generate: bool = True
     """Also generate the clips: a picture grid, PSNR and SSIM."""
@@ -274,56 +221,38 @@ class ValidationConfig:
     """The score by which RUN/best is chosen."""
 
     def __post_init__(self) -> None:
-        if self.every < 0 or min(self.clips, self.draws) < 1:
-            raise ConfigError(
-                f"validation.every={self.every}, clips={self.clips}, draws={self.draws}",
-                "every >= 0, the others at least 1",
-                "use every: 0 to switch it off",
-            )
+        Settings.__post_init__(self)
         if any(b <= 0 for b in self.bands) or list(self.bands) != sorted(set(self.bands)):
-            raise ConfigError(f"validation.bands={self.bands}", "rising levels above 0", "use [0.5, 2, 8]")
+            raise ConfigError(f"bands={self.bands}", "rising levels above 0", "use [0.5, 2, 8]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class AutoencoderConfig:
+class AutoencoderConfig(Settings):
     """The small autoencoder, its encoder a fixed PCA, and its loss: L1 + `mse` x L2 + `edges` x L1 of the gradients."""
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
-
-    latent_channels: int = 16
+    latent_channels: Annotated[int, Range(1, 16)] = 16
     """Channels of the latents, at most 16."""
-    patch_size: int = 8
+    patch_size: Annotated[int, Range(1)] = 8
     """Side of the square of pixels that becomes one latent."""
     mse: float = 2.0
     """Weight of the squared error."""
     edges: float = 0.5
     """Weight of the L1 error of horizontal and vertical differences."""
-    clip_frames: int = 4
+    clip_frames: Annotated[int, Range(1)] = 4
     """Neighbouring frames per clip (the decoder has temporal layers)."""
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.latent_channels <= 16 or self.patch_size < 1 or self.clip_frames < 1:
-            raise ConfigError(
-                f"autoencoder.latent_channels={self.latent_channels}, patch_size={self.patch_size}, "
-                f"clip_frames={self.clip_frames}",
-                "1 to 16 channels, the others at least 1",
-                "correct it",
-            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DetailConfig:
+class DetailConfig(Settings):
     """The small model's detail network: what it learns from, its size, its loss."""
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
-
-    clips: int = 600
+    clips: Annotated[int, Range(1)] = 600
     """Clips of data.sample.num_frames slots that the model generates before the first step, to be learned from."""
     new: bool = False
     """Begin with random weights even where the model has a detail network already."""
     start: str = ""
     """Model folder whose detail network is gone on from instead of the model's own."""
-    exact_poses: float = 0.5
+    exact_poses: Annotated[float, Range(0, 1)] = 0.5
     """Share of these clips whose poses are exact; the others' have data.sample.detector_noise."""
     widths: tuple[int, ...] = (32, 48, 96, 128)
     """Channels of the four levels, cells of 2x2 to 16x16 pixels, in multiples of 8 (of a new network, as below)."""
@@ -337,59 +266,38 @@ class DetailConfig:
     """Added to the logarithm of the warped picture's weights when the network is used (not while it learns)."""
     blurred_lean: float = -1.0
     """The same of the blurred candidates' weights."""
-    moving_weight: float = 5.0
+    moving_weight: Annotated[float, Range(0, 1e6)] = 5.0
     """Loss weight of pixels where the true frame differs from the reference picture."""
-    perceptual: float = 0.0
+    perceptual: Annotated[float, Range(0, 1e6)] = 0.0
     """Loss weight of LPIPS (AlexNet; `mimicmotion weights fetch lpips-alex`) beside the logarithm of the squared error:
     sharper frames, further from the true ones in decibels."""
-    recolour: float = 0.8
+    recolour: Annotated[float, Range(0, 1)] = 0.8
     """Share of samples whose three colours change places, contrast and brightness."""
-
-    def __post_init__(self) -> None:
-        if self.clips < 1 or not (0 <= self.moving_weight < math.inf and 0 <= self.perceptual < math.inf):
-            raise ConfigError(
-                f"detail.clips={self.clips}, moving_weight={self.moving_weight}, perceptual={self.perceptual}",
-                "clips >= 1, finite weights >= 0",
-                "correct it",
-            )
-        _share("detail.recolour", self.recolour)
-        _share("detail.exact_poses", self.exact_poses)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class WarpConfig:
+class WarpConfig(Settings):
     """The small model's warp network, which learns from rendered people with their truth."""
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
-
-    clips: int = 600
+    clips: Annotated[int, Range(1)] = 600
     """So many clips, each with the poses of one imitated detector, are learned from: about 10 MB of memory each."""
     new: bool = False
     """Begin with random weights even where the model has a warp network already."""
     widths: tuple[int, ...] = (48, 64, 88, 104)
     """Channels of the four levels, cells of 4x4 to 32x32 pixels, in multiples of 8 (of a new network)."""
-    decided: float = 1.0
+    decided: Annotated[float, Range(0.01, 100)] = 1.0
     """How much harder than learned the outline is when the network is used."""
-    exact_poses: float = 0.4
+    exact_poses: Annotated[float, Range(0, 1)] = 0.4
     """Share of the clips whose poses are exact; the others' have data.sample.detector_noise."""
-    perceptual: float = 0.0
+    perceptual: Annotated[float, Range(0, 1e6)] = 0.0
     """Loss weight of LPIPS (AlexNet; `mimicmotion weights fetch lpips-alex`)."""
-    recolour: float = 0.7
-    """Share of clips whose three colours change places, contrast and brightness."""
-
-    def __post_init__(self) -> None:
-        if self.clips < 1 or not 0 <= self.perceptual < math.inf:
-            got = f"warp.clips={self.clips}, perceptual={self.perceptual}"
-            raise ConfigError(got, "clips >= 1, a finite weight >= 0", "correct it")
-        _share("warp.exact_poses", self.exact_poses)
-        _share("warp.recolour", self.recolour)
+    recolour: Annotated[float, Range(0, 1)] = 0.7
+    """Share of samples whose three colours change places, contrast and brightness."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TrainConfig:
+class TrainConfig(Settings):
     """One training run."""
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     run: str
     """Folder of checkpoints and logs."""
@@ -397,7 +305,7 @@ class TrainConfig:
     """What is trained: the video model, or the small model's autoencoder, detail network or warp network."""
     seed: int = 0
     """Seed of weights, data order and noise."""
-    threads: int = 0
+    threads: Annotated[int, Range(0)] = 0
     """CPU threads; 0 leaves PyTorch's choice."""
     cpu: bool = False
     """Use the CPU even where there is a GPU."""
@@ -423,25 +331,24 @@ class TrainConfig:
     """What is measured on the way."""
     precision: Literal["no", "bf16", "fp16"] = "bf16"
     """Type of the computation (autocast); the weights stay float32."""
-    gradient_checkpointing: bool | Literal["nested"] = False
+    gradient_checkpointing: Literal[False, True, "nested"] = False
     """Compute activations twice instead of keeping them: much less memory, about a third more time. nested computes
     some three times and keeps about half of what is left."""
     compile: bool = False
     """torch.compile: faster after minutes of compiling."""
     overfit_one_clip: bool = False
     """Every sample is the same clip (with its own noise): a model that cannot learn it by heart has a fault."""
-    log_every: int = 10
+    log_every: Annotated[int, Range(1)] = 10
     """Steps between lines of log.jsonl."""
-    save_every: int = 500
+    save_every: Annotated[int, Range(1)] = 500
     """Steps between checkpoints."""
-    keep: int = 3
+    keep: Annotated[int, Range(1)] = 3
     """Checkpoints to keep, the newest first; the best one stays besides."""
     trackers: tuple[str, ...] = ("tensorboard",)
     """Accelerate's trackers that get the log, besides log.jsonl: tensorboard, wandb, mlflow, ..."""
 
     def __post_init__(self) -> None:
-        if min(self.log_every, self.save_every, self.keep) < 1 or self.threads < 0:
-            raise ConfigError("log_every, save_every or keep below 1, or threads below 0", "at least 1", "raise it")
+        Settings.__post_init__(self)
         if [p.until for p in self.phases] != sorted({p.until for p in self.phases}):
             raise ConfigError("phases out of order", "each with a higher 'until' than the one before", "sort them")
 

@@ -5,17 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-try:
-    from numba import njit
-except ImportError as e:  # numba is an extra: say which one
-    from mimicmotion.errors import InputError
+from mimicmotion.runtime.extras import import_extra
 
-    raise InputError(
-        "mimicmotion.synth needs numba, which is not installed",
-        "numba >= 0.60",
-        "pip install mimicmotion[synth]",
-    ) from e
-
+njit = import_extra("numba", "synth").njit
 
 _OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "fastmath": True, "error_model": "numpy"}
 _OPTIONS["_nrt"] = False  # kernels allocate nothing; counting references to arrays took a third of their time

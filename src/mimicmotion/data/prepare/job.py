@@ -116,12 +116,10 @@ class _Preparation:
             return finished
         (self.work / _DONE).unlink(missing_ok=True)
         _save_json(self.work / _SETTINGS, settings)
-        latents_model, writers = self._open_models()
+        find_estimator(config)  # what is missing comes up before the long work
         reports = yield from self._look(files)
-        shared = ShardSettings(
-            size=config.size, store=config.store, settings=settings | {"latents_model": latents_model}
-        )
-        return (yield from self._write(reports, shared, writers, stamp))
+        shared = ShardSettings(size=config.size, store=config.store, settings=settings)
+        return (yield from self._write(reports, shared, stamp))
 
     def _identify(self, names: Sequence[str]) -> Job[list[SourceVideo]]:
         """Checksums of all files; those of files that did not change are known."""
@@ -147,20 +145,6 @@ class _Preparation:
 
     def _shard_sizes(self) -> dict[str, int]:
         return {p.name: p.stat().st_size for p in shard_files(self.config.output)}
-
-    def _open_models(self) -> tuple[str | None, int]:
-        """Find every network before long work.
-
-        Returns:
-            Identity of the autoencoder if there are latents, and how many processes may write shards.
-        """
-        find_estimator(self.config)
-        if not self.config.latents:
-            return None, self.processes
-        from mimicmotion.data.shards.encode import SceneEncoder
-
-        encoder = SceneEncoder.open(self.config.latents, self.config.latents_device)
-        return encoder.digest, self.processes if encoder.device == "cpu" else 1
 
     def _look(self, files: Sequence[SourceVideo]) -> Job[list[VideoReport]]:
         """Survey all files, set duplicates aside, measure the rest, and judge every scene."""
@@ -227,9 +211,7 @@ class _Preparation:
         yield Progress(stage, total, total)
         return failures
 
-    def _write(
-        self, reports: list[VideoReport], shared: ShardSettings, processes: int, stamp: str
-    ) -> Job[PrepareResult]:
+    def _write(self, reports: list[VideoReport], shared: ShardSettings, stamp: str) -> Job[PrepareResult]:
         from mimicmotion.data.prepare.report_page import save_page
 
         config = self.config
@@ -253,7 +235,7 @@ class _Preparation:
                 with writing(path):
                     path.unlink()
         make = functools.partial(make_records, config)
-        written = yield from write_shards(config.output, plan, make, shared, processes=processes)
+        written = yield from write_shards(config.output, plan, make, shared, processes=self.processes)
         totals, sizes = count(reports, config), self._shard_sizes()
         _save_json(self.work / _DONE, {"stamp": stamp, "shards": sizes, "totals": totals, "unused": unused})
         return PrepareResult(config.output, totals, written.shards, unused, True, {})

@@ -14,12 +14,11 @@ from typing import Any, Literal
 import numpy as np
 
 from mimicmotion.data.prepare.analysis import AnalysisCache, Survey, scene_frames
+from mimicmotion.data.prepare.crop import plan_crop
 from mimicmotion.data.prepare.filters import Judgement, judge, judge_length
 from mimicmotion.data.prepare.scenes import SceneRange
-from mimicmotion.data.shards.encode import SceneEncoder
 from mimicmotion.data.shards.writing import RecordData, ShardPlan
 from mimicmotion.errors import MediaError
-from mimicmotion.pose.crop import fit_poses, plan_crop
 from mimicmotion.settings.prepare import PrepareConfig
 from mimicmotion.video.geometry import Fit
 
@@ -122,7 +121,7 @@ def judge_video(source: str, sha256: str, survey: Survey, cache: AnalysisCache, 
             continue
         poses = measured[number].poses
         crop = plan_crop(poses, config.size, config.fit)
-        judgement = judge(measured[number], fit_poses(poses, crop), enlargement, config)
+        judgement = judge(measured[number], poses.fitted(crop), enlargement, config)
         scenes.append(SceneReport(number, scene, judgement, crop))
     if any(s.judgement.accepted for s in scenes):
         return VideoReport(source, sha256, "used", "", survey, tuple(scenes))
@@ -175,7 +174,7 @@ def plan_set(videos: Sequence[VideoReport], config: PrepareConfig) -> list[Shard
 
 
 def make_records(config: PrepareConfig, item: StoredVideo) -> Iterator[RecordData]:
-    """The records of some scenes of one video, read in one pass (two with latents); a worker of `write_shards`.
+    """The records of some scenes of one video, read in one pass; a worker of `write_shards`.
 
     Raises:
         MediaError: the video or what was found in it is no longer what it was.
@@ -186,16 +185,7 @@ def make_records(config: PrepareConfig, item: StoredVideo) -> Iterator[RecordDat
         raise MediaError(f"the poses of {item.source} are gone", f"an unchanged {WORK} folder", "run prepare again")
     scenes = [SceneRange(s.start, s.stop) for s in item.scenes]
     crops = [plan_crop(measured[s.number].poses, config.size, config.fit) for s in item.scenes]
-
-    def cropped() -> Iterator[Iterator[np.ndarray]]:
-        for frames, scene, fit in zip(scene_frames(path, item.fps, scenes), scenes, crops, strict=True):
-            yield _cropped(path, frames, len(scene), fit)
-
-    encoded: list[Any] = [(None, None)] * len(scenes)
-    if config.latents:
-        encoder = SceneEncoder.open(config.latents, config.latents_device)
-        encoded = [encoder.encode(frames) for frames in cropped()]
-    for scene, fit, frames, (latents, embeddings) in zip(item.scenes, crops, cropped(), encoded, strict=True):
+    for scene, fit, frames in zip(item.scenes, crops, scene_frames(path, item.fps, scenes), strict=True):
         poses = measured[scene.number].poses
         meta = {
             "source": item.source,
@@ -208,11 +198,9 @@ def make_records(config: PrepareConfig, item: StoredVideo) -> Iterator[RecordDat
         yield RecordData(
             key=scene_key(item.video, scene.number),
             video=item.video,
-            frames=frames,
-            poses=fit_poses(poses, fit),
+            frames=_cropped(path, frames, scene.stop - scene.start, fit),
+            poses=poses.fitted(fit),
             meta=meta,
-            latents=latents,
-            embeddings=embeddings,
         )
 
 

@@ -27,7 +27,6 @@ class Sample:
         latents: VAE mode of the slots, not scaled; None where frames are given.
         reference: RGB of the reference picture.
         reference_latents: its latents; None where frames are given.
-        embedding: its image embedding, where the shards hold one.
         poses: drawn pose of each slot; slot 0 is the reference's own pose if there is a reference slot.
         reference_pose: drawn pose of the reference picture.
         hand_mask: share of each latent cell that lies in the box of a reliable hand, 0..1 (paper section 3.4); 0 in
@@ -43,7 +42,6 @@ class Sample:
     latents: Float32[ndarray, "slots c h w"] | None = None
     reference: UInt8[ndarray, "H W 3"]
     reference_latents: Float32[ndarray, "c h w"] | None = None
-    embedding: Float32[ndarray, " dim"] | None = None
     poses: UInt8[ndarray, "slots H W 3"]
     reference_pose: UInt8[ndarray, "H W 3"]
     hand_mask: Float32[ndarray, "slots h w"]
@@ -61,7 +59,6 @@ class Batch:
     latents: Float32[Tensor, "b s c h w"] | None
     reference: Float32[Tensor, "b 3 H W"]
     reference_latents: Float32[Tensor, "b c h w"] | None
-    embedding: Float32[Tensor, "b dim"] | None
     poses: Float32[Tensor, "b s 3 H W"]
     reference_pose: Float32[Tensor, "b 3 H W"]
     hand_mask: Float32[Tensor, "b s h w"]

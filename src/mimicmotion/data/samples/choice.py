@@ -56,7 +56,6 @@ class FrameChoice:
         frames: its stored frames, as played.
         fps: frames per second of these frames.
         reference: (number of the record, stored frame) of the reference picture.
-        flip: mirror everything.
         noise_seeds: of the imitated detector on driving poses and on the reference pose.
     """
 
@@ -64,7 +63,6 @@ class FrameChoice:
     frames: list[int]
     fps: float
     reference: tuple[int, int]
-    flip: bool
     noise_seeds: tuple[int, int]
 
 
@@ -103,6 +101,6 @@ def choose(
     position = int(rng.integers(ends[-1]))
     which = int(np.searchsorted(ends, position, side="right"))
     reference = (records[which], position - (int(ends[which - 1]) if which else 0))
-    flip = bool(rng.random() < config.flip)
+    rng.random()  # drawn for nothing: samples stay what they were
     seeds = rng.integers(2**31, size=2)
-    return FrameChoice(record, frames, fps, reference, flip, (int(seeds[0]), int(seeds[1])))
+    return FrameChoice(record, frames, fps, reference, (int(seeds[0]), int(seeds[1])))

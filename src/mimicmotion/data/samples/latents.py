@@ -1,4 +1,4 @@
-"""Latents of the records: from the shards, or encoded at first use and stored."""
+"""Latents of the records, encoded at first use and stored."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class LatentCache:
     Args:
         shards: the records.
         digest: identity of the encoder (for example the sha256 of its weights).
-        encode: RGB frames to latents; None where the shards hold the latents, or the folder all of them.
-        folder: where they are stored; must be writable if there is an encoder and the shards hold no latents.
+        encode: RGB frames to latents; None where the folder holds all of them.
+        folder: where they are stored; must be writable if there is an encoder.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -45,52 +45,42 @@ class LatentCache:
     def __init__(self, shards: Shards, digest: str, encode: Encode | None, folder: str | Path) -> None:
         self.shards, self.digest, self.encode = shards, digest, encode
         self.folder = Path(folder) / hashlib.sha256(digest.encode()).hexdigest()[:16]
-        self.in_shards = shards.latents_model == digest
-        if not self.in_shards and encode is not None:
+        if encode is not None:
             check_writable(self.folder / "latents.npy")
 
-    def latents(
-        self, record: int, frames: Sequence[int] | None = None, *, mirrored: bool = False
-    ) -> Float32[ndarray, "frames c h w"]:
+    def latents(self, record: int, frames: Sequence[int] | None = None) -> Float32[ndarray, "frames c h w"]:
         """Latents of some frames of a record (default: all), in the order asked for.
 
         Args:
             record: number in the shards.
             frames: stored frames, stills counted.
-            mirrored: of the mirrored frames (an encoder need not commute with a mirror).
 
         Raises:
             ConfigError: they would have to be encoded and there is no encoder.
             WeightsError: the encoder gives NaN, or numbers too large for float16.
             OutputError: the folder cannot be written.
         """
-        values = None
-        if self.in_shards and not mirrored:
-            values = self.shards[record].latents
+        values = self._load(record)
         if values is None:
-            values = self._load(record, mirrored)
-        if values is None:
-            values = self._encode(record, mirrored)
+            values = self._encode(record)
         chosen = values if frames is None else values[np.asarray(frames, np.int64)]
         return chosen.astype(np.float32)
 
-    def fill(self, records: Sequence[int] | None = None, *, mirrored: bool = False) -> Iterator[int]:
+    def fill(self, records: Sequence[int] | None = None) -> Iterator[int]:
         """Encode what is missing, yielding the number of records done after each.
 
         For an encoder on a GPU, which the worker processes of a data loader cannot use: fill first, then start them.
         """
         for done, record in enumerate(range(len(self.shards)) if records is None else records, 1):
-            if (mirrored or not self.in_shards) and not self._path(record, mirrored).exists():
-                self._encode(record, mirrored)
+            if not self._path(record).exists():
+                self._encode(record)
             yield done
 
-    def _path(self, record: int, mirrored: bool) -> Path:
-        # keys hold no dot, so this is no other record's name
-        name = f"{self.shards.keys[record]}{'.mirrored' if mirrored else ''}.npy"
-        return self.folder / self.shards.sums[record][:16] / name
+    def _path(self, record: int) -> Path:
+        return self.folder / self.shards.sums[record][:16] / f"{self.shards.keys[record]}.npy"
 
-    def _load(self, record: int, mirrored: bool) -> ndarray | None:
-        path = self._path(record, mirrored)
+    def _load(self, record: int) -> ndarray | None:
+        path = self._path(record)
         try:
             values = np.load(path, mmap_mode="r", allow_pickle=False)
         except FileNotFoundError:
@@ -103,19 +93,15 @@ class LatentCache:
             return None
         return values
 
-    def _encode(self, record: int, mirrored: bool) -> ndarray:
+    def _encode(self, record: int) -> ndarray:
         key, count = self.shards.keys[record], self.shards.num_frames[record]
         if self.encode is None:
             raise ConfigError(
-                f"no {'mirrored ' if mirrored else ''}latents of {key} by this model",
-                "latents in the shards or in the cache, or an encoder",
-                "give the encoder, or prepare the shards with latents of this model",
+                f"no latents of {key} by this model", "latents in the cache, or an encoder", "give the encoder"
             )
         source, parts = self.shards[record], []
         for start in range(0, count, CHUNK):
             frames = source.frames(range(start, min(start + CHUNK, count)))
-            if mirrored:
-                frames = np.ascontiguousarray(frames[:, :, ::-1])
             with np.errstate(over="ignore"):
                 parts.append(np.asarray(self.encode(frames)).astype(np.float16))
         values = np.concatenate(parts)
@@ -123,7 +109,7 @@ class LatentCache:
             raise WeightsError(
                 f"the latents of {key} hold NaN or numbers above 65504", "finite numbers", "encode in float32"
             )
-        path = self._path(record, mirrored)
+        path = self._path(record)
         with atomic_path(path) as part, writing(path), part.open("wb") as file:
             np.save(file, values)
         return values

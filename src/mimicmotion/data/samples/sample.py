@@ -19,7 +19,6 @@ from mimicmotion.pose.guidance.limb_warp import limb_warp
 from mimicmotion.pose.guidance.skeleton import PoseDrawer
 from mimicmotion.pose.hands import hand_masks
 from mimicmotion.pose.keypoints import PoseSequence
-from mimicmotion.pose.mirror import mirror_poses
 from mimicmotion.settings.samples import SampleConfig, Spacing
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ class SampleMaker:
         seed: of the random choices.
         downscale: pixels per latent along each axis.
         drawing: how poses are drawn: the model's settings "pose_drawing" (canvas_short_side, stroke).
-        latents: gives latents instead of frames, and image embeddings where the shards hold both of this model.
+        latents: gives latents instead of frames.
         warp: also give the reference picture warped to each pose (`mimicmotion.pose.guidance.limb_warp`).
 
     Raises:
@@ -164,7 +163,7 @@ class SampleMaker:
                 from mimicmotion.synth.noise import perturb_poses
 
                 poses = perturb_poses(poses, seed, self.config.detector_noise)
-            found.append(mirror_poses(poses) if choice.flip else poses)
+            found.append(poses)
         return found[0], found[1]
 
     def _draw(self, poses: PoseSequence) -> UInt8[ndarray, "frames H W 3"]:
@@ -173,21 +172,14 @@ class SampleMaker:
     def _pictures(self, driver: Record, owner: Record, choice: FrameChoice) -> dict[str, Any]:
         """Frames or latents of the slots, and the reference."""
         slot, (number, frame) = self.config.reference_slot, choice.reference
-        reference = _mirrored(owner.frames([frame]), choice.flip)
+        reference = owner.frames([frame])
         if self.latents is None:
-            frames = _mirrored(driver.frames(choice.frames), choice.flip)
+            frames = driver.frames(choice.frames)
             return {"reference": reference[0], "frames": np.concatenate([reference, frames]) if slot else frames}
-        latents = self.latents.latents(choice.record, choice.frames, mirrored=choice.flip)
-        own = self.latents.latents(number, [frame], mirrored=choice.flip)
-        # Only of the model that made the latents too; and not of mirror images, as a batch has all or none
-        embeddings = owner.embeddings if self.latents.in_shards and not self.config.flip else None
+        latents = self.latents.latents(choice.record, choice.frames)
+        own = self.latents.latents(number, [frame])
         return {
             "reference": reference[0],
             "reference_latents": own[0],
             "latents": np.concatenate([own, latents]) if slot else latents,
-            "embedding": None if embeddings is None else embeddings[frame].astype(np.float32),
         }
-
-
-def _mirrored(frames: UInt8[ndarray, "n H W 3"], flip: bool) -> UInt8[ndarray, "n H W 3"]:
-    return np.ascontiguousarray(frames[:, :, ::-1]) if flip else frames

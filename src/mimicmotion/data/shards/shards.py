@@ -2,7 +2,7 @@
 
 A shard is a tar in WebDataset's form, which `webdataset.WebDataset` reads too. The members of record KEY:
 KEY.json (metadata), KEY.mp4 or KEY.00000.png ... or KEY.00000.jpg ... (frames), KEY.poses.npz (a pose file), and
-optionally KEY.latents.npy and KEY.embeddings.npy, or KEY.truth.npz (masks and flow of rendered people).
+optionally KEY.truth.npz (masks and flow of rendered people).
 FOLDER/index.json says where each member lies.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float16, Float32, UInt8
+from jaxtyping import UInt8
 from numpy import ndarray
 
 from mimicmotion.data.shards.archive import REMAKE, Span, read_spans
@@ -76,16 +76,6 @@ class Record:
         return poses
 
     @functools.cached_property
-    def latents(self) -> Float16[ndarray, "frames c h w"] | None:
-        """Latents by the autoencoder's mode, unscaled; None if the shard holds none."""
-        return self._array("latents.npy", np.dtype(np.float16), 4)
-
-    @functools.cached_property
-    def embeddings(self) -> Float32[ndarray, "frames dim"] | None:
-        """CLIP embedding of each frame; None if the shard holds none."""
-        return self._array("embeddings.npy", np.dtype(np.float32), 2)
-
-    @functools.cached_property
     def truth(self) -> dict[str, ndarray] | None:
         """What is known of rendered frames (see `data.synthetic.pack_truth`); None if the shard has none.
 
@@ -125,18 +115,6 @@ class Record:
         if name not in self._entry.members:
             raise MediaError(f"{self.where} has no {name}", "complete records", REMAKE)
         return self._spans([self._entry.members[name]])[0]
-
-    def _array(self, name: str, dtype: np.dtype[Any], dims: int) -> ndarray | None:
-        if name not in self._entry.members:
-            return None
-        try:
-            array = np.load(io.BytesIO(self._read(name)), allow_pickle=False)
-        except (ValueError, EOFError) as e:
-            raise MediaError(f"{self.where}: {name} is damaged ({e})", "an array", REMAKE) from e
-        if array.dtype != dtype or array.ndim != dims or len(array) != len(self):
-            got = f"{self.where}: {name} is {array.dtype} {array.shape}"
-            raise MediaError(got, f"{dtype} of {dims} dimensions, {len(self)} frames", REMAKE)
-        return array
 
 
 class Shards:
@@ -182,11 +160,6 @@ class Shards:
 
     def __getitem__(self, number: int) -> Record:
         return Record(self, *self._entries[number])
-
-    @property
-    def latents_model(self) -> str | None:
-        """Identity of the autoencoder that made the latents, if there are some."""
-        return self.settings.get("latents_model")
 
 
 def open_shards(where: str | Path, split: str = "train", *, cache: Path | None = None) -> Shards:

@@ -12,6 +12,7 @@ from urllib.parse import urlparse
 
 from mimicmotion.data.shards.index import INDEX, Index, ShardEntry, load_index, scan_folder
 from mimicmotion.errors import ConfigError, InputError, MediaError
+from mimicmotion.runtime.extras import install_command
 from mimicmotion.runtime.files import atomic_path, sha256_file, writing
 from mimicmotion.weights.registry import cache_folder
 
@@ -141,8 +142,7 @@ def _read(url: str) -> Iterator[bytes]:
             while chunk := source.read(_CHUNK):
                 yield chunk
     except ImportError as e:  # fsspec says which package
-        fix = "pip install 'mimicmotion[remote]'"
-        raise ConfigError(f"{url} cannot be read ({e})", "the packages of 'remote'", fix) from e
+        raise ConfigError(f"{url} cannot be read ({e})", "the packages of 'remote'", install_command("remote")) from e
     except Exception as e:  # each library has errors of its own
         raise InputError(f"{url} cannot be read ({e})", f"a set of shards with {INDEX}", "check the URL") from e
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float16, Float32, UInt8
+from jaxtyping import UInt8
 from numpy import ndarray
 
 from mimicmotion.data.shards.archive import scan_tar
@@ -61,8 +61,6 @@ class RecordData:
         poses: one pose a frame, in pixels of these frames; `poses.fps` is the rate of the frames.
         stills: number of leading frames that are no part of the time line, but may serve as reference.
         meta: further plain data, such as source, sha256, start_s, crop, statistics.
-        latents: of the frames, by the autoencoder's mode, unscaled.
-        embeddings: CLIP embedding of each frame.
         truth: what is known of rendered frames: see `mimicmotion.data.synthetic.pack_truth`.
     """
 
@@ -72,8 +70,6 @@ class RecordData:
     poses: PoseSequence
     stills: int = 0
     meta: Mapping[str, Any] = field(default_factory=dict)
-    latents: Float16[ndarray, "frames c h w"] | None = None
-    embeddings: Float32[ndarray, "frames dim"] | None = None
     truth: Mapping[str, ndarray] | None = None
 
 
@@ -84,7 +80,7 @@ class ShardSettings:
     Attributes:
         size: (height, width) of the frames.
         store: how frames are stored: png, jpeg or video.
-        settings: further plain data that the records depend on; `latents_model` names the model of the latents.
+        settings: further plain data that the records depend on.
     """
 
     size: tuple[int, int]
@@ -245,14 +241,6 @@ def _members(record: RecordData, shared: ShardSettings, split: str) -> dict[str,
     facts = {"key": record.key, "video": record.video, "num_frames": count, "stills": record.stills, "fps": fps}
     members["json"] = canonical({**record.meta, **facts, "size": shared.size, "split": split}).encode()
     members["poses.npz"] = dump_poses(record.poses)
-    for name, array, dtype in (
-        ("latents", record.latents, np.float16),
-        ("embeddings", record.embeddings, np.float32),
-    ):
-        if array is not None:
-            file = io.BytesIO()
-            np.save(file, array.astype(dtype), allow_pickle=False)
-            members[f"{name}.npy"] = file.getvalue()
     if record.truth is not None:
         file = io.BytesIO()
         np.savez_compressed(file, allow_pickle=False, **record.truth)
@@ -273,10 +261,6 @@ def _check(record: RecordData, shared: ShardSettings, keys: set[str]) -> None:
         raise InputError(got, "at least 1 frame, and no more stills than frames", "correct the record")
     if not record.poses.fps > 0:
         raise InputError(f"{name}: fps={record.poses.fps}", "fps above 0", "give the poses their frame rate")
-    for what, array, dims in (("latents", record.latents, 4), ("embeddings", record.embeddings, 2)):
-        if array is not None and (array.ndim != dims or len(array) != count or not np.isfinite(array).all()):
-            got = f"{name}: {what} {array.shape}, or with NaN"
-            raise InputError(got, f"{dims} dimensions, {count} frames, finite", "correct the record")
 
 
 def _existing(path: Path, plan: ShardPlan, shared: ShardSettings) -> ShardEntry | None:

@@ -16,8 +16,9 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 from numpy import ndarray
 
-from mimicmotion.errors import ConfigError, InputError, WeightsError
+from mimicmotion.errors import InputError, WeightsError
 from mimicmotion.evaluation.metrics.pixels import unit_frames
+from mimicmotion.runtime.extras import import_extra
 from mimicmotion.weights.registry import known
 
 if TYPE_CHECKING:
@@ -282,13 +283,9 @@ def _torchscript(path: Path) -> Any:
 
 
 def _video_mae(path: Path) -> Any:
+    model = import_extra("transformers", "eval").VideoMAEModel
     try:
-        from transformers import VideoMAEModel
-    except ImportError as e:
-        fix = "pip install 'mimicmotion[eval]'"
-        raise ConfigError(f"{path} without transformers ({e})", "transformers, to read a VideoMAE", fix) from e
-    try:
-        return VideoMAEModel.from_pretrained(path, local_files_only=True, use_safetensors=True).eval()
+        return model.from_pretrained(path, local_files_only=True, use_safetensors=True).eval()
     except Exception as e:
         reason = str(e).strip().splitlines()[0]
         fix = "save it with save_pretrained of transformers"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mimicmotion.errors import ConfigError, WeightsError
+from mimicmotion.runtime.extras import install_command
 
 logger = logging.getLogger(__name__)
 
@@ -49,14 +50,21 @@ def providers(device: str) -> list[str]:
         raise ConfigError(
             "device 'cuda' for poses",
             f"one that onnxruntime has: {', '.join(ort.get_available_providers())}",
-            "pip uninstall onnxruntime, then pip install onnxruntime-gpu; or use device 'cpu'",
+            f"{', then '.join(cuda_lines())}; or use device 'cpu'",
         )
     if device == "auto" and not has_cuda and gpu_present():
         logger.warning(
             "there is an NVIDIA GPU, but this onnxruntime cannot use it: poses are computed on the CPU, many times "
-            "slower. To change that: pip uninstall onnxruntime, then pip install onnxruntime-gpu"
+            "slower. To change that: %s",
+            ", then ".join(cuda_lines()),
         )
     return ["CUDAExecutionProvider"] * (has_cuda and device != "cpu") + ["CPUExecutionProvider"]
+
+
+def cuda_lines() -> list[str]:
+    """What to type for onnxruntime's build for CUDA: it has the files of the one for the CPU, so it is written last."""
+    again = "pip install --force-reinstall --no-deps onnxruntime-gpu"
+    return [install_command("gpu"), "pip uninstall -y onnxruntime", again]
 
 
 def gpu_present() -> bool:

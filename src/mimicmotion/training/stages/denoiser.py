@@ -89,7 +89,7 @@ class DenoiserTask(Task):
         # wrappers for many GPUs may leave only shards of these in the model
         self._frozen = {k: p.detach() for k, p in self.model.named_parameters() if k not in self._trained}
         self.latents: LatentCache | None = None
-        if self._caches_latents(encoder_digest(vae)):
+        if self._caches_latents():
             self.latents = LatentCache(self.shards, encoder_digest(vae), self._encode, shard_cache(config) / "latents")
         self.maker = self.sample_maker(self.shards, self.latents)
         for phase in config.phases:  # data too short for a later phase is no news for then
@@ -127,13 +127,11 @@ class DenoiserTask(Task):
             logger.warning(told, length, fusion["segment_frames"])
         return {**settings, "fusion": fusion, "trained_frames": length}
 
-    def _caches_latents(self, digest: str) -> bool:
-        """Whether latents are kept, by the settings, else by their size on disk; those of the shards cost nothing."""
-        config, frames = self.config, sum(self.shards.num_frames) * (2 if self.config.data.sample.flip else 1)
+    def _caches_latents(self) -> bool:
+        """Whether latents are kept, by the settings, else by their size on disk."""
+        config, frames = self.config, sum(self.shards.num_frames)
         cells = math.prod(side // self.downscale for side in self.shards.size)
         size = frames * self.parts.vae.config.latent_channels * cells * 2  # float16
-        if self.shards.latents_model == digest and not config.data.sample.flip:
-            return config.data.cache_latents is not False
         wanted = size <= LATENTS_LIMIT if config.data.cache_latents is None else config.data.cache_latents
         says = "kept in %s" % (shard_cache(config) / "latents") if wanted else "encoded in every step, not kept"
         logger.info("latents of %d frames, %.3g GB: %s (data.cache_latents)", frames, size / 1e9, says)
@@ -179,12 +177,11 @@ class DenoiserTask(Task):
         if device.type == "cpu" or self.latents is None:
             return
         with shared(len(self.shards)) as mine:
-            for mirrored in (False, True) if self.config.data.sample.flip else (False,):
-                start = time.monotonic()
-                for done in self.latents.fill(mine, mirrored=mirrored):
-                    if done in (1, 10) or done % 100 == 0:
-                        hours = (time.monotonic() - start) / done * (len(mine) - done) / 3600
-                        logger.info("latents of %d of %d scenes, %.2g hours left", done, len(mine), hours)
+            start = time.monotonic()
+            for done in self.latents.fill(mine):
+                if done in (1, 10) or done % 100 == 0:
+                    hours = (time.monotonic() - start) / done * (len(mine) - done) / 3600
+                    logger.info("latents of %d of %d scenes, %.2g hours left", done, len(mine), hours)
 
     def batch(self, step: int, numbers: Sequence[int]) -> Batch:
         """The samples of these numbers; with `overfit_one_clip` the same clip every time, under their numbers."""
@@ -207,12 +204,12 @@ class DenoiserTask(Task):
 
     @functools.cached_property
     def validator(self) -> Validator:
-        """Fixed clips, forwards and not mirrored; an overfitting run is measured on its one clip as it is trained."""
+        """Fixed clips, forwards; an overfitting run is measured on its one clip as it is trained."""
         c = self.config
         options = _clip_of(c.phases[-1] if c.phases else None)
         if c.overfit_one_clip:
             return Validator(c, [self.sample_maker(self.shards, None, **options)(0)], self.encode)
-        options |= {"seed": SEED, "reverse": 0.0, "flip": 0.0, "short_records": "skip"}
+        options |= {"seed": SEED, "reverse": 0.0, "short_records": "skip"}
         maker = self.sample_maker(held_out_shards(c, self.shards), None, **options)
         return Validator(c, [maker(n) for n in range(c.validation.clips)], self.encode)
 
@@ -249,8 +246,6 @@ class DenoiserTask(Task):
         token, pixels = None, None
         if self.trains_encoder and image_encoder is None:
             pixels = clip_pixels(batch.reference, encoder.config.image_size)
-        elif batch.embedding is not None and not self.trains_encoder:
-            token = batch.embedding[:, None]
         else:
             token = image_embedding(encoder, batch.reference).clone()
         warped = None if batch.warped is None else encode_frames(vae, batch.warped)

@@ -13,7 +13,7 @@ from mimicmotion.backbones.svd.execution.options import Execution
 from mimicmotion.backbones.svd.execution.plan import GIB, ExecutionPlan, Stage
 from mimicmotion.backbones.svd.execution.predict import Predictor, Workload
 from mimicmotion.errors import ConfigError
-from mimicmotion.settings.execution import ExecutionOptions
+from mimicmotion.settings import ExecutionOptions
 
 OFFLOAD = ("none", "modules", "blocks")
 DENOISE_LEVELS = ((1, "none"), (1, "modules"), (4, "modules"), (8, "modules"), (8, "blocks"))

@@ -5,7 +5,7 @@ from where it is made to where it is freed. Attention counts as the fused kernel
 scores. PyTorch's own fake tensors do the same; each of their operations takes five times as long.
 
 Not counted: the device's context and libraries, workspaces that convolutions and matrix products ask for, and what the
-allocator loses to fragments. `mimicmotion.runtime.free_memory` leaves room for these.
+allocator loses to fragments. `mimicmotion.runtime.device.free_memory` leaves room for these.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ Stage = Literal["encode", "denoise", "decode"]
 Peaks = Mapping[Stage, int]
 """Predicted bytes of each stage on the device: weights that are there, what is kept, and working space.
 
-Without the device's context and without what the allocator wastes (see `mimicmotion.runtime.free_memory`)."""
+Without the device's context and without what the allocator wastes (see `mimicmotion.runtime.device.free_memory`)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

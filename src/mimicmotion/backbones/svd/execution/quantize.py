@@ -19,6 +19,7 @@ from torch import nn
 from mimicmotion.backbones.svd.execution.memory import weight_bytes
 from mimicmotion.backbones.svd.unet import UNet, unused_parameter_names
 from mimicmotion.errors import ConfigError
+from mimicmotion.runtime.extras import install_command
 
 Format = Literal["int8", "fp8"]
 QUANTIZED = "_mimicmotion_quantized"
@@ -77,9 +78,7 @@ def quantize_weights(unet: UNet, format: Format) -> Quantized:
         try:
             from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig, quantize_  # pyrefly: ignore
         except ImportError as e:
-            raise ConfigError(
-                f"quantize={format!r} without torchao ({e})", "torchao", "pip install 'mimicmotion[fast]'"
-            ) from e
+            raise ConfigError(f"quantize={format!r} without torchao ({e})", "torchao", install_command("fast")) from e
         config = Int8WeightOnlyConfig() if format == "int8" else Float8WeightOnlyConfig()
         quantize_(unet, config, filter_fn=lambda _, name: name in names)
     done = Quantized(format, len(names), size, weight_bytes(unet))
