@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import gc
 import json
 import logging
 import os
@@ -33,6 +32,7 @@ import cv2
 import numpy as np
 import torch
 from damage import crafted_png, damaged, many_frames_gif
+from mimicmotion.pose.cache import PoseCache
 from PIL import Image
 
 from fake_shards import write_records
@@ -50,7 +50,6 @@ from mimicmotion.generate.poses import poses as find_poses
 from mimicmotion.generate.replay import NEEDED, replay_config
 from mimicmotion.generate.run_state import RunState, SavedStep
 from mimicmotion.pipeline import MimicMotionPipeline
-from mimicmotion.pose.cache import PoseCache
 from mimicmotion.pose.estimators.session import open_session
 from mimicmotion.pose.files import save_openpose, save_poses
 from mimicmotion.runtime.progress import finish

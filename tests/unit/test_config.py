@@ -146,7 +146,6 @@ UNUSED: list[tuple[type, dict[str, Any], str]] = [
         "guidance_scale=2.0 with the guidance of the first and last frame",
     ),
     (PrepareConfig, {"detector": "a.onnx"}, "detector=a.onnx with estimator=holistic"),
-    (EvaluateConfig, {"identity_size": 200}, "identity_size=200 without identity"),
     (EvaluateConfig, {"references": "r"}, "references=r without identity"),
     (EvaluateConfig, {"overlap_frames": 4}, "overlap_frames=4 without segment_frames"),
     (EvaluateConfig, {"driving": "d"}, "driving=d without poses"),

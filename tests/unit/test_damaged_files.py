@@ -12,8 +12,7 @@ import pytest
 
 from mimicmotion.cli import TRACEBACK, main
 from mimicmotion.errors import ConfigError, InputError, MimicMotionError, PoseError, out_of_memory
-from mimicmotion.pose.cache import PoseCache
-from mimicmotion.pose.files import load_openpose, load_poses, save_openpose, save_poses
+from mimicmotion.pose.files import PoseCache, load_openpose, load_poses, save_openpose, save_poses
 from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
 from mimicmotion.runtime.progress import Progress, finish
 from mimicmotion.runtime.reading import reading

@@ -35,7 +35,7 @@ def pipe() -> MimicMotionPipeline:
 
 
 def _latents(pipe: MimicMotionPipeline, *args: Any, **kwargs: Any) -> torch.Tensor:
-    return pipe(*(args or (IMAGE, POSES, REFERENCE)), output_type="latent", **kwargs)
+    return pipe(*(args or (IMAGE, POSES, REFERENCE)), output_type="latent", **kwargs).frames
 
 
 def _fusion(mode: FusionMode, **kwargs: Any) -> FusionConfig:
@@ -71,7 +71,7 @@ def test_a_little_wrong_is_seen(pipe: MimicMotionPipeline, monkeypatch: pytest.M
 
 
 def test_golden_frames(pipe: MimicMotionPipeline, golden: Callable[..., None]) -> None:
-    frames = pipe(IMAGE, POSES, REFERENCE)
+    frames = pipe(IMAGE, POSES, REFERENCE).frames
     assert frames.dtype == np.uint8
     assert frames.shape == (9, 32, 32, 3)
     golden("pipeline_frames", rtol=0, atol=1, frames=frames.astype(np.int16))
@@ -122,12 +122,12 @@ def test_guidance_ramp_changes_the_last_frame_more(pipe: MimicMotionPipeline) ->
 
 def test_batch_equals_single_videos(pipe: MimicMotionPipeline) -> None:
     second_image, second_poses = random_frames(5, 32, 32, 3), random_frames(6, 9, 32, 32, 3)
-    one = pipe(IMAGE, POSES, REFERENCE, **ONE_STEP)
-    assert np.array_equal(pipe([IMAGE, second_image], [POSES, second_poses], REFERENCE, **ONE_STEP)[0], one)
-    several = pipe(IMAGE, [second_poses, POSES], REFERENCE, seed=[1, 42], **ONE_STEP)
+    one = pipe(IMAGE, POSES, REFERENCE, **ONE_STEP).frames
+    assert np.array_equal(pipe([IMAGE, second_image], [POSES, second_poses], REFERENCE, **ONE_STEP).frames[0], one)
+    several = pipe(IMAGE, [second_poses, POSES], REFERENCE, seed=[1, 42], **ONE_STEP).frames
     assert several.shape == (2, 9, 32, 32, 3)
     assert np.array_equal(several[1], one)
-    assert np.array_equal(several[0], pipe(IMAGE, second_poses, REFERENCE, seed=np.int64(1), **ONE_STEP))
+    assert np.array_equal(several[0], pipe(IMAGE, second_poses, REFERENCE, seed=np.int64(1), **ONE_STEP).frames)
 
 
 def test_stacked_conditioning_equals_single_videos(pipe: MimicMotionPipeline) -> None:
@@ -188,11 +188,11 @@ def test_callback_sees_every_step(pipe: MimicMotionPipeline) -> None:
 
 
 def test_outputs_agree(pipe: MimicMotionPipeline) -> None:
-    frames = pipe(Image.fromarray(IMAGE), POSES, REFERENCE, **ONE_STEP)
+    frames = pipe(Image.fromarray(IMAGE), POSES, REFERENCE, **ONE_STEP).frames
     assert np.array_equal(
-        np.stack([np.asarray(f) for f in pipe(IMAGE, POSES, REFERENCE, output_type="pil", **ONE_STEP)]), frames
+        np.stack([np.asarray(f) for f in pipe(IMAGE, POSES, REFERENCE, output_type="pil", **ONE_STEP).frames]), frames
     )
-    stream = pipe(IMAGE, list(POSES), REFERENCE, output_type="stream", **ONE_STEP)
+    stream = pipe(IMAGE, list(POSES), REFERENCE, output_type="stream", **ONE_STEP).frames
     assert np.array_equal(np.stack(list(stream)), frames)
     decoded = list(pipe.decode(_latents(pipe, **ONE_STEP)[0]))
     assert np.array_equal(np.stack(decoded), frames)
@@ -203,7 +203,7 @@ def test_stream_decodes_as_it_is_read(pipe: MimicMotionPipeline) -> None:
     hook = pipe.backbone.vae.decoder.register_forward_pre_hook(lambda m, args: chunks.append(len(args[0])))
     stream = pipe(
         IMAGE, POSES, REFERENCE, output_type="stream", decode_chunk_size=2, decode_overlap=0, num_inference_steps=1
-    )
+    ).frames
     assert chunks == []
     next(stream)
     assert chunks == [2]

@@ -15,9 +15,9 @@ from jaxtyping import UInt8
 from numpy import ndarray
 
 from mimicmotion.errors import ConfigError, InputError, MediaError, PoseError
-from mimicmotion.pose.cache import PoseCache
-from mimicmotion.pose.crop import fit_poses
+from mimicmotion.pose.crop import fit_picture
 from mimicmotion.pose.estimators.open import find_estimator
+from mimicmotion.pose.files import PoseCache
 from mimicmotion.pose.keypoints import BODY, VISIBLE, PoseSequence
 from mimicmotion.runtime.files import sha256_file
 from mimicmotion.runtime.progress import Job, Progress
@@ -26,7 +26,7 @@ from mimicmotion.runtime.threads import prefetch
 from mimicmotion.settings import DrivingOptions, GenerateConfig, MaskConfig, PoseOptions, PosesConfig
 from mimicmotion.settings.parsing import refuse_unused
 from mimicmotion.settings.poses import person_choice
-from mimicmotion.video.geometry import Fit, check_size, plan_fit, released_round_trip
+from mimicmotion.video.geometry import Fit, check_size
 from mimicmotion.video.reader import RELEASED_FPS
 from mimicmotion.video.timing import released_stride
 
@@ -113,11 +113,8 @@ def prepare(config: GenerateConfig, size: tuple[int, int], multiple: int, found:
 
     check_size(size, multiple)
     found = found or (yield from find(config))
-    anchor = crop_anchor(found.reference, size) if config.fit == "crop" else (0.5, 0.5)
-    fit = plan_fit(found.reference.size, size, config.fit, anchor=anchor)
-    picture, reference = fit.apply(read_picture(config.picture)), fit_poses(found.reference, fit)
-    if config.fit == "released":
-        picture = released_round_trip(picture)
+    picture, fit = fit_picture(read_picture(config.picture), found.reference, size, config.fit)
+    reference = found.reference.fitted(fit)
     aligned = align(found.driving, reference, size, method=config.align)
     notes = [*found.notes, *describe_problems(reference, found.driving, aligned, config.video)]
     return Inputs(picture, fit, reference, found.driving, aligned, notes)
@@ -125,7 +122,7 @@ def prepare(config: GenerateConfig, size: tuple[int, int], multiple: int, found:
 
 def input_files(config: GenerateConfig | PosesConfig | MaskConfig) -> list[str | Path]:
     """All that a job reads, the files of a folder of frames one by one."""
-    names = ("picture", "video", "detector", "pose_model", "model", "checkpoint")
+    names = ("picture", "video", "detector", "pose_model", "model", "checkpoint", "signer")
     found = [path for name in names if (path := getattr(config, name, None))]
     return [*found, *(config.video.iterdir() if config.video.is_dir() else ())]
 
@@ -338,18 +335,6 @@ def picture_settings(config: PoseOptions) -> dict[str, Any]:
     facts = {f.name: getattr(config, f.name) for f in dataclasses.fields(PoseOptions) if f.name not in same}
     files = {"detector": config.detector, "pose_model": config.pose_model}
     return facts | {n: sha256_file(path) if path else None for n, path in files.items()} | {"version": __version__}
-
-
-def crop_anchor(pose: PoseSequence, target: tuple[int, int]) -> tuple[float, float]:
-    """Which part a crop to `target` should keep (y, x; 0 = top left, 1 = bottom right): the person in the middle."""
-    seen = pose.xy[0, BODY][pose.confidence[0, BODY] > VISIBLE]
-    centre = (seen.min(0) + seen.max(0))[::-1] / 2
-    scale = max(t / s for t, s in zip(target, pose.size, strict=True))
-    anchor = []
-    for middle, source, wanted in zip(centre, pose.size, target, strict=True):
-        spare = scale * source - wanted
-        anchor.append(float(np.clip((middle * scale - wanted / 2) / spare, 0, 1)) if spare > 1e-6 else 0.5)
-    return anchor[0], anchor[1]
 
 
 def describe_problems(reference: PoseSequence, driving: PoseSequence, aligned: PoseSequence, video: Path) -> list[str]:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from mimicmotion.errors import ConfigError, WeightsError
+from mimicmotion.errors import ConfigError
 from mimicmotion.runtime.progress import Job, Progress
 from mimicmotion.settings import FusionConfig, GenerateConfig, parse
 
@@ -61,52 +61,33 @@ def load_pipeline(config: GenerateConfig) -> MimicMotionPipeline:
 
 
 def with_estimator(config: GenerateConfig, pipeline: MimicMotionPipeline | None) -> tuple[GenerateConfig, list[str]]:
-    """The settings with the pose estimator named, and what the user should know of it.
+    """The settings with the pose estimator named, and what the user should know of it; see `choose_estimator`.
 
-    It is the one that was asked for, or dwpose where its files are given, or the one that the model was trained with,
-    which a loaded pipeline or the model's folder says. Where dwpose is the model's wish alone and cannot be fetched,
-    holistic takes its place.
+    What the model was trained with, a loaded pipeline says, or the model's folder.
 
     Raises:
         WeightsError: there is no such model.
     """
+    from mimicmotion.pose.estimators.open import choose_estimator
     from mimicmotion.weights.locate import find_base, read_model_file
-    from mimicmotion.weights.registry import fetch
 
-    notes: list[str] = []
-    chosen: Any = config.estimator or ("dwpose" if config.detector or config.pose_model else None)
-    if chosen is not None:
-        return dataclasses.replace(config, estimator=chosen), notes
+    trained_with = None
     if pipeline is not None:
-        chosen = pipeline.backbone.settings.get("estimator")
+        trained_with = pipeline.backbone.settings.get("estimator")
     elif config.checkpoint is not None:  # of the published form
-        chosen = "dwpose"
+        trained_with = "dwpose"
     elif config.model is not None:
-        chosen = read_model_file(find_base(config.model)).get("settings", {}).get("estimator")
-    if chosen == "dwpose":
-        try:
-            fetch("dwpose")
-        except WeightsError as e:
-            chosen = "holistic"
-            notes.append(
-                f"the model was trained with poses by dwpose, which is not here ({e.got}): holistic finds "
-                "them, so hands may come out worse; `mimicmotion weights fetch dwpose`, or --estimator holistic"
-            )
-    return dataclasses.replace(config, estimator=chosen or "holistic"), notes
+        trained_with = read_model_file(find_base(config.model)).get("settings", {}).get("estimator")
+    chosen, notes = choose_estimator(config, trained_with)
+    return dataclasses.replace(config, estimator=chosen), notes  # type: ignore[bad-argument-type] - one of the names
 
 
 def result_size(config: GenerateConfig, pipe: MimicMotionPipeline) -> tuple[int, int]:
     """(height, width) of the result: the settings', else the model's own, else the published rule for the picture."""
-    from mimicmotion.video.geometry import plan_size
     from mimicmotion.video.picture import read_picture
 
-    if config.height is not None and config.width is not None:
-        return config.height, config.width
-    model = pipe.backbone.settings
-    if "height" in model and "width" in model:
-        return model["height"], model["width"]
-    picture = read_picture(config.picture)
-    return plan_size((picture.shape[0], picture.shape[1]), multiple=max(64, pipe.backbone.size_multiple))
+    height, width = read_picture(config.picture).shape[:2]
+    return pipe.video_size((height, width), config.height, config.width)
 
 
 def fusion_config(config: GenerateConfig, default: FusionConfig) -> FusionConfig:

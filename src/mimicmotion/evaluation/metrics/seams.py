@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from mimicmotion.errors import ConfigError, InputError
+from mimicmotion.errors import InputError
 from mimicmotion.runtime.reading import read_json
 from mimicmotion.settings import FusionConfig, parse
 
@@ -39,20 +38,6 @@ def has_sidecars(folder: Path) -> bool:
 def sidecar_fusion(video: Path) -> FusionConfig | None:
     """How the segments of a result were cut and joined; None if no readable sidecar says so."""
     try:
-        return parse(FusionConfig, _fusion(read_json(sidecar_of(video), "a sidecar", "make it anew")))
-    except InputError:
+        return parse(FusionConfig, read_json(sidecar_of(video), "a sidecar", "make it anew")["fusion"])
+    except (InputError, KeyError, TypeError):
         return None
-
-
-def _fusion(facts: Any) -> dict[str, Any]:
-    """The part of the sidecar: what was used, else the settings, if all of them were given."""
-    used = facts.get("fusion") if isinstance(facts, dict) else None
-    if isinstance(used, dict):
-        return used
-    settings = facts.get("settings") if isinstance(facts, dict) else None
-    settings = settings if isinstance(settings, dict) else {}
-    given = {k: settings.get(k) for k in ("segment_frames", "overlap_frames")}
-    if None in given.values():
-        raise ConfigError("no fusion in the sidecar", "the field 'fusion'", "generate it again, or give --borders")
-    extra = {"mode": settings.get("fusion"), "reference_slot": settings.get("reference_slot")}
-    return given | {k: v for k, v in extra.items() if v is not None}
