@@ -104,7 +104,7 @@ class Jobs:
         self.checkers = Workers([Worker(*check, environment=limits, memory=CHECK_MEMORY) for _ in range(CHECKERS)])
         self._submitting = threading.Lock()
         self._stopping = threading.Event()
-        self._running = 0
+        self._running: set[str] = set()
         self._lock: FolderLock | None = None
         # SQLite is for one process
         self.name = "local" if config.database is None else config.name or socket.gethostname()
@@ -327,7 +327,7 @@ class Jobs:
             Stopped: it is cancelled, or the service ends. DBOS records neither as its outcome.
         """
         folder = self.folder(id)
-        self._running += 1
+        self._running.add(id)
         try:
             record = self._record(id)
             config = self.configure(folder, record)
@@ -342,7 +342,7 @@ class Jobs:
         else:
             return None
         finally:
-            self._running -= 1
+            self._running.discard(id)
 
     def _insist(self, worker: Worker, config: GenerateConfig) -> None:
         folder = config.output.parent
