@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 
-def mean_network(path: Path, size: int = 16, *, last: bool = False, batch: str | int = "n", outputs: int = 3) -> Path:
+def mean_network(path: Path, size: int = 112, *, last: bool = False, batch: str | int = "n", outputs: int = 3) -> Path:
     """A network that gives the mean of each colour."""
     shape = [batch, size, size, 3] if last else [batch, 3, size, size]
     axes = numpy_helper.from_array(np.array([1, 2] if last else [2, 3]), "axes")
@@ -28,7 +28,7 @@ def mean_network(path: Path, size: int = 16, *, last: bool = False, batch: str |
     return path
 
 
-def quarters_network(path: Path, size: int = 16) -> Path:
+def quarters_network(path: Path, size: int = 112) -> Path:
     """A network that gives the colours of a face's sixteenths."""
     side = size // 4
     node = helper.make_node("AveragePool", ["face"], ["colours"], kernel_shape=[side, side], strides=[side, side])

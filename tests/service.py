@@ -38,6 +38,7 @@ class Service:
         if not self.video.exists():
             save_poses(dancing(8), self.video)
             settings = {"model": str(save_micro_model(folder / "model")), "num_inference_steps": STEPS}
+            settings["label"] = "visible"  # no two signatures are the same
             (folder / "settings.yaml").write_text(yaml.safe_dump(settings))
         self.process: subprocess.Popen[str] | None = None
         self.port = 0

@@ -52,8 +52,6 @@ def test_what_the_sidecar_says(tmp_path: Path) -> None:
     assert not has_sidecars(tmp_path)  # a sidecar of nothing
     video.touch()
     assert has_sidecars(tmp_path)
-    sidecar.write_text(json.dumps({"settings": {"fusion": None, "segment_frames": 72, "overlap_frames": 6}}))
-    assert sidecar_fusion(video) == FusionConfig(segment_frames=72, overlap_frames=6)
     for text in ('{"settings": {"segment_frames": 72}}', "[1]", "{", '{"fusion": {"segment_frames": 0}}'):
         sidecar.write_text(text)
         assert sidecar_fusion(video) is None

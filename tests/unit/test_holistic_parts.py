@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicmotion.pose import keypoints as kp
+from mimicmotion.pose.estimators.holistic.estimator import Sides
 from mimicmotion.pose.estimators.holistic.geometry import Picture, Roi, overlap, roi_around, roi_of_points
 from mimicmotion.pose.estimators.holistic.layout import BODY_SOURCE, FACE_SOURCE, assemble, one_hand_twice
 from mimicmotion.pose.estimators.holistic.networks import (
@@ -24,7 +25,6 @@ from mimicmotion.pose.estimators.holistic.networks import (
     sigmoid,
     suppress,
 )
-from mimicmotion.pose.estimators.holistic.sides import Sides
 
 numbers = st.floats(-2000, 2000)
 rois = st.builds(Roi, numbers, numbers, st.floats(1, 3000), st.floats(-math.pi, math.pi))

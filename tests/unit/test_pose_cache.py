@@ -9,8 +9,8 @@ import pytest
 
 from mimicmotion.errors import InputError
 from mimicmotion.generate.inputs import picture_pose
-from mimicmotion.pose.cache import PoseCache
 from mimicmotion.pose.estimators.base import StaticPose
+from mimicmotion.pose.files import PoseCache
 from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
 from mimicmotion.runtime.files import sha256_file
 from mimicmotion.settings import GenerateConfig

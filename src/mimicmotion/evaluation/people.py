@@ -17,7 +17,6 @@ from mimicmotion.evaluation.networks.faces import FaceNetwork
 from mimicmotion.evaluation.reports.listing import list_pictures
 from mimicmotion.evaluation.selection import MetricNetwork
 from mimicmotion.evaluation.videos import Side, VideoPair
-from mimicmotion.pose.crop import fit_poses
 from mimicmotion.pose.estimators.holistic.estimator import SOURCE, HolisticEstimator
 from mimicmotion.pose.files import load_poses
 from mimicmotion.pose.keypoints import PoseSequence
@@ -94,16 +93,13 @@ class People:
 
     def _embeddings(self, pair: VideoPair, side: Side, before: int) -> Generator[int, None, Embeddings]:
         """Face vectors of one side of a pair, one for each frame; NaN where no face is sure."""
-        c = self.config
-        conventions = [c.identity_size, c.identity_colours, c.identity_mean, c.identity_std, c.identity_confidence]
         versions = [measures.VERSIONS["identity"], measures.VERSIONS["poses"], SOURCE]
-        key = {"kind": "identity", "versions": versions, "network": self.digest, "conventions": conventions}
-        key |= {"side": pair.key(side)}
+        key = {"kind": "identity", "versions": versions, "network": self.digest, "side": pair.key(side)}
         known = self.cache.get(key)
         if known is None:
             poses = yield from self.poses(pair, side, before)
             found = []
-            for vector in embeddings(pair.fitted(side), poses, self.faces, threshold=c.identity_confidence):
+            for vector in embeddings(pair.fitted(side), poses, self.faces):
                 found.append(vector)
                 yield min(before + len(found) // 2, pair.frames)
             known = np.stack(found)
@@ -119,10 +115,7 @@ class People:
         if pair.sequence not in self.known:
             picture = read_picture(path)
             poses = redetect(picture[None], self.estimator)
-            threshold = self.config.identity_confidence
-            self.known[pair.sequence] = found = np.stack(
-                list(embeddings([picture], poses, self.faces, threshold=threshold))
-            )
+            self.known[pair.sequence] = found = np.stack(list(embeddings([picture], poses, self.faces)))
             if not np.isfinite(found).all():
                 self.notes.append(f"{pair.sequence}: no sure face in the reference picture")
         return self.known[pair.sequence]
@@ -142,4 +135,4 @@ def pair_poses(folder: Path, pair: VideoPair) -> PoseSequence:
         got = f"{folder / pair.sequence}.npz has {len(poses)} poses"
         raise PoseError(got, f"one for each of {pair.frames} frames", "find the poses of the whole video")
     taken = PoseSequence(poses.xy[index], poses.confidence[index], poses.size, pair.fps or poses.fps, poses.source)
-    return fit_poses(taken, pair.real.fit)
+    return taken.fitted(pair.real.fit)

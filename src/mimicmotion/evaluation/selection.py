@@ -14,7 +14,7 @@ from mimicmotion.errors import InputError, WeightsError
 from mimicmotion.evaluation.metrics.lpips import Net, load_lpips
 from mimicmotion.evaluation.metrics.seams import has_sidecars
 from mimicmotion.evaluation.networks import features
-from mimicmotion.evaluation.networks.faces import FaceInput, FaceNetwork
+from mimicmotion.evaluation.networks.faces import FaceNetwork
 from mimicmotion.runtime.extras import install_command
 from mimicmotion.runtime.files import sha256_file
 from mimicmotion.settings.evaluation import EvaluateConfig
@@ -131,8 +131,7 @@ def _network(group: str, config: EvaluateConfig) -> MetricNetwork | None:
         title, load = "FVD", partial(features.load_i3d, path, fit=c.fit, length=length, device=device)
     elif group == "identity":
         path = _given(group, config)
-        face = FaceInput(c.identity_size, c.identity_colours, c.identity_mean, c.identity_std)
-        title, length, load = f"identity by {path.stem}", 0, partial(FaceNetwork, path, face)
+        title, length, load = f"identity by {path.stem}", 0, partial(FaceNetwork, path)
     elif group in BY_PATH:
         path, metric = _given(group, config), None if group == "features" else group.upper()
         title = metric or f"Frechet distance on {path.stem} features"

@@ -12,7 +12,7 @@ import numpy as np
 
 from mimicmotion.errors import MediaError, OutputError
 from mimicmotion.generate import inputs
-from mimicmotion.pose.cache import PoseCache
+from mimicmotion.pose.files import PoseCache
 from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.pose.mask import Mask, SelfieSegmenter
 from mimicmotion.pose.mask_files import VERSION, are_whole, load_masks, save_masks

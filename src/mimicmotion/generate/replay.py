@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from mimicmotion.pipeline import MimicMotionPipeline
 
 NEEDED = ("settings", "origin", "output_sha256")
-RENAMED = {"guidance_scale_end": "max_guidance_scale"}
-"""Settings that had another name in earlier sidecars."""
 MOVABLE = ("picture", "video", "detector", "pose_model", "model", "checkpoint")
 
 
@@ -29,7 +27,7 @@ class ReplayResult:
 
     Attributes:
         made: the new result.
-        identical: whether it has the bytes that the sidecar tells of.
+        identical: whether it has the bytes that the sidecar tells of; before they were signed, if they are.
         original: the old result's place.
         original_state: "the same", "another file" or "not there", against what the sidecar tells of.
     """
@@ -80,16 +78,17 @@ def replay(
     config = replay_config(facts, sidecar, output, resume, places)
     expected: Facts = {k: v for k, v in facts["origin"].items() if k != "settings"}
     made = yield from generate(config, pipeline, expected=expected)
-    want = facts["output_sha256"]
+    want = facts.get("unsigned_sha256") or facts["output_sha256"]
     return ReplayResult(
         made=made,
-        identical=sha256_path(made.output) == want,
+        identical=(made.unsigned_sha256 or sha256_path(made.path)) == want,
         original=original,
-        original_state=_compare(original, want),
+        original_state=compare(original, facts["output_sha256"]),
     )
 
 
-def _compare(path: Path, want: str) -> str:
+def compare(path: Path, want: str) -> str:
+    """Whether a file or folder has a checksum: "the same", "another file" or "not there"."""
     if not path.exists():
         return "not there"
     return "the same" if sha256_path(path) == want else "another file"
@@ -105,11 +104,6 @@ def replay_config(
     """
     original = sidecar.with_suffix("")
     settings = {k: v for k, v in facts["settings"].items() if v is not None}
-    for old, new in RENAMED.items():
-        if old in settings:
-            settings[new] = settings.pop(old)
-    if settings.get("weight_storage") == "auto":  # a setting that is gone; "auto" had no effect
-        del settings["weight_storage"]
     settings |= {"resume": resume, "dtype": facts["origin"]["machine"]["dtype"]}
     for name in MOVABLE:
         if places.get(name) is not None:

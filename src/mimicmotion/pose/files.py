@@ -1,12 +1,14 @@
-"""Poses on disk: a versioned .npz of our own, and folders of OpenPose JSON in and out."""
+"""Poses on disk: a versioned .npz of our own, folders of OpenPose JSON in and out, and a cache."""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import itertools
 import json
 import logging
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,8 +20,9 @@ from mimicmotion.errors import OutputError, PoseError
 from mimicmotion.pose.estimators.base import Person, PosePoints, nobody
 from mimicmotion.pose.estimators.track import PersonTracker
 from mimicmotion.pose.keypoints import BODY, FACE, FEET, LEFT_HAND, NUM_POINTS, RIGHT_HAND, PoseSequence
-from mimicmotion.runtime.files import atomic_path, writing
+from mimicmotion.runtime.files import atomic_path, sha256_file, writing
 from mimicmotion.runtime.reading import check_limit, reading
+from mimicmotion.weights.registry import cache_folder
 
 logger = logging.getLogger(__name__)
 
@@ -274,3 +277,59 @@ def _format_person(xy: Float32[ndarray, "134 2"], confidence: Float32[ndarray, "
     face = np.concatenate([face, middle(face[36:42])[None], middle(face[42:48])[None]])
     parts = {"pose": body, "face": face, "hand_left": points[LEFT_HAND], "hand_right": points[RIGHT_HAND]}
     return {"person_id": [-1]} | {f"{name}_keypoints_2d": p.round(4).ravel().tolist() for name, p in parts.items()}
+
+
+class PoseCache:
+    """A folder of pose files named by what they were made from.
+
+    Args:
+        folder: where the files live; default `cache_folder() / "poses"`. It is made when first needed.
+    """
+
+    def __init__(self, folder: Path | str | None = None) -> None:
+        self.folder = Path(folder) if folder is not None else cache_folder() / "poses"
+
+    def path(self, video: Path | str, settings: Mapping[str, Any]) -> Path:
+        """Where the poses of this video with these settings are or would be.
+
+        Args:
+            video: its content counts, not its name.
+            settings: all that changes the result: estimator, its version, model checksums, person, frame rate. Plain
+                data; paths of models should be given as checksums.
+        """
+        facts = {"video": sha256_file(video), "settings": dict(settings), "format": VERSION}
+        text = json.dumps(facts, sort_keys=True, default=str)
+        name = hashlib.sha256(text.encode()).hexdigest()
+        return self.folder / name[:2] / f"{name}.npz"
+
+    def get(self, video: Path | str, settings: Mapping[str, Any], estimate: Callable[[], PoseSequence]) -> PoseSequence:
+        """The stored poses, or those that `estimate` gives, which are then stored.
+
+        A damaged entry is made anew; a cache that cannot be written is only warned of.
+
+        Raises:
+            InputError: the video cannot be read.
+        """
+        path = self.path(video, settings)
+        poses = self.load(path)
+        if poses is None:
+            poses = estimate()
+            self.put(path, poses)
+        return poses
+
+    def load(self, path: Path) -> PoseSequence | None:
+        """The poses under a path that `path()` gave; None where there are none or they are damaged."""
+        if not path.exists():
+            return None
+        try:
+            return load_poses(path)
+        except PoseError as e:
+            logger.warning("the cached poses %s are damaged and made anew: %s", path, e.got)
+            return None
+
+    def put(self, path: Path, poses: PoseSequence) -> None:
+        """Store `poses` under a path that `path()` gave."""
+        try:
+            save_poses(poses, path)
+        except OutputError as e:
+            logger.warning("the poses cannot be cached: %s", e.got)

@@ -1,9 +1,9 @@
-"""Which pixels of a frame show the person: the protocol, and MediaPipe's selfie segmentation guided by the pose."""
+"""Which pixels of a frame show the person: MediaPipe's selfie segmentation guided by the pose."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import TypeAlias
 
 import cv2
 import numpy as np
@@ -38,20 +38,6 @@ CORE = 0.6  # of a part's half-width: what lies deeper inside is the person's, w
 SURE = 0.6  # ... if the part's points have this confidence
 
 
-@runtime_checkable
-class PersonSegmenter(Protocol):
-    """Finds the pixels of one person in each frame of a video."""
-
-    def masks(self, frames: Iterable[Frame], poses: PoseSequence) -> Iterator[Mask]:
-        """Yield a mask of the frame's size for each frame (RGB) as soon as it is done.
-
-        Args:
-            frames: all of one size; read once, in order.
-            poses: of the person, one for each frame, in pixels of the frames.
-        """
-        ...
-
-
 class SelfieSegmenter:
     """MediaPipe's selfie segmentation (shipped) on the box of the pose, which also says what must and can't be person.
 
@@ -66,7 +52,11 @@ class SelfieSegmenter:
         self._networks = Networks(threads, device)
 
     def masks(self, frames: Iterable[Frame], poses: PoseSequence) -> Iterator[Mask]:
-        """See `PersonSegmenter`.
+        """Yield a mask of the frame's size for each frame (RGB) as soon as it is done.
+
+        Args:
+            frames: all of one size; read once, in order.
+            poses: of the person, one for each frame, in pixels of the frames.
 
         Raises:
             PoseError: there are fewer or more poses than frames, or they are in pixels of another size.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import importlib.util
 import json
 import logging
 import os
@@ -42,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 Kind = Literal["generate", "plan"]
 OUTPUTS: dict[str, str] = {"generate": "result.mp4", "plan": "plan.png"}
+PER_JOB = ("picture", "video", "output", "resume")
 RECORD, CANCELLED, QUEUE = "job.json", "cancelled", "jobs"
 STATES = {"ENQUEUED": "queued", "DELAYED": "queued", "PENDING": "running", "SUCCESS": "done", "CANCELLED": "cancelled"}
 ACTIVE, ENDED = ["ENQUEUED", "DELAYED", "PENDING"], ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
@@ -96,7 +98,8 @@ class Jobs:
     def __init__(self, config: ServeConfig) -> None:
         self.config, self.data = config, config.data.resolve()
         given = load_yaml(config.settings) if config.settings else {}
-        self.base = {k: v for k, v in given.items() if k not in ("picture", "video", "output", "resume")}
+        label = "signed" if importlib.util.find_spec("c2pa") else "visible"
+        self.base = {"label": label} | {k: v for k, v in given.items() if k not in PER_JOB}
         self.configure(Path(), Record(kind="generate", owner="", priority=0, settings={}, picture="-", video="-"))
         limits = {"MIMICMOTION_MAX_PIXELS": str(config.max_pixels)}
         self.devices = Workers([Worker(Generator, name, environment=limits) for name in config.devices])

@@ -74,22 +74,10 @@ class EvaluateConfig(Settings):
     """Network of face embeddings as ONNX (ArcFace's kind)."""
     references: Path | None = None
     """Folder of reference pictures, NAME.png for each sequence: generated faces are also compared with theirs."""
-    identity_size: Annotated[int, Range(8, 1024)] = 112
-    """Side of the aligned face that this network takes, in pixels."""
-    identity_colours: Literal["rgb", "bgr"] = "rgb"
-    """Order of its colours."""
-    identity_mean: float = 127.5
-    """Subtracted from values of 0 to 255."""
-    identity_std: Annotated[float, Range(0, above=True)] = 127.5
-    """What is left is divided by it."""
-    identity_confidence: Annotated[float, Range(0, 1)] = 0.5
-    """Frames whose face points have less confidence are left out and counted."""
     device: str = "auto"
     """Where networks run: auto, cpu, cuda."""
-    resamples: Annotated[int, Range(100, 10_000_000)] = 10_000
-    """Draws of the bootstrap over sequences."""
     frechet_resamples: Annotated[int, Range(0, 1_000_000)] = 200
-    """Draws of the bootstrap for Frechet distances, which take longer."""
+    """Draws of whole sequences for the intervals of Frechet distances."""
     seed: int = 0
     """Seed of these draws."""
     cache: bool = True

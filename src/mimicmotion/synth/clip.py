@@ -9,10 +9,9 @@ from jaxtyping import Bool, Float32, Float64, UInt8
 from numpy import ndarray
 
 from mimicmotion.errors import InputError
-from mimicmotion.pose import hands
-from mimicmotion.pose.keypoints import LEFT_HAND, NUM_POINTS, RIGHT_HAND, PoseSequence
+from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
 from mimicmotion.synth.bvh import Mocap
-from mimicmotion.synth.camera import Camera, move_camera
+from mimicmotion.synth.camera import move_camera
 from mimicmotion.synth.faces import face_actions
 from mimicmotion.synth.keypoints import confidences
 from mimicmotion.synth.light import encode
@@ -21,8 +20,6 @@ from mimicmotion.synth.rig import pose_bones
 from mimicmotion.synth.scene import Moment, Scene, correspondence, develop, make_scene, render_moment
 
 SOURCE = "mimicmotion.synth"
-SEEN_SHARE = 0.3  # of a hand's points
-SHUTTER = 0.5  # of the time between frames
 _SPARE_SECONDS = 3.0  # of the motion before and after the clip, where the reference may come from
 
 
@@ -74,17 +71,6 @@ class SynthClip:
     visible: Bool[ndarray, "frames 134"]
     truth: Truth
 
-    @property
-    def hand_boxes(self) -> tuple[Float32[ndarray, "frames 2 4"], Bool[ndarray, "frames 2"]]:
-        """Boxes (left, top, right, bottom; pixels) of left and right hand, and whether each hand is seen.
-
-        The boxes hold the hand's 21 exact points and the padding of `mimicmotion.pose.hands`; they may reach beyond
-        the frame. A hand is seen if 30 % of its points are visible: from the side, half of them lie behind the others.
-        """
-        boxes, _ = hands.hand_boxes(self.poses.xy, self.poses.confidence)
-        seen = np.stack([self.visible[:, h].mean(1) >= SEEN_SHARE for h in (LEFT_HAND, RIGHT_HAND)], 1)
-        return boxes.astype(np.float32), seen
-
 
 def render_clip(
     seed: int,
@@ -96,8 +82,6 @@ def render_clip(
     person_seed: int | None = None,
     framing: str | None = None,
     camera_motion: bool = False,
-    camera_zoom: float = 0.0,
-    motion_blur: int = 0,
     supersample: int = 2,
 ) -> SynthClip:
     """Render a clip; the same arguments give the same pixels in every process on one machine.
@@ -112,27 +96,20 @@ def render_clip(
             (and size) with other seeds show the same person in other motions.
         framing: 'full' or 'upper'; by the person's chance (65 % full) if None.
         camera_motion: the camera drifts and shakes a little.
-        camera_zoom: it also zooms in and out, up to 1 + this (0..1); the reference is not enlarged.
-        motion_blur: each frame is the mean of so many moments while the shutter is open, which is half of the time
-            between frames; 0 or 1: a single moment. Rendering takes so many times longer. Keypoints are those of the
-            middle; the reference is sharp.
         supersample: samples per pixel along each axis.
 
     Raises:
         InputError: a value out of range, or numba is missing.
     """
     _check(seed, num_frames, size, fps, supersample)
-    if not 0 <= camera_zoom <= 1 or not 0 <= motion_blur <= 64:
-        got = f"camera_zoom={camera_zoom!r}, motion_blur={motion_blur!r}"
-        raise InputError(got, "0 to 1, and 0 to 64 moments", "correct the value")
     scene = make_scene(seed if person_seed is None else person_seed, size, framing)
     rng = np.random.default_rng([seed, 2])
     name = choose_motion(rng)
     params = _params(rng, motion or name, num_frames, fps)
-    camera = move_camera(
-        np.random.default_rng([seed, 6]), num_frames, size[0], fps, pan=camera_motion, zoom=camera_zoom
-    )
-    return _render(scene, rng, params, fps, camera, supersample, motion_blur)
+    pan = np.zeros((num_frames + 1, 2))  # the reference is taken by a still camera
+    if camera_motion:
+        pan[:num_frames] = move_camera(np.random.default_rng([seed, 6]), num_frames, size[0], fps)
+    return _render(scene, rng, params, fps, pan, supersample)
 
 
 def _check(seed: int, num_frames: int, size: tuple[int, int], fps: float, supersample: int) -> None:
@@ -158,58 +135,37 @@ def _params(rng: np.random.Generator, motion: str | Mocap, num_frames: int, fps:
 
 
 def _render(
-    scene: Scene, rng: np.random.Generator, params: ndarray, fps: float, camera: Camera, supersample: int, blur: int = 0
+    scene: Scene,
+    rng: np.random.Generator,
+    params: ndarray,
+    fps: float,
+    pan: Float64[ndarray, "n+1 2"],
+    supersample: int,
 ) -> SynthClip:
-    """A clip by its motion parameters, whose last row is the reference's."""
+    """A clip by its motion parameters and the camera's shifts in pixels; the last of each is the reference's."""
     n, size = len(params) - 1, scene.size
     pose = pose_bones(scene.figure.skeleton, params)
     faces = face_actions(rng, params, np.arange(n + 1) / fps)
 
     def shoot(k: int) -> Moment:
-        return render_moment(scene, pose, k, faces[k], camera.pan[k], float(camera.zoom[k]), supersample)
+        return render_moment(scene, pose, k, faces[k], pan[k], supersample)
 
     last = shoot(n)
-    blurred = _blurred(scene, params[:n], faces, camera, supersample, blur) if blur > 1 else None
     frames, clean, background = (np.empty((n + 1, *size, 3), np.uint8) for _ in range(3))
     mask, depth = np.empty((n + 1, *size), np.uint8), np.empty((n + 1, *size), np.float32)
     flow, there = np.empty((n, *size, 2), np.float32), np.empty((n, *size), bool)
     points, hidden = np.empty((n + 1, NUM_POINTS, 2)), np.empty((n + 1, NUM_POINTS), bool)
     for k in range(n + 1):
         moment = last if k == n else shoot(k)
-        clean[k], frames[k] = develop(scene, moment.picture if blurred is None or k == n else blurred[k], rng)
+        clean[k], frames[k] = develop(scene, moment.picture, rng)
         background[k] = np.clip(np.rint(encode(moment.background)), 0, 255)
         mask[k] = np.rint(255 * moment.cover)
         depth[k] = moment.depth(supersample)
         points[k], hidden[k] = moment.points[:, :2], moment.hidden
         if k < n:
-            pans, zooms = (camera.pan[k], camera.pan[n]), (float(camera.zoom[k]), float(camera.zoom[n]))
-            flow[k], there[k] = correspondence(scene, moment, last, pans, zooms, supersample)
+            flow[k], there[k] = correspondence(scene, moment, last, pan[k] - pan[n], supersample)
     parts = slice(n), slice(n, None)  # the reference does not follow the clip in time
     sure = np.concatenate([confidences(rng, points[p], hidden[p], size, scene.unit, fps) for p in parts])
     poses = PoseSequence(points.astype(np.float32), sure.astype(np.float32), size, fps, SOURCE)
     truth = Truth(clean[:n], mask[:n], depth[:n], flow, there, background[:n], clean[n], mask[n], depth[n])
     return SynthClip(frames[:n], poses[:n], frames[n], poses[n:], (~hidden & (sure > 0))[:n], truth)
-
-
-def _blurred(
-    scene: Scene, params: ndarray, faces: list[dict[str, float]], camera: Camera, supersample: int, blur: int
-) -> Float32[ndarray, "frames height width 3"]:
-    """Means over moments while the shutter is open, evenly before and after each frame's own."""
-    n = len(params)
-    total = np.zeros((n, *scene.size, 3), np.float32)
-    for k in range(blur):
-        time = SHUTTER * ((k + 0.5) / blur - 0.5) + np.arange(n)
-        pose = pose_bones(scene.figure.skeleton, _between(params, time))
-        pan, zoom = _between(camera.pan[:n], time), _between(camera.zoom[:n], time)
-        for i in range(n):
-            total[i] += render_moment(scene, pose, i, faces[i], pan[i], float(zoom[i]), supersample).picture
-    return total / blur
-
-
-def _between(values: Float64[ndarray, "n ..."], time: Float64[ndarray, " m"]) -> Float64[ndarray, "m ..."]:
-    """Values at times counted in frames, on straight lines that go on before the first and after the last frame."""
-    if len(values) == 1:
-        return np.repeat(values, len(time), axis=0)
-    left = np.clip(np.floor(time).astype(int), 0, len(values) - 2)
-    share = (time - left).reshape(-1, *[1] * (values.ndim - 1))
-    return values[left] * (1 - share) + values[left + 1] * share

@@ -98,9 +98,7 @@ class Moment:
         return np.where(near > 0, 0.1 / np.maximum(near, 1e-9), np.inf).astype(np.float32)
 
 
-def render_moment(
-    scene: Scene, pose: Pose, frame: int, face: dict[str, float], pan: ndarray, zoom: float, factor: int
-) -> Moment:
+def render_moment(scene: Scene, pose: Pose, frame: int, face: dict[str, float], pan: ndarray, factor: int) -> Moment:
     """Render one frame.
 
     Args:
@@ -109,12 +107,11 @@ def render_moment(
         frame: which of them.
         face: actions of the face, 0..1.
         pan: (2,) shift of the camera, pixels.
-        zoom: enlargement about the middle of the frame, at least 1.
         factor: samples per pixel along each axis.
     """
     figure, place, mesh = scene.figure, scene.place, scene.figure.mesh
     rows, columns = scene.size
-    view = scene.view.moved((float(pan[0]), float(pan[1])), zoom, scene.size)
+    view = scene.view.moved((float(pan[0]), float(pan[1])))
     v = figure.place(pose, frame, face)
     normal = np.empty_like(v)
     vertex_normals(v, mesh.triangles, normal)
@@ -126,7 +123,7 @@ def render_moment(
     strands = np.ascontiguousarray(table[mesh.material, STRAND_U : STRAND_V + 1])
     two_sided = table[mesh.material, TWO_SIDED] > 0
     fill(seen, mesh.triangles, two_sided, mesh.cut, mesh.fray, mesh.uv, strands, nearness, ids, bary)
-    empty = _background(scene, pan, zoom)
+    empty = _background(scene, pan)
     background = _floor_shadow(scene, view, v, empty)
     maps = []
     for way, cells in ((place.key, KEY_MAP), (np.array([0.05, 1.0, 0.1]), TOP_MAP)):
@@ -151,14 +148,13 @@ def render_moment(
     return Moment(picture, cover, seen, ids, bary, nearness, points, hidden, empty)
 
 
-def _background(scene: Scene, pan: ndarray, zoom: float) -> Float32[ndarray, "rows columns 3"]:
-    """The place as the camera sees it: shifted, then enlarged about the frame's middle."""
+def _background(scene: Scene, pan: ndarray) -> Float32[ndarray, "rows columns 3"]:
+    """The place as the camera sees it."""
     rows, columns = scene.size
     margin, picture = scene.place.margin, scene.place.picture
-    if zoom == 1 and not pan.any():
+    if not pan.any():
         return np.ascontiguousarray(picture[margin : margin + rows, margin : margin + columns])
-    shift = [m - (m - 0.5) / zoom + p + margin - 0.5 for m, p in ((0.5 * columns, pan[0]), (0.5 * rows, pan[1]))]
-    move = np.array([[1 / zoom, 0, shift[0]], [0, 1 / zoom, shift[1]]])
+    move = np.array([[1, 0, pan[0] + margin], [0, 1, pan[1] + margin]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return cv2.warpAffine(picture, move, (columns, rows), flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
@@ -214,13 +210,13 @@ def develop(
 
 
 @kernel
-def _correspond(flow, seen, ids, bary, points, there, ids_there, near_there, triangles, shift, zoom, factor, tolerance):
-    """Fill `flow` and `seen`; `shift` and `zoom` move the background: column + flow = zoom * column + shift."""
+def _correspond(flow, seen, ids, bary, points, there, ids_there, near_there, triangles, shift, factor, tolerance):
+    """Fill `flow` and `seen`; `shift` is the background's."""
     rows, columns, _ = flow.shape
     high, wide = ids_there.shape
     for i in range(rows):
         for j in range(columns):
-            x, y = zoom * (j + 0.5) + shift[0], zoom * (i + 0.5) + shift[1]
+            x, y = j + 0.5 + shift[0], i + 0.5 + shift[1]
             flow[i, j, 0], flow[i, j, 1] = x - j - 0.5, y - i - 0.5
             if x >= 0 and y >= 0 and x * factor < wide and y * factor < high:
                 seen[i, j] = ids_there[int(y * factor), int(x * factor)] < 0
@@ -243,7 +239,7 @@ def _correspond(flow, seen, ids, bary, points, there, ids_there, near_there, tri
 
 
 def correspondence(
-    scene: Scene, here: Moment, there: Moment, pan: tuple[ndarray, ndarray], zoom: tuple[float, float], factor: int
+    scene: Scene, here: Moment, there: Moment, shift: ndarray, factor: int
 ) -> tuple[Float32[ndarray, "rows columns 2"], Bool[ndarray, "rows columns"]]:
     """For each pixel of one picture, the way to the same place in another, in pixels, and whether it is seen there.
 
@@ -251,17 +247,13 @@ def correspondence(
         scene: of both.
         here: the picture whose pixels are asked for.
         there: the other one.
-        pan: of the camera, here and there.
-        zoom: of the camera, here and there.
+        shift: of the camera, from there to here.
         factor: samples per pixel along each axis.
     """
     rows, columns = scene.size
     flow, seen = np.zeros((rows, columns, 2), np.float32), np.zeros((rows, columns), np.bool_)
-    scale = zoom[1] / zoom[0]
-    middle = np.array([0.5 * columns, 0.5 * rows])
-    shift = middle * (1 - scale) + zoom[1] * (pan[0] - pan[1])
     _correspond(
         flow, seen, here.ids, here.bary, here.seen, there.seen, there.ids, there.nearness,
-        scene.figure.mesh.triangles, shift, scale, factor, _SEEN_DEPTH,
+        scene.figure.mesh.triangles, shift, factor, _SEEN_DEPTH,
     )  # fmt: skip
     return flow, seen

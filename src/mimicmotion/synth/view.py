@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float32, Float64
@@ -33,11 +33,9 @@ class View:
         s, c = np.sin(self.pitch), np.cos(self.pitch)
         return np.stack(np.broadcast_arrays(x, up * c - s, -(up * s + c)), -1)
 
-    def moved(self, shift: tuple[float, float], zoom: float, size: tuple[int, int]) -> View:
-        """The same with its picture shifted by `shift` and then enlarged about its middle."""
-        middle = 0.5 * size[1], 0.5 * size[0]
-        centre = tuple(m + zoom * (c - s - m) for m, c, s in zip(middle, self.centre, shift, strict=True))
-        return View(self.eye, self.pitch, self.focal * zoom, (centre[0], centre[1]))
+    def moved(self, shift: tuple[float, float]) -> View:
+        """The same with its picture shifted."""
+        return replace(self, centre=(self.centre[0] - shift[0], self.centre[1] - shift[1]))
 
 
 def choose_view(rng: np.random.Generator, size: tuple[int, int], height: float, framing: str) -> View:

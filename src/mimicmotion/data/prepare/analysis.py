@@ -22,8 +22,8 @@ from mimicmotion.data.prepare.filters import judge_length
 from mimicmotion.data.prepare.measure import TICK_EVERY, SceneMeasures, measure_scene
 from mimicmotion.data.prepare.scenes import CutFinder, SceneRange, plan_scenes
 from mimicmotion.errors import PoseError
-from mimicmotion.pose.cache import PoseCache
 from mimicmotion.pose.estimators.base import PoseEstimator
+from mimicmotion.pose.files import PoseCache
 from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
 from mimicmotion.runtime.files import atomic_path, writing
 from mimicmotion.settings.prepare import PrepareConfig, analysis_settings

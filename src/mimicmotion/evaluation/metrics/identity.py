@@ -14,12 +14,11 @@ from jaxtyping import Bool, Float, Float32, Float64, UInt8
 from numpy import ndarray
 
 from mimicmotion.arrays import Frame
-from mimicmotion.evaluation.networks.faces import FaceNetwork
+from mimicmotion.evaluation.networks.faces import SIDE, FaceNetwork
 from mimicmotion.pose.keypoints import FACE, PoseSequence
 
 PLACES = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]])
 """Where the left and right eye, nose and corners of the mouth lie in 112 x 112 pixels (as seen; centres at 0)."""
-PLACES_SIDE = 112
 MIN_EYES = 6.0
 """Pixels between the eyes, below which a face is a blot: a third of what an aligned face has would be 12."""
 SURE = 0.5
@@ -38,10 +37,10 @@ def five_points(poses: PoseSequence) -> tuple[Float64[ndarray, "frames 5 2"], Fl
     return points, np.stack([confidence[:, g].min(1) for g in _GROUPS], 1).min(1)
 
 
-def sure_faces(poses: PoseSequence, threshold: float = SURE) -> Bool[ndarray, " frames"]:
-    """Frames whose face is seen well enough: all five points above `threshold`, the eyes far enough apart."""
+def sure_faces(poses: PoseSequence) -> Bool[ndarray, " frames"]:
+    """Frames whose face is seen well enough: all five points above `SURE`, the eyes far enough apart."""
     points, confidence = five_points(poses)
-    return (confidence >= threshold) & (np.hypot(*(points[:, 1] - points[:, 0]).T) >= MIN_EYES)
+    return (confidence >= SURE) & (np.hypot(*(points[:, 1] - points[:, 0]).T) >= MIN_EYES)
 
 
 def similarity(source: Float[ndarray, "n 2"], target: Float[ndarray, "n 2"]) -> Float64[ndarray, "2 3"]:
@@ -54,18 +53,18 @@ def similarity(source: Float[ndarray, "n 2"], target: Float[ndarray, "n 2"]) -> 
     return np.array([[p, -q, dx], [q, p, dy]])
 
 
-def aligned_face(frame: Frame, points: Float[ndarray, "5 2"], size: int = PLACES_SIDE) -> UInt8[ndarray, "size size 3"]:
-    """The face of a frame in a square of `size`, eyes, nose and mouth where face networks expect them."""
+def aligned_face(frame: Frame, points: Float[ndarray, "5 2"]) -> UInt8[ndarray, "112 112 3"]:
+    """The face of a frame in a square, eyes, nose and mouth where face networks expect them."""
     import cv2
 
     # our pixel centres lie at + 0.5, OpenCV's and those of PLACES at 0
-    matrix = similarity(np.asarray(points) - 0.5, (PLACES + 0.5) * (size / PLACES_SIDE) - 0.5)
+    matrix = similarity(np.asarray(points) - 0.5, PLACES)
     # pyrefly: ignore [bad-return]
-    return cv2.warpAffine(frame, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+    return cv2.warpAffine(frame, matrix, (SIDE, SIDE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
 
 
 def embeddings(
-    frames: Iterable[Frame], poses: PoseSequence, network: FaceNetwork, *, threshold: float = SURE
+    frames: Iterable[Frame], poses: PoseSequence, network: FaceNetwork
 ) -> Iterator[Float32[ndarray, " dim"]]:
     """For each frame the face's vector of length 1; NaN where no face is sure.
 
@@ -73,11 +72,10 @@ def embeddings(
         frames: RGB.
         poses: found in these frames, in their pixels.
         network: see `FaceNetwork`.
-        threshold: confidence that a face needs.
     """
     points, unknown = five_points(poses)[0], np.full(network.dim, np.nan, np.float32)
-    for frame, five, sure in zip(frames, points, sure_faces(poses, threshold), strict=True):
-        yield network.embed(aligned_face(frame, five, network.convention.size)) if sure else unknown
+    for frame, five, sure in zip(frames, points, sure_faces(poses), strict=True):
+        yield network.embed(aligned_face(frame, five)) if sure else unknown
 
 
 def identity_numbers(made: Embeddings, real: Embeddings, reference: Embeddings | None = None) -> dict[str, float]:

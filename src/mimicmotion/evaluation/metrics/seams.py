@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from mimicmotion.errors import ConfigError
 from mimicmotion.settings import FusionConfig, parse
@@ -40,23 +39,6 @@ def sidecar_fusion(video: Path) -> FusionConfig | None:
     """How the segments of a result were cut and joined; None if no readable sidecar says so."""
     try:
         facts = json.loads(sidecar_of(video).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return parse(FusionConfig, facts["fusion"])
+    except (OSError, ValueError, KeyError, TypeError, ConfigError):
         return None
-    try:
-        return parse(FusionConfig, _fusion(facts))
-    except ConfigError:
-        return None
-
-
-def _fusion(facts: Any) -> dict[str, Any]:
-    """The part of the sidecar: what was used, else the settings, if all of them were given."""
-    used = facts.get("fusion") if isinstance(facts, dict) else None
-    if isinstance(used, dict):
-        return used
-    settings = facts.get("settings") if isinstance(facts, dict) else None
-    settings = settings if isinstance(settings, dict) else {}
-    given = {k: settings.get(k) for k in ("segment_frames", "overlap_frames")}
-    if None in given.values():
-        raise ConfigError("no fusion in the sidecar", "the field 'fusion'", "generate it again, or give --borders")
-    extra = {"mode": settings.get("fusion"), "reference_slot": settings.get("reference_slot")}
-    return given | {k: v for k, v in extra.items() if v is not None}

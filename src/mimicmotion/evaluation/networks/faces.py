@@ -1,15 +1,14 @@
 """Networks that tell faces apart, given as ONNX by path: a picture of an aligned face becomes a vector.
 
-ArcFace and its kin take 112 x 112 pixels in which eyes, nose and mouth lie at fixed places; colours, scale and size
-are settings, because an ONNX file doesn't say them. No package index carries such a network under a free licence.
+ArcFace and its kin take RGB pictures of 112 x 112 pixels, scaled to -1..1, in which eyes, nose and mouth lie at fixed
+places. No package index carries such a network under a free licence.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -17,24 +16,8 @@ from numpy import ndarray
 
 from mimicmotion.errors import WeightsError
 
-Colours = Literal["rgb", "bgr"]
-
-
-@dataclass(frozen=True, slots=True)
-class FaceInput:
-    """How an aligned face becomes the network's input: (value - mean) / std for values in 0..255.
-
-    Attributes:
-        size: side of the square in pixels.
-        colours: their order.
-        mean: subtracted.
-        std: divided by.
-    """
-
-    size: int = 112
-    colours: Colours = "rgb"
-    mean: float = 127.5
-    std: float = 127.5
+SIDE = 112
+"""Of an aligned face, in pixels."""
 
 
 class FaceNetwork:
@@ -42,16 +25,15 @@ class FaceNetwork:
 
     Args:
         path: the file.
-        convention: its input.
 
     Raises:
         WeightsError: the file is no such network.
     """
 
-    def __init__(self, path: Path, convention: FaceInput | None = None) -> None:
+    def __init__(self, path: Path) -> None:
         import onnxruntime
 
-        self.path, self.convention = path, convention or FaceInput()
+        self.path = path
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = 1, 3
         try:
@@ -62,7 +44,7 @@ class FaceNetwork:
         self.session = session
         self._input = self._check(session.get_inputs())
         self._channels_last = self._input.shape[1] != 3
-        self.dim = len(self.embed(np.zeros((self.convention.size, self.convention.size, 3), np.uint8)))
+        self.dim = len(self.embed(np.zeros((SIDE, SIDE, 3), np.uint8)))
 
     def embed(self, face: UInt8[ndarray, "size size 3"]) -> Float32[ndarray, " dim"]:
         """The vector of length 1 of an aligned face (RGB).
@@ -70,15 +52,13 @@ class FaceNetwork:
         Raises:
             WeightsError: the network gives something else than a vector of numbers for a face.
         """
-        c = self.convention
-        x = face if c.colours == "rgb" else face[..., ::-1]
-        x = (x.astype(np.float32) - np.float32(c.mean)) / np.float32(c.std)
+        x = (face.astype(np.float32) - np.float32(127.5)) / np.float32(127.5)
         x = x[None] if self._channels_last else x.transpose(2, 0, 1)[None]
         try:
             outputs: Any = self.session.run(None, {self._input.name: np.ascontiguousarray(x)})
         except Exception as e:
             got = f"{self.path} fails on a face: {' '.join(str(e).split())[:200]}"
-            raise WeightsError(got, "a network of one face", "correct --identity, or --identity-size") from e
+            raise WeightsError(got, "a network of one face", "correct --identity") from e
         vector = np.asarray(outputs[0], np.float64).ravel()
         length = float(np.linalg.norm(vector))
         if vector.size < 2 or not np.isfinite(length):
@@ -92,8 +72,8 @@ class FaceNetwork:
             got = f"{self.path} takes " + ", ".join(f"{i.name} {i.shape} of {i.type}" for i in inputs)
             raise WeightsError(got, "one float picture (1, 3, side, side)", "give a network of face embeddings")
         sides = shape[2:] if shape[1] == 3 else shape[1:3]
-        wrong = [s for s in sides if isinstance(s, int) and s != self.convention.size]
+        wrong = [s for s in sides if isinstance(s, int) and s != SIDE]
         if wrong:
-            got = f"{self.path} takes faces of {wrong[0]} pixels, identity_size is {self.convention.size}"
-            raise WeightsError(got, "one size", f"give --identity-size {wrong[0]}")
+            got = f"{self.path} takes faces of {wrong[0]} pixels"
+            raise WeightsError(got, f"{SIDE} pixels", "give a network of ArcFace's kind")
         return inputs[0]

@@ -87,11 +87,6 @@ class PersonTracker:
         self._frame = -1
         self._most = 0
 
-    @property
-    def started(self) -> bool:
-        """Whether the person to follow has been seen."""
-        return self._target is not None
-
     def check_found(self) -> None:
         """To be called after the last frame.
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy import ndarray
 
 from mimicmotion.arrays import Frame
 from mimicmotion.errors import ConfigError, MediaError, PoseError
@@ -22,7 +24,6 @@ from mimicmotion.pose.estimators.holistic.networks import (
     hand_roi_from_points,
     person_roi,
 )
-from mimicmotion.pose.estimators.holistic.sides import Sides
 from mimicmotion.pose.estimators.session import providers
 from mimicmotion.pose.estimators.track import check_person
 
@@ -38,6 +39,12 @@ MIN_WRIST = 0.1  # visibility of the wrist below which its hand is not looked fo
 MAX_WRIST_GAP = 1.0  # a hand farther from its wrist than this many of its sizes is somebody else's
 SAME_PLACE = 0.3  # overlap of the regions of a person lost and found again
 SAME_BODY = 0.12  # mean distance of the points of one person found twice, in sides of its region
+
+UPPER = ((11, 12), (13, 14), (15, 16))  # shoulders, elbows, wrists
+LOWER = ((23, 24), (25, 26), (27, 28))  # hips, knees, ankles
+WITH_UPPER = ((1, 4), (2, 5), (3, 6), (7, 8), (9, 10), (17, 18), (19, 20), (21, 22))  # head and fingers go along
+WITH_LOWER = ((29, 30), (31, 32))
+SWAP_COST = 0.01  # per frame, in sides of the person's region: so much is the network's own opinion worth
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +69,7 @@ class HolisticEstimator(PoseEstimator):
 
     In a video the region of the next frame follows from the points of this one, and the person detector runs only
     when nobody is followed; so the person chosen first stays the one that is followed. Left and right are kept
-    steady (see `sides`). A lost person may come back where it was; after some frames anybody is followed.
+    steady (see `Sides`). A lost person may come back where it was; after some frames anybody is followed.
 
     Args:
         person: whom to follow where several are seen: "largest"; n: the n-th from the left in the first frame that
@@ -184,6 +191,49 @@ class HolisticEstimator(PoseEstimator):
             roi = hand_roi_from_points(last.xy)
             hand = self._networks.hand(picture, roi) if roi.usable else None
         return hand if hand is not None and hand.score >= MIN_SCORE else None
+
+
+class Sides:
+    """Keeps a person's left and right steady over time; arms and legs are judged apart.
+
+    For each group two stories are kept up: the network is right now, or it has the sides swapped now. A story costs
+    the way its points have jumped so far (in sides of the person's region) and `SWAP_COST` for each frame in which
+    it contradicts the network; the cheaper one is told (Viterbi's algorithm without looking ahead). So a mistake of
+    some frames is undone, a network that insists is believed, and where both sides meet its own opinion counts.
+    """
+
+    def __init__(self) -> None:
+        self._last: BodyPoints | None = None
+        self._costs = np.zeros((2, 2))  # arms, legs x network right, network swapped
+
+    def steady(self, body: BodyPoints) -> BodyPoints:
+        """The body with left and right as in the cheaper story."""
+        order = np.arange(len(body.xy))
+        for i, (pairs, others) in enumerate(((UPPER, WITH_UPPER), (LOWER, WITH_LOWER))):
+            if self._last is not None:
+                stay, swap = point_jumps(self._last, body, pairs)
+                right, wrong = self._costs[i]
+                self._costs[i] = min(right + stay, wrong + swap), min(wrong + stay, right + swap)
+            self._costs[i] += 0.0, SWAP_COST
+            self._costs[i] -= self._costs[i].min()
+            if self._costs[i, 1] < self._costs[i, 0]:
+                for a, b in pairs + others:
+                    order[[a, b]] = b, a
+        self._last = body
+        return dataclasses.replace(body, xy=body.xy[order], visibility=body.visibility[order], peak=body.peak[order])
+
+
+def point_jumps(before: BodyPoints, now: BodyPoints, pairs: tuple[tuple[int, int], ...]) -> tuple[float, float]:
+    """How far points move between two frames, sides kept and sides swapped; weighted by visibility, in region sides."""
+    left, right = np.array(pairs).T
+    weight = np.minimum.reduce([p.visibility[side] for p in (before, now) for side in (left, right)])
+
+    def gap(a: ndarray, b: ndarray) -> ndarray:
+        return np.linalg.norm(before.xy[a] - now.xy[b], axis=1)
+
+    stay, swap = gap(left, left) + gap(right, right), gap(left, right) + gap(right, left)
+    scale = 2 * len(pairs) * max(now.next_roi.size, 1.0)
+    return float((weight * stay).sum() / scale), float((weight * swap).sum() / scale)
 
 
 @dataclass(slots=True)
