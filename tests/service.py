@@ -52,7 +52,9 @@ class Service:
         assert self.process.stdout is not None
         with self.process.stdout as said:
             line = said.readline()
-        assert line.startswith("http://"), (self.folder / "log").read_text()
+        if not line.startswith("http://"):
+            self.process.wait()
+            raise AssertionError((self.folder / "log").read_text())
         self.port = int(line.split()[0].rpartition(":")[2])
         return self
 
