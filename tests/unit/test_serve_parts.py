@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +20,7 @@ from mimicmotion.serve.uploads import Form, RefusedError, name_by_content
 from mimicmotion.serve.worker import DiedError, Worker
 from mimicmotion.settings import parse
 from mimicmotion.settings.serve import ServeConfig, callers_settings
+from worker_task import task
 
 
 def test_tokens_are_kept_as_checksums(tmp_path: Path) -> None:
@@ -175,23 +174,6 @@ def test_files_are_named_by_their_contents(name: str, head: bytes, suffix: str |
 
 
 # --- worker processes -------------------------------------------------------------------------------------------
-
-
-def task() -> Callable[[str], object]:
-    def handle(request: str) -> object:
-        if request == "die":
-            os._exit(3)
-        if request == "sleep":
-            time.sleep(60)
-        if request == "grow":
-            return len(bytearray(8 << 30))
-        if request == "fail":
-            raise ConfigError("a", "b", "c")
-        if request == "bug":
-            raise ZeroDivisionError("secret")
-        return os.getpid() if request == "pid" else os.environ.get(request)
-
-    return handle
 
 
 def test_a_worker_answers_and_survives_what_it_is_asked() -> None:
