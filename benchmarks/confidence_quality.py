@@ -33,7 +33,7 @@ import numpy as np
 import torch
 from numpy import ndarray
 
-from mimicmotion.evaluation.metrics.bootstrap import bootstrap_mean
+from mimicmotion.evaluation.metrics.intervals import mean_interval
 from mimicmotion.evaluation.metrics.pixels import psnr, ssim
 from mimicmotion.evaluation.metrics.poses import TRULY_VISIBLE, find_patches, torso_length
 from mimicmotion.evaluation.planted_errors import PLANTED
@@ -80,7 +80,7 @@ def animate(
 ) -> ndarray:
     maps, reference = (pose_maps(pipe, p, aware=aware) for p in (poses, clip.reference_pose))
     guides = maps if warped is None else WarpedPoses(maps, warped)
-    return np.asarray(pipe(clip.reference_frame, guides, reference[0], seed=seed))
+    return np.asarray(pipe(clip.reference_frame, guides, reference[0], seed=seed).frames)
 
 
 def moved_points(clip: SynthClip, poses: PoseSequence) -> ndarray:
@@ -190,8 +190,8 @@ def summary(records: list[dict[str, Any]]) -> dict[str, Any]:
                 both = [(a, b) for a, b in both if a is not None and b is not None and math.isfinite(a - b)]
                 if both:
                     on, off = zip(*both, strict=True)
-                    cells["on"][name], cells["off"][name] = rounded(bootstrap_mean(on)), rounded(bootstrap_mean(off))
-                    cells["difference"][name] = rounded(bootstrap_mean(np.subtract(on, off)))
+                    cells["on"][name], cells["off"][name] = rounded(mean_interval(on)), rounded(mean_interval(off))
+                    cells["difference"][name] = rounded(mean_interval(np.subtract(on, off)))
     return out
 
 

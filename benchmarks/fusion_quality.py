@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import torch
 
-from mimicmotion.evaluation.metrics.bootstrap import bootstrap_mean
+from mimicmotion.evaluation.metrics.intervals import mean_interval
 from mimicmotion.evaluation.metrics.pixels import psnr, ssim
 from mimicmotion.evaluation.metrics.seams import segment_borders
 from mimicmotion.evaluation.metrics.temporal import background_flicker, jumps, seam_scores
@@ -70,9 +70,9 @@ def main() -> None:
         "segment_frames": options.segment_frames,
         "overlap_frames": options.overlap_frames,
         "sigmas": pipe.backbone.settings.get("sigmas"),
-        **{m: {k: rounded(bootstrap_mean(v)) for k, v in s.items()} for m, s in scores.items()},
+        **{m: {k: rounded(mean_interval(v)) for k, v in s.items()} for m, s in scores.items()},
         "minus_progressive": {
-            m: {k: rounded(bootstrap_mean(np.subtract(v, scores["progressive"][k]))) for k, v in scores[m].items()}
+            m: {k: rounded(mean_interval(np.subtract(v, scores["progressive"][k]))) for k, v in scores[m].items()}
             for m in MODES
             if m != "progressive"
         },

@@ -21,7 +21,7 @@ def main() -> None:
         result = finish(demo(Path(folder)))
         row = {
             "bench": "generate",
-            "frames": result.frames,
+            "frames": result.num_frames,
             "size": result.size,
             "seconds": {k: round(v, 2) for k, v in result.seconds.items()},
             "total_seconds": round(sum(result.seconds.values()), 2),

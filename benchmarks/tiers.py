@@ -44,7 +44,7 @@ from mimicmotion.backbones.base import Request
 from mimicmotion.backbones.svd.execution.plan import ExecutionPlan
 from mimicmotion.backbones.svd.execution.quantize import quantize_weights
 from mimicmotion.errors import MimicMotionError
-from mimicmotion.evaluation.metrics.bootstrap import bootstrap_mean
+from mimicmotion.evaluation.metrics.intervals import mean_interval
 from mimicmotion.evaluation.metrics.pixels import psnr
 from mimicmotion.evaluation.metrics.poses import find_patches, pose_fidelity
 from mimicmotion.pipeline import MimicMotionPipeline
@@ -302,7 +302,7 @@ def interval(values: list[float]) -> list[float | None]:
     finite = [v for v in values if math.isfinite(v)]
     if not finite:
         return [None, None, None]
-    found = bootstrap_mean(finite)
+    found = mean_interval(finite)
     bounds = (found.value, found.low, found.high)  # of a single clip there is no interval
     return [round(float(v), 4) if math.isfinite(v) else None for v in bounds]
 

@@ -41,7 +41,7 @@ from PIL import Image
 
 from latent_warp import warp_latents
 from mimicmotion.errors import WeightsError
-from mimicmotion.evaluation.metrics.bootstrap import Interval, bootstrap_mean, ratio_of_sums
+from mimicmotion.evaluation.metrics.intervals import Interval, mean_interval, ratio_of_sums
 from mimicmotion.evaluation.metrics.lpips import load_lpips, lpips
 from mimicmotion.evaluation.metrics.pixels import hand_psnr, moving_region, psnr, ssim
 from mimicmotion.evaluation.metrics.poses import Fidelity, find_patches, pooled, pose_fidelity, redetect
@@ -65,7 +65,7 @@ def cpu_name() -> str:
 
 def generate(pipe: MimicMotionPipeline, clip: SynthClip) -> ndarray:
     poses, reference = pipe.guide(clip.reference_frame, clip.reference_pose, clip.poses)
-    return np.asarray(pipe(clip.reference_frame, poses, reference))
+    return np.asarray(pipe(clip.reference_frame, poses, reference).frames)
 
 
 def reconstruct(pipe: MimicMotionPipeline, frames: ndarray) -> ndarray:
@@ -154,7 +154,7 @@ def rounded(interval: Interval) -> list[float | None]:
 def table(rows: list[dict[str, float]]) -> dict[str, list[float | None]]:
     """Mean and interval of each column over the clips that have a number, as [mean, low, high]."""
     known = {k: [r[k] for r in rows if math.isfinite(r[k])] for k in rows[0]}
-    return {k: rounded(bootstrap_mean(v)) for k, v in known.items() if v}
+    return {k: rounded(mean_interval(v)) for k, v in known.items() if v}
 
 
 def gains(result: list[dict[str, float]], other: list[dict[str, float]]) -> dict[str, list[float | None]]:

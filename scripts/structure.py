@@ -18,8 +18,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1] / "src" / "mimicmotion"
 START = "mimicmotion.generate.job"
 LIMITS = {
-    "lines": 38_200,
-    "generate reaches": 73,
+    "lines": 40_500,
+    "generate reaches": 75,
     "longest function": 60,
     "underscore modules": 0,
     "import cycles": 0,

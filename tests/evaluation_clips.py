@@ -52,7 +52,7 @@ def folders(root: Path, sequences: tuple[str, ...] = ("turn", "walk"), suffix: s
 
 def run(**settings: Any) -> Evaluation:
     """Evaluate to the end, with the cheap metrics unless others are asked for."""
-    settings = {"metrics": ["psnr", "l1"], "resamples": 200} | settings
+    settings = {"metrics": ["psnr", "l1"]} | settings
     return finish(run_evaluation(EvaluateConfig(**settings)))
 
 

@@ -12,9 +12,11 @@ _LAZY = {
     "FusionConfig": "mimicmotion.settings",
     "MimicMotionPipeline": "mimicmotion.pipeline",
     "PoseSequence": "mimicmotion.pose.keypoints",
+    "Stopped": "mimicmotion.runtime.interrupt",
+    "animate": "mimicmotion.generate.job",
     "open_estimator": "mimicmotion.pose.estimators.open",
 }
-__all__ = ["FusionConfig", "MimicMotionPipeline", "PoseSequence", "__version__", "open_estimator"]
+__all__ = ["FusionConfig", "MimicMotionPipeline", "PoseSequence", "Stopped", "__version__", "animate", "open_estimator"]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import re
 
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_MEMORY_FULL = ("out of memory", "can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
+_MEMORY_FULL += ("Failed to allocate", "Insufficient memory", "bad_alloc", "bad allocation")
 
 
 def printable(text: str) -> str:
@@ -42,6 +45,26 @@ class ConfigError(InputError):
 
 class MediaError(InputError):
     """A picture or video is missing, empty, damaged or of a kind that cannot be read."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether any library says by this error that memory is full: of the host, of a GPU, or of Apple's."""
+    if isinstance(error, MimicMotionError):
+        return False
+    full = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
+    return full or any(words in str(error) for words in _MEMORY_FULL)
+
+
+def memory_error(error: BaseException, what: str = "this") -> ConfigError:
+    """What to say of it.
+
+    Args:
+        error: the library's error.
+        what: what the memory was for.
+    """
+    said = next(iter(str(error).splitlines()), "")[:200] or type(error).__name__
+    fix = "close other programs, or make what is asked for smaller or shorter (height and width, duration, processes)"
+    return ConfigError(f"the memory that is free is not enough for {what} ({said})", "more free memory", fix)
 
 
 class PoseError(InputError):

@@ -25,7 +25,7 @@ def run(device: str, dtype: torch.dtype, plan: ExecutionPlan | None = None) -> n
     if plan is not None:
         pipe.configure(plan)
     picture, pose = random_frames(0, 48, 32, 3), random_frames(1, 48, 32, 3)
-    return pipe(picture, random_frames(2, 9, 48, 32, 3), pose, num_inference_steps=3, seed=1)
+    return pipe(picture, random_frames(2, 9, 48, 32, 3), pose, num_inference_steps=3, seed=1).frames
 
 
 def test_float32_equals_the_cpu() -> None:

@@ -39,7 +39,7 @@ def test_it_makes_a_video_of_several_segments(folder: Path) -> None:
     assert type(pipe.backbone).__name__ == "ToyBackbone"
     picture, (poses, own) = random_frames(1, SIZE)[0], [random_frames(n, SIZE) for n in (FRAMES, 1)]
     fusion = FusionConfig(segment_frames=4, overlap_frames=2)
-    frames = pipe(picture, poses, own[0], fusion=fusion, num_inference_steps=2, guidance_scale=1.0)
+    frames = pipe(picture, poses, own[0], fusion=fusion, num_inference_steps=2, guidance_scale=1.0).frames
     want = blocks(poses).repeat_interleave(8, -1).repeat_interleave(8, -2)
     got = frames.astype(np.float32) / 127.5 - 1
     assert frames.shape == (FRAMES, *SIZE, 3)
@@ -75,5 +75,5 @@ def test_settings_are_given_once_and_known(folder: Path) -> None:
         pipe(picture, poses, sampling=SamplingSettings(seed=1), seed=2)
     with pytest.raises(ConfigError, match="seed"):
         pipe(picture, poses, seed=-1)
-    one = pipe(picture, poses, sampling=SamplingSettings(num_inference_steps=2), seed=7)
-    assert np.array_equal(one, pipe(picture, poses, num_inference_steps=2, seed=7, height=None))
+    one = pipe(picture, poses, sampling=SamplingSettings(num_inference_steps=2), seed=7).frames
+    assert np.array_equal(one, pipe(picture, poses, num_inference_steps=2, seed=7, height=None).frames)

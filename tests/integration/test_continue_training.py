@@ -154,7 +154,7 @@ def test_released_weights_are_gone_on_from_end_to_end(tmp_path: Path) -> None:
     assert 0 < max(moved) < 0.01
     sample = task.maker(0)
     assert sample.frames is not None
-    video = trained(sample.reference, sample.poses[1:], sample.reference_pose, num_inference_steps=2)
+    video = trained(sample.reference, sample.poses[1:], sample.reference_pose, num_inference_steps=2).frames
     assert video.shape == sample.frames[1:].shape
     again = DenoiserTask(
         dataclasses.replace(config, model=dataclasses.replace(config.model, base=str(last / "model"), checkpoint="")),

@@ -22,6 +22,7 @@ from mimicmotion import cli
 from mimicmotion.errors import ConfigError, InputError, WeightsError
 from mimicmotion.evaluation.job import evaluate
 from mimicmotion.evaluation.metrics import pixels
+from mimicmotion.evaluation.reports.report import save_report
 from mimicmotion.pose.files import save_poses
 from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
 from mimicmotion.runtime.progress import finish
@@ -38,7 +39,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_command_writes_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folders(tmp_path)
     argv = ["evaluate", "--real", str(tmp_path / "real"), "--generated", f"ours={tmp_path / 'ours'}"]
-    argv += [f"theirs={tmp_path / 'theirs'}", "-o", str(tmp_path / "report"), "--resamples", "200"]
+    argv += [f"theirs={tmp_path / 'theirs'}", "-o", str(tmp_path / "report")]
     assert cli.main(argv) == 0
     text = capsys.readouterr().out
     assert "mimicmotion weights fetch i3d" in text
@@ -51,12 +52,12 @@ def test_the_command_writes_the_report(tmp_path: Path, capsys: pytest.CaptureFix
     assert cell["mean"] == pytest.approx(want)
     assert cell["n"] == 2
     assert cell["low"] < cell["mean"] < cell["high"]
-    assert set(data["methods"]["theirs"]) == {"psnr", "ssim", "l1", "flicker", "warping_error"}
+    assert set(data["methods"]["theirs"]) >= {"psnr", "ssim", "l1", "flicker", "warping_distance"}
     assert all(p["baseline"] == "ours" and p["n"] == 2 for p in data["paired"])
     assert data["protocol"]["name"] == "plain"
     assert data["environment"]["numpy"] == np.__version__
     rows = list(csv.DictReader(files["metrics.csv"].splitlines()))
-    assert len(rows) == 2 * 2 * 5
+    assert len(rows) == 2 * 2 * 8
     assert "too few sequences" in files["report.md"]
     assert files["report.html"].count("src=") == files["report.html"].count('src="data:image/png;base64,') == 1
     assert "http" not in files["report.html"]
@@ -85,7 +86,7 @@ def test_only_what_is_new_is_measured(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_run_that_was_stopped_goes_on(tmp_path: Path) -> None:
-    settings = folders(tmp_path) | {"metrics": ["psnr"], "resamples": 200}
+    settings = folders(tmp_path) | {"metrics": ["psnr"]}
     steps = evaluate(EvaluateConfig(**settings))
     for step in steps:
         if step.stage == "measure" and step.done >= 16:
@@ -94,6 +95,23 @@ def test_a_run_that_was_stopped_goes_on(tmp_path: Path) -> None:
     assert not (tmp_path / "report").exists()
     made = finish(evaluate(EvaluateConfig(**settings))).evaluation.reused[1]
     assert made == 3  # stopped within the second of four pairs
+
+
+def test_the_same_frames_under_another_rate_are_compared_frame_by_frame(tmp_path: Path) -> None:
+    clip = frames(2, count=12)
+    video(tmp_path / "real" / "a.mp4", clip, fps=15.0)
+    video(tmp_path / "same" / "a.mp4", frames(2, 2.0, count=12), fps=15.0)
+    video(tmp_path / "other" / "a.mp4", frames(2, 2.0, count=12), fps=8.0)
+    settings = {"real": tmp_path / "real", "output": tmp_path / "o", "cache_dir": tmp_path / "c"}
+    done = run(**settings | {"generated": {n: tmp_path / n for n in ("same", "other")}})
+    # encoders treat rates differently; by time, 6 frames would be compared with others
+    assert value(done, "other", "a", "psnr") == pytest.approx(value(done, "same", "a", "psnr"), abs=1)
+    (row,) = [r for r in done.rows if r.method == "other"]
+    assert row.notes == ("real at 15, generated at 8 frames per second, 12 frames each: compared frame by frame",)
+    text = (save_report(tmp_path / "o", done) / "report.md").read_text()
+    assert text.index("unequal frame rates") < text.index("| metric |")
+    by_time = run(**settings | {"generated": {"other": tmp_path / "other"}, "fps": 15.0})
+    assert value(by_time, "other", "a", "psnr") < value(done, "other", "a", "psnr") - 3
 
 
 def test_a_damaged_file_is_named_and_the_rest_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -106,7 +124,7 @@ def test_a_damaged_file_is_named_and_the_rest_goes_on(tmp_path: Path, capsys: py
     file.write_bytes(data)
     (tmp_path / "theirs" / "walk.mp4").write_bytes(b"nothing")
     argv = ["evaluate", "--real", str(tmp_path / "real"), "--generated", f"ours={tmp_path / 'ours'}"]
-    argv += [f"theirs={tmp_path / 'theirs'}", "-o", str(tmp_path / "report"), "--resamples", "200", "--metrics", "psnr"]
+    argv += [f"theirs={tmp_path / 'theirs'}", "-o", str(tmp_path / "report"), "--metrics", "psnr"]
     assert cli.main(argv) == 1
     text = capsys.readouterr().out
     assert "FAILED: ours, turn:" in text
@@ -222,7 +240,7 @@ def test_numbers_of_the_field_have_names_of_their_own(tmp_path: Path) -> None:
     assert set(done.rows[0].values) == {"psnr_field", "psnr_overflow", "ssim_field", "l1_field"}
     want = pixels.frame_psnr(frames(0, 4.0), frames(0)).mean()
     assert value(done, "ours", "turn", "psnr_field") == pytest.approx(want)
-    finish(evaluate(EvaluateConfig(**settings | {"resamples": 200})))
+    finish(evaluate(EvaluateConfig(**settings)))
     assert "not by definition" in (tmp_path / "report" / "report.md").read_text()
 
 
@@ -290,7 +308,7 @@ def test_poses_of_people_that_nobody_sees_are_undefined_not_zero(tmp_path: Path)
         ({"generated": {}}, "no generated"),
         ({"generated": {"a|b": Path("x")}}, "a|b"),
         ({"fps": 0.0}, "fps"),
-        ({"resamples": 3}, "resamples"),
+        ({"clip_frames": 0}, "clip_frames"),
     ],
 )
 def test_wrong_settings(settings: dict, why: str) -> None:

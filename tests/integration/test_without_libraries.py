@@ -21,7 +21,7 @@ from mimicmotion.pose.guidance.limb_warp import WarpedPoses
 pipe = MimicMotionPipeline.from_pretrained()
 size = pipe.backbone.settings["height"], pipe.backbone.settings["width"]
 frames = np.random.default_rng(0).integers(0, 256, (2, *size, 3), dtype=np.uint8)
-out = pipe(frames[0], WarpedPoses(frames, frames), frames[0], num_inference_steps=1)
+out = pipe(frames[0], WarpedPoses(frames, frames), frames[0], num_inference_steps=1).frames
 assert np.asarray(out).shape == frames.shape
 """
 

@@ -88,7 +88,7 @@ class Case:
             noise_aug_strength=self.set["aug"],
             seed=self.set["seed"],
             decode_chunk_size=self.set["chunk"],
-        )
+        ).frames
 
     def tensor(self, name: str) -> Tensor:
         return torch.from_numpy(self.want[name])

@@ -88,7 +88,7 @@ def test_own_folder_round_trip(model: Components, folder: Path) -> None:
     assert same(got, model)
     assert got.settings == {"fps": 15, "fusion": {"mode": "progressive"}}
     assert isinstance(got.unet, UNet)
-    assert {p.name for p in folder.iterdir()} == {*PARTS, "model_index.json", "mimicmotion.json"}
+    assert {p.name for p in folder.iterdir()} == {*PARTS, "model_index.json", "mimicmotion.json", "pipeline.py"}
     assert json.loads((folder / "model_index.json").read_text())["unet"][1] == "UNetSpatioTemporalConditionModel"
     assert not any(m.training for p in PARTS for m in getattr(got, p).modules())
     assert all(p.requires_grad for p in got.unet.parameters())

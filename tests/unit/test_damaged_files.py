@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mimicmotion.cli import TRACEBACK, main
-from mimicmotion.errors import ConfigError, InputError, MimicMotionError, PoseError
+from mimicmotion.errors import ConfigError, InputError, MimicMotionError, PoseError, out_of_memory
 from mimicmotion.pose.files import PoseCache, load_openpose, load_poses, save_openpose, save_poses
 from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
+from mimicmotion.runtime.progress import Progress, finish
 from mimicmotion.runtime.reading import reading
 from mimicmotion.settings import GenerateConfig, parse
 from mimicmotion.settings.parsing import load_yaml
@@ -155,6 +156,55 @@ def test_the_boundary_names_file_and_cause() -> None:
     for cause, message in causes:
         with pytest.raises(InputError, match=f"a.npz .*{message}"), reading("a.npz", "a pose file", "make it anew"):
             raise cause
+
+
+def opencv_without_memory() -> Exception:
+    """As OpenCV raises it, from an array that fits into no memory."""
+    import cv2
+
+    with pytest.raises(cv2.error) as e:
+        cv2.resize(np.zeros((1, 1), np.uint8), (2**30 + 1, 2**30 + 1))
+    return e.value
+
+
+FULL = [
+    MemoryError(),
+    OSError(12, "Cannot allocate memory"),
+    RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried to"),
+    RuntimeError("std::bad_alloc"),
+]
+
+
+@pytest.mark.parametrize("cause", FULL, ids=lambda e: str(e)[:20])
+def test_low_memory_is_called_low_memory(
+    cause: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def job() -> Iterator[Progress]:
+        yield Progress("denoise", 0, 1)
+        raise cause
+
+    with pytest.raises(ConfigError, match="memory that is free is not enough for stage denoise"):
+        finish(job())  # type: ignore[arg-type]
+
+    def broken(*_: object) -> None:
+        raise cause
+
+    monkeypatch.setattr("mimicmotion.generate.poses.poses", broken)
+    assert main(["poses", str(tmp_path / "a.mp4"), "-o", str(tmp_path / "a.npz")]) == 2
+    said = capsys.readouterr().err
+    assert "the memory that is free is not enough" in said
+    assert "fix: close other programs" in said
+    with (
+        pytest.raises(InputError, match=r"a\.mp4 does not fit into the memory"),
+        reading("a.mp4", "a video", "check it"),
+    ):
+        raise cause
+
+
+def test_other_errors_are_not_taken_for_low_memory() -> None:
+    assert out_of_memory(opencv_without_memory())
+    assert not any(map(out_of_memory, (ValueError("memory"), OSError(28, "No space left on device"), KeyError())))
 
 
 def test_no_traceback_reaches_a_user(

@@ -208,13 +208,13 @@ def test_warped_frames_and_poses_are_taken_one_by_one_when_they_are_needed() -> 
 
 def test_streamed_frames_are_those_of_the_whole_and_show_the_warped_picture() -> None:
     pipe = detailed_pipeline(small())
-    whole = pipe(**inputs(), output_type="np", decode_chunk_size=5)
-    stream = np.stack(list(pipe(**inputs(), output_type="stream", decode_chunk_size=5)))
+    whole = pipe(**inputs(), output_type="np", decode_chunk_size=5).frames
+    stream = np.stack(list(pipe(**inputs(), output_type="stream", decode_chunk_size=5).frames))
     assert np.array_equal(whole, stream)
-    plain = detailed_pipeline(None)(**inputs(), decode_chunk_size=5)
+    plain = detailed_pipeline(None)(**inputs(), decode_chunk_size=5).frames
     assert (whole != plain).mean() > 0.5
     # what is decoded is the same; the detail comes on top of it
-    latents = pipe(**inputs(), output_type="latent")[0]
+    latents = pipe(**inputs(), output_type="latent").frames[0]
     assert np.array_equal(np.stack(list(pipe.decode(latents, decode_chunk_size=5))), plain)
 
 
@@ -222,11 +222,11 @@ def test_the_published_way_of_decoding_leaves_the_reference_slot_out_of_it() -> 
     pipe = detailed_pipeline(small())
     fusion = FusionConfig(mode="released", segment_frames=6, overlap_frames=3)
     given_inputs = inputs(8)
-    got = pipe(**given_inputs, fusion=fusion)
+    got = pipe(**given_inputs, fusion=fusion).frames
     assert got.shape[0] == 8
     pipe.backbone.detail = small(silent=True)
     choose(pipe.backbone.detail, 3)  # the warped pictures themselves, in their order
-    got = pipe(**given_inputs, fusion=fusion)
+    got = pipe(**given_inputs, fusion=fusion).frames
     assert np.abs(got.astype(int) - given_inputs["poses"].warped).max() <= 1
 
 
@@ -235,9 +235,9 @@ def test_each_video_of_a_list_gets_its_own_picture() -> None:
     other = WarpedPoses(one["poses"].poses, random_frames(14, 5, *SIZE, 3))
     two = one | {"image": random_frames(11, *SIZE, 3), "poses": other}
     names = ("image", "poses", "reference_pose")
-    both = pipe(**{k: [one[k], two[k]] for k in names}, num_inference_steps=1)
+    both = pipe(**{k: [one[k], two[k]] for k in names}, num_inference_steps=1).frames
     for k, alone in enumerate((one, two)):
-        assert np.array_equal(both[k], pipe(**alone))
+        assert np.array_equal(both[k], pipe(**alone).frames)
 
 
 def test_a_model_with_a_detail_network_survives_its_folder(tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_a_model_with_a_detail_network_survives_its_folder(tmp_path: Path) -> No
     shown = pictures(0)
     assert torch.equal(again.backbone.detail(*shown), pipe.backbone.detail(*shown))
     # loaded models compute with faster kernels, the same up to rounding
-    assert np.abs(again(**inputs()).astype(int) - pipe(**inputs())).max() <= 1
+    assert np.abs(again(**inputs()).frames.astype(int) - pipe(**inputs()).frames).max() <= 1
     again.to(dtype=torch.float64)
     assert next(again.backbone.detail.parameters()).dtype == torch.float64
 

@@ -14,6 +14,7 @@ from evaluation_clips import frames
 from mimicmotion.evaluation.metrics import measures, pixels, temporal
 from mimicmotion.evaluation.metrics.poses import detection_size, enlarged, pose_numbers, torso_length
 from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
+from mimicmotion.settings.metrics import METRICS
 
 TRUE, MADE = frames(3, count=9), frames(3, 6.0, count=9)
 
@@ -34,12 +35,12 @@ def streamed(kind: Callable[[], measures.Measure], output: ndarray, target: ndar
         (measures.L1, pixels.l1),
         (measures.Ssim, pixels.ssim),
         (measures.Flicker, temporal.background_flicker),
-        (measures.Warping, lambda a, b: temporal.warping_error(a)),
+        (measures.Warping, lambda a, b: temporal.warping_errors(a, b)[:, 0].mean()),
         (measures.FieldPsnr, lambda a, b: pixels.frame_psnr(a, b).mean()),
     ],
 )
 def test_pieces_give_the_number_of_the_whole(kind: type[measures.Measure], whole: Callable, cuts: tuple) -> None:
-    (got,) = streamed(kind, MADE, TRUE, *cuts).values()
+    got, *_ = streamed(kind, MADE, TRUE, *cuts).values()
     assert got == pytest.approx(float(whole(MADE, TRUE)), rel=1e-9)
 
 
@@ -60,7 +61,24 @@ def test_what_is_undefined_is_nan() -> None:
     assert math.isnan(streamed(measures.Flicker, MADE[:1], TRUE[:1])["flicker"])
     assert math.isnan(streamed(measures.Warping, MADE[:1], TRUE[:1])["warping_error"])
     everywhere = np.stack([np.full_like(TRUE[0], 60 * i) for i in range(4)])  # nothing stands still
-    assert math.isnan(streamed(measures.Flicker, MADE[:4], everywhere)["flicker"])
+    nothing = streamed(measures.Flicker, MADE[:4], everywhere)
+    assert math.isnan(nothing["flicker"])
+    assert nothing["flicker_share"] == 0
+
+
+def test_less_than_the_truth_is_not_better() -> None:
+    noisy = frames(3, 3.0, count=9)
+    frozen, same = np.repeat(noisy[:1], 9, 0), streamed(measures.Flicker, noisy, noisy)
+    assert same["flicker_distance"] == 0
+    assert same["flicker_share"] > 0.01
+    still = streamed(measures.Flicker, frozen, noisy)
+    assert still["flicker"] == 0
+    assert still["flicker_distance"] == pytest.approx(same["flicker"])
+    assert streamed(measures.Warping, noisy, noisy)["warping_distance"] == 0
+    assert streamed(measures.Warping, frozen, noisy)["warping_distance"] > 0
+    assert METRICS["flicker_distance"].better == METRICS["warping_distance"].better == "lower"
+    describing = ("flicker", "warping_error", "jerkiness", "jerkiness_ratio", "seam")
+    assert {METRICS[m].arrow for m in describing} == {""}
 
 
 def test_pose_numbers_of_a_shifted_figure() -> None:

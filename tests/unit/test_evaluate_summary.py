@@ -17,7 +17,7 @@ NAN = float("nan")
 
 
 def config(**settings: object) -> EvaluateConfig:
-    plain = {"real": Path("r"), "generated": {"a": Path("a")}, "output": Path("o"), "resamples": 500}
+    plain = {"real": Path("r"), "generated": {"a": Path("a")}, "output": Path("o")}
     return EvaluateConfig(**plain | {"frechet_resamples": 40} | settings)  # pyrefly: ignore
 
 
@@ -35,7 +35,7 @@ def sets(methods: dict[str, float], counts: tuple[int, ...]) -> Sets:
 def test_nan_is_left_out_and_said_and_differences_are_paired() -> None:
     rows = [Row(s, "a", 8, {"l1": v}) for s, v in (("x", 1.0), ("y", 2.0), ("z", NAN))]
     rows += [Row(s, "b", 8, {"l1": v}) for s, v in (("x", 2.0), ("y", 3.0), ("w", 50.0))]
-    got = summarise_rows(rows, ["a", "b"], config())
+    got = summarise_rows(rows, ["a", "b"])
     assert (got.methods["a"]["l1"].value, got.methods["a"]["l1"].n) == (1.5, 2)
     assert "l1 is undefined for z" in got.notes[0]
     (difference,) = got.paired
@@ -45,7 +45,7 @@ def test_nan_is_left_out_and_said_and_differences_are_paired() -> None:
 
 def test_numbers_of_the_field_weigh_frames() -> None:
     rows = [Row("x", "a", 30, {"psnr_field": 10.0}), Row("y", "a", 10, {"psnr_field": 20.0})]
-    assert summarise_rows(rows, ["a"], config()).methods["a"]["psnr_field"].value == pytest.approx(12.5)
+    assert summarise_rows(rows, ["a"]).methods["a"]["psnr_field"].value == pytest.approx(12.5)
 
 
 def add(of: Sets, **settings: object) -> Summary:
@@ -61,7 +61,7 @@ def test_frechet_of_sets_with_intervals_and_differences() -> None:
     assert got.methods["b"]["fvd"].value == pytest.approx(frechet_distance(real, made))
     for cell in (got.methods["a"]["fvd"], got.methods["b"]["fvd"]):
         assert 0 <= cell.low <= cell.value <= cell.high
-        assert cell.n == 4
+        assert (cell.n, cell.clips) == (4, 36)
     (difference,) = got.paired
     assert difference.interval.low > 0
     assert got.notes == []
@@ -77,6 +77,11 @@ def test_one_sequence_has_no_interval_and_one_clip_no_distance() -> None:
     assert none.methods == {"a": {}}
     assert "the Frechet distance is undefined" in none.notes[0]
     assert add({"a": {}}).methods == {"a": {}}
+
+
+def test_few_clips_are_said() -> None:
+    (note,) = [n for n in add(sets({"a": 0.0}, (1, 2))).notes if "clips" in n]
+    assert note.startswith("a: fvd rests on 3 clips, no more than the 3 features")
 
 
 def test_equal_numbers_of_clips() -> None:

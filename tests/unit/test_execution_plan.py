@@ -31,7 +31,7 @@ WORK = Workload(size=(64, 64), segment_frames=7, num_frames=20)
 
 
 def latents(pipe: MimicMotionPipeline) -> torch.Tensor:
-    return pipe(IMAGE, POSES, reference_pose=REFERENCE, output_type="latent", seed=1, num_inference_steps=2)
+    return pipe(IMAGE, POSES, reference_pose=REFERENCE, output_type="latent", seed=1, num_inference_steps=2).frames
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_no_plan_changes_anything_at_any_length(
     pipe, poses = micro_pipeline().to(dtype=dtype), random_frames(2, frames, *SIZE, 3)
 
     def run() -> torch.Tensor:
-        return pipe(IMAGE, poses, reference_pose=REFERENCE, output_type="latent", seed=1, sigmas=(2.0, 0.0))
+        return pipe(IMAGE, poses, reference_pose=REFERENCE, output_type="latent", seed=1, sigmas=(2.0, 0.0)).frames
 
     plain = run()
     chunks = {"frame_chunk": chunk, "position_chunk": chunk, "feed_forward_chunk": chunk}

@@ -15,7 +15,7 @@ from mimicmotion.diffusion.fusion import make_plan
 from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.evaluation.figures import bars, job
 from mimicmotion.evaluation.figures.specs import BarsSpec, FusionSpec
-from mimicmotion.evaluation.metrics.bootstrap import bootstrap_mean
+from mimicmotion.evaluation.metrics.intervals import mean_interval
 from mimicmotion.evaluation.results import load_results
 from mimicmotion.runtime.progress import finish
 from mimicmotion.settings import FusionConfig
@@ -87,7 +87,7 @@ def test_both_forms_of_table_give_bootstrapped_means(tmp_path: Path) -> None:
     for name, text in (("wide", wide), ("long", long)):
         (tmp_path / f"{name}.csv").write_text(text)
         found, _ = load_results(tmp_path / f"{name}.csv")
-        assert {m: of["psnr"] for m, of in found.items()} == {m: bootstrap_mean(v) for m, v in values.items()}
+        assert {m: of["psnr"] for m, of in found.items()} == {m: mean_interval(v) for m, v in values.items()}
         assert bars.choose_metrics(found) == ["psnr"]
     assert math.isnan(load_results(tmp_path / "wide.csv")[0]["a"]["fvd"].value)
 

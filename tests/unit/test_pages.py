@@ -117,7 +117,7 @@ QUOTED = (
     "this onnxruntime cannot use it: poses are computed on the CPU",
     "device 'cuda' for poses",
     "onnxruntime could not start CUDA",
-    "NaN or infinity in the latents",
+    "NaN or infinity in",
     "GiB of memory for stage",
     "out of memory in stage",
     "no person found in",

@@ -17,6 +17,7 @@ from mimicmotion.backbones.svd.backbone import SVDBackbone
 from mimicmotion.backbones.svd.conditioning import ConditionedUNet, Conditioning
 from mimicmotion.backbones.svd.execution.plan import ExecutionPlan
 from mimicmotion.backbones.svd.posenet import PoseNet
+from mimicmotion.diffusion.sampling import NonFiniteError
 from mimicmotion.errors import ConfigError, InputError, PoseError
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.settings import FusionConfig, FusionMode
@@ -34,7 +35,7 @@ def pipe() -> MimicMotionPipeline:
 
 
 def _latents(pipe: MimicMotionPipeline, *args: Any, **kwargs: Any) -> torch.Tensor:
-    return pipe(*(args or (IMAGE, POSES, REFERENCE)), output_type="latent", **kwargs)
+    return pipe(*(args or (IMAGE, POSES, REFERENCE)), output_type="latent", **kwargs).frames
 
 
 def _fusion(mode: FusionMode, **kwargs: Any) -> FusionConfig:
@@ -70,7 +71,7 @@ def test_a_little_wrong_is_seen(pipe: MimicMotionPipeline, monkeypatch: pytest.M
 
 
 def test_golden_frames(pipe: MimicMotionPipeline, golden: Callable[..., None]) -> None:
-    frames = pipe(IMAGE, POSES, REFERENCE)
+    frames = pipe(IMAGE, POSES, REFERENCE).frames
     assert frames.dtype == np.uint8
     assert frames.shape == (9, 32, 32, 3)
     golden("pipeline_frames", rtol=0, atol=1, frames=frames.astype(np.int16))
@@ -121,12 +122,12 @@ def test_guidance_ramp_changes_the_last_frame_more(pipe: MimicMotionPipeline) ->
 
 def test_batch_equals_single_videos(pipe: MimicMotionPipeline) -> None:
     second_image, second_poses = random_frames(5, 32, 32, 3), random_frames(6, 9, 32, 32, 3)
-    one = pipe(IMAGE, POSES, REFERENCE, **ONE_STEP)
-    assert np.array_equal(pipe([IMAGE, second_image], [POSES, second_poses], REFERENCE, **ONE_STEP)[0], one)
-    several = pipe(IMAGE, [second_poses, POSES], REFERENCE, seed=[1, 42], **ONE_STEP)
+    one = pipe(IMAGE, POSES, REFERENCE, **ONE_STEP).frames
+    assert np.array_equal(pipe([IMAGE, second_image], [POSES, second_poses], REFERENCE, **ONE_STEP).frames[0], one)
+    several = pipe(IMAGE, [second_poses, POSES], REFERENCE, seed=[1, 42], **ONE_STEP).frames
     assert several.shape == (2, 9, 32, 32, 3)
     assert np.array_equal(several[1], one)
-    assert np.array_equal(several[0], pipe(IMAGE, second_poses, REFERENCE, seed=np.int64(1), **ONE_STEP))
+    assert np.array_equal(several[0], pipe(IMAGE, second_poses, REFERENCE, seed=np.int64(1), **ONE_STEP).frames)
 
 
 def test_stacked_conditioning_equals_single_videos(pipe: MimicMotionPipeline) -> None:
@@ -187,11 +188,11 @@ def test_callback_sees_every_step(pipe: MimicMotionPipeline) -> None:
 
 
 def test_outputs_agree(pipe: MimicMotionPipeline) -> None:
-    frames = pipe(Image.fromarray(IMAGE), POSES, REFERENCE, **ONE_STEP)
+    frames = pipe(Image.fromarray(IMAGE), POSES, REFERENCE, **ONE_STEP).frames
     assert np.array_equal(
-        np.stack([np.asarray(f) for f in pipe(IMAGE, POSES, REFERENCE, output_type="pil", **ONE_STEP)]), frames
+        np.stack([np.asarray(f) for f in pipe(IMAGE, POSES, REFERENCE, output_type="pil", **ONE_STEP).frames]), frames
     )
-    stream = pipe(IMAGE, list(POSES), REFERENCE, output_type="stream", **ONE_STEP)
+    stream = pipe(IMAGE, list(POSES), REFERENCE, output_type="stream", **ONE_STEP).frames
     assert np.array_equal(np.stack(list(stream)), frames)
     decoded = list(pipe.decode(_latents(pipe, **ONE_STEP)[0]))
     assert np.array_equal(np.stack(decoded), frames)
@@ -202,7 +203,7 @@ def test_stream_decodes_as_it_is_read(pipe: MimicMotionPipeline) -> None:
     hook = pipe.backbone.vae.decoder.register_forward_pre_hook(lambda m, args: chunks.append(len(args[0])))
     stream = pipe(
         IMAGE, POSES, REFERENCE, output_type="stream", decode_chunk_size=2, decode_overlap=0, num_inference_steps=1
-    )
+    ).frames
     assert chunks == []
     next(stream)
     assert chunks == [2]
@@ -352,3 +353,25 @@ def test_networks_that_do_not_fit_are_refused(pipe: MimicMotionPipeline) -> None
         MimicMotionPipeline(
             SVDBackbone(pipe.backbone.unet, pipe.backbone.vae, pipe.backbone.image_encoder, PoseNet(32, (3, 4, 4)))
         )
+
+
+@pytest.mark.parametrize(
+    ("network", "says"),
+    [
+        ("image_encoder", "the image encoder's embedding"),
+        ("pose_net", "PoseNet's features"),
+        ("unet", "the latents after step 1 of 2"),
+        ("vae", "the autoencoder's latents of the picture"),
+        ("vae.decoder", "the decoded frames 0 to 2"),
+    ],
+)
+def test_each_network_that_says_nan_is_named(network: str, says: str) -> None:
+    pipe = micro_pipeline()
+    module = pipe.backbone
+    for name in network.split("."):
+        module = getattr(module, name)
+    with torch.no_grad():
+        for parameter in list(module.parameters())[-2:]:
+            parameter.fill_(float("nan"))
+    with pytest.raises(NonFiniteError, match=says):
+        pipe(IMAGE, POSES[:3], REFERENCE, num_inference_steps=2)

@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicmotion.data.prepare.analysis import Survey
+from mimicmotion.data.prepare.crop import person_boxes, plan_crop
 from mimicmotion.data.prepare.duplicates import Fingerprint, fingerprint_distance, near_duplicates, picture_hash
 from mimicmotion.data.prepare.filters import Judgement, judge, judge_length
 from mimicmotion.data.prepare.measure import SceneMeasures, sharpness
 from mimicmotion.data.prepare.plan import SceneReport, VideoReport, find_videos, plan_set, split_of, video_id
 from mimicmotion.data.prepare.scenes import CutFinder, SceneRange, find_peaks, plan_scenes
 from mimicmotion.errors import ConfigError, MediaError
-from mimicmotion.pose.crop import fit_poses, person_boxes, plan_crop
 from mimicmotion.pose.keypoints import BODY, NUM_POINTS, PoseSequence
 from mimicmotion.settings import parse
 from mimicmotion.settings.prepare import PrepareConfig, analysis_settings, result_settings
@@ -149,7 +149,7 @@ def test_a_crop_never_shows_what_is_outside(x: float, y: float, rows: int, colum
 
 def test_the_person_stays_in_the_crop() -> None:
     for x in (30.0, 120.0, 470.0):
-        stored = fit_poses(standing(x), plan_crop(standing(x), (300, 150)))
+        stored = standing(x).fitted(plan_crop(standing(x), (300, 150)))
         assert stored.size == (300, 150)
         seen = stored.confidence[:, BODY] > 0
         assert seen.mean() > 0.9
@@ -173,7 +173,7 @@ def test_frames_and_keypoints_move_alike() -> None:
 
 def test_what_the_crop_cuts_off_is_not_seen() -> None:
     poses = standing(np.array([100.0, 100.0, 100.0, 100.0, 480.0]))
-    stored = fit_poses(poses, plan_crop(poses, (300, 150)))
+    stored = poses.fitted(plan_crop(poses, (300, 150)))
     assert stored.confidence[0].all()
     assert not stored.confidence[4].any()
 

@@ -151,9 +151,8 @@ def test_view_puts_the_person_where_it_is_asked(assets: Assets) -> None:
         ray = view.rays(np.array(foot[0]), np.array(foot[1]))
         hit = np.array(view.eye) + ray * (-view.eye[1] / ray[1])
         np.testing.assert_allclose(hit, 0, atol=1e-6)
-        moved = view.moved((5.0, -3.0), 1.5, (320, 192)).project(np.zeros(3))
-        middle = np.array([96.0, 160.0])
-        np.testing.assert_allclose(moved[:2], middle + 1.5 * (foot[:2] - (5, -3) - middle), atol=1e-6)
+        moved = view.moved((5.0, -3.0)).project(np.zeros(3))
+        np.testing.assert_allclose(moved[:2], foot[:2] - (5, -3), atol=1e-6)
 
 
 def test_flow_leads_to_the_same_place_of_the_reference() -> None:

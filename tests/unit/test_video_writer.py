@@ -333,6 +333,84 @@ def test_sound_is_taken_along_and_cut(tmp_path: Path, source: str, codec: str, r
     assert len(list(open_video(tmp_path / result).frames())) == 15
 
 
+def beeps(path: Path, codec: str, rate: int, stretches: list[tuple[float, float, float]], seconds: float = 3.0) -> Path:
+    """A 10 fps video with stretches of sound, (begin, end, second of a beep of 0.1 s): between them there is none."""
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("mpeg4", rate=10)
+        video.width, video.height, video.pix_fmt = 32, 32, "yuv420p"
+        audio = container.add_stream(codec, rate=rate, layout="mono")
+        for i in range(int(seconds * 10)):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(np.full((32, 32, 3), 5 * i, np.uint8))))
+        container.mux(video.encode())
+        fmt = audio.codec_context.format.name
+        for begin, end, beep in stretches:
+            time = np.arange(round(begin * rate), round(end * rate)) / rate
+            tone = np.where((time >= beep) & (time < beep + 0.1), 0.5 * np.sin(2 * np.pi * 1000 * time), 0)
+            for i in range(0, len(tone) - 1023, 1024):
+                data = tone[i : i + 1024]
+                data = (data * 32767).astype(np.int16) if fmt == "s16" else data.astype(np.float32)
+                sound = av.AudioFrame.from_ndarray(data[None], format=fmt, layout="mono")
+                sound.rate, sound.pts, sound.time_base = rate, round(begin * rate) + i, Fraction(1, rate)
+                container.mux(audio.encode(sound))
+        container.mux(audio.encode())
+    return path
+
+
+def heard(path: Path) -> tuple[float, float, list[float]]:
+    """Where the sound begins and ends by its time stamps, and where beeps begin, in seconds."""
+    with av.open(str(path)) as container:
+        stream = container.streams.audio[0]
+        spans, loud = [], []
+        for frame in container.decode(stream):
+            data = frame.to_ndarray().astype(float)
+            data = data if frame.format.is_planar else data.reshape(-1, stream.codec_context.channels).T
+            data = np.abs(data).max(0) / (32768 if frame.format.name.startswith("s16") else 1)
+            spans.append((float(frame.time), float(frame.time) + frame.samples / frame.sample_rate))
+            loud += (frame.time + np.flatnonzero(data > 0.2) / frame.sample_rate).tolist()
+    begins = [t for before, t in zip([-9.0, *loud], loud, strict=False) if t - before > 0.3]
+    return spans[0][0], spans[-1][1], begins
+
+
+FRAME = 0.044  # of a 60 fps driver and its sound nobody sees less: two frames of AAC
+
+
+@pytest.mark.parametrize("result", ["a.mp4", "a.webm", "a.mkv"])
+@pytest.mark.parametrize(
+    ("source", "codec", "rate", "stretches"),
+    [
+        ("s.mkv", "pcm_s16le", 48000, [(0.0, 0.5, 9.0), (1.2, 2.8, 1.5)]),  # a gap
+        ("s.mp4", "aac", 48000, [(0.0, 0.5, 9.0), (1.2, 2.8, 1.5)]),
+        ("s.mkv", "pcm_s16le", 44100, [(0.7, 2.8, 1.5)]),  # begins late
+        ("s.mp4", "aac", 44100, [(0.7, 2.8, 1.5)]),
+        ("s.mkv", "pcm_s16le", 37800, [(0.0, 2.8, 1.5)]),  # a rate that AAC does not know
+        ("s.mkv", "pcm_s16le", 192000, [(0.0, 0.4, 0.2), (0.6, 1.1, 0.8), (1.3, 2.8, 1.5)]),
+    ],
+)
+def test_sound_stays_where_it_was(
+    tmp_path: Path, source: str, codec: str, rate: int, stretches: list[tuple[float, float, float]], result: str
+) -> None:
+    driving = beeps(tmp_path / source, codec, rate, stretches)
+    wanted = [beep for *_, beep in stretches if beep < 3]
+    assert heard(driving)[2] == pytest.approx(wanted, abs=FRAME)
+    write(tmp_path / result, num=30, fps=15, audio_from=driving)
+    begin, end, beeping = heard(tmp_path / result)
+    assert beeping == pytest.approx(wanted, abs=FRAME)
+    with av.open(str(tmp_path / result)) as container:
+        copied = container.streams.audio[0].codec_context.name == codec
+    assert end == pytest.approx(2.0, abs=1024 / 44100 + 0.001)
+    assert copied or begin == pytest.approx(0.0, abs=1024 / 44100 + 0.001)
+    write(tmp_path / result, num=15, fps=15, audio_from=driving, audio_start=1.0)
+    assert heard(tmp_path / result)[2] == pytest.approx([0.5], abs=FRAME)
+
+
+def test_sound_that_ends_before_the_picture_is_silent_then(tmp_path: Path) -> None:
+    driving = beeps(tmp_path / "s.mkv", "pcm_s16le", 48000, [(0.0, 0.8, 0.3)])
+    write(tmp_path / "a.mp4", num=31, fps=15, audio_from=driving)
+    _, end, beeping = heard(tmp_path / "a.mp4")
+    assert beeping == pytest.approx([0.3], abs=FRAME)
+    assert end == pytest.approx(31 / 15, abs=1024 / 48000 + 0.001)
+
+
 def test_sound_from_where_there_is_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write(tmp_path / "silent.mp4")
     write(tmp_path / "a.mp4", audio_from=tmp_path / "silent.mp4")

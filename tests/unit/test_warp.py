@@ -87,9 +87,9 @@ def test_warped_frames_steer_the_result_and_stack_into_batches() -> None:
     pipe = warped_pipeline()
     image, poses, reference = random_frames(1, 32, 32, 3), random_frames(2, 2, 32, 32, 3), random_frames(3, 32, 32, 3)
     a, b = random_frames(4, 2, 32, 32, 3), random_frames(5, 2, 32, 32, 3)
-    one, two = (pipe(image, WarpedPoses(poses, w), reference, num_inference_steps=1) for w in (a, b))
+    one, two = (pipe(image, WarpedPoses(poses, w), reference, num_inference_steps=1).frames for w in (a, b))
     assert (one != two).any()
-    both = pipe([image] * 2, [WarpedPoses(poses, w) for w in (a, b)], [reference] * 2, num_inference_steps=1)
+    both = pipe([image] * 2, [WarpedPoses(poses, w) for w in (a, b)], [reference] * 2, num_inference_steps=1).frames
     np.testing.assert_array_equal(both, np.stack([one, two]))
     encoded = [pipe.encode(image, WarpedPoses(poses, w), reference) for w in (a, b)]
     assert Conditioning.stack(encoded).warped_latents.frames([0, 1]).shape[:2] == (2, 2)
@@ -133,12 +133,12 @@ def test_a_silent_network_that_denoises_the_difference_gives_the_warped_picture(
     image, poses, reference = random_frames(1, 32, 32, 3), random_frames(2, 9, 32, 32, 3), random_frames(3, 32, 32, 3)
     moved = random_frames(4, 9, 32, 32, 3)
     options = {"sigmas": [1000.0, 0.0], "output_type": "latent"}
-    latents = pipe(image, WarpedPoses(poses, moved), reference, **options)
+    latents = pipe(image, WarpedPoses(poses, moved), reference, **options).frames
     unit = torch.from_numpy(moved).permute(0, 3, 1, 2).float() / 127.5 - 1
     want = encode_mode(pipe.backbone.vae, unit) * pipe.backbone.vae.config.scaling_factor
     torch.testing.assert_close(latents[0], want, rtol=0, atol=2e-2)  # what is left of the noise
     pipe.backbone.settings["reference_warp"] = "limbs"
-    assert pipe(image, WarpedPoses(poses, moved), reference, **options).abs().max() < 2e-2
+    assert pipe(image, WarpedPoses(poses, moved), reference, **options).frames.abs().max() < 2e-2
 
 
 def test_shifting_moves_a_denoiser_along_with_its_data() -> None:

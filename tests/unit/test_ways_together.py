@@ -29,7 +29,7 @@ CHUNKS = Execution(frame_chunk=2, position_chunk=3, feed_forward_chunk=7, channe
 
 
 def latents(pipe: MimicMotionPipeline) -> torch.Tensor:
-    return pipe(IMAGE, POSES, reference_pose=REFERENCE, output_type="latent", seed=1)
+    return pipe(IMAGE, POSES, reference_pose=REFERENCE, output_type="latent", seed=1).frames
 
 
 def difference(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from mimicmotion.cli import data, doctor, evaluate, generate, study, train, weights  # noqa: F401 - each adds commands
 from mimicmotion.cli.options import app
-from mimicmotion.errors import InputError, MimicMotionError, printable
+from mimicmotion.errors import InputError, MimicMotionError, memory_error, out_of_memory, printable
 
 
 class _Formatter(logging.Formatter):
@@ -38,10 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as e:
         print(str(e) or "interrupted; nothing half-written is left", file=sys.stderr)
         return 130
-    except MemoryError:
-        print("error: the memory that is free is not enough", file=sys.stderr)
-        return 1
     except Exception as e:
+        if out_of_memory(e):
+            print(f"error: {memory_error(e)}", file=sys.stderr)
+            return 2
         if os.environ.get(TRACEBACK):
             raise
         said = next(iter(str(e).splitlines()), "")[:500]

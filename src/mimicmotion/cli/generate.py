@@ -74,6 +74,22 @@ def replay(
     say(run_job(job(sidecar, output, resume=resume, model=model, checkpoint=checkpoint, **moved)).summary())
 
 
+@app.command
+def inspect(file: Path, /) -> int:
+    """Say what FILE declares of itself: that a model made it, by whom, and whether it was changed since.
+
+    Exit code 1 means that it was changed.
+
+    Args:
+        file: A video, a picture or a folder of frames.
+    """
+    from mimicmotion.generate.inspect import inspect as job
+
+    found = job(file)
+    say(found.summary())
+    return int(found.changed)
+
+
 @settings_command(app, PosesConfig, "video", name="poses")
 def poses(settings: PosesConfig) -> None:
     """Find the poses of the person in VIDEO and keep them in a file that `generate` takes in place of the video."""

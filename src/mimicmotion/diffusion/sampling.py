@@ -20,6 +20,13 @@ class NonFiniteError(MimicMotionError, ArithmeticError):
     """The network's output is not a number: sampling on would waste the time."""
 
 
+def check_finite(values: Tensor, what: str) -> None:
+    """Raise NonFiniteError if a network's output (`what`) holds NaN or infinity."""
+    if not math.isfinite(values.sum(dtype=torch.float32)):  # a sum needs no tensor of the same size
+        fix = "use dtype float32 or bfloat16 (float16 can overflow); `mimicmotion weights verify` checks the weights"
+        raise NonFiniteError(f"NaN or infinity in {what}", "finite numbers", fix)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Step:
     """State after one step.
@@ -108,12 +115,7 @@ def _sample(
         with torch.inference_mode():
             x0 = denoiser(x, sigmas[index], range(x.shape[1]))
             x = advance(x, x0, memory.get("x0"), sigmas, index, in_place)
-            if not math.isfinite(x.sum()):  # a sum needs no tensor of the latents' size
-                raise NonFiniteError(
-                    f"NaN or infinity in the latents after step {index + 1} of {total}",
-                    "finite latents",
-                    "use dtype float32 or bfloat16 (float16 can overflow), and check the weights",
-                )
+            check_finite(x, f"the latents after step {index + 1} of {total}")
         memory = {"x0": x0} if second_order else {}
         step = Step(index, total, float(sigmas[index + 1]), x, x0 if keep_x0 else None, memory)
         del x0  # the step holds what is wanted of it

@@ -17,7 +17,6 @@ from mimicmotion.evaluation.networks.faces import FaceNetwork
 from mimicmotion.evaluation.reports.listing import list_pictures
 from mimicmotion.evaluation.selection import MetricNetwork
 from mimicmotion.evaluation.videos import Side, VideoPair
-from mimicmotion.pose.crop import fit_poses
 from mimicmotion.pose.estimators.holistic.estimator import SOURCE, HolisticEstimator
 from mimicmotion.pose.files import load_poses
 from mimicmotion.pose.keypoints import PoseSequence
@@ -136,4 +135,4 @@ def pair_poses(folder: Path, pair: VideoPair) -> PoseSequence:
         got = f"{folder / pair.sequence}.npz has {len(poses)} poses"
         raise PoseError(got, f"one for each of {pair.frames} frames", "find the poses of the whole video")
     taken = PoseSequence(poses.xy[index], poses.confidence[index], poses.size, pair.fps or poses.fps, poses.source)
-    return fit_poses(taken, pair.real.fit)
+    return taken.fitted(pair.real.fit)

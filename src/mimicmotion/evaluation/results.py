@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mimicmotion.errors import InputError
-from mimicmotion.evaluation.metrics.bootstrap import Interval, bootstrap_mean
+from mimicmotion.evaluation.metrics.intervals import Interval, mean_interval
 
 Results = dict[str, dict[str, Interval]]
 SUMMARY, TABLE = "summary.json", "metrics.csv"
@@ -60,7 +60,9 @@ def _from_json(data: Any) -> tuple[Results, Mapping[str, Any]]:
             if not isinstance(cell, Mapping) or "mean" not in cell:
                 raise InputError(f"{method}, {metric}: {cell!r}", _FORM, "use the summary.json of a report")
             ends = (_number(cell.get(k), f"{method}, {metric}, {k}") for k in ("mean", "low", "high"))
-            found.setdefault(method, {})[metric] = Interval(*ends, n=int(cell.get("n") or 0))
+            found.setdefault(method, {})[metric] = Interval(
+                *ends, n=int(cell.get("n") or 0), clips=int(cell.get("clips") or 0)
+            )
     return found, data
 
 
@@ -78,7 +80,7 @@ def _from_csv(text: str, label: str) -> Results:
                 known = values.setdefault(row.get("method") or label, {}).setdefault(metric, [])
                 number = _number(cell.strip(), f"{metric} in line {line}")
                 known += [number] if math.isfinite(number) else []
-    return {m: {k: bootstrap_mean(v) if v else Interval(math.nan) for k, v in of.items()} for m, of in values.items()}
+    return {m: {k: mean_interval(v) if v else Interval(math.nan) for k, v in of.items()} for m, of in values.items()}
 
 
 def _number(value: Any, where: str) -> float:

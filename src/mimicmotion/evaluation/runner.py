@@ -132,7 +132,7 @@ class _Run:
             sets[network.group] = of = {m: {} for m in methods}
             yield from self._each(network.group, pairs, partial(self._features, network, of))
         measured = list(self.rows.values())
-        summary = summarise_rows(measured, methods, config)
+        summary = summarise_rows(measured, methods)
         for group, of in sets.items():
             for done, total in add_frechet(summary, networks[group].metric, of, config):
                 yield Progress(f"{group} interval", done, total)

@@ -18,6 +18,8 @@ from mimicmotion.settings.evaluation import EvaluateConfig
 from mimicmotion.video.geometry import Fit
 from mimicmotion.video.reader import RELEASED_FPS, VideoReader, open_video
 
+RATES = "frames per second"
+"""In all notes on unequal frame rates."""
 SAME_RATE = 0.01
 """Frame rates that differ by less are the same: 29.97 is 30."""
 PIXELS_AT_ONCE = 2_000_000
@@ -144,6 +146,10 @@ def open_pair(
     notes: list[str] = []
     fps = _common_rate(*readers, config, notes) if timed or config.fps is not None else None
     lengths = [_count(s, r, fps, rate, cache) for s, r in zip((real, generated), readers, strict=True)]
+    if fps is not None and config.fps is None and not any(r.info.variable_frame_rate for r in readers):
+        own = [_count(s, r, None, rate, cache) for s, r in zip((real, generated), readers, strict=True)]
+        if own[0] == own[1]:  # the same frames under another nominal rate
+            fps, lengths, notes = None, own, [f"{_rates(*readers)}, {own[0]} frames each: compared frame by frame"]
     if lengths[0] != lengths[1]:
         text = f"{lengths[0]} real and {lengths[1]} generated frames"
         if config.strict:
@@ -175,10 +181,14 @@ def _common_rate(real: VideoReader, generated: VideoReader, config: EvaluateConf
     if steady and all(abs(i.fps / wanted - 1) < SAME_RATE for i in (a, b)):
         return None
     if config.frame_rate == "refuse" and (not steady or abs(a.fps / b.fps - 1) >= SAME_RATE):
-        got = f"real at {a.fps:g}, generated at {b.fps:g} frames per second" + ("" if steady else ", variable")
+        got = _rates(real, generated) + ("" if steady else ", variable")
         raise InputError(got, "one steady frame rate", "compare with --frame-rate resample or count")
-    notes.append(f"real at {a.fps:g}, generated at {b.fps:g} frames per second: both taken by time at {wanted:g}")
+    notes.append(f"{_rates(real, generated)}: both taken by time at {wanted:g}")
     return wanted
+
+
+def _rates(real: VideoReader, generated: VideoReader) -> str:
+    return f"real at {real.info.fps:g}, generated at {generated.info.fps:g} {RATES}"
 
 
 def _count(source: VideoFile, reader: VideoReader, fps: float | None, folder_fps: float, cache: ResultCache) -> int:

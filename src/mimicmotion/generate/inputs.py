@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from numpy import ndarray
 
 from mimicmotion.errors import ConfigError, InputError, MediaError, PoseError
-from mimicmotion.pose.crop import fit_poses
+from mimicmotion.pose.crop import fit_picture
 from mimicmotion.pose.estimators.open import find_estimator
 from mimicmotion.pose.files import PoseCache
 from mimicmotion.pose.keypoints import BODY, VISIBLE, PoseSequence
@@ -25,7 +25,7 @@ from mimicmotion.runtime.reading import check_limit
 from mimicmotion.runtime.threads import prefetch
 from mimicmotion.settings import DrivingOptions, GenerateConfig, MaskConfig, PoseOptions, PosesConfig
 from mimicmotion.settings.poses import person_choice
-from mimicmotion.video.geometry import Fit, check_size, plan_fit, released_round_trip
+from mimicmotion.video.geometry import Fit, check_size
 from mimicmotion.video.reader import RELEASED_FPS
 from mimicmotion.video.timing import released_stride
 
@@ -79,11 +79,8 @@ def prepare(config: GenerateConfig, size: tuple[int, int], multiple: int) -> Job
 
     yield Progress("picture", 0, 1)
     found = picture_pose(config, estimator, original)
-    anchor = crop_anchor(found, size) if config.fit == "crop" else (0.5, 0.5)
-    fit = plan_fit(found.size, size, config.fit, anchor=anchor)
-    picture, reference = fit.apply(original), fit_poses(found, fit)
-    if config.fit == "released":
-        picture = released_round_trip(picture)
+    picture, fit = fit_picture(original, found, size, config.fit)
+    reference = found.fitted(fit)
     yield Progress("picture", 1, 1)
 
     driving = yield from driving_poses(config, source, estimator)
@@ -100,7 +97,7 @@ def prepare(config: GenerateConfig, size: tuple[int, int], multiple: int) -> Job
 
 def input_files(config: GenerateConfig | PosesConfig | MaskConfig) -> list[str | Path]:
     """All that a job reads, the files of a folder of frames one by one."""
-    names = ("picture", "video", "detector", "pose_model", "model", "checkpoint")
+    names = ("picture", "video", "detector", "pose_model", "model", "checkpoint", "signer")
     found = [path for name in names if (path := getattr(config, name, None))]
     return [*found, *(config.video.iterdir() if config.video.is_dir() else ())]
 
@@ -286,18 +283,6 @@ def picture_settings(config: PoseOptions) -> dict[str, Any]:
     facts = {f.name: getattr(config, f.name) for f in dataclasses.fields(PoseOptions) if f.name not in same}
     files = {"detector": config.detector, "pose_model": config.pose_model}
     return facts | {n: sha256_file(path) if path else None for n, path in files.items()} | {"version": __version__}
-
-
-def crop_anchor(pose: PoseSequence, target: tuple[int, int]) -> tuple[float, float]:
-    """Which part a crop to `target` should keep (y, x; 0 = top left, 1 = bottom right): the person in the middle."""
-    seen = pose.xy[0, BODY][pose.confidence[0, BODY] > VISIBLE]
-    centre = (seen.min(0) + seen.max(0))[::-1] / 2
-    scale = max(t / s for t, s in zip(target, pose.size, strict=True))
-    anchor = []
-    for middle, source, wanted in zip(centre, pose.size, target, strict=True):
-        spare = scale * source - wanted
-        anchor.append(float(np.clip((middle * scale - wanted / 2) / spare, 0, 1)) if spare > 1e-6 else 0.5)
-    return anchor[0], anchor[1]
 
 
 def describe_problems(reference: PoseSequence, driving: PoseSequence, aligned: PoseSequence, video: Path) -> list[str]:

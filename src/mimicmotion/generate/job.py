@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from mimicmotion.errors import MimicMotionError
 from mimicmotion.generate.inputs import Inputs, check_inputs, prepare
@@ -31,8 +33,8 @@ from mimicmotion.generate.setup import (
     run_device,
 )
 from mimicmotion.runtime.interrupt import Interrupts, Stopped
-from mimicmotion.runtime.progress import Job, Progress
-from mimicmotion.settings import GenerateConfig
+from mimicmotion.runtime.progress import Job, Progress, finish
+from mimicmotion.settings import GenerateConfig, parse
 
 if TYPE_CHECKING:
     from mimicmotion.backbones.base import Plan, Request
@@ -45,6 +47,34 @@ TINY_LIMITS = (
     "the bundled model is a small one for trying out: it was trained on drawn figures at 224x128, so faces, hands and "
     "real photographs come out as rough shapes; use --model and --checkpoint for the real thing"
 )
+
+
+def animate(
+    picture: str | Path,
+    video: str | Path,
+    output: str | Path,
+    *,
+    on_progress: Callable[[Progress], object] | None = None,
+    pipeline: MimicMotionPipeline | None = None,
+    **settings: Any,
+) -> GenerateResult:
+    """Make a video of the person in `picture` moving as the person in `video`: `mimicmotion generate` as a function.
+
+    Args:
+        picture: the picture of the person.
+        video: the driving video, or a pose file.
+        output: the result: .mp4, .gif, .webp, or a folder name ending in / for PNG frames.
+        on_progress: called with reports that have `stage`, `done`, `total` and `note`. What it raises ends the work;
+            raise `mimicmotion.Stopped` to cancel it so that it can go on with `resume=True`.
+        pipeline: a loaded model to use again.
+        settings: as on the command line and in YAML files, see `GenerateConfig`.
+
+    Raises:
+        ConfigError: a setting is unknown or wrong.
+        InputError: see `generate`, also for the others.
+    """
+    config = parse(GenerateConfig, {"picture": picture, "video": video, "output": output, **settings})
+    return finish(generate(config, pipeline), on_progress)
 
 
 def generate(
@@ -104,21 +134,23 @@ def _generate(
     _configure(config, pipe, plan_run(config, pipe, size, recipe, earlier=record.earlier_plan()))
     state = yield from _denoise(record, pipe, request, recipe, interrupts)
     frames = pipe.decode_state(state, recipe, request)
-    yield from write_video(config, inputs, poses, with_background(config, inputs, frames))
+    shown = with_background(config, inputs, frames)
+    unsigned = yield from write_video(config, inputs, poses, shown, record.result_id(pipe))
     with contextlib.suppress(OSError):
         preview_path(config.output).unlink(missing_ok=True)
     limits = [TINY_LIMITS] if config.model is None and pipeline is None else []
     return pipe, GenerateResult(
-        output=config.output,
+        path=config.output,
         side_by_side=side_by_side_path(config.output) if config.side_by_side else None,
         sidecar=sidecar_path(config.output),
-        frames=len(poses),
+        num_frames=len(poses),
         fps=config.fps,
         size=size,
         seconds={},
         peak_memory={},
         warnings=[*record.warnings(), *inputs.warnings, *limits],
         resumed_at=record.resumed_at,
+        unsigned_sha256=unsigned,
     )
 
 

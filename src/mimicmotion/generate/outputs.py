@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import logging
+import math
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -38,38 +39,47 @@ class GenerateResult:
     """What a generate job made.
 
     Attributes:
-        output: the video.
+        path: the video.
         side_by_side: the comparison video, if asked for.
         sidecar: JSON with seed, settings, versions and checksums.
-        frames: number of frames.
+        num_frames: number of frames.
         fps: frames per second.
         size: (height, width).
         seconds: time spent per stage; of a resumed run, of all its parts.
         peak_memory: bytes, the process's peak so far, and of the GPU where one was used.
         warnings: what the user should know.
         resumed_at: steps that were done each time that an interrupted run went on.
+        unsigned_sha256: checksum of the video before it was signed, if it was: no two signatures are the same.
     """
 
-    output: Path
+    path: Path
     side_by_side: Path | None
     sidecar: Path
-    frames: int
+    num_frames: int
     fps: float
     size: tuple[int, int]
     seconds: dict[str, float]
     peak_memory: dict[str, int]
     warnings: list[str]
     resumed_at: list[int]
+    unsigned_sha256: str | None = None
+
+    @property
+    def frames(self) -> Iterator[Frame]:
+        """The frames, read back from the file one by one."""
+        from mimicmotion.video.reader import open_video
+
+        return open_video(self.path, folder_fps=self.fps).frames()
 
     def summary(self) -> str:
         """A few lines for a person to read."""
         lines = [f"note: {w}" for w in self.warnings]
-        length = self.frames / self.fps
+        length = self.num_frames / self.fps
         lines += [
-            f"{self.frames} frames of {self.size[1]}x{self.size[0]} at {self.fps:g} per second ({length:.1f} s)",
+            f"{self.num_frames} frames of {self.size[1]}x{self.size[0]} at {self.fps:g} per second ({length:.1f} s)",
             "seconds: " + ", ".join(f"{k} {v:.1f}" for k, v in self.seconds.items()),
             "peak memory: " + ", ".join(f"{k} {v / 2**30:.2f} GiB" for k, v in self.peak_memory.items()),
-            f"video: {self.output}",
+            f"video: {self.path}",
         ]
         if self.resumed_at:
             lines.insert(-1, f"resumed after step {', '.join(map(str, self.resumed_at))}")
@@ -112,9 +122,12 @@ def check_outputs(config: GenerateConfig, *inputs: Path) -> None:
         ConfigError: an output is an input, or has an unknown suffix.
         OutputError: one cannot be written.
     """
-    from mimicmotion.video.writer import check_output
+    from mimicmotion.video.labels import check_signing
+    from mimicmotion.video.writer import check_output, plan_output
 
     output = config.output
+    if config.label == "signed":
+        check_signing(plan_output(output)[1], config.signer)
     videos = [output, *([side_by_side_path(output)] if config.side_by_side else [])]
     others = [sidecar_path(output), *([preview_path(output)] if config.preview else [])]
     state = [state_path(output)] if config.save_every else []
@@ -134,21 +147,38 @@ def clear_halves(output: Path) -> None:
 # --- video ------------------------------------------------------------------------------------------------------
 
 
-def write_video(config: GenerateConfig, inputs: Inputs, poses: PoseFrames, frames: Iterable[Frame]) -> Job[None]:
-    """Write frames as they are decoded, on a thread behind the decoder; the files appear when all are complete."""
+def write_video(
+    config: GenerateConfig, inputs: Inputs, poses: PoseFrames, frames: Iterable[Frame], about: str
+) -> Job[str | None]:
+    """Write frames as they are decoded, on a thread behind the decoder; the files appear when all are complete.
+
+    Args:
+        config: the job's settings.
+        inputs: picture and poses.
+        poses: drawn.
+        frames: of the result.
+        about: id of the result, for its label.
+
+    Returns:
+        Checksum of the video before it was signed; None if it was not.
+    """
+    from mimicmotion.video.labels import SHOWN_SECONDS, Label, draw
     from mimicmotion.video.picture import side_by_side
     from mimicmotion.video.writer import FrameWriter, open_writer
 
     size: tuple[int, int] = inputs.picture.shape[:2]
     sound = {"audio_from": sound_source(config), "audio_start": config.start}
+    label = Label(config.producer, about, config.label == "signed", config.signer)
+    labelled = 0 if config.label == "metadata" else math.ceil(SHOWN_SECONDS * config.fps)
     with contextlib.ExitStack() as stack:
-        writer = stack.enter_context(open_writer(config.output, size, config.fps, **sound))
+        writer = stack.enter_context(open_writer(config.output, size, config.fps, **sound, label=label))
         beside: FrameWriter | None = None
         driving = stack.enter_context(contextlib.closing(driving_frames(config)))
 
         def write(item: tuple[int, Frame]) -> None:
             nonlocal beside
             i, frame = item
+            frame = draw(frame) if i < labelled else frame
             writer.write(frame)
             if not config.side_by_side:
                 return
@@ -156,7 +186,7 @@ def write_video(config: GenerateConfig, inputs: Inputs, poses: PoseFrames, frame
             row = side_by_side(shown, max(SIDE_BY_SIDE_HEIGHT, size[0]))
             if beside is None:
                 path = side_by_side_path(config.output)
-                beside = stack.enter_context(open_writer(path, row.shape[:2], config.fps))
+                beside = stack.enter_context(open_writer(path, row.shape[:2], config.fps, label=label))
             beside.write(row)
 
         # Left before the files are completed: what waits is written then
@@ -164,6 +194,7 @@ def write_video(config: GenerateConfig, inputs: Inputs, poses: PoseFrames, frame
             for i, frame in enumerate(frames):
                 hand_over((i, frame))
                 yield Progress("write", i + 1, len(poses))
+    return writer.unsigned_sha256
 
 
 def with_background(config: GenerateConfig, inputs: Inputs, frames: Iterator[Frame]) -> Iterator[Frame]:

@@ -49,6 +49,8 @@ FREE_SETTINGS = frozenset(
         # other files than the result
         "side_by_side",
         "preview",
+        # of the signature, which is no part of what is compared
+        "signer",
         # of the run, not of the result
         "resume",
         "save_every",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from typing import TYPE_CHECKING
 
 from mimicmotion.generate.inputs import Inputs
@@ -113,6 +115,13 @@ class RunRecord:
             self._origin |= origin_of_model(self.config, pipe, self._sums)
         return self._origin
 
+    def result_id(self, pipe: MimicMotionPipeline) -> str:
+        """The same for the same settings, inputs and weights."""
+        origin = self.origin(pipe)
+        facts = json.dumps({part: origin[part] for part in ("settings", *CONTENTS)})
+        same = json.dumps(json.loads(facts, parse_int=float), sort_keys=True)  # 127 and 127.0 are one setting
+        return hashlib.sha256(same.encode()).hexdigest()[:32]
+
     # --- saving -------------------------------------------------------------------------------------------------
 
     def keep_inputs(self, inputs: Inputs, pipe: MimicMotionPipeline) -> None:
@@ -183,12 +192,13 @@ class RunRecord:
             "weights_sha256": {str(p): self._sums[p] for p in pipe.backbone.files} or origin["weights"],
             "inputs_sha256": inputs,
             "output_sha256": self._sums[config.output],
+            "unsigned_sha256": result.unsigned_sha256,
             "origin": origin,
             "execution": plain(dataclasses.asdict(pipe.backbone.plan)),
             "sampling": plain(dataclasses.asdict(resolve_tier(config, default_steps(model)))),
             # what the settings leave to the model: evaluation finds the borders of segments by it
             "fusion": plain(dataclasses.asdict(fusion_config(config, parse(FusionConfig, model.get("fusion", {}))))),
-            "frames": result.frames,
+            "frames": result.num_frames,
             "size": result.size,
             "seconds": result.seconds,
             "peak_memory": result.peak_memory,

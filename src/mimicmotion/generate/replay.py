@@ -27,7 +27,7 @@ class ReplayResult:
 
     Attributes:
         made: the new result.
-        identical: whether it has the bytes that the sidecar tells of.
+        identical: whether it has the bytes that the sidecar tells of; before they were signed, if they are.
         original: the old result's place.
         original_state: "the same", "another file" or "not there", against what the sidecar tells of.
     """
@@ -78,16 +78,17 @@ def replay(
     config = replay_config(facts, sidecar, output, resume, places)
     expected: Facts = {k: v for k, v in facts["origin"].items() if k != "settings"}
     made = yield from generate(config, pipeline, expected=expected)
-    want = facts["output_sha256"]
+    want = facts.get("unsigned_sha256") or facts["output_sha256"]
     return ReplayResult(
         made=made,
-        identical=sha256_path(made.output) == want,
+        identical=(made.unsigned_sha256 or sha256_path(made.path)) == want,
         original=original,
-        original_state=_compare(original, want),
+        original_state=compare(original, facts["output_sha256"]),
     )
 
 
-def _compare(path: Path, want: str) -> str:
+def compare(path: Path, want: str) -> str:
+    """Whether a file or folder has a checksum: "the same", "another file" or "not there"."""
     if not path.exists():
         return "not there"
     return "the same" if sha256_path(path) == want else "another file"

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from mimicmotion.errors import ConfigError, WeightsError
+from mimicmotion.errors import ConfigError
 from mimicmotion.runtime.progress import Job, Progress
 from mimicmotion.settings import FusionConfig, GenerateConfig, parse
 
@@ -61,40 +61,19 @@ def load_pipeline(config: GenerateConfig) -> MimicMotionPipeline:
 
 
 def with_estimator(config: GenerateConfig, pipe: MimicMotionPipeline) -> tuple[GenerateConfig, list[str]]:
-    """The settings with the pose estimator named, and what the user should know of it.
+    """The settings with the pose estimator named, and what the user should know of it; see `choose_estimator`."""
+    from mimicmotion.pose.estimators.open import choose_estimator
 
-    It is the one that was asked for, or dwpose where its files are given, or the one that the model was trained with.
-    Where dwpose is the model's wish alone and cannot be fetched, holistic takes its place.
-    """
-    from mimicmotion.weights.registry import fetch
-
-    given = "dwpose" if config.detector or config.pose_model else None
-    chosen = config.estimator or given or pipe.backbone.settings.get("estimator", "holistic")
-    notes = []
-    if chosen == "dwpose" and not (config.estimator or given):
-        try:
-            fetch("dwpose")
-        except WeightsError as e:
-            chosen = "holistic"
-            notes.append(
-                f"the model was trained with poses by dwpose, which is not here ({e.got}): holistic finds "
-                "them, so hands may come out worse; `mimicmotion weights fetch dwpose`, or --estimator holistic"
-            )
-    return dataclasses.replace(config, estimator=chosen), notes
+    chosen, notes = choose_estimator(config, pipe.backbone.settings.get("estimator"))
+    return dataclasses.replace(config, estimator=chosen), notes  # type: ignore[bad-argument-type] - one of the names
 
 
 def result_size(config: GenerateConfig, pipe: MimicMotionPipeline) -> tuple[int, int]:
     """(height, width) of the result: the settings', else the model's own, else the published rule for the picture."""
-    from mimicmotion.video.geometry import plan_size
     from mimicmotion.video.picture import read_picture
 
-    if config.height is not None and config.width is not None:
-        return config.height, config.width
-    model = pipe.backbone.settings
-    if "height" in model and "width" in model:
-        return model["height"], model["width"]
-    picture = read_picture(config.picture)
-    return plan_size((picture.shape[0], picture.shape[1]), multiple=max(64, pipe.backbone.size_multiple))
+    height, width = read_picture(config.picture).shape[:2]
+    return pipe.video_size((height, width), config.height, config.width)
 
 
 def fusion_config(config: GenerateConfig, default: FusionConfig) -> FusionConfig:

@@ -23,10 +23,13 @@ from mimicmotion.diffusion.recipe import Noise, Recipe, draw_noise, make_recipe
 from mimicmotion.diffusion.sampling import Step, sample
 from mimicmotion.diffusion.schedule import initial_scale
 from mimicmotion.errors import ConfigError, InputError
-from mimicmotion.pipeline.requests import build_requests, check_request
+from mimicmotion.pipeline.requests import build_requests, check_request, find_poses
+from mimicmotion.pose.align import align
+from mimicmotion.pose.crop import fit_picture
 from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.settings import FusionConfig, SamplingSettings
 from mimicmotion.settings.parsing import from_keywords
+from mimicmotion.video import geometry
 from mimicmotion.weights.registry import find_asset
 
 Latents = Float[Tensor, "batch frames channels h w"]
@@ -81,8 +84,21 @@ class StepState:
         return self.step.x0[:, int(self.reference_slot) :]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class PipelineOutput:
+    """What a call of the pipeline gives, as in diffusers.
+
+    Attributes:
+        frames: the video, or one per item, in the form that `output_type` asks for.
+    """
+
+    frames: Any
+
+
 class MimicMotionPipeline:
-    """Picture + poses -> video (paper section 3).
+    """A picture and a driving video, or drawn poses -> video (paper section 3).
+
+    `pipe(image="person.png", video="dance.mp4").frames`
 
     Args:
         backbone: the base model.
@@ -150,6 +166,49 @@ class MimicMotionPipeline:
     ) -> tuple[PoseFrames, Frame]:
         """Drawn poses as this model takes them, and the drawn pose of the picture; see `Backbone.guide`."""
         return self.backbone.guide(picture, reference, driving, confidence_aware=confidence_aware)
+
+    def prepare(
+        self,
+        image: Any,
+        video: Any,
+        *,
+        height: int | None = None,
+        width: int | None = None,
+        num_frames: int | None = None,
+    ) -> tuple[Frame, PoseFrames, Frame]:
+        """Find the poses, fit the picture to the size of the video and the poses to the person, as `generate` does.
+
+        Args:
+            image: the person: a path, a PIL picture or a uint8 array (height, width, 3), of any size.
+            video: the driving video: a path, of which 15 frames per second are taken, frames like `image`, which are
+                all taken, or a `PoseSequence`.
+            height: of the result in pixels; None is the model's own.
+            width: of the result in pixels; None is the model's own.
+            num_frames: use the first so many frames; None uses all.
+
+        Returns:
+            Picture, drawn poses and the picture's drawn pose, as the pipeline takes them.
+
+        Raises:
+            InputError: picture, video or size cannot be used, or no person is found.
+        """
+        picture, found, driving = find_poses(image, video, num_frames, self.backbone.settings.get("estimator"))
+        size = self.video_size((picture.shape[0], picture.shape[1]), height, width)
+        geometry.check_size(size, self.backbone.size_multiple)
+        fitted, fit = fit_picture(picture, found, size, "crop")
+        reference = found.fitted(fit)
+        return fitted, *self.guide(fitted, reference, align(driving, reference, size))
+
+    def video_size(
+        self, picture: tuple[int, int], height: int | None = None, width: int | None = None
+    ) -> tuple[int, int]:
+        """(height, width) of a result: those given, else the model's own, else the published rule for the picture's."""
+        model = self.backbone.settings
+        if height is not None and width is not None:
+            return height, width
+        if "height" in model and "width" in model:
+            return model["height"], model["width"]
+        return geometry.plan_size(picture, multiple=max(64, self.backbone.size_multiple))
 
     def encode(
         self,
@@ -295,9 +354,10 @@ class MimicMotionPipeline:
     def __call__(
         self,
         image: Any,
-        poses: Any,
+        poses: Any = None,
         reference_pose: Any = None,
         *,
+        video: Any = None,
         sampling: SamplingSettings | None = None,
         fusion: FusionConfig | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
@@ -305,14 +365,18 @@ class MimicMotionPipeline:
         output_type: OutputType = "np",
         callback_on_step_end: Callable[[MimicMotionPipeline, int, float, dict[str, Tensor]], object] | None = None,
         **settings: Any,
-    ) -> Any:
-        """Make a video, or one video per item where lists are given.
+    ) -> PipelineOutput:
+        """Make a video from a picture and a driving video (`video`), or from drawn poses.
+
+        With `poses`, lists make one video per item.
 
         Args:
-            image: the person: PIL picture or uint8 array (height, width, 3), at the size of the video; or a list.
+            image: the person. With `video` as `prepare` takes it; with `poses` a PIL picture or uint8 array (height,
+                width, 3) at the size of the video, or a list.
             poses: drawn poses as `guide` gives them: uint8 (frames, height, width, 3), or anything with a length whose
                 slices give such arrays (frames are then drawn as they are needed); or a list of these.
             reference_pose: the drawn pose of the person in `image`; None switches the reference slot off.
+            video: the driving video, in place of both: a path, frames or a `PoseSequence`; see `prepare`.
             sampling: steps, guidance, seed and the like; or give them as keywords.
             fusion: how long videos are cut and joined; None is the model's default.
             generator: in mode "released" drawn from as the published code does, else one seed is drawn from it.
@@ -328,6 +392,11 @@ class MimicMotionPipeline:
             InputError: something is wrong with picture, poses or settings; found before any network runs.
         """
         told = from_keywords(SamplingSettings, sampling, settings)
+        if (poses is None) == (video is None):
+            raise ConfigError("poses and video" if video is not None else "neither", "one of the two", "give 'video'")
+        if video is not None:
+            size = {"height": told.height, "width": told.width, "num_frames": told.num_frames}
+            image, poses, reference_pose = self.prepare(image, video, **size)
         requests, is_batch = build_requests(image, poses, reference_pose, told.seed, generator, told.num_frames)
         if output_type not in ("np", "pil", "latent", "stream") or (output_type == "stream" and len(requests) > 1):
             raise ConfigError(
@@ -348,10 +417,10 @@ class MimicMotionPipeline:
             self._run(r, told, recipe, noise, callback_on_step_end) for r, noise in zip(requests, noises, strict=True)
         ]
         if output_type == "latent":
-            return torch.cat([s.latents for s in states])
+            return PipelineOutput(torch.cat([s.latents for s in states]))
         streams = (self.decode_state(s, recipe, r) for s, r in zip(states, requests, strict=True))
         if output_type == "stream":
-            return next(streams)
+            return PipelineOutput(next(streams))
         videos = [list(frames) for frames in streams]
         if output_type == "pil":
             from PIL import Image
@@ -359,7 +428,7 @@ class MimicMotionPipeline:
             made: Any = [[Image.fromarray(f) for f in frames] for frames in videos]
         else:
             made = np.stack([np.stack(frames) for frames in videos])
-        return made if is_batch else made[0]
+        return PipelineOutput(made if is_batch else made[0])
 
     def _run(
         self, request: Request, sampling: SamplingSettings, recipe: Recipe, noise: Noise, callback: Any

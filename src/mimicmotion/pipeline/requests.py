@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -13,6 +16,13 @@ from numpy import ndarray
 from mimicmotion.arrays import Frame
 from mimicmotion.backbones.base import Request
 from mimicmotion.errors import InputError, PoseError
+from mimicmotion.pose.estimators.open import choose_estimator, find_estimator
+from mimicmotion.pose.keypoints import BODY, VISIBLE, PoseSequence
+from mimicmotion.settings import PoseOptions
+from mimicmotion.video.picture import check_picture_size, read_picture
+from mimicmotion.video.reader import RELEASED_FPS, open_video
+
+logger = logging.getLogger(__name__)
 
 
 def picture_array(image: Any) -> UInt8[ndarray, "height width 3"]:
@@ -27,6 +37,42 @@ def picture_array(image: Any) -> UInt8[ndarray, "height width 3"]:
         what = f"{image.dtype} of shape {image.shape}" if isinstance(image, ndarray) else type(image).__name__
         raise InputError(f"image: {what}", "a PIL picture or a uint8 array (height, width, 3)", "convert the picture")
     return image
+
+
+def find_poses(
+    image: Any, video: Any, num_frames: int | None, trained_with: str | None
+) -> tuple[Frame, PoseSequence, PoseSequence]:
+    """The picture, the pose of the person in it, and the poses of the driving video.
+
+    Args:
+        image: a path, a PIL picture or a uint8 array (height, width, 3).
+        video: a path, of which 15 frames per second are taken, frames, which are all taken, or a `PoseSequence`.
+        num_frames: look at the first so many frames of the video; None at all.
+        trained_with: the pose estimator that the model was trained with.
+
+    Raises:
+        InputError: one cannot be read, or shows no person.
+    """
+    picture = read_picture(image) if isinstance(image, str | os.PathLike) else picture_array(image)
+    check_picture_size(picture, name="image")
+    name, notes = choose_estimator(PoseOptions(), trained_with)
+    for note in notes:
+        logger.warning("%s", note)
+    open_chosen = find_estimator(PoseOptions(estimator=name))  # type: ignore[arg-type]
+    if isinstance(video, PoseSequence):
+        driving = video[:num_frames]
+    else:
+        frames: Iterable[Frame]
+        if isinstance(video, str | os.PathLike):
+            frames = open_video(video).frames(fps=RELEASED_FPS, max_frames=num_frames)
+        else:
+            frames = map(picture_array, islice(video, num_frames))
+        driving = open_chosen().estimate(frames, fps=RELEASED_FPS)
+    reference = open_chosen(static=True).estimate([picture])
+    for what, poses in (("image", reference), ("video", driving)):
+        if not (poses.confidence[:, BODY] > VISIBLE).any():
+            raise PoseError(f"no person found in {what!r}", "a person in full view", "choose another")
+    return picture, reference, driving
 
 
 def check_request(image: Frame, height: int | None, width: int | None, multiple: int) -> None:

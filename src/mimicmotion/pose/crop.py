@@ -1,68 +1,35 @@
-"""One crop for a whole scene: the same transform for its frames and its keypoints."""
+"""A picture of a person at the size of the result, with the person in view."""
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Literal
-
 import numpy as np
-from jaxtyping import Float64
-from numpy import ndarray
 
+from mimicmotion.arrays import Frame
 from mimicmotion.pose.keypoints import BODY, VISIBLE, PoseSequence
-from mimicmotion.video.geometry import Fit, plan_fit
-
-_OUTLIERS = 0.02
+from mimicmotion.video.geometry import Fit, FitMode, plan_fit, released_round_trip
 
 
-def plan_crop(poses: PoseSequence, size: tuple[int, int], mode: Literal["crop", "letterbox"] = "crop") -> Fit:
-    """The transform of a scene's frames to `size` that keeps the person in view.
-
-    It does not move with the person: background and camera stay as they are. Where the person's way through the scene
-    is wider than the crop, the crop stands where the person is most of the time.
+def fit_picture(picture: Frame, pose: PoseSequence, size: tuple[int, int], mode: FitMode) -> tuple[Frame, Fit]:
+    """A picture of a person at `size` = (height, width), and the transform, which holds for the pose, too.
 
     Args:
-        poses: of the scene, in pixels of the video.
-        size: (height, width) of the stored frames.
-        mode: crop, or letterbox (which keeps everything).
+        picture: as it is.
+        pose: of the person, in pixels of the picture, one frame; a crop keeps it in the middle.
+        size: (height, width) wanted.
+        mode: see `plan_fit`.
     """
-    if mode == "letterbox":
-        return plan_fit(poses.size, size, mode)
-    anchor = [_anchor(poses, size, axis) for axis in (0, 1)]
-    fit = plan_fit(poses.size, size, mode, anchor=(anchor[0], anchor[1]))
-    # whole pixels: a crop of frames that need no scaling is then a copy
-    limits = [t - fit.scale[0] * s for t, s in zip(size, poses.size, strict=True)]
-    offset = [max(float(round(o)), low) for o, low in zip(fit.offset, limits, strict=True)]
-    return dataclasses.replace(fit, offset=(offset[0], offset[1]))
+    fit = plan_fit(pose.size, size, mode, anchor=crop_anchor(pose, size) if mode == "crop" else (0.5, 0.5))
+    fitted = fit.apply(picture)
+    return (released_round_trip(fitted) if mode == "released" else fitted), fit
 
 
-def fit_poses(poses: PoseSequence, fit: Fit) -> PoseSequence:
-    """Poses in pixels of the transformed frames; points that the crop cut off have confidence 0."""
-    xy = fit.points(poses.xy.astype(np.float64)).astype(np.float32)
-    inside = ((xy >= 0) & (xy <= np.array(fit.target[::-1], np.float32))).all(-1)
-    return dataclasses.replace(poses, xy=xy, confidence=poses.confidence * inside, size=fit.target)
-
-
-def person_boxes(poses: PoseSequence) -> Float64[ndarray, "frames 4"]:
-    """Box (left, top, right, bottom) of the seen body points of each frame, in pixels; NaN where none is seen."""
-    seen = poses.confidence[:, BODY] > VISIBLE
-    xy = poses.xy[:, BODY].astype(np.float64)
-    low = np.where(seen[..., None], xy, np.inf).min(1)
-    high = np.where(seen[..., None], xy, -np.inf).max(1)
-    boxes = np.concatenate([low, high], -1)
-    boxes[~seen.any(1)] = np.nan
-    return boxes
-
-
-def _anchor(poses: PoseSequence, size: tuple[int, int], axis: int) -> float:
-    """Which part of the picture stays along an axis (0 = y), 0 the first pixels to 1 the last."""
-    scale = max(t / s for t, s in zip(size, poses.size, strict=True))
-    spare = scale * poses.size[axis] - size[axis]
-    boxes = person_boxes(poses)
-    low, high = boxes[:, 1 - axis], boxes[:, 3 - axis]
-    if spare < 1e-6 or np.isnan(low).all():
-        return 0.5
-    low, high = low[~np.isnan(low)], high[~np.isnan(high)]
-    first, last = np.quantile(low, _OUTLIERS), np.quantile(high, 1 - _OUTLIERS)
-    middle = (first + last) / 2 if (last - first) * scale <= size[axis] else np.median((low + high) / 2)
-    return float(np.clip((middle * scale - size[axis] / 2) / spare, 0, 1))
+def crop_anchor(pose: PoseSequence, target: tuple[int, int]) -> tuple[float, float]:
+    """Which part a crop to `target` should keep (y, x; 0 = top left, 1 = bottom right): the person in the middle."""
+    seen = pose.xy[0, BODY][pose.confidence[0, BODY] > VISIBLE]
+    centre = (seen.min(0) + seen.max(0))[::-1] / 2
+    scale = max(t / s for t, s in zip(target, pose.size, strict=True))
+    anchor = []
+    for middle, source, wanted in zip(centre, pose.size, target, strict=True):
+        spare = scale * source - wanted
+        anchor.append(float(np.clip((middle * scale - wanted / 2) / spare, 0, 1)) if spare > 1e-6 else 0.5)
+    return anchor[0], anchor[1]

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float32
 from numpy import ndarray
 
 from mimicmotion.errors import PoseError
+
+if TYPE_CHECKING:
+    from mimicmotion.video.geometry import Fit
 
 # Layout of the 134 points (COCO-WholeBody order with OpenPose's 18 body points in front):
 BODY = slice(
@@ -73,3 +77,9 @@ class PoseSequence:
         """The same pose in a frame of another (height, width)."""
         xy = self.xy * np.array([size[1] / self.size[1], size[0] / self.size[0]], np.float32)
         return dataclasses.replace(self, xy=xy.astype(np.float32), size=size)
+
+    def fitted(self, fit: Fit) -> PoseSequence:
+        """The same pose in pixels of transformed frames; points that the transform cut off have confidence 0."""
+        xy = fit.points(self.xy.astype(np.float64)).astype(np.float32)
+        inside = ((xy >= 0) & (xy <= np.array(fit.target[::-1], np.float32))).all(-1)
+        return dataclasses.replace(self, xy=xy, confidence=self.confidence * inside, size=fit.target)

@@ -30,7 +30,7 @@ def check_writable(path: str | os.PathLike[str]) -> Path:
         OutputError: a part of the path is a file, a name is too long, or the nearest existing folder cannot be written.
     """
     path = Path(path)
-    folder, names = path.absolute().parent, [_part_name(path)]
+    folder, names = path.absolute().parent, [part_name(path)]
     try:
         while not folder.exists() and folder != folder.parent:
             folder, names = folder.parent, [*names, folder.name]
@@ -80,7 +80,7 @@ def _identity(path: Path) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def _part_name(path: Path) -> str:
+def part_name(path: Path) -> str:
     """A hidden name for what is not yet complete, see `run_folder.LEFTOVER`."""
     return f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}"
 
@@ -113,7 +113,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     # in the same folder, so that the last step is a rename and not a copy
-    part = path.with_name(_part_name(path))
+    part = path.with_name(part_name(path))
     with writing(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))

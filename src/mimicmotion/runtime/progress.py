@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import TypeVar
+
+from mimicmotion.errors import memory_error, out_of_memory
 
 T = TypeVar("T")
 
@@ -31,14 +34,32 @@ Job = Generator[Progress, None, T]
 
 
 def finish(job: Job[T], on_progress: Callable[[Progress], object] | None = None) -> T:
-    """Run a job to its end and return its result; `on_progress` sees every report."""
+    """Run a job to its end and return its result.
+
+    Args:
+        job: the job.
+        on_progress: sees every report. What it raises ends the job, which keeps what it keeps when interrupted; to
+            cancel, from whatever thread asked for it, raise `mimicmotion.Stopped`.
+
+    Raises:
+        ConfigError: a library had no memory; says in which stage. And whatever the job raises.
+    """
+    stage = "the first stage"
     while True:
         try:
             report = next(job)
+            stage = f"stage {report.stage}"
+            try:
+                if on_progress is not None:
+                    on_progress(report)
+            except BaseException as e:
+                job.throw(e)
         except StopIteration as stop:
             return stop.value
-        if on_progress is not None:
-            on_progress(report)
+        except Exception as e:
+            if not out_of_memory(e):
+                raise
+            raise memory_error(e, stage) from e
 
 
 @dataclass
@@ -51,16 +72,17 @@ class Stopwatch:
         """Pass a job's reports on and add up the time until each."""
         last = time.perf_counter()
         stage = "start"
-        while True:
-            try:
-                report = next(job)
-            except StopIteration as stop:
-                self._add(stage, last)
-                return stop.value
-            stage = report.stage
-            last = self._add(stage, last)
-            yield report
-            last = time.perf_counter()
+        with contextlib.closing(job):  # it keeps its state before the caller goes on
+            while True:
+                try:
+                    report = next(job)
+                except StopIteration as stop:
+                    self._add(stage, last)
+                    return stop.value
+                stage = report.stage
+                last = self._add(stage, last)
+                yield report
+                last = time.perf_counter()
 
     def _add(self, stage: str, since: float) -> float:
         now = time.perf_counter()

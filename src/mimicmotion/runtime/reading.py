@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from mimicmotion.errors import ConfigError, InputError, MediaError, MimicMotionError
+from mimicmotion.errors import ConfigError, InputError, MediaError, MimicMotionError, out_of_memory
 
 Limit = Literal["pixels", "frames", "seconds", "gap", "bytes"]
 LIMITS: dict[Limit, tuple[float, str]] = {
@@ -72,7 +71,7 @@ def reading(path: object, what: str, fix: str, kind: type[InputError] = InputErr
     except RecursionError as e:
         raise kind(f"{path} is nested too deeply", what, fix) from e
     except Exception as e:
-        if isinstance(e, MemoryError) or getattr(e, "errno", None) == errno.ENOMEM:
+        if out_of_memory(e):
             got = f"{path} does not fit into the memory that is free"
             raise kind(got, f"enough memory for {what}", "close other programs, or scale it down") from e
         if isinstance(e, OSError) and e.strerror and e.errno is not None and 0 < e.errno < 256:

@@ -2,7 +2,6 @@
 
 from mimicmotion.settings.generate import ExecutionOptions, GenerateConfig, MaskConfig, PosesConfig
 from mimicmotion.settings.parsing import (
-    STRICT,
     field_help,
     find_recipe,
     load_yaml,
@@ -13,7 +12,6 @@ from mimicmotion.settings.poses import DrivingOptions, PoseOptions, person_choic
 from mimicmotion.settings.sampling import FusionConfig, FusionMode, SamplingOptions, SamplingSettings, resolve_tier
 
 __all__ = [
-    "STRICT",
     "DrivingOptions",
     "ExecutionOptions",
     "FusionConfig",

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from mimicmotion.errors import ConfigError
-from mimicmotion.settings import STRICT
+from mimicmotion.settings.parsing import Range, Settings
 
 Condition = Literal["clean", "detector", "planted"]
 ArmName = Literal["none", "hand", "confidence", "both"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TestConfig:
+class TestConfig(Settings):
     """What the trained models are measured on: held-out synthetic people."""
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
     __test__: ClassVar[bool] = False  # not a test case
 
-    clips: int = 16
+    clips: Annotated[int, Range(2)] = 16
     """Held-out clips, each of another person."""
-    frames: int = 12
+    frames: Annotated[int, Range(2)] = 12
     """Frames per clip."""
     conditions: tuple[Condition, ...] = ("detector", "planted")
     """Poses that drive the figure: exact ones, with imitated detector errors, or with planted errors."""
@@ -31,19 +30,14 @@ class TestConfig:
     """Number of the first held-out clip."""
 
     def __post_init__(self) -> None:
-        if min(self.clips, self.frames) < 2 or not self.conditions:
-            raise ConfigError(
-                f"test.clips={self.clips}, frames={self.frames}, {len(self.conditions)} conditions",
-                "2 clips of 2 frames and a condition at least",
-                "raise them",
-            )
+        Settings.__post_init__(self)
+        if not self.conditions:
+            raise ConfigError("no conditions", "at least one", "add one")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class AblationConfig:
+class AblationConfig(Settings):
     """The whole experiment."""
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     run: str
     """Folder of all runs and of the result."""
@@ -63,6 +57,7 @@ class AblationConfig:
     """The measurement."""
 
     def __post_init__(self) -> None:
+        Settings.__post_init__(self)
         if not self.seeds or not self.arms or len(set(self.seeds)) < len(self.seeds):
             raise ConfigError(f"seeds={self.seeds}, arms={self.arms}", "distinct seeds, at least one arm", "add some")
         taken = {"run", "seed", "model"} & self.train.keys()

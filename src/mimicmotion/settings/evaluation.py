@@ -76,10 +76,8 @@ class EvaluateConfig(Settings):
     """Folder of reference pictures, NAME.png for each sequence: generated faces are also compared with theirs."""
     device: str = "auto"
     """Where networks run: auto, cpu, cuda."""
-    resamples: Annotated[int, Range(100, 10_000_000)] = 10_000
-    """Draws of the bootstrap over sequences."""
     frechet_resamples: Annotated[int, Range(0, 1_000_000)] = 200
-    """Draws of the bootstrap for Frechet distances, which take longer."""
+    """Draws of whole sequences for the intervals of Frechet distances."""
     seed: int = 0
     """Seed of these draws."""
     cache: bool = True

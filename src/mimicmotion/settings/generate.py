@@ -113,6 +113,12 @@ class GenerateConfig(DrivingOptions, PoseOptions, SamplingOptions, ExecutionOpti
     """Steps between saved states of the run; 0 saves none, so an interrupted run begins anew."""
     audio: Annotated[bool, Help("Output")] = False
     """Take the sound of the driving video along (only at its own speed)."""
+    label: Annotated[Literal["metadata", "visible", "signed"], Help("Output", first=True)] = "metadata"
+    """metadata: the file says that a model made it; visible: its first 2 s show it, too; signed: C2PA as well."""
+    producer: Annotated[str, Help("Output")] = "mimicmotion"
+    """Who makes the video, as its label says; a service gives its registered name or code."""
+    signer: Annotated[Path | None, Help("Output")] = None
+    """PEM file with the private key and the certificates of label=signed; empty uses self-made ones."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -59,11 +59,16 @@ METRICS: dict[str, Metric] = {
         "SSIM", "higher", 4, "ssim", "Wang et al. 2004 on grey: Gaussian window of sigma 1.5, mean over frames"
     ),
     "l1": Metric("L1", "lower", 4, "l1", "mean absolute difference, colours from 0 to 1"),
-    "flicker": Metric(
-        "flicker", "lower", 5, "flicker", "deviation over time where the real video stands still, 0 to 1"
+    "flicker": Metric("flicker", "", 5, "flicker", "deviation over time where the real video stands still, 0 to 1"),
+    "flicker_distance": Metric(
+        "flicker, distance to real", "lower", 5, "flicker", "from the real video's own: less than that is not better"
     ),
+    "flicker_share": Metric("flicker, share", "", 3, "flicker", "of the frame that stands still, on which it rests"),
     "warping_error": Metric(
-        "warping error", "lower", 6, "warping", "squared difference after optical flow, 0 to 1; low if still"
+        "warping error", "", 6, "warping", "squared difference after the real video's optical flow, 0 to 1"
+    ),
+    "warping_distance": Metric(
+        "warping error, distance to real", "lower", 6, "warping", "from the real video's own: less is not better"
     ),
     "seam": Metric(
         "seam score", "", 3, "seams", "jump across a segment border / the jumps next to it; 1: no seam can be told"

@@ -23,8 +23,6 @@ _SHORT = reprlib.Repr()
 """A value in an error: aliases let a YAML file of a few lines stand for gigabytes of text."""
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 80, 80
 
-STRICT: dict[str, Any] = {"extra": "forbid", "use_attribute_docstrings": True}
-
 
 @dataclass(frozen=True)
 class Range:
@@ -57,7 +55,7 @@ class Help:
 class Settings:
     """Base of frozen settings: unknown names are refused, and each value is checked against its annotation."""
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "use_attribute_docstrings": True}
 
     def __post_init__(self) -> None:
         """Check ranges (`Range`) and choices (`Literal`); None is not checked.
@@ -69,13 +67,14 @@ class Settings:
             value = getattr(self, name)
             if value is None:
                 continue
-            for limits in (n for n in notes if isinstance(n, Range)):
-                for item in value if isinstance(value, (tuple, list)) else (value,):
+            items = value if isinstance(value, (tuple, list)) else (value,)
+            choices = next((get_args(k) for k in (kind, *get_args(kind)) if get_origin(k) is Literal), items)
+            for item in items:
+                for limits in (n for n in notes if isinstance(n, Range)):
                     if item not in limits:
                         raise ConfigError(f"{name}={item}", str(limits), f"correct {name!r}")
-            choices = next((get_args(k) for k in (kind, *get_args(kind)) if get_origin(k) is Literal), (value,))
-            if value not in choices:
-                raise ConfigError(f"{name}={value!r}", " or ".join(map(str, choices)), f"correct {name!r}")
+                if item not in choices:
+                    raise ConfigError(f"{name}={item!r}", " or ".join(map(str, choices)), f"correct {name!r}")
 
 
 @functools.cache

@@ -7,6 +7,7 @@ count in nothing else.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import statistics
 from collections import Counter, defaultdict
@@ -15,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mimicmotion.errors import InputError
-from mimicmotion.evaluation.metrics.bootstrap import Interval, ratio_of_sums
+from mimicmotion.evaluation.metrics.intervals import Interval, ratio_of_sums
 from mimicmotion.runtime.extras import import_extra
 from mimicmotion.settings.study import SIDE_VOTES, Exclusion
 from mimicmotion.study.folder import Key
@@ -236,6 +237,7 @@ def _preference(key: Key, first: Sequence[Vote], baseline: str) -> Preference | 
     for pair, own in _by(votes, "pair").items():
         sequences[key.pairs[pair].sequence] = (sum(_ours(key, v) for v in own), len(own))
     by_rater = ratio_of_sums(wins, [len(own) for own in groups])
+    by_rater = dataclasses.replace(by_rater, low=max(by_rater.low, 0.0), high=min(by_rater.high, 1.0))  # a share
     return Preference(baseline, share(sum(wins), len(votes)), by_rater, dict(sorted(sequences.items())))
 
 

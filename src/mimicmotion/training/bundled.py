@@ -52,7 +52,7 @@ def held_out_clip(index: int, frames: int, size: tuple[int, int]) -> SynthClip:
 def generate(pipe: MimicMotionPipeline, clip: SynthClip, **options: Any) -> Frames:
     """The clip's reference picture in the clip's poses; options as for the pipeline."""
     poses, reference = pipe.guide(clip.reference_frame, clip.reference_pose, clip.poses)
-    return np.asarray(pipe(clip.reference_frame, poses, reference, **options))
+    return np.asarray(pipe(clip.reference_frame, poses, reference, **options).frames)
 
 
 def to_unit_tensor(frames: UInt8[Tensor, "*lead height width 3"]) -> Float32[Tensor, "*lead 3 height width"]:

@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float32
+from numpy import ndarray
 
 from mimicmotion.video.sources import open_media
 
 if TYPE_CHECKING:
-    from av.audio.resampler import AudioResampler
     from av.container import InputContainer, OutputContainer
 
 logger = logging.getLogger(__name__)
 
-# A moment of the result, and what gives the packets that belong there.
-_Pending = tuple[Fraction, Callable[[], list[Any]]]
 # Sound that can be copied into each kind of file and that common players understand there.
 COPIED = {
     "mov": frozenset({"aac", "mp3", "ac3"}),
     "mkv": frozenset({"aac", "mp3", "ac3", "opus", "vorbis", "flac"}),
     "webm": frozenset({"opus", "vorbis"}),
 }
+RATE = 48000
+"""Samples per second where the encoder does not take the source's."""
+JITTER = 0.02
+"""Seconds by which time stamps may leave the count of samples before they are followed: some files round them."""
 
 
 class AudioTrack:
@@ -51,40 +55,44 @@ class AudioTrack:
         return cls(source, output, kind, Fraction(start))
 
     def __init__(self, source: InputContainer, output: OutputContainer, kind: str, start: Fraction) -> None:
-        from av.audio.resampler import AudioResampler
-
         self._source, self._output = source, output
         stream = self._input = source.streams.audio[0]
         video = source.streams.video[0] if source.streams.video else stream
         # where the picture starts is zero, so that lips stay with the voice
         begin = Fraction((video.start_time or 0) * (video.time_base or 0))
         self._start = start + begin
-        self._resampler: AudioResampler | None = None
-        self._until = Fraction(0)
-        if stream.codec_context.name in COPIED[kind]:
+        codec = stream.codec_context
+        self._packets: Iterator[tuple[Fraction, Any]] | None = None
+        self._next: tuple[Fraction, Any] | None = None
+        if codec.name in COPIED[kind]:
             self._stream: Any = output.add_stream_from_template(stream)
-            self._pending = self._copied()
-        else:
-            rate = 48000 if kind == "webm" else stream.codec_context.sample_rate
-            layout = "mono" if stream.codec_context.channels == 1 else "stereo"
-            self._stream = output.add_stream("libopus" if kind == "webm" else "aac", rate=rate, layout=layout)
-            self._resampler = AudioResampler("flt" if kind == "webm" else "fltp", layout, rate)
-            self._pending = self._encoded(self._resampler, rate)
-        self._next: _Pending | None = None
+            self._packets = self._copied()
+            return
+        from av import Codec
+
+        name, self._format = ("libopus", "flt") if kind == "webm" else ("aac", "fltp")
+        known = () if kind == "webm" else Codec(name, "w").audio_rates or ()
+        self._rate = codec.sample_rate if codec.sample_rate in known else RATE
+        self._layout = "mono" if codec.channels == 1 else "stereo"
+        self._stream = output.add_stream(name, rate=self._rate, layout=self._layout)
+        self._sound, self._written = self._samples(), 0
+        self._held = np.zeros((1 if self._layout == "mono" else 2, 0), np.float32)
 
     def advance(self, until: Fraction) -> None:
         """Write the sound up to second `until` of the result."""
+        if self._packets is None:
+            self._encode(round(until * self._rate) - self._written)
+            return
         while True:
-            if self._next is None:
-                self._next = next(self._pending, None)
+            self._next = self._next or next(self._packets, None)
             if self._next is None or self._next[0] >= until:
                 return
-            self._mux(self._next[1]())
+            self._mux([self._next[1]])
             self._next = None
 
     def finish(self) -> None:
         """Flush the encoder; the sound stops with the last frame."""
-        if self._resampler is not None:
+        if self._packets is None:
             self._mux(self._stream.encode(None))
         self.close()
 
@@ -97,38 +105,79 @@ class AudioTrack:
             packet.stream = self._stream
             self._output.mux(packet)
 
-    def _copied(self) -> Iterator[_Pending]:
+    def _copied(self) -> Iterator[tuple[Fraction, Any]]:
+        """The packets and their times in the result, as the source has them: gaps stay gaps."""
         import av
 
+        last = None
         try:
             for packet in self._source.demux(self._input):
                 if packet.pts is None or packet.time_base is None:
                     continue
                 time = packet.pts * packet.time_base - self._start
-                if time >= 0:
+                if time >= 0 and (last is None or packet.pts > last):  # a muxer takes no step back
+                    last = packet.pts
                     packet.pts -= round(self._start / packet.time_base)
                     packet.dts = packet.pts
-                    yield time, partial(list, [packet])
+                    yield time, packet
         except av.error.FFmpegError as e:
             logger.warning("the sound ends early: %s", e)
 
-    def _encoded(self, resampler: AudioResampler, rate: int) -> Iterator[_Pending]:
-        import av
+    def _encode(self, count: int) -> None:
+        """Encode the next `count` samples; behind the source's end, silence."""
+        from av.audio.frame import AudioFrame
 
-        samples: int | None = None
+        while self._held.shape[1] < count and (part := next(self._sound, None)) is not None:
+            self._held = np.concatenate([self._held, part], 1)
+        part, self._held = self._held[:, :count], self._held[:, count:]
+        part = np.pad(part, ((0, 0), (0, count - part.shape[1])))
+        if not count:
+            return
+        data = np.ascontiguousarray(part if self._format == "fltp" else part.T.reshape(1, -1))
+        frame = AudioFrame.from_ndarray(data, format=self._format, layout=self._layout)
+        frame.sample_rate, frame.pts, frame.time_base = self._rate, self._written, Fraction(1, self._rate)
+        self._written += count
+        self._mux(self._stream.encode(frame))
+
+    def _samples(self) -> Iterator[Float32[ndarray, "channels n"]]:
+        """The sound from the result's start on, at the encoder's rate: silence where the source has none."""
+        done = 0
+        for place, part in self._placed():
+            for gap in range(done, place, self._rate):  # a second at a time: time stamps may be far off
+                yield np.zeros((len(part), min(self._rate, place - gap)), np.float32)
+            fresh = part[:, max(done - place, 0) :]
+            done = max(done, place + part.shape[1])
+            yield fresh
+
+    def _placed(self) -> Iterator[tuple[int, Float32[ndarray, "channels n"]]]:
+        """Stretches of sound at the encoder's rate, and the sample of the result at which each begins."""
+        import av
+        from av.audio.resampler import AudioResampler
+
+        resampler: AudioResampler | None = None
+        kind, place, expected = None, 0, Fraction(0)
         try:
             for frame in self._source.decode(self._input):
-                if frame.pts is None or frame.time_base is None:
-                    continue
-                time = frame.pts * frame.time_base - self._start
-                if time < 0:
-                    continue
-                if samples is None:  # sound that sets in after the picture keeps its distance
-                    samples = round(time * rate)
+                at = expected
+                if frame.pts is not None and frame.time_base is not None:
+                    at = frame.pts * frame.time_base - self._start
+                if resampler is None or kind != _kind(frame) or abs(at - expected) > JITTER:
+                    for part in resampler.resample(None) if resampler else ():
+                        yield place, part.to_ndarray()
+                        place += part.samples
+                    resampler, kind = AudioResampler("fltp", self._layout, self._rate), _kind(frame)
+                    place, expected = round(at * self._rate), at
+                expected += Fraction(frame.samples, frame.sample_rate)
                 frame.pts = None
                 for part in resampler.resample(frame):
-                    part.pts, part.time_base = samples, Fraction(1, rate)
-                    yield Fraction(samples, rate), partial(self._stream.encode, part)
-                    samples += part.samples
+                    yield place, part.to_ndarray()
+                    place += part.samples
+            for part in resampler.resample(None) if resampler else ():
+                yield place, part.to_ndarray()
+                place += part.samples
         except av.error.FFmpegError as e:
             logger.warning("the sound ends early: %s", e)
+
+
+def _kind(frame: Any) -> tuple[int, str, str]:
+    return frame.sample_rate, frame.layout.name, frame.format.name

@@ -18,6 +18,7 @@ from mimicmotion.errors import ConfigError, OutputError
 from mimicmotion.runtime import files
 from mimicmotion.runtime.run_folder import atomic_folder, check_replaceable_folder
 from mimicmotion.video.audio import COPIED, AudioTrack
+from mimicmotion.video.labels import Label, embed, sign
 from mimicmotion.video.timing import exact_rate
 
 if TYPE_CHECKING:
@@ -41,10 +42,14 @@ class FrameWriter:
     Args:
         path: the result, for messages.
         size: (height, width) of the frames.
+
+    Attributes:
+        unsigned_sha256: checksum of a complete file before it was signed: signatures differ each time.
     """
 
     def __init__(self, path: Path, size: tuple[int, int]) -> None:
         self.path, self.size, self.count = path, size, 0
+        self.unsigned_sha256: str | None = None
 
     def write(self, frame: UInt8[ndarray, "height width 3"]) -> None:
         """Append one uint8 RGB frame of the size the writer was opened with."""
@@ -89,6 +94,7 @@ def open_writer(
     crf: int | None = None,
     audio_from: str | os.PathLike[str] | None = None,
     audio_start: float = 0.0,
+    label: Label | None = None,
 ) -> Iterator[FrameWriter]:
     """Write a video frame by frame; it appears under its name only when the block ends without an error.
 
@@ -105,6 +111,7 @@ def open_writer(
         crf: constant quality, 0 (best) to 51; None for a visually lossless default.
         audio_from: a media file whose sound is taken along, cut to the length of the result; one without is fine.
         audio_start: second of that file at which the first frame stands.
+        label: what the file says of itself in its metadata, and whether it is signed.
 
     Raises:
         ConfigError: unknown suffix or rate, or a frame of another size or type.
@@ -120,10 +127,21 @@ def open_writer(
         audio_from = None
     if kind == "folder":
         with atomic_folder(target, FRAME_PATTERN) as part:
-            yield from _filled(_FolderWriter(part, target, size))
+            yield from _filled(_FolderWriter(part, target, size, label))
         return
     with files.atomic_path(target) as part:
-        yield from _filled(_VideoWriter(part, target, kind, size, rate, crf, audio_from, audio_start))
+        writer = _VideoWriter(part, target, kind, size, rate, crf, audio_from, audio_start, label)
+        yield from _filled(writer)
+        if label is not None and kind in ("gif", "webp"):
+            embed(part, kind, label)
+        if label is not None and label.sign:
+            writer.unsigned_sha256 = files.sha256_file(part)
+            signed = target.with_name(files.part_name(target))
+            try:
+                sign(part, signed, label)
+                signed.replace(part)
+            finally:
+                signed.unlink(missing_ok=True)
 
 
 def plan_output(path: str | os.PathLike[str]) -> tuple[Path, str]:
@@ -170,14 +188,18 @@ def _filled(writer: FrameWriter) -> Iterator[FrameWriter]:
 
 
 class _FolderWriter(FrameWriter):
-    def __init__(self, part: Path, path: Path, size: tuple[int, int]) -> None:
+    def __init__(self, part: Path, path: Path, size: tuple[int, int], label: Label | None) -> None:
         super().__init__(path, size)
-        self._part = part
+        self._part, self._label = part, label
 
     def _append(self, frame: ndarray) -> None:
-        from PIL import Image
+        from PIL import Image, PngImagePlugin
 
-        Image.fromarray(frame).save(self._part / FRAME_PATTERN.replace("*", f"{self.count:06d}"), compress_level=1)
+        about = PngImagePlugin.PngInfo()
+        if self._label is not None:
+            about.add_itxt("XML:com.adobe.xmp", self._label.xmp)
+        path = self._part / FRAME_PATTERN.replace("*", f"{self.count:06d}")
+        Image.fromarray(frame).save(path, compress_level=1, pnginfo=about)
 
 
 class _VideoWriter(FrameWriter):
@@ -193,6 +215,7 @@ class _VideoWriter(FrameWriter):
         crf: int | None,
         audio_from: str | os.PathLike[str] | None,
         audio_start: float,
+        label: Label | None,
     ) -> None:
         super().__init__(path, size)
         self._kind, self._rate = kind, rate
@@ -201,7 +224,7 @@ class _VideoWriter(FrameWriter):
         self._audio: AudioTrack | None = None
         try:
             with self._translated():
-                self._container = open_container(part, kind)
+                self._container = open_container(part, kind, label)
                 self._stream = add_stream(self._container, kind, size, rate, crf)
                 self._audio = AudioTrack.open(audio_from, self._container, kind, audio_start)
         except BaseException:
@@ -263,16 +286,19 @@ def stored_size(kind: str, size: tuple[int, int]) -> tuple[int, int]:
     return size if kind in ("gif", "webp") else (size[0] + size[0] % 2, size[1] + size[1] % 2)
 
 
-def open_container(path: Path, kind: str) -> OutputContainer:
+def open_container(path: Path, kind: str, label: Label | None = None) -> OutputContainer:
     """Open the muxer for a file of kind `mov`, `mkv`, `webm`, `gif` or `webp`, set for the same bytes each time."""
     import av
 
     options = {"fflags": "+bitexact"}  # no version string, no date: same frames, same bytes
     if kind == "mov":
-        options["movflags"] = "+faststart"
+        options["movflags"] = "+faststart" if label is None else "+faststart+use_metadata_tags"
     if kind in ("gif", "webp"):
         options["loop"] = "0"  # for ever
-    return av.open(str(path.absolute()), "w", options=options)
+    container = av.open(str(path.absolute()), "w", options=options)
+    if label is not None:
+        container.metadata["AIGC"] = label.aigc
+    return container
 
 
 def to_yuv(rgb: VideoFrame) -> VideoFrame:

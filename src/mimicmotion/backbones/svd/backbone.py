@@ -33,6 +33,7 @@ from mimicmotion.backbones.svd.vae import encode_mode
 from mimicmotion.diffusion.denoiser import Denoiser, Network, precondition_v
 from mimicmotion.diffusion.noise import added_time_ids, augment_picture
 from mimicmotion.diffusion.recipe import Recipe
+from mimicmotion.diffusion.sampling import check_finite
 from mimicmotion.errors import ConfigError, InputError, PoseError
 from mimicmotion.runtime.device import free_memory
 from mimicmotion.settings import ExecutionOptions, SamplingSettings
@@ -295,8 +296,10 @@ class SVDBackbone(Backbone):
             device, count = self.device, request.num_frames
             self.use("image_encoder")
             embedding = image_embedding(self.image_encoder, picture)
+            check_finite(embedding, "the image encoder's embedding")
             self.use("vae")
             latents = encode_mode(self.vae, noisy.to(device))
+            check_finite(latents, "the autoencoder's latents of the picture")
             budget = 0 if self.plan.latents_on_host else None
             poses, reference_pose = request.poses, request.reference_pose
             features, reference = encode_poses(

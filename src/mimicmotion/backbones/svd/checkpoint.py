@@ -65,6 +65,14 @@ CLASSES = {
     DETAIL: "mimicmotion.backbones.tiny.detail:DetailNet",
 }
 """What makes the network of each part, by name: the last one belongs to small models alone."""
+DIFFUSERS_FILE = '''"""For DiffusionPipeline.from_pretrained(FOLDER, custom_pipeline=FOLDER, trust_remote_code=True)."""
+
+try:
+    from mimicmotion.pipeline.for_diffusers import MimicMotionPipeline
+except ImportError as e:
+    raise ImportError("this model needs MimicMotion: pip install 'mimicmotion[diffusers]'") from e
+'''
+"""pipeline.py of a saved model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +144,10 @@ def load_components(
 def save_components(parts: Components, folder: str | Path, *, dtype: torch.dtype | None = None) -> Path:
     """Write a model so that `load_components(folder)` gives it back.
 
-    Layout: model_index.json, {unet, vae, image_encoder, pose_net}/ (and detail/, where there is one) with config.json
-    and safetensors, and mimicmotion.json with the settings and the sha256 of each file. The folder appears under its
-    name only when complete; an earlier model of the same name is replaced, anything else is left alone.
+    Layout: model_index.json, pipeline.py (for diffusers), {unet, vae, image_encoder, pose_net}/ (and detail/, where
+    there is one) with config.json and safetensors, and mimicmotion.json with the settings and the sha256 of each file.
+    The folder appears under its name only when complete; an earlier model of the same name is replaced, anything else
+    is left alone.
 
     Args:
         parts: the model.
@@ -171,6 +180,7 @@ def _write_model(parts: Components, folder: Path, dtype: torch.dtype | None) -> 
         known_as = config["architectures"][0] if "architectures" in config else config["_class_name"]
         index[name] = [LIBRARIES.get(known_as, "mimicmotion"), known_as]
     _write_json(folder / "model_index.json", index)
+    (folder / "pipeline.py").write_text(DIFFUSERS_FILE, encoding="utf-8")
     written = sorted(p for p in folder.rglob("*") if p.is_file())
     sums = {
         p.relative_to(folder).as_posix(): {"sha256": weights.sha256_file(p), "size": p.stat().st_size} for p in written

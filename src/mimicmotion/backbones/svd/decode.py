@@ -13,6 +13,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from mimicmotion.backbones.svd.vae import Autoencoder
+from mimicmotion.diffusion.sampling import check_finite
 from mimicmotion.errors import ConfigError
 
 DecodeMode = Literal["blend", "released"]
@@ -90,7 +91,10 @@ def decode_float(
 def _decode_chunks(vae: Autoencoder, latents: Tensor, chunks: list[range], decode: DecodeClip) -> Iterator[Tensor]:
     held: list[Tensor] = []  # frames decoded but not final yet: the next chunk may still be blended in
     for i, chunk in enumerate(chunks):
-        frames = list(decode(vae, latents[chunk.start : chunk.stop]))
+        decoded = decode(vae, latents[chunk.start : chunk.stop])
+        check_finite(decoded, f"the decoded frames {chunk.start} to {chunk.stop - 1}")
+        frames = list(decoded)
+        del decoded
         for j in range(len(held)):
             frames[j] = torch.lerp(held[j], frames[j], blend_weight(j + 1, len(held)))
         final = chunks[i + 1].start - chunk.start if i + 1 < len(chunks) else len(frames)

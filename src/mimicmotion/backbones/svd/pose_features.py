@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mimicmotion.arrays import Frame, PoseFrames
 from mimicmotion.backbones.svd.posenet import PoseNet
+from mimicmotion.diffusion.sampling import check_finite
 from mimicmotion.errors import PoseError
 from mimicmotion.runtime.files import DiskBuffer
 from mimicmotion.runtime.threads import prefetch
@@ -177,7 +178,9 @@ class PoseEncoder:
         x = to_unit(frames).to(self.device)
         if self.two_poses and self.reference is not None:
             x = torch.cat([x, self.reference.expand(x.shape[0], -1, -1, -1)], dim=1)
-        return self.pose_net(x.to(self.dtype)[None])
+        features = self.pose_net(x.to(self.dtype)[None])
+        check_finite(features, "PoseNet's features")
+        return features
 
 
 def encode_poses(

@@ -12,9 +12,9 @@ from jaxtyping import Float32, Int, UInt8
 from numpy import ndarray
 
 from mimicmotion.arrays import Frame
+from mimicmotion.data.prepare.crop import person_boxes
 from mimicmotion.data.prepare.scenes import shrink
 from mimicmotion.data.shards.frames import encode_picture
-from mimicmotion.pose.crop import person_boxes
 from mimicmotion.pose.estimators.base import PoseEstimator, PosePoints
 from mimicmotion.pose.keypoints import PoseSequence
 

@@ -14,11 +14,11 @@ from typing import Any, Literal
 import numpy as np
 
 from mimicmotion.data.prepare.analysis import AnalysisCache, Survey, scene_frames
+from mimicmotion.data.prepare.crop import plan_crop
 from mimicmotion.data.prepare.filters import Judgement, judge, judge_length
 from mimicmotion.data.prepare.scenes import SceneRange
 from mimicmotion.data.shards.writing import RecordData, ShardPlan
 from mimicmotion.errors import MediaError
-from mimicmotion.pose.crop import fit_poses, plan_crop
 from mimicmotion.settings.prepare import PrepareConfig
 from mimicmotion.video.geometry import Fit
 
@@ -121,7 +121,7 @@ def judge_video(source: str, sha256: str, survey: Survey, cache: AnalysisCache, 
             continue
         poses = measured[number].poses
         crop = plan_crop(poses, config.size, config.fit)
-        judgement = judge(measured[number], fit_poses(poses, crop), enlargement, config)
+        judgement = judge(measured[number], poses.fitted(crop), enlargement, config)
         scenes.append(SceneReport(number, scene, judgement, crop))
     if any(s.judgement.accepted for s in scenes):
         return VideoReport(source, sha256, "used", "", survey, tuple(scenes))
@@ -199,7 +199,7 @@ def make_records(config: PrepareConfig, item: StoredVideo) -> Iterator[RecordDat
             key=scene_key(item.video, scene.number),
             video=item.video,
             frames=_cropped(path, frames, scene.stop - scene.start, fit),
-            poses=fit_poses(poses, fit),
+            poses=poses.fitted(fit),
             meta=meta,
         )
 

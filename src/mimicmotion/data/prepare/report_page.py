@@ -13,11 +13,11 @@ from numpy import ndarray
 
 from mimicmotion import plot
 from mimicmotion.data.prepare.analysis import AnalysisCache
+from mimicmotion.data.prepare.crop import plan_crop
 from mimicmotion.data.prepare.measure import SceneMeasures
 from mimicmotion.data.prepare.plan import SceneReport, VideoReport
 from mimicmotion.data.prepare.report import PAGE, count
 from mimicmotion.data.shards.frames import encode_picture
-from mimicmotion.pose.crop import fit_poses, plan_crop
 from mimicmotion.pose.guidance.skeleton import PoseDrawer
 from mimicmotion.runtime.files import atomic_path, writing
 from mimicmotion.settings.prepare import PrepareConfig
@@ -108,7 +108,7 @@ def _drawn(measures: SceneMeasures, k: int, config: PrepareConfig, size: tuple[i
     thumb = np.asarray(Image.open(io.BytesIO(measures.thumbs[k])).convert("RGB"))
     poses = measures.poses.scaled((thumb.shape[0], thumb.shape[1]))
     crop, frame = plan_crop(poses, size, config.fit), measures.thumb_frames[k]
-    shown = fit_poses(poses[frame : frame + 1], crop)
+    shown = poses[frame : frame + 1].fitted(crop)
     pose = PoseDrawer(size, canvas_short_side=None, stroke=2.6).draw(shown.xy[0], shown.confidence[0])
     # the drawing dims limbs to 0.6; here they are brightened again, over a darker picture
     cover = np.clip(pose.max(-1, keepdims=True) / 100, 0, 1)

@@ -16,7 +16,6 @@ from mimicmotion.data.prepare.plan import WORK
 from mimicmotion.errors import ConfigError, MediaError, MimicMotionError, OutputError, WeightsError
 from mimicmotion.pose.estimators.open import find_estimator
 from mimicmotion.runtime.files import writing
-from mimicmotion.runtime.progress import finish
 from mimicmotion.runtime.workers import run_parallel
 from mimicmotion.settings.prepare import PrepareConfig
 
@@ -110,7 +109,12 @@ def run_steps(
 
 
 def _alone(step: VideoStep, config: PrepareConfig, file: SourceVideo) -> Outcome:
-    return finish(_guarded(step, config, file))  # type: ignore[arg-type] - of counts, not of `Progress`
+    counts = _guarded(step, config, file)
+    while True:
+        try:
+            next(counts)
+        except StopIteration as stop:
+            return stop.value
 
 
 def _guarded(step: VideoStep, config: PrepareConfig, file: SourceVideo) -> Generator[int, None, Outcome]:

@@ -12,7 +12,7 @@ from typing import Any
 from mimicmotion import plot
 from mimicmotion.errors import InputError
 from mimicmotion.evaluation.figures.specs import BarsSpec, FigureResult
-from mimicmotion.evaluation.metrics.bootstrap import Interval
+from mimicmotion.evaluation.metrics.intervals import Interval
 from mimicmotion.evaluation.results import Results, load_results
 from mimicmotion.runtime.progress import Job
 from mimicmotion.settings.metrics import describe

@@ -19,9 +19,8 @@ from mimicmotion.runtime.extras import import_extra
 if TYPE_CHECKING:
     from mimicmotion.evaluation.networks.lpips import Lpips
 
-VERSIONS = dict.fromkeys(
-    ("psnr", "ssim", "l1", "flicker", "warping", "seams", "lpips", "lpips-vgg", "poses", "identity"), 1
-)
+VERSIONS = dict.fromkeys(("psnr", "ssim", "l1", "lpips", "lpips-vgg", "poses", "identity"), 1)
+VERSIONS |= dict.fromkeys(("flicker", "warping", "seams"), 2)
 """Raised when a number's meaning changes, so that old cached ones are not used."""
 
 
@@ -121,64 +120,71 @@ def lpips_mean(network: Lpips, *, field: bool = False) -> FrameMean:
 
 
 class Flicker:
-    """See `temporal.background_flicker`; sums of the difference to the first frame keep it exact."""
+    """See `temporal.background_flicker`; sums of the differences to the first frames keep it exact."""
 
     def __init__(self) -> None:
         self._count = 0
 
     def add(self, output: Frames, target: Frames) -> None:
         """The next frames."""
-        a = unit_frames(output)
+        both = np.stack([unit_frames(output), unit_frames(target)], 1)
         if not self._count:
-            self._first, self._sum, self._squares = a[0], np.zeros_like(a[0]), np.zeros_like(a[0])
-            self._low, self._high = target[0], target[0]
-        away = a - self._first
+            self._first, self._sum, self._squares = both[0], np.zeros_like(both[0]), np.zeros_like(both[0])
+        away = both - self._first
         self._sum += away.sum(0)
         self._squares += (away**2).sum(0)
-        self._low = np.minimum(self._low, target.min(0))
-        self._high = np.maximum(self._high, target.max(0))
-        self._count += len(a)
+        self._count += len(both)
 
     def result(self) -> dict[str, float]:
-        """NaN where nothing of the real video stands still, or with fewer than two frames."""
-        if self._count < 2:
-            return {"flicker": float("nan")}
-        moved = (self._high.astype(np.float64) - self._low).max(-1) / 255
-        still = moved <= temporal.STATIC
-        variance = self._squares / self._count - (self._sum / self._count) ** 2
-        return {"flicker": float(np.sqrt(max(variance[still].mean(), 0.0))) if still.any() else float("nan")}
+        """NaN where too little of the real video stands still, or with fewer than two frames."""
+        flicker, own, share = (float("nan"),) * 3
+        if self._count > 1:
+            variance = np.maximum(self._squares / self._count - (self._sum / self._count) ** 2, 0)
+            still = temporal.static_where(np.sqrt(variance[1]))
+            share = float(still.mean())
+            if share >= temporal.LEAST_SHARE:
+                flicker, own = np.sqrt(variance[:, still].mean((1, 2))).tolist()
+        return {"flicker": flicker, "flicker_distance": abs(flicker - own), "flicker_share": share}
 
 
 class FrameChanges:
-    """A number for each generated frame and the one before it, and what is made of all of them.
+    """Numbers for each frame and the one before it, and what is made of all of them.
 
     Args:
-        name: what the result is called.
-        values: frames -> a number for each but the first.
+        values: generated and real frames -> numbers for each frame but the first.
         finish: what is made of the numbers of the whole sequence.
     """
 
     def __init__(
         self,
-        name: str,
-        values: Callable[[Frames], Float64[ndarray, " frames-1"]],
-        finish: Callable[[Float64[ndarray, " frames-1"]], float],
+        values: Callable[[Frames, Frames], Float64[ndarray, "frames-1 ..."]],
+        finish: Callable[[Float64[ndarray, "frames-1 ..."]], dict[str, float]],
     ) -> None:
-        self.name, self.values, self.finish = name, values, finish
-        self._last: Frames | None = None
-        self._values = [np.empty(0)]
+        self.values, self.finish = values, finish
+        self._last: tuple[Frames, Frames] | None = None
+        self._values: list[ndarray] = []
 
-    def add(self, output: Frames, target: Frames) -> None:  # noqa: ARG002
+    def add(self, output: Frames, target: Frames) -> None:
         """The next frames."""
-        self._values.append(self.values(output if self._last is None else np.concatenate([self._last, output])))
-        self._last = output[-1:]
+        both = output, target
+        if self._last is not None:
+            both = np.concatenate([self._last[0], output]), np.concatenate([self._last[1], target])
+        if len(both[0]) > 1:
+            self._values.append(self.values(*both))
+        self._last = output[-1:], target[-1:]
 
     def result(self) -> dict[str, float]:
         """The numbers, finished."""
-        return {self.name: self.finish(np.concatenate(self._values))}
+        return self.finish(np.concatenate(self._values) if self._values else np.empty(0))
 
 
-Warping = partial(FrameChanges, "warping_error", temporal.warping_errors, temporal.mean_of_known)
+def _warping(errors: Float64[ndarray, "frames-1 2"]) -> dict[str, float]:
+    """The output's mean error, and how far it is from the target's own."""
+    made, own = (temporal.mean_of_known(e) for e in errors.T) if errors.size else (float("nan"),) * 2
+    return {"warping_error": made, "warping_distance": abs(made - own)}
+
+
+Warping = partial(FrameChanges, temporal.warping_errors, _warping)
 
 
 def seam_score(borders: Sequence[int]) -> FrameChanges:
@@ -188,14 +194,14 @@ def seam_score(borders: Sequence[int]) -> FrameChanges:
         borders: first frames of new segments; those behind the end of what is compared don't count.
     """
 
-    def mean(jumps: Float64[ndarray, " frames-1"]) -> float:
+    def mean(jumps: Float64[ndarray, " frames-1"]) -> dict[str, float]:
         within = [b for b in borders if b <= len(jumps)]
         try:
-            return temporal.mean_of_known(temporal.seam_scores(jumps, within))
+            return {"seam": temporal.mean_of_known(temporal.seam_scores(jumps, within))}
         except InputError:  # a border in every frame
-            return float("nan")
+            return {"seam": float("nan")}
 
-    return FrameChanges("seam", temporal.jumps, mean)
+    return FrameChanges(lambda output, _: temporal.jumps(output), mean)
 
 
 EXACT: dict[str, tuple[Callable[[], Measure], ...]] = {

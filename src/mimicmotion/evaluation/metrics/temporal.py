@@ -14,33 +14,46 @@ from mimicmotion.evaluation.metrics.pixels import AnyFrames, grey, pair, unit_fr
 from mimicmotion.pose.keypoints import VISIBLE, PoseSequence
 
 STATIC = 4 / 255
-"""A pixel is static if no colour of the target moves by more than this in the whole clip."""
+"""A pixel is static if no colour of the target deviates by more than this over time: a camera's noise does not."""
+MARGIN, SMALLEST_MARGIN = 0.03, 4
+"""Around what moves nothing counts as static: this share of the short side, and at least so many pixels."""
+LEAST_SHARE = 0.01
+"""Of the frame that must be static for its flicker to say anything."""
 NEIGHBOURS = 3
 """Jumps on each side of a border to compare with."""
+HELD, HELD_SHARE = 0.5 / 255, 0.1
+"""A frame repeats the one before it if it differs by less than half a grey level, and by less than this share of what
+the others do."""
 OCCLUSION_SHARE, OCCLUSION_OFFSET = 0.01, 0.5  # forward-backward check of Sundaram et al. 2010
 
 
-def static_region(target: AnyFrames, threshold: float = STATIC) -> Bool[ndarray, "height width"]:
-    """Where the true clip stands still: the largest colour of a pixel exceeds its smallest by at most `threshold`.
+def static_region(target: AnyFrames) -> Bool[ndarray, "height width"]:
+    """Where the true clip stands still: no colour deviates over time by more than `STATIC`, nor near by.
 
     Raises:
         InputError: the clip is malformed.
     """
-    frames = unit_frames(target, "target")
-    return (frames.max(0) - frames.min(0)).max(-1) <= threshold
+    return static_where(unit_frames(target, "target").std(0))
+
+
+def static_where(deviation: Float[ndarray, "height width 3"]) -> Bool[ndarray, "height width"]:
+    """`static_region`, by the deviation over time of each pixel; single pixels of noise do not count as moving."""
+    moving = cv2.medianBlur((deviation.max(-1) > STATIC).astype(np.uint8), 5)
+    reach = max(SMALLEST_MARGIN, round(MARGIN * min(moving.shape)))
+    return cv2.dilate(moving, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)) == 0
 
 
 def background_flicker(output: AnyFrames, target: AnyFrames) -> float:
     """Standard deviation over time where the target is static, root mean square over pixels and colours (0..1).
 
-    A background that is wrong but still has 0; the target itself has nearly 0.
+    A background that is wrong but still has 0, as has a frozen or blurred one: compare with the target's own.
 
     Args:
         output: generated frames, at least 2.
         target: true frames.
 
     Returns:
-        0..0.5; NaN where nothing is static.
+        0..0.5; NaN where less than `LEAST_SHARE` of the frame is static.
 
     Raises:
         InputError: lengths or sizes differ, fewer than 2 frames, or NaN.
@@ -48,40 +61,38 @@ def background_flicker(output: AnyFrames, target: AnyFrames) -> float:
     a, b = pair(output, target)
     _at_least(a, 2)
     still = static_region(b)
-    return float(np.sqrt(a[:, still].var(0).mean())) if still.any() else float("nan")
+    return float(np.sqrt(a[:, still].var(0).mean())) if still.mean() >= LEAST_SHARE else float("nan")
 
 
-def warping_error(output: AnyFrames) -> float:
-    """Mean squared difference between each frame and the one before it, moved along the optical flow (Lai et al. 2018).
+def warping_errors(output: AnyFrames, target: AnyFrames) -> Float64[ndarray, "frames-1 2"]:
+    """Mean squared difference of each frame to the one before it, moved along the TARGET's optical flow.
 
-    Flow by OpenCV's DIS (medium preset) on grey; pixels whose flow there and back disagree, or that come from outside
-    of the frame, don't count. A still clip has 0, so read it beside a measure of whether anything moves.
+    After Lai et al. (2018), who take the flow of the frames that are judged: blurred, frozen or repeated frames are the
+    steadiest then. Along the true flow frozen frames are wrong, and blurred ones have less error than the target's own,
+    which is not better. Flow by OpenCV's DIS (medium preset) on grey; pixels whose flow there and back disagree, or
+    that come from outside of the frame, don't count.
 
     Args:
-        output: frames to judge, at least 2.
+        output: frames to judge.
+        target: true frames.
 
     Returns:
-        Mean over frame pairs, on the range 0..1; NaN where no pixel of any pair counts.
+        Of the output and of the target itself, on the range 0..1; NaN where no pixel counts.
 
     Raises:
-        InputError: fewer than 2 frames, NaN, frames smaller than 16 pixels.
+        InputError: lengths or sizes differ, fewer than 2 frames, NaN, frames smaller than 16 pixels.
     """
-    _at_least(unit_frames(output, "output"), 2)
-    return mean_of_known(warping_errors(output))
-
-
-def warping_errors(output: AnyFrames) -> Float64[ndarray, " frames-1"]:
-    """`warping_error` of each frame against the one before it; NaN where no pixel counts."""
-    frames = unit_frames(output, "output")
-    if min(frames.shape[1:3]) < 16:
-        got = f"frames of {frames.shape[1:3]}"
+    a, b = pair(output, target)
+    _at_least(a, 2)
+    if min(a.shape[1:3]) < 16:
+        got = f"frames of {a.shape[1:3]}"
         raise InputError(got, "at least 16 pixels a side for optical flow", "use larger frames")
-    greys = np.rint(grey(frames) * 255).astype(np.uint8)
-    errors = np.full(len(frames) - 1, np.nan)
-    for i in range(1, len(frames)):
+    greys = np.rint(grey(b) * 255).astype(np.uint8)
+    errors = np.full((len(a) - 1, 2), np.nan)
+    for i in range(1, len(a)):
         back, valid = _flow(greys[i], greys[i - 1])
         if valid.any():
-            errors[i - 1] = ((frames[i] - sample_bilinear(frames[i - 1], back)) ** 2)[valid].mean()
+            errors[i - 1] = [((x[i] - sample_bilinear(x[i - 1], back)) ** 2)[valid].mean() for x in (a, b)]
     return errors
 
 
@@ -100,12 +111,17 @@ def jumps(output: AnyFrames) -> Float64[ndarray, " frames-1"]:
 def seam_scores(jump: Float[ndarray, " frames-1"], borders: Sequence[int]) -> Float64[ndarray, " borders"]:
     """How much larger the jump across each segment border is than the jumps next to it.
 
-    The score is the jump from frame border - 1 to border, divided by the median of the jumps up to 3 frames away on
-    both sides that cross no border: 1 is a seam that cannot be seen, 2 a jump twice as large as the motion around it.
+    The score is the jump from frame border - 1 to border, divided by the median of the 3 jumps next to it on both
+    sides that cross no border: 1 is a seam that cannot be seen, 2 a jump twice as large as the motion around it.
+    Frames that repeat the one before them (8 frames a second shown as 15) have no jump: they are no neighbours, and a
+    border among them has no score.
 
     Args:
         jump: the `jumps` of a whole clip.
         borders: numbers of the first frames of new segments (with overlap: any frame where the mixture changes).
+
+    Returns:
+        A score for each border; NaN where it lies before a repeated frame.
 
     Raises:
         InputError: a border outside 1..frames - 1, or no neighbour to compare with.
@@ -116,13 +132,18 @@ def seam_scores(jump: Float[ndarray, " frames-1"], borders: Sequence[int]) -> Fl
         got = f"border {bad[0]} in a clip of {frames} frames"
         raise InputError(got, "1 to frames - 1", "give first frames of segments")
     at = {b - 1 for b in borders}
+    between = [i for i in range(len(jump)) if i not in at]
+    moving = jump[jump >= HELD]
+    held = (jump < HELD) & (jump < HELD_SHARE * (np.median(moving) if len(moving) else 0.0))
+    between = [i for i in between if not held[i]] or between  # of a still clip nothing is left
     scores = []
     for b in borders:
-        around = [i for i in range(b - 1 - NEIGHBOURS, b + NEIGHBOURS) if 0 <= i < len(jump) and i not in at]
-        if not around:
+        before, behind = [i for i in between if i < b - 1][-NEIGHBOURS:], [i for i in between if i >= b][:NEIGHBOURS]
+        if not before + behind:
             raise InputError(f"border {b} among borders", "some frames between borders", "leave some out")
         # 1e-4 (a fortieth of a grey level) keeps still clips at 1
-        scores.append((jump[b - 1] + 1e-4) / (np.median(jump[around]) + 1e-4))
+        score = (jump[b - 1] + 1e-4) / (np.median(jump[before + behind]) + 1e-4)
+        scores.append(np.nan if held[b - 1] else score)
     return np.array(scores)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mimicmotion.errors import InputError
-from mimicmotion.evaluation.metrics.bootstrap import Interval
+from mimicmotion.evaluation.metrics.intervals import Interval
 from mimicmotion.evaluation.results import load_results
 from mimicmotion.settings.metrics import METRICS, describe
 from mimicmotion.tables import Section, Table, html_page, markdown_page, write_csv, write_text
@@ -99,7 +99,7 @@ def _split(text: str) -> tuple[str, Path]:
 def _condition(data: Mapping[str, Any]) -> dict[str, Any]:
     """What two reports must share for their rows to be comparable."""
     protocol = {k: v for k, v in data.get("protocol", {}).items() if k not in ("shows", "name", "what")}
-    free = {"strict", "metrics", "resamples", "frechet_resamples", "seed", "fd_infinity"}
+    free = {"strict", "metrics", "frechet_resamples", "seed", "fd_infinity"}
     free |= {"borders", "segment_frames", "overlap_frames", "reference_slot", "fusion"}  # of each method's own
     settings = {k: v for k, v in data.get("settings", {}).items() if k not in free}
     return {"protocol": protocol, "settings": settings, "real videos": data.get("inputs", {}).get("real")}

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from mimicmotion.evaluation.figures import bars
-from mimicmotion.evaluation.metrics.bootstrap import Interval
+from mimicmotion.evaluation.metrics.intervals import Interval, holm
 from mimicmotion.evaluation.reports.summary import Row
 from mimicmotion.evaluation.results import SUMMARY, TABLE
 from mimicmotion.evaluation.runner import Evaluation, environment
+from mimicmotion.evaluation.videos import RATES
 from mimicmotion.settings.metrics import FIELD, FRECHET, METRICS, Metric
 from mimicmotion.tables import Section, Table, html_page, markdown_page, write_csv, write_json, write_text
 
@@ -21,10 +22,16 @@ FILES = ("report.md", "report.html", TABLE, SUMMARY)
 FORMAT = 1
 FEW = 5
 """Below so many sequences no difference is called one."""
+LEVEL = 0.05
+"""The chance that a report calls any difference one where there is none."""
 _AT_INFINITY = (
     "A distance of n clips is too large by about slope / n: a line through the mean distances of subsets, read at "
     "infinitely many. R² says how well it fits. Clips of one sequence resemble one another, most of all at stride "
     "1: that there are few sequences no line can take out."
+)
+_TESTED = (
+    "Over the sequences of both. p: t test of the paired differences, corrected for all of this table (Holm): where "
+    "nothing differs, one report in twenty says that something does."
 )
 _FITTED = (
     "Generated frames are brought to the real frames' pixels, bicubic with antialiasing (where a picture shrinks, the "
@@ -92,12 +99,12 @@ def _settings(done: Evaluation) -> dict[str, Any]:
     if "seams" in groups:
         names += ["borders", "segment_frames"]
         names += ["overlap_frames", "reference_slot", "fusion"] if c.segments() else []
-    names += ["fd_infinity", "resamples", "frechet_resamples", "seed"]
+    names += ["fd_infinity", "frechet_resamples", "seed"]
     return {n: getattr(c, n) for n in names} | {"metrics": list(groups), "driving_poses": c.driving is not None}
 
 
 def _interval(i: Interval) -> dict[str, Any]:
-    return {"mean": i.value, "low": i.low, "high": i.high, "n": i.n}
+    return {"mean": i.value, "low": i.low, "high": i.high, "n": i.n} | ({"clips": i.clips} if i.clips else {})
 
 
 def title(done: Evaluation, metric: str) -> str:
@@ -117,28 +124,37 @@ def method_table(done: Evaluation) -> Table:
         if any(cells):
             best = info.best([c.value if c else None for c in cells])
             text = [
-                f"{c.text(info.digits)} (n={c.n})" + (" *" if i == best else "") if c else "–"
+                f"{c.text(info.digits)} (n={_count(c)})" + (" *" if i == best else "") if c else "–"
                 for i, c in enumerate(cells)
             ]
             rows.append([title(done, metric) + info.arrow, *text])
     return Table(["metric", *done.methods], rows)
 
 
+def _count(i: Interval) -> str:
+    return f"{i.n}, {i.clips} clips" if i.clips else str(i.n)
+
+
 def _differences(done: Evaluation) -> Table:
     rows = []
-    for p in done.summary.paired:
-        info, i = METRICS[p.metric], p.interval
-        said = i.text(info.digits, "+")
-        rows.append([title(done, p.metric), f"{p.method} − {p.baseline}", said, i.n, _verdict(p.method, i, info)])
-    return Table(["metric", "difference", "mean [95 % interval]", "n", "says"], rows)
+    # few sequences give no verdict, so they are no test among the others either
+    corrected = holm([p.interval.p if p.interval.n >= FEW else math.nan for p in done.summary.paired])
+    for pair, p in zip(done.summary.paired, corrected, strict=True):
+        info, i = METRICS[pair.metric], pair.interval
+        said = [i.text(info.digits, "+"), _count(i), "–" if math.isnan(p) else f"{p:.2g}"]
+        rows.append(
+            [title(done, pair.metric), f"{pair.method} − {pair.baseline}", *said, verdict(pair.method, i, p, info)]
+        )
+    return Table(["metric", "difference", "mean [95 % interval]", "n", "p", "says"], rows)
 
 
-def _verdict(method: str, i: Interval, info: Metric) -> str:
+def verdict(method: str, i: Interval, p: float, info: Metric) -> str:
+    """What a difference says, `p` being its corrected one."""
     if not math.isfinite(i.low):
         return "no interval"
-    if i.n < FEW:  # the bootstrap's intervals are far too narrow then
+    if i.n < FEW:
         return "too few sequences"
-    if not i.excludes_zero:
+    if p >= LEVEL:
         return "no difference shown"
     if not info.better:
         return "differs"
@@ -156,7 +172,7 @@ def _sections(done: Evaluation) -> list[Section]:
     meanings = [[title(done, m), METRICS[m].what] for m in used]
     sections = [
         Section("Methods", _introduction(done, used), method_table(done), _bars(done, used)),
-        Section(f"Differences to {done.methods[0]}", ["Over the sequences of both."], _differences(done)),
+        Section(f"Differences to {done.methods[0]}", [_TESTED], _differences(done)),
         Section("Infinitely many clips", [_AT_INFINITY], _fits(done)),
         Section("Failed", ["These videos could not be measured."], Table(["method", "sequence", "reason"], failed)),
         Section("Notes", [f"- {n}" for n in done.notes], Table(["method", "sequence", "note"], noted)),
@@ -174,8 +190,10 @@ def _introduction(done: Evaluation, used: Sequence[str]) -> list[str]:
     p, sequences = done.protocol, len({r.sequence for r in done.rows})
     out = [f"{len(done.methods)} method(s), {sequences} sequence(s); protocol {p.name}: {p.what}."]
     if done.rows and min(len([r for r in done.rows if r.method == m]) for m in done.methods) < FEW:
-        out.append(f"Fewer than {FEW} sequences: the intervals are too narrow to be trusted.")
-    out.append("Mean over sequences [95 % interval, bootstrap over sequences] (n: sequences). * marks the best mean.")
+        out.append(f"Fewer than {FEW} sequences: too few to tell methods apart.")
+    if any(RATES in note for r in done.rows for note in r.notes):
+        out.append("Real and generated videos have unequal frame rates: how they were compared stands under Notes.")
+    out.append("Mean over sequences [95 % interval, Student's t over sequences] (n: sequences). * marks the best mean.")
     if any(m in FIELD for m in used):
         out.append(
             "Numbers marked (field) repeat what widespread code computes, mean over frames; they are not by definition."
@@ -183,8 +201,7 @@ def _introduction(done: Evaluation, used: Sequence[str]) -> list[str]:
     if any(m in FRECHET for m in used):
         out.append(
             "Frechet distances depend on the number of clips and on every detail above: never compare them across "
-            "papers. Their intervals show the draws' spread around the distance itself, because a draw holds fewer "
-            "different clips and so lies higher."
+            "papers. Their intervals rest on the spread over draws of whole sequences."
         )
     return out
 

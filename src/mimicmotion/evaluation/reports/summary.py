@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,8 +12,8 @@ from jaxtyping import Float, Float64
 from numpy import ndarray
 
 from mimicmotion.errors import InputError
-from mimicmotion.evaluation.metrics.bootstrap import Interval, bootstrap_mean, ratio_of_sums
 from mimicmotion.evaluation.metrics.frechet import Extrapolated, fd_infinity, frechet_distance
+from mimicmotion.evaluation.metrics.intervals import Interval, mean_interval, ratio_of_sums, t_interval
 from mimicmotion.settings.evaluation import EvaluateConfig
 from mimicmotion.settings.metrics import FIELD, METRICS
 
@@ -69,7 +70,7 @@ Sets = dict[str, OfSequences]
 """Method -> sequence -> features of the real and of the generated clips, as many of both."""
 
 
-def summarise_rows(rows: Sequence[Row], methods: Sequence[str], config: EvaluateConfig) -> Summary:
+def summarise_rows(rows: Sequence[Row], methods: Sequence[str]) -> Summary:
     """Everything but the Frechet distances."""
     out = Summary({m: {} for m in methods})
     for metric in METRICS:
@@ -80,34 +81,32 @@ def summarise_rows(rows: Sequence[Row], methods: Sequence[str], config: Evaluate
                 lost = [r.sequence for r in of.values() if r not in good]
                 out.notes.append(f"{method}: {metric} is undefined for {', '.join(lost)}: left out of its mean")
             if good:
-                out.methods[method][metric] = _mean(good, [r.values[metric] for r in good], metric, config)
+                out.methods[method][metric] = _mean(good, [r.values[metric] for r in good], metric)
         first = found[methods[0]]
         for method in methods[1:]:
             both = [(r, first[s]) for s, r in found[method].items() if s in first]
             known = [(a, a.values[metric] - b.values[metric]) for a, b in both]
             known = [(a, d) for a, d in known if math.isfinite(d)]
             if known:
-                interval = _mean([a for a, _ in known], [d for _, d in known], metric, config)
+                interval = _mean([a for a, _ in known], [d for _, d in known], metric)
                 out.paired.append(Paired(method, methods[0], metric, interval))
     return out
 
 
-def _mean(rows: Sequence[Row], values: Sequence[float], metric: str, config: EvaluateConfig) -> Interval:
+def _mean(rows: Sequence[Row], values: Sequence[float], metric: str) -> Interval:
     """Mean over sequences; of the field's metrics, over frames."""
-    options = {"resamples": config.resamples, "seed": config.seed}
     if metric in FIELD:
         frames = np.array([r.frames for r in rows], float)
-        return ratio_of_sums(np.array(values) * frames, frames, **options)
-    return bootstrap_mean(values, **options)
+        return ratio_of_sums(np.array(values) * frames, frames)
+    return mean_interval(values)
 
 
 def add_frechet(summary: Summary, metric: str, sets: Sets, config: EvaluateConfig) -> Iterator[tuple[int, int]]:
     """Add a Frechet distance to a summary; yields (draws done, draws in all).
 
-    The interval comes from drawing whole sequences, for all methods alike. A draw holds fewer different clips than the
-    set, which raises its distance; so the draws' spread is laid around the set's own distance. scipy's bootstrap can
-    neither share its draws between methods (the paired differences need that) nor report progress, so they are made
-    here.
+    The interval is of Student's t, its standard error the spread of the distance when whole sequences are drawn, for
+    all methods alike. A draw holds fewer different clips than the set, which raises its distance; so the interval lies
+    around the set's own.
     """
     sets, notes = equal_sets(sets, config.equal_n)
     summary.notes += [f"{metric}: {n}" for n in notes]
@@ -128,11 +127,16 @@ def add_frechet(summary: Summary, metric: str, sets: Sets, config: EvaluateConfi
                 draws[method][k] = _distance([pairs[i] for i in chosen])
     first = next(iter(summary.methods))
     for method, of in sets.items():
-        summary.methods[method][metric] = _centred(values[method], draws[method], len(of), 0.0)
+        clips, size = sum(len(b) for _, b in of.values()), next(iter(of.values()))[1].shape[1]
+        own = _around(values[method], draws[method], len(of), clips)
+        summary.methods[method][metric] = dataclasses.replace(own, low=max(own.low, 0.0))
+        if clips <= size:
+            few = f"rests on {clips} clips, no more than the {size} features: too large, and by chance"
+            summary.notes.append(f"{method}: {metric} {few}")
         if len(of) == 1:
             summary.notes.append(f"{method}: {metric} rests on one sequence: no interval, and it says little")
         if method != first and list(of) == list(sets.get(first, ())):
-            gap = _centred(values[method] - values[first], draws[method] - draws[first], len(of), -math.inf)
+            gap = _around(values[method] - values[first], draws[method] - draws[first], len(of), clips)
             summary.paired.append(Paired(method, first, metric, gap))
         if config.fd_infinity:
             _extrapolate(summary, f"{metric}_infinity", method, of, config.seed)
@@ -147,7 +151,7 @@ def _extrapolate(summary: Summary, metric: str, method: str, of: OfSequences, se
         summary.notes.append(f"{method}: {metric} is undefined: {e.got}")
         return
     summary.fits.setdefault(metric, {})[method] = fit
-    summary.methods[method][metric] = Interval(fit.value, n=len(of))
+    summary.methods[method][metric] = Interval(fit.value, n=len(of), clips=sum(len(b) for _, b in of.values()))
 
 
 def equal_sets(sets: Sets, rule: str) -> tuple[Sets, list[str]]:
@@ -180,8 +184,7 @@ def _joined(pairs: Sequence[tuple[ndarray, ndarray]]) -> tuple[ndarray, ndarray]
     return np.concatenate(real), np.concatenate(generated)
 
 
-def _centred(value: float, draws: Float64[ndarray, " draws"], n: int, floor: float) -> Interval:
+def _around(value: float, draws: Float64[ndarray, " draws"], n: int, clips: int) -> Interval:
     if n < 2 or not len(draws):
-        return Interval(value, n=n)
-    low, high = value + np.quantile(draws - draws.mean(), [0.025, 0.975])
-    return Interval(value, max(float(low), floor), float(high), n)
+        return Interval(value, n=n, clips=clips)
+    return t_interval(value, float(draws.std()) * math.sqrt(n / (n - 1)), n, clips=clips)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from mimicmotion.errors import ConfigError
+from mimicmotion.errors import ConfigError, WeightsError
 from mimicmotion.pose.estimators.base import Person, PoseEstimator
 from mimicmotion.settings import PoseOptions, person_choice
 
@@ -53,6 +53,28 @@ def open_estimator(
     from mimicmotion.pose.estimators.dwpose import DWPoseEstimator
 
     return DWPoseEstimator(detector_path, pose_path, person=person, threads=threads, device=device)
+
+
+def choose_estimator(options: PoseOptions, trained_with: str | None) -> tuple[str, list[str]]:
+    """The name of the pose estimator to use, and what the user should know of it.
+
+    It is the one that was asked for, or dwpose where its files are given, or the one that the model was trained with.
+    Where dwpose is what the model alone asks for and cannot be fetched, holistic takes its place.
+    """
+    from mimicmotion.weights.registry import fetch
+
+    given = "dwpose" if options.detector or options.pose_model else None
+    chosen = options.estimator or given or trained_with or "holistic"
+    if chosen == "dwpose" and not (options.estimator or given):
+        try:
+            fetch("dwpose")
+        except WeightsError as e:
+            note = (
+                f"the model was trained with poses by dwpose, which is not here ({e.got}): holistic finds "
+                "them, so hands may come out worse; `mimicmotion weights fetch dwpose`, or --estimator holistic"
+            )
+            return "holistic", [note]
+    return chosen, []
 
 
 def find_estimator(options: PoseOptions) -> Callable[..., PoseEstimator]:

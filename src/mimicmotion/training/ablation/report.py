@@ -14,7 +14,7 @@ from numpy import ndarray
 
 from mimicmotion import plot
 from mimicmotion.errors import InputError
-from mimicmotion.evaluation.metrics.bootstrap import Interval
+from mimicmotion.evaluation.metrics.intervals import Interval
 from mimicmotion.settings.metrics import Metric
 from mimicmotion.tables import Table, write_csv, write_text
 

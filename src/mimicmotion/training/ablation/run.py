@@ -156,7 +156,7 @@ def _animate(pipe: Any, clip: Any, condition: Condition, arm: Arm, noise: float,
     elif condition == "planted":
         driving = plant_errors(driving, seed)
     poses, own = pipe.guide(clip.reference_frame, reference, driving, confidence_aware=arm.confidence)
-    return np.asarray(pipe(clip.reference_frame, poses, own))
+    return np.asarray(pipe(clip.reference_frame, poses, own).frames)
 
 
 def _scores(frames: np.ndarray, clip: Any) -> dict[str, float]:

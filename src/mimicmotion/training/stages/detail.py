@@ -244,7 +244,7 @@ class DetailTask(Task):
         with autocast(self.config, self.device) if fast else contextlib.nullcontext():
             frames = pipe(
                 sample.reference, WarpedPoses(sample.poses[slot:], warped), sample.reference_pose, seed=sample.number
-            )
+            ).frames
         made = np.asarray(frames)
         return Predicted(
             sample.reference, sample.reference_pose, sample.frames[slot:], warped, made, sample.poses[slot:]
@@ -321,7 +321,7 @@ class DetailTask(Task):
             return self.train_clips
         if self.held_out is None:
             shards = held_out_shards(self.config, self.shards)
-            self.held_out = self._clips(shards, SEED, "val", {"reverse": 0.0, "flip": 0.0, "short_records": "skip"})
+            self.held_out = self._clips(shards, SEED, "val", {"reverse": 0.0, "short_records": "skip"})
         with self._networks():
             self.held_out.fill(range(self.config.validation.clips))
         return self.held_out

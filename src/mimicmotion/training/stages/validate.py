@@ -137,7 +137,7 @@ class Validator:
         pipe, reference, slot = MimicMotionPipeline(backbone_of(parts)), sample.reference, self.slot
         poses = sample.poses[slot:] if sample.warped is None else WarpedPoses(sample.poses[slot:], sample.warped[slot:])
         with autocast(self.config, pipe.device):
-            latents = pipe(reference, poses, sample.reference_pose, seed=seed, output_type="latent")
+            latents = pipe(reference, poses, sample.reference_pose, seed=seed, output_type="latent").frames
         chunk = 4 if reference.shape[0] * reference.shape[1] > LARGE else 8
         request = Request(reference, poses, sample.reference_pose, len(poses))
         return np.stack(list(pipe.decode(latents[0], decode_chunk_size=chunk, request=request)))

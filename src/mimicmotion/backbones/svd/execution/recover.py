@@ -11,13 +11,11 @@ import torch
 
 from mimicmotion.backbones.svd.execution.levels import fallback_levels
 from mimicmotion.backbones.svd.execution.plan import ExecutionPlan, Stage
-from mimicmotion.errors import ConfigError
+from mimicmotion.errors import ConfigError, out_of_memory
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-MESSAGES = ("out of memory", "can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
-"""Of errors that say that memory is full: of a GPU, of Apple's, or of the host."""
 
 
 def recovering(backbone: Any, stage: Stage, work: Callable[[], T], shape: tuple[int, int, int] = (1, 0, 0)) -> T:
@@ -36,7 +34,7 @@ def recovering(backbone: Any, stage: Stage, work: Callable[[], T], shape: tuple[
         try:
             return work()
         except (RuntimeError, MemoryError) as e:
-            if not isinstance(e, MemoryError) and not any(message in str(e) for message in MESSAGES):
+            if not out_of_memory(e):
                 raise
             message = str(e).splitlines()[0] if str(e) else type(e).__name__
         # Here the error is gone, and with its frames the tensors that they held.

@@ -1,7 +1,9 @@
-"""Means with 95 % intervals by scipy's percentile bootstrap over sequences.
+"""Means with 95 % intervals by Student's t over sequences, and tests of many differences at once.
 
-A sequence is what is drawn, never a frame: frames of one sequence resemble one another, and intervals over frames would
-be far too narrow. The draws are seeded, so a report can be repeated.
+A sequence is what counts, never a frame: frames of one sequence resemble one another, and intervals over frames would
+be far too narrow. t holds with few sequences: of two methods that are the same, their difference is as often above 0 as
+below, and 30 such differences over 6 sequences give a false verdict in 2 to 5 % of the reports (with a percentile
+bootstrap each single difference does in 15 %).
 """
 
 from __future__ import annotations
@@ -17,9 +19,6 @@ from numpy import ndarray
 from mimicmotion.errors import InputError
 from mimicmotion.runtime.extras import import_extra
 
-RESAMPLES = 10_000
-_AT_ONCE = 4_000_000  # numbers held while drawing
-
 
 @dataclass(frozen=True, slots=True)
 class Interval:
@@ -30,12 +29,16 @@ class Interval:
         low: lower end of the interval; NaN where there is none, as for a single sequence.
         high: upper end.
         n: sequences.
+        p: how likely a value at least so far from 0 is where the true one is 0; NaN where there is no interval.
+        clips: behind a Frechet distance; 0 for other numbers.
     """
 
     value: float
     low: float = float("nan")
     high: float = float("nan")
     n: int = 0
+    p: float = float("nan")
+    clips: int = 0
 
     @property
     def excludes_zero(self) -> bool:
@@ -53,54 +56,57 @@ class Interval:
         return f"{value} [{low}, {high}]" if math.isfinite(self.low) else value
 
 
-def bootstrap_mean(values: Sequence[float] | ndarray, *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
+def mean_interval(values: Sequence[float] | ndarray) -> Interval:
     """Mean over sequences with its interval; give differences to compare two methods on the same sequences.
 
     Args:
         values: one number a sequence.
-        resamples: draws of the bootstrap, at least 100.
-        seed: of the draws.
 
     Raises:
-        InputError: no values, NaN or infinity, or too few draws.
+        InputError: no values, NaN or infinity.
         ConfigError: scipy is not installed.
     """
     x = _checked(values)
-    return ratio_of_sums(x, np.ones_like(x), resamples=resamples, seed=seed)
+    return ratio_of_sums(x, np.ones_like(x))
 
 
-def ratio_of_sums(
-    parts: Sequence[float] | ndarray, wholes: Sequence[float] | ndarray, *, resamples: int = RESAMPLES, seed: int = 0
-) -> Interval:
+def ratio_of_sums(parts: Sequence[float] | ndarray, wholes: Sequence[float] | ndarray) -> Interval:
     """sum(parts) / sum(wholes) over sequences, e.g. points met / points visible, with its interval.
 
     Sequences whose whole is 0 say nothing and are left out.
 
     Raises:
-        InputError: unequal numbers, a negative whole, all wholes 0, or as `bootstrap_mean`.
+        InputError: unequal numbers, a negative whole, all wholes 0, or as `mean_interval`.
         ConfigError: scipy is not installed.
     """
     x, y = _checked(parts), _checked(wholes)
     if len(x) != len(y) or (y < 0).any() or not y.sum() > 0:
         got = f"{len(x)} parts and {len(y)} wholes, sum {y.sum():g}"
         raise InputError(got, "one whole >= 0 for each part, not all 0", "give the counts of each sequence")
-    if resamples < 100:
-        raise InputError(f"resamples={resamples}", "at least 100", "correct 'resamples'")
     x, y = x[y > 0], y[y > 0]
-    value = float(x.sum() / y.sum())
-    if len(x) == 1:  # nothing to draw from, which scipy refuses
-        return Interval(value, n=1)
-    found = import_extra("scipy.stats", "eval").bootstrap(
-        (x, y),
-        lambda x, y, axis: x.sum(axis) / y.sum(axis),
-        paired=True,
-        n_resamples=resamples,
-        batch=max(1, _AT_ONCE // len(x)),
-        method="percentile",  # the others are NaN where all draws are the same
-        rng=np.random.default_rng(seed),
-    )
-    low, high = found.confidence_interval
-    return Interval(value, float(low), float(high), len(x))
+    value, n = float(x.sum() / y.sum()), len(x)
+    residuals = x - value * y
+    return t_interval(value, math.sqrt(n / max(n - 1, 1) * float(residuals @ residuals)) / float(y.sum()), n)
+
+
+def t_interval(value: float, error: float, n: int, *, clips: int = 0) -> Interval:
+    """The interval of a value of `n` sequences with this standard error; none for a single sequence."""
+    if n < 2:
+        return Interval(value, n=n, clips=clips)
+    t = import_extra("scipy.stats", "eval").t
+    reach = float(t.ppf(0.975, n - 1)) * error
+    p = 2 * float(t.sf(abs(value) / error, n - 1)) if error else float(value == 0)
+    return Interval(value, value - reach, value + reach, n, p, clips)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """The p of several tests, raised so that 0.05 stands for the chance of any false one (Holm 1979); NaN stays."""
+    out, least = [float("nan")] * len(p), 0.0
+    known = sorted((value, i) for i, value in enumerate(p) if not math.isnan(value))
+    for rank, (value, i) in enumerate(known):
+        least = max(least, min(1.0, value * (len(known) - rank)))
+        out[i] = least
+    return out
 
 
 def _checked(values: Sequence[float] | ndarray) -> Float64[ndarray, " n"]:

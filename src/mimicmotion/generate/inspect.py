@@ -1,0 +1,79 @@
+"""What a file says of itself: that a model made it, by whom, and whether it was changed since."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mimicmotion.errors import MediaError
+from mimicmotion.generate.outputs import read_sidecar, sidecar_path
+from mimicmotion.generate.replay import compare
+from mimicmotion.video.labels import read, signature
+from mimicmotion.video.writer import FRAME_PATTERN
+
+MEANINGS = {"1": "made by a model", "2": "possibly made by a model", "3": "suspected to be made by a model"}
+"""What GB 45438-2025 lets `Label` say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What a file says of itself.
+
+    Attributes:
+        label: fields of the implicit label (`AIGC`); empty if it has none.
+        signature: of the C2PA manifest: "none", "unknown" (no extra `c2pa`), "valid", "trusted" or "changed".
+        signer: who signed.
+        sidecar: of the checksum in the sidecar beside the file: "the same", "another file" or "not there".
+    """
+
+    label: dict[str, str]
+    signature: str
+    signer: str
+    sidecar: str
+
+    @property
+    def changed(self) -> bool:
+        """Whether the file is known to be another than the one that was written."""
+        return self.signature == "changed" or self.sidecar == "another file"
+
+    def summary(self) -> str:
+        """A few lines for a person to read."""
+        says = MEANINGS.get(str(self.label.get("Label")), "says nothing of how it was made")
+        by = f", by {self.label['ContentProducer']}" if self.label.get("ContentProducer") else ""
+        signatures = {
+            "none": "none",
+            "unknown": "not looked for: pip install 'mimicmotion[c2pa]'",
+            "valid": f"unchanged since it was signed; the signer ({self.signer}) is on no list of trust",
+            "trusted": f"unchanged since it was signed by {self.signer}",
+            "changed": "CHANGED since it was signed",
+        }
+        sidecars = {
+            "the same": "the file that it describes",
+            "another file": "NOT the file that it describes",
+            "not there": "none",
+        }
+        return "\n".join(
+            [
+                f"label     {says}{by}",
+                *([f"id        {self.label['ProduceID']}"] if self.label.get("ProduceID") else []),
+                f"signature {signatures[self.signature]}",
+                f"sidecar   {sidecars[self.sidecar]}",
+            ]
+        )
+
+
+def inspect(path: Path) -> Inspection:
+    """Read what a video, picture or folder of frames says of itself.
+
+    Raises:
+        MediaError: it cannot be read.
+        ConfigError: the file beside it is no sidecar.
+    """
+    file = next(iter(sorted(path.glob(FRAME_PATTERN))), path) if path.is_dir() else path
+    if file.is_dir():
+        raise MediaError(f"{path} is a folder without frames", "a video, a picture or a folder of frames", "name one")
+    sidecar = sidecar_path(path)
+    beside = (
+        compare(path, read_sidecar(sidecar, ["output_sha256"])["output_sha256"]) if sidecar.exists() else "not there"
+    )
+    return Inspection(read(file), *signature(file), beside)

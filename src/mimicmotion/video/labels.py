@@ -1,0 +1,286 @@
+"""What a result says of itself: that a model made it; in its metadata, and where asked for to the eye and signed.
+
+Sources: GB 45438-2025 and TC260-PG-20258A (fields of AIGC, their place in XMP, size and time of the visible label),
+IPTC's digital source types, C2PA 2 (manifests).
+"""
+
+from __future__ import annotations
+
+import functools
+import html
+import json
+import mmap
+import re
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+from numpy import ndarray
+
+from mimicmotion.arrays import Frame
+from mimicmotion.errors import ConfigError, MediaError, OutputError
+from mimicmotion.runtime.extras import import_extra
+from mimicmotion.runtime.files import atomic_path
+from mimicmotion.runtime.reading import reading
+from mimicmotion.weights.checks import cache_folder
+from mimicmotion.weights.registry import find_asset
+
+SHOWN_SECONDS = 2
+"""How long the visible label stands at the beginning (GB 45438-2025: at least 2 s)."""
+LETTERS, SMALLEST_LETTER = 0.05, 69
+"""Height of the smallest letters as a share of the shorter side (GB 45438-2025: 5 %), and in pixels of the asset."""
+SIGNABLE = ("mov", "gif", "webp")
+"""Kinds of files that take a C2PA manifest."""
+SOURCE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+XMP = """<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">\
+<rdf:Description rdf:about="" xmlns:TC260="http://www.tc260.org.cn/ns/AIGC/1.0/" \
+xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"><TC260:AIGC>{}</TC260:AIGC>\
+<Iptc4xmpExt:DigitalSourceType>{}</Iptc4xmpExt:DigitalSourceType></rdf:Description></rdf:RDF></x:xmpmeta>"""
+USAGES = (
+    *("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement"),
+    *("key_cert_sign", "crl_sign", "encipher_only", "decipher_only"),
+)
+IN_XMP = re.compile(r"<TC260:AIGC>(.*?)</TC260:AIGC>|TC260:AIGC=(?:\"(.*?)\"|'(.*?)')", re.S)
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What a file is labelled with.
+
+    Attributes:
+        producer: who made it; a service gives its registered name or code.
+        id: of this result; the same for the same inputs, settings and weights.
+        sign: whether it also gets a signed C2PA manifest.
+        signer: PEM file with a private key and its chain of certificates; None makes one that nobody knows.
+    """
+
+    producer: str
+    id: str
+    sign: bool = False
+    signer: Path | None = None
+
+    @property
+    def aigc(self) -> str:
+        """The implicit label as JSON; Label 1 says that the content is generated."""
+        fields = {"Label": "1", "ContentProducer": self.producer, "ProduceID": self.id, "ReservedCode1": ""}
+        fields |= {"ContentPropagator": "", "PropagateID": "", "ReservedCode2": ""}
+        return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+
+    @property
+    def xmp(self) -> str:
+        """The same for pictures, with IPTC's digital source type."""
+        return XMP.format(html.escape(self.aigc), SOURCE)
+
+
+def embed(path: Path, kind: str, label: Label) -> None:
+    """Put the label into a complete "gif" or "webp", in place, as XMP."""
+    xmp = label.xmp.encode()
+    with path.open("r+b") as file:
+        if kind == "gif":  # an application extension before the trailer; its last bytes end it for old readers, too
+            file.seek(-1, 2)
+            tail = bytes(range(255, -1, -1))
+            file.write(b"\x21\xff\x0bXMP DataXMP" + xmp + b"\x01" + tail + b"\x00;")
+            return
+        head = file.read(25)
+        if head[12:16] == b"VP8L":  # a single frame: the extended header repeats its size and whether it has alpha
+            bits = int.from_bytes(head[21:25], "little")
+            width, height = (side.to_bytes(3, "little") for side in (bits & 0x3FFF, bits >> 14 & 0x3FFF))
+            extended = b"VP8X" + struct.pack("<II", 10, bits >> 28 << 4 & 0x10) + width + height
+            file.seek(12)
+            rest = file.read()
+            file.seek(12)
+            file.write(extended + rest)
+        file.seek(20)
+        flags = file.read(1)[0]
+        file.seek(20)
+        file.write(bytes([flags | 0x04]))
+        file.seek(0, 2)
+        file.write(b"XMP " + struct.pack("<I", len(xmp)) + xmp + b"\x00" * (len(xmp) % 2))
+        size = file.tell() - 8
+        file.seek(4)
+        file.write(struct.pack("<I", size))
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The fields of the implicit label of a video or picture; none if it has none.
+
+    Raises:
+        MediaError: it cannot be read.
+    """
+    import av
+
+    with reading(path, "a video or picture", "check the path", MediaError), path.open("rb") as file:
+        if not path.stat().st_size:
+            raise MediaError(f"{path} is empty", "a video or picture", "check the path")
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            start = data.find(b"<x:xmpmeta")
+            xmp = data[start : data.find(b"</x:xmpmeta>", start)] if start >= 0 else b""
+        if found := IN_XMP.search(xmp.decode(errors="replace")):
+            text = html.unescape(next(filter(None, found.groups()), ""))
+        else:
+            with av.open(str(path)) as container:
+                text = container.metadata.get("AIGC", "")
+    try:
+        fields = json.loads(text or "{}")
+    except ValueError:
+        fields = {}
+    return fields if isinstance(fields, dict) else {}
+
+
+# --- to the eye -------------------------------------------------------------------------------------------------
+
+
+def draw(frame: Frame) -> Frame:
+    """A copy of a frame with the visible label at its lower edge: white letters on a darkened strip."""
+    height, width = frame.shape[:2]
+    text = _letters(min(height, width))
+    rim = text.shape[0] // 4
+    top, left = max(0, height - text.shape[0] - 3 * rim), max(0, (width - text.shape[1]) // 2 - rim)
+    out = frame.astype(np.float32)
+    out[top : height - rim, left : width - left] *= 0.3
+    part = out[top + rim : top + rim + text.shape[0], left + rim : left + rim + text.shape[1]]
+    part += text[: part.shape[0], : part.shape[1], None] * (255 - part)
+    return np.rint(out).astype(np.uint8)
+
+
+@functools.cache
+def _letters(short: int) -> Float32[ndarray, "height width"]:
+    """The letters for a frame of this shorter side, 0..1."""
+    import cv2
+    from PIL import Image
+
+    mask = np.asarray(Image.open(find_asset("label/text.png")))
+    scale = LETTERS * short / SMALLEST_LETTER
+    size = tuple(max(1, round(side * scale)) for side in mask.shape[::-1])
+    return cv2.resize(mask, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC) / np.float32(255)
+
+
+# --- signed -----------------------------------------------------------------------------------------------------
+
+
+def check_signing(kind: str, signer: Path | None) -> None:
+    """Find before long work what would keep a file of this kind from being signed.
+
+    Raises:
+        ConfigError: the kind takes no manifest, packages are missing, or the signer's file cannot be used.
+    """
+    if kind not in SIGNABLE:
+        raise ConfigError(f"label=signed for {kind}", "mp4, mov, m4v, gif or webp", "choose one, or label=visible")
+    import_extra("c2pa", "c2pa")
+    _credentials(signer)
+
+
+def sign(path: Path, target: Path, label: Label) -> None:
+    """Write a copy of a file with a C2PA manifest: it is made by a model, and any later change is seen.
+
+    Raises:
+        ConfigError: the packages of the extra `c2pa` are missing, or the signer's file cannot be used.
+        OutputError: the file cannot be signed.
+    """
+    from mimicmotion import __version__
+
+    c2pa = import_extra("c2pa", "c2pa")
+    algorithm, chain, key = _credentials(label.signer)
+    action = {"action": "c2pa.created", "digitalSourceType": SOURCE}
+    manifest = {
+        "claim_generator_info": [{"name": "mimicmotion", "version": __version__}],
+        "title": label.id,
+        "assertions": [{"label": "c2pa.actions.v2", "data": {"actions": [action]}}],
+    }
+    try:
+        info = c2pa.C2paSignerInfo(algorithm, chain.encode(), key.encode(), None)
+        plain = c2pa.Context.from_dict({"builder": {"thumbnail": {"enabled": False}}})
+        with c2pa.Signer.from_info(info) as signer, c2pa.Builder(json.dumps(manifest), plain) as builder:
+            builder.sign_file(path, target, signer)
+    except c2pa.C2paError as e:
+        fix = "check the certificates ('signer'), or leave out the signature"
+        raise OutputError(f"{path.name} cannot be signed ({e})", "a signature", fix) from e
+
+
+def signature(path: Path) -> tuple[str, str]:
+    """What the C2PA manifest of a file says: "none", "unknown", "valid", "trusted" or "changed"; and by whom it is.
+
+    "unknown" is the answer where the packages of the extra `c2pa` are missing.
+    """
+    try:
+        c2pa = import_extra("c2pa", "c2pa")
+    except ConfigError:
+        return "unknown", ""
+    try:
+        reader = c2pa.Reader.try_create(path)
+    except c2pa.C2paError:  # a kind of file that takes none, or a manifest that is damaged
+        return ("changed" if path.suffix.lower() in (".mp4", ".m4v", ".mov", ".gif", ".webp") else "none"), ""
+    if reader is None:
+        return "none", ""
+    with reader:
+        state = reader.get_validation_state() or "Invalid"
+        manifest = reader.get_active_manifest() or {}
+    return {"Invalid": "changed"}.get(state, state.lower()), manifest.get("signature_info", {}).get("issuer", "")
+
+
+def _credentials(path: Path | None) -> tuple[str, str, str]:
+    """Algorithm, chain and private key of a signer's PEM file."""
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    path = path or _own_signer()
+    with reading(path, "a PEM file with a private key and its certificates", "check 'signer'", ConfigError):
+        text = path.read_text(encoding="ascii")
+        chain = re.findall(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----\n?", text, re.S)
+        (key,) = re.findall(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*PRIVATE KEY-----\n?", text, re.S)
+        loaded = load_pem_private_key(key.encode(), None)
+    if isinstance(loaded, ec.EllipticCurvePrivateKey):
+        algorithm = {256: "es256", 384: "es384"}.get(loaded.key_size, "es512")
+    else:
+        algorithm = "ed25519" if isinstance(loaded, ed25519.Ed25519PrivateKey) else "ps256"
+    return algorithm, "".join(chain), key
+
+
+def _own_signer() -> Path:
+    """A key and certificates of this user's own, made once: they show changes, but vouch for nobody."""
+    import datetime
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    path = cache_folder() / "c2pa.pem"
+    if path.exists():
+        return path
+    roles = ("root", "signer")
+    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in roles]
+    names = [
+        x509.Name(
+            [
+                x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, "MimicMotion, self-made"),
+                x509.NameAttribute(x509.NameOID.COMMON_NAME, role),
+            ]
+        )
+        for role in roles
+    ]
+    day, now = datetime.timedelta(1), datetime.datetime.now(datetime.UTC)
+    chain = b""
+    for name, key, is_root in zip(names, keys, (True, False), strict=True):
+        usage = dict.fromkeys(USAGES, False) | {("key_cert_sign" if is_root else "digital_signature"): True}
+        made = (
+            x509.CertificateBuilder(names[0], name, key.public_key(), x509.random_serial_number())
+            .not_valid_before(now - day)
+            .not_valid_after(now + 3650 * day)
+            .add_extension(x509.BasicConstraints(is_root, None), critical=True)
+            .add_extension(x509.KeyUsage(**usage), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(keys[0].public_key()), critical=False)
+        )
+        if not is_root:
+            made = made.add_extension(
+                x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.EMAIL_PROTECTION]), critical=False
+            )
+        chain = made.sign(keys[0], hashes.SHA256()).public_bytes(serialization.Encoding.PEM) + chain
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    with atomic_path(path) as part:
+        part.touch(0o600)
+        part.write_bytes(chain + keys[1].private_bytes(*form))
+    return path

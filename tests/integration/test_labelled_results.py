@@ -1,0 +1,107 @@
+"""Results of the job generate with their labels: the same bytes again, shown where asked for, signed, inspected."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mimicmotion import cli
+from mimicmotion.errors import ConfigError
+from mimicmotion.generate import inputs
+from mimicmotion.generate.inspect import inspect
+from mimicmotion.generate.job import generate
+from mimicmotion.generate.outputs import side_by_side_path
+from mimicmotion.generate.replay import replay
+from mimicmotion.runtime.progress import finish
+from mimicmotion.settings import GenerateConfig
+from mimicmotion.video.labels import draw, read
+from planted_job import FRAMES, dancing, frames_of, loaded_once, make_job, planted, save_micro_model, standing
+
+pytestmark = pytest.mark.whole
+
+
+@pytest.fixture(scope="module")
+def micro_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_micro_model(tmp_path_factory.mktemp("model") / "micro")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def model_is_loaded_once(micro_folder: Path) -> Iterator[None]:
+    with loaded_once(micro_folder):
+        yield
+
+
+@pytest.fixture
+def job(tmp_path: Path, micro_folder: Path, monkeypatch: pytest.MonkeyPatch) -> GenerateConfig:
+    monkeypatch.setenv("MIMICMOTION_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(inputs, "find_estimator", planted(standing(1), dancing(FRAMES)))
+    return make_job(tmp_path, micro_folder)
+
+
+def test_every_result_is_labelled_by_what_it_is_made_of(job: GenerateConfig) -> None:
+    first = read(finish(generate(dataclasses.replace(job, side_by_side=True))).path)
+    assert (first["Label"], first["ContentProducer"], len(first["ProduceID"])) == ("1", "mimicmotion", 32)
+    assert read(side_by_side_path(job.output)) == first
+    elsewhere = dataclasses.replace(job, output=job.output.with_suffix(".mkv"), save_every=0, producer="a service")
+    other = read(finish(generate(elsewhere)).path)
+    assert other["ContentProducer"] == "a service"
+    changed = dataclasses.replace(job, seed=job.seed + 1)
+    assert read(finish(generate(changed)).path)["ProduceID"] != first["ProduceID"]
+
+
+def test_the_visible_label_stands_for_two_seconds(job: GenerateConfig) -> None:
+    frames = dataclasses.replace(job, output=job.output.with_name("plain"), fps=2.6)
+    plain = frames_of(finish(generate(frames)).path)
+    visible = dataclasses.replace(frames, output=job.output.with_name("shown"), label="visible")
+    shown = frames_of(finish(generate(visible)).path)
+    labelled = [not np.array_equal(a, b) for a, b in zip(plain, shown, strict=True)]
+    count = min(len(plain), 6)  # 2 s at 2.6 frames per second, rounded up
+    assert labelled == [True] * count + [False] * (len(plain) - count)
+    assert np.array_equal(shown[0], draw(plain[0]))
+
+
+def test_a_signed_result_is_replayed_and_inspected(job: GenerateConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("c2pa")
+    signed = dataclasses.replace(job, label="signed")
+    result = finish(generate(signed))
+    assert result.unsigned_sha256
+    found = inspect(result.path)
+    assert (found.signature, found.sidecar, found.changed) == ("valid", "the same", False)
+    again = finish(replay(result.sidecar))
+    assert again.identical
+    assert again.original_state == "the same"
+    assert again.made.path.read_bytes() != result.path.read_bytes()  # signed anew
+    data = bytearray(result.path.read_bytes())
+    data[-50] ^= 1
+    result.path.write_bytes(data)
+    assert cli.main(["inspect", str(result.path)]) == 1
+    said = capsys.readouterr().out
+    assert "made by a model, by mimicmotion" in said
+    assert "CHANGED since it was signed" in said
+    assert "NOT the file that it describes" in said
+
+
+def test_inspect_speaks_of_folders_and_of_files_of_others(job: GenerateConfig, tmp_path: Path) -> None:
+    result = finish(generate(dataclasses.replace(job, output=tmp_path / "frames")))
+    found = inspect(result.path)
+    assert (found.label["Label"], found.signature, found.sidecar) == ("1", "none", "the same")
+    (result.path / "frame_000001.png").unlink()
+    assert inspect(result.path).changed
+    other = inspect(job.video)
+    assert (other.label, other.sidecar, other.changed) == ({}, "not there", False)
+    assert "says nothing of how it was made" in other.summary()
+    with pytest.raises(Exception, match="without frames"):
+        inspect(tmp_path / "cache")
+
+
+def test_what_cannot_be_signed_is_refused_before_any_work(job: GenerateConfig) -> None:
+    pytest.importorskip("c2pa")
+    with pytest.raises(ConfigError, match="label=signed for mkv"):
+        finish(generate(dataclasses.replace(job, label="signed", output=job.output.with_suffix(".mkv"))))
+    with pytest.raises(ConfigError, match="PEM"):
+        finish(generate(dataclasses.replace(job, label="signed", signer=job.picture)))
+    assert not job.output.exists()
