@@ -206,10 +206,10 @@ def prepare(argv: list[str], folder: Path) -> None:
         cli.main(["poses", "dance.mp4", "-o", "poses.npz"])
     if argv[0] == "replay" and not (folder / "result.mp4.json").exists():
         cli.main(["generate", "person.png", "dance.mp4", "-o", "result.mp4"])
-    if argv[0] == "inspect" and not (folder / argv[1]).exists():
-        cli.main(["generate", "person.png", "dance.mp4", "-o", argv[1], "--label", "signed", "--duration", "0.4"])
     if argv[:4] == ["serve", "token", "revoke", "anna"] and not Tokens(folder / "serve-data").all():
         Tokens(folder / "serve-data").add("anna", "jobs")
+    if argv[0] == "inspect" and not (folder / argv[1]).exists():
+        cli.main(["generate", "person.png", "dance.mp4", "-o", argv[1], "--label", "signed", "--duration", "0.4"])
     if argv[0] == "study":
         prepare_study(argv, folder)
     if argv[0] == "figures":

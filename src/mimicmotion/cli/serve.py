@@ -19,7 +19,7 @@ DATA = ServeConfig.data
 
 @settings_command(serve_app, ServeConfig)
 def serve(settings: ServeConfig) -> None:
-    """Serve until Ctrl-C or SIGTERM. Jobs that run then, or at a power cut, are gone on with at the next start."""
+    """Serve until Ctrl-C or SIGTERM. Jobs that run then, or when something is killed, go on at the next start."""
     from mimicmotion.serve.app import serve as run
 
     run(settings, lambda line: say(line, flush=True))

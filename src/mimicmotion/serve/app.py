@@ -148,10 +148,11 @@ def serve(config: ServeConfig, tell: Callable[[str], object]) -> None:
         tell: is given a line that says where the service is.
 
     Raises:
-        ConfigError: as `create_app`.
+        ConfigError: as `create_app`, or another process has the data folder.
         OutputError: the address cannot be listened at.
     """
     app = create_app(config)
+    app.state.jobs.claim()
     try:
         listener = socket.create_server((config.host, config.port), family=_family(config.host), backlog=512)
     except OSError as e:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import importlib.util
 import json
 import logging
 import os
@@ -42,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 Kind = Literal["generate", "plan"]
 OUTPUTS: dict[str, str] = {"generate": "result.mp4", "plan": "plan.png"}
+PER_JOB = ("picture", "video", "output", "resume")
 RECORD, CANCELLED, QUEUE = "job.json", "cancelled", "jobs"
 STATES = {"ENQUEUED": "queued", "DELAYED": "queued", "PENDING": "running", "SUCCESS": "done", "CANCELLED": "cancelled"}
 ACTIVE, ENDED = ["ENQUEUED", "DELAYED", "PENDING"], ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
@@ -90,13 +92,14 @@ class Jobs:
         config: settings of the service.
 
     Raises:
-        ConfigError: the settings of all jobs are wrong, or another process has the data folder.
+        ConfigError: the settings of all jobs are wrong.
     """
 
     def __init__(self, config: ServeConfig) -> None:
         self.config, self.data = config, config.data.resolve()
         given = load_yaml(config.settings) if config.settings else {}
-        self.base = {k: v for k, v in given.items() if k not in ("picture", "video", "output", "resume")}
+        label = "signed" if importlib.util.find_spec("c2pa") else "visible"
+        self.base = {"label": label} | {k: v for k, v in given.items() if k not in PER_JOB}
         self.configure(Path(), Record(kind="generate", owner="", priority=0, settings={}, picture="-", video="-"))
         limits = {"MIMICMOTION_MAX_PIXELS": str(config.max_pixels)}
         self.devices = Workers([Worker(Generator, name, environment=limits) for name in config.devices])
@@ -104,7 +107,10 @@ class Jobs:
         self.checkers = Workers([Worker(*check, environment=limits, memory=CHECK_MEMORY) for _ in range(CHECKERS)])
         self._submitting = threading.Lock()
         self._stopping = threading.Event()
-        self._running = 0
+        self._running: set[str] = set()
+        self._lock: FolderLock | None = None
+        # SQLite is for one process
+        self.name = "local" if config.database is None else config.name or socket.gethostname()
 
     # --- from settings to files -------------------------------------------------------------------------------------
 
@@ -272,17 +278,25 @@ class Jobs:
 
     # --- the service begins and ends ------------------------------------------------------------------------------
 
+    def claim(self) -> None:
+        """Keep other processes of this name off the data folder; see `open`."""
+        if self._lock is None:
+            self.data.mkdir(parents=True, exist_ok=True)
+            self._lock = FolderLock(self.data / f"{self.name}.lock")
+
     def open(self) -> None:
-        """Begin to work: jobs that an earlier process left are gone on with."""
-        name = "local" if self.config.database is None else self.config.name or socket.gethostname()
-        self.data.mkdir(parents=True, exist_ok=True)
-        self._lock = FolderLock(self.data / f"{name}.lock")
+        """Begin to work: jobs that an earlier process left are gone on with.
+
+        Raises:
+            ConfigError: another process of this name has the data folder.
+        """
+        self.claim()
         DBOS(
             config={
                 "name": "mimicmotion",
                 "system_database_url": self.config.database or f"sqlite:///{self.data / 'jobs.sqlite'}",
                 "application_version": "1",  # else a new version of this package would pass over earlier jobs
-                "executor_id": name,
+                "executor_id": self.name,
                 "log_level": "ERROR",
             }
         )
@@ -302,7 +316,9 @@ class Jobs:
         for worker in (*self.devices.all, *self.checkers.all):
             worker.kill()
         DBOS.destroy()
-        self._lock.release()
+        if self._lock is not None:
+            self._lock.release()
+        self._lock = None
 
     def run(self, id: str) -> dict[str, str] | None:
         """Make the result of a job; the body of its workflow, which is run again after a kill.
@@ -314,7 +330,7 @@ class Jobs:
             Stopped: it is cancelled, or the service ends. DBOS records neither as its outcome.
         """
         folder = self.folder(id)
-        self._running += 1
+        self._running.add(id)
         try:
             record = self._record(id)
             config = self.configure(folder, record)
@@ -329,7 +345,7 @@ class Jobs:
         else:
             return None
         finally:
-            self._running -= 1
+            self._running.discard(id)
 
     def _insist(self, worker: Worker, config: GenerateConfig) -> None:
         folder = config.output.parent

@@ -65,7 +65,7 @@ class Worker:
         Args:
             request: what `make`'s result is called with; picklable.
             patience: seconds until the process is killed.
-            give_up: looked at while waiting. When it gives seconds, the process gets SIGTERM, and SIGKILL so much later.
+            give_up: looked at while waiting; seconds mean that the process gets SIGTERM, and so much later SIGKILL.
 
         Raises:
             DiedError: the process was killed.
@@ -238,6 +238,11 @@ class Generator:
             if not sidecar_path(config.output).exists():  # it is written last
                 with Interrupts():
                     _follow(self._job(config), folder)
+        except InputError:
+            raise
+        except BaseException:  # weights may lie half here, half there
+            self._pipeline = None
+            raise
         finally:
             lock.release()
 

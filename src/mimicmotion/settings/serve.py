@@ -70,9 +70,10 @@ class ServeConfig(Settings):
 OPERATORS = frozenset(
     {"picture", "video", "output", "model", "checkpoint", "edition", "device", "dtype", "quantize"}
     | {"detector", "pose_model", "pose_device", "pose_threads", "pose_cache", "resume", "save_every", "side_by_side"}
+    | {"label", "producer", "signer"}
     | {f.name for f in dataclasses.fields(ExecutionOptions)}
 )
-"""Settings of `GenerateConfig` that are the service's, not its callers': files, weights and how the machine is used."""
+"""Settings of `GenerateConfig` that are the service's, not its callers': files, weights, labels, use of the machine."""
 
 
 def callers_settings() -> list[str]:
