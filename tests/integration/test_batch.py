@@ -98,7 +98,7 @@ def test_a_process_that_dies_fails_its_job_alone(
 def test_a_terminated_batch_keeps_its_jobs_states(shared_settings: dict[str, Any], tmp_path: Path) -> None:
     settings = shared_settings | {"num_inference_steps": 1000, "save_every": 1}
     path = write_jobs(tmp_path / "jobs.yaml", settings, {"output": "long.mp4"})
-    run = subprocess.Popen([sys.executable, "-m", "mimicmotion.cli", "batch", str(path)], stderr=subprocess.PIPE)
+    run = subprocess.Popen([sys.executable, "-m", "mimicmotion.cli", "batch", str(path)], stderr=subprocess.DEVNULL)
     state = state_path(Path("long.mp4"))
     while not any(state.glob("step-*")):
         assert run.poll() is None

@@ -182,11 +182,14 @@ def _run_here(config: BatchConfig, jobs: Mapping[int, GenerateConfig]) -> Genera
                     i, device, process = running.pop(ready)
                     free.append(device)
                     try:
-                        yield (i, *ready.recv())
+                        state, message = ready.recv()
+                        process.join()
                     except EOFError:
                         process.join()
-                        yield i, "failed", f"its process died (exit code {process.exitcode}; is the memory full?)"
-                    process.join()
+                        state = "failed"
+                        message = f"its process died (exit code {process.exitcode}; is the memory full?)"
+                    ready.close()
+                    yield i, state, message
     finally:
         for _, _, process in running.values():
             process.terminate()  # as Ctrl-C: the step at hand is finished and saved
