@@ -266,6 +266,9 @@ class Backbone(ABC):
             device: where the networks work; None is where they do now.
         """
 
+    def forget_plan(self) -> None:
+        """Have the next job planned anew; weights stay where they are until then."""
+
     def quantize(self, format: str) -> None:
         """Narrow the weights of the largest network to "int8" or "fp8"."""
         raise ConfigError(f"quantize={format!r}", "a backbone that can", "leave out 'quantize'")

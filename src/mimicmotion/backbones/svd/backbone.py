@@ -207,6 +207,10 @@ class SVDBackbone(Backbone):
                     ParkedBlocks(network, blocks_of(network), target) if blocks else Parked(network, target)
                 )
 
+    def forget_plan(self) -> None:
+        """Have the next job planned anew; see `Backbone.forget_plan`."""
+        self._plan = None
+
     def plan_run(
         self,
         size: tuple[int, int],
