@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from mimicmotion.errors import ConfigError
-from mimicmotion.settings.parsing import Help, Range, Settings
+from mimicmotion.settings.parsing import Help, Range, Settings, refuse_unused
 from mimicmotion.settings.poses import DrivingOptions, PoseOptions
 from mimicmotion.settings.sampling import FusionMode, SamplingOptions, check_overlap
 
@@ -45,6 +45,11 @@ class PosesConfig(DrivingOptions, PoseOptions):
     """Draw poses with the estimator's confidence (paper); off draws everything above 0.3 at full brightness."""
     fps: float | None = None  # type: ignore[assignment]
     """Frames per second of the poses; empty keeps the video's own."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.draw is None:
+            refuse_unused(self, ["confidence_aware"], "without draw")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +129,10 @@ class GenerateConfig(DrivingOptions, PoseOptions, SamplingOptions, ExecutionOpti
         super().__post_init__()
         if self.segment_frames is not None:
             check_overlap(self.segment_frames, self.overlap_frames or 0)
+        if self.fusion == "none":
+            refuse_unused(self, ["overlap_frames"], "with fusion=none")
+        if self.output.suffix.lower() in ("", ".gif", ".webp"):
+            refuse_unused(self, ["audio"], "with an output that holds no sound")
         if (self.height is None) != (self.width is None):
             raise ConfigError(f"height={self.height}, width={self.width}", "both or neither", "give the other one too")
         if self.audio and not self.keeps_speed:
