@@ -145,12 +145,12 @@ class BatchConfig(Settings):
 
     jobs: Path
     """YAML list (or `defaults` and `jobs`) of settings of `generate`, or a CSV file with a column for each setting."""
-    engine: Literal["local", "ray"] = "local"
-    """local: processes of this machine; ray: tasks of a Ray cluster (extra ray)."""
+    engine: Literal["local", "ray", "server"] = "local"
+    """local: processes of this machine; ray: tasks of a Ray cluster (extra ray); server: `mimicmotion serve`."""
     devices: list[str] = field(default_factory=list)
     """local: where jobs run, one at a time on each, such as cuda:0 cuda:1; empty takes all GPUs, or else the CPU."""
     address: str | None = None
-    """ray: of the cluster, such as auto or ray://host:10001; empty starts one on this machine."""
+    """ray: of the cluster, such as auto or ray://host:10001; empty starts one here. server: its URL."""
     report: Path | None = None
     """Also write how each job ended to this JSON file."""
 
