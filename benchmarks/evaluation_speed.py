@@ -107,7 +107,7 @@ def measure(options: argparse.Namespace, root: Path) -> dict[str, Any]:
         noise = np.random.default_rng(i).integers(-8, 9, np.stack(large).shape)
         save(root / "made" / f"{i}", np.clip(np.stack(large) + noise, 0, 255).astype(np.uint8))
     common: dict[str, Any] = {"real": root / "real", "generated": {"made": root / "made"}, "output": root / "report"}
-    common |= {"segment_frames": CLIP, "resamples": 1000, "frechet_resamples": 0, "cache": False, "device": "cpu"}
+    common |= {"segment_frames": CLIP, "frechet_resamples": 0, "cache": False, "device": "cpu"}
     asked = list(options.metrics or METRICS)
     rows: dict[str, Any] = {}
     windows = options.sequences * options.frames / CLIP

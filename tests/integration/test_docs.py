@@ -6,6 +6,7 @@ dance.mp4, and small stand-ins with random weights under the names of the publis
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shlex
@@ -44,6 +45,8 @@ STAND_INS = {"svd-xt-1.1": STAND_IN, "mimicmotion-1.1": "MimicMotion_1-1.pth"}
 SIZE = (640, 360)
 # Commands that need the network or install things: their parts are checked, they are not run.
 NOT_RUN = ("git clone", "cd ", "pip ", "python3 -m venv", "mimicmotion weights fetch", "mimicmotion study serve")
+# Commands for docker, which tests do not have, and beside them; what they run is tested in test_containers.py.
+CONTAINERS = ("docker ", "DEVICE=cuda docker ", "echo POSTGRES_PASSWORD=", "ln -s $PWD/integrations/comfyui ")
 
 # Commands that take hours or larger models: their settings are checked.
 LONG = ("mimicmotion train --recipe", "mimicmotion ablate --recipe")
@@ -57,12 +60,9 @@ def blocks(language: str) -> list[tuple[str, str]]:
     return found
 
 
-COMMANDS = [
-    (page, line[2:].strip())
-    for page, block in blocks("console")
-    for line in block.splitlines()
-    if line.startswith("$ ")
-]
+LINES = [(page, line) for page, block in blocks("console") for line in block.splitlines() if line.startswith("$ ")]
+PAGE_OF = {line[2:].strip(): page for page, line in reversed(LINES)}  # one of them is enough
+COMMANDS = [(page, command) for command, page in reversed(PAGE_OF.items())]
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +118,12 @@ def test_command(
     if command.startswith("make "):
         targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M)
         assert {word for word in command.split()[1:] if "=" not in word} <= set(targets)
+        return
+    if command.startswith(CONTAINERS):
+        for name in re.findall(r"-f (\S+)", command):
+            assert (ROOT / name).is_file()
+        if found := re.search(r" (?:mimicmotion(?::cuda)?|service) ((?:generate|doctor|serve) .*|doctor)$", command):
+            cli.app.parse_args(shlex.split(found[1]), print_error=False, exit_on_error=False)
         return
     if command.startswith((*NOT_RUN, *LONG)):
         check_unrun(command)
@@ -183,13 +189,22 @@ def check_unrun(command: str) -> None:
         assert known(command.rsplit(maxsplit=1)[-1]).repo
 
 
+def put(argv: list[str], **options: str) -> None:
+    """Give a command these options."""
+    for name, value in options.items():
+        option = f"--{name.replace('_', '-')}"
+        if option in argv:
+            argv[argv.index(option) + 1] = value
+        else:
+            argv += [option, value]
+
+
 def prepare(argv: list[str], folder: Path) -> None:
     """Put what earlier commands of the page would have made, and keep sampling short."""
     if "--detector" in argv and not (folder / "yolox_l.onnx").exists():
         pytest.skip("needs networks of DWPose's form, which no package ships (set MIMICMOTION_SHARED)")
     if argv[0] == "generate" and "--config" not in argv:
-        argv += ["--num-inference-steps", "2"]
-        argv += [] if "--duration" in argv else ["--duration", "0.4"]
+        put(argv, num_inference_steps="2", duration="0.2")
     if argv[:2] == ["weights", "convert"] and (folder / argv[argv.index("-o") + 1]).exists():
         shutil.rmtree(folder / argv[argv.index("-o") + 1])
     if "published" in argv and argv[0] == "generate" and not (folder / "published").exists():
@@ -198,10 +213,10 @@ def prepare(argv: list[str], folder: Path) -> None:
         cli.main(["poses", "dance.mp4", "-o", "poses.npz"])
     if argv[0] == "replay" and not (folder / "result.mp4.json").exists():
         cli.main(["generate", "person.png", "dance.mp4", "-o", "result.mp4"])
-    if argv[:4] == ["serve", "token", "revoke", "anna"] and not Tokens(folder / "serve-data").all():
-        Tokens(folder / "serve-data").add("anna", "jobs")
     if argv[0] == "inspect" and not (folder / argv[1]).exists():
         cli.main(["generate", "person.png", "dance.mp4", "-o", argv[1], "--label", "signed", "--duration", "0.4"])
+    if argv[:4] == ["serve", "token", "revoke", "anna"] and not Tokens(folder / "serve-data").all():
+        Tokens(folder / "serve-data").add("anna", "jobs")
     if argv[0] == "study":
         prepare_study(argv, folder)
     if argv[0] == "figures":
@@ -222,7 +237,7 @@ def prepare(argv: list[str], folder: Path) -> None:
         cli.main(["evaluate", "--real", str(folder / "clips" / "real"), "--generated", *clips, "-o", "report"])
     if argv[:2] == ["prepare", "synthetic"]:
         argv[2] = "4" if "--held-out" in argv else "2"
-        argv += ["--frames", "4", "--processes", "1"]
+        put(argv, frames="4", processes="1", height="64", width="64")
     prepare_yaml(folder)
     people = [
         "prepare",
@@ -280,11 +295,20 @@ def prepare_study(argv: list[str], folder: Path) -> None:
 def test_yaml_examples_are_valid() -> None:
     for _, block in blocks("yaml"):
         data = yaml.safe_load(block)
-        parse(TrainConfig if "run" in data else ServeConfig if "devices" in data else GenerateConfig, data)
+        kind = TrainConfig if "run" in data else ServeConfig if "devices" in data else GenerateConfig
+        files = {"picture": "a.png", "video": "b.mp4", "output": "c.mp4"} if kind is GenerateConfig else {}
+        for job in data.get("jobs", [data]):
+            parse(kind, files | data.get("defaults", {}) | job)
 
 
-def test_python_examples_run(folder: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    monkeypatch.chdir(folder)
+def test_python_examples_run(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(folder / "person.png", tmp_path)
+    with open_writer(tmp_path / "dance.mp4", SIZE, 15.0) as writer:  # three frames: they are looked at again and again
+        for frame in itertools.islice(open_video(folder / "dance.mp4"), 3):
+            writer.write(frame)
     examples = blocks("python")
     assert examples
     for page, block in examples:

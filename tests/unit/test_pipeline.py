@@ -17,8 +17,7 @@ from mimicmotion.backbones.svd.backbone import SVDBackbone
 from mimicmotion.backbones.svd.conditioning import ConditionedUNet, Conditioning
 from mimicmotion.backbones.svd.execution.plan import ExecutionPlan
 from mimicmotion.backbones.svd.posenet import PoseNet
-from mimicmotion.diffusion.sampling import NonFiniteError
-from mimicmotion.errors import ConfigError, InputError, PoseError
+from mimicmotion.errors import ConfigError, InputError, NonFiniteError, PoseError
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.settings import FusionConfig, FusionMode
 

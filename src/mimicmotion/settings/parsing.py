@@ -143,6 +143,20 @@ def load_yaml(path: Path) -> dict[str, Any]:
     return data
 
 
+def refuse_unused(settings: Any, names: Iterable[str], why: str) -> None:
+    """Raise ConfigError for an option that was set although nothing uses it.
+
+    Args:
+        settings: that hold it.
+        names: of options without effect.
+        why: as in "without draw".
+    """
+    defaults = {f.name: f.default for f in dataclasses.fields(settings)}
+    for name in names:
+        if (value := getattr(settings, name)) != defaults[name]:
+            raise ConfigError(f"{name}={value} {why}, where it has no effect", "options in use", f"leave out {name!r}")
+
+
 def recipes() -> dict[str, Path]:
     """Name and file of the training recipes that come with this package."""
     return {path.stem: path for path in sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))}
