@@ -39,7 +39,7 @@ from mimicmotion.pose.guidance.limb_warp import limb_warp
 from mimicmotion.pose.guidance.limbs import body_unit, has_face, part_region
 from mimicmotion.pose.keypoints import FACE, NECK, NOSE
 from mimicmotion.synth import SynthClip, render_clip
-from mimicmotion.training.bundled import sheet
+from mimicmotion.training.bundled import contact_sheet
 from tiny_quality import PoseScores, cpu_name, found, generate, perception
 
 SPEC = Path(__file__).with_name("people.json")
@@ -180,7 +180,7 @@ def main() -> None:
             for way, of in each.items()
         }
     if options.sheet:
-        Image.fromarray(sheet(pictures)).save(options.sheet)
+        Image.fromarray(contact_sheet(pictures)).save(options.sheet)
     line |= {"python": platform.python_version(), "torch": torch.__version__, "cpu": cpu_name()}
     print(json.dumps(line, allow_nan=False))
 

@@ -3,8 +3,8 @@
     python scripts/train_tiny.py [--processes 2] [--clips 1400] [--output runs/tiny/model] [--set KEY=VALUE ...]
 
 Stopped at any moment, it goes on where it was. See docs/lab/tiny-training.md for what it costs. `--set` changes a
-setting of all stages, `--set-autoencoder`, `--set-denoiser`, `--set-detail` and `--set-detail-2` one of a single
-stage. The last one asks for LPIPS (`mimicmotion weights fetch lpips-alex`), which is fetched before all else.
+setting of all stages, `--set-autoencoder`, `--set-denoiser`, `--set-detail`, `--set-detail-2` and `--set-warp` one of a
+single stage. The last two ask for LPIPS (`mimicmotion weights fetch lpips-alex`), which is fetched before all else.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from mimicmotion.backbones.svd.checkpoint import load_components, save_component
 from mimicmotion.settings.training import TrainConfig, load_config
 from mimicmotion.training.state import checkpoints
 
-DETAIL = ("tiny-detail", "tiny-detail-continue")
-OTHER_PEOPLE = (5_000_000, 6_000_000)
-"""First seeds of the people that the detail network learns from: the rest of the model never saw them."""
+LATER = ("tiny-detail", "tiny-detail-continue", "tiny-warp")
+"""Recipes of the networks that come after the U-Net."""
+OTHER_PEOPLE = (5_000_000, 6_000_000, 7_000_000)
+"""First seeds of the people that they learn from: the U-Net never saw them."""
 logger = logging.getLogger("train_tiny")
 
 
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2, help="for rendering and for stage 2, one CPU core each")
     parser.add_argument("--clips", type=int, default=1400, help="people to train on")
     parser.add_argument("--detail-clips", type=int, nargs=2, default=[2000, 1600], help="other people, for stages 3, 4")
+    parser.add_argument("--warp-clips", type=int, default=1000, help="other people, for stage 5")
     parser.add_argument("--held-out", type=int, default=64, help="people to validate on")
     parser.add_argument("--recipe", default="tiny-denoiser", help="of stage 2")
     parser.add_argument("--output", type=Path, default=Path("runs/tiny/model"))
@@ -55,6 +57,7 @@ def main() -> None:
     parser.add_argument("--set-denoiser", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--set-detail", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--set-detail-2", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--set-warp", action="append", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     changes = [*arguments.set, *arguments.set_denoiser]
@@ -63,16 +66,19 @@ def main() -> None:
     def render(people: str, clips: int, *more: str) -> None:
         command("-m", "mimicmotion.cli", "prepare", "synthetic", str(clips), "-o", people, *held_out, *more)
 
-    each = (arguments.set_detail, arguments.set_detail_2)
-    details = [load_config(recipe, [*arguments.set, *own]) for recipe, own in zip(DETAIL, each, strict=True)]
-    if any(config.detail.perceptual for config in details):
+    each = (arguments.set_detail, arguments.set_detail_2, arguments.set_warp)
+    later = [load_config(recipe, [*arguments.set, *own]) for recipe, own in zip(LATER, each, strict=True)]
+    if any(getattr(config, config.stage).perceptual for config in later):
         command("-m", "mimicmotion.cli", "weights", "fetch", "lpips-alex")
     render(load_config(arguments.recipe, changes).data.shards, arguments.clips)
     train("tiny-autoencoder", [*arguments.set, *arguments.set_autoencoder], 1)
     run = train(arguments.recipe, changes, arguments.processes)
-    for recipe, clips, seed, own in zip(DETAIL, arguments.detail_clips, OTHER_PEOPLE, each, strict=True):
+    counts = (*arguments.detail_clips, arguments.warp_clips)
+    for recipe, clips, seed, own in zip(LATER, counts, OTHER_PEOPLE, each, strict=True):
         changes = [f"model.checkpoint={checkpoints(run)[-1] / 'model'}", *arguments.set, *own]
-        render(load_config(recipe, changes).data.shards, clips, "--first-seed", str(seed))
+        config = load_config(recipe, changes)
+        truth = ["--truth", "--frames", "5"] if config.stage == "warp" else []
+        render(config.data.shards, clips, "--first-seed", str(seed), *truth)
         run = train(recipe, changes, 1)
     model = load_components(checkpoints(run)[-1] / "model")
     logger.info("%s", save_components(model, arguments.output, dtype=torch.float16))

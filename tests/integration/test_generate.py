@@ -82,12 +82,13 @@ def job(tmp_path: Path, micro_folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory, micro_folder: Path) -> ndarray:
-    """Frames of the small job with default settings."""
+    """Frames of the small job with one step and otherwise default settings."""
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("plain")
         patch.setenv("MIMICMOTION_CACHE", str(folder / "cache"))
         patch.setattr(inputs, "find_estimator", planted(standing(1), dancing(FRAMES)))
-        return frames_of(finish(generate(make_job(folder, micro_folder))).path)
+        config = dataclasses.replace(make_job(folder, micro_folder), num_inference_steps=1)
+        return frames_of(finish(generate(config)).path)
 
 
 @pytest.fixture
@@ -198,7 +199,7 @@ def test_short_videos_in_every_mode(job: GenerateConfig, tmp_path: Path, frames:
     ],
 )
 def test_settings_do_something(job: GenerateConfig, plain: ndarray, changes: dict[str, object]) -> None:
-    finish(generate(dataclasses.replace(job, **changes)))  # type: ignore[arg-type]
+    finish(generate(dataclasses.replace(job, num_inference_steps=1, **changes)))  # type: ignore[arg-type]
     changed = frames_of(job.output)
     assert changed.shape != plain.shape or not np.array_equal(changed, plain)
 

@@ -79,12 +79,14 @@ def find(config: GenerateConfig) -> Job[Found]:
     Raises:
         InputError: anything about the inputs that stands in the way; see the subclasses.
     """
-    from mimicmotion.video.picture import read_picture
+    from mimicmotion.video.picture import check_picture_size, read_picture
 
+    picture = read_picture(config.picture)
+    check_picture_size(picture, name=str(config.picture))
     source = open_driving(config)
     estimator = find_estimator(config)
     yield Progress("picture", 0, 1)
-    reference = picture_pose(config, estimator, read_picture(config.picture))
+    reference = picture_pose(config, estimator, picture)
     yield Progress("picture", 1, 1)
     driving = yield from driving_poses(config, source, estimator)
     if not driving.confidence[:, BODY].any():
@@ -108,16 +110,37 @@ def prepare(config: GenerateConfig, size: tuple[int, int], multiple: int, found:
     Raises:
         InputError: the size does not suit the model, or picture and video show no joint in common; and as `find`.
     """
-    from mimicmotion.pose.align import align
     from mimicmotion.video.picture import read_picture
 
     check_size(size, multiple)
     found = found or (yield from find(config))
-    picture, fit = fit_picture(read_picture(config.picture), found.reference, size, config.fit)
-    reference = found.reference.fitted(fit)
-    aligned = align(found.driving, reference, size, method=config.align)
-    notes = [*found.notes, *describe_problems(reference, found.driving, aligned, config.video)]
-    return Inputs(picture, fit, reference, found.driving, aligned, notes)
+    inputs = fit_inputs(config, read_picture(config.picture), found.reference, found.driving, size)
+    return dataclasses.replace(inputs, warnings=[*found.notes, *inputs.warnings])
+
+
+def fit_inputs(
+    config: GenerateConfig,
+    picture: UInt8[ndarray, "height width 3"],
+    pose: PoseSequence,
+    driving: PoseSequence,
+    size: tuple[int, int],
+) -> Inputs:
+    """The picture at `size` = (height, width), and the poses of the video fitted to the person in it.
+
+    Args:
+        config: the job's settings.
+        picture: as it is.
+        pose: of the person in it, in its pixels, one frame.
+        driving: poses of the video, in its pixels.
+        size: of the result.
+    """
+    from mimicmotion.pose.align import align
+
+    fitted, fit = fit_picture(picture, pose, size, config.fit)
+    reference = pose.fitted(fit)
+    aligned = align(driving, reference, size, method=config.align)
+    notes = describe_problems(reference, driving, aligned, config.video)
+    return Inputs(fitted, fit, reference, driving, aligned, notes)
 
 
 def input_files(config: GenerateConfig | PosesConfig | MaskConfig) -> list[str | Path]:

@@ -174,9 +174,7 @@ def save_openpose(poses: PoseSequence, folder: Path | str) -> None:
             part.write_text(json.dumps(data), encoding="utf-8")
 
 
-def open_poses(
-    path: Path | str, size: tuple[int, int] | None = None, *, fps: float = 0.0, person: Person = "largest"
-) -> PoseSequence:
+def open_poses(path: Path | str) -> PoseSequence:
     """Read poses of either kind: .npz, or OpenPose JSON (a folder or a file).
 
     Raises:
@@ -184,7 +182,7 @@ def open_poses(
     """
     path = Path(path)
     if path.is_dir() or path.suffix.lower() == ".json":
-        return load_openpose(path, size, fps=fps, person=person)
+        return load_openpose(path)
     return load_poses(path)
 
 

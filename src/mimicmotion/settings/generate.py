@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -137,3 +137,26 @@ class GenerateConfig(DrivingOptions, PoseOptions, SamplingOptions, ExecutionOpti
             raise ConfigError(f"height={self.height}, width={self.width}", "both or neither", "give the other one too")
         if self.audio and not self.keeps_speed:
             raise ConfigError("audio with a changed speed", "movement at its own speed", "leave out 'audio'")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchConfig(Settings):
+    """Everything that a batch depends on: `mimicmotion batch` and its YAML file have these fields."""
+
+    jobs: Path
+    """YAML list (or `defaults` and `jobs`) of settings of `generate`, or a CSV file with a column for each setting."""
+    engine: Literal["local", "ray"] = "local"
+    """local: processes of this machine; ray: tasks of a Ray cluster (extra ray)."""
+    devices: list[str] = field(default_factory=list)
+    """local: where jobs run, one at a time on each, such as cuda:0 cuda:1; empty takes all GPUs, or else the CPU."""
+    address: str | None = None
+    """ray: of the cluster, such as auto or ray://host:10001; empty starts one on this machine."""
+    report: Path | None = None
+    """Also write how each job ended to this JSON file."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        unused = {"address": self.address} if self.engine == "local" else {"devices": self.devices}
+        if name := next((name for name, given in unused.items() if given), None):
+            got = f"{name} with engine={self.engine}"
+            raise ConfigError(got, "an option that this engine uses", f"leave out {name!r}")

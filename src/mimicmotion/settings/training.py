@@ -276,13 +276,33 @@ class DetailConfig(Settings):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class WarpConfig(Settings):
+    """The small model's warp network, which learns from rendered people with their truth."""
+
+    clips: Annotated[int, Range(1)] = 600
+    """So many clips, each with the poses of one imitated detector, are learned from: about 10 MB of memory each."""
+    new: bool = False
+    """Begin with random weights even where the model has a warp network already."""
+    widths: tuple[int, ...] = (48, 64, 88, 104)
+    """Channels of the four levels, cells of 4x4 to 32x32 pixels, in multiples of 8 (of a new network)."""
+    decided: Annotated[float, Range(0.01, 100)] = 1.0
+    """How much harder than learned the outline is when the network is used."""
+    exact_poses: Annotated[float, Range(0, 1)] = 0.4
+    """Share of the clips whose poses are exact; the others' have data.sample.detector_noise."""
+    perceptual: Annotated[float, Range(0, 1e6)] = 0.0
+    """Loss weight of LPIPS (AlexNet; `mimicmotion weights fetch lpips-alex`)."""
+    recolour: Annotated[float, Range(0, 1)] = 0.7
+    """Share of samples whose three colours change places, contrast and brightness."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig(Settings):
     """One training run."""
 
     run: str
     """Folder of checkpoints and logs."""
-    stage: Literal["denoiser", "autoencoder", "detail"] = "denoiser"
-    """What is trained: the video model, the small model's autoencoder, or its detail network."""
+    stage: Literal["denoiser", "autoencoder", "detail", "warp"] = "denoiser"
+    """What is trained: the video model, or the small model's autoencoder, detail network or warp network."""
     seed: int = 0
     """Seed of weights, data order and noise."""
     threads: Annotated[int, Range(0)] = 0
@@ -292,13 +312,15 @@ class TrainConfig(Settings):
     data: DataConfig = field(default_factory=DataConfig)
     """The data."""
     model: ModelConfig = field(default_factory=ModelConfig)
-    """Where the weights come from (stages denoiser and detail)."""
+    """Where the weights come from (stages denoiser, detail and warp)."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     """The loss (stage denoiser)."""
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     """Network and loss (stage autoencoder)."""
     detail: DetailConfig = field(default_factory=DetailConfig)
     """Network and loss (stage detail)."""
+    warp: WarpConfig = field(default_factory=WarpConfig)
+    """Network and loss (stage warp)."""
     trained: TrainedConfig = field(default_factory=TrainedConfig)
     """Which weights learn (stage denoiser)."""
     optim: OptimConfig = field(default_factory=OptimConfig)

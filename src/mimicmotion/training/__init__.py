@@ -26,6 +26,10 @@ def open_task(config: TrainConfig) -> Task:
         from mimicmotion.training.stages.detail import DetailTask
 
         return DetailTask(config)
+    if config.stage == "warp":
+        from mimicmotion.training.stages.warp import WarpTask
+
+        return WarpTask(config)
     from mimicmotion.training.stages.denoiser import DenoiserTask
 
     return DenoiserTask(config)

@@ -52,7 +52,7 @@ def load_networks(config: ModelConfig, seed: int) -> Components:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # a fresh PoseNet is random below its last layer
             parts = load_components(base, checkpoint, new_pose_net=True)
-    for module in (parts.unet, parts.pose_net, parts.image_encoder, parts.vae, parts.detail):
+    for module in (parts.unet, parts.pose_net, parts.image_encoder, parts.vae, parts.detail, parts.warp):
         if module is not None:
             module.eval().requires_grad_(False)
     return parts

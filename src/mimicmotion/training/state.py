@@ -35,6 +35,7 @@ HARMLESS = (
     "optim.ema_on_cpu",
     "autoencoder",  # of a single stage, and part of its task's identity
     "detail",
+    "warp",
     "gradient_checkpointing",
     "compile",
     "validation",

@@ -12,9 +12,9 @@ from mimicmotion.weights.checks import read_json
 
 SETTINGS_FILE, FORMAT = "mimicmotion.json", 1
 PARTS = ("unet", "vae", "image_encoder", "pose_net")
-DETAIL = "detail"  # a part that only some small models have
+OPTIONAL = ("detail", "warp")  # parts that only some small models have
 # transformers calls the file of a network "model", diffusers "diffusion_pytorch_model".
-FILE_NAMES = {part: "model" if part == "image_encoder" else "diffusion_pytorch_model" for part in (*PARTS, DETAIL)}
+FILE_NAMES = {part: "model" if part == "image_encoder" else "diffusion_pytorch_model" for part in (*PARTS, *OPTIONAL)}
 LISTED = 10
 
 
@@ -110,14 +110,14 @@ def _fetch_folder(repo: str, full: bool) -> Path:
             if "HTTP 404" not in e.got:
                 raise
             weights.fetch_file(repo, f"{name}/{FILE_NAMES[name]}.safetensors")
-    own = [
-        f"{part}/{name}" for part in ("pose_net", DETAIL) for name in ("config.json", f"{FILE_NAMES[part]}.safetensors")
-    ]
-    for name in (SETTINGS_FILE, *own):
+    for part in ("", "pose_net", *OPTIONAL):
+        names = (f"{part}/config.json", f"{part}/{FILE_NAMES[part]}.safetensors") if part else (SETTINGS_FILE,)
         try:
-            weights.fetch_file(repo, name)
+            for name in names:
+                weights.fetch_file(repo, name)
         except WeightsError as e:
             if "HTTP 404" not in e.got:
                 raise
-            break  # a base model without pose input, or a model without a detail network
+            if part not in OPTIONAL:
+                break  # a base model without pose input
     return weights.fetch_file(repo, "unet/config.json").parents[1]

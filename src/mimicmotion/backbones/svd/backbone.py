@@ -40,7 +40,7 @@ from mimicmotion.settings import ExecutionOptions, SamplingSettings
 
 DEFAULT_FPS = 7.0
 LARGE = ("unet", "vae", "image_encoder")
-"""Networks that wait on the host while others work; PoseNet and the detail network are so small that they stay."""
+"""Networks that wait on the host while others work; the others are so small that they stay."""
 
 
 class SVDBackbone(Backbone):
@@ -59,6 +59,7 @@ class SVDBackbone(Backbone):
 
     name: ClassVar[str] = "svd"
     detail: Any = None
+    warp: Any = None
 
     def __init__(
         self,
@@ -102,11 +103,10 @@ class SVDBackbone(Backbone):
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
-        variant: str | None = None,
         edition: str | None = None,
     ) -> Self:
         """Load a model; see `Backbone.load` and `load_components`."""
-        return cls.of(load_components(folder, checkpoint, device=device, dtype=dtype, variant=variant, edition=edition))
+        return cls.of(load_components(folder, checkpoint, device=device, dtype=dtype, edition=edition))
 
     def save(self, folder: Path) -> None:
         """Write a folder in diffusers' layout, safetensors."""
@@ -116,7 +116,7 @@ class SVDBackbone(Backbone):
     def components(self) -> Components:
         """The networks, with the model's settings and files."""
         return Components(
-            self.unet, self.vae, self.image_encoder, self.pose_net, self.settings, self.files, self.detail
+            self.unet, self.vae, self.image_encoder, self.pose_net, self.settings, self.files, self.detail, self.warp
         )
 
     # --- sizes and places -------------------------------------------------------------------------------------------
@@ -161,7 +161,7 @@ class SVDBackbone(Backbone):
 
     @property
     def networks(self) -> tuple[nn.Module, ...]:
-        """U-Net, autoencoder, picture encoder, PoseNet, and the detail network where there is one."""
+        """U-Net, autoencoder, picture encoder, PoseNet, and the detail and warp networks where they are."""
         return tuple(network for name in NETWORKS if (network := getattr(self, name)) is not None)
 
     def use(self, name: str) -> None:
@@ -206,6 +206,10 @@ class SVDBackbone(Backbone):
                 self._parked[name] = (
                     ParkedBlocks(network, blocks_of(network), target) if blocks else Parked(network, target)
                 )
+
+    def forget_plan(self) -> None:
+        """Have the next job planned anew; see `Backbone.forget_plan`."""
+        self._plan = None
 
     def plan_run(
         self,

@@ -29,10 +29,10 @@ from mimicmotion.runtime.run_folder import atomic_folder
 from mimicmotion.weights import registry as weights
 from mimicmotion.weights.checks import read_json
 from mimicmotion.weights.locate import (
-    DETAIL,
     FILE_NAMES,
     FORMAT,
     LISTED,
+    OPTIONAL,
     PARTS,
     SETTINGS_FILE,
     find_base,
@@ -62,9 +62,10 @@ CLASSES = {
     "vae": "mimicmotion.backbones.svd.vae:Autoencoder",
     "image_encoder": "mimicmotion.backbones.svd.image_encoder:ImageEncoder",
     "pose_net": "mimicmotion.backbones.svd.posenet:PoseNet",
-    DETAIL: "mimicmotion.backbones.tiny.detail:DetailNet",
+    "detail": "mimicmotion.backbones.tiny.detail:DetailNet",
+    "warp": "mimicmotion.backbones.tiny.warp:WarpNet",
 }
-"""What makes the network of each part, by name: the last one belongs to small models alone."""
+"""What makes the network of each part, by name: the last two belong to small models alone."""
 DIFFUSERS_FILE = '''"""For DiffusionPipeline.from_pretrained(FOLDER, custom_pipeline=FOLDER, trust_remote_code=True)."""
 
 try:
@@ -79,7 +80,8 @@ except ImportError as e:
 class Components:
     """The networks of a model, its default settings (plain data) and the files it was loaded from.
 
-    `detail` is only there in small models that give decoded frames the warped picture's detail.
+    `detail` and `warp` are only there in small models: the first gives decoded frames the warped picture's detail, the
+    second moves the picture pixel by pixel.
     """
 
     unet: Any
@@ -89,6 +91,7 @@ class Components:
     settings: dict[str, Any] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
     detail: Any = None
+    warp: Any = None
 
 
 def load_components(
@@ -97,7 +100,6 @@ def load_components(
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
-    variant: str | None = None,
     new_pose_net: bool = False,
     edition: str | None = None,
 ) -> Components:
@@ -110,7 +112,6 @@ def load_components(
             `unet.*` and `pose_net.*`, a folder or hub id that holds one, or a name of `mimicmotion weights list`.
         device: where the networks go (cpu, cuda, mps; meta loads shapes only).
         dtype: number format of all networks.
-        variant: "fp16" reads `*.fp16.safetensors`; None takes the plain file, else the fp16 one.
         new_pose_net: give a base without PoseNet a fresh one (zero output), to start a training.
         edition: of the published weights (`EDITIONS`), for weights that bring no settings; None finds it.
 
@@ -127,7 +128,7 @@ def load_components(
     if edition or not settings:
         settings |= published_settings(edition or ("1.0" if source is None else find_edition(source)))
         settings |= {} if source is None else {"estimator": "dwpose"}  # which found the poses of the training videos
-    loader = _Loader(folder, (torch.device(device), dtype), variant)
+    loader = _Loader(folder, (torch.device(device), dtype))
     unet, vae, encoder = (loader.build(part) for part in ("unet", "vae", "image_encoder"))
     if source is None:
         loader.load("unet", unet)
@@ -137,17 +138,17 @@ def load_components(
         loader.files.append(source)
     loader.load("vae", vae)
     loader.load("image_encoder", encoder)
-    detail = loader.load(DETAIL, loader.build(DETAIL)).eval() if (folder / DETAIL).is_dir() else None
-    return Components(unet, vae, encoder, pose_net, settings, tuple(loader.files), detail)
+    more = {p: loader.load(p, loader.build(p)).eval() for p in OPTIONAL if (folder / p).is_dir()}
+    return Components(unet, vae, encoder, pose_net, settings, tuple(loader.files), **more)
 
 
 def save_components(parts: Components, folder: str | Path, *, dtype: torch.dtype | None = None) -> Path:
     """Write a model so that `load_components(folder)` gives it back.
 
-    Layout: model_index.json, pipeline.py (for diffusers), {unet, vae, image_encoder, pose_net}/ (and detail/, where
-    there is one) with config.json and safetensors, and mimicmotion.json with the settings and the sha256 of each file.
-    The folder appears under its name only when complete; an earlier model of the same name is replaced, anything else
-    is left alone.
+    Layout: model_index.json, pipeline.py (for diffusers), {unet, vae, image_encoder, pose_net}/ (and detail/ and warp/,
+    where they are) with config.json and safetensors, and mimicmotion.json with the settings and the sha256 of each
+    file. The folder appears under its name only when complete; an earlier model of the same name is replaced, anything
+    else is left alone.
 
     Args:
         parts: the model.
@@ -170,7 +171,7 @@ def _write_model(parts: Components, folder: Path, dtype: torch.dtype | None) -> 
     from mimicmotion import __version__
 
     index: dict[str, Any] = {"_class_name": "MimicMotionPipeline", "_mimicmotion_version": __version__}
-    for name in PARTS if parts.detail is None else (*PARTS, DETAIL):
+    for name in (*PARTS, *(p for p in OPTIONAL if getattr(parts, p) is not None)):
         module = getattr(parts, name)
         (folder / name).mkdir()
         config = config_of(module)
@@ -196,13 +197,13 @@ def config_of(module: Any) -> dict[str, Any]:
     return {**own, **module.config}
 
 
-def load_part(folder: str | Path, part: str, *, variant: str | None = None) -> Any:
-    """One network of a model folder on the CPU, to be used: "vae", "image_encoder", "unet" or "detail", in float32.
+def load_part(folder: str | Path, part: str) -> Any:
+    """One network of a model folder on the CPU, to be used, in float32; `part` is the name of its folder.
 
     Raises:
         WeightsError: files are missing or damaged.
     """
-    loader = _Loader(Path(folder), (torch.device("cpu"), torch.float32), variant)
+    loader = _Loader(Path(folder), (torch.device("cpu"), torch.float32))
     return loader.load(part, loader.build(part)).eval()
 
 
@@ -251,19 +252,18 @@ class _Loader:
 
     folder: Path
     target: Target
-    variant: str | None
     files: list[Path] = field(default_factory=list)
 
     def build(self, part: str) -> Any:
         """The network of a part without data, by its config.json: ours name arguments, diffusers' are taken whole."""
         config, kind = read_part_config(self.folder, part), CLASSES[part]
-        if part in ("pose_net", DETAIL):
+        if part in ("pose_net", *OPTIONAL):
             config = {k: v for k, v in config.items() if not k.startswith("_")}
             return _on_meta(part, lambda: pkgutil.resolve_name(kind)(**config))
         return _on_meta(part, lambda: pkgutil.resolve_name(kind)(config))
 
     def load(self, part: str, module: Any) -> Any:
-        path = _weights_file(self.folder, part, self.variant)
+        path = _weights_file(self.folder, part)
         assign(module, read_tensors(path), self.target, str(path))
         self.files.append(path)
         return module
@@ -305,9 +305,10 @@ def _on_meta(part: str, build: Callable[[], Any]) -> Any:
         raise WeightsError(f"config of {part}: {type(e).__name__}: {e}", "a config its class accepts", fix) from e
 
 
-def _weights_file(folder: Path, part: str, variant: str | None) -> Path:
+def _weights_file(folder: Path, part: str) -> Path:
+    """The plain file, else the one in float16."""
     stem = FILE_NAMES[part]
-    names = [f"{stem}.{variant}.safetensors"] if variant else [f"{stem}.safetensors", f"{stem}.fp16.safetensors"]
+    names = [f"{stem}.safetensors", f"{stem}.fp16.safetensors"]
     for name in names:
         if (folder / part / name).is_file():
             return folder / part / name

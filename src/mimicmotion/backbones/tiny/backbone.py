@@ -19,6 +19,7 @@ from mimicmotion.backbones.svd.checkpoint import Components
 from mimicmotion.backbones.svd.conditioning import Conditioning
 from mimicmotion.backbones.svd.posenet import PoseNet
 from mimicmotion.backbones.tiny.detail import DetailNet, add_detail
+from mimicmotion.backbones.tiny.warp import MovedPicture, WarpNet, show_moved
 from mimicmotion.diffusion.denoiser import Denoiser, Network, precondition_v, shift
 from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.pose.guidance.limb_warp import WarpedPicture, WarpedPoses
@@ -36,6 +37,7 @@ class TinyBackbone(SVDBackbone):
         settings: defaults of this model; `reference_warp` is "limbs", or "residual" where the difference to the warped
             picture is denoised.
         detail: gives decoded frames the warped picture's detail; None leaves them as the autoencoder decodes them.
+        warp: moves the picture pixel by pixel, and shows it where it is sure; None warps limb by limb.
 
     Raises:
         ConfigError: the networks do not fit each other, or `reference_warp` is another.
@@ -52,9 +54,10 @@ class TinyBackbone(SVDBackbone):
         pose_net: PoseNet,
         settings: Mapping[str, Any] | None = None,
         detail: DetailNet | None = None,
+        warp: WarpNet | None = None,
     ) -> None:
         super().__init__(unet, vae, image_encoder, pose_net, settings)
-        self.detail = detail
+        self.detail, self.warp = detail, warp
         if (kind := self.settings.get("reference_warp")) not in ("limbs", "residual"):
             raise ConfigError(f"reference_warp={kind!r}", "limbs or residual", "take the backbone svd for other models")
 
@@ -62,7 +65,7 @@ class TinyBackbone(SVDBackbone):
     def of(cls, parts: Components) -> Self:
         """The backbone of loaded networks."""
         backbone = super().of(parts)
-        backbone.detail = parts.detail
+        backbone.detail, backbone.warp = parts.detail, parts.warp
         return backbone
 
     def check(self, request: Request) -> None:
@@ -77,7 +80,10 @@ class TinyBackbone(SVDBackbone):
     ) -> tuple[PoseFrames, Frame]:
         """Drawn poses with the picture warped to each; see `Backbone.guide`."""
         poses, own = super().guide(picture, reference, driving, confidence_aware=confidence_aware)
-        return WarpedPoses(poses, WarpedPicture(picture, reference, driving)), own
+        if self.warp is None:
+            return WarpedPoses(poses, WarpedPicture(picture, reference, driving)), own
+        drawer = self.pose_drawer((picture.shape[0], picture.shape[1]))
+        return WarpedPoses(poses, MovedPicture(self.warp, picture, reference, driving, drawer)), own
 
     def warped(self, request: Request) -> PoseFrames | None:
         """The picture warped to each pose."""
@@ -92,10 +98,13 @@ class TinyBackbone(SVDBackbone):
         return shift(denoiser, lambda slots: factor * conditioning.latent_slots(slots, slot))
 
     def finish(self, request: Request, first: int, count: int) -> Callable[[Iterator[Tensor]], Iterator[Tensor]] | None:
-        """Add the warped picture's detail."""
+        """Add the warped picture's detail; of a picture moved pixel by pixel, show what is sure as it is."""
         if self.detail is None or not isinstance(request.poses, WarpedPoses):
             return None
         if len(request.poses) < first + count:
             got, want = f"warped poses of {len(request.poses)} frames", f"{first + count} frames"
             raise InputError(got, want, "pass a warped picture and a drawn pose for each frame")
-        return functools.partial(add_detail, self.detail, request=request, first=first)
+        detailed = functools.partial(add_detail, self.detail, request=request, first=first)
+        if not isinstance(moved := request.poses.warped, MovedPicture):
+            return detailed
+        return lambda frames: show_moved(moved, detailed(frames), first)

@@ -107,6 +107,7 @@ class Puppet:
         colours: the person's, continued beyond the outline: as they are seen, and without the arms in front of the
             body. What moves the picture pixel by pixel takes its colours here.
         layers: per part, colours and opacity (premultiplied) where it lies in the reference.
+        boxes: per part, the corners (x, y) of where its layer is not empty.
         sources: per part, the part that it was cut from (the other side's where its own is hidden).
         xy: the reference pose.
         unit: torso length in pixels.
@@ -116,6 +117,7 @@ class Puppet:
     background: Float32[ndarray, "height width 3"]
     colours: UInt8[ndarray, "2 height width 3"]
     layers: dict[str, Float32[ndarray, "height width 4"]]
+    boxes: dict[str, Float64[ndarray, "4 2"]]
     sources: dict[str, str]
     xy: Float64[ndarray, "134 2"]
     unit: float
@@ -133,13 +135,22 @@ class Puppet:
         top, opacity = np.full((height, width), -1, np.int8), np.zeros((len(BACK_TO_FRONT), height, width), np.float32)
         maps = np.zeros((len(BACK_TO_FRONT), 2, 3), np.float32)
         for part, matrix in moves(self.xy, self.confidence, self.sources, self.unit, xy, confidence):
-            layer = cv2.warpAffine(self.layers[part], matrix, (width, height), flags=cv2.INTER_LINEAR)
-            picture = picture * (1 - layer[..., 3:]) + layer[..., :3]
-            number, alpha = BACK_TO_FRONT.index(part), layer[..., 3]
-            opacity[number], maps[number] = alpha, cv2.invertAffineTransform(matrix)
-            covered, shown = covered * (1 - alpha) + alpha, shown * (1 - alpha)
-            top = np.where(alpha > np.maximum(shown, 0.02), number, top).astype(np.int8)
-            shown = np.maximum(shown, alpha)
+            number = BACK_TO_FRONT.index(part)
+            maps[number] = cv2.invertAffineTransform(matrix)
+            corners = self.boxes[part] @ matrix[:, :2].T + matrix[:, 2]
+            first = np.clip(np.floor(corners.min(0)).astype(int) - 1, 0, [width, height])
+            last = np.clip(np.ceil(corners.max(0)).astype(int) + 2, first, [width, height])
+            if (last <= first).any():  # moved out of the picture
+                continue
+            at = slice(first[1], last[1]), slice(first[0], last[0])
+            inside = np.column_stack([matrix[:, :2], matrix[:, 2] - first])
+            layer = cv2.warpAffine(self.layers[part], inside, tuple(int(n) for n in last - first))
+            alpha = opacity[number][at] = layer[..., 3]
+            picture[at] = picture[at] * (1 - layer[..., 3:]) + layer[..., :3]
+            covered[at] += alpha * (1 - covered[at])
+            shown[at] *= 1 - alpha
+            top[at][alpha > np.maximum(shown[at], 0.02)] = number
+            shown[at] = np.maximum(shown[at], alpha)
         return Arrangement(np.clip(np.rint(picture), 0, 255).astype(np.uint8), covered, top, opacity, maps)
 
 
@@ -207,7 +218,7 @@ def cut(
     unit, face, regions = body_unit(xy), has_face(confidence), part_regions(pose)
     seen = list(regions)
     if not seen:
-        return Puppet(reference.astype(np.float32), np.stack([reference] * 2), {}, {}, xy, unit, confidence)
+        return Puppet(reference.astype(np.float32), np.stack([reference] * 2), {}, {}, {}, xy, unit, confidence)
     if person is None:
         person = segment_person(reference, regions, unit) if segmented else np.any(list(regions.values()), 0)
     around = cv2.dilate(person.astype(np.uint8), np.ones((7, 7), np.uint8))
@@ -219,8 +230,15 @@ def cut(
     sources = {part: source_of(part, confidence) for part in BACK_TO_FRONT}
     sources = {part: source for part, source in sources.items() if source in layers}
     layers = {p: layers[source] for p, source in sources.items()}
+    boxes = {p: _corners(layer[..., 3] > 0) for p, layer in layers.items()}
     colours = _colours(reference, regions, person, arms)
-    return Puppet(background.astype(np.float32), colours, layers, sources, xy, unit, confidence)
+    return Puppet(background.astype(np.float32), colours, layers, boxes, sources, xy, unit, confidence)
+
+
+def _corners(there: Bool[ndarray, "height width"]) -> Float64[ndarray, "4 2"]:
+    """Of the box around pixels."""
+    x, y, width, height = cv2.boundingRect(there.astype(np.uint8))
+    return np.array([[x, y], [x + width, y], [x, y + height], [x + width, y + height]], np.float64)
 
 
 def _colours(

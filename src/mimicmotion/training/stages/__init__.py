@@ -1,1 +1,1 @@
-"""What can be trained: denoiser, autoencoder, detail network."""
+"""What can be trained: denoiser, autoencoder, detail network, warp network."""

@@ -288,7 +288,8 @@ class DenoiserTask(Task):
             assign(encoder, values, (next(iter(values.values())).device, torch.float32), "image_encoder")
         for module in (unet, pose_net, encoder):
             module.eval().requires_grad_(False)
-        return Components(unet, self.parts.vae, encoder, pose_net, self.settings, detail=self.parts.detail)
+        networks = {"unet": unet, "image_encoder": encoder, "pose_net": pose_net}
+        return dataclasses.replace(self.parts, **networks, settings=self.settings, files=())
 
     def export(self, folder: Path, weights: Mapping[str, Tensor]) -> Path:
         """Write the whole model in float16 as `MimicMotionPipeline.from_pretrained` loads it, and LoRA's adapter."""

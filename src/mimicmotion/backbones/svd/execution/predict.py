@@ -24,7 +24,7 @@ from mimicmotion.backbones.svd.execution.quantize import widened_bytes
 from mimicmotion.backbones.svd.pose_features import POSE_CHUNK, StoredFeatures, feature_budget
 from mimicmotion.backbones.svd.vae import encode_mode
 
-NETWORKS = ("unet", "vae", "image_encoder", "pose_net", "detail")
+NETWORKS = ("unet", "vae", "image_encoder", "pose_net", "detail", "warp")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,7 +76,7 @@ class Predictor:
 
         def weights(*used: str) -> int:
             """Small networks always stay on the device."""
-            return sum(sizes[name] for name in (NETWORKS if plan.offload == "none" else (*used, "pose_net", "detail")))
+            return sum(sizes[name] for name in (NETWORKS if plan.offload == "none" else (*used, *NETWORKS[3:])))
 
         return {
             "encode": max(

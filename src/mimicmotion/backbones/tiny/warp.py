@@ -1,0 +1,268 @@
+"""The person moved pixel by pixel: a network corrects the limb warp (a departure of small models, see the model card).
+
+It sees the warp's pieces in their new places and says the person's outline at full size, which piece each pixel belongs
+to, and how much further it lies in the reference picture than that piece says. Colours come from the reference picture
+alone. It also says which pixels the reference picture shows: the others are for the rest of the model.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int8, UInt8
+from numpy import ndarray
+from torch import Tensor, nn
+
+from mimicmotion.arrays import Frame, Frames
+from mimicmotion.backbones.svd.decode import to_uint8
+from mimicmotion.backbones.svd.pose_features import to_unit
+from mimicmotion.errors import ConfigError
+from mimicmotion.pose.guidance.limb_warp import Puppet, check_poses, cut
+from mimicmotion.pose.guidance.limbs import BACK_TO_FRONT
+from mimicmotion.pose.guidance.skeleton import DrawnPoses, PoseDrawer
+from mimicmotion.pose.keypoints import PoseSequence
+
+CELL = 4
+"""Pixels per side of a cell of the finest level."""
+LEVELS = 4
+PARTS = len(BACK_TO_FRONT)
+BODY = [BACK_TO_FRONT.index(part) for part in ("torso", "head")]
+PICTURES = (PARTS + 1, PARTS + 4)
+"""First channels of `WarpInput.cells` that show the warped and the reference picture."""
+FAR = 32.0
+"""Pixels by which displacements are divided."""
+_SEEN = PARTS + 4 * CELL**2 + 18  # channels of `WarpInput.cells`
+_GROUPS = 8
+
+
+class WarpInput(NamedTuple):
+    """A batch for the network.
+
+    Attributes:
+        cells: what is seen of pieces, pictures and poses, in cells of 4x4 pixels; the pieces' opacity comes first.
+        top: number of the piece that is seen at each pixel, or is nearest to it; -1 where there is none at all.
+        outline: opacity of all pieces, 0..1.
+        maps: from pixels (x, y, 1) to those of the reference picture, for each piece; 0 of pieces that are not there.
+        colours: the person's, see `Puppet.colours`, in [-1, 1].
+        background: without the person, in [-1, 1].
+        picture: the limb warp's, in [-1, 1]; the network does not look at it.
+    """
+
+    cells: Float[Tensor, "n channels h w"]
+    top: Float[Tensor, "n height width"]
+    outline: Float[Tensor, "n height width"]
+    maps: Float[Tensor, "n 14 2 3"]
+    colours: Float[Tensor, "n 6 height width"]
+    background: Float[Tensor, "n 3 height width"]
+    picture: Float[Tensor, "n 3 height width"]
+
+
+@dataclass(frozen=True, slots=True)
+class Warped:
+    """What the network makes of a batch.
+
+    Attributes:
+        frames: in [-1, 1].
+        person: the person's colours alone.
+        outline: logit of each pixel's share of the person.
+        place: of each pixel in the reference picture, pixels (x, y).
+        visible: logit of the reference picture showing it, in cells.
+    """
+
+    frames: Float[Tensor, "n 3 height width"]
+    person: Float[Tensor, "n 3 height width"]
+    outline: Float[Tensor, "n height width"]
+    place: Float[Tensor, "n 2 height width"]
+    visible: Float[Tensor, "n h w"]
+
+
+class WarpNet(nn.Module):
+    """Outline, pieces and displacements from what the limb warp shows.
+
+    Args:
+        widths: channels of the four levels, from cells of 4x4 pixels to cells of 32x32, in multiples of 8.
+        decided: factor of the outline's logit when the network is used (not while it learns): a hard outline looks
+            right more often than it is.
+    """
+
+    def __init__(self, widths: Sequence[int] = (48, 64, 88, 104), decided: float = 1.0) -> None:
+        super().__init__()
+        if len(widths) != LEVELS or any(w < _GROUPS or w % _GROUPS for w in widths) or decided <= 0:
+            got = f"widths={tuple(widths)}, decided={decided}"
+            raise ConfigError(got, f"{LEVELS} widths in multiples of {_GROUPS}, decided > 0", "correct it")
+        self.config: dict[str, Any] = {"widths": list(widths), "decided": decided}
+        pairs = list(itertools.pairwise(widths))
+        self.enter = nn.Conv2d(_SEEN, widths[0], 3, padding=1)
+        self.down = nn.ModuleList([_Block(widths[0], widths[0]), *(_Block(a, b) for a, b in pairs)])
+        self.whole = nn.Linear(widths[-1], widths[-1])
+        self.up = nn.ModuleList(_Block(a + b, a) for a, b in reversed(pairs))
+        self.out = nn.Conv2d(widths[0], 4 * PARTS + CELL**2 + 3, 3, padding=1)
+        with torch.no_grad():  # it starts as the limb warp
+            for parameter in self.out.parameters():
+                parameter.zero_()
+
+    def forward(self, given: WarpInput) -> Warped:
+        """Frames of the same size; height and width in multiples of 32."""
+        x, kept = self.enter(given.cells), []
+        for k, block in enumerate(self.down):
+            x = block(F.avg_pool2d(x, 2) if k else x)
+            kept.append(x)
+        x = x + self.whole(x.mean((2, 3)))[..., None, None]
+        for block, beside in zip(self.up, reversed(kept[:-1]), strict=True):
+            x = block(torch.cat([F.interpolate(x, scale_factor=2.0), beside], 1))
+        parts, outline, further, visible = self.out(F.silu(x)).float().split([4 * PARTS, CELL**2, 2, 1], 1)
+        parts = F.pixel_shuffle(parts, 2) + 2.0 * F.interpolate(given.cells[:, :PARTS].float(), scale_factor=2.0)
+        logits = F.interpolate(parts, scale_factor=2.0, mode="bilinear")
+        there = given.maps.flatten(2).any(-1)
+        top = F.one_hot(given.top.long() + 1, PARTS + 1)[..., 1:].movedim(-1, 1)
+        weights = (logits + 3.0 * top).masked_fill(~there[..., None, None], -60.0).softmax(1)
+        further = F.interpolate(8.0 * further, scale_factor=float(CELL), mode="bilinear")
+        body = torch.zeros(PARTS, device=weights.device).index_fill(0, torch.tensor(BODY, device=weights.device), 1.0)
+        place, person = torch.zeros_like(further), torch.zeros_like(given.background)
+        for colours, of in zip(given.colours.split(3, 1), (1 - body, body), strict=True):
+            mine = weights * of[:, None, None]
+            share = mine.sum(1, keepdim=True)
+            at = _places(mine, given.maps) / share.clamp_min(1e-6) + further
+            place, person = place + share * at, person + share * _look(colours, at)
+        logit = 6 * (given.outline - 0.5) + F.pixel_shuffle(outline, CELL)[:, 0]
+        alpha = (logit if self.training else self.config["decided"] * logit).sigmoid()[:, None]
+        alpha = alpha * there.any(1)[:, None, None, None]  # a picture that shows nobody stays as it is
+        frames = alpha * person + (1 - alpha) * given.background
+        return Warped(frames, person, logit, place, visible[:, 0])  # type: ignore[arg-type]
+
+
+class _Block(nn.Module):
+    def __init__(self, enter: int, width: int) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(enter, width, 3, padding=1), nn.Conv2d(width, width, 3, padding=1)
+        self.norm1, self.norm2 = nn.GroupNorm(_GROUPS, enter), nn.GroupNorm(_GROUPS, width)
+        self.skip = nn.Identity() if enter == width else nn.Conv2d(enter, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.skip(x) + self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
+
+
+def _places(weights: Float[Tensor, "n 14 h w"], maps: Float[Tensor, "n 14 2 3"]) -> Float[Tensor, "n 2 h w"]:
+    """Weighted sum of where each piece says that a pixel lies in the reference."""
+    height, width = weights.shape[-2:]
+    y, x = torch.meshgrid(*(torch.arange(n, device=maps.device) for n in (height, width)), indexing="ij")
+    a = torch.einsum("nkhw,nkij->nijhw", weights, maps)
+    return a[:, :, 0] * x + a[:, :, 1] * y + a[:, :, 2]
+
+
+def _look(picture: Float[Tensor, "n 3 h w"], place: Float[Tensor, "n 2 h w"]) -> Float[Tensor, "n 3 h w"]:
+    """Colours at places in pixels (x, y)."""
+    height, width = picture.shape[-2:]
+    at = torch.stack([(2 * place[:, 0] + 1) / width - 1, (2 * place[:, 1] + 1) / height - 1], -1)
+    return F.grid_sample(picture, at, padding_mode="border", align_corners=False)
+
+
+class MovedPicture:
+    """A picture moved to each pose by the network when it is asked for; see `WarpedPicture`.
+
+    Args:
+        net: the network.
+        reference: RGB.
+        own: its pose, one frame, in pixels of the picture.
+        driving: driving poses in the same pixels.
+        drawer: draws poses at the picture's size.
+    """
+
+    def __init__(
+        self, net: WarpNet, reference: Frame, own: PoseSequence, driving: PoseSequence, drawer: PoseDrawer
+    ) -> None:
+        check_poses(reference, own, driving)
+        self.net, self.reference, self.own, self.driving, self.drawer = net, reference, own, driving, drawer
+        self.puppet = cut(reference, own)
+
+    def __len__(self) -> int:
+        return len(self.driving)
+
+    def __getitem__(self, index: slice, /) -> Frames:
+        return np.concatenate([self.look(n)[0] for n in range(*index.indices(len(self)))])
+
+    @torch.inference_mode()
+    def look(self, number: int) -> tuple[UInt8[ndarray, "1 height width 3"], Float[Tensor, "height width"]]:
+        """A frame, and how sure it is that the reference picture shows what is at each pixel, 0..1."""
+        given = warp_input(self.puppet, self.reference, self.own, self.driving[number : number + 1], self.drawer)
+        param = next(self.net.parameters())
+        given = WarpInput(*(x.to(param.device) for x in given))
+        made = self.net(given._replace(cells=given.cells.to(param.dtype)))
+        visible = F.interpolate(made.visible[None].sigmoid(), scale_factor=float(CELL), mode="bilinear")[0, 0]
+        return to_uint8(made.frames), visible
+
+
+def show_moved(
+    moved: MovedPicture, frames: Iterator[Float[Tensor, "3 height width"]], first: int = 0
+) -> Iterator[Float[Tensor, "3 height width"]]:
+    """Frames with the moved picture where it is sure of what it shows.
+
+    Args:
+        moved: the picture.
+        frames: about [-1, 1]; closed with this stream.
+        first: number of the first frame in the video; frames before number 0 stay as they are.
+    """
+    with closing(frames):  # type: ignore[type-var]
+        for number, frame in enumerate(frames, first):
+            if number < 0:
+                yield frame
+                continue
+            shown, sure = moved.look(number)
+            yield torch.lerp(frame, to_unit(shown)[0].to(frame), sure.to(frame))
+
+
+def warp_input(
+    puppet: Puppet, reference: Frame, own: PoseSequence, driving: PoseSequence, drawer: PoseDrawer
+) -> WarpInput:
+    """What the network is told of a picture and some poses.
+
+    Args:
+        puppet: the reference picture in pieces.
+        reference: that picture.
+        own: its pose, one frame.
+        driving: the poses, in pixels of the picture.
+        drawer: draws poses at the picture's size.
+    """
+    arrangements = [puppet.arrange(xy, c) for xy, c in zip(driving.xy, driving.confidence, strict=True)]
+    poses, own_pose = (DrawnPoses(p, drawer)[:] for p in (driving, own))
+    n, (height, width) = len(arrangements), reference.shape[:2]
+    top = torch.from_numpy(np.stack([_spread(a.top) for a in arrangements]))
+    outline, opacity, maps = (
+        torch.from_numpy(np.stack([getattr(a, name) for a in arrangements])) for name in ("outline", "opacity", "maps")
+    )
+    pictures = to_unit(np.stack([a.picture for a in arrangements]))
+    person = np.max([layer[..., 3] for layer in puppet.layers.values()] or [np.zeros((height, width), np.float32)], 0)
+    planes = [opacity, torch.from_numpy(person)[None, None], pictures, to_unit(reference[None]), to_unit(own_pose)]
+    cells = [F.avg_pool2d(p, CELL).expand(n, -1, -1, -1) for p in planes]
+    cells += [F.pixel_unshuffle(p, CELL) for p in (to_unit(poses), outline[:, None])]
+    # where the piece in the middle of each cell comes from, and how it is turned
+    rows, columns = (torch.arange(CELL // 2, size, CELL) for size in (height, width))
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
+    here = torch.stack([x, y, torch.ones_like(x)], -1).float()
+    chosen = maps[torch.arange(n)[:, None, None], top[:, rows][:, :, columns].long()]
+    by = ((chosen @ here[..., None])[..., 0] - here[..., :2]) / FAR
+    turned = (chosen[..., :2] - torch.eye(2)).flatten(-2)
+    place = (here[..., :2] / torch.tensor([width, height]) * 2 - 1).expand(n, -1, -1, -1)
+    cells.append(torch.cat([by, turned, place], -1).movedim(-1, 1))
+    colours = to_unit(puppet.colours).flatten(0, 1).expand(n, -1, -1, -1)
+    background = to_unit(puppet.background[None]).expand(n, -1, -1, -1)
+    return WarpInput(torch.cat(cells, 1), top, outline, maps, colours, background, pictures)
+
+
+def _spread(top: Int8[ndarray, "height width"]) -> Int8[ndarray, "height width"]:
+    """The nearest piece where none is."""
+    if (top < 0).all():
+        return top
+    away = (top < 0).astype(np.uint8)
+    _, nearest = cv2.distanceTransformWithLabels(away, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    of = np.zeros(nearest.max() + 1, np.int8)
+    of[nearest[away == 0]] = top[away == 0]
+    return of[nearest]

@@ -1,0 +1,222 @@
+"""The small model's warp network: learns from exact outlines and flow how people move (stage `warp`)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from mimicmotion.backbones.svd.checkpoint import save_components
+from mimicmotion.backbones.svd.decode import to_uint8
+from mimicmotion.backbones.svd.pose_features import to_unit
+from mimicmotion.backbones.tiny.warp import CELL, PICTURES, Warped, WarpInput, WarpNet, warp_input
+from mimicmotion.data.shards.shards import Shards
+from mimicmotion.errors import InputError
+from mimicmotion.evaluation.metrics.lpips import load_lpips
+from mimicmotion.evaluation.metrics.pixels import moving_region
+from mimicmotion.pose.guidance.limb_warp import cut
+from mimicmotion.pose.guidance.skeleton import PoseDrawer
+from mimicmotion.settings.training import TrainConfig
+from mimicmotion.synth.noise import perturb_poses
+from mimicmotion.training.bundled import contact_sheet
+from mimicmotion.training.networks import load_networks
+from mimicmotion.training.stages.detail import EXPORT_DTYPE
+from mimicmotion.training.stages.shards import held_out_shards, training_shards
+from mimicmotion.training.stages.validate import SEED, clip_scores
+from mimicmotion.training.task import StepResult, Task, Validation
+
+MOVING = 3.0
+"""Loss weight of pixels in which the true frame differs from the reference picture."""
+
+
+GAINS = (0.6, 1.2), (-0.2, 0.2)
+"""Of the contrast and the brightness of recoloured clips."""
+
+
+class WarpBatch(NamedTuple):
+    """Frames of some clips.
+
+    Attributes:
+        keys: names of the clips.
+        given: what the network sees.
+        true: the true frames, in [-1, 1].
+        moving: where they differ from the reference picture.
+        mask: the person's share of each pixel, 0..1.
+        place: where every second pixel lies in the reference picture, pixels (x, y).
+        seen: whether it is seen there.
+    """
+
+    keys: list[str]
+    given: WarpInput
+    true: Float[Tensor, "n 3 height width"]
+    moving: Bool[Tensor, "n height width"]
+    mask: Float[Tensor, "n height width"]
+    place: Float[Tensor, "n 2 h w"]
+    seen: Float[Tensor, "n h w"]
+
+
+def warp_loss(made: Warped, batch: WarpBatch) -> tuple[Float[Tensor, " n"], dict[str, float]]:
+    """Loss of each frame, and its parts.
+
+    Errors of colours (L1, person and background together, the moving region weighing more), of the outline and of what
+    is visible (cross entropy), and of places (pixels, the logarithm beyond two) where the person is seen in both.
+    """
+    weight = 1 + (MOVING - 1) * batch.moving.float()
+    colours = ((made.frames - batch.true).abs().mean(1) * weight).mean((1, 2)) / weight.mean((1, 2))
+    outline = F.binary_cross_entropy_with_logits(made.outline, batch.mask, reduction="none").mean((1, 2))
+    known = batch.seen * (batch.mask[:, ::2, ::2] > 0.9)
+    away = ((made.place[:, :, ::2, ::2] - batch.place).square().sum(1) + 0.01).sqrt()
+    places = ((1 + away / 2).log() * known).sum((1, 2)) / known.sum((1, 2)).clamp_min(1)
+    seen = F.avg_pool2d(batch.seen[:, None], CELL // 2)[:, 0]
+    visible = F.binary_cross_entropy_with_logits(made.visible, seen, reduction="none").mean((1, 2))
+    parts = {"colours": colours, "outline": outline, "places": places, "visible": visible}
+    away = (away.detach() * known).sum() / known.sum().clamp_min(1)
+    log = {name: float(x.detach().mean()) for name, x in parts.items()} | {"pixels_away": float(away)}
+    return 4 * colours + 20 * outline + places + 0.2 * visible, log
+
+
+def recoloured(batch: WarpBatch, rng: np.random.Generator) -> WarpBatch:
+    """The batch with colours in another order, and another contrast and brightness of each; poses keep theirs."""
+    gain, offset = (torch.from_numpy(rng.uniform(*ends, 3).astype(np.float32))[:, None, None] for ends in GAINS)
+    order = torch.from_numpy(rng.permutation(3))
+
+    def change(pictures: Tensor) -> Tensor:
+        return (pictures[:, order] * gain + offset).clamp(-1, 1)
+
+    given, cells = batch.given, batch.given.cells.clone()
+    for first in PICTURES:
+        cells[:, first : first + 3] = change(cells[:, first : first + 3])
+    colours = torch.cat([change(c) for c in given.colours.split(3, 1)], 1)
+    changed = {"colours": colours, "background": change(given.background), "picture": change(given.picture)}
+    return batch._replace(given=given._replace(cells=cells, **changed), true=change(batch.true))
+
+
+class WarpTask(Task):
+    """The warp network on rendered clips (`mimicmotion prepare synthetic --truth`), whose first frame is the reference.
+
+    Args:
+        config: of the run, stage `warp`.
+        shards: the training data, in place of those that the config names.
+
+    Raises:
+        InputError: shards are missing or empty, or hold no truth.
+        WeightsError: the model, or LPIPS where the loss has it, is missing or damaged.
+    """
+
+    def __init__(self, config: TrainConfig, shards: Shards | None = None) -> None:
+        self.config, self.options = config, config.warp
+        self.parts = load_networks(config.model, config.seed)
+        self.shards = shards or training_shards(config)
+        if self.shards[0].truth is None:
+            fix = "prepare them with: mimicmotion prepare synthetic --truth"
+            raise InputError("shards without truth", "masks and flow of rendered people", fix)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            fresh = self.parts.warp is None or self.options.new
+            widths = self.options.widths if fresh else self.parts.warp.config["widths"]
+            self.net = WarpNet(widths, self.options.decided)
+        if not fresh:
+            self.net.load_state_dict(self.parts.warp.state_dict())
+        self.model: nn.Module = self.net
+        self.lpips = load_lpips("alex", device="cpu").requires_grad_(False) if self.options.perceptual else None
+        self._clips: dict[int, WarpBatch] = {}
+        self.drawer = PoseDrawer(self.shards.size, **self.parts.settings.get("pose_drawing", {}))
+        self.identity: dict[str, Any] = {
+            "stage": "warp",
+            "data": self.shards.digest,
+            "warp": dataclasses.asdict(self.options) | {"widths": list(self.net.config["widths"])},
+        }
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """All of the network's."""
+        return dict(self.net.named_parameters())
+
+    def place(self, device: torch.device) -> None:
+        """Move LPIPS."""
+        if self.lpips is not None:
+            self.lpips.to(device)
+
+    def batch(self, step: int, numbers: Sequence[int]) -> WarpBatch:  # noqa: ARG002
+        """Some frames of a clip for each of these sample numbers."""
+        return _joined([self._sample(n) for n in numbers])
+
+    def _sample(self, number: int) -> WarpBatch:
+        rng = np.random.default_rng([self.config.seed, number])
+        variant = int(rng.integers(self.options.clips))
+        if variant not in self._clips:  # laying out takes longer than learning from it
+            self._clips[variant] = self.clip(self.shards, variant, self.config.seed)
+        clip = self._clips[variant]
+        count = min(self.config.data.sample.num_frames - 1, len(clip.keys))
+        chosen = torch.from_numpy(np.sort(rng.choice(len(clip.keys), count, replace=False)))
+        given = WarpInput(*(x[chosen] for x in clip.given))
+        some = WarpBatch([clip.keys[i] for i in chosen], given, *(x[chosen] for x in clip[2:]))
+        return recoloured(some, rng) if rng.random() < self.options.recolour else some
+
+    def clip(self, shards: Shards, number: int, seed: int) -> WarpBatch:
+        """Clip `number` of some shards with exact poses, or those of an imitated detector."""
+        rng, record = np.random.default_rng([seed, number, 1]), shards[number % len(shards)]
+        noise = self.config.data.sample.detector_noise * (rng.random() >= self.options.exact_poses)
+        own, driving = (perturb_poses(p, int(rng.integers(2**31)), noise) for p in (record.poses[:1], record.poses[1:]))
+        pictures, truth = record.frames(range(len(record))), record.truth
+        assert truth is not None
+        given = warp_input(cut(pictures[0], own), pictures[0], own, driving, self.drawer)
+        height, width = self.shards.size
+        y, x = np.mgrid[0:height:2, 0:width:2].astype(np.float32)
+        place = np.moveaxis(truth["flow"][1:].astype(np.float32) + np.stack([x, y], -1), -1, 1)
+        return WarpBatch(
+            [record.key] * len(driving),
+            given,
+            to_unit(pictures[1:]),
+            torch.from_numpy(moving_region(pictures[1:], pictures[0])),
+            torch.from_numpy(truth["mask"][1:].astype(np.float32) / 255),
+            torch.from_numpy(np.ascontiguousarray(place)),
+            torch.from_numpy(truth["in_reference"][1:].astype(np.float32)),
+        )
+
+    def loss(self, model: nn.Module, batch: WarpBatch, step: int) -> StepResult:  # noqa: ARG002
+        """`warp_loss` and, where it is asked for, LPIPS."""
+        made = model(batch.given)
+        each, log = warp_loss(made, batch)
+        if self.lpips is not None:
+            seen = self.lpips(made.frames, batch.true)
+            each, log = each + self.options.perceptual * seen, log | {"lpips": float(seen.detach().mean())}
+        return StepResult(each.mean(), log, batch.keys, each.detach())
+
+    def export(self, folder: Path, weights: Mapping[str, Tensor]) -> Path:
+        """Write the whole model, its warp network with these weights, in float16."""
+        return save_components(dataclasses.replace(self.parts, warp=self._with(weights)), folder, dtype=EXPORT_DTYPE)
+
+    def _with(self, weights: Mapping[str, Tensor]) -> WarpNet:
+        net = WarpNet(**self.net.config)
+        net.load_state_dict({k: v.detach().cpu() for k, v in weights.items()})
+        return net.eval()
+
+    @torch.no_grad()
+    def validate(self, step: int, weights: Mapping[str, Tensor]) -> Validation:  # noqa: ARG002
+        """PSNR and SSIM of held-out clips, and the gain over the limb warp; a picture of four of them."""
+        shards, net = held_out_shards(self.config, self.shards), self._with(weights)
+        scores, rows = [], []
+        for number in range(self.config.validation.clips):
+            clip = self.clip(shards, number, SEED)
+            made, true = to_uint8(net(clip.given).frames), to_uint8(clip.true)
+            reference = shards[number % len(shards)].frames([0])[0]
+            score, than = (clip_scores(f, true, reference) for f in (made, to_uint8(clip.given.picture)))
+            scores.append(score | {"gain_over_warp": score["psnr_moving"] - than["psnr_moving"]})
+            if number < 4:
+                rows += [[reference, *true], [reference, *made]]
+        mean = {name: float(np.mean([s[name] for s in scores])) for name in scores[0]}
+        return Validation(mean, {"warp": contact_sheet(rows)}, best="psnr_moving", higher_is_better=True)
+
+
+def _joined(clips: Sequence[WarpBatch]) -> WarpBatch:
+    """One batch of the frames of several clips."""
+    keys = [key for clip in clips for key in clip.keys]
+    given = WarpInput(*(torch.cat(x) for x in zip(*(clip.given for clip in clips), strict=True)))
+    return WarpBatch(keys, given, *(torch.cat(x) for x in zip(*(clip[2:] for clip in clips), strict=True)))

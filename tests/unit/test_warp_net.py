@@ -1,0 +1,118 @@
+"""The warp network: where it starts, what it may say, and how the small model shows what it makes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from micro import micro_pipeline
+from mimicmotion.backbones.tiny.detail import DetailNet
+from mimicmotion.backbones.tiny.warp import PARTS, MovedPicture, WarpInput, WarpNet, show_moved, warp_input
+from mimicmotion.errors import ConfigError, InputError
+from mimicmotion.evaluation.metrics.pixels import psnr
+from mimicmotion.pose.guidance.limb_warp import WarpedPoses, cut
+from mimicmotion.pose.guidance.skeleton import PoseDrawer
+from mimicmotion.synth import SynthClip, render_clip
+
+SIZE = (128, 64)
+
+
+@pytest.fixture(scope="module")
+def clip() -> SynthClip:
+    return render_clip(10_000_002, 2, SIZE)
+
+
+@pytest.fixture(scope="module")
+def given(clip: SynthClip) -> WarpInput:
+    puppet = cut(clip.reference_frame, clip.reference_pose)
+    return warp_input(puppet, clip.reference_frame, clip.reference_pose, clip.poses, PoseDrawer(SIZE))
+
+
+def test_it_starts_as_the_limb_warp(clip: SynthClip, given: WarpInput) -> None:
+    with torch.no_grad():
+        made = WarpNet((8, 8, 8, 8)).eval()(given)
+    torch.testing.assert_close(made.outline, 6 * (given.outline - 0.5))
+    assert psnr(*(np.asarray(x.movedim(1, -1) / 2 + 0.5).clip(0, 1) for x in (made.frames, given.picture))) > 20
+    # where a piece lies, its own map says where its pixels come from
+    top = given.top[0].long()
+    inside = (given.outline[0] > 0.99) & (top >= 0)
+    y, x = torch.nonzero(inside, as_tuple=True)
+    maps = given.maps[0][top[y, x]]
+    want = torch.einsum("nij,nj->ni", maps, torch.stack([x, y, torch.ones_like(x)], -1).float())
+    away = (made.place[0][:, y, x].T - want).norm(dim=-1)
+    assert away.median() < 2
+
+
+def test_a_pose_that_stays_shows_the_person_as_it_is(clip: SynthClip) -> None:
+    puppet = cut(clip.reference_frame, clip.reference_pose)
+    still = warp_input(puppet, clip.reference_frame, clip.reference_pose, clip.reference_pose, PoseDrawer(SIZE))
+    with torch.no_grad():
+        made = WarpNet((8, 8, 8, 8)).eval()(still)
+    mask = torch.from_numpy(clip.truth.reference_mask > 250)
+    shown = made.frames[0].movedim(0, -1)[mask] * 127.5 + 127.5
+    assert (shown - torch.from_numpy(clip.reference_frame)[mask]).abs().median() < 8
+
+
+def test_a_harder_outline_is_harder_only_in_use(given: WarpInput) -> None:
+    soft, hard = WarpNet((8, 8, 8, 8)), WarpNet((8, 8, 8, 8), decided=4.0)
+    hard.load_state_dict(soft.state_dict())
+    with torch.no_grad():
+        assert torch.equal(soft(given).frames, hard(given).frames)
+        a, b = soft.eval()(given), hard.eval()(given)
+    assert torch.equal(a.outline, b.outline)
+    outside = given.outline < 0.1  # nearer to the background there
+    away = [(m.frames - given.background).abs().mean(1)[outside].mean() for m in (a, b)]
+    assert away[1] < 0.7 * away[0]
+
+
+def test_every_weight_learns(given: WarpInput) -> None:
+    torch.manual_seed(0)
+    net = WarpNet((8, 8, 8, 8))
+    torch.nn.init.normal_(net.out.weight, std=0.1)
+    made = net(given)
+    (made.frames.square().mean() + made.place.square().mean() + made.visible.square().mean()).backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() and p.grad.any() for p in net.parameters())
+
+
+def test_nobody_in_the_picture_leaves_it_as_it_is(clip: SynthClip) -> None:
+    blind = dataclasses.replace(clip.reference_pose, confidence=np.zeros_like(clip.reference_pose.confidence))
+    moved = MovedPicture(WarpNet((8, 8, 8, 8)).eval(), clip.reference_frame, blind, clip.poses, PoseDrawer(SIZE))
+    assert np.abs(moved[:].astype(int) - clip.reference_frame).max() <= 1
+
+
+def test_the_model_shows_the_moved_picture_where_it_is_sure(clip: SynthClip) -> None:
+    pipe = micro_pipeline()
+    pipe.backbone.settings |= {"reference_warp": "residual", "sigmas": [3.0, 0.0], "guidance_scale": 1.0}
+    parts = dataclasses.replace(pipe.backbone.components, detail=DetailNet((8,) * 4, (1, 0, 0, 1)).eval())
+    from mimicmotion.backbones.tiny.backbone import TinyBackbone
+
+    net = WarpNet((8, 8, 8, 8)).eval()
+    backbone = TinyBackbone.of(dataclasses.replace(parts, warp=net))
+    poses, own = backbone.guide(clip.reference_frame, clip.reference_pose, clip.poses)
+    assert isinstance(poses, WarpedPoses)
+    moved = poses.warped
+    assert isinstance(moved, MovedPicture)
+    assert (len(moved), moved[0:1].shape) == (2, (1, *SIZE, 3))
+    decoded = [torch.zeros(3, *SIZE), torch.ones(3, *SIZE)]
+    for bias, want in ((-40.0, decoded), (40.0, [torch.from_numpy(f).movedim(-1, 0) / 127.5 - 1 for f in moved[:]])):
+        with torch.no_grad():
+            net.out.bias[-1] = bias
+        first, *shown = show_moved(moved, (frame for frame in [decoded[0], *decoded]), -1)
+        assert torch.equal(first, decoded[0])  # a reference slot stays as it is
+        for a, b in zip(shown, want, strict=True):
+            torch.testing.assert_close(a, b.float(), atol=1e-5, rtol=0)
+    assert own.shape == (*SIZE, 3)
+
+
+def test_bad_sizes_and_poses_are_refused(clip: SynthClip) -> None:
+    for wrong in ({"widths": (8, 8, 8)}, {"widths": (8, 8, 8, 12)}, {"decided": 0.0}):
+        with pytest.raises(ConfigError, match="widths="):
+            WarpNet(**wrong)
+    with pytest.raises(InputError, match="one size"):
+        MovedPicture(
+            WarpNet(), clip.reference_frame, clip.reference_pose, clip.poses.scaled((50, 50)), PoseDrawer(SIZE)
+        )
+    assert PARTS == 14
