@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numba
 import numpy as np
+from PIL import Image
 
 from mimicmotion.synth import perturb_poses, render_clip
 from mimicmotion.synth.assets import default_path
@@ -34,7 +35,13 @@ def main() -> None:
     parser.add_argument("--size", default="320x192", help="heightxwidth")
     parser.add_argument("--frames", type=int, default=16, help="frames of a clip")
     parser.add_argument("--clips", type=int, default=20)
+    parser.add_argument("--sheet", type=Path, help="write a JPEG of 48 people instead")
     args = parser.parse_args()
+    if args.sheet:
+        people = [render_clip(seed, 1, (240, 144)).frames[0] for seed in range(48)]
+        rows = [np.concatenate(people[i : i + 12], 1) for i in range(0, 48, 12)]
+        Image.fromarray(np.concatenate(rows)).save(args.sheet, quality=82)
+        return
     height, width = (int(v) for v in args.size.split("x"))
     render_clip(0, 2, (height, width))  # compile
     wall, cpu = [], []

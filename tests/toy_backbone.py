@@ -36,7 +36,7 @@ class ToyBackbone(Backbone):
         self.settings = settings
 
     @classmethod
-    def load(cls, folder, checkpoint=None, *, device="cpu", dtype=torch.float32, variant=None) -> ToyBackbone:
+    def load(cls, folder, checkpoint=None, *, device="cpu", dtype=torch.float32) -> ToyBackbone:
         return cls(json.loads((folder / "mimicmotion.json").read_text())["settings"])
 
     def save(self, folder: Path) -> None:

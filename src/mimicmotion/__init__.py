@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 # Public names, imported when first used: `import mimicmotion` loads neither torch nor OpenCV.
 _LAZY = {
+    "Client": "mimicmotion.client",
     "FusionConfig": "mimicmotion.settings",
     "MimicMotionPipeline": "mimicmotion.pipeline",
     "PoseSequence": "mimicmotion.pose.keypoints",
@@ -16,7 +17,16 @@ _LAZY = {
     "animate": "mimicmotion.generate.job",
     "open_estimator": "mimicmotion.pose.estimators.open",
 }
-__all__ = ["FusionConfig", "MimicMotionPipeline", "PoseSequence", "Stopped", "__version__", "animate", "open_estimator"]
+__all__ = [
+    "Client",
+    "FusionConfig",
+    "MimicMotionPipeline",
+    "PoseSequence",
+    "Stopped",
+    "__version__",
+    "animate",
+    "open_estimator",
+]
 
 
 def __getattr__(name: str) -> Any:

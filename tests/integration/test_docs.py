@@ -6,11 +6,17 @@ dance.mp4, and small stand-ins with random weights under the names of the publis
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 import tomllib
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -22,7 +28,9 @@ from conftest import SHARED
 from evaluation_clips import folders
 from micro import micro_pipeline
 from mimicmotion import cli
+from mimicmotion.serve.tokens import Tokens
 from mimicmotion.settings import GenerateConfig, parse
+from mimicmotion.settings.serve import ServeConfig
 from mimicmotion.settings.training import TrainConfig
 from mimicmotion.video.reader import open_video
 from mimicmotion.video.writer import open_writer
@@ -37,6 +45,8 @@ STAND_INS = {"svd-xt-1.1": STAND_IN, "mimicmotion-1.1": "MimicMotion_1-1.pth"}
 SIZE = (640, 360)
 # Commands that need the network or install things: their parts are checked, they are not run.
 NOT_RUN = ("git clone", "cd ", "pip ", "python3 -m venv", "mimicmotion weights fetch", "mimicmotion study serve")
+# Commands for docker, which tests do not have, and beside them; what they run is tested in test_containers.py.
+CONTAINERS = ("docker ", "DEVICE=cuda docker ", "echo POSTGRES_PASSWORD=", "ln -s $PWD/integrations/comfyui ")
 
 # Commands that take hours or larger models: their settings are checked.
 LONG = ("mimicmotion train --recipe", "mimicmotion ablate --recipe")
@@ -50,12 +60,9 @@ def blocks(language: str) -> list[tuple[str, str]]:
     return found
 
 
-COMMANDS = [
-    (page, line[2:].strip())
-    for page, block in blocks("console")
-    for line in block.splitlines()
-    if line.startswith("$ ")
-]
+LINES = [(page, line) for page, block in blocks("console") for line in block.splitlines() if line.startswith("$ ")]
+PAGE_OF = {line[2:].strip(): page for page, line in reversed(LINES)}  # one of them is enough
+COMMANDS = [(page, command) for command, page in reversed(PAGE_OF.items())]
 
 
 @pytest.fixture(scope="module")
@@ -81,19 +88,51 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+@pytest.fixture(scope="module")
+def service(folder: Path) -> Iterator[str]:
+    """Address of a running service."""
+    with serving(["--data", "docs-data"], folder) as url:
+        yield url
+
+
+@contextmanager
+def serving(options: list[str], folder: Path) -> Iterator[str]:
+    command = [sys.executable, "-m", "mimicmotion.cli", "serve", *options, "--port", "0"]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().split()[0]
+        yield url.replace("0.0.0.0", "127.0.0.1")
+        process.terminate()
+        assert process.wait() == 0
+
+
 def test_there_are_commands() -> None:
     assert len(COMMANDS) > 10
     assert {page for page, _ in COMMANDS} >= {"README.md", "guide/first-video.md", "guide/poses.md", "guide/weights.md"}
 
 
 @pytest.mark.parametrize(("page", "command"), COMMANDS, ids=[f"{p}: {c[:60]}" for p, c in COMMANDS])
-def test_command(page: str, command: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command(
+    page: str, command: str, folder: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     if command.startswith("make "):
         targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M)
         assert {word for word in command.split()[1:] if "=" not in word} <= set(targets)
         return
+    if command.startswith(CONTAINERS):
+        for name in re.findall(r"-f (\S+)", command):
+            assert (ROOT / name).is_file()
+        if found := re.search(r" (?:mimicmotion(?::cuda)?|service) ((?:generate|doctor|serve) .*|doctor)$", command):
+            cli.app.parse_args(shlex.split(found[1]), print_error=False, exit_on_error=False)
+        return
     if command.startswith((*NOT_RUN, *LONG)):
         check_unrun(command)
+        return
+    if command.startswith("curl "):
+        run_curl(command, request.getfixturevalue("service"), folder)
+        return
+    if command.startswith("mimicmotion serve") and " token " not in command:
+        run_service(shlex.split(command)[2:], folder)
         return
     if command.startswith(("python benchmarks/", "python scripts/")):
         assert (ROOT / command.split()[1]).is_file()
@@ -108,6 +147,27 @@ def test_command(page: str, command: str, folder: Path, monkeypatch: pytest.Monk
     for option in ("-o", "--draw"):
         if option in argv:
             assert (folder / argv[argv.index(option) + 1]).exists()
+
+
+def run_curl(command: str, url: str, folder: Path) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("no curl")
+    words = [word.replace("http://127.0.0.1:8000", url) for word in shlex.split(command)]
+    done = subprocess.run([*words, "-sS", "--fail-with-body"], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    json.loads(done.stdout)
+
+
+def run_service(options: list[str], folder: Path) -> None:
+    if "--database" in options:  # tests/integration/test_serve_survives.py runs one
+        named = dict(zip(options[::2], options[1::2], strict=True))
+        assert parse(ServeConfig, {name.removeprefix("--"): value for name, value in named.items()}).name
+        return
+    if "0.0.0.0" in options:
+        Tokens(folder / "serve-data").add("somebody", "read")
+    prepare_yaml(folder)
+    with serving(options, folder) as url, urllib.request.urlopen(f"{url}/v1/health") as answer:
+        assert json.load(answer) == {"status": "ok"}
 
 
 def check_unrun(command: str) -> None:
@@ -129,13 +189,22 @@ def check_unrun(command: str) -> None:
         assert known(command.rsplit(maxsplit=1)[-1]).repo
 
 
+def put(argv: list[str], **options: str) -> None:
+    """Give a command these options."""
+    for name, value in options.items():
+        option = f"--{name.replace('_', '-')}"
+        if option in argv:
+            argv[argv.index(option) + 1] = value
+        else:
+            argv += [option, value]
+
+
 def prepare(argv: list[str], folder: Path) -> None:
     """Put what earlier commands of the page would have made, and keep sampling short."""
     if "--detector" in argv and not (folder / "yolox_l.onnx").exists():
         pytest.skip("needs networks of DWPose's form, which no package ships (set MIMICMOTION_SHARED)")
     if argv[0] == "generate" and "--config" not in argv:
-        argv += ["--num-inference-steps", "2"]
-        argv += [] if "--duration" in argv else ["--duration", "0.4"]
+        put(argv, num_inference_steps="2", duration="0.2")
     if argv[:2] == ["weights", "convert"] and (folder / argv[argv.index("-o") + 1]).exists():
         shutil.rmtree(folder / argv[argv.index("-o") + 1])
     if "published" in argv and argv[0] == "generate" and not (folder / "published").exists():
@@ -146,6 +215,8 @@ def prepare(argv: list[str], folder: Path) -> None:
         cli.main(["generate", "person.png", "dance.mp4", "-o", "result.mp4"])
     if argv[0] == "inspect" and not (folder / argv[1]).exists():
         cli.main(["generate", "person.png", "dance.mp4", "-o", argv[1], "--label", "signed", "--duration", "0.4"])
+    if argv[:4] == ["serve", "token", "revoke", "anna"] and not Tokens(folder / "serve-data").all():
+        Tokens(folder / "serve-data").add("anna", "jobs")
     if argv[0] == "study":
         prepare_study(argv, folder)
     if argv[0] == "figures":
@@ -166,10 +237,8 @@ def prepare(argv: list[str], folder: Path) -> None:
         cli.main(["evaluate", "--real", str(folder / "clips" / "real"), "--generated", *clips, "-o", "report"])
     if argv[:2] == ["prepare", "synthetic"]:
         argv[2] = "4" if "--held-out" in argv else "2"
-        argv += ["--frames", "4", "--processes", "1"]
-    for _, block in blocks("yaml"):
-        if name := re.match(r"# (\w+\.yaml)\n", block):
-            (folder / name[1]).write_text(block)
+        put(argv, frames="4", processes="1", height="64", width="64")
+    prepare_yaml(folder)
     people = [
         "prepare",
         "synthetic",
@@ -191,6 +260,12 @@ def prepare(argv: list[str], folder: Path) -> None:
         if not (folder / "few-people").exists():
             cli.main(people)
         cli.main(["train", "first.yaml"])
+
+
+def prepare_yaml(folder: Path) -> None:
+    for _, block in blocks("yaml"):
+        if name := re.match(r"# (\w+\.yaml)\n", block):
+            (folder / name[1]).write_text(block)
 
 
 def prepare_study(argv: list[str], folder: Path) -> None:
@@ -220,15 +295,25 @@ def prepare_study(argv: list[str], folder: Path) -> None:
 def test_yaml_examples_are_valid() -> None:
     for _, block in blocks("yaml"):
         data = yaml.safe_load(block)
-        parse(TrainConfig if "run" in data else GenerateConfig, data)
+        kind = TrainConfig if "run" in data else ServeConfig if "devices" in data else GenerateConfig
+        files = {"picture": "a.png", "video": "b.mp4", "output": "c.mp4"} if kind is GenerateConfig else {}
+        for job in data.get("jobs", [data]):
+            parse(kind, files | data.get("defaults", {}) | job)
 
 
-def test_python_examples_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(folder)
+def test_python_examples_run(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(folder / "person.png", tmp_path)
+    with open_writer(tmp_path / "dance.mp4", SIZE, 15.0) as writer:  # three frames: they are looked at again and again
+        for frame in itertools.islice(open_video(folder / "dance.mp4"), 3):
+            writer.write(frame)
     examples = blocks("python")
     assert examples
     for page, block in examples:
-        exec(compile(block, page, "exec"), {})
+        url = request.getfixturevalue("service") if "http://127.0.0.1:8000" in block else ""
+        exec(compile(block.replace("http://127.0.0.1:8000", url), page, "exec"), {})
 
 
 def test_pictures_of_the_pages_exist() -> None:

@@ -10,8 +10,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,6 +23,7 @@ from micro import micro_pipeline
 from mimicmotion.backbones.svd.checkpoint import published_settings
 from mimicmotion.errors import (
     ConfigError,
+    InputError,
     MediaError,
     MimicMotionError,
     OutputError,
@@ -36,10 +38,11 @@ from mimicmotion.generate.poses import poses as find_poses
 from mimicmotion.generate.replay import replay
 from mimicmotion.generate.setup import result_size
 from mimicmotion.pipeline import MimicMotionPipeline
+from mimicmotion.pose.estimators.track import PersonTracker
 from mimicmotion.pose.files import load_poses, save_openpose, save_poses
 from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
 from mimicmotion.runtime.progress import Progress, finish
-from mimicmotion.settings import FusionConfig, GenerateConfig, PosesConfig
+from mimicmotion.settings import FusionConfig, GenerateConfig, PosesConfig, person_choice
 from mimicmotion.video.geometry import plan_fit, released_round_trip
 from mimicmotion.video.picture import write_picture
 from mimicmotion.video.reader import open_video
@@ -79,12 +82,13 @@ def job(tmp_path: Path, micro_folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory, micro_folder: Path) -> ndarray:
-    """Frames of the small job with default settings."""
+    """Frames of the small job with one step and otherwise default settings."""
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("plain")
         patch.setenv("MIMICMOTION_CACHE", str(folder / "cache"))
         patch.setattr(inputs, "find_estimator", planted(standing(1), dancing(FRAMES)))
-        return frames_of(finish(generate(make_job(folder, micro_folder))).path)
+        config = dataclasses.replace(make_job(folder, micro_folder), num_inference_steps=1)
+        return frames_of(finish(generate(config)).path)
 
 
 @pytest.fixture
@@ -118,10 +122,10 @@ def test_whole_job(job: GenerateConfig) -> None:
     assert video.shape == (FRAMES, *SIZE, 3)
     assert result.num_frames == FRAMES
     assert [r.stage for r in reports if r.done == r.total] == [
-        "load",
         "picture",
         "poses",
         "poses",
+        "load",
         "encode",
         "denoise",
         "write",
@@ -195,7 +199,7 @@ def test_short_videos_in_every_mode(job: GenerateConfig, tmp_path: Path, frames:
     ],
 )
 def test_settings_do_something(job: GenerateConfig, plain: ndarray, changes: dict[str, object]) -> None:
-    finish(generate(dataclasses.replace(job, **changes)))  # type: ignore[arg-type]
+    finish(generate(dataclasses.replace(job, num_inference_steps=1, **changes)))  # type: ignore[arg-type]
     changed = frames_of(job.output)
     assert changed.shape != plain.shape or not np.array_equal(changed, plain)
 
@@ -207,15 +211,18 @@ def test_other_kinds_of_output(job: GenerateConfig, suffix: str) -> None:
 
 
 def test_sound_is_taken_along_on_request(job: GenerateConfig) -> None:
-    # the driving video has none: that is no error
-    finish(generate(dataclasses.replace(job, audio=True)))
+    # the driving video has none: that is no error, but said
+    result = finish(generate(dataclasses.replace(job, audio=True)))
     assert not open_video(job.output).info.has_audio
+    assert "dance.mp4 has no sound, so the result has none" in result.warnings
 
 
 def test_pose_files_have_no_sound(job: GenerateConfig, tmp_path: Path) -> None:
     save_poses(dancing(3), tmp_path / "in" / "poses.npz")
-    result = finish(generate(dataclasses.replace(job, video=tmp_path / "in" / "poses.npz", audio=True)))
-    assert frames_of(result.path).shape[0] == 3
+    config = dataclasses.replace(job, video=tmp_path / "in" / "poses.npz")
+    assert frames_of(finish(generate(config)).path).shape[0] == 3
+    with pytest.raises(ConfigError, match="audio=True with a pose file, where it has no effect"):
+        finish(generate(dataclasses.replace(config, audio=True)))
 
 
 def test_sidecar_names_the_weights_that_were_used(job: GenerateConfig, micro_folder: Path) -> None:
@@ -474,6 +481,64 @@ def test_truncated_weights(job: GenerateConfig, tmp_path: Path, micro_folder: Pa
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(WeightsError, match=r"unet.*\n.*expected"):
         finish(generate(dataclasses.replace(job, model=str(copy))))
+
+
+def not_loaded(*_: object, **__: object) -> None:
+    raise AssertionError("a model was loaded before the inputs were looked at")
+
+
+EARLY: dict[str, tuple[Callable[[GenerateConfig], dict[str, Any]], str]] = {
+    "arguments swapped": (lambda j: {"picture": j.video, "video": j.picture}, "(?s)it is a video.*fix: swap the two"),
+    "a video twice": (lambda j: {"picture": j.video}, "(?s)it is a video.*fix: name a picture"),
+    "no picture": (lambda j: {"picture": j.video.with_name("no.png")}, "does not exist"),
+    "a start behind the end": (lambda j: {"start": 1000}, "has no frame after"),
+    "a person who is not there": (lambda j: {"person": "5"}, "person 5 was never seen; the fullest frame shows 1"),
+    "a point beside everybody": (lambda j: {"person": "1,1"}, "was never seen"),
+    "a pose file with sound": (lambda j: {"video": pose_file(j), "audio": True}, "audio=True with a pose file"),
+    "one of one person": (lambda j: {"video": pose_file(j), "person": "1"}, "person=1 with a pose file of one person"),
+    "poses in place of the picture": (lambda j: {"picture": pose_file(j)}, "it is a video or a pose file"),
+}
+
+
+def pose_file(job: GenerateConfig) -> Path:
+    path = job.video.with_name("poses.npz")
+    save_poses(standing(FRAMES), path)
+    return path
+
+
+class OnePerson:
+    """Sees one person in every frame, and follows whom it was asked to."""
+
+    source = "one person"
+
+    def __init__(self, person: Any) -> None:
+        self.person = person
+
+    def estimate_stream(self, frames: Iterable[ndarray]) -> Iterator[tuple[ndarray, ndarray]]:
+        tracker, poses = PersonTracker(self.person), standing(1)
+        for _ in frames:
+            found = tracker.choose(poses.xy, poses.confidence)
+            yield poses.xy[0], poses.confidence[0] * (found is not None)
+        tracker.check_found()
+
+    def estimate(self, frames: Sequence[ndarray]) -> PoseSequence:
+        return standing(1, frames[0].shape[:2])
+
+
+@pytest.mark.parametrize("name", EARLY)
+def test_found_before_a_model_is_loaded(name: str, job: GenerateConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def find(options: Any) -> Callable[..., Any]:
+        return lambda static=False: OnePerson("largest" if static else person_choice(options.person))
+
+    monkeypatch.setattr(inputs, "find_estimator", find)
+    monkeypatch.setattr(MimicMotionPipeline, "from_pretrained", not_loaded)
+    change, says = EARLY[name]
+    config = dataclasses.replace(job, pose_cache=False, **change(job))
+    with pytest.raises(InputError, match=says):
+        finish(generate(config))
+    with pytest.raises(InputError, match=says):
+        finish(plan(dataclasses.replace(config, output=job.output.with_suffix(".png"))))
+    assert left_over(job) == []
 
 
 @pytest.mark.parametrize(("who", "says"), [("picture", "found in the picture .*png"), ("video", "found in .*mp4")])

@@ -53,7 +53,7 @@ def test_a_frame_costs_its_latents_and_poses(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(pose_features, "HOST_BUDGET", 0)  # as in a video whose features would not fit
     job = dataclasses.replace(make_job(tmp_path, tmp_path), height=SIZE[0], width=SIZE[1], save_every=0)
     pipeline = micro_pipeline()
-    held(job, pipeline, 12)  # what is loaded once
-    growth = (held(job, pipeline, 42) - held(job, pipeline, 12)) / 30
+    held(job, pipeline, 9)  # what is loaded once
+    growth = (held(job, pipeline, 29) - held(job, pipeline, 9)) / 20
     # Noise becomes latents in place; drawn by numpy, they are counted there and as a tensor.
     assert POSES + 2 * LATENTS < growth < POSES + 2 * LATENTS + BOOKS

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from numpy import ndarray
 
 from mimicmotion.errors import InputError
-from mimicmotion.video.background import HOLE, REACH, SURE, KeptBackground, distance_outside, keep_background
+from mimicmotion.video.background import HOLE, REACH, SURE, KeptBackground, distance_outside, fill_hole, keep_background
 
 HEIGHT = 100  # of the person
 
@@ -52,6 +53,23 @@ def test_where_the_person_stood_is_wall(picture: ndarray) -> None:
     wall = np.stack([100 + x / 4, 100 + y / 4, np.full_like(x, 120)], -1)
     # filled from both sides: the slope of 6 levels across the hole may be lost, the red may not come through
     assert np.abs(background - wall).max() <= 12
+
+
+def test_horizon_goes_on_behind_the_person() -> None:
+    rng = np.random.default_rng(1)
+    scene = np.full((140, 120, 3), 200.0)
+    scene[70:] = (60, 120, 40)
+    noisy = np.clip(scene + rng.normal(0, 4, scene.shape), 0, 255).astype(np.uint8)
+    picture = noisy.copy()
+    picture[person_at(50) > 0] = (255, 0, 0)
+    hole = distance_outside(person_at(50)) <= HOLE * HEIGHT
+    filled = fill_hole(picture, hole)
+    np.testing.assert_array_equal(filled[~hole], picture[~hole])
+    inside = np.zeros_like(hole)
+    inside[20:55, 52:68] = inside[85:115, 52:68] = True  # away from the horizon, which is soft
+    assert np.abs(cv2.blur(filled, (5, 5))[inside].astype(float) - scene[inside]).max() < 10
+    fine = filled[inside] - cv2.GaussianBlur(filled, (0, 0), 1.5)[inside].astype(float)
+    assert 2 < fine.std() < 5  # as grainy as the picture
 
 
 def test_nobody_leaves_the_background_alone(picture: ndarray) -> None:

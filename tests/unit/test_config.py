@@ -4,18 +4,21 @@ import dataclasses
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicmotion import cli
+from mimicmotion.diffusion.recipe import make_recipe
 from mimicmotion.errors import ConfigError, InputError, MimicMotionError, OutputError, WeightsError
 from mimicmotion.settings import (
     FusionConfig,
     GenerateConfig,
     MaskConfig,
     PosesConfig,
+    SamplingOptions,
     field_help,
     find_recipe,
     load_yaml,
@@ -23,6 +26,8 @@ from mimicmotion.settings import (
     person_choice,
     recipes,
 )
+from mimicmotion.settings.evaluation import EvaluateConfig
+from mimicmotion.settings.prepare import PrepareConfig
 
 REQUIRED = {"picture": "a.png", "video": "b.mp4", "output": "c.mp4"}
 
@@ -60,6 +65,7 @@ def test_generate_config_round_trips_through_plain_data() -> None:
         ({"guidance_scale": -1}, "guidance_scale=-1"),
         ({"audio": True, "tempo": 0.5}, "audio with a changed speed"),
         ({"stride": 0}, "stride=0"),
+        ({"height": 10**400, "width": 64}, "height=1000"),
         ({"start": -2}, "start=-2"),
         ({"pose_threads": -1}, "pose_threads=-1"),
     ],
@@ -125,3 +131,51 @@ def test_recipes_are_found_by_name_and_listed(capsys: pytest.CaptureFixture[str]
     assert all(len(line.split()) > 3 for line in listed)
     assert cli.main(["recipes", "paper-8gpu"]) == 0
     assert capsys.readouterr().out == known["paper-8gpu"].read_text()
+
+
+UNUSED: list[tuple[type, dict[str, Any], str]] = [
+    (GenerateConfig, {"detector": "a.onnx", "estimator": "holistic"}, "detector=a.onnx with estimator=holistic"),
+    (PosesConfig, {"pose_model": "a.onnx"}, "pose_model=a.onnx with estimator=holistic"),
+    (PosesConfig, {"confidence_aware": False}, "confidence_aware=False without draw"),
+    (PosesConfig, {"stride": 3}, "stride=3 with sampling=time"),
+    (MaskConfig, {"sampling": "released", "tempo": 2}, "tempo=2.0 with sampling=released"),
+    (GenerateConfig, {"fusion": "none", "overlap_frames": 4}, "overlap_frames=4 with fusion=none"),
+    (GenerateConfig, {"audio": True, "output": "a.gif"}, "audio=True with an output that holds no sound"),
+    (
+        GenerateConfig,
+        {"guidance_scale": 2, "min_guidance_scale": 1, "max_guidance_scale": 3},
+        "guidance_scale=2.0 with the guidance of the first and last frame",
+    ),
+    (PrepareConfig, {"detector": "a.onnx"}, "detector=a.onnx with estimator=holistic"),
+    (EvaluateConfig, {"references": "r"}, "references=r without identity"),
+    (EvaluateConfig, {"overlap_frames": 4}, "overlap_frames=4 without segment_frames"),
+    (EvaluateConfig, {"driving": "d"}, "driving=d without poses"),
+    (EvaluateConfig, {"cache": False, "cache_dir": "c"}, "cache_dir=c without cache"),
+    (EvaluateConfig, {"metrics": ["psnr"], "fid": "f.pt"}, "fid=f.pt without the metric fid"),
+    (EvaluateConfig, {"metrics": ["psnr"], "borders": [4]}, r"borders=\[4\] without the metric seams"),
+    (EvaluateConfig, {"metrics": ["fid"], "fid": "f.pt", "clip_frames": 8}, "clip_frames=8 without the metric fvd or"),
+    (EvaluateConfig, {"metrics": ["psnr"], "fd_infinity": True}, "fd_infinity=True without the metric fvd or"),
+]
+NEEDED: dict[type, dict[str, Any]] = {
+    GenerateConfig: {"picture": "p.png", "video": "v.mp4", "output": "o.mp4"},
+    PosesConfig: {"video": "v.mp4", "output": "o.npz"},
+    MaskConfig: {"video": "v.mp4", "output": "o.npz"},
+    PrepareConfig: {"videos": "v", "output": "o"},
+    EvaluateConfig: {"real": "r", "generated": {"a": "g"}, "output": "o"},
+}
+
+
+@pytest.mark.parametrize(("cls", "settings", "says"), UNUSED, ids=[s[:40] for _, _, s in UNUSED])
+def test_options_without_effect_are_refused(cls: type, settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=f"{says}.*has no effect"):
+        parse(cls, NEEDED[cls] | settings)
+    parse(cls, NEEDED[cls])
+
+
+def test_options_of_guidance_without_guidance_are_refused() -> None:
+    for name, value in (("guidance_every", 2), ("guidance_interval", (0.4, 60.0))):
+        options = SamplingOptions(**{name: value}, guidance_scale=1)
+        with pytest.raises(ConfigError, match=f"{name}=.* with a guidance of 1"):
+            make_recipe(4, options, {}, reference_slot=True)
+        make_recipe(4, SamplingOptions(**{name: value}), {}, reference_slot=True)  # the default is 2
+    make_recipe(4, SamplingOptions(speed="fast", guidance_scale=1), {}, reference_slot=True)  # the tier's own are left

@@ -76,6 +76,7 @@ def test_flipped_bits_are_refused_or_read(
     read(path)
     whole = path.read_bytes()
     monkeypatch.setenv("MIMICMOTION_MAX_PIXELS", "1e6")
+    monkeypatch.setenv("MIMICMOTION_MAX_VIDEO_PIXELS", "1e6")
     monkeypatch.setenv("MIMICMOTION_MAX_SECONDS", "60")
     for seed in range(count):
         path.write_bytes(harmed(whole, random.Random(seed)))

@@ -24,6 +24,7 @@ from mimicmotion.settings import parse
 from mimicmotion.settings.synthetic import HELD_OUT_SEED, SyntheticConfig
 from mimicmotion.synth import render_clip
 
+pytestmark = pytest.mark.usefixtures("scenes_are_made_once")
 SMALL: dict[str, Any] = {"frames": 3, "height": 64, "width": 32, "records_per_shard": 2}
 
 
@@ -114,7 +115,7 @@ ARGUMENTS = ["--frames", "3", "--height", "64", "--width", "32", "--records-per-
 )
 def test_killed_and_begun_again(tmp_path: Path, how: signal.Signals, processes: int) -> None:
     out = tmp_path / "killed"
-    command = [sys.executable, "-m", "mimicmotion.cli", "prepare", "synthetic", "6", *ARGUMENTS, "-o", str(out)]
+    command = [sys.executable, "-m", "mimicmotion.cli", "prepare", "synthetic", "4", *ARGUMENTS, "-o", str(out)]
     # a group of its own, and the signal to all of it: as a terminal does
     process = subprocess.Popen(
         [*command, "--processes", str(processes)], start_new_session=True, stderr=subprocess.DEVNULL
@@ -132,9 +133,9 @@ def test_killed_and_begun_again(tmp_path: Path, how: signal.Signals, processes: 
     before = len(list(out.glob("train-*.tar")))
     assert before >= 1
     # ends with the same files as one that nobody disturbed
-    reused = finish(render(out, 6)).written.reused
+    reused = finish(render(out, 4)).written.reused
     assert reused == before
-    finish(render(tmp_path / "whole", 6))
+    finish(render(tmp_path / "whole", 4))
     assert sums(out) == sums(tmp_path / "whole")
 
 

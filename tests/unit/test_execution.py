@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import os
 from pathlib import Path
@@ -14,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from micro import UNET, fill
+from micro import UNET, copied, fill
 from mimicmotion.backbones.svd import unet as unet_module
 from mimicmotion.backbones.svd.checkpoint import config_of
 from mimicmotion.backbones.svd.execution import compiled
@@ -87,13 +86,17 @@ def test_float32(execution: Execution, batch: int, frames: int, size: tuple[int,
     assert torch.equal(run(unet, args), want)
 
 
+@functools.cache
+def exactly(unet: UNet) -> UNet:
+    return copied(unet).double()
+
+
 @settings(max_examples=15)
 @given(execution=executions, frames=st.integers(1, 5))
 def test_bfloat16_is_no_worse_in_chunks(execution: Execution, frames: int) -> None:
     """Both round in bfloat16; measured by the exact network, errors may be up to twice those of all at once."""
     unet, args = network(torch.bfloat16), inputs(1, frames, 4, 6, torch.bfloat16)
-    exact = copy.deepcopy(unet).double()
-    truth = run(exact, tuple(a.double() for a in args))
+    truth = run(exactly(unet), tuple(a.double() for a in args))
     plain = run(unet, args)
     try:
         unet.set_execution(execution)
@@ -109,7 +112,7 @@ FULL = Execution(frame_chunk=2, position_chunk=5, feed_forward_chunk=7, channels
 
 
 def test_parameters_keep_names_and_values() -> None:
-    unet = copy.deepcopy(network())
+    unet = copied(network())
     before, config = {k: v.clone() for k, v in unet.state_dict().items()}, config_of(unet)
     strides = [p.stride() for p in unet.parameters()]
     unet.set_execution(FULL)
@@ -122,14 +125,14 @@ def test_parameters_keep_names_and_values() -> None:
 
 
 def test_two_models_are_independent() -> None:
-    one, two = copy.deepcopy(network()), copy.deepcopy(network())
+    one, two = copied(network()), copied(network())
     one.set_execution(FULL)
     assert two.execution == Execution()
-    assert copy.deepcopy(one).execution == FULL
+    assert copied(one).execution == FULL
 
 
 def test_input_and_skips_are_left_alone() -> None:
-    unet, args = copy.deepcopy(network()), inputs(1, 3, 4, 6)
+    unet, args = copied(network()), inputs(1, 3, 4, 6)
     unet.set_execution(FULL)
     copies = [a.clone() for a in args]
     kept: list[tuple[Tensor, Tensor]] = []
@@ -143,7 +146,7 @@ def test_input_and_skips_are_left_alone() -> None:
 
 def test_weights_are_used_within_their_blocks_call() -> None:
     """So they may be elsewhere the rest of the time."""
-    unet, args = copy.deepcopy(network()), inputs(1, 3, 4, 6)
+    unet, args = copied(network()), inputs(1, 3, 4, 6)
     want = run(unet, args)
     unet.set_execution(FULL)
     waiting: dict[nn.Module, dict[str, Tensor]] = {}
@@ -176,7 +179,7 @@ def test_wrapped_linear_layers_are_called(execution: Execution) -> None:
         def forward(self, x: Tensor) -> Tensor:
             return 2 * self.base_layer(x)
 
-    unet, doubled = (copy.deepcopy(network(torch.float64)) for _ in range(2))
+    unet, doubled = (copied(network(torch.float64)) for _ in range(2))
     args = inputs(1, 3, 4, 6, torch.float64)
     names = [n for n, m in unet.named_modules() if isinstance(m, Linear) and "attn2.to_q" not in n]
     for name in names:
@@ -197,7 +200,7 @@ def test_wrapped_linear_layers_are_called(execution: Execution) -> None:
 
 
 @pytest.mark.whole
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
 def test_compiled_parts(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Without the code generator, whose results are PyTorch's affair: one graph a layer, sizes and versions."""
     plain = torch.compile
@@ -209,7 +212,7 @@ def test_compiled_parts(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch, tmp
     small: dict[str, Any] = {"block_out_channels": [32], "num_attention_heads": [2]}
     small |= {f"{way}_block_types": CONFIG[f"{way}_block_types"][-i:][:1] for i, way in ((2, "down"), (1, "up"))}
     plain_unet: Any = fill(build_unet(CONFIG | small), 5).to(dtype)
-    unet = copy.deepcopy(plain_unet)
+    unet = copied(plain_unet)
     for frames in (2, 3):
         args = inputs(1, frames, 4, 6, dtype)
         want = run(plain_unet, args)
@@ -225,4 +228,4 @@ def test_compiling_wants_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(ConfigError, match=r"C\+\+ compiler"):
-        copy.deepcopy(network()).set_execution(Execution(compile=True))
+        copied(network()).set_execution(Execution(compile=True))

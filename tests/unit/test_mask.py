@@ -16,7 +16,7 @@ from mimicmotion.generate import inputs
 from mimicmotion.generate.mask import mask as mask_job
 from mimicmotion.pose.estimators.holistic.networks import Networks
 from mimicmotion.pose.estimators.open import open_estimator
-from mimicmotion.pose.keypoints import BODY, NUM_POINTS, PoseSequence
+from mimicmotion.pose.keypoints import BODY, LEFT_HAND, NUM_POINTS, RIGHT_HAND, PoseSequence
 from mimicmotion.pose.mask import SelfieSegmenter
 from mimicmotion.pose.mask_files import are_whole, load_masks, save_masks
 from mimicmotion.runtime.progress import finish
@@ -55,6 +55,44 @@ def test_network_answers_as_mediapipe() -> None:
     with np.load(PEOPLE / "astronaut_mask.npz") as recorded:
         # the same picture gives 2e-5; JPEG decoders differ by a level, edges by more
         np.testing.assert_allclose(likely, recorded["likely"], rtol=0, atol=0.05)
+
+
+def upright() -> PoseSequence:
+    """A standing figure of 185 pixels; all points are sure, hands and face lie in wrists and nose."""
+    x = {2: 80, 3: 70, 4: 65, 5: 120, 6: 130, 7: 135, 8: 88, 9: 88, 10: 88, 11: 112, 12: 112, 13: 112}
+    y = {0: 40, 1: 60, 2: 60, 3: 90, 4: 115, 5: 60, 6: 90, 7: 115, 8: 120, 9: 175, 10: 225, 11: 120, 12: 175, 13: 225}
+    xy = np.full((NUM_POINTS, 2), 100.0, np.float32)
+    xy[:, 1] = 40
+    for k, value in x.items():
+        xy[k, 0] = value
+    for k, value in y.items():
+        xy[k, 1] = value
+    xy[18:21], xy[21:24] = xy[13] + [[10, 6], [6, 8], [-2, 4]], xy[10] + [[-10, 6], [-6, 8], [2, 4]]
+    xy[RIGHT_HAND], xy[LEFT_HAND] = xy[4], xy[7]
+    return PoseSequence(xy[None], np.full((1, NUM_POINTS), 0.9, np.float32), (260, 200))
+
+
+def test_limbs_that_the_pose_loses_are_left_to_the_network(
+    segmenter: SelfieSegmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Knees below the picture's edge are not found, but thighs are seen."""
+    pose, frame = upright(), np.zeros((260, 200, 3), np.uint8)
+    monkeypatch.setattr(segmenter._networks, "person", lambda crop: np.ones(crop.shape[:2], np.float32))
+    (mask,) = segmenter.masks([frame], pose)
+    assert (mask[:20, :20] < 128).all()  # away from all limbs, whatever the network says
+    pose.confidence[0, [9, 10, 12, 13, *range(18, 24)]] = 0
+    (mask,) = segmenter.masks([frame], pose)
+    assert (mask[125:250, 85:115] >= 128).all()
+
+
+def test_feet_without_small_toes_are_the_persons(segmenter: SelfieSegmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    pose, frame = upright(), np.zeros((260, 200, 3), np.uint8)
+    monkeypatch.setattr(segmenter._networks, "person", lambda crop: np.zeros(crop.shape[:2], np.float32))
+    pose.confidence[0, [19, 22]] = 0
+    (mask,) = segmenter.masks([frame], pose)
+    for middle in (pose.xy[0, 18:21:2].mean(0), pose.xy[0, 21:24:2].mean(0)):
+        x, y = middle.astype(int)
+        assert mask[y, x] >= 128
 
 
 def test_mask_follows_the_person_of_the_pose(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -15,7 +18,8 @@ from numpy import ndarray
 from PIL import Image, ImageCms
 
 from mimicmotion.errors import MediaError, OutputError
-from mimicmotion.video.picture import check_picture_size, read_picture, write_picture
+from mimicmotion.video.picture import PICTURE_FORMATS, check_picture_size, read_picture, write_picture
+from mimicmotion.video.reader import open_video
 
 
 @pytest.fixture
@@ -210,6 +214,38 @@ def test_bad_pictures(tmp_path: Path, scene: ndarray, make: Callable[[Path, ndar
         read_picture(path)
     assert "bad.png" in str(e.value)
     assert e.value.fix
+
+
+def test_heic_without_pillow_heif(
+    shared: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FFmpeg reads what is one picture; of tiles, the error names the package that puts them together."""
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.setattr("PIL.Image.open", _no_heif(Image.open))
+    path = shared("cases/picture.heic")
+    assert read_picture(path).shape == (128, 96, 3)
+    monkeypatch.setattr("mimicmotion.video.sources.is_heif", lambda _: True)
+    tiles = tmp_path / "tiles.mp4"
+    with av.open(str(tiles), "w") as container:
+        streams = [container.add_stream("libx264", rate=1) for _ in range(2)]
+        for stream in streams:
+            stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        for stream in streams:
+            container.mux(stream.encode(av.VideoFrame(64, 64, "yuv420p")))
+            container.mux(stream.encode())
+    with pytest.raises(MediaError, match=r"of 2 pictures or tiles(?s:.*)\[heic\]"):
+        open_video(tiles)
+
+
+def _no_heif(plain: Callable[..., Any]) -> Callable[..., Any]:
+    """Pillow as it is without the plugin, whatever other tests have loaded."""
+    return lambda *args, **options: plain(*args, **options | {"formats": PICTURE_FORMATS})
+
+
+def test_heic_by_pillow_heif(shared: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pillow_heif")
+    monkeypatch.setattr("mimicmotion.video.picture.AvSource", None)  # it is not asked
+    assert read_picture(shared("cases/picture.heic")).shape == (128, 96, 3)
 
 
 def test_heic(shared: Callable[[str], Path]) -> None:

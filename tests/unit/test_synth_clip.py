@@ -18,6 +18,7 @@ from mimicmotion.synth.motion import MOTIONS, motion_params
 from mimicmotion.synth.rig import pose_bones
 from mimicmotion.synth.scene import Scene, make_scene, render_moment
 
+pytestmark = pytest.mark.usefixtures("scenes_are_made_once")
 SMALL = (80, 48)
 
 
@@ -45,7 +46,7 @@ def test_same_seed_same_pixels_in_another_process() -> None:
 
 
 @pytest.mark.whole
-@settings(max_examples=10)
+@settings(max_examples=6)
 @given(st.integers(0, 2**40), st.integers(1, 5), st.sampled_from([(48, 32), (33, 47), (64, 64)]), st.booleans())
 def test_invariants(seed: int, n: int, size: tuple[int, int], camera: bool) -> None:
     clip = render_clip(seed, n, size, camera_motion=camera)
@@ -183,7 +184,7 @@ def test_more_samples_smooth_the_edges() -> None:
 
 
 def test_people_are_varied() -> None:
-    means = np.stack([render_clip(s, 1, (48, 32)).frames[0].mean((0, 1)) for s in range(8)])
+    means = np.stack([render_clip(s, 1, (48, 32)).frames[0].mean((0, 1)) for s in range(5)])
     assert means.std(0).min() > 15
 
 

@@ -17,7 +17,7 @@ from mimicmotion.synth.noise import FIT, GROUPS, SMALL_TOES, Z, load_fit, normal
 from scripts_of_repository import load
 
 measures = load("scripts/noise_measure.py")
-CLIPS, ROUNDS = 10, 20
+CLIPS, ROUNDS = 10, 12
 HANDS = ((LEFT_HAND, L_WRIST), (RIGHT_HAND, R_WRIST))
 
 

@@ -13,7 +13,7 @@ from diffusers import UNetSpatioTemporalConditionModel
 from safetensors.torch import save_file
 from torch import Tensor
 
-from micro import UNET, fill
+from micro import UNET, copied, fill
 from mimicmotion.backbones.svd.checkpoint import config_of
 from mimicmotion.backbones.svd.execution.options import Execution
 from mimicmotion.backbones.svd.unet import UNet, build_unet, temporal_parameter_names, unused_parameter_names
@@ -50,10 +50,15 @@ def theirs(name: str) -> Any:
     return fill(UNetSpatioTemporalConditionModel(**CONFIGS[name]), 3).double()
 
 
-def ours(name: str, dtype: torch.dtype = torch.float64) -> UNet:
+@functools.cache
+def ours_once(name: str) -> UNet:
     unet = build_unet(CONFIGS[name], dtype=torch.float64)
     unet.load_state_dict(theirs(name).state_dict())
-    return unet.to(dtype)
+    return unet
+
+
+def ours(name: str, dtype: torch.dtype = torch.float64) -> UNet:
+    return copied(ours_once(name)).to(dtype)
 
 
 def inputs(
@@ -81,8 +86,7 @@ def test_names_order_and_initial_values(name: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(states[0].values(), states[1].values(), strict=True))
 
 
-@pytest.mark.parametrize("name", list(CONFIGS))
-@pytest.mark.parametrize("tokens", [1, 3])
+@pytest.mark.parametrize(("name", "tokens"), [("small", 1), ("deep", 1), ("deep", 3)])
 @pytest.mark.parametrize("execution", [Execution(), CHUNKS, Execution(channels_last=True, checkpointing="blocks")])
 def test_outputs_and_gradients(name: str, tokens: int, execution: Execution) -> None:
     """In float64 only the order of sums differs: 1e-6 of the largest value is far above that and below any mistake."""
@@ -107,8 +111,8 @@ def test_outputs_and_gradients(name: str, tokens: int, execution: Execution) -> 
 @pytest.mark.parametrize("execution", [Execution(), CHUNKS, Execution(channels_last=True)])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_as_exact_as_theirs(dtype: torch.dtype, execution: Execution) -> None:
-    """Root mean square error against float64, of a few thousand values."""
-    unet, args = ours("small", dtype), inputs(size=(12, 16))
+    """Root mean square error against float64, of two thousand values."""
+    unet, args = ours("small", dtype), inputs(size=(8, 10))
     narrow = tuple(a.to(dtype) if i in (0, 2) else a for i, a in enumerate(args))
     with torch.inference_mode():
         exact = theirs("small")(*args).sample

@@ -539,11 +539,11 @@ def test_readers_are_chosen_by_content(tmp_path: Path) -> None:
 
 def test_too_many_pixels_are_refused_before_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = encode(tmp_path / "a.mp4", [numbered(0)])
-    monkeypatch.setenv("MIMICMOTION_MAX_PIXELS", "3000")
-    with pytest.raises(MediaError, match="states 3,072 pixels(?s:.*)MIMICMOTION_MAX_PIXELS"):
+    monkeypatch.setenv("MIMICMOTION_MAX_VIDEO_PIXELS", "3000")
+    with pytest.raises(MediaError, match="states 3,072 pixels a frame(?s:.*)MIMICMOTION_MAX_VIDEO_PIXELS"):
         open_video(path)
-    monkeypatch.setenv("MIMICMOTION_MAX_PIXELS", "many")
-    with pytest.raises(ConfigError, match="MIMICMOTION_MAX_PIXELS='many'"):
+    monkeypatch.setenv("MIMICMOTION_MAX_VIDEO_PIXELS", "many")
+    with pytest.raises(ConfigError, match="MIMICMOTION_MAX_VIDEO_PIXELS='many'"):
         open_video(path)
 
 

@@ -129,7 +129,6 @@ class Backbone(ABC):
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
-        variant: str | None = None,
         edition: str | None = None,
     ) -> Backbone:
         """Load a model folder.
@@ -139,7 +138,6 @@ class Backbone(ABC):
             checkpoint: weights to put on it.
             device: where the networks go.
             dtype: number format of the networks.
-            variant: "fp16" reads `*.fp16.safetensors`; None takes what is there.
             edition: of published weights that bring no settings; None finds it. Left out where nobody says it.
 
         Raises:
@@ -265,6 +263,9 @@ class Backbone(ABC):
             plan: of `plan_run`.
             device: where the networks work; None is where they do now.
         """
+
+    def forget_plan(self) -> None:
+        """Have the next job planned anew; weights stay where they are until then."""
 
     def quantize(self, format: str) -> None:
         """Narrow the weights of the largest network to "int8" or "fp8"."""

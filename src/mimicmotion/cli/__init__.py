@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from mimicmotion.cli import data, doctor, evaluate, generate, study, train, weights  # noqa: F401 - each adds commands
+from mimicmotion.cli import data, doctor, evaluate, generate, serve, study, train, weights  # noqa: F401 - each adds commands
 from mimicmotion.cli.options import app
 from mimicmotion.errors import InputError, MimicMotionError, memory_error, out_of_memory, printable
 

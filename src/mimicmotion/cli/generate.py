@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from mimicmotion.cli.options import Option, Output, app, run_job, say, settings_command
-from mimicmotion.settings import GenerateConfig, MaskConfig, PosesConfig
+from mimicmotion.settings import BatchConfig, GenerateConfig, MaskConfig, PosesConfig
 
 PLAN_OUTPUT = Option(default=Path("plan.png"), help="The picture: the aligned driving pose over the reference picture.")
 
@@ -37,6 +37,19 @@ def plan(settings: GenerateConfig) -> None:
     from mimicmotion.generate.plan import plan as job
 
     say(run_job(job(settings)).summary())
+
+
+@settings_command(app, BatchConfig, "jobs", name="batch")
+def batch(settings: BatchConfig) -> int:
+    """Run `generate` for every job of JOBS, each in a process of its own; one that fails does not stop the others.
+
+    Run again, it leaves what is done as it is and goes on with what was interrupted. Exit code 1: a job failed.
+    """
+    from mimicmotion.generate.batch import batch as job
+
+    result = run_job(job(settings))
+    say(result.summary())
+    return int(bool(result.failed))
 
 
 @app.command

@@ -18,6 +18,7 @@ from mimicmotion.diffusion.noise import PICTURE_FRAME, REFERENCE_FRAME, frame_no
 from mimicmotion.diffusion.schedule import explicit_sigmas, named_sigmas
 from mimicmotion.errors import InputError, PoseError
 from mimicmotion.settings import FusionConfig, SamplingOptions, SamplingSettings, parse, resolve_tier
+from mimicmotion.settings.parsing import refuse_unused
 
 DEFAULT_GUIDANCE = 2.0
 
@@ -101,6 +102,8 @@ def make_recipe(
     if scale is None:
         scale = float(model.get("guidance_scale", DEFAULT_GUIDANCE))
     first, last = (scale if end is None else end for end in (settings.min_guidance_scale, settings.max_guidance_scale))
+    if max(first, last) <= 1:
+        refuse_unused(sampling, ["guidance_interval", "guidance_every"], f"with a guidance of {max(first, last):g}")
     plan = make_plan(num_frames, fusion)
     return Recipe(fusion, plan, sigmas, guidance_ramp(plan.num_rows, first, last), settings)
 

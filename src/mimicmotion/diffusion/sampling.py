@@ -12,12 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mimicmotion.diffusion.denoiser import Denoiser, Latents
-from mimicmotion.errors import ConfigError, InputError, MimicMotionError
+from mimicmotion.errors import ConfigError, InputError, NonFiniteError
 from mimicmotion.settings.sampling import Sampler
-
-
-class NonFiniteError(MimicMotionError, ArithmeticError):
-    """The network's output is not a number: sampling on would waste the time."""
 
 
 def check_finite(values: Tensor, what: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import get_args
 
@@ -35,23 +34,17 @@ def named_sigmas(schedule: Schedule, steps: int | None = None) -> Float64[Tensor
     return karras_sigmas(count) if schedule == "karras" else ays_sigmas(count)
 
 
-def karras_sigmas(
-    steps: int, sigma_min: float = SIGMA_MIN, sigma_max: float = SIGMA_MAX, rho: float = RHO
-) -> Float64[Tensor, " {steps}+1"]:
+def karras_sigmas(steps: int) -> Float64[Tensor, " {steps}+1"]:
     """Levels equally spaced in sigma^(1/rho), then 0 (Karras et al. 2022, equation 5).
 
     Raises:
-        ConfigError: no step is asked for, or the range is empty.
+        ConfigError: no step is asked for.
     """
     if steps < 1:
         raise ConfigError(f"num_inference_steps={steps}", "at least 1", "raise num_inference_steps (25 is usual)")
-    if not 0 < sigma_min < sigma_max < math.inf:
-        raise ConfigError(
-            f"sigma_min={sigma_min}, sigma_max={sigma_max}", "0 < sigma_min < sigma_max", "swap or correct them"
-        )
     ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
-    low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
-    sigmas = (high + ramp * (low - high)) ** rho
+    low, high = SIGMA_MIN ** (1 / RHO), SIGMA_MAX ** (1 / RHO)
+    sigmas = (high + ramp * (low - high)) ** RHO
     return torch.cat([sigmas, torch.zeros(1, dtype=torch.float64)])
 
 

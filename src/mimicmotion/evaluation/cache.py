@@ -13,9 +13,10 @@ import numpy as np
 from jaxtyping import Float32
 from numpy import ndarray
 
-from mimicmotion.errors import MediaError, OutputError
+from mimicmotion.errors import InputError, MediaError, OutputError
 from mimicmotion.evaluation.reports.listing import named_picture
 from mimicmotion.runtime.files import atomic_path, sha256_file, writing
+from mimicmotion.runtime.reading import reading
 from mimicmotion.weights.registry import cache_folder
 
 logger = logging.getLogger(__name__)
@@ -55,10 +56,11 @@ class ResultCache:
         for path in (self._path(key, ".json"), self._path(key, ".npy")):
             if self.enabled and path.exists():
                 try:
-                    text = path.read_text(encoding="utf-8") if path.suffix == ".json" else None
-                    value = np.load(path, allow_pickle=False) if text is None else dict(json.loads(text)["value"])
-                except (OSError, ValueError, KeyError, TypeError, EOFError) as e:
-                    logger.warning("the cached result %s is damaged and made anew: %s", path, e)
+                    with reading(path, "a cached result", "it is made anew"):
+                        text = path.read_text(encoding="utf-8") if path.suffix == ".json" else None
+                        value = np.load(path, allow_pickle=False) if text is None else dict(json.loads(text)["value"])
+                except InputError as e:
+                    logger.warning("%s: it is made anew", e.got)
                 else:
                     self.hits += 1
                     return value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from mimicmotion.errors import InputError
 from mimicmotion.evaluation.metrics.intervals import Interval, mean_interval
+from mimicmotion.runtime.reading import read_json, reading
 
 Results = dict[str, dict[str, Interval]]
 SUMMARY, TABLE = "summary.json", "metrics.csv"
@@ -33,18 +33,16 @@ def load_results(path: Path, label: str = "") -> tuple[Results, Mapping[str, Any
     if path.is_dir():
         file = next((path / n for n in (SUMMARY, TABLE) if (path / n).is_file()), path / SUMMARY)
     data: Mapping[str, Any] = {}
+    what = "a report of 'mimicmotion evaluate', its summary.json, or a CSV file", "check the path"
     try:
-        text = file.read_text(encoding="utf-8-sig")
         if file.suffix.lower() == ".json":
-            found, data = _from_json(json.loads(text))
+            found, data = _from_json(read_json(file, *what))
         else:
-            found = _from_csv(text, label or file.stem)
+            with reading(file, *what):
+                found = _from_csv(file.read_text(encoding="utf-8-sig"), label or file.stem)
     except InputError as e:
-        raise InputError(f"{file}: {e.got}", e.expected, e.fix) from e
-    except (OSError, ValueError, csv.Error) as e:
-        reason = e.strerror if isinstance(e, OSError) else f"{type(e).__name__}: {e}"
-        what = "a report of 'mimicmotion evaluate', its summary.json, or a CSV file"
-        raise InputError(f"{file} cannot be read ({reason})", what, "check the path") from e
+        got = e.got if str(file) in e.got else f"{file}: {e.got}"
+        raise InputError(got, e.expected, e.fix) from e
     if not any(math.isfinite(i.value) for of in found.values() for i in of.values()):
         raise InputError(f"{file} holds no number", "at least one method with one metric", "check the file")
     return found, data

@@ -24,6 +24,7 @@ from mimicmotion.runtime.progress import Job, Progress
 from mimicmotion.runtime.reading import check_limit
 from mimicmotion.runtime.threads import prefetch
 from mimicmotion.settings import DrivingOptions, GenerateConfig, MaskConfig, PoseOptions, PosesConfig
+from mimicmotion.settings.parsing import refuse_unused
 from mimicmotion.settings.poses import person_choice
 from mimicmotion.video.geometry import Fit, check_size
 from mimicmotion.video.reader import RELEASED_FPS
@@ -57,32 +58,36 @@ class Inputs:
     warnings: list[str]
 
 
-def prepare(config: GenerateConfig, size: tuple[int, int], multiple: int) -> Job[Inputs]:
-    """Read the picture, find or load the poses, align them.
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Poses in picture and video, found before a model is loaded.
 
-    Args:
-        config: the job's settings.
-        size: (height, width) of the result.
-        multiple: what the model asks both to be multiples of.
+    Attributes:
+        reference: pose of the person in the picture, in its pixels.
+        driving: poses of the video, in its pixels, at the frame rate of the result.
+        notes: what the user should know, one sentence each.
+    """
+
+    reference: PoseSequence
+    driving: PoseSequence
+    notes: list[str]
+
+
+def find(config: GenerateConfig) -> Job[Found]:
+    """Find or load the poses of picture and video.
 
     Raises:
         InputError: anything about the inputs that stands in the way; see the subclasses.
     """
-    from mimicmotion.pose.align import align
     from mimicmotion.video.picture import check_picture_size, read_picture
 
-    check_size(size, multiple)
-    original = read_picture(config.picture)
-    check_picture_size(original, name=str(config.picture))
+    picture = read_picture(config.picture)
+    check_picture_size(picture, name=str(config.picture))
     source = open_driving(config)
     estimator = find_estimator(config)
-
     yield Progress("picture", 0, 1)
-    found = picture_pose(config, estimator, original)
-    picture, fit = fit_picture(original, found, size, config.fit)
-    reference = found.fitted(fit)
+    reference = picture_pose(config, estimator, picture)
     yield Progress("picture", 1, 1)
-
     driving = yield from driving_poses(config, source, estimator)
     if not driving.confidence[:, BODY].any():
         raise PoseError(
@@ -90,9 +95,52 @@ def prepare(config: GenerateConfig, size: tuple[int, int], multiple: int) -> Job
             "a person in at least one frame",
             "choose a video in which the person is larger and in full view, or another --estimator",
         )
+    return Found(reference, driving, source_notes(config, source))
+
+
+def prepare(config: GenerateConfig, size: tuple[int, int], multiple: int, found: Found | None = None) -> Job[Inputs]:
+    """Fit the picture and align the poses.
+
+    Args:
+        config: the job's settings.
+        size: (height, width) of the result.
+        multiple: what the model asks both to be multiples of.
+        found: the poses; None finds them.
+
+    Raises:
+        InputError: the size does not suit the model, or picture and video show no joint in common; and as `find`.
+    """
+    from mimicmotion.video.picture import read_picture
+
+    check_size(size, multiple)
+    found = found or (yield from find(config))
+    inputs = fit_inputs(config, read_picture(config.picture), found.reference, found.driving, size)
+    return dataclasses.replace(inputs, warnings=[*found.notes, *inputs.warnings])
+
+
+def fit_inputs(
+    config: GenerateConfig,
+    picture: UInt8[ndarray, "height width 3"],
+    pose: PoseSequence,
+    driving: PoseSequence,
+    size: tuple[int, int],
+) -> Inputs:
+    """The picture at `size` = (height, width), and the poses of the video fitted to the person in it.
+
+    Args:
+        config: the job's settings.
+        picture: as it is.
+        pose: of the person in it, in its pixels, one frame.
+        driving: poses of the video, in its pixels.
+        size: of the result.
+    """
+    from mimicmotion.pose.align import align
+
+    fitted, fit = fit_picture(picture, pose, size, config.fit)
+    reference = pose.fitted(fit)
     aligned = align(driving, reference, size, method=config.align)
-    notes = [*source_notes(config, source), *describe_problems(reference, driving, aligned, config.video)]
-    return Inputs(picture, fit, reference, driving, aligned, notes)
+    notes = describe_problems(reference, driving, aligned, config.video)
+    return Inputs(fitted, fit, reference, driving, aligned, notes)
 
 
 def input_files(config: GenerateConfig | PosesConfig | MaskConfig) -> list[str | Path]:
@@ -124,11 +172,20 @@ def open_driving(config: GenerateConfig | PosesConfig | MaskConfig) -> VideoRead
         source = open_video(path, folder_fps=fps or RELEASED_FPS)
         if path.is_dir():
             said.remove("video_fps")
+    if isinstance(source, PoseSequence):
+        refuse_unused(config, ["person"], "with a pose file of one person")
     for name in said:
         if getattr(config, name) is not None:
             got, fix = f"{name}={getattr(config, name)} with {path}", f"leave out {name!r}"
             raise ConfigError(got, "a source that does not say this itself", fix)
     return source
+
+
+def refuse_unused_by(config: GenerateConfig | PosesConfig, source: VideoReader | PoseSequence) -> None:
+    """Raise ConfigError for options that need a video in place of a pose file."""
+    if isinstance(source, PoseSequence):
+        alone = ("estimator", "detector", "pose_model", "pose_device", "pose_threads")
+        refuse_unused(config, ["audio"] if isinstance(config, GenerateConfig) else alone, "with a pose file")
 
 
 def source_notes(config: DrivingOptions, source: VideoReader | PoseSequence) -> list[str]:
@@ -146,23 +203,41 @@ def source_notes(config: DrivingOptions, source: VideoReader | PoseSequence) -> 
             f"the source has {slower:g} frames per second, the result {shown:g}: frames are repeated; --fps {slower:g} "
             "shows the same movement with less work"
         )
+    if getattr(config, "audio", False) and not isinstance(source, PoseSequence) and not source.info.has_audio:
+        notes.append(f"{source.path.name} has no sound, so the result has none")
     return notes
 
 
 def check_inputs(config: GenerateConfig) -> None:
-    """Find what is wrong with the picture and the video before a model is loaded.
+    """Find what is wrong with the picture and the video before any network is loaded.
 
     Raises:
-        InputError: as `prepare`, but for what only the poses tell.
+        InputError: as `find`, but for what only the poses tell.
     """
-    from mimicmotion.video.picture import check_picture_size, read_picture
+    from mimicmotion.video.picture import check_picture_size, is_picture, read_picture
 
+    if config.picture.is_file() and not is_picture(config.picture) and _is_driver(config.picture):
+        got = f"{config.picture} as the picture: it is a video or a pose file"
+        raise MediaError(got, "PICTURE, then VIDEO", "swap the two" if is_picture(config.video) else "name a picture")
     check_picture_size(read_picture(config.picture), name=str(config.picture))
     source = open_driving(config)
+    refuse_unused_by(config, source)
     if isinstance(source, PoseSequence):
         resample_poses(source, config)
     elif config.start:
         next(sampled_frames(config, source))
+
+
+def _is_driver(path: Path) -> bool:
+    from mimicmotion.runtime.reading import is_heif
+    from mimicmotion.video.reader import open_video
+
+    if path.suffix.lower() in (".npz", ".json"):
+        return True
+    try:
+        return not is_heif(path) and open_video(path).info.num_frames > 1
+    except MediaError:
+        return False
 
 
 def picture_pose(

@@ -8,6 +8,7 @@ from pathlib import Path
 from mimicmotion.errors import MediaError
 from mimicmotion.generate.outputs import read_sidecar, sidecar_path
 from mimicmotion.generate.replay import compare
+from mimicmotion.runtime.extras import install_command
 from mimicmotion.video.labels import read, signature
 from mimicmotion.video.writer import FRAME_PATTERN
 
@@ -42,7 +43,7 @@ class Inspection:
         by = f", by {self.label['ContentProducer']}" if self.label.get("ContentProducer") else ""
         signatures = {
             "none": "none",
-            "unknown": "not looked for: pip install 'mimicmotion[c2pa]'",
+            "unknown": f"not looked for: {install_command('c2pa')}",
             "valid": f"unchanged since it was signed; the signer ({self.signer}) is on no list of trust",
             "trusted": f"unchanged since it was signed by {self.signer}",
             "changed": "CHANGED since it was signed",

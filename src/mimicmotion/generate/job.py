@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mimicmotion.errors import MimicMotionError
-from mimicmotion.generate.inputs import Inputs, check_inputs, prepare
+from mimicmotion.generate.inputs import Found, Inputs, check_inputs, find, prepare
 from mimicmotion.generate.outputs import (
     GenerateResult,
     check_outputs,
@@ -124,9 +124,14 @@ def _generate(
     check_outputs(config)
     check_inputs(config)
     record.begin()
+    found = None
+    if record.saved is None:
+        record.choose_estimator(pipeline)
+        found = yield from find(record.config)
     pipe = yield from load(config, pipeline)
     record.record_model(pipe)
-    inputs = yield from _inputs(record, pipe)
+    inputs = yield from _inputs(record, pipe, found)
+    del found
     size: tuple[int, int] = inputs.picture.shape[:2]
     poses, own = pipe.guide(inputs.picture, inputs.reference, inputs.aligned, confidence_aware=config.confidence_aware)
     request = Request(inputs.picture, poses, own, len(poses), config.seed)
@@ -154,11 +159,11 @@ def _generate(
     )
 
 
-def _inputs(record: RunRecord, pipe: MimicMotionPipeline) -> Job[Inputs]:
-    """The fitted picture and the poses: the interrupted run's, or found now; kept as soon as they are there."""
+def _inputs(record: RunRecord, pipe: MimicMotionPipeline, found: Found | None) -> Job[Inputs]:
+    """The fitted picture and the poses: those found now, or the interrupted run's; kept as soon as they are there."""
     if record.saved is None:
-        record.choose_estimator(pipe)
-        inputs = yield from prepare(record.config, result_size(record.config, pipe), pipe.backbone.size_multiple)
+        size = result_size(record.config, pipe)
+        inputs = yield from prepare(record.config, size, pipe.backbone.size_multiple, found)
     else:
         inputs = record.saved.inputs
         yield Progress("poses", len(inputs.driving), len(inputs.driving))

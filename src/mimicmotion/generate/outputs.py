@@ -21,7 +21,7 @@ from mimicmotion.generate.inputs import Inputs, input_files, open_driving, sampl
 from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.runtime.files import atomic_path, check_not_inputs, check_writable
 from mimicmotion.runtime.progress import Job, Progress
-from mimicmotion.runtime.reading import check_limit, reading
+from mimicmotion.runtime.reading import read_json
 from mimicmotion.runtime.run_folder import clear_leftovers
 from mimicmotion.runtime.threads import behind
 from mimicmotion.settings import GenerateConfig
@@ -273,9 +273,7 @@ def read_sidecar(path: Path, parts: Sequence[str]) -> dict[str, Any]:
         ConfigError: the file is missing, is something else, or is of an older or newer form.
     """
     form = f"the file OUTPUT.json that `mimicmotion generate` writes (form {VERSION})"
-    with reading(path, form, "name the sidecar of a result", ConfigError):
-        check_limit("bytes", path.stat().st_size, path, ConfigError)
-        data = json.loads(path.read_text(encoding="utf-8-sig"))
+    data = read_json(path, form, "name the sidecar of a result", ConfigError)
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise ConfigError(f"{path} is no sidecar of a result", form, "name the sidecar of a result")
     if data["version"] != VERSION:

@@ -80,9 +80,10 @@ def plan(config: GenerateConfig, pipeline: MimicMotionPipeline | None = None) ->
     check_not_inputs(inputs_module.input_files(config), [config.output])
     check_writable(config.output)
     inputs_module.check_inputs(config)
+    config, notes = with_estimator(config, pipeline)
+    found = yield from inputs_module.find(config)
     pipe = yield from load(config, pipeline)
-    config, notes = with_estimator(config, pipe)
-    inputs = yield from inputs_module.prepare(config, result_size(config, pipe), pipe.backbone.size_multiple)
+    inputs = yield from inputs_module.prepare(config, result_size(config, pipe), pipe.backbone.size_multiple, found)
     inputs.warnings[:0] = notes
     size: tuple[int, int] = inputs.picture.shape[:2]
     recipe = recipe_for(config, pipe, len(inputs.aligned))

@@ -79,9 +79,9 @@ class RunRecord:
         self.watch.seconds.update(saved.facts.get("seconds", {}))
         self.resumed_at = [*saved.facts.get("resumed_at", []), saved.step.done if saved.step else 0]
 
-    def choose_estimator(self, pipe: MimicMotionPipeline) -> None:
+    def choose_estimator(self, pipeline: MimicMotionPipeline | None) -> None:
         """Settle which pose estimator the model gets, where the settings leave it open."""
-        self.config, notes = with_estimator(self.config, pipe)
+        self.config, notes = with_estimator(self.config, pipeline)
         self._notes += notes
 
     def record_model(self, pipe: MimicMotionPipeline) -> None:

@@ -135,7 +135,7 @@ class RunState:
                 raise DamagedError(f"{path.name} is not of this package")
             if not all(isinstance(data[k], dict) for k in ("origin", "facts", "files")):
                 raise DamagedError(f"{path.name} lacks something")
-        except (OSError, ValueError, KeyError, TypeError) as e:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
             raise DamagedError(f"{path.name}: {e}") from e
         if (version := data["version"]) > VERSION:
             got = f"{self.folder} is of version {version}"

@@ -60,11 +60,25 @@ def load_pipeline(config: GenerateConfig) -> MimicMotionPipeline:
     return pipe
 
 
-def with_estimator(config: GenerateConfig, pipe: MimicMotionPipeline) -> tuple[GenerateConfig, list[str]]:
-    """The settings with the pose estimator named, and what the user should know of it; see `choose_estimator`."""
-    from mimicmotion.pose.estimators.open import choose_estimator
+def with_estimator(config: GenerateConfig, pipeline: MimicMotionPipeline | None) -> tuple[GenerateConfig, list[str]]:
+    """The settings with the pose estimator named, and what the user should know of it; see `choose_estimator`.
 
-    chosen, notes = choose_estimator(config, pipe.backbone.settings.get("estimator"))
+    What the model was trained with, a loaded pipeline says, or the model's folder.
+
+    Raises:
+        WeightsError: there is no such model.
+    """
+    from mimicmotion.pose.estimators.open import choose_estimator
+    from mimicmotion.weights.locate import find_base, read_model_file
+
+    trained_with = None
+    if pipeline is not None:
+        trained_with = pipeline.backbone.settings.get("estimator")
+    elif config.checkpoint is not None:  # of the published form
+        trained_with = "dwpose"
+    elif config.model is not None:
+        trained_with = read_model_file(find_base(config.model)).get("settings", {}).get("estimator")
+    chosen, notes = choose_estimator(config, trained_with)
     return dataclasses.replace(config, estimator=chosen), notes  # type: ignore[bad-argument-type] - one of the names
 
 

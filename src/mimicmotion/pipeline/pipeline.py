@@ -115,7 +115,6 @@ class MimicMotionPipeline:
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
-        variant: str | None = None,
         edition: str | None = None,
     ) -> MimicMotionPipeline:
         """Load a model.
@@ -126,14 +125,13 @@ class MimicMotionPipeline:
             checkpoint: MimicMotion's weights (.pth, .safetensors or hub id) to put on the base.
             device: where the networks go.
             dtype: number format of the networks.
-            variant: "fp16" reads `*.fp16.safetensors`; None takes what is there.
             edition: "1.0" (segments of 16 frames) or "1.1" (72) of published weights; None finds it.
 
         Raises:
             WeightsError: files are missing, damaged, or do not fit (all keys are listed).
         """
         base = find_asset("tiny") if base is None else base
-        return cls(load_backbone(base, checkpoint, device=device, dtype=dtype, variant=variant, edition=edition))
+        return cls(load_backbone(base, checkpoint, device=device, dtype=dtype, edition=edition))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model to a folder that `from_pretrained` reads."""

@@ -21,7 +21,7 @@ from mimicmotion.pose.estimators.base import Person, PosePoints, nobody
 from mimicmotion.pose.estimators.track import PersonTracker
 from mimicmotion.pose.keypoints import BODY, FACE, FEET, LEFT_HAND, NUM_POINTS, RIGHT_HAND, PoseSequence
 from mimicmotion.runtime.files import atomic_path, sha256_file, writing
-from mimicmotion.runtime.reading import check_limit, reading
+from mimicmotion.runtime.reading import check_limit, read_json, reading
 from mimicmotion.weights.registry import cache_folder
 
 logger = logging.getLogger(__name__)
@@ -174,9 +174,7 @@ def save_openpose(poses: PoseSequence, folder: Path | str) -> None:
             part.write_text(json.dumps(data), encoding="utf-8")
 
 
-def open_poses(
-    path: Path | str, size: tuple[int, int] | None = None, *, fps: float = 0.0, person: Person = "largest"
-) -> PoseSequence:
+def open_poses(path: Path | str) -> PoseSequence:
     """Read poses of either kind: .npz, or OpenPose JSON (a folder or a file).
 
     Raises:
@@ -184,7 +182,7 @@ def open_poses(
     """
     path = Path(path)
     if path.is_dir() or path.suffix.lower() == ".json":
-        return load_openpose(path, size, fps=fps, person=person)
+        return load_openpose(path)
     return load_poses(path)
 
 
@@ -212,9 +210,7 @@ def _openpose_files(path: Path) -> list[Path]:
 
 def _read_json(file: Path) -> list[dict[str, Any]]:
     """The frames of a file: most tools write one, some a list."""
-    with reading(file, "a readable JSON file", "write the poses again", PoseError):
-        check_limit("bytes", file.stat().st_size, file, PoseError)
-        data = json.loads(file.read_text(encoding="utf-8-sig"))
+    data = read_json(file, "a readable JSON file", "write the poses again", PoseError)
     frames = data if isinstance(data, list) and data else [data]
     if not all(isinstance(frame, dict) and isinstance(frame.get("people"), list) for frame in frames):
         raise PoseError(f"{file} has no list 'people'", "OpenPose JSON", "write the poses with OpenPose's --write_json")

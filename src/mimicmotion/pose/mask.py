@@ -11,13 +11,14 @@ from jaxtyping import Bool, Float, Float32, UInt8
 from numpy import ndarray
 
 from mimicmotion.errors import PoseError
+from mimicmotion.pose import keypoints as kp
 from mimicmotion.pose.estimators.base import Frame
 from mimicmotion.pose.estimators.holistic.networks import Networks
 from mimicmotion.pose.guidance.limbs import (
     BACK_TO_FRONT,
+    ENDS,
     UNSEEN,
     body_unit,
-    disc,
     has_face,
     mean_confidence,
     part_region,
@@ -35,7 +36,16 @@ CANVAS = 512  # most pixels along the person: the network knows no finer outline
 MARGINS = (1.2, 1.5)  # the network looks twice: at the person's box grown so much, the second time mirrored
 REACH = 0.3  # torso lengths that the person may reach beyond the parts of the pose
 CORE = 0.6  # of a part's half-width: what lies deeper inside is the person's, whatever the network says ...
+CORE_OF_ENDS = 0.4  # (of hands and feet)
 SURE = 0.6  # ... if the part's points have this confidence
+DOUBT = 0.35  # of the network's answer (0..1), taken off at the end of the reach, nothing off on the parts themselves
+FOUND = 0.3  # confidence from which a joint is where it is said to be
+BEYOND = (  # where the second joint of a limb is not found, the limb may be so far around the first, in torso lengths
+    *((kp.R_SHOULDER, kp.R_ELBOW, 1.4), (kp.L_SHOULDER, kp.L_ELBOW, 1.4)),
+    *((kp.R_ELBOW, kp.R_WRIST, 0.9), (kp.L_ELBOW, kp.L_WRIST, 0.9)),
+    *((kp.R_HIP, kp.R_KNEE, 2.0), (kp.L_HIP, kp.L_KNEE, 2.0)),
+    *((kp.R_KNEE, kp.R_ANKLE, 1.1), (kp.L_KNEE, kp.L_ANKLE, 1.1)),
+)
 
 
 class SelfieSegmenter:
@@ -78,6 +88,10 @@ class SelfieSegmenter:
             xy: the pose in pixels of the frame.
             confidence: of its points, 0..1.
         """
+        xy, confidence = xy.copy(), confidence.copy()
+        for small, big in ((19, 18), (22, 21)):  # toes; the bundled estimator has no small ones
+            if confidence[small] == 0:
+                xy[small], confidence[small] = xy[big], confidence[big]
         placed = confidence > 0  # the others have no position
         xy = np.where(placed[:, None], xy, xy[placed].mean(0) if placed.any() else 0).astype(np.float64)
         parts = [
@@ -85,7 +99,9 @@ class SelfieSegmenter:
             for part in BACK_TO_FRONT
             if mean_confidence(confidence, part) >= UNSEEN and placed[points_of(part)].all()
         ]
-        left, top, right, bottom = _around(xy[placed], body_unit(xy), frame) if parts else (0, 0, *frame.shape[1::-1])
+        left, top, right, bottom = 0, 0, *frame.shape[1::-1]
+        if parts:
+            left, top, right, bottom = _around(xy[placed], body_unit(xy), _open_ends(xy, confidence), frame)
         view = frame[top:bottom, left:right]
         scale = min(1.0, CANVAS / max(view.shape[:2]))
         size = (max(1, round(view.shape[1] * scale)), max(1, round(view.shape[0] * scale)))
@@ -105,20 +121,23 @@ class SelfieSegmenter:
     ) -> Float32[ndarray, "height width"]:
         unit, size, face = body_unit(xy), canvas.shape[:2], has_face(confidence)
         regions = {part: part_region(xy, part, unit, size, face=face) for part in parts}
-        union = np.any(list(regions.values()), 0)
+        union = np.any(list(regions.values()), 0).astype(np.uint8)
+        for end in _open_ends(xy, confidence):
+            cv2.circle(union, np.rint(end[:2]).astype(int).tolist(), int(end[2]), 1, -1)
         if not union.any():  # all of the person is outside of the frame
             return np.zeros(size, np.float32)
         if "torso" not in regions:  # it may be anywhere around the parts that are known
-            union[:] = True
+            union[:] = 1
         rows, columns = np.flatnonzero(union.any(1)), np.flatnonzero(union.any(0))
         box = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float64)
         mirrored = box[[2, 1, 0, 3]] * (-1, 1, -1, 1) + (size[1], 0, size[1], 0)
         first = self._look(canvas, _grown(box, MARGINS[0]))
         second = self._look(canvas[:, ::-1], _grown(mirrored, MARGINS[1]))[:, ::-1]
-        near = cv2.dilate(union.astype(np.uint8), disc(REACH * unit)) > 0
+        away = cv2.distanceTransform(1 - union, cv2.DIST_L2, 5) / (REACH * unit)
+        answer = np.maximum((first + second) / 2 - DOUBT * away, 0)
         # the top of the head is shown by no keypoint, and the network knows heads best
-        sure = [r for p, r in regions.items() if p != "head" and mean_confidence(confidence, p) >= SURE]
-        return np.where(near, np.max([(first + second) / 2, *map(_core, sure)], 0), np.float32(0))
+        sure = [_core(r, p) for p, r in regions.items() if p != "head" and mean_confidence(confidence, p) >= SURE]
+        return np.where(away <= 1, np.max([answer, *sure], 0), 0).astype(np.float32)
 
     def _look(self, image: Frame, box: Box) -> Float32[ndarray, "height width"]:
         """The network's answer (0..1) for a box, which fills its input whatever the proportions."""
@@ -129,9 +148,21 @@ class SelfieSegmenter:
         return cv2.warpAffine(self._networks.person(crop), to_input, image.shape[1::-1], flags=back)
 
 
-def _around(points: Float[ndarray, "n 2"], unit: float, frame: Frame) -> tuple[int, int, int, int]:
+def _open_ends(xy: Float[ndarray, "134 2"], confidence: Float32[ndarray, " 134"]) -> Float[ndarray, "n 3"]:
+    """Joints at which the pose loses a limb, and how far it may reach from there: x, y, pixels."""
+    unit = body_unit(xy)
+    lost = [(*xy[a], reach * unit) for a, b, reach in BEYOND if confidence[a] >= FOUND > confidence[b]]
+    return np.array(lost, np.float64).reshape(-1, 3)
+
+
+def _around(
+    points: Float[ndarray, "n 2"], unit: float, ends: Float[ndarray, "m 3"], frame: Frame
+) -> tuple[int, int, int, int]:
     """The part of the frame that can show the person and what the network sees around: left, top, right, bottom."""
-    box = _grown(np.concatenate([points.min(0) - unit / 2, points.max(0) + unit / 2]), MARGINS[-1])
+    low = np.concatenate([points - unit / 2, ends[:, :2] - ends[:, 2:]]).min(0)
+    high = np.concatenate([points + unit / 2, ends[:, :2] + ends[:, 2:]]).max(0)
+    size = frame.shape[1::-1]
+    box = _grown(np.concatenate([np.maximum(low, -unit), np.minimum(high, np.add(size, unit))]), MARGINS[-1])
     limits = np.array(frame.shape[1::-1])
     low, high = np.clip(np.floor(box[:2]), 0, limits - 1), np.clip(np.ceil(box[2:]), 1, limits)
     high = np.maximum(high, low + 1)
@@ -143,7 +174,7 @@ def _grown(box: Box, factor: float) -> Box:
     return np.concatenate([middle - half, middle + half])
 
 
-def _core(region: Bool[ndarray, "height width"]) -> Bool[ndarray, "height width"]:
+def _core(region: Bool[ndarray, "height width"], part: str) -> Bool[ndarray, "height width"]:
     """The middle of a part."""
     depth = cv2.distanceTransform(region.astype(np.uint8), cv2.DIST_L2, 3)
-    return (depth > CORE * depth.max()) & region
+    return (depth > (CORE_OF_ENDS if part in ENDS else CORE) * depth.max()) & region

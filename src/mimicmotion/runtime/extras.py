@@ -40,3 +40,14 @@ def install_command(extra: str) -> str:
     vcs = origin.get("vcs_info", {})
     place = f"{vcs['vcs']}+{url}@{vcs['commit_id']}" if vcs else url
     return f"pip install 'mimicmotion[{extra}]{f' @ {place}' if place else ''}'"
+
+
+def check_extra(extra: str, *modules: str) -> None:
+    """Make sure that modules of the optional packages `mimicmotion[extra]` are there, without importing them.
+
+    Raises:
+        ConfigError: one is not installed.
+    """
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            import_extra(module, extra)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from mimicmotion.errors import ConfigError, InputError, MediaError, MimicMotionError, out_of_memory
 
-Limit = Literal["pixels", "frames", "seconds", "gap", "bytes"]
+Limit = Literal["pixels", "video_pixels", "frames", "seconds", "gap", "bytes"]
 LIMITS: dict[Limit, tuple[float, str]] = {
     "pixels": (150e6, "pixels"),  # 8k has 33 million, the largest telephones' pictures 200
+    "video_pixels": (40e6, "pixels a frame"),
     "frames": (200_000, "frames"),  # nearly an hour at 60 a second
     "seconds": (6 * 3600, "seconds"),
     "gap": (600, "seconds between two frames"),
@@ -24,7 +26,7 @@ The environment variable MIMICMOTION_MAX_PIXELS, _FRAMES, ... sets another limit
 """
 
 
-def check_limit(name: Limit, value: float, what: object, kind: type[InputError] = InputError) -> None:
+def check_limit(name: Limit, value: float, what: object, kind: type[MimicMotionError] = InputError) -> None:
     """Refuse what states to be larger than its limit.
 
     Args:
@@ -50,7 +52,7 @@ def check_limit(name: Limit, value: float, what: object, kind: type[InputError] 
 
 
 @contextlib.contextmanager
-def reading(path: object, what: str, fix: str, kind: type[InputError] = InputError) -> Iterator[None]:
+def reading(path: object, what: str, fix: str, kind: type[MimicMotionError] = InputError) -> Iterator[None]:
     """Turn whatever a parser raises in the body, which reads `path`, into an error that names the file.
 
     Args:
@@ -78,6 +80,17 @@ def reading(path: object, what: str, fix: str, kind: type[InputError] = InputErr
             raise kind(f"{path} cannot be read ({e.strerror})", what, "check the path and its permissions") from e
         said = next(iter(str(e).splitlines()), "")[:200]
         raise kind(f"{path} is damaged or truncated, or not {what} ({said or type(e).__name__})", what, fix) from e
+
+
+def read_json(path: Path, what: str, fix: str, kind: type[MimicMotionError] = InputError) -> Any:
+    """What a JSON file holds; arguments as for `reading`.
+
+    Raises:
+        InputError: it is missing, damaged, too large, or nested too deeply.
+    """
+    with reading(path, what, fix, kind):
+        check_limit("bytes", path.stat().st_size, path, kind)
+        return json.loads(path.read_text(encoding="utf-8-sig"))
 
 
 def check_input_file(path: Path, what: str) -> None:

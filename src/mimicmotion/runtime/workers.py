@@ -70,6 +70,11 @@ def _start(reports: Any, stop: Any) -> None:
     # Ctrl-C reaches the whole group of processes; the parent hears it and stops the workers in good order
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _shared.update(reports=reports, stop=stop)
+    end_with_parent()
+
+
+def end_with_parent() -> None:
+    """Have this process, one of multiprocessing's, end when the one that started it does, in whatever way."""
     parent = multiprocessing.parent_process()
 
     def follow() -> None:

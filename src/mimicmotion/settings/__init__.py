@@ -1,6 +1,6 @@
 """Frozen settings and their one parser. Only the standard library is imported at module level."""
 
-from mimicmotion.settings.generate import ExecutionOptions, GenerateConfig, MaskConfig, PosesConfig
+from mimicmotion.settings.generate import BatchConfig, ExecutionOptions, GenerateConfig, MaskConfig, PosesConfig
 from mimicmotion.settings.parsing import (
     field_help,
     find_recipe,
@@ -12,6 +12,7 @@ from mimicmotion.settings.poses import DrivingOptions, PoseOptions, person_choic
 from mimicmotion.settings.sampling import FusionConfig, FusionMode, SamplingOptions, SamplingSettings, resolve_tier
 
 __all__ = [
+    "BatchConfig",
     "DrivingOptions",
     "ExecutionOptions",
     "FusionConfig",

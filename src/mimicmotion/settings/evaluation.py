@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from mimicmotion.errors import ConfigError
 from mimicmotion.settings import FusionConfig, FusionMode
 from mimicmotion.settings.metrics import GROUPS
-from mimicmotion.settings.parsing import Range, Settings
+from mimicmotion.settings.parsing import Range, Settings, refuse_unused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +91,7 @@ class EvaluateConfig(Settings):
             got = f"borders={self.borders}, segment_frames={self.segment_frames}"
             raise ConfigError(got, "borders from 1, or segment_frames", "leave one out")
         self.segments()
+        self._refuse_unused()
         unknown = [m for m in self.metrics or () if m not in GROUPS]
         if unknown or self.metrics == []:
             raise ConfigError(f"metrics={self.metrics}", f"any of {', '.join(GROUPS)}", "correct 'metrics'")
@@ -104,6 +105,34 @@ class EvaluateConfig(Settings):
             if group.replace("_", "-") in (self.metrics or ()) and getattr(self, group) is None:
                 name = group.replace("_", "-")
                 raise ConfigError(f"metric {name} without its network", f"--{name} PATH", "give the network by path")
+
+    def _refuse_unused(self) -> None:
+        asked = set(self.metrics or GROUPS)
+        needs = {
+            "identity": ["references"],
+            "segment_frames": ["overlap_frames", "reference_slot", "fusion"],
+            "cache": ["cache_dir"],
+        }
+        for name, options in needs.items():
+            if not getattr(self, name):
+                refuse_unused(self, options, f"without {name}")
+        if not self.poses and "poses" not in (self.metrics or ()):
+            refuse_unused(self, ["driving"], "without poses")
+        uses = {
+            ("fvd",): ["i3d"],
+            ("fid",): ["fid"],
+            ("fid-vid",): ["fid_vid"],
+            ("cd-fvd",): ["cd_fvd"],
+            ("features",): ["features"],
+            ("identity",): ["identity"],
+            ("seams",): ["borders", "segment_frames"],
+            ("fvd", "fid", "fid-vid", "cd-fvd", "features"): ["clips", "equal_n", "fd_infinity", "frechet_resamples"],
+            ("fvd", "fid-vid", "cd-fvd", "features"): ["clip_frames"],
+            ("fvd", "features"): ["fit"],
+        }
+        for metrics, options in uses.items():
+            if not asked & set(metrics):
+                refuse_unused(self, options, f"without the metric {' or '.join(metrics)}")
 
     def segments(self) -> FusionConfig | None:
         """How the results were cut into segments, if the settings say so."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 from mimicmotion.errors import ConfigError
-from mimicmotion.settings.parsing import Help, Range, Settings
+from mimicmotion.settings.parsing import Help, Range, Settings, refuse_unused
 from mimicmotion.settings.poses import DrivingOptions, PoseOptions
 from mimicmotion.settings.sampling import FusionMode, SamplingOptions, check_overlap
 
@@ -45,6 +45,11 @@ class PosesConfig(DrivingOptions, PoseOptions):
     """Draw poses with the estimator's confidence (paper); off draws everything above 0.3 at full brightness."""
     fps: float | None = None  # type: ignore[assignment]
     """Frames per second of the poses; empty keeps the video's own."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.draw is None:
+            refuse_unused(self, ["confidence_aware"], "without draw")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +129,34 @@ class GenerateConfig(DrivingOptions, PoseOptions, SamplingOptions, ExecutionOpti
         super().__post_init__()
         if self.segment_frames is not None:
             check_overlap(self.segment_frames, self.overlap_frames or 0)
+        if self.fusion == "none":
+            refuse_unused(self, ["overlap_frames"], "with fusion=none")
+        if self.output.suffix.lower() in ("", ".gif", ".webp"):
+            refuse_unused(self, ["audio"], "with an output that holds no sound")
         if (self.height is None) != (self.width is None):
             raise ConfigError(f"height={self.height}, width={self.width}", "both or neither", "give the other one too")
         if self.audio and not self.keeps_speed:
             raise ConfigError("audio with a changed speed", "movement at its own speed", "leave out 'audio'")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchConfig(Settings):
+    """Everything that a batch depends on: `mimicmotion batch` and its YAML file have these fields."""
+
+    jobs: Path
+    """YAML list (or `defaults` and `jobs`) of settings of `generate`, or a CSV file with a column for each setting."""
+    engine: Literal["local", "ray", "server"] = "local"
+    """local: processes of this machine; ray: tasks of a Ray cluster (extra ray); server: `mimicmotion serve`."""
+    devices: list[str] = field(default_factory=list)
+    """local: where jobs run, one at a time on each, such as cuda:0 cuda:1; empty takes all GPUs, or else the CPU."""
+    address: str | None = None
+    """ray: of the cluster, such as auto or ray://host:10001; empty starts one here. server: its URL."""
+    report: Path | None = None
+    """Also write how each job ended to this JSON file."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        unused = {"address": self.address} if self.engine == "local" else {"devices": self.devices}
+        if name := next((name for name, given in unused.items() if given), None):
+            got = f"{name} with engine={self.engine}"
+            raise ConfigError(got, "an option that this engine uses", f"leave out {name!r}")

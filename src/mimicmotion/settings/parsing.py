@@ -34,7 +34,10 @@ class Range:
     """Whether the number must be above `low`."""
 
     def __contains__(self, value: Any) -> bool:
-        number = float(value) if isinstance(value, numbers.Real) else math.nan
+        try:
+            number = float(value) if isinstance(value, numbers.Real) else math.nan
+        except OverflowError:  # an integer of hundreds of digits
+            return False
         return (self.low < number if self.above else self.low <= number) and number <= self.high
 
     def __str__(self) -> str:
@@ -141,6 +144,20 @@ def load_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ConfigError(f"{path} holds {type(data).__name__}", "a mapping of settings", "write 'name: value' lines")
     return data
+
+
+def refuse_unused(settings: Any, names: Iterable[str], why: str) -> None:
+    """Raise ConfigError for an option that was set although nothing uses it.
+
+    Args:
+        settings: that hold it.
+        names: of options without effect.
+        why: as in "without draw".
+    """
+    defaults = {f.name: f.default for f in dataclasses.fields(settings)}
+    for name in names:
+        if (value := getattr(settings, name)) != defaults[name]:
+            raise ConfigError(f"{name}={value} {why}, where it has no effect", "options in use", f"leave out {name!r}")
 
 
 def recipes() -> dict[str, Path]:

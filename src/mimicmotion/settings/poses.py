@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from mimicmotion.errors import ConfigError
-from mimicmotion.settings.parsing import Help, Range, Settings
+from mimicmotion.settings.parsing import Help, Range, Settings, refuse_unused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +33,8 @@ class PoseOptions(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         person_choice(self.person)
-        given = [name for name in ("detector", "pose_model") if getattr(self, name) is not None]
-        if given and self.estimator == "holistic":
-            got = f"{given[0]}={getattr(self, given[0])} with estimator=holistic"
-            raise ConfigError(got, "files of networks with dwpose alone", "add estimator=dwpose (--estimator dwpose)")
+        if self.estimator == "holistic":
+            refuse_unused(self, ("detector", "pose_model"), "with estimator=holistic")
 
 
 def person_choice(text: str) -> Literal["largest"] | int | tuple[float, float]:
@@ -82,10 +80,7 @@ class DrivingOptions(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         _ = self.frame_size
-        unused = {"tempo": self.tempo != 1} if self.sampling == "released" else {"stride": self.stride != 2}
-        if name := next((name for name, given in unused.items() if given), None):
-            got = f"{name}={getattr(self, name)} with sampling={self.sampling}"
-            raise ConfigError(got, "an option that this sampling uses", f"leave out {name!r}")
+        refuse_unused(self, ["tempo" if self.sampling == "released" else "stride"], f"with sampling={self.sampling}")
 
     @property
     def frame_size(self) -> tuple[int, int] | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal
 
 from mimicmotion.errors import ConfigError
-from mimicmotion.settings.parsing import Help, Range, Settings
+from mimicmotion.settings.parsing import Help, Range, Settings, refuse_unused
 
 Speed = Literal["exact", "balanced", "fast"]
 Sampler = Literal["euler", "dpmpp-2m"]
@@ -49,6 +49,8 @@ class SamplingOptions(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.min_guidance_scale is not None and self.max_guidance_scale is not None:
+            refuse_unused(self, ["guidance_scale"], "with the guidance of the first and last frame")
         if self.guidance_interval is not None:
             low, high = self.guidance_interval
             if not 0 <= low < high:

@@ -11,17 +11,18 @@ votes.sqlite    what `study serve` was sent
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from mimicmotion.errors import ConfigError, InputError
+from mimicmotion.runtime.reading import read_json
 from mimicmotion.settings import parse
 
 T = TypeVar("T")
 
 PAGE, INDEX, STUDY, VIDEOS = "page", "index.html", "study.json", "videos"
+JSON_FILE = ("a JSON file", "check that it is complete")
 KEY, DATABASE = "key.json", "votes.sqlite"
 FORMAT, KEY_FORMAT, VERSION = "mimicmotion-study", "mimicmotion-study-key", 1
 
@@ -146,24 +147,10 @@ def load_key(folder: Path, study: Study) -> Key:
     return key
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        InputError: missing, unreadable, or not JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as e:
-        raise InputError(f"{path} cannot be read ({e.strerror})", "a readable file", "check the path") from e
-    except (ValueError, RecursionError) as e:
-        raise InputError(f"{path} is not JSON ({e})", "a JSON file", "check that it is complete") from e
-
-
 def _load(cls: type[T], path: Path, form: str) -> T:
     if not path.exists():
         raise InputError(f"{path} does not exist", "the folder of a study", "mimicmotion study build makes one")
-    data = read_json(path)
+    data = read_json(path, *JSON_FILE)
     try:
         if not isinstance(data, dict) or (data.pop("format", None), data.pop("version", None)) != (form, VERSION):
             raise ConfigError("its format or version differ", form, "")

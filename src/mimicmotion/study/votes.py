@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from mimicmotion.errors import InputError, OutputError
-from mimicmotion.study.folder import DATABASE, Study, StudyPair, read_json
+from mimicmotion.runtime.reading import read_json
+from mimicmotion.study.folder import DATABASE, JSON_FILE, Study, StudyPair
 from mimicmotion.tables import write_json
 
 FORMAT, VERSION = "mimicmotion-votes", 1
@@ -126,7 +127,7 @@ def load_votes(folder: Path, study: Study, sources: Sequence[Path] = ()) -> list
             if file.suffix in (".sqlite", ".db"):
                 votes += VoteStore(file, study).votes()
             else:
-                votes += parse_votes(study, read_json(file), str(file))
+                votes += parse_votes(study, read_json(file, *JSON_FILE), str(file))
     return latest(votes)
 
 

@@ -229,7 +229,7 @@ def read_identity(checkpoint: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         return {key: found[key] for key in IDENTITY}
-    except (OSError, ValueError, KeyError) as e:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
         raise _damaged(path, e) from e
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import io
 import logging
 import os
@@ -50,6 +52,9 @@ def read_picture(path: str | os.PathLike[str]) -> UInt8[ndarray, "height width 3
 
     path = Path(path)
     check_input_file(path, "a picture")
+    if is_heif(path):
+        with contextlib.suppress(ImportError):
+            importlib.import_module("pillow_heif").register_heif_opener()  # also puts tiles together
     with reading(path, "a picture", "copy or export it again", MediaError):
         try:
             with warnings.catch_warnings():
@@ -197,6 +202,7 @@ class AnimationSource:
         for timed in self:
             durations.append(timed.duration)
             check_limit("frames", len(durations), path, MediaError)
+            check_limit("video_pixels", (len(durations) > 1) * first.shape[0] * first.shape[1], path, MediaError)
         total = sum(durations, Fraction(0))
         self.info = VideoInfo(
             width=first.shape[1],

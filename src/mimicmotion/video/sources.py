@@ -16,7 +16,8 @@ import numpy as np
 
 from mimicmotion.arrays import Frame
 from mimicmotion.errors import MediaError
-from mimicmotion.runtime.reading import check_input_file, check_limit, is_heif
+from mimicmotion.runtime.extras import install_command
+from mimicmotion.runtime.reading import Limit, check_input_file, check_limit, is_heif
 from mimicmotion.video.timing import Timed
 
 if TYPE_CHECKING:
@@ -76,9 +77,10 @@ class AvSource:
         with self._open() as container:
             stream = _video_stream(container, path)
             if (tiles := len(container.streams.video)) > 1 and is_heif(path):  # the decoder gives them one by one
-                fix = "convert it to JPEG or PNG"
+                fix = f"{install_command('heic')}, or convert it to JPEG or PNG"
                 raise MediaError(f"{path} is an HEIF file of {tiles} pictures or tiles", "one picture", fix)
-            check_limit("pixels", stream.codec_context.width * stream.codec_context.height, path, MediaError)
+            still: Limit = "pixels" if is_heif(path) else "video_pixels"
+            check_limit(still, stream.codec_context.width * stream.codec_context.height, path, MediaError)
             has_audio = bool(container.streams.audio)
             codec = stream.codec_context.name
             header_frames, header_duration = stream.frames, _duration(container, stream)
@@ -126,6 +128,7 @@ class AvSource:
         size: tuple[int, int] | None = None
         angle: object = "unknown"
         turn = _Turn()
+        still: Limit = "pixels" if is_heif(self.path) else "video_pixels"
         with self._open() as container:
             stream = _video_stream(container, self.path)
             stream.thread_type = "AUTO"
@@ -153,7 +156,7 @@ class AvSource:
                         # pictures that refer to what was cut off in front are no damage
                         reference = reference or frame.key_frame
                         corrupt += reference and frame.is_corrupt
-                        check_limit("pixels", frame.width * frame.height, self.path, MediaError)
+                        check_limit(still, frame.width * frame.height, self.path, MediaError)
                         length = frame.duration * tick if frame.duration else nominal
                         # looking at side data ties frame and data into a cycle, which keeps the pixels in memory
                         # until the collector runs, hundreds of frames later: look only where something changes

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mimicmotion.errors import OutputError, WeightsError
+from mimicmotion.runtime import reading
 from mimicmotion.runtime.files import atomic_path, sha256_file
 
 SETTLED = 2.0
@@ -37,12 +38,9 @@ def read_json(path: Path) -> dict[str, Any]:
         WeightsError: the file is missing, unreadable, or holds no object.
     """
     fix = "fetch or copy the model again"
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as e:
-        raise WeightsError(f"{path} is missing", "a complete model folder", fix) from e
-    except (OSError, ValueError, RecursionError) as e:
-        raise WeightsError(f"{path}: {e}", "a readable JSON file", fix) from e
+    if not path.exists():
+        raise WeightsError(f"{path} is missing", "a complete model folder", fix)
+    data = reading.read_json(path, "a readable JSON file", fix, WeightsError)
     if not isinstance(data, dict):
         raise WeightsError(f"{path} holds {type(data).__name__}", "a JSON object", fix)
     return data

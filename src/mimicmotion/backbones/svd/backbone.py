@@ -103,11 +103,10 @@ class SVDBackbone(Backbone):
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
-        variant: str | None = None,
         edition: str | None = None,
     ) -> Self:
         """Load a model; see `Backbone.load` and `load_components`."""
-        return cls.of(load_components(folder, checkpoint, device=device, dtype=dtype, variant=variant, edition=edition))
+        return cls.of(load_components(folder, checkpoint, device=device, dtype=dtype, edition=edition))
 
     def save(self, folder: Path) -> None:
         """Write a folder in diffusers' layout, safetensors."""
@@ -207,6 +206,10 @@ class SVDBackbone(Backbone):
                 self._parked[name] = (
                     ParkedBlocks(network, blocks_of(network), target) if blocks else Parked(network, target)
                 )
+
+    def forget_plan(self) -> None:
+        """Have the next job planned anew; see `Backbone.forget_plan`."""
+        self._plan = None
 
     def plan_run(
         self,

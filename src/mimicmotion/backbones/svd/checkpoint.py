@@ -100,7 +100,6 @@ def load_components(
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
-    variant: str | None = None,
     new_pose_net: bool = False,
     edition: str | None = None,
 ) -> Components:
@@ -113,7 +112,6 @@ def load_components(
             `unet.*` and `pose_net.*`, a folder or hub id that holds one, or a name of `mimicmotion weights list`.
         device: where the networks go (cpu, cuda, mps; meta loads shapes only).
         dtype: number format of all networks.
-        variant: "fp16" reads `*.fp16.safetensors`; None takes the plain file, else the fp16 one.
         new_pose_net: give a base without PoseNet a fresh one (zero output), to start a training.
         edition: of the published weights (`EDITIONS`), for weights that bring no settings; None finds it.
 
@@ -130,7 +128,7 @@ def load_components(
     if edition or not settings:
         settings |= published_settings(edition or ("1.0" if source is None else find_edition(source)))
         settings |= {} if source is None else {"estimator": "dwpose"}  # which found the poses of the training videos
-    loader = _Loader(folder, (torch.device(device), dtype), variant)
+    loader = _Loader(folder, (torch.device(device), dtype))
     unet, vae, encoder = (loader.build(part) for part in ("unet", "vae", "image_encoder"))
     if source is None:
         loader.load("unet", unet)
@@ -199,13 +197,13 @@ def config_of(module: Any) -> dict[str, Any]:
     return {**own, **module.config}
 
 
-def load_part(folder: str | Path, part: str, *, variant: str | None = None) -> Any:
+def load_part(folder: str | Path, part: str) -> Any:
     """One network of a model folder on the CPU, to be used, in float32; `part` is the name of its folder.
 
     Raises:
         WeightsError: files are missing or damaged.
     """
-    loader = _Loader(Path(folder), (torch.device("cpu"), torch.float32), variant)
+    loader = _Loader(Path(folder), (torch.device("cpu"), torch.float32))
     return loader.load(part, loader.build(part)).eval()
 
 
@@ -254,7 +252,6 @@ class _Loader:
 
     folder: Path
     target: Target
-    variant: str | None
     files: list[Path] = field(default_factory=list)
 
     def build(self, part: str) -> Any:
@@ -266,7 +263,7 @@ class _Loader:
         return _on_meta(part, lambda: pkgutil.resolve_name(kind)(config))
 
     def load(self, part: str, module: Any) -> Any:
-        path = _weights_file(self.folder, part, self.variant)
+        path = _weights_file(self.folder, part)
         assign(module, read_tensors(path), self.target, str(path))
         self.files.append(path)
         return module
@@ -308,9 +305,10 @@ def _on_meta(part: str, build: Callable[[], Any]) -> Any:
         raise WeightsError(f"config of {part}: {type(e).__name__}: {e}", "a config its class accepts", fix) from e
 
 
-def _weights_file(folder: Path, part: str, variant: str | None) -> Path:
+def _weights_file(folder: Path, part: str) -> Path:
+    """The plain file, else the one in float16."""
     stem = FILE_NAMES[part]
-    names = [f"{stem}.{variant}.safetensors"] if variant else [f"{stem}.safetensors", f"{stem}.fp16.safetensors"]
+    names = [f"{stem}.safetensors", f"{stem}.fp16.safetensors"]
     for name in names:
         if (folder / part / name).is_file():
             return folder / part / name

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import zipfile
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -21,11 +20,12 @@ from mimicmotion.data.prepare.duplicates import HASH_EVERY, MAX_HASHES, Fingerpr
 from mimicmotion.data.prepare.filters import judge_length
 from mimicmotion.data.prepare.measure import TICK_EVERY, SceneMeasures, measure_scene
 from mimicmotion.data.prepare.scenes import CutFinder, SceneRange, plan_scenes
-from mimicmotion.errors import PoseError
+from mimicmotion.errors import InputError, PoseError
 from mimicmotion.pose.estimators.base import PoseEstimator
 from mimicmotion.pose.files import PoseCache
 from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
 from mimicmotion.runtime.files import atomic_path, writing
+from mimicmotion.runtime.reading import reading
 from mimicmotion.settings.prepare import PrepareConfig, analysis_settings
 from mimicmotion.video.reader import open_video
 
@@ -216,12 +216,12 @@ def _save(path: Path, data: dict[str, Any], arrays: dict[str, ndarray]) -> None:
 
 
 def _load(path: Path) -> tuple[dict[str, Any], dict[str, ndarray]] | None:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        return json.loads(arrays.pop("json").tobytes()), arrays
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
-        logger.warning("%s is damaged (%s) and made again", path, e)
+    try:
+        with reading(path, "what was measured", "it is made again"), np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+            return json.loads(arrays.pop("json").tobytes()), arrays
+    except InputError as e:
+        logger.warning("%s: it is made again", e.got)
         return None

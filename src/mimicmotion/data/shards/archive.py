@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mimicmotion.errors import MediaError
+from mimicmotion.runtime.reading import reading
 
 REMAKE = "make or copy this shard again"
 Span = tuple[int, int]
@@ -20,17 +21,16 @@ def scan_tar(path: Path) -> dict[str, Span]:
     Raises:
         MediaError: the file is missing, is no tar, or was cut off.
     """
-    try:
-        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            members = {t.name: (t.offset_data, t.size) for t in tar if t.isreg()}
-            # tarfile takes a file that was cut between two members for complete
-            file.seek(tar.offset)
-            if len(end := file.read(_END)) < _END or any(end):
-                raise tarfile.ReadError("no end mark")
-    except tarfile.TarError as e:
-        raise MediaError(f"{path} is damaged or cut off ({e})", "a complete tar file", REMAKE) from e
-    except OSError as e:
-        raise MediaError(f"{path} cannot be read ({e.strerror})", "a readable tar file", "check the path") from e
+    with (
+        reading(path, "a complete tar file", REMAKE, MediaError),
+        path.open("rb") as file,
+        tarfile.open(fileobj=file, mode="r:") as tar,
+    ):
+        members = {t.name: (t.offset_data, t.size) for t in tar if t.isreg()}
+        # tarfile takes a file that was cut between two members for complete
+        file.seek(tar.offset)
+        if len(end := file.read(_END)) < _END or any(end):
+            raise tarfile.ReadError("no end mark")
     return members
 
 
@@ -44,13 +44,10 @@ def read_spans(path: Path, spans: Sequence[Span]) -> list[bytes]:
         MediaError: the file is missing or shorter than that.
     """
     found = []
-    try:
-        with path.open("rb") as file:
-            for offset, size in spans:
-                file.seek(offset)
-                found.append(file.read(size))
-                if len(found[-1]) < size:
-                    raise MediaError(f"{path} ends before byte {offset + size}", "a complete tar file", REMAKE)
-    except OSError as e:
-        raise MediaError(f"{path} cannot be read ({e.strerror})", "a readable tar file", "check the path") from e
+    with reading(path, "a readable tar file", REMAKE, MediaError), path.open("rb") as file:
+        for offset, size in spans:
+            file.seek(offset)
+            found.append(file.read(size))
+            if len(found[-1]) < size:
+                raise MediaError(f"{path} ends before byte {offset + size}", "a complete tar file", REMAKE)
     return found

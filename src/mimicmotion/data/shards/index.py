@@ -18,6 +18,7 @@ from mimicmotion.data.shards.archive import REMAKE, Span, read_spans, scan_tar
 from mimicmotion.data.shards.frames import ENDINGS, Store
 from mimicmotion.errors import InputError, MediaError
 from mimicmotion.runtime.files import atomic_path, sha256_file, writing
+from mimicmotion.runtime.reading import read_json, reading
 
 FORMAT, VERSION, INDEX = "mimicmotion.shards", 1, "index.json"
 HEAD = "__shard__/head.json"
@@ -127,14 +128,11 @@ def scan_shard(path: Path) -> tuple[dict[str, Any], ShardEntry]:
     texts = read_spans(path, [found["json"] for found in groups.values()])
     records, sizes = [], set[tuple[int, ...]]()
     for (key, found), text in zip(groups.items(), texts, strict=True):
-        try:
+        with reading(f"{path}: record {key}: {key}.json", "video, num_frames, stills, fps, size", REMAKE, MediaError):
             meta = json.loads(text)
             sizes.add(tuple(map(int, meta["size"])))
             others = {k: span for k, span in found.items() if not _PICTURE.fullmatch(k)}
             entry = _RECORD.validate_python(meta | {"key": key, "members": others, "frames": []})
-        except (ValueError, KeyError, TypeError) as e:
-            got = f"{path}: record {key}: {key}.json is wrong ({type(e).__name__}: {_first_line(e)})"
-            raise MediaError(got, "video, num_frames, stills, fps, size", REMAKE) from e
         records.append(dataclasses.replace(entry, frames=_pictures(path, entry, found)))
     if len(sizes) > 1:
         names = ", ".join(sorted("x".join(map(str, s)) for s in sizes))
@@ -170,13 +168,9 @@ def read_head(path: Path, members: Mapping[str, Span]) -> dict[str, Any]:
     """
     if HEAD not in members:
         return {}
-    try:
+    with reading(f"{path}: {HEAD}", "JSON", REMAKE, MediaError):
         head = json.loads(read_spans(path, [members[HEAD]])[0])
         check_version(path, head)
-    except InputError:
-        raise
-    except (ValueError, AttributeError) as e:
-        raise MediaError(f"{path}: {HEAD} is damaged ({e})", "JSON", REMAKE) from e
     return head
 
 
@@ -244,19 +238,16 @@ def load_index(path: Path) -> Index:
     Raises:
         InputError: it is damaged or of another format.
     """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+    what, fix = "an index of shards", "delete the file: it is made anew from the shards"
+    data = read_json(path, what, fix)
+    with reading(path, what, fix):
         check_version(path, data)
-        return _INDEX.validate_python(data)
-    except InputError:
-        raise
-    except (OSError, ValueError, AttributeError) as e:
-        fix = "delete the file: it is made anew from the shards"
-        raise InputError(f"{path} is damaged ({type(e).__name__}: {_first_line(e)})", "an index of shards", fix) from e
+        try:
+            return _INDEX.validate_python(data)
+        except ValidationError as e:
+            raise InputError(f"{path} is damaged ({_first_line(e)})", what, fix) from e
 
 
-def _first_line(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    return str(error)
+def _first_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"

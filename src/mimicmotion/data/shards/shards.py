@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import io
 import json
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from mimicmotion.data.shards.storage import Folder, Remote, find_storage
 from mimicmotion.errors import InputError, MediaError, PoseError
 from mimicmotion.pose.files import parse_poses
 from mimicmotion.pose.keypoints import PoseSequence
+from mimicmotion.runtime.reading import reading
 
 
 class Record:
@@ -54,10 +54,8 @@ class Record:
     @functools.cached_property
     def meta(self) -> dict[str, Any]:
         """Metadata: video, source, sha256, start_s, fps, size, num_frames, stills, split, crop and so on."""
-        try:
+        with reading(f"{self.where}: json", "JSON", REMAKE, MediaError):
             return json.loads(self._read("json"))
-        except ValueError as e:
-            raise MediaError(f"{self.where}: json is damaged ({e})", "JSON", REMAKE) from e
 
     @functools.cached_property
     def poses(self) -> PoseSequence:
@@ -84,11 +82,9 @@ class Record:
         """
         if "truth.npz" not in self._entry.members:
             return None
-        try:
-            with np.load(io.BytesIO(self._read("truth.npz"))) as stored:
-                return {name: stored[name] for name in stored.files}
-        except (ValueError, OSError, zipfile.BadZipFile) as e:
-            raise MediaError(f"{self.where}: truth.npz is damaged ({e})", "an .npz file", REMAKE) from e
+        where = f"{self.where}: truth.npz"
+        with reading(where, "an .npz file", REMAKE, MediaError), np.load(io.BytesIO(self._read("truth.npz"))) as stored:
+            return {name: stored[name] for name in stored.files}
 
     def frames(self, indices: Sequence[int]) -> UInt8[ndarray, "n height width 3"]:
         """Some frames, RGB, in the order asked for; a number may come twice.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from mimicmotion.pose.files import open_poses
 from mimicmotion.pose.hands import hand_boxes
 from mimicmotion.pose.keypoints import LEFT_HAND, RIGHT_HAND, VISIBLE, PoseSequence
 from mimicmotion.runtime.progress import Job
+from mimicmotion.runtime.reading import read_json
 from mimicmotion.settings import GenerateConfig, parse
 from mimicmotion.tables import write_csv
 
@@ -99,10 +99,7 @@ def make(spec: HandsSpec) -> Job[FigureResult]:
 
 def _sidecar(path: Path) -> tuple[GenerateConfig, tuple[int, int]] | None:
     """Settings and size (height, width) of a result, if this is what `generate` wrote beside it."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        raise InputError(f"{path}: {e}", "a pose file or RESULT.json", "check the path") from e
+    data = read_json(path, "a pose file or RESULT.json", "check the path")
     if not (isinstance(data, dict) and isinstance(data.get("settings"), dict) and "size" in data):
         return None
     return parse(GenerateConfig, data["settings"]), (int(data["size"][0]), int(data["size"][1]))

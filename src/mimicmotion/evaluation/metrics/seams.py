@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from mimicmotion.errors import ConfigError
+from mimicmotion.errors import InputError
+from mimicmotion.runtime.reading import read_json
 from mimicmotion.settings import FusionConfig, parse
 
 
@@ -38,7 +38,6 @@ def has_sidecars(folder: Path) -> bool:
 def sidecar_fusion(video: Path) -> FusionConfig | None:
     """How the segments of a result were cut and joined; None if no readable sidecar says so."""
     try:
-        facts = json.loads(sidecar_of(video).read_text(encoding="utf-8"))
-        return parse(FusionConfig, facts["fusion"])
-    except (OSError, ValueError, KeyError, TypeError, ConfigError):
+        return parse(FusionConfig, read_json(sidecar_of(video), "a sidecar", "make it anew")["fusion"])
+    except (InputError, KeyError, TypeError):
         return None

@@ -1,0 +1,69 @@
+"""The service, and its tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cyclopts import App
+
+from mimicmotion.cli.options import app, say, settings_command
+from mimicmotion.settings.serve import Scope, ServeConfig
+
+serve_app = App(name="serve", help="Take jobs over HTTP, keep them whatever dies, and hand out results.")
+token_app = App(name="token", help="Tokens of the service. Whoever may write its data folder makes them.")
+app.command(serve_app)
+serve_app.command(token_app)
+
+DATA = ServeConfig.data
+
+
+@settings_command(serve_app, ServeConfig)
+def serve(settings: ServeConfig) -> None:
+    """Serve until Ctrl-C or SIGTERM. Jobs that run then, or when something is killed, go on at the next start."""
+    from mimicmotion.serve.app import serve as run
+
+    run(settings, lambda line: say(line, flush=True))
+
+
+@token_app.command(name="add")
+def token_add(name: str, /, *, scope: Scope = "jobs", data: Path = DATA) -> None:
+    """Make the token NAME and print its text, which is kept nowhere.
+
+    Args:
+        name: Whose jobs they are.
+        scope: read (see one's own jobs), jobs (make and cancel them, too) or admin (all jobs, and the metrics).
+        data: The data folder of the service.
+    """
+    from mimicmotion.serve.tokens import Tokens
+
+    say(Tokens(data).add(name, scope))
+
+
+@token_app.command(name="list")
+def token_list(*, data: Path = DATA) -> None:
+    """List the tokens.
+
+    Args:
+        data: The data folder of the service.
+    """
+    from datetime import datetime
+
+    from mimicmotion.serve.tokens import Tokens
+
+    for token in Tokens(data).all():
+        made = datetime.fromtimestamp(token.created).isoformat(" ", "minutes")
+        say(f"{token.name}  {token.scope}  made {made}" + ("  revoked" if token.revoked else ""))
+
+
+@token_app.command(name="revoke")
+def token_revoke(name: str, /, *, data: Path = DATA) -> None:
+    """Make the token NAME invalid, at once; its jobs stay.
+
+    Args:
+        name: Of the token.
+        data: The data folder of the service.
+    """
+    from mimicmotion.serve.tokens import Tokens
+
+    Tokens(data).revoke(name)
+    say(f"{name} is revoked")

@@ -1,0 +1,255 @@
+"""A client of the service, on the standard library alone."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote, urlsplit
+
+from mimicmotion.errors import MimicMotionError
+from mimicmotion.runtime.files import atomic_path
+
+State = Literal["queued", "running", "done", "failed", "cancelled"]
+PIECE = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class JobState:
+    """A job of the service.
+
+    Attributes:
+        id: its name.
+        kind: generate, or plan: what generate would do.
+        state: queued, running, done, failed or cancelled.
+        owner: name of the token that it was sent with.
+        priority: 0 to 9; higher ones are run first.
+        settings: those that came with it.
+        frames: of the result, about.
+        created: seconds since 1970.
+        started: when it last began to run.
+        finished: when it ended.
+        stage: what is being done: load, picture, poses, encode, denoise, write.
+        done: frames or steps of the stage that are done.
+        total: frames or steps of the stage.
+        eta: seconds until the stage is done, at its speed so far.
+        preview: whether there is a preview picture (the setting `preview` asks for it).
+        error: got, expected and fix, of a job that failed.
+    """
+
+    id: str
+    kind: str
+    state: str
+    owner: str
+    priority: int
+    settings: dict[str, Any]
+    frames: int
+    created: float
+    started: float | None
+    finished: float | None
+    stage: str | None
+    done: int | None
+    total: int | None
+    eta: float | None
+    preview: bool
+    error: dict[str, str] | None
+
+    @property
+    def ended(self) -> bool:
+        """Whether it will not change any more."""
+        return self.state in ("done", "failed", "cancelled")
+
+
+class ServiceError(MimicMotionError):
+    """The service refused a request, or a job failed.
+
+    Args:
+        status: of the answer, as HTTP has it; 0 for a job that failed.
+        error: got, expected and fix.
+    """
+
+    def __init__(self, status: int, error: dict[str, str]) -> None:
+        super().__init__(error["got"], error["expected"], error["fix"])
+        self.status = status
+
+
+class Client:
+    """Talks to `mimicmotion serve`.
+
+    Args:
+        url: of the service.
+        token: where it asks for one.
+        timeout: seconds to wait for an answer; as long a request is sent again if nothing listens.
+    """
+
+    def __init__(self, url: str = "http://127.0.0.1:8000", token: str | None = None, timeout: float = 60.0) -> None:
+        self.url, self.timeout = urlsplit(url), timeout
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+
+    def submit(
+        self,
+        picture: str | os.PathLike[str],
+        video: str | os.PathLike[str],
+        *,
+        kind: Literal["generate", "plan"] = "generate",
+        priority: int = 5,
+        key: str | None = None,
+        **settings: Any,
+    ) -> JobState:
+        """Send a job.
+
+        Args:
+            picture: the picture of the person.
+            video: the driving video or pose file.
+            kind: plan only says what generate would do.
+            priority: 0 to 9; higher ones are run first.
+            key: the same key is the same job, however often it is sent; by default each call is a new one.
+            settings: of `mimicmotion generate`, such as `seed`.
+
+        Raises:
+            ServiceError: the service does not take it.
+            ConnectionError: it does not answer.
+        """
+        boundary = secrets.token_hex(16)
+        texts = {"settings": json.dumps(settings, default=str), "priority": str(priority)}
+        head, parts, end = _form(boundary, texts, {"picture": Path(picture), "video": Path(video)})
+        size = len(head) + sum(len(intro) + path.stat().st_size for intro, path in parts) + len(end)
+        headers = {
+            "Content-Type": f"multipart/form-data; boundary={boundary}",
+            "Content-Length": str(size),
+            "Idempotency-Key": key or secrets.token_hex(16),
+        }
+
+        def body() -> Iterator[bytes]:
+            yield head
+            for intro, path in parts:
+                yield intro
+                with path.open("rb") as file:
+                    while piece := file.read(PIECE):
+                        yield piece
+            yield end
+
+        with self._request("POST", "/v1/jobs" if kind == "generate" else "/v1/plan", headers, body) as answer:
+            return JobState(**json.load(answer))
+
+    def state(self, id: str) -> JobState:
+        """How far a job is."""
+        return JobState(**self._json("GET", f"/v1/jobs/{quote(id)}"))
+
+    def progress(self, id: str) -> Iterator[JobState]:
+        """The states of a job as they change, until it has ended; goes on when the connection breaks."""
+        while True:
+            with self._request("GET", f"/v1/jobs/{quote(id)}/events") as answer:
+                for line in _lines(answer):
+                    if line.startswith(b"data: "):
+                        state = JobState(**json.loads(line[6:]))
+                        yield state
+                        if state.ended:
+                            return
+
+    def wait(self, id: str) -> JobState:
+        """Wait until a job is done.
+
+        Raises:
+            ServiceError: it failed or was cancelled.
+        """
+        *_, state = self.progress(id)
+        if state.state != "done":
+            got = {"got": f"the job was {state.state}", "expected": "one that is done", "fix": "send it again"}
+            raise ServiceError(0, state.error or got)
+        return state
+
+    def cancel(self, id: str) -> JobState:
+        """Cancel a job that waits or runs."""
+        return JobState(**self._json("DELETE", f"/v1/jobs/{quote(id)}"))
+
+    def delete(self, id: str) -> None:
+        """Cancel a job and delete it with its files."""
+        with self._request("DELETE", f"/v1/jobs/{quote(id)}?purge=true"):
+            pass
+
+    def download(self, id: str, path: str | os.PathLike[str]) -> Path:
+        """Write the result of a job to a file; it appears under its name when complete."""
+        with self._request("GET", f"/v1/jobs/{quote(id)}/result") as answer, atomic_path(path) as part:
+            with part.open("wb") as file:
+                shutil.copyfileobj(answer, file)
+            if part.stat().st_size != int(answer.headers["Content-Length"]):
+                raise ConnectionError("the download broke off")
+        return Path(path)
+
+    def sidecar(self, id: str) -> dict[str, Any]:
+        """Settings, versions and checksums of a result; of a plan, what would be done."""
+        return self._json("GET", f"/v1/jobs/{quote(id)}/sidecar")
+
+    def list(self, limit: int = 50, offset: int = 0) -> list[JobState]:
+        """Jobs, the newest first."""
+        found = self._json("GET", f"/v1/jobs?limit={limit}&offset={offset}")
+        return [JobState(**item) for item in found["jobs"]]
+
+    def _json(self, method: str, path: str) -> Any:
+        with self._request(method, path) as answer:
+            return json.load(answer)
+
+    @contextlib.contextmanager
+    def _request(
+        self, method: str, path: str, headers: dict[str, str] | None = None, body: Any = None
+    ) -> Iterator[http.client.HTTPResponse]:
+        """The answer to a request, which is sent again while nothing answers: all requests can be repeated."""
+        kind = http.client.HTTPSConnection if self.url.scheme == "https" else http.client.HTTPConnection
+        end = time.monotonic() + self.timeout
+        while True:
+            connection = kind(self.url.hostname or "", self.url.port, timeout=self.timeout)
+            try:
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # refused early: the answer says why
+                    connection.request(
+                        method,
+                        self.url.path.rstrip("/") + path,
+                        body=body() if body else None,
+                        headers=self._headers | (headers or {}),
+                    )
+                answer = connection.getresponse()
+                break
+            except (ConnectionError, http.client.HTTPException):
+                connection.close()
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.5)
+        with contextlib.closing(connection):
+            if answer.status >= HTTPStatus.BAD_REQUEST:
+                raise ServiceError(answer.status, _error(answer))
+            yield answer
+
+
+def _lines(answer: http.client.HTTPResponse) -> Iterator[bytes]:
+    """Lines of an answer, until it ends or breaks off."""
+    with contextlib.suppress(ConnectionError, http.client.HTTPException, TimeoutError):
+        yield from answer
+
+
+def _form(
+    boundary: str, texts: dict[str, str], files: dict[str, Path]
+) -> tuple[bytes, list[tuple[bytes, Path]], bytes]:
+    """A multipart form: its texts, what stands before each file, and its end."""
+    line = 'Content-Disposition: form-data; name="{}"'
+    head = "".join(f"--{boundary}\r\n{line.format(name)}\r\n\r\n{text}\r\n" for name, text in texts.items())
+    parts = []
+    for i, (name, path) in enumerate(files.items()):
+        intro = f'--{boundary}\r\n{line.format(name)}; filename="{name}"\r\n\r\n'
+        parts.append((("\r\n" * (i > 0) + intro).encode(), path))
+    return head.encode(), parts, f"\r\n--{boundary}--\r\n".encode()
+
+
+def _error(answer: http.client.HTTPResponse) -> dict[str, str]:
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        error = json.load(answer)["error"]
+        return {name: str(error[name]) for name in ("got", "expected", "fix")}
+    return {"got": f"{answer.status} {answer.reason}", "expected": "an answer of the service", "fix": "check the url"}

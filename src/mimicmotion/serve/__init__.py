@@ -1,0 +1,5 @@
+"""The service: jobs over HTTP that survive whatever dies, their worker processes, and tokens."""
+
+from mimicmotion.runtime.extras import check_extra
+
+check_extra("serve", "dbos", "fastapi", "python_multipart", "uvicorn")

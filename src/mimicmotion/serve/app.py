@@ -1,0 +1,425 @@
+"""The service over HTTP: FastAPI, versioned under /v1."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from dataclasses import asdict, replace
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+import anyio.to_thread
+import uvicorn
+from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, StreamingResponse
+from pydantic import BaseModel, TypeAdapter
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mimicmotion import __version__
+from mimicmotion.client import JobState
+from mimicmotion.errors import ConfigError, InputError, MimicMotionError, OutputError
+from mimicmotion.generate.outputs import preview_path
+from mimicmotion.serve.jobs import OUTPUTS, Jobs, Kind, Record, public, public_sidecar
+from mimicmotion.serve.tokens import Token, Tokens
+from mimicmotion.serve.uploads import FORM, Form, RefusedError, name_by_content
+from mimicmotion.settings import GenerateConfig
+from mimicmotion.settings.serve import LOOPBACK, ServeConfig, callers_settings
+from mimicmotion.settings.serve import Scope as TokenScope
+
+logger = logging.getLogger(__name__)
+
+MIB, GIB = 2**20, 2**30
+EVENT_SECONDS, KEEP_ALIVE_SECONDS = 0.5, 15.0
+HEADERS = {
+    b"x-content-type-options": b"nosniff",
+    b"referrer-policy": b"no-referrer",
+    b"cache-control": b"private, no-store",
+}
+
+
+class ErrorAnswer(BaseModel):
+    """What every refused request is answered with."""
+
+    error: dict[Literal["got", "expected", "fix"], str]
+
+
+class JobPage(BaseModel):
+    """Some jobs, the newest first; `next_offset` is null on the last page."""
+
+    jobs: list[JobState]
+    next_offset: int | None
+
+
+class Guard:
+    """Around the application: refuses wrong hosts and other sites' pages, counts requests, sets headers.
+
+    Args:
+        app: what is guarded.
+        hosts: names that the service may be called by.
+        requests: counts answers by (method, status).
+    """
+
+    def __init__(self, app: ASGIApp, hosts: set[str], requests: Counter[tuple[str, int]]) -> None:
+        self.app, self.hosts, self.requests = app, hosts, requests
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request."""
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self.requests[scope["method"], message["status"]] += 1
+                there = {name for name, _ in message["headers"]}
+                message["headers"] = [*message["headers"], *((k, v) for k, v in HEADERS.items() if k not in there)]
+            await send(message)
+
+        try:
+            self._check([(k.decode("latin-1"), v.decode("latin-1")) for k, v in scope["headers"]])
+        except RefusedError as e:
+            return await _refusal(e.status, e)(scope, receive, answer)
+        return await self.app(scope, receive, answer)
+
+    def _check(self, headers: list[tuple[str, str]]) -> None:
+        hosts = [value for name, value in headers if name == "host"]
+        if len(hosts) != 1 or _hostname(f"//{hosts[0]}") not in self.hosts:
+            got, fix = f"the host {', '.join(hosts)[:200]!r}", "add it to --allowed-hosts, if it is yours"
+            raise RefusedError(421, got, "a name of this service", fix)
+        # a page of another site can send forms to this computer; browsers say whose page it is
+        for name, value in headers:
+            if name == "origin" and _hostname(value) not in self.hosts:
+                raise RefusedError(403, f"a request of the page {value[:200]!r}", "one of this service", "use a client")
+
+
+def create_app(config: ServeConfig) -> FastAPI:
+    """The service as an ASGI application; it works from its startup to its shutdown.
+
+    Its `state` holds `jobs`, `tokens` and `config`, for what is mounted on it.
+
+    Raises:
+        ConfigError: a setting is wrong, or another computer could reach the service without a token.
+    """
+    jobs, known = Jobs(config), Tokens(config.data)
+    if not config.is_local and not known.all():
+        fix = "make one first: mimicmotion serve token add NAME"
+        raise ConfigError(f"host={config.host} without a token", "a token, or this computer alone", fix)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await run_in_threadpool(jobs.open)
+        yield
+        await run_in_threadpool(jobs.close)
+
+    app = FastAPI(
+        title="MimicMotion",
+        version=__version__,
+        lifespan=lifespan,
+        openapi_url="/v1/openapi.json",
+        docs_url=None,  # they load scripts from elsewhere
+        redoc_url=None,
+        responses={code: {"model": ErrorAnswer} for code in (401, 403, 404, 413, 422, 429)},
+    )
+    requests: Counter[tuple[str, int]] = Counter()
+    app.state.jobs, app.state.tokens, app.state.config, app.state.requests = jobs, known, config, requests
+    app.state.receiving, app.state.accepting = 0, anyio.CapacityLimiter(4)
+    hosts = {*LOOPBACK, config.host, *config.allowed_hosts}
+    app.add_middleware(Guard, hosts={h.lower() for h in hosts}, requests=requests)
+    for kind in (MimicMotionError, RequestValidationError, HTTPException, Exception):
+        app.add_exception_handler(kind, _answer_error)
+    app.include_router(router)
+    return app
+
+
+def serve(config: ServeConfig, tell: Callable[[str], object]) -> None:
+    """Run the service until SIGTERM or Ctrl-C, which save the state of what runs.
+
+    Args:
+        config: settings.
+        tell: is given a line that says where the service is.
+
+    Raises:
+        ConfigError: as `create_app`, or another process has the data folder.
+        OutputError: the address cannot be listened at.
+    """
+    app = create_app(config)
+    app.state.jobs.claim()
+    try:
+        listener = socket.create_server((config.host, config.port), family=_family(config.host), backlog=512)
+    except OSError as e:
+        fix = "choose another --port or --host"
+        raise OutputError(f"cannot listen at {config.host}:{config.port} ({e})", "a free address", fix) from e
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False, timeout_graceful_shutdown=3))
+    signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again when all is done
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    tell(f"http://{host}:{listener.getsockname()[1]} (Ctrl-C stops; what runs then is gone on with later)")
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run(sockets=[listener])
+
+
+# --- who asks, and what is asked --------------------------------------------------------------------------------
+
+
+def _allowed(scope: TokenScope) -> Callable[[Request], Token]:
+    """What gives the token of a request, and refuses one without that scope."""
+
+    def find(request: Request) -> Token:
+        kind, _, secret = request.headers.get("authorization", "").partition(" ")
+        token = request.app.state.tokens.find(secret.strip() if kind.lower() == "bearer" else "")
+        if token is None:
+            raise RefusedError(401, "no valid token", "Authorization: Bearer TOKEN", "ask who runs the service for one")
+        if not token.allows(scope):
+            raise RefusedError(403, f"a token for {token.scope!r}", f"one for {scope!r}", "use another token")
+        return token
+
+    return find
+
+
+Reader = Annotated[Token, Depends(_allowed("read"))]
+Maker = Annotated[Token, Depends(_allowed("jobs"))]
+Admin = Annotated[Token, Depends(_allowed("admin"))]
+Key = Annotated[str | None, Header(alias="Idempotency-Key", max_length=200)]
+
+
+def _owner(token: Token) -> str | None:
+    """Whose jobs a token sees; None are all."""
+    return None if token.scope == "admin" else token.name
+
+
+def _jobs(request: Request) -> Jobs:
+    return request.app.state.jobs
+
+
+async def _receive(request: Request, token: Token, kind: Kind, key: str | None) -> Response:
+    """Take a job: everything about it is checked before it is accepted."""
+    jobs, config = _jobs(request), request.app.state.config
+    limit = int(config.max_upload * MIB)
+    if int(request.headers.get("content-length") or 0) > limit:
+        raise _too_large(config.max_upload)
+    await run_in_threadpool(jobs.check_count, token.name)
+    used, size = await run_in_threadpool(jobs.disk_used), 0
+
+    def count(piece: int) -> None:
+        nonlocal size
+        size += piece
+        request.app.state.receiving += piece
+        if size > limit:
+            raise _too_large(config.max_upload)
+        if used + request.app.state.receiving > config.max_disk * GIB:
+            raise RefusedError(507, "no room for more files", "room", "delete jobs, or try again later")
+
+    with jobs.incoming() as folder:
+        try:
+            form = Form(request.headers.get("content-type", ""), folder)
+            await form.read(request.stream(), count)
+        finally:
+            request.app.state.receiving -= size
+
+        def accept() -> tuple[JobState, bool]:
+            try:
+                if missing := [name for name in ("picture", "video") if name not in form.files]:
+                    raise RefusedError(422, f"a form without {missing[0]!r}", FORM, "send it, too")
+                picture, video = (name_by_content(folder / name).name for name in ("picture", "video"))
+                record = Record(kind=kind, owner=token.name, **_read_texts(form), picture=picture, video=video)
+                record = replace(record, frames=jobs.check(folder, record))
+                return jobs.submit(folder, record, key)
+            except InputError as e:
+                raise RefusedError(422, **public(e, folder)) from e
+
+        state, new = await anyio.to_thread.run_sync(accept, limiter=request.app.state.accepting)
+    return JSONResponse(asdict(state), 201 if new else 200, headers={"Location": f"/v1/jobs/{state.id}"})
+
+
+def _read_texts(form: Form) -> dict[str, Any]:
+    """Settings and priority of a form."""
+    try:
+        settings = json.loads(form.texts.get("settings") or b"{}")
+        priority = int(form.texts.get("priority") or b"5")
+    except (ValueError, RecursionError) as e:
+        got = f"settings or a priority that cannot be read ({e})"
+        raise RefusedError(422, got, "settings as JSON, priority as 0 to 9", "correct them") from e
+    if not isinstance(settings, dict) or not 0 <= priority <= 9:
+        got = f"priority {priority}" if isinstance(settings, dict) else f"settings of type {type(settings).__name__}"
+        raise RefusedError(422, got, "settings as a JSON object, priority as 0 to 9", "correct them")
+    return {"settings": settings, "priority": priority}
+
+
+def _form_schema() -> dict[str, Any]:
+    """What OpenAPI says of a job's form."""
+    schema = TypeAdapter(GenerateConfig).json_schema()
+    names = callers_settings()
+    settings = {"type": "object", "properties": {name: schema["properties"][name] for name in names}}
+    file = {"type": "string", "format": "binary"}
+    priority = {"type": "integer", "minimum": 0, "maximum": 9, "default": 5}
+    properties = {"picture": file, "video": file, "settings": settings, "priority": priority}
+    form = {"type": "object", "properties": properties, "required": ["picture", "video"]}
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}}}
+
+
+# --- routes -----------------------------------------------------------------------------------------------------
+
+
+router = APIRouter(prefix="/v1")
+FORM_SCHEMA = _form_schema()
+
+
+@router.post("/jobs", status_code=201, response_model=JobState, openapi_extra=FORM_SCHEMA)
+async def submit(request: Request, token: Maker, key: Key = None) -> Response:
+    """Make a video of the person in `picture` moving as in `video` (or a pose file)."""
+    return await _receive(request, token, "generate", key)
+
+
+@router.post("/plan", status_code=201, response_model=JobState, openapi_extra=FORM_SCHEMA)
+async def plan(request: Request, token: Maker, key: Key = None) -> Response:
+    """Say what the same form at /v1/jobs would do: a job with a picture as its result, and a sidecar."""
+    return await _receive(request, token, "plan", key)
+
+
+@router.get("/jobs")
+def list_jobs(
+    request: Request,
+    token: Reader,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
+) -> JobPage:
+    """Jobs, the newest first."""
+    found = _jobs(request).list(_owner(token), limit + 1, offset)
+    return JobPage(jobs=found[:limit], next_offset=offset + limit if len(found) > limit else None)
+
+
+@router.get("/jobs/{id}")
+def state(request: Request, token: Reader, id: str) -> JobState:
+    """How far a job is."""
+    return _jobs(request).state(id, _owner(token))
+
+
+@router.get("/jobs/{id}/events", response_class=StreamingResponse)
+async def events(request: Request, token: Reader, id: str) -> StreamingResponse:
+    """The states of a job as they change, as server-sent events, until it has ended."""
+    await run_in_threadpool(_jobs(request).state, id, _owner(token))
+    return StreamingResponse(_events(_jobs(request), id, _owner(token)), media_type="text/event-stream")
+
+
+@router.delete("/jobs/{id}", response_model=JobState)
+def cancel(request: Request, token: Maker, id: str, purge: bool = False) -> Any:
+    """Cancel a job that waits or runs, in the middle of a step, too; with `purge`, delete it with all its files."""
+    if not purge:
+        return _jobs(request).cancel(id, _owner(token))
+    _jobs(request).delete(id, _owner(token))
+    return Response(status_code=204)
+
+
+@router.get("/jobs/{id}/result", response_class=FileResponse)
+def result(request: Request, token: Reader, id: str) -> FileResponse:
+    """The video (of a plan, the picture), whole or in ranges."""
+    path = _jobs(request).result(id, _owner(token))
+    return FileResponse(path, filename=f"{id}{path.suffix}")
+
+
+@router.get("/jobs/{id}/preview", response_class=FileResponse)
+def preview(request: Request, token: Reader, id: str) -> FileResponse:
+    """What a running job has come to: some frames in one picture."""
+    found = _jobs(request).state(id, _owner(token))
+    path = preview_path(_jobs(request).folder(id) / OUTPUTS[found.kind])
+    if not path.exists():
+        fix = "set 'preview', and wait for the first step"
+        raise RefusedError(404, "no preview", "a job that runs with the setting 'preview'", fix)
+    return FileResponse(path)
+
+
+@router.get("/jobs/{id}/sidecar")
+def sidecar(request: Request, token: Reader, id: str) -> dict[str, Any]:
+    """Settings, versions and checksums of a result; of a plan, what would be done."""
+    return json.loads(public_sidecar(_jobs(request).result(id, _owner(token))))
+
+
+@router.get("/health")
+def health(request: Request) -> dict[str, str]:
+    """Whether the database answers."""
+    _jobs(request).list(None, 1, 0)
+    return {"status": "ok"}
+
+
+@router.get("/version")
+def version() -> dict[str, str]:
+    """Version of the program and of this interface."""
+    return {"mimicmotion": __version__, "api": "v1"}
+
+
+@router.get("/metrics", response_class=PlainTextResponse)
+def metrics(request: Request, _: Admin) -> str:
+    """Numbers for Prometheus."""
+    lines = ["# TYPE mimicmotion_jobs gauge"]
+    lines += [f'mimicmotion_jobs{{state="{state}"}} {n}' for state, n in _jobs(request).counts().items()]
+    lines += ["# TYPE mimicmotion_requests_total counter"]
+    counted = sorted(request.app.state.requests.items())
+    lines += [f'mimicmotion_requests_total{{method="{m}",status="{s}"}} {n}' for (m, s), n in counted]
+    lines += ["# TYPE mimicmotion_disk_bytes gauge", f"mimicmotion_disk_bytes {_jobs(request).disk_used()}"]
+    return "\n".join([*lines, ""])
+
+
+async def _events(jobs: Jobs, id: str, owner: str | None) -> AsyncIterator[str]:
+    last, told = "", time.monotonic()
+    while True:
+        try:
+            state = await run_in_threadpool(jobs.state, id, owner)
+        except RefusedError:  # deleted meanwhile
+            return
+        text = json.dumps(asdict(state))
+        if text != last:
+            last, told = text, time.monotonic()
+            yield f"data: {text}\n\n"
+        elif time.monotonic() - told > KEEP_ALIVE_SECONDS:
+            told = time.monotonic()
+            yield ": still here\n\n"
+        if state.ended:
+            return
+        await asyncio.sleep(EVENT_SECONDS)
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------
+
+
+def _refusal(status: int, error: BaseException) -> JSONResponse:
+    """What a caller is told of an error: never where it happened."""
+    headers = {"Connection": "close"}  # what may still come of the request is not read
+    headers |= {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+    headers |= {"Retry-After": "10"} if status in (429, 507) else {}
+    return JSONResponse({"error": public(error)}, status, headers)
+
+
+def _answer_error(_: Request, error: Exception) -> Response:
+    if isinstance(error, RequestValidationError):
+        first = error.errors()[0]
+        got = f"{'.'.join(map(str, first['loc']))} = {str(first.get('input'))[:80]!r}"
+        return _refusal(422, RefusedError(422, got, first["msg"], "correct it"))
+    if isinstance(error, HTTPException):
+        fix = "look at /v1/openapi.json"
+        return _refusal(error.status_code, RefusedError(error.status_code, error.detail, "a known request", fix))
+    if isinstance(error, RefusedError):
+        return _refusal(error.status, error)
+    return _refusal(507 if isinstance(error, OutputError) else 500, error)
+
+
+def _too_large(limit: float) -> RefusedError:
+    return RefusedError(413, "a request that is too large", f"at most {limit:g} MiB", "send smaller files")
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def _hostname(address: str) -> str:
+    """Name of a host without its port; "" where it cannot be read."""
+    with contextlib.suppress(ValueError):
+        return (urlsplit(address).hostname or "").lower()
+    return ""

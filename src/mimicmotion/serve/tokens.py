@@ -1,0 +1,124 @@
+"""Tokens of the service: kept as checksums, each with a name and a scope."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from mimicmotion.errors import ConfigError
+from mimicmotion.runtime.reading import reading
+from mimicmotion.runtime.run_folder import FolderLock, durable_file
+from mimicmotion.settings.serve import Scope
+
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+FILE, LOCK = "tokens.json", "tokens.lock"
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """Who may do what.
+
+    Attributes:
+        name: whose jobs they are.
+        sha256: checksum of the text of the token. That is 256 random bits, so a fast checksum is enough.
+        scope: read (see one's own jobs), jobs (make and cancel them, too) or admin (all jobs, and the metrics).
+        created: seconds since 1970.
+        revoked: no longer valid. It stays in the list: a service that had tokens never opens for everybody.
+    """
+
+    name: str
+    sha256: str
+    scope: Scope
+    created: float
+    revoked: bool = False
+
+    def allows(self, scope: Scope) -> bool:
+        """Whether its scope includes this one."""
+        return SCOPES.index(self.scope) >= SCOPES.index(scope)
+
+
+ANYBODY = Token("anybody", "", "admin", 0.0)
+"""Who calls a service without tokens, which only this computer can reach."""
+
+
+class Tokens:
+    """The tokens of a data folder, read again when the file changes."""
+
+    def __init__(self, data: Path) -> None:
+        self.path = data / FILE
+        self._seen: tuple[int, int] | None = None
+        self._tokens: list[Token] = []
+
+    def all(self) -> list[Token]:
+        """All tokens, the revoked ones too.
+
+        Raises:
+            ConfigError: the file is damaged.
+        """
+        try:
+            stat = self.path.stat()
+        except FileNotFoundError:
+            return []
+        if (stat.st_mtime_ns, stat.st_ino) != self._seen:
+            with reading(self.path, "a file of tokens", "restore it from a backup", ConfigError):
+                self._tokens = [Token(**item) for item in json.loads(self.path.read_text(encoding="utf-8"))]
+            self._seen = (stat.st_mtime_ns, stat.st_ino)
+        return self._tokens
+
+    def find(self, secret: str) -> Token | None:
+        """The valid token of this text; `ANYBODY` if the service has none; None if it is not known."""
+        tokens = self.all()
+        if not tokens:
+            return ANYBODY
+        return next((t for t in tokens if t.sha256 == _sha256(secret) and not t.revoked), None)
+
+    def add(self, name: str, scope: Scope) -> str:
+        """Make a token and give its text, which is kept nowhere.
+
+        Raises:
+            ConfigError: a token has or had this name.
+        """
+        with self._changing() as tokens:
+            if not name.strip() or any(t.name == name for t in tokens):
+                raise ConfigError(f"the name {name!r}", "a name that no token has or had", "choose another one")
+            secret = f"mm_{secrets.token_urlsafe(32)}"
+            tokens.append(Token(name, _sha256(secret), scope, time.time()))
+        return secret
+
+    def revoke(self, name: str) -> None:
+        """Make a token invalid; its jobs stay.
+
+        Raises:
+            ConfigError: there is none of this name.
+        """
+        with self._changing() as tokens:
+            if not any(t.name == name for t in tokens):
+                names = ", ".join(t.name for t in tokens) or "none"
+                raise ConfigError(f"no token {name!r}", f"one of: {names}", "`mimicmotion serve token list` lists them")
+            tokens[:] = [dataclasses.replace(t, revoked=t.revoked or t.name == name) for t in tokens]
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[list[Token]]:
+        """The tokens, to be changed; one process at a time."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FolderLock(self.path.with_name(LOCK))
+        try:
+            tokens = list(self.all())
+            yield tokens
+            with durable_file(self.path) as part:
+                part.touch(mode=0o600)
+                part.write_text(json.dumps([dataclasses.asdict(t) for t in tokens], indent=1), encoding="utf-8")
+        finally:
+            lock.release()
+
+
+def _sha256(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()

@@ -1,0 +1,195 @@
+"""Many jobs from one file: as one by one, past failures, again, and after an interruption."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import mimicmotion
+from mimicmotion import cli
+from mimicmotion.errors import ConfigError
+from mimicmotion.generate import batch as module
+from mimicmotion.generate.batch import batch, is_done, read_jobs
+from mimicmotion.generate.outputs import state_path
+from mimicmotion.runtime.progress import Progress, finish
+from mimicmotion.settings import BatchConfig
+from mimicmotion.weights.registry import find_asset
+from planted_job import save_micro_model
+
+pytestmark = pytest.mark.whole
+
+PICTURE, VIDEO = str(find_asset("demo/person.png")), str(find_asset("demo/driving.mp4"))
+
+
+@pytest.fixture
+def shared_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.chdir(tmp_path)
+    save_micro_model(tmp_path / "micro")
+    return {"picture": PICTURE, "video": VIDEO, "model": "micro", "duration": 0.2, "device": "cpu"}
+
+
+def write_jobs(path: Path, defaults: dict[str, Any], *jobs: dict[str, Any]) -> Path:
+    path.write_text(json.dumps({"defaults": defaults, "jobs": jobs}))  # JSON is YAML
+    return path
+
+
+def test_a_batch_is_its_jobs_one_by_one(
+    shared_settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone = mimicmotion.animate(output="alone.mp4", seed=2, **shared_settings).path.read_bytes()
+
+    def stop(report: Progress) -> None:
+        if (report.stage, report.done) == ("denoise", 1):
+            raise mimicmotion.Stopped
+
+    with pytest.raises(mimicmotion.Stopped):
+        mimicmotion.animate(output="third.mp4", seed=2, on_progress=stop, **shared_settings)
+    jobs = (
+        {"output": "first.mp4"},
+        {"output": "second.mp4", "picture": "missing.png"},
+        {"output": "third.mp4", "seed": 2},
+    )
+    path = write_jobs(tmp_path / "jobs.yaml", shared_settings, *jobs)
+    assert cli.main(["batch", str(path), "--report", "report.json"]) == 1
+    assert "missing.png" in capsys.readouterr().out
+    assert [o["state"] for o in json.loads(Path("report.json").read_text())] == ["made", "failed", "made"]
+    assert Path("third.mp4").read_bytes() == alone
+    assert json.loads(Path("third.mp4.json").read_text())["resumed_at"] == [1]
+
+    first = Path("first.mp4").stat().st_mtime_ns
+    Path("third.mp4").write_bytes(b"changed")
+    Path("missing.png").write_bytes(Path(PICTURE).read_bytes())
+    result = finish(batch(BatchConfig(jobs=path)))
+    assert [o.state for o in result.outcomes] == ["there", "made", "made"]
+    assert Path("first.mp4").stat().st_mtime_ns == first
+    assert Path("third.mp4").read_bytes() == alone
+
+    job = read_jobs(path)[0]
+    assert is_done(job)
+    assert not is_done(dataclasses.replace(job, seed=3))
+    assert not is_done(dataclasses.replace(job, video=Path(PICTURE)))
+    assert not is_done(dataclasses.replace(job, model=None))
+    assert not is_done(dataclasses.replace(job, output=Path("other.mp4")))
+
+
+def die(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_dies_fails_its_job_alone(
+    shared_settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_jobs(tmp_path / "jobs.yaml", shared_settings, {"output": "a.mp4"}, {"output": "b.mp4"})
+    monkeypatch.setattr(module, "_work", die)
+    result = finish(batch(BatchConfig(jobs=path, devices=["cpu"])))
+    assert [o.state for o in result.outcomes] == ["failed", "failed"]
+    assert "exit code -9" in result.summary()
+
+
+def test_a_terminated_batch_keeps_its_jobs_states(shared_settings: dict[str, Any], tmp_path: Path) -> None:
+    settings = shared_settings | {"num_inference_steps": 1000, "save_every": 1}
+    path = write_jobs(tmp_path / "jobs.yaml", settings, {"output": "long.mp4"})
+    run = subprocess.Popen([sys.executable, "-m", "mimicmotion.cli", "batch", str(path)], stderr=subprocess.DEVNULL)
+    state = state_path(Path("long.mp4"))
+    while not any(state.glob("step-*")):
+        assert run.poll() is None
+        time.sleep(0.05)
+    run.send_signal(signal.SIGTERM)
+    assert run.wait() == 130
+    assert any(state.glob("step-*"))
+
+
+@pytest.mark.parametrize("form", ["list", "defaults", "csv"])
+def test_forms_of_the_file(form: str, tmp_path: Path) -> None:
+    path = tmp_path / ("jobs.csv" if form == "csv" else "jobs.yaml")
+    path.write_text(
+        {
+            "list": "- {picture: p.png, video: v.mp4, output: a.mp4, seed: 7, audio: true}",
+            "defaults": "defaults: {picture: p.png, seed: 3, audio: on}\njobs: [{video: v.mp4,output: a.mp4,seed: 7}]",
+            "csv": "picture,video,output,seed,audio,duration\np.png,v.mp4,a.mp4,7,true,\n",
+        }[form]
+    )
+    (job,) = read_jobs(path)
+    assert (job.picture, job.output, job.seed, job.audio, job.duration) == (Path("p.png"), Path("a.mp4"), 7, True, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "no list of jobs"),
+        ("[]", "no list of jobs"),
+        ("[1]", "no list of jobs"),
+        ("{jobs: [], other: 1}", "no list of jobs"),
+        ("- {picture: p.png, video: v.mp4, output: a.mp4}\n- {picture: p.png, vidoe: v.mp4, output: b.mp4}", "job 2"),
+        ("- {picture: p.png, video: v.mp4, output: a.mp4, sede: 1}", "did you mean seed"),
+        ("[", "YAML"),
+    ],
+)
+def test_malformed_files_are_refused(text: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "jobs.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=says):
+        finish(batch(BatchConfig(jobs=tmp_path / "jobs.yaml")))
+
+
+def test_contradicting_jobs_are_refused_before_any_work(shared_settings: dict[str, Any], tmp_path: Path) -> None:
+    for other in ("a.mp4", "./a.mp4", "a-side-by-side.mp4", "jobs.yaml"):
+        jobs = ({"output": "a.mp4", "side_by_side": True}, {"output": other})
+        path = write_jobs(tmp_path / "jobs.yaml", shared_settings, *jobs)
+        with pytest.raises(ConfigError, match="two outputs|is the input"):
+            finish(batch(BatchConfig(jobs=path)))
+    assert not list(tmp_path.glob("*.mp4"))
+    with pytest.raises(ConfigError, match="address"):
+        BatchConfig(jobs=path, address="auto")
+
+
+def test_a_batch_on_ray(shared_settings: dict[str, Any], tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="the extra ray is not installed")
+    start = "import ray; ray.init(include_dashboard=False); ray.shutdown()"
+    try:
+        subprocess.run([sys.executable, "-c", start], check=True, timeout=60, capture_output=True)
+    except subprocess.SubprocessError:
+        pytest.skip("ray does not start within 60 s here")
+    alone = mimicmotion.animate(output="alone.mp4", **shared_settings).path.read_bytes()
+    settings = shared_settings | {"model": str(tmp_path / "micro")}
+    jobs = ({"output": "a.mp4"}, {"output": "b.mp4", "picture": "missing.png"})
+    path = write_jobs(tmp_path / "jobs.yaml", settings, *jobs)
+    result = finish(batch(BatchConfig(jobs=path, engine="ray")))
+    assert [o.state for o in result.outcomes] == ["made", "failed"]
+    assert Path("a.mp4").read_bytes() == alone
+    assert [o.state for o in finish(batch(BatchConfig(jobs=path, engine="ray"))).outcomes] == ["there", "failed"]
+
+
+def test_a_batch_by_a_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("dbos")
+    from service import Service
+
+    monkeypatch.chdir(tmp_path)
+    service = Service(tmp_path).start()
+    try:
+        config = BatchConfig(jobs=tmp_path / "jobs.yaml", engine="server", address=f"http://127.0.0.1:{service.port}")
+        shared = {"picture": PICTURE, "video": str(service.video)}
+        jobs = ({"output": "a.mp4", "seed": 2}, {"output": "b.mp4", "model": "the operator's choice"})
+        write_jobs(config.jobs, shared, *jobs)
+        result = finish(batch(config))
+        assert [o.state for o in result.outcomes] == ["made", "failed"]
+        assert "model" in result.outcomes[1].message
+        facts = json.loads(Path("a.mp4.json").read_text())
+        assert (facts["settings"]["seed"], facts["frames"]) == (2, 8)
+        Path("a.mp4").unlink()
+        finish(batch(config))
+        assert Path("a.mp4").is_file()
+        assert len(service.client.list()) == 1  # sent again, it is the same job
+        write_jobs(config.jobs, shared, {"output": "a.webm"})
+        with pytest.raises(ConfigError, match=r"ends in \.mp4"):
+            finish(batch(config))
+    finally:
+        service.stop()
