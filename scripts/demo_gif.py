@@ -9,7 +9,7 @@ from PIL import Image
 
 from mimicmotion.video.reader import open_video
 
-HEIGHT, EVERY = 288, 2  # pixels; of the frames, one in so many
+HEIGHT, EVERY = 208, 2  # pixels; of the frames, one in so many
 
 
 def main() -> None:
@@ -20,7 +20,7 @@ def main() -> None:
     reader = open_video(options.video)
     pictures = [Image.fromarray(frame) for frame in reader][::EVERY]
     width = round(pictures[0].width * HEIGHT / pictures[0].height)
-    small = [p.resize((width, HEIGHT), Image.Resampling.LANCZOS).quantize(128) for p in pictures]
+    small = [p.resize((width, HEIGHT), Image.Resampling.LANCZOS).quantize(160) for p in pictures]
     pause = round(1000 * EVERY / (reader.info.fps or 15))
     small[0].save(options.output, save_all=True, append_images=small[1:], duration=pause, loop=0, optimize=True)
 
