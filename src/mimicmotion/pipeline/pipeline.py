@@ -200,7 +200,7 @@ class MimicMotionPipeline:
     def video_size(
         self, picture: tuple[int, int], height: int | None = None, width: int | None = None
     ) -> tuple[int, int]:
-        """(height, width) of a result: as given, else the model's default, else by the published rule from the picture."""
+        """(height, width) of a result: as given, else the model's own, else by the published rule from the picture."""
         model = self.backbone.settings
         if height is not None and width is not None:
             return height, width
@@ -311,7 +311,7 @@ class MimicMotionPipeline:
         generator: torch.Generator | None = None,
         latents: Latents | None = None,
     ) -> Noise:
-        """Draw the noise of a video of `size` = (height, width) pixels; see `mimicmotion.diffusion.recipe.draw_noise`."""
+        """Draw noise for a video of `size` = (height, width) pixels; see `mimicmotion.diffusion.recipe.draw_noise`."""
         shape = self.backbone.latent_shape(size)
         return draw_noise(recipe, size, shape, seed=seed, generator=generator, latents=latents)
 
@@ -369,8 +369,8 @@ class MimicMotionPipeline:
         With `poses`, pass lists to generate one video per item.
 
         Args:
-            image: picture of the person. With `video`, see `prepare`; with `poses`, a PIL picture or uint8 array (height,
-                width, 3) at the size of the video, or a list of these.
+            image: picture of the person. With `video`, see `prepare`; with `poses`, a PIL picture or uint8 array
+                (height, width, 3) at the size of the video, or a list of these.
             poses: drawn poses as returned by `guide`: uint8 (frames, height, width, 3), or a sequence whose slices are
                 such arrays, to draw frames on demand; or a list of these.
             reference_pose: drawn pose of the person in `image`; None disables the reference slot.

@@ -69,11 +69,11 @@ class GenerateConfig(DrivingOptions, PoseOptions, SamplingOptions, ExecutionOpti
     """Settings of `mimicmotion generate` and its YAML file."""
 
     picture: Path
-    """Picture of the person."""
+    """The picture of the person."""
     video: Path
-    """Driving video, or a pose file written by `mimicmotion poses`."""
+    """The driving video, or a pose file written by `mimicmotion poses`."""
     output: Annotated[Path, Help("Output", first=True)]
-    """Output file: .mp4, .gif, .webp, or a folder name ending in / for PNG frames."""
+    """The result: .mp4, .gif, .webp, or a folder name ending in / for PNG frames."""
     model: Annotated[str | None, Help("Input", first=True)] = None
     """Folder or hub id of Stable Video Diffusion or of a saved model; empty uses the bundled tiny model."""
     checkpoint: Annotated[str | None, Help("Input", first=True)] = None
