@@ -211,15 +211,18 @@ def test_other_kinds_of_output(job: GenerateConfig, suffix: str) -> None:
 
 
 def test_sound_is_taken_along_on_request(job: GenerateConfig) -> None:
-    # the driving video has none: that is no error
-    finish(generate(dataclasses.replace(job, audio=True)))
+    # the driving video has none: that is no error, but said
+    result = finish(generate(dataclasses.replace(job, audio=True)))
     assert not open_video(job.output).info.has_audio
+    assert "dance.mp4 has no sound, so the result has none" in result.warnings
 
 
 def test_pose_files_have_no_sound(job: GenerateConfig, tmp_path: Path) -> None:
     save_poses(dancing(3), tmp_path / "in" / "poses.npz")
-    with pytest.raises(ConfigError, match="audio=True with a pose file"):
-        finish(generate(dataclasses.replace(job, video=tmp_path / "in" / "poses.npz", audio=True)))
+    config = dataclasses.replace(job, video=tmp_path / "in" / "poses.npz")
+    assert frames_of(finish(generate(config)).path).shape[0] == 3
+    with pytest.raises(ConfigError, match="audio=True with a pose file, where it has no effect"):
+        finish(generate(dataclasses.replace(config, audio=True)))
 
 
 def test_sidecar_names_the_weights_that_were_used(job: GenerateConfig, micro_folder: Path) -> None:

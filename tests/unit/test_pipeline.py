@@ -21,6 +21,7 @@ from mimicmotion.errors import ConfigError, InputError, NonFiniteError, PoseErro
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.settings import FusionConfig, FusionMode
 
+pytestmark = pytest.mark.whole
 IMAGE, POSES, REFERENCE = random_frames(0, 32, 32, 3), random_frames(1, 9, 32, 32, 3), random_frames(2, 32, 32, 3)
 ONE_STEP: dict[str, Any] = {"num_inference_steps": 1}
 GOLDEN = 5e-5

@@ -145,12 +145,12 @@ class BatchConfig(Settings):
 
     jobs: Path
     """YAML list (or `defaults` and `jobs`) of `generate` settings, or a CSV file with one column per setting."""
-    engine: Literal["local", "ray"] = "local"
-    """local: processes on this machine; ray: tasks on a Ray cluster (extra ray)."""
+    engine: Literal["local", "ray", "server"] = "local"
+    """local: processes on this machine; ray: tasks on a Ray cluster (extra ray); server: `mimicmotion serve`."""
     devices: list[str] = field(default_factory=list)
     """local: devices, such as cuda:0 cuda:1, each running one job at a time; empty uses all GPUs, else the CPU."""
     address: str | None = None
-    """ray: address of the cluster, such as auto or ray://host:10001; empty starts one on this machine."""
+    """ray: address of the cluster, such as auto or ray://host:10001; empty starts one here. server: its URL."""
     report: Path | None = None
     """Also write the outcome of each job to this JSON file."""
 

@@ -34,7 +34,10 @@ class Range:
     """Whether the number must be above `low`."""
 
     def __contains__(self, value: Any) -> bool:
-        number = float(value) if isinstance(value, numbers.Real) else math.nan
+        try:
+            number = float(value) if isinstance(value, numbers.Real) else math.nan
+        except OverflowError:  # an integer of hundreds of digits
+            return False
         return (self.low < number if self.above else self.low <= number) and number <= self.high
 
     def __str__(self) -> str:
