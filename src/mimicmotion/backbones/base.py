@@ -98,7 +98,7 @@ class Backbone(ABC):
 
     Attributes:
         name: name of the backbone in a model folder's mimicmotion.json.
-        settings: default settings of the model, as plain data: `height`, `width`, `num_inference_steps` or `sigmas` (noise
+        settings: the model's defaults, as plain data: `height`, `width`, `num_inference_steps` or `sigmas` (noise
             levels), `guidance_scale`, `fusion` (fields of `FusionConfig`), `trained_frames` (slots of the clips that it
             was trained on), `pose_drawing` (of `PoseDrawer`), `estimator` (of the poses that it was trained with).
         files: loaded files, for the record of a run.

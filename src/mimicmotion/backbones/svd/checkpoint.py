@@ -145,10 +145,9 @@ def load_components(
 def save_components(parts: Components, folder: str | Path, *, dtype: torch.dtype | None = None) -> Path:
     """Write a model to a folder that `load_components` reads.
 
-    Layout: model_index.json, pipeline.py (for diffusers), {unet, vae, image_encoder, pose_net}/ (and detail/ and warp/ if
-    present) with config.json and safetensors, and mimicmotion.json with the settings and the sha256 of each file. The
-    folder is moved into place only when complete. An earlier model of the same name is replaced; anything else raises an
-    error.
+    Layout: model_index.json, pipeline.py (for diffusers), {unet, vae, image_encoder, pose_net}/ (and detail/ and warp/
+    if present) with config.json and safetensors, and mimicmotion.json with the settings and the sha256 of each file.
+    The folder is moved into place only when complete. It replaces an earlier model of the same name, but nothing else.
 
     Args:
         parts: the model.

@@ -63,9 +63,9 @@ def decode_float(
 ) -> Iterator[Float[Tensor, "3 height width"]]:
     """Decode latents to frames one by one, float32 before clamping, on the autoencoder's device.
 
-    The decoder has temporal layers (29 convolutions, 28 norms), so frames decoded in chunks differ from those of a whole
-    video, and plain chunks show seams. Overlapping chunks are blended by a ramp that gives the least weight to the ends
-    of a chunk, see `blend_weight`. Only one chunk is in memory, regardless of the number of frames.
+    The decoder has temporal layers (29 convolutions, 28 norms), so frames decoded in chunks differ from those of a
+    whole video, and plain chunks show seams. Overlapping chunks are blended by a ramp that gives the least weight to
+    the ends of a chunk, see `blend_weight`. Only one chunk is in memory, regardless of the number of frames.
 
     Args:
         vae: the autoencoder.
