@@ -1,9 +1,9 @@
-"""Person masks by MediaPipe's selfie segmentation, guided by the pose."""
+"""Person masks: the segmenter protocol, and MediaPipe's selfie segmentation guided by the pose."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import cv2
 import numpy as np
@@ -46,6 +46,20 @@ BEYOND = (  # reach of a limb around its first joint if the second is not found,
     *((kp.R_HIP, kp.R_KNEE, 2.0), (kp.L_HIP, kp.L_KNEE, 2.0)),
     *((kp.R_KNEE, kp.R_ANKLE, 1.1), (kp.L_KNEE, kp.L_ANKLE, 1.1)),
 )
+
+
+@runtime_checkable
+class PersonSegmenter(Protocol):
+    """Finds the pixels of one person in each frame of a video."""
+
+    def masks(self, frames: Iterable[Frame], poses: PoseSequence) -> Iterator[Mask]:
+        """Yield a mask, of the frame's size, for each RGB frame as soon as it is ready.
+
+        Args:
+            frames: frames of equal size, read once, in order.
+            poses: poses of the person, one per frame, in pixels of the frames.
+        """
+        ...
 
 
 class SelfieSegmenter:
