@@ -1,7 +1,7 @@
 """Finding, fetching and verifying model weights. No network library is loaded before a fetch, and never torch.
 
-Downloaded files are stored in plain folders, `<cache>/<owner>--<name>/<path in the repository>`, so they can also be put
-there by hand. An interrupted download is resumed, also by a later process.
+Downloaded files are stored in plain folders, `<cache>/<owner>--<name>/<path in the repository>`, so they can be put
+there by hand, too. An interrupted download is resumed, also by a later process.
 """
 
 from __future__ import annotations
