@@ -23,10 +23,10 @@ BUILT_IN = {
 
 
 def find_backbone(name: str) -> type[Backbone]:
-    """The class of a backbone, one of this package's or one that an installed package registers.
+    """Look up the class of a backbone of this package or of an installed plugin.
 
     Raises:
-        WeightsError: there is none of this name.
+        WeightsError: there is no backbone of this name.
     """
     if name in BUILT_IN:
         return pkgutil.resolve_name(BUILT_IN[name])
@@ -38,22 +38,22 @@ def find_backbone(name: str) -> type[Backbone]:
 
 
 def backbone_of(parts: Any) -> Backbone:
-    """The backbone of loaded networks (`mimicmotion.backbones.svd.checkpoint.Components`), by their settings."""
+    """Build the backbone that the settings of loaded networks (`...svd.checkpoint.Components`) ask for."""
     warps = parts.settings.get("reference_warp", "none") != "none"
     found: Any = find_backbone("tiny" if warps else "svd")
     return found.of(parts)
 
 
 def load_backbone(base: str | Path, checkpoint: str | Path | None = None, **options: Any) -> Backbone:
-    """Load a model with the backbone that its folder names; a folder of Stable Video Diffusion itself names none.
+    """Load a model with the backbone named in its folder, or with SVD's if it names none.
 
     Args:
         base: folder, name of `mimicmotion weights list` or hub id.
-        checkpoint: weights to put on the base.
-        options: see `Backbone.load`; those that are None are left out.
+        checkpoint: weights to load on top of the base.
+        options: see `Backbone.load`; None is ignored.
 
     Raises:
-        WeightsError: files are missing, damaged, or do not fit; or no such backbone is installed.
+        WeightsError: files are missing, damaged, or do not match, or the backbone is not installed.
     """
     folder = find_base(base, full=checkpoint is None)
     return find_backbone(read_model_file(folder).get("backbone", "svd")).load(

@@ -1,4 +1,4 @@
-"""What the pipeline asks of a base model."""
+"""The interface between the pipeline and a base model."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from mimicmotion.settings import ExecutionOptions, SamplingSettings
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Request:
-    """One video to make.
+    """A video to generate.
 
     Attributes:
-        image: the person, at the size of the video.
-        poses: what guides the video, as `Backbone.guide` makes it: drawn pose frames of the picture's size.
-        reference_pose: the drawn pose of the person in `image`; None switches the reference slot off.
-        num_frames: of the video.
-        seed: of the noise, where there is no generator.
-        generator: noise is drawn from it.
+        image: picture of the person, at the size of the video.
+        poses: drawn pose frames of the picture's size, as returned by `Backbone.guide`.
+        reference_pose: drawn pose of the person in `image`; None disables the reference slot.
+        num_frames: number of frames of the video.
+        seed: seed of the noise, used without a generator.
+        generator: source of the noise.
     """
 
     image: Frame
@@ -48,7 +48,7 @@ class Request:
 
 
 class Conditioning(Protocol):
-    """What a network is told of one video, or of a batch of videos of one length; its contents are the backbone's."""
+    """Conditioning of one video, or of a batch of videos of equal length. Its contents depend on the backbone."""
 
     @property
     def batch_size(self) -> int:
@@ -57,7 +57,7 @@ class Conditioning(Protocol):
 
     @property
     def num_frames(self) -> int:
-        """Frames of each video, without the reference slot."""
+        """Number of frames per video, without the reference slot."""
         ...
 
 
@@ -66,11 +66,11 @@ class ConditionedNetwork:
     """A network with its conditioning, for one run of the sampler.
 
     Attributes:
-        conditional: the pass with the condition.
+        conditional: the conditional pass.
         pair: both passes of classifier-free guidance.
-        precondition: makes a denoiser of what the network says.
-        memory: tensors that the next step needs besides the latents, by name, to go on from a saved step.
-        close: called when the run ends.
+        precondition: turns the network into a denoiser.
+        memory: further tensors, by name, that are needed to resume from a saved step.
+        close: called at the end of the run.
     """
 
     conditional: Network
@@ -82,32 +82,32 @@ class ConditionedNetwork:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a backbone runs within a given memory; this one is that of a backbone that knows one way to run."""
+    """How a backbone runs within a memory limit. This base class suits a backbone with a single execution mode."""
 
     def describe(self) -> str:
-        """A line for a person to read."""
+        """One-line description for the user."""
         return "all at once"
 
     def describe_peaks(self) -> str:
-        """Predicted peaks of memory, for a person to read."""
+        """Predicted memory peaks, as text for the user."""
         return "not predicted"
 
 
 class Backbone(ABC):
-    """A base model: what the pipeline needs of it, with defaults for all that a simple one can leave out.
+    """Base class of base models, with defaults for everything that is optional.
 
     Attributes:
-        name: what a model folder calls it in mimicmotion.json.
-        settings: the model's own defaults, as plain data: `height`, `width`, `num_inference_steps` or `sigmas` (noise
+        name: name of the backbone in a model folder's mimicmotion.json.
+        settings: the model's defaults, as plain data: `height`, `width`, `num_inference_steps` or `sigmas` (noise
             levels), `guidance_scale`, `fusion` (fields of `FusionConfig`), `trained_frames` (slots of the clips that it
             was trained on), `pose_drawing` (of `PoseDrawer`), `estimator` (of the poses that it was trained with).
-        files: files that were loaded, for a record of what was used.
+        files: loaded files, for the record of a run.
         size_multiple: height and width must be multiples of this.
-        device: where the networks work.
+        device: device of the networks.
         dtype: number format of the networks.
-        plan: how the networks run.
+        plan: execution plan of the networks.
         is_configured: whether a plan was set.
-        quantized: number format of narrowed weights, or "none".
+        quantized: number format of quantised weights, or "none".
     """
 
     name: ClassVar[str]
@@ -135,13 +135,13 @@ class Backbone(ABC):
 
         Args:
             folder: the folder.
-            checkpoint: weights to put on it.
-            device: where the networks go.
+            checkpoint: weights to load on top of it.
+            device: device of the networks.
             dtype: number format of the networks.
-            edition: of published weights that bring no settings; None finds it. Left out where nobody says it.
+            edition: edition of published weights without settings; None detects it. Not passed if unspecified.
 
         Raises:
-            WeightsError: files are missing, damaged, or do not fit.
+            WeightsError: files are missing, damaged, or do not match.
         """
 
     @abstractmethod
@@ -161,7 +161,7 @@ class Backbone(ABC):
     def network(
         self, conditioning: Any, recipe: Recipe, memory: Mapping[str, Tensor] | None = None
     ) -> ConditionedNetwork:
-        """The network with its conditioning; `memory` is that of the step from which a run goes on."""
+        """Combine the network and its conditioning. `memory` is that of the step that a run resumes from."""
 
     @abstractmethod
     def decode(
@@ -174,31 +174,31 @@ class Backbone(ABC):
         request: Request | None = None,
         first: int = 0,
     ) -> Iterator[Frame]:
-        """Frames one by one, 0..255; memory holds one chunk, whatever the length.
+        """Decode frames one by one, 0..255. Only one chunk is in memory, regardless of the length.
 
         Args:
             latents: clean latents of one video.
             chunk: frames decoded at once.
-            overlap: frames shared and blended between chunks; None is half a chunk, 0 cuts hard.
-            released: plain chunks and truncation, as the published code.
-            request: the video's, for backbones whose decoder looks at picture and poses.
-            first: number of the first latents' frame in the request; -1 for a reference slot.
+            overlap: frames shared and blended between chunks; None is half a chunk, 0 does not blend.
+            released: use plain chunks and truncation, as in the published code.
+            request: request of the video, for backbones whose decoder uses picture and poses.
+            first: frame number of the first latents in the request; -1 for a reference slot.
         """
 
     def save(self, folder: Path) -> None:
-        """Write a folder that `load` reads."""
+        """Write a model folder that `load` reads."""
         raise ConfigError(f"saving a model of {type(self).__name__}", "a backbone that can", "keep its original files")
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> None:
-        """Move and cast all networks; ends a plan that keeps weights elsewhere."""
+        """Move and cast all networks. Ends a plan that offloads weights."""
 
     def guide(
         self, picture: Frame, reference: PoseSequence, driving: PoseSequence, *, confidence_aware: bool = True
     ) -> tuple[PoseFrames, Frame]:
-        """What guides a video: drawn poses (made when they are asked for), and the drawn pose of the picture.
+        """Draw the guidance of a video: its poses (drawn on demand), and the pose of the picture.
 
         Args:
-            picture: the person, at the size of the video.
+            picture: picture of the person, at the size of the video.
             reference: pose of the person in the picture, in its pixels.
             driving: poses of the video, in pixels of the picture.
             confidence_aware: draw with the estimator's confidence (paper section 3.3).
@@ -207,24 +207,24 @@ class Backbone(ABC):
         return DrawnPoses(driving, drawer), drawer.draw(reference.xy[0], reference.confidence[0])
 
     def pose_drawer(self, size: tuple[int, int], *, confidence_aware: bool = True) -> PoseDrawer:
-        """Draws poses at `size` = (height, width), in the look that the model was trained on."""
+        """A drawer of poses at `size` = (height, width), in the style that the model was trained on."""
         look = dict(self.settings.get("pose_drawing", {}))
         aware = look.pop("confidence_aware", True) and confidence_aware
         return PoseDrawer(size, confidence_aware=aware, **look)
 
     @property
     def networks(self) -> tuple[nn.Module, ...]:
-        """All networks; of a model that did not come from files, their tensors say what was used."""
+        """All networks. Their tensors identify a model that was not loaded from files."""
         return ()
 
     def check(self, request: Request) -> None:
-        """Raise InputError where a request lacks what this backbone needs."""
+        """Raise InputError if a request lacks inputs that this backbone needs."""
 
     # --- running within a given memory ------------------------------------------------------------------------------
 
     @property
     def latent_device(self) -> torch.device:
-        """Where latents of whole videos are kept."""
+        """Device that stores the latents of whole videos."""
         return self.device
 
     def plan_run(
@@ -237,36 +237,36 @@ class Backbone(ABC):
         keep_x0: bool = False,
         predict: bool = False,
     ) -> Plan:
-        """The fastest way to run that fits into memory.
+        """Choose the fastest execution plan that fits into memory.
 
         Args:
             size: (height, width) of the video.
-            recipe: of the video.
-            options: what the user has set; `memory` takes the place of what is free.
-            device: where it will run; None is where the networks are.
+            recipe: recipe of the video.
+            options: options set by the user; `memory` replaces the amount of free memory.
+            device: device to run on; None uses that of the networks.
             keep_x0: whether clean latents are kept for previews.
-            predict: work out the peaks also where there is plenty.
+            predict: predict the peaks even if there is plenty of memory.
 
         Raises:
-            ConfigError: nothing fits; says what is missing.
+            ConfigError: no plan fits; the error reports how much memory is missing.
         """
         return self.plan
 
     def read_plan(self, facts: Mapping[str, Any]) -> Plan | None:
-        """A plan from the record of an earlier run; None if it cannot be followed."""
+        """Restore a plan from the record of an earlier run; None if it cannot be used."""
         return None
 
     def configure(self, plan: Any, device: torch.device | str | None = None) -> None:
-        """Run as a plan says from now on; may be called between two steps.
+        """Apply an execution plan. May be called between two steps.
 
         Args:
-            plan: of `plan_run`.
-            device: where the networks work; None is where they do now.
+            plan: plan returned by `plan_run`.
+            device: device of the networks; None keeps the current one.
         """
 
     def forget_plan(self) -> None:
-        """Have the next job planned anew; weights stay where they are until then."""
+        """Plan the next job from scratch. Until then weights stay where they are."""
 
     def quantize(self, format: str) -> None:
-        """Narrow the weights of the largest network to "int8" or "fp8"."""
+        """Quantise the weights of the largest network to "int8" or "fp8"."""
         raise ConfigError(f"quantize={format!r}", "a backbone that can", "leave out 'quantize'")

@@ -48,7 +48,7 @@ class SyntheticResult:
 def prepare_synthetic(config: SyntheticConfig) -> Job[SyntheticResult]:
     """Render clips into shards. Frame 0 of a record is a still of the person in another pose (`stills` is 1).
 
-    An interrupted job goes on at the first shard that is not complete; a larger count adds to what is there.
+    An interrupted job resumes at the first incomplete shard. A larger count adds clips to an existing set.
 
     Raises:
         InputError: there is nothing to render, or no recorded motion in the folder of those.

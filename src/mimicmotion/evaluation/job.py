@@ -38,11 +38,11 @@ class EvaluateResult:
 
 
 def evaluate(config: EvaluateConfig) -> Job[EvaluateResult]:
-    """Measure, then write the report; a run that was stopped goes on from what it had measured.
+    """Measure, then write the report. An interrupted run reuses its measurements.
 
     Raises:
         InputError: folders, settings or protocol are wrong; with `strict`, also whatever else is amiss.
-        WeightsError: a metric was asked for whose network is not here.
+        WeightsError: the network of a requested metric is not installed.
         OutputError: the report cannot be written.
     """
     files = [config.output / name for name in FILES]

@@ -55,7 +55,7 @@ class Failure:
 
 @dataclass(slots=True)
 class Evaluation:
-    """All that a report says.
+    """Content of a report.
 
     Attributes:
         config: the settings.
@@ -87,7 +87,7 @@ def run_evaluation(config: EvaluateConfig) -> Job[Evaluation]:
 
     Raises:
         InputError: folders, settings or protocol are wrong; with `strict`, also whatever else is amiss.
-        WeightsError: a metric was asked for whose network is not here.
+        WeightsError: the network of a requested metric is not installed.
     """
     return (yield from _Run(config).steps())
 

@@ -61,11 +61,11 @@ _INPUTS = {"fid": features.FID_INPUT, "fid-vid": features.FID_VID_INPUT, "cd-fvd
 
 
 def select_metrics(config: EvaluateConfig) -> Selection:
-    """The metrics asked for, or all that can be computed with what is here.
+    """The requested metrics, or all that can be computed with the installed networks.
 
     Raises:
-        WeightsError: a metric was asked for and its network is not here.
-        InputError: it was asked for and cannot be computed with these settings or packages.
+        WeightsError: the network of a requested metric is not installed.
+        InputError: a requested metric cannot be computed with these settings or packages.
     """
     asked = config.metrics is not None
     wanted = list(dict.fromkeys(config.metrics or _default(config)))

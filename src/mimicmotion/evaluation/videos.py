@@ -57,7 +57,7 @@ class VideoFile:
         return open_video(self.path, folder_fps=folder_fps)
 
     def is_timed(self, config: EvaluateConfig) -> bool:
-        """Whether it says how fast it is to be shown."""
+        """Whether the video specifies its frame rate."""
         return self.path.is_file() or config.folder_fps is not None
 
 

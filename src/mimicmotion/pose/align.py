@@ -1,7 +1,7 @@
-"""Fit the driving person onto the one in the reference picture: one map for the whole video, so that motion is kept.
+"""Align the driving person with the one in the picture, by one map for the whole video, which preserves the motion.
 
-The body's shape in the picture is what the network copies, so a driving person who is larger, or elsewhere in the
-frame, makes the person of the picture grow or jump in the first frames.
+The network copies the body shape of the picture. If the driving person is larger or elsewhere in the frame, the
+generated person grows or jumps in the first frames.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ MAX_PAIR_FRAMES = 400  # enough for the first guess of the scale
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
-    """x' = scale[0] * x + offset[0], and y alike, from pixels of the driving video to pixels of the output.
+    """Map from pixels of the driving video to pixels of the output: x' = scale[0] * x + offset[0], likewise for y.
 
     Attributes:
-        scale: (x, y); equal for every method, so nobody is squashed.
+        scale: (x, y); equal in all methods, so the aspect ratio is kept.
         offset: (x, y) in pixels of the output.
         size: (height, width) of the output.
     """
@@ -42,7 +42,7 @@ class Alignment:
     size: tuple[int, int]
 
     def apply(self, poses: PoseSequence) -> PoseSequence:
-        """The poses in the output's frame; confidences stay as they are."""
+        """Map poses to the output frame. Confidences do not change."""
         xy = np.empty(poses.xy.shape, np.float32)
         for start in range(0, len(xy), 1024):  # in chunks, so that double precision takes no memory worth mention
             part = slice(start, start + 1024)
@@ -53,27 +53,27 @@ class Alignment:
 def align(
     driving: PoseSequence, reference: PoseSequence, size: tuple[int, int], method: AlignMethod = "weighted"
 ) -> PoseSequence:
-    """The driving poses as the person in the reference picture would have made them; see `fit_alignment`."""
+    """Align the driving poses to the person in the reference picture; see `fit_alignment`."""
     return fit_alignment(driving, reference, size, method).apply(driving)
 
 
 def fit_alignment(
     driving: PoseSequence, reference: PoseSequence, size: tuple[int, int], method: AlignMethod = "weighted"
 ) -> Alignment:
-    """Find the one map from driving to reference.
+    """Fit the map from the driving poses to the reference pose.
 
     Args:
-        driving: poses of the video, in its pixels.
-        reference: pose of the picture, first frame; scaled to `size` where its own size differs.
+        driving: poses of the video, in pixels of the video.
+        reference: pose of the picture (its first frame is used), scaled to `size` if its own size differs.
         size: (height, width) of the output.
-        method: "weighted" fits one scale and a shift robustly, each joint weighed by its confidence in the video and
-            in the picture, over the joints that both show, and keeps the figure's way within the frame. "released" is
-            what the published code does: a straight line through all heights regardless of confidence. "none" only
-            fills the output with the video's frame, centred.
+        method: "weighted" robustly fits one scale and one offset to the joints that both show, weighted by their
+            confidence in video and picture, and keeps the person inside the frame. "released" is the published code's
+            linear fit of all heights, regardless of confidence. "none" only scales the video's frame to fill the
+            output, centred.
 
     Raises:
         ConfigError: the method is unknown.
-        PoseError: the picture or the video shows nobody, or they have no joint in common.
+        PoseError: the picture or the video shows no person, or they have no joint in common.
     """
     if method not in get_args(AlignMethod):
         raise ConfigError(f"align = {method!r}", ", ".join(get_args(AlignMethod)), "choose one of these")
@@ -136,9 +136,9 @@ def _fit_weighted(
     source: tuple[int, int],
     size: tuple[int, int],
 ) -> Alignment:
-    """Scale from the figure's shape within each frame, then the shift from the middle of all frames' shifts.
+    """Fit the scale to the shape of the body in each frame, then the offset to the median over frames.
 
-    Fitting both at once, as a straight line, takes a walk through the frame for size and makes the figure too small.
+    A joint linear fit would mistake a walk through the frame for size, and make the body too small.
     """
     scale = _guess_scale(xy, weight, target)
     if scale is None:
@@ -146,7 +146,7 @@ def _fit_weighted(
         logger.warning("too few joints are seen in both picture and video to tell the size: it is left as it is")
     else:
         scale = _refine_scale(xy, weight, target, scale)
-    # Per joint and frame, not per frame: a joint far off in a frame then has no say
+    # Per joint and frame, not per frame, so that an outlier joint has no influence.
     shift = target - scale * xy
     offset = tuple(_weighted_median(shift[..., k].ravel(), weight.ravel()) for k in (0, 1))
     offset = _refine_shift(shift, weight, np.array(offset), np.ptp(target[weight.any(0)], axis=0).max())
@@ -162,7 +162,7 @@ def _guess_scale(xy: ndarray, weight: ndarray, target: ndarray) -> float | None:
     a, b = np.triu_indices(target.shape[0], 1)
     theirs = np.hypot(*np.moveaxis(xy[frames][:, a] - xy[frames][:, b], -1, 0))
     ours = np.broadcast_to(np.hypot(*(target[a] - target[b]).T), theirs.shape)
-    # Long distances are known better, relative to their length
+    # Longer distances have a smaller relative error.
     trust = weight[frames][:, a] * weight[frames][:, b] * np.minimum(theirs / max(theirs.max(), 1e-9), 1)
     good = (trust > 0) & (theirs > 1e-6) & (ours > 1e-6)
     if not good.any():
@@ -200,7 +200,7 @@ def _refine_scale(xy: ndarray, weight: ndarray, target: ndarray, scale: float, r
 
 
 def _refine_shift(shift: ndarray, weight: ndarray, offset: ndarray, extent: float) -> ndarray:
-    """Mean of the shifts near the median: the driver's usual place. Nothing further than half a figure counts."""
+    """Mean of the offsets near the median, ignoring those further away than half a body."""
     far = np.hypot(*np.moveaxis(shift - offset, -1, 0))
     near = weight * (1 - np.clip(far / max(extent / 2, 1e-9), 0, 1) ** 2) ** 2
     total = near.sum()
@@ -208,10 +208,10 @@ def _refine_shift(shift: ndarray, weight: ndarray, offset: ndarray, extent: floa
 
 
 def _keep_inside(placed: ndarray, weight: ndarray, target: ndarray, size: tuple[int, int]) -> ndarray:
-    """The least further shift that keeps the figure within the frame on its way, where the picture shows it within.
+    """The smallest extra offset that keeps the person inside the frame throughout, if the picture shows it inside.
 
-    A driver who crosses his frame is at the picture's place in the middle of his way; if that place is near an edge, he
-    would leave the frame. The figure's place in a frame is that of the picture, moved by the median of its joints.
+    A driving person who crosses the frame matches the picture's position halfway; if that position is near an edge, the
+    person would leave the frame. The position in a frame is that of the picture, moved by the median of the joints.
     """
     used = weight.any(0)
     frames = [(a, w) for a, w in zip(placed - target, weight, strict=True) if w.any()]
@@ -221,7 +221,7 @@ def _keep_inside(placed: ndarray, weight: ndarray, target: ndarray, size: tuple[
         low, high = target[used, axis].min(), target[used, axis].max()
         if low < 0 or high > end:
             continue
-        # Not the utmost: one wild frame must not move the whole video
+        # Not the extreme values: one outlier frame must not move the whole video.
         moved = np.quantile([_weighted_median(a[:, axis], w) for a, w in frames], (0.05, 0.95))
         low, high = low + moved[0], high + moved[1]
         more[axis] = (end - low - high) / 2 if high - low > end else max(-low, 0) - max(high - end, 0)

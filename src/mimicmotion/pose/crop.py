@@ -1,4 +1,4 @@
-"""A picture of a person at the size of the result, with the person in view."""
+"""Fit the picture of a person to the size of the result."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from mimicmotion.video.geometry import Fit, FitMode, plan_fit, released_round_tr
 
 
 def fit_picture(picture: Frame, pose: PoseSequence, size: tuple[int, int], mode: FitMode) -> tuple[Frame, Fit]:
-    """A picture of a person at `size` = (height, width), and the transform, which holds for the pose, too.
+    """Fit a picture of a person to `size` = (height, width). Returns the transform too, which also maps the pose.
 
     Args:
-        picture: as it is.
-        pose: of the person, in pixels of the picture, one frame; a crop keeps it in the middle.
-        size: (height, width) wanted.
+        picture: the original picture.
+        pose: pose of the person, one frame, in pixels of the picture; crops are centred on it.
+        size: target (height, width).
         mode: see `plan_fit`.
     """
     fit = plan_fit(pose.size, size, mode, anchor=crop_anchor(pose, size) if mode == "crop" else (0.5, 0.5))
@@ -24,7 +24,7 @@ def fit_picture(picture: Frame, pose: PoseSequence, size: tuple[int, int], mode:
 
 
 def crop_anchor(pose: PoseSequence, target: tuple[int, int]) -> tuple[float, float]:
-    """Which part a crop to `target` should keep (y, x; 0 = top left, 1 = bottom right): the person in the middle."""
+    """Anchor (y, x; 0 = top left, 1 = bottom right) that centres the person in a crop to `target`."""
     seen = pose.xy[0, BODY][pose.confidence[0, BODY] > VISIBLE]
     centre = (seen.min(0) + seen.max(0))[::-1] / 2
     scale = max(t / s for t, s in zip(target, pose.size, strict=True))

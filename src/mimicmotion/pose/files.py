@@ -1,4 +1,4 @@
-"""Poses on disk: a versioned .npz of our own, folders of OpenPose JSON in and out, and a cache."""
+"""Poses on disk: a versioned .npz format, reading and writing of OpenPose JSON, and a cache."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def save_poses(poses: PoseSequence, path: Path | str) -> None:
     """Write `poses` as .npz: format, version, xy, confidence (float32), size, fps, source.
 
     Raises:
-        OutputError: the file cannot be written; then no part of it is left.
+        OutputError: the file cannot be written. No partial file is left behind.
     """
     with atomic_path(path) as part, writing(Path(path)):
         part.write_bytes(dump_poses(poses))
 
 
 def dump_poses(poses: PoseSequence) -> bytes:
-    """The bytes of a pose file; equal poses give equal bytes."""
+    """Serialise poses as a pose file. Equal poses give equal bytes."""
     file = io.BytesIO()
     np.savez_compressed(
         file,
@@ -62,11 +62,11 @@ def dump_poses(poses: PoseSequence) -> bytes:
 
 
 def load_poses(path: Path | str) -> PoseSequence:
-    """Read what `save_poses` wrote.
+    """Read a file written by `save_poses`.
 
     Raises:
-        PoseError: the file is missing, is no pose file, is newer than this version, or holds NaN, confidences outside
-            0..1 or wrong shapes.
+        PoseError: the file is missing, is not a pose file, has a newer format version, or contains NaN, confidences
+            outside 0..1 or wrong shapes.
     """
     # numpy leaves a file open that turns out to be damaged, if it opened it itself
     with reading(path, "a pose file", MAKE_POSES, PoseError), Path(path).open("rb") as file:
@@ -104,21 +104,21 @@ def parse_poses(file: IO[bytes], path: Path | str) -> PoseSequence:
 def load_openpose(
     path: Path | str, size: tuple[int, int] | None = None, *, fps: float = 0.0, person: Person = "largest"
 ) -> PoseSequence:
-    """Read OpenPose JSON: a folder with one *.json a frame, or one such file.
+    """Read OpenPose JSON: a folder with one *.json per frame, or a single file.
 
-    Body of 18 or 25 points, hands of 21, face of 68 or 70 (the pupils are dropped). Coordinates are kept as they are;
-    those that all lie within 0..1 are taken as fractions of the frame. Confidences up to 1.2, which OpenPose's heat
-    maps reach, are cut to 1.
+    Supports 18 or 25 body points, 21 points per hand, and 68 or 70 face points (the pupils are dropped). If all
+    coordinates are within 0..1, they are interpreted as fractions of the frame. Confidences up to 1.2, which OpenPose's
+    heat maps reach, are clipped to 1.
 
     Args:
-        path: the folder; frames are ordered by the number in the file names that differs in all, the last of such, and
-            must leave no gap. A file may also hold a list of frames, as ComfyUI's nodes write it.
-        size: (height, width) of the video; may be left out where the files hold canvas_height and canvas_width.
-        fps: frames per second, which only files of this package hold; 0 if it is not known.
-        person: whom to follow if there are several.
+        path: the folder. Frames are ordered by the last number that differs in all file names, without gaps. A file may
+            also contain a list of frames, as written by ComfyUI nodes.
+        size: (height, width) of the video; optional if the files contain canvas_height and canvas_width.
+        fps: frames per second, which only files of this package contain; 0 if unknown.
+        person: person to follow if there are several.
 
     Raises:
-        PoseError: no such files, a frame is missing, a file is malformed, or the person asked for is never seen.
+        PoseError: there are no files, a frame is missing, a file is malformed, or the chosen person is never seen.
     """
     files = _openpose_files(Path(path))
     tracker = PersonTracker(person)
@@ -151,12 +151,12 @@ def load_openpose(
 
 
 def save_openpose(poses: PoseSequence, folder: Path | str) -> None:
-    """Write one NAME_%012d_keypoints.json a frame, as OpenPose with BODY_25, hands and face does.
+    """Write one NAME_%012d_keypoints.json per frame, like OpenPose with BODY_25, hands and face.
 
-    The middle of the hips and the pupils, which we do not have, are means of their neighbours.
+    The mid hip and the pupils, which our layout lacks, are means of their neighbours.
 
     Raises:
-        OutputError: a file cannot be written, or the folder holds JSON files that would be taken for more frames.
+        OutputError: a file cannot be written, or the folder contains JSON files that would be read as further frames.
     """
     folder = Path(folder)
     names = [f"{folder.name}_{i:012d}_keypoints.json" for i in range(len(poses))]
@@ -175,7 +175,7 @@ def save_openpose(poses: PoseSequence, folder: Path | str) -> None:
 
 
 def open_poses(path: Path | str) -> PoseSequence:
-    """Read poses of either kind: .npz, or OpenPose JSON (a folder or a file).
+    """Read poses from .npz or OpenPose JSON (a folder or a file).
 
     Raises:
         PoseError: as `load_poses` and `load_openpose`.
@@ -209,7 +209,7 @@ def _openpose_files(path: Path) -> list[Path]:
 
 
 def _read_json(file: Path) -> list[dict[str, Any]]:
-    """The frames of a file: most tools write one, some a list."""
+    """The frames of a file; most tools write one, some a list."""
     data = read_json(file, "a readable JSON file", "write the poses again", PoseError)
     frames = data if isinstance(data, list) and data else [data]
     if not all(isinstance(frame, dict) and isinstance(frame.get("people"), list) for frame in frames):
@@ -276,22 +276,22 @@ def _format_person(xy: Float32[ndarray, "134 2"], confidence: Float32[ndarray, "
 
 
 class PoseCache:
-    """A folder of pose files named by what they were made from.
+    """A folder of pose files, keyed by video content and settings.
 
     Args:
-        folder: where the files live; default `cache_folder() / "poses"`. It is made when first needed.
+        folder: the folder, created on first use; default `cache_folder() / "poses"`.
     """
 
     def __init__(self, folder: Path | str | None = None) -> None:
         self.folder = Path(folder) if folder is not None else cache_folder() / "poses"
 
     def path(self, video: Path | str, settings: Mapping[str, Any]) -> Path:
-        """Where the poses of this video with these settings are or would be.
+        """Path of the cache entry for this video and these settings.
 
         Args:
-            video: its content counts, not its name.
-            settings: all that changes the result: estimator, its version, model checksums, person, frame rate. Plain
-                data; paths of models should be given as checksums.
+            video: the video, identified by content, not by name.
+            settings: everything that affects the result, as plain data: estimator and its version, model checksums (not
+                paths), person, frame rate.
         """
         facts = {"video": sha256_file(video), "settings": dict(settings), "format": VERSION}
         text = json.dumps(facts, sort_keys=True, default=str)
@@ -299,9 +299,9 @@ class PoseCache:
         return self.folder / name[:2] / f"{name}.npz"
 
     def get(self, video: Path | str, settings: Mapping[str, Any], estimate: Callable[[], PoseSequence]) -> PoseSequence:
-        """The stored poses, or those that `estimate` gives, which are then stored.
+        """Return the cached poses, or call `estimate` and cache its result.
 
-        A damaged entry is made anew; a cache that cannot be written is only warned of.
+        A damaged entry is rebuilt. If the cache cannot be written, only a warning is logged.
 
         Raises:
             InputError: the video cannot be read.
@@ -314,7 +314,7 @@ class PoseCache:
         return poses
 
     def load(self, path: Path) -> PoseSequence | None:
-        """The poses under a path that `path()` gave; None where there are none or they are damaged."""
+        """Load the poses at a path returned by `path()`; None if they are missing or damaged."""
         if not path.exists():
             return None
         try:
@@ -324,7 +324,7 @@ class PoseCache:
             return None
 
     def put(self, path: Path, poses: PoseSequence) -> None:
-        """Store `poses` under a path that `path()` gave."""
+        """Store `poses` at a path returned by `path()`."""
         try:
             save_poses(poses, path)
         except OutputError as e:

@@ -1,4 +1,4 @@
-"""Which hands can be trusted, and where they are in the latent grid (paper section 3.4, hand region enhancement)."""
+"""Reliable hands and their masks in the latent grid (paper section 3.4, hand region enhancement)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy import ndarray
 from mimicmotion.errors import ConfigError
 from mimicmotion.pose.keypoints import LEFT_HAND, RIGHT_HAND, PoseSequence
 
-HAND_THRESHOLD = 0.8  # our choice: the paper names no number
+HAND_THRESHOLD = 0.8  # our choice; the paper gives no number
 HAND_PADDING = 0.1  # our choice too
 
 
@@ -20,10 +20,10 @@ def hand_boxes(
     threshold: float = HAND_THRESHOLD,
     padding: float = HAND_PADDING,
 ) -> tuple[Float[ndarray, "*frames 2 4"], ndarray]:
-    """Boxes (left, top, right, bottom) of left and right hand, and whether each hand is reliable.
+    """Compute the boxes (left, top, right, bottom) of left and right hand, and whether each hand is reliable.
 
-    A hand is reliable if the confidence of ALL its 21 points exceeds `threshold`: one doubtful finger is enough to make
-    the enlarged loss teach a wrong hand.
+    A hand is reliable if the confidence of ALL its 21 points exceeds `threshold`: with a single uncertain finger, the
+    increased loss would teach a wrong hand.
 
     Args:
         xy: pixel positions.
@@ -32,10 +32,10 @@ def hand_boxes(
         padding: margin on each side, as a fraction of the box's own width and height.
 
     Returns:
-        Boxes in pixels, not cut at the frame, and a bool array (*frames, 2); boxes of unreliable hands mean nothing.
+        Boxes in pixels, not clipped to the frame, and a bool array (*frames, 2). Ignore the boxes of unreliable hands.
 
     Raises:
-        ConfigError: threshold outside 0..1 or padding below 0.
+        ConfigError: `threshold` is outside 0..1 or `padding` is below 0.
     """
     if not 0 <= threshold <= 1 or padding < 0:
         raise ConfigError(f"threshold={threshold}, padding={padding}", "0..1 and at least 0", "correct the setting")
@@ -56,10 +56,10 @@ def hand_masks(
     threshold: float = HAND_THRESHOLD,
     padding: float = HAND_PADDING,
 ) -> Float32[ndarray, "frames rows columns"]:
-    """The share of each latent cell that lies within a reliable hand's box.
+    """Compute the share of each latent cell inside the box of a reliable hand.
 
-    Equal to the area average of the pixel mask that is 1 in the union of the boxes, without rounding the boxes to
-    pixels. The loss weight of a cell is 1 + (scale - 1) * mask.
+    This is the area average of a mask that is 1 inside the union of the boxes, without rounding the boxes to pixels.
+    The loss weight of a cell is 1 + (scale - 1) * mask.
 
     Args:
         poses: poses in pixels of the frame that the grid covers.
@@ -68,7 +68,7 @@ def hand_masks(
         padding: see `hand_boxes`.
 
     Returns:
-        Values 0..1; all 0 in frames without a reliable hand.
+        Values in 0..1, all 0 in frames without a reliable hand.
     """
     boxes, reliable = hand_boxes(poses.xy, poses.confidence, threshold=threshold, padding=padding)
     boxes = boxes * np.tile([grid[1] / poses.size[1], grid[0] / poses.size[0]], 2)  # in cells

@@ -32,19 +32,19 @@ R_HIP, R_KNEE, R_ANKLE, L_HIP, L_KNEE, L_ANKLE = 8, 9, 10, 11, 12, 13
 R_EYE, L_EYE, R_EAR, L_EAR = 14, 15, 16, 17
 
 VISIBLE = 0.3
-"""Confidence above which a point counts as seen: the published code's limit for drawing and retargeting."""
+"""Confidence above which a point counts as visible: the published code's limit for drawing and retargeting."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PoseSequence:
-    """One person's keypoints over time; "left" and "right" are the person's own.
+    """Keypoints of one person over time. "left" and "right" are the person's own.
 
     Attributes:
-        xy: pixel positions (x, y) in a frame of `size`; pixel centres at integer + 0.5; finite also where unseen.
-        confidence: the estimator's confidence, 0..1; 0 means "not seen", a frame without a person is all 0.
+        xy: positions (x, y) in pixels of a frame of `size`, pixel centres at integer + 0.5; finite even if unseen.
+        confidence: the estimator's confidence, 0..1; 0 means "not seen". A frame without a person is all 0.
         size: (height, width) in pixels of the frame that `xy` refers to.
         fps: frames per second of the sequence.
-        source: who made it (estimator and its version, or a file).
+        source: origin of the poses (estimator and version, or a file).
     """
 
     xy: Float32[ndarray, "frames 134 2"]
@@ -74,12 +74,12 @@ class PoseSequence:
         return dataclasses.replace(self, xy=self.xy[frames], confidence=self.confidence[frames])
 
     def scaled(self, size: tuple[int, int]) -> PoseSequence:
-        """The same pose in a frame of another (height, width)."""
+        """Scale the poses to a frame of another (height, width)."""
         xy = self.xy * np.array([size[1] / self.size[1], size[0] / self.size[0]], np.float32)
         return dataclasses.replace(self, xy=xy.astype(np.float32), size=size)
 
     def fitted(self, fit: Fit) -> PoseSequence:
-        """The same pose in pixels of transformed frames; points that the transform cut off have confidence 0."""
+        """Map the poses to pixels of transformed frames. Points outside the new frame get confidence 0."""
         xy = fit.points(self.xy.astype(np.float64)).astype(np.float32)
         inside = ((xy >= 0) & (xy <= np.array(fit.target[::-1], np.float32))).all(-1)
         return dataclasses.replace(self, xy=xy, confidence=self.confidence * inside, size=fit.target)

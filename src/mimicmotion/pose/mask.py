@@ -1,4 +1,4 @@
-"""Which pixels of a frame show the person: the protocol, and MediaPipe's selfie segmentation guided by the pose."""
+"""Person masks: the segmenter protocol, and MediaPipe's selfie segmentation guided by the pose."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ from mimicmotion.pose.guidance.limbs import (
 from mimicmotion.pose.keypoints import PoseSequence
 
 Mask: TypeAlias = UInt8[ndarray, "height width"]
-"""255 where the person is, 0 elsewhere; from 128 on a pixel counts as the person's."""
+"""255 on the person, 0 elsewhere; pixels of at least 128 belong to the person."""
 Box: TypeAlias = Float[ndarray, "4"]
 """(left, top, right, bottom) in pixels."""
 
 PIXELS = 256  # side of the network's input
-CANVAS = 512  # most pixels along the person: the network knows no finer outline
-MARGINS = (1.2, 1.5)  # the network looks twice: at the person's box grown so much, the second time mirrored
+CANVAS = 512  # maximum pixels along the person: the network resolves no finer outline
+MARGINS = (1.2, 1.5)  # growth of the person's box in the network's two passes; the second is mirrored
 REACH = 0.3  # torso lengths that the person may reach beyond the parts of the pose
-CORE = 0.6  # of a part's half-width: what lies deeper inside is the person's, whatever the network says ...
+CORE = 0.6  # of a part's half-width: anything deeper inside is person, regardless of the network ...
 CORE_OF_ENDS = 0.4  # (of hands and feet)
 SURE = 0.6  # ... if the part's points have this confidence
-DOUBT = 0.35  # of the network's answer (0..1), taken off at the end of the reach, nothing off on the parts themselves
-FOUND = 0.3  # confidence from which a joint is where it is said to be
-BEYOND = (  # where the second joint of a limb is not found, the limb may be so far around the first, in torso lengths
+DOUBT = 0.35  # subtracted from the network's output (0..1) at the end of the reach; 0 on the parts themselves
+FOUND = 0.3  # minimum confidence to trust the position of a joint
+BEYOND = (  # reach of a limb around its first joint if the second is not found, in torso lengths
     *((kp.R_SHOULDER, kp.R_ELBOW, 1.4), (kp.L_SHOULDER, kp.L_ELBOW, 1.4)),
     *((kp.R_ELBOW, kp.R_WRIST, 0.9), (kp.L_ELBOW, kp.L_WRIST, 0.9)),
     *((kp.R_HIP, kp.R_KNEE, 2.0), (kp.L_HIP, kp.L_KNEE, 2.0)),
@@ -53,19 +53,19 @@ class PersonSegmenter(Protocol):
     """Finds the pixels of one person in each frame of a video."""
 
     def masks(self, frames: Iterable[Frame], poses: PoseSequence) -> Iterator[Mask]:
-        """Yield a mask of the frame's size for each frame (RGB) as soon as it is done.
+        """Yield a mask, of the frame's size, for each RGB frame as soon as it is ready.
 
         Args:
-            frames: all of one size; read once, in order.
-            poses: of the person, one for each frame, in pixels of the frames.
+            frames: frames of equal size, read once, in order.
+            poses: poses of the person, one per frame, in pixels of the frames.
         """
         ...
 
 
 class SelfieSegmenter:
-    """MediaPipe's selfie segmentation (shipped) on the box of the pose, which also says what must and can't be person.
+    """MediaPipe's selfie segmentation (bundled) on the box of the pose, which also constrains the mask.
 
-    A frame without a pose is looked at as a whole. Frames are taken one by one: a median over time loses quick hands.
+    Without a pose, the whole frame is segmented. Frames are independent: a median over time would lose fast hands.
 
     Args:
         threads: CPU threads; None lets onnxruntime decide.
@@ -76,14 +76,14 @@ class SelfieSegmenter:
         self._networks = Networks(threads, device)
 
     def masks(self, frames: Iterable[Frame], poses: PoseSequence) -> Iterator[Mask]:
-        """Yield a mask of the frame's size for each frame (RGB) as soon as it is done.
+        """Yield a mask, of the frame's size, for each RGB frame as soon as it is ready.
 
         Args:
-            frames: all of one size; read once, in order.
-            poses: of the person, one for each frame, in pixels of the frames.
+            frames: frames of equal size, read once, in order.
+            poses: poses of the person, one per frame, in pixels of the frames.
 
         Raises:
-            PoseError: there are fewer or more poses than frames, or they are in pixels of another size.
+            PoseError: the numbers of poses and frames differ, or their sizes do.
         """
         count = 0
         for count, frame in enumerate(frames, 1):
@@ -95,12 +95,12 @@ class SelfieSegmenter:
             raise PoseError(f"{count} frames with {len(poses)} poses", "as many", "use the poses of these frames")
 
     def mask(self, frame: Frame, xy: Float32[ndarray, "134 2"], confidence: Float32[ndarray, " 134"]) -> Mask:
-        """The mask of one frame.
+        """Compute the mask of a frame.
 
         Args:
-            frame: RGB.
-            xy: the pose in pixels of the frame.
-            confidence: of its points, 0..1.
+            frame: RGB frame.
+            xy: pose in pixels of the frame.
+            confidence: confidence of its points, 0..1.
         """
         xy, confidence = xy.copy(), confidence.copy()
         for small, big in ((19, 18), (22, 21)):  # toes; the bundled estimator has no small ones
@@ -154,7 +154,7 @@ class SelfieSegmenter:
         return np.where(away <= 1, np.max([answer, *sure], 0), 0).astype(np.float32)
 
     def _look(self, image: Frame, box: Box) -> Float32[ndarray, "height width"]:
-        """The network's answer (0..1) for a box, which fills its input whatever the proportions."""
+        """The network's output (0..1) for a box, stretched to fill the input."""
         scale = PIXELS / (box[2:] - box[:2])
         to_input = np.column_stack([np.diag(scale), (0.5 - box[:2]) * scale - 0.5])  # pixel centres at integers
         crop = cv2.warpAffine(image, to_input, (PIXELS, PIXELS), borderMode=cv2.BORDER_REPLICATE)
@@ -163,7 +163,7 @@ class SelfieSegmenter:
 
 
 def _open_ends(xy: Float[ndarray, "134 2"], confidence: Float32[ndarray, " 134"]) -> Float[ndarray, "n 3"]:
-    """Joints at which the pose loses a limb, and how far it may reach from there: x, y, pixels."""
+    """Joints beyond which a limb is not found, and how far it may reach from there: x, y, pixels."""
     unit = body_unit(xy)
     lost = [(*xy[a], reach * unit) for a, b, reach in BEYOND if confidence[a] >= FOUND > confidence[b]]
     return np.array(lost, np.float64).reshape(-1, 3)
@@ -172,7 +172,7 @@ def _open_ends(xy: Float[ndarray, "134 2"], confidence: Float32[ndarray, " 134"]
 def _around(
     points: Float[ndarray, "n 2"], unit: float, ends: Float[ndarray, "m 3"], frame: Frame
 ) -> tuple[int, int, int, int]:
-    """The part of the frame that can show the person and what the network sees around: left, top, right, bottom."""
+    """The part of the frame that can show the person, with the network's margin: left, top, right, bottom."""
     low = np.concatenate([points - unit / 2, ends[:, :2] - ends[:, 2:]]).min(0)
     high = np.concatenate([points + unit / 2, ends[:, :2] + ends[:, 2:]]).max(0)
     size = frame.shape[1::-1]

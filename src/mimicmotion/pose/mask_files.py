@@ -1,4 +1,4 @@
-"""Masks of a video in a file, written and read frame by frame: an .npz with one array, `masks`."""
+"""Mask files: an .npz with one array, `masks`, written and read frame by frame."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ MEMBER = "masks.npy"
 
 
 def save_masks(masks: Iterable[Mask], path: Path, count: int, size: tuple[int, int]) -> Iterator[Mask]:
-    """Write masks as they come and pass them on; the file appears when all have come.
+    """Write masks while passing them on. The file appears once all are written.
 
     `numpy.load(path)["masks"]` gives uint8 (frames, height, width), 255 where the person is.
 
     Args:
-        masks: uint8 of `size`.
+        masks: uint8 masks of `size`.
         path: the .npz file.
-        count: how many masks will come.
+        count: number of masks.
         size: (height, width).
 
     Raises:
-        OutputError: the place cannot be written, or other than `count` masks came.
+        OutputError: the file cannot be written, or the number of masks is not `count`.
     """
     header = {"descr": "|u1", "fortran_order": False, "shape": (count, *size)}
     done = 0
@@ -51,7 +51,7 @@ def save_masks(masks: Iterable[Mask], path: Path, count: int, size: tuple[int, i
 
 
 def are_whole(path: Path) -> bool:
-    """Whether there is a file of masks whose checksum holds."""
+    """Whether `path` is a complete mask file with a valid checksum."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None and MEMBER in archive.namelist()
@@ -63,7 +63,7 @@ def load_masks(path: Path) -> Iterator[Mask]:
     """Read masks one by one.
 
     Raises:
-        MediaError: the file is missing, damaged or something else.
+        MediaError: the file is missing, damaged or not a mask file.
     """
     try:
         with zipfile.ZipFile(path) as archive, archive.open(MEMBER) as file:

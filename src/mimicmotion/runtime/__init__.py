@@ -1,1 +1,1 @@
-"""What every job needs from the machine: files, threads, workers, signals, progress, devices, free memory."""
+"""System services for jobs: files, threads, workers, signals, progress, devices and free memory."""

@@ -1,4 +1,4 @@
-"""Device and number format from their names, and how much memory there is to use."""
+"""Devices and number formats by name, and available memory."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ HOST_SHARE = 0.85
 
 
 def choose_device(name: str) -> torch.device:
-    """The torch device of a name; "auto" is the GPU where there is one.
+    """The torch device of a name; "auto" is the GPU if there is one.
 
     Raises:
-        ConfigError: the name is unknown, or the device is not on this machine.
+        ConfigError: the name is unknown, or this machine has no such device.
     """
     import torch
 
@@ -52,11 +52,11 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def free_memory(device: torch.device, resident: int = 0) -> int | None:
-    """Bytes that networks and their work may use on a device; None where the system does not say.
+    """Memory in bytes that networks may use on a device; None if unknown.
 
     Args:
         device: GPU or CPU.
-        resident: bytes of the networks' weights that lie there already; they count as usable.
+        resident: bytes of weights that are already on the device, which count as usable.
     """
     import torch
 

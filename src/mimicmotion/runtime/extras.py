@@ -43,7 +43,7 @@ def install_command(extra: str) -> str:
 
 
 def check_extra(extra: str, *modules: str) -> None:
-    """Make sure that modules of the optional packages `mimicmotion[extra]` are there, without importing them.
+    """Check that modules of the optional packages `mimicmotion[extra]` are installed, without importing them.
 
     Raises:
         ConfigError: one is not installed.

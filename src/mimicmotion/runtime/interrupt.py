@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request that long work meets at a good moment."""
+"""Graceful handling of Ctrl-C and SIGTERM in long work."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(KeyboardInterrupt):
-    """Work ended early because it was asked to. Nothing of it is lost; the message, if any, says how it goes on."""
+    """Work was stopped on request. Nothing is lost; the message, if any, explains how to resume."""
 
 
 class Interrupts:

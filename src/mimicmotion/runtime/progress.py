@@ -1,4 +1,4 @@
-"""How long jobs report: they are generators that yield `Progress` and return their result."""
+"""Progress of long jobs, which are generators that yield `Progress` and return their result."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Progress:
     """One report of a running job.
 
     Attributes:
-        stage: what is being done: poses, load, encode, denoise, write, train.
-        done: units finished (frames or steps).
-        total: units in all; None where it is not known beforehand.
-        note: what is shown beside the progress, such as a loss.
+        stage: current stage: poses, load, encode, denoise, write, train.
+        done: number of finished units (frames or steps).
+        total: total number of units; None if unknown.
+        note: text to show beside the progress, such as a loss.
     """
 
     stage: str

@@ -1,4 +1,4 @@
-"""What all reading of files has in common: limits of the sizes that a file states, and one boundary for errors."""
+"""Common parts of file readers: limits on declared sizes, and a boundary that converts errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ The environment variable MIMICMOTION_MAX_PIXELS, _FRAMES, ... sets another limit
 
 
 def check_limit(name: Limit, value: float, what: object, kind: type[MimicMotionError] = InputError) -> None:
-    """Refuse what states to be larger than its limit.
+    """Raise an error if a declared size is above its limit.
 
     Args:
         name: of the limit.
@@ -53,7 +53,7 @@ def check_limit(name: Limit, value: float, what: object, kind: type[MimicMotionE
 
 @contextlib.contextmanager
 def reading(path: object, what: str, fix: str, kind: type[MimicMotionError] = InputError) -> Iterator[None]:
-    """Turn whatever a parser raises in the body, which reads `path`, into an error that names the file.
+    """Convert any error of a parser in the body, which reads `path`, into one that names the file.
 
     Args:
         path: the file, for the error.

@@ -1,4 +1,4 @@
-"""Folders of runs that are killed and go on: whole or not at all, on the disk, one process at a time, of one identity.
+"""Folders of resumable runs: written atomically and durably, by one process at a time, with a fixed identity.
 
 A file or folder is made under a hidden name beside its own, is on the disk before it gets its own name, and what a
 killed process leaves under the hidden one is told apart by `clear_leftovers`.
@@ -90,7 +90,7 @@ def check_replaceable_folder(path: Path, pattern: str) -> None:
 
 
 def clear_leftovers(folder: Path, names: Container[str] | None = None) -> None:
-    """Delete what killed processes left half-written; a folder that was just being replaced comes back.
+    """Delete partial files of killed processes, and restore a folder whose replacement was interrupted.
 
     Args:
         folder: where the files and folders stand; no other process may be writing them.
@@ -110,7 +110,7 @@ def clear_leftovers(folder: Path, names: Container[str] | None = None) -> None:
 
 
 class FolderLock:
-    """Keeps other processes, and other jobs of this one, off a folder.
+    """Locks a folder against other processes and other jobs of this process.
 
     It ends with `release`, or when this process ends in whatever way: workers that outlive it hold nothing. On systems
     and file systems without locks nothing is kept off.
@@ -139,7 +139,7 @@ class FolderLock:
         _LOCKS.add(self)
 
     def release(self) -> None:
-        """Let others have the folder."""
+        """Release the lock."""
         self._file.close()
 
 

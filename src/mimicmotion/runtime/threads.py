@@ -1,4 +1,4 @@
-"""Stages that run at the same time: a thread that reads ahead, and a thread that works behind.
+"""Concurrent stages: a thread that prefetches, and a thread that works in the background.
 
 Video decoding, drawing, onnxruntime, the networks and the video encoder all let go of Python's lock while they work, so
 a thread is enough. Order and results are those of one stage after the other; only the waiting differs.
@@ -18,13 +18,13 @@ T = TypeVar("T")
 
 
 def cores() -> int:
-    """CPU cores that this process may use, where the system says which; else those there are."""
+    """CPU cores available to this process or, if unknown, to the machine."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager
 def prefetch(source: Iterable[T], depth: int = 2) -> Iterator[Iterator[T]]:
-    """Read `source` ahead on a thread of its own; the block gets an iterator.
+    """Prefetch `source` on a separate thread; the block gets an iterator.
 
     Items come in their order; what `source` raises is raised where its item would have come. Leaving the block, by
     whatever way, stops the thread; it closes the source, if that is a generator, and is waited for.
@@ -79,7 +79,7 @@ def prefetch(source: Iterable[T], depth: int = 2) -> Iterator[Iterator[T]]:
 
 @contextlib.contextmanager
 def behind(work: Callable[[T], object], depth: int = 2) -> Iterator[Callable[[T], None]]:
-    """Do `work(item)` on a thread for each item that is handed over, in order.
+    """Run `work(item)` on a thread for each submitted item, in order.
 
     `with behind(writer.write) as write: write(frame)`. Leaving the block waits until all is done; an error of the work
     is raised in the block or at its end. If the block itself fails, the item in work is finished and the others are

@@ -1,4 +1,4 @@
-"""Tasks in several processes that report as they go, stop when asked, and end with their parent."""
+"""Tasks in several processes that report progress, stop on request, and end with their parent."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _start(reports: Any, stop: Any) -> None:
 
 
 def end_with_parent() -> None:
-    """Have this process, one of multiprocessing's, end when the one that started it does, in whatever way."""
+    """Make this worker process exit when its parent does, for any reason."""
     parent = multiprocessing.parent_process()
 
     def follow() -> None:

@@ -320,7 +320,7 @@ def from_garment(
 
 
 def hidden(pieces: list[Piece], count: int) -> Bool[ndarray, " n"]:
-    """Vertices of the base mesh that lie so far under clothes that nobody sees them."""
+    """Vertices of the base mesh that are completely hidden under clothes."""
     out = np.zeros(count, bool)
     for piece in pieces:
         out |= piece.inside > MARGIN

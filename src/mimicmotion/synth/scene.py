@@ -241,7 +241,7 @@ def _correspond(flow, seen, ids, bary, points, there, ids_there, near_there, tri
 def correspondence(
     scene: Scene, here: Moment, there: Moment, shift: ndarray, factor: int
 ) -> tuple[Float32[ndarray, "rows columns 2"], Bool[ndarray, "rows columns"]]:
-    """For each pixel of one picture, the way to the same place in another, in pixels, and whether it is seen there.
+    """Flow from each pixel of one picture to the same point in another, in pixels, and whether it is visible there.
 
     Args:
         scene: of both.

@@ -1,4 +1,4 @@
-"""Training: from shards to a checkpoint by the paper's method, on Accelerate; also the bundled small model's stages."""
+"""Training with Accelerate: from shards to a checkpoint by the paper's method, and the small model's stages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def open_task(config: TrainConfig) -> Task:
     """The task of the config's stage.
 
     Raises:
-        ConfigError: the settings do not fit the data or the weights.
+        ConfigError: the settings do not match the data or the weights.
         WeightsError: weights are missing or damaged.
     """
     if config.stage == "autoencoder":
@@ -38,13 +38,13 @@ def open_task(config: TrainConfig) -> Task:
 def open_trainer(
     config: TrainConfig | str | Path, *, resume: bool = True, allow_changes: bool = False, task: Task | None = None
 ) -> Trainer:
-    """A trainer that stands at the run's last checkpoint.
+    """Open a trainer at the run's last checkpoint.
 
     Args:
         config: settings, or a recipe: a YAML file, or the name of one of this package.
-        resume: False refuses a run folder that holds checkpoints already.
-        allow_changes: go on although settings differ from the checkpoint's.
-        task: what is trained, if it is not one of the stages.
+        resume: False rejects a run folder that already has checkpoints.
+        allow_changes: resume even if settings differ from those of the checkpoint.
+        task: custom task to train, instead of one of the stages.
 
     Raises:
         ConfigError: Accelerate is not installed, or the settings are wrong or do not fit the run folder.
@@ -62,13 +62,13 @@ def open_trainer(
 
 
 def run(config: TrainConfig | str | Path, **options: Any) -> Path:
-    """Train to the end, going on where the run folder's last checkpoint stands; arguments as for `open_trainer`.
+    """Train to the end, resuming from the last checkpoint of the run folder. Takes the arguments of `open_trainer`.
 
     Returns:
         The last checkpoint: its folder `model` is what inference loads.
 
     Raises:
-        TrainingError: loss or gradient is not a number.
+        TrainingError: the loss or gradient is not finite.
         OutputError: a checkpoint cannot be written.
         ConfigError, WeightsError: as `open_trainer`.
     """

@@ -1,4 +1,4 @@
-"""The bundled small model: what it is used with, and held-out synthetic people to try it on."""
+"""The bundled small model: its default settings, and held-out synthetic people to test it on."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BUNDLED: dict[str, Any] = {
     "fusion": {"mode": "progressive", "segment_frames": 16, "overlap_frames": 6, "reference_slot": True},
     "pose_drawing": {"canvas_short_side": None, "stroke": POSE_STROKE},
 }
-"""What the bundled model is used with; chosen on held-out clips (see the model card)."""
+"""Default settings of the bundled model, chosen on held-out clips (see the model card)."""
 
 
 def bundled_settings(size: tuple[int, int]) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def bundled_settings(size: tuple[int, int]) -> dict[str, Any]:
 
 
 def drawn(poses: PoseSequence, size: tuple[int, int]) -> Frames:
-    """Poses as the small model wants to see them."""
+    """Draw poses in the style of the small model."""
     return np.stack(list(draw_poses(poses, size, **BUNDLED["pose_drawing"])))
 
 

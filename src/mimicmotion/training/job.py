@@ -1,4 +1,4 @@
-"""Train a model by the settings of a file."""
+"""Train a model from a settings file."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from mimicmotion.runtime.progress import Job, Progress
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """Where a training ended.
+    """Result of a training.
 
     Attributes:
-        checkpoint: the last one; its folder `model` is what inference loads. None after a dry run.
-        best: the folder of the best validated weights, where a validation was made.
-        loss: of the last step, None if there was none left to do.
-        plan: of a dry run.
+        checkpoint: last checkpoint, whose folder `model` is loaded for inference; None after a dry run.
+        best: folder of the best validated weights; None without validation.
+        loss: loss of the last step; None if no step was left.
+        plan: plan of a dry run.
     """
 
     checkpoint: Path | None
@@ -29,7 +29,7 @@ class TrainResult:
     plan: dict[str, Any] | None = None
 
     def summary(self) -> str:
-        """A few lines for a person to read."""
+        """Summary for the user."""
         if self.plan is not None:
             return "\n".join(f"{k}: {v}" for k, v in self.plan.items())
         lines = [f"loss of the last step: {self.loss:.4f}"] if self.loss is not None else ["nothing was left to do"]
@@ -50,20 +50,20 @@ def train(
     dry_run: bool = False,
     overrides: Sequence[str] = (),
 ) -> Job[TrainResult]:
-    """Run a training to its end.
+    """Train to the end.
 
     Args:
         config: recipe: a YAML file, or the name of one of this package.
-        resume: go on from the last checkpoint; False refuses a run folder that has one.
-        allow_changes: go on although settings differ from the checkpoint's.
-        overfit_one_clip: learn one clip by heart, in a run folder of its own.
-        dry_run: one forward and backward pass, no file written.
-        overrides: settings that win over the recipe's, such as "optim.lr=1e-4".
+        resume: resume from the last checkpoint; False rejects a run folder that has one.
+        allow_changes: resume even if settings differ from those of the checkpoint.
+        overfit_one_clip: overfit a single clip, in a separate run folder.
+        dry_run: run one forward and backward pass, and write no file.
+        overrides: settings that override the recipe, such as "optim.lr=1e-4".
 
     Raises:
-        ConfigError: a setting is wrong, or does not fit the run folder.
-        TrainingError: loss or gradient is not a number.
-        Stopped: SIGTERM or Ctrl-C came; the run is saved.
+        ConfigError: a setting is invalid or does not match the run folder.
+        TrainingError: the loss or gradient is not finite.
+        Stopped: SIGTERM or Ctrl-C was received; the run is saved.
     """
     from mimicmotion.settings.training import load_config
     from mimicmotion.training import open_trainer

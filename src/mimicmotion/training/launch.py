@@ -1,4 +1,4 @@
-"""What surrounds a training: the accelerator, number formats, and work that processes share or leave to one."""
+"""Process setup of a training: the accelerator, number formats, and work shared between processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mimicmotion.settings.training import TrainConfig
 T = TypeVar("T")
 
 WAIT = datetime.timedelta(hours=3)
-"""How long processes wait for the main one while it validates or saves."""
+"""Timeout of processes that wait for the main one while it validates or saves."""
 
 
 def quiet_worker(_: int) -> None:
@@ -53,7 +53,7 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
 
 
 def autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
-    """The run's number format, for what is computed beside the wrapped model."""
+    """The run's number format, for computations outside the wrapped model."""
     dtype = torch.float16 if config.precision == "fp16" else torch.bfloat16
     return torch.autocast(device.type, dtype, enabled=config.precision != "no")
 
@@ -90,7 +90,7 @@ def shared(count: int) -> Iterator[range]:
 
 
 def resume_command(config: TrainConfig, world: int) -> str:
-    """The command that goes on with a run."""
+    """The command that resumes a run."""
     recipe = f"{config.run}/config.yaml"
     if world == 1:
         return f"mimicmotion train {recipe}"

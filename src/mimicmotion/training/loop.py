@@ -1,7 +1,7 @@
-"""The trainer: step, check, clip, average, log, validate, save; can be killed at any moment and goes on exactly.
+"""The trainer: step, check, clip, average, log, validate, save. It resumes exactly after a kill at any moment.
 
-Everything random comes from (seed, sample number) or (seed, step), so weights, optimiser, average and the step's number
-are the whole state.
+All random numbers come from (seed, sample number) or (seed, step), so weights, optimiser, average and step number are
+the whole state.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ logger = logging.getLogger(__name__)
 
 
 class Passes(torch.utils.data.Dataset[Any]):
-    """The batches of one process, by the number of the forward pass since the run's start.
+    """The batches of a process, indexed by the number of the forward pass since the start of the run.
 
-    A sample that cannot be made comes back as its error: a worker's exception would lose its type on the way.
+    A sample that fails is returned as its error, because exceptions raised in a worker lose their type.
     """
 
     def __init__(self, config: TrainConfig, task: Task, rank: int, world: int) -> None:
@@ -75,16 +75,16 @@ class Passes(torch.utils.data.Dataset[Any]):
 
 
 class Trainer:
-    """Trains a task by a config, alone or as one of several processes that torchrun or accelerate started.
+    """Trains a task, alone or as one of several processes started by torchrun or accelerate.
 
     Args:
-        config: the run.
-        task: what is trained.
-        resume: go on from the last checkpoint; False refuses a run folder that has one.
-        allow_changes: go on although settings differ from the checkpoint's.
+        config: settings of the run.
+        task: task to train.
+        resume: resume from the last checkpoint; False rejects a run folder that has one.
+        allow_changes: resume even if settings differ from those of the checkpoint.
 
     Raises:
-        ConfigError: the settings do not fit the machine, the task or the checkpoint.
+        ConfigError: the settings do not match the machine, the task or the checkpoint.
         WeightsError: the last checkpoint is damaged.
         OutputError: the run folder cannot be written.
     """
@@ -137,9 +137,9 @@ class Trainer:
         return newest
 
     def _check_alike(self) -> None:
-        """Refuse processes that stand at different steps, or have other weights or data than the main one.
+        """Raise an error if processes differ in step, weights or data.
 
-        Gradients are averaged whatever they are of; the checkpoint would be the main process's, and wrong.
+        Gradients would be averaged regardless, and the main process would save a wrong checkpoint.
         """
         if self.world == 1:
             return
@@ -171,16 +171,16 @@ class Trainer:
             logger.info("resumed %s at step %d", path, self.step)
 
     def fit(self, stop_at: int | None = None) -> Path:
-        """Train to the last step, or to `stop_at`; returns the last checkpoint. See `steps`."""
+        """Train to the last step, or to `stop_at`. Returns the last checkpoint. See `steps`."""
         return finish(self.steps(stop_at))
 
     def steps(self, stop_at: int | None = None) -> Job[Path]:
-        """Train, reporting each step; returns the last checkpoint.
+        """Train, yielding after each step. Returns the last checkpoint.
 
         Raises:
-            TrainingError: loss or gradient is not a number; the state before that step is saved.
-            Stopped: SIGTERM or Ctrl-C came; the state is saved.
-            OutputError: a checkpoint cannot be written; the older ones stay.
+            TrainingError: the loss or gradient is not finite; the state before that step is saved.
+            Stopped: SIGTERM or Ctrl-C was received; the state is saved.
+            OutputError: a checkpoint cannot be written; older ones are kept.
             MediaError: a sample cannot be read.
         """
         c = self.config
@@ -224,7 +224,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def _passes(self, last: int) -> Iterator[Iterator[Any]]:
-        """Batches from the present step on, made ahead by worker processes."""
+        """Batches from the current step on, prefetched by worker processes."""
         accumulation, workers = self.config.optim.accumulation, self.config.data.workers
         loader = torch.utils.data.DataLoader(
             Passes(self.config, self.task, self.rank, self.world),
@@ -243,7 +243,7 @@ class Trainer:
             del passes, loader  # ends the workers
 
     def _train_step(self, passes: Iterator[Any], interrupts: Interrupts) -> bool:
-        """One optimiser step; returns whether any process was asked to stop."""
+        """Run one optimiser step. Returns whether any process was asked to stop."""
         c, optimizer, start = self.config, self.strategy.optimizer, time.monotonic()
         for group in optimizer.param_groups:
             group["lr"] = c.optim.lr * lr_factor(self.step, c.optim)
@@ -271,7 +271,7 @@ class Trainer:
         return stop
 
     def _clip(self) -> float:
-        """Clip the gradient of all passes and processes; returns its norm before."""
+        """Clip the accumulated gradient of all processes. Returns its norm before clipping."""
         norm: Any = self.accelerator.clip_grad_norm_(self.params.values(), self.config.optim.clip or math.inf)
         return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
 
@@ -284,7 +284,7 @@ class Trainer:
         return total / self.world, asked > 0
 
     def _check(self, loss: float, norm: float, results: list[StepResult]) -> None:
-        """Stop, in all processes alike, on a loss or gradient that is not a number, before it reaches the weights."""
+        """Stop in all processes on a non-finite loss or gradient, before it reaches the weights."""
         # with fp16 an infinite gradient only means that the loss was scaled too much: that step is left out
         bad_norm = not math.isfinite(norm) and self.config.precision != "fp16"
         if math.isfinite(loss) and not bad_norm:
@@ -354,7 +354,7 @@ class Trainer:
             (part / "score.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
     def save(self, *, keep_all: bool = False) -> Path:
-        """Write a checkpoint of this moment. All processes must call it.
+        """Write a checkpoint. All processes must call it.
 
         Raises:
             ConfigError: the processes no longer have the same weights.
@@ -385,7 +385,7 @@ class Trainer:
         return checkpoint_path(self.run, self.step)
 
     def dry_run(self) -> dict[str, Any]:
-        """One forward and backward pass of the next step, no weight touched and no file written: does it fit?
+        """Run one forward and backward pass without changing weights or writing files, to see whether it fits.
 
         Returns:
             Numbers of parameters and samples, loss, seconds, and on a GPU the memory.
@@ -413,7 +413,7 @@ class Trainer:
 
 
 def bad_samples(result: StepResult) -> list[str]:
-    """Samples whose loss is not a number; all of a batch whose losses are not told apart; none if all is well."""
+    """Samples with a non-finite loss, or the whole batch if losses are not known per sample."""
     if math.isfinite(float(result.loss)):
         return []
     if result.each is None:

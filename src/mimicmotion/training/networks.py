@@ -1,4 +1,4 @@
-"""The networks of a training: where they come from, the one module whose forward is trained, and what learns in it."""
+"""The networks of a training: their source, the module that is trained, and its trainable parameters."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ from mimicmotion.weights.registry import find_asset
 logger = logging.getLogger(__name__)
 
 BUNDLED = "tiny"
-"""Name of the small model that comes with this package, as `model.base`."""
+"""Name of the bundled small model in `model.base`."""
 ENCODE_PIXELS = 1 << 20
 """Pixels that the frozen autoencoder encodes at once: 1.4 GiB in SVD's, where a whole clip of 576x1024 needs 22."""
 
 
 def load_networks(config: ModelConfig, seed: int) -> Components:
-    """The networks that a training starts from, all frozen and in float32.
+    """Load the networks that a training starts from, all frozen and in float32.
 
     Args:
-        config: what to load or to build.
-        seed: of new networks' random weights.
+        config: networks to load or build.
+        seed: seed of random weights in new networks.
 
     Raises:
         ConfigError: the settings name no weights.
-        WeightsError: files are missing, damaged, or do not fit each other.
+        WeightsError: files are missing, damaged, or do not match.
     """
     if config.new is not None:
         parts = new_networks(config.new, seed)
@@ -78,7 +78,7 @@ def new_networks(config: TinyConfig, seed: int) -> Components:
     """Small networks with random weights around a trained autoencoder.
 
     Raises:
-        WeightsError: there is no autoencoder where the config says.
+        WeightsError: the configured autoencoder does not exist.
     """
     vae = load_part(find_autoencoder(config.autoencoder), "vae")
     with torch.random.fork_rng(devices=[]):
@@ -112,7 +112,7 @@ def find_autoencoder(name: str) -> Path:
 
 
 class DenoiserModel(nn.Module):
-    """What is trained, as one module, so that a wrapper for many GPUs sees every parameter and every forward.
+    """The trained networks as one module, so that multi-GPU wrappers see every parameter and forward pass.
 
     Args:
         unet: with pose input.

@@ -1,4 +1,4 @@
-"""The training objective on a batch: what is drawn for each sample, what the network is shown, and the loss.
+"""The training objective of a batch: random draws, network input, and loss.
 
 Every random number comes from (seed, number of the sample) and is drawn on the CPU in float32, so a sample is trained
 on in the same way in whatever batch, process or device it lands.
@@ -29,7 +29,7 @@ from mimicmotion.errors import ConfigError
 from mimicmotion.settings.training import ObjectiveConfig
 
 BANDS = (0.5, 2.0, 8.0)
-"""Noise levels between the bands in which the log tells the loss."""
+"""Noise levels that separate the bands of the logged loss."""
 _STREAM = 1  # samples are cut out of videos by the stream (seed, number), which is the same as (seed, number, 0)
 
 
@@ -128,7 +128,7 @@ class Loss:
 
 
 def sigma_distribution(config: ObjectiveConfig) -> LogNormal:
-    """Distribution of training noise levels of these settings."""
+    """The distribution of training noise levels."""
     preset = SIGMA_PRESETS[config.sigma_preset]
     mean = preset.mean if config.sigma_mean is None else config.sigma_mean
     return LogNormal(mean, preset.std if config.sigma_std is None else config.sigma_std)
@@ -141,7 +141,7 @@ def draw(
     latent: tuple[int, int, int, int],
     picture: tuple[int, int],
 ) -> Draws:
-    """All random numbers of the samples of these numbers.
+    """Draw all random numbers of the given samples.
 
     Args:
         config: of the objective.
@@ -179,7 +179,7 @@ def time_ids(config: ObjectiveConfig, draws: Draws, fps: Float[Tensor, " batch"]
 def network_arguments(
     config: ObjectiveConfig, batch: Encoded, draws: Draws, scaling_factor: float
 ) -> tuple[NetworkInput, Float32[Tensor, "batch slots channels h w"]]:
-    """What the networks are shown, and the v that they should answer with.
+    """Build the network input and the target v.
 
     Args:
         config: of the objective.
@@ -244,10 +244,10 @@ def denoising_loss(
     *,
     reference_slot: bool,
 ) -> Loss:
-    """`weighted_mse` of the network's answer to a batch.
+    """`weighted_mse` of the network's output for a batch.
 
     Raises:
-        InputError: the network answers in another shape.
+        InputError: the output has the wrong shape.
         ConfigError: see `loss_weights`.
     """
     weights = loss_weights(config, batch, scaling_factor, reference_slot=reference_slot)

@@ -1,4 +1,4 @@
-"""What a run is at a step: its samples, learning rate and averaged weights; its identity; whole checkpoints."""
+"""State of a run at a step (samples, learning rate, averaged weights), its identity, and checkpoints."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ HARMLESS = (
     "keep",
     "trackers",
 )
-"""Settings that may differ when a run goes on."""
+"""Settings that may differ when a run is resumed."""
 
 
 def sample_numbers(rank: int, world: int, batch: int, accumulation: int, first: int) -> list[int]:
@@ -120,7 +120,7 @@ class Average:
 
 
 def identity(config: TrainConfig, task: Mapping[str, Any], world: int) -> dict[str, Any]:
-    """What a checkpoint says about the run that made it, as plain JSON data."""
+    """Identity of the run that a checkpoint records, as plain JSON data."""
     phases = [[p.until, p.frames, p.spacing] for p in config.phases]  # their batch is in `batches`
     data = {
         "settings": {**_compared(flat(as_dict(config))), "phases": phases},
@@ -136,7 +136,7 @@ def _compared(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_identity(where: Path, old: Mapping[str, Any], new: Mapping[str, Any], *, allow_changes: bool) -> None:
-    """Refuse to go on with a run that would no longer be the same run.
+    """Raise ConfigError if a resumed run would no longer be the same run.
 
     Args:
         where: the checkpoint, for the message.
@@ -172,7 +172,7 @@ def _batch(data: Mapping[str, Any]) -> str:
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """Complete checkpoints of a run, oldest first; a checkpoint gets its name only when it is complete."""
+    """Complete checkpoints of a run, oldest first. A checkpoint is renamed into place only when complete."""
     folder = run / "checkpoints"
     found = [p for p in folder.iterdir() if CHECKPOINT.fullmatch(p.name)] if folder.is_dir() else []
     return sorted(found, key=lambda p: int(p.name.removeprefix("step-")))
@@ -207,7 +207,7 @@ def save_checkpoint(run: Path, step: int, write: Callable[[Path], object], *, ke
 
 
 def clear_run(run: Path) -> None:
-    """Delete what a killed process left half-written."""
+    """Delete partial files left by a killed process."""
     clear_leftovers(run / "checkpoints")
     clear_leftovers(run, {"best"})
 

@@ -1,4 +1,4 @@
-"""Weights and optimiser state as full tensors, however Accelerate has spread them over processes.
+"""Weights and optimiser state as full tensors, regardless of how Accelerate distributes them.
 
 One process and DDP hold them in full. FSDP2 shards them (DTensor): they are gathered on saving and cut again on
 loading, so a checkpoint may be resumed by another number of processes. FSDP1, which flattens parameters, and DeepSpeed,

@@ -1,4 +1,4 @@
-"""What is trained: the seam between the trainer, which knows no network, and a task, which knows no optimiser."""
+"""The interface between the trainer, which knows no network, and a task, which knows no optimiser."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What one batch gave.
+    """Result of a batch.
 
     Attributes:
         loss: mean over the samples of the batch, float32, with its graph.
@@ -33,7 +33,7 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """What a validation found.
+    """Result of a validation.
 
     Attributes:
         scores: name to number.
@@ -49,7 +49,7 @@ class Validation:
 
 
 class Task(Protocol):
-    """A network with its data and loss. Inherit from this class to get the defaults of what may be left out.
+    """A network with its data and loss. Subclass it to get the defaults of optional methods.
 
     Attributes:
         model: what `Accelerate` wraps for many processes; training calls it only through the wrapped `model(...)`.
@@ -83,7 +83,7 @@ class Task(Protocol):
         ...
 
     def export(self, folder: Path, weights: Mapping[str, Tensor]) -> Path:
-        """Write what inference loads to the new folder `folder`.
+        """Write the model for inference to the new folder `folder`.
 
         Args:
             folder: does not exist yet.

@@ -1,4 +1,4 @@
-"""The log of a run: one JSON object a line, and the same numbers and pictures to Accelerate's trackers."""
+"""The log of a run: JSON lines, with the same numbers and pictures sent to Accelerate's trackers."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class Log:
                     tracker.log_images({name: picture[None]}, step=step)
 
     def close(self) -> None:
-        """Write what trackers still hold."""
+        """Flush the trackers."""
         for tracker in self.trackers:
             tracker.finish()
 
@@ -120,7 +120,7 @@ def _tag(key: str) -> str:
 
 
 def check_trackers(names: Sequence[str]) -> list[str]:
-    """The names whose packages are here.
+    """The trackers whose packages are installed.
 
     TensorBoard is asked for by default, so without it there is only a warning: log.jsonl holds the same numbers.
 

@@ -1,1 +1,1 @@
-"""Videos and pictures in and out, and the one geometry transform. No torch here."""
+"""Reading and writing of videos and pictures, and the geometry transform. No torch here."""

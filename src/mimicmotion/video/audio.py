@@ -1,4 +1,4 @@
-"""The driving video's sound, taken along into the result: copied where the file takes it as it is, else re-encoded."""
+"""Sound of the driving video in the result, copied if the format allows it, else re-encoded."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Sound that can be copied into each kind of file and that common players understand there.
+# Audio codecs that can be copied into each kind of file, and that common players support there.
 COPIED = {
     "mov": frozenset({"aac", "mp3", "ac3"}),
     "mkv": frozenset({"aac", "mp3", "ac3", "opus", "vorbis", "flac"}),
     "webm": frozenset({"opus", "vorbis"}),
 }
 RATE = 48000
-"""Samples per second where the encoder does not take the source's."""
+"""Sample rate if the encoder does not support that of the source."""
 JITTER = 0.02
-"""Seconds by which time stamps may leave the count of samples before they are followed: some files round them."""
+"""Seconds by which time stamps may deviate from the sample count before they are used: some files round them."""
 
 
 class AudioTrack:
-    """Feeds the sound of one file into a muxer, never further than the frames have come."""
+    """Feeds the sound of a file into a muxer, in step with the frames."""
 
     @classmethod
     def open(
         cls, path: str | os.PathLike[str] | None, output: OutputContainer, kind: str, start: float
     ) -> AudioTrack | None:
-        """The track, or None where there is no sound to take: no file, a folder, a silent or unreadable one."""
+        """Open the track. None if there is no sound: no file, a folder, or a silent or unreadable file."""
         import av
 
         if path is None or not Path(path).is_file():
@@ -58,7 +58,7 @@ class AudioTrack:
         self._source, self._output = source, output
         stream = self._input = source.streams.audio[0]
         video = source.streams.video[0] if source.streams.video else stream
-        # where the picture starts is zero, so that lips stay with the voice
+        # time zero is the start of the picture, for lip sync
         begin = Fraction((video.start_time or 0) * (video.time_base or 0))
         self._start = start + begin
         codec = stream.codec_context
@@ -106,7 +106,7 @@ class AudioTrack:
             self._output.mux(packet)
 
     def _copied(self) -> Iterator[tuple[Fraction, Any]]:
-        """The packets and their times in the result, as the source has them: gaps stay gaps."""
+        """The packets and their times in the result, unchanged: gaps stay gaps."""
         import av
 
         last = None
@@ -124,7 +124,7 @@ class AudioTrack:
             logger.warning("the sound ends early: %s", e)
 
     def _encode(self, count: int) -> None:
-        """Encode the next `count` samples; behind the source's end, silence."""
+        """Encode the next `count` samples, with silence after the end of the source."""
         from av.audio.frame import AudioFrame
 
         while self._held.shape[1] < count and (part := next(self._sound, None)) is not None:
@@ -140,7 +140,7 @@ class AudioTrack:
         self._mux(self._stream.encode(frame))
 
     def _samples(self) -> Iterator[Float32[ndarray, "channels n"]]:
-        """The sound from the result's start on, at the encoder's rate: silence where the source has none."""
+        """The sound from the start of the result, at the encoder's rate, with silence where the source has none."""
         done = 0
         for place, part in self._placed():
             for gap in range(done, place, self._rate):  # a second at a time: time stamps may be far off
@@ -150,7 +150,7 @@ class AudioTrack:
             yield fresh
 
     def _placed(self) -> Iterator[tuple[int, Float32[ndarray, "channels n"]]]:
-        """Stretches of sound at the encoder's rate, and the sample of the result at which each begins."""
+        """Blocks of sound at the encoder's rate, each with its first sample number in the result."""
         import av
         from av.audio.resampler import AudioResampler
 

@@ -1,4 +1,4 @@
-"""The picture's own background behind a moving person: what is not the person stays as it was, in every frame."""
+"""Keep the picture's own background behind the moving person, unchanged in every frame."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from mimicmotion.errors import InputError
 Frame = UInt8[ndarray, "height width 3"]
 Mask = UInt8[ndarray, "height width"]
 
-REACH = 0.04  # of the person's height: so far around the mask a frame still shows through ...
-SURE = 0.02  # ... and so far alone; the seam lies between
-HOLE = 0.03  # of the person's height: so far around the person the picture is filled in, not to leave a fringe
-EDGE = 0.08  # of the picture's short side: over so much the fill turns from sharp to soft
-ASIDE = 3.0  # how much further the fill looks aside than up and down
+REACH = 0.04  # of the person's height: margin around the mask in which the frame is still visible ...
+SURE = 0.02  # ... and in which only the frame is visible; it fades out in between
+HOLE = 0.03  # of the person's height: margin that is inpainted around the person, to leave no fringe
+EDGE = 0.08  # of the picture's short side: distance over which the fill turns from sharp to soft
+ASIDE = 3.0  # how much wider the fill averages sideways than vertically
 
 
 class KeptBackground:
-    """A picture without its person, to lay other frames' person on.
+    """The background of a picture, to composite the person of other frames on.
 
     Args:
-        picture: RGB.
-        person: the person in it, as `mimicmotion.pose.mask` finds it: from 128 on.
+        picture: RGB picture.
+        person: mask of the person in it, as in `mimicmotion.pose.mask` (128 or more).
 
     Attributes:
-        background: the picture with the person filled in, once: it stays the same in all frames.
-        height: of the person, pixels.
+        background: the picture with the person inpainted, the same for all frames.
+        height: height of the person in pixels.
 
     Raises:
         InputError: the mask has another size.
@@ -44,16 +44,16 @@ class KeptBackground:
         self.background = fill_hole(picture, distance_outside(person) <= HOLE * self.height)
 
     def weight(self, person: Mask) -> Float32[ndarray, "height width"]:
-        """How much of a frame shows: 1 on and close to the person, 0 from `REACH` on, softly falling between."""
+        """Opacity of a frame: 1 on and close to the person, fading smoothly to 0 at `REACH`."""
         far = distance_outside(person) / self.height
         return np.clip((REACH - far) / (REACH - SURE), 0, 1)
 
     def apply(self, frame: Frame, person: Mask) -> Frame:
-        """The frame's person, its surroundings within `REACH`, and the picture's background.
+        """Composite the frame's person, with its surroundings up to `REACH`, on the picture's background.
 
         Args:
-            frame: RGB, of the picture's size.
-            person: the person in it.
+            frame: RGB frame of the picture's size.
+            person: mask of the person in it.
 
         Raises:
             InputError: a size differs.
@@ -65,13 +65,13 @@ class KeptBackground:
 
 
 def keep_background(picture: Frame, person: Mask, frames: Iterable[Frame], people: Iterable[Mask]) -> Iterator[Frame]:
-    """Put the person of each frame on the background of the picture; one frame is held at a time.
+    """Composite the person of each frame on the background of the picture, one frame at a time.
 
     Args:
-        picture: RGB.
-        person: its person, 0..255.
-        frames: RGB, of the picture's size.
-        people: the person in each frame.
+        picture: RGB picture.
+        person: mask of its person, 0..255.
+        frames: RGB frames of the picture's size.
+        people: mask of the person in each frame.
 
     Raises:
         InputError: a size differs.
@@ -82,7 +82,7 @@ def keep_background(picture: Frame, person: Mask, frames: Iterable[Frame], peopl
 
 
 def distance_outside(person: Mask) -> Float32[ndarray, "height width"]:
-    """Pixels from the person; 0 on it, infinite where there is none."""
+    """Distance to the person in pixels; 0 on it, infinite without a person."""
     outside = (person < 128).astype(np.uint8)
     if outside.all():
         return np.full(person.shape, np.inf, np.float32)
@@ -90,9 +90,9 @@ def distance_outside(person: Mask) -> Float32[ndarray, "height width"]:
 
 
 def fill_hole(picture: Frame, hole: ndarray) -> Frame:
-    """Fill in what the hole hides: Telea's fill at the edge, wide means of what is around in the middle, and grain.
+    """Inpaint a hole: Telea's method at the edge, wide means of the surroundings in the middle, and grain.
 
-    The means reach further aside than up and down: horizons, floors and shelves go on behind a standing person.
+    The means are wider than high, because horizons, floors and shelves continue behind a standing person.
     """
     height, width = hole.shape
     if hole.all() or not hole.any():
@@ -118,7 +118,7 @@ def fill_hole(picture: Frame, hole: ndarray) -> Frame:
 
 
 def _wide_mean(image: Float32[ndarray, "height width *colours"], reach: float) -> ndarray:
-    """Gaussian mean over so many pixels up and down, `ASIDE` times as many aside; wide ones of a smaller image."""
+    """Gaussian mean over `reach` pixels vertically and `ASIDE` times as many sideways; wide ones on a smaller image."""
     height, width = image.shape[:2]
     shrink = max(1.0, reach / 4)
     size = max(1, round(width / shrink)), max(1, round(height / shrink))

@@ -1,7 +1,7 @@
-"""ONE transform, resize + crop or letterbox, for the picture, the video's frames and the keypoints alike.
+"""A single transform, resize + crop or letterbox, for pictures, video frames and keypoints.
 
-Sizes are (height, width) in pixels, points are (x, y). Pixel centres lie at integer + 0.5, so a frame of width w
-spans 0..w and a transform is the same affine map for a pixel and for a keypoint.
+Sizes are (height, width) in pixels, points are (x, y). Pixel centres are at integer + 0.5, so a frame of width w spans
+0..w, and a transform is the same affine map for pixels and keypoints.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Fit:
     Outside the source the target is black.
 
     Attributes:
-        source: (height, width) of what goes in.
-        target: (height, width) of what comes out.
+        source: (height, width) of the input.
+        target: (height, width) of the output.
         scale: target pixels per source pixel, (y, x).
-        offset: where the source's top left corner lands in the target, (y, x) pixels; negative where cropped.
+        offset: position of the source's top left corner in the target, (y, x) in pixels; negative if cropped.
         resample: `lanczos`, `bicubic`, `bilinear` (all antialiased), or `released`: bilinear without antialiasing, as
             in the published code.
     """
@@ -73,7 +73,7 @@ class Fit:
         return out
 
     def points(self, xy: Float[ndarray, "*batch 2"]) -> Float[ndarray, "*batch 2"]:
-        """Where the points (x, y), in pixels of the source, land in the target. Not clipped."""
+        """Map points (x, y) from pixels of the source to pixels of the target, without clipping."""
         return xy * np.asarray(self.scale[::-1], xy.dtype) + np.asarray(self.offset[::-1], xy.dtype)
 
     def _covered(self, axis: int) -> tuple[int, int]:
@@ -96,12 +96,12 @@ def plan_fit(
 
     Args:
         source: (height, width) of the picture, the video, or the frame that the keypoints refer to.
-        target: (height, width) wanted.
-        mode: `crop` fills the target and cuts what is over; `letterbox` shows the whole source and adds black bars;
+        target: (height, width) of the output.
+        mode: `crop` fills the target and cuts off the rest; `letterbox` shows the whole source and adds black bars;
             `stretch` gives up the aspect ratio; `released` is the published code's resize to whole pixels, without
             antialiasing, and centre crop.
-        anchor: which part stays in a crop, or where a letterboxed picture sits: (y, x), 0 = top left, 1 = bottom right.
-        resample: filter; antialiased whenever the picture gets smaller. `released` mode has its own.
+        anchor: part to keep in a crop, or position of a letterboxed picture: (y, x), 0 = top left, 1 = bottom right.
+        resample: filter, antialiased when shrinking. Mode `released` has its own.
     """
     if min(*source, *target) < 1:
         raise ConfigError(f"source {source}, target {target}", "sizes of at least 1 x 1 pixel", "check the sizes")
@@ -125,15 +125,15 @@ def plan_fit(
 
 
 def plan_size(source: Size, *, resolution: int = 576, multiple: int = 64) -> Size:
-    """The (height, width) that the published code makes of a picture of size `source`.
+    """The (height, width) of the published code's result for a picture of size `source`.
 
-    The short side is `resolution`, the long one 16/9 of it, rounded down to a multiple; upright if the picture is
-    taller than wide, else lying.
+    The short side is `resolution`, the long one 16/9 of it, rounded down to a multiple. The result is portrait if the
+    picture is taller than wide, else landscape.
 
     Args:
         source: (height, width) of the reference picture.
         resolution: the short side (paper: 576, that is 576 x 1024).
-        multiple: 64 is what the published weights ask for (8 from the VAE x 8 from the U-Net).
+        multiple: 64 for the published weights (8 from the VAE x 8 from the U-Net).
 
     Raises:
         ConfigError: `resolution` is not a multiple of `multiple`.
@@ -152,7 +152,7 @@ def check_size(size: Size, multiple: int = 64) -> None:
 
 
 def released_round_trip(image: UInt8[ndarray, "height width 3"]) -> UInt8[ndarray, "height width 3"]:
-    """What the published code makes of a picture before CLIP and the VAE see it.
+    """Reproduce the rounding of the published code before CLIP and the VAE.
 
     It maps uint8 to -1..1 in float32 and back by truncation, so that some values come out one lower.
     """

@@ -1,4 +1,4 @@
-"""What a result says of itself: that a model made it; in its metadata, and where asked for to the eye and signed.
+"""Labels that mark results as AI-generated: in metadata, optionally visible and signed.
 
 Sources: GB 45438-2025 and TC260-PG-20258A (fields of AIGC, their place in XMP, size and time of the visible label),
 IPTC's digital source types, C2PA 2 (manifests).
@@ -29,7 +29,7 @@ from mimicmotion.weights.checks import cache_folder
 from mimicmotion.weights.registry import find_asset
 
 SHOWN_SECONDS = 2
-"""How long the visible label stands at the beginning (GB 45438-2025: at least 2 s)."""
+"""Duration of the visible label at the start (GB 45438-2025: at least 2 s)."""
 LETTERS, SMALLEST_LETTER = 0.05, 69
 """Height of the smallest letters as a share of the shorter side (GB 45438-2025: 5 %), and in pixels of the asset."""
 SIGNABLE = ("mov", "gif", "webp")
@@ -48,13 +48,13 @@ IN_XMP = re.compile(r"<TC260:AIGC>(.*?)</TC260:AIGC>|TC260:AIGC=(?:\"(.*?)\"|'(.
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """What a file is labelled with.
+    """Label of a file.
 
     Attributes:
-        producer: who made it; a service gives its registered name or code.
-        id: of this result; the same for the same inputs, settings and weights.
-        sign: whether it also gets a signed C2PA manifest.
-        signer: PEM file with a private key and its chain of certificates; None makes one that nobody knows.
+        producer: creator of the video; a service enters its registered name or code.
+        id: id of the result; the same inputs, settings and weights give the same id.
+        sign: whether to add a signed C2PA manifest.
+        signer: PEM file with a private key and its certificate chain; None creates a self-signed one.
     """
 
     producer: str
@@ -76,7 +76,7 @@ class Label:
 
 
 def embed(path: Path, kind: str, label: Label) -> None:
-    """Put the label into a complete "gif" or "webp", in place, as XMP."""
+    """Embed the label as XMP into a complete "gif" or "webp", in place."""
     xmp = label.xmp.encode()
     with path.open("r+b") as file:
         if kind == "gif":  # an application extension before the trailer; its last bytes end it for old readers, too
@@ -105,10 +105,10 @@ def embed(path: Path, kind: str, label: Label) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The fields of the implicit label of a video or picture; none if it has none.
+    """Read the fields of the implicit label of a video or picture; empty without a label.
 
     Raises:
-        MediaError: it cannot be read.
+        MediaError: the file cannot be read.
     """
     import av
 
@@ -162,7 +162,7 @@ def _letters(short: int) -> Float32[ndarray, "height width"]:
 
 
 def check_signing(kind: str, signer: Path | None) -> None:
-    """Find before long work what would keep a file of this kind from being signed.
+    """Check, before long work, that a file of this kind can be signed.
 
     Raises:
         ConfigError: the kind takes no manifest, packages are missing, or the signer's file cannot be used.
@@ -174,7 +174,7 @@ def check_signing(kind: str, signer: Path | None) -> None:
 
 
 def sign(path: Path, target: Path, label: Label) -> None:
-    """Write a copy of a file with a C2PA manifest: it is made by a model, and any later change is seen.
+    """Write a copy of a file with a C2PA manifest, which marks it as AI-generated and reveals later changes.
 
     Raises:
         ConfigError: the packages of the extra `c2pa` are missing, or the signer's file cannot be used.
@@ -201,9 +201,9 @@ def sign(path: Path, target: Path, label: Label) -> None:
 
 
 def signature(path: Path) -> tuple[str, str]:
-    """What the C2PA manifest of a file says: "none", "unknown", "valid", "trusted" or "changed"; and by whom it is.
+    """State of the C2PA manifest of a file ("none", "unknown", "valid", "trusted" or "changed"), and its signer.
 
-    "unknown" is the answer where the packages of the extra `c2pa` are missing.
+    It is "unknown" if the packages of the extra `c2pa` are missing.
     """
     try:
         c2pa = import_extra("c2pa", "c2pa")
@@ -240,7 +240,7 @@ def _credentials(path: Path | None) -> tuple[str, str, str]:
 
 
 def _own_signer() -> Path:
-    """A key and certificates of this user's own, made once: they show changes, but vouch for nobody."""
+    """A self-signed key and certificates, created once per user: they reveal changes, but prove no identity."""
     import datetime
 
     from cryptography import x509

@@ -1,4 +1,4 @@
-"""Pictures in and out: whatever a file holds becomes upright uint8 RGB arrays, timed ones of an animation or folder."""
+"""Reading and writing of pictures, animations and folders of frames, as upright uint8 RGB arrays."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "
 
 
 def read_picture(path: str | os.PathLike[str]) -> UInt8[ndarray, "height width 3"]:
-    """Read a picture as sRGB over white, turned upright by its EXIF tag; of an animation, the first frame.
+    """Read a picture (or the first frame of an animation) as sRGB over white, oriented by its EXIF tag.
 
     Args:
-        path: any format that Pillow reads; 16 bits a channel come down to 8.
+        path: a file in any format that Pillow reads; 16 bits per channel are reduced to 8.
 
     Raises:
         MediaError: missing, empty, truncated, not a picture, or too large.
@@ -72,7 +72,7 @@ def read_picture(path: str | os.PathLike[str]) -> UInt8[ndarray, "height width 3
 
 
 def is_picture(path: Path) -> bool:
-    """Whether Pillow is to read a file, by its content: pictures, and animations as GIF, WebP or APNG."""
+    """Whether to read a file with Pillow, by its content: pictures, and GIF, WebP or APNG animations."""
     from PIL import Image
 
     Image.init()
@@ -88,7 +88,7 @@ def is_picture(path: Path) -> bool:
 
 
 def picture_to_rgb(image: Image.Image) -> UInt8[ndarray, "height width 3"]:
-    """An opened Pillow image of any mode as upright RGB over white (EXIF, palette, alpha, grey, CMYK, 16 bits, ICC)."""
+    """Convert a Pillow image of any mode to upright RGB over white (EXIF, palette, alpha, grey, CMYK, 16 bits, ICC)."""
     from PIL import Image, ImageOps
 
     image.load()
@@ -112,10 +112,10 @@ def picture_to_rgb(image: Image.Image) -> UInt8[ndarray, "height width 3"]:
 
 
 def write_picture(path: str | os.PathLike[str], image: UInt8[ndarray, "height width 3"]) -> Path:
-    """Write an RGB picture in the format of the suffix; it appears under its name only when complete.
+    """Write an RGB picture in the format of its suffix. The file appears only when complete.
 
     Raises:
-        OutputError: the suffix is unknown or the place cannot be written.
+        OutputError: the suffix is unknown or the file cannot be written.
     """
     from PIL import Image
 
@@ -131,10 +131,10 @@ def write_picture(path: str | os.PathLike[str], image: UInt8[ndarray, "height wi
 
 
 def side_by_side(frames: Sequence[UInt8[ndarray, "_ _ 3"]], height: int, gap: int = 4) -> UInt8[ndarray, "_ _ 3"]:
-    """Put frames of any size into one row on white, for example picture | pose | result.
+    """Arrange frames of any size in a row on white, for example picture | pose | result.
 
-    The size depends on the frames' sizes only, so that every frame of a video gets the same; it is even, as video
-    encoders want it.
+    The size depends only on the sizes of the frames, so it is constant over a video. It is even, as video encoders
+    require.
 
     Args:
         frames: uint8 RGB.

@@ -1,4 +1,4 @@
-"""Driving videos as a stream of upright RGB frames, taken by time or by the published code's stride."""
+"""Driving videos as a stream of upright RGB frames, sampled by time or by the published code's stride."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ __all__ = ["Frame", "Sampling", "VideoInfo", "VideoReader", "open_video"]
 
 Sampling = Literal["time", "released"]
 RELEASED_FPS = 15.0
-"""What the published code shows its result at, whatever the driving video's rate was."""
+"""Frame rate of the published code's results, regardless of the driving video's rate."""
 
 
 class VideoReader:
-    """A video that can be walked through any number of times and is never held as a whole.
+    """A video that can be iterated any number of times and is never entirely in memory.
 
     Args:
         path: a video file (whatever FFmpeg reads), an animated GIF, WebP or APNG, a single picture, or a folder of
             numbered pictures.
-        folder_fps: frames per second of a folder of pictures, which cannot say it itself.
+        folder_fps: frames per second of a folder of pictures.
 
     Attributes:
         path: the file or folder.
         info: size, rate, duration and so on.
 
     Raises:
-        MediaError: missing, empty, not a video, no frame can be decoded.
+        MediaError: the file is missing, empty, not a video, or has no decodable frame.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, folder_fps: float = RELEASED_FPS) -> None:
@@ -65,18 +65,18 @@ class VideoReader:
         """Yield frames, uint8 RGB, all of size `info.size`.
 
         Args:
-            fps: take the frame nearest to every k / fps seconds: the result lasts as long as the source, also where
-                its rate varies. None: every frame as it comes (or every `stride`-th).
+            fps: take the frame nearest to every k / fps seconds. The duration is kept, even for variable frame
+                rates. None takes every frame (or every `stride`-th).
             stride: take frames 0, stride, 2 stride, ... instead.
             sampling: `released` multiplies `stride` (default 2) by max(1, int(source fps / 24)), as the published code
                 does; the result is shown at 15 fps there, so its duration is not kept.
             start: seconds from the beginning.
             end: seconds from the beginning.
-            max_frames: stop after so many.
+            max_frames: maximum number of frames.
 
         Raises:
             ConfigError: the arguments contradict each other or are out of range.
-            MediaError: `start` lies behind the end of the video, or a folder's pictures differ in size.
+            MediaError: `start` is beyond the end of the video, or pictures of a folder differ in size.
         """
         if sampling not in ("time", "released"):
             raise ConfigError(f"sampling={sampling!r}", "time or released", "choose one of these")
@@ -101,7 +101,7 @@ class VideoReader:
         return self.frames()
 
     def count(self, fps: float | None = None) -> int:
-        """How many frames `frames(fps)` yields: the file is decoded to its end, but nothing is converted to RGB."""
+        """Count the frames that `frames(fps)` yields, by decoding the whole file without conversion to RGB."""
         with self._reading():
             return sum(1 for _ in (self._source if fps is None else resample(self._source, fps)))
 
@@ -110,7 +110,7 @@ class VideoReader:
 
     @property
     def damage(self) -> str:
-        """What was wrong with the file when it was last read to its end; empty if nothing was."""
+        """Damage found when the file was last read to its end; empty if there was none."""
         return self._source.damage
 
     def _convert(self, picked: Iterator[Callable[[], Frame]], start: float) -> Iterator[Frame]:
@@ -128,7 +128,7 @@ class VideoReader:
 
 
 def _exact_seconds(seconds: float) -> Fraction | float:
-    """1.1 as 11/10, not as the binary number beside it, which may lie on the other side of a frame's time."""
+    """1.1 as 11/10, not as the nearest binary number, which may be on the other side of a frame's time."""
     return Fraction(seconds).limit_denominator(1_000_000) if math.isfinite(seconds) else seconds
 
 

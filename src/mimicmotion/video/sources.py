@@ -40,14 +40,14 @@ WHOLE = 0.9
 
 @dataclass(frozen=True, slots=True)
 class VideoInfo:
-    """What a video is, as far as its header and first frames tell.
+    """Properties of a video, from its header and first frames.
 
     Attributes:
         width: pixels, upright (after rotation metadata) and with square pixels.
-        height: the same.
+        height: pixels, likewise.
         fps: average frames per second.
         duration: seconds.
-        num_frames: frames, an estimate from header or duration where the file does not say.
+        num_frames: number of frames, estimated from header or duration if the file does not specify it.
         codec: FFmpeg's name of the codec, or `pictures`.
         has_audio: whether there is a sound track.
         variable_frame_rate: whether the first seconds show frames of unequal duration.
@@ -69,7 +69,7 @@ class VideoInfo:
 
 
 class AvSource:
-    """A video file, decoded by FFmpeg; every iteration opens it afresh and holds one frame at a time."""
+    """A video file, decoded by FFmpeg. Every iteration reopens it and keeps one frame in memory."""
 
     def __init__(self, path: Path) -> None:
         check_input_file(path, "a video")
@@ -175,7 +175,7 @@ class AvSource:
         self._judge(count, broken, corrupt, lasted)
 
     def _judge(self, count: int, broken: int, corrupt: int, lasted: Fraction) -> None:
-        """Set `damage` by what the decoder met, and by what is missing of the frames and seconds that are stated."""
+        """Set `damage` from decoder errors, and from frames and seconds missing compared with the header."""
         frames, seconds = self._stated
         signs = {
             f"{broken} packets broken": broken,
@@ -212,7 +212,7 @@ class AvSource:
 
 
 def open_media(path: str | os.PathLike[str]) -> InputContainer:
-    """Open a file of video or sound with FFmpeg, whatever its names are written in.
+    """Open a video or audio file with FFmpeg, regardless of the encoding of its metadata.
 
     Raises:
         av.error.FFmpegError: it cannot be opened.

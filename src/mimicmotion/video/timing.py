@@ -1,4 +1,4 @@
-"""Which frames to take: by time, or by the published code's stride. Pure functions over timed items."""
+"""Frame selection by time or by the published code's stride, as pure functions over timed items."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Timed(Generic[T]):
-    """Something shown from `time` on for `duration`, both in seconds from the start of the video."""
+    """An item shown from `time` for `duration`, in seconds; `time` counts from the start of the video."""
 
     time: Fraction
     duration: Fraction
@@ -26,7 +26,7 @@ def exact_rate(fps: float | Fraction) -> Fraction:
     """`fps` as the fraction it stands for: 29.97 -> 30000/1001, 15.0 -> 15.
 
     Raises:
-        ConfigError: not a number from 0.001 to 1000.
+        ConfigError: `fps` is not in 0.001 to 1000.
     """
     if not 0.001 <= fps <= 1000:
         raise ConfigError(f"fps={fps}", "frames per second, 0.001 to 1000", "for example --fps 15")
@@ -41,14 +41,14 @@ def exact_rate(fps: float | Fraction) -> Fraction:
 def resample(
     items: Iterable[Timed[T]], fps: float | Fraction, start: float | Fraction = 0, end: float | Fraction = math.inf
 ) -> Iterator[T]:
-    """At every t = start + k / fps the item whose time is nearest to t, until the end of the last item.
+    """Yield the item nearest to each time t = start + k / fps, until the end of the last item.
 
-    The result lasts as long as the source (to half an output frame), whatever either frame rate is: items are
-    repeated or left out. Only one item is looked ahead.
+    The duration is kept (to half an output frame) at any frame rates, by repeating or dropping items. The lookahead is
+    one item.
 
     Args:
-        items: in the order of their times; times that do not rise are nudged.
-        fps: rate of the result.
+        items: items in the order of their times; non-increasing times are nudged.
+        fps: frame rate of the result.
         start: seconds to skip.
         end: seconds at which to stop.
     """
@@ -77,7 +77,7 @@ def resample(
 def every(
     items: Iterable[Timed[T]], stride: int, start: float | Fraction = 0, end: float | Fraction = math.inf
 ) -> Iterator[T]:
-    """Items 0, stride, 2 stride, ... of those shown from `start` until `end`, by count and not by time."""
+    """Items 0, stride, 2 stride, ... of those shown from `start` until `end`, by count instead of time."""
     n = 0
     for timed in items:
         if timed.time >= end:

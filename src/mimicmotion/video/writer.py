@@ -1,4 +1,4 @@
-"""Results out, frame by frame: MP4 and its relatives, WebM, GIF, WebP or a folder of PNG files."""
+"""Writing of results frame by frame: MP4 and related formats, WebM, GIF, WebP or a folder of PNG files."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ FRAME_PATTERN = "frame_*.png"
 _GIF_MAX_FPS = 50
 BT709 = 1
 LIMITED = 1
-# Constant quality that the eye cannot tell from the frames, at the scales of VP9 and H.264.
+# Visually lossless constant quality, on the scales of VP9 and H.264.
 _CRF_VP9, _CRF_H264 = 24, 16
 
 
 class FrameWriter:
-    """What `open_writer` gives: takes frames one by one and knows how many it has.
+    """Writer returned by `open_writer`, which takes and counts frames.
 
     Args:
-        path: the result, for messages.
+        path: path of the result, for messages.
         size: (height, width) of the frames.
 
     Attributes:
-        unsigned_sha256: checksum of a complete file before it was signed: signatures differ each time.
+        unsigned_sha256: checksum of the complete file before signing, since signatures differ each time.
     """
 
     def __init__(self, path: Path, size: tuple[int, int]) -> None:
@@ -96,26 +96,25 @@ def open_writer(
     audio_start: float = 0.0,
     label: Label | None = None,
 ) -> Iterator[FrameWriter]:
-    """Write a video frame by frame; it appears under its name only when the block ends without an error.
+    """Write a video frame by frame. The file appears only if the block ends without an error.
 
-    The suffix chooses the kind: .mp4, .mov, .m4v, .mkv (H.264, yuv420p, BT.709, index in front), .webm (VP9), .gif,
-    .webp (lossless), or none or a trailing slash for a folder of frame_000000.png files. yuv420p needs even sizes:
-    an odd side is made even by repeating its last row or column. Parent folders are created. The same frames give
-    the same bytes.
+    The suffix selects the format: .mp4, .mov, .m4v, .mkv (H.264, yuv420p, BT.709, index in front), .webm (VP9), .gif,
+    .webp (lossless), or none or a trailing slash for a folder of frame_000000.png files. yuv420p needs even sizes, so
+    the last row or column of an odd side is repeated. Parent folders are created. The same frames give the same bytes.
 
     Args:
-        path: the result. An existing file is replaced, when the new one is complete; an existing folder only if it
-            holds nothing but frames.
+        path: path of the result. An existing file is replaced once the new one is complete; an existing folder only if
+            it contains nothing but frames.
         size: (height, width) of the frames.
-        fps: frames per second; 29.97 and the like stand for their exact fractions.
+        fps: frames per second; values like 29.97 mean their exact fractions.
         crf: constant quality, 0 (best) to 51; None for a visually lossless default.
-        audio_from: a media file whose sound is taken along, cut to the length of the result; one without is fine.
-        audio_start: second of that file at which the first frame stands.
-        label: what the file says of itself in its metadata, and whether it is signed.
+        audio_from: media file to copy the sound from, cut to the length of the result; it may be silent.
+        audio_start: second of that file that corresponds to the first frame.
+        label: label of the file in its metadata, and whether it is signed.
 
     Raises:
-        ConfigError: unknown suffix or rate, or a frame of another size or type.
-        OutputError: the place cannot be written, the disk is full, or no frame was written.
+        ConfigError: the suffix or rate is unknown, or a frame has the wrong size or type.
+        OutputError: the file cannot be written, the disk is full, or no frame was written.
     """
     target, kind = plan_output(path)
     if min(size) < 1:
@@ -145,7 +144,7 @@ def open_writer(
 
 
 def plan_output(path: str | os.PathLike[str]) -> tuple[Path, str]:
-    """Decide by the suffix what to write, without touching anything.
+    """Determine the output format from the suffix, without touching any file.
 
     Returns:
         The path, and its kind: `mov`, `mkv`, `webm`, `gif`, `webp` or `folder`.
@@ -162,11 +161,11 @@ def plan_output(path: str | os.PathLike[str]) -> tuple[Path, str]:
 
 
 def check_output(path: str | os.PathLike[str]) -> Path:
-    """Everything that can be known to go wrong with writing `path`, found before long work; leaves nothing behind.
+    """Check, before long work, that `path` can be written. Leaves nothing behind.
 
     Raises:
-        ConfigError: unknown suffix.
-        OutputError: the place cannot be written or is taken.
+        ConfigError: the suffix is unknown.
+        OutputError: the path cannot be written or is taken.
     """
     target, kind = plan_output(path)
     if kind == "folder":
@@ -177,7 +176,7 @@ def check_output(path: str | os.PathLike[str]) -> Path:
 
 
 def _filled(writer: FrameWriter) -> Iterator[FrameWriter]:
-    """Hand out the writer, then complete the file; close it quietly if the caller failed."""
+    """Yield the writer, then complete the file; close it quietly if the caller failed."""
     try:
         yield writer
         if not writer.count:
@@ -203,7 +202,7 @@ class _FolderWriter(FrameWriter):
 
 
 class _VideoWriter(FrameWriter):
-    """One FFmpeg muxer with a video encoder and, where wanted, a sound track that is fed along with the frames."""
+    """An FFmpeg muxer with a video encoder and an optional sound track, fed in step with the frames."""
 
     def __init__(
         self,
@@ -282,12 +281,12 @@ class _VideoWriter(FrameWriter):
 
 
 def stored_size(kind: str, size: tuple[int, int]) -> tuple[int, int]:
-    """The stored (height, width): even where the pixel format halves the colour."""
+    """The stored (height, width), even if the pixel format subsamples the colour."""
     return size if kind in ("gif", "webp") else (size[0] + size[0] % 2, size[1] + size[1] % 2)
 
 
 def open_container(path: Path, kind: str, label: Label | None = None) -> OutputContainer:
-    """Open the muxer for a file of kind `mov`, `mkv`, `webm`, `gif` or `webp`, set for the same bytes each time."""
+    """Open the muxer for a file of kind `mov`, `mkv`, `webm`, `gif` or `webp`, with reproducible output."""
     import av
 
     options = {"fflags": "+bitexact"}  # no version string, no date: same frames, same bytes
@@ -302,7 +301,7 @@ def open_container(path: Path, kind: str, label: Label | None = None) -> OutputC
 
 
 def to_yuv(rgb: VideoFrame) -> VideoFrame:
-    """A frame as most codecs want it: 4:2:0, BT.709, limited range."""
+    """Convert a frame to the format of most codecs: 4:2:0, BT.709, limited range."""
     return rgb.reformat(
         format="yuv420p",
         dst_colorspace=BT709,
@@ -345,7 +344,7 @@ def add_stream(container: OutputContainer, kind: str, size: tuple[int, int], rat
 
 
 class GifPalette:
-    """A palette of its own for every frame, so that nothing but the frame at hand is held."""
+    """Computes a palette per frame, so that only the current frame is in memory."""
 
     def __init__(self, size: tuple[int, int], rate: Fraction) -> None:
         import av

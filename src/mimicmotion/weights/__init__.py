@@ -1,1 +1,1 @@
-"""Files of weights: which are known, where they are, fetching, checking and reading them."""
+"""Weights: the known files, and locating, downloading, verifying and reading them."""

@@ -1,4 +1,4 @@
-"""Whether a file is what it should be: complete by its format, and with the checksum that it had before."""
+"""Checks of weight files: complete format and expected checksum."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ FOREIGN = {
     b"<html": "a web page in place of the file",
     b"version https://git-lfs": "a Git LFS pointer in place of the file (`git lfs pull` fetches it)",
 }
-"""What files begin with that are not weights."""
+"""First bytes of files that are not weights."""
 
 
 def cache_folder() -> Path:
-    """Where fetched and converted weights lie: $MIMICMOTION_CACHE, or the user's cache folder."""
+    """Folder of downloaded and converted weights: $MIMICMOTION_CACHE, or the user's cache folder."""
     if own := os.environ.get("MIMICMOTION_CACHE"):
         return Path(own).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mimicmotion"
@@ -47,7 +47,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def check_format(path: Path, name: str | None = None) -> None:
-    """Find empty, truncated and foreign files by their container format, without reading the tensors.
+    """Detect empty, truncated and foreign files by their container format, without reading the tensors.
 
     Args:
         path: the file.
@@ -64,7 +64,7 @@ def check_format(path: Path, name: str | None = None) -> None:
 
 
 def format_problem(path: Path, name: str | None = None) -> str | None:
-    """What `check_format` would complain of; None if nothing."""
+    """The problem that `check_format` would raise; None if there is none."""
     with path.open("rb") as f:
         start = f.read(64)
     if not start:
@@ -94,13 +94,13 @@ def _open(path: Path, suffix: str, zipped: bool) -> None:
 
 
 def checksum(path: Path) -> str:
-    """Sha256 of a file; computed once and remembered in the cache as long as size and time of change stay."""
+    """Sha256 of a file, cached as long as its size and modification time do not change."""
     stat = path.stat()
     stamp = [stat.st_size, stat.st_mtime_ns]
     memory = cache_folder() / "checksums-of-files.json"
     try:
         known = read_json(memory)
-    except WeightsError:  # none yet, or damaged: it is made anew
+    except WeightsError:  # missing or damaged: it is rebuilt
         known = {}
     name = str(path.resolve())
     if isinstance(entry := known.get(name), list) and entry[:2] == stamp:

@@ -101,7 +101,7 @@ def download_file(
     explain: Callable[[Exception], NoReturn],
     headers: dict[str, str],
 ) -> str:
-    """Download into `part`, going on with what an earlier attempt left there; verified, it becomes `target`.
+    """Download into `part`, resuming an earlier attempt; once verified, it is renamed to `target`.
 
     Args:
         url: of the file.
@@ -193,7 +193,7 @@ def _check_space(part: Path, expected: int | None) -> None:
 
 
 def _explain(e: Exception, repo: str, name: str, target: Path, endpoint: str) -> NoReturn:
-    """Turn what the hub client raised into one of our errors, with the way on."""
+    """Convert an error of the hub client to one of ours, with a fix."""
     status = getattr(getattr(e, "response", None), "status_code", None)
     page = f"{endpoint}/{repo}"
     by_hand = f"or download the file in a browser and put it at {target}"

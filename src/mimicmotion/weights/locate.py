@@ -42,7 +42,7 @@ def find_base(base: str | Path, full: bool = True) -> Path:
 
 
 def read_model_file(folder: Path) -> dict[str, Any]:
-    """What mimicmotion.json in a model folder of this project says: backbone, settings, files; empty for others.
+    """Content of mimicmotion.json in a model folder: backbone, settings, files; empty for other folders.
 
     Raises:
         WeightsError: it is damaged or of a newer format, or a file that it names is missing or has another size.

@@ -1,7 +1,7 @@
 """Finding, fetching and verifying model weights. No network library is loaded before a fetch, and never torch.
 
-Fetched files lie in plain folders, `<cache>/<owner>--<name>/<path in the repository>`, so that they can also be put
-there by hand. A broken download is continued where it stopped, also by a later process.
+Downloaded files are stored in plain folders, `<cache>/<owner>--<name>/<path in the repository>`, so they can be put
+there by hand, too. An interrupted download is resumed, also by a later process.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class KnownWeights:
         return next((root for root in roots if all(_complete(root, f) for f in self.files)), None)
 
     def within(self, root: Path) -> Path:
-        """The file, or the folder if there are several files, where these weights lie in `root`."""
+        """Path of these weights in `root`: the file, or the folder if there are several."""
         return root / self.files[0].path if len(self.files) == 1 else root
 
     def __str__(self) -> str:
@@ -214,7 +214,7 @@ def fetch(
     offline: bool | None = None,
     path: Path | str | None = None,
 ) -> Path:
-    """Fetch known weights if they are not here yet, and verify every new file.
+    """Download known weights if they are missing, and verify every new file.
 
     Args:
         name: a name in `KNOWN`.
@@ -227,7 +227,7 @@ def fetch(
         The file, or the folder if there are several files.
 
     Raises:
-        WeightsError: unknown name, no network, no access, or a damaged file; the message says how to go on.
+        WeightsError: the name is unknown, there is no network or access, or a file is damaged; the message has a fix.
         InputError: a path for weights that no source package carries.
     """
     w = known(name)
@@ -285,7 +285,7 @@ def fetch_file(
 ) -> Path:
     """Fetch one file of a hub repository; see `fetch`.
 
-    A download that broke off goes on where it stopped. The checksum is compared with the known one and with the
+    An interrupted download is resumed. The checksum is compared with the known one and with the
     hub's, and is recorded in `checksums.json` beside the files.
     """
     file = HubFile(file) if isinstance(file, str) else file
@@ -448,7 +448,7 @@ def _assets() -> Path:
 
 
 def _complete(root: Path, file: HubFile) -> bool:
-    """Whether a file is there in its full size (the known one, else that of its fetch) and complete by its format."""
+    """Whether a file has its full size (as known, else as downloaded) and a complete format."""
     path = root / file.path
     size = file.size or _recorded(root, file.path).get("size")
     return path.is_file() and size in (None, path.stat().st_size) and format_problem(path) is None

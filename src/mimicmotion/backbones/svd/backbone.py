@@ -40,7 +40,7 @@ from mimicmotion.settings import ExecutionOptions, SamplingSettings
 
 DEFAULT_FPS = 7.0
 LARGE = ("unet", "vae", "image_encoder")
-"""Networks that wait on the host while others work; the others are so small that they stay."""
+"""Networks that are offloaded to the host while others run; the remaining ones are small enough to stay."""
 
 
 class SVDBackbone(Backbone):
@@ -51,10 +51,10 @@ class SVDBackbone(Backbone):
         vae: SVD's autoencoder, frozen.
         image_encoder: CLIP's picture encoder, frozen.
         pose_net: encoder of pose frames.
-        settings: defaults of this model (see `Backbone`), and `fps`, which the network is told.
+        settings: default settings of this model (see `Backbone`), and `fps`, a condition of the network.
 
     Raises:
-        ConfigError: the networks do not fit each other.
+        ConfigError: the networks do not match.
     """
 
     name: ClassVar[str] = "svd"
@@ -86,7 +86,7 @@ class SVDBackbone(Backbone):
         """The backbone of loaded networks.
 
         Raises:
-            ConfigError: they have a detail network, which only models with a warped picture use.
+            ConfigError: there is a detail network, which only models with a warped picture use.
         """
         if parts.detail is not None and not cls.warps:
             got = f"a detail network with reference_warp={parts.settings.get('reference_warp', 'none')!r}"
@@ -137,7 +137,7 @@ class SVDBackbone(Backbone):
 
     @property
     def device(self) -> torch.device:  # type: ignore[override]
-        """Where the networks work."""
+        """Device of the networks."""
         return self._device or next(self.unet.parameters()).device
 
     @property
@@ -147,11 +147,11 @@ class SVDBackbone(Backbone):
 
     @property
     def latent_device(self) -> torch.device:
-        """Where latents of whole videos are kept."""
+        """Device that stores the latents of whole videos."""
         return torch.device("cpu") if self.plan.latents_on_host else self.device
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> None:
-        """Move and cast all networks; ends a plan that keeps weights elsewhere (`configure`)."""
+        """Move and cast all networks. Ends a plan that offloads weights (`configure`)."""
         if self._device is not None:
             device = device or self.device
             self._release()
@@ -161,11 +161,11 @@ class SVDBackbone(Backbone):
 
     @property
     def networks(self) -> tuple[nn.Module, ...]:
-        """U-Net, autoencoder, picture encoder, PoseNet, and the detail and warp networks where they are."""
+        """U-Net, autoencoder, picture encoder, PoseNet, and the detail and warp networks if present."""
         return tuple(network for name in NETWORKS if (network := getattr(self, name)) is not None)
 
     def use(self, name: str) -> None:
-        """Have a network ("unet", "vae", "image_encoder") on the device, where weights come and go by a plan."""
+        """Load an offloaded network ("unet", "vae", "image_encoder") to the device while it is used."""
         for other, parked in self._parked.items():
             if other != name:
                 parked.park()  # to make room first
@@ -173,7 +173,7 @@ class SVDBackbone(Backbone):
             self._parked[name].bring()
 
     def _release(self) -> None:
-        """All weights that come and go to the host."""
+        """All weights that are offloaded to the host."""
         for parked in self._parked.values():
             parked.release()
         self._parked.clear()
@@ -182,7 +182,7 @@ class SVDBackbone(Backbone):
 
     @property
     def plan(self) -> ExecutionPlan:  # type: ignore[override]
-        """How the networks run; without `configure` plainly, all at once."""
+        """The execution plan. Without `configure`, everything runs unchunked on the device."""
         return ExecutionPlan(unet=self.unet.execution) if self._plan is None else self._plan
 
     @property
@@ -191,7 +191,7 @@ class SVDBackbone(Backbone):
         return self._plan is not None
 
     def configure(self, plan: ExecutionPlan, device: torch.device | str | None = None) -> None:
-        """Run as a plan says from now on; weights that wait are on the host. See `Backbone.configure`."""
+        """Apply an execution plan, with offloaded weights on the host. See `Backbone.configure`."""
         target = self.device if device is None else torch.device(device)
         if (target, plan.offload) != (self._device, self.plan.offload):
             self._release()
@@ -208,7 +208,7 @@ class SVDBackbone(Backbone):
                 )
 
     def forget_plan(self) -> None:
-        """Have the next job planned anew; see `Backbone.forget_plan`."""
+        """Plan the next job from scratch; see `Backbone.forget_plan`."""
         self._plan = None
 
     def plan_run(
@@ -221,7 +221,7 @@ class SVDBackbone(Backbone):
         keep_x0: bool = False,
         predict: bool = False,
     ) -> ExecutionPlan:
-        """The fastest way to run that is predicted to fit; see `Backbone.plan_run`."""
+        """Choose the fastest plan that is predicted to fit; see `Backbone.plan_run`."""
         device = self.device if device is None else device
         there = weight_bytes(*self.networks) if self.device.type == device.type else 0
         budget = free_memory(device, there) if options.memory is None else int(options.memory * 2**30)
@@ -242,7 +242,7 @@ class SVDBackbone(Backbone):
         return plan_execution(predictor, work, budget, options)
 
     def read_plan(self, facts: Mapping[str, Any]) -> ExecutionPlan | None:
-        """A plan from a record; None if it is another version's."""
+        """Restore a plan from a record; None if another version wrote it."""
         try:
             plan: dict[str, Any] = {**facts, "unet": Execution(**facts["unet"])}
             return ExecutionPlan(**plan)
@@ -251,25 +251,25 @@ class SVDBackbone(Backbone):
 
     @property
     def quantized(self) -> str:  # type: ignore[override]
-        """Number format of the U-Net's narrowed weights, or "none"."""
+        """Number format of the U-Net's quantised weights, or "none"."""
         done = quantized(self.unet)
         return "none" if done is None else done.format
 
     def quantize(self, format: Any) -> None:
-        """Narrow the weights of the U-Net to "int8" or "fp8" (torchao)."""
+        """Quantise the weights of the U-Net to "int8" or "fp8" (torchao)."""
         quantize_weights(self.unet, format)
 
     # --- the stages -------------------------------------------------------------------------------------------------
 
     warps: ClassVar[bool] = False
-    """Whether the network is given the picture warped to each pose."""
+    """Whether the picture warped to each pose is an input of the network."""
 
     def warped(self, request: Request) -> PoseFrames | None:  # noqa: ARG002
-        """The picture warped to each pose, of backbones that need it."""
+        """The picture warped to each pose, for backbones that need it."""
         return None
 
     def check(self, request: Request) -> None:
-        """Raise PoseError where PoseNet compares each pose with the picture's, and that is missing."""
+        """Raise PoseError if PoseNet needs the pose of the picture, but it is missing."""
         if self.pose_net.widths[0] == 6 and request.reference_pose is None:
             raise PoseError("no reference_pose", "the picture's drawn pose: this model compares the two", "pass it")
 
@@ -282,7 +282,7 @@ class SVDBackbone(Backbone):
         """Encode picture, poses and micro-conditioning.
 
         Raises:
-            PoseError: pose frames of another size or kind.
+            PoseError: pose frames have another size or type than the picture.
             InputError: `noise_aug_strength` without `image_noise` (`Noise.picture`).
         """
         if sampling.noise_aug_strength and image_noise is None:
@@ -318,7 +318,7 @@ class SVDBackbone(Backbone):
     def network(
         self, conditioning: Conditioning, recipe: Recipe, memory: Mapping[str, Tensor] | None = None
     ) -> ConditionedNetwork:
-        """The U-Net with its conditioning; where memory is full, it goes on with a smaller plan."""
+        """The U-Net with its conditioning. If memory runs out, it continues with a smaller plan."""
         budget, slot = recipe.sampling.block_cache, recipe.plan.reference_slot
         cache = BlockCache(budget, memory) if budget else None
         unet = ConditionedUNet(self.unet, conditioning, slot, cache=cache)
@@ -340,7 +340,7 @@ class SVDBackbone(Backbone):
         return ConditionedNetwork(conditional, pair, precondition, cache.state, cache.clear)
 
     def precondition(self, network: Network, conditioning: Conditioning, slot: bool) -> Denoiser:  # noqa: ARG002
-        """A denoiser of the U-Net, which predicts v."""
+        """Turn the U-Net, which predicts v, into a denoiser."""
         return precondition_v(network)
 
     def decode(
@@ -353,7 +353,7 @@ class SVDBackbone(Backbone):
         request: Request | None = None,
         first: int = 0,
     ) -> Iterator[Frame]:
-        """Frames one by one; see `Backbone.decode`."""
+        """Decode frames one by one; see `Backbone.decode`."""
 
         def decode_clip(vae: Any, clip: Tensor) -> Tensor:
             def work() -> Tensor:
@@ -373,6 +373,6 @@ class SVDBackbone(Backbone):
         )
 
     def finish(self, request: Request, first: int, count: int) -> Callable[[Iterator[Tensor]], Iterator[Tensor]] | None:
-        """What is still done to decoded frames `first`, `first` + 1, ... (`count` of them); None is nothing."""
+        """Post-processing of the `count` decoded frames from `first` on; None for none."""
         del request, first, count
         return None

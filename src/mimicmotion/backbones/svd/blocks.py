@@ -1,7 +1,7 @@
 """The blocks of SVD's U-Net (Blattmann et al., arXiv 2311.15127).
 
-Every layer along space has one along time behind it, whose result is mixed in by a learned share. In shapes n counts
-the frames of all videos of a batch; a transformer's sequences are positions of a frame, or frames of a position.
+Every spatial layer is followed by a temporal one, whose result is mixed in with a learned weight. In shapes, n counts
+the frames of all videos of a batch; the sequences of a transformer are positions of a frame, or frames of a position.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ Tokens = Float[Tensor, "rows tokens channels"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shared:
-    """What all blocks of one forward see.
+    """Inputs shared by all blocks of a forward pass.
 
     Attributes:
-        frames: of each video.
-        time: embedding of noise level and micro-conditioning, for each frame.
-        context: of each video, for cross-attention.
-        execution: how to compute.
-        kernel: of attention, see `attend`.
+        frames: number of frames per video.
+        time: embedding of noise level and micro-conditioning, per frame.
+        context: cross-attention context, per video.
+        execution: execution options.
+        kernel: attention kernel; see `attend`.
     """
 
     frames: int
@@ -59,7 +59,7 @@ class Shared:
 
 
 class FeedForward(nn.Module):
-    """Two layers with a gate (GEGLU), four times as wide between them, over chunks of tokens."""
+    """Feed-forward with GEGLU and four times the width, computed in chunks of tokens."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -77,11 +77,11 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, cross-attention, feed-forward; with one feed-forward more in front where it looks along time.
+    """Self-attention, cross-attention and feed-forward; a temporal block has another feed-forward in front.
 
     Args:
-        channels: of the tokens.
-        heads: of both attentions.
+        channels: channels of the tokens.
+        heads: heads of both attentions.
         context_dim: channels of the context.
         temporal: whether it has the feed-forward in front.
     """
@@ -109,9 +109,9 @@ class TransformerBlock(nn.Module):
 
         Args:
             x: sequences.
-            context: one for `rows / few` sequences each, in order.
-            kernel: of self-attention.
-            chunk: tokens at once in feed-forwards.
+            context: contexts, each for `rows / few` consecutive sequences.
+            kernel: kernel of self-attention.
+            chunk: tokens per chunk in feed-forwards.
         """
         if self.norm_in is not None and self.ff_in is not None:
             x = self.ff_in(self.norm_in(x), x, chunk)
@@ -184,7 +184,7 @@ class SpatioTemporalTransformer(nn.Module):
 
 
 class Level(nn.Module):
-    """Residual blocks, a transformer behind each of the first of them, and what changes the size.
+    """A level: residual blocks, the first of them followed by transformers, and the resampling layer.
 
     Args:
         way: "down" gives each result to the skip connections, "up" takes one for each residual block, "mid" neither.
@@ -211,9 +211,9 @@ class Level(nn.Module):
         """Compute.
 
         Args:
-            x: from the level before.
-            shared: what all levels see.
-            skips: connections from the way down to the way up, a stack: what is used is freed.
+            x: output of the previous level.
+            shared: inputs shared by all levels.
+            skips: stack of skip connections from the down to the up path; used ones are freed.
         """
         execution = shared.execution
         for i, resnet in enumerate(self.resnets):

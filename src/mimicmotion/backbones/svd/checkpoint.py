@@ -1,7 +1,7 @@
 """Loading and saving models: SVD folders, published checkpoints, and this project's own folders.
 
-Every load is strict: a missing, unexpected or misshapen key is an error that lists the keys. Networks are built
-without memory (meta device) and the tensors of the file become their parameters.
+Loading is strict: missing, unexpected or misshapen keys raise an error that lists them. Networks are built on the meta
+device, without memory, and the tensors of the file become their parameters.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ LIBRARIES = {
     "AutoencoderKLTemporalDecoder": "diffusers",
     "CLIPVisionModelWithProjection": "transformers",
 }
-"""Where the classes are from that also open a part which we write; other classes are ours."""
+"""Libraries whose classes can also load parts that we write; all other classes are ours."""
 CLASSES = {
     "unet": "mimicmotion.backbones.svd.unet:build_unet",
     "vae": "mimicmotion.backbones.svd.vae:Autoencoder",
@@ -65,7 +65,7 @@ CLASSES = {
     "detail": "mimicmotion.backbones.tiny.detail:DetailNet",
     "warp": "mimicmotion.backbones.tiny.warp:WarpNet",
 }
-"""What makes the network of each part, by name: the last two belong to small models alone."""
+"""Constructors of the network of each part; only small models have the last two."""
 DIFFUSERS_FILE = '''"""For DiffusionPipeline.from_pretrained(FOLDER, custom_pipeline=FOLDER, trust_remote_code=True)."""
 
 try:
@@ -80,8 +80,8 @@ except ImportError as e:
 class Components:
     """The networks of a model, its default settings (plain data) and the files it was loaded from.
 
-    `detail` and `warp` are only there in small models: the first gives decoded frames the warped picture's detail, the
-    second moves the picture pixel by pixel.
+    Only small models have `detail`, which adds the detail of the warped picture to decoded frames, and `warp`, which
+    moves the picture pixel by pixel.
     """
 
     unet: Any
@@ -108,16 +108,16 @@ def load_components(
     Args:
         base: a folder in diffusers' layout (Stable Video Diffusion, or one written by `save_components`), a name of
             `mimicmotion weights list`, or a hub id.
-        checkpoint: weights of U-Net and PoseNet to put in place of the base's: a .pth or .safetensors file with keys
-            `unet.*` and `pose_net.*`, a folder or hub id that holds one, or a name of `mimicmotion weights list`.
-        device: where the networks go (cpu, cuda, mps; meta loads shapes only).
+        checkpoint: weights of U-Net and PoseNet that replace the base's: a .pth or .safetensors file with keys `unet.*`
+            and `pose_net.*`, a folder or hub id that contains one, or a name of `mimicmotion weights list`.
+        device: device of the networks (cpu, cuda, mps; meta loads shapes only).
         dtype: number format of all networks.
-        new_pose_net: give a base without PoseNet a fresh one (zero output), to start a training.
-        edition: of the published weights (`EDITIONS`), for weights that bring no settings; None finds it.
+        new_pose_net: add a new PoseNet (zero output) to a base without one, to start a training.
+        edition: edition of the published weights (`EDITIONS`), for weights without settings; None detects it.
 
     Raises:
-        WeightsError: files are missing or damaged, or do not fit each other; says which keys and what to do.
-        ConfigError: an edition for a model that brings settings of its own.
+        WeightsError: files are missing or damaged, or do not match; the error lists the keys and a fix.
+        ConfigError: `edition` is given for a model with its own settings.
     """
     folder = find_base(base, full=checkpoint is None)
     source = None if checkpoint is None else find_checkpoint(checkpoint)
@@ -143,20 +143,19 @@ def load_components(
 
 
 def save_components(parts: Components, folder: str | Path, *, dtype: torch.dtype | None = None) -> Path:
-    """Write a model so that `load_components(folder)` gives it back.
+    """Write a model to a folder that `load_components` reads.
 
-    Layout: model_index.json, pipeline.py (for diffusers), {unet, vae, image_encoder, pose_net}/ (and detail/ and warp/,
-    where they are) with config.json and safetensors, and mimicmotion.json with the settings and the sha256 of each
-    file. The folder appears under its name only when complete; an earlier model of the same name is replaced, anything
-    else is left alone.
+    Layout: model_index.json, pipeline.py (for diffusers), {unet, vae, image_encoder, pose_net}/ (and detail/ and warp/
+    if present) with config.json and safetensors, and mimicmotion.json with the settings and the sha256 of each file.
+    The folder is moved into place only when complete. It replaces an earlier model of the same name, but nothing else.
 
     Args:
         parts: the model.
-        folder: where to write.
-        dtype: number format in the files; default is that of the networks.
+        folder: folder to write.
+        dtype: number format in the files; defaults to that of the networks.
 
     Raises:
-        OutputError: not writable, disk full, or something else stands at `folder`.
+        OutputError: the folder is not writable, the disk is full, or `folder` is something other than a model.
     """
     folder = Path(folder)
     if folder.exists() and not (folder / SETTINGS_FILE).is_file() and (not folder.is_dir() or any(folder.iterdir())):
@@ -192,13 +191,13 @@ def _write_model(parts: Components, folder: Path, dtype: torch.dtype | None) -> 
 
 
 def config_of(module: Any) -> dict[str, Any]:
-    """The config of a network as plain data, without paths of this machine."""
+    """The config of a network as plain data, without local paths."""
     own = {} if isinstance(module.config, Config) else {"_class_name": type(module).__name__}
     return {**own, **module.config}
 
 
 def load_part(folder: str | Path, part: str) -> Any:
-    """One network of a model folder on the CPU, to be used, in float32; `part` is the name of its folder.
+    """Load one network of a model folder on the CPU, in float32, for inference; `part` is the name of its folder.
 
     Raises:
         WeightsError: files are missing or damaged.
@@ -225,13 +224,13 @@ def read_part_config(folder: Path, part: str) -> dict[str, Any]:
 
 
 def published_settings(edition: str) -> dict[str, Any]:
-    """What the published code runs an edition of its weights with; they bring no settings of their own."""
+    """Settings of the published code for an edition of its weights, which come without settings."""
     fusion = {"segment_frames": EDITIONS[edition], "overlap_frames": 6}
     return {"num_inference_steps": 25, "guidance_scale": 2.0, "fps": 7.0, "fusion": fusion}
 
 
 def find_edition(checkpoint: Path) -> str:
-    """Edition of a checkpoint: by its checksum, else assumed from the name of a published file, which is said."""
+    """Edition of a checkpoint, by its checksum or else assumed from its file name, with a warning."""
     if known := weights.identify(checkpoint):
         return known.name.removeprefix("mimicmotion-")
     edition = PUBLISHED_NAMES.get(checkpoint.name, "1.0")
@@ -248,14 +247,14 @@ def find_edition(checkpoint: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Loader:
-    """Reads the parts of one folder to one device and dtype, and remembers the files."""
+    """Reads the parts of a folder to a device and dtype, and records the files."""
 
     folder: Path
     target: Target
     files: list[Path] = field(default_factory=list)
 
     def build(self, part: str) -> Any:
-        """The network of a part without data, by its config.json: ours name arguments, diffusers' are taken whole."""
+        """Build a part without data from its config.json: the arguments of our classes, or a config of diffusers."""
         config, kind = read_part_config(self.folder, part), CLASSES[part]
         if part in ("pose_net", *OPTIONAL):
             config = {k: v for k, v in config.items() if not k.startswith("_")}
@@ -283,7 +282,7 @@ class _Loader:
 
 
 class _WithoutRandomNumbers(TorchFunctionMode):
-    """Networks without memory are not filled; on "meta" that would import PyTorch's compiler, which takes a second."""
+    """Skip weight initialisation, which on "meta" would import PyTorch's compiler and take a second."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -294,7 +293,7 @@ _FILLING = (nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_)
 
 
 def _on_meta(part: str, build: Callable[[], Any]) -> Any:
-    """Build a network without memory; a config that its class refuses becomes a WeightsError."""
+    """Build a network without memory. A config rejected by its class raises WeightsError."""
     try:
         with torch.device("meta"), _WithoutRandomNumbers():
             return build()
@@ -306,7 +305,7 @@ def _on_meta(part: str, build: Callable[[], Any]) -> Any:
 
 
 def _weights_file(folder: Path, part: str) -> Path:
-    """The plain file, else the one in float16."""
+    """The default weights file, else the float16 one."""
     stem = FILE_NAMES[part]
     names = [f"{stem}.safetensors", f"{stem}.fp16.safetensors"]
     for name in names:
@@ -318,7 +317,7 @@ def _weights_file(folder: Path, part: str) -> Path:
 
 
 def _load_checkpoint(path: Path, unet: Any, target: Target) -> PoseNet:
-    """Put a checkpoint with keys unet.* and pose_net.* on a U-Net without memory; returns its PoseNet."""
+    """Load a checkpoint with keys unet.* and pose_net.* into a U-Net without memory. Returns its PoseNet."""
     tensors = _plain_names(read_tensors(path))
     prefixes = ("unet.", "pose_net.")
     groups = {p: {k.removeprefix(p): v for k, v in tensors.items() if k.startswith(p)} for p in prefixes}
@@ -339,7 +338,7 @@ def _load_checkpoint(path: Path, unet: Any, target: Target) -> PoseNet:
 
 
 def _plain_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Keys unet.* and pose_net.*, also of files from distributed training, or that hold the U-Net's names bare."""
+    """Normalise keys to unet.* and pose_net.*, also for files of distributed training or with bare U-Net names."""
     if all(k.startswith("module.") for k in tensors):
         tensors = {k.removeprefix("module."): v for k, v in tensors.items()}
     own = ("unet.", "pose_net.")
@@ -358,7 +357,7 @@ def _check_width(pose_net: PoseNet, channels: int, name: str) -> None:
 
 
 def _guess(tensors: Mapping[str, Tensor]) -> str:
-    """Say what a wrong checkpoint looks like."""
+    """Guess what a wrong checkpoint contains."""
     if any(k.startswith("conv_layers.") for k in tensors):
         return "this looks like a PoseNet alone: a whole checkpoint (MimicMotion_1-1.pth) is needed"
     if any(k.startswith("model.diffusion_model.") for k in tensors):

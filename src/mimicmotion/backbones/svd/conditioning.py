@@ -1,4 +1,4 @@
-"""What the network is told: picture, poses and micro-conditioning, each encoded exactly once per video."""
+"""Conditioning of the network: picture, poses and micro-conditioning, each encoded once per video."""
 
 from __future__ import annotations
 
@@ -27,22 +27,21 @@ from mimicmotion.diffusion.denoiser import Latents, Sigma
 from mimicmotion.errors import InputError
 
 WARPED_SHARE = 4
-"""Latents of warped pictures are kept in memory while they need at most this part of the pose features' budget."""
+"""Share of the pose features' budget up to which latents of warped pictures are kept in memory."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Conditioning:
-    """Everything that the network sees of picture and poses.
+    """Encoded picture and poses.
 
     Attributes:
         image_embeddings: CLIP embedding of the picture (cross-attention).
-        image_latents: VAE latent of the picture: mode of the distribution, not scaled; copied over time.
-        pose_features: PoseNet's features of the frames of the video.
-        reference_pose_features: the same of the picture's own pose, for the reference slot; None switches it off.
+        image_latents: VAE latent of the picture (mode of the distribution, unscaled), repeated over time.
+        pose_features: PoseNet features of the video's frames.
+        reference_pose_features: PoseNet features of the picture's pose, for the reference slot; None disables it.
         added_time_ids: [fps - 1, motion bucket, noise augmentation].
-        warped_latents: of models that are given the picture warped to each pose: its latents, picked by number as
-            `pose_features` are, which take the place of the copies of `image_latents` in all but the reference slot;
-            None for all others.
+        warped_latents: latents of the picture warped to each pose, for models that need them; indexed like
+            `pose_features`. They replace the copies of `image_latents` except in the reference slot. None otherwise.
     """
 
     image_embeddings: Float[Tensor, "batch 1 dim"]
@@ -63,7 +62,7 @@ class Conditioning:
         return len(self.pose_features)
 
     def pose_slots(self, slots: Sequence[int], reference_slot: bool) -> Float[Tensor, "batch slots features h w"]:
-        """Pose features of slots: slot f is frame f; with a reference slot 0 is the picture and f + 1 frame f."""
+        """Pose features of slots. Slot f is frame f; with a reference slot, 0 is the picture and f + 1 is frame f."""
         if not reference_slot:
             return self.pose_features.frames(slots)
         reference = self.reference_pose_features
@@ -76,7 +75,7 @@ class Conditioning:
     def latent_slots(
         self, slots: Sequence[int], reference_slot: bool
     ) -> Float[Tensor, "batch slots_or_1 channels h w"]:
-        """Picture latents of slots (numbered as for `pose_slots`); one for all where they are the same."""
+        """Picture latents of slots (numbered as in `pose_slots`), or a single one if all are the same."""
         if self.warped_latents is None:
             return self.image_latents
         latents = self.warped_latents.frames([max(slot - reference_slot, 0) for slot in slots])
@@ -87,7 +86,7 @@ class Conditioning:
 
     @staticmethod
     def stack(items: Sequence[Conditioning]) -> Conditioning:
-        """Join videos of one length and size into a batch."""
+        """Combine videos of equal length and size to a batch."""
         fields: dict[str, Any] = {}
         for field in dataclasses.fields(Conditioning):
             values = [getattr(item, field.name) for item in items]
@@ -102,18 +101,18 @@ class Conditioning:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ConditionedUNet:
-    """The U-Net with its conditioning, as the networks that `diffusion.denoiser` works with.
+    """The U-Net with its conditioning, as a `Network` and `NetworkPair` of `diffusion.denoiser`.
 
-    The unconditional pass has no picture (zero embedding, zero latent) and no pose features at all; the
-    micro-conditioning stays (that is how the published weights are used).
+    As in the published code, the unconditional pass has no picture (zero embedding, zero latent) and no pose features,
+    but keeps the micro-conditioning.
 
     Attributes:
         unet: SVD's U-Net with the pose input.
-        conditioning: of a batch of videos.
+        conditioning: conditioning of a batch of videos.
         reference_slot: whether slot 0 is the reference picture.
-        one_batch: both passes of guidance as one batch of two (faster on a GPU) or one after the other (less memory).
-        cache: features that are used again, of this run alone; with it each pass is made by itself (`one_batch` and
-            the number of videos do not change what is cached). None computes all.
+        one_batch: run both passes of guidance as one batch (faster on a GPU) or one after the other (less memory).
+        cache: reused features of this run. With a cache each pass runs separately, so that `one_batch` and the number
+            of videos do not change what is cached. None reuses nothing.
     """
 
     unet: UNet
@@ -123,7 +122,7 @@ class ConditionedUNet:
     cache: BlockCache | None = None
 
     def conditional(self, x: Latents, c_noise: Sigma, frames: Sequence[int]) -> Latents:
-        """V with picture and pose."""
+        """The conditional v."""
         return self._pass(x, c_noise, frames, conditional=True)
 
     def pair(self, x: Latents, c_noise: Sigma, frames: Sequence[int]) -> tuple[Latents, Latents]:
@@ -164,12 +163,12 @@ class ConditionedUNet:
         dtype = self.unet.dtype
         latents = latents.to(dtype).expand(-1, x.shape[1], -1, -1, -1)  # copied over time
         sample = torch.cat([x.to(dtype), latents], dim=2)
-        # The time stays float32: the U-Net casts its sinusoids itself, half precision would round ln(sigma).
+        # The time stays float32, because half precision would round ln(sigma); the U-Net casts its sinusoids itself.
         time = c_noise.float().to(x.device)
         return self.unet(sample, time, embeddings.to(dtype), ids, pose, deep).to(x.dtype)
 
     def _pass(self, x: Latents, c_noise: Sigma, frames: Sequence[int], *, conditional: bool) -> Latents:
-        """One pass; with a cache one for each video, since each decides by itself what it uses again."""
+        """One pass; with a cache one per video, since reuse is decided per video."""
         latents, embeddings, pose = self._told(frames, conditional=conditional)
         ids, cache = self.conditioning.added_time_ids, self.cache
         if cache is None:
@@ -186,7 +185,7 @@ class ConditionedUNet:
         found = []
         for video in range(len(x)):
             lost = cache.lost(pass_key(frames, conditional, video))
-            if lost is not None:  # after a resume: the features as they were
+            if lost is not None:  # after a resume: restore the features
                 one(video, lost)
             found.append(one(video, Source(x[video : video + 1], float(c_noise))))
         return torch.cat(found)
@@ -195,10 +194,10 @@ class ConditionedUNet:
 def encode_warped(
     vae: Any, warped: PoseFrames, size: tuple[int, int], num_frames: int, device: torch.device
 ) -> PoseFeatures:
-    """Latents of the picture warped to each pose, for models that were trained with it.
+    """Encode the picture warped to each pose, for models that were trained with it.
 
     Raises:
-        InputError: `warped` has another length or size.
+        InputError: `warped` has the wrong length or size.
     """
 
     def parts() -> Iterator[Tensor]:

@@ -1,4 +1,4 @@
-"""The config.json of a network: read from any mapping, checked, kept beside the network, written back as it was."""
+"""The config.json of a network, validated and written back unchanged."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mimicmotion.errors import ConfigError
 
 
 class Config(dict[str, Any]):
-    """A config.json as a dictionary whose fields are attributes, too."""
+    """A config.json as a dictionary whose fields are also attributes."""
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -26,17 +26,17 @@ def read_config(
     only: Mapping[str, Any] | None = None,
     without_effect: Collection[str] = (),
 ) -> Config:
-    """Complete a config and refuse what the network would not honour.
+    """Fill in defaults of a config, and reject values that the network does not support.
 
     Args:
-        network: what to call it in errors.
-        given: the config; fields that begin with an underscore belong to the file format and are left out.
-        fields: those that the network honours, with their defaults.
-        only: those that it knows with this value alone.
-        without_effect: those that change no number; they are kept as they are.
+        network: name of the network in errors.
+        given: the config. Fields that begin with an underscore belong to the file format and are dropped.
+        fields: supported fields and their defaults.
+        only: fields that are supported with this value only.
+        without_effect: fields that do not affect the result; kept unchanged.
 
     Raises:
-        ConfigError: an unknown field, or a value that is not supported.
+        ConfigError: a field is unknown, or a value is not supported.
     """
     only = only or {}
     plain = {k: list(v) if isinstance(v, tuple) else v for k, v in given.items() if not k.startswith("_")}

@@ -1,4 +1,4 @@
-"""Latents to a stream of frames, a few at a time."""
+"""Decode latents to a stream of frames, a few at a time."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def plan_chunks(num_frames: int, chunk: int, overlap: int) -> list[range]:
     """Cover 0..num_frames-1 by chunks of equal size, neighbours sharing at least `overlap` frames, spread evenly.
 
     Args:
-        num_frames: 0 gives no chunk.
+        num_frames: number of frames; 0 gives no chunks.
         chunk: frames per chunk; a shorter video is one chunk.
-        overlap: less than `chunk`.
+        overlap: minimum overlap, less than `chunk`.
     """
     if chunk < 1 or not 0 <= overlap < chunk:
         raise ConfigError(
@@ -45,8 +45,8 @@ def plan_chunks(num_frames: int, chunk: int, overlap: int) -> list[range]:
 def blend_weight(j: int, overlap: int) -> float:
     """Weight of the next chunk at frame j = 1..overlap of an overlap: 6t^5 - 15t^4 + 10t^3 at t = j/(overlap+1).
 
-    A decoded frame is the more wrong the nearer it is to the end of its chunk. Against a whole decode this ramp
-    leaves less than half the error of the straight one.
+    The error of a decoded frame grows towards the ends of its chunk. Compared with decoding all frames at once, this
+    ramp has less than half the error of a linear one.
     """
     t = j / (overlap + 1)
     return t**3 * (t * (6 * t - 15) + 10)
@@ -63,21 +63,20 @@ def decode_float(
 ) -> Iterator[Float[Tensor, "3 height width"]]:
     """Decode latents to frames one by one, float32 before clamping, on the autoencoder's device.
 
-    The decoder looks along time (29 temporal convolutions, 28 norms over time), so a chunk is not decoded as the
-    same frames in a whole video would be: plain chunks show seams. Chunks that overlap are blended by a ramp that
-    trusts the frames at the ends of a chunk least, see `blend_weight`. Memory holds one chunk, whatever the number
-    of frames.
+    The decoder has temporal layers (29 convolutions, 28 norms), so frames decoded in chunks differ from those of a
+    whole video, and plain chunks show seams. Overlapping chunks are blended by a ramp that gives the least weight to
+    the ends of a chunk, see `blend_weight`. Only one chunk is in memory, regardless of the number of frames.
 
     Args:
         vae: the autoencoder.
-        latents: of one video, at unit scale (divided by `vae.config.scaling_factor` here), on any device.
-        decode_chunk_size: frames decoded at once; with all frames in one chunk the result is exact.
-        overlap: least frames shared by neighbouring chunks; default is half a chunk. 0 cuts hard.
-        mode: "blend", or "released" for plain chunks with a short last one, as the published code has them.
-        decode: how the frames of a chunk are decoded; None is `decode_frames`, all at once.
+        latents: latents of a video, at unit scale (divided by `vae.config.scaling_factor` here), on any device.
+        decode_chunk_size: frames decoded at once; the result is exact with all frames in one chunk.
+        overlap: minimum number of frames shared by neighbouring chunks; default is half a chunk. 0 does not blend.
+        mode: "blend", or "released" for plain chunks with a short last one, as in the published code.
+        decode: decodes the frames of a chunk; None is `decode_frames`, all at once.
 
     Raises:
-        ConfigError: bad chunk size or overlap.
+        ConfigError: the chunk size or overlap is invalid.
     """
     if mode not in get_args(DecodeMode):
         raise ConfigError(f"decode mode {mode!r}", "blend or released", "correct the mode")
@@ -115,7 +114,7 @@ def decode_frames(
     Args:
         vae: the autoencoder.
         latents: at unit scale, on any device.
-        frame_chunk: frames at once inside of the decoder (exact); None is all.
+        frame_chunk: frames at once inside the decoder (exact); None is all.
     """
     param = next(vae.decoder.parameters())
     z = (latents.to(param.device) / vae.config.scaling_factor).to(param.dtype)
@@ -126,7 +125,7 @@ def to_uint8(
     frame: Float[Tensor, "*lead 3 height width"], truncate: bool = False
 ) -> UInt8[ndarray, "*lead height width 3"]:
     """[-1, 1] to 0..255, clamped, channels last. Rounds to nearest; the published code truncates."""
-    # Order of operations as in the published code, so that truncation meets the same values.
+    # Same order of operations as in the published code, so that truncation gives the same values.
     scaled = (frame.float() / 2 + 0.5).clamp(0, 1) * 255
     values = scaled if truncate else scaled.round()
     return np.ascontiguousarray(values.to(torch.uint8).movedim(-3, -1).cpu().numpy())

@@ -1,4 +1,4 @@
-"""CLIP's vision tower, and the picture prepared for it as in Stable Video Diffusion, without torchvision."""
+"""CLIP's vision tower, and its preprocessing as in Stable Video Diffusion, without torchvision."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ WITHOUT_EFFECT = (
     "forced_eos_token_id", "remove_invalid_values", "exponential_decay_length_penalty", "suppress_tokens",
     "begin_suppress_tokens",
 )  # fmt: skip
-"""What transformers writes into any config; the vision tower looks at none of it."""
+"""Fields that transformers writes into every config, without effect on the vision tower."""
 ACTIVATIONS = {"gelu": F.gelu, "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x)}
 
 
@@ -120,7 +120,7 @@ class ImageEncoder(nn.Module):
 
 
 class Embeddings(nn.Module):
-    """The class token and the patches, each with its position."""
+    """Class token and patches with position embeddings."""
 
     def __init__(self, c: Config) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class Embeddings(nn.Module):
 
 
 class VisionLayer(nn.Module):
-    """Self-attention and a feed-forward, each behind a norm and beside a residual."""
+    """Pre-norm transformer layer: self-attention and feed-forward with residuals."""
 
     def __init__(self, c: Config) -> None:
         super().__init__()

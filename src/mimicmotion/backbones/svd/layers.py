@@ -1,8 +1,8 @@
-"""Layers that the U-Net and the temporal decoder share.
+"""Layers shared by the U-Net and the temporal decoder.
 
-Layers that look at one frame take maps (frames of all videos, channels, h, w); those along time take videos whose
-positions are one axis, (batch, channels, frames, positions), a view of the maps in either memory format. Both run over
-chunks, where a GroupNorm along time takes its moments first. Nothing is done in place where gradients are recorded.
+Spatial layers take maps (frames of all videos, channels, h, w). Temporal layers take videos with positions as one axis,
+(batch, channels, frames, positions), a view of the maps in either memory format. Both can run in chunks; a temporal
+GroupNorm then computes its moments first. Nothing is done in place while gradients are recorded.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ def map_chunks(
     dim: int = 0,
     out: Tensor | None = None,
 ) -> Tensor:
-    """Join `run(*parts)` of chunks, without holding all results twice where no gradients are recorded.
+    """Concatenate `run(*parts)` of chunks, without holding all results twice if no gradients are recorded.
 
     Args:
-        run: computes a chunk, as long as its inputs; it may give their memory back.
-        tensors: of one length along `dim`, the first not None.
-        chunk: entries at once; None is all.
-        dim: the axis.
-        out: where results may be written if there are several: an input that nobody else needs.
+        run: computes a chunk of the length of its inputs, and may return their memory.
+        tensors: inputs of equal length along `dim`, the first not None.
+        chunk: entries per chunk; None is all.
+        dim: axis to split.
+        out: optional buffer for the results of several chunks, such as an input that is no longer needed.
     """
     assert tensors[0] is not None
     total = tensors[0].shape[dim]
@@ -68,12 +68,12 @@ def map_chunks(
 
 
 def add(x: Tensor, y: Tensor) -> Tensor:
-    """X + y, in x's memory where no gradients are recorded: x must be the caller's own."""
+    """X + y, in place in `x` if no gradients are recorded; nobody else may use `x`."""
     return x + y if torch.is_grad_enabled() else x.add_(y)
 
 
 def silu(x: Tensor) -> Tensor:
-    """SiLU, in x's memory where no gradients are recorded."""
+    """SiLU, in place in `x` if no gradients are recorded."""
     return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
@@ -83,14 +83,14 @@ def _channels_last(x: Tensor) -> bool:
 
 # --- linear layers --------------------------------------------------------------------------------------------------
 
-# PyTorch multiplies float32 matrices by MKL, which on processors of another maker than Intel's takes a slower path.
-# oneDNN is fast on all, and its operator (PyTorch's own for compiled models) does a little more in the same pass.
+# PyTorch multiplies float32 matrices with MKL, which takes a slower path on processors that are not Intel's. oneDNN is
+# fast on all of them, and its operator (the one PyTorch uses for compiled models) can fuse a residual addition.
 ONEDNN_LINEAR: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
 
 @functools.cache
 def onednn_takes(dtype: torch.dtype) -> bool:
-    """Whether this PyTorch has oneDNN's linear layer for a number format, on a processor for which it is the faster."""
+    """Whether oneDNN's linear layer is available for a number format and faster on this processor."""
     if ONEDNN_LINEAR is None or not torch.backends.mkldnn.is_available():
         return False
     if platform.machine().lower() not in ("x86_64", "amd64"):
@@ -101,7 +101,7 @@ def onednn_takes(dtype: torch.dtype) -> bool:
 
 
 class Linear(nn.Linear):
-    """A linear layer, by oneDNN where that is faster."""
+    """A linear layer, computed by oneDNN if that is faster."""
 
     def forward(self, input: Float[Tensor, "... channels"]) -> Float[Tensor, "... out"]:
         """Project."""
@@ -113,9 +113,9 @@ class Linear(nn.Linear):
 def linear_add(
     layer: Any, x: Float[Tensor, "... channels"], residual: Float[Tensor, "... out"]
 ) -> Float[Tensor, "... out"]:
-    """`layer(x) + residual`, in one pass where that is faster; the result is new memory.
+    """`layer(x) + residual`, fused if that is faster. The result is a new tensor.
 
-    The layer may be of any kind: adapters and quantised layers have classes of their own.
+    The layer may have any class, as adapters and quantised layers do.
     """
     if not _fused(layer, x):
         return add(layer(x), residual)
@@ -221,7 +221,7 @@ class GroupNorm(nn.GroupNorm):
     def _slow(self, x: Tensor) -> bool:
         """Whether PyTorch's kernel is up to 10 times slower than plain arithmetic (measured).
 
-        So it is on a CPU for channels-last memory of fewer than 1,024 positions, where it takes another way.
+        This happens on a CPU for channels-last memory with fewer than 1,024 positions, where it takes another path.
         """
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or x.device.type != "cpu":
             return False
@@ -242,7 +242,7 @@ class TemporalConv(nn.Conv3d):
         super().__init__(channels, out, (kernel, 1, 1), padding=(kernel // 2, 0, 0))
 
     def forward(self, input: Video) -> Float[Tensor, "batch out frames positions"]:
-        """Convolve as in two dimensions, (frames, positions), for which libraries are far faster.
+        """Compute it as a 2D convolution over (frames, positions), for which libraries are far faster.
 
         With channels last in memory it needs no copy.
         """
@@ -365,10 +365,10 @@ class TemporalResnetBlock(ResnetBlock):
 
 
 class TimeMixer(nn.Module):
-    """A learned share of what a temporal layer changes.
+    """Learned mixing weight of a temporal layer.
 
     Args:
-        switched: the sigmoid is the share of time (in the decoder) and not that of space (in the U-Net).
+        switched: the sigmoid is the temporal weight (in the decoder), not the spatial one (in the U-Net).
     """
 
     def __init__(self, switched: bool = False) -> None:
@@ -377,12 +377,12 @@ class TimeMixer(nn.Module):
         self.switched = switched
 
     def forward(self) -> Float[Tensor, " 1"]:
-        """The share of time."""
+        """The temporal weight."""
         return torch.sigmoid(self.mix_factor if self.switched else -self.mix_factor)
 
 
 class SpatioTemporalResBlock(nn.Module):
-    """A residual block of frames, then one along time, whose change is mixed in.
+    """A spatial residual block followed by a temporal one, whose change is mixed in.
 
     Args:
         channels: of the input.

@@ -1,6 +1,6 @@
-"""LoRA (Hu et al., arXiv 2106.09685): low-rank additions to linear layers, trained while the layers stay as they are.
+"""LoRA (Hu et al., arXiv 2106.09685): trainable low-rank adapters for frozen linear layers.
 
-h = W x + (alpha / rank) B A x, with A random and B zero at first. Adapters are saved in peft's format.
+h = W x + (alpha / rank) B A x, with A initialised at random and B at zero. Adapters are saved in peft's format.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ PREFIX = "base_model.model."
 
 
 class LoraLinear(nn.Module):
-    """A linear layer of any class, called as it is, and what is added to its result.
+    """A linear layer of any class with a low-rank adapter.
 
     Args:
-        base_layer: takes no gradient here.
-        rank: of the addition.
-        alpha: the addition is scaled by alpha / rank.
+        base_layer: the layer, which is frozen.
+        rank: rank of the adapter.
+        alpha: the adapter is scaled by alpha / rank.
     """
 
     def __init__(self, base_layer: nn.Linear, rank: int, alpha: float) -> None:
@@ -57,17 +57,17 @@ def target_names(unet: nn.Module, targets: Sequence[str]) -> list[str]:
 
 
 def inject(unet: nn.Module, targets: Sequence[str], rank: int, alpha: float, seed: int) -> None:
-    """Put LoRA into a network; at first it changes nothing.
+    """Add LoRA adapters to a network. Initially they do not change its output.
 
     Args:
-        unet: changed in place.
-        targets: ends of the names of the layers.
-        rank: of the additions.
-        alpha: they are scaled by alpha / rank.
-        seed: of the random A.
+        unet: the network, modified in place.
+        targets: name suffixes of the layers.
+        rank: rank of the adapters.
+        alpha: the adapters are scaled by alpha / rank.
+        seed: seed of the random A.
 
     Raises:
-        ConfigError: no layer has one of the targets' names.
+        ConfigError: no layer matches a target.
     """
     names = target_names(unet, targets)
     if not names:
@@ -82,12 +82,12 @@ def inject(unet: nn.Module, targets: Sequence[str], rank: int, alpha: float, see
 
 
 def lora_names(unet: nn.Module) -> list[str]:
-    """Parameters of the additions."""
+    """Parameters of the adapters."""
     return [n for n, _ in unet.named_parameters() if ".lora_A." in n or ".lora_B." in n]
 
 
 def merged_state(state: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
-    """State of the plain U-Net: W + scale * B A (scale = alpha / rank) under the names that it has without LoRA.
+    """Merge the adapters: W + scale * B A (scale = alpha / rank), under the names of the U-Net without LoRA.
 
     Args:
         state: of the U-Net with LoRA.
@@ -105,7 +105,7 @@ def merged_state(state: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]
 
 
 def save_adapter(state: Mapping[str, Tensor], rank: int, alpha: float, folder: Path) -> None:
-    """Write the additions alone: adapter_config.json and adapter_model.safetensors.
+    """Write only the adapters: adapter_config.json and adapter_model.safetensors.
 
     Args:
         state: of the U-Net with LoRA.

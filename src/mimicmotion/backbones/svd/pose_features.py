@@ -1,4 +1,4 @@
-"""PoseNet's features of a whole video: kept where there is room, else made again from the drawn frames when needed."""
+"""PoseNet's features of a whole video, kept if they fit into memory, else recomputed from the drawn frames."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from mimicmotion.runtime.threads import prefetch
 Features = Float[Tensor, "batch frames features h w"]
 
 FEATURE_BUDGET = 1 << 30
-"""Bytes of features that are kept on a GPU. At 576x1024 a frame has 5.9 MB in float16, so 1 GiB holds 180 frames."""
+"""Budget of features on a GPU, in bytes. At 576x1024 a frame has 5.9 MB in float16, so 1 GiB holds 180 frames."""
 HOST_BUDGET = 1 << 26
-"""The same on a CPU: so little that the memory of a process hardly depends on the length of the video."""
+"""Budget on a CPU, small enough that the memory of a process hardly depends on the length of the video."""
 
 POSE_CHUNK = 16
-"""Frames that are encoded at once."""
+"""Frames encoded at once."""
 
 
 def feature_budget(device: torch.device | str) -> int:
-    """Bytes of features that are kept on a device."""
+    """Budget of features on a device, in bytes."""
     return HOST_BUDGET if torch.device(device).type == "cpu" else FEATURE_BUDGET
 
 
 class PoseFeatures(Protocol):
-    """Features of the frames of a video, picked by number."""
+    """Features of the frames of a video, indexed by frame number."""
 
     def __len__(self) -> int:
         """Frames of the video."""
@@ -65,10 +65,10 @@ class StoredFeatures:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RecomputedFeatures:
-    """Features made again each time, for videos whose features would not fit into memory.
+    """Features recomputed on each access, for videos whose features do not fit into memory.
 
-    The drawn frames are kept packed in a temporary file (mostly black: some 10 kB a frame); PoseNet's work is 0.2 %
-    of the U-Net's on the same frames.
+    The drawn frames are stored compressed in a temporary file (mostly black, some 10 kB per frame). PoseNet takes 0.2 %
+    of the U-Net's work on the same frames.
     """
 
     encoder: PoseEncoder
@@ -89,10 +89,10 @@ class RecomputedFeatures:
 
 
 class DiskFeatures:
-    """Features in a temporary file, for those that are too much for memory.
+    """Features in a temporary file, if they do not fit into memory.
 
     Args:
-        device: where they are handed out.
+        device: device of the returned features.
     """
 
     def __init__(self, device: torch.device | str) -> None:
@@ -132,7 +132,7 @@ class StackedFeatures:
 def store_features(
     parts: Iterable[Float[Tensor, "frames ..."]], count: int, device: torch.device | str, budget: int
 ) -> PoseFeatures:
-    """Features of `count` frames that come in parts: in memory where they need at most `budget` bytes, else on disk."""
+    """Collect features of `count` frames, in memory if they need at most `budget` bytes, else on disk."""
     stored: Tensor | None = None  # one buffer for all: collecting parts and joining them would hold everything twice
     disk: DiskFeatures | None = None
     done = 0
@@ -151,7 +151,7 @@ def store_features(
 
 
 class PoseEncoder:
-    """PoseNet on drawn frames; one with six input channels gets the reference pose beside each driving pose.
+    """PoseNet on drawn frames. With six input channels, it takes the reference pose beside each driving pose.
 
     Args:
         pose_net: the network.
@@ -198,17 +198,17 @@ def encode_poses(
 
     Args:
         pose_net: encoder of pose frames.
-        poses: drawn frames; each is asked for once.
-        reference_pose: the picture's own pose, drawn.
+        poses: drawn frames; each is read once.
+        reference_pose: drawn pose of the picture.
         size: (height, width) of the frames.
-        num_frames: use the first so many; None uses all.
-        device: where the features lie.
+        num_frames: number of frames to use, from the start; None uses all.
+        device: device of the features.
         chunk: frames per call of PoseNet.
-        budget: bytes of features that are kept; where they need more, they are made again for each segment. None is
+        budget: bytes of features to keep; if they need more, they are recomputed for each segment. None is
             `feature_budget`.
 
     Raises:
-        PoseError: pose frames of another size or kind, or no reference pose where the model needs one.
+        PoseError: pose frames have the wrong size or type, or the model needs a reference pose.
     """
     if reference_pose is not None:
         (reference_pose,) = next(pose_chunks(reference_pose[None], 1, size, 1))
@@ -232,10 +232,10 @@ def to_unit(frames: UInt8[ndarray, "frames height width 3"]) -> Float[Tensor, "f
 
 
 def pose_chunks(poses: PoseFrames, count: int, size: tuple[int, int], chunk: int) -> Iterator[ndarray]:
-    """Take `count` pose frames in chunks and check each chunk.
+    """Read `count` pose frames in chunks and validate each chunk.
 
     Raises:
-        PoseError: a chunk is not uint8 of (frames, height, width, 3) with the expected size.
+        PoseError: a chunk is not uint8 (frames, height, width, 3) of the expected size.
     """
     for start in range(0, count, chunk):
         stop = min(start + chunk, count)

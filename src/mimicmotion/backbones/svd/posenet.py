@@ -1,4 +1,4 @@
-"""PoseNet: pose frames to features that are added to the U-Net's first convolution (paper section 3.2)."""
+"""PoseNet: encodes pose frames to features that are added after the U-Net's first convolution (paper section 3.2)."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class PoseNet(nn.Module):
 
     @property
     def downscale(self) -> int:
-        """How many pixels of a pose frame, along one side, become one feature."""
+        """Downscaling factor: pixels of a pose frame per feature, along one side."""
         return 2 ** (len(self.widths) - 1)
 
     @property
@@ -85,7 +85,7 @@ class PoseNet(nn.Module):
 
 
 def posenet_config(shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-    """Read PoseNet's arguments off the shapes of its weights, which published files carry without a config.
+    """Infer PoseNet's arguments from the shapes of its weights, since published files have no config.
 
     Args:
         shapes: parameter name (without prefix) to shape.

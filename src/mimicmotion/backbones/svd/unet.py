@@ -1,6 +1,6 @@
 """SVD's U-Net (Blattmann et al., arXiv 2311.15127) with a pose input.
 
-Names of parameters and fields of the config are those of diffusers' `UNetSpatioTemporalConditionModel`.
+Parameter names and config fields are those of diffusers' `UNetSpatioTemporalConditionModel`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from mimicmotion.errors import ConfigError, InputError
 
 DOWN = {"CrossAttnDownBlockSpatioTemporal": True, "DownBlockSpatioTemporal": False}
 UP = {"CrossAttnUpBlockSpatioTemporal": True, "UpBlockSpatioTemporal": False}
-"""Names of blocks to whether they have transformers."""
+"""Whether the blocks of each name have transformers."""
 
 FIELDS: dict[str, Any] = {
     "in_channels": 8,
@@ -111,10 +111,10 @@ class UNet(nn.Module):
         return self.conv_in.weight.dtype
 
     def set_execution(self, execution: Execution) -> None:
-        """Compute as `execution` says from now on; the weights take its memory format.
+        """Apply execution options. The weights are converted to their memory format.
 
         Raises:
-            ConfigError: a compiler that is not there.
+            ConfigError: the compiler is not available.
         """
         if execution.compile:
             check_compiler(self.conv_in.weight.device)
@@ -141,15 +141,15 @@ class UNet(nn.Module):
 
         Args:
             sample: noisy latents and the picture's, scaled for the network, on the channel axis.
-            timestep: noise level as the network knows it, ln(sigma) / 4; one number or one for each video.
+            timestep: noise level as ln(sigma) / 4; one number, or one per video.
             context: embedding of the picture.
             added_time_ids: micro-conditioning.
-            pose: features added behind the first convolution, for each video or one for all; None adds nothing.
-            deep: called with what goes into the levels below the outermost and a function that computes these; gives
-                their output, computed or kept from similar input. None computes.
+            pose: features added after the first convolution, one per video or one for all; None adds nothing.
+            deep: called with the input of the levels below the outermost and a function that computes these; returns
+                their output, computed or cached for similar input. None always computes.
 
         Raises:
-            InputError: pose features of another shape.
+            InputError: the pose features have the wrong shape.
         """
         (batch, frames, _, *size), execution = sample.shape, self.execution
         if pose is not None:
@@ -196,7 +196,7 @@ class UNet(nn.Module):
 def build_unet(
     config: Mapping[str, Any], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> UNet:
-    """A U-Net with random weights, to be used.
+    """Build a U-Net with random weights, for inference.
 
     Args:
         config: see `UNet`.
@@ -222,10 +222,10 @@ def unused_parameter_names(unet: nn.Module) -> list[str]:
 
 
 def temporal_parameter_names(unet: nn.Module) -> list[str]:
-    """Parameters of what looks along time, 656 of SVD's 1525 million.
+    """Parameters of the temporal layers, 656 of SVD's 1525 million.
 
-    Temporal attention and its frame embedding, temporal convolutions, and the numbers that mix both with their spatial
-    counterparts.
+    These are temporal attention with its frame embedding, temporal convolutions, and the weights that mix both with
+    their spatial counterparts.
 
     Raises:
         ConfigError: the network has no temporal layers.
@@ -268,7 +268,7 @@ def _read(given: Mapping[str, Any]) -> Config:
 
 
 def _per_level(config: Config, name: str) -> list[Any]:
-    """A field that is one value for all levels, or a list of one for each."""
+    """A field that is one value for all levels, or a list with one per level."""
     value, levels = config[name], len(config.block_out_channels)
     if not isinstance(value, Sequence):
         return [value] * levels

@@ -1,4 +1,4 @@
-"""SVD's autoencoder: an encoder of single pictures, and a decoder that also looks along time (arXiv 2311.15127)."""
+"""SVD's autoencoder: an image encoder, and a decoder with temporal layers (arXiv 2311.15127)."""
 
 from __future__ import annotations
 
@@ -101,9 +101,9 @@ class Autoencoder(nn.Module):
 
         Args:
             z: latents divided by the scaling factor; n = videos * frames.
-            frames: of each video. They influence each other.
-            frame_chunk: frames at once in layers that look at one frame; layers along time then take as many values
-                at once. None is all. The same result (to rounding) in less memory.
+            frames: number of frames per video, which influence each other.
+            frame_chunk: frames at once in spatial layers; temporal layers process equally many values at once. None is
+                all. Saves memory, with the same result up to rounding.
         """
         out = self.decoder(z, frames, frame_chunk)
         return F.pixel_shuffle(out, self.patch_size) if self.patch_size > 1 else out
@@ -115,7 +115,7 @@ def _level(**parts: Sequence[nn.Module]) -> nn.ModuleDict:
 
 
 class Encoder(nn.Module):
-    """Residual blocks at falling size, and attention at the smallest."""
+    """Residual blocks at decreasing size, and attention at the smallest."""
 
     def __init__(self, c: Config) -> None:
         super().__init__()
@@ -144,7 +144,7 @@ class Encoder(nn.Module):
 
 
 class TemporalDecoder(nn.Module):
-    """Blocks that look at frames and along time, at rising size."""
+    """Spatial and temporal blocks at increasing size."""
 
     def __init__(self, c: Config) -> None:
         super().__init__()
@@ -167,7 +167,7 @@ class TemporalDecoder(nn.Module):
     def forward(
         self, z: Float[Tensor, "n latent h w"], frames: int, frame_chunk: int | None = None
     ) -> Float[Tensor, "n channels height width"]:
-        """Decode; arguments as for `Autoencoder.decode`."""
+        """Decode; see `Autoencoder.decode`."""
         x, share = z, min(1.0, (frame_chunk or len(z)) / len(z))
         for before, block in self.blocks():
             # Together, so that what an upsampler makes is never held for all frames.
@@ -194,7 +194,7 @@ class TemporalDecoder(nn.Module):
 
 
 class FrameAttention(nn.Module):
-    """Self-attention of one head over the positions of each frame, beside a residual."""
+    """Residual self-attention with one head over the positions of each frame."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -214,9 +214,9 @@ class FrameAttention(nn.Module):
 def encode_mode(vae: Autoencoder, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch channels h w"]:
     """Encode pictures to the mode of the posterior, NOT multiplied by the scaling factor.
 
-    This is how SVD conditions on a picture; latents to be denoised are the same times `vae.config.scaling_factor`.
-    Where the autoencoder asks for it (`force_upcast`), a float16 encoder computes in float32: its activations
-    overflow float16. The upcast is a temporary copy of the weights, the module itself is not touched.
+    This is how SVD conditions on a picture; latents to denoise are also multiplied by `vae.config.scaling_factor`. With
+    `force_upcast`, a float16 encoder computes in float32, because its activations overflow float16. The upcast is a
+    temporary copy of the weights; the module itself is not changed.
 
     Args:
         vae: the autoencoder.
@@ -233,9 +233,9 @@ def encode_mode(vae: Autoencoder, images: Float[Tensor, "batch 3 height width"])
 
 
 def encoder_digest(vae: Autoencoder) -> str:
-    """Identity of an encoder: two autoencoders of one digest make the same latents (decoders may differ).
+    """Digest of an encoder: two autoencoders with the same digest produce the same latents (decoders may differ).
 
-    Sha256 over its weights in float16, so that a model is the same whether it was read from float32 or float16 files.
+    Sha256 over its weights in float16, so that it does not depend on whether the files are float32 or float16.
     """
     digest = hashlib.sha256()
     for name, value in sorted(vae.state_dict().items()):

@@ -1,7 +1,7 @@
-"""The small model: SVD's classes at small width, which are given the picture warped to each pose.
+"""The small model: SVD's classes at small width, conditioned on the picture warped to each pose.
 
-A departure from the published model (see the model card). With `reference_warp: residual` the difference to the warped
-picture is what is denoised; a detail network, where there is one, gives decoded frames the warped picture's detail.
+This departs from the published model (see the model card). With `reference_warp: residual`, the model denoises the
+difference to the warped picture. An optional detail network adds detail of the warped picture to decoded frames.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from mimicmotion.pose.keypoints import PoseSequence
 
 
 class TinyBackbone(SVDBackbone):
-    """SVD's networks told by a warped picture where limbs go.
+    """SVD's networks, conditioned on a warped picture.
 
     Args:
-        unet: see `SVDBackbone`, as the next ones.
+        unet: see `SVDBackbone`, also for the next three.
         vae: the autoencoder.
         image_encoder: the picture encoder.
         pose_net: encoder of pose frames.
-        settings: defaults of this model; `reference_warp` is "limbs", or "residual" where the difference to the warped
-            picture is denoised.
-        detail: gives decoded frames the warped picture's detail; None leaves them as the autoencoder decodes them.
-        warp: moves the picture pixel by pixel, and shows it where it is sure; None warps limb by limb.
+        settings: default settings of this model; `reference_warp` is "limbs", or "residual" to denoise the difference
+            to the warped picture.
+        detail: adds detail of the warped picture to decoded frames; None adds none.
+        warp: moves the picture pixel by pixel, and shows it where it is confident; None warps limb by limb.
 
     Raises:
-        ConfigError: the networks do not fit each other, or `reference_warp` is another.
+        ConfigError: the networks do not match, or `reference_warp` is invalid.
     """
 
     name: ClassVar[str] = "tiny"
@@ -69,7 +69,7 @@ class TinyBackbone(SVDBackbone):
         return backbone
 
     def check(self, request: Request) -> None:
-        """Raise InputError where the poses come without the warped picture."""
+        """Raise InputError if the poses come without the warped picture."""
         super().check(request)
         if not isinstance(request.poses, WarpedPoses):
             fix = "pass what pipe.guide(picture, reference, driving) gives"
@@ -90,7 +90,7 @@ class TinyBackbone(SVDBackbone):
         return request.poses.warped if isinstance(request.poses, WarpedPoses) else None
 
     def precondition(self, network: Network, conditioning: Conditioning, slot: bool) -> Denoiser:
-        """A denoiser of v; of the difference to the warped picture's latents, where the model was trained so."""
+        """A denoiser of latents or, if the model was trained so, of their difference to the warped picture's."""
         denoiser = precondition_v(network)
         if self.settings["reference_warp"] != "residual":
             return denoiser
@@ -98,7 +98,7 @@ class TinyBackbone(SVDBackbone):
         return shift(denoiser, lambda slots: factor * conditioning.latent_slots(slots, slot))
 
     def finish(self, request: Request, first: int, count: int) -> Callable[[Iterator[Tensor]], Iterator[Tensor]] | None:
-        """Add the warped picture's detail; of a picture moved pixel by pixel, show what is sure as it is."""
+        """Add detail of the warped picture; confident pixels of a picture moved pixel by pixel are copied."""
         if self.detail is None or not isinstance(request.poses, WarpedPoses):
             return None
         if len(request.poses) < first + count:

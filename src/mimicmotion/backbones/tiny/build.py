@@ -1,9 +1,9 @@
 """The small networks of the bundled model: the same classes as the big model at narrow width.
 
-One departure: the autoencoder works on patches. The temporal decoder needs at least 32 channels at full resolution,
-which costs 220 ms a decoded 224x128 frame on one CPU core; folding 4x4 pixels into channels first (`patch_size`) costs
-45 ms and trains four times faster. Everything else, the conditioning paths above all, is the same, so one pipeline
-serves both.
+The one difference is that the autoencoder works on patches. The temporal decoder needs at least 32 channels at full
+resolution, which costs 220 ms per decoded 224x128 frame on one CPU core; folding 4x4 pixels into channels first
+(`patch_size`) costs 45 ms and trains four times faster. Everything else, in particular the conditioning, is the same,
+so one pipeline serves both.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ def build_tiny_unet(**kwargs: Any) -> Any:
 
 
 def build_tiny_posenet(out_channels: int, reference_pose: bool = True) -> PoseNet:
-    """PoseNet for training from nothing: its last layer does NOT start at zero, as there is nothing to preserve.
+    """PoseNet for training from scratch. Its last layer does NOT start at zero, as there is nothing to preserve.
 
-    Weights start larger than PyTorch's default, with which differences of poses shrink to 0.001 over the nine
-    convolutions: a first training needed two thousand steps to get its PoseNet going.
+    Initial weights are larger than PyTorch's default, with which pose differences shrink to 0.001 over the nine
+    convolutions, and PoseNet needed two thousand steps before it started to learn.
     """
     net = PoseNet(out_channels, (6 if reference_pose else 3, 16, 32, 64))
     for module in net.modules():
@@ -108,7 +108,7 @@ def autoencoder_config(patch_size: int = 8, latent_channels: int = 16) -> dict[s
 
 @torch.no_grad()
 def init_with_pca(vae: Autoencoder, mean: Float[Tensor, "3 p p"], basis: Float[Tensor, "channels 3 p p"]) -> None:
-    """Make an autoencoder of one level a linear projection of patches and back, as a start for training.
+    """Initialise an autoencoder of one level as a linear projection of patches and back.
 
     The residual blocks start as identities. Each latent takes four channels: x, -x and a large constant with both
     signs, which makes the GroupNorm before the last convolution harmless, while SiLU(x) - SiLU(-x) = x. The other

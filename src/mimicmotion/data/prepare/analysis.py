@@ -1,4 +1,4 @@
-"""One video, looked at: scenes, poses and measures, stored so that nothing is computed twice."""
+"""Analysis of a video: scenes, poses and measures, cached so that nothing is computed twice."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ class AnalysisCache:
     """What was found out about each video, in files named by its content and the settings that matter.
 
     Args:
-        folder: where the files lie; made when first needed.
+        folder: folder of the files, created on first use.
         config: settings; thresholds of filters do not matter here, so that they can be changed at no cost.
     """
 

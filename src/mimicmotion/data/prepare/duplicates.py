@@ -1,4 +1,4 @@
-"""Videos that are there twice: the same file, or the same pictures encoded or resized again."""
+"""Duplicate videos: the same file, or the same pictures re-encoded or resized."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HASH_BITS = HASH_SIDE**2
 HASH_EVERY = 0.5
 """Seconds between two frames that are hashed."""
 MAX_HASHES = 64
-"""So many hashes a video at most: the first half minute identifies it."""
+"""Maximum number of hashes per video: the first half minute identifies it."""
 _COMPARED = 12
 _LENGTH_TOLERANCE = 0.1
 

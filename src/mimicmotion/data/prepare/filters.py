@@ -1,4 +1,4 @@
-"""Which scenes are good enough to learn from, by numbers that are reported with every decision."""
+"""Quality filters of scenes, by numbers that are reported with every decision."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _TOLD: dict[str, tuple[str, Callable[[float], str]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What was decided about one scene.
+    """Decision about a scene.
 
     Attributes:
         numbers: everything that was measured, by name; what could not be measured is missing.
@@ -50,7 +50,7 @@ class Judgement:
 
 
 def judge_length(num_frames: int, fps: float, enlargement: float, config: PrepareConfig) -> Judgement:
-    """What can be said before poses are looked for."""
+    """Checks that need no poses."""
     numbers = _rounded({"seconds": num_frames / fps, "frames": num_frames, "enlargement": enlargement})
     return Judgement(numbers, _missed(numbers, config))
 

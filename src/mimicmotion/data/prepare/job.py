@@ -41,7 +41,7 @@ _FILES, _SETTINGS, _DONE = "files.json", "settings.json", "done.json"
 
 @dataclass(frozen=True, slots=True)
 class PrepareResult:
-    """What a preparation made.
+    """Result of a preparation.
 
     Attributes:
         output: the folder of the shards.
@@ -60,7 +60,7 @@ class PrepareResult:
     seconds: dict[str, float]
 
     def summary(self) -> str:
-        """A few lines for a person to read."""
+        """Summary for the user."""
         t = self.totals
         lines = [] if self.fresh else ["nothing new: the shards are complete and up to date"]
         for name, label in (("train", "training"), ("val", "validation")):
@@ -84,7 +84,7 @@ class PrepareResult:
 
 
 def prepare(config: PrepareConfig) -> Job[PrepareResult]:
-    """Make shards of a folder of videos.
+    """Write shards from a folder of videos.
 
     Raises:
         InputError: a setting is wrong, there is no video, or no scene passes the filters.
@@ -197,7 +197,7 @@ class _Preparation:
     def _run(
         self, step: VideoStep, todo: Sequence[SourceVideo], stage: str, units: Mapping[str, int]
     ) -> Job[dict[str, str]]:
-        """Run a step on the files that need it; returns what is wrong with which. `units` of work are in each file."""
+        """Run a step on the files that need it, each with its `units` of work. Returns problems by file."""
         failures: dict[str, str] = {}
         total = sum(units.values())
         done = total - sum(units[f.source] for f in todo)
@@ -242,7 +242,7 @@ class _Preparation:
 
 
 def _check_settings(config: PrepareConfig, settings: dict[str, Any], work: Path) -> None:
-    """Shards of other settings are never mixed; they go only if the user says so."""
+    """Shards of other settings are never mixed, and are deleted only on request."""
     old = _load_json(work / _SETTINGS)
     shards = shard_files(config.output)
     if not shards or old == settings:

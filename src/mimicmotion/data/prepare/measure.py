@@ -1,4 +1,4 @@
-"""What is measured in the frames of a scene, before anybody decides what is good enough."""
+"""Measurements of a scene's frames, on which the filters decide."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def measure_scene(
         The number of further frames now and then.
 
     Raises:
-        PoseError: the person asked for is not in this scene.
+        PoseError: the chosen person is not in this scene.
     """
     current: deque[Frame] = deque(maxlen=1)
 

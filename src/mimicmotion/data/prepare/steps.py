@@ -34,7 +34,7 @@ class SourceVideo:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a step says of one file; `problem` is empty if all went well."""
+    """Result of a step for one file; `problem` is empty on success."""
 
     source: str
     problem: str
@@ -118,7 +118,7 @@ def _alone(step: VideoStep, config: PrepareConfig, file: SourceVideo) -> Outcome
 
 
 def _guarded(step: VideoStep, config: PrepareConfig, file: SourceVideo) -> Generator[int, None, Outcome]:
-    """What is wrong with one video is said of it, what would be wrong with all is raised."""
+    """Report problems of a single video, but raise those that would affect all."""
     mark = config.output / WORK / _MARK.format(file.sha256)
     with writing(mark):
         mark.touch()

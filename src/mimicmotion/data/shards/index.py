@@ -1,4 +1,4 @@
-"""The index of a folder of shards: which records it holds and where their bytes lie; read from disk or made anew."""
+"""The index of a folder of shards: its records and their byte positions, read from disk or rebuilt."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def _store(groups: Mapping[str, Mapping[str, Span]]) -> str:
 
 
 def read_head(path: Path, members: Mapping[str, Span]) -> dict[str, Any]:
-    """What a shard says about itself; empty for a tar of another tool.
+    """Metadata of a shard; empty for a tar file of another tool.
 
     Raises:
         InputError: the shard is of another format version.

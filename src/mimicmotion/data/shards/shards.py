@@ -3,7 +3,7 @@
 A shard is a tar in WebDataset's form, which `webdataset.WebDataset` reads too. The members of record KEY:
 KEY.json (metadata), KEY.mp4 or KEY.00000.png ... or KEY.00000.jpg ... (frames), KEY.poses.npz (a pose file), and
 optionally KEY.truth.npz (masks and flow of rendered people).
-FOLDER/index.json says where each member lies.
+FOLDER/index.json lists the position of each member.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from mimicmotion.runtime.reading import reading
 
 
 class Record:
-    """One scene; its parts are read when they are asked for, and then held, except the frames.
+    """A scene whose parts are read on first access and cached, except the frames.
 
     Attributes:
         key: its name, `<video id>-<scene number>`.

@@ -1,4 +1,4 @@
-"""Writing shards: many at once, by a plan that can be gone on with.
+"""Writing shards in parallel, by a plan that can be resumed.
 
 Each shard gets its name when it is complete, the index comes last. What a shard was made from stands in it, so that an
 interrupted preparation reuses what is done; the same records in the same settings give the same bytes.

@@ -29,7 +29,7 @@ class Clip:
         name: as the figure shows it.
         reader: the opened video.
         size: (height, width) in which its frames come.
-        max_frames: take only so many from the beginning.
+        max_frames: maximum number of frames, from the start.
     """
 
     name: str
@@ -102,7 +102,7 @@ def open_clips(
         named: names and paths, as `parse_names` gives them.
         resize: scale the frames of the others to the size of the first.
         same_size: refuse other sizes; False leaves sizes as they are.
-        max_frames: take only so many frames of each.
+        max_frames: maximum number of frames of each.
 
     Raises:
         InputError: sizes differ.

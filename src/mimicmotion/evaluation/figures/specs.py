@@ -41,7 +41,7 @@ class _ResultsSpec(FigureSpec):
     results: list[str]
     """NAME=PATH or PATH each: videos or folders of frames, of one length and shape."""
     max_frames: Annotated[int | None, Range(1)] = None
-    """Take only so many frames of each."""
+    """Maximum number of frames of each result."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class SegmentsSpec(_ResultsSpec):
     borders: list[int] | None = None
     """First frames of new segments, to mark."""
     segment_frames: int | None = None
-    """Mark the borders of segments of so many frames (N) instead."""
+    """Mark the borders of segments of this many frames (N) instead."""
     overlap_frames: int = 6
     """Frames shared by neighbouring segments (C)."""
     reference_slot: bool = True

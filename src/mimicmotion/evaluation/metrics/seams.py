@@ -31,7 +31,7 @@ def sidecar_of(video: Path) -> Path:
 
 
 def has_sidecars(folder: Path) -> bool:
-    """Whether some result of a folder says how it was made."""
+    """Whether any result of a folder has a record of its settings."""
     return folder.is_dir() and any(p.with_suffix("").exists() for p in folder.glob("*.json"))
 
 

@@ -154,7 +154,7 @@ class TorchFeatures:
 
 
 def best_device(device: str | None) -> str:
-    """The device asked for, else a GPU where there is one, else the CPU."""
+    """The requested device, else a GPU if available, else the CPU."""
     if device is not None:
         return device
     import torch

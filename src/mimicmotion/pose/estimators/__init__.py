@@ -1,1 +1,1 @@
-"""Pose estimators: a picture in, 134 keypoints with confidence out."""
+"""Pose estimators: from a picture to 134 keypoints with confidence."""

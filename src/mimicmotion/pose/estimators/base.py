@@ -16,34 +16,34 @@ from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
 
 PosePoints: TypeAlias = tuple[Float32[ndarray, "134 2"], Float32[ndarray, "134"]]
 Person: TypeAlias = Literal["largest"] | int | tuple[float, float]
-"""Whom to follow: the largest, the n-th from the left (from 0) at first sight, or the one at a point (x, y)."""
+"""Person to follow: the largest, the n-th from the left (from 0) when first seen, or the one at a point (x, y)."""
 
 
 class PoseEstimator(ABC):
     """Finds one person's keypoints in each frame of a video.
 
-    Frames (RGB) are read once, in order, and no more than the current one is held. A frame in which the person is not
-    found has confidence 0 at all points.
+    Frames (RGB) are read once, in order, and only the current one is kept in memory. If the person is not found in a
+    frame, all its points have confidence 0.
 
     Attributes:
-        source: what makes the poses, for `PoseSequence.source`.
+        source: name of the estimator, for `PoseSequence.source`.
     """
 
     source: str
 
     @abstractmethod
     def estimate_stream(self, frames: Iterable[Frame]) -> Iterator[PosePoints]:
-        """Yield (xy in pixels, confidence 0..1) for each frame as soon as it is done."""
+        """Yield (xy in pixels, confidence 0..1) for each frame as soon as it is ready."""
 
     @abstractmethod
     def count_people(self, frame: Frame) -> int:
-        """How many people are seen in one frame."""
+        """Count the people in a frame."""
 
     def estimate(self, frames: Iterable[Frame], fps: float = 0.0) -> PoseSequence:
-        """The poses of all frames.
+        """Estimate the poses of all frames.
 
         Raises:
-            PoseError: there is no frame, or the frames differ in size.
+            PoseError: there are no frames, or they differ in size.
         """
         size: tuple[int, int] | None = None
 
@@ -64,7 +64,7 @@ class PoseEstimator(ABC):
 
 
 class StaticPose(PoseEstimator):
-    """An estimator for tests: it answers each frame with the given poses in turn, the last one again and again."""
+    """A test double that returns the given poses one per frame, and repeats the last one."""
 
     source = "static"
 

@@ -1,9 +1,9 @@
-"""DWPose: a YOLOX person detector and a whole-body RTMPose (DWPose, RTMPose, RTMW), ONNX files that the user has.
+"""DWPose: a YOLOX person detector and a whole-body RTMPose network (DWPose, RTMPose, RTMW) from the user's ONNX files.
 
-Steps and numbers are those of the released MimicMotion code, so that the poses are those its weights were trained on;
-two faults are not repeated: a frame without a person is not taken for one large person, and of several people one is
-followed. rtmlib does the same job but requires the desktop builds of OpenCV, which overwrite the headless build of the
-same module that this package installs; so it is not used.
+The computation follows the released MimicMotion code, so the poses match those that its weights were trained on. Two
+bugs are fixed: a frame without a person is not treated as one large person, and if there are several people, one of
+them is followed. We do not use rtmlib because it requires the desktop builds of OpenCV, which overwrite the headless
+build that this package installs.
 
 Both networks get RGB, as in the released code, although YOLOX was trained on BGR.
 """
@@ -45,13 +45,13 @@ class DWPoseEstimator(PoseEstimator):
     Args:
         detector_path: YOLOX, raw output (1, anchors, 85) as yolox_l.onnx, or boxes and labels as mmdeploy exports it.
         pose_path: SimCC network with 133 points, e.g. dw-ll_ucoco_384.onnx; the input size is read from the file.
-        person: whom to follow; see `mimicmotion.pose.estimators.base.Person`.
+        person: person to follow; see `mimicmotion.pose.estimators.base.Person`.
         threads: CPU threads; None lets onnxruntime decide.
-        device: "auto" takes CUDA where onnxruntime has it; "cpu"; "cuda" insists.
+        device: "auto" (CUDA if available), "cpu" or "cuda".
 
     Raises:
-        WeightsError: a file is missing, damaged or of another kind.
-        ConfigError: CUDA is insisted on and onnxruntime lacks it, or `person` is wrong.
+        WeightsError: a file is missing, damaged or not a suitable network.
+        ConfigError: `device` is "cuda" but onnxruntime lacks it, or `person` is invalid.
     """
 
     def __init__(
@@ -82,17 +82,17 @@ class DWPoseEstimator(PoseEstimator):
 
     @property
     def provider(self) -> str:
-        """What onnxruntime computes with: "CPUExecutionProvider" or "CUDAExecutionProvider"."""
+        """Execution provider of onnxruntime: "CPUExecutionProvider" or "CUDAExecutionProvider"."""
         return self._network.get_providers()[0]
 
     @property
     def source(self) -> str:  # type: ignore[override]
-        """What made the poses, for `PoseSequence.source`."""
+        """Name of the estimator, for `PoseSequence.source`."""
         return f"dwpose {self._paths[1].name}"
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that changes the result, for `PoseCache`."""
+        """Everything that affects the result, for `PoseCache`."""
         from mimicmotion.runtime.files import sha256_file
 
         return {"estimator": "dwpose", "version": 1, "files": [*map(sha256_file, self._paths)], "person": self.person}
@@ -101,7 +101,7 @@ class DWPoseEstimator(PoseEstimator):
         """Yield (xy in pixels, confidence) for each RGB frame.
 
         Raises:
-            PoseError: after the last frame: people were seen, but never the one asked for.
+            PoseError: people were seen, but never the chosen one (raised after the last frame).
         """
         tracker = PersonTracker(self.person)
         for frame in frames:
@@ -111,22 +111,22 @@ class DWPoseEstimator(PoseEstimator):
         tracker.check_found()
 
     def people(self, frame: Frame) -> tuple[Float32[ndarray, "people 134 2"], Float32[ndarray, "people 134"]]:
-        """All people found in a frame, the largest first."""
+        """Find all people in a frame, the largest first."""
         boxes = self.detect(frame)
         area = (boxes[:, 2:] - boxes[:, :2]).clip(0).prod(1)
         boxes = boxes[np.argsort(-area, kind="stable")[:MAX_PEOPLE]]
         if not len(boxes):
             return np.zeros((0, NUM_POINTS, 2), np.float32), np.zeros((0, NUM_POINTS), np.float32)
         xy, scores = order_points(*self.locate(frame, boxes))
-        # SimCC scores are heights of peaks and can pass 1 or fall below 0 a little
+        # SimCC scores are peak heights and can slightly exceed 0..1.
         return xy.astype(np.float32), scores.clip(0, 1).astype(np.float32)
 
     def count_people(self, frame: Frame) -> int:
-        """How many people are seen in one frame."""
+        """Count the people in a frame."""
         return len(self.detect(frame))
 
     def detect(self, frame: Frame, threshold: float = 0.3) -> Float[ndarray, "people 4"]:
-        """Boxes (left, top, right, bottom) in pixels of people found with a score above the threshold."""
+        """Detect people with a score above the threshold: boxes (left, top, right, bottom) in pixels."""
         picture, ratio = letterbox(frame, self._detector_size)
         feed = picture.transpose(2, 0, 1)[None]
         outputs = _run(self._detector, feed)
@@ -143,7 +143,7 @@ class DWPoseEstimator(PoseEstimator):
     def locate(
         self, frame: Frame, boxes: Float[ndarray, "people 4"]
     ) -> tuple[Float[ndarray, "people 133 2"], Float32[ndarray, "people 133"]]:
-        """Points in pixels of the frame and their scores, in COCO-WholeBody order, of the people in the boxes."""
+        """Locate the people's points in pixels of the frame, with scores, in COCO-WholeBody order."""
         keypoints, scores = [], []
         height, width = self._pose_size
         for box in boxes:
@@ -169,7 +169,7 @@ def _run(session: Any, feed: ndarray) -> list[Float32[ndarray, ...]]:
 
 
 def letterbox(frame: Frame, size: tuple[int, int]) -> tuple[UInt8[ndarray, "rows columns 3"], float]:
-    """Scale a frame into the upper left corner of a grey (114) picture of `size`; also gives the scale."""
+    """Scale a frame into the upper left corner of a grey (114) picture of `size`. Also returns the scale."""
     import cv2
 
     ratio = min(size[0] / frame.shape[0], size[1] / frame.shape[1])
@@ -182,7 +182,7 @@ def letterbox(frame: Frame, size: tuple[int, int]) -> tuple[UInt8[ndarray, "rows
 def decode_grid(
     rows: Float32[ndarray, "batch anchors values"], size: tuple[int, int]
 ) -> Float32[ndarray, "batch anchors values"]:
-    """YOLOX's raw output with centre and size of the boxes in pixels of the network's input."""
+    """Decode YOLOX's raw output: centres and sizes of the boxes in pixels of the network's input."""
     cells, strides = [], []
     for stride in (8, 16, 32):
         y, x = np.mgrid[: size[0] // stride, : size[1] // stride]
@@ -200,7 +200,7 @@ def decode_grid(
 
 
 def nms(boxes: Float[ndarray, "n 4"], scores: Float[ndarray, " n"], overlap: float) -> Int[ndarray, " kept"]:
-    """Indices of the boxes kept, best first; a box goes if it overlaps a better one by more than `overlap`.
+    """Indices of the kept boxes, best first. A box is dropped if its overlap with a better one exceeds `overlap`.
 
     Boxes count as whole pixels, both edges included.
     """
@@ -234,7 +234,7 @@ def multiclass_nms(
 def crop_person(
     frame: Frame, box: Float[ndarray, " 4"], size: tuple[int, int]
 ) -> tuple[UInt8[ndarray, "rows columns 3"], Float[ndarray, " 2"], Float[ndarray, " 2"]]:
-    """The box, padded and widened to the shape of `size`, as a picture of `size`; also its centre and extent (x, y)."""
+    """Crop the box, padded to the aspect ratio of `size`, to a picture of `size`. Also returns centre and extent."""
     import cv2
 
     centre, scale = box_centre_scale(box)
@@ -251,7 +251,7 @@ def box_centre_scale(
 
 
 def fit_aspect(scale: Float[ndarray, " 2"], size: tuple[int, int]) -> Float[ndarray, " 2"]:
-    """Enlarge an extent (x, y) in one direction to the shape of `size` (height, width)."""
+    """Enlarge an extent (x, y) in one direction to the aspect ratio of `size` (height, width)."""
     aspect = size[1] / size[0]
     width, height = scale
     return np.array([width, width / aspect] if width > height * aspect else [height * aspect, height])
@@ -268,12 +268,12 @@ def crop_matrix(
 def decode_simcc(
     x: Float32[ndarray, "batch points bins_x"], y: Float32[ndarray, "batch points bins_y"], bins: tuple[float, float]
 ) -> tuple[Float32[ndarray, "batch points 2"], Float32[ndarray, "batch points"]]:
-    """Points in pixels of the network's input, and scores: the lower one of the two peaks.
+    """Decode points in pixels of the network's input, and scores, each the lower of the two peaks.
 
     Args:
         x: likelihood over columns.
         y: likelihood over rows.
-        bins: bins a pixel (x, y). Points whose score is not above 0 are put at bin -1.
+        bins: bins per pixel (x, y). Points with a score of 0 or less are placed at bin -1.
     """
     points = np.stack([x.argmax(-1), y.argmax(-1)], -1).astype(np.float32)
     score = np.minimum(x.max(-1), y.max(-1))
@@ -284,7 +284,7 @@ def decode_simcc(
 def order_points(
     keypoints: Float[ndarray, "people 133 2"], scores: Float[ndarray, "people 133"]
 ) -> tuple[Float[ndarray, "people 134 2"], Float[ndarray, "people 134"]]:
-    """From COCO-WholeBody's order to ours, with a neck halfway between the shoulders.
+    """Reorder from COCO-WholeBody to our layout, adding a neck halfway between the shoulders.
 
     The neck's score is 1 if both shoulders are above 0.3, else 0, as in the released code.
     """

@@ -24,8 +24,8 @@ def open_estimator(
     """Open a pose estimator.
 
     Args:
-        name: "holistic" (bundled, works offline) or "dwpose" (ONNX files given by the user).
-        person: whom to follow where several are seen; see `Person`.
+        name: "holistic" (bundled, works offline) or "dwpose" (needs the user's ONNX files).
+        person: person to follow if there are several; see `Person`.
         threads: CPU threads; None lets onnxruntime decide.
         device: "auto", "cpu" or "cuda".
         detector_path: dwpose: the YOLOX person detector, e.g. yolox_l.onnx.
@@ -56,10 +56,10 @@ def open_estimator(
 
 
 def choose_estimator(options: PoseOptions, trained_with: str | None) -> tuple[str, list[str]]:
-    """The name of the pose estimator to use, and what the user should know of it.
+    """Choose the pose estimator. Returns its name and notes for the user.
 
-    It is the one that was asked for, or dwpose where its files are given, or the one that the model was trained with.
-    Where dwpose is what the model alone asks for and cannot be fetched, holistic takes its place.
+    It is the requested one, else dwpose if its files are given, else the one that the model was trained with. If only
+    the model asks for dwpose and it cannot be downloaded, holistic is used instead.
     """
     from mimicmotion.weights.registry import fetch
 
@@ -78,7 +78,7 @@ def choose_estimator(options: PoseOptions, trained_with: str | None) -> tuple[st
 
 
 def find_estimator(options: PoseOptions) -> Callable[..., PoseEstimator]:
-    """A function that opens the chosen estimator; model files are found or fetched now, so that failures come early."""
+    """A function that opens the chosen estimator. Model files are located or downloaded now, to fail early."""
     detector, pose_model = options.detector, options.pose_model
     if options.estimator == "dwpose" and not (detector and pose_model):
         from mimicmotion.weights.registry import fetch

@@ -1,4 +1,4 @@
-"""Opening ONNX networks on the CPU or a GPU, and saying which."""
+"""ONNX sessions on the CPU or a GPU."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ logger = logging.getLogger(__name__)
 
 
 def open_session(path: Path, *, threads: int | None = None, device: str = "auto") -> Any:
-    """An onnxruntime session on CUDA where there is one, else on the CPU.
+    """Open an onnxruntime session, on CUDA if available, else on the CPU.
 
     Raises:
-        WeightsError: the file is missing or is no ONNX network.
+        WeightsError: the file is missing or is not an ONNX network.
         ConfigError: `device` is "cuda" and onnxruntime has no CUDA.
     """
     import onnxruntime as ort
@@ -38,7 +38,7 @@ def open_session(path: Path, *, threads: int | None = None, device: str = "auto"
 
 
 def providers(device: str) -> list[str]:
-    """Onnxruntime's execution providers for "auto", "cpu" or "cuda", the wanted one first.
+    """Execution providers of onnxruntime for "auto", "cpu" or "cuda", the preferred one first.
 
     Raises:
         ConfigError: `device` is "cuda" and onnxruntime has no CUDA.
@@ -62,11 +62,11 @@ def providers(device: str) -> list[str]:
 
 
 def cuda_lines() -> list[str]:
-    """What to type for onnxruntime's build for CUDA: it has the files of the one for the CPU, so it is written last."""
+    """Commands that install onnxruntime's CUDA build. It shares files with the CPU build, so it is installed last."""
     again = "pip install --force-reinstall --no-deps onnxruntime-gpu"
     return [install_command("gpu"), "pip uninstall -y onnxruntime", again]
 
 
 def gpu_present() -> bool:
-    """Whether the system shows an NVIDIA GPU."""
+    """Whether there is an NVIDIA GPU."""
     return any(Path(p).exists() for p in ("/proc/driver/nvidia/version", "/dev/nvidia0", "/dev/dxg"))

@@ -1,7 +1,7 @@
-"""Follow one person through frames in which several are found.
+"""Follow one person through frames with several people.
 
-All people are followed, not only the wanted one: a passer-by who stands where the wanted person was lost has a track
-of his own and cannot be taken for him. Someone new who appears while the wanted person is away is taken as his return.
+All people are tracked, not only the target: a passer-by who stands where the target was lost has a separate track and
+is not mistaken for the target. Someone new who appears while the target is away is assumed to be the target.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from mimicmotion.pose.keypoints import VISIBLE
 
 logger = logging.getLogger(__name__)
 
-MATCH = 0.15  # least likeness at which two frames show the same person
-FORGET = 300  # frames after which a passer-by who has gone is forgotten
+MATCH = 0.15  # minimum similarity to match a person in two frames
+FORGET = 300  # frames after which a lost passer-by is forgotten
 
 
 def person_box(xy: Float[ndarray, "points 2"], confidence: Float[ndarray, " points"]) -> Float[ndarray, " 4"] | None:
-    """(left, top, right, bottom) of the points seen, or None if fewer than two are."""
+    """(left, top, right, bottom) of the visible points, or None if there are fewer than two."""
     points = xy[confidence > VISIBLE]
     if len(points) < 2:
         return None
@@ -41,7 +41,7 @@ def box_iou(a: Float[ndarray, " 4"], b: Float[ndarray, " 4"]) -> float:
 
 @dataclass(slots=True)
 class _Track:
-    """Where a person was last seen, and how fast he moved, in pixels a frame."""
+    """Last position and velocity of a person, in pixels per frame."""
 
     xy: Float[ndarray, "points 2"]
     confidence: Float[ndarray, " points"]
@@ -51,8 +51,8 @@ class _Track:
     velocity: Float[ndarray, " 2"] = field(default_factory=lambda: np.zeros(2))
 
     def likeness(self, xy: ndarray, confidence: ndarray, box: ndarray, now: int) -> float:
-        """0..1: overlap of the boxes and nearness of the points, both after moving on at the last velocity."""
-        # A person lost for long will not have gone on in the same way
+        """Similarity, 0..1: box overlap and point distance, both after moving on at the last velocity."""
+        # The velocity of a person lost for long is no longer valid.
         step = self.velocity * min(now - self.seen, 5)
         overlap = box_iou(self.box + np.tile(step, 2), box)
         both = (self.confidence > VISIBLE) & (confidence > VISIBLE)
@@ -69,11 +69,11 @@ class _Track:
 
 
 class PersonTracker:
-    """Says in each frame which of the people found is the one to follow.
+    """Selects the person to follow in each frame.
 
     Args:
-        person: "largest" (at first sight), the n-th from the left (from 0) in the first frame that shows so many, or
-            the one whose box holds a point (x, y), in pixels.
+        person: "largest" (when first seen), the n-th from the left (from 0) in the first frame with enough people, or
+            the one whose box contains a point (x, y), in pixels.
 
     Raises:
         ConfigError: `person` is none of these.
@@ -88,10 +88,10 @@ class PersonTracker:
         self._most = 0
 
     def check_found(self) -> None:
-        """To be called after the last frame.
+        """Check the result after the last frame.
 
         Raises:
-            PoseError: people were seen, but never the one asked for.
+            PoseError: people were seen, but never the chosen one.
         """
         if self._target is None and self._most:
             raise PoseError(
@@ -101,7 +101,7 @@ class PersonTracker:
             )
 
     def choose(self, xy: Float[ndarray, "people points 2"], confidence: Float[ndarray, "people points"]) -> int | None:
-        """Index of the person to follow among the people found in the next frame; None if he is not there."""
+        """Index of the person to follow among those found in the next frame; None if the person is not there."""
         self._frame += 1
         boxes = {i: box for i in range(len(xy)) if (box := person_box(xy[i], confidence[i])) is not None}
         self._most = max(self._most, len(boxes))
@@ -122,7 +122,7 @@ class PersonTracker:
         return None if self._target is None else of_track.get(id(self._target))
 
     def _match(self, xy: ndarray, confidence: ndarray, boxes: dict[int, ndarray]) -> dict[int, int]:
-        """Pairs of track and person, the most alike first."""
+        """Match tracks and people, the most similar pair first."""
         pairs = [
             (track.likeness(xy[i], confidence[i], box, self._frame), k, i)
             for k, track in enumerate(self._tracks)
@@ -149,7 +149,7 @@ class PersonTracker:
         return max(visible, key=lambda t: (t.box[2:] - t.box[:2]).prod(), default=None)
 
     def _returned(self, of_track: dict[int, int]) -> _Track | None:
-        """Someone who was never seen beside the lost person and is about as large."""
+        """Someone of similar size who was never seen together with the lost person."""
         if self._target is None:
             return None
         size = np.hypot(*(self._target.box[2:] - self._target.box[:2]))
@@ -166,7 +166,7 @@ def check_person(person: Person) -> None:
     """Check the choice of a person.
 
     Raises:
-        ConfigError: it is neither "largest", nor a number from 0 on, nor a point.
+        ConfigError: it is not "largest", an index of at least 0, or a point.
     """
     point = (
         isinstance(person, tuple)

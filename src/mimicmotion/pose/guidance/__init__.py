@@ -1,1 +1,1 @@
-"""Poses as pictures for the network: drawn skeletons, and the picture's limbs warped to a pose."""
+"""Pose guidance as pictures: drawn skeletons, and the picture warped limb by limb to a pose."""

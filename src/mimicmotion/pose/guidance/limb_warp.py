@@ -1,9 +1,9 @@
-"""The person of a picture moved limb by limb, without learning: pieces of the picture turned and stretched to a pose.
+"""Animate the person in a picture limb by limb, without learning, by warping pieces of the picture to a pose.
 
-The person is cut out of the picture (colour segmentation started from the keypoints), the hole in the background is
-filled, and head, torso, limbs, hands and feet are moved by affine maps from the reference pose to each driving pose and
-painted from back to front. It needs what a model is given: one picture, its pose, the driving poses. Evaluation has it
-as the baseline to beat; a small model can be given its result as a hint of where things go (`reference_warp: limbs`).
+The person is cut out of the picture (colour segmentation initialised by the keypoints) and the background is filled.
+Head, torso, limbs, hands and feet are moved by affine maps from the reference pose to each driving pose, and painted
+from back to front. The inputs are those of a model: one picture, its pose, and the driving poses. It is the baseline in
+evaluation, and a small model can take its result as an extra condition (`reference_warp: limbs`).
 """
 
 from __future__ import annotations
@@ -39,25 +39,25 @@ from mimicmotion.pose.keypoints import PoseSequence
 
 
 def limb_warp(reference: Frame, reference_pose: PoseSequence, poses: PoseSequence, *, segmented: bool = True) -> Frames:
-    """The person of the reference picture moved limb by limb to the driving poses.
+    """Move the person in the reference picture limb by limb to the driving poses.
 
     Args:
-        reference: RGB.
-        reference_pose: its pose, one frame, in pixels of the picture.
-        poses: driving poses in pixels of the same picture (aligned to the person, as the pipeline's are).
-        segmented: cut along the person's outline as GrabCut sees it; False cuts along capsules and hulls around the
-            keypoints, the plain version.
+        reference: RGB picture.
+        reference_pose: pose of the picture, one frame, in pixels of the picture.
+        poses: driving poses in pixels of the same picture, aligned to the person as in the pipeline.
+        segmented: cut along the person's outline found by GrabCut; False cuts along capsules and hulls around the
+            keypoints.
 
     Raises:
-        InputError: sizes differ, there is not one reference pose, or there are no driving poses.
+        InputError: sizes differ, there is not exactly one reference pose, or there are no driving poses.
     """
     return WarpedPicture(reference, reference_pose, poses, segmented=segmented)[:]
 
 
 class WarpedPicture:
-    """The picture warped to each pose when it is asked for: `[a:b]` gives uint8 (b - a, height, width, 3).
+    """The picture warped to each pose on demand: `[a:b]` returns uint8 (b - a, height, width, 3).
 
-    Args: as for `limb_warp`.
+    Args: see `limb_warp`.
     """
 
     def __init__(
@@ -76,11 +76,11 @@ class WarpedPicture:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WarpedPoses:
-    """Drawn poses together with the picture warped to each; slices give the drawn poses.
+    """Drawn poses together with the picture warped to each. Slices return the drawn poses.
 
     Attributes:
-        poses: uint8 (frames, height, width, 3), or anything whose slices give that.
-        warped: the same of the warped picture (`WarpedPicture`).
+        poses: uint8 (frames, height, width, 3), or anything with such slices.
+        warped: the warped pictures in the same format (`WarpedPicture`).
     """
 
     poses: PoseFrames
@@ -100,18 +100,18 @@ class WarpedPoses:
 
 @dataclass(frozen=True, slots=True)
 class Puppet:
-    """A reference picture in pieces.
+    """A reference picture cut into pieces.
 
     Attributes:
         background: the picture without the person.
-        colours: the person's, continued beyond the outline: as they are seen, and without the arms in front of the
-            body. What moves the picture pixel by pixel takes its colours here.
-        layers: per part, colours and opacity (premultiplied) where it lies in the reference.
-        boxes: per part, the corners (x, y) of where its layer is not empty.
-        sources: per part, the part that it was cut from (the other side's where its own is hidden).
+        colours: colours of the person, extended beyond the outline: as seen, and without the arms in front of the
+            body. Pixel-wise warping samples its colours from these.
+        layers: per part, premultiplied colours and opacity at its position in the reference.
+        boxes: per part, the corners (x, y) of its non-empty area.
+        sources: per part, the part that it was cut from (that of the other side if its own is hidden).
         xy: the reference pose.
         unit: torso length in pixels.
-        confidence: of the reference pose's points.
+        confidence: confidence of the points of the reference pose.
     """
 
     background: Float32[ndarray, "height width 3"]
@@ -124,11 +124,11 @@ class Puppet:
     confidence: Float64[ndarray, " 134"]
 
     def paint(self, xy: Float[ndarray, "134 2"], confidence: Float[ndarray, " 134"]) -> Frame:
-        """The person in another pose."""
+        """Paint the person in another pose."""
         return self.arrange(xy, confidence).picture
 
     def arrange(self, xy: Float[ndarray, "134 2"], confidence: Float[ndarray, " 134"]) -> Arrangement:
-        """The pieces laid out in another pose."""
+        """Arrange the pieces in another pose."""
         picture = self.background.copy()
         height, width = picture.shape[:2]
         covered, shown = np.zeros((height, width), np.float32), np.zeros((height, width), np.float32)
@@ -156,14 +156,14 @@ class Puppet:
 
 @dataclass(frozen=True, slots=True)
 class Arrangement:
-    """A person's pieces laid out in a pose; parts are numbered as in `BACK_TO_FRONT`.
+    """The pieces of a person arranged in a pose; parts are numbered as in `BACK_TO_FRONT`.
 
     Attributes:
         picture: the pieces on the background.
-        outline: their common opacity, 0..1.
-        top: the part that is seen at each pixel; -1 where none is.
-        opacity: of each part.
-        maps: of each part, from pixels (x, y, 1) of this picture to pixels of the reference; 0 of parts left out.
+        outline: combined opacity of all parts, 0..1.
+        top: frontmost part at each pixel; -1 for none.
+        opacity: opacity of each part.
+        maps: map of each part, from pixels (x, y, 1) of this picture to pixels of the reference; 0 for omitted parts.
     """
 
     picture: Frame
@@ -181,15 +181,15 @@ def moves(
     xy: Float[ndarray, "134 2"],
     confidence: Float[ndarray, " 134"],
 ) -> Iterator[tuple[str, Affine]]:
-    """Parts from back to front, and how each moves from one pose to another (as `cv2.warpAffine` wants it).
+    """Parts from back to front, with their maps from one pose to another (in the format of `cv2.warpAffine`).
 
     Args:
-        start: the pose in which the parts were cut out.
-        known: confidence of its points.
-        sources: the parts that there are, and which each was cut from.
+        start: pose in which the parts were cut out.
+        known: confidence of the points of `start`.
+        sources: available parts, and the part that each was cut from.
         unit: torso length in `start`.
-        xy: the other pose.
-        confidence: of its points; parts that it does not show are left out.
+        xy: target pose.
+        confidence: confidence of the points of `xy`; parts that are not visible in it are omitted.
     """
     end, sure = np.asarray(xy, np.float64), np.minimum(known, confidence)
     for part in painting_order(confidence):
@@ -210,9 +210,9 @@ def cut(
     segmented: bool = True,
     person: Bool[ndarray, "height width"] | None = None,
 ) -> Puppet:
-    """Take a picture apart: background, and one layer for each part of the person; see `limb_warp`.
+    """Cut a picture into its background and one layer per body part; see `limb_warp`.
 
-    `person`: the person's pixels, where they are known.
+    `person`: mask of the person, if known.
     """
     xy, confidence = pose.xy[0].astype(np.float64), pose.confidence[0].astype(np.float64)
     unit, face, regions = body_unit(xy), has_face(confidence), part_regions(pose)
@@ -236,7 +236,7 @@ def cut(
 
 
 def _corners(there: Bool[ndarray, "height width"]) -> Float64[ndarray, "4 2"]:
-    """Of the box around pixels."""
+    """Corners of the box around the pixels."""
     x, y, width, height = cv2.boundingRect(there.astype(np.uint8))
     return np.array([[x, y], [x + width, y], [x, y + height], [x + width, y + height]], np.float64)
 
@@ -260,7 +260,7 @@ def _colours(
 def _adopt(
     regions: dict[str, Bool[ndarray, "height width"]], person: Bool[ndarray, "height width"]
 ) -> dict[str, Bool[ndarray, "height width"]]:
-    """The regions, each with the person's pixels that lie in none and are nearest to it."""
+    """Assign each of the person's pixels outside all regions to the nearest region."""
     orphans = person & ~np.any(list(regions.values()), 0)
     away = [cv2.distanceTransform((~r).astype(np.uint8), cv2.DIST_L2, 5) for r in regions.values()]
     nearest = np.argmin(away, 0)
@@ -268,7 +268,7 @@ def _adopt(
 
 
 def part_regions(pose: PoseSequence) -> dict[str, Bool[ndarray, "height width"]]:
-    """Where each part that a pose shows may lie."""
+    """Region in which each visible part of a pose may be."""
     xy, confidence = pose.xy[0].astype(np.float64), pose.confidence[0].astype(np.float64)
     seen = [part for part in BACK_TO_FRONT if mean_confidence(confidence, part) >= UNSEEN]
     unit, face = body_unit(xy), has_face(confidence)
@@ -276,7 +276,7 @@ def part_regions(pose: PoseSequence) -> dict[str, Bool[ndarray, "height width"]]
 
 
 def _layer(reference: Frame, part: str, region: ndarray, person: ndarray, arms: ndarray) -> ndarray:
-    """Colours and opacity of one part; what the arms hide of torso and head is filled in."""
+    """Colours and opacity of a part; areas of torso and head hidden by the arms are filled in."""
     colours, opacity = reference, region & person
     if part in ("torso", "head") and (arms & region).any() and not (arms | ~opacity).all():
         unknown = arms | ~person if part == "torso" else arms
@@ -290,7 +290,7 @@ def _layer(reference: Frame, part: str, region: ndarray, person: ndarray, arms: 
 def segment_person(
     reference: Frame, regions: dict[str, Bool[ndarray, "height width"]], unit: float
 ) -> Bool[ndarray, "height width"]:
-    """The person's pixels: GrabCut, told that the middle of each part is person and what is far from all is not."""
+    """Segment the person by GrabCut, initialised with the cores of the parts and everything far from them."""
     union = np.any(list(regions.values()), 0).astype(np.uint8)
     far = cv2.dilate(union, disc(0.1 * unit))
     trimap = np.where(far > 0, np.where(union > 0, cv2.GC_PR_FGD, cv2.GC_PR_BGD), cv2.GC_BGD).astype(np.uint8)
@@ -306,7 +306,7 @@ def segment_person(
 
 
 def _pixel_centres(matrix: Affine) -> Affine:
-    """From positions with pixel centres at integer + 0.5 to OpenCV's, which has them at integers."""
+    """Convert from pixel centres at integer + 0.5 to OpenCV's convention, with centres at integers."""
     half = np.array([0.5, 0.5])
     return np.column_stack([matrix[:, :2], matrix[:, 2] + matrix[:, :2] @ half - half])
 

@@ -1,4 +1,4 @@
-"""Parts of a figure: which keypoints they hang on, where they lie in a picture, how a pose moves them."""
+"""Body parts: the keypoints they depend on, their regions in a picture, and how a pose moves them."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ BACK_TO_FRONT = (
     *("right upper arm", "left upper arm", "right forearm", "left forearm", "right hand", "left hand"),
 )
 HIDDEN = 0.4
-"""Parts whose points have a lower mean confidence are painted behind the torso, or taken from the other side."""
+"""Parts with a lower mean confidence are painted behind the torso, or copied from the other side."""
 UNSEEN = 0.05
-"""Parts below this have no position worth the name: they are neither cut out nor painted."""
+"""Parts with a lower mean confidence have no usable position and are neither cut out nor painted."""
 STRETCH = (0.35, 2.5)
-"""How much a limb may be shortened or stretched along its bone."""
+"""Limits of shortening and stretching a limb along its bone."""
 
 
 def body_unit(xy: Float64[ndarray, "134 2"]) -> float:
-    """Torso length (neck to hips) in pixels, from whatever of the body is not foreshortened."""
+    """Torso length (neck to hips) in pixels, estimated from body parts that are not foreshortened."""
 
     def length(a: int, b: int) -> float:
         return float(np.hypot(*(xy[a] - xy[b])))
@@ -54,7 +54,7 @@ def body_unit(xy: Float64[ndarray, "134 2"]) -> float:
 def part_region(
     xy: Float64[ndarray, "134 2"], part: str, unit: float, size: tuple[int, int], *, face: bool = True
 ) -> Bool[ndarray, "height width"]:
-    """Pixels in which a part may lie: capsules around bones, hulls around torso, head, hands and feet."""
+    """Pixels that a part may cover: capsules around bones, hulls around torso, head, hands and feet."""
     mask = np.zeros(size, np.uint8)
     if part in BONES:
         a, b, radius = BONES[part]
@@ -75,7 +75,7 @@ def part_region(
 def with_head(
     regions: dict[str, Bool[ndarray, "height width"]], xy: Float64[ndarray, "134 2"], *, face: bool
 ) -> dict[str, Bool[ndarray, "height width"]]:
-    """The regions with hair in the head's, and the neck in the head's and the torso's; arms keep what is theirs."""
+    """Add hair to the head, and the neck to head and torso, except for pixels of the arms."""
     if "head" not in regions:
         return regions
     axis = xy[head_points(face)].mean(0) - xy[kp.NECK]
@@ -92,12 +92,12 @@ def with_head(
 
 
 def has_face(confidence: Float[ndarray, " 134"]) -> bool:
-    """Whether face points were found; where not, they have no position worth the name."""
+    """Whether face points were found; otherwise their positions are meaningless."""
     return bool(np.mean(confidence[kp.FACE]) >= UNSEEN)
 
 
 def head_points(face: bool) -> ndarray:
-    """The points that tell where the head is."""
+    """Points that determine the position of the head."""
     return HEAD if face else HEAD[:5]
 
 
@@ -113,14 +113,14 @@ def crown(xy: Float64[ndarray, "134 2"], *, face: bool = True) -> Float64[ndarra
 
 
 def painting_order(confidence: Float[ndarray, " 134"]) -> list[str]:
-    """Parts from back to front; arms that the detector hardly sees go behind the torso."""
+    """Parts from back to front; arms with low confidence go behind the torso."""
     sure = {p: mean_confidence(confidence, leader_of(p, confidence)) for p in BACK_TO_FRONT}
     hidden = [p for p in BACK_TO_FRONT if p not in ("torso", "head") and sure[p] < HIDDEN]
     return hidden + [p for p in BACK_TO_FRONT if p not in hidden]
 
 
 def leader_of(part: str, confidence: Float[ndarray, " 134"]) -> str:
-    """The part whose points say where `part` is: a hand or foot that was not found goes with its limb."""
+    """The part whose points determine the position of `part`: a hand or foot that was not found follows its limb."""
     return ENDS[part][1] if part in ENDS and mean_confidence(confidence, part) < UNSEEN else part
 
 
@@ -132,7 +132,7 @@ def part_map(
     unit: float,
     sure: Float[ndarray, " 134"],
 ) -> Affine:
-    """The affine map that takes a part from the reference pose to a driving pose; `sure`: the points' confidence."""
+    """The affine map of a part from the reference pose to a driving pose; `sure` is the confidence of the points."""
     if part == "head":
         return head_map(start, end, unit, sure)
     if part in BONES:
@@ -153,9 +153,9 @@ def part_map(
 def head_map(
     start: Float64[ndarray, "134 2"], end: Float64[ndarray, "134 2"], unit: float, sure: Float[ndarray, " 134"]
 ) -> Affine:
-    """The map of the head as one rigid piece: turned, and hardly larger or smaller than the body's size says.
+    """The map of the head as a nearly rigid piece: rotated, and scaled close to the scale of the body.
 
-    Points count by their confidence, the neck twice, a face point .06; a face that was not found counts nothing.
+    Points are weighted by confidence, the neck twice, face points by .06. A face that was not found is ignored.
     """
     points = np.array([kp.NECK, *HEAD])
     weights = np.array([2.0, *[1.0] * 5, *[0.06] * 68]) * sure[points]
@@ -171,7 +171,7 @@ def head_map(
 
 
 def bone_map(a: ndarray, b: ndarray, c: ndarray, d: ndarray, unit: float, *, mirrored: bool = False) -> Affine:
-    """The map of bone a-b onto c-d: turned, stretched along the bone, as wide as before."""
+    """The map of bone a-b onto c-d: rotated and stretched along the bone, with its width unchanged."""
     before, after = b - a, d - c
     floor = 0.1 * unit
     stretch = np.clip(max(np.hypot(*after), floor) / max(np.hypot(*before), floor), *STRETCH)
@@ -182,7 +182,7 @@ def bone_map(a: ndarray, b: ndarray, c: ndarray, d: ndarray, unit: float, *, mir
 
 
 def rotation(before: ndarray, after: ndarray, *, mirrored: bool = False) -> Float64[ndarray, "2 2"]:
-    """Turns direction `before` into `after`; mirrored: and swaps the sides of the line."""
+    """Rotation of direction `before` to `after`; if mirrored, it also swaps the sides of the line."""
     u, v = (x / max(np.hypot(*x), 1e-6) for x in (before, after))
     side = -1.0 if mirrored else 1.0
     return np.outer(v, u) + side * np.outer([-v[1], v[0]], [-u[1], u[0]])
@@ -191,7 +191,7 @@ def rotation(before: ndarray, after: ndarray, *, mirrored: bool = False) -> Floa
 def fit_affine(p: ndarray, q: ndarray, prior: Float64[ndarray, "2 2"], weight: float) -> Affine:
     """Least-squares affine map of points p to q, drawn towards the linear part `prior`.
 
-    Without the pull, foreshortened parts, which tell little about their width, would explode.
+    Without the prior, foreshortened parts would explode, since their points hardly determine their width.
     """
     centre, target = p.mean(0), q.mean(0)
     x, y = (p - centre).T, (q - target).T
@@ -201,7 +201,7 @@ def fit_affine(p: ndarray, q: ndarray, prior: Float64[ndarray, "2 2"], weight: f
 
 
 def source_of(part: str, confidence: Float64[ndarray, " 134"]) -> str:
-    """The part itself, or its counterpart where that is seen and itself is not."""
+    """The part itself, or its counterpart on the other side if only that is visible."""
     if part in ("torso", "head"):
         return part
     side, name = part.split(" ", 1)
@@ -211,7 +211,7 @@ def source_of(part: str, confidence: Float64[ndarray, " 134"]) -> str:
 
 
 def points_of(part: str) -> ndarray:
-    """Indices of the points that a part hangs on; of a head without its face points."""
+    """Indices of the points of a part; for the head, without the face points."""
     if part in BONES:
         return np.array(BONES[part][:2])
     if part in ENDS:
@@ -220,7 +220,7 @@ def points_of(part: str) -> ndarray:
 
 
 def mean_confidence(confidence: Float[ndarray, " 134"], part: str) -> float:
-    """Mean confidence of the points that a part hangs on."""
+    """Mean confidence of the points of a part."""
     return float(np.mean(confidence[points_of(part)]))
 
 

@@ -1,13 +1,13 @@
 """Poses as coloured pictures: the input of PoseNet (paper section 3.3, confidence-aware pose guidance).
 
-The default look is the one that the published weights were trained on. It is painted on a canvas whose short side
-has 2160 pixels, without anti-aliasing, and sampled down bilinearly: a limb is a filled ellipse of 4 px half-width at
-60 % of its colour, a joint a disc of radius 4, a finger bone a line of width 2, a hand point a disc of radius 4, a face
-point a disc of radius 3. Each colour is multiplied by the confidence of its point, or by that of the limb's two ends.
+The default style is the one that the published weights were trained on. It is painted without anti-aliasing on a canvas
+with a short side of 2160 pixels, and downsampled bilinearly. A limb is a filled ellipse of 4 px half-width at 60 % of
+its colour, a joint a disc of radius 4, a finger bone a line of width 2, a hand point a disc of radius 4, a face point a
+disc of radius 3. Each colour is multiplied by the confidence of its point, or by those of the limb's two ends.
 
-Painting costs little; clearing, dimming and sampling a canvas of 25 MB cost much. So limb colours are dimmed before
-they are painted, and only the rectangle that holds the person is cleared and sampled, at block edges where the sampling
-grid of the rectangle coincides with that of the whole canvas: the pixels are the same.
+Painting is cheap; clearing, dimming and downsampling a canvas of 25 MB are not. Limb colours are therefore dimmed
+before painting, and only the rectangle around the person is cleared and downsampled. It is aligned to the sampling grid
+of the whole canvas, so the pixels are the same.
 """
 
 from __future__ import annotations
@@ -38,32 +38,32 @@ DIMMING = 0.6
 LIMBS = np.array(
     "1-2 1-5 2-3 3-4 5-6 6-7 1-8 8-9 9-10 1-11 11-12 12-13 1-0 0-14 14-16 0-15 15-17".replace("-", " ").split(), int
 ).reshape(-1, 2)
-# Red, green, blue: 18 steps around the colour wheel. The released code mixes the wheel of OpenPose as red, green, blue,
-# then swaps red and blue at the end, so the nose is blue; the published weights know it that way.
+# Red, green, blue: 18 steps around the colour wheel. The released code builds OpenPose's colours as RGB, then swaps red
+# and blue at the end, so the nose is blue; the published weights were trained that way.
 _WHEEL = [(255, 0, 0), (255, 85, 0), (255, 170, 0), (255, 255, 0), (170, 255, 0), (85, 255, 0)]
 BODY_COLOURS = np.array([np.roll(c, k)[::-1] for k in range(3) for c in _WHEEL], dtype=np.float64)
 BONES = np.array([(0 if k == 0 else 4 * finger + k, 4 * finger + k + 1) for finger in range(5) for k in range(4)])
 BONE_COLOURS = np.array([colorsys.hsv_to_rgb(i / len(BONES), 1.0, 1.0)[::-1] for i in range(len(BONES))])
 
 _SHIFT = 4  # binary digits behind the point of sub-pixel coordinates
-_FAR = 1 << 14  # points beyond this many canvas sizes are pulled in: OpenCV counts in 32 bit
+_FAR = 1 << 14  # points beyond this many canvas sizes are clamped: OpenCV uses 32-bit coordinates
 
 
 class PoseDrawer:
-    """Draws poses of one frame size, reusing one canvas. Not for use by two threads at once.
+    """Draws poses for one frame size, reusing one canvas. Not thread-safe.
 
     Args:
         size: (height, width) of the pictures.
-        canvas_short_side: 2160 gives the released look, pixel for pixel. None paints with sub-pixel precision at 2-4
-            times the target size and averages down: the same colours and relative widths, but anti-aliased and many
-            times faster, for small pictures (the released look breaks thin lines apart below some 400 pixels).
-            Another number is the short side of the canvas for this way of painting.
-        stroke: factor on all widths; needs canvas_short_side other than 2160 unless it is 1.
-        confidence_aware: False shows each point above `threshold` in full brightness and no other (for ablations).
-        threshold: see `confidence_aware`; confidence-aware drawing has no use for it.
+        canvas_short_side: 2160 reproduces the released style exactly. None paints with sub-pixel precision at 2-4
+            times the target size and downsamples by averaging: the same colours and relative widths, anti-aliased and
+            many times faster, for small pictures (below about 400 pixels, the released style breaks thin lines
+            apart). Any other number sets the short side of the canvas for this mode.
+        stroke: factor for all widths; must be 1 if canvas_short_side is 2160.
+        confidence_aware: False draws only points above `threshold`, at full brightness (for ablations).
+        threshold: see `confidence_aware`; unused in confidence-aware drawing.
 
     Raises:
-        PoseError: size, stroke or threshold make no sense.
+        PoseError: size, stroke or threshold is invalid.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class PoseDrawer:
         self._dirty: Box | None = None
 
     def twin(self) -> PoseDrawer:
-        """Another drawer of the same look, for another thread."""
+        """A drawer with the same style for another thread."""
         other = copy.copy(self)
         other._canvas, other._dirty = np.zeros_like(self._canvas), None
         return other
@@ -103,11 +103,11 @@ class PoseDrawer:
     def draw(
         self, xy: Float[ndarray, "*people 134 2"], confidence: Float[ndarray, "*people 134"]
     ) -> UInt8[ndarray, "height width 3"]:
-        """One RGB picture.
+        """Draw an RGB picture.
 
         Args:
-            xy: points in pixels of `size`, of one person or of several.
-            confidence: 0..1; a point of confidence 0 is not drawn.
+            xy: points in pixels of `size`, of one or several people.
+            confidence: 0..1; points of confidence 0 are not drawn.
         """
         people = np.asarray(xy, np.float64).reshape(-1, NUM_POINTS, 2)
         scores = np.asarray(confidence, np.float64).reshape(-1, NUM_POINTS)
@@ -115,7 +115,7 @@ class PoseDrawer:
             raise PoseError("NaN or infinity in the pose", "finite numbers", "mark unseen points with confidence 0")
         if not self.confidence_aware:
             scores = (scores > self.threshold).astype(np.float64)
-        # First to fractions of the picture, as the released code has them: the same last bit at the edge of a pixel
+        # Convert to fractions of the picture first, as the released code does, for identical rounding at pixel edges.
         people = people / self.size[::-1] * self.canvas_size[::-1]
         people = np.clip(people, -_FAR, _FAR + max(self.canvas_size))
         box = self._bounds(people, scores)
@@ -137,7 +137,7 @@ class PoseDrawer:
             self._dirty = None
 
     def _bounds(self, people: Float[ndarray, "n 134 2"], scores: Float[ndarray, "n 134"]) -> Box | None:
-        """The rectangle of the canvas that can be painted, widened to where its sampling grid meets the whole's."""
+        """The rectangle of the canvas that is painted, extended to the sampling grid of the whole canvas."""
         drawn = scores > 0
         drawn[:, FEET] = False
         points = people[drawn]
@@ -176,11 +176,11 @@ class PoseDrawer:
 
         ends, score = points[:, LIMBS], scores[:, LIMBS]  # n limbs 2 (xy)
         if self.released:
-            # At exactly the threshold its joints are missing but its limbs are not: they end in the last point of all
+            # At exactly the threshold, joints are not drawn but limbs are; they end in the very last point.
             ends = np.where((score == VISIBLE)[..., None], points[-1, -1], ends)
         drawn = (score >= VISIBLE).all(-1)
         colours = np.trunc(BODY_COLOURS[: len(LIMBS)] * score.prod(-1)[..., None])
-        # Dimmed here and not on the canvas: limbs overwrite each other and are not blended
+        # Dimmed here, not on the canvas: limbs overwrite each other and are not blended.
         colours = np.trunc(np.minimum(colours, 255) * DIMMING)
         polygons = _ReleasedLimbs(ends) if self.released else _SmoothLimbs(ends, self._radius(4.0))
         shift = 0 if self.released else _SHIFT
@@ -220,15 +220,15 @@ class PoseDrawer:
             cv2.circle(self._canvas, centre, size, colour, -1, cv2.LINE_8, shift)
 
     def _radius(self, radius: float) -> float:
-        # OpenCV paints the pixels on the outline too: half a pixel more on each side, here as on the large canvas
+        # OpenCV also paints the pixels on the outline, half a pixel more on each side, as on the large canvas.
         return max((radius + 0.5) * self.unit - 0.5, 0.25)
 
     def _inside(self, points: Float[ndarray, "m 2"]) -> ndarray:
-        # The released code leaves out hand and face points in the first row and column and before them
+        # The released code skips hand and face points in or before the first row and column.
         return np.asarray((np.trunc(points) > 0).all(-1))
 
     def _fixed(self, points: Float[ndarray, "m 2"]) -> tuple[list[list[int]], int]:
-        """Integer coordinates as OpenCV takes them, with their number of binary digits behind the point."""
+        """Fixed-point coordinates for OpenCV, with their number of fractional bits."""
         if self.released:
             return points.astype(np.int64).tolist(), 0
         # OpenCV counts from pixel centres, so 0.5 here is 0 there
@@ -236,7 +236,7 @@ class PoseDrawer:
 
 
 class _ReleasedLimbs:
-    """Limbs as the released code has them: whole pixels and degrees, one polygon point a degree."""
+    """Limbs as in the released code: whole pixels and degrees, one polygon point per degree."""
 
     def __init__(self, ends: Float[ndarray, "n limbs 2 2"]) -> None:
         offset = ends[..., 0, :] - ends[..., 1, :]
@@ -271,30 +271,30 @@ class _SmoothLimbs:
 def draw_pose(
     xy: Float[ndarray, "*people 134 2"], confidence: Float[ndarray, "*people 134"], size: tuple[int, int], **look: Any
 ) -> UInt8[ndarray, "height width 3"]:
-    """One pose as an RGB picture of `size` (height, width); `xy` is in its pixels. `look`: see `PoseDrawer`."""
+    """Draw one pose as an RGB picture of `size` (height, width), with `xy` in its pixels. `look`: see `PoseDrawer`."""
     return PoseDrawer(size, **look).draw(xy, confidence)
 
 
 def draw_poses(
     poses: PoseSequence, size: tuple[int, int] | None = None, **look: Any
 ) -> Iterator[UInt8[ndarray, "height width 3"]]:
-    """The frames of a sequence as RGB pictures, one at a time, scaled to `size` (default: the sequence's own)."""
+    """Draw the frames of a sequence one at a time as RGB pictures of `size` (default: that of the sequence)."""
     poses = poses if size is None else poses.scaled(size)
     drawer = PoseDrawer(poses.size, **look)
     return (drawer.draw(xy, confidence) for xy, confidence in zip(poses.xy, poses.confidence, strict=True))
 
 
 MAX_THREADS, FRAMES_PER_THREAD = 4, 2
-"""A canvas has 25 MB; half of the work is Python's own."""
+"""Maximum threads: a canvas takes 25 MB, and half of the work is in Python."""
 
 
 class DrawnPoses:
-    """Pose frames that are drawn when they are asked for: `[a:b]` gives uint8 (b - a, height, width, 3).
+    """Pose frames that are drawn on demand: `[a:b]` returns uint8 (b - a, height, width, 3).
 
     Args:
-        poses: in pixels of the pictures.
-        drawer: draws them.
-        threads: of so many, each draws its share of a slice with a canvas of its own.
+        poses: poses in pixels of the pictures.
+        drawer: drawer to use.
+        threads: number of threads that share the frames of a slice, each with its own canvas.
     """
 
     def __init__(self, poses: PoseSequence, drawer: PoseDrawer, threads: int | None = None) -> None:
@@ -311,7 +311,7 @@ class DrawnPoses:
             return np.stack(self._frames(rows))
 
     def _frames(self, rows: range) -> list[Frame]:
-        """Each thread draws its share with a canvas of its own."""
+        """Draw frames in parallel, each thread with its own canvas."""
         threads = min(self.threads, len(rows) // FRAMES_PER_THREAD)
         if threads < 2:
             return self._draw(self.drawer, rows)

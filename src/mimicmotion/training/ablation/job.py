@@ -10,14 +10,14 @@ from mimicmotion.runtime.progress import Job, Progress
 
 
 def ablate(config_path: str | Path, *, processes: int = 1) -> Job[Path]:
-    """Run the experiment of a file, going on where it was stopped.
+    """Run the experiment of a file, resuming an interrupted one.
 
     Args:
         config_path: a YAML file, or the name of a recipe such as ablation-tiny.
         processes: trainings at a time.
 
     Returns:
-        The table (Markdown); results.csv and effects.png lie beside it.
+        The table (Markdown), with results.csv and effects.png in the same folder.
 
     Raises:
         ConfigError: a setting is wrong; found before the first training.

@@ -1,1 +1,1 @@
-"""What can be trained: denoiser, autoencoder, detail network, warp network."""
+"""Training stages: denoiser, autoencoder, detail network, warp network."""

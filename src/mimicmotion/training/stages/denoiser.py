@@ -54,7 +54,7 @@ LATENTS_LIMIT = 20e9
 
 
 class DenoiserTask(Task):
-    """U-Net and PoseNet learn to remove noise, given a picture and poses (paper section 3).
+    """Trains U-Net and PoseNet to denoise, given a picture and poses (paper section 3).
 
     Args:
         config: of the run; see `ModelConfig` for where the networks come from and `TrainedConfig` for what learns.
@@ -63,7 +63,7 @@ class DenoiserTask(Task):
     Raises:
         ConfigError: settings that contradict each other or the data.
         InputError: no shards, or scenes too short for a sample.
-        WeightsError: networks are missing, damaged, or do not fit each other.
+        WeightsError: networks are missing, damaged, or do not match.
     """
 
     def __init__(self, config: TrainConfig, shards: Shards | None = None) -> None:
@@ -107,7 +107,7 @@ class DenoiserTask(Task):
         logger.info("%s: %.1f million parameters learn", config.trained.what, count / 1e6)
 
     def _settings(self) -> dict[str, Any]:
-        """What the trained model will be used with: its base's settings, as far as this run does not change them."""
+        """Default settings of the trained model: those of its base, updated by this run."""
         known = bundled_settings(self.shards.size) if self.config.model.new is not None else {}
         settings = {**known, **self.parts.settings, **self.config.model.settings}
         if self.config.objective.fps is not None:

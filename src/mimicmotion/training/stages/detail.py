@@ -1,4 +1,4 @@
-"""The small model's detail network: learns which of the warped picture's pixels are right (stage `detail`)."""
+"""Training of the small model's detail network, which learns which warped pixels are right (stage `detail`)."""
 
 from __future__ import annotations
 
@@ -268,7 +268,7 @@ class DetailTask(Task):
         return f"{clip}/{i}", pictures, moving_region(pictures[5:], pictures[2])[0]
 
     def loss(self, model: nn.Module, batch: FrameBatch, step: int) -> StepResult:  # noqa: ARG002
-        """`detail_loss` and, where it is asked for, LPIPS; the log has the gain over the decoded frames in dB."""
+        """`detail_loss` and, if enabled, LPIPS; the log has the gain over the decoded frames in dB."""
         *given, target = (to_unit_tensor(batch.pictures[:, k]) for k in range(6))
         soft, output = given[0], model(*given)
         each = detail_loss(output, target, batch.moving, self.options.moving_weight)
@@ -316,7 +316,7 @@ class DetailTask(Task):
         return to_uint8(torch.cat(made))
 
     def _held_out(self) -> _Clips:
-        """Clips of validation, made when first asked for."""
+        """Validation clips, created on first use."""
         if self.config.overfit_one_clip:
             return self.train_clips
         if self.held_out is None:

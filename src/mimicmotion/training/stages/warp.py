@@ -1,4 +1,4 @@
-"""The small model's warp network: learns from exact outlines and flow how people move (stage `warp`)."""
+"""Training of the small model's warp network on exact outlines and flow (stage `warp`)."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ class WarpTask(Task):
         )
 
     def loss(self, model: nn.Module, batch: WarpBatch, step: int) -> StepResult:  # noqa: ARG002
-        """`warp_loss` and, where it is asked for, LPIPS."""
+        """`warp_loss` and, if enabled, LPIPS."""
         made = model(batch.given)
         each, log = warp_loss(made, batch)
         if self.lpips is not None:

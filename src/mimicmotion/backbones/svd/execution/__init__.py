@@ -1,1 +1,1 @@
-"""How networks run within a given memory: prediction of peaks, and the fastest way that fits."""
+"""Running networks within a memory limit: prediction of peaks, and the fastest plan that fits."""

@@ -24,10 +24,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def check_compiler(device: torch.device) -> None:
-    """Refuse to compile where that needs something that is not there.
+    """Check that the requirements of torch.compile are met.
 
     Raises:
-        ConfigError: no C++ compiler (which Triton needs as well), or a GPU without Triton.
+        ConfigError: there is no C++ compiler (which Triton needs as well), or no Triton for the GPU.
     """
     names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++", "c++", "cl"]
     if not any(shutil.which(name) for name in names):

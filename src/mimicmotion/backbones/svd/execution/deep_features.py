@@ -1,15 +1,14 @@
-"""Block cache: the deep part of the U-Net is used again while it would change little (approximate; off by default).
+"""Block cache: reuse the output of the U-Net's deep part while it changes little (approximate; off by default).
 
 Between neighbouring noise levels the coarse levels of the U-Net change slowly. A *light* pass computes the outermost
 level alone (`conv_in`, first down block, last up block, `conv_out`) and takes the output of everything deeper from the
 last *full* pass of the same segment with the same condition.
 
-When a full pass is due is measured, not scheduled. The features that go into the deep part are computed in either
-case; how far they are from those of the last full pass predicts how far its output would be: each full pass compares
-the change of what went in with the change of what came out, and later predictions are scaled by that ratio. A change
-counts as much as the network's output does in the clean latents, sigma / sqrt(sigma^2 + 1) of it. The predictions of
-light passes add up, and where their sum would exceed the budget the pass is a full one. The first pass is therefore
-full, and so is the second, since no ratio is known before it.
+Full passes are triggered by measurement, not by a schedule. The input of the deep part is computed in every pass, and
+its distance to that of the last full pass predicts the change of the output: each full pass measures the ratio of
+output change to input change, which scales later predictions. A change is weighted by the share of the network's output
+in the clean latents, sigma / sqrt(sigma^2 + 1). The predictions of light passes add up; if their sum would exceed the
+budget, the pass is a full one. The first two passes are always full, since no ratio is known before.
 """
 
 from __future__ import annotations
@@ -36,13 +35,13 @@ PassKey = tuple[tuple[int, ...], bool, int]
 
 
 def pass_key(rows: Sequence[int], conditional: bool, video: int = 0) -> PassKey:
-    """Whose features these are: of which segment, with or without the condition, of which video of the batch."""
+    """Identifies features by segment, condition and video of the batch."""
     return tuple(rows), conditional, video
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Source:
-    """What the network saw in a full pass: enough to make its features again."""
+    """Input of a full pass, sufficient to recompute its features."""
 
     x: Float[Tensor, "1 frames channels h w"]
     c_noise: float
@@ -50,7 +49,7 @@ class Source:
 
 @dataclass(slots=True, eq=False)
 class Kept:
-    """What is kept of the last full pass of one key.
+    """State of the last full pass of a key.
 
     Attributes:
         source: what the pass was made from.
@@ -104,9 +103,9 @@ class BlockCache:
         return sum(t.nbytes for k in self.kept.values() for t in (k.deep, k.inside) if t is not None)
 
     def state(self) -> dict[str, Tensor]:
-        """All that a resumed run needs, by name: not the features but the latents that they were made from.
+        """State for resuming, by name: not the features, but the latents that they were computed from.
 
-        The tensors stay as they are when the run goes on.
+        The tensors do not change when the run continues.
         """
         out: dict[str, Tensor] = {}
         places: dict[int, int] = {}  # both passes of guidance saw the same latents: they are stored once
@@ -124,7 +123,7 @@ class BlockCache:
         return kept.source if kept is not None and kept.deep is None else None
 
     def deep(self, key: PassKey, source: Source, inside: Tensor, compute: Callable[[], Tensor]) -> Tensor:
-        """The deep part's output: kept, or computed.
+        """The deep part's output, cached or computed.
 
         Args:
             key: of this pass.

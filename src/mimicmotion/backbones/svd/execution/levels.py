@@ -1,4 +1,4 @@
-"""Fallback levels, from the fastest way to run to the smallest, and the first of them that fits."""
+"""Fallback plans, from the fastest to the most economical, and the choice of the first one that fits."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ bfloat16, 0 to 4 % in float32), and is less."""
 def fallback_levels(
     plan: ExecutionPlan, stage: Stage, shape: tuple[int, int, int], *, may_offload: bool
 ) -> Iterator[ExecutionPlan]:
-    """Ways to run with less memory in a stage than a plan's, each with less than the one before.
+    """Plans with less memory in a stage than the given one, in decreasing order.
 
     Args:
-        plan: what is too much.
-        stage: where it is too much.
+        plan: plan that needs too much memory.
+        stage: stage in which it does.
         shape: (frames, h, w) of the latents that the stage computes at once, all videos of the batch.
-        may_offload: whether weights may wait on the host; on a CPU they lie there already.
+        may_offload: whether weights may be offloaded to the host (on a CPU they are there already).
     """
 
     def offload(least: str) -> Any:
@@ -61,7 +61,7 @@ def fallback_levels(
 
 
 def in_chunks(unet: Execution, count: int, frames: int, positions: int) -> Execution:
-    """The same in at least so many chunks of about equal size in all kinds of layers."""
+    """The same options with at least `count` chunks of about equal size in all kinds of layers."""
     # Deeper layers have up to four times the channels at a quarter of the positions.
     chunks = {
         "frame_chunk": math.ceil(frames / count),
@@ -75,16 +75,16 @@ def in_chunks(unet: Execution, count: int, frames: int, positions: int) -> Execu
 def plan_execution(
     predictor: Predictor, work: Workload, budget: int | None, options: ExecutionOptions
 ) -> ExecutionPlan:
-    """The fastest way that is predicted to fit. Segments are never shortened.
+    """Choose the fastest plan that is predicted to fit. Segments are never shortened.
 
     Args:
         predictor: of the backbone, whose networks may lie anywhere, and the device where it will run.
-        work: what is to be computed.
-        budget: bytes that may be used, weights included (`free_memory`); None takes the fastest way, unpredicted.
-        options: what the user has set.
+        work: the work to plan for.
+        budget: memory limit in bytes, including weights (`free_memory`); None takes the fastest plan unchecked.
+        options: options set by the user.
 
     Raises:
-        ConfigError: nothing fits; says how much is missing and what would help.
+        ConfigError: no plan fits; the error reports how much memory is missing and what would help.
     """
     cpu, may_offload = predictor.cpu, not predictor.cpu and options.offload == "auto"
     plan = ExecutionPlan(

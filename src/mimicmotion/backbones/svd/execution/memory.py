@@ -1,4 +1,4 @@
-"""How much memory a computation takes, found without doing it: the networks run on shapes alone.
+"""Predict the memory of a computation without running it, by running the networks on shapes only.
 
 Tensors without data ("meta") go through a network as real ones would, chunks and all, and the bytes of each are counted
 from where it is made to where it is freed. Attention counts as the fused kernels compute it, which keep no matrix of
@@ -28,14 +28,14 @@ CONVOLUTIONS = {torch.ops.aten.conv2d.default, torch.ops.aten.conv2d.padding, to
 
 
 class CpuShape(Tensor):
-    """A tensor without data for which a network decides as for one on a CPU."""
+    """A tensor without data that networks treat like one on a CPU."""
 
     device = torch.device("cpu")
     __torch_function__: Any = torch._C._disabled_torch_function_impl  # results of operations are plain tensors
 
 
 class LiveBytes(TorchDispatchMode):
-    """Runs all operations inside a `with` block on shapes, and counts the bytes of tensors until they are freed.
+    """Runs all operations in a `with` block on shapes, and counts the bytes of live tensors.
 
     Use it in inference mode: there layers such as attention arrive whole, and what they keep for themselves does not
     count.
@@ -129,7 +129,7 @@ def _facts(value: Any) -> Any:
 
 
 def _copied(x: Tensor, weight: Tensor, out: Tensor, cpu: bool) -> int:
-    """Bytes of the copies that a convolution makes for itself, gone when it is done.
+    """Bytes of temporary copies in a convolution.
 
     It wants input and weight in one order; without channels last oneDNN, on a CPU, puts input and result into blocks
     of 16 channels.

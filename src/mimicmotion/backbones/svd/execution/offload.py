@@ -1,7 +1,7 @@
-"""Weights that wait on the host and are on the device only while they are needed; nothing here changes a result.
+"""Weight offloading: weights stay on the host and are copied to the device while needed. Results do not change.
 
-- `Parked`: all weights of a network that has nothing to do.
-- `ParkedBlocks`: each block of the U-Net comes when its turn is near and goes afterwards.
+- `Parked`: all weights of an idle network.
+- `ParkedBlocks`: each block of the U-Net is loaded shortly before it runs and freed afterwards.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Parked:
 
     @torch.inference_mode(False)
     def bring(self) -> None:
-        """Put copies on the device; with a stream `wait` must follow before they are used."""
+        """Copy the weights to the device. With a stream, call `wait` before using them."""
         if self.here:
             return
         tensors = self._tensors()
@@ -89,21 +89,21 @@ class Parked:
         self.host = {}
 
     def release(self) -> None:
-        """Let the weights stay on the host."""
+        """Stop offloading; the weights stay on the host."""
         self.park()
 
 
 class ParkedBlocks(Parked):
-    """A network whose blocks come one by one; the rest of it comes when it is asked for.
+    """A network whose blocks are loaded one by one; the rest is loaded on request.
 
-    While a block computes the next one comes, on a GPU on a second stream; after the last one the first comes again.
-    No more than two are there at a time. Blocks may also be left out, which costs a copy. After an error in a block
-    none is there.
+    While a block computes, the next one is loaded, on a GPU in a second stream; the first one follows the last. At most
+    two are on the device at a time. Skipping a block is allowed, but costs a copy. After an error in a block, all are
+    freed.
 
     Args:
-        network: hooks are put on its blocks.
-        blocks: in the order in which they compute.
-        device: where they compute.
+        network: the network, whose blocks get hooks.
+        blocks: the blocks in the order of their execution.
+        device: device that they run on.
 
     Raises:
         ConfigError: there are no blocks.
@@ -141,7 +141,7 @@ class ParkedBlocks(Parked):
             parked.park()
 
     def release(self) -> None:
-        """Let all weights stay on the host; blocks no longer come by themselves."""
+        """Stop offloading; all weights stay on the host."""
         self.park()
         for handle in self.handles:
             handle.remove()
@@ -160,7 +160,7 @@ def _room(t: Tensor, device: torch.device) -> Tensor:
 
 
 def _exchange(t: Tensor, data: Tensor) -> Tensor:
-    """Give a tensor another's data; returns what it had."""
+    """Replace the data of a tensor. Returns the old data."""
     if not _is_plain(t):
         torch.utils.swap_tensors(t, data)
         return data
@@ -169,5 +169,5 @@ def _exchange(t: Tensor, data: Tensor) -> Tensor:
 
 
 def blocks_of(unet: Any) -> list[nn.Module]:
-    """The U-Net's blocks, in the order in which they compute."""
+    """The U-Net's blocks in the order of their execution."""
     return [*unet.down_blocks, unet.mid_block, *unet.up_blocks]

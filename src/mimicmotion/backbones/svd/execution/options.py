@@ -1,4 +1,4 @@
-"""How a network computes: in which chunks and memory format. What it computes stays the same."""
+"""Execution options of a network, such as chunks and memory format, which do not change its result."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Checkpointing = Literal["off", "blocks", "nested"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Execution:
-    """Settings of a network's forward; blocks take them as an argument.
+    """Options of a network's forward pass, passed to all blocks.
 
     None of them changes the result by more than 1e-5 (relative to its largest value) in float32, nor a gradient.
     Where no gradients are recorded, tensors are reused and freed as soon as they can be, whatever the settings.
@@ -36,15 +36,15 @@ class Execution:
     """Compile the repeated layers with torch.compile; compiled code is kept on disk. Not together with hooks that bring
     weights of single layers."""
     checkpointing: Checkpointing = "off"
-    """What the backward pass computes again instead of keeping it: "blocks" is the inside of each residual and
-    transformer block, "nested" also what lies between a spatial and its temporal transformer block."""
+    """Gradient checkpointing: "blocks" recomputes the inside of each residual and transformer block, "nested" also the
+    values between a spatial and its temporal transformer block."""
 
     def run(self, layer: nn.Module, *args: Any) -> Any:
-        """`layer(*args)`, compiled where these settings ask for it."""
+        """Call `layer(*args)`, compiled if enabled."""
         return compiled(type(layer).forward, layer)(layer, *args) if self.compile else layer(*args)
 
     def checkpointed(self, function: Callable[..., Any], *args: Any, nested: bool = False) -> Any:
-        """`function(*args)`, its inside not kept for the backward pass where these settings ask for that.
+        """Call `function(*args)`, checkpointed if enabled.
 
         `nested` says that parts of the function are checkpointed themselves.
         """

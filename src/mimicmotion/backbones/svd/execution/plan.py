@@ -1,4 +1,4 @@
-"""An execution plan: how the networks run, at the same result."""
+"""Execution plans: how the networks run, with the same result."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ Without the device's context and without what the allocator wastes (see `mimicmo
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExecutionPlan(Plan):
-    """How the networks run. Segments, steps and everything else that makes the result stay as they are.
+    """How the networks run. Segments, steps and everything else that affects the result do not change.
 
     Attributes:
         unet: chunks and memory format of the U-Net.
         guidance_in_one_batch: both passes of guidance as one batch, or one after the other.
-        offload: which weights wait on the host: none, modules (networks that are not in use), blocks (those of the
-            U-Net too, each brought when its turn comes).
-        decode_chunk: frames at once inside of the decoder (the result is the same); None is the whole clip.
-        peaks: predicted bytes of each stage; empty where nothing was predicted.
-        budget: bytes that the plan was made for.
+        offload: weights to offload to the host: none, modules (networks not in use), blocks (also those of the U-Net,
+            each loaded when needed).
+        decode_chunk: frames at once inside the decoder (same result); None is the whole clip.
+        peaks: predicted bytes of each stage; empty if nothing was predicted.
+        budget: memory limit of the plan in bytes.
     """
 
     unet: Execution = field(default_factory=Execution)
@@ -40,11 +40,11 @@ class ExecutionPlan(Plan):
 
     @property
     def latents_on_host(self) -> bool:
-        """Whether latents and pose features wait on the host; a segment's frames go to the device."""
+        """Whether latents and pose features are kept on the host and moved to the device per segment."""
         return self.offload != "none"
 
     def describe(self) -> str:
-        """A line for a person to read."""
+        """One-line description for the user."""
         offload = {"modules": "idle networks on the host", "blocks": "weights on the host, brought block by block"}
         parts: list[Any] = [
             "both passes in one batch" if self.guidance_in_one_batch else "two passes",
@@ -55,7 +55,7 @@ class ExecutionPlan(Plan):
         return ", ".join(part for part in parts if part)
 
     def describe_peaks(self) -> str:
-        """Predicted peaks, for a person to read."""
+        """Predicted peaks, as text for the user."""
         if not self.peaks:
             return "not predicted"
         stages = ", ".join(f"{stage} {peak / GIB:.2f}" for stage, peak in self.peaks.items())

@@ -29,7 +29,7 @@ NETWORKS = ("unet", "vae", "image_encoder", "pose_net", "detail", "warp")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Workload:
-    """What is to be computed.
+    """The work to predict memory for.
 
     Attributes:
         size: (height, width) in pixels.
@@ -54,11 +54,11 @@ class Workload:
 
 
 class Predictor:
-    """Predicts the peaks of plans for one set of networks; what was worked out once is remembered.
+    """Predicts the peaks of plans for a set of networks, with caching.
 
     Args:
-        backbone: its networks may lie anywhere, also on "meta".
-        device: where it will run; None is where it is.
+        backbone: backbone with networks on any device, including "meta".
+        device: device to run on; None uses the current one.
     """
 
     def __init__(self, backbone: Any, device: torch.device | None = None) -> None:
@@ -89,7 +89,7 @@ class Predictor:
         }
 
     def upper_bound(self, work: Workload) -> int:
-        """Bytes that certainly suffice for all stages of the plain way, without a run on shapes (which takes seconds).
+        """Upper bound in bytes for all stages of the plain plan, without a run on shapes (which takes seconds).
 
         No stage holds more than 64 tensors of the U-Net's first level, or 32 frames of the autoencoder's first level
         for each one that it encodes or decodes at once, or 1024 pictures in float32 of a detail network.

@@ -1,8 +1,8 @@
 """Weights of the U-Net's linear layers in 8 bits, by torchao (approximate; extra `fast`).
 
-Only storage is narrow: each weight is widened when its layer computes, so this saves memory and, where memory is what
-a layer waits for, time. Convolutions stay as they are: they compute long on each weight, and torchao's weight-only
-formats know linear layers. On a CPU it is no faster.
+Only the storage is quantised: each weight is dequantised when its layer computes. This saves memory, and time in layers
+that are limited by memory bandwidth. Convolutions are unchanged, since they are limited by computation and torchao's
+weight-only formats support linear layers only. On a CPU it is no faster.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from mimicmotion.runtime.extras import install_command
 
 Format = Literal["int8", "fp8"]
 QUANTIZED = "_mimicmotion_quantized"
-"""Attribute of a narrowed network: what was done to it."""
+"""Attribute of a quantised network that describes the quantisation."""
 MIN_SIZE = 32
-"""Layers with a side below this stay as they are: one scale a row would be no saving."""
+"""Layers with a side below this are not quantised: one scale per row would save nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
-    """What was done.
+    """Summary of a quantisation.
 
     Attributes:
         format: of the weights.
@@ -46,10 +46,10 @@ class Quantized:
 
 
 def quantize_weights(unet: UNet, format: Format) -> Quantized:
-    """Narrow the weights of the U-Net's linear layers in place; one scale for each row of a weight.
+    """Quantise the weights of the U-Net's linear layers in place, with one scale per row.
 
-    The network can no longer be trained or saved; load it anew for that. Queries and keys of cross-attention, which
-    one context token does not need, are left alone.
+    The network can no longer be trained or saved; reload it for that. Queries and keys of cross-attention, which one
+    context token does not need, are unchanged.
 
     Args:
         unet: on its device, in its number format.

@@ -1,4 +1,4 @@
-"""The holistic estimator: who is in the picture, where to look, what is kept from frame to frame."""
+"""The holistic estimator: person selection, regions of interest, and tracking between frames."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ SWAP_COST = 0.01  # per frame, in sides of the person's region: so much is the n
 
 @dataclass(frozen=True, slots=True)
 class HolisticPoints:
-    """What the networks found of one person, in frame pixels; None: not found.
+    """Points found by the networks for one person, in frame pixels; None for parts that were not found.
 
     "left" and "right" are the person's own.
     """
@@ -63,23 +63,24 @@ class HolisticPoints:
 class HolisticEstimator(PoseEstimator):
     """Whole-body pose with the bundled networks of MediaPipe Holistic, on onnxruntime alone.
 
-    Confidence: each body and foot point has its own (the network's visibility times the peak of its heat map); the
-    21 points of a hand share ONE score (lowered where the wrist is unsure), and so do the 68 of the face. There is
-    no small toe (confidence 0). A point outside the frame has confidence 0, and so has all of a frame without anyone.
+    Confidence: each body and foot point has its own (the network's visibility times the peak of its heat map). The 21
+    points of a hand share ONE score (lowered if the wrist is uncertain), and so do the 68 of the face. Small toes are
+    not detected (confidence 0). Points outside the frame, and all points of a frame without a person, have
+    confidence 0.
 
-    In a video the region of the next frame follows from the points of this one, and the person detector runs only
-    when nobody is followed; so the person chosen first stays the one that is followed. Left and right are kept
-    steady (see `Sides`). A lost person may come back where it was; after some frames anybody is followed.
+    In a video, the points of a frame determine the region of the next one. The person detector runs only when nobody
+    is followed, so the person chosen first stays the one that is followed. Left and right are kept consistent (see
+    `Sides`). A lost person is first looked for at the same place; after some frames, anybody is followed.
 
     Args:
-        person: whom to follow where several are seen: "largest"; n: the n-th from the left in the first frame that
-            shows anyone (0 is the leftmost); (x, y) in pixels: the one there.
+        person: person to follow if there are several: "largest"; n for the n-th from the left in the first frame that
+            shows anyone (0 is the leftmost); (x, y) in pixels for the one at this point.
         threads: CPU threads; None lets onnxruntime decide.
         device: "auto", "cpu" or "cuda".
-        static: run the detector in every frame and keep nothing, as for unrelated pictures.
+        static: treat frames as unrelated pictures: run the detector in each one and do not track.
 
     Raises:
-        ConfigError: an argument is out of range, or CUDA is asked for and cannot be used.
+        ConfigError: an argument is out of range, or CUDA is requested but not available.
     """
 
     source = SOURCE
@@ -100,17 +101,17 @@ class HolisticEstimator(PoseEstimator):
         self._networks = Networks(threads, device)
 
     def estimate_stream(self, frames: Iterable[Frame]) -> Iterator[PosePoints]:
-        """Yield (xy in pixels, confidence) for each frame as soon as it is done.
+        """Yield (xy in pixels, confidence) for each frame as soon as it is ready.
 
         Raises:
-            PoseError: `person` names somebody who is not there.
-            MediaError: a frame is not height x width x 3 of uint8.
+            PoseError: the chosen `person` is not there.
+            MediaError: a frame is not uint8 (height, width, 3).
         """
         for found, size in self._follow(frames):
             yield nobody() if found is None else assemble(*_believable(found), size)
 
     def estimate_raw(self, frames: Iterable[Frame]) -> Iterator[HolisticPoints | None]:
-        """Yield the networks' own points (33 body, 21 a hand, 468 face) before any clean-up; None: nobody there."""
+        """Yield the networks' raw points (33 body, 21 per hand, 468 face) before any clean-up, or None for nobody."""
         for found, _ in self._follow(frames):
             yield found
 
@@ -131,23 +132,23 @@ class HolisticEstimator(PoseEstimator):
             yield found, picture.size
 
     def count_people(self, frame: Frame) -> int:
-        """How many people stand out in one frame; a closer look follows only where nobody does.
+        """Count the people in a frame; a closer search runs only if nobody is found.
 
-        (The closer look takes parts of one large person for several, so it can't count.)
+        (The closer search can mistake parts of one large person for several people, so it cannot count.)
         """
         picture = Picture(_checked_frame(frame))
         found = self._persons(picture, [picture.whole], MIN_SCORE)
         return len(found) or int(bool(self._persons(picture, picture.tiles(), MIN_CLOSE_SCORE)))
 
     def _track(self, picture: Picture, seen: _Seen) -> BodyPoints | None:
-        """The body where the last frame's points say it is; None if nobody is followed or it is lost."""
+        """The body in the region given by the last frame's points; None if nobody is followed or the body is lost."""
         if seen.found is None or not seen.found.body.next_roi.usable:
             return None
         body = self._networks.body(picture, seen.found.body.next_roi)
         return body if body.score >= MIN_SCORE and sureness(body, picture.size) >= MIN_SURE_FOLLOWED else None
 
     def _detect(self, picture: Picture, seen: _Seen) -> BodyPoints | None:
-        """The body of the person to follow, by the detector; None if nobody is sure enough."""
+        """The body of the person to follow, found by the detector; None if no detection is confident enough."""
         seen.sides = Sides()
         found: list[BodyPoints] = []
         if self._person == "largest" or seen.roi is not None:
@@ -159,7 +160,7 @@ class HolisticEstimator(PoseEstimator):
         return chosen
 
     def _persons(self, picture: Picture, windows: Sequence[Roi], min_score: float) -> list[BodyPoints]:
-        """All people that the detector finds in the windows, each once, the surest detection first."""
+        """All people that the detector finds in the windows, without duplicates, the most confident first."""
         found = [d for window in windows for d in self._networks.find_persons(picture, window, MIN_SCORE)]
         bodies: list[BodyPoints] = []
         for detection in sorted(found, key=lambda d: -d.score):
@@ -181,7 +182,7 @@ class HolisticEstimator(PoseEstimator):
     def _hand(
         self, picture: Picture, body: BodyPoints, arm: tuple[int, int, int], last: PartPoints | None
     ) -> PartPoints | None:
-        """The hand near the body's wrist and fingers or, if there is none, where it was in the last frame."""
+        """The hand near the body's wrist and fingers, or else the one in the last frame's region."""
         wrist, little, index = arm
         if body.visibility[wrist] < MIN_WRIST:
             return None
@@ -194,12 +195,12 @@ class HolisticEstimator(PoseEstimator):
 
 
 class Sides:
-    """Keeps a person's left and right steady over time; arms and legs are judged apart.
+    """Keeps left and right of a person consistent over time, separately for arms and legs.
 
-    For each group two stories are kept up: the network is right now, or it has the sides swapped now. A story costs
-    the way its points have jumped so far (in sides of the person's region) and `SWAP_COST` for each frame in which
-    it contradicts the network; the cheaper one is told (Viterbi's algorithm without looking ahead). So a mistake of
-    some frames is undone, a network that insists is believed, and where both sides meet its own opinion counts.
+    Each group has two hypotheses: the network's sides are right, or they are swapped. The cost of a hypothesis is the
+    distance its points have jumped so far (in sides of the person's region), plus `SWAP_COST` for each frame in which
+    it contradicts the network. The cheaper one wins (Viterbi's algorithm without lookahead). Short mistakes are thus
+    corrected, a persistent network is believed, and where both sides meet, the network decides.
     """
 
     def __init__(self) -> None:
@@ -207,7 +208,7 @@ class Sides:
         self._costs = np.zeros((2, 2))  # arms, legs x network right, network swapped
 
     def steady(self, body: BodyPoints) -> BodyPoints:
-        """The body with left and right as in the cheaper story."""
+        """Return the body with the sides of the cheaper hypothesis."""
         order = np.arange(len(body.xy))
         for i, (pairs, others) in enumerate(((UPPER, WITH_UPPER), (LOWER, WITH_LOWER))):
             if self._last is not None:
@@ -238,7 +239,7 @@ def point_jumps(before: BodyPoints, now: BodyPoints, pairs: tuple[tuple[int, int
 
 @dataclass(slots=True)
 class _Seen:
-    """What a run remembers: the last frame's points (None: nobody), where the person was, who is left and right."""
+    """State of a run: the last frame's points (None: nobody), the person's last region, and the sides."""
 
     found: HolisticPoints | None = None
     roi: Roi | None = None
@@ -249,16 +250,16 @@ class _Seen:
 def choose_person(
     people: Sequence[BodyPoints], person: Person, near: Roi | None, last: Roi | None
 ) -> BodyPoints | None:
-    """Whom to follow of those found; None if it is none of them.
+    """Choose the person to follow; None if it is none of those found.
 
     Args:
-        people: those found.
-        person: what was asked for; it counts as long as nobody was followed.
-        near: only somebody who overlaps this region.
-        last: where the followed person was last seen; None: nobody was followed yet.
+        people: the people found.
+        person: the user's choice, which applies until somebody is followed.
+        near: accept only somebody who overlaps this region.
+        last: region where the followed person was last seen; None if nobody was followed yet.
 
     Raises:
-        PoseError: `person` is an index and fewer people are seen.
+        PoseError: `person` is an index, but fewer people are visible.
     """
     if near is not None:
         people = [p for p in people if overlap(p.next_roi, near) >= SAME_PLACE]
@@ -280,13 +281,13 @@ def choose_person(
 
 
 def same_person(a: BodyPoints, b: BodyPoints) -> bool:
-    """Whether two sets of body points lie on one person."""
+    """Whether two sets of body points belong to the same person."""
     apart = float(np.linalg.norm(a.xy - b.xy, axis=1).mean())
     return apart < SAME_BODY * min(a.next_roi.size, b.next_roi.size)
 
 
 def sureness(body: BodyPoints, size: tuple[int, int]) -> float:
-    """Mean confidence of the five surest points inside the frame: high for any part of a person, low for a mirage."""
+    """Mean confidence of the five most confident points in the frame: high for any part of a person, else low."""
     height, width = size
     inside = (body.xy >= 0).all(1) & (body.xy[:, 0] < width) & (body.xy[:, 1] < height)
     return float(np.sort(body_confidence(body) * inside)[-5:].mean())
@@ -295,7 +296,7 @@ def sureness(body: BodyPoints, size: tuple[int, int]) -> float:
 def _believable(
     found: HolisticPoints,
 ) -> tuple[BodyPoints, PartPoints | None, PartPoints | None, PartPoints | None]:
-    """Drop a hand that is far from its wrist, and one of two hands that are the same hand."""
+    """Drop hands far from their wrist, and one of two detections of the same hand."""
     body = found.body
     gaps = {}
     hands: dict[int, PartPoints | None] = {layout.L_WRIST: found.left_hand, layout.R_WRIST: found.right_hand}

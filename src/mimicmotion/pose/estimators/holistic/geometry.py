@@ -1,4 +1,4 @@
-"""Rotated square regions of a frame: cropping one for a network and taking its points back to the frame."""
+"""Rotated square regions of a frame: cropping them for a network, and mapping points back to the frame."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def overlap(a: Roi, b: Roi) -> float:
 
 
 class Picture:
-    """One RGB frame and, made when first needed, its halves: 8k frames are reduced by area and not by skipping."""
+    """An RGB frame and its lazily computed half-size levels, which avoid aliasing when 8k frames are reduced."""
 
     def __init__(self, rgb: UInt8[ndarray, "height width 3"]) -> None:
         self._levels = [np.ascontiguousarray(rgb)]
@@ -101,14 +101,14 @@ class Picture:
 
     @cached_property
     def whole(self) -> Roi:
-        """The smallest square that holds the frame."""
+        """The smallest square that contains the frame."""
         height, width = self.size
         return Roi(width / 2, height / 2, float(max(height, width)))
 
     def tiles(self) -> list[Roi]:
-        """Overlapping squares that cover the frame twice: as wide as its short side, and 0.6 times that.
+        """Overlapping squares that cover the frame at two sizes: its short side, and 0.6 times that.
 
-        None for a frame too small or too long to hold a person.
+        The list is empty if the frame is too small or too elongated to show a person.
         """
         height, width = self.size
         tiles: list[Roi] = []

@@ -1,8 +1,8 @@
-"""From the networks' points (33 body, 2 x 21 hand, 468 face) to the 134 points of `mimicmotion.pose.keypoints`.
+"""Convert the networks' points (33 body, 2 x 21 hand, 468 face) to the 134 points of `mimicmotion.pose.keypoints`.
 
-Definitions differ a little between the two: the networks were trained with shoulders and hips a bit further inside and
-lower than OpenPose's, with ears at the tragus, and with eyes at the middle of the lids. The neck is not a point of
-theirs: it is the middle of the shoulders, as in OpenPose's own conversion from COCO.
+The definitions differ slightly. The networks place shoulders and hips a bit further inside and lower than OpenPose,
+ears at the tragus, and eyes at the middle of the lids. They have no neck; it is the middle of the shoulders, as in
+OpenPose's conversion from COCO.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ L_LITTLE, R_LITTLE, L_INDEX, R_INDEX = 17, 18, 19, 20
 LEFT_ARM, RIGHT_ARM = (L_WRIST, L_LITTLE, L_INDEX), (R_WRIST, R_LITTLE, R_INDEX)
 L_HEEL, R_HEEL, L_TOE, R_TOE = 29, 30, 31, 32
 
-# Ours in the order of `keypoints.BODY`; the neck (1) stands in for the right shoulder until it is set.
+# Our points in the order of `keypoints.BODY`; the neck (1) holds the right shoulder until it is set.
 BODY_SOURCE = np.array([0, 12, 12, 14, 16, 11, 13, 15, 24, 26, 28, 23, 25, 27, 5, 2, 8, 7])
 # Left big toe, small toe, heel, then right. There is no small toe: it gets the big toe's place and confidence 0.
 FEET_SOURCE = np.array([L_TOE, L_TOE, L_HEEL, R_TOE, R_TOE, R_HEEL])
@@ -39,8 +39,8 @@ FACE_SOURCE = np.array(
     ]
 )
 
-SURE_WRIST = 0.5  # below this confidence of the wrist its hand may be somebody else's
-SAME_HAND = 0.35  # two hands nearer than this part of their size are one hand seen twice
+SURE_WRIST = 0.5  # below this confidence of its wrist, a hand may be somebody else's
+SAME_HAND = 0.35  # two hands closer than this fraction of their size are the same hand
 
 
 def body_confidence(body: BodyPoints) -> Float32[ndarray, 33]:
@@ -54,7 +54,7 @@ def hand_size(hand: PartPoints) -> float:
 
 
 def one_hand_twice(left: PartPoints | None, right: PartPoints | None) -> bool:
-    """Whether both hand networks landed on the same hand (the other one is hidden)."""
+    """Whether both detections are the same hand (the other one is hidden)."""
     if left is None or right is None:
         return False
     apart = float(np.linalg.norm(left.xy - right.xy, axis=1).mean())
@@ -62,7 +62,7 @@ def one_hand_twice(left: PartPoints | None, right: PartPoints | None) -> bool:
 
 
 def move_head(xy: Float32[ndarray, "134 2"]) -> None:
-    """Put nose, eyes and ears of the body where the 68 face points say they are, in place."""
+    """Move nose, eyes and ears of the body to match the 68 face points, in place."""
     face = xy[kp.FACE]
     xy[kp.NOSE] = face[30]
     for eye, ear, lids in ((kp.R_EYE, kp.R_EAR, face[36:42]), (kp.L_EYE, kp.L_EAR, face[42:48])):
@@ -78,11 +78,11 @@ def assemble(
     face: PartPoints | None,
     size: tuple[int, int],
 ) -> tuple[Float32[ndarray, "134 2"], Float32[ndarray, 134]]:
-    """All points in our layout; (height, width) = `size`; outside the frame and for missing parts confidence 0.
+    """Assemble all points in our layout, for a frame of `size` = (height, width).
 
-    A hand or face has one score, which all its points get; a hand's is lowered where its wrist is unsure. Where a
-    face is found, nose and eyes are taken from it and the ears go along with the eyes: in close-ups the body network
-    misses them by 1/40 of the picture.
+    Points outside the frame and of missing parts have confidence 0. All points of a hand or face share its score,
+    which is lowered for a hand with an uncertain wrist. If a face is found, nose and eyes come from it, and the ears
+    move with the eyes: in close-ups the body network misses them by 1/40 of the picture.
     """
     xy, confidence = np.zeros((kp.NUM_POINTS, 2), np.float32), np.zeros(kp.NUM_POINTS, np.float32)
     points, trust = np.nan_to_num(body.xy), body_confidence(body)

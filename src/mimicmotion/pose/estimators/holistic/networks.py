@@ -1,4 +1,4 @@
-"""MediaPipe's networks on onnxruntime: what goes in, what comes out, in frame pixels.
+"""MediaPipe's networks on onnxruntime, with points in frame pixels.
 
 Constants are those of the graphs in the PyPI package mediapipe 0.10.21.
 """
@@ -35,9 +35,9 @@ class BodyPoints:
 
     Attributes:
         xy: pixels of the frame.
-        visibility: 0..1, the network's own guess whether a point is in sight.
+        visibility: 0..1, the network's estimate of whether a point is visible.
         peak: 0..1, the highest value of the point's heat map near it.
-        score: 0..1, whether the region holds a person at all.
+        score: 0..1, whether the region shows a person at all.
         next_roi: the region to look at in the next frame.
     """
 
@@ -59,9 +59,9 @@ class PartPoints:
 def refine_by_heatmap(
     points: Float[ndarray, "points 2"], heat: Float32[ndarray, "rows columns points"]
 ) -> tuple[Float[ndarray, "points 2"], Float32[ndarray, " points"]]:
-    """Move each point (fractions of the input) to the mean of the heat around it; return the points and the peaks.
+    """Move each point (fractions of the input) to the mean of the heat map around it. Returns points and peaks.
 
-    A point outside the map keeps its place and has peak 0.
+    A point outside the map stays where it is and has peak 0.
     """
     rows, columns, count = heat.shape
     with np.errstate(invalid="ignore"):
@@ -79,10 +79,10 @@ def refine_by_heatmap(
 
 
 class Networks:
-    """Sessions, opened when first needed. Not safe to share between threads while they are being opened.
+    """The networks' sessions, opened on first use. Not thread-safe until all are open.
 
     Args:
-        threads: CPU threads for one network; None lets onnxruntime decide.
+        threads: CPU threads per network; None lets onnxruntime decide.
         device: "auto", "cpu" or "cuda".
     """
 
@@ -107,10 +107,10 @@ class Networks:
         return anchor_centers(128, (8, 16, 16, 16))
 
     def find_persons(self, picture: Picture, region: Roi | None = None, threshold: float = 0.5) -> list[Detection]:
-        """People in a region (default: the whole frame), the surest first.
+        """Detect people in a region (default: the whole frame), the most confident first.
 
-        The points of a detection: middle of the hips, a point on the circle about the whole body, middle of the
-        shoulders, a point on the circle about the upper body.
+        The points of a detection are the middle of the hips, a point on the circle around the whole body, the middle of
+        the shoulders, and a point on the circle around the upper body.
         """
         region = region or picture.whole
         raw, logits = self._run("pose_detection", picture.crop(region, 224, border=cv2.BORDER_CONSTANT), low=-1.0)
@@ -147,7 +147,7 @@ class Networks:
         return PartPoints(roi.to_frame(raw.reshape(21, 3)[:, :2] / 224.0), float(score.item()))
 
     def face_roi(self, picture: Picture, head: Float32[ndarray, "11 2"], threshold: float = 0.5) -> Roi | None:
-        """The region of the face near the 11 body points of the head; None if the detector sees no face there."""
+        """The region of the face near the 11 body points of the head; None if no face is detected there."""
         guess = roi_of_points(head, start=5, end=2).moved(3.0)
         if not guess.usable:
             return None
@@ -165,13 +165,13 @@ class Networks:
         return PartPoints(roi.to_frame(raw.reshape(468, 3)[:, :2] / 192.0), float(sigmoid(logit).item()))
 
     def person(self, image: UInt8[ndarray, "256 256 3"]) -> Float32[ndarray, "256 256"]:
-        """How likely each pixel of an RGB picture shows a person, 0..1."""
+        """Probability that each pixel of an RGB picture shows a person, 0..1."""
         (likely,) = self._run("selfie_segmentation", image)
         return likely[0, ..., 0]
 
 
 def person_roi(points: Float[ndarray, "points 2"]) -> Roi:
-    """The region of a whole person from (middle of the hips, a point on the circle about the body)."""
+    """The region of a person, from the middle of the hips and a point on the circle around the body."""
     return roi_around(points[0], points[1], 90.0).moved(1.25)
 
 
@@ -179,7 +179,7 @@ PALM = np.array([0, 1, 2, 3, 5, 6, 9, 10, 13, 14, 17, 18])  # of the 21 hand poi
 
 
 def hand_roi_from_points(points: Float[ndarray, "21 2"]) -> Roi:
-    """The region of a hand whose points are known, to look for it in the next frame."""
+    """The region to search for a hand in the next frame, from its points in this one."""
     knuckles = (points[5] + points[13] + 2 * points[9]) / 4
     upright = Roi(0.0, 0.0, 1.0, upright_angle(points[0], knuckles, 90.0))
     palm = upright.from_frame(points[PALM])
@@ -193,7 +193,7 @@ SUPPRESS_IOU = 0.3
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """One found object.
+    """A detected object.
 
     Attributes:
         points: its keypoints (x, y), pixels of the frame (fractions of the input until they are projected).
@@ -205,7 +205,7 @@ class Detection:
 
 
 def anchor_centers(pixels: int, strides: Sequence[int]) -> Float32[ndarray, "anchors 2"]:
-    """Centres of the anchors in fractions of the input: two a layer at each cell, layers of one stride together."""
+    """Centres of the anchors in fractions of the input: two per layer and cell, layers of equal stride together."""
     parts = []
     for stride, layers in groupby(strides):
         cells = -(-pixels // stride)
@@ -216,7 +216,7 @@ def anchor_centers(pixels: int, strides: Sequence[int]) -> Float32[ndarray, "anc
 
 
 def sigmoid(x: ndarray | np.floating) -> ndarray:
-    """The logistic function, free of overflow; of a number an array without axes."""
+    """The logistic function without overflow. A scalar gives a zero-dimensional array."""
     return np.asarray(1.0 / (1.0 + np.exp(-np.clip(x, -80.0, 80.0))))
 
 
@@ -227,9 +227,9 @@ def decode(
     pixels: int,
     threshold: float,
 ) -> list[Detection]:
-    """Network output -> detections after weighted non-maximum suppression, the best first.
+    """Decode network output to detections, with weighted non-maximum suppression, the best first.
 
-    `raw` holds centre x, y, width, height, then the keypoints' x, y, all in input pixels from the anchor's centre.
+    `raw` contains centre x, y, width, height, then x, y of the keypoints, in input pixels from the anchor's centre.
     """
     scores = sigmoid(logits)
     keep = np.flatnonzero(scores >= threshold)
@@ -244,7 +244,7 @@ def decode(
 def suppress(
     boxes: Float[ndarray, "n 4"], points: Float[ndarray, "n points 2"], scores: Float[ndarray, " n"]
 ) -> list[Detection]:
-    """Weighted suppression (as BlazeFace): overlapping detections are averaged by score. Input: the best first."""
+    """Weighted suppression (as in BlazeFace): average overlapping detections by score. Expects the best first."""
     found = []
     left = np.arange(len(scores))
     while len(left):
