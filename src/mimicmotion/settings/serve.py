@@ -50,6 +50,8 @@ class ServeConfig(Settings):
     """Jobs of one token that wait or run."""
     max_disk: Annotated[float, Range(0, above=True)] = 100.0
     """GiB of the data folder."""
+    page: bool = True
+    """Show a page at /, for browsers."""
     keep_days: Annotated[float, Range(0, above=True)] = 7.0
     """Days after which a finished job is deleted with its files."""
 
@@ -70,6 +72,7 @@ class ServeConfig(Settings):
 OPERATORS = frozenset(
     {"picture", "video", "output", "model", "checkpoint", "edition", "device", "dtype", "quantize"}
     | {"detector", "pose_model", "pose_device", "pose_threads", "pose_cache", "resume", "save_every", "side_by_side"}
+    | {"signer"}
     | {f.name for f in dataclasses.fields(ExecutionOptions)}
 )
 """Settings of `GenerateConfig` that are the service's, not its callers': files, weights and how the machine is used."""
