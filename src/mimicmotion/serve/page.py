@@ -96,6 +96,7 @@ TEXTS = {
 SYMBOLS = {"queued": "…", "running": "▶", "done": "✓", "failed": "✗", "cancelled": "–"}
 CSS = """
 .gradio-container { max-width: 1280px !important; }
+#video button[aria-label="Trim video to selection"] { display: none; }
 #history .wrap { flex-direction: column; max-height: 22em; overflow-y: auto; flex-wrap: nowrap; }
 #history label { width: 100%; }
 .mm h3 { margin: 0 0 .5em; }
@@ -142,15 +143,13 @@ def mount(app: FastAPI) -> None:
     jobs, config = app.state.jobs, app.state.config
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["GRADIO_TEMP_DIR"] = str(jobs.data / "incoming" / "page")  # counted, and swept
-    texts = {lang: {key: both[i] for key, both in TEXTS.items()} for i, lang in enumerate(("en", "zh-CN"))}
-    texts["en"] |= {name: _title(name) for name in MAIN}
-    texts["zh-CN"] |= MAIN
-    i18n = gr.I18n(**texts)
+    texts = TEXTS | {name: (_title(name), chinese) for name, chinese in MAIN.items()}
+    i18n = gr.I18n(**{lang: {f"mm-{k}": v[i] for k, v in texts.items()} for i, lang in enumerate(("en", "zh-CN"))})
     page = Page(jobs, app.state.tokens, config)
     sans = ["system-ui", "sans-serif"]  # no fonts from elsewhere
     gr.mount_gradio_app(
         app,
-        page.build(i18n),
+        page.build(lambda key: i18n(f"mm-{key}")),  # Gradio has keys of its own
         path="/",
         allowed_paths=[str(find_asset("demo/person.png").parent)],
         max_file_size=int(config.max_upload * MIB),
@@ -177,7 +176,9 @@ class Gate:
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["content-security-policy"] = POLICY
+                headers = MutableHeaders(scope=message)
+                headers["content-security-policy"] = POLICY
+                headers["referrer-policy"] = "same-origin"  # else forms come from the origin "null"
             await send(message)
 
         early = await self._early(Request(scope, receive)) if scope["type"] == "http" else Response(status_code=403)
@@ -242,7 +243,7 @@ class Page:
                     with gr.Row():
                         place: dict[str, Any] = {"sources": ["upload"], "height": 240, "min_width": 150}
                         picture = gr.Image(type="filepath", label=i18n("picture"), elem_id="picture", **place)
-                        video = gr.Video(elem_id="video", **place)
+                        video = gr.Video(label=i18n("video"), elem_id="video", **place)
                     for upload in (picture, video):  # the workers look into files, not this process
                         upload.preprocess = lambda payload: payload and payload.path  # type: ignore[method-assign]
                     example = gr.Button(i18n("example"), size="sm", elem_id="example")
@@ -274,7 +275,6 @@ class Page:
             example.click(self.example, None, [picture, video], **quiet)
             cancel.click(self.cancel, [history, view], shown, **quiet)
             reuse.click(self.reuse, history, form, **quiet)
-            blocks.load(self.name_video, None, video, **quiet)
             for event in (blocks.load, history.input, gr.Timer(POLL_SECONDS).tick):
                 event(self.look, [history, view], shown, **quiet)
         return blocks
@@ -341,10 +341,6 @@ class Page:
             for name, path in (("picture", picture), ("video", video)):
                 shutil.copyfile(str(path), folder / name)
             return self.jobs.accept(folder, token.name, kind, self._settings(values))[0]
-
-    def name_video(self, request: gr.Request) -> Any:
-        """The label of the video, which Gradio does not translate."""
-        return gr.update(label=TEXTS["video"][_language(request)])
 
     def example(self) -> tuple[str, str]:
         """Paths of the bundled picture and video."""
