@@ -107,21 +107,29 @@ def measure(options: argparse.Namespace, root: Path) -> dict[str, Any]:
         noise = np.random.default_rng(i).integers(-8, 9, np.stack(large).shape)
         save(root / "made" / f"{i}", np.clip(np.stack(large) + noise, 0, 255).astype(np.uint8))
     common: dict[str, Any] = {"real": root / "real", "generated": {"made": root / "made"}, "output": root / "report"}
-    common |= {"segment_frames": CLIP, "frechet_resamples": 0, "cache": False, "device": "cpu"}
+    common |= {"cache": False, "device": "cpu"}
+    frechet = {"clips": "disjoint", "frechet_resamples": 0}
+
+    def settings(*metrics: str) -> EvaluateConfig:
+        own = frechet if {"fvd", "fid", "fid-vid", "cd-fvd", "features"} & set(metrics) else {}
+        return EvaluateConfig(
+            **common | own | ({"segment_frames": CLIP} if "seams" in metrics else {}), metrics=[*metrics]
+        )
+
     asked = list(options.metrics or METRICS)
     rows: dict[str, Any] = {}
     windows = options.sequences * options.frames / CLIP
     here = []
     for metric in asked:
         try:
-            wall, busy = timed(EvaluateConfig(**common, metrics=[metric], clips="disjoint"))
+            wall, busy = timed(settings(metric))
         except (WeightsError, ConfigError) as e:
             rows[metric] = {"missing": e.got}
             continue
         here.append(metric)
         rows[metric] = row(wall, busy, windows)
         print(metric, rows[metric], file=sys.stderr)
-    rows["whole"] = row(*timed(EvaluateConfig(**common, metrics=here, clips="disjoint")), windows)
+    rows["whole"] = row(*timed(settings(*here)), windows)
     return rows
 
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -158,7 +157,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         found = measure(arguments, Path(folder))
-    print(json.dumps({"benchmark": "serve", "cpu": platform.processor(), "cores": os.cpu_count(), **found}))
+    print(json.dumps({"benchmark": "serve", "cores": os.cpu_count(), **found}))
 
 
 if __name__ == "__main__":

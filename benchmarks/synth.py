@@ -40,7 +40,7 @@ def main() -> None:
     if args.sheet:
         people = [render_clip(seed, 1, (240, 144)).frames[0] for seed in range(48)]
         rows = [np.concatenate(people[i : i + 12], 1) for i in range(0, 48, 12)]
-        Image.fromarray(np.concatenate(rows)).save(args.sheet, quality=80)
+        Image.fromarray(np.concatenate(rows)).save(args.sheet, quality=82)
         return
     height, width = (int(v) for v in args.size.split("x"))
     render_clip(0, 2, (height, width))  # compile

@@ -2,7 +2,8 @@
 
 - docs/reference/training-settings.md, from the docstrings of the settings of training;
 - docs/reference/cli.md, from the commands and their help;
-- the table of packages in CONTRIBUTING.md, from their docstrings.
+- the table of packages in CONTRIBUTING.md, from their docstrings;
+- the table of errors in docs/guide/troubleshooting.md, from their classes.
 """
 
 from __future__ import annotations
@@ -51,7 +52,6 @@ Every command and all of its options. `mimicmotion COMMAND --help` prints the sa
 takes the names of the options with `_` for `-`. This page is made from the source code
 (`python scripts/reference_pages.py`).
 """
-MARKS = "<!-- packages -->", "<!-- end of packages -->"
 
 
 def settings_class(kind: Any) -> type | None:
@@ -184,17 +184,34 @@ def packages() -> str:
     return "\n".join(table)
 
 
-def contributing() -> str:
-    """CONTRIBUTING.md with the table between its marks."""
-    start, end = MARKS
-    before, _, rest = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition(start)
-    return f"{before}{start}\n\n{packages()}\n\n{end}{rest.partition(end)[2]}"
+def error_tree() -> str:
+    """The table of errors: each class, the ones that it is a case of after it, what it means, and the exit code."""
+    from mimicmotion.errors import InputError, MimicMotionError
+
+    def below(cls: type, *path: str) -> Iterator[str]:
+        for kind in cls.__subclasses__():
+            if kind.__module__ == InputError.__module__:
+                words = " ".join((inspect.getdoc(kind) or "").partition("\n\n")[0].split())
+                of = f", an `{path[-1]}`" if path else ""
+                yield f"| `{kind.__name__}`{of} | {words} | {2 if issubclass(kind, InputError) else 1} |"
+                yield from below(kind, *path, kind.__name__)
+
+    return "\n".join(["| error | means | exit code |", "|---|---|---|", *below(MimicMotionError)])
 
 
+def filled(page: Path, name: str, table: str) -> str:
+    """A page with a table between its marks `<!-- NAME -->` and `<!-- end of NAME -->`."""
+    start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    before, _, rest = page.read_text(encoding="utf-8").partition(start)
+    return f"{before}{start}\n\n{table}\n\n{end}{rest.partition(end)[2]}"
+
+
+TROUBLESHOOTING = ROOT / "docs" / "guide" / "troubleshooting.md"
 PAGES = {
     ROOT / "docs" / "reference" / "training-settings.md": training_settings,
     ROOT / "docs" / "reference" / "cli.md": cli,
-    ROOT / "CONTRIBUTING.md": contributing,
+    ROOT / "CONTRIBUTING.md": lambda: filled(ROOT / "CONTRIBUTING.md", "packages", packages()),
+    TROUBLESHOOTING: lambda: filled(TROUBLESHOOTING, "errors", error_tree()),
 }
 
 

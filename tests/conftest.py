@@ -34,16 +34,11 @@ WRONG_ON_PURPOSE = ("refused", "malformed", "senseless", "bad_settings", "contra
 def pytest_configure() -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in what a script's shell starts with `&`
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    gc.set_threshold(10_000, 10, 10)  # a network alone is thousands of objects
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite the golden files from this run")
-
-
-def pytest_collection_finish() -> None:
-    """Millions of objects of imported libraries stay as they are: every full collection would look at all of them."""
-    gc.collect()
-    gc.freeze()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -52,6 +47,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if any(word in item.name for word in WRONG_ON_PURPOSE):
                 item.add_marker(pytest.mark.skip(reason="gives wrong types on purpose"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def old_objects_are_not_looked_at_again() -> None:
+    """Millions of objects of imported libraries and of earlier modules: each full collection would take 0.3 seconds."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

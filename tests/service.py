@@ -38,6 +38,7 @@ class Service:
         if not self.video.exists():
             save_poses(dancing(8), self.video)
             settings = {"model": str(save_micro_model(folder / "model")), "num_inference_steps": STEPS}
+            settings["label"] = "visible"  # no two signatures are the same
             (folder / "settings.yaml").write_text(yaml.safe_dump(settings))
         self.process: subprocess.Popen[str] | None = None
         self.port = 0
@@ -52,7 +53,9 @@ class Service:
         assert self.process.stdout is not None
         with self.process.stdout as said:
             line = said.readline()
-        assert line.startswith("http://"), (self.folder / "log").read_text()
+        if not line.startswith("http://"):
+            self.process.wait()
+            raise AssertionError((self.folder / "log").read_text())
         self.port = int(line.split()[0].rpartition(":")[2])
         return self
 

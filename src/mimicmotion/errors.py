@@ -71,6 +71,10 @@ class PoseError(InputError):
     """A pose file or pose sequence is malformed, or no usable pose was found where one is needed."""
 
 
+class NonFiniteError(MimicMotionError, ArithmeticError):
+    """A network's output is not a number: going on would waste the time."""
+
+
 class TrainingError(MimicMotionError):
     """Training cannot go on: the loss or its gradient is not a number."""
 

@@ -29,6 +29,8 @@ TEXT_SUFFIXES = (".json", ".yaml", ".csv")
 
 def damaged(data: bytes, suffix: str, rng: random.Random) -> bytes:
     """Bytes of a damaged file. Archives are often packed again, so that what lies in them is read."""
+    if not data:
+        return foreign(data, rng)
     ways = [flipped, flipped, overwritten, cut]
     if suffix in TEXT_SUFFIXES:
         ways = [*ways, *[token_replaced] * 6]

@@ -32,7 +32,6 @@ import cv2
 import numpy as np
 import torch
 from damage import crafted_png, damaged, many_frames_gif
-from mimicmotion.pose.cache import PoseCache
 from PIL import Image
 
 from fake_shards import write_records
@@ -51,7 +50,7 @@ from mimicmotion.generate.replay import NEEDED, replay_config
 from mimicmotion.generate.run_state import RunState, SavedStep
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.pose.estimators.session import open_session
-from mimicmotion.pose.files import save_openpose, save_poses
+from mimicmotion.pose.files import PoseCache, save_openpose, save_poses
 from mimicmotion.runtime.progress import finish
 from mimicmotion.settings import GenerateConfig, PosesConfig, find_recipe, load_yaml, parse, recipes
 from mimicmotion.settings.training import load_config

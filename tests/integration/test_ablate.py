@@ -15,17 +15,24 @@ from mimicmotion.training.ablation.run import load_ablation, start_folder
 SIZE = {"height": 48, "width": 32}
 
 
-@pytest.fixture
-def config(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model to start from and people."""
+    folder = tmp_path_factory.mktemp("material")
     pipe = micro_pipeline()
     pipe.backbone.settings |= SIZE | {"pose_drawing": {"canvas_short_side": None, "stroke": 4.0}, "sigmas": [80.0, 0.0]}
     pipe.backbone.settings |= {"guidance_scale": 1.0, "num_inference_steps": 1}
-    pipe.save_pretrained(tmp_path / "start")
-    people = ["prepare", "synthetic", "3", "-o", str(tmp_path / "people"), "--frames", "4"]
+    pipe.save_pretrained(folder / "start")
+    people = ["prepare", "synthetic", "3", "-o", str(folder / "people"), "--frames", "4"]
     assert cli.main([*people, "--height", "48", "--width", "32"]) == 0
+    return folder
+
+
+@pytest.fixture
+def config(material: Path, tmp_path: Path) -> Path:
     train = {
         "data": {
-            "shards": str(tmp_path / "people"),
+            "shards": str(material / "people"),
             "workers": 0,
             "sample": {"num_frames": 3, "spacing": "spread", "detector_noise": 1.0},
         },
@@ -38,7 +45,7 @@ def config(tmp_path: Path) -> Path:
     }
     settings = {
         "run": str(tmp_path / "runs"),
-        "start": str(tmp_path / "start"),
+        "start": str(material / "start"),
         "seeds": [4],
         "test": {"clips": 2, "frames": 3, "conditions": ["detector", "planted"]},
         "train": train,

@@ -18,7 +18,7 @@ def test_it_is_small() -> None:
 
 def test_it_beats_a_still_picture_where_things_move() -> None:
     pipe = MimicMotionPipeline.from_pretrained()
-    clips = [held_out_clip(2000 + i, 6, (224, 128)) for i in range(4)]
+    clips = [held_out_clip(2000 + i, 6, (224, 128)) for i in range(3)]
     scores = [clip_scores(generate(pipe, c), c.frames, c.reference_frame) for c in clips]
     assert np.mean([s["gain_moving"] for s in scores]) > 2
     copied = [psnr(np.broadcast_to(c.reference_frame, c.frames.shape), c.frames) for c in clips]

@@ -296,8 +296,9 @@ def test_yaml_examples_are_valid() -> None:
     for _, block in blocks("yaml"):
         data = yaml.safe_load(block)
         kind = TrainConfig if "run" in data else ServeConfig if "devices" in data else GenerateConfig
+        files = {"picture": "a.png", "video": "b.mp4", "output": "c.mp4"} if kind is GenerateConfig else {}
         for job in data.get("jobs", [data]):
-            parse(kind, data.get("defaults", {}) | job)
+            parse(kind, files | data.get("defaults", {}) | job)
 
 
 def test_python_examples_run(

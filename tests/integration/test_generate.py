@@ -82,12 +82,13 @@ def job(tmp_path: Path, micro_folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory, micro_folder: Path) -> ndarray:
-    """Frames of the small job with default settings."""
+    """Frames of the small job with one step and otherwise default settings."""
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("plain")
         patch.setenv("MIMICMOTION_CACHE", str(folder / "cache"))
         patch.setattr(inputs, "find_estimator", planted(standing(1), dancing(FRAMES)))
-        return frames_of(finish(generate(make_job(folder, micro_folder))).path)
+        config = dataclasses.replace(make_job(folder, micro_folder), num_inference_steps=1)
+        return frames_of(finish(generate(config)).path)
 
 
 @pytest.fixture
@@ -198,7 +199,7 @@ def test_short_videos_in_every_mode(job: GenerateConfig, tmp_path: Path, frames:
     ],
 )
 def test_settings_do_something(job: GenerateConfig, plain: ndarray, changes: dict[str, object]) -> None:
-    finish(generate(dataclasses.replace(job, **changes)))  # type: ignore[arg-type]
+    finish(generate(dataclasses.replace(job, num_inference_steps=1, **changes)))  # type: ignore[arg-type]
     changed = frames_of(job.output)
     assert changed.shape != plain.shape or not np.array_equal(changed, plain)
 
@@ -210,15 +211,18 @@ def test_other_kinds_of_output(job: GenerateConfig, suffix: str) -> None:
 
 
 def test_sound_is_taken_along_on_request(job: GenerateConfig) -> None:
-    # the driving video has none: that is no error
-    finish(generate(dataclasses.replace(job, audio=True)))
+    # the driving video has none: that is no error, but said
+    result = finish(generate(dataclasses.replace(job, audio=True)))
     assert not open_video(job.output).info.has_audio
+    assert "dance.mp4 has no sound, so the result has none" in result.warnings
 
 
 def test_pose_files_have_no_sound(job: GenerateConfig, tmp_path: Path) -> None:
     save_poses(dancing(3), tmp_path / "in" / "poses.npz")
-    result = finish(generate(dataclasses.replace(job, video=tmp_path / "in" / "poses.npz", audio=True)))
-    assert frames_of(result.path).shape[0] == 3
+    config = dataclasses.replace(job, video=tmp_path / "in" / "poses.npz")
+    assert frames_of(finish(generate(config)).path).shape[0] == 3
+    with pytest.raises(ConfigError, match="audio=True with a pose file, where it has no effect"):
+        finish(generate(dataclasses.replace(config, audio=True)))
 
 
 def test_sidecar_names_the_weights_that_were_used(job: GenerateConfig, micro_folder: Path) -> None:

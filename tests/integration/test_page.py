@@ -134,7 +134,7 @@ def test_a_whole_job_with_a_reload_in_the_middle(page: Page, service: Service, s
     page.shot(f"{name}-done")
     state = service.client.state(job.id)
     given = {"duration": 0.2, "seed": 7 if size else 8, "num_inference_steps": 20}
-    assert state.settings == given | {"preview": True, "label": "visible"}
+    assert state.settings == given | {"preview": True}
     href = page.js("return document.querySelector('#view a.get').getAttribute('href')")
     assert service.request("GET", href)[1] == service.request("GET", f"/v1/jobs/{job.id}/result")[1]
     page.until("history", "document.querySelectorAll('#history input').length >= 1")

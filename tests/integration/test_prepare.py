@@ -32,7 +32,7 @@ from mimicmotion.pose.keypoints import BODY
 from mimicmotion.runtime.progress import finish
 from mimicmotion.settings import parse
 from mimicmotion.settings.prepare import PrepareConfig
-from mimicmotion.synth import render_clip
+from mimicmotion.synth import SynthClip, render_clip
 from mimicmotion.video.writer import open_writer
 
 SIZE = (224, 128)
@@ -50,9 +50,14 @@ def write(path: Path, frames: list[ndarray] | ndarray, crf: int | None = None) -
 
 
 @pytest.fixture(scope="module")
-def clips() -> dict[int, ndarray]:
+def people() -> dict[int, SynthClip]:
     """People who dance."""
-    return {seed: render_clip(seed, 10, SIZE, 8.0, motion="dance").frames for seed in (1, 4, 7, 9)}
+    return {seed: render_clip(seed, 10, SIZE, 8.0, motion="dance") for seed in (1, 4, 7, 9)}
+
+
+@pytest.fixture(scope="module")
+def clips(people: dict[int, SynthClip]) -> dict[int, ndarray]:
+    return {seed: clip.frames for seed, clip in people.items()}
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +137,7 @@ def test_the_summary_says_what_was_passed_over(made: tuple[Path, PrepareResult])
     assert str(made[0].parent) not in (made[0] / "report.json").read_text()
 
 
-def test_records_are_what_was_in_the_videos(made: tuple[Path, PrepareResult], clips: dict[int, ndarray]) -> None:
+def test_records_are_what_was_in_the_videos(made: tuple[Path, PrepareResult], people: dict[int, SynthClip]) -> None:
     splits = {name: open_shards(made[0], name) for name in ("train", "val") if list(made[0].glob(f"{name}-*.tar"))}
     records = {s[i].key: (name, s[i]) for name, s in splits.items() for i in range(len(s))}
     keys = [f"{video_id(GOOD[0])}-0000", f"{video_id(GOOD[0])}-0001", f"{video_id(GOOD[1])}-0000"]
@@ -140,11 +145,11 @@ def test_records_are_what_was_in_the_videos(made: tuple[Path, PrepareResult], cl
     for key, seed in zip(keys, (1, 4, 9), strict=True):
         split, record = records[key]
         frames = record.frames(range(len(record)))
-        assert np.abs(frames.astype(int) - clips[seed]).mean() < 4  # the video they come from is compressed
+        assert np.abs(frames.astype(int) - people[seed].frames).mean() < 4  # the video they come from is compressed
         assert record.poses.size == SIZE
         assert record.poses.fps == 8
         assert record.meta["split"] == split == report(made[0])[record.meta["source"]]["split"]
-        truth = render_clip(seed, 10, SIZE, 8.0, motion="dance").poses
+        truth = people[seed].poses
         both = (truth.confidence[:, BODY] > 0.5) & (record.poses.confidence[:, BODY] > 0.5)
         apart = np.linalg.norm(truth.xy[:, BODY] - record.poses.xy[:, BODY], axis=-1)[both]
         assert np.median(apart) < 0.03 * SIZE[0]  # the poses are of these frames and this person
@@ -208,9 +213,9 @@ def test_more_videos_change_nothing_for_the_others(
     assert result.totals["used"] == made[1].totals["used"] + 1
 
 
-def run(videos: Path, output: Path, cache: Path) -> subprocess.Popen[bytes]:
+def run(videos: Path, output: Path, cache: Path, processes: int) -> subprocess.Popen[bytes]:
     argv = ["prepare", str(videos), "-o", str(output), "--no-pose-cache"]
-    for name, value in (SETTINGS | {"processes": 2}).items():
+    for name, value in (SETTINGS | {"processes": processes}).items():
         argv += [f"--{name.replace('_', '-')}", str(value)]
     code = f"import sys; from mimicmotion.cli import main; sys.exit(main({argv!r}))"
     env = os.environ | {"MIMICMOTION_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
@@ -221,13 +226,13 @@ def test_killed_and_restarted_gives_the_same_bytes(
     made: tuple[Path, PrepareResult], videos: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "shards"
-    process = run(videos, output, tmp_path / "cache")
+    process = run(videos, output, tmp_path / "cache", 2)
     while not list((output / ".work").glob("scenes-*.npz")) and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL  # in the midst of it
     assert not list(output.glob("*.tar"))
-    process = run(videos, output, tmp_path / "cache")
+    process = run(videos, output, tmp_path / "cache", 1)
     while not list(output.glob("*.tar")) and process.poll() is None:
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)

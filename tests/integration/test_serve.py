@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from mimicmotion.client import ServiceError
+from mimicmotion.client import Client, ServiceError
 from mimicmotion.generate.job import generate
 from mimicmotion.runtime.progress import finish
+from mimicmotion.serve.tokens import Tokens
 from mimicmotion.settings import GenerateConfig, load_yaml, parse
 from mimicmotion.settings.serve import OPERATORS, callers_settings
 from mimicmotion.video.reader import open_video
@@ -41,9 +42,9 @@ def done(service: Service) -> str:
 
 def expected(service: Service, folder: Path, **settings: Any) -> bytes:
     """What `generate` makes of the same settings in this process."""
-    given = load_yaml(service.folder / "settings.yaml") | settings
+    given = {"duration": 20.0} | load_yaml(service.folder / "settings.yaml") | settings  # as --max-seconds limits it
     places = {"picture": service.picture, "video": service.video, "output": folder / "expected.mp4"}
-    return finish(generate(parse(GenerateConfig, given | places))).output.read_bytes()
+    return finish(generate(parse(GenerateConfig, given | places))).path.read_bytes()
 
 
 def test_a_job_tells_how_far_it_is_and_gives_what_generate_makes(
@@ -333,6 +334,42 @@ def test_slow_clients_keep_nobody_waiting(service: Service) -> None:
     for connection in slow:
         connection.close()
     wait_for(lambda: not list((service.data / "incoming").iterdir()))
+
+
+def test_tokens_see_their_own_jobs_and_a_full_disk_takes_none(tmp_path: Path) -> None:
+    with Service(tmp_path) as service:
+        tokens = Tokens(service.data)
+        secrets = {
+            name: tokens.add(name, scope) for name, scope in (("anna", "jobs"), ("ben", "jobs"), ("eve", "read"))
+        }
+        secrets["root"] = tokens.add("root", "admin")
+        anna, ben, eve, root = (Client(f"http://127.0.0.1:{service.port}", secrets[name]) for name in secrets)
+        for headers in ({}, {"Authorization": "Bearer x"}, {"Authorization": f"Basic {secrets['anna']}"}):
+            status, answer, _ = service.request("GET", "/v1/jobs", headers)
+            assert (status, answer["error"]["got"]) == (401, "no valid token")
+        assert service.request("GET", "/v1/health")[0] == 200
+        job = anna.submit(service.picture, service.video, key="same")
+        other = ben.submit(service.picture, service.video, key="same")
+        assert job.id != other.id
+        assert [j.id for j in anna.list()] == [job.id]
+        assert {j.id for j in root.list()} == {job.id, other.id}
+        assert eve.list() == []
+        for call in (ben.state, ben.cancel, ben.delete, ben.sidecar, lambda id: ben.download(id, tmp_path / "x.mp4")):
+            with pytest.raises(ServiceError, match="no such job"):
+                call(job.id)
+        with pytest.raises(ServiceError, match="a token for 'read'"):
+            eve.submit(service.picture, service.video)
+        assert service.request("GET", "/v1/metrics", {"Authorization": f"Bearer {secrets['anna']}"})[0] == 403
+        assert service.request("GET", "/v1/metrics", {"Authorization": f"Bearer {secrets['root']}"})[0] == 200
+        assert anna.wait(job.id).owner == "anna"
+        with (service.data / "large").open("wb") as file:
+            file.truncate(200 << 30)  # takes no room
+        with pytest.raises(ServiceError, match="no room for more files"):
+            anna.submit(service.picture, service.video)
+        tokens.revoke("anna")
+        with pytest.raises(ServiceError, match="no valid token"):
+            anna.list()
+        assert secrets["anna"] not in (tmp_path / "log").read_text()
 
 
 # --- numbers and words ------------------------------------------------------------------------------------------

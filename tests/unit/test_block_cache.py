@@ -29,6 +29,7 @@ from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.pipeline import MimicMotionPipeline, StepState
 from mimicmotion.settings import FusionConfig
 
+pytestmark = pytest.mark.whole
 SIZE, FRAMES, STEPS, BUDGET = (32, 48), 8, 5, 0.25
 
 

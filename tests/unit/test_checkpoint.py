@@ -380,6 +380,7 @@ def test_damaged_tensors_never_give_a_traceback(tmp_path: Path, monkeypatch: pyt
     assert refused >= count / 3  # all that are cut off, at least
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     "name", ["mimicmotion.json", "unet/config.json", "pose_net/config.json", "vae/diffusion_pytorch_model.safetensors"]
 )

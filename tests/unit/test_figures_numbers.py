@@ -127,6 +127,6 @@ def test_unknown_metric_and_missing_report(tmp_path: Path, capsys: pytest.Captur
     assert cli.main(["figures", "bars", str(tmp_path), "--metric", "psnr", *out]) == 2
     assert "ssim, fvd" in capsys.readouterr().err
     assert cli.main(["figures", "bars", str(tmp_path / "no"), *out]) == 2
-    assert "No such file" in capsys.readouterr().err
+    assert "does not exist" in capsys.readouterr().err
     assert cli.main(["figures", "fusion", "--mode", "linear", *out]) == 2
     assert cli.main(["figures", "bars", str(tmp_path), "--metric", "fvd", *out]) == 0

@@ -17,7 +17,7 @@ from mimicmotion.generate.mask import mask as mask_job
 from mimicmotion.pose.estimators.holistic.networks import Networks
 from mimicmotion.pose.estimators.open import open_estimator
 from mimicmotion.pose.keypoints import BODY, LEFT_HAND, NUM_POINTS, RIGHT_HAND, PoseSequence
-from mimicmotion.pose.mask import SelfieSegmenter
+from mimicmotion.pose.mask import PersonSegmenter, SelfieSegmenter
 from mimicmotion.pose.mask_files import are_whole, load_masks, save_masks
 from mimicmotion.runtime.progress import finish
 from mimicmotion.settings import MaskConfig
@@ -99,6 +99,7 @@ def test_mask_follows_the_person_of_the_pose(
     segmenter: SelfieSegmenter, two: tuple[ndarray, PoseSequence, PoseSequence]
 ) -> None:
     frame, left, right = two
+    assert isinstance(segmenter, PersonSegmenter)
     for own, other in ((left, right), (right, left)):
         (mask,) = segmenter.masks([frame], own)
         assert mask.shape == frame.shape[:2]

@@ -43,7 +43,8 @@ def test_the_navigation_holds_every_page() -> None:
 @pytest.mark.parametrize(("part", "most"), [("guide", 900), ("research", 900), ("lab", 800)])
 def test_pages_are_short(part: str, most: int) -> None:
     for page in (DOCS / part).glob("*.md"):
-        words = re.findall(r"\S*\w\S*", read(page))
+        own = re.sub(r"<!-- errors -->.*<!-- end of errors -->", "", read(page), flags=re.S)  # made from the classes
+        words = re.findall(r"\S*\w\S*", own)
         assert len(words) <= most, f"{page.name}: {len(words)} words"
 
 
@@ -131,4 +132,8 @@ QUOTED = (
     "belongs to a U-Net of other size or kind",
     "has no frame after",
     "cannot be encoded",
+    "the memory that is free is not enough",
+    "where it has no effect",
+    "it is a video or a pose file",
+    "pictures or tiles",
 )

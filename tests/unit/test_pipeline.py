@@ -17,11 +17,11 @@ from mimicmotion.backbones.svd.backbone import SVDBackbone
 from mimicmotion.backbones.svd.conditioning import ConditionedUNet, Conditioning
 from mimicmotion.backbones.svd.execution.plan import ExecutionPlan
 from mimicmotion.backbones.svd.posenet import PoseNet
-from mimicmotion.diffusion.sampling import NonFiniteError
-from mimicmotion.errors import ConfigError, InputError, PoseError
+from mimicmotion.errors import ConfigError, InputError, NonFiniteError, PoseError
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.settings import FusionConfig, FusionMode
 
+pytestmark = pytest.mark.whole
 IMAGE, POSES, REFERENCE = random_frames(0, 32, 32, 3), random_frames(1, 9, 32, 32, 3), random_frames(2, 32, 32, 3)
 ONE_STEP: dict[str, Any] = {"num_inference_steps": 1}
 GOLDEN = 5e-5

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from micro import svd_scheduler
 from mimicmotion.diffusion.denoiser import precondition_v
-from mimicmotion.diffusion.sampling import NonFiniteError, sample
+from mimicmotion.diffusion.sampling import sample
 from mimicmotion.diffusion.schedule import explicit_sigmas, karras_sigmas
-from mimicmotion.errors import ConfigError
+from mimicmotion.errors import ConfigError, NonFiniteError
 
 
 def _net(x: Tensor, c_noise: Tensor, frames: Sequence[int]) -> Tensor:

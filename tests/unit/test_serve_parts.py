@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -16,11 +14,13 @@ from mimicmotion import cli
 from mimicmotion.errors import ConfigError, MimicMotionError
 from mimicmotion.runtime.interrupt import Stopped
 from mimicmotion.serve.app import create_app
+from mimicmotion.serve.jobs import Jobs
 from mimicmotion.serve.tokens import ANYBODY, Tokens
 from mimicmotion.serve.uploads import Form, RefusedError, name_by_content
 from mimicmotion.serve.worker import DiedError, Worker
 from mimicmotion.settings import parse
-from mimicmotion.settings.serve import ServeConfig
+from mimicmotion.settings.serve import ServeConfig, callers_settings
+from worker_task import task
 
 
 def test_tokens_are_kept_as_checksums(tmp_path: Path) -> None:
@@ -92,6 +92,14 @@ def test_settings_of_all_jobs_are_checked_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "settings.yaml").write_text("sed: 3\n")
     with pytest.raises(ConfigError, match="did you mean seed"):
         create_app(ServeConfig(data=tmp_path, settings=tmp_path / "settings.yaml"))
+
+
+def test_results_are_labelled_unless_the_operator_says_otherwise(tmp_path: Path) -> None:
+    (tmp_path / "settings.yaml").write_text("label: metadata\n")
+    given = ServeConfig(data=tmp_path, settings=tmp_path / "settings.yaml")
+    assert Jobs(ServeConfig(data=tmp_path)).base["label"] in ("visible", "signed")
+    assert Jobs(given).base["label"] == "metadata"
+    assert {"label", "producer", "signer"} & set(callers_settings()) == set()
 
 
 # --- forms ------------------------------------------------------------------------------------------------------
@@ -166,23 +174,6 @@ def test_files_are_named_by_their_contents(name: str, head: bytes, suffix: str |
 
 
 # --- worker processes -------------------------------------------------------------------------------------------
-
-
-def task() -> Callable[[str], object]:
-    def handle(request: str) -> object:
-        if request == "die":
-            os._exit(3)
-        if request == "sleep":
-            time.sleep(60)
-        if request == "grow":
-            return len(bytearray(8 << 30))
-        if request == "fail":
-            raise ConfigError("a", "b", "c")
-        if request == "bug":
-            raise ZeroDivisionError("secret")
-        return os.getpid() if request == "pid" else os.environ.get(request)
-
-    return handle
 
 
 def test_a_worker_answers_and_survives_what_it_is_asked() -> None:

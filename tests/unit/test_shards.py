@@ -345,7 +345,7 @@ def test_a_cut_off_shard_is_named(tmp_path: Path, cut: int) -> None:
     with pytest.raises(MediaError, match=r"train-00000\.tar has \d+ bytes"):
         open_shards(tmp_path)
     (tmp_path / "index.json").unlink()
-    with pytest.raises(MediaError, match=r"train-00000\.tar is damaged or cut off"):
+    with pytest.raises(MediaError, match=r"train-00000\.tar is damaged or truncated"):
         open_shards(tmp_path)
 
 

@@ -244,7 +244,7 @@ def test_votes_are_read_from_files_folders_and_databases(made: tuple[Path, Study
         with pytest.raises(InputError, match=message):
             load_votes(folder, study, [bad])
     (tmp_path / "bad.json").write_text("{")
-    with pytest.raises(InputError, match="is not JSON"):
+    with pytest.raises(InputError, match="not a JSON file"):
         load_votes(folder, study, [tmp_path / "bad.json"])
     (tmp_path / "bad.sqlite").write_bytes(b"no database at all, but long enough to be looked at " * 9)
     with pytest.raises(InputError, match="not a database"):

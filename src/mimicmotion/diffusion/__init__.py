@@ -1,1 +1,1 @@
-"""Pure functions of diffusion: noise levels, noise, denoisers, fusion of segments, samplers, the training objective."""
+"""Diffusion as pure functions: noise schedules, noise, denoisers, segment fusion, samplers, training objective."""

@@ -1,8 +1,8 @@
 """Denoisers: from the network's v-prediction to clean latents, with classifier-free guidance.
 
-A `Network` says v, a `Denoiser` says x0. Guidance joins networks, `precondition_v` makes a denoiser of a network,
-`fusion.fuse` makes a denoiser for a long video of one for segments. x0 is affine in v with the same skip term for all,
-so guiding or fusing v equals guiding or fusing x0.
+A `Network` predicts v, a `Denoiser` predicts x0. `guide` combines networks, `precondition_v` turns a network into a
+denoiser, and `fusion.fuse` turns a denoiser of segments into one of long videos. x0 is affine in v with the same skip
+term for all, so guiding or fusing v is the same as guiding or fusing x0.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ Sigma = Float[Tensor, ""]
 
 @runtime_checkable
 class Denoiser(Protocol):
-    """Clean latents from noisy ones."""
+    """Predicts clean latents from noisy ones."""
 
     def __call__(self, x: Latents, sigma: Sigma, frames: Sequence[int]) -> Latents:
-        """Return x0 for noisy `x = x0 + sigma * eps` (sigma lies on the CPU); `frames`: rows of the conditioning."""
+        """Return x0 for noisy `x = x0 + sigma * eps` (sigma is on the CPU); `frames` are rows of the conditioning."""
         ...
 
 
 @runtime_checkable
 class Network(Protocol):
-    """A network's output F (a v-prediction) for scaled input."""
+    """Predicts v (the raw output F) from scaled input."""
 
     def __call__(self, x: Latents, c_noise: Sigma, frames: Sequence[int]) -> Latents:
         """Return v for `x` already multiplied by c_in; c_noise is ln(sigma) / 4."""
@@ -38,7 +38,7 @@ class Network(Protocol):
 
 @runtime_checkable
 class NetworkPair(Protocol):
-    """The same network without and with its condition."""
+    """The same network without and with its conditioning."""
 
     def __call__(self, x: Latents, c_noise: Sigma, frames: Sequence[int]) -> tuple[Latents, Latents]:
         """Return (unconditional v, conditional v)."""
@@ -46,7 +46,7 @@ class NetworkPair(Protocol):
 
 
 def precondition_v(network: Network) -> Denoiser:
-    """EDM preconditioning with sigma_data = 1 for a network that predicts v (SVD, appendix D)."""
+    """Apply EDM preconditioning with sigma_data = 1 to a network that predicts v (SVD, appendix D)."""
 
     def denoise(x: Latents, sigma: Sigma, frames: Sequence[int]) -> Latents:
         s = float(sigma)  # double precision on the host, whatever x is
@@ -59,14 +59,14 @@ def precondition_v(network: Network) -> Denoiser:
 def guidance_ramp(
     num_frames: int, min_guidance_scale: float, max_guidance_scale: float
 ) -> Float[Tensor, " {num_frames}"]:
-    """Guidance scale per frame, linear from the first to the last frame of the whole video (as SVD's pipeline)."""
+    """Guidance scale per frame, linear from the first to the last frame of the whole video (as in SVD's pipeline)."""
     return torch.linspace(min_guidance_scale, max_guidance_scale, num_frames, dtype=torch.float64)
 
 
 def shift(inner: Denoiser, offset: Callable[[Sequence[int]], Latents]) -> Denoiser:
-    """A denoiser of whole latents from one of their difference to `offset` (of the frames asked for).
+    """Turn a denoiser of the difference to `offset` (of the given frames) into one of whole latents.
 
-    x = offset + r + sigma * eps has the same noise as its difference r + sigma * eps, so the sampler need not know.
+    x = offset + r + sigma * eps has the same noise as its difference r + sigma * eps, so the sampler is unaffected.
     """
 
     def denoise(x: Latents, sigma: Sigma, frames: Sequence[int]) -> Latents:
@@ -80,8 +80,8 @@ def guide(pair: NetworkPair, scale: Float[Tensor, " rows"]) -> Network:
     """Classifier-free guidance: v = v_uncond + scale * (v_cond - v_uncond).
 
     Args:
-        pair: gives both predictions; whether in one batch of two or in two passes is its own business.
-        scale: guidance scale of each row of the conditioning (`frames` picks from it).
+        pair: returns both predictions, from one batch of two or from two passes.
+        scale: guidance scale of each row of the conditioning, indexed by `frames`.
     """
 
     def network(x: Latents, c_noise: Sigma, frames: Sequence[int]) -> Latents:
@@ -92,5 +92,5 @@ def guide(pair: NetworkPair, scale: Float[Tensor, " rows"]) -> Network:
 
 
 def frame_scale(scale: Float[Tensor, " rows"], frames: Sequence[int], like: Tensor) -> Float[Tensor, "1 frames 1 1 1"]:
-    """Guidance scale of these rows, to multiply latents by."""
+    """Guidance scale of the given rows, shaped to broadcast with latents."""
     return scale[torch.as_tensor(list(frames))].to(like.device, like.dtype).view(1, -1, 1, 1, 1)

@@ -1,12 +1,12 @@
-"""Long videos from overlapping segments, fused inside every denoising step (paper section 3.5).
+"""Long videos from overlapping segments that are fused in every denoising step (paper section 3.5).
 
-Plan and weights are pure functions of integers. Fusion itself is a denoiser: the segments share their latents, and
-because an Euler step is affine in x0, blending x0 with weights that sum to 1 is blending the stepped latents, which is
-how the paper writes it (z_next = j*lambda*z_next + (1 - j*lambda)*z_prev).
+Plan and weights are pure functions of integers. Fusion itself is a denoiser, and the segments share their latents.
+An Euler step is affine in x0, so blending x0 with weights that sum to 1 is equivalent to blending the latents after the
+step, as written in the paper (z_next = j*lambda*z_next + (1 - j*lambda)*z_prev).
 
-With a reference slot each segment begins with the reference picture and its own pose. The slot is one of the N frames
-of a segment and, being the same in all, one of the C frames that neighbours share; so a segment has N - 1 frames of
-the video and neighbours share C - 1 of them, in every mode (that is how the published code counts).
+With a reference slot, each segment starts with the reference picture and its own pose. The slot counts as one of the N
+frames of a segment and, since it is the same in all, as one of the C frames that neighbours share. In every mode a
+segment therefore has N - 1 frames of the video, and neighbours share C - 1 of them, as in the published code.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from mimicmotion.settings import FusionConfig, FusionMode
 
 
 def has_reference_slot(cfg: FusionConfig) -> bool:
-    """Whether segments begin with the reference picture; mode "released" always does."""
+    """Whether segments start with the reference picture; in mode "released" they always do."""
     return cfg.reference_slot or cfg.mode == "released"
 
 
 def plan_segments(num_frames: int, cfg: FusionConfig) -> list[range]:
-    """Cover the frames 0..num_frames-1 of the video by segments of equal length; the last is moved back to fit.
+    """Cover frames 0..num_frames-1 of the video by segments of equal length; the last one is moved back to fit.
 
-    A video shorter than a segment shrinks the segment. Mode "none" has no overlap (but for the last segment).
+    If the video is shorter than a segment, the segment shrinks. In mode "none" only the last segment may overlap.
 
     Raises:
         InputError: there are no frames.
@@ -57,14 +57,14 @@ def plan_segments(num_frames: int, cfg: FusionConfig) -> list[range]:
 def segment_weights(
     segments: Sequence[range], num_frames: int, mode: FusionMode = "progressive"
 ) -> list[Float64[Tensor, " length"]]:
-    """Weight of each segment at its own frames; those of one frame sum to 1.
+    """Weight of each segment at its own frames. The weights of each frame sum to 1.
 
-    - progressive: in an overlap of C frames the next segment gains j / (C + 1) at its j-th frame, j = 1..C. Where more
-      than two segments overlap they are merged one after another, as in the paper's figure 4.
-    - released: a tent over the whole segment including the reference slot, normalised per frame. In a regular overlap
-      of two segments that is (j + 1/2) / (C + 1).
-    - average: the same weight for each segment that covers the frame (MultiDiffusion).
-    - none: the first segment that covers a frame has it alone.
+    - progressive: in an overlap of C frames, the next segment has weight j / (C + 1) at its j-th frame, j = 1..C. If
+      more than two segments overlap, they are merged one after another, as in the paper's figure 4.
+    - released: a triangular window over the whole segment including the reference slot, normalised per frame. In a
+      regular overlap of two segments this is (j + 1/2) / (C + 1).
+    - average: equal weights for all segments that cover the frame (MultiDiffusion).
+    - none: weight 1 for the first segment that covers the frame.
     """
     parts: list[Tensor] = []
     stop = 0
@@ -81,7 +81,7 @@ def segment_weights(
             part[:overlap] = ramp
             for earlier, other in zip(reversed(segments[:i]), reversed(parts), strict=True):
                 if earlier.stop <= seg.start:
-                    break  # segments stop in their order
+                    break  # segments are sorted by their end
                 shared = range(max(earlier.start, seg.start), earlier.stop)
                 other[shared.start - earlier.start :] *= 1 - ramp[shared.start - seg.start : shared.stop - seg.start]
         parts.append(part)
@@ -96,13 +96,13 @@ def segment_weights(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FusionPlan:
-    """Which rows each segment sees and what it weighs.
+    """Rows and weights of each segment.
 
     Attributes:
-        segments: rows per segment. Without a reference slot row f is frame f of the video; with it row 0 is the
+        segments: rows of each segment. Without a reference slot, row f is frame f of the video; with one, row 0 is the
             reference picture and row f + 1 is frame f.
-        shares: weight of each segment at its rows; those of one row sum to 1 (the reference row is the mean of all
-            segments).
+        shares: weight of each segment at its rows. The weights of each row sum to 1; the reference row is the mean of
+            all segments.
         reference_slot: whether row 0 is the reference picture.
     """
 
@@ -112,12 +112,12 @@ class FusionPlan:
 
     @property
     def num_rows(self) -> int:
-        """Frames of the video, and one more with a reference slot."""
+        """Number of frames of the video, plus one with a reference slot."""
         return 1 + max(map(max, self.segments))
 
     @property
     def weights(self) -> Float64[Tensor, "segments rows"]:
-        """The shares as a table of all rows, to look at: its size grows with the square of the length."""
+        """The shares as a dense table, for inspection; its size grows with the square of the video length."""
         table = torch.zeros(len(self.segments), self.num_rows, dtype=torch.float64)
         for line, rows, share in zip(table, self.segments, self.shares, strict=True):
             line[list(rows)] = share
@@ -125,7 +125,7 @@ class FusionPlan:
 
 
 def make_plan(num_frames: int, cfg: FusionConfig) -> FusionPlan:
-    """Plan for `num_frames` frames of the video; errors as `plan_segments`."""
+    """Plan the fusion of `num_frames` frames of video. Raises the errors of `plan_segments`."""
     segments = plan_segments(num_frames, cfg)
     shares = segment_weights(segments, num_frames, cfg.mode)
     if not has_reference_slot(cfg):
@@ -138,12 +138,12 @@ def make_plan(num_frames: int, cfg: FusionConfig) -> FusionPlan:
 def fuse(inner: Denoiser, plan: FusionPlan, device: torch.device | str | None = None) -> Denoiser:
     """Denoise a long video by denoising its segments and blending their clean latents.
 
-    Segments run one after another, so the memory of the network does not grow with the length of the video.
+    Segments run one after another, so the network's memory does not grow with the length of the video.
 
     Args:
         inner: denoiser of segments.
-        plan: of the video.
-        device: where segments are denoised; None is where the latents lie.
+        plan: fusion plan of the video.
+        device: device that segments are denoised on; None uses that of the latents.
     """
 
     def denoise(x: Latents, sigma: Sigma, frames: Sequence[int]) -> Latents:

@@ -1,9 +1,8 @@
-"""Guidance that does not run the unconditional pass in every step: which step does what, and what is kept between.
+"""Guidance that skips the unconditional pass in some steps.
 
-The conditional pass runs always. Inside of an interval of noise levels the result is guided (Kynkaanniemi et al.
-2024), and of the steps there each n-th runs the unconditional pass; the others take the difference of both passes
-(as v) from the last step that had it. The difference belongs to a segment: segments share rows but see them at another
-place of their attention, so each has its own.
+The conditional pass always runs. The result is guided only within an interval of noise levels (Kynkaanniemi et al.
+2024). Every n-th guided step runs the unconditional pass; the others reuse the difference of both passes (as v) from
+the last step that ran it. Differences are stored per segment: segments share rows, but see them at different positions.
 """
 
 from __future__ import annotations
@@ -20,19 +19,19 @@ from mimicmotion.errors import InputError
 from mimicmotion.settings import SamplingSettings
 
 Pass = Literal["none", "both", "reuse"]
-"""What a step does: no guidance, both passes, or the conditional pass with the last difference."""
+"""Guidance of a step: none, both passes, or the conditional pass with the last difference."""
 
 
 def plan_passes(
     sigmas: Float[Tensor, " levels"], scale: Float[Tensor, " rows"], sampling: SamplingSettings
 ) -> tuple[Pass, ...]:
-    """What each step does.
+    """Choose the guidance of each step.
 
     Args:
         sigmas: noise levels; step i works at level i.
-        scale: guidance of each row; where all are 1 there is nothing to guide.
-        sampling: the interval of levels that is guided, both ends included (None guides all), and `guidance_every`: of
-            the guided steps every n-th runs the unconditional pass, beginning with the first.
+        scale: guidance scale of each row; if all are 1, no step is guided.
+        sampling: settings. `guidance_interval` is the range of guided levels, inclusive (None guides all); every
+            `guidance_every`-th guided step runs the unconditional pass, starting with the first.
     """
     low, high = sampling.guidance_interval or (0.0, float("inf"))
     every = sampling.guidance_every or 1
@@ -48,13 +47,13 @@ def plan_passes(
 
 
 class Differences:
-    """The last difference of both passes (conditional minus unconditional v) of each segment.
+    """The last difference of both passes (conditional minus unconditional v) for each segment.
 
     Args:
-        segments: rows per segment, of equal length.
-        device: where differences are stored; None is where they are computed.
-        dtype: number format in which they are stored; None is that of the latents. Half precision loses nothing that
-            matters where the network itself computes in it.
+        segments: rows of each segment, of equal length.
+        device: device that stores the differences; None is the one that computes them.
+        dtype: dtype of the stored differences; None uses that of the latents. Half precision is sufficient if the
+            network itself computes in half precision.
     """
 
     def __init__(
@@ -70,7 +69,7 @@ class Differences:
         self.stored: Float[Tensor, "batch places channels h w"] | None = None
 
     def store(self, frames: Sequence[int], difference: Latents) -> None:
-        """Store the difference of the segment of these rows."""
+        """Store the difference of the segment with these rows."""
         if self.stored is None:
             shape = (difference.shape[0], self.total, *difference.shape[2:])
             self.stored = torch.empty(
@@ -79,20 +78,20 @@ class Differences:
         self.stored[:, self.places[tuple(frames)]] = difference.to(self.stored)
 
     def get(self, frames: Sequence[int], like: Latents) -> Latents:
-        """The difference of the segment of these rows, as `like`."""
+        """The difference of the segment with these rows, on the device and in the dtype of `like`."""
         if self.stored is None:
             raise InputError("no difference is stored", "a step with both passes before", "start where both passes run")
         return self.stored[:, self.places[tuple(frames)]].to(like)
 
     def memory(self) -> dict[str, Tensor]:
-        """What a resumed run needs."""
+        """State that a resumed run needs."""
         return {} if self.stored is None else {"guidance": self.stored}
 
     def restore(self, memory: Mapping[str, Tensor], shape: tuple[int, ...]) -> None:
-        """Take the memory of a run over; `shape` is that of its latents.
+        """Restore the memory of a run whose latents have shape `shape`.
 
         Raises:
-            InputError: it is missing or has another shape.
+            InputError: the memory is missing or has another shape.
         """
         found = memory.get("guidance")
         expected = (shape[0], self.total, *shape[2:])
@@ -106,7 +105,7 @@ class Differences:
 
 
 def guide_reusing(conditional: Network, scale: Float[Tensor, " rows"], differences: Differences) -> Network:
-    """Guidance with the stored difference: v = v_cond + (scale - 1) * difference."""
+    """Guide with the stored difference: v = v_cond + (scale - 1) * difference."""
 
     def network(x: Latents, c_noise: Sigma, frames: Sequence[int]) -> Latents:
         cond = conditional(x, c_noise, frames)
@@ -116,7 +115,7 @@ def guide_reusing(conditional: Network, scale: Float[Tensor, " rows"], differenc
 
 
 def guide_and_store(pair: NetworkPair, scale: Float[Tensor, " rows"], differences: Differences) -> Network:
-    """Guidance by both passes whose difference is stored."""
+    """Guide with both passes, and store their difference."""
 
     def storing(x: Latents, c_noise: Sigma, frames: Sequence[int]) -> tuple[Latents, Latents]:
         uncond, cond = pair(x, c_noise, frames)
@@ -127,7 +126,7 @@ def guide_and_store(pair: NetworkPair, scale: Float[Tensor, " rows"], difference
 
 
 def by_level(sigmas: Float[Tensor, " levels"], denoisers: Sequence[Denoiser]) -> Denoiser:
-    """The i-th denoiser at the i-th level."""
+    """A denoiser that uses the i-th one at the i-th level."""
     table = {float(sigma): denoiser for sigma, denoiser in zip(sigmas, denoisers, strict=False)}
 
     def denoise(x: Latents, sigma: Sigma, frames: Sequence[int]) -> Latents:

@@ -1,8 +1,8 @@
-"""The training objective: EDM with sigma_data = 1 and a v-target, as Stable Video Diffusion (its appendix D).
+"""The training objective: EDM with sigma_data = 1 and a v-target, as in Stable Video Diffusion (appendix D).
 
-With F the output of the network and v = (eps - sigma * x0) / sqrt(1 + sigma^2), EDM's weight (1 + sigma^2) / sigma^2
-cancels c_out^2, so the loss on x0 is the plain mean of (F - v)^2. All sigma arithmetic is float32: half precision
-overflows at sigma ~ 700. `training.objective` makes a batch's loss of these functions.
+With F the network output and v = (eps - sigma * x0) / sqrt(1 + sigma^2), EDM's weight (1 + sigma^2) / sigma^2 cancels
+c_out^2, so the loss on x0 is the plain mean of (F - v)^2. All sigma arithmetic is float32, because half precision
+overflows at sigma ~ 700. `training.objective` combines these functions to the loss of a batch.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class LogNormal:
             raise ConfigError(f"mean={self.mean}, std={self.std}", "a finite mean and std > 0", "use a preset")
 
     def levels(self, z: Float32[Tensor, " count"]) -> Float32[Tensor, " count"]:
-        """Noise levels of standard normal numbers `z`."""
+        """Map standard normal numbers `z` to noise levels."""
         return (self.mean + self.std * z).exp()
 
 
@@ -51,7 +51,7 @@ def _column(sigma: Tensor, like: Tensor) -> Float32[Tensor, "batch 1 1 1 1"]:
 
 
 def network_input(x0: Latents, eps: Latents, sigma: Float[Tensor, " batch"]) -> Latents:
-    """What the network sees: c_in * (x0 + sigma * eps), float32."""
+    """The network's input, c_in * (x0 + sigma * eps), float32."""
     s = _column(sigma, x0)
     return (x0.float() + s * eps.float()) / (s * s + 1).sqrt()
 
@@ -62,7 +62,7 @@ def c_noise(sigma: Float[Tensor, " batch"]) -> Float32[Tensor, " batch"]:
 
 
 def v_target(x0: Latents, eps: Latents, sigma: Float[Tensor, " batch"]) -> Latents:
-    """What the network should say: v = (eps - sigma * x0) / sqrt(1 + sigma^2), float32."""
+    """The network's target, v = (eps - sigma * x0) / sqrt(1 + sigma^2), float32."""
     s = _column(sigma, x0)
     return (eps.float() - s * x0.float()) / (s * s + 1).sqrt()
 
@@ -73,9 +73,9 @@ def hand_weights(
     """Loss weight M = 1 + (scale - 1) * m per latent (hand region enhancement, paper section 3.4).
 
     Args:
-        mask: m, the share of each latent that lies in the box of a reliable hand, 0 to 1 (`pose.hands.hand_masks`).
+        mask: m, the share of each latent inside the box of a reliable hand, 0 to 1 (`pose.hands.hand_masks`).
         scale: weight inside a hand box (MimicMotion: 10).
-        reference_slot: frame 0 is the reference picture, whose hands are given and not made: it keeps weight 1.
+        reference_slot: whether frame 0 is the reference picture, which is given, not generated, and keeps weight 1.
     """
     weights = (1 + (scale - 1) * mask.float()).unsqueeze(2)
     if reference_slot:
@@ -84,12 +84,12 @@ def hand_weights(
 
 
 def weighted_mse(output: Latents, target: Latents, weights: Tensor | None = None) -> Float32[Tensor, " batch"]:
-    """mean(M * (F - v)^2) of each sample in float32.
+    """mean(M * (F - v)^2) of each sample, in float32.
 
-    M is not renormalised, so a picture without hands is not weighed up.
+    M is not normalised, so pictures without hands do not gain weight.
 
     Raises:
-        InputError: output and target are of different shapes.
+        InputError: output and target differ in shape.
     """
     if output.shape != target.shape:
         raise InputError(f"output {tuple(output.shape)}", f"{tuple(target.shape)}", "use a U-Net of this autoencoder")
@@ -100,13 +100,13 @@ def weighted_mse(output: Latents, target: Latents, weights: Tensor | None = None
 def choose_dropped(
     uniform: Float[ndarray, "batch conditions_and_1"], together: float, apart: Sequence[float]
 ) -> Bool[Tensor, "batch conditions"]:
-    """Which conditions of which samples are left out in training, so that guidance has an unconditional pass.
+    """Choose which conditions of which samples to drop in training, as classifier-free guidance requires.
 
     Args:
-        uniform: numbers in [0, 1): the first decides on all conditions of a sample together, one each of the others on
-            a single condition.
+        uniform: numbers in [0, 1). The first decides on all conditions of a sample together, each of the others on a
+            single condition.
         together: share of samples that lose all conditions.
-        apart: share of samples that lose a condition, besides; one for each.
+        apart: additional share of samples that lose a single condition, for each condition.
     """
     return torch.from_numpy((uniform[:, 1:] < np.array(apart)) | (uniform[:, :1] < together))
 
@@ -114,8 +114,8 @@ def choose_dropped(
 def drop_condition(dropped: Bool[Tensor, " batch"], condition: Tensor) -> Tensor:
     """Zero a condition of the dropped samples: image embedding, reference latent or pose features.
 
-    The unconditional pass of guidance has none of the three. (Zeros added after conv_in are exactly "no pose"; a black
-    pose frame through PoseNet is not.)
+    The unconditional pass of guidance has none of the three. (Zeros added after conv_in mean exactly "no pose"; a
+    black pose frame passed through PoseNet does not.)
     """
     zero = torch.zeros((), dtype=condition.dtype, device=condition.device)
     return torch.where(dropped.to(condition.device).view(-1, *[1] * (condition.ndim - 1)), zero, condition)

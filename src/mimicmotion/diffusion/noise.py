@@ -1,4 +1,4 @@
-"""Random numbers: drawn on the CPU in float32 for each absolute frame, so device, length and segments do not matter."""
+"""Noise, drawn on the CPU in float32 per absolute frame, so it does not depend on device, length or segments."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 REFERENCE_FRAME = -1
-"""Frame number under which the noise of the reference slot is drawn."""
+"""Frame number used to draw the noise of the reference slot."""
 PICTURE_FRAME = -2
-"""Frame number under which the augmentation noise of the reference picture is drawn."""
+"""Frame number used to draw the augmentation noise of the reference picture."""
 
 _WORD = (1 << 64) - 1
 
 
 def frame_noise(seed: int, frame_indices: Iterable[int], shape: tuple[int, ...]) -> Float32[Tensor, "frames ..."]:
-    """Unit Gaussian noise of the named frames, float32 on the CPU.
+    """Unit Gaussian noise of the given frames, float32 on the CPU.
 
-    The pair (seed, frame) is the key of a counter-based generator: frame 7 has the same noise in a video of 8 frames
-    and of 8000, in whatever segment, batch or process it is computed. (A seeded `torch.Generator` on the CPU keeps 32
-    bits of its seed, too few for two numbers.)
+    The pair (seed, frame) is the key of a counter-based generator. Frame 7 thus has the same noise in a video of 8 or
+    8000 frames, and in any segment, batch or process. (A CPU `torch.Generator` keeps only 32 bits of its seed, too few
+    for two numbers.)
     """
     frames = list(frame_indices)
     noise = np.empty((len(frames), *shape), np.float32)
@@ -35,9 +35,9 @@ def frame_noise(seed: int, frame_indices: Iterable[int], shape: tuple[int, ...])
 def periodic_noise(
     noise: Float[Tensor, "batch period ..."], num_frames: int
 ) -> Float[Tensor, "batch {num_frames} ..."]:
-    """The published code's noise: one segment's worth, repeated along time: noise(f) = n[f mod period].
+    """The published code's noise: that of one segment, repeated along time, noise(f) = n[f mod period].
 
-    Where there is enough for all frames it is a view of `noise`.
+    If `noise` covers all frames, the result is a view of it.
     """
     if num_frames <= noise.shape[1]:
         return noise[:, :num_frames]
@@ -47,14 +47,14 @@ def periodic_noise(
 def augment_picture(
     picture: Float[Tensor, "batch 3 height width"], strength: float, noise: Float[Tensor, "batch 3 height width"]
 ) -> Float[Tensor, "batch 3 height width"]:
-    """Noise on the reference picture in pixel space (-1..1), before the VAE. Tell the network the same `strength`."""
+    """Add noise to the reference picture in pixel space (-1..1), before the VAE. Pass `strength` to the network too."""
     return picture + strength * noise if strength else picture
 
 
 def added_time_ids(fps: float, motion_bucket: float, noise_aug: float) -> Float32[Tensor, "1 3"]:
-    """SVD's micro-conditioning [fps - 1, motion bucket, noise augmentation], in this order.
+    """SVD's micro-conditioning: [fps - 1, motion bucket, noise augmentation].
 
-    SVD was trained on fps - 1: a video of 7 frames a second has the number 6.
+    SVD was trained on fps - 1, so a video of 7 frames per second has the value 6.
     """
     return torch.tensor([[fps - 1, motion_bucket, noise_aug]], dtype=torch.float32)
 
@@ -62,13 +62,13 @@ def added_time_ids(fps: float, motion_bucket: float, noise_aug: float) -> Float3
 def released_noise(
     generator: torch.Generator, picture: tuple[int, int], latent: tuple[int, int, int], period: int
 ) -> tuple[Float32[Tensor, "1 3 height width"], Float32[Tensor, "1 {period} channels h w"]]:
-    """Noise in the published code's order: the picture's first (also where it is not used), then one segment's.
+    """Draw noise in the published code's order: first the picture's (even if unused), then that of one segment.
 
     Args:
-        generator: on the device on which the other code drew; its results depend on that.
+        generator: generator on the same device as in the published code, whose results depend on it.
         picture: (height, width) in pixels.
-        latent: (channels, h, w) of one frame.
-        period: frames of a segment; `periodic_noise` repeats them.
+        latent: (channels, h, w) of a frame.
+        period: frames per segment; `periodic_noise` repeats them.
     """
     device = generator.device
     image = torch.randn(1, 3, *picture, generator=generator, device=device)

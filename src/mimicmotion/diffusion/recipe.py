@@ -1,4 +1,4 @@
-"""How one video is denoised, worked out and checked before anything is computed; and the noise it starts from."""
+"""Recipes: how a video is denoised, planned and validated before any computation, and its initial noise."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ DEFAULT_GUIDANCE = 2.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recipe:
-    """Segments, noise levels and guidance of one video.
+    """Segments, noise levels and guidance of a video.
 
     Attributes:
-        fusion: how segments are cut and joined.
+        fusion: how segments are split and joined.
         plan: the segments of this video.
-        sigmas: noise levels, falling, on the CPU.
+        sigmas: decreasing noise levels, on the CPU.
         guidance: classifier-free guidance scale of each row of the plan.
-        sampling: the settings that it was made of, with the tier's values filled in.
+        sampling: the sampling settings, with the tier's values filled in.
     """
 
     fusion: FusionConfig
@@ -43,22 +43,22 @@ class Recipe:
 
     @property
     def passes(self) -> tuple[Pass, ...]:
-        """What guidance does in each step."""
+        """The guidance of each step."""
         return plan_passes(self.sigmas, self.guidance, self.sampling)
 
     @property
     def network_passes(self) -> int:
-        """Passes of the network in all: two a segment in guided steps, else one."""
+        """Total number of network passes: two per segment in guided steps, otherwise one."""
         return len(self.plan.segments) * sum(2 if p == "both" else 1 for p in self.passes)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Noise:
-    """Unit noise of one video, on the CPU.
+    """Unit noise of a video, on the CPU.
 
     Attributes:
-        latents: of all rows of the plan, the reference slot in front.
-        picture: for augmenting the reference picture (used where `noise_aug_strength` is not 0).
+        latents: noise of all rows of the plan, the reference slot first.
+        picture: noise to augment the reference picture, used if `noise_aug_strength` is not 0.
     """
 
     latents: Float32[Tensor, "1 rows channels h w"]
@@ -73,18 +73,18 @@ def make_recipe(
     reference_slot: bool,
     fusion: FusionConfig | None = None,
 ) -> Recipe:
-    """Work out and check a recipe.
+    """Plan and validate a recipe.
 
     Args:
-        num_frames: of the video.
-        sampling: settings; what they leave open is the tier's, else the model's.
-        model: the model's own settings: `num_inference_steps` or `sigmas`, `guidance_scale`, `fusion`.
-        reference_slot: whether there is a reference pose; without one there is no slot, whatever `fusion` says.
-        fusion: how segments are cut and joined; None is the model's default.
+        num_frames: number of frames of the video.
+        sampling: sampling settings. Unset ones come from the tier, then from the model.
+        model: the model's default settings: `num_inference_steps` or `sigmas`, `guidance_scale`, `fusion`.
+        reference_slot: whether there is a reference pose. Without one there is no slot, regardless of `fusion`.
+        fusion: how segments are split and joined; None uses the model's default.
 
     Raises:
-        PoseError: mode "released" without a reference pose.
-        InputError: no frames, or a setting out of range.
+        PoseError: mode "released" is used without a reference pose.
+        InputError: there are no frames, or a setting is out of range.
     """
     settings = resolve_tier(sampling, default_steps(model))
     fusion = parse(FusionConfig, model.get("fusion", {})) if fusion is None else fusion
@@ -109,7 +109,7 @@ def make_recipe(
 
 
 def default_steps(model: Mapping[str, Any]) -> int:
-    """Denoising steps that a model makes where nothing else is asked for, by its own settings."""
+    """Default number of denoising steps of a model."""
     levels = model.get("sigmas")
     return int(model.get("num_inference_steps") or 25) if levels is None else len(levels) - 1
 
@@ -125,20 +125,20 @@ def draw_noise(
 ) -> Noise:
     """Draw the noise of a video.
 
-    Each frame's noise depends on the seed and on the frame's number in the video alone. Mode "released" instead draws
+    The noise of each frame depends only on the seed and the frame number. Mode "released" instead draws the noise of
     one segment in the published code's order and repeats it along time.
 
     Args:
-        recipe: of the video.
+        recipe: recipe of the video.
         size: (height, width) in pixels.
-        latent: (channels, h, w) of one frame's latents.
-        seed: of the noise.
-        generator: takes the place of the seed; one seed is drawn from it (mode "released": the noise itself).
-        latents: unit noise to use instead, the reference slot in front; where it has fewer frames it is repeated along
-            time, where it has more the rest is not used.
+        latent: (channels, h, w) of a frame's latents.
+        seed: seed of the noise.
+        generator: replaces the seed; one seed is drawn from it (in mode "released", the noise itself).
+        latents: unit noise to use instead, the reference slot first. Fewer frames are repeated along time; extra
+            frames are ignored.
 
     Raises:
-        InputError: `latents` has another shape, or is not finite.
+        InputError: `latents` has the wrong shape or is not finite.
     """
     slot, rows = int(recipe.plan.reference_slot), recipe.plan.num_rows
     if recipe.fusion.mode == "released":

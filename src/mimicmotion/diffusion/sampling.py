@@ -1,4 +1,4 @@
-"""Samplers: generators that yield after every step, so progress, previews, cancelling and resuming come free."""
+"""Samplers, as generators that yield after every step for progress, previews, cancelling and resuming."""
 
 from __future__ import annotations
 
@@ -12,32 +12,28 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mimicmotion.diffusion.denoiser import Denoiser, Latents
-from mimicmotion.errors import ConfigError, InputError, MimicMotionError
+from mimicmotion.errors import ConfigError, InputError, NonFiniteError
 from mimicmotion.settings.sampling import Sampler
 
 
-class NonFiniteError(MimicMotionError, ArithmeticError):
-    """The network's output is not a number: sampling on would waste the time."""
-
-
 def check_finite(values: Tensor, what: str) -> None:
-    """Raise NonFiniteError if a network's output (`what`) holds NaN or infinity."""
-    if not math.isfinite(values.sum(dtype=torch.float32)):  # a sum needs no tensor of the same size
+    """Raise NonFiniteError if a network's output (`what`) contains NaN or infinity."""
+    if not math.isfinite(values.sum(dtype=torch.float32)):  # a sum needs no second tensor of this size
         fix = "use dtype float32 or bfloat16 (float16 can overflow); `mimicmotion weights verify` checks the weights"
         raise NonFiniteError(f"NaN or infinity in {what}", "finite numbers", fix)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Step:
-    """State after one step.
+    """State after a step.
 
     Attributes:
         index: 0 for the first step.
         total: number of steps of the schedule.
-        sigma: noise level that is now in `latents`.
-        latents: the noisy latents, from which step `index + 1` goes on.
-        x0: the clean latents that the denoiser saw in this step (for previews); None where they were not kept.
-        memory: what a sampler moreover needs to go on from here (shares its tensors with `x0`).
+        sigma: current noise level of `latents`.
+        latents: the noisy latents that step `index + 1` continues from.
+        x0: the clean latents predicted in this step, for previews; None if they were not kept.
+        memory: what else the sampler needs to continue (shares its tensors with `x0`).
     """
 
     index: int
@@ -59,26 +55,26 @@ def sample(
     keep_x0: bool = True,
     in_place: bool = False,
 ) -> Iterator[Step]:
-    """Follow the probability-flow ODE down the noise levels.
+    """Integrate the probability-flow ODE along the noise levels.
 
     - euler: Euler's method (Karras et al. 2022, algorithm 1 without churn).
-    - dpmpp-2m: DPM-Solver++(2M) (Lu et al. 2022) in terms of sigma: second order from the clean latents of this and
-      the last step; the first step, and one that ends at level 0, are of first order.
+    - dpmpp-2m: DPM-Solver++(2M) (Lu et al. 2022) in terms of sigma. Second order, from the clean latents of this and
+      the previous step; the first step, and a step that ends at level 0, are first order.
 
     Args:
-        denoiser: gives x0.
+        denoiser: predicts x0.
         x: noisy latents at level `sigmas[start]`.
-        sigmas: falling levels, on the CPU; n levels make n - 1 steps.
-        sampler: the method.
-        start: first step to make; to resume give `step.index + 1` with `step.latents` and `step.memory`.
-        memory: of the step before `start`; euler needs none.
+        sigmas: decreasing levels, on the CPU; n levels give n - 1 steps.
+        sampler: the sampler.
+        start: index of the first step; to resume, pass `step.index + 1` with `step.latents` and `step.memory`.
+        memory: memory of the step before `start`; euler needs none.
         keep_x0: keep the clean latents of each step for previews (dpmpp-2m keeps them anyway).
-        in_place: write each step over `x` (and over the memory): the tensors of a yielded step hold only until the
-            next one is asked for. Otherwise each step has tensors of its own.
+        in_place: overwrite `x` and the memory in each step, so that the tensors of a yielded step are valid only until
+            the next one is requested. Otherwise each step has its own tensors.
 
     Raises:
-        ConfigError: unknown sampler, or `start` is not a step of the schedule.
-        InputError: the memory is missing or of another shape.
+        ConfigError: the sampler is unknown, or `start` is not a step of the schedule.
+        InputError: the memory is missing or has the wrong shape.
         NonFiniteError: the denoiser returned NaN or infinity.
     """
     total = len(sigmas) - 1
@@ -111,14 +107,14 @@ def _sample(
 ) -> Iterator[Step]:
     total = len(sigmas) - 1
     for index in range(start, total):
-        # inference_mode holds inside the step only: around a yield it would leak into the caller.
+        # inference_mode must not span the yield, or it would leak into the caller.
         with torch.inference_mode():
             x0 = denoiser(x, sigmas[index], range(x.shape[1]))
             x = advance(x, x0, memory.get("x0"), sigmas, index, in_place)
             check_finite(x, f"the latents after step {index + 1} of {total}")
         memory = {"x0": x0} if second_order else {}
         step = Step(index, total, float(sigmas[index + 1]), x, x0 if keep_x0 else None, memory)
-        del x0  # the step holds what is wanted of it
+        del x0  # the step keeps it if requested
         yield step
         del step
 
@@ -131,19 +127,19 @@ def advance(
     index: int,
     in_place: bool = False,
 ) -> Latents:
-    """One step from level `index` to the next; `last` is x0 of the step before, None makes it Euler's.
+    """Take one step from level `index` to the next: second order with `last`, an Euler step without.
 
-    With t = -ln sigma the ODE is (x / sigma)' = x0 / sigma. Euler's method holds x0 constant, which moves x towards it
-    by 1 - sigma_next / sigma of the way. Second order takes x0 as a line in t through the two last values and moves
-    towards its value in the middle of the step.
+    With t = -ln sigma the ODE is (x / sigma)' = x0 / sigma. Euler's method keeps x0 constant, which moves x towards it
+    by a fraction of 1 - sigma_next / sigma. The second-order method extrapolates x0 linearly in t from its last two
+    values, and moves towards its value in the middle of the step.
 
     Args:
         x: noisy latents.
         x0: clean latents of this step.
-        last: clean latents of the step before.
-        sigmas: levels.
-        index: of the step.
-        in_place: write over `x` and `last`.
+        last: clean latents of the previous step, or None.
+        sigmas: noise levels.
+        index: index of the step.
+        in_place: overwrite `x` and `last`.
     """
     lerp = Tensor.lerp_ if in_place else Tensor.lerp
     sigma, sigma_next = float(sigmas[index]), float(sigmas[index + 1])

@@ -1,4 +1,4 @@
-"""Noise levels: which sigmas the sampler visits, from the largest down to 0."""
+"""Noise schedules: the sigmas that the sampler visits, from the largest down to 0."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ AYS_SVD = (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034,
 """Align Your Steps for Stable Video Diffusion: 11 levels, so 10 steps."""
 
 USUAL_STEPS: dict[Schedule, int] = {"karras": 25, "ays": len(AYS_SVD) - 1}
-"""Steps of each schedule where none are asked for."""
+"""Default number of steps of each schedule."""
 
 
 def named_sigmas(schedule: Schedule, steps: int | None = None) -> Float64[Tensor, " levels"]:
-    """Levels of a schedule by name; `steps` None is the usual number.
+    """Noise levels of a schedule, given by name. With `steps=None` it has its default number of steps.
 
     Raises:
-        ConfigError: there is no such schedule, or no step is asked for.
+        ConfigError: the schedule is unknown, or `steps` is below 1.
     """
     if schedule not in get_args(Schedule):
         raise ConfigError(f"schedule={schedule!r}", " or ".join(get_args(Schedule)), "correct 'schedule'")
@@ -35,10 +35,10 @@ def named_sigmas(schedule: Schedule, steps: int | None = None) -> Float64[Tensor
 
 
 def karras_sigmas(steps: int) -> Float64[Tensor, " {steps}+1"]:
-    """Levels equally spaced in sigma^(1/rho), then 0 (Karras et al. 2022, equation 5).
+    """Noise levels equally spaced in sigma^(1/rho), followed by 0 (Karras et al. 2022, equation 5).
 
     Raises:
-        ConfigError: no step is asked for.
+        ConfigError: `steps` is below 1.
     """
     if steps < 1:
         raise ConfigError(f"num_inference_steps={steps}", "at least 1", "raise num_inference_steps (25 is usual)")
@@ -49,10 +49,11 @@ def karras_sigmas(steps: int) -> Float64[Tensor, " {steps}+1"]:
 
 
 def explicit_sigmas(values: Sequence[float]) -> Float64[Tensor, " levels"]:
-    """A schedule given level by level; n levels make n - 1 steps, the last level is where sampling stops.
+    """Validate a custom schedule. n levels give n - 1 steps; sampling stops at the last level.
 
     Raises:
-        ConfigError: fewer than two levels, or they do not fall strictly, or one of them (but the last) is not positive.
+        ConfigError: there are fewer than two levels, they do not decrease strictly, or a level before the last is not
+            positive.
     """
     sigmas = torch.tensor([float(v) for v in values], dtype=torch.float64)
     falls = bool((sigmas[1:] < sigmas[:-1]).all()) and bool(torch.isfinite(sigmas).all())
@@ -66,7 +67,7 @@ def explicit_sigmas(values: Sequence[float]) -> Float64[Tensor, " levels"]:
 
 
 def ays_sigmas(steps: int = 10) -> Float64[Tensor, " {steps}+1"]:
-    """Align Your Steps' levels for SVD, log-linearly interpolated where `steps` is not 10."""
+    """The noise levels of Align Your Steps for SVD, interpolated log-linearly if `steps` is not 10."""
     if steps < 1:
         raise ConfigError(f"num_inference_steps={steps}", "at least 1", "raise num_inference_steps (10 is usual)")
     log = torch.tensor(AYS_SVD, dtype=torch.float64).log()
@@ -76,5 +77,5 @@ def ays_sigmas(steps: int = 10) -> Float64[Tensor, " {steps}+1"]:
 
 
 def initial_scale(sigmas: Float64[Tensor, " levels"]) -> float:
-    """Factor of the unit noise that sampling starts from, sqrt(sigma^2 + 1): its variance is that of x0 + noise."""
+    """Scale of the initial unit noise, sqrt(sigma^2 + 1), which gives it the variance of x0 + noise."""
     return float((sigmas[0] ** 2 + 1) ** 0.5)

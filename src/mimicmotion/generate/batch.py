@@ -1,4 +1,4 @@
-"""Many jobs from one file, each in a process of its own, on this machine or on a Ray cluster.
+"""Many jobs from one file, each in a process of its own: on this machine, on a Ray cluster or by a service.
 
 Each job gives the bytes that it gives alone. What is done already is left as it is, what was interrupted goes on.
 """
@@ -8,20 +8,24 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
+import hashlib
 import json
 import multiprocessing
+import os
 import signal
 import time
 from collections.abc import Generator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Literal
 
+from mimicmotion.client import Client
 from mimicmotion.errors import ConfigError, InputError, MimicMotionError
 from mimicmotion.generate.job import generate
-from mimicmotion.generate.outputs import read_sidecar, side_by_side_path, sidecar_path, state_path
-from mimicmotion.generate.provenance import Checksums, origin_of_inputs
+from mimicmotion.generate.outputs import read_sidecar, side_by_side_path, sidecar_path, state_path, write_sidecar
+from mimicmotion.generate.provenance import Checksums, origin_of_inputs, plain
 from mimicmotion.generate.replay import compare
 from mimicmotion.runtime.extras import import_extra
 from mimicmotion.runtime.files import atomic_path, check_not_inputs, check_writable
@@ -35,6 +39,11 @@ Answer = tuple[int, State, str]
 """Number of a job, how it ended, and the error of one that failed."""
 
 PATHS = ("picture", "video", "output", "detector", "pose_model", "signer")
+SENT = ("picture", "video", "output", "resume")
+TOKEN = "MIMICMOTION_TOKEN"
+"""Environment variable: the token for a service that asks for one."""
+CONNECTIONS = 32
+"""Jobs that wait for a service at a time."""
 RETRIES = 2
 """How often Ray runs a job again whose worker died."""
 
@@ -81,13 +90,15 @@ def batch(config: BatchConfig) -> Job[BatchResult]:
     """
     start = time.perf_counter()
     jobs = read_jobs(config.jobs)
+    if config.engine == "server" and (other := next((j.output for j in jobs if j.output.suffix != ".mp4"), None)):
+        raise ConfigError(f"{other} with engine=server", "a result that ends in .mp4", "rename it, or run it here")
     check_not_inputs([config.jobs], [path for job in jobs for path in _written(job)])
     if config.report is not None:
         check_writable(config.report)
     found: dict[int, Outcome] = {i: Outcome(job.output, "there") for i, job in enumerate(jobs) if is_done(job)}
     yield Progress("jobs", len(found), len(jobs))
     waiting = {i: job for i, job in enumerate(jobs) if i not in found}
-    run = {"local": _run_here, "ray": _run_on_ray}[config.engine]
+    run = {"local": _run_here, "ray": _run_on_ray, "server": _run_on_server}[config.engine]
     with contextlib.closing(run(config, waiting)) as answers:  # its workers end before the caller goes on
         for i, state, message in answers:
             found[i] = Outcome(jobs[i].output, state, message)
@@ -182,11 +193,14 @@ def _run_here(config: BatchConfig, jobs: Mapping[int, GenerateConfig]) -> Genera
                     i, device, process = running.pop(ready)
                     free.append(device)
                     try:
-                        yield (i, *ready.recv())
+                        state, message = ready.recv()
+                        process.join()
                     except EOFError:
                         process.join()
-                        yield i, "failed", f"its process died (exit code {process.exitcode}; is the memory full?)"
-                    process.join()
+                        state = "failed"
+                        message = f"its process died (exit code {process.exitcode}; is the memory full?)"
+                    ready.close()
+                    yield i, state, message
     finally:
         for _, _, process in running.values():
             process.terminate()  # as Ctrl-C: the step at hand is finished and saved
@@ -230,6 +244,39 @@ def _run_on_ray(config: BatchConfig, jobs: Mapping[int, GenerateConfig]) -> Gene
                 yield i, "failed", f"its worker died {RETRIES + 1} times ({type(e).__name__})"
     finally:
         ray.shutdown()
+
+
+# --- by a service -----------------------------------------------------------------------------------------------
+
+
+def _run_on_server(config: BatchConfig, jobs: Mapping[int, GenerateConfig]) -> Generator[Answer, None, None]:
+    """All jobs are sent, and fetched as they end. A batch that is run again finds the jobs that it has sent."""
+    client = Client(config.address or "http://127.0.0.1:8000", os.environ.get(TOKEN))
+    pool = ThreadPoolExecutor(max(1, min(len(jobs), CONNECTIONS)))
+    try:
+        sent = {pool.submit(_fetch, client, job): i for i, job in jobs.items()}
+        for future in as_completed(sent):
+            yield (sent[future], *future.result())
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _fetch(client: Client, job: GenerateConfig) -> tuple[State, str]:
+    """Have one result made by a service."""
+    defaults = {f.name: f.default for f in dataclasses.fields(job)}
+    settings = {
+        k: v for k, v in plain(dataclasses.asdict(job)).items() if v != plain(defaults.get(k)) and k not in SENT
+    }
+    try:
+        same = json.dumps([settings, origin_of_inputs(job, Checksums())["inputs"]], sort_keys=True)
+        key = hashlib.sha256(same.encode()).hexdigest()
+        made = client.wait(client.submit(job.picture, job.video, key=key, **settings).id)
+        client.download(made.id, job.output)
+        facts = client.sidecar(made.id)
+        write_sidecar(sidecar_path(job.output), {k: v for k, v in facts.items() if k not in ("format", "version")})
+    except Exception as e:
+        return "failed", str(e)
+    return "made", ""
 
 
 def _absolute(config: GenerateConfig) -> GenerateConfig:

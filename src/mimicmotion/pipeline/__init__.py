@@ -1,4 +1,4 @@
-"""The pipeline: one picture and drawn poses to a video of any length, with any backbone."""
+"""The pipeline: turns a picture and drawn poses into a video of any length, with any backbone."""
 
 from mimicmotion.pipeline.pipeline import MimicMotionPipeline, PipelineOutput, StepState
 

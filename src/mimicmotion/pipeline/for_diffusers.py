@@ -1,4 +1,4 @@
-"""The pipeline as diffusers loads it from a saved model folder, whose pipeline.py names the class below."""
+"""The pipeline as a diffusers custom pipeline; pipeline.py of a saved model folder imports the class below."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ DiffusionPipeline: Any = import_extra("diffusers", "diffusers").DiffusionPipelin
 class MimicMotionPipeline(DiffusionPipeline):
     """`DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)`.
 
-    The networks are this package's own, so they are no components of diffusers; they are loaded when first needed.
-    Move and cast them with `to`.
+    The networks are not diffusers components. They are loaded on first use; move and cast them with `to`.
     """
 
     def __init__(self) -> None:
@@ -27,7 +26,7 @@ class MimicMotionPipeline(DiffusionPipeline):
 
     @classmethod
     def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As the base class, without the networks that model_index.json lists."""
+        """Like the base class, but without the networks listed in model_index.json."""
         rest = {k: v for k, v in config_dict.items() if not isinstance(v, list)}
         return super().extract_init_dict(rest, **kwargs)
 
@@ -39,22 +38,22 @@ class MimicMotionPipeline(DiffusionPipeline):
         return self._model
 
     def to(self, device: Any = None, dtype: torch.dtype | None = None) -> MimicMotionPipeline:  # type: ignore[override]
-        """Move and cast all networks; takes a device, a dtype, or both."""
+        """Move and cast all networks to a device, a dtype, or both."""
         device, dtype = (None, device) if isinstance(device, torch.dtype) else (device, dtype)
         self.model.to(device, dtype)
         return self
 
     @property
     def device(self) -> torch.device:
-        """Where the networks work."""
+        """Device of the networks."""
         return self.model.device
 
     def __call__(self, image: Any, video: Any = None, *, output_type: str = "pil", **settings: Any) -> PipelineOutput:
-        """Make a video; arguments as for `mimicmotion.MimicMotionPipeline`.
+        """Generate a video. Takes the arguments of `mimicmotion.MimicMotionPipeline`.
 
         Returns:
-            `frames` as in diffusers: a list with the video's PIL pictures in a list, or with "np" an array (1, frames,
-            height, width, 3) of 0..1.
+            `frames` as in diffusers: a list of one list of PIL pictures, or with "np" an array (1, frames, height,
+            width, 3) in 0..1.
         """
         frames = self.model(image, video=video, output_type=output_type, **settings).frames  # type: ignore[arg-type]
         return PipelineOutput(np.stack([frames]).astype(np.float32) / 255 if output_type == "np" else [frames])

@@ -1,4 +1,4 @@
-"""`MimicMotionPipeline`: one picture and drawn poses to a video of any length."""
+"""`MimicMotionPipeline`: turns a picture and drawn poses into a video of any length."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ OutputType = Literal["np", "pil", "latent", "stream"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepState:
-    """State after one denoising step.
+    """State after a denoising step.
 
     To resume: `denoise(conditioning, state.step.latents, recipe, start=state.index + 1, memory=state.memory)`.
 
     Attributes:
-        step: the sampler's state; its latents include the reference slot.
+        step: the sampler's state, whose latents include the reference slot.
         reference_slot: whether frame 0 of `step.latents` is the reference picture.
-        memory: what the next step needs besides the latents, by name; empty for Euler's method with plain guidance.
+        memory: further tensors that the next step needs, by name; empty for Euler's method with plain guidance.
     """
 
     step: Step
@@ -54,7 +54,7 @@ class StepState:
 
     @property
     def index(self) -> int:
-        """0 after the first step."""
+        """Index of the step, starting at 0."""
         return self.step.index
 
     @property
@@ -64,7 +64,7 @@ class StepState:
 
     @property
     def sigma(self) -> float:
-        """Noise level that is now in the latents."""
+        """Current noise level of the latents."""
         return self.step.sigma
 
     @property
@@ -74,10 +74,10 @@ class StepState:
 
     @property
     def preview(self) -> Latents:
-        """Clean latents of the video's frames, as this step estimates them: decode some for a preview.
+        """This step's estimate of the clean latents of the video's frames. Decode some of them for a preview.
 
         Raises:
-            InputError: they were not kept (`denoise(keep_x0=False)`).
+            InputError: the estimate was not kept (`denoise(keep_x0=False)`).
         """
         if self.step.x0 is None:
             raise InputError("a preview of a step without x0", "denoise(keep_x0=True)", "let 'denoise' keep them")
@@ -86,17 +86,17 @@ class StepState:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PipelineOutput:
-    """What a call of the pipeline gives, as in diffusers.
+    """Output of a pipeline call, as in diffusers.
 
     Attributes:
-        frames: the video, or one per item, in the form that `output_type` asks for.
+        frames: the video, or one video per item, in the format given by `output_type`.
     """
 
     frames: Any
 
 
 class MimicMotionPipeline:
-    """A picture and a driving video, or drawn poses -> video (paper section 3).
+    """Generate a video from a picture and a driving video or drawn poses (paper section 3).
 
     `pipe(image="person.png", video="dance.mp4").frames`
 
@@ -120,15 +120,15 @@ class MimicMotionPipeline:
         """Load a model.
 
         Args:
-            base: folder or hub id of Stable Video Diffusion, or a folder that `save_pretrained` wrote; None is the
-                small model that comes with this package.
-            checkpoint: MimicMotion's weights (.pth, .safetensors or hub id) to put on the base.
-            device: where the networks go.
+            base: folder or hub id of Stable Video Diffusion, or a folder written by `save_pretrained`; None loads the
+                bundled tiny model.
+            checkpoint: MimicMotion weights (.pth, .safetensors or hub id) to load on top of the base.
+            device: device of the networks.
             dtype: number format of the networks.
-            edition: "1.0" (segments of 16 frames) or "1.1" (72) of published weights; None finds it.
+            edition: edition of published weights, "1.0" (segments of 16 frames) or "1.1" (72); None detects it.
 
         Raises:
-            WeightsError: files are missing, damaged, or do not fit (all keys are listed).
+            WeightsError: files are missing or damaged, or keys do not match (all of them are listed).
         """
         base = find_asset("tiny") if base is None else base
         return cls(load_backbone(base, checkpoint, device=device, dtype=dtype, edition=edition))
@@ -144,7 +144,7 @@ class MimicMotionPipeline:
 
     @property
     def device(self) -> torch.device:
-        """Where the networks work."""
+        """Device of the networks."""
         return self.backbone.device
 
     @property
@@ -153,7 +153,7 @@ class MimicMotionPipeline:
         return self.backbone.dtype
 
     def configure(self, plan: Plan, device: torch.device | str | None = None) -> MimicMotionPipeline:
-        """Run as a plan says from now on; see `Backbone.configure`."""
+        """Apply an execution plan; see `Backbone.configure`."""
         self.backbone.configure(plan, device)
         return self
 
@@ -162,7 +162,7 @@ class MimicMotionPipeline:
     def guide(
         self, picture: Frame, reference: PoseSequence, driving: PoseSequence, *, confidence_aware: bool = True
     ) -> tuple[PoseFrames, Frame]:
-        """Drawn poses as this model takes them, and the drawn pose of the picture; see `Backbone.guide`."""
+        """Draw poses in the format of this model, and the pose of the picture; see `Backbone.guide`."""
         return self.backbone.guide(picture, reference, driving, confidence_aware=confidence_aware)
 
     def prepare(
@@ -174,21 +174,21 @@ class MimicMotionPipeline:
         width: int | None = None,
         num_frames: int | None = None,
     ) -> tuple[Frame, PoseFrames, Frame]:
-        """Find the poses, fit the picture to the size of the video and the poses to the person, as `generate` does.
+        """Estimate and align the poses, and fit the picture to the video size, as `mimicmotion generate` does.
 
         Args:
-            image: the person: a path, a PIL picture or a uint8 array (height, width, 3), of any size.
-            video: the driving video: a path, of which 15 frames per second are taken, frames like `image`, which are
-                all taken, or a `PoseSequence`.
-            height: of the result in pixels; None is the model's own.
-            width: of the result in pixels; None is the model's own.
-            num_frames: use the first so many frames; None uses all.
+            image: picture of the person: a path, a PIL picture or a uint8 array (height, width, 3), of any size.
+            video: driving video: a path (sampled at 15 frames per second), a sequence of frames in the formats of
+                `image` (all are used), or a `PoseSequence`.
+            height: height of the result in pixels; None uses the model's default.
+            width: width of the result in pixels; None uses the model's default.
+            num_frames: number of frames to use, from the start; None uses all.
 
         Returns:
-            Picture, drawn poses and the picture's drawn pose, as the pipeline takes them.
+            Picture, drawn poses and the drawn pose of the picture, as arguments of the pipeline.
 
         Raises:
-            InputError: picture, video or size cannot be used, or no person is found.
+            InputError: the picture, video or size is invalid, or no person is found.
         """
         picture, found, driving = find_poses(image, video, num_frames, self.backbone.settings.get("estimator"))
         size = self.video_size((picture.shape[0], picture.shape[1]), height, width)
@@ -200,7 +200,7 @@ class MimicMotionPipeline:
     def video_size(
         self, picture: tuple[int, int], height: int | None = None, width: int | None = None
     ) -> tuple[int, int]:
-        """(height, width) of a result: those given, else the model's own, else the published rule for the picture's."""
+        """(height, width) of a result: as given, else the model's own, else by the published rule from the picture."""
         model = self.backbone.settings
         if height is not None and width is not None:
             return height, width
@@ -218,10 +218,10 @@ class MimicMotionPipeline:
         image_noise: Float[Tensor, "1 3 height width"] | None = None,
         **settings: Any,
     ) -> Conditioning:
-        """First stage: encode picture and poses once; arguments as for the pipeline itself.
+        """First stage: encode picture and poses once. Takes the arguments of the pipeline.
 
         Raises:
-            PoseError: pose frames of another size or kind.
+            PoseError: pose frames have another size or type than the picture.
             InputError: `noise_aug_strength` without `image_noise` (`Noise.picture`).
         """
         told = from_keywords(SamplingSettings, sampling, settings)
@@ -237,7 +237,7 @@ class MimicMotionPipeline:
         sampling: SamplingSettings | None = None,
         **settings: Any,
     ) -> Recipe:
-        """Work out segments, noise levels and guidance; costs nothing, and finds wrong settings.
+        """Plan segments, noise levels and guidance, and validate the settings. Runs no network.
 
         Args: see `mimicmotion.diffusion.recipe.make_recipe`; `settings` are fields of `SamplingSettings`.
         """
@@ -255,23 +255,23 @@ class MimicMotionPipeline:
         keep_x0: bool = True,
         in_place: bool = False,
     ) -> Iterator[StepState]:
-        """Second stage: yields after every step, so the caller shows progress and previews, stops, or resumes.
+        """Second stage: denoise, yielding after every step so that the caller can show progress, stop or resume.
 
         Args:
-            conditioning: of one video, or of a batch of videos of the same length.
-            noise: unit noise of all rows of the plan, the reference slot in front (`draw_noise().latents`); with
-                `start` > 0 the latents to resume from instead (`StepState.step.latents`).
-            recipe: see `recipe`.
-            start: first step to make.
+            conditioning: conditioning of one video, or of a batch of videos of the same length.
+            noise: unit noise of all rows of the plan, the reference slot first (`draw_noise().latents`); with
+                `start` > 0 the latents to resume from (`StepState.step.latents`).
+            recipe: the recipe; see `recipe`.
+            start: index of the first step to run.
             memory: `StepState.memory` of the step before `start`.
-            keep_x0: keep clean latents for `StepState.preview`, as much memory again as the latents.
-            in_place: write each step over the last one (and over `noise`, where it is float32 and lies where latents
-                are kept): one copy of the noisy latents. A state that was yielded then holds only until the next one
-                is asked for.
+            keep_x0: keep the clean latents for `StepState.preview`, which doubles the memory of the latents.
+            in_place: overwrite the previous step (and `noise`, if it is float32 and on the device of the latents), so
+                that only one copy of the noisy latents exists. A yielded state is then valid only until the next one
+                is requested.
 
         Raises:
-            InputError: noise, memory or conditioning do not fit the recipe (before the first step).
-            NonFiniteError: the network said NaN.
+            InputError: noise, memory or conditioning do not fit the recipe (raised before the first step).
+            NonFiniteError: the network returned NaN or infinity.
         """
         plan = recipe.plan
         rows = conditioning.num_frames + plan.reference_slot
@@ -288,7 +288,7 @@ class MimicMotionPipeline:
         network = self.backbone.network(conditioning, recipe, (memory or {}) if start else None)
         x = noise.to(store, torch.float32)
         if start == 0:
-            with torch.inference_mode(in_place):  # there tensors of either mode may be changed
+            with torch.inference_mode(in_place):  # allows in-place changes of inference and normal tensors
                 x = torch.mul(x, initial_scale(recipe.sigmas), out=x if in_place else None)
         run = sample(
             fuse(_denoiser(network, recipe, differences), plan, self.device),
@@ -311,7 +311,7 @@ class MimicMotionPipeline:
         generator: torch.Generator | None = None,
         latents: Latents | None = None,
     ) -> Noise:
-        """Noise of a video of `size` = (height, width) pixels; see `mimicmotion.diffusion.recipe.draw_noise`."""
+        """Draw noise for a video of `size` = (height, width) pixels; see `mimicmotion.diffusion.recipe.draw_noise`."""
         shape = self.backbone.latent_shape(size)
         return draw_noise(recipe, size, shape, seed=seed, generator=generator, latents=latents)
 
@@ -323,19 +323,19 @@ class MimicMotionPipeline:
         decode_overlap: int | None = None,
         request: Request | None = None,
     ) -> Iterator[Frame]:
-        """Third stage: frames one by one, 0..255; see `Backbone.decode`."""
+        """Third stage: decode frames one by one, 0..255; see `Backbone.decode`."""
         return self.backbone.decode(latents, chunk=decode_chunk_size, overlap=decode_overlap, request=request)
 
     def decode_state(self, state: StepState, recipe: Recipe, request: Request | None = None) -> Iterator[Frame]:
-        """Frames of the first video of a state, decoded as its fusion mode and settings ask for.
+        """Decode the frames of a state's first video according to its fusion mode and settings.
 
         Args:
-            state: the last one.
-            recipe: its recipe.
-            request: the video's, for models whose decoder looks at picture and poses, too.
+            state: the last state.
+            recipe: recipe of the video.
+            request: request of the video, for models whose decoder also uses picture and poses.
         """
         sampling, released = recipe.sampling, recipe.fusion.mode == "released"
-        # The published code decodes the reference slot too and drops the frame: chunks begin one frame earlier.
+        # The published code also decodes the reference slot and drops its frame, so chunks start one frame earlier.
         slot = int(state.reference_slot and released)
         frames = self.backbone.decode(
             state.step.latents[0] if released else state.latents[0],
@@ -347,7 +347,7 @@ class MimicMotionPipeline:
         )
         return itertools.islice(frames, slot, None) if slot else frames
 
-    # --- the whole way ------------------------------------------------------------------------------------------
+    # --- the whole pipeline -------------------------------------------------------------------------------------
 
     def __call__(
         self,
@@ -364,30 +364,30 @@ class MimicMotionPipeline:
         callback_on_step_end: Callable[[MimicMotionPipeline, int, float, dict[str, Tensor]], object] | None = None,
         **settings: Any,
     ) -> PipelineOutput:
-        """Make a video from a picture and a driving video (`video`), or from drawn poses.
+        """Generate a video from a picture and a driving video (`video`), or from drawn poses.
 
-        With `poses`, lists make one video per item.
+        With `poses`, pass lists to generate one video per item.
 
         Args:
-            image: the person. With `video` as `prepare` takes it; with `poses` a PIL picture or uint8 array (height,
-                width, 3) at the size of the video, or a list.
-            poses: drawn poses as `guide` gives them: uint8 (frames, height, width, 3), or anything with a length whose
-                slices give such arrays (frames are then drawn as they are needed); or a list of these.
-            reference_pose: the drawn pose of the person in `image`; None switches the reference slot off.
-            video: the driving video, in place of both: a path, frames or a `PoseSequence`; see `prepare`.
-            sampling: steps, guidance, seed and the like; or give them as keywords.
-            fusion: how long videos are cut and joined; None is the model's default.
-            generator: in mode "released" drawn from as the published code does, else one seed is drawn from it.
-            latents: unit noise to start from, see `draw_noise`.
-            output_type: "np" uint8 (frames, height, width, 3), with lists (items, frames, height, width, 3); "pil"
-                list of pictures; "latent" clean latents (items, frames, channels, h, w); "stream" an iterator of
-                frames that decodes as it is read (one video).
-            callback_on_step_end: called as in diffusers with (pipeline, step, sigma, {"latents": ...}) after each
-                step; what it returns is ignored. To stop, change or resume, iterate over `denoise` instead.
+            image: picture of the person. With `video`, see `prepare`; with `poses`, a PIL picture or uint8 array
+                (height, width, 3) at the size of the video, or a list of these.
+            poses: drawn poses as returned by `guide`: uint8 (frames, height, width, 3), or a sequence whose slices are
+                such arrays, to draw frames on demand; or a list of these.
+            reference_pose: drawn pose of the person in `image`; None disables the reference slot.
+            video: driving video, instead of both poses: a path, frames or a `PoseSequence`; see `prepare`.
+            sampling: steps, guidance, seed and so on; may be passed as keywords instead.
+            fusion: how long videos are split and joined; None uses the model's default.
+            generator: in mode "released", source of the noise, as in the published code; otherwise one seed is drawn.
+            latents: unit noise to start from; see `draw_noise`.
+            output_type: "np" for uint8 (frames, height, width, 3), with lists (items, frames, height, width, 3); "pil"
+                for a list of pictures; "latent" for clean latents (items, frames, channels, h, w); "stream" for an
+                iterator that decodes frames as it is consumed (one video only).
+            callback_on_step_end: called after each step, as in diffusers, with (pipeline, step, sigma, {"latents":
+                ...}). Its return value is ignored. To stop, change or resume, iterate over `denoise` instead.
             settings: fields of `SamplingSettings`, such as `num_inference_steps=10`.
 
         Raises:
-            InputError: something is wrong with picture, poses or settings; found before any network runs.
+            InputError: the picture, poses or settings are invalid; raised before any network runs.
         """
         told = from_keywords(SamplingSettings, sampling, settings)
         if (poses is None) == (video is None):
@@ -410,7 +410,7 @@ class MimicMotionPipeline:
         noises = [
             self.draw_noise(recipe, r.size, seed=r.seed, generator=r.generator, latents=latents) for r in requests
         ]
-        # One after the other, in the memory of one video; a batch that fits goes through `Conditioning.stack`.
+        # Videos run one after another, with the memory of one. To batch them, use `Conditioning.stack`.
         states = [
             self._run(r, told, recipe, noise, callback_on_step_end) for r, noise in zip(requests, noises, strict=True)
         ]
@@ -431,10 +431,10 @@ class MimicMotionPipeline:
     def _run(
         self, request: Request, sampling: SamplingSettings, recipe: Recipe, noise: Noise, callback: Any
     ) -> StepState:
-        """The last state of one video."""
+        """Denoise one video and return the last state."""
         conditioning = self.backbone.encode(request, sampling, noise.picture)
         steps = self.denoise(conditioning, noise.latents, recipe, keep_x0=False)
-        del conditioning  # the steps hold it as long as they need it
+        del conditioning  # the steps keep it as long as needed
         for state in steps:
             if callback is not None:
                 callback(self, state.index, state.sigma, {"latents": state.latents})
@@ -442,7 +442,7 @@ class MimicMotionPipeline:
 
 
 def _denoiser(network: ConditionedNetwork, recipe: Recipe, differences: Differences) -> Denoiser:
-    """What each step's guidance asks for."""
+    """The denoiser with the guidance of each step."""
     scale, passes = recipe.guidance, recipe.passes
     ways = {
         "none": network.conditional,
@@ -450,7 +450,7 @@ def _denoiser(network: ConditionedNetwork, recipe: Recipe, differences: Differen
         "store": guide_and_store(network.pair, scale, differences),
         "reuse": guide_reusing(network.conditional, scale, differences),
     }
-    # a difference is stored where the next step needs it
+    # Store the difference only if the next step needs it.
     following = (*passes[1:], None)
     kinds = ["store" if pair == ("both", "reuse") else pair[0] for pair in zip(passes, following, strict=True)]
     denoisers = {kind: network.precondition(ways[kind]) for kind in set(kinds)}
@@ -464,7 +464,7 @@ def _states(
     try:
         for step in run:
             if passes[step.index + 1] != "reuse":
-                differences.stored = None  # the next step makes its own, if it stores any
+                differences.stored = None  # the next step computes its own, if it stores any
             memory = {**step.memory, **differences.memory(), **network.memory()}
             yield StepState(step, recipe.plan.reference_slot, memory)
     finally:

@@ -1,4 +1,4 @@
-"""Checks of what a caller hands to the pipeline: everything is refused before long work, with how to fix it."""
+"""Validation of the pipeline's inputs, before any long work."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ logger = logging.getLogger(__name__)
 
 
 def picture_array(image: Any) -> UInt8[ndarray, "height width 3"]:
-    """A picture as an array; accepts PIL pictures of any mode and uint8 arrays.
+    """Convert a picture to an array. Accepts PIL pictures of any mode and uint8 arrays.
 
     Raises:
-        InputError: it is something else.
+        InputError: `image` is neither.
     """
     if hasattr(image, "convert"):  # PIL
         image = np.asarray(image.convert("RGB"))
@@ -42,16 +42,16 @@ def picture_array(image: Any) -> UInt8[ndarray, "height width 3"]:
 def find_poses(
     image: Any, video: Any, num_frames: int | None, trained_with: str | None
 ) -> tuple[Frame, PoseSequence, PoseSequence]:
-    """The picture, the pose of the person in it, and the poses of the driving video.
+    """Estimate the poses of the picture and the driving video, and return both with the picture.
 
     Args:
         image: a path, a PIL picture or a uint8 array (height, width, 3).
-        video: a path, of which 15 frames per second are taken, frames, which are all taken, or a `PoseSequence`.
-        num_frames: look at the first so many frames of the video; None at all.
-        trained_with: the pose estimator that the model was trained with.
+        video: a path (sampled at 15 frames per second), a sequence of frames (all are used), or a `PoseSequence`.
+        num_frames: number of video frames to use, from the start; None uses all.
+        trained_with: pose estimator that the model was trained with.
 
     Raises:
-        InputError: one cannot be read, or shows no person.
+        InputError: the picture or video cannot be read, or shows no person.
     """
     picture = read_picture(image) if isinstance(image, str | os.PathLike) else picture_array(image)
     check_picture_size(picture, name="image")
@@ -76,7 +76,7 @@ def find_poses(
 
 
 def check_request(image: Frame, height: int | None, width: int | None, multiple: int) -> None:
-    """Raise InputError unless the picture has the asked size and its sides are multiples of `multiple`."""
+    """Raise InputError unless the picture has the requested size and its sides are multiples of `multiple`."""
     size = image.shape[:2]
     asked = (size[0] if height is None else height, size[1] if width is None else width)
     for name, value in zip(("height", "width"), asked, strict=True):
@@ -99,10 +99,10 @@ def build_requests(
     generator: torch.Generator | Sequence[torch.Generator] | None,
     num_frames: int | None,
 ) -> tuple[list[Request], bool]:
-    """One request per video; single values go with every item of the lists. Also says whether lists were given.
+    """Build one request per video, and return whether lists were given. Single values apply to all list items.
 
     Raises:
-        InputError: lists of different lengths, an empty list, too few frames, a picture of the wrong kind.
+        InputError: lists are empty or differ in length, there are too few frames, or a picture has the wrong type.
     """
     given: dict[str, Any] = {
         "image": image,
@@ -130,7 +130,7 @@ def build_requests(
 
 
 def _is_video(poses: Sequence[Any]) -> bool:
-    """A list of frames is one video; a list of videos is a batch."""
+    """Whether `poses` is one video (a list of frames) rather than a batch (a list of videos)."""
     return not poses or getattr(poses[0], "ndim", None) == 3
 
 

@@ -1,9 +1,9 @@
-"""Which pixels of a frame show the person: MediaPipe's selfie segmentation guided by the pose."""
+"""Which pixels of a frame show the person: the protocol, and MediaPipe's selfie segmentation guided by the pose."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import cv2
 import numpy as np
@@ -46,6 +46,20 @@ BEYOND = (  # where the second joint of a limb is not found, the limb may be so 
     *((kp.R_HIP, kp.R_KNEE, 2.0), (kp.L_HIP, kp.L_KNEE, 2.0)),
     *((kp.R_KNEE, kp.R_ANKLE, 1.1), (kp.L_KNEE, kp.L_ANKLE, 1.1)),
 )
+
+
+@runtime_checkable
+class PersonSegmenter(Protocol):
+    """Finds the pixels of one person in each frame of a video."""
+
+    def masks(self, frames: Iterable[Frame], poses: PoseSequence) -> Iterator[Mask]:
+        """Yield a mask of the frame's size for each frame (RGB) as soon as it is done.
+
+        Args:
+            frames: all of one size; read once, in order.
+            poses: of the person, one for each frame, in pixels of the frames.
+        """
+        ...
 
 
 class SelfieSegmenter:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import importlib.util
 import json
 import logging
 import os
@@ -42,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 Kind = Literal["generate", "plan"]
 OUTPUTS: dict[str, str] = {"generate": "result.mp4", "plan": "plan.png"}
+PER_JOB = ("picture", "video", "output", "resume")
 RECORD, CANCELLED, QUEUE = "job.json", "cancelled", "jobs"
 STATES = {"ENQUEUED": "queued", "DELAYED": "queued", "PENDING": "running", "SUCCESS": "done", "CANCELLED": "cancelled"}
 ACTIVE, ENDED = ["ENQUEUED", "DELAYED", "PENDING"], ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
@@ -96,7 +98,8 @@ class Jobs:
     def __init__(self, config: ServeConfig) -> None:
         self.config, self.data = config, config.data.resolve()
         given = load_yaml(config.settings) if config.settings else {}
-        self.base = {k: v for k, v in given.items() if k not in ("picture", "video", "output", "resume")}
+        label = "signed" if importlib.util.find_spec("c2pa") else "visible"
+        self.base = {"label": label} | {k: v for k, v in given.items() if k not in PER_JOB}
         self.configure(Path(), Record(kind="generate", owner="", priority=0, settings={}, picture="-", video="-"))
         limits = {"MIMICMOTION_MAX_PIXELS": str(config.max_pixels)}
         self.devices = Workers([Worker(Generator, name, environment=limits) for name in config.devices])
@@ -104,7 +107,7 @@ class Jobs:
         self.checkers = Workers([Worker(*check, environment=limits, memory=CHECK_MEMORY) for _ in range(CHECKERS)])
         self._submitting = threading.Lock()
         self._stopping = threading.Event()
-        self._running = 0
+        self._running: set[str] = set()
         self._lock: FolderLock | None = None
         # SQLite is for one process
         self.name = "local" if config.database is None else config.name or socket.gethostname()
@@ -361,7 +364,7 @@ class Jobs:
             Stopped: it is cancelled, or the service ends. DBOS records neither as its outcome.
         """
         folder = self.folder(id)
-        self._running += 1
+        self._running.add(id)
         try:
             record = self._record(id)
             config = self.configure(folder, record)
@@ -376,7 +379,7 @@ class Jobs:
         else:
             return None
         finally:
-            self._running -= 1
+            self._running.discard(id)
 
     def _insist(self, worker: Worker, config: GenerateConfig) -> None:
         folder = config.output.parent

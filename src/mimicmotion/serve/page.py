@@ -45,13 +45,13 @@ EXACT_IN_A_BROWSER = 2**53
 MAIN = {
     "duration": "使用多少秒",
     "start": "从第几秒开始",
+    "tempo": "动作速度",
     "speed": "速度档位",
     "num_inference_steps": "去噪步数",
     "guidance_scale": "引导强度",
     "seed": "随机种子",
     "align": "体型对齐",
     "background": "背景",
-    "label": "标识",
     "audio": "保留声音",
 }
 """The settings that are not folded away, with their Chinese names."""
@@ -282,7 +282,7 @@ class Page:
     def _field(self, name: str, label: Any) -> Any:
         """The component of a setting, as its annotation says."""
         kind, notes = declared(GenerateConfig)[name]
-        value = _shown(({"label": "visible"} | self.jobs.base).get(name, self.defaults[name]))
+        value = _shown(self.defaults[name])
         facts = {"label": label, "info": HELP.get(name), "min_width": 200, "elem_id": f"set-{name}"}
         parts = [] if get_origin(kind) is Literal else [k for k in get_args(kind) if k is not NoneType]
         kinds = parts or [kind]

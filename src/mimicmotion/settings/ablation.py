@@ -14,20 +14,20 @@ ArmName = Literal["none", "hand", "confidence", "both"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TestConfig(Settings):
-    """What the trained models are measured on: held-out synthetic people."""
+    """The held-out synthetic people that the trained models are measured on."""
 
     __test__: ClassVar[bool] = False  # not a test case
 
     clips: Annotated[int, Range(2)] = 16
-    """Held-out clips, each of another person."""
+    """Number of held-out clips, each of a different person."""
     frames: Annotated[int, Range(2)] = 12
     """Frames per clip."""
     conditions: tuple[Condition, ...] = ("detector", "planted")
-    """Poses that drive the figure: exact ones, with imitated detector errors, or with planted errors."""
+    """Driving poses: exact, with simulated detector errors, or with planted errors."""
     noise: float = 1.0
-    """Strength of the imitated detector (condition detector)."""
+    """Strength of the simulated detector errors (condition detector)."""
     first: int = 3000
-    """Number of the first held-out clip."""
+    """Index of the first held-out clip."""
 
     def __post_init__(self) -> None:
         Settings.__post_init__(self)
@@ -40,21 +40,21 @@ class AblationConfig(Settings):
     """The whole experiment."""
 
     run: str
-    """Folder of all runs and of the result."""
+    """Folder for all runs and the result."""
     train: dict[str, Any]
-    """Settings that all trainings share: fields of a training recipe, without run, seed and what the arms decide."""
+    """Training settings shared by all runs: fields of a recipe, except run, seed and those that the arms set."""
     start: str = "tiny"
-    """Model folder that all trainings start from; tiny is the bundled one."""
+    """Model folder that all runs start from; tiny is the bundled model."""
     fresh_pose_net: bool = True
-    """Give the start a new PoseNet with random weights."""
+    """Replace the PoseNet of the starting model by one with random weights."""
     arms: tuple[ArmName, ...] = ("none", "hand", "confidence", "both")
-    """Cells of the table."""
+    """Arms to compare, one per cell of the table."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """One training per arm and seed."""
+    """Seeds; each arm is trained once per seed."""
     hand_scale: float = 10.0
-    """Loss weight of reliable hands in the arms with hand loss."""
+    """Loss weight of reliable hands in the arms with the hand loss."""
     test: TestConfig = field(default_factory=TestConfig)
-    """The measurement."""
+    """How the trained models are measured."""
 
     def __post_init__(self) -> None:
         Settings.__post_init__(self)

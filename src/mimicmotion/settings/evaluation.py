@@ -14,76 +14,76 @@ from mimicmotion.settings.parsing import Range, Settings, refuse_unused
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(Settings):
-    """Everything that a report depends on."""
+    """Settings of a report."""
 
     real: Path
-    """The folder of real videos: one file or folder of frames for each sequence."""
+    """Folder of real videos, with one file or folder of frames per sequence."""
     generated: dict[str, Path]
-    """NAME=DIR of each method: its videos bear the names of the real ones (whatever the suffix)."""
+    """NAME=DIR of each method. Its videos have the names of the real ones; the suffix may differ."""
     output: Path
-    """The folder of the report."""
+    """Folder to write the report to."""
     metrics: list[str] | None = None
-    """Which metrics; empty takes all that need nothing that is not here."""
+    """Metrics to compute; empty computes all whose networks are available."""
     poses: bool = False
-    """Also find poses in real and generated frames and compare them (bundled estimator)."""
+    """Also estimate poses in real and generated frames with the bundled estimator, and compare them."""
     driving: Path | None = None
-    """Folder of pose files, NAME.npz for each sequence: the true poses, instead of those found in the real frames."""
+    """Folder of ground-truth pose files, NAME.npz per sequence, used instead of poses found in the real frames."""
     protocol: str = "plain"
     """plain (whole frames), tiktok (sequences 335 to 340, central squares), or a YAML file."""
     convention: Literal["exact", "field"] = "exact"
-    """exact: by definition; field: PSNR, SSIM, L1, LPIPS as widespread code computes them, under names of their own."""
+    """exact: by definition; field: PSNR, SSIM, L1, LPIPS as commonly used code computes them, listed separately."""
     frame_rate: Literal["resample", "refuse", "count"] = "resample"
-    """Unequal frame rates: resample by time, refuse, or count (frame n against frame n)."""
+    """Different frame rates: resample by time, refuse, or count (compare frame n with frame n)."""
     fps: Annotated[float | None, Range(0, 1000, above=True)] = None
-    """Compare at this rate; empty uses the real video's."""
+    """Frame rate to compare at; empty uses that of the real video."""
     folder_fps: Annotated[float | None, Range(0, 1000, above=True)] = None
-    """Frames per second of folders of frames; empty: frame n is compared with frame n."""
+    """Frames per second of folders of frames; empty compares frame n with frame n."""
     strict: bool = False
-    """Refuse missing sequences, unequal lengths, and damaged files instead of noting them."""
+    """Fail on missing sequences, different lengths and damaged files instead of noting them in the report."""
     clips: Literal["stride1", "disjoint"] = "stride1"
-    """Frechet distances: a clip begins at every frame (DisCo's protocol), or clips follow one another."""
+    """Clips for Frechet distances: one starting at every frame (DisCo's protocol), or consecutive clips."""
     clip_frames: Annotated[int, Range(1, 1000)] = 16
-    """Frames of a clip."""
+    """Frames per clip."""
     fit: Literal["squash", "crop"] = "squash"
-    """Frames become the network's square by bicubic resizing, or by a central crop (both are in use)."""
+    """Fit frames to the network's square input by bicubic resizing or by a central crop; both are in common use."""
     equal_n: Literal["cut", "warn"] = "cut"
-    """Frechet distances of methods with unequal numbers of clips: cut to the same clips, or only warn."""
+    """Frechet distances of methods with different numbers of clips: use only their common clips, or just warn."""
     i3d: Path | None = None
-    """I3D weights as safetensors; empty uses the fetched ones."""
+    """I3D weights as safetensors; empty uses the downloaded ones."""
     fid: Path | None = None
-    """InceptionV3 as TorchScript (299 x 299, colours from 0 to 255)."""
+    """InceptionV3 as TorchScript (input 299 x 299, colours from 0 to 255)."""
     fid_vid: Path | None = None
-    """3D ResNet-50 as TorchScript (16 frames of 112 x 112)."""
+    """3D ResNet-50 as TorchScript (input: 16 frames of 112 x 112)."""
     cd_fvd: Path | None = None
-    """Folder of a VideoMAE of transformers."""
+    """Folder of a VideoMAE model in transformers format."""
     features: Path | None = None
-    """Any other network as TorchScript (clips of 224 x 224): a Frechet distance that has no name."""
+    """Any other feature network as TorchScript (input: clips of 224 x 224), for a custom Frechet distance."""
     fd_infinity: bool = False
-    """Also estimate each Frechet distance at infinitely many clips (a line in 1/n)."""
+    """Also extrapolate each Frechet distance to infinitely many clips (linear in 1/n)."""
     borders: Annotated[list[int] | None, Range(1)] = None
-    """First frames of new segments, for the seam score; empty: by segment_frames, or the OUTPUT.json of results."""
+    """First frame of each new segment, for the seam score; empty uses segment_frames, or the results' OUTPUT.json."""
     segment_frames: int | None = None
-    """Frames per segment (N) of the results, to find the borders by the plan of sampling."""
+    """Frames per segment (N) of the results, from which the segment borders are computed."""
     overlap_frames: int | None = None
-    """Frames shared by neighbouring segments (C); empty: 6, or what shorter segments allow."""
+    """Frames shared by neighbouring segments (C); empty is 6, or fewer if the segments are too short."""
     reference_slot: bool = True
-    """Whether the reference picture takes one of these frames."""
+    """Whether the reference picture counts as one of these frames."""
     fusion: FusionMode = "progressive"
-    """How segments were joined: with none, only the first frames of segments are borders."""
+    """How segments were joined; with none, only the first frame of each segment is a border."""
     identity: Path | None = None
-    """Network of face embeddings as ONNX (ArcFace's kind)."""
+    """Face embedding network as ONNX, such as ArcFace."""
     references: Path | None = None
-    """Folder of reference pictures, NAME.png for each sequence: generated faces are also compared with theirs."""
+    """Folder of reference pictures, NAME.png per sequence, to compare the generated faces with as well."""
     device: str = "auto"
-    """Where networks run: auto, cpu, cuda."""
+    """Device of the networks: auto, cpu, cuda."""
     frechet_resamples: Annotated[int, Range(0, 1_000_000)] = 200
-    """Draws of whole sequences for the intervals of Frechet distances."""
+    """Bootstrap draws of whole sequences for the intervals of Frechet distances."""
     seed: int = 0
     """Seed of these draws."""
     cache: bool = True
-    """Keep what was measured by content of the files, and use it again."""
+    """Cache measurements by file content and reuse them."""
     cache_dir: Path | None = None
-    """Where; empty uses the user's cache folder."""
+    """Cache folder; empty uses the user's cache folder."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -135,7 +135,7 @@ class EvaluateConfig(Settings):
                 refuse_unused(self, options, f"without the metric {' or '.join(metrics)}")
 
     def segments(self) -> FusionConfig | None:
-        """How the results were cut into segments, if the settings say so."""
+        """How the results were cut into segments, if the settings specify it."""
         if self.segment_frames is None:
             return None
         overlap = min(6, self.segment_frames - 1) if self.overlap_frames is None else self.overlap_frames
@@ -148,10 +148,10 @@ class EvaluateConfig(Settings):
 
 
 def parse_methods(items: list[str]) -> dict[str, Path]:
-    """NAME=DIR of the command line.
+    """Parse NAME=DIR items of the command line.
 
     Raises:
-        ConfigError: not NAME=DIR, or a name is given twice.
+        ConfigError: an item is not NAME=DIR, or a name occurs twice.
     """
     methods: dict[str, Path] = {}
     for item in items:

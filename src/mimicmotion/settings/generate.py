@@ -1,4 +1,4 @@
-"""Settings of the jobs."""
+"""Settings of `generate`, `batch`, `poses` and `mask`."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from mimicmotion.settings.sampling import FusionMode, SamplingOptions, check_ove
 
 @dataclass(frozen=True, kw_only=True)
 class ExecutionOptions(Settings):
-    """How the networks run; the result stays the same (but for rounding)."""
+    """How the networks run. These options change the result by rounding only."""
 
     memory: Annotated[float | None, Range(0.01, 10_000), Help("Memory", first=True)] = None
-    """GiB that the networks may use (of the GPU, or of the host without one); default: all free memory."""
+    """Memory limit of the networks in GiB, on the GPU or, without one, on the host; default: all free memory."""
     compile: Annotated[bool, Help("Speed")] = False
-    """Compile the U-Net's blocks: the first run takes minutes more, later ones find them compiled."""
+    """Compile the U-Net's blocks. The first run takes minutes longer; later runs reuse the compiled blocks."""
     offload: Annotated[Literal["auto", "none", "modules", "blocks"], Help("Memory")] = "auto"
-    """Weights that wait on the host: none, modules (networks that are not in use) or blocks (of the U-Net too)."""
+    """Weights to offload to the host: none, modules (networks not in use) or blocks (also those of the U-Net)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -33,18 +33,18 @@ class ExecutionOptions(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class PosesConfig(DrivingOptions, PoseOptions):
-    """Everything that a pose file depends on: `mimicmotion poses` and its YAML file have these fields."""
+    """Settings of `mimicmotion poses` and its YAML file."""
 
     video: Path
     """The video."""
     output: Annotated[Path, Help("Output")]
-    """The pose file (.npz), or a folder name ending in / for OpenPose JSON files."""
+    """Pose file to write (.npz), or a folder name ending in / for OpenPose JSON files."""
     draw: Annotated[Path | None, Help("Output")] = None
-    """Also write a video of the drawn poses here."""
+    """Also write a video of the drawn poses to this path."""
     confidence_aware: Annotated[bool, Help("Output")] = True
     """Draw poses with the estimator's confidence (paper); off draws everything above 0.3 at full brightness."""
     fps: float | None = None  # type: ignore[assignment]
-    """Frames per second of the poses; empty keeps the video's own."""
+    """Frames per second of the poses; empty keeps the frame rate of the video."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -54,36 +54,36 @@ class PosesConfig(DrivingOptions, PoseOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class MaskConfig(DrivingOptions, PoseOptions):
-    """Everything that the masks of a video depend on: `mimicmotion mask` and its YAML file have these fields."""
+    """Settings of `mimicmotion mask` and its YAML file."""
 
     video: Path
     """The video."""
     output: Annotated[Path, Help("Output")]
-    """White person on black: .mp4, a folder name ending in / for PNG frames, or .npz for the exact masks."""
+    """Output, person white on black: .mp4, a folder name ending in / for PNG frames, or .npz for exact masks."""
     fps: float | None = None  # type: ignore[assignment]
-    """Frames per second of the masks; empty keeps the video's own."""
+    """Frames per second of the masks; empty keeps the frame rate of the video."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig(DrivingOptions, PoseOptions, SamplingOptions, ExecutionOptions):
-    """Everything that one result depends on: `mimicmotion generate` and its YAML file have these fields."""
+    """Settings of `mimicmotion generate` and its YAML file."""
 
     picture: Path
     """The picture of the person."""
     video: Path
-    """The driving video, or a pose file made by `mimicmotion poses`."""
+    """The driving video, or a pose file written by `mimicmotion poses`."""
     output: Annotated[Path, Help("Output", first=True)]
     """The result: .mp4, .gif, .webp, or a folder name ending in / for PNG frames."""
     model: Annotated[str | None, Help("Input", first=True)] = None
     """Folder or hub id of Stable Video Diffusion or of a saved model; empty uses the bundled tiny model."""
     checkpoint: Annotated[str | None, Help("Input", first=True)] = None
-    """MimicMotion checkpoint (.pth, .safetensors or hub id) to put on the base model."""
+    """MimicMotion checkpoint (.pth, .safetensors or hub id) to load on top of the base model."""
     edition: Annotated[Literal["1.0", "1.1"] | None, Help("Input")] = None
-    """Edition of published weights: 1.0 (segments of 16 frames) or 1.1 (72); empty finds it, and says if it guesses."""
+    """Edition of published weights: 1.0 (segments of 16 frames) or 1.1 (72); empty detects it and warns if unsure."""
     estimator: Annotated[Literal["holistic", "dwpose"] | None, Help("Input")] = None  # type: ignore[assignment]
-    """holistic (shipped, works offline) or dwpose; empty is the model's: dwpose with published weights."""
+    """holistic (bundled, works offline) or dwpose; empty uses the model's default, dwpose for published weights."""
     device: Annotated[str, Help("Speed")] = "auto"
-    """auto, cpu, cuda, cuda:1, mps."""
+    """Device: auto, cpu, cuda, cuda:1, mps."""
     dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16"], Help("Speed")] = "auto"
     """Number format of the networks; auto is float32 on a CPU and float16 on a GPU."""
     height: Annotated[int | None, Range(16, 8192), Help("Output", first=True)] = None
@@ -91,13 +91,13 @@ class GenerateConfig(DrivingOptions, PoseOptions, SamplingOptions, ExecutionOpti
     width: Annotated[int | None, Range(16, 8192), Help("Output", first=True)] = None
     """Width of the result in pixels; empty uses the model's own size."""
     fit: Annotated[Literal["crop", "letterbox", "released"], Help("Input")] = "crop"
-    """How the picture is brought to height x width: crop around the person, letterbox, or the published code's crop."""
+    """How the picture is fitted to height x width: crop around the person, letterbox, or the published code's crop."""
     align: Annotated[Literal["weighted", "released", "none"], Help("Motion")] = "weighted"
-    """How the driver's body is fitted to the body in the picture."""
+    """How the driving poses are fitted to the body in the picture."""
     confidence_aware: Annotated[bool, Help("Motion")] = True
     """Draw poses with the estimator's confidence (paper); off draws everything above 0.3 at full brightness."""
     background: Annotated[Literal["model", "keep"], Help("Output")] = "model"
-    """model: as the model makes it; keep: the picture's own, filled in once where its person stood."""
+    """model: generated by the model; keep: the picture's own background, inpainted once behind the person."""
     fusion: Annotated[FusionMode | None, Help("Quality")] = None
     """progressive (paper), released, average or none; empty uses the model's default."""
     segment_frames: Annotated[int | None, Range(1, 100_000), Help("Quality")] = None
@@ -105,25 +105,25 @@ class GenerateConfig(DrivingOptions, PoseOptions, SamplingOptions, ExecutionOpti
     overlap_frames: Annotated[int | None, Range(0, 100_000), Help("Quality")] = None
     """Frames shared by neighbouring segments (paper: C); empty uses the model's default."""
     reference_slot: Annotated[bool | None, Help("Advanced")] = None
-    """Begin each segment with the picture and its pose, as published weights need; empty uses the model's default."""
+    """Start each segment with the picture and its pose (needed by published weights); empty: the model's default."""
     quantize: Annotated[Literal["none", "int8", "fp8"], Help("Memory")] = "none"
-    """Weights of the U-Net as none (as they are), int8 or fp8 (torchao)."""
+    """Quantisation of the U-Net's weights: none, int8 or fp8 (torchao)."""
     side_by_side: Annotated[bool, Help("Output", first=True)] = False
-    """Also write OUTPUT-side-by-side: picture | driving frame (of a video) | pose | result."""
+    """Also write OUTPUT-side-by-side: picture | driving frame (if driven by a video) | pose | result."""
     preview: Annotated[bool, Help("Output")] = False
-    """Keep OUTPUT.preview.png up to date with the current state while sampling."""
+    """Update OUTPUT.preview.png with the current state while sampling."""
     resume: Annotated[bool, Help("Output", first=True)] = False
-    """Go on with an interrupted run of the same inputs and settings."""
+    """Resume an interrupted run with the same inputs and settings."""
     save_every: Annotated[int, Range(0, 1000), Help("Output")] = 5
-    """Steps between saved states of the run; 0 saves none, so an interrupted run begins anew."""
+    """Steps between saved states; 0 saves none, so an interrupted run starts over."""
     audio: Annotated[bool, Help("Output")] = False
-    """Take the sound of the driving video along (only at its own speed)."""
+    """Copy the sound of the driving video (only at its original speed)."""
     label: Annotated[Literal["metadata", "visible", "signed"], Help("Output", first=True)] = "metadata"
-    """metadata: the file says that a model made it; visible: its first 2 s show it, too; signed: C2PA as well."""
+    """metadata: mark the file as AI-generated; visible: also show it for the first 2 s; signed: also add C2PA."""
     producer: Annotated[str, Help("Output")] = "mimicmotion"
-    """Who makes the video, as its label says; a service gives its registered name or code."""
+    """Creator of the video, as named in its label; a service enters its registered name or code."""
     signer: Annotated[Path | None, Help("Output")] = None
-    """PEM file with the private key and the certificates of label=signed; empty uses self-made ones."""
+    """PEM file with the private key and certificates for label=signed; empty uses self-signed ones."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -141,18 +141,18 @@ class GenerateConfig(DrivingOptions, PoseOptions, SamplingOptions, ExecutionOpti
 
 @dataclass(frozen=True, kw_only=True)
 class BatchConfig(Settings):
-    """Everything that a batch depends on: `mimicmotion batch` and its YAML file have these fields."""
+    """Settings of `mimicmotion batch` and its YAML file."""
 
     jobs: Path
-    """YAML list (or `defaults` and `jobs`) of settings of `generate`, or a CSV file with a column for each setting."""
-    engine: Literal["local", "ray"] = "local"
-    """local: processes of this machine; ray: tasks of a Ray cluster (extra ray)."""
+    """YAML list (or `defaults` and `jobs`) of `generate` settings, or a CSV file with one column per setting."""
+    engine: Literal["local", "ray", "server"] = "local"
+    """local: processes on this machine; ray: tasks on a Ray cluster (extra ray); server: `mimicmotion serve`."""
     devices: list[str] = field(default_factory=list)
-    """local: where jobs run, one at a time on each, such as cuda:0 cuda:1; empty takes all GPUs, or else the CPU."""
+    """local: devices, such as cuda:0 cuda:1, each running one job at a time; empty uses all GPUs, else the CPU."""
     address: str | None = None
-    """ray: of the cluster, such as auto or ray://host:10001; empty starts one on this machine."""
+    """ray: address of the cluster, such as auto or ray://host:10001; empty starts one here. server: its URL."""
     report: Path | None = None
-    """Also write how each job ended to this JSON file."""
+    """Also write the outcome of each job to this JSON file."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""All numbers of a report: what they are called, their unit, and which direction is better."""
+"""The metrics of a report: their names, units, and which direction is better."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ Better = Literal["higher", "lower", ""]
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A number of the report.
+    """A metric of the report.
 
     Attributes:
-        name: what it is called.
-        better: which direction is better; "" where a number only describes.
-        digits: behind the decimal point.
-        group: what `--metrics` takes to have it computed.
-        what: one line for the report.
-        unit: "" for a plain number.
+        name: display name.
+        better: "higher" or "lower"; "" for a purely descriptive number.
+        digits: number of decimals.
+        group: the value of `--metrics` that selects it.
+        what: one-line description for the report.
+        unit: unit; "" for a plain number.
     """
 
     name: str
@@ -36,11 +36,11 @@ class Metric:
 
     @property
     def arrow(self) -> str:
-        """Where better values lie, after a space; "" where a number only describes."""
+        """Arrow towards better values, after a space; "" for a descriptive number."""
         return {"higher": " ↑", "lower": " ↓", "": ""}[self.better]
 
     def best(self, values: Sequence[float | None]) -> int | None:
-        """Index of the best of several values; None with fewer than two, or where a number only describes."""
+        """Index of the best value; None for fewer than two values or a descriptive number."""
         known = [(v, i) for i, v in enumerate(values) if v is not None]
         if len(known) < 2 or not self.better:
             return None
@@ -48,7 +48,7 @@ class Metric:
 
 
 def describe(metric: str) -> Metric:
-    """The metric of this key; a number that only describes itself where it is none of `METRICS`."""
+    """Look up a metric by key; a key that is not in `METRICS` yields a descriptive number of that name."""
     return METRICS.get(metric) or Metric(metric.replace("_", " "), "", 4)
 
 
@@ -118,7 +118,7 @@ METRICS: dict[str, Metric] = {
     ),
 }
 PLAIN = ("psnr", "ssim", "l1", "flicker", "warping")
-"""Groups that need no network and no further settings."""
+"""Groups that need neither a network nor further settings."""
 FRECHET = ("fvd", "fid_vid", "fid", "cd_fvd", "features")
 METRICS |= {
     f"{m}_infinity": Metric(
@@ -131,6 +131,6 @@ METRICS |= {
     for m in FRECHET
 }
 FIELD = ("psnr_field", "psnr_overflow", "ssim_field", "l1_field", "lpips_vgg_field")
-"""Weighted by frames, as published tables are."""
+"""Metrics averaged over frames rather than sequences, as in published tables."""
 GROUPS = tuple(dict.fromkeys(m.group for m in METRICS.values()))
-"""What --metrics takes."""
+"""Values of --metrics."""

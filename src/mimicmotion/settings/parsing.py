@@ -26,7 +26,7 @@ _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 80, 80
 
 @dataclass(frozen=True)
 class Range:
-    """Lowest and highest value of a number or of each item of a list: `Annotated[int, Range(1, 1000)]`."""
+    """Allowed range of a number, or of each item of a list: `Annotated[int, Range(1, 1000)]`."""
 
     low: float
     high: float = math.inf
@@ -34,7 +34,10 @@ class Range:
     """Whether the number must be above `low`."""
 
     def __contains__(self, value: Any) -> bool:
-        number = float(value) if isinstance(value, numbers.Real) else math.nan
+        try:
+            number = float(value) if isinstance(value, numbers.Real) else math.nan
+        except OverflowError:  # an integer of hundreds of digits
+            return False
         return (self.low < number if self.above else self.low <= number) and number <= self.high
 
     def __str__(self) -> str:
@@ -45,23 +48,23 @@ class Range:
 
 @dataclass(frozen=True)
 class Help:
-    """Where `--help` shows a setting."""
+    """Section of `--help` that lists a setting."""
 
     group: str
     first: bool = False
-    """Whether the short help shows it, too."""
+    """Whether the short help lists it as well."""
 
 
 class Settings:
-    """Base of frozen settings: unknown names are refused, and each value is checked against its annotation."""
+    """Base class of frozen settings. Unknown names are rejected, and each value is checked against its annotation."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "use_attribute_docstrings": True}
 
     def __post_init__(self) -> None:
-        """Check ranges (`Range`) and choices (`Literal`); None is not checked.
+        """Check ranges (`Range`) and choices (`Literal`). None is always accepted.
 
         Raises:
-            ConfigError: a value is not among them.
+            ConfigError: a value is out of range or not among the choices.
         """
         for name, (kind, notes) in declared(type(self)).items():
             value = getattr(self, name)
@@ -79,9 +82,9 @@ class Settings:
 
 @functools.cache
 def declared(cls: type) -> dict[str, tuple[Any, list[Any]]]:
-    """Type and notes (`Range`, `Help`) of each field of a settings class, its own fields before those of its bases.
+    """Type and annotations (`Range`, `Help`) of each field of a settings class, own fields before inherited ones.
 
-    A field that is declared again without notes keeps those of the base.
+    A field that is redeclared without annotations keeps those of the base class.
     """
     found: dict[str, tuple[Any, list[Any]]] = {}
     for base in cls.__mro__[:-1]:
@@ -95,7 +98,7 @@ def declared(cls: type) -> dict[str, tuple[Any, list[Any]]]:
 
 
 def parse(cls: type[T], data: Mapping[str, Any]) -> T:
-    """Build the frozen settings `cls` from plain data (YAML, JSON, command line).
+    """Build the settings `cls` from plain data (YAML, JSON, command line).
 
     Raises:
         ConfigError: a key is unknown, a value has the wrong type, or a check of the class fails.
@@ -121,14 +124,14 @@ def parse(cls: type[T], data: Mapping[str, Any]) -> T:
 
 @functools.cache
 def _adapter(cls: type) -> Any:
-    """The parser of a class; making it takes a tenth of a second."""
+    """The parser of a class, cached because building it takes a tenth of a second."""
     from pydantic import TypeAdapter
 
     return TypeAdapter(cls)
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
-    """Read one YAML mapping.
+    """Read a YAML mapping.
 
     Raises:
         ConfigError: the file is missing, is not YAML, or is not a mapping.
@@ -144,12 +147,12 @@ def load_yaml(path: Path) -> dict[str, Any]:
 
 
 def refuse_unused(settings: Any, names: Iterable[str], why: str) -> None:
-    """Raise ConfigError for an option that was set although nothing uses it.
+    """Raise ConfigError for an option that is set but has no effect.
 
     Args:
-        settings: that hold it.
-        names: of options without effect.
-        why: as in "without draw".
+        settings: the settings.
+        names: options without effect.
+        why: the reason, such as "without draw".
     """
     defaults = {f.name: f.default for f in dataclasses.fields(settings)}
     for name in names:
@@ -158,15 +161,15 @@ def refuse_unused(settings: Any, names: Iterable[str], why: str) -> None:
 
 
 def recipes() -> dict[str, Path]:
-    """Name and file of the training recipes that come with this package."""
+    """Names and files of the bundled training recipes."""
     return {path.stem: path for path in sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))}
 
 
 def find_recipe(name: str | Path) -> Path:
-    """A recipe's file: a path as it is, or one of `recipes` by its name.
+    """Find a recipe's file, given its path or the name of one of `recipes`.
 
     Raises:
-        ConfigError: neither a YAML file's name nor that of a recipe.
+        ConfigError: `name` is neither a YAML file nor a bundled recipe.
     """
     path, known = Path(name), recipes()
     if path.suffix in (".yaml", ".yml") or path.is_file():
@@ -179,7 +182,7 @@ def find_recipe(name: str | Path) -> Path:
 
 
 def field_help(cls: type) -> dict[str, str]:
-    """The docstring under each field of a settings class, base classes included: help texts and labels."""
+    """The docstring below each field of a settings class and its bases, used as help texts and labels."""
     import ast
     import textwrap
 
@@ -200,16 +203,16 @@ def field_help(cls: type) -> dict[str, str]:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """How to correct a name that is not among `names`."""
+    """Suggest a correction for a name that is not among `names`."""
     close = difflib.get_close_matches(name, names, 1)
     return f"did you mean {close[0]}?" if close else f"the settings are: {', '.join(names)}"
 
 
 def from_keywords(cls: type[T], settings: T | None, keywords: Mapping[str, Any]) -> T:
-    """Settings of a call: an object, or keywords that are its fields; None leaves a field as it is.
+    """Combine a settings object and keywords for its fields. A keyword that is None leaves its field unchanged.
 
     Raises:
-        ConfigError: a keyword is unknown, or is set in the object, too.
+        ConfigError: a keyword is unknown, or the object sets the same field.
     """
     fields = {f.name: f.default for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     given = {name: value for name, value in keywords.items() if value is not None}

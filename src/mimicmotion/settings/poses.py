@@ -1,4 +1,4 @@
-"""Settings of what is read: the driving video and its poses."""
+"""Settings of the driving video and its poses."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from mimicmotion.settings.parsing import Help, Range, Settings, refuse_unused
 
 @dataclass(frozen=True, kw_only=True)
 class PoseOptions(Settings):
-    """How poses are found in a video or picture."""
+    """How poses are estimated in a video or picture."""
 
     estimator: Annotated[Literal["holistic", "dwpose"], Help("Input")] = "holistic"
-    """holistic (shipped, works offline) or dwpose (ONNX files of your own or from the hub)."""
+    """holistic (bundled, works offline) or dwpose (your own ONNX files, or those from the hub)."""
     person: Annotated[str, Help("Input")] = "largest"
-    """Whom to follow: largest, an index (the n-th from the left, from 0), or a point "x,y" in pixels."""
+    """Person to follow: largest, an index (counted from the left, starting at 0), or a point "x,y" in pixels."""
     detector: Annotated[Path | None, Help("Input")] = None
-    """dwpose only: the person detector (yolox_l.onnx); empty fetches it from the hub."""
+    """dwpose only: person detector (yolox_l.onnx); empty downloads it from the hub."""
     pose_model: Annotated[Path | None, Help("Input")] = None
-    """dwpose only: the whole-body network (dw-ll_ucoco_384.onnx, RTMW); empty fetches it from the hub."""
+    """dwpose only: whole-body network (dw-ll_ucoco_384.onnx, RTMW); empty downloads it from the hub."""
     pose_device: Annotated[Literal["auto", "cpu", "cuda"], Help("Speed")] = "auto"
-    """Where pose estimation runs."""
+    """Device of the pose estimator."""
     pose_threads: Annotated[int, Range(0), Help("Speed")] = 0
     """Threads of the pose estimator; 0 lets onnxruntime choose."""
     pose_cache: Annotated[bool, Help("Speed")] = True
-    """Keep found poses by content of the video and settings, and use them again."""
+    """Cache poses by video content and settings, and reuse them."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -58,7 +58,7 @@ def person_choice(text: str) -> Literal["largest"] | int | tuple[float, float]:
 
 @dataclass(frozen=True, kw_only=True)
 class DrivingOptions(Settings):
-    """Which frames of the driving video are used, and when they are shown."""
+    """Which frames of the driving video are used, and at which times."""
 
     fps: Annotated[float, Range(0.1, 1000), Help("Motion", first=True)] = 15.0
     """Frames per second of the result; the driving video is resampled by time."""
@@ -67,15 +67,15 @@ class DrivingOptions(Settings):
     stride: Annotated[int, Range(1), Help("Motion")] = 2
     """released sampling only: take every stride-th frame (times fps/24 for faster videos)."""
     start: Annotated[float, Range(0), Help("Motion", first=True)] = 0.0
-    """Begin at this second of the driving video."""
+    """Start at this second of the driving video."""
     duration: Annotated[float | None, Range(0, 1000, above=True), Help("Motion", first=True)] = None
     """Use this many seconds of the driving video; empty uses all of it."""
     tempo: Annotated[float, Range(0.01, 100), Help("Motion")] = 1.0
-    """Speed of the movement: 0.5 is half as fast (slow motion), 2 twice as fast."""
+    """Speed of the movement: 0.5 is half as fast (slow motion), 2 is twice as fast."""
     video_fps: Annotated[float | None, Range(0.1, 1000), Help("Input")] = None
-    """Frames per second of a source that cannot say it: OpenPose JSON, a folder of pictures."""
+    """Frame rate of a source that does not specify one: OpenPose JSON or a folder of pictures."""
     video_size: Annotated[str | None, Help("Input")] = None
-    """WIDTHxHEIGHT of the video that OpenPose JSON without a canvas size was made from, such as 1280x720."""
+    """WIDTHxHEIGHT, such as 1280x720, of the original video of OpenPose JSON files without a canvas size."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -96,5 +96,5 @@ class DrivingOptions(Settings):
 
     @property
     def keeps_speed(self) -> bool:
-        """Whether the movement is as fast as in the video."""
+        """Whether the movement has the same speed as in the video."""
         return self.tempo == 1.0 and self.sampling == "time"

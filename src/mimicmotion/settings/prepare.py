@@ -12,61 +12,61 @@ from mimicmotion.settings import PoseOptions
 from mimicmotion.settings.parsing import Range
 
 SIZE_MULTIPLE = 8
-"""Sides are whole numbers of latent cells."""
+"""Height and width must be multiples of this, so that they hold whole latents."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareConfig(PoseOptions):
-    """Everything that a set of shards depends on: `mimicmotion prepare` and its YAML file have these fields."""
+    """Settings of `mimicmotion prepare` and its YAML file."""
 
     videos: Path
-    """The folder with the videos; folders inside are searched too."""
+    """Folder of videos, searched recursively."""
     output: Path
-    """The folder of the shards; run again to go on where it was stopped, or to add new videos."""
+    """Folder for the shards. Run again to resume after an interruption or to add new videos."""
     height: Annotated[int, Range(64, 8192)] = 1024
     """Height of the stored frames in pixels."""
     width: Annotated[int, Range(64, 8192)] = 576
     """Width of the stored frames in pixels."""
     fit: Literal["crop", "letterbox"] = "crop"
-    """How frames are brought to height x width: crop around the person's way through the scene, or letterbox."""
+    """How frames are fitted to height x width: crop around the person's path through the scene, or letterbox."""
     fps: Annotated[float, Range(1, 240)] = 30.0
-    """Most frames per second that are stored; slower videos keep their own rate."""
+    """Maximum frame rate to store; slower videos keep their own."""
     store: Literal["video", "jpeg", "png"] = "video"
-    """How frames are stored: video (H.264, smallest), jpeg (faster to read at random), png (lossless)."""
+    """Storage format of frames: video (H.264, smallest), jpeg (faster random access), png (lossless)."""
     min_seconds: Annotated[float, Range(0, 3600)] = 2.0
-    """Drop scenes that are shorter than this. A sample of 16 frames needs 1.1 to 2.7 seconds by default."""
+    """Drop scenes shorter than this, in seconds. A sample of 16 frames needs 1.1 to 2.7 seconds by default."""
     max_seconds: Annotated[float, Range(0.1, 3600)] = 20.0
-    """Scenes longer than this are stored as several of equal length."""
+    """Split scenes longer than this, in seconds, into several of equal length."""
     cut_ratio: Annotated[float, Range(1, 1000)] = 3.0
-    """A scene cut is a frame that changes this many times as much as its neighbours do."""
+    """A scene cut is a frame that changes at least this many times as much as its neighbours, and by cut_change."""
     cut_change: Annotated[float, Range(0, 255)] = 15.0
-    """and by at least so much (mean change of hue, saturation and brightness, 0 to 255)."""
+    """Minimum change at a scene cut (mean over hue, saturation and brightness, 0 to 255)."""
     min_found: Annotated[float, Range(0, 1)] = 0.9
-    """Share of a scene's frames in which the person must be found."""
+    """Minimum share of a scene's frames in which the person is found."""
     max_crowded: Annotated[float, Range(0, 1)] = 0.1
-    """Share of a scene's frames (looked at twice a second) that may show more than one person."""
+    """Maximum share of a scene's frames (checked twice a second) that show more than one person."""
     min_body: Annotated[float, Range(0, 1)] = 0.5
-    """Share of the 18 body points that must be seen, on average over the frames; head, arms and shoulders are 12."""
+    """Minimum share of the 18 body points in view, averaged over frames; head, arms and shoulders are 12."""
     min_confidence: Annotated[float, Range(0, 1)] = 0.6
-    """Mean confidence that the seen body points must have."""
+    """Minimum mean confidence of the body points in view."""
     min_sharpness: Annotated[float, Range(0, 1e6)] = 15.0
-    """Least sharpness of the person: variance of the Laplacian of the brightness (0 to 255) at the stored size."""
+    """Minimum sharpness of the person: variance of the brightness Laplacian (0 to 255) at the stored size."""
     max_static: Annotated[float, Range(0, 1)] = 0.5
-    """Share of a scene's frames that may hardly differ from the picture a fifth of a second before."""
+    """Maximum share of a scene's frames that hardly differ from the frame a fifth of a second earlier."""
     max_enlargement: Annotated[float, Range(0.01, 1000)] = 2.0
-    """Drop videos whose frames would have to be enlarged more than this to fill height x width."""
+    """Drop videos that would need more upscaling than this to fill height x width."""
     near_duplicates: Annotated[float, Range(0, 0.5)] = 0.04
-    """Drop videos whose picture hashes differ from an earlier video's in less than this share of bits; 0 keeps all."""
+    """Drop a video if its image hashes differ from an earlier video's in less than this share of bits; 0 keeps all."""
     validation: Annotated[float, Range(0, 1)] = 0.05
-    """Share of the videos (not of scenes) that go into the validation split."""
+    """Share of the videos (not scenes) in the validation split."""
     seed: Annotated[int, Range(0, 2**63 - 1)] = 0
-    """Decides which videos are for validation; a video's split does not change when others are added."""
+    """Seed of the validation split. A video stays in its split when others are added."""
     shard_frames: Annotated[int, Range(1, 10_000_000)] = 4000
-    """A shard is full with this many frames: 4000 are some 120 MB of video at 576 x 1024."""
+    """Frames per shard; 4000 are about 120 MB of video at 576 x 1024."""
     processes: Annotated[int, Range(0, 4096)] = 0
-    """Videos worked on at the same time; 0 is one for each CPU core. The result does not depend on it."""
+    """Number of videos processed in parallel; 0 is one per CPU core. The result does not depend on it."""
     overwrite: bool = False
-    """Replace shards that were made with other settings."""
+    """Replace shards that were written with other settings."""
 
     def __post_init__(self) -> None:
         PoseOptions.__post_init__(self)
@@ -88,9 +88,9 @@ class PrepareConfig(PoseOptions):
         return self.height, self.width
 
 
-# Settings that say where and how fast work is done, and so change nothing of the result.
+# Settings that only control where and how fast the work is done; they do not change the result.
 _PLACE = frozenset({"videos", "output", "processes", "overwrite", "pose_cache", "pose_threads", "pose_device"})
-# What the search for scenes and poses in one video depends on; all others only choose from what was measured.
+# Settings of scene detection and pose estimation; all others only filter what was measured.
 _ANALYSIS = ("fps", "cut_ratio", "cut_change", "min_seconds", "max_seconds", "max_enlargement", "height", "width")
 
 
@@ -101,7 +101,7 @@ def result_settings(config: PrepareConfig) -> dict[str, Any]:
 
 
 def analysis_settings(config: PrepareConfig) -> dict[str, Any]:
-    """All settings that change what is measured in a video: thresholds of filters are not among them."""
+    """All settings that change what is measured in a video, which excludes filter thresholds."""
     from mimicmotion import __version__
 
     facts = {name: getattr(config, name) for name in (*_ANALYSIS, "estimator", "person", "fit")}

@@ -14,36 +14,36 @@ Spacing = Literal["interval", "spread"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SampleConfig(Settings):
-    """What one training sample is made of (paper sections 3.3 and 3.4)."""
+    """How a training sample is composed (paper sections 3.3 and 3.4)."""
 
     num_frames: int = 16
-    """Frames (slots) of a sample; the reference slot counts as one of them."""
+    """Frames (slots) of a sample, including the reference slot."""
     interval: tuple[float, float] = (1 / 15, 1 / 6)
     """Shortest and longest time between two frames in seconds, drawn log-uniformly per sample and rounded to whole
-    frames of the video. The paper names none; a range teaches the speeds that inference may be asked for."""
+    frames of the video. The paper gives no number; a range covers the speeds that inference may use."""
     spacing: Spacing = "interval"
     """interval: equal intervals; spread: frames anywhere in the scene, in order (for a first phase of few frames)."""
     short_records: Literal["error", "skip"] = "error"
-    """Scenes too short for one sample: stop with an error that names them, or leave them out and log how many."""
+    """Scenes too short for one sample: stop with an error that lists them, or skip them and log how many."""
     reference: Literal["video", "clip"] = "video"
-    """Where the reference picture comes from: video is any frame of any scene of the same source video, stills of a
-    person included; clip is any frame of the same scene."""
+    """Source of the reference picture: video is any frame or still of the same source video; clip is any frame of
+    the same scene."""
     reference_slot: bool = True
-    """Slot 0 is the reference picture with its own pose, as inference runs; off, all slots are driving frames."""
+    """Put the reference picture with its own pose into slot 0, as in inference; off, all slots are driving frames."""
     guidance: Literal["confidence", "threshold"] = "confidence"
-    """confidence: the brightness of what is drawn is the estimator's confidence (paper). threshold, for the ablation:
-    points above pose_threshold at full brightness and nothing else, as other methods draw poses."""
+    """confidence: draw with the estimator's confidence as brightness (paper). threshold, for the ablation: draw only
+    points above pose_threshold, at full brightness, as other methods do."""
     pose_threshold: Annotated[float, Range(0, 1)] = 0.3
-    """Guidance threshold only: confidence from which a point is drawn."""
+    """guidance threshold only: minimum confidence of drawn points."""
     detector_noise: Annotated[float, Range(0, 10)] = 0.0
-    """Strength of the imitated detector errors on all poses: 0 for poses that a detector found, 1 (an ordinary
-    detector) for exact synthetic poses."""
+    """Strength of simulated detector errors on all poses: 0 for poses from a detector, 1 (a typical detector) for
+    exact synthetic poses."""
     hand_threshold: Annotated[float, Range(0, 1)] = 0.8
-    """A hand counts as reliable if the confidence of all its 21 points is above this. The paper names no number."""
+    """A hand is reliable if the confidence of all its 21 points is above this. The paper gives no number."""
     hand_padding: Annotated[float, Range(0, 10)] = 0.1
     """Margin around a hand's points, on each side, as a fraction of the box's width and height."""
     reverse: Annotated[float, Range(0, 1)] = 0.0
-    """Share of samples whose driving frames are played backwards."""
+    """Share of samples with reversed driving frames."""
 
     def __post_init__(self) -> None:
         Settings.__post_init__(self)

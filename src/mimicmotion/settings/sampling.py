@@ -1,4 +1,4 @@
-"""How latents are sampled: steps, noise levels, guidance, and tiers that trade exactness for time."""
+"""Settings of sampling: steps, noise levels, guidance, and tiers that trade exactness for speed."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ Schedule = Literal["karras", "ays"]
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingOptions(Settings):
-    """What sampling a video depends on, in the pipeline and in all jobs."""
+    """Sampling settings shared by the pipeline and all jobs."""
 
     speed: Annotated[Speed, Help("Speed", first=True)] = "exact"
-    """exact, or a tier that gives a slightly different result sooner: balanced or fast."""
+    """exact, or a faster tier with slightly different results: balanced or fast."""
     num_inference_steps: Annotated[int | None, Range(1, 1000), Help("Quality")] = None
-    """Denoising steps; empty is the tier's number, else the model's (25 for the published weights)."""
+    """Number of denoising steps; empty uses the tier's, else the model's (25 for the published weights)."""
     sampler: Annotated[Sampler | None, Help("Quality")] = None
-    """euler (as published) or dpmpp-2m (second order, needs fewer steps); empty is the tier's."""
+    """euler (as published) or dpmpp-2m (second order, needs fewer steps); empty uses the tier's."""
     schedule: Annotated[Schedule | None, Help("Quality")] = None
-    """Noise levels: karras (as published) or ays (Align Your Steps, 10 steps); empty is the tier's."""
+    """Noise schedule: karras (as published) or ays (Align Your Steps, 10 steps); empty uses the tier's."""
     guidance_scale: Annotated[float | None, Range(0, 100), Help("Quality")] = None
-    """Classifier-free guidance; 1 is none, in half the time; empty is the model's default."""
+    """Classifier-free guidance scale; 1 disables guidance and halves the time; empty uses the model's default."""
     min_guidance_scale: Annotated[float | None, Range(0, 100), Help("Quality")] = None
-    """Guidance of the first frame, where it shall rise or fall over the video; empty is guidance_scale."""
+    """Guidance scale of the first frame, to vary it over the video; empty uses guidance_scale."""
     max_guidance_scale: Annotated[float | None, Range(0, 100), Help("Quality")] = None
-    """Guidance of the last frame; empty is guidance_scale."""
+    """Guidance scale of the last frame; empty uses guidance_scale."""
     guidance_interval: Annotated[tuple[float, float] | None, Help("Speed")] = None
-    """Guide only where the noise level is between these two; elsewhere the unconditional pass is left out."""
+    """Apply guidance only at noise levels between these two; other steps skip the unconditional pass."""
     guidance_every: Annotated[int | None, Range(1, 1000), Help("Speed")] = None
-    """Run the unconditional pass in every n-th guided step only, and reuse its difference in between."""
+    """Run the unconditional pass only in every n-th guided step, and reuse its difference in between."""
     block_cache: Annotated[float | None, Range(0, 10), Help("Speed")] = None
-    """Error budget of reusing deep blocks' outputs in the next step, such as 0.1; 0 is off; empty is the tier's."""
+    """Error budget for reusing outputs of deep blocks in the next step, such as 0.1; 0 is off; empty: the tier's."""
     noise_aug_strength: Annotated[float, Range(0, 10), Help("Advanced")] = 0.0
-    """Noise added to the picture (pixels of -1 to 1) before it is encoded."""
+    """Strength of the noise added to the picture (pixels in -1 to 1) before encoding."""
     motion_bucket_id: Annotated[float, Range(0, 1023), Help("Advanced")] = 127
-    """Stable Video Diffusion's motion condition."""
+    """Motion bucket id of Stable Video Diffusion."""
     seed: Annotated[int, Range(0, 2**63 - 1), Help("Quality", first=True)] = 42
-    """Seed of the noise: same input and seed, same result."""
+    """Seed of the noise. The same inputs and seed give the same result."""
     decode_chunk_size: Annotated[int, Range(1, 10_000), Help("Memory")] = 8
     """Frames decoded at once."""
 
@@ -61,22 +61,22 @@ class SamplingOptions(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingSettings(SamplingOptions):
-    """Settings of a call of the pipeline; each is a keyword of `pipe(...)`, too."""
+    """Settings of a pipeline call. Each field is also a keyword argument of `pipe(...)`."""
 
     seed: int | Sequence[int] = 42  # type: ignore[assignment]
-    """Seed of the noise, where there is no generator; a list gives one for each video."""
+    """Seed of the noise, used without a generator; a list gives one per video."""
     sigmas: Sequence[float] | None = None
-    """Noise levels in place of a schedule: n levels make n - 1 steps."""
+    """Noise levels to use instead of a schedule; n levels give n - 1 steps."""
     fps: Annotated[float | None, Range(1, 1000)] = None
-    """Frames per second that the network is told; empty is the model's default (7)."""
+    """Frames per second passed to the network as a condition; empty uses the model's default (7)."""
     num_frames: int | None = None
-    """Use the first so many poses; empty uses all."""
+    """Number of poses to use, from the start; empty uses all."""
     height: int | None = None
-    """Height that the picture must have, in pixels; empty takes the picture's."""
+    """Required height of the picture in pixels; empty uses the height it has."""
     width: int | None = None
-    """Width that the picture must have, in pixels; empty takes the picture's."""
+    """Required width of the picture in pixels; empty uses the width it has."""
     decode_overlap: int | None = None
-    """Frames blended between decoded chunks; empty is half a chunk, 0 cuts hard."""
+    """Frames blended between decoded chunks; empty is half a chunk, 0 does not blend."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -108,14 +108,14 @@ PLAIN: dict[str, Any] = {"sampler": "euler", "guidance_every": 1, "block_cache":
 
 
 def resolve_tier(options: SamplingOptions, model_steps: int | None = None) -> SamplingSettings:
-    """Settings with the tier's values where the options name none.
+    """Fill in the tier's values for options that are not set.
 
-    A tier never makes more steps than the model does by itself: where the model's own noise levels are as few as the
-    tier's (distilled models, the bundled one), they stay, with the model's sampler. What was set by hand holds always.
+    A tier never takes more steps than the model's default: a model that already needs as few steps as the tier
+    (distilled models, the bundled one) keeps its own noise levels and sampler. Options set by hand always win.
 
     Args:
-        options: of the user.
-        model_steps: steps that the model makes by default; None if that is not known.
+        options: the user's options.
+        model_steps: default number of steps of the model; None if unknown.
     """
     tier = dict(TIERS[options.speed])
     if isinstance(options, SamplingSettings):
@@ -136,16 +136,16 @@ FusionMode = Literal["progressive", "released", "average", "none"]
 
 @dataclass(frozen=True, kw_only=True)
 class FusionConfig(Settings):
-    """How a long video is cut into segments and how their predictions are joined (paper section 3.5)."""
+    """How a long video is split into segments and how their predictions are joined (paper section 3.5)."""
 
     mode: FusionMode = "progressive"
     """progressive (paper), released (as the published code), average (MultiDiffusion) or none (hard cuts)."""
     segment_frames: Annotated[int, Range(1)] = 16
     """Frames per segment (paper: N)."""
     overlap_frames: Annotated[int, Range(0)] = 6
-    """Frames shared by neighbouring segments (paper: C). The reference slot counts in both numbers."""
+    """Frames shared by neighbouring segments (paper: C). Both numbers include the reference slot."""
     reference_slot: bool = True
-    """Put the reference picture with its own pose into slot 0 of every segment, as the published weights expect."""
+    """Put the reference picture with its own pose into slot 0 of each segment, as the published weights expect."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -153,7 +153,7 @@ class FusionConfig(Settings):
 
 
 def check_overlap(segment_frames: int, overlap_frames: int) -> None:
-    """Raise ConfigError where segments would share all their frames."""
+    """Raise ConfigError if segments would share all their frames."""
     if overlap_frames >= segment_frames:
         raise ConfigError(
             f"overlap_frames={overlap_frames} with segment_frames={segment_frames}",

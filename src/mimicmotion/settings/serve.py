@@ -1,4 +1,4 @@
-"""Settings of the service, and which settings of a job its callers may choose."""
+"""Settings of the service, and the job settings that its clients may choose."""
 
 from __future__ import annotations
 
@@ -19,41 +19,41 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 @dataclass(frozen=True, kw_only=True)
 class ServeConfig(Settings):
-    """Everything that the service depends on: `mimicmotion serve` and its YAML file have these fields."""
+    """Settings of `mimicmotion serve` and its YAML file."""
 
     data: Path = Path("serve-data")
-    """Folder of uploads, results, tokens and the database; machines that share a database share it, too."""
+    """Folder of uploads, results, tokens and the database. Machines that share a database also share this folder."""
     host: str = "127.0.0.1"
-    """Address to listen at; another one than this computer's own needs a token."""
+    """Address to listen on; any address other than localhost needs a token."""
     port: Annotated[int, Range(0, 65535)] = 8000
-    """Port to listen at; 0 takes a free one."""
+    """Port to listen on; 0 picks a free one."""
     allowed_hosts: list[str] = dataclasses.field(default_factory=list)
-    """Names that requests may call this service by, besides `host` and this computer's own."""
+    """Host names that requests may use, in addition to `host` and the local ones."""
     database: str | None = None
-    """postgresql://... for several machines; empty is SQLite in the data folder, for one."""
+    """postgresql://... for several machines; empty uses SQLite in the data folder, for a single machine."""
     name: str | None = None
-    """Name of this machine among those that share a database; it stays the same over restarts. Empty: the host's."""
+    """Name of this machine among those that share a database, stable across restarts; empty uses the host name."""
     devices: list[str] = dataclasses.field(default_factory=lambda: ["auto"])
-    """Where jobs run, one at a time on each: auto, cpu, cuda:0, cuda:1, ... Machines that share a database have equally
-    many."""
+    """Devices, each running one job at a time: auto, cpu, cuda:0, cuda:1, ... Machines that share a database need the
+    same number of devices."""
     settings: Path | None = None
-    """YAML file of settings of `mimicmotion generate` that all jobs have, such as the model."""
+    """YAML file of `mimicmotion generate` settings that apply to all jobs, such as the model."""
     max_upload: Annotated[float, Range(0, above=True)] = 512.0
-    """MiB of one request."""
+    """Maximum size of a request in MiB."""
     max_pixels: Annotated[int, Range(1)] = 50_000_000
-    """Pixels of a picture or of a frame that is sent."""
+    """Maximum number of pixels of an uploaded picture or frame."""
     max_result_pixels: Annotated[int, Range(1)] = 1_500_000
-    """Pixels of a frame of the result."""
+    """Maximum number of pixels per frame of the result."""
     max_seconds: Annotated[float, Range(0, above=True)] = 120.0
-    """Seconds of a result."""
+    """Maximum length of a result in seconds."""
     max_jobs: Annotated[int, Range(1)] = 100
-    """Jobs of one token that wait or run."""
+    """Maximum number of queued and running jobs per token."""
     max_disk: Annotated[float, Range(0, above=True)] = 100.0
-    """GiB of the data folder."""
+    """Maximum size of the data folder in GiB."""
     page: bool = True
-    """Show a page at /, for browsers."""
+    """Show a web page at /."""
     keep_days: Annotated[float, Range(0, above=True)] = 7.0
-    """Days after which a finished job is deleted with its files."""
+    """Days after which a finished job and its files are deleted."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,19 +65,19 @@ class ServeConfig(Settings):
 
     @property
     def is_local(self) -> bool:
-        """Whether this computer alone can reach the service."""
+        """Whether the service is reachable from this computer only."""
         return self.host in LOOPBACK
 
 
 OPERATORS = frozenset(
     {"picture", "video", "output", "model", "checkpoint", "edition", "device", "dtype", "quantize"}
     | {"detector", "pose_model", "pose_device", "pose_threads", "pose_cache", "resume", "save_every", "side_by_side"}
-    | {"signer"}
+    | {"label", "producer", "signer"}
     | {f.name for f in dataclasses.fields(ExecutionOptions)}
 )
-"""Settings of `GenerateConfig` that are the service's, not its callers': files, weights and how the machine is used."""
+"""Settings of `GenerateConfig` that are the service's, not its callers': files, weights, labels, use of the machine."""
 
 
 def callers_settings() -> list[str]:
-    """Names of the settings that come with a job."""
+    """Names of the settings that a client may send with a job."""
     return [f.name for f in dataclasses.fields(GenerateConfig) if f.name not in OPERATORS]

@@ -1,4 +1,4 @@
-"""Settings of a user study: what it is built from, and which raters count."""
+"""Settings of a user study: its inputs, and which raters count."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from mimicmotion.errors import ConfigError
 from mimicmotion.settings.parsing import Range, Settings
 
 SIDE_VOTES = 10
-"""Fewer votes than this say nothing about a preferred side."""
+"""Minimum number of votes to judge a side preference."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig(Settings):
-    """What a study is built from."""
+    """Inputs and options of a study."""
 
     ours: tuple[str, Path]
     """NAME=DIR of our method."""
     baselines: list[tuple[str, Path]]
-    """NAME=DIR of a method to compare with. May be given several times."""
+    """NAME=DIR of a method to compare with; may be given several times."""
     output: Path
-    """The folder to make."""
+    """Folder to create."""
     reference: Path | None = None
     """Folder of reference pictures, shown beside each pair."""
     driving: Path | None = None
@@ -30,17 +30,17 @@ class StudyConfig(Settings):
     title: str = "Which video is better?"
     """Heading of the page."""
     question: str = "Which video do you prefer?"
-    """What is asked about each pair."""
+    """Question asked about each pair."""
     repeat_share: Annotated[float, Range(0, 0.5)] = 0.15
-    """Share of the pairs that each rater sees twice, to check consistency; 0.15 repeats every seventh pair."""
+    """Share of pairs shown to each rater twice as a consistency check; 0.15 repeats every seventh pair."""
     min_seconds: Annotated[float, Range(0, 60)] = 1.0
-    """How long a pair must run before a vote is taken; 1 keeps hasty votes out."""
+    """How long a pair must play before it can be voted on; 1 prevents hasty votes."""
     skip_missing: bool = False
-    """Leave out sequences that a folder lacks."""
+    """Skip sequences that are missing from a folder."""
     folder_fps: Annotated[float, Range(0, 1000, above=True)] = 15.0
     """Frames per second of folders of frames."""
     seed: int | None = None
-    """For blind ids that can be repeated; by default they are drawn afresh, which is safer."""
+    """Seed of reproducible blind ids; by default they are drawn at random, which is safer."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -58,16 +58,16 @@ class StudyConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class Exclusion(Settings):
-    """Which raters are left out; by default none. Decide before looking at the preferences."""
+    """Which raters are excluded; none by default. Decide before looking at the preferences."""
 
     min_votes: Annotated[int, Range(0)] = 0
-    """Pairs that a rater must have answered."""
+    """Minimum number of pairs that a rater has answered."""
     min_consistency: Annotated[float, Range(0, 1)] = 0.0
-    """Share of repeated pairs answered alike, for raters who saw repetitions."""
+    """Minimum share of repeated pairs with the same answer, for raters who saw repetitions."""
     max_side: Annotated[float, Range(0.5, 1)] = 1.0
-    """Largest share of answers for one side, for raters with at least 10."""
+    """Maximum share of answers for one side, for raters with at least 10 answers."""
     min_seconds: Annotated[float, Range(0)] = 0.0
-    """Least median time to a vote."""
+    """Minimum median time to a vote."""
 
     def rule(self) -> str:
         """The rule in words."""
@@ -81,10 +81,10 @@ class Exclusion(Settings):
 
 
 def parse_method(text: str) -> tuple[str, Path]:
-    """Take NAME=DIR apart.
+    """Parse NAME=DIR.
 
     Raises:
-        ConfigError: not of this form.
+        ConfigError: the text does not have this form.
     """
     name, _, folder = text.partition("=")
     if not name.strip() or not folder:

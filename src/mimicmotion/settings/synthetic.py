@@ -10,39 +10,39 @@ from mimicmotion.errors import ConfigError
 from mimicmotion.settings.parsing import Range, Settings
 
 HELD_OUT_SEED = 10_000_000
-"""Clips of the split val have the seeds from this number on; those of train stay below it."""
+"""First seed of the val split; seeds of the train split are below it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SyntheticConfig(Settings):
-    """Everything that a set of synthetic people depends on."""
+    """Settings of a set of synthetic people."""
 
     count: Annotated[int, Range(0, 10_000_000)]
-    """Number of clips to train on."""
+    """Number of training clips."""
     output: Path
-    """The folder of the shards; run again to go on where it was stopped, or with a larger count to add clips."""
+    """Folder for the shards. Run again to resume after an interruption, or with a larger count to add clips."""
     frames: Annotated[int, Range(1, 10_000)] = 16
-    """Frames of a clip; a still of the person in another pose, to serve as reference, comes on top."""
+    """Frames per clip, not counting the extra still of the person in another pose that serves as reference."""
     height: Annotated[int, Range(16, 4096)] = 224
     """Height of the frames in pixels."""
     width: Annotated[int, Range(16, 4096)] = 128
     """Width of the frames in pixels."""
     first_seed: Annotated[int, Range(0, HELD_OUT_SEED - 1)] = 0
-    """Seed of the first clip; clip after clip it grows by one."""
+    """Seed of the first clip; each further clip uses the next seed."""
     held_out: Annotated[int, Range(0, 10_000_000)] = 0
-    """Number of further clips for validation; their seeds begin at 10 million, so they never meet those trained on."""
+    """Number of validation clips. Their seeds start at 10 million, so they never overlap with training seeds."""
     store: Literal["png", "jpeg", "video"] = "png"
-    """How frames are stored: png (lossless), jpeg or video (H.264, smallest)."""
+    """Storage format of frames: png (lossless), jpeg or video (H.264, smallest)."""
     camera_motion: Annotated[float, Range(0, 1)] = 0.0
-    """Share of the clips in which the camera drifts and shakes, 0 to 1."""
+    """Share of clips with a drifting and shaking camera, 0 to 1."""
     mocap: Path | None = None
-    """A folder of recorded motions, which a third of the clips follow: BVH files, or pose files of videos."""
+    """Folder of recorded motions (BVH files, or pose files of videos), used for a third of the clips."""
     truth: bool = False
-    """Also keep each frame's mask of the person and its flow to the still, both exact."""
+    """Also store the exact person mask of each frame and its exact flow to the still."""
     records_per_shard: Annotated[int, Range(1, 1_000_000)] = 100
-    """Clips in one file."""
+    """Clips per shard file."""
     processes: Annotated[int, Range(1, 4096)] = 1
-    """How many processes render at once; the files do not depend on it."""
+    """Number of processes that render in parallel; the files do not depend on it."""
 
     def __post_init__(self) -> None:
         Settings.__post_init__(self)

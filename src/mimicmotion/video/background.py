@@ -17,6 +17,7 @@ Mask = UInt8[ndarray, "height width"]
 REACH = 0.04  # of the person's height: so far around the mask a frame still shows through ...
 SURE = 0.02  # ... and so far alone; the seam lies between
 HOLE = 0.03  # of the person's height: so far around the person the picture is filled in, not to leave a fringe
+EDGE = 0.08  # of the picture's short side: over so much the fill turns from sharp to soft
 ASIDE = 3.0  # how much further the fill looks aside than up and down
 
 
@@ -89,7 +90,7 @@ def distance_outside(person: Mask) -> Float32[ndarray, "height width"]:
 
 
 def fill_hole(picture: Frame, hole: ndarray) -> Frame:
-    """Fill in what the hole hides: means of what is around it, near at the edge and wide in the middle, and grain.
+    """Fill in what the hole hides: Telea's fill at the edge, wide means of what is around in the middle, and grain.
 
     The means reach further aside than up and down: horizons, floors and shelves go on behind a standing person.
     """
@@ -105,10 +106,15 @@ def fill_hole(picture: Frame, hole: ndarray) -> Frame:
         filled += share * (colours / np.maximum(weight, 1e-6)[..., None] - filled)
         reach /= 1.5
         share = np.clip(4 * _wide_mean(known, reach), 0, 1)[..., None]
+    telea = cv2.inpaint(picture, hole.astype(np.uint8), 3, cv2.INPAINT_TELEA)  # sharp at the edge, rays in the middle
+    depth = cv2.distanceTransform(hole.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    sharp = np.exp(-depth / (EDGE * min(height, width)))[..., None]
+    filled += sharp * (telea - filled)
     edge = (cv2.dilate(hole.astype(np.uint8), np.ones((25, 25), np.uint8)) > 0) & ~hole
     fine = picture[edge] - cv2.GaussianBlur(picture, (0, 0), 1.5)[edge].astype(np.float32)
     grain = np.random.default_rng(0).normal(0, 1.48 * np.median(abs(fine)) if fine.size else 0.0, (height, width, 1))
-    return np.where(hole[..., None], np.clip(np.rint(filled + grain), 0, 255), picture).astype(np.uint8)
+    filled += (1 - sharp) * grain
+    return np.where(hole[..., None], np.clip(np.rint(filled), 0, 255), picture).astype(np.uint8)
 
 
 def _wide_mean(image: Float32[ndarray, "height width *colours"], reach: float) -> ndarray:
