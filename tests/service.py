@@ -46,6 +46,7 @@ class Service:
     def start(self) -> Service:
         command = [sys.executable, "-m", "mimicmotion.cli", "serve", "--data", str(self.data), "--port", str(self.port)]
         command += ["--settings", str(self.folder / "settings.yaml"), *self.options]
+        command += [] if "--page" in self.options else ["--no-page"]
         with (self.folder / "log").open("a") as log:
             one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # sums come in the same order everywhere
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=one_thread)

@@ -2,4 +2,4 @@
 
 from mimicmotion.runtime.extras import check_extra
 
-check_extra("serve", "dbos", "fastapi", "python_multipart", "uvicorn")
+check_extra("serve", "dbos", "fastapi", "gradio", "python_multipart", "uvicorn")

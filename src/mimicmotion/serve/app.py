@@ -11,7 +11,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -29,9 +29,9 @@ from mimicmotion import __version__
 from mimicmotion.client import JobState
 from mimicmotion.errors import ConfigError, InputError, MimicMotionError, OutputError
 from mimicmotion.generate.outputs import preview_path
-from mimicmotion.serve.jobs import OUTPUTS, Jobs, Kind, Record, public, public_sidecar
-from mimicmotion.serve.tokens import Token, Tokens
-from mimicmotion.serve.uploads import FORM, Form, RefusedError, name_by_content
+from mimicmotion.serve.jobs import OUTPUTS, Jobs, Kind, public, public_sidecar
+from mimicmotion.serve.tokens import COOKIE, Token, Tokens, owner_of
+from mimicmotion.serve.uploads import Form, RefusedError
 from mimicmotion.settings import GenerateConfig
 from mimicmotion.settings.serve import LOOPBACK, ServeConfig, callers_settings
 from mimicmotion.settings.serve import Scope as TokenScope
@@ -133,10 +133,14 @@ def create_app(config: ServeConfig) -> FastAPI:
     app.state.jobs, app.state.tokens, app.state.config, app.state.requests = jobs, known, config, requests
     app.state.receiving, app.state.accepting = 0, anyio.CapacityLimiter(4)
     hosts = {*LOOPBACK, config.host, *config.allowed_hosts}
+    app.include_router(router)
+    if config.page:
+        from mimicmotion.serve.page import mount  # gradio takes seconds
+
+        mount(app)
     app.add_middleware(Guard, hosts={h.lower() for h in hosts}, requests=requests)
     for kind in (MimicMotionError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, _answer_error)
-    app.include_router(router)
     return app
 
 
@@ -174,12 +178,9 @@ def _allowed(scope: TokenScope) -> Callable[[Request], Token]:
 
     def find(request: Request) -> Token:
         kind, _, secret = request.headers.get("authorization", "").partition(" ")
-        token = request.app.state.tokens.find(secret.strip() if kind.lower() == "bearer" else "")
-        if token is None:
-            raise RefusedError(401, "no valid token", "Authorization: Bearer TOKEN", "ask who runs the service for one")
-        if not token.allows(scope):
-            raise RefusedError(403, f"a token for {token.scope!r}", f"one for {scope!r}", "use another token")
-        return token
+        if kind.lower() != "bearer":
+            secret = request.cookies.get(COOKIE, "")  # of the page; not sent from other sites
+        return request.app.state.tokens.authorize(secret.strip(), scope)
 
     return find
 
@@ -188,11 +189,6 @@ Reader = Annotated[Token, Depends(_allowed("read"))]
 Maker = Annotated[Token, Depends(_allowed("jobs"))]
 Admin = Annotated[Token, Depends(_allowed("admin"))]
 Key = Annotated[str | None, Header(alias="Idempotency-Key", max_length=200)]
-
-
-def _owner(token: Token) -> str | None:
-    """Whose jobs a token sees; None are all."""
-    return None if token.scope == "admin" else token.name
 
 
 def _jobs(request: Request) -> Jobs:
@@ -226,12 +222,7 @@ async def _receive(request: Request, token: Token, kind: Kind, key: str | None) 
 
         def accept() -> tuple[JobState, bool]:
             try:
-                if missing := [name for name in ("picture", "video") if name not in form.files]:
-                    raise RefusedError(422, f"a form without {missing[0]!r}", FORM, "send it, too")
-                picture, video = (name_by_content(folder / name).name for name in ("picture", "video"))
-                record = Record(kind=kind, owner=token.name, **_read_texts(form), picture=picture, video=video)
-                record = replace(record, frames=jobs.check(folder, record))
-                return jobs.submit(folder, record, key)
+                return jobs.accept(folder, token.name, kind, **_read_texts(form), key=key)
             except InputError as e:
                 raise RefusedError(422, **public(e, folder)) from e
 
@@ -292,43 +283,43 @@ def list_jobs(
     offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
 ) -> JobPage:
     """Jobs, the newest first."""
-    found = _jobs(request).list(_owner(token), limit + 1, offset)
+    found = _jobs(request).list(owner_of(token), limit + 1, offset)
     return JobPage(jobs=found[:limit], next_offset=offset + limit if len(found) > limit else None)
 
 
 @router.get("/jobs/{id}")
 def state(request: Request, token: Reader, id: str) -> JobState:
     """How far a job is."""
-    return _jobs(request).state(id, _owner(token))
+    return _jobs(request).state(id, owner_of(token))
 
 
 @router.get("/jobs/{id}/events", response_class=StreamingResponse)
 async def events(request: Request, token: Reader, id: str) -> StreamingResponse:
     """The states of a job as they change, as server-sent events, until it has ended."""
-    await run_in_threadpool(_jobs(request).state, id, _owner(token))
-    return StreamingResponse(_events(_jobs(request), id, _owner(token)), media_type="text/event-stream")
+    await run_in_threadpool(_jobs(request).state, id, owner_of(token))
+    return StreamingResponse(_events(_jobs(request), id, owner_of(token)), media_type="text/event-stream")
 
 
 @router.delete("/jobs/{id}", response_model=JobState)
 def cancel(request: Request, token: Maker, id: str, purge: bool = False) -> Any:
     """Cancel a job that waits or runs, in the middle of a step, too; with `purge`, delete it with all its files."""
     if not purge:
-        return _jobs(request).cancel(id, _owner(token))
-    _jobs(request).delete(id, _owner(token))
+        return _jobs(request).cancel(id, owner_of(token))
+    _jobs(request).delete(id, owner_of(token))
     return Response(status_code=204)
 
 
 @router.get("/jobs/{id}/result", response_class=FileResponse)
 def result(request: Request, token: Reader, id: str) -> FileResponse:
     """The video (of a plan, the picture), whole or in ranges."""
-    path = _jobs(request).result(id, _owner(token))
+    path = _jobs(request).result(id, owner_of(token))
     return FileResponse(path, filename=f"{id}{path.suffix}")
 
 
 @router.get("/jobs/{id}/preview", response_class=FileResponse)
 def preview(request: Request, token: Reader, id: str) -> FileResponse:
     """What a running job has come to: some frames in one picture."""
-    found = _jobs(request).state(id, _owner(token))
+    found = _jobs(request).state(id, owner_of(token))
     path = preview_path(_jobs(request).folder(id) / OUTPUTS[found.kind])
     if not path.exists():
         fix = "set 'preview', and wait for the first step"
@@ -339,7 +330,13 @@ def preview(request: Request, token: Reader, id: str) -> FileResponse:
 @router.get("/jobs/{id}/sidecar")
 def sidecar(request: Request, token: Reader, id: str) -> dict[str, Any]:
     """Settings, versions and checksums of a result; of a plan, what would be done."""
-    return json.loads(public_sidecar(_jobs(request).result(id, _owner(token))))
+    return json.loads(public_sidecar(_jobs(request).result(id, owner_of(token))))
+
+
+@router.get("/jobs/{id}/{name}", response_class=FileResponse)
+def given(request: Request, token: Reader, id: str, name: Literal["picture", "video"]) -> FileResponse:
+    """The picture or video that a job was sent with."""
+    return FileResponse(_jobs(request).input(id, owner_of(token), name))
 
 
 @router.get("/health")

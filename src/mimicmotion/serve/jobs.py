@@ -33,7 +33,7 @@ from mimicmotion.generate.outputs import preview_path, sidecar_path, state_path
 from mimicmotion.runtime.files import sha256_file
 from mimicmotion.runtime.interrupt import Stopped
 from mimicmotion.runtime.run_folder import FolderLock, durable_file, sync
-from mimicmotion.serve.uploads import RefusedError
+from mimicmotion.serve.uploads import FORM, RefusedError, name_by_content
 from mimicmotion.serve.worker import LOCK, PROGRESS, Checker, DiedError, Generator, Worker, Workers
 from mimicmotion.settings import GenerateConfig, load_yaml, parse
 from mimicmotion.settings.parsing import nearest
@@ -163,6 +163,35 @@ class Jobs:
 
     # --- the five -----------------------------------------------------------------------------------------------
 
+    def accept(
+        self,
+        folder: Path,
+        owner: str,
+        kind: Kind,
+        settings: dict[str, Any],
+        priority: int = 5,
+        key: str | None = None,
+    ) -> tuple[JobState, bool]:
+        """Check everything about a job, and take it: as `submit`.
+
+        Args:
+            folder: of `incoming`, with the files `picture` and `video`.
+            owner: name of the token.
+            kind: see `Record`.
+            settings: that came with it.
+            priority: see `Record`.
+            key: see `submit`.
+
+        Raises:
+            InputError: something is wrong with the files or settings.
+            RefusedError: as `check` and `submit`, or a file is missing.
+        """
+        if missing := [name for name in ("picture", "video") if not (folder / name).exists()]:
+            raise RefusedError(422, f"a form without {missing[0]!r}", FORM, "send it, too")
+        picture, video = (name_by_content(folder / name).name for name in ("picture", "video"))
+        record = Record(kind=kind, owner=owner, priority=priority, settings=settings, picture=picture, video=video)
+        return self.submit(folder, dataclasses.replace(record, frames=self.check(folder, record)), key)
+
     def submit(self, folder: Path, record: Record, key: str | None = None) -> tuple[JobState, bool]:
         """Accept a job: when this returns, it is not lost any more.
 
@@ -231,6 +260,11 @@ class Jobs:
         if state.state != "done":
             raise RefusedError(409, f"a job that is {state.state}", "one that is done", "wait, or look at its state")
         return self.folder(id) / OUTPUTS[state.kind]
+
+    def input(self, id: str, owner: str | None, name: Literal["picture", "video"]) -> Path:
+        """A file that a job was sent with."""
+        self.state(id, owner)
+        return self.folder(id) / getattr(self._record(id), name)
 
     def delete(self, id: str, owner: str | None) -> None:
         """Cancel a job and delete it with all its files.

@@ -16,10 +16,13 @@ from typing import get_args
 from mimicmotion.errors import ConfigError
 from mimicmotion.runtime.reading import reading
 from mimicmotion.runtime.run_folder import FolderLock, durable_file
+from mimicmotion.serve.uploads import RefusedError
 from mimicmotion.settings.serve import Scope
 
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 FILE, LOCK = "tokens.json", "tokens.lock"
+COOKIE = "mimicmotion-token"
+"""Holds the token of a browser."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,19 @@ class Tokens:
             return ANYBODY
         return next((t for t in tokens if t.sha256 == _sha256(secret) and not t.revoked), None)
 
+    def authorize(self, secret: str, scope: Scope) -> Token:
+        """The token of this text, if it allows this.
+
+        Raises:
+            RefusedError: it is not known, or does not.
+        """
+        token = self.find(secret)
+        if token is None:
+            raise RefusedError(401, "no valid token", "Authorization: Bearer TOKEN", "ask who runs the service for one")
+        if not token.allows(scope):
+            raise RefusedError(403, f"a token for {token.scope!r}", f"one for {scope!r}", "use another token")
+        return token
+
     def add(self, name: str, scope: Scope) -> str:
         """Make a token and give its text, which is kept nowhere.
 
@@ -118,6 +134,11 @@ class Tokens:
                 part.write_text(json.dumps([dataclasses.asdict(t) for t in tokens], indent=1), encoding="utf-8")
         finally:
             lock.release()
+
+
+def owner_of(token: Token) -> str | None:
+    """Whose jobs a token sees; None are all."""
+    return None if token.scope == "admin" else token.name
 
 
 def _sha256(secret: str) -> str:

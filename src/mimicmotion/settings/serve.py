@@ -50,6 +50,8 @@ class ServeConfig(Settings):
     """Maximum number of queued and running jobs per token."""
     max_disk: Annotated[float, Range(0, above=True)] = 100.0
     """Maximum size of the data folder in GiB."""
+    page: bool = True
+    """Show a web page at /."""
     keep_days: Annotated[float, Range(0, above=True)] = 7.0
     """Days after which a finished job and its files are deleted."""
 

@@ -1,0 +1,471 @@
+"""The page of the service: Gradio at /, which takes the same jobs through the same checks as /v1.
+
+Files are not served by Gradio but by /v1, which checks whose they are; a cookie holds the token for both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable
+from html import escape
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
+from urllib.parse import parse_qs
+
+import gradio as gr
+from fastapi import FastAPI
+from gradio.processing_utils import save_file_to_cache
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mimicmotion.client import JobState
+from mimicmotion.errors import InputError
+from mimicmotion.serve.jobs import Jobs, Kind, public, public_sidecar
+from mimicmotion.serve.tokens import COOKIE, Token, Tokens, owner_of
+from mimicmotion.serve.uploads import RefusedError
+from mimicmotion.settings import GenerateConfig
+from mimicmotion.settings.parsing import Range, declared, field_help
+from mimicmotion.settings.serve import ServeConfig, callers_settings
+from mimicmotion.weights.registry import find_asset
+
+MIB, GIB = 2**20, 2**30
+HISTORY = 30
+POLL_SECONDS = 1.0
+EXACT_IN_A_BROWSER = 2**53
+MAIN = {
+    "duration": "使用多少秒",
+    "start": "从第几秒开始",
+    "tempo": "动作速度",
+    "speed": "速度档位",
+    "num_inference_steps": "去噪步数",
+    "guidance_scale": "引导强度",
+    "seed": "随机种子",
+    "align": "体型对齐",
+    "background": "背景",
+    "audio": "保留声音",
+}
+"""The settings that are not folded away, with their Chinese names."""
+TEXTS = {
+    "title": ("## MimicMotion: a picture, moving as in a video", "## MimicMotion：让照片里的人照着视频动起来"),
+    "picture": ("Picture of a person", "人物照片"),
+    "video": ("Video with the movement", "动作视频"),
+    "example": ("Use the example", "使用示例"),
+    "plan": ("Show the plan", "查看计划"),
+    "make": ("Make the video", "生成视频"),
+    "more": ("All other settings", "其他设置"),
+    "cancel": ("Cancel", "取消"),
+    "reuse": ("Reuse these settings", "再次使用这些设置"),
+    "history": ("Jobs, the newest first", "任务（最新的在前）"),
+    "empty": ("Your video will appear here.", "生成的视频会显示在这里。"),
+    "generate job": ("Video", "视频"),
+    "plan job": ("Plan", "计划"),
+    "queued": ("waiting for its turn", "排队中"),
+    "running": ("running", "进行中"),
+    "done": ("done", "已完成"),
+    "failed": ("failed", "失败"),
+    "cancelled": ("cancelled", "已取消"),
+    "load": ("Loading the model", "加载模型"),
+    "poses": ("Finding poses", "检测姿态"),
+    "encode": ("Encoding", "编码"),
+    "denoise": ("Denoising", "去噪"),
+    "write": ("Writing the video", "写入视频"),
+    "left": ("{} s left", "剩余 {} 秒"),
+    "frames": ("{} frames", "{} 帧"),
+    "driving": ("Driving video", "动作视频"),
+    "result": ("Result", "结果"),
+    "preview": ("Preview", "预览"),
+    "download": ("Download", "下载"),
+    "expected": ("Expected", "要求"),
+    "fix": ("What to do", "解决办法"),
+    "token": ("Token", "令牌"),
+    "enter": ("Sign in", "登录"),
+    "leave": ("Sign out", "退出登录"),
+    "invalid": ("This token is not valid.", "令牌无效。"),
+}
+"""English and Chinese."""
+SYMBOLS = {"queued": "…", "running": "▶", "done": "✓", "failed": "✗", "cancelled": "–"}
+CSS = """
+.gradio-container { max-width: 1280px !important; }
+#video button[aria-label="Trim video to selection"] { display: none; }
+#history .wrap { flex-direction: column; max-height: 22em; overflow-y: auto; flex-wrap: nowrap; }
+#history label { width: 100%; }
+.mm h3 { margin: 0 0 .5em; }
+.mm progress { width: 100%; height: 10px; appearance: none; border: 0; }
+.mm progress::-webkit-progress-bar { background: var(--border-color-primary); border-radius: 5px; }
+.mm progress::-webkit-progress-value { background: var(--primary-500); border-radius: 5px; }
+.mm .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 8px; margin: .5em 0; }
+.mm figure { margin: 0; min-width: 0; }
+.mm figure > :first-child { width: 100%; aspect-ratio: 2 / 3; max-height: 62vh; object-fit: contain; background: #111;
+  border-radius: 6px; }
+.mm figcaption, .mm small { color: var(--body-text-color-subdued); }
+.mm .plan { width: 100%; border-radius: 6px; }
+.mm pre { overflow-x: auto; font-size: 12px; white-space: pre-wrap; }
+.mm a.get { display: inline-block; padding: .5em 1.2em; border-radius: 6px;
+  background: var(--button-primary-background-fill);
+  color: var(--button-primary-text-color); text-decoration: none; }
+.mm .error { border-left: 4px solid #dc2626; padding: .5em 1em;
+  background: color-mix(in srgb, #dc2626 10%, transparent);
+  overflow-wrap: anywhere; }
+.mm .empty { padding: 6em 1em; text-align: center; border: 1px dashed var(--border-color-primary); border-radius: 6px; }
+"""
+TOGETHER = """
+for (const kind of ['play', 'pause', 'seeked']) element.addEventListener(kind, (event) => {
+  const [driving, result] = element.querySelectorAll('video');
+  if (!result || event.target !== result) return;
+  driving.playbackRate = Math.min(16, Math.max(0.0625, driving.dataset.tempo));
+  driving.currentTime = +driving.dataset.start + result.currentTime * driving.dataset.tempo;
+  if (result.paused) driving.pause(); else driving.play().catch(() => {});
+}, true);
+"""
+"""The driving video follows the result."""
+SHOW = "() => document.getElementById('view').scrollIntoView({behavior: 'smooth', block: 'start'})"
+POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; frame-ancestors 'none'"
+LOGIN = """<!doctype html><meta name="viewport" content="width=device-width"><title>MimicMotion</title>
+<style>body {{ font: 16px system-ui, sans-serif; display: grid; place-items: center; min-height: 90vh; margin: 0 }}
+input, button {{ font: inherit; padding: .6em; width: 100%; box-sizing: border-box; margin-top: .5em }}</style>
+<form method="post" action="/login"><h1>MimicMotion</h1><p>{note}</p>
+<label>{token}<input type="password" name="token" autocomplete="current-password" autofocus required></label>
+<button>{enter}</button></form>"""
+
+
+def mount(app: FastAPI) -> None:
+    """Put the page on a service, at every path that is not under /v1."""
+    jobs, config = app.state.jobs, app.state.config
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["GRADIO_TEMP_DIR"] = str(jobs.data / "incoming" / "page")  # counted, and swept
+    texts = TEXTS | {name: (_title(name), chinese) for name, chinese in MAIN.items()}
+    i18n = gr.I18n(**{lang: {f"mm-{k}": v[i] for k, v in texts.items()} for i, lang in enumerate(("en", "zh-CN"))})
+    page = Page(jobs, app.state.tokens, config)
+    sans = ["system-ui", "sans-serif"]  # no fonts from elsewhere
+    gr.mount_gradio_app(
+        app,
+        page.build(lambda key: i18n(f"mm-{key}")),  # Gradio has keys of its own
+        path="/",
+        allowed_paths=[str(find_asset("demo/person.png").parent)],
+        max_file_size=int(config.max_upload * MIB),
+        show_error=True,
+        ssr_mode=False,
+        i18n=i18n,
+        css=CSS,
+        theme=gr.themes.Default(primary_hue="teal", font=sans, font_mono=["ui-monospace", "monospace"]),
+        footer_links=["settings"],
+    )
+    app.add_middleware(Gate, jobs=jobs, tokens=app.state.tokens)
+
+
+class Gate:
+    """Around the page: asks for a token where the service has some, and keeps uploads off a full disk."""
+
+    def __init__(self, app: ASGIApp, jobs: Jobs, tokens: Tokens) -> None:
+        self.app, self.jobs, self.tokens = app, jobs, tokens
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request."""
+        if scope["type"] == "lifespan" or scope["path"].startswith("/v1/"):
+            return await self.app(scope, receive, send)
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["content-security-policy"] = POLICY
+                headers["referrer-policy"] = "same-origin"  # else forms come from the origin "null"
+            await send(message)
+
+        early = await self._early(Request(scope, receive)) if scope["type"] == "http" else Response(status_code=403)
+        return await (early or self.app)(scope, receive, answer)
+
+    async def _early(self, request: Request) -> Response | None:
+        path, language = request.url.path, _language(request)
+        if path == "/logout":
+            answer: Response = RedirectResponse("/", 303)
+            answer.delete_cookie(COOKIE)
+            return answer
+        note = ""
+        if path == "/login" and request.method == "POST":
+            body = b""
+            async for piece in request.stream():
+                body += piece
+                if len(body) > 4096:
+                    break
+            secret = parse_qs(body.decode("latin-1")).get("token", [""])[0].strip()
+            if self.tokens.find(secret) is not None:
+                answer = RedirectResponse("/", 303)
+                secure = request.url.scheme == "https"
+                answer.set_cookie(COOKIE, secret, 30 * 86400, httponly=True, samesite="strict", secure=secure)
+                return answer
+            note = TEXTS["invalid"][language]
+        if note or self.tokens.find(request.cookies.get(COOKIE, "")) is None:
+            words = {name: TEXTS[name][language] for name in ("token", "enter")}
+            return HTMLResponse(LOGIN.format(note=note, **words), 401)
+        if path.endswith("/upload"):
+            used = await run_in_threadpool(self.jobs.disk_used)
+            if used > self.jobs.config.max_disk * GIB:
+                return PlainTextResponse("no room for more files: delete jobs, or try again later", 507)
+        return None
+
+
+class Page:
+    """What the page does.
+
+    Args:
+        jobs: of the service.
+        tokens: of the service.
+        config: settings of the service.
+    """
+
+    def __init__(self, jobs: Jobs, tokens: Tokens, config: ServeConfig) -> None:
+        self.jobs, self.tokens, self.config = jobs, tokens, config
+        names = [name for name in callers_settings() if name != "preview"]
+        self.names = [*MAIN, *(name for name in names if name not in MAIN)]
+        fields = GenerateConfig.__dataclass_fields__
+        self.defaults = {name: jobs.base.get(name, fields[name].default) for name in self.names}
+
+    def build(self, i18n: Callable[[str], Any]) -> gr.Blocks:
+        """The page.
+
+        Args:
+            i18n: gives the text of a key in the reader's language.
+        """
+        with gr.Blocks(title="MimicMotion", analytics_enabled=False, delete_cache=(3600, 86400)) as blocks:
+            gr.Markdown(i18n("title"), elem_id="title")
+            with gr.Row():
+                with gr.Column(scale=5, min_width=320):
+                    with gr.Row():
+                        place: dict[str, Any] = {"sources": ["upload"], "height": 240, "min_width": 150}
+                        picture = gr.Image(type="filepath", label=i18n("picture"), elem_id="picture", **place)
+                        video = gr.Video(label=i18n("video"), elem_id="video", **place)
+                    for upload in (picture, video):  # the workers look into files, not this process
+                        upload.preprocess = lambda payload: payload and payload.path  # type: ignore[method-assign]
+                    example = gr.Button(i18n("example"), size="sm", elem_id="example")
+                    with gr.Row():
+                        plan = gr.Button(i18n("plan"), min_width=120, elem_id="plan")
+                        make = gr.Button(i18n("make"), variant="primary", min_width=120, elem_id="make")
+                    notice = gr.HTML(elem_id="notice", visible=False)
+                    with gr.Row():
+                        fields = [self._field(name, i18n(name)) for name in MAIN]
+                    with gr.Accordion(i18n("more"), open=False), gr.Row():
+                        fields += [self._field(name, _title(name)) for name in self.names[len(MAIN) :]]
+                with gr.Column(scale=6, min_width=320):
+                    view = gr.HTML(elem_id="view", js_on_load=TOGETHER)
+                    with gr.Row():
+                        cancel = gr.Button(
+                            i18n("cancel"), variant="stop", visible=False, min_width=120, elem_id="cancel"
+                        )
+                        reuse = gr.Button(i18n("reuse"), visible=False, min_width=120, elem_id="reuse")
+                    history = gr.Radio([], label=i18n("history"), elem_id="history", visible=False)
+                    leave = gr.Button(i18n("leave"), link="/logout", size="sm", visible=bool(self.tokens.all()))
+            del leave
+            quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+            shown = [history, view, cancel, reuse]
+            form = [picture, video, *fields]
+            for kind, button in (("generate", make), ("plan", plan)):
+                waits = quiet | {"show_progress": "minimal"}
+                told = button.click(self._submitter(kind), form, [notice, *shown], **waits)
+                told.success(None, js=SHOW)
+            example.click(self.example, None, [picture, video], **quiet)
+            cancel.click(self.cancel, [history, view], shown, **quiet)
+            reuse.click(self.reuse, history, form, **quiet)
+            for event in (blocks.load, history.input, gr.Timer(POLL_SECONDS).tick):
+                event(self.look, [history, view], shown, **quiet)
+        return blocks
+
+    def _field(self, name: str, label: Any) -> Any:
+        """The component of a setting, as its annotation says."""
+        kind, notes = declared(GenerateConfig)[name]
+        value = _shown(self.defaults[name])
+        facts = {"label": label, "info": HELP.get(name), "min_width": 200, "elem_id": f"set-{name}"}
+        parts = [] if get_origin(kind) is Literal else [k for k in get_args(kind) if k is not NoneType]
+        kinds = parts or [kind]
+        empty = [("", "")] if NoneType in get_args(kind) else []
+        if get_origin(kinds[0]) is Literal:
+            return gr.Dropdown([*empty, *((c, c) for c in get_args(kinds[0]))], value=value or "", **facts)
+        if kinds[0] is bool and not empty:
+            return gr.Checkbox(value, **facts)
+        if kinds[0] is bool:
+            return gr.Dropdown([*empty, "true", "false"], value=value or "", **facts)
+        high = max((n.high for n in notes if isinstance(n, Range) and n.high < math.inf), default=0)
+        if kinds[0] in (int, float) and high < EXACT_IN_A_BROWSER and not empty:  # it shows an empty one as 0
+            return gr.Number(value, **facts)
+        return gr.Textbox("" if value is None else str(value), max_lines=1, **facts)
+
+    def _settings(self, values: tuple[Any, ...]) -> dict[str, Any]:
+        """The settings that the form asks for, without those that are the service's defaults."""
+        given = dict(zip(self.names, values, strict=True))
+        found: dict[str, Any] = {"preview": True}
+        for name, value in given.items():
+            kind = declared(GenerateConfig)[name][0]
+            read: Any = value
+            if value and any(get_origin(k) is tuple for k in (kind, *get_args(kind))):
+                read = value.split(",")
+            elif {int, float} & {kind, *get_args(kind)}:
+                with contextlib.suppress(ValueError):  # else the check of the settings says it better
+                    read = json.loads(str(value))
+            if value not in (None, "") and read != self.defaults[name]:
+                found[name] = read
+        return found
+
+    # --- events -----------------------------------------------------------------------------------------------------
+
+    def _submitter(self, kind: Kind) -> Callable[..., list[Any]]:
+        def submit(request: gr.Request, picture: str | None, video: str | None, *values: Any) -> list[Any]:
+            try:
+                token = self.tokens.authorize(request.cookies.get(COOKIE, ""), "jobs")
+                state = self._submit(token, kind, picture, video, values)
+            except (InputError, RefusedError) as e:
+                box = gr.update(value=_error(public(e), _language(request)), visible=True)
+                return [box, *[gr.skip()] * 4]
+            return [gr.update(value="", visible=False), *self._show(request, state.id, "", choose=True)]
+
+        return submit
+
+    def _submit(
+        self, token: Token, kind: Kind, picture: str | None, video: str | None, values: tuple[Any, ...]
+    ) -> JobState:
+        for name, path in (("picture", picture), ("video", video)):
+            if path is None or not Path(path).is_file():
+                raise RefusedError(422, f"no {name}", "a picture and a video", f"choose a {name}, or use the example")
+        self.jobs.check_count(token.name)
+        if self.jobs.disk_used() > self.config.max_disk * GIB:
+            raise RefusedError(507, "no room for more files", "room", "delete jobs, or try again later")
+        with self.jobs.incoming() as folder:
+            for name, path in (("picture", picture), ("video", video)):
+                shutil.copyfile(str(path), folder / name)
+            return self.jobs.accept(folder, token.name, kind, self._settings(values))[0]
+
+    def example(self) -> tuple[str, str]:
+        """Paths of the bundled picture and video."""
+        return str(find_asset("demo/person.png")), str(find_asset("demo/driving.mp4"))
+
+    def cancel(self, request: gr.Request, id: str | None, html: str | None) -> list[Any]:
+        """Cancel the job that is shown."""
+        if id:
+            token = self.tokens.authorize(request.cookies.get(COOKIE, ""), "jobs")
+            self.jobs.cancel(id, owner_of(token))
+        return self.look(request, id, html)
+
+    def reuse(self, request: gr.Request, id: str) -> list[Any]:
+        """Files and settings of a job, for the form."""
+        owner = self._owner(request)
+        files = (self.jobs.input(id, owner, name) for name in ("picture", "video"))
+        copies = [save_file_to_cache(path, os.environ["GRADIO_TEMP_DIR"]) for path in files]
+        if copies[1].endswith((".npz", ".json")):  # no video to be shown
+            copies[1] = None  # type: ignore[call-overload]
+        settings = self.defaults | self.jobs.state(id, owner).settings
+        return [*copies, *("" if (value := _shown(settings[n])) is None else value for n in self.names)]
+
+    def look(self, request: gr.Request, id: str | None, html: str | None) -> list[Any]:
+        """What has changed since the page showed `html`."""
+        return self._show(request, id, html or "")
+
+    # --- what is shown ----------------------------------------------------------------------------------------------
+
+    def _owner(self, request: gr.Request) -> str | None:
+        return owner_of(self.tokens.authorize(request.cookies.get(COOKIE, ""), "read"))
+
+    def _show(self, request: gr.Request, id: str | None, html: str, choose: bool = False) -> list[Any]:
+        """Updates of the history, the view and the buttons below it."""
+        owner, language = self._owner(request), _language(request)
+        states = self.jobs.list(owner, HISTORY, 0)
+        if states and id not in {s.id for s in states}:
+            id, choose = states[0].id, True
+        choices = [(_line(s, language), s.id) for s in states]
+        mark = f"list-{hashlib.sha256(json.dumps(choices).encode()).hexdigest()[:8]}"
+        chosen = next((s for s in states if s.id == id), None)
+        content = self._view(chosen, owner, language) if chosen else _empty(language)
+        new = f'<div class="mm {mark}">{content}</div>'
+        if new == html and not choose:
+            return [gr.skip()] * 4
+        listed: dict[str, Any] = {"visible": bool(states)} | ({"value": id} if choose else {})
+        listed |= {"choices": choices} if choose or mark not in html else {}
+        active = chosen is not None and not chosen.ended
+        return [gr.update(**listed), new, gr.update(visible=active), gr.update(visible=chosen is not None)]
+
+    def _view(self, state: JobState, owner: str | None, language: int) -> str:
+        base, texts = f"/v1/jobs/{state.id}", {key: both[language] for key, both in TEXTS.items()}
+        parts = [f"<h3>{texts[f'{state.kind} job']}: {texts[state.state]}</h3>"]
+        if state.state == "running":
+            stage = texts.get(state.stage or "load", state.stage)
+            counted = f" {state.done} / {state.total}" if state.total and state.total > 1 else ""
+            left = "" if state.eta is None else ", " + texts["left"].format(math.ceil(state.eta))
+            parts.append(f'<progress value="{state.done or 0}" max="{state.total or 1}"></progress>')
+            parts.append(f"<div>{stage}{counted}{left}</div>")
+        if not state.ended and state.kind == "generate":
+            preview = f'<img src="{base}/preview?{state.stage}{state.done}" alt="">' if state.preview else "<div></div>"
+            after = _figure(preview, texts["preview"])
+            before = _figure(f'<img src="{base}/picture" alt="">', texts["picture"])
+            parts.append(f'<div class="pair">{before}{after}</div>')
+        if state.error:
+            parts.append(_error(state.error, language))
+        if state.state == "done" and state.kind == "plan":
+            lines = json.loads(public_sidecar(self.jobs.result(state.id, owner)))["plan"]
+            text = escape("\n".join(lines))
+            parts.append(f'<img class="plan" src="{base}/result" alt="{texts["plan job"]}"><pre>{text}</pre>')
+        if state.state == "done" and state.kind == "generate":
+            driving = _driving(base, self.jobs.input(state.id, owner, "video"), state.settings)
+            made = f'<video src="{base}/result" controls autoplay loop muted playsinline></video>'
+            parts.append(
+                f'<div class="pair">{_figure(driving, texts["driving"])}{_figure(made, texts["result"])}</div>'
+                f'<p><a class="get" href="{base}/result" download="{state.id}.mp4">{texts["download"]}</a></p>'
+            )
+        given = [f"{k} {v}" for k, v in state.settings.items() if k != "preview"]
+        facts = [texts["frames"].format(state.frames), *given]
+        return "".join([*parts, f"<small>{escape(', '.join(facts))}</small>"])
+
+
+# --- pieces -------------------------------------------------------------------------------------------------------
+
+HELP = field_help(GenerateConfig)
+
+
+def _title(name: str) -> str:
+    return name.replace("_", " ").capitalize()
+
+
+def _shown(value: Any) -> Any:
+    """A value as the form shows it."""
+    return ", ".join(map(str, value)) if isinstance(value, (tuple, list)) else value
+
+
+def _language(request: Request | gr.Request) -> Literal[0, 1]:
+    """Which of the `TEXTS` a browser asks for."""
+    return 1 if request.headers.get("accept-language", "").lower().startswith("zh") else 0
+
+
+def _line(state: JobState, language: int) -> str:
+    made = time.strftime("%m-%d %H:%M", time.localtime(state.created))
+    words = [TEXTS[key][language].format(state.frames) for key in (f"{state.kind} job", "frames", state.state)]
+    return f"{SYMBOLS[state.state]} {made}  {', '.join(words)}"
+
+
+def _empty(language: int) -> str:
+    return f'<div class="empty">{TEXTS["empty"][language]}</div>'
+
+
+def _error(error: dict[str, str], language: int) -> str:
+    rows = [f"<b>{escape(error['got'])}</b>"]
+    rows += [f"{TEXTS[name][language]}: {escape(error[name])}" for name in ("expected", "fix")]
+    return f'<div class="mm"><div class="error">{"<br>".join(rows)}</div></div>'
+
+
+def _figure(content: str, caption: str) -> str:
+    return f"<figure>{content}<figcaption>{caption}</figcaption></figure>"
+
+
+def _driving(base: str, path: Path, settings: dict[str, Any]) -> str:
+    """The driving video as browsers show it; of a pose file, the picture."""
+    if path.suffix in (".npz", ".json"):
+        return f'<img src="{base}/picture" alt="">'
+    if path.suffix in (".gif", ".webp"):
+        return f'<img src="{base}/video" alt="">'
+    start, tempo = (escape(str(settings.get(name, d))) for name, d in (("start", 0), ("tempo", 1)))
+    return f'<video src="{base}/video" data-start="{start}" data-tempo="{tempo}" muted playsinline></video>'

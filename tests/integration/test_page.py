@@ -1,0 +1,230 @@
+"""The page of the service in a real browser: Debian's chromium and chromium-driver, driven by selenium."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mimicmotion.serve.tokens import Tokens
+from service import Service
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed (pip install -e '.[dev]')")
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (CHROMIUM and DRIVER),
+        reason="chromium and chromedriver are not installed (apt install chromium chromium-driver)",
+    ),
+]
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1280,900"]
+PATIENCE = 300  # seconds; only a broken page waits so long
+
+
+class Page:
+    """The open page, in words of its elements."""
+
+    def __init__(self, driver: Any, pictures: Path) -> None:
+        self.driver, self.pictures = driver, pictures
+
+    def js(self, code: str, *args: Any) -> Any:
+        return self.driver.execute_script(code, *args)
+
+    def until(self, what: str, code: str) -> Any:
+        from selenium.webdriver.support.ui import WebDriverWait
+
+        try:
+            return WebDriverWait(self.driver, PATIENCE, poll_frequency=0.1).until(lambda _: self.js(f"return {code}"))
+        except Exception as e:
+            self.shot("failed")
+            raise AssertionError(f"no {what}: {self.text('view')} {self.text('notice')}") from e
+
+    def text(self, id: str) -> str:
+        return self.js("return document.getElementById(arguments[0])?.innerText || ''", id)
+
+    def open(self, url: str, size: tuple[int, int] | None = None) -> None:
+        if size is None:
+            self.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        else:
+            metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 2, "mobile": True}
+            self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        self.driver.get(url)
+        self.until("page", "!!document.querySelector('#make') && !!document.querySelector('#view .mm')")
+
+    def click(self, id: str) -> None:
+        element = self.driver.find_element("css selector", f"button#{id}, #{id} button")
+        self.js("arguments[0].click()", element)
+
+    def write(self, name: str, value: Any) -> None:
+        field = self.driver.find_element("css selector", f"#set-{name} input, #set-{name} textarea")
+        self.js("arguments[0].scrollIntoView({block: 'center'})", field)
+        field.clear()
+        field.send_keys(str(value) + "\t")
+
+    def value(self, name: str) -> str:
+        return self.js("return document.querySelector(`#set-${arguments[0]} :is(input, textarea)`).value", name)
+
+    def example(self) -> None:
+        self.click("example")
+        self.until("example", "!!document.querySelector('#picture img') && !!document.querySelector('#video video')")
+
+    def until_says(self, id: str, *texts: str) -> None:
+        found = " || ".join(f"document.getElementById('{id}')?.innerText.includes({text!r})" for text in texts)
+        self.until(f"{texts} in #{id}", found)
+
+    def until_done(self) -> None:
+        """Wait for the result, which must be a video that plays."""
+        self.until_says("view", "Video: done", "Video: failed")
+        videos = "[...document.querySelectorAll('#view video')]"
+        self.until("players", f"{videos}.length === 2 && {videos}.every((v) => v.readyState >= 2 && v.videoWidth > 0)")
+
+    def shot(self, name: str) -> None:
+        self.driver.save_screenshot(str(self.pictures / f"{name}.png"))
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    home = tmp_path_factory.mktemp("chromium")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in [*FLAGS, f"--user-data-dir={home / 'profile'}"]:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=DRIVER))
+    pictures = Path(os.environ.get("MIMICMOTION_TEST_PICTURES", home))
+    try:
+        yield Page(driver, pictures)
+    finally:
+        driver.quit()
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with Service(tmp_path_factory.mktemp("service"), "--page") as running:
+        yield running
+
+
+def url(service: Service) -> str:
+    return f"http://127.0.0.1:{service.port}/"
+
+
+@pytest.mark.parametrize("size", [None, (390, 844)], ids=["desktop", "phone"])
+def test_a_whole_job_with_a_reload_in_the_middle(page: Page, service: Service, size: tuple[int, int] | None) -> None:
+    name = "phone" if size else "desktop"
+    page.open(url(service), size)
+    page.example()
+    page.write("duration", 0.2)
+    page.write("seed", 7 if size else 8)
+    page.write("num_inference_steps", 20)
+    page.shot(f"{name}-form")
+    page.click("make")
+    page.until_says("view", "Loading", "Finding poses", "Denoising", "Encoding")
+    page.shot(f"{name}-running")
+    job = service.client.list(limit=1)[0]
+    assert not job.ended
+    page.driver.refresh()
+    page.until("page", "!!document.querySelector('#view .mm')")
+    page.until_done()
+    page.shot(f"{name}-done")
+    state = service.client.state(job.id)
+    given = {"duration": 0.2, "seed": 7 if size else 8, "num_inference_steps": 20}
+    assert state.settings == given | {"preview": True}
+    href = page.js("return document.querySelector('#view a.get').getAttribute('href')")
+    assert service.request("GET", href)[1] == service.request("GET", f"/v1/jobs/{job.id}/result")[1]
+    page.until("history", "document.querySelectorAll('#history input').length >= 1")
+    assert page.value("seed") == "42"  # the form is new
+    page.click("reuse")
+    page.until("settings", f"document.querySelector('#set-seed :is(input, textarea)').value === '{given['seed']}'")
+    assert (page.value("duration"), page.value("num_inference_steps")) == ("0.2", "20")
+    page.until("files", "!!document.querySelector('#picture img') && !!document.querySelector('#video video')")
+    assert page.js("return document.documentElement.scrollWidth <= window.innerWidth")
+    asked = page.js("return performance.getEntriesByType('resource').map((e) => e.name)")
+    assert asked
+    assert all(a.startswith((url(service), "data:", "blob:")) for a in asked)
+    assert "Traceback" not in (service.folder / "log").read_text()
+
+
+def test_plan_mistake_cancel_and_choice(page: Page, service: Service) -> None:
+    page.open(url(service))
+    page.click("make")
+    page.until_says("notice", "no picture")
+    page.example()
+    page.write("duration", -1)
+    page.click("make")
+    page.until_says("notice", "duration=-1")
+    assert "a number above 0, at most 1000" in page.text("notice")
+    page.shot("mistake")
+    page.write("duration", 0.2)
+    page.click("plan")
+    page.until_says("view", "steps ")
+    assert "Plan: done" in page.text("view")
+    assert page.js("return document.querySelector('#view img.plan').naturalWidth") > 0
+    assert page.text("notice") == ""
+    page.shot("plan")
+    page.write("num_inference_steps", 1000)
+    page.click("make")
+    page.until_says("view", "Denoising")
+    page.click("cancel")
+    page.until_says("view", "Video: cancelled")
+    page.until("no button", "!document.querySelector('#cancel')?.offsetParent")
+    page.js("document.querySelectorAll('#history input')[1].click()")
+    page.until_says("view", "Plan: done")
+
+
+def test_a_restart_in_the_middle(page: Page, service: Service) -> None:
+    page.open(url(service))
+    page.example()
+    page.write("duration", 0.2)
+    page.write("num_inference_steps", 400)
+    page.click("make")
+    page.until_says("view", "Denoising")
+    service.kill()
+    time.sleep(3)  # the page asks in vain
+    service.start()
+    page.until_done()  # without a reload
+    page.driver.refresh()
+    page.until_done()
+
+
+def test_a_page_with_tokens(page: Page, tmp_path: Path) -> None:
+    with Service(tmp_path, "--page") as service:
+        secret = Tokens(service.data).add("anna", "jobs")
+        other = Tokens(service.data).add("ben", "jobs")
+        page.driver.get(url(service))
+        page.until("sign in", "!!document.querySelector('input[type=password]')")
+        page.shot("login")
+        for path in ("/config", "/gradio_api/info", "/gradio_api/heartbeat/x", "/v1/jobs"):
+            assert service.request("GET", path)[0] == 401
+        assert service.request("POST", "/gradio_api/upload")[0] == 401
+        page.driver.find_element("name", "token").send_keys("mm_wrong\n")
+        page.until("refusal", "document.body.innerText.includes('not valid')")
+        page.driver.find_element("name", "token").send_keys(secret + "\n")
+        page.until("page", "!!document.querySelector('#view .mm')")
+        assert page.js("return document.cookie") == ""  # scripts cannot read it
+        page.example()
+        page.write("duration", 0.1)
+        page.click("make")
+        page.until_done()
+        cookie = {"Cookie": f"mimicmotion-token={other}"}
+        (job,) = page.js("return [...document.querySelectorAll('#history input')].map((e) => e.value)")
+        for name in ("result", "video", "picture"):
+            assert service.request("GET", f"/v1/jobs/{job}/{name}", cookie)[0] == 404
+        Tokens(service.data).revoke("anna")
+        page.driver.refresh()
+        page.until("sign in", "!!document.querySelector('input[type=password]')")
+
+
+def test_chinese(page: Page, service: Service) -> None:
+    page.driver.execute_cdp_cmd("Emulation.setLocaleOverride", {"locale": "zh-CN"})
+    agent = {"userAgent": page.js("return navigator.userAgent"), "acceptLanguage": "zh-CN,zh"}
+    page.driver.execute_cdp_cmd("Network.setUserAgentOverride", agent)
+    page.open(url(service))
+    page.until_says("make", "生成视频")
+    page.until_says("view", "视频", "计划")
+    page.shot("chinese")
