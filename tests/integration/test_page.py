@@ -162,8 +162,8 @@ def test_plan_mistake_cancel_and_choice(page: Page, service: Service) -> None:
     page.shot("mistake")
     page.write("duration", 0.2)
     page.click("plan")
-    page.until_says("view", "steps ")
-    assert "Plan: done" in page.text("view")
+    page.until_says("view", "Plan: done")
+    assert "12 passes of the U-Net" in page.text("view")
     assert page.js("return document.querySelector('#view img.plan').naturalWidth") > 0
     assert page.text("notice") == ""
     page.shot("plan")

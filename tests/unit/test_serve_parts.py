@@ -67,7 +67,7 @@ def test_tokens_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_no_other_computer_without_a_token(tmp_path: Path) -> None:
-    config = ServeConfig(data=tmp_path, host="0.0.0.0")
+    config = ServeConfig(data=tmp_path, host="0.0.0.0", page=False)
     with pytest.raises(ConfigError, match=r"host=0\.0\.0\.0 without a token"):
         create_app(config)
     Tokens(tmp_path).add("anna", "jobs")
