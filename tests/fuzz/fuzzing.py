@@ -453,7 +453,8 @@ class Cases:
     def __init__(self, name: str, root: Path) -> None:
         self.name, self.kind, self.root = name, KINDS[name], root
         (root / "sound").mkdir(parents=True)
-        self.kind.make(root / "sound")
+        made = run(lambda: self.kind.make(root / "sound"))  # in a fork, too: what starts threads here would lock forks
+        assert made.get("error") == "", (name, made)
         matches = sorted({p for glob in self.kind.files for p in (root / "sound").glob(glob) if p.is_file()})
         self.victims = [p.relative_to(root / "sound") for p in matches]
 
