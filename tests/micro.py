@@ -93,6 +93,13 @@ def micro_pipeline(
     return MimicMotionPipeline(backbone)
 
 
+def one_step_pipeline() -> MimicMotionPipeline:
+    """One step without guidance, told the residual of a warped picture: as the bundled model runs."""
+    pipe = micro_pipeline()
+    pipe.backbone.settings |= {"reference_warp": "residual", "sigmas": [3.0, 0.0], "guidance_scale": 1.0}
+    return pipe
+
+
 @functools.cache
 def _unet_vae_encoder() -> tuple[nn.Module, nn.Module, nn.Module]:
     vae = Autoencoder({"block_out_channels": [32, 32, 32, 32]})

@@ -52,32 +52,11 @@ from planted_job import (
     dancing,
     frames_of,
     left_over,
-    loaded_once,
     make_job,
     planted,
     random_frames,
-    save_micro_model,
     standing,
 )
-
-
-@pytest.fixture(scope="module")
-def micro_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_micro_model(tmp_path_factory.mktemp("model") / "micro")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def model_is_loaded_once(micro_folder: Path) -> Iterator[None]:
-    with loaded_once(micro_folder):
-        yield
-
-
-@pytest.fixture
-def job(tmp_path: Path, micro_folder: Path, monkeypatch: pytest.MonkeyPatch) -> GenerateConfig:
-    """A small job with planted poses."""
-    monkeypatch.setenv("MIMICMOTION_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(inputs, "find_estimator", planted(standing(1), dancing(FRAMES)))
-    return make_job(tmp_path, micro_folder)
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import pytest
 
+from http_server import serving
 from mimicmotion.study.votes import load_votes, votes_as_json
 from study_clips import build, result_folders, vote
 
@@ -110,13 +111,8 @@ class _Piecemeal(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def slow_hub() -> Iterator[SlowHub]:
-    server = SlowHub()
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(SlowHub()) as server:
+        yield server
 
 
 @pytest.mark.parametrize("kills", KILLS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,6 @@ import pytest
 
 from mimicmotion import cli
 from mimicmotion.errors import ConfigError
-from mimicmotion.generate import inputs
 from mimicmotion.generate.inspect import inspect
 from mimicmotion.generate.job import generate
 from mimicmotion.generate.outputs import side_by_side_path
@@ -19,27 +17,9 @@ from mimicmotion.generate.replay import replay
 from mimicmotion.runtime.progress import finish
 from mimicmotion.settings import GenerateConfig
 from mimicmotion.video.labels import draw, read
-from planted_job import FRAMES, dancing, frames_of, loaded_once, make_job, planted, save_micro_model, standing
+from planted_job import frames_of
 
 pytestmark = pytest.mark.whole
-
-
-@pytest.fixture(scope="module")
-def micro_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_micro_model(tmp_path_factory.mktemp("model") / "micro")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def model_is_loaded_once(micro_folder: Path) -> Iterator[None]:
-    with loaded_once(micro_folder):
-        yield
-
-
-@pytest.fixture
-def job(tmp_path: Path, micro_folder: Path, monkeypatch: pytest.MonkeyPatch) -> GenerateConfig:
-    monkeypatch.setenv("MIMICMOTION_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(inputs, "find_estimator", planted(standing(1), dancing(FRAMES)))
-    return make_job(tmp_path, micro_folder)
 
 
 def test_every_result_is_labelled_by_what_it_is_made_of(job: GenerateConfig) -> None:

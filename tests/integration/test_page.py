@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,36 +10,24 @@ from typing import Any
 
 import pytest
 
+from browser import OpenPage, chromium, needs_chromium
 from mimicmotion.serve.tokens import Tokens
 from service import Service
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed (pip install -e '.[dev]')")
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not (CHROMIUM and DRIVER),
-        reason="chromium and chromedriver are not installed (apt install chromium chromium-driver)",
-    ),
-]
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1280,900"]
+pytestmark = [pytest.mark.slow, needs_chromium]
 PATIENCE = 300  # seconds; only a broken page waits so long
 
 
-class Page:
+class Page(OpenPage):
     """The open page, in words of its elements."""
 
     def __init__(self, driver: Any, pictures: Path) -> None:
-        self.driver, self.pictures = driver, pictures
-
-    def js(self, code: str, *args: Any) -> Any:
-        return self.driver.execute_script(code, *args)
+        super().__init__(driver, PATIENCE)
+        self.pictures = pictures
 
     def until(self, what: str, code: str) -> Any:
-        from selenium.webdriver.support.ui import WebDriverWait
-
         try:
-            return WebDriverWait(self.driver, PATIENCE, poll_frequency=0.1).until(lambda _: self.js(f"return {code}"))
+            return super().until(what, code)
         except Exception as e:
             self.shot("failed")
             raise AssertionError(f"no {what}: {self.text('view')} {self.text('notice')}") from e
@@ -91,17 +78,9 @@ class Page:
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     home = tmp_path_factory.mktemp("chromium")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in [*FLAGS, f"--user-data-dir={home / 'profile'}"]:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=DRIVER))
     pictures = Path(os.environ.get("MIMICMOTION_TEST_PICTURES", home))
-    try:
+    with chromium(home, (1280, 900)) as driver:
         yield Page(driver, pictures)
-    finally:
-        driver.quit()
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import hashlib
 import json
 import re
 import shlex
-import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from http_server import serving
 from micro import micro_pipeline
 from mimicmotion import cli
 from mimicmotion.generate import inputs
@@ -91,29 +91,24 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 @pytest.fixture
 def hub(published: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """The hub, and an empty machine with a picture and a video."""
-    server = Hub(dict(published))
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    for name in ("HF_HUB_OFFLINE", "HF_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    monkeypatch.setenv("MIMICMOTION_CACHE", str(tmp_path / "cache"))
-    for place, known in enumerate(registry.KNOWN):  # the stand-ins have other sizes and checksums
-        if known.repo and not known.sdist:
-            files = tuple(registry.HubFile(f.path) for f in known.files)
-            entry = dataclasses.replace(known, files=files, revision=None)
-            every = (*registry.KNOWN[:place], entry, *registry.KNOWN[place + 1 :])
-            monkeypatch.setattr(registry, "KNOWN", every)
-    job = make_job(tmp_path, tmp_path)
-    job.picture.rename(tmp_path / "person.png")
-    job.video.rename(tmp_path / "dance.mp4")
-    monkeypatch.chdir(tmp_path)
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(Hub(dict(published))) as server:
+        for name in ("HF_HUB_OFFLINE", "HF_TOKEN"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+        monkeypatch.setenv("MIMICMOTION_CACHE", str(tmp_path / "cache"))
+        for place, known in enumerate(registry.KNOWN):  # the stand-ins have other sizes and checksums
+            if known.repo and not known.sdist:
+                files = tuple(registry.HubFile(f.path) for f in known.files)
+                entry = dataclasses.replace(known, files=files, revision=None)
+                every = (*registry.KNOWN[:place], entry, *registry.KNOWN[place + 1 :])
+                monkeypatch.setattr(registry, "KNOWN", every)
+        job = make_job(tmp_path, tmp_path)
+        job.picture.rename(tmp_path / "person.png")
+        job.video.rename(tmp_path / "dance.mp4")
+        monkeypatch.chdir(tmp_path)
+        yield server
 
 
 @pytest.fixture

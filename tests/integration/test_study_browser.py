@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from browser import OpenPage, chromium, needs_chromium
 from mimicmotion.study.analyse import analyse_votes
 from mimicmotion.study.folder import Key, Study
 from mimicmotion.study.serve import StudyServer
@@ -20,46 +20,19 @@ from mimicmotion.study.votes import load_votes
 from mimicmotion.video.picture import write_picture
 from study_clips import BASELINES, OURS, build, clip, result_folders
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed (pip install -e '.[dev]')")
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER),
-    reason="chromium and chromedriver are not installed (apt install chromium chromium-driver)",
-)
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-dev-shm-usage",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=1200,800",
-]
+pytestmark = needs_chromium
 PATIENCE = 120  # seconds; only a broken page waits so long
 
 
-class Page:
+class Page(OpenPage):
     """The open page, in words of the study."""
 
     def __init__(self, driver: Any, downloads: Path) -> None:
-        self.driver, self.downloads = driver, downloads
+        super().__init__(driver, PATIENCE)
+        self.downloads = downloads
 
     def open(self, url: str) -> None:
         self.driver.get(url)
-
-    def js(self, code: str, *args: Any) -> Any:
-        return self.driver.execute_script(code, *args)
-
-    def until(self, what: str, code: str) -> Any:
-        from selenium.webdriver.support.ui import WebDriverWait
-
-        def look(_: Any) -> Any:
-            return self.js(f"return {code}")
-
-        return WebDriverWait(self.driver, PATIENCE, poll_frequency=0.05).until(look, what)
 
     def at(self, place: str) -> None:
         """Wait until this pair ("2 / 5") can be voted on."""
@@ -91,18 +64,10 @@ LEFT, RIGHT, SPACE, BACKSPACE = "\ue012", "\ue014", " ", "\ue003"
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     home = tmp_path_factory.mktemp("chromium")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in [*FLAGS, f"--user-data-dir={home / 'profile'}"]:
-        options.add_argument(flag)
-    (home / "downloads").mkdir()
-    options.add_experimental_option("prefs", {"download.default_directory": str(home / "downloads")})
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=DRIVER))
-    try:
-        yield Page(driver, home / "downloads")
-    finally:
-        driver.quit()
+    downloads = home / "downloads"
+    downloads.mkdir()
+    with chromium(home, (1200, 800), {"download.default_directory": str(downloads)}) as driver:
+        yield Page(driver, downloads)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fake_shards import FakeShards
-from micro import micro_pipeline
+from micro import micro_pipeline, one_step_pipeline
 from mimicmotion.backbones.tiny.detail import DetailNet
 from mimicmotion.errors import ConfigError
 from mimicmotion.pipeline import MimicMotionPipeline
@@ -36,10 +36,8 @@ SMALL: dict[str, Any] = {"widths": (8, 8, 8, 8), "blocks": (1, 0, 0, 1)}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pipe = micro_pipeline()
-    pipe.backbone.settings |= {"reference_warp": "residual", "sigmas": [3.0, 0.0], "guidance_scale": 1.0}
     path = tmp_path_factory.mktemp("model") / "micro"
-    pipe.save_pretrained(path)
+    one_step_pipeline().save_pretrained(path)
     return path
 
 

@@ -11,7 +11,6 @@ import json
 import pickle
 import sys
 import tarfile
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +23,7 @@ from hypothesis import strategies as st
 from numpy import ndarray
 
 from fake_shards import write_records
+from http_server import serving
 from mimicmotion.data.shards import index as index_module
 from mimicmotion.data.shards import storage
 from mimicmotion.data.shards.index import save_index, scan_folder
@@ -474,10 +474,8 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     (tmp_path / "there").mkdir()
     handler = functools.partial(Quiet, directory=str(tmp_path / "there"))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{running.server_address[1]}"
-        running.shutdown()
+    with serving(http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)) as running:
+        yield f"http://127.0.0.1:{running.server_port}"
 
 
 def check_remote(url: str, there: Path, cache: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from micro import micro_pipeline
+from micro import one_step_pipeline
 from mimicmotion.backbones.tiny.detail import DetailNet
 from mimicmotion.backbones.tiny.warp import PARTS, MovedPicture, WarpInput, WarpNet, show_moved, warp_input
 from mimicmotion.errors import ConfigError, InputError
@@ -84,8 +84,7 @@ def test_nobody_in_the_picture_leaves_it_as_it_is(clip: SynthClip) -> None:
 
 
 def test_the_model_shows_the_moved_picture_where_it_is_sure(clip: SynthClip) -> None:
-    pipe = micro_pipeline()
-    pipe.backbone.settings |= {"reference_warp": "residual", "sigmas": [3.0, 0.0], "guidance_scale": 1.0}
+    pipe = one_step_pipeline()
     parts = dataclasses.replace(pipe.backbone.components, detail=DetailNet((8,) * 4, (1, 0, 0, 1)).eval())
     from mimicmotion.backbones.tiny.backbone import TinyBackbone
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from micro import micro_pipeline
+from micro import one_step_pipeline
 from mimicmotion.backbones.tiny.warp import PICTURES, Warped, WarpNet
 from mimicmotion.cli import main
 from mimicmotion.errors import ConfigError, InputError
@@ -43,10 +43,8 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pipe = micro_pipeline()
-    pipe.backbone.settings |= {"reference_warp": "residual", "sigmas": [3.0, 0.0], "guidance_scale": 1.0}
     path = tmp_path_factory.mktemp("model") / "micro"
-    pipe.save_pretrained(path)
+    one_step_pipeline().save_pretrained(path)
     return path
 
 

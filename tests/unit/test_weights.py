@@ -9,7 +9,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from http_server import serving
 from mimicmotion.cli import main
 from mimicmotion.errors import InputError, OutputError, WeightsError
 from mimicmotion.weights import checks
@@ -104,13 +104,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MIMICMOTION_CACHE", str(tmp_path))
     monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    server = FakeHub()
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(FakeHub()) as server:
+        yield server
 
 
 def fetch(hub: FakeHub) -> Path:

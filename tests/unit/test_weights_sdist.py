@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import tarfile
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,6 +21,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from http_server import serving
 from mimicmotion.errors import InputError, WeightsError
 from mimicmotion.weights import registry as weights
 from mimicmotion.weights import sdist
@@ -107,13 +107,8 @@ def index(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Index]:
     monkeypatch.setenv("MIMICMOTION_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     monkeypatch.setattr(weights, "KNOWN", (*weights.KNOWN, KNOWN))
-    server = Index()
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(Index()) as server:
+        yield server
 
 
 @pytest.mark.parametrize("page", ["json", "html"])
