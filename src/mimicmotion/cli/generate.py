@@ -43,7 +43,7 @@ def plan(settings: GenerateConfig) -> None:
 def batch(settings: BatchConfig) -> int:
     """Run `generate` for every job of JOBS, each in a process of its own; one that fails does not stop the others.
 
-    Run again, it leaves what is done as it is and goes on with what was interrupted. Exit code 1: a job failed.
+    Run it again to resume: finished results are kept, interrupted jobs continue. Exit code 1: a job failed.
     """
     from mimicmotion.generate.batch import batch as job
 

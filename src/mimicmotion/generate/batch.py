@@ -1,6 +1,6 @@
 """Many jobs from one file, each in a process of its own: on this machine, on a Ray cluster or by a service.
 
-Each job gives the bytes that it gives alone. What is done already is left as it is, what was interrupted goes on.
+Each job gives the bytes that it gives alone. Finished results are kept, interrupted jobs resume.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def _written(config: GenerateConfig) -> list[Path]:
 
 
 def _run_job(config: GenerateConfig) -> tuple[State, str]:
-    """Make one result in this process; goes on with what an interrupted run left."""
+    """Make one result in this process, resuming an interrupted run."""
     try:
         finish(generate(dataclasses.replace(config, resume=state_path(config.output).exists())))
     except Exception as e:

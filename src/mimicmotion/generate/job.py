@@ -65,7 +65,7 @@ def animate(
         video: the driving video, or a pose file.
         output: the result: .mp4, .gif, .webp, or a folder name ending in / for PNG frames.
         on_progress: called with reports that have `stage`, `done`, `total` and `note`. What it raises ends the work;
-            raise `mimicmotion.Stopped` to cancel it so that it can go on with `resume=True`.
+            raise `mimicmotion.Stopped` to cancel it so that `resume=True` can continue it.
         pipeline: a loaded model to use again.
         settings: as on the command line and in YAML files, see `GenerateConfig`.
 
@@ -82,8 +82,8 @@ def generate(
 ) -> Job[GenerateResult]:
     """Make the video; yields progress per stage.
 
-    While it runs, its state is kept beside the output (see `generate.run_state`): interrupted, killed or closed it
-    can go on with `config.resume`.
+    While it runs, its state is kept beside the output (see `generate.run_state`). After an interrupt or a kill,
+    `config.resume` continues from it.
 
     Args:
         config: all settings.

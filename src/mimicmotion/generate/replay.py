@@ -63,7 +63,7 @@ def replay(
     Args:
         sidecar: OUTPUT.json that `generate` wrote.
         output: the new result; None is OUTPUT-replay beside the sidecar.
-        resume: go on with an interrupted replay.
+        resume: continue an interrupted replay.
         pipeline: a loaded model to use again.
         places: where files of `MOVABLE` lie now, for those that are no longer where they were; an input that is not
             there is looked for beside the sidecar.

@@ -31,14 +31,13 @@ from mimicmotion.errors import ConfigError, InputError, MimicMotionError, Output
 from mimicmotion.generate.outputs import preview_path
 from mimicmotion.serve.jobs import OUTPUTS, Jobs, Kind, public, public_sidecar
 from mimicmotion.serve.tokens import COOKIE, Token, Tokens, owner_of
-from mimicmotion.serve.uploads import Form, RefusedError
+from mimicmotion.serve.uploads import MIB, Form, RefusedError
 from mimicmotion.settings import GenerateConfig
 from mimicmotion.settings.serve import LOOPBACK, ServeConfig, callers_settings
 from mimicmotion.settings.serve import Scope as TokenScope
 
 logger = logging.getLogger(__name__)
 
-MIB, GIB = 2**20, 2**30
 EVENT_SECONDS, KEEP_ALIVE_SECONDS = 0.5, 15.0
 HEADERS = {
     b"x-content-type-options": b"nosniff",
@@ -165,7 +164,7 @@ def serve(config: ServeConfig, tell: Callable[[str], object]) -> None:
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False, timeout_graceful_shutdown=3))
     signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again when all is done
     host = f"[{config.host}]" if ":" in config.host else config.host
-    tell(f"http://{host}:{listener.getsockname()[1]} (Ctrl-C stops; what runs then is gone on with later)")
+    tell(f"http://{host}:{listener.getsockname()[1]} (Ctrl-C stops it; running jobs are resumed at the next start)")
     with contextlib.suppress(KeyboardInterrupt):
         server.run(sockets=[listener])
 
@@ -174,7 +173,7 @@ def serve(config: ServeConfig, tell: Callable[[str], object]) -> None:
 
 
 def _allowed(scope: TokenScope) -> Callable[[Request], Token]:
-    """What gives the token of a request, and refuses one without that scope."""
+    """A dependency that returns the token of a request, and refuses one without this scope."""
 
     def find(request: Request) -> Token:
         kind, _, secret = request.headers.get("authorization", "").partition(" ")
@@ -210,8 +209,7 @@ async def _receive(request: Request, token: Token, kind: Kind, key: str | None) 
         request.app.state.receiving += piece
         if size > limit:
             raise _too_large(config.max_upload)
-        if used + request.app.state.receiving > config.max_disk * GIB:
-            raise RefusedError(507, "no room for more files", "room", "delete jobs, or try again later")
+        jobs.check_room(used + request.app.state.receiving)
 
     with jobs.incoming() as folder:
         try:

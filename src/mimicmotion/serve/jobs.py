@@ -33,7 +33,7 @@ from mimicmotion.generate.outputs import preview_path, sidecar_path, state_path
 from mimicmotion.runtime.files import sha256_file
 from mimicmotion.runtime.interrupt import Stopped
 from mimicmotion.runtime.run_folder import FolderLock, durable_file, sync
-from mimicmotion.serve.uploads import FORM, RefusedError, name_by_content
+from mimicmotion.serve.uploads import FORM, GIB, RefusedError, name_by_content
 from mimicmotion.serve.worker import LOCK, PROGRESS, Checker, DiedError, Generator, Worker, Workers
 from mimicmotion.settings import GenerateConfig, load_yaml, parse
 from mimicmotion.settings.parsing import nearest
@@ -53,7 +53,7 @@ REPEATED = {"got": "a job that ended the service again and again", "expected": "
 MAX_DEATHS = 10
 """How often in a row a worker may die on a job, without going on, until the job fails."""
 JOB_SECONDS, CHECK_SECONDS = 24 * 3600.0, 60.0
-CHECK_MEMORY = 6 * 2**30
+CHECK_MEMORY = 6 * GIB
 CHECKERS = 2
 CANCEL_SECONDS, SHUTDOWN_SECONDS = 3.0, 60.0
 """Until a worker that should stop is killed."""
@@ -295,6 +295,11 @@ class Jobs:
         if len(DBOS.list_workflows(user=owner, status=ACTIVE, limit=most, load_input=False, load_output=False)) >= most:
             raise RefusedError(429, f"{most} jobs that wait or run", f"at most {most}", "wait until one has ended")
 
+    def check_room(self, used: int) -> None:
+        """Raise RefusedError if the data folder holds as many bytes as allowed, or more."""
+        if used > self.config.max_disk * GIB:
+            raise RefusedError(507, "no room for more files", "room", "delete jobs, or try again later")
+
     def disk_used(self) -> int:
         """Bytes of the files in the data folder."""
         total = 0
@@ -319,7 +324,7 @@ class Jobs:
             self._lock = FolderLock(self.data / f"{self.name}.lock")
 
     def open(self) -> None:
-        """Begin to work: jobs that an earlier process left are gone on with.
+        """Start working, and resume the jobs that an earlier process left.
 
         Raises:
             ConfigError: another process of this name has the data folder.

@@ -32,13 +32,12 @@ from mimicmotion.client import JobState
 from mimicmotion.errors import InputError
 from mimicmotion.serve.jobs import Jobs, Kind, public, public_sidecar
 from mimicmotion.serve.tokens import COOKIE, Token, Tokens, owner_of
-from mimicmotion.serve.uploads import RefusedError
+from mimicmotion.serve.uploads import MIB, RefusedError
 from mimicmotion.settings import GenerateConfig
 from mimicmotion.settings.parsing import Range, declared, field_help
 from mimicmotion.settings.serve import ServeConfig, callers_settings
 from mimicmotion.weights.registry import find_asset
 
-MIB, GIB = 2**20, 2**30
 HISTORY = 30
 POLL_SECONDS = 1.0
 EXACT_IN_A_BROWSER = 2**53
@@ -208,9 +207,10 @@ class Gate:
             words = {name: TEXTS[name][language] for name in ("token", "enter")}
             return HTMLResponse(LOGIN.format(note=note, **words), 401)
         if path.endswith("/upload"):
-            used = await run_in_threadpool(self.jobs.disk_used)
-            if used > self.jobs.config.max_disk * GIB:
-                return PlainTextResponse("no room for more files: delete jobs, or try again later", 507)
+            try:
+                self.jobs.check_room(await run_in_threadpool(self.jobs.disk_used))
+            except RefusedError as e:
+                return PlainTextResponse(str(e), e.status)
         return None
 
 
@@ -335,8 +335,7 @@ class Page:
             if path is None or not Path(path).is_file():
                 raise RefusedError(422, f"no {name}", "a picture and a video", f"choose a {name}, or use the example")
         self.jobs.check_count(token.name)
-        if self.jobs.disk_used() > self.config.max_disk * GIB:
-            raise RefusedError(507, "no room for more files", "room", "delete jobs, or try again later")
+        self.jobs.check_room(self.jobs.disk_used())
         with self.jobs.incoming() as folder:
             for name, path in (("picture", picture), ("video", video)):
                 shutil.copyfile(str(path), folder / name)

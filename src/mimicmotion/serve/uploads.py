@@ -17,6 +17,7 @@ from mimicmotion.runtime.files import writing
 
 FILES, TEXTS = ("picture", "video"), ("settings", "priority")
 MAX_TEXT = 1 << 16
+MIB, GIB = 2**20, 2**30
 MAX_SILENCE = 30.0
 """Seconds between two pieces of an upload."""
 FORM = "a form (multipart/form-data) with the files 'picture' and 'video'"
