@@ -77,8 +77,8 @@ ifneq ($(PIN),)
 $(VENV)/.dev: $(VENV)/lowest.txt
 endif
 
-NUMBERS := tests/parity $(wildcard $(patsubst %,tests/unit/test_%.py,attention block_cache conditioning decode denoiser detail \
-  execution execution_plan fusion fvd geometry guidance image_encoder latent_warp layers lora loss lpips mask objective picture \
+NUMBERS := tests/parity tests/integration/test_predicted_memory.py $(wildcard $(patsubst %,tests/unit/test_%.py,attention block_cache conditioning decode denoiser detail \
+  execution execution_plan fusion fvd geometry guidance image_encoder latent_warp layers lora loss lpips mask memory_prediction objective picture \
   pipeline posenet quantize sampling schedule solvers tiny_networks trained_parameters unet vae warp))
 
 test-cpus: $(VENV)/.dev  ## the numeric tests as other kinds of CPU compute, on one and two threads

@@ -131,14 +131,22 @@ def _facts(value: Any) -> Any:
 def _copied(x: Tensor, weight: Tensor, out: Tensor, cpu: bool) -> int:
     """Bytes of temporary copies in a convolution.
 
-    It wants input and weight in one order; without channels last oneDNN, on a CPU, puts input and result into blocks
-    of 16 channels.
+    It wants input and weight in one order; without channels last oneDNN, on a CPU, puts input and result into blocks of
+    as many channels as its registers hold. Where it does not know a 16-bit format, PyTorch unfolds the input instead.
     """
+    if cpu and x.element_size() == 2 and not _known_to_onednn(x.dtype):
+        return out.numel() // out.shape[1] * weight[0].numel() * x.element_size() * (weight[0, 0].numel() > 1)
     if _channels_last(x):
         return 0
     if _channels_last(weight) or not cpu:
         return x.nbytes * _channels_last(weight)
-    return max(x.nbytes, out.nbytes * math.ceil(out.shape[1] / 16) * 16 // out.shape[1])
+    block = {"AVX512": 16, "AVX2": 8}.get(torch.backends.cpu.get_cpu_capability(), 4)
+    return max(x.nbytes, out.nbytes * math.ceil(out.shape[1] / block) * block // out.shape[1])
+
+
+def _known_to_onednn(dtype: torch.dtype) -> bool:
+    asked = torch.ops.mkldnn._is_mkldnn_bf16_supported, torch.ops.mkldnn._is_mkldnn_fp16_supported
+    return asked[dtype == torch.float16]()
 
 
 def _channels_last(x: Tensor) -> bool:
