@@ -165,7 +165,7 @@ def test_consent_instructions_practice_several_questions_and_ties(page: Page, re
         page.click("agree")
         page.shot("instructions")
         start = page.js(f"return {ID}'start').innerText")
-        assert all(text in start for text in ("5 pairs", "Better?", "Smoother?", "Look at the hands.", "neither"))
+        assert all(text in start for text in ("6 pairs", "Better?", "Smoother?", "Look at the hands.", "neither"))
         page.click("begin")
         page.at("Practice 1 / 1, question 1 / 2")
         assert page.js(f"return {ID}'heading').textContent") == "Better?"
@@ -325,6 +325,7 @@ def test_wide_videos_stand_one_above_the_other_on_a_phone(page: Page, tmp_path: 
                 page.shot(f"wide-{width}x{height}")
                 left, top = page.js(place, "left"), page.js(place, "top")
                 assert (left[0] == left[1], top[0] < top[1]) == (stacked, stacked)
+                assert page.js("return document.querySelector('#a video').clientWidth") >= 320
     finally:
         page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 

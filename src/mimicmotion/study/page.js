@@ -2,6 +2,7 @@
 (async () => {
   const $ = (id) => document.getElementById(id);
   const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  let rater = ""; // signed id
   const study = await ask("GET", "about").catch(() => null);
   if (!study) return problem("The study cannot be reached. Please try again later.");
   document.title = study.title;
@@ -17,7 +18,6 @@
       try { localStorage.setItem(`${study.study}/${name}`, value); } catch { memory.set(name, value); }
     },
   };
-  let rater = ""; // signed id
   let unsent = [];
   const save = () => keep.set(`unsent/${rater}`, JSON.stringify(unsent));
 
