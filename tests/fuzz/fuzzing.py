@@ -107,9 +107,9 @@ def encode(path: Path, codec: str, *, pixels: str = "yuv420p", sound: str = "", 
 
 def encode_sound(container: Any, stream: Any) -> None:
     kind = stream.codec_context.format.name
-    dtype = np.int16 if kind.startswith("s16") else np.float32
+    dtype, loud = {"s16": (np.int16, 9000), "s32": (np.int32, 9000 << 16), "flt": (np.float32, 0.3)}[kind[:3]]
     for i in range(48):
-        tone = np.sin(np.arange(1024) / 9 + i) * (9000 if dtype is np.int16 else 0.3)
+        tone = np.sin(np.arange(1024) / 9 + i) * loud
         frame = av.AudioFrame.from_ndarray(tone.astype(dtype)[None], format=kind, layout="mono")
         frame.sample_rate, frame.pts = 48000, 1024 * i
         container.mux(stream.encode(frame))

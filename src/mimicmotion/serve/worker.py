@@ -204,10 +204,12 @@ class Checker:
         if frames is None:
             fix = "set 'duration', or convert the video to MP4"
             raise MediaError(f"{config.video} does not say how long it is", "a video that does", fix)
-        if frames > self.max_seconds * min(config.fps, FRAME_RATE):
+        fps = config.output_fps or config.fps
+        written = frames * fps / config.fps
+        if written > self.max_seconds * min(fps, FRAME_RATE):
             expected = f"at most {self.max_seconds:g} seconds and {FRAME_RATE} frames in each"
             fix = "set 'duration', or lower 'fps'"
-            raise InputError(f"a result of {frames} frames at {config.fps:g} per second", expected, fix)
+            raise InputError(f"a result of {written:.0f} frames at {fps:g} per second", expected, fix)
         return frames
 
 

@@ -36,8 +36,10 @@ def has_sidecars(folder: Path) -> bool:
 
 
 def sidecar_fusion(video: Path) -> FusionConfig | None:
-    """How the segments of a result were cut and joined; None if no readable sidecar says so."""
+    """How the segments of a result were cut and joined; None if no readable sidecar says so, or frames are repeated."""
     try:
-        return parse(FusionConfig, read_json(sidecar_of(video), "a sidecar", "make it anew")["fusion"])
-    except (InputError, KeyError, TypeError):
+        facts = read_json(sidecar_of(video), "a sidecar", "make it anew")
+        repeated = facts.get("settings", {}).get("output_fps")
+        return None if repeated else parse(FusionConfig, facts["fusion"])
+    except (AttributeError, InputError, KeyError, TypeError):
         return None
