@@ -255,7 +255,7 @@ def make_shards(folder: Path) -> None:
             "truth": {"masks": np.zeros((4, 8), np.uint8)},
         }
         records = [RecordData(key=f"v-{i:03d}", video="v", frames=pictures, poses=few, **extra) for i in range(2)]
-        write_records(folder / store, ShardSettings((64, 48), store), records)
+        write_records(folder / store, ShardSettings(size=(64, 48), store=store), records)
     shutil.copytree(folder / "png", folder / "without")
     (folder / "without" / "index.json").unlink()
 

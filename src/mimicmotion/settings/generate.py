@@ -135,6 +135,8 @@ class GenerateConfig(DrivingOptions, PoseOptions, SamplingOptions, ExecutionOpti
             refuse_unused(self, ["overlap_frames"], "with fusion=none")
         if self.output.suffix.lower() in ("", ".gif", ".webp"):
             refuse_unused(self, ["audio"], "with an output that holds no sound")
+        if self.label != "signed":
+            refuse_unused(self, ["signer"], f"with label={self.label}")
         if self.output_fps is not None and self.output_fps < self.fps:
             got = f"output_fps={self.output_fps:g} below fps={self.fps:g}"
             raise ConfigError(got, "at least 'fps': frames are repeated, never dropped", "lower 'fps'")
