@@ -41,7 +41,8 @@ class JobState:
         stage: what is being done: load, picture, poses, encode, denoise, write.
         done: frames or steps of the stage that are done.
         total: frames or steps of the stage.
-        eta: seconds until the stage is done, at its speed so far.
+        eta: seconds until the job is done, by the stage's speed so far and by what later stages took in the service's
+            last job; for the first one, until the stage is done.
         preview: whether there is a preview picture (the setting `preview` asks for it).
         error: got, expected and fix, of a job that failed.
     """

@@ -46,6 +46,7 @@ from mimicmotion.settings import FusionConfig, GenerateConfig, PosesConfig, pers
 from mimicmotion.video.geometry import plan_fit, released_round_trip
 from mimicmotion.video.picture import write_picture
 from mimicmotion.video.reader import open_video
+from mimicmotion.video.writer import open_writer
 from planted_job import (
     FRAMES,
     SIZE,
@@ -388,6 +389,47 @@ def test_what_the_source_cannot_give_is_said(job: GenerateConfig, tmp_path: Path
     assert "the source has 8 frames per second, the result 15" in note
     config = dataclasses.replace(config, video_fps=15.0)
     assert inputs.source_notes(config, inputs.open_driving(config)) == []
+
+
+TIMES_THREE = [0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 3]
+"""Four frames of 5 per second at 15: the nearest in time."""
+
+
+@pytest.fixture
+def slow(job: GenerateConfig, tmp_path: Path) -> GenerateConfig:
+    """The job driven by four frames of 5 per second."""
+    with open_writer(tmp_path / "slow.mp4", SIZE, 5.0) as writer:
+        for frame in random_frames(4, SIZE):
+            writer.write(frame)
+    return dataclasses.replace(job, video=tmp_path / "slow.mp4", num_inference_steps=1, save_every=0)
+
+
+def test_a_repeated_frame_is_looked_at_once(slow: GenerateConfig, tmp_path: Path) -> None:
+    config = PosesConfig(video=slow.video, output=tmp_path / "poses.npz", fps=15.0)
+    reports: list[Progress] = []
+    found = finish(find_poses(config), reports.append).poses  # the planted poses change with each frame looked at
+    np.testing.assert_array_equal(found.xy, dancing(4).xy[TIMES_THREE])
+    assert [r.done for r in reports if r.stage == "poses"] == [0, 1, 3, 6, 9, 12]
+
+
+def test_frames_can_be_repeated_only_when_written(slow: GenerateConfig, tmp_path: Path) -> None:
+    summary = finish(plan(dataclasses.replace(slow, output=tmp_path / "plan.png"))).summary()
+    assert "--fps 5 shows the same movement with less work, --output-fps 15 then repeats frames when" in summary
+    slow = dataclasses.replace(slow, fps=5.0, side_by_side=True, label="visible")
+    once = finish(generate(dataclasses.replace(slow, output=tmp_path / "once")))
+    reports: list[Progress] = []
+    config = dataclasses.replace(slow, output=tmp_path / "repeated", output_fps=15.0)
+    result = finish(generate(config), reports.append)
+    assert {r.total for r in reports if r.stage == "write"} == {4}
+    assert (result.num_frames, result.fps) == (12, 15.0)
+    np.testing.assert_array_equal(frames_of(result.path), frames_of(once.path)[TIMES_THREE])
+    assert result.side_by_side
+    assert once.side_by_side
+    np.testing.assert_array_equal(frames_of(result.side_by_side), frames_of(once.side_by_side)[TIMES_THREE])
+    assert sidecar_fusion(once.path)
+    assert sidecar_fusion(result.path) is None  # its segments begin at other frames of the file
+    with pytest.raises(ConfigError, match="output_fps=4 below fps=5"):
+        dataclasses.replace(slow, output_fps=4.0)
 
 
 def test_start_and_duration_hold_for_pose_files_by_stride(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,8 @@ from mimicmotion.video.reader import RELEASED_FPS
 from mimicmotion.video.timing import released_stride
 
 if TYPE_CHECKING:
-    from mimicmotion.pose.estimators.base import PoseEstimator
+    from mimicmotion.arrays import Frame
+    from mimicmotion.pose.estimators.base import PoseEstimator, PosePoints
     from mimicmotion.video.reader import VideoReader
 
 logger = logging.getLogger(__name__)
@@ -193,7 +194,7 @@ def source_notes(config: DrivingOptions, source: VideoReader | PoseSequence) -> 
     folder = not isinstance(source, PoseSequence) and source.path.is_dir()
     own = source.fps if isinstance(source, PoseSequence) else source.info.fps
     shown = config.fps or own or RELEASED_FPS
-    notes = []
+    notes, generates = [], isinstance(config, GenerateConfig)
     if (folder or not own) and config.video_fps is None:
         what = "the pictures do" if folder else "the pose file does"
         notes.append(f"{what} not say the frame rate: {own or shown:g} per second are assumed; give --video-fps")
@@ -202,6 +203,7 @@ def source_notes(config: DrivingOptions, source: VideoReader | PoseSequence) -> 
         notes.append(
             f"the source has {slower:g} frames per second, the result {shown:g}: frames are repeated; --fps {slower:g} "
             "shows the same movement with less work"
+            + (f", --output-fps {shown:g} then repeats frames when they are written" if generates else "")
         )
     if getattr(config, "audio", False) and not isinstance(source, PoseSequence) and not source.info.has_audio:
         notes.append(f"{source.path.name} has no sound, so the result has none")
@@ -284,21 +286,41 @@ def estimate_video(config: DrivingOptions, reader: VideoReader, estimator: PoseE
     """Find the poses frame by frame; the video is never held."""
     fps = result_fps(config, reader)
     size: tuple[int, int] = (reader.info.height, reader.info.width)
-    points = []
+    points: list[PosePoints] = []
+    starts: list[int] = []
     total = expected_frames(config, reader)
     check_limit("frames", total or 0, reader.path, MediaError)
     yield Progress("poses", 0, total)
     with prefetch(sampled_frames(config, reader)) as frames:  # the next frames are decoded meanwhile
-        for i, point in enumerate(estimator.estimate_stream(frames)):
+        for point in estimator.estimate_stream(_without_repeats(frames, starts)):
             points.append(point)
-            yield Progress("poses", i + 1, max(total or 0, i + 1) if total else None)
+            done = starts[len(points) - 1] + 1
+            yield Progress("poses", done, max(total or 0, done) if total else None)
     if not points:
         raise MediaError(
             f"{reader.path} from second {config.start:g} on has no frame", "at least one frame", "correct start"
         )
-    yield Progress("poses", len(points), len(points))
-    xy, confidence = (np.stack(part).astype(np.float32) for part in zip(*points, strict=True))
+    yield Progress("poses", starts[-1], starts[-1])
+    xy, confidence = (
+        np.stack(part).astype(np.float32).repeat(np.diff(starts), 0) for part in zip(*points, strict=True)
+    )
     return PoseSequence(xy, confidence, size, fps, getattr(estimator, "source", type(estimator).__name__))
+
+
+def _without_repeats(frames: Iterable[Frame], starts: list[int]) -> Iterator[Frame]:
+    """The frames but for those that only repeat the one before.
+
+    Args:
+        frames: as `VideoReader.frames` yields them.
+        starts: gets the position of each one among all frames, and at the end the number of all frames.
+    """
+    last, i = None, -1
+    for i, frame in enumerate(frames):
+        if frame is not last:
+            last = frame
+            starts.append(i)
+            yield frame
+    starts.append(i + 1)
 
 
 def sampled_frames(config: DrivingOptions, reader: VideoReader) -> Iterator[UInt8[ndarray, "height width 3"]]:

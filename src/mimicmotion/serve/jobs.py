@@ -14,6 +14,7 @@ import importlib.util
 import json
 import logging
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -34,7 +35,7 @@ from mimicmotion.runtime.files import sha256_file
 from mimicmotion.runtime.interrupt import Stopped
 from mimicmotion.runtime.run_folder import FolderLock, durable_file, sync
 from mimicmotion.serve.uploads import FORM, GIB, RefusedError, name_by_content
-from mimicmotion.serve.worker import LOCK, PROGRESS, Checker, DiedError, Generator, Worker, Workers
+from mimicmotion.serve.worker import LOCK, PROGRESS, RECORD, Checker, DiedError, Generator, Worker, Workers
 from mimicmotion.settings import GenerateConfig, load_yaml, parse
 from mimicmotion.settings.parsing import nearest
 from mimicmotion.settings.serve import OPERATORS, ServeConfig, callers_settings
@@ -44,7 +45,7 @@ logger = logging.getLogger(__name__)
 Kind = Literal["generate", "plan"]
 OUTPUTS: dict[str, str] = {"generate": "result.mp4", "plan": "plan.png"}
 PER_JOB = ("picture", "video", "output", "resume")
-RECORD, CANCELLED, QUEUE = "job.json", "cancelled", "jobs"
+CANCELLED, QUEUE = "cancelled", "jobs"
 STATES = {"ENQUEUED": "queued", "DELAYED": "queued", "PENDING": "running", "SUCCESS": "done", "CANCELLED": "cancelled"}
 ACTIVE, ENDED = ["ENQUEUED", "DELAYED", "PENDING"], ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
 HIGHEST_PRIORITY = 9
@@ -231,7 +232,8 @@ class Jobs:
         Raises:
             RefusedError: there is no such job, or it is another's.
         """
-        return self._state(DBOS.get_workflow_status(id) if self.folder(id).exists() else None, owner)
+        known = re.fullmatch("[0-9a-f]{32}", id) and self.folder(id).exists()
+        return self._state(DBOS.get_workflow_status(id) if known else None, owner)
 
     def list(self, owner: str | None, limit: int, offset: int) -> list[JobState]:
         """Jobs, the newest first."""

@@ -62,7 +62,7 @@ class VideoReader:
         end: float = math.inf,
         max_frames: int | None = None,
     ) -> Iterator[Frame]:
-        """Yield frames, uint8 RGB, all of size `info.size`.
+        """Yield frames, uint8 RGB, all of size `info.size`; a frame shown several times in a row is one array.
 
         Args:
             fps: take the frame nearest to every k / fps seconds. The duration is kept, even for variable frame
@@ -114,12 +114,14 @@ class VideoReader:
         return self._source.damage
 
     def _convert(self, picked: Iterator[Callable[[], Frame]], start: float) -> Iterator[Frame]:
-        empty = True
+        last: tuple[Callable[[], Frame], Frame] | None = None
         with self._reading():
             for to_rgb in picked:
-                empty = False
-                yield to_rgb()  # a repeated frame is an array of its own: the caller may draw on it
-        if empty:
+                if last is None or to_rgb is not last[0]:
+                    last = None  # two frames are never held
+                    last = to_rgb, to_rgb()
+                yield last[1]
+        if last is None:
             raise MediaError(
                 f"{self.path} has no frame after {start:g} s (it lasts {self.info.duration:.2f} s)",
                 "a start inside the video",
