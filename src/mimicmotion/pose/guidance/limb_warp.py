@@ -1,6 +1,6 @@
 """Animate the person in a picture limb by limb, without learning, by warping pieces of the picture to a pose.
 
-The person is cut out of the picture (colour segmentation initialised by the keypoints) and the background is filled.
+The person is cut out of the picture (by the bundled network and colours) and the background is filled.
 Head, torso, limbs, hands and feet are moved by affine maps from the reference pose to each driving pose, and painted
 from back to front. The inputs are those of a model: one picture, its pose, and the driving poses. It is the baseline in
 evaluation, and a small model can take its result as an extra condition (`reference_warp: limbs`).
@@ -8,6 +8,7 @@ evaluation, and a small model can take its result as an extra condition (`refere
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -25,7 +26,6 @@ from mimicmotion.pose.guidance.limbs import (
     UNSEEN,
     Affine,
     body_unit,
-    disc,
     has_face,
     leader_of,
     mean_confidence,
@@ -36,6 +36,7 @@ from mimicmotion.pose.guidance.limbs import (
     with_head,
 )
 from mimicmotion.pose.keypoints import PoseSequence
+from mimicmotion.pose.mask import SelfieSegmenter
 
 
 def limb_warp(reference: Frame, reference_pose: PoseSequence, poses: PoseSequence, *, segmented: bool = True) -> Frames:
@@ -45,7 +46,7 @@ def limb_warp(reference: Frame, reference_pose: PoseSequence, poses: PoseSequenc
         reference: RGB picture.
         reference_pose: pose of the picture, one frame, in pixels of the picture.
         poses: driving poses in pixels of the same picture, aligned to the person as in the pipeline.
-        segmented: cut along the person's outline found by GrabCut; False cuts along capsules and hulls around the
+        segmented: cut along the person's outline, see `segment_person`; False cuts along capsules and hulls around the
             keypoints.
 
     Raises:
@@ -220,7 +221,7 @@ def cut(
     if not seen:
         return Puppet(reference.astype(np.float32), np.stack([reference] * 2), {}, {}, {}, xy, unit, confidence)
     if person is None:
-        person = segment_person(reference, regions, unit) if segmented else np.any(list(regions.values()), 0)
+        person = segment_person(reference, pose) if segmented else np.any(list(regions.values()), 0)
     around = cv2.dilate(person.astype(np.uint8), np.ones((7, 7), np.uint8))
     background = cv2.inpaint(reference, around, 3, cv2.INPAINT_TELEA)
     regions = _adopt(with_head(regions, xy, face=face), person)
@@ -287,21 +288,20 @@ def _layer(reference: Frame, part: str, region: ndarray, person: ndarray, arms: 
     return np.dstack([colours * alpha[..., None], alpha]).astype(np.float32)
 
 
-def segment_person(
-    reference: Frame, regions: dict[str, Bool[ndarray, "height width"]], unit: float
-) -> Bool[ndarray, "height width"]:
-    """Segment the person by GrabCut, initialised with the cores of the parts and everything far from them."""
-    union = np.any(list(regions.values()), 0).astype(np.uint8)
-    far = cv2.dilate(union, disc(0.1 * unit))
-    trimap = np.where(far > 0, np.where(union > 0, cv2.GC_PR_FGD, cv2.GC_PR_BGD), cv2.GC_BGD).astype(np.uint8)
-    for region in regions.values():
-        core = cv2.distanceTransform(region.astype(np.uint8), cv2.DIST_L2, 3)
-        if core.max() > 0:
-            trimap[core > 0.6 * core.max()] = cv2.GC_FGD
+@functools.cache
+def _segmenter() -> SelfieSegmenter:
+    return SelfieSegmenter(threads=1, device="cpu")
+
+
+def segment_person(reference: Frame, pose: PoseSequence) -> Bool[ndarray, "height width"]:
+    """Segment the person by the bundled network, and where it is in doubt, by colours (GrabCut)."""
+    likely = _segmenter().mask(reference, pose.xy[0], pose.confidence[0])
+    bounds = [likely > 200, likely >= 128, likely >= 50]
+    trimap = np.select(bounds, [cv2.GC_FGD, cv2.GC_PR_FGD, cv2.GC_PR_BGD], cv2.GC_BGD).astype(np.uint8)
     if not (trimap == cv2.GC_BGD).any() or not (trimap == cv2.GC_FGD).any():
-        return union > 0
+        return likely >= 128
     cv2.setRNGSeed(0)  # GrabCut starts k-means from OpenCV's generator
-    cv2.grabCut(reference, trimap, (0, 0, 0, 0), np.zeros((1, 65)), np.zeros((1, 65)), 4, cv2.GC_INIT_WITH_MASK)
+    cv2.grabCut(reference, trimap, (0, 0, 0, 0), np.zeros((1, 65)), np.zeros((1, 65)), 2, cv2.GC_INIT_WITH_MASK)
     return (trimap == cv2.GC_FGD) | (trimap == cv2.GC_PR_FGD)
 
 

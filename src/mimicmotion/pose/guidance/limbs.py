@@ -87,7 +87,11 @@ def with_head(
     free = ~np.any([r for p, r in regions.items() if "arm" in p or "hand" in p] or [regions["head"] & False], 0)
     grown = {"head": (up > 0.3) & (up < 2.6) & (side < 1.25) & (free | regions["head"])}
     if "torso" in regions:
-        grown["torso"] = regions["torso"] | ((up > -0.6) & (up < 0.85) & (side < 1.1) & free)
+        neck = (up > -0.6) & (up < 0.85) & (side < 1.1) & free
+        if face:  # not the chin
+            hull = cv2.convexHull(np.clip(xy[kp.FACE][:17], -(2**15), 2**15).astype(np.float32))
+            neck &= cv2.fillConvexPoly(np.zeros((height, width), np.uint8), np.rint(hull).astype(np.int32), 1) == 0
+        grown["torso"] = regions["torso"] | neck
     return regions | grown
 
 
