@@ -23,6 +23,7 @@ from mimicmotion.pose.guidance.limbs import (
     BACK_TO_FRONT,
     ENDS,
     HIDDEN,
+    TORSO,
     UNSEEN,
     Affine,
     body_unit,
@@ -34,6 +35,7 @@ from mimicmotion.pose.guidance.limbs import (
     part_region,
     source_of,
     with_head,
+    within,
 )
 from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.pose.mask import SelfieSegmenter
@@ -224,7 +226,7 @@ def cut(
         person = segment_person(reference, pose) if segmented else np.any(list(regions.values()), 0)
     around = cv2.dilate(person.astype(np.uint8), np.ones((7, 7), np.uint8))
     background = cv2.inpaint(reference, around, 3, cv2.INPAINT_TELEA)
-    regions = _adopt(with_head(regions, xy, face=face), person)
+    regions = _apart(_adopt(with_head(regions, xy, face=face), person), xy)
     crossing = [p for p in seen if "forearm" in p or "hand" in p]
     arms = np.any([regions[p] for p in crossing if mean_confidence(confidence, p) >= HIDDEN] or [~person & person], 0)
     layers = {part: _layer(reference, part, region, person, arms) for part, region in regions.items()}
@@ -268,6 +270,20 @@ def _adopt(
     return {part: region | (orphans & (nearest == k)) for k, (part, region) in enumerate(regions.items())}
 
 
+def _apart(
+    regions: dict[str, Bool[ndarray, "height width"]], xy: Float64[ndarray, "134 2"]
+) -> dict[str, Bool[ndarray, "height width"]]:
+    """Leave to the torso what lies beside an arm, and to the hands what lies beside a thigh."""
+    size = next(iter(regions.values())).shape
+    hands = np.any([r for p, r in regions.items() if "hand" in p] or [np.zeros(size, bool)], 0)
+    out = {}
+    for part, region in regions.items():
+        others = within(xy[TORSO], size) if "arm" in part else hands if "thigh" in part else None
+        depth = cv2.distanceTransform(region.astype(np.uint8), cv2.DIST_L2, 3)
+        out[part] = region if others is None else region & (~others | (depth > 0.5 * depth.max()))
+    return out
+
+
 def part_regions(pose: PoseSequence) -> dict[str, Bool[ndarray, "height width"]]:
     """Region in which each visible part of a pose may be."""
     xy, confidence = pose.xy[0].astype(np.float64), pose.confidence[0].astype(np.float64)
@@ -279,7 +295,7 @@ def part_regions(pose: PoseSequence) -> dict[str, Bool[ndarray, "height width"]]
 def _layer(reference: Frame, part: str, region: ndarray, person: ndarray, arms: ndarray) -> ndarray:
     """Colours and opacity of a part; areas of torso and head hidden by the arms are filled in."""
     colours, opacity = reference, region & person
-    if part in ("torso", "head") and (arms & region).any() and not (arms | ~opacity).all():
+    if (part in ("torso", "head") or "thigh" in part) and (arms & region).any() and not (arms | ~opacity).all():
         unknown = arms | ~person if part == "torso" else arms
         near = cv2.dilate(region.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
         colours = cv2.inpaint(reference, (unknown & near).astype(np.uint8), 3, cv2.INPAINT_TELEA)
