@@ -21,12 +21,14 @@ from mimicmotion.arrays import Frame, Frames, PoseFrames
 from mimicmotion.errors import InputError
 from mimicmotion.pose.guidance.limbs import (
     BACK_TO_FRONT,
+    BONES,
     ENDS,
     HIDDEN,
     TORSO,
     UNSEEN,
     Affine,
     body_unit,
+    disc,
     has_face,
     leader_of,
     mean_confidence,
@@ -200,6 +202,8 @@ def moves(
         if part not in sources or mean_confidence(confidence, leader) < UNSEEN:
             continue
         source = sources[part]
+        if leader_of(source, known) != source:  # cut without points of its own
+            leader = ENDS[part][1]
         if leader != part:  # a hand or foot without points of its own stays in line with its limb
             source = ENDS[source][1]
         matrix = part_map(start, end, leader, source, unit, sure)
@@ -285,11 +289,17 @@ def _apart(
 
 
 def part_regions(pose: PoseSequence) -> dict[str, Bool[ndarray, "height width"]]:
-    """Region in which each visible part of a pose may be."""
+    """Region in which each visible part of a pose may be, and hands whose points were not found."""
     xy, confidence = pose.xy[0].astype(np.float64), pose.confidence[0].astype(np.float64)
     seen = [part for part in BACK_TO_FRONT if mean_confidence(confidence, part) >= UNSEEN]
     unit, face = body_unit(xy), has_face(confidence)
-    return {part: part_region(xy, part, unit, pose.size, face=face) for part in seen}
+    regions = {part: part_region(xy, part, unit, pose.size, face=face) for part in seen}
+    for part in BACK_TO_FRONT:
+        if "hand" in part and part not in seen and (bone := ENDS[part][1]) in seen:  # it is where the forearm ends
+            elbow, wrist = xy[list(BONES[bone][:2])]
+            ends = wrist + np.array([[0.1], [0.5]]) * (wrist - elbow)
+            regions[part] = cv2.dilate(within(ends, pose.size).astype(np.uint8), disc(0.09 * unit)) > 0
+    return regions
 
 
 def _layer(reference: Frame, part: str, region: ndarray, person: ndarray, arms: ndarray) -> ndarray:
