@@ -121,11 +121,12 @@ def mask(settings: MaskConfig) -> None:
 
 @app.command
 def demo(*, output: Annotated[Path, Output] = Path("out")) -> None:
-    """Run the bundled example: a bundled picture moves as a real man in a real video.
+    """Run the bundled examples: a rendered person moves as a man in a video, and a photograph as a man who talks.
 
     Args:
         output: The folder of the results.
     """
     from mimicmotion.generate.demo import demo as job
 
-    say(run_job(job(output)).summary())
+    for result in run_job(job(output)):
+        say(result.summary())
