@@ -46,6 +46,7 @@ from mimicmotion.settings import FusionConfig, GenerateConfig, PosesConfig, pers
 from mimicmotion.video.geometry import plan_fit, released_round_trip
 from mimicmotion.video.picture import write_picture
 from mimicmotion.video.reader import open_video
+from mimicmotion.video.writer import open_writer
 from planted_job import (
     FRAMES,
     SIZE,
@@ -399,6 +400,23 @@ def test_start_and_duration_hold_for_pose_files_by_stride(tmp_path: Path) -> Non
         dataclasses.replace(released, tempo=2.0)
     with pytest.raises(ConfigError, match="stride=1 with sampling=time"):
         dataclasses.replace(released, sampling="time")
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"fps": 15.0}, {"fps": 9.0, "start": 0.35, "duration": 1.1}, {"tempo": 1.7}, {"sampling": "released"}],
+)
+def test_a_pose_file_gives_the_frames_of_its_video(asked: dict[str, Any], tmp_path: Path) -> None:
+    """At 29.97 frames per second every second frame starts a little after k / 15 s, where the one before is wrong."""
+    count, fps = 60, 30000 / 1001
+    with open_writer(tmp_path / "numbers.mkv", (32, 32), fps) as writer:
+        for k in range(count):
+            writer.write(np.full((32, 32, 3), 4 * k, np.uint8))
+    poses = dancing(count)
+    poses = dataclasses.replace(poses, xy=np.broadcast_to(np.arange(count)[:, None, None], poses.xy.shape), fps=fps)
+    config = PosesConfig(video=tmp_path / "numbers.mkv", output=tmp_path / "unused.npz", **asked)
+    taken = [round(float(f.mean()) / 4) for f in inputs.sampled_frames(config, open_video(config.video))]
+    assert inputs.resample_poses(poses, config).xy[:, 0, 0].astype(int).tolist() == taken
 
 
 LATE = ("truncated picture", "4x4 picture", "start behind the end", "not a video", "pose file with NaN")

@@ -28,7 +28,7 @@ from mimicmotion.settings.parsing import refuse_unused
 from mimicmotion.settings.poses import person_choice
 from mimicmotion.video.geometry import Fit, check_size
 from mimicmotion.video.reader import RELEASED_FPS
-from mimicmotion.video.timing import released_stride
+from mimicmotion.video.timing import Timed, every, exact_rate, exact_seconds, released_stride, resample
 
 if TYPE_CHECKING:
     from mimicmotion.pose.estimators.base import PoseEstimator
@@ -328,21 +328,23 @@ def expected_frames(config: DrivingOptions, reader: VideoReader) -> int | None:
 
 
 def resample_poses(poses: PoseSequence, config: DrivingOptions) -> PoseSequence:
-    """Poses of a file at the wanted frame rate and speed: the nearest frame in time."""
+    """The poses of a file that the settings choose: those of the frames that `sampled_frames` takes of its video."""
     own = poses.fps or config.fps or RELEASED_FPS
     seconds = min(len(poses) / own - config.start, config.duration or math.inf)
     if config.start and seconds <= 0:
         raise InputError(f"start={config.start}", f"less than {len(poses) / own:g} seconds", "correct 'start'")
+    fps = RELEASED_FPS if config.sampling == "released" else own
+    fps = config.fps or fps
+    check_limit("frames", round(seconds * fps / config.tempo), "the part of the poses that is asked for")
+    frame = 1 / exact_rate(own)
+    frames = [Timed(k * frame, frame, k) for k in range(len(poses))]
+    start = exact_seconds(config.start)
+    end = exact_seconds(math.inf if config.duration is None else config.start + config.duration)
     if config.sampling == "released":
-        first, last = math.floor(config.start * own + 1e-6), math.ceil((config.start + seconds) * own - 1e-6)
-        part = poses[first : max(last, first + 1) : released_stride(own, config.stride)]
-        return dataclasses.replace(part, fps=config.fps or RELEASED_FPS)
-    fps = config.fps or own
-    count = max(1, round(seconds * fps / config.tempo))
-    check_limit("frames", count, "the part of the poses that is asked for")
-    index = np.floor((config.start + np.arange(count) * config.tempo / fps) * own + 1e-6).astype(int)
-    index = np.clip(index, 0, len(poses) - 1)
-    return dataclasses.replace(poses, xy=poses.xy[index], confidence=poses.confidence[index], fps=fps)
+        index = list(every(frames, released_stride(own, config.stride), start, end))
+    else:
+        index = list(resample(frames, fps / config.tempo, start, end))
+    return dataclasses.replace(poses[index], fps=fps)
 
 
 def cache_settings(config: GenerateConfig | PosesConfig | MaskConfig) -> dict[str, Any]:
