@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from jaxtyping import Float32, Int
+from jaxtyping import Float, Int
 from numpy import ndarray
 
 from mimicmotion.errors import ConfigError, InputError
@@ -105,7 +105,7 @@ def _unit(poses: PoseSequence) -> float:
 
 def _doubted(
     poses: PoseSequence,
-    xy: Float32[ndarray, "frames 134 2"],
+    xy: Float[ndarray, "frames 134 2"],
     rng: np.random.Generator,
     chosen: Int[ndarray, " chosen"],
     parts: Sequence[slice],

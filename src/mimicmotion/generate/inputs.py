@@ -297,7 +297,7 @@ def estimate_video(config: DrivingOptions, reader: VideoReader, estimator: PoseE
             f"{reader.path} from second {config.start:g} on has no frame", "at least one frame", "correct start"
         )
     yield Progress("poses", len(points), len(points))
-    xy, confidence = (np.stack(part).astype(np.float32) for part in zip(*points, strict=True))
+    xy, confidence = map(np.stack, zip(*points, strict=True))
     return PoseSequence(xy, confidence, size, fps, getattr(estimator, "source", type(estimator).__name__))
 
 
@@ -377,7 +377,7 @@ def describe_problems(reference: PoseSequence, driving: PoseSequence, aligned: P
         found.append("the picture shows legs, the video does not: they will be made up")
     height, width = aligned.size
     xy, seen = aligned.xy[:, BODY], aligned.confidence[:, BODY] > VISIBLE
-    outside = ((xy < 0) | (xy > np.array([width, height], np.float32))).any(-1) & seen
+    outside = ((xy < 0) | (xy > (width, height))).any(-1) & seen
     if seen.any() and (share := outside.sum() / seen.sum()) > 0.1:
         found.append(f"{share:.0%} of the driving body points lie outside the frame after alignment")
     return found

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Iterator
 from typing import Literal, TypeAlias
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 from numpy import ndarray
 
 from mimicmotion.arrays import Frame
 from mimicmotion.errors import PoseError
 from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
 
-PosePoints: TypeAlias = tuple[Float32[ndarray, "134 2"], Float32[ndarray, "134"]]
+PosePoints: TypeAlias = tuple[Float[ndarray, "134 2"], Float32[ndarray, "134"]]
 Person: TypeAlias = Literal["largest"] | int | tuple[float, float]
 """Person to follow: the largest, the n-th from the left (from 0) when first seen, or the one at a point (x, y)."""
 
@@ -59,7 +59,7 @@ class PoseEstimator(ABC):
         points = list(self.estimate_stream(watched()))
         if size is None or not points:
             raise PoseError("a video without frames", "at least one frame", "check the video file")
-        xy, confidence = (np.stack(part).astype(np.float32) for part in zip(*points, strict=True))
+        xy, confidence = map(np.stack, zip(*points, strict=True))
         return PoseSequence(xy, confidence, size, fps, self.source)
 
 
