@@ -506,7 +506,7 @@ def pose_file(job: GenerateConfig) -> Path:
 class OnePerson:
     """Sees one person in every frame, and follows whom it was asked to."""
 
-    source = "one person"
+    source, people = "one person", 1
 
     def __init__(self, person: Any) -> None:
         self.person = person
@@ -549,6 +549,16 @@ def test_nobody_there(
     with pytest.raises(PoseError, match=f"no person {says}"):
         finish(generate(job))
     assert left_over(job) == []
+
+
+def test_several_people_in_the_picture_are_said(job: GenerateConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    crowd = dataclasses.replace(standing(1), people=np.array([2]))
+    monkeypatch.setattr(inputs, "find_estimator", planted(crowd, dancing(FRAMES)))
+    config = dataclasses.replace(job, output=job.output.with_suffix(".png"))
+    said = finish(plan(config)).summary()
+    assert "people    2 in the picture, not counted in the video" in said
+    assert "the picture shows 2 people, and the largest is taken: --picture-person chooses" in said
+    assert "the largest is taken" not in finish(plan(dataclasses.replace(config, picture_person="0"))).summary()
 
 
 def test_person_missing_in_some_frames_is_said(job: GenerateConfig, monkeypatch: pytest.MonkeyPatch) -> None:

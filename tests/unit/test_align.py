@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import logging
 
 import numpy as np
@@ -158,6 +159,19 @@ def test_frames_without_a_person_do_not_count() -> None:
         fit = fit_alignment(poses(driving, confidence), poses(still(1)), SIZE, method)  # type: ignore[arg-type]
         assert fit.scale == pytest.approx((1, 1), abs=1e-6)
         assert fit.offset == pytest.approx((0, 0), abs=1e-4)
+
+
+def test_the_released_way_leaves_out_frames_with_two_people() -> None:
+    """In every second frame the person followed sits, with somebody beside."""
+    driving = still(8)
+    driving[::2, :18, 1] = 60 + (driving[::2, :18, 1] - 60) / 2
+    counted = dataclasses.replace(poses(driving), people=np.array([2, 1] * 4))
+    alone = fit_alignment(poses(driving[1::2]), poses(still(1) * 1.5), SIZE, "released")
+    assert fit_alignment(counted, poses(still(1) * 1.5), SIZE, "released") == alone
+    assert alone.scale == pytest.approx((1.5, 1.5))
+    assert fit_alignment(poses(driving), poses(still(1) * 1.5), SIZE, "released").scale[0] > 1.6
+    always = dataclasses.replace(counted, people=np.full(8, 2))  # there the released code fails
+    assert fit_alignment(always, poses(still(1)), SIZE, "released").scale[0] > 1
 
 
 def test_one_joint_in_common_moves_but_does_not_scale(caplog: pytest.LogCaptureFixture) -> None:

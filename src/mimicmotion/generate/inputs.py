@@ -140,6 +140,8 @@ def fit_inputs(
     reference = pose.fitted(fit)
     aligned = align(driving, reference, size, method=config.align)
     notes = describe_problems(reference, driving, aligned, config.video)
+    if (count := pose.people[0]) > 1 and config.picture_person == "largest":
+        notes.insert(0, f"the picture shows {count} people, and the largest is taken: --picture-person chooses")
     return Inputs(fitted, fit, reference, driving, aligned, notes)
 
 
@@ -243,13 +245,14 @@ def _is_driver(path: Path) -> bool:
 def picture_pose(
     config: GenerateConfig, estimator: Callable[..., PoseEstimator], picture: UInt8[ndarray, "height width 3"]
 ) -> PoseSequence:
-    """The pose of the (largest) person in the picture, in its pixels, from the cache where it is known.
+    """The pose of the chosen person in the picture, in its pixels, from the cache where it is known.
 
     Raises:
-        PoseError: nobody is found.
+        PoseError: nobody is found, or not the chosen one.
     """
     find = lambda: estimator(static=True).estimate([picture])  # noqa: E731
-    pose = PoseCache().get(config.picture, picture_settings(config), find) if config.pose_cache else find()
+    settings = pose_settings(config) | {"person": config.picture_person}
+    pose = PoseCache().get(config.picture, settings, find) if config.pose_cache else find()
     if not (pose.confidence[0, BODY] > VISIBLE).any():
         raise PoseError(
             f"no person found in the picture {config.picture}",
@@ -284,21 +287,21 @@ def estimate_video(config: DrivingOptions, reader: VideoReader, estimator: PoseE
     """Find the poses frame by frame; the video is never held."""
     fps = result_fps(config, reader)
     size: tuple[int, int] = (reader.info.height, reader.info.width)
-    points = []
+    found = []
     total = expected_frames(config, reader)
     check_limit("frames", total or 0, reader.path, MediaError)
     yield Progress("poses", 0, total)
     with prefetch(sampled_frames(config, reader)) as frames:  # the next frames are decoded meanwhile
-        for i, point in enumerate(estimator.estimate_stream(frames)):
-            points.append(point)
+        for i, points in enumerate(estimator.estimate_stream(frames)):
+            found.append((*points, estimator.people))
             yield Progress("poses", i + 1, max(total or 0, i + 1) if total else None)
-    if not points:
+    if not found:
         raise MediaError(
             f"{reader.path} from second {config.start:g} on has no frame", "at least one frame", "correct start"
         )
-    yield Progress("poses", len(points), len(points))
-    xy, confidence = map(np.stack, zip(*points, strict=True))
-    return PoseSequence(xy, confidence, size, fps, getattr(estimator, "source", type(estimator).__name__))
+    yield Progress("poses", len(found), len(found))
+    xy, confidence, people = map(np.array, zip(*found, strict=True))
+    return PoseSequence(xy, confidence, size, fps, estimator.source, people)
 
 
 def sampled_frames(config: DrivingOptions, reader: VideoReader) -> Iterator[UInt8[ndarray, "height width 3"]]:
@@ -349,11 +352,11 @@ def resample_poses(poses: PoseSequence, config: DrivingOptions) -> PoseSequence:
 
 def cache_settings(config: GenerateConfig | PosesConfig | MaskConfig) -> dict[str, Any]:
     """All that changes the poses of a video, as plain data."""
-    return picture_settings(config) | {f.name: getattr(config, f.name) for f in dataclasses.fields(DrivingOptions)}
+    return pose_settings(config) | {f.name: getattr(config, f.name) for f in dataclasses.fields(DrivingOptions)}
 
 
-def picture_settings(config: PoseOptions) -> dict[str, Any]:
-    """All that changes the pose of a picture, as plain data."""
+def pose_settings(config: PoseOptions) -> dict[str, Any]:
+    """All of an estimator's settings that change what it finds, as plain data."""
     from mimicmotion import __version__
 
     same = {"pose_cache", "pose_threads", "pose_device", "detector", "pose_model"}

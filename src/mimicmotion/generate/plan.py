@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,9 +19,7 @@ if TYPE_CHECKING:
     from mimicmotion.backbones.base import Plan
     from mimicmotion.diffusion.recipe import Recipe
     from mimicmotion.pipeline import MimicMotionPipeline
-
-
-COUNTED_FRAMES = 3
+    from mimicmotion.pose.keypoints import PoseSequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +28,6 @@ class PlanReport:
 
     Attributes:
         inputs: the fitted picture and the poses.
-        people: people seen in the picture, and in some frames of the video (nothing for a pose file).
         overlay: picture with the aligned driving pose of a few frames drawn over it.
         fps: frames per second.
         recipe: segments, how they are joined, and the denoising steps.
@@ -39,7 +35,6 @@ class PlanReport:
     """
 
     inputs: Inputs
-    people: tuple[int, list[int]]
     overlay: Path
     fps: float
     recipe: Recipe
@@ -47,14 +42,13 @@ class PlanReport:
 
     def summary(self) -> str:
         """A few lines for a person to read."""
-        found, recipe, seen = self.inputs, self.recipe, self.people[1]
+        found, recipe = self.inputs, self.recipe
         height, width = found.picture.shape[:2]
         return "\n".join(
             [
                 f"picture   {describe_poses(found.reference)}",
                 f"video     {describe_poses(found.driving)}",
-                f"people    {self.people[0]} in the picture, "
-                f"{' to '.join(map(str, sorted({min(seen), max(seen)}))) if seen else 'not counted'} in the video",
+                f"people    {_most(found.reference)} in the picture, {_most(found.driving)} in the video",
                 *(f"note      {w}" for w in found.warnings),
                 f"result    {len(found.driving)} frames of {width}x{height} at {self.fps:g} per second",
                 f"segments  {len(recipe.plan.segments)} of up to {recipe.fusion.segment_frames} frames, "
@@ -65,6 +59,11 @@ class PlanReport:
                 f"overlay   {self.overlay}",
             ]
         )
+
+
+def _most(poses: PoseSequence) -> str:
+    """How many people a frame shows at most; an estimator that follows a person counts in some frames only."""
+    return str(most) if (most := int(poses.people.max())) else "not counted"
 
 
 def plan(config: GenerateConfig, pipeline: MimicMotionPipeline | None = None) -> Job[PlanReport]:
@@ -90,27 +89,11 @@ def plan(config: GenerateConfig, pipeline: MimicMotionPipeline | None = None) ->
     write_picture(config.output, draw_overlay(config, pipe, inputs))
     return PlanReport(
         inputs=inputs,
-        people=count_people(config),
         overlay=config.output,
         fps=config.fps,
         recipe=recipe,
         execution=plan_run(config, pipe, size, recipe, predict=True),
     )
-
-
-def count_people(config: GenerateConfig) -> tuple[int, list[int]]:
-    """People in the picture, and in the first frame and one or two later ones of the video."""
-    from mimicmotion.pose.keypoints import PoseSequence
-    from mimicmotion.video.picture import read_picture
-
-    estimator = inputs_module.find_estimator(config)(static=True)
-    source = inputs_module.open_driving(config)
-    picture = estimator.count_people(read_picture(config.picture))
-    if isinstance(source, PoseSequence):
-        return picture, []
-    every = max(1, (inputs_module.expected_frames(config, source) or 1) // COUNTED_FRAMES)
-    frames = itertools.islice(inputs_module.sampled_frames(config, source), 0, every * COUNTED_FRAMES, every)
-    return picture, [estimator.count_people(f) for f in frames]
 
 
 def draw_overlay(config: GenerateConfig, pipe: MimicMotionPipeline, inputs: Inputs) -> np.ndarray:

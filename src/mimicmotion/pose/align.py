@@ -65,8 +65,8 @@ def fit_alignment(
         size: (height, width) of the output.
         method: "weighted" robustly fits one scale and one offset to the joints that both show, weighted by their
             confidence in video and picture, and keeps the person inside the frame. "released" is the published code's
-            linear fit of all heights, regardless of confidence. "none" only scales the video's frame to fill the
-            output, centred.
+            linear fit of all heights in the frames with one person, regardless of confidence. "none" only scales the
+            video's frame to fill the output, centred.
 
     Raises:
         ConfigError: the method is unknown.
@@ -86,8 +86,10 @@ def fit_alignment(
     xy, weight = driving.xy[:, STABLE], driving.confidence[:, STABLE].astype(np.float64)
     if not driving.confidence.any():
         raise PoseError("nobody in the driving video", "at least one frame with a person", fix)
-    if method == "released":
-        return _fit_released(xy[driving.confidence.any(1)], driving.size, joints, trust > VISIBLE, size)
+    if method == "released":  # the published code fits to the frames that show one person alone
+        someone = driving.confidence.any(1)
+        alone = someone & (driving.people <= 1)
+        return _fit_released(xy[alone if alone.any() else someone], driving.size, joints, trust > VISIBLE, size)
     weight = np.where((weight > VISIBLE) & (trust > VISIBLE), weight * trust, 0.0)
     if not weight.any():
         raise PoseError("no joint that both the picture and the video show", "at least one", fix)

@@ -36,7 +36,7 @@ BODY_25_FEET = np.arange(19, 25)
 
 
 def save_poses(poses: PoseSequence, path: Path | str) -> None:
-    """Write `poses` as .npz: format, version, xy (float64), confidence (float32), size, fps, source.
+    """Write `poses` as .npz: format, version, xy (float64), confidence (float32), size, fps, source, people.
 
     Raises:
         OutputError: the file cannot be written. No partial file is left behind.
@@ -57,6 +57,7 @@ def dump_poses(poses: PoseSequence) -> bytes:
         size=np.array(poses.size, np.int64),
         fps=np.float64(poses.fps),
         source=poses.source,
+        people=poses.people,
     )
     return file.getvalue()
 
@@ -91,12 +92,13 @@ def parse_poses(file: IO[bytes], path: Path | str) -> PoseSequence:
             xy, confidence = np.asarray(data["xy"], np.float64), np.asarray(data["confidence"], np.float32)
             height, width = (int(v) for v in data["size"])
             fps, source = float(data["fps"]), str(data["source"])
+            people = np.asarray(data.get("people", ()), np.int64)
         sound = 1 <= min(height, width) <= max(height, width) <= MAX_SIDE and 0 <= fps <= 1000 and len(xy) > 0
         if not sound:
             got = f"{path}: {len(xy)} frames of {height}x{width} at {fps} fps"
             raise PoseError(got, "positive numbers", MAKE_POSES)
     try:
-        return PoseSequence(xy, confidence, (height, width), fps, source)
+        return PoseSequence(xy, confidence, (height, width), fps, source, people)
     except PoseError as e:
         raise PoseError(f"{path}: {e.got}", e.expected, e.fix) from e
 
@@ -123,6 +125,7 @@ def load_openpose(
     files = _openpose_files(Path(path))
     tracker = PersonTracker(person)
     points: list[PosePoints] = []
+    counts = []
     for file, data in ((path, frame) for path in files for frame in _read_json(path)):
         with reading(file, "OpenPose JSON", "write it again", PoseError):
             people = [_parse_person(p, file) for p in data["people"]]
@@ -130,12 +133,10 @@ def load_openpose(
             rate = data.get("fps")
             fps = fps or (float(rate) if isinstance(rate, int | float) and 0 < rate <= 1000 else 0.0)
         check_limit("frames", len(points) + 1, path, PoseError)
-        chosen = None
-        if people:
-            chosen = tracker.choose(np.stack([p[0] for p in people]), np.stack([p[1] for p in people]))
-        else:
-            tracker.choose(np.zeros((0, NUM_POINTS, 2)), np.zeros((0, NUM_POINTS)))
+        xy = np.array([p[0] for p in people]).reshape(-1, NUM_POINTS, 2)
+        chosen = tracker.choose(xy, np.array([p[1] for p in people]).reshape(-1, NUM_POINTS))
         points.append(nobody() if chosen is None else people[chosen])
+        counts.append(len(people))
     tracker.check_found()
     if size is None:
         raise PoseError(
@@ -147,7 +148,7 @@ def load_openpose(
     if (confidence > 0).any() and np.abs(xy[confidence > 0]).max() <= 1:
         logger.info("%s: coordinates within 0..1 are taken as fractions of the frame", path)
         xy *= size[::-1]
-    return PoseSequence(xy, confidence, size, fps, source=f"openpose json {Path(path).name}")
+    return PoseSequence(xy, confidence, size, fps, source=f"openpose json {Path(path).name}", people=np.array(counts))
 
 
 def save_openpose(poses: PoseSequence, folder: Path | str) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Float32, Float64, Int
 from numpy import ndarray
 
 from mimicmotion.errors import PoseError
@@ -46,6 +46,7 @@ class PoseSequence:
         size: (height, width) in pixels of the frame that `xy` refers to.
         fps: frames per second of the sequence.
         source: origin of the poses (estimator and version, or a file).
+        people: number of people seen in each frame; 0 where they were not counted (the default).
     """
 
     xy: Float64[ndarray, "frames 134 2"]
@@ -53,16 +54,22 @@ class PoseSequence:
     size: tuple[int, int]
     fps: float = 0.0
     source: str = ""
+    people: Int[ndarray, " frames"] = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "xy", np.asarray(self.xy, np.float64))
         frames = self.confidence.shape[0] if self.confidence.ndim else 0
+        people = self.people if self.people.size else np.zeros(frames, np.int64)
+        object.__setattr__(self, "people", people)
         if self.xy.shape != (frames, NUM_POINTS, 2) or self.confidence.shape != (frames, NUM_POINTS):
             raise PoseError(
                 f"xy {self.xy.shape} with confidence {self.confidence.shape}",
                 f"(frames, {NUM_POINTS}, 2) and (frames, {NUM_POINTS})",
                 "use the 134-point layout of mimicmotion.pose.keypoints",
             )
+        if people.shape != (frames,):
+            got, want = f"people {people.shape} in {frames} frames", "one number a frame"
+            raise PoseError(got, want, "select the same frames of all, or leave 'people' out")
         if not np.isfinite(self.xy).all() or not np.isfinite(self.confidence).all():
             raise PoseError("NaN or infinity in the pose", "finite numbers", "mark unseen points with confidence 0")
         if frames and not (self.confidence.min() >= 0 and self.confidence.max() <= 1):
@@ -73,7 +80,8 @@ class PoseSequence:
         return len(self.confidence)
 
     def __getitem__(self, frames: slice | list[int]) -> PoseSequence:
-        return dataclasses.replace(self, xy=self.xy[frames], confidence=self.confidence[frames])
+        part = {name: getattr(self, name)[frames] for name in ("xy", "confidence", "people")}
+        return dataclasses.replace(self, **part)
 
     def scaled(self, size: tuple[int, int]) -> PoseSequence:
         """Scale the poses to a frame of another (height, width)."""

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from mimicmotion.errors import ConfigError
 from mimicmotion.settings.parsing import Help, Range, Settings, refuse_unused
-from mimicmotion.settings.poses import DrivingOptions, PoseOptions
+from mimicmotion.settings.poses import DrivingOptions, PoseOptions, person_choice
 from mimicmotion.settings.sampling import FusionMode, SamplingOptions, check_overlap
 
 
@@ -74,6 +74,8 @@ class GenerateConfig(DrivingOptions, PoseOptions, SamplingOptions, ExecutionOpti
     """The driving video, or a pose file written by `mimicmotion poses`."""
     output: Annotated[Path, Help("Output", first=True)]
     """The result: .mp4, .gif, .webp, or a folder name ending in / for PNG frames."""
+    picture_person: Annotated[str, Help("Input")] = "largest"
+    """Person in the picture to animate, where there are several; chosen as by 'person'."""
     model: Annotated[str | None, Help("Input", first=True)] = None
     """Folder or hub id of Stable Video Diffusion or of a saved model; empty uses the bundled tiny model."""
     checkpoint: Annotated[str | None, Help("Input", first=True)] = None
@@ -127,6 +129,7 @@ class GenerateConfig(DrivingOptions, PoseOptions, SamplingOptions, ExecutionOpti
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        person_choice(self.picture_person)
         if self.segment_frames is not None:
             check_overlap(self.segment_frames, self.overlap_frames or 0)
         if self.fusion == "none":

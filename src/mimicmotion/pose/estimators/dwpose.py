@@ -105,12 +105,12 @@ class DWPoseEstimator(PoseEstimator):
         """
         tracker = PersonTracker(self.person)
         for frame in frames:
-            xy, confidence = self.people(frame)
-            chosen = tracker.choose(xy, confidence)
+            xy, confidence = self.find_people(frame)
+            self.people, chosen = len(xy), tracker.choose(xy, confidence)
             yield nobody() if chosen is None else (xy[chosen], confidence[chosen])
         tracker.check_found()
 
-    def people(self, frame: Frame) -> tuple[Float[ndarray, "people 134 2"], Float32[ndarray, "people 134"]]:
+    def find_people(self, frame: Frame) -> tuple[Float[ndarray, "people 134 2"], Float32[ndarray, "people 134"]]:
         """Find all people in a frame, the largest first."""
         boxes = self.detect(frame)
         area = (boxes[:, 2:] - boxes[:, :2]).clip(0).prod(1)

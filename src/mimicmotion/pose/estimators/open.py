@@ -78,7 +78,10 @@ def choose_estimator(options: PoseOptions, trained_with: str | None) -> tuple[st
 
 
 def find_estimator(options: PoseOptions) -> Callable[..., PoseEstimator]:
-    """A function that opens the chosen estimator. Model files are located or downloaded now, to fail early."""
+    """A function that opens the chosen estimator, `static` for pictures and their chosen person.
+
+    Model files are located or downloaded now, to fail early.
+    """
     detector, pose_model = options.detector, options.pose_model
     if options.estimator == "dwpose" and not (detector and pose_model):
         from mimicmotion.weights.registry import fetch
@@ -89,7 +92,7 @@ def find_estimator(options: PoseOptions) -> Callable[..., PoseEstimator]:
     def open_chosen(static: bool = False) -> PoseEstimator:
         return open_estimator(
             options.estimator or "holistic",
-            person="largest" if static else person_choice(options.person),
+            person=person_choice(getattr(options, "picture_person", "largest") if static else options.person),
             threads=options.pose_threads or None,
             device=options.pose_device,
             detector_path=detector,

@@ -12,7 +12,7 @@ import numpy as np
 from numpy import ndarray
 
 from mimicmotion.arrays import Frame
-from mimicmotion.errors import ConfigError, MediaError, PoseError
+from mimicmotion.errors import ConfigError, MediaError
 from mimicmotion.pose.estimators.base import Person, PoseEstimator, PosePoints, nobody
 from mimicmotion.pose.estimators.holistic import layout
 from mimicmotion.pose.estimators.holistic.geometry import Picture, Roi, overlap
@@ -25,7 +25,7 @@ from mimicmotion.pose.estimators.holistic.networks import (
     person_roi,
 )
 from mimicmotion.pose.estimators.session import providers
-from mimicmotion.pose.estimators.track import check_person
+from mimicmotion.pose.estimators.track import check_chosen, check_person, choose_person, person_box
 
 logger = logging.getLogger(__name__)
 
@@ -70,11 +70,11 @@ class HolisticEstimator(PoseEstimator):
 
     In a video, the points of a frame determine the region of the next one. The person detector runs only when nobody
     is followed, so the person chosen first stays the one that is followed. Left and right are kept consistent (see
-    `Sides`). A lost person is first looked for at the same place; after some frames, anybody is followed.
+    `Sides`).
 
     Args:
-        person: person to follow if there are several: "largest"; n for the n-th from the left in the first frame that
-            shows anyone (0 is the leftmost); (x, y) in pixels for the one at this point.
+        person: person to follow if there are several; see `Person`. A chosen person who was lost is followed again
+            where they were lost only; with "largest", anybody is, after some frames.
         threads: CPU threads; None lets onnxruntime decide.
         device: "auto", "cpu" or "cuda".
         static: treat frames as unrelated pictures: run the detector in each one and do not track.
@@ -104,7 +104,7 @@ class HolisticEstimator(PoseEstimator):
         """Yield (xy in pixels, confidence) for each frame as soon as it is ready.
 
         Raises:
-            PoseError: the chosen `person` is not there.
+            PoseError: people were seen, but never the chosen one (raised after the last frame).
             MediaError: a frame is not uint8 (height, width, 3).
         """
         for found, size in self._follow(frames):
@@ -117,19 +117,24 @@ class HolisticEstimator(PoseEstimator):
 
     def _follow(self, frames: Iterable[Frame]) -> Iterator[tuple[HolisticPoints | None, tuple[int, int]]]:
         seen = _Seen()
+        chosen = False
         for frame in frames:
             picture = Picture(_checked_frame(frame))
+            self.people = 0
             body = self._track(picture, seen) or self._detect(picture, seen)
             if body is None:
                 seen.found = None
                 yield None, picture.size
                 continue
+            chosen = True
             if not self._static:
                 body = seen.sides.steady(body)
             found = self._parts(picture, body, seen.found)
             if not self._static:
                 seen.found, seen.roi = found, body.next_roi
             yield found, picture.size
+        if not chosen:
+            check_chosen(self._person, seen.most)
 
     def count_people(self, frame: Frame) -> int:
         """Count the people in a frame; a closer search runs only if nobody is found.
@@ -150,14 +155,28 @@ class HolisticEstimator(PoseEstimator):
     def _detect(self, picture: Picture, seen: _Seen) -> BodyPoints | None:
         """The body of the person to follow, found by the detector; None if no detection is confident enough."""
         seen.sides = Sides()
-        found: list[BodyPoints] = []
-        if self._person == "largest" or seen.roi is not None:
-            found = self._persons(picture, [picture.whole], MIN_SCORE)
-        if not found and (self._static or seen.frames_alone % SEARCH_EVERY == 0):
+        found = self._persons(picture, [picture.whole], MIN_SCORE)
+        self.people, chosen = len(found), self._choose(found, seen)
+        if chosen is None and (self._static or seen.frames_alone % SEARCH_EVERY == 0):
             found = self._persons(picture, [picture.whole, *picture.tiles()], MIN_CLOSE_SCORE)
-        chosen = choose_person(found, self._person, None if seen.frames_alone > PATIENCE else seen.roi, seen.roi)
+            self.people, chosen = self.people or int(bool(found)), self._choose(found, seen)
+        seen.most = max(seen.most, self.people)
         seen.frames_alone = 0 if chosen is not None else seen.frames_alone + 1
         return chosen
+
+    def _choose(self, people: list[BodyPoints], seen: _Seen) -> BodyPoints | None:
+        """Whom to follow among those found: once somebody was followed, the one that is nearest to that place.
+
+        It must be at that place itself, for some frames if the largest is followed, and always if somebody was chosen.
+        """
+        if (last := seen.roi) is not None:
+            if self._person != "largest" or seen.frames_alone <= PATIENCE:
+                people = [p for p in people if overlap(p.next_roi, last) >= SAME_PLACE]
+            return min(people, key=lambda p: math.dist((p.next_roi.x, p.next_roi.y), (last.x, last.y)), default=None)
+        boxes = [person_box(p.xy, body_confidence(p)) for p in people]
+        known = [(p, box) for p, box in zip(people, boxes, strict=True) if box is not None]
+        chosen = choose_person([box for _, box in known], self._person)
+        return None if chosen is None else known[chosen][0]
 
     def _persons(self, picture: Picture, windows: Sequence[Roi], min_score: float) -> list[BodyPoints]:
         """All people that the detector finds in the windows, without duplicates, the most confident first."""
@@ -239,45 +258,13 @@ def point_jumps(before: BodyPoints, now: BodyPoints, pairs: tuple[tuple[int, int
 
 @dataclass(slots=True)
 class _Seen:
-    """State of a run: the last frame's points (None: nobody), the person's last region, and the sides."""
+    """State of a run: points of the last frame (None: nobody), last region, sides, frames alone, most people seen."""
 
     found: HolisticPoints | None = None
     roi: Roi | None = None
     sides: Sides = field(default_factory=Sides)
     frames_alone: int = 0
-
-
-def choose_person(
-    people: Sequence[BodyPoints], person: Person, near: Roi | None, last: Roi | None
-) -> BodyPoints | None:
-    """Choose the person to follow; None if it is none of those found.
-
-    Args:
-        people: the people found.
-        person: the user's choice, which applies until somebody is followed.
-        near: accept only somebody who overlaps this region.
-        last: region where the followed person was last seen; None if nobody was followed yet.
-
-    Raises:
-        PoseError: `person` is an index, but fewer people are visible.
-    """
-    if near is not None:
-        people = [p for p in people if overlap(p.next_roi, near) >= SAME_PLACE]
-    if not people:
-        return None
-    if last is not None:
-        return min(people, key=lambda p: math.dist((p.next_roi.x, p.next_roi.y), (last.x, last.y)))
-    if person == "largest":
-        return max(people, key=lambda p: p.next_roi.size)
-    if isinstance(person, int):
-        if person >= len(people):
-            raise PoseError(
-                f"person={person}, but {len(people)} seen in the first frame with anyone",
-                f"0 to {len(people) - 1}, counted from the left",
-                "choose by a point (x, y) instead, or cut the video",
-            )
-        return sorted(people, key=lambda p: p.next_roi.x)[person]
-    return min(people, key=lambda p: math.dist((p.next_roi.x, p.next_roi.y), person))
+    most: int = 0
 
 
 def same_person(a: BodyPoints, b: BodyPoints) -> bool:
