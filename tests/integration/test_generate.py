@@ -36,7 +36,6 @@ from mimicmotion.generate.job import generate
 from mimicmotion.generate.plan import plan
 from mimicmotion.generate.poses import poses as find_poses
 from mimicmotion.generate.replay import replay
-from mimicmotion.generate.setup import result_size
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.pose.estimators.track import PersonTracker
 from mimicmotion.pose.files import load_poses, save_openpose, save_poses
@@ -86,7 +85,7 @@ def test_kept_background_is_the_picture(job: GenerateConfig) -> None:
     result = finish(generate(keep))
     frames, plain = frames_of(result.path), frames_of(finish(generate(job)).path)
     assert json.loads(result.sidecar.read_text())["settings"]["background"] == "keep"
-    picture = finish(inputs.prepare(job, SIZE, 8)).picture
+    picture = inputs.prepare(job, finish(inputs.find(job)), SIZE).picture
     edge = np.ones(SIZE, bool)  # neither the picture's person nor the moving one comes near
     edge[6:, 8:-8] = False
     assert all(np.array_equal(frame[edge], picture[edge]) for frame in frames)
@@ -224,13 +223,22 @@ def test_plan_says_what_would_be_done(job: GenerateConfig, no_long_work: None) -
     assert left_over(job) == ["result.png"]
 
 
-@pytest.mark.parametrize(("size", "wanted"), [((150, 120), (1024, 576)), ((120, 150), (576, 1024))])
-def test_models_without_settings_follow_the_published_rules(
-    job: GenerateConfig, size: tuple[int, int], wanted: tuple[int, int]
+@pytest.mark.parametrize(
+    ("picture", "wanted", "published"),
+    [
+        ((192, 108), (1024, 576), (1024, 576)),
+        ((150, 120), (832, 704), (1024, 576)),
+        ((120, 120), (768, 768), (576, 1024)),
+        ((108, 205), (576, 1024), (576, 1024)),
+    ],
+)
+def test_models_without_settings_take_the_published_area_or_rule(
+    picture: tuple[int, int], wanted: tuple[int, int], published: tuple[int, int]
 ) -> None:
-    pipe = micro_pipeline()
-    write_picture(job.picture, random_frames(1, size)[0])
-    assert result_size(job, pipe) == wanted
+    pipe, pose = micro_pipeline(), standing(1, picture)
+    assert pipe.video_size(pose) == wanted
+    assert pipe.video_size(pose, fit="released") == published
+    assert pipe.video_size(pose, 64, 48) == (64, 48)
     newer, older = published_settings("1.1"), published_settings("1.0")
     assert (newer["fusion"]["segment_frames"], older["fusion"]["segment_frames"]) == (72, 16)
     assert (newer["num_inference_steps"], newer["guidance_scale"]) == (25, 2.0)
@@ -238,7 +246,7 @@ def test_models_without_settings_follow_the_published_rules(
 
 def test_released_fit_truncates_as_published(job: GenerateConfig) -> None:
     config = dataclasses.replace(job, fit="released")
-    given = finish(inputs.prepare(config, SIZE, 16)).picture
+    given = inputs.prepare(config, finish(inputs.find(config)), SIZE).picture
     plain = plan_fit((150, 120), SIZE, "released").apply(random_frames(1, (150, 120))[0])
     assert np.array_equal(given, released_round_trip(plain))
     assert not np.array_equal(given, plain)
@@ -556,7 +564,7 @@ def test_several_people_in_the_picture_are_said(job: GenerateConfig, monkeypatch
     monkeypatch.setattr(inputs, "find_estimator", planted(crowd, dancing(FRAMES)))
     config = dataclasses.replace(job, output=job.output.with_suffix(".png"))
     said = finish(plan(config)).summary()
-    assert "people    2 in the picture, not counted in the video" in said
+    assert "people    2 in the picture, 1 in the video" in said
     assert "the picture shows 2 people, and the largest is taken: --picture-person chooses" in said
     assert "the largest is taken" not in finish(plan(dataclasses.replace(config, picture_person="0"))).summary()
 

@@ -254,7 +254,7 @@ def test_the_chosen_person_is_waited_for(person: Person) -> None:
     assert seen(pose.confidence).tolist() == [False, False, True, True]
     neck = pose.xy[2:, kp.NECK, 0]
     assert (np.abs(neck - (both.shape[1] - 170 if person == 1 else 170)) < 30).all()
-    assert pose.people[:3].tolist() == [1, 1, 2]
+    assert pose.people.tolist() == [1, 1, 3, 0]  # those that follow a person count nobody
     with pytest.raises(PoseError, match="never seen; the fullest frame shows 1"):
         HolisticEstimator(person=person, threads=1).estimate([alone] * 2)
 
@@ -267,6 +267,15 @@ def test_missing_cuda_and_missing_network_are_explained(monkeypatch: pytest.Monk
         HolisticEstimator(device="cuda")
     with pytest.raises(WeightsError, match="reinstall"):
         Networks(1)._run("nothing", np.zeros((8, 8, 3), np.uint8))
+
+
+def test_people_in_a_picture_are_told_from_parts_of_people(balance: list[ndarray]) -> None:
+    """A man with a woman far behind him, who is cut off by the edge: a closer look also takes his legs for somebody."""
+    pictures = HolisticEstimator(threads=1, static=True)
+    assert pictures.estimate(balance).people.tolist() == [2] * len(balance)
+    behind = HolisticEstimator(threads=1, static=True, person=0).estimate(balance[:1])
+    assert behind.xy[0, kp.NECK, 0] < 40
+    assert pictures.estimate([read("astronaut")]).people.tolist() == [1]
 
 
 def test_people_are_counted(estimator: HolisticEstimator, balance: list[ndarray]) -> None:

@@ -15,10 +15,23 @@ from jaxtyping import UInt8
 from numpy import ndarray
 
 from mimicmotion.errors import ConfigError, InputError, MediaError, PoseError
-from mimicmotion.pose.crop import fit_picture
+from mimicmotion.pose.crop import PictureFit, fit_picture, keeps_person
 from mimicmotion.pose.estimators.open import find_estimator
 from mimicmotion.pose.files import PoseCache
-from mimicmotion.pose.keypoints import BODY, VISIBLE, PoseSequence
+from mimicmotion.pose.keypoints import (
+    BODY,
+    L_ANKLE,
+    L_EAR,
+    L_EYE,
+    L_WRIST,
+    NOSE,
+    R_ANKLE,
+    R_EAR,
+    R_EYE,
+    R_WRIST,
+    VISIBLE,
+    PoseSequence,
+)  # fmt: skip
 from mimicmotion.runtime.files import sha256_file
 from mimicmotion.runtime.progress import Job, Progress
 from mimicmotion.runtime.reading import check_limit
@@ -26,7 +39,7 @@ from mimicmotion.runtime.threads import prefetch
 from mimicmotion.settings import DrivingOptions, GenerateConfig, MaskConfig, PoseOptions, PosesConfig
 from mimicmotion.settings.parsing import refuse_unused
 from mimicmotion.settings.poses import person_choice
-from mimicmotion.video.geometry import Fit, check_size
+from mimicmotion.video.geometry import Fit
 from mimicmotion.video.reader import RELEASED_FPS
 from mimicmotion.video.timing import Timed, every, exact_rate, exact_seconds, released_stride, resample
 
@@ -98,22 +111,14 @@ def find(config: GenerateConfig) -> Job[Found]:
     return Found(reference, driving, source_notes(config, source))
 
 
-def prepare(config: GenerateConfig, size: tuple[int, int], multiple: int, found: Found | None = None) -> Job[Inputs]:
-    """Fit the picture and align the poses.
-
-    Args:
-        config: the job's settings.
-        size: (height, width) of the result.
-        multiple: what the model asks both to be multiples of.
-        found: the poses; None finds them.
+def prepare(config: GenerateConfig, found: Found, size: tuple[int, int]) -> Inputs:
+    """Fit picture and poses to the result's `size` = (height, width).
 
     Raises:
-        InputError: the size does not suit the model, or picture and video show no joint in common; and as `find`.
+        InputError: picture and video show no joint in common.
     """
     from mimicmotion.video.picture import read_picture
 
-    check_size(size, multiple)
-    found = found or (yield from find(config))
     inputs = fit_inputs(config, read_picture(config.picture), found.reference, found.driving, size)
     return dataclasses.replace(inputs, warnings=[*found.notes, *inputs.warnings])
 
@@ -139,7 +144,7 @@ def fit_inputs(
     fitted, fit = fit_picture(picture, pose, size, config.fit)
     reference = pose.fitted(fit)
     aligned = align(driving, reference, size, method=config.align)
-    notes = describe_problems(reference, driving, aligned, config.video)
+    notes = [*describe_fit(fit, pose, config.fit), *describe_problems(reference, driving, aligned, config.video)]
     if (count := pose.people[0]) > 1 and config.picture_person == "largest":
         notes.insert(0, f"the picture shows {count} people, and the largest is taken: --picture-person chooses")
     return Inputs(fitted, fit, reference, driving, aligned, notes)
@@ -365,6 +370,20 @@ def pose_settings(config: PoseOptions) -> dict[str, Any]:
     return facts | {n: sha256_file(path) if path else None for n, path in files.items()} | {"version": __version__}
 
 
+def describe_fit(fit: Fit, pose: PoseSequence, mode: PictureFit) -> list[str]:
+    """Sentences on what the person in the picture loses by the crop, or what keeps them whole."""
+    if mode == "auto" and (np.multiply(fit.source, fit.scale) < np.subtract(fit.target, 0.5)).any():
+        size = f"{fit.target[1]}x{fit.target[0]}"
+        return [f"a crop to {size} would cut the person: the picture gets bars; --fit crop fills the frame"]
+    if keeps_person(fit, pose):
+        return []
+    seen = pose.confidence[0] > VISIBLE
+    lost = seen & (pose.fitted(fit).confidence[0] <= VISIBLE)
+    parts = {"head": [NOSE, R_EYE, L_EYE, R_EAR, L_EAR], "hands": [R_WRIST, L_WRIST], "feet": [R_ANKLE, L_ANKLE]}
+    names = " and ".join(name for name, points in parts.items() if lost[points].any()) or "edge"
+    return [f"the crop cuts off the {names} of the person in the picture: --fit letterbox keeps all of it"]
+
+
 def describe_problems(reference: PoseSequence, driving: PoseSequence, aligned: PoseSequence, video: Path) -> list[str]:
     """Sentences on frames without anybody, on body parts that one side lacks, and on movement out of the frame."""
     found = []
@@ -382,5 +401,8 @@ def describe_problems(reference: PoseSequence, driving: PoseSequence, aligned: P
     xy, seen = aligned.xy[:, BODY], aligned.confidence[:, BODY] > VISIBLE
     outside = ((xy < 0) | (xy > (width, height))).any(-1) & seen
     if seen.any() and (share := outside.sum() / seen.sum()) > 0.1:
-        found.append(f"{share:.0%} of the driving body points lie outside the frame after alignment")
+        found.append(
+            f"{share:.0%} of the driving body points lie outside the frame after alignment: a picture with more room "
+            "around the person, or a larger --height and --width with --fit letterbox, shows them"
+        )
     return found

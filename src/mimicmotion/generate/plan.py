@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mimicmotion.diffusion.recipe import Recipe
     from mimicmotion.pipeline import MimicMotionPipeline
     from mimicmotion.pose.keypoints import PoseSequence
+    from mimicmotion.video.geometry import Fit
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,8 @@ class PlanReport:
 
     Attributes:
         inputs: the fitted picture and the poses.
-        overlay: picture with the aligned driving pose of a few frames drawn over it.
+        overlay: picture with the aligned driving pose of a few frames drawn over it; before it, where a crop cuts
+            something off, the whole picture with that part dark.
         fps: frames per second.
         recipe: segments, how they are joined, and the denoising steps.
         execution: how the networks would run in the memory there is, with the predicted peaks.
@@ -48,6 +50,7 @@ class PlanReport:
             [
                 f"picture   {describe_poses(found.reference)}",
                 f"video     {describe_poses(found.driving)}",
+                *(f"cut off   {cut} of the picture; --fit letterbox keeps all" for cut in describe_cut(found.fit)),
                 f"people    {_most(found.reference)} in the picture, {_most(found.driving)} in the video",
                 *(f"note      {w}" for w in found.warnings),
                 f"result    {len(found.driving)} frames of {width}x{height} at {self.fps:g} per second",
@@ -59,6 +62,13 @@ class PlanReport:
                 f"overlay   {self.overlay}",
             ]
         )
+
+
+def describe_cut(fit: Fit) -> list[str]:
+    """What a crop cuts off the picture; empty if that is nothing worth mention."""
+    sides = zip(("top", "bottom", "left", "right"), fit.cut, strict=True)
+    cut = [f"{share:.0%} at the {side}" for side, share in sides if share >= 0.005]
+    return [", ".join(cut)] if cut else []
 
 
 def _most(poses: PoseSequence) -> str:
@@ -82,7 +92,7 @@ def plan(config: GenerateConfig, pipeline: MimicMotionPipeline | None = None) ->
     config, notes = with_estimator(config, pipeline)
     found = yield from inputs_module.find(config)
     pipe = yield from load(config, pipeline)
-    inputs = yield from inputs_module.prepare(config, result_size(config, pipe), pipe.backbone.size_multiple, found)
+    inputs = inputs_module.prepare(config, found, result_size(config, pipe, found))
     inputs.warnings[:0] = notes
     size: tuple[int, int] = inputs.picture.shape[:2]
     recipe = recipe_for(config, pipe, len(inputs.aligned))
@@ -100,6 +110,8 @@ def draw_overlay(config: GenerateConfig, pipe: MimicMotionPipeline, inputs: Inpu
     """Picture beside picture: the reference with its own pose, and with the driving pose of three moments."""
     import cv2
 
+    from mimicmotion.video.picture import read_picture
+
     size: tuple[int, int] = inputs.picture.shape[:2]
     scale = max(1.0, 448 / size[0])
     shown = (round(size[0] * scale), round(size[1] * scale))
@@ -110,6 +122,14 @@ def draw_overlay(config: GenerateConfig, pipe: MimicMotionPipeline, inputs: Inpu
     reference = inputs.reference.scaled(shown)
     poses = [(reference.xy[0], reference.confidence[0]), *((aligned.xy[i], aligned.confidence[i]) for i in moments)]
     panes = []
+    if describe_cut(inputs.fit):
+        whole, fit = read_picture(config.picture), inputs.fit
+        top, bottom, left, right = np.multiply(fit.cut, np.repeat(fit.source, 2)).round().astype(int)
+        kept = np.zeros((*fit.source, 1), bool)
+        kept[top : fit.source[0] - bottom, left : fit.source[1] - right] = True
+        wide = round(shown[0] * fit.source[1] / fit.source[0])
+        marked = np.where(kept, whole, whole // 4)
+        panes.append(cv2.resize(marked, (wide, shown[0]), interpolation=cv2.INTER_AREA))
     for xy, confidence in poses:
         drawn = drawer.draw(xy, confidence)
         panes.append(np.where(drawn.any(-1, keepdims=True), drawn, (base * 0.6).astype(np.uint8)))

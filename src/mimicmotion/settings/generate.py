@@ -89,11 +89,11 @@ class GenerateConfig(DrivingOptions, PoseOptions, SamplingOptions, ExecutionOpti
     dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16"], Help("Speed")] = "auto"
     """Number format of the networks; auto is float32 on a CPU and float16 on a GPU."""
     height: Annotated[int | None, Range(16, 8192), Help("Output", first=True)] = None
-    """Height of the result in pixels; empty uses the model's own size."""
+    """Height of the result in pixels; empty chooses a size of the model's area by the shape of the picture."""
     width: Annotated[int | None, Range(16, 8192), Help("Output", first=True)] = None
-    """Width of the result in pixels; empty uses the model's own size."""
-    fit: Annotated[Literal["crop", "letterbox", "released"], Help("Input")] = "crop"
-    """How the picture is fitted to height x width: crop around the person, letterbox, or the published code's crop."""
+    """Width of the result in pixels; as height."""
+    fit: Annotated[Literal["auto", "crop", "letterbox", "released"], Help("Input")] = "auto"
+    """crop the picture around the person, letterbox it, auto (crop if the person stays whole), or the released crop."""
     align: Annotated[Literal["weighted", "released", "none"], Help("Motion")] = "weighted"
     """How the driving poses are fitted to the body in the picture."""
     confidence_aware: Annotated[bool, Help("Motion")] = True

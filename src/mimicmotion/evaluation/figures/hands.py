@@ -86,7 +86,10 @@ def make(spec: HandsSpec) -> Job[FigureResult]:
     else:
         settings = _sidecar(spec.poses) if spec.poses.suffix.lower() == ".json" else None
         # the driving poses in pixels of a result, found and fitted as they were when it was made
-        known = open_poses(spec.poses) if settings is None else (yield from inputs.prepare(*settings, 1)).aligned
+        if settings is None:
+            known = open_poses(spec.poses)
+        else:
+            known = inputs.prepare(settings[0], (yield from inputs.find(settings[0])), settings[1]).aligned
         known = known if spec.max_frames is None else known[: spec.max_frames]
     data = cut_hands(clips, known, numbers=numbers, frames=frames, threshold=spec.threshold)
     head = ("result", "frame", "hand", "left", "top", "right", "bottom", "confidence", "difference_from_first")

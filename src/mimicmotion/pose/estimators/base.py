@@ -81,7 +81,7 @@ class StaticPose(PoseEstimator):
         for i, frame in enumerate(frames):
             pose = self.pose.scaled((frame.shape[0], frame.shape[1]))
             k = min(i, len(pose) - 1)
-            self.people = int(pose.people[k])
+            self.people = int(pose.people[k]) or int(pose.confidence[k].any())
             yield pose.xy[k], pose.confidence[k]
 
     def count_people(self, frame: Frame) -> int:  # noqa: ARG002

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -38,6 +38,7 @@ PATIENCE = 15  # frames in which a lost person may only come back where it was; 
 MIN_WRIST = 0.1  # visibility of the wrist below which its hand is not looked for
 MAX_WRIST_GAP = 1.0  # a hand farther from its wrist than this many of its sizes is somebody else's
 SAME_PLACE = 0.3  # overlap of the regions of a person lost and found again
+PART = 0.6  # share of a body's box within a larger one's from which it is a part of that
 SAME_BODY = 0.12  # mean distance of the points of one person found twice, in sides of its region
 
 UPPER = ((11, 12), (13, 14), (15, 16))  # shoulders, elbows, wrists
@@ -137,13 +138,9 @@ class HolisticEstimator(PoseEstimator):
             check_chosen(self._person, seen.most)
 
     def count_people(self, frame: Frame) -> int:
-        """Count the people in a frame; a closer search runs only if nobody is found.
-
-        (The closer search can mistake parts of one large person for several people, so it cannot count.)
-        """
+        """Count the people in a frame; a closer search, which takes ten times as long, runs only if nobody is found."""
         picture = Picture(_checked_frame(frame))
-        found = self._persons(picture, [picture.whole], MIN_SCORE)
-        return len(found) or int(bool(self._persons(picture, picture.tiles(), MIN_CLOSE_SCORE)))
+        return len(self._persons(picture, close=False)) or len(self._persons(picture, close=True)[:1])
 
     def _track(self, picture: Picture, seen: _Seen) -> BodyPoints | None:
         """The body in the region given by the last frame's points; None if nobody is followed or the body is lost."""
@@ -155,11 +152,13 @@ class HolisticEstimator(PoseEstimator):
     def _detect(self, picture: Picture, seen: _Seen) -> BodyPoints | None:
         """The body of the person to follow, found by the detector; None if no detection is confident enough."""
         seen.sides = Sides()
-        found = self._persons(picture, [picture.whole], MIN_SCORE)
-        self.people, chosen = len(found), self._choose(found, seen)
-        if chosen is None and (self._static or seen.frames_alone % SEARCH_EVERY == 0):
-            found = self._persons(picture, [picture.whole, *picture.tiles()], MIN_CLOSE_SCORE)
-            self.people, chosen = self.people or int(bool(found)), self._choose(found, seen)
+        waiting = self._person != "largest" and seen.roi is None  # for somebody who may be small
+        found = self._persons(picture, close=self._static or waiting)
+        chosen = self._choose(found, seen)
+        if chosen is None and not (self._static or waiting) and seen.frames_alone % SEARCH_EVERY == 0:
+            found = self._persons(picture, close=True)
+            chosen = self._choose(found, seen)
+        self.people = len(found)
         seen.most = max(seen.most, self.people)
         seen.frames_alone = 0 if chosen is not None else seen.frames_alone + 1
         return chosen
@@ -174,22 +173,28 @@ class HolisticEstimator(PoseEstimator):
                 people = [p for p in people if overlap(p.next_roi, last) >= SAME_PLACE]
             return min(people, key=lambda p: math.dist((p.next_roi.x, p.next_roi.y), (last.x, last.y)), default=None)
         boxes = [person_box(p.xy, body_confidence(p)) for p in people]
-        known = [(p, box) for p, box in zip(people, boxes, strict=True) if box is not None]
-        chosen = choose_person([box for _, box in known], self._person)
-        return None if chosen is None else known[chosen][0]
+        chosen = choose_person([box for box in boxes if box is not None], self._person)
+        return None if chosen is None else people[chosen]
 
-    def _persons(self, picture: Picture, windows: Sequence[Roi], min_score: float) -> list[BodyPoints]:
-        """All people that the detector finds in the windows, without duplicates, the most confident first."""
-        found = [d for window in windows for d in self._networks.find_persons(picture, window, MIN_SCORE)]
+    def _persons(self, picture: Picture, close: bool) -> list[BodyPoints]:
+        """All people that the detector finds, the most confident first.
+
+        Args:
+            picture: the frame.
+            close: look at parts of the frame, too, where smaller people are found. Parts of large people, which are
+                found there as well, are left out.
+        """
         bodies: list[BodyPoints] = []
-        for detection in sorted(found, key=lambda d: -d.score):
-            roi = person_roi(detection.points)
-            body = self._networks.body(picture, roi) if roi.usable else None
-            if body is None or body.score < min_score or sureness(body, picture.size) < MIN_SURE_FOUND:
-                continue
-            if not any(same_person(body, other) for other in bodies):
-                bodies.append(body)
-        return bodies
+        looks = [(picture.whole, MIN_SCORE), *((tile, MIN_CLOSE_SCORE) for tile in picture.tiles() if close)]
+        for window, min_score in looks:
+            for detection in sorted(self._networks.find_persons(picture, window, MIN_SCORE), key=lambda d: -d.score):
+                roi = person_roi(detection.points)
+                body = self._networks.body(picture, roi) if roi.usable else None
+                if body is None or body.score < min_score or sureness(body, picture.size) < MIN_SURE_FOUND:
+                    continue
+                if not any(same_person(body, other) for other in bodies):
+                    bodies.append(body)
+        return [body for body in bodies if not any(is_part(body, other) for other in bodies)]
 
     def _parts(self, picture: Picture, body: BodyPoints, last: HolisticPoints | None) -> HolisticPoints:
         left = self._hand(picture, body, layout.LEFT_ARM, last.left_hand if last else None)
@@ -271,6 +276,16 @@ def same_person(a: BodyPoints, b: BodyPoints) -> bool:
     """Whether two sets of body points belong to the same person."""
     apart = float(np.linalg.norm(a.xy - b.xy, axis=1).mean())
     return apart < SAME_BODY * min(a.next_roi.size, b.next_roi.size)
+
+
+def is_part(a: BodyPoints, b: BodyPoints) -> bool:
+    """Whether a body lies within that of a larger one: a leg or an arm taken for a person."""
+    mine, theirs = person_box(a.xy, body_confidence(a)), person_box(b.xy, body_confidence(b))
+    if mine is None or theirs is None:
+        return mine is None
+    area, other = ((box[2:] - box[:2]).prod() for box in (mine, theirs))
+    shared = np.clip(np.minimum(mine[2:], theirs[2:]) - np.maximum(mine[:2], theirs[:2]), 0, None).prod()
+    return bool(area < other and shared > PART * area)
 
 
 def sureness(body: BodyPoints, size: tuple[int, int]) -> float:
