@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -37,13 +38,14 @@ from mimicmotion.generate.plan import plan
 from mimicmotion.generate.poses import poses as find_poses
 from mimicmotion.generate.replay import replay
 from mimicmotion.pipeline import MimicMotionPipeline
+from mimicmotion.pose import keypoints as kp
 from mimicmotion.pose.estimators.track import PersonTracker
 from mimicmotion.pose.files import load_poses, save_openpose, save_poses
-from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
+from mimicmotion.pose.keypoints import FACE, NUM_POINTS, PoseSequence
 from mimicmotion.runtime.progress import Progress, finish
 from mimicmotion.settings import FusionConfig, GenerateConfig, PosesConfig, person_choice
 from mimicmotion.video.geometry import plan_fit, released_round_trip
-from mimicmotion.video.picture import write_picture
+from mimicmotion.video.picture import read_picture, write_picture
 from mimicmotion.video.reader import open_video
 from mimicmotion.video.writer import open_writer
 from planted_job import (
@@ -221,6 +223,27 @@ def test_plan_says_what_would_be_done(job: GenerateConfig, no_long_work: None) -
     assert result.recipe.network_passes == 2 * 2 * 2
     assert result.execution.peaks["denoise"] > 0
     assert left_over(job) == ["result.png"]
+
+
+def test_plan_says_and_shows_what_is_cut_off(job: GenerateConfig, no_long_work: None) -> None:
+    write_picture(job.picture, np.full((100, 200, 3), 255, np.uint8))
+    overlay = job.output.with_suffix(".png")
+
+    def planned(**changes: Any) -> str:
+        return finish(plan(dataclasses.replace(job, output=overlay, **changes))).summary()
+
+    said = planned(height=64, width=48)
+    assert "cut off   31% at the left, 31% at the right of the picture; --fit letterbox keeps all" in said
+    assert "cuts off the" not in said  # the person is whole
+    shown = read_picture(overlay)
+    whole = shown[:, : 2 * shown.shape[0]]  # the picture before the panes: what is cut off is dark
+    assert (whole[10, [5, -5]] == 63).all()
+    assert (whole[10, shown.shape[0]] == 255).all()
+    said = planned(height=48, width=128, fit="crop")
+    assert "the crop cuts off the feet of the person in the picture: --fit letterbox keeps all of it" in said
+    said = planned(height=48, width=128)
+    assert "a crop to 128x48 would cut the person: the picture gets bars; --fit crop fills the frame" in said
+    assert "cut off" not in said
 
 
 @pytest.mark.parametrize(
@@ -557,6 +580,59 @@ def test_nobody_there(
     with pytest.raises(PoseError, match=f"no person {says}"):
         finish(generate(job))
     assert left_over(job) == []
+
+
+def test_only_the_wanted_points_of_the_face_are_drawn(job: GenerateConfig) -> None:
+    poses = standing(2)
+    poses.confidence[:] = 0.9
+
+    def face(part: str) -> tuple[ndarray, ndarray]:
+        config = dataclasses.replace(job, face=part)
+        made = inputs.fit_inputs(config, random_frames(1, SIZE)[0], poses[:1], poses, SIZE)
+        outside = [made.aligned.confidence[:, : FACE.start], made.aligned.confidence[:, FACE.stop :]]
+        assert (np.concatenate(outside, 1) > 0).all()
+        return made.reference.confidence[0, FACE] > 0, made.aligned.confidence[1, FACE] > 0
+
+    eyes_and_mouth = np.arange(68) >= 36  # iBUG's points 37 to 68
+    for part, wanted in (("all", np.ones(68, bool)), ("eyes-mouth", eyes_and_mouth), ("none", np.zeros(68, bool))):
+        for drawn in face(part):
+            np.testing.assert_array_equal(drawn, wanted)
+
+
+def right_and_wrong_poses() -> dict[str, tuple[PoseSequence, str]]:
+    """A standing person, and what no body looks like."""
+
+    def changed(**moved: Any) -> PoseSequence:
+        pose = standing(1, (640, 480))
+        pose.confidence[:, FACE] = 0.9
+        pose.xy[0, FACE] = pose.xy[0, 0] + np.random.default_rng(0).uniform(-20, 20, (68, 2))
+        for name, place in moved.items():
+            pose.xy[0, getattr(kp, name)] = place(pose.xy[0])
+        return pose
+
+    return {
+        "right": (changed(), ""),
+        "foreshortened": (changed(R_ELBOW=lambda xy: xy[2] + 5, R_WRIST=lambda xy: xy[2] + 9), ""),
+        "lying": (dataclasses.replace(changed(), xy=changed().xy[..., ::-1] * (1, -1) + (0, 480), size=(480, 640)), ""),
+        "limb": (changed(L_WRIST=lambda _: (470, 630)), "a forearm is .* times as long"),
+        "chest": (changed(FACE=lambda xy: xy[FACE] + (0, 130)), "the face is not where the head is"),
+        "head": (changed(NOSE=lambda xy: xy[1] + (0, 60)), "the head is below the shoulders"),
+        "sides": (
+            changed(R_SHOULDER=lambda _: (288, 173), L_SHOULDER=lambda _: (192, 173)),
+            "shoulders and hips are the wrong way round",
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", right_and_wrong_poses())
+def test_a_pose_that_no_body_has_is_said(name: str, job: GenerateConfig, caplog: pytest.LogCaptureFixture) -> None:
+    pose, says = right_and_wrong_poses()[name]
+    made = inputs.fit_inputs(job, np.zeros((*pose.size, 3), np.uint8), pose, pose, SIZE)
+    notes = [note for note in made.warnings if "looks wrong" in note]
+    assert len(notes) == bool(says)
+    if says:
+        assert re.search(says, notes[0])
+        assert notes[0] in caplog.messages  # before the long work, too
 
 
 def test_several_people_in_the_picture_are_said(job: GenerateConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,30 +8,18 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
 
 from mimicmotion.errors import ConfigError, InputError, MediaError, PoseError
+from mimicmotion.pose import keypoints as kp
 from mimicmotion.pose.crop import PictureFit, fit_picture, keeps_person
 from mimicmotion.pose.estimators.open import find_estimator
 from mimicmotion.pose.files import PoseCache
-from mimicmotion.pose.keypoints import (
-    BODY,
-    L_ANKLE,
-    L_EAR,
-    L_EYE,
-    L_WRIST,
-    NOSE,
-    R_ANKLE,
-    R_EAR,
-    R_EYE,
-    R_WRIST,
-    VISIBLE,
-    PoseSequence,
-)  # fmt: skip
+from mimicmotion.pose.keypoints import BODY, FACE, NOSE, VISIBLE, PoseSequence
 from mimicmotion.runtime.files import sha256_file
 from mimicmotion.runtime.progress import Job, Progress
 from mimicmotion.runtime.reading import check_limit
@@ -48,6 +36,16 @@ if TYPE_CHECKING:
     from mimicmotion.video.reader import VideoReader
 
 logger = logging.getLogger(__name__)
+
+BONES = {
+    "an upper arm": ((kp.R_SHOULDER, kp.R_ELBOW), (kp.L_SHOULDER, kp.L_ELBOW), 0.186),
+    "a forearm": ((kp.R_ELBOW, kp.R_WRIST), (kp.L_ELBOW, kp.L_WRIST), 0.146),
+    "a thigh": ((kp.R_HIP, kp.R_KNEE), (kp.L_HIP, kp.L_KNEE), 0.245),
+    "a shin": ((kp.R_KNEE, kp.R_ANKLE), (kp.L_KNEE, kp.L_ANKLE), 0.246),
+    "the trunk": ((kp.NECK, kp.R_HIP), (kp.NECK, kp.L_HIP), 0.3),
+}
+"""Bones on both sides, and their length as a share of the body's height (Drillis and Contini, 1966)."""
+TOO_LONG = 1.9  # times what the other bones suggest; 1.5 at most on photographs and videos of 8 people
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +140,15 @@ def fit_inputs(
     from mimicmotion.pose.align import align
 
     fitted, fit = fit_picture(picture, pose, size, config.fit)
-    reference = pose.fitted(fit)
-    aligned = align(driving, reference, size, method=config.align)
+    reference = keep_face(pose.fitted(fit), config.face)
+    aligned = keep_face(align(driving, reference, size, method=config.align), config.face)
     notes = [*describe_fit(fit, pose, config.fit), *describe_problems(reference, driving, aligned, config.video)]
+    if wrong := doubt_pose(pose):
+        hint = "see the overlay of `mimicmotion plan`, and try another picture or --estimator"
+        notes.insert(
+            0, f"the pose in the picture looks wrong, and the result will follow it: {'; '.join(wrong)}; {hint}"
+        )
+        logger.warning(notes[0])
     if (count := pose.people[0]) > 1 and config.picture_person == "largest":
         notes.insert(0, f"the picture shows {count} people, and the largest is taken: --picture-person chooses")
     return Inputs(fitted, fit, reference, driving, aligned, notes)
@@ -370,6 +374,14 @@ def pose_settings(config: PoseOptions) -> dict[str, Any]:
     return facts | {n: sha256_file(path) if path else None for n, path in files.items()} | {"version": __version__}
 
 
+def keep_face(poses: PoseSequence, part: Literal["all", "eyes-mouth", "none"]) -> PoseSequence:
+    """The poses without the points of the face that are not to be drawn; the head's own points stay."""
+    dropped = {"all": 0, "eyes-mouth": 36, "none": 68}[part]  # outline, brows and nose come first
+    confidence = poses.confidence.copy()
+    confidence[:, FACE][:, :dropped] = 0
+    return dataclasses.replace(poses, confidence=confidence)
+
+
 def describe_fit(fit: Fit, pose: PoseSequence, mode: PictureFit) -> list[str]:
     """Sentences on what the person in the picture loses by the crop, or what keeps them whole."""
     if mode == "auto" and (np.multiply(fit.source, fit.scale) < np.subtract(fit.target, 0.5)).any():
@@ -379,9 +391,42 @@ def describe_fit(fit: Fit, pose: PoseSequence, mode: PictureFit) -> list[str]:
         return []
     seen = pose.confidence[0] > VISIBLE
     lost = seen & (pose.fitted(fit).confidence[0] <= VISIBLE)
-    parts = {"head": [NOSE, R_EYE, L_EYE, R_EAR, L_EAR], "hands": [R_WRIST, L_WRIST], "feet": [R_ANKLE, L_ANKLE]}
+    parts = {"head": [NOSE, *range(14, 18)], "hands": [kp.R_WRIST, kp.L_WRIST], "feet": [kp.R_ANKLE, kp.L_ANKLE]}
     names = " and ".join(name for name, points in parts.items() if lost[points].any()) or "edge"
     return [f"the crop cuts off the {names} of the person in the picture: --fit letterbox keeps all of it"]
+
+
+def doubt_pose(pose: PoseSequence) -> list[str]:
+    """What no body looks like in the pose of a picture, a few words each.
+
+    Drawn figures and dolls are often found wrongly. Foreshortening makes bones short, never long.
+    """
+    xy, seen, found = pose.xy[0], pose.confidence[0] > VISIBLE, []
+
+    def vector(a: int, b: int) -> ndarray:
+        return xy[b] - xy[a] if seen[[a, b]].all() else np.zeros(2)
+
+    heights = {name: max(np.hypot(*vector(*side)) for side in sides) / share for name, (*sides, share) in BONES.items()}
+    tall = np.median([h for h in heights.values() if h] or [0.0])
+    longest = max(heights, key=lambda name: heights[name])
+    if heights[longest] > TOO_LONG * tall:
+        found.append(f"{longest} is {heights[longest] / tall:.1f} times as long as the other bones suggest")
+    trunk = seen[[kp.R_HIP, kp.L_HIP]].all()
+    up = vector(kp.R_HIP, kp.NECK) + vector(kp.L_HIP, kp.NECK) if trunk else np.array([0.0, -1.0])
+    up = up / max(np.hypot(*up), 1e-9)
+    if vector(kp.NECK, NOSE) @ up < -0.03 * tall:
+        found.append("the head is below the shoulders")
+    shoulders, hips, eyes = (
+        float(vector(*pair) @ (-up[1], up[0])) / max(tall, 1e-9)
+        for pair in ((kp.R_SHOULDER, kp.L_SHOULDER), (kp.R_HIP, kp.L_HIP), (kp.R_EYE, kp.L_EYE))
+    )
+    for name, others, least in (("hips", hips, 0.04), ("eyes", eyes, 0.012)):  # a third of their widths from the front
+        if shoulders * others < 0 and abs(shoulders) > 0.07 and abs(others) > least:
+            found.append(f"shoulders and {name} are the wrong way round to each other")
+    face = xy[FACE][seen[FACE]]
+    if len(face) and seen[NOSE] and np.hypot(*(face.mean(0) - xy[NOSE])) > 0.6 * np.ptp(face, axis=0).max():
+        found.append("the face is not where the head is")
+    return found
 
 
 def describe_problems(reference: PoseSequence, driving: PoseSequence, aligned: PoseSequence, video: Path) -> list[str]:
