@@ -20,7 +20,8 @@ from mimicmotion.pose.estimators.base import Person, PoseEstimator
 from mimicmotion.pose.estimators.holistic import HolisticEstimator
 from mimicmotion.pose.estimators.holistic.estimator import PATIENCE, _Seen
 from mimicmotion.pose.estimators.holistic.networks import Networks
-from mimicmotion.pose.estimators.open import open_estimator
+from mimicmotion.pose.estimators.open import find_estimator, open_estimator
+from mimicmotion.settings import PoseOptions
 
 PEOPLE = Path(__file__).parents[1] / "data" / "people"
 
@@ -273,7 +274,7 @@ def test_missing_cuda_and_missing_network_are_explained(monkeypatch: pytest.Monk
 
 def test_people_in_a_picture_are_told_from_parts_of_people(balance: list[ndarray]) -> None:
     """A man with a woman far behind him, who is cut off by the edge: a closer look also takes his legs for somebody."""
-    pictures = HolisticEstimator(threads=1, static=True)
+    pictures = find_estimator(PoseOptions(pose_threads=1))(static=True)
     assert pictures.estimate(balance).people.tolist() == [2] * len(balance)
     behind = HolisticEstimator(threads=1, static=True, person=0).estimate(balance[:1])
     assert behind.xy[0, kp.NECK, 0] < 40

@@ -78,7 +78,7 @@ class HolisticEstimator(PoseEstimator):
             where they were lost only; with "largest", anybody is, after some frames.
         threads: CPU threads; None lets onnxruntime decide.
         device: "auto", "cpu" or "cuda".
-        static: treat frames as unrelated pictures: run the detector in each one and do not track.
+        static: treat frames as unrelated pictures: run the detector in each one, with a closer look, and do not track.
 
     Raises:
         ConfigError: an argument is out of range, or CUDA is requested but not available.
