@@ -164,7 +164,7 @@ class MimicMotionAlign(io.ComfyNode):
         if found.size != picture.shape[:2]:
             got, want = f"the pose of a picture of {found.size}", f"that of this picture, {picture.shape[:2]}"
             raise PoseError(got, want, "connect image_poses to the poses of 'image'")
-        size = pipe.video_size((picture.shape[0], picture.shape[1]), config.height, config.width)
+        size = pipe.video_size(found, config.height, config.width, config.fit)
         check_size(size, pipe.backbone.size_multiple)
         inputs = fit_inputs(config, picture, found, poses, size)
         for note in inputs.warnings:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import warnings
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
@@ -43,11 +44,7 @@ class Alignment:
 
     def apply(self, poses: PoseSequence) -> PoseSequence:
         """Map poses to the output frame. Confidences do not change."""
-        xy = np.empty(poses.xy.shape, np.float32)
-        for start in range(0, len(xy), 1024):  # in chunks, so that double precision takes no memory worth mention
-            part = slice(start, start + 1024)
-            xy[part] = poses.xy[part].astype(np.float64) * self.scale + self.offset
-        return dataclasses.replace(poses, xy=xy, size=self.size)
+        return dataclasses.replace(poses, xy=poses.xy * self.scale + self.offset, size=self.size)
 
 
 def align(
@@ -68,8 +65,8 @@ def fit_alignment(
         size: (height, width) of the output.
         method: "weighted" robustly fits one scale and one offset to the joints that both show, weighted by their
             confidence in video and picture, and keeps the person inside the frame. "released" is the published code's
-            linear fit of all heights, regardless of confidence. "none" only scales the video's frame to fill the
-            output, centred.
+            linear fit of all heights in the frames with one person, regardless of confidence. "none" only scales the
+            video's frame to fill the output, centred.
 
     Raises:
         ConfigError: the method is unknown.
@@ -82,15 +79,17 @@ def fit_alignment(
     if not len(reference):
         raise PoseError("an empty reference pose", "one frame", "estimate the pose of the picture first")
     target = reference if reference.size == size else reference.scaled(size)
-    joints, trust = target.xy[0, STABLE].astype(np.float64), target.confidence[0, STABLE].astype(np.float64)
+    joints, trust = target.xy[0, STABLE], target.confidence[0, STABLE].astype(np.float64)
     fix = "use a picture and a video that show the same part of one person clearly, or align 'none'"
     if not (trust > VISIBLE).any():
         raise PoseError(f"joints in the reference picture: none above confidence {VISIBLE}", "a visible person", fix)
-    xy, weight = driving.xy[:, STABLE].astype(np.float64), driving.confidence[:, STABLE].astype(np.float64)
+    xy, weight = driving.xy[:, STABLE], driving.confidence[:, STABLE].astype(np.float64)
     if not driving.confidence.any():
         raise PoseError("nobody in the driving video", "at least one frame with a person", fix)
-    if method == "released":
-        return _fit_released(xy[driving.confidence.any(1)], driving.size, joints, trust > VISIBLE, size)
+    if method == "released":  # the published code fits to the frames that show one person alone
+        someone = driving.confidence.any(1)
+        alone = someone & (driving.people <= 1)
+        return _fit_released(xy[alone if alone.any() else someone], driving.size, joints, trust > VISIBLE, size)
     weight = np.where((weight > VISIBLE) & (trust > VISIBLE), weight * trust, 0.0)
     if not weight.any():
         raise PoseError("no joint that both the picture and the video show", "at least one", fix)
@@ -113,18 +112,15 @@ def _fit_released(
     """Least squares on heights as fractions of the frame; the horizontal scale follows from both frames' shapes."""
     driven = (xy[:, usable] / source[::-1]).reshape(-1, 2)
     wanted = np.tile(target[usable] / size[::-1], (len(xy), 1))
-    mean = driven.mean(0)
-    spread = ((driven[:, 1] - mean[1]) ** 2).sum()
-    if spread < 1e-12:
-        logger.warning("the joints seen in both do not tell the height of the person; the scale is left as it is")
-        scale_y = 1.0
-    else:
-        scale_y = ((driven[:, 1] - mean[1]) * wanted[:, 1]).sum() / spread
+    with warnings.catch_warnings():
+        # where all heights are equal, numpy's least squares gives half of the height to the scale: so the released code
+        warnings.simplefilter("ignore", np.exceptions.RankWarning)
+        scale_y, offset_y = np.polyfit(driven[:, 1], wanted[:, 1], 1)
     scale_x = scale_y / (source[0] / source[1] / size[0] * size[1])
-    offset = wanted.mean(0) - mean * (scale_x, scale_y)
+    offset_x = (wanted[:, 0] - driven[:, 0] * scale_x).mean()
     return Alignment(
         (float(scale_x * size[1] / source[1]), float(scale_y * size[0] / source[0])),
-        (float(offset[0] * size[1]), float(offset[1] * size[0])),
+        (float(offset_x * size[1]), float(offset_y * size[0])),
         size,
     )
 

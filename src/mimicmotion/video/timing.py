@@ -38,6 +38,11 @@ def exact_rate(fps: float | Fraction) -> Fraction:
     return Fraction(fps).limit_denominator(1001)
 
 
+def exact_seconds(seconds: float) -> Fraction | float:
+    """1.1 as 11/10, not as the nearest binary number, which may be on the other side of a frame's time."""
+    return Fraction(seconds).limit_denominator(1_000_000) if math.isfinite(seconds) else seconds
+
+
 def resample(
     items: Iterable[Timed[T]], fps: float | Fraction, start: float | Fraction = 0, end: float | Fraction = math.inf
 ) -> Iterator[T]:

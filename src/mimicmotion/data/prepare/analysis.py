@@ -140,8 +140,10 @@ def measure_video(
         done += len(scene)
     if cached and known is None and not any(m.problem for m in found.values()):
         parts = [m.poses for m in found.values()]
-        xy, confidence = np.concatenate([p.xy for p in parts]), np.concatenate([p.confidence for p in parts])
-        PoseCache().put(cached, dataclasses.replace(parts[0], xy=xy, confidence=confidence))
+        xy, confidence, people = (
+            np.concatenate([getattr(p, n) for p in parts]) for n in ("xy", "confidence", "people")
+        )
+        PoseCache().put(cached, dataclasses.replace(parts[0], xy=xy, confidence=confidence, people=people))
     return found
 
 

@@ -105,7 +105,7 @@ def measure_scene(
             thumbs.append(encode_picture(shrink(frame, THUMB_SIDE), "jpeg", quality=85))
         if number % TICK_EVERY == 0:
             yield TICK_EVERY
-    xy, confidence = (np.stack(part).astype(np.float32) for part in zip(*points, strict=True))
+    xy, confidence = map(np.stack, zip(*points, strict=True))
     source = known.source if known else getattr(estimator, "source", type(estimator).__name__)
     return SceneMeasures(
         PoseSequence(xy, confidence, size, fps, source),
