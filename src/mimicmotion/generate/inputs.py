@@ -134,12 +134,14 @@ def fit_inputs(
         driving: poses of the video, in its pixels.
         size: of the result.
     """
-    from mimicmotion.pose.align import align
+    from mimicmotion.pose.align import align, part_scales
 
     fitted, fit = fit_picture(picture, pose, size, config.fit)
     reference = pose.fitted(fit)
     aligned = align(driving, reference, size, method=config.align)
     notes = describe_problems(reference, driving, aligned, config.video)
+    if config.align == "weighted":
+        notes += describe_build(part_scales(driving, reference))
     return Inputs(fitted, fit, reference, driving, aligned, notes)
 
 
@@ -379,3 +381,14 @@ def describe_problems(reference: PoseSequence, driving: PoseSequence, aligned: P
     if seen.any() and (share := outside.sum() / seen.sum()) > 0.1:
         found.append(f"{share:.0%} of the driving body points lie outside the frame after alignment")
     return found
+
+
+def describe_build(parts: dict[str, float]) -> list[str]:
+    """A sentence if the rigid parts of the two bodies do not agree on one scale, see `part_scales`."""
+    from mimicmotion.pose.align import DISAGREE, RIGID
+
+    rigid = {p: parts[p] for p in RIGID if p in parts}
+    if not rigid or max(rigid.values()) < DISAGREE * min(rigid.values()):
+        return []
+    scales = ", ".join(f"{p} {s:.2f}" for p, s in rigid.items())
+    return [f"picture and video show differently built bodies (scales: {scales}); --align limbs fits each part"]

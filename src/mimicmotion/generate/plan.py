@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +15,17 @@ from mimicmotion.generate.inputs import Inputs
 from mimicmotion.generate.poses import describe_poses
 from mimicmotion.generate.setup import load, plan_run, recipe_for, result_size, with_estimator
 from mimicmotion.runtime.progress import Job
-from mimicmotion.settings import GenerateConfig
+from mimicmotion.settings import GenerateConfig, PlanConfig
 
 if TYPE_CHECKING:
     from mimicmotion.backbones.base import Plan
     from mimicmotion.diffusion.recipe import Recipe
     from mimicmotion.pipeline import MimicMotionPipeline
+    from mimicmotion.pose.align import AlignMethod
 
 
 COUNTED_FRAMES = 3
+COMPARED: tuple[AlignMethod, ...] = ("weighted", "limbs", "released")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +90,7 @@ def plan(config: GenerateConfig, pipeline: MimicMotionPipeline | None = None) ->
     inputs.warnings[:0] = notes
     size: tuple[int, int] = inputs.picture.shape[:2]
     recipe = recipe_for(config, pipe, len(inputs.aligned))
-    write_picture(config.output, draw_overlay(config, pipe, inputs))
+    write_picture(config.output, draw_overlays(config, pipe, inputs))
     return PlanReport(
         inputs=inputs,
         people=count_people(config),
@@ -111,6 +114,22 @@ def count_people(config: GenerateConfig) -> tuple[int, list[int]]:
     every = max(1, (inputs_module.expected_frames(config, source) or 1) // COUNTED_FRAMES)
     frames = itertools.islice(inputs_module.sampled_frames(config, source), 0, every * COUNTED_FRAMES, every)
     return picture, [estimator.count_people(f) for f in frames]
+
+
+def draw_overlays(config: GenerateConfig, pipe: MimicMotionPipeline, inputs: Inputs) -> np.ndarray:
+    """The overlay; if asked, one below the other for each way of alignment, named."""
+    import cv2
+
+    from mimicmotion.pose.align import align
+
+    if not (isinstance(config, PlanConfig) and config.compare_alignments):
+        return draw_overlay(config, pipe, inputs)
+    rows = []
+    for method in COMPARED:
+        aligned = align(inputs.driving, inputs.reference, inputs.aligned.size, method)
+        row = draw_overlay(config, pipe, dataclasses.replace(inputs, aligned=aligned))
+        rows.append(cv2.putText(row, method, (8, 22), cv2.FONT_HERSHEY_SIMPLEX, 0.7, (255, 255, 255), 2))
+    return np.concatenate(rows)
 
 
 def draw_overlay(config: GenerateConfig, pipe: MimicMotionPipeline, inputs: Inputs) -> np.ndarray:

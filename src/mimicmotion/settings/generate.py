@@ -92,8 +92,8 @@ class GenerateConfig(DrivingOptions, PoseOptions, SamplingOptions, ExecutionOpti
     """Width of the result in pixels; empty uses the model's own size."""
     fit: Annotated[Literal["crop", "letterbox", "released"], Help("Input")] = "crop"
     """How the picture is fitted to height x width: crop around the person, letterbox, or the published code's crop."""
-    align: Annotated[Literal["weighted", "released", "none"], Help("Motion")] = "weighted"
-    """How the driving poses are fitted to the body in the picture."""
+    align: Annotated[Literal["weighted", "limbs", "released", "none"], Help("Motion")] = "weighted"
+    """Fit of the driver to the picture: weighted (one scale), limbs (also its proportions), released or none."""
     confidence_aware: Annotated[bool, Help("Motion")] = True
     """Draw poses with the estimator's confidence (paper); off draws everything above 0.3 at full brightness."""
     background: Annotated[Literal["model", "keep"], Help("Output")] = "model"
@@ -137,6 +137,14 @@ class GenerateConfig(DrivingOptions, PoseOptions, SamplingOptions, ExecutionOpti
             raise ConfigError(f"height={self.height}, width={self.width}", "both or neither", "give the other one too")
         if self.audio and not self.keeps_speed:
             raise ConfigError("audio with a changed speed", "movement at its own speed", "leave out 'audio'")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanConfig(GenerateConfig):
+    """Settings of `mimicmotion plan`: those of `generate`, and what is shown."""
+
+    compare_alignments: Annotated[bool, Help("Motion")] = False
+    """Draw the overlay once per way of alignment: weighted, limbs, released."""
 
 
 @dataclass(frozen=True, kw_only=True)
