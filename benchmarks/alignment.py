@@ -2,7 +2,7 @@
 
 Prints one JSON line. Two synthetic bodies make the same movement before two cameras that differ in zoom and place. One
 is the driver; of the other there is a picture, standing calmly (or sitting), and its true points are what the aligned
-driver is compared with: mean distance of body and feet in torso lengths of the picture's person. Each kind of pair has
+driver (smoothed as in `generate`, but for `released`) is compared with: mean distance of body and feet in torso lengths of the picture's person. Each kind of pair has
 one difference (`equal` none), in both directions. Intervals (95 %) are bootstrapped over pairs; `ratio` is the error
 divided by the one of `released`, paired.
 """
@@ -22,6 +22,7 @@ from numpy import ndarray
 
 from mimicmotion.pose.align import align
 from mimicmotion.pose.keypoints import PoseSequence
+from mimicmotion.pose.smooth import smooth
 from mimicmotion.synth import figure as fig
 from mimicmotion.synth.assets import load_assets
 from mimicmotion.synth.body import Genes, joint_positions, shape_vertices, skin
@@ -115,7 +116,7 @@ def compare(seed: int, kind: str, swap: bool, frames: int, noise: float, recordi
     unit = torso(truth.xy)
     errors = {}
     for method in METHODS:
-        poses = align(driving, picture, SIZE, method)
+        poses = align(driving if method == "released" else smooth(driving), picture, SIZE, method)
         apart = np.hypot(*np.moveaxis(poses.xy[:, :POINTS].astype(float) - truth.xy[:, :POINTS], -1, 0))
         errors[method] = float(apart[seen].mean() / unit)
     return errors

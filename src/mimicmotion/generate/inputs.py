@@ -45,7 +45,7 @@ class Inputs:
         picture: the reference picture, fitted to (height, width).
         fit: the transform from the original picture.
         reference: pose of the person in the picture, one frame.
-        driving: poses found in the video, in pixels of the video, at the frame rate of the result.
+        driving: poses found in the video (smoothed, if set), in its pixels, at the frame rate of the result.
         aligned: the same poses, fitted to the person in the picture.
         warnings: what the user should know, one sentence each.
     """
@@ -135,7 +135,10 @@ def fit_inputs(
         size: of the result.
     """
     from mimicmotion.pose.align import align, part_scales
+    from mimicmotion.pose.smooth import smooth
 
+    if config.smooth and config.align != "released":
+        driving = smooth(driving)
     fitted, fit = fit_picture(picture, pose, size, config.fit)
     reference = pose.fitted(fit)
     aligned = align(driving, reference, size, method=config.align)

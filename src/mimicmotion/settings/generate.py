@@ -41,6 +41,8 @@ class PosesConfig(DrivingOptions, PoseOptions):
     """Pose file to write (.npz), or a folder name ending in / for OpenPose JSON files."""
     draw: Annotated[Path | None, Help("Output")] = None
     """Also write a video of the drawn poses to this path."""
+    smooth: Annotated[bool, Help("Motion")] = True
+    """Repair outliers and swapped sides in the driving poses and take their jitter out; never with align=released."""
     confidence_aware: Annotated[bool, Help("Output")] = True
     """Draw poses with the estimator's confidence (paper); off draws everything above 0.3 at full brightness."""
     fps: float | None = None  # type: ignore[assignment]
@@ -94,6 +96,8 @@ class GenerateConfig(DrivingOptions, PoseOptions, SamplingOptions, ExecutionOpti
     """How the picture is fitted to height x width: crop around the person, letterbox, or the published code's crop."""
     align: Annotated[Literal["weighted", "limbs", "released", "none"], Help("Motion")] = "weighted"
     """Fit of the driver to the picture: weighted (one scale), limbs (also its proportions), released or none."""
+    smooth: Annotated[bool, Help("Motion")] = True
+    """Repair outliers and swapped sides in the driving poses and take their jitter out; never with align=released."""
     confidence_aware: Annotated[bool, Help("Motion")] = True
     """Draw poses with the estimator's confidence (paper); off draws everything above 0.3 at full brightness."""
     background: Annotated[Literal["model", "keep"], Help("Output")] = "model"
