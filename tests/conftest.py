@@ -19,7 +19,6 @@ settings.register_profile("repo", deadline=None, derandomize=True, print_blob=Fa
 settings.load_profile("repo")
 
 GOLDEN = Path(__file__).parent / "golden"
-SHARED = Path(os.environ.get("MIMICMOTION_SHARED", Path(__file__).parents[2] / "shared"))
 # the same people in every process of the tests, whatever lies in the user's cache
 os.environ["MIMICMOTION_PEOPLE"] = str(Path(__file__).parent / "data" / "makehuman-small.npz")
 # and this checkout's sources and helpers, whatever is installed
@@ -57,11 +56,17 @@ def old_objects_are_not_looked_at_again() -> None:
 
 
 @pytest.fixture(scope="session")
-def shared() -> Callable[[str], Path]:
+def shared_folder() -> Path:
+    """Folder of the shared test material, which need not exist."""
+    return Path(os.environ.get("MIMICMOTION_SHARED", Path(__file__).parents[2] / "shared"))
+
+
+@pytest.fixture(scope="session")
+def shared(shared_folder: Path) -> Callable[[str], Path]:
     """Path of a file of the shared test material; skips the test where it is not at hand."""
 
     def find(name: str) -> Path:
-        path = SHARED / name
+        path = shared_folder / name
         if not path.exists():
             pytest.skip(f"{name} is not at hand (set MIMICMOTION_SHARED to the folder that holds it)")
         return path

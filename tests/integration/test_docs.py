@@ -24,7 +24,6 @@ import pytest
 import torch
 import yaml
 
-from conftest import SHARED
 from evaluation_clips import folders
 from micro import micro_pipeline
 from mimicmotion import cli
@@ -66,7 +65,7 @@ COMMANDS = [(page, command) for command, page in reversed(PAGE_OF.items())]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, shared_folder: Path) -> Path:
     """What a reader would have in the folder in which the commands are typed."""
     place = tmp_path_factory.mktemp("docs")
     shutil.copy(find_asset("demo/person.png"), place / "person.png")
@@ -83,7 +82,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     weights = {f"unet.{k}": v for k, v in pipe.backbone.unet.state_dict().items()}
     weights |= {f"pose_net.{k}": v for k, v in pipe.backbone.pose_net.state_dict().items()}
     torch.save(weights, place / "MimicMotion_1-1.pth")
-    for network in (SHARED / "parity" / "tiny_dwpose").glob("*.onnx"):  # random weights
+    for network in (shared_folder / "parity" / "tiny_dwpose").glob("*.onnx"):  # random weights
         shutil.copy(network, place / network.name)
     return place
 

@@ -81,7 +81,7 @@ def test_only_what_is_new_is_measured(tmp_path: Path, monkeypatch: pytest.Monkey
     changed = run(**settings)
     assert 0 < changed.reused[1] < first.reused[1]
     for file in (tmp_path / "cache").rglob("*.json"):
-        file.write_text("{")  # damaged entries are made anew
+        file.write_text("{")  # damaged entries are recomputed
     assert [r.values for r in run(**settings).rows] == [r.values for r in changed.rows]
 
 
@@ -109,7 +109,7 @@ def test_the_same_frames_under_another_rate_are_compared_frame_by_frame(tmp_path
     (row,) = [r for r in done.rows if r.method == "other"]
     assert row.notes == ("real at 15, generated at 8 frames per second, 12 frames each: compared frame by frame",)
     text = (save_report(tmp_path / "o", done) / "report.md").read_text()
-    assert text.index("unequal frame rates") < text.index("| metric |")
+    assert text.index("different frame rates") < text.index("| metric |")
     by_time = run(**settings | {"generated": {"other": tmp_path / "other"}, "fps": 15.0})
     assert value(by_time, "other", "a", "psnr") < value(done, "other", "a", "psnr") - 3
 
@@ -204,7 +204,7 @@ def test_the_tiktok_protocol_on_its_layout(tmp_path: Path) -> None:
     assert all(r.values["psnr"] == 100 for r in done.rows)  # both show exactly the real square
     assert len(done.rows) == 12
     shutil.rmtree(tmp_path / "TikTok_dataset" / "00337")
-    assert any("these are not its numbers" in n for n in run(**settings, protocol="tiktok").notes)
+    assert any("this is not its result" in n for n in run(**settings, protocol="tiktok").notes)
 
 
 def test_the_tiktok_protocol_on_frames_of_a_real_video(tmp_path: Path, shared: Callable[[str], Path]) -> None:
@@ -241,7 +241,7 @@ def test_numbers_of_the_field_have_names_of_their_own(tmp_path: Path) -> None:
     want = pixels.frame_psnr(frames(0, 4.0), frames(0)).mean()
     assert value(done, "ours", "turn", "psnr_field") == pytest.approx(want)
     finish(evaluate(EvaluateConfig(**settings)))
-    assert "not by definition" in (tmp_path / "report" / "report.md").read_text()
+    assert "do not follow the metrics" in (tmp_path / "report" / "report.md").read_text()
 
 
 class Means(torch.nn.Module):
@@ -266,7 +266,7 @@ def test_frechet_distance_on_a_network_given_by_path(tmp_path: Path) -> None:
     done = result.evaluation
     cell = done.summary.methods["theirs"]["features"]
     assert (cell.n, cell.low <= cell.value <= cell.high) == (3, True)
-    assert any("3 frames make no clip of 4" in n for n in done.notes)
+    assert any("3 frames are too few for a clip of 4" in n for n in done.notes)
     text = (tmp_path / "report" / "report.md").read_text()
     assert "Frechet distance on colours features (not FVD, FID or FID-VID)" in text
     assert "| FVD" not in text
@@ -343,7 +343,7 @@ def test_seams_by_settings_and_by_what_generate_wrote(tmp_path: Path) -> None:
     read = run(**settings)
     assert read.rows[0].values == given.rows[0].values
     assert "seam" not in read.rows[1].values
-    assert any(n.startswith("smooth, a: no seam score: nothing says where segments begin") for n in read.notes)
+    assert any(n.startswith("smooth, a: no seam score: segment borders are unknown") for n in read.notes)
     whole = run(**settings | {"metrics": None})
     assert whole.rows[0].values["seam"] == given.rows[0].values["seam"]  # by default, where a result has a sidecar
     (tmp_path / "cut" / "a.json").unlink()
@@ -394,7 +394,7 @@ def test_identity_by_a_network_given_by_path(tmp_path: Path) -> None:
     assert again.reused[1] == 0
     assert "identity_reference" not in run(**settings).rows[0].values
     nobody = run(**folders(tmp_path / "x", ("a",)) | {k: settings[k] for k in ("metrics", "identity")})
-    assert any("no sure face in the real frames" in n for n in nobody.notes)
+    assert any("no reliable face in the real frames" in n for n in nobody.notes)
     assert math.isnan(nobody.rows[0].values["identity"])
 
 

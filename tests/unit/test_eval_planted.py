@@ -3,7 +3,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.evaluation.planted_errors import (
     DOUBTFUL,
     PLANTED,
@@ -100,15 +99,3 @@ def test_nothing_is_found_outside_of_the_frame() -> None:
     outside = (wrong.xy[:, RIGHT_HAND] >= 256).any(-1)
     assert outside.any()
     assert (wrong.confidence[:, RIGHT_HAND][outside] == 0).all()
-
-
-def test_bad_input() -> None:
-    exact = poses()
-    with pytest.raises(ConfigError, match="side='up'"):
-        occluded_elbow(exact, 0, side="up")
-    with pytest.raises(InputError, match="seed=-1"):
-        occluded_elbow(exact, -1)
-    with pytest.raises(InputError, match="0 poses"):
-        hand_on_wrong_hand(exact[:0], 0)
-    with pytest.raises(InputError, match="frames that are there"):
-        hand_on_wrong_hand(exact, 0, frames=[99])

@@ -106,12 +106,10 @@ def test_poses_that_do_not_fit(video: Path, tmp_path: Path) -> None:
     nobody = standing(5)
     nobody.confidence[:] = 0
     save_poses(nobody, tmp_path / "nobody.npz")
-    with pytest.raises(PoseError, match="nobody seen in the frames 2"):
+    with pytest.raises(PoseError, match="nobody visible in the frames 2"):
         finish(job.make(PosesSpec(video=video, output=tmp_path / "p.png", poses=tmp_path / "nobody.npz", frames=[2])))
     with pytest.raises(InputError, match="frame 5 of 5"):
         finish(job.make(PosesSpec(video=video, output=tmp_path / "p.png", frames=[5])))
-    with pytest.raises(InputError, match="1 poses"):
-        make_maps({0: random_clip(0, 1)[0]}, standing())
     assert not (tmp_path / "p.png").exists()
 
 
@@ -207,7 +205,7 @@ def test_hands_that_cannot_be_shown(video: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="4 poses .* for 5 frames"):
         finish(job.make(HandsSpec(results=[str(video)], output=out, poses=file)))
     save_poses(standing(5, (64, 96)), file)
-    with pytest.raises(InputError, match="one shape"):
+    with pytest.raises(InputError, match="one aspect ratio"):
         finish(job.make(HandsSpec(results=[str(video)], output=out, poses=file)))
     short = write_clip(tmp_path / "short", random_clip(5, 4, *SIZE))
     with pytest.raises(InputError, match=r"5 frames; short .* 4 frames"):

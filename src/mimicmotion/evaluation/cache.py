@@ -1,4 +1,4 @@
-"""What was measured, kept by the content of the files and all that the number depends on."""
+"""A cache of measurements, keyed by the contents of the files and everything else that a number depends on."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def content_digest(path: Path) -> str:
 
 
 class ResultCache:
-    """Numbers and features under a key of plain data; one file each, which appears only when complete.
+    """Numbers and features on disk, one file per key, written atomically.
 
     Args:
-        folder: where; default is `cache_folder() / "evaluation"`.
+        folder: of the files; `cache_folder() / "evaluation"` if None.
         enabled: False neither reads nor writes.
     """
 
@@ -52,15 +52,17 @@ class ResultCache:
         self.hits = self.misses = 0
 
     def get(self, key: Mapping[str, Any]) -> Any:
-        """Stored numbers (a dict) or features (an array); None where there are none or the file is damaged."""
+        """The stored numbers (a dict) or features (an array); None if there are none or the file is damaged."""
         for path in (self._path(key, ".json"), self._path(key, ".npy")):
             if self.enabled and path.exists():
                 try:
-                    with reading(path, "a cached result", "it is made anew"):
-                        text = path.read_text(encoding="utf-8") if path.suffix == ".json" else None
-                        value = np.load(path, allow_pickle=False) if text is None else dict(json.loads(text)["value"])
+                    with reading(path, "a cached result", "it is recomputed"):
+                        if path.suffix == ".npy":
+                            value = np.load(path, allow_pickle=False)
+                        else:
+                            value = dict(json.loads(path.read_text(encoding="utf-8"))["value"])
                 except InputError as e:
-                    logger.warning("%s: it is made anew", e.got)
+                    logger.warning("%s: it is recomputed", e.got)
                 else:
                     self.hits += 1
                     return value
@@ -68,7 +70,7 @@ class ResultCache:
         return None
 
     def put(self, key: Mapping[str, Any], value: Mapping[str, Any] | Float32[ndarray, "n d"]) -> None:
-        """Store numbers or features; NaN comes back as NaN."""
+        """Store numbers or features; NaN is kept."""
         if not self.enabled:
             return
         path = self._path(key, ".npy" if isinstance(value, ndarray) else ".json")
@@ -80,7 +82,7 @@ class ResultCache:
                     text = json.dumps({"key": dict(key), "value": dict(value)}, default=str)
                     part.write_text(text, encoding="utf-8")
         except OutputError as e:
-            logger.warning("the result cannot be cached: %s", e.got)
+            logger.warning("a result cannot be cached: %s", e.got)
 
     def _path(self, key: Mapping[str, Any], suffix: str) -> Path:
         name = hashlib.sha256(json.dumps(dict(key), sort_keys=True, default=str).encode()).hexdigest()

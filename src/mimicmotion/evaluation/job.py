@@ -15,7 +15,7 @@ from mimicmotion.settings.evaluation import EvaluateConfig
 
 @dataclass(frozen=True, slots=True)
 class EvaluateResult:
-    """What was measured and where the report stands."""
+    """The evaluation, and the folder of its report."""
 
     evaluation: Evaluation
     output: Path
@@ -26,22 +26,22 @@ class EvaluateResult:
         return int(bool(self.evaluation.failures))
 
     def summary(self) -> str:
-        """A few lines for a person to read."""
+        """Summary for the user."""
         done = self.evaluation
         (hits, made), table = done.reused, method_table(done)
         lines = [f"note: {n}" for n in done.notes]
         lines += [f"FAILED: {f.method}, {f.sequence}: {f.reason}" for f in done.failures]
         lines += ["", *(table.markdown() if table.rows else ["nothing could be measured"]), ""]
-        lines.append(f"{hits} results from the cache, {made} made anew")
+        lines.append(f"{hits} results from the cache, {made} computed")
         lines.append(f"report: {self.output / 'report.md'} (also report.html, metrics.csv, summary.json)")
         return "\n".join(lines)
 
 
 def evaluate(config: EvaluateConfig) -> Job[EvaluateResult]:
-    """Measure, then write the report. An interrupted run reuses its measurements.
+    """Measure and write the report. An interrupted run can be repeated and reuses its measurements.
 
     Raises:
-        InputError: folders, settings or protocol are wrong; with `strict`, also whatever else is amiss.
+        InputError: folders, settings or protocol are wrong; with `strict`, also any other problem.
         WeightsError: the network of a requested metric is not installed.
         OutputError: the report cannot be written.
     """

@@ -1,4 +1,4 @@
-"""What `evaluate` sees of the people in real and generated frames: their poses and their faces, found once and kept."""
+"""Poses and faces in real and generated frames, each estimated once and cached."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class People:
 
     Args:
         config: the settings.
-        cache: where what was found is kept.
-        notes: sentences for the report are added here.
-        network: that of identity similarity, if it is wanted.
-        rename: makes a sequence's name of the name of its reference picture.
+        cache: for poses and face embeddings.
+        notes: for the report; new ones are appended.
+        network: for identity similarity, if requested.
+        rename: turns the name of a reference picture into the name of its sequence.
 
     Raises:
         InputError: the folder of reference pictures is wrong.
-        WeightsError: the file is no face network.
+        WeightsError: the file is not a face network.
     """
 
     def __init__(
@@ -58,12 +58,12 @@ class People:
 
     @cached_property
     def estimator(self) -> HolisticEstimator:
-        """The bundled pose estimator, opened when it is first needed."""
-        # one thread, so that the result does not depend on the machine's load
+        """The bundled pose estimator, opened on first use."""
+        # one thread, so that the result is reproducible
         return HolisticEstimator(threads=1, device="cpu")
 
     def poses(self, pair: VideoPair, side: Side, before: int) -> Generator[int, None, PoseSequence]:
-        """Poses found in one side of a pair, in pixels of what is compared; yields frames done.
+        """Poses in one side of a pair, in pixels of the compared frames; yields the frames done so far.
 
         Args:
             pair: the videos.
@@ -84,15 +84,15 @@ class People:
         return PoseSequence(points[..., :2], points[..., 2], pair.size, pair.fps or 0.0, SOURCE)
 
     def identity(self, pair: VideoPair) -> Generator[int, None, dict[str, float]]:
-        """Numbers of identity similarity; yields frames done."""
+        """Numbers on identity similarity; yields the frames done so far."""
         real = yield from self._embeddings(pair, pair.real, 0)
         made = yield from self._embeddings(pair, pair.generated, pair.frames // 2)
         if not np.isfinite(real).all(1).any():
-            self.notes.append(f"{pair.method}, {pair.sequence}: no identity: no sure face in the real frames")
+            self.notes.append(f"{pair.method}, {pair.sequence}: no identity: no reliable face in the real frames")
         return identity_numbers(made, real, self._reference(pair) if self.pictures else None)
 
     def _embeddings(self, pair: VideoPair, side: Side, before: int) -> Generator[int, None, Embeddings]:
-        """Face vectors of one side of a pair, one for each frame; NaN where no face is sure."""
+        """Face embeddings of one side of a pair, one per frame; NaN without a reliable face."""
         versions = [measures.VERSIONS["identity"], measures.VERSIONS["poses"], SOURCE]
         key = {"kind": "identity", "versions": versions, "network": self.digest, "side": pair.key(side)}
         known = self.cache.get(key)
@@ -107,7 +107,7 @@ class People:
         return known
 
     def _reference(self, pair: VideoPair) -> Embeddings | None:
-        """The face vector of a sequence's reference picture; NaN without a sure face, None without a picture."""
+        """The embedding of a sequence's reference picture; NaN without a reliable face, None without a picture."""
         path = self.pictures.get(pair.sequence)
         if path is None:
             self.notes.append(f"{pair.method}, {pair.sequence}: no reference picture in {self.config.references}")
@@ -117,15 +117,15 @@ class People:
             poses = redetect(picture[None], self.estimator)
             self.known[pair.sequence] = found = np.stack(list(embeddings([picture], poses, self.faces)))
             if not np.isfinite(found).all():
-                self.notes.append(f"{pair.sequence}: no sure face in the reference picture")
+                self.notes.append(f"{pair.sequence}: no reliable face in the reference picture")
         return self.known[pair.sequence]
 
 
 def pair_poses(folder: Path, pair: VideoPair) -> PoseSequence:
-    """The true poses of a sequence from a pose file, at the frames and in the pixels that are compared.
+    """The true poses of a sequence from a pose file, for the compared frames and in their pixels.
 
     Raises:
-        PoseError: no such file, it is malformed, or has too few frames.
+        PoseError: the file is missing, malformed, or has too few frames.
     """
     poses = load_poses(folder / f"{pair.sequence}.npz").scaled(pair.real.reader.info.size)
     index = np.arange(pair.frames)
@@ -133,6 +133,6 @@ def pair_poses(folder: Path, pair: VideoPair) -> PoseSequence:
         index = np.minimum(np.rint(index * poses.fps / pair.fps).astype(int), len(poses) - 1)
     if len(poses) <= index[-1]:
         got = f"{folder / pair.sequence}.npz has {len(poses)} poses"
-        raise PoseError(got, f"one for each of {pair.frames} frames", "find the poses of the whole video")
+        raise PoseError(got, f"one for each of {pair.frames} frames", "estimate the poses of the whole video")
     taken = PoseSequence(poses.xy[index], poses.confidence[index], poses.size, pair.fps or poses.fps, poses.source)
     return taken.fitted(pair.real.fit)

@@ -1,7 +1,7 @@
-"""Pose errors planted on exact poses: does confidence-aware guidance protect against them (paper figure 8)?
+"""Errors planted in exact poses, to test whether confidence-aware guidance protects against them (paper figure 8).
 
-Each function returns the wrong poses, their points and confidences as a detector would give them; the exact poses stay
-as they were, so results can be measured against the truth. All are seeded and change only the frames asked for.
+Each function returns new poses, with wrong points and the confidences that a detector would give them, so that results
+can still be measured against the exact poses. All are seeded and change only the given frames.
 """
 
 from __future__ import annotations
@@ -13,30 +13,27 @@ import numpy as np
 from jaxtyping import Float32, Int
 from numpy import ndarray
 
-from mimicmotion.errors import ConfigError, InputError
-from mimicmotion.pose.keypoints import L_ELBOW, LEFT_HAND, NECK, R_ELBOW, RIGHT_HAND, PoseSequence
+from mimicmotion.pose.keypoints import L_ELBOW, LEFT_HAND, R_ELBOW, RIGHT_HAND, PoseSequence
+from mimicmotion.synth.noise import torso
 
 DOUBTFUL = (0.35, 0.5)
-"""Confidence of planted points: above the usual threshold, yet low."""
+"""Confidence of planted points: low, but above the usual threshold."""
 _ARMS = {"right": (R_ELBOW, RIGHT_HAND, LEFT_HAND), "left": (L_ELBOW, LEFT_HAND, RIGHT_HAND)}  # elbow, hand, other hand
 
 
 def duplicate_detection(
     poses: PoseSequence, seed: int, *, side: str = "right", frames: Sequence[int] | None = None
 ) -> PoseSequence:
-    """One hand is found a second time where the other hand is: both sets of points lie on the same hand.
-
-    The hand of `side` leaves its place and lies, a little off, on the other hand, with a doubtful confidence.
-    """
-    rng, chosen = _start(poses, seed, side, frames)
+    """One hand is detected twice: the points of `side` lie, a little off, on the other hand, with a low confidence."""
+    rng, chosen = _start(poses, seed, frames)
     xy, (_, here, there) = poses.xy.copy(), _ARMS[side]
-    xy[chosen, here] = xy[chosen, there] + (rng.normal(size=2) * 0.04 * _unit(poses)).astype(np.float32)
+    xy[chosen, here] = xy[chosen, there] + (rng.normal(size=2) * 0.04 * torso(poses.xy)).astype(np.float32)
     return _doubted(poses, xy, rng, chosen, [here], "duplicate detection")
 
 
 def hand_on_wrong_hand(poses: PoseSequence, seed: int, *, frames: Sequence[int] | None = None) -> PoseSequence:
-    """Left and right hand are mistaken for one another: their points change places, both with doubtful confidence."""
-    rng, chosen = _start(poses, seed, "right", frames)
+    """Left and right hand are mistaken for each other: their points are swapped, both with a low confidence."""
+    rng, chosen = _start(poses, seed, frames)
     xy = poses.xy.copy()
     xy[chosen, RIGHT_HAND], xy[chosen, LEFT_HAND] = poses.xy[chosen, LEFT_HAND], poses.xy[chosen, RIGHT_HAND]
     return _doubted(poses, xy, rng, chosen, [RIGHT_HAND, LEFT_HAND], "hands swapped")
@@ -45,14 +42,14 @@ def hand_on_wrong_hand(poses: PoseSequence, seed: int, *, frames: Sequence[int] 
 def occluded_elbow(
     poses: PoseSequence, seed: int, *, side: str = "right", frames: Sequence[int] | None = None
 ) -> PoseSequence:
-    """An elbow that the detector can't see and guesses far off (0.4 to 0.6 torso lengths), above the usual threshold.
+    """A hidden elbow is guessed 0.4 to 0.6 torso lengths off, above the usual threshold.
 
-    The guess wanders slowly from frame to frame, as guesses do.
+    The guess drifts slowly from frame to frame.
     """
-    rng, chosen = _start(poses, seed, side, frames)
+    rng, chosen = _start(poses, seed, frames)
     xy, elbow = poses.xy.copy(), _ARMS[side][0]
     angle = rng.uniform(0, 2 * np.pi) + np.cumsum(rng.normal(0, 0.15, len(chosen)))
-    away = rng.uniform(0.4, 0.6) * _unit(poses) * np.stack([np.cos(angle), np.sin(angle)], -1)
+    away = rng.uniform(0.4, 0.6) * torso(poses.xy) * np.stack([np.cos(angle), np.sin(angle)], -1)
     xy[chosen, elbow] += away.astype(np.float32)
     return _doubted(poses, xy, rng, chosen, [slice(elbow, elbow + 1)], "occluded elbow")
 
@@ -65,12 +62,8 @@ PLANTED: dict[str, Callable[[PoseSequence, int], PoseSequence]] = {
 
 
 def plant_errors(poses: PoseSequence, seed: int) -> PoseSequence:
-    """All the errors in turn, each in its share of the frames, in an order and on a side that the seed decides.
-
-    Raises:
-        InputError: no frames, or a negative seed.
-    """
-    rng, _ = _start(poses, seed, "right", None)
+    """All three errors, each in a third of the frames, in an order and on a side chosen by the seed."""
+    rng, _ = _start(poses, seed, None)
     side = ("left", "right")[int(rng.integers(2))]
     order = rng.permutation(3)
     for share, kind in zip(np.array_split(np.arange(len(poses)), 3), order, strict=True):
@@ -84,23 +77,10 @@ def plant_errors(poses: PoseSequence, seed: int) -> PoseSequence:
 
 
 def _start(
-    poses: PoseSequence, seed: int, side: str, frames: Sequence[int] | None
+    poses: PoseSequence, seed: int, frames: Sequence[int] | None
 ) -> tuple[np.random.Generator, Int[ndarray, " chosen"]]:
-    """The source of random numbers, and the numbers of the frames to change."""
-    if side not in _ARMS:
-        raise ConfigError(f"side={side!r}", "left or right", "choose one of these")
-    if not len(poses) or seed < 0:
-        raise InputError(f"{len(poses)} poses, seed={seed}", "at least one pose, seed >= 0", "correct the value")
-    chosen = np.arange(len(poses)) if frames is None else np.array(frames, int)
-    if not np.isin(chosen, np.arange(len(poses))).all():
-        raise InputError(f"frames {frames} of {len(poses)}", "frames that are there", "correct the numbers")
-    return np.random.default_rng([seed, 5]), chosen
-
-
-def _unit(poses: PoseSequence) -> float:
-    """Median length neck to hips in pixels."""
-    hips = 0.5 * (poses.xy[:, 8] + poses.xy[:, 11])
-    return max(float(np.median(np.hypot(*(hips - poses.xy[:, NECK]).T))), 1.0)
+    """The random generator, and the numbers of the frames to change."""
+    return np.random.default_rng([seed, 5]), np.arange(len(poses)) if frames is None else np.array(frames, int)
 
 
 def _doubted(
@@ -111,11 +91,11 @@ def _doubted(
     parts: Sequence[slice],
     what: str,
 ) -> PoseSequence:
-    """The poses with these positions, where some parts are doubtful in the chosen frames."""
+    """The poses with these positions, and a low confidence of some parts in the chosen frames."""
     confidence = poses.confidence.copy()
     for part in parts:
         size = len(chosen), part.stop - part.start
         confidence[chosen, part] = rng.uniform(*DOUBTFUL, size).astype(np.float32)
     inside = np.all((xy >= 0) & (xy < [poses.size[1], poses.size[0]]), axis=-1)
-    confidence = np.where(inside, confidence, np.float32(0))  # nothing is found outside of the frame
+    confidence = np.where(inside, confidence, np.float32(0))  # nothing is detected outside the frame
     return dataclasses.replace(poses, xy=xy, confidence=confidence, source=f"{poses.source} + {what}".strip(" +"))

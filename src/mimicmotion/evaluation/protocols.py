@@ -1,8 +1,7 @@
-"""Which sequences are compared, and which part of each frame.
+"""Evaluation protocols: which sequences are compared, and which part of each frame.
 
-Real frames are never resampled, except to the protocol's `size`. A method's frame shows a window of the real frame;
-it is brought to the real frame's pixels there by one affine map: bicubic with antialiasing (Pillow's: where a picture
-shrinks, the kernel is widened by the scale), and cut to the compared region.
+Real frames are never resampled, except to the protocol's `size`. A method's frame shows a window of the real frame. One
+affine map brings it to the real frame's pixels (bicubic, with Pillow's antialiasing), cropped to the compared region.
 """
 
 from __future__ import annotations
@@ -20,18 +19,18 @@ Size = tuple[int, int]
 Box = tuple[float, float, float, float]
 """Left, top, width, height."""
 SAME_SHAPE = 0.02
-"""Aspect ratios that differ by less are the same: networks ask for multiples of 64."""
-_TINY = 1e-6  # of a pixel: rounding of shares
+"""Aspect ratios that differ by less than this count as equal, because networks need multiples of 64."""
+_TINY = 1e-6  # pixels, for rounding errors
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MethodCrop(Settings):
-    """What of the real frame a method was shown, and so shows: how its reference picture and its poses were cropped."""
+    """The part of the real frame that a method shows: how its reference picture and poses were cropped."""
 
     shows: Literal["auto", "full", "centre"] | tuple[float, float, float, float] = "auto"
-    """full: the whole frame; centre: the largest central part of the result's aspect ratio; four numbers: left, top,
-    width, height in the real frame, as shares of its size (0..1) or, if one exceeds 1, in pixels. auto: full if the
-    aspect ratio is the real frame's, centre if the result is square and squares are compared, else full."""
+    """full: the whole frame; centre: the largest central part with the result's aspect ratio; four numbers: left, top,
+    width, height in the real frame, as fractions of its size (0..1) or, if one exceeds 1, in pixels. auto: centre if
+    the result is square, the real frame is not, and squares are compared; else full."""
 
     def __post_init__(self) -> None:
         if isinstance(self.shows, tuple) and not (min(self.shows) >= 0 and self.shows[2] > 0 and self.shows[3] > 0):
@@ -45,15 +44,15 @@ class Protocol(Settings):
     name: str = "plain"
     what: str = "whole frames of all sequences"
     sequences: tuple[str, ...] = ()
-    """Only these; empty takes all that the real folder holds. 335 and 00335 are the same."""
+    """Names of the sequences; empty uses all in the real folder. 335 and 00335 are the same."""
     region: Literal["full", "square"] = "full"
-    """The whole real frame, or its central square."""
+    """Compare the whole real frame, or its central square."""
     size: Annotated[int | None, Range(8, 8192)] = None
-    """The region is resized to this height (square: and width) in real and generated frames alike."""
+    """Height (square: and width) to which the region is resized in real and generated frames."""
     frames_in: str = ""
-    """Frames of a sequence lie in SEQUENCE/THIS/ (or in SEQUENCE/)."""
+    """Subfolder of a sequence's folder that holds its frames (else they are in the folder itself)."""
     crop: MethodCrop = field(default_factory=MethodCrop)
-    """Of methods not named below."""
+    """Crop of methods not named below."""
     methods: dict[str, MethodCrop] = field(default_factory=dict)
     """Crop of each method by name."""
 
@@ -78,7 +77,7 @@ PROTOCOLS = {"plain": Protocol(), "tiktok": TIKTOK}
 
 
 def load_protocol(name: str) -> Protocol:
-    """A protocol by name, or from a YAML file, which may start from another one with `base: tiktok`.
+    """A protocol by name, or from a YAML file, which may extend another one with `base: tiktok`.
 
     Raises:
         ConfigError: an unknown name, or a file that cannot be read or has a wrong field.
@@ -98,7 +97,7 @@ def load_protocol(name: str) -> Protocol:
 
 @dataclass(frozen=True, slots=True)
 class Fits:
-    """The maps of real and generated frames to what is compared, and what the report should say about them."""
+    """The maps of real and generated frames to the compared pixels, and notes on them for the report."""
 
     real: Fit
     generated: Fit
@@ -106,10 +105,10 @@ class Fits:
 
 
 def plan_fits(protocol: Protocol, method: str, real: Size, generated: Size) -> Fits:
-    """How frames of two sizes are compared.
+    """Decide how frames of two sizes are compared.
 
     Raises:
-        InputError: the method shows nothing of the compared region, or less than 8 pixels of it.
+        InputError: the method shows less than 8 pixels of the compared region.
     """
     notes: list[str] = []
     region = _region(protocol, real)
@@ -140,7 +139,7 @@ def _region(protocol: Protocol, size: Size) -> Box:
 
 
 def _window(protocol: Protocol, method: str, real: Size, generated: Size, notes: list[str]) -> Box:
-    """Which part of the real frame the generated one shows, in pixels of the real one."""
+    """The part of the real frame that the generated one shows, in pixels of the real one."""
     shows, (height, width) = protocol.crop_of(method).shows, real
     if isinstance(shows, tuple):
         shares = max(shows) <= 1
@@ -155,7 +154,7 @@ def _window(protocol: Protocol, method: str, real: Size, generated: Size, notes:
             notes.append(f"stretched from {generated[1]} x {generated[0]} to the shape of {width} x {height}")
         return 0, 0, width, height
     w, h = (width, width / own) if own > wanted else (height * own, height)
-    # whole pixels, as central squares begin at
+    # whole pixels, like the corners of central squares
     return math.floor((width - w) / 2), math.floor((height - h) / 2), w, h
 
 
@@ -173,5 +172,5 @@ def _text(box: Box) -> str:
 
 
 def plain_name(sequence: str) -> str:
-    """Numbers without leading zeros, so that 335 is 00335; other names as they are."""
+    """A numeric name without leading zeros, so that 335 and 00335 match; other names unchanged."""
     return str(int(sequence)) if sequence.isdecimal() else sequence

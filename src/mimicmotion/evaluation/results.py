@@ -1,4 +1,4 @@
-"""The numbers of reports and of tables from elsewhere: method -> metric -> mean with interval."""
+"""Reading the numbers of reports and of CSV files from elsewhere: method -> metric -> mean with interval."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _FORM = "method -> metric -> {mean, low, high, n}"
 
 
 def load_results(path: Path, label: str = "") -> tuple[Results, Mapping[str, Any]]:
-    """Read a report's folder, its summary.json, or a CSV file: of a report or of any method.
+    """Read a report's folder, its summary.json, or a CSV file.
 
-    A CSV file is long (columns method, metric, value) or wide (one column a metric); without a column "method" its rows
-    are those of `label`. Several rows of a method are averaged.
+    A CSV file is long (columns method, metric, value) or wide (a column per metric); without a column "method" its rows
+    belong to `label`. Several rows of a method are averaged.
 
     Returns:
-        The numbers, where NaN is a missing one; and the whole content of summary.json (empty for a CSV file).
+        The numbers, with NaN for missing ones; and the content of summary.json (empty for a CSV file).
 
     Raises:
-        InputError: not there, not of this form, or without any number.
+        InputError: missing, in another form, or without numbers.
     """
     file = path
     if path.is_dir():
@@ -51,7 +51,7 @@ def load_results(path: Path, label: str = "") -> tuple[Results, Mapping[str, Any
 def _from_json(data: Any) -> tuple[Results, Mapping[str, Any]]:
     methods = data.get("methods", data) if isinstance(data, Mapping) else None
     if not isinstance(methods, Mapping) or not all(isinstance(of, Mapping) for of in methods.values()):
-        raise InputError("another form of JSON", _FORM, "use the summary.json of a report")
+        raise InputError("JSON in another form", _FORM, "use the summary.json of a report")
     found: Results = {}
     for method, of in methods.items():
         for metric, cell in of.items():
@@ -71,7 +71,7 @@ def _from_csv(text: str, label: str) -> Results:
     values: dict[str, dict[str, list[float]]] = {}
     for line, row in enumerate(rows, 2):
         if None in row or None in row.values():
-            raise InputError(f"line {line} does not fit the heading", "as many cells as columns", "correct the line")
+            raise InputError(f"line {line} does not match the heading", "as many cells as columns", "correct the line")
         cells = {row["metric"]: row["value"]} if {"metric", "value"} <= set(row) else row
         for metric, cell in cells.items():
             if metric not in ("sequence", "method", "frames"):

@@ -1,4 +1,4 @@
-"""Evaluate methods on a set of real videos: what is known is taken from the cache, the rest is measured and kept."""
+"""Evaluate methods on a set of real videos, reusing cached measurements."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ Rows = dict[tuple[str, str], Row]
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A video that could not be measured; the rest went on."""
+    """A video that could not be measured."""
 
     method: str
     sequence: str
@@ -59,15 +59,15 @@ class Evaluation:
 
     Attributes:
         config: the settings.
-        protocol: which part of which sequences.
+        protocol: which part of which sequences is compared.
         selection: metrics and networks.
         methods: names, in the order given.
         rows: numbers of each sequence and method.
         summary: means, intervals, differences.
         failures: videos that could not be measured.
-        notes: sentences on what is missing or was adapted.
+        notes: on what is missing or was adapted.
         inputs: checksums of the videos: method (or "real") -> sequence -> sha256.
-        reused: how many cached results were taken, and how many were made.
+        reused: number of results taken from the cache, and of results computed.
     """
 
     config: EvaluateConfig
@@ -86,21 +86,21 @@ def run_evaluation(config: EvaluateConfig) -> Job[Evaluation]:
     """Measure all methods.
 
     Raises:
-        InputError: folders, settings or protocol are wrong; with `strict`, also whatever else is amiss.
+        InputError: folders, settings or protocol are wrong; with `strict`, also any other problem.
         WeightsError: the network of a requested metric is not installed.
     """
     return (yield from _Run(config).steps())
 
 
 def environment() -> dict[str, str]:
-    """Versions and processor, as far as numbers may depend on them."""
+    """Versions and processors that results may depend on."""
     found = {"mimicmotion": __version__, "python": platform.python_version(), "platform": platform.platform()}
     return found | installed(*PACKAGES) | {"processors": str(os.cpu_count())}
 
 
 class _Run:
     def __init__(self, config: EvaluateConfig) -> None:
-        for module in ("scipy.stats", "matplotlib"):  # what the report needs is missed before the long work
+        for module in ("scipy.stats", "matplotlib"):  # fail before the long work, not in the report
             import_extra(module, "eval")
         self.config, self.protocol = config, load_protocol(config.protocol)
         self.cache = ResultCache(config.cache_dir, enabled=config.cache)
@@ -118,7 +118,7 @@ class _Run:
         self.selection = select_metrics(config)
         groups, networks = self.selection.groups, self.selection.networks
         rename = plain_name if self.protocol.sequences else str
-        # a wrong file comes up before the long work
+        # loads the network now, so that a wrong file fails before the long work
         self.people = People(config, self.cache, self.notes, networks.get("identity"), rename)
         pairs = yield from self._look(real, found)
         self.rows = {(p.method, p.sequence): Row(p.sequence, p.method, p.frames, {}, p.notes) for p in pairs}
@@ -149,14 +149,14 @@ class _Run:
         if not real or not any(s in of for of in found.values() for s in real):
             have = ", ".join(sorted({s for of in found.values() for s in of})[:5]) or "none"
             got = f"no common sequence (real: {', '.join(list(real)[:5]) or 'none'}; generated: {have})"
-            same = "videos of the same names (whatever their suffix)"
+            same = "videos with the same names (suffixes may differ)"
             raise InputError(got, same, "rename them, or check --protocol")
         self.notes += lines
         if any(line.startswith("real: ") for line in lines):
-            self.notes.append(f"sequences of the protocol {self.protocol.name} are missing: these are not its numbers")
+            self.notes.append(f"sequences of protocol {self.protocol.name} are missing: this is not its result")
 
     def _look(self, real: dict[str, Path], found: dict[str, dict[str, Path]]) -> Job[list[VideoPair]]:
-        """Open all pairs; a damaged video is noted once and its sequence left out."""
+        """Open all pairs; a damaged video is recorded as a failure and its sequence left out."""
         todo = [(s, m) for s in real for m in found if s in found[m]]
         sources: dict[tuple[str, str], VideoFile] = {}
         pairs: list[VideoPair] = []
@@ -183,7 +183,7 @@ class _Run:
     def _each(
         self, stage: str, pairs: Sequence[VideoPair], work: Callable[[VideoPair, Row], Iterator[int]]
     ) -> Job[None]:
-        """Do the work of every pair; one that fails loses its row, so that no half-measured one is counted."""
+        """Run `work` on every pair; a pair that fails loses its row, so that partial measurements do not count."""
         total, done = sum(p.frames for p in pairs), 0
         for pair in pairs:
             key = pair.method, pair.sequence
@@ -198,7 +198,7 @@ class _Run:
             yield Progress(stage, done, total)
 
     def _measure(self, pair: VideoPair, row: Row) -> Iterator[int]:
-        """Everything that looks at a pair of frames, in one pass."""
+        """All metrics that compare frame with frame, in one pass."""
         table = measures.FIELD if self.config.convention == "field" else measures.EXACT
         groups = [g for g in self.selection.groups if g in table or g in ("lpips", "lpips-vgg")]
         if "seams" in self.selection.groups and self._find_borders(pair):
@@ -237,7 +237,7 @@ class _Run:
         return [measures.lpips_mean(self.selection.networks[group].load(), field=field)]
 
     def _find_borders(self, pair: VideoPair) -> list[int]:
-        """Where the segments of a result meet; a note where nothing says so."""
+        """Segment borders of a result, or a note on why there are none."""
         config = self.config
         fusion = config.segments() or (None if config.borders else sidecar_fusion(pair.generated.reader.path))
         if pair.fps is not None:
@@ -250,7 +250,7 @@ class _Run:
                 return borders
             why = "it is a single segment" if fusion else "no border lies within it"
         else:
-            why = "nothing says where segments begin (no OUTPUT.json beside it, no --segment-frames, no --borders)"
+            why = "segment borders are unknown (no OUTPUT.json beside it, no --segment-frames, no --borders)"
         self.notes.append(f"{pair.method}, {pair.sequence}: no seam score: {why}")
         return []
 
@@ -271,7 +271,7 @@ class _Run:
     def _features(self, network: MetricNetwork, sets: Sets, pair: VideoPair, row: Row) -> Iterator[int]:  # noqa: ARG002
         """Add the features of a pair's clips to `sets`."""
         if pair.frames < network.length:
-            text = f"{pair.frames} frames make no clip of {network.length}: left out of {network.group}"
+            text = f"{pair.frames} frames are too few for a clip of {network.length}: left out of {network.group}"
             self.notes.append(f"{pair.method}, {pair.sequence}: {text}")
             return
         real = self._clip_features(network, pair, pair.real)
@@ -287,7 +287,7 @@ class _Run:
             known = features(pair.fitted(side), network.load(), mode=config.clips)
             if not np.isfinite(known).all():
                 got = f"NaN in the {network.title} features of {side.reader.path}"
-                raise InputError(got, "finite features", "see what made these frames")
+                raise InputError(got, "finite features", "check these frames")
             self.cache.put(key, known)
         return known
 

@@ -1,4 +1,4 @@
-"""Which metrics a run computes, which networks they need, and why others are left out."""
+"""Choosing the metrics of a run and their networks, with notes on metrics that are left out."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from mimicmotion.settings.metrics import PLAIN
 
 @dataclass(frozen=True, slots=True)
 class MetricNetwork:
-    """A network that measures.
+    """A network behind a metric.
 
     Attributes:
-        group: the metric that needs it, as --metrics calls it.
-        title: what the number is called.
-        path: its weights.
+        group: name of the metric in --metrics.
+        title: of the metric.
+        path: of its weights.
         digest: their checksum.
-        length: frames a clip; 0 for LPIPS.
-        load: opens it, once.
+        length: frames per clip; 0 for networks of single frames.
+        load: loads it on the first call.
     """
 
     group: str
@@ -49,7 +49,7 @@ class MetricNetwork:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What is computed, and sentences on what is not."""
+    """The metrics that are computed, their networks, and notes on others."""
 
     groups: tuple[str, ...]
     networks: dict[str, MetricNetwork] = field(default_factory=dict)
@@ -86,7 +86,7 @@ def select_metrics(config: EvaluateConfig) -> Selection:
     if not asked:
         notes += _not_given(config, groups)
     if config.convention == "field":
-        notes.append("PSNR, SSIM, L1 and LPIPS by the field's convention, under names of their own (see below)")
+        notes.append("PSNR, SSIM, L1 and LPIPS follow the field's convention and have their own names (see below)")
     return Selection(tuple(groups), networks, tuple(notes))
 
 
@@ -98,16 +98,16 @@ def _default(config: EvaluateConfig) -> list[str]:
 
 
 def _not_given(config: EvaluateConfig, groups: list[str]) -> list[str]:
-    """What the user could give to have more metrics."""
+    """How to get the metrics that are left out."""
     notes = []
     if config.identity is None:
-        notes.append("identity not computed: give a face network as ONNX by path (--identity)")
+        notes.append("identity not computed: give a face network (ONNX) with --identity")
     if "seams" not in groups:
         notes.append("seams not computed: give --segment-frames or --borders, or keep the OUTPUT.json of `generate`")
     absent = [g for g in BY_PATH[:3] if _path(g, config) is None]
     if absent:
         options = ", ".join("--" + g for g in absent)
-        why = f"no package index carries the networks; give them by path ({options})"
+        why = f"no package index has the networks; give them by path ({options})"
         notes.append(f"{', '.join(absent)} not computed: {why}")
     return notes
 
@@ -117,7 +117,7 @@ def _path(group: str, config: EvaluateConfig) -> Path | None:
 
 
 def _network(group: str, config: EvaluateConfig) -> MetricNetwork | None:
-    """The network of a metric; None where it needs none."""
+    """The network of a metric; None if it needs none."""
     c, length = config, 1 if group == "fid" else config.clip_frames
     device = None if c.device == "auto" else c.device
     if group == "ssim" and importlib.util.find_spec("skimage") is None:
@@ -133,10 +133,10 @@ def _network(group: str, config: EvaluateConfig) -> MetricNetwork | None:
         path = _given(group, config)
         title, length, load = f"identity by {path.stem}", 0, partial(FaceNetwork, path)
     elif group in BY_PATH:
-        path, metric = _given(group, config), None if group == "features" else group.upper()
-        title = metric or f"Frechet distance on {path.stem} features"
+        path = _given(group, config)
+        title = f"Frechet distance on {path.stem} features" if group == "features" else group.upper()
         options = {"preprocess": _INPUTS.get(group, features.Preprocess(fit=c.fit)), "device": device}
-        load = partial(features.load_network, path, path.stem, metric=metric, length=length, **options)
+        load = partial(features.load_network, path, path.stem, length=length, **options)
     else:
         return None
     return MetricNetwork(group, title, path, _digest(path), length, cache(load))
@@ -145,7 +145,7 @@ def _network(group: str, config: EvaluateConfig) -> MetricNetwork | None:
 def _given(group: str, config: EvaluateConfig) -> Path:
     path = _path(group, config)
     if path is None or not path.exists():
-        fix = f"correct --{group}; no package index carries this network"
+        fix = f"correct --{group}; no package index has this network"
         raise WeightsError(f"{path} is not there", "the network's file", fix)
     return path
 

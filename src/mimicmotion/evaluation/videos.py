@@ -1,4 +1,4 @@
-"""Real and generated videos of a sequence as one stream of pairs of frames; nothing is re-encoded or held."""
+"""Real and generated videos of a sequence, streamed as pairs of frames."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from mimicmotion.video.geometry import Fit
 from mimicmotion.video.reader import RELEASED_FPS, VideoReader, open_video
 
 RATES = "frames per second"
-"""In all notes on unequal frame rates."""
+"""Part of all notes on different frame rates."""
 SAME_RATE = 0.01
-"""Frame rates that differ by less are the same: 29.97 is 30."""
+"""Frame rates that differ by less than this share count as equal, such as 29.97 and 30."""
 PIXELS_AT_ONCE = 2_000_000
 
 
 def find_sequences(folder: Path, protocol: Protocol) -> dict[str, Path]:
-    """Sequence -> video, or folder of frames: those that the protocol wants.
+    """Sequence -> video or folder of frames, for the sequences of the protocol.
 
     Raises:
-        InputError: no such folder, no sequence in it, or two of one name.
+        InputError: no such folder, no sequence in it, or two with one name.
     """
     found = list_videos(folder, frames_in=protocol.frames_in, rename=plain_name if protocol.sequences else str)
     wanted = {plain_name(s) for s in protocol.sequences}
@@ -37,7 +37,7 @@ def find_sequences(folder: Path, protocol: Protocol) -> dict[str, Path]:
 
 
 def missing(real: Mapping[str, Path], methods: Mapping[str, Mapping[str, Path]], wanted: tuple[str, ...]) -> list[str]:
-    """A line about each sequence that a folder lacks, and about videos without a real one."""
+    """A note on each sequence that a folder lacks, and on each video without a real counterpart."""
     lines = [f"real: no sequence {s}" for s in map(plain_name, wanted) if s not in real]
     for name, found in methods.items():
         lines += [f"{name}: no sequence {s}" for s in real if s not in found]
@@ -53,7 +53,7 @@ class VideoFile:
     digest: str
 
     def open(self, folder_fps: float = RELEASED_FPS) -> VideoReader:
-        """Raises MediaError if it cannot be read."""
+        """Open it. Raises MediaError if it cannot be read."""
         return open_video(self.path, folder_fps=folder_fps)
 
     def is_timed(self, config: EvaluateConfig) -> bool:
@@ -63,7 +63,7 @@ class VideoFile:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """The real or the generated video of a pair: its reader, its checksum, and the map to what is compared."""
+    """The real or the generated video of a pair: its reader, its checksum, and the map to the compared pixels."""
 
     reader: VideoReader
     digest: str
@@ -72,17 +72,17 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class VideoPair:
-    """A real and a generated video of one sequence, and how their frames meet.
+    """A real and a generated video of one sequence, and how their frames are matched.
 
     Attributes:
         sequence: its name.
-        method: whose video it is.
+        method: its name.
         real: the real video.
         generated: the generated one.
-        fps: both are resampled to this by time; None: frame n meets frame n.
-        frames: how many are compared.
-        made: how many the generated video has.
-        notes: what the report should say.
+        fps: rate to which both are resampled by time; None compares frame n with frame n.
+        frames: number of compared frames.
+        made: number of frames of the generated video.
+        notes: for the report.
     """
 
     sequence: str
@@ -96,14 +96,14 @@ class VideoPair:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of what is compared."""
+        """(height, width) of the compared pixels."""
         return self.real.fit.target
 
     def fitted(self, side: Side) -> Iterator[Frame]:
-        """The frames of one side, fitted.
+        """The frames of one side, mapped to the compared pixels.
 
         Raises:
-            MediaError: the file was changed since it was looked at, or cannot be read.
+            MediaError: the file has changed since it was opened, or cannot be read.
         """
         count = 0
         for frame in side.reader.frames(fps=self.fps, max_frames=self.frames):
@@ -113,14 +113,14 @@ class VideoPair:
             raise MediaError(f"{side.reader.path} has {count} frames", f"{self.frames}", "evaluate again")
 
     def chunks(self) -> Iterator[tuple[Frames, Frames]]:
-        """Generated and real frames in chunks, in this order."""
+        """(generated, real) frames in chunks."""
         count = max(1, PIXELS_AT_ONCE // (self.size[0] * self.size[1]))
         both = zip(self.fitted(self.generated), self.fitted(self.real), strict=True)
         while held := list(islice(both, count)):
             yield np.stack([a for a, _ in held]), np.stack([b for _, b in held])
 
     def key(self, side: Side) -> dict[str, object]:
-        """All that the fitted frames of one side depend on."""
+        """Cache key: everything that the fitted frames of one side depend on."""
         fit = [*side.fit.source, *side.fit.target, *side.fit.scale, *side.fit.offset, side.fit.resample]
         return {"video": side.digest, "fps": self.fps, "frames": self.frames, "fit": fit}
 
@@ -134,11 +134,11 @@ def open_pair(
     protocol: Protocol,
     cache: ResultCache,
 ) -> VideoPair:
-    """Look at both videos to their ends, and decide how they are compared.
+    """Decode both videos to their ends, and decide how they are compared.
 
     Raises:
         MediaError: one is damaged or cannot be read.
-        InputError: rates or lengths differ and the settings refuse that, or the crops do not meet.
+        InputError: rates or lengths differ and the settings refuse that, or the crops do not overlap.
     """
     rate = _folder_rate(real, generated, config)
     readers = real.open(rate), generated.open(rate)
@@ -164,7 +164,7 @@ def open_pair(
 
 
 def _folder_rate(real: VideoFile, generated: VideoFile, config: EvaluateConfig) -> float:
-    """Frames per second of a folder of frames: the setting, or the other video's."""
+    """Frames per second of a folder of frames: the setting, or else the other video's rate."""
     if config.folder_fps:
         return config.folder_fps
     timed = [v for v in (real, generated) if v.is_timed(config)]
@@ -172,7 +172,7 @@ def _folder_rate(real: VideoFile, generated: VideoFile, config: EvaluateConfig) 
 
 
 def _common_rate(real: VideoReader, generated: VideoReader, config: EvaluateConfig, notes: list[str]) -> float | None:
-    """The rate to which both are resampled; None where frame n is compared with frame n."""
+    """The rate to which both are resampled; None to compare frame n with frame n."""
     if config.frame_rate == "count":
         return None
     a, b = real.info, generated.info
@@ -183,7 +183,7 @@ def _common_rate(real: VideoReader, generated: VideoReader, config: EvaluateConf
     if config.frame_rate == "refuse" and (not steady or abs(a.fps / b.fps - 1) >= SAME_RATE):
         got = _rates(real, generated) + ("" if steady else ", variable")
         raise InputError(got, "one steady frame rate", "compare with --frame-rate resample or count")
-    notes.append(f"{_rates(real, generated)}: both taken by time at {wanted:g}")
+    notes.append(f"{_rates(real, generated)}: both resampled to {wanted:g}")
     return wanted
 
 
@@ -192,7 +192,7 @@ def _rates(real: VideoReader, generated: VideoReader) -> str:
 
 
 def _count(source: VideoFile, reader: VideoReader, fps: float | None, folder_fps: float, cache: ResultCache) -> int:
-    """Frames of a video, which is decoded to its end for that.
+    """Number of frames of a video, by decoding it to its end.
 
     Raises:
         MediaError: it is damaged, or has no frames.
@@ -205,5 +205,5 @@ def _count(source: VideoFile, reader: VideoReader, fps: float | None, folder_fps
         cache.put(key, known)
     if known["damage"] or not known["frames"]:
         what = known["damage"] or "has no frames"
-        raise MediaError(f"{source.path}: {what}", "a whole video", "make or copy it again")
+        raise MediaError(f"{source.path}: {what}", "a complete video", "make or copy it again")
     return int(known["frames"])

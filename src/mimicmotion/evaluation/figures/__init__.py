@@ -1,1 +1,1 @@
-"""The paper's figures from results: PNG files, and the numbers they show as CSV files."""
+"""The paper's figures, made from results: PNG files, and their numbers as CSV files."""

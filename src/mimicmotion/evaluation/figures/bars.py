@@ -1,4 +1,4 @@
-"""Bars of metrics with their intervals, one panel a metric, from a report."""
+"""Bar charts of a report's metrics with their intervals, one panel per metric."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def make(spec: BarsSpec) -> Job[FigureResult]:
     """The figure of a report, and OUTPUT.csv with the numbers.
 
     Raises:
-        InputError: the report cannot be read, or has not these metrics.
+        InputError: the report cannot be read, or lacks a metric.
         OutputError: a file cannot be written.
     """
     yield from ()
@@ -38,7 +38,7 @@ def make(spec: BarsSpec) -> Job[FigureResult]:
 
 
 def choose_metrics(results: Results, metrics: Sequence[str] = ()) -> list[str]:
-    """The metrics to show, in the order given, or all that some method has a number for.
+    """The metrics to show, in the order given; if none are given, all that have a number for any method.
 
     Raises:
         InputError: an unknown metric.
@@ -84,7 +84,7 @@ def _panel(axes: Any, title: str, bars: Sequence[Interval | None]) -> None:
         axes.barh(k, b.value, height=0.72, color=plot.colour(k), alpha=0.75, lw=0)
         end = b.value
         if math.isfinite(b.low) and math.isfinite(b.high):
-            # an interval of a bias-corrected statistic may leave out its mean
+            # the interval of a bias-corrected statistic may not contain its mean
             axes.plot([b.low, b.high], [k, k], color="k", lw=1, marker="|", ms=4)
             end = max(end, b.high)
         many = f" (n={b.n})" if len(counts) > 1 else ""

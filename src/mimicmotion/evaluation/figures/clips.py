@@ -1,4 +1,4 @@
-"""Results to compare: named videos, walked through frame by frame and never held as a whole."""
+"""The results that figures compare: named videos, streamed frame by frame."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Clip:
     """One result.
 
     Attributes:
-        name: as the figure shows it.
+        name: shown in the figure.
         reader: the opened video.
-        size: (height, width) in which its frames come.
+        size: (height, width) to which its frames are scaled.
         max_frames: maximum number of frames, from the start.
     """
 
@@ -51,7 +51,7 @@ class Clip:
         return f"{self.name} ({self.reader.path})"
 
     def chosen(self, numbers: Sequence[int]) -> dict[int, Frame]:
-        """The frames of these numbers, those that there are."""
+        """Number -> frame, for those of these numbers that exist."""
         wanted, found = set(numbers), {}
         for t, frame in enumerate(self):
             if t in wanted:
@@ -61,15 +61,15 @@ class Clip:
         return found
 
     def count(self) -> int:
-        """Frames, counted: headers only estimate it."""
+        """Number of frames, by decoding: headers only estimate it."""
         return sum(1 for _ in self)
 
 
 def parse_names(texts: Sequence[str]) -> list[tuple[str, Path]]:
-    """Take NAME=PATH apart; of a mere PATH the name is the file's.
+    """Split NAME=PATH; a plain PATH is named after its file.
 
     Raises:
-        InputError: nothing given, an empty part, or a name twice.
+        InputError: nothing given, an empty part, or a name given twice.
     """
     named: list[tuple[str, Path]] = []
     for text in texts:
@@ -80,12 +80,12 @@ def parse_names(texts: Sequence[str]) -> list[tuple[str, Path]]:
             raise InputError(f"{text!r}", "NAME=PATH or PATH", "for example progressive=results/dance.mp4")
         named.append((name.strip(), Path(path)))
     if not named:
-        raise InputError("no result", "at least one NAME=PATH", "name the videos or folders of frames to show")
+        raise InputError("no result", "at least one NAME=PATH", "give the videos or folders of frames to show")
     names = [n for n, _ in named]
     twice = next((n for n in names if names.count(n) > 1), None)
     if twice is not None:
-        fix = "call them apart: first=a/dance.mp4 second=b/dance.mp4"
-        raise InputError(f"two results named {twice!r}", "one name each", fix)
+        fix = "give each a name: first=a/dance.mp4 second=b/dance.mp4"
+        raise InputError(f"two results named {twice!r}", "different names", fix)
     return named
 
 
@@ -96,12 +96,12 @@ def open_clips(
     same_size: bool = True,
     max_frames: int | None = None,
 ) -> list[Clip]:
-    """Open results of one size.
+    """Open results.
 
     Args:
-        named: names and paths, as `parse_names` gives them.
-        resize: scale the frames of the others to the size of the first.
-        same_size: refuse other sizes; False leaves sizes as they are.
+        named: names and paths, from `parse_names`.
+        resize: scale all frames to the size of the first result.
+        same_size: refuse results of different sizes (without `resize`).
         max_frames: maximum number of frames of each.
 
     Raises:
@@ -118,15 +118,15 @@ def open_clips(
 
 
 def check_same_length(clips: Sequence[Clip], counts: Mapping[str, int], least: int = 2) -> int:
-    """The number of frames that all clips have.
+    """The common number of frames of all clips.
 
     Raises:
-        InputError: they differ, or there are fewer than `least`.
+        InputError: their lengths differ, or are below `least`.
     """
     if len(set(counts.values())) > 1:
         got = "; ".join(f"{c} has {counts[c.name]} frames" for c in clips)
         fewest = min(counts.values())
-        raise InputError(got, "one length", f"cut them alike with --max-frames {fewest}, or render them again")
+        raise InputError(got, "equal lengths", f"cut them to one length with --max-frames {fewest}")
     frames = counts[clips[0].name]
     if frames < least:
         raise InputError(f"{clips[0]} has {frames} frame(s)", f"at least {least}", "give a longer video")
@@ -134,7 +134,7 @@ def check_same_length(clips: Sequence[Clip], counts: Mapping[str, int], least: i
 
 
 def spaced(first: int, last: int, count: int) -> list[int]:
-    """Up to `count` different whole numbers from `first` to `last`, evenly spaced and with both ends."""
+    """Up to `count` different integers from `first` to `last`, evenly spaced, including both ends."""
     if count < 1 or last < first:
         return []
     if count == 1:
@@ -143,10 +143,10 @@ def spaced(first: int, last: int, count: int) -> list[int]:
 
 
 def check_frames(wanted: Sequence[int], first: int, frames: int, what: str = "frame") -> list[int]:
-    """Frame numbers in order, each once; also of borders, where b lies between the frames b - 1 and b.
+    """Sort numbers of frames (or of borders, where b lies between the frames b - 1 and b), without repeats.
 
     Raises:
-        InputError: one lies outside first..frames - 1.
+        InputError: a number is outside first..frames - 1.
     """
     bad = [t for t in wanted if not first <= t < frames]
     if bad:
@@ -155,10 +155,10 @@ def check_frames(wanted: Sequence[int], first: int, frames: int, what: str = "fr
 
 
 def borders_of(spec: SegmentsSpec, frames: int) -> list[int]:
-    """First frames of new segments of a video, as a spec gives them or by the plan of sampling.
+    """First frames of new segments of a video, as given, or as planned for sampling.
 
     Raises:
-        InputError: one lies outside 1..frames - 1.
+        InputError: a border is outside 1..frames - 1.
     """
     from mimicmotion.diffusion.fusion import plan_segments
 
@@ -168,20 +168,20 @@ def borders_of(spec: SegmentsSpec, frames: int) -> list[int]:
 
 
 def check_shapes(clips: Sequence[Clip], poses: PoseSequence) -> None:
-    """Whether results and poses have one shape, whatever their sizes.
+    """Check that results and poses have the same aspect ratio.
 
     Raises:
-        InputError: they have not.
+        InputError: they do not.
     """
     shapes = {str(c): c.size for c in clips} | {f"poses ({poses.source or 'given'})": poses.size}
     ratios = [w / h for h, w in shapes.values()]
     if max(ratios) > min(ratios) * (1 + ASPECT_TOLERANCE):
         got = "; ".join(f"{n} is {w} x {h}" for n, (h, w) in shapes.items())
-        raise InputError(got, "one shape (width : height)", "crop the results alike; use poses in the same frame")
+        raise InputError(got, "one aspect ratio", "crop all results alike, and use poses of the same crop")
 
 
 def estimate(frames: Sequence[Frame]) -> Job[PoseSequence]:
-    """Poses by the bundled estimator, each frame by itself: the frames are not consecutive."""
+    """Poses by the bundled estimator, without tracking, because the frames are not consecutive."""
     estimator = inputs.find_estimator(PoseOptions())(static=True)
     found = []
     for i, frame in enumerate(frames):

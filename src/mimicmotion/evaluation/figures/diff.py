@@ -1,8 +1,9 @@
-"""How much each frame differs from the one before: pictures of |frame_t - frame_t-1|, and the mean over time."""
+"""Frame differences: pictures of |frame_t - frame_t-1|, and their mean over time."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,6 @@ from numpy import ndarray
 
 from mimicmotion import plot
 from mimicmotion.arrays import Frame
-from mimicmotion.errors import InputError
 from mimicmotion.evaluation.figures.clips import (
     Clip,
     borders_of,
@@ -26,14 +26,14 @@ from mimicmotion.runtime.progress import Job, Progress
 from mimicmotion.tables import write_csv
 
 SHOWN = 6
-BRIGHTEST = 99.7  # percentile of the shown differences that gets the brightest colour
+BRIGHTEST = 99.7  # percentile of the shown differences that has the brightest colour
 
 
 def make(spec: DiffSpec) -> Job[FigureResult]:
-    """The figure, and OUTPUT.csv with the curves. The videos are read twice, one frame at a time.
+    """The figure, and OUTPUT.csv with the curves. The videos are streamed twice.
 
     Raises:
-        InputError: lengths or sizes differ, or a frame or border lies outside.
+        InputError: lengths or sizes differ, or a frame or border is out of range.
         OutputError: a file cannot be written.
     """
     clips = open_clips(parse_names(spec.results), resize=spec.resize, max_frames=spec.max_frames)
@@ -52,25 +52,13 @@ def make(spec: DiffSpec) -> Job[FigureResult]:
 
 
 def frame_difference(now: Frame, before: Frame) -> Float32[ndarray, "height width"]:
-    """|now - before| in grey levels, mean over the colours."""
+    """|now - before| in grey levels, averaged over the colours."""
     return np.abs(now.astype(np.float32) - before.astype(np.float32)).mean(-1)
 
 
 def change_over_time(frames: Iterable[Frame]) -> Float64[ndarray, " frames-1"]:
-    """The mean of `frame_difference` at frames 1, 2, ...
-
-    Raises:
-        InputError: no frames.
-    """
-    before: Frame | None = None
-    means = []
-    for frame in frames:
-        if before is not None:
-            means.append(frame_difference(frame, before).mean(dtype=np.float64))
-        before = frame
-    if before is None:
-        raise InputError("no frames", "at least 1", "check the video")
-    return np.array(means, np.float64)
+    """The mean of `frame_difference` at frames 1, 2, ..."""
+    return np.array([frame_difference(b, a).mean(dtype=np.float64) for a, b in pairwise(frames)], np.float64)
 
 
 def pictures_of(clip: Clip, shown: Sequence[int]) -> dict[int, Float32[ndarray, "height width"]]:

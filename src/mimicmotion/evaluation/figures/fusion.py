@@ -1,4 +1,4 @@
-"""How segments overlap and what each weighs at each frame (paper figure 4: N = 8, C = 3)."""
+"""How segments overlap, and their weights at each frame (paper figure 4: N = 8, C = 3)."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ MAX_LABELS = 32  # frames whose weights can be written into their cells
 
 
 def make(spec: FusionSpec) -> Job[FigureResult]:
-    """The figure, and OUTPUT.csv: a row for each segment, a column for each frame.
+    """The figure, and OUTPUT.csv with a row per segment and a column per frame.
 
     Raises:
-        ConfigError: an unknown mode, or numbers that make no plan.
+        ConfigError: an unknown mode, or an invalid overlap.
         InputError: no frames.
         OutputError: a file cannot be written.
     """
@@ -47,7 +47,7 @@ def make(spec: FusionSpec) -> Job[FigureResult]:
 
 
 class _Plan(NamedTuple):
-    """(first, last) frame of each segment, what each weighs at each frame, and whether it holds the picture too."""
+    """(first, last) frame of each segment, their weights, and whether each also has the reference picture."""
 
     segments: list[tuple[int, int]]
     weights: Float64[ndarray, "segments frames"]
@@ -55,7 +55,7 @@ class _Plan(NamedTuple):
 
 
 def _plan(spec: FusionSpec, mode: str) -> _Plan:
-    """The plan that sampling uses, as `mimicmotion.diffusion.fusion` makes it, without the reference slot."""
+    """The plan of sampling, without the reference slot."""
     from mimicmotion.diffusion.fusion import make_plan
 
     numbers = {"segment_frames": spec.segment_frames, "overlap_frames": spec.overlap_frames}
@@ -85,7 +85,7 @@ def _paint(spec: FusionSpec, plans: Mapping[str, _Plan]) -> None:
                     if frames <= MAX_LABELS:
                         ink = "w" if share > 0.6 else "k"
                         top.text(t, k, _short(share), ha="center", va="center", fontsize=5.5, color=ink)
-                at = np.arange(max(first - 1, 0), min(last + 2, frames))  # down to the zeros beside it
+                at = np.arange(max(first - 1, 0), min(last + 2, frames))  # with the zeros on both sides
                 bottom.plot(at, w.weights[k, at], marker=".", ms=3, **plot.line(k))
                 bottom.fill_between(at, w.weights[k, at], color=plot.colour(k), alpha=0.12, lw=0)
             top.set_xlim(-0.7, frames - 0.3)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
+from PIL import Image
 
 from mimicmotion import plot
 from mimicmotion.arrays import Frame
@@ -35,9 +36,9 @@ from mimicmotion.tables import write_csv
 
 SIDES = ("left", "right")
 PADDING = 0.3
-LEAST_SHARE = 1 / 16  # of the frame's short side: a fist seen from afar is still a picture
+LEAST_SHARE = 1 / 16  # least side of a crop as a share of the frame's short side
 SHOWN = 4
-CANDIDATES = 12  # frames in which hands are looked for
+CANDIDATES = 12  # frames that are searched for hands
 Box = tuple[int, int, int, int]
 
 
@@ -49,8 +50,8 @@ class HandCrop:
         frame: number of the frame.
         side: left or right, of the person.
         confidence: the lowest of its 21 points.
-        boxes: name -> (left, top, right, bottom) in the pixels of that result.
-        crops: name -> what is inside; outside the frame black.
+        boxes: name -> (left, top, right, bottom) in pixels of that result.
+        crops: name -> content of the box; black outside the frame.
     """
 
     frame: int
@@ -60,7 +61,7 @@ class HandCrop:
     crops: dict[str, Frame]
 
     def difference(self, name: str) -> float:
-        """Mean absolute difference from the first result's crop, in grey levels; crops are compared at its size."""
+        """Mean absolute difference from the first result's crop in grey levels, at the first crop's size."""
         import cv2
 
         first = next(iter(self.crops.values()))
@@ -74,7 +75,7 @@ def make(spec: HandsSpec) -> Job[FigureResult]:
     """The figure, and OUTPUT.csv with the boxes and each crop's difference from the first result's.
 
     Raises:
-        InputError: results and poses do not fit together, a frame lies outside, or no hand is seen well enough.
+        InputError: results and poses do not match, a frame is out of range, or no hand is clearly visible.
         OutputError: a file cannot be written.
     """
     clips = open_clips(parse_names(spec.results), same_size=False, max_frames=spec.max_frames)
@@ -85,7 +86,7 @@ def make(spec: HandsSpec) -> Job[FigureResult]:
         known = yield from estimate(list(clips[0].chosen(numbers).values()))
     else:
         settings = _sidecar(spec.poses) if spec.poses.suffix.lower() == ".json" else None
-        # the driving poses in pixels of a result, found and fitted as they were when it was made
+        # for a sidecar, the driving poses in pixels of the result, estimated and fitted as when it was made
         known = open_poses(spec.poses) if settings is None else (yield from inputs.prepare(*settings, 1)).aligned
         known = known if spec.max_frames is None else known[: spec.max_frames]
     data = cut_hands(clips, known, numbers=numbers, frames=frames, threshold=spec.threshold)
@@ -98,7 +99,7 @@ def make(spec: HandsSpec) -> Job[FigureResult]:
 
 
 def _sidecar(path: Path) -> tuple[GenerateConfig, tuple[int, int]] | None:
-    """Settings and size (height, width) of a result, if this is what `generate` wrote beside it."""
+    """Settings and size (height, width) of a result, if this is the file that `generate` wrote beside it."""
     data = read_json(path, "a pose file or RESULT.json", "check the path")
     if not (isinstance(data, dict) and isinstance(data.get("settings"), dict) and "size" in data):
         return None
@@ -106,9 +107,9 @@ def _sidecar(path: Path) -> tuple[GenerateConfig, tuple[int, int]] | None:
 
 
 def square_boxes(poses: PoseSequence, threshold: float = VISIBLE) -> tuple[Float[ndarray, "frames 2 4"], ndarray]:
-    """Squares around both hands as fractions of the frame's width and height, and which hands are seen well enough.
+    """Squares around both hands as fractions of the frame's width and height, and which hands are clearly visible.
 
-    A square has the side of the hand's longer extent with a margin, at least 1/16 of the frame's short side.
+    A square is as large as the hand's longer extent plus a margin, and at least 1/16 of the frame's short side.
     """
     boxes, reliable = hand_boxes(poses.xy, poses.confidence, threshold=threshold, padding=PADDING)
     centre = (boxes[..., :2] + boxes[..., 2:]) / 2
@@ -120,14 +121,8 @@ def square_boxes(poses: PoseSequence, threshold: float = VISIBLE) -> tuple[Float
 
 
 def crop(frame: Frame, box: Box) -> Frame:
-    """What is inside (left, top, right, bottom); black outside the frame."""
-    left, top, right, bottom = box
-    height, width = frame.shape[:2]
-    out = np.zeros((bottom - top, right - left, 3), np.uint8)
-    y0, y1, x0, x1 = max(top, 0), min(bottom, height), max(left, 0), min(right, width)
-    if y1 > y0 and x1 > x0:
-        out[y0 - top : y1 - top, x0 - left : x1 - left] = frame[y0:y1, x0:x1]
-    return out
+    """The content of a box (left, top, right, bottom); black outside the frame."""
+    return np.asarray(Image.fromarray(frame).crop(box))
 
 
 def cut_hands(
@@ -138,25 +133,25 @@ def cut_hands(
     frames: Sequence[int] = (),
     threshold: float = VISIBLE,
 ) -> list[HandCrop]:
-    """Cut the hands out of each result at the same places.
+    """Crop the hands from each result at the same positions.
 
     Args:
-        clips: results of one length and shape; sizes may differ.
-        poses: true poses, of any size of the same shape.
+        clips: results of one length and aspect ratio; sizes may differ.
+        poses: true poses, with the same aspect ratio.
         numbers: numbers of the frames that `poses` holds; None means all frames.
-        frames: frames to show; none given takes four in which a hand is seen, evenly spaced.
-        threshold: a hand is shown if all its 21 points exceed this.
+        frames: frames to show; by default four in which a hand is visible, evenly spaced.
+        threshold: a hand is shown if all its 21 points exceed this confidence.
 
     Raises:
-        InputError: lengths or shapes differ, or a frame lies outside.
-        PoseError: no hand is seen well enough in the frames.
+        InputError: lengths or aspect ratios differ, or a frame is out of range.
+        PoseError: no hand is clearly visible in the frames.
     """
     check_shapes(clips, poses)
     count = check_same_length(clips, {c.name: c.count() for c in clips}, least=1)
     known = range(count) if numbers is None else numbers
     if len(known) != len(poses):
         got = f"{len(poses)} poses ({poses.source or 'given'}) for {len(known)} frames of {clips[0]}"
-        raise InputError(got, "a pose for each frame", "make the poses at the frame rate of the results")
+        raise InputError(got, "a pose for each frame", "estimate the poses at the frame rate of the results")
     squares, seen = square_boxes(poses, threshold)
     row = {t: i for i, t in enumerate(known)}
     usable = [t for t in check_frames(frames or known, 0, count) if t in row and seen[row[t]].any()]
@@ -164,7 +159,7 @@ def cut_hands(
         parts = [poses.confidence[:, part].min(1).max() for part in (LEFT_HAND, RIGHT_HAND)]
         raise PoseError(
             f"no hand with all points above {threshold:g} (best: left {parts[0]:.2f}, right {parts[1]:.2f})",
-            "a hand that is seen",
+            "a clearly visible hand",
             "choose other frames or lower --threshold",
         )
     shown = usable if frames else [usable[i] for i in spaced(0, len(usable) - 1, SHOWN)]

@@ -1,4 +1,4 @@
-"""The paper's figures, made from results: each a PNG file and the numbers it shows as CSV."""
+"""Making any of the figures."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def make(spec: FigureSpec) -> Job[FigureResult]:
     """Make the figure that a spec describes.
 
     Raises:
-        InputError: what it is made from does not fit together, cannot be read, or shows nothing.
+        InputError: the inputs do not match, cannot be read, or have nothing to show.
         OutputError: the figure cannot be written.
     """
     check_plot_output(spec.output)

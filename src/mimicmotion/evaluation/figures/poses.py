@@ -24,21 +24,21 @@ from mimicmotion.tables import write_csv
 
 PARTS = {"body": BODY, "feet": FEET, "face": FACE, "left hand": LEFT_HAND, "right hand": RIGHT_HAND}
 SHOWN = 4
-DRAWN_SIDE = 512  # pixels of the longer side: as many as the page shows
-STROKE = 3.0  # thicker than the network sees it: the page is small
+DRAWN_SIDE = 512  # longer side in pixels: as many as the page shows
+STROKE = 3.0  # thicker than for the network, because the page is small
 MARGIN = 0.1
 ROWS = ("frame", "with confidence", "without")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PoseMaps:
-    """What the figure shows, per frame number.
+    """The figure's contents, by frame number.
 
     Attributes:
-        frames: frame number -> the frame, cut to the part that is shown.
-        aware: frame number -> pose, colours multiplied by confidence.
-        plain: frame number -> pose, every point above 0.3 in full colours and no other.
-        poses: frame number -> (xy in pixels of the whole frame, confidence).
+        frames: the frames, cropped to the shown part.
+        aware: pose maps with colours multiplied by confidence.
+        plain: pose maps with only the points above 0.3, in full colours.
+        poses: (xy in pixels of the whole frame, confidence).
     """
 
     frames: dict[int, Frame]
@@ -51,7 +51,7 @@ def make(spec: PosesSpec) -> Job[FigureResult]:
     """The figure, and OUTPUT.csv with position and confidence of every point.
 
     Raises:
-        InputError: the poses do not fit the video, a frame lies outside, or nobody is seen.
+        InputError: the poses do not match the video, a frame is out of range, or nobody is visible.
         OutputError: a file cannot be written.
     """
     known = open_poses(spec.poses) if spec.poses else None
@@ -85,14 +85,14 @@ def make(spec: PosesSpec) -> Job[FigureResult]:
 
 
 def part_of(point: int) -> str:
-    """The part of the body that a point belongs to."""
+    """The body part of a point."""
     return next(name for name, part in PARTS.items() if part.start <= point < part.stop)
 
 
 def pose_box(poses: PoseSequence) -> tuple[int, int, int, int]:
-    """(left, top, right, bottom) of all points that are drawn in any frame, with a margin, within the frame.
+    """(left, top, right, bottom) of all drawn points of all frames with a margin, clipped to the frame.
 
-    The whole frame if nobody is seen.
+    The whole frame if nobody is visible.
     """
     height, width = poses.size
     seen = poses.xy[poses.confidence > VISIBLE]
@@ -110,23 +110,15 @@ def make_maps(frames: Mapping[int, Frame], poses: PoseSequence, *, whole: bool =
 
     Args:
         frames: frame number -> frame.
-        poses: one pose for each of them, in this order, in their pixels.
-        whole: show whole frames; by default the part where the person is.
+        poses: one pose for each frame, in the same order and in pixels of the frames.
+        whole: show whole frames instead of the part with the person.
 
     Raises:
-        InputError: no frames, or frames and poses do not fit together.
-        PoseError: nobody is seen in any of the frames.
+        PoseError: nobody is visible in any of the frames.
     """
-    if not frames:
-        raise InputError("no frames", "at least 1", "choose frames of the video")
-    sizes = {f.shape[:2] for f in frames.values()}
-    if len(frames) != len(poses) or sizes != {poses.size}:
-        got = f"{len(poses)} poses of {poses.size} for {len(frames)} frames of {sorted(sizes)}"
-        raise InputError(got, "a pose for each frame, in its pixels", "use the poses of this video")
     if not (poses.confidence > VISIBLE).any():
-        raise PoseError(
-            f"nobody seen in the frames {', '.join(map(str, frames))}", "a person", "choose other frames with --frames"
-        )
+        got = f"nobody visible in the frames {', '.join(map(str, frames))}"
+        raise PoseError(got, "a person", "choose other frames with --frames")
     left, top, right, bottom = (0, 0, *poses.size[::-1]) if whole else pose_box(poses)
     scale = DRAWN_SIDE / max(right - left, bottom - top)
     size = max(1, round((bottom - top) * scale)), max(1, round((right - left) * scale))

@@ -1,4 +1,4 @@
-"""What each figure shows and how: the commands `mimicmotion figures ...` have these fields."""
+"""Settings of the figures, which are also the options of `mimicmotion figures ...`."""
 
 from __future__ import annotations
 
@@ -13,51 +13,51 @@ from mimicmotion.settings.parsing import Range, Settings
 
 @dataclass(frozen=True, slots=True)
 class FigureResult:
-    """The files made, and what to know about them.
+    """The files of a figure, and notes on it.
 
     Attributes:
         files: the figure first, then its tables.
-        notes: a sentence each.
+        notes: one sentence each.
     """
 
     files: list[Path]
     notes: list[str]
 
     def summary(self) -> str:
-        """A few lines for a person to read."""
+        """Summary for the user."""
         return "\n".join([*self.notes, f"figure: {self.files[0]}", *(f"numbers: {p}" for p in self.files[1:])])
 
 
 @dataclass(frozen=True, kw_only=True)
 class FigureSpec(Settings):
-    """What all figures have."""
+    """Settings of all figures."""
 
     output: Path
-    """The PNG file; the numbers stand beside it as CSV."""
+    """The PNG file; the numbers are written beside it as CSV."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _ResultsSpec(FigureSpec):
     results: list[str]
-    """NAME=PATH or PATH each: videos or folders of frames, of one length and shape."""
+    """Videos or folders of frames, of one length and aspect ratio, each as NAME=PATH or PATH."""
     max_frames: Annotated[int | None, Range(1)] = None
     """Maximum number of frames of each result."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentsSpec(_ResultsSpec):
-    """What figures have that mark where segments meet."""
+    """Settings of figures that mark segment borders."""
 
     resize: bool = False
-    """Scale results to the size of the first."""
+    """Scale all results to the size of the first."""
     borders: list[int] | None = None
-    """First frames of new segments, to mark."""
+    """First frames of new segments, to be marked."""
     segment_frames: int | None = None
     """Mark the borders of segments of this many frames (N) instead."""
     overlap_frames: int = 6
     """Frames shared by neighbouring segments (C)."""
     reference_slot: bool = True
-    """Whether the reference picture takes one frame of each segment, as `generate` has it by default."""
+    """Whether the reference picture takes one frame of each segment, the default of `generate`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,7 +66,7 @@ class SegmentsSpec(_ResultsSpec):
         self.fusion()
 
     def fusion(self) -> FusionConfig | None:
-        """The plan from which the borders follow, if that is asked for."""
+        """The fusion settings that determine the borders; None unless `segment_frames` is set."""
         if self.segment_frames is None:
             return None
         plan = {"segment_frames": self.segment_frames, "overlap_frames": self.overlap_frames}
@@ -79,16 +79,16 @@ class YtSpec(SegmentsSpec):
 
     output: Path = Path("yt.png")
     column: int | None = None
-    """Which column, from the left, from 0; by default the one that changes most."""
+    """Column, counted from 0 at the left; by default the one that changes most."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiffSpec(SegmentsSpec):
-    """Rows of |frame t - frame t-1|."""
+    """Differences |frame t - frame t-1|."""
 
     output: Path = Path("diff.png")
     frames: list[int] | None = None
-    """Which frames to show, from 1; by default six, evenly spaced."""
+    """Frames to show, from 1; by default six, evenly spaced."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,31 +99,30 @@ class PosesSpec(FigureSpec):
     """The driving video."""
     output: Path = Path("poses.png")
     poses: Path | None = None
-    """Its pose file; without one the bundled estimator looks at the frames, each by itself."""
+    """Its pose file; by default the bundled estimator runs on the shown frames."""
     frames: list[int] | None = None
-    """Which frames, from 0; by default four, evenly spaced."""
+    """Frames to show, from 0; by default four, evenly spaced."""
     whole: bool = False
-    """Show whole frames, not only where the person is."""
+    """Show whole frames instead of the part with the person."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HandsSpec(_ResultsSpec):
-    """Hands cut out at the same frames and places."""
+    """Hand crops at the same frames and positions."""
 
     output: Path = Path("hands.png")
     poses: Path | None = None
-    """Where the hands are: a pose file in the frame of the results, or the RESULT.json that `generate` wrote (the
-    driving poses as they were fitted to the picture). Without it the hands are looked for in the first result, which
-    should be the real video."""
+    """Pose file in pixels of the results, or the RESULT.json that `generate` wrote (for the driving poses as fitted to
+    the picture). By default, hands are detected in the first result, which should be the real video."""
     frames: list[int] | None = None
-    """Which frames, from 0; by default four in which a hand is seen."""
+    """Frames to show, from 0; by default four in which a hand is visible."""
     threshold: Annotated[float, Range(0, 1)] = 0.3
     """A hand is shown if all its 21 points exceed this confidence."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FusionSpec(FigureSpec):
-    """How segments overlap and what each weighs; the defaults are the paper's N and C."""
+    """How segments overlap, and their weights; the defaults are the paper's N and C."""
 
     output: Path = Path("fusion.png")
     segment_frames: int = 8
@@ -131,11 +130,11 @@ class FusionSpec(FigureSpec):
     overlap_frames: int = 3
     """Frames shared by neighbouring segments (C)."""
     frames: int = 18
-    """Frames of the video."""
+    """Number of frames of the video."""
     mode: list[str] | None = None
     """progressive (default), released, average or none. May be given several times."""
     reference_slot: bool = False
-    """The reference picture takes one frame of each segment; mode released always has it."""
+    """The reference picture takes one frame of each segment, which mode released always does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,4 +145,4 @@ class BarsSpec(FigureSpec):
     """A report's folder, its summary.json or its metrics.csv."""
     output: Path = Path("bars.png")
     metric: list[str] | None = None
-    """Which metric to show; all by default. May be given several times."""
+    """Metric to show; by default all. May be given several times."""

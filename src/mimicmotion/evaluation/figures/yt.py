@@ -1,8 +1,9 @@
-"""y-t slice: one column of pixels over time. A seam between segments is a vertical edge in it."""
+"""y-t slice: one column of pixels over time, in which a seam between segments is a vertical edge."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +18,16 @@ from mimicmotion.evaluation.figures.specs import FigureResult, YtSpec
 from mimicmotion.runtime.progress import Job, Progress
 from mimicmotion.tables import write_csv
 
-COLUMNS = 4  # slices beside one another
+COLUMNS = 4  # slices side by side
 
 
 def make(spec: YtSpec) -> Job[FigureResult]:
-    """The figure, OUTPUT.csv with every pixel of the slices and OUTPUT-jumps.csv with the jump at each frame.
+    """The figure, OUTPUT.csv with every pixel of the slices, and OUTPUT-jumps.csv with the jump at each frame.
 
-    The videos are read twice, one frame at a time.
+    The videos are streamed twice.
 
     Raises:
-        InputError: lengths or sizes differ, or the column or a border lies outside.
+        InputError: lengths or sizes differ, or the column or a border is out of range.
         OutputError: a file cannot be written.
     """
     clips = open_clips(parse_names(spec.results), resize=spec.resize, max_frames=spec.max_frames)
@@ -37,7 +38,7 @@ def make(spec: YtSpec) -> Job[FigureResult]:
     if column is None:
         column = choose_column([changes for changes, _ in found.values()])
     elif not 0 <= column < width:
-        raise InputError(f"column={column} of pictures {width} wide", f"0 to {width - 1}", "columns count from 0")
+        raise InputError(f"column={column} of pictures {width} wide", f"0 to {width - 1}", "columns are counted from 0")
     borders = borders_of(spec, frames)
     slices = {c.name: np.stack([f[:, column] for f in c], 1) for c in clips}
     middle = clips[0].chosen([frames // 2])[frames // 2]
@@ -64,22 +65,15 @@ def make(spec: YtSpec) -> Job[FigureResult]:
 
 def column_changes(frames: Iterable[Frame]) -> tuple[Float64[ndarray, " width"], int]:
     """Mean absolute difference of consecutive frames in each column (grey levels), and the number of frames."""
-    total: ndarray | None = None
-    before: ndarray | None = None
-    count = 0
-    for frame in frames:
-        now = frame.astype(np.int16)
-        if before is not None:
-            change = np.abs(now - before).mean((0, 2), dtype=np.float64)
-            total = change if total is None else total + change
-        before, count = now, count + 1
-    if before is None:
-        raise InputError("no frames", "at least 1", "check the video")
-    return (np.zeros(before.shape[1]) if total is None else total / (count - 1)), count
+    total, changes = np.zeros(1), 0
+    for before, now in pairwise(frame.astype(np.int16) for frame in frames):
+        total = total + np.abs(now - before).mean((0, 2), dtype=np.float64)
+        changes += 1
+    return total / max(changes, 1), changes + 1
 
 
 def choose_column(changes: Sequence[Float64[ndarray, " width"]]) -> int:
-    """The column that changes most, over all results alike; the middle one where nothing moves."""
+    """The column that changes most on average over all results; the middle one if nothing moves."""
     mean = np.mean(changes, 0)
     return int(mean.argmax()) if mean.max() > 0 else len(mean) // 2
 

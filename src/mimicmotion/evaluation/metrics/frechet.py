@@ -1,8 +1,8 @@
-"""Frechet distance between two sets of features, in float64 and without a matrix root.
+"""Frechet distance between two sets of features, in float64 and without a matrix square root.
 
-FVD, FID and their kin are |mu_a - mu_b|^2 + tr(Ca + Cb - 2 (Ca Cb)^1/2) of Gaussians fitted to the features. With
+FVD, FID and similar metrics are |mu_a - mu_b|^2 + tr(Ca + Cb - 2 (Ca Cb)^1/2) of Gaussians fitted to the features. With
 centred features X (n x d) and Y (m x d), tr (Ca Cb)^1/2 is the sum of the singular values of X Y^T, divided by
-sqrt((n-1)(m-1)): exact, also where n < d makes the covariances singular and iterative roots fail.
+sqrt((n-1)(m-1)). This is exact even if n < d makes the covariances singular, where iterative roots fail.
 """
 
 from __future__ import annotations
@@ -19,28 +19,29 @@ from mimicmotion.errors import InputError
 
 
 class UnequalSetsWarning(UserWarning):
-    """Two sets of different size were compared: the bias of the distance, about c/n, differs between them."""
+    """The two sets differ in size, and so does the bias of the distance, which is about c/n."""
 
 
 def frechet_distance(x: Float[ndarray, "n d"], y: Float[ndarray, "m d"]) -> float:
     """Frechet distance between the Gaussians fitted to two sets of features.
 
     Args:
-        x: features of one set, a row each.
-        y: features of the other, of the same network.
+        x: features of one set, one row per clip.
+        y: features of the other set, from the same network.
 
     Returns:
-        The (squared) distance, at least 0, in squared units of the features. Warns with `UnequalSetsWarning` where
-        n and m differ.
+        The (squared) distance, at least 0, in squared units of the features. Warns with `UnequalSetsWarning` if n and
+        m differ.
 
     Raises:
         InputError: fewer than two features in a set, different dimensions, or NaN.
     """
     a, b = _checked(x, "first set"), _checked(y, "second set")
     if a.shape[1] != b.shape[1]:
-        raise InputError(f"features of {a.shape[1]} and {b.shape[1]} numbers", "the same network", "compute them again")
+        got = f"features of {a.shape[1]} and {b.shape[1]} numbers"
+        raise InputError(got, "features of the same network", "compute them again")
     if len(a) != len(b):
-        text = f"Frechet distance of {len(a)} against {len(b)} features: compare only distances at equal numbers"
+        text = f"Frechet distance of {len(a)} against {len(b)} features: only distances of sets of one size compare"
         warnings.warn(text, UnequalSetsWarning, stacklevel=2)
     return _distance(a, b)
 
@@ -53,7 +54,7 @@ def _distance(a: Float64[ndarray, "n d"], b: Float64[ndarray, "m d"]) -> float:
 
 
 def _reduced(x: Float64[ndarray, "n d"]) -> Float64[ndarray, "k d"]:
-    """At most d rows with the same x^T x: neither traces nor singular values of products see the difference."""
+    """At most d rows with the same x^T x, which leaves traces and singular values of products unchanged."""
     return x if len(x) <= x.shape[1] else np.asarray(np.linalg.qr(x, mode="r"))
 
 
@@ -70,17 +71,17 @@ def _checked(x: Float[ndarray, "n d"], name: str) -> Float64[ndarray, "n d"]:
         )
     if not np.isfinite(x).all():
         row = int(np.flatnonzero(~np.isfinite(x).all(1))[0])
-        raise InputError(f"NaN or infinity in the {name}, row {row}", "finite features", "see what made this clip")
+        raise InputError(f"NaN or infinity in the {name}, row {row}", "finite features", "check this clip")
     return x.astype(np.float64)
 
 
 @dataclass(frozen=True, slots=True)
 class Extrapolated:
-    """Distances at growing set sizes and the line fitted to them.
+    """Distances at growing set sizes, and the line fitted to them.
 
     Attributes:
-        value: the line's value at infinitely many clips; can fall below 0 by noise.
-        slope: of the distance against 1/n: the bias is about slope / n.
+        value: the line's value at infinitely many clips; noise can push it below 0.
+        slope: of the distance against 1/n, so the bias is about slope / n.
         sizes: set sizes.
         distances: mean distance at each size.
     """
@@ -92,7 +93,7 @@ class Extrapolated:
 
     @property
     def r_squared(self) -> float:
-        """Share of the distances' variance that the line explains; NaN where they don't vary."""
+        """Share of the distances' variance that the line explains; NaN if they do not vary."""
         seen = np.array(self.distances)
         spread = float(((seen - seen.mean()) ** 2).sum())
         left = float(((seen - self.value - self.slope / np.array(self.sizes)) ** 2).sum())
@@ -100,23 +101,23 @@ class Extrapolated:
 
 
 def fd_infinity(x: Float[ndarray, "n d"], y: Float[ndarray, "m d"], *, seed: int = 0) -> Extrapolated:
-    """Frechet distance without the bias of few samples: a line in 1/n, read off at 0 (Chong & Forsyth 2020).
+    """Frechet distance without the bias of small sets: a line in 1/n, extrapolated to 0 (Chong & Forsyth 2020).
 
-    Four draws without replacement, averaged, at each of 8 sizes from half to all of the smaller set.
+    Averages four draws without replacement at each of 8 sizes, from half to all of the smaller set.
 
     Args:
         x: features of one set.
-        y: features of the other.
+        y: features of the other set.
         seed: of the draws.
 
     Raises:
-        InputError: fewer than 16 features in a set, or what `frechet_distance` refuses.
+        InputError: fewer than 16 features in a set, or as `frechet_distance`.
     """
     a, b = _checked(x, "first set"), _checked(y, "second set")
     most = min(len(a), len(b))
     if most < 16 or a.shape[1] != b.shape[1]:
         got = f"sets of shape {a.shape} and {b.shape}"
-        raise InputError(got, "at least 16 features of one network a set", "use frechet_distance")
+        raise InputError(got, "at least 16 features per set, of the same network", "use frechet_distance")
     sizes = tuple(int(n) for n in np.linspace(most // 2, most, 8))
     rng = np.random.default_rng(seed)
     means = []

@@ -1,7 +1,7 @@
 """Features of clips, for FVD (Unterthiner et al. 2018) and other Frechet distances of clips.
 
-Features of a sequence depend on the sequence, the network and its settings alone, so callers can keep them and
-compare sets (`frechet.frechet_distance`), or resample sequences, without the network.
+Features depend only on the sequence, the network and its settings, so callers can cache them, compare sets
+(`frechet.frechet_distance`) and resample sequences without running the network again.
 """
 
 from __future__ import annotations
@@ -16,9 +16,7 @@ from jaxtyping import Float, Float32, UInt8
 from numpy import ndarray
 
 from mimicmotion.errors import InputError
-from mimicmotion.evaluation.networks.features import FeatureNetwork, Preprocess, load_i3d
-
-__all__ = ["features", "load_i3d"]
+from mimicmotion.evaluation.networks.features import FeatureNetwork, Preprocess
 
 Mode = Literal["stride1", "disjoint"]
 AnyFrame = UInt8[ndarray, "height width 3"] | Float[ndarray, "height width 3"]
@@ -31,23 +29,21 @@ def features(
     mode: Mode = "stride1",
     batch_size: int = 4,
 ) -> Float32[ndarray, "clips dim"]:
-    """Features of all clips of one sequence, a row each, in order.
+    """Features of all clips of one sequence in order, one row per clip.
 
-    The frames are taken one by one; at most `batch_size` clips are held, so sequences can be of any length.
+    Frames are streamed, and at most `batch_size` clips are held in memory.
 
     Args:
         frames: RGB frames, uint8 or float in 0..1, all of one size.
         network: such as `load_i3d()`; its `length` is the length of the clips.
-        mode: "stride1": one clip begins at every frame (DisCo's protocol). "disjoint": one after the other, the rest
-            is left out.
-        batch_size: clips that go through the network at once.
+        mode: "stride1": a clip begins at every frame (DisCo's protocol). "disjoint": clips follow one another, and
+            frames left over at the end are dropped.
+        batch_size: clips per forward pass.
 
     Raises:
-        InputError: fewer frames than one clip has, frames of different sizes, NaN, or values out of range; the
-            message says which frame.
+        InputError: fewer frames than a clip needs, frames of different sizes, NaN, or values out of range; the
+            message names the frame.
     """
-    if mode not in ("stride1", "disjoint") or batch_size < 1:
-        raise InputError(f"mode={mode!r}, batch_size={batch_size}", "'stride1' or 'disjoint', at least 1", "correct it")
     step = 1 if mode == "stride1" else network.length
     clips = _clips(_prepared(frames, network.preprocess), network.length, step)
     batches = iter(lambda: list(islice(clips, batch_size)), [])
@@ -63,7 +59,7 @@ def _clips(frames: Iterator[ndarray], length: int, step: int) -> Iterator[ndarra
         if count >= length and (count - length) % step == 0:
             yield np.stack(held)
     if count < length:
-        fix = "leave this sequence out, or use shorter clips"
+        fix = "leave out this sequence, or use shorter clips"
         raise InputError(f"a sequence of {count} frames", f"at least {length} for one clip", fix)
 
 

@@ -1,8 +1,8 @@
-"""Is it still the same person? Faces cut out along five points, and the likeness of their embeddings.
+"""Identity similarity: cosine similarity of the embeddings of aligned faces.
 
-Eyes, nose and corners of the mouth come from the pose estimator's 68 face points. A similarity transform (turn, scale,
-shift; least squares) brings them to the places where face networks of ArcFace's kind expect them. Frames without a sure
-face are left out and counted: where nobody is recognised, no likeness is made up.
+Eyes, nose and mouth corners come from the pose estimator's 68 face points. A least-squares similarity transform moves
+them to where networks such as ArcFace expect them. Frames without a reliable face are left out of the means and counted
+instead.
 """
 
 from __future__ import annotations
@@ -18,33 +18,34 @@ from mimicmotion.evaluation.networks.faces import SIDE, FaceNetwork
 from mimicmotion.pose.keypoints import FACE, PoseSequence
 
 PLACES = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]])
-"""Where the left and right eye, nose and corners of the mouth lie in 112 x 112 pixels (as seen; centres at 0)."""
+"""Eyes, nose and mouth corners (left to right in the picture) of an aligned face of 112 x 112 pixels, in OpenCV's
+coordinates, where pixel centres are integers."""
 MIN_EYES = 6.0
-"""Pixels between the eyes, below which a face is a blot: a third of what an aligned face has would be 12."""
+"""Least distance between the eyes in pixels; an aligned face has 35."""
 SURE = 0.5
-"""Confidence that a face needs."""
+"""Least confidence of a face's five points."""
 
-# of the 68 points: eyes, nose tip, corners of the mouth; the person's right is on the left
+# of the 68 points: eyes, nose tip, mouth corners; the person's right is on the left
 _GROUPS = (slice(36, 42), slice(42, 48), slice(30, 31), slice(48, 49), slice(54, 55))
 
 Embeddings = Float32[ndarray, "frames dim"]
 
 
 def five_points(poses: PoseSequence) -> tuple[Float64[ndarray, "frames 5 2"], Float64[ndarray, " frames"]]:
-    """Eyes, nose and corners of the mouth in pixels, and the least confidence among them."""
+    """Eyes, nose and mouth corners in pixels, and the lowest confidence among them."""
     xy, confidence = poses.xy[:, FACE].astype(np.float64), poses.confidence[:, FACE].astype(np.float64)
     points = np.stack([xy[:, g].mean(1) for g in _GROUPS], 1)
     return points, np.stack([confidence[:, g].min(1) for g in _GROUPS], 1).min(1)
 
 
 def sure_faces(poses: PoseSequence) -> Bool[ndarray, " frames"]:
-    """Frames whose face is seen well enough: all five points above `SURE`, the eyes far enough apart."""
+    """Frames with a reliable face: all five points reach `SURE`, and the eyes are `MIN_EYES` apart."""
     points, confidence = five_points(poses)
     return (confidence >= SURE) & (np.hypot(*(points[:, 1] - points[:, 0]).T) >= MIN_EYES)
 
 
 def similarity(source: Float[ndarray, "n 2"], target: Float[ndarray, "n 2"]) -> Float64[ndarray, "2 3"]:
-    """The turn, scale and shift that brings `source` nearest to `target` (least squares), without mirroring."""
+    """The rotation, scale and shift that best map `source` to `target` (least squares), without reflection."""
     a, b = np.asarray(source, np.float64), np.asarray(target, np.float64)
     x, y = a[:, 0], a[:, 1]
     one, zero = np.ones_like(x), np.zeros_like(x)
@@ -54,7 +55,7 @@ def similarity(source: Float[ndarray, "n 2"], target: Float[ndarray, "n 2"]) -> 
 
 
 def aligned_face(frame: Frame, points: Float[ndarray, "5 2"]) -> UInt8[ndarray, "112 112 3"]:
-    """The face of a frame in a square, eyes, nose and mouth where face networks expect them."""
+    """The face of a frame, with eyes, nose and mouth where face networks expect them."""
     import cv2
 
     # our pixel centres lie at + 0.5, OpenCV's and those of PLACES at 0
@@ -66,7 +67,7 @@ def aligned_face(frame: Frame, points: Float[ndarray, "5 2"]) -> UInt8[ndarray, 
 def embeddings(
     frames: Iterable[Frame], poses: PoseSequence, network: FaceNetwork
 ) -> Iterator[Float32[ndarray, " dim"]]:
-    """For each frame the face's vector of length 1; NaN where no face is sure.
+    """For each frame the embedding of its face, of length 1; NaN without a reliable face.
 
     Args:
         frames: RGB.
@@ -79,16 +80,16 @@ def embeddings(
 
 
 def identity_numbers(made: Embeddings, real: Embeddings, reference: Embeddings | None = None) -> dict[str, float]:
-    """Likeness of generated faces to the real ones of the same frames and to the reference picture's.
+    """Similarity of generated faces to the real ones in the same frames and to the one in the reference picture.
 
     Args:
-        made: vectors of the generated frames, NaN where no face is sure.
+        made: embeddings of the generated frames, NaN without a reliable face.
         real: those of the real frames.
         reference: that of the reference picture, one row.
 
     Returns:
-        Mean cosines (-1..1) over the frames with both faces, and `identity_missing`: the share of the frames with a
-        real face in which no generated one is sure. NaN where there is no such frame.
+        Mean cosines (-1..1) over the frames with both faces, and `identity_missing`: of the frames with a real face,
+        the share without a generated one. NaN if there are no such frames.
     """
     seen, known = np.isfinite(made).all(1), np.isfinite(real).all(1)
     both = seen & known

@@ -1,9 +1,8 @@
-"""Means with 95 % intervals by Student's t over sequences, and tests of many differences at once.
+"""Means with 95 % intervals by Student's t over sequences, and corrected tests of many differences.
 
-A sequence is what counts, never a frame: frames of one sequence resemble one another, and intervals over frames would
-be far too narrow. t holds with few sequences: of two methods that are the same, their difference is as often above 0 as
-below, and 30 such differences over 6 sequences give a false verdict in 2 to 5 % of the reports (with a percentile
-bootstrap each single difference does in 15 %).
+The unit is the sequence, never the frame: frames of one sequence are alike, and intervals over frames would be far too
+narrow. Student's t holds even with few sequences: for 30 differences of equal methods over 6 sequences, 2 to 5 % of the
+reports call one of them a difference (with a percentile bootstrap, 15 % for each single difference).
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ class Interval:
 
     Attributes:
         value: the number itself; NaN where it is unknown.
-        low: lower end of the interval; NaN where there is none, as for a single sequence.
+        low: lower end of the interval; NaN if there is none, as for a single sequence.
         high: upper end.
-        n: sequences.
-        p: how likely a value at least so far from 0 is where the true one is 0; NaN where there is no interval.
-        clips: behind a Frechet distance; 0 for other numbers.
+        n: number of sequences.
+        p: probability of a value at least this far from 0 if the true one is 0; NaN without an interval.
+        clips: number of clips behind a Frechet distance; 0 for other numbers.
     """
 
     value: float
@@ -46,11 +45,11 @@ class Interval:
         return self.low > 0 or self.high < 0
 
     def text(self, digits: int, sign: str = "") -> str:
-        """Such as "15.02 [14.80, 15.30]", of which only the number is left where there is no interval.
+        """Such as "15.02 [14.80, 15.30]", or only the number if there is no interval.
 
         Args:
-            digits: behind the decimal point.
-            sign: "+" shows the sign of positive numbers too.
+            digits: decimals.
+            sign: "+" also shows the sign of positive numbers.
         """
         value, low, high = (f"{v:{sign}.{digits}f}" for v in (self.value, self.low, self.high))
         return f"{value} [{low}, {high}]" if math.isfinite(self.low) else value
@@ -60,7 +59,7 @@ def mean_interval(values: Sequence[float] | ndarray) -> Interval:
     """Mean over sequences with its interval; give differences to compare two methods on the same sequences.
 
     Args:
-        values: one number a sequence.
+        values: one number per sequence.
 
     Raises:
         InputError: no values, NaN or infinity.
@@ -73,7 +72,7 @@ def mean_interval(values: Sequence[float] | ndarray) -> Interval:
 def ratio_of_sums(parts: Sequence[float] | ndarray, wholes: Sequence[float] | ndarray) -> Interval:
     """sum(parts) / sum(wholes) over sequences, e.g. points met / points visible, with its interval.
 
-    Sequences whose whole is 0 say nothing and are left out.
+    Sequences whose whole is 0 are left out.
 
     Raises:
         InputError: unequal numbers, a negative whole, all wholes 0, or as `mean_interval`.
@@ -100,7 +99,7 @@ def t_interval(value: float, error: float, n: int, *, clips: int = 0) -> Interva
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """The p of several tests, raised so that 0.05 stands for the chance of any false one (Holm 1979); NaN stays."""
+    """Holm-Bonferroni correction (Holm 1979): p-values of which 0.05 bounds the chance of any false one; NaN stays."""
     out, least = [float("nan")] * len(p), 0.0
     known = sorted((value, i) for i, value in enumerate(p) if not math.isnan(value))
     for rank, (value, i) in enumerate(known):
@@ -112,8 +111,8 @@ def holm(p: Sequence[float]) -> list[float]:
 def _checked(values: Sequence[float] | ndarray) -> Float64[ndarray, " n"]:
     x = np.asarray(values, np.float64)
     if x.ndim != 1 or not len(x):
-        raise InputError(f"values of shape {x.shape}", "one number a sequence, at least one", "give a flat list")
+        raise InputError(f"values of shape {x.shape}", "one number per sequence, at least one", "give a flat list")
     if not np.isfinite(x).all():
         i = int(np.flatnonzero(~np.isfinite(x))[0])
-        raise InputError(f"value {i} is {x[i]}", "finite numbers", "leave such sequences out, and say so")
+        raise InputError(f"value {i} is {x[i]}", "finite numbers", "leave out such sequences")
     return x

@@ -20,19 +20,16 @@ Net = Literal["alex", "vgg"]
 
 
 def load_lpips(net: Net = "alex", path: Path | str | None = None, *, device: str | None = None) -> Lpips:
-    """Trunk and heads of LPIPS.
+    """Load LPIPS: its trunk and heads.
 
     Args:
-        net: "alex" (what papers mean unless they say otherwise) or "vgg".
-        path: weights; default are those of `mimicmotion weights fetch lpips-alex` or `lpips-vgg`.
-        device: default is a GPU where there is one.
+        net: "alex" (what papers usually mean) or "vgg".
+        path: of the weights; those of `mimicmotion weights fetch lpips-alex` or `lpips-vgg` if None.
+        device: a GPU if there is one, unless given.
 
     Raises:
         WeightsError: the weights are missing or do not fit.
-        InputError: another net.
     """
-    if net not in ("alex", "vgg"):
-        raise InputError(f"net={net!r}", "'alex' or 'vgg'", "correct it")
     file = weights_path(f"lpips-{net}", path)
     import torch
 
@@ -44,38 +41,27 @@ def load_lpips(net: Net = "alex", path: Path | str | None = None, *, device: str
     return module.to(best_device(device))
 
 
-def lpips(
-    output: AnyFrames,
-    target: AnyFrames,
-    net: Net = "alex",
-    *,
-    network: Lpips | None = None,
-    batch_size: int = 8,
-) -> Float64[ndarray, " frames"]:
-    """LPIPS of each frame, at the frames' own size; 0 for equal ones.
+def lpips(output: AnyFrames, target: AnyFrames, *, network: Lpips, batch_size: int = 8) -> Float64[ndarray, " frames"]:
+    """LPIPS of each frame, at the frames' own size; 0 for equal frames.
 
     Args:
-        output: generated frames, uint8 or float in 0..1 (turned into [-1, 1] here).
+        output: generated frames, uint8 or float in 0..1 (scaled to [-1, 1] here).
         target: true frames.
-        net: see `load_lpips`.
-        network: one loaded before, to be used instead; saves loading it for every clip.
-        batch_size: frames that go through the network at once.
+        network: from `load_lpips`.
+        batch_size: frames per forward pass.
 
     Raises:
         InputError: different lengths or sizes, frames too small for the network, or malformed ones.
-        WeightsError: the weights are not here.
     """
-    a, b = pair(output, target)
-    if network is None:
-        network = load_lpips(net)
     import torch
 
     from mimicmotion.evaluation.networks.lpips import MIN_SIZE
 
+    a, b = pair(output, target)
     least = MIN_SIZE[network.net]
-    if min(a.shape[1:3]) < least or batch_size < 1:
-        got = f"frames of {a.shape[1:3]}, batch_size={batch_size}"
-        raise InputError(got, f"at least {least} pixels a side for {network.net}, batch_size >= 1", "use larger frames")
+    if min(a.shape[1:3]) < least:
+        expected = f"at least {least} pixels a side for {network.net}"
+        raise InputError(f"frames of {a.shape[1:3]}", expected, "use larger frames")
     device = next(network.parameters()).device
     out = []
     with torch.inference_mode():

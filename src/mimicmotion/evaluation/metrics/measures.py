@@ -1,4 +1,4 @@
-"""Numbers of one pair of videos, computed in chunks; equal to those of whole clips at once."""
+"""Metrics of one pair of videos, computed in chunks, with the same results as on whole clips."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ if TYPE_CHECKING:
 
 VERSIONS = dict.fromkeys(("psnr", "ssim", "l1", "lpips", "lpips-vgg", "poses", "identity"), 1)
 VERSIONS |= dict.fromkeys(("flicker", "warping", "seams"), 2)
-"""Raised when a number's meaning changes, so that old cached ones are not used."""
+"""Incremented when a metric changes, so that old cached values are not used."""
 
 
 class Measure(Protocol):
-    """Takes a sequence in chunks."""
+    """A metric that is fed a sequence in chunks."""
 
     def add(self, output: Frames, target: Frames) -> None:
         """The next frames."""
         ...
 
     def result(self) -> dict[str, float]:
-        """Name -> number of the whole sequence; NaN where it is undefined."""
+        """Name -> number of the whole sequence; NaN if undefined."""
         ...
 
 
 FrameNumbers = Callable[[Frames, Frames], Float64[ndarray, " frames"]]
-"""Generated and real frames -> one number for each frame."""
+"""Generated and real frames -> one number per frame."""
 
 
 class FrameMean:
-    """Mean over all frames of a number for each frame; NaN without frames.
+    """Mean of a number per frame over all frames; NaN without frames.
 
     Args:
-        name: what the mean is called.
+        name: of the mean.
         values: the numbers.
-        finish: what is made of their mean.
+        finish: applied to their mean.
     """
 
     def __init__(self, name: str, values: FrameNumbers, finish: Callable[[float], float] = float) -> None:
@@ -69,20 +69,20 @@ def _error(output: Frames, target: Frames, power: Callable[[ndarray], ndarray]) 
 
 
 def _overflown_psnr(output: Frames, target: Frames) -> Float64[ndarray, " frames"]:
-    """What old tables call PSNR: differences and squares of 8-bit numbers wrap around at 256."""
-    difference = output - target  # wraps around: that is the point
+    """PSNR as in old tables of the field, whose 8-bit differences and squares wrap around at 256."""
+    difference = output - target  # wraps around on purpose
     errors = (difference * difference).mean((1, 2, 3), dtype=np.float64)
     return np.where(errors == 0, 100.0, 10 * np.log10(255.0**2 / np.maximum(errors, 1e-12)))
 
 
 def _field_l1(output: Frames, target: Frames) -> Float64[ndarray, " frames"]:
-    """Colours from 0 to 255, divided by the number of pixels once more after averaging."""
+    """Mean over colours from 0 to 255, divided by the number of pixels once more."""
     height, width = output.shape[1:3]
     return np.abs(output.astype(np.float64) - target).mean((1, 2, 3)) / (height * width)
 
 
 def _field_ssim(output: Frames, target: Frames) -> Float64[ndarray, " frames"]:
-    """On 8-bit grey with scikit-image's defaults: uniform 7 x 7 window, sample covariance."""
+    """SSIM of 8-bit grey frames with scikit-image's defaults: uniform 7 x 7 window, sample covariance."""
     import cv2
 
     if min(output.shape[1:3]) < 7:
@@ -105,8 +105,8 @@ def lpips_mean(network: Lpips, *, field: bool = False) -> FrameMean:
     """Mean LPIPS over frames.
 
     Args:
-        network: AlexNet or VGG-16 with heads.
-        field: give it pictures in 0..1, as widespread code does, where it was trained on -1..1.
+        network: from `load_lpips`.
+        field: pass pictures in 0..1, as widespread code does, although the network was trained on -1..1.
     """
     from mimicmotion.evaluation.metrics.lpips import lpips
 
@@ -120,7 +120,7 @@ def lpips_mean(network: Lpips, *, field: bool = False) -> FrameMean:
 
 
 class Flicker:
-    """See `temporal.background_flicker`; sums of the differences to the first frames keep it exact."""
+    """`temporal.background_flicker` of output and target, from exact sums of differences to the first frame."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -136,7 +136,7 @@ class Flicker:
         self._count += len(both)
 
     def result(self) -> dict[str, float]:
-        """NaN where too little of the real video stands still, or with fewer than two frames."""
+        """NaN if too little of the real video is static, or there are fewer than two frames."""
         flicker, own, share = (float("nan"),) * 3
         if self._count > 1:
             variance = np.maximum(self._squares / self._count - (self._sum / self._count) ** 2, 0)
@@ -148,11 +148,11 @@ class Flicker:
 
 
 class FrameChanges:
-    """Numbers for each frame and the one before it, and what is made of all of them.
+    """A metric of frame-to-frame changes.
 
     Args:
         values: generated and real frames -> numbers for each frame but the first.
-        finish: what is made of the numbers of the whole sequence.
+        finish: turns the numbers of the whole sequence into results.
     """
 
     def __init__(
@@ -179,7 +179,7 @@ class FrameChanges:
 
 
 def _warping(errors: Float64[ndarray, "frames-1 2"]) -> dict[str, float]:
-    """The output's mean error, and how far it is from the target's own."""
+    """The output's mean error, and its distance from the target's own error."""
     made, own = (temporal.mean_of_known(e) for e in errors.T) if errors.size else (float("nan"),) * 2
     return {"warping_error": made, "warping_distance": abs(made - own)}
 
@@ -188,10 +188,10 @@ Warping = partial(FrameChanges, temporal.warping_errors, _warping)
 
 
 def seam_score(borders: Sequence[int]) -> FrameChanges:
-    """Mean of `temporal.seam_scores`; NaN without borders, or where no frames lie between them.
+    """Mean of `temporal.seam_scores`; NaN without borders, or without frames between them.
 
     Args:
-        borders: first frames of new segments; those behind the end of what is compared don't count.
+        borders: first frames of new segments; those after the compared frames are ignored.
     """
 
     def mean(jumps: Float64[ndarray, " frames-1"]) -> dict[str, float]:

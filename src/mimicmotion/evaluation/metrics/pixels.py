@@ -1,7 +1,6 @@
-"""Frames against true frames: PSNR, L1 and SSIM, of whole frames, of the moving region and of the hands.
+"""PSNR and SSIM of whole frames, of the moving region and of the hands.
 
-Clips are uint8 (0..255) or floats in 0..1; all numbers refer to the range 0..1. Everything is computed in float64
-(the PSNR of about 29 in old tables of this field is an overflow of uint8).
+Clips are uint8 (0..255) or floats in 0..1; all results refer to the range 0..1. Everything is computed in float64.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.runtime.extras import import_extra
 
 MOVED = 0.1
-"""A pixel belongs to the moving region if a colour of target and reference differs by more (0..1)."""
+"""A pixel belongs to the moving region if a colour of target and reference differs by more than this (0..1)."""
 FLOOR = 1e-10
-"""Mean squared errors below this count as this: identical clips have 100 dB."""
+"""Least mean squared error, so that identical clips have 100 dB."""
 SSIM_SIGMA = 1.5
-SSIM_WINDOW = 11  # what scikit-image makes of this sigma; smaller frames cannot be compared
+SSIM_WINDOW = 11  # scikit-image's window for this sigma; smaller frames cannot be compared
 
 AnyFrames = UInt8[ndarray, "frames height width 3"] | Float[ndarray, "frames height width 3"]
 Mask = Bool[ndarray, "frames height width"]
@@ -41,7 +40,7 @@ def unit_frames(frames: Num[ndarray, ...], name: str = "frames") -> Float64[ndar
         raise InputError(f"{name} of {frames.dtype}", "uint8 in 0..255 or floats in 0..1", "convert the frames")
     if not np.isfinite(frames).all():
         bad = np.flatnonzero(~np.isfinite(frames).all((1, 2, 3)))
-        raise InputError(f"NaN or infinity in {name}, frame {bad[0]}", "finite values", "see what made these frames")
+        raise InputError(f"NaN or infinity in {name}, frame {bad[0]}", "finite values", "check these frames")
     if frames.min() < 0 or frames.max() > 1:
         low, high = float(frames.min()), float(frames.max())
         raise InputError(f"{name} from {low:.3g} to {high:.3g}", "0..1", "scale the frames, or give uint8")
@@ -49,10 +48,10 @@ def unit_frames(frames: Num[ndarray, ...], name: str = "frames") -> Float64[ndar
 
 
 def pair(output: AnyFrames, target: AnyFrames) -> tuple[Float64[ndarray, "f h w 3"], Float64[ndarray, "f h w 3"]]:
-    """Both clips as float64 in 0..1, checked to be of one length and size.
+    """Both clips as float64 in 0..1.
 
     Raises:
-        InputError: they differ in length or size, or one is malformed; see `unit_frames`.
+        InputError: they differ in length or size, or one is malformed (see `unit_frames`).
     """
     a, b = unit_frames(output, "output"), unit_frames(target, "target")
     if len(a) != len(b):
@@ -71,13 +70,18 @@ def psnr(output: AnyFrames, target: AnyFrames, mask: Mask | None = None) -> floa
         mask: only these pixels count.
 
     Returns:
-        dB; NaN where the mask is empty.
+        dB; NaN if the mask is empty.
 
     Raises:
-        InputError: see `pair`; or a mask of another shape.
+        InputError: as `pair`, or a mask of another shape.
     """
     a, b = pair(output, target)
-    return decibel(_mean((a - b) ** 2, mask))
+    errors = (a - b) ** 2
+    if mask is not None and (mask.shape != errors.shape[:3] or mask.dtype != bool):
+        got = f"mask {mask.shape} of {mask.dtype}"
+        raise InputError(got, f"{errors.shape[:3]} of bool", "make it from these frames")
+    chosen = errors if mask is None else errors[mask]
+    return decibel(float(chosen.mean())) if chosen.size else float("nan")
 
 
 def frame_psnr(output: AnyFrames, target: AnyFrames) -> Float64[ndarray, " frames"]:
@@ -86,20 +90,14 @@ def frame_psnr(output: AnyFrames, target: AnyFrames) -> Float64[ndarray, " frame
     return np.array([decibel(float(error.mean())) for error in (a - b) ** 2])
 
 
-def l1(output: AnyFrames, target: AnyFrames, mask: Mask | None = None) -> float:
-    """Mean absolute difference, 0..1; NaN where the mask is empty. Raises as `psnr`."""
-    a, b = pair(output, target)
-    return _mean(np.abs(a - b), mask)
-
-
 def frame_ssim(output: AnyFrames, target: AnyFrames) -> Float64[ndarray, " frames"]:
-    """Structural similarity of each frame by scikit-image, as Wang et al. 2004 define it.
+    """Structural similarity of each frame by scikit-image, as defined by Wang et al. 2004.
 
-    On grey (Rec. 601), Gaussian weights of 1.5 pixels, variances without Bessel's correction, range 1, the border of
-    half a window left out.
+    Computed on grey (Rec. 601) with Gaussian weights of sigma 1.5 pixels, population variances and range 1, without
+    the border of half a window.
 
     Raises:
-        InputError: see `pair`; frames smaller than the window; or scikit-image is missing.
+        InputError: as `pair`; frames smaller than the window; or scikit-image is missing.
     """
     a, b = pair(output, target)
     if min(a.shape[1:3]) < SSIM_WINDOW:
@@ -116,12 +114,12 @@ def ssim(output: AnyFrames, target: AnyFrames) -> float:
 
 
 def grey(frames: Float[ndarray, "*n 3"]) -> Float64[ndarray, "*n"]:
-    """Luma by Rec. 601, as OpenCV's RGB2GRAY weighs."""
+    """Luma by Rec. 601, with the weights of OpenCV's RGB2GRAY."""
     return frames @ np.array([0.299, 0.587, 0.114])
 
 
 def moving_region(target: AnyFrames, reference: Num[ndarray, "height width 3"], threshold: float = MOVED) -> Mask:
-    """Where a target frame differs from the reference picture by more than `threshold` in a colour.
+    """Where target frames differ from the reference picture by more than `threshold` in any colour.
 
     Raises:
         InputError: the sizes differ, or a clip is malformed.
@@ -132,38 +130,20 @@ def moving_region(target: AnyFrames, reference: Num[ndarray, "height width 3"], 
     return np.abs(wanted - still).max(-1) > threshold
 
 
-def hand_region(boxes: Num[ndarray, "frames 2 5"], size: tuple[int, int]) -> Mask:
-    """Pixels whose centre lies in the box of a reliable hand.
-
-    Args:
-        boxes: left, top, right, bottom in pixels and 1 where the hand is reliable, as shards store them.
-        size: (height, width) of the frames.
-    """
-    x, y = np.arange(size[1]) + 0.5, np.arange(size[0]) + 0.5
-    left, top, right, bottom, reliable = np.moveaxis(boxes, -1, 0)[..., None]
-    columns, rows = (left <= x) & (x <= right) & (reliable > 0), (top <= y) & (y <= bottom)
+def hand_region(poses: PoseSequence) -> Mask:
+    """Pixels whose centre lies in the box of a hand all of whose points are reliable, at the poses' own size."""
+    boxes, reliable = hand_boxes(poses.xy, poses.confidence)
+    x, y = np.arange(poses.size[1]) + 0.5, np.arange(poses.size[0]) + 0.5
+    left, top, right, bottom = np.moveaxis(boxes, -1, 0)[..., None]
+    columns, rows = (left <= x) & (x <= right) & reliable[..., None], (top <= y) & (y <= bottom)
     return (rows[..., :, None] & columns[..., None, :]).any(1)
 
 
-def hand_region_of(poses: PoseSequence) -> Mask:
-    """`hand_region` of poses: boxes of the hands all of whose points are reliable, at the poses' own size."""
-    boxes, reliable = hand_boxes(poses.xy, poses.confidence)
-    return hand_region(np.concatenate([boxes, reliable[..., None]], -1), poses.size)
-
-
 def hand_psnr(output: AnyFrames, target: AnyFrames, poses: PoseSequence) -> float:
-    """PSNR within the boxes of reliable hands; NaN if no hand of the clip is reliable. Raises as `psnr`."""
-    return psnr(output, target, hand_region_of(poses))
-
-
-def _mean(values: Float64[ndarray, "f h w 3"], mask: Mask | None) -> float:
-    if mask is not None and (mask.shape != values.shape[:3] or mask.dtype != bool):
-        got = f"mask {mask.shape} of {mask.dtype}"
-        raise InputError(got, f"{values.shape[:3]} of bool", "make it from these frames")
-    chosen = values if mask is None else values[mask]
-    return float(chosen.mean()) if chosen.size else float("nan")
+    """PSNR within `hand_region`; NaN if no hand of the clip is reliable. Raises as `psnr`."""
+    return psnr(output, target, hand_region(poses))
 
 
 def decibel(mse: float) -> float:
-    """PSNR of a mean squared error of colours from 0 to 1, at most 100; NaN stays NaN."""
+    """PSNR in dB of a mean squared error (range 0..1), at most 100; NaN stays NaN."""
     return float(-10 * np.log10(max(mse, FLOOR))) if np.isfinite(mse) else mse

@@ -1,16 +1,16 @@
-"""Does the figure follow? Poses found in generated frames against the driving poses.
+"""Pose fidelity: poses found in generated frames, compared with the driving poses.
 
-All lengths are in torso lengths: the distance from the neck to the middle of the hips in the true poses, median over
-the clip's frames (a single frame's would shrink when the person bends towards the camera). PCK@0.1 is the share of the
-truly visible points found within 0.1 torso lengths; a point that was not found counts as wrong. By the first definition
-of PCK (Yang and Ramanan 2013) it is a tenth of the longer side of the person's box, three to four times as far for a
-standing person: that is `unit="box"`, for comparison with tables that mean it.
+Lengths are in torso lengths: the distance from the neck to the middle of the hips in the true poses, median over the
+clip (in a single frame it shrinks when the person bends towards the camera). PCK@0.1 is the share of the truly visible
+points that are found within 0.1 torso lengths; a point that is not found counts as wrong. With `unit="box"`, PCK is the
+original one of Yang and Ramanan (2013): within a tenth of the longer side of the person's box, which for a standing
+person is three to four times as far.
 
-Two ways to find points in generated frames:
-- `redetect`: a pose estimator. Its idea of a joint differs a little from the truth's, and it errs on true frames too:
-  always report it on the true frames as well (the ceiling), and against what it finds in the true frames.
-- `find_patches`: where does the true frame's neighbourhood of each point lie in the generated frame? It needs the true
-  frames and knows nothing of people, so it serves figures that an estimator cannot read.
+Points in generated frames can be found in two ways:
+- `redetect` runs a pose estimator. Its joints differ a little from the truth's, and it errs on true frames too: always
+  report it on the true frames as well (the ceiling), and against its results on the true frames.
+- `find_patches` searches the generated frame for the true frame's surroundings of each point. It needs the true frames
+  but no estimator, so it works on figures that an estimator cannot read.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from mimicmotion.pose.keypoints import (
 
 PARTS = {"body": BODY, "left_hand": LEFT_HAND, "right_hand": RIGHT_HAND, "face": FACE}
 TRULY_VISIBLE = 0.6
-"""Points count where the truth's confidence is at least this: hidden points of synthetic people stay below it."""
+"""Least true confidence of points that count; hidden points of synthetic people stay below it."""
 PCK_RADIUS = 0.1
 """In units of length."""
 Unit = Literal["torso", "box"]
@@ -52,13 +52,13 @@ Unit = Literal["torso", "box"]
 
 @dataclass(frozen=True, slots=True)
 class Fidelity:
-    """How well the points of one part were met.
+    """Accuracy of the points of one part.
 
     Attributes:
-        error: mean distance of the found points in the unit of length; NaN if none was found.
+        error: mean distance of the found points in the unit of length; NaN if none is found.
         pck: share of the visible points found within the radius; NaN if none is visible.
-        missing: share of the visible points that were not found; NaN if none is visible.
-        points: how many points of all frames were visible in the truth.
+        missing: share of the visible points that are not found; NaN if none is visible.
+        points: number of points of all frames that are visible in the truth.
     """
 
     error: float
@@ -68,9 +68,9 @@ class Fidelity:
 
 
 def torso_length(truth: PoseSequence) -> float:
-    """Pixels from the neck to the middle of the hips, median over the frames in which these are seen.
+    """Pixels from the neck to the middle of the hips, median over the frames in which they are seen.
 
-    Where the hips are never seen: 1.2 times the largest shoulder width.
+    If the hips are never seen, 1.2 times the largest shoulder width.
 
     Raises:
         PoseError: neither is seen in any frame.
@@ -85,14 +85,14 @@ def torso_length(truth: PoseSequence) -> float:
         width = np.hypot(*(xy[:, R_SHOULDER] - xy[:, L_SHOULDER]).T)[both]
         length = 1.2 * float(width.max()) if len(width) else 0.0
     if length <= 0:
-        raise PoseError("no torso in the true poses", "neck and hips, or shoulders", "take frames that show the torso")
+        raise PoseError("no torso in the true poses", "neck and hips, or shoulders", "use frames that show the torso")
     return length
 
 
 def box_sides(truth: PoseSequence, visible: float = TRULY_VISIBLE) -> Float64[ndarray, " frames"]:
-    """Pixels of the longer side of the tight box around the visible body points, in each frame.
+    """Longer side (pixels) of the tight box around the visible body points of each frame.
 
-    Frames that show fewer than two points, or all at one place, have NaN.
+    NaN for frames with fewer than two visible points, or with all of them in one place.
     """
     shown = truth.confidence[:, BODY] >= visible
     xy = np.where(shown[..., None], truth.xy[:, BODY].astype(np.float64), np.nan)
@@ -109,24 +109,21 @@ def pose_fidelity(
     unit: Unit = "torso",
     visible: float = TRULY_VISIBLE,
 ) -> dict[str, Fidelity]:
-    """Compare poses found in generated frames with the driving poses; body, hands and face apart.
+    """Compare poses found in generated frames with the driving poses, separately for body, hands and face.
 
     Args:
-        found: poses found in the result; scaled to the truth's size if it has another.
+        found: poses found in the result; scaled to the truth's size if necessary.
         truth: the driving poses.
-        unit: of length: "torso" (`torso_length`) or "box" (`box_sides`; hands and faces are smaller than the radius
-            then, so that only the body's PCK says anything). Frames without a box are left out.
-        visible: truth points with lower confidence don't count.
+        unit: of length: "torso" (`torso_length`) or "box" (`box_sides`), in which only the body's PCK is meaningful,
+            because hands and faces are smaller than the radius. Frames without a box are left out.
+        visible: true points with a lower confidence do not count.
 
     Returns:
         `Fidelity` of "body" (18 points), "left_hand", "right_hand" (21), "face" (68).
 
     Raises:
         PoseError: lengths differ, there are no frames, or the truth shows no torso.
-        InputError: another unit.
     """
-    if unit not in ("torso", "box"):
-        raise InputError(f"unit={unit!r}", "'torso' or 'box'", "correct it")
     if len(found) != len(truth) or not len(truth):
         got = f"{len(found)} found and {len(truth)} true poses"
         raise PoseError(got, "equal lengths, at least 1", "cut or resample one of them")
@@ -139,7 +136,7 @@ def pose_fidelity(
 
 
 def pooled(clips: list[dict[str, Fidelity]]) -> dict[str, Fidelity]:
-    """One `Fidelity` for each part over many clips, each visible point weighing the same."""
+    """One `Fidelity` for each part over many clips, in which every visible point has the same weight."""
     out = {}
     for part in clips[0] if clips else ():
         rows = [c[part] for c in clips if c[part].points]
@@ -153,18 +150,17 @@ def pooled(clips: list[dict[str, Fidelity]]) -> dict[str, Fidelity]:
 
 
 DETECTION_SIDE = 128
-"""Smaller frames are enlarged to this short side for the estimator. (On true synthetic frames of 224 x 128, twice,
-three and four times the size found no more.)"""
+"""Smaller frames are enlarged to this short side for the estimator; larger ones did not help on synthetic frames."""
 
 
 def detection_size(size: tuple[int, int]) -> tuple[int, int]:
-    """(height, width) at which poses are looked for in frames of this (height, width)."""
+    """(height, width) at which poses are estimated in frames of this (height, width)."""
     scale = max(1.0, DETECTION_SIDE / min(size))
     return round(size[0] * scale), round(size[1] * scale)
 
 
 def enlarged(frames: Iterable[Frame], size: tuple[int, int]) -> Iterator[Frame]:
-    """Frames of (height, width) `size`, at the size at which poses are looked for."""
+    """Frames of (height, width) `size`, scaled to `detection_size`."""
     height, width = detection_size(size)
     for frame in frames:
         # pyrefly: ignore [bad-return]
@@ -172,20 +168,13 @@ def enlarged(frames: Iterable[Frame], size: tuple[int, int]) -> Iterator[Frame]:
 
 
 def redetect(frames: Frames, estimator: PoseEstimator) -> PoseSequence:
-    """Poses in generated frames, in pixels of these frames; small frames are enlarged before.
-
-    Raises:
-        InputError: not RGB frames of uint8, or none.
-    """
-    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not frames.size:
-        got = f"frames {frames.shape} of {frames.dtype}"
-        raise InputError(got, "(frames, height, width, 3) of uint8, not empty", "stack RGB frames")
+    """Poses estimated in generated frames, in pixels of these frames; small frames are enlarged first."""
     size = (frames.shape[1], frames.shape[2])
     return estimator.estimate(enlarged(frames, size)).scaled(size)
 
 
 def pose_numbers(found: PoseSequence, truth: PoseSequence) -> dict[str, float]:
-    """All numbers of pose fidelity that a report has.
+    """All numbers on pose fidelity in a report.
 
     Raises:
         PoseError: lengths differ, or the truth shows no torso.
@@ -207,18 +196,18 @@ def pose_numbers(found: PoseSequence, truth: PoseSequence) -> dict[str, float]:
 PATCH = 0.15
 """Half side of a patch in torso lengths."""
 REACH = 0.4
-"""How far a patch is looked for, in torso lengths along each axis."""
+"""How far a patch is searched for, in torso lengths along each axis."""
 MATCH = 0.5
-"""Normalised correlation below which a patch was not found."""
+"""Normalised correlation below which a patch counts as not found."""
 
 
 def find_patches(output: Frames, target: Frames, truth: PoseSequence) -> PoseSequence:
-    """Where the surroundings of each true point lie in the generated frames.
+    """Find the surroundings of each true point in the generated frames.
 
-    A square of 0.3 torso lengths around each visible point of the true frame is looked for in the output, up to 0.4
-    torso lengths away along each axis, by normalised correlation of colours. True frames give the truth exactly; the
-    value of a chance hit is a PCK@0.1 of about 0.05. On plain stretches of a limb the match may slide along it, so the
-    distances are coarser than a good estimator's.
+    A square of 0.3 torso lengths around each visible point of the true frame is searched for in the output, up to 0.4
+    torso lengths away along each axis, by normalised correlation of colours. On true frames the result is exact; chance
+    hits give a PCK@0.1 of about 0.05. Along plain limbs the match may slide, so distances are coarser than those of a
+    good estimator.
 
     Args:
         output: generated frames, RGB.
@@ -226,7 +215,7 @@ def find_patches(output: Frames, target: Frames, truth: PoseSequence) -> PoseSeq
         truth: true poses in pixels of these frames.
 
     Returns:
-        Points with the correlation as confidence, 0 where it is below 0.5 or the point was not looked for.
+        Points with the correlation as confidence; 0 if it is below 0.5 or the point is not visible.
 
     Raises:
         InputError: lengths or sizes differ, or frames are malformed.
@@ -257,7 +246,7 @@ def find_patches(output: Frames, target: Frames, truth: PoseSequence) -> PoseSeq
 
 @dataclass(frozen=True, slots=True)
 class PatchErrors:
-    """Mean distance of the found surroundings from the true points, in torso lengths; NaN if no point is visible."""
+    """Mean distances of matched patches from the true points, in torso lengths; NaN if no point is visible."""
 
     body: float
     hands: float
@@ -266,8 +255,8 @@ class PatchErrors:
 def patch_errors(output: Frames, target: Frames, truth: PoseSequence) -> PatchErrors:
     """`find_patches` in two numbers, for comparing models.
 
-    A point whose surroundings are not found counts as 0.4 torso lengths off (as far as they are looked for): otherwise
-    a model that paints no hand at all would have the fewest errors. Raises as `find_patches`.
+    A patch that is not found counts as 0.4 torso lengths off (the search range); otherwise a model that paints no hands
+    at all would have the smallest error. Raises as `find_patches`.
     """
     found = find_patches(output, target, truth)
     distance = np.hypot(*np.moveaxis(found.xy.astype(np.float64) - truth.xy, -1, 0)) / torso_length(truth)
@@ -282,8 +271,8 @@ def patch_errors(output: Frames, target: Frames, truth: PoseSequence) -> PatchEr
 
 
 def _best(area: ndarray, patch: ndarray, reach: int) -> tuple[tuple[int, int], float]:
-    """The shift (x, y) of the best match from the middle, and its correlation; of equal ones, the nearest."""
-    if patch.std() < 1:  # nothing to correlate: no evidence
+    """The shift (x, y) of the best match from the middle, the nearest one in a tie, and its correlation."""
+    if patch.std() < 1:  # a plain patch matches anywhere
         return (0, 0), 0.0
     scores = np.nan_to_num(cv2.matchTemplate(area, patch, cv2.TM_CCOEFF_NORMED), nan=-1.0, posinf=-1.0, neginf=-1.0)
     offsets = np.arange(-reach, reach + 1)

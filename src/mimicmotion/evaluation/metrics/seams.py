@@ -1,4 +1,4 @@
-"""Where the segments of a result meet: from the settings, or from the OUTPUT.json that `generate` writes beside it."""
+"""Segment borders of a result, from the settings or from the OUTPUT.json that `generate` writes beside it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from mimicmotion.settings import FusionConfig, parse
 
 
 def segment_borders(frames: int, config: FusionConfig) -> list[int]:
-    """Frames at which the mixture of segments changes: b lies between the frames b - 1 and b.
+    """Frames at which the mix of segments changes: border b lies between the frames b - 1 and b.
 
-    With overlaps these are the first frame of every overlap and the first one behind it; with hard cuts (mode "none")
-    the first frames of segments, where the last one, which is moved back, leaves what it shares to the one before.
+    With overlaps these are the first frame of every overlap and the first one after it. With hard cuts (mode "none")
+    they are the first frames of segments; the last segment is moved back, and its shared frames belong to the one
+    before.
     """
     from mimicmotion.diffusion.fusion import plan_segments
 
@@ -25,19 +26,15 @@ def segment_borders(frames: int, config: FusionConfig) -> list[int]:
     return sorted(e for e in edges if 0 < e < frames)
 
 
-def sidecar_of(video: Path) -> Path:
-    """The file of settings that `generate` writes beside a video or a folder of frames."""
-    return video.with_name(f"{video.name}.json")
-
-
 def has_sidecars(folder: Path) -> bool:
-    """Whether any result of a folder has a record of its settings."""
+    """Whether any result in a folder has the OUTPUT.json that `generate` writes."""
     return folder.is_dir() and any(p.with_suffix("").exists() for p in folder.glob("*.json"))
 
 
 def sidecar_fusion(video: Path) -> FusionConfig | None:
-    """How the segments of a result were cut and joined; None if no readable sidecar says so."""
+    """The fusion settings of a result from its OUTPUT.json; None if there is none, or it is unreadable."""
     try:
-        return parse(FusionConfig, read_json(sidecar_of(video), "a sidecar", "make it anew")["fusion"])
+        data = read_json(video.with_name(f"{video.name}.json"), "the OUTPUT.json of `generate`", "generate again")
+        return parse(FusionConfig, data["fusion"])
     except (InputError, KeyError, TypeError):
         return None

@@ -1,4 +1,4 @@
-"""What single frames do not show: flicker, warping error, seams between segments, smoothness of motion."""
+"""Metrics over time: flicker, warping error, seams between segments, and smoothness of motion."""
 
 from __future__ import annotations
 
@@ -14,30 +14,21 @@ from mimicmotion.evaluation.metrics.pixels import AnyFrames, grey, pair, unit_fr
 from mimicmotion.pose.keypoints import VISIBLE, PoseSequence
 
 STATIC = 4 / 255
-"""A pixel is static if no colour of the target deviates by more than this over time: a camera's noise does not."""
+"""Largest standard deviation over time of a static pixel's colours: more than camera noise."""
 MARGIN, SMALLEST_MARGIN = 0.03, 4
-"""Around what moves nothing counts as static: this share of the short side, and at least so many pixels."""
+"""Width of the margin around moving pixels that is not static: share of the short side, and least number of pixels."""
 LEAST_SHARE = 0.01
-"""Of the frame that must be static for its flicker to say anything."""
+"""Share of the frame that must be static for its flicker to be meaningful."""
 NEIGHBOURS = 3
 """Jumps on each side of a border to compare with."""
 HELD, HELD_SHARE = 0.5 / 255, 0.1
-"""A frame repeats the one before it if it differs by less than half a grey level, and by less than this share of what
-the others do."""
+"""A frame repeats the one before it if it differs by less than half a grey level, and by less than this share of the
+median jump."""
 OCCLUSION_SHARE, OCCLUSION_OFFSET = 0.01, 0.5  # forward-backward check of Sundaram et al. 2010
 
 
-def static_region(target: AnyFrames) -> Bool[ndarray, "height width"]:
-    """Where the true clip stands still: no colour deviates over time by more than `STATIC`, nor near by.
-
-    Raises:
-        InputError: the clip is malformed.
-    """
-    return static_where(unit_frames(target, "target").std(0))
-
-
 def static_where(deviation: Float[ndarray, "height width 3"]) -> Bool[ndarray, "height width"]:
-    """`static_region`, by the deviation over time of each pixel; single pixels of noise do not count as moving."""
+    """Static pixels, away from moving ones, by each pixel's standard deviation over time; isolated noise is ignored."""
     moving = cv2.medianBlur((deviation.max(-1) > STATIC).astype(np.uint8), 5)
     reach = max(SMALLEST_MARGIN, round(MARGIN * min(moving.shape)))
     return cv2.dilate(moving, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)) == 0
@@ -46,38 +37,38 @@ def static_where(deviation: Float[ndarray, "height width 3"]) -> Bool[ndarray, "
 def background_flicker(output: AnyFrames, target: AnyFrames) -> float:
     """Standard deviation over time where the target is static, root mean square over pixels and colours (0..1).
 
-    A background that is wrong but still has 0, as has a frozen or blurred one: compare with the target's own.
+    A wrong but still background scores 0, and so does a frozen or blurred one: compare with the target's own flicker.
 
     Args:
         output: generated frames, at least 2.
         target: true frames.
 
     Returns:
-        0..0.5; NaN where less than `LEAST_SHARE` of the frame is static.
+        0..0.5; NaN if less than `LEAST_SHARE` of the frame is static.
 
     Raises:
         InputError: lengths or sizes differ, fewer than 2 frames, or NaN.
     """
     a, b = pair(output, target)
     _at_least(a, 2)
-    still = static_region(b)
+    still = static_where(b.std(0))
     return float(np.sqrt(a[:, still].var(0).mean())) if still.mean() >= LEAST_SHARE else float("nan")
 
 
 def warping_errors(output: AnyFrames, target: AnyFrames) -> Float64[ndarray, "frames-1 2"]:
-    """Mean squared difference of each frame to the one before it, moved along the TARGET's optical flow.
+    """Mean squared difference of each frame from the one before it, warped along the TARGET's optical flow.
 
-    After Lai et al. (2018), who take the flow of the frames that are judged: blurred, frozen or repeated frames are the
-    steadiest then. Along the true flow frozen frames are wrong, and blurred ones have less error than the target's own,
-    which is not better. Flow by OpenCV's DIS (medium preset) on grey; pixels whose flow there and back disagree, or
-    that come from outside of the frame, don't count.
+    After Lai et al. (2018), who use the flow of the judged frames themselves, by which blurred, frozen or repeated
+    frames score best. Along the true flow, frozen frames are wrong, and blurred ones score below the target itself,
+    which is not better. The flow is OpenCV's DIS (medium preset) on grey; pixels whose forward and backward flow
+    disagree, or that come from outside the frame, do not count.
 
     Args:
         output: frames to judge.
         target: true frames.
 
     Returns:
-        Of the output and of the target itself, on the range 0..1; NaN where no pixel counts.
+        Errors of the output and of the target itself (range 0..1); NaN if no pixel counts.
 
     Raises:
         InputError: lengths or sizes differ, fewer than 2 frames, NaN, frames smaller than 16 pixels.
@@ -97,13 +88,13 @@ def warping_errors(output: AnyFrames, target: AnyFrames) -> Float64[ndarray, "fr
 
 
 def mean_of_known(values: Float64[ndarray, " n"]) -> float:
-    """Mean of the numbers that are not NaN; NaN where there are none."""
+    """Mean of the numbers that are not NaN; NaN if there are none."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else float("nan")
 
 
 def jumps(output: AnyFrames) -> Float64[ndarray, " frames-1"]:
-    """Root mean square difference of each frame from the one before it, colours from 0 to 1."""
+    """Root mean square difference of each frame from the one before it (range 0..1)."""
     frames = unit_frames(output, "output")
     return np.sqrt(((frames[1:] - frames[:-1]) ** 2).mean((1, 2, 3)))
 
@@ -111,20 +102,19 @@ def jumps(output: AnyFrames) -> Float64[ndarray, " frames-1"]:
 def seam_scores(jump: Float[ndarray, " frames-1"], borders: Sequence[int]) -> Float64[ndarray, " borders"]:
     """How much larger the jump across each segment border is than the jumps next to it.
 
-    The score is the jump from frame border - 1 to border, divided by the median of the 3 jumps next to it on both
-    sides that cross no border: 1 is a seam that cannot be seen, 2 a jump twice as large as the motion around it.
-    Frames that repeat the one before them (8 frames a second shown as 15) have no jump: they are no neighbours, and a
-    border among them has no score.
+    The score is the jump from frame border - 1 to border, divided by the median of the 3 nearest jumps on each side
+    that cross no border: 1 is an invisible seam, 2 a jump twice as large as the motion around it. Frames that repeat
+    the one before them (8 frames a second shown as 15) are not compared with, and a border before one has no score.
 
     Args:
         jump: the `jumps` of a whole clip.
-        borders: numbers of the first frames of new segments (with overlap: any frame where the mixture changes).
+        borders: first frames of new segments (with overlap: any frame at which the mix of segments changes).
 
     Returns:
-        A score for each border; NaN where it lies before a repeated frame.
+        A score for each border; NaN before a repeated frame.
 
     Raises:
-        InputError: a border outside 1..frames - 1, or no neighbour to compare with.
+        InputError: a border outside 1..frames - 1, or no jump to compare with.
     """
     frames = len(jump) + 1
     bad = [b for b in borders if not 1 <= b < frames]
@@ -135,27 +125,27 @@ def seam_scores(jump: Float[ndarray, " frames-1"], borders: Sequence[int]) -> Fl
     between = [i for i in range(len(jump)) if i not in at]
     moving = jump[jump >= HELD]
     held = (jump < HELD) & (jump < HELD_SHARE * (np.median(moving) if len(moving) else 0.0))
-    between = [i for i in between if not held[i]] or between  # of a still clip nothing is left
+    between = [i for i in between if not held[i]] or between  # all frames of a still clip are held
     scores = []
     for b in borders:
-        before, behind = [i for i in between if i < b - 1][-NEIGHBOURS:], [i for i in between if i >= b][:NEIGHBOURS]
-        if not before + behind:
-            raise InputError(f"border {b} among borders", "some frames between borders", "leave some out")
+        near = [i for i in between if i < b - 1][-NEIGHBOURS:] + [i for i in between if i >= b][:NEIGHBOURS]
+        if not near:
+            raise InputError(f"border {b} among borders", "some frames between borders", "give fewer borders")
         # 1e-4 (a fortieth of a grey level) keeps still clips at 1
-        score = (jump[b - 1] + 1e-4) / (np.median(jump[before + behind]) + 1e-4)
+        score = (jump[b - 1] + 1e-4) / (np.median(jump[near]) + 1e-4)
         scores.append(np.nan if held[b - 1] else score)
     return np.array(scores)
 
 
 def jerkiness(poses: PoseSequence, length: float, *, visible: float = VISIBLE) -> float:
-    """Motion smoothness: mean size of the second difference of the points' positions, in `length` per frame squared.
+    """Motion smoothness: mean second difference of the points' positions, in `length` per frame squared.
 
-    Steady motion has 0, trembling much; to judge a result, compare with the true poses' value.
+    Steady motion has 0, jitter a high value. To judge a result, compare with the true poses' value.
 
     Args:
         poses: true or found poses.
-        length: unit in pixels, as `mimicmotion.evaluation.metrics.poses.torso_length` gives it.
-        visible: only points above this in three consecutive frames count.
+        length: unit in pixels, such as `mimicmotion.evaluation.metrics.poses.torso_length`.
+        visible: least confidence, in three consecutive frames, of points that count.
 
     Returns:
         NaN if no point is seen in three consecutive frames.
@@ -174,14 +164,14 @@ def jerkiness(poses: PoseSequence, length: float, *, visible: float = VISIBLE) -
 
 
 def sample_bilinear(frame: Float[ndarray, "h w 3"], flow: Float32[ndarray, "h w 2"]) -> Float[ndarray, "h w 3"]:
-    """The frame's colours at each pixel's position plus flow, bilinear; the border is repeated."""
+    """The frame's colours at each pixel's position plus flow, bilinear, with the border replicated."""
     rows, columns = np.indices(flow.shape[:2], np.float32)
     x, y = columns + flow[..., 0], rows + flow[..., 1]
     return cv2.remap(frame.astype(np.float32), x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
 def _flow(now: ndarray, before: ndarray) -> tuple[Float32[ndarray, "h w 2"], Bool[ndarray, "h w"]]:
-    """Flow from `now` to `before`, and where it can be trusted."""
+    """Flow from `now` to `before`, and where it is reliable."""
     dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     back = dis.calc(now, before, np.zeros((*now.shape, 2), np.float32))
     there = dis.calc(before, now, np.zeros((*now.shape, 2), np.float32))

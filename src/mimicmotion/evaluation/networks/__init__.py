@@ -1,1 +1,1 @@
-"""Networks that measures look through: I3D, LPIPS, and others given by path. torch is loaded with a network only."""
+"""Networks behind metrics: I3D, LPIPS, and others given by path. torch is only imported when one is loaded."""

@@ -1,7 +1,7 @@
-"""Networks that tell faces apart, given as ONNX by path: a picture of an aligned face becomes a vector.
+"""Face embedding networks, given as ONNX files.
 
-ArcFace and its kin take RGB pictures of 112 x 112 pixels, scaled to -1..1, in which eyes, nose and mouth lie at fixed
-places. No package index carries such a network under a free licence.
+ArcFace and similar networks take aligned RGB faces of 112 x 112 pixels, scaled to -1..1. No package index has such a
+network under a free licence.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from numpy import ndarray
 from mimicmotion.errors import WeightsError
 
 SIDE = 112
-"""Of an aligned face, in pixels."""
+"""Side of an aligned face in pixels."""
 
 
 class FaceNetwork:
-    """An ONNX network with one picture as input and one vector as output, on the CPU.
+    """An ONNX network from one picture to one vector, on the CPU.
 
     Args:
         path: the file.
 
     Raises:
-        WeightsError: the file is no such network.
+        WeightsError: the file is not such a network.
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,7 +38,7 @@ class FaceNetwork:
         options.intra_op_num_threads, options.log_severity_level = 1, 3
         try:
             session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as e:  # onnxruntime's own classes, one for each kind of damage
+        except Exception as e:  # onnxruntime has an exception class for each kind of damage
             reason = " ".join(str(e).split())[:200]
             raise WeightsError(f"{path}: {reason}", "a face network as ONNX", "correct --identity") from e
         self.session = session
@@ -47,10 +47,10 @@ class FaceNetwork:
         self.dim = len(self.embed(np.zeros((SIDE, SIDE, 3), np.uint8)))
 
     def embed(self, face: UInt8[ndarray, "size size 3"]) -> Float32[ndarray, " dim"]:
-        """The vector of length 1 of an aligned face (RGB).
+        """The embedding of an aligned face (RGB), of length 1.
 
         Raises:
-            WeightsError: the network gives something else than a vector of numbers for a face.
+            WeightsError: the network does not give a vector of finite numbers.
         """
         x = (face.astype(np.float32) - np.float32(127.5)) / np.float32(127.5)
         x = x[None] if self._channels_last else x.transpose(2, 0, 1)[None]
@@ -75,5 +75,5 @@ class FaceNetwork:
         wrong = [s for s in sides if isinstance(s, int) and s != SIDE]
         if wrong:
             got = f"{self.path} takes faces of {wrong[0]} pixels"
-            raise WeightsError(got, f"{SIDE} pixels", "give a network of ArcFace's kind")
+            raise WeightsError(got, f"{SIDE} pixels", "give a network such as ArcFace")
         return inputs[0]

@@ -1,7 +1,7 @@
-"""Networks that turn clips into features, and what a distance on them may be called.
+"""Networks that turn clips into features, for Frechet distances.
 
-FVD means I3D, FID means InceptionV3, FID-VID a 3D ResNet-50: a distance on any other features is no such number and is
-not to be called one. `TorchFeatures.title` is the name to print.
+FVD is defined on I3D, FID on InceptionV3, FID-VID on a 3D ResNet-50. Reports never call a distance on other features by
+these names.
 """
 
 from __future__ import annotations
@@ -25,10 +25,8 @@ if TYPE_CHECKING:
     import torch
 
 Fit = Literal["squash", "crop"]
-PUBLISHED = ("FVD", "FID", "FID-VID", "CD-FVD")
-"""Distances that are defined on one network each: I3D, InceptionV3, a 3D ResNet-50, a VideoMAE."""
 I3D_MIN_FRAMES = 9
-"""Shorter clips leave nothing for I3D's last pooling."""
+"""Least frames of a clip for I3D's last pooling."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +38,7 @@ class Preprocess:
         fit: "squash": straight to the square, bicubic with antialiasing (DisCo's protocol). "crop": the shorter side
             to `size`, bilinear without antialiasing, then the central square (the usual protocol of FVD).
         mean: subtracted from values in 0..255.
-        std: what is left is divided by it.
+        std: divides the result.
     """
 
     size: int = 224
@@ -51,7 +49,7 @@ class Preprocess:
     def __call__(
         self, frame: UInt8[ndarray, "height width 3"] | Float[ndarray, "height width 3"]
     ) -> Float32[ndarray, "3 size size"]:
-        """One frame, uint8 or float in 0..1, as input of the network.
+        """Convert one frame, uint8 or float in 0..1, to the network's input.
 
         Raises:
             InputError: another shape or type, NaN, or values out of range.
@@ -89,10 +87,10 @@ def _cropped(x: Float32[ndarray, "height width 3"], size: int) -> Float32[ndarra
 
 
 class FeatureNetwork(Protocol):
-    """What `fvd.features` needs of a network.
+    """A network as `fvd.features` uses it.
 
     Attributes:
-        length: frames a clip; 1 for networks that see single pictures.
+        length: frames per clip; 1 for networks of single pictures.
         preprocess: how frames become its input.
     """
 
@@ -108,39 +106,24 @@ class TorchFeatures:
     """A torch network as a `FeatureNetwork`.
 
     Args:
-        module: takes (n, 3, frames, size, size), or (n, 3, size, size) where `length` is 1.
-        name: the network, for people.
-        metric: the published metric of which this is the network; None makes it a stand-in.
-        length: frames a clip.
+        module: takes (n, 3, frames, size, size), or (n, 3, size, size) if `length` is 1.
+        name: of the network, for errors.
+        length: frames per clip.
         preprocess: how frames become its input.
         device: where it runs.
     """
 
     def __init__(
-        self,
-        module: Callable[[Any], Any],
-        name: str,
-        *,
-        metric: str | None,
-        length: int,
-        preprocess: Preprocess,
-        device: str,
+        self, module: Callable[[Any], Any], name: str, *, length: int, preprocess: Preprocess, device: str
     ) -> None:
-        if metric is not None and metric not in PUBLISHED:
-            raise InputError(f"metric={metric!r}", f"one of {', '.join(PUBLISHED)}, or None", "correct the name")
-        self.module, self.name, self.metric, self.device = module, name, metric, device
+        self.module, self.name, self.device = module, name, device
         self.length, self.preprocess = length, preprocess
 
-    @property
-    def title(self) -> str:
-        """What a Frechet distance on these features is called."""
-        return self.metric or f"Frechet distance on {self.name} features (not FVD, FID or FID-VID)"
-
     def __call__(self, clips: Float32[ndarray, "n frames 3 size size"]) -> Float32[ndarray, "n dim"]:
-        """Features of clips that went through `preprocess`.
+        """Features of preprocessed clips.
 
         Raises:
-            WeightsError: the network gives something else than a vector of numbers a clip.
+            WeightsError: the network does not give one vector per clip.
         """
         import torch
 
@@ -154,7 +137,7 @@ class TorchFeatures:
 
 
 def best_device(device: str | None) -> str:
-    """The requested device, else a GPU if available, else the CPU."""
+    """The requested device, or else a GPU if there is one, or else the CPU."""
     if device is not None:
         return device
     import torch
@@ -166,7 +149,7 @@ def weights_path(name: str, path: Path | str | None) -> Path:
     """The file given by path, or the fetched one.
 
     Raises:
-        WeightsError: it is not there; the message names the command that fetches it.
+        WeightsError: it is missing; the message names the command that fetches it.
     """
     if path is not None:
         if not Path(path).is_file():
@@ -174,15 +157,15 @@ def weights_path(name: str, path: Path | str | None) -> Path:
         return Path(path)
     found = known(name).find()
     if found is None:
-        raise WeightsError(f"the weights {name!r} are not here", "fetched weights", f"mimicmotion weights fetch {name}")
+        raise WeightsError(f"weights {name!r} are not here", "fetched weights", f"mimicmotion weights fetch {name}")
     return found
 
 
 def load_strictly(module: torch.nn.Module, path: Path) -> torch.nn.Module:
-    """Fill a network that was built on the meta device; every parameter must be in the file, and nothing else.
+    """Load exactly the parameters in a file into a network on the meta device.
 
     Raises:
-        WeightsError: the file is damaged or of another network.
+        WeightsError: the file is damaged or belongs to another network.
     """
     from safetensors.torch import load_file
 
@@ -199,7 +182,7 @@ def i3d_path(path: Path | str | None, length: int) -> Path:
     """`weights_path` of I3D for clips of `length` frames.
 
     Raises:
-        WeightsError: the weights are not there.
+        WeightsError: the weights are missing.
         InputError: clips too short for this network.
     """
     if length < I3D_MIN_FRAMES:
@@ -210,13 +193,13 @@ def i3d_path(path: Path | str | None, length: int) -> Path:
 def load_i3d(
     path: Path | str | None = None, *, fit: Fit = "squash", length: int = 16, device: str | None = None
 ) -> TorchFeatures:
-    """I3D, the network of FVD: 400 logits a clip.
+    """Load I3D, the network of FVD, which gives 400 logits per clip.
 
     Args:
-        path: weights; default are those of `mimicmotion weights fetch i3d`.
+        path: of the weights; those of `mimicmotion weights fetch i3d` if None.
         fit: see `Preprocess`.
-        length: frames a clip.
-        device: default is a GPU where there is one.
+        length: frames per clip.
+        device: a GPU if there is one, unless given.
 
     Raises:
         WeightsError: the weights are missing or do not fit.
@@ -229,45 +212,39 @@ def load_i3d(
     file, where = i3d_path(path, length), best_device(device)
     with torch.device("meta"):
         module = I3D()
-    options = {"metric": "FVD", "length": length, "preprocess": Preprocess(fit=fit), "device": where}
-    return TorchFeatures(load_strictly(module, file).to(where), "I3D Kinetics-400", **options)
+    module = load_strictly(module, file).to(where)
+    return TorchFeatures(module, "I3D", length=length, preprocess=Preprocess(fit=fit), device=where)
 
 
 def load_network(
     path: Path | str,
     name: str,
     *,
-    metric: str | None = None,
     length: int = 16,
     preprocess: Preprocess = I3D_INPUT,
     device: str | None = None,
 ) -> TorchFeatures:
-    """A network given by path: a TorchScript file, or a folder with a VideoMAE of transformers.
-
-    Nobody can tell from a file that it is the network of a published metric, so a distance on it is a stand-in unless
-    the caller says with `metric` which one it is.
+    """Load a network from a TorchScript file, or from a folder with a VideoMAE of transformers.
 
     Args:
         path: TorchScript file that returns features (n, dim), or folder with config.json and safetensors.
-        name: the network, for people.
-        metric: one of `PUBLISHED` if this is that metric's own network.
-        length: frames a clip; 1 for pictures (n, 3, size, size).
+        name: of the network, for errors.
+        length: frames per clip; 1 for pictures (n, 3, size, size).
         preprocess: how frames become its input: FID_INPUT, FID_VID_INPUT, IMAGENET_INPUT or your own.
-        device: default is a GPU where there is one.
+        device: a GPU if there is one, unless given.
 
     Raises:
         WeightsError: missing, or not such a file or folder.
-        ConfigError: a VideoMAE, and the package transformers is not installed.
-        InputError: an unknown metric.
+        ConfigError: a VideoMAE, but the package transformers is not installed.
     """
     path, where = Path(path), best_device(device)
     if not path.exists():
         what = "a TorchScript file or a folder with a VideoMAE"
         raise WeightsError(f"{path} is not there", what, "correct the path; no package index carries this network")
     module = (_video_mae(path) if path.is_dir() else _torchscript(path)).to(where)
-    # of a VideoMAE tokens are averaged, as content-debiased FVD does (Ge et al. 2024)
+    # a VideoMAE's tokens are averaged, as in content-debiased FVD (Ge et al. 2024)
     run = (lambda x: module(x.transpose(1, 2)).last_hidden_state.mean(1)) if path.is_dir() else module
-    return TorchFeatures(run, name, metric=metric, length=length, preprocess=preprocess, device=where)
+    return TorchFeatures(run, name, length=length, preprocess=preprocess, device=where)
 
 
 def _torchscript(path: Path) -> Any:
@@ -275,7 +252,7 @@ def _torchscript(path: Path) -> Any:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # newer torch calls TorchScript old
+            warnings.simplefilter("ignore")  # newer torch deprecates TorchScript
             return torch.jit.load(str(path), map_location="cpu").eval()
     except Exception as e:
         reason = str(e).strip().splitlines()[0]

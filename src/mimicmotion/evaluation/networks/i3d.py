@@ -1,7 +1,7 @@
 """I3D: Inception-v1 inflated to three dimensions (Carreira & Zisserman 2017), logits of Kinetics-400.
 
-Paddings are those of TensorFlow's 'SAME', which are uneven where stride and size ask for it: with even ones the
-features shift by half a pixel, and FVD with them.
+Padding is TensorFlow's 'SAME', which can be uneven: even padding would shift the features by half a pixel and change
+FVD.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Inception(nn.Module):
 
 
 class I3D(nn.Module):
-    """The network; parameters as `mimicmotion weights fetch i3d` writes them."""
+    """The network, with parameters named as in the file of `mimicmotion weights fetch i3d`."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -17,7 +17,7 @@ MIN_SIZE = {"alex": 31, "vgg": 16}
 
 
 class Lpips(nn.Module):
-    """The distance; parameters as `mimicmotion weights fetch lpips-alex` (or lpips-vgg) writes them.
+    """The distance, with parameters named as in the files of `mimicmotion weights fetch lpips-alex` (or lpips-vgg).
 
     Args:
         net: "alex" or "vgg".
@@ -45,7 +45,7 @@ class Lpips(nn.Module):
                 x = F.max_pool2d(x, 2)
             x = F.relu(conv(x))
             if self.net == "alex" or i in _VGG_TAPS:
-                # 1e-20: where nothing is active the root has no gradient
+                # 1e-20, because the gradient of the root is infinite at 0
                 out.append(x / ((x.square().sum(1, keepdim=True) + 1e-20).sqrt() + 1e-10))
         return out
 

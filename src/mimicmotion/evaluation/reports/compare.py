@@ -1,4 +1,4 @@
-"""Reports, tables of others and published numbers side by side, each row labelled with where it comes from."""
+"""Comparison tables of reports, CSV files and published numbers, each row labelled with its source."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Entry:
     Attributes:
         method: its name.
         source: the report, table or publication.
-        cells: metric -> number; without an interval where none is known.
-        published: whether the numbers are only quoted.
+        cells: metric -> number; without an interval if none is known.
+        published: whether the numbers are quoted.
     """
 
     method: str
@@ -46,7 +46,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """All rows, the metrics that some row has, and sentences on what must not be compared."""
+    """All rows, their metrics, and notes on what must not be compared."""
 
     entries: list[Entry]
     metrics: list[str]
@@ -69,7 +69,7 @@ def compare(sources: Sequence[str], *, with_published: bool = True, metrics: Seq
     for text in sources:
         label, path = _split(text)
         if label in {e.source for e in entries}:
-            raise InputError(f"two sources called {label!r}", "a name of its own for each", "give NAME=PATH")
+            raise InputError(f"two sources named {label!r}", "a different name for each", "give NAME=PATH")
         found, report = load_results(path, label)
         known = {m: {k: i for k, i in of.items() if math.isfinite(i.value)} for m, of in found.items()}
         entries += [Entry(m, label, cells) for m, cells in known.items() if cells]
@@ -97,7 +97,7 @@ def _split(text: str) -> tuple[str, Path]:
 
 
 def _condition(data: Mapping[str, Any]) -> dict[str, Any]:
-    """What two reports must share for their rows to be comparable."""
+    """What two reports must have in common for their rows to be comparable."""
     protocol = {k: v for k, v in data.get("protocol", {}).items() if k not in ("shows", "name", "what")}
     free = {"strict", "metrics", "frechet_resamples", "seed", "fd_infinity"}
     free |= {"borders", "segment_frames", "overlap_frames", "reference_slot", "fusion"}  # of each method's own
@@ -150,7 +150,7 @@ def _finite(value: float) -> float | None:
 
 
 def _table(c: Comparison, published: str = PUBLISHED) -> Table:
-    """All numbers, the best measured row of each source in bold; `published` stands for the source of quoted rows."""
+    """All numbers, the best measured row of each source in bold; `published` is the source shown for quoted rows."""
 
     def cell(e: Entry, metric: str) -> str:
         i = e.cells.get(metric)
@@ -174,7 +174,7 @@ def _section(c: Comparison) -> Section:
 
 
 def latex(c: Comparison) -> str:
-    """The comparison as a LaTeX table (package booktabs); published rows stand apart, under a heading."""
+    """The comparison as a LaTeX table (package booktabs), with a heading above published rows."""
     quoted = next((k for k, e in enumerate(c.entries) if e.published), None)
     headings = {} if quoted is None else {quoted: PUBLISHED}
     return "".join(f"% {n}\n" for n in c.notes) + _table(c, "paper").latex("ll" + "r" * len(c.metrics), headings)

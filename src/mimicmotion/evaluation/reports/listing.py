@@ -1,6 +1,6 @@
-"""What a folder of results holds: one video (a file, or a folder of frames) or one picture for each sequence.
+"""Listing folders of results: one video (a file, or a folder of frames) or one picture per sequence.
 
-Reports, user studies and references all list folders here, so that a sequence has the same name in all of them.
+Reports, user studies and reference pictures are all listed here, so that a sequence has the same name everywhere.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ def list_videos(folder: Path, *, frames_in: str = "", rename: Rename = str) -> d
     """Sequence -> video file, or folder of frames.
 
     Args:
-        folder: where.
-        frames_in: frames of a sequence lie in SEQUENCE/THIS (or in SEQUENCE).
-        rename: makes the sequence's name of the file's (without suffix) or the folder's.
+        folder: to list.
+        frames_in: subfolder of a sequence's folder that holds its frames (else they are in the folder itself).
+        rename: turns the name of a file (without suffix) or folder into that of the sequence.
 
     Raises:
-        InputError: no such folder, no video in it, or two of one name.
+        InputError: no such folder, no video in it, or two with one name.
     """
 
     def video(path: Path) -> Path | None:
@@ -45,23 +45,22 @@ def list_pictures(folder: Path, *, rename: Rename = str) -> dict[str, Path]:
 
 def _listed(folder: Path, what: str, chosen: Callable[[Path], Path | None], rename: Rename) -> dict[str, Path]:
     if not folder.is_dir():
-        raise InputError(f"{folder} is no folder", f"a folder of {what}, one for each sequence", "check the path")
-    found: dict[str, Path] = {}
-    of: dict[str, Path] = {}
+        raise InputError(f"{folder} is not a folder", f"a folder of {what}, one for each sequence", "check the path")
+    found: dict[str, tuple[Path, Path]] = {}
     for path in sorted(folder.iterdir()):
         source = None if path.name.startswith(".") else chosen(path)
         if source is None:
             continue
         name = rename(path.name if path.is_dir() else path.stem)
         if name in found:
-            got = f"{path} and {of[name].name} are both sequence {name}"
-            raise InputError(got, "one for each sequence", "leave one of them there")
-        found[name], of[name] = source, path
+            got = f"{path} and {found[name][1].name} are both sequence {name}"
+            raise InputError(got, "one for each sequence", "remove one of them")
+        found[name] = source, path
     if not found:
         raise InputError(f"{folder} holds no {what}", f"{what}, one for each sequence", "check the path")
-    return found
+    return {name: source for name, (source, _) in found.items()}
 
 
 def named_picture(path: Path) -> bool:
-    """Whether this is a picture by its name, and not a hidden file."""
+    """Whether a file has the name of a picture and is not hidden."""
     return path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")

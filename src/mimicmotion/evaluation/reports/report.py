@@ -1,4 +1,4 @@
-"""An evaluation as Markdown, HTML, CSV and JSON. The same evaluation gives the same bytes."""
+"""The report of an evaluation as Markdown, HTML, CSV and JSON; the same evaluation gives the same bytes."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from mimicmotion.tables import Section, Table, html_page, markdown_page, write_c
 FILES = ("report.md", "report.html", TABLE, SUMMARY)
 FORMAT = 1
 FEW = 5
-"""Below so many sequences no difference is called one."""
+"""Least number of sequences for which a verdict on a difference is given."""
 LEVEL = 0.05
-"""The chance that a report calls any difference one where there is none."""
+"""Significance level of all differences of a report together."""
 _AT_INFINITY = (
-    "A distance of n clips is too large by about slope / n: a line through the mean distances of subsets, read at "
-    "infinitely many. R² says how well it fits. Clips of one sequence resemble one another, most of all at stride "
-    "1: that there are few sequences no line can take out."
+    "The distance of n clips is too large by about slope / n. A line through the mean distances of subsets is "
+    "extrapolated to infinitely many clips; R² says how well it fits. Clips of one sequence are alike, most of all at "
+    "stride 1, so this cannot make up for too few sequences."
 )
 _TESTED = (
-    "Over the sequences of both. p: t test of the paired differences, corrected for all of this table (Holm): where "
-    "nothing differs, one report in twenty says that something does."
+    "Over the sequences that both have. p: t test of the paired differences, corrected for all tests of this table "
+    "(Holm): if nothing differs, one report in twenty claims a difference."
 )
 _FITTED = (
-    "Generated frames are brought to the real frames' pixels, bicubic with antialiasing (where a picture shrinks, the "
-    "kernel is widened by the scale), and cut to the compared region. Unequal lengths are cut to the shorter."
+    "Generated frames are mapped to the real frames' pixels (bicubic with antialiasing) and cropped to the compared "
+    "region. Videos of unequal length are cut to the shorter one."
 )
 
 
@@ -108,7 +108,7 @@ def _interval(i: Interval) -> dict[str, Any]:
 
 
 def title(done: Evaluation, metric: str) -> str:
-    """Heading of a metric; a stand-in's names its network."""
+    """Heading of a metric; that of a distance on other features names their network."""
     network = done.selection.networks.get("features")
     if network is None or metric.removesuffix("_infinity") != "features":
         return METRICS[metric].title
@@ -117,7 +117,7 @@ def title(done: Evaluation, metric: str) -> str:
 
 
 def method_table(done: Evaluation) -> Table:
-    """Metrics down, methods across, the best one of each marked with *."""
+    """A row per metric and a column per method, with the best value of each metric marked with *."""
     rows = []
     for metric, info in METRICS.items():
         cells = [done.summary.methods[m].get(metric) for m in done.methods]
@@ -137,7 +137,7 @@ def _count(i: Interval) -> str:
 
 def _differences(done: Evaluation) -> Table:
     rows = []
-    # few sequences give no verdict, so they are no test among the others either
+    # with too few sequences there is no verdict, and so no test to correct for
     corrected = holm([p.interval.p if p.interval.n >= FEW else math.nan for p in done.summary.paired])
     for pair, p in zip(done.summary.paired, corrected, strict=True):
         info, i = METRICS[pair.metric], pair.interval
@@ -149,7 +149,7 @@ def _differences(done: Evaluation) -> Table:
 
 
 def verdict(method: str, i: Interval, p: float, info: Metric) -> str:
-    """What a difference says, `p` being its corrected one."""
+    """The verdict on a difference, `p` being its corrected p-value."""
     if not math.isfinite(i.low):
         return "no interval"
     if i.n < FEW:
@@ -177,7 +177,7 @@ def _sections(done: Evaluation) -> list[Section]:
         Section("Failed", ["These videos could not be measured."], Table(["method", "sequence", "reason"], failed)),
         Section("Notes", [f"- {n}" for n in done.notes], Table(["method", "sequence", "note"], noted)),
         Section("Sequences", (), _sequences(done)),
-        Section("What the numbers are", [_FITTED], Table(["number", "meaning"], meanings)),
+        Section("What the numbers mean", [_FITTED], Table(["number", "meaning"], meanings)),
         Section("Protocol and settings", (), Table(["setting", "value"], settings)),
         Section("Networks", (), Table(["number", "file", "sha256"], networks)),
         Section("Videos", (), Table(["folder", "sequence", "sha256"], inputs)),
@@ -192,22 +192,23 @@ def _introduction(done: Evaluation, used: Sequence[str]) -> list[str]:
     if done.rows and min(len([r for r in done.rows if r.method == m]) for m in done.methods) < FEW:
         out.append(f"Fewer than {FEW} sequences: too few to tell methods apart.")
     if any(RATES in note for r in done.rows for note in r.notes):
-        out.append("Real and generated videos have unequal frame rates: how they were compared stands under Notes.")
+        out.append("Real and generated videos have different frame rates; see Notes for how they were compared.")
     out.append("Mean over sequences [95 % interval, Student's t over sequences] (n: sequences). * marks the best mean.")
     if any(m in FIELD for m in used):
         out.append(
-            "Numbers marked (field) repeat what widespread code computes, mean over frames; they are not by definition."
+            "Numbers marked (field) repeat what widespread code computes, averaged over frames; they do not follow the "
+            "metrics' definitions."
         )
     if any(m in FRECHET for m in used):
         out.append(
             "Frechet distances depend on the number of clips and on every detail above: never compare them across "
-            "papers. Their intervals rest on the spread over draws of whole sequences."
+            "papers. Their intervals come from resampling whole sequences."
         )
     return out
 
 
 def _bars(done: Evaluation, used: Sequence[str]) -> dict[str, bytes]:
-    """The figure of all metrics, with its name."""
+    """Bar charts of all metrics, by name."""
     png = BytesIO()
     if used:
         bars.paint(done.summary.methods, used, png, {m: title(done, m) for m in used})

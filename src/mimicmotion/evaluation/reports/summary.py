@@ -20,14 +20,14 @@ from mimicmotion.settings.metrics import FIELD, METRICS
 
 @dataclass(slots=True)
 class Row:
-    """What was measured on one sequence of one method.
+    """The measurements on one sequence of one method.
 
     Attributes:
         sequence: its name.
-        method: whose video.
-        frames: how many were compared.
-        values: metric -> number; NaN where it is undefined.
-        notes: what the report should say.
+        method: its name.
+        frames: number of compared frames.
+        values: metric -> number; NaN if undefined.
+        notes: for the report.
     """
 
     sequence: str
@@ -39,7 +39,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """Mean difference of two methods over the sequences of both: `method` minus `baseline`."""
+    """Mean difference of two methods over the sequences that both have: `method` minus `baseline`."""
 
     method: str
     baseline: str
@@ -49,9 +49,13 @@ class Paired:
 
 @dataclass(slots=True)
 class Summary:
-    """method -> metric -> number with interval; differences to the first method; sentences on what is undefined.
+    """Summary of all rows.
 
-    `fits`: metric -> method -> the line from which a distance at infinitely many clips was read.
+    Attributes:
+        methods: method -> metric -> number with its interval.
+        paired: differences from the first method.
+        notes: on what is undefined.
+        fits: metric -> method -> the line behind a distance at infinitely many clips.
     """
 
     methods: dict[str, dict[str, Interval]]
@@ -61,17 +65,17 @@ class Summary:
 
     @property
     def metrics(self) -> list[str]:
-        """Metrics that some method has, in the order of the report."""
+        """Metrics of any method, in the order of the report."""
         return [m for m in METRICS if any(m in of for of in self.methods.values())]
 
 
 OfSequences = dict[str, tuple[Float[ndarray, "n d"], Float[ndarray, "n d"]]]
 Sets = dict[str, OfSequences]
-"""Method -> sequence -> features of the real and of the generated clips, as many of both."""
+"""Method -> sequence -> features of the real and of the generated clips, equally many."""
 
 
 def summarise_rows(rows: Sequence[Row], methods: Sequence[str]) -> Summary:
-    """Everything but the Frechet distances."""
+    """Summarise everything but the Frechet distances."""
     out = Summary({m: {} for m in methods})
     for metric in METRICS:
         found = {m: {r.sequence: r for r in rows if r.method == m and metric in r.values} for m in methods}
@@ -79,7 +83,7 @@ def summarise_rows(rows: Sequence[Row], methods: Sequence[str]) -> Summary:
             good = [r for r in of.values() if math.isfinite(r.values[metric])]
             if len(good) < len(of):
                 lost = [r.sequence for r in of.values() if r not in good]
-                out.notes.append(f"{method}: {metric} is undefined for {', '.join(lost)}: left out of its mean")
+                out.notes.append(f"{method}: {metric} is undefined for {', '.join(lost)}, left out of its mean")
             if good:
                 out.methods[method][metric] = _mean(good, [r.values[metric] for r in good], metric)
         first = found[methods[0]]
@@ -94,7 +98,7 @@ def summarise_rows(rows: Sequence[Row], methods: Sequence[str]) -> Summary:
 
 
 def _mean(rows: Sequence[Row], values: Sequence[float], metric: str) -> Interval:
-    """Mean over sequences; of the field's metrics, over frames."""
+    """Mean over sequences; for metrics of the field convention, over frames."""
     if metric in FIELD:
         frames = np.array([r.frames for r in rows], float)
         return ratio_of_sums(np.array(values) * frames, frames)
@@ -102,11 +106,11 @@ def _mean(rows: Sequence[Row], values: Sequence[float], metric: str) -> Interval
 
 
 def add_frechet(summary: Summary, metric: str, sets: Sets, config: EvaluateConfig) -> Iterator[tuple[int, int]]:
-    """Add a Frechet distance to a summary; yields (draws done, draws in all).
+    """Add a Frechet distance to a summary; yields (draws done, total draws).
 
-    The interval is of Student's t, its standard error the spread of the distance when whole sequences are drawn, for
-    all methods alike. A draw holds fewer different clips than the set, which raises its distance; so the interval lies
-    around the set's own.
+    The interval is Student's t with the standard deviation over bootstrap draws of whole sequences, the same draws for
+    all methods. It is centred on the distance of the whole set, because a draw has fewer different clips, which raises
+    its distance.
     """
     sets, notes = equal_sets(sets, config.equal_n)
     summary.notes += [f"{metric}: {n}" for n in notes]
@@ -155,9 +159,9 @@ def _extrapolate(summary: Summary, metric: str, method: str, of: OfSequences, se
 
 
 def equal_sets(sets: Sets, rule: str) -> tuple[Sets, list[str]]:
-    """The same clips for every method (rule "cut"), or a sentence where their numbers differ (rule "warn").
+    """Use the same clips for every method (rule "cut"), or note that their numbers differ (rule "warn").
 
-    The bias of the distance is about c / n, so distances at unequal n cannot be compared.
+    The bias of the distance is about c / n, so distances at different n cannot be compared.
     """
     sets = {m: dict(of) for m, of in sets.items() if of}
     counts = {m: sum(len(b) for _, b in of.values()) for m, of in sets.items()}
@@ -174,7 +178,7 @@ def equal_sets(sets: Sets, rule: str) -> tuple[Sets, list[str]]:
 
 def _distance(pairs: Sequence[tuple[ndarray, ndarray]]) -> float:
     if not pairs:
-        raise InputError("no sequence that all methods have", "at least one", "add the missing videos")
+        raise InputError("no sequence that all methods have", "at least one", "add missing videos")
     return frechet_distance(*_joined(pairs))
 
 
