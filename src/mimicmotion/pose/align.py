@@ -70,7 +70,7 @@ LONGEST = 0.7  # quantile over time that stands for the full length of a part: i
 TURNED = 0.35  # shoulders narrower than this share of the trunk: seen from the side, widths say nothing
 LIFTED = 0.05  # of the body's height: a foot that is higher above the other one does not stand
 SAME_LIMB = 1.25  # ratio of two bones' scales up to which both are believed
-STEP = 0.1  # of the body's height: feet that are farther beside their place in the picture walk about
+STEP = 0.08  # of the body's height: feet that are farther beside their place in the picture walk about
 # Differences from the body's scale that perspective, the picture's pose and the detector explain, by part.
 ALIKE = {"trunk": 1.1, "shoulders": 1.12, "neck": 1.1, "head": 1.15, "arms": 1.2, "feet": 1.0}
 DISAGREE = 1.15  # ratio of two parts' scales above which bodies are built differently
@@ -182,12 +182,12 @@ def part_scales(driving: PoseSequence, reference: PoseSequence) -> dict[str, flo
 
 
 def body_scale(parts: dict[str, float]) -> float | None:
-    """Mean scale of the rigid parts that agree, limbs where none is seen; None without any part."""
-    scales = np.log([parts[p] for p in RIGID if p in parts] or list(parts.values()))
-    if not len(scales):
+    """Mean scale of the rigid parts that lie near the median of all; None without any part."""
+    if not parts:
         return None
-    apart = np.abs(scales - np.median(scales))
-    return float(np.exp(scales[apart <= max(np.log(DISAGREE), apart.min())].mean()))
+    scales = np.log([parts[p] for p in RIGID if p in parts] or list(parts.values()))
+    apart = np.abs(scales - np.median(np.log(list(parts.values()))))
+    return float(np.exp(scales[apart <= max(math.log(DISAGREE), apart.min())].mean()))
 
 
 def limb_scales(parts: dict[str, float], scale: float) -> tuple[float, dict[str, float]]:
@@ -200,7 +200,8 @@ def limb_scales(parts: dict[str, float], scale: float) -> tuple[float, dict[str,
     for limb, bones in LIMBS.items():
         seen = sorted((apart[b] for b in bones if b in apart), key=abs)
         alike = [s for s in seen if abs(s - seen[0]) < math.log(SAME_LIMB)]
-        apart[limb] = sum(alike) / len(alike) if seen and abs(seen[-1]) < math.log(FARTHEST) else 0.0
+        well = len(seen) == len(bones) and abs(seen[-1]) < math.log(FARTHEST)
+        apart[limb] = sum(alike) / len(alike) if well else 0.0
     apart["neck"] = apart.get("head", 0.0) / 2  # nodding changes its length more than bodies differ
     ratios = {part: apart.get(part, 0.0) for part in ALIKE}
     ratios = {p: r if abs(r) > math.log(ALIKE[p]) else 0.0 for p, r in ratios.items()}
