@@ -57,7 +57,7 @@ class Inputs:
         picture: the reference picture, fitted to (height, width).
         fit: the transform from the original picture.
         reference: pose of the person in the picture, one frame.
-        driving: poses found in the video, in pixels of the video, at the frame rate of the result.
+        driving: poses found in the video (smoothed, if set), in its pixels, at the frame rate of the result.
         aligned: the same poses, fitted to the person in the picture.
         warnings: what the user should know, one sentence each.
     """
@@ -138,12 +138,17 @@ def fit_inputs(
         driving: poses of the video, in its pixels.
         size: of the result.
     """
-    from mimicmotion.pose.align import align
+    from mimicmotion.pose.align import align, part_scales
+    from mimicmotion.pose.smooth import smooth
 
+    if config.smooth and config.align != "released":
+        driving = smooth(driving)
     fitted, fit = fit_picture(picture, pose, size, config.fit)
     reference = keep_face(pose.fitted(fit), config.face)
     aligned = keep_face(align(driving, reference, size, method=config.align), config.face)
     notes = [*describe_fit(fit, pose, config.fit), *describe_problems(reference, driving, aligned, config.video)]
+    if config.align == "weighted":
+        notes += describe_build(part_scales(driving, reference))
     if wrong := doubt_pose(pose):
         hint = "see the overlay of `mimicmotion plan`, and try another picture or --estimator"
         notes.insert(
@@ -471,3 +476,14 @@ def describe_problems(reference: PoseSequence, driving: PoseSequence, aligned: P
             "around the person, or a larger --height and --width with --fit letterbox, shows them"
         )
     return found
+
+
+def describe_build(parts: dict[str, float]) -> list[str]:
+    """A sentence if the rigid parts of the two bodies do not agree on one scale, see `part_scales`."""
+    from mimicmotion.pose.align import DISAGREE, RIGID
+
+    rigid = {p: parts[p] for p in RIGID if p in parts}
+    if not rigid or max(rigid.values()) < DISAGREE * min(rigid.values()):
+        return []
+    scales = ", ".join(f"{p} {s:.2f}" for p, s in rigid.items())
+    return [f"picture and video show differently built bodies (scales: {scales}); --align limbs fits each part"]
