@@ -5,6 +5,7 @@ is the driver; of the other there is a picture, standing calmly (or sitting), an
 driver (smoothed as in `generate`, but for `released`) is compared with: mean distance of body and feet, all in the
 frame, in torso lengths of the person in the picture. A pair has one difference (`equal` none), in both directions.
 Intervals (95 %) are bootstrapped over pairs; `ratio` is the error divided by the one of `released`, paired.
+`jitter` is the mean error of the driver's acceleration, before and after smoothing.
 """
 
 from __future__ import annotations
@@ -121,15 +122,24 @@ def compare(seed: int, kind: str, swap: bool, frames: int, noise: float, recordi
         driving, picture, truth = film(rng, kind, swap, frames, recordings)
         if all(poses.confidence[:, :POINTS].all() for poses in (driving, picture, truth)):
             break
+    exact = driving
     if noise:
         driving, picture = perturb_poses(driving, seed, noise), perturb_poses(picture, seed + 1, noise)
     unit = torso(truth.xy)
-    errors = {}
+    errors = {"found": jitter(driving, exact), "smoothed": jitter(smooth(driving), exact)}
     for method in METHODS:
         poses = align(driving if method == "released" else smooth(driving), picture, SIZE, method)
         apart = np.hypot(*np.moveaxis(poses.xy[:, :POINTS].astype(float) - truth.xy[:, :POINTS], -1, 0))
         errors[method] = float(apart.mean() / unit)
     return errors
+
+
+def jitter(poses: PoseSequence, exact: PoseSequence) -> float:
+    """Mean error of the acceleration (per frame squared) of all points found in three frames, in torso lengths."""
+    seen = poses.confidence > 0
+    error = poses.xy.astype(float) - exact.xy
+    change = np.hypot(*np.moveaxis(error[2:] - 2 * error[1:-1] + error[:-2], -1, 0))
+    return float(change[seen[2:] & seen[1:-1] & seen[:-2]].mean() / torso(exact.xy))
 
 
 def summary(rows: list[dict[str, float]]) -> dict[str, dict[str, list[float]]]:
@@ -163,8 +173,14 @@ def main() -> None:
     }
     rows["all but equal"] = [row for kind in PAIRS if kind != "equal" for row in rows[kind]]
     result = {kind: summary(found) for kind, found in rows.items()}
+    every = [row for kind in PAIRS for row in rows[kind]]
+    shaken = {name: round(float(np.mean([row[name] for row in every])), 5) for name in ("found", "smoothed")}
     row = {"bench": "alignment", "pairs": arguments.pairs, "frames": arguments.frames, "noise": arguments.noise}
-    print(json.dumps(row | {"kinds": result, "python": platform.python_version(), "numpy": np.__version__}))
+    print(
+        json.dumps(
+            row | {"kinds": result, "jitter": shaken, "python": platform.python_version(), "numpy": np.__version__}
+        )
+    )
 
 
 if __name__ == "__main__":
