@@ -121,7 +121,7 @@ class MimicMotionPoses(io.ComfyNode):
             for note in notes:
                 logger.warning(note)
         if api.is_picture(source):
-            config = job_settings(values)
+            config = job_settings(values | {"picture_person": values.get("person", "largest")})
             report(Progress("picture", 0, 1))
             poses = find_estimator(config)(static=True).estimate([api.to_frame(source[0])])
         else:
