@@ -570,7 +570,7 @@ def test_files_that_are_no_sidecar(text: str, says: str, tmp_path: Path) -> None
 
 
 def test_replay_never_replaces_the_result(finished: GenerateConfig) -> None:
-    with pytest.raises(ConfigError, match="name another output"):
+    with pytest.raises(ConfigError, match="choose another output"):
         finish(replay(sidecar_path(finished.output), finished.output))
 
 
