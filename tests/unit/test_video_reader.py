@@ -569,7 +569,7 @@ def test_low_memory_is_called_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         raise MemoryError
 
     monkeypatch.setattr(sources, "_to_rgb", full)
-    with pytest.raises(MediaError, match=r"a\.mp4 does not fit into the memory"):
+    with pytest.raises(MediaError, match=r"a\.mp4 does not fit in memory"):
         list(video)
 
 

@@ -1,4 +1,4 @@
-"""A user study by pairs."""
+"""Paired user studies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cyclopts import App
 from mimicmotion.cli.options import Option, Output, app, run_job, say, settings_command
 from mimicmotion.settings.study import Exclusion, StudyConfig, parse_method
 
-study_app = App(name="study", help="A user study by pairs: build its page, serve it, analyse the votes.")
+study_app = App(name="study", help="Run a paired user study: build its page, serve it, and analyse the votes.")
 app.command(study_app)
 
 METHODS = {
@@ -21,7 +21,7 @@ METHODS = {
 
 @settings_command(study_app, StudyConfig, name="build", options=METHODS)
 def study_build(settings: StudyConfig) -> None:
-    """Build the page of a blind study from folders of results: one video for each sequence, under the same names."""
+    """Build the page of a blind study from folders of results, with one video per sequence and the same names."""
     from mimicmotion.study.build import build_study
 
     say(run_job(build_study(settings)).summary())
@@ -29,12 +29,12 @@ def study_build(settings: StudyConfig) -> None:
 
 @study_app.command(name="serve")
 def study_serve(folder: Path, /, *, host: str = "127.0.0.1", port: int = 8000) -> None:
-    """Serve the page of the study FOLDER and keep the votes in FOLDER/votes.sqlite until Ctrl-C.
+    """Serve the page of the study FOLDER until Ctrl-C, and store the votes in FOLDER/votes.sqlite.
 
     Args:
-        folder: What `study build` made.
-        host: Address to listen at; 0.0.0.0 lets other machines and phones in.
-        port: 0 takes a free one.
+        folder: Folder made by `study build`.
+        host: Address to listen on; 0.0.0.0 allows access from other machines and phones.
+        port: Port to listen on; 0 chooses a free one.
     """
     from mimicmotion.study.serve import serve
 
@@ -53,16 +53,16 @@ def study_analyse(
     max_side: float = 1.0,
     min_seconds: float = 0.0,
 ) -> None:
-    """Say what the votes of the study FOLDER mean: preference with intervals, consistency, side bias, agreement.
+    """Analyse the votes of the study FOLDER: preference with intervals, consistency, side bias, agreement.
 
     Args:
-        folder: What `study build` made.
-        votes: Files of votes or folders of them; by default what `study serve` kept.
-        output: Folder of the report; FOLDER/analysis by default.
-        min_votes: Leave out raters who answered fewer pairs.
-        min_consistency: Leave out raters who answered a smaller share of repeated pairs alike.
-        max_side: Leave out raters who chose one side more often than this share.
-        min_seconds: Leave out raters whose median time to a vote is shorter.
+        folder: Folder made by `study build`.
+        votes: Files of votes or folders of them; by default those that `study serve` stored.
+        output: Folder for the report; by default FOLDER/analysis.
+        min_votes: Exclude raters who answered fewer pairs.
+        min_consistency: Exclude raters who answered a smaller share of repeated pairs consistently.
+        max_side: Exclude raters who chose one side in a larger share of pairs.
+        min_seconds: Exclude raters whose median time per vote is shorter.
     """
     from mimicmotion.study.report import analyse
 

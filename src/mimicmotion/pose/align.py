@@ -213,8 +213,7 @@ def stretch(poses: PoseSequence, limbs: dict[str, float]) -> PoseSequence:
     From the hips upwards, each part is made longer by its factor and carries what hangs on it. Hands are scaled like
     arms, and face and ears about the nose like the head.
     """
-    xy = poses.xy.astype(np.float64)
-    out = xy.copy()
+    xy, out = poses.xy, poses.xy.copy()
     hips = _hips(poses)
     out[:, NECK] = hips + limbs["trunk"] * (xy[:, NECK] - hips)
 
@@ -228,7 +227,7 @@ def stretch(poses: PoseSequence, limbs: dict[str, float]) -> PoseSequence:
     carry([*range(FEET.start + 3, FEET.stop)], R_ANKLE, "feet")
     carry([NOSE], NECK, "neck")
     carry([*HEAD[1:], *range(FACE.start, FACE.stop)], NOSE, "head")
-    return dataclasses.replace(poses, xy=out.astype(np.float32))
+    return dataclasses.replace(poses, xy=out)
 
 
 def _hips(poses: PoseSequence) -> Float[ndarray, "frames 2"]:

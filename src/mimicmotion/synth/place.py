@@ -12,10 +12,9 @@ from numpy import ndarray
 
 from mimicmotion.synth.assets import Assets
 from mimicmotion.synth.light import LINEAR
-from mimicmotion.synth.look import hsv, ink, mix, noise
+from mimicmotion.synth.look import Rng, hsv, ink, mix, noise
 from mimicmotion.synth.view import View
 
-Rng = np.random.Generator
 Range = tuple[float, float]
 Corners = list[tuple[float, float, float]]  # in the world
 Paint = Callable[[ndarray, ndarray, ndarray], ndarray]  # colours at two coordinates and a distance

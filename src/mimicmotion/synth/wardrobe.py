@@ -13,9 +13,9 @@ from mimicmotion.synth.assets import Assets
 from mimicmotion.synth.body import Genes, Mesh, Skin, normals_of
 from mimicmotion.synth.clothes import Cut, Measures, Piece, fit, from_garment, from_tights, shoe
 from mimicmotion.synth.hair import HairStyle, garment_hair, hanging_hair, scalp_hair
+from mimicmotion.synth.look import Rng
 from mimicmotion.synth.rig import Skeleton
 
-Rng = np.random.Generator
 LAST = 99.0  # a height above every head
 WHITE, DARK = np.array([232, 230, 224], np.float32), np.array([28, 26, 25], np.float32)
 _FOLDS = 0.022, 0.02  # decimetres: of cloth, long ridges and broad waves

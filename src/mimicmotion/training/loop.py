@@ -21,11 +21,12 @@ from accelerate.utils import broadcast_object_list, gather_object, send_to_devic
 from torch import Tensor
 
 from mimicmotion.errors import ConfigError, TrainingError
-from mimicmotion.runtime.files import atomic_path, check_writable, writing
+from mimicmotion.runtime.files import check_writable, writing
 from mimicmotion.runtime.interrupt import Interrupts, Stopped
 from mimicmotion.runtime.progress import Job, Progress, finish
 from mimicmotion.runtime.run_folder import FolderLock, atomic_folder
 from mimicmotion.settings.training import TrainConfig, as_dict
+from mimicmotion.tables import write_text
 from mimicmotion.training.launch import build_accelerator, on_main_process, quiet_worker, resume_command
 from mimicmotion.training.state import (
     Average,
@@ -214,10 +215,9 @@ class Trainer:
         self.run.mkdir(parents=True, exist_ok=True)
         self._lock = FolderLock(self.run / ".lock")
         clear_run(self.run)
-        path = self.run / "config.yaml"
-        with atomic_path(path) as part, writing(path):
-            text = yaml.safe_dump(json.loads(json.dumps(as_dict(self.config))), sort_keys=False)
-            part.write_text(text, encoding="utf-8")
+        write_text(
+            self.run / "config.yaml", yaml.safe_dump(json.loads(json.dumps(as_dict(self.config))), sort_keys=False)
+        )
         log = Log(self.run, self.step)
         start_trackers(log, self.accelerator, self.config, self.tracker_names, self.step)
         return log

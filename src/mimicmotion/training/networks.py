@@ -48,30 +48,19 @@ def load_networks(config: ModelConfig, seed: int) -> Components:
     if config.new is not None:
         parts = new_networks(config.new, seed)
     else:
-        base, checkpoint = chosen_weights(config)
+        base, checkpoint = (find_asset(BUNDLED) if w == BUNDLED else w for w in (config.base, config.checkpoint))
+        if checkpoint and (Path(checkpoint) / "unet").is_dir():  # a complete model, which needs no base
+            base, checkpoint = checkpoint, ""
+        if not base:
+            fix = "give model.base (a folder, a known name, 'tiny'), or model.new for random small networks"
+            raise ConfigError(f"model.base={config.base!r}, model.checkpoint={config.checkpoint!r}", "a model", fix)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # for a fresh PoseNet, which is random except for its last layer
-            parts = load_components(base, checkpoint, new_pose_net=True)
+            parts = load_components(base, checkpoint or None, new_pose_net=True)
     for module in (parts.unet, parts.pose_net, parts.image_encoder, parts.vae, parts.detail, parts.warp):
         if module is not None:
             module.eval().requires_grad_(False)
     return parts
-
-
-def chosen_weights(config: ModelConfig) -> tuple[str | Path, str | Path | None]:
-    """(base, checkpoint) for `load_components`.
-
-    Raises:
-        ConfigError: the settings name no weights.
-    """
-    base: str | Path = find_asset(BUNDLED) if config.base == BUNDLED else config.base
-    checkpoint: str | Path = find_asset(BUNDLED) if config.checkpoint == BUNDLED else config.checkpoint
-    if checkpoint and (Path(checkpoint) / "unet").is_dir():  # a complete model, which needs no base
-        return checkpoint, None
-    if not base:
-        fix = "give model.base (a folder, a known name, 'tiny'), or model.new for random small networks"
-        raise ConfigError(f"model.base={config.base!r}, model.checkpoint={config.checkpoint!r}", "a model", fix)
-    return base, checkpoint or None
 
 
 def new_networks(config: TinyConfig, seed: int) -> Components:

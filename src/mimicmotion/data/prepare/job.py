@@ -29,10 +29,11 @@ from mimicmotion.data.shards.index import INDEX, shard_files
 from mimicmotion.data.shards.writing import ShardSettings, write_shards
 from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.pose.estimators.open import find_estimator
-from mimicmotion.runtime.files import atomic_path, check_writable, sha256_file, writing
+from mimicmotion.runtime.files import check_writable, sha256_file, writing
 from mimicmotion.runtime.progress import Job, Progress, Stopwatch
 from mimicmotion.runtime.threads import cores
 from mimicmotion.settings.prepare import PrepareConfig, result_settings
+from mimicmotion.tables import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -264,8 +265,7 @@ def _check_settings(config: PrepareConfig, settings: dict[str, Any], work: Path)
 
 
 def _save_json(path: Path, data: Any) -> None:
-    with atomic_path(path) as part, writing(path):
-        part.write_text(json.dumps(data, indent=1), encoding="utf-8")
+    write_text(path, json.dumps(data, indent=1))
 
 
 def _load_json(path: Path) -> Any:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from mimicmotion.backbones.tiny.build import autoencoder_config, init_with_pca
 from mimicmotion.data.shards.shards import Shards
 from mimicmotion.errors import ConfigError
 from mimicmotion.settings.training import TrainConfig
+from mimicmotion.tables import write_json
 from mimicmotion.training.bundled import bundled_settings, contact_sheet, to_unit_tensor
 from mimicmotion.training.stages.shards import held_out_shards, training_shards
 from mimicmotion.training.task import StepResult, Task, Validation
@@ -207,8 +207,8 @@ class AutoencoderTask(Task):
         (folder / "vae").mkdir(parents=True)
         tensors = {k: v.detach().cpu().contiguous() for k, v in vae.state_dict().items()}
         save_file(tensors, folder / "vae" / f"{FILE_NAMES['vae']}.safetensors", metadata={"format": "pt"})
-        _write_json(folder / "vae" / "config.json", config_of(vae))
-        _write_json(folder / SETTINGS_FILE, {"format": FORMAT, "settings": bundled_settings(self.shards.size)})
+        write_json(folder / "vae" / "config.json", config_of(vae))
+        write_json(folder / SETTINGS_FILE, {"format": FORMAT, "settings": bundled_settings(self.shards.size)})
         return folder
 
     def _scaling_factor(self, vae: Autoencoder) -> float:
@@ -240,7 +240,3 @@ def psnr(output: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"]) -> 
     """Peak signal-to-noise ratio in dB of pictures in [-1, 1]."""
     error = (output.float().clamp(-1, 1) - target).square().mean().item() / 4
     return float(-10 * np.log10(max(error, 1e-10)))
-
-
-def _write_json(path: Path, data: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n", encoding="utf-8")

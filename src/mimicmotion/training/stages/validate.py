@@ -20,6 +20,7 @@ from mimicmotion.arrays import Frames
 from mimicmotion.backbones import backbone_of
 from mimicmotion.backbones.base import Request
 from mimicmotion.backbones.svd.checkpoint import Components
+from mimicmotion.data.prepare.scenes import shrink
 from mimicmotion.data.samples.batch import Sample, collate
 from mimicmotion.diffusion.loss import LogNormal
 from mimicmotion.errors import InputError
@@ -43,7 +44,7 @@ serve as the truth."""
 COLUMNS = 5
 """Frames per clip in the picture."""
 LARGEST = 256
-"""Maximum height of a frame in the picture."""
+"""Maximum short side of a frame in the picture."""
 
 LARGE = 1 << 18
 """Pixels of a frame above which fewer frames are decoded at once; 4 of 576x1024 need 4.5 GiB."""
@@ -184,19 +185,10 @@ def picture(sample: Sample, output: Frames, slot: int) -> UInt8[ndarray, "height
         [sample.reference, *target[chosen]],
         [blank, *output[chosen]],
     ]
-    return contact_sheet([[_shrunk(p) for p in row] for row in rows])
+    return contact_sheet([[shrink(p, LARGEST) for p in row] for row in rows])
 
 
 def _frames(sample: Sample) -> Frames:
     if sample.frames is None:
         raise InputError(f"no frames in sample {sample.number}", "frames", "make the sample without latents")
     return sample.frames
-
-
-def _shrunk(frame: UInt8[ndarray, "height width 3"]) -> UInt8[ndarray, "h w 3"]:
-    import cv2
-
-    height, width = frame.shape[:2]
-    if height <= LARGEST:
-        return frame
-    return cv2.resize(frame, (round(width * LARGEST / height), LARGEST), interpolation=cv2.INTER_AREA)
