@@ -167,9 +167,12 @@ class WarpTask(Task):
         """Clip `number` of some shards with exact poses, or those of an imitated detector."""
         rng, record = np.random.default_rng([seed, number, 1]), shards[number % len(shards)]
         noise = self.config.data.sample.detector_noise * (rng.random() >= self.options.exact_poses)
-        own, driving = (perturb_poses(p, int(rng.integers(2**31)), noise) for p in (record.poses[:1], record.poses[1:]))
-        pictures, truth = record.frames(range(len(record))), record.truth
+        poses, pictures, truth = record.poses, record.frames(range(len(record))), record.truth
         assert truth is not None
+        if rng.random() < 0.5:
+            poses, pictures = poses.mirrored(), np.ascontiguousarray(pictures[:, :, ::-1])
+            truth = {name: x[:, :, ::-1] for name, x in truth.items()} | {"flow": truth["flow"][:, :, ::-1] * [-1, 1]}
+        own, driving = (perturb_poses(p, int(rng.integers(2**31)), noise) for p in (poses[:1], poses[1:]))
         given = warp_input(cut(pictures[0], own), pictures[0], own, driving, self.drawer)
         height, width = self.shards.size
         y, x = np.mgrid[0:height:2, 0:width:2].astype(np.float32)
