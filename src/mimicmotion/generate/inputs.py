@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -344,13 +345,18 @@ def sampled_frames(config: DrivingOptions, reader: VideoReader) -> Iterator[UInt
     if config.sampling == "released":
         return reader.frames(stride=config.stride, sampling="released", start=config.start, end=end)
     fps = result_fps(config, reader)
-    return reader.frames(fps=fps / config.tempo, start=config.start, end=end)
+    return reader.frames(fps=_rate_of_source(fps, config), start=config.start, end=end)
 
 
 def result_fps(config: DrivingOptions, reader: VideoReader) -> float:
     """Frames per second of the result; a pose job without --fps keeps the video's own."""
     own = RELEASED_FPS if config.sampling == "released" else reader.info.fps
     return config.fps or own or RELEASED_FPS
+
+
+def _rate_of_source(fps: float, config: DrivingOptions) -> Fraction:
+    """Frames to take of a second of the source; a slow tempo takes each several times."""
+    return exact_rate(fps) / Fraction(config.tempo).limit_denominator(10_000)
 
 
 def expected_frames(config: DrivingOptions, reader: VideoReader) -> int | None:
@@ -380,7 +386,7 @@ def resample_poses(poses: PoseSequence, config: DrivingOptions) -> PoseSequence:
     if config.sampling == "released":
         index = list(every(frames, released_stride(own, config.stride), start, end))
     else:
-        index = list(resample(frames, fps / config.tempo, start, end))
+        index = list(resample(frames, _rate_of_source(fps, config), start, end))
     return dataclasses.replace(poses[index], fps=fps)
 
 

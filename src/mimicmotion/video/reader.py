@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -53,7 +54,7 @@ class VideoReader:
 
     def frames(
         self,
-        fps: float | None = None,
+        fps: float | Fraction | None = None,
         stride: int | None = None,
         *,
         sampling: Sampling = "time",
