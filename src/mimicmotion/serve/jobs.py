@@ -26,8 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from dbos import DBOS, DBOSContextSetAuth, SetEnqueueOptions, SetWorkflowID, WorkflowStatus
-from dbos._error import DBOSNonExistentWorkflowError  # DBOS exports none of its errors
+from dbos import DBOS, DBOSContextSetAuth, SetEnqueueOptions, SetWorkflowID, WorkflowStatus, error
 
 from mimicmotion.client import JobState
 from mimicmotion.errors import ConfigError, MimicMotionError
@@ -522,7 +521,7 @@ def public_sidecar(output: Path) -> str:
 
 def _is_not_of_a_deleted_job(record: logging.LogRecord) -> bool:
     """DBOS reports as an error that a job was deleted just before its outcome was to be recorded."""
-    return not (record.exc_info and isinstance(record.exc_info[1], DBOSNonExistentWorkflowError))
+    return not (record.exc_info and isinstance(record.exc_info[1], error.DBOSNonExistentWorkflowError))
 
 
 def _name(status: WorkflowStatus) -> str:
