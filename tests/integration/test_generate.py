@@ -43,7 +43,7 @@ from mimicmotion.pose.estimators.track import PersonTracker
 from mimicmotion.pose.files import load_poses, save_openpose, save_poses
 from mimicmotion.pose.keypoints import FACE, NUM_POINTS, PoseSequence
 from mimicmotion.runtime.progress import Progress, finish
-from mimicmotion.settings import FusionConfig, GenerateConfig, PosesConfig, person_choice
+from mimicmotion.settings import FusionConfig, GenerateConfig, PlanConfig, PosesConfig, person_choice
 from mimicmotion.video.geometry import plan_fit, released_round_trip
 from mimicmotion.video.picture import read_picture, write_picture
 from mimicmotion.video.reader import open_video
@@ -244,6 +244,18 @@ def test_plan_says_and_shows_what_is_cut_off(job: GenerateConfig, no_long_work: 
     said = planned(height=48, width=128)
     assert "a crop to 128x48 would cut the person: the picture gets bars; --fit crop fills the frame" in said
     assert "cut off" not in said
+
+
+def test_plan_compares_ways_of_alignment(job: GenerateConfig, no_long_work: None) -> None:
+    settings = {f.name: getattr(job, f.name) for f in dataclasses.fields(job)}
+    pictures = {}
+    for compare in (False, True):
+        config = PlanConfig(
+            **settings | {"output": job.output.with_name(f"{compare}.png"), "compare_alignments": compare}
+        )
+        pictures[compare] = read_picture(finish(plan(config)).overlay)
+    height, width = pictures[False].shape[:2]
+    assert pictures[True].shape[:2] == (3 * height, width)
 
 
 @pytest.mark.parametrize(

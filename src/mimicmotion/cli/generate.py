@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from mimicmotion.cli.options import Option, Output, app, run_job, say, settings_command
-from mimicmotion.settings import BatchConfig, GenerateConfig, MaskConfig, PosesConfig
+from mimicmotion.settings import BatchConfig, GenerateConfig, MaskConfig, PlanConfig, PosesConfig
 
 PLAN_OUTPUT = Option(default=Path("plan.png"), help="The picture: the aligned driving pose over the reference picture.")
 
@@ -25,14 +25,14 @@ def generate(settings: GenerateConfig) -> None:
 
 @settings_command(
     app,
-    GenerateConfig,
+    PlanConfig,
     "picture",
     "video",
     name="plan",
     without=["side_by_side", "preview", "audio", "resume", "save_every"],
     options={"output": PLAN_OUTPUT},
 )
-def plan(settings: GenerateConfig) -> None:
+def plan(settings: PlanConfig) -> None:
     """Say what `generate` would do with the same arguments, before any long work."""
     from mimicmotion.generate.plan import plan as job
 

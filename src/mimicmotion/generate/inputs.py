@@ -56,7 +56,7 @@ class Inputs:
         picture: the reference picture, fitted to (height, width).
         fit: the transform from the original picture.
         reference: pose of the person in the picture, one frame.
-        driving: poses found in the video, in pixels of the video, at the frame rate of the result.
+        driving: poses found in the video (smoothed, if set), in its pixels, at the frame rate of the result.
         aligned: the same poses, fitted to the person in the picture.
         warnings: what the user should know, one sentence each.
     """
@@ -137,20 +137,24 @@ def fit_inputs(
         driving: poses of the video, in its pixels.
         size: of the result.
     """
-    from mimicmotion.pose.align import align
+    from mimicmotion.pose.align import align, part_scales
+    from mimicmotion.pose.smooth import smooth
 
+    if config.smooth and config.align != "released":
+        driving = smooth(driving)
     fitted, fit = fit_picture(picture, pose, size, config.fit)
-    reference = keep_face(pose.fitted(fit), config.face)
-    aligned = keep_face(align(driving, reference, size, method=config.align), config.face)
+    reference = pose.fitted(fit)
+    aligned = align(driving, reference, size, method=config.align)
     notes = [*describe_fit(fit, pose, config.fit), *describe_problems(reference, driving, aligned, config.video)]
+    if config.align == "weighted":
+        notes += describe_build(part_scales(driving, reference))
     if wrong := doubt_pose(pose):
-        hint = "see the overlay of `mimicmotion plan`, and try another picture or --estimator"
-        notes.insert(
-            0, f"the pose in the picture looks wrong, and the result will follow it: {'; '.join(wrong)}; {hint}"
-        )
+        hint = "the result will follow it; see the overlay of `mimicmotion plan`, try another picture or --estimator"
+        notes.insert(0, f"the pose found in the picture looks wrong: {', '.join(wrong)}; {hint}")
         logger.warning(notes[0])
     if (count := pose.people[0]) > 1 and config.picture_person == "largest":
         notes.insert(0, f"the picture shows {count} people, and the largest is taken: --picture-person chooses")
+    reference, aligned = (keep_face(poses, config.face) for poses in (reference, aligned))
     return Inputs(fitted, fit, reference, driving, aligned, notes)
 
 
@@ -451,3 +455,14 @@ def describe_problems(reference: PoseSequence, driving: PoseSequence, aligned: P
             "around the person, or a larger --height and --width with --fit letterbox, shows them"
         )
     return found
+
+
+def describe_build(parts: dict[str, float]) -> list[str]:
+    """A sentence if the rigid parts of the two bodies do not agree on one scale, see `part_scales`."""
+    from mimicmotion.pose.align import DISAGREE, RIGID
+
+    rigid = {p: parts[p] for p in RIGID if p in parts}
+    if not rigid or max(rigid.values()) < DISAGREE * min(rigid.values()):
+        return []
+    scales = ", ".join(f"{p} {s:.2f}" for p, s in rigid.items())
+    return [f"picture and video show differently built bodies (scales: {scales}); --align limbs fits each part"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,14 +14,17 @@ from mimicmotion.generate.inputs import Inputs
 from mimicmotion.generate.poses import describe_poses
 from mimicmotion.generate.setup import load, plan_run, recipe_for, result_size, with_estimator
 from mimicmotion.runtime.progress import Job
-from mimicmotion.settings import GenerateConfig
+from mimicmotion.settings import GenerateConfig, PlanConfig
 
 if TYPE_CHECKING:
     from mimicmotion.backbones.base import Plan
     from mimicmotion.diffusion.recipe import Recipe
     from mimicmotion.pipeline import MimicMotionPipeline
+    from mimicmotion.pose.align import AlignMethod
     from mimicmotion.pose.keypoints import PoseSequence
     from mimicmotion.video.geometry import Fit
+
+COMPARED: tuple[AlignMethod, ...] = ("weighted", "limbs", "released")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +100,7 @@ def plan(config: GenerateConfig, pipeline: MimicMotionPipeline | None = None) ->
     inputs.warnings[:0] = notes
     size: tuple[int, int] = inputs.picture.shape[:2]
     recipe = recipe_for(config, pipe, len(inputs.aligned))
-    write_picture(config.output, draw_overlay(config, pipe, inputs))
+    write_picture(config.output, draw_overlays(config, pipe, inputs))
     return PlanReport(
         inputs=inputs,
         overlay=config.output,
@@ -104,6 +108,22 @@ def plan(config: GenerateConfig, pipeline: MimicMotionPipeline | None = None) ->
         recipe=recipe,
         execution=plan_run(config, pipe, size, recipe, predict=True),
     )
+
+
+def draw_overlays(config: GenerateConfig, pipe: MimicMotionPipeline, inputs: Inputs) -> np.ndarray:
+    """The overlay; if asked, one below the other for each way of alignment, named."""
+    import cv2
+
+    from mimicmotion.pose.align import align
+
+    if not (isinstance(config, PlanConfig) and config.compare_alignments):
+        return draw_overlay(config, pipe, inputs)
+    rows = []
+    for method in COMPARED:
+        aligned = align(inputs.driving, inputs.reference, inputs.aligned.size, method)
+        row = draw_overlay(config, pipe, dataclasses.replace(inputs, aligned=aligned))
+        rows.append(cv2.putText(row, method, (8, 22), cv2.FONT_HERSHEY_SIMPLEX, 0.7, (255, 255, 255), 2))
+    return np.concatenate(rows)
 
 
 def draw_overlay(config: GenerateConfig, pipe: MimicMotionPipeline, inputs: Inputs) -> np.ndarray:

@@ -41,6 +41,8 @@ class PosesConfig(DrivingOptions, PoseOptions):
     """Pose file to write (.npz), or a folder name ending in / for OpenPose JSON files."""
     draw: Annotated[Path | None, Help("Output")] = None
     """Also write a video of the drawn poses to this path."""
+    smooth: Annotated[bool, Help("Motion")] = True
+    """Repair outliers and swapped sides in the driving poses and take their jitter out; never with align=released."""
     confidence_aware: Annotated[bool, Help("Output")] = True
     """Draw poses with the estimator's confidence (paper); off draws everything above 0.3 at full brightness."""
     fps: float | None = None  # type: ignore[assignment]
@@ -94,8 +96,10 @@ class GenerateConfig(DrivingOptions, PoseOptions, SamplingOptions, ExecutionOpti
     """Width of the result in pixels; as height."""
     fit: Annotated[Literal["auto", "crop", "letterbox", "released"], Help("Input")] = "auto"
     """crop the picture around the person, letterbox it, auto (crop if the person stays whole), or the released crop."""
-    align: Annotated[Literal["weighted", "released", "none"], Help("Motion")] = "weighted"
-    """How the driving poses are fitted to the body in the picture."""
+    align: Annotated[Literal["weighted", "limbs", "released", "none"], Help("Motion")] = "weighted"
+    """Fit of the driver to the picture: weighted (one scale), limbs (also its proportions), released or none."""
+    smooth: Annotated[bool, Help("Motion")] = True
+    """Repair outliers and swapped sides in the driving poses and take their jitter out; never with align=released."""
     confidence_aware: Annotated[bool, Help("Motion")] = True
     """Draw poses with the estimator's confidence (paper); off draws everything above 0.3 at full brightness."""
     face: Annotated[Literal["all", "eyes-mouth", "none"], Help("Motion")] = "all"
@@ -142,6 +146,14 @@ class GenerateConfig(DrivingOptions, PoseOptions, SamplingOptions, ExecutionOpti
             raise ConfigError(f"height={self.height}, width={self.width}", "both or neither", "give the other one too")
         if self.audio and not self.keeps_speed:
             raise ConfigError("audio with a changed speed", "movement at its own speed", "leave out 'audio'")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanConfig(GenerateConfig):
+    """Settings of `mimicmotion plan`: those of `generate`, and what is shown."""
+
+    compare_alignments: Annotated[bool, Help("Motion")] = False
+    """Draw the overlay once per way of alignment: weighted, limbs, released."""
 
 
 @dataclass(frozen=True, kw_only=True)
