@@ -22,7 +22,7 @@ from mimicmotion.generate.outputs import with_background
 from mimicmotion.generate.setup import fusion_config, load_pipeline, run_device, with_estimator
 from mimicmotion.pipeline import StepState
 from mimicmotion.pose.estimators.open import find_estimator
-from mimicmotion.pose.keypoints import BODY, FACE, FEET, LEFT_HAND, RIGHT_HAND, VISIBLE
+from mimicmotion.pose.keypoints import BODY, FEET, LEFT_HAND, RIGHT_HAND, VISIBLE
 from mimicmotion.runtime.progress import Progress, finish
 from mimicmotion.settings import FusionConfig, GenerateConfig, SamplingSettings, parse
 from mimicmotion.video import labels
@@ -138,8 +138,8 @@ class MimicMotionPoses(io.ComfyNode):
 class MimicMotionAlign(io.ComfyNode):
     """Fit the picture to the size of the video and the poses of the video to the person in the picture; draw them."""
 
-    settings = NodeSettings(GenerateConfig, "height", "width", "fit", "align", "confidence_aware")
-    switches = ("body", "hands", "face")
+    settings = NodeSettings(GenerateConfig, "height", "width", "fit", "align", "confidence_aware", "face")
+    switches = ("body", "hands")
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -357,10 +357,10 @@ def _prefix() -> io.Input:
     return io.String.Input("filename_prefix", default=CATEGORY, optional=True, tooltip=tooltip)
 
 
-def _draw_only(poses: PoseSequence, body: bool, hands: bool, face: bool) -> PoseSequence:
+def _draw_only(poses: PoseSequence, body: bool, hands: bool) -> PoseSequence:
     """The poses without what is switched off: points of no confidence are not drawn."""
     confidence = poses.confidence.copy()
-    for part, drawn in ((BODY, body), (FEET, body), (LEFT_HAND, hands), (RIGHT_HAND, hands), (FACE, face)):
+    for part, drawn in ((BODY, body), (FEET, body), (LEFT_HAND, hands), (RIGHT_HAND, hands)):
         if not drawn:
             confidence[:, part] = 0
     return dataclasses.replace(poses, confidence=confidence)

@@ -225,18 +225,6 @@ def test_plan_says_what_would_be_done(job: GenerateConfig, no_long_work: None) -
     assert left_over(job) == ["result.png"]
 
 
-def test_plan_compares_ways_of_alignment(job: GenerateConfig, no_long_work: None) -> None:
-    settings = {f.name: getattr(job, f.name) for f in dataclasses.fields(job)}
-    pictures = {}
-    for compare in (False, True):
-        config = PlanConfig(
-            **settings | {"output": job.output.with_name(f"{compare}.png"), "compare_alignments": compare}
-        )
-        pictures[compare] = read_picture(finish(plan(config)).overlay)
-    height, width = pictures[False].shape[:2]
-    assert pictures[True].shape[:2] == (3 * height, width)
-
-
 def test_plan_says_and_shows_what_is_cut_off(job: GenerateConfig, no_long_work: None) -> None:
     write_picture(job.picture, np.full((100, 200, 3), 255, np.uint8))
     overlay = job.output.with_suffix(".png")
@@ -256,6 +244,18 @@ def test_plan_says_and_shows_what_is_cut_off(job: GenerateConfig, no_long_work: 
     said = planned(height=48, width=128)
     assert "a crop to 128x48 would cut the person: the picture gets bars; --fit crop fills the frame" in said
     assert "cut off" not in said
+
+
+def test_plan_compares_ways_of_alignment(job: GenerateConfig, no_long_work: None) -> None:
+    settings = {f.name: getattr(job, f.name) for f in dataclasses.fields(job)}
+    pictures = {}
+    for compare in (False, True):
+        config = PlanConfig(
+            **settings | {"output": job.output.with_name(f"{compare}.png"), "compare_alignments": compare}
+        )
+        pictures[compare] = read_picture(finish(plan(config)).overlay)
+    height, width = pictures[False].shape[:2]
+    assert pictures[True].shape[:2] == (3 * height, width)
 
 
 @pytest.mark.parametrize(

@@ -145,19 +145,18 @@ def fit_inputs(
     if config.smooth and config.align != "released":
         driving = smooth(driving)
     fitted, fit = fit_picture(picture, pose, size, config.fit)
-    reference = keep_face(pose.fitted(fit), config.face)
-    aligned = keep_face(align(driving, reference, size, method=config.align), config.face)
+    reference = pose.fitted(fit)
+    aligned = align(driving, reference, size, method=config.align)
     notes = [*describe_fit(fit, pose, config.fit), *describe_problems(reference, driving, aligned, config.video)]
     if config.align == "weighted":
         notes += describe_build(part_scales(driving, reference))
     if wrong := doubt_pose(pose):
-        hint = "see the overlay of `mimicmotion plan`, and try another picture or --estimator"
-        notes.insert(
-            0, f"the pose in the picture looks wrong, and the result will follow it: {'; '.join(wrong)}; {hint}"
-        )
+        hint = "the result will follow it; see the overlay of `mimicmotion plan`, try another picture or --estimator"
+        notes.insert(0, f"the pose found in the picture looks wrong: {', '.join(wrong)}; {hint}")
         logger.warning(notes[0])
     if (count := pose.people[0]) > 1 and config.picture_person == "largest":
         notes.insert(0, f"the picture shows {count} people, and the largest is taken: --picture-person chooses")
+    reference, aligned = (keep_face(poses, config.face) for poses in (reference, aligned))
     return Inputs(fitted, fit, reference, driving, aligned, notes)
 
 

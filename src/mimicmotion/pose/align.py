@@ -155,7 +155,7 @@ def fit_alignment(
         scale, limbs = limb_scales(parts, scale)
     sized = Alignment((scale, scale), (0.0, 0.0), size, limbs).apply(driving)
     ground = _to_ground(sized, target) if limbs else None
-    offset = _place(sized.xy[:, STABLE].astype(np.float64), weight, joints, size, ground)
+    offset = _place(sized.xy[:, STABLE], weight, joints, size, ground)
     return Alignment((scale, scale), offset, size, limbs)
 
 
@@ -232,7 +232,7 @@ def stretch(poses: PoseSequence, limbs: dict[str, float]) -> PoseSequence:
 
 def _hips(poses: PoseSequence) -> Float[ndarray, "frames 2"]:
     """Middle of the hips; as far from the neck as in neighbouring frames where it is not seen."""
-    xy = poses.xy[:, [NECK, R_HIP, L_HIP]].astype(np.float64)
+    xy = poses.xy[:, [NECK, R_HIP, L_HIP]]
     away = xy[:, 1:].mean(1) - xy[:, 0]
     seen = np.flatnonzero((poses.confidence[:, [NECK, R_HIP, L_HIP]] > VISIBLE).all(1))
     if len(seen):
@@ -243,7 +243,7 @@ def _hips(poses: PoseSequence) -> Float[ndarray, "frames 2"]:
 def part_lengths(poses: PoseSequence, head: Iterable[int] = ()) -> dict[str, float]:
     """Full length in pixels of each part that is seen, as in `part_scales`; of the head, the spread of some points."""
     head = list(head)
-    xy, sure = poses.xy[:, BODY].astype(np.float64), poses.confidence[:, BODY]
+    xy, sure = poses.xy[:, BODY], poses.confidence[:, BODY]
     gap = lambda a, b: np.hypot(*(a - b).T)  # noqa: E731
     seen = {
         part: [(gap(xy[:, a], xy[:, b]), sure[:, [a, b]].min(1)) for a, b in pairs] for part, pairs in PAIRS.items()
@@ -316,7 +316,7 @@ def _to_ground(poses: PoseSequence, target: PoseSequence) -> Float[ndarray, " 2"
     seen = (poses.confidence[:, ANKLES] > VISIBLE).all(1)
     if not seen.any() or not (target.confidence[0, ANKLES] > VISIBLE).all():
         return None
-    theirs, ours = poses.xy[seen][:, ANKLES].astype(np.float64), target.xy[0, ANKLES].astype(np.float64)
+    theirs, ours = poses.xy[seen][:, ANKLES], target.xy[0, ANKLES]
     floors = theirs[..., 1].max(1), ours[:, 1].max()
     lifted = LIFTED * np.ptp(target.xy[0, target.confidence[0] > VISIBLE, 1])
     down = (theirs[..., 1] > floors[0][:, None] - lifted) & (ours[:, 1] > floors[1] - lifted)
