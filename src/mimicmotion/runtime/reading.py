@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -90,7 +91,7 @@ def read_json(path: Path, what: str, fix: str, kind: type[MimicMotionError] = In
     """
     with reading(path, what, fix, kind):
         check_limit("bytes", path.stat().st_size, path, kind)
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return json.loads(path.read_bytes())  # with a byte order mark, and in UTF-16, too
 
 
 def check_input_file(path: Path, what: str) -> None:
@@ -101,6 +102,9 @@ def check_input_file(path: Path, what: str) -> None:
         what: what it should be, with its article: "a picture".
     """
     if not path.exists():
+        if web := re.match(r"(\w\w+:)/+", str(path)):  # a path holds one slash of the two
+            got = f"{web[1]}//{str(path)[web.end() :]} is an address"
+            raise MediaError(got, f"{what} file on this computer", "download it first")
         raise MediaError(f"{path} does not exist", f"{what} file", "check the path")
     if path.is_dir():
         raise MediaError(f"{path} is a folder", f"{what} file", "name a file in it")

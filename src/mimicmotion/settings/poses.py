@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,9 +48,10 @@ def person_choice(text: str) -> Literal["largest"] | int | tuple[float, float]:
         return "largest"
     try:
         if "," in text:
-            x, y = text.split(",")
-            return float(x), float(y)
-        if int(text) >= 0:
+            x, y = map(float, text.split(","))
+            if math.isfinite(x) and math.isfinite(y):
+                return x, y
+        elif int(text) >= 0:
             return int(text)
     except ValueError:
         pass
@@ -68,7 +70,7 @@ class DrivingOptions(Settings):
     """released sampling only: take every stride-th frame (times fps/24 for faster videos)."""
     start: Annotated[float, Range(0), Help("Motion", first=True)] = 0.0
     """Start at this second of the driving video."""
-    duration: Annotated[float | None, Range(0, 1000, above=True), Help("Motion", first=True)] = None
+    duration: Annotated[float | None, Range(0.001, 1000), Help("Motion", first=True)] = None
     """Use this many seconds of the driving video; empty uses all of it."""
     tempo: Annotated[float, Range(0.01, 100), Help("Motion")] = 1.0
     """Speed of the movement: 0.5 is half as fast (slow motion), 2 is twice as fast."""
