@@ -12,10 +12,11 @@ from typing import Any, Literal
 
 from mimicmotion.errors import ConfigError, InputError, MediaError, MimicMotionError, out_of_memory
 
-Limit = Literal["pixels", "video_pixels", "frames", "seconds", "gap", "bytes"]
+Limit = Literal["pixels", "video_pixels", "animation", "frames", "seconds", "gap", "bytes"]
 LIMITS: dict[Limit, tuple[float, str]] = {
     "pixels": (150e6, "pixels"),  # 8k has 33 million, the largest telephones' pictures 200
     "video_pixels": (40e6, "pixels a frame"),
+    "animation": (1.5e9, "pixels in the frames of an animation"),  # GIF, WebP, APNG are slow: 2400 frames of 1024 x 576
     "frames": (200_000, "frames"),  # nearly an hour at 60 a second
     "seconds": (6 * 3600, "seconds"),
     "gap": (600, "seconds between two frames"),
