@@ -342,6 +342,9 @@ BAD: dict[str, tuple[type[MimicMotionError], Callable[[GenerateConfig, Path], di
     "not a picture": (MediaError, lambda c, d: {"picture": write_bytes(d / "a.png", b"hello")}),
     "truncated picture": (MediaError, lambda c, d: {"picture": write_bytes(d / "a.png", c.picture.read_bytes()[:900])}),
     "4x4 picture": (MediaError, lambda c, d: {"picture": write_picture(d / "a.png", random_frames(1, (4, 4))[0])}),
+    "address on the web": (MediaError, lambda c, d: {"picture": Path("https://example.com/a.png")}),
+    "name of 300 letters": (InputError, lambda c, d: {"video": d / ("n" * 300)}),
+    "output of 300 letters": (InputError, lambda c, d: {"output": d / ("n" * 300)}),
     "missing video": (MediaError, lambda c, d: {"video": d / "none.mp4"}),
     "empty video": (MediaError, lambda c, d: {"video": write_bytes(d / "a.mp4", b"")}),
     "not a video": (MediaError, lambda c, d: {"video": write_bytes(d / "a.mp4", b"hello" * 99)}),
@@ -412,6 +415,20 @@ def test_what_poses_do_not_say_can_be_given(job: GenerateConfig, tmp_path: Path)
     for name, value in (("video_fps", 30.0), ("video_size", "64x96")):
         with pytest.raises(ConfigError, match=f"{name}=.*does not say this itself|{name}="):
             inputs.open_driving(dataclasses.replace(config, video=job.video, **{name: value}))  # type: ignore[arg-type]
+
+
+def test_pose_files_are_known_by_their_content(job: GenerateConfig, tmp_path: Path) -> None:
+    save_poses(dancing(3), tmp_path / "a.npz")
+    frames = json.dumps([json.loads(p.read_text()) for p in sorted(openpose(tmp_path / "json", 3).iterdir())])
+    (tmp_path / "poses.mp4").write_bytes((tmp_path / "a.npz").read_bytes())
+    (tmp_path / "poses.txt").write_text("\ufeff \n" + frames, encoding="utf-8")
+    (tmp_path / "wide.json").write_text(frames, encoding="utf-16")  # as PowerShell writes it
+    for name in ("poses.mp4", "poses.txt", "wide.json"):
+        found = inputs.open_driving(dataclasses.replace(job, video=tmp_path / name))
+        assert isinstance(found, PoseSequence)
+        np.testing.assert_allclose(found.xy, dancing(3).xy, atol=0.01)  # JSON holds two digits
+    with pytest.raises(MediaError, match="swap the two"):
+        inputs.check_inputs(dataclasses.replace(job, picture=tmp_path / "poses.txt", video=job.picture))
 
 
 def test_the_rate_is_kept_in_openpose_json(tmp_path: Path) -> None:

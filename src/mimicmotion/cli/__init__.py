@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from mimicmotion.cli import data, doctor, evaluate, generate, serve, study, train, weights  # noqa: F401 - each adds commands
 from mimicmotion.cli.options import app
-from mimicmotion.errors import InputError, MimicMotionError, memory_error, out_of_memory, printable
+from mimicmotion.errors import InputError, MimicMotionError, printable, system_error
 
 
 class _Formatter(logging.Formatter):
@@ -39,8 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(str(e) or "interrupted; no partial files are left", file=sys.stderr)
         return 130
     except Exception as e:
-        if out_of_memory(e):
-            print(f"error: {memory_error(e)}", file=sys.stderr)
+        if (known := system_error(e)) is not None:
+            print(f"error: {known}", file=sys.stderr)
             return 2
         if os.environ.get(TRACEBACK):
             raise

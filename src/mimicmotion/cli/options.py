@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from cyclopts import App, Group, Parameter
+from cyclopts import App, Group, Parameter, Token
 
 from mimicmotion import __version__
 from mimicmotion.errors import printable
@@ -102,6 +102,14 @@ def settings_command(
     return register
 
 
+def _whole(_: Any, tokens: Sequence[Token]) -> int:
+    """A whole number: 1.5 would be rounded without a word."""
+    try:
+        return int(tokens[0].value)
+    except ValueError as e:
+        raise ValueError(f"{tokens[0].value!r} is no whole number") from e
+
+
 def _parameters(
     cls: type, arguments: Sequence[str], without: Sequence[str], special: Mapping[str, Option], full: bool
 ) -> list[inspect.Parameter]:
@@ -111,6 +119,8 @@ def _parameters(
     short = len(fields) > SCREEN and any(note.first for note in notes.values())
 
     def parameter(field: str, kind: Any, **more: Any) -> inspect.Parameter:
+        if int in (kind, *typing.get_args(kind)):
+            more["converter"] = _whole
         where = inspect.Parameter.POSITIONAL_ONLY if field in arguments else inspect.Parameter.KEYWORD_ONLY
         annotation = Annotated[kind | None, Parameter(show_default=False, **more)]
         return inspect.Parameter(field, where, default=None, annotation=annotation)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import dataclasses
 import logging
 import math
@@ -177,10 +179,11 @@ def open_driving(config: GenerateConfig | PosesConfig | MaskConfig) -> VideoRead
     from mimicmotion.video.reader import open_video
 
     path, fps, said = config.video, config.video_fps, ["video_fps", "video_size"]
-    if path.suffix.lower() == ".json" or (path.is_dir() and any(path.glob("*.json"))):
+    kind = _pose_format(path)
+    if kind == "json":
         return load_openpose(path, config.frame_size, fps=fps or 0.0, person=person_choice(config.person))
     source: VideoReader | PoseSequence
-    if path.suffix.lower() == ".npz":
+    if kind == "npz":
         source = load_poses(path)
         if not source.fps:
             source = dataclasses.replace(source, fps=fps or 0.0)
@@ -196,6 +199,21 @@ def open_driving(config: GenerateConfig | PosesConfig | MaskConfig) -> VideoRead
             got, fix = f"{name}={getattr(config, name)} with {path}", f"leave out {name!r}"
             raise ConfigError(got, "a source that does not say this itself", fix)
     return source
+
+
+def _pose_format(path: Path) -> str:
+    """Kind of a pose file or a folder of them (npz, json or none), by its content, else by its name."""
+    if path.is_dir():
+        return "json" if any(path.glob("*.json")) else ""
+    head = b""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        head = file.read(64)
+    if head.startswith(b"PK\3\4"):
+        return "npz"
+    if head.removeprefix(codecs.BOM_UTF8).lstrip().startswith((b"{", b"[")):
+        return "json"
+    suffix = path.suffix.lower().removeprefix(".")
+    return suffix if suffix in ("npz", "json") else ""
 
 
 def refuse_unused_by(config: GenerateConfig | PosesConfig, source: VideoReader | PoseSequence) -> None:
@@ -250,7 +268,7 @@ def _is_driver(path: Path) -> bool:
     from mimicmotion.runtime.reading import is_heif
     from mimicmotion.video.reader import open_video
 
-    if path.suffix.lower() in (".npz", ".json"):
+    if _pose_format(path):
         return True
     try:
         return not is_heif(path) and open_video(path).info.num_frames > 1

@@ -7,6 +7,7 @@ import itertools
 import json
 import logging
 import math
+import os
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -80,7 +81,7 @@ class GenerateResult:
             f"{self.num_frames} frames of {self.size[1]}x{self.size[0]} at {self.fps:g} per second ({length:.1f} s)",
             "seconds: " + ", ".join(f"{k} {v:.1f}" for k, v in self.seconds.items()),
             "peak memory: " + ", ".join(f"{k} {v / 2**30:.2f} GiB" for k, v in self.peak_memory.items()),
-            f"video: {self.path}",
+            f"frames: {self.path}{os.sep} (a folder of PNG files)" if not self.path.suffix else f"video: {self.path}",
         ]
         if self.resumed_at:
             lines.insert(-1, f"resumed after step {', '.join(map(str, self.resumed_at))}")

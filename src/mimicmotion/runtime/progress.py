@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from mimicmotion.errors import memory_error, out_of_memory
+from mimicmotion.errors import system_error
 
 T = TypeVar("T")
 
@@ -42,7 +42,8 @@ def finish(job: Job[T], on_progress: Callable[[Progress], object] | None = None)
             `mimicmotion.Stopped` to cancel.
 
     Raises:
-        ConfigError: a library ran out of memory; the message names the stage. Also whatever the job raises.
+        InputError: a library ran out of memory (the message names the stage), or a path is invalid. Also whatever the
+            job raises.
     """
     stage = "the first stage"
     while True:
@@ -57,9 +58,9 @@ def finish(job: Job[T], on_progress: Callable[[Progress], object] | None = None)
         except StopIteration as stop:
             return stop.value
         except Exception as e:
-            if not out_of_memory(e):
+            if (known := system_error(e, stage)) is None:
                 raise
-            raise memory_error(e, stage) from e
+            raise known from e
 
 
 @dataclass

@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from mimicmotion.errors import ConfigError, InputError, MediaError, MimicMotionError, out_of_memory
 
-Limit = Literal["pixels", "video_pixels", "frames", "seconds", "gap", "bytes"]
+Limit = Literal["pixels", "video_pixels", "animation", "frames", "seconds", "gap", "bytes"]
 LIMITS: dict[Limit, tuple[float, str]] = {
     "pixels": (150e6, "pixels"),  # 8k has 33 million, pictures of the largest phones 200 million
     "video_pixels": (40e6, "pixels a frame"),
+    "animation": (1.5e9, "pixels in the frames of an animation"),  # GIF, WebP, APNG are slow: 2400 frames of 1024 x 576
     "frames": (200_000, "frames"),  # nearly an hour at 60 frames per second
     "seconds": (6 * 3600, "seconds"),
     "gap": (600, "seconds between two frames"),
@@ -90,7 +92,7 @@ def read_json(path: Path, what: str, fix: str, kind: type[MimicMotionError] = In
     """
     with reading(path, what, fix, kind):
         check_limit("bytes", path.stat().st_size, path, kind)
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return json.loads(path.read_bytes())  # with a byte order mark, and in UTF-16, too
 
 
 def check_input_file(path: Path, what: str) -> None:
@@ -101,6 +103,9 @@ def check_input_file(path: Path, what: str) -> None:
         what: what it should be, with an article: "a picture".
     """
     if not path.exists():
+        if web := re.match(r"(\w\w+:)/+", str(path)):  # a path holds one slash of the two
+            got = f"{web[1]}//{str(path)[web.end() :]} is an address"
+            raise MediaError(got, f"{what} file on this computer", "download it first")
         raise MediaError(f"{path} does not exist", f"{what} file", "check the path")
     if path.is_dir():
         raise MediaError(f"{path} is a folder", f"{what} file", "name a file in it")

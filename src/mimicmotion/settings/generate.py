@@ -138,6 +138,8 @@ class GenerateConfig(DrivingOptions, PoseOptions, SamplingOptions, ExecutionOpti
     def __post_init__(self) -> None:
         super().__post_init__()
         person_choice(self.picture_person)
+        if not self.output.name:
+            raise ConfigError(f"output={str(self.output)!r}", "the name of a file or folder", "for example -o out.mp4")
         if self.segment_frames is not None:
             check_overlap(self.segment_frames, self.overlap_frames or 0)
         if self.fusion == "none":
