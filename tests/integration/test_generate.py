@@ -608,7 +608,11 @@ def test_ctrl_c_at_any_time(delay: float, tmp_path: Path) -> None:
 def test_the_demo_shows_a_rendered_person_and_a_photograph(tmp_path: Path) -> None:
     person, photograph = finish(demo(tmp_path))
     assert (person.path.name, person.size, len(frames_of(person.path))) == ("demo.mp4", (224, 128), 62)
-    assert (photograph.path.name, photograph.size, len(frames_of(photograph.path))) == ("photograph.mp4", (256, 256), 40)
+    assert (photograph.path.name, photograph.size, len(frames_of(photograph.path))) == (
+        "photograph.mp4",
+        (256, 256),
+        40,
+    )
     assert all(r.side_by_side and r.side_by_side.is_file() for r in (person, photograph))
 
 
