@@ -33,6 +33,7 @@ from mimicmotion.errors import (
 )
 from mimicmotion.evaluation.metrics.seams import sidecar_fusion
 from mimicmotion.generate import inputs
+from mimicmotion.generate.demo import demo
 from mimicmotion.generate.job import generate
 from mimicmotion.generate.plan import plan
 from mimicmotion.generate.poses import poses as find_poses
@@ -783,6 +784,18 @@ def test_ctrl_c_at_any_time(delay: float, tmp_path: Path) -> None:
     process.communicate(timeout=60)
     assert process.returncode in (130, -signal.SIGINT)
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and p.suffix in (".mp4", ".part")]
+
+
+@pytest.mark.slow
+def test_the_demo_shows_a_rendered_person_and_a_photograph(tmp_path: Path) -> None:
+    person, photograph = finish(demo(tmp_path))
+    assert (person.path.name, person.size, len(frames_of(person.path))) == ("demo.mp4", (224, 128), 62)
+    assert (photograph.path.name, photograph.size, len(frames_of(photograph.path))) == (
+        "photograph.mp4",
+        (256, 256),
+        40,
+    )
+    assert all(r.side_by_side and r.side_by_side.is_file() for r in (person, photograph))
 
 
 def test_memory_holds_one_frame_at_a_time(job: GenerateConfig, monkeypatch: pytest.MonkeyPatch) -> None:
