@@ -1,4 +1,4 @@
-"""Are segments visible? Four fusion modes on long held-out clips: python benchmarks/fusion_quality.py [--clips 20].
+"""Do segments show? The four ways of fusion on long held-out clips: python benchmarks/fusion_quality.py [--clips 20].
 
 Prints one JSON line. Each clip of a synthetic person that no training saw is made from its reference picture and exact
 poses, with the same noise in every mode. Seams: the jump into a segment (none), or into and out of an overlap, against
