@@ -43,7 +43,7 @@ SURE = 0.5
 serve as the truth."""
 COLUMNS = 5
 """Frames per clip in the picture."""
-LARGEST = 256
+LARGEST = 192
 """Maximum short side of a frame in the picture."""
 
 LARGE = 1 << 18
