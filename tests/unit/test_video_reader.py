@@ -441,7 +441,7 @@ def test_truncated_video_gives_what_is_there(tmp_path: Path, caplog: pytest.LogC
     with caplog.at_level(logging.WARNING):
         frames = list(open_video(tmp_path / "t.mp4"))
     assert 15 <= len(frames) <= 45
-    assert f"going on with {len(frames)} frames, 60 stated" in caplog.text
+    assert f"continuing with {len(frames)} frames, 60 stated" in caplog.text
 
 
 def test_damage_in_the_middle_is_survived(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -200,14 +200,16 @@ def write_video(
 def with_background(config: GenerateConfig, inputs: Inputs, frames: Iterator[Frame]) -> Iterator[Frame]:
     """The decoded frames with the background that the settings ask for."""
     from mimicmotion.pose.mask import SelfieSegmenter
-    from mimicmotion.video.background import keep_background
+    from mimicmotion.video.background import KeptBackground
 
     if config.background == "model":
         return frames
     segmenter = SelfieSegmenter(config.pose_threads or None, config.pose_device)
     (person,) = segmenter.masks([inputs.picture], inputs.reference)
     frames, seen = itertools.tee(frames)  # one ahead of the other by one frame at most
-    return keep_background(inputs.picture, person, frames, segmenter.masks(seen, inputs.aligned))
+    kept = KeptBackground(inputs.picture, person)
+    masks = segmenter.masks(seen, inputs.aligned)
+    return (kept.apply(frame, mask) for frame, mask in zip(frames, masks, strict=True))
 
 
 def driving_frames(config: GenerateConfig) -> Generator[Frame]:

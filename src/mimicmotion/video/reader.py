@@ -110,7 +110,7 @@ class VideoReader:
 
     @property
     def damage(self) -> str:
-        """Damage found when the file was last read to its end; empty if there was none."""
+        """Description of the damage found when the file was last read to its end; empty if there was none."""
         return self._source.damage
 
     def _convert(self, picked: Iterator[Callable[[], Frame]], start: float) -> Iterator[Frame]:
@@ -118,7 +118,7 @@ class VideoReader:
         with self._reading():
             for to_rgb in picked:
                 empty = False
-                yield to_rgb()  # a repeated frame is an array of its own: the caller may draw on it
+                yield to_rgb()  # a new array even for a repeated frame, so that the caller may draw on it
         if empty:
             raise MediaError(
                 f"{self.path} has no frame after {start:g} s (it lasts {self.info.duration:.2f} s)",
@@ -128,7 +128,7 @@ class VideoReader:
 
 
 def _exact_seconds(seconds: float) -> Fraction | float:
-    """1.1 as 11/10, not as the nearest binary number, which may be on the other side of a frame's time."""
+    """1.1 as 11/10 instead of the nearest binary number, which may be on the other side of a frame's time."""
     return Fraction(seconds).limit_denominator(1_000_000) if math.isfinite(seconds) else seconds
 
 
