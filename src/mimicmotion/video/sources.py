@@ -270,18 +270,14 @@ def _upright_size(frame: VideoFrame, stream: VideoStream, turn: _Turn) -> tuple[
 
 
 def _video_stream(container: InputContainer, path: Path) -> VideoStream:
+    from av.stream import Disposition
+
     # the cover art of a music file is a video stream, too
-    streams = [s for s in container.streams.video if not _is_cover(s)]
+    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not streams or streams[0].codec_context is None:
         kinds = sorted({s.type for s in container.streams}) or ["nothing"]
         raise MediaError(f"{path} has no video stream ({', '.join(kinds)} only)", "a video", "give a video file")
     return streams[0]
-
-
-def _is_cover(stream: VideoStream) -> bool:
-    from av.stream import Disposition
-
-    return bool(stream.disposition & Disposition.attached_pic)
 
 
 def _duration(container: InputContainer, stream: VideoStream) -> Fraction:
