@@ -115,7 +115,7 @@ class AudioTrack:
                 if packet.pts is None or packet.time_base is None:
                     continue
                 time = packet.pts * packet.time_base - self._start
-                if time >= 0 and (last is None or packet.pts > last):  # a muxer takes no step back
+                if time >= 0 and (last is None or packet.pts > last):  # muxers need increasing time stamps
                     last = packet.pts
                     packet.pts -= round(self._start / packet.time_base)
                     packet.dts = packet.pts

@@ -134,7 +134,7 @@ def _copied(x: Tensor, weight: Tensor, out: Tensor, cpu: bool) -> int:
     result into blocks of as many channels as its registers hold. For 16-bit dtypes that oneDNN does not support,
     PyTorch unfolds the input.
     """
-    if cpu and x.element_size() == 2 and not _known_to_onednn(x.dtype):
+    if cpu and x.element_size() == 2 and not _supported_by_onednn(x.dtype):
         return out.numel() // out.shape[1] * weight[0].numel() * x.element_size() * (weight[0, 0].numel() > 1)
     if _channels_last(x):
         return 0
@@ -144,9 +144,9 @@ def _copied(x: Tensor, weight: Tensor, out: Tensor, cpu: bool) -> int:
     return max(x.nbytes, out.nbytes * math.ceil(out.shape[1] / block) * block // out.shape[1])
 
 
-def _known_to_onednn(dtype: torch.dtype) -> bool:
-    asked = torch.ops.mkldnn._is_mkldnn_bf16_supported, torch.ops.mkldnn._is_mkldnn_fp16_supported
-    return asked[dtype == torch.float16]()
+def _supported_by_onednn(dtype: torch.dtype) -> bool:
+    mkldnn: Any = torch.ops.mkldnn
+    return mkldnn._is_mkldnn_fp16_supported() if dtype == torch.float16 else mkldnn._is_mkldnn_bf16_supported()
 
 
 def _channels_last(x: Tensor) -> bool:
