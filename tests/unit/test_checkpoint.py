@@ -458,7 +458,7 @@ def test_pose_net_of_another_width(svd: Path, tmp_path: Path) -> None:
     parts = make(1)
     other = Components(parts.unet, parts.vae, parts.image_encoder, PoseNet(64, (3, 4)))
     save_file(checkpoint_of(other), tmp_path / "c.safetensors")
-    with pytest.raises(WeightsError, match="64 channels"):
+    with pytest.raises(WeightsError, match="64 output channels"):
         load_components(svd, tmp_path / "c.safetensors")
 
 

@@ -349,7 +349,7 @@ def test_recipe_of_another_length_is_refused(pipe: MimicMotionPipeline) -> None:
 
 
 def test_networks_that_do_not_fit_are_refused(pipe: MimicMotionPipeline) -> None:
-    with pytest.raises(ConfigError, match="4x, the autoencoder 8x"):
+    with pytest.raises(ConfigError, match="by 4, the autoencoder by 8"):
         MimicMotionPipeline(
             SVDBackbone(pipe.backbone.unet, pipe.backbone.vae, pipe.backbone.image_encoder, PoseNet(32, (3, 4, 4)))
         )

@@ -222,7 +222,7 @@ def add_detail(
             warped, pose = (to_unit(f[number : number + 1]) for f in (poses.warped, poses))
             for name, shown in (("warped picture", warped), ("drawn pose", pose)):
                 if shown.shape[-2:] != frame.shape[-2:]:
-                    got, expected = f"a {name} of size {tuple(shown.shape[-2:])}", f"{tuple(frame.shape[-2:])}"
+                    got, expected = f"a {name} of {tuple(shown.shape[-2:])} pixels", f"{tuple(frame.shape[-2:])}"
                     raise InputError(got, expected, "make it at the size of the video")
             inputs = (frame[None].clamp(-1, 1), warped, reference, pose, own_pose)
             with torch.inference_mode():
