@@ -55,7 +55,7 @@ def out_of_memory(error: BaseException) -> bool:
     return full or any(words in str(error) for words in _MEMORY_FULL)
 
 
-def memory_error(error: BaseException, what: str = "this") -> ConfigError:
+def memory_error(error: BaseException, what: str = "this command") -> ConfigError:
     """Convert an out-of-memory error of a library to one of this package.
 
     Args:

@@ -8,7 +8,7 @@ import pytest
 from numpy import ndarray
 
 from mimicmotion.errors import InputError
-from mimicmotion.video.background import HOLE, REACH, SURE, KeptBackground, distance_outside, fill_hole
+from mimicmotion.video.background import HOLE, REACH, SURE, KeptBackground, distance_outside, fill_hole, keep_background
 
 HEIGHT = 100  # of the person
 
@@ -76,6 +76,21 @@ def test_nobody_leaves_the_background_alone(picture: ndarray) -> None:
     kept, none = KeptBackground(picture, person_at(20)), np.zeros((140, 120), np.uint8)
     np.testing.assert_array_equal(kept.apply(np.full_like(picture, 9), none), kept.background)
     np.testing.assert_array_equal(KeptBackground(picture, none).background, picture)
+
+
+def test_frames_are_taken_one_by_one(picture: ndarray) -> None:
+    taken = []
+
+    def frames() -> object:
+        for i in range(3):
+            taken.append(i)
+            yield np.full_like(picture, i)
+
+    results = keep_background(picture, person_at(20), frames(), (person_at(x) for x in (30, 40, 50)))
+    first = next(results)
+    assert taken == [0]
+    np.testing.assert_array_equal(first, KeptBackground(picture, person_at(20)).apply(picture * 0, person_at(30)))
+    assert len(list(results)) == 2
 
 
 def test_refused_sizes(picture: ndarray) -> None:

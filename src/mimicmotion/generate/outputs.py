@@ -200,16 +200,14 @@ def write_video(
 def with_background(config: GenerateConfig, inputs: Inputs, frames: Iterator[Frame]) -> Iterator[Frame]:
     """The decoded frames with the background that the settings ask for."""
     from mimicmotion.pose.mask import SelfieSegmenter
-    from mimicmotion.video.background import KeptBackground
+    from mimicmotion.video.background import keep_background
 
     if config.background == "model":
         return frames
     segmenter = SelfieSegmenter(config.pose_threads or None, config.pose_device)
     (person,) = segmenter.masks([inputs.picture], inputs.reference)
     frames, seen = itertools.tee(frames)  # one ahead of the other by one frame at most
-    kept = KeptBackground(inputs.picture, person)
-    masks = segmenter.masks(seen, inputs.aligned)
-    return (kept.apply(frame, mask) for frame, mask in zip(frames, masks, strict=True))
+    return keep_background(inputs.picture, person, frames, segmenter.masks(seen, inputs.aligned))
 
 
 def driving_frames(config: GenerateConfig) -> Generator[Frame]:

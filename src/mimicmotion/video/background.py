@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -61,6 +63,23 @@ class KeptBackground:
         weight = self.weight(person)[..., None]
         mixed = self.background + weight * (frame.astype(np.float32) - self.background)
         return np.rint(mixed).astype(np.uint8)
+
+
+def keep_background(picture: Frame, person: Mask, frames: Iterable[Frame], people: Iterable[Mask]) -> Iterator[Frame]:
+    """Composite the person of each frame on the background of the picture, one frame at a time.
+
+    Args:
+        picture: RGB picture.
+        person: mask of the person in it, 0..255.
+        frames: RGB frames of the picture's size.
+        people: mask of the person in each frame.
+
+    Raises:
+        InputError: a size differs.
+    """
+    kept = KeptBackground(picture, person)
+    for frame, mask in zip(frames, people, strict=True):
+        yield kept.apply(frame, mask)
 
 
 def distance_outside(person: Mask) -> Float32[ndarray, "height width"]:
