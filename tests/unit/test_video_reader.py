@@ -442,7 +442,7 @@ def test_truncated_video_gives_what_is_there(tmp_path: Path, caplog: pytest.LogC
     with caplog.at_level(logging.WARNING):
         frames = list(open_video(tmp_path / "t.mp4"))
     assert 15 <= len(frames) <= 45
-    assert f"going on with {len(frames)} frames" in caplog.text
+    assert f"continuing with {len(frames)} frames" in caplog.text
     assert " of 2.00 s" in caplog.text
 
 

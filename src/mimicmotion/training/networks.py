@@ -17,9 +17,9 @@ from mimicmotion.backbones.svd.execution.options import Checkpointing
 from mimicmotion.backbones.svd.layers import SpatioTemporalResBlock
 from mimicmotion.backbones.svd.lora import inject, lora_names
 from mimicmotion.backbones.svd.posenet import PoseNet
-from mimicmotion.backbones.svd.unet import UNet, temporal_parameter_names, unused_parameter_names
+from mimicmotion.backbones.svd.unet import UNet, build_unet, temporal_parameter_names, unused_parameter_names
 from mimicmotion.backbones.svd.vae import encode_mode
-from mimicmotion.backbones.tiny.build import build_tiny_image_encoder, build_tiny_posenet, build_tiny_unet
+from mimicmotion.backbones.tiny.build import build_tiny_image_encoder, build_tiny_posenet, unet_config
 from mimicmotion.diffusion.loss import drop_condition
 from mimicmotion.errors import ConfigError, WeightsError
 from mimicmotion.settings.training import ModelConfig, TinyConfig, TrainConfig, TrainedConfig
@@ -72,7 +72,7 @@ def new_networks(config: TinyConfig, seed: int) -> Components:
     vae = load_part(find_autoencoder(config.autoencoder), "vae")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        unet = build_tiny_unet(
+        unet_options = unet_config(
             widths=config.widths,
             attention=config.attention,
             layers=config.layers,
@@ -80,6 +80,7 @@ def new_networks(config: TinyConfig, seed: int) -> Components:
             token_dim=config.token_dim,
             norm_groups=config.norm_groups,
         )
+        unet = build_unet(unet_options)
         pose_net = build_tiny_posenet(config.widths[0], config.reference_pose)
         encoder = build_tiny_image_encoder(config.token_dim)
     return Components(unet, vae, encoder, pose_net)
