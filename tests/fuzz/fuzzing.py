@@ -107,9 +107,9 @@ def encode(path: Path, codec: str, *, pixels: str = "yuv420p", sound: str = "", 
 
 def encode_sound(container: Any, stream: Any) -> None:
     kind = stream.codec_context.format.name
-    dtype = np.int16 if kind.startswith("s16") else np.float32
+    dtype, loud = {"s16": (np.int16, 9000), "s32": (np.int32, 9000 << 16), "flt": (np.float32, 0.3)}[kind[:3]]
     for i in range(48):
-        tone = np.sin(np.arange(1024) / 9 + i) * (9000 if dtype is np.int16 else 0.3)
+        tone = np.sin(np.arange(1024) / 9 + i) * loud
         frame = av.AudioFrame.from_ndarray(tone.astype(dtype)[None], format=kind, layout="mono")
         frame.sample_rate, frame.pts = 48000, 1024 * i
         container.mux(stream.encode(frame))
@@ -255,7 +255,7 @@ def make_shards(folder: Path) -> None:
             "truth": {"masks": np.zeros((4, 8), np.uint8)},
         }
         records = [RecordData(key=f"v-{i:03d}", video="v", frames=pictures, poses=few, **extra) for i in range(2)]
-        write_records(folder / store, ShardSettings((64, 48), store), records)
+        write_records(folder / store, ShardSettings(size=(64, 48), store=store), records)
     shutil.copytree(folder / "png", folder / "without")
     (folder / "without" / "index.json").unlink()
 

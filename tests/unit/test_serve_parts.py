@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
+import json
 import socket
 import threading
 import time
@@ -20,11 +21,12 @@ from hypothesis import strategies as st
 from mimicmotion import cli
 from mimicmotion.errors import ConfigError, MimicMotionError
 from mimicmotion.runtime.interrupt import Stopped
+from mimicmotion.runtime.progress import Job, Progress
 from mimicmotion.serve.app import Connection, create_app
 from mimicmotion.serve.jobs import Jobs
 from mimicmotion.serve.tokens import ANYBODY, Tokens
 from mimicmotion.serve.uploads import Form, RefusedError, name_by_content
-from mimicmotion.serve.worker import DiedError, Worker
+from mimicmotion.serve.worker import PROGRESS, DiedError, Worker, _follow
 from mimicmotion.settings import parse
 from mimicmotion.settings.serve import ServeConfig, callers_settings
 from worker_task import task
@@ -244,6 +246,23 @@ def test_a_worker_answers_and_survives_what_it_is_asked() -> None:
         assert len({first, second, worker.ask("pid", 60)}) == 3
     finally:
         worker.kill()
+
+
+def test_the_time_left_counts_what_later_stages_took_in_the_last_job(tmp_path: Path) -> None:
+    def told() -> dict[str, Any]:
+        return json.loads((tmp_path / PROGRESS).read_text())
+
+    def job() -> Job[None]:
+        for done in range(3):
+            yield Progress("denoise", done, 2)
+        assert (told()["stage"], told()["eta"]) == ("denoise", later)
+        yield Progress("write", 1, 1)
+
+    later = 0.0
+    assert list(_follow(job(), tmp_path, 10, {})) == ["denoise", "write"]
+    later = 15.0
+    _follow(job(), tmp_path, 10, {"load": 9.0, "denoise": 4.0, "write": 1.5})
+    assert told()["stage"] == "write"
 
 
 def test_the_client_comes_with_the_package() -> None:

@@ -1,4 +1,4 @@
-"""A user study by pairs."""
+"""Paired user studies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cyclopts import App
 from mimicmotion.cli.options import Option, Output, app, run_job, say, settings_command
 from mimicmotion.settings.study import Exclusion, StudyConfig, parse_method
 
-study_app = App(name="study", help="A user study by pairs: build it, invite raters, analyse the votes.")
+study_app = App(name="study", help="Run a paired user study: build it, invite raters, and analyse the votes.")
 app.command(study_app)
 
 METHODS = {
@@ -22,7 +22,7 @@ METHODS = {
 
 @settings_command(study_app, StudyConfig, name="build", options=METHODS)
 def study_build(settings: StudyConfig) -> None:
-    """Build a blind study from folders of results: one video for each sequence, under the same names."""
+    """Build the page of a blind study from folders of results, with one video per sequence and the same names."""
     from mimicmotion.study.build import build_study
 
     say(run_job(build_study(settings)).summary())
@@ -30,12 +30,12 @@ def study_build(settings: StudyConfig) -> None:
 
 @study_app.command(name="invite")
 def study_invite(folder: Path, raters: list[str], /, *, url: str = "http://127.0.0.1:8000") -> None:
-    """Print the link of each of the RATERS of the study FOLDER; `mimicmotion serve --study FOLDER` answers there.
+    """Print a link for each of the RATERS of the study FOLDER; serve it with `mimicmotion serve --study FOLDER`.
 
     Args:
-        folder: What `study build` made.
-        raters: Their names or numbers; who has a link votes under its name.
-        url: Where raters reach the service.
+        folder: Folder made by `study build`.
+        raters: Their names or numbers. Votes through a link are counted under its name.
+        url: Address at which raters reach the service.
     """
     from mimicmotion.study.folder import load_study
     from mimicmotion.study.raters import sign
@@ -58,17 +58,17 @@ def study_analyse(
     max_side: float = 1.0,
     min_seconds: float = 0.0,
 ) -> None:
-    """Say what the votes of the study FOLDER mean: preference with intervals, consistency, side bias, agreement.
+    """Analyse the votes of the study FOLDER: preference with intervals, consistency, side bias, agreement.
 
     Args:
-        folder: What `study build` made.
-        votes: Databases of votes; by default FOLDER/votes.sqlite. Of a rater in several the last one counts.
-        output: Folder of the report; FOLDER/analysis by default.
-        min_votes: Leave out raters with fewer answers.
-        min_consistency: Leave out raters who answered a smaller share of repeated pairs alike.
-        min_caught: Leave out raters who answered a smaller share of catch pairs right.
-        max_side: Leave out raters who chose one side more often than this share.
-        min_seconds: Leave out raters whose median time to a vote is shorter.
+        folder: Folder made by `study build`.
+        votes: Databases of votes; by default FOLDER/votes.sqlite. If a rater is in several, the last one counts.
+        output: Folder for the report; by default FOLDER/analysis.
+        min_votes: Exclude raters who answered fewer pairs.
+        min_consistency: Exclude raters who answered a smaller share of repeated pairs consistently.
+        min_caught: Exclude raters who answered a smaller share of catch pairs correctly.
+        max_side: Exclude raters who chose one side in a larger share of pairs.
+        min_seconds: Exclude raters whose median time per vote is shorter.
     """
     from mimicmotion.study.report import analyse
 

@@ -40,6 +40,7 @@ from mimicmotion.settings.serve import Scope as TokenScope
 logger = logging.getLogger(__name__)
 
 EVENT_SECONDS, KEEP_ALIVE_SECONDS = 0.5, 15.0
+METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT", "PATCH")
 SILENT_SECONDS = 20.0
 """Until a connection has to have sent its first request."""
 HEADERS = {
@@ -81,7 +82,8 @@ class Guard:
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
-                self.requests[scope["method"], message["status"]] += 1
+                method = scope["method"] if scope["method"] in METHODS else "other"  # else callers grow the table
+                self.requests[method, message["status"]] += 1
                 there = {name for name, _ in message["headers"]}
                 message["headers"] = [*message["headers"], *((k, v) for k, v in HEADERS.items() if k not in there)]
             await send(message)
