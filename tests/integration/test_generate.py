@@ -33,6 +33,7 @@ from mimicmotion.errors import (
 )
 from mimicmotion.evaluation.metrics.seams import sidecar_fusion
 from mimicmotion.generate import inputs
+from mimicmotion.generate.demo import demo
 from mimicmotion.generate.job import generate
 from mimicmotion.generate.plan import plan
 from mimicmotion.generate.poses import poses as find_poses
@@ -342,6 +343,9 @@ BAD: dict[str, tuple[type[MimicMotionError], Callable[[GenerateConfig, Path], di
     "not a picture": (MediaError, lambda c, d: {"picture": write_bytes(d / "a.png", b"hello")}),
     "truncated picture": (MediaError, lambda c, d: {"picture": write_bytes(d / "a.png", c.picture.read_bytes()[:900])}),
     "4x4 picture": (MediaError, lambda c, d: {"picture": write_picture(d / "a.png", random_frames(1, (4, 4))[0])}),
+    "address on the web": (MediaError, lambda c, d: {"picture": Path("https://example.com/a.png")}),
+    "name of 300 letters": (InputError, lambda c, d: {"video": d / ("n" * 300)}),
+    "output of 300 letters": (InputError, lambda c, d: {"output": d / ("n" * 300)}),
     "missing video": (MediaError, lambda c, d: {"video": d / "none.mp4"}),
     "empty video": (MediaError, lambda c, d: {"video": write_bytes(d / "a.mp4", b"")}),
     "not a video": (MediaError, lambda c, d: {"video": write_bytes(d / "a.mp4", b"hello" * 99)}),
@@ -414,6 +418,20 @@ def test_what_poses_do_not_say_can_be_given(job: GenerateConfig, tmp_path: Path)
             inputs.open_driving(dataclasses.replace(config, video=job.video, **{name: value}))  # type: ignore[arg-type]
 
 
+def test_pose_files_are_known_by_their_content(job: GenerateConfig, tmp_path: Path) -> None:
+    save_poses(dancing(3), tmp_path / "a.npz")
+    frames = json.dumps([json.loads(p.read_text()) for p in sorted(openpose(tmp_path / "json", 3).iterdir())])
+    (tmp_path / "poses.mp4").write_bytes((tmp_path / "a.npz").read_bytes())
+    (tmp_path / "poses.txt").write_text("\ufeff \n" + frames, encoding="utf-8")
+    (tmp_path / "wide.json").write_text(frames, encoding="utf-16")  # as PowerShell writes it
+    for name in ("poses.mp4", "poses.txt", "wide.json"):
+        found = inputs.open_driving(dataclasses.replace(job, video=tmp_path / name))
+        assert isinstance(found, PoseSequence)
+        np.testing.assert_allclose(found.xy, dancing(3).xy, atol=0.01)  # JSON holds two digits
+    with pytest.raises(MediaError, match="swap the two"):
+        inputs.check_inputs(dataclasses.replace(job, picture=tmp_path / "poses.txt", video=job.picture))
+
+
 def test_the_rate_is_kept_in_openpose_json(tmp_path: Path) -> None:
     poses = dataclasses.replace(dancing(6), fps=60.0)
     source = save_and_return(poses, tmp_path / "a.npz")
@@ -432,6 +450,47 @@ def test_what_the_source_cannot_give_is_said(job: GenerateConfig, tmp_path: Path
     assert "the source has 8 frames per second, the result 15" in note
     config = dataclasses.replace(config, video_fps=15.0)
     assert inputs.source_notes(config, inputs.open_driving(config)) == []
+
+
+TIMES_THREE = [0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 3]
+"""Four frames of 5 per second at 15: the nearest in time."""
+
+
+@pytest.fixture
+def slow(job: GenerateConfig, tmp_path: Path) -> GenerateConfig:
+    """The job driven by four frames of 5 per second."""
+    with open_writer(tmp_path / "slow.mp4", SIZE, 5.0) as writer:
+        for frame in random_frames(4, SIZE):
+            writer.write(frame)
+    return dataclasses.replace(job, video=tmp_path / "slow.mp4", num_inference_steps=1, save_every=0)
+
+
+def test_a_repeated_frame_is_looked_at_once(slow: GenerateConfig, tmp_path: Path) -> None:
+    config = PosesConfig(video=slow.video, output=tmp_path / "poses.npz", fps=15.0)
+    reports: list[Progress] = []
+    found = finish(find_poses(config), reports.append).poses  # the planted poses change with each frame looked at
+    np.testing.assert_array_equal(found.xy, dancing(4).xy[TIMES_THREE])
+    assert [r.done for r in reports if r.stage == "poses"] == [0, 1, 3, 6, 9, 12]
+
+
+def test_frames_can_be_repeated_only_when_written(slow: GenerateConfig, tmp_path: Path) -> None:
+    summary = finish(plan(dataclasses.replace(slow, output=tmp_path / "plan.png"))).summary()
+    assert "--fps 5 shows the same movement with less work, --output-fps 15 then repeats frames when" in summary
+    slow = dataclasses.replace(slow, fps=5.0, side_by_side=True, label="visible")
+    once = finish(generate(dataclasses.replace(slow, output=tmp_path / "once")))
+    reports: list[Progress] = []
+    config = dataclasses.replace(slow, output=tmp_path / "repeated", output_fps=15.0)
+    result = finish(generate(config), reports.append)
+    assert {r.total for r in reports if r.stage == "write"} == {4}
+    assert (result.num_frames, result.fps) == (12, 15.0)
+    np.testing.assert_array_equal(frames_of(result.path), frames_of(once.path)[TIMES_THREE])
+    assert result.side_by_side
+    assert once.side_by_side
+    np.testing.assert_array_equal(frames_of(result.side_by_side), frames_of(once.side_by_side)[TIMES_THREE])
+    assert sidecar_fusion(once.path)
+    assert sidecar_fusion(result.path) is None  # its segments begin at other frames of the file
+    with pytest.raises(ConfigError, match="output_fps=4 below fps=5"):
+        dataclasses.replace(slow, output_fps=4.0)
 
 
 def test_start_and_duration_hold_for_pose_files_by_stride(tmp_path: Path) -> None:
@@ -725,6 +784,18 @@ def test_ctrl_c_at_any_time(delay: float, tmp_path: Path) -> None:
     process.communicate(timeout=60)
     assert process.returncode in (130, -signal.SIGINT)
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and p.suffix in (".mp4", ".part")]
+
+
+@pytest.mark.slow
+def test_the_demo_shows_a_rendered_person_and_a_photograph(tmp_path: Path) -> None:
+    person, photograph = finish(demo(tmp_path))
+    assert (person.path.name, person.size, len(frames_of(person.path))) == ("demo.mp4", (224, 128), 62)
+    assert (photograph.path.name, photograph.size, len(frames_of(photograph.path))) == (
+        "photograph.mp4",
+        (256, 256),
+        40,
+    )
+    assert all(r.side_by_side and r.side_by_side.is_file() for r in (person, photograph))
 
 
 def test_memory_holds_one_frame_at_a_time(job: GenerateConfig, monkeypatch: pytest.MonkeyPatch) -> None:

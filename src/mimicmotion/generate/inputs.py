@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import dataclasses
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -32,6 +35,7 @@ from mimicmotion.video.reader import RELEASED_FPS
 from mimicmotion.video.timing import Timed, every, exact_rate, exact_seconds, released_stride, resample
 
 if TYPE_CHECKING:
+    from mimicmotion.arrays import Frame
     from mimicmotion.pose.estimators.base import PoseEstimator
     from mimicmotion.video.reader import VideoReader
 
@@ -175,10 +179,11 @@ def open_driving(config: GenerateConfig | PosesConfig | MaskConfig) -> VideoRead
     from mimicmotion.video.reader import open_video
 
     path, fps, said = config.video, config.video_fps, ["video_fps", "video_size"]
-    if path.suffix.lower() == ".json" or (path.is_dir() and any(path.glob("*.json"))):
+    kind = _pose_format(path)
+    if kind == "json":
         return load_openpose(path, config.frame_size, fps=fps or 0.0, person=person_choice(config.person))
     source: VideoReader | PoseSequence
-    if path.suffix.lower() == ".npz":
+    if kind == "npz":
         source = load_poses(path)
         if not source.fps:
             source = dataclasses.replace(source, fps=fps or 0.0)
@@ -196,6 +201,21 @@ def open_driving(config: GenerateConfig | PosesConfig | MaskConfig) -> VideoRead
     return source
 
 
+def _pose_format(path: Path) -> str:
+    """Kind of a pose file or a folder of them (npz, json or none), by its content, else by its name."""
+    if path.is_dir():
+        return "json" if any(path.glob("*.json")) else ""
+    head = b""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        head = file.read(64)
+    if head.startswith(b"PK\3\4"):
+        return "npz"
+    if head.removeprefix(codecs.BOM_UTF8).lstrip().startswith((b"{", b"[")):
+        return "json"
+    suffix = path.suffix.lower().removeprefix(".")
+    return suffix if suffix in ("npz", "json") else ""
+
+
 def refuse_unused_by(config: GenerateConfig | PosesConfig, source: VideoReader | PoseSequence) -> None:
     """Raise ConfigError for options that need a video in place of a pose file."""
     if isinstance(source, PoseSequence):
@@ -208,7 +228,7 @@ def source_notes(config: DrivingOptions, source: VideoReader | PoseSequence) -> 
     folder = not isinstance(source, PoseSequence) and source.path.is_dir()
     own = source.fps if isinstance(source, PoseSequence) else source.info.fps
     shown = config.fps or own or RELEASED_FPS
-    notes = []
+    notes, generates = [], isinstance(config, GenerateConfig)
     if (folder or not own) and config.video_fps is None:
         what = "the pictures do" if folder else "the pose file does"
         notes.append(f"{what} not say the frame rate: {own or shown:g} per second are assumed; give --video-fps")
@@ -217,6 +237,7 @@ def source_notes(config: DrivingOptions, source: VideoReader | PoseSequence) -> 
         notes.append(
             f"the source has {slower:g} frames per second, the result {shown:g}: frames are repeated; --fps {slower:g} "
             "shows the same movement with less work"
+            + (f", --output-fps {shown:g} then repeats frames when they are written" if generates else "")
         )
     if getattr(config, "audio", False) and not isinstance(source, PoseSequence) and not source.info.has_audio:
         notes.append(f"{source.path.name} has no sound, so the result has none")
@@ -247,7 +268,7 @@ def _is_driver(path: Path) -> bool:
     from mimicmotion.runtime.reading import is_heif
     from mimicmotion.video.reader import open_video
 
-    if path.suffix.lower() in (".npz", ".json"):
+    if _pose_format(path):
         return True
     try:
         return not is_heif(path) and open_video(path).info.num_frames > 1
@@ -301,20 +322,38 @@ def estimate_video(config: DrivingOptions, reader: VideoReader, estimator: PoseE
     fps = result_fps(config, reader)
     size: tuple[int, int] = (reader.info.height, reader.info.width)
     found = []
+    starts: list[int] = []
     total = expected_frames(config, reader)
     check_limit("frames", total or 0, reader.path, MediaError)
     yield Progress("poses", 0, total)
     with prefetch(sampled_frames(config, reader)) as frames:  # the next frames are decoded meanwhile
-        for i, points in enumerate(estimator.estimate_stream(frames)):
+        for points in estimator.estimate_stream(_without_repeats(frames, starts)):
             found.append((*points, estimator.people))
-            yield Progress("poses", i + 1, max(total or 0, i + 1) if total else None)
+            done = starts[len(found) - 1] + 1
+            yield Progress("poses", done, max(total or 0, done) if total else None)
     if not found:
         raise MediaError(
             f"{reader.path} from second {config.start:g} on has no frame", "at least one frame", "correct start"
         )
-    yield Progress("poses", len(found), len(found))
-    xy, confidence, people = map(np.array, zip(*found, strict=True))
+    yield Progress("poses", starts[-1], starts[-1])
+    xy, confidence, people = (np.array(part).repeat(np.diff(starts), 0) for part in zip(*found, strict=True))
     return PoseSequence(xy, confidence, size, fps, estimator.source, people)
+
+
+def _without_repeats(frames: Iterable[Frame], starts: list[int]) -> Iterator[Frame]:
+    """The frames but for those that only repeat the one before.
+
+    Args:
+        frames: as `VideoReader.frames` yields them.
+        starts: gets the position of each one among all frames, and at the end the number of all frames.
+    """
+    last, i = None, -1
+    for i, frame in enumerate(frames):
+        if frame is not last:
+            last = frame
+            starts.append(i)
+            yield frame
+    starts.append(i + 1)
 
 
 def sampled_frames(config: DrivingOptions, reader: VideoReader) -> Iterator[UInt8[ndarray, "height width 3"]]:
@@ -323,13 +362,18 @@ def sampled_frames(config: DrivingOptions, reader: VideoReader) -> Iterator[UInt
     if config.sampling == "released":
         return reader.frames(stride=config.stride, sampling="released", start=config.start, end=end)
     fps = result_fps(config, reader)
-    return reader.frames(fps=fps / config.tempo, start=config.start, end=end)
+    return reader.frames(fps=_rate_of_source(fps, config), start=config.start, end=end)
 
 
 def result_fps(config: DrivingOptions, reader: VideoReader) -> float:
     """Frames per second of the result; a pose job without --fps keeps the video's own."""
     own = RELEASED_FPS if config.sampling == "released" else reader.info.fps
     return config.fps or own or RELEASED_FPS
+
+
+def _rate_of_source(fps: float, config: DrivingOptions) -> Fraction:
+    """Frames to take of a second of the source; a slow tempo takes each several times."""
+    return exact_rate(fps) / Fraction(config.tempo).limit_denominator(10_000)
 
 
 def expected_frames(config: DrivingOptions, reader: VideoReader) -> int | None:
@@ -359,7 +403,7 @@ def resample_poses(poses: PoseSequence, config: DrivingOptions) -> PoseSequence:
     if config.sampling == "released":
         index = list(every(frames, released_stride(own, config.stride), start, end))
     else:
-        index = list(resample(frames, fps / config.tempo, start, end))
+        index = list(resample(frames, _rate_of_source(fps, config), start, end))
     return dataclasses.replace(poses[index], fps=fps)
 
 

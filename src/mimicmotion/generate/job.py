@@ -134,7 +134,7 @@ def _generate(
     state = yield from _denoise(record, pipe, request, recipe, interrupts)
     frames = pipe.decode_state(state, recipe, request)
     shown = with_background(config, inputs, frames)
-    unsigned = yield from write_video(config, inputs, poses, shown, record.result_id(pipe))
+    written, unsigned = yield from write_video(config, inputs, poses, shown, record.result_id(pipe))
     with contextlib.suppress(OSError):
         preview_path(config.output).unlink(missing_ok=True)
     limits = [TINY_LIMITS] if config.model is None and pipeline is None else []
@@ -142,8 +142,8 @@ def _generate(
         path=config.output,
         side_by_side=side_by_side_path(config.output) if config.side_by_side else None,
         sidecar=sidecar_path(config.output),
-        num_frames=len(poses),
-        fps=config.fps,
+        num_frames=written,
+        fps=config.output_fps or config.fps,
         size=size,
         seconds={},
         peak_memory={},

@@ -88,10 +88,10 @@ def plan(config: GenerateConfig, pipeline: MimicMotionPipeline | None = None) ->
         OutputError: the picture cannot be written.
     """
     from mimicmotion.runtime.files import check_not_inputs, check_writable
-    from mimicmotion.video.picture import write_picture
+    from mimicmotion.video.picture import check_picture_output, write_picture
 
     check_not_inputs(inputs_module.input_files(config), [config.output])
-    check_writable(config.output)
+    check_writable(check_picture_output(config.output))
     inputs_module.check_inputs(config)
     config, notes = with_estimator(config, pipeline)
     found = yield from inputs_module.find(config)

@@ -31,6 +31,20 @@ R_SHOULDER, R_ELBOW, R_WRIST, L_SHOULDER, L_ELBOW, L_WRIST = 2, 3, 4, 5, 6, 7
 R_HIP, R_KNEE, R_ANKLE, L_HIP, L_KNEE, L_ANKLE = 8, 9, 10, 11, 12, 13
 R_EYE, L_EYE, R_EAR, L_EAR = 14, 15, 16, 17
 
+_FACE_MIRRORED = (
+    *(*range(16, -1, -1), *range(26, 16, -1), *range(27, 31), *range(35, 30, -1)),  # jaw, brows, nose
+    *(*range(45, 41, -1), 47, 46, *range(39, 35, -1), 41, 40),  # eyes
+    *(*range(54, 47, -1), *range(59, 54, -1), *range(64, 59, -1), *range(67, 64, -1)),  # mouth
+)
+MIRRORED = np.array(
+    [
+        *(NOSE, NECK, *range(5, 8), *range(2, 5), *range(11, 14), *range(8, 11), 15, 14, 17, 16),
+        *(*range(21, 24), *range(18, 21), *(FACE.start + i for i in _FACE_MIRRORED)),
+        *(*range(113, 134), *range(92, 113)),
+    ]
+)
+"""The point that each becomes in a mirror."""
+
 VISIBLE = 0.3
 """Confidence above which a point counts as visible: the published code's limit for drawing and retargeting."""
 
@@ -82,6 +96,11 @@ class PoseSequence:
     def __getitem__(self, frames: slice | list[int]) -> PoseSequence:
         part = {name: getattr(self, name)[frames] for name in ("xy", "confidence", "people")}
         return dataclasses.replace(self, **part)
+
+    def mirrored(self) -> PoseSequence:
+        """The poses as in the mirrored frames."""
+        xy = self.xy[:, MIRRORED] * (-1, 1) + (self.size[1], 0)
+        return dataclasses.replace(self, xy=xy, confidence=self.confidence[:, MIRRORED])
 
     def scaled(self, size: tuple[int, int]) -> PoseSequence:
         """Scale the poses to a frame of another (height, width)."""

@@ -116,6 +116,8 @@ class GenerateConfig(DrivingOptions, PoseOptions, SamplingOptions, ExecutionOpti
     """Start each segment with the picture and its pose (needed by published weights); empty: the model's default."""
     quantize: Annotated[Literal["none", "int8", "fp8"], Help("Memory")] = "none"
     """Quantisation of the U-Net's weights: none, int8 or fp8 (torchao)."""
+    output_fps: Annotated[float | None, Range(0.1, 1000), Help("Output")] = None
+    """Frames per second of the file: those generated are repeated when written; empty writes each once."""
     side_by_side: Annotated[bool, Help("Output", first=True)] = False
     """Also write OUTPUT-side-by-side: picture | driving frame (if driven by a video) | pose | result."""
     preview: Annotated[bool, Help("Output")] = False
@@ -136,12 +138,19 @@ class GenerateConfig(DrivingOptions, PoseOptions, SamplingOptions, ExecutionOpti
     def __post_init__(self) -> None:
         super().__post_init__()
         person_choice(self.picture_person)
+        if not self.output.name:
+            raise ConfigError(f"output={str(self.output)!r}", "the name of a file or folder", "for example -o out.mp4")
         if self.segment_frames is not None:
             check_overlap(self.segment_frames, self.overlap_frames or 0)
         if self.fusion == "none":
             refuse_unused(self, ["overlap_frames"], "with fusion=none")
         if self.output.suffix.lower() in ("", ".gif", ".webp"):
             refuse_unused(self, ["audio"], "with an output that holds no sound")
+        if self.label != "signed":
+            refuse_unused(self, ["signer"], f"with label={self.label}")
+        if self.output_fps is not None and self.output_fps < self.fps:
+            got = f"output_fps={self.output_fps:g} below fps={self.fps:g}"
+            raise ConfigError(got, "at least 'fps': frames are repeated, never dropped", "lower 'fps'")
         if (self.height is None) != (self.width is None):
             raise ConfigError(f"height={self.height}, width={self.width}", "both or neither", "give the other one too")
         if self.audio and not self.keeps_speed:

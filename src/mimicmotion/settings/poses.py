@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +48,9 @@ def person_choice(text: str) -> Literal["largest"] | int | tuple[float, ...]:
         return "largest"
     try:
         numbers = tuple(float(part) for part in text.split(","))
-        if len(numbers) == 2 or (len(numbers) == 4 and numbers[0] < numbers[2] and numbers[1] < numbers[3]):
+        if all(map(math.isfinite, numbers)) and (
+            len(numbers) == 2 or (len(numbers) == 4 and numbers[0] < numbers[2] and numbers[1] < numbers[3])
+        ):
             return numbers
         if int(text) >= 0:
             return int(text)
@@ -69,7 +72,7 @@ class DrivingOptions(Settings):
     """released sampling only: take every stride-th frame (times fps/24 for faster videos)."""
     start: Annotated[float, Range(0), Help("Motion", first=True)] = 0.0
     """Start at this second of the driving video."""
-    duration: Annotated[float | None, Range(0, 1000, above=True), Help("Motion", first=True)] = None
+    duration: Annotated[float | None, Range(0.001, 1000), Help("Motion", first=True)] = None
     """Use this many seconds of the driving video; empty uses all of it."""
     tempo: Annotated[float, Range(0.01, 100), Help("Motion")] = 1.0
     """Speed of the movement: 0.5 is half as fast (slow motion), 2 is twice as fast."""

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -53,7 +54,7 @@ class VideoReader:
 
     def frames(
         self,
-        fps: float | None = None,
+        fps: float | Fraction | None = None,
         stride: int | None = None,
         *,
         sampling: Sampling = "time",
@@ -61,7 +62,7 @@ class VideoReader:
         end: float = math.inf,
         max_frames: int | None = None,
     ) -> Iterator[Frame]:
-        """Yield frames, uint8 RGB, all of size `info.size`.
+        """Yield frames, uint8 RGB, all of size `info.size`; a frame shown several times in a row is one array.
 
         Args:
             fps: take the frame nearest to every k / fps seconds. The duration is kept, even for variable frame
@@ -109,16 +110,18 @@ class VideoReader:
 
     @property
     def damage(self) -> str:
-        """Damage found when the file was last read to its end; empty if there was none."""
+        """Description of the damage found when the file was last read to its end; empty if there was none."""
         return self._source.damage
 
     def _convert(self, picked: Iterator[Callable[[], Frame]], start: float) -> Iterator[Frame]:
-        empty = True
+        last: tuple[Callable[[], Frame], Frame] | None = None
         with self._reading():
             for to_rgb in picked:
-                empty = False
-                yield to_rgb()  # a repeated frame is an array of its own: the caller may draw on it
-        if empty:
+                if last is None or to_rgb is not last[0]:
+                    last = None  # two frames are never held
+                    last = to_rgb, to_rgb()
+                yield last[1]
+        if last is None:
             raise MediaError(
                 f"{self.path} has no frame after {start:g} s (it lasts {self.info.duration:.2f} s)",
                 "a start inside the video",

@@ -79,10 +79,10 @@ class StaticPose(PoseEstimator):
     def estimate_stream(self, frames: Iterable[Frame]) -> Iterator[PosePoints]:
         """Yield the stored pose, scaled to the frame's size."""
         for i, frame in enumerate(frames):
-            pose = self.pose.scaled((frame.shape[0], frame.shape[1]))
-            k = min(i, len(pose) - 1)
-            self.people = int(pose.people[k]) or int(pose.confidence[k].any())
-            yield pose.xy[k], pose.confidence[k]
+            k = min(i, len(self.pose) - 1)
+            pose = self.pose[k : k + 1].scaled((frame.shape[0], frame.shape[1]))
+            self.people = int(pose.people[0]) or int(pose.confidence[0].any())
+            yield pose.xy[0], pose.confidence[0]
 
     def count_people(self, frame: Frame) -> int:  # noqa: ARG002
         """One, unless the first stored pose is empty."""
