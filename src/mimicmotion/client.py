@@ -40,7 +40,8 @@ class JobState:
         stage: current stage: load, picture, poses, encode, denoise or write.
         done: completed frames or steps of the stage.
         total: all frames or steps of the stage.
-        eta: estimated seconds until the stage is complete.
+        eta: estimated seconds until the job is done, from the speed of the current stage and the time of later stages
+            in the last job; for the first job, until the stage is complete.
         preview: whether there is a preview picture (see the setting `preview`).
         error: `got`, `expected` and `fix` of a failed job.
     """

@@ -67,6 +67,21 @@ def memory_error(error: BaseException, what: str = "this command") -> ConfigErro
     return ConfigError(f"not enough free memory for {what} ({said})", "more free memory", fix)
 
 
+def system_error(error: BaseException, what: str = "this") -> InputError | None:
+    """What to say of an error of the system, wherever it comes up: memory is full, or a path is no good; else None.
+
+    Args:
+        error: any error.
+        what: what the memory was for.
+    """
+    if out_of_memory(error):
+        return memory_error(error, what)
+    if isinstance(error, OSError) and not isinstance(error, MimicMotionError) and error.filename and error.strerror:
+        got, expected = f"{str(error.filename)[:500]}: {error.strerror}", "a path that can be read and written"
+        return InputError(got, expected, "check the path, its length and its permissions")
+    return None
+
+
 class PoseError(InputError):
     """Poses are malformed, or no person was found."""
 

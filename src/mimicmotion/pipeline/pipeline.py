@@ -25,8 +25,9 @@ from mimicmotion.diffusion.schedule import initial_scale
 from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.pipeline.requests import build_requests, check_request, find_poses
 from mimicmotion.pose.align import align
-from mimicmotion.pose.crop import fit_picture
+from mimicmotion.pose.crop import PictureFit, choose_size, fit_picture
 from mimicmotion.pose.keypoints import PoseSequence
+from mimicmotion.pose.smooth import smooth
 from mimicmotion.settings import FusionConfig, SamplingSettings
 from mimicmotion.settings.parsing import from_keywords
 from mimicmotion.video import geometry
@@ -180,8 +181,8 @@ class MimicMotionPipeline:
             image: picture of the person: a path, a PIL picture or a uint8 array (height, width, 3), of any size.
             video: driving video: a path (sampled at 15 frames per second), a sequence of frames in the formats of
                 `image` (all are used), or a `PoseSequence`.
-            height: height of the result in pixels; None uses the model's default.
-            width: width of the result in pixels; None uses the model's default.
+            height: height of the result in pixels; None chooses a size of the model's by the shape of the picture.
+            width: width of the result in pixels, as `height`.
             num_frames: number of frames to use, from the start; None uses all.
 
         Returns:
@@ -191,22 +192,22 @@ class MimicMotionPipeline:
             InputError: the picture, video or size is invalid, or no person is found.
         """
         picture, found, driving = find_poses(image, video, num_frames, self.backbone.settings.get("estimator"))
-        size = self.video_size((picture.shape[0], picture.shape[1]), height, width)
+        size = self.video_size(found, height, width)
         geometry.check_size(size, self.backbone.size_multiple)
-        fitted, fit = fit_picture(picture, found, size, "crop")
+        fitted, fit = fit_picture(picture, found, size, "auto")
         reference = found.fitted(fit)
-        return fitted, *self.guide(fitted, reference, align(driving, reference, size))
+        return fitted, *self.guide(fitted, reference, align(smooth(driving), reference, size))
 
     def video_size(
-        self, picture: tuple[int, int], height: int | None = None, width: int | None = None
+        self, pose: PoseSequence, height: int | None = None, width: int | None = None, fit: PictureFit = "auto"
     ) -> tuple[int, int]:
-        """(height, width) of a result: as given, else the model's own, else by the published rule from the picture."""
-        model = self.backbone.settings
+        """(height, width) of a result: as given, else by the picture of the person in `pose`; see `choose_size`."""
+        model, multiple = self.backbone.settings, self.backbone.size_multiple
         if height is not None and width is not None:
             return height, width
         if "height" in model and "width" in model:
-            return model["height"], model["width"]
-        return geometry.plan_size(picture, multiple=max(64, self.backbone.size_multiple))
+            return choose_size(pose, fit, (model["height"], model["width"]), multiple)
+        return choose_size(pose, fit, None, max(64, multiple))
 
     def encode(
         self,

@@ -18,6 +18,7 @@ from mimicmotion.errors import ConfigError
 
 Size = tuple[int, int]
 FitMode = Literal["crop", "letterbox", "stretch", "released"]
+MAX_ASPECT = 2.0  # of sizes chosen for a picture; the published weights were trained on 16:9
 Resample = Literal["lanczos", "bicubic", "bilinear", "released"]
 
 
@@ -76,6 +77,15 @@ class Fit:
         """Map points (x, y) from pixels of the source to pixels of the target, without clipping."""
         return xy * np.asarray(self.scale[::-1], xy.dtype) + np.asarray(self.offset[::-1], xy.dtype)
 
+    @property
+    def cut(self) -> tuple[float, float, float, float]:
+        """What is cut off the source: (top, bottom, left, right), as shares of its height and width."""
+        shares = []
+        for scale, offset, source, target in zip(self.scale, self.offset, self.source, self.target, strict=True):
+            length = scale * source
+            shares += [max(0.0, -offset / length), max(0.0, (offset + length - target) / length)]
+        return shares[0], shares[1], shares[2], shares[3]
+
     def _covered(self, axis: int) -> tuple[int, int]:
         start = self.offset[axis]
         stop = start + self.scale[axis] * self.source[axis]
@@ -122,6 +132,18 @@ def plan_fit(
     if mode == "released":
         return _plan_released(source, target)
     raise ConfigError(f"mode={mode!r}", "crop, letterbox, stretch or released", "choose one of these")
+
+
+def similar_sizes(source: Size, model: Size, multiple: int) -> list[Size]:
+    """Sizes of about the area of `model` = (height, width), those nearest to the shape of `source` first."""
+
+    def cost(size: Size) -> float:
+        shape, area = size[0] / size[1] * source[1] / source[0], size[0] * size[1] / (model[0] * model[1])
+        return abs(math.log(shape)) + 1.5 * abs(math.log(area))
+
+    sides = range(multiple, math.ceil(math.sqrt(model[0] * model[1] * MAX_ASPECT)) + multiple, multiple)
+    sizes = [(h, w) for h in sides for w in sides if 1 / MAX_ASPECT <= h / w <= MAX_ASPECT]
+    return sorted(sizes, key=cost)
 
 
 def plan_size(source: Size, *, resolution: int = 576, multiple: int = 64) -> Size:

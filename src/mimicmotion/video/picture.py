@@ -36,6 +36,7 @@ PICTURE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".avif", ".jp2"}
     | {".heic", ".heif"}
 )
+BAND_PIXELS = 1 << 22
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 
 
@@ -89,13 +90,26 @@ def is_picture(path: Path) -> bool:
 
 def picture_to_rgb(image: Image.Image) -> UInt8[ndarray, "height width 3"]:
     """Convert a Pillow image of any mode to upright RGB over white (EXIF, palette, alpha, grey, CMYK, 16 bits, ICC)."""
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
     image.load()
-    image = ImageOps.exif_transpose(image)
+    ImageOps.exif_transpose(image, in_place=True)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         # before the alpha branch: `transparency` of a 16-bit grey picture is a single grey level, which is ignored
         return _grey_to_rgb(np.asarray(image))
+    out = np.empty((image.height, image.width, 3), np.uint8)
+    rows = max(1, BAND_PIXELS // image.width)
+    for top in range(
+        0, image.height, rows
+    ):  # each step of a conversion copies, which takes gigabytes of a whole picture
+        band = image.crop((0, top, image.width, min(top + rows, image.height)))
+        out[top : top + rows] = np.asarray(_band_to_rgb(band))
+    return out
+
+
+def _band_to_rgb(image: Image.Image) -> Image.Image:
+    from PIL import Image
+
     profile = image.info.get("icc_profile")
     if image.mode in ("PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
@@ -108,7 +122,7 @@ def picture_to_rgb(image: Image.Image) -> UInt8[ndarray, "height width 3"]:
         backdrop = Image.new("RGB", colour.size, (255, 255, 255))
         backdrop.paste(colour, mask=alpha)
         colour = backdrop
-    return np.array(colour, np.uint8)
+    return colour
 
 
 def write_picture(path: str | os.PathLike[str], image: UInt8[ndarray, "height width 3"]) -> Path:
@@ -119,14 +133,22 @@ def write_picture(path: str | os.PathLike[str], image: UInt8[ndarray, "height wi
     """
     from PIL import Image
 
-    Image.init()
-    path = Path(path)
-    if path.suffix.lower() not in PICTURE_SUFFIXES or path.suffix.lower() not in Image.EXTENSION:
-        raise OutputError(f"{path} has the suffix {path.suffix!r}", "a picture's suffix", "use .png, .jpg or .webp")
+    path = check_picture_output(path)
     with atomic_path(path) as part, writing(path):
         # PNG level 1: 3 times as fast as the default for 5-10 % more bytes
         options: dict[str, Any] = {"compress_level": 1} if part.suffix.lower() == ".png" else {"quality": 95}
         Image.fromarray(np.ascontiguousarray(image)).save(part, **options)
+    return path
+
+
+def check_picture_output(path: str | os.PathLike[str]) -> Path:
+    """Raise OutputError unless the suffix is one that pictures are written with."""
+    from PIL import Image
+
+    Image.init()
+    path = Path(path)
+    if path.suffix.lower() not in PICTURE_SUFFIXES or path.suffix.lower() not in Image.EXTENSION:
+        raise OutputError(f"{path} has the suffix {path.suffix!r}", "a picture's suffix", "use .png, .jpg or .webp")
     return path
 
 
@@ -201,7 +223,9 @@ class AnimationSource:
         for timed in self:
             durations.append(timed.duration)
             check_limit("frames", len(durations), path, MediaError)
-            check_limit("video_pixels", (len(durations) > 1) * first.shape[0] * first.shape[1], path, MediaError)
+            pixels = (len(durations) > 1) * first.shape[0] * first.shape[1]
+            check_limit("video_pixels", pixels, path, MediaError)
+            check_limit("animation", len(durations) * pixels, path, MediaError)
         total = sum(durations, Fraction(0))
         self.info = VideoInfo(
             width=first.shape[1],

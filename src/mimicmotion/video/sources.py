@@ -97,7 +97,7 @@ class AvSource:
         # a difference of one tick of the time base is rounding
         uneven = sum(abs(g - step) > max(step / 4, tick) for g in gaps)
         self.rate = Fraction(rate)
-        self._stated = header_frames, header_duration
+        self._stated = header_duration
         duration = header_duration or (times[-1] - times[0] + (step or 1 / self.rate) if times else 0)
         duration = float(duration) or header_frames / float(self.rate) or 1 / float(self.rate)
         check_limit("seconds", duration, path, MediaError)
@@ -133,11 +133,16 @@ class AvSource:
             stream = _video_stream(container, self.path)
             stream.thread_type = "AUTO"
             nominal = 1 / self.rate
+            begun = Fraction(container.start_time or 0, 1_000_000)
+            if stream.duration and stream.time_base:
+                begun = (stream.start_time or 0) * stream.time_base
             try:
                 for packet in container.demux():
-                    if packet.pts is not None and packet.time_base:  # of video or sound, whichever lasts longer
+                    own = packet.stream.index == stream.index
+                    # where only the file says how long it is, the end of the sound counts as an end
+                    if packet.pts is not None and packet.time_base and (own or not stream.duration):
                         heard = max(heard, (packet.pts + (packet.duration or 0)) * packet.time_base)
-                    if packet.stream.index != stream.index:
+                    if not own:
                         continue
                     try:
                         frames: Any = packet.decode()
@@ -171,17 +176,18 @@ class AvSource:
                     raise
                 broken += 1
                 logger.debug("%s: %s", self.path, e)
-            lasted = heard - Fraction(container.start_time or 0, 1_000_000)
-        self._judge(count, broken, corrupt, lasted)
+        self._judge(count, broken, corrupt, heard - begun)
 
     def _judge(self, count: int, broken: int, corrupt: int, lasted: Fraction) -> None:
-        """Set `damage` from decoder errors and from frames or seconds that the header states but the file lacks."""
-        frames, seconds = self._stated
+        """Set `damage` from decoder errors, and from seconds that the header states but the file lacks.
+
+        The number of frames in the header is no evidence: in AVI it includes dropped frames, and elsewhere frames that
+        an edit list removes.
+        """
         signs = {
             f"{broken} packets broken": broken,
             f"{corrupt} frames with errors": corrupt,
-            f"{frames} stated": count < WHOLE * frames,
-            f"{float(lasted):.2f} of {float(seconds):.2f} s": lasted < WHOLE * seconds,
+            f"{float(lasted):.2f} of {float(self._stated):.2f} s": lasted < WHOLE * self._stated,
         }
         self.damage = ""
         if count and any(signs.values()):

@@ -23,19 +23,24 @@ class Timed(Generic[T]):
 
 
 def exact_rate(fps: float | Fraction) -> Fraction:
-    """`fps` as the fraction it stands for: 29.97 -> 30000/1001, 15.0 -> 15.
+    """`fps` as the fraction it stands for: 29.97 -> 30000/1001, 15.0 -> 15. A fraction is returned unchanged.
 
     Raises:
-        ConfigError: `fps` is not in 0.001 to 1000.
+        ConfigError: `fps` is a float outside of 0.001 to 1000.
     """
-    if not 0.001 <= fps <= 1000:
-        raise ConfigError(f"fps={fps}", "frames per second, 0.001 to 1000", "for example --fps 15")
     if isinstance(fps, Fraction):
         return fps
+    if not 0.001 <= fps <= 1000:
+        raise ConfigError(f"fps={fps}", "frames per second, 0.001 to 1000", "for example --fps 15")
     for nominal in (24, 30, 48, 60, 120):
         if abs(fps - nominal * 1000 / 1001) < 0.006:
             return Fraction(nominal * 1000, 1001)
     return Fraction(fps).limit_denominator(1001)
+
+
+def exact_seconds(seconds: float) -> Fraction | float:
+    """1.1 as 11/10, not as the nearest binary number, which may be on the other side of a frame's time."""
+    return Fraction(seconds).limit_denominator(1_000_000) if math.isfinite(seconds) else seconds
 
 
 def resample(

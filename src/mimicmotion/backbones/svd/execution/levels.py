@@ -14,6 +14,7 @@ from mimicmotion.backbones.svd.execution.plan import GIB, ExecutionPlan, Stage
 from mimicmotion.backbones.svd.execution.predict import Predictor, Workload
 from mimicmotion.errors import ConfigError
 from mimicmotion.settings import ExecutionOptions
+from mimicmotion.settings.parsing import refuse_unused
 
 OFFLOAD = ("none", "modules", "blocks")
 DENOISE_LEVELS = ((1, "none"), (1, "modules"), (4, "modules"), (8, "modules"), (8, "blocks"))
@@ -86,8 +87,11 @@ def plan_execution(
         options: options set by the user.
 
     Raises:
-        ConfigError: no plan fits; the error reports how much memory is missing and what would help.
+        ConfigError: no plan fits (the error reports how much memory is missing and what would help), or weights are
+            to be offloaded from a CPU.
     """
+    if predictor.cpu:
+        refuse_unused(options, ["offload"] if options.offload != "none" else [], "on a CPU")
     cpu, may_offload = predictor.cpu, not predictor.cpu and options.offload == "auto"
     plan = ExecutionPlan(
         unet=Execution(
@@ -97,7 +101,7 @@ def plan_execution(
         ),
         # one batch is faster on a GPU, but not on a CPU (measured by `benchmarks/memory_prediction.py --repeats`)
         guidance_in_one_batch=not cpu or not work.guided,
-        offload="none" if cpu or options.offload == "auto" else options.offload,
+        offload="none" if options.offload == "auto" else options.offload,
     )
     if budget is None:
         return plan
