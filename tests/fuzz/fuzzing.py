@@ -55,7 +55,7 @@ from mimicmotion.runtime.progress import finish
 from mimicmotion.settings import GenerateConfig, PosesConfig, find_recipe, load_yaml, parse, recipes
 from mimicmotion.settings.training import load_config
 from mimicmotion.study.folder import load_key, load_study
-from mimicmotion.study.votes import VoteStore, load_votes, save_votes
+from mimicmotion.study.votes import VoteStore, load_votes
 from mimicmotion.training.ablation.run import load_ablation
 from mimicmotion.training.state import read_identity, read_state
 from mimicmotion.video.picture import check_picture_size, read_picture
@@ -285,7 +285,6 @@ def make_states(folder: Path) -> None:
 def make_study(folder: Path) -> None:
     study, key = build(result_folders(folder))
     votes = [vote(key, "anna", pair, True) for pair in key.pairs]
-    save_votes(folder / "votes.json", study, votes)
     VoteStore(folder / "votes.sqlite", study).add(votes)
 
 
@@ -380,7 +379,6 @@ def study_of(path: Path, out: Path) -> None:
     folder = path.parent if path.name.startswith("votes") else folder_of(path, "study").parent
     study = load_study(folder / "study")
     load_key(folder / "study", study)
-    load_votes(folder / "study", study, [folder / "votes.json"])
     load_votes(folder / "study", study, [folder / "votes.sqlite"])
 
 

@@ -581,7 +581,7 @@ def test_a_changed_sidecar_is_named(part: str, value: Any, finished: GenerateCon
 
 
 def test_replay_never_replaces_the_result(finished: GenerateConfig) -> None:
-    with pytest.raises(ConfigError, match="name another output"):
+    with pytest.raises(ConfigError, match="choose another output"):
         finish(replay(sidecar_path(finished.output), finished.output))
 
 

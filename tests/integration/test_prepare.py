@@ -292,7 +292,7 @@ def test_a_file_that_kills_its_process_is_named(tmp_path: Path) -> None:
     problems = {r.source: r.problem for r in reports if not isinstance(r, int)}
     assert problems.keys() == {"a.mp4", "b.mp4", "c.mp4"}
     assert problems["a.mp4"] == problems["c.mp4"] == ""
-    assert "brings the process down" in problems["b.mp4"]
+    assert "crashes the process" in problems["b.mp4"]
 
 
 def test_real_videos(shared: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -220,7 +220,7 @@ def test_plans_are_plain_data() -> None:
     assert facts["unet"]["frame_chunk"] == 2
     assert micro_pipeline().backbone.read_plan(facts) == plan
     assert plan.describe() == (
-        "both passes in one batch, 2 frames at once, weights on the host, brought block by block, "
+        "both passes in one batch, 2 frames at once, weights on the host, loaded block by block, "
         "decoder 1 frame at once"
     )
     assert plan.describe_peaks() == "1.00 of 2.00 GiB predicted (denoise 1.00)"

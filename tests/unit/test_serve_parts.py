@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import http.client
 import json
+import socket
+import threading
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -16,7 +22,7 @@ from mimicmotion import cli
 from mimicmotion.errors import ConfigError, MimicMotionError
 from mimicmotion.runtime.interrupt import Stopped
 from mimicmotion.runtime.progress import Job, Progress
-from mimicmotion.serve.app import create_app
+from mimicmotion.serve.app import Connection, create_app
 from mimicmotion.serve.jobs import Jobs
 from mimicmotion.serve.tokens import ANYBODY, Tokens
 from mimicmotion.serve.uploads import Form, RefusedError, name_by_content
@@ -67,6 +73,44 @@ def test_tokens_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert cli.main(["serve", "token", "list", *data]) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("anna  admin  made 20")
     assert Tokens(tmp_path).find(secret) is None
+
+
+def test_connections_are_limited_and_silent_ones_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def hello(scope: Any, receive: Any, send: Any) -> None:
+        del scope, receive
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"hello"})
+
+    def ask() -> int | None:
+        connection = http.client.HTTPConnection(*address, timeout=60)
+        with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
+            connection.request("GET", "/")
+            return connection.getresponse().status
+        return None
+
+    monkeypatch.setattr("mimicmotion.serve.app.SILENT_SECONDS", 2.0)
+    limits: dict[str, Any] = {"limit_concurrency": 5, "http": Connection, "lifespan": "off", "log_level": "error"}
+    server = uvicorn.Server(uvicorn.Config(hello, **limits))
+    with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as opened:
+        address = listener.getsockname()
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            assert ask() == 200
+            silent = [opened.enter_context(socket.create_connection(address, timeout=60)) for _ in range(20)]
+            with contextlib.suppress(ConnectionResetError):
+                assert silent[-1].recv(1) == b""  # one too many: closed at once
+            assert len(server.server_state.connections) <= 5
+            assert ask() in (None, 503)
+            assert silent[0].recv(1) == b""  # a silent one: closed after a while
+            for _ in range(100):
+                if ask() == 200:
+                    break
+                time.sleep(0.1)
+            assert ask() == 200
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 def test_no_other_computer_without_a_token(tmp_path: Path) -> None:

@@ -442,7 +442,7 @@ def test_truncated_video_gives_what_is_there(tmp_path: Path, caplog: pytest.LogC
     with caplog.at_level(logging.WARNING):
         frames = list(open_video(tmp_path / "t.mp4"))
     assert 15 <= len(frames) <= 45
-    assert f"going on with {len(frames)} frames" in caplog.text
+    assert f"continuing with {len(frames)} frames" in caplog.text
     assert " of 2.00 s" in caplog.text
 
 
@@ -569,7 +569,7 @@ def test_low_memory_is_called_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         raise MemoryError
 
     monkeypatch.setattr(sources, "_to_rgb", full)
-    with pytest.raises(MediaError, match=r"a\.mp4 does not fit into the memory"):
+    with pytest.raises(MediaError, match=r"a\.mp4 does not fit in memory"):
         list(video)
 
 

@@ -25,13 +25,7 @@ from mimicmotion.generate.outputs import (
 from mimicmotion.generate.provenance import Facts
 from mimicmotion.generate.record import RunRecord
 from mimicmotion.generate.run_state import RunState, SavedStep
-from mimicmotion.generate.setup import (
-    load,
-    plan_run,
-    recipe_for,
-    result_size,
-    run_device,
-)
+from mimicmotion.generate.setup import load, plan_run, recipe_for, result_size, run_device
 from mimicmotion.runtime.interrupt import Interrupts, Stopped
 from mimicmotion.runtime.progress import Job, Progress, finish
 from mimicmotion.settings import GenerateConfig, parse
@@ -162,8 +156,8 @@ def _generate(
 def _inputs(record: RunRecord, pipe: MimicMotionPipeline, found: Found | None) -> Job[Inputs]:
     """The fitted picture and the poses: those found now, or the interrupted run's; kept as soon as they are there."""
     if record.saved is None:
-        size = result_size(record.config, pipe)
-        inputs = yield from prepare(record.config, size, pipe.backbone.size_multiple, found)
+        found = found or (yield from find(record.config))
+        inputs = prepare(record.config, found, result_size(record.config, pipe, found))
     else:
         inputs = record.saved.inputs
         yield Progress("poses", len(inputs.driving), len(inputs.driving))

@@ -98,7 +98,7 @@ class SelfieSegmenter:
         if count != len(poses):
             raise PoseError(f"{count} frames with {len(poses)} poses", "as many", "use the poses of these frames")
 
-    def mask(self, frame: Frame, xy: Float32[ndarray, "134 2"], confidence: Float32[ndarray, " 134"]) -> Mask:
+    def mask(self, frame: Frame, xy: Float[ndarray, "134 2"], confidence: Float32[ndarray, " 134"]) -> Mask:
         """Compute the mask of a frame.
 
         Args:

@@ -38,11 +38,12 @@ def finish(job: Job[T], on_progress: Callable[[Progress], object] | None = None)
 
     Args:
         job: the job.
-        on_progress: sees every report. What it raises ends the job, which keeps what it keeps when interrupted; to
-            cancel, from whatever thread asked for it, raise `mimicmotion.Stopped`.
+        on_progress: called with every report. An exception that it raises ends the job as an interrupt does; raise
+            `mimicmotion.Stopped` to cancel.
 
     Raises:
-        InputError: a library had no memory (says in which stage), or a path is no good. And whatever the job raises.
+        InputError: a library ran out of memory (the message names the stage), or a path is invalid. Also whatever the
+            job raises.
     """
     stage = "the first stage"
     while True:
@@ -64,15 +65,15 @@ def finish(job: Job[T], on_progress: Callable[[Progress], object] | None = None)
 
 @dataclass
 class Stopwatch:
-    """Seconds spent per stage, from the reports that pass through `watch`."""
+    """Seconds spent per stage, measured by `watch`."""
 
     seconds: dict[str, float] = field(default_factory=dict)
 
     def watch(self, job: Job[T]) -> Job[T]:
-        """Pass a job's reports on and add up the time until each."""
+        """Forward a job's reports, and add up the time of each stage."""
         last = time.perf_counter()
         stage = "start"
-        with contextlib.closing(job):  # it keeps its state before the caller goes on
+        with contextlib.closing(job):  # so that it saves its state before the caller continues
             while True:
                 try:
                     report = next(job)

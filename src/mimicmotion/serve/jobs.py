@@ -26,7 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from dbos import DBOS, DBOSContextSetAuth, SetEnqueueOptions, SetWorkflowID, WorkflowStatus
+from dbos import DBOS, DBOSContextSetAuth, SetEnqueueOptions, SetWorkflowID, WorkflowStatus, error
 
 from mimicmotion.client import JobState
 from mimicmotion.errors import ConfigError, MimicMotionError
@@ -332,6 +332,7 @@ class Jobs:
             ConfigError: another process of this name has the data folder.
         """
         self.claim()
+        logging.getLogger("dbos").addFilter(_is_not_of_a_deleted_job)
         DBOS(
             config={
                 "name": "mimicmotion",
@@ -516,6 +517,11 @@ def public(error: BaseException, folder: Path | None = None) -> dict[str, str]:
 def public_sidecar(output: Path) -> str:
     """The sidecar of a result, with names in place of paths into the data folder."""
     return sidecar_path(output).read_text(encoding="utf-8").replace(f"{output.parent}{os.sep}", "")
+
+
+def _is_not_of_a_deleted_job(record: logging.LogRecord) -> bool:
+    """DBOS reports as an error that a job was deleted just before its outcome was to be recorded."""
+    return not (record.exc_info and isinstance(record.exc_info[1], error.DBOSNonExistentWorkflowError))
 
 
 def _name(status: WorkflowStatus) -> str:

@@ -153,7 +153,10 @@ def _answer(
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     handle = make(*arguments)
     while True:
-        request = pipe.recv()
+        try:
+            request = pipe.recv()
+        except EOFError:  # the parent is gone
+            return
         try:
             answer = handle(request)
         except KeyboardInterrupt:

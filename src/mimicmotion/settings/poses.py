@@ -19,7 +19,7 @@ class PoseOptions(Settings):
     estimator: Annotated[Literal["holistic", "dwpose"], Help("Input")] = "holistic"
     """holistic (bundled, works offline) or dwpose (your own ONNX files, or those from the hub)."""
     person: Annotated[str, Help("Input")] = "largest"
-    """Person to follow: largest, an index (counted from the left, starting at 0), or a point "x,y" in pixels."""
+    """Person to follow: largest, an index from the left (from 0), a point "x,y", or a box "left,top,right,bottom"."""
     detector: Annotated[Path | None, Help("Input")] = None
     """dwpose only: person detector (yolox_l.onnx); empty downloads it from the hub."""
     pose_model: Annotated[Path | None, Help("Input")] = None
@@ -38,24 +38,26 @@ class PoseOptions(Settings):
             refuse_unused(self, ("detector", "pose_model"), "with estimator=holistic")
 
 
-def person_choice(text: str) -> Literal["largest"] | int | tuple[float, float]:
-    """Parse "largest", an index or "x,y".
+def person_choice(text: str) -> Literal["largest"] | int | tuple[float, ...]:
+    """Parse "largest", an index, "x,y" or "left,top,right,bottom".
 
     Raises:
-        ConfigError: it is none of the three.
+        ConfigError: it is none of these.
     """
     if text == "largest":
         return "largest"
     try:
-        if "," in text:
-            x, y = map(float, text.split(","))
-            if math.isfinite(x) and math.isfinite(y):
-                return x, y
-        elif int(text) >= 0:
+        numbers = tuple(float(part) for part in text.split(","))
+        if all(map(math.isfinite, numbers)) and (
+            len(numbers) == 2 or (len(numbers) == 4 and numbers[0] < numbers[2] and numbers[1] < numbers[3])
+        ):
+            return numbers
+        if int(text) >= 0:
             return int(text)
     except ValueError:
         pass
-    raise ConfigError(f"person={text!r}", "largest, an index such as 0, or a point such as 320,200", "correct 'person'")
+    expected = "largest, an index such as 0, a point such as 320,200 or a box such as 300,100,420,460"
+    raise ConfigError(f"person={text!r}", expected, "correct it")
 
 
 @dataclass(frozen=True, kw_only=True)
