@@ -89,8 +89,8 @@ class PoseSequence:
 
     def mirrored(self) -> PoseSequence:
         """The poses as in the mirrored frames."""
-        xy = self.xy[:, MIRRORED] * np.float32([-1, 1]) + np.float32([self.size[1], 0])
-        return dataclasses.replace(self, xy=xy, confidence=self.confidence[:, MIRRORED])
+        xy = self.xy[:, MIRRORED] * np.array([-1, 1]) + np.array([self.size[1], 0])
+        return dataclasses.replace(self, xy=xy.astype(np.float32), confidence=self.confidence[:, MIRRORED])
 
     def scaled(self, size: tuple[int, int]) -> PoseSequence:
         """Scale the poses to a frame of another (height, width)."""
