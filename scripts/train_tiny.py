@@ -4,7 +4,7 @@
 
 Stopped at any moment, it goes on where it was. See docs/lab/tiny-training.md for what it costs. `--set` changes a
 setting of all stages, `--set-autoencoder`, `--set-denoiser`, `--set-detail`, `--set-detail-2` and `--set-warp` one of a
-single stage. The detail network asks for LPIPS (`mimicmotion weights fetch lpips-alex`), which is fetched first.
+single stage. The detail network needs LPIPS (`mimicmotion weights fetch lpips-alex`), which is downloaded first.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import dataclasses
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +11,9 @@ from hypothesis import strategies as st
 from numpy import ndarray
 
 from mimicmotion.errors import ConfigError, PoseError
-from mimicmotion.pose.align import STABLE, align, fit_alignment
+from mimicmotion.generate.inputs import describe_build
+from mimicmotion.pose.align import STABLE, align, fit_alignment, part_scales, stretch
+from mimicmotion.pose.files import load_poses
 from mimicmotion.pose.keypoints import (
     L_ANKLE,
     L_HIP,
@@ -23,6 +27,7 @@ from mimicmotion.pose.keypoints import (
 )  # fmt: skip
 
 SIZE = (192, 108)
+CASES = Path(__file__).parents[1] / "data" / "alignment"
 FIGURE = np.array(
     [50, 20, 50, 30, 40, 30, 34, 45, 30, 60, 60, 30, 66, 45, 75, 55, 44, 58, 43, 75, 42, 92, 56, 58, 57, 75, 58, 92,
      48, 18, 52, 18, 45, 19, 55, 19],
@@ -160,6 +165,19 @@ def test_frames_without_a_person_do_not_count() -> None:
         assert fit.offset == pytest.approx((0, 0), abs=1e-4)
 
 
+def test_the_released_way_leaves_out_frames_with_two_people() -> None:
+    """In every second frame the person followed sits, with somebody beside."""
+    driving = still(8)
+    driving[::2, :18, 1] = 60 + (driving[::2, :18, 1] - 60) / 2
+    counted = dataclasses.replace(poses(driving), people=np.array([2, 1] * 4))
+    alone = fit_alignment(poses(driving[1::2]), poses(still(1) * 1.5), SIZE, "released")
+    assert fit_alignment(counted, poses(still(1) * 1.5), SIZE, "released") == alone
+    assert alone.scale == pytest.approx((1.5, 1.5))
+    assert fit_alignment(poses(driving), poses(still(1) * 1.5), SIZE, "released").scale[0] > 1.6
+    always = dataclasses.replace(counted, people=np.full(8, 2))  # there the released code fails
+    assert fit_alignment(always, poses(still(1)), SIZE, "released").scale[0] > 1
+
+
 def test_one_joint_in_common_moves_but_does_not_scale(caplog: pytest.LogCaptureFixture) -> None:
     confidence = np.zeros((4, NUM_POINTS))
     confidence[:, 0] = 1
@@ -169,13 +187,14 @@ def test_one_joint_in_common_moves_but_does_not_scale(caplog: pytest.LogCaptureF
     assert "left as it is" in caplog.text
 
 
-def test_a_reference_of_one_height_does_not_break_the_released_way(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("seen", [[2, 5], [0]])
+def test_a_reference_of_one_height_gives_the_released_scale(seen: list[int]) -> None:
+    """numpy's least squares shares one equation out among its two unknowns: half to the scale, half to the offset."""
     confidence = np.zeros((1, NUM_POINTS))
-    confidence[:, [2, 5]] = 1  # both shoulders, at one height
-    with caplog.at_level(logging.WARNING):
-        fit = fit_alignment(poses(still(4)), poses(still(1), confidence), SIZE, "released")
-    assert fit.scale == pytest.approx((1, 1))
-    assert "left as it is" in caplog.text
+    confidence[:, seen] = 1
+    fit = fit_alignment(poses(still(4)), poses(still(1), confidence), SIZE, "released")
+    assert fit.scale == pytest.approx((0.5, 0.5))
+    np.testing.assert_allclose(fit.apply(poses(still(1))).xy[0, seen, 1], FIGURE[seen, 1])
 
 
 @pytest.mark.parametrize("method", ["weighted", "released"])
@@ -199,3 +218,101 @@ def test_no_joint_in_common_is_an_error() -> None:
 def test_an_unknown_method_is_refused() -> None:
     with pytest.raises(ConfigError, match="weighted"):
         align(poses(still(1)), poses(still(1)), SIZE, "best")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("picture", ["sitting", "standing"])
+@pytest.mark.parametrize("video", ["sitting", "standing"])
+@pytest.mark.parametrize("method", ["weighted", "limbs"])
+def test_the_size_does_not_depend_on_the_posture(picture: str, video: str, method: str) -> None:
+    """The same person, 4/3 as large in the picture; thighs that point at the camera look short, but are not."""
+    driving, reference = load_poses(CASES / f"{video}_driver.npz"), load_poses(CASES / f"{picture}_ref.npz")
+    assert fit_alignment(driving, reference, reference.size, method).scale[0] == pytest.approx(4 / 3, rel=0.02)  # type: ignore[arg-type]
+
+
+def test_foreshortening_is_not_shortness() -> None:
+    """The trunk is bent towards the camera in half of the frames, and the shoulders are turned in a third."""
+    driving = still(12)
+    hips = driving[0, [R_HIP, L_HIP], 1].mean()
+    driving[::2, :8, 1] = hips + 0.6 * (driving[::2, :8, 1] - hips)
+    driving[::3, [2, 5], 0] = 50 + 0.4 * (driving[::3, [2, 5], 0] - 50)
+    assert fit_alignment(poses(driving), poses(still(1) * 2), SIZE).scale[0] == pytest.approx(2, rel=0.02)
+
+
+def test_shoulders_seen_from_the_side_say_nothing_of_the_size() -> None:
+    reference = still(1)
+    reference[:, [2, 5], 0] = 50 + 0.3 * (reference[:, [2, 5], 0] - 50)
+    assert "shoulders" not in part_scales(poses(still(4)), poses(reference))
+    assert fit_alignment(poses(still(4)), poses(reference), SIZE).scale[0] == pytest.approx(1, abs=1e-3)
+
+
+OTHER = {"feet": 1.0, "trunk": 1.0, "shoulders": 1.3, "neck": 1.0, "head": 1.0, "arms": 1.4}
+
+
+def test_limbs_get_the_lengths_of_the_picture() -> None:
+    """The picture's person has other shoulders and arms; the driver dances, its arms never foreshortened."""
+    driving = dance(20, sway=0)
+    turn = np.exp(1j * np.linspace(0, 1, 20))[:, None]  # radians
+    for shoulder, arm in ((2, [3, 4]), (5, [6, 7])):
+        away = driving[:, arm] - driving[:, [shoulder]]
+        turned = (away[..., 0] + 1j * away[..., 1]) * turn
+        driving[:, arm] = driving[:, [shoulder]] + np.stack([turned.real, turned.imag], -1)
+    truth = stretch(poses(driving), OTHER)
+    aligned = align(poses(driving), truth[:1], SIZE, "limbs")
+    np.testing.assert_allclose(aligned.xy[:, :18], truth.xy[:, :18], atol=0.5)
+    apart = np.abs(align(poses(driving), truth[:1], SIZE).xy[:, 4] - truth.xy[:, 4]).max()
+    assert apart > 8  # which the other way leaves
+
+
+def test_stretched_bones_keep_their_direction() -> None:
+    before = poses(dance(5))
+    after = stretch(before, OTHER)
+    for a, b, factor in ((1, 2, 1.3), (2, 3, 1.4), (3, 4, 1.4), (1, 0, 1.0), (9, 10, 1.0)):
+        np.testing.assert_allclose(
+            after.xy[:, b] - after.xy[:, a], factor * (before.xy[:, b] - before.xy[:, a]), atol=1e-3
+        )
+    np.testing.assert_array_equal(after.xy[:, 8:14], before.xy[:, 8:14])
+
+
+def test_standing_feet_stay_on_the_ground_of_the_picture() -> None:
+    """Legs half as long again: the body is higher, the feet stand where they stood, a jump is as much higher."""
+    driving, reference = still(9), still(1)
+    driving[4] -= (0, 10)
+    legs, feet = [R_HIP, L_HIP, *range(8)], [R_ANKLE, L_ANKLE]
+    reference[:, [R_KNEE, L_KNEE], 1] = 92 - 1.5 * 17
+    reference[:, legs, 1] -= 1.5 * 34 - 34
+    reference[:, 14:18, 1] -= 1.5 * 34 - 34
+    reference += (0, 60)
+    fit = fit_alignment(poses(driving), poses(reference), SIZE, "limbs")
+    ankles = fit.apply(poses(driving)).xy[:, feet, 1]
+    np.testing.assert_allclose(np.delete(ankles, 4, 0), 152, atol=0.5)
+    assert fit.scale[0] == pytest.approx(1.5, rel=0.02)
+    np.testing.assert_allclose(ankles[4], 152 - 15, atol=0.5)
+
+
+def test_a_limb_that_is_not_seen_well_keeps_the_size_of_the_body() -> None:
+    hidden, short = np.ones((1, NUM_POINTS)), still(1)
+    hidden[:, [R_KNEE, L_KNEE, R_ANKLE, L_ANKLE]] = 0.1
+    short[:, [R_KNEE, L_KNEE], 1] = 60  # thighs towards the camera
+    for reference in (poses(still(1), hidden), poses(short)):
+        fit = fit_alignment(poses(still(4)), reference, SIZE, "limbs")
+        assert fit.scale[0] == pytest.approx(1, abs=0.01)
+        assert fit.limbs["arms"] == pytest.approx(1, abs=0.01)
+
+
+def test_hips_that_are_lost_for_a_moment_do_not_move_the_body() -> None:
+    driving, confidence = still(7), np.ones((7, NUM_POINTS))
+    lost = driving.copy()
+    lost[3, [R_HIP, L_HIP]], confidence[3, [R_HIP, L_HIP]] = 0, 0
+    factors = OTHER | {"trunk": 1.5}
+    np.testing.assert_allclose(
+        stretch(poses(lost, confidence), factors).xy[:, :8], stretch(poses(driving), factors).xy[:, :8], atol=1e-3
+    )
+
+
+def test_differently_built_bodies_are_named() -> None:
+    reference = still(1)
+    assert describe_build(part_scales(poses(still(3)), poses(reference))) == []
+    reference[:, [2, 5], 0] = 50 + 1.3 * (reference[:, [2, 5], 0] - 50)
+    (note,) = describe_build(part_scales(poses(still(3)), poses(reference)))
+    assert "shoulders 1.30, trunk 1.00" in note
+    assert "--align limbs" in note

@@ -1,14 +1,18 @@
 """Align the driving person with the one in the picture, by one map for the whole video, which preserves the motion.
 
 The network copies the body shape of the picture. If the driving person is larger or elsewhere in the frame, the
-generated person grows or jumps in the first frames.
+generated person grows or jumps in the first frames. If they are built differently, arms and legs change their length;
+"limbs" gives the driver the picture's proportions first.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-from dataclasses import dataclass
+import math
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
@@ -16,15 +20,61 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from mimicmotion.errors import ConfigError, PoseError
-from mimicmotion.pose.keypoints import VISIBLE, PoseSequence
+from mimicmotion.pose.keypoints import (
+    BODY,
+    FACE,
+    FEET,
+    L_ANKLE,
+    L_EAR,
+    L_ELBOW,
+    L_EYE,
+    L_HIP,
+    L_KNEE,
+    L_SHOULDER,
+    L_WRIST,
+    LEFT_HAND,
+    NECK,
+    NOSE,
+    R_ANKLE,
+    R_EAR,
+    R_ELBOW,
+    R_EYE,
+    R_HIP,
+    R_KNEE,
+    R_SHOULDER,
+    R_WRIST,
+    RIGHT_HAND,
+    VISIBLE,
+    PoseSequence,
+)
 
 logger = logging.getLogger(__name__)
 
-AlignMethod: TypeAlias = Literal["weighted", "released", "none"]
+AlignMethod: TypeAlias = Literal["weighted", "limbs", "released", "none"]
 
 # Nose, neck, shoulders, hips, knees, ankles, eyes and ears. Arms move too much to tell a person's size and place.
 STABLE = np.array([0, 1, 2, 5, *range(8, 18)])
-MAX_PAIR_FRAMES = 400  # enough for the first guess of the scale
+ANKLES = np.array([R_ANKLE, L_ANKLE])
+HEAD = np.array([NOSE, R_EYE, L_EYE, R_EAR, L_EAR])
+# Pairs of points whose distance is the length of a part; those of the two sides are alike.
+PAIRS = {
+    "shoulders": [(R_SHOULDER, L_SHOULDER)],
+    "upper arms": [(R_SHOULDER, R_ELBOW), (L_SHOULDER, L_ELBOW)],
+    "forearms": [(R_ELBOW, R_WRIST), (L_ELBOW, L_WRIST)],
+    "thighs": [(R_HIP, R_KNEE), (L_HIP, L_KNEE)],
+    "shanks": [(R_KNEE, R_ANKLE), (L_KNEE, L_ANKLE)],
+}
+LIMBS = {"arms": ("upper arms", "forearms"), "legs": ("thighs", "shanks")}
+RIGID = ("head", "shoulders", "trunk")  # foreshortened less than limbs, so that they tell a person's size
+FARTHEST = 2.0  # a part that differs more than this from the body's scale was not seen well
+LONGEST = 0.7  # quantile over time that stands for the full length of a part: it is often seen foreshortened
+TURNED = 0.35  # shoulders narrower than this share of the trunk: seen from the side, widths say nothing
+LIFTED = 0.05  # of the body's height: a foot that is higher above the other one does not stand
+SAME_LIMB = 1.25  # ratio of two bones' scales up to which both are believed
+STEP = 0.08  # of the body's height: feet that are farther beside their place in the picture walk about
+# Differences from the body's scale that perspective, the picture's pose and the detector explain, by part.
+ALIKE = {"trunk": 1.1, "shoulders": 1.12, "neck": 1.1, "head": 1.15, "arms": 1.2, "feet": 1.0}
+DISAGREE = 1.15  # ratio of two parts' scales above which bodies are built differently
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +85,18 @@ class Alignment:
         scale: (x, y); equal in all methods, so the aspect ratio is kept.
         offset: (x, y) in pixels of the output.
         size: (height, width) of the output.
+        limbs: how much longer parts of the body are made before that, see `stretch`.
     """
 
     scale: tuple[float, float]
     offset: tuple[float, float]
     size: tuple[int, int]
+    limbs: dict[str, float] = field(default_factory=dict)
 
     def apply(self, poses: PoseSequence) -> PoseSequence:
         """Map poses to the output frame. Confidences do not change."""
-        xy = np.empty(poses.xy.shape, np.float32)
-        for start in range(0, len(xy), 1024):  # in chunks, so that double precision takes no memory worth mention
-            part = slice(start, start + 1024)
-            xy[part] = poses.xy[part].astype(np.float64) * self.scale + self.offset
-        return dataclasses.replace(poses, xy=xy, size=self.size)
+        poses = stretch(poses, self.limbs) if self.limbs else poses
+        return dataclasses.replace(poses, xy=poses.xy * self.scale + self.offset, size=self.size)
 
 
 def align(
@@ -66,10 +115,11 @@ def fit_alignment(
         driving: poses of the video, in pixels of the video.
         reference: pose of the picture (its first frame is used), scaled to `size` if its own size differs.
         size: (height, width) of the output.
-        method: "weighted" robustly fits one scale and one offset to the joints that both show, weighted by their
-            confidence in video and picture, and keeps the person inside the frame. "released" is the published code's
-            linear fit of all heights, regardless of confidence. "none" only scales the video's frame to fill the
-            output, centred.
+        method: "weighted" takes one scale from head, shoulders and trunk (`body_scale`) and one offset from the joints
+            that both show, weighted by their confidence in video and picture, and keeps the person inside the frame.
+            "limbs" also gives the driver the picture's proportions (`limb_scales`) and puts standing feet on the
+            picture's ground. "released" is the published code's linear fit of all heights in the frames with one
+            person, regardless of confidence. "none" only scales the video's frame to fill the output, centred.
 
     Raises:
         ConfigError: the method is unknown.
@@ -82,19 +132,135 @@ def fit_alignment(
     if not len(reference):
         raise PoseError("an empty reference pose", "one frame", "estimate the pose of the picture first")
     target = reference if reference.size == size else reference.scaled(size)
-    joints, trust = target.xy[0, STABLE].astype(np.float64), target.confidence[0, STABLE].astype(np.float64)
+    joints, trust = target.xy[0, STABLE], target.confidence[0, STABLE].astype(np.float64)
     fix = "use a picture and a video that show the same part of one person clearly, or align 'none'"
     if not (trust > VISIBLE).any():
         raise PoseError(f"joints in the reference picture: none above confidence {VISIBLE}", "a visible person", fix)
-    xy, weight = driving.xy[:, STABLE].astype(np.float64), driving.confidence[:, STABLE].astype(np.float64)
+    xy, weight = driving.xy[:, STABLE], driving.confidence[:, STABLE].astype(np.float64)
     if not driving.confidence.any():
         raise PoseError("nobody in the driving video", "at least one frame with a person", fix)
-    if method == "released":
-        return _fit_released(xy[driving.confidence.any(1)], driving.size, joints, trust > VISIBLE, size)
+    if method == "released":  # the published code fits to the frames that show one person alone
+        someone = driving.confidence.any(1)
+        alone = someone & (driving.people <= 1)
+        return _fit_released(xy[alone if alone.any() else someone], driving.size, joints, trust > VISIBLE, size)
     weight = np.where((weight > VISIBLE) & (trust > VISIBLE), weight * trust, 0.0)
     if not weight.any():
         raise PoseError("no joint that both the picture and the video show", "at least one", fix)
-    return _fit_weighted(xy, weight, joints, driving.size, size)
+    parts = part_scales(driving, target)
+    scale, limbs = body_scale(parts), {}
+    if scale is None:
+        scale = _fill(driving.size, size).scale[0]
+        logger.warning("too few joints are seen in both picture and video to tell the size: it is left as it is")
+    elif method == "limbs":
+        scale, limbs = limb_scales(parts, scale)
+    sized = Alignment((scale, scale), (0.0, 0.0), size, limbs).apply(driving)
+    ground = _to_ground(sized, target) if limbs else None
+    offset = _place(sized.xy[:, STABLE], weight, joints, size, ground)
+    return Alignment((scale, scale), offset, size, limbs)
+
+
+def part_scales(driving: PoseSequence, reference: PoseSequence) -> dict[str, float]:
+    """Length of each part of the body in the picture, divided by that in the video; of parts that both show.
+
+    A length in the video is a high quantile over time, as foreshortened parts look short.
+
+    Args:
+        driving: poses of the video.
+        reference: pose of the picture, one frame.
+
+    Returns:
+        Scale by part: head, trunk, and those of `PAIRS`. Shoulders that are seen from the side are left out.
+    """
+    head = HEAD[reference.confidence[0, HEAD] > VISIBLE]
+    ours, theirs = part_lengths(reference[:1], head), part_lengths(driving, head)
+    scales = {part: ours[part] / theirs[part] for part in ours if part in theirs}
+    widths = [x["shoulders"] / x["trunk"] for x in (ours, theirs) if {"shoulders", "trunk"} <= x.keys()]
+    if min(widths, default=1.0) < TURNED:
+        scales.pop("shoulders", None)
+    return scales
+
+
+def body_scale(parts: dict[str, float]) -> float | None:
+    """Mean scale of the rigid parts that lie near the median of all; None without any part."""
+    if not parts:
+        return None
+    scales = np.log([parts[p] for p in RIGID if p in parts] or list(parts.values()))
+    apart = np.abs(scales - np.median(np.log(list(parts.values()))))
+    return float(np.exp(scales[apart <= max(math.log(DISAGREE), apart.min())].mean()))
+
+
+def limb_scales(parts: dict[str, float], scale: float) -> tuple[float, dict[str, float]]:
+    """Scale of the legs, by which the whole body moves, and how much more the others are scaled, see `stretch`.
+
+    The bones of a limb get one scale. Where they disagree, one of them is foreshortened, in the picture or in the whole
+    video: the one nearer to the body's scale counts. A limb that was never seen well has the scale of the body.
+    """
+    apart = {p: math.log(s / scale) for p, s in parts.items()}
+    for limb, bones in LIMBS.items():
+        seen = sorted((apart[b] for b in bones if b in apart), key=abs)
+        alike = [s for s in seen if abs(s - seen[0]) < math.log(SAME_LIMB)]
+        well = len(seen) == len(bones) and abs(seen[-1]) < math.log(FARTHEST)
+        apart[limb] = sum(alike) / len(alike) if well else 0.0
+    apart["neck"] = apart.get("head", 0.0) / 2  # nodding changes its length more than bodies differ
+    ratios = {part: apart.get(part, 0.0) for part in ALIKE}
+    ratios = {p: r if abs(r) > math.log(ALIKE[p]) else 0.0 for p, r in ratios.items()}
+    return scale * math.exp(apart["legs"]), {p: math.exp(r - apart["legs"]) for p, r in ratios.items()}
+
+
+def stretch(poses: PoseSequence, limbs: dict[str, float]) -> PoseSequence:
+    """Poses of a body with other proportions that moves alike: all bones keep their direction, the legs their place.
+
+    From the hips upwards, each part is made longer by its factor and carries what hangs on it. Hands are scaled like
+    arms, and face and ears about the nose like the head.
+    """
+    xy, out = poses.xy, poses.xy.copy()
+    hips = _hips(poses)
+    out[:, NECK] = hips + limbs["trunk"] * (xy[:, NECK] - hips)
+
+    def carry(points: list[int], root: int, part: str) -> None:
+        out[:, points] = out[:, [root]] + limbs[part] * (xy[:, points] - xy[:, [root]])
+
+    carry([R_SHOULDER, L_SHOULDER], NECK, "shoulders")
+    carry([R_ELBOW, R_WRIST, *range(RIGHT_HAND.start, RIGHT_HAND.stop)], R_SHOULDER, "arms")
+    carry([L_ELBOW, L_WRIST, *range(LEFT_HAND.start, LEFT_HAND.stop)], L_SHOULDER, "arms")
+    carry([*range(FEET.start, FEET.start + 3)], L_ANKLE, "feet")
+    carry([*range(FEET.start + 3, FEET.stop)], R_ANKLE, "feet")
+    carry([NOSE], NECK, "neck")
+    carry([*HEAD[1:], *range(FACE.start, FACE.stop)], NOSE, "head")
+    return dataclasses.replace(poses, xy=out)
+
+
+def _hips(poses: PoseSequence) -> Float[ndarray, "frames 2"]:
+    """Middle of the hips; as far from the neck as in neighbouring frames where it is not seen."""
+    xy = poses.xy[:, [NECK, R_HIP, L_HIP]]
+    away = xy[:, 1:].mean(1) - xy[:, 0]
+    seen = np.flatnonzero((poses.confidence[:, [NECK, R_HIP, L_HIP]] > VISIBLE).all(1))
+    if len(seen):
+        away = np.stack([np.interp(np.arange(len(xy)), seen, away[seen, k]) for k in (0, 1)], 1)
+    return xy[:, 0] + away
+
+
+def part_lengths(poses: PoseSequence, head: Iterable[int] = ()) -> dict[str, float]:
+    """Full length in pixels of each part that is seen, as in `part_scales`; of the head, the spread of some points."""
+    head = list(head)
+    xy, sure = poses.xy[:, BODY], poses.confidence[:, BODY]
+    gap = lambda a, b: np.hypot(*(a - b).T)  # noqa: E731
+    seen = {
+        part: [(gap(xy[:, a], xy[:, b]), sure[:, [a, b]].min(1)) for a, b in pairs] for part, pairs in PAIRS.items()
+    }
+    hips = xy[:, [R_HIP, L_HIP]].mean(1)
+    seen["trunk"] = [(gap(xy[:, NECK], hips), sure[:, [NECK, R_HIP, L_HIP]].min(1))]
+    if len(head) >= 3:
+        seen["head"] = [(np.sqrt(xy[:, head].var(1).sum(-1)), sure[:, head].min(1))]
+    lengths = {part: max(_full_length(*side) for side in sides) for part, sides in seen.items()}
+    return {part: length for part, length in lengths.items() if length > 1e-6}
+
+
+def _full_length(length: Float[ndarray, " frames"], sure: Float[ndarray, " frames"]) -> float:
+    """Nearly the longest in the surer half of the frames that show it; 0 if none does."""
+    shown = sure > VISIBLE
+    good = shown & (sure >= np.median(sure[shown])) if shown.any() else shown
+    return float(np.quantile(length[good], LONGEST)) if good.any() else 0.0
 
 
 def _fill(source: tuple[int, int], size: tuple[int, int]) -> Alignment:
@@ -113,90 +279,50 @@ def _fit_released(
     """Least squares on heights as fractions of the frame; the horizontal scale follows from both frames' shapes."""
     driven = (xy[:, usable] / source[::-1]).reshape(-1, 2)
     wanted = np.tile(target[usable] / size[::-1], (len(xy), 1))
-    mean = driven.mean(0)
-    spread = ((driven[:, 1] - mean[1]) ** 2).sum()
-    if spread < 1e-12:
-        logger.warning("the joints seen in both do not tell the height of the person; the scale is left as it is")
-        scale_y = 1.0
-    else:
-        scale_y = ((driven[:, 1] - mean[1]) * wanted[:, 1]).sum() / spread
+    with warnings.catch_warnings():
+        # where all heights are equal, numpy's least squares gives half of the height to the scale: so the released code
+        warnings.simplefilter("ignore", np.exceptions.RankWarning)
+        scale_y, offset_y = np.polyfit(driven[:, 1], wanted[:, 1], 1)
     scale_x = scale_y / (source[0] / source[1] / size[0] * size[1])
-    offset = wanted.mean(0) - mean * (scale_x, scale_y)
+    offset_x = (wanted[:, 0] - driven[:, 0] * scale_x).mean()
     return Alignment(
         (float(scale_x * size[1] / source[1]), float(scale_y * size[0] / source[0])),
-        (float(offset[0] * size[1]), float(offset[1] * size[0])),
+        (float(offset_x * size[1]), float(offset_y * size[0])),
         size,
     )
 
 
-def _fit_weighted(
+def _place(
     xy: Float[ndarray, "frames joints 2"],
     weight: Float[ndarray, "frames joints"],
     target: Float[ndarray, "joints 2"],
-    source: tuple[int, int],
     size: tuple[int, int],
-) -> Alignment:
-    """Fit the scale to the shape of the body in each frame, then the offset to the median over frames.
-
-    A joint linear fit would mistake a walk through the frame for size, and make the body too small.
-    """
-    scale = _guess_scale(xy, weight, target)
-    if scale is None:
-        scale = _fill(source, size).scale[0]
-        logger.warning("too few joints are seen in both picture and video to tell the size: it is left as it is")
-    else:
-        scale = _refine_scale(xy, weight, target, scale)
+    ground: Float[ndarray, " 2"] | None = None,
+) -> tuple[float, float]:
+    """Offset that brings joints of the right size to those of the picture; `ground` is what standing feet ask for."""
     # Per joint and frame, not per frame, so that an outlier joint has no influence.
-    shift = target - scale * xy
-    offset = tuple(_weighted_median(shift[..., k].ravel(), weight.ravel()) for k in (0, 1))
-    offset = _refine_shift(shift, weight, np.array(offset), np.ptp(target[weight.any(0)], axis=0).max())
-    offset += _keep_inside(scale * xy + offset, weight, target, size)
-    return Alignment((scale, scale), (float(offset[0]), float(offset[1])), size)
+    shift = target - xy
+    offset = np.array([_weighted_median(shift[..., k].ravel(), weight.ravel()) for k in (0, 1)])
+    offset = _refine_shift(shift, weight, offset, np.ptp(target[weight.any(0)], axis=0).max())
+    if ground is not None:
+        steps = abs(ground[0] - offset[0]) > STEP * np.ptp(target[weight.any(0), 1])
+        offset = np.array([offset[0] if steps else ground[0], ground[1]])
+    offset += _keep_inside(xy + offset, weight, target, size)
+    return float(offset[0]), float(offset[1])
 
 
-def _guess_scale(xy: ndarray, weight: ndarray, target: ndarray) -> float | None:
-    """Weighted median of the ratios of distances between joints, picture to video; None if there are none."""
-    frames = np.unique(np.linspace(0, len(xy) - 1, min(len(xy), MAX_PAIR_FRAMES)).round().astype(int))
-    if not ((weight[frames] > 0).sum(1) >= 2).any():
-        frames = np.arange(len(xy))
-    a, b = np.triu_indices(target.shape[0], 1)
-    theirs = np.hypot(*np.moveaxis(xy[frames][:, a] - xy[frames][:, b], -1, 0))
-    ours = np.broadcast_to(np.hypot(*(target[a] - target[b]).T), theirs.shape)
-    # Longer distances have a smaller relative error.
-    trust = weight[frames][:, a] * weight[frames][:, b] * np.minimum(theirs / max(theirs.max(), 1e-9), 1)
-    good = (trust > 0) & (theirs > 1e-6) & (ours > 1e-6)
-    if not good.any():
+def _to_ground(poses: PoseSequence, target: PoseSequence) -> Float[ndarray, " 2"] | None:
+    """Offset that brings standing feet of the right size to those of the picture; None if either shows none."""
+    seen = (poses.confidence[:, ANKLES] > VISIBLE).all(1)
+    if not seen.any() or not (target.confidence[0, ANKLES] > VISIBLE).all():
         return None
-    return float(np.exp(_weighted_median(np.log(ours[good] / theirs[good]), trust[good])))
-
-
-def _refine_scale(xy: ndarray, weight: ndarray, target: ndarray, scale: float, rounds: int = 20) -> float:
-    """Tukey's biweight on the residuals of each frame's figure, both figures taken about their own middles.
-
-    The scale is the ratio of the spreads and not a regression: it treats picture and video alike, so bent knees in
-    half of the frames do not shrink the whole.
-    """
-    robust = weight
-    for _ in range(rounds):
-        use = (robust > 0).sum(1) >= 2
-        if not use.any():
-            return scale
-        w = robust[use] / robust[use].sum(1, keepdims=True)
-        mass = robust[use].sum(1)[:, None, None]
-        theirs = xy[use] - (w[..., None] * xy[use]).sum(1, keepdims=True)
-        ours = target - (w[..., None] * target).sum(1, keepdims=True)
-        spreads = [float((mass * w[..., None] * v**2).sum()) for v in (ours, theirs)]
-        if min(spreads) < 1e-12:
-            return scale
-        new = float(np.sqrt(spreads[0] / spreads[1]))
-        if abs(new / scale - 1) < 1e-10:
-            return new
-        scale = new
-        # Medians and not means as the middles: an outlier must not shift the residuals of the others
-        gap = target - scale * xy
-        middle = np.stack([[_weighted_median(g[:, k], v) for k in (0, 1)] for g, v in zip(gap, weight, strict=True)])
-        robust = weight * _biweight(np.hypot(*np.moveaxis(gap - middle[:, None], -1, 0)), weight)
-    return scale
+    theirs, ours = poses.xy[seen][:, ANKLES], target.xy[0, ANKLES]
+    floors = theirs[..., 1].max(1), ours[:, 1].max()
+    lifted = LIFTED * np.ptp(target.xy[0, target.confidence[0] > VISIBLE, 1])
+    down = (theirs[..., 1] > floors[0][:, None] - lifted) & (ours[:, 1] > floors[1] - lifted)
+    shifts = [ours[k, 0] - np.median(theirs[down[:, k], k, 0]) for k in (0, 1) if down[:, k].any()]
+    x = np.mean(shifts) if shifts else ours[:, 0].mean() - np.median(theirs[..., 0])
+    return np.array([x, floors[1] - np.median(floors[0])])
 
 
 def _refine_shift(shift: ndarray, weight: ndarray, offset: ndarray, extent: float) -> ndarray:
@@ -211,26 +337,29 @@ def _keep_inside(placed: ndarray, weight: ndarray, target: ndarray, size: tuple[
     """The smallest extra offset that keeps the person inside the frame throughout, if the picture shows it inside.
 
     A driving person who crosses the frame matches the picture's position halfway; if that position is near an edge, the
-    person would leave the frame. The position in a frame is that of the picture, moved by the median of the joints.
+    person would leave the frame. Both the driver's joints and the picture's, moved along, must lie outside: the first
+    alone may be an outlier, the second another posture.
     """
-    used = weight.any(0)
-    frames = [(a, w) for a, w in zip(placed - target, weight, strict=True) if w.any()]
+    used, shown = weight.any(0), weight.any(1)
+    gap = [(a, w) for a, w in zip((placed - target)[shown], weight[shown], strict=True)]
     more = np.zeros(2)
     for axis in (0, 1):
-        end = size[1 - axis]
-        low, high = target[used, axis].min(), target[used, axis].max()
+        end, low, high = size[1 - axis], target[used, axis].min(), target[used, axis].max()
         if low < 0 or high > end:
             continue
         # Not the extreme values: one outlier frame must not move the whole video.
-        moved = np.quantile([_weighted_median(a[:, axis], w) for a, w in frames], (0.05, 0.95))
-        low, high = low + moved[0], high + moved[1]
-        more[axis] = (end - low - high) / 2 if high - low > end else max(-low, 0) - max(high - end, 0)
+        moved = np.quantile([_weighted_median(a[:, axis], w) for a, w in gap], (0.05, 0.95))
+        at, seen = placed[shown, :, axis], weight[shown] > 0
+        own = (
+            np.quantile(at.min(1, where=seen, initial=np.inf), 0.05),
+            np.quantile(at.max(1, where=seen, initial=-np.inf), 0.95),
+        )
+        ways = [
+            (end - a - b) / 2 if b - a > end else max(-a, 0) - max(b - end, 0)
+            for a, b in ((low + moved[0], high + moved[1]), own)
+        ]
+        more[axis] = min(ways, key=abs)
     return more
-
-
-def _biweight(residual: ndarray, weight: ndarray) -> ndarray:
-    cut = 6 * max(_weighted_median(residual.ravel(), weight.ravel()), 1e-6)
-    return (1 - np.clip(residual / cut, 0, 1) ** 2) ** 2
 
 
 def _weighted_median(values: Float[ndarray, " n"], weights: Float[ndarray, " n"]) -> float:

@@ -1,6 +1,13 @@
 """Frozen settings and their one parser. Only the standard library is imported at module level."""
 
-from mimicmotion.settings.generate import BatchConfig, ExecutionOptions, GenerateConfig, MaskConfig, PosesConfig
+from mimicmotion.settings.generate import (
+    BatchConfig,
+    ExecutionOptions,
+    GenerateConfig,
+    MaskConfig,
+    PlanConfig,
+    PosesConfig,
+)
 from mimicmotion.settings.parsing import (
     field_help,
     find_recipe,
@@ -19,6 +26,7 @@ __all__ = [
     "FusionMode",
     "GenerateConfig",
     "MaskConfig",
+    "PlanConfig",
     "PoseOptions",
     "PosesConfig",
     "SamplingOptions",

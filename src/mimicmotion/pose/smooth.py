@@ -1,0 +1,164 @@
+"""Clean poses over time: swapped sides, outliers and jitter. The whole clip is at hand, so both sides of a frame count.
+
+Made for what detectors do (docs/lab/detector-noise.md). The limits are ours: movements up to 3 Hz keep their size, and
+a step keeps its time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import numpy as np
+from jaxtyping import Bool, Float, Float64
+from numpy import ndarray
+
+from mimicmotion.pose.align import part_lengths
+from mimicmotion.pose.keypoints import (
+    FACE,
+    L_ANKLE,
+    L_ELBOW,
+    L_HIP,
+    L_KNEE,
+    L_SHOULDER,
+    L_WRIST,
+    LEFT_HAND,
+    NECK,
+    NOSE,
+    NUM_POINTS,
+    R_ANKLE,
+    R_ELBOW,
+    R_HIP,
+    R_KNEE,
+    R_SHOULDER,
+    R_WRIST,
+    RIGHT_HAND,
+    PoseSequence,
+)
+
+FPS = 15.0  # of poses that do not say it
+KEPT_HZ = 3.0  # movements up to here keep 97 % of their size
+BAND_WEIGHT = 150.0  # of what is lost in the band against the jitter that is left
+REACH = 0.27  # seconds to each side that the filter for sure points looks at
+BLUR = 0.07  # seconds, deviation of the filter for doubtful points
+DOUBTFUL, SURE = 0.3, 0.7  # confidences at which only the one and only the other filter counts
+SWAP_COST = 0.04  # torso lengths a frame: so much is the estimator's own opinion of left and right worth
+LONGEST_FAULT = 3  # frames out of line that are repaired
+JUMP = 0.08  # torso lengths that any point may lie out of line
+# Torso lengths that a sure point may lie off the middle of its neighbours at 15 frames per second.
+OFF_LINE = np.full(NUM_POINTS, 0.6)
+OFF_LINE[[NOSE, NECK, R_SHOULDER, L_SHOULDER, R_HIP, L_HIP, *range(14, 18), *range(FACE.start, FACE.stop)]] = 0.25
+ARMS = [(R_SHOULDER, L_SHOULDER), (R_ELBOW, L_ELBOW), (R_WRIST, L_WRIST)]
+LEGS = [(R_HIP, L_HIP), (R_KNEE, L_KNEE), (R_ANKLE, L_ANKLE)]
+HANDS = list(zip(range(RIGHT_HAND.start, RIGHT_HAND.stop), range(LEFT_HAND.start, LEFT_HAND.stop), strict=True))
+FEET = [(21, 18), (22, 19), (23, 20)]
+
+
+def smooth(poses: PoseSequence) -> PoseSequence:
+    """The poses with sides kept, outliers moved between their neighbours, and jitter taken out.
+
+    Points of low confidence are smoothed more. Points that were not found (confidence 0) stay as they are; confidences
+    do not change, but for those of swapped sides, which change sides.
+    """
+    if len(poses) < 3:
+        return poses
+    lengths = part_lengths(poses)
+    unit = lengths.get("trunk") or 1.2 * lengths.get("shoulders", 0.0) or 0.25 * min(poses.size)
+    xy, confidence = poses.xy.copy(), poses.confidence.copy()
+    for pairs, others in ((ARMS, HANDS), (LEGS, FEET)):
+        swap = swapped(xy, confidence, pairs, unit)
+        for right, left in pairs + others:
+            for values in (xy, confidence):
+                values[swap, right], values[swap, left] = values[swap, left], values[swap, right]
+    fps = poses.fps or FPS
+    for point in range(NUM_POINTS):
+        at, sure = xy[:, point].astype(np.float64), confidence[:, point].astype(np.float64)
+        seen = np.flatnonzero(sure)
+        if len(seen) > 2:
+            off = OFF_LINE[point] * (0.25 + 0.75 * sure[seen] ** 2) * (FPS / fps) ** 2
+            good = ~outliers(at[seen], unit * (JUMP + off))
+            every = np.arange(len(at))
+            at = np.stack([np.interp(every, seen[good], at[seen[good], axis]) for axis in (0, 1)], 1)
+            xy[seen, point] = filtered(at, sure, fps)[seen]
+    return dataclasses.replace(poses, xy=xy, confidence=confidence)
+
+
+def swapped(
+    xy: Float[ndarray, "frames 134 2"],
+    confidence: Float[ndarray, "frames 134"],
+    pairs: list[tuple[int, int]],
+    unit: float,
+) -> Bool[ndarray, " frames"]:
+    """Frames in which the right and the left point of all pairs have to change places.
+
+    Of all sequences of kept and swapped frames, the one whose points move least (Viterbi's algorithm); each swapped
+    frame costs `SWAP_COST`, so that a lasting opinion of the estimator is believed.
+    """
+    right, left = np.array(pairs).T
+
+    def move(a: ndarray, b: ndarray) -> Float64[ndarray, " steps"]:
+        far = np.hypot(*np.moveaxis(xy[1:, a].astype(np.float64) - xy[:-1, b], -1, 0))
+        return (weight * far).mean(1) / unit
+
+    both = np.minimum(confidence[:, right], confidence[:, left])
+    weight = np.minimum(both[1:], both[:-1]) / 2
+    stay, change = move(right, right) + move(left, left), move(right, left) + move(left, right)
+    costs, came = (0.0, SWAP_COST), []
+    for a, b in zip(stay.tolist(), change.tolist(), strict=True):
+        ways = (costs[0] + a, costs[1] + b), (costs[0] + b, costs[1] + a)
+        came.append((ways[0][1] < ways[0][0], ways[1][1] <= ways[1][0]))
+        costs = min(ways[0]), min(ways[1]) + SWAP_COST
+    states = [costs[1] < costs[0]]
+    for before in reversed(came):
+        states.append(before[states[-1]])
+    return np.array(states[::-1])
+
+
+def outliers(at: Float64[ndarray, "frames 2"], limit: Float64[ndarray, " frames"]) -> Bool[ndarray, " frames"]:
+    """Frames of short runs whose points all lie off the line between the neighbours of the run.
+
+    `limit` is how far a single one may; longer runs may lie farther, as a curve does.
+    """
+    out = np.zeros(len(at), bool)
+    for run in range(1, min(LONGEST_FAULT, len(at) - 2) + 1):
+        before, after = at[: -run - 1], at[run + 1 :]
+        off = [
+            np.hypot(*(at[k : len(at) - run - 1 + k] - (before + (after - before) * k / (run + 1))).T)
+            > limit[k : len(at) - run - 1 + k] * (run + 1) / 2
+            for k in range(1, run + 1)
+        ]
+        clean = ~out[: -run - 1] & ~out[run + 1 :]
+        for start in np.flatnonzero(np.all(off, 0) & clean):
+            out[start + 1 : start + 1 + run] = True
+    return out
+
+
+def filtered(
+    at: Float64[ndarray, "frames 2"], sure: Float64[ndarray, " frames"], fps: float
+) -> Float64[ndarray, "frames 2"]:
+    """Two symmetric filters, mixed by confidence: one that keeps movements up to `KEPT_HZ`, and a stronger one."""
+    reach = max(2, round(REACH * fps))
+    bell = np.exp(-0.5 * (np.arange(-reach, reach + 1) / (BLUR * fps)) ** 2)
+    wide = np.pad(at, ((reach, reach), (0, 0)), "reflect", reflect_type="odd")  # a movement goes on beyond the ends
+    weight = np.pad(np.maximum(sure, 1e-3), reach, "reflect")
+    sums = [np.convolve(x, bell, "valid") for x in (*(wide.T * weight), weight)]
+    strong = np.stack([sums[0] / sums[2], sums[1] / sums[2]], 1)
+    light = np.stack([np.convolve(x, band_kernel(fps), "valid") for x in wide.T], 1)
+    share = np.clip((sure - DOUBTFUL) / (SURE - DOUBTFUL), 0, 1)[:, None]
+    return share * light + (1 - share) * strong
+
+
+@functools.cache
+def band_kernel(fps: float) -> Float64[ndarray, " taps"]:
+    """Symmetric filter of sum 1 that takes out as much of the acceleration as it can and keeps the band of movements.
+
+    Least squares over frequencies: outside of the band the response of the second difference, inside what is lost.
+    """
+    turn = np.linspace(0, np.pi, 400)  # radians a frame
+    taps = np.arange(1, max(2, round(REACH * fps)) + 1)
+    change = 2 * np.cos(turn[:, None] * taps) - 2  # of the response, by each pair of taps
+    jerky, band = (2 - 2 * np.cos(turn))[:, None], (turn <= 2 * np.pi * KEPT_HZ / fps)[:, None]
+    a = np.concatenate([jerky * change, BAND_WEIGHT * band * change])
+    b = np.concatenate([-jerky, np.zeros_like(jerky)])[:, 0]
+    side = np.linalg.lstsq(a, b, rcond=None)[0]
+    return np.concatenate([side[::-1], [1 - 2 * side.sum()], side])
