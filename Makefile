@@ -51,7 +51,7 @@ else
 endif
 	@touch $@ $(VENV)/.base
 
-demo: $(VENV)/.base  ## a bundled picture makes the movements of a real man: OUT/demo.mp4 and a side-by-side
+demo: $(VENV)/.base  ## a rendered person and a photograph move as people in videos: OUT/demo.mp4, OUT/photograph.mp4
 	@mkdir -p $(OUT)
 	$(BIN)/mimicmotion demo -o $(OUT)
 

@@ -11,7 +11,8 @@ animated by their exact poses and by those that the bundled estimator finds (`--
   to the true frame than to the empty place; off the outline one is wrong that differs visibly from the empty place;
 - `torn`: share of frames with a gap between chest and chin, where the result shows the empty place;
 - `faces`, `hands`, `body`, `jitter`: found again by the estimator, as shares of what it finds in the true frames (faces
-  found; points within a tenth of a torso; jerkiness).
+  found; points within a tenth of a torso; jerkiness);
+- `gain`: the differences to `warp`, clip by clip, with half of their 95 % interval.
 """
 
 from __future__ import annotations
@@ -121,6 +122,16 @@ def found_again(rows: list[dict[str, Any]], true: list[dict[str, Any]]) -> dict[
     return {name: value / best[name] if best[name] else float("nan") for name, value in rates(rows).items()}
 
 
+def gain(rows: list[dict[str, float]], warp: list[dict[str, float]]) -> dict[str, list[float]]:
+    """Mean difference to the limb warp, and half of its 95 % interval over clips."""
+    out = {}
+    for name in rows[0]:
+        apart = np.array([r[name] - w[name] for r, w in zip(rows, warp, strict=True)])
+        apart = apart[np.isfinite(apart)]
+        out[name] = [round(float(v), 4) for v in (apart.mean(), 1.96 * apart.std() / len(apart) ** 0.5)]
+    return out
+
+
 def ways(pipe: MimicMotionPipeline, clip: SynthClip) -> dict[str, Frames]:
     """Frames of the clip made in each way; the clip has the poses that all are given."""
     reference, own, poses = clip.reference_frame, clip.reference_pose, clip.poses
@@ -179,6 +190,7 @@ def main() -> None:
             }
             for way, of in each.items()
         }
+        line[poses]["gain"] = {way: gain(of, each["warp"]) for way, of in each.items() if way not in ("copy", "warp")}
     if options.sheet:
         Image.fromarray(contact_sheet(pictures)).save(options.sheet)
     line |= {"python": platform.python_version(), "torch": torch.__version__, "cpu": cpu_name()}

@@ -5,9 +5,10 @@ with `--driving found` those that the bundled estimator finds in the true frames
 clips' frames: PSNR and SSIM of whole frames, and PSNR inside the moving region (pixels where the target
 differs from the reference picture by more than a tenth of the range) and inside the boxes of reliable hands; LPIPS of
 whole frames, if its weights were fetched (`mimicmotion weights fetch lpips-alex`).
-Beside the result stand `copy` (the reference picture held still), `warp` (a limb warp without learning, cut by
-GrabCut), `warp_plain` (the same, cut along capsules), and on every fourth clip `warp_latents` (cells of the latent
-moved limb by limb, decoded) and `bound` (the autoencoder alone). `gain` is the result less each of them, clip by clip.
+Beside the result stand `copy` (the reference picture held still), `warp` (a limb warp without learning, cut by the
+bundled segmentation and colours), `warp_plain` (the same, cut along capsules), and on every fourth clip `warp_latents`
+(cells of the latent moved limb by limb, decoded) and `bound` (the autoencoder alone). `gain` is the result less each of
+them, clip by clip.
 Intervals are 95 % bootstrap intervals over clips.
 
 `poses` are found again by the bundled estimator in the result, the true frames (the ceiling), the warp and the copy

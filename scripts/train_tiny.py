@@ -4,7 +4,7 @@
 
 Stopped at any moment, it goes on where it was. See docs/lab/tiny-training.md for what it costs. `--set` changes a
 setting of all stages, `--set-autoencoder`, `--set-denoiser`, `--set-detail`, `--set-detail-2` and `--set-warp` one of a
-single stage. The last two ask for LPIPS (`mimicmotion weights fetch lpips-alex`), which is fetched before all else.
+single stage. The detail network needs LPIPS (`mimicmotion weights fetch lpips-alex`), which is downloaded first.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def main() -> None:
     for recipe, clips, seed, own in zip(LATER, counts, OTHER_PEOPLE, each, strict=True):
         changes = [f"model.checkpoint={checkpoints(run)[-1] / 'model'}", *arguments.set, *own]
         config = load_config(recipe, changes)
-        truth = ["--truth", "--frames", "5"] if config.stage == "warp" else []
+        truth = ["--truth", "--frames", "3"] if config.stage == "warp" else []
         render(config.data.shards, clips, "--first-seed", str(seed), *truth)
         run = train(recipe, changes, 1)
     model = load_components(checkpoints(run)[-1] / "model")

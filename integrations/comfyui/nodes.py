@@ -22,7 +22,7 @@ from mimicmotion.generate.outputs import with_background
 from mimicmotion.generate.setup import fusion_config, load_pipeline, run_device, with_estimator
 from mimicmotion.pipeline import StepState
 from mimicmotion.pose.estimators.open import find_estimator
-from mimicmotion.pose.keypoints import BODY, FACE, FEET, LEFT_HAND, RIGHT_HAND, VISIBLE
+from mimicmotion.pose.keypoints import BODY, FEET, LEFT_HAND, RIGHT_HAND, VISIBLE
 from mimicmotion.runtime.progress import Progress, finish
 from mimicmotion.settings import FusionConfig, GenerateConfig, SamplingSettings, parse
 from mimicmotion.video import labels
@@ -121,7 +121,7 @@ class MimicMotionPoses(io.ComfyNode):
             for note in notes:
                 logger.warning(note)
         if api.is_picture(source):
-            config = job_settings(values)
+            config = job_settings(values | {"picture_person": values.get("person", "largest")})
             report(Progress("picture", 0, 1))
             poses = find_estimator(config)(static=True).estimate([api.to_frame(source[0])])
         else:
@@ -138,8 +138,8 @@ class MimicMotionPoses(io.ComfyNode):
 class MimicMotionAlign(io.ComfyNode):
     """Fit the picture to the size of the video and the poses of the video to the person in the picture; draw them."""
 
-    settings = NodeSettings(GenerateConfig, "height", "width", "fit", "align", "confidence_aware")
-    switches = ("body", "hands", "face")
+    settings = NodeSettings(GenerateConfig, "height", "width", "fit", "align", "confidence_aware", "face")
+    switches = ("body", "hands")
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -164,7 +164,7 @@ class MimicMotionAlign(io.ComfyNode):
         if found.size != picture.shape[:2]:
             got, want = f"the pose of a picture of {found.size}", f"that of this picture, {picture.shape[:2]}"
             raise PoseError(got, want, "connect image_poses to the poses of 'image'")
-        size = pipe.video_size((picture.shape[0], picture.shape[1]), config.height, config.width)
+        size = pipe.video_size(found, config.height, config.width, config.fit)
         check_size(size, pipe.backbone.size_multiple)
         inputs = fit_inputs(config, picture, found, poses, size)
         for note in inputs.warnings:
@@ -357,10 +357,10 @@ def _prefix() -> io.Input:
     return io.String.Input("filename_prefix", default=CATEGORY, optional=True, tooltip=tooltip)
 
 
-def _draw_only(poses: PoseSequence, body: bool, hands: bool, face: bool) -> PoseSequence:
+def _draw_only(poses: PoseSequence, body: bool, hands: bool) -> PoseSequence:
     """The poses without what is switched off: points of no confidence are not drawn."""
     confidence = poses.confidence.copy()
-    for part, drawn in ((BODY, body), (FEET, body), (LEFT_HAND, hands), (RIGHT_HAND, hands), (FACE, face)):
+    for part, drawn in ((BODY, body), (FEET, body), (LEFT_HAND, hands), (RIGHT_HAND, hands)):
         if not drawn:
             confidence[:, part] = 0
     return dataclasses.replace(poses, confidence=confidence)

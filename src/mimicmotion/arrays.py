@@ -1,4 +1,4 @@
-"""Names of the arrays that many modules pass on."""
+"""Types of the arrays that modules exchange."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from jaxtyping import UInt8
 from numpy import ndarray
 
 Frame: TypeAlias = UInt8[ndarray, "height width 3"]
-"""One picture, RGB."""
+"""An RGB picture."""
 Frames: TypeAlias = UInt8[ndarray, "frames height width 3"]
-"""Pictures of one size, RGB."""
+"""RGB pictures of one size."""
 
 
 @runtime_checkable
 class PoseFrames(Protocol):
-    """Drawn pose frames: an array (frames, height, width, 3) of uint8, or anything whose slices give one lazily."""
+    """Drawn pose frames: a uint8 array (frames, height, width, 3), or a sequence whose slices are such arrays."""
 
     def __len__(self) -> int:
         """Number of frames."""

@@ -1,4 +1,4 @@
-"""A client of the service, on the standard library alone."""
+"""A client for the service that needs only the standard library."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ from urllib.parse import quote, urlsplit
 from mimicmotion.errors import MimicMotionError
 from mimicmotion.runtime.files import atomic_path
 
-State = Literal["queued", "running", "done", "failed", "cancelled"]
-PIECE = 1 << 16
+CHUNK_SIZE = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,22 +27,23 @@ class JobState:
     """A job of the service.
 
     Attributes:
-        id: its name.
-        kind: generate, or plan: what generate would do.
+        id: id of the job.
+        kind: "generate", or "plan", which only predicts what generate would do.
         state: queued, running, done, failed or cancelled.
-        owner: name of the token that it was sent with.
-        priority: 0 to 9; higher ones are run first.
-        settings: those that came with it.
-        frames: of the result, about.
-        created: seconds since 1970.
-        started: when it last began to run.
-        finished: when it ended.
-        stage: what is being done: load, picture, poses, encode, denoise, write.
-        done: frames or steps of the stage that are done.
-        total: frames or steps of the stage.
-        eta: seconds until the stage is done, at its speed so far.
-        preview: whether there is a preview picture (the setting `preview` asks for it).
-        error: got, expected and fix, of a job that failed.
+        owner: name of the token that submitted the job.
+        priority: 0 to 9; jobs with a higher priority run first.
+        settings: settings that the job was submitted with.
+        frames: approximate number of frames of the result.
+        created: time of submission, in seconds since 1970.
+        started: time at which it last started to run.
+        finished: time at which it ended.
+        stage: current stage: load, picture, poses, encode, denoise or write.
+        done: completed frames or steps of the stage.
+        total: all frames or steps of the stage.
+        eta: estimated seconds until the job is done, from the speed of the current stage and the time of later stages
+            in the last job; for the first job, until the stage is complete.
+        preview: whether there is a preview picture (see the setting `preview`).
+        error: `got`, `expected` and `fix` of a failed job.
     """
 
     id: str
@@ -65,16 +65,16 @@ class JobState:
 
     @property
     def ended(self) -> bool:
-        """Whether it will not change any more."""
+        """Whether the state is final."""
         return self.state in ("done", "failed", "cancelled")
 
 
 class ServiceError(MimicMotionError):
-    """The service refused a request, or a job failed.
+    """The service refused a request, or a job failed or was cancelled.
 
     Args:
-        status: of the answer, as HTTP has it; 0 for a job that failed.
-        error: got, expected and fix.
+        status: HTTP status of the response; 0 for a job.
+        error: `got`, `expected` and `fix`.
     """
 
     def __init__(self, status: int, error: dict[str, str]) -> None:
@@ -83,12 +83,12 @@ class ServiceError(MimicMotionError):
 
 
 class Client:
-    """Talks to `mimicmotion serve`.
+    """Client of `mimicmotion serve`.
 
     Args:
-        url: of the service.
-        token: where it asks for one.
-        timeout: seconds to wait for an answer; as long a request is sent again if nothing listens.
+        url: address of the service.
+        token: access token, if the service requires one.
+        timeout: seconds to wait for a response, and to keep retrying while the service cannot be reached.
     """
 
     def __init__(self, url: str = "http://127.0.0.1:8000", token: str | None = None, timeout: float = 60.0) -> None:
@@ -105,19 +105,19 @@ class Client:
         key: str | None = None,
         **settings: Any,
     ) -> JobState:
-        """Send a job.
+        """Submit a job.
 
         Args:
-            picture: the picture of the person.
-            video: the driving video or pose file.
-            kind: plan only says what generate would do.
-            priority: 0 to 9; higher ones are run first.
-            key: the same key is the same job, however often it is sent; by default each call is a new one.
-            settings: of `mimicmotion generate`, such as `seed`.
+            picture: picture of the person.
+            video: driving video or pose file.
+            kind: "generate", or "plan" to only predict what generate would do.
+            priority: 0 to 9; jobs with a higher priority run first.
+            key: idempotency key: submitting the same key again returns the same job. By default each call is a new job.
+            settings: options of `mimicmotion generate`, such as `seed`.
 
         Raises:
-            ServiceError: the service does not take it.
-            ConnectionError: it does not answer.
+            ServiceError: the service refused the job.
+            ConnectionError: the service cannot be reached.
         """
         boundary = secrets.token_hex(16)
         texts = {"settings": json.dumps(settings, default=str), "priority": str(priority)}
@@ -134,19 +134,19 @@ class Client:
             for intro, path in parts:
                 yield intro
                 with path.open("rb") as file:
-                    while piece := file.read(PIECE):
-                        yield piece
+                    while chunk := file.read(CHUNK_SIZE):
+                        yield chunk
             yield end
 
         with self._request("POST", "/v1/jobs" if kind == "generate" else "/v1/plan", headers, body) as answer:
             return JobState(**json.load(answer))
 
     def state(self, id: str) -> JobState:
-        """How far a job is."""
+        """Return the current state of a job."""
         return JobState(**self._json("GET", f"/v1/jobs/{quote(id)}"))
 
     def progress(self, id: str) -> Iterator[JobState]:
-        """The states of a job as they change, until it has ended; goes on when the connection breaks."""
+        """Yield the states of a job as they change, until it has ended. Reconnects if the connection is lost."""
         while True:
             with self._request("GET", f"/v1/jobs/{quote(id)}/events") as answer:
                 for line in _lines(answer):
@@ -160,16 +160,16 @@ class Client:
         """Wait until a job is done.
 
         Raises:
-            ServiceError: it failed or was cancelled.
+            ServiceError: the job failed or was cancelled.
         """
         *_, state = self.progress(id)
         if state.state != "done":
-            got = {"got": f"the job was {state.state}", "expected": "one that is done", "fix": "send it again"}
-            raise ServiceError(0, state.error or got)
+            cancelled = {"got": f"the job was {state.state}", "expected": "a completed job", "fix": "submit it again"}
+            raise ServiceError(0, state.error or cancelled)
         return state
 
     def cancel(self, id: str) -> JobState:
-        """Cancel a job that waits or runs."""
+        """Cancel a queued or running job."""
         return JobState(**self._json("DELETE", f"/v1/jobs/{quote(id)}"))
 
     def delete(self, id: str) -> None:
@@ -178,20 +178,20 @@ class Client:
             pass
 
     def download(self, id: str, path: str | os.PathLike[str]) -> Path:
-        """Write the result of a job to a file; it appears under its name when complete."""
+        """Download the result of a job. The file appears only when complete."""
         with self._request("GET", f"/v1/jobs/{quote(id)}/result") as answer, atomic_path(path) as part:
             with part.open("wb") as file:
                 shutil.copyfileobj(answer, file)
             if part.stat().st_size != int(answer.headers["Content-Length"]):
-                raise ConnectionError("the download broke off")
+                raise ConnectionError("the download was interrupted")
         return Path(path)
 
     def sidecar(self, id: str) -> dict[str, Any]:
-        """Settings, versions and checksums of a result; of a plan, what would be done."""
+        """Return the settings, versions and checksums of a result, or the outcome of a plan."""
         return self._json("GET", f"/v1/jobs/{quote(id)}/sidecar")
 
     def list(self, limit: int = 50, offset: int = 0) -> list[JobState]:
-        """Jobs, the newest first."""
+        """List jobs, newest first."""
         found = self._json("GET", f"/v1/jobs?limit={limit}&offset={offset}")
         return [JobState(**item) for item in found["jobs"]]
 
@@ -203,13 +203,13 @@ class Client:
     def _request(
         self, method: str, path: str, headers: dict[str, str] | None = None, body: Any = None
     ) -> Iterator[http.client.HTTPResponse]:
-        """The answer to a request, which is sent again while nothing answers: all requests can be repeated."""
+        """Send a request and yield the response. Retries on connection errors, since all requests are idempotent."""
         kind = http.client.HTTPSConnection if self.url.scheme == "https" else http.client.HTTPConnection
         end = time.monotonic() + self.timeout
         while True:
             connection = kind(self.url.hostname or "", self.url.port, timeout=self.timeout)
             try:
-                with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # refused early: the answer says why
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # refused early: read the response
                     connection.request(
                         method,
                         self.url.path.rstrip("/") + path,
@@ -230,7 +230,7 @@ class Client:
 
 
 def _lines(answer: http.client.HTTPResponse) -> Iterator[bytes]:
-    """Lines of an answer, until it ends or breaks off."""
+    """Yield the lines of a response until it ends or the connection is lost."""
     with contextlib.suppress(ConnectionError, http.client.HTTPException, TimeoutError):
         yield from answer
 
@@ -238,7 +238,7 @@ def _lines(answer: http.client.HTTPResponse) -> Iterator[bytes]:
 def _form(
     boundary: str, texts: dict[str, str], files: dict[str, Path]
 ) -> tuple[bytes, list[tuple[bytes, Path]], bytes]:
-    """A multipart form: its texts, what stands before each file, and its end."""
+    """Build a multipart form: the text fields, the header and path of each file, and the end."""
     line = 'Content-Disposition: form-data; name="{}"'
     head = "".join(f"--{boundary}\r\n{line.format(name)}\r\n\r\n{text}\r\n" for name, text in texts.items())
     parts = []
@@ -252,4 +252,4 @@ def _error(answer: http.client.HTTPResponse) -> dict[str, str]:
     with contextlib.suppress(ValueError, KeyError, TypeError):
         error = json.load(answer)["error"]
         return {name: str(error[name]) for name in ("got", "expected", "fix")}
-    return {"got": f"{answer.status} {answer.reason}", "expected": "an answer of the service", "fix": "check the url"}
+    return {"got": f"{answer.status} {answer.reason}", "expected": "a response of the service", "fix": "check the url"}

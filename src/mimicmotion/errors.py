@@ -1,4 +1,4 @@
-"""The error tree: every error says what was got, what was expected and how to fix it."""
+"""The errors of this package. Each says what it got, what it expected, and how to fix it."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ _MEMORY_FULL += ("Failed to allocate", "Insufficient memory", "bad_alloc", "bad 
 
 
 def printable(text: str) -> str:
-    """Text for a terminal: what would control it, turn the writing direction or is no character is escaped.
+    """Escape control characters, direction marks and lone surrogates, so that a text is safe to print on a terminal.
 
-    Names of files and what stands in them come from anywhere. Line ends and tabs stay.
+    File names and file contents are untrusted. Line ends and tabs are kept.
     """
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class MimicMotionError(Exception):
-    """Base of all errors that this package raises on purpose.
+    """Base class of all errors that this package raises deliberately.
 
     Args:
-        got: what was found, with the name and the value of the thing.
-        expected: what would have been accepted.
-        fix: what the user can do about it.
+        got: name and value of what is wrong.
+        expected: what is accepted.
+        fix: what the user can do.
     """
 
     def __init__(self, got: str, expected: str, fix: str) -> None:
@@ -36,52 +36,71 @@ class MimicMotionError(Exception):
 
 
 class InputError(MimicMotionError, ValueError):
-    """The caller's input or configuration is wrong."""
+    """The input or configuration is invalid."""
 
 
 class ConfigError(InputError):
-    """A setting is unknown, has the wrong type or is out of range."""
+    """A setting is unknown, of the wrong type, or out of range."""
 
 
 class MediaError(InputError):
-    """A picture or video is missing, empty, damaged or of a kind that cannot be read."""
+    """A picture or video is missing, empty, damaged, or in an unsupported format."""
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether any library says by this error that memory is full: of the host, of a GPU, or of Apple's."""
+    """Whether an error of any library means that the memory of the host or of an accelerator is full."""
     if isinstance(error, MimicMotionError):
         return False
     full = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
     return full or any(words in str(error) for words in _MEMORY_FULL)
 
 
-def memory_error(error: BaseException, what: str = "this") -> ConfigError:
-    """What to say of it.
+def memory_error(error: BaseException, what: str = "this command") -> ConfigError:
+    """Convert an out-of-memory error of a library to one of this package.
 
     Args:
         error: the library's error.
         what: what the memory was for.
     """
     said = next(iter(str(error).splitlines()), "")[:200] or type(error).__name__
-    fix = "close other programs, or make what is asked for smaller or shorter (height and width, duration, processes)"
-    return ConfigError(f"the memory that is free is not enough for {what} ({said})", "more free memory", fix)
+    fix = "close other programs, lower the resolution or the number of processes, or shorten the video"
+    return ConfigError(f"not enough free memory for {what} ({said})", "more free memory", fix)
+
+
+def system_error(error: BaseException, what: str = "this") -> InputError | None:
+    """What to say of an error of the system, wherever it comes up: memory is full, or a path is no good; else None.
+
+    Args:
+        error: any error.
+        what: what the memory was for.
+    """
+    if out_of_memory(error):
+        return memory_error(error, what)
+    if not isinstance(error, OSError) or isinstance(error, MimicMotionError) or not error.strerror:
+        return None
+    gone = isinstance(error, FileNotFoundError) and error.filename is None
+    name = "the working directory" if gone else error.filename
+    if name is None:
+        return None
+    got, expected = f"{str(name)[:500]}: {error.strerror}", "a path that can be read and written"
+    return InputError(got, expected, "check the path, its length and its permissions")
 
 
 class PoseError(InputError):
-    """A pose file or pose sequence is malformed, or no usable pose was found where one is needed."""
+    """Poses are malformed, or no person was found."""
 
 
 class NonFiniteError(MimicMotionError, ArithmeticError):
-    """A network's output is not a number: going on would waste the time."""
+    """A network returned NaN or infinity."""
 
 
 class TrainingError(MimicMotionError):
-    """Training cannot go on: the loss or its gradient is not a number."""
+    """Training cannot continue, because the loss or its gradient is NaN or infinite."""
 
 
 class WeightsError(MimicMotionError):
-    """Model weights are missing, damaged, of the wrong shape, or cannot be fetched."""
+    """Model weights are missing, damaged, of the wrong shape, or cannot be downloaded."""
 
 
 class OutputError(MimicMotionError, OSError):
-    """A result cannot be written (permission, full disk, missing folder)."""
+    """A result cannot be written, because of permissions or a full disk, for example."""

@@ -1,4 +1,4 @@
-"""One look for all figures, and files that are the same bytes for the same numbers."""
+"""Common style of all figures, and reproducible PNG files."""
 
 from __future__ import annotations
 
@@ -19,15 +19,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PAGE_WIDTH = 7.0
-"""Inches: the text width of a page, so that letters keep their size in print."""
+"""Text width of a page in inches, so that figures are printed at the intended font size."""
 DPI = 150
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito (2008): told apart with any colour vision."""
+"""Colour-blind safe palette of Okabe and Ito (2008)."""
 LINES = ("-", "--", "-.", ":")
 MARK = "#D55E00"
-INFERNO = "inferno"  # equal steps look equal, also in grey
 STYLE: dict[str, Any] = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters on every machine
+    "font.family": "DejaVu Sans",  # bundled with matplotlib, so the same on every machine
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.labelsize": 8,
@@ -42,32 +41,32 @@ STYLE: dict[str, Any] = {
     "ytick.major.width": 0.6,
     "lines.linewidth": 1.2,
     "image.interpolation": "nearest",
-    "text.parse_math": False,  # a name with two $ in it is a name
+    "text.parse_math": False,  # names may contain $
     "text.hinting": "none",
 }
 
 
 def check_plot_output(path: Path) -> Path:
-    """Make sure, before long work, that `path` is a PNG file that can be written, and that matplotlib is here.
+    """Check, before long work, that a figure can be written to `path`.
 
     Raises:
         ConfigError: matplotlib is not installed.
-        OutputError: another suffix, or a place that cannot be written.
+        OutputError: the suffix is not .png, or the file cannot be written.
     """
     import_extra("matplotlib", "eval")
     if path.suffix.lower() != ".png":
         raise OutputError(f"{path} has the suffix {path.suffix!r}", "NAME.png", "figures are PNG; correct 'output'")
-    for place in (path, path.with_suffix(".csv")):
-        if place.is_dir():
-            raise OutputError(f"{place} is a folder", "NAME.png", "choose another name")
+    for file in (path, path.with_suffix(".csv")):
+        if file.is_dir():
+            raise OutputError(f"{file} is a folder", "NAME.png", "choose another name")
     return check_writable(path)
 
 
 @contextlib.contextmanager
 def figure(output: Path | BytesIO, height: float, width: float = PAGE_WIDTH) -> Iterator[Figure]:
-    """Give an empty figure of `width` x `height` inches; at the end of the block it is written to `output` as PNG.
+    """Yield an empty figure of `width` x `height` inches, and write it to `output` as PNG at the end of the block.
 
-    Equal figures give equal bytes (with one version of matplotlib): no date, no version, no user settings.
+    The file is reproducible for a version of matplotlib: it holds no date or version, and ignores user settings.
 
     Raises:
         ConfigError: matplotlib is not installed.
@@ -77,7 +76,7 @@ def figure(output: Path | BytesIO, height: float, width: float = PAGE_WIDTH) -> 
     from matplotlib.figure import Figure
 
     with mpl.rc_context():
-        mpl.rcdefaults()  # what a matplotlibrc of the user says stays out
+        mpl.rcdefaults()  # ignore the user's matplotlibrc
         mpl.rcParams.update(STYLE)
         sheet = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
         yield sheet
@@ -91,17 +90,17 @@ def figure(output: Path | BytesIO, height: float, width: float = PAGE_WIDTH) -> 
 
 
 def colour(i: int) -> str:
-    """The i-th colour of the palette, around and around."""
+    """Colour number `i` of the palette, which repeats."""
     return PALETTE[i % len(PALETTE)]
 
 
 def line(i: int) -> dict[str, Any]:
-    """Colour and dashes of the i-th curve: told apart in grey too."""
+    """Colour and line style of curve number `i`, distinguishable in grey, too."""
     return {"color": colour(i), "linestyle": LINES[i % len(LINES)]}
 
 
 def bare(axes: Axes) -> None:
-    """No ticks and no frame: for pictures."""
+    """Remove ticks and frame, for pictures."""
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
@@ -110,14 +109,14 @@ def bare(axes: Axes) -> None:
 def picture_grid(
     sheet: Any, rows: Mapping[str, Sequence[ndarray]], titles: Sequence[str], *, coloured: bool = True, **options: Any
 ) -> Any:
-    """Rows of pictures, each with its name (in the colour of its curve, if `coloured`) and titles above the first.
+    """Show a labelled grid of pictures.
 
     Args:
         sheet: figure or subfigure.
-        rows: name -> pictures, as many as titles.
-        titles: of the columns.
-        coloured: whether the names have the colours of the palette.
-        options: of `imshow`.
+        rows: name of each row, and its pictures, one per title.
+        titles: titles of the columns.
+        coloured: show the names in the colours of the palette.
+        options: passed to `imshow`.
 
     Returns:
         The axes, (rows, columns).
@@ -134,7 +133,7 @@ def picture_grid(
 
 
 def mark_borders(axes: Axes, borders: Sequence[int]) -> None:
-    """A small triangle above each border, between frame border - 1 and border; a line would cover the seam itself."""
+    """Mark each border by a triangle above it, between frames border - 1 and border; a line would hide the seam."""
     if borders:
         at = [b - 0.5 for b in borders]
         axes.plot(
@@ -143,7 +142,7 @@ def mark_borders(axes: Axes, borders: Sequence[int]) -> None:
 
 
 def curves(axes: Axes, values: Mapping[str, ndarray], label: str, borders: Sequence[int]) -> None:
-    """One curve for each result, of the frames 1, 2, ..., with its mean in the legend."""
+    """Plot one curve per result over frames 1, 2, ..., with its mean in the legend."""
     from matplotlib.ticker import MaxNLocator
 
     for k, (name, numbers) in enumerate(values.items()):

@@ -1,4 +1,4 @@
-"""Tables as Markdown, HTML, LaTeX and CSV, and the pages that hold them."""
+"""Tables as Markdown, HTML, LaTeX and CSV, and pages of tables."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _TEX = {
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Cells of any kind, shown by `str`.
+    """A table. Cells may have any type and are formatted by `str`.
 
     Attributes:
-        head: the headings of the columns.
-        rows: as many cells each.
-        bold: cells to emphasise, as (row, column).
+        head: column headings.
+        rows: cells of each row, one per column.
+        bold: (row, column) of cells to emphasise.
     """
 
     head: Sequence[object]
@@ -39,7 +39,7 @@ class Table:
     bold: Collection[tuple[int, int]] = ()
 
     def markdown(self) -> list[str]:
-        """The lines of a Markdown table."""
+        """Lines of a Markdown table."""
 
         def cell(value: object) -> str:
             return str(value).replace("|", "\\|").replace("\n", " ")
@@ -48,7 +48,7 @@ class Table:
         return ["| " + " | ".join(line) + " |" for line in lines]
 
     def html(self) -> str:
-        """A <table>."""
+        """HTML <table> element."""
 
         def line(cells: Sequence[str], tag: str) -> str:
             return "<tr>" + "".join(f"<{tag}>{c}</{tag}>" for c in cells) + "</tr>"
@@ -57,11 +57,11 @@ class Table:
         return f"<table>{head}{''.join(line(r, 'td') for r in self._cells(_escaped, '<b>{}</b>'))}</table>"
 
     def latex(self, align: str, headings: Mapping[int, str] | None = None) -> str:
-        """A tabular (package booktabs).
+        """LaTeX tabular (needs the package booktabs).
 
         Args:
-            align: a letter for each column.
-            headings: row -> text on a line of its own above it.
+            align: alignment of the columns, one letter each.
+            headings: row number to a heading on a separate line above that row.
         """
         out = [rf"\begin{{tabular}}{{{align}}}", r"\toprule", " & ".join(map(_tex, self.head)) + r" \\", r"\midrule"]
         for k, cells in enumerate(self._cells(_tex, r"\textbf{{{}}}")):
@@ -80,13 +80,13 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A part of a page: sentences, then a table, then pictures.
+    """A section of a page: paragraphs, then a table, then pictures.
 
     Attributes:
-        heading: its title; "" for none.
-        text: sentences; those that begin with "- " are items of a list.
-        table: left out where it has no rows.
-        pictures: what they show -> PNG; in HTML only.
+        heading: heading; "" for none.
+        text: paragraphs; those that begin with "- " are list items.
+        table: table; left out if it has no rows.
+        pictures: alternative text to PNG; in HTML only.
     """
 
     heading: str
@@ -95,7 +95,7 @@ class Section:
     pictures: Mapping[str, bytes] | None = None
 
     def markdown(self) -> str:
-        """This part as Markdown."""
+        """The section in Markdown."""
         blocks = [f"## {self.heading}"] if self.heading else []
         listed = [t for t in self.text if t.startswith("- ")]
         blocks += [t for t in self.text if not t.startswith("- ")]
@@ -105,7 +105,7 @@ class Section:
         return "\n\n".join(blocks)
 
     def html(self) -> str:
-        """This part as HTML."""
+        """The section in HTML."""
         parts = [f"<h2>{_escaped(self.heading)}</h2>"] if self.heading else []
         parts += [f"<p>{_escaped(t.removeprefix('- '))}</p>" for t in self.text]
         if self.table.rows:
@@ -117,21 +117,21 @@ class Section:
 
 
 def markdown_page(title: str, sections: Sequence[Section]) -> str:
-    """A document in Markdown."""
+    """A Markdown document."""
     return "\n\n".join([f"# {title}", *(s.markdown() for s in sections)]) + "\n"
 
 
 def html_page(title: str, sections: Sequence[Section]) -> str:
-    """An HTML file that needs no other file."""
+    """A self-contained HTML document."""
     head = f"<!doctype html><html lang=en><meta charset=utf-8><title>{_escaped(title)}</title><style>{_STYLE}</style>"
     return "\n".join([head, f"<h1>{_escaped(title)}</h1>", *(s.html() for s in sections)]) + "\n"
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write a UTF-8 file that appears only when complete; what is no character, as in names of files, becomes "?".
+    """Write a UTF-8 file atomically. Lone surrogates, as in undecodable file names, become "?".
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: the file cannot be written.
     """
     with atomic_path(path) as part, writing(path):
         part.write_text(text, encoding="utf-8", errors="replace", newline="")
@@ -139,19 +139,19 @@ def write_text(path: Path, text: str) -> Path:
 
 
 def write_json(path: Path, data: Any) -> Path:
-    """Write plain data; NaN and infinity become null.
+    """Write plain data as JSON. NaN and infinity become null.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: the file cannot be written.
     """
     return write_text(path, json.dumps(_plain(data), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def write_csv(path: Path, head: Sequence[object], rows: Iterable[Sequence[object]]) -> Path:
-    """Write a table; None is an empty cell, floats keep all their digits.
+    """Write a CSV file. None becomes an empty cell, and floats keep all digits.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: the file cannot be written.
     """
     with (
         atomic_path(path) as part,

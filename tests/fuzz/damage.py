@@ -100,7 +100,9 @@ def header_changed(data: bytes, rng: random.Random) -> bytes:
 
 
 def repacked_zip(data: bytes, rng: random.Random) -> bytes:
-    """A whole archive with one damaged, missing or doubled member."""
+    """A whole archive with one damaged, missing or doubled member; older checkpoints are no archives."""
+    if not zipfile.is_zipfile(io.BytesIO(data)):
+        return flipped(data, rng)
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     victim = rng.choice([name for name in members if members[name]])

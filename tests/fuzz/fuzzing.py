@@ -55,7 +55,7 @@ from mimicmotion.runtime.progress import finish
 from mimicmotion.settings import GenerateConfig, PosesConfig, find_recipe, load_yaml, parse, recipes
 from mimicmotion.settings.training import load_config
 from mimicmotion.study.folder import load_key, load_study
-from mimicmotion.study.votes import VoteStore, load_votes, save_votes
+from mimicmotion.study.votes import VoteStore, load_votes
 from mimicmotion.training.ablation.run import load_ablation
 from mimicmotion.training.state import read_identity, read_state
 from mimicmotion.video.picture import check_picture_size, read_picture
@@ -107,9 +107,9 @@ def encode(path: Path, codec: str, *, pixels: str = "yuv420p", sound: str = "", 
 
 def encode_sound(container: Any, stream: Any) -> None:
     kind = stream.codec_context.format.name
-    dtype = np.int16 if kind.startswith("s16") else np.float32
+    dtype, loud = {"s16": (np.int16, 9000), "s32": (np.int32, 9000 << 16), "flt": (np.float32, 0.3)}[kind[:3]]
     for i in range(48):
-        tone = np.sin(np.arange(1024) / 9 + i) * (9000 if dtype is np.int16 else 0.3)
+        tone = np.sin(np.arange(1024) / 9 + i) * loud
         frame = av.AudioFrame.from_ndarray(tone.astype(dtype)[None], format=kind, layout="mono")
         frame.sample_rate, frame.pts = 48000, 1024 * i
         container.mux(stream.encode(frame))
@@ -255,7 +255,7 @@ def make_shards(folder: Path) -> None:
             "truth": {"masks": np.zeros((4, 8), np.uint8)},
         }
         records = [RecordData(key=f"v-{i:03d}", video="v", frames=pictures, poses=few, **extra) for i in range(2)]
-        write_records(folder / store, ShardSettings((64, 48), store), records)
+        write_records(folder / store, ShardSettings(size=(64, 48), store=store), records)
     shutil.copytree(folder / "png", folder / "without")
     (folder / "without" / "index.json").unlink()
 
@@ -285,7 +285,6 @@ def make_states(folder: Path) -> None:
 def make_study(folder: Path) -> None:
     study, key = build(result_folders(folder))
     votes = [vote(key, "anna", pair, True) for pair in key.pairs]
-    save_votes(folder / "votes.json", study, votes)
     VoteStore(folder / "votes.sqlite", study).add(votes)
 
 
@@ -380,7 +379,6 @@ def study_of(path: Path, out: Path) -> None:
     folder = path.parent if path.name.startswith("votes") else folder_of(path, "study").parent
     study = load_study(folder / "study")
     load_key(folder / "study", study)
-    load_votes(folder / "study", study, [folder / "votes.json"])
     load_votes(folder / "study", study, [folder / "votes.sqlite"])
 
 

@@ -49,8 +49,8 @@ STABLE: dict[str, tuple[dict[str, str], list[tuple[str, str]]]] = {
     "MimicMotionAlign": (
         {"model": "MIMICMOTION_MODEL", "image": "IMAGE"}
         | {"image_poses": "MIMICMOTION_POSES", "poses": "MIMICMOTION_POSES", "height": "INT", "width": "INT"}
-        | {"fit": "COMBO", "align": "COMBO", "confidence_aware": "BOOLEAN"}
-        | {"body": "BOOLEAN", "hands": "BOOLEAN", "face": "BOOLEAN"},
+        | {"fit": "COMBO", "align": "COMBO", "confidence_aware": "BOOLEAN", "face": "COMBO"}
+        | {"body": "BOOLEAN", "hands": "BOOLEAN"},
         [("aligned", "MIMICMOTION_ALIGNED"), ("poses", "IMAGE")],
     ),
     "MimicMotionSample": (
@@ -210,7 +210,7 @@ def test_frames_may_come_one_by_one_and_parts_stay_undrawn(ui: ComfyUI) -> None:
     del upto[by_kind["MimicMotionSave"]]
     aligned, drawn = ui.run(upto)[by_kind["MimicMotionAlign"]]
     assert tuple(drawn.shape) == (FRAMES, 224, 128, 3)
-    upto[by_kind["MimicMotionAlign"]]["inputs"] |= {"body": False, "face": False}
+    upto[by_kind["MimicMotionAlign"]]["inputs"] |= {"body": False, "face": "none"}
     _, hands = ui.run(upto)[by_kind["MimicMotionAlign"]]
     assert 0 < (hands > 0.1).sum() < 0.5 * (drawn > 0.1).sum()
 

@@ -43,7 +43,7 @@ STAND_INS = {"svd-xt-1.1": STAND_IN, "mimicmotion-1.1": "MimicMotion_1-1.pth"}
 """For weights that commands name; test_published_weights.py has them fetched."""
 SIZE = (640, 360)
 # Commands that need the network or install things: their parts are checked, they are not run.
-NOT_RUN = ("git clone", "cd ", "pip ", "python3 -m venv", "mimicmotion weights fetch", "mimicmotion study serve")
+NOT_RUN = ("git clone", "cd ", "pip ", "python3 -m venv", "mimicmotion weights fetch", "mimicmotion serve --study")
 # Commands for docker, which tests do not have, and beside them; what they run is tested in test_containers.py.
 CONTAINERS = ("docker ", "DEVICE=cuda docker ", "echo POSTGRES_PASSWORD=", "ln -s $PWD/integrations/comfyui ")
 
@@ -270,7 +270,7 @@ def prepare_yaml(folder: Path) -> None:
 def prepare_study(argv: list[str], folder: Path) -> None:
     """Results of three methods, and for an analysis a built study with the votes of two people."""
     from mimicmotion.study.folder import load_key, load_study
-    from mimicmotion.study.votes import save_votes
+    from mimicmotion.study.votes import VoteStore
     from study_clips import vote
 
     for method in ("mimicmotion", "magicpose", "moore"):
@@ -288,7 +288,7 @@ def prepare_study(argv: list[str], folder: Path) -> None:
     key = load_key(study, loaded)
     for name in ("anna", "ben"):
         votes = [vote(key, name, pair, name == "anna", repeat=r) for pair in key.pairs for r in (0, 1)]
-        save_votes(folder / "votes" / f"{name}.json", loaded, votes)
+        VoteStore(study / "votes.sqlite", loaded).add(votes)
 
 
 def test_yaml_examples_are_valid() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -32,20 +33,22 @@ from mimicmotion.errors import (
 )
 from mimicmotion.evaluation.metrics.seams import sidecar_fusion
 from mimicmotion.generate import inputs
+from mimicmotion.generate.demo import demo
 from mimicmotion.generate.job import generate
 from mimicmotion.generate.plan import plan
 from mimicmotion.generate.poses import poses as find_poses
 from mimicmotion.generate.replay import replay
-from mimicmotion.generate.setup import result_size
 from mimicmotion.pipeline import MimicMotionPipeline
+from mimicmotion.pose import keypoints as kp
 from mimicmotion.pose.estimators.track import PersonTracker
 from mimicmotion.pose.files import load_poses, save_openpose, save_poses
-from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
+from mimicmotion.pose.keypoints import FACE, NUM_POINTS, PoseSequence
 from mimicmotion.runtime.progress import Progress, finish
 from mimicmotion.settings import FusionConfig, GenerateConfig, PlanConfig, PosesConfig, person_choice
 from mimicmotion.video.geometry import plan_fit, released_round_trip
 from mimicmotion.video.picture import read_picture, write_picture
 from mimicmotion.video.reader import open_video
+from mimicmotion.video.writer import open_writer
 from planted_job import (
     FRAMES,
     SIZE,
@@ -85,7 +88,7 @@ def test_kept_background_is_the_picture(job: GenerateConfig) -> None:
     result = finish(generate(keep))
     frames, plain = frames_of(result.path), frames_of(finish(generate(job)).path)
     assert json.loads(result.sidecar.read_text())["settings"]["background"] == "keep"
-    picture = finish(inputs.prepare(job, SIZE, 8)).picture
+    picture = inputs.prepare(job, finish(inputs.find(job)), SIZE).picture
     edge = np.ones(SIZE, bool)  # neither the picture's person nor the moving one comes near
     edge[6:, 8:-8] = False
     assert all(np.array_equal(frame[edge], picture[edge]) for frame in frames)
@@ -223,6 +226,27 @@ def test_plan_says_what_would_be_done(job: GenerateConfig, no_long_work: None) -
     assert left_over(job) == ["result.png"]
 
 
+def test_plan_says_and_shows_what_is_cut_off(job: GenerateConfig, no_long_work: None) -> None:
+    write_picture(job.picture, np.full((100, 200, 3), 255, np.uint8))
+    overlay = job.output.with_suffix(".png")
+
+    def planned(**changes: Any) -> str:
+        return finish(plan(dataclasses.replace(job, output=overlay, **changes))).summary()
+
+    said = planned(height=64, width=48)
+    assert "cut off   31% at the left, 31% at the right of the picture; --fit letterbox keeps all" in said
+    assert "cuts off the" not in said  # the person is whole
+    shown = read_picture(overlay)
+    whole = shown[:, : 2 * shown.shape[0]]  # the picture before the panes: what is cut off is dark
+    assert (whole[10, [5, -5]] == 63).all()
+    assert (whole[10, shown.shape[0]] == 255).all()
+    said = planned(height=48, width=128, fit="crop")
+    assert "the crop cuts off the feet of the person in the picture: --fit letterbox keeps all of it" in said
+    said = planned(height=48, width=128)
+    assert "a crop to 128x48 would cut the person: the picture gets bars; --fit crop fills the frame" in said
+    assert "cut off" not in said
+
+
 def test_plan_compares_ways_of_alignment(job: GenerateConfig, no_long_work: None) -> None:
     settings = {f.name: getattr(job, f.name) for f in dataclasses.fields(job)}
     pictures = {}
@@ -235,13 +259,22 @@ def test_plan_compares_ways_of_alignment(job: GenerateConfig, no_long_work: None
     assert pictures[True].shape[:2] == (3 * height, width)
 
 
-@pytest.mark.parametrize(("size", "wanted"), [((150, 120), (1024, 576)), ((120, 150), (576, 1024))])
-def test_models_without_settings_follow_the_published_rules(
-    job: GenerateConfig, size: tuple[int, int], wanted: tuple[int, int]
+@pytest.mark.parametrize(
+    ("picture", "wanted", "published"),
+    [
+        ((192, 108), (1024, 576), (1024, 576)),
+        ((150, 120), (832, 704), (1024, 576)),
+        ((120, 120), (768, 768), (576, 1024)),
+        ((108, 205), (576, 1024), (576, 1024)),
+    ],
+)
+def test_models_without_settings_take_the_published_area_or_rule(
+    picture: tuple[int, int], wanted: tuple[int, int], published: tuple[int, int]
 ) -> None:
-    pipe = micro_pipeline()
-    write_picture(job.picture, random_frames(1, size)[0])
-    assert result_size(job, pipe) == wanted
+    pipe, pose = micro_pipeline(), standing(1, picture)
+    assert pipe.video_size(pose) == wanted
+    assert pipe.video_size(pose, fit="released") == published
+    assert pipe.video_size(pose, 64, 48) == (64, 48)
     newer, older = published_settings("1.1"), published_settings("1.0")
     assert (newer["fusion"]["segment_frames"], older["fusion"]["segment_frames"]) == (72, 16)
     assert (newer["num_inference_steps"], newer["guidance_scale"]) == (25, 2.0)
@@ -249,7 +282,7 @@ def test_models_without_settings_follow_the_published_rules(
 
 def test_released_fit_truncates_as_published(job: GenerateConfig) -> None:
     config = dataclasses.replace(job, fit="released")
-    given = finish(inputs.prepare(config, SIZE, 16)).picture
+    given = inputs.prepare(config, finish(inputs.find(config)), SIZE).picture
     plain = plan_fit((150, 120), SIZE, "released").apply(random_frames(1, (150, 120))[0])
     assert np.array_equal(given, released_round_trip(plain))
     assert not np.array_equal(given, plain)
@@ -304,12 +337,22 @@ def save_and_return(poses: PoseSequence, path: Path) -> Path:
     return path
 
 
+def pipe(path: Path) -> Path:
+    os.mkfifo(path)
+    return path
+
+
 BAD: dict[str, tuple[type[MimicMotionError], Callable[[GenerateConfig, Path], dict[str, object]]]] = {
     "missing picture": (MediaError, lambda c, d: {"picture": d / "none.png"}),
     "empty picture": (MediaError, lambda c, d: {"picture": write_bytes(d / "a.png", b"")}),
     "not a picture": (MediaError, lambda c, d: {"picture": write_bytes(d / "a.png", b"hello")}),
     "truncated picture": (MediaError, lambda c, d: {"picture": write_bytes(d / "a.png", c.picture.read_bytes()[:900])}),
     "4x4 picture": (MediaError, lambda c, d: {"picture": write_picture(d / "a.png", random_frames(1, (4, 4))[0])}),
+    "pipe as picture": (MediaError, lambda c, d: {"picture": pipe(d / "pipe")}),
+    "pipe as video": (MediaError, lambda c, d: {"video": pipe(d / "pipe")}),
+    "address on the web": (MediaError, lambda c, d: {"picture": Path("https://example.com/a.png")}),
+    "name of 300 letters": (InputError, lambda c, d: {"video": d / ("n" * 300)}),
+    "output of 300 letters": (InputError, lambda c, d: {"output": d / ("n" * 300)}),
     "missing video": (MediaError, lambda c, d: {"video": d / "none.mp4"}),
     "empty video": (MediaError, lambda c, d: {"video": write_bytes(d / "a.mp4", b"")}),
     "not a video": (MediaError, lambda c, d: {"video": write_bytes(d / "a.mp4", b"hello" * 99)}),
@@ -382,6 +425,20 @@ def test_what_poses_do_not_say_can_be_given(job: GenerateConfig, tmp_path: Path)
             inputs.open_driving(dataclasses.replace(config, video=job.video, **{name: value}))  # type: ignore[arg-type]
 
 
+def test_pose_files_are_known_by_their_content(job: GenerateConfig, tmp_path: Path) -> None:
+    save_poses(dancing(3), tmp_path / "a.npz")
+    frames = json.dumps([json.loads(p.read_text()) for p in sorted(openpose(tmp_path / "json", 3).iterdir())])
+    (tmp_path / "poses.mp4").write_bytes((tmp_path / "a.npz").read_bytes())
+    (tmp_path / "poses.txt").write_text("\ufeff \n" + frames, encoding="utf-8")
+    (tmp_path / "wide.json").write_text(frames, encoding="utf-16")  # as PowerShell writes it
+    for name in ("poses.mp4", "poses.txt", "wide.json"):
+        found = inputs.open_driving(dataclasses.replace(job, video=tmp_path / name))
+        assert isinstance(found, PoseSequence)
+        np.testing.assert_allclose(found.xy, dancing(3).xy, atol=0.01)  # JSON holds two digits
+    with pytest.raises(MediaError, match="swap the two"):
+        inputs.check_inputs(dataclasses.replace(job, picture=tmp_path / "poses.txt", video=job.picture))
+
+
 def test_the_rate_is_kept_in_openpose_json(tmp_path: Path) -> None:
     poses = dataclasses.replace(dancing(6), fps=60.0)
     source = save_and_return(poses, tmp_path / "a.npz")
@@ -402,6 +459,47 @@ def test_what_the_source_cannot_give_is_said(job: GenerateConfig, tmp_path: Path
     assert inputs.source_notes(config, inputs.open_driving(config)) == []
 
 
+TIMES_THREE = [0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 3]
+"""Four frames of 5 per second at 15: the nearest in time."""
+
+
+@pytest.fixture
+def slow(job: GenerateConfig, tmp_path: Path) -> GenerateConfig:
+    """The job driven by four frames of 5 per second."""
+    with open_writer(tmp_path / "slow.mp4", SIZE, 5.0) as writer:
+        for frame in random_frames(4, SIZE):
+            writer.write(frame)
+    return dataclasses.replace(job, video=tmp_path / "slow.mp4", num_inference_steps=1, save_every=0)
+
+
+def test_a_repeated_frame_is_looked_at_once(slow: GenerateConfig, tmp_path: Path) -> None:
+    config = PosesConfig(video=slow.video, output=tmp_path / "poses.npz", fps=15.0)
+    reports: list[Progress] = []
+    found = finish(find_poses(config), reports.append).poses  # the planted poses change with each frame looked at
+    np.testing.assert_array_equal(found.xy, dancing(4).xy[TIMES_THREE])
+    assert [r.done for r in reports if r.stage == "poses"] == [0, 1, 3, 6, 9, 12]
+
+
+def test_frames_can_be_repeated_only_when_written(slow: GenerateConfig, tmp_path: Path) -> None:
+    summary = finish(plan(dataclasses.replace(slow, output=tmp_path / "plan.png"))).summary()
+    assert "--fps 5 shows the same movement with less work, --output-fps 15 then repeats frames when" in summary
+    slow = dataclasses.replace(slow, fps=5.0, side_by_side=True, label="visible")
+    once = finish(generate(dataclasses.replace(slow, output=tmp_path / "once")))
+    reports: list[Progress] = []
+    config = dataclasses.replace(slow, output=tmp_path / "repeated", output_fps=15.0)
+    result = finish(generate(config), reports.append)
+    assert {r.total for r in reports if r.stage == "write"} == {4}
+    assert (result.num_frames, result.fps) == (12, 15.0)
+    np.testing.assert_array_equal(frames_of(result.path), frames_of(once.path)[TIMES_THREE])
+    assert result.side_by_side
+    assert once.side_by_side
+    np.testing.assert_array_equal(frames_of(result.side_by_side), frames_of(once.side_by_side)[TIMES_THREE])
+    assert sidecar_fusion(once.path)
+    assert sidecar_fusion(result.path) is None  # its segments begin at other frames of the file
+    with pytest.raises(ConfigError, match="output_fps=4 below fps=5"):
+        dataclasses.replace(slow, output_fps=4.0)
+
+
 def test_start_and_duration_hold_for_pose_files_by_stride(tmp_path: Path) -> None:
     poses = dataclasses.replace(dancing(30), fps=30.0)
     released = PosesConfig(video=tmp_path, output=tmp_path, sampling="released", stride=1, start=0.5, duration=0.25)
@@ -411,6 +509,23 @@ def test_start_and_duration_hold_for_pose_files_by_stride(tmp_path: Path) -> Non
         dataclasses.replace(released, tempo=2.0)
     with pytest.raises(ConfigError, match="stride=1 with sampling=time"):
         dataclasses.replace(released, sampling="time")
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"fps": 15.0}, {"fps": 9.0, "start": 0.35, "duration": 1.1}, {"tempo": 1.6}, {"sampling": "released"}],
+)
+def test_a_pose_file_gives_the_frames_of_its_video(asked: dict[str, Any], tmp_path: Path) -> None:
+    """At 29.97 frames per second every second frame starts a little after k / 15 s, where the one before is wrong."""
+    count, fps = 60, 30000 / 1001
+    with open_writer(tmp_path / "numbers.mkv", (32, 32), fps) as writer:
+        for k in range(count):
+            writer.write(np.full((32, 32, 3), 4 * k, np.uint8))
+    poses = dancing(count)
+    poses = dataclasses.replace(poses, xy=np.broadcast_to(np.arange(count)[:, None, None], poses.xy.shape), fps=fps)
+    config = PosesConfig(video=tmp_path / "numbers.mkv", output=tmp_path / "unused.npz", **asked)
+    taken = [round(float(f.mean()) / 4) for f in inputs.sampled_frames(config, open_video(config.video))]
+    assert inputs.resample_poses(poses, config).xy[:, 0, 0].astype(int).tolist() == taken
 
 
 LATE = ("truncated picture", "4x4 picture", "start behind the end", "not a video", "pose file with NaN")
@@ -500,7 +615,7 @@ def pose_file(job: GenerateConfig) -> Path:
 class OnePerson:
     """Sees one person in every frame, and follows whom it was asked to."""
 
-    source = "one person"
+    source, people = "one person", 1
 
     def __init__(self, person: Any) -> None:
         self.person = person
@@ -543,6 +658,69 @@ def test_nobody_there(
     with pytest.raises(PoseError, match=f"no person {says}"):
         finish(generate(job))
     assert left_over(job) == []
+
+
+def test_only_the_wanted_points_of_the_face_are_drawn(job: GenerateConfig) -> None:
+    poses = standing(2)
+    poses.confidence[:] = 0.9
+
+    def face(part: str) -> tuple[ndarray, ndarray]:
+        config = dataclasses.replace(job, face=part)
+        made = inputs.fit_inputs(config, random_frames(1, SIZE)[0], poses[:1], poses, SIZE)
+        outside = [made.aligned.confidence[:, : FACE.start], made.aligned.confidence[:, FACE.stop :]]
+        assert (np.concatenate(outside, 1) > 0).all()
+        return made.reference.confidence[0, FACE] > 0, made.aligned.confidence[1, FACE] > 0
+
+    eyes_and_mouth = np.arange(68) >= 36  # iBUG's points 37 to 68
+    for part, wanted in (("all", np.ones(68, bool)), ("eyes-mouth", eyes_and_mouth), ("none", np.zeros(68, bool))):
+        for drawn in face(part):
+            np.testing.assert_array_equal(drawn, wanted)
+
+
+def right_and_wrong_poses() -> dict[str, tuple[PoseSequence, str]]:
+    """A standing person, and what no body looks like."""
+
+    def changed(**moved: Any) -> PoseSequence:
+        pose = standing(1, (640, 480))
+        pose.confidence[:, FACE] = 0.9
+        pose.xy[0, FACE] = pose.xy[0, 0] + np.random.default_rng(0).uniform(-20, 20, (68, 2))
+        for name, place in moved.items():
+            pose.xy[0, getattr(kp, name)] = place(pose.xy[0])
+        return pose
+
+    return {
+        "right": (changed(), ""),
+        "foreshortened": (changed(R_ELBOW=lambda xy: xy[2] + 5, R_WRIST=lambda xy: xy[2] + 9), ""),
+        "lying": (dataclasses.replace(changed(), xy=changed().xy[..., ::-1] * (1, -1) + (0, 480), size=(480, 640)), ""),
+        "limb": (changed(L_WRIST=lambda _: (470, 630)), "a forearm is .* times as long"),
+        "chest": (changed(FACE=lambda xy: xy[FACE] + (0, 130)), "the face is not where the head is"),
+        "head": (changed(NOSE=lambda xy: xy[1] + (0, 60)), "the head is below the shoulders"),
+        "sides": (
+            changed(R_SHOULDER=lambda _: (288, 173), L_SHOULDER=lambda _: (192, 173)),
+            "shoulders and hips are the wrong way round",
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", right_and_wrong_poses())
+def test_a_pose_that_no_body_has_is_said(name: str, job: GenerateConfig, caplog: pytest.LogCaptureFixture) -> None:
+    pose, says = right_and_wrong_poses()[name]
+    made = inputs.fit_inputs(job, np.zeros((*pose.size, 3), np.uint8), pose, pose, SIZE)
+    notes = [note for note in made.warnings if "looks wrong" in note]
+    assert len(notes) == bool(says)
+    if says:
+        assert re.search(says, notes[0])
+        assert notes[0] in caplog.messages  # before the long work, too
+
+
+def test_several_people_in_the_picture_are_said(job: GenerateConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    crowd = dataclasses.replace(standing(1), people=np.array([2]))
+    monkeypatch.setattr(inputs, "find_estimator", planted(crowd, dancing(FRAMES)))
+    config = dataclasses.replace(job, output=job.output.with_suffix(".png"))
+    said = finish(plan(config)).summary()
+    assert "people    2 in the picture, 1 in the video" in said
+    assert "the picture shows 2 people, and the largest is taken: --picture-person chooses" in said
+    assert "the largest is taken" not in finish(plan(dataclasses.replace(config, picture_person="0"))).summary()
 
 
 def test_person_missing_in_some_frames_is_said(job: GenerateConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -613,6 +791,18 @@ def test_ctrl_c_at_any_time(delay: float, tmp_path: Path) -> None:
     process.communicate(timeout=60)
     assert process.returncode in (130, -signal.SIGINT)
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and p.suffix in (".mp4", ".part")]
+
+
+@pytest.mark.slow
+def test_the_demo_shows_a_rendered_person_and_a_photograph(tmp_path: Path) -> None:
+    person, photograph = finish(demo(tmp_path))
+    assert (person.path.name, person.size, len(frames_of(person.path))) == ("demo.mp4", (224, 128), 62)
+    assert (photograph.path.name, photograph.size, len(frames_of(photograph.path))) == (
+        "photograph.mp4",
+        (256, 256),
+        40,
+    )
+    assert all(r.side_by_side and r.side_by_side.is_file() for r in (person, photograph))
 
 
 def test_memory_holds_one_frame_at_a_time(job: GenerateConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import itertools
 import json
 import os
 import random
@@ -15,18 +16,21 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from http_server import serving
-from mimicmotion.study.votes import load_votes, votes_as_json
-from study_clips import build, result_folders, vote
+from mimicmotion.study.votes import VoteStore
+from study_clips import ServedStudy, build, result_folders
 
 KILLS = [2, pytest.param(20, marks=pytest.mark.slow)]
+CLIENTS = 50
 BODY = random.Random(0).randbytes(30_000_000)
 """Several of the pieces of 10 MB in which huggingface_hub writes."""
 
@@ -40,31 +44,44 @@ def start(*arguments: str, **env: str) -> subprocess.Popen[str]:
 @pytest.mark.parametrize("kills", KILLS)
 def test_no_acknowledged_vote_is_lost(tmp_path: Path, kills: int) -> None:
     config = result_folders(tmp_path)
-    study, key = build(config)
-    rng, acknowledged, rater = random.Random(1), [], 0
-    for _ in range(kills):
-        process = start("study", "serve", str(config.output), "--port", "0")
+    study, _ = build(config)
+    rng = random.Random(1)
+    acknowledged: dict[str, set[str]] = {f"r{i}": set() for i in range(CLIENTS)}
+    for round in range(kills):
+        options = ("--no-page", "--port", "0", "--data", str(tmp_path / "data"))
+        process = start("serve", "--study", str(config.output), *options)
         assert process.stdout is not None
-        address = process.stdout.readline().split("/")[2]
-        killer = threading.Timer(rng.uniform(0, 0.5), process.kill)
-        killer.start()
-        with suppress(OSError, http.client.HTTPException):  # until it is gone
-            while True:
-                rater += 1
-                votes = [vote(key, f"r{rater}", pair, rng.random() < 0.5) for pair in sorted(key.pairs)]
-                connection = http.client.HTTPConnection(address, timeout=20)
-                body = json.dumps(votes_as_json(study, votes))
-                connection.request("POST", "/votes", body, {"Content-Type": "application/json"})
-                if connection.getresponse().status == 200:
-                    acknowledged += votes
-                connection.close()
-        killer.join()
+        url = process.stdout.readline().split()[0]
+        served = ServedStudy(SimpleNamespace(study=study), url)
+
+        def take_part(rater: str, served: ServedStudy = served, name: str = f"{round}-") -> None:
+            with suppress(OSError, http.client.HTTPException):  # until it is gone
+                trials = served.begin(rater)
+                for number in itertools.count():
+                    votes = [
+                        {"id": f"{name}{number}-{t['pair']}-{t['repeat']}", "pair": t["pair"], "repeat": t["repeat"]}
+                        | {"question": 0, "choice": "left", "seconds": 1}
+                        for t in trials
+                    ]
+                    if served.ask("POST", "/votes", {"votes": votes}, rater=rater)[0] == 200:
+                        acknowledged[rater] |= {v["id"] for v in votes}
+
+        clients = [threading.Thread(target=take_part, args=(rater,)) for rater in acknowledged]
+        for client in clients:
+            client.start()
+        time.sleep(rng.uniform(0.2, 2))
+        process.kill()
         assert process.wait() == -signal.SIGKILL
+        for client in clients:
+            client.join()
         process.stdout.close()
-    kept = load_votes(config.output, study)
-    assert set(acknowledged) <= set(kept)
-    for number in range(1, rater + 1):  # all votes of a request, or none
-        assert sum(v.rater == f"r{number}" for v in kept) in (0, len(key.pairs))
+    assert sum(map(len, acknowledged.values()))
+    kept = VoteStore(config.output / "votes.sqlite", study).history()
+    for rater, ids in acknowledged.items():
+        assert ids <= {v.id for v in kept if v.rater == rater}
+    trials = len(study.pairs) + 1  # one of them twice
+    whole = Counter((v.rater, v.id.rsplit("-", 2)[0]) for v in kept)  # all votes of a request, or none
+    assert set(whole.values()) == {trials}
 
 
 class SlowHub(ThreadingHTTPServer):

@@ -84,4 +84,6 @@ def test_what_cannot_be_signed_is_refused_before_any_work(job: GenerateConfig) -
         finish(generate(dataclasses.replace(job, label="signed", output=job.output.with_suffix(".mkv"))))
     with pytest.raises(ConfigError, match="PEM"):
         finish(generate(dataclasses.replace(job, label="signed", signer=job.picture)))
+    with pytest.raises(ConfigError, match="with label=visible, where it has no effect"):
+        dataclasses.replace(job, label="visible", signer=job.picture)
     assert not job.output.exists()

@@ -21,7 +21,7 @@ from mimicmotion.pose.keypoints import NUM_POINTS
 from mimicmotion.settings import GenerateConfig
 from planted_job import SIZE, dancing, make_job, planted, standing
 
-POSES = 3 * 4 * NUM_POINTS
+POSES = (2 * 8 + 4) * NUM_POINTS  # positions in float64, confidence in float32
 LATENTS = 4 * 4 * SIZE[0] * SIZE[1] // 8**2
 BOOKS = 800
 """Numbers of rows, weights of segments, places in temporary files."""

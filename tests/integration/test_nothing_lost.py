@@ -569,8 +569,19 @@ def test_files_that_are_no_sidecar(text: str, says: str, tmp_path: Path) -> None
         finish(replay(path))
 
 
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [("settings", {"video": "b.mp4"}), ("settings", [1]), ("settings", {"picture": 5}), ("origin", {})],
+)
+def test_a_changed_sidecar_is_named(part: str, value: Any, finished: GenerateConfig) -> None:
+    path = sidecar_path(finished.output)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {part: value}))
+    with pytest.raises(ConfigError, match="take the original file"):
+        finish(replay(path))
+
+
 def test_replay_never_replaces_the_result(finished: GenerateConfig) -> None:
-    with pytest.raises(ConfigError, match="name another output"):
+    with pytest.raises(ConfigError, match="choose another output"):
         finish(replay(sidecar_path(finished.output), finished.output))
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 import mimicmotion
 from mimicmotion.errors import ConfigError, InputError, PoseError
-from mimicmotion.generate.inputs import prepare
+from mimicmotion.generate.inputs import find, prepare
 from mimicmotion.generate.job import generate
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.pose.estimators.open import open_estimator
@@ -99,7 +99,7 @@ def test_what_the_callback_raises_comes_out(tmp_path: Path, pipe: MimicMotionPip
 
 def test_the_pipeline_prepares_as_generate_does(pipe: MimicMotionPipeline, tmp_path: Path) -> None:
     config = GenerateConfig(picture=PICTURE, video=VIDEO, output=tmp_path / "out", pose_cache=False, **SHORT)
-    want = finish(prepare(config, (224, 128), pipe.backbone.size_multiple))
+    want = prepare(config, finish(find(config)), (224, 128))
     poses, own = pipe.guide(want.picture, want.reference, want.aligned)
     picture, drawn, reference = pipe.prepare(str(PICTURE), VIDEO, num_frames=FRAMES)
     assert np.array_equal(picture, want.picture)

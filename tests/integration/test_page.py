@@ -156,6 +156,33 @@ def test_plan_mistake_cancel_and_choice(page: Page, service: Service) -> None:
     page.until_says("view", "Plan: done")
 
 
+def test_a_pose_file_in_place_of_the_video_and_a_deleted_job(page: Page, service: Service) -> None:
+    page.open(url(service))
+    page.driver.find_element("css selector", "#picture input[type=file]").send_keys(str(service.picture))
+    page.click("instead")
+    page.until("the place of the file", "!!document.querySelector('#poses input[type=file]')")
+    page.driver.find_element("css selector", "#poses input[type=file]").send_keys(str(service.video))
+    page.until_says("poses", "poses")
+    page.write("duration", 0.2)
+    page.shot("pose-file")
+    page.click("make")
+    page.until_says("view", "Video: done", "Video: failed")
+    page.until("the result", "document.querySelector('#view video')?.videoWidth > 0")
+    job = service.client.list(limit=1)[0]
+    page.driver.refresh()
+    page.until("page", "!!document.querySelector('#view .mm')")
+    page.click("reuse")
+    page.until_says("poses", "poses", "video")
+    page.until_says("view", "Video: done")
+    for answer in ("dismiss", "accept"):
+        page.click("delete")
+        getattr(page.driver.switch_to.alert, answer)()
+        if answer == "dismiss":
+            assert service.client.state(job.id).state == "done"
+    page.until("another job", f"![...document.querySelectorAll('#history input')].some((e) => e.value === '{job.id}')")
+    assert job.id not in {j.id for j in service.client.list()}
+
+
 def test_a_restart_in_the_middle(page: Page, service: Service) -> None:
     page.open(url(service))
     page.example()

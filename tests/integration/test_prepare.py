@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -247,6 +248,31 @@ def test_killed_and_restarted_gives_the_same_bytes(
     assert not list((output / ".work").glob("at-work-*"))
 
 
+@pytest.mark.slow
+def test_killed_at_twenty_random_moments(made: tuple[Path, PrepareResult], videos: Path, tmp_path: Path) -> None:
+    start = time.perf_counter()
+    assert run(videos, tmp_path / "whole", tmp_path / "cache", 2).wait() == 0
+    length = time.perf_counter() - start
+    rng, killed, number = np.random.default_rng(3), 0, 0
+    while killed < 20:
+        number += 1
+        output, code = tmp_path / str(number), 1
+        for _ in range(6):
+            process = run(videos, output, tmp_path / f"cache {number}", 2)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(rng.uniform(0, length))
+            process.kill()
+            code = process.wait()
+            if code == 0:
+                break
+            assert code == -signal.SIGKILL
+            killed += 1
+        assert code == 0 or run(videos, output, tmp_path / f"cache {number}", 2).wait() == 0
+        assert shards(output) == shards(made[0])
+        assert report(output) == report(made[0])
+        assert not list(output.glob(".*.part.tar"))
+
+
 def test_nothing_good_enough(videos: Path, tmp_path: Path) -> None:
     only = tmp_path / "videos"
     only.mkdir()
@@ -266,7 +292,7 @@ def test_a_file_that_kills_its_process_is_named(tmp_path: Path) -> None:
     problems = {r.source: r.problem for r in reports if not isinstance(r, int)}
     assert problems.keys() == {"a.mp4", "b.mp4", "c.mp4"}
     assert problems["a.mp4"] == problems["c.mp4"] == ""
-    assert "brings the process down" in problems["b.mp4"]
+    assert "crashes the process" in problems["b.mp4"]
 
 
 def test_real_videos(shared: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

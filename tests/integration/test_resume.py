@@ -76,6 +76,30 @@ def test_killed_at_random_steps_it_goes_on_bitwise(workers: int, tmp_path: Path)
     assert lines(tmp_path / "killed") == lines(tmp_path / "whole")
 
 
+@pytest.mark.slow
+def test_killed_at_twenty_random_moments_it_goes_on_bitwise(tmp_path: Path) -> None:
+    whole = recipe(tmp_path / "whole")
+    begun = time.perf_counter()
+    assert train_apart(whole, dropout=0.1) == [0]
+    length = time.perf_counter() - begun
+    (want,) = checkpoints(Path(whole.run))[-1:]
+    rng, killed, number = np.random.default_rng(6), 0, 0
+    while killed < 20:
+        number += 1
+        config = dataclasses.replace(whole, run=str(tmp_path / str(number)))
+        for _ in range(4):
+            (process,) = start(config, dropout=0.1)
+            process.join(rng.uniform(0, length))
+            process.kill()
+            (code,) = wait([process])
+            if code == 0:
+                break
+            assert code == -signal.SIGKILL
+            killed += 1
+        assert_same(train_alone(config, dropout=0.1), want)
+        assert lines(Path(config.run)) == lines(Path(whole.run))
+
+
 def test_killed_while_saving_the_half_checkpoint_does_not_count(tmp_path: Path) -> None:
     config = recipe(tmp_path / "run", optim={"steps": 8})
     train_alone(dataclasses.replace(config, optim=dataclasses.replace(config.optim, steps=6, decay=5)))

@@ -8,10 +8,13 @@ import socket
 import struct
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from mimicmotion.client import Client, ServiceError
@@ -286,7 +289,12 @@ def test_an_upload_is_counted_while_it_is_read(service: Service) -> None:
     assert sent < 1000  # of 250 MB; what lies in the system's buffers is on its way
 
 
-@pytest.mark.parametrize("path", ["/", "/v1/jobs/nothing", "/v1/jobs/..%2f..%2ftokens.json", "/v1/jobs/%00", "/../x"])
+LONG = f"/v1/jobs/{'a' * 3000}"  # longer than a file's name may be
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/v1/jobs/nothing", "/v1/jobs/..%2f..%2ftokens.json", "/v1/jobs/%00", "/../x", LONG]
+)
 def test_what_is_not_there_is_not_found(path: str, service: Service) -> None:
     status, answer, _ = service.request("GET", path)
     assert (status, set(answer["error"])) == (404, {"got", "expected", "fix"})
@@ -334,6 +342,35 @@ def test_slow_clients_keep_nobody_waiting(service: Service) -> None:
     for connection in slow:
         connection.close()
     wait_for(lambda: not list((service.data / "incoming").iterdir()))
+
+
+@pytest.mark.slow
+def test_ten_thousand_small_requests(service: Service, done: str) -> None:
+    """Good and bad ones, from eight clients, while a job runs: all are answered, memory stays, nothing is lost."""
+    assert service.process
+    server = psutil.Process(service.process.pid)
+    before = service.left()
+    requests: list[Callable[[], int]] = [
+        lambda: service.request("GET", f"/v1/jobs/{done}")[0],
+        lambda: service.request("GET", "/v1/jobs?limit=5")[0],
+        lambda: service.request("GET", "/v1/jobs/nothing")[0],
+        lambda: service.request("GET", f"/v1/jobs/{done}/result", {"Range": "bytes=0-9"})[0],
+        lambda: service.request("BREW", "/v1/jobs")[0],
+        lambda: service.request("POST", "/v1/jobs", {"Content-Type": "text/plain"}, b"x")[0],
+        lambda: service.post([("settings", b"{"), ("picture", b"x"), ("video", b"x")])[0],
+        lambda: service.request("GET", "/v1/version", {"Host": "evil.example"})[0],
+    ]
+    job = service.submit(seed=3, num_inference_steps=200)
+    with ThreadPoolExecutor(8) as clients:
+        send = lambda n: requests[n % len(requests)]()  # noqa: E731
+        codes = Counter(clients.map(send, range(800)))  # caches fill
+        memory = server.memory_info().rss
+        codes += Counter(clients.map(send, range(9200)))
+    assert codes == dict.fromkeys((200, 206, 404, 405, 415, 421, 422), 1250) | {200: 2500}
+    assert server.memory_info().rss < memory + 2**25  # each request would leave 3 kB
+    assert service.client.wait(job).state == "done"
+    assert service.left() == sorted([*before, job])
+    assert 'method="BREW"' not in service.request("GET", "/v1/metrics")[1].decode()
 
 
 def test_tokens_see_their_own_jobs_and_a_full_disk_takes_none(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import urllib.request
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,10 @@ import pytest
 from browser import OpenPage, chromium, needs_chromium
 from mimicmotion.study.analyse import analyse_votes
 from mimicmotion.study.folder import Key, Study
-from mimicmotion.study.serve import StudyServer
-from mimicmotion.study.votes import load_votes
+from mimicmotion.study.raters import completion_code
+from mimicmotion.study.votes import latest, load_votes
 from mimicmotion.video.picture import write_picture
-from study_clips import BASELINES, OURS, build, clip, result_folders
+from study_clips import BASELINES, OURS, ServedStudy, build, clip, result_folders, serving_study
 
 pytestmark = needs_chromium
 PATIENCE = 120  # seconds; only a broken page waits so long
@@ -27,12 +27,23 @@ PATIENCE = 120  # seconds; only a broken page waits so long
 class Page(OpenPage):
     """The open page, in words of the study."""
 
-    def __init__(self, driver: Any, downloads: Path) -> None:
+    def __init__(self, driver: Any, pictures: Path) -> None:
         super().__init__(driver, PATIENCE)
-        self.downloads = downloads
+        self.pictures = pictures
 
     def open(self, url: str) -> None:
+        self.driver.get("about:blank")  # else another name behind the # would load nothing
         self.driver.get(url)
+
+    def enter(self, url: str, place: str = "1 / 5") -> None:
+        """Open a rater's link and begin."""
+        self.open(url)
+        self.until("the start", f"!{ID}'start').hidden")
+        self.click("begin")
+        self.at(place)
+
+    def shot(self, name: str) -> None:
+        self.driver.save_screenshot(str(self.pictures / f"study-{name}.png"))
 
     def at(self, place: str) -> None:
         """Wait until this pair ("2 / 5") can be voted on."""
@@ -58,16 +69,14 @@ class Page(OpenPage):
 
 
 ID = "document.getElementById("
-LEFT, RIGHT, SPACE, BACKSPACE = "\ue012", "\ue014", " ", "\ue003"
+LEFT, RIGHT, DOWN, SPACE, BACKSPACE = "\ue012", "\ue014", "\ue015", " ", "\ue003"
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     home = tmp_path_factory.mktemp("chromium")
-    downloads = home / "downloads"
-    downloads.mkdir()
-    with chromium(home, (1200, 800), {"download.default_directory": str(downloads)}) as driver:
-        yield Page(driver, downloads)
+    with chromium(home, (1200, 800)) as driver:
+        yield Page(driver, Path(os.environ.get("MIMICMOTION_TEST_PICTURES", home)))
 
 
 @pytest.fixture(scope="module")
@@ -92,19 +101,19 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Pat
     return make
 
 
-Served = tuple[StudyServer, Path, Study, Key]
+Served = tuple[ServedStudy, Path, Study, Key]
 
 
 @pytest.fixture
 def served(results: Callable[..., tuple[Path, Study, Key]]) -> Iterator[Served]:
     folder, study, key = results()
-    with StudyServer(folder).running() as server:
+    with serving_study(folder) as server:
         yield server, folder, study, key
 
 
 def test_voting_by_keyboard_survives_a_reload_and_lands_in_the_database(page: Page, served: Served) -> None:
     server, folder, study, key = served
-    page.open(f"{server.url}?rater=anna")
+    page.enter(server.link("anna"))
     pressed, seen = [LEFT, RIGHT, LEFT, LEFT, RIGHT], []
     for i, arrow in enumerate(pressed):
         page.at(f"{i + 1} / 5")
@@ -120,90 +129,104 @@ def test_voting_by_keyboard_survives_a_reload_and_lands_in_the_database(page: Pa
             page.key(RIGHT)
     page.wait_for_end()
     page.until("votes to be stored", f"{ID}'end').dataset.stored === 'true'")
-    votes = sorted(load_votes(folder, study), key=lambda v: v.time)
-    assert [(v.left, v.right) for v in votes] == seen
-    assert [v.choice for v in votes] == [s[0] if k == LEFT else s[1] for s, k in zip(seen, pressed, strict=True)]
+    assert page.js(f"return {ID}'code').textContent") == completion_code(study, "anna")
+    history = server.running.store.history()
+    assert len(history) == 6
+    votes = latest(history)
+    by_place = {(v.pair, v.repeat): v for v in history}  # in the order of the first answers
+    assert [(v.left, v.right) for v in by_place.values()] == seen
+    choices = [s[0] if k == LEFT else s[1] for s, k in zip(seen, pressed, strict=True)]
+    assert [v.choice for v in by_place.values()] == choices
     assert {v.rater for v in votes} == {"anna"}
     assert {v.pair for v in votes if v.repeat == 0} == {p.id for p in study.pairs}
     (again,) = [v for v in votes if v.repeat]
     (first,) = [v for v in votes if v.pair == again.pair and not v.repeat]
     assert (again.left, again.right) == (first.right, first.left)
-    assert analyse_votes(key, votes).consistency.n == 1
+    assert load_votes(folder, study) == votes
+    assert analyse_votes(study, key, votes).consistency.n == 1
     page.driver.refresh()
     page.wait_for_end()
     assert not [e for e in page.driver.get_log("browser") if e["level"] == "SEVERE"]
 
 
-def test_order_and_sides_differ_between_raters(page: Page, served: Served) -> None:
-    server, _, _, key = served
-    firsts = []
-    for i in range(12):
-        page.open(f"{server.url}?rater=r{i}")
-        page.until("a pair", "!!document.querySelector('#b video')")
-        firsts.append(page.sides())
-    ours_left = sum(key.videos[left].method == OURS for left, _ in firsts)
-    assert 0 < ours_left < 12
-    pairs = {frozenset(sides) for sides in firsts}
-    assert len(pairs) > 1
-    assert len(set(firsts)) > len(pairs)  # some pair was shown both ways round
+def test_consent_instructions_practice_several_questions_and_ties(page: Page, results: Callable[..., Any]) -> None:
+    texts = results.root / "texts"  # type: ignore[attr-defined]
+    texts.mkdir()
+    (texts / "consent.txt").write_text("We keep your answers, and nothing else of you.\nDo you agree?")
+    (texts / "instructions.txt").write_text("Look at the hands.")
+    options = {"consent": texts / "consent.txt", "instructions": texts / "instructions.txt", "repeat_share": 0.0}
+    folder, study, _ = results(questions=["Better?", "Smoother?"], ties=True, practice=1, catch=1, **options)
+    with serving_study(folder) as server:
+        page.open(server.link("anna"))
+        page.until("the consent", f"!{ID}'consent').hidden")
+        page.shot("consent")
+        assert "nothing else of you." in page.js(f"return {ID}'consent-text').innerText")
+        assert server.running.store.number("anna") is None
+        page.click("agree")
+        page.shot("instructions")
+        start = page.js(f"return {ID}'start').innerText")
+        assert all(text in start for text in ("6 pairs", "Better?", "Smoother?", "Look at the hands.", "neither"))
+        page.click("begin")
+        page.at("Practice 1 / 1, question 1 / 2")
+        assert page.js(f"return {ID}'heading').textContent") == "Better?"
+        page.shot("practice")
+        page.key(LEFT)
+        page.at("Practice 1 / 1, question 2 / 2")
+        page.key(DOWN)
+        for i in range(5):
+            page.at(f"{i + 1} / 5, question 1 / 2")
+            page.click("choose-tie")
+            page.at(f"{i + 1} / 5, question 2 / 2")
+            assert page.js(f"return {ID}'heading').textContent") == "Smoother?"
+            page.key(RIGHT)
+        page.wait_for_end()
+        page.until("the code", f"!{ID}'done').hidden")
+        page.shot("end")
+        history = server.running.store.history("anna")
+        assert [v.question for v in history] == [0, 1] * 6
+        assert [v.choice == "tie" for v in history] == [False, True] + [True, False] * 5
+        assert [p.kind for v in history[::2] for p in study.pairs if p.id == v.pair].count("catch") == 1
+
+
+def test_a_wrong_link_and_none(page: Page, served: Served) -> None:
+    for link, text in (
+        (served[0].link("anna") + "0", "no valid link"),
+        (f"{served[0].url}/study", "the link that you"),
+    ):
+        page.open(link)
+        page.js("localStorage.clear()")
+        page.driver.refresh()
+        page.until("the problem", f"!{ID}'problem').hidden")
+        assert text in page.js(f"return {ID}'why').textContent")
 
 
 def test_nothing_that_is_served_names_a_method(page: Page, served: Served) -> None:
     server, _, study, _ = served
-    page.open(f"{server.url}?rater=anna")
-    page.at("1 / 5")
+    page.enter(server.link("anna"))
     asked = page.js("return performance.getEntriesByType('resource').map((e) => e.name)")
     assert asked
     assert all(name.startswith((server.url, "data:")) for name in asked)
-    for path in server.files:
-        with urllib.request.urlopen(server.url.rstrip("/") + path) as reply:
-            content = reply.read().lower()
-        for name in (OURS, *BASELINES, "walk", "turn.mp4"):
-            assert name.lower().encode() not in content, path
-    assert len(server.files) == 3 + len(study.videos)
+    assert not [name for name in asked if "anna" in name]
+    answers = [server.ask("GET", name.removeprefix(f"{server.url}/study"))[2] for name in asked if "/begin" not in name]
+    answers += [server.ask("GET", f"/videos/{v.file}")[2] for v in study.videos.values()]
+    answers += [server.ask("POST", "/begin", rater="anna")[2]]
+    for answer in answers:
+        content = (answer if isinstance(answer, bytes) else json.dumps(answer).encode()).lower()
+        for name in (OURS, *BASELINES, "walk", "turn.mp4", study.secret):
+            assert name.lower().encode() not in content
 
 
-def test_a_page_from_the_disk_gives_a_file_of_votes(page: Page, results: Callable[..., Any]) -> None:
-    folder, study, key = results()
-    page.open((folder / "page" / "index.html").as_uri())
-    page.until("the start", f"!{ID}'start').hidden")
-    assert page.js(f"return {ID}'count').textContent") == "5"
-    page.driver.find_element("id", "rater").send_keys("ben 1\n")  # a blank is no part of a name
-    assert not page.js(f"return {ID}'start').hidden")
-    page.driver.find_element("id", "rater").send_keys(BACKSPACE * 2 + "\n")
-    for i in range(5):
-        page.at(f"{i + 1} / 5")
-        page.click("choose-b")
-    page.wait_for_end()
-    assert "save your votes as a file" in page.js(f"return {ID}'outcome').textContent")
-    page.click("save")
-    file = page.downloads / "votes-ben.json"
-    wait_for(page, file)
-    votes = load_votes(folder, study, [file])
-    assert len(votes) == 5
-    assert all(v.choice == v.right and v.rater == "ben" for v in votes)
-    assert analyse_votes(key, votes).left.k == 0
-
-
-def wait_for(page: Page, file: Path) -> None:
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    WebDriverWait(page.driver, PATIENCE).until(lambda _: file.exists() and file.stat().st_size)
-
-
-def test_votes_are_sent_once_the_server_is_back(page: Page, results: Callable[..., Any]) -> None:
+def test_votes_are_sent_once_the_service_is_back(page: Page, results: Callable[..., Any]) -> None:
     folder, study, _ = results()
-    with StudyServer(folder).running() as server:
-        url, port = server.url, server.server_address[1]
-        page.open(f"{url}?rater=anna")
-        page.at("1 / 5")
+    unsent = f"localStorage.getItem(`{study.study}/unsent/${{location.hash.slice(1)}}`)"
+    with serving_study(folder) as server:
+        port = int(server.url.rpartition(":")[2])
+        page.enter(server.link("anna"))
     page.key(LEFT)
-    page.until("the vote to be kept", f"localStorage.getItem('{study.study}/rater/anna').includes('unsent')")
-    with StudyServer(folder, port=port).running() as server:
-        page.until(
-            "the vote to be sent", f"!JSON.parse(localStorage.getItem('{study.study}/rater/anna')).unsent.length"
-        )
-        assert len(server.store.votes()) == 1
+    page.until("the vote to be kept", f"JSON.parse({unsent}).length === 1")
+    with serving_study(folder, port=port) as server:
+        page.until("the vote to be sent", f"!JSON.parse({unsent}).length")
+        assert len(server.running.store.history()) == 1
 
 
 MOVE = """
@@ -216,9 +239,8 @@ window.move();
 
 def test_videos_run_together_again_after_one_was_moved(page: Page, results: Callable[..., Any]) -> None:
     folder, _, _ = results(reference=results.root / "ref", driving=results.root / "drive")  # type: ignore[attr-defined]
-    with StudyServer(folder).running() as server:
-        page.open(f"{server.url}?rater=anna")
-        page.at("1 / 5")
+    with serving_study(folder) as server:
+        page.enter(server.link("anna"))
         times = "[...document.querySelectorAll('video')].map((v) => v.currentTime)"
         assert len(page.js(f"return {times}")) == 3
         together = f"(() => {{ const t = {times}; return Math.max(...t) - Math.min(...t) < 0.15 && t[0] > 0.2; }})()"
@@ -232,8 +254,7 @@ def test_videos_run_together_again_after_one_was_moved(page: Page, results: Call
 
 
 def test_space_pauses_and_never_votes(page: Page, served: Served) -> None:
-    page.open(f"{served[0].url}?rater=anna")
-    page.at("1 / 5")
+    page.enter(served[0].link("anna"))
     page.click("choose-a")
     page.at("2 / 5")
     assert page.js("return document.activeElement.id") == "heading"
@@ -249,7 +270,9 @@ def test_no_motion_for_those_who_asked_for_none(page: Page, served: Served) -> N
     media = {"features": [{"name": "prefers-reduced-motion", "value": "reduce"}]}
     page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
     try:
-        page.open(f"{served[0].url}?rater=anna")
+        page.open(served[0].link("anna"))
+        page.until("the start", f"!{ID}'start').hidden")
+        page.click("begin")
         page.until("a pair", "document.querySelector('#b video')?.readyState >= 2")
         assert page.js("return [...document.querySelectorAll('#stage video')].every((v) => v.paused)")
         assert page.js(f"return {ID}'choose-a').disabled")
@@ -265,9 +288,9 @@ def test_a_phone_shows_all_without_scrolling(page: Page, results: Callable[..., 
     metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 2, "mobile": True}
     page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     try:
-        with StudyServer(folder).running() as server:
-            page.open(f"{server.url}?rater=anna")
-            page.at("1 / 5")
+        with serving_study(folder) as server:
+            page.enter(server.link("anna"))
+            page.shot(f"{size[0]}x{size[1]}")
             boxes = page.js(
                 "return ['box-a', 'box-b', 'choose-a', 'choose-b', 'back', 'pause'].map((i) => {"
                 " const r = document.getElementById(i).getBoundingClientRect();"
@@ -294,52 +317,56 @@ def test_wide_videos_stand_one_above_the_other_on_a_phone(page: Page, tmp_path: 
     build(config)
     place = "return ['a', 'b'].map((i) => Math.round(document.getElementById(i).getBoundingClientRect()[arguments[0]]))"
     try:
-        with StudyServer(config.output).running() as server:
+        with serving_study(config.output) as server:
             for width, height, stacked in ((390, 844, True), (844, 390, False)):
                 metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": True}
                 page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-                page.open(f"{server.url}?rater=anna")
-                page.at("1 / 3")
+                page.enter(server.link(f"r{width}"), "1 / 3")
+                page.shot(f"wide-{width}x{height}")
                 left, top = page.js(place, "left"), page.js(place, "top")
                 assert (left[0] == left[1], top[0] < top[1]) == (stacked, stacked)
+                assert page.js("return document.querySelector('#a video').clientWidth") >= 320
     finally:
         page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def test_a_video_that_cannot_be_loaded_is_told_and_tried_again(page: Page, results: Callable[..., Any]) -> None:
     folder, _, _ = results()
-    with StudyServer(folder).running() as server:
-        videos = folder / "page" / "videos"
+    with serving_study(folder) as server:
+        videos = folder / "videos"
         videos.rename(folder / "away")
-        page.open(f"{server.url}?rater=anna")
+        page.open(server.link("anna"))
+        page.until("the start", f"!{ID}'start').hidden")
+        page.click("begin")
         page.until("the trouble", f"{ID}'trouble').textContent.includes('could not be loaded')")
         page.key(LEFT)
         assert page.js(f"return {ID}'place').textContent") == "1 / 5"
         (folder / "away").rename(videos)
         page.driver.find_element("css selector", "#trouble button").click()
         page.at("1 / 5")
-        assert server.store.votes() == []
+        assert server.running.store.history() == []
 
 
-def test_a_second_person_at_the_same_browser(page: Page, results: Callable[..., Any]) -> None:
-    folder, _, _ = results(repeat_share=0.0)
-    with StudyServer(folder).running() as server:
-        page.open(server.url)
-        for name in ("anna", "ben"):
+def test_a_second_person_at_the_same_browser_of_an_open_study(page: Page, results: Callable[..., Any]) -> None:
+    folder, _, _ = results(repeat_share=0.0, open=True)
+    with serving_study(folder) as server:
+        page.open(f"{server.url}/study")
+        for _ in range(2):
             page.until("the start", f"!{ID}'start').hidden")
-            page.driver.find_element("id", "rater").send_keys(name + "\n")
+            page.click("begin")
             for i in range(4):
                 page.at(f"{i + 1} / 4")
                 page.key(LEFT)
             page.wait_for_end()
             page.until("votes to be stored", f"{ID}'end').dataset.stored === 'true'")
             page.click("other")
-        assert [v.rater for v in server.store.votes()] == ["anna"] * 4 + ["ben"] * 4
+        raters = [v.rater for v in server.running.store.history()]
+        assert len(set(raters)) == 2
+        assert raters == [raters[0]] * 4 + [raters[-1]] * 4
 
 
 def test_everything_has_a_label(page: Page, served: Served) -> None:
-    page.open(f"{served[0].url}?rater=anna")
-    page.at("1 / 5")
+    page.enter(served[0].link("anna"))
     tree = page.driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
     named = [
         (n["role"]["value"], n.get("name", {}).get("value", "")) for n in tree if not n.get("ignored") and "role" in n

@@ -25,7 +25,7 @@ def sequence(file: dict[str, ndarray], names: list[str], size: tuple[int, int]) 
         confidence[i, BODY] = file[f"{name}/score"][0]
         confidence[i, PARTS[1][1]] = file[f"{name}/faces_score"].ravel()
         confidence[i, PARTS[2][1]] = file[f"{name}/hands_score"].ravel()
-    return PoseSequence((xy * size[::-1]).astype(np.float32), confidence.astype(np.float32), size)
+    return PoseSequence(xy * size[::-1], confidence.astype(np.float32), size)
 
 
 @pytest.mark.parametrize("case", ["same_size", "upper_body_reference"])
@@ -60,6 +60,6 @@ def _check(path: Path) -> None:
     pictures = list(draw_poses(aligned))
     assert len(pictures) == len(file["images"])
     for ours, theirs in zip(pictures, file["images"].transpose(0, 2, 3, 1), strict=True):
-        assert (np.abs(ours.astype(int) - theirs) > 1).mean() < 1e-3
+        np.testing.assert_array_equal(ours, theirs)
     (own,) = draw_poses(reference)
-    assert (np.abs(own.astype(int) - file["ref_image_pose"].transpose(1, 2, 0)) > 1).mean() < 1e-3
+    np.testing.assert_array_equal(own, file["ref_image_pose"].transpose(1, 2, 0))

@@ -117,7 +117,7 @@ def test_refresh_follows_the_measured_ratio() -> None:
     assert step(1.1 * 1.01, 9) == 9  # 0.26 would be too much
     assert len(calls) == 3
     ratio = (9 / 1.2 - 1) / 0.01
-    kept = cache.kept[key]
+    kept = cache.entries[key]
     assert kept.ratio == pytest.approx(ratio, rel=1e-3)
     assert kept.error == 0
     # At a low noise level the network's output hardly enters the clean latents, so an error there counts less.

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import re
@@ -107,6 +108,37 @@ def test_wrong_input_ends_with_code_2(
     assert "error:" in said
     assert "fix:" in said
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["a.png", "b.mp4"], "with -o"),
+        (["a.png", "b.mp4", "-o", ""], "the name of a file or folder"),
+        (["https://example.com/a.png", "b.mp4", "-o", "c.mp4"], "https://example.com/a.png is an address"),
+        (["n" * 300, "b.mp4", "-o", "c.mp4"], "check the path, its length"),
+        (["a.png", "b.mp4", "-o", "c.mp4", "--seed", "1.5"], "'1.5' is no whole number"),
+        (["a.png", "b.mp4", "-o", "c.mp4", "--person", "nan,1"], "person='nan,1'"),
+        (["a.png", "b.mp4", "-o", "c.mp4", "--duration", "1e-300"], "at least 0.001"),
+    ],
+)
+def test_messages_name_what_helps(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with contextlib.suppress(SystemExit):
+        assert cli.main(["generate", *arguments]) == 2
+    said = capsys.readouterr()
+    assert says in said.err + said.out
+    assert "bug" not in said.err
+
+
+def test_a_working_directory_that_is_gone_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    (tmp_path / "a.npz").write_bytes(b"PK")
+    assert cli.main(["poses", str(tmp_path / "a.npz"), "-o", "b.npz"]) == 2
+    assert "the working directory: No such file" in capsys.readouterr().err
 
 
 def test_ctrl_c_ends_with_code_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -112,7 +112,7 @@ def test_pose_net_of_two_poses_sees_the_reference_pose() -> None:
     torch.testing.assert_close(features.frames([2]), by_hand)
     torch.testing.assert_close(slot, own)
     assert not torch.allclose(features.frames([2]), other.frames([2]))
-    with pytest.raises(PoseError, match="compares the two"):
+    with pytest.raises(PoseError, match="which this model needs"):
         encode_poses(net, POSES, None, (32, 48))
 
 

@@ -80,7 +80,10 @@ def test_missing_setting_is_named() -> None:
         parse(GenerateConfig, {"picture": "a.png", "output": "c.mp4"})
 
 
-@pytest.mark.parametrize(("text", "means"), [("largest", "largest"), ("2", 2), ("320,20.5", (320.0, 20.5))])
+@pytest.mark.parametrize(
+    ("text", "means"),
+    [("largest", "largest"), ("2", 2), ("320,20.5", (320.0, 20.5)), ("1,2,3,4", (1.0, 2.0, 3.0, 4.0))],
+)
 def test_person_choice(text: str, means: object) -> None:
     assert person_choice(text) == means
 

@@ -147,8 +147,8 @@ def test_a_pose_file_of_a_later_or_senseless_version_is_refused(tmp_path: Path) 
 
 def test_the_boundary_names_file_and_cause() -> None:
     causes: list[tuple[Exception, str]] = [
-        (MemoryError(), "does not fit into the memory"),
-        (OSError(12, "Cannot allocate memory"), "does not fit into the memory"),
+        (MemoryError(), "does not fit in memory"),
+        (OSError(12, "Cannot allocate memory"), "does not fit in memory"),
         (RecursionError(), "nested too deeply"),
         (PermissionError(13, "Permission denied"), "cannot be read .Permission denied"),
         (FileNotFoundError(2, "No such file"), "does not exist"),
@@ -185,7 +185,7 @@ def test_low_memory_is_called_low_memory(
         yield Progress("denoise", 0, 1)
         raise cause
 
-    with pytest.raises(ConfigError, match="memory that is free is not enough for stage denoise"):
+    with pytest.raises(ConfigError, match="not enough free memory for stage denoise"):
         finish(job())  # type: ignore[arg-type]
 
     def broken(*_: object) -> None:
@@ -194,10 +194,10 @@ def test_low_memory_is_called_low_memory(
     monkeypatch.setattr("mimicmotion.generate.poses.poses", broken)
     assert main(["poses", str(tmp_path / "a.mp4"), "-o", str(tmp_path / "a.npz")]) == 2
     said = capsys.readouterr().err
-    assert "the memory that is free is not enough" in said
+    assert "not enough free memory" in said
     assert "fix: close other programs" in said
     with (
-        pytest.raises(InputError, match=r"a\.mp4 does not fit into the memory"),
+        pytest.raises(InputError, match=r"a\.mp4 does not fit in memory"),
         reading("a.mp4", "a video", "check it"),
     ):
         raise cause

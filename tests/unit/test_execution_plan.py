@@ -165,6 +165,11 @@ def test_planner_takes_the_fastest_that_fits() -> None:
         plan(1 << 16)
     assert plan(1 << 34, offload="modules").offload == "modules"
     assert plan(None).guidance_in_one_batch
+    predictor = Predictor(pipe.backbone, torch.device("cpu"))  # weights are on the host already
+    assert plan(1 << 34, offload="none").offload == plan(1 << 34).offload == "none"
+    for offload in ("modules", "blocks"):
+        with pytest.raises(ConfigError, match=f"offload={offload} on a CPU, where it has no effect"):
+            plan(1 << 34, offload=offload)
 
 
 def test_each_fallback_level_takes_less() -> None:
@@ -215,7 +220,7 @@ def test_plans_are_plain_data() -> None:
     assert facts["unet"]["frame_chunk"] == 2
     assert micro_pipeline().backbone.read_plan(facts) == plan
     assert plan.describe() == (
-        "both passes in one batch, 2 frames at once, weights on the host, brought block by block, "
+        "both passes in one batch, 2 frames at once, weights on the host, loaded block by block, "
         "decoder 1 frame at once"
     )
     assert plan.describe_peaks() == "1.00 of 2.00 GiB predicted (denoise 1.00)"

@@ -180,17 +180,21 @@ def test_hands_are_found_in_the_first_result(video: Path, tmp_path: Path, monkey
 def test_hands_by_the_settings_of_a_result(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def prepare(config, size, multiple):
-        asked.append((config.video, size))
+    def find(config):
         yield from ()
+        return "what is found"
+
+    def prepare(config, found, size):
+        asked.append((config.video, found, size))
         return type("Inputs", (), {"aligned": standing(5)})
 
+    monkeypatch.setattr("mimicmotion.generate.inputs.find", find)
     monkeypatch.setattr("mimicmotion.generate.inputs.prepare", prepare)
     sidecar = tmp_path / "video.mp4.json"
     settings = {"picture": "p.png", "video": "d.mp4", "output": "video.mp4"}
     sidecar.write_text(json.dumps({"settings": settings, "size": list(SIZE)}))
     finish(job.make(HandsSpec(results=[str(video)], output=tmp_path / "h.png", poses=sidecar, max_frames=3)))
-    assert asked == [(Path("d.mp4"), SIZE)]
+    assert asked == [(Path("d.mp4"), "what is found", SIZE)]
     assert {r["frame"] for r in rows(tmp_path / "h.csv")} == {"0", "1", "2"}
 
 

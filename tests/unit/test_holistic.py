@@ -16,11 +16,12 @@ from numpy import ndarray
 
 from mimicmotion.errors import ConfigError, MediaError, PoseError, WeightsError
 from mimicmotion.pose import keypoints as kp
-from mimicmotion.pose.estimators.base import PoseEstimator
+from mimicmotion.pose.estimators.base import Person, PoseEstimator
 from mimicmotion.pose.estimators.holistic import HolisticEstimator
-from mimicmotion.pose.estimators.holistic.estimator import PATIENCE, choose_person
-from mimicmotion.pose.estimators.holistic.networks import BodyPoints, Networks
-from mimicmotion.pose.estimators.open import open_estimator
+from mimicmotion.pose.estimators.holistic.estimator import PATIENCE, _Seen
+from mimicmotion.pose.estimators.holistic.networks import Networks
+from mimicmotion.pose.estimators.open import find_estimator, open_estimator
+from mimicmotion.settings import PoseOptions
 
 PEOPLE = Path(__file__).parents[1] / "data" / "people"
 
@@ -152,7 +153,7 @@ def test_choice_among_several_persons(estimator: HolisticEstimator) -> None:
     assert 140 < man[0] < 200
     assert 150 < man[1] < 240
     assert neck(0)[0] <= man[0]
-    with pytest.raises(PoseError, match="person=9"):
+    with pytest.raises(PoseError, match="person 9"):
         neck(9)
 
 
@@ -230,16 +231,35 @@ def test_bundled_files_are_as_their_origin_says() -> None:
         assert hashlib.sha256(folder.joinpath(name).read_bytes()).hexdigest() == entry["sha256"]
 
 
-def test_choose_person_waits_for_the_lost_one(estimator: HolisticEstimator) -> None:
+def test_the_lost_one_is_waited_for(estimator: HolisticEstimator) -> None:
     body = next(estimator.estimate_raw([read("two")])).body  # type: ignore[union-attr]
     here = body.next_roi
-    elsewhere = replace(here, x=here.x + 3 * here.size)
-    other = BodyPoints(body.xy, body.visibility, body.peak, 1.0, elsewhere)
-    assert PATIENCE > 0
-    assert choose_person([other], "largest", here, here) is None
-    assert choose_person([other, body], "largest", here, here) is body
-    assert choose_person([other], "largest", None, here) is other
-    assert choose_person([], "largest", None, None) is None
+    other = replace(body, next_roi=replace(here, x=here.x + 3 * here.size))
+    choose, just, long_ago = estimator._choose, _Seen(roi=here), _Seen(roi=here, frames_alone=PATIENCE + 1)
+    assert choose([other], just) is None
+    assert choose([other, body], just) is body
+    assert choose([other], long_ago) is other
+    assert choose([], _Seen()) is None
+    assert HolisticEstimator(person=0, threads=1)._choose([other], long_ago) is None
+
+
+@pytest.mark.parametrize("person", [1, (165.0, 240.0), (100.0, 100.0, 240.0, 460.0)])
+def test_the_chosen_person_is_waited_for(person: Person) -> None:
+    """The woman is there from the start; the man on the left, who is chosen, comes in the third frame."""
+    both = read("two")
+    alone = both.copy()
+    alone[:, :240] = 90
+    if person == 1:  # the second from the left is on the right
+        both, alone = both[:, ::-1].copy(), alone[:, ::-1].copy()
+    pose = HolisticEstimator(person=person, threads=1).estimate([alone, alone, both, both])
+    assert seen(pose.confidence).tolist() == [False, False, True, True]
+    neck = pose.xy[2:, kp.NECK, 0]
+    assert (np.abs(neck - (both.shape[1] - 170 if person == 1 else 170)) < 30).all()
+    assert pose.people[:2].tolist() == [1, 1]
+    assert pose.people[2] > 1
+    assert pose.people[3] == 0  # nobody is counted while somebody is followed
+    with pytest.raises(PoseError, match="never seen; the fullest frame shows 1"):
+        HolisticEstimator(person=person, threads=1).estimate([alone] * 2)
 
 
 def test_missing_cuda_and_missing_network_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,6 +270,15 @@ def test_missing_cuda_and_missing_network_are_explained(monkeypatch: pytest.Monk
         HolisticEstimator(device="cuda")
     with pytest.raises(WeightsError, match="reinstall"):
         Networks(1)._run("nothing", np.zeros((8, 8, 3), np.uint8))
+
+
+def test_people_in_a_picture_are_told_from_parts_of_people(balance: list[ndarray]) -> None:
+    """A man with a woman far behind him, who is cut off by the edge: a closer look also takes his legs for somebody."""
+    pictures = find_estimator(PoseOptions(pose_threads=1))(static=True)
+    assert pictures.estimate(balance).people.tolist() == [2] * len(balance)
+    behind = HolisticEstimator(threads=1, static=True, person=0).estimate(balance[:1])
+    assert behind.xy[0, kp.NECK, 0] < 40
+    assert pictures.estimate([read("astronaut")]).people.tolist() == [1]
 
 
 def test_people_are_counted(estimator: HolisticEstimator, balance: list[ndarray]) -> None:

@@ -137,7 +137,7 @@ def test_every_pixel_of_the_person_is_in_a_piece(clip: SynthClip) -> None:
     # colours go on beyond the outline, where the place shows others
     away = np.abs(puppet.colours[0].astype(int) - clip.reference_frame).max(-1)
     assert np.median(away[mask]) == 0
-    assert np.median(away[~mask]) > 20
+    assert (away[~mask] > 3).mean() > 0.7  # they are the border's, a mixture
 
 
 def test_pieces_are_painted_where_they_are_and_nowhere_else(clip: SynthClip) -> None:

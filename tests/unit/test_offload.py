@@ -128,14 +128,14 @@ def test_an_error_while_a_block_comes_changes_nothing(monkeypatch: pytest.Monkey
     want = net(X)
     parked, _ = watched(net)
     parked.bring()
-    room = offload._room
+    room = offload._allocate
 
     def full(t: Tensor, device: torch.device) -> Tensor:
         if t is net.blocks[2][1].weight:
             raise torch.OutOfMemoryError("no memory")
         return room(t, device)
 
-    monkeypatch.setattr(offload, "_room", full)
+    monkeypatch.setattr(offload, "_allocate", full)
     with pytest.raises(torch.OutOfMemoryError):
         net(X)
     monkeypatch.undo()

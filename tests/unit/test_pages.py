@@ -132,7 +132,7 @@ QUOTED = (
     "belongs to a U-Net of other size or kind",
     "has no frame after",
     "cannot be encoded",
-    "the memory that is free is not enough",
+    "not enough free memory",
     "where it has no effect",
     "it is a video or a pose file",
     "pictures or tiles",

@@ -18,6 +18,7 @@ from numpy import ndarray
 from PIL import Image, ImageCms
 
 from mimicmotion.errors import MediaError, OutputError
+from mimicmotion.video import picture
 from mimicmotion.video.picture import PICTURE_FORMATS, check_picture_size, read_picture, write_picture
 from mimicmotion.video.reader import open_video
 
@@ -111,6 +112,38 @@ def test_sixteen_bits(tmp_path: Path, scene: ndarray, name: str, channels: int) 
 def test_dark_sixteen_bit_grey_stays_dark(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "dark.png"), np.full((8, 8), 200, np.uint16))
     assert read_picture(tmp_path / "dark.png").max() == 1
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "L", "1", "P", "CMYK"])
+def test_large_pictures_are_converted_in_bands(
+    mode: str, tmp_path: Path, scene: ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # on its side
+    Image.fromarray(scene).convert(mode).save(path, exif=exif)
+    whole = read_picture(path)
+    assert whole.shape == ((40, 60, 3) if mode == "CMYK" else (60, 40, 3))  # Pillow writes no orientation into TIFF
+    largest, copied = 0, picture._band_to_rgb
+
+    def convert(band: Image.Image) -> Image.Image:
+        nonlocal largest
+        largest = max(largest, band.width * band.height)
+        return copied(band)
+
+    monkeypatch.setattr(picture, "_band_to_rgb", convert)
+    monkeypatch.setattr(picture, "BAND_PIXELS", 300)
+    np.testing.assert_array_equal(read_picture(path), whole)
+    assert 0 < largest <= 300
+
+
+def test_all_frames_of_an_animation_count(tmp_path: Path, scene: ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = [Image.fromarray(np.roll(scene, i, 1)) for i in range(4)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert open_video(tmp_path / "a.gif").info.num_frames == 4
+    monkeypatch.setenv("MIMICMOTION_MAX_ANIMATION", "7200")
+    with pytest.raises(MediaError, match="9,600 pixels in the frames of an animation"):
+        open_video(tmp_path / "a.gif")
 
 
 def test_float_grey(tmp_path: Path) -> None:

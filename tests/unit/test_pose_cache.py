@@ -121,4 +121,5 @@ def test_the_pose_of_a_picture_is_found_once(tmp_path: Path, monkeypatch: pytest
     np.testing.assert_array_equal(again.xy, first.xy)
     assert (again.size, again.source) == (first.size, first.source)
     picture_pose(dataclasses.replace(config, pose_cache=False), estimator, picture)
-    assert opened == [True, True]
+    picture_pose(dataclasses.replace(config, picture_person="1"), estimator, picture)  # somebody else
+    assert opened == [True] * 3

@@ -29,7 +29,7 @@ from mimicmotion.pose.keypoints import (
 
 def some_poses(frames: int = 3, seed: int = 0) -> PoseSequence:
     random = np.random.default_rng(seed)
-    xy = random.uniform(0, 90, (frames, NUM_POINTS, 2)).astype(np.float32)
+    xy = random.uniform(0, 90, (frames, NUM_POINTS, 2))
     return PoseSequence(xy, random.uniform(0.1, 1, (frames, NUM_POINTS)).astype(np.float32), (120, 90), 29.97, "test é")
 
 

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import http.client
+import json
+import socket
+import threading
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import uvicorn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mimicmotion import cli
 from mimicmotion.errors import ConfigError, MimicMotionError
 from mimicmotion.runtime.interrupt import Stopped
-from mimicmotion.serve.app import create_app
+from mimicmotion.runtime.progress import Job, Progress
+from mimicmotion.serve.app import Connection, create_app
 from mimicmotion.serve.jobs import Jobs
 from mimicmotion.serve.tokens import ANYBODY, Tokens
 from mimicmotion.serve.uploads import Form, RefusedError, name_by_content
-from mimicmotion.serve.worker import DiedError, Worker
+from mimicmotion.serve.worker import PROGRESS, DiedError, Worker, _follow
 from mimicmotion.settings import parse
 from mimicmotion.settings.serve import ServeConfig, callers_settings
 from worker_task import task
@@ -64,6 +73,44 @@ def test_tokens_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert cli.main(["serve", "token", "list", *data]) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("anna  admin  made 20")
     assert Tokens(tmp_path).find(secret) is None
+
+
+def test_connections_are_limited_and_silent_ones_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def hello(scope: Any, receive: Any, send: Any) -> None:
+        del scope, receive
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"hello"})
+
+    def ask() -> int | None:
+        connection = http.client.HTTPConnection(*address, timeout=60)
+        with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
+            connection.request("GET", "/")
+            return connection.getresponse().status
+        return None
+
+    monkeypatch.setattr("mimicmotion.serve.app.SILENT_SECONDS", 2.0)
+    limits: dict[str, Any] = {"limit_concurrency": 5, "http": Connection, "lifespan": "off", "log_level": "error"}
+    server = uvicorn.Server(uvicorn.Config(hello, **limits))
+    with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as opened:
+        address = listener.getsockname()
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            assert ask() == 200
+            silent = [opened.enter_context(socket.create_connection(address, timeout=60)) for _ in range(20)]
+            with contextlib.suppress(ConnectionResetError):
+                assert silent[-1].recv(1) == b""  # one too many: closed at once
+            assert len(server.server_state.connections) <= 5
+            assert ask() in (None, 503)
+            assert silent[0].recv(1) == b""  # a silent one: closed after a while
+            for _ in range(100):
+                if ask() == 200:
+                    break
+                time.sleep(0.1)
+            assert ask() == 200
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 def test_no_other_computer_without_a_token(tmp_path: Path) -> None:
@@ -199,6 +246,23 @@ def test_a_worker_answers_and_survives_what_it_is_asked() -> None:
         assert len({first, second, worker.ask("pid", 60)}) == 3
     finally:
         worker.kill()
+
+
+def test_the_time_left_counts_what_later_stages_took_in_the_last_job(tmp_path: Path) -> None:
+    def told() -> dict[str, Any]:
+        return json.loads((tmp_path / PROGRESS).read_text())
+
+    def job() -> Job[None]:
+        for done in range(3):
+            yield Progress("denoise", done, 2)
+        assert (told()["stage"], told()["eta"]) == ("denoise", later)
+        yield Progress("write", 1, 1)
+
+    later = 0.0
+    assert list(_follow(job(), tmp_path, 10, {})) == ["denoise", "write"]
+    later = 15.0
+    _follow(job(), tmp_path, 10, {"load": 9.0, "denoise": 4.0, "write": 1.5})
+    assert told()["stage"] == "write"
 
 
 def test_the_client_comes_with_the_package() -> None:

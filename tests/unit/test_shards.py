@@ -306,7 +306,7 @@ def test_wrong_records_are_refused(tmp_path: Path, change: dict[str, Any], match
 
 @pytest.mark.parametrize("per_shard", [1, 2])
 def test_a_key_twice_is_refused(tmp_path: Path, per_shard: int) -> None:
-    with pytest.raises(InputError, match="v1-001'? is there twice"):
+    with pytest.raises(InputError, match="v1-001.* twice"):
         finish(write_shards(tmp_path, plan_shards([1, 1], per_shard), make_one, PNG))
 
 
@@ -322,7 +322,7 @@ def test_wrong_store(tmp_path: Path, store: str, size: tuple[int, int], match: s
 def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no shards"):
         open_shards(tmp_path)
-    with pytest.raises(InputError, match="no folder"):
+    with pytest.raises(InputError, match="not a folder"):
         open_shards(tmp_path / "missing")
     with pytest.raises(InputError, match=r"no records of split 'val'(.|\n)*train \(5\)"):
         open_shards(fill(tmp_path), "val")

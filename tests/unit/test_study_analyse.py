@@ -18,10 +18,11 @@ from scipy.stats import binom, norm
 from mimicmotion import cli
 from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.settings.study import Exclusion
-from mimicmotion.study.analyse import analyse_votes, krippendorff_alpha, share
-from mimicmotion.study.folder import Key, KeyPair, KeyVideo
+from mimicmotion.study.analyse import Analysis, analyse_votes, krippendorff_alpha, share
+from mimicmotion.study.folder import Key, KeyPair, KeyVideo, Study, StudyPair
+from mimicmotion.study.raters import completion_code
 from mimicmotion.study.report import markdown, save_report
-from mimicmotion.study.votes import Vote, save_votes
+from mimicmotion.study.votes import Vote, VoteStore
 from study_clips import build, result_folders, vote
 
 PAPER = {"MagicPose": 208, "Moore": 213, "MuseV": 163}  # of 216 = 36 people x 6 pairs
@@ -37,6 +38,15 @@ def make_key(baselines: list[str], sequences: int) -> Key:
     return Key("s1", "MimicMotion", tuple(baselines), videos, pairs)
 
 
+def a_study(key: Key, questions: tuple[str, ...] = ("Better?",), practice: tuple[str, ...] = ()) -> Study:
+    pairs = tuple(StudyPair(p, "", "", kind="practice" if p in practice else "vote") for p in key.pairs)
+    return Study("s1", "ab" * 32, "", questions, True, "", "", False, 0.0, 1.0, pairs, {})
+
+
+def analysed(key: Key, votes: list[Vote], rule: Exclusion | None = None) -> Analysis:
+    return analyse_votes(a_study(key), key, votes, rule)
+
+
 def paper_votes(key: Key) -> list[Vote]:
     rng = random.Random(0)
     votes = []
@@ -50,7 +60,7 @@ def paper_votes(key: Key) -> list[Vote]:
 
 def test_the_papers_percentages() -> None:
     key = make_key(list(PAPER), 6)
-    analysis = analyse_votes(key, paper_votes(key))
+    analysis = analysed(key, paper_votes(key))
     assert [(p.baseline, p.votes.k, p.votes.n, f"{p.votes.share:.1%}") for p in analysis.preferences] == [
         ("MagicPose", 208, 216, "96.3%"),
         ("Moore", 213, 216, "98.6%"),
@@ -94,11 +104,11 @@ def test_repetitions_tell_consistency_and_count_in_nothing_else() -> None:
     key = make_key(["b"], 4)
     same = rated(key, "same", True) + rated(key, "same", True, ours_left=False, repeat=1)
     turned = rated(key, "turned", True) + rated(key, "turned", False, repeat=1)
-    analysis = analyse_votes(key, same + turned)
+    analysis = analysed(key, same + turned)
     assert (analysis.consistency.k, analysis.consistency.n) == (4, 8)
     assert [(r.name, r.consistent, r.repeated) for r in analysis.raters] == [("same", 4, 4), ("turned", 0, 4)]
     assert analysis.preferences[0].votes.k == analysis.preferences[0].votes.n == 8
-    kept = analyse_votes(key, same + turned, Exclusion(min_consistency=0.5))
+    kept = analysed(key, same + turned, Exclusion(min_consistency=0.5))
     assert [r.name for r in kept.kept] == ["same"]
     assert kept.preferences[0].votes.n == 4
     assert kept.consistency.share == 1
@@ -110,12 +120,12 @@ def test_a_side_is_found_and_can_be_left_out() -> None:
     key = make_key(["b"], 12)
     lefty = [vote(key, "lefty", p, i % 2 == 0, ours_left=i % 2 == 0) for i, p in enumerate(key.pairs)]
     fair = [vote(key, "fair", p, True, ours_left=i % 2 == 0) for i, p in enumerate(key.pairs)]
-    analysis = analyse_votes(key, lefty + fair)
+    analysis = analysed(key, lefty + fair)
     assert (analysis.left.k, analysis.left.n) == (18, 24)
-    kept = analyse_votes(key, lefty + fair, Exclusion(max_side=0.9))
+    kept = analysed(key, lefty + fair, Exclusion(max_side=0.9))
     assert [r.name for r in kept.kept] == ["fair"]
     assert kept.left.share == 0.5
-    few = analyse_votes(key, lefty[:8] + fair, Exclusion(max_side=0.9))
+    few = analysed(key, lefty[:8] + fair, Exclusion(max_side=0.9))
     assert len(few.kept) == 2
 
 
@@ -125,11 +135,11 @@ def test_the_other_rules() -> None:
     some = rated(key, "some", True)[:2]
     every = rated(key, "every", True)
     rule = Exclusion(min_votes=3, min_seconds=1)
-    analysis = analyse_votes(key, fast + some + every, rule)
+    analysis = analysed(key, fast + some + every, rule)
     assert [r.name for r in analysis.kept] == ["every"]
-    assert "fewer than 3 pairs answered; a median of less than 1 s" in analysis.rule
+    assert "fewer than 3 answers; a median of less than 1 s" in analysis.rule
     with pytest.raises(InputError, match="all 1 raters are left out"):
-        analyse_votes(key, some, rule)
+        analysed(key, some, rule)
     assert Exclusion().rule() == "none left out"
 
 
@@ -145,40 +155,96 @@ def test_bad_rules(bad: dict) -> None:
 def test_agreement_is_with_most_of_the_others() -> None:
     key = make_key(["b"], 2)
     votes = rated(key, "a", True) + rated(key, "b", True) + rated(key, "c", True) + rated(key, "odd", False)
-    assert {r.name: r.agreement for r in analyse_votes(key, votes).raters} == {"a": 1, "b": 1, "c": 1, "odd": 0}
-    alone = analyse_votes(key, rated(key, "a", True))
+    assert {r.name: r.agreement for r in analysed(key, votes).raters} == {"a": 1, "b": 1, "c": 1, "odd": 0}
+    alone = analysed(key, rated(key, "a", True))
     assert math.isnan(alone.raters[0].agreement)
     assert math.isnan(alone.alpha)
-    assert "| a | 2 | 2 | 2 | 0 of 0 | – |" in markdown(alone)
+    code = completion_code(a_study(key), "a")
+    assert f"| a | {code} | 2 | 2 | 2 | 0 | 0 of 0 | 0 of 0 | – | 2.0 |  |" in markdown(alone)
 
 
 def test_alpha_of_a_known_table() -> None:
-    key = make_key(["b"], 3)
-    ours, theirs = "v0-MimicMotion", "v0-b"
+    ours, theirs = "ours", "baseline"
     # two raters, 10 pairs: 4 (ours, ours), 4 (theirs, theirs), 2 apart; by hand 1 - 19 * 4 / (2 * 10 * 10)
     counts = [Counter({ours: 2})] * 4 + [Counter({theirs: 2})] * 4 + [Counter({ours: 1, theirs: 1})] * 2
-    assert krippendorff_alpha(counts, key) == pytest.approx(1 - 19 * 4 / 200)
-    assert krippendorff_alpha([Counter({ours: 2}), Counter({theirs: 3})], key) == 1
+    assert krippendorff_alpha(counts) == pytest.approx(1 - 19 * 4 / 200)
+    assert krippendorff_alpha([Counter({ours: 2}), Counter({theirs: 3})]) == 1
+    # Krippendorff's own example of nominal data with two observers: 12 items, alpha 0.692
+    both = zip("aabbdcccedda", "babbbccceddd", strict=True)
+    assert krippendorff_alpha([Counter(pair) for pair in both]) == pytest.approx(0.692, abs=5e-4)
 
 
 def test_unknown_ids_and_no_votes_are_refused() -> None:
     key = make_key(["b"], 1)
     good = rated(key, "a", True)[0]
     with pytest.raises(InputError, match="no votes"):
-        analyse_votes(key, [])
+        analysed(key, [])
     with pytest.raises(InputError, match="p9"):
-        analyse_votes(key, [replace(good, pair="p9")])
+        analysed(key, [replace(good, pair="p9")])
+
+
+def test_ties_are_counted_apart() -> None:
+    key = make_key(["b"], 4)
+    votes = rated(key, "a", True)[:2] + [replace(v, choice="tie") for v in rated(key, "a", True)[2:]]
+    analysis = analysed(key, votes)
+    (found,) = analysis.preferences
+    assert (found.votes.k, found.votes.n, found.ties, found.by_rater.value) == (2, 2, 2, 1)
+    assert (analysis.raters[0].votes, analysis.raters[0].ties, analysis.left.n) == (4, 2, 2)
+    assert {row["preferred"] for row in analysis.rows} == {"MimicMotion", "tie"}
+    nothing = analysed(key, [replace(v, choice="tie") for v in rated(key, "a", True)])
+    assert nothing.preferences[0].votes.n == 0
+    assert "| **–** (0 of 0) | 4 |" in markdown(nothing)
+
+
+def test_each_question_has_its_own_preference() -> None:
+    key = make_key(["b"], 4)
+    votes = rated(key, "a", True) + rated(key, "a", False, question=1) + rated(key, "a", False, question=1, repeat=1)
+    analysis = analyse_votes(a_study(key, ("Better?", "Smoother?")), key, votes)
+    found = [(p.question, p.votes.k, p.votes.n) for p in analysis.preferences]
+    assert found == [("Better?", 4, 4), ("Smoother?", 0, 4)]
+    assert (analysis.consistency.k, analysis.consistency.n) == (4, 4)
+    with pytest.raises(InputError, match="pairs of this study"):
+        analysed(key, votes)
+
+
+def test_catch_pairs_find_careless_raters_and_practice_counts_in_nothing() -> None:
+    key = make_key(["b"], 4)
+    for name, better in (("c", "v0-MimicMotion"), ("t", "v1-MimicMotion")):
+        key.pairs[name] = KeyPair("0", better=better)
+    checks = {True: Vote("c", "", "c", 0, 0, "v0-b", "v0-MimicMotion", "v0-MimicMotion", 2.0, 0)}
+    checks[False] = replace(checks[True], choice="v0-b")
+    tried = replace(checks[False], pair="t", left="v1-b", right="v1-MimicMotion", choice="v1-b")
+    votes = [
+        replace(v, rater=name)
+        for name, careful in (("careful", True), ("careless", False))
+        for v in [*rated(key_of_pairs(key), name, careful), checks[careful], tried]
+    ]
+    study = a_study(key, practice=("t",))
+    analysis = analyse_votes(study, key, votes)
+    found = [(r.name, r.votes, r.caught, r.catches) for r in analysis.raters]
+    assert found == [("careful", 4, 1, 1), ("careless", 4, 0, 1)]
+    assert (analysis.preferences[0].votes.k, analysis.preferences[0].votes.n) == (4, 8)
+    kept = analyse_votes(study, key, votes, Exclusion(min_caught=0.5))
+    assert [r.excluded for r in kept.raters] == ["", "0 of 1 catch pairs answered right"]
+    assert kept.preferences[0].votes.n == 4
+    assert sum(row["catch"] for row in kept.rows) == 2
+    assert not any(row["baseline"] == "" and not row["catch"] for row in kept.rows)
+
+
+def key_of_pairs(key: Key) -> Key:
+    """Without practice and catch pairs."""
+    return replace(key, pairs={name: pair for name, pair in key.pairs.items() if pair.baseline})
 
 
 def test_a_baseline_without_votes_is_no_row() -> None:
     key = make_key(["b", "c"], 1)
-    analysis = analyse_votes(key, [vote(key, "a", "p0-b", True)])
+    analysis = analysed(key, [vote(key, "a", "p0-b", True)])
     assert [p.baseline for p in analysis.preferences] == ["b"]
 
 
 def test_files_hold_the_same_numbers(tmp_path: Path) -> None:
     key = make_key(list(PAPER), 6)
-    analysis = analyse_votes(key, paper_votes(key))
+    analysis = analysed(key, paper_votes(key))
     for _ in range(2):  # a report may be written again
         save_report(tmp_path / "out", analysis)
     data = json.loads((tmp_path / "out" / "preference.json").read_text())
@@ -197,8 +263,9 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     config = result_folders(tmp_path)
     study, key = build(config)
     for name in ("anna", "ben"):
-        save_votes(tmp_path / "votes" / f"{name}.json", study, rated(key, name, name == "anna"))
-    argv = ["study", "analyse", str(config.output), str(tmp_path / "votes"), "-o", str(tmp_path / "out")]
+        VoteStore(tmp_path / f"{name}.sqlite", study).add(rated(key, name, name == "anna"))
+    files = [str(tmp_path / f"{name}.sqlite") for name in ("anna", "ben")]
+    argv = ["study", "analyse", str(config.output), *files, "-o", str(tmp_path / "out")]
     assert cli.main(argv) == 0
     assert "**50.0%** (2 of 4)" in capsys.readouterr().out
     assert cli.main([*argv, "--min-votes", "5"]) == 2

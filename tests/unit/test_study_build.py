@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 import shutil
 from pathlib import Path
@@ -17,7 +16,6 @@ from mimicmotion.runtime.progress import finish
 from mimicmotion.settings.study import StudyConfig, parse_method
 from mimicmotion.study.build import build_study
 from mimicmotion.study.folder import load_key, load_study
-from mimicmotion.study.page import render_page
 from mimicmotion.video.picture import write_picture
 from mimicmotion.video.reader import open_video
 from mimicmotion.video.writer import open_writer
@@ -36,28 +34,25 @@ def test_every_pair_is_ours_against_a_baseline_and_nothing_says_which(tmp_path: 
         methods = {key.videos[v].method for v in (pair.a, pair.b)}
         assert methods == {OURS, key.pairs[pair.id].baseline}
         assert {key.videos[v].sequence for v in (pair.a, pair.b)} == {key.pairs[pair.id].sequence}
-    for file in (config.output / "page").rglob("*"):
-        if file.is_file():
-            assert not re.search(rb"Firstmethod|Secondmethod|Thirdmethod|walk", file.read_bytes(), re.I)
-    page = (config.output / "page" / "index.html").read_text()
-    assert not re.search(r"(src|href)=[\"']?(https?:|//)", page)
+    for file in (config.output / "study.json", *(config.output / "videos").iterdir()):
+        assert not re.search(rb"Firstmethod|Secondmethod|Thirdmethod|walk", file.read_bytes(), re.I)
 
 
 def test_ours_stands_first_as_often_as_second(tmp_path: Path) -> None:
     config = result_folders(tmp_path, tuple(f"s{i}" for i in range(8)))
-    first = total = 0
-    for seed in range(4):
+    orders = []
+    for seed in range(2):
         study, key = build(dataclasses.replace(config, seed=seed, output=tmp_path / f"study{seed}"))
-        first += sum(key.videos[p.a].method == OURS for p in study.pairs)
-        total += len(study.pairs)
-    assert 0.3 < first / total < 0.7
+        orders.append([key.videos[p.a].method == OURS for p in study.pairs])
+        assert sum(orders[-1]) == 8
+    assert orders[0] != orders[1]
 
 
 def test_playable_videos_are_copied_byte_for_byte(tmp_path: Path) -> None:
     config = result_folders(tmp_path)
     study, key = build(config)
     for name, video in key.videos.items():
-        copied = config.output / "page" / study.videos[name].file
+        copied = config.output / "videos" / study.videos[name].file
         assert copied.read_bytes() == (tmp_path / video.method / video.source).read_bytes()
         assert not video.encoded_again
 
@@ -81,7 +76,7 @@ def test_what_browsers_cannot_play_becomes_h264_with_the_same_frames(tmp_path: P
     study, key = build(dataclasses.replace(config, folder_fps=8))
     for name, video in key.videos.items():
         assert video.encoded_again
-        made = open_video(config.output / "page" / study.videos[name].file)
+        made = open_video(config.output / "videos" / study.videos[name].file)
         assert made.info.codec == "h264"
         assert (made.info.width, made.info.height) == (48, 64)
         assert made.info.duration == pytest.approx(1, abs=0.11)
@@ -97,9 +92,44 @@ def test_reference_and_driving_stand_beside_the_pairs(tmp_path: Path) -> None:
         clip(tmp_path / "drive" / f"{name}.mp4", 10)
     study, _ = build(dataclasses.replace(config, reference=tmp_path / "ref", driving=tmp_path / "drive"))
     for pair in study.pairs:
-        assert (config.output / "page" / pair.reference).is_file()
-        assert (config.output / "page" / study.videos[pair.driving].file).is_file()
-    assert len(list((config.output / "page" / "videos").iterdir())) == 6 + 2 + 2
+        assert (config.output / "videos" / pair.reference).is_file()
+        assert (config.output / "videos" / study.videos[pair.driving].file).is_file()
+    assert len(list((config.output / "videos").iterdir())) == 6 + 2 + 2
+
+
+def test_practice_and_catch_pairs_show_a_result_and_a_coarse_copy_of_it(tmp_path: Path) -> None:
+    config = dataclasses.replace(result_folders(tmp_path), practice=1, catch=2)
+    for path in tmp_path.glob("*method/*.mp4"):
+        frame = np.random.default_rng(0).integers(0, 255, (64, 48, 3), np.uint8)
+        with open_writer(path, (64, 48), 8.0) as writer:
+            for _ in range(8):
+                writer.write(frame)
+    result = finish(build_study(config))
+    study, key = result.study, result.key
+    assert [p.kind for p in study.pairs] == ["vote"] * 4 + ["practice", "catch", "catch"]
+    assert "4 pairs: Firstmethod against Secondmethod, Thirdmethod in 2 sequences; 3 practice and catch pairs" in (
+        result.summary()
+    )
+    assert len({p.better for p in key.pairs.values()} - {""}) == 3  # of different results
+    for pair in study.pairs[4:]:
+        better = key.pairs[pair.id].better
+        (coarse,) = {pair.a, pair.b} - {better}
+        files = [config.output / "videos" / study.videos[name].file for name in (better, coarse)]
+        good, bad = (np.stack(list(open_video(file).frames())).astype(float) for file in files)
+        assert good.shape == bad.shape
+        blocks = bad.reshape(len(bad), 16, 4, 12, 4, 3)  # 48 x 64 pixels in blocks of 4
+        assert blocks.std((2, 4)).mean() < 5
+        assert np.abs(good - bad).mean() > 30
+
+
+def test_texts_come_from_files(tmp_path: Path) -> None:
+    config = result_folders(tmp_path, ("walk",))
+    (tmp_path / "consent.txt").write_text("Do you agree?\nFirstmethod is ours.")
+    result = finish(build_study(dataclasses.replace(config, consent=tmp_path / "consent.txt")))
+    assert load_study(config.output).consent == "Do you agree?\nFirstmethod is ours."
+    assert "the name Firstmethod stands in the consent" in result.summary()
+    with pytest.raises(InputError, match="no-file"):
+        build(dataclasses.replace(config, instructions=tmp_path / "no-file", output=tmp_path / "other"))
 
 
 def test_missing_sequences_are_named_and_left_out_only_when_told(tmp_path: Path) -> None:
@@ -136,7 +166,9 @@ def test_two_files_of_one_sequence_are_refused(tmp_path: Path) -> None:
         build(config)
 
 
-@pytest.mark.parametrize("bad", [{"baselines": []}, {"baselines": [(OURS, Path("x"))]}, {"repeat_share": 0.6}])
+@pytest.mark.parametrize(
+    "bad", [{"baselines": []}, {"questions": []}, {"baselines": [(OURS, Path("x"))]}, {"repeat_share": 0.6}]
+)
 def test_bad_settings(tmp_path: Path, bad: dict) -> None:
     good = {"ours": (OURS, tmp_path), "baselines": [("b", tmp_path)], "output": tmp_path / "study"}
     with pytest.raises(ConfigError):
@@ -164,7 +196,8 @@ def test_ids_are_fresh_each_time_unless_seeded(tmp_path: Path) -> None:
     made = [
         build(dataclasses.replace(config, seed=s, output=tmp_path / f"o{i}"))[0] for i, s in enumerate([3, 3, None])
     ]
-    assert made[0] == made[1]
+    assert made[0].secret != made[1].secret
+    assert dataclasses.replace(made[0], secret="") == dataclasses.replace(made[1], secret="")
     assert not set(made[0].videos) & set(made[2].videos)
 
 
@@ -191,22 +224,11 @@ def test_unequal_lengths_are_told(tmp_path: Path) -> None:
     assert "waits on its last frame" in finish(build_study(config)).summary()
 
 
-def test_a_title_cannot_break_out_of_the_page(tmp_path: Path) -> None:
-    title = "</script><b>{{script}}<!-- & \u2028"
-    study, _ = build(dataclasses.replace(result_folders(tmp_path, ("walk",)), title=title))
-    page = render_page(study)
-    assert page.count("</script>") == 2
-    assert "<b>" not in page
-    assert "<!--" not in page
-    data = page.split('id="study">')[1].split("</script>")[0]
-    assert json.loads(data)["title"] == title
-
-
 @pytest.mark.parametrize("damage", ["{", "[]", '{"format": "other"}', '{"format": "mimicmotion-study", "version": 1}'])
 def test_damaged_studies_are_refused(tmp_path: Path, damage: str) -> None:
     config = result_folders(tmp_path, ("walk",))
     build(config)
-    (config.output / "page" / "study.json").write_text(damage)
+    (config.output / "study.json").write_text(damage)
     with pytest.raises(InputError, match=r"study\.json"):
         load_study(config.output)
 

@@ -1,301 +1,326 @@
-"""Votes that are sent, kept, exported; what the server gives and what it refuses."""
+"""A study on the service: who may vote, what is kept, what is given and what is refused."""
 
 from __future__ import annotations
 
-import http.client
+import itertools
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
+import sqlite3
 import threading
+import time
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mimicmotion import cli
 from mimicmotion.errors import InputError, OutputError
-from mimicmotion.study.folder import Key, Study
-from mimicmotion.study.serve import MAX_BODY, StudyServer, parse_range
-from mimicmotion.study.votes import Vote, VoteStore, load_votes, parse_votes, save_votes, votes_as_json
-from study_clips import build, result_folders, vote
-
-JSON = {"Content-Type": "application/json"}
+from mimicmotion.serve.study import MAX_BODY, RunningStudy
+from mimicmotion.settings.study import StudyConfig
+from mimicmotion.study.folder import Key, Study, StudyPair
+from mimicmotion.study.raters import completion_code, plan_trials, sign, verify, williams
+from mimicmotion.study.votes import Vote, VoteStore, latest, load_votes
+from study_clips import ServedStudy, build, result_folders, serving_study, vote
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Study, Key]:
-    config = result_folders(tmp_path_factory.mktemp("made"))
-    return (config.output, *build(config))
+def config(tmp_path_factory: pytest.TempPathFactory) -> StudyConfig:
+    made = replace(result_folders(tmp_path_factory.mktemp("made")), questions=["Better?", "Smoother?"], ties=True)
+    made = replace(made, practice=1, catch=1)
+    build(made)
+    return made
 
 
 @pytest.fixture
-def server(made: tuple[Path, Study, Key]) -> Iterator[StudyServer]:
-    for file in made[0].glob("votes.*"):
+def served(config: StudyConfig) -> Iterator[ServedStudy]:
+    for file in config.output.glob("votes.*"):
         file.unlink()
-    with StudyServer(made[0]).running() as server:
-        yield server
+    with serving_study(config.output) as served:
+        yield served
 
 
-def ask(server: StudyServer, method: str, path: str, body: bytes | None = None, **headers: str):
-    connection = http.client.HTTPConnection(*server.server_address[:2], timeout=20)
-    try:
-        connection.request(method, path, body, {k.replace("_", "-"): v for k, v in headers.items()})
-        reply = connection.getresponse()
-        return reply.status, reply.headers, reply.read()
-    finally:
-        connection.close()
+def answers(trials: list[dict[str, Any]], choice: str = "left", name: str = "a") -> list[dict[str, Any]]:
+    """Answers to all questions."""
+    return [
+        {"id": f"{name}{i}{q}", "pair": t["pair"], "repeat": t["repeat"], "question": q, "choice": choice, "seconds": 2}
+        for i, t in enumerate(trials)
+        for q in (0, 1)
+    ]
 
 
-def send(server: StudyServer, data: object) -> tuple[int, dict]:
-    status, _, body = ask(server, "POST", "/votes", json.dumps(data).encode(), Content_Type="application/json")
-    return status, json.loads(body)
+# --- raters -------------------------------------------------------------------------------------------------------
+
+
+@given(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,20}", fullmatch=True), st.data())
+def test_a_signature_is_for_one_rater_and_one_study(rater: str, data: st.DataObject) -> None:
+    study = a_study(2)
+    signed = sign(study, rater)
+    assert verify(study, signed) == rater
+    assert verify(replace(study, secret="cd" * 32), signed) is None
+    place = data.draw(st.integers(0, len(signed) - 1))
+    other = signed[:place] + ("x" if signed[place] != "x" else "y") + signed[place + 1 :]
+    assert verify(study, other) is None
+    assert verify(study, rater) is None
+
+
+@pytest.mark.parametrize("bad", ["", "a/b", "a.b", "é", "a" * 65, "-a", "a\n"])
+def test_names_of_raters_are_plain(bad: str) -> None:
+    with pytest.raises(InputError, match="at most 64 letters"):
+        sign(a_study(1), bad)
+    assert verify(a_study(1), f"{bad}.00") is None
+
+
+def a_study(pairs: int, practice: int = 0, catch: int = 0, repeat_share: float = 0.25) -> Study:
+    kinds = ["vote"] * pairs + ["practice"] * practice + ["catch"] * catch
+    made = tuple(StudyPair(f"p{i}", f"a{i}", f"b{i}", kind=kind) for i, kind in enumerate(kinds))  # type: ignore[arg-type]
+    return Study("s1", "ab" * 32, "", ("?",), False, "", "", False, repeat_share, 1.0, made, {})
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 6])
+def test_places_and_neighbours_are_counterbalanced(count: int) -> None:
+    pairs = a_study(count).pairs
+    rows = [williams(pairs, r) for r in range(2 * count)]
+    assert all(sorted(row, key=lambda p: p.id) == list(pairs) for row in rows)
+    places = Counter((i, p.id) for row in rows for i, p in enumerate(row))
+    assert set(places.values()) == {2}
+    neighbours = Counter((a.id, b.id) for row in rows for a, b in itertools.pairwise(row))
+    assert len(neighbours) == count * (count - 1)
+    assert set(neighbours.values()) <= {2}
+
+
+def test_each_rater_sees_all_with_practice_first_and_repetitions_late() -> None:
+    study = a_study(8, practice=2, catch=3)
+    first_sides = []
+    for number in range(32):
+        trials = plan_trials(study, number)
+        assert trials == plan_trials(study, number)  # the same after a reload
+        kinds = [t.pair.kind for t in trials]
+        assert kinds[:2] == ["practice"] * 2
+        assert Counter(kinds[2:]) == {"vote": 10, "catch": 3}
+        assert kinds[2] == "vote"
+        votes = [t for t in trials if t.pair.kind == "vote"]
+        first = {t.pair.id: t for t in votes if not t.repeat}
+        assert len(first) == 8
+        for trial in (t for t in votes if t.repeat):
+            before = first[trial.pair.id]
+            assert (trial.left, trial.right) == (before.right, before.left)
+            assert trials.index(trial) > trials.index(before) + 1
+        first_sides.append({name: t.left for name, t in first.items()})
+    for one, other in itertools.pairwise(first_sides):  # sides change from rater to rater
+        assert not set(one.values()) & set(other.values())
+    assert not any(t.repeat for t in plan_trials(replace(study, repeat_share=0.0), 3))
+
+
+# --- what is served -----------------------------------------------------------------------------------------------
+
+
+def test_page_and_videos_are_served_and_nothing_else(served: ServedStudy, config: StudyConfig) -> None:
+    status, headers, body = served.ask("GET", "/")
+    assert body == served.ask("GET", "")[2]
+    assert (status, headers["Content-Type"].split(";")[0]) == (200, "text/html")
+    assert b'src="/study/page.js"' in body
+    assert "default-src 'self'" in headers["Content-Security-Policy"]
+    assert "unsafe" not in headers["Content-Security-Policy"]
+    study = served.running.study
+    name = next(iter(study.videos.values())).file
+    whole = (config.output / "videos" / name).read_bytes()
+    status, headers, body = served.ask("GET", f"/videos/{name}")
+    assert (status, headers["Content-Type"], body) == (200, "video/mp4", whole)
+    status, headers, body = served.ask("GET", f"/videos/{name}", Range="bytes=10-19")
+    assert (status, headers["Content-Range"], body) == (206, f"bytes 10-19/{len(whole)}", whole[10:20])
+    status, headers, _ = served.ask("GET", f"/videos/{name}", Range=f"bytes={len(whole)}-")
+    assert status == 416
+    for path in ("/key.json", "/videos/../key.json", "/videos/%2e%2e%2fkey.json", "/study.json", "/x.js"):
+        assert served.ask("GET", path)[0] == 404, path
+    about = served.ask("GET", "/about")[2]
+    assert (about["questions"], about["ties"], about["count"]) == (["Better?", "Smoother?"], True, 7)
+    shown = json.dumps(served.ask("POST", "/begin?agreed=true", rater="anna")[2])
+    for secret in (study.secret, "catch", "Firstmethod", "walk"):
+        assert secret not in json.dumps(about) + shown
+
+
+def test_the_service_asks_for_signed_links(served: ServedStudy) -> None:
+    study = served.running.study
+    for rater in ("", "anna", "anna.", "anna.00", sign(study, "ben").replace("ben", "anna")):
+        for path in ("/begin", "/votes"):
+            status, _, body = served.ask("POST", path, {"votes": []}, Authorization=f"Bearer {rater}")
+            assert (status, body["error"]["got"]) == (401, "no valid link of a rater")
+    assert served.ask("POST", "/raters")[0] == 403  # this study is not open
+    assert served.ask("POST", "/begin", rater="anna")[::2] == (200, None)  # not agreed
+    assert served.running.store.number("anna") is None
+    assert served.ask("POST", "/votes", {"votes": answers(served.begin("ben"))}, rater="anna")[0] == 422
+    assert served.running.store.history() == []
+
+
+def test_anyone_gets_an_id_of_an_open_study(tmp_path: Path) -> None:
+    config = replace(result_folders(tmp_path, ("walk",)), open=True)
+    build(config)
+    with serving_study(config.output) as served:
+        ids = [served.ask("POST", "/raters")[2]["rater"] for _ in range(2)]
+        assert len({verify(served.running.study, i) for i in ids} - {None}) == 2
+        assert served.ask("POST", "/begin", Authorization=f"Bearer {ids[0]}")[0] == 200
+
+
+# --- votes --------------------------------------------------------------------------------------------------------
+
+
+def test_votes_are_added_and_never_changed(served: ServedStudy, config: StudyConfig) -> None:
+    study, before = served.running.study, time.time() * 1000
+    trials = served.begin("anna")
+    given = answers(trials)
+    for _ in range(2):  # sent twice, kept once
+        status, _, body = served.ask("POST", "/votes", {"votes": given[:-1]}, rater="anna")
+        assert (status, body) == (200, {"stored": len(given) - 1, "code": None})
+    assert served.ask("POST", "/votes", {"votes": given[-1:]}, rater="anna")[2]["code"] == completion_code(
+        study, "anna"
+    )
+    history = served.running.store.history("anna")
+    assert [(v.id, v.left, v.choice) for v in history] == [
+        (g["id"], t["left"], t["left"]) for g, t in pairs(given, trials)
+    ]
+    assert all(before <= v.time <= time.time() * 1000 for v in history)
+    anew = {**given[0], "id": "new", "choice": "right"}
+    assert served.ask("POST", "/votes", {"votes": [anew]}, rater="anna")[0] == 200
+    assert served.ask("POST", "/votes", {"votes": [given[0]]}, rater="anna")[0] == 200  # a late second try
+    assert len(served.running.store.history()) == len(given) + 1
+    (now,) = [v for v in load_votes(config.output, study) if (v.pair, v.question) == (anew["pair"], 0) and not v.repeat]
+    assert now.choice == trials[0]["right"]
+    answered = served.ask("POST", "/begin", rater="anna")[2]["answered"]
+    assert {tuple(a) for a in answered} == {(v.pair, v.repeat, v.question) for v in history}
+    with sqlite3.connect(config.output / "votes.sqlite") as db:
+        for change in ("DELETE FROM votes", "UPDATE votes SET rater = 'ben'"):
+            with pytest.raises(sqlite3.IntegrityError, match="never"):
+                db.execute(change)
+
+
+def pairs(given: list[dict[str, Any]], trials: list[dict[str, Any]]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Each answer with its trial; there are two questions."""
+    return [(g, trials[i // 2]) for i, g in enumerate(given)]
+
+
+def test_many_raters_at_once(served: ServedStudy) -> None:
+    results: list[int] = []
+
+    def take_part(name: str) -> None:
+        trials = served.begin(name)
+        results.append(served.ask("POST", "/votes", {"votes": answers(trials)}, rater=name)[0])
+
+    threads = [threading.Thread(target=take_part, args=(f"r{i}",)) for i in range(12)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert results == [200] * 12
+    assert len(served.running.store.history()) == 12 * 14
+    assert {served.running.store.number(f"r{i}") for i in range(12)} == set(range(12))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"\xff", b"[]", b"null", b'{"votes": 1}', b"[" * 9000, b"1" * 5000, b'{"votes": [{}]}'],
+)
+def test_bad_json_is_refused_and_the_service_goes_on(served: ServedStudy, body: bytes) -> None:
+    status, _, reply = served.ask("POST", "/votes", body, rater="anna")
+    assert status == 422
+    assert reply["error"]["got"]
+    assert served.running.store.history() == []
+    assert served.ask("GET", "")[0] == 200
+
+
+BAD_FIELDS = [
+    ("id", ""),
+    ("id", "x" * 65),
+    ("pair", "p0"),
+    ("pair", []),
+    ("repeat", 2),
+    ("question", 2),
+    ("question", -1),
+    ("choice", "x"),
+    ("seconds", -1),
+    ("seconds", float("nan")),
+    ("seconds", "a"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), BAD_FIELDS, ids=[f"{n}-{i}" for i, (n, _) in enumerate(BAD_FIELDS)])
+def test_bad_votes_are_refused_whole(served: ServedStudy, name: str, value: object) -> None:
+    given = answers(served.begin("anna"))
+    given[1] = {**given[1], name: value}
+    assert served.ask("POST", "/votes", {"votes": given}, rater="anna")[0] == 422
+    assert served.running.store.history() == []
+
+
+def test_ties_are_taken_only_where_they_are_offered(served: ServedStudy, tmp_path: Path) -> None:
+    served.ask("POST", "/votes", {"votes": answers(served.begin("anna"), "tie")}, rater="anna")
+    assert {v.choice for v in served.running.store.history()} == {"tie"}
+    config = result_folders(tmp_path, ("walk",))
+    build(config)
+    with serving_study(config.output) as other:
+        given = answers(other.begin("anna"), "tie")[:1]
+        assert other.ask("POST", "/votes", {"votes": given}, rater="anna")[0] == 422
+
+
+def test_large_requests_are_not_read(served: ServedStudy) -> None:
+    assert served.ask("POST", "/votes", b" " * (MAX_BODY + 1), rater="anna")[0] == 413
+    assert served.ask("PUT", "/votes", b"{}", rater="anna")[0] == 405
+    assert served.ask("POST", "/votes", {"votes": []}, rater="anna", Origin="http://elsewhere.example")[0] == 403
+
+
+# --- the database -------------------------------------------------------------------------------------------------
 
 
 def some_votes(key: Key, rater: str = "anna") -> list[Vote]:
     return [vote(key, rater, p, i % 2 == 0) for i, p in enumerate(sorted(key.pairs))]
 
 
-def test_page_and_videos_are_served_and_nothing_else(server: StudyServer, made: tuple[Path, Study, Key]) -> None:
-    folder, study, _ = made
-    status, headers, body = ask(server, "GET", "/?rater=anna")
-    assert (status, body) == (200, (folder / "page" / "index.html").read_bytes())
-    assert "default-src 'self'" in headers["Content-Security-Policy"]
-    video = next(iter(study.videos.values()))
-    status, headers, body = ask(server, "GET", f"/{video.file}")
-    assert (status, headers["Content-Type"], body) == (200, "video/mp4", (folder / "page" / video.file).read_bytes())
-    for path in (
-        "/key.json",
-        "/../key.json",
-        "/%2e%2e/key.json",
-        "/votes.sqlite",
-        "/videos/",
-        "/page/index.html",
-        "/votes",
-    ):
-        assert ask(server, "GET", path)[0] == 404, path
-    status, headers, body = ask(server, "HEAD", f"/{video.file}")
-    assert (status, body, int(headers["Content-Length"])) == (200, b"", (folder / "page" / video.file).stat().st_size)
-
-
-def test_ranges(server: StudyServer, made: tuple[Path, Study, Key]) -> None:
-    folder, study, _ = made
-    file = next(iter(study.videos.values())).file
-    whole = (folder / "page" / file).read_bytes()
-    status, headers, body = ask(server, "GET", f"/{file}", Range="bytes=10-19")
-    assert (status, headers["Content-Range"], body) == (206, f"bytes 10-19/{len(whole)}", whole[10:20])
-    assert ask(server, "GET", f"/{file}", Range="bytes=-5")[2] == whole[-5:]
-    assert ask(server, "GET", f"/{file}", Range="bytes=5-")[2] == whole[5:]
-    status, headers, _ = ask(server, "GET", f"/{file}", Range=f"bytes={len(whole)}-")
-    assert (status, headers["Content-Range"]) == (416, f"bytes */{len(whole)}")
-    assert ask(server, "GET", f"/{file}", Range="bytes=0-1,4-5")[0] == 200
-
-
-@given(st.text("0123456789-, x", max_size=12), st.integers(0, 50))
-def test_a_range_lies_inside_the_file_whatever_is_asked(text: str, size: int) -> None:
-    for header in (text, f"bytes={text}"):
-        got = parse_range(header, size)
-        assert got is None or 0 <= got[0] <= got[1] <= size
-
-
-@given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 50))
-def test_ranges_are_those_of_a_slice(first: int, last: int, size: int) -> None:
-    got = parse_range(f"bytes={first}-{last}", size)
-    whole = bytes(range(size))
-    if first > last:
-        assert got == (0, size, False)
-    elif first >= size:
-        assert got is None
-    else:
-        assert got is not None
-        assert whole[got[0] : got[1]] == whole[first : last + 1]
-
-
-def test_votes_are_kept_once_and_the_later_answer_counts(server: StudyServer, made: tuple[Path, Study, Key]) -> None:
-    folder, study, key = made
-    votes = some_votes(key)
-    for _ in range(2):
-        assert send(server, votes_as_json(study, votes)) == (200, {"stored": 4})
-    assert server.store.votes() == votes
-    other = votes[0].right if votes[0].choice == votes[0].left else votes[0].left
-    changed = replace(votes[0], choice=other, time=votes[0].time + 1)
-    assert send(server, votes_as_json(study, [changed]))[0] == 200
-    assert send(server, votes_as_json(study, [votes[0]]))[0] == 200  # a late second try
-    assert server.store.votes() == [changed, *votes[1:]]
-    assert load_votes(folder, study) == [changed, *votes[1:]]
-
-
-def test_many_raters_at_once(server: StudyServer, made: tuple[Path, Study, Key]) -> None:
-    _, study, key = made
-    results: list[int] = []
-    threads = [
-        threading.Thread(
-            target=lambda i=i: results.append(send(server, votes_as_json(study, some_votes(key, f"r{i}")))[0])
-        )
-        for i in range(12)
-    ]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
-    assert results == [200] * 12
-    assert len(server.store.votes()) == 48
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"",
-        b"{",
-        b"\xff",
-        b"[]",
-        b"null",
-        b'{"votes": []}',
-        b"[" * 9000,
-        b"1" * 5000,
-        b'{"format":"mimicmotion-votes","version":1}',
-    ],
-)
-def test_bad_json_is_refused_and_the_server_goes_on(server: StudyServer, body: bytes) -> None:
-    status, _, reply = ask(server, "POST", "/votes", body, Content_Type="application/json")
-    assert status == 400
-    assert json.loads(reply)["error"]
-    assert server.store.votes() == []
-    assert ask(server, "GET", "/")[0] == 200
-
-
-BAD_FIELDS = [
-    ("pair", "p0"),
-    ("pair", []),
-    ("rater", ""),
-    ("rater", "a/b"),
-    ("rater", "a" * 65),
-    ("rater", 5),
-    ("repeat", 2),
-    ("repeat", True),
-    ("left", "x"),
-    ("right", None),
-    ("choice", "x"),
-    ("seconds", -1),
-    ("seconds", float("nan")),
-    ("seconds", 10**400),
-    ("seconds", True),
-    ("seconds", "2"),
-    ("time", 1.5),
-    ("time", -1),
-    ("time", 10**30),
-]
-
-
-@pytest.mark.parametrize(("name", "value"), BAD_FIELDS, ids=[f"{n}-{i}" for i, (n, _) in enumerate(BAD_FIELDS)])
-def test_bad_votes_are_refused_whole(made: tuple[Path, Study, Key], name: str, value: object) -> None:
-    _, study, key = made
-    votes = some_votes(key)
-    data = votes_as_json(study, votes)
-    assert parse_votes(study, data) == votes
-    data["votes"][1] = {**asdict(votes[1]), name: value}
-    with pytest.raises(InputError, match=f"vote 2: {name} ="):
-        parse_votes(study, data)
-
-
-def test_both_sides_must_differ(made: tuple[Path, Study, Key]) -> None:
-    _, study, key = made
-    first = some_votes(key)[0]
-    with pytest.raises(InputError, match="right"):
-        parse_votes(study, votes_as_json(study, [replace(first, right=first.left)]))
-
-
-def test_refused_before_reading(server: StudyServer) -> None:
-    assert ask(server, "POST", "/", b"{}", Content_Type="application/json")[0] == 404
-    assert ask(server, "POST", "/votes", b"{}", Content_Type="text/plain")[0] == 415
-    assert (
-        ask(server, "POST", "/votes", b"", Content_Length=str(MAX_BODY + 1), Content_Type="application/json")[0] == 413
-    )
-    assert ask(server, "POST", "/votes", b"", Content_Length="-5", Content_Type="application/json")[0] == 411
-    assert ask(server, "PUT", "/votes", b"{}")[0] == 501
-
-
-def test_votes_of_another_study_are_refused(server: StudyServer, made: tuple[Path, Study, Key], tmp_path: Path) -> None:
-    folder, study, key = made
-    other = replace(study, study="s0")
-    status, reply = send(server, votes_as_json(other, some_votes(key)))
-    assert status == 400
-    assert "s0" in reply["error"]
-    file = save_votes(tmp_path / "votes.json", other, some_votes(key))
-    with pytest.raises(InputError, match=r"votes\.json: votes of the study 's0'"):
-        load_votes(folder, study, [file])
-    VoteStore(tmp_path / "other.sqlite", other)
+def test_databases_of_several_machines_are_read_together(tmp_path: Path) -> None:
+    config = result_folders(tmp_path)
+    study, key = build(config)
+    VoteStore(tmp_path / "one.sqlite", study).add(some_votes(key))
+    changed = [replace(v, choice=v.left if v.choice == v.right else v.right, id="n") for v in some_votes(key)[:1]]
+    VoteStore(tmp_path / "two.sqlite", study).add(changed + some_votes(key, "ben"))
+    found = load_votes(config.output, study, [tmp_path / "one.sqlite", tmp_path / "two.sqlite"])
+    assert found == latest(changed + some_votes(key)[1:] + some_votes(key, "ben"))
+    with pytest.raises(InputError, match="does not exist"):
+        load_votes(config.output, study)
+    VoteStore(tmp_path / "other.sqlite", replace(study, study="s0"))
     with pytest.raises(InputError, match="holds votes of the study s0"):
         VoteStore(tmp_path / "other.sqlite", study)
-
-
-def test_votes_are_read_from_files_folders_and_databases(made: tuple[Path, Study, Key], tmp_path: Path) -> None:
-    folder, study, key = made
-    anna, ben = some_votes(key), some_votes(key, "ben")
-    save_votes(tmp_path / "votes" / "a.json", study, anna)
-    VoteStore(tmp_path / "ben.sqlite", study).add(ben)
-    sources = [tmp_path / "votes", tmp_path / "votes" / "a.json", tmp_path / "ben.sqlite"]
-    assert load_votes(folder, study, sources) == anna + ben
-    for bad, message in ((tmp_path / "no.json", "does not exist"), (tmp_path, "holds no .json file")):
-        with pytest.raises(InputError, match=message):
-            load_votes(folder, study, [bad])
-    (tmp_path / "bad.json").write_text("{")
-    with pytest.raises(InputError, match="not a JSON file"):
-        load_votes(folder, study, [tmp_path / "bad.json"])
     (tmp_path / "bad.sqlite").write_bytes(b"no database at all, but long enough to be looked at " * 9)
     with pytest.raises(InputError, match="not a database"):
-        load_votes(folder, study, [tmp_path / "bad.sqlite"])
+        load_votes(config.output, study, [tmp_path / "bad.sqlite"])
+    with pytest.raises(OutputError, match="unable to open"):
+        VoteStore(tmp_path / "no folder" / "votes.sqlite", study)
 
 
-def test_a_batch_is_kept_whole_or_not_at_all(made: tuple[Path, Study, Key], tmp_path: Path) -> None:
-    _, study, key = made
+def test_a_batch_is_kept_whole_or_not_at_all(tmp_path: Path) -> None:
+    config = result_folders(tmp_path, ("walk",))
+    study, key = build(config)
     store = VoteStore(tmp_path / "votes.sqlite", study)
     votes = some_votes(key)
     with pytest.raises(InputError):
-        store.add([*votes[:2], replace(votes[2], choice=None)])  # type: ignore[arg-type]
-    assert store.votes() == []
+        store.add([*votes[:1], replace(votes[1], choice=None)])  # type: ignore[arg-type]
+    assert store.history() == []
 
 
-def test_a_page_without_a_video_and_a_taken_port_are_told(tmp_path: Path) -> None:
+def test_a_study_without_one_of_its_videos_is_refused(tmp_path: Path) -> None:
     config = result_folders(tmp_path, ("walk",))
     build(config)
-    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OutputError, match="cannot listen"):
-        StudyServer(config.output, port=taken.getsockname()[1])
-    next((config.output / "page" / "videos").iterdir()).unlink()
-    with pytest.raises(InputError, match="lacks videos/"):
-        StudyServer(config.output)
+    name = next((config.output / "videos").iterdir()).name
+    (config.output / "videos" / name).unlink()
+    with pytest.raises(InputError, match=f"lacks {name}"):
+        RunningStudy(config.output)
 
 
-def heed_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
-def test_ctrl_c_stops_the_command_and_exports_the_votes(made: tuple[Path, Study, Key]) -> None:
-    folder, study, key = made
-    argv = [sys.executable, "-m", "mimicmotion.cli", "study", "serve", str(folder), "--port", "0"]
-    env = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    # tests that run in the background of a shell are started with Ctrl-C ignored, and hand that on
-    with subprocess.Popen(argv, **pipes, env=env, preexec_fn=heed_interrupts) as process:  # noqa: PLW1509
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        host, port = line.split("/")[2].split(":")
-        connection = http.client.HTTPConnection(host, int(port), timeout=20)
-        votes = some_votes(key, "carl")
-        connection.request("POST", "/votes", json.dumps(votes_as_json(study, votes)), JSON)
-        assert connection.getresponse().status == 200
-        process.send_signal(signal.SIGINT)  # the connection is still open
-        try:
-            out, err = process.communicate(timeout=60)
-        finally:
-            process.kill()  # else the test would wait for ever
-        connection.close()
-    assert process.returncode == 0, err
-    assert err == ""
-    assert "votes.json" in out
-    assert set(votes) <= set(load_votes(folder, study, [folder / "votes.json"]))
+def test_links_on_the_command_line(config: StudyConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["study", "invite", str(config.output), "anna", "ben", "--url", "https://lab.example/"]
+    assert cli.main(argv) == 0
+    links = capsys.readouterr().out.split()
+    assert [link.split("#")[0] for link in links] == ["https://lab.example/study"] * 2
+    study = RunningStudy(config.output).study
+    assert [verify(study, link.split("#")[1]) for link in links] == ["anna", "ben"]
+    assert cli.main(["study", "invite", str(config.output), "a/b"]) == 2

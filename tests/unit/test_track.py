@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy import ndarray
 
 from mimicmotion.errors import ConfigError, PoseError
-from mimicmotion.pose.estimators.track import PersonTracker, box_iou, person_box
+from mimicmotion.pose.estimators.track import PersonTracker, box_iou, choose_person, person_box
 
 GRID = np.stack(np.meshgrid([0.0, 0.3, 1.0], np.linspace(0, 1, 6)), -1).reshape(-1, 2)
 
@@ -42,6 +42,19 @@ def test_an_index_waits_for_the_first_frame_with_so_many_persons() -> None:
     frames = [[], [figure(50)], [figure(50), figure(200)], [figure(200)]]
     tracker = PersonTracker(1)
     assert run(tracker, frames) == [None, None, 1, 0]
+
+
+def test_a_choice_is_of_the_one_it_is_true_of_or_of_nobody() -> None:
+    boxes = [np.array(b, float) for b in ([300, 50, 350, 150], [20, 40, 80, 160], [60, 60, 110, 140])]
+    assert [choose_person(boxes, n) for n in range(4)] == [1, 2, 0, None]
+    assert choose_person(boxes, (75.0, 100.0)) == 2  # within two boxes: the nearer middle
+    assert choose_person(boxes, (325.0, 42.0)) == 0  # the hair, above the highest point
+    assert choose_person(boxes, (325.0, 30.0)) is None
+    assert choose_person(boxes, (200.0, 100.0)) is None
+    assert choose_person(boxes, (290.0, 40.0, 360.0, 170.0)) == 0
+    assert choose_person(boxes, (150.0, 40.0, 260.0, 170.0)) is None
+    assert choose_person(boxes, "largest") == 1
+    assert [choose_person([], who) for who in ("largest", (1.0, 1.0), (0.0, 0.0, 1.0, 1.0))] == [None] * 3
 
 
 @given(order=st.lists(st.booleans(), min_size=41, max_size=41))
@@ -107,7 +120,7 @@ def test_box_overlap() -> None:
     assert box_iou(a * 0, a * 0) == 0
 
 
-@pytest.mark.parametrize("person", ["smallest", -1, 1.5, True, (1, 2, 3), ("a", "b"), None])
+@pytest.mark.parametrize("person", ["smallest", -1, 1.5, True, (1, 2, 3), (5, 5, 4, 9), ("a", "b"), None])
 def test_senseless_choices_are_refused(person: object) -> None:
     with pytest.raises(ConfigError, match="largest"):
         PersonTracker(person)  # type: ignore[arg-type]

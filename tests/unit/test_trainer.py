@@ -539,7 +539,7 @@ def test_nothing_to_train_is_refused(recipe: Recipe, monkeypatch: pytest.MonkeyP
     with pytest.raises(ConfigError, match="no parameter"):
         train_alone(recipe())
     monkeypatch.setattr(BlobTask, "parameters", lambda self: {"x": nn.Parameter(torch.zeros(1))})
-    with pytest.raises(ConfigError, match="x is no part"):
+    with pytest.raises(ConfigError, match="x is not part"):
         train_alone(recipe())
 
 

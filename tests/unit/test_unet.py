@@ -205,7 +205,7 @@ def test_defaults_are_those_of_diffusers() -> None:
     ("wrong", "message"),
     [
         ({"num_attention_heads": [2, 2, 2]}, "num_attention_heads"),
-        ({"num_attention_heads": [3, 4]}, "divisor of the width"),
+        ({"num_attention_heads": [3, 4]}, "divisor of the number of channels"),
         ({"block_out_channels": [48, 64]}, "multiples of"),
         ({"norm_num_groups": 24}, "multiples of"),
         ({"layers_per_block": [1]}, "layers_per_block"),

@@ -92,7 +92,7 @@ def test_large_frames_are_shown_smaller(tmp_path: Path) -> None:
     big = {f: np.repeat(np.repeat(getattr(sample, f), 8, -3), 8, -2) for f in ("frames", "poses")}
     big |= {f: np.repeat(np.repeat(getattr(sample, f), 8, 0), 8, 1) for f in ("reference", "reference_pose")}
     large = dataclasses.replace(sample, **big)
-    assert picture(large, big["frames"][1:], 1).shape == (3 * 256 + 8, 4 * 171, 3)
+    assert picture(large, big["frames"][1:], 1).shape == (3 * 288 + 8, 4 * 192, 3)
 
 
 def test_an_unknown_score_is_named_with_those_there_are(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import struct
 import weakref
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -441,7 +442,8 @@ def test_truncated_video_gives_what_is_there(tmp_path: Path, caplog: pytest.LogC
     with caplog.at_level(logging.WARNING):
         frames = list(open_video(tmp_path / "t.mp4"))
     assert 15 <= len(frames) <= 45
-    assert f"going on with {len(frames)} frames, 60 stated" in caplog.text
+    assert f"continuing with {len(frames)} frames" in caplog.text
+    assert " of 2.00 s" in caplog.text
 
 
 def test_damage_in_the_middle_is_survived(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -459,12 +461,25 @@ def paused(path: Path, milliseconds: int = 3000, frames: int = 24) -> Path:
     return encode(path, [numbered(i) for i in range(frames)], times=times)
 
 
-@pytest.mark.parametrize("suffix", ["mkv", "ts", "flv"])
+@pytest.mark.parametrize("suffix", ["mkv", "ts", "flv", "avi"])
 def test_a_variable_rate_is_no_damage(tmp_path: Path, suffix: str) -> None:
     video = open_video(paused(tmp_path / f"a.{suffix}"))
     assert video.count() == 24
     assert video.damage == ""
     assert video.info.variable_frame_rate
+
+
+def test_what_an_edit_list_cuts_off_is_no_damage(tmp_path: Path) -> None:
+    """Phones trim a recording by stating which part of it is shown."""
+    path = encode(tmp_path / "a.mp4", [numbered(i) for i in range(60)], options={"bf": "0"})
+    data = bytearray(path.read_bytes())
+    place = data.index(b"elst") + 12
+    length, first, _ = struct.unpack(">IiI", data[place : place + 12])
+    (tick,) = struct.unpack(">I", data[(mdhd := data.index(b"mdhd") + 16) : mdhd + 4])
+    data[place : place + 8] = struct.pack(">Ii", length // 2, first + tick)  # the second of two seconds
+    path.write_bytes(data)
+    video = open_video(path)
+    assert ([number_of(f) for f in video], video.damage) == (list(range(30, 60)), "")
 
 
 @pytest.mark.parametrize("name", ["vfr2.mkv", "vfr2.ts", "vfr2.flv", "vfr2.ogv", "vfr_person.webm"])
@@ -554,7 +569,7 @@ def test_low_memory_is_called_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         raise MemoryError
 
     monkeypatch.setattr(sources, "_to_rgb", full)
-    with pytest.raises(MediaError, match=r"a\.mp4 does not fit into the memory"):
+    with pytest.raises(MediaError, match=r"a\.mp4 does not fit in memory"):
         list(video)
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from micro import one_step_pipeline
+from mimicmotion.backbones.svd.pose_features import to_unit
 from mimicmotion.backbones.tiny.warp import PICTURES, Warped, WarpNet
 from mimicmotion.cli import main
 from mimicmotion.errors import ConfigError, InputError
@@ -74,15 +75,21 @@ def test_a_batch_is_its_numbers_alone_and_fits_the_truth(people: Path, model: Pa
         assert torch.equal(alone.true, batch.true[2 * i : 2 * i + 2])
         assert torch.equal(alone.given.cells, batch.given.cells[2 * i : 2 * i + 2])
     # colours found at the true places are those of the true frame, where the reference shows them
-    record = t.shards[0]
-    clip = t.clip(t.shards, 0, 0)
-    reference = torch.from_numpy(record.frames([0])[0]).float()
-    at = clip.place.round().long()
-    known = (clip.seen > 0) & (clip.mask[:, ::2, ::2] > 0.99)
-    there = reference[at[:, 1].clamp(0, SIZE[0] - 1), at[:, 0].clamp(0, SIZE[1] - 1)]
-    true = clip.true[:, :, ::2, ::2].movedim(1, -1) * 127.5 + 127.5
-    still = reference[::2, ::2]  # light and noise differ, too
-    assert (there - true).abs()[known].median() < 0.75 * (still - true).abs()[known].median()
+    mirrored = set()
+    for number in range(0, 12, 2):
+        clip, reference = t.clip(t.shards, number, 0), t.shards[0].frames([0])[0]
+        seen = clip.given.cells[0, PICTURES[1] : PICTURES[1] + 3]
+        small = torch.nn.functional.avg_pool2d(to_unit(np.stack([reference, reference[:, ::-1]])), 4)
+        plain, flipped = (seen - small).abs().mean((1, 2, 3))
+        mirrored.add(turned := bool(flipped < plain))
+        reference = torch.from_numpy((reference[:, ::-1] if turned else reference).copy()).float()
+        at = clip.place.round().long()
+        known = (clip.seen > 0) & (clip.mask[:, ::2, ::2] > 0.99)
+        there = reference[at[:, 1].clamp(0, SIZE[0] - 1), at[:, 0].clamp(0, SIZE[1] - 1)]
+        true = clip.true[:, :, ::2, ::2].movedim(1, -1) * 127.5 + 127.5
+        still = reference[::2, ::2]  # light and noise differ, too
+        assert (there - true).abs()[known].median() < 0.75 * (still - true).abs()[known].median()
+    assert mirrored == {False, True}
     noisy = WarpTask(
         config(
             people,

@@ -1,7 +1,7 @@
-"""Base models, a folder each, behind one protocol (`mimicmotion.backbones.base.Backbone`).
+"""Base models behind a common interface, `mimicmotion.backbones.base.Backbone`.
 
-A model folder names its backbone in mimicmotion.json. Other packages register one by an entry point of the group
-`mimicmotion.backbones`: its name, and a subclass of `Backbone`.
+A model folder names its backbone in mimicmotion.json. Other packages can add backbones: subclasses of `Backbone` that
+they register as entry points of the group `mimicmotion.backbones`.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ def find_backbone(name: str) -> type[Backbone]:
     """Look up the class of a backbone of this package or of an installed plugin.
 
     Raises:
-        WeightsError: there is no backbone of this name.
+        WeightsError: there is no backbone with this name.
     """
     if name in BUILT_IN:
         return pkgutil.resolve_name(BUILT_IN[name])
     others = {point.name: point for point in importlib.metadata.entry_points(group=GROUP)}
     if name not in others:
         known = ", ".join([*BUILT_IN, *others])
-        raise WeightsError(f"a model of the backbone {name!r}", f"one of {known}", "install the package it comes with")
+        raise WeightsError(f"a model of the backbone {name!r}", f"one of {known}", "install the package that has it")
     return others[name].load()
 
 
 def backbone_of(parts: Any) -> Backbone:
-    """Build the backbone that the settings of loaded networks (`...svd.checkpoint.Components`) ask for."""
+    """Build the backbone for loaded networks (`svd.checkpoint.Components`), according to their settings."""
     warps = parts.settings.get("reference_warp", "none") != "none"
     found: Any = find_backbone("tiny" if warps else "svd")
     return found.of(parts)

@@ -100,8 +100,9 @@ class Backbone(ABC):
         name: name of the backbone in a model folder's mimicmotion.json.
         settings: the model's defaults, as plain data: `height`, `width`, `num_inference_steps` or `sigmas` (noise
             levels), `guidance_scale`, `fusion` (fields of `FusionConfig`), `trained_frames` (slots of the clips that it
-            was trained on), `pose_drawing` (of `PoseDrawer`), `estimator` (of the poses that it was trained with).
-        files: loaded files, for the record of a run.
+            was trained on), `pose_drawing` (arguments of `PoseDrawer`), `estimator` (pose estimator that it was trained
+            with).
+        files: files that the model was loaded from.
         size_multiple: height and width must be multiples of this.
         device: device of the networks.
         dtype: number format of the networks.
@@ -187,7 +188,7 @@ class Backbone(ABC):
 
     def save(self, folder: Path) -> None:
         """Write a model folder that `load` reads."""
-        raise ConfigError(f"saving a model of {type(self).__name__}", "a backbone that can", "keep its original files")
+        raise ConfigError(f"{type(self).__name__} cannot be saved", "a backbone that can", "copy its original files")
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> None:
         """Move and cast all networks. Ends a plan that offloads weights."""
@@ -208,9 +209,9 @@ class Backbone(ABC):
 
     def pose_drawer(self, size: tuple[int, int], *, confidence_aware: bool = True) -> PoseDrawer:
         """A drawer of poses at `size` = (height, width), in the style that the model was trained on."""
-        look = dict(self.settings.get("pose_drawing", {}))
-        aware = look.pop("confidence_aware", True) and confidence_aware
-        return PoseDrawer(size, confidence_aware=aware, **look)
+        style = dict(self.settings.get("pose_drawing", {}))
+        aware = style.pop("confidence_aware", True) and confidence_aware
+        return PoseDrawer(size, confidence_aware=aware, **style)
 
     @property
     def networks(self) -> tuple[nn.Module, ...]:
@@ -253,7 +254,7 @@ class Backbone(ABC):
         return self.plan
 
     def read_plan(self, facts: Mapping[str, Any]) -> Plan | None:
-        """Restore a plan from the record of an earlier run; None if it cannot be used."""
+        """Restore a plan from the record of an earlier run. None if the record does not fit this version."""
         return None
 
     def configure(self, plan: Any, device: torch.device | str | None = None) -> None:
@@ -265,8 +266,8 @@ class Backbone(ABC):
         """
 
     def forget_plan(self) -> None:
-        """Plan the next job from scratch. Until then weights stay where they are."""
+        """Plan the next job from scratch. Weights stay on their devices until then."""
 
     def quantize(self, format: str) -> None:
         """Quantise the weights of the largest network to "int8" or "fp8"."""
-        raise ConfigError(f"quantize={format!r}", "a backbone that can", "leave out 'quantize'")
+        raise ConfigError(f"quantize={format!r}", "a backbone that supports it", "leave out 'quantize'")

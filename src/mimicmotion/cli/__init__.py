@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from mimicmotion.cli import data, doctor, evaluate, generate, serve, study, train, weights  # noqa: F401 - each adds commands
 from mimicmotion.cli.options import app
-from mimicmotion.errors import InputError, MimicMotionError, memory_error, out_of_memory, printable
+from mimicmotion.errors import InputError, MimicMotionError, printable, system_error
 
 
 class _Formatter(logging.Formatter):
@@ -18,7 +18,7 @@ class _Formatter(logging.Formatter):
 
 
 TRACEBACK = "MIMICMOTION_TRACEBACK"
-"""Environment variable: show where an unexpected error comes from."""
+"""Environment variable that shows the traceback of unexpected errors."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,15 +36,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {e}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as e:
-        print(str(e) or "interrupted; nothing half-written is left", file=sys.stderr)
+        print(str(e) or "interrupted; no partial files are left", file=sys.stderr)
         return 130
     except Exception as e:
-        if out_of_memory(e):
-            print(f"error: {memory_error(e)}", file=sys.stderr)
+        if (known := system_error(e)) is not None:
+            print(f"error: {known}", file=sys.stderr)
             return 2
         if os.environ.get(TRACEBACK):
             raise
         said = next(iter(str(e).splitlines()), "")[:500]
-        print(f"error: {type(e).__name__}: {said}\n  this is a bug of mimicmotion: please report it", file=sys.stderr)
-        print(f"  with what {TRACEBACK}=1 in the environment shows", file=sys.stderr)
+        print(f"error: {type(e).__name__}: {said}\n  this is a bug in mimicmotion: please report it,", file=sys.stderr)
+        print(f"  with the traceback that {TRACEBACK}=1 in the environment shows", file=sys.stderr)
         return 1

@@ -1,4 +1,4 @@
-"""Make training data: of videos, or of synthetic people."""
+"""Make training data, from videos or of synthetic people."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ app.command(prepare_app)
 
 @settings_command(prepare_app, PrepareConfig, "videos")
 def prepare(settings: PrepareConfig) -> None:
-    """Make shards for training of the folder VIDEOS: scenes, poses, filters, crops, and a report to look at.
+    """Make training shards from the folder VIDEOS: find scenes, estimate poses, filter, crop, and write a report.
 
-    Stopped and started again it goes on; started with more videos it adds them.
+    Run it again to resume, or to add new videos.
     """
     from mimicmotion.data.prepare.job import prepare as job
 

@@ -1,4 +1,4 @@
-"""What this machine has, what would be used, and what to type next."""
+"""Report on this machine: what it has, what would be used, and what to do next."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ PUBLISHED = ("svd-xt-1.1", "mimicmotion-1.1", "dwpose")
 
 @app.command
 def doctor() -> None:
-    """Print what this machine has, what would be used, and the lines to type for what is missing."""
+    """Print what this machine has, what would be used, and commands that install what is missing."""
     say("\n".join(_facts()))
 
 
 def _facts() -> Iterator[str]:
-    """One line a fact; warnings begin with "!", what to type with "$"."""
+    """One line per fact; warnings begin with "!", commands with "$"."""
     import onnxruntime
     import torch
 
@@ -50,7 +50,7 @@ def _facts() -> Iterator[str]:
 
 
 def _to_do(device: str, providers: Sequence[str]) -> Iterator[str]:
-    """What to type on this machine: repairs, then what the published weights still need."""
+    """Commands for this machine: repairs, then what the published weights still need."""
     from mimicmotion.generate.provenance import installed
     from mimicmotion.pose.estimators.session import cuda_lines, gpu_present
     from mimicmotion.weights.registry import known

@@ -1,4 +1,4 @@
-"""Measure results, compare methods, draw the paper's figures."""
+"""Evaluate results, compare methods, and draw the paper's figures."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from mimicmotion.evaluation.figures.specs import BarsSpec, DiffSpec, FusionSpec,
 from mimicmotion.settings.evaluation import EvaluateConfig, parse_methods
 from mimicmotion.settings.metrics import GROUPS
 
-figures_app = App(name="figures", help="The paper's figures from results: PNG, and the numbers they show as CSV.")
+figures_app = App(name="figures", help="Make the paper's figures from results: PNG files, and their numbers as CSV.")
 app.command(figures_app)
 
 
 EVALUATE = {
     "generated": Option(kind=list[str], convert=parse_methods),
-    "metrics": Option(help=f"Any of {', '.join(GROUPS)}; empty takes all that need nothing that is not here."),
+    "metrics": Option(help=f"Any of {', '.join(GROUPS)}; by default, all that can be computed on this machine."),
 }
 
 
 @settings_command(app, EvaluateConfig, name="evaluate", options=EVALUATE)
 def evaluate(settings: EvaluateConfig) -> int:
-    """Measure generated videos against real ones of the same names, and write a report with intervals.
+    """Compare generated videos with real ones of the same names, and write a report with intervals.
 
     Writes OUTPUT/report.md, report.html, metrics.csv and summary.json. Exit code 1: a video could not be measured.
     """
@@ -44,15 +44,15 @@ def compare(
     metrics: Annotated[list[str] | None, Several] = None,
     published: bool = True,
 ) -> None:
-    """Put reports, tables of any method and the paper's published numbers (labelled) side by side.
+    """Compare reports, tables of other methods and the paper's published numbers (labelled) in one table.
 
     Writes OUTPUT/compare.md, compare.tex, compare.html and compare.csv.
 
     Args:
-        sources: PATH or NAME=PATH each: folders of reports of `evaluate`, or CSV files: columns method, metric and
-            value, or method and one column a metric; several rows of a method are averaged.
-        output: The folder of the tables.
-        metrics: Only these, in this order; by default all that some source has.
+        sources: Reports of `evaluate` (folders) or CSV files, each as PATH or NAME=PATH. A CSV file has the columns
+            method, metric and value, or method and one column per metric; several rows of a method are averaged.
+        output: Folder for the tables.
+        metrics: Metrics to show, in this order; by default all.
         published: Add the published numbers of MagicPose, Moore-AnimateAnyone, MuseV, MagicAnimate and MimicMotion.
     """
     from mimicmotion.evaluation.reports.compare import FILES, save_comparison

@@ -1,4 +1,4 @@
-"""Make videos, and what goes with it: plan, replay, poses, mask, demo."""
+"""Generate videos, and related commands: plan, batch, replay, inspect, poses, mask, demo."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ PLAN_OUTPUT = Option(default=Path("plan.png"), help="The picture: the aligned dr
 
 @settings_command(app, GenerateConfig, "picture", "video", name="generate")
 def generate(settings: GenerateConfig) -> None:
-    """Make a video of the person in PICTURE moving as the person in VIDEO (or in a pose file).
+    """Make a video of the person in PICTURE moving like the person in VIDEO (or in a pose file).
 
-    Writes OUTPUT and OUTPUT.json (seed, settings, versions and checksums of weights and inputs). While it runs, its
-    state lies in OUTPUT.state: killed at any moment, the same command with --resume goes on.
+    Writes OUTPUT and OUTPUT.json (seed, settings, versions, and checksums of weights and inputs). The state of an
+    unfinished run is in OUTPUT.state: if it is killed, run the same command with --resume.
     """
     from mimicmotion.generate.job import generate as job
 
@@ -33,7 +33,7 @@ def generate(settings: GenerateConfig) -> None:
     options={"output": PLAN_OUTPUT},
 )
 def plan(settings: PlanConfig) -> None:
-    """Say what `generate` would do with the same arguments, before any long work."""
+    """Show what `generate` would do with the same arguments, without doing any long work."""
     from mimicmotion.generate.plan import plan as job
 
     say(run_job(job(settings)).summary())
@@ -41,7 +41,7 @@ def plan(settings: PlanConfig) -> None:
 
 @settings_command(app, BatchConfig, "jobs", name="batch")
 def batch(settings: BatchConfig) -> int:
-    """Run `generate` for every job of JOBS, each in a process of its own; one that fails does not stop the others.
+    """Run `generate` for every job in JOBS, each in its own process; a failing job does not stop the others.
 
     Run it again to resume: finished results are kept, interrupted jobs continue. Exit code 1: a job failed.
     """
@@ -66,20 +66,20 @@ def replay(
     checkpoint: str | None = None,
     resume: bool = False,
 ) -> None:
-    """Make the result of SIDECAR (OUTPUT.json, as `generate` writes it) again, and say whether it is the same file.
+    """Reproduce the result described by SIDECAR (the OUTPUT.json of `generate`), and check that it is the same file.
 
-    Inputs and weights must be those that it names, by their contents; other versions of packages are noted.
+    Inputs and weights must have the recorded contents; different package versions are noted.
 
     Args:
         sidecar: The file OUTPUT.json beside a result.
-        output: The new result; OUTPUT-replay beside the sidecar by default.
-        picture: Where the picture lies now.
-        video: Where the driving video or pose file lies now.
-        detector: Where the person detector of dwpose lies now.
-        pose_model: Where the whole-body network of dwpose lies now.
-        model: Where the model lies now.
-        checkpoint: Where the checkpoint lies now.
-        resume: Go on with an interrupted replay.
+        output: The new result; by default OUTPUT-replay beside the sidecar.
+        picture: New path of the picture, if it was moved.
+        video: New path of the driving video or pose file.
+        detector: New path of dwpose's person detector.
+        pose_model: New path of dwpose's whole-body network.
+        model: New path of the model.
+        checkpoint: New path of the checkpoint.
+        resume: Resume an interrupted replay.
     """
     from mimicmotion.generate.replay import replay as job
 
@@ -89,9 +89,9 @@ def replay(
 
 @app.command
 def inspect(file: Path, /) -> int:
-    """Say what FILE declares of itself: that a model made it, by whom, and whether it was changed since.
+    """Show the labels of FILE: whether it is marked as synthetic, by whom, and whether it was changed since.
 
-    Exit code 1 means that it was changed.
+    Exit code 1: it was changed.
 
     Args:
         file: A video, a picture or a folder of frames.
@@ -105,7 +105,7 @@ def inspect(file: Path, /) -> int:
 
 @settings_command(app, PosesConfig, "video", name="poses")
 def poses(settings: PosesConfig) -> None:
-    """Find the poses of the person in VIDEO and keep them in a file that `generate` takes in place of the video."""
+    """Estimate the poses of the person in VIDEO, and save them in a file that `generate` accepts instead of a video."""
     from mimicmotion.generate.poses import poses as job
 
     say(run_job(job(settings)).summary())
@@ -113,7 +113,7 @@ def poses(settings: PosesConfig) -> None:
 
 @settings_command(app, MaskConfig, "video", name="mask")
 def mask(settings: MaskConfig) -> None:
-    """Find the pixels of the person in each frame of VIDEO: white where the person is, black elsewhere."""
+    """Make a mask video of the person in VIDEO: white where the person is, black elsewhere."""
     from mimicmotion.generate.mask import mask as job
 
     say(run_job(job(settings)).summary())
@@ -121,11 +121,12 @@ def mask(settings: MaskConfig) -> None:
 
 @app.command
 def demo(*, output: Annotated[Path, Output] = Path("out")) -> None:
-    """Run the bundled example: a bundled picture moves as a real man in a real video.
+    """Run the bundled examples: a rendered person moves like a man in a video, and a photograph like a man who talks.
 
     Args:
-        output: The folder of the results.
+        output: Folder for the results.
     """
     from mimicmotion.generate.demo import demo as job
 
-    say(run_job(job(output)).summary())
+    for result in run_job(job(output)):
+        say(result.summary())

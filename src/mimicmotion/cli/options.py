@@ -1,4 +1,4 @@
-"""The application, and how a settings class becomes a command: each field is an option, its docstring the help."""
+"""The application, and commands from settings classes: each field is an option, and its docstring the help."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from cyclopts import App, Group, Parameter
+from cyclopts import App, Group, Parameter, Token
 
 from mimicmotion import __version__
 from mimicmotion.errors import printable
@@ -34,7 +34,7 @@ Output = Parameter(name=["--output", "-o"])
 Several = Parameter(consume_multiple=True, negative="")
 
 SCREEN = 20
-"""A command with more options shows in its short help those that are declared as first."""
+"""Commands with more options than this show only those declared as first in their short help."""
 GENERAL = "Options"
 HEADINGS = (GENERAL, "Input", "Output", "Motion", "Quality", "Speed", "Memory", "Advanced")
 _GROUPS = {name: Group(name, sort_key=place) for place, name in enumerate(HEADINGS, 1)}
@@ -42,14 +42,14 @@ _GROUPS = {name: Group(name, sort_key=place) for place, name in enumerate(HEADIN
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """Where an option differs from the field that it sets."""
+    """How an option differs from the field that it sets."""
 
     name: str | None = None
     kind: Any = None
-    """Type on the command line, where `convert` makes the field's value of it."""
+    """Type on the command line, which `convert` turns into the field's value."""
     convert: Callable[[Any], Any] = lambda value: value
     default: Any = None
-    """Wins over the file, too."""
+    """Overrides the configuration file, too."""
     help: str | None = None
 
 
@@ -61,17 +61,17 @@ def settings_command(
     without: Sequence[str] = (),
     options: Mapping[str, Option] | None = None,
 ) -> Callable[[Command], Command]:
-    """Make the decorated function, which takes settings and returns an exit code, a command.
+    """Make a command from the decorated function, which takes settings and returns an exit code.
 
-    Every option may be left out and may come from the file given with --config; what is missing then, `parse` says.
+    Options can be omitted and set in the file given with --config instead; `parse` reports missing ones.
 
     Args:
-        group: gets the command.
+        group: to which the command is added.
         cls: the settings.
-        arguments: fields that are given by position.
-        name: of the command; None makes it the one that `group` runs by itself.
-        without: fields that the command does not have.
-        options: where an option differs from its field.
+        arguments: fields that are positional arguments.
+        name: of the command; None makes it the default command of `group`.
+        without: fields that are not options.
+        options: how options differ from their fields.
     """
     special = options or {}
 
@@ -102,6 +102,14 @@ def settings_command(
     return register
 
 
+def _whole(_: Any, tokens: Sequence[Token]) -> int:
+    """A whole number: 1.5 would be rounded without a word."""
+    try:
+        return int(tokens[0].value)
+    except ValueError as e:
+        raise ValueError(f"{tokens[0].value!r} is no whole number") from e
+
+
 def _parameters(
     cls: type, arguments: Sequence[str], without: Sequence[str], special: Mapping[str, Option], full: bool
 ) -> list[inspect.Parameter]:
@@ -111,6 +119,8 @@ def _parameters(
     short = len(fields) > SCREEN and any(note.first for note in notes.values())
 
     def parameter(field: str, kind: Any, **more: Any) -> inspect.Parameter:
+        if int in (kind, *typing.get_args(kind)):
+            more["converter"] = _whole
         where = inspect.Parameter.POSITIONAL_ONLY if field in arguments else inspect.Parameter.KEYWORD_ONLY
         annotation = Annotated[kind | None, Parameter(show_default=False, **more)]
         return inspect.Parameter(field, where, default=None, annotation=annotation)
@@ -137,7 +147,7 @@ def _parameters(
                 **items,
             )
         )
-    file = "YAML file with any of these settings; options given here win."
+    file = "YAML file with any of these settings; options override it."
     found.append(parameter("config", Path, name=["--config", "-c"], help=file, group=_GROUPS[GENERAL]))
     if short and not full:
         every = f"Show all {len(fields) - len(arguments)} options."
@@ -146,12 +156,12 @@ def _parameters(
 
 
 def say(text: object, flush: bool = False) -> None:
-    """Print to the terminal, with the control characters of names escaped."""
+    """Print to the terminal, with control characters escaped."""
     print(printable(str(text)), flush=flush)
 
 
 def run_job(job: Job[T]) -> T:
-    """Run a job under a progress display on the error stream."""
+    """Run a job, with a progress display on stderr."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 

@@ -1,4 +1,4 @@
-"""The service, and its tokens."""
+"""The HTTP service and its tokens."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from cyclopts import App
 from mimicmotion.cli.options import app, say, settings_command
 from mimicmotion.settings.serve import Scope, ServeConfig
 
-serve_app = App(name="serve", help="Take jobs over HTTP, keep them whatever dies, and hand out results.")
-token_app = App(name="token", help="Tokens of the service. Whoever may write its data folder makes them.")
+serve_app = App(name="serve", help="Run jobs over HTTP, with a queue that survives crashes.")
+token_app = App(name="token", help="Manage the service's tokens; needs write access to its data folder.")
 app.command(serve_app)
 serve_app.command(token_app)
 
@@ -19,7 +19,7 @@ DATA = ServeConfig.data
 
 @settings_command(serve_app, ServeConfig)
 def serve(settings: ServeConfig) -> None:
-    """Serve until Ctrl-C or SIGTERM. Jobs that run then, or when something is killed, go on at the next start."""
+    """Serve until Ctrl-C or SIGTERM. Jobs that are interrupted, even by a kill, resume at the next start."""
     from mimicmotion.serve.app import serve as run
 
     run(settings, lambda line: say(line, flush=True))
@@ -27,12 +27,12 @@ def serve(settings: ServeConfig) -> None:
 
 @token_app.command(name="add")
 def token_add(name: str, /, *, scope: Scope = "jobs", data: Path = DATA) -> None:
-    """Make the token NAME and print its text, which is kept nowhere.
+    """Create the token NAME, and print its text, which is not stored.
 
     Args:
-        name: Whose jobs they are.
-        scope: read (see one's own jobs), jobs (make and cancel them, too) or admin (all jobs, and the metrics).
-        data: The data folder of the service.
+        name: Name of the token, and owner of its jobs.
+        scope: read (see its own jobs), jobs (also create and cancel them) or admin (all jobs, and the metrics).
+        data: Data folder of the service.
     """
     from mimicmotion.serve.tokens import Tokens
 
@@ -44,7 +44,7 @@ def token_list(*, data: Path = DATA) -> None:
     """List the tokens.
 
     Args:
-        data: The data folder of the service.
+        data: Data folder of the service.
     """
     from datetime import datetime
 
@@ -57,11 +57,11 @@ def token_list(*, data: Path = DATA) -> None:
 
 @token_app.command(name="revoke")
 def token_revoke(name: str, /, *, data: Path = DATA) -> None:
-    """Make the token NAME invalid, at once; its jobs stay.
+    """Revoke the token NAME immediately; its jobs are kept.
 
     Args:
-        name: Of the token.
-        data: The data folder of the service.
+        name: Name of the token.
+        data: Data folder of the service.
     """
     from mimicmotion.serve.tokens import Tokens
 

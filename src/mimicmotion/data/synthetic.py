@@ -23,23 +23,23 @@ from mimicmotion.synth.clip import SOURCE, Truth
 from mimicmotion.synth.recordings import load_recording
 
 FRAME_RATES = (15.0, 10.0, 6.0)
-"""Frames per second of the clips in turn: the interval of frames is randomised, as the paper's is not known."""
+"""Frames per second of the clips, in turn; the paper does not state its interval of frames."""
 
 RECORDED_SHARE = 1 / 3
-"""Of the clips, that follow a recorded motion where there are any."""
+"""Share of the clips with a recorded motion, if there are recordings."""
 
 
 @dataclass(frozen=True, slots=True)
 class SyntheticResult:
-    """What `prepare synthetic` made."""
+    """Result of `prepare synthetic`."""
 
     written: ShardsWritten
     seconds: float
 
     def summary(self) -> str:
-        """A few lines for a person to read."""
+        """Summary for the user."""
         w = self.written
-        reused = f" ({w.reused} were there already)" if w.reused else ""
+        reused = f" ({w.reused} already existed)" if w.reused else ""
         clips = ", ".join(f"{n} clips of {split}" for split, n in w.records.items())
         size = f"{w.shards} shards{reused}, {w.bytes / 1e6:.1f} MB, {self.seconds:.0f} s"
         return f"{clips}, {w.frames} frames\n{size}\nshards: {w.folder}"
@@ -51,7 +51,7 @@ def prepare_synthetic(config: SyntheticConfig) -> Job[SyntheticResult]:
     An interrupted job resumes at the first incomplete shard. A larger count adds clips to an existing set.
 
     Raises:
-        InputError: there is nothing to render, or no recorded motion in the folder of those.
+        InputError: there is nothing to render, or the folder `mocap` has no recorded motions.
         OutputError: the folder cannot be written, or holds other shards.
     """
     start = time.perf_counter()
@@ -61,12 +61,12 @@ def prepare_synthetic(config: SyntheticConfig) -> Job[SyntheticResult]:
         ("val", HELD_OUT_SEED, config.held_out),
     ):
         plan += plan_shards(range(first, first + count), config.records_per_shard, split)
-    load_assets()  # says what is missing before any work
+    load_assets()  # fails before the long work if they are missing
     files = sorted(config.mocap.glob("*")) if config.mocap else []
     recordings = tuple(p for p in files if p.suffix in (".bvh", ".npz", ".json"))
     if config.mocap and not recordings:
         got = f"{config.mocap} holds no recorded motion"
-        raise InputError(got, "BVH files or pose files", "name another folder")
+        raise InputError(got, "BVH files or pose files", "give another folder")
     settings = {
         "source": SOURCE, "frames": config.frames, "camera_motion": config.camera_motion, "fps": list(FRAME_RATES),
         "people": sha256_file(default_path()), "mocap": [p.name for p in recordings], "truth": config.truth,
@@ -81,8 +81,7 @@ def prepare_synthetic(config: SyntheticConfig) -> Job[SyntheticResult]:
         truth=config.truth,
     )
     shared = ShardSettings(size=size, store=config.store, settings=settings)
-    job = write_shards(config.output, plan, make, shared, processes=config.processes, stage="render")
-    written = yield from job
+    written = yield from write_shards(config.output, plan, make, shared, processes=config.processes, stage="render")
     return SyntheticResult(written, time.perf_counter() - start)
 
 
@@ -95,7 +94,7 @@ def synthetic_records(
     recordings: tuple[Path, ...] = (),
     truth: bool = False,
 ) -> Iterator[RecordData]:
-    """The one record of a seed."""
+    """The single record of a seed."""
     fps = FRAME_RATES[seed % len(FRAME_RATES)]
     rng = np.random.default_rng([seed, 7])
     moving = bool(rng.random() < camera_motion)
@@ -123,12 +122,12 @@ def synthetic_records(
 
 
 def pack_truth(truth: Truth) -> dict[str, ndarray]:
-    """What is known of a clip, as records store it; the reference comes first.
+    """Ground truth of a clip in the form that records store, with the reference first.
 
     Returns:
-        mask: (frames, height, width) uint8, the person's share of each pixel in 255ths. flow: (frames, height / 2,
-        width / 2, 2) float16, from every second pixel of each frame to the same place in the reference, in pixels
-        (x, y). in_reference: whether that place is seen there.
+        mask: (frames, height, width) uint8, the person's share of each pixel, 0..255. flow: (frames, height / 2,
+        width / 2, 2) float16, from every second pixel of each frame to the same point in the reference, in pixels
+        (x, y). in_reference: whether that point is visible there.
     """
     flow = np.concatenate([np.zeros_like(truth.flow[:1]), truth.flow])[:, ::2, ::2]
     seen = np.concatenate([np.ones_like(truth.in_reference[:1]), truth.in_reference])[:, ::2, ::2]

@@ -154,6 +154,6 @@ def draw_noise(
             expected = f"(1, frames, {', '.join(map(str, latent))})"
             raise InputError(f"latents of shape {tuple(latents.shape)}", expected, "draw unit noise of this shape")
         if not bool(torch.isfinite(latents).all()):
-            raise InputError("NaN or infinity in latents", "unit Gaussian noise", "draw it anew")
+            raise InputError("NaN or infinity in latents", "unit Gaussian noise", "draw new noise")
         unit = latents.float().cpu()
     return Noise(periodic_noise(unit, rows), picture)

@@ -88,7 +88,7 @@ def sample(
         if last is None or last.shape != x.shape:
             raise InputError(
                 "no x0 in memory" if last is None else f"memory x0 of shape {tuple(last.shape)}",
-                f"the last step's clean latents {tuple(x.shape)}: {sampler} goes on from two steps",
+                f"the last step's clean latents {tuple(x.shape)}: {sampler} continues from two steps",
                 "pass the memory of the step that is resumed",
             )
         known["x0"] = last.to(x)

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from jaxtyping import Float32, Int
+from jaxtyping import Float, Int
 from numpy import ndarray
 
 from mimicmotion.pose.keypoints import L_ELBOW, LEFT_HAND, R_ELBOW, RIGHT_HAND, PoseSequence
@@ -85,7 +85,7 @@ def _start(
 
 def _doubted(
     poses: PoseSequence,
-    xy: Float32[ndarray, "frames 134 2"],
+    xy: Float[ndarray, "frames 134 2"],
     rng: np.random.Generator,
     chosen: Int[ndarray, " chosen"],
     parts: Sequence[slice],

@@ -1,4 +1,4 @@
-"""The bundled example: a bundled picture makes the movements of a real man."""
+"""The bundled examples: a rendered person moves as a real man, and a photograph as a talking one."""
 
 from __future__ import annotations
 
@@ -10,14 +10,23 @@ from mimicmotion.settings import GenerateConfig
 from mimicmotion.weights.registry import find_asset
 
 
-def demo(folder: Path) -> Job[GenerateResult]:
+def demo(folder: Path) -> Job[list[GenerateResult]]:
     """Run the demo into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    config = GenerateConfig(
+    person = GenerateConfig(
         picture=find_asset("demo/person.png"),
         video=find_asset("demo/driving.mp4"),
         output=folder / "demo.mp4",
         tempo=0.4,  # the clip lasts 1.7 s, the result 4.2 s
         side_by_side=True,
     )
-    return (yield from generate(config))
+    photograph = GenerateConfig(
+        picture=find_asset("demo/astronaut.jpg"),
+        video=find_asset("demo/talking.mp4"),
+        output=folder / "photograph.mp4",
+        height=256,
+        width=256,
+        fps=10.0,
+        side_by_side=True,
+    )
+    return [(yield from generate(person)), (yield from generate(photograph))]

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import dataclasses
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
 
 from mimicmotion.errors import ConfigError, InputError, MediaError, PoseError
-from mimicmotion.pose.crop import fit_picture
+from mimicmotion.pose import keypoints as kp
+from mimicmotion.pose.crop import PictureFit, fit_picture, keeps_person
 from mimicmotion.pose.estimators.open import find_estimator
 from mimicmotion.pose.files import PoseCache
-from mimicmotion.pose.keypoints import BODY, VISIBLE, PoseSequence
+from mimicmotion.pose.keypoints import BODY, FACE, NOSE, VISIBLE, PoseSequence
 from mimicmotion.runtime.files import sha256_file
 from mimicmotion.runtime.progress import Job, Progress
 from mimicmotion.runtime.reading import check_limit
@@ -26,15 +30,26 @@ from mimicmotion.runtime.threads import prefetch
 from mimicmotion.settings import DrivingOptions, GenerateConfig, MaskConfig, PoseOptions, PosesConfig
 from mimicmotion.settings.parsing import refuse_unused
 from mimicmotion.settings.poses import person_choice
-from mimicmotion.video.geometry import Fit, check_size
+from mimicmotion.video.geometry import Fit
 from mimicmotion.video.reader import RELEASED_FPS
-from mimicmotion.video.timing import released_stride
+from mimicmotion.video.timing import Timed, every, exact_rate, exact_seconds, released_stride, resample
 
 if TYPE_CHECKING:
+    from mimicmotion.arrays import Frame
     from mimicmotion.pose.estimators.base import PoseEstimator
     from mimicmotion.video.reader import VideoReader
 
 logger = logging.getLogger(__name__)
+
+BONES = {
+    "an upper arm": ((kp.R_SHOULDER, kp.R_ELBOW), (kp.L_SHOULDER, kp.L_ELBOW), 0.186),
+    "a forearm": ((kp.R_ELBOW, kp.R_WRIST), (kp.L_ELBOW, kp.L_WRIST), 0.146),
+    "a thigh": ((kp.R_HIP, kp.R_KNEE), (kp.L_HIP, kp.L_KNEE), 0.245),
+    "a shin": ((kp.R_KNEE, kp.R_ANKLE), (kp.L_KNEE, kp.L_ANKLE), 0.246),
+    "the trunk": ((kp.NECK, kp.R_HIP), (kp.NECK, kp.L_HIP), 0.3),
+}
+"""Bones on both sides, and their length as a share of the body's height (Drillis and Contini, 1966)."""
+TOO_LONG = 1.9  # times what the other bones suggest; 1.5 at most on photographs and videos of 8 people
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,22 +113,14 @@ def find(config: GenerateConfig) -> Job[Found]:
     return Found(reference, driving, source_notes(config, source))
 
 
-def prepare(config: GenerateConfig, size: tuple[int, int], multiple: int, found: Found | None = None) -> Job[Inputs]:
-    """Fit the picture and align the poses.
-
-    Args:
-        config: the job's settings.
-        size: (height, width) of the result.
-        multiple: what the model asks both to be multiples of.
-        found: the poses; None finds them.
+def prepare(config: GenerateConfig, found: Found, size: tuple[int, int]) -> Inputs:
+    """Fit picture and poses to the result's `size` = (height, width).
 
     Raises:
-        InputError: the size does not suit the model, or picture and video show no joint in common; and as `find`.
+        InputError: picture and video show no joint in common.
     """
     from mimicmotion.video.picture import read_picture
 
-    check_size(size, multiple)
-    found = found or (yield from find(config))
     inputs = fit_inputs(config, read_picture(config.picture), found.reference, found.driving, size)
     return dataclasses.replace(inputs, warnings=[*found.notes, *inputs.warnings])
 
@@ -142,9 +149,16 @@ def fit_inputs(
     fitted, fit = fit_picture(picture, pose, size, config.fit)
     reference = pose.fitted(fit)
     aligned = align(driving, reference, size, method=config.align)
-    notes = describe_problems(reference, driving, aligned, config.video)
+    notes = [*describe_fit(fit, pose, config.fit), *describe_problems(reference, driving, aligned, config.video)]
     if config.align == "weighted":
         notes += describe_build(part_scales(driving, reference))
+    if wrong := doubt_pose(pose):
+        hint = "the result will follow it; see the overlay of `mimicmotion plan`, try another picture or --estimator"
+        notes.insert(0, f"the pose found in the picture looks wrong: {', '.join(wrong)}; {hint}")
+        logger.warning(notes[0])
+    if (count := pose.people[0]) > 1 and config.picture_person == "largest":
+        notes.insert(0, f"the picture shows {count} people, and the largest is taken: --picture-person chooses")
+    reference, aligned = (keep_face(poses, config.face) for poses in (reference, aligned))
     return Inputs(fitted, fit, reference, driving, aligned, notes)
 
 
@@ -165,10 +179,11 @@ def open_driving(config: GenerateConfig | PosesConfig | MaskConfig) -> VideoRead
     from mimicmotion.video.reader import open_video
 
     path, fps, said = config.video, config.video_fps, ["video_fps", "video_size"]
-    if path.suffix.lower() == ".json" or (path.is_dir() and any(path.glob("*.json"))):
+    kind = _pose_format(path)
+    if kind == "json":
         return load_openpose(path, config.frame_size, fps=fps or 0.0, person=person_choice(config.person))
     source: VideoReader | PoseSequence
-    if path.suffix.lower() == ".npz":
+    if kind == "npz":
         source = load_poses(path)
         if not source.fps:
             source = dataclasses.replace(source, fps=fps or 0.0)
@@ -186,6 +201,22 @@ def open_driving(config: GenerateConfig | PosesConfig | MaskConfig) -> VideoRead
     return source
 
 
+def _pose_format(path: Path) -> str:
+    """Kind of a pose file or a folder of them (npz, json or none), by its content, else by its name."""
+    if path.is_dir():
+        return "json" if any(path.glob("*.json")) else ""
+    head = b""
+    if path.is_file():
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            head = file.read(64)
+    if head.startswith(b"PK\3\4"):
+        return "npz"
+    if head.removeprefix(codecs.BOM_UTF8).lstrip().startswith((b"{", b"[")):
+        return "json"
+    suffix = path.suffix.lower().removeprefix(".")
+    return suffix if suffix in ("npz", "json") else ""
+
+
 def refuse_unused_by(config: GenerateConfig | PosesConfig, source: VideoReader | PoseSequence) -> None:
     """Raise ConfigError for options that need a video in place of a pose file."""
     if isinstance(source, PoseSequence):
@@ -198,7 +229,7 @@ def source_notes(config: DrivingOptions, source: VideoReader | PoseSequence) -> 
     folder = not isinstance(source, PoseSequence) and source.path.is_dir()
     own = source.fps if isinstance(source, PoseSequence) else source.info.fps
     shown = config.fps or own or RELEASED_FPS
-    notes = []
+    notes, generates = [], isinstance(config, GenerateConfig)
     if (folder or not own) and config.video_fps is None:
         what = "the pictures do" if folder else "the pose file does"
         notes.append(f"{what} not say the frame rate: {own or shown:g} per second are assumed; give --video-fps")
@@ -207,6 +238,7 @@ def source_notes(config: DrivingOptions, source: VideoReader | PoseSequence) -> 
         notes.append(
             f"the source has {slower:g} frames per second, the result {shown:g}: frames are repeated; --fps {slower:g} "
             "shows the same movement with less work"
+            + (f", --output-fps {shown:g} then repeats frames when they are written" if generates else "")
         )
     if getattr(config, "audio", False) and not isinstance(source, PoseSequence) and not source.info.has_audio:
         notes.append(f"{source.path.name} has no sound, so the result has none")
@@ -237,7 +269,7 @@ def _is_driver(path: Path) -> bool:
     from mimicmotion.runtime.reading import is_heif
     from mimicmotion.video.reader import open_video
 
-    if path.suffix.lower() in (".npz", ".json"):
+    if _pose_format(path):
         return True
     try:
         return not is_heif(path) and open_video(path).info.num_frames > 1
@@ -248,13 +280,14 @@ def _is_driver(path: Path) -> bool:
 def picture_pose(
     config: GenerateConfig, estimator: Callable[..., PoseEstimator], picture: UInt8[ndarray, "height width 3"]
 ) -> PoseSequence:
-    """The pose of the (largest) person in the picture, in its pixels, from the cache where it is known.
+    """The pose of the chosen person in the picture, in its pixels, from the cache where it is known.
 
     Raises:
-        PoseError: nobody is found.
+        PoseError: nobody is found, or not the chosen one.
     """
     find = lambda: estimator(static=True).estimate([picture])  # noqa: E731
-    pose = PoseCache().get(config.picture, picture_settings(config), find) if config.pose_cache else find()
+    settings = pose_settings(config) | {"person": config.picture_person}
+    pose = PoseCache().get(config.picture, settings, find) if config.pose_cache else find()
     if not (pose.confidence[0, BODY] > VISIBLE).any():
         raise PoseError(
             f"no person found in the picture {config.picture}",
@@ -289,21 +322,39 @@ def estimate_video(config: DrivingOptions, reader: VideoReader, estimator: PoseE
     """Find the poses frame by frame; the video is never held."""
     fps = result_fps(config, reader)
     size: tuple[int, int] = (reader.info.height, reader.info.width)
-    points = []
+    found = []
+    starts: list[int] = []
     total = expected_frames(config, reader)
     check_limit("frames", total or 0, reader.path, MediaError)
     yield Progress("poses", 0, total)
     with prefetch(sampled_frames(config, reader)) as frames:  # the next frames are decoded meanwhile
-        for i, point in enumerate(estimator.estimate_stream(frames)):
-            points.append(point)
-            yield Progress("poses", i + 1, max(total or 0, i + 1) if total else None)
-    if not points:
+        for points in estimator.estimate_stream(_without_repeats(frames, starts)):
+            found.append((*points, estimator.people))
+            done = starts[len(found) - 1] + 1
+            yield Progress("poses", done, max(total or 0, done) if total else None)
+    if not found:
         raise MediaError(
             f"{reader.path} from second {config.start:g} on has no frame", "at least one frame", "correct start"
         )
-    yield Progress("poses", len(points), len(points))
-    xy, confidence = (np.stack(part).astype(np.float32) for part in zip(*points, strict=True))
-    return PoseSequence(xy, confidence, size, fps, getattr(estimator, "source", type(estimator).__name__))
+    yield Progress("poses", starts[-1], starts[-1])
+    xy, confidence, people = (np.array(part).repeat(np.diff(starts), 0) for part in zip(*found, strict=True))
+    return PoseSequence(xy, confidence, size, fps, estimator.source, people)
+
+
+def _without_repeats(frames: Iterable[Frame], starts: list[int]) -> Iterator[Frame]:
+    """The frames but for those that only repeat the one before.
+
+    Args:
+        frames: as `VideoReader.frames` yields them.
+        starts: gets the position of each one among all frames, and at the end the number of all frames.
+    """
+    last, i = None, -1
+    for i, frame in enumerate(frames):
+        if frame is not last:
+            last = frame
+            starts.append(i)
+            yield frame
+    starts.append(i + 1)
 
 
 def sampled_frames(config: DrivingOptions, reader: VideoReader) -> Iterator[UInt8[ndarray, "height width 3"]]:
@@ -312,13 +363,18 @@ def sampled_frames(config: DrivingOptions, reader: VideoReader) -> Iterator[UInt
     if config.sampling == "released":
         return reader.frames(stride=config.stride, sampling="released", start=config.start, end=end)
     fps = result_fps(config, reader)
-    return reader.frames(fps=fps / config.tempo, start=config.start, end=end)
+    return reader.frames(fps=_rate_of_source(fps, config), start=config.start, end=end)
 
 
 def result_fps(config: DrivingOptions, reader: VideoReader) -> float:
     """Frames per second of the result; a pose job without --fps keeps the video's own."""
     own = RELEASED_FPS if config.sampling == "released" else reader.info.fps
     return config.fps or own or RELEASED_FPS
+
+
+def _rate_of_source(fps: float, config: DrivingOptions) -> Fraction:
+    """Frames to take of a second of the source; a slow tempo takes each several times."""
+    return exact_rate(fps) / Fraction(config.tempo).limit_denominator(10_000)
 
 
 def expected_frames(config: DrivingOptions, reader: VideoReader) -> int | None:
@@ -333,36 +389,93 @@ def expected_frames(config: DrivingOptions, reader: VideoReader) -> int | None:
 
 
 def resample_poses(poses: PoseSequence, config: DrivingOptions) -> PoseSequence:
-    """Poses of a file at the wanted frame rate and speed: the nearest frame in time."""
+    """The poses of a file that the settings choose: those of the frames that `sampled_frames` takes of its video."""
     own = poses.fps or config.fps or RELEASED_FPS
     seconds = min(len(poses) / own - config.start, config.duration or math.inf)
     if config.start and seconds <= 0:
         raise InputError(f"start={config.start}", f"less than {len(poses) / own:g} seconds", "correct 'start'")
+    fps = RELEASED_FPS if config.sampling == "released" else own
+    fps = config.fps or fps
+    check_limit("frames", round(seconds * fps / config.tempo), "the part of the poses that is asked for")
+    frame = 1 / exact_rate(own)
+    frames = [Timed(k * frame, frame, k) for k in range(len(poses))]
+    start = exact_seconds(config.start)
+    end = exact_seconds(math.inf if config.duration is None else config.start + config.duration)
     if config.sampling == "released":
-        first, last = math.floor(config.start * own + 1e-6), math.ceil((config.start + seconds) * own - 1e-6)
-        part = poses[first : max(last, first + 1) : released_stride(own, config.stride)]
-        return dataclasses.replace(part, fps=config.fps or RELEASED_FPS)
-    fps = config.fps or own
-    count = max(1, round(seconds * fps / config.tempo))
-    check_limit("frames", count, "the part of the poses that is asked for")
-    index = np.floor((config.start + np.arange(count) * config.tempo / fps) * own + 1e-6).astype(int)
-    index = np.clip(index, 0, len(poses) - 1)
-    return dataclasses.replace(poses, xy=poses.xy[index], confidence=poses.confidence[index], fps=fps)
+        index = list(every(frames, released_stride(own, config.stride), start, end))
+    else:
+        index = list(resample(frames, _rate_of_source(fps, config), start, end))
+    return dataclasses.replace(poses[index], fps=fps)
 
 
 def cache_settings(config: GenerateConfig | PosesConfig | MaskConfig) -> dict[str, Any]:
     """All that changes the poses of a video, as plain data."""
-    return picture_settings(config) | {f.name: getattr(config, f.name) for f in dataclasses.fields(DrivingOptions)}
+    return pose_settings(config) | {f.name: getattr(config, f.name) for f in dataclasses.fields(DrivingOptions)}
 
 
-def picture_settings(config: PoseOptions) -> dict[str, Any]:
-    """All that changes the pose of a picture, as plain data."""
+def pose_settings(config: PoseOptions) -> dict[str, Any]:
+    """All of an estimator's settings that change what it finds, as plain data."""
     from mimicmotion import __version__
 
     same = {"pose_cache", "pose_threads", "pose_device", "detector", "pose_model"}
     facts = {f.name: getattr(config, f.name) for f in dataclasses.fields(PoseOptions) if f.name not in same}
     files = {"detector": config.detector, "pose_model": config.pose_model}
     return facts | {n: sha256_file(path) if path else None for n, path in files.items()} | {"version": __version__}
+
+
+def keep_face(poses: PoseSequence, part: Literal["all", "eyes-mouth", "none"]) -> PoseSequence:
+    """The poses without the points of the face that are not to be drawn; the head's own points stay."""
+    dropped = {"all": 0, "eyes-mouth": 36, "none": 68}[part]  # outline, brows and nose come first
+    confidence = poses.confidence.copy()
+    confidence[:, FACE][:, :dropped] = 0
+    return dataclasses.replace(poses, confidence=confidence)
+
+
+def describe_fit(fit: Fit, pose: PoseSequence, mode: PictureFit) -> list[str]:
+    """Sentences on what the person in the picture loses by the crop, or what keeps them whole."""
+    if mode == "auto" and (np.multiply(fit.source, fit.scale) < np.subtract(fit.target, 0.5)).any():
+        size = f"{fit.target[1]}x{fit.target[0]}"
+        return [f"a crop to {size} would cut the person: the picture gets bars; --fit crop fills the frame"]
+    if keeps_person(fit, pose):
+        return []
+    seen = pose.confidence[0] > VISIBLE
+    lost = seen & (pose.fitted(fit).confidence[0] <= VISIBLE)
+    parts = {"head": [NOSE, *range(14, 18)], "hands": [kp.R_WRIST, kp.L_WRIST], "feet": [kp.R_ANKLE, kp.L_ANKLE]}
+    names = " and ".join(name for name, points in parts.items() if lost[points].any()) or "edge"
+    return [f"the crop cuts off the {names} of the person in the picture: --fit letterbox keeps all of it"]
+
+
+def doubt_pose(pose: PoseSequence) -> list[str]:
+    """What no body looks like in the pose of a picture, a few words each.
+
+    Drawn figures and dolls are often found wrongly. Foreshortening makes bones short, never long.
+    """
+    xy, seen, found = pose.xy[0], pose.confidence[0] > VISIBLE, []
+
+    def vector(a: int, b: int) -> ndarray:
+        return xy[b] - xy[a] if seen[[a, b]].all() else np.zeros(2)
+
+    heights = {name: max(np.hypot(*vector(*side)) for side in sides) / share for name, (*sides, share) in BONES.items()}
+    tall = np.median([h for h in heights.values() if h] or [0.0])
+    longest = max(heights, key=lambda name: heights[name])
+    if heights[longest] > TOO_LONG * tall:
+        found.append(f"{longest} is {heights[longest] / tall:.1f} times as long as the other bones suggest")
+    trunk = seen[[kp.R_HIP, kp.L_HIP]].all()
+    up = vector(kp.R_HIP, kp.NECK) + vector(kp.L_HIP, kp.NECK) if trunk else np.array([0.0, -1.0])
+    up = up / max(np.hypot(*up), 1e-9)
+    if vector(kp.NECK, NOSE) @ up < -0.03 * tall:
+        found.append("the head is below the shoulders")
+    shoulders, hips, eyes = (
+        float(vector(*pair) @ (-up[1], up[0])) / max(tall, 1e-9)
+        for pair in ((kp.R_SHOULDER, kp.L_SHOULDER), (kp.R_HIP, kp.L_HIP), (kp.R_EYE, kp.L_EYE))
+    )
+    for name, others, least in (("hips", hips, 0.04), ("eyes", eyes, 0.012)):  # a third of their widths from the front
+        if shoulders * others < 0 and abs(shoulders) > 0.07 and abs(others) > least:
+            found.append(f"shoulders and {name} are the wrong way round to each other")
+    face = xy[FACE][seen[FACE]]
+    if len(face) and seen[NOSE] and np.hypot(*(face.mean(0) - xy[NOSE])) > 0.6 * np.ptp(face, axis=0).max():
+        found.append("the face is not where the head is")
+    return found
 
 
 def describe_problems(reference: PoseSequence, driving: PoseSequence, aligned: PoseSequence, video: Path) -> list[str]:
@@ -380,9 +493,12 @@ def describe_problems(reference: PoseSequence, driving: PoseSequence, aligned: P
         found.append("the picture shows legs, the video does not: they will be made up")
     height, width = aligned.size
     xy, seen = aligned.xy[:, BODY], aligned.confidence[:, BODY] > VISIBLE
-    outside = ((xy < 0) | (xy > np.array([width, height], np.float32))).any(-1) & seen
+    outside = ((xy < 0) | (xy > (width, height))).any(-1) & seen
     if seen.any() and (share := outside.sum() / seen.sum()) > 0.1:
-        found.append(f"{share:.0%} of the driving body points lie outside the frame after alignment")
+        found.append(
+            f"{share:.0%} of the driving body points lie outside the frame after alignment: a picture with more room "
+            "around the person, or a larger --height and --width with --fit letterbox, shows them"
+        )
     return found
 
 

@@ -25,13 +25,7 @@ from mimicmotion.generate.outputs import (
 from mimicmotion.generate.provenance import Facts
 from mimicmotion.generate.record import RunRecord
 from mimicmotion.generate.run_state import RunState, SavedStep
-from mimicmotion.generate.setup import (
-    load,
-    plan_run,
-    recipe_for,
-    result_size,
-    run_device,
-)
+from mimicmotion.generate.setup import load, plan_run, recipe_for, result_size, run_device
 from mimicmotion.runtime.interrupt import Interrupts, Stopped
 from mimicmotion.runtime.progress import Job, Progress, finish
 from mimicmotion.settings import GenerateConfig, parse
@@ -140,7 +134,7 @@ def _generate(
     state = yield from _denoise(record, pipe, request, recipe, interrupts)
     frames = pipe.decode_state(state, recipe, request)
     shown = with_background(config, inputs, frames)
-    unsigned = yield from write_video(config, inputs, poses, shown, record.result_id(pipe))
+    written, unsigned = yield from write_video(config, inputs, poses, shown, record.result_id(pipe))
     with contextlib.suppress(OSError):
         preview_path(config.output).unlink(missing_ok=True)
     limits = [TINY_LIMITS] if config.model is None and pipeline is None else []
@@ -148,8 +142,8 @@ def _generate(
         path=config.output,
         side_by_side=side_by_side_path(config.output) if config.side_by_side else None,
         sidecar=sidecar_path(config.output),
-        num_frames=len(poses),
-        fps=config.fps,
+        num_frames=written,
+        fps=config.output_fps or config.fps,
         size=size,
         seconds={},
         peak_memory={},
@@ -162,8 +156,8 @@ def _generate(
 def _inputs(record: RunRecord, pipe: MimicMotionPipeline, found: Found | None) -> Job[Inputs]:
     """The fitted picture and the poses: those found now, or the interrupted run's; kept as soon as they are there."""
     if record.saved is None:
-        size = result_size(record.config, pipe)
-        inputs = yield from prepare(record.config, size, pipe.backbone.size_multiple, found)
+        found = found or (yield from find(record.config))
+        inputs = prepare(record.config, found, result_size(record.config, pipe, found))
     else:
         inputs = record.saved.inputs
         yield Progress("poses", len(inputs.driving), len(inputs.driving))

@@ -7,6 +7,7 @@ import itertools
 import json
 import logging
 import math
+import os
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from mimicmotion.runtime.reading import read_json
 from mimicmotion.runtime.run_folder import clear_leftovers
 from mimicmotion.runtime.threads import behind
 from mimicmotion.settings import GenerateConfig
+from mimicmotion.video.timing import Timed, exact_rate, resample
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +81,7 @@ class GenerateResult:
             f"{self.num_frames} frames of {self.size[1]}x{self.size[0]} at {self.fps:g} per second ({length:.1f} s)",
             "seconds: " + ", ".join(f"{k} {v:.1f}" for k, v in self.seconds.items()),
             "peak memory: " + ", ".join(f"{k} {v / 2**30:.2f} GiB" for k, v in self.peak_memory.items()),
-            f"video: {self.path}",
+            f"frames: {self.path}{os.sep} (a folder of PNG files)" if not self.path.suffix else f"video: {self.path}",
         ]
         if self.resumed_at:
             lines.insert(-1, f"resumed after step {', '.join(map(str, self.resumed_at))}")
@@ -149,8 +151,10 @@ def clear_halves(output: Path) -> None:
 
 def write_video(
     config: GenerateConfig, inputs: Inputs, poses: PoseFrames, frames: Iterable[Frame], about: str
-) -> Job[str | None]:
+) -> Job[tuple[int, str | None]]:
     """Write frames as they are decoded, on a thread behind the decoder; the files appear when all are complete.
+
+    With `output_fps`, frames are repeated here, so that nothing is computed twice.
 
     Args:
         config: the job's settings.
@@ -160,7 +164,7 @@ def write_video(
         about: id of the result, for its label.
 
     Returns:
-        Checksum of the video before it was signed; None if it was not.
+        Number of frames written, and the checksum of the video before it was signed; None if it was not.
     """
     from mimicmotion.video.labels import SHOWN_SECONDS, Label, draw
     from mimicmotion.video.picture import side_by_side
@@ -169,32 +173,44 @@ def write_video(
     size: tuple[int, int] = inputs.picture.shape[:2]
     sound = {"audio_from": sound_source(config), "audio_start": config.start}
     label = Label(config.producer, about, config.label == "signed", config.signer)
-    labelled = 0 if config.label == "metadata" else math.ceil(SHOWN_SECONDS * config.fps)
+    fps = config.output_fps or config.fps
+    labelled = 0 if config.label == "metadata" else math.ceil(SHOWN_SECONDS * fps)
     with contextlib.ExitStack() as stack:
-        writer = stack.enter_context(open_writer(config.output, size, config.fps, **sound, label=label))
+        writer = stack.enter_context(open_writer(config.output, size, fps, **sound, label=label))
         beside: FrameWriter | None = None
         driving = stack.enter_context(contextlib.closing(driving_frames(config)))
+        driver: list[Frame] = []
+        number, before = -1, -1
 
-        def write(item: tuple[int, Frame]) -> None:
-            nonlocal beside
-            i, frame = item
-            frame = draw(frame) if i < labelled else frame
+        def write(item: tuple[int, int, Frame]) -> None:
+            nonlocal beside, driver, before
+            n, i, frame = item
+            frame = draw(frame) if n < labelled else frame
             writer.write(frame)
             if not config.side_by_side:
                 return
-            shown = [inputs.picture, *itertools.islice(driving, 1), poses[i : i + 1][0], frame]
+            driver, before = driver if i == before else list(itertools.islice(driving, 1)), i
+            shown = [inputs.picture, *driver, poses[i : i + 1][0], frame]
             row = side_by_side(shown, max(SIDE_BY_SIDE_HEIGHT, size[0]))
             if beside is None:
                 path = side_by_side_path(config.output)
-                beside = stack.enter_context(open_writer(path, row.shape[:2], config.fps, label=label))
+                beside = stack.enter_context(open_writer(path, row.shape[:2], fps, label=label))
             beside.write(row)
 
         # Left before the files are completed: what waits is written then
         with behind(write, WAITING_FRAMES) as hand_over:
-            for i, frame in enumerate(frames):
-                hand_over((i, frame))
+            for number, (i, frame) in enumerate(_repeated(frames, config)):
+                hand_over((number, i, frame))
                 yield Progress("write", i + 1, len(poses))
-    return writer.unsigned_sha256
+    return number + 1, writer.unsigned_sha256
+
+
+def _repeated(frames: Iterable[Frame], config: GenerateConfig) -> Iterator[tuple[int, Frame]]:
+    """The frames with their positions, each as often as the rate of the file asks for."""
+    if config.output_fps is None:
+        return enumerate(frames)
+    length = 1 / exact_rate(config.fps)
+    return resample((Timed(i * length, length, (i, frame)) for i, frame in enumerate(frames)), config.output_fps)
 
 
 def with_background(config: GenerateConfig, inputs: Inputs, frames: Iterator[Frame]) -> Iterator[Frame]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,9 +21,9 @@ if TYPE_CHECKING:
     from mimicmotion.diffusion.recipe import Recipe
     from mimicmotion.pipeline import MimicMotionPipeline
     from mimicmotion.pose.align import AlignMethod
+    from mimicmotion.pose.keypoints import PoseSequence
+    from mimicmotion.video.geometry import Fit
 
-
-COUNTED_FRAMES = 3
 COMPARED: tuple[AlignMethod, ...] = ("weighted", "limbs", "released")
 
 
@@ -34,15 +33,14 @@ class PlanReport:
 
     Attributes:
         inputs: the fitted picture and the poses.
-        people: people seen in the picture, and in some frames of the video (nothing for a pose file).
-        overlay: picture with the aligned driving pose of a few frames drawn over it.
+        overlay: picture with the aligned driving pose of a few frames drawn over it; before it, where a crop cuts
+            something off, the whole picture with that part dark.
         fps: frames per second.
         recipe: segments, how they are joined, and the denoising steps.
         execution: how the networks would run in the memory there is, with the predicted peaks.
     """
 
     inputs: Inputs
-    people: tuple[int, list[int]]
     overlay: Path
     fps: float
     recipe: Recipe
@@ -50,14 +48,14 @@ class PlanReport:
 
     def summary(self) -> str:
         """A few lines for a person to read."""
-        found, recipe, seen = self.inputs, self.recipe, self.people[1]
+        found, recipe = self.inputs, self.recipe
         height, width = found.picture.shape[:2]
         return "\n".join(
             [
                 f"picture   {describe_poses(found.reference)}",
                 f"video     {describe_poses(found.driving)}",
-                f"people    {self.people[0]} in the picture, "
-                f"{' to '.join(map(str, sorted({min(seen), max(seen)}))) if seen else 'not counted'} in the video",
+                *(f"cut off   {cut} of the picture; --fit letterbox keeps all" for cut in describe_cut(found.fit)),
+                f"people    {_most(found.reference)} in the picture, {_most(found.driving)} in the video",
                 *(f"note      {w}" for w in found.warnings),
                 f"result    {len(found.driving)} frames of {width}x{height} at {self.fps:g} per second",
                 f"segments  {len(recipe.plan.segments)} of up to {recipe.fusion.segment_frames} frames, "
@@ -70,6 +68,18 @@ class PlanReport:
         )
 
 
+def describe_cut(fit: Fit) -> list[str]:
+    """What a crop cuts off the picture; empty if that is nothing worth mention."""
+    sides = zip(("top", "bottom", "left", "right"), fit.cut, strict=True)
+    cut = [f"{share:.0%} at the {side}" for side, share in sides if share >= 0.02]
+    return [", ".join(cut)] if cut else []
+
+
+def _most(poses: PoseSequence) -> str:
+    """How many people a frame shows at most; an estimator that follows a person counts in some frames only."""
+    return str(most) if (most := int(poses.people.max())) else "not counted"
+
+
 def plan(config: GenerateConfig, pipeline: MimicMotionPipeline | None = None) -> Job[PlanReport]:
     """Look at the inputs and say what would be done; writes the overlay picture to `config.output`.
 
@@ -78,42 +88,26 @@ def plan(config: GenerateConfig, pipeline: MimicMotionPipeline | None = None) ->
         OutputError: the picture cannot be written.
     """
     from mimicmotion.runtime.files import check_not_inputs, check_writable
-    from mimicmotion.video.picture import write_picture
+    from mimicmotion.video.picture import check_picture_output, write_picture
 
     check_not_inputs(inputs_module.input_files(config), [config.output])
-    check_writable(config.output)
+    check_writable(check_picture_output(config.output))
     inputs_module.check_inputs(config)
     config, notes = with_estimator(config, pipeline)
     found = yield from inputs_module.find(config)
     pipe = yield from load(config, pipeline)
-    inputs = yield from inputs_module.prepare(config, result_size(config, pipe), pipe.backbone.size_multiple, found)
+    inputs = inputs_module.prepare(config, found, result_size(config, pipe, found))
     inputs.warnings[:0] = notes
     size: tuple[int, int] = inputs.picture.shape[:2]
     recipe = recipe_for(config, pipe, len(inputs.aligned))
     write_picture(config.output, draw_overlays(config, pipe, inputs))
     return PlanReport(
         inputs=inputs,
-        people=count_people(config),
         overlay=config.output,
         fps=config.fps,
         recipe=recipe,
         execution=plan_run(config, pipe, size, recipe, predict=True),
     )
-
-
-def count_people(config: GenerateConfig) -> tuple[int, list[int]]:
-    """People in the picture, and in the first frame and one or two later ones of the video."""
-    from mimicmotion.pose.keypoints import PoseSequence
-    from mimicmotion.video.picture import read_picture
-
-    estimator = inputs_module.find_estimator(config)(static=True)
-    source = inputs_module.open_driving(config)
-    picture = estimator.count_people(read_picture(config.picture))
-    if isinstance(source, PoseSequence):
-        return picture, []
-    every = max(1, (inputs_module.expected_frames(config, source) or 1) // COUNTED_FRAMES)
-    frames = itertools.islice(inputs_module.sampled_frames(config, source), 0, every * COUNTED_FRAMES, every)
-    return picture, [estimator.count_people(f) for f in frames]
 
 
 def draw_overlays(config: GenerateConfig, pipe: MimicMotionPipeline, inputs: Inputs) -> np.ndarray:
@@ -136,6 +130,8 @@ def draw_overlay(config: GenerateConfig, pipe: MimicMotionPipeline, inputs: Inpu
     """Picture beside picture: the reference with its own pose, and with the driving pose of three moments."""
     import cv2
 
+    from mimicmotion.video.picture import read_picture
+
     size: tuple[int, int] = inputs.picture.shape[:2]
     scale = max(1.0, 448 / size[0])
     shown = (round(size[0] * scale), round(size[1] * scale))
@@ -146,6 +142,14 @@ def draw_overlay(config: GenerateConfig, pipe: MimicMotionPipeline, inputs: Inpu
     reference = inputs.reference.scaled(shown)
     poses = [(reference.xy[0], reference.confidence[0]), *((aligned.xy[i], aligned.confidence[i]) for i in moments)]
     panes = []
+    if describe_cut(inputs.fit):
+        whole, fit = read_picture(config.picture), inputs.fit
+        top, bottom, left, right = np.multiply(fit.cut, np.repeat(fit.source, 2)).round().astype(int)
+        kept = np.zeros((*fit.source, 1), bool)
+        kept[top : fit.source[0] - bottom, left : fit.source[1] - right] = True
+        wide = round(shown[0] * fit.source[1] / fit.source[0])
+        marked = np.where(kept, whole, whole // 4)
+        panes.append(cv2.resize(marked, (wide, shown[0]), interpolation=cv2.INTER_AREA))
     for xy, confidence in poses:
         drawn = drawer.draw(xy, confidence)
         panes.append(np.where(drawn.any(-1, keepdims=True), drawn, (base * 0.6).astype(np.uint8)))

@@ -12,6 +12,7 @@ from mimicmotion.generate.job import generate
 from mimicmotion.generate.outputs import GenerateResult, check_outputs, read_sidecar
 from mimicmotion.generate.provenance import Facts, sha256_path
 from mimicmotion.runtime.progress import Job
+from mimicmotion.runtime.reading import reading
 from mimicmotion.settings import GenerateConfig, parse
 
 if TYPE_CHECKING:
@@ -103,14 +104,15 @@ def replay_config(
         ConfigError: a setting is unknown to this version, or the new result would replace the old one.
     """
     original = sidecar.with_suffix("")
-    settings = {k: v for k, v in facts["settings"].items() if v is not None}
-    settings |= {"resume": resume, "dtype": facts["origin"]["machine"]["dtype"]}
-    for name in MOVABLE:
-        if places.get(name) is not None:
-            settings[name] = places[name]
-        elif name in ("picture", "video") and not Path(settings[name]).exists():
-            beside = sidecar.parent / Path(settings[name]).name
-            settings[name] = beside if beside.exists() else settings[name]
+    with reading(sidecar, "the sidecar of a result", "it was changed: take the original file", ConfigError):
+        settings = {k: v for k, v in facts["settings"].items() if v is not None}
+        settings |= {"resume": resume, "dtype": facts["origin"]["machine"]["dtype"]}
+        for name in MOVABLE:
+            if places.get(name) is not None:
+                settings[name] = places[name]
+            elif name in ("picture", "video") and not Path(settings[name]).exists():
+                beside = sidecar.parent / Path(settings[name]).name
+                settings[name] = beside if beside.exists() else settings[name]
     settings["output"] = output or original.with_name(f"{original.stem}-replay{original.suffix}")
     try:
         config = parse(GenerateConfig, settings)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from mimicmotion.backbones.base import Plan
     from mimicmotion.diffusion.recipe import Recipe
+    from mimicmotion.generate.inputs import Found
     from mimicmotion.pipeline import MimicMotionPipeline
 
 logger = logging.getLogger(__name__)
@@ -82,12 +83,17 @@ def with_estimator(config: GenerateConfig, pipeline: MimicMotionPipeline | None)
     return dataclasses.replace(config, estimator=chosen), notes  # type: ignore[bad-argument-type] - one of the names
 
 
-def result_size(config: GenerateConfig, pipe: MimicMotionPipeline) -> tuple[int, int]:
-    """(height, width) of the result: the settings', else the model's own, else the published rule for the picture."""
-    from mimicmotion.video.picture import read_picture
+def result_size(config: GenerateConfig, pipe: MimicMotionPipeline, found: Found) -> tuple[int, int]:
+    """(height, width) of the result: the settings', else by the picture and the model.
 
-    height, width = read_picture(config.picture).shape[:2]
-    return pipe.video_size((height, width), config.height, config.width)
+    Raises:
+        ConfigError: the model cannot make this size.
+    """
+    from mimicmotion.video.geometry import check_size
+
+    size = pipe.video_size(found.reference, config.height, config.width, config.fit)
+    check_size(size, pipe.backbone.size_multiple)
+    return size
 
 
 def fusion_config(config: GenerateConfig, default: FusionConfig) -> FusionConfig:

@@ -1,4 +1,4 @@
-"""The pipeline: turns a picture and drawn poses into a video of any length, with any backbone."""
+"""The pipeline, which generates a video of any length from a picture and poses with any backbone."""
 
 from mimicmotion.pipeline.pipeline import MimicMotionPipeline, PipelineOutput, StepState
 

@@ -32,7 +32,7 @@ class MimicMotionPipeline(DiffusionPipeline):
 
     @property
     def model(self) -> Pipeline:
-        """The pipeline of this package."""
+        """The wrapped pipeline, loaded on first access."""
         if self._model is None:
             self._model = Pipeline.from_pretrained(self.config["_name_or_path"])
         return self._model

@@ -1,4 +1,4 @@
-"""`MimicMotionPipeline`: turns a picture and drawn poses into a video of any length."""
+"""`MimicMotionPipeline`, which generates a video of any length from a picture and poses."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mimicmotion.diffusion.schedule import initial_scale
 from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.pipeline.requests import build_requests, check_request, find_poses
 from mimicmotion.pose.align import align
-from mimicmotion.pose.crop import fit_picture
+from mimicmotion.pose.crop import PictureFit, choose_size, fit_picture
 from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.pose.smooth import smooth
 from mimicmotion.settings import FusionConfig, SamplingSettings
@@ -41,12 +41,12 @@ OutputType = Literal["np", "pil", "latent", "stream"]
 class StepState:
     """State after a denoising step.
 
-    To resume: `denoise(conditioning, state.step.latents, recipe, start=state.index + 1, memory=state.memory)`.
+    To resume, call `denoise(conditioning, state.step.latents, recipe, start=state.index + 1, memory=state.memory)`.
 
     Attributes:
         step: the sampler's state, whose latents include the reference slot.
         reference_slot: whether frame 0 of `step.latents` is the reference picture.
-        memory: further tensors that the next step needs, by name; empty for Euler's method with plain guidance.
+        memory: other tensors that the next step needs, by name; empty for Euler's method with plain guidance.
     """
 
     step: Step
@@ -75,13 +75,13 @@ class StepState:
 
     @property
     def preview(self) -> Latents:
-        """This step's estimate of the clean latents of the video's frames. Decode some of them for a preview.
+        """Estimate of the clean latents of the video's frames at this step. Decode some of them for a preview.
 
         Raises:
             InputError: the estimate was not kept (`denoise(keep_x0=False)`).
         """
         if self.step.x0 is None:
-            raise InputError("a preview of a step without x0", "denoise(keep_x0=True)", "let 'denoise' keep them")
+            raise InputError("a preview of a step without x0", "denoise(keep_x0=True)", "pass keep_x0=True")
         return self.step.x0[:, int(self.reference_slot) :]
 
 
@@ -181,8 +181,8 @@ class MimicMotionPipeline:
             image: picture of the person: a path, a PIL picture or a uint8 array (height, width, 3), of any size.
             video: driving video: a path (sampled at 15 frames per second), a sequence of frames in the formats of
                 `image` (all are used), or a `PoseSequence`.
-            height: height of the result in pixels; None uses the model's default.
-            width: width of the result in pixels; None uses the model's default.
+            height: height of the result in pixels; None chooses a size of the model's by the shape of the picture.
+            width: width of the result in pixels, as `height`.
             num_frames: number of frames to use, from the start; None uses all.
 
         Returns:
@@ -192,22 +192,22 @@ class MimicMotionPipeline:
             InputError: the picture, video or size is invalid, or no person is found.
         """
         picture, found, driving = find_poses(image, video, num_frames, self.backbone.settings.get("estimator"))
-        size = self.video_size((picture.shape[0], picture.shape[1]), height, width)
+        size = self.video_size(found, height, width)
         geometry.check_size(size, self.backbone.size_multiple)
-        fitted, fit = fit_picture(picture, found, size, "crop")
+        fitted, fit = fit_picture(picture, found, size, "auto")
         reference = found.fitted(fit)
         return fitted, *self.guide(fitted, reference, align(smooth(driving), reference, size))
 
     def video_size(
-        self, picture: tuple[int, int], height: int | None = None, width: int | None = None
+        self, pose: PoseSequence, height: int | None = None, width: int | None = None, fit: PictureFit = "auto"
     ) -> tuple[int, int]:
-        """(height, width) of a result: as given, else the model's own, else by the published rule from the picture."""
-        model = self.backbone.settings
+        """(height, width) of a result: as given, else by the picture of the person in `pose`; see `choose_size`."""
+        model, multiple = self.backbone.settings, self.backbone.size_multiple
         if height is not None and width is not None:
             return height, width
         if "height" in model and "width" in model:
-            return model["height"], model["width"]
-        return geometry.plan_size(picture, multiple=max(64, self.backbone.size_multiple))
+            return choose_size(pose, fit, (model["height"], model["width"]), multiple)
+        return choose_size(pose, fit, None, max(64, multiple))
 
     def encode(
         self,
@@ -225,9 +225,9 @@ class MimicMotionPipeline:
             PoseError: pose frames have another size or type than the picture.
             InputError: `noise_aug_strength` without `image_noise` (`Noise.picture`).
         """
-        told = from_keywords(SamplingSettings, sampling, settings)
-        count = len(poses) if told.num_frames is None else told.num_frames
-        return self.backbone.encode(Request(image, poses, reference_pose, count), told, image_noise)
+        sampling = from_keywords(SamplingSettings, sampling, settings)
+        count = len(poses) if sampling.num_frames is None else sampling.num_frames
+        return self.backbone.encode(Request(image, poses, reference_pose, count), sampling, image_noise)
 
     def recipe(
         self,
@@ -242,8 +242,8 @@ class MimicMotionPipeline:
 
         Args: see `mimicmotion.diffusion.recipe.make_recipe`; `settings` are fields of `SamplingSettings`.
         """
-        told = from_keywords(SamplingSettings, sampling, settings)
-        return make_recipe(num_frames, told, self.backbone.settings, reference_slot=reference_slot, fusion=fusion)
+        sampling = from_keywords(SamplingSettings, sampling, settings)
+        return make_recipe(num_frames, sampling, self.backbone.settings, reference_slot=reference_slot, fusion=fusion)
 
     def denoise(
         self,
@@ -260,7 +260,7 @@ class MimicMotionPipeline:
 
         Args:
             conditioning: conditioning of one video, or of a batch of videos of the same length.
-            noise: unit noise of all rows of the plan, the reference slot first (`draw_noise().latents`); with
+            noise: unit noise for all frames, after the reference slot if there is one (`draw_noise().latents`); with
                 `start` > 0 the latents to resume from (`StepState.step.latents`).
             recipe: the recipe; see `recipe`.
             start: index of the first step to run.
@@ -271,7 +271,7 @@ class MimicMotionPipeline:
                 is requested.
 
         Raises:
-            InputError: noise, memory or conditioning do not fit the recipe (raised before the first step).
+            InputError: noise, memory or conditioning do not match the recipe (raised before the first step).
             NonFiniteError: the network returned NaN or infinity.
         """
         plan = recipe.plan
@@ -279,7 +279,7 @@ class MimicMotionPipeline:
         if noise.ndim != 5 or noise.shape[:2] != (conditioning.batch_size, plan.num_rows) or rows != plan.num_rows:
             raise InputError(
                 f"noise of shape {tuple(noise.shape)} and poses of {conditioning.num_frames} frames",
-                f"({conditioning.batch_size}, {plan.num_rows}, channels, h, w), the reference slot counted",
+                f"({conditioning.batch_size}, {plan.num_rows}, channels, h, w), including the reference slot",
                 "make recipe, noise and conditioning for the same number of frames",
             )
         store = self.backbone.latent_device
@@ -376,7 +376,7 @@ class MimicMotionPipeline:
                 such arrays, to draw frames on demand; or a list of these.
             reference_pose: drawn pose of the person in `image`; None disables the reference slot.
             video: driving video, instead of both poses: a path, frames or a `PoseSequence`; see `prepare`.
-            sampling: steps, guidance, seed and so on; may be passed as keywords instead.
+            sampling: steps, guidance, seed and so on, unless passed as keywords.
             fusion: how long videos are split and joined; None uses the model's default.
             generator: in mode "released", source of the noise, as in the published code; otherwise one seed is drawn.
             latents: unit noise to start from; see `draw_noise`.
@@ -390,13 +390,14 @@ class MimicMotionPipeline:
         Raises:
             InputError: the picture, poses or settings are invalid; raised before any network runs.
         """
-        told = from_keywords(SamplingSettings, sampling, settings)
+        sampling = from_keywords(SamplingSettings, sampling, settings)
         if (poses is None) == (video is None):
-            raise ConfigError("poses and video" if video is not None else "neither", "one of the two", "give 'video'")
+            got = "poses and video" if video is not None else "neither poses nor video"
+            raise ConfigError(got, "one of the two", "pass either 'video' or 'poses'")
+        height, width, num_frames = sampling.height, sampling.width, sampling.num_frames
         if video is not None:
-            size = {"height": told.height, "width": told.width, "num_frames": told.num_frames}
-            image, poses, reference_pose = self.prepare(image, video, **size)
-        requests, is_batch = build_requests(image, poses, reference_pose, told.seed, generator, told.num_frames)
+            image, poses, reference_pose = self.prepare(image, video, height=height, width=width, num_frames=num_frames)
+        requests, is_batch = build_requests(image, poses, reference_pose, sampling.seed, generator, num_frames)
         if output_type not in ("np", "pil", "latent", "stream") or (output_type == "stream" and len(requests) > 1):
             raise ConfigError(
                 f"output_type={output_type!r} for {len(requests)} video(s)",
@@ -404,16 +405,17 @@ class MimicMotionPipeline:
                 "call the pipeline once per video to stream",
             )
         for r in requests:
-            check_request(r.image, told.height, told.width, self.backbone.size_multiple)
+            check_request(r.image, height, width, self.backbone.size_multiple)
             self.backbone.check(r)
         slot = requests[0].reference_pose is not None
-        recipe = self.recipe(requests[0].num_frames, reference_slot=slot, fusion=fusion, sampling=told)
+        recipe = self.recipe(requests[0].num_frames, reference_slot=slot, fusion=fusion, sampling=sampling)
         noises = [
             self.draw_noise(recipe, r.size, seed=r.seed, generator=r.generator, latents=latents) for r in requests
         ]
-        # Videos run one after another, with the memory of one. To batch them, use `Conditioning.stack`.
+        # Videos run one after another, to need the memory of one. To batch them, use `Conditioning.stack`.
         states = [
-            self._run(r, told, recipe, noise, callback_on_step_end) for r, noise in zip(requests, noises, strict=True)
+            self._run(r, sampling, recipe, noise, callback_on_step_end)
+            for r, noise in zip(requests, noises, strict=True)
         ]
         if output_type == "latent":
             return PipelineOutput(torch.cat([s.latents for s in states]))
@@ -424,10 +426,10 @@ class MimicMotionPipeline:
         if output_type == "pil":
             from PIL import Image
 
-            made: Any = [[Image.fromarray(f) for f in frames] for frames in videos]
+            results: Any = [[Image.fromarray(f) for f in frames] for frames in videos]
         else:
-            made = np.stack([np.stack(frames) for frames in videos])
-        return PipelineOutput(made if is_batch else made[0])
+            results = np.stack([np.stack(frames) for frames in videos])
+        return PipelineOutput(results if is_batch else results[0])
 
     def _run(
         self, request: Request, sampling: SamplingSettings, recipe: Recipe, noise: Noise, callback: Any
@@ -435,7 +437,7 @@ class MimicMotionPipeline:
         """Denoise one video and return the last state."""
         conditioning = self.backbone.encode(request, sampling, noise.picture)
         steps = self.denoise(conditioning, noise.latents, recipe, keep_x0=False)
-        del conditioning  # the steps keep it as long as needed
+        del conditioning  # `steps` keeps it as long as needed
         for state in steps:
             if callback is not None:
                 callback(self, state.index, state.sigma, {"latents": state.latents})
@@ -443,9 +445,9 @@ class MimicMotionPipeline:
 
 
 def _denoiser(network: ConditionedNetwork, recipe: Recipe, differences: Differences) -> Denoiser:
-    """The denoiser with the guidance of each step."""
+    """Build the denoiser, which guides each step as the recipe says."""
     scale, passes = recipe.guidance, recipe.passes
-    ways = {
+    networks = {
         "none": network.conditional,
         "both": guide(network.pair, scale),
         "store": guide_and_store(network.pair, scale, differences),
@@ -454,19 +456,20 @@ def _denoiser(network: ConditionedNetwork, recipe: Recipe, differences: Differen
     # Store the difference only if the next step needs it.
     following = (*passes[1:], None)
     kinds = ["store" if pair == ("both", "reuse") else pair[0] for pair in zip(passes, following, strict=True)]
-    denoisers = {kind: network.precondition(ways[kind]) for kind in set(kinds)}
+    denoisers = {kind: network.precondition(networks[kind]) for kind in set(kinds)}
     return by_level(recipe.sigmas, [denoisers[kind] for kind in kinds])
 
 
 def _states(
     run: Iterator[Step], recipe: Recipe, differences: Differences, network: ConditionedNetwork
 ) -> Iterator[StepState]:
+    """Turn the sampler's steps into states, and release the network's memory at the end."""
     passes = (*recipe.passes, "none")
     try:
         for step in run:
             if passes[step.index + 1] != "reuse":
-                differences.stored = None  # the next step computes its own, if it stores any
+                differences.stored = None  # not needed any more
             memory = {**step.memory, **differences.memory(), **network.memory()}
             yield StepState(step, recipe.plan.reference_slot, memory)
     finally:
-        network.close()  # decoding needs the memory
+        network.close()  # frees memory for decoding

@@ -19,6 +19,7 @@ from mimicmotion.errors import InputError, PoseError
 from mimicmotion.pose.estimators.open import choose_estimator, find_estimator
 from mimicmotion.pose.keypoints import BODY, VISIBLE, PoseSequence
 from mimicmotion.settings import PoseOptions
+from mimicmotion.video.geometry import check_size
 from mimicmotion.video.picture import check_picture_size, read_picture
 from mimicmotion.video.reader import RELEASED_FPS, open_video
 
@@ -78,14 +79,11 @@ def find_poses(
 def check_request(image: Frame, height: int | None, width: int | None, multiple: int) -> None:
     """Raise InputError unless the picture has the requested size and its sides are multiples of `multiple`."""
     size = image.shape[:2]
-    asked = (size[0] if height is None else height, size[1] if width is None else width)
-    for name, value in zip(("height", "width"), asked, strict=True):
-        if value < multiple or value % multiple:
-            near = max(multiple, round(value / multiple) * multiple)
-            raise InputError(f"{name}={value}", f"a multiple of {multiple} for this model", f"use {near}")
-    if asked != size:
+    requested = (size[0] if height is None else height, size[1] if width is None else width)
+    check_size(requested, multiple)
+    if requested != size:
         raise InputError(
-            f"image of {size[0]}x{size[1]} for a video of {asked[0]}x{asked[1]}",
+            f"image of {size[0]}x{size[1]} for a video of {requested[0]}x{requested[1]}",
             "the picture at the size of the video (height x width)",
             "resize it with mimicmotion.video.geometry, with the same transform as its pose",
         )
@@ -118,7 +116,7 @@ def build_requests(
     }
     counts = {name: len(values) for name, values in lists.items()}
     if len(set(counts.values())) > 1 or 0 in counts.values():
-        raise InputError(f"lists of different length: {counts}", "the same number of items, at least 1", "correct them")
+        raise InputError(f"lists of lengths {counts}", "the same number of items, at least 1", "correct the lists")
     requests = []
     for i in range(max(counts.values(), default=1)):
         item: dict[str, Any] = {name: lists[name][i] if name in lists else value for name, value in given.items()}
@@ -152,8 +150,8 @@ def _request(
     count = available if num_frames is None else num_frames
     if not 1 <= count <= available:
         raise PoseError(
-            f"{count} frames wanted, {available} pose frames given",
-            "at least 1, and no more than there are poses",
+            f"num_frames={count} with {available} pose frames",
+            "at least 1, and no more than there are pose frames",
             "check the driving video, or lower num_frames",
         )
     for name, frame in (("poses[0]", np.asarray(poses[0:1])[0]), ("reference_pose", reference_pose)):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, get_args
@@ -95,11 +96,7 @@ class Alignment:
     def apply(self, poses: PoseSequence) -> PoseSequence:
         """Map poses to the output frame. Confidences do not change."""
         poses = stretch(poses, self.limbs) if self.limbs else poses
-        xy = np.empty(poses.xy.shape, np.float32)
-        for start in range(0, len(xy), 1024):  # in chunks, so that double precision takes no memory worth mention
-            part = slice(start, start + 1024)
-            xy[part] = poses.xy[part].astype(np.float64) * self.scale + self.offset
-        return dataclasses.replace(poses, xy=xy, size=self.size)
+        return dataclasses.replace(poses, xy=poses.xy * self.scale + self.offset, size=self.size)
 
 
 def align(
@@ -121,8 +118,8 @@ def fit_alignment(
         method: "weighted" takes one scale from head, shoulders and trunk (`body_scale`) and one offset from the joints
             that both show, weighted by their confidence in video and picture, and keeps the person inside the frame.
             "limbs" also gives the driver the picture's proportions (`limb_scales`) and puts standing feet on the
-            picture's ground. "released" is the published code's linear fit of all heights, regardless of confidence.
-            "none" only scales the video's frame to fill the output, centred.
+            picture's ground. "released" is the published code's linear fit of all heights in the frames with one
+            person, regardless of confidence. "none" only scales the video's frame to fill the output, centred.
 
     Raises:
         ConfigError: the method is unknown.
@@ -135,15 +132,17 @@ def fit_alignment(
     if not len(reference):
         raise PoseError("an empty reference pose", "one frame", "estimate the pose of the picture first")
     target = reference if reference.size == size else reference.scaled(size)
-    joints, trust = target.xy[0, STABLE].astype(np.float64), target.confidence[0, STABLE].astype(np.float64)
+    joints, trust = target.xy[0, STABLE], target.confidence[0, STABLE].astype(np.float64)
     fix = "use a picture and a video that show the same part of one person clearly, or align 'none'"
     if not (trust > VISIBLE).any():
         raise PoseError(f"joints in the reference picture: none above confidence {VISIBLE}", "a visible person", fix)
-    xy, weight = driving.xy[:, STABLE].astype(np.float64), driving.confidence[:, STABLE].astype(np.float64)
+    xy, weight = driving.xy[:, STABLE], driving.confidence[:, STABLE].astype(np.float64)
     if not driving.confidence.any():
         raise PoseError("nobody in the driving video", "at least one frame with a person", fix)
-    if method == "released":
-        return _fit_released(xy[driving.confidence.any(1)], driving.size, joints, trust > VISIBLE, size)
+    if method == "released":  # the published code fits to the frames that show one person alone
+        someone = driving.confidence.any(1)
+        alone = someone & (driving.people <= 1)
+        return _fit_released(xy[alone if alone.any() else someone], driving.size, joints, trust > VISIBLE, size)
     weight = np.where((weight > VISIBLE) & (trust > VISIBLE), weight * trust, 0.0)
     if not weight.any():
         raise PoseError("no joint that both the picture and the video show", "at least one", fix)
@@ -156,7 +155,7 @@ def fit_alignment(
         scale, limbs = limb_scales(parts, scale)
     sized = Alignment((scale, scale), (0.0, 0.0), size, limbs).apply(driving)
     ground = _to_ground(sized, target) if limbs else None
-    offset = _place(sized.xy[:, STABLE].astype(np.float64), weight, joints, size, ground)
+    offset = _place(sized.xy[:, STABLE], weight, joints, size, ground)
     return Alignment((scale, scale), offset, size, limbs)
 
 
@@ -214,8 +213,7 @@ def stretch(poses: PoseSequence, limbs: dict[str, float]) -> PoseSequence:
     From the hips upwards, each part is made longer by its factor and carries what hangs on it. Hands are scaled like
     arms, and face and ears about the nose like the head.
     """
-    xy = poses.xy.astype(np.float64)
-    out = xy.copy()
+    xy, out = poses.xy, poses.xy.copy()
     hips = _hips(poses)
     out[:, NECK] = hips + limbs["trunk"] * (xy[:, NECK] - hips)
 
@@ -229,12 +227,12 @@ def stretch(poses: PoseSequence, limbs: dict[str, float]) -> PoseSequence:
     carry([*range(FEET.start + 3, FEET.stop)], R_ANKLE, "feet")
     carry([NOSE], NECK, "neck")
     carry([*HEAD[1:], *range(FACE.start, FACE.stop)], NOSE, "head")
-    return dataclasses.replace(poses, xy=out.astype(np.float32))
+    return dataclasses.replace(poses, xy=out)
 
 
 def _hips(poses: PoseSequence) -> Float[ndarray, "frames 2"]:
     """Middle of the hips; as far from the neck as in neighbouring frames where it is not seen."""
-    xy = poses.xy[:, [NECK, R_HIP, L_HIP]].astype(np.float64)
+    xy = poses.xy[:, [NECK, R_HIP, L_HIP]]
     away = xy[:, 1:].mean(1) - xy[:, 0]
     seen = np.flatnonzero((poses.confidence[:, [NECK, R_HIP, L_HIP]] > VISIBLE).all(1))
     if len(seen):
@@ -245,7 +243,7 @@ def _hips(poses: PoseSequence) -> Float[ndarray, "frames 2"]:
 def part_lengths(poses: PoseSequence, head: Iterable[int] = ()) -> dict[str, float]:
     """Full length in pixels of each part that is seen, as in `part_scales`; of the head, the spread of some points."""
     head = list(head)
-    xy, sure = poses.xy[:, BODY].astype(np.float64), poses.confidence[:, BODY]
+    xy, sure = poses.xy[:, BODY], poses.confidence[:, BODY]
     gap = lambda a, b: np.hypot(*(a - b).T)  # noqa: E731
     seen = {
         part: [(gap(xy[:, a], xy[:, b]), sure[:, [a, b]].min(1)) for a, b in pairs] for part, pairs in PAIRS.items()
@@ -281,18 +279,15 @@ def _fit_released(
     """Least squares on heights as fractions of the frame; the horizontal scale follows from both frames' shapes."""
     driven = (xy[:, usable] / source[::-1]).reshape(-1, 2)
     wanted = np.tile(target[usable] / size[::-1], (len(xy), 1))
-    mean = driven.mean(0)
-    spread = ((driven[:, 1] - mean[1]) ** 2).sum()
-    if spread < 1e-12:
-        logger.warning("the joints seen in both do not tell the height of the person; the scale is left as it is")
-        scale_y = 1.0
-    else:
-        scale_y = ((driven[:, 1] - mean[1]) * wanted[:, 1]).sum() / spread
+    with warnings.catch_warnings():
+        # where all heights are equal, numpy's least squares gives half of the height to the scale: so the released code
+        warnings.simplefilter("ignore", np.exceptions.RankWarning)
+        scale_y, offset_y = np.polyfit(driven[:, 1], wanted[:, 1], 1)
     scale_x = scale_y / (source[0] / source[1] / size[0] * size[1])
-    offset = wanted.mean(0) - mean * (scale_x, scale_y)
+    offset_x = (wanted[:, 0] - driven[:, 0] * scale_x).mean()
     return Alignment(
         (float(scale_x * size[1] / source[1]), float(scale_y * size[0] / source[0])),
-        (float(offset[0] * size[1]), float(offset[1] * size[0])),
+        (float(offset_x * size[1]), float(offset_y * size[0])),
         size,
     )
 
@@ -321,7 +316,7 @@ def _to_ground(poses: PoseSequence, target: PoseSequence) -> Float[ndarray, " 2"
     seen = (poses.confidence[:, ANKLES] > VISIBLE).all(1)
     if not seen.any() or not (target.confidence[0, ANKLES] > VISIBLE).all():
         return None
-    theirs, ours = poses.xy[seen][:, ANKLES].astype(np.float64), target.xy[0, ANKLES].astype(np.float64)
+    theirs, ours = poses.xy[seen][:, ANKLES], target.xy[0, ANKLES]
     floors = theirs[..., 1].max(1), ours[:, 1].max()
     lifted = LIFTED * np.ptp(target.xy[0, target.confidence[0] > VISIBLE, 1])
     down = (theirs[..., 1] > floors[0][:, None] - lifted) & (ours[:, 1] > floors[1] - lifted)

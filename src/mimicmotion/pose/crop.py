@@ -2,34 +2,80 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
+from jaxtyping import Float64
+from numpy import ndarray
 
 from mimicmotion.arrays import Frame
-from mimicmotion.pose.keypoints import BODY, VISIBLE, PoseSequence
-from mimicmotion.video.geometry import Fit, FitMode, plan_fit, released_round_trip
+from mimicmotion.pose.keypoints import NECK, NOSE, VISIBLE, PoseSequence
+from mimicmotion.video.geometry import Fit, Size, plan_fit, plan_size, released_round_trip, similar_sizes
+
+PictureFit = Literal["auto", "crop", "letterbox", "released"]
+PUBLISHED: Size = (1024, 576)
+NEAR_SIZES = 4  # of the sizes that are nearest in shape: others would cut more of the picture than they keep
 
 
-def fit_picture(picture: Frame, pose: PoseSequence, size: tuple[int, int], mode: FitMode) -> tuple[Frame, Fit]:
+def choose_size(pose: PoseSequence, mode: PictureFit, model: Size | None, multiple: int) -> Size:
+    """Choose the (height, width) of the result by the shape of the picture.
+
+    Args:
+        pose: pose of the person, one frame, in pixels of the picture.
+        mode: "auto" takes the nearest size of which a crop keeps the person whole, if there is one; "released" is the
+            published rule, or the model's own size.
+        model: the model's own size; None is the published one. Others have about its area.
+        multiple: what height and width must be multiples of.
+    """
+    if mode == "released":
+        return model or plan_size(pose.size, multiple=multiple)
+    sizes = similar_sizes(pose.size, model or PUBLISHED, multiple)[:NEAR_SIZES]
+    whole = [size for size in sizes if keeps_person(_plan_crop(pose, size), pose)]
+    return whole[0] if whole and mode == "auto" else sizes[0]
+
+
+def fit_picture(picture: Frame, pose: PoseSequence, size: Size, mode: PictureFit) -> tuple[Frame, Fit]:
     """Fit a picture of a person to `size` = (height, width). Returns the transform too, which also maps the pose.
 
     Args:
         picture: the original picture.
-        pose: pose of the person, one frame, in pixels of the picture; crops are centred on it.
+        pose: pose of the person, one frame, in pixels of the picture.
         size: target (height, width).
-        mode: see `plan_fit`.
+        mode: "crop" around the person, or, where not all of the person fits in, from the head down; "auto" adds bars
+            instead in that case; for the others see `plan_fit`.
     """
-    fit = plan_fit(pose.size, size, mode, anchor=crop_anchor(pose, size) if mode == "crop" else (0.5, 0.5))
+    fit = _plan_crop(pose, size) if mode in ("auto", "crop") else plan_fit(pose.size, size, mode)
+    if mode == "auto" and not keeps_person(fit, pose):
+        fit = plan_fit(pose.size, size, "letterbox")
     fitted = fit.apply(picture)
     return (released_round_trip(fitted) if mode == "released" else fitted), fit
 
 
-def crop_anchor(pose: PoseSequence, target: tuple[int, int]) -> tuple[float, float]:
-    """Anchor (y, x; 0 = top left, 1 = bottom right) that centres the person in a crop to `target`."""
-    seen = pose.xy[0, BODY][pose.confidence[0, BODY] > VISIBLE]
-    centre = (seen.min(0) + seen.max(0))[::-1] / 2
+def person_extent(pose: PoseSequence) -> Float64[ndarray, "2 2"]:
+    """First and last (y, x) pixel that the person takes up, within the picture.
+
+    The top of the head is about as far above the nose as the neck is below it.
+    """
+    seen = pose.confidence[0] > VISIBLE
+    points = pose.xy[0, seen]
+    if seen[[NOSE, NECK]].all():
+        points = np.concatenate([points, 2 * pose.xy[:1, NOSE] - pose.xy[:1, NECK]])
+    return np.clip(np.stack([points.min(0), points.max(0)])[:, ::-1], 0, pose.size)
+
+
+def keeps_person(fit: Fit, pose: PoseSequence) -> bool:
+    """Whether the fitted picture shows all of the person that the picture shows, to a hundredth of its sides."""
+    placed = person_extent(pose) * fit.scale + fit.offset
+    spare = np.multiply(fit.target, 0.01)
+    return bool((placed[0] >= -spare).all() and (placed[1] <= fit.target + spare).all())
+
+
+def _plan_crop(pose: PoseSequence, target: Size) -> Fit:
+    """A crop with the person in its middle; what is too tall keeps its head."""
     scale = max(t / s for t, s in zip(target, pose.size, strict=True))
-    anchor = []
-    for middle, source, wanted in zip(centre, pose.size, target, strict=True):
-        spare = scale * source - wanted
-        anchor.append(float(np.clip((middle * scale - wanted / 2) / spare, 0, 1)) if spare > 1e-6 else 0.5)
-    return anchor[0], anchor[1]
+    first, last = person_extent(pose) * scale
+    start = (first + last - target) / 2
+    start[0] = min(start[0], first[0])
+    spare = np.multiply(pose.size, scale) - target
+    anchor = np.where(spare > 1e-6, np.clip(start / np.maximum(spare, 1e-6), 0, 1), 0.5)
+    return plan_fit(pose.size, target, "crop", anchor=(float(anchor[0]), float(anchor[1])))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float, Float32, Float64
 from numpy import ndarray
 
 from mimicmotion.errors import OutputError, PoseError
@@ -36,7 +36,7 @@ BODY_25_FEET = np.arange(19, 25)
 
 
 def save_poses(poses: PoseSequence, path: Path | str) -> None:
-    """Write `poses` as .npz: format, version, xy, confidence (float32), size, fps, source.
+    """Write `poses` as .npz: format, version, xy (float64), confidence (float32), size, fps, source, people.
 
     Raises:
         OutputError: the file cannot be written. No partial file is left behind.
@@ -52,11 +52,12 @@ def dump_poses(poses: PoseSequence) -> bytes:
         file,
         format=FORMAT,
         version=VERSION,
-        xy=np.asarray(poses.xy, np.float32),
+        xy=poses.xy,
         confidence=np.asarray(poses.confidence, np.float32),
         size=np.array(poses.size, np.int64),
         fps=np.float64(poses.fps),
         source=poses.source,
+        people=poses.people,
     )
     return file.getvalue()
 
@@ -88,15 +89,16 @@ def parse_poses(file: IO[bytes], path: Path | str) -> PoseSequence:
                 raise PoseError(
                     f"{path} is of version {int(data['version'])}", f"version {VERSION} or older", "update mimicmotion"
                 )
-            xy, confidence = (np.asarray(data[k], np.float32) for k in ("xy", "confidence"))
+            xy, confidence = np.asarray(data["xy"], np.float64), np.asarray(data["confidence"], np.float32)
             height, width = (int(v) for v in data["size"])
             fps, source = float(data["fps"]), str(data["source"])
+            people = np.asarray(data.get("people", ()), np.int64)
         sound = 1 <= min(height, width) <= max(height, width) <= MAX_SIDE and 0 <= fps <= 1000 and len(xy) > 0
         if not sound:
             got = f"{path}: {len(xy)} frames of {height}x{width} at {fps} fps"
             raise PoseError(got, "positive numbers", MAKE_POSES)
     try:
-        return PoseSequence(xy, confidence, (height, width), fps, source)
+        return PoseSequence(xy, confidence, (height, width), fps, source, people)
     except PoseError as e:
         raise PoseError(f"{path}: {e.got}", e.expected, e.fix) from e
 
@@ -123,6 +125,7 @@ def load_openpose(
     files = _openpose_files(Path(path))
     tracker = PersonTracker(person)
     points: list[PosePoints] = []
+    counts = []
     for file, data in ((path, frame) for path in files for frame in _read_json(path)):
         with reading(file, "OpenPose JSON", "write it again", PoseError):
             people = [_parse_person(p, file) for p in data["people"]]
@@ -130,12 +133,10 @@ def load_openpose(
             rate = data.get("fps")
             fps = fps or (float(rate) if isinstance(rate, int | float) and 0 < rate <= 1000 else 0.0)
         check_limit("frames", len(points) + 1, path, PoseError)
-        chosen = None
-        if people:
-            chosen = tracker.choose(np.stack([p[0] for p in people]), np.stack([p[1] for p in people]))
-        else:
-            tracker.choose(np.zeros((0, NUM_POINTS, 2)), np.zeros((0, NUM_POINTS)))
+        xy = np.array([p[0] for p in people]).reshape(-1, NUM_POINTS, 2)
+        chosen = tracker.choose(xy, np.array([p[1] for p in people]).reshape(-1, NUM_POINTS))
         points.append(nobody() if chosen is None else people[chosen])
+        counts.append(len(people))
     tracker.check_found()
     if size is None:
         raise PoseError(
@@ -146,8 +147,8 @@ def load_openpose(
     xy, confidence = np.stack([p[0] for p in points]), np.stack([p[1] for p in points])
     if (confidence > 0).any() and np.abs(xy[confidence > 0]).max() <= 1:
         logger.info("%s: coordinates within 0..1 are taken as fractions of the frame", path)
-        xy *= np.array(size[::-1], np.float32)
-    return PoseSequence(xy, confidence, size, fps, source=f"openpose json {Path(path).name}")
+        xy *= size[::-1]
+    return PoseSequence(xy, confidence, size, fps, source=f"openpose json {Path(path).name}", people=np.array(counts))
 
 
 def save_openpose(poses: PoseSequence, folder: Path | str) -> None:
@@ -231,10 +232,10 @@ def _parse_person(person: Any, file: Path) -> PosePoints:
     if not isinstance(person, dict):
         raise PoseError(f"{file}: a person is {person!r:.60}", "a mapping with pose_keypoints_2d", "write it again")
 
-    def part(name: str, *counts: int) -> Float32[ndarray, "points 3"]:
+    def part(name: str, *counts: int) -> Float64[ndarray, "points 3"]:
         values = person.get(name) or []
         try:
-            numbers = np.asarray(values, np.float32).reshape(-1, 3)
+            numbers = np.asarray(values, np.float64).reshape(-1, 3)
         except (TypeError, ValueError, OverflowError) as e:
             raise PoseError(f"{file}: {name} is {values!r:.60}", "x, y, confidence for each point", "fix it") from e
         if len(numbers) not in (0, *counts):
@@ -244,7 +245,7 @@ def _parse_person(person: Any, file: Path) -> PosePoints:
             raise PoseError(f"{file}: {name} has NaN or a confidence outside 0..1", "numbers, 0..1", "fix the file")
         return numbers
 
-    points = np.zeros((NUM_POINTS, 3), np.float32)
+    points = np.zeros((NUM_POINTS, 3))
     body = part("pose_keypoints_2d", 18, 25)
     if len(body) == 25:
         points[BODY], points[FEET] = body[BODY_25], body[BODY_25_FEET]
@@ -258,11 +259,11 @@ def _parse_person(person: Any, file: Path) -> PosePoints:
     ):
         if len(values):
             points[place] = values
-    return points[:, :2], np.minimum(points[:, 2], 1)
+    return points[:, :2], np.minimum(points[:, 2], 1).astype(np.float32)
 
 
-def _format_person(xy: Float32[ndarray, "134 2"], confidence: Float32[ndarray, " 134"]) -> dict[str, Any]:
-    points = np.concatenate([xy, confidence[:, None]], 1).astype(np.float64)
+def _format_person(xy: Float[ndarray, "134 2"], confidence: Float32[ndarray, " 134"]) -> dict[str, Any]:
+    points = np.concatenate([xy, confidence[:, None]], 1)
 
     def middle(some: ndarray) -> ndarray:
         return np.append(some[:, :2].mean(0), some[:, 2].min())

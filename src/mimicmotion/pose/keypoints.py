@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64, Int
 from numpy import ndarray
 
 from mimicmotion.errors import PoseError
@@ -31,6 +31,20 @@ R_SHOULDER, R_ELBOW, R_WRIST, L_SHOULDER, L_ELBOW, L_WRIST = 2, 3, 4, 5, 6, 7
 R_HIP, R_KNEE, R_ANKLE, L_HIP, L_KNEE, L_ANKLE = 8, 9, 10, 11, 12, 13
 R_EYE, L_EYE, R_EAR, L_EAR = 14, 15, 16, 17
 
+_FACE_MIRRORED = (
+    *(*range(16, -1, -1), *range(26, 16, -1), *range(27, 31), *range(35, 30, -1)),  # jaw, brows, nose
+    *(*range(45, 41, -1), 47, 46, *range(39, 35, -1), 41, 40),  # eyes
+    *(*range(54, 47, -1), *range(59, 54, -1), *range(64, 59, -1), *range(67, 64, -1)),  # mouth
+)
+MIRRORED = np.array(
+    [
+        *(NOSE, NECK, *range(5, 8), *range(2, 5), *range(11, 14), *range(8, 11), 15, 14, 17, 16),
+        *(*range(21, 24), *range(18, 21), *(FACE.start + i for i in _FACE_MIRRORED)),
+        *(*range(113, 134), *range(92, 113)),
+    ]
+)
+"""The point that each becomes in a mirror."""
+
 VISIBLE = 0.3
 """Confidence above which a point counts as visible: the published code's limit for drawing and retargeting."""
 
@@ -40,27 +54,36 @@ class PoseSequence:
     """Keypoints of one person over time. "left" and "right" are the person's own.
 
     Attributes:
-        xy: positions (x, y) in pixels of a frame of `size`, pixel centres at integer + 0.5; finite even if unseen.
+        xy: positions (x, y) in pixels of a frame of `size`, pixel centres at integer + 0.5; finite even if unseen. In
+            float64 (given as any float), because the released style draws at whole pixels of a large canvas.
         confidence: the estimator's confidence, 0..1; 0 means "not seen". A frame without a person is all 0.
         size: (height, width) in pixels of the frame that `xy` refers to.
         fps: frames per second of the sequence.
         source: origin of the poses (estimator and version, or a file).
+        people: number of people seen in each frame; 0 where they were not counted (the default).
     """
 
-    xy: Float32[ndarray, "frames 134 2"]
+    xy: Float64[ndarray, "frames 134 2"]
     confidence: Float32[ndarray, "frames 134"]
     size: tuple[int, int]
     fps: float = 0.0
     source: str = ""
+    people: Int[ndarray, " frames"] = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "xy", np.asarray(self.xy, np.float64))
         frames = self.confidence.shape[0] if self.confidence.ndim else 0
+        people = self.people if self.people.size else np.zeros(frames, np.int64)
+        object.__setattr__(self, "people", people)
         if self.xy.shape != (frames, NUM_POINTS, 2) or self.confidence.shape != (frames, NUM_POINTS):
             raise PoseError(
                 f"xy {self.xy.shape} with confidence {self.confidence.shape}",
                 f"(frames, {NUM_POINTS}, 2) and (frames, {NUM_POINTS})",
                 "use the 134-point layout of mimicmotion.pose.keypoints",
             )
+        if people.shape != (frames,):
+            got, want = f"people {people.shape} in {frames} frames", "one number a frame"
+            raise PoseError(got, want, "select the same frames of all, or leave 'people' out")
         if not np.isfinite(self.xy).all() or not np.isfinite(self.confidence).all():
             raise PoseError("NaN or infinity in the pose", "finite numbers", "mark unseen points with confidence 0")
         if frames and not (self.confidence.min() >= 0 and self.confidence.max() <= 1):
@@ -71,15 +94,20 @@ class PoseSequence:
         return len(self.confidence)
 
     def __getitem__(self, frames: slice | list[int]) -> PoseSequence:
-        return dataclasses.replace(self, xy=self.xy[frames], confidence=self.confidence[frames])
+        part = {name: getattr(self, name)[frames] for name in ("xy", "confidence", "people")}
+        return dataclasses.replace(self, **part)
+
+    def mirrored(self) -> PoseSequence:
+        """The poses as in the mirrored frames."""
+        xy = self.xy[:, MIRRORED] * (-1, 1) + (self.size[1], 0)
+        return dataclasses.replace(self, xy=xy, confidence=self.confidence[:, MIRRORED])
 
     def scaled(self, size: tuple[int, int]) -> PoseSequence:
         """Scale the poses to a frame of another (height, width)."""
-        xy = self.xy * np.array([size[1] / self.size[1], size[0] / self.size[0]], np.float32)
-        return dataclasses.replace(self, xy=xy.astype(np.float32), size=size)
+        return dataclasses.replace(self, xy=self.xy * (size[1] / self.size[1], size[0] / self.size[0]), size=size)
 
     def fitted(self, fit: Fit) -> PoseSequence:
         """Map the poses to pixels of transformed frames. Points outside the new frame get confidence 0."""
-        xy = fit.points(self.xy.astype(np.float64)).astype(np.float32)
-        inside = ((xy >= 0) & (xy <= np.array(fit.target[::-1], np.float32))).all(-1)
+        xy = fit.points(self.xy)
+        inside = ((xy >= 0) & (xy <= fit.target[::-1])).all(-1)
         return dataclasses.replace(self, xy=xy, confidence=self.confidence * inside, size=fit.target)

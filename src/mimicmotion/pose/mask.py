@@ -86,15 +86,19 @@ class SelfieSegmenter:
             PoseError: the numbers of poses and frames differ, or their sizes do.
         """
         count = 0
+        last: tuple[Frame, tuple[ndarray, ndarray], Mask] | None = None
         for count, frame in enumerate(frames, 1):
             if count > len(poses) or frame.shape[:2] != poses.size:
                 got = f"frame {count - 1} of {frame.shape[:2]} with {len(poses)} poses in {poses.size}"
                 raise PoseError(got, "a pose for each frame, in its pixels", "use the poses found in these frames")
-            yield self.mask(frame, poses.xy[count - 1], poses.confidence[count - 1])
+            pose = poses.xy[count - 1], poses.confidence[count - 1]
+            if last is None or frame is not last[0] or not all(map(np.array_equal, pose, last[1])):
+                last = frame, pose, self.mask(frame, *pose)
+            yield last[2]
         if count != len(poses):
             raise PoseError(f"{count} frames with {len(poses)} poses", "as many", "use the poses of these frames")
 
-    def mask(self, frame: Frame, xy: Float32[ndarray, "134 2"], confidence: Float32[ndarray, " 134"]) -> Mask:
+    def mask(self, frame: Frame, xy: Float[ndarray, "134 2"], confidence: Float32[ndarray, " 134"]) -> Mask:
         """Compute the mask of a frame.
 
         Args:

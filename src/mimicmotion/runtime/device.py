@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 GIB = 2**30
 DEVICE_SHARE, DEVICE_RESERVE = 0.92, 0.5 * GIB
-"""Of what a GPU has free: fragments, workspaces of convolutions and matrix products."""
+"""Usable share of a GPU's free memory, and bytes left for fragmentation and workspaces."""
 HOST_SHARE = 0.85
-"""Of the host's memory: others live there too, and too much is answered by being killed."""
+"""Usable share of the host's free memory, which is shared with other processes."""
 
 
 def choose_device(name: str) -> torch.device:
@@ -37,13 +37,13 @@ def choose_device(name: str) -> torch.device:
     count = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
     here = count.get(device.type, 0)
     if (device.index or 0) >= here:
-        fix = "use 'auto' or 'cpu', or look at `mimicmotion doctor`"
+        fix = "use 'auto' or 'cpu', or see `mimicmotion doctor`"
         raise ConfigError(f"device={name!r}", f"a device of this machine, which has {here} of this kind", fix)
     return device
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The torch dtype of a name; "auto" is float32 on a CPU and float16 (as the published code) on a GPU."""
+    """The torch dtype of a name; "auto" is float32 on a CPU and float16 (as in the published code) on a GPU."""
     import torch
 
     if name == "auto":
@@ -72,9 +72,9 @@ def free_memory(device: torch.device, resident: int = 0) -> int | None:
 
 
 def host_free(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Bytes that this process can still take: what the system has, within the limits of its control groups.
+    """Bytes that this process can still allocate, within the limits of its control groups (containers; version 2).
 
-    Containers are such groups (version 2). None where the system does not say.
+    None if the system does not tell.
     """
     rooms = [1024 * int(kib) for kib in re.findall(r"^MemAvailable: *(\d+)", _text(proc / "meminfo"), re.M)]
     name = "".join(re.findall(r"^0::/(.*)$", _text(proc / "self" / "cgroup"), re.M)).replace("../", "")

@@ -1,4 +1,4 @@
-"""Packages that only some features need."""
+"""Optional dependencies."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def import_extra(module: str, extra: str) -> Any:
 
 
 def install_command(extra: str) -> str:
-    """The line that installs optional packages, from where this package itself came: checkout, repository or index."""
+    """The command that installs optional packages from the source of this package: checkout, repository or index."""
     try:
         text = importlib.metadata.distribution("mimicmotion").read_text("direct_url.json")
     except importlib.metadata.PackageNotFoundError:  # the sources of a checkout, on the path

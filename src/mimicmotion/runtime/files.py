@@ -1,4 +1,4 @@
-"""Files that appear under their name only when complete, checks of a path before long work, checksums, disk buffers."""
+"""Atomic writes, checks of paths before long work, checksums, and disk buffers."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from pathlib import Path
 from mimicmotion.errors import ConfigError, InputError, MimicMotionError, OutputError
 
 FAILED_WRITE = re.compile(r"inline_container|PytorchStreamWriter|file write failed|I/O error|No space left")
-"""How torch.save and safetensors, whose writers raise no OSError, speak of a full disk."""
+"""Messages of torch.save and safetensors, which do not raise OSError, on a full disk."""
 
 
 def check_writable(path: str | os.PathLike[str]) -> Path:
-    """Make sure, before long work, that `path` can be written later; leaves nothing behind.
+    """Check, before long work, that `path` can be written later; leaves no files.
 
-    Missing parent folders are fine: they are created when writing begins.
+    Missing parent folders are fine, because they are created before writing.
 
     Raises:
         OutputError: a part of the path is a file, a name is too long, or the nearest existing folder cannot be written.
@@ -36,10 +36,10 @@ def check_writable(path: str | os.PathLike[str]) -> Path:
             folder, names = folder.parent, [*names, folder.name]
         if not folder.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
-        for name in names:  # looking for a name is enough to learn that it is too long
+        for name in names:  # lstat fails if a name is too long
             with contextlib.suppress(FileNotFoundError):
                 os.lstat(folder / name)
-        # trying it is the only check that sees read-only mounts and holds for root too
+        # the only check that also works on read-only mounts and for root
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as e:
@@ -48,13 +48,13 @@ def check_writable(path: str | os.PathLike[str]) -> Path:
 
 
 def check_not_inputs(inputs: Iterable[str | os.PathLike[str] | None], outputs: Iterable[Path]) -> None:
-    """Make sure, before any work, that no file that a job reads is replaced by one that it writes.
+    """Check, before any work, that a job does not overwrite its inputs.
 
-    Names do not count but what they stand for: links, hard links and names that differ in case are the same file. A
-    folder that is replaced must hold no input either.
+    Paths are compared by file identity, so links, hard links and names that differ in case count as the same file. A
+    replaced folder must not contain an input either.
 
     Args:
-        inputs: files and folders; those that are not there (None, names on the hub) do not matter.
+        inputs: files and folders; those that do not exist (None, names on the hub) are ignored.
         outputs: files and folders that are replaced.
 
     Raises:
@@ -70,9 +70,9 @@ def check_not_inputs(inputs: Iterable[str | os.PathLike[str] | None], outputs: I
     for path in outputs:
         if path.exists() and (source := read.get(_identity(path))) is not None:
             what = "is" if path.samefile(source) else "holds"
-            raise ConfigError(f"{path} {what} the input {source}", "another place", "name another output")
+            raise ConfigError(f"{path} {what} the input {source}", "a different path", "choose another output")
         if written.setdefault(os.path.realpath(path), path) is not path:
-            raise ConfigError(f"two outputs are {path}", "a place for each", "name another output")
+            raise ConfigError(f"two outputs are {path}", "different paths", "choose another output")
 
 
 def _identity(path: Path) -> tuple[int, int]:
@@ -81,13 +81,13 @@ def _identity(path: Path) -> tuple[int, int]:
 
 
 def part_name(path: Path) -> str:
-    """A hidden name for what is not yet complete, see `run_folder.LEFTOVER`."""
+    """A hidden name for an incomplete file, see `run_folder.LEFTOVER`."""
     return f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}"
 
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn a failure to write of the body, which writes `path`, into an OutputError that says what helps."""
+    """Convert write errors of the body, which writes `path`, to an OutputError with a fix."""
     try:
         yield
     except MimicMotionError:
@@ -103,13 +103,13 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary name beside `path`; on success it becomes `path`, on any error or Ctrl-C it is removed.
+    """Give a temporary path beside `path`, renamed to `path` on success and removed on any error or Ctrl-C.
 
-    Parent folders are created. What was under `path` before stays there until the new file is complete. Errors of
-    the body pass unchanged.
+    Creates parent folders. An existing file is replaced only when the new one is complete. Errors of the body are not
+    converted.
 
     Raises:
-        OutputError: the folder cannot be created or the file cannot get its name.
+        OutputError: the folder cannot be created, or the file cannot be renamed.
     """
     path = Path(path)
     # in the same folder, so that the last step is a rename and not a copy
@@ -128,22 +128,22 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def output_error(path: Path, error: OSError) -> OutputError:
-    """An OutputError that says what is wrong with writing `path` and what helps."""
+    """An OutputError for a failure to write `path`, with a fix."""
     reason = error.strerror or str(error)
     fix = {
         errno.ENOSPC: "free some space or write to another disk",
         errno.EDQUOT: "free some space: the disk quota is used up",
-        errno.EFBIG: "the file system does not take files of this size; write to another disk",
+        errno.EFBIG: "the file system does not support files of this size; write to another disk",
         errno.EROFS: "the file system is read-only; write elsewhere",
         errno.ENOTDIR: "a part of the path is a file, not a folder",
-        errno.ENAMETOOLONG: "choose a shorter name: other files get names made of it",
+        errno.ENAMETOOLONG: "choose a shorter name; names of other files are derived from it",
         errno.EISDIR: "this is a folder; name a file, for example out.mp4",
     }.get(error.errno or 0, "check the folder's permissions or write elsewhere")
     return OutputError(f"{path} cannot be written ({reason})", "a writable place with enough room", fix)
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:
-    """Hexadecimal sha256 of a file of any size, read in pieces.
+    """Hexadecimal sha256 of a file, read in chunks.
 
     Raises:
         InputError: the file cannot be read.
@@ -156,10 +156,10 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
 
 
 class DiskBuffer:
-    """Pieces of data that are needed again but would fill the memory: `buffer[i]` is the i-th piece that was added.
+    """A list of byte strings on disk instead of in memory: `buffer[i]` is the i-th one that was added.
 
-    They lie in a temporary file (of the folder that TMPDIR names), which vanishes with the object or the process. The
-    system keeps what is read often in memory that it can take back.
+    It uses a temporary file (in TMPDIR) that is deleted with the object or the process. The system caches what is read
+    often.
     """
 
     def __init__(self) -> None:
@@ -174,7 +174,7 @@ class DiskBuffer:
         return len(self._ends) - 1
 
     def add(self, data: bytes | memoryview) -> None:
-        """Add a piece.
+        """Append data.
 
         Raises:
             OutputError: the disk is full.
@@ -196,9 +196,10 @@ class DiskBuffer:
         with self._lock:
             self._file.seek(start)
             done = 0
-            while done < len(data):  # a raw file may give less than asked for
+            while done < len(data):  # a raw file may return less than requested
                 count = self._file.readinto(data[done:])
                 if not count:
-                    raise OutputError(f"a temporary file in {self._path} was cut off", "a sound disk", "check the disk")
+                    got = f"a temporary file in {self._path} was truncated"
+                    raise OutputError(got, "an intact file", "check the disk")
                 done += count
         return bytes(data)

@@ -17,13 +17,13 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(KeyboardInterrupt):
-    """Work was stopped on request. Nothing is lost; the message, if any, explains how to resume."""
+    """Work was stopped on request, without losing results; the message, if any, says how to resume."""
 
 
 class Interrupts:
-    """While entered, SIGTERM is what Ctrl-C is; inside `patiently` the first sets `asked`, the second interrupts.
+    """Context in which SIGTERM acts like Ctrl-C. In `patiently`, the first signal sets `asked`, the second interrupts.
 
-    Outside the main thread, and for signals that are ignored (as under nohup), all stays as it is.
+    Has no effect outside the main thread, and on signals that are ignored (as under nohup).
     """
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class Interrupts:
 
     @contextlib.contextmanager
     def patiently(self, notice: str = "") -> Iterator[None]:
-        """The body looks at `asked` and stops by itself; `notice` is logged when that is asked of it."""
+        """Context for code that checks `asked` and stops by itself; `notice` is logged at the first signal."""
         self._patient, self._notice = True, notice
         try:
             yield

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from mimicmotion.errors import memory_error, out_of_memory
+from mimicmotion.errors import system_error
 
 T = TypeVar("T")
 
@@ -38,11 +38,12 @@ def finish(job: Job[T], on_progress: Callable[[Progress], object] | None = None)
 
     Args:
         job: the job.
-        on_progress: sees every report. What it raises ends the job, which keeps what it keeps when interrupted; to
-            cancel, from whatever thread asked for it, raise `mimicmotion.Stopped`.
+        on_progress: called with every report. An exception that it raises ends the job as an interrupt does; raise
+            `mimicmotion.Stopped` to cancel.
 
     Raises:
-        ConfigError: a library had no memory; says in which stage. And whatever the job raises.
+        InputError: a library ran out of memory (the message names the stage), or a path is invalid. Also whatever the
+            job raises.
     """
     stage = "the first stage"
     while True:
@@ -57,22 +58,22 @@ def finish(job: Job[T], on_progress: Callable[[Progress], object] | None = None)
         except StopIteration as stop:
             return stop.value
         except Exception as e:
-            if not out_of_memory(e):
+            if (known := system_error(e, stage)) is None:
                 raise
-            raise memory_error(e, stage) from e
+            raise known from e
 
 
 @dataclass
 class Stopwatch:
-    """Seconds spent per stage, from the reports that pass through `watch`."""
+    """Seconds spent per stage, measured by `watch`."""
 
     seconds: dict[str, float] = field(default_factory=dict)
 
     def watch(self, job: Job[T]) -> Job[T]:
-        """Pass a job's reports on and add up the time until each."""
+        """Forward a job's reports, and add up the time of each stage."""
         last = time.perf_counter()
         stage = "start"
-        with contextlib.closing(job):  # it keeps its state before the caller goes on
+        with contextlib.closing(job):  # so that it saves its state before the caller continues
             while True:
                 try:
                     report = next(job)

@@ -1,28 +1,30 @@
-"""Common parts of file readers: limits on declared sizes, and a boundary that converts errors."""
+"""Helpers of file readers: limits on declared sizes, and error conversion."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from mimicmotion.errors import ConfigError, InputError, MediaError, MimicMotionError, out_of_memory
 
-Limit = Literal["pixels", "video_pixels", "frames", "seconds", "gap", "bytes"]
+Limit = Literal["pixels", "video_pixels", "animation", "frames", "seconds", "gap", "bytes"]
 LIMITS: dict[Limit, tuple[float, str]] = {
-    "pixels": (150e6, "pixels"),  # 8k has 33 million, the largest telephones' pictures 200
+    "pixels": (150e6, "pixels"),  # 8k has 33 million, pictures of the largest phones 200 million
     "video_pixels": (40e6, "pixels a frame"),
-    "frames": (200_000, "frames"),  # nearly an hour at 60 a second
+    "animation": (1.5e9, "pixels in the frames of an animation"),  # GIF, WebP, APNG are slow: 2400 frames of 1024 x 576
+    "frames": (200_000, "frames"),  # nearly an hour at 60 frames per second
     "seconds": (6 * 3600, "seconds"),
     "gap": (600, "seconds between two frames"),
     "bytes": (2**29, "bytes of text or numbers"),  # OpenPose JSON takes 4 kB for each frame and person
 }
-"""What a picture, video or pose file may state at most, before anything of that size is made: bomb or damage above.
+"""Largest sizes that a picture, video or pose file may declare; above, it is taken for damaged or malicious.
 
-The environment variable MIMICMOTION_MAX_PIXELS, _FRAMES, ... sets another limit.
+The environment variables MIMICMOTION_MAX_PIXELS, _FRAMES, ... set other limits.
 """
 
 
@@ -31,7 +33,7 @@ def check_limit(name: Limit, value: float, what: object, kind: type[MimicMotionE
 
     Args:
         name: of the limit.
-        value: what is stated.
+        value: the declared size.
         what: the file, for the error.
         kind: of the error.
 
@@ -53,12 +55,12 @@ def check_limit(name: Limit, value: float, what: object, kind: type[MimicMotionE
 
 @contextlib.contextmanager
 def reading(path: object, what: str, fix: str, kind: type[MimicMotionError] = InputError) -> Iterator[None]:
-    """Convert any error of a parser in the body, which reads `path`, into one that names the file.
+    """Convert any error of the body, which reads `path`, to one that names the file.
 
     Args:
         path: the file, for the error.
-        what: what it should be, with its article: "a picture".
-        fix: what helps if it is not.
+        what: what it should be, with an article: "a picture".
+        fix: what to do if it is not.
         kind: of the error.
 
     Raises:
@@ -74,7 +76,7 @@ def reading(path: object, what: str, fix: str, kind: type[MimicMotionError] = In
         raise kind(f"{path} is nested too deeply", what, fix) from e
     except Exception as e:
         if out_of_memory(e):
-            got = f"{path} does not fit into the memory that is free"
+            got = f"{path} does not fit in memory"
             raise kind(got, f"enough memory for {what}", "close other programs, or scale it down") from e
         if isinstance(e, OSError) and e.strerror and e.errno is not None and 0 < e.errno < 256:
             raise kind(f"{path} cannot be read ({e.strerror})", what, "check the path and its permissions") from e
@@ -83,27 +85,32 @@ def reading(path: object, what: str, fix: str, kind: type[MimicMotionError] = In
 
 
 def read_json(path: Path, what: str, fix: str, kind: type[MimicMotionError] = InputError) -> Any:
-    """What a JSON file holds; arguments as for `reading`.
+    """Content of a JSON file; arguments as for `reading`.
 
     Raises:
         InputError: it is missing, damaged, too large, or nested too deeply.
     """
     with reading(path, what, fix, kind):
         check_limit("bytes", path.stat().st_size, path, kind)
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return json.loads(path.read_bytes())  # with a byte order mark, and in UTF-16, too
 
 
 def check_input_file(path: Path, what: str) -> None:
-    """Raise MediaError unless `path` is a file with something in it.
+    """Raise MediaError unless `path` is a file that is not empty.
 
     Args:
         path: the file.
-        what: what it should be, with its article: "a picture".
+        what: what it should be, with an article: "a picture".
     """
     if not path.exists():
+        if web := re.match(r"(\w\w+:)/+", str(path)):  # a path holds one slash of the two
+            got = f"{web[1]}//{str(path)[web.end() :]} is an address"
+            raise MediaError(got, f"{what} file on this computer", "download it first")
         raise MediaError(f"{path} does not exist", f"{what} file", "check the path")
     if path.is_dir():
         raise MediaError(f"{path} is a folder", f"{what} file", "name a file in it")
+    if not path.is_file():  # a pipe or device would be read for ever
+        raise MediaError(f"{path} is a pipe or a device", f"{what} file", "write it to a file first")
     try:
         with path.open("rb") as f:
             empty = not f.read(1)

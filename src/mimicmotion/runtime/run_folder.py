@@ -1,7 +1,7 @@
 """Folders of resumable runs: written atomically and durably, by one process at a time, with a fixed identity.
 
-A file or folder is made under a hidden name beside its own, is on the disk before it gets its own name, and what a
-killed process leaves under the hidden one is told apart by `clear_leftovers`.
+A file or folder is written under a hidden name, flushed to disk, and then renamed. `clear_leftovers` removes hidden
+files of killed processes.
 """
 
 from __future__ import annotations
@@ -24,11 +24,8 @@ LEFTOVER = re.compile(r"\.(.+?)(\.[0-9a-f]{8})?\.(part|old)(\.[^.]+)?")
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk.
-
-    A name must not outlive a power cut with half of the contents.
-    """
-    if os.name == "nt" and path.is_dir():  # has no handles of folders
+    """Flush a file, or the names in a folder, to disk, so that a power cut leaves no name with partial contents."""
+    if os.name == "nt" and path.is_dir():  # Windows has no handles of folders
         return
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
@@ -39,7 +36,7 @@ def sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def durable_file(path: Path) -> Iterator[Path]:
-    """`files.atomic_path` for a file that is on the disk before it gets its name."""
+    """`files.atomic_path`, with the file flushed to disk before it is renamed."""
     with atomic_path(path) as part:
         yield part
         with writing(path):
@@ -48,13 +45,13 @@ def durable_file(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: str | os.PathLike[str], pattern: str = "*") -> Iterator[Path]:
-    """Give a hidden folder beside `path`; on success it becomes `path`, on any error or Ctrl-C it is removed.
+    """Give a hidden folder beside `path`, renamed to `path` on success and removed on any error or Ctrl-C.
 
-    Parent folders are created. What was under `path` stays there until the new folder is complete and on the disk, and
-    is replaced only if it holds nothing but `pattern` files. Errors of the body pass unchanged.
+    Creates parent folders. An existing folder is replaced only when the new one is complete and on disk, and only if it
+    holds nothing but `pattern` files. Errors of the body are not converted.
 
     Raises:
-        OutputError: the folder cannot be written, or its place is taken by files that are not ours.
+        OutputError: the folder cannot be written, or `path` holds other files.
     """
     path = Path(path)
     part, old = (path.with_name(f".{path.name}.{secrets.token_hex(4)}.{kind}") for kind in ("part", "old"))
@@ -75,12 +72,12 @@ def atomic_folder(path: str | os.PathLike[str], pattern: str = "*") -> Iterator[
         shutil.rmtree(part, ignore_errors=True)
         if path.exists():
             shutil.rmtree(old, ignore_errors=True)
-        elif old.exists():  # the new folder could not get the name
+        elif old.exists():  # the new folder could not be renamed
             old.replace(path)
 
 
 def check_replaceable_folder(path: Path, pattern: str) -> None:
-    """Raise OutputError if `path` is a file, or a folder with other files than `pattern` (which we would delete)."""
+    """Raise OutputError if `path` is a file, or a folder with files other than `pattern`, which would be deleted."""
     if path.exists() and not path.is_dir():
         raise OutputError(f"{path} is a file", "a new or empty folder", "choose another name")
     if path.is_dir():
@@ -93,8 +90,8 @@ def clear_leftovers(folder: Path, names: Container[str] | None = None) -> None:
     """Delete partial files of killed processes, and restore a folder whose replacement was interrupted.
 
     Args:
-        folder: where the files and folders stand; no other process may be writing them.
-        names: of the files and folders; None takes all.
+        folder: of the files and folders; no other process may be writing them.
+        names: of the files and folders; None means all.
     """
     for leftover in folder.iterdir() if folder.is_dir() else ():
         match = LEFTOVER.fullmatch(leftover.name)
@@ -112,14 +109,14 @@ def clear_leftovers(folder: Path, names: Container[str] | None = None) -> None:
 class FolderLock:
     """Locks a folder against other processes and other jobs of this process.
 
-    It ends with `release`, or when this process ends in whatever way: workers that outlive it hold nothing. On systems
-    and file systems without locks nothing is kept off.
+    The lock ends with `release`, or when this process ends; workers that outlive it do not hold it. It has no effect on
+    systems and file systems without locks.
 
     Args:
         path: the lock file; its folder must exist.
 
     Raises:
-        ConfigError: another holds it.
+        ConfigError: the folder is already locked.
         OutputError: the file cannot be written.
     """
 
@@ -132,7 +129,7 @@ class FolderLock:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as e:
             self._file.close()
-            fix = "wait until it ends, or name another"
+            fix = "wait until it ends, or use another folder"
             raise ConfigError(f"{path.parent} is in use by another process", "one process at a time", fix) from e
         except (ImportError, OSError):
             pass
@@ -147,7 +144,7 @@ _LOCKS: weakref.WeakSet[FolderLock] = weakref.WeakSet()
 
 
 def _close_copies() -> None:
-    """In a forked process: close the copies of its parent's locks, which the parent keeps."""
+    """In a forked process, close its copies of the parent's locks."""
     for lock in _LOCKS:
         lock.release()
 
@@ -165,12 +162,12 @@ def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], name: str = "{}") -> list[str]:
-    """What differs between settings or checksums, sorted: "optim.lr was 0.01, is 0.02".
+    """Differences between settings or checksums, sorted: "optim.lr was 0.01, is 0.02".
 
     Args:
         old: of the earlier run, nested or not.
         new: of this run.
-        name: what a key is called, such as "setting {}".
+        name: format of the keys, such as "setting {}".
     """
     a, b = flat(old), flat(new)
     changed = [key for key in sorted({*a, *b}) if a.get(key) != b.get(key)]

@@ -1,7 +1,7 @@
 """Concurrent stages: a thread that prefetches, and a thread that works in the background.
 
-Video decoding, drawing, onnxruntime, the networks and the video encoder all let go of Python's lock while they work, so
-a thread is enough. Order and results are those of one stage after the other; only the waiting differs.
+Video decoding, drawing, onnxruntime, the networks and the video encoder all release the GIL, so threads are enough.
+Order and results are the same as with one stage after the other.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ def cores() -> int:
 
 @contextlib.contextmanager
 def prefetch(source: Iterable[T], depth: int = 2) -> Iterator[Iterator[T]]:
-    """Prefetch `source` on a separate thread; the block gets an iterator.
+    """Prefetch `source` on a separate thread, and give an iterator over its items.
 
-    Items come in their order; what `source` raises is raised where its item would have come. Leaving the block, by
-    whatever way, stops the thread; it closes the source, if that is a generator, and is waited for.
+    Items keep their order, and errors of `source` are raised in place of the item. Leaving the block stops the thread,
+    which closes the source if it is a generator, and waits for it.
 
     Args:
-        source: anything to iterate over; only the thread touches it from now on.
-        depth: items that may be made ahead of the one in use, the one in work included.
+        source: an iterable, which only the thread may use from now on.
+        depth: number of items made ahead of the one in use, including the one in progress.
     """
     room, stopped = _room(depth), threading.Event()
     ready: queue.SimpleQueue[tuple[list[T], BaseException | None]] = queue.SimpleQueue()
@@ -64,7 +64,7 @@ def prefetch(source: Iterable[T], depth: int = 2) -> Iterator[Iterator[T]]:
                 raise error
             if not item:
                 return
-            yield item.pop()  # nothing here holds it while it is used
+            yield item.pop()  # keep no reference while it is used
 
     thread = threading.Thread(target=read, name="prefetch", daemon=True)
     thread.start()
@@ -81,13 +81,13 @@ def prefetch(source: Iterable[T], depth: int = 2) -> Iterator[Iterator[T]]:
 def behind(work: Callable[[T], object], depth: int = 2) -> Iterator[Callable[[T], None]]:
     """Run `work(item)` on a thread for each submitted item, in order.
 
-    `with behind(writer.write) as write: write(frame)`. Leaving the block waits until all is done; an error of the work
-    is raised in the block or at its end. If the block itself fails, the item in work is finished and the others are
+    Use it as `with behind(writer.write) as write: write(frame)`. Leaving the block waits for all items; an error of the
+    work is raised in the block or at its end. If the block fails, the current item is finished and the others are
     dropped.
 
     Args:
         work: called on the thread, with one item at a time.
-        depth: items that may wait or be in work; more make the caller wait.
+        depth: number of items that can be waiting or in progress before the caller blocks.
     """
     room, pool = _room(depth), ThreadPoolExecutor(1, "behind")
     errors: list[BaseException] = []
@@ -111,7 +111,7 @@ def behind(work: Callable[[T], object], depth: int = 2) -> Iterator[Callable[[T]
     try:
         yield hand_over
         pool.shutdown()
-    finally:  # the block failed, or Ctrl-C came: what waits is dropped
+    finally:  # if the block failed or was interrupted, waiting items are dropped
         pool.shutdown(cancel_futures=True)
     if errors:
         raise errors[0]

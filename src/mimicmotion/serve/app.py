@@ -24,6 +24,7 @@ from pydantic import BaseModel, TypeAdapter
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mimicmotion import __version__
 from mimicmotion.client import JobState
@@ -39,6 +40,9 @@ from mimicmotion.settings.serve import Scope as TokenScope
 logger = logging.getLogger(__name__)
 
 EVENT_SECONDS, KEEP_ALIVE_SECONDS = 0.5, 15.0
+METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT", "PATCH")
+SILENT_SECONDS = 20.0
+"""Until a connection has to have sent its first request."""
 HEADERS = {
     b"x-content-type-options": b"nosniff",
     b"referrer-policy": b"no-referrer",
@@ -78,7 +82,8 @@ class Guard:
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
-                self.requests[scope["method"], message["status"]] += 1
+                method = scope["method"] if scope["method"] in METHODS else "other"  # else callers grow the table
+                self.requests[method, message["status"]] += 1
                 there = {name for name, _ in message["headers"]}
                 message["headers"] = [*message["headers"], *((k, v) for k, v in HEADERS.items() if k not in there)]
             await send(message)
@@ -100,6 +105,24 @@ class Guard:
                 raise RefusedError(403, f"a request of the page {value[:200]!r}", "one of this service", "use a client")
 
 
+class Connection(H11Protocol):
+    """A connection that is closed where there are too many, or where no request comes.
+
+    uvicorn by itself answers further requests with 503, but keeps all connections, also those that say nothing.
+    """
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        """Take it, or close it."""
+        super().connection_made(transport)
+        if self.limit_concurrency is not None and len(self.connections) > self.limit_concurrency:
+            transport.abort()
+        self.loop.call_later(SILENT_SECONDS, self._close_silent)
+
+    def _close_silent(self) -> None:
+        if self.cycle is None:
+            self.transport.abort()
+
+
 def create_app(config: ServeConfig) -> FastAPI:
     """The service as an ASGI application; it works from its startup to its shutdown.
 
@@ -107,6 +130,7 @@ def create_app(config: ServeConfig) -> FastAPI:
 
     Raises:
         ConfigError: a setting is wrong, or another computer could reach the service without a token.
+        InputError: the study is not complete.
     """
     jobs, known = Jobs(config), Tokens(config.data)
     if not config.is_local and not known.all():
@@ -133,6 +157,10 @@ def create_app(config: ServeConfig) -> FastAPI:
     app.state.receiving, app.state.accepting = 0, anyio.CapacityLimiter(4)
     hosts = {*LOOPBACK, config.host, *config.allowed_hosts}
     app.include_router(router)
+    if config.study is not None:
+        from mimicmotion.serve.study import mount as mount_study
+
+        mount_study(app, config.study)
     if config.page:
         from mimicmotion.serve.page import mount  # gradio takes seconds
 
@@ -161,7 +189,9 @@ def serve(config: ServeConfig, tell: Callable[[str], object]) -> None:
     except OSError as e:
         fix = "choose another --port or --host"
         raise OutputError(f"cannot listen at {config.host}:{config.port} ({e})", "a free address", fix) from e
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False, timeout_graceful_shutdown=3))
+    limits: dict[str, Any] = {"limit_concurrency": config.max_connections, "http": Connection}
+    quiet: dict[str, Any] = {"log_level": "warning", "server_header": False}
+    server = uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=3, **limits, **quiet))
     signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again when all is done
     host = f"[{config.host}]" if ":" in config.host else config.host
     tell(f"http://{host}:{listener.getsockname()[1]} (Ctrl-C stops it; running jobs are resumed at the next start)")

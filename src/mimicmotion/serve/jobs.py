@@ -14,6 +14,7 @@ import importlib.util
 import json
 import logging
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -25,7 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from dbos import DBOS, DBOSContextSetAuth, SetEnqueueOptions, SetWorkflowID, WorkflowStatus
+from dbos import DBOS, DBOSContextSetAuth, SetEnqueueOptions, SetWorkflowID, WorkflowStatus, error
 
 from mimicmotion.client import JobState
 from mimicmotion.errors import ConfigError, MimicMotionError
@@ -34,7 +35,7 @@ from mimicmotion.runtime.files import sha256_file
 from mimicmotion.runtime.interrupt import Stopped
 from mimicmotion.runtime.run_folder import FolderLock, durable_file, sync
 from mimicmotion.serve.uploads import FORM, GIB, RefusedError, name_by_content
-from mimicmotion.serve.worker import LOCK, PROGRESS, Checker, DiedError, Generator, Worker, Workers
+from mimicmotion.serve.worker import LOCK, PROGRESS, RECORD, Checker, DiedError, Generator, Worker, Workers
 from mimicmotion.settings import GenerateConfig, load_yaml, parse
 from mimicmotion.settings.parsing import nearest
 from mimicmotion.settings.serve import OPERATORS, ServeConfig, callers_settings
@@ -44,7 +45,7 @@ logger = logging.getLogger(__name__)
 Kind = Literal["generate", "plan"]
 OUTPUTS: dict[str, str] = {"generate": "result.mp4", "plan": "plan.png"}
 PER_JOB = ("picture", "video", "output", "resume")
-RECORD, CANCELLED, QUEUE = "job.json", "cancelled", "jobs"
+CANCELLED, QUEUE = "cancelled", "jobs"
 STATES = {"ENQUEUED": "queued", "DELAYED": "queued", "PENDING": "running", "SUCCESS": "done", "CANCELLED": "cancelled"}
 ACTIVE, ENDED = ["ENQUEUED", "DELAYED", "PENDING"], ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
 HIGHEST_PRIORITY = 9
@@ -231,7 +232,8 @@ class Jobs:
         Raises:
             RefusedError: there is no such job, or it is another's.
         """
-        return self._state(DBOS.get_workflow_status(id) if self.folder(id).exists() else None, owner)
+        known = re.fullmatch("[0-9a-f]{32}", id) and self.folder(id).exists()
+        return self._state(DBOS.get_workflow_status(id) if known else None, owner)
 
     def list(self, owner: str | None, limit: int, offset: int) -> list[JobState]:
         """Jobs, the newest first."""
@@ -330,6 +332,7 @@ class Jobs:
             ConfigError: another process of this name has the data folder.
         """
         self.claim()
+        logging.getLogger("dbos").addFilter(_is_not_of_a_deleted_job)
         DBOS(
             config={
                 "name": "mimicmotion",
@@ -514,6 +517,11 @@ def public(error: BaseException, folder: Path | None = None) -> dict[str, str]:
 def public_sidecar(output: Path) -> str:
     """The sidecar of a result, with names in place of paths into the data folder."""
     return sidecar_path(output).read_text(encoding="utf-8").replace(f"{output.parent}{os.sep}", "")
+
+
+def _is_not_of_a_deleted_job(record: logging.LogRecord) -> bool:
+    """DBOS reports as an error that a job was deleted just before its outcome was to be recorded."""
+    return not (record.exc_info and isinstance(record.exc_info[1], error.DBOSNonExistentWorkflowError))
 
 
 def _name(status: WorkflowStatus) -> str:

@@ -32,7 +32,7 @@ from mimicmotion.client import JobState
 from mimicmotion.errors import InputError
 from mimicmotion.serve.jobs import Jobs, Kind, public, public_sidecar
 from mimicmotion.serve.tokens import COOKIE, Token, Tokens, owner_of
-from mimicmotion.serve.uploads import MIB, RefusedError
+from mimicmotion.serve.uploads import MIB, RefusedError, small_body
 from mimicmotion.settings import GenerateConfig
 from mimicmotion.settings.parsing import Range, declared, field_help
 from mimicmotion.settings.serve import ServeConfig, callers_settings
@@ -42,27 +42,31 @@ HISTORY = 30
 POLL_SECONDS = 1.0
 EXACT_IN_A_BROWSER = 2**53
 MAIN = {
-    "duration": "使用多少秒",
-    "start": "从第几秒开始",
-    "tempo": "动作速度",
-    "speed": "速度档位",
-    "num_inference_steps": "去噪步数",
-    "guidance_scale": "引导强度",
-    "seed": "随机种子",
-    "align": "体型对齐",
-    "background": "背景",
-    "audio": "保留声音",
+    "duration": ("使用多少秒", "使用动作视频的前多少秒；留空则使用全部。"),
+    "start": ("从第几秒开始", "从动作视频的第几秒开始。"),
+    "tempo": ("动作速度", "0.5 为一半速度（慢动作），2 为两倍速度。"),
+    "speed": ("速度档位", "exact 为精确结果；balanced 和 fast 更快，结果略有不同。"),
+    "num_inference_steps": ("去噪步数", "留空则由速度档位或模型决定（公开权重为 25）。"),
+    "guidance_scale": ("引导强度", "1 表示关闭引导，用时减半；留空则使用模型的默认值。"),
+    "seed": ("随机种子", "输入和种子相同，结果就相同。"),
+    "align": ("体型对齐", "如何让动作姿态适合照片中人物的体型。"),
+    "background": ("背景", "model：由模型生成；keep：保留照片的背景。"),
+    "audio": ("保留声音", "复制动作视频的声音（仅限原速）。"),
 }
-"""The settings that are not folded away, with their Chinese names."""
+"""The settings that are not folded away, with their Chinese names and help."""
 TEXTS = {
     "title": ("## MimicMotion: a picture, moving as in a video", "## MimicMotion：让照片里的人照着视频动起来"),
     "picture": ("Picture of a person", "人物照片"),
     "video": ("Video with the movement", "动作视频"),
+    "instead": ("A pose file in place of the video", "用姿态文件代替视频"),
+    "poses file": (".npz of mimicmotion poses, or OpenPose JSON", "mimicmotion poses 生成的 .npz，或 OpenPose JSON"),
     "example": ("Use the example", "使用示例"),
     "plan": ("Show the plan", "查看计划"),
     "make": ("Make the video", "生成视频"),
     "more": ("All other settings", "其他设置"),
     "cancel": ("Cancel", "取消"),
+    "delete": ("Delete", "删除"),
+    "sure": ("Delete this job with its files?", "删除此任务及其文件？"),
     "reuse": ("Reuse these settings", "再次使用这些设置"),
     "history": ("Jobs, the newest first", "任务（最新的在前）"),
     "empty": ("Your video will appear here.", "生成的视频会显示在这里。"),
@@ -127,6 +131,10 @@ for (const kind of ['play', 'pause', 'seeked']) element.addEventListener(kind, (
 }, true);
 """
 """The driving video follows the result."""
+SURE = f"""(id, html) => {{
+  const question = navigator.language.startsWith('zh') ? '{TEXTS["sure"][1]}' : '{TEXTS["sure"][0]}';
+  return [confirm(question) ? id : null, html];
+}}"""
 SHOW = "() => document.getElementById('view').scrollIntoView({behavior: 'smooth', block: 'start'})"
 POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; frame-ancestors 'none'"
 LOGIN = """<!doctype html><meta name="viewport" content="width=device-width"><title>MimicMotion</title>
@@ -138,11 +146,12 @@ input, button {{ font: inherit; padding: .6em; width: 100%; box-sizing: border-b
 
 
 def mount(app: FastAPI) -> None:
-    """Put the page on a service, at every path that is not under /v1."""
+    """Put the page on a service, at every path that nothing else has."""
     jobs, config = app.state.jobs, app.state.config
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["GRADIO_TEMP_DIR"] = str(jobs.data / "incoming" / "page")  # counted, and swept
-    texts = TEXTS | {name: (_title(name), chinese) for name, chinese in MAIN.items()}
+    texts = TEXTS | {name: (_title(name), chinese) for name, (chinese, _) in MAIN.items()}
+    texts |= {f"{name} help": (HELP[name], chinese) for name, (_, chinese) in MAIN.items()}
     i18n = gr.I18n(**{lang: {f"mm-{k}": v[i] for k, v in texts.items()} for i, lang in enumerate(("en", "zh-CN"))})
     page = Page(jobs, app.state.tokens, config)
     sans = ["system-ui", "sans-serif"]  # no fonts from elsewhere
@@ -170,7 +179,7 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""
-        if scope["type"] == "lifespan" or scope["path"].startswith("/v1/"):
+        if scope["type"] == "lifespan" or scope["path"].split("/")[1] in ("v1", "study"):  # they look after themselves
             return await self.app(scope, receive, send)
 
         async def answer(message: Message) -> None:
@@ -191,11 +200,7 @@ class Gate:
             return answer
         note = ""
         if path == "/login" and request.method == "POST":
-            body = b""
-            async for piece in request.stream():
-                body += piece
-                if len(body) > 4096:
-                    break
+            body = await small_body(request, 4096)
             secret = parse_qs(body.decode("latin-1")).get("token", [""])[0].strip()
             if self.tokens.find(secret) is not None:
                 answer = RedirectResponse("/", 303)
@@ -244,7 +249,10 @@ class Page:
                         place: dict[str, Any] = {"sources": ["upload"], "height": 240, "min_width": 150}
                         picture = gr.Image(type="filepath", label=i18n("picture"), elem_id="picture", **place)
                         video = gr.Video(label=i18n("video"), elem_id="video", **place)
-                    for upload in (picture, video):  # the workers look into files, not this process
+                    with gr.Accordion(i18n("instead"), open=False, elem_id="instead") as instead:
+                        types: dict[str, Any] = {"file_types": [".npz", ".json"], "height": 120}
+                        poses = gr.File(label=i18n("poses file"), elem_id="poses", **types)
+                    for upload in (picture, video, poses):  # the workers look into files, not this process
                         upload.preprocess = lambda payload: payload and payload.path  # type: ignore[method-assign]
                     example = gr.Button(i18n("example"), size="sm", elem_id="example")
                     with gr.Row():
@@ -252,9 +260,9 @@ class Page:
                         make = gr.Button(i18n("make"), variant="primary", min_width=120, elem_id="make")
                     notice = gr.HTML(elem_id="notice", visible=False)
                     with gr.Row():
-                        fields = [self._field(name, i18n(name)) for name in MAIN]
+                        fields = [self._field(name, i18n(name), i18n(f"{name} help")) for name in MAIN]
                     with gr.Accordion(i18n("more"), open=False), gr.Row():
-                        fields += [self._field(name, _title(name)) for name in self.names[len(MAIN) :]]
+                        fields += [self._field(name, _title(name), HELP.get(name)) for name in self.names[len(MAIN) :]]
                 with gr.Column(scale=6, min_width=320):
                     view = gr.HTML(elem_id="view", js_on_load=TOGETHER)
                     with gr.Row():
@@ -262,28 +270,30 @@ class Page:
                             i18n("cancel"), variant="stop", visible=False, min_width=120, elem_id="cancel"
                         )
                         reuse = gr.Button(i18n("reuse"), visible=False, min_width=120, elem_id="reuse")
+                        delete = gr.Button(i18n("delete"), visible=False, min_width=120, elem_id="delete")
                     history = gr.Radio([], label=i18n("history"), elem_id="history", visible=False)
                     leave = gr.Button(i18n("leave"), link="/logout", size="sm", visible=bool(self.tokens.all()))
             del leave
             quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-            shown = [history, view, cancel, reuse]
-            form = [picture, video, *fields]
+            shown = [history, view, cancel, reuse, delete]
+            form = [picture, video, poses, *fields]
             for kind, button in (("generate", make), ("plan", plan)):
                 waits = quiet | {"show_progress": "minimal"}
                 told = button.click(self._submitter(kind), form, [notice, *shown], **waits)
                 told.success(None, js=SHOW)
-            example.click(self.example, None, [picture, video], **quiet)
+            example.click(self.example, None, [picture, video, poses], **quiet)
             cancel.click(self.cancel, [history, view], shown, **quiet)
-            reuse.click(self.reuse, history, form, **quiet)
+            delete.click(self.delete, [history, view], shown, js=SURE, **quiet)
+            reuse.click(self.reuse, history, [*form, instead], **quiet)
             for event in (blocks.load, history.input, gr.Timer(POLL_SECONDS).tick):
                 event(self.look, [history, view], shown, **quiet)
         return blocks
 
-    def _field(self, name: str, label: Any) -> Any:
+    def _field(self, name: str, label: Any, info: Any) -> Any:
         """The component of a setting, as its annotation says."""
         kind, notes = declared(GenerateConfig)[name]
         value = _shown(self.defaults[name])
-        facts = {"label": label, "info": HELP.get(name), "min_width": 200, "elem_id": f"set-{name}"}
+        facts = {"label": label, "info": info, "min_width": 200, "elem_id": f"set-{name}"}
         parts = [] if get_origin(kind) is Literal else [k for k in get_args(kind) if k is not NoneType]
         kinds = parts or [kind]
         empty = [("", "")] if NoneType in get_args(kind) else []
@@ -317,13 +327,15 @@ class Page:
     # --- events -----------------------------------------------------------------------------------------------------
 
     def _submitter(self, kind: Kind) -> Callable[..., list[Any]]:
-        def submit(request: gr.Request, picture: str | None, video: str | None, *values: Any) -> list[Any]:
+        def submit(
+            request: gr.Request, picture: str | None, video: str | None, poses: str | None, *values: Any
+        ) -> list[Any]:
             try:
                 token = self.tokens.authorize(request.cookies.get(COOKIE, ""), "jobs")
-                state = self._submit(token, kind, picture, video, values)
+                state = self._submit(token, kind, picture, video or poses, values)
             except (InputError, RefusedError) as e:
                 box = gr.update(value=_error(public(e), _language(request)), visible=True)
-                return [box, *[gr.skip()] * 4]
+                return [box, *[gr.skip()] * 5]
             return [gr.update(value="", visible=False), *self._show(request, state.id, "", choose=True)]
 
         return submit
@@ -333,7 +345,9 @@ class Page:
     ) -> JobState:
         for name, path in (("picture", picture), ("video", video)):
             if path is None or not Path(path).is_file():
-                raise RefusedError(422, f"no {name}", "a picture and a video", f"choose a {name}, or use the example")
+                raise RefusedError(
+                    422, f"no {name}", "a picture, and a video or pose file", f"choose a {name}, or use the example"
+                )
         self.jobs.check_count(token.name)
         self.jobs.check_room(self.jobs.disk_used())
         with self.jobs.incoming() as folder:
@@ -341,9 +355,9 @@ class Page:
                 shutil.copyfile(str(path), folder / name)
             return self.jobs.accept(folder, token.name, kind, self._settings(values))[0]
 
-    def example(self) -> tuple[str, str]:
-        """Paths of the bundled picture and video."""
-        return str(find_asset("demo/person.png")), str(find_asset("demo/driving.mp4"))
+    def example(self) -> tuple[str, str, None]:
+        """Paths of the bundled picture and video, and no pose file."""
+        return str(find_asset("demo/person.png")), str(find_asset("demo/driving.mp4")), None
 
     def cancel(self, request: gr.Request, id: str | None, html: str | None) -> list[Any]:
         """Cancel the job that is shown."""
@@ -352,15 +366,22 @@ class Page:
             self.jobs.cancel(id, owner_of(token))
         return self.look(request, id, html)
 
+    def delete(self, request: gr.Request, id: str | None, html: str | None) -> list[Any]:
+        """Delete the job that is shown, with its files."""
+        if id:
+            token = self.tokens.authorize(request.cookies.get(COOKIE, ""), "jobs")
+            self.jobs.delete(id, owner_of(token))
+        return self.look(request, id, html)
+
     def reuse(self, request: gr.Request, id: str) -> list[Any]:
         """Files and settings of a job, for the form."""
         owner = self._owner(request)
         files = (self.jobs.input(id, owner, name) for name in ("picture", "video"))
-        copies = [save_file_to_cache(path, os.environ["GRADIO_TEMP_DIR"]) for path in files]
-        if copies[1].endswith((".npz", ".json")):  # no video to be shown
-            copies[1] = None  # type: ignore[call-overload]
+        picture, video = (save_file_to_cache(path, os.environ["GRADIO_TEMP_DIR"]) for path in files)
+        poses = video.endswith((".npz", ".json"))
         settings = self.defaults | self.jobs.state(id, owner).settings
-        return [*copies, *("" if (value := _shown(settings[n])) is None else value for n in self.names)]
+        values = ["" if (value := _shown(settings[n])) is None else value for n in self.names]
+        return [picture, *((None, video) if poses else (video, None)), *values, gr.update(open=poses)]
 
     def look(self, request: gr.Request, id: str | None, html: str | None) -> list[Any]:
         """What has changed since the page showed `html`."""
@@ -383,11 +404,11 @@ class Page:
         content = self._view(chosen, owner, language) if chosen else _empty(language)
         new = f'<div class="mm {mark}">{content}</div>'
         if new == html and not choose:
-            return [gr.skip()] * 4
+            return [gr.skip()] * 5
         listed: dict[str, Any] = {"visible": bool(states)} | ({"value": id} if choose else {})
         listed |= {"choices": choices} if choose or mark not in html else {}
-        active = chosen is not None and not chosen.ended
-        return [gr.update(**listed), new, gr.update(visible=active), gr.update(visible=chosen is not None)]
+        seen = [chosen is not None and not chosen.ended, chosen is not None, chosen is not None]
+        return [gr.update(**listed), new, *(gr.update(visible=s) for s in seen)]
 
     def _view(self, state: JobState, owner: str | None, language: int) -> str:
         base, texts = f"/v1/jobs/{state.id}", {key: both[language] for key, both in TEXTS.items()}

@@ -10,7 +10,7 @@ from typing import IO
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 
 from mimicmotion.errors import MimicMotionError
 from mimicmotion.runtime.files import writing
@@ -151,6 +151,23 @@ class Form:
 
     def _end(self) -> None:
         self._whole = True
+
+
+async def small_body(request: Request, limit: int) -> bytes:
+    """The body of a request that has no reason to be large.
+
+    Raises:
+        RefusedError: it has more than `limit` bytes, or did not go on for 30 seconds.
+    """
+    body, pieces = b"", request.stream()
+    try:
+        while (piece := await asyncio.wait_for(anext(pieces, None), MAX_SILENCE)) is not None:
+            body += piece
+            if len(body) > limit:
+                raise RefusedError(413, "a request that is too large", f"at most {limit} bytes", "send less at once")
+    except (TimeoutError, ClientDisconnect) as e:
+        raise RefusedError(408, "a request that does not go on", "all of it", "send it again") from e
+    return body
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from mimicmotion.errors import ConfigError, InputError, MediaError, MimicMotionE
 from mimicmotion.generate.outputs import sidecar_path, state_path, write_sidecar
 from mimicmotion.runtime.files import atomic_path
 from mimicmotion.runtime.interrupt import Interrupts, Stopped
-from mimicmotion.runtime.progress import Job, Progress
+from mimicmotion.runtime.progress import Job, Progress, Stopwatch
 from mimicmotion.runtime.run_folder import FolderLock, clear_leftovers
 from mimicmotion.runtime.workers import end_with_parent
 from mimicmotion.settings import GenerateConfig
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Handler = Callable[[Any], Any]
-PROGRESS, LOCK = "progress.json", "lock"
+RECORD, PROGRESS, LOCK = "job.json", "progress.json", "lock"
 FRAME_RATE = 60
 """Frames of each second of a result that the limit of seconds allows."""
 POLL, TELL_SECONDS, OWN_SECONDS = 0.1, 0.25, 30
@@ -153,7 +153,10 @@ def _answer(
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     handle = make(*arguments)
     while True:
-        request = pipe.recv()
+        try:
+            request = pipe.recv()
+        except EOFError:  # the parent is gone
+            return
         try:
             answer = handle(request)
         except KeyboardInterrupt:
@@ -204,10 +207,12 @@ class Checker:
         if frames is None:
             fix = "set 'duration', or convert the video to MP4"
             raise MediaError(f"{config.video} does not say how long it is", "a video that does", fix)
-        if frames > self.max_seconds * min(config.fps, FRAME_RATE):
+        fps = config.output_fps or config.fps
+        written = frames * fps / config.fps
+        if written > self.max_seconds * min(fps, FRAME_RATE):
             expected = f"at most {self.max_seconds:g} seconds and {FRAME_RATE} frames in each"
             fix = "set 'duration', or lower 'fps'"
-            raise InputError(f"a result of {frames} frames at {config.fps:g} per second", expected, fix)
+            raise InputError(f"a result of {written:.0f} frames at {fps:g} per second", expected, fix)
         return frames
 
 
@@ -220,6 +225,7 @@ class Generator:
     def __init__(self, device: str) -> None:
         self.device = device
         self._pipeline: MimicMotionPipeline | None = None
+        self._paces: dict[str, dict[str, float]] = {}  # of the last job of each kind: seconds a frame of each stage
 
     def __call__(self, config: GenerateConfig) -> None:
         """Make the result of a job in its folder, from the state that an earlier process left there.
@@ -236,8 +242,12 @@ class Generator:
         try:
             clear_leftovers(folder)
             if not sidecar_path(config.output).exists():  # it is written last
+                frames = max(1, json.loads((folder / RECORD).read_text(encoding="utf-8"))["frames"])
+                kind, resumed = config.output.suffix, state_path(config.output).exists()
                 with Interrupts():
-                    _follow(self._job(config), folder)
+                    seconds = _follow(self._job(config), folder, frames, self._paces.get(kind, {}))
+                if not resumed:
+                    self._paces[kind] = {stage: spent / frames for stage, spent in seconds.items() if stage != "load"}
         except InputError:
             raise
         except BaseException:  # weights may lie half here, half there
@@ -274,18 +284,33 @@ def _own(folder: Path) -> FolderLock:
     return FolderLock(folder / LOCK)
 
 
-def _follow(job: Job[Any], folder: Path) -> None:
-    """Run a job to its end; its folder says how far it is."""
-    stage, since, first, told = "", 0.0, 0, 0.0
-    with contextlib.closing(job):
-        for report in job:
+def _follow(job: Job[Any], folder: Path, frames: int, pace: dict[str, float]) -> dict[str, float]:
+    """Run a job to its end; its folder says how far it is.
+
+    Args:
+        job: what to run.
+        folder: of the job.
+        frames: of the result.
+        pace: seconds a frame that each stage took in an earlier job, in their order.
+
+    Returns:
+        Seconds of each stage.
+    """
+    stage, since, first, told, later = "", 0.0, 0, 0.0, 0.0
+    watch, stages = Stopwatch(), list(pace)
+    with contextlib.closing(watch.watch(job)) as reports:
+        for report in reports:
             now = time.monotonic()
             if report.stage != stage:
                 stage, since, first, told = report.stage, now, report.done, 0.0
+                after = stages[stages.index(stage) + 1 :] if stage in pace else []
+                later = frames * sum(pace[name] for name in after)
             if now - told < TELL_SECONDS and report.done != report.total:
                 continue
             told, new = now, report.done - first
-            eta = round((report.total - report.done) * (now - since) / new, 1) if new and report.total else None
+            left = (report.total - report.done) * (now - since) / new + later if new and report.total else None
+            eta = None if left is None else round(left, 1)
             facts = {"stage": stage, "done": report.done, "total": report.total, "eta": eta}
             with atomic_path(folder / PROGRESS) as part:
                 part.write_text(json.dumps(facts), encoding="utf-8")
+    return watch.seconds

@@ -99,8 +99,8 @@ class EvaluateConfig(Settings):
             raise ConfigError("no generated videos", "at least one NAME=DIR", "give --generated NAME=DIR")
         bad = [n for n in self.generated if not n.strip() or n == "real" or any(c in n for c in "|=\n\r")]
         if bad:
-            got = f"a method called {bad[0]!r}"
-            raise ConfigError(got, "a name without | and =, other than 'real'", "name it otherwise")
+            got = f"a method named {bad[0]!r}"
+            raise ConfigError(got, "a name without | and =, other than 'real'", "choose another name")
         for group in ("fid", "fid_vid", "cd_fvd", "features", "identity"):
             if group.replace("_", "-") in (self.metrics or ()) and getattr(self, group) is None:
                 name = group.replace("_", "-")

@@ -59,25 +59,21 @@ METRICS: dict[str, Metric] = {
         "SSIM", "higher", 4, "ssim", "Wang et al. 2004 on grey: Gaussian window of sigma 1.5, mean over frames"
     ),
     "l1": Metric("L1", "lower", 4, "l1", "mean absolute difference, colours from 0 to 1"),
-    "flicker": Metric("flicker", "", 5, "flicker", "deviation over time where the real video stands still, 0 to 1"),
-    "flicker_distance": Metric(
-        "flicker, distance to real", "lower", 5, "flicker", "from the real video's own: less than that is not better"
-    ),
-    "flicker_share": Metric("flicker, share", "", 3, "flicker", "of the frame that stands still, on which it rests"),
+    "flicker": Metric("flicker", "", 5, "flicker", "deviation over time where the real video is static, 0 to 1"),
+    "flicker_distance": Metric("flicker, distance to real", "lower", 5, "flicker", "from that of the real video"),
+    "flicker_share": Metric("flicker, share", "", 3, "flicker", "static share of the frame, on which flicker is based"),
     "warping_error": Metric(
-        "warping error", "", 6, "warping", "squared difference after the real video's optical flow, 0 to 1"
+        "warping error", "", 6, "warping", "squared difference after warping by the real video's optical flow, 0 to 1"
     ),
-    "warping_distance": Metric(
-        "warping error, distance to real", "lower", 6, "warping", "from the real video's own: less is not better"
-    ),
+    "warping_distance": Metric("warping error, distance to real", "lower", 6, "warping", "from that of the real video"),
     "seam": Metric(
-        "seam score", "", 3, "seams", "jump across a segment border / the jumps next to it; 1: no seam can be told"
+        "seam score", "", 3, "seams", "jump across a segment border / the jumps next to it; 1 is an invisible seam"
     ),
     "lpips_alex": Metric("LPIPS (AlexNet)", "lower", 4, "lpips", "Zhang et al. 2018, mean over frames"),
     "lpips_vgg": Metric("LPIPS (VGG-16)", "lower", 4, "lpips-vgg", "Zhang et al. 2018, mean over frames"),
-    "psnr_field": Metric("PSNR (field)", "higher", 2, "psnr", "mean of the frames' PSNR, each frame weighing the same"),
+    "psnr_field": Metric("PSNR (field)", "higher", 2, "psnr", "mean PSNR of the frames"),
     "psnr_overflow": Metric(
-        "PSNR with overflow (field)", "higher", 2, "psnr", "differences overflow in uint8: no PSNR at all"
+        "PSNR with overflow (field)", "higher", 2, "psnr", "with 8-bit overflow, as in old tables; not a PSNR"
     ),
     "ssim_field": Metric(
         "SSIM (field)", "higher", 4, "ssim", "on 8-bit grey, uniform window of 7 pixels, sample covariance"
@@ -98,16 +94,18 @@ METRICS: dict[str, Metric] = {
         for k, v in _PARTS.items()
     },
     "hand_confidence": Metric(
-        "hand confidence", "higher", 4, "poses", "the estimator's, where the real video shows a hand"
+        "hand confidence", "higher", 4, "poses", "of the estimator, where a hand is visible in the real video"
     ),
     "jerkiness": Metric("jerkiness", "", 5, "poses", "mean second difference of the found points, in torso lengths"),
-    "jerkiness_ratio": Metric("jerkiness / true", "", 3, "poses", "1: as even as the true poses; above, it trembles"),
-    "identity": Metric("identity", "higher", 4, "identity", "cosine of face vectors, generated and real frame"),
+    "jerkiness_ratio": Metric("jerkiness / true", "", 3, "poses", "1: as smooth as the true poses; above, it jitters"),
+    "identity": Metric(
+        "identity", "higher", 4, "identity", "cosine similarity of the faces in generated and real frames"
+    ),
     "identity_reference": Metric(
-        "identity, reference", "higher", 4, "identity", "cosine of face vectors, frame and picture"
+        "identity, reference", "higher", 4, "identity", "cosine similarity of the faces in frame and reference picture"
     ),
     "identity_missing": Metric(
-        "faces missing", "lower", 4, "identity", "share of the real faces where no generated one is sure"
+        "faces missing", "lower", 4, "identity", "share of real faces without a reliable generated face"
     ),
     "fvd": Metric("FVD", "lower", 1, "fvd", "I3D Kinetics-400"),
     "fid_vid": Metric("FID-VID", "lower", 2, "fid-vid", "the network given by path as the 3D ResNet-50"),
@@ -126,7 +124,7 @@ METRICS |= {
         "lower",
         2,
         METRICS[m].group,
-        "a line in 1/n, read at infinitely many clips",
+        "extrapolated to infinitely many clips by a line in 1/n",
     )
     for m in FRECHET
 }

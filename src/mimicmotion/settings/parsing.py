@@ -116,9 +116,8 @@ def parse(cls: type[T], data: Mapping[str, Any]) -> T:
         if isinstance(error, ConfigError):
             raise ConfigError(f"{where}: {error.got}" if first["loc"] else error.got, error.expected, error.fix) from e
         if first["type"].startswith("missing"):
-            raise ConfigError(
-                f"no {where!r}", f"a value for {where!r}", "give it on the command line or in the file"
-            ) from e
+            place = "with -o" if where == "output" else "on the command line"
+            raise ConfigError(f"no {where!r}", f"a value for {where!r}", f"give it {place}, or in the file") from e
         raise ConfigError(f"{where} = {_SHORT.repr(first['input'])}", first["msg"], fix) from e
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ class PoseOptions(Settings):
     estimator: Annotated[Literal["holistic", "dwpose"], Help("Input")] = "holistic"
     """holistic (bundled, works offline) or dwpose (your own ONNX files, or those from the hub)."""
     person: Annotated[str, Help("Input")] = "largest"
-    """Person to follow: largest, an index (counted from the left, starting at 0), or a point "x,y" in pixels."""
+    """Person to follow: largest, an index from the left (from 0), a point "x,y", or a box "left,top,right,bottom"."""
     detector: Annotated[Path | None, Help("Input")] = None
     """dwpose only: person detector (yolox_l.onnx); empty downloads it from the hub."""
     pose_model: Annotated[Path | None, Help("Input")] = None
@@ -37,23 +38,26 @@ class PoseOptions(Settings):
             refuse_unused(self, ("detector", "pose_model"), "with estimator=holistic")
 
 
-def person_choice(text: str) -> Literal["largest"] | int | tuple[float, float]:
-    """Parse "largest", an index or "x,y".
+def person_choice(text: str) -> Literal["largest"] | int | tuple[float, ...]:
+    """Parse "largest", an index, "x,y" or "left,top,right,bottom".
 
     Raises:
-        ConfigError: it is none of the three.
+        ConfigError: it is none of these.
     """
     if text == "largest":
         return "largest"
     try:
-        if "," in text:
-            x, y = text.split(",")
-            return float(x), float(y)
+        numbers = tuple(float(part) for part in text.split(","))
+        if all(map(math.isfinite, numbers)) and (
+            len(numbers) == 2 or (len(numbers) == 4 and numbers[0] < numbers[2] and numbers[1] < numbers[3])
+        ):
+            return numbers
         if int(text) >= 0:
             return int(text)
     except ValueError:
         pass
-    raise ConfigError(f"person={text!r}", "largest, an index such as 0, or a point such as 320,200", "correct 'person'")
+    expected = "largest, an index such as 0, a point such as 320,200 or a box such as 300,100,420,460"
+    raise ConfigError(f"person={text!r}", expected, "correct it")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +72,7 @@ class DrivingOptions(Settings):
     """released sampling only: take every stride-th frame (times fps/24 for faster videos)."""
     start: Annotated[float, Range(0), Help("Motion", first=True)] = 0.0
     """Start at this second of the driving video."""
-    duration: Annotated[float | None, Range(0, 1000, above=True), Help("Motion", first=True)] = None
+    duration: Annotated[float | None, Range(0.001, 1000), Help("Motion", first=True)] = None
     """Use this many seconds of the driving video; empty uses all of it."""
     tempo: Annotated[float, Range(0.01, 100), Help("Motion")] = 1.0
     """Speed of the movement: 0.5 is half as fast (slow motion), 2 is twice as fast."""

@@ -50,8 +50,12 @@ class ServeConfig(Settings):
     """Maximum number of queued and running jobs per token."""
     max_disk: Annotated[float, Range(0, above=True)] = 100.0
     """Maximum size of the data folder in GiB."""
+    max_connections: Annotated[int, Range(1)] = 500
+    """Maximum number of open connections; further ones are closed."""
     page: bool = True
     """Show a web page at /."""
+    study: Path | None = None
+    """Folder of a user study to show at /study."""
     keep_days: Annotated[float, Range(0, above=True)] = 7.0
     """Days after which a finished job and its files are deleted."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -29,8 +29,20 @@ class StudyConfig(Settings):
     """Folder of driving videos, shown beside each pair."""
     title: str = "Which video is better?"
     """Heading of the page."""
-    question: str = "Which video do you prefer?"
-    """Question asked about each pair."""
+    questions: list[str] = field(default_factory=lambda: ["Which video do you prefer?"])
+    """Question asked about each pair; may be given several times."""
+    ties: bool = False
+    """Also offer the answer "no difference"."""
+    consent: Path | None = None
+    """Text file that raters have to agree to first."""
+    instructions: Path | None = None
+    """Text file shown before the first pair."""
+    practice: Annotated[int, Range(0, 20)] = 0
+    """Practice pairs at the beginning, which count in nothing: a result beside a coarse copy of it."""
+    catch: Annotated[int, Range(0, 50)] = 0
+    """Catch pairs, a result beside a coarse copy of it, scattered among the others to find careless raters."""
+    open: bool = False
+    """Let anyone who knows the address vote under a random id; by default only those with a link of `study invite`."""
     repeat_share: Annotated[float, Range(0, 0.5)] = 0.15
     """Share of pairs shown to each rater twice as a consistency check; 0.15 repeats every seventh pair."""
     min_seconds: Annotated[float, Range(0, 60)] = 1.0
@@ -49,6 +61,8 @@ class StudyConfig(Settings):
             raise ConfigError(f"one method ({names[0]})", "at least one baseline", "add --baseline NAME=DIR")
         if len(set(names)) < len(names) or not all(names):
             raise ConfigError(f"the names {', '.join(names)}", "a name of its own for each method", "rename one")
+        if not self.questions or not all(self.questions):
+            raise ConfigError("no question", "at least one", "give --question TEXT")
 
     @property
     def methods(self) -> list[tuple[str, Path]]:
@@ -61,9 +75,11 @@ class Exclusion(Settings):
     """Which raters are excluded; none by default. Decide before looking at the preferences."""
 
     min_votes: Annotated[int, Range(0)] = 0
-    """Minimum number of pairs that a rater has answered."""
+    """Minimum number of answers of a rater, repetitions not counted."""
     min_consistency: Annotated[float, Range(0, 1)] = 0.0
     """Minimum share of repeated pairs with the same answer, for raters who saw repetitions."""
+    min_caught: Annotated[float, Range(0, 1)] = 0.0
+    """Minimum share of catch pairs answered right."""
     max_side: Annotated[float, Range(0.5, 1)] = 1.0
     """Maximum share of answers for one side, for raters with at least 10 answers."""
     min_seconds: Annotated[float, Range(0)] = 0.0
@@ -72,8 +88,9 @@ class Exclusion(Settings):
     def rule(self) -> str:
         """The rule in words."""
         parts = [
-            (self.min_votes > 0, f"fewer than {self.min_votes} pairs answered"),
+            (self.min_votes > 0, f"fewer than {self.min_votes} answers"),
             (self.min_consistency > 0, f"fewer than {self.min_consistency:.0%} of repeated pairs answered alike"),
+            (self.min_caught > 0, f"fewer than {self.min_caught:.0%} of catch pairs answered right"),
             (self.max_side < 1, f"more than {self.max_side:.0%} of at least {SIDE_VOTES} answers for one side"),
             (self.min_seconds > 0, f"a median of less than {self.min_seconds:g} s to a vote"),
         ]

@@ -1,1 +1,1 @@
-"""A user study by pairs: a page to show and vote, a server that keeps the votes, and what the votes say."""
+"""A user study by pairs: its folder, the page to show and vote, raters, votes, and what the votes say."""

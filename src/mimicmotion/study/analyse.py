@@ -1,8 +1,8 @@
 """What votes say: preference with intervals, and whether the raters can be relied on.
 
 The preference for a method over a baseline is the share of votes for it (MimicMotion, section 4.3 and its figure of the
-user study: 36 raters x 6 pairs = 216 votes for each baseline). Repetitions are for the check of consistency alone and
-count in nothing else.
+user study: 36 raters x 6 pairs = 216 votes for each baseline). Ties are counted apart. Repetitions are for the check of
+consistency alone, catch pairs for that of care, and count in nothing else; practice pairs count in nothing.
 """
 
 from __future__ import annotations
@@ -19,8 +19,12 @@ from mimicmotion.errors import InputError
 from mimicmotion.evaluation.metrics.intervals import Interval, ratio_of_sums
 from mimicmotion.runtime.extras import import_extra
 from mimicmotion.settings.study import SIDE_VOTES, Exclusion
-from mimicmotion.study.folder import Key
-from mimicmotion.study.votes import Vote
+from mimicmotion.study.folder import Key, Study
+from mimicmotion.study.raters import completion_code
+from mimicmotion.study.votes import TIE, Vote
+
+SUBJECT = ("pair", "question")
+"""What raters agree or disagree on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,22 +75,30 @@ class Rater:
 
     Attributes:
         name: the rater's id.
-        votes: pairs answered, repetitions not counted.
+        code: what the page showed to those who answered all.
+        votes: questions answered, about the pairs of methods, repetitions not counted.
         ours: answers for our method.
         left: answers for the left (upper) video.
-        repeated: pairs answered twice.
+        ties: answers for neither.
+        repeated: questions about a pair answered twice.
         consistent: of these, answered alike.
+        catches: questions about catch pairs answered.
+        caught: of these, answered right.
         seconds: median time to a vote.
         agreement: share of answers that are those of most other raters; NaN where there is no majority to compare.
         excluded: why the rater is left out; "" if not.
     """
 
     name: str
+    code: str
     votes: int
     ours: int
     left: int
+    ties: int
     repeated: int
     consistent: int
+    catches: int
+    caught: int
     seconds: float
     agreement: float = math.nan
     excluded: str = ""
@@ -94,16 +106,20 @@ class Rater:
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """Votes for our method against one baseline.
+    """Votes for our method against one baseline, on one question.
 
     Attributes:
         baseline: name of the other method.
+        question: what was asked.
+        ties: votes for neither, which count in nothing else here.
         votes: share of votes for ours; its interval and test take votes for independent.
         by_rater: the same share with an interval that draws whole raters: votes of one person resemble one another.
         sequences: sequence -> (votes for ours, votes).
     """
 
     baseline: str
+    question: str
+    ties: int
     votes: Share
     by_rater: Interval
     sequences: dict[str, tuple[int, int]]
@@ -116,11 +132,12 @@ class Analysis:
     Attributes:
         study: id of the study.
         ours: name of our method.
-        preferences: one for each baseline that has votes.
+        preferences: one for each question and baseline that has votes.
         raters: all raters, also those left out.
         consistency: repeated pairs answered alike, over all raters kept.
         left: answers for the left side; sides are drawn by chance, so one half is expected whatever is preferred.
-        alpha: Krippendorff's alpha (nominal) of the answers; near 0 also where nearly all prefer the same method.
+        alpha: Krippendorff's alpha (nominal) of the answers ours, baseline and tie; near 0 also where nearly all prefer
+            the same method.
         rule: which raters were left out.
         rows: one for each vote.
     """
@@ -141,61 +158,71 @@ class Analysis:
         return [r for r in self.raters if not r.excluded]
 
 
-def analyse_votes(key: Key, votes: Sequence[Vote], exclusion: Exclusion | None = None) -> Analysis:
-    """Analyse the votes of a study, one for each showing (see `votes.latest`).
+def analyse_votes(study: Study, key: Key, votes: Sequence[Vote], exclusion: Exclusion | None = None) -> Analysis:
+    """Analyse the votes of a study, one for each question about each showing (see `votes.latest`).
 
     Raises:
         InputError: no votes, an id that the key does not know, or no rater is left.
     """
     rule = exclusion or Exclusion()
+    for vote in votes:
+        questions, choices = range(len(study.questions)), {*key.videos, TIE}
+        if vote.pair not in key.pairs or vote.choice not in choices or vote.question not in questions:
+            raise InputError(f"vote of {vote.rater} on pair {vote.pair!r}", "pairs of this study", "check the files")
+    practice = {p.id for p in study.pairs if p.kind == "practice"}
+    votes = [v for v in votes if v.pair not in practice]
     if not votes:
         raise InputError("no votes", "at least one", "collect votes first")
-    for vote in votes:
-        if vote.pair not in key.pairs or vote.choice not in key.videos:
-            raise InputError(f"vote of {vote.rater} on pair {vote.pair!r}", "pairs of this study", "check the files")
-    raters = [_rater(key, name, own, rule) for name, own in sorted(_by(votes, "rater").items())]
+    raters = [_rater(study, key, name, own, rule) for (name,), own in sorted(_by(votes, "rater").items())]
     names = {r.name for r in raters if not r.excluded}
     if not names:
         raise InputError(f"all {len(raters)} raters are left out", "one at least", f"loosen the rule ({rule.rule()})")
-    first = [v for v in votes if v.repeat == 0 and v.rater in names]
+    first = [v for v in votes if v.repeat == 0 and v.rater in names and key.pairs[v.pair].baseline]
     agreement = _agreement(first)
     raters = [replace(r, agreement=agreement.get(r.name, math.nan)) for r in raters]
     kept = [r for r in raters if not r.excluded]
+    asked = [(i, question, baseline) for i, question in enumerate(study.questions) for baseline in key.baselines]
     return Analysis(
         study=key.study,
         ours=key.ours,
-        preferences=[p for b in key.baselines if (p := _preference(key, first, b)) is not None],
+        preferences=[p for place in asked if (p := _preference(key, first, *place)) is not None],
         raters=raters,
         consistency=share(sum(r.consistent for r in kept), sum(r.repeated for r in kept)),
-        left=share(sum(r.left for r in kept), sum(r.votes for r in kept)),
-        alpha=krippendorff_alpha([Counter(v.choice for v in own) for own in _by(first, "pair").values()], key),
+        left=share(sum(r.left for r in kept), sum(r.votes - r.ties for r in kept)),
+        alpha=krippendorff_alpha([Counter(_preferred(key, v) for v in own) for own in _by(first, *SUBJECT).values()]),
         rule=rule.rule(),
-        rows=[_row(key, v, v.rater not in names) for v in votes],
+        rows=[_row(study, key, v, v.rater not in names) for v in votes],
     )
 
 
-def _by(votes: Iterable[Vote], name: str) -> dict[str, list[Vote]]:
-    """The votes of each rater, or on each pair."""
-    groups: dict[str, list[Vote]] = defaultdict(list)
+def _by(votes: Iterable[Vote], *names: str) -> dict[tuple[Any, ...], list[Vote]]:
+    """The votes of each rater, or on each pair, ..."""
+    groups: dict[tuple[Any, ...], list[Vote]] = defaultdict(list)
     for vote in votes:
-        groups[getattr(vote, name)].append(vote)
+        groups[tuple(getattr(vote, name) for name in names)].append(vote)
     return groups
 
 
-def _ours(key: Key, vote: Vote) -> bool:
-    return key.videos[vote.choice].method == key.ours
+def _preferred(key: Key, vote: Vote) -> str:
+    """Name of the preferred method, or "tie"; a pair has two methods, ours and a baseline."""
+    return TIE if vote.choice == TIE else "ours" if key.videos[vote.choice].method == key.ours else "baseline"
 
 
-def _rater(key: Key, name: str, votes: Sequence[Vote], rule: Exclusion) -> Rater:
-    first = {v.pair: v for v in votes if v.repeat == 0}
-    again = [v for v in votes if v.repeat == 1 and v.pair in first]
+def _rater(study: Study, key: Key, name: str, votes: Sequence[Vote], rule: Exclusion) -> Rater:
+    first = {(v.pair, v.question): v for v in votes if v.repeat == 0 and key.pairs[v.pair].baseline}
+    again = [(v, first[v.pair, v.question]) for v in votes if v.repeat == 1 and (v.pair, v.question) in first]
+    catches = [v.choice == key.pairs[v.pair].better for v in votes if key.pairs[v.pair].better]
     rater = Rater(
         name=name,
+        code=completion_code(study, name),
         votes=len(first),
-        ours=sum(_ours(key, v) for v in first.values()),
+        ours=sum(_preferred(key, v) == "ours" for v in first.values()),
         left=sum(v.choice == v.left for v in first.values()),
+        ties=sum(v.choice == TIE for v in first.values()),
         repeated=len(again),
-        consistent=sum(v.choice == first[v.pair].choice for v in again),
+        consistent=sum(v.choice == before.choice for v, before in again),
+        catches=len(catches),
+        caught=sum(catches),
         seconds=statistics.median(v.seconds for v in votes),
     )
     return replace(rater, excluded=_reason(rule, rater))
@@ -203,12 +230,15 @@ def _rater(key: Key, name: str, votes: Sequence[Vote], rule: Exclusion) -> Rater
 
 def _reason(rule: Exclusion, rater: Rater) -> str:
     """Why a rater is left out; "" if not."""
-    side = max(rater.left, rater.votes - rater.left) / rater.votes if rater.votes >= SIDE_VOTES else 0
+    sided = rater.votes - rater.ties
+    side = max(rater.left, sided - rater.left) / sided if sided >= SIDE_VOTES else 0
     consistency = rater.consistent / rater.repeated if rater.repeated else 1
     if rater.votes < rule.min_votes:
-        return f"{rater.votes} pairs answered"
+        return f"{rater.votes} answers"
     if consistency < rule.min_consistency:
         return f"{rater.consistent} of {rater.repeated} repeated pairs answered alike"
+    if rater.catches and rater.caught / rater.catches < rule.min_caught:
+        return f"{rater.caught} of {rater.catches} catch pairs answered right"
     if side > rule.max_side:
         return f"{side:.0%} of the answers for one side"
     return f"median of {rater.seconds:.1f} s to a vote" if rater.seconds < rule.min_seconds else ""
@@ -217,7 +247,7 @@ def _reason(rule: Exclusion, rater: Rater) -> str:
 def _agreement(first: Sequence[Vote]) -> dict[str, float]:
     """Rater -> share of answers that agree with most of the others on the same pair; ties among them do not count."""
     met: dict[str, list[bool]] = defaultdict(list)
-    for own in _by(first, "pair").values():
+    for own in _by(first, *SUBJECT).values():
         counts = Counter(v.choice for v in own)
         for vote in own:
             others = counts - Counter([vote.choice])
@@ -227,52 +257,53 @@ def _agreement(first: Sequence[Vote]) -> dict[str, float]:
     return {rater: sum(same) / len(same) for rater, same in met.items()}
 
 
-def _preference(key: Key, first: Sequence[Vote], baseline: str) -> Preference | None:
-    votes = [v for v in first if key.pairs[v.pair].baseline == baseline]
+def _preference(key: Key, first: Sequence[Vote], number: int, question: str, baseline: str) -> Preference | None:
+    votes = [v for v in first if v.question == number and key.pairs[v.pair].baseline == baseline]
+    decided = [v for v in votes if v.choice != TIE]
     if not votes:
         return None
-    groups = _by(votes, "rater").values()
-    wins = [sum(_ours(key, v) for v in own) for own in groups]
+    groups = _by(decided, "rater").values()
+    wins = [sum(_preferred(key, v) == "ours" for v in own) for own in groups]
     sequences: dict[str, tuple[int, int]] = {}
-    for pair, own in _by(votes, "pair").items():
-        sequences[key.pairs[pair].sequence] = (sum(_ours(key, v) for v in own), len(own))
-    by_rater = ratio_of_sums(wins, [len(own) for own in groups])
+    for (pair,), own in _by(decided, "pair").items():
+        sequences[key.pairs[pair].sequence] = (sum(_preferred(key, v) == "ours" for v in own), len(own))
+    by_rater = ratio_of_sums(wins, [len(own) for own in groups]) if decided else Interval(math.nan)
     by_rater = dataclasses.replace(by_rater, low=max(by_rater.low, 0.0), high=min(by_rater.high, 1.0))  # a share
-    return Preference(baseline, share(sum(wins), len(votes)), by_rater, dict(sorted(sequences.items())))
+    counted = share(sum(wins), len(decided))
+    return Preference(baseline, question, len(votes) - len(decided), counted, by_rater, dict(sorted(sequences.items())))
 
 
-def krippendorff_alpha(counts: Sequence[Counter[str]], key: Key) -> float:
-    """Krippendorff's alpha for nominal data, of the answers "ours" and "baseline".
+def krippendorff_alpha(counts: Sequence[Counter[str]]) -> float:
+    """Krippendorff's alpha for nominal data.
 
     Args:
-        counts: for each pair, how often each video was chosen.
-        key: which video is ours.
+        counts: for each thing that was judged, how often each answer was given.
 
     Returns:
-        1 for full agreement, 0 for none beyond chance; NaN where all answers are the same or no pair has two.
+        1 for full agreement, 0 for none beyond chance; NaN where all answers are the same or nothing has two.
     """
-    disagreed = 0.0
-    totals = [0, 0]
-    for count in counts:
-        ours = sum(n for video, n in count.items() if key.videos[video].method == key.ours)
-        theirs = count.total() - ours
-        if ours + theirs < 2:
-            continue
-        disagreed += 2 * ours * theirs / (ours + theirs - 1)
-        totals[0] += ours
-        totals[1] += theirs
-    expected = 2 * totals[0] * totals[1]
-    return 1 - (sum(totals) - 1) * disagreed / expected if expected else math.nan
+    judged = [count for count in counts if count.total() > 1]
+    disagreed = sum(_apart(count) / (count.total() - 1) for count in judged)
+    totals = sum(judged, Counter[str]())
+    expected = _apart(totals)
+    return 1 - (totals.total() - 1) * disagreed / expected if expected else math.nan
 
 
-def _row(key: Key, vote: Vote, excluded: bool) -> dict[str, Any]:
+def _apart(count: Counter[str]) -> int:
+    """Ordered pairs of different answers."""
+    return count.total() ** 2 - sum(n * n for n in count.values())
+
+
+def _row(study: Study, key: Key, vote: Vote, excluded: bool) -> dict[str, Any]:
     pair = key.pairs[vote.pair]
     return {
         "rater": vote.rater,
         "sequence": pair.sequence,
         "baseline": pair.baseline,
+        "catch": int(bool(pair.better)),
+        "question": study.questions[vote.question],
         "repeat": vote.repeat,
-        "preferred": key.videos[vote.choice].method,
+        "preferred": TIE if vote.choice == TIE else key.videos[vote.choice].method,
         "left": key.videos[vote.left].method,
         "seconds": vote.seconds,
         "left_out": int(excluded),

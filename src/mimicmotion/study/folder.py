@@ -1,30 +1,27 @@
 """The folder of a study.
 
 STUDY/
-page/           all that raters may see; can be hosted or handed out as it is
-index.html    works from a server and from a disk
-study.json    the pairs, under blind ids
-videos/
-key.json        which id is which method: never served
-votes.sqlite    what `study serve` was sent
+study.json      the pairs, under blind ids, and the secret that signs raters' links
+videos/         all videos and pictures, the only files that are served
+key.json        which id is which method; the service does not read it
+votes.sqlite    raters and votes
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.runtime.reading import read_json
 from mimicmotion.settings import parse
 
 T = TypeVar("T")
+PairKind = Literal["vote", "practice", "catch"]
 
-PAGE, INDEX, STUDY, VIDEOS = "page", "index.html", "study.json", "videos"
-JSON_FILE = ("a JSON file", "check that it is complete")
-KEY, DATABASE = "key.json", "votes.sqlite"
-FORMAT, KEY_FORMAT, VERSION = "mimicmotion-study", "mimicmotion-study-key", 1
+STUDY, VIDEOS, KEY, DATABASE = "study.json", "videos", "key.json", "votes.sqlite"
+FORMAT, KEY_FORMAT, VERSION = "mimicmotion-study", "mimicmotion-study-key", 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +32,9 @@ class StudyPair:
         id: blind name of the pair.
         a: id of one video.
         b: id of the other.
-        reference: file of the reference picture; "" for none.
+        reference: file of the reference picture in videos/; "" for none.
         driving: id of the driving video; "" for none.
+        kind: practice and catch pairs show a video and a coarse copy of it.
     """
 
     id: str
@@ -44,11 +42,12 @@ class StudyPair:
     b: str
     reference: str = ""
     driving: str = ""
+    kind: PairKind = "vote"
 
 
 @dataclass(frozen=True, slots=True)
 class PageVideo:
-    """A video as the page sees it: file below page/, shape and length."""
+    """A video as the page sees it: its file in videos/, shape and length."""
 
     file: str
     width: int
@@ -58,12 +57,17 @@ class PageVideo:
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """What the page and the server know; holds no name of a method or sequence.
+    """What the service knows; holds no name of a method or sequence.
 
     Attributes:
-        study: id of the study; votes carry it.
+        study: id of the study.
+        secret: signs the links of raters.
         title: heading of the page.
-        question: what is asked about each pair.
+        questions: what is asked about each pair.
+        ties: whether "no difference" is an answer.
+        consent: what raters agree to first; "" for nothing.
+        instructions: shown before the first pair; "" for the usual ones alone.
+        open: whether anyone can vote, under a random id.
         repeat_share: pairs that a rater sees a second time, as a share of all.
         min_seconds: how long a pair must be shown before a vote is taken.
         pairs: the pairs.
@@ -71,8 +75,13 @@ class Study:
     """
 
     study: str
+    secret: str
     title: str
-    question: str
+    questions: tuple[str, ...]
+    ties: bool
+    consent: str
+    instructions: str
+    open: bool
     repeat_share: float
     min_seconds: float
     pairs: tuple[StudyPair, ...]
@@ -95,10 +104,11 @@ class KeyVideo:
 
 @dataclass(frozen=True, slots=True)
 class KeyPair:
-    """Whose videos a pair shows: ours always against one baseline."""
+    """Whose videos a pair shows: ours always against one baseline; of a practice or catch pair, which one is better."""
 
     sequence: str
-    baseline: str
+    baseline: str = ""
+    better: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +135,12 @@ class Key:
 
 
 def load_study(folder: Path) -> Study:
-    """Read STUDY/page/study.json.
+    """Read STUDY/study.json.
 
     Raises:
         InputError: there is none, or it is damaged.
     """
-    return _load(Study, folder / PAGE / STUDY, FORMAT)
+    return _load(Study, folder / STUDY, FORMAT)
 
 
 def load_key(folder: Path, study: Study) -> Key:
@@ -150,7 +160,7 @@ def load_key(folder: Path, study: Study) -> Key:
 def _load(cls: type[T], path: Path, form: str) -> T:
     if not path.exists():
         raise InputError(f"{path} does not exist", "the folder of a study", "mimicmotion study build makes one")
-    data = read_json(path, *JSON_FILE)
+    data = read_json(path, "a JSON file", "check that it is complete")
     try:
         if not isinstance(data, dict) or (data.pop("format", None), data.pop("version", None)) != (form, VERSION):
             raise ConfigError("its format or version differ", form, "")

@@ -1,13 +1,15 @@
 "use strict";
-(() => {
-  const study = JSON.parse(document.getElementById("study").textContent);
+(async () => {
   const $ = (id) => document.getElementById(id);
-  const RATER = /^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$/;
   const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
-  const served = location.protocol.startsWith("http");
+  let rater = ""; // signed id
+  const study = await ask("GET", "about").catch(() => null);
+  if (!study) return problem("The study cannot be reached. Please try again later.");
+  document.title = study.title;
+  for (const heading of document.querySelectorAll(".title")) heading.textContent = study.title;
 
-  // ---- what is kept over a reload -------------------------------------------------------------------------------
-  const memory = new Map(); // where the browser keeps nothing (private windows, some disks)
+  // ---- what is kept over a reload: who votes, and votes that are still to be sent --------------------------------
+  const memory = new Map(); // where the browser keeps nothing (private windows)
   const keep = {
     get(name) {
       try { return localStorage.getItem(`${study.study}/${name}`); } catch { return memory.get(name) ?? null; }
@@ -16,58 +18,15 @@
       try { localStorage.setItem(`${study.study}/${name}`, value); } catch { memory.set(name, value); }
     },
   };
-  let rater = "";
-  let votes = new Map(); // "pair/repeat" -> vote
-  let unsent = new Set();
-  const place = (trial) => `${trial.pair.id}/${trial.repeat}`;
+  let unsent = [];
+  const save = () => keep.set(`unsent/${rater}`, JSON.stringify(unsent));
 
-  function load(name) {
-    rater = name;
-    let kept = null;
-    try { kept = JSON.parse(keep.get(`rater/${name}`)); } catch { /* a damaged entry is as good as none */ }
-    votes = new Map(kept?.votes ?? []);
-    unsent = new Set(kept?.unsent ?? []);
-    keep.set("rater", name);
-  }
-  const save = () => keep.set(`rater/${rater}`, JSON.stringify({ votes: [...votes], unsent: [...unsent] }));
-
-  // ---- order and sides, the same for the same rater -------------------------------------------------------------
-  function generator(text) {
-    let state = 0x811c9dc5; // FNV-1a over the text, then a xorshift
-    for (const letter of text) state = Math.imul(state ^ letter.codePointAt(0), 0x01000193) >>> 0;
-    state = state || 1;
-    const next = () => {
-      state ^= state << 13; state ^= state >>> 17; state ^= state << 5;
-      return (state >>> 0) / 4294967296;
-    };
-    for (let i = 0; i < 20; i++) next();
-    return next;
-  }
-  function shuffled(items, random) {
-    const out = [...items];
-    for (let i = out.length - 1; i > 0; i--) {
-      const j = Math.floor(random() * (i + 1));
-      [out[i], out[j]] = [out[j], out[i]];
-    }
-    return out;
-  }
-  function plan(name) {
-    const random = generator(`${study.study}/${name}`);
-    const order = shuffled(study.pairs, random).map((pair) => {
-      const turned = random() < 0.5;
-      return { pair, repeat: 0, left: turned ? pair.b : pair.a, right: turned ? pair.a : pair.b };
-    });
-    let repeats = Math.min(order.length, Math.round(study.repeat_share * order.length));
-    if (study.repeat_share > 0) repeats = Math.max(1, repeats);
-    // repeats come in the second half, with the sides exchanged, so that a place or a side is not what is remembered
-    const half = Math.ceil(order.length / 2);
-    const again = shuffled(order.slice(0, half), random).slice(0, repeats)
-      .map((t) => ({ pair: t.pair, repeat: 1, left: t.right, right: t.left }));
-    const out = [...order.slice(0, half), ...shuffled([...order.slice(half), ...again], random)];
-    for (let i = 1; i < out.length - 1; i++) {
-      if (out[i].pair === out[i - 1].pair) [out[i], out[out.length - 1]] = [out[out.length - 1], out[i]];
-    }
-    return out;
+  async function ask(method, path, body) {
+    const headers = rater ? { Authorization: `Bearer ${rater}` } : {};
+    const reply = await fetch(`/study/${path}`, { method, headers, body });
+    const data = await reply.json();
+    if (!reply.ok) throw Object.assign(new Error(data.error?.got), { status: reply.status, fix: data.error?.fix });
+    return data;
   }
 
   // ---- videos ---------------------------------------------------------------------------------------------------
@@ -77,12 +36,12 @@
       const video = document.createElement("video");
       video.muted = true; video.defaultMuted = true; video.playsInline = true; video.preload = "auto";
       video.disableRemotePlayback = true; video.disablePictureInPicture = true;
-      video.src = study.videos[id].file;
+      video.src = `/study/videos/${clips[id].file}`;
       elements.set(id, video);
     }
     return elements.get(id);
   }
-  const idsOf = (trial) => [trial.left, trial.right, trial.pair.driving].filter(Boolean);
+  const idsOf = (trial) => [trial.left, trial.right, trial.driving].filter(Boolean);
   function preload(from) {
     const wanted = new Set(trials.slice(from, from + 3).flatMap(idsOf));
     for (const [id, video] of elements) {
@@ -95,6 +54,9 @@
 
   const TICK = 0.1;
   let trials = [];
+  let clips = {};
+  let answered = new Set();
+  const place = (trial, question) => [trial.pair, trial.repeat, question].join("/");
   let cursor = 0;
   let shown = null; // the pair on the screen
   let paused = calm;
@@ -138,15 +100,15 @@
     child.setAttribute(child.tagName === "IMG" ? "alt" : "aria-label", label);
     return child;
   }
-  function showGiven(pair) {
+  function showGiven(trial) {
     const given = $("given");
     given.replaceChildren();
-    if (pair.reference) {
+    if (trial.reference) {
       const picture = new Image();
-      picture.src = pair.reference;
+      picture.src = `/study/videos/${trial.reference}`;
       addGiven(given, frame(picture, "Reference picture"), "the person");
     }
-    if (pair.driving) addGiven(given, frame(element(pair.driving), "Driving video"), "the movement");
+    if (trial.driving) addGiven(given, frame(element(trial.driving), "Driving video"), "the movement");
     given.hidden = !given.children.length;
     $("stage").classList.toggle("with-given", !given.hidden);
   }
@@ -159,27 +121,35 @@
     given.append(box, text);
   }
 
-  function show(index) {
+  function heading() {
+    const { trial, question } = shown;
+    const practice = trials.filter((t) => t.practice).length;
+    const at = trial.practice ? `Practice ${cursor + 1} / ${practice}` : `${cursor + 1 - practice} / ${trials.length - practice}`;
+    const asked = study.questions.length > 1 ? `, question ${question + 1} / ${study.questions.length}` : "";
+    $("heading").textContent = study.questions[question];
+    $("place").textContent = at + asked;
+    $("progress").max = trials.length * study.questions.length;
+    $("progress").value = answered.size;
+    $("status").textContent = `Pair ${at}${asked}`;
+  }
+  function show(index, question = 0) {
     cursor = index;
     const trial = trials[index];
     shown?.videos.forEach((v) => v.pause());
     preload(index);
     const videos = idsOf(trial).map(element);
-    const lead = videos[idsOf(trial).map((id) => study.videos[id].seconds).reduce((best, s, i, all) => (s > all[best] ? i : best), 0)];
-    shown = { trial, videos, lead, ready: false, since: 0, played: 0 };
+    const lead = videos[idsOf(trial).map((id) => clips[id].seconds).reduce((best, s, i, all) => (s > all[best] ? i : best), 0)];
+    shown = { trial, question, videos, lead, ready: false, since: 0, played: 0 };
     $("a").replaceChildren(frame(element(trial.left), "Video A"));
     $("b").replaceChildren(frame(element(trial.right), "Video B"));
-    const clip = study.videos[trial.left];
+    const clip = clips[trial.left];
     $("stage").classList.toggle("wide", clip.width > clip.height * 1.1);
-    showGiven(trial.pair);
-    $("place").textContent = `${index + 1} / ${trials.length}`;
-    $("progress").max = trials.length;
-    $("progress").value = trials.filter((t) => votes.has(place(t))).length;
+    showGiven(trial);
+    heading();
     $("trouble").textContent = "";
     $("back").disabled = index === 0;
     open(false);
     view("trial", "heading");
-    $("status").textContent = `Pair ${index + 1} of ${trials.length}`;
     wait(shown);
   }
   function wait(mine) {
@@ -207,7 +177,7 @@
     mine.videos.forEach((v) => v.pause());
   }
   function open(yes) {
-    $("choose-a").disabled = $("choose-b").disabled = !yes;
+    $("choose-a").disabled = $("choose-b").disabled = $("choose-tie").disabled = !yes;
   }
   function setPaused(yes) {
     paused = yes;
@@ -218,59 +188,58 @@
   }
 
   // ---- votes ----------------------------------------------------------------------------------------------------
-  function vote(side) {
-    if (!shown?.ready || $("choose-a").disabled) return;
-    const { trial } = shown;
+  function vote(choice) {
+    const button = $(`choose-${{ left: "a", right: "b", tie: "tie" }[choice]}`);
+    if (!shown?.ready || button.disabled || button.hidden) return;
+    const { trial, question } = shown;
+    const id = [...crypto.getRandomValues(new Uint8Array(12))].map((b) => b.toString(16).padStart(2, "0")).join("");
     const seconds = Math.round(performance.now() - shown.since) / 1000;
-    const choice = trial[side];
-    votes.set(place(trial), {
-      pair: trial.pair.id, repeat: trial.repeat, left: trial.left, right: trial.right, choice, seconds, time: Date.now(),
-    });
-    unsent.add(place(trial));
+    unsent.push({ id, pair: trial.pair, repeat: trial.repeat, question, choice, seconds });
+    answered.add(place(trial, question));
     save();
     send();
-    next();
+    if (question + 1 < study.questions.length && !answered.has(place(trial, question + 1))) askNext(question + 1);
+    else next();
+  }
+  function askNext(question) { // the same videos go on
+    shown.question = question;
+    shown.since = performance.now();
+    heading();
+    $("heading").focus({ preventScroll: true });
   }
   function next() {
-    const open = trials.findIndex((t) => !votes.has(place(t)));
-    if (open < 0) finish(); else show(open);
+    const open = firstOpen();
+    if (!open) finish(); else show(...open);
   }
-  function file(list) {
-    return JSON.stringify({ format: "mimicmotion-votes", version: 1, study: study.study, rater, votes: list }, null, 1);
+  function firstOpen() {
+    for (const [i, trial] of trials.entries()) {
+      const question = study.questions.findIndex((_, q) => !answered.has(place(trial, q)));
+      if (question >= 0) return [i, question];
+    }
+    return null;
   }
 
-  // `study serve` takes votes as they come; a plain web server or a disk does not, and then the file is the way
-  let taker = served ? "unknown" : "none";
-  let sending = null;
-  function send() {
-    if (taker === "none" || sending || !unsent.size) return sending;
-    const batch = [...unsent].map((name) => [name, votes.get(name)]).filter(([, v]) => v);
-    sending = post(file(batch.map(([, v]) => v))).then((answer) => {
-      sending = null;
-      if (answer === "stored") {
-        taker = "there";
-        // an answer that was changed meanwhile has still to go
-        for (const [name, sent] of batch) if (votes.get(name) === sent) unsent.delete(name);
-        save();
-        if (unsent.size) send();
-      } else if (answer === "refused") taker = "none";
-      else setTimeout(send, 3000);
-      outcome();
-    });
-    return sending;
-  }
-  async function post(body) {
+  // votes are sent in the order in which they were given; the service keeps each id once
+  let sending = false;
+  let stopped = "";
+  let code = null;
+  async function send() {
+    if (sending || !unsent.length || stopped) return;
+    sending = true;
+    let taken = false;
+    const batch = unsent.slice(0, 1000);
     try {
-      const reply = await fetch("votes", { method: "POST", headers: { "Content-Type": "application/json" }, body });
-      if (reply.ok) {
-        const data = await reply.json().catch(() => ({}));
-        return "stored" in data ? "stored" : "refused";
-      }
-      const gone = reply.status === 501 || (reply.status >= 400 && reply.status < 500 && ![408, 429].includes(reply.status));
-      return gone ? "refused" : "later";
-    } catch {
-      return "later";
+      ({ code } = await ask("POST", "votes", JSON.stringify({ votes: batch })));
+      unsent = unsent.slice(batch.length);
+      taken = true;
+      save();
+    } catch (error) {
+      if ([401, 403, 404, 422].includes(error.status)) stopped = `${error.message}: ${error.fix}`;
+      else setTimeout(send, 3000);
     }
+    sending = false;
+    outcome();
+    if (taken) send();
   }
   function finish() {
     shown?.videos.forEach((v) => v.pause());
@@ -280,66 +249,80 @@
     send();
   }
   function outcome() {
-    const stored = taker === "there" && !unsent.size;
-    $("outcome").textContent = stored
-      ? "Your votes are stored; there is nothing more to do."
-      : taker === "none"
-        ? "Please save your votes as a file and send it to whoever asked you."
-        : "Your votes are being sent. If this does not change, save them as a file and send it to whoever asked you.";
+    const stored = !unsent.length;
+    $("outcome").textContent = stopped
+      || (stored ? "Your votes are stored; there is nothing more to do." : "Your votes are being sent. Please leave this page open.");
     $("end").dataset.stored = String(stored);
-  }
-  function download() {
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([file([...votes.values()])], { type: "application/json" }));
-    link.download = `votes-${rater}.json`;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+    $("done").hidden = !(stored && code);
+    $("code").textContent = code ?? "";
   }
 
-  // ---- the three views ------------------------------------------------------------------------------------------
+  // ---- the views ------------------------------------------------------------------------------------------------
   function view(name, focus) {
-    for (const id of ["start", "trial", "end"]) $(id).hidden = id !== name;
+    for (const id of ["problem", "consent", "start", "trial", "end"]) $(id).hidden = id !== name;
     // focus on no button: space must pause, not vote again
     if (focus) $(focus).focus({ preventScroll: true });
   }
-  function begin(name) {
-    load(name);
-    trials = plan(name);
+  function problem(text) {
+    $("why").textContent = text;
+    view("problem");
+  }
+  function goOn(plan) {
+    ({ trials, videos: clips, code } = plan);
+    try { unsent = JSON.parse(keep.get(`unsent/${rater}`)) ?? []; } catch { unsent = []; }
+    answered = new Set([...plan.answered, ...unsent.map((v) => [v.pair, v.repeat, v.question])].map((at) => at.join("/")));
     setPaused(paused);
     send();
-    const open = trials.findIndex((t) => !votes.has(place(t)));
-    if (open < 0) finish(); else show(open);
-  }
-  function anyName() {
-    return [...crypto.getRandomValues(new Uint8Array(5))].map((b) => b.toString(16).padStart(2, "0")).join("");
+    next();
   }
 
-  $("count").textContent = String(plan("anyone").length);
-  $("begin").addEventListener("submit", (event) => {
-    event.preventDefault();
-    const name = $("rater").value.trim() || anyName();
-    if (RATER.test(name)) begin(name);
-  });
   $("choose-a").onclick = () => vote("left");
   $("choose-b").onclick = () => vote("right");
+  $("choose-tie").onclick = () => vote("tie");
+  $("choose-tie").hidden = $("tie-key").hidden = !study.ties;
+  $("decide").hidden = study.ties;
   $("pause").onclick = () => setPaused(!paused);
   $("stage").onclick = () => setPaused(!paused);
-  $("back").onclick = () => { if (cursor > 0) show(cursor - 1); };
-  $("save").onclick = download;
+  const back = () => { if (cursor > 0) show(cursor - 1); };
+  $("back").onclick = back;
   $("again").onclick = () => show(trials.length - 1);
-  $("other").onclick = () => { keep.set("rater", ""); $("rater").value = ""; view("start", "rater"); };
+  $("other").hidden = !study.open;
+  $("other").onclick = () => { keep.set("rater", ""); location.replace("/study"); };
   document.addEventListener("keydown", (event) => {
-    const native = event.target.closest("input, button, a");
+    const native = event.target.closest("button, a");
     if (event.repeat || event.ctrlKey || event.altKey || event.metaKey || $("trial").hidden) return;
     if (event.key === "ArrowLeft") vote("left");
     else if (event.key === "ArrowRight") vote("right");
+    else if (event.key === "ArrowDown") vote("tie");
     else if (event.key === " " && !native) setPaused(!paused);
-    else if (event.key === "Backspace" && cursor > 0) show(cursor - 1);
+    else if (event.key === "Backspace") back();
     else return;
     event.preventDefault();
   });
+  addEventListener("hashchange", () => location.reload());
 
-  const asked = new URLSearchParams(location.search).get("rater") ?? "";
-  const last = RATER.test(asked) ? asked : keep.get("rater");
-  if (last && RATER.test(last)) begin(last); else view("start", "");
+  $("count").textContent = String(study.count);
+  $("questions").replaceChildren(...study.questions.map((text) => Object.assign(document.createElement("li"), { textContent: text })));
+  $("instructions").textContent = study.instructions;
+  $("consent-text").textContent = study.consent;
+  $("agree").onclick = () => view("start");
+  $("begin").onclick = async () => {
+    $("begin").disabled = true;
+    try {
+      if (!rater) ({ rater } = await ask("POST", "raters"));
+      keep.set("rater", rater);
+      goOn(await ask("POST", "begin?agreed=true"));
+    } catch (error) {
+      problem(error.status ? `${error.message}: ${error.fix}.` : "The study cannot be reached. Please try again.");
+    }
+  };
+  // the link's signature stands behind the #, which browsers send nowhere
+  rater = decodeURIComponent(location.hash.slice(1)) || keep.get("rater") || "";
+  if (!rater && !study.open) return problem("Please open the link that you were given.");
+  try {
+    const plan = rater ? await ask("POST", "begin") : null;
+    if (plan) goOn(plan); else view(study.consent ? "consent" : "start");
+  } catch (error) {
+    problem(error.status ? `${error.message}: ${error.fix}.` : "The study cannot be reached. Please try again.");
+  }
 })();

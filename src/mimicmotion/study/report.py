@@ -28,22 +28,23 @@ def analyse(
         OutputError: the place is taken or cannot be written.
     """
     study = load_study(folder)
-    analysis = analyse_votes(load_key(folder, study), load_votes(folder, study, sources), exclusion)
+    analysis = analyse_votes(study, load_key(folder, study), load_votes(folder, study, sources), exclusion)
     place = save_report(output or folder / "analysis", analysis)
     return f"{markdown(analysis)}\nwritten to {place}"
 
 
 def save_report(folder: Path, analysis: Analysis) -> Path:
-    """Write preference.md, .json, .csv (a row for each baseline) and preference-votes.csv (a row for each vote).
+    """Write preference.md, .json, .csv (a row for each question and baseline) and -votes.csv (a row for each vote).
 
     Raises:
         OutputError: the folder holds other files or cannot be written.
     """
-    head = ["baseline", "votes", "for_ours", "share", "low", "high", "p", "raters", "raters_low", "raters_high"]
+    head = ["question", "baseline", "votes", "for_ours", "ties", "share", "low", "high", "p", "raters"]
+    head += ["raters_low", "raters_high"]
     rows = [
-        [p.baseline, v.n, v.k, v.share, v.low, v.high, v.p, p.by_rater.n, p.by_rater.low, p.by_rater.high]
+        [p.question, p.baseline, v.n, v.k, p.ties, v.share, v.low, v.high, v.p, r.n, r.low, r.high]
         for p in analysis.preferences
-        for v in [p.votes]
+        for v, r in [(p.votes, p.by_rater)]
     ]
     with atomic_folder(folder, _FILES) as part, writing(folder):
         write_text(part / "preference.md", markdown(analysis))
@@ -58,16 +59,18 @@ def markdown(analysis: Analysis) -> str:
     preferences, raters = analysis.preferences, analysis.raters
     shares = [
         [
+            p.question,
             p.baseline,
-            f"**{p.votes.share:.1%}** ({p.votes.k} of {p.votes.n})",
+            f"**{_number(p.votes.share, '.1%')}** ({p.votes.k} of {p.votes.n})",
+            p.ties,
             _interval(p.votes.low, p.votes.high),
-            f"{p.votes.p:.2g}",
+            _number(p.votes.p, ".2g"),
             _interval(p.by_rater.low, p.by_rater.high),
         ]
         for p in preferences
     ]
-    head = ["baseline", f"prefer {analysis.ours}", "95 % Wilson", "sign test p", "95 % over raters"]
-    said = "Wilson and the sign test take votes for independent; the last column draws whole raters."
+    head = ["question", "baseline", f"prefer {analysis.ours}", "ties", "95 % Wilson", "sign test p", "95 % over raters"]
+    said = "Ties are left out. Wilson and the sign test take votes for independent; the last column draws whole raters."
     checks = [
         f"- repeated pairs answered alike: {analysis.consistency} (50 % is guessing)",
         f"- answers for the left side: {analysis.left}, p = {_number(analysis.left.p, '.2g')} (50 % is expected)",
@@ -75,22 +78,27 @@ def markdown(analysis: Analysis) -> str:
         f"- raters left out: {len(raters) - len(analysis.kept)} of {len(raters)}; rule: {analysis.rule}",
     ]
     people = [
-        [r.name, r.votes, r.ours, r.left, alike, _number(r.agreement, ".0%"), f"{r.seconds:.1f}", r.excluded]
+        [r.name, r.code, r.votes, r.ours, r.left, r.ties, alike, right, agreed, f"{r.seconds:.1f}", r.excluded]
         for r in raters
-        for alike in [f"{r.consistent} of {r.repeated}"]
+        for alike, right in [(f"{r.consistent} of {r.repeated}", f"{r.caught} of {r.catches}")]
+        for agreed in [_number(r.agreement, ".0%")]
     ]
-    columns = ["rater", "pairs", "for ours", "left", "repeated alike", "with the majority", "seconds", "left out"]
+    columns = ["rater", "code", "answers", "for ours", "left", "ties", "repeated alike", "catch pairs right"]
+    columns += ["with the majority", "seconds", "left out"]
     sequences = sorted({s for p in preferences for s in p.sequences})
     counts = [
-        [s, *("{} of {}".format(*p.sequences[s]) if s in p.sequences else "–" for p in preferences)] for s in sequences
+        [s, p.question, p.baseline, "{} of {}".format(*p.sequences[s])]
+        for s in sequences
+        for p in preferences
+        if s in p.sequences
     ]
     return markdown_page(
-        f"User study: {analysis.ours} against {len(preferences)} baselines",
+        f"User study: {analysis.ours} against {len({p.baseline for p in preferences})} baselines",
         [
             Section("", [said], Table(head, shares)),
             Section("Checks", checks),
             Section("Raters", (), Table(columns, people)),
-            Section("Sequences", (), Table(["sequence", *(p.baseline for p in preferences)], counts)),
+            Section("Sequences", (), Table(["sequence", "question", "baseline", "for ours"], counts)),
         ],
     )
 

@@ -1,4 +1,4 @@
-"""MakeHuman's people (CC0) in one packed file: base mesh, shape targets, rig, weights, masks, clothes and hair."""
+"""MakeHuman's data (CC0) in one packed file: base mesh, shape targets, rig, weights, masks, clothes and hair."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ VARIABLE = "MIMICMOTION_PEOPLE"
 
 
 def default_path() -> Path:
-    """Where the packed file lies: $MIMICMOTION_PEOPLE, or people/makehuman.npz in the cache folder."""
+    """Path of the packed file: $MIMICMOTION_PEOPLE, or people/makehuman.npz in the cache folder."""
     if own := os.environ.get(VARIABLE):
         return Path(own).expanduser()
     return cache_folder() / "people" / "makehuman.npz"
@@ -30,45 +30,45 @@ def default_path() -> Path:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Garment:
-    """Clothes, shoes or hair that fit any body: each vertex hangs on three of the body's."""
+    """Clothes, shoes or hair that fit any body: each vertex is attached to three of the body's vertices."""
 
     vertex: Int64[ndarray, "n 3"]  # the three vertices of the base mesh
     weight: Float32[ndarray, "n 3"]  # their weights
     offset: Float32[ndarray, "n 3"]  # added, in units of `scale`
-    scale: Float32[ndarray, "axes 4"]  # axis, two vertices, distance: their distance over this one is the axis' unit
+    scale: Float32[ndarray, "axes 4"]  # axis, two vertices, d: an axis' unit is the distance of the vertices over d
     triangles: Int32[ndarray, "faces 3"]  # corners
-    triangle_uv: Int32[ndarray, "faces 3"]  # numbers of their texture coordinates
+    triangle_uv: Int32[ndarray, "faces 3"]  # indices of their texture coordinates
     uv: Float32[ndarray, "texture 2"]  # texture coordinates, 0..1
-    hides: Bool[ndarray, " vertices"]  # vertices of the base mesh that lie under it
+    hides: Bool[ndarray, " vertices"]  # vertices of the base mesh under it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Assets:
-    """What all people are made from; lengths in decimetres, x to the person's left, y up, z forward."""
+    """The data behind all people; lengths in decimetres, x to the person's left, y up, z forward."""
 
     vertices: Float32[ndarray, "vertices 3"]  # of the base mesh, in its rest pose
     uv: Float32[ndarray, "texture 2"]  # texture coordinates, 0..1, v upwards
     quads: Int32[ndarray, "faces 4"]  # corners of each face
-    quad_uv: Int32[ndarray, "faces 4"]  # numbers of their texture coordinates
-    quad_group: UInt8[ndarray, " faces"]  # number of the face's group in `groups`
+    quad_uv: Int32[ndarray, "faces 4"]  # indices of their texture coordinates
+    quad_group: UInt8[ndarray, " faces"]  # index of the face's group in `groups`
     groups: tuple[str, ...]  # body, eyes, teeth, lashes, and the helpers tights, skirt and hair
     bones: tuple[str, ...]  # names of the bones
-    parents: tuple[int, ...]  # number of each bone's parent, -1 for the root
-    tips: tuple[str, ...]  # names of the bones whose ends are points, too (fingers, toes)
+    parents: tuple[int, ...]  # index of each bone's parent, -1 for the root
+    tips: tuple[str, ...]  # names of the bones whose ends are keypoints (fingers, toes)
     joints: tuple[ndarray, ...]  # vertices whose mean is the head of each bone, then the ends of `tips`
     weight_bone: UInt8[ndarray, "vertices 6"]  # up to six bones that move a vertex
     weight: Float32[ndarray, "vertices 6"]  # their weights; rows sum to 1
     targets: dict[str, tuple[ndarray, ndarray]]  # name to (vertices, displacements) of a shape
     masks: dict[str, UInt8[ndarray, "n n"]]  # name to a picture in texture space, 0..255
     surfaces: dict[str, UInt8[ndarray, "n n"]]  # name to a grey texture, 0..255
-    garments: dict[str, Garment] = field(default_factory=dict)  # name to clothes and hair of further folders
+    garments: dict[str, Garment] = field(default_factory=dict)  # name to clothes or hair of additional assets
 
     def bone(self, name: str) -> int:
-        """Number of a bone."""
+        """Index of a bone."""
         return self.bones.index(name)
 
     def faces(self, *groups: str) -> tuple[Int32[ndarray, "n 3"], Int32[ndarray, "n 3"]]:
-        """Triangles of some groups, and the numbers of their texture coordinates."""
+        """Triangles of some groups, and the indices of their texture coordinates."""
         chosen = np.isin(self.quad_group, [self.groups.index(g) for g in groups])
         return split_quads(self.quads[chosen]), split_quads(self.quad_uv[chosen])
 
@@ -79,7 +79,7 @@ def split_quads(quads: Int32[ndarray, "faces 4"]) -> Int32[ndarray, "n 3"]:
 
 
 def load_assets(path: Path | str | None = None) -> Assets:
-    """Read the packed file once per process.
+    """Read the packed file, once per process.
 
     Args:
         path: the file; `default_path()` if None.
@@ -92,15 +92,15 @@ def load_assets(path: Path | str | None = None) -> Assets:
 
 @functools.lru_cache(maxsize=2)
 def _load(path: Path) -> Assets:
-    fix = "make it: python scripts/pack_makehuman.py (see docs/guide/synthetic-people.md), or name it in $" + VARIABLE
+    fix = f"run python scripts/pack_makehuman.py (see docs/guide/synthetic-people.md), or set ${VARIABLE} to the file"
     if not path.is_file():
-        raise InputError(f"{path} is missing", "the packed people of MakeHuman", fix)
+        raise InputError(f"{path} is missing", "MakeHuman's packed data", fix)
     try:
         with np.load(path) as stored:
             data = {name: stored[name] for name in stored.files}
         meta = json.loads(data.pop("meta").tobytes())
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as e:
-        raise InputError(f"{path} cannot be read: {e}", "the packed people of MakeHuman", fix) from e
+        raise InputError(f"{path} cannot be read: {e}", "MakeHuman's packed data", fix) from e
     if meta.get("format") != FORMAT:
         raise InputError(f"{path} has the format {meta.get('format')!r}", FORMAT, fix)
     return _unpack(data, meta)

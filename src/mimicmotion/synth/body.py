@@ -1,4 +1,4 @@
-"""Bodies: a mix of MakeHuman's shapes for each person, the joints inside of it, and skinning."""
+"""Bodies: a mix of MakeHuman's shapes for each person, its joints, and skinning."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BODY_FOLDERS = ("torso", "hip", "stomach", "buttocks", "pelvis", "breast", "arms
 
 @dataclass(frozen=True, slots=True)
 class Genes:
-    """What a body is mixed from."""
+    """The parameters of a body's shape."""
 
     female: float  # 0 male, 1 female
     age: float  # years, 4 to 80
@@ -30,11 +30,11 @@ class Genes:
     muscle: float  # 0 to 1; 0.5 is the average
     weight: float  # 0 to 1; 0.5 is the average
     height: float  # -1 small, 1 tall
-    details: dict[str, float] = field(default_factory=dict)  # further targets and their strengths
+    details: dict[str, float] = field(default_factory=dict)  # additional targets and their strengths
 
 
 def random_genes(rng: np.random.Generator, assets: Assets) -> Genes:
-    """Anybody: 15 % children and teenagers, 20 % above 55, faces and proportions of their own."""
+    """A random body: 15 % children and teenagers, 20 % above 55, with random faces and proportions."""
     female = float(np.clip(round(rng.random()) + rng.normal() * 0.08, 0, 1))
     kind = rng.random()
     age = rng.uniform(5, 17) if kind < 0.15 else rng.uniform(56, 78) if kind > 0.8 else rng.uniform(18, 55)
@@ -58,7 +58,7 @@ def random_genes(rng: np.random.Generator, assets: Assets) -> Genes:
 
 
 def _both_sides(name: str, assets: Assets, rng: np.random.Generator) -> dict[str, float]:
-    """A target of one side brings the other side's, nearly as strong."""
+    """A target of one side and, nearly as strong, that of the other side."""
     folder, short = name.split("/", 1)
     if short[:2] not in ("l-", "r-"):
         return {name: 1.0}
@@ -67,7 +67,7 @@ def _both_sides(name: str, assets: Assets, rng: np.random.Generator) -> dict[str
 
 
 def shape_weights(genes: Genes) -> dict[str, float]:
-    """Strengths of all the targets: products of MakeHuman's macro settings, and the details."""
+    """Strengths of all targets: products of MakeHuman's macro settings, and the details."""
     out = dict(genes.details)
     sexes = {"female": genes.female, "male": 1 - genes.female}
     names, years = list(AGES), list(AGES.values())
@@ -94,7 +94,7 @@ def _levels(value: float, name: str) -> dict[str, float]:
 
 
 def shape_vertices(assets: Assets, genes: Genes) -> Float64[ndarray, "vertices 3"]:
-    """The base mesh in its rest pose in this body's shape; targets that the packed file lacks are left out."""
+    """The base mesh in its rest pose and this body's shape; targets missing from the packed file are skipped."""
     vertices = assets.vertices.astype(np.float64)
     for name, strength in shape_weights(genes).items():
         if name in assets.targets:
@@ -104,7 +104,7 @@ def shape_vertices(assets: Assets, genes: Genes) -> Float64[ndarray, "vertices 3
 
 
 def joint_positions(assets: Assets, vertices: Float64[ndarray, "vertices 3"]) -> Float64[ndarray, "joints 3"]:
-    """Heads of all the bones, then the ends of `assets.tips`."""
+    """Heads of all bones, then the ends of `assets.tips`."""
     return np.array([vertices[v].mean(0) for v in assets.joints])
 
 
@@ -118,7 +118,7 @@ class Skin(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Mesh:
-    """Parts of a person that move together with the bones."""
+    """A part of a person, skinned to the bones."""
 
     vertices: Float32[ndarray, "n 3"]  # in the rest pose, decimetres
     bone: ndarray  # bones of each vertex
@@ -126,14 +126,14 @@ class Mesh:
     triangles: ndarray  # corners
     uv: Float32[ndarray, "faces 3 2"]  # texture coordinates of the corners of each triangle
     material: ndarray  # of each triangle
-    cut: Float32[ndarray, " n"]  # what is below 0 between the corners is left out
-    fray: Float32[ndarray, " n"]  # how far the cut is blurred into strands, where it is below 1
+    cut: Float32[ndarray, " n"]  # the surface is cut away where this, interpolated, is below 0
+    fray: Float32[ndarray, " n"]  # how far the cut frays into strands, where `cut` is below 1
 
     @classmethod
     def of(
         cls, skin: Skin, triangles: ndarray, uv: ndarray, material: int, cut: ndarray | None = None, fray: float = 0.0
     ) -> Mesh:
-        """A part of one material; only the vertices that its triangles use are kept."""
+        """A part of one material; vertices that no triangle uses are dropped."""
         used, corners = np.unique(triangles, return_inverse=True)
         cuts = np.ones(len(used)) if cut is None else cut[used]
         return cls(
@@ -149,7 +149,7 @@ class Mesh:
 
     @classmethod
     def join(cls, parts: list[Mesh]) -> Mesh:
-        """All the parts in one."""
+        """All parts in one mesh."""
         starts = np.cumsum([0, *(len(p.vertices) for p in parts[:-1])])
         arrays = {f.name: [getattr(p, f.name) for p in parts] for f in dataclasses.fields(cls)}
         arrays["triangles"] = [p.triangles + s for p, s in zip(parts, starts, strict=True)]
@@ -158,7 +158,7 @@ class Mesh:
 
 @kernel
 def skin(vertices, bone, weight, rot, shift, out):
-    """Move vertices by the weighted mean of their bones' motions: rot (bones, 3, 3), shift (bones, 3)."""
+    """Move vertices by the weighted mean of their bones' transforms: rot (bones, 3, 3), shift (bones, 3)."""
     for i in range(len(vertices)):
         x, y, z = vertices[i, 0], vertices[i, 1], vertices[i, 2]
         a = b = c = 0.0
@@ -175,8 +175,7 @@ def skin(vertices, bone, weight, rot, shift, out):
 
 
 @kernel
-def vertex_normals(vertices, triangles, out):
-    """Normals weighted by the area of the triangles around each vertex."""
+def _vertex_normals(vertices, triangles, out):
     out[:] = 0.0
     for t in range(len(triangles)):
         i, j, k = triangles[t, 0], triangles[t, 1], triangles[t, 2]
@@ -195,7 +194,7 @@ def vertex_normals(vertices, triangles, out):
 
 
 def normals_of(vertices: ndarray, triangles: ndarray) -> ndarray:
-    """The same in a new array."""
+    """Unit normals of vertices, weighted by the area of the triangles around each."""
     out = np.empty_like(vertices)
-    vertex_normals(vertices, triangles, out)
+    _vertex_normals(vertices, triangles, out)
     return out

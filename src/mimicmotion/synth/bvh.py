@@ -1,4 +1,4 @@
-"""Motion capture from BVH files, retargeted to the figure's motion parameters."""
+"""Motion capture from BVH files, retargeted to motion parameters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mimicmotion.synth import figure as fig
 from mimicmotion.synth.figure import rot_x, rot_y, rot_z, unit
 from mimicmotion.synth.keyposes import neutral
 
-# Names of the joints in files of CMU, PyMO and most others; the first that exists is used.
+# Joint names in files of CMU, PyMO and most others; the first one that exists is used.
 _JOINTS = {
     "thigh": ("UpLeg", "Thigh", "Hip"),
     "shank": ("Leg", "Shin", "Knee"),
@@ -26,17 +26,18 @@ _JOINTS = {
     "forearm": ("ForeArm", "LowArm", "Elbow"),
     "hand": ("Hand", "Wrist"),
 }
+_SMOOTH = 9  # frames: 75 ms at 120 frames per second
 Points = dict[tuple[int, str], Float64[ndarray, "frames 3"]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Mocap:
-    """A recorded motion as parameters of the figure; give it to `render_clip(motion=...)`.
+    """A recorded motion, to be passed to `render_clip(motion=...)`.
 
     Attributes:
-        params: one row per frame of the file, see `mimicmotion.synth.figure`.
+        params: motion parameters of each frame of the file, see `mimicmotion.synth.figure`.
         fps: frames per second of the file.
-        name: the file's name.
+        name: of the file.
     """
 
     params: Float64[ndarray, "frames 54"]
@@ -44,9 +45,9 @@ class Mocap:
     name: str
 
     def window(self, rng: np.random.Generator, times: Float64[ndarray, " n"]) -> Float64[ndarray, "n 54"]:
-        """A part of the recording by chance, at `times` (seconds from its start), turned to face the viewer on average.
+        """A random part of the recording, at `times` (seconds from its start), turned to face the viewer on average.
 
-        A recording shorter than the window runs to and fro.
+        A recording shorter than the window is played back and forth.
         """
         length = (len(self.params) - 1) / self.fps
         at = times + rng.uniform(0, max(length - times[-1], 0.0))
@@ -64,10 +65,10 @@ class Mocap:
 def load_bvh(path: str | Path) -> Mocap:
     """Read a BVH file (y up, z forward in the rest pose) and retarget it.
 
-    Hands and feet keep their places relative to the lengths of the limbs; the pelvis stays in the middle.
+    Hands and feet keep their positions relative to the lengths of the limbs; the pelvis stays in the middle.
 
     Raises:
-        InputError: the file is missing, no BVH, truncated, or lacks arms or legs.
+        InputError: the file is missing, truncated, not a BVH file, or lacks arms or legs.
     """
     path = Path(path)
     try:
@@ -119,7 +120,7 @@ def _parse(text: str, path: Path) -> tuple[list[str], list[int], ndarray, list[l
 def _forward(
     parents: list[int], offsets: ndarray, channels: list[list[str]], values: ndarray
 ) -> tuple[ndarray, ndarray]:
-    """Positions (frames, joints, 3) and rotations (frames, joints, 3, 3) of all the joints."""
+    """Positions (frames, joints, 3) and rotations (frames, joints, 3, 3) of all joints."""
     n = len(values)
     pos, rot = np.zeros((n, len(parents), 3)), np.zeros((n, len(parents), 3, 3))
     column = 0
@@ -141,14 +142,14 @@ def _forward(
 
 
 def _frame(x: ndarray, up: ndarray) -> ndarray:
-    """Rotations whose y is `up` and whose x is nearest to `x`."""
+    """Rotations whose y axis is `up` and whose x axis is as near as possible to `x`."""
     y = unit(up)
     z = unit(np.cross(x, y))
     return np.stack([np.cross(y, z), y, z], -1)
 
 
 def _points(names: list[str], pos: ndarray, path: Path) -> Points:
-    """The joints of a file by their usual names."""
+    """The joints of a file under common names."""
     lower, out = [n.lower() for n in names], {}
     for side, word in enumerate(("left", "right")):
         for part, usual in _JOINTS.items():
@@ -160,11 +161,11 @@ def _points(names: list[str], pos: ndarray, path: Path) -> Points:
 
 
 def retarget(at: Points, head: Float64[ndarray, "frames 3 3"] | None = None) -> Float64[ndarray, "frames 54"]:
-    """Parameters of the figure from places of joints in any unit (y up, z forward).
+    """Motion parameters from positions of joints in any unit (y up, z forward).
 
     Args:
-        at: arm, forearm, hand, thigh, and, if the legs are not to stand still, shank, foot and toe; of side 0 (left)
-            and 1, each (frames, 3).
+        at: positions (frames, 3) of arm, forearm, hand and thigh of side 0 (left) and 1, and, unless the legs stand
+            still, of shank, foot and toe.
         head: rotations of the head.
     """
     hips, shoulders = 0.5 * (at[0, "thigh"] + at[1, "thigh"]), 0.5 * (at[0, "arm"] + at[1, "arm"])
@@ -190,16 +191,8 @@ def retarget(at: Points, head: Float64[ndarray, "frames 3 3"] | None = None) -> 
     return q
 
 
-def calm(values: ndarray, frames: int = 9) -> ndarray:
-    """Mean over some frames (9: 75 ms at 120 frames per second)."""
-    if len(values) < frames:
-        return values
-    padded = np.concatenate([values[:1].repeat(frames // 2), values, values[-1:].repeat(frames // 2)])
-    return np.convolve(padded, np.full(frames, 1 / frames), "valid")
-
-
 def _length(at: Points, *parts: str) -> float:
-    """Length of a limb; joints found in pictures are often foreshortened."""
+    """Length of a limb: a high percentile, because joints found in pictures are often foreshortened."""
     bones = [np.linalg.norm(at[s, a] - at[s, b], axis=-1) for s in (0, 1) for a, b in pairwise(parts)]
     return 0.5 * sum(float(np.percentile(b, 95)) for b in bones)
 
@@ -221,9 +214,10 @@ def _retarget_legs(q: ndarray, at: Points, hips: ndarray) -> None:
         pitch = np.arctan2(toe[:, 1], flat)
         standing = q[:, k + 1] < 0.03
         q[:, k + 3] = np.clip(pitch - (np.median(pitch[standing]) if standing.any() else np.median(pitch)), -1.0, 0.5)
-        # a toe that points down has no direction
+        # a toe that points down has no heading
         level = np.clip(2 * flat / np.maximum(np.linalg.norm(toe, axis=-1), 1e-9) - 0.6, 0, 1)
-        q[:, k + 4] = calm(0.2 + level * (np.clip(np.arctan2(sign * toe[:, 0], toe[:, 2]), -0.5, 1.0) - 0.2))
+        heading = np.clip(np.arctan2(sign * toe[:, 0], toe[:, 2]), -0.5, 1.0)
+        q[:, k + 4] = fig.smooth(0.2 + level * (heading - 0.2), _SMOOTH)
 
 
 def _retarget_arm(q: ndarray, side: int, at: Points, chest: ndarray) -> None:
@@ -236,5 +230,5 @@ def _retarget_arm(q: ndarray, side: int, at: Points, chest: ndarray) -> None:
     out = elbow - line * (elbow * line).sum(-1, keepdims=True)
     axis = unit(fig.ELBOW_HINT - line * (line @ fig.ELBOW_HINT)[:, None])
     swivel = np.arctan2((np.cross(line, axis) * out).sum(-1), (axis * out).sum(-1))
-    bent = np.clip(np.linalg.norm(out, axis=-1) / 0.08, 0, 1)  # a straight arm has no direction of its elbow
-    q[:, k + 3] = calm(np.clip(swivel, -2.2, 2.2) * bent)
+    bent = np.clip(np.linalg.norm(out, axis=-1) / 0.08, 0, 1)  # the elbow of a straight arm has no direction
+    q[:, k + 3] = fig.smooth(np.clip(swivel, -2.2, 2.2) * bent, _SMOOTH)

@@ -11,31 +11,31 @@ from numpy import ndarray
 from mimicmotion.errors import InputError
 from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
 from mimicmotion.synth.bvh import Mocap
-from mimicmotion.synth.camera import move_camera
 from mimicmotion.synth.faces import face_actions
 from mimicmotion.synth.keypoints import confidences
 from mimicmotion.synth.light import encode
 from mimicmotion.synth.motion import choose_motion, motion_params
 from mimicmotion.synth.rig import pose_bones
 from mimicmotion.synth.scene import Moment, Scene, correspondence, develop, make_scene, render_moment
+from mimicmotion.synth.view import move_camera
 
 SOURCE = "mimicmotion.synth"
-_SPARE_SECONDS = 3.0  # of the motion before and after the clip, where the reference may come from
+_SPARE_SECONDS = 3.0  # of motion around the clip, from which the reference may come
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What is known of a clip's pictures and of its reference picture.
+    """Ground truth of a clip and of its reference picture.
 
     Attributes:
-        clean: the clip without the camera's noise and compression.
+        clean: the clip without camera noise and compression.
         mask: the person's share of each pixel, 0..255.
-        depth: distance from the camera in metres where the person is; infinite elsewhere.
-        flow: from each pixel of the clip to the same place in the reference, pixels (x, y); exact for the person, and
-            for the background by the camera's movement.
-        in_reference: whether that place is seen in the reference.
-        background: of each frame, without the person and their shadow.
-        reference_clean: the reference without noise.
+        depth: distance of the person from the camera in metres; infinite elsewhere.
+        flow: from each pixel of the clip to the same point in the reference, in pixels (x, y); exact for the person,
+            and for the background that of the camera motion.
+        in_reference: whether that point is visible in the reference.
+        background: each frame without the person and their shadow.
+        reference_clean: the reference without noise and compression.
         reference_mask: the person's share of its pixels.
         reference_depth: its depth.
     """
@@ -60,8 +60,8 @@ class SynthClip:
         poses: exact positions in pixels, confidence as a detector would give it.
         reference_frame: the person in another pose.
         reference_pose: its pose, one frame.
-        visible: which points are inside of the frame and not hidden, whatever their confidence.
-        truth: all else that is known.
+        visible: which points are inside the frame and not hidden, whatever their confidence.
+        truth: further ground truth.
     """
 
     frames: UInt8[ndarray, "frames height width 3"]
@@ -87,15 +87,15 @@ def render_clip(
     """Render a clip; the same arguments give the same pixels in every process on one machine.
 
     Args:
-        seed: decides everything that is not given; any integer >= 0.
+        seed: of everything that is not given; any integer >= 0.
         num_frames: frames of the clip, at least 1.
         size: (height, width) in pixels.
         fps: frames per second.
-        motion: a name of `mimicmotion.synth.motion.MOTIONS` or a recording from `load_bvh`; by chance if None.
-        person_seed: the person, clothes, place, framing and light; `seed` if None. Clips of one `person_seed`
-            (and size) with other seeds show the same person in other motions.
-        framing: 'full' or 'upper'; by the person's chance (65 % full) if None.
-        camera_motion: the camera drifts and shakes a little.
+        motion: a name of `mimicmotion.synth.motion.MOTIONS` or a recording from `load_bvh`; random if None.
+        person_seed: of the person, clothes, place, framing and light; `seed` if None. Clips with one `person_seed`
+            (and size) and different seeds show the same person in different motions.
+        framing: 'full' or 'upper'; random for each person (65 % full) if None.
+        camera_motion: whether the camera drifts and shakes a little.
         supersample: samples per pixel along each axis.
 
     Raises:
@@ -106,7 +106,7 @@ def render_clip(
     rng = np.random.default_rng([seed, 2])
     name = choose_motion(rng)
     params = _params(rng, motion or name, num_frames, fps)
-    pan = np.zeros((num_frames + 1, 2))  # the reference is taken by a still camera
+    pan = np.zeros((num_frames + 1, 2))  # the camera does not move in the reference
     if camera_motion:
         pan[:num_frames] = move_camera(np.random.default_rng([seed, 6]), num_frames, size[0], fps)
     return _render(scene, rng, params, fps, pan, supersample)
@@ -123,7 +123,7 @@ def _check(seed: int, num_frames: int, size: tuple[int, int], fps: float, supers
 
 
 def _params(rng: np.random.Generator, motion: str | Mocap, num_frames: int, fps: float) -> Float64[ndarray, "n+1 54"]:
-    """Motion parameters of the clip, and of the reference: the same motion at another time, or another motion."""
+    """Motion parameters of the clip, then of the reference: the same motion at another time, or another motion."""
     spare = int(_SPARE_SECONDS * fps)
     times = np.arange(num_frames + spare) / fps
     start = int(rng.integers(spare + 1))
@@ -142,7 +142,7 @@ def _render(
     pan: Float64[ndarray, "n+1 2"],
     supersample: int,
 ) -> SynthClip:
-    """A clip by its motion parameters and the camera's shifts in pixels; the last of each is the reference's."""
+    """Render a clip from its motion parameters and camera shifts (pixels); the last row of each is the reference's."""
     n, size = len(params) - 1, scene.size
     pose = pose_bones(scene.figure.skeleton, params)
     faces = face_actions(rng, params, np.arange(n + 1) / fps)
@@ -164,7 +164,7 @@ def _render(
         points[k], hidden[k] = moment.points[:, :2], moment.hidden
         if k < n:
             flow[k], there[k] = correspondence(scene, moment, last, pan[k] - pan[n], supersample)
-    parts = slice(n), slice(n, None)  # the reference does not follow the clip in time
+    parts = slice(n), slice(n, None)  # the reference is not the next frame of the clip
     sure = np.concatenate([confidences(rng, points[p], hidden[p], size, scene.unit, fps) for p in parts])
     poses = PoseSequence(points.astype(np.float32), sure.astype(np.float32), size, fps, SOURCE)
     truth = Truth(clean[:n], mask[:n], depth[:n], flow, there, background[:n], clean[n], mask[n], depth[n])

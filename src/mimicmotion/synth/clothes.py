@@ -1,7 +1,7 @@
-"""Clothes for any body: cut from MakeHuman's tights and skirt, or garments of further folders; shoes, socks, hats.
+"""Clothes for any body: cut from MakeHuman's tights and skirt, or garments of additional assets; shoes and socks.
 
-Where a garment ends is a number per vertex (`Mesh.cut`), so its border is clean however coarse the mesh is; the body
-under it is left out, so skin never shows through.
+The border of a garment is where a number per vertex (`Mesh.cut`) crosses 0, so it is clean even on a coarse mesh. The
+body under a garment is left out, so skin never shows through.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from mimicmotion.synth.assets import Assets, Garment, split_quads
 from mimicmotion.synth.body import Mesh, Skin, normals_of
 from mimicmotion.synth.rig import Skeleton
 
-MARGIN = 0.35  # decimetres from a garment's border, from where on the body under it is left out
-TILE = (16.0, 8.0)  # decimetres of one texture: front in its left half, back in its right half
+MARGIN = 0.35  # decimetres from a garment's border within which the body under it is kept
+TILE = (16.0, 8.0)  # size of a texture in decimetres: front in its left half, back in its right half
 ARM_BONES = ("upperarm", "lowerarm", "wrist", "metacarpal", "finger")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Measures:
-    """A body as a tailor sees it: every vertex of the base mesh by where on the body it is, decimetres."""
+    """A tailor's measures of a body: where on the body each vertex of the base mesh is; in decimetres."""
 
     vertices: Float64[ndarray, "n 3"]  # in the rest pose
     arm: Float64[ndarray, " n"]  # share of a vertex that moves with an arm, 0..1
-    reach: Float64[ndarray, " n"]  # its way along the arm, from the shoulder
+    reach: Float64[ndarray, " n"]  # its distance along the arm from the shoulder
     level: dict[str, float]  # heights of the ankle, knee, crotch, hip, waist, armpit, shoulder and neck
     elbow: float  # reach of the elbow
     wrist: float  # reach of the wrist
@@ -62,7 +62,7 @@ class Measures:
         return cls(vertices, arm, reach, level, a, a + b)
 
     def moved(self, vertices: ndarray, arm: ndarray, reach: ndarray) -> Measures:
-        """The same body's for other vertices."""
+        """Measures of the same body at other vertices."""
         return dataclasses.replace(self, vertices=vertices, arm=arm, reach=reach)
 
     def flat(self) -> Float64[ndarray, "n 2"]:
@@ -75,7 +75,7 @@ class Measures:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sheet:
-    """A helper mesh, subdivided once: each vertex is a mean of some of the base mesh's."""
+    """A helper mesh, subdivided once: each vertex is a mean of vertices of the base mesh."""
 
     base: ndarray  # (n, 4) vertices of the base mesh
     triangles: ndarray  # (faces, 3)
@@ -83,17 +83,17 @@ class Sheet:
     weight: ndarray
 
     def place(self, values: ndarray) -> ndarray:
-        """Values of the base mesh's vertices, on the sheet."""
+        """Transfer values from the base mesh's vertices to the sheet's."""
         return values[self.base].mean(1)
 
     def measures(self, m: Measures) -> Measures:
-        """Those of the sheet's own vertices."""
+        """Measures at the sheet's vertices."""
         return m.moved(self.place(m.vertices), self.place(m.arm), self.place(m.reach))
 
 
 @functools.lru_cache(maxsize=8)
 def sheet(assets: Assets, group: str) -> Sheet:
-    """Tights or skirt, every quad cut into four."""
+    """Tights or skirt, with every quad split into four."""
     quads = assets.quads[assets.quad_group == assets.groups.index(group)]
     used, corners = np.unique(quads, return_inverse=True)
     corners = corners.reshape(-1, 4)
@@ -108,7 +108,7 @@ def sheet(assets: Assets, group: str) -> Sheet:
 
 
 def mix_weights(bone: ndarray, weight: ndarray) -> tuple[ndarray, ndarray]:
-    """The six strongest bones of vertices that hang on several others: (n, k, 6) to (n, 6), weights of sum 1."""
+    """The six strongest bones of vertices that follow k others: (n, k, 6) to (n, 6), with weights of sum 1."""
     n = len(bone)
     dense = np.zeros((n, int(bone.max()) + 1), np.float32)
     np.add.at(dense, (np.arange(n)[:, None], bone.reshape(n, -1)), weight.reshape(n, -1))
@@ -121,14 +121,14 @@ def mix_weights(bone: ndarray, weight: ndarray) -> tuple[ndarray, ndarray]:
 class Cut:
     """Where a garment ends."""
 
-    top: float  # height of its upper border; the neck's for what hangs on the shoulders
+    top: float  # height of its upper border
     hem: float  # height of its lower border
-    sleeve: float | None = None  # reach of its sleeves; 0 with the arms bare, None for what has no shoulders
-    neck: str = ""  # shape of the neckline for what hangs on the shoulders: crew, v, boat, high
+    sleeve: float | None = None  # reach of its sleeves; 0 with bare arms, None without shoulders
+    neck: str = ""  # shape of the neckline of tops: crew, v, boat, high
     open: float = 0.0  # half width of an open front; 0 closed
 
     def field(self, m: Measures) -> ndarray:
-        """How far inside of the garment (decimetres) the measured vertices are."""
+        """How far inside the garment (decimetres) the measured vertices are."""
         v, arm, reach = m.vertices, m.arm, m.reach
         on_arm = arm > 0.5
         out = np.minimum(self.top - v[:, 1], v[:, 1] - self.hem)
@@ -140,7 +140,7 @@ class Cut:
             return np.where(on_arm, -np.abs(out) - 0.1, out)
         if self.sleeve <= 0:
             return np.minimum(np.where(on_arm, 9.0, out), 2.5 * (0.45 - arm))
-        if self.hem < m.level["armpit"]:  # the hem's plane also meets hanging arms, which it does not cut
+        if self.hem < m.level["armpit"]:  # the hem must not cut hanging arms
             out = np.where(arm > 0.05, np.maximum(out, 0.3), out)
         return np.where(on_arm, self.sleeve - reach, out)
 
@@ -158,7 +158,7 @@ class Cut:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Piece:
-    """A garment on a body: its mesh, and how far inside of it each vertex of the base mesh lies."""
+    """A garment on a body: its mesh, and how far inside it each vertex of the base mesh is."""
 
     mesh: Mesh
     inside: ndarray
@@ -174,13 +174,13 @@ def from_tights(
         assets: the packed people.
         m: the body.
         cut: where it ends.
-        material: its number.
+        material: its index.
         loose: distance from the skin, decimetres.
         flare: how much wider it is at its hem, decimetres.
         hang: 0..1, how much it hangs straight down from the chest instead of following the belly.
-        folds: (rows, columns) of a height map that the surface is displaced by, decimetres.
+        folds: (rows, columns) height map that displaces the surface, decimetres.
         group: helper-tights or helper-skirt.
-        over: garments that lie over this one: it ends where they begin.
+        over: garments over this one, which ends where they begin.
     """
     s = sheet(assets, group)
     own = s.measures(m)
@@ -217,7 +217,7 @@ def from_tights(
 def textured(
     skin: Skin, triangles: ndarray, flat: ndarray, normal: ndarray, material: int, cut: ndarray | None = None
 ) -> Mesh:
-    """A mesh with the coordinates of cloth; triangles wholly outside of the cut are dropped."""
+    """A mesh with cloth's texture coordinates; triangles entirely outside the cut are dropped."""
     if cut is not None:
         triangles = triangles[(cut[triangles] > 0).any(1)]
     uv = flat[triangles] / np.array(TILE) + np.array([0.25, 0.0])
@@ -233,16 +233,16 @@ def shoe(
     Args:
         assets: the packed people.
         m: the body.
-        material: its number.
+        material: its index.
         height: of the shaft above the ankle, decimetres.
         thick: distance from the skin.
         sole: height of the sole.
-        pointed: how much the toe reaches forward.
+        pointed: how far the toe extends forward.
     """
     s = sheet(assets, "helper-tights")
     v = s.place(m.vertices)
     ankle, floor = m.level["ankle"], m.level["floor"]
-    tilt = 0.25 * (v[:, 2] - v[:, 2].mean())  # the shaft is higher behind
+    tilt = 0.25 * (v[:, 2] - v[:, 2].mean())  # the shaft is higher at the back
     inside = np.minimum(ankle + height - tilt * (height < 0.3) - v[:, 1], 9.0)
     normal = normals_of(v, s.triangles)
     up = (v[:, 1] - floor) / max(ankle - floor, 0.1)
@@ -261,7 +261,7 @@ def shoe(
 
 
 def fit(assets: Assets, garment: Garment, vertices: Float64[ndarray, "n 3"]) -> Skin:
-    """A garment of a further folder on a body."""
+    """A garment of additional assets, fitted to a body."""
     unit = np.ones(3)
     for axis, a, b, distance in garment.scale:
         k = int(axis)
@@ -273,7 +273,7 @@ def fit(assets: Assets, garment: Garment, vertices: Float64[ndarray, "n 3"]) -> 
 
 
 def components(triangles: ndarray, count: int) -> ndarray:
-    """Number of the connected piece that each vertex belongs to."""
+    """Label of the connected component of each vertex."""
     label = np.arange(count)
     while True:
         low = label[triangles].min(1)
@@ -289,7 +289,7 @@ def components(triangles: ndarray, count: int) -> ndarray:
 def from_garment(
     assets: Assets, m: Measures, garment: Garment, materials: dict[str, int], thick: float = 0.02
 ) -> Piece:
-    """A suit of a further folder; its connected pieces are tops and trousers by where they are."""
+    """A suit of additional assets, whose components are sorted into tops, trousers and shoes by their height."""
     skin, triangles = fit(assets, garment, m.vertices), garment.triangles
     placed = skin.vertices
     normal = normals_of(placed, triangles)
@@ -320,7 +320,7 @@ def from_garment(
 
 
 def hidden(pieces: list[Piece], count: int) -> Bool[ndarray, " n"]:
-    """Vertices of the base mesh that are completely hidden under clothes."""
+    """Vertices of the base mesh that are well hidden under clothes."""
     out = np.zeros(count, bool)
     for piece in pieces:
         out |= piece.inside > MARGIN

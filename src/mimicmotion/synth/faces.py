@@ -1,4 +1,4 @@
-"""Expressions: how strongly the actions of a face are at work over time."""
+"""Facial expressions: strengths of face actions over time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from numpy import ndarray
 
 from mimicmotion.synth import figure as fig
 
-_FARTHEST = np.array([0.44, 0.3])  # angles that eyes turn in their sockets, sideways and up or down; of a whole action
+_FARTHEST = np.array([0.44, 0.3])  # radians that the eyes turn at full action, sideways and up or down
 
 MOODS: dict[str, dict[str, float]] = {
     "calm": {},
@@ -27,11 +27,11 @@ MOODS: dict[str, dict[str, float]] = {
 def face_actions(
     rng: np.random.Generator, q: Float64[ndarray, "n 54"], times: Float64[ndarray, " n"]
 ) -> list[dict[str, float]]:
-    """Actions of each frame: mouth and eyelids by the parameters of movement, gaze, and two moods that come and go.
+    """Face actions of each frame: mouth and eyelids from the motion parameters, gaze, and two alternating moods.
 
     Args:
-        rng: source of the moods.
-        q: parameters of movement.
+        rng: random generator.
+        q: motion parameters.
         times: of the frames, seconds.
     """
     first, second = (MOODS[str(m)] for m in rng.choice(list(MOODS), 2))
@@ -62,10 +62,10 @@ def face_actions(
 def gaze(
     rng: np.random.Generator, q: Float64[ndarray, "n 54"], times: Float64[ndarray, " n"]
 ) -> Float64[ndarray, "n 2"]:
-    """Where the eyes look, from the head: radians to the person's left, and down.
+    """Gaze relative to the head: radians to the person's left, and down.
 
-    They rest on a place in the world (every second time the camera, if they can) for 0.3 to 1.8 s while the head moves,
-    and jump to the next one.
+    The eyes rest on a point in the world (half of the time the camera, if within reach) for 0.3 to 1.8 s while the head
+    moves, then jump to the next one.
     """
     head = q[:, [fig.YAW, fig.PITCH]] + q[:, [fig.SPINE_TWIST, fig.SPINE_PITCH]] + q[:, [fig.HEAD_YAW, fig.HEAD_PITCH]]
     ends = times[0] + np.cumsum(rng.uniform(0.3, 1.8, int((times[-1] - times[0]) / 0.3) + 1))

@@ -1,15 +1,16 @@
-"""The parameters of movement that all motions are made of, and the geometry of limbs.
+"""The motion parameters that all motions consist of, and the geometry of limbs.
 
 World axes: x to the viewer's right, y up, z towards the viewer; the person faces +z, so the person's own left is +x.
 """
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
-# Motion parameters, one column each; lengths in leg or arm lengths, angles in radians.
+# Columns of the motion parameters; lengths in leg or arm lengths, angles in radians.
 PELVIS_OFFSET = slice(0, 3)
 YAW, PITCH, ROLL = 3, 4, 5
 SPINE_PITCH, SPINE_ROLL, SPINE_TWIST = 6, 7, 8
@@ -17,14 +18,14 @@ HEAD_PITCH, HEAD_YAW, HEAD_ROLL = 9, 10, 11
 ARM = (12, 19)  # left, right: wrist (outward, up, forward) from the shoulder, elbow swivel, twist, flexion, deviation
 ARM_WIDTH = 7
 CURL = (26, 32)  # thumb .. little finger, spread
-LEG = (38, 43)  # ankle (outward, up, forward) from its place under the hip, foot pitch (toe up), foot yaw (outward)
+LEG = (38, 43)  # ankle (outward, up, forward) from below the hip, foot pitch (toe up), foot yaw (outward)
 LEG_WIDTH = 5
 MOUTH, BLINK = 48, 49
 SHRUG = (50, 51)
-TRAVEL = (52, 53)  # the whole figure along x and z, in body heights
+TRAVEL = (52, 53)  # shift of the whole figure along x and z, in body heights
 NUM_PARAMS = 54
 
-ELBOW_HINT = np.array([0.42, -0.72, -0.54])  # where an elbow points at swivel 0: outward, down, back
+ELBOW_HINT = np.array([0.42, -0.72, -0.54])  # direction of the elbow at swivel 0: outward, down, back
 
 
 def rot_x(a: ndarray | float) -> Float64[ndarray, "*n 3 3"]:
@@ -55,14 +56,20 @@ def unit(v: Float64[ndarray, "*n 3"]) -> Float64[ndarray, "*n 3"]:
     return v / np.maximum(np.linalg.norm(v, axis=-1, keepdims=True), 1e-9)
 
 
+def smooth(values: Float64[ndarray, " frames *n"], frames: int) -> Float64[ndarray, " frames *n"]:
+    """Moving average over an odd number of frames, with the first and last values repeated."""
+    flat = values.reshape(len(values), -1)
+    return cv2.blur(flat, (1, frames), borderType=cv2.BORDER_REPLICATE).reshape(values.shape)
+
+
 def two_bones(
     start: Float64[ndarray, "n 3"], target: Float64[ndarray, "n 3"], bend: Float64[ndarray, "n 3"], a: float, b: float
 ) -> tuple[ndarray, ndarray, ndarray, ndarray]:
-    """Two-bone inverse kinematics; the middle joint moves off the line towards `bend`.
+    """Two-bone inverse kinematics, with the middle joint bent towards `bend`.
 
     Returns:
-        Middle joint, end, and the rotations of the two bones (local -y along the bone, local x the hinge,
-        oriented as cross(line, bend)).
+        Middle joint, end, and the rotations of the two bones (local -y along the bone, local x the hinge, oriented as
+        cross(line, bend)).
     """
     line = target - start
     reach = np.sqrt((line * line).sum(-1, keepdims=True))

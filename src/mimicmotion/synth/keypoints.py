@@ -1,4 +1,4 @@
-"""The truth: the 134 keypoints of a posed body, whether they are seen, and how sure a detector would be."""
+"""The 134 keypoints of a posed body, their visibility, and the confidence a detector would give them."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from mimicmotion.synth.people import Figure
 from mimicmotion.synth.rig import Pose
 
 FACE_POINTS = Path(__file__).with_name("face_points.json")
-_JOINTS = {  # bones whose heads are points: OpenPose's number for the right side and for the left one
+_JOINTS = {  # bones whose heads are keypoints: OpenPose's index on the right side and on the left
     "upperarm01": (2, 5), "lowerarm01": (3, 6), "wrist": (4, 7), "upperleg01": (8, 11), "lowerleg01": (9, 12),
     "foot": (10, 13), "eye": (14, 15),
 }  # fmt: skip
 _NOSE, _EAR, _HEEL = (0.0, 6.98, 1.75), (0.62, 7.12, 0.48), (2.2, -8.0, -0.42)  # on the unshaped base mesh
-_SHOULDER = np.array([0.0, 0.28, 0.0])  # estimators find shoulders so far above the joint, measured on rendered people
+_SHOULDER = np.array([0.0, 0.28, 0.0])  # estimators put shoulders this far above the joint (on rendered people)
 
 
 @functools.cache
 def face_vertices() -> tuple[ndarray, ndarray]:
-    """Vertices of the base mesh and weights of the 68 points of a face."""
+    """Vertices of the base mesh and weights that give the 68 points of a face."""
     data = json.loads(FACE_POINTS.read_text(encoding="utf-8"))
     return np.array(data["vertices"]), np.array(data["weights"])
 
@@ -46,14 +46,14 @@ def _landmarks(assets: Assets) -> dict[str, int]:
 def keypoints(
     assets: Assets, figure: Figure, heels: Float64[ndarray, "2 3"], pose: Pose, frame: int, vertices: ndarray
 ) -> Float64[ndarray, "134 3"]:
-    """World positions of all the points in one frame; neck = middle of the shoulders, as OpenPose defines it.
+    """World positions of all keypoints in one frame; the neck is the middle of the shoulders, as in OpenPose.
 
     Args:
         assets: the packed people.
         figure: the person.
-        heels: of the left and the right foot, in the rest pose.
+        heels: left and right, in the rest pose.
         pose: of all frames.
-        frame: which one.
+        frame: index of the frame.
         vertices: of the figure's mesh in this frame.
     """
     out = np.zeros((NUM_POINTS, 3))
@@ -90,7 +90,7 @@ def heels_of(assets: Assets, vertices: Float64[ndarray, "n 3"]) -> Float64[ndarr
 
 
 def depth_tolerance(height: float) -> Float64[ndarray, " 134"]:
-    """How far (decimetres) a point may lie under the surface and still count as seen: its own part and clothes."""
+    """How far (decimetres) under the surface each point may be and count as visible: the thickness of its own part."""
     out = np.full(NUM_POINTS, 0.4)
     out[1] = 1.5
     for points, value in (
@@ -106,7 +106,7 @@ def depth_tolerance(height: float) -> Float64[ndarray, " 134"]:
 def hidden_points(
     seen: Float64[ndarray, "134 3"], nearness: ndarray, factor: int, tolerance: Float64[ndarray, " 134"]
 ) -> Bool[ndarray, " 134"]:
-    """Which points (column, row, nearness) lie behind the surface of a depth buffer of `factor` samples a pixel."""
+    """Which points (column, row, nearness) are behind the surface of a depth buffer with `factor` samples per pixel."""
     rows, columns = nearness.shape
     at = np.floor(seen[:, :2] * factor).astype(np.int64)
     inside = (at >= 0).all(1) & (at[:, 0] < columns) & (at[:, 1] < rows)
@@ -123,12 +123,12 @@ def confidences(
     unit: float,
     fps: float,
 ) -> Float64[ndarray, "n 134"]:
-    """Confidence as a detector's: 0.93 +- 0.05, lower where hidden or fast, 0 outside of the frame.
+    """Confidences like a detector's: 0.93 +- 0.05, lower for hidden or fast points, 0 outside the frame.
 
     Args:
-        rng: source of the spread.
+        rng: random generator.
         pixels: positions in the frame.
-        hidden: what lies behind something.
+        hidden: whether each point is hidden.
         size: (height, width) of the frame.
         unit: pixels of one body height.
         fps: frames per second, for the speed.
@@ -145,6 +145,6 @@ def confidences(
 
 
 def _slow_noise(rng: np.random.Generator, n: int) -> Float64[ndarray, "n 134"]:
-    """Noise of unit spread per point that changes a little from frame to frame."""
+    """Noise of about unit deviation per point, correlated over time."""
     still = np.clip(rng.normal(size=(1, NUM_POINTS)), -2, 2)
     return 0.8 * still + 0.5 * np.clip(rng.normal(size=(n, NUM_POINTS)), -2, 2)

@@ -1,6 +1,6 @@
-"""Light on what the depth buffer shows: skin, cloth, hair and eyes, with soft shadows; and shadows on the floor.
+"""Shading of skin, cloth, hair and eyes with soft shadows, and shadows on the floor.
 
-Colours are linear; 1 is a white sheet in full light.
+Colours are linear; 1 is a white sheet of paper in full light.
 """
 
 from __future__ import annotations
@@ -29,34 +29,34 @@ LINEAR[:11] = np.arange(11) / 255.0 / 12.92
 
 
 class Surface(NamedTuple):
-    """Triangles in the world, and what they are made of."""
+    """Triangles in the world and their materials."""
 
-    points: ndarray  # (n, 3) in the picture; the third number is the nearness
+    points: ndarray  # (n, 3) column, row and nearness in the picture
     triangles: ndarray  # (faces, 3)
     position: ndarray  # (n, 3) in the world
     normal: ndarray  # (n, 3)
     rest: ndarray  # (n, 3) in the rest pose, for the eyes
     uv: ndarray  # (faces, 3, 2)
-    shadow: ndarray  # (n,) ambient occlusion, 1 open
-    fold: ndarray  # (n,) how strong folds are
+    shadow: ndarray  # (n,) ambient occlusion, 1 unoccluded
+    fold: ndarray  # (n,) strength of folds
     material: ndarray  # (faces,)
     table: ndarray  # (materials, 15), see the columns above
     textures: ndarray  # (textures, size, size, 5) uint8: colour and the slope of small heights, 128 flat
 
 
 class Light(NamedTuple):
-    """Where light comes from."""
+    """The lights of a scene."""
 
     key: ndarray  # (3,) direction to the key light
-    colour: ndarray  # (3,) its strength on a surface that faces it
+    colour: ndarray  # (3,) its strength on a surface facing it
     sky: ndarray  # (3,) ambient light from above
     ground: ndarray  # (3,) ambient light from below
     key_map: ndarray  # nearness of the nearest surface to the key light
     key_matrix: ndarray  # (3, 4) world to column, row, nearness of the map
     key_radius: float  # of its blur in cells
-    top_map: ndarray  # the same for light from straight above,
-    top_matrix: ndarray  # ... which only dims the ambient light
-    top_radius: float  # of its blur in cells
+    top_map: ndarray  # the same for light from above, whose shadows only dim the ambient light
+    top_matrix: ndarray
+    top_radius: float
 
 
 @inlined
@@ -81,7 +81,7 @@ def _norm(a):
 
 @inlined
 def _lit(depth, matrix, at, nearer, radius, turn):
-    """Share of taps around a place on a shadow map that nothing covers which is nearer to the light."""
+    """Share of the taps around a point of a shadow map that nothing nearer to the light covers."""
     rows, columns = depth.shape
     x = matrix[0, 0] * at[0] + matrix[0, 1] * at[1] + matrix[0, 2] * at[2] + matrix[0, 3]
     y = matrix[1, 0] * at[0] + matrix[1, 1] * at[1] + matrix[1, 2] * at[2] + matrix[1, 3]
@@ -99,7 +99,7 @@ def _lit(depth, matrix, at, nearer, radius, turn):
 
 @inlined
 def _bilinear(textures, number, u, v):
-    """Linear colour and slopes across and down of a texture."""
+    """Linear colour of a texture, and its slopes across and down."""
     size = textures.shape[1]
     x, y = u * size - 0.5, -v * size - 0.5
     x0, y0 = math.floor(x), math.floor(y)
@@ -122,16 +122,8 @@ def _bilinear(textures, number, u, v):
 def _bumped(normal, across, down, position, corners, uv, t):
     """The normal of a surface with small heights: slopes along the texture's axes in the world."""
     a, b, c = corners
-    first = (
-        position[b, 0] - position[a, 0],
-        position[b, 1] - position[a, 1],
-        position[b, 2] - position[a, 2],
-    )
-    second = (
-        position[c, 0] - position[a, 0],
-        position[c, 1] - position[a, 1],
-        position[c, 2] - position[a, 2],
-    )
+    first = _add(position[b], -1.0, position[a])
+    second = _add(position[c], -1.0, position[a])
     du1, dv1 = uv[t, 1, 0] - uv[t, 0, 0], uv[t, 1, 1] - uv[t, 0, 1]
     du2, dv2 = uv[t, 2, 0] - uv[t, 0, 0], uv[t, 2, 1] - uv[t, 0, 1]
     sign = 1.0 if du1 * dv2 - du2 * dv1 >= 0.0 else -1.0
@@ -144,7 +136,7 @@ def _bumped(normal, across, down, position, corners, uv, t):
 
 @inlined
 def _hair(normal, half, lit, direct, u, table, m):
-    """Strands run down and back along the surface; they vary in colour, and shine across their direction."""
+    """Shading of hair, whose strands run down and back along the surface, vary in colour, and shine across."""
     down = -normal[1] - 0.25 * normal[2]
     strand = -down * normal[0], -1.0 - down * normal[1], -0.25 - down * normal[2]
     along = _dot(strand, half) / (_norm(strand) + 1e-6)
@@ -156,7 +148,7 @@ def _hair(normal, half, lit, direct, u, table, m):
 
 @inlined
 def _iris(x, y, z, table, m):
-    """White, iris with a dark ring, or pupil, by the place on the eyeball at rest."""
+    """Colour of the eyeball at a point of the rest pose: white, iris with a dark ring, or pupil."""
     x, y, z = x - table[m, EYE_X], y - table[m, EYE_Y], z - table[m, EYE_Z]
     side = math.sqrt(x * x + y * y) / (math.sqrt(x * x + y * y + z * z) + 1e-9)
     if z <= 0.0 or side >= 0.52:
@@ -167,7 +159,7 @@ def _iris(x, y, z, table, m):
 
 @inlined
 def _shadows(light, near, normal, turn):
-    """Shares of the key light and of the light from above that reach a place just off a surface."""
+    """Shares of the key light and of the light from above that reach a point just off a surface."""
     direct = 0.0
     if _dot(normal, light.key) > -0.35:
         direct = _lit(light.key_map, light.key_matrix, near, 0.0, light.key_radius, turn)
@@ -176,7 +168,7 @@ def _shadows(light, near, normal, turn):
 
 @inlined
 def _sample(surface, light, t, w1, w2, eye, turn):
-    """Colour of one sample: triangle, shares of its corners in the picture, the camera's place, turn of the taps."""
+    """Colour of one sample, given its triangle, barycentric coordinates, the camera's position and the taps' turn."""
     corners = surface.triangles[t, 0], surface.triangles[t, 1], surface.triangles[t, 2]
     w = in_world(surface.points, corners, w1, w2)
     position = blend(surface.position, corners, w)
@@ -206,7 +198,7 @@ def _sample(surface, light, t, w1, w2, eye, turn):
     mirror, power = max(_dot(normal, half), 0.0), table[m, POWER]
     graze = (1.0 - min(max(_dot(normal, view), 0.0), 1.0)) ** 4
     gloss = table[m, GLOSS]
-    if kind == SKIN:  # light spreads under the skin, red the farthest
+    if kind == SKIN:  # light scatters under the skin, red the farthest
         red = max((lit + 0.30) / 1.30, 0.0) * (0.12 + 0.88 * direct)
         green, blue = max((lit + 0.12) / 1.12, 0.0) * direct, max((lit + 0.06) / 1.06, 0.0) * direct
         spec = gloss * (mirror**power * 2.0 + 0.35 * graze) * direct + 0.15 * gloss * graze * open_
@@ -240,11 +232,11 @@ def shade(out, cover, background, ids, bary, surface, light, eye, factor):
         out: (rows, columns, 3) float32, the picture.
         cover: (rows, columns) float32, the person's share of each pixel.
         background: (rows, columns, 3) float32.
-        ids: (factor rows, factor columns) triangles, as `fill` leaves them.
-        bary: their corners' shares.
-        surface: what is seen.
-        light: on it.
-        eye: (3,) the camera's place.
+        ids: (factor rows, factor columns) triangles, from `fill`.
+        bary: their barycentric coordinates.
+        surface: the person.
+        light: on them.
+        eye: (3,) position of the camera.
         factor: samples per pixel along each axis.
     """
     rows, columns, _ = out.shape
@@ -267,7 +259,7 @@ def shade(out, cover, background, ids, bary, surface, light, eye, factor):
 
 @inlined
 def _between(grid, x, y):
-    """A number of a grid between its cells."""
+    """Bilinear interpolation in a grid."""
     a, b = int(x), int(y)
     f, g = x - a, y - b
     upper, lower = (1 - f) * grid[b, a] + f * grid[b, a + 1], (1 - f) * grid[b + 1, a] + f * grid[b + 1, a + 1]
@@ -281,15 +273,15 @@ def shade_floor(out, background, shadow, ambient, share, start, cell, eye, centr
     Args:
         out: (rows, columns, 3).
         background: the same without the person.
-        shadow: (cells, cells) how much of the key light is missing, by z and x.
-        ambient: (cells, cells) how much of the ambient light is missing.
-        share: of the key light in all the light on the floor.
+        shadow: (cells, cells) share of the key light that is blocked, by z and x.
+        ambient: (cells, cells) share of the ambient light that is blocked.
+        share: of the key light in the light on the floor.
         start: (2,) x and z of the first cell.
         cell: size of a cell.
-        eye: (3,) the camera's place.
+        eye: (3,) position of the camera.
         centre: (2,) column and row of the camera's axis.
         focal: focal length in pixels.
-        pitch_sin: sine of how far the camera looks down.
+        pitch_sin: sine of the camera's pitch.
         pitch_cos: its cosine.
     """
     rows, columns, _ = out.shape

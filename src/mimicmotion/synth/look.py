@@ -1,4 +1,4 @@
-"""Colours: skin, hair, cloth, leather; as textures of colour and of the slopes of small heights."""
+"""Textures of skin, hair, cloth and leather: colours, and slopes of a height map."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ IRISES = ((0.045, 0.022, 0.010), (0.09, 0.045, 0.02), (0.06, 0.11, 0.19), (0.07,
 
 
 def hsv(h: float, s: float, v: float) -> Float32[ndarray, " 3"]:
-    """A colour in 0..255."""
+    """An RGB colour in 0..255."""
     return np.array(colorsys.hsv_to_rgb(h % 1, s, v), np.float32) * 255
 
 
 def cloth_colour(rng: Rng) -> Float32[ndarray, " 3"]:
-    """What people wear: often black, white, grey, navy or brown."""
+    """A random colour of clothes: often black, white, grey, navy or brown."""
     if rng.random() < 0.55:
         base = np.array(NEUTRAL[rng.integers(len(NEUTRAL))], np.float32)
         return np.clip(base + rng.normal(size=3) * 6, 8, 245).astype(np.float32)
@@ -45,11 +45,11 @@ def cloth_colour(rng: Rng) -> Float32[ndarray, " 3"]:
 
 @functools.lru_cache(maxsize=16)
 def noise(kind: str, size: int) -> Float32[ndarray, "size size"]:
-    """Noise of zero mean and unit deviation whose left edge meets its right one.
+    """Periodic noise of zero mean and unit deviation.
 
     Args:
-        kind: white, fine (2 texels), mid (12), coarse (a sixth), folds (long bent ridges).
-        size: of the side.
+        kind: white, fine (2 texels), mid (1/40 of the side), coarse (1/6), folds (long bent ridges).
+        size: side in texels.
     """
     rng = np.random.default_rng([("white", "fine", "mid", "coarse", "folds").index(kind), size])
     white = rng.standard_normal((size, size))
@@ -75,7 +75,7 @@ def _shifted(rng: Rng, kind: str, size: int) -> Float32[ndarray, "size size"]:
 
 
 def _pack(colour: ndarray, height: ndarray | None, scale: tuple[float, float]) -> Texture:
-    """Colour and the slopes of a height map; `scale`: texels per unit of length across and down."""
+    """A texture of colours and a height map; `scale`: texels per unit of length across and down."""
     size = len(colour)
     out = np.full((size, size, 5), 128, np.uint8)
     out[..., :3] = np.clip(colour, 0, 255)
@@ -89,7 +89,7 @@ def _pack(colour: ndarray, height: ndarray | None, scale: tuple[float, float]) -
 
 @functools.lru_cache(maxsize=4)
 def texels(assets: Assets, size: int) -> tuple[Float32[ndarray, "size size 3"], ndarray]:
-    """For each texel of the body's texture: its place on the unshaped base mesh, and its group (-1 none)."""
+    """For each texel of the body's texture: its position on the unshaped base mesh, and its group (-1 none)."""
     groups = ("body", "helper-l-eye", "helper-r-eye", "helper-upper-teeth", "helper-lower-teeth", "helper-tongue")
     place = np.zeros((size, size, 3), np.float32)
     group = np.full((size, size), -1, np.int8)
@@ -111,25 +111,25 @@ def texels(assets: Assets, size: int) -> tuple[Float32[ndarray, "size size 3"], 
     return place, group
 
 
-def _mix(a: ndarray, b: ndarray, share: ndarray | float) -> ndarray:
-    """Colours from `a` to `b`."""
+def mix(a: ndarray, b: ndarray, share: ndarray | float) -> ndarray:
+    """Interpolate from `a` to `b`."""
     return a + (b - a) * share
 
 
-def _ink(colour: ndarray) -> tuple[float, ...]:
-    """A colour to draw with."""
+def ink(colour: ndarray) -> tuple[float, ...]:
+    """A colour as OpenCV's drawing functions take it."""
     return tuple(map(float, colour))
 
 
 def _spot(place: ndarray, centre: tuple[float, float, float], radius: float) -> ndarray:
-    """A soft spot on both sides of the body."""
+    """A soft spot, mirrored to both sides of the body."""
     away = np.abs(place[..., 0]) - centre[0], place[..., 1] - centre[1], place[..., 2] - centre[2]
     return np.exp(-(away[0] ** 2 + away[1] ** 2 + away[2] ** 2) / radius**2)
 
 
 @functools.lru_cache(maxsize=4)
 def _face_maps(assets: Assets, size: int) -> dict[str, Float32[ndarray, "size size"]]:
-    """Where on the body's texture what is: brows, beard, cheeks and so on, 0..1."""
+    """Masks (0..1) of brows, beard, cheeks and so on in the body's texture."""
     place, group = texels(assets, size)
     x, y, z = np.abs(place[..., 0]), place[..., 1], place[..., 2]
     head = (group == 0) & (y > 5.8)
@@ -160,7 +160,7 @@ def _face_maps(assets: Assets, size: int) -> dict[str, Float32[ndarray, "size si
 
 
 def skin_colour(rng: Rng, races: tuple[float, float, float]) -> Float32[ndarray, " 3"]:
-    """Of a mix of african, asian and caucasian, sRGB 0..255."""
+    """A random skin colour for a mix of african, asian and caucasian, sRGB 0..255."""
     share = rng.random()
     ends = [np.array(light) * share + np.array(dark) * (1 - share) for light, dark in SKINS.values()]
     mix = sum(np.log(e) * r for e, r in zip(ends, races, strict=True))
@@ -170,7 +170,7 @@ def skin_colour(rng: Rng, races: tuple[float, float, float]) -> Float32[ndarray,
 def skin_texture(
     rng: Rng, assets: Assets, size: int, base: ndarray, hair: ndarray, *, female: bool, age: float
 ) -> Texture:
-    """Skin of one person, with brows, lips, nails, perhaps a beard, freckles or make-up."""
+    """The skin of one person, with brows, lips and nails, and perhaps a beard, freckles or make-up."""
     maps = _face_maps(assets, size)
     one = lambda name: maps[name][..., None]  # noqa: E731
     tone = base / 255.0
@@ -188,19 +188,19 @@ def skin_texture(
     lips, nails = tone * np.array([0.86, 0.6, 0.6]), np.minimum(tone * np.array([1.08, 0.98, 0.98]), 1)
     if female and rng.random() >= 0.6:
         lips = hsv(rng.uniform(-0.06, 0.02), 0.6, rng.uniform(0.35, 0.8)) / 255
-    colour = _mix(colour, lips, one("lips") * 0.85)
+    colour = mix(colour, lips, one("lips") * 0.85)
     if female and rng.random() < 0.3:
         nails = hsv(rng.random(), 0.6, 0.7) / 255
-    colour = _mix(colour, nails, np.maximum(one("fingernails"), one("toenails")) * 0.8)
+    colour = mix(colour, nails, np.maximum(one("fingernails"), one("toenails")) * 0.8)
     strands = np.clip(0.8 + 0.15 * _shifted(rng, "fine", size), 0, 1)[..., None]
     brow = np.clip(one("brow") * rng.uniform(0.6, 1.3), 0, 1) * strands * (0.65 if female else 0.85)
-    colour = _mix(colour, hair / 255.0 * 0.6, brow)
+    colour = mix(colour, hair / 255.0 * 0.6, brow)
     if not female and age > 19:
         kind = rng.choice([0.0, 0.12, 0.3, 0.75], p=[0.4, 0.2, 0.2, 0.2])
         beard = np.clip(one("beard") * 1.3, 0, 1) * (1 - one("lips")) * np.clip(0.9 + 0.12 * fine, 0, 1.2)
-        colour = _mix(colour, hair / 255.0 * 0.8, np.clip(beard * kind * 1.1, 0, 0.8))
-    colour = _mix(colour, np.array([0.82, 0.78, 0.68]), one("teeth"))
-    colour = _mix(colour, np.array([0.6, 0.28, 0.27]), one("tongue"))
+        colour = mix(colour, hair / 255.0 * 0.8, np.clip(beard * kind * 1.1, 0, 0.8))
+    colour = mix(colour, np.array([0.82, 0.78, 0.68]), one("teeth"))
+    colour = mix(colour, np.array([0.6, 0.28, 0.27]), one("tongue"))
     rough = 0.003 + 0.006 * np.clip((age - 35) / 40, 0, 1)
     height = rough * (_shifted(rng, "mid", size) + 0.6 * _shifted(rng, "fine", size)) * 0.5
     return _pack(colour * 255, height, (0.35 * size / 10, 0.35 * size / 10))
@@ -216,14 +216,14 @@ def hair_texture(rng: Rng, size: int, base: ndarray, *, curl: float) -> Texture:
 
 
 def leather_texture(rng: Rng, size: int, base: ndarray, sole: ndarray, band: ndarray, sole_height: float) -> Texture:
-    """Shoes: sole, upper, laces and a band; u runs from heel to toe, v up from the floor (2 dm in all)."""
+    """Shoes with sole, upper, laces and band; u runs from heel to toe, v up from the floor to 2 decimetres."""
     colour = np.broadcast_to(base, (size, size, 3)).astype(np.float32).copy()
     row = lambda v: int(np.clip(1 - v, 0, 1) * size)  # noqa: E731
     if rng.random() < 0.5:
         points = np.array([(int(size * (0.25 + 0.1 * k)), row(0.2 + 0.16 * (k % 2))) for k in range(5)], np.int32)
-        cv2.polylines(colour, [points], False, _ink(band), max(size // 40, 1))
+        cv2.polylines(colour, [points], False, ink(band), max(size // 40, 1))
     if rng.random() < 0.5:
-        cv2.rectangle(colour, (int(0.55 * size), row(0.6)), (int(0.72 * size), row(0.3)), _ink(band), -1)
+        cv2.rectangle(colour, (int(0.55 * size), row(0.6)), (int(0.72 * size), row(0.3)), ink(band), -1)
     colour[row(sole_height) :] = sole
     colour *= 1 + 0.05 * _shifted(rng, "mid", size)[..., None] + 0.03 * _shifted(rng, "fine", size)[..., None]
     return _pack(colour, 0.01 * _shifted(rng, "mid", size), (size / 4.0, size / 2.0))
@@ -233,15 +233,15 @@ def cloth_texture(
     rng: Rng, size: int, base: ndarray, *, pattern: str = "plain", denim: bool = False, front: str = "",
     rough: float = 1.0, folds: float = 1.0,
 ) -> Texture:  # fmt: skip
-    """Cloth of 16 x 8 decimetres: its front in the left half, its back in the right one; waist at row 0.
+    """Cloth of 16 x 8 decimetres: front in the left half, back in the right half, waist at row 0.
 
     Args:
-        rng: source of all choices.
-        size: of the side in texels.
+        rng: random generator.
+        size: side in texels.
         base: colour.
         pattern: one of `PATTERNS`.
-        denim: washed out, with a weave.
-        front: what runs down the middle of the front: buttons, zip or nothing.
+        denim: whether it is washed-out denim.
+        front: "buttons" or "zip" down the middle of the front; "" for neither.
         rough: strength of the weave.
         folds: strength of the folds.
     """
@@ -250,10 +250,10 @@ def cloth_texture(
     _draw_pattern(rng, colour, base, other, pattern)
     middle, scale = size // 4, size / 16.0
     if front:
-        cv2.line(colour, (middle, 0), (middle, size - 1), _ink(base * 0.6), max(size // 256, 1))
+        cv2.line(colour, (middle, 0), (middle, size - 1), ink(base * 0.6), max(size // 256, 1))
         if front == "buttons":
             for y in np.arange(0, size, size / 9.0):
-                cv2.circle(colour, (middle + 2, int(y)), max(round(0.1 * scale), 1), _ink(other), -1)
+                cv2.circle(colour, (middle + 2, int(y)), max(round(0.1 * scale), 1), ink(other), -1)
         else:
             cv2.line(colour, (middle, 0), (middle, size - 1), (150.0, 150.0, 150.0), max(size // 200, 1))
     fine, mid = _shifted(rng, "fine", size), _shifted(rng, "mid", size)
@@ -264,7 +264,7 @@ def cloth_texture(
         colour += (np.array([170, 182, 200]) - colour) * (0.35 * rng.random() * thigh)[None, :, None]
         for c in (2.4, 5.6, 10.2, 13.8):
             left, right = int((c - 0.6) * scale), int((c + 0.6) * scale)
-            cv2.rectangle(colour, (left, int(0.93 * size)), (right, size - 2), _ink(base * 0.7), 1)
+            cv2.rectangle(colour, (left, int(0.93 * size)), (right, size - 2), ink(base * 0.7), 1)
     height = 0.06 * folds * _shifted(rng, "folds", size) + 0.008 * mid + 0.0012 * rough * fine
     return _pack(colour, height, (size / 16.0, size / 8.0))
 
@@ -280,16 +280,16 @@ def _draw_pattern(rng: Rng, colour: ndarray, base: ndarray, other: ndarray, patt
     elif pattern in ("checks", "plaid"):
         n = int(rng.integers(8, 22))
         for count, along in ((2 * n, x), (n, y)):
-            colour[:] = _mix(colour, other, 0.5 * waves(count, along, 0.4))
+            colour[:] = mix(colour, other, 0.5 * waves(count, along, 0.4))
             if pattern == "plaid":
                 thin = waves(count, along + size // 9, 0.08)
-                colour[:] = _mix(colour, hsv(rng.random(), 0.6, 0.8), 0.6 * thin)
+                colour[:] = mix(colour, hsv(rng.random(), 0.6, 0.8), 0.6 * thin)
     elif pattern == "dots":
         n = int(rng.integers(12, 28))
         a, b = (x * 2 * n / size) % 1 - 0.5, (y * n / size) % 1 - 0.5
         colour[a**2 + b**2 < rng.uniform(0.03, 0.1)] = other
     elif pattern == "fade":
-        colour[:] = _mix(colour, other, (0.5 - 0.5 * np.cos(2 * np.pi * (y / size)))[..., None])
+        colour[:] = mix(colour, other, (0.5 - 0.5 * np.cos(2 * np.pi * (y / size)))[..., None])
     elif pattern == "camouflage":
         for k in range(3):
             tint = base * rng.uniform(0.5, 1.3) + 12 * k
@@ -297,7 +297,7 @@ def _draw_pattern(rng: Rng, colour: ndarray, base: ndarray, other: ndarray, patt
     elif pattern == "flowers":
         for _ in range(130):
             at = rng.integers(0, size, 2)
-            tint = _ink(hsv(rng.random() * 0.25 + (other[0] / 255.0), 0.6, rng.uniform(0.5, 0.95)))
+            tint = ink(hsv(rng.random() * 0.25 + (other[0] / 255.0), 0.6, rng.uniform(0.5, 0.95)))
             r = int(rng.integers(2, max(size // 48, 3)))
             for k in range(5):
                 turn = 2 * np.pi * k / 5
@@ -313,7 +313,7 @@ def _draw_pattern(rng: Rng, colour: ndarray, base: ndarray, other: ndarray, patt
 
 
 def _print(rng: Rng, colour: ndarray, centre: tuple[int, int], wide: int, tint: ndarray, *, letters: bool) -> None:
-    """A picture or a word on the chest; texels are twice as wide as high."""
+    """Draw a picture or a word on the chest; texels are twice as wide as high."""
     x, y = centre
     if letters:
         word = "".join(chr(65 + int(c)) for c in rng.integers(0, 26, int(rng.integers(2, 6))))
@@ -329,13 +329,13 @@ def _print(rng: Rng, colour: ndarray, centre: tuple[int, int], wide: int, tint: 
         return
     for k in range(int(rng.integers(1, 5))):
         kind, r = rng.integers(3), wide * rng.uniform(0.4, 1.0) / (k + 1)
-        ink = _ink(tint if k % 2 == 0 else cloth_colour(rng))
+        tone = ink(tint if k % 2 == 0 else cloth_colour(rng))
         if kind == 0:
-            cv2.ellipse(colour, (x, y), (int(r), int(2 * r)), 0, 0, 360, ink, -1)
+            cv2.ellipse(colour, (x, y), (int(r), int(2 * r)), 0, 0, 360, tone, -1)
         elif kind == 1:
-            cv2.rectangle(colour, (x - int(r), y - int(1.4 * r)), (x + int(r), y + int(1.4 * r)), ink, -1)
+            cv2.rectangle(colour, (x - int(r), y - int(1.4 * r)), (x + int(r), y + int(1.4 * r)), tone, -1)
         else:
             turn = np.linspace(0, 2 * np.pi, 11)[:-1] - np.pi / 2
             arm = r * np.where(np.arange(10) % 2 == 0, 1.0, 0.45)
             star = np.stack([x + arm * np.cos(turn), y + 2 * arm * np.sin(turn)], -1).astype(np.int32)
-            cv2.fillPoly(colour, [star], ink)
+            cv2.fillPoly(colour, [star], tone)

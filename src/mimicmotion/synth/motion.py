@@ -1,4 +1,4 @@
-"""Procedural motion: key poses joined by curves, and the rhythm between them."""
+"""Procedural motion: rhythmic key poses, joined by curves."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from mimicmotion.errors import InputError
 from mimicmotion.synth import figure as fig
 from mimicmotion.synth.keyposes import HAND_SHAPES, Rng, interpolate_keys, neutral, random_pose, set_arm, set_hand
 
-_TALKING = ("chest", "bent", "up_bent", "front", "face", "cross", "wide_bent", "front_up")  # where the hands are
+_TALKING = ("chest", "bent", "up_bent", "front", "face", "cross", "wide_bent", "front_up")  # regions of the hands
 Params = Float64[ndarray, "n 54"]
 
 
 def _between(rng: Rng, t: ndarray, make: Callable[[], ndarray], low: float, high: float) -> Params:
-    """Key poses from `make` at a steady beat between `low` and `high` seconds."""
+    """A curve through key poses from `make`, at a steady beat of `low` to `high` seconds."""
     beat = rng.uniform(low, high)
     count = int(np.ceil((t[-1] - t[0]) / beat)) + 3
     times = t[0] - rng.uniform(0, beat) + beat * np.arange(count)
@@ -41,12 +41,12 @@ def dance(rng: Rng, t: ndarray) -> Params:
 
 
 def sway(rng: Rng, t: ndarray) -> Params:
-    """Any pose to any pose, slowly: broad coverage."""
+    """Slow movement between random poses, for broad coverage."""
     return _between(rng, t, lambda: random_pose(rng, 0.8), 1.0, 2.2)
 
 
 def wave(rng: Rng, t: ndarray) -> Params:
-    """Waving with one hand or both."""
+    """Waving with one or both hands."""
     q = _between(rng, t, lambda: random_pose(rng, 0.4, calm=True), 2.0, 3.5)
     sides = [0, 1] if rng.random() < 0.25 else [int(rng.integers(2))]
     period, high = rng.uniform(0.5, 0.9), rng.uniform(0.25, 0.75)
@@ -62,7 +62,7 @@ def wave(rng: Rng, t: ndarray) -> Params:
 
 
 def walk(rng: Rng, t: ndarray) -> Params:
-    """Walking or marching on the spot."""
+    """Walking or marching in place."""
     q = np.tile(neutral(), (len(t), 1))
     period, lift, stride = rng.uniform(0.8, 1.3), rng.uniform(0.08, 0.32), rng.uniform(0.05, 0.2)
     start = rng.random()
@@ -89,7 +89,7 @@ def walk(rng: Rng, t: ndarray) -> Params:
 
 
 def turn(rng: Rng, t: ndarray) -> Params:
-    """Turning about the vertical, up to 60 degrees (rarely more) either way."""
+    """Turning about the vertical axis, up to 60 degrees (rarely more) to either side."""
     q = _between(rng, t, lambda: random_pose(rng, 0.6, calm=rng.random() < 0.6), 1.2, 2.5)
     reach = 1.05 if rng.random() < 0.85 else 1.6
     yaw = _between(rng, t, lambda: np.array([rng.uniform(-reach, reach)]), 0.9, 1.8)[:, 0]
@@ -122,7 +122,7 @@ def squat(rng: Rng, t: ndarray) -> Params:
 
 
 def legs(rng: Rng, t: ndarray) -> Params:
-    """Leg lifts: knee up, to the side, to the back, kicks."""
+    """Leg lifts to the front, side and back, and kicks."""
     period = rng.uniform(1.0, 2.0)
     first = int(rng.integers(2))
     q = _between(rng, t, lambda: random_pose(rng, 0.35), 1.2, 2.4)
@@ -140,7 +140,7 @@ def legs(rng: Rng, t: ndarray) -> Params:
 
 
 def raise_arms(rng: Rng, t: ndarray) -> Params:
-    """Arms up and down again, to the sides, forward, in circles; together or in turn."""
+    """Raising and lowering the arms to the sides or front, together or in turn."""
     q = np.tile(random_pose(rng, 0.4, calm=True), (len(t), 1))
     period, lag = rng.uniform(1.2, 2.6), float(rng.choice([0.0, 0.0, 0.5, 0.25]))
     low, high = rng.uniform(-1.5, -0.8), rng.uniform(0.3, 1.5)
@@ -157,7 +157,7 @@ def raise_arms(rng: Rng, t: ndarray) -> Params:
 
 
 def balance(rng: Rng, t: ndarray) -> Params:
-    """Standing on one leg, the other out, the trunk leaning against it, the arms stretched and correcting."""
+    """Standing on one leg with the other lifted, the trunk leaning away and the arms balancing."""
     side = int(rng.integers(2))
     sign = 1 - 2 * side  # the lifted leg's side
 
@@ -187,7 +187,7 @@ def balance(rng: Rng, t: ndarray) -> Params:
 
 
 def gesture(rng: Rng, t: ndarray) -> Params:
-    """Talking with the hands in front of the body; signs with the fingers."""
+    """Talking with the hands in front of the body, with finger signs."""
 
     def make() -> ndarray:
         q = random_pose(rng, 0.4, calm=True)
@@ -205,7 +205,7 @@ def gesture(rng: Rng, t: ndarray) -> Params:
 
 
 def idle(rng: Rng, t: ndarray) -> Params:
-    """Standing, breathing, shifting the weight."""
+    """Standing and shifting the weight."""
     return _between(rng, t, lambda: random_pose(rng, 0.4, calm=True), 1.8, 3.5)
 
 
@@ -217,13 +217,13 @@ _SHARE = {"dance": 3.0, "sway": 2.0, "gesture": 1.5, "raise": 1.5, "balance": 1.
 
 
 def choose_motion(rng: Rng) -> str:
-    """A motion by its share in mixed data."""
+    """The name of a random motion, weighted by its share of mixed data."""
     weights = np.array([_SHARE.get(name, 1.0) for name in MOTIONS])
     return str(rng.choice(list(MOTIONS), p=weights / weights.sum()))
 
 
 def motion_params(name: str, rng: Rng, t: Float64[ndarray, " n"]) -> Params:
-    """Parameters of a motion at the times `t` (seconds), with what every living person adds: sway, breath, blinks."""
+    """Parameters of a motion at the times `t` (seconds), plus sway, breathing and blinks."""
     if name not in MOTIONS:
         raise InputError(f"motion={name!r}", f"one of {sorted(MOTIONS)}", "choose one of them, or None for any")
     q = MOTIONS[name](rng, t)
@@ -237,6 +237,6 @@ def motion_params(name: str, rng: Rng, t: Float64[ndarray, " n"]) -> Params:
         q[:, fig.ARM[s] : fig.ARM[s] + 3] += 0.015 * _wave(t[:, None], 2.7, phase[5] + s + np.array([0.0, 0.3, 0.6]))
         q[:, fig.CURL[s] : fig.CURL[s] + 5] += 0.05 * _wave(t[:, None], 1.9, phase[6] + np.arange(5) * 0.1)
     q[:, fig.BLINK] = ((t / rng.uniform(2.2, 4.0) + phase[7]) % 1 < 0.05).astype(float)
-    if name not in ("gesture",) and rng.random() < 0.4:
+    if name != "gesture" and rng.random() < 0.4:
         q[:, fig.MOUTH] = 1 + rng.uniform(0, 1.2) * np.maximum(_wave(t, rng.uniform(0.4, 1.5)), 0)
     return q

@@ -1,8 +1,7 @@
-"""What detectors do to poses: jitter and drift, doubtful or lost hands and faces, swapped sides, false hands.
+"""A model of detector noise: jitter and drift, uncertain or lost hands and faces, swapped sides, false hands.
 
-The numbers are in noise_fit.json, which scripts/fit_detector_noise.py measures on real videos (how sure the estimator
-is and for how long, how far points jump) and on rendered ones (how far from the truth they lie). See
-docs/lab/detector-noise.md.
+Its parameters are in noise_fit.json. scripts/fit_detector_noise.py measures them on real videos (distribution and
+duration of confidences, size of jumps) and on rendered ones (errors). See docs/lab/detector-noise.md.
 """
 
 from __future__ import annotations
@@ -20,10 +19,11 @@ from numpy import ndarray
 
 from mimicmotion.errors import InputError
 from mimicmotion.pose.keypoints import FACE, L_HIP, LEFT_HAND, NECK, NUM_POINTS, R_HIP, RIGHT_HAND, PoseSequence
+from mimicmotion.synth.figure import smooth
 
-Z = np.linspace(-2.5, 2.5, 11)  # standard normal positions at which distributions are kept
+Z = np.linspace(-2.5, 2.5, 11)  # standard normal quantiles at which distributions are stored
 FIT = Path(__file__).with_name("noise_fit.json")
-GROUPS: dict[str, list[int]] = {  # points that a detector treats alike; face and hand: parts with a score of their own
+GROUPS: dict[str, list[int]] = {  # points that a detector treats alike; face and hands can have one common score each
     "head": [0, 14, 15, 16, 17], "shoulders": [1, 2, 5], "elbows": [3, 6], "wrists": [4, 7], "hips": [8, 11],
     "knees": [9, 12], "ankles": [10, 13], "feet": [*range(18, 24)],
     "face": [*range(FACE.start, FACE.stop)], "hand": [*range(LEFT_HAND.start, RIGHT_HAND.stop)],
@@ -32,12 +32,12 @@ FACE_BLOCKS = [(0, 17), (17, 22), (22, 27), (27, 36), (36, 42), (42, 48), (48, 6
 HAND_BLOCKS = [(0, 1), (1, 5), (5, 9), (9, 13), (13, 17), (17, 21)]  # wrist, fingers
 PARTS = (FACE, LEFT_HAND, RIGHT_HAND)
 SMALL_TOES = [19, 22]
-_POINTS = 24  # body and feet, which have a score each
+_POINTS = 24  # body and feet, with one score per point
 _COLUMNS = ("follow", "score_still", "score_time", "fast", "slow", "slow_still", "slow_time")
 _SCORE_OF = np.concatenate([np.arange(_POINTS), np.full(68, _POINTS), np.full(21, _POINTS + 1), np.full(21, 26)])
 _GROUP = np.array([[point in points for points in GROUPS.values()] for point in range(NUM_POINTS)]).argmax(1)
 _SCORE_GROUP = np.concatenate([_GROUP[:_POINTS], [8, 9, 9]])  # groups of the 27 scores
-# groups of the sources of movement: the points, then the parts, then their blocks
+# groups of the noise sources: the points, then the parts, then their blocks
 _SOURCE_GROUP = np.concatenate([_GROUP, [8, 9, 9], [8] * len(FACE_BLOCKS), [9] * 2 * len(HAND_BLOCKS)])
 _NORMAL = NormalDist()
 _ARM_L, _ARM_R = np.r_[5:8, LEFT_HAND], np.r_[2:5, RIGHT_HAND]
@@ -46,24 +46,24 @@ _HANDS = (np.r_[LEFT_HAND], np.r_[RIGHT_HAND])
 
 
 def perturb_poses(poses: PoseSequence, seed: int, strength: float = 1.0) -> PoseSequence:
-    """The poses as a detector might have found them, by numbers measured on real and on rendered clips.
+    """Poses as a detector might have found them, with noise measured on real and rendered clips.
 
-    Points keep a constant offset from the truth, drift, and jump from frame to frame, the more the lower their
-    confidence; a hand's or face's points move together more than apart. Confidences follow the measured
-    distributions and change as slowly. In two thirds of the clips a hand or the face has one score for all its points
-    and is lost (confidence 0) for some frames or for the whole clip, as holistic estimators give it; else each point
-    has its own, and what would be lost stays with a low one, as with DWPose. Rarely, for some frames: arms or legs
-    swapped, an arm off its place, a hand where none is, a hand on the other one.
+    Points have a constant offset from the truth, drift, and jump from frame to frame, more so at lower confidence;
+    points of one hand or face mostly move together. Confidences follow the measured distributions and change as
+    slowly. In two thirds of the clips, a hand or the face has one score for all its points and is lost (confidence 0)
+    for some frames or the whole clip, as with holistic estimators. In the others, each point has its own score, and
+    lost points keep a low one, as with DWPose. Rare faults of a few frames: arms or legs swapped, an arm misplaced, a
+    false hand, a hand detected on the other one.
 
     Args:
-        poses: exact poses, as `render_clip` makes them (their confidence tells what is hidden); they are not changed.
-            Times are taken from `poses.fps` (15 if it is 0).
+        poses: exact poses, such as those of `render_clip`, whose confidence tells which points are hidden. Times are
+            taken from `poses.fps` (15 if it is 0).
         seed: any integer >= 0.
         strength: 0 changes nothing, 1 is an ordinary detector on ordinary video, 3 a bad one. It scales lengths and
-            the rates of faults; below 1 also how many clips get the detector's confidences in hands and face.
+            the rates of faults; below 1 also the share of clips with a detector's confidences for hands and face.
 
     Returns:
-        Poses of the same shape; confidences stay in 0..1, a point outside of the frame has 0.
+        Poses of the same shape, with confidences in 0..1 and 0 for points outside the frame.
 
     Raises:
         InputError: strength or seed is out of range.
@@ -88,24 +88,24 @@ def perturb_poses(poses: PoseSequence, seed: int, strength: float = 1.0) -> Pose
 
 @dataclass(frozen=True, slots=True)
 class NoiseFit:
-    """The numbers of noise_fit.json as arrays; G groups in the order of `GROUPS`, L sources of movement."""
+    """The numbers of noise_fit.json as arrays; G groups in the order of `GROUPS`, L noise sources."""
 
-    found: Float64[ndarray, "G levels"]  # confidences that the estimator gives; the first 0: lost
-    found_at: Float64[ndarray, "G levels"]  # their standard normal positions
-    exact: Float64[ndarray, "G z"]  # confidences of rendered clips at the positions Z
+    found: Float64[ndarray, "G levels"]  # quantiles of the estimator's confidences; 0 means lost
+    found_at: Float64[ndarray, "G levels"]  # their standard normal quantiles
+    exact: Float64[ndarray, "G z"]  # confidences of rendered clips at the quantiles Z
     follow: Float64[ndarray, " G"]  # correlation of the two
-    score_still: Float64[ndarray, " G"]  # share of the confidence's variance that stays over a clip
-    score_time: Float64[ndarray, " G"]  # seconds in which the rest is forgotten
-    fast: Float64[ndarray, "G 3"]  # min(a + b (1 - confidence)^2, most), torso lengths
-    slow: Float64[ndarray, "G 3"]
-    slow_still: Float64[ndarray, " G"]
-    slow_time: Float64[ndarray, " G"]
-    fast_mix: Float64[ndarray, "134 L"]  # points from sources: of the part, of a finger or feature, of the point
+    score_still: Float64[ndarray, " G"]  # share of the confidence's variance that is constant over a clip
+    score_time: Float64[ndarray, " G"]  # correlation time of the rest, seconds
+    fast: Float64[ndarray, "G 3"]  # a, b, most of the jumps' deviation min(a + b (1 - confidence)^2, most), torsos
+    slow: Float64[ndarray, "G 3"]  # the same of the drift
+    slow_still: Float64[ndarray, " G"]  # share of the drift's variance that is constant over a clip
+    slow_time: Float64[ndarray, " G"]  # correlation time of the rest, seconds
+    fast_mix: Float64[ndarray, "134 L"]  # how much each source (part, block, point) moves each point
     slow_mix: Float64[ndarray, "134 L"]
-    tail: float  # degrees of freedom of the jumps' distribution (Student's t), for each frame and part as a whole
+    tail: float  # degrees of freedom of the jumps' distribution (Student's t), per frame and part
     tail_scale: float
     one_score: float  # share of clips with one score for a hand or face
-    faults: dict[str, tuple[float, float]]  # starts a second, mean seconds
+    faults: dict[str, tuple[float, float]]  # starts per second, mean duration in seconds
 
 
 @functools.cache
@@ -136,23 +136,23 @@ def load_fit() -> NoiseFit:
 
 
 def torso(xy: Float[ndarray, "frames 134 2"]) -> float:
-    """Median length neck to hips, pixels; at least 1."""
+    """Median distance from neck to hips in pixels, at least 1."""
     apart = 0.5 * (xy[:, R_HIP] + xy[:, L_HIP]) - xy[:, NECK]
     return max(float(np.median(np.sqrt((apart**2).sum(-1)))), 1.0)
 
 
 def normal_position(share: Float[ndarray, "*shape"]) -> Float64[ndarray, "*shape"]:
-    """Where the standard normal distribution reaches these shares, within +-3.5."""
+    """Standard normal quantiles of these shares, within +-3.5."""
     return np.vectorize(_NORMAL.inv_cdf)(np.clip(share, _NORMAL.cdf(-3.5), _NORMAL.cdf(3.5)))
 
 
 def normal_cdf(z: Float[ndarray, "*shape"]) -> Float64[ndarray, "*shape"]:
-    """Of the standard normal distribution."""
+    """Cumulative standard normal distribution."""
     return np.vectorize(_NORMAL.cdf)(z)
 
 
 def _mixing(data: dict, shares: str) -> Float64[ndarray, "134 L"]:
-    """How much each source moves each point; rows have length 1 on the average."""
+    """How much each source moves each point; rows have length 1 on average."""
     mix = np.zeros((NUM_POINTS, len(_SOURCE_GROUP)))
     mix[np.arange(_POINTS), np.arange(_POINTS)] = 1
     block = NUM_POINTS + len(PARTS)
@@ -169,9 +169,9 @@ def _mixing(data: dict, shares: str) -> Float64[ndarray, "134 L"]:
 
 
 def _bend(n: int) -> Float64[ndarray, "n n"]:
-    """Mixing that turns and bends n points in a row without moving their middle; of unit variance on the average.
+    """Mixing matrix that rotates and bends a chain of n points about its middle, with unit variance on average.
 
-    Measured errors of neighbours in a finger or a feature of the face go together like this (correlation 0.3 to 0.9).
+    It reproduces the measured correlation (0.3 to 0.9) of neighbours in a finger or facial feature.
     """
     apart = np.arange(n)[:, None] - np.arange(n)
     mix = np.exp(-0.5 * (apart / 3.0) ** 2)
@@ -180,7 +180,7 @@ def _bend(n: int) -> Float64[ndarray, "n n"]:
 
 
 def _wander(rng: np.random.Generator, n: int, still: ndarray, time: ndarray, step: float) -> Float64[ndarray, "n S"]:
-    """Normal noise of unit variance from S sources: a share stays, the rest is forgotten within `time` seconds."""
+    """Unit normal noise of S sources: a constant share, and the rest with an exponential correlation over `time`."""
     noise = rng.standard_normal((n + 1, len(still)))
     keep = np.exp(-step / time)
     moving = noise[1:] * np.sqrt(1 - keep**2)
@@ -191,7 +191,7 @@ def _wander(rng: np.random.Generator, n: int, still: ndarray, time: ndarray, ste
 
 
 def _drift(rng: np.random.Generator, n: int, still: ndarray, time: ndarray, step: float) -> Float64[ndarray, "n 2 S"]:
-    """As `_wander`, for x and y, but steady in time: correlation (1 + t / time) exp(-t / time)."""
+    """As `_wander`, for x and y, but smooth in time: correlation (1 + t / time) exp(-t / time)."""
     noise = rng.standard_normal((n + 2, 2, len(still)))
     keep = np.exp(-step / time)
     square = keep**2
@@ -205,17 +205,18 @@ def _drift(rng: np.random.Generator, n: int, still: ndarray, time: ndarray, step
 
 
 def _lookup(x: ndarray, group: ndarray, at: Float64[ndarray, "G k"], values: Float64[ndarray, "G k"]) -> ndarray:
-    """Piecewise linear functions, one for each group, in one call; constant beyond their ends."""
+    """Evaluate piecewise linear functions, one per group, which are constant beyond their ends."""
     apart = 20.0 * np.arange(len(at))[:, None]
     x = np.minimum(np.maximum(x, at[group, 0]), at[group, -1])
     return np.interp(x + 20.0 * group, (at + apart).ravel(), values.ravel())
 
 
 def _confidences(rng: np.random.Generator, fit: NoiseFit, exact: ndarray, step: float, strength: float) -> ndarray:
-    """The detector's confidences: measured distributions, tied to the exact ones as measured."""
+    """The detector's confidences, with the measured distributions and correlation with the exact ones."""
     n, group = len(exact), _SCORE_GROUP
     scores = np.concatenate([exact[:, :_POINTS], *(exact[:, p].mean(1, keepdims=True) for p in PARTS)], 1)
-    z = fit.follow[group] * _calm(_lookup(scores, group, fit.exact, np.broadcast_to(Z, fit.exact.shape)))
+    z = _lookup(scores, group, fit.exact, np.broadcast_to(Z, fit.exact.shape))
+    z = fit.follow[group] * smooth(z, 5)  # a detector does not follow the exact confidence's flicker
     own = _wander(rng, n, fit.score_still[group], fit.score_time[group], step)
     z = z + np.sqrt(1 - fit.follow[group] ** 2) * own - 0.5 * max(strength - 1, 0)
     found = _lookup(z, group, fit.found_at, fit.found)[:, _SCORE_OF]
@@ -233,17 +234,11 @@ def _confidences(rng: np.random.Generator, fit: NoiseFit, exact: ndarray, step: 
     return exact + applies[_SCORE_OF] * (found - exact)
 
 
-def _calm(values: Float64[ndarray, "frames S"]) -> Float64[ndarray, "frames S"]:
-    """Mean of 5 frames: the exact confidence's own flicker is no reason for a detector's."""
-    n = len(values)
-    padded = np.concatenate([values[:1], values[:1], values, values[-1:], values[-1:]])
-    return np.mean([padded[k : k + n] for k in range(5)], axis=0)
-
-
 def _errors(rng: np.random.Generator, fit: NoiseFit, confidence: ndarray, step: float) -> ndarray:
     """Displacements (frames, 134, 2) in torso lengths."""
     n, doubt = len(confidence), (1 - confidence) ** 2
-    slow, fast = (_spreads(s[_GROUP], doubt) for s in (fit.slow, fit.fast))
+    spreads = (s[_GROUP].T for s in (fit.slow, fit.fast))
+    slow, fast = (np.minimum(a + b * doubt, most) for a, b, most in spreads)
     drift = _drift(rng, n, fit.slow_still[_SOURCE_GROUP], fit.slow_time[_SOURCE_GROUP], step) @ fit.slow_mix.T
     jump = rng.standard_normal((n, 2, len(_SOURCE_GROUP))) @ fit.fast_mix.T
     size = fit.tail_scale * np.sqrt(fit.tail / rng.chisquare(fit.tail, (n, _POINTS + len(PARTS))))
@@ -251,15 +246,10 @@ def _errors(rng: np.random.Generator, fit: NoiseFit, confidence: ndarray, step: 
     return np.swapaxes(slow[:, None] * drift + fast[:, None] * jump, 1, 2)
 
 
-def _spreads(numbers: Float64[ndarray, "134 3"], doubt: Float64[ndarray, "frames 134"]) -> ndarray:
-    a, b, most = numbers.T
-    return np.minimum(a + b * doubt, most)
-
-
 def _faults(
     rng: np.random.Generator, fit: NoiseFit, xy: ndarray, confidence: ndarray, unit: float, step: float, strength: float
 ) -> None:
-    """Rare faults of some frames each, in place."""
+    """Add rare faults of a few frames each, in place."""
     seconds = len(xy) * step
     for name, (rate, length) in fit.faults.items():
         for _ in range(rng.poisson(rate * seconds * strength)):
@@ -270,7 +260,7 @@ def _faults(
 
 
 def _fault(rng: np.random.Generator, name: str, xy: ndarray, confidence: ndarray, unit: float, sure: float) -> None:
-    """One fault over the given frames, in place; `sure` is what is left of the confidence."""
+    """Add one fault to the given frames, in place; `sure` is the factor of the confidence."""
     side = int(rng.integers(2))
     here, there = _HANDS[side], _HANDS[1 - side]
     if name in ("swapped_arms", "swapped_legs"):
@@ -284,7 +274,7 @@ def _fault(rng: np.random.Generator, name: str, xy: ndarray, confidence: ndarray
     elif name == "false_hand":
         xy[:, here] += _away(rng, 0.3, 1.0) * unit
         confidence[:, here] = rng.uniform(0.2, 0.6)
-    else:  # an arm off its place
+    else:  # a misplaced arm
         points = ((_ARM_L, _ARM_R)[side])[1:]
         xy[:, points] += _away(rng, 0.2, 0.6) * unit
         confidence[:, points] *= sure

@@ -1,4 +1,4 @@
-"""Places: rooms and outdoors drawn in the camera's perspective, with surfaces, things, light and blur."""
+"""Backgrounds: rooms and outdoor scenes drawn in the camera's perspective, with textures, objects, light and blur."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from numpy import ndarray
 
 from mimicmotion.synth.assets import Assets
 from mimicmotion.synth.light import LINEAR
-from mimicmotion.synth.look import hsv, noise
+from mimicmotion.synth.look import Rng, hsv, ink, mix, noise
 from mimicmotion.synth.view import View
 
-Rng = np.random.Generator
 Range = tuple[float, float]
 Corners = list[tuple[float, float, float]]  # in the world
 Paint = Callable[[ndarray, ndarray, ndarray], ndarray]  # colours at two coordinates and a distance
@@ -26,7 +25,7 @@ WALLS = ("paint", "paint", "brick", "paper", "panels", "concrete", "curtain")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A background and the light in it."""
+    """A background and its light."""
 
     picture: Float32[ndarray, "rows columns 3"]  # linear colours, with a margin around the frame
     margin: int  # pixels of the margin
@@ -40,15 +39,15 @@ class Place:
 def make_place(
     rng: Rng, assets: Assets, view: View, size: tuple[int, int], margin: int, kind: str | None = None
 ) -> Place:
-    """A place by chance.
+    """A random place.
 
     Args:
-        rng: source of all choices.
-        assets: the packed people, for their surfaces.
+        rng: random generator.
+        assets: the packed people, for their surface textures.
         view: the camera.
         size: (height, width) of the frame.
         margin: pixels to draw beyond each side of it.
-        kind: one of `KINDS`; by chance if None.
+        kind: one of `KINDS`; random if None.
     """
     kind = kind or str(rng.choice(KINDS))
     factor = 2
@@ -81,37 +80,33 @@ def _rgb(red: float, green: float, blue: float) -> Float32[ndarray, " 3"]:
     return np.array([red, green, blue], np.float32)
 
 
-def _floats(colour: ndarray) -> tuple[float, ...]:
-    return tuple(map(float, colour))
-
-
 def _linear(colour: ndarray) -> ndarray:
     return LINEAR[np.clip(colour, 0, 255).astype(int)]
 
 
 def _lookup(bank: Float32[ndarray, "n n"], u: ndarray, v: ndarray) -> ndarray:
-    """A texture at coordinates of period 1."""
+    """Sample a texture at coordinates of period 1."""
     x, y = (np.mod(a * len(bank), len(bank)).astype(np.float32) for a in (u, v))
     return cv2.remap(bank, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
 
 
 def _from_middle(u: ndarray) -> ndarray:
-    """Distance from the middle of cells of length 1, 0..0.5."""
+    """Distance (0..0.5) from the middle of a cell of length 1."""
     return np.abs(np.mod(u, 1) - 0.5)
 
 
 def _by_cell(column: ndarray, row: ndarray) -> ndarray:
-    """A number in 0..1 that looks random, the same for the same two integers."""
+    """A pseudorandom number in 0..1 for a pair of integers."""
     return np.mod(np.sin(column * 12.9898 + row * 78.233) * 43758.5, 1)
 
 
 def _mix(a: ndarray, b: ndarray, share: ndarray) -> ndarray:
-    """Colours from `a` to `b` by the share of each pixel."""
-    return a + (b - a) * share[..., None]
+    """Interpolate colours from `a` to `b` by the share of each pixel."""
+    return mix(a, b, share[..., None])
 
 
 class _Painter:
-    """A picture that is painted from far to near."""
+    """Paints a picture from far to near."""
 
     def __init__(self, rng: Rng, assets: Assets, view: View, size: tuple[int, int], key: ndarray) -> None:
         self.rng, self.assets, self.view, self.size, self.key = rng, assets, view, size, key
@@ -121,12 +116,12 @@ class _Painter:
         self.far = np.full(size, 300.0, np.float32)  # distance along the axis
 
     def colour(self, low: float, high: float, saturation: float) -> ndarray:
-        """A linear colour of a value between low and high."""
+        """A random linear colour with a value between low and high."""
         hue = self.rng.normal(0.1, 0.05) if self.rng.random() < 0.5 else self.rng.random()  # often warm
         return _linear(hsv(hue, saturation * self.rng.random() ** 1.5, self.rng.uniform(low, high)))
 
     def tint(self, hue: Range, saturation: Range, value: Range) -> ndarray:
-        """A linear colour within ranges."""
+        """A random linear colour within ranges."""
         return _linear(hsv(*(self.rng.uniform(*ends) for ends in (hue, saturation, value))))
 
     def sample(self, kind: str, u: ndarray, v: ndarray) -> ndarray:
@@ -134,7 +129,7 @@ class _Painter:
         return _lookup(noise(kind, 256), u, v)
 
     def surface(self, kind: str, u: ndarray, v: ndarray, far: ndarray) -> ndarray:
-        """A photographed texture, 0..1, of period 1; its fine detail is lost in the distance. Grey without one."""
+        """A photographed texture (0..1) of period 1, blurred in the distance; grey if it is not in the assets."""
         bank = self.assets.surfaces.get(kind, np.full((8, 8), 127.5, np.float32))
         bank = bank.astype(np.float32)
         share = np.clip((far - 40) / 80, 0, 1)
@@ -142,14 +137,14 @@ class _Painter:
         return (fine * (1 - share) + coarse * share) / 255.0
 
     def floor_at(self) -> tuple[ndarray, ndarray, ndarray, ndarray]:
-        """Which pixels see the floor; x, z and distance there."""
+        """Which pixels show the floor; x, z and distance there."""
         y = self.way[..., 1]
         hit = y < -1e-3
         far = np.where(hit, -self.view.eye[1] / np.where(hit, y, -1), 1e6)
         return hit, self.way[..., 0] * far + self.view.eye[0], self.way[..., 2] * far + self.view.eye[2], far
 
     def room(self) -> None:
-        """Back wall, side walls, ceiling and floor, with doors, windows, pictures and furniture."""
+        """A room with doors, windows, pictures and furniture."""
         rng, eye = self.rng, np.asarray(self.view.eye)
         back = -rng.uniform(6, 35)
         sides = -rng.uniform(14, 45), rng.uniform(14, 45)
@@ -260,7 +255,7 @@ class _Painter:
         return paint
 
     def _quad(self, picture: ndarray, corners: Corners, colour: tuple[float, ...]) -> ndarray:
-        """A flat four-cornered thing in the world; returns where it is seen."""
+        """Draw a quadrilateral in the world, and return its projected corners."""
         at = self.view.project(np.array(corners))
         if (at[:, 2] <= 0.5).all():
             cv2.fillConvexPoly(picture, np.round(at[:, :2] * 16).astype(np.int32), colour, cv2.LINE_AA, 4)
@@ -268,7 +263,7 @@ class _Painter:
 
     def _on_wall(self, back: float, x: float, y: float, w: float, h: float, colour: ndarray) -> None:
         corners = [(x - w, y - h, back), (x + w, y - h, back), (x + w, y + h, back), (x - w, y + h, back)]
-        self._quad(self.picture, corners, _floats(colour))
+        self._quad(self.picture, corners, ink(colour))
 
     def _wall_things(self, back: float, sides: tuple[float, float]) -> None:
         rng = self.rng
@@ -310,7 +305,7 @@ class _Painter:
                     self._on_wall(back, x + a * w, y + b * h, w * wide, h * high, self.colour(0.1, 0.95, 0.8))
 
     def _box(self, x0: float, x1: float, y0: float, y1: float, z0: float, z1: float, colour: ndarray) -> None:
-        """An upright box with a soft shadow on the floor."""
+        """Draw an upright box with a soft shadow on the floor."""
         left, right, ahead, mask = x0 - 1.2, x1 + 1.2, z1 + 1.2, np.zeros(self.size, np.float32)
         floor = [(left, 0.0, z0), (right, 0.0, z0), (right, 0.0, ahead), (left, 0.0, ahead)]
         near = self._quad(mask, floor, (1.0,))[:, 2].max()
@@ -327,7 +322,7 @@ class _Painter:
         if eye_y >= y1:
             faces.append(([(x0, y1, z0), (x1, y1, z0), (x1, y1, z1), (x0, y1, z1)], 0.5 * key_y))
         for corners, light in faces:
-            self._quad(self.picture, corners, _floats(colour * (0.55 + light)))
+            self._quad(self.picture, corners, ink(colour * (0.55 + light)))
 
     def _furniture(self, back: float, sides: tuple[float, float]) -> None:
         rng = self.rng
@@ -369,7 +364,7 @@ class _Painter:
             self._box(x - w, x + w, 0, h, z - w, z + w, self.colour(0.15, 0.85, 0.6))
 
     def _leaves(self, x: float, y: float, z: float, radius: float, tint: ndarray) -> None:
-        """A round mass of leaves, lit from above."""
+        """Draw a round mass of leaves, lit from above."""
         rng = self.rng
         at = self.view.project(np.array([x, y, z]))
         scale = self.view.focal * at[2]
@@ -383,7 +378,7 @@ class _Painter:
             size = max(radius * scale * rng.uniform(0.03, 0.08), 0.7)
             shade = (0.45 + 0.45 * (0.5 + 0.5 * up / radius) + 0.25 * rng.random()) * (0.6 + 0.4 * k / count)
             axes = int(size * 16), int(size * 16 * rng.uniform(0.3, 0.8))
-            turn, tone = rng.uniform(0, 180), _floats(tint * shade)
+            turn, tone = rng.uniform(0, 180), ink(tint * shade)
             cv2.ellipse(self.picture, middle, axes, turn, 0, 360, tone, -1, cv2.LINE_AA, 4)
 
     def _sky(self) -> None:
@@ -472,7 +467,7 @@ class _Painter:
                     self._leaves(x + 9 * k, 7, z, 9, tint)
 
     def studio(self) -> None:
-        """A paper roll: one colour from the floor up the wall, with a soft spot of light."""
+        """A paper backdrop of one colour, with a soft spot of light."""
         rng = self.rng
         base = self.colour(0.25, 0.98, 0.6)
         hit, _, z, far = self.floor_at()
@@ -482,7 +477,7 @@ class _Painter:
         self.far[:] = np.where(hit & (z > -20), np.minimum(far, 400), 60)
 
     def finish(self, blur: float) -> Float32[ndarray, "rows columns 3"]:
-        """The picture with what lies far behind the person out of focus, and grain."""
+        """The picture with the distance out of focus, and with vignetting."""
         rng = self.rng
         picture = np.clip(self.picture, 0, 1.6).astype(np.float32)
         if blur > 0:

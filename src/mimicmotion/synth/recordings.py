@@ -1,4 +1,4 @@
-"""Recorded motions: BVH files, and the poses found in a video, whose depth is guessed from foreshortened bones."""
+"""Recorded motions: BVH files, and poses estimated in a video, whose depth is inferred from foreshortening."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ from mimicmotion.pose.keypoints import (
     PoseSequence,
 )
 from mimicmotion.synth import figure as fig
-from mimicmotion.synth.bvh import Mocap, Points, calm, load_bvh, retarget
+from mimicmotion.synth.bvh import Mocap, Points, load_bvh, retarget
 from mimicmotion.synth.keyposes import neutral
 
-SURE = 0.3  # points of a lower confidence are taken from the frames before and after
-_SMOOTH = 5  # frames of the mean that takes the estimator's jitter away
+SURE = 0.3  # points of a lower confidence are interpolated over time
+_SMOOTH = 5  # frames of the moving average that removes the estimator's jitter
 _ARMS = ((L_SHOULDER, L_ELBOW, L_WRIST), (R_SHOULDER, R_ELBOW, R_WRIST))
 _LEGS = ((L_HIP, L_KNEE, L_ANKLE), (R_HIP, R_KNEE, R_ANKLE))
 
 
 def load_recording(path: Path | str) -> Mocap:
-    """A BVH file, or a pose file as `mimicmotion poses` writes it.
+    """Load a BVH file, or a pose file written by `mimicmotion poses`.
 
     Raises:
         InputError: it cannot be read, or shows no person.
@@ -53,26 +53,26 @@ def load_recording(path: Path | str) -> Mocap:
 
 
 def lift_poses(poses: PoseSequence, name: str = "") -> Mocap:
-    """Parameters of movement from the poses of a video, as seen from the front.
+    """Motion parameters from the poses of a video taken from the front.
 
-    Lengths are those of a limb when it is seen least foreshortened; what is shorter points towards the camera. Legs out
-    of the picture stand still.
+    A limb's length is the one at which it looks least foreshortened; when it looks shorter, it points towards the
+    camera. Legs outside the picture stand still.
 
     Raises:
         InputError: shoulders or hips are not seen.
     """
     xy, seen = _filled(poses)
     if not seen[[L_SHOULDER, R_SHOULDER, L_HIP, R_HIP]].all():
-        raise InputError(f"{name or poses.source}: no trunk is seen", "shoulders and hips", "use another video")
+        raise InputError(f"{name or poses.source}: no trunk is visible", "shoulders and hips", "use another video")
     at = np.stack([xy[..., 0], -xy[..., 1], np.zeros(xy.shape[:2])], -1)  # y up, z to the camera
     legs = seen[[p for leg in _LEGS for p in leg]].all()
-    if legs:  # one foot always stands: the camera may move
+    if legs:  # the lower foot is on the floor, even if the camera moves
         at[..., 1] += np.maximum(xy[:, L_ANKLE, 1], xy[:, R_ANKLE, 1])[:, None]
     points = _trunk_in_space(at)
     for side in (0, 1):
         shoulder, elbow, wrist = _ARMS[side]
         upper, fore = _bone(at[:, shoulder], at[:, elbow]), _bone(at[:, elbow], at[:, wrist])
-        upper[:, 2] *= 0.5  # an upper arm that looks short is often a raised elbow at the side
+        upper[:, 2] *= 0.5  # an upper arm that looks short often has the elbow raised to the side
         points[side, "forearm"] = points[side, "arm"] + upper
         points[side, "hand"] = points[side, "forearm"] + fore
         if legs:
@@ -93,15 +93,14 @@ def lift_poses(poses: PoseSequence, name: str = "") -> Mocap:
         face = xy[:, FACE]
         gap, wide = (np.linalg.norm(face[:, a] - face[:, b], axis=-1) for a, b in ((62, 66), (60, 64)))
         q[:, fig.MOUTH] = 1 + np.clip(1.6 * (gap / np.maximum(wide, 1e-6) - 0.08), 0, 1.2)
-    q = np.apply_along_axis(calm, 0, q, _SMOOTH)
-    return Mocap(q, poses.fps or 15.0, name or poses.source)
+    return Mocap(fig.smooth(q, _SMOOTH), poses.fps or 15.0, name or poses.source)
 
 
 def _trunk_in_space(at: Float64[ndarray, "frames 134 3"]) -> Points:
-    """Shoulders and hips, turned as much as the shoulders look narrow, to the side where the nose is."""
+    """Shoulders and hips, turned by the angle that the shoulders' apparent width implies, towards the nose."""
     across = at[:, L_SHOULDER, 0] - at[:, R_SHOULDER, 0]
     turn = np.arccos(np.clip(across / max(np.percentile(np.abs(across), 95), 1e-6), -1, 1))
-    turn = calm(np.where(turn < 0.35, 0, turn) * np.sign(at[:, NOSE, 0] - at[:, NECK, 0]), _SMOOTH)
+    turn = fig.smooth(np.where(turn < 0.35, 0, turn) * np.sign(at[:, NOSE, 0] - at[:, NECK, 0]), _SMOOTH)
     out = {}
     for part, pair in (("arm", (L_SHOULDER, R_SHOULDER)), ("thigh", (L_HIP, R_HIP))):
         left, right = at[:, pair[0]], at[:, pair[1]]
@@ -114,7 +113,7 @@ def _trunk_in_space(at: Float64[ndarray, "frames 134 3"]) -> Points:
 
 
 def _filled(poses: PoseSequence) -> tuple[Float64[ndarray, "frames 134 2"], ndarray]:
-    """Positions in which points that are not seen move on between frames in which they are; and who is ever seen."""
+    """Positions with unseen points interpolated over time, and which points are seen in enough frames."""
     xy = poses.xy.astype(np.float64).copy()
     sure = poses.confidence > SURE
     seen = sure.mean(0) > 0.3
@@ -126,7 +125,7 @@ def _filled(poses: PoseSequence) -> tuple[Float64[ndarray, "frames 134 2"], ndar
 
 
 def _bone(a: ndarray, b: ndarray) -> Float64[ndarray, "frames 3"]:
-    """A bone with its guessed depth: it is as long as when it is seen longest, and points to the camera."""
+    """A bone with its inferred depth: of constant length (the largest apparent one), pointing to the camera."""
     way = b - a
     flat = np.linalg.norm(way, axis=-1)
     way[:, 2] = np.sqrt(np.maximum(np.percentile(flat, 95) ** 2 - flat**2, 0))

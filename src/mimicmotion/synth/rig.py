@@ -1,4 +1,4 @@
-"""From parameters of movement to the rotation and place of every bone of a body."""
+"""From motion parameters to the rotation and position of every bone of a body."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ class Skeleton:
 
     bones: tuple[str, ...]  # names
     parents: tuple[int, ...]  # of the bones
-    heads: Float64[ndarray, "bones 3"]  # places of the bones
+    heads: Float64[ndarray, "bones 3"]  # positions of the bones
     tips: Float64[ndarray, "tips 3"]  # ends of fingers and toes
     tip_bones: tuple[int, ...]  # the bone of each tip
     floor: float  # lowest point of the body or its shoes
-    trunk: tuple[float, float]  # half width and half depth of the trunk, which wrists do not enter
+    trunk: tuple[float, float]  # half width and half depth of the trunk, which wrists must not enter
 
     @classmethod
     def of(
         cls, assets: Assets, joints: Float64[ndarray, "joints 3"], floor: float, trunk: tuple[float, float]
     ) -> Skeleton:
-        """From the joints that `joint_positions` gives."""
+        """From the result of `joint_positions`."""
         count = len(assets.bones)
         of_tip = {"toe1-2": "toe2-1", "toe5-3": "toe2-1"}
         names = [t.rsplit(".", 1) for t in assets.tips]
@@ -44,11 +44,11 @@ class Skeleton:
         return cls(assets.bones, assets.parents, joints[:count], joints[count:], tip_bones, floor, trunk)
 
     def index(self, name: str) -> int:
-        """Number of a bone."""
+        """Index of a bone."""
         return self.bones.index(name)
 
     def head(self, name: str) -> Float64[ndarray, " 3"]:
-        """Place of a bone in the rest pose."""
+        """Position of a bone in the rest pose."""
         return self.heads[self.index(name)]
 
     @property
@@ -70,7 +70,7 @@ class Skeleton:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pose:
-    """Bones of a body over time: a point p of the rest pose goes to rot @ p + shift; the floor is y = 0."""
+    """Bones of a body over time: a point p of the rest pose moves to rot @ p + shift; the floor is y = 0."""
 
     rot: Float64[ndarray, "n bones 3 3"]
     head: Float64[ndarray, "n bones 3"]
@@ -80,32 +80,32 @@ class Pose:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Bones:
-    """Rotations and places of a body's bones as they are found; the right arm in a mirrored world, as a left one."""
+    """Rotations and positions of a body's bones while posing; the right arm is posed mirrored, as a left one."""
 
     skeleton: Skeleton
     rot: Float64[ndarray, "n bones 3 3"]
     head: Float64[ndarray, "n bones 3"]
-    letter: str = ""  # of the side whose bones are named
+    letter: str = ""  # of the side whose bones `index` finds
     mirror: ndarray = field(default_factory=lambda: np.ones(3))
 
     def index(self, name: str) -> int:
-        """Number of a bone of this side."""
+        """Index of a bone of this side."""
         return self.skeleton.index(f"{name}.{self.letter}")
 
     def follow(self, bone: int, parent: int | None = None) -> ndarray:
-        """Where the parent takes a bone's head."""
+        """Where a bone's head is, given its parent's transform."""
         parent = self.skeleton.parents[bone] if parent is None else parent
         away = self.skeleton.heads[bone] - self.skeleton.heads[parent]
         return (self.head[:, parent] + self.rot[:, parent] @ away) * self.mirror
 
     def put(self, bone: int, rotation: ndarray, at: ndarray | None = None) -> None:
-        """Turn a bone; it is where its parent takes it, or somewhere else."""
+        """Set a bone's rotation, and its position unless it follows its parent."""
         self.head[:, bone] = (self.follow(bone) if at is None else at) * self.mirror
         self.rot[:, bone] = rotation * (self.mirror[:, None] * self.mirror)
 
 
 def pose_bones(skeleton: Skeleton, q: Float64[ndarray, "n 54"]) -> Pose:
-    """Pose a body by the parameters of `mimicmotion.synth.figure`."""
+    """Pose a body by motion parameters (see `mimicmotion.synth.figure`)."""
     n, count = len(q), len(skeleton.bones)
     rot, head = np.full((n, count, 3, 3), np.nan), np.zeros((n, count, 3))
     _trunk(_Bones(skeleton, rot, head), q)
@@ -132,13 +132,13 @@ def axis_rotation(axis: ndarray, angle: ndarray) -> Float64[ndarray, "n 3 3"]:
 
 
 def twist_angle(rot: Float64[ndarray, "n 3 3"], axis: Float64[ndarray, " 3"]) -> Float64[ndarray, " n"]:
-    """How far rotations turn about an axis before they swing it."""
+    """Twist angle of rotations about an axis (swing-twist decomposition)."""
     vector = np.stack([rot[:, 2, 1] - rot[:, 1, 2], rot[:, 0, 2] - rot[:, 2, 0], rot[:, 1, 0] - rot[:, 0, 1]], -1)
     return 2 * np.arctan2(vector @ axis, 1 + np.trace(rot, axis1=1, axis2=2))
 
 
 def _clearance(skeleton: Skeleton, pitch: ndarray) -> ndarray:
-    """Height of the ankle at which neither toe nor heel enters the floor."""
+    """Lowest height of the ankle at which neither toe nor heel is below the floor."""
     ankle, ball = skeleton.head("foot.L"), skeleton.head("toe2-1.L")
     ahead, behind = ball[2] - ankle[2] + 0.2, 0.5
     lever = np.where(pitch < 0, -ahead * np.sin(pitch), behind * np.sin(pitch))
@@ -154,7 +154,7 @@ def _ankle_targets(skeleton: Skeleton, q: ndarray, yaw: ndarray, side: int) -> n
 
 
 def _travel(skeleton: Skeleton, q: ndarray) -> ndarray:
-    """The whole figure's way along x and z; the parameter counts body heights, which are about 1.9 legs."""
+    """Shift of the whole figure along x and z; the parameter is in body heights, about 1.9 leg lengths."""
     out = np.zeros((len(q), 3))
     out[:, [0, 2]] = q[:, list(fig.TRAVEL)] * 1.9 * (sum(skeleton.leg) + skeleton.ankle)
     return out
@@ -167,7 +167,7 @@ def _trunk(body: _Bones, q: ndarray) -> None:
     pelvis = yaw @ rot_x(q[:, fig.PITCH]) @ rot_z(q[:, fig.ROLL])
     middle = np.einsum("nij,nj->ni", yaw, q[:, fig.PELVIS_OFFSET] * leg) + _travel(skeleton, q)
     middle[:, 1] += skeleton.ankle + leg
-    # A standing foot stays on the floor: lower the pelvis until the leg reaches it (softly let go of a lifted foot).
+    # A standing foot stays on the floor: lower the pelvis until the leg reaches it (softly releasing a lifted foot).
     ankles = [_ankle_targets(skeleton, q, yaw, s) for s in (0, 1)]
     lowest = np.minimum(ankles[0][:, 1], ankles[1][:, 1])
     for side, ankle in zip("LR", ankles, strict=True):
@@ -188,7 +188,7 @@ def _trunk(body: _Bones, q: ndarray) -> None:
 
 
 def _frames(start: ndarray, middle: ndarray, end: ndarray, bend: ndarray) -> tuple[ndarray, ndarray]:
-    """Frames of the two bones of a limb in the rest pose, as `two_bones` makes them."""
+    """Frames of the two bones of a limb in the rest pose, in the convention of `two_bones`."""
     line = unit(end - start)
     hinge = unit(np.cross(line, bend - line * (bend @ line)))
     out = []
@@ -265,7 +265,7 @@ def _arm(body: _Bones, q: ndarray, side: int) -> None:
 
 
 def _outside_trunk(skeleton: Skeleton, wrist: ndarray) -> ndarray:
-    """Wrist targets (from the hips' middle) inside of the trunk are moved to its front."""
+    """Wrist targets, relative to the middle of the hips, with those inside the trunk moved to its front."""
     wide, deep = skeleton.trunk
     top = skeleton.head("upperarm01.L")[1] - skeleton.hip[1] + 0.3
     inside = np.clip(1 - (wrist[:, 0] / wide) ** 2, 0, 1) * (wrist[:, 1] < top) * (wrist[:, 2] > -0.5)
@@ -276,7 +276,7 @@ def _outside_trunk(skeleton: Skeleton, wrist: ndarray) -> ndarray:
 
 
 def _hand_frame(rest: ndarray, body: _Bones) -> ndarray:
-    """In the rest pose: x to the thumb, y to the forearm, z out of the palm."""
+    """Axes of the hand in the rest pose: x to the thumb, y to the forearm, z out of the palm."""
     wrist, middle, index, little = (rest[body.index(n)] for n in ("wrist", "finger3-1", "finger2-1", "finger5-1"))
     y, x = unit(wrist - middle), index - little
     x = unit(x - y * (x @ y))

@@ -1,4 +1,4 @@
-"""A person in a place before a camera: pictures of it over time, and all that is true of them."""
+"""A person in a place in front of a camera: pictures of them over time, with their ground truth."""
 
 from __future__ import annotations
 
@@ -11,25 +11,24 @@ from numpy import ndarray
 
 from mimicmotion.errors import InputError
 from mimicmotion.synth.assets import Assets, load_assets
-from mimicmotion.synth.body import vertex_normals
+from mimicmotion.synth.body import normals_of
 from mimicmotion.synth.keypoints import depth_tolerance, heels_of, hidden_points, keypoints
 from mimicmotion.synth.light import STRAND_U, STRAND_V, TWO_SIDED, Light, Surface, encode, shade, shade_floor
 from mimicmotion.synth.people import Figure, apply_matrix, make_figure, map_matrix
 from mimicmotion.synth.place import Place, make_place
 from mimicmotion.synth.rig import Pose
-from mimicmotion.synth.view import View, choose_view
+from mimicmotion.synth.view import MARGIN, View, choose_view
 from mimicmotion.synth.zbuffer import blend, fill, fill_depth, in_world, kernel
 
 FRAMINGS = ("full", "upper")
-MARGIN = 0.08  # of the frame's height: how far the background reaches beyond the frame, for a moving camera
 KEY_MAP, TOP_MAP, FLOOR_CELLS, CELL = 288, 112, 160, 0.26
-_BANDS = ((0.0, 0.5, 0.15), (0.5, 2.0, 1.0), (2.0, 6.0, 3.5), (6.0, 60.0, 11.0))  # heights above the floor; middles
-_SEEN_DEPTH = 0.3  # decimetres behind the reference's surface that still count as the same place
+_BANDS = ((0.0, 0.5, 0.15), (0.5, 2.0, 1.0), (2.0, 6.0, 3.5), (6.0, 60.0, 11.0))  # low, high, middle above the floor
+_SEEN_DEPTH = 0.3  # decimetres behind the reference's surface that still count as the same point
 
 
 @dataclass(frozen=True, slots=True)
 class Grade:
-    """What camera and file do to the picture."""
+    """Degradation of the picture by camera and file."""
 
     blur: float  # of the lens, pixels
     noise: tuple[float, float]  # deviation in 0..255, in the dark and added in the light
@@ -38,7 +37,7 @@ class Grade:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """What stays the same in all clips of one person."""
+    """What all clips of one person have in common."""
 
     assets: Assets
     figure: Figure
@@ -52,7 +51,7 @@ class Scene:
 
 
 def make_scene(seed: int, size: tuple[int, int], framing: str | None = None) -> Scene:
-    """The person, the place and the camera that `seed` stands for.
+    """The person, place and camera of a seed.
 
     Args:
         seed: any integer >= 0.
@@ -80,20 +79,20 @@ def make_scene(seed: int, size: tuple[int, int], framing: str | None = None) -> 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Moment:
-    """One picture and what is true of it; the buffers have `factor` samples a pixel along each axis."""
+    """One picture and its ground truth; the buffers have `factor` samples per pixel along each axis."""
 
     picture: Float32[ndarray, "rows columns 3"]  # linear colours
     cover: Float32[ndarray, "rows columns"]  # the person's share of each pixel
     seen: Float32[ndarray, "n 3"]  # column, row and nearness of all vertices, in samples
     ids: ndarray  # triangle of each sample, -1 none
-    bary: ndarray  # its corners' shares
+    bary: ndarray  # its barycentric coordinates
     nearness: ndarray  # 1 / distance (decimetres) of each sample, 0 none
     points: Float64[ndarray, "134 3"]  # column, row (pixels) and nearness of the keypoints
-    hidden: Bool[ndarray, " 134"]  # which of them lie behind something
+    hidden: Bool[ndarray, " 134"]  # whether each keypoint is hidden
     background: Float32[ndarray, "rows columns 3"]  # the place without the person and their shadow
 
     def depth(self, factor: int) -> Float32[ndarray, "rows columns"]:
-        """Distance in metres along the camera's axis at the nearest sample of each pixel; infinite without a person."""
+        """Distance in metres along the camera's axis at each pixel's nearest sample; infinite without a person."""
         near = np.maximum.reduce([self.nearness[i::factor, j::factor] for i in range(factor) for j in range(factor)])
         return np.where(near > 0, 0.1 / np.maximum(near, 1e-9), np.inf).astype(np.float32)
 
@@ -104,8 +103,8 @@ def render_moment(scene: Scene, pose: Pose, frame: int, face: dict[str, float], 
     Args:
         scene: the person and the place.
         pose: of all frames.
-        frame: which of them.
-        face: actions of the face, 0..1.
+        frame: index of the frame.
+        face: face actions, 0..1.
         pan: (2,) shift of the camera, pixels.
         factor: samples per pixel along each axis.
     """
@@ -113,8 +112,7 @@ def render_moment(scene: Scene, pose: Pose, frame: int, face: dict[str, float], 
     rows, columns = scene.size
     view = scene.view.moved((float(pan[0]), float(pan[1])))
     v = figure.place(pose, frame, face)
-    normal = np.empty_like(v)
-    vertex_normals(v, mesh.triangles, normal)
+    normal = normals_of(v, mesh.triangles)
     seen = view.project(v).astype(np.float32)
     seen[:, :2] *= factor
     ids = np.full((rows * factor, columns * factor), -1, np.int32)
@@ -143,13 +141,13 @@ def render_moment(scene: Scene, pose: Pose, frame: int, face: dict[str, float], 
     )  # fmt: skip
     shade(picture, cover, background, ids, bary, surface, light, np.array(view.eye, np.float32), factor)
     points = view.project(keypoints(scene.assets, figure, scene.heels, pose, frame, v))
-    points[1, :2] = 0.5 * (points[2, :2] + points[5, :2])  # of the picture, as estimators have it
+    points[1, :2] = 0.5 * (points[2, :2] + points[5, :2])  # the middle in the picture, as estimators define it
     hidden = hidden_points(points, nearness, factor, depth_tolerance(figure.height))
     return Moment(picture, cover, seen, ids, bary, nearness, points, hidden, empty)
 
 
 def _background(scene: Scene, pan: ndarray) -> Float32[ndarray, "rows columns 3"]:
-    """The place as the camera sees it."""
+    """The place, shifted by the camera."""
     rows, columns = scene.size
     margin, picture = scene.place.margin, scene.place.picture
     if not pan.any():
@@ -160,7 +158,7 @@ def _background(scene: Scene, pan: ndarray) -> Float32[ndarray, "rows columns 3"
 
 
 def _floor_shadow(scene: Scene, view: View, v: Float32[ndarray, "n 3"], background: ndarray) -> ndarray:
-    """The background, with the floor darker where the person keeps the light from it."""
+    """The background with the person's shadows on the floor."""
     place, mesh = scene.place, scene.figure.mesh
     middle = v[:, [0, 2]].mean(0)
     start = (middle - 0.5 * FLOOR_CELLS * CELL).astype(np.float32)
@@ -191,7 +189,7 @@ def _floor_shadow(scene: Scene, view: View, v: Float32[ndarray, "n 3"], backgrou
 def develop(
     scene: Scene, picture: Float32[ndarray, "rows columns 3"], rng: np.random.Generator
 ) -> tuple[UInt8[ndarray, "rows columns 3"], UInt8[ndarray, "rows columns 3"]]:
-    """The picture without noise, and as the camera's file has it."""
+    """The picture in sRGB without noise, and with the camera's noise and compression."""
     grade = scene.grade
     if grade.blur > 0.2:
         picture = cv2.GaussianBlur(picture, (0, 0), grade.blur)
@@ -201,7 +199,7 @@ def develop(
     out = clean
     if dark or light:
         grain = rng.standard_normal(exact.shape, np.float32)
-        grain = 0.8 * grain + 0.5 * cv2.blur(grain, (2, 2))  # sensors mix neighbours
+        grain = 0.8 * grain + 0.5 * cv2.blur(grain, (2, 2))  # noise of neighbouring pixels is correlated
         out = np.clip(np.rint(exact + grain * (dark + light * np.sqrt(exact / 255))), 0, 255).astype(np.uint8)
     if grade.quality:
         _, data = cv2.imencode(".jpg", out[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, grade.quality])
@@ -211,7 +209,7 @@ def develop(
 
 @kernel
 def _correspond(flow, seen, ids, bary, points, there, ids_there, near_there, triangles, shift, factor, tolerance):
-    """Fill `flow` and `seen`; `shift` is the background's."""
+    """Fill `flow` and `seen`; `shift` is that of the background."""
     rows, columns, _ = flow.shape
     high, wide = ids_there.shape
     for i in range(rows):
@@ -228,7 +226,7 @@ def _correspond(flow, seen, ids, bary, points, there, ids_there, near_there, tri
                 corners = triangles[t, 0], triangles[t, 1], triangles[t, 2]
                 w0, w1, w2 = in_world(points, corners, bary[si, sj, 0], bary[si, sj, 1])
                 w0, w1, w2 = w0 * there[corners[0], 2], w1 * there[corners[1], 2], w2 * there[corners[2], 2]
-                near = w0 + w1 + w2  # shares in the other picture
+                near = w0 + w1 + w2  # weights in the other picture
                 x, y, _ = blend(there, corners, (w0 / near, w1 / near, w2 / near))
                 flow[i, j, 0], flow[i, j, 1] = (x - sj - 0.5) / factor, (y - si - 0.5) / factor
                 seen[i, j] = False
@@ -245,8 +243,8 @@ def correspondence(
 
     Args:
         scene: of both.
-        here: the picture whose pixels are asked for.
-        there: the other one.
+        here: the picture with the pixels.
+        there: the other picture.
         shift: of the camera, from there to here.
         factor: samples per pixel along each axis.
     """

@@ -1,4 +1,4 @@
-"""Where the camera stands, and what of the world it shows."""
+"""The camera: where it stands, what it shows, and how it moves."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ import numpy as np
 from jaxtyping import Float32, Float64
 from numpy import ndarray
 
+MARGIN = 0.08  # of the frame's height: how far the background extends beyond the frame, for a moving camera
+
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A camera that looks along -z, `pitch` downwards; lengths in decimetres, the floor is y = 0."""
+    """A camera that looks along -z, tilted down by `pitch`; lengths in decimetres, the floor is y = 0."""
 
-    eye: tuple[float, float, float]  # place of the camera
-    pitch: float  # how far it looks down, radians
+    eye: tuple[float, float, float]  # position
+    pitch: float  # radians
     focal: float  # focal length in pixels
     centre: tuple[float, float]  # column and row of its axis
 
@@ -34,17 +36,17 @@ class View:
         return np.stack(np.broadcast_arrays(x, up * c - s, -(up * s + c)), -1)
 
     def moved(self, shift: tuple[float, float]) -> View:
-        """The same with its picture shifted."""
+        """The same camera with its picture shifted."""
         return replace(self, centre=(self.centre[0] - shift[0], self.centre[1] - shift[1]))
 
 
 def choose_view(rng: np.random.Generator, size: tuple[int, int], height: float, framing: str) -> View:
-    """A camera for a person of `height` (decimetres) who stands at x = z = 0.
+    """A random camera for a person standing at x = z = 0.
 
     Args:
-        rng: source of all choices.
+        rng: random generator.
         size: (height, width) of the frame.
-        height: from the soles to the crown.
+        height: of the person, decimetres.
         framing: 'full' or 'upper'.
     """
     rows, columns = size
@@ -66,3 +68,19 @@ def choose_view(rng: np.random.Generator, size: tuple[int, int], height: float, 
     view = View(view.eye, pitch, focal, view.centre)
     row = float(view.project(np.array([0.0, 0.0, 0.0]))[1])
     return View(view.eye, pitch, focal, (view.centre[0], bottom - row))
+
+
+def move_camera(rng: np.random.Generator, n: int, height: int, fps: float) -> Float64[ndarray, "n 2"]:
+    """Random shifts of the camera in pixels, within the background's margin: a slow drift with a small shake.
+
+    Args:
+        rng: random generator.
+        n: number of frames.
+        height: of the frame, pixels.
+        fps: frames per second.
+    """
+    t = np.arange(n)[:, None] / fps
+    phase, period = rng.random((3, 2)), rng.uniform(1.0, 4.0, (3, 2)) * [[2.0], [1.0], [0.2]]
+    size = np.array([0.6, 0.25, 0.1])[:, None] * rng.uniform(0.2, 1.0)
+    waves = size[:, None] * np.sin(2 * np.pi * (t / period[:, None] + phase[:, None]))
+    return waves.sum(0) * MARGIN * height

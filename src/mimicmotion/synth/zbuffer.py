@@ -1,4 +1,4 @@
-"""Triangles into a depth buffer: which triangle each sample shows, and where in it."""
+"""Rasterising triangles into a depth buffer: which triangle each sample shows, and where in it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from mimicmotion.runtime.extras import import_extra
 njit = import_extra("numba", "synth").njit
 
 _OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "fastmath": True, "error_model": "numpy"}
-_OPTIONS["_nrt"] = False  # kernels allocate nothing; counting references to arrays took a third of their time
+_OPTIONS["_nrt"] = False  # kernels allocate nothing, and reference counting took a third of their time
 kernel, inlined = njit(**_OPTIONS), njit(**_OPTIONS, inline="always")
 
 
 @inlined
 def in_world(points, corners, w1, w2):
-    """Shares of a triangle's corners in the world from those in the picture; points (n, 3) with their nearness."""
+    """Barycentric coordinates in the world from those in the picture; points (n, 3) with their nearness."""
     a, b, c = corners
     w0 = (1.0 - w1 - w2) / points[a, 2]
     w1, w2 = w1 / points[b, 2], w2 / points[c, 2]
@@ -26,13 +26,13 @@ def in_world(points, corners, w1, w2):
 
 @inlined
 def blend1(values, corners, w):
-    """A number (n,) at the shares `w` of three corners."""
+    """Interpolate numbers (n,) at barycentric coordinates `w`."""
     return w[0] * values[corners[0]] + w[1] * values[corners[1]] + w[2] * values[corners[2]]
 
 
 @inlined
 def blend(values, corners, w):
-    """A vector (n, 3) at the shares `w` of three corners."""
+    """Interpolate vectors (n, 3) at barycentric coordinates `w`."""
     a, b, c = corners
     return (
         w[0] * values[a, 0] + w[1] * values[b, 0] + w[2] * values[c, 0],
@@ -43,7 +43,7 @@ def blend(values, corners, w):
 
 @njit(cache=True, nogil=True, inline="always")
 def hash01(i, j):
-    """A number in 0..1 that looks random, the same for the same two integers."""
+    """A pseudorandom number in 0..1 for a pair of integers."""
     h = (i * 374761393 + j * 668265263) & 0xFFFFFFFF
     h = ((h ^ (h >> 13)) * 1274126177) & 0xFFFFFFFF
     return ((h ^ (h >> 16)) & 0xFFFFFF) / 16777216.0
@@ -51,7 +51,7 @@ def hash01(i, j):
 
 @inlined
 def _box(points, a, b, c, rows, columns):
-    """Twice a triangle's area in the picture, and the rows and columns of the samples it may cover."""
+    """Twice a triangle's area in the picture, and the columns and rows of the samples it may cover."""
     x0, y0, x1, y1, x2, y2 = points[a, 0], points[a, 1], points[b, 0], points[b, 1], points[c, 0], points[c, 1]
     left, right = max(math.ceil(min(x0, x1, x2) - 0.5), 0), min(math.floor(max(x0, x1, x2) + 0.5), columns)
     top, bottom = max(math.ceil(min(y0, y1, y2) - 0.5), 0), min(math.floor(max(y0, y1, y2) + 0.5), rows)
@@ -60,7 +60,7 @@ def _box(points, a, b, c, rows, columns):
 
 @inlined
 def _shares(points, a, b, c, x, y, inv):
-    """Shares of a triangle's corners in a sample; one is below 0 outside."""
+    """Barycentric coordinates of a sample; one is below 0 outside the triangle."""
     x, y = x - points[a, 0], y - points[a, 1]
     x1, y1, x2, y2 = points[b, 0], points[b, 1], points[c, 0], points[c, 1]
     w1 = (x * (y2 - points[a, 1]) - (x2 - points[a, 0]) * y) * inv
@@ -70,17 +70,17 @@ def _shares(points, a, b, c, x, y, inv):
 
 @kernel
 def fill(points, triangles, two_sided, cut, fray, uv, strands, depth, ids, bary):
-    """Fill `depth` (nearness, larger is nearer), `ids` (triangle, -1 none) and `bary` (shares of corners 1 and 2).
+    """Fill `depth` (nearness, larger is nearer), `ids` (triangle, -1 none) and `bary` (weights of corners 1 and 2).
 
     Args:
         points: (n, 3) column, row, nearness (1 / distance for a perspective picture).
         triangles: (faces, 3) corners.
-        two_sided: (faces,) whether the back is seen, too.
-        cut: (n,) a sample is left out where this is below 0 ...
-        fray: (n,) ... or below this times a number of its strand.
-        uv: (faces, 3, 2) texture coordinates, of which strands are counted.
-        strands: (faces, 2) cells per unit of u and of v.
-        depth: (rows, columns) float32; must hold 0 or what is there already.
+        two_sided: (faces,) whether the back is visible too.
+        cut: (n,) a sample is dropped where this is below 0 ...
+        fray: (n,) ... or below this times a random number of its strand.
+        uv: (faces, 3, 2) texture coordinates, which tell the strand.
+        strands: (faces, 2) strand cells per unit of u and of v.
+        depth: (rows, columns) float32; holds 0, or the nearness of what is already there.
         ids: (rows, columns) int32.
         bary: (rows, columns, 2) float32.
     """
@@ -122,7 +122,7 @@ def fill(points, triangles, two_sided, cut, fray, uv, strands, depth, ids, bary)
 
 @kernel
 def fill_depth(points, triangles, cut, depth):
-    """Only the nearness of the nearest surface, both sides: shadow maps. Cut edges count, strands do not."""
+    """Fill `depth` with the nearness of the nearest surface, for shadow maps; two-sided, with cuts but no strands."""
     rows, columns = depth.shape
     for t in range(len(triangles)):
         a, b, c = triangles[t, 0], triangles[t, 1], triangles[t, 2]

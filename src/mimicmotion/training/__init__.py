@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def open_task(config: TrainConfig) -> Task:
-    """The task of the config's stage.
+    """The task of a config's stage.
 
     Raises:
         ConfigError: the settings do not match the data or the weights.

@@ -1,4 +1,4 @@
-"""The bundled small model: its default settings, and held-out synthetic people to test it on."""
+"""The bundled small model: its default settings, and held-out synthetic people for testing."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from numpy import ndarray
 from torch import Tensor
 
 from mimicmotion.arrays import Frames
-from mimicmotion.pose.guidance.skeleton import draw_poses
-from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.settings.synthetic import HELD_OUT_SEED
 from mimicmotion.synth import SynthClip, render_clip
 
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
     from mimicmotion.pipeline import MimicMotionPipeline
 
 POSE_STROKE = 4.0
-"""Width of drawn limbs, times the published one: that would be half a pixel at this size."""
+"""Width of drawn limbs relative to the published one, which would be half a pixel at this size."""
 
 BUNDLED: dict[str, Any] = {
     "height": 224,
@@ -35,33 +33,28 @@ BUNDLED: dict[str, Any] = {
 
 
 def bundled_settings(size: tuple[int, int]) -> dict[str, Any]:
-    """Default settings of a small model of frames of `size` (height, width): those of the bundled one otherwise."""
+    """Default settings of a small model for frames of `size` (height, width)."""
     return {**BUNDLED, "height": size[0], "width": size[1]}
 
 
-def drawn(poses: PoseSequence, size: tuple[int, int]) -> Frames:
-    """Draw poses in the style of the small model."""
-    return np.stack(list(draw_poses(poses, size, **BUNDLED["pose_drawing"])))
-
-
 def held_out_clip(index: int, frames: int, size: tuple[int, int]) -> SynthClip:
-    """Clip number `index` of the held-out people."""
+    """Clip `index` of the held-out people."""
     return render_clip(HELD_OUT_SEED + index, frames, size)
 
 
 def generate(pipe: MimicMotionPipeline, clip: SynthClip, **options: Any) -> Frames:
-    """The clip's reference picture in the clip's poses; options as for the pipeline."""
+    """Animate the clip's reference picture with the clip's poses; options as for the pipeline."""
     poses, reference = pipe.guide(clip.reference_frame, clip.reference_pose, clip.poses)
     return np.asarray(pipe(clip.reference_frame, poses, reference, **options).frames)
 
 
 def to_unit_tensor(frames: UInt8[Tensor, "*lead height width 3"]) -> Float32[Tensor, "*lead 3 height width"]:
-    """RGB bytes, channels last, to [-1, 1], channels first."""
+    """Convert RGB bytes, channels last, to [-1, 1], channels first."""
     return frames.movedim(-1, -3).float().div_(127.5).sub_(1)
 
 
 def contact_sheet(rows: Iterable[Sequence[UInt8[ndarray, "height width 3"]]]) -> UInt8[ndarray, "height width 3"]:
-    """Pictures of one size in rows, with a white line between rows."""
+    """Arrange pictures of one size in rows, with a white line between rows."""
     lines = [np.concatenate(list(row), 1) for row in rows]
     gap = np.full((4, lines[0].shape[1], 3), 255, np.uint8)
     return np.concatenate([x for line in lines for x in (line, gap)][:-1])

@@ -1,4 +1,4 @@
-"""Process setup of a training: the accelerator, number formats, and work shared between processes."""
+"""Process setup of a training: the accelerator, precision, and work shared between processes."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from mimicmotion.settings.training import TrainConfig
 T = TypeVar("T")
 
 WAIT = datetime.timedelta(hours=3)
-"""Timeout of processes that wait for the main one while it validates or saves."""
+"""Timeout of processes waiting for the main one while it validates or saves."""
 
 
 def quiet_worker(_: int) -> None:
-    """A data worker leaves Ctrl-C, which a terminal sends to all, to the process it works for."""
+    """Make a data worker ignore Ctrl-C, which a terminal sends to all processes; the trainer handles it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
@@ -49,11 +49,12 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
             kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)],
         )
     except ValueError as e:
-        raise ConfigError(f"precision={config.precision}: {e}", "one that this device knows", "use no or bf16") from e
+        got = f"precision={config.precision}: {e}"
+        raise ConfigError(got, "a precision that this device supports", "use no or bf16") from e
 
 
 def autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
-    """The run's number format, for computations outside the wrapped model."""
+    """Autocast of the run's precision, for computations outside the wrapped model."""
     dtype = torch.float16 if config.precision == "fp16" else torch.bfloat16
     return torch.autocast(device.type, dtype, enabled=config.precision != "no")
 
@@ -81,7 +82,7 @@ def on_main_process(accelerator: Accelerator, work: Callable[[], T]) -> T | None
 
 @contextlib.contextmanager
 def shared(count: int) -> Iterator[range]:
-    """Which of `count` pieces of work are this process's; at the end it waits for the others."""
+    """This process's share of `count` pieces of work; waits for the other processes at the end."""
     several = dist.is_available() and dist.is_initialized()
     rank, world = (dist.get_rank(), dist.get_world_size()) if several else (0, 1)
     yield range(rank, count, world)

@@ -1,7 +1,7 @@
-"""The trainer: step, check, clip, average, log, validate, save. It resumes exactly after a kill at any moment.
+"""The trainer. A run that is killed at any moment resumes exactly.
 
-All random numbers come from (seed, sample number) or (seed, step), so weights, optimiser, average and step number are
-the whole state.
+All random numbers come from (seed, sample number) or (seed, step), so weights, optimiser, average and step are the
+complete state.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from accelerate.utils import broadcast_object_list, gather_object, send_to_devic
 from torch import Tensor
 
 from mimicmotion.errors import ConfigError, TrainingError
-from mimicmotion.runtime.files import atomic_path, check_writable, writing
+from mimicmotion.runtime.files import check_writable, writing
 from mimicmotion.runtime.interrupt import Interrupts, Stopped
 from mimicmotion.runtime.progress import Job, Progress, finish
 from mimicmotion.runtime.run_folder import FolderLock, atomic_folder
 from mimicmotion.settings.training import TrainConfig, as_dict
+from mimicmotion.tables import write_text
 from mimicmotion.training.launch import build_accelerator, on_main_process, quiet_worker, resume_command
 from mimicmotion.training.state import (
     Average,
@@ -53,7 +54,7 @@ logger = logging.getLogger(__name__)
 class Passes(torch.utils.data.Dataset[Any]):
     """The batches of a process, indexed by the number of the forward pass since the start of the run.
 
-    A sample that fails is returned as its error, because exceptions raised in a worker lose their type.
+    Errors are returned instead of raised in workers, where exceptions lose their type.
     """
 
     def __init__(self, config: TrainConfig, task: Task, rank: int, world: int) -> None:
@@ -124,7 +125,7 @@ class Trainer:
         self._check_alike()
 
     def _newest(self) -> Path | None:
-        """The last checkpoint by what the main process sees, if there is one; the others must see it too."""
+        """The last checkpoint that the main process sees, or None; all other processes must see it too."""
         found = checkpoints(self.run)
         name = broadcast_object_list([found[-1].name if found else None])[0]
         if name is None:
@@ -133,7 +134,7 @@ class Trainer:
         seen = gather_object([newest.is_dir()])
         if not all(seen):
             got = f"{newest}, seen by {sum(seen)} of {len(seen)} processes"
-            raise ConfigError(got, "one run folder that all of them see", "put 'run' on a disk that the machines share")
+            raise ConfigError(got, "one run folder for all processes", "put 'run' on a disk that the machines share")
         return newest
 
     def _check_alike(self) -> None:
@@ -157,7 +158,7 @@ class Trainer:
         state = read_state(path)
         self.strategy.fill(self.params, state["params"])
         if self.config.optim.ema:
-            # a run that had no average starts it here
+            # a run without an average starts one here
             self.strategy.fill(self.average.values, state["average"] or state["params"])
         held = dict(self.strategy.inner.named_buffers())
         for name, value in state["buffers"].items():
@@ -168,7 +169,7 @@ class Trainer:
         self.step, self.seconds = state["step"], state["seconds"]
         if self.accelerator.is_main_process:
             self.means.sums = state["means"]
-            logger.info("resumed %s at step %d", path, self.step)
+            logger.info("resuming from %s at step %d", path, self.step)
 
     def fit(self, stop_at: int | None = None) -> Path:
         """Train to the last step, or to `stop_at`. Returns the last checkpoint. See `steps`."""
@@ -200,8 +201,8 @@ class Trainer:
                         saved = self.step
                     yield Progress("train", self.step, c.optim.steps, f"loss {self.loss:.4f}")
                     if stop and self.step < last:
-                        says = f"stopped after step {self.step}, which is saved; go on with: "
-                        raise Stopped(says + resume_command(c, self.world))
+                        command = resume_command(c, self.world)
+                        raise Stopped(f"stopped after step {self.step}, which is saved; resume with: {command}")
         finally:
             if log is not None:
                 log.close()
@@ -214,10 +215,9 @@ class Trainer:
         self.run.mkdir(parents=True, exist_ok=True)
         self._lock = FolderLock(self.run / ".lock")
         clear_run(self.run)
-        path = self.run / "config.yaml"
-        with atomic_path(path) as part, writing(path):
-            text = yaml.safe_dump(json.loads(json.dumps(as_dict(self.config))), sort_keys=False)
-            part.write_text(text, encoding="utf-8")
+        write_text(
+            self.run / "config.yaml", yaml.safe_dump(json.loads(json.dumps(as_dict(self.config))), sort_keys=False)
+        )
         log = Log(self.run, self.step)
         start_trackers(log, self.accelerator, self.config, self.tracker_names, self.step)
         return log
@@ -240,7 +240,7 @@ class Trainer:
         try:
             yield passes
         finally:
-            del passes, loader  # ends the workers
+            del passes, loader  # stops the workers
 
     def _train_step(self, passes: Iterator[Any], interrupts: Interrupts) -> bool:
         """Run one optimiser step. Returns whether any process was asked to stop."""
@@ -285,7 +285,7 @@ class Trainer:
 
     def _check(self, loss: float, norm: float, results: list[StepResult]) -> None:
         """Stop in all processes on a non-finite loss or gradient, before it reaches the weights."""
-        # with fp16 an infinite gradient only means that the loss was scaled too much: that step is left out
+        # with fp16 an infinite gradient only means that the loss scale was too large; that step is skipped
         bad_norm = not math.isfinite(norm) and self.config.precision != "fp16"
         if math.isfinite(loss) and not bad_norm:
             return
@@ -295,9 +295,9 @@ class Trainer:
         self.strategy.optimizer.zero_grad()
         kept = self.save(keep_all=True)
         raise TrainingError(
-            f"{what} at step {self.step}, samples {', '.join(map(str, blamed))}; the state before it is kept in {kept}",
+            f"{what} at step {self.step}, samples {', '.join(map(str, blamed))}; the state before is saved in {kept}",
             "a finite number",
-            "look at these samples, or lower optim.lr and resume with changes allowed",
+            "check these samples, or lower optim.lr and resume with changes allowed",
         )
 
     def _log(self, log: Log | None, *, ended: bool) -> None:
@@ -385,7 +385,7 @@ class Trainer:
         return checkpoint_path(self.run, self.step)
 
     def dry_run(self) -> dict[str, Any]:
-        """Run one forward and backward pass without changing weights or writing files, to see whether it fits.
+        """Run one forward and backward pass without changing weights or writing files, to check that it fits.
 
         Returns:
             Numbers of parameters and samples, loss, seconds, and on a GPU the memory.
@@ -413,7 +413,7 @@ class Trainer:
 
 
 def bad_samples(result: StepResult) -> list[str]:
-    """Samples with a non-finite loss, or the whole batch if losses are not known per sample."""
+    """Samples with a non-finite loss, or the whole batch if there are no losses per sample."""
     if math.isfinite(float(result.loss)):
         return []
     if result.each is None:
@@ -437,20 +437,20 @@ def check_clip_lengths(config: TrainConfig, device: torch.device) -> None:
 
 
 def trained_names(task: Task) -> dict[str, str]:
-    """Make the task's parameters, and no others, trainable float32; returns their names inside of the model.
+    """Make only the task's parameters trainable, in float32; returns their names within the model.
 
     Raises:
-        ConfigError: there are none, or one is no part of the model.
+        ConfigError: there are none, or one is not part of the model.
     """
     params = task.parameters()
     inside = {id(p): name for name, p in task.model.named_parameters()}
     if not params:
         raise ConfigError("no parameter to train", "at least one", "correct 'trained'")
     if foreign := [name for name, p in params.items() if id(p) not in inside]:
-        raise ConfigError(f"{foreign[0]} is no part of the model", "parameters of task.model", "correct the task")
+        raise ConfigError(f"{foreign[0]} is not part of the model", "parameters of task.model", "correct the task")
     task.model.requires_grad_(False)
     for p in params.values():
         p.requires_grad_(True)
-        if p.dtype != torch.float32:  # small steps vanish in half precision
+        if p.dtype != torch.float32:  # half precision would lose small updates
             p.data = p.data.float()
     return {name: inside[id(p)] for name, p in params.items()}

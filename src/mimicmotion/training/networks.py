@@ -17,9 +17,9 @@ from mimicmotion.backbones.svd.execution.options import Checkpointing
 from mimicmotion.backbones.svd.layers import SpatioTemporalResBlock
 from mimicmotion.backbones.svd.lora import inject, lora_names
 from mimicmotion.backbones.svd.posenet import PoseNet
-from mimicmotion.backbones.svd.unet import UNet, temporal_parameter_names, unused_parameter_names
+from mimicmotion.backbones.svd.unet import UNet, build_unet, temporal_parameter_names, unused_parameter_names
 from mimicmotion.backbones.svd.vae import encode_mode
-from mimicmotion.backbones.tiny.build import build_tiny_image_encoder, build_tiny_posenet, build_tiny_unet
+from mimicmotion.backbones.tiny.build import build_tiny_image_encoder, build_tiny_posenet, unet_config
 from mimicmotion.diffusion.loss import drop_condition
 from mimicmotion.errors import ConfigError, WeightsError
 from mimicmotion.settings.training import ModelConfig, TinyConfig, TrainConfig, TrainedConfig
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 BUNDLED = "tiny"
 """Name of the bundled small model in `model.base`."""
 ENCODE_PIXELS = 1 << 20
-"""Pixels that the frozen autoencoder encodes at once: 1.4 GiB in SVD's, where a whole clip of 576x1024 needs 22."""
+"""Pixels that the frozen autoencoder encodes at once; SVD's needs 1.4 GiB, and 22 GiB for a whole clip of 576x1024."""
 
 
 def load_networks(config: ModelConfig, seed: int) -> Components:
@@ -48,30 +48,19 @@ def load_networks(config: ModelConfig, seed: int) -> Components:
     if config.new is not None:
         parts = new_networks(config.new, seed)
     else:
-        base, checkpoint = chosen_weights(config)
+        base, checkpoint = (find_asset(BUNDLED) if w == BUNDLED else w for w in (config.base, config.checkpoint))
+        if checkpoint and (Path(checkpoint) / "unet").is_dir():  # a complete model, which needs no base
+            base, checkpoint = checkpoint, ""
+        if not base:
+            fix = "give model.base (a folder, a known name, 'tiny'), or model.new for random small networks"
+            raise ConfigError(f"model.base={config.base!r}, model.checkpoint={config.checkpoint!r}", "a model", fix)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)  # a fresh PoseNet is random below its last layer
-            parts = load_components(base, checkpoint, new_pose_net=True)
+            torch.manual_seed(seed)  # for a fresh PoseNet, which is random except for its last layer
+            parts = load_components(base, checkpoint or None, new_pose_net=True)
     for module in (parts.unet, parts.pose_net, parts.image_encoder, parts.vae, parts.detail, parts.warp):
         if module is not None:
             module.eval().requires_grad_(False)
     return parts
-
-
-def chosen_weights(config: ModelConfig) -> tuple[str | Path, str | Path | None]:
-    """(base, checkpoint) for `load_components`.
-
-    Raises:
-        ConfigError: the settings name no weights.
-    """
-    base: str | Path = find_asset(BUNDLED) if config.base == BUNDLED else config.base
-    checkpoint: str | Path = find_asset(BUNDLED) if config.checkpoint == BUNDLED else config.checkpoint
-    if checkpoint and (Path(checkpoint) / "unet").is_dir():  # a whole model, which needs no base
-        return checkpoint, None
-    if not base:
-        fix = "give model.base (a folder, a known name, 'tiny'), or model.new for random small networks"
-        raise ConfigError(f"model.base={config.base!r}, model.checkpoint={config.checkpoint!r}", "a model", fix)
-    return base, checkpoint or None
 
 
 def new_networks(config: TinyConfig, seed: int) -> Components:
@@ -83,7 +72,7 @@ def new_networks(config: TinyConfig, seed: int) -> Components:
     vae = load_part(find_autoencoder(config.autoencoder), "vae")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        unet = build_tiny_unet(
+        unet_options = unet_config(
             widths=config.widths,
             attention=config.attention,
             layers=config.layers,
@@ -91,13 +80,14 @@ def new_networks(config: TinyConfig, seed: int) -> Components:
             token_dim=config.token_dim,
             norm_groups=config.norm_groups,
         )
+        unet = build_unet(unet_options)
         pose_net = build_tiny_posenet(config.widths[0], config.reference_pose)
         encoder = build_tiny_image_encoder(config.token_dim)
     return Components(unet, vae, encoder, pose_net)
 
 
 def find_autoencoder(name: str) -> Path:
-    """Model folder with vae/: itself, that of a checkpoint, or that of a run's last checkpoint; "tiny" is the bundled.
+    """Model folder with vae/, given a model folder, a checkpoint, a run (its last checkpoint), or "tiny" (bundled).
 
     Raises:
         WeightsError: there is none.
@@ -116,19 +106,19 @@ class DenoiserModel(nn.Module):
 
     Args:
         unet: with pose input.
-        pose_net: of the same width; one with six input channels sees [driving pose | reference pose].
-        image_encoder: if it is trained too; a frozen one stays outside.
+        pose_net: of the same width; one with six input channels gets [driving pose | reference pose].
+        image_encoder: if it is trained too; a frozen one is not part of this module.
     """
 
     _no_split_modules: ClassVar = [SpatioTemporalResBlock.__name__, SpatioTemporalTransformer.__name__]
-    """Accelerate's name for what FSDP2 gathers together (policy TRANSFORMER_BASED_WRAP)."""
+    """Modules that FSDP2 gathers as a unit (Accelerate's policy TRANSFORMER_BASED_WRAP)."""
 
     def __init__(self, unet: UNet, pose_net: PoseNet, image_encoder: Any | None = None) -> None:
         super().__init__()
         self.unet, self.pose_net, self.image_encoder = unet, pose_net, image_encoder
 
     def forward(self, shown: NetworkInput) -> Float[Tensor, "batch slots channels h w"]:
-        """F, the network's v, of a batch."""
+        """The network's output F (a prediction of v) for a batch."""
         token, poses = shown.token, shown.poses
         if self.image_encoder is not None:
             token = self.image_encoder(shown.pixels).unsqueeze(1)
@@ -145,7 +135,7 @@ class DenoiserModel(nn.Module):
 
 
 def unet_names(unet: UNet, config: TrainedConfig) -> list[str]:
-    """Parameters of the U-Net that these settings train, without those that cannot change the output."""
+    """Names of the U-Net's trained parameters, without those that cannot change the output."""
     names: Iterable[str]
     if config.what == "pose_net":
         names = []
@@ -160,18 +150,18 @@ def unet_names(unet: UNet, config: TrainedConfig) -> list[str]:
 
 
 def choose_trained(model: DenoiserModel, config: TrainedConfig, seed: int) -> dict[str, nn.Parameter]:
-    """Mark what is trained and freeze the rest; PoseNet, and the picture encoder where it is inside, always train.
+    """Choose the trained parameters and freeze the rest; PoseNet and the model's image encoder are always trained.
 
-    LoRA's layers are put into the U-Net here. Frozen parameters of the U-Net take `config.frozen`'s number format;
-    trained ones are float32.
+    Also adds LoRA layers to the U-Net. Frozen parameters of the U-Net get the dtype of `config.frozen`; trained ones
+    are float32.
 
     Args:
-        model: all networks; changed in place.
+        model: all networks; modified in place.
         config: what is trained.
         seed: of LoRA's random weights.
 
     Returns:
-        Name ("unet.conv_in.weight") to parameter, in the order of the module.
+        Name (such as "unet.conv_in.weight") to parameter, in the order of the module.
     """
     if config.what == "lora":
         inject(model.unet, config.targets, config.rank, config.alpha, seed)
@@ -188,15 +178,15 @@ def choose_trained(model: DenoiserModel, config: TrainedConfig, seed: int) -> di
 
 
 def checkpointing(config: TrainConfig) -> Checkpointing:
-    """What the settings want to be computed again in the backward pass."""
+    """The gradient checkpointing of the settings."""
     wanted = config.gradient_checkpointing
     return wanted if wanted == "nested" else "blocks" if wanted else "off"
 
 
 def encode_frames(vae: Any, frames: Float[Tensor, "*lead 3 height width"]) -> Float[Tensor, "*lead channels h w"]:
-    """Mode of the latents of frames in [-1, 1], not scaled, a few frames at a time."""
+    """Encode frames in [-1, 1] to latents (mode of the posterior, not scaled), a few frames at a time."""
     flat = frames.flatten(0, -4)
     chunk = max(1, ENCODE_PIXELS // (frames.shape[-2] * frames.shape[-1]))
     parts = [encode_mode(vae, part) for part in flat.split(chunk)]
-    # a clone outside of inference mode is a tensor that autograd may keep
+    # a clone made outside inference mode can be used by autograd
     return torch.cat(parts).clone().unflatten(0, frames.shape[:-3])

@@ -1,7 +1,7 @@
 """The training objective of a batch: random draws, network input, and loss.
 
-Every random number comes from (seed, number of the sample) and is drawn on the CPU in float32, so a sample is trained
-on in the same way in whatever batch, process or device it lands.
+All random numbers come from (seed, sample number) and are drawn on the CPU in float32, so they do not depend on the
+batch, process or device of a sample.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from mimicmotion.settings.training import ObjectiveConfig
 
 BANDS = (0.5, 2.0, 8.0)
 """Noise levels that separate the bands of the logged loss."""
-_STREAM = 1  # samples are cut out of videos by the stream (seed, number), which is the same as (seed, number, 0)
+_STREAM = 1  # another stream than that of the sample's frames, which is (seed, number) = (seed, number, 0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,9 +40,9 @@ class Draws:
     Attributes:
         sigma: noise level of each sample.
         eps: unit noise of the latents.
-        dropped: which samples lose picture embedding, picture latent, pose (the columns).
+        dropped: whether each sample drops picture embedding, picture latent, pose (the columns).
         noise_aug: strength of the noise on the reference picture; 0 without augmentation.
-        picture_noise: unit noise of the reference picture, None without augmentation.
+        picture_noise: unit noise for the reference picture; None without augmentation.
     """
 
     sigma: Float32[Tensor, " batch"]
@@ -54,20 +54,20 @@ class Draws:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Encoded:
-    """A batch as the frozen networks see it, on the device of the training.
+    """A batch encoded by the frozen networks, on the training device.
 
     Attributes:
-        latents: of all slots, mode of the posterior, not scaled.
-        picture_latents: of the reference picture (with its augmentation noise), mode, not scaled.
-        token: embedding of the reference picture; None if its encoder is trained, which then gets `pixels`.
-        pixels: the reference picture as the picture encoder wants it.
-        poses: drawn pose frames in [-1, 1].
-        reference_pose: the pose of the reference picture.
-        hand_mask: share of reliable hand boxes per latent.
+        latents: of all slots (mode of the posterior, not scaled).
+        picture_latents: of the reference picture, with augmentation noise (mode, not scaled).
+        token: embedding of the reference picture; None if the image encoder is trained, which then gets `pixels`.
+        pixels: the reference picture as input of the image encoder.
+        poses: drawn poses in [-1, 1].
+        reference_pose: drawn pose of the reference picture.
+        hand_mask: share of each latent cell in reliable hand boxes.
         fps: frames per second of each sample.
-        warped_latents: of the reference picture warped to each slot's pose, mode, not scaled; None for models that are
-            not given it.
-        residual: what is denoised is the difference of the latents to the warped ones.
+        warped_latents: of the reference picture warped to each slot's pose (mode, not scaled); None for models without
+            it.
+        residual: whether the difference of the latents from the warped ones is denoised.
     """
 
     latents: Float[Tensor, "batch slots channels h w"]
@@ -84,15 +84,15 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NetworkInput:
-    """The one argument of the trained networks.
+    """The single argument of the trained networks.
 
-    A plain object on purpose: wrappers for many GPUs cast the tensors that they find among the arguments to half
-    precision, which would round ln(sigma).
+    It is not a tensor or tuple on purpose: multi-GPU wrappers cast tensor arguments to half precision, which would
+    round ln(sigma).
 
     Attributes:
         x: noisy latents times c_in, float32.
         c_noise: ln(sigma) / 4, float32.
-        picture_latents: not scaled; one for all slots, or the warped ones, one for each.
+        picture_latents: not scaled; one for all slots, or the warped ones of each slot.
         token, pixels, poses, reference_pose: see `Encoded`.
         dropped: see `Draws`.
         time_ids: [fps - 1, motion bucket, noise augmentation], float32.
@@ -117,7 +117,7 @@ class Loss:
     """Result of the objective.
 
     Attributes:
-        value: mean over everything of weight * (F - v)^2, float32.
+        value: mean of weight * (F - v)^2, float32.
         each: the same per sample, detached.
         log: unweighted mean of (F - v)^2, and the same per noise band.
     """
@@ -153,7 +153,7 @@ def draw(
     rows = []
     for number in numbers:
         rng = np.random.default_rng([seed, number, _STREAM])
-        # always all of them, so that one option does not change what another draws
+        # always draw everything, so that one option does not change the draws of another
         z, uniform = rng.standard_normal(2, dtype=np.float32), rng.random(5)
         rows.append((z, uniform, rng.standard_normal(latent, dtype=np.float32), rng))
     z = torch.from_numpy(np.stack([r[0] for r in rows]))
@@ -185,8 +185,8 @@ def network_arguments(
         config: of the objective.
         batch: latents not scaled.
         draws: of the same samples.
-        scaling_factor: brings the latents to be denoised to unit deviation (0.18215 in SVD). The condition latent is
-            not scaled.
+        scaling_factor: scales the denoised latents to unit deviation (0.18215 in SVD). The condition latent is not
+            scaled.
     """
     device = batch.latents.device
     x0, eps, sigma = batch.latents.float() * scaling_factor, draws.eps.to(device), draws.sigma.to(device)
@@ -209,13 +209,13 @@ def network_arguments(
 def loss_weights(
     config: ObjectiveConfig, batch: Encoded, scaling_factor: float, *, reference_slot: bool
 ) -> Float32[Tensor, "batch slots channels_or_1 h w"] | None:
-    """Weight of each latent in the loss; None if all are alike.
+    """Weight of each latent in the loss; None if all weights are 1.
 
-    `hand_weights` are the paper's. The other two are this project's and off by default: more where a latent differs
-    from the reference's at its place, and a weight per latent channel.
+    `hand_weights` are the paper's. Not from the paper, and off by default: a higher weight where a latent differs from
+    the reference latent at its position, and a weight per latent channel.
 
     Raises:
-        ConfigError: the number of channel weights is not that of the latents' channels.
+        ConfigError: the number of channel weights is not that of the latent channels.
     """
     weights: Tensor | None = None
     if config.hand_scale != 1:

@@ -54,7 +54,7 @@ def sample_numbers(rank: int, world: int, batch: int, accumulation: int, first: 
     processes, a batch of twice the size and two accumulated passes see the same samples in the same step.
 
     Args:
-        rank: of this process.
+        rank: of the process.
         world: number of processes.
         batch: samples per process and forward pass.
         accumulation: forward passes per step.
@@ -74,7 +74,7 @@ def first_number(config: TrainConfig, step: int, world: int) -> int:
 
 
 def global_batches(config: TrainConfig, world: int) -> list[list[int]]:
-    """[first step after, samples per step] of each phase; what must stay the same for a run to stay the same."""
+    """[end, samples per step] of each phase, which must not change when a run is resumed."""
     each = world * config.optim.accumulation
     return [[p.until, p.batch * each] for p in config.phases] or [[0, config.optim.batch * each]]
 
@@ -88,17 +88,17 @@ def lr_factor(step: int, config: OptimConfig) -> float:
 
 
 def mixed_seed(seed: int, *parts: int) -> int:
-    """One seed from several numbers below 2^20 or so; neighbours give unlike generators."""
+    """Combine several numbers into one seed."""
     return int(np.random.SeedSequence([seed, *parts]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 class Average:
-    """Exponential moving average of parameters in float32, with less memory in the first steps.
+    """Exponential moving average of parameters in float32, with a shorter horizon in the first steps.
 
     Args:
-        params: name to parameter; the average starts as their copy. Sharded parameters give sharded averages.
-        decay: of the average; 0 keeps nothing, `values` are then the parameters themselves.
-        on_cpu: keep it in main memory.
+        params: name to parameter; the average starts as a copy. Sharded parameters give sharded averages.
+        decay: of the average; with 0 there is no average, and `values` are the parameters themselves.
+        on_cpu: keep it in host memory.
     """
 
     def __init__(self, params: Mapping[str, Tensor], decay: float, *, on_cpu: bool = False) -> None:
@@ -111,7 +111,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, params: Mapping[str, Tensor], step: int) -> None:
-        """Take in the parameters after step `step` (from 0)."""
+        """Update with the parameters after step `step` (from 0)."""
         if self.decay == 0:
             return
         decay = min(self.decay, (1 + step) / (10 + step))
@@ -136,16 +136,16 @@ def _compared(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_identity(where: Path, old: Mapping[str, Any], new: Mapping[str, Any], *, allow_changes: bool) -> None:
-    """Raise ConfigError if a resumed run would no longer be the same run.
+    """Check that a resumed run is the same run as before.
 
     Args:
         where: the checkpoint, for the message.
         old: identity in the checkpoint.
-        new: identity of this start.
-        allow_changes: settings may differ (not the task: networks and data).
+        new: identity now.
+        allow_changes: settings may differ (but not the task: networks and data).
 
     Raises:
-        ConfigError: naming what differs.
+        ConfigError: it is not; the message says what differs.
     """
     same, again = "the same as before", "use these settings, name another 'run'"
     if changed := differences(old["task"], new["task"]):
@@ -184,22 +184,22 @@ def checkpoint_path(run: Path, step: int) -> Path:
 
 
 def save_checkpoint(run: Path, step: int, write: Callable[[Path], object], *, keep: int | None) -> Path:
-    """Make RUN/checkpoints/step-N, then delete all but the newest `keep` (None deletes none).
+    """Write RUN/checkpoints/step-N, then delete all but the newest `keep` checkpoints.
 
     Args:
         run: the run folder.
-        step: steps done.
-        write: fills the folder it is given.
-        keep: checkpoints that stay.
+        step: number of steps done.
+        write: writes the checkpoint into the given folder.
+        keep: number of checkpoints to keep; None keeps all.
 
     Raises:
-        OutputError: it cannot be written; the older checkpoints stay.
+        OutputError: it cannot be written; the older checkpoints are kept.
     """
     path = checkpoint_path(run, step)
     with atomic_folder(path) as part, writing(path):
         write(part)
     for old in checkpoints(run)[:-keep] if keep else []:
-        # renamed first: a kill in the middle must not leave half a checkpoint under a good name
+        # renamed first, so that a kill cannot leave a partial checkpoint under a valid name
         gone = old.with_name(f".{old.name}.part")
         old.replace(gone)
         shutil.rmtree(gone, ignore_errors=True)

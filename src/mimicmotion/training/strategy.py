@@ -1,11 +1,11 @@
 """Weights and optimiser state as full tensors, regardless of how Accelerate distributes them.
 
-One process and DDP hold them in full. FSDP2 shards them (DTensor): they are gathered on saving and cut again on
-loading, so a checkpoint may be resumed by another number of processes. FSDP1, which flattens parameters, and DeepSpeed,
-whose engine owns the optimiser and casts what the network is shown, are refused.
+A single process and DDP hold them in full. FSDP2 shards them (DTensor); they are gathered for saving and sharded again
+on loading, so a checkpoint can be resumed by another number of processes. FSDP1, which flattens parameters, and
+DeepSpeed, whose engine owns the optimiser and casts the network's inputs, are refused.
 
-Tests run one process, DDP and FSDP2's shards in two CPU processes. Not run by any test, for want of machines: NCCL,
-Accelerate's own wrapping of FSDP2 (it does so on GPUs only), 8-bit AdamW.
+Tests cover a single process, DDP, and FSDP2's shards in two CPU processes. Not tested, because they need GPUs: NCCL,
+Accelerate's own wrapping for FSDP2, and 8-bit AdamW.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class Strategy:
     """What differs between one process, DDP and FSDP2.
 
     Args:
-        accelerator: that wraps.
-        model: with the trained parameters; all others take no gradient.
+        accelerator: wraps model and optimizer.
+        model: with the trained parameters; all others have no gradient.
         optimizer: of the trained parameters.
-        names: the trained parameters' names to their names inside of `model`.
+        names: the trained parameters' names to their names within `model`.
 
     Raises:
         ConfigError: Accelerate is set to FSDP1 or DeepSpeed.
@@ -47,18 +47,18 @@ class Strategy:
 
     @property
     def sharded(self) -> bool:
-        """Whether parameters are pieces (FSDP2)."""
+        """Whether parameters are sharded (FSDP2)."""
         from torch.distributed.tensor import DTensor
 
         return any(isinstance(p, DTensor) for p in self.inner.parameters())
 
     def params(self) -> dict[str, Tensor]:
-        """The trained parameters as they are held here: sharding replaces them."""
+        """The trained parameters in this process (sharding replaces them)."""
         held = dict(self.inner.named_parameters())
         return {name: held[inside] for name, inside in self.names.items()}
 
     def checksum(self) -> int:
-        """Of all weights and moments: equal in processes that hold the same. Shards are left out."""
+        """Checksum of all weights and moments, except shards, to compare between processes."""
         moments = (v for state in self.optimizer.state_dict()["state"].values() for v in state.values())
         tensors = [*self.inner.parameters(), *(m for m in moments if isinstance(m, Tensor))]
         sums = [
@@ -76,13 +76,13 @@ class Strategy:
         out = {}
         for name, value in values.items():
             full = value.full_tensor() if hasattr(value, "full_tensor") else value
-            if self.accelerator.is_main_process:  # cloned: on a CPU the next step would change it under the writer
+            if self.accelerator.is_main_process:  # copied, because on a CPU the next step would change it
                 out[name] = full.detach().to("cpu", torch.float32, copy=True)
         return out
 
     @torch.no_grad()
     def fill(self, held: Mapping[str, Tensor], full: Mapping[str, Tensor]) -> None:
-        """Write full tensors into the parameters or averages that are held here."""
+        """Copy full tensors into this process's parameters or averages."""
         from torch.distributed.tensor import DTensor, distribute_tensor
 
         for name, value in held.items():
@@ -92,9 +92,9 @@ class Strategy:
             value.copy_(source)
 
     def optimizer_state(self) -> dict[str, dict[str, Any]]:
-        """The trained parameters' names to their moments as full tensors, of shards on the main process alone.
+        """Names of trained parameters to their moments as full tensors (with shards, only on the main process).
 
-        They look alike for all strategies, so that a run may change from one to another. All processes must call it.
+        The format is the same for all strategies, so that a run can switch between them. All processes must call it.
         """
         if not self.sharded:
             state = self.optimizer.state_dict()["state"]
@@ -107,7 +107,7 @@ class Strategy:
         return {name: state[inside] for name, inside in self.names.items() if inside in state}
 
     def load_optimizer_state(self, moments: Mapping[str, dict[str, Any]]) -> None:
-        """Take over what `optimizer_state` gave, of any strategy and number of processes."""
+        """Load the result of `optimizer_state`, from any strategy and number of processes."""
         if not self.sharded:
             state = {i: moments[name] for i, name in enumerate(self.names) if name in moments}
             self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
@@ -128,10 +128,10 @@ class Strategy:
 
 
 def build_optimizer(config: OptimConfig, params: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """AdamW of the kind that the settings name.
+    """The optimizer of the settings.
 
     Raises:
-        ConfigError: the 8-bit kind without its package or without a GPU.
+        ConfigError: 8-bit AdamW without its package or without a GPU.
     """
     kind, options = config.optimizer, {n: getattr(config, n) for n in ("lr", "betas", "eps", "weight_decay")}
     if kind != "adamw-8bit":

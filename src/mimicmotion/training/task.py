@@ -19,10 +19,9 @@ class StepResult:
 
     Attributes:
         loss: mean over the samples of the batch, float32, with its graph.
-        log: numbers for the log; each is averaged over the batches that report it, so a number that a batch has no
-            samples for is left out.
+        log: numbers for the log, each averaged over the batches that report it.
         samples: a name per sample, for messages.
-        each: loss per sample, detached; where given, a loss that is no number is blamed on its samples alone.
+        each: loss per sample, detached; if given, errors name only samples with a non-finite loss.
     """
 
     loss: Float[Tensor, ""]
@@ -38,8 +37,8 @@ class Validation:
     Attributes:
         scores: name to number.
         pictures: name to RGB picture, 0..255.
-        best: the score by which the best weights are chosen.
-        higher_is_better: of that score.
+        best: name of the score that selects the best weights.
+        higher_is_better: whether higher values of that score are better.
     """
 
     scores: dict[str, float]
@@ -49,36 +48,36 @@ class Validation:
 
 
 class Task(Protocol):
-    """A network with its data and loss. Subclass it to get the defaults of optional methods.
+    """A network with its data and loss. Subclass it to inherit the defaults of optional methods.
 
     Attributes:
-        model: what `Accelerate` wraps for many processes; training calls it only through the wrapped `model(...)`.
-            `parameters` decides what is trained; the trainer freezes all else.
-        identity: plain data (as JSON knows it) that must be equal when a run is resumed: data digest, networks.
+        model: wrapped by Accelerate; training calls it only through the wrapped `model(...)`. The trainer freezes
+            everything except `parameters`.
+        identity: plain data (JSON) that must not change when a run is resumed: data digest, networks.
     """
 
     model: nn.Module
     identity: dict[str, Any]
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """The trained parameters, all of them part of `model`, by name and in a fixed order.
+        """The trained parameters, which are part of `model`, by name and in a fixed order.
 
-        Every one must get a gradient in every step.
+        Each must get a gradient in every step.
         """
         ...
 
     def batch(self, step: int, numbers: Sequence[int]) -> Any:
-        """The samples of these global numbers: a pure function, called in a worker process of a data loader.
+        """The samples with these global numbers: a pure function, called in worker processes of a data loader.
 
-        What comes back is moved by its `to(device)`, or is a tensor, dict, list or tuple of tensors.
+        The result has a method `to(device)`, or is a tensor, or a dict, list or tuple of tensors.
         """
         ...
 
     def loss(self, model: nn.Module, batch: Any, step: int) -> StepResult:
         """Loss of a batch.
 
-        Random numbers come from (seed, sample number) alone, never from a sample's place in the batch, so that the
-        result depends neither on the number of processes nor on how a batch is split.
+        Random numbers come only from (seed, sample number), so that the result depends neither on the number of
+        processes nor on how a batch is split.
         """
         ...
 
@@ -92,13 +91,13 @@ class Task(Protocol):
         ...
 
     def validate(self, step: int, weights: Mapping[str, Tensor]) -> Validation:
-        """Measure averaged weights on held-out data. Leaves the state of `model` as it was."""
+        """Evaluate averaged weights on held-out data, without changing `model`."""
         ...
 
     def place(self, device: torch.device) -> None:
-        """Move what is not part of `model` (frozen encoders, constants) to the device."""
+        """Move everything that is not part of `model` (frozen encoders, constants) to the device."""
         del device  # by default there is nothing else
 
     def compile(self) -> None:
-        """Compile `model` in place; called before it is wrapped, where the settings ask for it."""
+        """Compile `model` in place; called before it is wrapped, if enabled in the settings."""
         self.model.compile(dynamic=False)

@@ -1,4 +1,4 @@
-"""The log of a run: JSON lines, with the same numbers and pictures sent to Accelerate's trackers."""
+"""The log of a run as JSON lines, and the same numbers and pictures for Accelerate's trackers."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from mimicmotion.settings.training import TrainConfig, as_dict
 logger = logging.getLogger(__name__)
 
 TIMES = ("time", "seconds", "samples_per_s", "gpu_gib")
-"""Numbers of a line that differ from run to run."""
+"""Numbers of a line that are not reproducible."""
 
 
 class Means:
-    """Sums since the last line of the log; part of a checkpoint, so that a resumed run writes the same lines."""
+    """Sums since the last line of the log; part of checkpoints, so that a resumed run writes the same lines."""
 
     def __init__(self) -> None:
         self.sums: dict[str, list[float]] = {}
@@ -41,13 +41,13 @@ class Means:
 
     @staticmethod
     def joined(parts: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, list[float]]:
-        """The sums of several processes together."""
+        """The sums over several processes."""
         keys = dict.fromkeys(k for part in parts for k in part)
         return {k: [sum(p[k][i] for p in parts if k in p) for i in (0, 1)] for k in keys}
 
     @staticmethod
     def of(parts: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, float]:
-        """Means over the sums of several processes."""
+        """The means over several processes."""
         return {k: total / count for k, (total, count) in Means.joined(parts).items()}
 
 
@@ -56,7 +56,7 @@ class Log:
 
     Args:
         run: the run folder.
-        step: steps done; lines of later steps, which a killed run wrote after its last checkpoint, are removed.
+        step: number of steps done; removes lines of later steps, which a killed run wrote after its last checkpoint.
     """
 
     def __init__(self, run: Path, step: int) -> None:
@@ -71,7 +71,7 @@ class Log:
                     part.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Append a line and pass it to the trackers.
+        """Append a line, and send it to the trackers.
 
         Raises:
             OutputError: the disk is full.
@@ -84,7 +84,7 @@ class Log:
             tracker.log({_tag(k): v for k, v in numbers.items()}, step=step)
 
     def pictures(self, step: int, pictures: Mapping[str, ndarray]) -> None:
-        """Write RUN/validation/step-N[-name].png and show the pictures in trackers that can.
+        """Write RUN/validation/step-N[-name].png, and send the pictures to trackers that support them.
 
         Raises:
             OutputError: the disk is full.
@@ -112,7 +112,7 @@ def _step(line: str) -> float:
     try:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):
-        return float("inf")  # half a line of a killed process
+        return float("inf")  # a partial line of a killed process
 
 
 def _tag(key: str) -> str:
@@ -122,7 +122,7 @@ def _tag(key: str) -> str:
 def check_trackers(names: Sequence[str]) -> list[str]:
     """The trackers whose packages are installed.
 
-    TensorBoard is asked for by default, so without it there is only a warning: log.jsonl holds the same numbers.
+    TensorBoard is on by default, so without it there is only a warning: log.jsonl has the same numbers.
 
     Raises:
         ConfigError: a name is unknown, or the package of a tracker other than TensorBoard is missing.
@@ -142,16 +142,16 @@ def check_trackers(names: Sequence[str]) -> list[str]:
 
 
 def start_trackers(log: Log, accelerator: Accelerator, config: TrainConfig, names: Sequence[str], step: int) -> None:
-    """Start the trackers (main process only) and tell them the settings."""
+    """Start the trackers (main process only), and send them the settings."""
     if not names:
         return
-    # events after the checkpoint are those of steps that are done again
+    # discard events after the checkpoint, whose steps are repeated
     board = TensorBoardTracker("tensorboard", str(log.run), purge_step=step + 1 if step else None)
     accelerator.project_configuration.set_directories(str(log.run))
     accelerator.log_with = [board if name == "tensorboard" else name for name in names]
     accelerator.init_trackers(log.run.name)
     log.trackers = list(accelerator.trackers)
     for tracker in log.trackers:
-        if tracker.name != "tensorboard":  # its page of settings would be one more run in every chart
+        if tracker.name != "tensorboard":  # which would show the settings as one more run in every chart
             tracker.store_init_configuration({k: str(v) for k, v in flat(as_dict(config)).items()})
     logger.info("%s logs to %s", accelerator.device, ", ".join(names))

@@ -115,7 +115,7 @@ class AudioTrack:
                 if packet.pts is None or packet.time_base is None:
                     continue
                 time = packet.pts * packet.time_base - self._start
-                if time >= 0 and (last is None or packet.pts > last):  # a muxer takes no step back
+                if time >= 0 and (last is None or packet.pts > last):  # muxers need increasing time stamps
                     last = packet.pts
                     packet.pts -= round(self._start / packet.time_base)
                     packet.dts = packet.pts
@@ -142,39 +142,39 @@ class AudioTrack:
     def _samples(self) -> Iterator[Float32[ndarray, "channels n"]]:
         """The sound from the start of the result, at the encoder's rate, with silence where the source has none."""
         done = 0
-        for place, part in self._placed():
-            for gap in range(done, place, self._rate):  # a second at a time: time stamps may be far off
-                yield np.zeros((len(part), min(self._rate, place - gap)), np.float32)
-            fresh = part[:, max(done - place, 0) :]
-            done = max(done, place + part.shape[1])
-            yield fresh
+        for first, part in self._blocks():
+            for gap in range(done, first, self._rate):  # a second at a time: time stamps may be far off
+                yield np.zeros((len(part), min(self._rate, first - gap)), np.float32)
+            yield part[:, max(done - first, 0) :]
+            done = max(done, first + part.shape[1])
 
-    def _placed(self) -> Iterator[tuple[int, Float32[ndarray, "channels n"]]]:
-        """Blocks of sound at the encoder's rate, each with its first sample number in the result."""
+    def _blocks(self) -> Iterator[tuple[int, Float32[ndarray, "channels n"]]]:
+        """Blocks of sound at the encoder's rate, each with the index of its first sample in the result."""
         import av
         from av.audio.resampler import AudioResampler
 
         resampler: AudioResampler | None = None
-        kind, place, expected = None, 0, Fraction(0)
+        kind, first, expected = None, 0, Fraction(0)
+
+        def resampled(frame: Any) -> Iterator[tuple[int, Float32[ndarray, "channels n"]]]:
+            nonlocal first
+            for part in resampler.resample(frame) if resampler else ():
+                yield first, part.to_ndarray()
+                first += part.samples
+
         try:
             for frame in self._source.decode(self._input):
                 at = expected
                 if frame.pts is not None and frame.time_base is not None:
                     at = frame.pts * frame.time_base - self._start
                 if resampler is None or kind != _kind(frame) or abs(at - expected) > JITTER:
-                    for part in resampler.resample(None) if resampler else ():
-                        yield place, part.to_ndarray()
-                        place += part.samples
+                    yield from resampled(None)
                     resampler, kind = AudioResampler("fltp", self._layout, self._rate), _kind(frame)
-                    place, expected = round(at * self._rate), at
+                    first, expected = round(at * self._rate), at
                 expected += Fraction(frame.samples, frame.sample_rate)
                 frame.pts = None
-                for part in resampler.resample(frame):
-                    yield place, part.to_ndarray()
-                    place += part.samples
-            for part in resampler.resample(None) if resampler else ():
-                yield place, part.to_ndarray()
-                place += part.samples
+                yield from resampled(frame)
+            yield from resampled(None)
         except av.error.FFmpegError as e:
             logger.warning("the sound ends early: %s", e)
 

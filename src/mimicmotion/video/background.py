@@ -9,14 +9,15 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from numpy import ndarray
 
+from mimicmotion.arrays import Frame
 from mimicmotion.errors import InputError
 
-Frame = UInt8[ndarray, "height width 3"]
 Mask = UInt8[ndarray, "height width"]
 
-REACH = 0.04  # of the person's height: margin around the mask in which the frame is still visible ...
-SURE = 0.02  # ... and in which only the frame is visible; it fades out in between
-HOLE = 0.03  # of the person's height: margin that is inpainted around the person, to leave no fringe
+# Margins around the person's mask, as shares of the person's height:
+SURE = 0.02  # up to here a frame is opaque ...
+REACH = 0.04  # ... and from here transparent
+HOLE = 0.03  # up to here the picture is inpainted, to leave no fringe
 EDGE = 0.08  # of the picture's short side: distance over which the fill turns from sharp to soft
 ASIDE = 3.0  # how much wider the fill averages sideways than vertically
 
@@ -44,7 +45,7 @@ class KeptBackground:
         self.background = fill_hole(picture, distance_outside(person) <= HOLE * self.height)
 
     def weight(self, person: Mask) -> Float32[ndarray, "height width"]:
-        """Opacity of a frame: 1 on and close to the person, fading smoothly to 0 at `REACH`."""
+        """Opacity of a frame, 0..1: 1 on and close to the person, fading to 0 at `REACH`."""
         far = distance_outside(person) / self.height
         return np.clip((REACH - far) / (REACH - SURE), 0, 1)
 
@@ -69,7 +70,7 @@ def keep_background(picture: Frame, person: Mask, frames: Iterable[Frame], peopl
 
     Args:
         picture: RGB picture.
-        person: mask of its person, 0..255.
+        person: mask of the person in it, 0..255.
         frames: RGB frames of the picture's size.
         people: mask of the person in each frame.
 
@@ -90,7 +91,7 @@ def distance_outside(person: Mask) -> Float32[ndarray, "height width"]:
 
 
 def fill_hole(picture: Frame, hole: ndarray) -> Frame:
-    """Inpaint a hole: Telea's method at the edge, wide means of the surroundings in the middle, and grain.
+    """Inpaint a hole: Telea's method at the edge, wide means of the surroundings in the middle, and added grain.
 
     The means are wider than high, because horizons, floors and shelves continue behind a standing person.
     """

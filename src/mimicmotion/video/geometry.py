@@ -18,6 +18,7 @@ from mimicmotion.errors import ConfigError
 
 Size = tuple[int, int]
 FitMode = Literal["crop", "letterbox", "stretch", "released"]
+MAX_ASPECT = 2.0  # of sizes chosen for a picture; the published weights were trained on 16:9
 Resample = Literal["lanczos", "bicubic", "bilinear", "released"]
 
 
@@ -31,7 +32,7 @@ class Fit:
         source: (height, width) of the input.
         target: (height, width) of the output.
         scale: target pixels per source pixel, (y, x).
-        offset: position of the source's top left corner in the target, (y, x) in pixels; negative if cropped.
+        offset: position of the source's top left corner in the target, (y, x) in pixels, negative in a crop.
         resample: `lanczos`, `bicubic`, `bilinear` (all antialiased), or `released`: bilinear without antialiasing, as
             in the published code.
     """
@@ -59,7 +60,7 @@ class Fit:
                 f"{self.source[0]} x {self.source[1]} (height x width)",
                 "plan one transform per source size",
             )
-        # The target pixels whose centres fall into the source; the rest stays black.
+        # target pixels whose centres lie in the source; the rest stays black
         (top, bottom), (left, right) = (self._covered(axis) for axis in (0, 1))
         whole = (top, bottom, left, right) == (0, self.target[0], 0, self.target[1])
         if whole and self.scale == (1.0, 1.0):
@@ -75,6 +76,15 @@ class Fit:
     def points(self, xy: Float[ndarray, "*batch 2"]) -> Float[ndarray, "*batch 2"]:
         """Map points (x, y) from pixels of the source to pixels of the target, without clipping."""
         return xy * np.asarray(self.scale[::-1], xy.dtype) + np.asarray(self.offset[::-1], xy.dtype)
+
+    @property
+    def cut(self) -> tuple[float, float, float, float]:
+        """What is cut off the source: (top, bottom, left, right), as shares of its height and width."""
+        shares = []
+        for scale, offset, source, target in zip(self.scale, self.offset, self.source, self.target, strict=True):
+            length = scale * source
+            shares += [max(0.0, -offset / length), max(0.0, (offset + length - target) / length)]
+        return shares[0], shares[1], shares[2], shares[3]
 
     def _covered(self, axis: int) -> tuple[int, int]:
         start = self.offset[axis]
@@ -98,7 +108,7 @@ def plan_fit(
         source: (height, width) of the picture, the video, or the frame that the keypoints refer to.
         target: (height, width) of the output.
         mode: `crop` fills the target and cuts off the rest; `letterbox` shows the whole source and adds black bars;
-            `stretch` gives up the aspect ratio; `released` is the published code's resize to whole pixels, without
+            `stretch` ignores the aspect ratio; `released` is the published code's resize to whole pixels, without
             antialiasing, and centre crop.
         anchor: part to keep in a crop, or position of a letterboxed picture: (y, x), 0 = top left, 1 = bottom right.
         resample: filter, antialiased when shrinking. Mode `released` has its own.
@@ -111,7 +121,7 @@ def plan_fit(
     if mode == "crop":  # one exact scale for both axes: a circle stays a circle
         scale = max(ratios)
         spare = [t - scale * s for t, s in zip(target, source, strict=True)]
-        # the axis that fills the target exactly has nothing to spare; rounding must not make it start at 1e-13
+        # along the axis that fits exactly, rounding must not turn the offset into 1e-13
         offset = [a * d if d < -1e-9 else 0.0 for a, d in zip(anchor, spare, strict=True)]
         return Fit(source, target, (scale, scale), (offset[0], offset[1]), resample)
     if mode == "letterbox":  # whole pixels, so that the bars have sharp edges
@@ -122,6 +132,18 @@ def plan_fit(
     if mode == "released":
         return _plan_released(source, target)
     raise ConfigError(f"mode={mode!r}", "crop, letterbox, stretch or released", "choose one of these")
+
+
+def similar_sizes(source: Size, model: Size, multiple: int) -> list[Size]:
+    """Sizes of about the area of `model` = (height, width), those nearest to the shape of `source` first."""
+
+    def cost(size: Size) -> float:
+        shape, area = size[0] / size[1] * source[1] / source[0], size[0] * size[1] / (model[0] * model[1])
+        return abs(math.log(shape)) + 1.5 * abs(math.log(area))
+
+    sides = range(multiple, math.ceil(math.sqrt(model[0] * model[1] * MAX_ASPECT)) + multiple, multiple)
+    sizes = [(h, w) for h in sides for w in sides if 1 / MAX_ASPECT <= h / w <= MAX_ASPECT]
+    return sorted(sizes, key=cost)
 
 
 def plan_size(source: Size, *, resolution: int = 576, multiple: int = 64) -> Size:
@@ -175,7 +197,7 @@ def _plan_released(source: Size, target: Size) -> Fit:
 def _resize_pillow(fit: Fit, image: ndarray, rows: tuple[int, int], columns: tuple[int, int]) -> ndarray:
     from PIL import Image
 
-    # The source region under the wanted target pixels. At the rim it may reach over by less than a target pixel.
+    # The source region of these target pixels may extend past the image by less than a target pixel.
     y0, y1 = ((r - fit.offset[0]) / fit.scale[0] for r in rows)
     x0, x1 = ((c - fit.offset[1]) / fit.scale[1] for c in columns)
     over = max(-y0, -x0, y1 - fit.source[0], x1 - fit.source[1])
@@ -191,7 +213,7 @@ def _resize_pillow(fit: Fit, image: ndarray, rows: tuple[int, int], columns: tup
 
 
 def _resize_released(fit: Fit, image: ndarray, rows: tuple[int, int], columns: tuple[int, int]) -> ndarray:
-    """Bilinear between the four nearest pixels, half-pixel centres, float32: only the pixels the crop keeps."""
+    """Bilinear without antialiasing, half-pixel centres, in float32; computes only the pixels that the crop keeps."""
     i, j, f = _bilinear_taps(fit, 0, rows)
     k, m, g = _bilinear_taps(fit, 1, columns)
     f, g = f[:, None, None], g[None, :, None]

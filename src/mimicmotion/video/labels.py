@@ -24,16 +24,16 @@ from mimicmotion.arrays import Frame
 from mimicmotion.errors import ConfigError, MediaError, OutputError
 from mimicmotion.runtime.extras import import_extra
 from mimicmotion.runtime.files import atomic_path
-from mimicmotion.runtime.reading import reading
+from mimicmotion.runtime.reading import check_input_file, reading
 from mimicmotion.weights.checks import cache_folder
 from mimicmotion.weights.registry import find_asset
 
 SHOWN_SECONDS = 2
 """Duration of the visible label at the start (GB 45438-2025: at least 2 s)."""
 LETTERS, SMALLEST_LETTER = 0.05, 69
-"""Height of the smallest letters as a share of the shorter side (GB 45438-2025: 5 %), and in pixels of the asset."""
+"""Height of the smallest letters: share of the frame's shorter side (GB 45438-2025: 5 %), and pixels in the asset."""
 SIGNABLE = ("mov", "gif", "webp")
-"""Kinds of files that take a C2PA manifest."""
+"""Kinds of files that can hold a C2PA manifest."""
 SOURCE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 XMP = """<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">\
 <rdf:Description rdf:about="" xmlns:TC260="http://www.tc260.org.cn/ns/AIGC/1.0/" \
@@ -71,7 +71,7 @@ class Label:
 
     @property
     def xmp(self) -> str:
-        """The same for pictures, with IPTC's digital source type."""
+        """The implicit label as XMP, with IPTC's digital source type."""
         return XMP.format(html.escape(self.aigc), SOURCE)
 
 
@@ -79,13 +79,13 @@ def embed(path: Path, kind: str, label: Label) -> None:
     """Embed the label as XMP into a complete "gif" or "webp", in place."""
     xmp = label.xmp.encode()
     with path.open("r+b") as file:
-        if kind == "gif":  # an application extension before the trailer; its last bytes end it for old readers, too
+        if kind == "gif":  # before the trailer; the 256 falling bytes end the block for readers that expect sub-blocks
             file.seek(-1, 2)
             tail = bytes(range(255, -1, -1))
             file.write(b"\x21\xff\x0bXMP DataXMP" + xmp + b"\x01" + tail + b"\x00;")
             return
         head = file.read(25)
-        if head[12:16] == b"VP8L":  # a single frame: the extended header repeats its size and whether it has alpha
+        if head[12:16] == b"VP8L":  # a single frame: add the extended header, with its size and alpha flag
             bits = int.from_bytes(head[21:25], "little")
             width, height = (side.to_bytes(3, "little") for side in (bits & 0x3FFF, bits >> 14 & 0x3FFF))
             extended = b"VP8X" + struct.pack("<II", 10, bits >> 28 << 4 & 0x10) + width + height
@@ -112,9 +112,8 @@ def read(path: Path) -> dict[str, Any]:
     """
     import av
 
+    check_input_file(path, "a video or picture")
     with reading(path, "a video or picture", "check the path", MediaError), path.open("rb") as file:
-        if not path.stat().st_size:
-            raise MediaError(f"{path} is empty", "a video or picture", "check the path")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             start = data.find(b"<x:xmpmeta")
             xmp = data[start : data.find(b"</x:xmpmeta>", start)] if start >= 0 else b""
@@ -130,11 +129,11 @@ def read(path: Path) -> dict[str, Any]:
     return fields if isinstance(fields, dict) else {}
 
 
-# --- to the eye -------------------------------------------------------------------------------------------------
+# --- visible label ----------------------------------------------------------------------------------------------
 
 
 def draw(frame: Frame) -> Frame:
-    """A copy of a frame with the visible label at its lower edge: white letters on a darkened strip."""
+    """Draw the visible label on a copy of a frame: white letters on a darkened strip at the lower edge."""
     height, width = frame.shape[:2]
     text = _letters(min(height, width))
     rim = text.shape[0] // 4
@@ -148,7 +147,7 @@ def draw(frame: Frame) -> Frame:
 
 @functools.cache
 def _letters(short: int) -> Float32[ndarray, "height width"]:
-    """The letters for a frame of this shorter side, 0..1."""
+    """The letters for a frame whose shorter side is `short` pixels, as opacity 0..1."""
     import cv2
     from PIL import Image
 
@@ -158,14 +157,14 @@ def _letters(short: int) -> Float32[ndarray, "height width"]:
     return cv2.resize(mask, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC) / np.float32(255)
 
 
-# --- signed -----------------------------------------------------------------------------------------------------
+# --- signature --------------------------------------------------------------------------------------------------
 
 
 def check_signing(kind: str, signer: Path | None) -> None:
     """Check, before long work, that a file of this kind can be signed.
 
     Raises:
-        ConfigError: the kind takes no manifest, packages are missing, or the signer's file cannot be used.
+        ConfigError: the kind cannot hold a manifest, packages are missing, or the signer's file cannot be used.
     """
     if kind not in SIGNABLE:
         raise ConfigError(f"label=signed for {kind}", "mp4, mov, m4v, gif or webp", "choose one, or label=visible")
@@ -174,7 +173,7 @@ def check_signing(kind: str, signer: Path | None) -> None:
 
 
 def sign(path: Path, target: Path, label: Label) -> None:
-    """Write a copy of a file with a C2PA manifest, which marks it as AI-generated and reveals later changes.
+    """Write a copy of a file with a C2PA manifest that marks it as AI-generated and reveals later changes.
 
     Raises:
         ConfigError: the packages of the extra `c2pa` are missing, or the signer's file cannot be used.
@@ -201,9 +200,10 @@ def sign(path: Path, target: Path, label: Label) -> None:
 
 
 def signature(path: Path) -> tuple[str, str]:
-    """State of the C2PA manifest of a file ("none", "unknown", "valid", "trusted" or "changed"), and its signer.
+    """Check the C2PA manifest of a file.
 
-    It is "unknown" if the packages of the extra `c2pa` are missing.
+    Returns:
+        Its state ("none", "valid", "trusted" or "changed"; "unknown" without the extra `c2pa`) and its signer.
     """
     try:
         c2pa = import_extra("c2pa", "c2pa")
@@ -211,7 +211,7 @@ def signature(path: Path) -> tuple[str, str]:
         return "unknown", ""
     try:
         reader = c2pa.Reader.try_create(path)
-    except c2pa.C2paError:  # a kind of file that takes none, or a manifest that is damaged
+    except c2pa.C2paError:  # a damaged manifest, or a kind of file that cannot hold one
         return ("changed" if path.suffix.lower() in (".mp4", ".m4v", ".mov", ".gif", ".webp") else "none"), ""
     if reader is None:
         return "none", ""
@@ -222,7 +222,7 @@ def signature(path: Path) -> tuple[str, str]:
 
 
 def _credentials(path: Path | None) -> tuple[str, str, str]:
-    """Algorithm, chain and private key of a signer's PEM file."""
+    """Algorithm, certificate chain and private key of a signer's PEM file."""
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -240,7 +240,7 @@ def _credentials(path: Path | None) -> tuple[str, str, str]:
 
 
 def _own_signer() -> Path:
-    """A self-signed key and certificates, created once per user: they reveal changes, but prove no identity."""
+    """PEM file with a self-signed certificate, created once per user. It reveals changes but proves no identity."""
     import datetime
 
     from cryptography import x509

@@ -36,6 +36,7 @@ PICTURE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".avif", ".jp2"}
     | {".heic", ".heif"}
 )
+BAND_PIXELS = 1 << 22
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 
 
@@ -54,11 +55,11 @@ def read_picture(path: str | os.PathLike[str]) -> UInt8[ndarray, "height width 3
     check_input_file(path, "a picture")
     if is_heif(path):
         with contextlib.suppress(ImportError):
-            importlib.import_module("pillow_heif").register_heif_opener()  # also puts tiles together
+            importlib.import_module("pillow_heif").register_heif_opener()  # unlike FFmpeg, it also assembles tiles
     with reading(path, "a picture", "copy or export it again", MediaError):
         try:
             with warnings.catch_warnings():
-                # our own limit comes before decoding; Pillow's warning about the same thing would only confuse
+                # our own limit is checked before decoding
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
                 with Image.open(path) as image:
                     check_limit("pixels", image.width * image.height, path, MediaError)
@@ -89,13 +90,26 @@ def is_picture(path: Path) -> bool:
 
 def picture_to_rgb(image: Image.Image) -> UInt8[ndarray, "height width 3"]:
     """Convert a Pillow image of any mode to upright RGB over white (EXIF, palette, alpha, grey, CMYK, 16 bits, ICC)."""
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
     image.load()
-    image = ImageOps.exif_transpose(image)
+    ImageOps.exif_transpose(image, in_place=True)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        # before the alpha branch: `transparency` of a 16-bit grey picture is one grey level, which is left alone
+        # before the alpha branch: `transparency` of a 16-bit grey picture is a single grey level, which is ignored
         return _grey_to_rgb(np.asarray(image))
+    out = np.empty((image.height, image.width, 3), np.uint8)
+    rows = max(1, BAND_PIXELS // image.width)
+    for top in range(
+        0, image.height, rows
+    ):  # each step of a conversion copies, which takes gigabytes of a whole picture
+        band = image.crop((0, top, image.width, min(top + rows, image.height)))
+        out[top : top + rows] = np.asarray(_band_to_rgb(band))
+    return out
+
+
+def _band_to_rgb(image: Image.Image) -> Image.Image:
+    from PIL import Image
+
     profile = image.info.get("icc_profile")
     if image.mode in ("PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
@@ -108,7 +122,7 @@ def picture_to_rgb(image: Image.Image) -> UInt8[ndarray, "height width 3"]:
         backdrop = Image.new("RGB", colour.size, (255, 255, 255))
         backdrop.paste(colour, mask=alpha)
         colour = backdrop
-    return np.array(colour, np.uint8)
+    return colour
 
 
 def write_picture(path: str | os.PathLike[str], image: UInt8[ndarray, "height width 3"]) -> Path:
@@ -119,14 +133,22 @@ def write_picture(path: str | os.PathLike[str], image: UInt8[ndarray, "height wi
     """
     from PIL import Image
 
-    Image.init()
-    path = Path(path)
-    if path.suffix.lower() not in PICTURE_SUFFIXES or path.suffix.lower() not in Image.EXTENSION:
-        raise OutputError(f"{path} has the suffix {path.suffix!r}", "a picture's suffix", "use .png, .jpg or .webp")
+    path = check_picture_output(path)
     with atomic_path(path) as part, writing(path):
         # PNG level 1: 3 times as fast as the default for 5-10 % more bytes
         options: dict[str, Any] = {"compress_level": 1} if part.suffix.lower() == ".png" else {"quality": 95}
         Image.fromarray(np.ascontiguousarray(image)).save(part, **options)
+    return path
+
+
+def check_picture_output(path: str | os.PathLike[str]) -> Path:
+    """Raise OutputError unless the suffix is one that pictures are written with."""
+    from PIL import Image
+
+    Image.init()
+    path = Path(path)
+    if path.suffix.lower() not in PICTURE_SUFFIXES or path.suffix.lower() not in Image.EXTENSION:
+        raise OutputError(f"{path} has the suffix {path.suffix!r}", "a picture's suffix", "use .png, .jpg or .webp")
     return path
 
 
@@ -161,20 +183,20 @@ def check_picture_size(image: UInt8[ndarray, "height width 3"], minimum: int = 6
 
 
 def _grey_to_rgb(grey: ndarray) -> ndarray:
-    """16-bit, 32-bit or float grey as RGB: full range of 16 bits; floats of 0..1 or 0..255 by their maximum."""
+    """Convert grey of 16 or 32 bits or floats to RGB. Whether floats are 0..1 or 0..255 follows from their maximum."""
     highest = np.nanmax(grey, initial=0)
     if np.issubdtype(grey.dtype, np.floating):
         scale = 255.0 if highest <= 1 else 1.0
     else:
         scale = 1 / 257 if grey.dtype == np.uint16 or highest > 255 else 1.0
     out = np.empty((*grey.shape, 3), np.uint8)
-    for row, values in zip(out, grey, strict=True):  # a large picture as float64 would take gigabytes
+    for row, values in zip(out, grey, strict=True):  # by row, as a large picture in float64 takes gigabytes
         row[:] = np.clip(np.rint(np.nan_to_num(values.astype(np.float64)) * scale), 0, 255)[:, None]
     return out
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Convert to sRGB by the embedded ICC profile where there is a usable one, else plainly."""
+    """Convert to sRGB with the embedded ICC profile, or to plain RGB if there is no usable one."""
     if profile:
         from PIL import ImageCms
 
@@ -195,14 +217,15 @@ class AnimationSource:
     damage = ""
 
     def __init__(self, path: Path) -> None:
-        check_input_file(path, "a video or picture")
         self.path = path
-        first = read_picture(path)  # finds what is missing, empty or not a picture
+        first = read_picture(path)
         durations = []
         for timed in self:
             durations.append(timed.duration)
             check_limit("frames", len(durations), path, MediaError)
-            check_limit("video_pixels", (len(durations) > 1) * first.shape[0] * first.shape[1], path, MediaError)
+            pixels = (len(durations) > 1) * first.shape[0] * first.shape[1]
+            check_limit("video_pixels", pixels, path, MediaError)
+            check_limit("animation", len(durations) * pixels, path, MediaError)
         total = sum(durations, Fraction(0))
         self.info = VideoInfo(
             width=first.shape[1],
@@ -231,7 +254,7 @@ class AnimationSource:
                     self.damage = f"damaged or truncated: {index} frames decoded ({e})"
                     logger.warning("%s is %s", self.path, self.damage)
                     return
-                # browsers show frames of "0" or "1" hundredth for a tenth of a second, and so do we
+                # like browsers, show frames of 0 or 1 hundredth of a second for a tenth
                 milliseconds = float(image.info.get("duration", 0) or 0)
                 duration = Fraction(milliseconds if milliseconds > 10 else 100).limit_denominator(1000) / 1000
                 yield Timed(time, duration, partial(picture_to_rgb, image.copy()))
@@ -241,7 +264,7 @@ class AnimationSource:
 class FolderSource:
     """A folder of numbered pictures, in natural order (2 before 10), shown at a given rate."""
 
-    damage = ""  # a picture that cannot be read is an error at once
+    damage = ""  # an unreadable picture is an error instead
 
     def __init__(self, path: Path, fps: Fraction) -> None:
         self.path, self.rate = path, fps

@@ -16,7 +16,7 @@ from mimicmotion.errors import ConfigError, MediaError
 from mimicmotion.runtime.reading import check_input_file, reading
 from mimicmotion.video.picture import AnimationSource, FolderSource, is_picture
 from mimicmotion.video.sources import AvSource, VideoInfo
-from mimicmotion.video.timing import every, exact_rate, released_stride, resample
+from mimicmotion.video.timing import every, exact_rate, exact_seconds, released_stride, resample
 
 __all__ = ["Frame", "Sampling", "VideoInfo", "VideoReader", "open_video"]
 
@@ -54,7 +54,7 @@ class VideoReader:
 
     def frames(
         self,
-        fps: float | None = None,
+        fps: float | Fraction | None = None,
         stride: int | None = None,
         *,
         sampling: Sampling = "time",
@@ -62,7 +62,7 @@ class VideoReader:
         end: float = math.inf,
         max_frames: int | None = None,
     ) -> Iterator[Frame]:
-        """Yield frames, uint8 RGB, all of size `info.size`.
+        """Yield frames, uint8 RGB, all of size `info.size`; a frame shown several times in a row is one array.
 
         Args:
             fps: take the frame nearest to every k / fps seconds. The duration is kept, even for variable frame
@@ -88,7 +88,7 @@ class VideoReader:
             raise ConfigError(f"start={start} with end={end}", "0 <= start < end, in seconds", "correct them")
         if max_frames is not None and max_frames < 1:
             raise ConfigError(f"max_frames={max_frames}", "at least 1", "leave it out to take all frames")
-        begin, stop = (_exact_seconds(t) for t in (start, end))
+        begin, stop = (exact_seconds(t) for t in (start, end))
         if fps is not None:
             picked = resample(self._source, exact_rate(fps), begin, stop)
         elif sampling == "released":
@@ -110,26 +110,23 @@ class VideoReader:
 
     @property
     def damage(self) -> str:
-        """Damage found when the file was last read to its end; empty if there was none."""
+        """Description of the damage found when the file was last read to its end; empty if there was none."""
         return self._source.damage
 
     def _convert(self, picked: Iterator[Callable[[], Frame]], start: float) -> Iterator[Frame]:
-        empty = True
+        last: tuple[Callable[[], Frame], Frame] | None = None
         with self._reading():
             for to_rgb in picked:
-                empty = False
-                yield to_rgb()  # a repeated frame is an array of its own: the caller may draw on it
-        if empty:
+                if last is None or to_rgb is not last[0]:
+                    last = None  # two frames are never held
+                    last = to_rgb, to_rgb()
+                yield last[1]
+        if last is None:
             raise MediaError(
                 f"{self.path} has no frame after {start:g} s (it lasts {self.info.duration:.2f} s)",
                 "a start inside the video",
                 "lower start",
             )
-
-
-def _exact_seconds(seconds: float) -> Fraction | float:
-    """1.1 as 11/10, not as the nearest binary number, which may be on the other side of a frame's time."""
-    return Fraction(seconds).limit_denominator(1_000_000) if math.isfinite(seconds) else seconds
 
 
 def open_video(path: str | os.PathLike[str], *, folder_fps: float = RELEASED_FPS) -> VideoReader:

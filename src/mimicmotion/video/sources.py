@@ -17,7 +17,7 @@ import numpy as np
 from mimicmotion.arrays import Frame
 from mimicmotion.errors import MediaError
 from mimicmotion.runtime.extras import install_command
-from mimicmotion.runtime.reading import Limit, check_input_file, check_limit, is_heif
+from mimicmotion.runtime.reading import Limit, check_limit, is_heif
 from mimicmotion.video.timing import Timed
 
 if TYPE_CHECKING:
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Frames are converted to RGB when asked for: of a 60 fps video shown at 15, three of four never are.
+# Frames are converted to RGB on demand: of a 60 fps video sampled at 15, three of four never are.
 Lazy = Timed[Callable[[], Frame]]
-# Demuxers of FFmpeg that make a "video" out of text or open other files than the one named.
+# FFmpeg demuxers that turn text into a "video" or open other files than the given one.
 _REFUSED_FORMATS = frozenset({"tty", "bin", "concat", "hls", "dash", "ffmetadata", "image2"})
 _PROBE_PACKETS = 240
 PAUSE = 10
-"""A frame that stays for so many others is no mere drop of some: the rate varies."""
+"""A pause of more than this many frame durations means a variable frame rate, not dropped frames."""
 WHOLE = 0.9
-"""A video with less than this share of the frames or seconds that it states has lost its end."""
+"""A video with less than this share of its stated frames or seconds is truncated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,32 +71,33 @@ class VideoInfo:
 class AvSource:
     """A video file, decoded by FFmpeg. Every iteration reopens it and keeps one frame in memory."""
 
+    damage = ""
+
     def __init__(self, path: Path) -> None:
-        check_input_file(path, "a video")
         self.path = path
         with self._open() as container:
             stream = _video_stream(container, path)
-            if (tiles := len(container.streams.video)) > 1 and is_heif(path):  # the decoder gives them one by one
+            if (tiles := len(container.streams.video)) > 1 and is_heif(path):  # FFmpeg does not assemble them
                 fix = f"{install_command('heic')}, or convert it to JPEG or PNG"
                 raise MediaError(f"{path} is an HEIF file of {tiles} pictures or tiles", "one picture", fix)
-            still: Limit = "pixels" if is_heif(path) else "video_pixels"
-            check_limit(still, stream.codec_context.width * stream.codec_context.height, path, MediaError)
+            self._limit: Limit = "pixels" if is_heif(path) else "video_pixels"
+            check_limit(self._limit, stream.codec_context.width * stream.codec_context.height, path, MediaError)
             has_audio = bool(container.streams.audio)
             codec = stream.codec_context.name
             header_frames, header_duration = stream.frames, _duration(container, stream)
             rate = stream.average_rate or stream.guessed_rate
             tick = Fraction(stream.time_base or 0)
-            # recordings that were never closed do not say how long they are: all their packets do
+            # recordings that were never closed state no duration, so all packets are read
             times = _packet_times(container, stream, _PROBE_PACKETS if header_duration else None)
         gaps = [b - a for a, b in pairwise(times) if b > a]
         check_limit("gap", float(max(gaps, default=0)), path, MediaError)
         step = sorted(gaps)[len(gaps) // 2] if gaps else Fraction(0)
         if not rate:
             rate = 1 / step if step else Fraction(25)
-        # one tick of the time base is rounding, a quarter of a frame is not
+        # a difference of one tick of the time base is rounding
         uneven = sum(abs(g - step) > max(step / 4, tick) for g in gaps)
         self.rate = Fraction(rate)
-        self._stated = header_frames, header_duration
+        self._stated = header_duration
         duration = header_duration or (times[-1] - times[0] + (step or 1 / self.rate) if times else 0)
         duration = float(duration) or header_frames / float(self.rate) or 1 / float(self.rate)
         check_limit("seconds", duration, path, MediaError)
@@ -128,16 +129,20 @@ class AvSource:
         size: tuple[int, int] | None = None
         angle: object = "unknown"
         turn = _Turn()
-        still: Limit = "pixels" if is_heif(self.path) else "video_pixels"
         with self._open() as container:
             stream = _video_stream(container, self.path)
             stream.thread_type = "AUTO"
             nominal = 1 / self.rate
+            begun = Fraction(container.start_time or 0, 1_000_000)
+            if stream.duration and stream.time_base:
+                begun = (stream.start_time or 0) * stream.time_base
             try:
                 for packet in container.demux():
-                    if packet.pts is not None and packet.time_base:  # the end of the sound counts as an end
+                    own = packet.stream.index == stream.index
+                    # where only the file says how long it is, the end of the sound counts as an end
+                    if packet.pts is not None and packet.time_base and (own or not stream.duration):
                         heard = max(heard, (packet.pts + (packet.duration or 0)) * packet.time_base)
-                    if packet.stream.index != stream.index:
+                    if not own:
                         continue
                     try:
                         frames: Any = packet.decode()
@@ -150,19 +155,19 @@ class AvSource:
                         if zero is None:
                             zero = time or Fraction(0)
                         since = last + nominal if time is None else time - zero
-                        # damaged or joined files repeat or turn back time stamps
+                        # damaged or joined files have time stamps that repeat or go back
                         before, last = last, since if since > last else last + nominal
                         check_limit("gap", float(last - before), self.path, MediaError)
-                        # pictures that refer to what was cut off in front are no damage
+                        # frames before the first key frame refer to ones that were cut off: not damage
                         reference = reference or frame.key_frame
                         corrupt += reference and frame.is_corrupt
-                        check_limit(still, frame.width * frame.height, self.path, MediaError)
+                        check_limit(self._limit, frame.width * frame.height, self.path, MediaError)
                         length = frame.duration * tick if frame.duration else nominal
-                        # looking at side data ties frame and data into a cycle, which keeps the pixels in memory
-                        # until the collector runs, hundreds of frames later: look only where something changes
+                        # reading side data creates a reference cycle that keeps the pixels in memory until the
+                        # garbage collector runs, hundreds of frames later: read it only if the rotation changes
                         if getattr(frame, "rotation", None) != angle:
                             angle, turn = getattr(frame, "rotation", None), _orientation(frame)
-                        # a stream that changes its size in the middle keeps the first frame's
+                        # if the size changes in mid-stream, all frames get the size of the first
                         size = size or _upright_size(frame, stream, turn)
                         count += 1
                         yield Timed(last, length, partial(_to_rgb, frame, turn, size))
@@ -171,25 +176,24 @@ class AvSource:
                     raise
                 broken += 1
                 logger.debug("%s: %s", self.path, e)
-            lasted = heard - Fraction(container.start_time or 0, 1_000_000)
-        self._judge(count, broken, corrupt, lasted)
+        self._judge(count, broken, corrupt, heard - begun)
 
     def _judge(self, count: int, broken: int, corrupt: int, lasted: Fraction) -> None:
-        """Set `damage` from decoder errors, and from frames and seconds missing compared with the header."""
-        frames, seconds = self._stated
+        """Set `damage` from decoder errors, and from seconds that the header states but the file lacks.
+
+        The number of frames in the header is no evidence: in AVI it includes dropped frames, and elsewhere frames that
+        an edit list removes.
+        """
         signs = {
             f"{broken} packets broken": broken,
             f"{corrupt} frames with errors": corrupt,
-            f"{frames} stated": count < WHOLE * frames,
-            f"{float(lasted):.2f} of {float(seconds):.2f} s": lasted < WHOLE * seconds,
+            f"{float(lasted):.2f} of {float(self._stated):.2f} s": lasted < WHOLE * self._stated,
         }
         self.damage = ""
         if count and any(signs.values()):
             found = ", ".join([f"{count} frames", *(text for text, seen in signs.items() if seen)])
             self.damage = f"damaged or truncated: {found}"
-            logger.warning("%s is damaged or truncated: going on with %s", self.path, found)
-
-    damage = ""
+            logger.warning("%s is damaged or truncated: continuing with %s", self.path, found)
 
     def _open(self) -> InputContainer:
         import av
@@ -207,7 +211,7 @@ class AvSource:
         if _REFUSED_FORMATS & set(container.format.name.split(",")):
             name = container.format.name
             container.close()
-            raise MediaError(f"{self.path} is a {name} file", "a video file", "name the video itself")
+            raise MediaError(f"{self.path} is a {name} file", "a video file", "give the video itself")
         return container
 
 
@@ -219,14 +223,14 @@ def open_media(path: str | os.PathLike[str]) -> InputContainer:
     """
     import av
 
-    # an absolute path is never taken for a URL; a playlist in disguise must not fetch anything
+    # an absolute path is never mistaken for a URL, and a disguised playlist must not fetch anything
     options = {"protocol_whitelist": "file"}
     return av.open(str(Path(path).absolute()), options=options, metadata_errors="replace")
 
 
 @dataclass(frozen=True, slots=True)
 class _Turn:
-    """One of the eight ways to lay a frame upright: transpose first, then flip."""
+    """One of the eight orientations; makes a frame upright by a transpose, then flips."""
 
     transpose: bool = False
     flip_x: bool = False
@@ -234,7 +238,7 @@ class _Turn:
 
 
 def _orientation(frame: VideoFrame) -> _Turn:
-    """From the display matrix (x' = a x + c y, y' = b x + d y), which also knows mirrored recordings."""
+    """Orientation by the display matrix (x' = a x + c y, y' = b x + d y), which includes mirroring."""
     side: Any = frame.side_data.get("DISPLAYMATRIX")
     if side is None:
         return _Turn()
@@ -245,10 +249,10 @@ def _orientation(frame: VideoFrame) -> _Turn:
 
 
 def _to_rgb(frame: VideoFrame, turn: _Turn, size: tuple[int, int]) -> Frame:
-    """Decoded frame -> upright RGB with square pixels.
+    """Convert a decoded frame to upright RGB with square pixels.
 
-    swscale converts by the frame's own matrix and range. Frames without a colour tag count as BT.601 limited, which
-    is what FFmpeg, and most tools that make videos from RGB frames, write when they write no tag.
+    swscale uses the frame's own matrix and range. Frames without a colour tag count as BT.601 limited, which is what
+    FFmpeg and most other tools write without a tag.
     """
     height, width = size[::-1] if turn.transpose else size
     alpha = frame.format.name in ("rgba", "bgra", "argb", "abgr", "ya8") or frame.format.name.startswith(
@@ -265,25 +269,21 @@ def _to_rgb(frame: VideoFrame, turn: _Turn, size: tuple[int, int]) -> Frame:
 
 
 def _upright_size(frame: VideoFrame, stream: VideoStream, turn: _Turn) -> tuple[int, int]:
-    """(height, width) after making the pixels square (anamorphic video) and turning."""
+    """(height, width) with square pixels (of anamorphic video), after rotation."""
     aspect = stream.sample_aspect_ratio
     width = max(1, round(frame.width * aspect)) if aspect and 0.1 < aspect < 10 else frame.width
     return (width, frame.height) if turn.transpose else (frame.height, width)
 
 
 def _video_stream(container: InputContainer, path: Path) -> VideoStream:
-    # cover art of a music file is a video stream too, of one picture
-    streams = [s for s in container.streams.video if not _is_cover(s)]
-    if not streams or streams[0].codec_context is None:
-        kinds = sorted({s.type for s in container.streams}) or ["nothing"]
-        raise MediaError(f"{path} has no video stream ({', '.join(kinds)} only)", "a video", "name a video file")
-    return streams[0]
-
-
-def _is_cover(stream: VideoStream) -> bool:
     from av.stream import Disposition
 
-    return bool(stream.disposition & Disposition.attached_pic)
+    # the cover art of a music file is a video stream, too
+    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    if not streams or streams[0].codec_context is None:
+        kinds = sorted({s.type for s in container.streams}) or ["nothing"]
+        raise MediaError(f"{path} has no video stream ({', '.join(kinds)} only)", "a video", "give a video file")
+    return streams[0]
 
 
 def _duration(container: InputContainer, stream: VideoStream) -> Fraction:
@@ -304,6 +304,6 @@ def _packet_times(container: InputContainer, stream: VideoStream, most: int | No
             if len(times) == most:
                 break
     except av.error.FFmpegError:
-        pass  # a truncated file: the times that are there will do
-    # the last packets' neighbours may not have come yet: they are reordered for display
+        pass  # a truncated file: use what was read
+    # packets are not in display order, so the neighbours of the last ones may be missing
     return sorted(times)[: max(2, len(times) - 8)] if len(times) == most else sorted(times)

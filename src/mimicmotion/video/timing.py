@@ -23,19 +23,24 @@ class Timed(Generic[T]):
 
 
 def exact_rate(fps: float | Fraction) -> Fraction:
-    """`fps` as the fraction it stands for: 29.97 -> 30000/1001, 15.0 -> 15.
+    """`fps` as the fraction it stands for: 29.97 -> 30000/1001, 15.0 -> 15. A fraction is returned unchanged.
 
     Raises:
-        ConfigError: `fps` is not in 0.001 to 1000.
+        ConfigError: `fps` is a float outside of 0.001 to 1000.
     """
-    if not 0.001 <= fps <= 1000:
-        raise ConfigError(f"fps={fps}", "frames per second, 0.001 to 1000", "for example --fps 15")
     if isinstance(fps, Fraction):
         return fps
+    if not 0.001 <= fps <= 1000:
+        raise ConfigError(f"fps={fps}", "frames per second, 0.001 to 1000", "for example --fps 15")
     for nominal in (24, 30, 48, 60, 120):
         if abs(fps - nominal * 1000 / 1001) < 0.006:
             return Fraction(nominal * 1000, 1001)
     return Fraction(fps).limit_denominator(1001)
+
+
+def exact_seconds(seconds: float) -> Fraction | float:
+    """1.1 as 11/10, not as the nearest binary number, which may be on the other side of a frame's time."""
+    return Fraction(seconds).limit_denominator(1_000_000) if math.isfinite(seconds) else seconds
 
 
 def resample(
@@ -66,7 +71,7 @@ def resample(
         previous = current
     if previous is None:
         return
-    # Half an output frame (or one source frame) of grace: time stamps in milliseconds may add up to a little more.
+    # half an output frame (or one source frame) of tolerance, as rounded time stamps may add up to a little more
     grace = min(Fraction(1, 2) / rate, previous.duration)
     stop = min(previous.time + previous.duration - grace, end)
     while (t := first + k / rate) < stop or (k == 0 and t <= previous.time + previous.duration):
@@ -77,7 +82,7 @@ def resample(
 def every(
     items: Iterable[Timed[T]], stride: int, start: float | Fraction = 0, end: float | Fraction = math.inf
 ) -> Iterator[T]:
-    """Items 0, stride, 2 stride, ... of those shown from `start` until `end`, by count instead of time."""
+    """Yield items 0, stride, 2 stride, ... of those shown between `start` and `end` (seconds)."""
     n = 0
     for timed in items:
         if timed.time >= end:
@@ -92,6 +97,6 @@ def every(
 def released_stride(fps: float, stride: int = 2) -> int:
     """The published code's rule: `stride` x max(1, int(fps / 24)).
 
-    Its result is then shown at 15 fps whatever the source was, so that a source of 24 fps runs 1.25 times too fast.
+    Its result is always shown at 15 fps, so that a source of 24 fps runs 1.25 times too fast.
     """
     return stride * max(1, int(fps / 24))

@@ -37,7 +37,7 @@ _CRF_VP9, _CRF_H264 = 24, 16
 
 
 class FrameWriter:
-    """Writer returned by `open_writer`, which takes and counts frames.
+    """Base of the writers that `open_writer` yields; checks and counts frames.
 
     Args:
         path: path of the result, for messages.
@@ -70,7 +70,7 @@ class FrameWriter:
         """Complete the file."""
 
     def close(self) -> None:
-        """Let go of everything; used after an error too, so it raises nothing itself."""
+        """Release all resources. Does not raise, as it also runs after errors."""
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
@@ -96,7 +96,7 @@ def open_writer(
     audio_start: float = 0.0,
     label: Label | None = None,
 ) -> Iterator[FrameWriter]:
-    """Write a video frame by frame. The file appears only if the block ends without an error.
+    """Write a video frame by frame. The file is replaced or created only if the block ends without an error.
 
     The suffix selects the format: .mp4, .mov, .m4v, .mkv (H.264, yuv420p, BT.709, index in front), .webm (VP9), .gif,
     .webp (lossless), or none or a trailing slash for a folder of frame_000000.png files. yuv420p needs even sizes, so
@@ -176,7 +176,7 @@ def check_output(path: str | os.PathLike[str]) -> Path:
 
 
 def _filled(writer: FrameWriter) -> Iterator[FrameWriter]:
-    """Yield the writer, then complete the file; close it quietly if the caller failed."""
+    """Yield the writer, complete the file unless the caller failed, and close the writer."""
     try:
         yield writer
         if not writer.count:
@@ -250,7 +250,7 @@ class _VideoWriter(FrameWriter):
                 container.close()
 
     def close(self) -> None:
-        """Let go of everything; used after an error too, so it raises nothing itself."""
+        """Release all resources. Does not raise, as it also runs after errors."""
         container, self._container = self._container, None
         if self._audio is not None:
             self._audio.close()
@@ -281,7 +281,7 @@ class _VideoWriter(FrameWriter):
 
 
 def stored_size(kind: str, size: tuple[int, int]) -> tuple[int, int]:
-    """The stored (height, width), even if the pixel format subsamples the colour."""
+    """The stored (height, width): rounded up to even numbers for formats with subsampled colour."""
     return size if kind in ("gif", "webp") else (size[0] + size[0] % 2, size[1] + size[1] % 2)
 
 
@@ -293,7 +293,7 @@ def open_container(path: Path, kind: str, label: Label | None = None) -> OutputC
     if kind == "mov":
         options["movflags"] = "+faststart" if label is None else "+faststart+use_metadata_tags"
     if kind in ("gif", "webp"):
-        options["loop"] = "0"  # for ever
+        options["loop"] = "0"  # forever
     container = av.open(str(path.absolute()), "w", options=options)
     if label is not None:
         container.metadata["AIGC"] = label.aigc
@@ -308,7 +308,7 @@ def to_yuv(rgb: VideoFrame) -> VideoFrame:
         dst_color_range=LIMITED,
         dst_color_trc=BT709,
         dst_color_primaries=BT709,
-        # accurate rounding: flat colours come back within 1-2 levels instead of 3
+        # more accurate than the default: flat colours survive within 1-2 levels instead of 3
         interpolation="BICUBIC",
     )
 
@@ -329,22 +329,22 @@ def add_stream(container: OutputContainer, kind: str, size: tuple[int, int], rat
     stream.pix_fmt = "yuv420p"
     context.colorspace = context.color_primaries = context.color_trc = BT709
     context.color_range = LIMITED
-    context.gop_size = max(1, round(2 * rate))  # a key frame every 2 s: players can jump
-    context.thread_count = 4  # fixed: x264's result depends on it
+    context.gop_size = max(1, round(2 * rate))  # a key frame every 2 s, for seeking
+    context.thread_count = 4  # fixed, as the output of x264 depends on it
     if kind == "webm":
         context.bit_rate = 0
         quality = str(_CRF_VP9 if crf is None else crf)
         stream.options = {"crf": quality, "deadline": "good", "cpu-used": "4", "row-mt": "1"}
     else:
-        # With macroblock trees x264 165 reads memory that nobody wrote (seen at a width of 64): now and then other
-        # bytes for the same frames.
+        # With mbtree, x264 165 reads uninitialised memory (seen at width 64), so that equal frames sometimes give
+        # different bytes.
         quality = str(_CRF_H264 if crf is None else crf)
         stream.options = {"crf": quality, "preset": "medium", "x264-params": "mbtree=0"}
     return stream
 
 
 class GifPalette:
-    """Computes a palette per frame, so that only the current frame is in memory."""
+    """Convert frames to GIF colours with a palette per frame, so that only the current frame is in memory."""
 
     def __init__(self, size: tuple[int, int], rate: Fraction) -> None:
         import av
@@ -366,7 +366,7 @@ class GifPalette:
         graph.configure()
 
     def convert(self, frame: ndarray, index: int) -> VideoFrame:
-        """One uint8 RGB frame as a palette frame; `index` counts frames."""
+        """Convert uint8 RGB frame number `index`."""
         from av.video.frame import VideoFrame
 
         rgb = VideoFrame.from_ndarray(frame, format="rgb24")

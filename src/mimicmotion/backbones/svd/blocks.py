@@ -1,7 +1,8 @@
 """The blocks of SVD's U-Net (Blattmann et al., arXiv 2311.15127).
 
-Every spatial layer is followed by a temporal one, whose result is mixed in with a learned weight. In shapes, n counts
-the frames of all videos of a batch; the sequences of a transformer are positions of a frame, or frames of a position.
+Every spatial layer is followed by a temporal one, whose result is mixed in with a learned weight. In shapes, n is the
+number of frames of all videos of a batch. A transformer's sequences are the positions of a frame, or the frames at a
+position.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class FeedForward(nn.Module):
         self.net = nn.ModuleList([first, nn.Identity(), Linear(4 * channels, channels)])
 
     def forward(self, x: Tokens, residual: Tokens, chunk: int | None = None) -> Tokens:
-        """Residual + result, in new memory."""
+        """`residual` + feed-forward of `x`, as a new tensor."""
         first: nn.Module = self.net[0]["proj"]  # type: ignore[index]
 
         def run(x: Float[Tensor, "n channels"], residual: Float[Tensor, "n channels"]) -> Float[Tensor, "n channels"]:
@@ -77,13 +78,13 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, cross-attention and feed-forward; a temporal block has another feed-forward in front.
+    """Self-attention, cross-attention and feed-forward. A temporal block begins with another feed-forward.
 
     Args:
         channels: channels of the tokens.
-        heads: heads of both attentions.
+        heads: number of heads of both attentions.
         context_dim: channels of the context.
-        temporal: whether it has the feed-forward in front.
+        temporal: whether it is a temporal block.
     """
 
     def __init__(self, channels: int, heads: int, context_dim: int, temporal: bool = False) -> None:
@@ -105,19 +106,19 @@ class TransformerBlock(nn.Module):
         kernel: str = "sdpa",
         chunk: int | None = None,
     ) -> Tokens:
-        """Compute; the result is new memory.
+        """Compute the block; returns a new tensor.
 
         Args:
             x: sequences.
             context: contexts, each for `rows / few` consecutive sequences.
             kernel: kernel of self-attention.
-            chunk: tokens per chunk in feed-forwards.
+            chunk: tokens per chunk in feed-forwards; None is all.
         """
         if self.norm_in is not None and self.ff_in is not None:
             x = self.ff_in(self.norm_in(x), x, chunk)
         x = self.attn1(self.norm1(x), x, kernel)
         if context.shape[1] == 1:
-            # Softmax over one value is 1: every token gets the same, whatever the queries and keys.
+            # Softmax over one value is 1, so the result is the same for all tokens, queries and keys.
             change = self.attn2.to_out[0](self.attn2.to_v(context))[:, None]
             x = add(x.unflatten(0, (len(context), -1)), change).flatten(0, 1)  # few rows/few tokens channels
         else:
@@ -129,11 +130,11 @@ class SpatioTemporalTransformer(nn.Module):
     """Transformer blocks over the positions of a frame, each followed by one over the frames of a position.
 
     Args:
-        channels: of the maps.
-        heads: of all attentions.
+        channels: channels of the feature maps.
+        heads: number of heads of all attentions.
         depth: number of pairs of blocks.
         context_dim: channels of the context.
-        groups: of the norm.
+        groups: groups of the norm.
     """
 
     def __init__(self, channels: int, heads: int, depth: int, context_dim: int, groups: int = 32) -> None:
@@ -149,10 +150,10 @@ class SpatioTemporalTransformer(nn.Module):
         self.proj_out = Linear(channels, channels)
 
     def forward(self, x: Maps, shared: Shared) -> Maps:
-        """Compute; the result is new memory."""
+        """Compute the blocks; returns a new tensor."""
         execution, frames, height = shared.execution, shared.frames, x.shape[2]
         context, share = shared.context.repeat_interleave(frames, 0), self.time_mixer().to(x.dtype)
-        places = self.time_pos_embed(sinusoids(torch.arange(frames, device=x.device), x.shape[1]).to(x.dtype))
+        numbers = self.time_pos_embed(sinusoids(torch.arange(frames, device=x.device), x.shape[1]).to(x.dtype))
 
         def run(block: nn.Module, tokens: Tokens, context: Tensor) -> Tokens:
             return execution.block(block, tokens, context, shared.kernel, execution.feed_forward_chunk)
@@ -162,9 +163,9 @@ class SpatioTemporalTransformer(nn.Module):
 
         def mixed(block: nn.Module, old: Float[Tensor, "batch frames positions channels"]) -> Tensor:
             # -> (batch positions) frames channels
-            tokens = (old + places[:, None]).transpose(1, 2).flatten(0, 1)
+            tokens = (old + numbers[:, None]).transpose(1, 2).flatten(0, 1)
             new = run(block, tokens, shared.context).unflatten(0, (len(old), -1)).transpose(1, 2)
-            # Under autocast the two may differ in number format.
+            # under autocast, the two may differ in dtype
             return old + share * (new - old) if torch.is_grad_enabled() else old.lerp_(new.to(old.dtype), share)
 
         def leave(tokens: Tokens, x: Maps) -> Maps:  # n (h w) c -> n c h w
@@ -184,12 +185,13 @@ class SpatioTemporalTransformer(nn.Module):
 
 
 class Level(nn.Module):
-    """A level: residual blocks, the first of them followed by transformers, and the resampling layer.
+    """A level of the U-Net: residual blocks, each optionally followed by a transformer, and a resampling layer.
 
     Args:
-        way: "down" gives each result to the skip connections, "up" takes one for each residual block, "mid" neither.
-        resnets: the residual blocks.
-        attentions: the transformers, at most as many.
+        way: "down" pushes each result to the skip connections, "up" pops one for each residual block, "mid" does
+            neither.
+        resnets: residual blocks.
+        attentions: transformers after the first residual blocks.
         downsamplers: one, or none.
         upsamplers: one, or none.
     """
@@ -208,12 +210,12 @@ class Level(nn.Module):
         self.downsamplers, self.upsamplers = nn.ModuleList(downsamplers), nn.ModuleList(upsamplers)
 
     def forward(self, x: Maps, shared: Shared, skips: list[Maps]) -> Maps:
-        """Compute.
+        """Compute the level.
 
         Args:
             x: output of the previous level.
             shared: inputs shared by all levels.
-            skips: stack of skip connections from the down to the up path; used ones are freed.
+            skips: stack of skip connections; used ones are freed.
         """
         execution = shared.execution
         for i, resnet in enumerate(self.resnets):
@@ -228,6 +230,6 @@ class Level(nn.Module):
             x = map_chunks(layer, [x], execution.frame_chunk)
             skips.append(x)
         for layer in self.upsamplers:
-            size = skips[-1].shape[2:]  # sizes that do not halve evenly need it
+            size = skips[-1].shape[2:]  # twice the size, or one less if it was odd
             x = map_chunks(lambda part, layer=layer, size=size: layer(part, size), [x], execution.frame_chunk)
         return x

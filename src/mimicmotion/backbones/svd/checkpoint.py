@@ -1,7 +1,7 @@
 """Loading and saving models: SVD folders, published checkpoints, and this project's own folders.
 
 Loading is strict: missing, unexpected or misshapen keys raise an error that lists them. Networks are built on the meta
-device, without memory, and the tensors of the file become their parameters.
+device, which takes no memory, and the tensors of the file become their parameters.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from mimicmotion.weights.tensors import Target, assign, check_keys, read_tensors
 logger = logging.getLogger(__name__)
 
 EDITIONS = {"1.0": 16, "1.1": 72}
-"""Frames of the segments that each edition of the published weights was trained for."""
+"""Segment length in frames that each edition of the published weights was trained with."""
 PUBLISHED_NAMES = {
     "MimicMotion.pth": "1.0",
     "MimicMotion_1-1.pth": "1.1",
@@ -56,7 +56,7 @@ LIBRARIES = {
     "AutoencoderKLTemporalDecoder": "diffusers",
     "CLIPVisionModelWithProjection": "transformers",
 }
-"""Libraries whose classes can also load parts that we write; all other classes are ours."""
+"""Library of each class that can also load parts written here; all other classes are ours."""
 CLASSES = {
     "unet": "mimicmotion.backbones.svd.unet:build_unet",
     "vae": "mimicmotion.backbones.svd.vae:Autoencoder",
@@ -65,7 +65,7 @@ CLASSES = {
     "detail": "mimicmotion.backbones.tiny.detail:DetailNet",
     "warp": "mimicmotion.backbones.tiny.warp:WarpNet",
 }
-"""Constructors of the network of each part; only small models have the last two."""
+"""Constructor of each part's network; only small models have the last two."""
 DIFFUSERS_FILE = '''"""For DiffusionPipeline.from_pretrained(FOLDER, custom_pipeline=FOLDER, trust_remote_code=True)."""
 
 try:
@@ -80,8 +80,8 @@ except ImportError as e:
 class Components:
     """The networks of a model, its default settings (plain data) and the files it was loaded from.
 
-    Only small models have `detail`, which adds the detail of the warped picture to decoded frames, and `warp`, which
-    moves the picture pixel by pixel.
+    Only small models have `detail`, which adds detail of the warped picture to decoded frames, and `warp`, which warps
+    the picture pixel by pixel.
     """
 
     unet: Any
@@ -110,9 +110,9 @@ def load_components(
             `mimicmotion weights list`, or a hub id.
         checkpoint: weights of U-Net and PoseNet that replace the base's: a .pth or .safetensors file with keys `unet.*`
             and `pose_net.*`, a folder or hub id that contains one, or a name of `mimicmotion weights list`.
-        device: device of the networks (cpu, cuda, mps; meta loads shapes only).
+        device: device of the networks ("meta" loads shapes only).
         dtype: number format of all networks.
-        new_pose_net: add a new PoseNet (zero output) to a base without one, to start a training.
+        new_pose_net: add a new PoseNet (zero output) to a base without one, to train it.
         edition: edition of the published weights (`EDITIONS`), for weights without settings; None detects it.
 
     Raises:
@@ -127,7 +127,7 @@ def load_components(
         raise ConfigError(got, "published weights", "leave out 'edition'; 'segment_frames' changes the segments")
     if edition or not settings:
         settings |= published_settings(edition or ("1.0" if source is None else find_edition(source)))
-        settings |= {} if source is None else {"estimator": "dwpose"}  # which found the poses of the training videos
+        settings |= {} if source is None else {"estimator": "dwpose"}  # that it was trained with
     loader = _Loader(folder, (torch.device(device), dtype))
     unet, vae, encoder = (loader.build(part) for part in ("unet", "vae", "image_encoder"))
     if source is None:
@@ -147,7 +147,7 @@ def save_components(parts: Components, folder: str | Path, *, dtype: torch.dtype
 
     Layout: model_index.json, pipeline.py (for diffusers), {unet, vae, image_encoder, pose_net}/ (and detail/ and warp/
     if present) with config.json and safetensors, and mimicmotion.json with the settings and the sha256 of each file.
-    The folder is moved into place only when complete. It replaces an earlier model of the same name, but nothing else.
+    The folder is written atomically. It may replace a model, but nothing else.
 
     Args:
         parts: the model.
@@ -207,7 +207,7 @@ def load_part(folder: str | Path, part: str) -> Any:
 
 
 def build_part(module: Any) -> Any:
-    """A network of the class and config of `module`, without data (on "meta")."""
+    """Build a network of the same class and config as `module` on the meta device."""
     kind, config = type(module), module.config
     return _on_meta(kind.__name__, lambda: kind(config) if isinstance(config, Config) else kind(**config))
 
@@ -216,7 +216,7 @@ def build_part(module: Any) -> Any:
 
 
 def read_part_config(folder: Path, part: str) -> dict[str, Any]:
-    """The config.json of one network of a model folder."""
+    """Read and verify the config.json of one network of a model folder."""
     path = folder / part / "config.json"
     config = read_json(path)
     weights.check_file(path)
@@ -224,22 +224,21 @@ def read_part_config(folder: Path, part: str) -> dict[str, Any]:
 
 
 def published_settings(edition: str) -> dict[str, Any]:
-    """Settings of the published code for an edition of its weights, which come without settings."""
+    """Settings of the published code for an edition of its weights, which have no settings of their own."""
     fusion = {"segment_frames": EDITIONS[edition], "overlap_frames": 6}
     return {"num_inference_steps": 25, "guidance_scale": 2.0, "fps": 7.0, "fusion": fusion}
 
 
 def find_edition(checkpoint: Path) -> str:
-    """Edition of a checkpoint, by its checksum or else assumed from its file name, with a warning."""
+    """Determine the edition of a checkpoint by its checksum, or else guess it by its file name, with a warning."""
     if known := weights.identify(checkpoint):
         return known.name.removeprefix("mimicmotion-")
     edition = PUBLISHED_NAMES.get(checkpoint.name, "1.0")
-    reason = "has its name" if checkpoint.name in PUBLISHED_NAMES else "does not say its edition"
     logger.warning(
-        "%s %s: taken for edition %s, %d frames a segment; if that is wrong, say so with edition (--edition)",
+        "%s is not a known file: assuming edition %s %s, %d frames per segment; set edition (--edition) to change this",
         checkpoint,
-        reason,
         edition,
+        "by its name" if checkpoint.name in PUBLISHED_NAMES else "by default",
         EDITIONS[edition],
     )
     return edition
@@ -254,7 +253,7 @@ class _Loader:
     files: list[Path] = field(default_factory=list)
 
     def build(self, part: str) -> Any:
-        """Build a part without data from its config.json: the arguments of our classes, or a config of diffusers."""
+        """Build a part on the meta device from its config.json: arguments of our classes, or a config of diffusers."""
         config, kind = read_part_config(self.folder, part), CLASSES[part]
         if part in ("pose_net", *OPTIONAL):
             config = {k: v for k, v in config.items() if not k.startswith("_")}
@@ -274,7 +273,7 @@ class _Loader:
             raise WeightsError(
                 f"{self.folder} has no pose_net/: it is a base model without pose input",
                 "MimicMotion's weights on this base",
-                "give a checkpoint as well, such as mimicmotion-1.1; to start a training, ask for a new PoseNet",
+                "pass a checkpoint as well, such as mimicmotion-1.1; to train on this base, request a new PoseNet",
             )
         pose_net = self.build("pose_net")
         _check_width(pose_net, out_channels, str(self.folder))
@@ -282,7 +281,7 @@ class _Loader:
 
 
 class _WithoutRandomNumbers(TorchFunctionMode):
-    """Skip weight initialisation, which on "meta" would import PyTorch's compiler and take a second."""
+    """Skip weight initialisation, which on the meta device takes a second to import PyTorch's compiler."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -293,31 +292,31 @@ _FILLING = (nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_)
 
 
 def _on_meta(part: str, build: Callable[[], Any]) -> Any:
-    """Build a network without memory. A config rejected by its class raises WeightsError."""
+    """Build a network on the meta device. Raise WeightsError if its class rejects the config."""
     try:
         with torch.device("meta"), _WithoutRandomNumbers():
             return build()
     except ConfigError as e:
         raise WeightsError(f"config of {part}: {e.got}", e.expected, e.fix) from e
     except Exception as e:  # a value of a wrong type may fail anywhere
-        fix = "correct its config.json, or fetch or copy the model again"
+        fix = "correct its config.json, or download the model again"
         raise WeightsError(f"config of {part}: {type(e).__name__}: {e}", "a config its class accepts", fix) from e
 
 
 def _weights_file(folder: Path, part: str) -> Path:
-    """The default weights file, else the float16 one."""
+    """The weights file of a part, or else its float16 variant."""
     stem = FILE_NAMES[part]
     names = [f"{stem}.safetensors", f"{stem}.fp16.safetensors"]
     for name in names:
         if (folder / part / name).is_file():
             return folder / part / name
     here = sorted(p.name for p in (folder / part).glob("*")) or ["nothing"]
-    fix = "fetch or copy the model again; models with .bin files only must be saved as safetensors first"
+    fix = "download the model again; models with only .bin files must be converted to safetensors"
     raise WeightsError(f"{folder / part} holds {', '.join(here[:LISTED])}", " or ".join(names), fix)
 
 
 def _load_checkpoint(path: Path, unet: Any, target: Target) -> PoseNet:
-    """Load a checkpoint with keys unet.* and pose_net.* into a U-Net without memory. Returns its PoseNet."""
+    """Load a checkpoint with keys unet.* and pose_net.* into a U-Net on the meta device. Returns its PoseNet."""
     tensors = _plain_names(read_tensors(path))
     prefixes = ("unet.", "pose_net.")
     groups = {p: {k.removeprefix(p): v for k, v in tensors.items() if k.startswith(p)} for p in prefixes}
@@ -327,7 +326,7 @@ def _load_checkpoint(path: Path, unet: Any, target: Target) -> PoseNet:
         with torch.device("meta"):
             pose_net = PoseNet(**config)
     except (KeyError, ValueError, IndexError):
-        with torch.device("meta"):  # nothing to go by: compare with the published PoseNet
+        with torch.device("meta"):  # unknown layout: report the difference to the published PoseNet
             pose_net = PoseNet(unet.config.block_out_channels[0])
     want = {**unet_shapes, **{f"pose_net.{k}": v.shape for k, v in pose_net.state_dict().items()}}
     check_keys(want, {k: v.shape for k, v in tensors.items()}, str(path), _guess(tensors))
@@ -338,7 +337,7 @@ def _load_checkpoint(path: Path, unet: Any, target: Target) -> PoseNet:
 
 
 def _plain_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Normalise keys to unet.* and pose_net.*, also for files of distributed training or with bare U-Net names."""
+    """Normalise keys to unet.* and pose_net.*: strip the prefix of distributed training, add a missing unet prefix."""
     if all(k.startswith("module.") for k in tensors):
         tensors = {k.removeprefix("module."): v for k, v in tensors.items()}
     own = ("unet.", "pose_net.")
@@ -350,9 +349,9 @@ def _plain_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def _check_width(pose_net: PoseNet, channels: int, name: str) -> None:
     if pose_net.out_channels != channels:
         raise WeightsError(
-            f"{name}: PoseNet gives {pose_net.out_channels} channels",
+            f"{name}: PoseNet with {pose_net.out_channels} output channels",
             f"{channels}, the width of the U-Net's first level",
-            "use a U-Net and a PoseNet of one model",
+            "use the U-Net and the PoseNet of one model",
         )
 
 

@@ -1,9 +1,9 @@
-"""Conditioning of the network: picture, poses and micro-conditioning, each encoded once per video."""
+"""Conditioning of the network on picture, poses and micro-conditioning, which are encoded once per video."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from mimicmotion.backbones.svd.pose_features import (
     PoseFeatures,
     StackedFeatures,
     feature_budget,
+    read_chunks,
     store_features,
     to_unit,
 )
@@ -27,7 +28,7 @@ from mimicmotion.diffusion.denoiser import Latents, Sigma
 from mimicmotion.errors import InputError
 
 WARPED_SHARE = 4
-"""Share of the pose features' budget up to which latents of warped pictures are kept in memory."""
+"""Latents of warped pictures are kept in memory up to this fraction (1 / 4) of the budget for pose features."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,7 +131,7 @@ class ConditionedUNet:
         if self.cache is not None or not self.one_batch:
             uncond = self._pass(x, c_noise, frames, conditional=False)
             return uncond, self._pass(x, c_noise, frames, conditional=True)
-        latents, embeddings, pose = self._told(frames, conditional=True)
+        latents, embeddings, pose = self._inputs(frames, conditional=True)
         both = self._run(
             torch.cat([x, x]),
             c_noise,
@@ -142,7 +143,7 @@ class ConditionedUNet:
         uncond, cond = both.chunk(2)
         return uncond, cond
 
-    def _told(self, frames: Sequence[int], *, conditional: bool) -> tuple[Tensor, Tensor, Any]:
+    def _inputs(self, frames: Sequence[int], *, conditional: bool) -> tuple[Tensor, Tensor, Any]:
         """Latents and embedding of the picture, and pose features; zeros and None without the condition."""
         c = self.conditioning
         latents = c.latent_slots(frames, self.reference_slot)
@@ -168,8 +169,8 @@ class ConditionedUNet:
         return self.unet(sample, time, embeddings.to(dtype), ids, pose, deep).to(x.dtype)
 
     def _pass(self, x: Latents, c_noise: Sigma, frames: Sequence[int], *, conditional: bool) -> Latents:
-        """One pass; with a cache one per video, since reuse is decided per video."""
-        latents, embeddings, pose = self._told(frames, conditional=conditional)
+        """Run one pass. With a cache, videos run separately, since reuse is decided per video."""
+        latents, embeddings, pose = self._inputs(frames, conditional=conditional)
         ids, cache = self.conditioning.added_time_ids, self.cache
         if cache is None:
             return self._run(x, c_noise, latents, embeddings, pose, ids)
@@ -182,13 +183,13 @@ class ConditionedUNet:
             own_pose = None if pose is None else pose[at]
             return self._run(source.x.to(x.device), level, latents[at], embeddings[at], own_pose, ids[at], deep)
 
-        found = []
+        outputs = []
         for video in range(len(x)):
             lost = cache.lost(pass_key(frames, conditional, video))
             if lost is not None:  # after a resume: restore the features
                 one(video, lost)
-            found.append(one(video, Source(x[video : video + 1], float(c_noise))))
-        return torch.cat(found)
+            outputs.append(one(video, Source(x[video : video + 1], float(c_noise))))
+        return torch.cat(outputs)
 
 
 def encode_warped(
@@ -196,20 +197,16 @@ def encode_warped(
 ) -> PoseFeatures:
     """Encode the picture warped to each pose, for models that were trained with it.
 
+    Args:
+        vae: the autoencoder.
+        warped: the picture warped to each pose.
+        size: (height, width) of the video in pixels.
+        num_frames: number of frames of the video.
+        device: device that stores the latents.
+
     Raises:
-        InputError: `warped` has the wrong length or size.
+        PoseError: `warped` has the wrong length, size or type.
     """
-
-    def parts() -> Iterator[Tensor]:
-        for start in range(0, num_frames, POSE_CHUNK):
-            count = min(POSE_CHUNK, num_frames - start)
-            frames = to_unit(warped[start : start + count])
-            if frames.shape != (count, 3, *size):
-                raise InputError(
-                    f"warped frames of shape {tuple(frames.shape)} from frame {start} on",
-                    f"one of {(3, *size)} for each of {num_frames} poses",
-                    "warp the picture to the same poses",
-                )
-            yield encode_mode(vae, frames.to(device))
-
-    return store_features(parts(), num_frames, device, feature_budget(device) // WARPED_SHARE)
+    chunks = read_chunks(warped, num_frames, size, POSE_CHUNK, "warped pictures")
+    latents = (encode_mode(vae, to_unit(chunk).to(device)) for chunk in chunks)
+    return store_features(latents, num_frames, device, feature_budget(device) // WARPED_SHARE)

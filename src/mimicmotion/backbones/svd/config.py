@@ -1,4 +1,4 @@
-"""The config.json of a network, validated and written back unchanged."""
+"""Validation of a network's config.json."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def read_config(
         network: name of the network in errors.
         given: the config. Fields that begin with an underscore belong to the file format and are dropped.
         fields: supported fields and their defaults.
-        only: fields that are supported with this value only.
-        without_effect: fields that do not affect the result; kept unchanged.
+        only: fields that may only have the given value.
+        without_effect: fields that do not affect the result, and are kept unchanged.
 
     Raises:
         ConfigError: a field is unknown, or a value is not supported.
@@ -47,6 +47,6 @@ def read_config(
         raise ConfigError(f"{network} config: unknown {', '.join(unknown)}", f"fields out of {known}", fix)
     for name, value in only.items():
         if plain.get(name, value) != value:
-            fix = "use a network without it"
-            raise ConfigError(f"{network} config: {name}={plain[name]!r}", f"{name}={value!r}", fix)
+            got = f"{network} config: {name}={plain[name]!r}"
+            raise ConfigError(got, f"{name}={value!r}", "use another network; this value is not supported")
     return Config({**fields, **only, **plain})

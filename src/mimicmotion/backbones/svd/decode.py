@@ -1,4 +1,4 @@
-"""Decode latents to a stream of frames, a few at a time."""
+"""Decoding of latents to a stream of frames, in chunks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DecodeClip = Callable[[Autoencoder, Tensor], Tensor]
 
 
 def plan_chunks(num_frames: int, chunk: int, overlap: int) -> list[range]:
-    """Cover 0..num_frames-1 by chunks of equal size, neighbours sharing at least `overlap` frames, spread evenly.
+    """Cover frames 0..num_frames-1 by evenly spaced chunks of equal size that overlap by at least `overlap` frames.
 
     Args:
         num_frames: number of frames; 0 gives no chunks.
@@ -88,7 +88,7 @@ def decode_float(
 
 
 def _decode_chunks(vae: Autoencoder, latents: Tensor, chunks: list[range], decode: DecodeClip) -> Iterator[Tensor]:
-    held: list[Tensor] = []  # frames decoded but not final yet: the next chunk may still be blended in
+    held: list[Tensor] = []  # decoded frames that the next chunk will be blended into
     for i, chunk in enumerate(chunks):
         decoded = decode(vae, latents[chunk.start : chunk.stop])
         check_finite(decoded, f"the decoded frames {chunk.start} to {chunk.stop - 1}")
@@ -99,7 +99,7 @@ def _decode_chunks(vae: Autoencoder, latents: Tensor, chunks: list[range], decod
         final = chunks[i + 1].start - chunk.start if i + 1 < len(chunks) else len(frames)
         held, frames = frames[final:], frames[:final]
         yield from frames
-        del frames  # while the next chunk is decoded
+        del frames  # frees their memory before the next chunk
 
 
 @torch.inference_mode()
@@ -113,8 +113,8 @@ def decode_frames(
 
     Args:
         vae: the autoencoder.
-        latents: at unit scale, on any device.
-        frame_chunk: frames at once inside the decoder (exact); None is all.
+        latents: latents of the clip, at unit scale, on any device.
+        frame_chunk: frames computed at once in the decoder's layers (same result); None is all.
     """
     param = next(vae.decoder.parameters())
     z = (latents.to(param.device) / vae.config.scaling_factor).to(param.dtype)
@@ -124,7 +124,7 @@ def decode_frames(
 def to_uint8(
     frame: Float[Tensor, "*lead 3 height width"], truncate: bool = False
 ) -> UInt8[ndarray, "*lead height width 3"]:
-    """[-1, 1] to 0..255, clamped, channels last. Rounds to nearest; the published code truncates."""
+    """Convert [-1, 1] to 0..255, clamped, channels last. Rounds to nearest; the published code truncates."""
     # Same order of operations as in the published code, so that truncation gives the same values.
     scaled = (frame.float() / 2 + 0.5).clamp(0, 1) * 255
     values = scaled if truncate else scaled.round()
@@ -143,10 +143,10 @@ def decode_stream(
 ) -> Iterator[UInt8[ndarray, "height width 3"]]:
     """Decode latents to RGB frames one by one; arguments as for `decode_float`.
 
-    `finish` changes decoded frames before they become bytes (as `tiny.detail.add_detail` does).
+    `finish` post-processes decoded frames before they are converted to uint8 (see `tiny.detail.add_detail`).
 
-    "released" also truncates instead of rounding. It decodes all latents given, so drop the reference slot from the
-    frames and not from the latents if equality with the published code is wanted.
+    Mode "released" also truncates instead of rounding. To reproduce the published code, pass the latents of the
+    reference slot as well and drop its frame.
     """
     frames = decode_float(vae, latents, decode_chunk_size, overlap=overlap, mode=mode, decode=decode)
     if finish is not None:

@@ -47,7 +47,7 @@ WITHOUT_EFFECT = (
     "forced_eos_token_id", "remove_invalid_values", "exponential_decay_length_penalty", "suppress_tokens",
     "begin_suppress_tokens",
 )  # fmt: skip
-"""Fields that transformers writes into every config, without effect on the vision tower."""
+"""Fields that transformers writes into every config, but that do not affect the vision tower."""
 ACTIVATIONS = {"gelu": F.gelu, "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x)}
 
 
@@ -65,7 +65,7 @@ class ImageEncoder(nn.Module):
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
-        # the number format is that of the file, whatever was noted when it was saved
+        # the dtype is that of the weights, whatever the config says
         plain = {k: v for k, v in config.items() if k not in ("dtype", "torch_dtype")}
         kind = {"model_type": "clip_vision_model"}
         c = self.config = read_config("image encoder", plain, FIELDS, only=kind, without_effect=WITHOUT_EFFECT)
@@ -74,8 +74,8 @@ class ImageEncoder(nn.Module):
             raise ConfigError(f"hidden_act={c.hidden_act!r}", "gelu or quick_gelu", "use another image encoder")
         if c.hidden_size % c.num_attention_heads:
             got = f"hidden_size={c.hidden_size}, num_attention_heads={c.num_attention_heads}"
-            raise ConfigError(got, "a size that the heads divide", "correct image_encoder/config.json")
-        # names, and their spelling, as in the files
+            raise ConfigError(got, "a multiple of the number of heads", "correct image_encoder/config.json")
+        # names are spelled as in the weights files
         self.vision_model: Any = nn.ModuleDict({"embeddings": Embeddings(c)})
         self.vision_model["pre_layrnorm"] = nn.LayerNorm(c.hidden_size, eps=c.layer_norm_eps)
         layers = nn.ModuleList(VisionLayer(c) for _ in range(c.num_hidden_layers))
@@ -86,7 +86,7 @@ class ImageEncoder(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Random weights with CLIP's standard deviations."""
+        """Initialise the weights at random with CLIP's standard deviations."""
         c, width = self.config, self.config.hidden_size**-0.5
         narrow = width * (2 * c.num_hidden_layers) ** -0.5
         spread = {"class_embedding": width, "patch_embedding": c.initializer_range, "visual_projection": width}
@@ -103,7 +103,7 @@ class ImageEncoder(nn.Module):
         """Embed pictures.
 
         Args:
-            pixels: from `clip_pixels`, in the number format of the parameters.
+            pixels: preprocessed pictures (`clip_pixels`), in the dtype of the parameters.
 
         Raises:
             InputError: a picture of another size than `config.image_size`.
@@ -116,7 +116,7 @@ class ImageEncoder(nn.Module):
         x = model["pre_layrnorm"](model["embeddings"](pixels))
         for layer in model["encoder"]["layers"]:
             x = layer(x)
-        return self.visual_projection(model["post_layernorm"](x[:, 0]))  # of the class token
+        return self.visual_projection(model["post_layernorm"](x[:, 0]))  # the class token
 
 
 class Embeddings(nn.Module):
@@ -130,7 +130,7 @@ class Embeddings(nn.Module):
         self.position_embedding = nn.Embedding((c.image_size // side) ** 2 + 1, c.hidden_size)
 
     def forward(self, pixels: Float[Tensor, "batch 3 size size"]) -> Float[Tensor, "batch tokens channels"]:
-        """Embed."""
+        """Embed the pictures."""
         patches = self.patch_embedding(pixels).flatten(2).transpose(1, 2)  # B C H W -> B (H W) C
         first = self.class_embedding.expand(len(pixels), 1, -1)
         return torch.cat([first, patches], dim=1) + self.position_embedding.weight
@@ -149,7 +149,7 @@ class VisionLayer(nn.Module):
         self.layer_norm2 = nn.LayerNorm(width, eps=eps)
 
     def forward(self, x: Float[Tensor, "batch tokens channels"]) -> Float[Tensor, "batch tokens channels"]:
-        """One layer."""
+        """Compute the layer."""
         normed = self.layer_norm1(x)
         # B N C -> B heads N dim
         q, k, v = (
@@ -180,14 +180,14 @@ def image_embedding(
 
 
 def clip_pixels(image: Float[Tensor, "batch 3 height width"], size: int) -> Float[Tensor, "batch 3 {size} {size}"]:
-    """Resize to a square (not keeping the aspect ratio) and normalise as CLIP expects. Computes in float32."""
+    """Resize to a square, ignoring the aspect ratio, and normalise as CLIP expects. Computes in float32."""
     small = (resize_antialiased(image.float(), (size, size)) + 1) / 2
     mean, std = (torch.tensor(v, device=small.device).view(3, 1, 1) for v in (CLIP_MEAN, CLIP_STD))
     return (small - mean) / std
 
 
 def resize_antialiased(image: Float[Tensor, "batch c h w"], size: tuple[int, int]) -> Float[Tensor, "batch c h2 w2"]:
-    """Gaussian blur, then bicubic sampling with aligned corners: the resize with which SVD was trained.
+    """Resize by a Gaussian blur and bicubic sampling with aligned corners, as in the training of SVD.
 
     With f = old / new size along an axis, sigma = max((f - 1) / 2, 0.001) pixels and the window is the first odd
     number >= int(max(4 sigma, 3)); borders are reflected.
@@ -198,11 +198,11 @@ def resize_antialiased(image: Float[Tensor, "batch c h w"], size: tuple[int, int
 
 
 def _blur(image: Float[Tensor, "batch c rows length"], sigma: float) -> Float[Tensor, "batch c rows length"]:
-    """Along the last axis."""
+    """Gaussian blur along the last axis."""
     half = math.floor(max(4 * sigma, 3)) // 2
     offsets = torch.arange(-half, half + 1, dtype=image.dtype, device=image.device)
     kernel = torch.exp(-(offsets**2) / (2 * sigma**2))
-    # Reflection needs more pixels than it adds; tiny pictures (sides up to `half`) repeat the border instead.
+    # reflection needs more pixels than it adds; for tiny pictures (sides up to `half`), repeat the border instead
     mode = "reflect" if image.shape[-1] > half else "replicate"
     padded = F.pad(image.flatten(0, 2)[:, None], (half, half), mode=mode)
     return F.conv1d(padded, (kernel / kernel.sum())[None, None])[:, 0].view(image.shape)

@@ -1,8 +1,8 @@
 """Layers shared by the U-Net and the temporal decoder.
 
-Spatial layers take maps (frames of all videos, channels, h, w). Temporal layers take videos with positions as one axis,
-(batch, channels, frames, positions), a view of the maps in either memory format. Both can run in chunks; a temporal
-GroupNorm then computes its moments first. Nothing is done in place while gradients are recorded.
+Spatial layers take feature maps (frames of all videos, channels, h, w). Temporal layers take videos with the positions
+as one axis, (batch, channels, frames, positions), which are a view of the maps in either memory format. Both can run in
+chunks; a temporal GroupNorm then computes its moments first. Nothing is done in place while gradients are recorded.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ def map_chunks(
     dim: int = 0,
     out: Tensor | None = None,
 ) -> Tensor:
-    """Concatenate `run(*parts)` of chunks, without holding all results twice if no gradients are recorded.
+    """Apply `run` to chunks of tensors and concatenate the results, into a buffer if no gradients are recorded.
 
     Args:
-        run: computes a chunk of the length of its inputs, and may return their memory.
-        tensors: inputs of equal length along `dim`, the first not None.
+        run: function of chunks, which preserves their length and may work in place.
+        tensors: inputs of equal length along `dim`, or None; the first is not None.
         chunk: entries per chunk; None is all.
         dim: axis to split.
         out: optional buffer for the results of several chunks, such as an input that is no longer needed.
@@ -68,12 +68,12 @@ def map_chunks(
 
 
 def add(x: Tensor, y: Tensor) -> Tensor:
-    """X + y, in place in `x` if no gradients are recorded; nobody else may use `x`."""
+    """Return x + y, computed in place in `x` if no gradients are recorded."""
     return x + y if torch.is_grad_enabled() else x.add_(y)
 
 
 def silu(x: Tensor) -> Tensor:
-    """SiLU, in place in `x` if no gradients are recorded."""
+    """SiLU, computed in place if no gradients are recorded."""
     return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
@@ -83,14 +83,14 @@ def _channels_last(x: Tensor) -> bool:
 
 # --- linear layers --------------------------------------------------------------------------------------------------
 
-# PyTorch multiplies float32 matrices with MKL, which takes a slower path on processors that are not Intel's. oneDNN is
-# fast on all of them, and its operator (the one PyTorch uses for compiled models) can fuse a residual addition.
+# PyTorch multiplies float32 matrices with MKL, which is slower on processors not made by Intel. oneDNN is fast on all,
+# and its operator (which PyTorch uses in compiled models) can fuse a residual addition.
 ONEDNN_LINEAR: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
 
 @functools.cache
 def onednn_takes(dtype: torch.dtype) -> bool:
-    """Whether oneDNN's linear layer is available for a number format and faster on this processor."""
+    """Whether oneDNN's linear layer supports a dtype and is faster on this processor."""
     if ONEDNN_LINEAR is None or not torch.backends.mkldnn.is_available():
         return False
     if platform.machine().lower() not in ("x86_64", "amd64"):
@@ -104,7 +104,7 @@ class Linear(nn.Linear):
     """A linear layer, computed by oneDNN if that is faster."""
 
     def forward(self, input: Float[Tensor, "... channels"]) -> Float[Tensor, "... out"]:
-        """Project."""
+        """Compute the layer."""
         if not _fused(self, input):
             return super().forward(input)
         return ONEDNN_LINEAR(input.contiguous(), self.weight, self.bias, "none", [], "")
@@ -123,10 +123,10 @@ def linear_add(
 
 
 def linear_gated(layer: Any, x: Float[Tensor, "... channels"]) -> Float[Tensor, "... half"]:
-    """The first half of `layer(x)` times GELU of the second (GEGLU, Shazeer 2020); any kind of layer."""
+    """The first half of `layer(x)` times GELU of the second (GEGLU, Shazeer 2020). The layer may have any class."""
     if not _fused(layer, x):
         value, gate = layer(x).chunk(2, dim=-1)
-        gate = F.gelu(gate)  # new memory, unlike the halves
+        gate = F.gelu(gate)  # a new tensor, so it may be changed in place
         return value * gate if torch.is_grad_enabled() else gate.mul_(value)
     value, gate = layer.weight.chunk(2)
     low, high = (None, None) if layer.bias is None else layer.bias.chunk(2)
@@ -136,10 +136,10 @@ def linear_gated(layer: Any, x: Float[Tensor, "... channels"]) -> Float[Tensor, 
 
 def _fused(layer: Any, x: Tensor) -> bool:
     if torch.compiler.is_compiling() or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
-        return False  # a compiler makes its own
+        return False  # the compiler fuses by itself
     if not isinstance(layer, Linear) or x.device.type != "cpu" or x.numel() == 0:
         return False
-    # Quantised and sharded weights are subclasses; `CpuShape` stands for a plain one.
+    # quantised and sharded weights are subclasses, which oneDNN does not support; `CpuShape` stands for a plain tensor
     plain = all(type(t) in (Tensor, nn.Parameter, CpuShape) for t in (x, layer.weight))
     return plain and x.dtype == layer.weight.dtype and onednn_takes(x.dtype)
 
@@ -148,14 +148,14 @@ def _fused(layer: Any, x: Tensor) -> bool:
 
 
 def sinusoids(values: Real[Tensor, " n"], dim: int) -> Float[Tensor, "n {dim}"]:
-    """Cosines, then sines, of numbers times frequencies from 1 down to 1/10,000 (Vaswani et al. 2017), in float32."""
+    """Sinusoidal embedding of numbers (Vaswani et al. 2017) in float32: cosines first, frequencies 1 to 1/10,000."""
     frequencies = torch.exp(-math.log(10000) * torch.arange(dim // 2, device=values.device).float() / (dim // 2))
     angles = values.float()[:, None] * frequencies
     return F.pad(torch.cat([angles.cos(), angles.sin()], 1), (0, dim % 2))
 
 
 class TimestepEmbedding(nn.Module):
-    """Two linear layers on sinusoids."""
+    """Two linear layers on a sinusoidal embedding."""
 
     def __init__(self, channels: int, hidden: int, out: int | None = None) -> None:
         super().__init__()
@@ -163,7 +163,7 @@ class TimestepEmbedding(nn.Module):
         self.linear_2 = Linear(hidden, out or hidden)
 
     def forward(self, x: Float[Tensor, "n channels"]) -> Float[Tensor, "n out"]:
-        """Embed."""
+        """Embed the sinusoids."""
         return self.linear_2(F.silu(self.linear_1(x)))
 
 
@@ -171,14 +171,14 @@ class TimestepEmbedding(nn.Module):
 
 
 def _wide(x: Tensor) -> Tensor:
-    """In half precision the difference of two large numbers would be rounded twice."""
+    """At least float32, as half precision would round the difference of two large numbers twice."""
     return x if x.dtype == torch.float64 else x.float()
 
 
 def _moments(
     x: Float[Tensor, "n channels _a _b"],
 ) -> tuple[int, Float[Tensor, "n channels"], Float[Tensor, "n channels"]]:
-    """Number, mean and variance of each channel's values."""
+    """Number of values per channel, their mean and their variance."""
     x = _wide(x)
     mean = x.mean((2, 3))
     apart = x - mean[:, :, None, None]
@@ -187,15 +187,15 @@ def _moments(
 
 
 class GroupNorm(nn.GroupNorm):
-    """GroupNorm, also of a chunk of a video when the moments of the whole are known."""
+    """GroupNorm that can also normalise a chunk of a video, given the moments of the whole video."""
 
     def forward(
         self, input: Float[Tensor, "n channels _a _b"], moments: tuple[Tensor, Tensor] | None = None
     ) -> Float[Tensor, "n channels _a _b"]:
-        """Normalise; with `moments` (of the whole video) `input` is a chunk."""
+        """Normalise `input`, which is a chunk if `moments` (of the whole video) are given."""
         if moments is None:
             if torch.is_grad_enabled() and not input.requires_grad:
-                input = input.contiguous()  # with channels last PyTorch's backward pass crashes the process
+                input = input.contiguous()  # with channels last, PyTorch's backward pass crashes the process
             if not self._slow(input):
                 return super().forward(input)
             moments = self.moments([input])
@@ -207,7 +207,7 @@ class GroupNorm(nn.GroupNorm):
     def moments(
         self, parts: Iterable[Float[Tensor, "n channels _a _b"]]
     ) -> tuple[Float[Tensor, "n channels"], Float[Tensor, "n channels"]]:
-        """Mean and variance of each channel's group over all parts, in float32 at least."""
+        """Mean and variance of each channel's group over all parts, in at least float32."""
         found = [_moments(x) for x in parts]
         total = sum(count for count, _, _ in found)
         mean = torch.stack([m * (count / total) for count, m, _ in found]).sum(0)
@@ -219,9 +219,9 @@ class GroupNorm(nn.GroupNorm):
         return mean.expand_as(means).flatten(1), variance.expand_as(means).flatten(1)
 
     def _slow(self, x: Tensor) -> bool:
-        """Whether PyTorch's kernel is up to 10 times slower than plain arithmetic (measured).
+        """Whether PyTorch's kernel is slower than plain arithmetic, by up to 10 times (measured).
 
-        This happens on a CPU for channels-last memory with fewer than 1,024 positions, where it takes another path.
+        On a CPU, it takes a slow path for channels-last tensors with fewer than 1,024 positions.
         """
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or x.device.type != "cpu":
             return False
@@ -231,35 +231,35 @@ class GroupNorm(nn.GroupNorm):
 
 
 def conv3x3(channels: int, out: int) -> nn.Conv2d:
-    """A convolution that keeps the size."""
+    """A 3x3 convolution that preserves the size."""
     return nn.Conv2d(channels, out, 3, padding=1)
 
 
 class TemporalConv(nn.Conv3d):
-    """A convolution along time alone; its weight keeps the shape of one over (frames, h, w)."""
+    """A convolution along time, whose weight has the shape of a 3D convolution."""
 
     def __init__(self, channels: int, out: int, kernel: int = 3) -> None:
         super().__init__(channels, out, (kernel, 1, 1), padding=(kernel // 2, 0, 0))
 
     def forward(self, input: Video) -> Float[Tensor, "batch out frames positions"]:
-        """Compute it as a 2D convolution over (frames, positions), for which libraries are far faster.
+        """Compute it as a 2D convolution over (frames, positions), which is far faster.
 
-        With channels last in memory it needs no copy.
+        With channels last in memory, this needs no copy.
         """
         return F.conv2d(input, self.weight[..., 0], self.bias, padding=(self.kernel_size[0] // 2, 0))
 
 
 class Upsample(nn.Module):
-    """Nearest neighbour to twice the size (or a given one) and a convolution."""
+    """Nearest-neighbour upsampling to twice the size (or a given one), then a convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = conv3x3(channels, channels)
 
     def forward(self, x: Maps, size: Sequence[int] | None = None) -> Maps:
-        """Enlarge."""
+        """Upsample."""
         if x.is_cuda and (x.shape[0] >= 64 or 4 * x.numel() > 2**31):
-            x = x.contiguous()  # PyTorch's kernel for channels last counts in too few bits
+            x = x.contiguous()  # in PyTorch's kernel for channels last, 32-bit indices overflow
         scale = 2.0 if size is None else None
         return self.conv(F.interpolate(x, size=None if size is None else list(size), scale_factor=scale))
 
@@ -268,8 +268,8 @@ class Downsample(nn.Module):
     """A convolution to half the size.
 
     Args:
-        channels: in and out.
-        padding: on all sides; 0 pads right and below alone, as the encoder of an autoencoder does.
+        channels: channels of input and output.
+        padding: padding on all sides; 0 pads only right and bottom, as in the autoencoder.
     """
 
     def __init__(self, channels: int, padding: int = 1) -> None:
@@ -277,7 +277,7 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=padding)
 
     def forward(self, x: Maps) -> Maps:
-        """Shrink; odd sizes are rounded up with padding 1."""
+        """Downsample; with padding 1, half of an odd size is rounded up."""
         return self.conv(x if self.conv.padding[0] else F.pad(x, (0, 1, 0, 1)))
 
 
@@ -285,15 +285,15 @@ class Downsample(nn.Module):
 
 
 class ResnetBlock(nn.Module):
-    """Residual block of single frames.
+    """Residual block on single frames.
 
     Args:
-        channels: of the input.
-        out: channels of the result.
-        time_channels: of the time embedding; None has none.
-        eps: of the norms.
-        groups: of the norms.
-        conv: makes a convolution that keeps the size.
+        channels: channels of the input.
+        out: channels of the output.
+        time_channels: channels of the time embedding; None for no embedding.
+        eps: epsilon of the norms.
+        groups: groups of the norms.
+        conv: constructor of the convolutions, called with (channels, out).
     """
 
     def __init__(
@@ -316,7 +316,7 @@ class ResnetBlock(nn.Module):
     def forward(
         self, x: Float[Tensor, "n channels h w"], time: Float[Tensor, "n dim"] | None = None
     ) -> Float[Tensor, "n out h w"]:
-        """Compute; the result is new memory."""
+        """Compute the block; returns a new tensor."""
         h = self.conv1(silu(self.norm1(x)))
         if self.time_emb_proj is not None and time is not None:
             h = add(h, self.time_emb_proj(F.silu(time))[:, :, None, None])
@@ -337,13 +337,13 @@ class TemporalResnetBlock(ResnetBlock):
         share: Float[Tensor, " 1"],
         chunk: int | None = None,
     ) -> Video:
-        """X + share * change.
+        """Return `x` + `share` * the block's change.
 
         Args:
-            x: the result takes its memory where no gradients are recorded.
+            x: input, overwritten by the result if no gradients are recorded.
             time: embedding of the noise level of each frame.
-            share: of `TimeMixer`.
-            chunk: positions at once; None is all.
+            share: temporal weight from `TimeMixer`.
+            chunk: positions per chunk; None is all.
         """
 
         def half(norm: GroupNorm, conv: nn.Module, x: Video, base: Video | None = None) -> Video:
@@ -368,7 +368,7 @@ class TimeMixer(nn.Module):
     """Learned mixing weight of a temporal layer.
 
     Args:
-        switched: the sigmoid is the temporal weight (in the decoder), not the spatial one (in the U-Net).
+        switched: whether the sigmoid is the temporal weight (in the decoder) instead of the spatial one (in the U-Net).
     """
 
     def __init__(self, switched: bool = False) -> None:
@@ -385,12 +385,12 @@ class SpatioTemporalResBlock(nn.Module):
     """A spatial residual block followed by a temporal one, whose change is mixed in.
 
     Args:
-        channels: of the input.
-        out: channels of the result.
-        time_channels: of the time embedding; None has none.
-        eps: of the spatial norms.
-        temporal_eps: of the temporal ones; None is the same.
-        groups: of all norms.
+        channels: channels of the input.
+        out: channels of the output.
+        time_channels: channels of the time embedding; None for no embedding.
+        eps: epsilon of the spatial norms.
+        temporal_eps: epsilon of the temporal norms; None is `eps`.
+        groups: groups of all norms.
         switched: see `TimeMixer`.
     """
 
@@ -417,13 +417,13 @@ class SpatioTemporalResBlock(nn.Module):
         time: Float[Tensor, "n dim"] | None = None,
         execution: Execution = Execution(),  # noqa: B008 - frozen
     ) -> Maps:
-        """Compute; the result is new memory.
+        """Compute the block; returns a new tensor.
 
         Args:
-            x: maps, or several that are joined along the channels (skip connections), chunk by chunk.
-            frames: of each video; n is a multiple of it.
+            x: feature maps, or several (skip connections), which are concatenated along the channels.
+            frames: number of frames per video; n is a multiple of it.
             time: embedding of the noise level of each frame.
-            execution: chunks, and whether to compile.
+            execution: execution options.
         """
 
         def spatial(*part: Any) -> Tensor:
@@ -435,7 +435,7 @@ class SpatioTemporalResBlock(nn.Module):
         return self.temporal(maps, frames, time, execution)
 
     def temporal(self, maps: Maps, frames: int, time: Float[Tensor, "n dim"] | None, execution: Execution) -> Maps:
-        """The half along time; takes the memory of `maps` where no gradients are recorded."""
+        """Compute the temporal block, in place in `maps` if no gradients are recorded."""
         # (B F) C H W -> B C F (H W), a view in either memory format
         video = maps.unflatten(0, (-1, frames)).flatten(3).transpose(1, 2)
         time = None if time is None else time.unflatten(0, (-1, frames))

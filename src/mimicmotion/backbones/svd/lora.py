@@ -21,7 +21,7 @@ from mimicmotion.errors import ConfigError
 
 WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
 PREFIX = "base_model.model."
-"""Of all names in peft's files."""
+"""Prefix of all parameter names in peft's files."""
 
 
 class LoraLinear(nn.Module):
@@ -43,7 +43,7 @@ class LoraLinear(nn.Module):
         nn.init.zeros_(self.lora_B.weight)
 
     def forward(self, x: Float[Tensor, "*lead channels"]) -> Float[Tensor, "*lead out"]:
-        """Both; in the number format of the base layer's result."""
+        """Base layer plus adapter, in the dtype of the base layer's output."""
         out = self.base_layer(x)
         added = self.scale * self.lora_B(self.lora_A(x.to(self.lora_A.weight.dtype)))
         return out + added.to(out.dtype)
@@ -72,7 +72,7 @@ def inject(unet: nn.Module, targets: Sequence[str], rank: int, alpha: float, see
     names = target_names(unet, targets)
     if not names:
         got = f"no layer of the U-Net ends in {', '.join(targets)}"
-        raise ConfigError(got, "names of linear layers, such as to_q", "correct trained.targets")
+        raise ConfigError(got, "suffixes of linear layers, such as to_q", "correct trained.targets")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for name in names:
@@ -82,7 +82,7 @@ def inject(unet: nn.Module, targets: Sequence[str], rank: int, alpha: float, see
 
 
 def lora_names(unet: nn.Module) -> list[str]:
-    """Parameters of the adapters."""
+    """Names of the adapters' parameters."""
     return [n for n, _ in unet.named_parameters() if ".lora_A." in n or ".lora_B." in n]
 
 
@@ -90,8 +90,8 @@ def merged_state(state: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]
     """Merge the adapters: W + scale * B A (scale = alpha / rank), under the names of the U-Net without LoRA.
 
     Args:
-        state: of the U-Net with LoRA.
-        scale: of the additions.
+        state: state dict of the U-Net with LoRA.
+        scale: scale of the adapters.
     """
     out: dict[str, Tensor] = {}
     for name, value in state.items():
@@ -108,10 +108,10 @@ def save_adapter(state: Mapping[str, Tensor], rank: int, alpha: float, folder: P
     """Write only the adapters: adapter_config.json and adapter_model.safetensors.
 
     Args:
-        state: of the U-Net with LoRA.
-        rank: of the additions.
-        alpha: they are scaled by alpha / rank.
-        folder: where to write; created.
+        state: state dict of the U-Net with LoRA.
+        rank: rank of the adapters.
+        alpha: the adapters are scaled by alpha / rank.
+        folder: folder to write; created if missing.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {PREFIX + k: v.detach().float().cpu().contiguous() for k, v in state.items() if ".lora_" in k}

@@ -1,4 +1,4 @@
-"""PoseNet's features of a whole video, kept if they fit into memory, else recomputed from the drawn frames."""
+"""PoseNet's features of a whole video, kept if they fit into memory, or else recomputed from the drawn frames."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class PoseFeatures(Protocol):
     """Features of the frames of a video, indexed by frame number."""
 
     def __len__(self) -> int:
-        """Frames of the video."""
+        """Number of frames of the video."""
         ...
 
     def frames(self, index: Sequence[int]) -> Features:
@@ -51,7 +51,7 @@ class PoseFeatures(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredFeatures:
-    """Features computed once and kept in memory, (batch, frames, features, h, w)."""
+    """Features that are computed once and kept in memory."""
 
     features: Float[Tensor, "batch frames features h w"]
 
@@ -89,7 +89,7 @@ class RecomputedFeatures:
 
 
 class DiskFeatures:
-    """Features in a temporary file, if they do not fit into memory.
+    """Features in a temporary file, for features that do not fit into memory.
 
     Args:
         device: device of the returned features.
@@ -117,7 +117,7 @@ class DiskFeatures:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StackedFeatures:
-    """Features of a batch of videos of one length."""
+    """Features of a batch of videos of equal length."""
 
     videos: tuple[PoseFeatures, ...]
 
@@ -133,7 +133,7 @@ def store_features(
     parts: Iterable[Float[Tensor, "frames ..."]], count: int, device: torch.device | str, budget: int
 ) -> PoseFeatures:
     """Collect features of `count` frames, in memory if they need at most `budget` bytes, else on disk."""
-    stored: Tensor | None = None  # one buffer for all: collecting parts and joining them would hold everything twice
+    stored: Tensor | None = None  # one buffer, since concatenating the parts would hold everything twice
     disk: DiskFeatures | None = None
     done = 0
     for part in parts:
@@ -151,12 +151,12 @@ def store_features(
 
 
 class PoseEncoder:
-    """PoseNet on drawn frames. With six input channels, it takes the reference pose beside each driving pose.
+    """Applies PoseNet to drawn frames. With six input channels, it gets the reference pose beside each driving pose.
 
     Args:
         pose_net: the network.
-        reference: the drawn pose of the picture, or None.
-        device: where the features lie.
+        reference: drawn pose of the picture, or None.
+        device: device of the features.
 
     Raises:
         PoseError: this PoseNet needs a reference pose.
@@ -166,15 +166,14 @@ class PoseEncoder:
         self.pose_net, self.device = pose_net, device
         self.two_poses = pose_net.widths[0] == 6
         if self.two_poses and reference is None:
-            raise PoseError(
-                "no reference_pose", "the drawn pose of the picture: this model compares the two", "pass it"
-            )
+            expected = "the drawn pose of the picture, which this model needs"
+            raise PoseError("no reference_pose", expected, "pass reference_pose")
         self.dtype = next(pose_net.parameters()).dtype
         self.reference = None if reference is None else to_unit(reference[None]).to(device)
 
     @torch.inference_mode()
     def __call__(self, frames: UInt8[ndarray, "frames height width 3"]) -> Float[Tensor, "1 frames features h w"]:
-        """Features of drawn frames."""
+        """Encode drawn frames."""
         x = to_unit(frames).to(self.device)
         if self.two_poses and self.reference is not None:
             x = torch.cat([x, self.reference.expand(x.shape[0], -1, -1, -1)], dim=1)
@@ -194,29 +193,32 @@ def encode_poses(
     chunk: int = POSE_CHUNK,
     budget: int | None = None,
 ) -> tuple[PoseFeatures, Float[Tensor, "1 1 features h w"] | None]:
-    """PoseNet's features of the video and of the reference slot, `chunk` frames at a time.
+    """Encode the poses of the video and the pose of the picture with PoseNet.
 
     Args:
         pose_net: encoder of pose frames.
-        poses: drawn frames; each is read once.
+        poses: drawn pose frames; each is read once.
         reference_pose: drawn pose of the picture.
         size: (height, width) of the frames.
         num_frames: number of frames to use, from the start; None uses all.
         device: device of the features.
         chunk: frames per call of PoseNet.
-        budget: bytes of features to keep; if they need more, they are recomputed for each segment. None is
+        budget: maximum bytes of features to keep; if they need more, they are recomputed for each segment. None is
             `feature_budget`.
+
+    Returns:
+        Features of the video, and of the reference slot (None without a reference pose).
 
     Raises:
         PoseError: pose frames have the wrong size or type, or the model needs a reference pose.
     """
     if reference_pose is not None:
-        (reference_pose,) = next(pose_chunks(reference_pose[None], 1, size, 1))
+        (reference_pose,) = next(read_chunks(reference_pose[None], 1, size, 1))
     encoder = PoseEncoder(pose_net, reference_pose, device)
     count = len(poses) if num_frames is None else num_frames
     cells = (size[0] // pose_net.downscale) * (size[1] // pose_net.downscale)
     limit = feature_budget(device) if budget is None else budget
-    with prefetch(pose_chunks(poses, count, size, chunk), 1) as parts:  # drawn while PoseNet is at the last ones
+    with prefetch(read_chunks(poses, count, size, chunk), 1) as parts:  # draws while PoseNet computes
         if count * cells * pose_net.out_channels * encoder.dtype.itemsize <= limit:
             features = store_features((encoder(part)[0] for part in parts), count, device, limit)
         else:
@@ -227,24 +229,26 @@ def encode_poses(
 
 
 def to_unit(frames: UInt8[ndarray, "frames height width 3"]) -> Float[Tensor, "frames 3 height width"]:
-    """Frames of 0..255 to float32 in [-1, 1], channels first."""
+    """Convert frames of 0..255 to float32 in [-1, 1], channels first."""
     return torch.from_numpy(np.array(frames)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def pose_chunks(poses: PoseFrames, count: int, size: tuple[int, int], chunk: int) -> Iterator[ndarray]:
-    """Read `count` pose frames in chunks and validate each chunk.
+def read_chunks(
+    frames: PoseFrames, count: int, size: tuple[int, int], chunk: int, name: str = "pose frames"
+) -> Iterator[ndarray]:
+    """Read `count` frames in chunks and validate each chunk.
 
     Raises:
         PoseError: a chunk is not uint8 (frames, height, width, 3) of the expected size.
     """
     for start in range(0, count, chunk):
         stop = min(start + chunk, count)
-        part = _as_array(poses[start:stop])
+        part = _as_array(frames[start:stop])
         if part.shape != (stop - start, *size, 3) or part.dtype != np.uint8:
             raise PoseError(
-                f"pose frames {start}..{stop - 1}: {part.dtype} of shape {part.shape}",
+                f"{name} {start}..{stop - 1}: {part.dtype} of shape {part.shape}",
                 f"uint8 of shape ({stop - start}, {size[0]}, {size[1]}, 3)",
-                "draw the poses at height x width of the generated video",
+                "make them at the height and width of the generated video",
             )
         yield part
 

@@ -16,14 +16,13 @@ from mimicmotion.errors import ConfigError, InputError
 class PoseNet(nn.Module):
     """Small convolutional encoder of pose frames, trained from scratch.
 
-    Parameter names are those of the published checkpoint (`conv_layers`, `final_proj`, `scale`). The last layer
-    starts at zero, so that at step 0 the model is plain Stable Video Diffusion.
+    Parameter names are those of the published checkpoint (`conv_layers`, `final_proj`, `scale`). The last layer is
+    initialised at zero, so that the untrained model is plain Stable Video Diffusion.
 
     Args:
         out_channels: channels of the U-Net's first level (320 in SVD).
-        widths: channels of the input and after each stride-2 convolution. One convolution fewer than there are
-            numbers halves the size, so the published (3, 16, 32, 64) is 8x down. A first width of 6 takes the
-            driving pose and the reference pose side by side on channels.
+        widths: channels of the input and after each stride-2 convolution. The published (3, 16, 32, 64) downscales by
+            8. With a first width of 6, the driving and the reference pose are concatenated along the channels.
 
     Raises:
         ConfigError: fewer than two widths, or a number below 1.
@@ -34,7 +33,7 @@ class PoseNet(nn.Module):
         if len(widths) < 2 or min(*widths, out_channels) < 1:
             raise ConfigError(
                 f"PoseNet with widths={tuple(widths)}, out_channels={out_channels}",
-                "at least two widths, all numbers at least 1",
+                "at least two widths, and all numbers at least 1",
                 "use the published (3, 16, 32, 64) and the U-Net's first block_out_channels",
             )
         self.out_channels, self.widths = out_channels, tuple(widths)
@@ -94,6 +93,6 @@ def posenet_config(shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
         KeyError: the names are not those of a PoseNet.
     """
     last = max(int(k.split(".")[1]) for k in shapes if k.startswith("conv_layers.") and k.endswith(".weight"))
-    # Layers come as conv, SiLU, so index 4*i is the 3x3 convolution that opens level i; the last two end the stack.
+    # With conv and SiLU in turn, index 4 * i is the first convolution of level i; the last two convolutions have none.
     widths = [shapes[f"conv_layers.{i}.weight"][0] for i in range(0, last, 4)]
     return {"out_channels": int(shapes["final_proj.weight"][0]), "widths": [int(w) for w in widths]}

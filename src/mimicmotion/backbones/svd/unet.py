@@ -36,7 +36,7 @@ from mimicmotion.errors import ConfigError, InputError
 
 DOWN = {"CrossAttnDownBlockSpatioTemporal": True, "DownBlockSpatioTemporal": False}
 UP = {"CrossAttnUpBlockSpatioTemporal": True, "UpBlockSpatioTemporal": False}
-"""Whether the blocks of each name have transformers."""
+"""Whether blocks of this type have transformers."""
 
 FIELDS: dict[str, Any] = {
     "in_channels": 8,
@@ -51,20 +51,20 @@ FIELDS: dict[str, Any] = {
     "transformer_layers_per_block": 1,
     "num_attention_heads": [5, 10, 20, 20],
 }
-"""Fields of the config with their defaults, those of diffusers."""
+"""Fields of the config and their defaults, as in diffusers."""
 GROUPS = 32
-"""Of all GroupNorms, where the config has no `norm_num_groups` (diffusers has no such field)."""
+"""Groups of all GroupNorms by default. The field `norm_num_groups` is ours; diffusers always uses 32."""
 
 
 class UNet(nn.Module):
-    """The network, with random weights.
+    """The U-Net, with random weights.
 
     Args:
-        config: the `config.json` of a diffusers `UNetSpatioTemporalConditionModel`; one field more is understood,
-            `norm_num_groups` of all GroupNorms. Fields that begin with an underscore are skipped.
+        config: `config.json` of a diffusers `UNetSpatioTemporalConditionModel`, with an optional additional field
+            `norm_num_groups` for all GroupNorms. Fields that begin with an underscore are skipped.
 
     Raises:
-        ConfigError: an unknown field, or values that do not go together.
+        ConfigError: a field is unknown, or values contradict each other.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -77,7 +77,7 @@ class UNet(nn.Module):
         groups, time = c.get("norm_num_groups", GROUPS), 4 * widths[0]
 
         def level(way: Literal["down", "mid", "up"], i: int, inputs: list[int], attention: bool, eps: float) -> Level:
-            """As many residual blocks as there are widths of inputs."""
+            """A level with one residual block per entry of `inputs`, the channels of its input."""
             width, resnets, attentions = widths[i], [], []
             count = 1 if way == "mid" else len(inputs) if attention else 0
             for channels, depth in zip_longest(inputs, _depths(depths[i], count)):
@@ -97,7 +97,7 @@ class UNet(nn.Module):
             self.down_blocks.append(level("down", i, inputs, DOWN[kind], 1e-6 if DOWN[kind] else 1e-5))
         self.mid_block = level("mid", last, [widths[-1]] * 2, True, 1e-5)
         for i, kind in zip(range(last, -1, -1), c.up_block_types, strict=True):
-            # Of each residual block: what comes from below or before, and the skip connection.
+            # the input of a residual block is the previous output and a skip connection
             before = [widths[min(i + 1, last)], *[widths[i]] * layers[i]]
             skips = [*[widths[i]] * layers[i], widths[max(i - 1, 0)]]
             inputs = [a + b for a, b in zip(before, skips, strict=True)]
@@ -107,7 +107,7 @@ class UNet(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Number format that inputs must have."""
+        """Dtype that inputs must have."""
         return self.conv_in.weight.dtype
 
     def set_execution(self, execution: Execution) -> None:
@@ -120,7 +120,7 @@ class UNet(nn.Module):
             check_compiler(self.conv_in.weight.device)
             keep_compiled_code()
         if execution.channels_last != self.execution.channels_last:
-            # `self.to(memory_format=...)` fails: the network has parameters of four and of five dimensions.
+            # `self.to(memory_format=...)` does not support a mix of four- and five-dimensional parameters
             for module in self.modules():
                 if isinstance(module, (nn.Conv2d, nn.Conv3d)):
                     last = torch.channels_last if isinstance(module, nn.Conv2d) else torch.channels_last_3d
@@ -137,16 +137,16 @@ class UNet(nn.Module):
         pose: Float[Tensor, "few frames features h w"] | None = None,
         deep: Callable[[Maps, Callable[[], Maps]], Maps] | None = None,
     ) -> Float[Tensor, "batch frames out h w"]:
-        """Predict.
+        """Predict v.
 
         Args:
-            sample: noisy latents and the picture's, scaled for the network, on the channel axis.
+            sample: scaled noisy latents and latents of the picture, concatenated along the channels.
             timestep: noise level as ln(sigma) / 4; one number, or one per video.
             context: embedding of the picture.
             added_time_ids: micro-conditioning.
-            pose: features added after the first convolution, one per video or one for all; None adds nothing.
-            deep: called with the input of the levels below the outermost and a function that computes these; returns
-                their output, computed or cached for similar input. None always computes.
+            pose: pose features, added after the first convolution; one per video or one for all. None adds nothing.
+            deep: called with the input of the levels below the outermost and a function that computes these. Returns
+                their output, computed or cached. None always computes.
 
         Raises:
             InputError: the pose features have the wrong shape.
@@ -159,12 +159,12 @@ class UNet(nn.Module):
                 fix = "encode the poses of these frames at this size"
                 raise InputError(got, f"{(batch, *want)}, or 1 for the batch", fix)
             pose = pose.to(sample.dtype).expand(batch, -1, -1, -1, -1).flatten(0, 1)
-        # Sinusoids are float32: half precision would round ln(sigma).
+        # in float32, as half precision would round ln(sigma)
         noise = torch.as_tensor(timestep, device=sample.device).reshape(-1).expand(batch)
         time = self.time_embedding(sinusoids(noise, self.config.block_out_channels[0]).to(sample.dtype))
         ids = sinusoids(added_time_ids.flatten(), self.config.addition_time_embed_dim).unflatten(0, (batch, -1))
         time = time + self.add_embedding(ids.flatten(1).to(sample.dtype))
-        # A shape that stands for a tensor on a CPU is not on one (`execution.memory`): its attention counts as a whole.
+        # `is_cpu` is False for the shapes of `execution.memory`, so that attention stays one operation there
         kernel = choose_kernel(sample.is_cpu, sample.dtype)
         shared = Shared(frames, time.repeat_interleave(frames, 0), context, execution, kernel)
 
@@ -187,7 +187,7 @@ class UNet(nn.Module):
         del pose
         self.down_blocks[0](skips[0], shared, skips)
         x = below() if deep is None else deep(skips[-1], below)
-        del skips[len(self.up_blocks[-1].resnets) :]  # what `below` takes if it is called
+        del skips[len(self.up_blocks[-1].resnets) :]  # unused if `below` was not called
         x = self.up_blocks[-1](x, shared, skips)
         x = map_chunks(lambda x: self.conv_out(silu(self.conv_norm_out(x))), [x], execution.frame_chunk)
         return x.contiguous().unflatten(0, (batch, frames))  # (b f) c h w -> b f c h w
@@ -200,8 +200,8 @@ def build_unet(
 
     Args:
         config: see `UNet`.
-        device: "meta" builds the shapes alone, without memory.
-        dtype: of all parameters.
+        device: device of the parameters; "meta" takes no memory.
+        dtype: dtype of the parameters.
 
     Raises:
         ConfigError: see `UNet`.
@@ -211,9 +211,9 @@ def build_unet(
 
 
 def unused_parameter_names(unet: nn.Module) -> list[str]:
-    """Parameters that cannot change the output with one context token: to_q, to_k and norm2 of each cross-attention.
+    """Names of parameters without effect if there is one context token: to_q, to_k and norm2 of each cross-attention.
 
-    They have no gradient: leave them out of an optimiser but keep them in checkpoints.
+    Their gradients are zero. Leave them out of the optimiser, but keep them in checkpoints.
 
     Raises:
         ConfigError: the network has no cross-attention.
@@ -222,9 +222,9 @@ def unused_parameter_names(unet: nn.Module) -> list[str]:
 
 
 def temporal_parameter_names(unet: nn.Module) -> list[str]:
-    """Parameters of the temporal layers, 656 of SVD's 1525 million.
+    """Names of the temporal layers' parameters, which are 656 of SVD's 1525 million.
 
-    These are temporal attention with its frame embedding, temporal convolutions, and the weights that mix both with
+    These are temporal attention and its frame embedding, temporal convolutions, and the weights that mix both with
     their spatial counterparts.
 
     Raises:
@@ -236,10 +236,8 @@ def temporal_parameter_names(unet: nn.Module) -> list[str]:
 def _matching(unet: nn.Module, pattern: str) -> list[str]:
     names = [n for n, _ in unet.named_parameters() if re.search(pattern, n)]
     if not names:
-        got = f"a {type(unet).__name__} without transformers and temporal layers"
-        raise ConfigError(
-            got, "a network of mimicmotion.backbones.svd.unet", "use build_unet, or choose another trained.what"
-        )
+        got = f"a {type(unet).__name__} without transformers or temporal layers"
+        raise ConfigError(got, "a U-Net made by build_unet", "use build_unet, or choose another trained.what")
     return names
 
 
@@ -252,7 +250,7 @@ def _read(given: Mapping[str, Any]) -> Config:
         _refuse(f"class {given['_class_name']}", " or ".join(names))
     fields = FIELDS if given.get("norm_num_groups", GROUPS) == GROUPS else FIELDS | {"norm_num_groups": GROUPS}
     config = read_config("U-Net", given, fields, without_effect=("sample_size", "num_frames", "norm_num_groups"))
-    if "norm_num_groups" not in fields:  # what diffusers opens has no such field
+    if "norm_num_groups" not in fields:  # diffusers does not know this field
         config.pop("norm_num_groups", None)
     config["_class_name"] = names[fields is not FIELDS]
     levels = len(config.block_out_channels)
@@ -261,24 +259,24 @@ def _read(given: Mapping[str, Any]) -> Config:
             _refuse(f"{name}={config[name]}", f"{levels} of {', '.join(known)}")
     for width, heads in zip(config.block_out_channels, _per_level(config, "num_attention_heads"), strict=True):
         if width % heads:
-            _refuse(f"num_attention_heads={heads} at a width of {width}", "a divisor of the width")
+            _refuse(f"num_attention_heads={heads} with {width} channels", "a divisor of the number of channels")
         if width % (groups := config.get("norm_num_groups", GROUPS)):
-            _refuse(f"block_out_channels={width}", f"multiples of the norms' {groups} groups")
+            _refuse(f"block_out_channels={width}", f"multiples of {groups}, the groups of the norms")
     return config
 
 
 def _per_level(config: Config, name: str) -> list[Any]:
-    """A field that is one value for all levels, or a list with one per level."""
+    """Values of a field for each level; the config has one for all or a list."""
     value, levels = config[name], len(config.block_out_channels)
     if not isinstance(value, Sequence):
         return [value] * levels
     if len(value) != levels:
-        _refuse(f"{name}={value}", f"one for each of {levels} levels, or one for all")
+        _refuse(f"{name}={value}", f"one value for each of {levels} levels, or one for all")
     return list(value)
 
 
 def _depths(value: int | Sequence[int], count: int) -> list[int]:
-    """Blocks of each of a level's transformers."""
+    """Number of blocks of each transformer of a level."""
     depths = [value] * count if isinstance(value, int) else list(value)[:count]
     if len(depths) < count:
         _refuse(f"transformer_layers_per_block={value}", f"{count} numbers for this level, or one for all")

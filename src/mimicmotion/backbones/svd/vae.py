@@ -1,4 +1,4 @@
-"""SVD's autoencoder: an image encoder, and a decoder with temporal layers (arXiv 2311.15127)."""
+"""SVD's autoencoder: an image encoder and a decoder with temporal layers (arXiv 2311.15127)."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ GROUPS, EPS, TEMPORAL_EPS = 32, 1e-6, 1e-5
 
 
 class Autoencoder(nn.Module):
-    """Pictures in [-1, 1] to latents, and latents of a video to frames.
+    """Encodes pictures in [-1, 1] to latents, and decodes latents of a video to frames.
 
-    Config and parameter names are those of diffusers' `AutoencoderKLTemporalDecoder`. One field is new: `patch_size`
-    folds p x p pixels into channels first, which makes a small model several times faster. `in_channels` and
-    `out_channels` then count the folded ones, 3 p^2. A latent stands for p * 2^(levels - 1) pixels a side.
+    Config and parameter names are those of diffusers' `AutoencoderKLTemporalDecoder`. The additional field `patch_size`
+    (p) folds p x p pixels into channels first, which makes a small model several times faster. `in_channels` and
+    `out_channels` are then 3 p^2, and a latent covers p * 2^(levels - 1) pixels a side.
 
     Args:
-        config: its config.json; fields left out have the defaults of `FIELDS`.
+        config: its config.json; missing fields have the defaults of `FIELDS`.
 
     Raises:
-        ConfigError: another class, an unknown field, another kind of block, or channels that do not fit the patches.
+        ConfigError: an unsupported class, field or kind of block, or channels that do not match the patches.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -73,7 +73,7 @@ class Autoencoder(nn.Module):
         self.encoder = Encoder(c)
         self.decoder = TemporalDecoder(c)
         self.quant_conv = nn.Conv2d(2 * c.latent_channels, 2 * c.latent_channels, 1)
-        # Without patches diffusers' class opens it too, which knows no such field.
+        # without patches, diffusers can load it too, if the field is left out
         patches = {} if self.patch_size == 1 else {"patch_size": self.patch_size}
         self.config = Config({"_class_name": CLASSES[bool(patches)], **c, **patches})
 
@@ -91,26 +91,26 @@ class Autoencoder(nn.Module):
         return mean, logvar.clamp(-30, 20)
 
     def forward(self, images: Float[Tensor, "n 3 height width"]) -> Float[Tensor, "n channels h w"]:
-        """The mean alone, which is also the mode."""
+        """Mean of the latents, which is also the mode."""
         return self.encode(images)[0]
 
     def decode(
         self, z: Float[Tensor, "n channels h w"], frames: int, frame_chunk: int | None = None
     ) -> Float[Tensor, "n 3 height width"]:
-        """Frames, about [-1, 1].
+        """Decode to frames in about [-1, 1].
 
         Args:
             z: latents divided by the scaling factor; n = videos * frames.
             frames: number of frames per video, which influence each other.
-            frame_chunk: frames at once in spatial layers; temporal layers process equally many values at once. None is
-                all. Saves memory, with the same result up to rounding.
+            frame_chunk: frames computed at once in spatial layers, and as many values in temporal layers; None is all.
+                This saves memory, and gives the same result up to rounding.
         """
         out = self.decoder(z, frames, frame_chunk)
         return F.pixel_shuffle(out, self.patch_size) if self.patch_size > 1 else out
 
 
 def _level(**parts: Sequence[nn.Module]) -> nn.ModuleDict:
-    """Layers of one level; who holds it runs them."""
+    """Container for the layers of a level."""
     return nn.ModuleDict({name: nn.ModuleList(layers) for name, layers in parts.items()})
 
 
@@ -133,7 +133,7 @@ class Encoder(nn.Module):
         self.conv_out = conv3x3(last, 2 * c.latent_channels)
 
     def forward(self, x: Float[Tensor, "n channels height width"]) -> Float[Tensor, "n twice h w"]:
-        """Encode."""
+        """Encode to moments (mean and logarithm of the variance)."""
         x = self.conv_in(x)
         for block in self.down_blocks:
             for layer in (*block["resnets"], *block["downsamplers"]):
@@ -170,7 +170,7 @@ class TemporalDecoder(nn.Module):
         """Decode; see `Autoencoder.decode`."""
         x, share = z, min(1.0, (frame_chunk or len(z)) / len(z))
         for before, block in self.blocks():
-            # Together, so that what an upsampler makes is never held for all frames.
+            # both in one chunk, so that the output of an upsampler is never held for all frames
             spatial = block.spatial_res_block if before is None else nn.Sequential(before, block.spatial_res_block)
             x = map_chunks(spatial, [x], frame_chunk)
             chunk = max(1, int(x.shape[2] * x.shape[3] * share))
@@ -181,10 +181,10 @@ class TemporalDecoder(nn.Module):
         return self.time_conv_out(video).transpose(1, 2).flatten(0, 1).unflatten(2, x.shape[2:])
 
     def blocks(self) -> Iterator[tuple[nn.Module | None, Any]]:
-        """Each residual block that is run, and the layer of single frames in front of it."""
+        """Yield the layer in front of each residual block (or None), and the block."""
         first, *others = self.mid_block["resnets"]
         yield self.conv_in, first
-        # One attention is all there is: a single block goes without it, and a third one is not run (as in diffusers).
+        # As in diffusers, a third block is not used, and with a single one the attention is not used either.
         yield from zip(self.mid_block["attentions"], others, strict=False)
         before = None
         for up in self.up_blocks:
@@ -203,7 +203,7 @@ class FrameAttention(nn.Module):
         self.to_out = nn.ModuleList([Linear(width, width)])
 
     def forward(self, x: Maps) -> Maps:
-        """Attend; the result is new memory."""
+        """Compute the layer; returns a new tensor."""
         tokens = self.group_norm(x).flatten(2).transpose(1, 2)  # N C H W -> N (H W) C
         q, k, v = (project(tokens)[:, None] for project in (self.to_q, self.to_k, self.to_v))
         mixed = self.to_out[0](F.scaled_dot_product_attention(q, k, v)[:, 0])
@@ -233,9 +233,9 @@ def encode_mode(vae: Autoencoder, images: Float[Tensor, "batch 3 height width"])
 
 
 def encoder_digest(vae: Autoencoder) -> str:
-    """Digest of an encoder: two autoencoders with the same digest produce the same latents (decoders may differ).
+    """Sha256 of the encoder's weights in float16, which does not depend on whether the files are float32 or float16.
 
-    Sha256 over its weights in float16, so that it does not depend on whether the files are float32 or float16.
+    Autoencoders with the same digest produce the same latents, even if their decoders differ.
     """
     digest = hashlib.sha256()
     for name, value in sorted(vae.state_dict().items()):

@@ -1,7 +1,7 @@
 """The small model: SVD's classes at small width, conditioned on the picture warped to each pose.
 
-This departs from the published model (see the model card). With `reference_warp: residual`, the model denoises the
-difference to the warped picture. An optional detail network adds detail of the warped picture to decoded frames.
+This is a departure from the published model (see the model card). With `reference_warp: residual`, the model denoises
+the difference to the warped picture. An optional detail network adds detail of the warped picture to decoded frames.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ class TinyBackbone(SVDBackbone):
         pose_net: encoder of pose frames.
         settings: default settings of this model; `reference_warp` is "limbs", or "residual" to denoise the difference
             to the warped picture.
-        detail: adds detail of the warped picture to decoded frames; None adds none.
-        warp: moves the picture pixel by pixel, and shows it where it is confident; None warps limb by limb.
+        detail: network that adds detail of the warped picture to decoded frames, or None.
+        warp: network that warps the picture pixel by pixel, and whose confident pixels are shown directly; None warps
+            limb by limb.
 
     Raises:
         ConfigError: the networks do not match, or `reference_warp` is invalid.
@@ -59,11 +60,11 @@ class TinyBackbone(SVDBackbone):
         super().__init__(unet, vae, image_encoder, pose_net, settings)
         self.detail, self.warp = detail, warp
         if (kind := self.settings.get("reference_warp")) not in ("limbs", "residual"):
-            raise ConfigError(f"reference_warp={kind!r}", "limbs or residual", "take the backbone svd for other models")
+            raise ConfigError(f"reference_warp={kind!r}", "limbs or residual", "use the backbone svd for other models")
 
     @classmethod
     def of(cls, parts: Components) -> Self:
-        """The backbone of loaded networks."""
+        """Build the backbone from loaded networks."""
         backbone = super().of(parts)
         backbone.detail, backbone.warp = parts.detail, parts.warp
         return backbone
@@ -72,8 +73,8 @@ class TinyBackbone(SVDBackbone):
         """Raise InputError if the poses come without the warped picture."""
         super().check(request)
         if not isinstance(request.poses, WarpedPoses):
-            fix = "pass what pipe.guide(picture, reference, driving) gives"
-            raise InputError("poses without the warped picture", "WarpedPoses: this model looks at both", fix)
+            fix = "pass the poses that pipe.guide(picture, reference, driving) returns"
+            raise InputError("poses without the warped picture", "WarpedPoses, which this model needs", fix)
 
     def guide(
         self, picture: Frame, reference: PoseSequence, driving: PoseSequence, *, confidence_aware: bool = True
@@ -90,7 +91,7 @@ class TinyBackbone(SVDBackbone):
         return request.poses.warped if isinstance(request.poses, WarpedPoses) else None
 
     def precondition(self, network: Network, conditioning: Conditioning, slot: bool) -> Denoiser:
-        """A denoiser of latents or, if the model was trained so, of their difference to the warped picture's."""
+        """Turn the U-Net into a denoiser of the latents, or of their difference to those of the warped picture."""
         denoiser = precondition_v(network)
         if self.settings["reference_warp"] != "residual":
             return denoiser
@@ -98,7 +99,7 @@ class TinyBackbone(SVDBackbone):
         return shift(denoiser, lambda slots: factor * conditioning.latent_slots(slots, slot))
 
     def finish(self, request: Request, first: int, count: int) -> Callable[[Iterator[Tensor]], Iterator[Tensor]] | None:
-        """Add detail of the warped picture; confident pixels of a picture moved pixel by pixel are copied."""
+        """Add detail of the warped picture, and copy its confident pixels if it was warped pixel by pixel."""
         if self.detail is None or not isinstance(request.poses, WarpedPoses):
             return None
         if len(request.poses) < first + count:

@@ -1,9 +1,8 @@
-"""The small networks of the bundled model: the same classes as the big model at narrow width.
+"""The networks of the bundled model: the classes of the large model at small width.
 
-The one difference is that the autoencoder works on patches. The temporal decoder needs at least 32 channels at full
-resolution, which costs 220 ms per decoded 224x128 frame on one CPU core; folding 4x4 pixels into channels first
-(`patch_size`) costs 45 ms and trains four times faster. Everything else, in particular the conditioning, is the same,
-so one pipeline serves both.
+The only difference is that the autoencoder works on patches. The temporal decoder needs at least 32 channels at full
+resolution, which takes 220 ms per decoded 224x128 frame on one CPU core. Folding 4x4 pixels into channels first
+(`patch_size`) takes 45 ms and trains four times faster.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from torch import Tensor, nn
 from mimicmotion.backbones.svd.image_encoder import ImageEncoder
 from mimicmotion.backbones.svd.layers import ResnetBlock
 from mimicmotion.backbones.svd.posenet import PoseNet
-from mimicmotion.backbones.svd.unet import build_unet
 from mimicmotion.backbones.svd.vae import Autoencoder, FrameAttention
 from mimicmotion.errors import ConfigError
 
@@ -31,10 +29,10 @@ def unet_config(
     head_dim: int = 96,
     norm_groups: int = 8,
 ) -> dict[str, Any]:
-    """The `config.json` of a narrow `UNetSpatioTemporalConditionModel`; widths in multiples of 32.
+    """The `config.json` of a narrow U-Net; widths in multiples of 32.
 
-    `norm_groups` departs from diffusers' fixed 32: groups of two channels lose the level and the scale of a picture's
-    colours in front of the last convolution.
+    `norm_groups` is less than diffusers' 32, because in groups of two channels, the last norm would remove mean and
+    scale of the colours.
     """
     down = ["CrossAttnDownBlockSpatioTemporal" if a else "DownBlockSpatioTemporal" for a in attention]
     up = ["CrossAttnUpBlockSpatioTemporal" if a else "UpBlockSpatioTemporal" for a in reversed(attention)]
@@ -54,16 +52,11 @@ def unet_config(
     }
 
 
-def build_tiny_unet(**kwargs: Any) -> Any:
-    """A narrow U-Net with pose input and random weights; arguments as for `unet_config`."""
-    return build_unet(unet_config(**kwargs))
-
-
 def build_tiny_posenet(out_channels: int, reference_pose: bool = True) -> PoseNet:
-    """PoseNet for training from scratch. Its last layer does NOT start at zero, as there is nothing to preserve.
+    """Build a PoseNet for training from scratch. Its last layer is not zero, as there is no pretrained model to keep.
 
     Initial weights are larger than PyTorch's default, with which pose differences shrink to 0.001 over the nine
-    convolutions, and PoseNet needed two thousand steps before it started to learn.
+    convolutions, and PoseNet needs two thousand steps before it starts to learn.
     """
     net = PoseNet(out_channels, (6 if reference_pose else 3, 16, 32, 64))
     for module in net.modules():
@@ -79,7 +72,7 @@ def build_tiny_posenet(out_channels: int, reference_pose: bool = True) -> PoseNe
 
 
 def build_tiny_image_encoder(token_dim: int = 64, hidden: int = 64, layers: int = 2) -> ImageEncoder:
-    """A narrow CLIP picture encoder, 64x64 pixels in patches of 8, one token out."""
+    """Build a narrow CLIP picture encoder for 64x64 pixels in patches of 8."""
     return ImageEncoder(
         {
             "hidden_size": hidden,
@@ -110,9 +103,9 @@ def autoencoder_config(patch_size: int = 8, latent_channels: int = 16) -> dict[s
 def init_with_pca(vae: Autoencoder, mean: Float[Tensor, "3 p p"], basis: Float[Tensor, "channels 3 p p"]) -> None:
     """Initialise an autoencoder of one level as a linear projection of patches and back.
 
-    The residual blocks start as identities. Each latent takes four channels: x, -x and a large constant with both
-    signs, which makes the GroupNorm before the last convolution harmless, while SiLU(x) - SiLU(-x) = x. The other
-    channels start at random and carry what is learned.
+    The residual blocks start as identities. Each latent takes four channels: x, -x, and a large constant with both
+    signs, which fixes the scale of the GroupNorm before the last convolution, where SiLU(x) - SiLU(-x) = x. The other
+    channels keep their random initialisation.
 
     Args:
         vae: one level, 128 channels per 16 latents.
@@ -137,8 +130,8 @@ def init_with_pca(vae: Autoencoder, mean: Float[Tensor, "3 p p"], basis: Float[T
         encoder.conv_out.weight[i, 4 * i, 1, 1], encoder.conv_out.weight[i, 4 * i + 1, 1, 1] = gain, -gain
     to_moments.weight.copy_(torch.eye(2 * k)[:, :, None, None])
     to_moments.bias.zero_()
-    to_moments.bias[k:] = -5.0  # variance: a little noise on the latents makes the decoder robust
-    # Back: the basis is orthogonal but not normalised. A smaller constant leaves the decoder's linear path trainable.
+    to_moments.bias[k:] = -5.0  # log-variance: a little noise on the latents makes the decoder robust
+    # The basis is orthogonal but not normalised. A smaller constant keeps the decoder's linear path trainable.
     patches = filters / filters.square().sum(1, keepdim=True)
     _carry(decoder.conv_in, torch.eye(k), torch.zeros(k), constant=4.0)
     gain, out = _gain(4.0, width), decoder.conv_out
@@ -151,7 +144,7 @@ def init_with_pca(vae: Autoencoder, mean: Float[Tensor, "3 p p"], basis: Float[T
 
 
 def _carry(conv: nn.Conv2d, filters: Float[Tensor, "k c"], offset: Float[Tensor, " k"], constant: float) -> None:
-    """Let output channels 4i .. 4i + 3 be value i, minus it, and the constant with both signs."""
+    """Set output channels 4i .. 4i + 3 to value i, its negative, and the constant with both signs."""
     bias = conv.bias if conv.bias is not None else torch.zeros(conv.out_channels)
     for i in range(len(filters)):
         conv.weight[4 * i : 4 * i + 4].zero_()
@@ -161,7 +154,7 @@ def _carry(conv: nn.Conv2d, filters: Float[Tensor, "k c"], offset: Float[Tensor,
 
 
 def _gain(constant: float, width: int) -> float:
-    """What undoes the GroupNorm (32 groups) of four channels x, -x, constant, -constant, for small x."""
+    """Factor that undoes the GroupNorm (32 groups) of four channels x, -x, constant, -constant, for small x."""
     if width != 128:
         raise ConfigError(f"width={width}", "128, so that a group of the GroupNorm is four channels", "use 128")
     return constant / 2**0.5

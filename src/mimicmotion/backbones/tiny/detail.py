@@ -1,8 +1,8 @@
-"""Pixel detail for decoded frames (a departure of small models, see the model card).
+"""Detail network for decoded frames, which the published model does not have (see the model card).
 
-What the limb warp shows right is sharp, and comes out soft from a small autoencoder. This network sees the decoded
-frame, the warped picture, the reference picture and both poses, and chooses at each pixel which to show, moved to where
-the figure's borders are, or paints it.
+The warped picture is sharp, but a small autoencoder decodes it blurred. From the decoded frame, the warped picture, the
+reference picture and both poses, this network chooses at each pixel which of them to show, possibly displaced, or
+paints a new colour.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.pose.guidance.limb_warp import WarpedPoses
 
 FOLD = 2
-"""Pixels per side of a cell of the finest level; each of the others has twice as many."""
+"""Pixels per side of a cell of the finest level; the side doubles from level to level."""
 LEVELS = 4
 BLURS = (1.0, 2.5)
-"""Standard deviations of the blurred candidates, pixels."""
+"""Standard deviations of the blurred candidates, in pixels."""
 REACH = 8.0
-"""How far the moved candidates are moved at most, pixels along an axis."""
+"""Maximum displacement of the moved candidates along each axis, in pixels."""
 CANDIDATES = ("decoded", "decoded 1", "decoded 2.5", "warped", "warped 1", "warped 2.5", "reference")
 CANDIDATES += ("warped, moved", "decoded, moved", "painted")
 _GROUPS = 8
 
 
 class DetailNet(nn.Module):
-    """(decoded, warped, reference, pose, reference pose) to the frame with its detail.
+    """Adds detail to decoded frames.
 
-    Each pixel becomes a weighted mean of the candidates at its place (`CANDIDATES`: the pictures, blurred ones, which
-    are right where a border may lie a little beside, ones moved by a soft displacement, and its own colour).
+    Each pixel is a weighted mean of `CANDIDATES`: the pictures, blurred pictures (for uncertain borders), pictures
+    moved by a smooth displacement, and a colour of the network's own.
 
     Args:
         widths: channels of the levels, from cells of 2x2 pixels to cells of 16x16, in multiples of 8.
-        blocks: residual blocks of two 3x3 convolutions in each level, on the way down and again on the way up.
-        dropout: share of the coarsest level's channels that are dropped in training.
-        fine: channels between two last convolutions that see whole pixels and correct the weights, which cells of 2x2
-            pixels alone leave ragged; 0: none.
-        sharp_lean: added to the logarithm of the weights of the warped picture, moved or not, outside of training. The
-            least squared error of uncertain frames is softer than a pose estimator and the eye want.
-        blurred_lean: the same of the blurred candidates'.
+        blocks: residual blocks of two 3x3 convolutions per level, on both the way down and the way up.
+        dropout: probability of dropping a channel of the coarsest level in training.
+        fine: channels between two final convolutions at full resolution, which correct the weights, as those of 2x2
+            cells look ragged; 0 for none.
+        sharp_lean: added to the log-weights of the warped picture, moved or not, outside of training, because the
+            least-squares result is blurrier than people and pose estimators prefer.
+        blurred_lean: the same for the blurred candidates.
     """
 
     def __init__(
@@ -104,7 +104,18 @@ class DetailNet(nn.Module):
         pose: Float[Tensor, "n 3 height width"],
         reference_pose: Float[Tensor, "n 3 height width"],
     ) -> Float[Tensor, "n 3 height width"]:
-        """Frames in about [-1, 1], height and width in multiples of 16; the poses drawn, in [-1, 1]."""
+        """Add detail to frames.
+
+        Args:
+            decoded: decoded frames, about [-1, 1]; height and width are multiples of 16.
+            warped: the picture warped to each pose, in [-1, 1].
+            reference: the picture, in [-1, 1].
+            pose: drawn poses of the frames, in [-1, 1].
+            reference_pose: drawn pose of the picture, in [-1, 1].
+
+        Returns:
+            Frames in about [-1, 1].
+        """
         seen = torch.cat([warped, warped - decoded, reference - warped, pose, reference_pose], 1)
         fine, middle = self._levels(F.pixel_unshuffle(seen, FOLD))
         out = F.pixel_shuffle(self.out(F.silu(fine)), FOLD)
@@ -122,7 +133,7 @@ class DetailNet(nn.Module):
         return sum(w[:, None] * p.float() for w, p in zip(weights.softmax(1).unbind(1), shown, strict=True))  # type: ignore[return-value]
 
     def _levels(self, folded: Tensor) -> tuple[Tensor, Tensor]:
-        """Features of the finest level and of the next."""
+        """Features of the finest level and of the next one."""
         x, kept = self.enter(folded), []
         for blocks, down in zip(self.down_blocks, self.downs, strict=False):
             x = blocks(x)
@@ -142,7 +153,7 @@ class _Block(nn.Module):
         self.norm = nn.GroupNorm(_GROUPS, width)
         self.conv1 = nn.Conv2d(width, width, 3, padding=1)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
-        with torch.no_grad():  # it starts as if it were not there
+        with torch.no_grad():  # starts as the identity
             for parameter in self.conv2.parameters():
                 parameter.zero_()
 
@@ -151,7 +162,7 @@ class _Block(nn.Module):
 
 
 def _corrections(made: int, channels: int) -> nn.Sequential:
-    """Of what is made for each pixel, from that and three pictures; none at first."""
+    """Convolutions that correct the `made` outputs per pixel, given these and three pictures. They start at zero."""
     last = nn.Conv2d(channels, made, 3, padding=1)
     with torch.no_grad():
         for parameter in last.parameters():
@@ -164,13 +175,13 @@ def _check(widths: Sequence[int], blocks: Sequence[int], dropout: float, fine: i
     if not fits or min(blocks) < 0 or not 0 <= dropout < 1 or fine < 0:
         got = f"widths={tuple(widths)}, blocks={tuple(blocks)}, dropout={dropout}, fine={fine}"
         want = f"{LEVELS} widths in multiples of {_GROUPS}, {LEVELS} blocks >= 0, 0 <= dropout < 1, fine >= 0"
-        raise ConfigError(got, want, "correct it")
+        raise ConfigError(got, want, "correct the arguments")
 
 
 def moved(
     picture: Float[Tensor, "n 3 height width"], by: Float[Tensor, "n 2 height width"]
 ) -> Float[Tensor, "n 3 height width"]:
-    """At each place what the picture shows `by` = (x, y) pixels further, between pixels bilinearly; edges go on."""
+    """Sample the picture bilinearly at each position plus `by` = (x, y) pixels; borders are repeated."""
     height, width = picture.shape[-2:]
     y, x = torch.meshgrid(*(torch.arange(n, device=by.device, dtype=by.dtype) for n in (height, width)), indexing="ij")
     at = torch.stack([(2 * (x + by[:, 0]) + 1) / width - 1, (2 * (y + by[:, 1]) + 1) / height - 1], -1)
@@ -178,7 +189,7 @@ def moved(
 
 
 def blurred(picture: Float[Tensor, "n 3 height width"], sigma: float) -> Float[Tensor, "n 3 height width"]:
-    """The picture smoothed by a Gaussian of `sigma` pixels; edges are continued."""
+    """Smooth a picture by a Gaussian of `sigma` pixels; borders are repeated."""
     reach = round(2.5 * sigma)
     at = torch.arange(-reach, reach + 1, device=picture.device, dtype=torch.float32)
     kernel = (-0.5 * (at / sigma).square()).exp()
@@ -190,14 +201,14 @@ def blurred(picture: Float[Tensor, "n 3 height width"], sigma: float) -> Float[T
 def add_detail(
     net: DetailNet, frames: Iterator[Float[Tensor, "3 height width"]], request: Request, first: int = 0
 ) -> Iterator[Float[Tensor, "3 height width"]]:
-    """Decoded frames with their detail, one by one: each depends on nothing but itself.
+    """Add detail to decoded frames, one by one and independently.
 
     Args:
         net: the network.
-        frames: decoded frames, about [-1, 1]; closed with this stream.
-        request: the video's, whose poses come with the warped picture (`WarpedPoses`); a frame of both is taken when it
-            is needed. A picture whose pose is not known has a black one.
-        first: number of the first frame in the video; frames before number 0 stay as they are.
+        frames: decoded frames, about [-1, 1]; closed with this generator.
+        request: request of the video, whose poses include the warped picture (`WarpedPoses`). If there is no pose of
+            the picture, a black one is used.
+        first: number of the first frame in the video; frames before number 0 are passed on unchanged.
     """
     picture, own, poses = request.image, request.reference_pose, request.poses
     assert isinstance(poses, WarpedPoses)
@@ -211,11 +222,8 @@ def add_detail(
             warped, pose = (to_unit(f[number : number + 1]) for f in (poses.warped, poses))
             for name, shown in (("warped picture", warped), ("drawn pose", pose)):
                 if shown.shape[-2:] != frame.shape[-2:]:
-                    got, want = (
-                        f"a {name} of {tuple(shown.shape[-2:])} pixels",
-                        f"{tuple(frame.shape[-2:])} as the frame",
-                    )
-                    raise InputError(got, want, "make it at the size of the video")
+                    got, expected = f"a {name} of {tuple(shown.shape[-2:])} pixels", f"{tuple(frame.shape[-2:])}"
+                    raise InputError(got, expected, "make it at the size of the video")
             inputs = (frame[None].clamp(-1, 1), warped, reference, pose, own_pose)
             with torch.inference_mode():
                 out = net(*(x.to(param.device, param.dtype) for x in inputs))[0].float()

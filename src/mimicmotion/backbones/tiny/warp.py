@@ -39,6 +39,8 @@ PICTURES = (PARTS + 1, PARTS + 4)
 """First channels of `WarpInput.cells` that show the warped and the reference picture."""
 FAR = 32.0
 """Pixels by which displacements are divided."""
+PRIOR = 4.0
+"""By how much the piece on top leads: less, and pieces from all over the body mix."""
 _SEEN = PARTS + 4 * CELL**2 + 18  # channels of `WarpInput.cells`
 _GROUPS = 8
 
@@ -119,11 +121,12 @@ class WarpNet(nn.Module):
         for block, beside in zip(self.up, reversed(kept[:-1]), strict=True):
             x = block(torch.cat([F.interpolate(x, scale_factor=2.0), beside], 1))
         parts, outline, further, visible = self.out(F.silu(x)).float().split([4 * PARTS, CELL**2, 2, 1], 1)
-        parts = F.pixel_shuffle(parts, 2) + 2.0 * F.interpolate(given.cells[:, :PARTS].float(), scale_factor=2.0)
+        opacity = F.interpolate(given.cells[:, :PARTS].float(), scale_factor=2.0)
+        parts = PRIOR * F.pixel_shuffle(parts, 2) + 2.0 * opacity
         logits = F.interpolate(parts, scale_factor=2.0, mode="bilinear")
         there = given.maps.flatten(2).any(-1)
         top = F.one_hot(given.top.long() + 1, PARTS + 1)[..., 1:].movedim(-1, 1)
-        weights = (logits + 3.0 * top).masked_fill(~there[..., None, None], -60.0).softmax(1)
+        weights = (logits + 2 * PRIOR * top).masked_fill(~there[..., None, None], -60.0).softmax(1)
         further = F.interpolate(8.0 * further, scale_factor=float(CELL), mode="bilinear")
         body = torch.zeros(PARTS, device=weights.device).index_fill(0, torch.tensor(BODY, device=weights.device), 1.0)
         place, person = torch.zeros_like(further), torch.zeros_like(given.background)
@@ -132,7 +135,7 @@ class WarpNet(nn.Module):
             share = mine.sum(1, keepdim=True)
             at = _places(mine, given.maps) / share.clamp_min(1e-6) + further
             place, person = place + share * at, person + share * _look(colours, at)
-        logit = 6 * (given.outline - 0.5) + F.pixel_shuffle(outline, CELL)[:, 0]
+        logit = given.outline.logit(0.02) + F.pixel_shuffle(outline, CELL)[:, 0]
         alpha = (logit if self.training else self.config["decided"] * logit).sigmoid()[:, None]
         alpha = alpha * there.any(1)[:, None, None, None]  # a picture that shows nobody stays as it is
         frames = alpha * person + (1 - alpha) * given.background

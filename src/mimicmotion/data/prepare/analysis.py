@@ -1,4 +1,4 @@
-"""Analysis of a video: scenes, poses and measures, cached so that nothing is computed twice."""
+"""Analysis of a video: scenes, poses and measurements, all cached."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ _MEASURED = ("people", "sharpness", "change")
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """The first look at a video: what it is and where it is cut.
+    """Result of the first pass over a video.
 
     Attributes:
         size: (height, width) in pixels.
         source_fps: frames per second of the file.
-        fps: frames per second that are taken.
-        seconds: duration by its header.
+        fps: frames per second after resampling.
+        seconds: duration according to the header.
         num_frames: at `fps`.
-        damaged: the decoder met errors, or the end is missing.
+        damaged: whether the decoder reported errors, or the end is missing.
         scenes: between the cuts.
-        fingerprint: for the search for duplicates.
+        fingerprint: for finding duplicates.
     """
 
     size: tuple[int, int]
@@ -60,12 +60,12 @@ class Survey:
     fingerprint: Fingerprint
 
     def enlargement(self, size: tuple[int, int]) -> float:
-        """How many times the frames have to be enlarged to fill `size`."""
+        """Factor by which frames must be enlarged to fill `size`."""
         return max(t / s for t, s in zip(size, self.size, strict=True))
 
 
 def survey(path: Path, config: PrepareConfig) -> Generator[int, None, Survey]:
-    """Walk through a video once; yields 0 now and then, so that it can be stopped there.
+    """Read a video once; yields 0 from time to time, so that it can be stopped there.
 
     Raises:
         MediaError: it cannot be read.
@@ -90,14 +90,14 @@ def survey(path: Path, config: PrepareConfig) -> Generator[int, None, Survey]:
 
 
 def usable_scenes(survey: Survey, config: PrepareConfig) -> list[int]:
-    """Numbers of the scenes that are worth looking for poses: long enough, and not of a picture far too small."""
+    """Indices of the scenes worth estimating poses in: long enough, and of large enough frames."""
     enlargement = survey.enlargement(config.size)
     lengths = enumerate(map(len, survey.scenes))
     return [i for i, n in lengths if judge_length(n, survey.fps, enlargement, config).accepted]
 
 
 def scene_frames(path: Path, fps: float, scenes: Iterable[SceneRange]) -> Iterator[Iterator[Frame]]:
-    """The frames of each scene of a video, all of which must be taken before the next scene is asked for."""
+    """The frames of each scene of a video; each scene must be consumed before the next one."""
     frames, position = open_video(path).frames(fps=fps), 0
     for scene in scenes:
         yield islice(frames, scene.start - position, scene.stop - position)
@@ -110,12 +110,12 @@ def measure_video(
     config: PrepareConfig,
     open_estimator: Callable[[], PoseEstimator],
 ) -> Generator[int, None, dict[int, SceneMeasures]]:
-    """Poses and measures of all usable scenes, by number; yields the number of further frames now and then.
+    """Poses and measurements of all usable scenes, by index; yields numbers of further frames done.
 
-    Poses are taken from the user's pose cache where it has them, and put there.
+    Poses are read from and written to the user's pose cache.
 
     Raises:
-        MediaError: the video cannot be read any more.
+        MediaError: the video can no longer be read.
     """
     chosen = {i: survey.scenes[i] for i in usable_scenes(survey, config)}
     if not chosen:
@@ -133,15 +133,17 @@ def measure_video(
         poses = known[done : done + len(scene)] if known else None
         try:
             found[i] = yield from measure_scene(frames, len(scene), survey.size, survey.fps, scale, estimator, poses)
-        except PoseError as e:  # the person asked for is not in this scene
+        except PoseError as e:  # the chosen person is not in this scene
             for _ in frames:
                 pass
             found[i] = _nothing(survey, len(scene), e.got)
         done += len(scene)
     if cached and known is None and not any(m.problem for m in found.values()):
         parts = [m.poses for m in found.values()]
-        xy, confidence = np.concatenate([p.xy for p in parts]), np.concatenate([p.confidence for p in parts])
-        PoseCache().put(cached, dataclasses.replace(parts[0], xy=xy, confidence=confidence))
+        xy, confidence, people = (
+            np.concatenate([getattr(p, n) for p in parts]) for n in ("xy", "confidence", "people")
+        )
+        PoseCache().put(cached, dataclasses.replace(parts[0], xy=xy, confidence=confidence, people=people))
     return found
 
 
@@ -153,11 +155,11 @@ def _nothing(survey: Survey, count: int, problem: str) -> SceneMeasures:
 
 
 class AnalysisCache:
-    """What was found out about each video, in files named by its content and the settings that matter.
+    """Cached analyses of videos, in files named after the video's content and the relevant settings.
 
     Args:
-        folder: folder of the files, created on first use.
-        config: settings; thresholds of filters do not matter here, so that they can be changed at no cost.
+        folder: of the files, created on first use.
+        config: settings; thresholds of filters are not relevant, so changing them costs nothing.
     """
 
     def __init__(self, folder: Path, config: PrepareConfig) -> None:
@@ -165,7 +167,7 @@ class AnalysisCache:
         self._facts = json.dumps([FORMAT, analysis_settings(config)], sort_keys=True)
 
     def path(self, kind: str, sha256: str) -> Path:
-        """Where the survey or the scenes (`kind`) of a video are or would be."""
+        """Path of the survey or the scenes (`kind`) of a video."""
         name = hashlib.sha256(f"{kind} {sha256} {self._facts}".encode()).hexdigest()[:32]
         return self.folder / f"{kind}-{name}.npz"
 
@@ -176,7 +178,7 @@ class AnalysisCache:
         _save(self.path("survey", sha256), facts, {"hashes": hashes})
 
     def load_survey(self, sha256: str) -> Survey | None:
-        """The survey of the video with this content; None if it was not made, or is damaged."""
+        """The survey of the video with this content; None if it is missing or damaged."""
         if (loaded := _load(self.path("survey", sha256))) is None:
             return None
         facts, arrays = loaded
@@ -184,7 +186,7 @@ class AnalysisCache:
         return Survey(**facts, fingerprint=Fingerprint(facts["num_frames"] / facts["fps"], arrays["hashes"]))
 
     def save_scenes(self, sha256: str, found: dict[int, SceneMeasures]) -> None:
-        """Store the measures of a video's scenes."""
+        """Store the measurements of a video's scenes."""
         arrays: dict[str, ndarray] = {}
         facts: dict[str, Any] = {}
         for i, m in found.items():
@@ -197,7 +199,7 @@ class AnalysisCache:
         _save(self.path("scenes", sha256), facts, arrays)
 
     def load_scenes(self, sha256: str) -> dict[int, SceneMeasures] | None:
-        """The measures of the video with this content; None if they were not made, or are damaged."""
+        """The measurements of the video with this content; None if they are missing or damaged."""
         if (loaded := _load(self.path("scenes", sha256))) is None:
             return None
         found = {}
@@ -219,9 +221,9 @@ def _load(path: Path) -> tuple[dict[str, Any], dict[str, ndarray]] | None:
     if not path.exists():
         return None
     try:
-        with reading(path, "what was measured", "it is made again"), np.load(path, allow_pickle=False) as file:
+        with reading(path, "a cached analysis", "it is recomputed"), np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
             return json.loads(arrays.pop("json").tobytes()), arrays
     except InputError as e:
-        logger.warning("%s: it is made again", e.got)
+        logger.warning("%s: it is recomputed", e.got)
         return None

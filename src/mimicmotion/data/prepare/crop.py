@@ -16,10 +16,10 @@ _OUTLIERS = 0.02
 
 
 def plan_crop(poses: PoseSequence, size: tuple[int, int], mode: Literal["crop", "letterbox"] = "crop") -> Fit:
-    """The transform of a scene's frames to `size` that keeps the person in view.
+    """A fixed transform of a scene's frames to `size` that keeps the person in view.
 
-    It does not move with the person: background and camera stay as they are. Where the person's way through the scene
-    is wider than the crop, the crop stands where the person is most of the time.
+    It does not follow the person, so the camera looks unchanged. If the person's path is wider than the crop, the crop
+    is where the person is most of the time.
 
     Args:
         poses: of the scene, in pixels of the video.
@@ -30,14 +30,14 @@ def plan_crop(poses: PoseSequence, size: tuple[int, int], mode: Literal["crop", 
         return plan_fit(poses.size, size, mode)
     anchor = [_anchor(poses, size, axis) for axis in (0, 1)]
     fit = plan_fit(poses.size, size, mode, anchor=(anchor[0], anchor[1]))
-    # whole pixels: a crop of frames that need no scaling is then a copy
+    # whole pixels, so that a crop without scaling is a copy
     limits = [t - fit.scale[0] * s for t, s in zip(size, poses.size, strict=True)]
     offset = [max(float(round(o)), low) for o, low in zip(fit.offset, limits, strict=True)]
     return dataclasses.replace(fit, offset=(offset[0], offset[1]))
 
 
 def person_boxes(poses: PoseSequence) -> Float64[ndarray, "frames 4"]:
-    """Box (left, top, right, bottom) of the seen body points of each frame, in pixels; NaN where none is seen."""
+    """Box (left, top, right, bottom) of the visible body points of each frame in pixels; NaN if there are none."""
     seen = poses.confidence[:, BODY] > VISIBLE
     xy = poses.xy[:, BODY].astype(np.float64)
     low = np.where(seen[..., None], xy, np.inf).min(1)
@@ -48,7 +48,7 @@ def person_boxes(poses: PoseSequence) -> Float64[ndarray, "frames 4"]:
 
 
 def _anchor(poses: PoseSequence, size: tuple[int, int], axis: int) -> float:
-    """Which part of the picture stays along an axis (0 = y), 0 the first pixels to 1 the last."""
+    """Which part of the picture to keep along an axis (0 = y), from 0 (the first pixels) to 1 (the last)."""
     scale = max(t / s for t, s in zip(size, poses.size, strict=True))
     spare = scale * poses.size[axis] - size[axis]
     boxes = person_boxes(poses)

@@ -14,15 +14,15 @@ from mimicmotion.runtime.extras import import_extra
 HASH_SIDE = 16
 HASH_BITS = HASH_SIDE**2
 HASH_EVERY = 0.5
-"""Seconds between two frames that are hashed."""
+"""Seconds between two hashed frames."""
 MAX_HASHES = 64
-"""Maximum number of hashes per video: the first half minute identifies it."""
+"""Maximum number of hashes per video; the first half minute identifies it."""
 _COMPARED = 12
 _LENGTH_TOLERANCE = 0.1
 
 
 def picture_hash(frame: UInt8[ndarray, "height width 3"]) -> UInt8[ndarray, 32]:
-    """Perceptual hash of a picture (256 bits, packed): coarse structure that a re-encoding leaves as it was.
+    """Perceptual hash of a picture (256 bits, packed): coarse structure that survives re-encoding.
 
     Raises:
         ConfigError: imagehash is not installed.
@@ -34,11 +34,11 @@ def picture_hash(frame: UInt8[ndarray, "height width 3"]) -> UInt8[ndarray, 32]:
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What a video looks like.
+    """Perceptual fingerprint of a video.
 
     Attributes:
-        seconds: how long it lasts.
-        hashes: of a frame every `HASH_EVERY` seconds.
+        seconds: duration.
+        hashes: of one frame every `HASH_EVERY` seconds.
     """
 
     seconds: float
@@ -46,9 +46,9 @@ class Fingerprint:
 
 
 def fingerprint_distance(a: Fingerprint, b: Fingerprint) -> float:
-    """Share of bits that differ, averaged over moments spread through both videos; 1 where their lengths differ.
+    """Share of differing bits, averaged over moments spread over both videos; 1 if their lengths differ.
 
-    0 is the same picture all the way, unrelated videos are near 0.5.
+    Identical videos have 0, unrelated ones about 0.5.
     """
     if abs(a.seconds - b.seconds) > _LENGTH_TOLERANCE * max(a.seconds, b.seconds, 1e-6):
         return 1.0
@@ -61,14 +61,14 @@ def fingerprint_distance(a: Fingerprint, b: Fingerprint) -> float:
 
 
 def near_duplicates(prints: Sequence[Fingerprint], threshold: float) -> dict[int, tuple[int, float]]:
-    """Videos that look like an earlier one that stays.
+    """Find videos that look like an earlier one.
 
     Args:
-        prints: in the order in which the first of a kind stays.
+        prints: of all videos; of several alike, the first one is kept.
         threshold: share of differing bits below which two videos are the same; 0 finds none.
 
     Returns:
-        Number of each duplicate -> (number of the video that stays, share of differing bits).
+        Index of each duplicate -> (index of the video that is kept, share of differing bits).
     """
     found: dict[int, tuple[int, float]] = {}
     for i, mine in enumerate(prints):

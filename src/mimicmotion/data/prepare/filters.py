@@ -1,4 +1,4 @@
-"""Quality filters of scenes, by numbers that are reported with every decision."""
+"""Quality filters of scenes, based on numbers that are reported with each decision."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from mimicmotion.pose.keypoints import BODY, VISIBLE, PoseSequence
 from mimicmotion.settings.prepare import PrepareConfig
 
 STATIC_CHANGE = 0.75
-"""A frame that differs less than this (of 255) from the one a fifth of a second before hardly moves. Compression alone
-makes about 0.3, a person who breathes and sways 1 to 2."""
+"""A frame is static if it differs by less than this (of 255) from the one a fifth of a second earlier. Compression
+alone gives about 0.3, a person who breathes and sways 1 to 2."""
 
 
-# threshold in the settings -> the number that it is for, and how a number that misses it is told
+# threshold in the settings -> the number it applies to, and the message if the number fails it
 _TOLD: dict[str, tuple[str, Callable[[float], str]]] = {
     "min_seconds": ("seconds", "too short: {:.2f} s".format),
     "max_enlargement": ("enlargement", "too small: {:.2f} times enlarged".format),
@@ -35,9 +35,9 @@ class Judgement:
     """Decision about a scene.
 
     Attributes:
-        numbers: everything that was measured, by name; what could not be measured is missing.
-        reasons: why the scene is left out, a sentence for each threshold that it misses ("person" where the person
-            asked for is not in it); empty if it is used.
+        numbers: all measurements that could be made, by name.
+        reasons: why the scene is left out: threshold ("person" if the chosen person is not in it) -> sentence; empty
+            if it is used.
     """
 
     numbers: dict[str, float]
@@ -56,12 +56,12 @@ def judge_length(num_frames: int, fps: float, enlargement: float, config: Prepar
 
 
 def judge(measures: SceneMeasures, stored: PoseSequence, enlargement: float, config: PrepareConfig) -> Judgement:
-    """Everything about a scene.
+    """All checks of a scene.
 
     Args:
         measures: of the scene.
-        stored: its poses in pixels of the stored frames; what the crop cuts off has confidence 0.
-        enlargement: how many times its frames are enlarged.
+        stored: its poses in pixels of the stored frames; points outside the crop have confidence 0.
+        enlargement: factor by which its frames are enlarged.
         config: the thresholds.
     """
     first = judge_length(len(stored), stored.fps, enlargement, config)
@@ -76,14 +76,14 @@ def judge(measures: SceneMeasures, stored: PoseSequence, enlargement: float, con
         numbers["static"] = (change < STATIC_CHANGE).mean()
     numbers = first.numbers | _rounded(numbers)
     reasons = _missed(numbers, config)
-    if not numbers["found"]:  # of nobody, nothing else can be said
+    if not numbers["found"]:  # without a person, the other numbers mean nothing
         sure = (*first.reasons, "min_found", "max_crowded")
         reasons = {k: v for k, v in reasons.items() if k in sure}
     return Judgement(numbers, reasons)
 
 
 def measure_poses(poses: PoseSequence) -> dict[str, float]:
-    """Shares of frames and points that are seen in the stored frames, and the confidence of those points."""
+    """Shares of frames and points with a visible person in the stored frames, and the confidence of those points."""
     body = poses.confidence[:, BODY]
     seen = body > VISIBLE
     found = seen.any(1)
@@ -99,7 +99,7 @@ def measure_poses(poses: PoseSequence) -> dict[str, float]:
 
 
 def _missed(numbers: dict[str, float], config: PrepareConfig) -> dict[str, str]:
-    """A sentence for each threshold that is missed."""
+    """A sentence for each threshold that is not met."""
     found = {}
     for threshold, (name, told) in _TOLD.items():
         limit, value = getattr(config, threshold), numbers.get(name)
@@ -109,5 +109,5 @@ def _missed(numbers: dict[str, float], config: PrepareConfig) -> dict[str, str]:
 
 
 def _rounded(numbers: dict[str, float]) -> dict[str, float]:
-    """Four decimals: enough to judge by, and the same text on every machine."""
+    """Round to four decimals, so that the report is the same on every machine."""
     return {k: v if isinstance(v, int) else round(float(v), 4) for k, v in numbers.items()}

@@ -1,4 +1,4 @@
-"""From a folder of videos to shards for training: resumable, in several processes, the same bytes every time."""
+"""From a folder of videos to training shards: resumable, in several processes, and reproducible to the byte."""
 
 from __future__ import annotations
 
@@ -29,10 +29,11 @@ from mimicmotion.data.shards.index import INDEX, shard_files
 from mimicmotion.data.shards.writing import ShardSettings, write_shards
 from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.pose.estimators.open import find_estimator
-from mimicmotion.runtime.files import atomic_path, check_writable, sha256_file, writing
+from mimicmotion.runtime.files import check_writable, sha256_file, writing
 from mimicmotion.runtime.progress import Job, Progress, Stopwatch
 from mimicmotion.runtime.threads import cores
 from mimicmotion.settings.prepare import PrepareConfig, result_settings
+from mimicmotion.tables import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ class PrepareResult:
         totals: as in report.json under "summary".
         shards: tar files.
         unused: files that could not be read or are duplicates, one sentence each.
-        fresh: False if everything was there already.
+        fresh: False if everything already existed.
         seconds: per stage.
     """
 
@@ -69,7 +70,7 @@ class PrepareResult:
                 f"{label}: {s['scenes']} scenes of {s['videos']} videos, {s['frames']} frames, {s['seconds']:.0f} s"
             )
         if not t["splits"]["val"]["scenes"]:
-            lines.append("no video was drawn for validation: raise --validation, or try another --seed")
+            lines.append("no video was chosen for validation: raise --validation, or try another --seed")
         if t["left_out"]:
             why = ", ".join(f"{name} {number}" for name, number in t["left_out"].items())
             lines.append(f"{t['scenes'] - t['used']} of {t['scenes']} scenes left out ({why})")
@@ -97,7 +98,7 @@ def prepare(config: PrepareConfig) -> Job[PrepareResult]:
 
 class _Preparation:
     def __init__(self, config: PrepareConfig) -> None:
-        # sums depend on the number of threads; the processes are what uses all cores
+        # results depend on the number of threads; all cores are used by processes instead
         self.config = dataclasses.replace(config, pose_threads=config.pose_threads or 1)
         self.work = config.output / WORK
         self.processes = config.processes or cores()
@@ -116,13 +117,13 @@ class _Preparation:
             return finished
         (self.work / _DONE).unlink(missing_ok=True)
         _save_json(self.work / _SETTINGS, settings)
-        find_estimator(config)  # what is missing comes up before the long work
+        find_estimator(config)  # fails before the long work if anything is missing
         reports = yield from self._look(files)
         shared = ShardSettings(size=config.size, store=config.store, settings=settings)
         return (yield from self._write(reports, shared, stamp))
 
     def _identify(self, names: Sequence[str]) -> Job[list[SourceVideo]]:
-        """Checksums of all files; those of files that did not change are known."""
+        """Checksums of all files, reused for unchanged ones."""
         known = _load_json(self.work / _FILES) or {}
         facts: dict[str, list[Any]] = {}
         for i, name in enumerate(names):
@@ -136,7 +137,7 @@ class _Preparation:
         return [SourceVideo(name, facts[name][2]) for name in names]
 
     def _finished(self, stamp: str) -> PrepareResult | None:
-        """The result of an earlier run from the same files with the same settings, if all of it is still there."""
+        """The result of an earlier run on the same files with the same settings, if it is still complete."""
         done = _load_json(self.work / _DONE)
         there = all((self.config.output / name).is_file() for name in (INDEX, JSON, PAGE))
         if done is None or done.get("stamp") != stamp or done["shards"] != self._shard_sizes() or not there:
@@ -147,7 +148,7 @@ class _Preparation:
         return {p.name: p.stat().st_size for p in shard_files(self.config.output)}
 
     def _look(self, files: Sequence[SourceVideo]) -> Job[list[VideoReport]]:
-        """Survey all files, set duplicates aside, measure the rest, and judge every scene."""
+        """Survey all files, exclude duplicates, measure the rest, and judge every scene."""
         config = self.config
         reports: dict[str, VideoReport] = {}
         surveys: dict[str, Survey] = {}
@@ -162,7 +163,7 @@ class _Preparation:
         first: dict[str, str] = {}
         for f in files:
             if f.source.encode("utf-8", "replace").decode() != f.source:
-                set_aside(f, "unreadable", "its name is not UTF-8; rename it")  # it could not be written into a shard
+                set_aside(f, "unreadable", "its name is not UTF-8; rename it")  # shards store names as UTF-8
             elif (same := first.setdefault(f.sha256, f.source)) != f.source:
                 set_aside(f, "duplicate", f"the same file as {same}")
         todo = [f for f in rest() if self.cache.load_survey(f.sha256) is None]
@@ -178,7 +179,7 @@ class _Preparation:
             reason = f"looks like {left[k].source}: {apart:.1%} of the picture hash differs"
             set_aside(left[i], "near-duplicate", reason)
         frames = {f.source: self._usable_frames(surveys[f.source]) for f in rest()}
-        # the longest first: a long one that begins last would be waited for
+        # longest first, so that no long one is left running alone at the end
         todo = sorted(rest(), key=lambda f: -frames[f.source])
         todo = [f for f in todo if frames[f.source] and self.cache.load_scenes(f.sha256) is None]
         failures = yield from self._run(measure_step, todo, "poses", frames)
@@ -197,7 +198,7 @@ class _Preparation:
     def _run(
         self, step: VideoStep, todo: Sequence[SourceVideo], stage: str, units: Mapping[str, int]
     ) -> Job[dict[str, str]]:
-        """Run a step on the files that need it, each with its `units` of work. Returns problems by file."""
+        """Run a step on the files that need it, each with `units` of work. Returns problems by file."""
         failures: dict[str, str] = {}
         total = sum(units.values())
         done = total - sum(units[f.source] for f in todo)
@@ -227,11 +228,11 @@ class _Preparation:
             raise InputError(
                 f"no scene of {len(reports)} files passes the filters ({lines})",
                 "at least one",
-                f"look at {config.output / PAGE} and change the thresholds",
+                f"see {config.output / PAGE} and change the thresholds",
             )
         for path in shard_files(config.output):  # of an earlier, larger set of videos
             if path.name not in {p.name for p in plan}:
-                logger.info("%s is no part of the set any more and is deleted", path)
+                logger.info("deleting %s, which is no longer part of the set", path)
                 with writing(path):
                     path.unlink()
         make = functools.partial(make_records, config)
@@ -242,7 +243,7 @@ class _Preparation:
 
 
 def _check_settings(config: PrepareConfig, settings: dict[str, Any], work: Path) -> None:
-    """Shards of other settings are never mixed, and are deleted only on request."""
+    """Refuse to mix shards of different settings; delete old ones only with `overwrite`."""
     old = _load_json(work / _SETTINGS)
     shards = shard_files(config.output)
     if not shards or old == settings:
@@ -253,19 +254,18 @@ def _check_settings(config: PrepareConfig, settings: dict[str, Any], work: Path)
                 path.unlink(missing_ok=True)
         return
     if old is None:
-        got = f"{config.output} holds shards that were not made by this command, or its {WORK} folder is gone"
-        raise ConfigError(got, "a new folder", "choose another folder, or give --overwrite to replace them")
+        got = f"{config.output} holds shards that this command did not make, or its {WORK} folder is missing"
+        raise ConfigError(got, "a new folder", "choose another folder, or use --overwrite to replace them")
     changed = [f"{k} was {old.get(k)!r}, is {v!r}" for k, v in settings.items() if old.get(k) != v]
     raise ConfigError(
         f"{config.output} was made with other settings: {'; '.join(changed)}",
         "the same settings, or a new folder",
-        "choose another folder, or give --overwrite to replace the shards (what was measured is reused)",
+        "choose another folder, or use --overwrite to replace the shards (measurements are reused)",
     )
 
 
 def _save_json(path: Path, data: Any) -> None:
-    with atomic_path(path) as part, writing(path):
-        part.write_text(json.dumps(data, indent=1), encoding="utf-8")
+    write_text(path, json.dumps(data, indent=1))
 
 
 def _load_json(path: Path) -> Any:

@@ -1,4 +1,4 @@
-"""Measurements of a scene's frames, on which the filters decide."""
+"""Measurements of a scene's frames, as input to the filters."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from mimicmotion.pose.estimators.base import PoseEstimator, PosePoints
 from mimicmotion.pose.keypoints import PoseSequence
 
 COUNT_EVERY = 0.5
-"""Seconds between two frames in which all people are counted."""
+"""Seconds between two frames in which people are counted."""
 CHANGE_OVER = 0.2
-"""Seconds over which a frame is compared with an earlier one."""
+"""Seconds between a frame and the earlier one it is compared with."""
 TICK_EVERY = 10  # frames between two reports
 THUMB_SIDE = 256
 _CHANGE_SIDE = 96
@@ -30,16 +30,16 @@ _MARGIN = 0.1
 
 @dataclass(frozen=True, eq=False)
 class SceneMeasures:
-    """What was found in one scene; positions in pixels of the video.
+    """Measurements of one scene; positions in pixels of the video.
 
     Attributes:
-        poses: of the person that is followed, one pose a frame.
-        people: how many are seen in frames `COUNT_EVERY` seconds apart.
+        poses: of the tracked person, one per frame.
+        people: number of people in frames `COUNT_EVERY` seconds apart.
         sharpness: variance of the Laplacian of the person's brightness (0..255) at the stored size; NaN: no person.
-        change: mean difference (0..255) of the person's surroundings to `CHANGE_OVER` seconds before; NaN at first.
+        change: mean difference (0..255) of the person's box from `CHANGE_OVER` seconds earlier; NaN at the start.
         thumbs: small JPEG pictures of the frames `thumb_frames`.
-        thumb_frames: their numbers within the scene.
-        problem: why there are no measures, where there are none.
+        thumb_frames: their indices within the scene.
+        problem: why there are no measurements; empty if there are.
     """
 
     poses: PoseSequence
@@ -60,19 +60,19 @@ def measure_scene(
     estimator: PoseEstimator,
     known: PoseSequence | None,
 ) -> Generator[int, None, SceneMeasures]:
-    """Find the poses in the frames of a scene (or take those known), and measure each frame with its pose.
+    """Estimate the poses in the frames of a scene (or use known ones), and measure each frame with its pose.
 
     Args:
         frames: of the scene, RGB.
-        num_frames: how many there are.
+        num_frames: number of frames.
         size: (height, width) of each.
         fps: their rate.
         scale: stored pixels per pixel of the frame, for the sharpness.
-        estimator: finds poses, and counts people.
-        known: the poses, if they were found before.
+        estimator: for poses, and to count people.
+        known: the poses, if they are known.
 
     Yields:
-        The number of further frames now and then.
+        Numbers of further frames done.
 
     Raises:
         PoseError: the chosen person is not in this scene.
@@ -105,7 +105,7 @@ def measure_scene(
             thumbs.append(encode_picture(shrink(frame, THUMB_SIDE), "jpeg", quality=85))
         if number % TICK_EVERY == 0:
             yield TICK_EVERY
-    xy, confidence = (np.stack(part).astype(np.float32) for part in zip(*points, strict=True))
+    xy, confidence = map(np.stack, zip(*points, strict=True))
     source = known.source if known else getattr(estimator, "source", type(estimator).__name__)
     return SceneMeasures(
         PoseSequence(xy, confidence, size, fps, source),
@@ -118,10 +118,10 @@ def measure_scene(
 
 
 def sharpness(grey: UInt8[ndarray, "height width"], scale: float) -> float:
-    """Variance of the Laplacian of a picture after scaling it: low where edges are soft.
+    """Variance of the Laplacian of a scaled picture, which is low if edges are soft.
 
-    At the size at which it will be stored, a picture that was enlarged or is out of focus measures low, and one that is
-    sharp measures about the same whatever its first size was.
+    At the stored size, enlarged and out-of-focus pictures score low, and sharp ones about the same whatever their
+    original size.
 
     Args:
         grey: brightness, 0..255.
@@ -143,7 +143,7 @@ def _change(small: ndarray, before: deque[ndarray], box: ndarray) -> float:
 
 
 def _cut(grey: ndarray, box: ndarray) -> ndarray | None:
-    """The part of a picture in a box and a margin around it; None if there is no box, or nothing of it in sight."""
+    """The part of a picture in a box with a margin; None without a box, or if it is outside the picture."""
     if np.isnan(box).any():
         return None
     margin = _MARGIN * max(box[2] - box[0], box[3] - box[1])

@@ -1,4 +1,4 @@
-"""From a folder of videos to a plan of shards: which files are videos, who is in which split, what is stored how."""
+"""From a folder of videos to a plan of shards: finding videos, splitting them, and making their records."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from mimicmotion.settings.prepare import PrepareConfig
 from mimicmotion.video.geometry import Fit
 
 WORK = ".work"
-"""Folder beside the shards that holds what was measured."""
+"""Folder beside the shards that caches the analyses."""
 VIDEO_SUFFIXES = frozenset(
     ".mp4 .m4v .mov .mkv .webm .avi .wmv .flv .mpg .mpeg .m2ts .mts .ts .vob .3gp .ogv .mxf .gif .y4m".split()  # noqa: SIM905
 )
-"""Files that call themselves videos: one that cannot be read is an error, while any other file is only passed over."""
-# pictures and what stands beside videos in ordinary data sets; all other files are tried
+"""Suffixes of videos: such a file is reported if it cannot be read, while other files are skipped."""
+# pictures and other common files of data sets; all remaining files are tried
 _OTHER_SUFFIXES = (
     ".png .jpg .jpeg .jpe .bmp .tif .tiff .ppm .pgm .avif .jp2 .webp .txt .md .json .jsonl .csv .tsv .xml .yaml .yml "
     ".srt .vtt .ass .npz .npy .pkl .pt .pth .safetensors .onnx .tar .zip .gz .7z .rar .html .pdf .py .sh .log "
@@ -38,13 +38,13 @@ _NO_VIDEO = frozenset(_OTHER_SUFFIXES.split())
 
 
 def find_videos(folder: Path, output: Path) -> list[str]:
-    """Relative paths (with /) of all files that may be videos, sorted; hidden ones and the output are left out.
+    """Relative paths (with /) of all files that may be videos, sorted, without hidden files and the output folder.
 
     Raises:
-        MediaError: it is no folder, or there is no such file.
+        MediaError: it is not a folder, or there are no such files.
     """
     if not folder.is_dir():
-        raise MediaError(f"{folder} is no folder", "a folder with videos", "name the folder that holds the videos")
+        raise MediaError(f"{folder} is not a folder", "a folder with videos", "give the folder that holds the videos")
     found: list[str] = []
     for at, folders, files in os.walk(folder):
         here = Path(at)
@@ -53,14 +53,14 @@ def find_videos(folder: Path, output: Path) -> list[str]:
             if not name.startswith(".") and Path(name).suffix.lower() not in _NO_VIDEO and (here / name).is_file():
                 found.append((here / name).relative_to(folder).as_posix())
     if not found:
-        raise MediaError(f"{folder} holds no video", "video files, also in folders inside", "check the path")
+        raise MediaError(f"{folder} holds no video", "video files, possibly in subfolders", "check the path")
     return sorted(found)
 
 
 def video_id(source: str) -> str:
-    """Name of a video in the shards: letters, digits, _ and - of its path, and 8 digits that make it unique.
+    """Name of a video in the shards: its path reduced to letters, digits, _ and -, plus 8 digits of a hash.
 
-    It depends on the path alone, so it stays the same when other videos come and go.
+    It depends only on the path, so it does not change when other videos are added or removed.
     """
     plain = unicodedata.normalize("NFKD", re.sub(r"\.[^./]*$", "", source)).encode("ascii", "ignore").decode()
     slug = re.sub(r"[^A-Za-z0-9]+", "_", plain).strip("_")[-48:].strip("_") or "video"
@@ -68,14 +68,14 @@ def video_id(source: str) -> str:
 
 
 def split_of(video: str, seed: int, validation: float) -> Literal["train", "val"]:
-    """Train or val, from the video's id and the seed alone."""
+    """Train or val, depending only on the video's id and the seed."""
     number = int.from_bytes(hashlib.sha256(f"{seed}:{video}".encode()).digest()[:8], "big")
     return "val" if number < validation * 2**64 else "train"
 
 
 @dataclass(frozen=True, slots=True)
 class SceneReport:
-    """One scene and what became of it; `crop` is None where no poses were looked for."""
+    """One scene and the decision about it; `crop` is None if no poses were estimated."""
 
     number: int
     scene: SceneRange
@@ -85,7 +85,7 @@ class SceneReport:
 
 @dataclass(frozen=True, slots=True)
 class VideoReport:
-    """One file and what became of it.
+    """One file and the decision about it.
 
     Attributes:
         source: path within the folder of videos.
@@ -93,7 +93,7 @@ class VideoReport:
         status: used, without scenes (all were left out), duplicate, near-duplicate, unreadable, or no video.
         reason: one sentence; empty if it is used.
         survey: None if the file could not be read.
-        scenes: empty unless it was looked for poses.
+        scenes: empty if poses were not estimated.
     """
 
     source: str
@@ -105,12 +105,12 @@ class VideoReport:
 
     @property
     def video(self) -> str:
-        """Id of the video."""
+        """Id of the video in the shards."""
         return video_id(self.source)
 
 
 def judge_video(source: str, sha256: str, survey: Survey, cache: AnalysisCache, config: PrepareConfig) -> VideoReport:
-    """Decide on all scenes of a video that was measured."""
+    """Decide about all scenes of a measured video."""
     measured = cache.load_scenes(sha256) or {}
     enlargement = survey.enlargement(config.size)
     scenes: list[SceneReport] = []
@@ -132,7 +132,7 @@ def judge_video(source: str, sha256: str, survey: Survey, cache: AnalysisCache, 
 
 @dataclass(frozen=True, slots=True)
 class StoredScene:
-    """Everything that one record is made from."""
+    """Everything that a record is made from."""
 
     number: int
     start: int
@@ -142,7 +142,7 @@ class StoredScene:
 
 @dataclass(frozen=True, slots=True)
 class StoredVideo:
-    """Scenes of one video that stand in one shard: an item of the plan, and so part of the shard's identity."""
+    """Scenes of one video in one shard: an item of the plan, and so part of the shard's identity."""
 
     source: str
     sha256: str
@@ -152,7 +152,7 @@ class StoredVideo:
 
 
 def plan_set(videos: Sequence[VideoReport], config: PrepareConfig) -> list[ShardPlan]:
-    """Which scene goes into which shard: by the order of the paths, a new shard whenever one is full."""
+    """Distribute scenes over shards in the order of the paths, starting a new shard whenever one is full."""
     plans: list[ShardPlan] = []
     for split in ("train", "val"):
         shards: list[dict[str, StoredVideo]] = []
@@ -174,15 +174,15 @@ def plan_set(videos: Sequence[VideoReport], config: PrepareConfig) -> list[Shard
 
 
 def make_records(config: PrepareConfig, item: StoredVideo) -> Iterator[RecordData]:
-    """The records of some scenes of one video, read in one pass; a worker of `write_shards`.
+    """The records of some scenes of one video, read in one pass; run by workers of `write_shards`.
 
     Raises:
-        MediaError: the video or what was found in it is no longer what it was.
+        MediaError: the video has changed, or its analysis is missing.
     """
     path = config.videos / item.source
     measured = AnalysisCache(config.output / WORK, config).load_scenes(item.sha256)
     if measured is None:
-        raise MediaError(f"the poses of {item.source} are gone", f"an unchanged {WORK} folder", "run prepare again")
+        raise MediaError(f"the poses of {item.source} are missing", f"an unchanged {WORK} folder", "run prepare again")
     scenes = [SceneRange(s.start, s.stop) for s in item.scenes]
     crops = [plan_crop(measured[s.number].poses, config.size, config.fit) for s in item.scenes]
     for scene, fit, frames in zip(item.scenes, crops, scene_frames(path, item.fps, scenes), strict=True):
@@ -210,7 +210,7 @@ def _cropped(path: Path, frames: Iterator[np.ndarray], expected: int, fit: Fit) 
         count += 1
         yield fit.apply(frame)
     if count != expected:
-        got = f"{path} gave {count} frames where {expected} were measured"
+        got = f"{path} gave {count} frames instead of the measured {expected}"
         raise MediaError(got, "an unchanged file", "run prepare again")
 
 

@@ -1,4 +1,4 @@
-"""What became of every video and every scene, as JSON and as a table; all of it plain, sorted, and without a clock."""
+"""The report on all videos and scenes as JSON and CSV, sorted and without timestamps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _COLUMNS = (
 
 
 def count(videos: Sequence[VideoReport], config: PrepareConfig) -> dict[str, Any]:
-    """Totals: files by status, scenes, seconds and frames per split, and how often each reason was given."""
+    """Totals: files by status; scenes, seconds and frames per split; and counts of the reasons for leaving out."""
     scenes = [(v, s) for v in videos for s in v.scenes]
     used = [(v, s) for v, s in scenes if s.judgement.accepted]
     splits: dict[str, dict[str, float]] = {}

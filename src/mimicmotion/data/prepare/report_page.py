@@ -1,4 +1,4 @@
-"""The report as a page to look at: totals, a contact sheet of clips with their poses, and histograms."""
+"""The report as a web page: totals, contact sheets of clips with their poses, and histograms."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _GREEN, _RED, _GREY = (31, 122, 66), (178, 48, 48), (90, 90, 90)
 
 
 def save_page(folder: Path, videos: Sequence[VideoReport], cache: AnalysisCache, config: PrepareConfig) -> Path:
-    """Write report.html, which needs no other file, and its pictures as PNG files beside it.
+    """Write report.html, which is self-contained, and its pictures as PNG files.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -52,7 +52,7 @@ def save_page(folder: Path, videos: Sequence[VideoReport], cache: AnalysisCache,
 
 
 def _chosen(videos: Sequence[VideoReport], accepted: bool) -> Chosen:
-    """Some of the scenes that were looked at, spread evenly."""
+    """A selection of the measured scenes, evenly spread."""
     every = [(v, s) for v in videos for s in v.scenes if s.crop and s.judgement.accepted is accepted]
     limit = SHOWN if accepted else SHOWN_LEFT_OUT
     picked = np.unique(np.linspace(0, len(every) - 1, min(limit, len(every))).round().astype(int))
@@ -62,7 +62,7 @@ def _chosen(videos: Sequence[VideoReport], accepted: bool) -> Chosen:
 def contact_sheet(
     scenes: Chosen, cache: AnalysisCache, config: PrepareConfig
 ) -> UInt8[ndarray, "height width 3"] | None:
-    """Three frames of each scene, as they are stored, with their poses; None without scenes."""
+    """Three frames of each scene as stored, with their poses; None without scenes."""
     wide = max(48, round(_TALL * config.width / config.height))
     cells = [cell for v, s in scenes if (cell := _cell(v, s, cache, config, (_TALL, wide))) is not None]
     if not cells:
@@ -110,7 +110,7 @@ def _drawn(measures: SceneMeasures, k: int, config: PrepareConfig, size: tuple[i
     crop, frame = plan_crop(poses, size, config.fit), measures.thumb_frames[k]
     shown = poses[frame : frame + 1].fitted(crop)
     pose = PoseDrawer(size, canvas_short_side=None, stroke=2.6).draw(shown.xy[0], shown.confidence[0])
-    # the drawing dims limbs to 0.6; here they are brightened again, over a darker picture
+    # drawing dims limbs to 0.6; brighten them again over a darkened picture
     cover = np.clip(pose.max(-1, keepdims=True) / 100, 0, 1)
     bright = np.clip(pose / 0.6, 0, 255)
     return (bright * cover + crop.apply(thumb) * 0.7 * (1 - cover)).astype(np.uint8)
@@ -125,7 +125,7 @@ def _shortened(text: str, font: Any, width: int, *, keep_end: bool) -> str:
 
 
 def _histograms(videos: Sequence[VideoReport], config: PrepareConfig) -> dict[str, bytes | None]:
-    """Confidence of the seen body points of all scenes, and share of frames with a reliable hand of those used."""
+    """Confidence of the visible body points of all scenes, and shares of frames with a reliable hand of used ones."""
     judged = [s.judgement for v in videos for s in v.scenes if "confidence" in s.judgement.numbers]
     sure = {
         name: [j.numbers["confidence"] for j in judged if j.accepted is accepted]
@@ -134,8 +134,8 @@ def _histograms(videos: Sequence[VideoReport], config: PrepareConfig) -> dict[st
     used = [s.judgement.numbers for v in videos for s in v.scenes if s.judgement.accepted]
     names = {"either hand": "hands", "left hand": "left_hand", "right hand": "right_hand"}
     hands = {shown: [numbers[name] for numbers in used] for shown, name in names.items()}
-    body_label = "mean confidence of the body points seen in a scene"
-    hands_label = "share of a scene's frames in which all 21 points of the hand are sure"
+    body_label = "mean confidence of the visible body points of a scene"
+    hands_label = "share of a scene's frames in which all 21 points of the hand are reliable"
     limit = {"min_confidence": config.min_confidence}
     return {
         "confidence": _histogram(sure, body_label, limit) if judged else None,
@@ -180,7 +180,7 @@ def _sections(videos: Sequence[VideoReport], config: PrepareConfig, pngs: Mappin
         heading: str, picture: str = "", head: Sequence[str] = (), rows: Sequence[Sequence[Any]] = ()
     ) -> Section:
         png = pngs.get(picture)
-        more = f"{len(rows)} rows, the first {MAX_ROWS} of them here, all in report.csv"
+        more = f"The first {MAX_ROWS} of {len(rows)} rows; all are in report.csv."
         text = [more] if len(rows) > MAX_ROWS else [] if rows or png else ["none"]
         return Section(heading, text, Table(head, rows[:MAX_ROWS]), {heading: png} if png else {})
 

@@ -1,4 +1,4 @@
-"""Where a video is cut into scenes."""
+"""Finding cuts, and splitting a video into scenes."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from jaxtyping import UInt8
 from numpy import ndarray
 
 _WINDOW = 3  # neighbours on each side that a change is compared with
-_SHORT_SIDE = 144  # cuts are seen as well in small pictures, many times faster
+_SHORT_SIDE = 144  # small frames show cuts just as well and are much faster
 
 
 class CutFinder:
-    """Finds hard cuts in a stream of frames, by the content score of PySceneDetect.
+    """Finds hard cuts in a stream of frames, using the content score of PySceneDetect.
 
-    A cut is a frame that changes much more than its neighbours: fast movement and a moving camera change many frames
-    in a row and are no cut. PySceneDetect's adaptive detector does about the same, but not in the first and last
-    frames, where an edit often left some of another scene. Slow fades are not found.
+    A cut changes much more than the neighbouring frames do, while fast movement and a moving camera change many frames
+    in a row. PySceneDetect's adaptive detector is similar but ignores the first and last frames, where edits often
+    leave frames of another scene. Slow fades are not found.
 
     Args:
-        ratio: a cut changes at least this many times as much as the median of its (up to six) neighbours.
-        change: and at least so much (mean over hue, saturation and brightness, 0..255).
+        ratio: least ratio of a cut's change to the median of its (up to six) neighbours.
+        change: least change of a cut (mean over hue, saturation and brightness, 0..255).
     """
 
     def __init__(self, ratio: float = 3.0, change: float = 15.0) -> None:
@@ -36,9 +36,9 @@ class CutFinder:
         self._last: ndarray | None = None
 
     def push(self, frame: UInt8[ndarray, "height width 3"]) -> None:
-        """Look at the next frame (RGB)."""
+        """Process the next frame (RGB)."""
         hsv = cv2.cvtColor(shrink(frame, _SHORT_SIDE), cv2.COLOR_RGB2HSV)
-        # a repeated frame (of a video that was resampled) changes nothing, and makes any change beside it look large
+        # skip repeated frames (of resampled videos), whose zero change would make any neighbour look large
         if self._last is not None and (change := float(cv2.absdiff(hsv, self._last).mean())):
             self._numbers.append(self._count)
             self._changes.append(change)
@@ -46,14 +46,14 @@ class CutFinder:
         self._count += 1
 
     def finish(self) -> list[int]:
-        """Numbers of the frames that begin a new scene, without frame 0."""
+        """Indices of the frames that begin a new scene, without frame 0."""
         return [self._numbers[k] for k in find_peaks(self._changes, self._ratio, self._change)]
 
 
 def find_peaks(changes: Sequence[float], ratio: float, least: float) -> list[int]:
-    """Numbers of the changes of at least `least` that are `ratio` times the median of three neighbours on each side.
+    """Indices of changes that are at least `least`, and `ratio` times the median of three neighbours on each side.
 
-    The median, because a cut may stand beside another one (a flash, a frame left over from an edit).
+    The median tolerates another cut nearby (a flash, or a frame left over from an edit).
     """
     found = []
     for k, change in enumerate(changes):
@@ -64,7 +64,7 @@ def find_peaks(changes: Sequence[float], ratio: float, least: float) -> list[int
 
 
 def shrink(frame: UInt8[ndarray, "height width *channels"], short_side: int) -> UInt8[ndarray, "h w *channels"]:
-    """The frame made smaller (area average) to the given short side; never larger."""
+    """Scale a frame down (area average) to the given short side; smaller frames are returned unchanged."""
     scale = short_side / min(frame.shape[:2])
     if scale >= 1:
         return frame
@@ -74,7 +74,7 @@ def shrink(frame: UInt8[ndarray, "height width *channels"], short_side: int) -> 
 
 @dataclass(frozen=True, slots=True)
 class SceneRange:
-    """Frames `start` to `stop` - 1 of a video at the stored rate, without a cut inside."""
+    """Frames `start` to `stop` - 1 of a video at the stored rate, without a cut between them."""
 
     start: int
     stop: int
@@ -84,11 +84,11 @@ class SceneRange:
 
 
 def plan_scenes(num_frames: int, cuts: list[int], max_frames: int) -> list[SceneRange]:
-    """The scenes between cuts; one longer than `max_frames` becomes several of equal length (to one frame).
+    """The scenes between cuts; those longer than `max_frames` are split into parts of equal length.
 
     Args:
         num_frames: of the whole video.
-        cuts: sorted numbers of the frames that begin a scene, 0 not among them.
+        cuts: sorted indices of the frames that begin a scene, without 0.
         max_frames: at least 1.
     """
     edges = [0, *cuts, num_frames]

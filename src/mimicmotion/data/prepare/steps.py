@@ -1,4 +1,4 @@
-"""The steps of a preparation that run on one video each, in processes that may die of it."""
+"""The steps of a preparation that run on one video each, in worker processes that may crash."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MARK = "at-work-{}"
 
 @dataclass(frozen=True, slots=True)
 class SourceVideo:
-    """A file: its path within the folder of videos, and its checksum."""
+    """A file, by its path within the folder of videos, and its checksum."""
 
     source: str
     sha256: str
@@ -41,39 +41,39 @@ class Outcome:
 
 
 VideoStep = Callable[[PrepareConfig, SourceVideo], Generator[int, None, None]]
-"""Works on one file; yields units of work that are done."""
+"""Processes one file, and yields units of work done."""
 
 
 def survey_step(config: PrepareConfig, file: SourceVideo) -> Generator[int, None, None]:
-    """Walk through a video and store its survey: one unit of work."""
+    """Survey a video and store the result: one unit of work."""
     found = yield from survey(config.videos / file.source, config)
     AnalysisCache(config.output / WORK, config).save_survey(file.sha256, found)
     yield 1
 
 
 def measure_step(config: PrepareConfig, file: SourceVideo) -> Generator[int, None, None]:
-    """Find and store the poses and measures of a video's scenes: a unit a frame."""
+    """Measure a video's scenes and store the result: one unit of work per frame."""
     seen = known_survey(config, file)
     found = yield from measure_video(config.videos / file.source, seen, config, find_estimator(config))
     AnalysisCache(config.output / WORK, config).save_scenes(file.sha256, found)
 
 
 def known_survey(config: PrepareConfig, file: SourceVideo) -> Survey:
-    """The survey of a video that `survey_step` made.
+    """The survey of a video, stored by `survey_step`.
 
     Raises:
-        MediaError: it is gone.
+        MediaError: it is missing.
     """
     found = AnalysisCache(config.output / WORK, config).load_survey(file.sha256)
     if found is None:
-        raise MediaError(f"the survey of {file.source} is gone", f"an unchanged {WORK} folder", "run prepare again")
+        raise MediaError(f"the survey of {file.source} is missing", f"an unchanged {WORK} folder", "run prepare again")
     return found
 
 
 def run_steps(
     step: VideoStep, config: PrepareConfig, todo: Sequence[SourceVideo], processes: int
 ) -> Generator[int | Outcome, None, None]:
-    """Run a step on every file. One that brings its process down (a fault in a decoder) is found and named."""
+    """Run a step on every file. A file that crashes its process (a fault in a decoder) is identified and reported."""
     folder = config.output / WORK
     for mark in folder.glob(_MARK.format("*")):  # of an earlier run
         mark.unlink()
@@ -94,7 +94,7 @@ def run_steps(
     suspects = [f for f in rest if (folder / _MARK.format(f.sha256)).exists()]
     if not suspects:
         raise MimicMotionError(
-            "worker processes die before they begin", "processes that can work", "use --processes 1 to see the reason"
+            "worker processes die at startup", "processes that can work", "use --processes 1 to see the reason"
         )
     logger.warning("a worker process died; trying its files one by one")
     for file in suspects:
@@ -102,7 +102,7 @@ def run_steps(
             try:
                 yield pool.submit(_alone, step, config, file).result()
             except BrokenProcessPool:
-                problem = "reading it brings the process down (damaged, or too large for the memory)"
+                problem = "reading it crashes the process (damaged, or too large for the memory)"
                 yield Outcome(file.source, problem)
     if unharmed := [f for f in rest if f not in suspects]:
         yield from run_steps(step, config, unharmed, processes)
@@ -118,7 +118,7 @@ def _alone(step: VideoStep, config: PrepareConfig, file: SourceVideo) -> Outcome
 
 
 def _guarded(step: VideoStep, config: PrepareConfig, file: SourceVideo) -> Generator[int, None, Outcome]:
-    """Report problems of a single video, but raise those that would affect all."""
+    """Report problems of a single video, but raise those that affect all."""
     mark = config.output / WORK / _MARK.format(file.sha256)
     with writing(mark):
         mark.touch()
@@ -129,8 +129,8 @@ def _guarded(step: VideoStep, config: PrepareConfig, file: SourceVideo) -> Gener
     except MediaError as e:
         return Outcome(file.source, e.got.replace(str(config.videos / file.source), "it"))
     except Exception as e:
-        # whatever a decoder makes of a damaged file must not end the work on all others
-        logger.warning("%s is passed over", file.source, exc_info=True)
+        # a damaged file must not stop the work on all others, whatever a decoder raises
+        logger.warning("%s is skipped", file.source, exc_info=True)
         return Outcome(file.source, f"{type(e).__name__}: {e}")
     finally:
         mark.unlink(missing_ok=True)

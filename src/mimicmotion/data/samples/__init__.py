@@ -1,1 +1,1 @@
-"""Clips to training samples and batches."""
+"""Training samples and batches from records."""

@@ -1,4 +1,4 @@
-"""One training sample in numpy, and a batch of them as the networks take it."""
+"""A training sample in numpy, and a batch of samples as tensors."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from mimicmotion.errors import InputError
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Sample:
-    """A clip with its reference picture; all of one size (height, width) and one crop.
+    """A clip with its reference picture, all of one size (height, width) and one crop.
 
     Attributes:
-        number: the sample's number: with the seed it decides everything in it.
-        key: the record that the driving frames come from.
-        frames: RGB of the slots; None where latents are given.
-        latents: VAE mode of the slots, not scaled; None where frames are given.
-        reference: RGB of the reference picture.
-        reference_latents: its latents; None where frames are given.
+        number: of the sample, which with the seed determines everything in it.
+        key: of the record with the driving frames.
+        frames: RGB frames of the slots; None if latents are given.
+        latents: latents of the slots (mode of the VAE's posterior, not scaled); None if frames are given.
+        reference: RGB reference picture.
+        reference_latents: its latents; None if frames are given.
         poses: drawn pose of each slot; slot 0 is the reference's own pose if there is a reference slot.
         reference_pose: drawn pose of the reference picture.
-        hand_mask: share of each latent cell that lies in the box of a reliable hand, 0..1 (paper section 3.4); 0 in
-            the reference slot.
-        fps: frames per second of the driving slots (1 / interval); of frames spread over a scene the mean.
-        warped: the reference picture warped to each slot's pose, for models that are given it; the reference itself in
-            the reference slot.
+        hand_mask: share of each latent cell in the box of a reliable hand, 0..1 (paper section 3.4); 0 in the
+            reference slot.
+        fps: frames per second of the driving slots (1 / interval), or their mean for frames spread over a scene.
+        warped: the reference picture warped to each slot's pose, for models that use it; the reference itself in the
+            reference slot.
     """
 
     number: int
@@ -73,7 +73,7 @@ class Batch:
         return self._each(lambda t: t.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
-        """The same batch in page-locked memory, from which copies to a GPU are fast; DataLoader calls it."""
+        """The same batch in page-locked memory, for fast copies to a GPU; called by DataLoader."""
         return self._each(Tensor.pin_memory)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
@@ -82,7 +82,7 @@ class Batch:
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack samples in their order.
+    """Stack samples in order.
 
     Raises:
         InputError: there are none, or their shapes or kinds (frames or latents) differ.
@@ -95,13 +95,14 @@ def collate(samples: Sequence[Sample]) -> Batch:
         shapes = {None if v is None else v.shape for v in values}
         if len(shapes) > 1:
             keys = ", ".join(s.key for s in samples)
-            raise InputError(f"{name} of {sorted(map(str, shapes))} in one batch ({keys})", "one shape", "split it")
+            got = f"{name} of {sorted(map(str, shapes))} in one batch ({keys})"
+            raise InputError(got, "one shape", "split the batch")
         if values[0] is None:
             return None
         stacked = np.stack(values)
         if stacked.dtype != np.uint8:
             return torch.from_numpy(stacked.astype(np.float32, copy=False))
-        # a picture; the move first and on bytes: a quarter of the memory traffic
+        # pictures: transposing bytes instead of floats takes a quarter of the memory traffic
         return torch.from_numpy(np.ascontiguousarray(np.moveaxis(stacked, -1, -3))).float().div_(127.5).sub_(1)
 
     given = ("number", "key", "fps")

@@ -1,4 +1,4 @@
-"""Which frames make a sample: a pure function of the random generator and of the lengths of the scenes."""
+"""Choosing the frames of a sample: a pure function of the random generator and the lengths of the scenes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from mimicmotion.settings.samples import SampleConfig
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """What must be known of a record to choose frames from it.
+    """The lengths of a record, for choosing frames from it.
 
     Attributes:
-        frames: all stored frames.
-        stills: so many leading frames are no part of the time line; they may be references.
-        fps: of the time line.
+        frames: number of all stored frames.
+        stills: number of leading frames outside the timeline, which can only be references.
+        fps: of the timeline.
     """
 
     frames: int
@@ -27,11 +27,11 @@ class Timeline:
 
     @property
     def length(self) -> int:
-        """Frames of the time line."""
+        """Number of frames of the timeline."""
         return self.frames - self.stills
 
     def needed(self, count: int, config: SampleConfig) -> int:
-        """Shortest time line that `count` driving frames can be taken from."""
+        """Shortest timeline from which `count` driving frames can be taken."""
         if config.spacing == "spread":
             return count
         return (count - 1) * self._shortest(config) + 1
@@ -49,14 +49,14 @@ class Timeline:
 
 @dataclass(frozen=True, slots=True)
 class FrameChoice:
-    """The random decisions behind one sample.
+    """The random choices behind one sample.
 
     Attributes:
-        record: number of the record of the driving frames.
-        frames: its stored frames, as played.
+        record: index of the record with the driving frames.
+        frames: indices of its stored frames, in playing order.
         fps: frames per second of these frames.
-        reference: (number of the record, stored frame) of the reference picture.
-        noise_seeds: of the imitated detector on driving poses and on the reference pose.
+        reference: (record, stored frame) of the reference picture.
+        noise_seeds: of the simulated detector, for driving poses and reference pose.
     """
 
     record: int
@@ -73,14 +73,14 @@ def choose(
     usable: Sequence[int],
     siblings: Sequence[Sequence[int]],
 ) -> FrameChoice:
-    """Draw one sample. All is drawn whether it is used or not, so that switches of the look keep the frames.
+    """Draw one sample. Everything is always drawn, so that options of the appearance do not change the frames.
 
     Args:
         rng: of this sample alone.
         config: of the sample.
         timelines: of all records.
-        usable: numbers of the records that are long enough.
-        siblings: for each record the numbers of the records of its video, itself included.
+        usable: indices of the records that are long enough.
+        siblings: for each record, the indices of all records of its video.
     """
     count = config.num_frames - config.reference_slot
     record = usable[int(rng.integers(len(usable)))]
@@ -101,6 +101,6 @@ def choose(
     position = int(rng.integers(ends[-1]))
     which = int(np.searchsorted(ends, position, side="right"))
     reference = (records[which], position - (int(ends[which - 1]) if which else 0))
-    rng.random()  # drawn for nothing: samples stay what they were
+    rng.random()  # unused; keeps samples as in earlier versions
     seeds = rng.integers(2**31, size=2)
     return FrameChoice(record, frames, fps, reference, (int(seeds[0]), int(seeds[1])))

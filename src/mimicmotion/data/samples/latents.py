@@ -1,4 +1,4 @@
-"""Latents of the records, encoded at first use and stored."""
+"""Cached latents of records, encoded on first use."""
 
 from __future__ import annotations
 
@@ -21,22 +21,21 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CHUNK = 16
-"""Frames that are encoded at once."""
+"""Number of frames encoded at once."""
 Encode = Callable[[UInt8[ndarray, "n H W 3"]], Float32[ndarray, "n c h w"]]
 
 
 class LatentCache:
     """Latents (mode of the VAE's posterior, not scaled) of every frame of a set of shards.
 
-    One float16 file a record, which appears when complete: several processes may fill one folder at once. The files
-    stand under the identities of the model and of the shard, so neither can be taken for another, and those of
-    unchanged shards are found again when others are added.
+    One float16 file per record, written atomically, so several processes can fill one folder. Paths contain the
+    identities of encoder and shard, so latents are never mixed up, and those of unchanged shards are reused.
 
     Args:
         shards: the records.
         digest: identity of the encoder (for example the sha256 of its weights).
-        encode: RGB frames to latents; None where the folder holds all of them.
-        folder: where they are stored; must be writable if there is an encoder.
+        encode: RGB frames to latents; None if the folder already holds all of them.
+        folder: of the cache; must be writable if there is an encoder.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -49,14 +48,14 @@ class LatentCache:
             check_writable(self.folder / "latents.npy")
 
     def latents(self, record: int, frames: Sequence[int] | None = None) -> Float32[ndarray, "frames c h w"]:
-        """Latents of some frames of a record (default: all), in the order asked for.
+        """Latents of the given frames of a record, in the given order.
 
         Args:
-            record: number in the shards.
-            frames: stored frames, stills counted.
+            record: index in the shards.
+            frames: indices of stored frames, including stills; None means all.
 
         Raises:
-            ConfigError: they would have to be encoded and there is no encoder.
+            ConfigError: they are not cached, and there is no encoder.
             WeightsError: the encoder gives NaN, or numbers too large for float16.
             OutputError: the folder cannot be written.
         """
@@ -67,9 +66,9 @@ class LatentCache:
         return chosen.astype(np.float32)
 
     def fill(self, records: Sequence[int] | None = None) -> Iterator[int]:
-        """Encode what is missing, yielding the number of records done after each.
+        """Encode missing records, yielding the number of records done after each.
 
-        For an encoder on a GPU, which the worker processes of a data loader cannot use: fill first, then start them.
+        Needed before starting the workers of a data loader if the encoder is on a GPU, which they cannot use.
         """
         for done, record in enumerate(range(len(self.shards)) if records is None else records, 1):
             if not self._path(record).exists():
@@ -97,7 +96,7 @@ class LatentCache:
         key, count = self.shards.keys[record], self.shards.num_frames[record]
         if self.encode is None:
             raise ConfigError(
-                f"no latents of {key} by this model", "latents in the cache, or an encoder", "give the encoder"
+                f"no cached latents of {key} by this model", "cached latents, or an encoder", "give an encoder"
             )
         source, parts = self.shards[record], []
         for start in range(0, count, CHUNK):

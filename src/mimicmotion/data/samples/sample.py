@@ -1,4 +1,4 @@
-"""Records to training samples: frames or latents, drawn poses and hand masks (paper sections 3.2 to 3.4)."""
+"""From records to training samples: frames or latents, drawn poses and hand masks (paper sections 3.2 to 3.4)."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ logger = logging.getLogger(__name__)
 
 
 class SampleMaker:
-    """Makes sample number 0, 1, 2 ...: each a pure function of (seed, number).
+    """Makes samples 0, 1, 2, ..., each a pure function of (seed, number).
 
-    So a run can go on at any sample, in any number of processes. Every record is equally likely. Not for use by two
-    threads at once (processes are fine).
+    A run can therefore resume at any sample, in any number of processes. All records are equally likely. Safe in
+    processes, but not in threads.
 
     Args:
-        shards: the records; all have one size.
-        config: of the sample.
+        shards: the records, all of one size.
+        config: of the samples.
         seed: of the random choices.
         downscale: pixels per latent along each axis.
         drawing: how poses are drawn: the model's settings "pose_drawing" (canvas_short_side, stroke).
-        latents: gives latents instead of frames.
+        latents: cache of latents, to be used instead of frames.
         warp: also give the reference picture warped to each pose (`mimicmotion.pose.guidance.limb_warp`).
 
     Raises:
         InputError: a record is too short for a sample (see `SampleConfig.short_records`).
-        ConfigError: the size of the frames is no multiple of `downscale`.
+        ConfigError: the size of the frames is not a multiple of `downscale`.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class SampleMaker:
         self.usable(config)
 
     def usable(self, config: SampleConfig) -> list[int]:
-        """Numbers of the records that are long enough for a sample.
+        """Indices of the records that are long enough for a sample.
 
         Raises:
             InputError: one is too short and `config.short_records` is "error", or all are.
@@ -97,7 +97,7 @@ class SampleMaker:
         return self._usable[key]
 
     def _complain(self, fits: Sequence[bool], count: int, config: SampleConfig) -> None:
-        """Say that some records are too short: an error, or a warning where they are to be skipped."""
+        """Report that records are too short: an error, or a warning if they are to be skipped."""
         short = f"{fits.count(False)} of {len(fits)} records are too short"
         if config.short_records == "skip" and any(fits):
             logger.warning("%s for a sample: left out", short)
@@ -113,7 +113,7 @@ class SampleMaker:
         )
 
     def __call__(self, number: int, *, num_frames: int | None = None, spacing: Spacing | None = None) -> Sample:
-        """Sample `number`, with another number of slots or spacing than the config's where given.
+        """Make sample `number`; `num_frames` and `spacing` override those of the config.
 
         Raises:
             InputError: a record is too short for `num_frames`.
@@ -152,7 +152,7 @@ class SampleMaker:
         return np.concatenate([reference[None], moved]) if self.config.reference_slot else moved
 
     def _poses(self, driver: Record, owner: Record, choice: FrameChoice) -> tuple[PoseSequence, PoseSequence]:
-        """Poses of the driving frames and of the reference, as a detector would have found them."""
+        """Poses of the driving frames and of the reference, with simulated detector noise."""
         found = []
         for record, frames, seed in (
             (driver, choice.frames, choice.noise_seeds[0]),

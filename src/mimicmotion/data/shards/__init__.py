@@ -1,1 +1,1 @@
-"""Tar files of clips and their index: writing, reading, fetching."""
+"""Tar files of clips, and their index: writing, reading and fetching."""

@@ -1,4 +1,4 @@
-"""The tar files below the shards: where each member lies, and reading members without reading the rest."""
+"""Tar files with random access: the position of each member, and reading single members."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _END = 1024  # a complete tar ends with two zero blocks
 
 
 def scan_tar(path: Path) -> dict[str, Span]:
-    """The plain files of an uncompressed tar, in order: name -> where its bytes lie; only the headers are read.
+    """The regular files of an uncompressed tar, in order: name -> position. Reads only the headers.
 
     Raises:
-        MediaError: the file is missing, is no tar, or was cut off.
+        MediaError: the file is missing, truncated, or not a tar file.
     """
     with (
         reading(path, "a complete tar file", REMAKE, MediaError),
@@ -27,7 +27,7 @@ def scan_tar(path: Path) -> dict[str, Span]:
         tarfile.open(fileobj=file, mode="r:") as tar,
     ):
         members = {t.name: (t.offset_data, t.size) for t in tar if t.isreg()}
-        # tarfile takes a file that was cut between two members for complete
+        # tarfile does not notice a file that was truncated between two members
         file.seek(tar.offset)
         if len(end := file.read(_END)) < _END or any(end):
             raise tarfile.ReadError("no end mark")
@@ -37,11 +37,11 @@ def scan_tar(path: Path) -> dict[str, Span]:
 def read_spans(path: Path, spans: Sequence[Span]) -> list[bytes]:
     """The bytes of some spans of a file.
 
-    The file is opened for each call, once for all spans: so processes and threads share no position, a set of many
-    shards needs no more open files than readers, and it costs some 20 microseconds.
+    The file is opened in each call (about 20 microseconds), so processes and threads share no position, and large sets
+    of shards do not need many open files.
 
     Raises:
-        MediaError: the file is missing or shorter than that.
+        MediaError: the file is missing or too short.
     """
     found = []
     with reading(path, "a readable tar file", REMAKE, MediaError), path.open("rb") as file:

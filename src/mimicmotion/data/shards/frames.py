@@ -1,4 +1,4 @@
-"""Frames as the members of a record, and back: single pictures (png, jpeg) or a video that can be entered anywhere."""
+"""Encoding and decoding the frames of a record: single pictures (png, jpeg), or a video with random access."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from mimicmotion.data.shards.archive import REMAKE
 from mimicmotion.errors import ConfigError, InputError, MediaError, OutputError
 
 Store = Literal["png", "jpeg", "video"]
-"""How frames are stored: png (exact), jpeg (quality 95), video (H.264, the smallest for real film)."""
+"""How frames are stored: png (lossless), jpeg (quality 95), video (H.264, the smallest for real footage)."""
 
 ENDINGS: dict[str, str] = {"png": "png", "jpeg": "jpg", "video": "mp4"}
 MAX_FRAMES = 100_000  # five digits in the names of single pictures
 
 # At most this many frames are decoded to reach one frame of a video.
 _GOP = 16
-_CRF = 16  # that of the video writer: the eye can't tell it from the frames
+_CRF = 16  # as in the video writer: visually lossless
 _JPEG_QUALITY = 95
 # zlib's level 6 makes synthetic frames 16 % smaller, but takes 2.6 times as long
 _PNG_LEVEL = 1
@@ -40,17 +40,17 @@ def check_store(store: str, size: tuple[int, int]) -> None:
 def compress_frames(
     frames: Iterable[Frame], store: str, size: tuple[int, int], fps: float, count: int
 ) -> dict[str, bytes]:
-    """Members (ending of the name to bytes) that hold the frames; frames of equal pixels give equal bytes.
+    """Encode frames as members of a record (suffix -> bytes); equal pixels give equal bytes.
 
     Args:
-        frames: RGB, taken one after the other.
+        frames: RGB frames, which are streamed.
         store: see `Store`.
         size: (height, width) that every frame must have.
         fps: frames per second of the video.
-        count: how many there must be.
+        count: expected number of frames.
 
     Raises:
-        InputError: a frame is of another size or type, or there are fewer or more.
+        InputError: a frame has another size or type, or the number is wrong.
         OutputError: the encoder fails.
     """
     check_store(store, size)
@@ -65,7 +65,7 @@ def compress_frames(
                 raise InputError(got, f"uint8 ({size[0]}, {size[1]}, 3)", "give RGB frames of one size")
             yield np.ascontiguousarray(frame)
         if i + 1 != count:
-            raise InputError(f"{i + 1} frames", f"{count}, one a pose", "give as many frames as poses")
+            raise InputError(f"{i + 1} frames", f"{count}, one per pose", "give as many frames as poses")
 
     if store == "video":
         return {"mp4": _encode_video(checked(), size, fps)}
@@ -74,10 +74,10 @@ def compress_frames(
 
 
 def decode_pictures(data: Sequence[bytes], size: tuple[int, int], what: Callable[[int], str]) -> Frames:
-    """Single pictures to frames; `what` names the n-th of them in errors.
+    """Decode single pictures; `what` gives the name of the n-th one for errors.
 
     Raises:
-        MediaError: one is damaged or of another size.
+        MediaError: one is damaged or has another size.
     """
     import cv2
 
@@ -92,10 +92,10 @@ def decode_pictures(data: Sequence[bytes], size: tuple[int, int], what: Callable
 
 
 def decode_video(data: bytes, indices: Sequence[int], size: tuple[int, int], fps: float, what: str) -> Frames:
-    """Frames of a video by number, in any order; each group of 16 that is needed is decoded at most once.
+    """Decode frames of a video by index, in any order; each group of 16 is decoded at most once.
 
     Raises:
-        MediaError: the video is damaged, holds fewer frames or frames of another size; `what` names it.
+        MediaError: the video is damaged, too short, or of another size; `what` is its name in the error.
     """
     import av
 
@@ -108,20 +108,20 @@ def decode_video(data: bytes, indices: Sequence[int], size: tuple[int, int], fps
     try:
         with av.open(io.BytesIO(data), "r") as container:
             stream = container.streams.video[0]
-            stream.thread_count = 1  # readers are many processes: threads of each would only get in their way
+            stream.thread_count = 1  # there are many reader processes; threads in each would only slow them down
             rate = exact_rate(fps)
             seconds = stream.time_base or 1 / rate  # of one tick
             todo, entered = sorted(positions), -1
             frames = container.decode(stream)
             while todo:
-                if todo[0] // _GOP != entered:  # another group: enter it at its key frame
+                if todo[0] // _GOP != entered:  # another group: seek to its key frame
                     entered = todo[0] // _GOP
                     container.seek(round(entered * _GOP / (rate * seconds)), stream=stream, backward=True)
                     frames = container.decode(stream)
                 frame = next(frames, None)
                 at = math.inf if frame is None or frame.pts is None else round(frame.pts * seconds * rate)
                 if frame is None or at > todo[0]:
-                    raise MediaError(f"{what} has no frame {todo[0]}", "all frames that it should hold", REMAKE)
+                    raise MediaError(f"{what} has no frame {todo[0]}", "all of its frames", REMAKE)
                 if at < todo[0]:
                     continue
                 if (frame.height, frame.width) != tuple(size):
@@ -134,7 +134,7 @@ def decode_video(data: bytes, indices: Sequence[int], size: tuple[int, int], fps
 
 
 def encode_picture(picture: UInt8[ndarray, "height width 3"], kind: str, **options: int) -> bytes:
-    """A file of a picture.
+    """Encode a picture.
 
     Args:
         picture: RGB.
@@ -159,7 +159,7 @@ def _encode_video(frames: Iterable[Frame], size: tuple[int, int], fps: float) ->
     try:
         with av.open(file, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
             stream = add_stream(container, "mov", size, rate, _CRF)
-            # A key frame every 16 frames exactly, and no frame that needs a later one: frame i is packet i.
+            # A key frame exactly every 16 frames, and no B-frames: frame i is packet i.
             stream.codec_context.gop_size, stream.codec_context.thread_count = _GOP, 1
             stream.codec_context.max_b_frames = 0
             x264 = f"mbtree=0:keyint={_GOP}:min-keyint={_GOP}:scenecut=0:bframes=0:open-gop=0"

@@ -1,4 +1,4 @@
-"""The index of a folder of shards: its records and their byte positions, read from disk or rebuilt."""
+"""The index of a folder of shards, with the byte positions of its records: read from disk, or rebuilt."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from mimicmotion.runtime.reading import read_json, reading
 
 FORMAT, VERSION, INDEX = "mimicmotion.shards", 1, "index.json"
 HEAD = "__shard__/head.json"
-"""The first member of a shard says what it is. WebDataset passes over names of this form."""
+"""The first member of a shard describes it. WebDataset skips names of this form."""
 
-# An index may come from the network, and file and key become parts of paths: no dots, no roots, no shell characters.
+# An index may come from the network, and file and key become parts of paths: no dots, roots or shell characters.
 _FILE = r"^([A-Za-z0-9_-]+)-\d+\.tar$"
 Count = Annotated[int, Field(ge=0)]
 SafeSpan = tuple[Count, Count]
@@ -34,7 +34,7 @@ _PREPARE = "make the shards with 'mimicmotion prepare'"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordEntry:
-    """Where a record lies: spans of its members, and of its frames if they are single pictures."""
+    """The position of a record: spans of its members, and of its frames if they are single pictures."""
 
     key: Annotated[str, Field(pattern=r"^[^./\\\s][^.\\]*$")]
     video: str
@@ -69,7 +69,7 @@ class Index:
     splits: dict[str, list[ShardEntry]]
 
     def digest(self, split: str) -> str:
-        """Identity of the data of a split: sha256 over the checksums of its shards."""
+        """Identity of a split's data: sha256 over the checksums of its shards."""
         sums = [s.sha256 for s in self.splits.get(split, ())]
         return hashlib.sha256(json.dumps([FORMAT, VERSION, sums]).encode()).hexdigest()
 
@@ -78,10 +78,10 @@ _INDEX, _RECORD = TypeAdapter(Index), TypeAdapter(RecordEntry)
 
 
 def canonical(data: Any) -> str:
-    """The one JSON text of plain data, paths and dataclasses of such: equal data, equal text.
+    """Canonical JSON of plain data, paths and dataclasses: equal data gives equal text.
 
     Raises:
-        InputError: it holds anything else.
+        InputError: the data contains anything else.
     """
     options: dict[str, Any] = {"sort_keys": True, "separators": (",", ":"), "ensure_ascii": False, "allow_nan": False}
     return json.dumps(data, default=_plain, **options)
@@ -92,7 +92,8 @@ def _plain(value: Any) -> Any:
         return value.as_posix()
     if dataclasses.is_dataclass(value):
         return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-    raise InputError(f"an item of a plan holds {type(value).__name__}", "plain data, paths, dataclasses", "convert it")
+    got = f"an item of a plan holds {type(value).__name__}"
+    raise InputError(got, "plain data, paths, dataclasses", "convert it")
 
 
 def shard_name(split: str, number: int) -> str:
@@ -101,16 +102,16 @@ def shard_name(split: str, number: int) -> str:
 
 
 def shard_files(folder: Path) -> list[Path]:
-    """The shards of a folder, without those that are still being written under a temporary name."""
+    """The shards of a folder, without unfinished ones under temporary names."""
     return sorted(p for p in folder.glob("*.tar") if not p.name.startswith("."))
 
 
 def scan_shard(path: Path) -> tuple[dict[str, Any], ShardEntry]:
-    """What a shard says about itself, and its entry in the index: reads headers and metadata, and sums the file.
+    """A shard's metadata and its entry in the index, from its headers, records and checksum.
 
     Raises:
-        MediaError: the file is damaged or cut off, or a record lacks a member; names shard and record.
-        InputError: its name is not that of a shard, or its format is another one.
+        MediaError: the file is damaged or truncated, or a record lacks a member; the message names shard and record.
+        InputError: the name is not that of a shard, or the format is unknown.
     """
     if not re.fullmatch(_FILE, path.name):
         raise InputError(f"{path.name} as a shard", "a name such as train-00000.tar", "rename the file")
@@ -143,7 +144,7 @@ def scan_shard(path: Path) -> tuple[dict[str, Any], ShardEntry]:
 
 
 def _pictures(path: Path, entry: RecordEntry, found: Mapping[str, Span]) -> list[Span]:
-    """Where the single pictures of a record lie; none if it holds a video."""
+    """Positions of the single pictures of a record; empty if it holds a video."""
     if "mp4" in found:
         return []
     pictures = {int(m[1]): span for k, span in found.items() if (m := _PICTURE.fullmatch(k))}
@@ -163,8 +164,8 @@ def read_head(path: Path, members: Mapping[str, Span]) -> dict[str, Any]:
     """Metadata of a shard; empty for a tar file of another tool.
 
     Raises:
-        InputError: the shard is of another format version.
-        MediaError: it is unreadable.
+        InputError: the shard has another format version.
+        MediaError: it cannot be read.
     """
     if HEAD not in members:
         return {}
@@ -175,17 +176,17 @@ def read_head(path: Path, members: Mapping[str, Span]) -> dict[str, Any]:
 
 
 def check_version(where: Path, head: Mapping[str, Any]) -> None:
-    """Raise InputError unless `head` names our format in a version that is understood."""
+    """Raise InputError unless `head` has this format and version."""
     if head.get("format") != FORMAT or head.get("version") != VERSION:
         got = f"{where} is {head.get('format')!r} version {head.get('version')!r}"
         raise InputError(got, f"{FORMAT!r} version {VERSION}", "update mimicmotion, or prepare the data again")
 
 
 def make_index(head: Mapping[str, Any], shards: Iterable[ShardEntry], where: Path) -> Index:
-    """The index of shards that share the size, store and settings of `head`; their names tell the splits.
+    """The index of shards with the size, store and settings of `head`; the splits follow from their names.
 
     Raises:
-        InputError: there is no record, or one is there twice.
+        InputError: there are no records, or two with one key.
     """
     splits: dict[str, list[ShardEntry]] = {}
     for shard in sorted(shards, key=lambda s: s.file):
@@ -195,20 +196,20 @@ def make_index(head: Mapping[str, Any], shards: Iterable[ShardEntry], where: Pat
         raise InputError(f"{where} holds no record", "shards with records", _PREPARE)
     key, times = keys.most_common(1)[0]
     if times > 1:
-        raise InputError(f"{where}: record {key} is there twice", "each record once", _PREPARE)
+        raise InputError(f"{where} has record {key} twice", "each record once", _PREPARE)
     height, width = head["size"]
     return Index((height, width), head["store"], head["settings"], splits)
 
 
 def scan_folder(folder: Path) -> Index:
-    """The index of the shards of a folder, made from the shards themselves.
+    """Build the index of a folder from its shards.
 
     Raises:
         InputError: there is no shard, or no record in them, or they differ in size, store or settings.
         MediaError: a shard is damaged.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder} is no folder", "a folder of shards", "check the path")
+        raise InputError(f"{folder} is not a folder", "a folder of shards", "check the path")
     scanned = [scan_shard(path) for path in shard_files(folder)]
     if not scanned:
         raise InputError(f"{folder} holds no shards", "train-00000.tar and so on", _PREPARE)
@@ -217,7 +218,7 @@ def scan_folder(folder: Path) -> Index:
         for what in ("size", "store", "settings"):
             if shard.records and head[what] != first[what]:
                 got = f"{folder}: {what} is {first[what]} in {name}, {head[what]} in {shard.file}"
-                raise InputError(got, "shards made with the same settings", "keep them in folders of their own")
+                raise InputError(got, "shards made with the same settings", "keep them in separate folders")
     return make_index(first, [s for _, s in scanned], folder)
 
 
@@ -233,12 +234,12 @@ def save_index(index: Index, folder: Path) -> None:
 
 
 def load_index(path: Path) -> Index:
-    """Read an index. Names in it that are no plain names of shards and records are refused.
+    """Read an index. Unsafe names of shards and records are refused.
 
     Raises:
-        InputError: it is damaged or of another format.
+        InputError: it is damaged or has another format.
     """
-    what, fix = "an index of shards", "delete the file: it is made anew from the shards"
+    what, fix = "an index of shards", "delete the file: it is rebuilt from the shards"
     data = read_json(path, what, fix)
     with reading(path, what, fix):
         check_version(path, data)

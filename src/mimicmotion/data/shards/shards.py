@@ -1,9 +1,8 @@
-"""Shards: records (scenes of videos with poses) in tar files, read by number in any order.
+"""Shards: records (scenes of videos with poses) in tar files, with random access.
 
-A shard is a tar in WebDataset's form, which `webdataset.WebDataset` reads too. The members of record KEY:
-KEY.json (metadata), KEY.mp4 or KEY.00000.png ... or KEY.00000.jpg ... (frames), KEY.poses.npz (a pose file), and
-optionally KEY.truth.npz (masks and flow of rendered people).
-FOLDER/index.json lists the position of each member.
+A shard is a tar file that `webdataset.WebDataset` can read too. The members of record KEY are KEY.json (metadata),
+KEY.mp4 or KEY.00000.png ... or KEY.00000.jpg ... (frames), KEY.poses.npz (a pose file), and optionally KEY.truth.npz
+(masks and flow of rendered people). FOLDER/index.json lists the position of each member.
 """
 
 from __future__ import annotations
@@ -30,12 +29,12 @@ from mimicmotion.runtime.reading import reading
 
 
 class Record:
-    """A scene whose parts are read on first access and cached, except the frames.
+    """A scene, whose parts except the frames are read on first access and cached.
 
     Attributes:
         key: its name, `<video id>-<scene number>`.
         video: id of the source video.
-        stills: number of leading frames that are no part of the time line, but may serve as reference.
+        stills: number of leading frames outside the timeline, which can only be references.
         fps: frames per second.
     """
 
@@ -53,7 +52,7 @@ class Record:
 
     @functools.cached_property
     def meta(self) -> dict[str, Any]:
-        """Metadata: video, source, sha256, start_s, fps, size, num_frames, stills, split, crop and so on."""
+        """Metadata: video, source, sha256, start_s, fps, size, num_frames, stills, split, crop and others."""
         with reading(f"{self.where}: json", "JSON", REMAKE, MediaError):
             return json.loads(self._read("json"))
 
@@ -62,7 +61,7 @@ class Record:
         """A pose for each frame, in pixels of the frames.
 
         Raises:
-            MediaError: the member is damaged, or is not one pose a frame.
+            MediaError: the member is damaged, or does not have one pose per frame.
         """
         try:
             poses = parse_poses(io.BytesIO(self._read("poses.npz")), f"{self.where}: poses.npz")
@@ -75,7 +74,7 @@ class Record:
 
     @functools.cached_property
     def truth(self) -> dict[str, ndarray] | None:
-        """What is known of rendered frames (see `data.synthetic.pack_truth`); None if the shard has none.
+        """Ground truth of rendered frames (see `data.synthetic.pack_truth`); None if the record has none.
 
         Raises:
             MediaError: the member is damaged.
@@ -87,17 +86,14 @@ class Record:
             return {name: stored[name] for name in stored.files}
 
     def frames(self, indices: Sequence[int]) -> UInt8[ndarray, "n height width 3"]:
-        """Some frames, RGB, in the order asked for; a number may come twice.
+        """RGB frames in the order of `indices`, which may repeat.
 
         Raises:
             InputError: there is no such frame.
             MediaError: the shard is damaged.
         """
-        wrong = [int(i) for i in indices if not 0 <= i < len(self)]
-        if wrong:
-            raise InputError(
-                f"{self.where}: frame {wrong[0]}", f"0 to {len(self) - 1}", "ask for frames that are there"
-            )
+        if wrong := [int(i) for i in indices if not 0 <= i < len(self)]:
+            raise InputError(f"{self.where}: frame {wrong[0]}", f"0 to {len(self) - 1}", "use an existing frame")
         size = self._shards.size
         if self._shards.store == "video":
             return decode_video(self._read("mp4"), indices, size, self.fps, f"{self.where}: mp4")
@@ -114,21 +110,21 @@ class Record:
 
 
 class Shards:
-    """The records of one split, by number; the order is that of the index. Picklable; safe in processes and threads.
+    """The records of one split, in the order of the index. Picklable; safe in processes and threads.
 
     Attributes:
-        storage: where they lie.
+        storage: of the shards.
         split: train or val.
         size: (height, width) of all frames.
         store: how frames are stored: png, jpeg or video.
-        settings: what the records were made with.
+        settings: with which the records were made.
         digest: identity of the data: sha256 over the checksums of the shards of this split.
         keys: key of each record.
-        num_frames: frames of each record.
-        stills: of each record, leading frames that are no part of the time line.
+        num_frames: number of frames of each record.
+        stills: number of leading frames of each record that are outside the timeline.
         fps: frames per second of each record.
-        videos: video id to the numbers of its records.
-        sums: sha256 of the shard that holds each record: equal sum and key, equal record.
+        videos: video id to the indices of its records.
+        sums: sha256 of the shard of each record; with the key, it identifies the record.
     """
 
     def __init__(self, storage: Folder | Remote, split: str) -> None:
@@ -162,13 +158,13 @@ def open_shards(where: str | Path, split: str = "train", *, cache: Path | None =
     """Open a set of shards.
 
     Args:
-        where: a folder, or a URL that begins with file, http, https, s3, gs or hf (s3 and gs want
-            `mimicmotion[remote]`); the name of a file is put in place of {} in it, or after it with a slash.
+        where: a folder, or a URL that begins with file, http, https, s3, gs or hf (s3 and gs need
+            `mimicmotion[remote]`); the name of a file replaces {} in it, or is appended with a slash.
         split: train or val.
-        cache: where remote shards are copied to when first used; `$MIMICMOTION_CACHE/shards` if None.
+        cache: folder for copies of remote shards; `$MIMICMOTION_CACHE/shards` if None.
 
     Raises:
-        InputError: no shards, no records of this split, another format, or another kind of URL.
-        MediaError: a shard is damaged, cut off or lacks a member; names shard and record.
+        InputError: no shards, no records of this split, another format, or an unsupported URL.
+        MediaError: a shard is damaged, truncated or lacks a member; the message names shard and record.
     """
     return Shards(find_storage(where, cache), split)

@@ -1,4 +1,4 @@
-"""Where shards lie: in a folder, or behind a URL from where they are copied when first used."""
+"""Storage of shards: a local folder, or a URL from which they are copied on first use."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from mimicmotion.weights.registry import cache_folder
 logger = logging.getLogger(__name__)
 
 SCHEMES = ("http", "https", "s3", "gs", "hf")
-"""What a URL may begin with, besides file. Nothing here can start a program."""
+"""Allowed schemes of URLs besides file; none of them can run a program."""
 _TIMEOUT = 60.0  # seconds without a byte
 _CHUNK = 1 << 20
 
 
 def find_storage(where: str | Path, cache: Path | None = None) -> Folder | Remote:
-    """Where a path or URL leads.
+    """The storage behind a path or URL.
 
     Raises:
-        InputError: a URL that begins with none of `SCHEMES`.
+        InputError: a URL with another scheme than `SCHEMES`.
     """
     text = str(where)
     url = urlparse(text)
     if url.scheme == "file":
         return Folder(Path(urllib.request.url2pathname(url.path)))
-    # a scheme of one letter is a drive
+    # a scheme of one letter is a Windows drive
     if isinstance(where, Path) or len(url.scheme) < 2:
         return Folder(Path(where))
     if url.scheme not in SCHEMES:
@@ -44,23 +44,21 @@ def find_storage(where: str | Path, cache: Path | None = None) -> Folder | Remot
 
 
 class Folder:
-    """Shards in a folder of this machine, read where they are."""
+    """Shards in a local folder, read in place."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.name = folder, str(folder)
 
     def index(self) -> Index:
-        """The index file, or one made from the shards where there is none.
+        """The index file, or an index built from the shards if there is none.
 
         Raises:
-            InputError: no shards, an index of another format, or one that names shards which are not there.
-            MediaError: a shard is damaged or cut off.
+            InputError: no shards, or an index of another format.
+            MediaError: a shard is missing, damaged or truncated.
         """
         if not (self.folder / INDEX).exists():
             index = scan_folder(self.folder)
-            logger.warning(
-                "%s has no %s (an unfinished preparation?): made from the shards that are there", self.folder, INDEX
-            )
+            logger.warning("%s has no %s (an unfinished preparation?); built from its shards", self.folder, INDEX)
             return index
         index = load_index(self.folder / INDEX)
         for shard in (s for some in index.splits.values() for s in some):
@@ -77,9 +75,9 @@ class Folder:
 
 
 class Remote:
-    """Shards behind a URL of one of `SCHEMES`.
+    """Shards at a URL with one of `SCHEMES`.
 
-    The name of a file is put in place of {} in the URL, or after it with a slash.
+    The name of a file replaces {} in the URL, or is appended with a slash.
     """
 
     def __init__(self, url: str, cache: Path | None) -> None:
@@ -88,10 +86,10 @@ class Remote:
         self.cache = root / hashlib.sha256(url.encode()).hexdigest()[:16]
 
     def index(self) -> Index:
-        """Copy the index (each time: it is small and may have changed) and read it.
+        """Copy the index (every time, because it may have changed) and read it.
 
         Raises:
-            InputError: it cannot be fetched and was not before, or is of another format.
+            InputError: it cannot be fetched and there is no earlier copy, or it has another format.
             ConfigError: a package that reads such URLs is not installed.
         """
         path = self.cache / INDEX
@@ -104,14 +102,14 @@ class Remote:
         return load_index(path)
 
     def find(self, shard: ShardEntry) -> Path:
-        """The copy of a shard, fetched and verified if it is not there yet; one process at a time does it.
+        """The copy of a shard, fetched and verified on first use, by one process at a time.
 
         Raises:
             InputError: it cannot be fetched.
-            MediaError: what came is not what the index says.
+            MediaError: its checksum is not the one in the index.
             OutputError: the cache cannot be written.
         """
-        # by content: a set that was prepared anew under the same URL does not meet old copies
+        # named by content, so that a set that is replaced under the same URL does not use old copies
         path = self.cache / f"{shard.sha256[:16]}-{shard.file}"
         if not path.exists():
             from filelock import FileLock
@@ -136,12 +134,12 @@ class Remote:
 
 
 def _read(url: str) -> Iterator[bytes]:
-    """The bytes of a file behind a URL."""
+    """The bytes of the file at a URL."""
     try:
         with _open(url) as source:
             while chunk := source.read(_CHUNK):
                 yield chunk
-    except ImportError as e:  # fsspec says which package
+    except ImportError as e:  # fsspec names the package
         raise ConfigError(f"{url} cannot be read ({e})", "the packages of 'remote'", install_command("remote")) from e
     except Exception as e:  # each library has errors of its own
         raise InputError(f"{url} cannot be read ({e})", f"a set of shards with {INDEX}", "check the URL") from e
@@ -153,5 +151,5 @@ def _open(url: str) -> Any:
         return urllib.request.urlopen(url, timeout=_TIMEOUT)
     import fsspec
 
-    # not fsspec.open, which would follow chains such as a::b
+    # not fsspec.open, which follows chains such as a::b
     return fsspec.filesystem(scheme).open(url, "rb")

@@ -1,7 +1,7 @@
-"""Writing shards in parallel, by a plan that can be resumed.
+"""Writing shards in parallel, by a resumable plan.
 
-Each shard gets its name when it is complete, the index comes last. What a shard was made from stands in it, so that an
-interrupted preparation reuses what is done; the same records in the same settings give the same bytes.
+A shard is renamed into place when complete, and the index is written last. Each shard records what it was made from, so
+an interrupted preparation reuses finished ones. The same records and settings give the same bytes.
 """
 
 from __future__ import annotations
@@ -52,16 +52,16 @@ _KEY = re.compile(r"[^./\\\s][^./\\]{0,79}")  # WebDataset ends the key at the f
 
 @dataclass(frozen=True, kw_only=True)
 class RecordData:
-    """One scene, as it is given to be written.
+    """One scene to be written.
 
     Attributes:
-        key: name of its own, without dot or slash: `<video id>-<scene number>`.
+        key: unique name without dot or slash: `<video id>-<scene number>`.
         video: id of the source video; the reference picture may come from any scene of the same video.
-        frames: RGB frames of one size, taken one after the other (a generator will do).
-        poses: one pose a frame, in pixels of these frames; `poses.fps` is the rate of the frames.
-        stills: number of leading frames that are no part of the time line, but may serve as reference.
+        frames: RGB frames of one size, which are streamed.
+        poses: one pose per frame, in pixels of these frames; `poses.fps` is the rate of the frames.
+        stills: number of leading frames outside the timeline, which can only be references.
         meta: further plain data, such as source, sha256, start_s, crop, statistics.
-        truth: what is known of rendered frames: see `mimicmotion.data.synthetic.pack_truth`.
+        truth: ground truth of rendered frames, see `mimicmotion.data.synthetic.pack_truth`.
     """
 
     key: str
@@ -88,19 +88,19 @@ class ShardSettings:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def head(self, split: str) -> dict[str, Any]:
-        """What the first member of a shard says, without what it was made from."""
+        """Content of a shard's first member, without the digest of its items."""
         shared = {"size": list(self.size), "store": self.store, "settings": dict(self.settings)}
         return {"format": FORMAT, "version": VERSION, "split": split} | shared
 
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """What one shard is to be made from.
+    """Plan of one shard.
 
     Attributes:
         split: train or val.
         number: of the shard within its split, from 0.
-        items: what `make_records` gets, one after the other: plain data, paths or dataclasses of such.
+        items: arguments of `make_records`: plain data, paths or dataclasses.
     """
 
     split: str
@@ -119,7 +119,7 @@ class ShardPlan:
 
 @dataclass(frozen=True, slots=True)
 class ShardsWritten:
-    """What `write_shards` made; `reused` of the shards were there before."""
+    """Result of `write_shards`; `reused` of the shards already existed."""
 
     folder: Path
     shards: int
@@ -130,7 +130,7 @@ class ShardsWritten:
 
 
 def plan_shards(items: Sequence[Any], per_shard: int, split: str = "train") -> list[ShardPlan]:
-    """Items in order, `per_shard` to a shard: which item is in which shard depends on nothing else."""
+    """Distribute items in order, `per_shard` to a shard."""
     starts = range(0, len(items), per_shard)
     return [ShardPlan(split, n, tuple(items[s : s + per_shard])) for n, s in enumerate(starts)]
 
@@ -144,23 +144,23 @@ def write_shards(
     processes: int = 1,
     stage: str = "shards",
 ) -> Job[ShardsWritten]:
-    """Write the shards of a plan, each by one process from beginning to end, and then the index.
+    """Write the shards of a plan, each in a single process, and then the index.
 
-    Shards that are there already, complete and made from the same items in the same settings, are reused; the result
-    does not depend on `processes`, nor on how often it was interrupted.
+    Complete shards from the same items and settings are reused. The result depends neither on `processes` nor on
+    interruptions.
 
     Args:
-        folder: where they go.
+        folder: of the shards.
         plan: the shards.
-        make_records: item to its records (none is fine); must always give the same. With several processes it must
-            be picklable: a function of a module, or `functools.partial` of one.
+        make_records: item to its records (possibly none); must be deterministic, and picklable with several
+            processes: a module's function, or `functools.partial` of one.
         shared: size, store and settings.
-        processes: how many work at once; 1 is this process.
-        stage: what reports are called; they count items, those of reused shards too.
+        processes: number of processes; 1 uses this process.
+        stage: name of the stage in progress reports, which count items, including those of reused shards.
 
     Raises:
-        InputError: nothing is planned, no item gave a record, or records do not fit.
-        OutputError: the folder cannot be written, or holds shards of other settings or beyond the plan.
+        InputError: nothing is planned, no item gives a record, or records are invalid.
+        OutputError: the folder cannot be written, or holds shards of other settings or outside the plan.
         ConfigError: the store is unknown or cannot hold frames of this size.
     """
     folder = Path(folder)
@@ -177,7 +177,7 @@ def write_shards(
     entries = [e for e in found if e is not None]
     reused = len(entries)
     todo = [p for p, e in zip(plan, found, strict=True) if e is None]
-    if todo:  # what the index says would not be true from here on
+    if todo:  # the index is about to become outdated
         (folder / INDEX).unlink(missing_ok=True)
     _remove_parts(folder, plan)
     done = total - sum(len(p.items) for p in todo)
@@ -208,7 +208,7 @@ def _write_shard(
     shared: ShardSettings,
     plan: ShardPlan,
 ) -> Generator[int, None, ShardEntry]:
-    """Yields 1 after each item, and 0 after each record so that it can be stopped there."""
+    """Write one shard; yields 1 after each item, and 0 after each record, so that it can be stopped there."""
     path, keys = folder / plan.name, set[str]()
     head = shared.head(plan.split) | {"plan": plan.digest()}
     with atomic_path(path) as part, writing(path), tarfile.open(part, "w:") as tar:
@@ -225,14 +225,14 @@ def _write_shard(
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    """Add a member; all that could differ from run to run is fixed by `TarInfo`: owner, mode, time."""
+    """Add a member, with the constant owner, mode and time of `TarInfo`."""
     info = tarfile.TarInfo(name)
     info.size = len(data)
     tar.addfile(info, io.BytesIO(data))
 
 
 def _members(record: RecordData, shared: ShardSettings, split: str) -> dict[str, bytes]:
-    """Ending of the name -> bytes."""
+    """Suffix of the name -> bytes."""
     count, fps = len(record.poses), record.poses.fps
     try:
         members = compress_frames(record.frames, shared.store, shared.size, fps, count)
@@ -253,7 +253,7 @@ def _check(record: RecordData, shared: ShardSettings, keys: set[str]) -> None:
     if not _KEY.fullmatch(record.key) or record.key.startswith("__"):
         raise InputError(name, "1 to 80 characters without dot or slash", "choose another key")
     if record.key in keys:
-        raise InputError(f"{name} is there twice", "each key once", "choose another key")
+        raise InputError(f"{name} occurs twice", "each key once", "choose another key")
     if record.poses.size != tuple(shared.size):
         raise InputError(f"{name}: poses of frames {record.poses.size}", f"{shared.size}", "scale the poses")
     if not 0 <= record.stills <= count or not count:
@@ -264,26 +264,26 @@ def _check(record: RecordData, shared: ShardSettings, keys: set[str]) -> None:
 
 
 def _existing(path: Path, plan: ShardPlan, shared: ShardSettings) -> ShardEntry | None:
-    """What is there of a planned shard: its entry, or None if it is to be written."""
+    """The entry of a planned shard that already exists; None if it must be written."""
     if not path.exists():
         return None
     try:
         head = read_head(path, scan_tar(path))
     except MediaError as e:
-        logger.warning("%s: written again", e.got)
+        logger.warning("%s: rewriting it", e.got)
         return None
     made_from, wanted = head.pop("plan", None), canonical(shared.head(plan.split))
     if canonical(head) != wanted:
         got = f"{path} was made with {head.get('settings')}, size {head.get('size')}, store {head.get('store')}"
         raise OutputError(got, wanted, "choose another folder, or delete this one")
     if made_from != plan.digest():
-        logger.info("%s holds other items than planned: written again", path)
+        logger.info("%s holds other items than planned: rewriting it", path)
         return None
     return scan_shard(path)[1]
 
 
 def _remove_parts(folder: Path, plan: Sequence[ShardPlan]) -> None:
-    """Delete what a killed writer left under temporary names."""
+    """Delete temporary files of killed writers."""
     for split in {p.split for p in plan}:
         for part in folder.glob(f".{split}-*.part.tar"):
             with contextlib.suppress(OSError):

@@ -83,7 +83,7 @@ def _paint(
         top, bottom = sheet.subfigures(2, 1, squeeze=False, height_ratios=[row * len(pictures) + 0.4, 1.9])[:, 0]
         rows = {name: list(of.values()) for name, of in pictures.items()}
         titles = [f"frame {t}" + (" ▼" if t in borders else "") for t in first]
-        grid = plot.picture_grid(top, rows, titles, cmap=plot.INFERNO, vmin=0, vmax=max(brightest, 1.0))
+        grid = plot.picture_grid(top, rows, titles, cmap="inferno", vmin=0, vmax=max(brightest, 1.0))
         for axes, t in zip(grid[0], first, strict=True):
             axes.title.set_color(plot.MARK if t in borders else "k")
         image = grid[0, 0].images[0]

@@ -86,8 +86,11 @@ def make(spec: HandsSpec) -> Job[FigureResult]:
         known = yield from estimate(list(clips[0].chosen(numbers).values()))
     else:
         settings = _sidecar(spec.poses) if spec.poses.suffix.lower() == ".json" else None
-        # for a sidecar, the driving poses in pixels of the result, estimated and fitted as when it was made
-        known = open_poses(spec.poses) if settings is None else (yield from inputs.prepare(*settings, 1)).aligned
+        if settings is None:
+            known = open_poses(spec.poses)
+        else:  # the driving poses in pixels of the result, estimated and fitted as when it was made
+            config, size = settings
+            known = inputs.prepare(config, (yield from inputs.find(config)), size).aligned
         known = known if spec.max_frames is None else known[: spec.max_frames]
     data = cut_hands(clips, known, numbers=numbers, frames=frames, threshold=spec.threshold)
     head = ("result", "frame", "hand", "left", "top", "right", "bottom", "confidence", "difference_from_first")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +66,7 @@ def make(spec: PosesSpec) -> Job[FigureResult]:
             fix = f"make it with 'mimicmotion poses {spec.video}' without --fps"
             raise InputError(got, "a pose for each frame", fix)
         check_shapes([clip], known)
-        found = dataclasses.replace(known, xy=known.xy[shown], confidence=known.confidence[shown]).scaled(clip.size)
+        found = known[shown].scaled(clip.size)
     data = make_maps(pictures, found, whole=spec.whole)
     rows = (
         (t, k, part_of(k), float(xy[k, 0]), float(xy[k, 1]), float(c[k]), int(c[k] > VISIBLE))

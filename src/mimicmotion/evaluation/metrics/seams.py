@@ -32,9 +32,13 @@ def has_sidecars(folder: Path) -> bool:
 
 
 def sidecar_fusion(video: Path) -> FusionConfig | None:
-    """The fusion settings of a result from its OUTPUT.json; None if there is none, or it is unreadable."""
+    """The fusion settings of a result from its OUTPUT.json; None if there is none, or it is unreadable.
+
+    None, too, where frames are repeated: segments begin elsewhere in the file.
+    """
     try:
         data = read_json(video.with_name(f"{video.name}.json"), "the OUTPUT.json of `generate`", "generate again")
-        return parse(FusionConfig, data["fusion"])
-    except (InputError, KeyError, TypeError):
+        repeated = data.get("settings", {}).get("output_fps")
+        return None if repeated else parse(FusionConfig, data["fusion"])
+    except (AttributeError, InputError, KeyError, TypeError):
         return None

@@ -7,16 +7,17 @@ from collections.abc import Iterable, Iterator
 from typing import Literal, TypeAlias
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 from numpy import ndarray
 
 from mimicmotion.arrays import Frame
 from mimicmotion.errors import PoseError
 from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
 
-PosePoints: TypeAlias = tuple[Float32[ndarray, "134 2"], Float32[ndarray, "134"]]
-Person: TypeAlias = Literal["largest"] | int | tuple[float, float]
-"""Person to follow: the largest, the n-th from the left (from 0) when first seen, or the one at a point (x, y)."""
+PosePoints: TypeAlias = tuple[Float[ndarray, "134 2"], Float32[ndarray, "134"]]
+Person: TypeAlias = Literal["largest"] | int | tuple[float, ...]
+"""Person to follow, chosen in the first frame in which the choice is true: the largest, the n-th from the left (from
+0), the one at a point (x, y), or the one in a box (left, top, right, bottom), in pixels; see `track.choose_person`."""
 
 
 class PoseEstimator(ABC):
@@ -27,9 +28,11 @@ class PoseEstimator(ABC):
 
     Attributes:
         source: name of the estimator, for `PoseSequence.source`.
+        people: number of people seen in the frame that was yielded last; 0 where they were not counted.
     """
 
     source: str
+    people: int = 0
 
     @abstractmethod
     def estimate_stream(self, frames: Iterable[Frame]) -> Iterator[PosePoints]:
@@ -56,11 +59,11 @@ class PoseEstimator(ABC):
                     raise PoseError(got, f"{size}, as the first", "resize the frames first")
                 yield frame
 
-        points = list(self.estimate_stream(watched()))
-        if size is None or not points:
+        found = [(*points, self.people) for points in self.estimate_stream(watched())]
+        if size is None or not found:
             raise PoseError("a video without frames", "at least one frame", "check the video file")
-        xy, confidence = (np.stack(part).astype(np.float32) for part in zip(*points, strict=True))
-        return PoseSequence(xy, confidence, size, fps, self.source)
+        xy, confidence, people = map(np.array, zip(*found, strict=True))
+        return PoseSequence(xy, confidence, size, fps, self.source, people)
 
 
 class StaticPose(PoseEstimator):
@@ -76,9 +79,10 @@ class StaticPose(PoseEstimator):
     def estimate_stream(self, frames: Iterable[Frame]) -> Iterator[PosePoints]:
         """Yield the stored pose, scaled to the frame's size."""
         for i, frame in enumerate(frames):
-            pose = self.pose.scaled((frame.shape[0], frame.shape[1]))
-            k = min(i, len(pose) - 1)
-            yield pose.xy[k], pose.confidence[k]
+            k = min(i, len(self.pose) - 1)
+            pose = self.pose[k : k + 1].scaled((frame.shape[0], frame.shape[1]))
+            self.people = int(pose.people[0]) or int(pose.confidence[0].any())
+            yield pose.xy[0], pose.confidence[0]
 
     def count_people(self, frame: Frame) -> int:  # noqa: ARG002
         """One, unless the first stored pose is empty."""

@@ -105,12 +105,12 @@ class DWPoseEstimator(PoseEstimator):
         """
         tracker = PersonTracker(self.person)
         for frame in frames:
-            xy, confidence = self.people(frame)
-            chosen = tracker.choose(xy, confidence)
+            xy, confidence = self.find_people(frame)
+            self.people, chosen = len(xy), tracker.choose(xy, confidence)
             yield nobody() if chosen is None else (xy[chosen], confidence[chosen])
         tracker.check_found()
 
-    def people(self, frame: Frame) -> tuple[Float32[ndarray, "people 134 2"], Float32[ndarray, "people 134"]]:
+    def find_people(self, frame: Frame) -> tuple[Float[ndarray, "people 134 2"], Float32[ndarray, "people 134"]]:
         """Find all people in a frame, the largest first."""
         boxes = self.detect(frame)
         area = (boxes[:, 2:] - boxes[:, :2]).clip(0).prod(1)
@@ -119,7 +119,7 @@ class DWPoseEstimator(PoseEstimator):
             return np.zeros((0, NUM_POINTS, 2), np.float32), np.zeros((0, NUM_POINTS), np.float32)
         xy, scores = order_points(*self.locate(frame, boxes))
         # SimCC scores are peak heights and can slightly exceed 0..1.
-        return xy.astype(np.float32), scores.clip(0, 1).astype(np.float32)
+        return xy, scores.clip(0, 1).astype(np.float32)
 
     def count_people(self, frame: Frame) -> int:
         """Count the people in a frame."""

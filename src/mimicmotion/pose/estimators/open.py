@@ -20,6 +20,7 @@ def open_estimator(
     device: str = "auto",
     detector_path: str | Path | None = None,
     pose_path: str | Path | None = None,
+    static: bool = False,
 ) -> PoseEstimator:
     """Open a pose estimator.
 
@@ -30,6 +31,7 @@ def open_estimator(
         device: "auto", "cpu" or "cuda".
         detector_path: dwpose: the YOLOX person detector, e.g. yolox_l.onnx.
         pose_path: dwpose: the whole-body network, e.g. dw-ll_ucoco_384.onnx.
+        static: holistic: treat frames as unrelated pictures, and look for all people in each.
 
     Raises:
         ConfigError: the name or the device is unknown, or a path is missing or superfluous.
@@ -43,7 +45,7 @@ def open_estimator(
             raise ConfigError("model files with the holistic estimator", "none", "use the estimator dwpose for them")
         from mimicmotion.pose.estimators.holistic import HolisticEstimator
 
-        return HolisticEstimator(person=person, threads=threads, device=device)
+        return HolisticEstimator(person=person, threads=threads, device=device, static=static)
     if not detector_path or not pose_path:
         raise ConfigError(
             f"dwpose with detector {detector_path} and pose network {pose_path}",
@@ -78,7 +80,10 @@ def choose_estimator(options: PoseOptions, trained_with: str | None) -> tuple[st
 
 
 def find_estimator(options: PoseOptions) -> Callable[..., PoseEstimator]:
-    """A function that opens the chosen estimator. Model files are located or downloaded now, to fail early."""
+    """A function that opens the chosen estimator, `static` for pictures and their chosen person.
+
+    Model files are located or downloaded now, to fail early.
+    """
     detector, pose_model = options.detector, options.pose_model
     if options.estimator == "dwpose" and not (detector and pose_model):
         from mimicmotion.weights.registry import fetch
@@ -89,11 +94,12 @@ def find_estimator(options: PoseOptions) -> Callable[..., PoseEstimator]:
     def open_chosen(static: bool = False) -> PoseEstimator:
         return open_estimator(
             options.estimator or "holistic",
-            person="largest" if static else person_choice(options.person),
+            person=person_choice(getattr(options, "picture_person", "largest") if static else options.person),
             threads=options.pose_threads or None,
             device=options.pose_device,
             detector_path=detector,
             pose_path=pose_model,
+            static=static,
         )
 
     return open_chosen

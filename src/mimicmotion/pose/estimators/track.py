@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,6 +22,7 @@ from mimicmotion.pose.keypoints import VISIBLE
 logger = logging.getLogger(__name__)
 
 MATCH = 0.15  # minimum similarity to match a person in two frames
+SAME_BOX = 0.3  # minimum overlap of the chosen person with the box that was given
 FORGET = 300  # frames after which a lost passer-by is forgotten
 
 
@@ -72,8 +74,7 @@ class PersonTracker:
     """Selects the person to follow in each frame.
 
     Args:
-        person: "largest" (when first seen), the n-th from the left (from 0) in the first frame with enough people, or
-            the one whose box contains a point (x, y), in pixels.
+        person: whom; see `choose_person`.
 
     Raises:
         ConfigError: `person` is none of these.
@@ -93,12 +94,8 @@ class PersonTracker:
         Raises:
             PoseError: people were seen, but never the chosen one.
         """
-        if self._target is None and self._most:
-            raise PoseError(
-                f"person {self.person!r} was never seen; the fullest frame shows {self._most}",
-                "an index below that number (0 is leftmost) or a point inside of a person",
-                "choose another person, or 'largest'",
-            )
+        if self._target is None:
+            check_chosen(self.person, self._most)
 
     def choose(self, xy: Float[ndarray, "people points 2"], confidence: Float[ndarray, "people points"]) -> int | None:
         """Index of the person to follow among those found in the next frame; None if the person is not there."""
@@ -139,14 +136,8 @@ class PersonTracker:
 
     def _first(self, of_track: dict[int, int]) -> _Track | None:
         visible = self._visible(of_track)
-        if isinstance(self.person, int):
-            visible.sort(key=lambda t: t.box[0] + t.box[2])
-            return visible[self.person] if self.person < len(visible) else None
-        if not isinstance(self.person, str):
-            point = np.array(self.person, np.float64)
-            visible = [t for t in visible if (t.box[:2] <= point).all() and (point <= t.box[2:]).all()]
-            return min(visible, key=lambda t: np.hypot(*((t.box[:2] + t.box[2:]) / 2 - point)), default=None)
-        return max(visible, key=lambda t: (t.box[2:] - t.box[:2]).prod(), default=None)
+        chosen = choose_person([t.box for t in visible], self.person)
+        return None if chosen is None else visible[chosen]
 
     def _returned(self, of_track: dict[int, int]) -> _Track | None:
         """Someone of similar size who was never seen together with the lost person."""
@@ -162,19 +153,51 @@ class PersonTracker:
         return back
 
 
+def choose_person(boxes: Sequence[Float[ndarray, " 4"]], person: Person) -> int | None:
+    """Number of the chosen one among the people in a frame; None if the choice is not true of this frame.
+
+    Args:
+        boxes: (left, top, right, bottom) of the people's points.
+        person: "largest"; n for the n-th from the left, where there are more than n; (x, y) for the one around this
+            point, give or take a tenth of its box, as hair and clothes are outside of it; (left, top, right, bottom)
+            for the one whose box overlaps this one most, by `SAME_BOX` at least.
+    """
+    numbers = range(len(boxes))
+    if person == "largest":
+        return max(numbers, key=lambda i: (boxes[i][2:] - boxes[i][:2]).prod(), default=None)
+    if isinstance(person, int):
+        return sorted(numbers, key=lambda i: boxes[i][0] + boxes[i][2])[person] if person < len(boxes) else None
+    wanted = np.array(person, np.float64)
+    if len(wanted) == 4:
+        best = max(numbers, key=lambda i: box_iou(boxes[i], wanted), default=None)
+        return None if best is None or box_iou(boxes[best], wanted) < SAME_BOX else best
+    off = [np.abs((box[:2] + box[2:]) / 2 - wanted) for box in boxes]  # of the point from the middle of each box
+    near = [i for i in numbers if (off[i] <= (boxes[i][2:] - boxes[i][:2]) / 2 + 0.1 * np.ptp(boxes[i][1::2])).all()]
+    return min(near, key=lambda i: np.hypot(*off[i]), default=None)
+
+
+def check_chosen(person: Person, most: int) -> None:
+    """Raise PoseError if `most` people were seen in a frame, although the chosen one never was."""
+    if most:
+        raise PoseError(
+            f"person {person!r} was never seen; the fullest frame shows {most}",
+            "an index below that number (0 is leftmost), a point inside of a person, or a box around one",
+            "choose another person, or 'largest'",
+        )
+
+
 def check_person(person: Person) -> None:
     """Check the choice of a person.
 
     Raises:
-        ConfigError: it is not "largest", an index of at least 0, or a point.
+        ConfigError: it is not "largest", an index of at least 0, a point or a box.
     """
-    point = (
-        isinstance(person, tuple)
-        and len(person) == 2
-        and all(isinstance(v, int | float) and math.isfinite(v) for v in person)
-    )
+    place = isinstance(person, tuple) and all(isinstance(v, int | float) and math.isfinite(v) for v in person)
+    point = place and (len(person) == 2 or (len(person) == 4 and person[0] < person[2] and person[1] < person[3]))
     index = isinstance(person, int) and not isinstance(person, bool) and person >= 0
     if not (person == "largest" or index or point):
         raise ConfigError(
-            f"person = {person!r}", "'largest', an index from 0 on (from the left) or a point (x, y)", "choose one"
+            f"person = {person!r}",
+            "'largest', an index from 0 on (from the left), a point (x, y) or a box (left, top, right, bottom)",
+            "choose one",
         )

@@ -1,6 +1,6 @@
 """Animate the person in a picture limb by limb, without learning, by warping pieces of the picture to a pose.
 
-The person is cut out of the picture (colour segmentation initialised by the keypoints) and the background is filled.
+The person is cut out of the picture (by the bundled network and colours) and the background is filled.
 Head, torso, limbs, hands and feet are moved by affine maps from the reference pose to each driving pose, and painted
 from back to front. The inputs are those of a model: one picture, its pose, and the driving poses. It is the baseline in
 evaluation, and a small model can take its result as an extra condition (`reference_warp: limbs`).
@@ -8,6 +8,7 @@ evaluation, and a small model can take its result as an extra condition (`refere
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -20,8 +21,10 @@ from mimicmotion.arrays import Frame, Frames, PoseFrames
 from mimicmotion.errors import InputError
 from mimicmotion.pose.guidance.limbs import (
     BACK_TO_FRONT,
+    BONES,
     ENDS,
     HIDDEN,
+    TORSO,
     UNSEEN,
     Affine,
     body_unit,
@@ -34,8 +37,10 @@ from mimicmotion.pose.guidance.limbs import (
     part_region,
     source_of,
     with_head,
+    within,
 )
 from mimicmotion.pose.keypoints import PoseSequence
+from mimicmotion.pose.mask import SelfieSegmenter
 
 
 def limb_warp(reference: Frame, reference_pose: PoseSequence, poses: PoseSequence, *, segmented: bool = True) -> Frames:
@@ -45,7 +50,7 @@ def limb_warp(reference: Frame, reference_pose: PoseSequence, poses: PoseSequenc
         reference: RGB picture.
         reference_pose: pose of the picture, one frame, in pixels of the picture.
         poses: driving poses in pixels of the same picture, aligned to the person as in the pipeline.
-        segmented: cut along the person's outline found by GrabCut; False cuts along capsules and hulls around the
+        segmented: cut along the person's outline, see `segment_person`; False cuts along capsules and hulls around the
             keypoints.
 
     Raises:
@@ -197,6 +202,8 @@ def moves(
         if part not in sources or mean_confidence(confidence, leader) < UNSEEN:
             continue
         source = sources[part]
+        if leader_of(source, known) != source:  # cut without points of its own
+            leader = ENDS[part][1]
         if leader != part:  # a hand or foot without points of its own stays in line with its limb
             source = ENDS[source][1]
         matrix = part_map(start, end, leader, source, unit, sure)
@@ -220,10 +227,10 @@ def cut(
     if not seen:
         return Puppet(reference.astype(np.float32), np.stack([reference] * 2), {}, {}, {}, xy, unit, confidence)
     if person is None:
-        person = segment_person(reference, regions, unit) if segmented else np.any(list(regions.values()), 0)
+        person = segment_person(reference, pose) if segmented else np.any(list(regions.values()), 0)
     around = cv2.dilate(person.astype(np.uint8), np.ones((7, 7), np.uint8))
     background = cv2.inpaint(reference, around, 3, cv2.INPAINT_TELEA)
-    regions = _adopt(with_head(regions, xy, face=face), person)
+    regions = _apart(_adopt(with_head(regions, xy, face=face), person), xy)
     crossing = [p for p in seen if "forearm" in p or "hand" in p]
     arms = np.any([regions[p] for p in crossing if mean_confidence(confidence, p) >= HIDDEN] or [~person & person], 0)
     layers = {part: _layer(reference, part, region, person, arms) for part, region in regions.items()}
@@ -245,7 +252,7 @@ def _colours(
     reference: Frame, regions: Mapping[str, ndarray], person: ndarray, arms: ndarray
 ) -> UInt8[ndarray, "2 height width 3"]:
     """See `Puppet.colours`."""
-    inside = cv2.erode(person.astype(np.uint8), np.ones((3, 3), np.uint8))  # the border's colours are mixed
+    inside = cv2.dilate(person.astype(np.uint8), np.ones((3, 3), np.uint8))  # the border's mixed colours suit it
     if not inside.any():
         return np.stack([reference] * 2)
     _, nearest = cv2.distanceTransformWithLabels(1 - inside, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
@@ -267,18 +274,38 @@ def _adopt(
     return {part: region | (orphans & (nearest == k)) for k, (part, region) in enumerate(regions.items())}
 
 
+def _apart(
+    regions: dict[str, Bool[ndarray, "height width"]], xy: Float64[ndarray, "134 2"]
+) -> dict[str, Bool[ndarray, "height width"]]:
+    """Leave to the torso what lies beside an arm, and to the hands what lies beside a thigh."""
+    size = next(iter(regions.values())).shape
+    hands = np.any([r for p, r in regions.items() if "hand" in p] or [np.zeros(size, bool)], 0)
+    out = {}
+    for part, region in regions.items():
+        others = within(xy[TORSO], size) if "arm" in part else hands if "thigh" in part else None
+        depth = cv2.distanceTransform(region.astype(np.uint8), cv2.DIST_L2, 3)
+        out[part] = region if others is None else region & (~others | (depth > 0.5 * depth.max()))
+    return out
+
+
 def part_regions(pose: PoseSequence) -> dict[str, Bool[ndarray, "height width"]]:
-    """Region in which each visible part of a pose may be."""
+    """Region in which each visible part of a pose may be, and hands whose points were not found."""
     xy, confidence = pose.xy[0].astype(np.float64), pose.confidence[0].astype(np.float64)
     seen = [part for part in BACK_TO_FRONT if mean_confidence(confidence, part) >= UNSEEN]
     unit, face = body_unit(xy), has_face(confidence)
-    return {part: part_region(xy, part, unit, pose.size, face=face) for part in seen}
+    regions = {part: part_region(xy, part, unit, pose.size, face=face) for part in seen}
+    for part in BACK_TO_FRONT:
+        if "hand" in part and part not in seen and (bone := ENDS[part][1]) in seen:  # it is where the forearm ends
+            elbow, wrist = xy[list(BONES[bone][:2])]
+            ends = wrist + np.array([[0.1], [0.5]]) * (wrist - elbow)
+            regions[part] = cv2.dilate(within(ends, pose.size).astype(np.uint8), disc(0.09 * unit)) > 0
+    return regions
 
 
 def _layer(reference: Frame, part: str, region: ndarray, person: ndarray, arms: ndarray) -> ndarray:
     """Colours and opacity of a part; areas of torso and head hidden by the arms are filled in."""
     colours, opacity = reference, region & person
-    if part in ("torso", "head") and (arms & region).any() and not (arms | ~opacity).all():
+    if (part in ("torso", "head") or "thigh" in part) and (arms & region).any() and not (arms | ~opacity).all():
         unknown = arms | ~person if part == "torso" else arms
         near = cv2.dilate(region.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
         colours = cv2.inpaint(reference, (unknown & near).astype(np.uint8), 3, cv2.INPAINT_TELEA)
@@ -287,21 +314,20 @@ def _layer(reference: Frame, part: str, region: ndarray, person: ndarray, arms: 
     return np.dstack([colours * alpha[..., None], alpha]).astype(np.float32)
 
 
-def segment_person(
-    reference: Frame, regions: dict[str, Bool[ndarray, "height width"]], unit: float
-) -> Bool[ndarray, "height width"]:
-    """Segment the person by GrabCut, initialised with the cores of the parts and everything far from them."""
-    union = np.any(list(regions.values()), 0).astype(np.uint8)
-    far = cv2.dilate(union, disc(0.1 * unit))
-    trimap = np.where(far > 0, np.where(union > 0, cv2.GC_PR_FGD, cv2.GC_PR_BGD), cv2.GC_BGD).astype(np.uint8)
-    for region in regions.values():
-        core = cv2.distanceTransform(region.astype(np.uint8), cv2.DIST_L2, 3)
-        if core.max() > 0:
-            trimap[core > 0.6 * core.max()] = cv2.GC_FGD
+@functools.cache
+def _segmenter() -> SelfieSegmenter:
+    return SelfieSegmenter(threads=1, device="cpu")
+
+
+def segment_person(reference: Frame, pose: PoseSequence) -> Bool[ndarray, "height width"]:
+    """Segment the person by the bundled network, and where it is in doubt, by colours (GrabCut)."""
+    likely = _segmenter().mask(reference, pose.xy[0], pose.confidence[0])
+    bounds = [likely > 200, likely >= 128, likely >= 50]
+    trimap = np.select(bounds, [cv2.GC_FGD, cv2.GC_PR_FGD, cv2.GC_PR_BGD], cv2.GC_BGD).astype(np.uint8)
     if not (trimap == cv2.GC_BGD).any() or not (trimap == cv2.GC_FGD).any():
-        return union > 0
+        return likely >= 128
     cv2.setRNGSeed(0)  # GrabCut starts k-means from OpenCV's generator
-    cv2.grabCut(reference, trimap, (0, 0, 0, 0), np.zeros((1, 65)), np.zeros((1, 65)), 4, cv2.GC_INIT_WITH_MASK)
+    cv2.grabCut(reference, trimap, (0, 0, 0, 0), np.zeros((1, 65)), np.zeros((1, 65)), 2, cv2.GC_INIT_WITH_MASK)
     return (trimap == cv2.GC_FGD) | (trimap == cv2.GC_PR_FGD)
 
 

@@ -55,8 +55,8 @@ def part_region(
     xy: Float64[ndarray, "134 2"], part: str, unit: float, size: tuple[int, int], *, face: bool = True
 ) -> Bool[ndarray, "height width"]:
     """Pixels that a part may cover: capsules around bones, hulls around torso, head, hands and feet."""
-    mask = np.zeros(size, np.uint8)
     if part in BONES:
+        mask = np.zeros(size, np.uint8)
         a, b, radius = BONES[part]
         ends = np.clip(np.rint(xy[[a, b]] * 16), -(2**20), 2**20).astype(int)
         cv2.line(mask, ends[0].tolist(), ends[1].tolist(), 1, max(int(2 * radius * unit), 1), cv2.LINE_8, 4)
@@ -67,9 +67,14 @@ def part_region(
         points, reach = np.concatenate([xy[head_points(face)], crown(xy, face=face)]), 0.1
     else:
         points, reach = xy[ENDS[part][0]], ENDS[part][2]
+    return cv2.dilate(within(points, size).astype(np.uint8), disc(reach * unit)) > 0
+
+
+def within(points: Float64[ndarray, "n 2"], size: tuple[int, int]) -> Bool[ndarray, "height width"]:
+    """Pixels in the convex hull of some points."""
+    mask = np.zeros(size, np.uint8)
     hull = cv2.convexHull(np.clip(points, -(2**15), 2**15).astype(np.float32))
-    cv2.fillConvexPoly(mask, np.rint(hull * 16).astype(np.int32), 1, cv2.LINE_8, 4)
-    return cv2.dilate(mask, disc(reach * unit)) > 0
+    return cv2.fillConvexPoly(mask, np.rint(hull * 16).astype(np.int32), 1, cv2.LINE_8, 4) > 0
 
 
 def with_head(
@@ -87,7 +92,10 @@ def with_head(
     free = ~np.any([r for p, r in regions.items() if "arm" in p or "hand" in p] or [regions["head"] & False], 0)
     grown = {"head": (up > 0.3) & (up < 2.6) & (side < 1.25) & (free | regions["head"])}
     if "torso" in regions:
-        grown["torso"] = regions["torso"] | ((up > -0.6) & (up < 0.85) & (side < 1.1) & free)
+        neck = (up > -0.6) & (up < 0.85) & (side < 1.1) & free
+        if face:  # not the chin
+            neck &= ~within(xy[kp.FACE][:17], (height, width))
+        grown["torso"] = regions["torso"] | neck
     return regions | grown
 
 

@@ -14,13 +14,13 @@ def ablate(config_path: str | Path, *, processes: int = 1) -> Job[Path]:
 
     Args:
         config_path: a YAML file, or the name of a recipe such as ablation-tiny.
-        processes: trainings at a time.
+        processes: number of trainings at a time.
 
     Returns:
         The table (Markdown), with results.csv and effects.png in the same folder.
 
     Raises:
-        ConfigError: a setting is wrong; found before the first training.
+        ConfigError: a setting is wrong; raised before the first training.
     """
     from mimicmotion.training.ablation.report import write_report
     from mimicmotion.training.ablation.run import load_ablation, make_start, run_one, runs

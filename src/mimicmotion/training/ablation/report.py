@@ -32,7 +32,7 @@ EFFECTS = {
     "confidence": ((("confidence", "none"), 1), (("both", "hand"), 1)),
     "interaction": ((("both", "confidence"), 1), (("hand", "none"), -1)),
 }
-"""Differences of arms that make up each effect: their mean, or for the interaction the first minus the second."""
+"""The differences of arms behind each effect, with signs. An effect is their mean, the interaction their sum."""
 PAPER = """The paper's Table 2 (second-hand; another data set, another model, full size):
 
 | | FID-VID | FVD | SSIM | PSNR, dB |
@@ -45,7 +45,7 @@ PAPER = """The paper's Table 2 (second-hand; another data set, another model, fu
 
 
 def cube(rows: Sequence[Mapping[str, Any]], arm: str, condition: str, measure: str) -> Float64[ndarray, "seeds clips"]:
-    """One measure of one arm; NaN where a clip has no such thing (no hand in it).
+    """One measure of one arm; NaN where it is undefined for a clip (such as without hands).
 
     Raises:
         InputError: a seed or clip is missing.
@@ -59,9 +59,9 @@ def cube(rows: Sequence[Mapping[str, Any]], arm: str, condition: str, measure: s
 
 
 def interval(values: Float64[ndarray, "seeds clips"], seed: int = 0, draws: int = 4000) -> Interval:
-    """Mean over seeds and clips; the bootstrap draws seeds, then clips, both with replacement.
+    """Mean over seeds and clips, with a bootstrap interval over seeds and clips.
 
-    With three seeds the part of the seeds is rough: an interval that just leaves out zero is weak evidence.
+    With three seeds the interval is rough: one that barely excludes zero is weak evidence.
     """
     values = values[:, ~np.isnan(values).all(0)]
     if not values.size:
@@ -84,7 +84,7 @@ def effect(rows: Sequence[Mapping[str, Any]], name: str, condition: str, measure
 
 
 def tables(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown: per condition one table of the arms and one of the effects."""
+    """Markdown tables of the arms and of the effects, for each condition."""
     arms = list(dict.fromkeys(r["arm"] for r in rows))
     out = []
     for condition in dict.fromkeys(r["condition"] for r in rows):
@@ -103,7 +103,7 @@ def _arm(rows: Sequence[Mapping[str, Any]], arm: str, condition: str, measure: s
 
 
 def _table(head: str, values: Mapping[str, Callable[[str], Interval]], *, plus: bool) -> list[str]:
-    """A row for each name, a column for each measure; with `plus`, what excludes zero in bold."""
+    """A table with a row per name and a column per measure; with `plus`, intervals that exclude zero are bold."""
     found = {name: [value(m) for m in MEASURES] for name, value in values.items()}
     bold = {(i, j + 1) for i, of in enumerate(found.values()) for j, v in enumerate(of) if plus and v.excludes_zero}
     digits = [m.digits for m in MEASURES.values()]
@@ -112,7 +112,7 @@ def _table(head: str, values: Mapping[str, Callable[[str], Interval]], *, plus: 
 
 
 def figure(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Effects with their intervals, one panel per measure, as a PNG file."""
+    """Plot the effects with their intervals, one panel per measure, as a PNG file."""
     conditions = list(dict.fromkeys(r["condition"] for r in rows))
     with plot.figure(path, height=4.6, width=11) as sheet:
         for k, (measure, info) in enumerate(MEASURES.items()):

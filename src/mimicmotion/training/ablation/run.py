@@ -1,8 +1,8 @@
 """The paper's ablation at small scale: trainings that differ only in hand loss and confidence-aware guidance.
 
-All runs start from one U-Net that has seen people but is given a fresh PoseNet, as the paper's start from Stable Video
-Diffusion: what a PoseNet learned under one way of drawing must not favour that arm. Runs with the same seed see the
-same samples, the same detector errors and the same noise.
+All runs start from one U-Net trained on people, with a fresh PoseNet (the paper's runs start from Stable Video
+Diffusion), because a PoseNet trained with one way of drawing poses would favour that arm. Runs with the same seed have
+the same samples, detector errors and noise.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One cell of the table."""
+    """One arm of the ablation."""
 
     name: str
     hand_loss: bool
@@ -48,7 +48,7 @@ ARMS = {
 
 
 def load_ablation(path: str | Path) -> AblationConfig:
-    """Read an experiment and check the settings of every training of it.
+    """Read an experiment, and check the settings of all its trainings.
 
     Raises:
         ConfigError: the file cannot be read, or a setting is unknown or out of range.
@@ -60,14 +60,14 @@ def load_ablation(path: str | Path) -> AblationConfig:
 
 
 def runs(config: AblationConfig) -> Iterator[tuple[Arm, int]]:
-    """All trainings, seed by seed, so that a stopped experiment has whole rows."""
+    """All trainings, seed by seed, so that a stopped experiment has complete rows."""
     for seed in config.seeds:
         for name in config.arms:
             yield ARMS[name], seed
 
 
 def train_config(config: AblationConfig, arm: Arm, seed: int) -> TrainConfig:
-    """Settings of one training: the shared ones, and what this arm switches."""
+    """Settings of one training: the shared ones and those of the arm."""
     data = copy.deepcopy(config.train)
     objective = data.setdefault("objective", {})
     sample = data.setdefault("data", {}).setdefault("sample", {})
@@ -81,12 +81,12 @@ def train_config(config: AblationConfig, arm: Arm, seed: int) -> TrainConfig:
 
 
 def start_folder(config: AblationConfig, seed: int) -> Path:
-    """Folder of the model that runs with this seed start from."""
+    """Folder of the initial model for a seed."""
     return Path(config.run) / f"start-{seed}"
 
 
 def make_start(config: AblationConfig, seed: int) -> Path:
-    """Write the starting model of a seed, if it is not there yet."""
+    """Write the initial model for a seed, if it does not exist."""
     import torch
 
     from mimicmotion.backbones.svd.checkpoint import load_components, save_components
@@ -108,7 +108,7 @@ def make_start(config: AblationConfig, seed: int) -> Path:
 
 
 def run_one(config: AblationConfig, name: str, seed: int) -> Path:
-    """Train and measure one cell; what is done already is not done again. Returns its scores.json."""
+    """Train and evaluate one arm with one seed, reusing existing results. Returns its scores.json."""
     from mimicmotion.training import run
 
     arm = ARMS[name]
@@ -123,12 +123,12 @@ def run_one(config: AblationConfig, name: str, seed: int) -> Path:
     rows = measure(checkpoint / "model", arm, config.test)
     with atomic_path(scores) as part:
         part.write_text(json.dumps([{"arm": arm.name, "seed": seed, **r} for r in rows], indent=0), encoding="utf-8")
-    shutil.rmtree(checkpoint / "state", ignore_errors=True)  # hundreds of megabytes that nothing needs any more
+    shutil.rmtree(checkpoint / "state", ignore_errors=True)  # hundreds of megabytes that are no longer needed
     return scores
 
 
 def measure(model: Path, arm: Arm, test: TestConfig) -> list[dict[str, Any]]:
-    """Scores of a trained model on the held-out clips, one row per clip and condition."""
+    """Scores of a trained model on held-out clips, one row per clip and condition."""
     from mimicmotion.pipeline import MimicMotionPipeline
     from mimicmotion.training.bundled import held_out_clip
 
@@ -146,7 +146,7 @@ def measure(model: Path, arm: Arm, test: TestConfig) -> list[dict[str, Any]]:
 
 
 def _animate(pipe: Any, clip: Any, condition: Condition, arm: Arm, noise: float, seed: int) -> np.ndarray:
-    """The clip's reference picture in poses as an estimator with these errors would have found them."""
+    """Animate the clip's reference picture with poses under a condition."""
     from mimicmotion.evaluation.planted_errors import plant_errors
     from mimicmotion.synth.noise import perturb_poses
 
@@ -163,7 +163,7 @@ def _scores(frames: np.ndarray, clip: Any) -> dict[str, float]:
     from mimicmotion.evaluation.metrics import pixels, poses, temporal
 
     moved = pixels.moving_region(clip.frames, clip.reference_frame)
-    # Every hand counts here, also one that the imitated detector was unsure of: the truth is known.
+    # all hands count, even those with a low confidence, because their true positions are known
     sure = dataclasses.replace(clip.poses, confidence=(clip.poses.confidence > 0).astype(np.float32))
     found = poses.patch_errors(frames, clip.frames, clip.poses)
     return {

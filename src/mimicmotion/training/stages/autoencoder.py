@@ -1,13 +1,12 @@
-"""The small model's autoencoder: a PCA of patches whose decoder learns on (stage `autoencoder`)."""
+"""The small model's autoencoder: an encoder from a PCA of patches, and a trained decoder (stage `autoencoder`)."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,13 +23,14 @@ from mimicmotion.backbones.tiny.build import autoencoder_config, init_with_pca
 from mimicmotion.data.shards.shards import Shards
 from mimicmotion.errors import ConfigError
 from mimicmotion.settings.training import TrainConfig
+from mimicmotion.tables import write_json
 from mimicmotion.training.bundled import bundled_settings, contact_sheet, to_unit_tensor
 from mimicmotion.training.stages.shards import held_out_shards, training_shards
 from mimicmotion.training.task import StepResult, Task, Validation
 from mimicmotion.weights.locate import FILE_NAMES, SETTINGS_FILE
 
-_STREAM = 2  # random numbers of the loss; (seed, number) alone chooses the clip
-_SCALE_RECORDS, _SCALE_FRAMES = 64, 4  # what the scaling factor is taken from
+_STREAM = 2  # of the loss's random numbers; (seed, number) alone chooses the clip
+_SCALE_RECORDS, _SCALE_FRAMES = 64, 4  # records, and frames of each, for the scaling factor
 _SHOWN_FRAMES = 8  # of each clip in a validation
 
 
@@ -39,15 +39,15 @@ def patch_basis(
 ) -> tuple[Float64[ndarray, "3 patch patch"], Float64[ndarray, "components 3 patch patch"]]:
     """Mean and first principal components of square patches of the shards' frames in [-1, 1].
 
-    Each component's latent is divided by the fourth root of its variance, and all together have unit variance: with
-    their own variances the weak ones would drown in the noise, made all alike the strong ones would.
+    Each component's latent is divided by the fourth root of its variance, and all are scaled to unit variance together.
+    With their own variances weak components would drown in the noise; with equal variances strong ones would.
 
     Args:
         shards: the data.
         patch: side of a patch in pixels.
         components: number of components.
-        samples: frames that are looked at, 16 patches each.
-        seed: of the choice.
+        samples: number of frames, with 16 patches each.
+        seed: of the choice of patches.
     """
     rng = np.random.default_rng([seed, 7])
     (h, w), lengths = shards.size, np.asarray(shards.num_frames)
@@ -63,7 +63,7 @@ def patch_basis(
     mean = data.mean(0)
     values, vectors = np.linalg.eigh(np.cov((data - mean).T))
     top = vectors[:, ::-1][:, :components].T
-    # An eigenvector's sign is arbitrary: fixed, a resumed run has the same on any machine.
+    # fix the arbitrary signs of the eigenvectors, so that a run can be resumed on any machine
     top = top * np.sign(top[np.arange(len(top)), np.abs(top).argmax(1)])[:, None]
     spread = np.maximum(values[::-1][:components], 1e-6)
     scaled = top / spread[:, None] ** 0.25
@@ -83,11 +83,11 @@ def reconstruction_loss(
 
 
 class Clips(NamedTuple):
-    """A batch of neighbouring frames.
+    """A batch of clips of consecutive frames.
 
     Attributes:
         numbers: of the samples.
-        keys: the records they come from.
+        keys: of their records.
         frames: RGB bytes.
     """
 
@@ -97,7 +97,7 @@ class Clips(NamedTuple):
 
 
 class AutoencoderModel(nn.Module):
-    """Encodes, adds the posterior's noise, decodes; the encoder stays as it is."""
+    """Encodes with the fixed encoder, adds the posterior's noise, and decodes."""
 
     def __init__(self, vae: Autoencoder) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class AutoencoderModel(nn.Module):
     ) -> Float[Tensor, "batch frames 3 height width"]:
         """Reconstructed frames."""
         x = frames.flatten(0, 1)
-        # Float32 throughout: its latents are what the video model will be trained on.
+        # in float32, because the video model will be trained on these latents
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             mean, logvar = self.vae.encode(x)
         z = mean + (logvar / 2).exp() * noise.flatten(0, 1)
@@ -122,7 +122,7 @@ class AutoencoderTask(Task):
         config: of the run, stage `autoencoder`.
 
     Raises:
-        ConfigError: clips longer than the records, or frames that are no whole number of patches.
+        ConfigError: clips longer than the records, or frames whose size is not a multiple of the patch size.
         InputError: shards are missing or empty.
     """
 
@@ -161,7 +161,7 @@ class AutoencoderTask(Task):
         """The decoder's parameters."""
         left_out = ["vae.encoder.", "vae.quant_conv."]
         if self.vae.config.layers_per_block == 1:
-            left_out.append("vae.decoder.mid_block.attentions.")  # it is run before a second block only
+            left_out.append("vae.decoder.mid_block.attentions.")  # only used before a second block
         return {k: p for k, p in self.model.named_parameters() if not k.startswith(tuple(left_out))}
 
     def batch(self, step: int, numbers: Sequence[int]) -> Clips:  # noqa: ARG002
@@ -179,7 +179,7 @@ class AutoencoderTask(Task):
         return record.key, np.ascontiguousarray(frames[:, :, ::-1] if rng.random() < 0.5 else frames)
 
     def loss(self, model: nn.Module, batch: Clips, step: int) -> StepResult:  # noqa: ARG002
-        """Reconstruction loss of a batch; the posterior's noise is each sample's own."""
+        """Reconstruction loss of a batch, with posterior noise seeded per sample."""
         c, frames = self.settings, to_unit_tensor(batch.frames)
         shape = (c.clip_frames, c.latent_channels, *(s // c.patch_size for s in frames.shape[-2:]))
         rngs = [np.random.default_rng([self.config.seed, n, _STREAM]) for n in batch.numbers]
@@ -190,7 +190,7 @@ class AutoencoderTask(Task):
         return StepResult(loss, {"psnr": psnr(out.detach(), target)}, batch.keys)
 
     def _with(self, weights: Mapping[str, Tensor]) -> Autoencoder:
-        """A copy of the autoencoder with these weights, to be used."""
+        """A frozen copy of the autoencoder with these weights."""
         vae = copy.deepcopy(self.vae).eval().requires_grad_(False)
         vae.load_state_dict({k.removeprefix("vae."): v for k, v in weights.items()}, strict=False)
         return vae
@@ -198,7 +198,7 @@ class AutoencoderTask(Task):
     def export(self, folder: Path, weights: Mapping[str, Tensor]) -> Path:
         """Write vae/ and the settings of models that will be trained with it.
 
-        The scaling factor in its config brings latents to unit deviation, as 0.18215 does for SVD's.
+        The scaling factor in its config scales latents to unit deviation, like SVD's 0.18215.
         """
         vae = self._with(weights)
         if self._scaling is None:
@@ -207,8 +207,8 @@ class AutoencoderTask(Task):
         (folder / "vae").mkdir(parents=True)
         tensors = {k: v.detach().cpu().contiguous() for k, v in vae.state_dict().items()}
         save_file(tensors, folder / "vae" / f"{FILE_NAMES['vae']}.safetensors", metadata={"format": "pt"})
-        _write_json(folder / "vae" / "config.json", config_of(vae))
-        _write_json(folder / SETTINGS_FILE, {"format": FORMAT, "settings": bundled_settings(self.shards.size)})
+        write_json(folder / "vae" / "config.json", config_of(vae))
+        write_json(folder / SETTINGS_FILE, {"format": FORMAT, "settings": bundled_settings(self.shards.size)})
         return folder
 
     def _scaling_factor(self, vae: Autoencoder) -> float:
@@ -220,7 +220,7 @@ class AutoencoderTask(Task):
         return float(1 / torch.cat(values).std())
 
     def validate(self, step: int, weights: Mapping[str, Tensor]) -> Validation:  # noqa: ARG002
-        """PSNR of fixed held-out clips, and a picture of them above what became of them."""
+        """PSNR of fixed held-out clips, and a picture of the clips and their reconstructions."""
         rows: list[list[ndarray]] = []
         scores: list[float] = []
         vae = self._with(weights)
@@ -240,7 +240,3 @@ def psnr(output: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"]) -> 
     """Peak signal-to-noise ratio in dB of pictures in [-1, 1]."""
     error = (output.float().clamp(-1, 1) - target).square().mean().item() / 4
     return float(-10 * np.log10(max(error, 1e-10)))
-
-
-def _write_json(path: Path, data: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n", encoding="utf-8")

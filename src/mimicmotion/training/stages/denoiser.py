@@ -50,15 +50,15 @@ logger = logging.getLogger(__name__)
 
 EXPORT_DTYPE = torch.float16
 LATENTS_LIMIT = 20e9
-"""Bytes of latents that are kept on disk unasked: the paper's 4,436 videos would take 197 GB."""
+"""Largest size in bytes of latents that are cached by default; the paper's 4,436 videos would take 197 GB."""
 
 
 class DenoiserTask(Task):
     """Trains U-Net and PoseNet to denoise, given a picture and poses (paper section 3).
 
     Args:
-        config: of the run; see `ModelConfig` for where the networks come from and `TrainedConfig` for what learns.
-        shards: the training data, in place of those that the config names.
+        config: of the run; see `ModelConfig` for the initial networks and `TrainedConfig` for what is trained.
+        shards: the training data; None opens those of the config.
 
     Raises:
         ConfigError: settings that contradict each other or the data.
@@ -75,7 +75,7 @@ class DenoiserTask(Task):
         self.parts = load_networks(config.model, config.seed)
         self.settings = self._settings()
         if self.settings.get("reference_warp") == "residual" != self.parts.settings.get("reference_warp"):
-            # what the U-Net said so far was another quantity; saying nothing is the warped picture itself
+            # the U-Net predicted another quantity; with an output of zero, the result is the warped picture
             for p in self.parts.unet.conv_out.parameters():
                 torch.nn.init.zeros_(p)
         vae, encoder = self.parts.vae, self.parts.image_encoder
@@ -86,13 +86,13 @@ class DenoiserTask(Task):
         )
         self._trained = choose_trained(self.model, config.trained, config.seed)
         self.parts.unet.set_execution(Execution(checkpointing=checkpointing(config)))
-        # wrappers for many GPUs may leave only shards of these in the model
+        # multi-GPU wrappers may leave only shards of these in the model
         self._frozen = {k: p.detach() for k, p in self.model.named_parameters() if k not in self._trained}
         self.latents: LatentCache | None = None
         if self._caches_latents():
             self.latents = LatentCache(self.shards, encoder_digest(vae), self._encode, shard_cache(config) / "latents")
         self.maker = self.sample_maker(self.shards, self.latents)
-        for phase in config.phases:  # data too short for a later phase is no news for then
+        for phase in config.phases:  # fail now if the data is too short for a later phase
             self.maker.usable(dataclasses.replace(config.data.sample, **_clip_of(phase)))
         self.identity: dict[str, Any] = {
             "stage": "denoiser",
@@ -104,7 +104,7 @@ class DenoiserTask(Task):
             "trained": dataclasses.asdict(config.trained) | {"targets": list(config.trained.targets)},
         }
         count = sum(p.numel() for p in self._trained.values())
-        logger.info("%s: %.1f million parameters learn", config.trained.what, count / 1e6)
+        logger.info("%s: %.1f million trained parameters", config.trained.what, count / 1e6)
 
     def _settings(self) -> dict[str, Any]:
         """Default settings of the trained model: those of its base, updated by this run."""
@@ -115,7 +115,7 @@ class DenoiserTask(Task):
         if self.config.model.reference_warp is not None:
             settings["reference_warp"] = self.config.model.reference_warp
         sample = self.config.data.sample
-        if sample.guidance == "threshold":  # the model is to be used as it was trained
+        if sample.guidance == "threshold":  # inference must match training
             plain = {"confidence_aware": False, "threshold": sample.pose_threshold}
             settings["pose_drawing"] = {**settings.get("pose_drawing", {}), **plain}
         length = self.config.phases[-1].frames if self.config.phases else sample.num_frames
@@ -123,27 +123,30 @@ class DenoiserTask(Task):
         if "segment_frames" not in self.config.model.settings.get("fusion", {}):
             fusion |= {"segment_frames": length, "overlap_frames": min(fusion.get("overlap_frames", 6), length // 2)}
         elif fusion["segment_frames"] != length:
-            told = "clips of %d frames are trained on, and model.settings asks for segments of %d"
-            logger.warning(told, length, fusion["segment_frames"])
+            logger.warning(
+                "training on clips of %d frames, but model.settings has segments of %d",
+                length,
+                fusion["segment_frames"],
+            )
         return {**settings, "fusion": fusion, "trained_frames": length}
 
     def _caches_latents(self) -> bool:
-        """Whether latents are kept, by the settings, else by their size on disk."""
+        """Whether to cache latents, according to the settings or else to their size."""
         config, frames = self.config, sum(self.shards.num_frames)
         cells = math.prod(side // self.downscale for side in self.shards.size)
         size = frames * self.parts.vae.config.latent_channels * cells * 2  # float16
         wanted = size <= LATENTS_LIMIT if config.data.cache_latents is None else config.data.cache_latents
-        says = "kept in %s" % (shard_cache(config) / "latents") if wanted else "encoded in every step, not kept"
-        logger.info("latents of %d frames, %.3g GB: %s (data.cache_latents)", frames, size / 1e9, says)
+        done = f"cached in {shard_cache(config) / 'latents'}" if wanted else "encoded in every step, not cached"
+        logger.info("latents of %d frames, %.3g GB: %s (data.cache_latents)", frames, size / 1e9, done)
         return wanted
 
     def sample_maker(self, shards: Shards, latents: LatentCache | None, **changes: Any) -> SampleMaker:
-        """Maker of samples as this model wants them; those of a run in phases are as in the first.
+        """A maker of this model's samples; in a run with phases, those of the first phase.
 
         Args:
             shards: the records.
-            latents: gives latents instead of frames.
-            changes: settings of the sample that differ from the run's; `seed` too.
+            latents: cache of latents, to be used instead of frames.
+            changes: sample settings, or `seed`, that differ from the run's.
         """
         seed = changes.pop("seed", self.config.seed)
         sample = dataclasses.replace(self.config.data.sample, **{**_clip_of(self.config.phase(0)), **changes})
@@ -164,11 +167,11 @@ class DenoiserTask(Task):
     # --- the contract with the trainer --------------------------------------------------------------------------
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """The trained parameters by their names in `model`."""
+        """The trained parameters, by their names in `model`."""
         return self._trained
 
     def place(self, device: torch.device) -> None:
-        """Move the frozen encoders; on a GPU the latents are made now, as workers of a data loader cannot use it."""
+        """Move the frozen encoders. On a GPU also cache all latents now, because data loader workers cannot use it."""
         self.device = device
         half = self.config.trained.frozen == "half" and device.type != "cpu"
         frozen = [self.parts.vae] if self.trains_encoder else [self.parts.vae, self.parts.image_encoder]
@@ -184,7 +187,7 @@ class DenoiserTask(Task):
                     logger.info("latents of %d of %d scenes, %.2g hours left", done, len(mine), hours)
 
     def batch(self, step: int, numbers: Sequence[int]) -> Batch:
-        """The samples of these numbers; with `overfit_one_clip` the same clip every time, under their numbers."""
+        """The samples of these numbers; with `overfit_one_clip`, the same clip with these numbers."""
         options = _clip_of(self.config.phase(step))
         if not self.config.overfit_one_clip:
             return collate([self.maker(n, **options) for n in numbers])
@@ -204,7 +207,7 @@ class DenoiserTask(Task):
 
     @functools.cached_property
     def validator(self) -> Validator:
-        """Fixed clips, forwards; an overfitting run is measured on its one clip as it is trained."""
+        """Validation on fixed held-out clips, or for `overfit_one_clip` on the training clip."""
         c = self.config
         options = _clip_of(c.phases[-1] if c.phases else None)
         if c.overfit_one_clip:
@@ -215,20 +218,20 @@ class DenoiserTask(Task):
 
     @property
     def scaling_factor(self) -> float:
-        """Latents times this have about unit deviation."""
+        """Factor that scales latents to about unit deviation."""
         return float(self.parts.vae.config.scaling_factor)
 
     @torch.no_grad()
     def encode(self, batch: Batch, draws: Draws, *, image_encoder: Any = None) -> Encoded:
-        """What the frozen networks make of a batch.
+        """Encode a batch with the frozen networks.
 
-        The reference of a sample with augmentation is encoded with its noise, that of all others taken as it is.
-        The picture embedding always sees the clean picture, as in inference.
+        The reference latents of samples with noise augmentation are encoded from the noisy picture. The picture
+        embedding always comes from the clean picture, as in inference.
 
         Args:
             batch: on the device of the encoders.
             draws: strength and noise of the augmentation.
-            image_encoder: use this encoder, and give an embedding even if the model trains its own.
+            image_encoder: to be used instead of the model's own; also gives an embedding if that one is trained.
         """
         vae, encoder = self.parts.vae, image_encoder or self.parts.image_encoder
         latents = encode_frames(vae, batch.frames) if batch.latents is None else batch.latents  # type: ignore[arg-type]
@@ -257,11 +260,11 @@ class DenoiserTask(Task):
     # --- out ----------------------------------------------------------------------------------------------------
 
     def assembled(self, weights: Mapping[str, Tensor], device: torch.device | str | None = None) -> Components:
-        """A plain model of these weights, LoRA merged; frozen weights are shared with the running model, not copied.
+        """A plain model with these weights and LoRA merged; frozen weights are shared with the running model.
 
         Args:
             weights: the names of `parameters` to values.
-            device: where it lies; None leaves every tensor where it is.
+            device: of the result; None keeps each tensor's device.
         """
         state: dict[str, Tensor] = {}
         for name, live in self.model.state_dict().items():
@@ -292,7 +295,7 @@ class DenoiserTask(Task):
         return dataclasses.replace(self.parts, **networks, settings=self.settings, files=())
 
     def export(self, folder: Path, weights: Mapping[str, Tensor]) -> Path:
-        """Write the whole model in float16 as `MimicMotionPipeline.from_pretrained` loads it, and LoRA's adapter."""
+        """Write the complete model in float16 for `MimicMotionPipeline.from_pretrained`, and LoRA's adapter."""
         out = save_components(self.assembled(weights), folder, dtype=EXPORT_DTYPE)
         lora = self.config.trained
         if lora.what == "lora":
@@ -306,5 +309,5 @@ class DenoiserTask(Task):
 
 
 def _clip_of(phase: PhaseConfig | None) -> dict[str, Any]:
-    """Length and spacing of a phase's clips, as settings of a sample; none where there are no phases."""
+    """Sample settings for the length and spacing of a phase's clips; empty without phases."""
     return {} if phase is None else {"num_frames": phase.frames, "spacing": phase.spacing}

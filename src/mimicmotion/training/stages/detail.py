@@ -1,4 +1,4 @@
-"""Training of the small model's detail network, which learns which warped pixels are right (stage `detail`)."""
+"""Training of the small model's detail network, which learns which warped pixels are correct (stage `detail`)."""
 
 from __future__ import annotations
 
@@ -45,20 +45,20 @@ logger = logging.getLogger(__name__)
 
 EXPORT_DTYPE = torch.float16
 FLOOR = 2e-4
-"""Squared error (pixels in [-1, 1], 43 dB) below which a frame counts as right: log(0) has no gradient to speak of."""
+"""Added to squared errors (pixels in [-1, 1]; 43 dB) before taking the logarithm."""
 _SHOWN = 4  # frames of a clip in a validation's picture
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Predicted:
-    """A clip with what the model makes of it.
+    """A clip, and the model's prediction of it.
 
     Attributes:
-        reference: the picture.
+        reference: the reference picture.
         reference_pose: its drawn pose.
         true: the clip's frames.
-        warped: the picture warped to their poses.
-        decoded: the model's frames without detail.
+        warped: the reference picture warped to their poses.
+        decoded: the model's frames without the detail network.
         poses: the drawn poses.
     """
 
@@ -70,18 +70,18 @@ class Predicted:
     poses: Frames
 
     def joined(self) -> Frames:
-        """One array, for a file."""
+        """All pictures in one array, for a file."""
         still = np.stack([self.reference, self.reference_pose])
         return np.concatenate([still, self.true, self.warped, self.decoded, self.poses])
 
     @staticmethod
     def of(joined: Frames) -> Predicted:
-        """From `joined`."""
+        """The inverse of `joined`."""
         n = (len(joined) - 2) // 4
         return Predicted(joined[0], joined[1], *(joined[2 + k * n : 2 + (k + 1) * n] for k in range(4)))
 
     def frame(self, i: int) -> UInt8[ndarray, "6 height width 3"]:
-        """What belongs to frame `i`: the pictures of `FrameBatch`."""
+        """The pictures of `FrameBatch` for frame `i`."""
         shown = (self.decoded[i], self.warped[i], self.reference, self.poses[i], self.reference_pose, self.true[i])
         return np.stack(shown)
 
@@ -92,8 +92,8 @@ class FrameBatch(NamedTuple):
     Attributes:
         numbers: of the samples.
         keys: their names.
-        pictures: what the network takes (decoded, warped, reference, pose, reference pose), and the true frame.
-        moving: where the true frame differs from the reference (`evaluation.pixels.moving_region`).
+        pictures: the network's inputs (decoded, warped, reference, pose, reference pose), and the true frame.
+        moving: where the true frame differs from the reference (`evaluation.metrics.pixels.moving_region`).
     """
 
     numbers: list[int]
@@ -105,13 +105,13 @@ class FrameBatch(NamedTuple):
 def detail_loss(
     output: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"], moving: Bool[Tensor, "n h w"], weight: float
 ) -> Float[Tensor, " n"]:
-    """Ln of each frame's mean squared error, so that each counts as in a mean of decibels.
+    """Logarithm of each frame's mean squared error, so that frames count as in a mean of decibels.
 
     Args:
         output: frames in about [-1, 1].
-        target: the true ones.
+        target: true frames.
         moving: the moving region.
-        weight: of its pixels; the others' is 1.
+        weight: of its pixels; the others have 1.
     """
     w = 1 + (weight - 1) * moving.float()
     error = (output.float() - target).square().mean(1)
@@ -121,7 +121,7 @@ def detail_loss(
 def recoloured(
     pictures: UInt8[ndarray, "n height width 3"], rng: np.random.Generator
 ) -> UInt8[ndarray, "n height width 3"]:
-    """All pictures with colours in another order, and another contrast and brightness of each."""
+    """Shuffle the colour channels of all pictures, and change the contrast and brightness of each channel."""
     gain, offset = rng.uniform(0.6, 1.2, 3), rng.uniform(-25, 25, 3)
     values = np.arange(256)[:, None]
     table = np.clip(np.rint((values - 127.5) * gain + 127.5 + offset), 0, 255).astype(np.uint8)
@@ -130,18 +130,18 @@ def recoloured(
 
 
 class DetailTask(Task):
-    """The detail network on frames that the rest of the model, which stays as it is, makes of training clips.
+    """Trains the detail network on frames that the frozen rest of the model generates for training clips.
 
-    The frames are made once, before the first step, and kept in the cache folder.
+    These frames are generated once, before the first step, and cached.
 
     Args:
         config: of the run, stage `detail`.
-        shards: the training data, in place of those that the config names.
+        shards: the training data; None opens those of the config.
 
     Raises:
-        ConfigError: the model has no warped picture, or frames do not fit.
+        ConfigError: the model does not use a warped picture, or frames have a wrong size.
         InputError: shards are missing, empty or too short.
-        WeightsError: the model, or LPIPS where the loss has it, is missing or damaged.
+        WeightsError: the model, or LPIPS if the loss uses it, is missing or damaged.
     """
 
     def __init__(self, config: TrainConfig, shards: Shards | None = None) -> None:
@@ -206,11 +206,11 @@ class DetailTask(Task):
     # --- the contract with the trainer --------------------------------------------------------------------------
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """All of the network's."""
+        """All parameters of the network."""
         return dict(self.net.named_parameters())
 
     def place(self, device: torch.device) -> None:
-        """Make the frames to learn from; each process its share."""
+        """Generate the training frames; each process makes its share."""
         self.device = device
         if self.lpips is not None:
             self.lpips.to(device)
@@ -223,7 +223,7 @@ class DetailTask(Task):
 
     @contextlib.contextmanager
     def _networks(self) -> Iterator[None]:
-        """The frozen networks on the device while they are needed; then on the CPU, out of the trained one's way."""
+        """Keep the frozen networks on the device while they are needed, and then on the CPU to free memory."""
         modules: tuple[Any, ...] = (self.parts.unet, self.parts.vae, self.parts.image_encoder, self.parts.pose_net)
         try:
             for module in modules:
@@ -234,13 +234,13 @@ class DetailTask(Task):
                 nn.Module.to(module, device="cpu")
 
     def predict(self, sample: Sample) -> Predicted:
-        """The sample with what the model without detail makes of it."""
+        """The sample, and the prediction of the model without the detail network."""
         p, slot = self.parts, int(self.config.data.sample.reference_slot)
         if sample.frames is None or sample.warped is None:
             raise InputError("a sample without frames", "frames and warped picture", "make samples with both")
         pipe = MimicMotionPipeline(TinyBackbone(p.unet, p.vae, p.image_encoder, p.pose_net, p.settings))
         warped = sample.warped[slot:]
-        fast = self.device.type != "cpu"  # there the model is used in float32
+        fast = self.device.type != "cpu"  # on a CPU, inference is in float32
         with autocast(self.config, self.device) if fast else contextlib.nullcontext():
             frames = pipe(
                 sample.reference, WarpedPoses(sample.poses[slot:], warped), sample.reference_pose, seed=sample.number
@@ -251,7 +251,7 @@ class DetailTask(Task):
         )
 
     def batch(self, step: int, numbers: Sequence[int]) -> FrameBatch:  # noqa: ARG002
-        """One frame of some clip for each of these sample numbers."""
+        """A frame of a random clip for each of these sample numbers."""
         keys, pictures, masks = zip(*(self._frame(n) for n in numbers), strict=True)
         moving = torch.from_numpy(np.stack(masks))
         return FrameBatch(list(numbers), list(keys), torch.from_numpy(np.stack(pictures)), moving)
@@ -263,12 +263,12 @@ class DetailTask(Task):
         i = int(rng.integers(len(shown.true)))
         pictures = shown.frame(i)
         if rng.random() < self.options.recolour:
-            photos = [0, 1, 2, 5]  # drawn poses keep their colours: these tell left from right
+            photos = [0, 1, 2, 5]  # not the drawn poses, whose colours distinguish left and right
             pictures[photos] = recoloured(pictures[photos], rng)
         return f"{clip}/{i}", pictures, moving_region(pictures[5:], pictures[2])[0]
 
     def loss(self, model: nn.Module, batch: FrameBatch, step: int) -> StepResult:  # noqa: ARG002
-        """`detail_loss` and, if enabled, LPIPS; the log has the gain over the decoded frames in dB."""
+        """`detail_loss` and, if enabled, LPIPS; also logs the gain over the decoded frames in dB."""
         *given, target = (to_unit_tensor(batch.pictures[:, k]) for k in range(6))
         soft, output = given[0], model(*given)
         each = detail_loss(output, target, batch.moving, self.options.moving_weight)
@@ -283,7 +283,7 @@ class DetailTask(Task):
         return StepResult(each.mean(), logged, batch.keys, each.detach())
 
     def export(self, folder: Path, weights: Mapping[str, Tensor]) -> Path:
-        """Write the whole model, its detail network with these weights, in float16."""
+        """Write the complete model in float16, with these weights of the detail network."""
         parts = dataclasses.replace(self.parts, detail=self._with(weights))
         return save_components(parts, folder, dtype=EXPORT_DTYPE)
 
@@ -328,7 +328,7 @@ class DetailTask(Task):
 
 
 class _Clips:
-    """Predicted clips on disk: one file each, which appears when complete; several processes may fill one folder."""
+    """Predicted clips on disk, in one atomically written file each, so several processes can fill one folder."""
 
     def __init__(self, task: DetailTask, make: Callable[[int], Sample], folder: Path) -> None:
         self.task, self.make, self.folder = task, make, folder
@@ -341,11 +341,11 @@ class _Clips:
         missing = [n for n in numbers if not self.path(n).exists()]
         for done, number in enumerate(missing):
             if done % 20 == 0:
-                logger.info("frames to learn from: clip %d of %d", done, len(missing))
+                logger.info("generating training frames: clip %d of %d", done, len(missing))
             clip = self.task.predict(self.make(number))
             path = self.path(number)
             with atomic_path(path) as part, writing(path), part.open("wb") as file:
                 np.save(file, clip.joined())
 
     def __getitem__(self, number: int) -> Predicted:
-        return Predicted.of(np.load(self.path(number), mmap_mode="r"))  # a step wants few frames of a clip
+        return Predicted.of(np.load(self.path(number), mmap_mode="r"))  # a step reads few frames of a clip

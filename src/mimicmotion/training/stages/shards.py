@@ -18,7 +18,7 @@ def shard_cache(config: TrainConfig) -> Path:
 
 
 def training_shards(config: TrainConfig) -> Shards:
-    """Shards of the split that is trained on.
+    """Shards of the training split.
 
     Raises:
         InputError: they are missing or empty.
@@ -27,7 +27,7 @@ def training_shards(config: TrainConfig) -> Shards:
 
 
 def held_out_shards(config: TrainConfig, training: Shards) -> Shards:
-    """Shards of the validation split; those of `training` where there is no other."""
+    """Shards of the validation split, or those of `training` if there is none."""
     if config.validation.split == config.data.split:
         return training
     try:

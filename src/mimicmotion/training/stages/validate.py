@@ -1,6 +1,6 @@
 """Validation of the video model: loss per noise band, and generated clips against the true ones.
 
-Clips, noise levels and noise are fixed, so that numbers of two steps differ by the weights alone.
+Clips, noise levels and noise are fixed, so that the scores of two steps differ only by the weights.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from mimicmotion.arrays import Frames
 from mimicmotion.backbones import backbone_of
 from mimicmotion.backbones.base import Request
 from mimicmotion.backbones.svd.checkpoint import Components
+from mimicmotion.data.prepare.scenes import shrink
 from mimicmotion.data.samples.batch import Sample, collate
 from mimicmotion.diffusion.loss import LogNormal
 from mimicmotion.errors import InputError
@@ -35,30 +36,30 @@ from mimicmotion.training.objective import Draws, Encoded, denoising_loss, sigma
 from mimicmotion.training.task import Validation
 
 SEED = 20_240_628
-"""Of the choice of clips and of noise: the same in every run, so that runs compare."""
+"""Of clips and noise: the same in all runs, so that they can be compared."""
 HIGHER_IS_BETTER = ("psnr", "ssim", "gain", "pck")
 SURE = 0.5
-"""Points that the estimator is surer of than this in a true clip count in the scores of poses: more than
-`pose.keypoints.VISIBLE`, since a true position is wanted."""
+"""Least confidence of points in a true clip that count in the pose scores; above `pose.keypoints.VISIBLE`, because they
+serve as the truth."""
 COLUMNS = 5
-"""Frames of a clip that the picture shows."""
-LARGEST = 256
-"""Height of a frame in the picture."""
+"""Frames per clip in the picture."""
+LARGEST = 192
+"""Maximum short side of a frame in the picture."""
 
 LARGE = 1 << 18
-"""Pixels of a frame above which fewer are decoded at once: 4 of 576x1024 need 4.5 GiB, beside all that trains."""
+"""Pixels of a frame above which fewer frames are decoded at once; 4 of 576x1024 need 4.5 GiB."""
 
 
 def band_levels(levels: LogNormal, bands: Sequence[float], draws: int) -> tuple[Float32[Tensor, "b d"], list[float]]:
-    """Fixed noise levels of each band, at equal steps of probability, and how often training meets the band.
+    """Fixed noise levels of each band, at equal steps of probability, and the share of training in each band.
 
     Args:
         levels: distribution in training.
-        bands: levels between the bands, rising.
+        bands: levels that separate the bands, rising.
         draws: levels per band.
     """
     log_sigma = NormalDist(levels.mean, levels.std)
-    # a level in the far tail has probability 0 or 1 in floating point, which has no inverse
+    # far in the tails the probability rounds to 0 or 1, which has no inverse
     edges = [1e-6, *(min(max(log_sigma.cdf(float(np.log(b))), 1e-6), 1 - 1e-6) for b in bands), 1 - 1e-6]
     rows, shares = [], []
     for low, high in pairwise(edges):
@@ -69,12 +70,12 @@ def band_levels(levels: LogNormal, bands: Sequence[float], draws: int) -> tuple[
 
 
 class Validator:
-    """Measures weights of the video model on the fixed clips; the model in training is not touched.
+    """Evaluates weights of the video model on fixed clips, without changing the model in training.
 
     Args:
         config: of the run.
-        samples: the clips, as a training samples them.
-        encode: what the frozen networks make of a batch (`DenoiserTask.encode`).
+        samples: the clips, as training samples.
+        encode: encodes a batch with the frozen networks (`DenoiserTask.encode`).
     """
 
     def __init__(self, config: TrainConfig, samples: Sequence[Sample], encode: Callable[..., Encoded]) -> None:
@@ -85,12 +86,12 @@ class Validator:
     def __call__(self, parts: Components) -> Validation:
         """Scores and pictures.
 
-        Scores: `loss` and `v_0`.. (see `band_losses`); with `generate` also `psnr`, `psnr_moving`, `ssim` and
+        Scores are `loss` and `v_0`.. (see `band_losses`). With `generate` there are also `psnr`, `psnr_moving`, `ssim`,
         `gain_moving` (dB over copying the reference), and a picture per clip; with `poses` also `pck_body` and
-        `pose_error` (torso lengths) of the body points that the estimator finds in the true clips, where it finds any.
+        `pose_error` (torso lengths) of body points that the estimator finds in the true clips, if any.
 
         Raises:
-            InputError: the settings choose the best weights by a score that is not among them.
+            InputError: the score that selects the best weights is not among these.
         """
         v = self.config.validation
         scores = self.band_losses(parts)
@@ -108,7 +109,7 @@ class Validator:
 
     @torch.no_grad()
     def band_losses(self, parts: Components) -> dict[str, float]:
-        """Loss per noise band without dropped conditions, and its mean as training weighs the bands."""
+        """Loss per noise band without dropped conditions, and its mean with the bands weighted as in training."""
         v, o = self.config.validation, self.config.objective
         levels, shares = band_levels(sigma_distribution(o), v.bands, v.draws)
         model = DenoiserModel(parts.unet, parts.pose_net, None).eval()
@@ -133,7 +134,7 @@ class Validator:
 
     @torch.no_grad()
     def generate(self, parts: Components, sample: Sample, seed: int) -> Frames:
-        """The sample's reference in its driving poses, as inference makes it."""
+        """Animate the sample's reference with its driving poses, as in inference."""
         pipe, reference, slot = MimicMotionPipeline(backbone_of(parts)), sample.reference, self.slot
         poses = sample.poses[slot:] if sample.warped is None else WarpedPoses(sample.poses[slot:], sample.warped[slot:])
         with autocast(self.config, pipe.device):
@@ -143,7 +144,7 @@ class Validator:
         return np.stack(list(pipe.decode(latents[0], decode_chunk_size=chunk, request=request)))
 
     def pose_scores(self, outputs: Sequence[Frames]) -> dict[str, float]:
-        """How well generated clips follow: poses found in them against those found in the true clips."""
+        """Pose fidelity of generated clips, relative to the poses estimated in the true clips."""
         from mimicmotion.evaluation.metrics.poses import pooled, pose_fidelity, redetect
         from mimicmotion.pose.estimators.open import open_estimator
 
@@ -157,7 +158,7 @@ class Validator:
         body = pooled(clips)["body"] if clips else None
         if body is None or not body.points:
             return {}
-        # where nothing is found there is no error, but every point counts as missed
+        # if nothing is found there is no error, but all points count as missing
         return {"pck_body": body.pck} | ({"pose_error": body.error} if np.isfinite(body.error) else {})
 
 
@@ -175,7 +176,7 @@ def clip_scores(output: Frames, target: Frames, reference: UInt8[ndarray, "heigh
 
 
 def picture(sample: Sample, output: Frames, slot: int) -> UInt8[ndarray, "height width 3"]:
-    """Three lines: driving poses, true frames, generated frames; the reference stands before the true ones."""
+    """Three rows of pictures: driving poses, true frames, generated frames, with the reference in the first column."""
     target, poses = _frames(sample)[slot:], sample.poses[slot:]
     chosen = np.unique(np.linspace(0, len(target) - 1, min(COLUMNS, len(target))).round().astype(int))
     blank = np.full_like(sample.reference, 255)
@@ -184,19 +185,10 @@ def picture(sample: Sample, output: Frames, slot: int) -> UInt8[ndarray, "height
         [sample.reference, *target[chosen]],
         [blank, *output[chosen]],
     ]
-    return contact_sheet([[_shrunk(p) for p in row] for row in rows])
+    return contact_sheet([[shrink(p, LARGEST) for p in row] for row in rows])
 
 
 def _frames(sample: Sample) -> Frames:
     if sample.frames is None:
         raise InputError(f"no frames in sample {sample.number}", "frames", "make the sample without latents")
     return sample.frames
-
-
-def _shrunk(frame: UInt8[ndarray, "height width 3"]) -> UInt8[ndarray, "h w 3"]:
-    import cv2
-
-    height, width = frame.shape[:2]
-    if height <= LARGEST:
-        return frame
-    return cv2.resize(frame, (round(width * LARGEST / height), LARGEST), interpolation=cv2.INTER_AREA)

@@ -65,21 +65,25 @@ class WarpBatch(NamedTuple):
 def warp_loss(made: Warped, batch: WarpBatch) -> tuple[Float[Tensor, " n"], dict[str, float]]:
     """Loss of each frame, and its parts.
 
-    Errors of colours (L1, person and background together, the moving region weighing more), of the outline and of what
-    is visible (cross entropy), and of places (pixels, the logarithm beyond two) where the person is seen in both.
+    Errors of colours (L1, person and background together, the moving region weighing more), of the outline (cross
+    entropy, and the share of the union that is not met), of what is visible (cross entropy), and of places (pixels, the
+    logarithm beyond two) where the person is seen in both.
     """
     weight = 1 + (MOVING - 1) * batch.moving.float()
     colours = ((made.frames - batch.true).abs().mean(1) * weight).mean((1, 2)) / weight.mean((1, 2))
     outline = F.binary_cross_entropy_with_logits(made.outline, batch.mask, reduction="none").mean((1, 2))
+    share = made.outline.sigmoid()
+    both = (share * batch.mask).sum((1, 2))
+    overlap = both / (share.sum((1, 2)) + batch.mask.sum((1, 2)) - both).clamp_min(1)
     known = batch.seen * (batch.mask[:, ::2, ::2] > 0.9)
     away = ((made.place[:, :, ::2, ::2] - batch.place).square().sum(1) + 0.01).sqrt()
     places = ((1 + away / 2).log() * known).sum((1, 2)) / known.sum((1, 2)).clamp_min(1)
     seen = F.avg_pool2d(batch.seen[:, None], CELL // 2)[:, 0]
     visible = F.binary_cross_entropy_with_logits(made.visible, seen, reduction="none").mean((1, 2))
-    parts = {"colours": colours, "outline": outline, "places": places, "visible": visible}
+    parts = {"colours": colours, "outline": outline, "missed": 1 - overlap, "places": places, "visible": visible}
     away = (away.detach() * known).sum() / known.sum().clamp_min(1)
     log = {name: float(x.detach().mean()) for name, x in parts.items()} | {"pixels_away": float(away)}
-    return 4 * colours + 20 * outline + places + 0.2 * visible, log
+    return 4 * colours + 10 * outline + 8 * (1 - overlap) + places + 0.2 * visible, log
 
 
 def recoloured(batch: WarpBatch, rng: np.random.Generator) -> WarpBatch:
@@ -163,9 +167,12 @@ class WarpTask(Task):
         """Clip `number` of some shards with exact poses, or those of an imitated detector."""
         rng, record = np.random.default_rng([seed, number, 1]), shards[number % len(shards)]
         noise = self.config.data.sample.detector_noise * (rng.random() >= self.options.exact_poses)
-        own, driving = (perturb_poses(p, int(rng.integers(2**31)), noise) for p in (record.poses[:1], record.poses[1:]))
-        pictures, truth = record.frames(range(len(record))), record.truth
+        poses, pictures, truth = record.poses, record.frames(range(len(record))), record.truth
         assert truth is not None
+        if rng.random() < 0.5:
+            poses, pictures = poses.mirrored(), np.ascontiguousarray(pictures[:, :, ::-1])
+            truth = {name: x[:, :, ::-1] for name, x in truth.items()} | {"flow": truth["flow"][:, :, ::-1] * [-1, 1]}
+        own, driving = (perturb_poses(p, int(rng.integers(2**31)), noise) for p in (poses[:1], poses[1:]))
         given = warp_input(cut(pictures[0], own), pictures[0], own, driving, self.drawer)
         height, width = self.shards.size
         y, x = np.mgrid[0:height:2, 0:width:2].astype(np.float32)

@@ -1,8 +1,8 @@
 """torch.compile of a network's repeated layers, with compiled code kept on disk.
 
-The network as one graph takes minutes to compile, again for each length of a segment. Here each kind of layer is
-compiled once for each shape of its parameters, as one graph: layers of one size share the code, and another number of
-frames makes PyTorch compile a version for any number.
+Compiling the whole network takes minutes, and again for each segment length. Instead, each kind of layer is compiled
+once per shape of its parameters, so that layers of one size share the code. When the number of frames changes, PyTorch
+compiles a version for any number.
 """
 
 from __future__ import annotations
@@ -34,33 +34,34 @@ def check_compiler(device: torch.device) -> None:
         raise ConfigError(
             f"compile=True without a C++ compiler (looked for {', '.join(names)})",
             "a C++ compiler on the PATH, or its path in the variable CXX",
-            "install g++ (Debian, Ubuntu: apt install g++), or leave compile off",
+            "install g++ (Debian, Ubuntu: apt install g++), or turn off compile",
         )
     if device.type == "cuda" and not torch.utils._triton.has_triton():
-        raise ConfigError("compile=True on a GPU without Triton", "the package triton", "install it, or leave it off")
+        fix = "pip install triton, or turn off compile"
+        raise ConfigError("compile=True on a GPU without Triton", "the package triton", fix)
 
 
 def keep_compiled_code() -> None:
-    """Keep compiled code in the package's cache folder, unless the user has chosen another.
+    """Keep compiled code in the package's cache folder, unless the user set TORCHINDUCTOR_CACHE_DIR.
 
-    PyTorch's own default is a folder for temporary files, which is lost when the machine restarts.
+    PyTorch's default is a temporary folder, which may be lost on restart.
     """
     from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
-    # PyTorch writes its default there itself.
+    # PyTorch itself sets the variable to its default
     if os.environ.get("TORCHINDUCTOR_CACHE_DIR", "") in ("", default_cache_dir()):
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(weights.cache_folder() / "compiled")
 
 
 def compiled(function: F, module: nn.Module) -> F:
-    """`function`, which takes `module` first, compiled for modules with parameters of these shapes."""
+    """Compile `function`, whose first argument is `module`, for modules with parameters of these shapes."""
     shapes = tuple((name, tuple(p.shape)) for name, p in module.named_parameters())
     return _compiled(function, shapes)
 
 
 @functools.cache
 def _compiled(function: Any, shapes: tuple[Any, ...]) -> Any:
-    # PyTorch counts versions by code object and gives up after eight: each size needs a code object of its own.
+    # PyTorch stops after eight versions of a code object, so each size gets its own.
     code = function.__code__.replace(co_name=f"{function.__name__}_{len(shapes)}_{abs(hash(shapes)):x}")
     own = types.FunctionType(code, function.__globals__, code.co_name, function.__defaults__, function.__closure__)
     own.__kwdefaults__ = function.__kwdefaults__
@@ -72,12 +73,12 @@ def _compiled(function: Any, shapes: tuple[Any, ...]) -> Any:
         try:
             return fast(*args)
         except InductorError as e:
-            # PyTorch does not write its files in one go: a process that is killed meanwhile leaves a torn one.
+            # PyTorch does not write its files atomically, so a killed process may leave a partial one.
             folder = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
             raise ConfigError(
                 f"torch.compile failed: {e}",
-                "a working compiler and whole files in its cache",
-                f"delete the folder {folder} and try again, or leave compile off",
+                "a working compiler and an intact cache",
+                f"delete the folder {folder} and try again, or turn off compile",
             ) from e
 
     return run

@@ -1,14 +1,14 @@
 """Block cache: reuse the output of the U-Net's deep part while it changes little (approximate; off by default).
 
-Between neighbouring noise levels the coarse levels of the U-Net change slowly. A *light* pass computes the outermost
-level alone (`conv_in`, first down block, last up block, `conv_out`) and takes the output of everything deeper from the
-last *full* pass of the same segment with the same condition.
+The coarse levels of the U-Net change slowly between neighbouring noise levels. A *light* pass only computes the
+outermost level (`conv_in`, first down block, last up block, `conv_out`) and takes the output of all deeper levels from
+the last *full* pass with the same segment and condition.
 
-Full passes are triggered by measurement, not by a schedule. The input of the deep part is computed in every pass, and
-its distance to that of the last full pass predicts the change of the output: each full pass measures the ratio of
-output change to input change, which scales later predictions. A change is weighted by the share of the network's output
-in the clean latents, sigma / sqrt(sigma^2 + 1). The predictions of light passes add up; if their sum would exceed the
-budget, the pass is a full one. The first two passes are always full, since no ratio is known before.
+Measurements instead of a schedule trigger full passes. Every pass computes the input of the deep part. Its distance to
+that of the last full pass predicts the change of the output, by the ratio of output change to input change that full
+passes measure. A change is weighted by the share of the network's output in the clean latents, sigma / sqrt(sigma^2 +
+1). The predictions of light passes add up; if their sum would exceed the budget, the pass is a full one. The first two
+passes are always full, since the ratio is still unknown.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from torch import Tensor
 from mimicmotion.errors import ConfigError, InputError
 
 STRIDE = 4
-"""Changes are measured at every fourth position along height and width: the mean hardly differs, memory does."""
+"""Changes are measured at every fourth position along height and width. This saves memory; the mean hardly differs."""
 
 PREFIX = "block_cache."
-"""Of the names in a state."""
+"""Prefix of the names in a state."""
 
 PassKey = tuple[tuple[int, ...], bool, int]
-"""(rows of the segment, with or without the condition, number of the video in the batch)."""
+"""(slots of the segment, whether the pass is conditional, index of the video in the batch)."""
 
 
-def pass_key(rows: Sequence[int], conditional: bool, video: int = 0) -> PassKey:
-    """Identifies features by segment, condition and video of the batch."""
-    return tuple(rows), conditional, video
+def pass_key(slots: Sequence[int], conditional: bool, video: int = 0) -> PassKey:
+    """Identify a pass by segment, condition and video of the batch."""
+    return tuple(slots), conditional, video
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,15 +48,15 @@ class Source:
 
 
 @dataclass(slots=True, eq=False)
-class Kept:
-    """State of the last full pass of a key.
+class Entry:
+    """The last full pass of a key.
 
     Attributes:
-        source: what the pass was made from.
-        inside: features in front of the deep part, at every `STRIDE`-th position; None after a resume, until remade.
+        source: input of the pass.
+        inside: input of the deep part, at every `STRIDE`-th position; None after a resume, until recomputed.
         deep: output of the deep part; None like `inside`.
-        ratio: change of `deep` per change of `inside`, as last measured; None before there were two full passes.
-        error: predictions for the light passes since, added up.
+        ratio: last measured change of `deep` per change of `inside`; None before the second full pass.
+        error: sum of the predictions for the light passes since.
     """
 
     source: Source
@@ -67,94 +67,92 @@ class Kept:
 
 
 class BlockCache:
-    """Deep features of ONE run, by key.
+    """Deep features of one run, by segment, condition and video.
 
-    A key says which rows and which condition a pass is for: features of another segment, or of the pass without
-    picture, have nothing to do with this one's. The state lives here and not in the network, so runs that share a
-    network do not mix.
+    They are stored here and not in the network, so that runs can share a network.
 
     Args:
-        budget: how large the predicted error of the deep part may grow (mean absolute change over mean absolute value)
-            before it is computed again.
-        state: of a run that is resumed (`state()`); its features are made again when they are first needed, from the
-            latents they were made from, so a resumed run goes on bit by bit as if it had not been interrupted.
+        budget: largest predicted error of the deep part's output (mean absolute change over mean absolute value).
+        state: state of the run to resume (`state()`). Features are recomputed on first use from the latents that they
+            were computed from, so that the resumed run is bit-identical to an uninterrupted one.
+
+    Attributes:
+        full: number of full passes so far.
+        light: number of light passes so far.
 
     Raises:
-        ConfigError: the budget is not above 0 (for none, use no cache).
-        InputError: the state is not one, or empty.
+        ConfigError: the budget is not positive.
+        InputError: the state is invalid or empty.
     """
 
     def __init__(self, budget: float, state: Mapping[str, Tensor] | None = None) -> None:
         if not 0 < budget < math.inf:
-            raise ConfigError(f"block_cache={budget}", "a budget above 0", "use e.g. 0.1; leave the cache out for none")
+            raise ConfigError(f"block_cache={budget}", "a budget above 0", "use 0.1, for example, or leave it out")
         self.budget = budget
-        self.kept: dict[PassKey, Kept] = {} if state is None else _restore(state)
-        self.full = 0
-        """Full passes so far."""
-        self.light = 0
-        """Light passes so far."""
+        self.entries: dict[PassKey, Entry] = {} if state is None else _restore(state)
+        self.full = self.light = 0
 
     def clear(self) -> None:
-        """Drop all features (the counts stay)."""
-        self.kept.clear()
+        """Drop all features, but not the counts."""
+        self.entries.clear()
 
     def nbytes(self) -> int:
-        """Bytes of the kept features."""
-        return sum(t.nbytes for k in self.kept.values() for t in (k.deep, k.inside) if t is not None)
+        """Bytes of the stored features."""
+        return sum(t.nbytes for e in self.entries.values() for t in (e.deep, e.inside) if t is not None)
 
     def state(self) -> dict[str, Tensor]:
-        """State for resuming, by name: not the features, but the latents that they were computed from.
+        """State for resuming, by name. Instead of the features, it has the latents that they were computed from.
 
         The tensors do not change when the run continues.
         """
         out: dict[str, Tensor] = {}
-        places: dict[int, int] = {}  # both passes of guidance saw the same latents: they are stored once
-        for i, ((rows, conditional, video), k) in enumerate(self.kept.items()):
-            x, ratio = k.source.x, math.nan if k.ratio is None else k.ratio
-            place = places.setdefault(x.data_ptr(), i)
-            out[f"{PREFIX}{place}.x"] = x
-            out[f"{PREFIX}{i}.key"] = torch.tensor([place, int(conditional), video, *rows])
-            out[f"{PREFIX}{i}.numbers"] = torch.tensor([ratio, k.error, k.source.c_noise], dtype=torch.float64)
+        indices: dict[int, int] = {}  # both passes of guidance have the same latents, which are stored once
+        for i, ((slots, conditional, video), e) in enumerate(self.entries.items()):
+            x, ratio = e.source.x, math.nan if e.ratio is None else e.ratio
+            index = indices.setdefault(x.data_ptr(), i)
+            out[f"{PREFIX}{index}.x"] = x
+            out[f"{PREFIX}{i}.key"] = torch.tensor([index, int(conditional), video, *slots])
+            out[f"{PREFIX}{i}.numbers"] = torch.tensor([ratio, e.error, e.source.c_noise], dtype=torch.float64)
         return out
 
     def lost(self, key: PassKey) -> Source | None:
-        """What a full pass must be made from first (`remade`), since only a resumed state is there; else None."""
-        kept = self.kept.get(key)
-        return kept.source if kept is not None and kept.deep is None else None
+        """Input of the pass that must run first to recompute features after a resume; None if there is no need."""
+        entry = self.entries.get(key)
+        return entry.source if entry is not None and entry.deep is None else None
 
     def deep(self, key: PassKey, source: Source, inside: Tensor, compute: Callable[[], Tensor]) -> Tensor:
-        """The deep part's output, cached or computed.
+        """Return the deep part's output, cached or computed.
 
         Args:
-            key: of this pass.
-            source: what the pass is made from; kept with its result.
-            inside: features in front of the deep part, made `sparse`.
-            compute: the deep part.
+            key: key of this pass.
+            source: input of the pass.
+            inside: input of the deep part, made `sparse`.
+            compute: computes the deep part.
         """
-        kept = self.kept.get(key)
-        if kept is None:
-            return self._keep(key, Kept(source, inside, compute()))
-        if kept.deep is None or kept.inside is None:
-            return self._keep(key, Kept(source, inside, compute(), kept.ratio, kept.error))
-        change = relative_change(inside, kept.inside)
-        predicted = math.inf if kept.ratio is None else kept.ratio * change * output_share(source.c_noise)
-        if kept.error + predicted <= self.budget:
-            kept.error += predicted
+        last = self.entries.get(key)
+        if last is None:
+            return self._store(key, Entry(source, inside, compute()))
+        if last.deep is None or last.inside is None:
+            return self._store(key, Entry(source, inside, compute(), last.ratio, last.error))
+        change = relative_change(inside, last.inside)
+        predicted = math.inf if last.ratio is None else last.ratio * change * output_share(source.c_noise)
+        if last.error + predicted <= self.budget:
+            last.error += predicted
             self.light += 1
-            return kept.deep
+            return last.deep
         out = compute()
-        ratio = relative_change(out, kept.deep) / change if change > 0 else kept.ratio
-        return self._keep(key, Kept(source, inside, out, ratio))
+        ratio = relative_change(out, last.deep) / change if change > 0 else last.ratio
+        return self._store(key, Entry(source, inside, out, ratio))
 
-    def _keep(self, key: PassKey, kept: Kept) -> Tensor:
-        assert kept.deep is not None
-        self.kept[key] = kept
+    def _store(self, key: PassKey, entry: Entry) -> Tensor:
+        assert entry.deep is not None
+        self.entries[key] = entry
         self.full += 1
-        return kept.deep
+        return entry.deep
 
 
-def sparse(features: Float[Tensor, "rows channels h w"]) -> Float[Tensor, "rows channels few_h few_w"]:
-    """A copy of every `STRIDE`-th position."""
+def sparse(features: Float[Tensor, "n channels h w"]) -> Float[Tensor, "n channels few_h few_w"]:
+    """Copy every `STRIDE`-th position."""
     return features[..., ::STRIDE, ::STRIDE].clone()
 
 
@@ -165,39 +163,39 @@ def relative_change(new: Tensor, old: Tensor) -> float:
 
 
 def output_share(c_noise: float) -> float:
-    """How much of the network's output enters the clean latents: sigma * c_in, where c_noise is ln(sigma) / 4."""
+    """Share of the network's output in the clean latents, sigma / sqrt(sigma^2 + 1), where c_noise is ln(sigma) / 4."""
     return 1 / math.sqrt(1 + math.exp(min(-8 * c_noise, 700.0)))
 
 
-def cache_bytes(unet: Any, rows: int, height: int, width: int, itemsize: int) -> int:
-    """Bytes that a cache keeps per segment and condition (two conditions where there is guidance).
+def cache_bytes(unet: Any, slots: int, height: int, width: int, itemsize: int) -> int:
+    """Bytes that a cache stores per segment and condition (guidance has two).
 
     Args:
         unet: SVD's U-Net.
-        rows: frames of a segment, the reference slot counted.
-        height: of the latents.
-        width: of the latents.
-        itemsize: bytes of a number of the U-Net (2 for float16).
+        slots: frames of a segment, including the reference slot.
+        height: height of the latents.
+        width: width of the latents.
+        itemsize: bytes of a number in the U-Net (2 for float16).
     """
     widths = list(unet.config.block_out_channels)
-    out = widths[min(1, len(widths) - 1)] * height * width  # the block before the last one has grown to full size
+    out = widths[min(1, len(widths) - 1)] * height * width  # the last but one up block returns full size
     down = 2 if len(widths) > 1 else 1
     inside = widths[0] * math.ceil(height / down / STRIDE) * math.ceil(width / down / STRIDE)
-    return rows * (out + inside) * itemsize
+    return slots * (out + inside) * itemsize
 
 
-def _restore(state: Mapping[str, Tensor]) -> dict[PassKey, Kept]:
-    kept: dict[PassKey, Kept] = {}
+def _restore(state: Mapping[str, Tensor]) -> dict[PassKey, Entry]:
+    entries: dict[PassKey, Entry] = {}
     names = [n.removesuffix(".key") for n in state if n.startswith(PREFIX) and n.endswith(".key")]
     try:
         for name in names:
-            place, conditional, video, *rows = state[f"{name}.key"].tolist()
+            index, conditional, video, *slots = state[f"{name}.key"].tolist()
             ratio, error, c_noise = state[f"{name}.numbers"].tolist()
-            source = Source(state[f"{PREFIX}{place}.x"], c_noise)
+            source = Source(state[f"{PREFIX}{index}.x"], c_noise)
             ratio = None if math.isnan(ratio) else ratio
-            kept[tuple(rows), bool(conditional), video] = Kept(source, None, None, ratio, error)
+            entries[pass_key(slots, bool(conditional), video)] = Entry(source, None, None, ratio, error)
     except (KeyError, ValueError) as e:
-        raise InputError(f"block cache: {e!r}", "the memory of the step that is resumed", "pass it whole") from e
-    if not kept:
-        raise InputError("no block cache in memory", "the memory of the step that is resumed", "pass it")
-    return kept
+        raise InputError(f"block cache: {e!r}", "StepState.memory of the step to resume from", "pass all of it") from e
+    if not entries:
+        raise InputError("no block cache in memory", "StepState.memory of the step to resume from", "pass it")
+    return entries

@@ -14,29 +14,32 @@ from mimicmotion.backbones.svd.execution.plan import GIB, ExecutionPlan, Stage
 from mimicmotion.backbones.svd.execution.predict import Predictor, Workload
 from mimicmotion.errors import ConfigError
 from mimicmotion.settings import ExecutionOptions
+from mimicmotion.settings.parsing import refuse_unused
 
 OFFLOAD = ("none", "modules", "blocks")
 DENOISE_LEVELS = ((1, "none"), (1, "modules"), (4, "modules"), (8, "modules"), (8, "blocks"))
-"""Chunks that a segment is computed in, and weights that wait on the host, where guidance's passes come one by one.
+"""Levels of the denoising stage: number of chunks per segment, and at least this much offloading. All of them run the
+passes of guidance one after the other.
 
-More chunks save little: at 576x1024 in float16, 72 frames of SVD's U-Net take 8.7 GiB of working space at once, 4.1 in
+More chunks save little: at 576x1024 in float16, 72 frames of SVD's U-Net need 8.7 GiB of working memory at once, 4.1 in
 4 chunks and 3.3 in 8."""
 DECODE_CHUNKS = (4, 2, 1)
 TOKENS_PER_THREAD = 2048
-"""Of a feed-forward at once on a CPU: what its two wide layers hand over stays in the caches (3 % of a pass in
-bfloat16, 0 to 4 % in float32), and is less."""
+"""Tokens per thread and chunk of a feed-forward on a CPU, so that the wide intermediate result stays in the caches.
+
+This makes a pass 3 % faster in bfloat16 and 0 to 4 % in float32, and saves memory."""
 
 
 def fallback_levels(
     plan: ExecutionPlan, stage: Stage, shape: tuple[int, int, int], *, may_offload: bool
 ) -> Iterator[ExecutionPlan]:
-    """Plans with less memory in a stage than the given one, in decreasing order.
+    """Yield plans that need less and less memory in a stage.
 
     Args:
         plan: plan that needs too much memory.
         stage: stage in which it does.
-        shape: (frames, h, w) of the latents that the stage computes at once, all videos of the batch.
-        may_offload: whether weights may be offloaded to the host (on a CPU they are there already).
+        shape: (frames, h, w) of the latents that the stage processes at once, with all videos of the batch.
+        may_offload: whether weights may be offloaded to the host (which makes no sense on a CPU).
     """
 
     def offload(least: str) -> Any:
@@ -61,8 +64,8 @@ def fallback_levels(
 
 
 def in_chunks(unet: Execution, count: int, frames: int, positions: int) -> Execution:
-    """The same options with at least `count` chunks of about equal size in all kinds of layers."""
-    # Deeper layers have up to four times the channels at a quarter of the positions.
+    """Split all kinds of layers into at least `count` chunks of about equal size."""
+    # deeper layers have up to four times the channels at a quarter of the positions
     chunks = {
         "frame_chunk": math.ceil(frames / count),
         "position_chunk": math.ceil(positions / (4 * count)),
@@ -78,14 +81,17 @@ def plan_execution(
     """Choose the fastest plan that is predicted to fit. Segments are never shortened.
 
     Args:
-        predictor: of the backbone, whose networks may lie anywhere, and the device where it will run.
+        predictor: predictor for the backbone and the device that it will run on.
         work: the work to plan for.
-        budget: memory limit in bytes, including weights (`free_memory`); None takes the fastest plan unchecked.
+        budget: memory limit in bytes, including weights (`free_memory`); None chooses the fastest plan without a check.
         options: options set by the user.
 
     Raises:
-        ConfigError: no plan fits; the error reports how much memory is missing and what would help.
+        ConfigError: no plan fits (the error reports how much memory is missing and what would help), or weights are
+            to be offloaded from a CPU.
     """
+    if predictor.cpu:
+        refuse_unused(options, ["offload"] if options.offload != "none" else [], "on a CPU")
     cpu, may_offload = predictor.cpu, not predictor.cpu and options.offload == "auto"
     plan = ExecutionPlan(
         unet=Execution(
@@ -93,9 +99,9 @@ def plan_execution(
             compile=options.compile,
             feed_forward_chunk=TOKENS_PER_THREAD * torch.get_num_threads() if cpu and not options.compile else None,
         ),
-        # A GPU is used better by one batch, a CPU is not (measured: `benchmarks/memory_prediction.py --repeats`).
+        # one batch is faster on a GPU, but not on a CPU (measured by `benchmarks/memory_prediction.py --repeats`)
         guidance_in_one_batch=not cpu or not work.guided,
-        offload="none" if cpu or options.offload == "auto" else options.offload,
+        offload="none" if options.offload == "auto" else options.offload,
     )
     if budget is None:
         return plan
@@ -110,7 +116,7 @@ def plan_execution(
         return replace(plan, peaks=peaks, budget=budget)
     segments = f", lower segment_frames (now {work.segment_frames})" if stage == "denoise" else ""
     raise ConfigError(
-        f"{budget / GIB:.2f} GiB of memory for stage {stage}, {work.segment_frames} frames a segment",
-        f"at least {peaks[stage] / GIB:.2f} GiB (predicted for the smallest way to run)",
-        f"make the result smaller (now {work.size[1]}x{work.size[0]}){segments}, or allow more memory",
+        f"{budget / GIB:.2f} GiB of memory for stage {stage}, {work.segment_frames} frames per segment",
+        f"at least {peaks[stage] / GIB:.2f} GiB (predicted for the most economical plan)",
+        f"lower the resolution (now {work.size[1]}x{work.size[0]}){segments}, or allow more memory",
     )

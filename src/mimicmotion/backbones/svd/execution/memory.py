@@ -1,11 +1,11 @@
 """Predict the memory of a computation without running it, by running the networks on shapes only.
 
-Tensors without data ("meta") go through a network as real ones would, chunks and all, and the bytes of each are counted
-from where it is made to where it is freed. Attention counts as the fused kernels compute it, which keep no matrix of
-scores. PyTorch's own fake tensors do the same; each of their operations takes five times as long.
+Tensors without data (on the meta device) pass through a network like real ones, with the same chunks, and the bytes of
+each are counted from its creation until it is freed. Attention counts like the fused kernels, which store no matrix of
+scores. PyTorch's own fake tensors work alike, but take five times as long per operation.
 
-Not counted: the device's context and libraries, workspaces that convolutions and matrix products ask for, and what the
-allocator loses to fragments. `mimicmotion.runtime.device.free_memory` leaves room for these.
+Not counted are the device's context and libraries, workspaces of convolutions and matrix products, and fragmentation.
+`mimicmotion.runtime.device.free_memory` leaves room for these.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CONVOLUTIONS = {torch.ops.aten.conv2d.default, torch.ops.aten.conv2d.padding, to
 
 
 class CpuShape(Tensor):
-    """A tensor without data that networks treat like one on a CPU."""
+    """A tensor without data that networks treat like a tensor on a CPU."""
 
     device = torch.device("cpu")
     __torch_function__: Any = torch._C._disabled_torch_function_impl  # results of operations are plain tensors
@@ -37,17 +37,16 @@ class CpuShape(Tensor):
 class LiveBytes(TorchDispatchMode):
     """Runs all operations in a `with` block on shapes, and counts the bytes of live tensors.
 
-    Use it in inference mode: there layers such as attention arrive whole, and what they keep for themselves does not
-    count.
+    Use it in inference mode, in which layers such as attention are dispatched as a single operation.
 
     Args:
-        cpu: tensors pretend to be on a CPU. Else they are on "meta", which stands for any other device.
+        cpu: whether tensors pretend to be on a CPU, or else on the meta device, which stands for any other device.
         resident: tensors that are counted elsewhere (parameters).
-        scratch: bytes that attention on (query, key) takes for itself.
+        scratch: bytes of workspace of attention, as a function of (query, key).
 
     Attributes:
-        now: bytes alive.
-        peaks: the most so far, of each section in turn; append `now` to begin a new one.
+        now: current bytes.
+        peaks: peak of each section in turn; append `now` to begin a new section.
     """
 
     def __init__(self, cpu: bool, resident: Iterable[Tensor], scratch: Callable[[Tensor, Tensor], int]) -> None:
@@ -58,9 +57,9 @@ class LiveBytes(TorchDispatchMode):
         self._known: dict[Any, Any] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation and count what it makes."""
+        """Run an operation and count its results."""
         if func._schema.name.endswith("_"):
-            return args[0]  # written in place, and there is nothing to write
+            return args[0]  # in place: nothing to compute
         out = self._run(func, _map(_on_meta, args), {k: _map(_on_meta, v) for k, v in (kwargs or {}).items()})
         _map(self._count, out)
         if func is ATTENTION:
@@ -70,9 +69,9 @@ class LiveBytes(TorchDispatchMode):
         return _map(_on_cpu, out) if self.cpu else out
 
     def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """The shape of a new tensor is worked out once: so loops over chunks cost little."""
+        """Run an operation on the meta device. Shapes of results are cached, so that loops over chunks are cheap."""
         if len(func._schema.returns) != 1 or func._schema.returns[0].alias_info is not None:
-            return func(*args, **kwargs)  # several, or views
+            return func(*args, **kwargs)  # several results, or a view
         key = str((func, _map(_facts, args), _map(_facts, list(kwargs.items()))))
         if key not in self._known:
             out = _infer(func, args, kwargs, self.cpu)
@@ -97,10 +96,10 @@ class LiveBytes(TorchDispatchMode):
 
 
 def _infer(func: Any, args: Any, kwargs: Any, cpu: bool) -> Any:
-    if func is ATTENTION:  # fused kernels write (n, tokens, heads, dim), which the caller's transpose makes contiguous
+    if func is ATTENTION:  # fused kernels write (n, tokens, heads, dim), contiguous after the caller's transpose
         n, heads, tokens, _ = args[0].shape
         return args[0].new_empty(n, tokens, heads, args[2].shape[-1]).transpose(1, 2)
-    if func is ONEDNN_LINEAR:  # PyTorch knows no shapes for it
+    if func is ONEDNN_LINEAR:  # PyTorch cannot infer its shape
         return args[0].new_empty(*args[0].shape[:-1], args[2].shape[0])
     out = func(*args, **kwargs)
     like = args[:1] if func is GROUP_NORM and cpu else args[:2] if func in CONVOLUTIONS else ()
@@ -131,10 +130,11 @@ def _facts(value: Any) -> Any:
 def _copied(x: Tensor, weight: Tensor, out: Tensor, cpu: bool) -> int:
     """Bytes of temporary copies in a convolution.
 
-    It wants input and weight in one order; without channels last oneDNN, on a CPU, puts input and result into blocks of
-    as many channels as its registers hold. Where it does not know a 16-bit format, PyTorch unfolds the input instead.
+    Input and weight must have the same memory format. Without channels last, oneDNN (on a CPU) reorders input and
+    result into blocks of as many channels as its registers hold. For 16-bit dtypes that oneDNN does not support,
+    PyTorch unfolds the input.
     """
-    if cpu and x.element_size() == 2 and not _known_to_onednn(x.dtype):
+    if cpu and x.element_size() == 2 and not _supported_by_onednn(x.dtype):
         return out.numel() // out.shape[1] * weight[0].numel() * x.element_size() * (weight[0, 0].numel() > 1)
     if _channels_last(x):
         return 0
@@ -144,9 +144,9 @@ def _copied(x: Tensor, weight: Tensor, out: Tensor, cpu: bool) -> int:
     return max(x.nbytes, out.nbytes * math.ceil(out.shape[1] / block) * block // out.shape[1])
 
 
-def _known_to_onednn(dtype: torch.dtype) -> bool:
-    asked = torch.ops.mkldnn._is_mkldnn_bf16_supported, torch.ops.mkldnn._is_mkldnn_fp16_supported
-    return asked[dtype == torch.float16]()
+def _supported_by_onednn(dtype: torch.dtype) -> bool:
+    mkldnn: Any = torch.ops.mkldnn
+    return mkldnn._is_mkldnn_fp16_supported() if dtype == torch.float16 else mkldnn._is_mkldnn_bf16_supported()
 
 
 def _channels_last(x: Tensor) -> bool:
@@ -159,10 +159,10 @@ def tensors_of(*modules: nn.Module | None) -> list[Tensor]:
 
 
 def weight_bytes(*modules: nn.Module | None) -> int:
-    """Bytes of parameters and buffers, those that are shared counted once."""
+    """Bytes of parameters and buffers; shared ones count once."""
     return sum(map(_stored, {id(t): t for t in tensors_of(*modules)}.values()))
 
 
 def _stored(tensor: Tensor) -> int:
-    flatten = getattr(tensor, "__tensor_flatten__", None)  # quantised weights name the tensors they are made of
+    flatten = getattr(tensor, "__tensor_flatten__", None)  # quantised weights consist of several tensors
     return tensor.nbytes if flatten is None else sum(_stored(getattr(tensor, name)) for name in flatten()[0])

@@ -1,7 +1,7 @@
-"""Weight offloading: weights stay on the host and are copied to the device while needed. Results do not change.
+"""Weight offloading: weights are stored on the host and copied to the device while needed. Results do not change.
 
-- `Parked`: all weights of an idle network.
-- `ParkedBlocks`: each block of the U-Net is loaded shortly before it runs and freed afterwards.
+- `Parked` loads all weights of a network at once.
+- `ParkedBlocks` loads each block of the U-Net shortly before it runs, and frees it afterwards.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from mimicmotion.errors import ConfigError
 
 
 class Parked:
-    """A module with its weights on the host and, when asked for, copies of them on a device.
+    """A module with its weights on the host and, while needed, copies of them on a device.
 
-    Parameters stay the same objects. Going back costs nothing: the host's weights have stayed.
+    Parameters stay the same objects. Parking copies nothing back, as the host keeps the weights.
 
     Args:
-        module: a network or a block of one; its weights are moved to the host.
-        device: where it computes.
-        without: parts of it that are left alone.
-        stream: copies are made on this CUDA stream, while the current one computes; None copies on the current one.
+        module: a network or a block; its weights are moved to the host.
+        device: device to compute on.
+        without: parts of the module to leave alone.
+        stream: CUDA stream to copy on while the current stream computes; None copies on the current stream.
     """
 
     def __init__(
@@ -40,15 +40,15 @@ class Parked:
         self.module, self.device, self.without, self.stream = module, device, tuple(without), stream
         self.host: dict[Tensor, Tensor] = {}
         self.ready: torch.Event | None = None
-        with torch.inference_mode(False):  # what is made in inference mode could not be used outside of it
+        with torch.inference_mode(False):  # inference tensors could not be used outside of inference mode
             nn.Module.to(module, device="cpu")
-            if stream is not None:  # the host waits for copies from memory that is not pinned
+            if stream is not None:  # copies are only asynchronous from pinned memory
                 for t in filter(_is_plain, self._tensors()):
                     t.data = t.data.pin_memory()
 
     @property
     def here(self) -> bool:
-        """Whether the weights are on the device, or on their way."""
+        """Whether the weights are on the device, or being copied."""
         return bool(self.host)
 
     def _tensors(self) -> list[Tensor]:
@@ -61,22 +61,22 @@ class Parked:
         if self.here:
             return
         tensors = self._tensors()
-        # Memory comes from the current stream, and `park` gives it back there: so it is used again in the right order.
-        copies = [_room(t, self.device) for t in tensors]
+        # memory is allocated and freed on the current stream, so that it is reused in the right order
+        copies = [_allocate(t, self.device) for t in tensors]
         self._copy([(c, t.data) for c, t in zip(copies, tensors, strict=True) if _is_plain(t)])
         self.host = {t: _exchange(t, c) for t, c in zip(tensors, copies, strict=True)}
 
     def _copy(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
         if self.stream is not None:
             self.stream.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(self.stream):  # type: ignore[arg-type]  # None is allowed, and changes nothing
+        with torch.cuda.stream(self.stream):  # type: ignore[arg-type]  # None is allowed and has no effect
             for copy, data in pairs:
                 copy.copy_(data, non_blocking=self.stream is not None)
         if self.stream is not None:
             self.ready = self.stream.record_event()
 
     def wait(self) -> None:
-        """Let the current stream wait until the copies are there."""
+        """Make the current stream wait for the copies."""
         if self.ready is not None:
             torch.cuda.current_stream(self.device).wait_event(self.ready)
             self.ready = None
@@ -94,16 +94,16 @@ class Parked:
 
 
 class ParkedBlocks(Parked):
-    """A network whose blocks are loaded one by one; the rest is loaded on request.
+    """A network whose blocks are loaded one by one; `bring` loads the rest.
 
-    While a block computes, the next one is loaded, on a GPU in a second stream; the first one follows the last. At most
-    two are on the device at a time. Skipping a block is allowed, but costs a copy. After an error in a block, all are
-    freed.
+    While a block computes, the next one is loaded (the first one after the last), on a GPU in a second stream. At most
+    two blocks are on the device at a time. Blocks may be skipped, at the cost of an unused copy. After an error in a
+    block, all are freed.
 
     Args:
         network: the network, whose blocks get hooks.
-        blocks: the blocks in the order of their execution.
-        device: device that they run on.
+        blocks: the blocks in order of execution.
+        device: device to compute on.
 
     Raises:
         ConfigError: there are no blocks.
@@ -115,7 +115,7 @@ class ParkedBlocks(Parked):
         super().__init__(network, device, without=blocks)
         stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.blocks = {block: Parked(block, device, stream=stream) for block in blocks}
-        self.following = dict(pairwise([*blocks, blocks[0]]))  # the last one's is the first
+        self.following = dict(pairwise([*blocks, blocks[0]]))
         self.handles: list[RemovableHandle] = []
         for block in blocks:
             self.handles.append(block.register_forward_pre_hook(self._before))
@@ -131,7 +131,7 @@ class ParkedBlocks(Parked):
         self.blocks[block].wait()
 
     def _after(self, block: nn.Module, _args: object, out: object) -> None:
-        for one in self.blocks if out is None else (block,):  # None: it has failed
+        for one in self.blocks if out is None else (block,):  # None means that it failed
             self.blocks[one].park()
 
     def park(self) -> None:
@@ -148,19 +148,19 @@ class ParkedBlocks(Parked):
 
 
 def _is_plain(t: Tensor) -> bool:
-    """Quantised weights are tensors of other classes, which do not let their data be set."""
+    """Whether a tensor's data can be set, unlike that of quantised weights, which have other classes."""
     return type(t) in (Tensor, nn.Parameter)
 
 
-def _room(t: Tensor, device: torch.device) -> Tensor:
-    """Memory for a copy on the device; of a quantised weight the copy itself."""
+def _allocate(t: Tensor, device: torch.device) -> Tensor:
+    """Allocate memory for a copy on the device. A quantised weight is copied at once."""
     if _is_plain(t):
         return torch.empty_like(t.data, device=device)
     return nn.Parameter(t.detach().to(device), requires_grad=False)
 
 
 def _exchange(t: Tensor, data: Tensor) -> Tensor:
-    """Replace the data of a tensor. Returns the old data."""
+    """Replace the data of a tensor and return the old data."""
     if not _is_plain(t):
         torch.utils.swap_tensors(t, data)
         return data
@@ -169,5 +169,5 @@ def _exchange(t: Tensor, data: Tensor) -> Tensor:
 
 
 def blocks_of(unet: Any) -> list[nn.Module]:
-    """The U-Net's blocks in the order of their execution."""
+    """The U-Net's blocks in order of execution."""
     return [*unet.down_blocks, unet.mid_block, *unet.up_blocks]

@@ -1,4 +1,4 @@
-"""Execution plans: how the networks run, with the same result."""
+"""Execution plans, which determine how the networks run but not their results."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from mimicmotion.backbones.svd.execution.options import Execution
 GIB = 2**30
 Stage = Literal["encode", "denoise", "decode"]
 Peaks = Mapping[Stage, int]
-"""Predicted bytes of each stage on the device: weights that are there, what is kept, and working space.
+"""Predicted bytes of each stage on the device: loaded weights, stored features and latents, and working memory.
 
-Without the device's context and without what the allocator wastes (see `mimicmotion.runtime.device.free_memory`)."""
+Without the device's context and fragmentation (see `mimicmotion.runtime.device.free_memory`)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExecutionPlan(Plan):
-    """How the networks run. Segments, steps and everything else that affects the result do not change.
+    """How the networks run. Segments, steps and everything else that affects the result are not part of it.
 
     Attributes:
-        unet: chunks and memory format of the U-Net.
-        guidance_in_one_batch: both passes of guidance as one batch, or one after the other.
-        offload: weights to offload to the host: none, modules (networks not in use), blocks (also those of the U-Net,
-            each loaded when needed).
-        decode_chunk: frames at once inside the decoder (same result); None is the whole clip.
+        unet: execution options of the U-Net.
+        guidance_in_one_batch: whether both passes of guidance run as one batch, or one after the other.
+        offload: what is offloaded to the host: "none", "modules" (networks not in use) or "blocks" (also the blocks of
+            the U-Net, each loaded when needed).
+        decode_chunk: frames computed at once in the decoder's layers (same result); None is the whole clip.
         peaks: predicted bytes of each stage; empty if nothing was predicted.
         budget: memory limit of the plan in bytes.
     """
@@ -45,7 +45,7 @@ class ExecutionPlan(Plan):
 
     def describe(self) -> str:
         """One-line description for the user."""
-        offload = {"modules": "idle networks on the host", "blocks": "weights on the host, brought block by block"}
+        offload = {"modules": "idle networks on the host", "blocks": "weights on the host, loaded block by block"}
         parts: list[Any] = [
             "both passes in one batch" if self.guidance_in_one_batch else "two passes",
             f"{self.unet.frame_chunk or 'all'} frames at once",

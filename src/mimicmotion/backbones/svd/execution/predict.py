@@ -1,4 +1,4 @@
-"""Peak memory of each stage, by running the networks on shapes (`mimicmotion.backbones.svd.execution.memory`)."""
+"""Prediction of each stage's peak memory by running the networks on shapes (see `execution.memory`)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mimicmotion.backbones.svd.execution.deep_features import cache_bytes
 from mimicmotion.backbones.svd.execution.memory import CpuShape, LiveBytes, tensors_of, weight_bytes
 from mimicmotion.backbones.svd.execution.offload import blocks_of
 from mimicmotion.backbones.svd.execution.plan import ExecutionPlan, Peaks
-from mimicmotion.backbones.svd.execution.quantize import widened_bytes
+from mimicmotion.backbones.svd.execution.quantize import dequantized_bytes
 from mimicmotion.backbones.svd.pose_features import POSE_CHUNK, StoredFeatures, feature_budget
 from mimicmotion.backbones.svd.vae import encode_mode
 
@@ -33,14 +33,14 @@ class Workload:
 
     Attributes:
         size: (height, width) in pixels.
-        segment_frames: frames of a segment, the reference slot counted.
-        num_frames: of the video.
+        segment_frames: frames of a segment, including the reference slot.
+        num_frames: number of frames of the video.
         guided: whether there is an unconditional pass.
-        clip_frames: frames that are decoded as one clip.
-        warped: whether the picture warped to each pose is given.
-        cached_segments: segments whose deep features are kept between steps; 0 without a block cache.
-        latent_copies: sets of latents that are held: the noisy ones, the clean ones, and the last step's clean ones for
-            previews or a solver of second order.
+        clip_frames: number of frames that are decoded at once.
+        warped: whether the network also gets the picture warped to each pose.
+        cached_segments: number of segments whose deep features are cached; 0 without a block cache.
+        latent_copies: number of copies of the latents: the noisy ones, the clean ones, and those of the last step for
+            previews or a second-order solver.
     """
 
     size: tuple[int, int]
@@ -54,7 +54,7 @@ class Workload:
 
 
 class Predictor:
-    """Predicts the peaks of plans for a set of networks, with caching.
+    """Predicts the peaks of plans for a set of networks. Predictions are cached.
 
     Args:
         backbone: backbone with networks on any device, including "meta".
@@ -68,14 +68,14 @@ class Predictor:
         self._known: dict[Any, list[int]] = {}
 
     def peaks(self, plan: ExecutionPlan, work: Workload) -> Peaks:
-        """Predicted bytes of each stage: weights that are there, what is kept, and working space."""
+        """Predict the bytes of each stage: loaded weights, stored features and latents, and working memory."""
         sizes = {name: weight_bytes(getattr(self.backbone, name)) for name in NETWORKS}
         clip_side, channels = self.backbone.image_encoder.config.image_size, self.backbone.pose_net.widths[0]
         encoded = min(POSE_CHUNK, work.num_frames)
         latents, kept = self._latents(plan, work), self._kept(plan, work)
 
         def weights(*used: str) -> int:
-            """Small networks always stay on the device."""
+            """Bytes of the loaded networks: those in use, and small ones, which always stay on the device."""
             return sum(sizes[name] for name in (NETWORKS if plan.offload == "none" else (*used, *NETWORKS[3:])))
 
         return {
@@ -89,10 +89,10 @@ class Predictor:
         }
 
     def upper_bound(self, work: Workload) -> int:
-        """Upper bound in bytes for all stages of the plain plan, without a run on shapes (which takes seconds).
+        """Upper bound in bytes for all stages without chunks or offloading. A run on shapes would take seconds.
 
-        No stage holds more than 64 tensors of the U-Net's first level, or 32 frames of the autoencoder's first level
-        for each one that it encodes or decodes at once, or 1024 pictures in float32 of a detail network.
+        No stage holds more than 64 tensors of the U-Net's first level, 32 tensors of the autoencoder's first level per
+        frame that is encoded or decoded at once, or 1024 float32 pictures in the detail network.
         """
         plain, pixels, itemsize = ExecutionPlan(), work.size[0] * work.size[1], self.backbone.dtype.itemsize
         cells, vae = pixels // self.backbone.downscale**2, self.backbone.vae.config.block_out_channels
@@ -103,7 +103,7 @@ class Predictor:
         )
         return weight_bytes(*self.backbone.networks) + self._latents(plain, work) + self._kept(plain, work) + working
 
-    # --- what is kept -----------------------------------------------------------------------------------------------
+    # --- stored features and latents --------------------------------------------------------------------------------
 
     def latent_size(self, work: Workload) -> tuple[int, int]:
         """(h, w) of latents."""
@@ -117,7 +117,7 @@ class Predictor:
         return 0 if plan.latents_on_host and not self.cpu else work.latent_copies * one
 
     def _kept(self, plan: ExecutionPlan, work: Workload) -> int:
-        """Features of poses and pictures within the budgets of `conditioning`, and cached features."""
+        """Features of poses and warped pictures, as far as they are kept in memory, and cached features."""
         frames, channels, height, width = self._shape(work, work.num_frames)
         budget, itemsize = feature_budget(self.device), self.backbone.dtype.itemsize
         poses = frames * height * width * self.backbone.pose_net.out_channels * itemsize
@@ -126,20 +126,20 @@ class Predictor:
         kept = poses * (poses <= budget and not plan.latents_on_host) + warped * (warped <= budget // WARPED_SHARE)
         return kept + cached * (1 + work.guided)
 
-    # --- working space of the networks ------------------------------------------------------------------------------
+    # --- working memory of the networks -----------------------------------------------------------------------------
 
     def denoise_bytes(self, plan: ExecutionPlan, work: Workload) -> int:
-        """Of one segment; where the U-Net's blocks come and go, its weights are included."""
+        """Working memory of one segment in bytes; includes the U-Net's weights if its blocks are offloaded."""
         one_batch = plan.guidance_in_one_batch and work.guided and not work.cached_segments
         frames, channels, height, width = self._shape(work, work.segment_frames)
-        execution = replace(plan.unet, compile=False)  # compiled, layers make fewer temporary tensors
+        execution = replace(plan.unet, compile=False)  # compiled layers need less memory
         self._copy("unet").set_execution(execution)
 
         def run(unet: Any, live: LiveBytes) -> None:
             x = torch.empty(1, frames, channels, height, width)
             pose_channels, dtype = self.backbone.pose_net.out_channels, self.backbone.dtype
             features = torch.empty(1, frames, pose_channels, height, width, dtype=dtype)
-            live.now = 0  # these are counted with what is kept
+            live.now = 0  # these are counted as stored features
             token, ids = x.new_empty(1, 1, unet.config.cross_attention_dim), x.new_empty(1, 3)
             warped = StoredFeatures(x) if work.warped else None
             conditioning = Conditioning(token, x[:, :1], StoredFeatures(features), None, ids, warped)
@@ -147,17 +147,17 @@ class Predictor:
             (network.pair if one_batch else network.conditional)(x, x.new_zeros(()), range(frames))
 
         peaks = self._peaks("unet", (work.size, frames, work.warped, execution, one_batch), run)
-        if plan.offload == "blocks":  # the block before, and a block's own weights
+        if plan.offload == "blocks":  # weights of two blocks at a time
             sizes = [weight_bytes(block) for block in blocks_of(self.backbone.unet)]
             rest = weight_bytes(self.backbone.unet) - sum(sizes)
-            there = [rest + before + own for before, own in zip([sizes[-1], *sizes[:-1]], sizes, strict=True)]
-            peaks = [peak + weights for peak, weights in zip(peaks, cycle(there), strict=False)]
-        return max(peaks) + widened_bytes(self.backbone.unet)
+            loaded = [rest + before + own for before, own in zip([sizes[-1], *sizes[:-1]], sizes, strict=True)]
+            peaks = [peak + weights for peak, weights in zip(peaks, cycle(loaded), strict=False)]
+        return max(peaks) + dequantized_bytes(self.backbone.unet)
 
     def decode_bytes(self, plan: ExecutionPlan, work: Workload) -> int:
-        """Of one clip, or of the detail network on one of its frames.
+        """Working memory in bytes of decoding one clip, or of the detail network on one of its frames.
 
-        Of a long video the clip before is held, whose end is blended in.
+        If there are several clips, the previous one is still held, to be blended with the next.
         """
         shape = self._shape(work, work.clip_frames)
 
@@ -171,10 +171,10 @@ class Predictor:
         )
 
     def _pass(self, name: str, *shapes: tuple[int, ...]) -> int:
-        """Of a network on pictures of these shapes, which come in float32; of the autoencoder, its encoder."""
+        """Working memory in bytes of a network (of the autoencoder, its encoder) on float32 pictures."""
 
         def run(network: Any, _: LiveBytes) -> None:
-            # as they come from `to_unit`, channels last in memory
+            # channels last in memory, as `to_unit` makes them
             pictures = [torch.empty(*shape[:-3], *shape[-2:], shape[-3]).movedim(-1, -3) for shape in shapes]
             if name == "vae":
                 encode_mode(network, *pictures)
@@ -184,7 +184,7 @@ class Predictor:
         return max(self._peaks(name, shapes, run))
 
     def _peaks(self, name: str, key: Any, run: Callable[[Any, LiveBytes], object]) -> list[int]:
-        """Most bytes alive while `run(network, counter)` runs on shapes; of a U-Net, up to each block in turn."""
+        """Peak bytes while `run(network, counter)` runs on shapes; of the U-Net, one peak up to each block."""
         if (name, key) not in self._known:
             network = self._copy(name)
             kernel = choose_kernel(self.cpu, self.backbone.dtype) if name == "unet" else "sdpa"
@@ -200,11 +200,11 @@ class Predictor:
 
 
 def shape_copy(module: nn.Module, cpu: bool) -> Any:
-    """A network of the same config and number format, fresh and without data.
+    """Build a network of the same config and dtype without data.
 
     Args:
-        module: the network; its weights may lie anywhere.
-        cpu: as for `LiveBytes`.
+        module: the network, on any device.
+        cpu: see `LiveBytes`.
     """
     copy = build_part(module).to(next(module.parameters()).dtype)
     for part in copy.modules() if cpu else ():

@@ -1,4 +1,4 @@
-"""Out of memory: one fallback level down, and the same work again."""
+"""Recovery from out-of-memory errors: repeat the work with a plan that needs less memory."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ T = TypeVar("T")
 
 
 def recovering(backbone: Any, stage: Stage, work: Callable[[], T], shape: tuple[int, int, int] = (1, 0, 0)) -> T:
-    """Do some work; where memory is full, change the plan by one level and do the same again.
+    """Call `work`. If memory runs out, switch to the next fallback level and call it again.
 
     Args:
-        backbone: whose networks work.
-        stage: what the work is part of.
-        work: what to do; it takes its plan from the backbone.
+        backbone: backbone, whose plan `work` uses.
+        stage: stage that the work belongs to.
+        work: function to call.
         shape: see `fallback_levels`.
 
     Raises:
-        ConfigError: there is no further level; says what to do.
+        ConfigError: there is no further level; the error says what to do.
     """
     while True:
         try:
@@ -37,16 +37,16 @@ def recovering(backbone: Any, stage: Stage, work: Callable[[], T], shape: tuple[
             if not out_of_memory(e):
                 raise
             message = str(e).splitlines()[0] if str(e) else type(e).__name__
-        # Here the error is gone, and with its frames the tensors that they held.
+        # outside of the except block, so that the tensors held by the error's stack frames are freed
         plan: ExecutionPlan = backbone.plan
         smaller = next(fallback_levels(plan, stage, shape, may_offload=backbone.device.type != "cpu"), None)
         if smaller is None:
             raise ConfigError(
-                f"out of memory in stage {stage}, also in the smallest way to run ({plan.describe()}): {message}",
+                f"out of memory in stage {stage}, even with the most economical plan ({plan.describe()}): {message}",
                 "more free memory",
-                "make the result smaller, lower segment_frames, or close other programs",
+                "lower segment_frames or the resolution, or close other programs",
             )
-        logger.warning("out of memory in stage %s (%s); going on with: %s", stage, message, smaller.describe())
+        logger.warning("out of memory in stage %s (%s); continuing with: %s", stage, message, smaller.describe())
         gc.collect()
         torch.cuda.empty_cache()
         backbone.configure(smaller)

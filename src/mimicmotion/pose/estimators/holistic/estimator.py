@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy import ndarray
 
 from mimicmotion.arrays import Frame
-from mimicmotion.errors import ConfigError, MediaError, PoseError
+from mimicmotion.errors import ConfigError, MediaError
 from mimicmotion.pose.estimators.base import Person, PoseEstimator, PosePoints, nobody
 from mimicmotion.pose.estimators.holistic import layout
 from mimicmotion.pose.estimators.holistic.geometry import Picture, Roi, overlap
@@ -25,7 +25,7 @@ from mimicmotion.pose.estimators.holistic.networks import (
     person_roi,
 )
 from mimicmotion.pose.estimators.session import providers
-from mimicmotion.pose.estimators.track import check_person
+from mimicmotion.pose.estimators.track import check_chosen, check_person, choose_person, person_box
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ PATIENCE = 15  # frames in which a lost person may only come back where it was; 
 MIN_WRIST = 0.1  # visibility of the wrist below which its hand is not looked for
 MAX_WRIST_GAP = 1.0  # a hand farther from its wrist than this many of its sizes is somebody else's
 SAME_PLACE = 0.3  # overlap of the regions of a person lost and found again
+PART = 0.6  # share of a body's box within a larger one's from which it is a part of that
 SAME_BODY = 0.12  # mean distance of the points of one person found twice, in sides of its region
 
 UPPER = ((11, 12), (13, 14), (15, 16))  # shoulders, elbows, wrists
@@ -70,14 +71,14 @@ class HolisticEstimator(PoseEstimator):
 
     In a video, the points of a frame determine the region of the next one. The person detector runs only when nobody
     is followed, so the person chosen first stays the one that is followed. Left and right are kept consistent (see
-    `Sides`). A lost person is first looked for at the same place; after some frames, anybody is followed.
+    `Sides`).
 
     Args:
-        person: person to follow if there are several: "largest"; n for the n-th from the left in the first frame that
-            shows anyone (0 is the leftmost); (x, y) in pixels for the one at this point.
+        person: person to follow if there are several; see `Person`. A chosen person who was lost is followed again
+            where they were lost only; with "largest", anybody is, after some frames.
         threads: CPU threads; None lets onnxruntime decide.
         device: "auto", "cpu" or "cuda".
-        static: treat frames as unrelated pictures: run the detector in each one and do not track.
+        static: treat frames as unrelated pictures: run the detector in each one, with a closer look, and do not track.
 
     Raises:
         ConfigError: an argument is out of range, or CUDA is requested but not available.
@@ -104,7 +105,7 @@ class HolisticEstimator(PoseEstimator):
         """Yield (xy in pixels, confidence) for each frame as soon as it is ready.
 
         Raises:
-            PoseError: the chosen `person` is not there.
+            PoseError: people were seen, but never the chosen one (raised after the last frame).
             MediaError: a frame is not uint8 (height, width, 3).
         """
         for found, size in self._follow(frames):
@@ -117,28 +118,29 @@ class HolisticEstimator(PoseEstimator):
 
     def _follow(self, frames: Iterable[Frame]) -> Iterator[tuple[HolisticPoints | None, tuple[int, int]]]:
         seen = _Seen()
+        chosen = False
         for frame in frames:
             picture = Picture(_checked_frame(frame))
+            self.people = 0
             body = self._track(picture, seen) or self._detect(picture, seen)
             if body is None:
                 seen.found = None
                 yield None, picture.size
                 continue
+            chosen = True
             if not self._static:
                 body = seen.sides.steady(body)
             found = self._parts(picture, body, seen.found)
             if not self._static:
                 seen.found, seen.roi = found, body.next_roi
             yield found, picture.size
+        if not chosen:
+            check_chosen(self._person, seen.most)
 
     def count_people(self, frame: Frame) -> int:
-        """Count the people in a frame; a closer search runs only if nobody is found.
-
-        (The closer search can mistake parts of one large person for several people, so it cannot count.)
-        """
+        """Count the people in a frame; a closer search, which takes ten times as long, runs only if nobody is found."""
         picture = Picture(_checked_frame(frame))
-        found = self._persons(picture, [picture.whole], MIN_SCORE)
-        return len(found) or int(bool(self._persons(picture, picture.tiles(), MIN_CLOSE_SCORE)))
+        return len(self._persons(picture, close=False)) or len(self._persons(picture, close=True)[:1])
 
     def _track(self, picture: Picture, seen: _Seen) -> BodyPoints | None:
         """The body in the region given by the last frame's points; None if nobody is followed or the body is lost."""
@@ -150,27 +152,49 @@ class HolisticEstimator(PoseEstimator):
     def _detect(self, picture: Picture, seen: _Seen) -> BodyPoints | None:
         """The body of the person to follow, found by the detector; None if no detection is confident enough."""
         seen.sides = Sides()
-        found: list[BodyPoints] = []
-        if self._person == "largest" or seen.roi is not None:
-            found = self._persons(picture, [picture.whole], MIN_SCORE)
-        if not found and (self._static or seen.frames_alone % SEARCH_EVERY == 0):
-            found = self._persons(picture, [picture.whole, *picture.tiles()], MIN_CLOSE_SCORE)
-        chosen = choose_person(found, self._person, None if seen.frames_alone > PATIENCE else seen.roi, seen.roi)
+        waiting = self._person != "largest" and seen.roi is None  # for somebody who may be small
+        found = self._persons(picture, close=self._static or waiting)
+        chosen = self._choose(found, seen)
+        if chosen is None and not (self._static or waiting) and seen.frames_alone % SEARCH_EVERY == 0:
+            found = self._persons(picture, close=True)
+            chosen = self._choose(found, seen)
+        self.people = len(found)
+        seen.most = max(seen.most, self.people)
         seen.frames_alone = 0 if chosen is not None else seen.frames_alone + 1
         return chosen
 
-    def _persons(self, picture: Picture, windows: Sequence[Roi], min_score: float) -> list[BodyPoints]:
-        """All people that the detector finds in the windows, without duplicates, the most confident first."""
-        found = [d for window in windows for d in self._networks.find_persons(picture, window, MIN_SCORE)]
+    def _choose(self, people: list[BodyPoints], seen: _Seen) -> BodyPoints | None:
+        """Whom to follow among those found: once somebody was followed, the one that is nearest to that place.
+
+        It must be at that place itself, for some frames if the largest is followed, and always if somebody was chosen.
+        """
+        if (last := seen.roi) is not None:
+            if self._person != "largest" or seen.frames_alone <= PATIENCE:
+                people = [p for p in people if overlap(p.next_roi, last) >= SAME_PLACE]
+            return min(people, key=lambda p: math.dist((p.next_roi.x, p.next_roi.y), (last.x, last.y)), default=None)
+        boxes = [person_box(p.xy, body_confidence(p)) for p in people]
+        chosen = choose_person([box for box in boxes if box is not None], self._person)
+        return None if chosen is None else people[chosen]
+
+    def _persons(self, picture: Picture, close: bool) -> list[BodyPoints]:
+        """All people that the detector finds, the most confident first.
+
+        Args:
+            picture: the frame.
+            close: look at parts of the frame, too, where smaller people are found. Parts of large people, which are
+                found there as well, are left out.
+        """
         bodies: list[BodyPoints] = []
-        for detection in sorted(found, key=lambda d: -d.score):
-            roi = person_roi(detection.points)
-            body = self._networks.body(picture, roi) if roi.usable else None
-            if body is None or body.score < min_score or sureness(body, picture.size) < MIN_SURE_FOUND:
-                continue
-            if not any(same_person(body, other) for other in bodies):
-                bodies.append(body)
-        return bodies
+        looks = [(picture.whole, MIN_SCORE), *((tile, MIN_CLOSE_SCORE) for tile in picture.tiles() if close)]
+        for window, min_score in looks:
+            for detection in sorted(self._networks.find_persons(picture, window, MIN_SCORE), key=lambda d: -d.score):
+                roi = person_roi(detection.points)
+                body = self._networks.body(picture, roi) if roi.usable else None
+                if body is None or body.score < min_score or sureness(body, picture.size) < MIN_SURE_FOUND:
+                    continue
+                if not any(same_person(body, other) for other in bodies):
+                    bodies.append(body)
+        return [body for body in bodies if not any(is_part(body, other) for other in bodies)]
 
     def _parts(self, picture: Picture, body: BodyPoints, last: HolisticPoints | None) -> HolisticPoints:
         left = self._hand(picture, body, layout.LEFT_ARM, last.left_hand if last else None)
@@ -239,51 +263,29 @@ def point_jumps(before: BodyPoints, now: BodyPoints, pairs: tuple[tuple[int, int
 
 @dataclass(slots=True)
 class _Seen:
-    """State of a run: the last frame's points (None: nobody), the person's last region, and the sides."""
+    """State of a run: points of the last frame (None: nobody), last region, sides, frames alone, most people seen."""
 
     found: HolisticPoints | None = None
     roi: Roi | None = None
     sides: Sides = field(default_factory=Sides)
     frames_alone: int = 0
-
-
-def choose_person(
-    people: Sequence[BodyPoints], person: Person, near: Roi | None, last: Roi | None
-) -> BodyPoints | None:
-    """Choose the person to follow; None if it is none of those found.
-
-    Args:
-        people: the people found.
-        person: the user's choice, which applies until somebody is followed.
-        near: accept only somebody who overlaps this region.
-        last: region where the followed person was last seen; None if nobody was followed yet.
-
-    Raises:
-        PoseError: `person` is an index, but fewer people are visible.
-    """
-    if near is not None:
-        people = [p for p in people if overlap(p.next_roi, near) >= SAME_PLACE]
-    if not people:
-        return None
-    if last is not None:
-        return min(people, key=lambda p: math.dist((p.next_roi.x, p.next_roi.y), (last.x, last.y)))
-    if person == "largest":
-        return max(people, key=lambda p: p.next_roi.size)
-    if isinstance(person, int):
-        if person >= len(people):
-            raise PoseError(
-                f"person={person}, but {len(people)} seen in the first frame with anyone",
-                f"0 to {len(people) - 1}, counted from the left",
-                "choose by a point (x, y) instead, or cut the video",
-            )
-        return sorted(people, key=lambda p: p.next_roi.x)[person]
-    return min(people, key=lambda p: math.dist((p.next_roi.x, p.next_roi.y), person))
+    most: int = 0
 
 
 def same_person(a: BodyPoints, b: BodyPoints) -> bool:
     """Whether two sets of body points belong to the same person."""
     apart = float(np.linalg.norm(a.xy - b.xy, axis=1).mean())
     return apart < SAME_BODY * min(a.next_roi.size, b.next_roi.size)
+
+
+def is_part(a: BodyPoints, b: BodyPoints) -> bool:
+    """Whether a body lies within that of a larger one: a leg or an arm taken for a person."""
+    mine, theirs = person_box(a.xy, body_confidence(a)), person_box(b.xy, body_confidence(b))
+    if mine is None or theirs is None:
+        return mine is None
+    area, other = ((box[2:] - box[:2]).prod() for box in (mine, theirs))
+    shared = np.clip(np.minimum(mine[2:], theirs[2:]) - np.maximum(mine[:2], theirs[:2]), 0, None).prod()
+    return bool(area < other and shared > PART * area)
 
 
 def sureness(body: BodyPoints, size: tuple[int, int]) -> float:

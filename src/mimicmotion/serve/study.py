@@ -1,0 +1,206 @@
+"""A user study under /study: its page and videos, and the votes of raters whose links are signed."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.responses import FileResponse
+from pydantic import BaseModel, Field, ValidationError
+from starlette.concurrency import run_in_threadpool
+
+import mimicmotion.study
+from mimicmotion.errors import InputError
+from mimicmotion.serve.uploads import RefusedError, small_body
+from mimicmotion.study.folder import DATABASE, VIDEOS, load_study
+from mimicmotion.study.raters import Trial, completion_code, plan_trials, sign, verify
+from mimicmotion.study.votes import TIE, Vote, VoteStore
+
+MAX_BODY = 1 << 18
+"""Bytes; 1000 answers are about 150 kB."""
+PAGE = Path(mimicmotion.study.__file__).parent
+POLICY = "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+Text = Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class Answer(BaseModel):
+    """One answer as the page sends it; `id` is the page's own, so that what is sent twice is kept once."""
+
+    id: Text
+    pair: Text
+    repeat: Literal[0, 1]
+    question: int
+    choice: Literal["left", "right", "tie"]
+    seconds: Annotated[float, Field(ge=0, le=1e7)]
+
+
+class Answers(BaseModel):
+    """What the page sends."""
+
+    votes: Annotated[list[Answer], Field(max_length=1000)]
+
+
+class RunningStudy:
+    """A study that is served.
+
+    Args:
+        folder: that `study build` made.
+
+    Raises:
+        InputError: no study there, or a file of it is missing.
+        OutputError: the database cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.study, self.videos = load_study(folder), folder / VIDEOS
+        named = {*(v.file for v in self.study.videos.values()), *(p.reference for p in self.study.pairs)} - {""}
+        # only what the study names can be asked for
+        self.files = {name for name in named if (self.videos / name).is_file()}
+        if missing := sorted(named - self.files):
+            raise InputError(f"{self.videos} lacks {missing[0]}", "the folder as it was built", "build the study anew")
+        self.store = VoteStore(folder / DATABASE, self.study)
+
+    def trials(self, rater: str) -> dict[tuple[str, int], Trial]:
+        """What a rater is shown, in its order; nothing before the rater has begun."""
+        number = self.store.number(rater)
+        planned = [] if number is None else plan_trials(self.study, number)
+        return {(t.pair.id, t.repeat): t for t in planned}
+
+    def begin(self, rater: str, agreed: bool) -> dict[str, Any] | None:
+        """What the page needs to go on; None for a rater who has not agreed yet."""
+        if agreed:
+            self.store.enrol(rater, _now())
+        trials = self.trials(rater)
+        if not trials:
+            return None
+        votes = self.store.history(rater)
+        shown = [
+            {
+                "pair": t.pair.id,
+                "repeat": t.repeat,
+                "practice": t.pair.kind == "practice",
+                "left": t.left,
+                "right": t.right,
+                "reference": t.pair.reference,
+                "driving": t.pair.driving,
+            }
+            for t in trials.values()
+        ]
+        named = {t[side] for t in shown for side in ("left", "right", "driving")} - {""}
+        videos = {name: self.study.videos[name] for name in named}
+        answered = [[v.pair, v.repeat, v.question] for v in votes]
+        return {"trials": shown, "videos": videos, "answered": answered, "code": self._code(rater, trials, votes)}
+
+    def add(self, rater: str, answers: list[Answer]) -> dict[str, Any]:
+        """Keep answers: all or none.
+
+        Raises:
+            RefusedError: one is not about what the rater is shown.
+        """
+        trials, votes = self.trials(rater), []
+        for answer in answers:
+            trial = trials.get((answer.pair, answer.repeat))
+            tie = answer.choice == "tie"
+            if trial is None or not 0 <= answer.question < len(self.study.questions) or (tie and not self.study.ties):
+                got = f"an answer about pair {answer.pair!r}, question {answer.question}: {answer.choice}"
+                raise RefusedError(422, got, "answers to what this rater is shown", "load the page again")
+            facts = answer.model_dump(exclude={"choice"}) | {"left": trial.left, "right": trial.right}
+            choice = TIE if tie else facts[answer.choice]
+            votes.append(Vote(rater=rater, choice=choice, time=_now(), **facts))
+        self.store.add(votes)
+        return {"stored": len(votes), "code": self._code(rater, trials, self.store.history(rater))}
+
+    def _code(self, rater: str, trials: dict[tuple[str, int], Trial], votes: Iterable[Vote]) -> str | None:
+        """The completion code, if all is answered."""
+        open_ones = {(*place, q) for place in trials for q in range(len(self.study.questions))}
+        left = open_ones - {(v.pair, v.repeat, v.question) for v in votes}
+        return None if left else completion_code(self.study, rater)
+
+
+def mount(app: FastAPI, folder: Path) -> None:
+    """Put a study on a service, under /study.
+
+    Raises:
+        InputError: as `RunningStudy`.
+        OutputError: as `RunningStudy`.
+    """
+    app.state.study = RunningStudy(folder)
+    app.include_router(router)
+
+
+def _running(request: Request) -> RunningStudy:
+    return request.app.state.study
+
+
+def _rater(request: Request) -> str:
+    kind, _, signed = request.headers.get("authorization", "").partition(" ")
+    rater = verify(_running(request).study, signed) if kind.lower() == "bearer" else None
+    if rater is None:
+        fix = "open the link that you were given, or ask for a new one"
+        raise RefusedError(401, "no valid link of a rater", "a link of mimicmotion study invite", fix)
+    return rater
+
+
+Running = Annotated[RunningStudy, Depends(_running)]
+Rater = Annotated[str, Depends(_rater)]
+router = APIRouter(prefix="/study", include_in_schema=False)
+
+
+@router.get("/about")
+def about(running: Running) -> dict[str, Any]:
+    """What is said of the study before it begins."""
+    study = running.study
+    names = ("study", "title", "questions", "ties", "consent", "instructions", "open", "min_seconds")
+    return {name: getattr(study, name) for name in names} | {"count": len(plan_trials(study, 0))}
+
+
+@router.get("/videos/{name}")
+def video(running: Running, name: str) -> FileResponse:
+    """A video or picture, whole or in ranges; its name cannot be guessed."""
+    if name not in running.files:
+        raise RefusedError(404, "no such file", "a file of this study", "load the page again")
+    return FileResponse(running.videos / name, headers={"Cache-Control": "private, max-age=86400, immutable"})
+
+
+@router.get("")
+@router.get("/")
+@router.get("/{name}")
+def page(name: str = "page.html") -> FileResponse:
+    """The page, its style and its script."""
+    if name not in ("page.html", "page.css", "page.js"):
+        raise RefusedError(404, "no such file", "a file of the page", "open /study")
+    return FileResponse(PAGE / name, headers={"Content-Security-Policy": POLICY, "Cache-Control": "no-cache"})
+
+
+@router.post("/raters")
+def enter(running: Running) -> dict[str, str]:
+    """A new random id, in a study that is open to anyone."""
+    if not running.study.open:
+        raise RefusedError(403, "no link of a rater", "a link of mimicmotion study invite", "ask for one")
+    return {"rater": sign(running.study, f"r{secrets.token_hex(8)}")}
+
+
+@router.post("/begin")
+def begin(running: Running, rater: Rater, agreed: bool = False) -> dict[str, Any] | None:
+    """What a rater is shown, and what is answered; null before the rater has agreed."""
+    return running.begin(rater, agreed)
+
+
+@router.post("/votes")
+async def vote(request: Request, running: Running, rater: Rater) -> dict[str, Any]:
+    """Keep answers."""
+    try:
+        answers = Answers.model_validate_json(await small_body(request, MAX_BODY))
+    except ValidationError as e:
+        first = e.errors()[0]
+        got = f"{'.'.join(map(str, first['loc']))} = {str(first['input'])[:80]!r}"
+        raise RefusedError(422, got, first["msg"], "load the page again") from e
+    return await run_in_threadpool(running.add, rater, answers.votes)
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
