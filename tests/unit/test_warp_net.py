@@ -90,20 +90,21 @@ def test_the_model_shows_the_moved_picture_where_it_is_sure(clip: SynthClip) -> 
 
     net = WarpNet((8, 8, 8, 8)).eval()
     backbone = TinyBackbone.of(dataclasses.replace(parts, warp=net))
-    poses, own = backbone.guide(clip.reference_frame, clip.reference_pose, clip.poses)
-    assert isinstance(poses, WarpedPoses)
-    moved = poses.warped
-    assert isinstance(moved, MovedPicture)
-    assert (len(moved), moved[0:1].shape) == (2, (1, *SIZE, 3))
     decoded = [torch.zeros(3, *SIZE), torch.ones(3, *SIZE)]
-    for bias, want in ((-40.0, decoded), (40.0, [torch.from_numpy(f).movedim(-1, 0) / 127.5 - 1 for f in moved[:]])):
+    for sure in (False, True):
         with torch.no_grad():
-            net.out.bias[-1] = bias
+            net.out.bias[-1] = 40.0 if sure else -40.0
+        poses, own = backbone.guide(clip.reference_frame, clip.reference_pose, clip.poses)
+        assert isinstance(poses, WarpedPoses)
+        moved = poses.warped
+        assert isinstance(moved, MovedPicture)
+        assert (len(moved), moved[0:1].shape) == (2, (1, *SIZE, 3))
+        want = [torch.from_numpy(f).movedim(-1, 0) / 127.5 - 1 for f in moved[:]] if sure else decoded
         first, *shown = show_moved(moved, (frame for frame in [decoded[0], *decoded]), -1)
         assert torch.equal(first, decoded[0])  # a reference slot stays as it is
         for a, b in zip(shown, want, strict=True):
             torch.testing.assert_close(a, b.float(), atol=1e-5, rtol=0)
-    assert own.shape == (*SIZE, 3)
+        assert own.shape == (*SIZE, 3)
 
 
 def test_bad_sizes_and_poses_are_refused(clip: SynthClip) -> None:

@@ -99,7 +99,7 @@ class PoseSequence:
 
     def mirrored(self) -> PoseSequence:
         """The poses as in the mirrored frames."""
-        xy = self.xy[:, MIRRORED] * (-1, 1) + (self.size[1], 0)
+        xy = (self.xy[:, MIRRORED] * (-1, 1) + (self.size[1], 0)).astype(np.float32)
         return dataclasses.replace(self, xy=xy, confidence=self.confidence[:, MIRRORED])
 
     def scaled(self, size: tuple[int, int]) -> PoseSequence:

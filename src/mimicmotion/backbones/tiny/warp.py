@@ -7,6 +7,7 @@ alone. It also says which pixels the reference picture shows: the others are for
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -34,6 +35,8 @@ CELL = 4
 """Pixels per side of a cell of the finest level."""
 LEVELS = 4
 PARTS = len(BACK_TO_FRONT)
+RIGID = [BACK_TO_FRONT.index(part) for part in ("head", "right hand", "left hand")]
+"""Pieces that stay as they are: a network that small dissolves faces and fingers."""
 BODY = [BACK_TO_FRONT.index(part) for part in ("torso", "head")]
 PICTURES = (PARTS + 1, PARTS + 4)
 """First channels of `WarpInput.cells` that show the warped and the reference picture."""
@@ -124,10 +127,12 @@ class WarpNet(nn.Module):
         opacity = F.interpolate(given.cells[:, :PARTS].float(), scale_factor=2.0)
         parts = PRIOR * F.pixel_shuffle(parts, 2) + 2.0 * opacity
         logits = F.interpolate(parts, scale_factor=2.0, mode="bilinear")
+        rigid = torch.isin(given.top.long(), torch.tensor(RIGID, device=given.top.device)) & (given.outline > 0.5)
+        free = ~rigid[:, None]
         there = given.maps.flatten(2).any(-1)
         top = F.one_hot(given.top.long() + 1, PARTS + 1)[..., 1:].movedim(-1, 1)
-        weights = (logits + 2 * PRIOR * top).masked_fill(~there[..., None, None], -60.0).softmax(1)
-        further = F.interpolate(8.0 * further, scale_factor=float(CELL), mode="bilinear")
+        weights = (logits * free + 2 * PRIOR * top).masked_fill(~there[..., None, None], -60.0).softmax(1)
+        further = F.interpolate(8.0 * further, scale_factor=float(CELL), mode="bilinear") * free
         body = torch.zeros(PARTS, device=weights.device).index_fill(0, torch.tensor(BODY, device=weights.device), 1.0)
         place, person = torch.zeros_like(further), torch.zeros_like(given.background)
         for colours, of in zip(given.colours.split(3, 1), (1 - body, body), strict=True):
@@ -135,7 +140,7 @@ class WarpNet(nn.Module):
             share = mine.sum(1, keepdim=True)
             at = _places(mine, given.maps) / share.clamp_min(1e-6) + further
             place, person = place + share * at, person + share * _look(colours, at)
-        logit = given.outline.logit(0.02) + F.pixel_shuffle(outline, CELL)[:, 0]
+        logit = given.outline.logit(0.02) + F.pixel_shuffle(outline, CELL)[:, 0] * free[:, 0]
         alpha = (logit if self.training else self.config["decided"] * logit).sigmoid()[:, None]
         alpha = alpha * there.any(1)[:, None, None, None]  # a picture that shows nobody stays as it is
         frames = alpha * person + (1 - alpha) * given.background
@@ -185,6 +190,8 @@ class MovedPicture:
         check_poses(reference, own, driving)
         self.net, self.reference, self.own, self.driving, self.drawer = net, reference, own, driving, drawer
         self.puppet = cut(reference, own)
+        self.look = functools.lru_cache(maxsize=64)(self._look)  # the U-Net sees a frame before it is shown
+        """A frame, and how sure it is that the reference picture shows what is at each pixel, 0..1."""
 
     def __len__(self) -> int:
         return len(self.driving)
@@ -193,8 +200,7 @@ class MovedPicture:
         return np.concatenate([self.look(n)[0] for n in range(*index.indices(len(self)))])
 
     @torch.inference_mode()
-    def look(self, number: int) -> tuple[UInt8[ndarray, "1 height width 3"], Float[Tensor, "height width"]]:
-        """A frame, and how sure it is that the reference picture shows what is at each pixel, 0..1."""
+    def _look(self, number: int) -> tuple[UInt8[ndarray, "1 height width 3"], Float[Tensor, "height width"]]:
         given = warp_input(self.puppet, self.reference, self.own, self.driving[number : number + 1], self.drawer)
         param = next(self.net.parameters())
         given = WarpInput(*(x.to(param.device) for x in given))

@@ -252,7 +252,7 @@ def _colours(
     reference: Frame, regions: Mapping[str, ndarray], person: ndarray, arms: ndarray
 ) -> UInt8[ndarray, "2 height width 3"]:
     """See `Puppet.colours`."""
-    inside = cv2.dilate(person.astype(np.uint8), np.ones((3, 3), np.uint8))  # the border's mixed colours suit it
+    inside = person.astype(np.uint8)
     if not inside.any():
         return np.stack([reference] * 2)
     _, nearest = cv2.distanceTransformWithLabels(1 - inside, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
