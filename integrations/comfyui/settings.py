@@ -53,8 +53,8 @@ class NodeSettings:
 
 
 def job_settings(values: Mapping[str, Any]) -> GenerateConfig:
-    """Settings of a job whose files are given to nodes as pictures: where none is named, its paths are "."."""
-    return parse(GenerateConfig, {"picture": ".", "video": ".", "output": ".", **values})
+    """Settings of a job. Nodes get pictures instead of files, so the paths are placeholders unless they are given."""
+    return parse(GenerateConfig, {"picture": ".", "video": ".", "output": "result", **values})
 
 
 def sampling_settings(config: GenerateConfig, sigmas: list[float] | None) -> SamplingSettings:

@@ -76,10 +76,14 @@ def system_error(error: BaseException, what: str = "this") -> InputError | None:
     """
     if out_of_memory(error):
         return memory_error(error, what)
-    if isinstance(error, OSError) and not isinstance(error, MimicMotionError) and error.filename and error.strerror:
-        got, expected = f"{str(error.filename)[:500]}: {error.strerror}", "a path that can be read and written"
-        return InputError(got, expected, "check the path, its length and its permissions")
-    return None
+    if not isinstance(error, OSError) or isinstance(error, MimicMotionError) or not error.strerror:
+        return None
+    gone = isinstance(error, FileNotFoundError) and error.filename is None
+    name = "the working directory" if gone else error.filename
+    if name is None:
+        return None
+    got, expected = f"{str(name)[:500]}: {error.strerror}", "a path that can be read and written"
+    return InputError(got, expected, "check the path, its length and its permissions")
 
 
 class PoseError(InputError):

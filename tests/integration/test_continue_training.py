@@ -192,7 +192,7 @@ def test_the_result_makes_segments_of_the_length_it_was_trained_on(
     got = pipe.backbone.settings
     assert (got["fusion"]["segment_frames"], got["fusion"]["overlap_frames"]) == segments
     assert got["trained_frames"] == trained
-    assert ("asks for segments of 16" in caplog.text) == (segments == (16, 6))
+    assert ("has segments of 16" in caplog.text) == (segments == (16, 6))
     caplog.clear()
     files = {"picture": Path("p.png"), "video": Path("d.mp4"), "output": Path("o.mp4")}
     recipe_for(GenerateConfig(**files), pipe, 9)

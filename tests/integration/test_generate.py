@@ -337,12 +337,19 @@ def save_and_return(poses: PoseSequence, path: Path) -> Path:
     return path
 
 
+def pipe(path: Path) -> Path:
+    os.mkfifo(path)
+    return path
+
+
 BAD: dict[str, tuple[type[MimicMotionError], Callable[[GenerateConfig, Path], dict[str, object]]]] = {
     "missing picture": (MediaError, lambda c, d: {"picture": d / "none.png"}),
     "empty picture": (MediaError, lambda c, d: {"picture": write_bytes(d / "a.png", b"")}),
     "not a picture": (MediaError, lambda c, d: {"picture": write_bytes(d / "a.png", b"hello")}),
     "truncated picture": (MediaError, lambda c, d: {"picture": write_bytes(d / "a.png", c.picture.read_bytes()[:900])}),
     "4x4 picture": (MediaError, lambda c, d: {"picture": write_picture(d / "a.png", random_frames(1, (4, 4))[0])}),
+    "pipe as picture": (MediaError, lambda c, d: {"picture": pipe(d / "pipe")}),
+    "pipe as video": (MediaError, lambda c, d: {"video": pipe(d / "pipe")}),
     "address on the web": (MediaError, lambda c, d: {"picture": Path("https://example.com/a.png")}),
     "name of 300 letters": (InputError, lambda c, d: {"video": d / ("n" * 300)}),
     "output of 300 letters": (InputError, lambda c, d: {"output": d / ("n" * 300)}),

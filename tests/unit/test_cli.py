@@ -130,6 +130,17 @@ def test_messages_name_what_helps(arguments: list[str], says: str, capsys: pytes
     assert "bug" not in said.err
 
 
+def test_a_working_directory_that_is_gone_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    (tmp_path / "a.npz").write_bytes(b"PK")
+    assert cli.main(["poses", str(tmp_path / "a.npz"), "-o", "b.npz"]) == 2
+    assert "the working directory: No such file" in capsys.readouterr().err
+
+
 def test_ctrl_c_ends_with_code_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

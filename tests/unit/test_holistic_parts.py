@@ -171,7 +171,7 @@ def test_assemble_maps_every_body_point() -> None:
     rest = [i for i in range(18) if i != kp.NECK]
     np.testing.assert_array_equal(out[rest], xy[BODY_SOURCE[rest]])
     np.testing.assert_array_equal(out[[kp.L_WRIST, kp.R_WRIST, kp.L_EAR, kp.R_EYE]], xy[[15, 16, 7, 5]])
-    assert (confidence[kp.BODY] == 1).all()
+    assert (np.delete(confidence[kp.BODY], [kp.NOSE, *range(kp.R_EYE, kp.L_EAR + 1)]) == 1).all()
     assert (confidence[kp.FACE.start :] == 0).all()
     assert np.isfinite(out).all()
 
@@ -211,3 +211,53 @@ def test_hand_region_holds_the_hand_upright() -> None:
     assert (inside < 1).all()
     assert inside[0, 1] > inside[9, 1]  # the wrist is below the knuckles
     assert roi.angle == pytest.approx(0.7, abs=0.05)
+
+
+def figure(facing: float) -> np.ndarray:
+    """33 points of a standing person with head: `facing` 1 shows the front, 0 the (left) side, -1 the back."""
+    xy = np.zeros((33, 2), np.float32) + np.float32([100, 100])
+    for left, right, wide, y in ((11, 12, 20, 60), (23, 24, 12, 120), (7, 8, 9, 40), (2, 5, 4, 38)):
+        xy[left], xy[right] = (100 + wide * facing, y), (100 - wide * facing, y)
+    xy[0] = 100, 42
+    return xy
+
+
+def mesh(xy: np.ndarray, shift: float = 0.0) -> PartPoints:
+    """A face on the head of `figure`, moved to the side."""
+    points = np.random.default_rng(0).uniform(-10, 10, (468, 2)) + xy[0]
+    points[FACE_SOURCE[30]] = xy[0]
+    points[FACE_SOURCE[36:42]], points[FACE_SOURCE[42:48]] = xy[5], xy[2]
+    return PartPoints((points + np.array([shift, 0])).astype(np.float32), 1.0)
+
+
+def test_the_back_of_the_head_shows_no_eyes() -> None:
+    """The body network is as sure of them as from the front; no face is found from either side."""
+    head = [kp.NOSE, kp.R_EYE, kp.L_EYE]
+    front, back = (assemble(body_at(figure(f)), None, None, None, (200, 200))[1] for f in (1, -1))
+    np.testing.assert_allclose(front[head], 1)
+    assert (back[head] <= 0.1).all()
+    assert (back[[kp.R_EAR, kp.L_EAR]] > 0.9).all()  # ears are seen from behind
+    np.testing.assert_allclose(back[kp.R_SHOULDER], 1)
+
+
+def test_a_face_that_is_found_is_seen() -> None:
+    for facing in (1.0, 0.1):
+        xy = figure(facing)
+        confidence = assemble(body_at(xy), None, None, mesh(xy), (200, 200))[1]
+        np.testing.assert_allclose(confidence[[kp.NOSE, kp.R_EYE, kp.L_EYE]], 1)
+        np.testing.assert_allclose(confidence[kp.FACE], 1)
+
+
+def test_the_far_ear_is_dim() -> None:
+    xy = figure(0.0)
+    xy[[7, 8]] = (112, 40)  # the nose points to the left of the picture, so the right side is the far one
+    confidence = assemble(body_at(xy), None, None, mesh(xy), (200, 200))[1]
+    assert confidence[kp.R_EAR] <= 0.2
+    np.testing.assert_allclose(confidence[kp.L_EAR], 1)
+
+
+def test_a_mesh_off_the_head_is_dim_although_it_is_sure() -> None:
+    xy = figure(1.0)
+    near, far = (assemble(body_at(xy), None, None, mesh(xy, s), (200, 200))[1][kp.FACE] for s in (2.0, 14.0))
+    np.testing.assert_allclose(near, 1)
+    np.testing.assert_allclose(far, 0)

@@ -206,8 +206,9 @@ def _pose_format(path: Path) -> str:
     if path.is_dir():
         return "json" if any(path.glob("*.json")) else ""
     head = b""
-    with contextlib.suppress(OSError), path.open("rb") as file:
-        head = file.read(64)
+    if path.is_file():
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            head = file.read(64)
     if head.startswith(b"PK\3\4"):
         return "npz"
     if head.removeprefix(codecs.BOM_UTF8).lstrip().startswith((b"{", b"[")):

@@ -109,6 +109,8 @@ def check_input_file(path: Path, what: str) -> None:
         raise MediaError(f"{path} does not exist", f"{what} file", "check the path")
     if path.is_dir():
         raise MediaError(f"{path} is a folder", f"{what} file", "name a file in it")
+    if not path.is_file():  # a pipe or device would be read for ever
+        raise MediaError(f"{path} is a pipe or a device", f"{what} file", "write it to a file first")
     try:
         with path.open("rb") as f:
             empty = not f.read(1)

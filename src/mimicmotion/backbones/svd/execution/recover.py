@@ -44,7 +44,7 @@ def recovering(backbone: Any, stage: Stage, work: Callable[[], T], shape: tuple[
             raise ConfigError(
                 f"out of memory in stage {stage}, even with the most economical plan ({plan.describe()}): {message}",
                 "more free memory",
-                "lower the resolution or segment_frames, or close other programs",
+                "lower segment_frames or the resolution, or close other programs",
             )
         logger.warning("out of memory in stage %s (%s); continuing with: %s", stage, message, smaller.describe())
         gc.collect()

@@ -16,7 +16,7 @@ from mimicmotion.errors import ConfigError, MediaError
 from mimicmotion.pose.estimators.base import Person, PoseEstimator, PosePoints, nobody
 from mimicmotion.pose.estimators.holistic import layout
 from mimicmotion.pose.estimators.holistic.geometry import Picture, Roi, overlap
-from mimicmotion.pose.estimators.holistic.layout import assemble, body_confidence, hand_size, one_hand_twice
+from mimicmotion.pose.estimators.holistic.layout import assemble, body_confidence, one_hand_twice, part_size
 from mimicmotion.pose.estimators.holistic.networks import (
     BodyPoints,
     Networks,
@@ -304,7 +304,7 @@ def _believable(
     hands: dict[int, PartPoints | None] = {layout.L_WRIST: found.left_hand, layout.R_WRIST: found.right_hand}
     for wrist, hand in hands.items():
         if hand is not None:
-            gaps[wrist] = math.dist(hand.xy[0], body.xy[wrist]) / max(hand_size(hand), 1e-6)
+            gaps[wrist] = math.dist(hand.xy[0], body.xy[wrist]) / max(part_size(hand), 1e-6)
             if gaps[wrist] > MAX_WRIST_GAP:
                 hands[wrist] = None
     left, right = hands[layout.L_WRIST], hands[layout.R_WRIST]
