@@ -99,11 +99,13 @@ def test_the_model_shows_the_moved_picture_where_it_is_sure(clip: SynthClip) -> 
         moved = poses.warped
         assert isinstance(moved, MovedPicture)
         assert (len(moved), moved[0:1].shape) == (2, (1, *SIZE, 3))
-        want = [torch.from_numpy(f).movedim(-1, 0) / 127.5 - 1 for f in moved[:]] if sure else decoded
         first, *shown = show_moved(moved, (frame for frame in [decoded[0], *decoded]), -1)
         assert torch.equal(first, decoded[0])  # a reference slot stays as it is
-        for a, b in zip(shown, want, strict=True):
-            torch.testing.assert_close(a, b.float(), atol=1e-5, rtol=0)
+        for number, (frame, before) in enumerate(zip(shown, decoded, strict=True)):
+            picture, seen = moved.look(number)
+            assert (seen == 1).float().mean() == 1 if sure else 0 < (seen > 0.5).float().mean() < 0.1  # head and hands
+            want = torch.lerp(before, torch.from_numpy(picture[0]).movedim(-1, 0) / 127.5 - 1, seen)
+            torch.testing.assert_close(frame, want, atol=1e-5, rtol=0)
         assert own.shape == (*SIZE, 3)
 
 

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int8, UInt8
+from jaxtyping import Bool, Float, Int8, UInt8
 from numpy import ndarray
 from torch import Tensor, nn
 
@@ -36,7 +36,7 @@ CELL = 4
 LEVELS = 4
 PARTS = len(BACK_TO_FRONT)
 RIGID = [BACK_TO_FRONT.index(part) for part in ("head", "right hand", "left hand")]
-"""Pieces that stay as they are: a network that small dissolves faces and fingers."""
+"""Pieces that stay as they are, and what is nearest to them: a network that small dissolves faces and fingers."""
 BODY = [BACK_TO_FRONT.index(part) for part in ("torso", "head")]
 PICTURES = (PARTS + 1, PARTS + 4)
 """First channels of `WarpInput.cells` that show the warped and the reference picture."""
@@ -127,8 +127,7 @@ class WarpNet(nn.Module):
         opacity = F.interpolate(given.cells[:, :PARTS].float(), scale_factor=2.0)
         parts = PRIOR * F.pixel_shuffle(parts, 2) + 2.0 * opacity
         logits = F.interpolate(parts, scale_factor=2.0, mode="bilinear")
-        rigid = torch.isin(given.top.long(), torch.tensor(RIGID, device=given.top.device)) & (given.outline > 0.5)
-        free = ~rigid[:, None]
+        free = ~_rigid(given.top)[:, None]
         there = given.maps.flatten(2).any(-1)
         top = F.one_hot(given.top.long() + 1, PARTS + 1)[..., 1:].movedim(-1, 1)
         weights = (logits * free + 2 * PRIOR * top).masked_fill(~there[..., None, None], -60.0).softmax(1)
@@ -156,6 +155,10 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.skip(x) + self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
+
+
+def _rigid(top: Float[Tensor, "n h w"]) -> Bool[Tensor, "n h w"]:
+    return torch.isin(top.long(), torch.tensor(RIGID, device=top.device))
 
 
 def _places(weights: Float[Tensor, "n 14 h w"], maps: Float[Tensor, "n 14 2 3"]) -> Float[Tensor, "n 2 h w"]:
@@ -206,7 +209,7 @@ class MovedPicture:
         given = WarpInput(*(x.to(param.device) for x in given))
         made = self.net(given._replace(cells=given.cells.to(param.dtype)))
         visible = F.interpolate(made.visible[None].sigmoid(), scale_factor=float(CELL), mode="bilinear")[0, 0]
-        return to_uint8(made.frames), visible
+        return to_uint8(made.frames), visible.masked_fill(_rigid(given.top)[0] & (given.outline[0] > 0.5), 1.0)
 
 
 def show_moved(
