@@ -211,6 +211,16 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     return image.convert("RGB")
 
 
+def _is_animated(path: Path) -> bool:
+    from PIL import Image
+
+    with warnings.catch_warnings(), contextlib.suppress(Exception):  # damage is found when the frames are read
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with Image.open(path) as image:
+            return bool(getattr(image, "is_animated", False))
+    return False
+
+
 class AnimationSource:
     """GIF, WebP, APNG and still pictures, by Pillow: FFmpeg reads no animated WebP."""
 
@@ -219,12 +229,12 @@ class AnimationSource:
     def __init__(self, path: Path) -> None:
         self.path = path
         first = read_picture(path)
+        pixels = first.shape[0] * first.shape[1] * _is_animated(path)
+        check_limit("video_pixels", pixels, path, MediaError)  # before the second frame is put on the first
         durations = []
         for timed in self:
             durations.append(timed.duration)
             check_limit("frames", len(durations), path, MediaError)
-            pixels = (len(durations) > 1) * first.shape[0] * first.shape[1]
-            check_limit("video_pixels", pixels, path, MediaError)
             check_limit("animation", len(durations) * pixels, path, MediaError)
         total = sum(durations, Fraction(0))
         self.info = VideoInfo(
