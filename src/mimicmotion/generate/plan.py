@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mimicmotion.pose.keypoints import PoseSequence
     from mimicmotion.video.geometry import Fit
 
-COMPARED: tuple[AlignMethod, ...] = ("weighted", "limbs", "released")
+COMPARED: tuple[AlignMethod, ...] = ("limbs", "weighted", "released")
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,7 @@ from mimicmotion.pose.keypoints import (
 
 logger = logging.getLogger(__name__)
 
-AlignMethod: TypeAlias = Literal["weighted", "limbs", "released", "none"]
+AlignMethod: TypeAlias = Literal["limbs", "weighted", "released", "none"]
 
 # Nose, neck, shoulders, hips, knees, ankles, eyes and ears. Arms move too much to tell a person's size and place.
 STABLE = np.array([0, 1, 2, 5, *range(8, 18)])
@@ -100,14 +100,14 @@ class Alignment:
 
 
 def align(
-    driving: PoseSequence, reference: PoseSequence, size: tuple[int, int], method: AlignMethod = "weighted"
+    driving: PoseSequence, reference: PoseSequence, size: tuple[int, int], method: AlignMethod = "limbs"
 ) -> PoseSequence:
     """Align the driving poses to the person in the reference picture; see `fit_alignment`."""
     return fit_alignment(driving, reference, size, method).apply(driving)
 
 
 def fit_alignment(
-    driving: PoseSequence, reference: PoseSequence, size: tuple[int, int], method: AlignMethod = "weighted"
+    driving: PoseSequence, reference: PoseSequence, size: tuple[int, int], method: AlignMethod = "limbs"
 ) -> Alignment:
     """Fit the map from the driving poses to the reference pose.
 

@@ -96,8 +96,8 @@ class GenerateConfig(DrivingOptions, PoseOptions, SamplingOptions, ExecutionOpti
     """Width of the result in pixels; as height."""
     fit: Annotated[Literal["auto", "crop", "letterbox", "released"], Help("Input")] = "auto"
     """crop the picture around the person, letterbox it, auto (crop if the person stays whole), or the released crop."""
-    align: Annotated[Literal["weighted", "limbs", "released", "none"], Help("Motion")] = "weighted"
-    """Fit of the driver to the picture: weighted (one scale), limbs (also its proportions), released or none."""
+    align: Annotated[Literal["limbs", "weighted", "released", "none"], Help("Motion")] = "limbs"
+    """Fit of the driver to the picture: limbs (size and proportions), weighted (one scale), released or none."""
     smooth: Annotated[bool, Help("Motion")] = True
     """Repair outliers and swapped sides in the driving poses and take their jitter out; never with align=released."""
     confidence_aware: Annotated[bool, Help("Motion")] = True
@@ -162,7 +162,7 @@ class PlanConfig(GenerateConfig):
     """Settings of `mimicmotion plan`: those of `generate`, and what is shown."""
 
     compare_alignments: Annotated[bool, Help("Motion")] = False
-    """Draw the overlay once per way of alignment: weighted, limbs, released."""
+    """Draw the overlay once per way of alignment: limbs, weighted, released."""
 
 
 @dataclass(frozen=True, kw_only=True)
