@@ -13,7 +13,7 @@ from mimicmotion.weights.registry import find_asset
 
 def test_it_is_small() -> None:
     files = [p for p in find_asset("tiny").rglob("*") if p.is_file()]
-    assert sum(p.stat().st_size for p in files) < 25e6
+    assert sum(p.stat().st_size for p in files) < 28e6
 
 
 def test_it_beats_a_still_picture_where_things_move() -> None:

@@ -265,7 +265,6 @@ def test_the_package_for_the_registry() -> None:
     assert facts["project"]["version"] == mimicmotion.__version__
     assert facts["project"]["dependencies"] == (FOLDER / "requirements.txt").read_text().split("\n")[:-1]
     assert set(facts["tool"]["comfy"]) >= {"PublisherId", "DisplayName"}
-    assert facts["project"]["urls"]["Repository"]
 
 
 @pytest.mark.parametrize("name", ["steps", "animate"])

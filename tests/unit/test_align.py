@@ -102,9 +102,9 @@ def test_doubtful_points_weigh_less_than_sure_ones() -> None:
     driving[5:, :18] += 6
     reference = poses(still(1))
     confidence[5:] = 0.9
-    even = fit_alignment(poses(driving, confidence), reference, SIZE).offset[0]
+    even = fit_alignment(poses(driving, confidence), reference, SIZE, "weighted").offset[0]
     confidence[5:] = 0.31
-    assert fit_alignment(poses(driving, confidence), reference, SIZE).offset[0] > even + 0.5
+    assert fit_alignment(poses(driving, confidence), reference, SIZE, "weighted").offset[0] > even + 0.5
 
 
 def test_walking_through_the_frame_does_not_change_the_size() -> None:
@@ -259,7 +259,7 @@ def test_limbs_get_the_lengths_of_the_picture() -> None:
     truth = stretch(poses(driving), OTHER)
     aligned = align(poses(driving), truth[:1], SIZE, "limbs")
     np.testing.assert_allclose(aligned.xy[:, :18], truth.xy[:, :18], atol=0.5)
-    apart = np.abs(align(poses(driving), truth[:1], SIZE).xy[:, 4] - truth.xy[:, 4]).max()
+    apart = np.abs(align(poses(driving), truth[:1], SIZE, "weighted").xy[:, 4] - truth.xy[:, 4]).max()
     assert apart > 8  # which the other way leaves
 
 

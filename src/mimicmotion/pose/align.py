@@ -213,8 +213,8 @@ def stretch(poses: PoseSequence, limbs: dict[str, float]) -> PoseSequence:
     From the hips upwards, each part is made longer by its factor and carries what hangs on it. Hands are scaled like
     arms, and face and ears about the nose like the head.
     """
-    xy, out = poses.xy, poses.xy.copy()
-    hips = _hips(poses)
+    xy, out = _with_hidden_joints(poses), poses.xy.copy()
+    hips = xy[:, [R_HIP, L_HIP]].mean(1)
     out[:, NECK] = hips + limbs["trunk"] * (xy[:, NECK] - hips)
 
     def carry(points: list[int], root: int, part: str) -> None:
@@ -230,14 +230,18 @@ def stretch(poses: PoseSequence, limbs: dict[str, float]) -> PoseSequence:
     return dataclasses.replace(poses, xy=out)
 
 
-def _hips(poses: PoseSequence) -> Float[ndarray, "frames 2"]:
-    """Middle of the hips; as far from the neck as in neighbouring frames where it is not seen."""
-    xy = poses.xy[:, [NECK, R_HIP, L_HIP]]
-    away = xy[:, 1:].mean(1) - xy[:, 0]
-    seen = np.flatnonzero((poses.confidence[:, [NECK, R_HIP, L_HIP]] > VISIBLE).all(1))
-    if len(seen):
-        away = np.stack([np.interp(np.arange(len(xy)), seen, away[seen, k]) for k in (0, 1)], 1)
-    return xy[:, 0] + away
+def _with_hidden_joints(poses: PoseSequence) -> Float[ndarray, "frames 134 2"]:
+    """Positions; joints that hold others and are not seen are where neighbouring frames have them, beside the neck."""
+    xy, seen = poses.xy.copy(), poses.confidence > VISIBLE
+    neck = np.zeros_like(xy[:, NECK])
+    for joint in (NECK, NOSE, R_SHOULDER, L_SHOULDER, R_HIP, L_HIP, R_ANKLE, L_ANKLE):
+        known, hidden = np.flatnonzero(seen[:, NECK] & seen[:, joint]), np.flatnonzero(~seen[:, joint])
+        if len(known):
+            away = (xy[:, joint] - neck)[known]
+            xy[hidden, joint] = neck[hidden] + np.stack([np.interp(hidden, known, away[:, k]) for k in (0, 1)], 1)
+        if joint == NECK:
+            neck = xy[:, NECK]
+    return xy
 
 
 def part_lengths(poses: PoseSequence, head: Iterable[int] = ()) -> dict[str, float]:
