@@ -60,8 +60,10 @@ def blocks(language: str) -> list[tuple[str, str]]:
 
 
 LINES = [(page, line) for page, block in blocks("console") for line in block.splitlines() if line.startswith("$ ")]
-PAGE_OF = {line[2:].strip(): page for page, line in reversed(LINES)}  # one of them is enough
-COMMANDS = [(page, command) for command, page in reversed(PAGE_OF.items())]
+PAGE_OF: dict[str, str] = {}
+for _page, _line in LINES:
+    PAGE_OF.setdefault(_line[2:].strip(), _page)  # where a command comes first
+COMMANDS = [(page, command) for command, page in PAGE_OF.items()]
 
 
 @pytest.fixture(scope="module")
