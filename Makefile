@@ -98,7 +98,7 @@ gpu:  ## what only a CUDA device can tell, in five minutes: gpu_checks.json (GPU
 
 SHAPES := mimicmotion.pose,mimicmotion.video,mimicmotion.diffusion
 SHAPES_OF := align draw drawn_poses dwpose estimator fusion geometry guidance hands keypoints picture pose_cache \
-  pose_files sampling schedule solvers track video_reader video_writer warp
+  pose_files sampling schedule smooth solvers track video_reader video_writer warp
 
 check: $(VENV)/.dev  ## lint, format, types, floors, shapes, docs
 	$(BIN)/ruff check .

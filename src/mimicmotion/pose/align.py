@@ -171,7 +171,7 @@ def part_scales(driving: PoseSequence, reference: PoseSequence) -> dict[str, flo
     Returns:
         Scale by part: head, trunk, and those of `PAIRS`. Shoulders that are seen from the side are left out.
     """
-    head = HEAD[reference.confidence[0, HEAD] > VISIBLE]
+    head = HEAD[reference.confidence[0, HEAD] > VISIBLE].tolist()
     ours, theirs = part_lengths(reference[:1], head), part_lengths(driving, head)
     scales = {part: ours[part] / theirs[part] for part in ours if part in theirs}
     widths = [x["shoulders"] / x["trunk"] for x in (ours, theirs) if {"shoulders", "trunk"} <= x.keys()]
@@ -226,7 +226,7 @@ def stretch(poses: PoseSequence, limbs: dict[str, float]) -> PoseSequence:
     carry([*range(FEET.start, FEET.start + 3)], L_ANKLE, "feet")
     carry([*range(FEET.start + 3, FEET.stop)], R_ANKLE, "feet")
     carry([NOSE], NECK, "neck")
-    carry([*HEAD[1:], *range(FACE.start, FACE.stop)], NOSE, "head")
+    carry([*HEAD[1:].tolist(), *range(FACE.start, FACE.stop)], NOSE, "head")
     return dataclasses.replace(poses, xy=out)
 
 

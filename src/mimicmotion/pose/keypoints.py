@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int
+from jaxtyping import Float, Float32, Int
 from numpy import ndarray
 
 from mimicmotion.errors import PoseError
@@ -63,12 +63,12 @@ class PoseSequence:
         people: number of people seen in each frame; 0 where they were not counted (the default).
     """
 
-    xy: Float64[ndarray, "frames 134 2"]
+    xy: Float[ndarray, "frames 134 2"]
     confidence: Float32[ndarray, "frames 134"]
     size: tuple[int, int]
     fps: float = 0.0
     source: str = ""
-    people: Int[ndarray, " frames"] = field(default_factory=lambda: np.zeros(0, np.int64))
+    people: Int[ndarray, " frames_or_0"] = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "xy", np.asarray(self.xy, np.float64))
