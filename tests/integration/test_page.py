@@ -137,7 +137,7 @@ def test_plan_mistake_cancel_and_choice(page: Page, service: Service) -> None:
     page.write("duration", -1)
     page.click("make")
     page.until_says("notice", "duration=-1")
-    assert "a number above 0, at most 1000" in page.text("notice")
+    assert "a number of at least 0.001 and at most 1000" in page.text("notice")
     page.shot("mistake")
     page.write("duration", 0.2)
     page.click("plan")
@@ -174,9 +174,13 @@ def test_a_pose_file_in_place_of_the_video_and_a_deleted_job(page: Page, service
     page.click("reuse")
     page.until_says("poses", "poses", "video")
     page.until_says("view", "Video: done")
-    for answer in ("dismiss", "accept"):
-        page.click("delete")
-        getattr(page.driver.switch_to.alert, answer)()
+    from selenium.webdriver.support.expected_conditions import alert_is_present
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    question = alert_is_present()
+    for answer in ("dismiss", "accept"):  # a click is ignored while the one before is being answered
+        wait = WebDriverWait(page.driver, PATIENCE, poll_frequency=1)
+        getattr(wait.until(lambda driver: question(driver) or page.click("delete")), answer)()
         if answer == "dismiss":
             assert service.client.state(job.id).state == "done"
     page.until("another job", f"![...document.querySelectorAll('#history input')].some((e) => e.value === '{job.id}')")
