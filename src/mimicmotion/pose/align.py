@@ -23,7 +23,6 @@ from mimicmotion.errors import ConfigError, PoseError
 from mimicmotion.pose.keypoints import (
     BODY,
     FACE,
-    FEET,
     L_ANKLE,
     L_EAR,
     L_ELBOW,
@@ -32,6 +31,7 @@ from mimicmotion.pose.keypoints import (
     L_KNEE,
     L_SHOULDER,
     L_WRIST,
+    LEFT_FOOT,
     LEFT_HAND,
     NECK,
     NOSE,
@@ -43,6 +43,7 @@ from mimicmotion.pose.keypoints import (
     R_KNEE,
     R_SHOULDER,
     R_WRIST,
+    RIGHT_FOOT,
     RIGHT_HAND,
     VISIBLE,
     PoseSequence,
@@ -223,8 +224,8 @@ def stretch(poses: PoseSequence, limbs: dict[str, float]) -> PoseSequence:
     carry([R_SHOULDER, L_SHOULDER], NECK, "shoulders")
     carry([R_ELBOW, R_WRIST, *range(RIGHT_HAND.start, RIGHT_HAND.stop)], R_SHOULDER, "arms")
     carry([L_ELBOW, L_WRIST, *range(LEFT_HAND.start, LEFT_HAND.stop)], L_SHOULDER, "arms")
-    carry([*range(FEET.start, FEET.start + 3)], L_ANKLE, "feet")
-    carry([*range(FEET.start + 3, FEET.stop)], R_ANKLE, "feet")
+    carry([*range(LEFT_FOOT.start, LEFT_FOOT.stop)], L_ANKLE, "feet")
+    carry([*range(RIGHT_FOOT.start, RIGHT_FOOT.stop)], R_ANKLE, "feet")
     carry([NOSE], NECK, "neck")
     carry([*HEAD[1:].tolist(), *range(FACE.start, FACE.stop)], NOSE, "head")
     return dataclasses.replace(poses, xy=out)

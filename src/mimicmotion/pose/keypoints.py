@@ -20,6 +20,7 @@ BODY = slice(
     0, 18
 )  # nose, neck, R shoulder, elbow, wrist, L ..., R hip, knee, ankle, L ..., R eye, L eye, R ear, L ear
 FEET = slice(18, 24)  # L big toe, small toe, heel, R big toe, small toe, heel
+LEFT_FOOT, RIGHT_FOOT = slice(18, 21), slice(21, 24)
 FACE = slice(24, 92)  # 68 iBUG points
 LEFT_HAND = slice(92, 113)  # wrist, then thumb, index, middle, ring, little finger from base to tip
 RIGHT_HAND = slice(113, 134)
@@ -99,7 +100,7 @@ class PoseSequence:
 
     def mirrored(self) -> PoseSequence:
         """The poses as in the mirrored frames."""
-        xy = (self.xy[:, MIRRORED] * (-1, 1) + (self.size[1], 0)).astype(np.float32)
+        xy = self.xy[:, MIRRORED] * (-1, 1) + (self.size[1], 0)
         return dataclasses.replace(self, xy=xy, confidence=self.confidence[:, MIRRORED])
 
     def scaled(self, size: tuple[int, int]) -> PoseSequence:

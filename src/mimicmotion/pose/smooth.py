@@ -16,13 +16,9 @@ from numpy import ndarray
 from mimicmotion.pose.align import part_lengths
 from mimicmotion.pose.keypoints import (
     FACE,
-    L_ANKLE,
-    L_ELBOW,
     L_HIP,
-    L_KNEE,
     L_SHOULDER,
-    L_WRIST,
-    LEFT_HAND,
+    MIRRORED,
     NECK,
     NOSE,
     NUM_POINTS,
@@ -32,6 +28,7 @@ from mimicmotion.pose.keypoints import (
     R_KNEE,
     R_SHOULDER,
     R_WRIST,
+    RIGHT_FOOT,
     RIGHT_HAND,
     PoseSequence,
 )
@@ -48,10 +45,8 @@ JUMP = 0.08  # torso lengths that any point may lie out of line
 # Torso lengths that a sure point may lie off the middle of its neighbours at 15 frames per second.
 OFF_LINE = np.full(NUM_POINTS, 0.6)
 OFF_LINE[[NOSE, NECK, R_SHOULDER, L_SHOULDER, R_HIP, L_HIP, *range(14, 18), *range(FACE.start, FACE.stop)]] = 0.25
-ARMS = [(R_SHOULDER, L_SHOULDER), (R_ELBOW, L_ELBOW), (R_WRIST, L_WRIST)]
-LEGS = [(R_HIP, L_HIP), (R_KNEE, L_KNEE), (R_ANKLE, L_ANKLE)]
-HANDS = list(zip(range(RIGHT_HAND.start, RIGHT_HAND.stop), range(LEFT_HAND.start, LEFT_HAND.stop), strict=True))
-FEET = [(21, 18), (22, 19), (23, 20)]
+ARMS, LEGS = (R_SHOULDER, R_ELBOW, R_WRIST), (R_HIP, R_KNEE, R_ANKLE)
+HAND, FOOT = range(RIGHT_HAND.start, RIGHT_HAND.stop), range(RIGHT_FOOT.start, RIGHT_FOOT.stop)
 
 
 def smooth(poses: PoseSequence) -> PoseSequence:
@@ -65,14 +60,15 @@ def smooth(poses: PoseSequence) -> PoseSequence:
     lengths = part_lengths(poses)
     unit = lengths.get("trunk") or 1.2 * lengths.get("shoulders", 0.0) or 0.25 * min(poses.size)
     xy, confidence = poses.xy.copy(), poses.confidence.copy()
-    for pairs, others in ((ARMS, HANDS), (LEGS, FEET)):
-        swap = swapped(xy, confidence, pairs, unit)
-        for right, left in pairs + others:
-            for values in (xy, confidence):
-                values[swap, right], values[swap, left] = values[swap, left], values[swap, right]
+    for limb, end in ((ARMS, HAND), (LEGS, FOOT)):
+        swap = np.flatnonzero(swapped(xy, confidence, limb, unit))[:, None]
+        right = np.array([*limb, *end])
+        both = np.concatenate([right, MIRRORED[right]])
+        for values in (xy, confidence):
+            values[swap, both] = values[swap, MIRRORED[both]]
     fps = poses.fps or FPS
     for point in range(NUM_POINTS):
-        at, sure = xy[:, point].astype(np.float64), confidence[:, point].astype(np.float64)
+        at, sure = xy[:, point], confidence[:, point].astype(np.float64)
         seen = np.flatnonzero(sure)
         if len(seen) > 2:
             off = OFF_LINE[point] * (0.25 + 0.75 * sure[seen] ** 2) * (FPS / fps) ** 2
@@ -86,18 +82,18 @@ def smooth(poses: PoseSequence) -> PoseSequence:
 def swapped(
     xy: Float[ndarray, "frames 134 2"],
     confidence: Float[ndarray, "frames 134"],
-    pairs: list[tuple[int, int]],
+    limb: tuple[int, ...],
     unit: float,
 ) -> Bool[ndarray, " frames"]:
-    """Frames in which the right and the left point of all pairs have to change places.
+    """Frames in which the points of a limb on the right have to change places with those on the left.
 
     Of all sequences of kept and swapped frames, the one whose points move least (Viterbi's algorithm); each swapped
     frame costs `SWAP_COST`, so that a lasting opinion of the estimator is believed.
     """
-    right, left = np.array(pairs).T
+    right, left = np.array(limb), MIRRORED[list(limb)]
 
     def move(a: ndarray, b: ndarray) -> Float64[ndarray, " steps"]:
-        far = np.hypot(*np.moveaxis(xy[1:, a].astype(np.float64) - xy[:-1, b], -1, 0))
+        far = np.hypot(*np.moveaxis(xy[1:, a] - xy[:-1, b], -1, 0))
         return (weight * far).mean(1) / unit
 
     both = np.minimum(confidence[:, right], confidence[:, left])

@@ -41,8 +41,6 @@ class PosesConfig(DrivingOptions, PoseOptions):
     """Pose file to write (.npz), or a folder name ending in / for OpenPose JSON files."""
     draw: Annotated[Path | None, Help("Output")] = None
     """Also write a video of the drawn poses to this path."""
-    smooth: Annotated[bool, Help("Motion")] = True
-    """Repair outliers and swapped sides in the driving poses and take their jitter out; never with align=released."""
     confidence_aware: Annotated[bool, Help("Output")] = True
     """Draw poses with the estimator's confidence (paper); off draws everything above 0.3 at full brightness."""
     fps: float | None = None  # type: ignore[assignment]
@@ -99,7 +97,7 @@ class GenerateConfig(DrivingOptions, PoseOptions, SamplingOptions, ExecutionOpti
     align: Annotated[Literal["limbs", "weighted", "released", "none"], Help("Motion")] = "limbs"
     """Fit of the driver to the picture: limbs (size and proportions), weighted (one scale), released or none."""
     smooth: Annotated[bool, Help("Motion")] = True
-    """Repair outliers and swapped sides in the driving poses and take their jitter out; never with align=released."""
+    """Remove jitter, outliers and swapped sides from the driving poses; never done with align=released."""
     confidence_aware: Annotated[bool, Help("Motion")] = True
     """Draw poses with the estimator's confidence (paper); off draws everything above 0.3 at full brightness."""
     face: Annotated[Literal["all", "eyes-mouth", "none"], Help("Motion")] = "all"

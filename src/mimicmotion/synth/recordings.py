@@ -30,13 +30,13 @@ from mimicmotion.pose.keypoints import (
     R_SHOULDER,
     R_WRIST,
     RIGHT_HAND,
+    VISIBLE,
     PoseSequence,
 )
 from mimicmotion.synth import figure as fig
 from mimicmotion.synth.bvh import Mocap, Points, load_bvh, retarget
 from mimicmotion.synth.keyposes import neutral
 
-SURE = 0.3  # points of a lower confidence are interpolated over time
 _SMOOTH = 5  # frames of the moving average that removes the estimator's jitter
 _ARMS = ((L_SHOULDER, L_ELBOW, L_WRIST), (R_SHOULDER, R_ELBOW, R_WRIST))
 _LEGS = ((L_HIP, L_KNEE, L_ANKLE), (R_HIP, R_KNEE, R_ANKLE))
@@ -115,7 +115,7 @@ def _trunk_in_space(at: Float64[ndarray, "frames 134 3"]) -> Points:
 def _filled(poses: PoseSequence) -> tuple[Float64[ndarray, "frames 134 2"], ndarray]:
     """Positions with unseen points interpolated over time, and which points are seen in enough frames."""
     xy = poses.xy.astype(np.float64).copy()
-    sure = poses.confidence > SURE
+    sure = poses.confidence > VISIBLE
     seen = sure.mean(0) > 0.3
     frames = np.arange(len(xy))
     for point in np.flatnonzero(seen):

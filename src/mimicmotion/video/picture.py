@@ -99,9 +99,8 @@ def picture_to_rgb(image: Image.Image) -> UInt8[ndarray, "height width 3"]:
         return _grey_to_rgb(np.asarray(image))
     out = np.empty((image.height, image.width, 3), np.uint8)
     rows = max(1, BAND_PIXELS // image.width)
-    for top in range(
-        0, image.height, rows
-    ):  # each step of a conversion copies, which takes gigabytes of a whole picture
+    # in bands, as each step of a conversion copies: of a whole picture that may take gigabytes
+    for top in range(0, image.height, rows):
         band = image.crop((0, top, image.width, min(top + rows, image.height)))
         out[top : top + rows] = np.asarray(_band_to_rgb(band))
     return out
