@@ -19,10 +19,12 @@ from numpy import ndarray
 
 from mimicmotion.errors import ConfigError, InputError, MediaError, PoseError
 from mimicmotion.pose import keypoints as kp
+from mimicmotion.pose.align import DISAGREE, PAIRS, RIGID, align, part_scales
 from mimicmotion.pose.crop import PictureFit, fit_picture, keeps_person
 from mimicmotion.pose.estimators.open import find_estimator
 from mimicmotion.pose.files import PoseCache
 from mimicmotion.pose.keypoints import BODY, FACE, NOSE, VISIBLE, PoseSequence
+from mimicmotion.pose.smooth import smooth
 from mimicmotion.runtime.files import sha256_file
 from mimicmotion.runtime.progress import Job, Progress
 from mimicmotion.runtime.reading import check_limit
@@ -42,13 +44,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BONES = {
-    "an upper arm": ((kp.R_SHOULDER, kp.R_ELBOW), (kp.L_SHOULDER, kp.L_ELBOW), 0.186),
-    "a forearm": ((kp.R_ELBOW, kp.R_WRIST), (kp.L_ELBOW, kp.L_WRIST), 0.146),
-    "a thigh": ((kp.R_HIP, kp.R_KNEE), (kp.L_HIP, kp.L_KNEE), 0.245),
-    "a shin": ((kp.R_KNEE, kp.R_ANKLE), (kp.L_KNEE, kp.L_ANKLE), 0.246),
-    "the trunk": ((kp.NECK, kp.R_HIP), (kp.NECK, kp.L_HIP), 0.3),
+    "an upper arm": (PAIRS["upper arms"], 0.186),
+    "a forearm": (PAIRS["forearms"], 0.146),
+    "a thigh": (PAIRS["thighs"], 0.245),
+    "a shin": (PAIRS["shanks"], 0.246),
+    "the trunk": ([(kp.NECK, kp.R_HIP), (kp.NECK, kp.L_HIP)], 0.3),
 }
-"""Bones on both sides, and their length as a share of the body's height (Drillis and Contini, 1966)."""
+"""Bones on both sides, and their length as a fraction of the body height (Drillis and Contini, 1966)."""
 TOO_LONG = 1.9  # times what the other bones suggest; 1.5 at most on photographs and videos of 8 people
 
 
@@ -141,9 +143,6 @@ def fit_inputs(
         driving: poses of the video, in its pixels.
         size: of the result.
     """
-    from mimicmotion.pose.align import align, part_scales
-    from mimicmotion.pose.smooth import smooth
-
     if config.smooth and config.align != "released":
         driving = smooth(driving)
     fitted, fit = fit_picture(picture, pose, size, config.fit)
@@ -342,11 +341,11 @@ def estimate_video(config: DrivingOptions, reader: VideoReader, estimator: PoseE
 
 
 def _without_repeats(frames: Iterable[Frame], starts: list[int]) -> Iterator[Frame]:
-    """The frames but for those that only repeat the one before.
+    """Skip frames that repeat the previous one.
 
     Args:
-        frames: as `VideoReader.frames` yields them.
-        starts: gets the position of each one among all frames, and at the end the number of all frames.
+        frames: from `VideoReader.frames`.
+        starts: list to which the position of each yielded frame is appended, and finally the total number of frames.
     """
     last, i = None, -1
     for i, frame in enumerate(frames):
@@ -373,7 +372,7 @@ def result_fps(config: DrivingOptions, reader: VideoReader) -> float:
 
 
 def _rate_of_source(fps: float, config: DrivingOptions) -> Fraction:
-    """Frames to take of a second of the source; a slow tempo takes each several times."""
+    """Frame rate at which the source is sampled; at a slow tempo, frames are repeated."""
     return exact_rate(fps) / Fraction(config.tempo).limit_denominator(10_000)
 
 
@@ -389,7 +388,7 @@ def expected_frames(config: DrivingOptions, reader: VideoReader) -> int | None:
 
 
 def resample_poses(poses: PoseSequence, config: DrivingOptions) -> PoseSequence:
-    """The poses of a file that the settings choose: those of the frames that `sampled_frames` takes of its video."""
+    """Sample poses of a file at the same frames that `sampled_frames` takes from its video."""
     own = poses.fps or config.fps or RELEASED_FPS
     seconds = min(len(poses) / own - config.start, config.duration or math.inf)
     if config.start and seconds <= 0:
@@ -424,7 +423,7 @@ def pose_settings(config: PoseOptions) -> dict[str, Any]:
 
 
 def keep_face(poses: PoseSequence, part: Literal["all", "eyes-mouth", "none"]) -> PoseSequence:
-    """The poses without the points of the face that are not to be drawn; the head's own points stay."""
+    """Hide points of the face; nose, eyes and ears of the body are kept."""
     dropped = {"all": 0, "eyes-mouth": 36, "none": 68}[part]  # outline, brows and nose come first
     confidence = poses.confidence.copy()
     confidence[:, FACE][:, :dropped] = 0
@@ -432,7 +431,7 @@ def keep_face(poses: PoseSequence, part: Literal["all", "eyes-mouth", "none"]) -
 
 
 def describe_fit(fit: Fit, pose: PoseSequence, mode: PictureFit) -> list[str]:
-    """Sentences on what the person in the picture loses by the crop, or what keeps them whole."""
+    """Notes on parts of the person that the crop cuts off, or on bars added to avoid that."""
     if mode == "auto" and (np.multiply(fit.source, fit.scale) < np.subtract(fit.target, 0.5)).any():
         size = f"{fit.target[1]}x{fit.target[0]}"
         return [f"a crop to {size} would cut the person: the picture gets bars; --fit crop fills the frame"]
@@ -446,16 +445,16 @@ def describe_fit(fit: Fit, pose: PoseSequence, mode: PictureFit) -> list[str]:
 
 
 def doubt_pose(pose: PoseSequence) -> list[str]:
-    """What no body looks like in the pose of a picture, a few words each.
+    """Reasons, if any, to doubt the pose found in a picture, a few words each.
 
-    Drawn figures and dolls are often found wrongly. Foreshortening makes bones short, never long.
+    Poses of drawn figures are often wrong. Foreshortening can make bones short, but never long.
     """
     xy, seen, found = pose.xy[0], pose.confidence[0] > VISIBLE, []
 
     def vector(a: int, b: int) -> ndarray:
         return xy[b] - xy[a] if seen[[a, b]].all() else np.zeros(2)
 
-    heights = {name: max(np.hypot(*vector(*side)) for side in sides) / share for name, (*sides, share) in BONES.items()}
+    heights = {name: max(np.hypot(*vector(*side)) for side in sides) / share for name, (sides, share) in BONES.items()}
     tall = np.median([h for h in heights.values() if h] or [0.0])
     longest = max(heights, key=lambda name: heights[name])
     if heights[longest] > TOO_LONG * tall:
@@ -503,9 +502,7 @@ def describe_problems(reference: PoseSequence, driving: PoseSequence, aligned: P
 
 
 def describe_build(parts: dict[str, float]) -> list[str]:
-    """A sentence if the rigid parts of the two bodies do not agree on one scale, see `part_scales`."""
-    from mimicmotion.pose.align import DISAGREE, RIGID
-
+    """A note if the rigid parts of the two bodies disagree on the scale; see `part_scales`."""
     rigid = {p: parts[p] for p in RIGID if p in parts}
     if not rigid or max(rigid.values()) < DISAGREE * min(rigid.values()):
         return []
