@@ -1,7 +1,7 @@
-"""Clean poses over time: swapped sides, outliers and jitter. The whole clip is at hand, so both sides of a frame count.
+"""Remove swapped sides, outliers and jitter from poses, looking both ways in time.
 
-Made for what detectors do (docs/lab/detector-noise.md). The limits are ours: movements up to 3 Hz keep their size, and
-a step keeps its time.
+Designed for the errors of pose detectors (docs/lab/detector-noise.md). Movements up to 3 Hz keep their amplitude, and
+steps are not delayed.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ HAND, FOOT = range(RIGHT_HAND.start, RIGHT_HAND.stop), range(RIGHT_FOOT.start, R
 
 
 def smooth(poses: PoseSequence) -> PoseSequence:
-    """The poses with sides kept, outliers moved between their neighbours, and jitter taken out.
+    """Correct swapped sides, interpolate outliers and remove jitter.
 
-    Points of low confidence are smoothed more. Points that were not found (confidence 0) stay as they are; confidences
-    do not change, but for those of swapped sides, which change sides.
+    Points of low confidence are smoothed more. Points that were not found (confidence 0) are left alone. Confidences
+    are unchanged, except that those of swapped sides are swapped as well.
     """
     if len(poses) < 3:
         return poses
@@ -85,7 +85,7 @@ def swapped(
     limb: tuple[int, ...],
     unit: float,
 ) -> Bool[ndarray, " frames"]:
-    """Frames in which the points of a limb on the right have to change places with those on the left.
+    """Find the frames in which the limb's right and left points are swapped.
 
     Of all sequences of kept and swapped frames, the one whose points move least (Viterbi's algorithm); each swapped
     frame costs `SWAP_COST`, so that a lasting opinion of the estimator is believed.

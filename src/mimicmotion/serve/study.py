@@ -1,4 +1,4 @@
-"""A user study under /study: its page and videos, and the votes of raters whose links are signed."""
+"""The user study, served under /study: page, videos and votes. Raters are identified by signed links."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Text = Annotated[str, Field(min_length=1, max_length=64)]
 
 
 class Answer(BaseModel):
-    """One answer as the page sends it; `id` is the page's own, so that what is sent twice is kept once."""
+    """One answer from the page. The page chooses `id`, so that an answer sent twice is stored once."""
 
     id: Text
     pair: Text
@@ -39,39 +39,39 @@ class Answer(BaseModel):
 
 
 class Answers(BaseModel):
-    """What the page sends."""
+    """Answers from the page."""
 
     votes: Annotated[list[Answer], Field(max_length=1000)]
 
 
 class RunningStudy:
-    """A study that is served.
+    """A study with its database.
 
     Args:
-        folder: that `study build` made.
+        folder: made by `study build`.
 
     Raises:
-        InputError: no study there, or a file of it is missing.
+        InputError: there is no study, or one of its files is missing.
         OutputError: the database cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
         self.study, self.videos = load_study(folder), folder / VIDEOS
         named = {*(v.file for v in self.study.videos.values()), *(p.reference for p in self.study.pairs)} - {""}
-        # only what the study names can be asked for
+        # only files of the study are served
         self.files = {name for name in named if (self.videos / name).is_file()}
         if missing := sorted(named - self.files):
             raise InputError(f"{self.videos} lacks {missing[0]}", "the folder as it was built", "build the study anew")
         self.store = VoteStore(folder / DATABASE, self.study)
 
     def trials(self, rater: str) -> dict[tuple[str, int], Trial]:
-        """What a rater is shown, in its order; nothing before the rater has begun."""
+        """The trials of a rater in order; empty before the rater has begun."""
         number = self.store.number(rater)
         planned = [] if number is None else plan_trials(self.study, number)
         return {(t.pair.id, t.repeat): t for t in planned}
 
     def begin(self, rater: str, agreed: bool) -> dict[str, Any] | None:
-        """What the page needs to go on; None for a rater who has not agreed yet."""
+        """The state that the page starts from; None if the rater has not consented yet."""
         if agreed:
             self.store.enrol(rater, _now())
         trials = self.trials(rater)
@@ -96,10 +96,10 @@ class RunningStudy:
         return {"trials": shown, "videos": videos, "answered": answered, "code": self._code(rater, trials, votes)}
 
     def add(self, rater: str, answers: list[Answer]) -> dict[str, Any]:
-        """Keep answers: all or none.
+        """Store answers, all or none.
 
         Raises:
-            RefusedError: one is not about what the rater is shown.
+            RefusedError: an answer does not belong to a trial of this rater.
         """
         trials, votes = self.trials(rater), []
         for answer in answers:
@@ -115,14 +115,14 @@ class RunningStudy:
         return {"stored": len(votes), "code": self._code(rater, trials, self.store.history(rater))}
 
     def _code(self, rater: str, trials: dict[tuple[str, int], Trial], votes: Iterable[Vote]) -> str | None:
-        """The completion code, if all is answered."""
+        """The completion code, once everything is answered."""
         open_ones = {(*place, q) for place in trials for q in range(len(self.study.questions))}
         left = open_ones - {(v.pair, v.repeat, v.question) for v in votes}
         return None if left else completion_code(self.study, rater)
 
 
 def mount(app: FastAPI, folder: Path) -> None:
-    """Put a study on a service, under /study.
+    """Add a study to a service, under /study.
 
     Raises:
         InputError: as `RunningStudy`.
@@ -152,7 +152,7 @@ router = APIRouter(prefix="/study", include_in_schema=False)
 
 @router.get("/about")
 def about(running: Running) -> dict[str, Any]:
-    """What is said of the study before it begins."""
+    """Texts and settings that the page shows before the study begins."""
     study = running.study
     names = ("study", "title", "questions", "ties", "consent", "instructions", "open", "min_seconds")
     return {name: getattr(study, name) for name in names} | {"count": len(plan_trials(study, 0))}
@@ -160,7 +160,7 @@ def about(running: Running) -> dict[str, Any]:
 
 @router.get("/videos/{name}")
 def video(running: Running, name: str) -> FileResponse:
-    """A video or picture, whole or in ranges; its name cannot be guessed."""
+    """A video or picture, with range requests. File names are random and cannot be guessed."""
     if name not in running.files:
         raise RefusedError(404, "no such file", "a file of this study", "load the page again")
     return FileResponse(running.videos / name, headers={"Cache-Control": "private, max-age=86400, immutable"})
@@ -170,7 +170,7 @@ def video(running: Running, name: str) -> FileResponse:
 @router.get("/")
 @router.get("/{name}")
 def page(name: str = "page.html") -> FileResponse:
-    """The page, its style and its script."""
+    """The page, its style sheet or its script."""
     if name not in ("page.html", "page.css", "page.js"):
         raise RefusedError(404, "no such file", "a file of the page", "open /study")
     return FileResponse(PAGE / name, headers={"Content-Security-Policy": POLICY, "Cache-Control": "no-cache"})
@@ -178,7 +178,7 @@ def page(name: str = "page.html") -> FileResponse:
 
 @router.post("/raters")
 def enter(running: Running) -> dict[str, str]:
-    """A new random id, in a study that is open to anyone."""
+    """Create a random rater id, in a study that is open to anyone."""
     if not running.study.open:
         raise RefusedError(403, "no link of a rater", "a link of mimicmotion study invite", "ask for one")
     return {"rater": sign(running.study, f"r{secrets.token_hex(8)}")}
@@ -186,13 +186,13 @@ def enter(running: Running) -> dict[str, str]:
 
 @router.post("/begin")
 def begin(running: Running, rater: Rater, agreed: bool = False) -> dict[str, Any] | None:
-    """What a rater is shown, and what is answered; null before the rater has agreed."""
+    """Trials and stored answers of a rater; null before the rater has consented."""
     return running.begin(rater, agreed)
 
 
 @router.post("/votes")
 async def vote(request: Request, running: Running, rater: Rater) -> dict[str, Any]:
-    """Keep answers."""
+    """Store answers."""
     try:
         answers = Answers.model_validate_json(await small_body(request, MAX_BODY))
     except ValidationError as e:

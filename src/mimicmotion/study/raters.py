@@ -1,4 +1,4 @@
-"""Raters: their signed ids, what each is shown in which order, and the code at the end."""
+"""Raters: signed ids, the order of trials, and completion codes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ RATER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 def sign(study: Study, rater: str) -> str:
-    """The signed id of a rater, which nobody can make up for another one: RATER.SIGNATURE.
+    """Sign the id of a rater, so that nobody can vote under another id: RATER.SIGNATURE.
 
     Raises:
-        InputError: the name has other letters than an id.
+        InputError: the id contains other characters than letters, digits, _ and -.
     """
     if not RATER.fullmatch(rater):
         raise InputError(f"the rater {rater!r:.80}", "at most 64 letters, digits, _ and -", "choose another name")
@@ -35,7 +35,7 @@ def verify(study: Study, signed: str) -> str | None:
 
 
 def completion_code(study: Study, rater: str) -> str:
-    """What a rater is told at the end, to prove that all was answered."""
+    """Code that a rater receives at the end, as proof of having answered everything."""
     return _mac(study, f"done/{rater}")[:8].upper()
 
 
@@ -45,12 +45,12 @@ def _mac(study: Study, text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A pair as a rater sees it.
+    """A pair as shown to a rater.
 
     Attributes:
-        pair: what is shown.
+        pair: pair of videos.
         left: id of the video on the left (or on top).
-        right: id of the other.
+        right: id of the other video.
         repeat: 0 for the first showing of the pair, 1 for its repetition.
     """
 
@@ -61,16 +61,16 @@ class Trial:
 
 
 def plan_trials(study: Study, number: int) -> list[Trial]:
-    """What a rater is shown, counterbalanced over raters.
+    """Plan the trials of a rater, counterbalanced over raters.
 
-    In 2 n successive raters each of the n pairs stands twice at each place and follows each other pair equally often
-    (Williams' design; Williams 1949). Sides are exchanged from each rater to the next; half of the videos on the left
-    are ours. Repetitions come in the second half, with the sides exchanged, so that neither place nor side helps to
-    remember the answer. Practice pairs come first; catch pairs are scattered.
+    Over 2 n successive raters, each of the n pairs appears twice at each position and follows each other pair equally
+    often (Williams' design; Williams 1949). Sides alternate from rater to rater, so half of the videos on the left are
+    ours. Repetitions come in the second half with swapped sides, so that neither position nor side helps to remember
+    the answer. Practice pairs come first, and catch pairs are scattered.
 
     Args:
         study: the study.
-        number: of the rater, counted from 0 in the order in which they begin.
+        number: number of the rater, from 0 in the order of beginning.
     """
     rng = random.Random(f"{study.study}/{number}")
     order = [_turned(pair, number % 2) for pair in williams([p for p in study.pairs if p.kind == "vote"], number)]
@@ -85,7 +85,7 @@ def plan_trials(study: Study, number: int) -> list[Trial]:
 
 
 def williams(pairs: Sequence[StudyPair], row: int) -> list[StudyPair]:
-    """A row of Williams' design: in 2 n rows all n things are equally often at each place and after each other."""
+    """A row of Williams' design: over 2 n rows, all n items are balanced in position and in order of succession."""
     n = len(pairs)
     zigzag = [(j + 1) // 2 if j % 2 else n - j // 2 for j in range(n)]  # 0, 1, n - 1, 2, n - 2, ...
     order = [pairs[(place + row) % n] for place in zigzag]

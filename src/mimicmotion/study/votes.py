@@ -1,4 +1,4 @@
-"""Votes, and the database that keeps them and the raters."""
+"""The database of votes and raters."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ class Vote:
     """One answer to one question about one pair.
 
     Attributes:
-        id: of the rater's own making, so that a vote that is sent twice is kept once.
+        id: chosen by the rater's page, so that a vote sent twice is stored once.
         rater: who voted.
         pair: id of the pair.
         repeat: 0 for the first showing of the pair, 1 for its repetition.
         question: number of the question, from 0.
         left: id of the video on the left (or on top).
-        right: id of the other.
+        right: id of the other video.
         choice: id of the preferred one, or "tie".
-        seconds: that both videos were shown until the vote.
-        time: milliseconds since 1970 when it came, on the clock of the service.
+        seconds: time for which both videos were shown before the vote.
+        time: time of arrival by the clock of the service, in milliseconds since 1970.
     """
 
     id: str
@@ -53,7 +53,7 @@ class Vote:
 
 
 def latest(votes: Iterable[Vote]) -> list[Vote]:
-    """One vote for each question about each showing, the last of those given, in a fixed order."""
+    """The last vote for each question of each trial, in a fixed order."""
     kept = {(v.rater, v.pair, v.repeat, v.question): v for v in votes}
     return [kept[place] for place in sorted(kept)]
 
