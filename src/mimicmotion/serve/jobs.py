@@ -377,7 +377,8 @@ class Jobs:
             record = self._record(id)
             config = self.configure(folder, record)
             if config.duration is None:  # a video may be longer than it says
-                config = dataclasses.replace(config, duration=min(1000.0, self.config.max_seconds * config.tempo))
+                longest = min(1000.0, config.source_seconds(self.config.max_seconds))
+                config = dataclasses.replace(config, duration=longest)
             with self.devices.one() as worker:
                 self._insist(worker, config)
         except FileNotFoundError as e:  # deleted meanwhile
