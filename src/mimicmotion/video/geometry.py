@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, UInt8
 from numpy import ndarray
+from PIL import Image
 
 from mimicmotion.errors import ConfigError
 
@@ -195,8 +196,6 @@ def _plan_released(source: Size, target: Size) -> Fit:
 
 
 def _resize_pillow(fit: Fit, image: ndarray, rows: tuple[int, int], columns: tuple[int, int]) -> ndarray:
-    from PIL import Image
-
     # The source region of these target pixels may extend past the image by less than a target pixel.
     y0, y1 = ((r - fit.offset[0]) / fit.scale[0] for r in rows)
     x0, x1 = ((c - fit.offset[1]) / fit.scale[1] for c in columns)
