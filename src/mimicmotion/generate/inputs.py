@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from jaxtyping import UInt8
 from numpy import ndarray
 
 from mimicmotion.arrays import Frame
@@ -36,7 +35,7 @@ from mimicmotion.settings.poses import person_choice
 from mimicmotion.video.geometry import Fit
 from mimicmotion.video.picture import check_picture_size, is_picture, read_picture
 from mimicmotion.video.reader import RELEASED_FPS, VideoReader, open_video
-from mimicmotion.video.timing import Timed, every, exact_rate, exact_seconds, released_stride, resample
+from mimicmotion.video.timing import Timed, every, exact_rate, released_stride, resample
 
 if TYPE_CHECKING:
     from mimicmotion.pose.estimators.base import PoseEstimator
@@ -70,7 +69,7 @@ class Inputs:
         warnings: notes for the user, one sentence each.
     """
 
-    picture: UInt8[ndarray, "height width 3"]
+    picture: Frame
     fit: Fit
     reference: PoseSequence
     driving: PoseSequence
@@ -128,7 +127,7 @@ def prepare(config: GenerateConfig, found: Found, size: tuple[int, int]) -> Inpu
 
 def fit_inputs(
     config: GenerateConfig,
-    picture: UInt8[ndarray, "height width 3"],
+    picture: Frame,
     pose: PoseSequence,
     driving: PoseSequence,
     size: tuple[int, int],
@@ -268,9 +267,7 @@ def _is_driver(path: Path) -> bool:
         return False
 
 
-def picture_pose(
-    config: GenerateConfig, estimator: Callable[..., PoseEstimator], picture: UInt8[ndarray, "height width 3"]
-) -> PoseSequence:
+def picture_pose(config: GenerateConfig, estimator: Callable[..., PoseEstimator], picture: Frame) -> PoseSequence:
     """The pose of the chosen person in the picture, in its pixels; cached.
 
     Raises:
@@ -344,7 +341,7 @@ def _without_repeats(frames: Iterable[Frame], starts: list[int]) -> Iterator[Fra
     starts.append(i + 1)
 
 
-def sampled_frames(config: DrivingOptions, reader: VideoReader) -> Iterator[UInt8[ndarray, "height width 3"]]:
+def sampled_frames(config: DrivingOptions, reader: VideoReader) -> Iterator[Frame]:
     """Stream the frames that the settings choose."""
     end = math.inf if config.duration is None else config.start + config.duration
     if config.sampling == "released":
@@ -385,13 +382,12 @@ def resample_poses(poses: PoseSequence, config: DrivingOptions) -> PoseSequence:
     check_limit("frames", round(seconds * rate), "the selected part of the poses")
     frame = 1 / exact_rate(own)
     frames = [Timed(k * frame, frame, k) for k in range(len(poses))]
-    start = exact_seconds(config.start)
-    end = exact_seconds(math.inf if config.duration is None else config.start + config.duration)
+    end = math.inf if config.duration is None else config.start + config.duration
     if config.sampling == "released":
-        index = list(every(frames, released_stride(own, config.stride), start, end))
+        index = every(frames, released_stride(own, config.stride), config.start, end)
     else:
-        index = list(resample(frames, rate, start, end))
-    return dataclasses.replace(poses[index], fps=fps)
+        index = resample(frames, rate, config.start, end)
+    return dataclasses.replace(poses[list(index)], fps=fps)
 
 
 def cache_settings(config: PoseJob) -> dict[str, Any]:

@@ -27,34 +27,10 @@ if TYPE_CHECKING:
 Facts = dict[str, Any]
 
 FREE_SETTINGS = frozenset(
-    {
-        # compared by content
-        "picture",
-        "video",
-        "detector",
-        "pose_model",
-        "model",
-        "checkpoint",
-        # compared by what they resolve to on this machine
-        "device",
-        "dtype",
-        # where the result is written
-        "output",
-        # they change poses and latents by rounding at most
-        "pose_cache",
-        "pose_threads",
-        "memory",
-        "compile",
-        "offload",
-        # additional files
-        "side_by_side",
-        "preview",
-        # the signature is not compared
-        "signer",
-        # control of the run
-        "resume",
-        "save_every",
-    }
+    {"picture", "video", "detector", "pose_model", "model", "checkpoint"}  # compared by content
+    | {"device", "dtype"}  # compared by what they resolve to on this machine
+    | {"pose_cache", "pose_threads", "memory", "compile", "offload"}  # change the result by rounding at most
+    | {"output", "side_by_side", "preview", "signer", "resume", "save_every"}  # do not change what is compared
 )
 """Settings that may differ in a resumed run, because the result does not depend on them. All others are compared."""
 

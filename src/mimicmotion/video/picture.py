@@ -38,7 +38,7 @@ BAND_PIXELS = 1 << 22
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 
 
-def read_picture(path: str | os.PathLike[str]) -> UInt8[ndarray, "height width 3"]:
+def read_picture(path: str | os.PathLike[str]) -> Frame:
     """Read a picture (or the first frame of an animation) as sRGB over white, oriented by its EXIF tag.
 
     Args:
@@ -82,7 +82,7 @@ def is_picture(path: Path) -> bool:
     return True
 
 
-def picture_to_rgb(image: Image.Image) -> UInt8[ndarray, "height width 3"]:
+def picture_to_rgb(image: Image.Image) -> Frame:
     """Convert a Pillow image of any mode to upright RGB over white (EXIF, palette, alpha, grey, CMYK, 16 bits, ICC)."""
     image.load()
     ImageOps.exif_transpose(image, in_place=True)
@@ -114,7 +114,7 @@ def _band_to_rgb(image: Image.Image) -> Image.Image:
     return colour
 
 
-def write_picture(path: str | os.PathLike[str], image: UInt8[ndarray, "height width 3"]) -> Path:
+def write_picture(path: str | os.PathLike[str], image: Frame) -> Path:
     """Write an RGB picture in the format of its suffix. The file appears only when complete.
 
     Raises:
@@ -158,7 +158,7 @@ def side_by_side(frames: Sequence[UInt8[ndarray, "_ _ 3"]], height: int, gap: in
     return out
 
 
-def check_picture_size(image: UInt8[ndarray, "height width 3"], minimum: int = 64, name: str = "the picture") -> None:
+def check_picture_size(image: Frame, minimum: int = 64, name: str = "the picture") -> None:
     """Raise MediaError if either side is below `minimum` pixels: too small to show a person."""
     height, width = image.shape[:2]
     if min(height, width) < minimum:

@@ -15,10 +15,10 @@ import av
 import numpy as np
 from av.container import OutputContainer
 from av.video.frame import VideoFrame
-from jaxtyping import UInt8
 from numpy import ndarray
 from PIL import Image, PngImagePlugin
 
+from mimicmotion.arrays import Frame
 from mimicmotion.errors import ConfigError, OutputError
 from mimicmotion.runtime import files
 from mimicmotion.runtime.run_folder import atomic_folder, check_replaceable_folder
@@ -54,7 +54,7 @@ class FrameWriter:
         self.path, self.size, self.count, self._append = path, size, 0, append
         self.unsigned_sha256: str | None = None
 
-    def write(self, frame: UInt8[ndarray, "height width 3"]) -> None:
+    def write(self, frame: Frame) -> None:
         """Append one uint8 RGB frame of the size the writer was opened with."""
         if frame.dtype != np.uint8 or frame.shape != (*self.size, 3):
             raise ConfigError(
