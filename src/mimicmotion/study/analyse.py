@@ -1,7 +1,7 @@
 """Analysis of votes: preference with confidence intervals, and reliability of the raters.
 
-The preference for a method over a baseline is the share of votes for it (MimicMotion, section 4.3: 36 raters x 6 pairs =
-216 votes for each baseline). Ties are counted separately. Repeated pairs only measure consistency, catch pairs only
+The preference for a method over a baseline is the share of votes for it (MimicMotion, section 4.3: 36 raters x 6 pairs,
+or 216 votes, for each baseline). Ties are counted separately. Repeated pairs only measure consistency, catch pairs only
 attention, and practice pairs are ignored.
 """
 
