@@ -104,7 +104,7 @@ class KeyVideo:
 
 @dataclass(frozen=True, slots=True)
 class KeyPair:
-    """Sequence of a pair, and the baseline that it compares; for practice and catch pairs, the id of the better video."""
+    """Sequence of a pair, and its baseline; for practice and catch pairs, the id of the better video."""
 
     sequence: str
     baseline: str = ""
