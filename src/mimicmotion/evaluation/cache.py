@@ -42,7 +42,7 @@ class ResultCache:
     """Numbers and features on disk, one file per key, written atomically.
 
     Args:
-        folder: of the files; `cache_folder() / "evaluation"` if None.
+        folder: folder of the files; by default `cache_folder() / "evaluation"`.
         enabled: False neither reads nor writes.
     """
 

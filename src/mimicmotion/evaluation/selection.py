@@ -27,11 +27,11 @@ class MetricNetwork:
 
     Attributes:
         group: name of the metric in --metrics.
-        title: of the metric.
-        path: of its weights.
-        digest: their checksum.
+        title: title of the metric.
+        path: file or folder of the weights.
+        digest: checksum of the weights.
         length: frames per clip; 0 for networks of single frames.
-        load: loads it on the first call.
+        load: returns the network, which is loaded on the first call.
     """
 
     group: str

@@ -75,14 +75,14 @@ class VideoPair:
     """A real and a generated video of one sequence, and how their frames are matched.
 
     Attributes:
-        sequence: its name.
-        method: its name.
-        real: the real video.
-        generated: the generated one.
+        sequence: name of the sequence.
+        method: name of the method.
+        real: real video.
+        generated: generated video.
         fps: rate to which both are resampled by time; None compares frame n with frame n.
         frames: number of compared frames.
         made: number of frames of the generated video.
-        notes: for the report.
+        notes: notes for the report.
     """
 
     sequence: str

@@ -54,7 +54,7 @@ def sample_numbers(rank: int, world: int, batch: int, accumulation: int, first: 
     processes, a batch of twice the size and two accumulated passes see the same samples in the same step.
 
     Args:
-        rank: of the process.
+        rank: rank of the process.
         world: number of processes.
         batch: samples per process and forward pass.
         accumulation: forward passes per step.
@@ -97,7 +97,7 @@ class Average:
 
     Args:
         params: name to parameter; the average starts as a copy. Sharded parameters give sharded averages.
-        decay: of the average; with 0 there is no average, and `values` are the parameters themselves.
+        decay: decay of the average; with 0 there is no average, and `values` are the parameters themselves.
         on_cpu: keep it in host memory.
     """
 

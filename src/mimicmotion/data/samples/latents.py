@@ -35,7 +35,7 @@ class LatentCache:
         shards: the records.
         digest: identity of the encoder (for example the sha256 of its weights).
         encode: RGB frames to latents; None if the folder already holds all of them.
-        folder: of the cache; must be writable if there is an encoder.
+        folder: folder of the cache; must be writable if there is an encoder.
 
     Raises:
         OutputError: the folder cannot be written.

@@ -35,8 +35,8 @@ class SampleMaker:
 
     Args:
         shards: the records, all of one size.
-        config: of the samples.
-        seed: of the random choices.
+        config: settings of the samples.
+        seed: seed of the random choices.
         downscale: pixels per latent along each axis.
         drawing: how poses are drawn: the model's settings "pose_drawing" (canvas_short_side, stroke).
         latents: cache of latents, to be used instead of frames.

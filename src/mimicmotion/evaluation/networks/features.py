@@ -107,10 +107,10 @@ class TorchFeatures:
 
     Args:
         module: takes (n, 3, frames, size, size), or (n, 3, size, size) if `length` is 1.
-        name: of the network, for errors.
+        name: name of the network, for error messages.
         length: frames per clip.
         preprocess: how frames become its input.
-        device: where it runs.
+        device: device of the module.
     """
 
     def __init__(
@@ -196,7 +196,7 @@ def load_i3d(
     """Load I3D, the network of FVD, which gives 400 logits per clip.
 
     Args:
-        path: of the weights; those of `mimicmotion weights fetch i3d` if None.
+        path: file of the weights; by default those of `mimicmotion weights fetch i3d`.
         fit: see `Preprocess`.
         length: frames per clip.
         device: a GPU if there is one, unless given.
@@ -228,7 +228,7 @@ def load_network(
 
     Args:
         path: TorchScript file that returns features (n, dim), or folder with config.json and safetensors.
-        name: of the network, for errors.
+        name: name of the network, for error messages.
         length: frames per clip; 1 for pictures (n, 3, size, size).
         preprocess: how frames become its input: FID_INPUT, FID_VID_INPUT, IMAGENET_INPUT or your own.
         device: a GPU if there is one, unless given.

@@ -106,7 +106,7 @@ class WarpTask(Task):
     """The warp network on rendered clips (`mimicmotion prepare synthetic --truth`), whose first frame is the reference.
 
     Args:
-        config: of the run, stage `warp`.
+        config: settings of a run with stage `warp`.
         shards: the training data, in place of those that the config names.
 
     Raises:
