@@ -369,7 +369,8 @@ class Jobs:
         try:
             config = self.configure(folder, self._record(id))
             if config.duration is None:  # a video may be longer than it states
-                config = dataclasses.replace(config, duration=min(1000.0, self.config.max_seconds * config.tempo))
+                longest = min(1000.0, config.source_seconds(self.config.max_seconds))
+                config = dataclasses.replace(config, duration=longest)
             with self.devices.one() as worker:
                 self._run(worker, config)
         except FileNotFoundError as e:  # deleted in the meantime
