@@ -62,7 +62,7 @@ class ResultCache:
                         else:
                             value = dict(json.loads(path.read_text(encoding="utf-8"))["value"])
                 except InputError as e:
-                    logger.warning("%s: it is recomputed", e.got)
+                    logger.warning("%s; recomputing it", e.got)
                 else:
                     self.hits += 1
                     return value

@@ -177,4 +177,4 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], name: str = "{}"
 def _shown(value: Any) -> str:
     if isinstance(value, str) and len(value) == 64:
         return f"sha256 {value[:12]}..."
-    return "not there" if value is None else repr(value)
+    return "missing" if value is None else repr(value)

@@ -145,16 +145,18 @@ def check_identity(where: Path, old: Mapping[str, Any], new: Mapping[str, Any], 
         allow_changes: settings may differ (but not the task: networks and data).
 
     Raises:
-        ConfigError: it is not; the message says what differs.
+        ConfigError: it is not; the message lists the differences.
     """
-    same, again = "the same as before", "use these settings, name another 'run'"
+    same = "the same as before"
     if changed := differences(old["task"], new["task"]):
-        raise ConfigError(f"{where} is of another model or other data: {', '.join(changed)}", same, again)
+        raise ConfigError(
+            f"{where} is of another model or other data: {', '.join(changed)}", same, "name another 'run'"
+        )
     if allow_changes:
         return
     if changed := differences(_compared(old["settings"]), new["settings"]):
         got = f"{where} was made with other settings: {', '.join(changed)}"
-        raise ConfigError(got, same, f"{again}, or allow the changes")
+        raise ConfigError(got, same, "use the same settings, name another 'run', or allow the changes")
     if old["batches"] != new["batches"]:
         raise ConfigError(
             f"samples per step: {_batch(new)}; {where} was made with {_batch(old)}",
@@ -223,7 +225,7 @@ def read_identity(checkpoint: Path) -> dict[str, Any]:
     """The identity that a checkpoint was written with.
 
     Raises:
-        WeightsError: it is missing, damaged or of another version of this package.
+        WeightsError: it is missing, damaged, or was written by another version of this package.
     """
     path = checkpoint / "state" / "identity.json"
     try:
@@ -237,7 +239,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     """The trainer's state in a checkpoint: step, params, average, buffers, optimizer (moments by name), ...
 
     Raises:
-        WeightsError: it is missing, damaged or of another version of this package.
+        WeightsError: it is missing, damaged, or was written by another version of this package.
     """
     path = checkpoint / "state" / "trainer.pt"
     try:

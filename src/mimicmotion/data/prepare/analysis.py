@@ -225,5 +225,5 @@ def _load(path: Path) -> tuple[dict[str, Any], dict[str, ndarray]] | None:
             arrays = {name: file[name] for name in file.files}
             return json.loads(arrays.pop("json").tobytes()), arrays
     except InputError as e:
-        logger.warning("%s: it is recomputed", e.got)
+        logger.warning("%s; recomputing it", e.got)
         return None

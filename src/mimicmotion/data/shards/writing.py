@@ -270,14 +270,14 @@ def _existing(path: Path, plan: ShardPlan, shared: ShardSettings) -> ShardEntry 
     try:
         head = read_head(path, scan_tar(path))
     except MediaError as e:
-        logger.warning("%s: rewriting it", e.got)
+        logger.warning("%s; rewriting it", e.got)
         return None
     made_from, wanted = head.pop("plan", None), canonical(shared.head(plan.split))
     if canonical(head) != wanted:
         got = f"{path} was made with {head.get('settings')}, size {head.get('size')}, store {head.get('store')}"
         raise OutputError(got, wanted, "choose another folder, or delete this one")
     if made_from != plan.digest():
-        logger.info("%s holds other items than planned: rewriting it", path)
+        logger.info("%s holds other items than planned; rewriting it", path)
         return None
     return scan_shard(path)[1]
 

@@ -25,7 +25,7 @@ def load_lpips(net: Net = "alex", path: Path | str | None = None, *, device: str
     Args:
         net: "alex" (what papers usually mean) or "vgg".
         path: file of the weights; by default those of `mimicmotion weights fetch lpips-alex` (or lpips-vgg).
-        device: a GPU if there is one, unless given.
+        device: device of the network; by default a GPU if there is one.
 
     Raises:
         WeightsError: the weights are missing or do not fit.
