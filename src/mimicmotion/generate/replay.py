@@ -37,13 +37,13 @@ class ReplayResult:
 
     def summary(self) -> str:
         """A short summary for the user."""
-        says = "byte for byte the result that the sidecar describes" if self.identical else "NOT the same bytes"
-        beside = {
+        verdict = "byte for byte the result that the sidecar describes" if self.identical else "NOT the same bytes"
+        original = {
             "the same": f"{self.original} is the same file",
             "another file": f"{self.original} is no longer the file that the sidecar describes",
             "not there": f"{self.original} is not there",
         }[self.original_state]
-        return f"{self.made.summary()}\nreplay: {says}; {beside}"
+        return f"{self.made.summary()}\nreplay: {verdict}; {original}"
 
 
 def replay(sidecar: Path, output: Path | None = None, *, resume: bool = False, **paths: Any) -> Job[ReplayResult]:
@@ -67,20 +67,20 @@ def replay(sidecar: Path, output: Path | None = None, *, resume: bool = False, *
     config = replay_config(facts, sidecar, output, resume, paths)
     expected: Facts = {k: v for k, v in facts["origin"].items() if k != "settings"}
     made = yield from generate(config, expected=expected)
-    want = facts.get("unsigned_sha256") or facts["output_sha256"]
+    recorded = facts.get("unsigned_sha256") or facts["output_sha256"]
     return ReplayResult(
         made=made,
-        identical=(made.unsigned_sha256 or sha256_path(made.path)) == want,
+        identical=(made.unsigned_sha256 or sha256_path(made.path)) == recorded,
         original=original,
         original_state=compare(original, facts["output_sha256"]),
     )
 
 
-def compare(path: Path, want: str) -> str:
+def compare(path: Path, sha256: str) -> str:
     """Whether a file or folder has a checksum: "the same", "another file" or "not there"."""
     if not path.exists():
         return "not there"
-    return "the same" if sha256_path(path) == want else "another file"
+    return "the same" if sha256_path(path) == sha256 else "another file"
 
 
 def replay_config(

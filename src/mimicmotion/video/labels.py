@@ -248,17 +248,8 @@ def _own_signer() -> Path:
     path = cache_folder() / "c2pa.pem"
     if path.exists():
         return path
-    roles = ("root", "signer")
-    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in roles]
-    names = [
-        x509.Name(
-            [
-                x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, "MimicMotion, self-made"),
-                x509.NameAttribute(x509.NameOID.COMMON_NAME, role),
-            ]
-        )
-        for role in roles
-    ]
+    names = [x509.Name.from_rfc4514_string(rf"CN={role},O=MimicMotion\, self-made") for role in ("root", "signer")]
+    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in names]
     day, now = datetime.timedelta(1), datetime.datetime.now(datetime.UTC)
     chain = b""
     for name, key, is_root in zip(names, keys, (True, False), strict=True):

@@ -139,7 +139,7 @@ class AvSource:
             try:
                 for packet in container.demux():
                     own = packet.stream.index == stream.index
-                    # where only the file says how long it is, the end of the sound counts as an end
+                    # if only the container has a duration, the end of the sound counts as well
                     if packet.pts is not None and packet.time_base and (own or not stream.duration):
                         heard = max(heard, (packet.pts + (packet.duration or 0)) * packet.time_base)
                     if not own:
