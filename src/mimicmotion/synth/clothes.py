@@ -173,8 +173,8 @@ def from_tights(
     Args:
         assets: the packed people.
         m: the body.
-        cut: where it ends.
-        material: its index.
+        cut: borders of the garment.
+        material: index of the material.
         loose: distance from the skin, decimetres.
         flare: how much wider it is at its hem, decimetres.
         hang: 0..1, how much it hangs straight down from the chest instead of following the belly.
@@ -233,7 +233,7 @@ def shoe(
     Args:
         assets: the packed people.
         m: the body.
-        material: its index.
+        material: index of the material.
         height: height of the shaft above the ankle, decimetres.
         thick: distance from the skin, decimetres.
         sole: height of the sole, decimetres.

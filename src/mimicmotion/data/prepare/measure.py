@@ -38,8 +38,8 @@ class SceneMeasures:
         sharpness: variance of the Laplacian of the person's brightness (0..255) at the stored size; NaN: no person.
         change: mean difference (0..255) of the person's box from `CHANGE_OVER` seconds earlier; NaN at the start.
         thumbs: small JPEG pictures of the frames `thumb_frames`.
-        thumb_frames: their indices within the scene.
-        problem: why there are no measurements; empty if there are.
+        thumb_frames: indices of these frames within the scene.
+        problem: why there are no measurements; "" if there are.
     """
 
     poses: PoseSequence

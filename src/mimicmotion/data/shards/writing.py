@@ -61,7 +61,7 @@ class RecordData:
         frames: RGB frames of one size, which are streamed.
         poses: one pose per frame, in pixels of these frames; `poses.fps` is the rate of the frames.
         stills: number of leading frames outside the timeline, which can only be references.
-        meta: further plain data, such as source, sha256, start_s, crop, statistics.
+        meta: additional plain data, such as source, sha256, start_s, crop, statistics.
         truth: ground truth of rendered frames, see `mimicmotion.data.synthetic.pack_truth`.
     """
 
@@ -76,12 +76,12 @@ class RecordData:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardSettings:
-    """What all shards of a folder have in common.
+    """Common properties of all shards of a folder.
 
     Attributes:
         size: (height, width) of the frames.
         store: how frames are stored: png, jpeg or video.
-        settings: further plain data that the records depend on.
+        settings: additional plain data that the records depend on.
     """
 
     size: tuple[int, int]

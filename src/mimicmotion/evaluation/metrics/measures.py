@@ -28,7 +28,7 @@ class Measure(Protocol):
     """A metric that is fed a sequence in chunks."""
 
     def add(self, output: Frames, target: Frames) -> None:
-        """The next frames."""
+        """Add the next frames."""
         ...
 
     def result(self) -> dict[str, float]:
@@ -54,12 +54,12 @@ class FrameMean:
         self._sum, self._count = 0.0, 0
 
     def add(self, output: Frames, target: Frames) -> None:
-        """The next frames."""
+        """Add the next frames."""
         values = self.values(output, target)
         self._sum, self._count = self._sum + float(values.sum()), self._count + len(values)
 
     def result(self) -> dict[str, float]:
-        """The mean, finished."""
+        """The mean, after `finish`."""
         return {self.name: self.finish(self._sum / self._count if self._count else float("nan"))}
 
 
@@ -126,7 +126,7 @@ class Flicker:
         self._count = 0
 
     def add(self, output: Frames, target: Frames) -> None:
-        """The next frames."""
+        """Add the next frames."""
         both = np.stack([unit_frames(output), unit_frames(target)], 1)
         if not self._count:
             self._first, self._sum, self._squares = both[0], np.zeros_like(both[0]), np.zeros_like(both[0])
@@ -152,7 +152,7 @@ class FrameChanges:
 
     Args:
         values: generated and real frames -> numbers for each frame but the first.
-        finish: turns the numbers of the whole sequence into results.
+        finish: converts the numbers of the whole sequence to results.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class FrameChanges:
         self._values: list[ndarray] = []
 
     def add(self, output: Frames, target: Frames) -> None:
-        """The next frames."""
+        """Add the next frames."""
         both = output, target
         if self._last is not None:
             both = np.concatenate([self._last[0], output]), np.concatenate([self._last[1], target])
@@ -174,7 +174,7 @@ class FrameChanges:
         self._last = output[-1:], target[-1:]
 
     def result(self) -> dict[str, float]:
-        """The numbers, finished."""
+        """The numbers, after `finish`."""
         return self.finish(np.concatenate(self._values) if self._values else np.empty(0))
 
 

@@ -47,7 +47,7 @@ def background_flicker(output: AnyFrames, target: AnyFrames) -> float:
         0..0.5; NaN if less than `LEAST_SHARE` of the frame is static.
 
     Raises:
-        InputError: lengths or sizes differ, fewer than 2 frames, or NaN.
+        InputError: lengths or sizes differ, there are fewer than 2 frames, or a value is NaN.
     """
     a, b = pair(output, target)
     _at_least(a, 2)
@@ -71,7 +71,7 @@ def warping_errors(output: AnyFrames, target: AnyFrames) -> Float64[ndarray, "fr
         Errors of the output and of the target itself (range 0..1); NaN if no pixel counts.
 
     Raises:
-        InputError: lengths or sizes differ, fewer than 2 frames, NaN, frames smaller than 16 pixels.
+        InputError: as `background_flicker`, or the frames are smaller than 16 pixels.
     """
     a, b = pair(output, target)
     _at_least(a, 2)
@@ -114,7 +114,7 @@ def seam_scores(jump: Float[ndarray, " frames-1"], borders: Sequence[int]) -> Fl
         A score for each border; NaN before a repeated frame.
 
     Raises:
-        InputError: a border outside 1..frames - 1, or no jump to compare with.
+        InputError: a border is outside 1..frames - 1, or has no jump to compare with.
     """
     frames = len(jump) + 1
     bad = [b for b in borders if not 1 <= b < frames]
