@@ -286,9 +286,7 @@ def components(triangles: ndarray, count: int) -> ndarray:
         label = new
 
 
-def from_garment(
-    assets: Assets, m: Measures, garment: Garment, materials: dict[str, int], thick: float = 0.02
-) -> Piece:
+def from_garment(assets: Assets, m: Measures, garment: Garment, materials: dict[str, int]) -> Piece:
     """A suit of additional assets, whose components are sorted into tops, trousers and shoes by their height."""
     skin, triangles = fit(assets, garment, m.vertices), garment.triangles
     placed = skin.vertices
@@ -313,7 +311,7 @@ def from_garment(
     for k, name in enumerate(names):
         own = triangles[kind[triangles[:, 0]] == k]
         if len(own):
-            off = skin._replace(vertices=placed + normal * thick)
+            off = skin._replace(vertices=placed + 0.02 * normal)
             parts.append(textured(off, own, flat, normal, materials[name]))
     inside = np.where(garment.hides, 9.0, -1.0)
     return Piece(Mesh.join(parts), inside)

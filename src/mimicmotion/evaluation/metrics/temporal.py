@@ -137,15 +137,15 @@ def seam_scores(jump: Float[ndarray, " frames-1"], borders: Sequence[int]) -> Fl
     return np.array(scores)
 
 
-def jerkiness(poses: PoseSequence, length: float, *, visible: float = VISIBLE) -> float:
+def jerkiness(poses: PoseSequence, length: float) -> float:
     """Motion smoothness: mean second difference of the points' positions, in `length` per frame squared.
 
-    Steady motion has 0, jitter a high value. To judge a result, compare with the true poses' value.
+    Steady motion has 0, jitter a high value; compare with the value of the true poses. Only points that are visible in
+    three consecutive frames count.
 
     Args:
         poses: true or found poses.
         length: unit in pixels, such as `mimicmotion.evaluation.metrics.poses.torso_length`.
-        visible: least confidence, in three consecutive frames, of points that count.
 
     Returns:
         NaN if no point is seen in three consecutive frames.
@@ -155,7 +155,7 @@ def jerkiness(poses: PoseSequence, length: float, *, visible: float = VISIBLE) -
     """
     if not length > 0:
         raise InputError(f"length={length!r}", "a positive number of pixels", "use torso_length of the true poses")
-    xy, seen = poses.xy.astype(np.float64), poses.confidence >= visible
+    xy, seen = poses.xy.astype(np.float64), poses.confidence >= VISIBLE
     if len(xy) < 3:
         return float("nan")
     second = np.hypot(*np.moveaxis(xy[2:] - 2 * xy[1:-1] + xy[:-2], -1, 0))
