@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float64
@@ -22,18 +22,6 @@ if TYPE_CHECKING:
 VERSIONS = dict.fromkeys(("psnr", "ssim", "l1", "lpips", "lpips-vgg", "poses", "identity"), 1)
 VERSIONS |= dict.fromkeys(("flicker", "warping", "seams"), 2)
 """Incremented when a metric changes, so that old cached values are not used."""
-
-
-class Measure(Protocol):
-    """A metric that is fed a sequence in chunks."""
-
-    def add(self, output: Frames, target: Frames) -> None:
-        """Add the next frames."""
-        ...
-
-    def result(self) -> dict[str, float]:
-        """Name -> number of the whole sequence; NaN if undefined."""
-        ...
 
 
 FrameNumbers = Callable[[Frames, Frames], Float64[ndarray, " frames"]]
@@ -204,6 +192,8 @@ def seam_score(borders: Sequence[int]) -> FrameChanges:
     return FrameChanges(lambda output, _: temporal.jumps(output), mean)
 
 
+Measure = FrameMean | Flicker | FrameChanges
+"""A metric that is computed in chunks."""
 EXACT: dict[str, tuple[Callable[[], Measure], ...]] = {
     "psnr": (Psnr,),
     "ssim": (Ssim,),
