@@ -39,10 +39,8 @@ FPS = 15.0  # of poses that do not say it
 KEPT_HZ = 3.0  # movements up to here keep 97 % of their size
 BAND_WEIGHT = 150.0  # of what is lost in the band against the jitter that is left
 REACH = 0.5  # seconds to each side that the filter looks at
-NOISE, COMMON_NOISE = (
-    0.016,
-    0.0032,
-)  # torso lengths, above the band: of a sure point (three times for an unsure one), of all
+NOISE = 0.016  # torso lengths, above the band: of a sure point; three times for an unsure one
+COMMON_NOISE = 0.0032  # torso lengths, above the band: of the mean of all body points
 AROUND = 0.1  # seconds to each side in which fast movements are told from noise
 SWAP_COST = 0.04  # torso lengths a frame: so much is the estimator's own opinion of left and right worth
 LONGEST_FAULT = 3  # frames out of line that are repaired
