@@ -16,7 +16,7 @@ from mimicmotion.errors import ConfigError, InputError, WeightsError
 from mimicmotion.evaluation.metrics import fvd as module
 from mimicmotion.evaluation.metrics.fvd import features
 from mimicmotion.evaluation.networks import features as networks
-from mimicmotion.evaluation.networks.features import Preprocess, FeatureNetwork, load_i3d, load_network
+from mimicmotion.evaluation.networks.features import FeatureNetwork, Preprocess, load_i3d, load_network
 from mimicmotion.evaluation.networks.i3d import I3D, Inception, SameConv, same_padding
 
 
