@@ -125,10 +125,10 @@ def test_forms_of_the_file(form: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "no list of jobs"),
-        ("[]", "no list of jobs"),
-        ("[1]", "no list of jobs"),
-        ("{jobs: [], other: 1}", "no list of jobs"),
+        ("", "not a list of jobs"),
+        ("[]", "not a list of jobs"),
+        ("[1]", "not a list of jobs"),
+        ("{jobs: [], other: 1}", "not a list of jobs"),
         ("- {picture: p.png, video: v.mp4, output: a.mp4}\n- {picture: p.png, vidoe: v.mp4, output: b.mp4}", "job 2"),
         ("- {picture: p.png, video: v.mp4, output: a.mp4, sede: 1}", "did you mean seed"),
         ("[", "YAML"),
