@@ -23,6 +23,7 @@ from mimicmotion.video.reader import open_video
 from mimicmotion.weights.registry import find_asset
 from scripts_of_repository import load
 
+pytestmark = pytest.mark.usefixtures("bundled_once")
 FRAMES = 4
 SHORT = {"duration": FRAMES / 15, "num_inference_steps": 2}
 MADE = {"seed": "INT", "speed": "COMBO", "num_inference_steps": "INT"}

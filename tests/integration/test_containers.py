@@ -21,6 +21,7 @@ from mimicmotion.settings import parse
 from mimicmotion.video.reader import open_video
 from mimicmotion.weights.registry import find_asset
 
+pytestmark = pytest.mark.usefixtures("bundled_once")
 ROOT = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
 TEXT = (ROOT / "Dockerfile").read_text()

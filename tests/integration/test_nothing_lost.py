@@ -658,7 +658,7 @@ def kill_before_operations(runner: Runner, job: GenerateConfig, complete: Comple
 
 
 def test_killed_before_some_operation_on_files(runner: Runner, job: GenerateConfig, complete: Complete) -> None:
-    kill_before_operations(runner, job, complete, 0.03)
+    kill_before_operations(runner, job, complete, 0.01)
 
 
 @pytest.mark.slow
