@@ -261,7 +261,7 @@ def test_a_run_without_states_leaves_an_old_one_alone(begun: GenerateConfig) -> 
 CHANGED: dict[str, tuple[str, Callable[[GenerateConfig, Path], dict[str, Any]]]] = {
     "seed": ("setting seed was 42, is 7", lambda c, d: {"seed": 7}),
     "steps": ("setting num_inference_steps was 5, is 6", lambda c, d: {"num_inference_steps": 6}),
-    "guidance": ("setting guidance_scale was not there, is 3.0", lambda c, d: {"guidance_scale": 3.0}),
+    "guidance": ("setting guidance_scale was missing, is 3.0", lambda c, d: {"guidance_scale": 3.0}),
     "sampler": ("setting sampler was 'dpmpp-2m', is 'euler'", lambda c, d: {"sampler": "euler"}),
     "chunk": ("setting decode_chunk_size was 2, is 4", lambda c, d: {"decode_chunk_size": 4}),
     "fps": ("setting fps was 15.0, is 10.0", lambda c, d: {"fps": 10.0}),

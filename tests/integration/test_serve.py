@@ -304,7 +304,7 @@ def test_what_is_not_there_is_not_found(path: str, service: Service) -> None:
 def test_too_many_jobs_of_one_token_have_to_wait(service: Service) -> None:
     ids = [service.submit(num_inference_steps=1000) for _ in range(6)]
     status, answer = service.post(form()(service))
-    assert (status, answer["error"]["got"]) == (429, "6 jobs that wait or run")
+    assert (status, answer["error"]["got"]) == (429, "6 queued or running jobs")
     for id in ids:
         service.client.delete(id)
 

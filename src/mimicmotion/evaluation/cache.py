@@ -42,7 +42,7 @@ class ResultCache:
     """Numbers and features on disk, one file per key, written atomically.
 
     Args:
-        folder: of the files; `cache_folder() / "evaluation"` if None.
+        folder: folder of the files; by default `cache_folder() / "evaluation"`.
         enabled: False neither reads nor writes.
     """
 
@@ -62,7 +62,7 @@ class ResultCache:
                         else:
                             value = dict(json.loads(path.read_text(encoding="utf-8"))["value"])
                 except InputError as e:
-                    logger.warning("%s: it is recomputed", e.got)
+                    logger.warning("%s; recomputing it", e.got)
                 else:
                     self.hits += 1
                     return value

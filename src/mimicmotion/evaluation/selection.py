@@ -27,11 +27,11 @@ class MetricNetwork:
 
     Attributes:
         group: name of the metric in --metrics.
-        title: of the metric.
-        path: of its weights.
-        digest: their checksum.
+        title: title of the metric.
+        path: file or folder of the weights.
+        digest: checksum of the weights.
         length: frames per clip; 0 for networks of single frames.
-        load: loads it on the first call.
+        load: returns the network, which is loaded on the first call.
     """
 
     group: str
@@ -49,7 +49,7 @@ class MetricNetwork:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The metrics that are computed, their networks, and notes on others."""
+    """The metrics that are computed, their networks, and notes on other metrics."""
 
     groups: tuple[str, ...]
     networks: dict[str, MetricNetwork] = field(default_factory=dict)
@@ -146,7 +146,7 @@ def _given(group: str, config: EvaluateConfig) -> Path:
     path = _path(group, config)
     if path is None or not path.exists():
         fix = f"correct --{group}; no package index has this network"
-        raise WeightsError(f"{path} is not there", "the network's file", fix)
+        raise WeightsError(f"{path} does not exist", "the network's file", fix)
     return path
 
 

@@ -1,11 +1,11 @@
-"""Make a result again from its sidecar, and say whether it is the same file."""
+"""Reproduce a result from its sidecar, and check that it is the same file."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.generate.job import generate
@@ -15,22 +15,19 @@ from mimicmotion.runtime.progress import Job
 from mimicmotion.runtime.reading import reading
 from mimicmotion.settings import GenerateConfig, parse
 
-if TYPE_CHECKING:
-    from mimicmotion.pipeline import MimicMotionPipeline
-
 NEEDED = ("settings", "origin", "output_sha256")
 MOVABLE = ("picture", "video", "detector", "pose_model", "model", "checkpoint")
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayResult:
-    """What a replay made.
+    """Result of a replay.
 
     Attributes:
         made: the new result.
-        identical: whether it has the bytes that the sidecar tells of; before they were signed, if they are.
-        original: the old result's place.
-        original_state: "the same", "another file" or "not there", against what the sidecar tells of.
+        identical: whether it has the checksum in the sidecar (for signed results, that before signing).
+        original: path of the original result.
+        original_state: result of `compare` for the original and the sidecar.
     """
 
     made: GenerateResult
@@ -39,7 +36,7 @@ class ReplayResult:
     original_state: str
 
     def summary(self) -> str:
-        """A few lines for a person to read."""
+        """A short summary for the user."""
         says = "byte for byte the result that the sidecar describes" if self.identical else "NOT the same bytes"
         beside = {
             "the same": f"{self.original} is the same file",
@@ -49,28 +46,19 @@ class ReplayResult:
         return f"{self.made.summary()}\nreplay: {says}; {beside}"
 
 
-def replay(
-    sidecar: Path,
-    output: Path | None = None,
-    *,
-    resume: bool = False,
-    pipeline: MimicMotionPipeline | None = None,
-    **places: Any,
-) -> Job[ReplayResult]:
-    """Make the result of a sidecar again, from the same inputs, settings and weights.
+def replay(sidecar: Path, output: Path | None = None, *, resume: bool = False, **places: Any) -> Job[ReplayResult]:
+    """Reproduce the result of a sidecar from the same inputs, settings and weights.
 
-    Other versions of packages are only noted, other inputs or weights refused.
+    Different inputs or weights are refused; different package versions are only noted.
 
     Args:
-        sidecar: OUTPUT.json that `generate` wrote.
+        sidecar: OUTPUT.json written by `generate`.
         output: the new result; None is OUTPUT-replay beside the sidecar.
         resume: continue an interrupted replay.
-        pipeline: a loaded model to use again.
-        places: where files of `MOVABLE` lie now, for those that are no longer where they were; an input that is not
-            there is looked for beside the sidecar.
+        places: new paths of files in `MOVABLE`. Missing inputs are also looked for beside the sidecar.
 
     Raises:
-        ConfigError: the file is no sidecar or of an older form; inputs or model are not those that it names.
+        ConfigError: the file is not a sidecar or is of another version, or inputs or model are not the recorded ones.
         InputError: as `generate`.
         OutputError: as `generate`.
     """
@@ -78,7 +66,7 @@ def replay(
     original = sidecar.with_suffix("")
     config = replay_config(facts, sidecar, output, resume, places)
     expected: Facts = {k: v for k, v in facts["origin"].items() if k != "settings"}
-    made = yield from generate(config, pipeline, expected=expected)
+    made = yield from generate(config, expected=expected)
     want = facts.get("unsigned_sha256") or facts["output_sha256"]
     return ReplayResult(
         made=made,
@@ -98,7 +86,7 @@ def compare(path: Path, want: str) -> str:
 def replay_config(
     facts: Facts, sidecar: Path, output: Path | None, resume: bool, places: dict[str, Any]
 ) -> GenerateConfig:
-    """The settings of a sidecar, with the places where things lie now.
+    """The settings of a sidecar, with the current paths of files.
 
     Raises:
         ConfigError: a setting is unknown to this version, or the new result would replace the old one.

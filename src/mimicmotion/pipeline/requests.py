@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
 from numpy import ndarray
 
 from mimicmotion.arrays import Frame
@@ -26,7 +25,7 @@ from mimicmotion.video.reader import RELEASED_FPS, open_video
 logger = logging.getLogger(__name__)
 
 
-def picture_array(image: Any) -> UInt8[ndarray, "height width 3"]:
+def picture_array(image: Any) -> Frame:
     """Convert a picture to an array. Accepts PIL pictures of any mode and uint8 arrays.
 
     Raises:

@@ -102,3 +102,7 @@ class DrivingOptions(Settings):
     def keeps_speed(self) -> bool:
         """Whether the movement has the same speed as in the video."""
         return self.tempo == 1.0 and self.sampling == "time"
+
+    def source_seconds(self, seconds: float) -> float:
+        """Seconds of the driving video that `seconds` of the result show."""
+        return seconds * self.tempo

@@ -234,9 +234,9 @@ def shoe(
         assets: the packed people.
         m: the body.
         material: its index.
-        height: of the shaft above the ankle, decimetres.
-        thick: distance from the skin.
-        sole: height of the sole.
+        height: height of the shaft above the ankle, decimetres.
+        thick: distance from the skin, decimetres.
+        sole: height of the sole, decimetres.
         pointed: how far the toe extends forward.
     """
     s = sheet(assets, "helper-tights")

@@ -275,7 +275,7 @@ def shade_floor(out, background, shadow, ambient, share, start, cell, eye, centr
         background: the same without the person.
         shadow: (cells, cells) share of the key light that is blocked, by z and x.
         ambient: (cells, cells) share of the ambient light that is blocked.
-        share: of the key light in the light on the floor.
+        share: share of the key light in the light on the floor.
         start: (2,) x and z of the first cell.
         cell: size of a cell.
         eye: (3,) position of the camera.

@@ -67,7 +67,7 @@ def make_figure(rng: Rng, assets: Assets, long_side: int) -> Figure:
     Args:
         rng: random generator.
         assets: the packed people.
-        long_side: of the frames in pixels, which sets the detail of textures and hair.
+        long_side: long side of the frames in pixels, which sets the detail of textures and hair.
     """
     genes = random_genes(rng, assets)
     vertices = shape_vertices(assets, genes)

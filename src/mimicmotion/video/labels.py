@@ -16,9 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import av
+import cv2
 import numpy as np
 from jaxtyping import Float32
 from numpy import ndarray
+from PIL import Image
 
 from mimicmotion.arrays import Frame
 from mimicmotion.errors import ConfigError, MediaError, OutputError
@@ -110,8 +113,6 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         MediaError: the file cannot be read.
     """
-    import av
-
     check_input_file(path, "a video or picture")
     with reading(path, "a video or picture", "check the path", MediaError), path.open("rb") as file:
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -148,9 +149,6 @@ def draw(frame: Frame) -> Frame:
 @functools.cache
 def _letters(short: int) -> Float32[ndarray, "height width"]:
     """The letters for a frame whose shorter side is `short` pixels, as opacity 0..1."""
-    import cv2
-    from PIL import Image
-
     mask = np.asarray(Image.open(find_asset("label/text.png")))
     scale = LETTERS * short / SMALLEST_LETTER
     size = tuple(max(1, round(side * scale)) for side in mask.shape[::-1])

@@ -42,7 +42,7 @@ def download(
         target: path of the file.
         endpoint: address of the hub or of a mirror.
         wanted: source of information -> sha256 of the file, if known; that of the hub is added.
-        size: of the file in bytes, if known.
+        size: size of the file in bytes, if known.
         revision: commit; None means the newest.
 
     Returns:
@@ -102,13 +102,13 @@ def download_file(
     """Download into `part`, resuming an earlier attempt; once verified, it is renamed to `target`.
 
     Args:
-        url: of the file.
+        url: address of the file.
         target: its final path.
         part: its path until then; it is discarded if it is longer than `size`, or if no checksum is known.
-        size: of the complete file in bytes, if known.
+        size: size of the complete file in bytes, if known.
         wanted: source of information -> sha256 of the file, if known.
         explain: converts a network error to one of this package, and raises it.
-        headers: of the request.
+        headers: headers of the request.
 
     Returns:
         sha256 of the file.

@@ -188,7 +188,7 @@ def download_sdist(sdist: Sdist, folder: Path, index: str | None = None) -> Path
 
     Args:
         sdist: the package.
-        folder: for the archive.
+        folder: folder for the archive.
         index: simple API of a package index (PEP 503, PEP 691); pip's if None.
 
     Raises:
@@ -323,7 +323,7 @@ def load_arrays(file: BinaryIO, name: str) -> dict[str, ndarray]:
 
     Args:
         file: the pickle, open for reading.
-        name: of the file, for errors.
+        name: name of the file, for error messages.
 
     Raises:
         WeightsError: the pickle contains anything but numeric arrays and dicts, or is damaged.

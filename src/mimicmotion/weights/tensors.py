@@ -110,7 +110,7 @@ def assign(module: nn.Module, tensors: Mapping[str, Tensor], target: Target, nam
         module: network on the meta device.
         tensors: its complete state.
         target: device and dtype.
-        name: of the network, for errors.
+        name: name of the network, for error messages.
 
     Raises:
         WeightsError: missing, unexpected or misshapen keys (listed), or a number that is not finite in the dtype.

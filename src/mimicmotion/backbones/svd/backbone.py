@@ -18,14 +18,13 @@ from mimicmotion.backbones.svd.checkpoint import Components, load_components, sa
 from mimicmotion.backbones.svd.conditioning import ConditionedUNet, Conditioning, encode_warped
 from mimicmotion.backbones.svd.decode import decode_frames, decode_stream
 from mimicmotion.backbones.svd.execution.deep_features import BlockCache
-from mimicmotion.backbones.svd.execution.levels import plan_execution
+from mimicmotion.backbones.svd.execution.levels import plan_execution, recovering
 from mimicmotion.backbones.svd.execution.memory import weight_bytes
 from mimicmotion.backbones.svd.execution.offload import Parked, ParkedBlocks, blocks_of
 from mimicmotion.backbones.svd.execution.options import Execution
 from mimicmotion.backbones.svd.execution.plan import ExecutionPlan
 from mimicmotion.backbones.svd.execution.predict import NETWORKS, Predictor, Workload
 from mimicmotion.backbones.svd.execution.quantize import quantize_weights, quantized
-from mimicmotion.backbones.svd.execution.recover import recovering
 from mimicmotion.backbones.svd.image_encoder import image_embedding
 from mimicmotion.backbones.svd.pose_features import encode_poses, to_unit
 from mimicmotion.backbones.svd.posenet import PoseNet

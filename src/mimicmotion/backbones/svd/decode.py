@@ -12,6 +12,7 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 from torch import Tensor
 
+from mimicmotion.arrays import Frame
 from mimicmotion.backbones.svd.vae import Autoencoder
 from mimicmotion.diffusion.sampling import check_finite
 from mimicmotion.errors import ConfigError
@@ -140,7 +141,7 @@ def decode_stream(
     mode: DecodeMode = "blend",
     decode: DecodeClip | None = None,
     finish: Callable[[Iterator[Tensor]], Iterator[Tensor]] | None = None,
-) -> Iterator[UInt8[ndarray, "height width 3"]]:
+) -> Iterator[Frame]:
     """Decode latents to RGB frames one by one; arguments as for `decode_float`.
 
     `finish` post-processes decoded frames before they are converted to uint8 (see `tiny.detail.add_detail`).

@@ -45,12 +45,12 @@ class PrepareResult:
     """Result of a preparation.
 
     Attributes:
-        output: the folder of the shards.
-        totals: as in report.json under "summary".
-        shards: tar files.
-        unused: files that could not be read or are duplicates, one sentence each.
+        output: folder of the shards.
+        totals: content of report.json under "summary".
+        shards: number of tar files.
+        unused: a sentence for each file that could not be read or is a duplicate.
         fresh: False if everything already existed.
-        seconds: per stage.
+        seconds: seconds per stage.
     """
 
     output: Path

@@ -33,7 +33,7 @@ class SceneMeasures:
     """Measurements of one scene; positions in pixels of the video.
 
     Attributes:
-        poses: of the tracked person, one per frame.
+        poses: poses of the tracked person, one per frame.
         people: number of people in frames `COUNT_EVERY` seconds apart.
         sharpness: variance of the Laplacian of the person's brightness (0..255) at the stored size; NaN: no person.
         change: mean difference (0..255) of the person's box from `CHANGE_OVER` seconds earlier; NaN at the start.
@@ -63,13 +63,13 @@ def measure_scene(
     """Estimate the poses in the frames of a scene (or use known ones), and measure each frame with its pose.
 
     Args:
-        frames: of the scene, RGB.
+        frames: RGB frames of the scene.
         num_frames: number of frames.
-        size: (height, width) of each.
-        fps: their rate.
+        size: (height, width) of the frames.
+        fps: frame rate.
         scale: stored pixels per pixel of the frame, for the sharpness.
-        estimator: for poses, and to count people.
-        known: the poses, if they are known.
+        estimator: estimates poses and counts people.
+        known: poses, if they are known.
 
     Yields:
         Numbers of further frames done.

@@ -21,8 +21,8 @@ class Sample:
     """A clip with its reference picture, all of one size (height, width) and one crop.
 
     Attributes:
-        number: of the sample, which with the seed determines everything in it.
-        key: of the record with the driving frames.
+        number: number of the sample, which together with the seed determines everything in it.
+        key: key of the record with the driving frames.
         frames: RGB frames of the slots; None if latents are given.
         latents: latents of the slots (mode of the VAE's posterior, not scaled); None if frames are given.
         reference: RGB reference picture.

@@ -113,11 +113,11 @@ class Shards:
     """The records of one split, in the order of the index. Picklable; safe in processes and threads.
 
     Attributes:
-        storage: of the shards.
+        storage: storage of the shards.
         split: train or val.
         size: (height, width) of all frames.
         store: how frames are stored: png, jpeg or video.
-        settings: with which the records were made.
+        settings: settings with which the records were made.
         digest: identity of the data: sha256 over the checksums of the shards of this split.
         keys: key of each record.
         num_frames: number of frames of each record.

@@ -99,7 +99,7 @@ class ShardPlan:
 
     Attributes:
         split: train or val.
-        number: of the shard within its split, from 0.
+        number: number of the shard within its split, from 0.
         items: arguments of `make_records`: plain data, paths or dataclasses.
     """
 
@@ -150,10 +150,10 @@ def write_shards(
     interruptions.
 
     Args:
-        folder: of the shards.
-        plan: the shards.
-        make_records: item to its records (possibly none); must be deterministic, and picklable with several
-            processes: a module's function, or `functools.partial` of one.
+        folder: folder of the shards.
+        plan: planned shards.
+        make_records: returns the records of an item (possibly none). Must be deterministic and, with several
+        processes, picklable: a function of a module, or a `functools.partial` of one.
         shared: size, store and settings.
         processes: number of processes; 1 uses this process.
         stage: name of the stage in progress reports, which count items, including those of reused shards.
@@ -270,14 +270,14 @@ def _existing(path: Path, plan: ShardPlan, shared: ShardSettings) -> ShardEntry 
     try:
         head = read_head(path, scan_tar(path))
     except MediaError as e:
-        logger.warning("%s: rewriting it", e.got)
+        logger.warning("%s; rewriting it", e.got)
         return None
     made_from, wanted = head.pop("plan", None), canonical(shared.head(plan.split))
     if canonical(head) != wanted:
         got = f"{path} was made with {head.get('settings')}, size {head.get('size')}, store {head.get('store')}"
         raise OutputError(got, wanted, "choose another folder, or delete this one")
     if made_from != plan.digest():
-        logger.info("%s holds other items than planned: rewriting it", path)
+        logger.info("%s holds other items than planned; rewriting it", path)
         return None
     return scan_shard(path)[1]
 

@@ -44,9 +44,9 @@ class FrameMean:
     """Mean of a number per frame over all frames; NaN without frames.
 
     Args:
-        name: of the mean.
-        values: the numbers.
-        finish: applied to their mean.
+        name: name of the result.
+        values: computes the numbers.
+        finish: function applied to their mean.
     """
 
     def __init__(self, name: str, values: FrameNumbers, finish: Callable[[float], float] = float) -> None:
@@ -105,7 +105,7 @@ def lpips_mean(network: Lpips, *, field: bool = False) -> FrameMean:
     """Mean LPIPS over frames.
 
     Args:
-        network: from `load_lpips`.
+        network: network returned by `load_lpips`.
         field: pass pictures in 0..1, as widespread code does, although the network was trained on -1..1.
     """
     from mimicmotion.evaluation.metrics.lpips import lpips

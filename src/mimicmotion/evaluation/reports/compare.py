@@ -32,10 +32,10 @@ class Entry:
     """One method of one source.
 
     Attributes:
-        method: its name.
-        source: the report, table or publication.
-        cells: metric -> number; without an interval if none is known.
-        published: whether the numbers are quoted.
+        method: name of the method.
+        source: report, table or publication.
+        cells: metric to number, without an interval if it is unknown.
+        published: whether the numbers are quoted from a publication.
     """
 
     method: str
@@ -57,12 +57,12 @@ def compare(sources: Sequence[str], *, with_published: bool = True, metrics: Seq
     """Read all sources.
 
     Args:
-        sources: PATH or NAME=PATH each: folders of reports, summary.json, or CSV files.
-        with_published: add the paper's numbers, labelled.
-        metrics: only these, in this order; default all.
+        sources: folders of reports, summary.json or CSV files, each as PATH or NAME=PATH.
+        with_published: add the numbers of the paper, labelled as such.
+        metrics: metrics to show, in this order; by default all.
 
     Raises:
-        InputError: a source cannot be read, has no numbers, two have one name, or a metric is in none.
+        InputError: a source cannot be read or has no numbers, two have the same name, or a metric is unknown.
     """
     entries: list[Entry] = []
     conditions: dict[str, dict[str, Any]] = {}

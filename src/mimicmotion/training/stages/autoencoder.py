@@ -47,7 +47,7 @@ def patch_basis(
         patch: side of a patch in pixels.
         components: number of components.
         samples: number of frames, with 16 patches each.
-        seed: of the choice of patches.
+        seed: seed of the choice of patches.
     """
     rng = np.random.default_rng([seed, 7])
     (h, w), lengths = shards.size, np.asarray(shards.num_frames)
@@ -86,8 +86,8 @@ class Clips(NamedTuple):
     """A batch of clips of consecutive frames.
 
     Attributes:
-        numbers: of the samples.
-        keys: of their records.
+        numbers: sample numbers.
+        keys: keys of their records.
         frames: RGB bytes.
     """
 
@@ -119,7 +119,7 @@ class AutoencoderTask(Task):
     """The autoencoder with its data and loss.
 
     Args:
-        config: of the run, stage `autoencoder`.
+        config: settings of a run with stage `autoencoder`.
 
     Raises:
         ConfigError: clips longer than the records, or frames whose size is not a multiple of the patch size.
