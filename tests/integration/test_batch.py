@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -100,20 +97,8 @@ def test_a_terminated_batch_keeps_its_jobs_states(shared_settings: dict[str, Any
     settings = shared_settings | {"num_inference_steps": 1000, "save_every": 1}
     path = write_jobs(tmp_path / "jobs.yaml", settings, {"output": "long.mp4"})
     state = state_path(Path("long.mp4"))
-
-    def terminate() -> None:
-        while not ended.wait(0.05):
-            if any(state.glob("step-*")):
-                os.kill(os.getpid(), signal.SIGTERM)
-                return
-
-    ended, sender = threading.Event(), threading.Thread(target=terminate)
-    sender.start()
-    try:
+    with dying.terminated_when(lambda: any(state.glob("step-*"))):
         assert cli.main(["batch", str(path)]) == 130
-    finally:
-        ended.set()
-        sender.join()
     assert any(state.glob("step-*"))
 
 

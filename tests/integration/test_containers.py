@@ -84,6 +84,7 @@ def built(tmp_path: Path, device: str) -> list[list[str]]:
     return [line.split() for line in calls.read_text().splitlines()]
 
 
+@pytest.mark.slow  # makes two wheels
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_its_commands_run(device: str, tmp_path: Path) -> None:
     calls = built(tmp_path, device)

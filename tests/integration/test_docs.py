@@ -197,7 +197,7 @@ def prepare(argv: list[str], folder: Path) -> None:
     if "--detector" in argv and not (folder / "yolox_l.onnx").exists():
         pytest.skip("needs networks of DWPose's form, which no package ships (set MIMICMOTION_SHARED)")
     if argv[0] == "generate" and "--config" not in argv:
-        put(argv, num_inference_steps="2", duration="0.2")
+        put(argv, num_inference_steps="1", duration="0.2")
     if argv[:2] == ["weights", "convert"] and (folder / argv[argv.index("-o") + 1]).exists():
         shutil.rmtree(folder / argv[argv.index("-o") + 1])
     if "published" in argv and argv[0] == "generate" and not (folder / "published").exists():

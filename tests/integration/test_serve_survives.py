@@ -87,6 +87,7 @@ def test_a_stopped_service_saves_the_state_and_goes_on(tmp_path: Path, plain: di
         assert results(service, {0: service.submit(seed=1, num_inference_steps=STEPS)}, tmp_path)[0] == plain[1]
 
 
+@pytest.mark.slow
 def test_a_job_accepted_but_not_queued_yet_is_found(tmp_path: Path, plain: dict[int, bytes]) -> None:
     with Service(tmp_path) as service:
         job = service.submit(seed=0, num_inference_steps=STEPS)
@@ -97,6 +98,7 @@ def test_a_job_accepted_but_not_queued_yet_is_found(tmp_path: Path, plain: dict[
         assert results(service, {0: job}, tmp_path)[0] == plain[0]
 
 
+@pytest.mark.slow
 def test_a_job_that_kills_its_worker_fails_at_last(tmp_path: Path) -> None:
     with Service(tmp_path) as service:
         job = service.submit(num_inference_steps=1000)
@@ -171,6 +173,7 @@ def run_postgres(tools: Path, data: Path, user: str | None) -> Iterator[str]:
         server.wait()
 
 
+@pytest.mark.slow
 def test_machines_that_share_a_database_share_the_work(postgres: str, tmp_path: Path, plain: dict[int, bytes]) -> None:
     shared = ("--database", postgres)
     with Service(tmp_path, *shared, "--name", "one") as one, Service(tmp_path, *shared, "--name", "two") as two:
