@@ -29,7 +29,7 @@ from http_server import serving
 from mimicmotion.study.votes import VoteStore
 from study_clips import ServedStudy, build, result_folders
 
-KILLS = [2, pytest.param(20, marks=pytest.mark.slow)]
+KILLS = [1, pytest.param(20, marks=pytest.mark.slow)]
 CLIENTS = 50
 BODY = random.Random(0).randbytes(30_000_000)
 """Several of the pieces of 10 MB in which huggingface_hub writes."""

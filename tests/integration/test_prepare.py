@@ -227,7 +227,7 @@ def test_killed_and_restarted_gives_the_same_bytes(
     made: tuple[Path, PrepareResult], videos: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "shards"
-    process = run(videos, output, tmp_path / "cache", 2)
+    process = run(videos, output, tmp_path / "cache", 1)
     while not list((output / ".work").glob("scenes-*.npz")) and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)

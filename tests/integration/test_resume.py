@@ -145,7 +145,7 @@ def test_begun_by_one_process_finished_by_two(tmp_path: Path) -> None:
     assert_same(checkpoints(tmp_path / "both")[-1], want, 1e-6)
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, 2), (1, 2), (2, 1)])
+@pytest.mark.parametrize(("before", "after"), [pytest.param(2, 2, marks=pytest.mark.slow), (1, 2), (2, 1)])
 def test_sharded_weights_are_the_same_training(before: int, after: int, tmp_path: Path) -> None:
     want = train_alone(recipe(tmp_path / "one", optim={"batch": 4}))
     config = {n: recipe(tmp_path / "sharded", optim={"batch": 4 // n}) for n in (1, 2)}
