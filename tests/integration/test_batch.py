@@ -183,7 +183,7 @@ def test_a_batch_by_a_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert Path("a.mp4").is_file()
         assert len(service.client.list()) == 1  # sent again, it is the same job
         write_jobs(config.jobs, shared, {"output": "a.webm"})
-        with pytest.raises(ConfigError, match=r"ends in \.mp4"):
+        with pytest.raises(ConfigError, match=r"ending in \.mp4"):
             finish(batch(config))
     finally:
         service.stop()
