@@ -33,7 +33,7 @@ HARMLESS = (
     "optim.batch",  # the batch of all processes together is compared instead
     "optim.accumulation",
     "optim.ema_on_cpu",
-    "autoencoder",  # of a single stage, and part of its task's identity
+    "autoencoder",  # used by one stage only, and part of its task's identity
     "detail",
     "warp",
     "gradient_checkpointing",

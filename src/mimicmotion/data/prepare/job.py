@@ -230,7 +230,7 @@ class _Preparation:
                 "at least one",
                 f"see {config.output / PAGE} and change the thresholds",
             )
-        for path in shard_files(config.output):  # of an earlier, larger set of videos
+        for path in shard_files(config.output):  # left by an earlier, larger set of videos
             if path.name not in {p.name for p in plan}:
                 logger.info("deleting %s, which is no longer part of the set", path)
                 with writing(path):
