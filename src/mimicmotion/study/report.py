@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from mimicmotion.runtime.files import writing
+from mimicmotion.runtime.files import write_json, write_text, writing
 from mimicmotion.runtime.run_folder import atomic_folder
 from mimicmotion.settings.study import Exclusion
 from mimicmotion.study.analyse import Analysis, analyse_votes
 from mimicmotion.study.folder import load_key, load_study
 from mimicmotion.study.votes import load_votes
-from mimicmotion.tables import Section, Table, markdown_page, write_csv, write_json, write_text
+from mimicmotion.tables import Section, Table, markdown_page, write_csv
 
 
 def analyse(

@@ -29,11 +29,10 @@ from mimicmotion.data.shards.index import INDEX, shard_files
 from mimicmotion.data.shards.writing import ShardSettings, write_shards
 from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.pose.estimators.open import find_estimator
-from mimicmotion.runtime.files import check_writable, sha256_file, writing
+from mimicmotion.runtime.files import check_writable, sha256_file, write_json, writing
 from mimicmotion.runtime.progress import Job, Progress, Stopwatch
 from mimicmotion.runtime.threads import cores
 from mimicmotion.settings.prepare import PrepareConfig, result_settings
-from mimicmotion.tables import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +115,7 @@ class _Preparation:
         if (finished := self._finished(stamp)) is not None:
             return finished
         (self.work / _DONE).unlink(missing_ok=True)
-        _save_json(self.work / _SETTINGS, settings)
+        write_json(self.work / _SETTINGS, settings)
         find_estimator(config)  # fails before the long work if anything is missing
         reports = yield from self._look(files)
         shared = ShardSettings(size=config.size, store=config.store, settings=settings)
@@ -133,7 +132,7 @@ class _Preparation:
             facts[name] = old if old is not None and old[:2] == state else [*state, sha256_file(path)]
             yield Progress("files", i + 1, len(names))
         if facts != known:
-            _save_json(self.work / _FILES, facts)
+            write_json(self.work / _FILES, facts)
         return [SourceVideo(name, facts[name][2]) for name in names]
 
     def _finished(self, stamp: str) -> PrepareResult | None:
@@ -238,7 +237,7 @@ class _Preparation:
         make = functools.partial(make_records, config)
         written = yield from write_shards(config.output, plan, make, shared, processes=self.processes)
         totals, sizes = count(reports, config), self._shard_sizes()
-        _save_json(self.work / _DONE, {"stamp": stamp, "shards": sizes, "totals": totals, "unused": unused})
+        write_json(self.work / _DONE, {"stamp": stamp, "shards": sizes, "totals": totals, "unused": unused})
         return PrepareResult(config.output, totals, written.shards, unused, True, {})
 
 
@@ -262,10 +261,6 @@ def _check_settings(config: PrepareConfig, settings: dict[str, Any], work: Path)
         "the same settings, or a new folder",
         "choose another folder, or use --overwrite to replace the shards (measurements are reused)",
     )
-
-
-def _save_json(path: Path, data: Any) -> None:
-    write_text(path, json.dumps(data, indent=1))
 
 
 def _load_json(path: Path) -> Any:

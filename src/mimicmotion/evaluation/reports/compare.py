@@ -11,8 +11,9 @@ from typing import Any
 from mimicmotion.errors import InputError
 from mimicmotion.evaluation.metrics.intervals import Interval
 from mimicmotion.evaluation.results import load_results
+from mimicmotion.runtime.files import write_text
 from mimicmotion.settings.metrics import METRICS, describe
-from mimicmotion.tables import Section, Table, html_page, markdown_page, write_csv, write_text
+from mimicmotion.tables import Section, Table, html_page, markdown_page, write_csv
 
 FILES = ("compare.md", "compare.tex", "compare.html", "compare.csv")
 PUBLISHED = "published, other implementation, do not compare across papers"

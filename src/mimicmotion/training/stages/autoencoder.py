@@ -23,8 +23,8 @@ from mimicmotion.backbones.tiny.build import autoencoder_config, init_with_pca
 from mimicmotion.data.shards.shards import Shards
 from mimicmotion.errors import ConfigError
 from mimicmotion.evaluation.metrics.pixels import decibel
+from mimicmotion.runtime.files import write_json
 from mimicmotion.settings.training import TrainConfig
-from mimicmotion.tables import write_json
 from mimicmotion.training.bundled import bundled_settings, contact_sheet, to_unit_tensor
 from mimicmotion.training.stages.shards import held_out_shards, training_shards
 from mimicmotion.training.task import StepResult, Task, Validation
