@@ -15,7 +15,6 @@ from typing import Any
 from mimicmotion.data.prepare.analysis import AnalysisCache, Survey, usable_scenes
 from mimicmotion.data.prepare.duplicates import near_duplicates
 from mimicmotion.data.prepare.plan import (
-    VIDEO_SUFFIXES,
     WORK,
     VideoReport,
     find_videos,
@@ -33,6 +32,7 @@ from mimicmotion.runtime.files import check_writable, sha256_file, write_json, w
 from mimicmotion.runtime.progress import Job, Progress, Stopwatch
 from mimicmotion.runtime.threads import cores
 from mimicmotion.settings.prepare import PrepareConfig, result_settings
+from mimicmotion.video.reader import READ_SUFFIXES
 
 logger = logging.getLogger(__name__)
 
@@ -169,7 +169,7 @@ class _Preparation:
         failures = yield from self._run(survey_step, todo, "scenes", {f.source: 1 for f in rest()})
         for f in rest():
             if f.source in failures:
-                named = Path(f.source).suffix.lower() in VIDEO_SUFFIXES
+                named = Path(f.source).suffix.lower() in READ_SUFFIXES
                 set_aside(f, "unreadable" if named else "no video", failures[f.source])
         surveys |= {f.source: known_survey(config, f) for f in rest()}
         left = rest()
