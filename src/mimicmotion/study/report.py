@@ -73,7 +73,7 @@ def markdown(analysis: Analysis) -> str:
         f"- repeated pairs answered alike: {analysis.consistency} (50 % if by chance)",
         f"- answers for the left side: {analysis.left}, p = {_number(analysis.left.p, '.2g')} (50 % is expected)",
         f"- agreement of the raters (Krippendorff's alpha): {_number(analysis.alpha, '.2f')}",
-        f"- raters left out: {len(raters) - len(analysis.kept)} of {len(raters)}; rule: {analysis.rule}",
+        f"- raters excluded: {len(raters) - len(analysis.kept)} of {len(raters)}; rule: {analysis.rule}",
     ]
     people = [
         [
@@ -87,7 +87,7 @@ def markdown(analysis: Analysis) -> str:
         for r in raters
     ]
     columns = ["rater", "code", "answers", "for ours", "left", "ties", "repeated alike", "catch pairs correct"]
-    columns += ["with the majority", "seconds", "left out"]
+    columns += ["with the majority", "seconds", "excluded"]
     sequences = sorted({s for p in preferences for s in p.sequences})
     counts = [
         [s, p.question, p.baseline, "{} of {}".format(*p.sequences[s])]
