@@ -25,7 +25,7 @@ MIN_EYES = 6.0
 SURE = 0.5
 """Least confidence of a face's five points."""
 
-# of the 68 points: eyes, nose tip, mouth corners; the person's right is on the left
+# indices into the 68 points: eyes, nose tip, mouth corners; the person's right is on the left
 _GROUPS = (slice(36, 42), slice(42, 48), slice(30, 31), slice(48, 49), slice(54, 55))
 
 Embeddings = Float32[ndarray, "frames dim"]
