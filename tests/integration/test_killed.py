@@ -69,7 +69,10 @@ def test_no_acknowledged_vote_is_lost(tmp_path: Path, kills: int) -> None:
         clients = [threading.Thread(target=take_part, args=(rater,)) for rater in acknowledged]
         for client in clients:
             client.start()
-        time.sleep(rng.uniform(0.2, 2))
+        before = sum(map(len, acknowledged.values()))
+        while sum(map(len, acknowledged.values())) == before:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 2))
         process.kill()
         assert process.wait() == -signal.SIGKILL
         for client in clients:
