@@ -119,10 +119,10 @@ def test_forms_of_the_file(form: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "no list of jobs"),
-        ("[]", "no list of jobs"),
-        ("[1]", "no list of jobs"),
-        ("{jobs: [], other: 1}", "no list of jobs"),
+        ("", "not a list of jobs"),
+        ("[]", "not a list of jobs"),
+        ("[1]", "not a list of jobs"),
+        ("{jobs: [], other: 1}", "not a list of jobs"),
         ("- {picture: p.png, video: v.mp4, output: a.mp4}\n- {picture: p.png, vidoe: v.mp4, output: b.mp4}", "job 2"),
         ("- {picture: p.png, video: v.mp4, output: a.mp4, sede: 1}", "did you mean seed"),
         ("[", "YAML"),
@@ -183,7 +183,7 @@ def test_a_batch_by_a_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert Path("a.mp4").is_file()
         assert len(service.client.list()) == 1  # sent again, it is the same job
         write_jobs(config.jobs, shared, {"output": "a.webm"})
-        with pytest.raises(ConfigError, match=r"ends in \.mp4"):
+        with pytest.raises(ConfigError, match=r"ending in \.mp4"):
             finish(batch(config))
     finally:
         service.stop()

@@ -67,9 +67,9 @@ def test_no_acknowledged_vote_is_lost(tmp_path: Path, kills: int) -> None:
                         acknowledged[rater] |= {v["id"] for v in votes}
 
         clients = [threading.Thread(target=take_part, args=(rater,)) for rater in acknowledged]
+        before = sum(map(len, acknowledged.values()))
         for client in clients:
             client.start()
-        before = sum(map(len, acknowledged.values()))
         while sum(map(len, acknowledged.values())) == before:
             time.sleep(0.01)
         time.sleep(rng.uniform(0, 2))

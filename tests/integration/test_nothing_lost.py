@@ -548,10 +548,10 @@ def test_replay_notes_other_versions(finished: GenerateConfig) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "no sidecar|Expecting value"),
-        ("{}", "no sidecar"),
-        (json.dumps({"settings": {}, "versions": {"mimicmotion": "0.1"}}), "no sidecar"),
-        (json.dumps({"format": outputs.FORMAT, "version": 99, "settings": {}}), "form 99"),
+        ("", "not the sidecar|Expecting value"),
+        ("{}", "not the sidecar"),
+        (json.dumps({"settings": {}, "versions": {"mimicmotion": "0.1"}}), "not the sidecar"),
+        (json.dumps({"format": outputs.FORMAT, "version": 99, "settings": {}}), "version 99"),
         (json.dumps({"format": outputs.FORMAT, "version": 1, "settings": {}}), "lacks origin, output_sha256"),
     ],
 )

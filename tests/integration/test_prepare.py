@@ -239,7 +239,7 @@ def test_killed_and_restarted_gives_the_same_bytes(
     process.send_signal(signal.SIGKILL)
     process.wait()
     # what the kill left half-written is no obstacle
-    (output / ".train-00000.dead.part.tar").write_bytes(b"half")
+    (output / ".train-00000.deadbeef.part.tar").write_bytes(b"half")
     result = finish(prepare(config(videos, output, processes=1)))
     assert shards(output) == shards(made[0])
     assert report(output) == report(made[0])

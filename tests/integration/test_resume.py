@@ -173,7 +173,7 @@ def test_machines_without_a_common_disk_do_not_average_different_weights(tmp_pat
     for rank in range(2):
         message = (tmp_path / "run" / f"error-{rank}").read_text()
         assert "step-00000008, seen by 1 of 2 processes" in message
-        assert "put 'run' on a disk that the machines share" in message
+        assert "put 'run' on a disk shared by all machines" in message
     assert checkpoints(tmp_path / "run")[-1].name == "step-00000008"
 
 

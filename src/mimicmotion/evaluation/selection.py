@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from mimicmotion.errors import InputError, WeightsError
+from mimicmotion.evaluation.cache import content_digest
 from mimicmotion.evaluation.metrics.lpips import Net, load_lpips
 from mimicmotion.evaluation.metrics.seams import has_sidecars
 from mimicmotion.evaluation.networks import features
 from mimicmotion.evaluation.networks.faces import FaceNetwork
 from mimicmotion.runtime.extras import install_command
-from mimicmotion.runtime.files import sha256_file
 from mimicmotion.settings.evaluation import EvaluateConfig
 from mimicmotion.settings.metrics import PLAIN
 
@@ -139,7 +138,7 @@ def _network(group: str, config: EvaluateConfig) -> MetricNetwork | None:
         load = partial(features.load_network, path, path.stem, length=length, **options)
     else:
         return None
-    return MetricNetwork(group, title, path, _digest(path), length, cache(load))
+    return MetricNetwork(group, title, path, content_digest(path, Path.is_file), length, cache(load))
 
 
 def _given(group: str, config: EvaluateConfig) -> Path:
@@ -148,11 +147,3 @@ def _given(group: str, config: EvaluateConfig) -> Path:
         fix = f"correct --{group}; no package index has this network"
         raise WeightsError(f"{path} does not exist", "the network's file", fix)
     return path
-
-
-def _digest(path: Path) -> str:
-    """sha256 of a file, or of the names and contents of all files of a folder."""
-    if path.is_file():
-        return sha256_file(path)
-    files = sorted(p for p in path.rglob("*") if p.is_file())
-    return hashlib.sha256("".join(f"{sha256_file(p)} {p.relative_to(path)}\n" for p in files).encode()).hexdigest()

@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 TINY_LIMITS = (
     "the bundled model is a small one for trying out: it was trained on rendered people at 224x128, so hands and "
-    "what the picture hides come out as rough shapes; use --model and --checkpoint for the real thing"
+    "what the picture hides come out as rough shapes; use --model and --checkpoint for full quality"
 )
 
 

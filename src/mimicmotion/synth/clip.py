@@ -37,7 +37,7 @@ class Truth:
         background: each frame without the person and their shadow.
         reference_clean: the reference without noise and compression.
         reference_mask: the person's share of its pixels.
-        reference_depth: its depth.
+        reference_depth: depth of the reference.
     """
 
     clean: UInt8[ndarray, "frames height width 3"]
@@ -59,7 +59,7 @@ class SynthClip:
         frames: the clip.
         poses: exact positions in pixels, confidence as a detector would give it.
         reference_frame: the person in another pose.
-        reference_pose: its pose, one frame.
+        reference_pose: pose in the reference frame, a single frame.
         visible: which points are inside the frame and not hidden, whatever their confidence.
         truth: further ground truth.
     """

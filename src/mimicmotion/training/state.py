@@ -222,7 +222,7 @@ def write_state(folder: Path, state: Mapping[str, Any], who: Mapping[str, Any]) 
 
 
 def read_identity(checkpoint: Path) -> dict[str, Any]:
-    """The identity that a checkpoint was written with.
+    """The identity recorded in a checkpoint.
 
     Raises:
         WeightsError: it is missing, damaged, or was written by another version of this package.

@@ -29,8 +29,8 @@ class VideoReader:
     """A video that can be iterated any number of times and is never entirely in memory.
 
     Args:
-        path: a video file (whatever FFmpeg reads), an animated GIF, WebP or APNG, a single picture, or a folder of
-            numbered pictures.
+        path: a video file (any format that FFmpeg reads), an animated GIF, WebP or APNG, a single picture, or a folder
+            of numbered pictures.
         folder_fps: frames per second of a folder of pictures.
 
     Attributes:

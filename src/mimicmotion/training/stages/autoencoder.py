@@ -22,6 +22,7 @@ from mimicmotion.backbones.svd.vae import Autoencoder
 from mimicmotion.backbones.tiny.build import autoencoder_config, init_with_pca
 from mimicmotion.data.shards.shards import Shards
 from mimicmotion.errors import ConfigError
+from mimicmotion.evaluation.metrics.pixels import decibel
 from mimicmotion.settings.training import TrainConfig
 from mimicmotion.tables import write_json
 from mimicmotion.training.bundled import bundled_settings, contact_sheet, to_unit_tensor
@@ -238,5 +239,4 @@ class AutoencoderTask(Task):
 
 def psnr(output: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"]) -> float:
     """Peak signal-to-noise ratio in dB of pictures in [-1, 1]."""
-    error = (output.float().clamp(-1, 1) - target).square().mean().item() / 4
-    return float(-10 * np.log10(max(error, 1e-10)))
+    return decibel((output.float().clamp(-1, 1) - target).square().mean().item() / 4)
