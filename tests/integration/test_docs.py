@@ -28,6 +28,7 @@ from evaluation_clips import folders
 from micro import micro_pipeline
 from mimicmotion import cli
 from mimicmotion.generate import batch
+from mimicmotion.pipeline import pipeline
 from mimicmotion.serve import app
 from mimicmotion.serve.tokens import Tokens
 from mimicmotion.settings import GenerateConfig, parse
@@ -37,7 +38,7 @@ from mimicmotion.video.reader import open_video
 from mimicmotion.video.writer import open_writer
 from mimicmotion.weights.registry import find_asset
 
-pytestmark = pytest.mark.usefixtures("bundled_once", "scenes_are_made_once")
+pytestmark = pytest.mark.usefixtures("small_model", "scenes_are_made_once")
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TRANSLATED = ROOT / "README.zh-CN.md"
@@ -90,6 +91,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory, shared_folder: Path) -> Pat
     for network in (shared_folder / "parity" / "tiny_dwpose").glob("*.onnx"):  # random weights
         shutil.copy(network, place / network.name)
     return place
+
+
+@pytest.fixture(scope="module")
+def small_model(folder: Path, bundled_once: None) -> Iterator[None]:
+    """In place of the bundled model, which other tests run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "find_asset", lambda _: folder / STAND_IN)
+        yield
 
 
 @pytest.fixture(scope="module")

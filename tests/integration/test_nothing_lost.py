@@ -699,10 +699,6 @@ def test_killed_while_frames_are_written(runner: Runner, job: GenerateConfig, co
     assert_complete(config, complete.config)
 
 
-def test_killed_at_random_moments(runner: Runner, job: GenerateConfig, complete: Complete) -> None:
-    kill_at_random(in_forks(runner), job, complete.config, complete.seconds, 1)
-
-
 @pytest.mark.slow
 def test_killed_at_many_random_moments(runner: Runner, job: GenerateConfig, complete: Complete) -> None:
     kill_at_random(in_forks(runner), job, complete.config, complete.seconds, 24)

@@ -295,6 +295,7 @@ def test_a_file_that_kills_its_process_is_named(tmp_path: Path) -> None:
     assert "crashes the process" in problems["b.mp4"]
 
 
+@pytest.mark.slow
 def test_real_videos(shared: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     place = tmp_path / "videos"
     place.mkdir()
