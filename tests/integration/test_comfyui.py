@@ -25,7 +25,7 @@ from mimicmotion.weights.registry import find_asset
 from scripts_of_repository import load
 
 pytestmark = pytest.mark.usefixtures("bundled_once")
-FRAMES = 4
+FRAMES = 3
 SHORT = {"duration": FRAMES / 15, "num_inference_steps": 2}
 MADE = {"seed": "INT", "speed": "COMBO", "num_inference_steps": "INT"}
 NUMBERS = {"fps": "FLOAT", "start": "FLOAT", "duration": "FLOAT", "tempo": "FLOAT", "video_fps": "FLOAT"}

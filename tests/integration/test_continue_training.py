@@ -106,6 +106,7 @@ def test_a_correct_loop_does_not_harm_the_bundled_model_and_a_wrong_one_does(peo
     assert wrong > max(0.3, 4 * right)
 
 
+@pytest.mark.slow
 def test_one_clip_is_learned_by_heart(tmp_path: Path) -> None:
     config = micro_config(
         tmp_path,

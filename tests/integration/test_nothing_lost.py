@@ -637,10 +637,11 @@ def assert_complete(config: GenerateConfig, whole: GenerateConfig) -> None:
     assert left_over(config) == ["result-side-by-side.mp4", "result.mp4", "result.mp4.json"]
 
 
-def kill_before_operations(runner: Runner, job: GenerateConfig, complete: Complete, share: float) -> None:
+@pytest.mark.slow
+def test_killed_before_any_operation_on_files(runner: Runner, job: GenerateConfig, complete: Complete) -> None:
     count = complete.operations
     random.seed(3)
-    for n in sorted(random.sample(range(count), max(2, round(share * count)))):
+    for n in range(count):
         config = fresh(job, n)
         assert runner(config, at=n)["code"] == -signal.SIGKILL
         second = runner(again(config), at=random.randrange(count))  # and killed again on the way
@@ -648,15 +649,6 @@ def kill_before_operations(runner: Runner, job: GenerateConfig, complete: Comple
         last = runner(again(config))
         assert (last["code"], last["error"]) == (0, ""), n
         assert_complete(config, complete.config)
-
-
-def test_killed_before_some_operation_on_files(runner: Runner, job: GenerateConfig, complete: Complete) -> None:
-    kill_before_operations(runner, job, complete, 0.01)
-
-
-@pytest.mark.slow
-def test_killed_before_any_operation_on_files(runner: Runner, job: GenerateConfig, complete: Complete) -> None:
-    kill_before_operations(runner, job, complete, 1.0)
 
 
 Run = Callable[[GenerateConfig, float | None], int]
@@ -697,10 +689,6 @@ def test_killed_while_frames_are_written(runner: Runner, job: GenerateConfig, co
     assert facts["files"]["step"]["name"].startswith(f"step-{FEW:05d}")
     assert runner(again(config))["code"] == 0
     assert_complete(config, complete.config)
-
-
-def test_killed_at_random_moments(runner: Runner, job: GenerateConfig, complete: Complete) -> None:
-    kill_at_random(in_forks(runner), job, complete.config, complete.seconds, 1)
 
 
 @pytest.mark.slow

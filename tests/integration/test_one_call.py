@@ -26,7 +26,7 @@ from mimicmotion.weights.registry import find_asset
 pytestmark = [pytest.mark.whole, pytest.mark.usefixtures("bundled_once")]
 
 PICTURE, VIDEO = find_asset("demo/person.png"), find_asset("demo/driving.mp4")
-FRAMES = 4
+FRAMES = 3
 Made = tuple[Any, list[Progress]]
 SHORT = {"duration": FRAMES / 15, "num_inference_steps": 2}
 

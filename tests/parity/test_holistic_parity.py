@@ -13,7 +13,7 @@ from numpy import ndarray
 
 from mimicmotion.pose.estimators.holistic import HolisticEstimator, HolisticPoints
 
-FAST = 2  # golden frames a clip in the plain run; all of them in the slow one
+FAST = 1  # golden frames a clip in the plain run; all of them in the slow one
 LIMITS = {"body": 3.0, "left_hand": 1.0, "right_hand": 1.0, "face": 1.0}
 NETWORKS = (
     "pose_detection",

@@ -36,6 +36,7 @@ def sums(folder: Path) -> dict[str, str]:
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
 
 
+@pytest.mark.whole
 def test_records_are_the_rendered_clips(tmp_path: Path) -> None:
     written = finish(render(tmp_path, 3, first_seed=4, held_out=1)).written
     assert written.records == {"train": 3, "val": 1}

@@ -21,6 +21,7 @@ from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.settings import FusionConfig, SamplingSettings
 
+pytestmark = pytest.mark.whole
 IMAGE, POSES, REFERENCE = random_frames(0, 32, 32, 3), random_frames(1, 9, 32, 32, 3), random_frames(2, 32, 32, 3)
 TWO = torch.full((3,), 2.0, dtype=torch.float64)
 LEVELS = explicit_sigmas([100, 50, 20, 5, 1, 0.1, 0])

@@ -163,6 +163,7 @@ def test_followed_person_stays_the_same(balance: list[ndarray]) -> None:
     assert np.abs(np.diff(pose.xy[:, kp.NECK], axis=0)).max() < 10
 
 
+@pytest.mark.whole
 def test_static_mode_does_not_depend_on_the_order(balance: list[ndarray]) -> None:
     estimator = HolisticEstimator(threads=1, static=True)
     forward, backward = estimator.estimate(balance), estimator.estimate(balance[::-1])
@@ -243,6 +244,7 @@ def test_the_lost_one_is_waited_for(estimator: HolisticEstimator) -> None:
     assert HolisticEstimator(person=0, threads=1)._choose([other], long_ago) is None
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("person", [1, (165.0, 240.0), (100.0, 100.0, 240.0, 460.0)])
 def test_the_chosen_person_is_waited_for(person: Person) -> None:
     """The woman is there from the start; the man on the left, who is chosen, comes in the third frame."""

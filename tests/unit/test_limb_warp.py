@@ -80,6 +80,7 @@ def test_nothing_moves_if_the_pose_stays(clip: SynthClip) -> None:
     assert np.abs(still.astype(int) - clip.reference_frame).mean() < 4
 
 
+@pytest.mark.whole
 def test_the_warp_beats_the_still_picture_where_things_move() -> None:
     gains = []
     for seed in (10_000_001, 10_000_005, 10_000_011):

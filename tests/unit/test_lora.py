@@ -135,6 +135,7 @@ def test_layers_of_any_class_and_number_format() -> None:
     torch.testing.assert_close(out, base + added.to(torch.bfloat16), rtol=2**-7, atol=2**-7)  # rounded to bfloat16
 
 
+@pytest.mark.whole
 def test_exported_folder_needs_no_lora_and_peft_reads_the_adapter(tmp_path: Path) -> None:
     import peft
 

@@ -103,6 +103,7 @@ def test_recordings_move_within_reach(shared, name: str) -> None:  # type: ignor
     assert clip.frames.std() > 5
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("motion", ["raise", "wave", "squat"])
 def test_poses_of_a_video_become_a_motion(motion: str) -> None:
     """Lifted from exact poses seen from the front, wrists and hips move as they did."""

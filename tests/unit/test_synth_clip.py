@@ -183,6 +183,7 @@ def test_more_samples_smooth_the_edges() -> None:
     assert 0 < np.abs(fine - coarse).mean() < 6
 
 
+@pytest.mark.whole
 def test_people_are_varied() -> None:
     means = np.stack([render_clip(s, 1, (48, 32)).frames[0].mean((0, 1)) for s in range(5)])
     assert means.std(0).min() > 15

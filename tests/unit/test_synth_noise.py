@@ -22,8 +22,12 @@ HANDS = ((LEFT_HAND, L_WRIST), (RIGHT_HAND, R_WRIST))
 
 
 @functools.cache
+def rendered(seed: int) -> PoseSequence:
+    return render_clip(seed, 15, (80, 48)).poses.scaled((448, 256))
+
+
 def exact() -> list[PoseSequence]:
-    return [render_clip(seed, 15, (80, 48)).poses.scaled((448, 256)) for seed in range(CLIPS)]
+    return [rendered(seed) for seed in range(CLIPS)]
 
 
 @functools.cache
@@ -105,7 +109,7 @@ def test_one_score_for_a_part_or_one_for_each_point() -> None:
 @settings(max_examples=25)
 @given(st.integers(0, 1000), st.floats(0, 3), st.integers(1, 20))
 def test_noise_keeps_the_layout(seed: int, strength: float, n: int) -> None:
-    poses = exact()[seed % CLIPS][:n]
+    poses = rendered(seed % 3)[:n]
     noisy = perturb_poses(poses, seed, strength)
     assert noisy.xy.shape == poses.xy.shape
     assert noisy.size == poses.size
@@ -120,13 +124,16 @@ def test_noise_keeps_the_layout(seed: int, strength: float, n: int) -> None:
 
 
 def test_noise_grows_with_strength() -> None:
-    poses = exact()[0]
+    poses = rendered(0)
     noisy = [[perturb_poses(poses, s, k) for s in range(20)] for k in (0.3, 1.0, 3.0)]
     error = [np.mean([measures.spread(p.xy - poses.xy) for p in same]) for same in noisy]
     assert 2 * error[0] < error[1] < error[2] / 2
     lost = []
     for k in (0.3, 1.0, 3.0):
-        noisy = [(perturb_poses(p, s, k).confidence, p.confidence > 0) for s, p in enumerate(exact() * 4)]
+        noisy = [
+            (perturb_poses(p, s, k).confidence, p.confidence > 0)
+            for s, p in enumerate([rendered(i) for i in range(4)] * 10)
+        ]
         lost.append(np.mean([(c[:, 92:] == 0)[seen[:, 92:]].mean() for c, seen in noisy if seen[:, 92:].any()]))
     assert 0 < lost[0] < lost[1] < lost[2] < 0.6
     with pytest.raises(InputError, match="strength"):
@@ -136,7 +143,7 @@ def test_noise_grows_with_strength() -> None:
 
 
 def test_little_noise_is_little() -> None:
-    poses = exact()[3]
+    poses = rendered(3)
     noisy = perturb_poses(poses, 5, 1e-6)
     np.testing.assert_allclose(noisy.xy, poses.xy, atol=1e-3)
     inside = noisy.confidence > 0
@@ -178,6 +185,7 @@ def test_faults(name: str) -> None:
     assert np.isfinite(xy).all()
 
 
+@pytest.mark.slow  # guards the fit, from which a table of the documentation is made
 def test_faults_are_as_frequent_as_the_fit_says() -> None:
     clips, strength = exact() * ROUNDS, 3.0  # a second each
     with mock.patch.object(noise, "_fault", wraps=noise._fault) as fault:
@@ -222,7 +230,7 @@ def test_persistence_is_measured_as_it_is_made(still: float, time: float) -> Non
 
 def test_odd_poses() -> None:
     """Nobody seen, one frame, no rate: as exact poses as any."""
-    poses = exact()[1]
+    poses = rendered(1)
     nobody = dataclasses.replace(poses, confidence=np.zeros_like(poses.confidence))
     assert not perturb_poses(nobody, 1).confidence.any()
     assert len(perturb_poses(poses[:0], 1)) == 0

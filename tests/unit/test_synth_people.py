@@ -155,6 +155,7 @@ def test_view_puts_the_person_where_it_is_asked(assets: Assets) -> None:
         np.testing.assert_allclose(moved[:2], foot[:2] - (5, -3), atol=1e-6)
 
 
+@pytest.mark.whole
 def test_flow_leads_to_the_same_place_of_the_reference() -> None:
     """The reference, fetched along the flow, is the frame, but for the light that changes with the pose."""
     seen_share = []
@@ -191,6 +192,7 @@ def test_mask_depth_and_background_agree() -> None:
             assert truth.mask[k, y, x] == 255
 
 
+@pytest.mark.whole
 def test_noise_and_compression_are_all_that_frames_and_clean_frames_differ_by() -> None:
     worst = []
     for seed in range(4):
