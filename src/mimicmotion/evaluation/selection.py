@@ -68,6 +68,7 @@ def select_metrics(config: EvaluateConfig) -> Selection:
         InputError: a requested metric cannot be computed with these settings or packages.
     """
     asked = config.metrics is not None
+    needed = set(config.metrics or (["identity"] if config.references else []))
     wanted = list(dict.fromkeys(config.metrics or _default(config)))
     if config.poses and "poses" not in wanted:
         wanted.append("poses")
@@ -76,7 +77,7 @@ def select_metrics(config: EvaluateConfig) -> Selection:
         try:
             network = _network(group, config)
         except (WeightsError, InputError) as e:
-            if asked:
+            if group in needed:
                 raise
             notes.append(f"{group} is not computed: {e.got}; {e.fix}")
             continue
@@ -91,7 +92,8 @@ def select_metrics(config: EvaluateConfig) -> Selection:
 
 
 def _default(config: EvaluateConfig) -> list[str]:
-    given = [g for g in (*BY_PATH, "identity") if _path(g, config) is not None]
+    given = [g for g in BY_PATH if _path(g, config) is not None]
+    given += ["identity"] if config.references or _path("identity", config) else []
     known = config.borders or config.segment_frames or any(map(has_sidecars, config.generated.values()))
     lpips = "lpips-vgg" if config.convention == "field" else "lpips"
     return [*PLAIN, *(["seams"] if known else []), lpips, "fvd", *given]
