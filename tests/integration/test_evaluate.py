@@ -407,6 +407,8 @@ def test_a_face_network_that_is_missing_or_none(tmp_path: Path) -> None:
         run(**gone | {"metrics": ["identity"]})
     with pytest.raises(WeightsError, match="fetch faces"):
         run(**settings | {"metrics": ["identity"]})
+    with pytest.raises(WeightsError, match="fetch faces"):
+        run(**settings | {"metrics": None, "references": tmp_path / "references"})
     wrong = settings | {"identity": quarters_network(tmp_path / "face.onnx", 16), "metrics": ["psnr", "identity"]}
     steps = evaluate(EvaluateConfig(**wrong))
     with pytest.raises(WeightsError, match="takes faces of 16 pixels"):

@@ -16,7 +16,7 @@ from mimicmotion.errors import ConfigError, InputError, WeightsError
 from mimicmotion.evaluation.metrics import fvd as module
 from mimicmotion.evaluation.metrics.fvd import features
 from mimicmotion.evaluation.networks import features as networks
-from mimicmotion.evaluation.networks.features import Preprocess, TorchFeatures, load_i3d, load_network
+from mimicmotion.evaluation.networks.features import FeatureNetwork, Preprocess, load_i3d, load_network
 from mimicmotion.evaluation.networks.i3d import I3D, Inception, SameConv, same_padding
 
 
@@ -114,7 +114,7 @@ def test_a_network_given_by_path(tmp_path: Path) -> None:
 
 
 def test_pictures_lose_their_time_axis() -> None:
-    network = TorchFeatures(torch.nn.Flatten(), "flat", length=1, preprocess=Preprocess(8), device="cpu")
+    network = FeatureNetwork(torch.nn.Flatten(), "flat", length=1, preprocess=Preprocess(8), device="cpu")
     assert features(steps(3), network).shape == (3, 3 * 8 * 8)
     network.module = torch.nn.Identity()
     network.module.forward = lambda x: x.sum()  # no features at all

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from mimicmotion.errors import InputError, WeightsError
+from mimicmotion.evaluation.cache import content_digest
 from mimicmotion.evaluation.metrics.lpips import Net, load_lpips
 from mimicmotion.evaluation.metrics.seams import has_sidecars
 from mimicmotion.evaluation.networks import features
 from mimicmotion.evaluation.networks.faces import FaceNetwork
 from mimicmotion.runtime.extras import install_command
-from mimicmotion.runtime.files import sha256_file
 from mimicmotion.settings.evaluation import EvaluateConfig
 from mimicmotion.settings.metrics import PLAIN
 from mimicmotion.weights.registry import known
@@ -69,6 +68,7 @@ def select_metrics(config: EvaluateConfig) -> Selection:
         InputError: a requested metric cannot be computed with these settings or packages.
     """
     asked = config.metrics is not None
+    needed = set(config.metrics or (["identity"] if config.references else []))
     wanted = list(dict.fromkeys(config.metrics or _default(config)))
     if config.poses and "poses" not in wanted:
         wanted.append("poses")
@@ -77,7 +77,7 @@ def select_metrics(config: EvaluateConfig) -> Selection:
         try:
             network = _network(group, config)
         except (WeightsError, InputError) as e:
-            if asked:
+            if group in needed:
                 raise
             notes.append(f"{group} is not computed: {e.got}; {e.fix}")
             continue
@@ -92,7 +92,8 @@ def select_metrics(config: EvaluateConfig) -> Selection:
 
 
 def _default(config: EvaluateConfig) -> list[str]:
-    given = [g for g in (*BY_PATH, "identity") if _path(g, config) is not None]
+    given = [g for g in BY_PATH if _path(g, config) is not None]
+    given += ["identity"] if config.references or _path("identity", config) else []
     known = config.borders or config.segment_frames or any(map(has_sidecars, config.generated.values()))
     lpips = "lpips-vgg" if config.convention == "field" else "lpips"
     return [*PLAIN, *(["seams"] if known else []), lpips, "fvd", *given]
@@ -141,7 +142,7 @@ def _network(group: str, config: EvaluateConfig) -> MetricNetwork | None:
         load = partial(features.load_network, path, path.stem, length=length, **options)
     else:
         return None
-    return MetricNetwork(group, title, path, _digest(path), length, cache(load))
+    return MetricNetwork(group, title, path, content_digest(path, Path.is_file), length, cache(load))
 
 
 def _given(group: str, config: EvaluateConfig) -> Path:
@@ -152,11 +153,3 @@ def _given(group: str, config: EvaluateConfig) -> Path:
             fix = "`mimicmotion weights fetch faces`, or correct --identity"
         raise WeightsError(f"{path} does not exist", "the network's file", fix)
     return path
-
-
-def _digest(path: Path) -> str:
-    """sha256 of a file, or of the names and contents of all files of a folder."""
-    if path.is_file():
-        return sha256_file(path)
-    files = sorted(p for p in path.rglob("*") if p.is_file())
-    return hashlib.sha256("".join(f"{sha256_file(p)} {p.relative_to(path)}\n" for p in files).encode()).hexdigest()

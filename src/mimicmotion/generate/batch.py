@@ -93,8 +93,10 @@ def batch(config: BatchConfig) -> Job[BatchResult]:
     start = time.perf_counter()
     jobs = read_jobs(config.jobs)
     if config.engine == "server" and (other := next((j.output for j in jobs if j.output.suffix != ".mp4"), None)):
-        raise ConfigError(f"{other} with engine=server", "a result that ends in .mp4", "rename it, or run it here")
-    check_not_inputs([config.jobs], [path for job in jobs for path in _written(job)])
+        raise ConfigError(f"{other} with engine=server", "a result ending in .mp4", "rename it, or use another engine")
+    outputs = [path for job in jobs for path in (job.output, sidecar_path(job.output))]
+    outputs += [side_by_side_path(job.output) for job in jobs if job.side_by_side]
+    check_not_inputs([config.jobs], outputs)
     if config.report is not None:
         check_writable(config.report)
     found: dict[int, Outcome] = {i: Outcome(job.output, "there") for i, job in enumerate(jobs) if is_done(job)}
@@ -133,7 +135,7 @@ def read_jobs(path: Path) -> list[GenerateConfig]:
     if isinstance(rows, dict) and set(rows) <= {"defaults", "jobs"}:
         defaults, rows = rows.get("defaults", {}), rows.get("jobs")
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in (*rows, defaults)):
-        raise ConfigError(f"{path} is no list of jobs", "settings of `generate` for each", "see the guide 'Batches'")
+        raise ConfigError(f"{path} is not a list of jobs", "settings of `generate` for each", "see the guide 'Batches'")
     jobs = []
     for i, row in enumerate(rows):
         try:
@@ -155,11 +157,6 @@ def is_done(config: GenerateConfig) -> bool:
     same_model = all(facts["settings"].get(name) == getattr(config, name) for name in ("model", "checkpoint"))
     same = same_model and (settings, wanted["inputs"]) == (origin["settings"], origin["inputs"])
     return same and compare(config.output, facts["output_sha256"]) == "the same"
-
-
-def _written(config: GenerateConfig) -> list[Path]:
-    beside = [side_by_side_path(config.output)] if config.side_by_side else []
-    return [config.output, sidecar_path(config.output), *beside]
 
 
 def _run_job(config: GenerateConfig) -> tuple[State, str]:

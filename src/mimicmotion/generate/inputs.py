@@ -170,10 +170,13 @@ def open_driving(config: PoseJob) -> VideoReader | PoseSequence:
     """Open the driving video, or read the poses of a pose file.
 
     Raises:
-        ConfigError: a setting specifies what the source itself specifies.
+        ConfigError: a setting specifies what the source itself specifies, or has no effect with a pose file.
     """
     path, fps, unneeded = config.video, config.video_fps, ["video_fps", "video_size"]
     kind = _pose_format(path)
+    if kind:
+        options = ["estimator", "detector", "pose_model", "pose_device", "pose_threads"]
+        refuse_unused(config, ["audio"] if isinstance(config, GenerateConfig) else options, "with a pose file")
     if kind == "json":
         return load_openpose(path, config.frame_size, fps=fps or 0.0, person=person_choice(config.person))
     source: VideoReader | PoseSequence
@@ -210,13 +213,6 @@ def _pose_format(path: Path) -> str:
     return suffix if suffix in ("npz", "json") else ""
 
 
-def refuse_unused_by(config: GenerateConfig | PosesConfig, source: VideoReader | PoseSequence) -> None:
-    """Raise ConfigError for options that have no effect with a pose file."""
-    if isinstance(source, PoseSequence):
-        unused = ("estimator", "detector", "pose_model", "pose_device", "pose_threads")
-        refuse_unused(config, ["audio"] if isinstance(config, GenerateConfig) else unused, "with a pose file")
-
-
 def source_notes(config: DrivingOptions, source: VideoReader | PoseSequence) -> list[str]:
     """Notes for the user on the frame rate and sound of the source, one sentence each."""
     folder = not isinstance(source, PoseSequence) and source.path.is_dir()
@@ -250,7 +246,6 @@ def check_inputs(config: GenerateConfig) -> None:
         raise MediaError(got, "PICTURE, then VIDEO", "swap the two" if is_picture(config.video) else "name a picture")
     check_picture_size(read_picture(config.picture), name=str(config.picture))
     source = open_driving(config)
-    refuse_unused_by(config, source)
     if isinstance(source, PoseSequence):
         resample_poses(source, config)
     elif config.start:

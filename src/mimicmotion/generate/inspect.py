@@ -39,7 +39,7 @@ class Inspection:
 
     def summary(self) -> str:
         """A short summary for the user."""
-        says = MEANINGS.get(str(self.label.get("Label")), "says nothing of how it was made")
+        label = MEANINGS.get(str(self.label.get("Label")), "says nothing of how it was made")
         by = f", by {self.label['ContentProducer']}" if self.label.get("ContentProducer") else ""
         signatures = {
             "none": "none",
@@ -55,7 +55,7 @@ class Inspection:
         }
         return "\n".join(
             [
-                f"label     {says}{by}",
+                f"label     {label}{by}",
                 *([f"id        {self.label['ProduceID']}"] if self.label.get("ProduceID") else []),
                 f"signature {signatures[self.signature]}",
                 f"sidecar   {sidecars[self.sidecar]}",

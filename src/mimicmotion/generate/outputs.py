@@ -279,12 +279,12 @@ def read_sidecar(path: Path, parts: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: the file is missing, is not a sidecar, or is of another version.
     """
-    form = f"the file OUTPUT.json that `mimicmotion generate` writes (form {VERSION})"
+    form = f"the file OUTPUT.json that `mimicmotion generate` writes (version {VERSION})"
     data = read_json(path, form, "name the sidecar of a result", ConfigError)
     if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise ConfigError(f"{path} is no sidecar of a result", form, "name the sidecar of a result")
+        raise ConfigError(f"{path} is not the sidecar of a result", form, "name the sidecar of a result")
     if data["version"] != VERSION:
-        raise ConfigError(f"{path} is of form {data['version']}", form, "use the version of mimicmotion that wrote it")
+        raise ConfigError(f"{path} has version {data['version']}", form, "use the version of mimicmotion that wrote it")
     if lacking := [k for k in parts if k not in data]:
         raise ConfigError(f"{path} lacks {', '.join(lacking)}", form, "it was changed: take the original file")
     return data

@@ -78,7 +78,6 @@ def _poses(config: PosesConfig) -> Job[PoseSequence]:
     for path in drawn:
         check_output(path)
     source = inputs.open_driving(config)
-    inputs.refuse_unused_by(config, source)
     for note in inputs.source_notes(config, source):
         logger.warning("%s", note)
     found = yield from inputs.driving_poses(config, source, inputs.find_estimator(config))

@@ -37,16 +37,16 @@ class ReplayResult:
 
     def summary(self) -> str:
         """A short summary for the user."""
-        says = "byte for byte the result that the sidecar describes" if self.identical else "NOT the same bytes"
-        beside = {
+        verdict = "byte for byte the result that the sidecar describes" if self.identical else "NOT the same bytes"
+        original = {
             "the same": f"{self.original} is the same file",
             "another file": f"{self.original} is no longer the file that the sidecar describes",
             "not there": f"{self.original} is not there",
         }[self.original_state]
-        return f"{self.made.summary()}\nreplay: {says}; {beside}"
+        return f"{self.made.summary()}\nreplay: {verdict}; {original}"
 
 
-def replay(sidecar: Path, output: Path | None = None, *, resume: bool = False, **places: Any) -> Job[ReplayResult]:
+def replay(sidecar: Path, output: Path | None = None, *, resume: bool = False, **paths: Any) -> Job[ReplayResult]:
     """Reproduce the result of a sidecar from the same inputs, settings and weights.
 
     Different inputs or weights are refused; different package versions are only noted.
@@ -55,7 +55,7 @@ def replay(sidecar: Path, output: Path | None = None, *, resume: bool = False, *
         sidecar: OUTPUT.json written by `generate`.
         output: the new result; None is OUTPUT-replay beside the sidecar.
         resume: continue an interrupted replay.
-        places: new paths of files in `MOVABLE`. Missing inputs are also looked for beside the sidecar.
+        paths: new paths of files in `MOVABLE`. Missing inputs are also looked for beside the sidecar.
 
     Raises:
         ConfigError: the file is not a sidecar or is of another version, or inputs or model are not the recorded ones.
@@ -64,27 +64,27 @@ def replay(sidecar: Path, output: Path | None = None, *, resume: bool = False, *
     """
     facts = read_sidecar(sidecar, NEEDED)
     original = sidecar.with_suffix("")
-    config = replay_config(facts, sidecar, output, resume, places)
+    config = replay_config(facts, sidecar, output, resume, paths)
     expected: Facts = {k: v for k, v in facts["origin"].items() if k != "settings"}
     made = yield from generate(config, expected=expected)
-    want = facts.get("unsigned_sha256") or facts["output_sha256"]
+    recorded = facts.get("unsigned_sha256") or facts["output_sha256"]
     return ReplayResult(
         made=made,
-        identical=(made.unsigned_sha256 or sha256_path(made.path)) == want,
+        identical=(made.unsigned_sha256 or sha256_path(made.path)) == recorded,
         original=original,
         original_state=compare(original, facts["output_sha256"]),
     )
 
 
-def compare(path: Path, want: str) -> str:
+def compare(path: Path, sha256: str) -> str:
     """Whether a file or folder has a checksum: "the same", "another file" or "not there"."""
     if not path.exists():
         return "not there"
-    return "the same" if sha256_path(path) == want else "another file"
+    return "the same" if sha256_path(path) == sha256 else "another file"
 
 
 def replay_config(
-    facts: Facts, sidecar: Path, output: Path | None, resume: bool, places: dict[str, Any]
+    facts: Facts, sidecar: Path, output: Path | None, resume: bool, paths: dict[str, Any]
 ) -> GenerateConfig:
     """The settings of a sidecar, with the current paths of files.
 
@@ -96,8 +96,8 @@ def replay_config(
         settings = {k: v for k, v in facts["settings"].items() if v is not None}
         settings |= {"resume": resume, "dtype": facts["origin"]["machine"]["dtype"]}
         for name in MOVABLE:
-            if places.get(name) is not None:
-                settings[name] = places[name]
+            if paths.get(name) is not None:
+                settings[name] = paths[name]
             elif name in ("picture", "video") and not Path(settings[name]).exists():
                 beside = sidecar.parent / Path(settings[name]).name
                 settings[name] = beside if beside.exists() else settings[name]

@@ -33,10 +33,10 @@ def load(config: GenerateConfig, pipeline: MimicMotionPipeline | None) -> Job[Mi
     """
     yield Progress("load", 0, 1)
     pipe = load_pipeline(config) if pipeline is None else pipeline
-    wanted, there = config.quantize, pipe.backbone.quantized
-    if wanted not in ("none", there):
+    wanted, actual = config.quantize, pipe.backbone.quantized
+    if wanted not in ("none", actual):
         raise ConfigError(
-            f"quantize={wanted!r} with a pipeline that has {'plain' if there == 'none' else there} weights",
+            f"quantize={wanted!r} with a pipeline that has {'plain' if actual == 'none' else actual} weights",
             "no pipeline (the model is loaded so), or one with such weights",
             f"call pipeline.backbone.quantize({wanted!r}) first",
         )

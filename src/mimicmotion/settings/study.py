@@ -38,7 +38,7 @@ class StudyConfig(Settings):
     instructions: Path | None = None
     """Text file shown before the first pair."""
     practice: Annotated[int, Range(0, 20)] = 0
-    """Practice pairs at the beginning, which count in nothing: a result beside a coarse copy of it."""
+    """Practice pairs at the beginning, which are not counted: a result beside a coarse copy of it."""
     catch: Annotated[int, Range(0, 50)] = 0
     """Catch pairs, a result beside a coarse copy of it, scattered among the others to find careless raters."""
     open: bool = False
@@ -94,7 +94,19 @@ class Exclusion(Settings):
             (self.max_side < 1, f"more than {self.max_side:.0%} of at least {SIDE_VOTES} answers for one side"),
             (self.min_seconds > 0, f"a median of less than {self.min_seconds:g} s per vote"),
         ]
-        return "; ".join(text for used, text in parts if used) or "none left out"
+        return "; ".join(text for used, text in parts if used) or "none excluded"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalyseConfig(Exclusion):
+    """Inputs of an analysis, and which raters it excludes."""
+
+    folder: Path
+    """Folder made by `study build`."""
+    votes: list[Path] = field(default_factory=list)
+    """Databases of votes; default: FOLDER/votes.sqlite. If a rater is in several, the last one counts."""
+    output: Path | None = None
+    """Folder for the report; default: FOLDER/analysis."""
 
 
 def parse_method(text: str) -> tuple[str, Path]:

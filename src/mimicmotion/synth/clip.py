@@ -20,7 +20,7 @@ from mimicmotion.synth.scene import Moment, Scene, correspondence, develop, make
 from mimicmotion.synth.view import move_camera
 
 SOURCE = "mimicmotion.synth"
-_SPARE_SECONDS = 3.0  # of motion around the clip, from which the reference may come
+_SPARE_SECONDS = 3.0  # motion before and after the clip, from which the reference may come
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Truth:
         background: each frame without the person and their shadow.
         reference_clean: the reference without noise and compression.
         reference_mask: the person's share of its pixels.
-        reference_depth: its depth.
+        reference_depth: depth of the reference.
     """
 
     clean: UInt8[ndarray, "frames height width 3"]
@@ -59,7 +59,7 @@ class SynthClip:
         frames: the clip.
         poses: exact positions in pixels, confidence as a detector would give it.
         reference_frame: the person in another pose.
-        reference_pose: its pose, one frame.
+        reference_pose: pose in the reference frame, a single frame.
         visible: which points are inside the frame and not hidden, whatever their confidence.
         truth: further ground truth.
     """

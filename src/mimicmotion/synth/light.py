@@ -53,7 +53,7 @@ class Light(NamedTuple):
     ground: ndarray  # (3,) ambient light from below
     key_map: ndarray  # nearness of the nearest surface to the key light
     key_matrix: ndarray  # (3, 4) world to column, row, nearness of the map
-    key_radius: float  # of its blur in cells
+    key_radius: float  # blur radius, cells
     top_map: ndarray  # the same for light from above, whose shadows only dim the ambient light
     top_matrix: ndarray
     top_radius: float
@@ -233,9 +233,9 @@ def shade(out, cover, background, ids, bary, surface, light, eye, factor):
         cover: (rows, columns) float32, the person's share of each pixel.
         background: (rows, columns, 3) float32.
         ids: (factor rows, factor columns) triangles, from `fill`.
-        bary: their barycentric coordinates.
+        bary: barycentric coordinates in these triangles.
         surface: the person.
-        light: on them.
+        light: lights of the scene.
         eye: (3,) position of the camera.
         factor: samples per pixel along each axis.
     """
@@ -282,7 +282,7 @@ def shade_floor(out, background, shadow, ambient, share, start, cell, eye, centr
         centre: (2,) column and row of the camera's axis.
         focal: focal length in pixels.
         pitch_sin: sine of the camera's pitch.
-        pitch_cos: its cosine.
+        pitch_cos: cosine of the camera's pitch.
     """
     rows, columns, _ = out.shape
     last = shadow.shape[0] - 1

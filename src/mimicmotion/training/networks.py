@@ -157,7 +157,7 @@ def choose_trained(model: DenoiserModel, config: TrainedConfig, seed: int) -> di
 
     Args:
         model: all networks; modified in place.
-        config: what is trained.
+        config: settings that select the trained parameters.
         seed: seed of LoRA's random weights.
 
     Returns:

@@ -258,9 +258,7 @@ def denoising_loss(
     return Loss(each.mean(), each.detach(), {"v": float(plain.mean()), **band_log(draws.sigma, plain)})
 
 
-def band_log(
-    sigma: Float[Tensor, " batch"], errors: Float[Tensor, " batch"], bands: Sequence[float] = BANDS
-) -> dict[str, float]:
-    """Mean error per band of noise levels, for the bands that occur: v_0 is below the first level of `bands`."""
-    index = torch.bucketize(sigma, torch.tensor(bands))
+def band_log(sigma: Float[Tensor, " batch"], errors: Float[Tensor, " batch"]) -> dict[str, float]:
+    """Mean error per band of noise levels, for the bands that occur: v_0 is below the first level of `BANDS`."""
+    index = torch.bucketize(sigma, torch.tensor(BANDS))
     return {f"v_{b}": float(errors[index == b].mean()) for b in sorted(set(index.tolist()))}

@@ -84,7 +84,9 @@ class AvSource:
             check_limit(self._limit, stream.codec_context.width * stream.codec_context.height, path, MediaError)
             has_audio = bool(container.streams.audio)
             codec = stream.codec_context.name
-            header_frames, header_duration = stream.frames, _duration(container, stream)
+            header_frames, header_duration = stream.frames, Fraction(container.duration or 0, 1_000_000)
+            if stream.duration and stream.time_base:
+                header_duration = Fraction(stream.duration * stream.time_base)
             rate = stream.average_rate or stream.guessed_rate
             tick = Fraction(stream.time_base or 0)
             # recordings that were never closed state no duration, so all packets are read
@@ -137,7 +139,7 @@ class AvSource:
             try:
                 for packet in container.demux():
                     own = packet.stream.index == stream.index
-                    # where only the file says how long it is, the end of the sound counts as an end
+                    # if only the container has a duration, the end of the sound counts as well
                     if packet.pts is not None and packet.time_base and (own or not stream.duration):
                         heard = max(heard, (packet.pts + (packet.duration or 0)) * packet.time_base)
                     if not own:
@@ -276,12 +278,6 @@ def _video_stream(container: InputContainer, path: Path) -> VideoStream:
         kinds = sorted({s.type for s in container.streams}) or ["nothing"]
         raise MediaError(f"{path} has no video stream ({', '.join(kinds)} only)", "a video", "give a video file")
     return streams[0]
-
-
-def _duration(container: InputContainer, stream: VideoStream) -> Fraction:
-    if stream.duration and stream.time_base:
-        return Fraction(stream.duration * stream.time_base)
-    return Fraction(container.duration or 0, 1_000_000)
 
 
 def _packet_times(container: InputContainer, stream: VideoStream, most: int | None) -> list[Fraction]:

@@ -49,7 +49,7 @@ def download(
         The record for the file: sha256, size, commit, repo, endpoint.
 
     Raises:
-        WeightsError: no network, no access, no such file, or a file with the wrong checksum.
+        WeightsError: there is no network or access, or the file does not exist or has the wrong checksum.
         OutputError: the file cannot be written.
     """
     from huggingface_hub import get_hf_file_metadata, get_token, hf_hub_url
@@ -103,8 +103,8 @@ def download_file(
 
     Args:
         url: address of the file.
-        target: its final path.
-        part: its path until then; it is discarded if it is longer than `size`, or if no checksum is known.
+        target: final path of the file.
+        part: path of the partial file, which is discarded if it is longer than `size`, or if no checksum is known.
         size: size of the complete file in bytes, if known.
         wanted: source of information -> sha256 of the file, if known.
         explain: converts a network error to one of this package, and raises it.
@@ -114,7 +114,7 @@ def download_file(
         sha256 of the file.
 
     Raises:
-        WeightsError: another checksum, or a web page instead of the file; also whatever `explain` raises.
+        WeightsError: the checksum is wrong, or the file is a web page; also whatever `explain` raises.
         OutputError: the disk is full, or the file cannot be written.
     """
     known = {source: want for source, want in wanted.items() if want is not None}

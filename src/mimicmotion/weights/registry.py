@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib.resources
-import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mimicmotion.errors import InputError, WeightsError
-from mimicmotion.runtime.files import atomic_path, sha256_file, writing
+from mimicmotion.runtime.files import sha256_file, write_json, writing
 from mimicmotion.weights.checks import cache_folder, check_format, checksum, format_problem, read_json
 from mimicmotion.weights.hub import HUB, download
 from mimicmotion.weights.sdist import (
@@ -195,7 +194,7 @@ def known(name: str) -> KnownWeights:
     """Look up weights by name.
 
     Raises:
-        InputError: no such name.
+        InputError: the name is unknown.
     """
     for w in KNOWN:
         if w.name == name:
@@ -259,7 +258,7 @@ def fetch(
 
     Raises:
         WeightsError: there is no network or access, or a file is damaged; the message has a fix.
-        InputError: the name is unknown, or a path for weights that are not in a source package.
+        InputError: the name is unknown, or `path` is given for weights that are not in a source package.
     """
     w = known(name)
     if path is not None and w.sdist is None:
@@ -395,7 +394,7 @@ def verify(name: Path | str) -> Verified:
     saved. Without a checksum, their format is checked.
 
     Raises:
-        WeightsError: missing or damaged; the message names the file and the fix.
+        WeightsError: a file is missing or damaged; the message names the file and the fix.
     """
     path = Path(name)
     if not path.exists():
@@ -515,8 +514,7 @@ def _recorded(root: Path, name: str) -> dict[str, Any]:
 def _record(root: Path, name: str, entry: dict[str, Any]) -> None:
     path = root / RECORD
     data = read_json(path) if path.is_file() else {}
-    with atomic_path(path) as part:
-        part.write_text(json.dumps(data | {name: entry}, indent=1) + "\n", encoding="utf-8")
+    write_json(path, data | {name: entry})
 
 
 def _offline(asked: bool | None) -> bool:

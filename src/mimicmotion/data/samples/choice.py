@@ -73,7 +73,7 @@ def choose(
     usable: Sequence[int],
     siblings: Sequence[Sequence[int]],
 ) -> FrameChoice:
-    """Draw one sample. Everything is always drawn, so that options of the appearance do not change the frames.
+    """Choose the frames of a sample. All random numbers are always drawn, so that options do not affect each other.
 
     Args:
         rng: random generator of this sample alone.

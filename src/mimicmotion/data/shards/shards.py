@@ -32,7 +32,7 @@ class Record:
     """A scene, whose parts except the frames are read on first access and cached.
 
     Attributes:
-        key: its name, `<video id>-<scene number>`.
+        key: name of the record, `<video id>-<scene number>`.
         video: id of the source video.
         stills: number of leading frames outside the timeline, which can only be references.
         fps: frames per second.
@@ -164,7 +164,7 @@ def open_shards(where: str | Path, split: str = "train", *, cache: Path | None =
         cache: folder for copies of remote shards; `$MIMICMOTION_CACHE/shards` if None.
 
     Raises:
-        InputError: no shards, no records of this split, another format, or an unsupported URL.
+        InputError: there are no shards or no records of this split, the format is unknown, or the URL is unsupported.
         MediaError: a shard is damaged, truncated or lacks a member; the message names shard and record.
     """
     return Shards(find_storage(where, cache), split)

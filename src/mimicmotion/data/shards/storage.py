@@ -28,7 +28,7 @@ def find_storage(where: str | Path, cache: Path | None = None) -> Folder | Remot
     """The storage behind a path or URL.
 
     Raises:
-        InputError: a URL with another scheme than `SCHEMES`.
+        InputError: the URL has a scheme other than `SCHEMES`.
     """
     text = str(where)
     url = urlparse(text)

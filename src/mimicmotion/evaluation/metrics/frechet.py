@@ -34,7 +34,7 @@ def frechet_distance(x: Float[ndarray, "n d"], y: Float[ndarray, "m d"]) -> floa
         m differ.
 
     Raises:
-        InputError: fewer than two features in a set, different dimensions, or NaN.
+        InputError: a set has fewer than two features or NaN, or the dimensions differ.
     """
     a, b = _checked(x, "first set"), _checked(y, "second set")
     if a.shape[1] != b.shape[1]:
@@ -111,7 +111,7 @@ def fd_infinity(x: Float[ndarray, "n d"], y: Float[ndarray, "m d"], *, seed: int
         seed: seed of the random draws.
 
     Raises:
-        InputError: fewer than 16 features in a set, or as `frechet_distance`.
+        InputError: a set has fewer than 16 features, or as `frechet_distance`.
     """
     a, b = _checked(x, "first set"), _checked(y, "second set")
     most = min(len(a), len(b))

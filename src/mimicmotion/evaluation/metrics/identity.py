@@ -33,7 +33,7 @@ ALIKE = 0.91
 EVERY = 10
 """Frames from one face that `likeness` looks at to the next."""
 
-# of the 68 points: eyes, nose tip, mouth corners; the person's right is on the left
+# indices into the 68 points: eyes, nose tip, mouth corners; the person's right is on the left
 _GROUPS = (slice(36, 42), slice(42, 48), slice(30, 31), slice(48, 49), slice(54, 55))
 
 Embeddings = Float32[ndarray, "frames dim"]
@@ -92,8 +92,8 @@ def identity_numbers(made: Embeddings, real: Embeddings, reference: Embeddings |
 
     Args:
         made: embeddings of the generated frames, NaN without a reliable face.
-        real: those of the real frames.
-        reference: that of the reference picture, one row.
+        real: embeddings of the real frames.
+        reference: embedding of the reference picture, one row.
 
     Returns:
         Mean cosines (-1..1) over the frames with both faces, and `identity_missing`: of the frames with a real face,

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
@@ -86,24 +86,8 @@ def _cropped(x: Float32[ndarray, "height width 3"], size: int) -> Float32[ndarra
     return y[top : top + size, left : left + size]
 
 
-class FeatureNetwork(Protocol):
-    """A network as `fvd.features` uses it.
-
-    Attributes:
-        length: frames per clip; 1 for networks of single pictures.
-        preprocess: conversion of frames to its input.
-    """
-
-    length: int
-    preprocess: Preprocess
-
-    def __call__(self, clips: Float32[ndarray, "n frames 3 size size"]) -> Float32[ndarray, "n dim"]:
-        """Features of preprocessed clips."""
-        ...
-
-
-class TorchFeatures:
-    """A torch network as a `FeatureNetwork`.
+class FeatureNetwork:
+    """A torch network that turns clips into features.
 
     Args:
         module: takes (n, 3, frames, size, size), or (n, 3, size, size) if `length` is 1.
@@ -189,7 +173,7 @@ def i3d_path(path: Path | str | None, length: int) -> Path:
 
 def load_i3d(
     path: Path | str | None = None, *, fit: Fit = "squash", length: int = 16, device: str | None = None
-) -> TorchFeatures:
+) -> FeatureNetwork:
     """Load I3D, the network of FVD, which gives 400 logits per clip.
 
     Args:
@@ -210,7 +194,7 @@ def load_i3d(
     with torch.device("meta"):
         module = I3D()
     module = load_strictly(module, file).to(where)
-    return TorchFeatures(module, "I3D", length=length, preprocess=Preprocess(fit=fit), device=where)
+    return FeatureNetwork(module, "I3D", length=length, preprocess=Preprocess(fit=fit), device=where)
 
 
 def load_network(
@@ -220,7 +204,7 @@ def load_network(
     length: int = 16,
     preprocess: Preprocess = I3D_INPUT,
     device: str | None = None,
-) -> TorchFeatures:
+) -> FeatureNetwork:
     """Load a network from a TorchScript file, or from a folder with a VideoMAE of transformers.
 
     Args:
@@ -241,7 +225,7 @@ def load_network(
     module = (_video_mae(path) if path.is_dir() else _torchscript(path)).to(where)
     # a VideoMAE's tokens are averaged, as in content-debiased FVD (Ge et al. 2024)
     run = (lambda x: module(x.transpose(1, 2)).last_hidden_state.mean(1)) if path.is_dir() else module
-    return TorchFeatures(run, name, length=length, preprocess=preprocess, device=where)
+    return FeatureNetwork(run, name, length=length, preprocess=preprocess, device=where)
 
 
 def _torchscript(path: Path) -> Any:

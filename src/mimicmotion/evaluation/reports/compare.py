@@ -11,8 +11,9 @@ from typing import Any
 from mimicmotion.errors import InputError
 from mimicmotion.evaluation.metrics.intervals import Interval
 from mimicmotion.evaluation.results import load_results
+from mimicmotion.runtime.files import write_text
 from mimicmotion.settings.metrics import METRICS, describe
-from mimicmotion.tables import Section, Table, html_page, markdown_page, write_csv, write_text
+from mimicmotion.tables import Section, Table, html_page, markdown_page, write_csv
 
 FILES = ("compare.md", "compare.tex", "compare.html", "compare.csv")
 PUBLISHED = "published, other implementation, do not compare across papers"
@@ -100,7 +101,7 @@ def _condition(data: Mapping[str, Any]) -> dict[str, Any]:
     """What two reports must have in common for their rows to be comparable."""
     protocol = {k: v for k, v in data.get("protocol", {}).items() if k not in ("shows", "name", "what")}
     free = {"strict", "metrics", "frechet_resamples", "seed", "fd_infinity"}
-    free |= {"borders", "segment_frames", "overlap_frames", "reference_slot", "fusion"}  # of each method's own
+    free |= {"borders", "segment_frames", "overlap_frames", "reference_slot", "fusion"}  # each method has its own
     settings = {k: v for k, v in data.get("settings", {}).items() if k not in free}
     return {"protocol": protocol, "settings": settings, "real videos": data.get("inputs", {}).get("real")}
 
@@ -130,7 +131,8 @@ def save_comparison(folder: Path, c: Comparison) -> str:
     Raises:
         OutputError: a file cannot be written.
     """
-    title, section = "Comparison of methods", _section(c)
+    title = "Comparison of methods"
+    section = Section("", [f"- {n}" for n in ("bold: the best of its source", *c.notes)], _table(c))
     text = markdown_page(title, [section])
     write_text(folder / FILES[0], text)
     write_text(folder / FILES[1], latex(c))
@@ -167,10 +169,6 @@ def _table(c: Comparison, published: str = PUBLISHED) -> Table:
     head = ["method", "source", *(describe(m).title + describe(m).arrow for m in c.metrics)]
     body = [[e.method, published if e.published else e.source, *(cell(e, m) for m in c.metrics)] for e in c.entries]
     return Table(head, body, bold)
-
-
-def _section(c: Comparison) -> Section:
-    return Section("", [f"- {n}" for n in ("bold: the best of its source", *c.notes)], _table(c))
 
 
 def latex(c: Comparison) -> str:

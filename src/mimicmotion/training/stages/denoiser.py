@@ -229,7 +229,7 @@ class DenoiserTask(Task):
         embedding always comes from the clean picture, as in inference.
 
         Args:
-            batch: on the device of the encoders.
+            batch: batch on the device of the encoders.
             draws: strength and noise of the augmentation.
             image_encoder: replaces the model's own, and returns an embedding even if that one is trained.
         """

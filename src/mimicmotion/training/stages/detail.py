@@ -55,11 +55,11 @@ class Predicted:
 
     Attributes:
         reference: the reference picture.
-        reference_pose: its drawn pose.
-        true: the clip's frames.
-        warped: the reference picture warped to their poses.
-        decoded: the model's frames without the detail network.
-        poses: the drawn poses.
+        reference_pose: drawn pose of the reference picture.
+        true: frames of the clip.
+        warped: reference picture, warped to the pose of each frame.
+        decoded: frames generated without the detail network.
+        poses: drawn poses.
     """
 
     reference: UInt8[ndarray, "height width 3"]

@@ -47,7 +47,7 @@ class WarpBatch(NamedTuple):
         keys: names of the clips.
         given: input of the network.
         true: the true frames, in [-1, 1].
-        moving: where they differ from the reference picture.
+        moving: where the true frames differ from the reference picture.
         mask: the person's share of each pixel, 0..1.
         place: position (x, y) in pixels of every second pixel in the reference picture.
         seen: whether it is visible there.
