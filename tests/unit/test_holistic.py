@@ -22,6 +22,7 @@ from mimicmotion.pose.estimators.holistic.estimator import PATIENCE, _Seen
 from mimicmotion.pose.estimators.holistic.networks import Networks
 from mimicmotion.pose.estimators.open import find_estimator, open_estimator
 from mimicmotion.settings import PoseOptions
+from mimicmotion.weights.registry import find_asset
 
 PEOPLE = Path(__file__).parents[1] / "data" / "people"
 
@@ -117,6 +118,52 @@ def test_blotches_show_nobody(estimator: HolisticEstimator) -> None:
     blotches = [rng.integers(0, 256, (20, 30, 3), dtype=np.uint8) for _ in range(12)]
     pose = estimator.estimate([cv2.resize(b, (480, 320), interpolation=cv2.INTER_CUBIC) for b in blotches])
     assert (pose.confidence == 0).all()
+
+
+def drawn_girl() -> ndarray:
+    """A flat drawing with the proportions of anime: a large head with huge eyes, arms, skirt and legs."""
+    picture, line = np.full((768, 512, 3), (200, 225, 245), np.uint8), (60, 40, 50)
+    skin, hair, blue = (255, 224, 205), (120, 70, 40), (70, 90, 170)
+    shapes = [
+        (blue, [(196, 300), (316, 300), (336, 480), (176, 480)]),
+        ((150, 40, 60), [(176, 480), (336, 480), (370, 580), (142, 580)]),
+        *((skin, [(x, 580), (x + 40, 580), (x + 40, 720), (x, 720)]) for x in (200, 272)),
+        *(
+            (blue, [(256 + 60 * k, 300), (256 + 140 * k, 480), (256 + 170 * k, 480), (256 + 90 * k, 300)])
+            for k in (-1, 1)
+        ),
+    ]
+    for colour, corners in shapes:
+        cv2.fillPoly(picture, [np.array(corners)], colour)
+        cv2.polylines(picture, [np.array(corners)], isClosed=True, color=line, thickness=2)
+    cv2.ellipse(picture, (256, 155), (106, 115), 0, 0, 360, hair, -1)
+    cv2.fillPoly(picture, [np.array([(175, 130), (337, 130), (330, 210), (256, 275), (182, 210)])], skin)
+    for x in (212, 300):
+        for size, colour in (((24, 28), (255, 255, 255)), ((15, 24), (60, 110, 190)), ((8, 14), (10, 10, 30))):
+            cv2.ellipse(picture, (x, 188), size, 0, 0, 360, colour, -1)
+    cv2.ellipse(picture, (256, 237), (16, 6), 0, 20, 160, (180, 60, 60), 3)
+    return picture
+
+
+@pytest.mark.parametrize("part", [slice(None), slice(20, 330)])
+def test_a_flat_drawing_shows_nobody(part: slice) -> None:
+    """Better than points that miss it; the user is told to take another picture."""
+    confidence = HolisticEstimator(threads=1, static=True).estimate([drawn_girl()[part]]).confidence
+    assert not confidence.any()
+
+
+def test_a_photograph_in_the_style_of_a_cartoon_is_found() -> None:
+    photo = cv2.cvtColor(cv2.imread(str(find_asset("demo/astronaut.jpg"))), cv2.COLOR_BGR2RGB)
+    smooth = photo
+    for _ in range(4):
+        smooth = cv2.bilateralFilter(smooth, 9, 40, 9)
+    grey = cv2.medianBlur(cv2.cvtColor(smooth, cv2.COLOR_RGB2GRAY), 5)
+    lines = cv2.adaptiveThreshold(grey, 255, cv2.ADAPTIVE_THRESH_MEAN_C, cv2.THRESH_BINARY, 9, 4)
+    cartoon = cv2.bitwise_and(smooth // 40 * 40 + 20, smooth // 40 * 40 + 20, mask=lines)
+    poses = HolisticEstimator(threads=1, static=True).estimate([photo, cartoon])
+    face = poses.xy[:, kp.FACE]
+    assert poses.confidence[1, kp.FACE].min() > 0.9
+    assert np.hypot(*(face[1] - face[0]).T).mean() < 0.05 * np.ptp(face[0], axis=0).max()
 
 
 def test_person_leaves_and_returns(estimator: HolisticEstimator, balance: list[ndarray]) -> None:
