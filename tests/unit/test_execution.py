@@ -208,6 +208,7 @@ def test_compiled_parts(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr(compiled, "_compiled", functools.cache(compiled._compiled.__wrapped__))
     monkeypatch.setattr(unet_module, "check_compiler", lambda _device: None)
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")  # what this test sets is taken away again
     monkeypatch.setenv("MIMICMOTION_CACHE", str(tmp_path))
     small: dict[str, Any] = {"block_out_channels": [32], "num_attention_heads": [2]}
     small |= {f"{way}_block_types": CONFIG[f"{way}_block_types"][-i:][:1] for i, way in ((2, "down"), (1, "up"))}
