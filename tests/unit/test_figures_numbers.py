@@ -104,7 +104,7 @@ def test_arrows(metric: str, arrow: str) -> None:
     ("name", "text", "found"),
     [
         ("summary.json", "{", "summary.json"),
-        ("summary.json", "[]", "in another form"),
+        ("summary.json", "[]", "unexpected JSON structure"),
         ("summary.json", "{}", "no number"),
         ("summary.json", '{"a": {"ssim": 3}}', "a, ssim: 3"),
         ("summary.json", '{"a": {"ssim": {"mean": "x"}}}', "a, ssim, mean: 'x'"),

@@ -191,7 +191,7 @@ class Backbone(ABC):
         raise ConfigError(f"{type(self).__name__} cannot be saved", "a backbone that can", "copy its original files")
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> None:
-        """Move and cast all networks. Ends a plan that offloads weights."""
+        """Move and cast all networks. This turns off weight offloading."""
 
     def guide(
         self, picture: Frame, reference: PoseSequence, driving: PoseSequence, *, confidence_aware: bool = True

@@ -17,7 +17,7 @@ def generate(settings: GenerateConfig) -> None:
 
     Writes OUTPUT and OUTPUT.json (seed, settings, versions, and checksums of weights and inputs). The state of an
     unfinished run is in OUTPUT.state: if it is killed, run the same command with --resume. After `mimicmotion weights
-    fetch faces`, it also says how much the faces of the result are like the one in the picture.
+    fetch faces`, it also reports how similar the faces in the result are to the one in the picture.
     """
     from mimicmotion.evaluation.metrics.identity import ALIKE, likeness
     from mimicmotion.generate.job import generate as job
@@ -129,7 +129,7 @@ def mask(settings: MaskConfig) -> None:
 
 @app.command
 def demo(*, output: Annotated[Path, Output] = Path("out")) -> None:
-    """Run the bundled examples: a rendered person moves like a man in a video, and a photograph like a man who talks.
+    """Run the bundled examples: a rendered person driven by a video of a man, and a photograph driven by a man talking.
 
     Args:
         output: Folder for the results.

@@ -27,7 +27,7 @@ def serve(settings: ServeConfig) -> None:
 
 @token_app.command(name="add")
 def token_add(name: str, /, *, scope: Scope = "jobs", data: Path = DATA) -> None:
-    """Create the token NAME, and print its text, which is not stored.
+    """Create the token NAME and print its secret, which is not stored and cannot be shown again.
 
     Args:
         name: Name of the token, and owner of its jobs.

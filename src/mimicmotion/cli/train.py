@@ -31,7 +31,7 @@ def train(
         allow_changes: Resume even if settings differ from those of the checkpoint.
         overfit_one_clip: Overfit a single clip, in a separate run folder, as a sanity check.
         dry_run: Load everything, run one forward and backward pass, and report its cost without writing files.
-        overrides: KEY=VALUE, such as optim.lr=1e-4, overrides a setting of the file. May be given several times.
+        overrides: Override a setting of the recipe: KEY=VALUE, such as optim.lr=1e-4. May be given several times.
     """
     from mimicmotion.training.job import train as job
 
@@ -50,7 +50,7 @@ def train(
 
 @app.command
 def recipes(name: str | None = None, /) -> None:
-    """List the training recipes of this package, or print one, to be copied and changed.
+    """List the training recipes of this package, or print one as a starting point for your own.
 
     Args:
         name: The recipe to print.
@@ -71,7 +71,7 @@ def ablate(recipe: Recipe, *, processes: int = 1) -> None:
 
     Args:
         recipe: A YAML file, or a name listed by `mimicmotion recipes`, such as ablation-tiny.
-        processes: Number of trainings at a time.
+        processes: Number of training runs in parallel.
     """
     from mimicmotion.training.ablation.run import ablate as job
 

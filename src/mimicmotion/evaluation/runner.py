@@ -183,7 +183,7 @@ class _Run:
     def _each(
         self, stage: str, pairs: Sequence[VideoPair], work: Callable[[VideoPair, Row], Iterator[int]]
     ) -> Job[None]:
-        """Run `work` on every pair; a pair that fails loses its row, so that partial measurements do not count."""
+        """Run `work` on every pair. A pair that fails is left out entirely, so partial measurements do not count."""
         total, done = sum(p.frames for p in pairs), 0
         for pair in pairs:
             key = pair.method, pair.sequence

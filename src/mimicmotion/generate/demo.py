@@ -1,4 +1,4 @@
-"""The bundled examples: a rendered person moves like a man in a video, and a photograph like a man who talks."""
+"""The bundled examples: a rendered person driven by a video of a man, and a photograph driven by a man talking."""
 
 from __future__ import annotations
 

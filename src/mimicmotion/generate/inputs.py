@@ -1,4 +1,4 @@
-"""Inputs of the jobs: from paths to poses, and to a picture and poses fitted to the result."""
+"""Load the inputs of a job: estimate poses, and fit picture and poses to the result."""
 
 from __future__ import annotations
 
@@ -456,7 +456,7 @@ def doubt_pose(pose: PoseSequence) -> list[str]:
 
 
 def describe_problems(reference: PoseSequence, driving: PoseSequence, aligned: PoseSequence, video: Path) -> list[str]:
-    """Sentences on frames without anybody, on body parts that one side lacks, and on movement out of the frame."""
+    """Warnings about frames without a person, legs missing from picture or video, and movement out of the frame."""
     found = []
     if missing := int((~driving.confidence.any(1)).sum()):
         frames = f"{missing} of {len(driving)} frames of {video.name}"

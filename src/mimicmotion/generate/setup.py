@@ -103,7 +103,7 @@ def fusion_config(config: GenerateConfig, default: FusionConfig) -> FusionConfig
 
 
 def recipe_for(config: GenerateConfig, pipe: MimicMotionPipeline, frames: int) -> Recipe:
-    """Make the recipe of the settings for a number of frames."""
+    """Build the recipe for a number of frames from the settings."""
     from mimicmotion.diffusion import recipe
 
     model = pipe.backbone.settings

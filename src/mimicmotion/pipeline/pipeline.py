@@ -149,7 +149,7 @@ class MimicMotionPipeline:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Number format of the networks."""
+        """Data type of the networks."""
         return self.backbone.dtype
 
     def configure(self, plan: Plan, device: torch.device | str | None = None) -> MimicMotionPipeline:

@@ -83,8 +83,8 @@ class PoseSequence:
                 "use the 134-point layout of mimicmotion.pose.keypoints",
             )
         if people.shape != (frames,):
-            got, want = f"people {people.shape} in {frames} frames", "one number a frame"
-            raise PoseError(got, want, "select the same frames of all, or leave 'people' out")
+            got, want = f"people {people.shape} in {frames} frames", "one number per frame"
+            raise PoseError(got, want, "select the same frames of every array, or leave 'people' out")
         if not np.isfinite(self.xy).all() or not np.isfinite(self.confidence).all():
             raise PoseError("NaN or infinity in the pose", "finite numbers", "mark unseen points with confidence 0")
         if frames and not (self.confidence.min() >= 0 and self.confidence.max() <= 1):

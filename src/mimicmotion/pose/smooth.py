@@ -113,9 +113,9 @@ def swapped(
 
 
 def outliers(at: Float64[ndarray, "frames 2"], limit: Float64[ndarray, " frames"]) -> Bool[ndarray, " frames"]:
-    """Frames of short runs whose points all lie off the line between the neighbours of the run.
+    """Frames in short runs whose points all lie off the line between the frames before and after the run.
 
-    `limit` is how far a single one may; longer runs may lie farther, as a curve does.
+    `limit` is the tolerance for a single frame; longer runs get more, because movements curve.
     """
     out = np.zeros(len(at), bool)
     for run in range(1, min(LONGEST_FAULT, len(at) - 2) + 1):
@@ -134,9 +134,9 @@ def outliers(at: Float64[ndarray, "frames 2"], limit: Float64[ndarray, " frames"
 def filtered(
     xy: Float64[ndarray, "frames points 2"], confidence: Float[ndarray, "frames points"], unit: float, fps: float
 ) -> Float64[ndarray, "frames points 2"]:
-    """Movements up to `KEPT_HZ`, and of faster ones what is larger than noise, for the body's and each point's own.
+    """Keep movements up to `KEPT_HZ`, and faster ones that exceed the noise, for the whole body and for each point.
 
-    Noise of the points is independent, so that their mean tells fast movements of the whole body more surely.
+    The noise of the points is independent, so their mean shows fast movements of the whole body more reliably.
     """
     kernel = band_kernel(fps)
     slow = convolved(xy, kernel, "odd")  # a movement goes on beyond the ends
@@ -144,7 +144,7 @@ def filtered(
     common = (weight * fast[:, BODY]).sum(1, keepdims=True) / weight.sum(1, keepdims=True)
 
     def above(fast: Float64[ndarray, "frames points 2"], noise: ndarray | float) -> Float64[ndarray, "frames points 2"]:
-        """What is left without noise, by the power in the frames around (Wiener's filter)."""
+        """Wiener filter: attenuate the noise, judged by the power in the surrounding frames."""
         near = np.hanning(2 * max(1, round(AROUND * fps)) + 3)[1:-1]
         power = convolved((fast**2).sum(-1, keepdims=True), near / near.sum(), "even")
         return fast * np.clip(1 - np.square(noise) / np.maximum(power, 1e-12), 0, 1)
@@ -164,9 +164,9 @@ def convolved(
 
 @functools.cache
 def band_kernel(fps: float) -> Float64[ndarray, " taps"]:
-    """Symmetric filter of sum 1 that takes out as much of the acceleration as it can and keeps the band of movements.
+    """Symmetric filter, with sum 1, that removes as much acceleration as possible and keeps movements up to `KEPT_HZ`.
 
-    Least squares over frequencies: outside of the band the response of the second difference, inside what is lost.
+    Least squares over frequencies: minimises the remaining acceleration everywhere, and the loss within the band.
     """
     turn = np.linspace(0, np.pi, 400)  # radians a frame
     taps = np.arange(1, max(2, round(REACH * fps)) + 1)

@@ -227,7 +227,7 @@ class Checker:
 
 
 class Generator:
-    """Makes results one after another on one device, and keeps the model loaded."""
+    """Runs jobs one at a time on one device, keeping the model loaded."""
 
     def __init__(self, device: str) -> None:
         self.device = device

@@ -61,7 +61,7 @@ class EvaluateConfig(Settings):
     fd_infinity: bool = False
     """Also extrapolate each Frechet distance to infinitely many clips (linear in 1/n)."""
     borders: Annotated[list[int] | None, Range(1)] = None
-    """First frame of each new segment, for the seam score; default: by segment_frames, or the results' OUTPUT.json."""
+    """First frame of each new segment, for the seam score; default: from segment_frames or the results' OUTPUT.json."""
     segment_frames: int | None = None
     """Frames per segment (N) of the results, from which the segment borders are computed."""
     overlap_frames: int | None = None
@@ -73,13 +73,13 @@ class EvaluateConfig(Settings):
     identity: Path | None = None
     """Face embedding network as ONNX, such as ArcFace; empty uses `mimicmotion weights fetch faces`."""
     references: Path | None = None
-    """Folder of reference pictures, NAME.png per sequence, to compare the generated faces with as well."""
+    """Folder of reference pictures, NAME.png per sequence; generated faces are also compared with these."""
     device: str = "auto"
     """Device of the networks: auto, cpu, cuda."""
     frechet_resamples: Annotated[int, Range(0, 1_000_000)] = 200
-    """Bootstrap draws of whole sequences for the intervals of Frechet distances."""
+    """Bootstrap resamples, of whole sequences, for the intervals of Frechet distances."""
     seed: int = 0
-    """Seed of these draws."""
+    """Seed of the bootstrap."""
     cache: bool = True
     """Cache measurements by file content and reuse them."""
     cache_dir: Path | None = None

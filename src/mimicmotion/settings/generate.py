@@ -75,7 +75,7 @@ class GenerateConfig(DrivingOptions, PoseOptions, SamplingOptions, ExecutionOpti
     output: Annotated[Path, Help("Output", first=True)]
     """The result: .mp4, .gif, .webp, or a folder name ending in / for PNG frames."""
     picture_person: Annotated[str, Help("Input")] = "largest"
-    """Person in the picture to animate, if there are several; values as for 'person'."""
+    """Person in the picture to animate, if there are several; takes the same values as person."""
     model: Annotated[str | None, Help("Input", first=True)] = None
     """Folder or hub id of Stable Video Diffusion or of a saved model; default: the bundled tiny model."""
     checkpoint: Annotated[str | None, Help("Input", first=True)] = None
@@ -87,15 +87,15 @@ class GenerateConfig(DrivingOptions, PoseOptions, SamplingOptions, ExecutionOpti
     device: Annotated[str, Help("Speed")] = "auto"
     """Device: auto, cpu, cuda, cuda:1, mps."""
     dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16"], Help("Speed")] = "auto"
-    """Number format of the networks; auto is float32 on a CPU and float16 on a GPU."""
+    """Data type of the networks; auto is float32 on a CPU and float16 on a GPU."""
     height: Annotated[int | None, Range(16, 8192), Help("Output", first=True)] = None
-    """Height of the result in pixels; default: by the model's area and the shape of the picture."""
+    """Height of the result in pixels; default: from the model's area and the picture's aspect ratio."""
     width: Annotated[int | None, Range(16, 8192), Help("Output", first=True)] = None
-    """Width of the result in pixels; as height."""
+    """Width of the result in pixels; default: as for height."""
     fit: Annotated[Literal["auto", "crop", "letterbox", "released"], Help("Input")] = "auto"
-    """crop the picture around the person, letterbox it, auto (crop if the person stays whole), or the released crop."""
+    """crop (around the person), letterbox, auto (crop if the whole person fits) or released (as published)."""
     align: Annotated[Literal["limbs", "weighted", "released", "none"], Help("Motion")] = "limbs"
-    """Fit of the driver to the picture: limbs (size and proportions), weighted (one scale), released or none."""
+    """How poses are fitted to the picture: limbs (size and proportions), weighted (one scale), released or none."""
     smooth: Annotated[bool, Help("Motion")] = True
     """Remove jitter, outliers and swapped sides from the driving poses; not applied with align=released."""
     confidence_aware: Annotated[bool, Help("Motion")] = True
@@ -115,7 +115,7 @@ class GenerateConfig(DrivingOptions, PoseOptions, SamplingOptions, ExecutionOpti
     quantize: Annotated[Literal["none", "int8", "fp8"], Help("Memory")] = "none"
     """Quantisation of the U-Net's weights: none, int8 or fp8 (torchao)."""
     output_fps: Annotated[float | None, Range(0.1, 1000), Help("Output")] = None
-    """Frames per second of the file, for which generated frames are repeated; default: fps."""
+    """Frame rate of the file, reached by repeating generated frames; default: fps."""
     side_by_side: Annotated[bool, Help("Output", first=True)] = False
     """Also write OUTPUT-side-by-side: picture | driving frame (if driven by a video) | pose | result."""
     preview: Annotated[bool, Help("Output")] = False
@@ -129,7 +129,7 @@ class GenerateConfig(DrivingOptions, PoseOptions, SamplingOptions, ExecutionOpti
     label: Annotated[Literal["metadata", "visible", "signed"], Help("Output", first=True)] = "metadata"
     """metadata: mark the file as AI-generated; visible: also show it for the first 2 s; signed: also add C2PA."""
     producer: Annotated[str, Help("Output")] = "mimicmotion"
-    """Creator of the video, as named in its label; a service enters its registered name or code."""
+    """Creator named in the label; a service provider should give its registered name or code."""
     signer: Annotated[Path | None, Help("Output")] = None
     """PEM file with the private key and certificates for label=signed; default: self-signed ones."""
 

@@ -38,11 +38,11 @@ class StudyConfig(Settings):
     instructions: Path | None = None
     """Text file shown before the first pair."""
     practice: Annotated[int, Range(0, 20)] = 0
-    """Practice pairs at the beginning, which are not counted: a result beside a coarse copy of it."""
+    """Number of practice pairs at the start (a result beside a pixelated copy of it), which are not counted."""
     catch: Annotated[int, Range(0, 50)] = 0
-    """Catch pairs, a result beside a coarse copy of it, scattered among the others to find careless raters."""
+    """Number of catch pairs (a result beside a pixelated copy of it), mixed in to detect careless raters."""
     open: bool = False
-    """Let anyone who knows the address vote under a random id; by default only those with a link of `study invite`."""
+    """Let anyone who knows the address vote under a random id; by default only those with a `study invite` link."""
     repeat_share: Annotated[float, Range(0, 0.5)] = 0.15
     """Share of pairs shown to each rater twice as a consistency check; 0.15 repeats every seventh pair."""
     min_seconds: Annotated[float, Range(0, 60)] = 1.0
@@ -75,7 +75,7 @@ class Exclusion(Settings):
     """Which raters are excluded; none by default. Decide before looking at the preferences."""
 
     min_votes: Annotated[int, Range(0)] = 0
-    """Minimum number of answers of a rater, repetitions not counted."""
+    """Minimum number of answers per rater, not counting repetitions."""
     min_consistency: Annotated[float, Range(0, 1)] = 0.0
     """Minimum share of repeated pairs with the same answer, for raters who saw repetitions."""
     min_caught: Annotated[float, Range(0, 1)] = 0.0

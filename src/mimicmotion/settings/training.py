@@ -189,7 +189,7 @@ class TrainedConfig(Settings):
     image_encoder: bool = False
     """Also train the picture encoder (CLIP stays frozen); that of new small networks is always trained."""
     frozen: Literal["float32", "half"] = "float32"
-    """Number format of frozen weights. half saves memory and needs precision bf16 or fp16, in which the U-Net computes
+    """Data type of frozen weights. half saves memory and needs precision bf16 or fp16, in which the U-Net computes
     anyway."""
 
     def __post_init__(self) -> None:
@@ -330,7 +330,7 @@ class TrainConfig(Settings):
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     """What is measured during training."""
     precision: Literal["no", "bf16", "fp16"] = "bf16"
-    """Number format of the computation (autocast); the weights stay float32."""
+    """Data type of the computation (autocast); the weights stay float32."""
     gradient_checkpointing: Literal[False, True, "nested"] = False
     """Gradient checkpointing: recompute activations instead of storing them, for much less memory and about a third
     more time. nested recomputes some of them twice and halves the remaining memory."""

@@ -292,7 +292,7 @@ def _tags(path: Path) -> str:
 
 
 def _common_sequences(folders: Mapping[str, Mapping[str, Path]], *, skip_missing: bool) -> tuple[list[str], list[str]]:
-    """Sequences that all folders have, and a line for each one that a folder lacks.
+    """Sequences that all folders have, and a message for each one missing from a folder.
 
     Args:
         folders: name of each folder, for messages, to its sequences.

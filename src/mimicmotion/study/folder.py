@@ -34,7 +34,7 @@ class StudyPair:
         b: id of the other video.
         reference: file name of the reference picture in videos/; "" for none.
         driving: id of the driving video; "" for none.
-        kind: practice and catch pairs show a video and a coarse copy of it.
+        kind: practice and catch pairs show a video and a pixelated copy of it.
     """
 
     id: str

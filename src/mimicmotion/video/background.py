@@ -91,9 +91,9 @@ def distance_outside(person: Mask) -> Float32[ndarray, "height width"]:
 
 
 def fill_hole(picture: Frame, hole: ndarray) -> Frame:
-    """Inpaint a hole: Telea's method at the edge, wide means of the surroundings in the middle, and added grain.
+    """Inpaint a hole: Telea's method at the edge, a wide blur of the surroundings in the middle, and added grain.
 
-    The means are wider than high, because horizons, floors and shelves continue behind a standing person.
+    The blur is wider than it is tall, because horizons, floors and shelves continue behind a standing person.
     """
     height, width = hole.shape
     if hole.all() or not hole.any():
@@ -119,7 +119,7 @@ def fill_hole(picture: Frame, hole: ndarray) -> Frame:
 
 
 def _wide_mean(image: Float32[ndarray, "height width *colours"], reach: float) -> ndarray:
-    """Gaussian mean over `reach` pixels vertically and `ASIDE` times as many sideways; wide ones on a smaller image."""
+    """Gaussian blur, `reach` pixels vertically and `ASIDE` times that sideways; wide ones use a smaller image."""
     height, width = image.shape[:2]
     shrink = max(1.0, reach / 4)
     size = max(1, round(width / shrink)), max(1, round(height / shrink))

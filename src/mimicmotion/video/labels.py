@@ -54,7 +54,7 @@ class Label:
     """Label of a file.
 
     Attributes:
-        producer: creator of the video; a service enters its registered name or code.
+        producer: creator of the video; a service provider should give its registered name or code.
         id: id of the result; the same inputs, settings and weights give the same id.
         sign: whether to add a signed C2PA manifest.
         signer: PEM file with a private key and its certificate chain; None creates a self-signed one.

@@ -94,6 +94,6 @@ def every(items: Iterable[Timed[T]], stride: int, start: float = 0, end: float =
 def released_stride(fps: float, stride: int = 2) -> int:
     """The published code's rule: `stride` x max(1, int(fps / 24)).
 
-    Its result is always shown at 15 fps, so that a source of 24 fps runs 1.25 times too fast.
+    The result is always played at 15 fps, so a 24 fps source runs 1.25 times too fast.
     """
     return stride * max(1, int(fps / 24))

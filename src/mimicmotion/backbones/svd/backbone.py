@@ -133,7 +133,7 @@ class SVDBackbone(Backbone):
 
     @property
     def dtype(self) -> torch.dtype:  # type: ignore[override]
-        """Number format of the U-Net."""
+        """Data type of the U-Net."""
         return next(self.unet.parameters()).dtype
 
     @property
@@ -242,7 +242,7 @@ class SVDBackbone(Backbone):
 
     @property
     def quantized(self) -> str:  # type: ignore[override]
-        """Number format of the U-Net's quantised weights, or "none"."""
+        """Data type of the U-Net's quantised weights, or "none"."""
         summary = quantized(self.unet)
         return "none" if summary is None else summary.format
 

@@ -337,7 +337,7 @@ class TemporalResnetBlock(ResnetBlock):
         share: Float[Tensor, " 1"],
         chunk: int | None = None,
     ) -> Video:
-        """Return `x` + `share` * the block's change.
+        """Return `x` + `share` * the block's residual.
 
         Args:
             x: input, overwritten by the result if no gradients are recorded.

@@ -1,8 +1,9 @@
-"""The person moved pixel by pixel: a network corrects the limb warp (a departure of small models, see the model card).
+"""Warp network: corrects the limb warp pixel by pixel (only in small models, see the model card).
 
-It sees the warp's pieces in their new places and says the person's outline at full size, which piece each pixel belongs
-to, and how much further it lies in the reference picture than that piece says. Colours come from the reference picture
-alone. It also says which pixels the reference picture shows: the others are for the rest of the model.
+Its input is the warped pieces in their new places. It predicts the person's outline at full size, the piece that each
+pixel belongs to, and the offset of the pixel's source in the reference picture from where the piece's own motion puts
+it. Colours come from the reference picture alone. It also predicts which pixels are visible in the reference picture;
+the rest of the model generates the others.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class LatentCache:
 
         Raises:
             ConfigError: they are not cached, and there is no encoder.
-            WeightsError: the encoder gives NaN, or numbers too large for float16.
+            WeightsError: the encoder returns NaN, or values too large for float16.
             OutputError: the folder cannot be written.
         """
         values = self._load(record)

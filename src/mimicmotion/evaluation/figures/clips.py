@@ -150,7 +150,7 @@ def check_frames(wanted: Sequence[int], first: int, frames: int, what: str = "fr
     """
     bad = [t for t in wanted if not first <= t < frames]
     if bad:
-        raise InputError(f"{what} {bad[0]} of {frames} frames", f"{first} to {frames - 1}", "frames count from 0")
+        raise InputError(f"{what} {bad[0]} of {frames} frames", f"{first} to {frames - 1}", "number frames from 0")
     return sorted(set(wanted))
 
 

@@ -134,7 +134,7 @@ class FusionSpec(FigureSpec):
     mode: list[str] | None = None
     """progressive (default), released, average or none. May be given several times."""
     reference_slot: bool = False
-    """The reference picture takes one frame of each segment, which mode released always does."""
+    """Whether the reference picture takes one frame of each segment; with mode released, it always does."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,7 +55,7 @@ def ablate(config_path: str | Path, *, processes: int = 1) -> Job[Path]:
 
     Args:
         config_path: a YAML file, or the name of a recipe such as ablation-tiny.
-        processes: number of trainings at a time.
+        processes: number of training runs in parallel.
 
     Returns:
         The table (Markdown), with results.csv and effects.png in the same folder.

@@ -141,12 +141,12 @@ class DenoiserTask(Task):
         return wanted
 
     def sample_maker(self, shards: Shards, latents: LatentCache | None, **changes: Any) -> SampleMaker:
-        """A maker of this model's samples; in a run with phases, those of the first phase.
+        """The sample maker of this model; in a run with phases, that of the first phase.
 
         Args:
             shards: the records.
-            latents: cache of latents, to be used instead of frames.
-            changes: sample settings, or `seed`, that differ from the run's.
+            latents: cache of latents to use instead of frames.
+            changes: overrides of the run's sample settings or `seed`.
         """
         seed = changes.pop("seed", self.config.seed)
         sample = dataclasses.replace(self.config.data.sample, **{**_clip_of(self.config.phase(0)), **changes})

@@ -157,7 +157,7 @@ class Predictor:
     def decode_bytes(self, plan: ExecutionPlan, work: Workload) -> int:
         """Working memory in bytes of decoding one clip, or of the detail network on one of its frames.
 
-        If there are several clips, the previous one is still held, to be blended with the next.
+        With several clips, the previous one stays in memory for blending.
         """
         shape = self._shape(work, work.clip_frames)
 
