@@ -1,8 +1,8 @@
-"""Align the driving person with the one in the picture, by one map for the whole video, which preserves the motion.
+"""Align the driving person with the one in the reference picture, by a single map for the whole video.
 
-The network copies the body shape of the picture. If the driving person is larger or elsewhere in the frame, the
-generated person grows or jumps in the first frames. If they are built differently, arms and legs change their length;
-"limbs" gives the driver the picture's proportions first.
+A single map preserves the motion. The network copies the body shape of the picture, so if the driving person is larger
+or elsewhere in the frame, the generated person grows or jumps in the first frames. If the two have different
+proportions, arms and legs change length; the method "limbs" adapts the driving person's proportions first.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ logger = logging.getLogger(__name__)
 
 AlignMethod: TypeAlias = Literal["limbs", "weighted", "released", "none"]
 
-# Nose, neck, shoulders, hips, knees, ankles, eyes and ears. Arms move too much to tell a person's size and place.
+# Nose, neck, shoulders, hips, knees, ankles, eyes and ears. Arms move too much to indicate size and position.
 STABLE = np.array([0, 1, 2, 5, *range(8, 18)])
 ANKLES = np.array([R_ANKLE, L_ANKLE])
 HEAD = np.array([NOSE, R_EYE, L_EYE, R_EAR, L_EAR])
-# Pairs of points whose distance is the length of a part; those of the two sides are alike.
+# Keypoint pairs whose distance is the length of a body part; the left and right parts are equally long.
 PAIRS = {
     "shoulders": [(R_SHOULDER, L_SHOULDER)],
     "upper arms": [(R_SHOULDER, R_ELBOW), (L_SHOULDER, L_ELBOW)],
@@ -66,16 +66,16 @@ PAIRS = {
     "shanks": [(R_KNEE, R_ANKLE), (L_KNEE, L_ANKLE)],
 }
 LIMBS = {"arms": ("upper arms", "forearms"), "legs": ("thighs", "shanks")}
-RIGID = ("head", "shoulders", "trunk")  # foreshortened less than limbs, so that they tell a person's size
-FARTHEST = 2.0  # a part that differs more than this from the body's scale was not seen well
-LONGEST = 0.7  # quantile over time that stands for the full length of a part: it is often seen foreshortened
-TURNED = 0.35  # shoulders narrower than this share of the trunk: seen from the side, widths say nothing
-LIFTED = 0.05  # of the body's height: a foot that is higher above the other one does not stand
-SAME_LIMB = 1.25  # ratio of two bones' scales up to which both are believed
-STEP = 0.08  # of the body's height: feet that are farther beside their place in the picture walk about
-# Differences from the body's scale that perspective, the picture's pose and the detector explain, by part.
+RIGID = ("head", "shoulders", "trunk")  # foreshortened less than limbs, so they indicate a person's size
+FARTHEST = 2.0  # a part whose scale differs from the body's by more than this factor was badly detected
+LONGEST = 0.7  # quantile over time taken as the full length of a part, which is often foreshortened
+TURNED = 0.35  # ratio of shoulders to trunk below which the person is seen from the side: ignore widths
+LIFTED = 0.05  # of the body's height: a foot this much higher than the other is off the ground
+SAME_LIMB = 1.25  # ratio of two bones' scales up to which both are trusted
+STEP = 0.08  # of the body's height: with feet this far to the side of the picture's, the person is walking
+# By part, the deviation from the body's scale that perspective, the picture's pose and the detector can explain.
 ALIKE = {"trunk": 1.1, "shoulders": 1.12, "neck": 1.1, "head": 1.15, "arms": 1.2, "feet": 1.0}
-DISAGREE = 1.15  # ratio of two parts' scales above which bodies are built differently
+DISAGREE = 1.15  # ratio of two parts' scales above which body proportions differ
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +83,10 @@ class Alignment:
     """Map from pixels of the driving video to pixels of the output: x' = scale[0] * x + offset[0], likewise for y.
 
     Attributes:
-        scale: (x, y); equal in all methods, so the aspect ratio is kept.
-        offset: (x, y) in pixels of the output.
+        scale: (x, y); equal for all methods, so the aspect ratio is kept.
+        offset: (x, y) in output pixels.
         size: (height, width) of the output.
-        limbs: how much longer parts of the body are made before that, see `stretch`.
+        limbs: factors by which body parts are lengthened before mapping; see `stretch`.
     """
 
     scale: tuple[float, float]
@@ -113,18 +113,18 @@ def fit_alignment(
     """Fit the map from the driving poses to the reference pose.
 
     Args:
-        driving: poses of the video, in pixels of the video.
-        reference: pose of the picture (its first frame is used), scaled to `size` if its own size differs.
+        driving: driving poses, in pixels of the driving video.
+        reference: pose in the reference picture; only the first frame is used. Scaled to `size` if its own differs.
         size: (height, width) of the output.
-        method: "weighted" takes one scale from head, shoulders and trunk (`body_scale`) and one offset from the joints
-            that both show, weighted by their confidence in video and picture, and keeps the person inside the frame.
-            "limbs" also gives the driver the picture's proportions (`limb_scales`) and puts standing feet on the
-            picture's ground. "released" is the published code's linear fit of all heights in the frames with one
-            person, regardless of confidence. "none" only scales the video's frame to fill the output, centred.
+        method: "weighted" uses one scale, from head, shoulders and trunk (`body_scale`), and one offset, from joints
+            visible in both, weighted by confidence in video and picture; it keeps the person inside the frame.
+            "limbs" also adapts the driving person's proportions to the picture (`limb_scales`) and aligns standing
+            feet with the ground. "released" is the published code's linear fit of the joints' heights in all frames
+            with one person, regardless of confidence. "none" only scales the video to fill the output, centred.
 
     Raises:
         ConfigError: the method is unknown.
-        PoseError: the picture or the video shows no person, or they have no joint in common.
+        PoseError: the picture or the video shows no person, or no joint is visible in both.
     """
     if method not in get_args(AlignMethod):
         raise ConfigError(f"align = {method!r}", ", ".join(get_args(AlignMethod)), "choose one of these")
@@ -151,7 +151,7 @@ def fit_alignment(
     scale, limbs = body_scale(parts), {}
     if scale is None:
         scale = _fill(driving.size, size).scale[0]
-        logger.warning("too few joints are seen in both picture and video to tell the size: it is left as it is")
+        logger.warning("too few joints are visible in both picture and video to scale the person: left as it is")
     elif method == "limbs":
         scale, limbs = limb_scales(parts, scale)
     sized = Alignment((scale, scale), (0.0, 0.0), size, limbs).apply(driving)
@@ -161,16 +161,16 @@ def fit_alignment(
 
 
 def part_scales(driving: PoseSequence, reference: PoseSequence) -> dict[str, float]:
-    """Length of each part of the body in the picture, divided by that in the video; of parts that both show.
+    """Compute the length of each body part in the picture divided by that in the video, for parts visible in both.
 
-    A length in the video is a high quantile over time, as foreshortened parts look short.
+    A length in the video is a high quantile over time, since foreshortened parts look short.
 
     Args:
-        driving: poses of the video.
-        reference: pose of the picture, one frame.
+        driving: driving poses.
+        reference: pose in the reference picture, one frame.
 
     Returns:
-        Scale by part: head, trunk, and those of `PAIRS`. Shoulders that are seen from the side are left out.
+        Scale by part: head, trunk and the parts in `PAIRS`. Shoulders seen from the side are left out.
     """
     head = HEAD[reference.confidence[0, HEAD] > VISIBLE].tolist()
     ours, theirs = part_lengths(reference[:1], head), part_lengths(driving, head)
@@ -182,7 +182,7 @@ def part_scales(driving: PoseSequence, reference: PoseSequence) -> dict[str, flo
 
 
 def body_scale(parts: dict[str, float]) -> float | None:
-    """Mean scale of the rigid parts that lie near the median of all; None without any part."""
+    """Mean scale of the rigid parts near the median of all parts; None if there are no parts."""
     if not parts:
         return None
     scales = np.log([parts[p] for p in RIGID if p in parts] or list(parts.values()))
@@ -191,10 +191,11 @@ def body_scale(parts: dict[str, float]) -> float | None:
 
 
 def limb_scales(parts: dict[str, float], scale: float) -> tuple[float, dict[str, float]]:
-    """Scale of the legs, by which the whole body moves, and how much more the others are scaled, see `stretch`.
+    """Compute the legs' scale, which applies to the whole body, and the other parts' factors relative to it.
 
-    The bones of a limb get one scale. Where they disagree, one of them is foreshortened, in the picture or in the whole
-    video: the one nearer to the body's scale counts. A limb that was never seen well has the scale of the body.
+    The bones of a limb share one scale. If they disagree, one of them is foreshortened, in the picture or throughout
+    the video: the one closer to the body's scale counts. A limb that was badly detected gets the scale of the body.
+    For the factors, see `stretch`.
     """
     apart = {p: math.log(s / scale) for p, s in parts.items()}
     for limb, bones in LIMBS.items():
@@ -202,17 +203,17 @@ def limb_scales(parts: dict[str, float], scale: float) -> tuple[float, dict[str,
         alike = [s for s in seen if abs(s - seen[0]) < math.log(SAME_LIMB)]
         well = len(seen) == len(bones) and abs(seen[-1]) < math.log(FARTHEST)
         apart[limb] = sum(alike) / len(alike) if well else 0.0
-    apart["neck"] = apart.get("head", 0.0) / 2  # nodding changes its length more than bodies differ
+    apart["neck"] = apart.get("head", 0.0) / 2  # nodding changes its length more than it varies between people
     ratios = {part: apart.get(part, 0.0) for part in ALIKE}
     ratios = {p: r if abs(r) > math.log(ALIKE[p]) else 0.0 for p, r in ratios.items()}
     return scale * math.exp(apart["legs"]), {p: math.exp(r - apart["legs"]) for p, r in ratios.items()}
 
 
 def stretch(poses: PoseSequence, limbs: dict[str, float]) -> PoseSequence:
-    """Poses of a body with other proportions that moves alike: all bones keep their direction, the legs their place.
+    """Change the body's proportions but not its motion: bones keep their direction, and the legs stay in place.
 
-    From the hips upwards, each part is made longer by its factor and carries what hangs on it. Hands are scaled like
-    arms, and face and ears about the nose like the head.
+    From the hips upwards, each part is scaled by its factor and moves the parts attached to it. Hands are scaled with
+    the arms; eyes, ears and face points are scaled about the nose by the head's factor.
     """
     xy, out = _with_hidden_joints(poses), poses.xy.copy()
     hips = xy[:, [R_HIP, L_HIP]].mean(1)
@@ -232,7 +233,7 @@ def stretch(poses: PoseSequence, limbs: dict[str, float]) -> PoseSequence:
 
 
 def _with_hidden_joints(poses: PoseSequence) -> Float[ndarray, "frames 134 2"]:
-    """Positions; joints that hold others and are not seen are where neighbouring frames have them, beside the neck."""
+    """Positions, with hidden parent joints interpolated over time relative to the neck."""
     xy, seen = poses.xy.copy(), poses.confidence > VISIBLE
     neck = np.zeros_like(xy[:, NECK])
     for joint in (NECK, NOSE, R_SHOULDER, L_SHOULDER, R_HIP, L_HIP, R_ANKLE, L_ANKLE):
@@ -246,7 +247,7 @@ def _with_hidden_joints(poses: PoseSequence) -> Float[ndarray, "frames 134 2"]:
 
 
 def part_lengths(poses: PoseSequence, head: Iterable[int] = ()) -> dict[str, float]:
-    """Full length in pixels of each part that is seen, as in `part_scales`; of the head, the spread of some points."""
+    """Full length in pixels of each visible part, as in `part_scales`; for the head, the spread of these points."""
     head = list(head)
     xy, sure = poses.xy[:, BODY], poses.confidence[:, BODY]
     gap = lambda a, b: np.hypot(*(a - b).T)  # noqa: E731
@@ -262,7 +263,7 @@ def part_lengths(poses: PoseSequence, head: Iterable[int] = ()) -> dict[str, flo
 
 
 def _full_length(length: Float[ndarray, " frames"], sure: Float[ndarray, " frames"]) -> float:
-    """Nearly the longest in the surer half of the frames that show it; 0 if none does."""
+    """A high quantile over the more confident half of the frames that show the part; 0 if none does."""
     shown = sure > VISIBLE
     good = shown & (sure >= np.median(sure[shown])) if shown.any() else shown
     return float(np.quantile(length[good], LONGEST)) if good.any() else 0.0
@@ -281,11 +282,11 @@ def _fit_released(
     usable: ndarray,
     size: tuple[int, int],
 ) -> Alignment:
-    """Least squares on heights as fractions of the frame; the horizontal scale follows from both frames' shapes."""
+    """Least squares on heights as fractions of the frame; the horizontal scale follows from the aspect ratios."""
     driven = (xy[:, usable] / source[::-1]).reshape(-1, 2)
     wanted = np.tile(target[usable] / size[::-1], (len(xy), 1))
     with warnings.catch_warnings():
-        # where all heights are equal, numpy's least squares gives half of the height to the scale: so the released code
+        # if all heights are equal, numpy attributes half of the height to the scale, as in the released code
         warnings.simplefilter("ignore", np.exceptions.RankWarning)
         scale_y, offset_y = np.polyfit(driven[:, 1], wanted[:, 1], 1)
     scale_x = scale_y / (source[0] / source[1] / size[0] * size[1])
@@ -304,8 +305,8 @@ def _place(
     size: tuple[int, int],
     ground: Float[ndarray, " 2"] | None = None,
 ) -> tuple[float, float]:
-    """Offset that brings joints of the right size to those of the picture; `ground` is what standing feet ask for."""
-    # Per joint and frame, not per frame, so that an outlier joint has no influence.
+    """Offset that moves the scaled joints onto the picture's; `ground` is the offset that standing feet require."""
+    # The median is over joints and frames, so a single outlier joint has no influence.
     shift = target - xy
     offset = np.array([_weighted_median(shift[..., k].ravel(), weight.ravel()) for k in (0, 1)])
     offset = _refine_shift(shift, weight, offset, np.ptp(target[weight.any(0)], axis=0).max())
@@ -317,7 +318,7 @@ def _place(
 
 
 def _to_ground(poses: PoseSequence, target: PoseSequence) -> Float[ndarray, " 2"] | None:
-    """Offset that brings standing feet of the right size to those of the picture; None if either shows none."""
+    """Offset that moves the scaled standing feet onto the picture's; None unless both show both ankles."""
     seen = (poses.confidence[:, ANKLES] > VISIBLE).all(1)
     if not seen.any() or not (target.confidence[0, ANKLES] > VISIBLE).all():
         return None
@@ -331,7 +332,7 @@ def _to_ground(poses: PoseSequence, target: PoseSequence) -> Float[ndarray, " 2"
 
 
 def _refine_shift(shift: ndarray, weight: ndarray, offset: ndarray, extent: float) -> ndarray:
-    """Mean of the offsets near the median, ignoring those further away than half a body."""
+    """Mean of the shifts near the median (Tukey's biweight), ignoring those farther away than half the body."""
     far = np.hypot(*np.moveaxis(shift - offset, -1, 0))
     near = weight * (1 - np.clip(far / max(extent / 2, 1e-9), 0, 1) ** 2) ** 2
     total = near.sum()
@@ -342,8 +343,8 @@ def _keep_inside(placed: ndarray, weight: ndarray, target: ndarray, size: tuple[
     """The smallest extra offset that keeps the person inside the frame throughout, if the picture shows it inside.
 
     A driving person who crosses the frame matches the picture's position halfway; if that position is near an edge, the
-    person would leave the frame. Both the driver's joints and the picture's, moved along, must lie outside: the first
-    alone may be an outlier, the second another posture.
+    person would leave the frame. An offset is only added if both the driving joints and the picture's joints, moved
+    along with them, lie outside: the former alone may be outliers, the latter may have another pose.
     """
     used, shown = weight.any(0), weight.any(1)
     gap = [(a, w) for a, w in zip((placed - target)[shown], weight[shown], strict=True)]
@@ -352,7 +353,7 @@ def _keep_inside(placed: ndarray, weight: ndarray, target: ndarray, size: tuple[
         end, low, high = size[1 - axis], target[used, axis].min(), target[used, axis].max()
         if low < 0 or high > end:
             continue
-        # Not the extreme values: one outlier frame must not move the whole video.
+        # Quantiles, not extremes: a single outlier frame must not move the whole video.
         moved = np.quantile([_weighted_median(a[:, axis], w) for a, w in gap], (0.05, 0.95))
         at, seen = placed[shown, :, axis], weight[shown] > 0
         own = (

@@ -1,4 +1,4 @@
-"""Fit the picture of a person to the size of the result."""
+"""Fit the picture of a person to the output size."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from mimicmotion.video.geometry import Fit, Size, plan_fit, plan_size, released_
 
 PictureFit = Literal["auto", "crop", "letterbox", "released"]
 PUBLISHED: Size = (1024, 576)
-NEAR_SIZES = 4  # of the sizes that are nearest in shape: others would cut more of the picture than they keep
+NEAR_SIZES = 4  # candidates, nearest aspect ratio first: others would crop away more of the picture than they keep
 
 
 def choose_size(pose: PoseSequence, mode: PictureFit, model: Size | None, multiple: int) -> Size:
-    """Choose the (height, width) of the result by the shape of the picture.
+    """Choose the (height, width) of the output from the aspect ratio of the picture.
 
     Args:
         pose: pose of the person, one frame, in pixels of the picture.
-        mode: "auto" takes the nearest size of which a crop keeps the person whole, if there is one; "released" is the
+        mode: "auto" takes the nearest size at which a crop keeps the whole person, if there is one; "released" is the
             published rule, or the model's own size.
-        model: the model's own size; None is the published one. Others have about its area.
-        multiple: what height and width must be multiples of.
+        model: the model's own size; None means the published one. All candidates have about its area.
+        multiple: number that must divide height and width.
     """
     if mode == "released":
         return model or plan_size(pose.size, multiple=multiple)
@@ -35,14 +35,14 @@ def choose_size(pose: PoseSequence, mode: PictureFit, model: Size | None, multip
 
 
 def fit_picture(picture: Frame, pose: PoseSequence, size: Size, mode: PictureFit) -> tuple[Frame, Fit]:
-    """Fit a picture of a person to `size` = (height, width). Returns the transform too, which also maps the pose.
+    """Fit a picture of a person to `size` = (height, width). Also returns the transform, to map the pose.
 
     Args:
         picture: the original picture.
         pose: pose of the person, one frame, in pixels of the picture.
         size: target (height, width).
-        mode: "crop" around the person, or, where not all of the person fits in, from the head down; "auto" adds bars
-            instead in that case; for the others see `plan_fit`.
+        mode: "crop" crops around the person, or from the head down if the whole person does not fit; "auto" letterboxes
+            in that case. For the others see `plan_fit`.
     """
     fit = _plan_crop(pose, size) if mode in ("auto", "crop") else plan_fit(pose.size, size, mode)
     if mode == "auto" and not keeps_person(fit, pose):
@@ -52,9 +52,9 @@ def fit_picture(picture: Frame, pose: PoseSequence, size: Size, mode: PictureFit
 
 
 def person_extent(pose: PoseSequence) -> Float64[ndarray, "2 2"]:
-    """First and last (y, x) pixel that the person takes up, within the picture.
+    """Minimum and maximum (y, x) of the person's bounding box in pixels, clipped to the picture.
 
-    The top of the head is about as far above the nose as the neck is below it.
+    The top of the head is assumed to be as far above the nose as the neck is below it.
     """
     seen = pose.confidence[0] > VISIBLE
     points = pose.xy[0, seen]
@@ -64,14 +64,14 @@ def person_extent(pose: PoseSequence) -> Float64[ndarray, "2 2"]:
 
 
 def keeps_person(fit: Fit, pose: PoseSequence) -> bool:
-    """Whether the fitted picture shows all of the person that the picture shows, to a hundredth of its sides."""
+    """Whether the fitted picture keeps all that the original shows of the person, to within 1 % of its sides."""
     placed = person_extent(pose) * fit.scale + fit.offset
     spare = np.multiply(fit.target, 0.01)
     return bool((placed[0] >= -spare).all() and (placed[1] <= fit.target + spare).all())
 
 
 def _plan_crop(pose: PoseSequence, target: Size) -> Fit:
-    """A crop with the person in its middle; what is too tall keeps its head."""
+    """Plan a crop centred on the person, or aligned with the head if the person is too tall."""
     scale = max(t / s for t, s in zip(target, pose.size, strict=True))
     first, last = person_extent(pose) * scale
     start = (first + last - target) / 2

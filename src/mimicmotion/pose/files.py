@@ -30,7 +30,7 @@ FORMAT, VERSION = "mimicmotion.poses", 1
 MAX_SIDE = 100_000  # pixels of a frame
 MAKE_POSES = "make it with 'mimicmotion poses VIDEO -o poses.npz'"
 
-# OpenPose's BODY_25 has the middle of the hips at 8; its 18 other points and 6 feet points stand in our order.
+# OpenPose's BODY_25 has the mid-hip at index 8; its other 18 body points and 6 foot points are in our order.
 BODY_25 = np.array([*range(8), *range(9, 19)])
 BODY_25_FEET = np.arange(19, 25)
 
@@ -69,13 +69,13 @@ def load_poses(path: Path | str) -> PoseSequence:
         PoseError: the file is missing, is not a pose file, has a newer format version, or contains NaN, confidences
             outside 0..1 or wrong shapes.
     """
-    # numpy leaves a file open that turns out to be damaged, if it opened it itself
+    # opened here because np.load leaves a damaged file open if it opened it itself
     with reading(path, "a pose file", MAKE_POSES, PoseError), Path(path).open("rb") as file:
         return parse_poses(file, path)
 
 
 def parse_poses(file: IO[bytes], path: Path | str) -> PoseSequence:
-    """Read an open pose file; `path` is its name in errors.
+    """Read an open pose file; errors refer to it as `path`.
 
     Raises:
         PoseError: as `load_poses`.
@@ -87,7 +87,7 @@ def parse_poses(file: IO[bytes], path: Path | str) -> PoseSequence:
                 raise PoseError(f"{path} holds {', '.join(data.files) or 'nothing'}", "a pose file", MAKE_POSES)
             if int(data["version"]) > VERSION:
                 raise PoseError(
-                    f"{path} is of version {int(data['version'])}", f"version {VERSION} or older", "update mimicmotion"
+                    f"{path} has version {int(data['version'])}", f"version {VERSION} or older", "update mimicmotion"
                 )
             xy, confidence = np.asarray(data["xy"], np.float64), np.asarray(data["confidence"], np.float32)
             height, width = (int(v) for v in data["size"])
@@ -113,10 +113,10 @@ def load_openpose(
     heat maps reach, are clipped to 1.
 
     Args:
-        path: the folder. Frames are ordered by the last number that differs in all file names, without gaps. A file may
-            also contain a list of frames, as written by ComfyUI nodes.
+        path: folder or file. Frames are ordered by the last number in the file names that is unique to each, without
+            gaps. A file may also contain a list of frames, as written by ComfyUI nodes.
         size: (height, width) of the video; optional if the files contain canvas_height and canvas_width.
-        fps: frames per second, which only files of this package contain; 0 if unknown.
+        fps: frames per second; 0 (default) reads it from the files, where only this package stores it.
         person: person to follow if there are several.
 
     Raises:
@@ -140,9 +140,9 @@ def load_openpose(
     tracker.check_found()
     if size is None:
         raise PoseError(
-            f"{path} does not say the size of the frames",
+            f"{path} does not contain the size of the frames",
             "canvas_height and canvas_width",
-            "give the size of the video: --video-size 1280x720",
+            "give the size of the video, e.g. --video-size 1280x720",
         )
     xy, confidence = np.stack([p[0] for p in points]), np.stack([p[1] for p in points])
     if (confidence > 0).any() and np.abs(xy[confidence > 0]).max() <= 1:
@@ -154,7 +154,7 @@ def load_openpose(
 def save_openpose(poses: PoseSequence, folder: Path | str) -> None:
     """Write one NAME_%012d_keypoints.json per frame, like OpenPose with BODY_25, hands and face.
 
-    The mid hip and the pupils, which our layout lacks, are means of their neighbours.
+    The mid-hip and the pupils, which our layout lacks, are means of their neighbours.
 
     Raises:
         OutputError: a file cannot be written, or the folder contains JSON files that would be read as further frames.
@@ -201,16 +201,16 @@ def _openpose_files(path: Path) -> list[Path]:
             break
     else:
         file = min(files)
-        raise PoseError(f"{file}: no frame number of its own", "names as video_000000000012_keypoints.json", fix)
+        raise PoseError(f"{file}: no unique frame number", "names like video_000000000012_keypoints.json", fix)
     first, missing = min(numbered), max(numbered) - min(numbered) + 1 - len(numbered)
     if missing:
         gap = next(n for n in itertools.count(first) if n not in numbered)
-        raise PoseError(f"{path}: no file for frame {gap} and {missing - 1} others", "one file a frame", fix)
+        raise PoseError(f"{path}: no file for frame {gap} and {missing - 1} others", "one file per frame", fix)
     return [numbered[k] for k in sorted(numbered)]
 
 
 def _read_json(file: Path) -> list[dict[str, Any]]:
-    """The frames of a file; most tools write one, some a list."""
+    """The frames of a file: most tools write one per file, some a list."""
     data = read_json(file, "a readable JSON file", "write the poses again", PoseError)
     frames = data if isinstance(data, list) and data else [data]
     if not all(isinstance(frame, dict) and isinstance(frame.get("people"), list) for frame in frames):
@@ -321,7 +321,7 @@ class PoseCache:
         try:
             return load_poses(path)
         except PoseError as e:
-            logger.warning("the cached poses %s are damaged and made anew: %s", path, e.got)
+            logger.warning("the cached poses %s are damaged and will be estimated again: %s", path, e.got)
             return None
 
     def put(self, path: Path, poses: PoseSequence) -> None:

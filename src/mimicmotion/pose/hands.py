@@ -20,15 +20,15 @@ def hand_boxes(
     threshold: float = HAND_THRESHOLD,
     padding: float = HAND_PADDING,
 ) -> tuple[Float[ndarray, "*frames 2 4"], ndarray]:
-    """Compute the boxes (left, top, right, bottom) of left and right hand, and whether each hand is reliable.
+    """Compute the boxes (left, top, right, bottom) of the left and right hand, and whether each is reliable.
 
     A hand is reliable if the confidence of ALL its 21 points exceeds `threshold`: with a single uncertain finger, the
-    increased loss would teach a wrong hand.
+    higher loss weight would teach a wrong hand shape.
 
     Args:
-        xy: pixel positions.
-        confidence: 0..1.
-        threshold: 0..1.
+        xy: keypoints in pixels.
+        confidence: confidence of the keypoints, 0..1.
+        threshold: confidence that all points must exceed, 0..1.
         padding: margin on each side, as a fraction of the box's own width and height.
 
     Returns:
@@ -56,7 +56,7 @@ def hand_masks(
     threshold: float = HAND_THRESHOLD,
     padding: float = HAND_PADDING,
 ) -> Float32[ndarray, "frames rows columns"]:
-    """Compute the share of each latent cell inside the box of a reliable hand.
+    """Compute the fraction of each latent cell that is covered by the box of a reliable hand.
 
     This is the area average of a mask that is 1 inside the union of the boxes, without rounding the boxes to pixels.
     The loss weight of a cell is 1 + (scale - 1) * mask.

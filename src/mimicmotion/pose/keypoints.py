@@ -16,9 +16,8 @@ if TYPE_CHECKING:
     from mimicmotion.video.geometry import Fit
 
 # Layout of the 134 points (COCO-WholeBody order with OpenPose's 18 body points in front):
-BODY = slice(
-    0, 18
-)  # nose, neck, R shoulder, elbow, wrist, L ..., R hip, knee, ankle, L ..., R eye, L eye, R ear, L ear
+# nose, neck, R shoulder, elbow, wrist, L ..., R hip, knee, ankle, L ..., R eye, L eye, R ear, L ear
+BODY = slice(0, 18)
 FEET = slice(18, 24)  # L big toe, small toe, heel, R big toe, small toe, heel
 LEFT_FOOT, RIGHT_FOOT = slice(18, 21), slice(21, 24)
 FACE = slice(24, 92)  # 68 iBUG points
@@ -44,10 +43,10 @@ MIRRORED = np.array(
         *(*range(113, 134), *range(92, 113)),
     ]
 )
-"""The point that each becomes in a mirror."""
+"""Index of each point's mirror image."""
 
 VISIBLE = 0.3
-"""Confidence above which a point counts as visible: the published code's limit for drawing and retargeting."""
+"""Confidence above which a point counts as visible: the published code's threshold for drawing and retargeting."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,8 +54,8 @@ class PoseSequence:
     """Keypoints of one person over time. "left" and "right" are the person's own.
 
     Attributes:
-        xy: positions (x, y) in pixels of a frame of `size`, pixel centres at integer + 0.5; finite even if unseen. In
-            float64 (given as any float), because the released style draws at whole pixels of a large canvas.
+        xy: positions (x, y) in pixels of a frame of `size`, pixel centres at integer + 0.5; finite even if unseen. Any
+            float dtype is converted to float64, because the released style rounds to pixels of a large canvas.
         confidence: the estimator's confidence, 0..1; 0 means "not seen". A frame without a person is all 0.
         size: (height, width) in pixels of the frame that `xy` refers to.
         fps: frames per second of the sequence.
@@ -84,7 +83,7 @@ class PoseSequence:
             )
         if people.shape != (frames,):
             got, want = f"people {people.shape} in {frames} frames", "one number per frame"
-            raise PoseError(got, want, "select the same frames of every array, or leave 'people' out")
+            raise PoseError(got, want, "select the same frames from all arrays, or omit 'people'")
         if not np.isfinite(self.xy).all() or not np.isfinite(self.confidence).all():
             raise PoseError("NaN or infinity in the pose", "finite numbers", "mark unseen points with confidence 0")
         if frames and not (self.confidence.min() >= 0 and self.confidence.max() <= 1):
@@ -99,7 +98,7 @@ class PoseSequence:
         return dataclasses.replace(self, **part)
 
     def mirrored(self) -> PoseSequence:
-        """The poses as in the mirrored frames."""
+        """Mirror the poses horizontally, as if estimated in mirrored frames."""
         xy = self.xy[:, MIRRORED] * (-1, 1) + (self.size[1], 0)
         return dataclasses.replace(self, xy=xy, confidence=self.confidence[:, MIRRORED])
 

@@ -32,15 +32,15 @@ Box: TypeAlias = Float[ndarray, "4"]
 """(left, top, right, bottom) in pixels."""
 
 PIXELS = 256  # side of the network's input
-CANVAS = 512  # maximum pixels along the person: the network resolves no finer outline
-MARGINS = (1.2, 1.5)  # growth of the person's box in the network's two passes; the second is mirrored
-REACH = 0.3  # torso lengths that the person may reach beyond the parts of the pose
-CORE = 0.6  # of a part's half-width: anything deeper inside is person, regardless of the network ...
-CORE_OF_ENDS = 0.4  # (of hands and feet)
-SURE = 0.6  # ... if the part's points have this confidence
-DOUBT = 0.35  # subtracted from the network's output (0..1) at the end of the reach; 0 on the parts themselves
+CANVAS = 512  # maximum side of the person's crop in pixels: the network resolves no finer outline
+MARGINS = (1.2, 1.5)  # factors that enlarge the person's box in the network's two passes; the second is mirrored
+REACH = 0.3  # how far the person may extend beyond the parts of the pose, in torso lengths
+CORE = 0.6  # of a part's half-width: pixels deeper inside belong to the person, whatever the network says ...
+CORE_OF_ENDS = 0.4  # (the same for hands and feet)
+SURE = 0.6  # ... if the mean confidence of the part's points is at least this
+DOUBT = 0.35  # subtracted from the network's output (0..1) at distance REACH, falling to 0 on the parts themselves
 FOUND = 0.3  # minimum confidence to trust the position of a joint
-BEYOND = (  # reach of a limb around its first joint if the second is not found, in torso lengths
+BEYOND = (  # how far a limb may extend from its first joint if the second is not found, in torso lengths
     *((kp.R_SHOULDER, kp.R_ELBOW, 1.4), (kp.L_SHOULDER, kp.L_ELBOW, 1.4)),
     *((kp.R_ELBOW, kp.R_WRIST, 0.9), (kp.L_ELBOW, kp.L_WRIST, 0.9)),
     *((kp.R_HIP, kp.R_KNEE, 2.0), (kp.L_HIP, kp.L_KNEE, 2.0)),
@@ -53,7 +53,7 @@ class PersonSegmenter(Protocol):
     """Finds the pixels of one person in each frame of a video."""
 
     def masks(self, frames: Iterable[Frame], poses: PoseSequence) -> Iterator[Mask]:
-        """Yield a mask, of the frame's size, for each RGB frame as soon as it is ready.
+        """Yield a mask of the frame's size for each RGB frame as soon as it is ready.
 
         Args:
             frames: frames of equal size, read once, in order.
@@ -63,9 +63,9 @@ class PersonSegmenter(Protocol):
 
 
 class SelfieSegmenter:
-    """MediaPipe's selfie segmentation (bundled) on the box of the pose, which also constrains the mask.
+    """MediaPipe's selfie segmentation (bundled), run on the pose's bounding box; the pose also constrains the mask.
 
-    Without a pose, the whole frame is segmented. Frames are independent: a median over time would lose fast hands.
+    Without a pose, the whole frame is segmented. Frames are independent: a temporal median would erase fast hands.
 
     Args:
         threads: CPU threads; None lets onnxruntime decide.
@@ -76,14 +76,14 @@ class SelfieSegmenter:
         self._networks = Networks(threads, device)
 
     def masks(self, frames: Iterable[Frame], poses: PoseSequence) -> Iterator[Mask]:
-        """Yield a mask, of the frame's size, for each RGB frame as soon as it is ready.
+        """Yield a mask of the frame's size for each RGB frame as soon as it is ready.
 
         Args:
             frames: frames of equal size, read once, in order.
             poses: poses of the person, one per frame, in pixels of the frames.
 
         Raises:
-            PoseError: the numbers of poses and frames differ, or their sizes do.
+            PoseError: the number or the size of the poses differs from that of the frames.
         """
         count = 0
         last: tuple[Frame, tuple[ndarray, ndarray], Mask] | None = None
@@ -96,7 +96,8 @@ class SelfieSegmenter:
                 last = frame, pose, self.mask(frame, *pose)
             yield last[2]
         if count != len(poses):
-            raise PoseError(f"{count} frames with {len(poses)} poses", "as many", "use the poses of these frames")
+            got = f"{count} frames with {len(poses)} poses"
+            raise PoseError(got, "one pose per frame", "use the poses of these frames")
 
     def mask(self, frame: Frame, xy: Float[ndarray, "134 2"], confidence: Float32[ndarray, " 134"]) -> Mask:
         """Compute the mask of a frame.
@@ -107,7 +108,7 @@ class SelfieSegmenter:
             confidence: confidence of its points, 0..1.
         """
         xy, confidence = xy.copy(), confidence.copy()
-        for small, big in ((19, 18), (22, 21)):  # toes; the bundled estimator has no small ones
+        for small, big in ((19, 18), (22, 21)):  # toes: the bundled estimator does not detect small ones
             if confidence[small] == 0:
                 xy[small], confidence[small] = xy[big], confidence[big]
         placed = confidence > 0  # the others have no position
@@ -142,9 +143,9 @@ class SelfieSegmenter:
         union = np.any(list(regions.values()), 0).astype(np.uint8)
         for end in _open_ends(xy, confidence):
             cv2.circle(union, np.rint(end[:2]).astype(int).tolist(), int(end[2]), 1, -1)
-        if not union.any():  # all of the person is outside of the frame
+        if not union.any():  # the whole person is outside the frame
             return np.zeros(size, np.float32)
-        if "torso" not in regions:  # it may be anywhere around the parts that are known
+        if "torso" not in regions:  # it may be anywhere around the known parts
             union[:] = 1
         rows, columns = np.flatnonzero(union.any(1)), np.flatnonzero(union.any(0))
         box = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float64)
@@ -153,12 +154,12 @@ class SelfieSegmenter:
         second = self._look(canvas[:, ::-1], _grown(mirrored, MARGINS[1]))[:, ::-1]
         away = cv2.distanceTransform(1 - union, cv2.DIST_L2, 5) / (REACH * unit)
         answer = np.maximum((first + second) / 2 - DOUBT * away, 0)
-        # the top of the head is shown by no keypoint, and the network knows heads best
+        # no keypoint marks the top of the head, and the network segments heads best
         sure = [_core(r, p) for p, r in regions.items() if p != "head" and mean_confidence(confidence, p) >= SURE]
         return np.where(away <= 1, np.max([answer, *sure], 0), 0).astype(np.float32)
 
     def _look(self, image: Frame, box: Box) -> Float32[ndarray, "height width"]:
-        """The network's output (0..1) for a box, stretched to fill the input."""
+        """The network's output (0..1) for a box that is stretched to fill its input."""
         scale = PIXELS / (box[2:] - box[:2])
         to_input = np.column_stack([np.diag(scale), (0.5 - box[:2]) * scale - 0.5])  # pixel centres at integers
         crop = cv2.warpAffine(image, to_input, (PIXELS, PIXELS), borderMode=cv2.BORDER_REPLICATE)
@@ -167,7 +168,7 @@ class SelfieSegmenter:
 
 
 def _open_ends(xy: Float[ndarray, "134 2"], confidence: Float32[ndarray, " 134"]) -> Float[ndarray, "n 3"]:
-    """Joints beyond which a limb is not found, and how far it may reach from there: x, y, pixels."""
+    """Last joints of limbs that were not found further, as (x, y, maximum extent of the limb) in pixels."""
     unit = body_unit(xy)
     lost = [(*xy[a], reach * unit) for a, b, reach in BEYOND if confidence[a] >= FOUND > confidence[b]]
     return np.array(lost, np.float64).reshape(-1, 3)
@@ -176,7 +177,7 @@ def _open_ends(xy: Float[ndarray, "134 2"], confidence: Float32[ndarray, " 134"]
 def _around(
     points: Float[ndarray, "n 2"], unit: float, ends: Float[ndarray, "m 3"], frame: Frame
 ) -> tuple[int, int, int, int]:
-    """The part of the frame that can show the person, with the network's margin: left, top, right, bottom."""
+    """The part of the frame that may show the person, with the network's margin: (left, top, right, bottom)."""
     low = np.concatenate([points - unit / 2, ends[:, :2] - ends[:, 2:]]).min(0)
     high = np.concatenate([points + unit / 2, ends[:, :2] + ends[:, 2:]]).max(0)
     size = frame.shape[1::-1]
@@ -193,6 +194,6 @@ def _grown(box: Box, factor: float) -> Box:
 
 
 def _core(region: Bool[ndarray, "height width"], part: str) -> Bool[ndarray, "height width"]:
-    """The middle of a part."""
+    """The inner part of a region, where the pose alone decides; see `CORE`."""
     depth = cv2.distanceTransform(region.astype(np.uint8), cv2.DIST_L2, 3)
     return (depth > (CORE_OF_ENDS if part in ENDS else CORE) * depth.max()) & region

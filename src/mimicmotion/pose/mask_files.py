@@ -15,12 +15,12 @@ from mimicmotion.errors import MediaError, OutputError
 from mimicmotion.pose.mask import Mask
 from mimicmotion.runtime.files import atomic_path, writing
 
-VERSION = 1  # of how masks are found
+VERSION = 1  # of the segmentation method; part of the cache key
 MEMBER = "masks.npy"
 
 
 def save_masks(masks: Iterable[Mask], path: Path, count: int, size: tuple[int, int]) -> Iterator[Mask]:
-    """Write masks while passing them on. The file appears once all are written.
+    """Write masks and yield each in turn. The file appears once all are written.
 
     `numpy.load(path)["masks"]` gives uint8 (frames, height, width), 255 where the person is.
 
@@ -28,7 +28,7 @@ def save_masks(masks: Iterable[Mask], path: Path, count: int, size: tuple[int, i
         masks: uint8 masks of `size`.
         path: the .npz file.
         count: number of masks.
-        size: (height, width).
+        size: (height, width) in pixels.
 
     Raises:
         OutputError: the file cannot be written, or the number of masks is not `count`.
@@ -74,11 +74,12 @@ def load_masks(path: Path) -> Iterator[Mask]:
             for _ in range(shape[0]):
                 yield _read(file, shape[1:])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as e:
-        raise MediaError(f"{path} is no file of masks ({e})", "what `mimicmotion mask` writes", "make it anew") from e
+        got = f"{path} is no file of masks ({e})"
+        raise MediaError(got, "a file written by `mimicmotion mask`", "create it again") from e
 
 
 def _read(file: IO[bytes], size: tuple[int, int]) -> ndarray:
     data = file.read(size[0] * size[1])
     if len(data) != size[0] * size[1]:
-        raise ValueError("it ends too early")
+        raise ValueError("it is truncated")
     return np.frombuffer(data, np.uint8).reshape(size)

@@ -1,4 +1,4 @@
-"""Remove swapped sides, outliers and jitter from poses, looking both ways in time.
+"""Remove left/right swaps, outliers and jitter from poses, using past and future frames.
 
 Designed for the errors of pose detectors (docs/lab/detector-noise.md). Movements up to 3 Hz keep their amplitude, and
 steps are not delayed.
@@ -35,17 +35,17 @@ from mimicmotion.pose.keypoints import (
     PoseSequence,
 )
 
-FPS = 15.0  # of poses that do not say it
-KEPT_HZ = 3.0  # movements up to here keep 97 % of their size
-BAND_WEIGHT = 150.0  # of what is lost in the band against the jitter that is left
-REACH = 0.5  # seconds to each side that the filter looks at
-NOISE = 0.016  # torso lengths, above the band: of a sure point; three times for an unsure one
-COMMON_NOISE = 0.0032  # torso lengths, above the band: of the mean of all body points
-AROUND = 0.1  # seconds to each side in which fast movements are told from noise
-SWAP_COST = 0.04  # torso lengths a frame: so much is the estimator's own opinion of left and right worth
-LONGEST_FAULT = 3  # frames out of line that are repaired
-JUMP = 0.08  # torso lengths that any point may lie out of line
-# Torso lengths that a sure point may lie off the middle of its neighbours at 15 frames per second.
+FPS = 15.0  # of poses without a frame rate
+KEPT_HZ = 3.0  # movements up to this frequency keep 97 % of their amplitude
+BAND_WEIGHT = 150.0  # weight of amplitude lost in the passband, relative to remaining jitter
+REACH = 0.5  # half-width of the filter in seconds
+NOISE = 0.016  # of a point, above the passband, in torso lengths: at confidence 1; three times as much at 0
+COMMON_NOISE = 0.0032  # the same for the mean of all body points
+AROUND = 0.1  # half-width in seconds of the window that separates fast movements from noise
+SWAP_COST = 0.04  # torso lengths per frame: the weight of the estimator's own left and right
+LONGEST_FAULT = 3  # longest run of outlier frames that is repaired
+JUMP = 0.08  # torso lengths that any point may deviate
+# Torso lengths that a point of confidence 1 may also deviate from the midpoint of its neighbours, at 15 fps.
 OFF_LINE = np.full(NUM_POINTS, 0.6)
 OFF_LINE[[NOSE, NECK, R_SHOULDER, L_SHOULDER, R_HIP, L_HIP, *range(14, 18), *range(FACE.start, FACE.stop)]] = 0.25
 ARMS, LEGS = (R_SHOULDER, R_ELBOW, R_WRIST), (R_HIP, R_KNEE, R_ANKLE)
@@ -53,10 +53,10 @@ HAND, FOOT = range(RIGHT_HAND.start, RIGHT_HAND.stop), range(RIGHT_FOOT.start, R
 
 
 def smooth(poses: PoseSequence) -> PoseSequence:
-    """Correct swapped sides, interpolate outliers and remove jitter.
+    """Correct left/right swaps, interpolate outliers and remove jitter.
 
-    Points of low confidence are smoothed more. Points that were not found (confidence 0) are left alone. Confidences
-    are unchanged, except that those of swapped sides are swapped as well.
+    Low-confidence points are smoothed more. Points that were not found (confidence 0) are left alone. Confidences do
+    not change, except that they are swapped along with the sides.
     """
     if len(poses) < 3:
         return poses
@@ -89,8 +89,8 @@ def swapped(
 ) -> Bool[ndarray, " frames"]:
     """Find the frames in which the limb's right and left points are swapped.
 
-    Of all sequences of kept and swapped frames, the one whose points move least (Viterbi's algorithm); each swapped
-    frame costs `SWAP_COST`, so that a lasting opinion of the estimator is believed.
+    Viterbi's algorithm finds the sequence of kept and swapped frames in which points move least. Each swapped frame
+    costs `SWAP_COST`, so a persistent labelling by the estimator is trusted.
     """
     right, left = np.array(limb), MIRRORED[list(limb)]
 
@@ -113,9 +113,9 @@ def swapped(
 
 
 def outliers(at: Float64[ndarray, "frames 2"], limit: Float64[ndarray, " frames"]) -> Bool[ndarray, " frames"]:
-    """Frames in short runs whose points all lie off the line between the frames before and after the run.
+    """Find short runs of frames whose points all lie off the line between the neighbours of the run.
 
-    `limit` is the tolerance for a single frame; longer runs get more, because movements curve.
+    `limit` is the distance allowed for a single frame; longer runs may deviate more, as curves do.
     """
     out = np.zeros(len(at), bool)
     for run in range(1, min(LONGEST_FAULT, len(at) - 2) + 1):
@@ -134,17 +134,18 @@ def outliers(at: Float64[ndarray, "frames 2"], limit: Float64[ndarray, " frames"
 def filtered(
     xy: Float64[ndarray, "frames points 2"], confidence: Float[ndarray, "frames points"], unit: float, fps: float
 ) -> Float64[ndarray, "frames points 2"]:
-    """Keep movements up to `KEPT_HZ`, and faster ones that exceed the noise, for the whole body and for each point.
+    """Keep movements up to `KEPT_HZ`, and faster ones as far as they exceed the noise.
 
-    The noise of the points is independent, so their mean shows fast movements of the whole body more reliably.
+    Fast movements of the whole body and of each point are filtered separately: the points' noise is independent, so
+    their mean shows movements of the whole body more reliably.
     """
     kernel = band_kernel(fps)
-    slow = convolved(xy, kernel, "odd")  # a movement goes on beyond the ends
+    slow = convolved(xy, kernel, "odd")  # movements continue beyond the ends
     fast, weight = xy - slow, confidence[:, BODY, None] + 1e-6
     common = (weight * fast[:, BODY]).sum(1, keepdims=True) / weight.sum(1, keepdims=True)
 
     def above(fast: Float64[ndarray, "frames points 2"], noise: ndarray | float) -> Float64[ndarray, "frames points 2"]:
-        """Wiener filter: attenuate the noise, judged by the power in the surrounding frames."""
+        """Suppress noise by a Wiener filter, with the power estimated from nearby frames."""
         near = np.hanning(2 * max(1, round(AROUND * fps)) + 3)[1:-1]
         power = convolved((fast**2).sum(-1, keepdims=True), near / near.sum(), "even")
         return fast * np.clip(1 - np.square(noise) / np.maximum(power, 1e-12), 0, 1)
@@ -156,7 +157,7 @@ def filtered(
 def convolved(
     x: Float64[ndarray, "frames points values"], kernel: Float64[ndarray, " taps"], ends: Literal["even", "odd"]
 ) -> Float64[ndarray, "frames points values"]:
-    """A convolution over time with a symmetric kernel; at the ends the values are reflected."""
+    """Convolve over time with a symmetric kernel, reflecting the values at the ends."""
     reach = len(kernel) // 2
     wide = np.pad(x, ((reach, reach), (0, 0), (0, 0)), "reflect", reflect_type=ends)
     return np.apply_along_axis(np.convolve, 0, wide, kernel, "valid")
@@ -164,11 +165,12 @@ def convolved(
 
 @functools.cache
 def band_kernel(fps: float) -> Float64[ndarray, " taps"]:
-    """Symmetric filter, with sum 1, that removes as much acceleration as possible and keeps movements up to `KEPT_HZ`.
+    """Design a symmetric low-pass filter of sum 1 that minimises acceleration but keeps movements up to `KEPT_HZ`.
 
-    Least squares over frequencies: minimises the remaining acceleration everywhere, and the loss within the band.
+    Least squares over frequencies: the response of the filter and a second difference should be 0 at all of them, and
+    the response of the filter should be 1 in the passband (with weight `BAND_WEIGHT`).
     """
-    turn = np.linspace(0, np.pi, 400)  # radians a frame
+    turn = np.linspace(0, np.pi, 400)  # radians per frame
     taps = np.arange(1, max(2, round(REACH * fps)) + 1)
     change = 2 * np.cos(turn[:, None] * taps) - 2  # of the response, by each pair of taps
     jerky, band = (2 - 2 * np.cos(turn))[:, None], (turn <= 2 * np.pi * KEPT_HZ / fps)[:, None]

@@ -1,8 +1,8 @@
 """Identity similarity: cosine similarity of the embeddings of aligned faces.
 
 Eyes, nose and mouth corners come from the pose estimator's 68 face points. A least-squares similarity transform moves
-them to where the network expects them. Frames without a reliable face are left out of the means and counted
-instead.
+them to where the network expects them. Frames without a reliable face are excluded from the means and
+counted separately.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ from mimicmotion.video.picture import read_picture
 from mimicmotion.weights.registry import known
 
 MIN_EYES = 6.0
-"""Least distance between the eyes in pixels; an aligned face has 35."""
+"""Minimum distance between the eyes in pixels; in an aligned face it is 35."""
 SURE = 0.5
-"""Least confidence of a face's five points."""
+"""Minimum confidence of a face's five points."""
 ALIKE = 0.91
-"""Cosine by dlib's network, as near as its own threshold of 0.6 for one person. Of real clips, faces of one person have
-0.96 and more, and most others less than 0.89, but people who look alike to the network up to 0.96."""
+"""Cosine similarity of dlib's embeddings that corresponds to its own threshold for the same person, a distance of 0.6.
+In real clips, faces of the same person reach 0.96 and more; most different people stay below 0.89, but lookalikes reach
+0.96."""
 EVERY = 10
-"""Frames from one face that `likeness` looks at to the next."""
+"""Frame step of `likeness`."""
 
 # indices into the 68 points: eyes, nose tip, mouth corners; the person's right is on the left
 _GROUPS = (slice(36, 42), slice(42, 48), slice(30, 31), slice(48, 49), slice(54, 55))
@@ -66,7 +67,7 @@ def aligned_face(frame: Frame, points: Float[ndarray, "5 2"], network: FaceNetwo
     """The face of a frame, with eyes, nose and mouth where the network expects them."""
     import cv2
 
-    # our pixel centres lie at + 0.5, OpenCV's and those of the places at 0
+    # our pixel centres are at integer + 0.5, those of OpenCV and `places` at integers
     matrix, size = similarity(np.asarray(points) - 0.5, network.places), (network.side, network.side)
     # pyrefly: ignore [bad-return]
     return cv2.warpAffine(frame, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
@@ -75,11 +76,11 @@ def aligned_face(frame: Frame, points: Float[ndarray, "5 2"], network: FaceNetwo
 def embeddings(
     frames: Iterable[Frame], poses: PoseSequence, network: FaceNetwork
 ) -> Iterator[Float32[ndarray, " dim"]]:
-    """For each frame the embedding of its face, of length 1; NaN without a reliable face.
+    """Yield the embedding of each frame's face, with length 1; NaN without a reliable face.
 
     Args:
-        frames: RGB.
-        poses: found in these frames, in their pixels.
+        frames: RGB frames.
+        poses: poses found in these frames, in their pixels.
         network: see `FaceNetwork`.
     """
     points, unknown = five_points(poses)[0], np.full(network.dim, np.nan, np.float32)
@@ -88,7 +89,7 @@ def embeddings(
 
 
 def identity_numbers(made: Embeddings, real: Embeddings, reference: Embeddings | None = None) -> dict[str, float]:
-    """Similarity of generated faces to the real ones in the same frames and to the one in the reference picture.
+    """Compare generated faces with the real ones in the same frames and with the one in the reference picture.
 
     Args:
         made: embeddings of the generated frames, NaN without a reliable face.
@@ -113,15 +114,16 @@ def identity_numbers(made: Embeddings, real: Embeddings, reference: Embeddings |
 
 
 def likeness(picture: Path, frames: Iterable[Frame], person: Person = "largest") -> float | None:
-    """How much the faces of a video are like the one in the picture, by dlib's network.
+    """Mean similarity of the faces in a video to the one in the picture, by dlib's network.
 
     Args:
         picture: the reference picture.
-        frames: of the video, RGB; every tenth is looked at.
-        person: whom in the picture.
+        frames: RGB frames of the video; every tenth is used.
+        person: person in the picture; see `Person`.
 
     Returns:
-        Mean cosine, see `ALIKE`; None if the network is not on this machine, or no face is sure.
+        Mean cosine (-1..1; compare `ALIKE`); None if the network is not installed, or the picture or the video shows no
+        reliable face.
     """
     weights = known("faces").find()
     if weights is None:

@@ -1,6 +1,7 @@
 """dlib's face recognition network (King 2017, http://blog.dlib.net/2017/02/high-quality-face-recognition-with-deep.html).
 
-A residual network of 29 convolutions whose 128 numbers are nearer than 0.6 for faces of one person (its own threshold).
+A residual network with 29 convolutions. By dlib's own threshold, 128-dimensional embeddings of the same person are
+closer than 0.6.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from torch.nn import functional
 from mimicmotion.evaluation.networks.features import load_strictly
 from mimicmotion.weights.sdist import FACE_BLOCKS
 
-MEAN = (122.782, 117.001, 104.298)  # of the colours
-HALVING = (3, 7, 10, 13)  # blocks at whose start the picture is halved
+MEAN = (122.782, 117.001, 104.298)  # mean colour, RGB, 0..255
+HALVING = (3, 7, 10, 13)  # blocks that start by halving the resolution
 
 
 class DlibFaces(nn.Module):
-    """The network, with parameters named as in the file of `mimicmotion weights fetch faces`."""
+    """The network, with parameters named as in the file written by `mimicmotion weights fetch faces`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,7 +36,7 @@ class DlibFaces(nn.Module):
         self.convs, self.head = nn.ModuleList(convs), nn.Linear(last, 128, bias=False)
 
     def forward(self, faces: Float[Tensor, "n 3 150 150"]) -> Float[Tensor, "n 128"]:
-        """Embeddings of aligned faces, RGB, 0..255."""
+        """Compute the embeddings of aligned faces (RGB, 0..255)."""
         x = (faces - faces.new_tensor(MEAN)[:, None, None]) / 256
         x = functional.max_pool2d(functional.relu(self.convs[0](x)), 3, 2)
         for first, second in zip(self.convs[1::2], self.convs[2::2], strict=True):
@@ -48,7 +49,7 @@ class DlibFaces(nn.Module):
 
 
 def load_dlib(path: Path) -> Callable[[ndarray], ndarray]:
-    """The function from an aligned face (uint8, 150 x 150 x 3) to its embedding.
+    """Load the network as a function from an aligned face (uint8, 150 x 150 x 3) to its embedding (128).
 
     Raises:
         WeightsError: the file is damaged or belongs to another network.
@@ -65,7 +66,7 @@ def load_dlib(path: Path) -> Callable[[ndarray], ndarray]:
 
 
 def _filled(x: Tensor, size: list[int]) -> Tensor:
-    """Zeros at the ends of channels, rows and columns, as dlib adds tensors of different sizes."""
+    """Pad channels, rows and columns with zeros at the end, as dlib does to add tensors of different sizes."""
     return functional.pad(
         x, [n for have, want in zip(x.shape[:0:-1], size[:0:-1], strict=True) for n in (0, want - have)]
     )

@@ -1,6 +1,6 @@
 """Face embedding networks: dlib's, as `mimicmotion weights fetch faces` writes it, or ONNX files such as ArcFace.
 
-ArcFace and similar networks take aligned RGB faces of 112 x 112 pixels, scaled to -1..1. No package index has such a
+ArcFace and similar networks take aligned RGB faces of 112 x 112 pixels, scaled to -1..1. No package index offers such a
 network under a free licence.
 """
 
@@ -22,22 +22,22 @@ PLACES = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [
 """Eyes, nose and mouth corners (left to right in the picture) of an aligned face of 112 x 112 pixels, in OpenCV's
 coordinates, where pixel centres are integers."""
 DLIB_PLACES = np.array([[47.05, 46.10], [99.98, 46.10], [73.51, 76.06], [49.91, 102.52], [97.11, 102.52]])
-"""The same in 150 x 150 pixels, from dlib's mean face with a quarter of its size around."""
+"""The same for 150 x 150 pixels: dlib's mean face with a margin of a quarter of its size."""
 
 
 class FaceNetwork:
-    """A network from one aligned face to one vector, on the CPU.
+    """A network that computes the embedding of an aligned face, on the CPU.
 
     Args:
-        path: ONNX, or safetensors of dlib's network.
+        path: ONNX file, or safetensors file of dlib's network.
 
     Attributes:
-        side: of an aligned face, in pixels.
-        places: of its eyes, nose and mouth corners.
-        dim: length of the vector.
+        side: side of an aligned face in pixels.
+        places: positions (x, y) of its eyes, nose and mouth corners in pixels.
+        dim: dimension of the embedding.
 
     Raises:
-        WeightsError: the file is not such a network.
+        WeightsError: the file is not a face embedding network.
     """
 
     def __init__(self, path: Path) -> None:
@@ -58,7 +58,7 @@ class FaceNetwork:
         options.intra_op_num_threads, options.log_severity_level = 1, 3
         try:
             session = onnxruntime.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
-        except Exception as e:  # onnxruntime has an exception class for each kind of damage
+        except Exception as e:  # onnxruntime's errors have no common base class other than Exception
             reason = " ".join(str(e).split())[:200]
             raise WeightsError(f"{self.path}: {reason}", "a face network as ONNX", "correct --identity") from e
         entry = self._check(session.get_inputs())
@@ -71,16 +71,16 @@ class FaceNetwork:
         return run
 
     def embed(self, face: UInt8[ndarray, "size size 3"]) -> Float32[ndarray, " dim"]:
-        """The embedding of an aligned face (RGB), of length 1.
+        """Compute the embedding of an aligned face (RGB), with length 1.
 
         Raises:
-            WeightsError: the network does not give a vector of finite numbers.
+            WeightsError: the network fails or does not return a vector of finite numbers.
         """
         try:
             output = self._run(face)
         except Exception as e:
             got = f"{self.path} fails on a face: {' '.join(str(e).split())[:200]}"
-            raise WeightsError(got, "a network of one face", "correct --identity") from e
+            raise WeightsError(got, "a network that takes one face", "correct --identity") from e
         vector = np.asarray(output, np.float64).ravel()
         length = float(np.linalg.norm(vector))
         if vector.size < 2 or not np.isfinite(length):

@@ -16,8 +16,8 @@ from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
 
 PosePoints: TypeAlias = tuple[Float[ndarray, "134 2"], Float32[ndarray, "134"]]
 Person: TypeAlias = Literal["largest"] | int | tuple[float, ...]
-"""Person to follow, chosen in the first frame in which the choice is true: the largest, the n-th from the left (from
-0), the one at a point (x, y), or the one in a box (left, top, right, bottom), in pixels; see `track.choose_person`."""
+"""Person to follow, chosen in the first frame with a match: the largest, the n-th from the left (from 0), the one at a
+point (x, y), or the one in a box (left, top, right, bottom), in pixels; see `track.choose_person`."""
 
 
 class PoseEstimator(ABC):
@@ -28,7 +28,7 @@ class PoseEstimator(ABC):
 
     Attributes:
         source: name of the estimator, for `PoseSequence.source`.
-        people: number of people seen in the frame that was yielded last; 0 where they were not counted.
+        people: number of people seen in the most recently yielded frame; 0 if they were not counted.
     """
 
     source: str
@@ -67,7 +67,7 @@ class PoseEstimator(ABC):
 
 
 class StaticPose(PoseEstimator):
-    """A test double that returns the given poses one per frame, and repeats the last one."""
+    """A test double that yields the given poses, one per frame, and then repeats the last one."""
 
     source = "static"
 
@@ -85,7 +85,7 @@ class StaticPose(PoseEstimator):
             yield pose.xy[0], pose.confidence[0]
 
     def count_people(self, frame: Frame) -> int:  # noqa: ARG002
-        """One, unless the first stored pose is empty."""
+        """Return 1, or 0 if the first stored pose is empty."""
         return int(self.pose.confidence[0].any())
 
 

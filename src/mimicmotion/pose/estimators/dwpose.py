@@ -34,7 +34,7 @@ MEAN, STD = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375
 BOX_PADDING = 1.25
 MAX_PEOPLE = 8
 
-# COCO-WholeBody index of each of our points but the neck, which COCO lacks; from the feet on the order is the same.
+# COCO-WholeBody index of each of our points except the neck, which COCO lacks; the order is the same from the feet on.
 COCO_BODY = [0, *[6, 8, 10], *[5, 7, 9], *[12, 14, 16], *[11, 13, 15], 2, 1, 4, 3]
 COCO_ORDER = np.array([*COCO_BODY, *range(17, NUM_WHOLE_BODY)])
 
@@ -43,8 +43,9 @@ class DWPoseEstimator(PoseEstimator):
     """Whole-body poses with a confidence for each point.
 
     Args:
-        detector_path: YOLOX, raw output (1, anchors, 85) as yolox_l.onnx, or boxes and labels as mmdeploy exports it.
-        pose_path: SimCC network with 133 points, e.g. dw-ll_ucoco_384.onnx; the input size is read from the file.
+        detector_path: YOLOX network with raw output (1, anchors, 85), e.g. yolox_l.onnx, or with boxes and labels, as
+            exported by mmdeploy.
+        pose_path: SimCC network with 133 points, e.g. dw-ll_ucoco_384.onnx. Input sizes are read from the files.
         person: person to follow; see `mimicmotion.pose.estimators.base.Person`.
         threads: CPU threads; None lets onnxruntime decide.
         device: "auto" (CUDA if available), "cpu" or "cuda".
@@ -221,7 +222,7 @@ def nms(boxes: Float[ndarray, "n 4"], scores: Float[ndarray, " n"], overlap: flo
 def multiclass_nms(
     boxes: Float[ndarray, "n 4"], scores: Float[ndarray, "n classes"], overlap: float, threshold: float
 ) -> Float[ndarray, "kept 6"]:
-    """Rows of box, score and class, class by class."""
+    """Suppress overlapping boxes within each class. Returns rows of (box, score, class), class by class."""
     parts = [np.zeros((0, 6))]
     for label in np.flatnonzero((scores > threshold).any(0)):
         good = scores[:, label] > threshold
@@ -260,7 +261,7 @@ def fit_aspect(scale: Float[ndarray, " 2"], size: tuple[int, int]) -> Float[ndar
 def crop_matrix(
     centre: Float[ndarray, " 2"], scale: Float[ndarray, " 2"], size: tuple[int, int]
 ) -> Float[ndarray, "2 3"]:
-    """The map from the frame to the crop, both in pixel indices."""
+    """Affine map from the frame to the crop, both in pixel indices."""
     zoom = size[1] / scale[0]
     return np.array([[zoom, 0, size[1] / 2 - zoom * centre[0]], [0, zoom, size[0] / 2 - zoom * centre[1]]])
 
@@ -271,8 +272,8 @@ def decode_simcc(
     """Decode points in pixels of the network's input, and scores, each the lower of the two peaks.
 
     Args:
-        x: likelihood over columns.
-        y: likelihood over rows.
+        x: likelihood of each column bin.
+        y: likelihood of each row bin.
         bins: bins per pixel (x, y). Points with a score of 0 or less are placed at bin -1.
     """
     points = np.stack([x.argmax(-1), y.argmax(-1)], -1).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Opening a pose estimator by name."""
+"""Open a pose estimator by name."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def open_estimator(
         device: "auto", "cpu" or "cuda".
         detector_path: dwpose: the YOLOX person detector, e.g. yolox_l.onnx.
         pose_path: dwpose: the whole-body network, e.g. dw-ll_ucoco_384.onnx.
-        static: holistic: treat frames as unrelated pictures, and look for all people in each.
+        static: holistic: treat frames as unrelated pictures, and detect people in each.
 
     Raises:
-        ConfigError: the name or the device is unknown, or a path is missing or superfluous.
+        ConfigError: the name or the device is unknown, or a path is missing or not expected.
     """
     if name not in ESTIMATORS:
         raise ConfigError(f"pose estimator {name!r}", " or ".join(ESTIMATORS), "choose one of these")
@@ -60,8 +60,8 @@ def open_estimator(
 def choose_estimator(options: PoseOptions, trained_with: str | None) -> tuple[str, list[str]]:
     """Choose the pose estimator. Returns its name and notes for the user.
 
-    It is the requested one, else dwpose if its files are given, else the one that the model was trained with. If only
-    the model asks for dwpose and it cannot be downloaded, holistic is used instead.
+    It is the requested one, else dwpose if its files are given, else the one that the model was trained with. If dwpose
+    was chosen only for the model's sake and cannot be downloaded, holistic is used instead.
     """
     from mimicmotion.weights.registry import fetch
 
@@ -72,15 +72,15 @@ def choose_estimator(options: PoseOptions, trained_with: str | None) -> tuple[st
             fetch("dwpose")
         except WeightsError as e:
             note = (
-                f"the model was trained with poses by dwpose, which is not here ({e.got}): holistic finds "
-                "them, so hands may come out worse; `mimicmotion weights fetch dwpose`, or --estimator holistic"
+                f"the model was trained with poses by dwpose, which is not here ({e.got}): using "
+                "holistic, so hands may be worse; run `mimicmotion weights fetch dwpose`, or set --estimator holistic"
             )
             return "holistic", [note]
     return chosen, []
 
 
 def find_estimator(options: PoseOptions) -> Callable[..., PoseEstimator]:
-    """A function that opens the chosen estimator, `static` for pictures and their chosen person.
+    """Return a function that opens the chosen estimator. `static=True` is for pictures, with their choice of person.
 
     Model files are located or downloaded now, to fail early.
     """

@@ -32,7 +32,7 @@ def open_session(path: Path, *, threads: int | None = None, device: str = "auto"
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         session = ort.InferenceSession(str(path), options, providers=wanted)
-    except Exception as e:  # onnxruntime's own errors share no base but Exception
+    except Exception as e:  # onnxruntime's errors have no common base class other than Exception
         raise WeightsError(f"{path}: {e}", "an ONNX network", "download the file again") from e
     if session.get_providers()[0] != wanted[0]:
         logger.warning("onnxruntime could not start CUDA for %s and computes on the CPU", path.name)
@@ -51,7 +51,7 @@ def providers(device: str) -> list[str]:
     if device == "cuda" and not has_cuda:
         raise ConfigError(
             "device 'cuda' for poses",
-            f"one that onnxruntime has: {', '.join(ort.get_available_providers())}",
+            f"one that onnxruntime supports: {', '.join(ort.get_available_providers())}",
             f"{', then '.join(cuda_lines())}; or use device 'cpu'",
         )
     if device == "auto" and not has_cuda and gpu_present():

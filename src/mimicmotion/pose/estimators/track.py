@@ -22,7 +22,7 @@ from mimicmotion.pose.keypoints import VISIBLE
 logger = logging.getLogger(__name__)
 
 MATCH = 0.15  # minimum similarity to match a person in two frames
-SAME_BOX = 0.3  # minimum overlap of the chosen person with the box that was given
+SAME_BOX = 0.3  # minimum IoU of the chosen person with the given box
 FORGET = 300  # frames after which a lost passer-by is forgotten
 
 
@@ -53,7 +53,7 @@ class _Track:
     velocity: Float[ndarray, " 2"] = field(default_factory=lambda: np.zeros(2))
 
     def likeness(self, xy: ndarray, confidence: ndarray, box: ndarray, now: int) -> float:
-        """Similarity, 0..1: box overlap and point distance, both after moving on at the last velocity."""
+        """Similarity, 0..1: box overlap and point distance, both after extrapolating at the last velocity."""
         # The velocity of a person lost for long is no longer valid.
         step = self.velocity * min(now - self.seen, 5)
         overlap = box_iou(self.box + np.tile(step, 2), box)
@@ -74,10 +74,10 @@ class PersonTracker:
     """Selects the person to follow in each frame.
 
     Args:
-        person: whom; see `choose_person`.
+        person: person to follow; see `choose_person`.
 
     Raises:
-        ConfigError: `person` is none of these.
+        ConfigError: `person` is invalid.
     """
 
     def __init__(self, person: Person = "largest") -> None:
@@ -140,7 +140,7 @@ class PersonTracker:
         return None if chosen is None else visible[chosen]
 
     def _returned(self, of_track: dict[int, int]) -> _Track | None:
-        """Someone of similar size who was never seen together with the lost person."""
+        """Somebody of similar size who first appears in this frame, assumed to be the lost person."""
         if self._target is None:
             return None
         size = np.hypot(*(self._target.box[2:] - self._target.box[:2]))
@@ -148,19 +148,19 @@ class PersonTracker:
         new = [t for t in new if 0.4 < np.hypot(*(t.box[2:] - t.box[:2])) / max(size, 1e-6) < 2.5]
         back = max(new, key=lambda t: (t.box[2:] - t.box[:2]).prod(), default=None)
         if back is not None:
-            logger.info("frame %d: the person lost in frame %d is taken to be back", self._frame, self._target.seen + 1)
+            logger.info("frame %d: the person lost in frame %d seems to be back", self._frame, self._target.seen + 1)
             self._tracks = [t for t in self._tracks if t is not self._target]
         return back
 
 
 def choose_person(boxes: Sequence[Float[ndarray, " 4"]], person: Person) -> int | None:
-    """Number of the chosen one among the people in a frame; None if the choice is not true of this frame.
+    """Index of the chosen person among those in a frame; None if nobody in this frame matches the choice.
 
     Args:
-        boxes: (left, top, right, bottom) of the people's points.
-        person: "largest"; n for the n-th from the left, where there are more than n; (x, y) for the one around this
-            point, give or take a tenth of its box, as hair and clothes are outside of it; (left, top, right, bottom)
-            for the one whose box overlaps this one most, by `SAME_BOX` at least.
+        boxes: bounding boxes (left, top, right, bottom) of the people's keypoints.
+        person: "largest"; n for the n-th from the left (from 0), if there are more than n people; (x, y) for the
+            nearest one whose box contains this point, with a margin of a tenth of its height, as hair and clothes
+            extend beyond it; (left, top, right, bottom) for the one with the highest IoU, at least `SAME_BOX`.
     """
     numbers = range(len(boxes))
     if person == "largest":
@@ -171,7 +171,7 @@ def choose_person(boxes: Sequence[Float[ndarray, " 4"]], person: Person) -> int 
     if len(wanted) == 4:
         best = max(numbers, key=lambda i: box_iou(boxes[i], wanted), default=None)
         return None if best is None or box_iou(boxes[best], wanted) < SAME_BOX else best
-    off = [np.abs((box[:2] + box[2:]) / 2 - wanted) for box in boxes]  # of the point from the middle of each box
+    off = [np.abs((box[:2] + box[2:]) / 2 - wanted) for box in boxes]  # of the point from the centre of each box
     near = [i for i in numbers if (off[i] <= (boxes[i][2:] - boxes[i][:2]) / 2 + 0.1 * np.ptp(boxes[i][1::2])).all()]
     return min(near, key=lambda i: np.hypot(*off[i]), default=None)
 
@@ -181,7 +181,7 @@ def check_chosen(person: Person, most: int) -> None:
     if most:
         raise PoseError(
             f"person {person!r} was never seen; the fullest frame shows {most}",
-            "an index below that number (0 is leftmost), a point inside of a person, or a box around one",
+            "an index below that number (0 is leftmost), a point inside a person, or a box around one",
             "choose another person, or 'largest'",
         )
 

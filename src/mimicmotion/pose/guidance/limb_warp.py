@@ -1,6 +1,6 @@
-"""Animate the person in a picture limb by limb, without learning, by warping pieces of the picture to a pose.
+"""Animate the person in a picture without learning, by warping it limb by limb to each pose.
 
-The person is cut out of the picture (by the bundled network and colours) and the background is filled.
+The person is cut out of the picture (by the bundled segmentation network and colours) and the background is inpainted.
 Head, torso, limbs, hands and feet are moved by affine maps from the reference pose to each driving pose, and painted
 from back to front. The inputs are those of a model: one picture, its pose, and the driving poses. It is the baseline in
 evaluation, and a small model can take its result as an extra condition (`reference_warp: limbs`).
@@ -50,7 +50,7 @@ def limb_warp(reference: Frame, reference_pose: PoseSequence, poses: PoseSequenc
         reference: RGB picture.
         reference_pose: pose of the picture, one frame, in pixels of the picture.
         poses: driving poses in pixels of the same picture, aligned to the person as in the pipeline.
-        segmented: cut along the person's outline, see `segment_person`; False cuts along capsules and hulls around the
+        segmented: cut along the person's outline (see `segment_person`); False cuts along capsules and hulls around the
             keypoints.
 
     Raises:
@@ -242,9 +242,9 @@ def cut(
     return Puppet(background.astype(np.float32), colours, layers, boxes, sources, xy, unit, confidence)
 
 
-def _corners(there: Bool[ndarray, "height width"]) -> Float64[ndarray, "4 2"]:
-    """Corners of the box around the pixels."""
-    x, y, width, height = cv2.boundingRect(there.astype(np.uint8))
+def _corners(mask: Bool[ndarray, "height width"]) -> Float64[ndarray, "4 2"]:
+    """Corners (x, y) of the mask's bounding box."""
+    x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
     return np.array([[x, y], [x + width, y], [x, y + height], [x + width, y + height]], np.float64)
 
 
@@ -277,7 +277,7 @@ def _adopt(
 def _apart(
     regions: dict[str, Bool[ndarray, "height width"]], xy: Float64[ndarray, "134 2"]
 ) -> dict[str, Bool[ndarray, "height width"]]:
-    """Leave to the torso what lies beside an arm, and to the hands what lies beside a thigh."""
+    """Resolve overlaps: the outer pixels of arms go to the torso, and those of thighs to the hands."""
     size = next(iter(regions.values())).shape
     hands = np.any([r for p, r in regions.items() if "hand" in p] or [np.zeros(size, bool)], 0)
     out = {}
@@ -289,13 +289,13 @@ def _apart(
 
 
 def part_regions(pose: PoseSequence) -> dict[str, Bool[ndarray, "height width"]]:
-    """Region in which each visible part of a pose may be, and hands whose points were not found."""
+    """Pixels that each visible part of a pose may cover, and hands that were not found at visible forearms."""
     xy, confidence = pose.xy[0].astype(np.float64), pose.confidence[0].astype(np.float64)
     seen = [part for part in BACK_TO_FRONT if mean_confidence(confidence, part) >= UNSEEN]
     unit, face = body_unit(xy), has_face(confidence)
     regions = {part: part_region(xy, part, unit, pose.size, face=face) for part in seen}
     for part in BACK_TO_FRONT:
-        if "hand" in part and part not in seen and (bone := ENDS[part][1]) in seen:  # it is where the forearm ends
+        if "hand" in part and part not in seen and (bone := ENDS[part][1]) in seen:  # it continues the forearm
             elbow, wrist = xy[list(BONES[bone][:2])]
             ends = wrist + np.array([[0.1], [0.5]]) * (wrist - elbow)
             regions[part] = cv2.dilate(within(ends, pose.size).astype(np.uint8), disc(0.09 * unit)) > 0
@@ -303,7 +303,7 @@ def part_regions(pose: PoseSequence) -> dict[str, Bool[ndarray, "height width"]]
 
 
 def _layer(reference: Frame, part: str, region: ndarray, person: ndarray, arms: ndarray) -> ndarray:
-    """Colours and opacity of a part; areas of torso and head hidden by the arms are filled in."""
+    """Colours and opacity of a part; areas of torso, head and thighs hidden by the arms are inpainted."""
     colours, opacity = reference, region & person
     if (part in ("torso", "head") or "thigh" in part) and (arms & region).any() and not (arms | ~opacity).all():
         unknown = arms | ~person if part == "torso" else arms
@@ -320,13 +320,13 @@ def _segmenter() -> SelfieSegmenter:
 
 
 def segment_person(reference: Frame, pose: PoseSequence) -> Bool[ndarray, "height width"]:
-    """Segment the person by the bundled network, and where it is in doubt, by colours (GrabCut)."""
+    """Segment the person by the bundled network and, where that is uncertain, by colour (GrabCut)."""
     likely = _segmenter().mask(reference, pose.xy[0], pose.confidence[0])
     bounds = [likely > 200, likely >= 128, likely >= 50]
     trimap = np.select(bounds, [cv2.GC_FGD, cv2.GC_PR_FGD, cv2.GC_PR_BGD], cv2.GC_BGD).astype(np.uint8)
     if not (trimap == cv2.GC_BGD).any() or not (trimap == cv2.GC_FGD).any():
         return likely >= 128
-    cv2.setRNGSeed(0)  # GrabCut starts k-means from OpenCV's generator
+    cv2.setRNGSeed(0)  # GrabCut initialises k-means from OpenCV's random generator
     cv2.grabCut(reference, trimap, (0, 0, 0, 0), np.zeros((1, 65)), np.zeros((1, 65)), 2, cv2.GC_INIT_WITH_MASK)
     return (trimap == cv2.GC_FGD) | (trimap == cv2.GC_PR_FGD)
 
@@ -338,7 +338,7 @@ def _pixel_centres(matrix: Affine) -> Affine:
 
 
 def check_poses(reference: Frame, reference_pose: PoseSequence, poses: PoseSequence) -> None:
-    """Raise InputError unless there is one pose of the picture and at least one driving pose, in its pixels."""
+    """Raise InputError unless there are one reference pose and at least one driving pose, in pixels of the picture."""
     check_picture(reference)
     size = (reference.shape[0], reference.shape[1])
     if len(reference_pose) != 1 or len(poses) < 1:
@@ -350,7 +350,7 @@ def check_poses(reference: Frame, reference_pose: PoseSequence, poses: PoseSeque
 
 
 def check_picture(reference: ndarray) -> None:
-    """Raise InputError unless it is an RGB picture of uint8."""
+    """Raise InputError unless `reference` is a uint8 RGB picture."""
     reference = np.asarray(reference)
     if reference.ndim != 3 or reference.shape[-1] != 3 or reference.dtype != np.uint8 or not reference.size:
         raise InputError(f"reference {reference.shape} of {reference.dtype}", "(height, width, 3) of uint8", "use RGB")

@@ -23,7 +23,7 @@ BONES = {  # ends, half-width in torso lengths
     "right shank": (kp.R_KNEE, kp.R_ANKLE, 0.17),
     "left shank": (kp.L_KNEE, kp.L_ANKLE, 0.17),
 }
-ENDS = {  # hands and feet: their points, the bone they hang on, how far they reach around their points
+ENDS = {  # hands and feet: keypoints, the bone they are attached to, margin around the keypoints in torso lengths
     "right hand": (np.arange(kp.RIGHT_HAND.start, kp.RIGHT_HAND.stop), "right forearm", 0.06),
     "left hand": (np.arange(kp.LEFT_HAND.start, kp.LEFT_HAND.stop), "left forearm", 0.06),
     "right foot": (np.array([kp.R_ANKLE, 21, 22, 23]), "right shank", 0.08),
@@ -38,7 +38,7 @@ HIDDEN = 0.4
 UNSEEN = 0.05
 """Parts with a lower mean confidence have no usable position and are neither cut out nor painted."""
 STRETCH = (0.35, 2.5)
-"""Limits of shortening and stretching a limb along its bone."""
+"""Minimum and maximum factor by which a limb is stretched along its bone."""
 
 
 def body_unit(xy: Float64[ndarray, "134 2"]) -> float:
@@ -105,12 +105,12 @@ def has_face(confidence: Float[ndarray, " 134"]) -> bool:
 
 
 def head_points(face: bool) -> ndarray:
-    """Points that determine the position of the head."""
+    """Indices of the points that determine the position of the head."""
     return HEAD if face else HEAD[:5]
 
 
 def crown(xy: Float64[ndarray, "134 2"], *, face: bool = True) -> Float64[ndarray, "3 2"]:
-    """Three points above the brows, where the face's points end but the head does not."""
+    """Three points along the top of the head, which extends above the highest face points, the brows."""
     if face:
         chin, brows = xy[kp.FACE][8], xy[kp.FACE][17:27].mean(0)
     else:
@@ -163,7 +163,7 @@ def head_map(
 ) -> Affine:
     """The map of the head as a nearly rigid piece: rotated, and scaled close to the scale of the body.
 
-    Points are weighted by confidence, the neck twice, face points by .06. A face that was not found is ignored.
+    Points are weighted by confidence, the neck twice, face points by 0.06. A face that was not found is ignored.
     """
     points = np.array([kp.NECK, *HEAD])
     weights = np.array([2.0, *[1.0] * 5, *[0.06] * 68]) * sure[points]
@@ -197,7 +197,7 @@ def rotation(before: ndarray, after: ndarray, *, mirrored: bool = False) -> Floa
 
 
 def fit_affine(p: ndarray, q: ndarray, prior: Float64[ndarray, "2 2"], weight: float) -> Affine:
-    """Least-squares affine map of points p to q, drawn towards the linear part `prior`.
+    """Least-squares affine map of points p to q, with its linear part regularised towards `prior`.
 
     Without the prior, foreshortened parts would explode, since their points hardly determine their width.
     """

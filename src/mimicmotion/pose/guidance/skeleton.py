@@ -45,7 +45,7 @@ BODY_COLOURS = np.array([np.roll(c, k)[::-1] for k in range(3) for c in _WHEEL],
 BONES = np.array([(0 if k == 0 else 4 * finger + k, 4 * finger + k + 1) for finger in range(5) for k in range(4)])
 BONE_COLOURS = np.array([colorsys.hsv_to_rgb(i / len(BONES), 1.0, 1.0)[::-1] for i in range(len(BONES))])
 
-_SHIFT = 4  # binary digits behind the point of sub-pixel coordinates
+_SHIFT = 4  # fractional bits of sub-pixel coordinates
 _FAR = 1 << 14  # points beyond this many canvas sizes are clamped: OpenCV uses 32-bit coordinates
 
 
@@ -150,7 +150,7 @@ class PoseDrawer:
             low, high = points[:, axis].min() - margin, points[:, axis].max() + margin
             if high <= 0 or low >= length:
                 return None
-            # enlarging needs a neighbour from beyond the block, so there the block is the whole
+            # enlarging interpolates across block edges, so then the whole length is one block
             block = length // math.gcd(length, pixels) if length >= pixels else length
             start = max(0, int(low) // block * block)
             box += [start, min(length, -(-(int(high) + 1) // block) * block)]
@@ -231,7 +231,7 @@ class PoseDrawer:
         """Fixed-point coordinates for OpenCV, with their number of fractional bits."""
         if self.released:
             return points.astype(np.int64).tolist(), 0
-        # OpenCV counts from pixel centres, so 0.5 here is 0 there
+        # OpenCV's pixel centres are at integers: 0.5 here is 0 there
         return np.rint((points - 0.5) * (1 << _SHIFT)).astype(np.int64).tolist(), _SHIFT
 
 
@@ -285,7 +285,7 @@ def draw_poses(
 
 
 MAX_THREADS, FRAMES_PER_THREAD = 4, 2
-"""Maximum threads: a canvas takes 25 MB, and half of the work is in Python."""
+"""Limits on threads: each needs a canvas of 25 MB, and half of the work holds Python's lock."""
 
 
 class DrawnPoses:
@@ -311,7 +311,7 @@ class DrawnPoses:
             return np.stack(self._frames(rows))
 
     def _frames(self, rows: range) -> list[Frame]:
-        """Draw frames in parallel, each thread with its own canvas."""
+        """Draw frames in parallel, with a canvas per thread."""
         threads = min(self.threads, len(rows) // FRAMES_PER_THREAD)
         if threads < 2:
             return self._draw(self.drawer, rows)

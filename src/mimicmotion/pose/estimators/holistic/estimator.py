@@ -32,21 +32,21 @@ logger = logging.getLogger(__name__)
 
 SOURCE = "holistic (mediapipe 0.10.21 networks)"
 MIN_SCORE = 0.5  # of a person, hand or face; MediaPipe's own default
-MIN_CLOSE_SCORE = 0.9  # of a body found by a closer look: that finds smaller people, and more that are none
+MIN_CLOSE_SCORE = 0.9  # of a body found in a tile: tiles show smaller people, but give more false positives
 MIN_SURE_FOUND, MIN_SURE_FOLLOWED = 0.6, 0.45  # of `sureness`
-SEARCH_EVERY = 10  # frames without anyone between two closer looks
-PATIENCE = 15  # frames in which a lost person may only come back where it was; then anybody is followed
-MIN_WRIST = VISIBLE * layout.SURE_WRIST  # confidence of a wrist below which its hand would not be visible
-MAX_WRIST_GAP = 1.0  # a hand farther from its wrist than this many of its sizes is somebody else's
-SAME_PLACE = 0.3  # overlap of the regions of a person lost and found again
-PART = 0.6  # share of a body's box within a larger one's from which it is a part of that
-SAME_BODY = 0.12  # mean distance of the points of one person found twice, in sides of its region
+SEARCH_EVERY = 10  # frames without a person between two searches by tiles
+PATIENCE = 15  # frames for which a lost person may only reappear in the same place; then anybody is followed
+MIN_WRIST = VISIBLE * layout.SURE_WRIST  # wrist confidence below which the hand would not be visible
+MAX_WRIST_GAP = 1.0  # in hand sizes: a hand farther from its wrist belongs to somebody else
+SAME_PLACE = 0.3  # minimum IoU of the regions in which a person is lost and found again
+PART = 0.6  # a body with more than this fraction of its box inside a larger one's is a part of that
+SAME_BODY = 0.12  # mean distance of points, relative to the region's side, below which two bodies are the same
 
 UPPER = ((11, 12), (13, 14), (15, 16))  # shoulders, elbows, wrists
 LOWER = ((23, 24), (25, 26), (27, 28))  # hips, knees, ankles
-WITH_UPPER = ((1, 4), (2, 5), (3, 6), (7, 8), (9, 10), (17, 18), (19, 20), (21, 22))  # head and fingers go along
+WITH_UPPER = ((1, 4), (2, 5), (3, 6), (7, 8), (9, 10), (17, 18), (19, 20), (21, 22))  # head, fingers: swapped too
 WITH_LOWER = ((29, 30), (31, 32))
-SWAP_COST = 0.01  # per frame, in sides of the person's region: so much is the network's own opinion worth
+SWAP_COST = 0.01  # per frame, relative to the region's side: the weight of the network's own left and right
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +71,14 @@ class HolisticEstimator(PoseEstimator):
     confidence 0.
 
     In a video, the points of a frame determine the region of the next one. The person detector runs only when nobody
-    is followed, so the person chosen first stays the one that is followed. Left and right are kept consistent (see
-    `Sides`).
+    is followed, so the person chosen first keeps being followed. Left and right are kept consistent (see `Sides`).
 
     Args:
-        person: person to follow if there are several; see `Person`. A chosen person who was lost is followed again
-            where they were lost only; with "largest", anybody is, after some frames.
+        person: person to follow if there are several; see `Person`. A chosen person who was lost is only
+            followed again in the same place; with "largest", anybody is followed after some frames.
         threads: CPU threads; None lets onnxruntime decide.
         device: "auto", "cpu" or "cuda".
-        static: treat frames as unrelated pictures: run the detector in each one, with a closer look, and do not track.
+        static: treat frames as unrelated pictures: run the detector on each one and on its tiles, and do not track.
 
     Raises:
         ConfigError: an argument is out of range, or CUDA is requested but not available.
@@ -139,7 +138,7 @@ class HolisticEstimator(PoseEstimator):
             check_chosen(self._person, seen.most)
 
     def count_people(self, frame: Frame) -> int:
-        """Count the people in a frame; a closer search, which takes ten times as long, runs only if nobody is found."""
+        """Count the people in a frame. If nobody is found, tiles are searched too, which takes ten times as long."""
         picture = Picture(_checked_frame(frame))
         return len(self._persons(picture, close=False)) or len(self._persons(picture, close=True)[:1])
 
@@ -153,7 +152,7 @@ class HolisticEstimator(PoseEstimator):
     def _detect(self, picture: Picture, seen: _Seen) -> BodyPoints | None:
         """The body of the person to follow, found by the detector; None if no detection is confident enough."""
         seen.sides = Sides()
-        waiting = self._person != "largest" and seen.roi is None  # for somebody who may be small
+        waiting = self._person != "largest" and seen.roi is None  # for a person who may be small
         found = self._persons(picture, close=self._static or waiting)
         chosen = self._choose(found, seen)
         if chosen is None and not (self._static or waiting) and seen.frames_alone % SEARCH_EVERY == 0:
@@ -165,9 +164,9 @@ class HolisticEstimator(PoseEstimator):
         return chosen
 
     def _choose(self, people: list[BodyPoints], seen: _Seen) -> BodyPoints | None:
-        """Whom to follow among those found: once somebody was followed, the one that is nearest to that place.
+        """The person to follow among those found: the one nearest to the last position, once somebody was followed.
 
-        It must be at that place itself, for some frames if the largest is followed, and always if somebody was chosen.
+        Their regions must overlap: for `PATIENCE` frames with "largest", and always if a person was chosen.
         """
         if (last := seen.roi) is not None:
             if self._person != "largest" or seen.frames_alone <= PATIENCE:
@@ -182,8 +181,8 @@ class HolisticEstimator(PoseEstimator):
 
         Args:
             picture: the frame.
-            close: look at parts of the frame, too, where smaller people are found. Parts of large people, which are
-                found there as well, are left out.
+            close: also search tiles of the frame, which show smaller people. Parts of large people that are detected
+                there are left out.
         """
         bodies: list[BodyPoints] = []
         looks = [(picture.whole, MIN_SCORE), *((tile, MIN_CLOSE_SCORE) for tile in picture.tiles() if close)]
@@ -225,7 +224,7 @@ class Sides:
     Each group has two hypotheses: the network's sides are right, or they are swapped. The cost of a hypothesis is the
     distance its points have jumped so far (in sides of the person's region), plus `SWAP_COST` for each frame in which
     it contradicts the network. The cheaper one wins (Viterbi's algorithm without lookahead). Short mistakes are thus
-    corrected, a persistent network is believed, and where both sides meet, the network decides.
+    corrected, a persistent labelling is trusted, and where both sides overlap, the network decides.
     """
 
     def __init__(self) -> None:
@@ -250,7 +249,10 @@ class Sides:
 
 
 def point_jumps(before: BodyPoints, now: BodyPoints, pairs: tuple[tuple[int, int], ...]) -> tuple[float, float]:
-    """How far points move between two frames, sides kept and sides swapped; weighted by visibility, in region sides."""
+    """Distance that points move between two frames, with sides kept and with sides swapped.
+
+    Weighted by visibility, and relative to the side of the person's region.
+    """
     left, right = np.array(pairs).T
     weight = np.minimum.reduce([p.visibility[side] for p in (before, now) for side in (left, right)])
 
@@ -264,7 +266,7 @@ def point_jumps(before: BodyPoints, now: BodyPoints, pairs: tuple[tuple[int, int
 
 @dataclass(slots=True)
 class _Seen:
-    """State of a run: points of the last frame (None: nobody), last region, sides, frames alone, most people seen."""
+    """State of a run: last points (None: nobody), last region, sides, frames without a person, most people seen."""
 
     found: HolisticPoints | None = None
     roi: Roi | None = None
@@ -280,7 +282,7 @@ def same_person(a: BodyPoints, b: BodyPoints) -> bool:
 
 
 def is_part(a: BodyPoints, b: BodyPoints) -> bool:
-    """Whether a body lies within that of a larger one: a leg or an arm taken for a person."""
+    """Whether a body lies within a larger one: a leg or an arm detected as a person."""
     mine, theirs = person_box(a.xy, body_confidence(a)), person_box(b.xy, body_confidence(b))
     if mine is None or theirs is None:
         return mine is None
@@ -290,7 +292,7 @@ def is_part(a: BodyPoints, b: BodyPoints) -> bool:
 
 
 def sureness(body: BodyPoints, size: tuple[int, int]) -> float:
-    """Mean confidence of the five most confident points in the frame: high for any part of a person, else low."""
+    """Mean confidence of the five most confident points in the frame: high if any part of a person is visible."""
     height, width = size
     inside = (body.xy >= 0).all(1) & (body.xy[:, 0] < width) & (body.xy[:, 1] < height)
     return float(np.sort(body_confidence(body) * inside)[-5:].mean())
@@ -310,7 +312,7 @@ def _believable(
                 hands[wrist] = None
     left, right = hands[layout.L_WRIST], hands[layout.R_WRIST]
     if one_hand_twice(left, right):
-        # The body point nearer to the common hand is its owner.
+        # The hand belongs to the nearer wrist.
         if gaps[layout.L_WRIST] <= gaps[layout.R_WRIST]:
             right = None
         else:

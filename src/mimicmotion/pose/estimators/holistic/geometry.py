@@ -12,7 +12,7 @@ from jaxtyping import Float, Float32, UInt8
 from numpy import ndarray
 
 SUBPIXELS = 32
-MAX_REDUCTION = 8.0  # bilinear sampling skips pixels: from here on halve the frame (by area) first
+MAX_REDUCTION = 8.0  # beyond this, halve the frame (by area) first, since bilinear sampling skips pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Roi:
 
     @property
     def usable(self) -> bool:
-        """Whether the numbers are finite and the region is at least a pixel large."""
+        """Whether the numbers are finite and the side is at least one pixel."""
         return all(map(math.isfinite, (self.x, self.y, self.size, self.angle))) and self.size >= 1.0
 
 
@@ -67,7 +67,7 @@ def roi_around(center: ndarray, rim: ndarray, target_degrees: float) -> Roi:
 
 
 def roi_of_points(points: Float[ndarray, "points 2"], start: int, end: int, shift_y: float = 0.0) -> Roi:
-    """The square about the upright bounding box of `points`, turned so that points[start] -> points[end] is level.
+    """The square about the upright bounding box of `points`, turned so that points[start] -> points[end] is horizontal.
 
     `shift_y` moves it along its own vertical axis, in heights of the box (not of the square).
     """
@@ -79,7 +79,7 @@ def roi_of_points(points: Float[ndarray, "points 2"], start: int, end: int, shif
 
 
 def overlap(a: Roi, b: Roi) -> float:
-    """Intersection over union of two regions, their rotation ignored."""
+    """Intersection over union of two regions, ignoring their rotation."""
     half = (a.size + b.size) / 2
     width = min(a.size, b.size, max(0.0, half - abs(a.x - b.x)))
     height = min(a.size, b.size, max(0.0, half - abs(a.y - b.y)))
@@ -128,13 +128,13 @@ class Picture:
         return self._levels[level]
 
     def crop(self, roi: Roi, pixels: int, *, border: int = cv2.BORDER_REPLICATE) -> UInt8[ndarray, "pixels pixels 3"]:
-        """Resample the region bilinearly to pixels x pixels; outside the frame: `border` (OpenCV's code)."""
+        """Resample the region bilinearly to pixels x pixels; `border` is OpenCV's border mode outside the frame."""
         level = max(0, math.ceil(math.log2(roi.size / pixels / MAX_REDUCTION))) if roi.size > 0 else 0
         image = self._level(level)
         height, width = self.size
         scale = np.array([image.shape[1] / width, image.shape[0] / height])
         # As MediaPipe with OpenCV 4: the region's corners are pinned to the pixel indices 0 and `pixels` (no half-pixel
-        # shift), positions are rounded to 1/32 pixel. OpenCV 5 rounds no more, so it is done here for both.
+        # shift), positions are rounded to 1/32 pixel. OpenCV 5 no longer rounds, so it is done here for both.
         corners = roi.to_frame(np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])).astype(np.float64) * scale
         start, (right, down) = corners[0] * SUBPIXELS, (corners[1:] - corners[0]) * (SUBPIXELS / pixels)
         steps = np.arange(pixels)

@@ -23,11 +23,12 @@ L_HEEL, R_HEEL, L_TOE, R_TOE = 29, 30, 31, 32
 
 # Our points in the order of `keypoints.BODY`; the neck (1) holds the right shoulder until it is set.
 BODY_SOURCE = np.array([0, 12, 12, 14, 16, 11, 13, 15, 24, 26, 28, 23, 25, 27, 5, 2, 8, 7])
-# Left big toe, small toe, heel, then right. There is no small toe: it gets the big toe's place and confidence 0.
+# Left big toe, small toe, heel, then right. The small toe is not detected: it gets the big toe's position and
+# confidence 0.
 FEET_SOURCE = np.array([L_TOE, L_TOE, L_HEEL, R_TOE, R_TOE, R_HEEL])
 SMALL_TOES = [1, 4]
 
-# The 468-point mesh at the places of the 68 iBUG points ("right" is the person's right).
+# Indices into the 468-point mesh of the 68 iBUG points ("right" is the person's right).
 FACE_SOURCE = np.array(
     [
         *[127, 234, 93, 132, 58, 136, 150, 176, 152, 400, 379, 365, 288, 361, 323, 454, 356],  # jaw, from the right ear
@@ -39,8 +40,8 @@ FACE_SOURCE = np.array(
     ]
 )
 
-HIDDEN = 0.1  # what is left of the confidence of a hidden point of the head
-SURE_WRIST = 0.5  # below this confidence of its wrist, a hand may be somebody else's
+HIDDEN = 0.1  # factor for the confidence of an occluded head point
+SURE_WRIST = 0.5  # wrist confidence below which a hand may be somebody else's
 SAME_HAND = 0.35  # two hands closer than this fraction of their size are the same hand
 
 
@@ -73,10 +74,10 @@ def move_head(xy: Float32[ndarray, "134 2"]) -> None:
 
 
 def face_agreement(face: PartPoints, body: BodyPoints) -> float:
-    """How well nose and eyes of the mesh lie on those of the body network, 0..1.
+    """How well nose and eyes of the mesh agree with those of the body network, 0..1.
 
-    The mesh's own score is no proof: on drawings it is 1 for points that miss the face. On real faces the mean distance
-    is up to 0.17 of the face's size.
+    The mesh's own score is not enough: on drawings it is 1 even for points that miss the face. On real faces, the
+    mean distance is up to 0.17 of the face's size.
     """
     mesh = face.xy[FACE_SOURCE]
     centers = np.stack([mesh[30], mesh[36:42].mean(0), mesh[42:48].mean(0)])
@@ -85,9 +86,9 @@ def face_agreement(face: PartPoints, body: BodyPoints) -> float:
 
 
 def dim_hidden(xy: Float32[ndarray, "134 2"], confidence: Float32[ndarray, 134], *, face: bool) -> None:
-    """Lower the confidence of nose, eyes and ears that cannot be seen, in place: the network is sure of them anyway.
+    """Lower the confidence of occluded nose, eyes and ears, in place: the network's own stays high.
 
-    Without a face, the shoulders tell whether the person is seen from behind: their right one is then on the right of
+    Without a face, the shoulders show whether the person is seen from behind: the right one is then on the right of
     the picture. An ear beyond the nose is on the far side of the head.
     """
     trunk = xy[kp.NECK] - xy[[kp.R_HIP, kp.L_HIP]].mean(0)
@@ -113,9 +114,9 @@ def assemble(
     """Assemble all points in our layout, for a frame of `size` = (height, width).
 
     Points outside the frame and of missing parts have confidence 0. All points of a hand or face share its score,
-    which is lowered for a hand with an uncertain wrist, and for a face that does not lie on the body's nose and eyes.
-    What cannot be seen of the head is dimmed. If a face is found, nose and eyes come from it, and the ears
-    move with the eyes: in close-ups the body network misses them by 1/40 of the picture.
+    which is lowered for a hand with an uncertain wrist, and for a face that disagrees with the body's nose and eyes.
+    Occluded points of the head get a lower confidence. If a face is found, nose and eyes come from it, and the ears
+    move with the eyes: in close-ups the body network is off by 1/40 of the picture.
     """
     xy, confidence = np.zeros((kp.NUM_POINTS, 2), np.float32), np.zeros(kp.NUM_POINTS, np.float32)
     points, trust = np.nan_to_num(body.xy), body_confidence(body)

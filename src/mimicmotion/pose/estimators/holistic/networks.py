@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 NUM_POSE = 33  # the networks' body points; 33 and 34 of its 39 outputs span the region of the next frame
-HEAT_KERNEL = 9  # cells; measured against MediaPipe itself: its graphs say 7
+HEAT_KERNEL = 9  # cells; this reproduces MediaPipe's results, although its graphs say 7
 HEAT_MINIMUM = 0.5  # weaker peaks do not move a point
 
 
@@ -175,7 +175,8 @@ def person_roi(points: Float[ndarray, "points 2"]) -> Roi:
     return roi_around(points[0], points[1], 90.0).moved(1.25)
 
 
-PALM = np.array([0, 1, 2, 3, 5, 6, 9, 10, 13, 14, 17, 18])  # of the 21 hand points: those that bend least
+# Of the 21 hand points, those that move least when fingers bend.
+PALM = np.array([0, 1, 2, 3, 5, 6, 9, 10, 13, 14, 17, 18])
 
 
 def hand_roi_from_points(points: Float[ndarray, "21 2"]) -> Roi:
